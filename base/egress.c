@@ -10,7 +10,6 @@
 #include <string.h>
 
 #define LABEL_MAX 63 /* RFC 1035 */
-#define IPV4_BITS 96 /* bits before an IPv4 address in its IPv6 form */
 
 const uint8_t egress_ipv4_form[EGRESS_IPV4_AT] = { [10] = 0xff, [11] = 0xff };
 
@@ -83,7 +82,7 @@ static const char *prefix_parse(const char *text, struct egress_rule *r)
 		bits = number_read(&rest, bits, "");
 	if (bits < 0)
 		return "has a wrong length behind the slash; it is 0 to 32 for IPv4, 0 to 128 for IPv6";
-	r->bits = (uint8_t)(bits + (ipv4 ? IPV4_BITS : 0));
+	r->bits = (uint8_t)(bits + (ipv4 ? EGRESS_IPV4_BITS : 0));
 	if (!ipv4 && !memcmp(r->address, egress_ipv4_form, EGRESS_IPV4_AT))
 		return "is an IPv4 address in an IPv6 form; give the IPv4 address";
 	if (address_has_bits_beyond(r))
@@ -150,8 +149,8 @@ const char *egress_target_parse(const char *text, struct egress_rule *r)
 
 void egress_target_print(const struct egress_rule *r, char text[EGRESS_TARGET_TEXT])
 {
-	bool ipv4 = r->bits >= IPV4_BITS && !memcmp(r->address, egress_ipv4_form, EGRESS_IPV4_AT);
-	unsigned bits = r->bits - (ipv4 ? IPV4_BITS : 0);
+	bool ipv4 = r->bits >= EGRESS_IPV4_BITS && !memcmp(r->address, egress_ipv4_form, EGRESS_IPV4_AT);
+	unsigned bits = r->bits - (ipv4 ? EGRESS_IPV4_BITS : 0);
 	char address[INET6_ADDRSTRLEN];
 
 	if (r->target == EGRESS_ANY) {
@@ -283,7 +282,7 @@ bool egress_rule_has_address(const struct egress_rule *r, const uint8_t address[
 	if (r->target != EGRESS_PREFIX)
 		return r->target == EGRESS_ANY;
 	/* ::/0 means all of IPv6, and 0.0.0.0/0 all of IPv4. */
-	if (r->bits < IPV4_BITS && !memcmp(address, egress_ipv4_form, EGRESS_IPV4_AT))
+	if (r->bits < EGRESS_IPV4_BITS && !memcmp(address, egress_ipv4_form, EGRESS_IPV4_AT))
 		return false;
 	return bits_are_equal(r->address, address, r->bits);
 }
@@ -299,4 +298,90 @@ bool egress_rule_has_name(const struct egress_rule *r, const char *name)
 	if (!r->below)
 		return !strcmp(name, r->name);
 	return n > own + 1 && name[n - own - 1] == '.' && !strcmp(name + n - own, r->name);
+}
+
+/* ---- addresses that a name may open ---- */
+
+#define IPV4(bits, a, b, c) { EGRESS_IPV4_BITS + (bits), { [10] = 0xff, [11] = 0xff, (a), (b), (c) } }
+
+/* IPv4 addresses that are not public (IANA's special-purpose registry). Documentation's are left: nobody has them. */
+static const struct egress_prefix special[] = {
+	IPV4(8, 0, 0, 0), IPV4(8, 10, 0, 0), IPV4(10, 100, 64, 0), IPV4(8, 127, 0, 0), IPV4(16, 169, 254, 0),
+	IPV4(12, 172, 16, 0), IPV4(24, 192, 0, 0), IPV4(24, 192, 88, 99), IPV4(16, 192, 168, 0), IPV4(15, 198, 18, 0),
+	IPV4(4, 224, 0, 0), IPV4(4, 240, 0, 0),
+};
+
+static const struct egress_prefix translated[] = {
+	{ 32, { 0x00, 0x64, 0xff, 0x9b } },
+	{ 16, { 0x20, 0x02 } },
+	{ 32, { 0x20, 0x01, 0x00, 0x00 } },
+};
+
+static const struct egress_prefix ipv4 = { EGRESS_IPV4_BITS, { [10] = 0xff, [11] = 0xff } };
+static const struct egress_prefix global = { 3, { 0x20 } }; /* RFC 4291: all public IPv6 addresses */
+
+bool egress_prefix_has(const struct egress_prefix *p, const uint8_t address[EGRESS_ADDRESS_BYTES])
+{
+	return bits_are_equal(p->address, address, p->bits);
+}
+
+static bool one_has(const struct egress_prefix *list, size_t n, const uint8_t *address)
+{
+	for (size_t i = 0; i < n; i++)
+		if (egress_prefix_has(&list[i], address))
+			return true;
+	return false;
+}
+
+bool egress_address_is_translated(const uint8_t address[EGRESS_ADDRESS_BYTES])
+{
+	return one_has(translated, ARRAY_SIZE(translated), address);
+}
+
+bool egress_address_is_public(const uint8_t address[EGRESS_ADDRESS_BYTES])
+{
+	if (egress_prefix_has(&ipv4, address))
+		return !one_has(special, ARRAY_SIZE(special), address);
+	return egress_prefix_has(&global, address) && !egress_address_is_translated(address);
+}
+
+/* ---- names that may be asked ---- */
+
+uint64_t egress_rule_name_hash(const struct egress_rule *r)
+{
+	uint64_t hash = 0xcbf29ce484222325 ^ r->below; /* FNV-1a */
+
+	for (const char *c = r->name; *c; c++)
+		hash = (hash ^ (uint8_t)*c) * 0x100000001b3;
+	return hash ? hash : 1;
+}
+
+bool egress_has_names(const struct egress *e)
+{
+	for (uint32_t i = 0; i < e->nrules; i++)
+		if (e->rules[i].target == EGRESS_NAME)
+			return true;
+	return false;
+}
+
+static bool rule_is_whole(const struct egress_rule *r)
+{
+	return !r->protocol && !r->nports;
+}
+
+static bool rule_means_all(const struct egress_rule *r)
+{
+	return r->target == EGRESS_PREFIX &&
+		(!r->bits || (r->bits == EGRESS_IPV4_BITS && !memcmp(r->address, egress_ipv4_form, EGRESS_IPV4_AT)));
+}
+
+bool egress_takes_name(const struct egress *e, const char *name)
+{
+	for (uint32_t i = 0; i < e->nrules; i++) {
+		const struct egress_rule *r = &e->rules[i];
+
+		if ((r->allow || rule_is_whole(r)) && (egress_rule_has_name(r, name) || rule_means_all(r)))
+			return r->allow;
+	}
+	return e->allow;
 }

@@ -16,6 +16,13 @@
 #define EGRESS_PORTS_TEXT (EGRESS_PORTS_MAX * 12)
 #define EGRESS_RULE_TEXT (EGRESS_TARGET_TEXT + EGRESS_PORTS_TEXT + 16)
 
+#define EGRESS_IPV4_BITS 96 /* bits before an IPv4 address in its IPv6 form */
+
+/* Of addresses that a name has opened. */
+#define EGRESS_TTL_MIN_S 300   /* an address is open at least for this time after the answer */
+#define EGRESS_TTL_MAX_S 86400
+#define EGRESS_IDLE_S 300      /* after its end, an address that is in use stays open for what is connected */
+
 /* The bytes before an IPv4 address in its IPv6 form. */
 extern const uint8_t egress_ipv4_form[EGRESS_IPV4_AT];
 
@@ -60,10 +67,30 @@ char *egress_print(const struct egress *e);
 /* Parse the text of egress_print(), which is split in place. Returns false if it is something else. */
 bool egress_parse(char *text, struct egress *ret_e);
 
+/* A prefix of addresses. */
+struct egress_prefix {
+	uint8_t bits;
+	uint8_t address[EGRESS_ADDRESS_BYTES];
+};
+bool egress_prefix_has(const struct egress_prefix *p, const uint8_t address[EGRESS_ADDRESS_BYTES]);
+
+/* Has any rule a DNS name? */
+bool egress_has_names(const struct egress *e);
+/* May the guest ask for this name? name: lower case, without a dot at its end. A rule that denies some ports of a name
+ * leaves the others, so the name may be asked. */
+bool egress_takes_name(const struct egress *e, const char *name);
+/* May a name open this address? Not private, loopback, link-local, multicast or reserved ones, and IPv6 addresses that
+ * stand for IPv4 addresses. */
+bool egress_address_is_public(const uint8_t address[EGRESS_ADDRESS_BYTES]);
+/* Is it an IPv6 address that a translator or a tunnel turns into an IPv4 address: NAT64, 6to4, Teredo? */
+bool egress_address_is_translated(const uint8_t address[EGRESS_ADDRESS_BYTES]);
+
 /* Does the rule fit this protocol and port? port: 0 for protocols without ports. */
 bool egress_rule_fits_port(const struct egress_rule *r, uint8_t protocol, uint16_t port);
 /* Does the address lie in the rule's prefix? */
 bool egress_rule_has_address(const struct egress_rule *r, const uint8_t address[EGRESS_ADDRESS_BYTES]);
+/* A number that stands for the names of a rule with EGRESS_NAME: the same for the same text, and never 0. */
+uint64_t egress_rule_name_hash(const struct egress_rule *r);
 /* Does the rule name this DNS name? name: lower case, without a dot at its end. */
 bool egress_rule_has_name(const struct egress_rule *r, const char *name);
 

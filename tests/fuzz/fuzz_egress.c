@@ -5,7 +5,7 @@
 
 #include "base/bytes.h"
 #include "base/util.h"
-#include "tools/slirp/dns_message.h"
+#include "base/dns_message.h"
 #include "tools/slirp/egress_filter.h"
 
 #include <arpa/inet.h>

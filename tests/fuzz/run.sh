@@ -97,6 +97,6 @@ target exec tests/fuzz/fuzz_exec.c 4096
 target boot tests/fuzz/fuzz_boot.c 262144 "$build/libvmm.a" "$build/libdevices.a"
 target manifest tests/fuzz/fuzz_manifest.c 65536 '-DCAIRN_VERSION="fuzz"' tools/archive/manifest.c "$build/libapi.a" -ljson-c
 target frames tests/fuzz/fuzz_frames.c 4096 tools/slirp/frames.c tools/slirp/segments.c tools/slirp/udp.c
-target egress tests/fuzz/fuzz_egress.c 4096 tools/slirp/dns_message.c tools/slirp/egress_filter.c tools/slirp/guest_packet.c
+target egress tests/fuzz/fuzz_egress.c 4096 tools/slirp/egress_filter.c tools/slirp/guest_packet.c
 notes_sum
 exit $found

@@ -4,7 +4,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "tools/slirp/dns_message.h"
+#include "base/dns_message.h"
 #include "tools/slirp/egress_filter.h"
 
 #include <arpa/inet.h>

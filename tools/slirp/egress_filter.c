@@ -2,7 +2,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "tools/slirp/dns_message.h"
+#include "base/dns_message.h"
 
 #include <errno.h>
 #include <net/ethernet.h>
@@ -30,50 +30,16 @@ struct egress_filter {
 	struct open_address open[SETS][WAYS];
 };
 
-/* A prefix of addresses. */
-struct prefix {
-	uint8_t bits;
-	uint8_t address[EGRESS_ADDRESS_BYTES];
-};
+#define IPV4(bits, a, b, c) { EGRESS_IPV4_BITS + (bits), { [10] = 0xff, [11] = 0xff, (a), (b), (c) } }
 
-#define IPV4(bits, a, b, c) { 96 + (bits), { [10] = 0xff, [11] = 0xff, (a), (b), (c) } }
-
-/* IPv4 addresses that are not public (IANA's special-purpose registry). Documentation's are left: nobody has them. */
-static const struct prefix special[] = {
-	IPV4(8, 0, 0, 0), IPV4(8, 10, 0, 0), IPV4(10, 100, 64, 0), IPV4(8, 127, 0, 0), IPV4(16, 169, 254, 0),
-	IPV4(12, 172, 16, 0), IPV4(24, 192, 0, 0), IPV4(24, 192, 88, 99), IPV4(16, 192, 168, 0), IPV4(15, 198, 18, 0),
-	IPV4(4, 224, 0, 0), IPV4(4, 240, 0, 0),
-};
-
-/* IPv6 addresses that a translator or a tunnel turns into IPv4 addresses: NAT64, 6to4, Teredo. */
-static const struct prefix translated[] = {
-	{ 32, { 0x00, 0x64, 0xff, 0x9b } },
-	{ 16, { 0x20, 0x02 } },
-	{ 32, { 0x20, 0x01, 0x00, 0x00 } },
-};
-
-static const struct prefix ipv4 = { 96, { [10] = 0xff, [11] = 0xff } };
-static const struct prefix global = { 3, { 0x20 } }; /* RFC 4291: all public IPv6 addresses */
+static const struct egress_prefix ipv4 = { 96, { [10] = 0xff, [11] = 0xff } };
 /* QEMU's and libslirp's network; stack.c sets it. */
-static const struct prefix own6 = { 64, { 0xfe, 0xc0 } };
-static const struct prefix multicast6 = { 8, { 0xff } }, link_local6 = { 10, { 0xfe, 0x80 } };
-static const struct prefix multicast4 = IPV4(4, 224, 0, 0);
+static const struct egress_prefix own6 = { 64, { 0xfe, 0xc0 } };
+static const struct egress_prefix multicast6 = { 8, { 0xff } }, link_local6 = { 10, { 0xfe, 0x80 } };
+static const struct egress_prefix multicast4 = IPV4(4, 224, 0, 0);
 static const uint8_t gateway6[] = { 0xfe, 0xc0, [15] = 2 }, resolver6[] = { 0xfe, 0xc0, [15] = 3 };
 static const uint8_t resolver_local6[] = { 0xfe, 0x80, [15] = 3 }; /* libslirp answers there, too */
 static const uint8_t dhcp6_servers[] = { 0xff, 2, [13] = 1, [15] = 2 };
-
-static bool prefix_has(const struct prefix *p, const uint8_t *address)
-{
-	return bits_are_equal(p->address, address, p->bits);
-}
-
-static bool one_has(const struct prefix *list, size_t n, const uint8_t *address)
-{
-	for (size_t i = 0; i < n; i++)
-		if (prefix_has(&list[i], address))
-			return true;
-	return false;
-}
 
 int egress_filter_new(const struct options *o, struct egress_filter **ret_f, struct err *e)
 {
@@ -98,43 +64,22 @@ struct egress_counts *egress_filter_counts(struct egress_filter *f)
 
 /* ---- names and their addresses ---- */
 
-static bool rule_is_whole(const struct egress_rule *r)
-{
-	return !r->protocol && !r->nports;
-}
-
-static bool rule_means_all(const struct egress_rule *r)
-{
-	return r->target == EGRESS_PREFIX && (!r->bits || (r->bits == ipv4.bits && prefix_has(&ipv4, r->address)));
-}
-
-/* A rule that denies some ports of a name leaves the others, so the name may be asked. */
 bool egress_filter_takes_name(const struct egress_filter *f, const char *name)
 {
-	const struct egress *e = &f->options->egress;
-
-	for (uint32_t i = 0; i < e->nrules; i++) {
-		const struct egress_rule *r = &e->rules[i];
-
-		if ((r->allow || rule_is_whole(r)) && (egress_rule_has_name(r, name) || rule_means_all(r)))
-			return r->allow;
-	}
-	return e->allow;
+	return egress_takes_name(&f->options->egress, name);
 }
 
 static bool address_is_own4(const struct options *o, const uint8_t *address)
 {
 	uint32_t a = load_be32(address + 12);
 
-	return prefix_has(&ipv4, address) &&
+	return egress_prefix_has(&ipv4, address) &&
 		((a & ntohl(o->mask.s_addr)) == ntohl(o->network.s_addr) || a == UINT32_MAX);
 }
 
 bool egress_filter_is_public(const struct egress_filter *f, const uint8_t address[EGRESS_ADDRESS_BYTES])
 {
-	if (prefix_has(&ipv4, address))
-		return !one_has(special, ARRAY_SIZE(special), address) && !address_is_own4(f->options, address);
-	return prefix_has(&global, address) && !one_has(translated, ARRAY_SIZE(translated), address);
+	return egress_address_is_public(address) && !address_is_own4(f->options, address);
 }
 
 static struct open_address *set_of(struct egress_filter *f, const uint8_t *address)
@@ -205,10 +150,10 @@ static uint64_t rules_by_name(struct egress_filter *f, const struct guest_packet
 static unsigned bits_needed(const struct egress_filter *f, const struct guest_packet *p)
 {
 	/* libslirp turns addresses of the guest's network into those of the host. */
-	if (address_is_own4(f->options, p->to) || prefix_has(&own6, p->to) || prefix_has(&multicast6, p->to) ||
-		prefix_has(&link_local6, p->to))
+	if (address_is_own4(f->options, p->to) || egress_prefix_has(&own6, p->to) || egress_prefix_has(&multicast6, p->to) ||
+		egress_prefix_has(&link_local6, p->to))
 		return 8 * EGRESS_ADDRESS_BYTES;
-	return one_has(translated, ARRAY_SIZE(translated), p->to) ? 32 : 0;
+	return egress_address_is_translated(p->to) ? 32 : 0;
 }
 
 static bool rules_allow(struct egress_filter *f, const struct guest_packet *p, uint64_t now_ns)
@@ -234,7 +179,7 @@ static bool rules_allow(struct egress_filter *f, const struct guest_packet *p, u
 
 static bool address_is(const uint8_t *address, struct in_addr a)
 {
-	return prefix_has(&ipv4, address) && !memcmp(address + 12, &a, sizeof(a));
+	return egress_prefix_has(&ipv4, address) && !memcmp(address + 12, &a, sizeof(a));
 }
 
 static bool goes_to_resolver(const struct egress_filter *f, const struct guest_packet *p)
@@ -281,7 +226,7 @@ static bool comes_from_forward(const struct egress_filter *f, const struct guest
 
 static bool is_multicast(const uint8_t *address)
 {
-	return prefix_has(&multicast4, address) || prefix_has(&multicast6, address);
+	return egress_prefix_has(&multicast4, address) || egress_prefix_has(&multicast6, address);
 }
 
 static enum egress_verdict packet_judge(struct egress_filter *f, const struct guest_packet *p, uint64_t now_ns)

@@ -9,10 +9,6 @@
 struct egress_filter;
 struct err;
 
-#define EGRESS_TTL_MIN_S 300   /* an address is open at least for this time after the answer */
-#define EGRESS_TTL_MAX_S 86400
-#define EGRESS_IDLE_S 300      /* after its end, an address that is in use stays open for what is connected */
-
 enum egress_verdict {
 	EGRESS_PASS,
 	EGRESS_DROP,	 /* not for the outside, such as multicast: not counted */

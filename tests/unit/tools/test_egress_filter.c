@@ -1,5 +1,5 @@
 /* Egress rules of cairn-slirp: what each frame of a guest meets, and which addresses the resolver's answers open. */
-#include "tools/slirp/dns_message.c" /* a program's files: in no library */
+#include "base/dns_message.c" /* its static functions write messages, too */
 #include "tools/slirp/egress_filter.c"
 #include "tools/slirp/guest_packet.c"
 

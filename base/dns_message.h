@@ -1,7 +1,7 @@
-/* dns_message: reads the DNS messages that pass between the guest and the host's resolver (RFC 1035). Nothing in them
+/* dns_message: reads the DNS messages that pass between a guest and the resolver (RFC 1035). Nothing in them
  * is trusted. */
-#ifndef CAIRN_TOOLS_SLIRP_DNS_MESSAGE_H
-#define CAIRN_TOOLS_SLIRP_DNS_MESSAGE_H
+#ifndef CAIRN_BASE_DNS_MESSAGE_H
+#define CAIRN_BASE_DNS_MESSAGE_H
 
 #include "base/egress.h"
 

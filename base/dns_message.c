@@ -1,4 +1,4 @@
-#include "tools/slirp/dns_message.h"
+#include "base/dns_message.h"
 #include "base/bytes.h"
 #include "base/util.h"
 
