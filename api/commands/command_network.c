@@ -360,6 +360,8 @@ static void denied_told(void *opaque, int r, struct json_object *answer, const s
 	(void)e;
 	if (!r)
 		js_put_int(w->o, "denied-packets", js_get_int(answer, "packets", 0));
+	if (!r && js_get(answer, "questions"))
+		js_put_int(w->o, "denied-questions", js_get_int(answer, "questions", 0));
 	call_return(w->call, w->o);
 	free(w);
 }

@@ -211,10 +211,8 @@ static int egress_check(struct parse *p, const struct network_definition *d)
 		return 0;
 	if (d->mode != NETWORK_NAT && d->mode != NETWORK_ROUTE)
 		return key_error(p, "egress: needs mode nat or route");
-	for (uint32_t i = 0; i < d->egress->nrules; i++)
-		if (d->egress->rules[i].target == EGRESS_NAME)
-			return key_error(p, "egress.rules[%u]: a network's rules have addresses and prefixes only; give the prefix, or use "
-				"interfaces of type user", i);
+	if (egress_has_names(d->egress) && d->dns.off)
+		return key_error(p, "egress: rules with names need the network's DNS; remove \"enable\": false from dns");
 	return 0;
 }
 

@@ -465,6 +465,8 @@ static const struct field net_info_returns[] = {
 	{ "bridge", FIELD_STRING, REQUIRED, "name of the bridge" },
 	{ "pending", FIELD_BOOL, REQUIRED, "the active definition and that of the next start differ" },
 	{ "vms", FIELD_ARRAY, REQUIRED, "names of the VMs that run with an interface of the network" },
+	{ "denied-packets", FIELD_INT, OPTIONAL, "packets that the egress rules have denied since they were made" },
+	{ "denied-questions", FIELD_INT, OPTIONAL, "questions of DNS that they have refused, if they have names" },
 	{ "clones", FIELD_ARRAY, OPTIONAL, "running live clones: name, interface, network, address (in the network), guest-address (if known)" }, END };
 static const struct field net_dump_args[] = { FIELD_NETWORK,
 	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the active network" }, END };

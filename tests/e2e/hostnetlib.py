@@ -226,8 +226,13 @@ class Host(Namespace):
         """Return the processes that have files of this host's networks."""
         return [p for p in processes("dnsmasq") if self.tmp in mounts(p)]
 
+    def names(self):
+        """Return the processes that answer DNS for networks with names in their egress rules."""
+        served = {netns(p) for p in self.dnsmasq()}
+        return [p for p in processes("cairn-dns") if netns(p) in served]
+
     def close(self):
-        for pid in self.dnsmasq():
+        for pid in [*self.names(), *self.dnsmasq()]:
             os.kill(pid, 9)
         for n in [*reversed(self.others), super()]:
             n.close()

@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "tools/net/daemon_process.h"
 #include "tools/net/dnsmasq_config.h"
 #include "tools/net/jail.h"
 #include "tools/net/subnet.h"
@@ -29,21 +30,6 @@
 #define UID_FIRST 61184
 #define UID_COUNT 4336
 #define NOGROUP 65534
-#define STOP_MS 3000
-#define KILL_MS 3000
-#define STARTING "starting\n"
-#define PATH_BYTES 1200
-
-struct path {
-	char text[PATH_BYTES];
-};
-
-static const char *path_of(const struct request *req, const char *file, struct path *buf)
-{
-	snprintf(buf->text, sizeof(buf->text), "%s/%s", req->folder, file);
-	return buf->text;
-}
-
 /* ---- the program and its user ---- */
 
 static int program_find(char *buf, size_t size)
@@ -96,99 +82,11 @@ static void user_find(const struct network *n, uid_t *uid, gid_t *gid)
 
 /* ---- the process ---- */
 
-/* Whether the process is this network's dnsmasq: its argument names the file. */
-static bool process_is_ours(const struct request *req, pid_t pid)
-{
-	char path[64], text[256] = "";
-	CLEANUP_CLOSE int fd = -1;
-	ssize_t got;
-
-	snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	if (got <= 0 || strcmp(text, PROGRAM) != 0)
-		return false;
-	for (ssize_t i = (ssize_t)strlen(text) + 1; i < got; i += (ssize_t)strlen(text + i) + 1)
-		if (!strncmp(text + i, "--conf-file=", 12) && strstr(text + i, req->net.config))
-			return true;
-	return false;
-}
-
-static pid_t process_search(const struct request *req)
-{
-	DIR *d = opendir("/proc");
-	pid_t found = 0;
-
-	for (struct dirent *i; d && !found && (i = readdir(d));)
-		if (isdigit((unsigned char)*i->d_name) && process_is_ours(req, (pid_t)atoi(i->d_name)))
-			found = (pid_t)atoi(i->d_name);
-	if (d)
-		closedir(d);
-	return found;
-}
-
-/* Find the running process. A cairn-net that was killed while it started dnsmasq leaves the word STARTING. */
-static pid_t process_find(const struct request *req)
-{
-	CLEANUP_FREE char *text = NULL;
-	struct path path;
-	size_t len;
-
-	if (file_read(path_of(req, "dnsmasq.pid", &path), 64, &text, &len, NULL) < 0)
-		return 0;
-	if (isdigit((unsigned char)*text) && process_is_ours(req, (pid_t)atoi(text)))
-		return (pid_t)atoi(text);
-	return process_search(req);
-}
-
-/* Written without a sync: after a crash of the host there is no process. */
-static int pid_write(const struct request *req, pid_t pid, struct err *e)
-{
-	char text[32] = STARTING;
-	struct path path;
-	CLEANUP_CLOSE int fd = open(path_of(req, "dnsmasq.pid", &path), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-
-	if (pid)
-		snprintf(text, sizeof(text), "%d\n", (int)pid);
-	if (fd < 0 || write_full(fd, text, strlen(text)) < 0)
-		return err_set_errno(e, -errno, "%s", path.text);
-	return 0;
-}
-
-static bool wait_for_end(int pidfd, int ms)
-{
-	return poll(&(struct pollfd){ .fd = pidfd, .events = POLLIN }, 1, ms) > 0;
-}
-
-/* dnsmasq writes each change of a lease at once, so it may be killed. */
-static int process_stop(const struct request *req, pid_t pid, struct err *e)
-{
-	CLEANUP_CLOSE int fd = pidfd_open(pid, 0);
-
-	if (fd < 0 || !process_is_ours(req, pid))
-		return 0;
-	if (pidfd_send_signal(fd, SIGTERM, NULL, 0) < 0 && errno != ESRCH)
-		return err_set_errno(e, -errno, "cannot stop dnsmasq (process %d)", (int)pid);
-	if (wait_for_end(fd, STOP_MS))
-		return 0;
-	pidfd_send_signal(fd, SIGKILL, NULL, 0);
-	return wait_for_end(fd, KILL_MS) ? 0 : err_set(e, -ETIMEDOUT, ERR_TIMEOUT, "dnsmasq (process %d) does not end", (int)pid);
-}
+static const struct daemon_process process = { PROGRAM, "dnsmasq.pid" };
 
 int dnsmasq_stop(const struct request *req, struct err *e)
 {
-	struct path path;
-	pid_t pid = process_find(req), first = pid;
-	int r = 0;
-
-	/* One that was killed between stopping and starting may have left two. */
-	for (int i = 0; pid && !r && i < 4; i++) {
-		r = process_stop(req, pid, e);
-		pid = process_find(req);
-	}
-	if (!r)
-		unlink(path_of(req, "dnsmasq.pid", &path));
-	return r < 0 ? r : first;
+	return daemon_process_stop(&process, req, e);
 }
 
 /* ---- addresses ---- */
@@ -209,11 +107,11 @@ void dnsmasq_addresses(const struct request *req, struct service *ret)
 {
 	char text[2][ADDRESS_TEXT_MAX] = { "", "" };
 	CLEANUP_FREE char *content = NULL;
-	struct path path;
+	struct request_path path;
 	size_t len;
 
 	memset(ret, 0, sizeof(*ret));
-	if (file_read(path_of(req, "service", &path), 256, &content, &len, NULL) < 0 ||
+	if (file_read(request_path(req, "service", &path), 256, &content, &len, NULL) < 0 ||
 		sscanf(content, "%45s %45s", text[0], text[1]) < 1)
 		return;
 	for (size_t i = 0; i < 2; i++) {
@@ -228,7 +126,7 @@ static int service_write(const struct dnsmasq *d, struct err *e)
 {
 	char text[2 * ADDRESS_TEXT_MAX + 4] = "", buf[ADDRESS_TEXT_MAX];
 	struct service old;
-	struct path path;
+	struct request_path path;
 
 	dnsmasq_addresses(d->req, &old);
 	if (!memcmp(&old, &d->service, sizeof(old)))
@@ -238,7 +136,7 @@ static int service_write(const struct dnsmasq *d, struct err *e)
 	if (d->service.ipv6.family)
 		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%s", *text ? " " : "", address_print(&d->service.ipv6, buf));
 	strcat(text, "\n");
-	return file_write_atomic(path_of(d->req, "service", &path), text, strlen(text), 0644, e);
+	return file_write_atomic(request_path(d->req, "service", &path), text, strlen(text), 0644, e);
 }
 
 int dnsmasq_init(struct dnsmasq *d, const struct request *req, struct err *e)
@@ -248,7 +146,7 @@ int dnsmasq_init(struct dnsmasq *d, const struct request *req, struct err *e)
 
 	memset(d, 0, sizeof(*d));
 	d->req = req;
-	d->pid = process_find(req);
+	d->pid = daemon_process_find(&process, req);
 	if (!network_has_dnsmasq(&req->net))
 		return 0;
 	user_find(&req->net, &d->uid, &d->gid);
@@ -273,16 +171,16 @@ static int folder_make(const char *path, mode_t mode, struct err *e)
 /* Give the file with leases, and its folder, to dnsmasq's user. The group stays root's, who reads it. */
 static int leases_make(const struct dnsmasq *d, struct err *e)
 {
-	struct path dir, path;
+	struct request_path dir, path;
 	CLEANUP_CLOSE int folder = -1;
 	CLEANUP_CLOSE int fd = -1;
 	struct stat st;
-	int r = folder_make(path_of(d->req, "dnsmasq/state", &dir), 0770, e);
+	int r = folder_make(request_path(d->req, "dnsmasq/state", &dir), 0770, e);
 
 	if (r < 0)
 		return r;
 	folder = open(dir.text, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	fd = open(path_of(d->req, "dnsmasq/" LEASES, &path), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0660);
+	fd = open(request_path(d->req, "dnsmasq/" LEASES, &path), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0660);
 	if (folder < 0 || fd < 0 || fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "%s", path.text);
 	if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
@@ -290,25 +188,6 @@ static int leases_make(const struct dnsmasq *d, struct err *e)
 	if (fchown(folder, d->uid, 0) < 0 || (st.st_uid != d->uid && fchown(fd, d->uid, 0) < 0))
 		return err_set_errno(e, -errno, "%s", path.text);
 	return 0;
-}
-
-/* Write a file, unless it has this text. Returns 1 if it was written; 0; -errno. It is replaced at once, without a
- * sync: every start writes it. */
-static int text_write(const struct request *req, const char *name, const char *text, size_t len, struct err *e)
-{
-	CLEANUP_FREE char *old = NULL;
-	CLEANUP_CLOSE int fd = -1;
-	struct path path, next;
-	size_t old_len;
-
-	path_of(req, name, &path);
-	if (file_read(path.text, 4 * MIB, &old, &old_len, NULL) == 0 && old_len == len && !memcmp(old, text, len))
-		return 0;
-	snprintf(next.text, sizeof(next.text), "%.1100s.new", path.text);
-	fd = open(next.text, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
-	if (fd < 0 || write_full(fd, text, len) < 0 || rename(next.text, path.text) < 0)
-		return err_set_errno(e, -errno, "%s", path.text);
-	return 1;
 }
 
 static int printed_write(const struct request *req, const char *name, void (*print)(FILE *, const struct network *), struct err *e)
@@ -321,7 +200,7 @@ static int printed_write(const struct request *req, const char *name, void (*pri
 		print(f, &req->net);
 	if (!f || fclose(f))
 		return err_set_errno(e, -ENOMEM, "%s", name);
-	return text_write(req, name, text, len, e);
+	return request_text_write(req, name, text, len, e);
 }
 
 static int config_write(const struct dnsmasq *d, const char *resolv, struct err *e)
@@ -336,7 +215,7 @@ static int config_write(const struct dnsmasq *d, const char *resolv, struct err 
 		config_print(f, &d->req->net, &d->service, resolv);
 	if (!f || fclose(f))
 		return err_set_errno(e, -ENOMEM, "%s", name);
-	return text_write(d->req, name, text, len, e);
+	return request_text_write(d->req, name, text, len, e);
 }
 
 static void resolv_note(const struct network *n, note_fn *note, void *arg)
@@ -352,13 +231,13 @@ int dnsmasq_write(const struct dnsmasq *d, bool *ret_same, note_fn *note, void *
 {
 	const struct network *n = &d->req->net;
 	const char *resolv = resolv_find();
-	struct path path;
+	struct request_path path;
 	int r;
 
 	umask(0);
 	if (n->dns && !resolv && !n->nforwarders && network_is_forwarded(n))
 		resolv_note(n, note, arg);
-	r = folder_make(path_of(d->req, "dnsmasq", &path), 0755, e);
+	r = folder_make(request_path(d->req, "dnsmasq", &path), 0755, e);
 	if (!r)
 		r = leases_make(d, e);
 	if (!r)
@@ -378,20 +257,20 @@ int dnsmasq_write(const struct dnsmasq *d, bool *ret_same, note_fn *note, void *
 static int start(struct dnsmasq *d, int netns, struct links *l, int bridge, struct err *e)
 {
 	char program[PATH_MAX];
-	struct path folder;
-	const struct jail j = { .net = &d->req->net, .service = &d->service, .folder = path_of(d->req, "dnsmasq", &folder),
+	struct request_path folder;
+	const struct jail j = { .net = &d->req->net, .service = &d->service, .folder = request_path(d->req, "dnsmasq", &folder),
 		.program = program, .uid = d->uid, .gid = d->gid, .netns = netns, .links = l, .bridge = bridge };
 	int r = dnsmasq_check_installed(e);
 
 	if (!r)
 		r = program_find(program, sizeof(program));
 	if (!r)
-		r = pid_write(d->req, 0, e);
+		r = daemon_process_note(&process, d->req, 0, e);
 	if (!r)
 		r = jail_start(&j, &d->pid, e);
 	if (!r && !d->pid)
-		d->pid = process_search(d->req);
-	return r ? r : pid_write(d->req, d->pid, e);
+		d->pid = daemon_process_search(&process, d->req);
+	return r ? r : daemon_process_note(&process, d->req, d->pid, e);
 }
 
 /* Delete a veth that is left of an earlier one. */

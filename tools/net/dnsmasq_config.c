@@ -150,8 +150,10 @@ static void servers_print(FILE *f, const struct network *n, const char *resolv)
 void config_print(FILE *f, const struct network *n, const struct service *s, const char *resolv)
 {
 	fprintf(f, "# Written by cairn-net for network %s; changes are lost.\n", n->name);
-	fputs("pid-file=\nno-hosts\ndomain-needed\nno-ping\nbind-interfaces\ninterface=" SERVICE_LINK "\nexcept-interface=lo\n"
-	      "quiet-dhcp\nquiet-dhcp6\nquiet-ra\n", f);
+	fprintf(f, "pid-file=\nno-hosts\ndomain-needed\nno-ping\nbind-interfaces\ninterface=" SERVICE_LINK "\n%s-interface=lo\n"
+	      "quiet-dhcp\nquiet-dhcp6\nquiet-ra\n", network_has_names(n) ? "no-dhcp" : "except");
+	if (network_has_names(n))
+		fprintf(f, "listen-address=127.0.0.1\nport=%d\n", DNSMASQ_PORT);
 	fprintf(f, "dhcp-leasefile=" SERVICE_FOLDER "/" LEASES "\ndhcp-hostsfile=" SERVICE_FOLDER "/" DHCP_HOSTS
 		"\naddn-hosts=" SERVICE_FOLDER "/" DNS_HOSTS "\ndhcp-lease-max=%d\n", LEASES_MAX);
 	if (n->dns)
@@ -160,7 +162,8 @@ void config_print(FILE *f, const struct network *n, const struct service *s, con
 		fputs("port=0\n", f);
 	if (n->domain) {
 		fprintf(f, "domain=%s\nexpand-hosts\n", n->domain);
-		if (n->domain_local)
+		/* A name that no rule has must not be asked elsewhere, and cairn-dns takes all of the domain. */
+		if (n->domain_local || network_has_names(n))
 			fprintf(f, "local=/%s/\n", n->domain);
 	}
 	if (n->ipv4.dhcp)

@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "tools/net/dnsmasq_config.h"
 #include "tools/net/forwarding.h"
+#include "tools/net/nft.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -79,6 +80,23 @@ static int namespace_configure(const struct jail *j, struct err *e)
 		r = address_put(l, link.index, &j->net->ipv4, &j->service->ipv4, forwarded, e);
 	if (!r)
 		r = address_put(l, link.index, &j->net->ipv6, &j->service->ipv6, forwarded, e);
+	return r;
+}
+
+/* Close dnsmasq's port to the guests: cairn-dns asks it in their place. */
+static int port_close(const struct jail *j, struct err *e)
+{
+	struct nft *nft;
+	char text[256];
+	int r;
+
+	if (!network_has_names(j->net))
+		return 0;
+	nft = nft_open();
+	snprintf(text, sizeof(text), "table inet cairn_dns {\nchain input {\ntype filter hook input priority filter; policy accept;\n"
+		"iifname != \"lo\" meta l4proto { tcp, udp } th dport %d drop\n}\n}\n", DNSMASQ_PORT);
+	r = nft ? nft_run(nft, text, e) : err_set(e, -ENOMEM, ERR_HOST, "libnftables does not start");
+	nft_close(nft);
 	return r;
 }
 
@@ -158,6 +176,8 @@ static void child_run(const struct jail *j, const struct pipes *p, pid_t parent,
 			_exit(1);
 		r = namespace_configure(j, e);
 	}
+	if (!r)
+		r = port_close(j, e);
 	if (!r)
 		r = files_confine(j, e);
 	if (!r)

@@ -5,6 +5,7 @@
 #include "tools/net/dnsmasq.h"
 #include "tools/net/forks.h"
 #include "tools/net/forwarding.h"
+#include "tools/net/names.h"
 #include "tools/net/overlap.h"
 #include "tools/net/port.h"
 #include "tools/net/rules.h"
@@ -110,9 +111,13 @@ static int dnsmasq_up(struct operation *o, struct dnsmasq *d, int bridge, struct
 	if (!network_has_dnsmasq(&o->req->net))
 		return 0;
 	r = dnsmasq_write(d, &same, operation_note, o, e);
-	if (r < 0 || (d->pid && veth_is_there(o)))
+	if (r < 0)
 		return r;
-	return dnsmasq_start(d, o->links, bridge, e);
+	if (!d->pid || !veth_is_there(o))
+		r = dnsmasq_start(d, o->links, bridge, e);
+	else if (!same)
+		r = dnsmasq_restart(d, e); /* rules with names move its DNS */
+	return r ? r : names_up(d, e);
 }
 
 static int parts_make(struct operation *o, struct dnsmasq *d, struct link *bridge, const struct uplinks *up, struct err *e)
@@ -244,6 +249,7 @@ static int everything_remove(struct operation *o, note_fn *removed, struct err *
 				*e = why;                                                          \
 		}                                                                                  \
 	} while (0)
+	STEP(names_down(o->req, &why));
 	STEP(dnsmasq_down(o, removed, &why));
 	STEP(link_find(o->links, n->veth, &link, &why));
 	if (!r && link.index && !strcmp(link.kind, "veth"))
@@ -304,6 +310,7 @@ static int parts_check(struct operation *o, const struct link *bridge, struct er
 	missing(o, address, "address");
 	missing(o, !network_has_dnsmasq(n) || veth_is_there(o), "link");
 	missing(o, !network_has_dnsmasq(n) || d.pid, "dnsmasq");
+	missing(o, !d.pid || names_are_up(&d), "names");
 	missing(o, rules, "rules");
 	missing(o, forwarding_is_complete(n, &up), "forwarding");
 	missing(o, accepted, "accept");
@@ -395,6 +402,8 @@ int network_update(struct operation *o, struct err *e)
 			r = dnsmasq_write(&d, &same, operation_note, o, e);
 		if (!r)
 			r = same ? dnsmasq_reload(&d, e) : dnsmasq_restart(&d, e);
+		if (!r)
+			r = names_up(&d, e);
 	} else if (network_has_dnsmasq(&o->req->net) || d.pid)
 		return not_updatable(&o->req->net, "DHCP and DNS as a whole", e);
 	if (!r && o->req->net.mode != MODE_BRIDGE)

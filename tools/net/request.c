@@ -46,6 +46,11 @@ bool network_has_dnsmasq(const struct network *n)
 		(n->ipv4.dhcp || n->dns || n->ipv6.given);
 }
 
+bool network_has_names(const struct network *n)
+{
+	return n->egress && egress_has_names(n->egress);
+}
+
 static int link_name(const struct reading *r, const char *key, bool needed, const char **ret, struct err *e)
 {
 	const char *name = NULL;
@@ -260,11 +265,11 @@ static int egress_read(const struct reading *r, struct network *n, struct err *e
 	copy = must_alloc(strdup(text));
 	n->egress = must_alloc(calloc(1, sizeof(*n->egress)));
 	valid = egress_parse(copy, n->egress);
-	for (uint32_t i = 0; i < n->egress->nrules; i++)
-		valid = valid && n->egress->rules[i].target != EGRESS_NAME;
 	if (!valid || (n->mode != MODE_NAT && n->mode != MODE_ROUTE))
-		return err_set(e, -EINVAL, ERR_INVALID, "network.egress: rules without names, such as \"deny;allow tcp 443 192.0.2.0/24\", "
-			"with mode nat or route");
+		return err_set(e, -EINVAL, ERR_INVALID, "network.egress: rules such as \"deny;allow tcp 443 *.example.org\", with mode nat or "
+			"route");
+	if (network_has_names(n) && !n->dns)
+		return err_set(e, -EINVAL, ERR_INVALID, "network.egress: rules with names need the network's DNS");
 	return 0;
 }
 

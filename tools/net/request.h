@@ -147,6 +147,8 @@ void request_done(struct request *r);
 
 /* Whether the network has a dnsmasq: DHCP, DNS or router advertisements. */
 bool network_has_dnsmasq(const struct network *n);
+/* Whether the egress rules have names, so that cairn-dns answers the guests. */
+bool network_has_names(const struct network *n);
 /* Whether the host passes on packets between the network and others. */
 bool network_is_forwarded(const struct network *n);
 bool port_has_guest_mac(const struct port *p);

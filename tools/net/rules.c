@@ -2,6 +2,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/util.h"
 #include "tools/net/egress_rules.h"
 
 #include <errno.h>
@@ -50,9 +51,9 @@ static void pass_print(FILE *f, const struct network *n, const struct subnet *s,
 	fprintf(f, "iifname \"%s\" %s%s saddr %s accept\n", n->bridge, out, family, net.text);
 }
 
-static void forward_print(FILE *f, const struct network *n)
+static void forward_print(FILE *f, const struct network *n, const struct service *s)
 {
-	egress_rules_print(f, n);
+	egress_rules_print(f, n, s);
 	fputs("chain forward {\ntype filter hook forward priority filter; policy accept;\n", f);
 	egress_forward_print(f, n);
 	if (n->mode != MODE_OPEN) {
@@ -126,41 +127,20 @@ static void dns_print(FILE *f, const struct network *n, const struct service *s)
 
 /* dnsmasq sends router advertisements, so the guests take its end of the veth for the router. The bridge hands what
  * they send through it to the host. */
-static void router_print(FILE *f, const struct network *n, const struct service *s)
+static void bridge_print(FILE *f, const struct network *n, const struct service *s)
 {
 	char mac[MAC_TEXT_MAX], own[MAC_TEXT_MAX], text[ADDRESS_TEXT_MAX];
 
 	fprintf(f, "add table bridge %s\ndelete table bridge %s\ntable bridge %s {\n", n->table, n->table, n->table);
 	fprintf(f, "comment \"network %s\"\n", n->name);
 	fputs("chain prerouting {\ntype filter hook prerouting priority dstnat; policy accept;\n", f);
-	/* The address is the network's own, so the rule need not name the bridge: "meta ibrname" is a module that
+	/* The address is the network's own, so the rules need not name the bridge: "meta ibrname" is a module that
 	 * kernels may lack. */
-	fprintf(f, "ether daddr %s ip6 daddr != { %s, fe80::/10, ff00::/8 } ether daddr set %s meta pkttype set host\n",
+	egress_bridge_print(f, n);
+	if (s->ipv6.family)
+		fprintf(f, "ether daddr %s ip6 daddr != { %s, fe80::/10, ff00::/8 } ether daddr set %s meta pkttype set host\n",
 		mac_print(n->veth_mac, own), address_print(&s->ipv6, text), mac_print(n->mac, mac));
 	fputs("}\n}\n", f);
-}
-
-int rules_apply(struct nft *nft, const struct network *n, const struct service *s, const struct forwarding *fw, struct err *e)
-{
-	CLEANUP_FREE char *text = NULL;
-	size_t len;
-	FILE *f = open_memstream(&text, &len);
-
-	if (!f)
-		return err_set_errno(e, -ENOMEM, "rules");
-	fprintf(f, "add table inet %s\ndelete table inet %s\ntable inet %s {\ncomment \"network %s\"\n", n->table, n->table, n->table, n->name);
-	set_print(f, SET_IPV4, &fw->ipv4);
-	set_print(f, SET_IPV6, &fw->ipv6);
-	set_print(f, SET_ACCEPT_RA, &fw->accept_ra);
-	forward_print(f, n);
-	postrouting_print(f, n, s);
-	dns_print(f, n, s);
-	fputs("}\n", f);
-	if (s->ipv6.family)
-		router_print(f, n, s);
-	if (fclose(f))
-		return err_set_errno(e, -ENOMEM, "rules");
-	return nft_run(nft, text, e);
 }
 
 /* ---- what is there ---- */
@@ -182,6 +162,86 @@ static int tables_each(struct nft *nft, const struct network *n, void (*found)(v
 	return r;
 }
 
+static void table_found(void *arg, const char *family, const char *name)
+{
+	(void)name;
+	*(bool *)arg |= !strcmp(family, "inet");
+}
+
+int rules_are_there(struct nft *nft, const struct network *n, struct err *e)
+{
+	bool found = false;
+	int r = tables_each(nft, n, table_found, &found, e);
+
+	return r < 0 ? r : found;
+}
+
+/* ---- all rules ---- */
+
+/* Print the removal of what is in the table, except the open addresses of names that the rules still have: they must
+ * not be lost for a moment, and cairn-dns adds to them at any time. */
+static int table_empty(FILE *f, struct nft *nft, const struct network *n, struct err *e)
+{
+	static const char *const objects[] = { "chain forward", "chain input", "chain notices", "chain prerouting", "chain output",
+		"chain postrouting", "chain egress", "chain egress_host", "chain notice", "chain denied", "counter " EGRESS_COUNTER,
+		"counter " EGRESS_QUESTIONS };
+	CLEANUP_JS struct json_object *owner = NULL;
+	struct json_object *list;
+	char command[ID_MAX + 64], kind[16];
+	int r = rules_are_there(nft, n, e);
+
+	if (r <= 0) {
+		fprintf(f, "add table inet %s\n", n->table);
+		return r;
+	}
+	snprintf(command, sizeof(command), "list sets table inet %s", n->table);
+	r = nft_list(nft, command, &owner, &list, e);
+	fprintf(f, "flush table inet %s\n", n->table);
+	for (size_t i = 0; i < ARRAY_SIZE(objects); i++) {
+		const char *name = strchr(objects[i], ' ') + 1;
+
+		snprintf(kind, sizeof(kind), "%.*s", (int)(name - objects[i] - 1), objects[i]);
+		/* What is not there is added first: old versions of nft have no "destroy". */
+		fprintf(f, "add %s inet %s %s\ndelete %s inet %s %s\n", kind, n->table, name, kind, n->table, name);
+	}
+	for (size_t i = 0; !r && i < json_object_array_length(list); i++) {
+		const char *name = js_get_str_or(js_get(json_object_array_get_idx(list, i), "set"), "name", "");
+
+		if (*name && nft_name_is_plain(name) && !egress_has_set(n, name))
+			fprintf(f, "delete set inet %s %s\n", n->table, name);
+	}
+	return r < 0 ? r : 0;
+}
+
+int rules_apply(struct nft *nft, const struct network *n, const struct service *s, const struct forwarding *fw, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+	int r;
+
+	if (!f)
+		return err_set_errno(e, -ENOMEM, "rules");
+	r = table_empty(f, nft, n, e);
+	fprintf(f, "table inet %s {\ncomment \"network %s\"\n", n->table, n->name);
+	set_print(f, SET_IPV4, &fw->ipv4);
+	set_print(f, SET_IPV6, &fw->ipv6);
+	set_print(f, SET_ACCEPT_RA, &fw->accept_ra);
+	forward_print(f, n, s);
+	postrouting_print(f, n, s);
+	dns_print(f, n, s);
+	fputs("}\n", f);
+	if (s->ipv6.family || network_has_names(n))
+		bridge_print(f, n, s);
+	else
+		fprintf(f, "add table bridge %s\ndelete table bridge %s\n", n->table, n->table);
+	if (fclose(f))
+		return err_set_errno(e, -ENOMEM, "rules");
+	return r < 0 ? r : nft_run(nft, text, e);
+}
+
+/* ---- removal ---- */
+
 static void table_delete(void *arg, const char *family, const char *name)
 {
 	fprintf(arg, "delete table %s %s\n", family, name);
@@ -201,18 +261,4 @@ int rules_remove(struct nft *nft, const struct network *n, void (*removed)(void 
 	for (char *save, *line = strtok_r(text, "\n", &save); !r && line; line = strtok_r(NULL, "\n", &save))
 		removed(arg, line + strlen("delete table "));
 	return r;
-}
-
-static void table_found(void *arg, const char *family, const char *name)
-{
-	(void)name;
-	*(bool *)arg |= !strcmp(family, "inet");
-}
-
-int rules_are_there(struct nft *nft, const struct network *n, struct err *e)
-{
-	bool found = false;
-	int r = tables_each(nft, n, table_found, &found, e);
-
-	return r < 0 ? r : found;
 }

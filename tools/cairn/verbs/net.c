@@ -194,6 +194,8 @@ int verb_net_info(struct cli *c)
 	label_print(stdout, "Mode:", "%s", js_get_str_or(o, "mode", "-"));
 	if (js_get(o, "denied-packets"))
 		label_print(stdout, "Denied packets:", "%lld", (long long)js_get_int(o, "denied-packets", 0));
+	if (js_get(o, "denied-questions"))
+		label_print(stdout, "Denied names:", "%lld", (long long)js_get_int(o, "denied-questions", 0));
 	if (js_get_bool(o, "pending", false))
 		label_print(stdout, "Pending:", "yes, changes for the next start");
 	vms_print(js_get_array(o, "vms"));

@@ -133,7 +133,13 @@ def test_egress_rules_of_a_network_reach_cairn_net(host):
     assert "denied-packets" not in host.net()
     host.cairn("net-destroy", "lan")
     assert "denied-packets" not in host.net()
-    for keys, sentence in (({"egress": {"rules": [{"allow": "*.example.org"}]}}, "egress.rules[0]: a network's rules have addresses"),
+    host.define_net("names", egress={"rules": [{"allow": "*.example.org", "ports": 443}]})
+    host.tell("denied", "json", {"return": {"packets": 1, "questions": 2}})
+    host.cairn("net-start", "names")
+    assert host.requests()[-1]["network"]["egress"] == "deny;allow any 443 *.example.org"
+    assert json.loads(host.cairn("net-info", "names", "--format", "json").stdout)["denied-questions"] == 2
+    assert "Denied names:   2" in host.cairn("net-info", "names").stdout
+    for keys, sentence in (({"egress": {"rules": [{"allow": "*.example.org"}]}, "dns": {"enable": False}}, "rules with names need the network's DNS"),
                            ({"egress": {}, "mode": "isolated"}, "egress: needs mode nat or route"),
                            ({"egress": {"rules": [{"allow": "10.0.0.1/8"}]}}, "has bits beyond its length")):
         assert sentence in host.cairn("net-define", host.network("two", **keys), ok=2).stderr
@@ -551,7 +557,9 @@ def test_net_update_changes_the_egress_rules_of_the_active_network(host):
     update("delete", "egress-rule", rule)
     update("add-first", "egress-rule", '{"deny": "192.0.2.0/25"}')
     assert host.requests()[-1]["network"]["egress"] == "deny;deny any - 192.0.2.0/25;allow any 80 192.0.2.7"
-    assert "a network's rules have addresses" in update("add", "egress-rule", '{"allow": "*.example.org"}', ok=False).stderr
+    update("add", "egress-rule", '{"allow": "*.example.org"}')
+    assert host.requests()[-1]["network"]["egress"].endswith(";allow any - *.example.org")
+    update("delete", "egress-rule", '{"allow": "*.example.org"}')
     # The rules that the daemon tells are those that are in force.
     before = host.cairn("net-dumpjson", "lan").stdout
     host.tell("up", "json", {"error": {"class": "HostError", "desc": "no rules today"}})

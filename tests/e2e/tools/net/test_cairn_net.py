@@ -630,7 +630,7 @@ BAD = [
     ({"bridge": "a/b"}, "network.bridge"), ({"bridge": "lo"}, "network.bridge"), ({"bridge": ""}, "network.bridge"),
     ({"name": "a;b"}, "network.name"), ({"name": "x" * 64}, "network.name"), ({"name": "a\nb"}, "network.name"),
     ({"name": 'a"b'}, "network.name"), ({"uuid": UUID.upper()}, "network.uuid"), ({"uuid": "../" + UUID[3:]}, "network.uuid"),
-    ({"egress": "deny;allow any - *.example.org"}, "network.egress: rules without names"), ({"egress": "x"}, "network.egress"),
+    ({"egress": "deny;allow any - *.example.org", "dns": {"enable": False}}, "need the network's DNS"), ({"egress": "x"}, "network.egress"),
     ({"mode": "isolated", "egress": "deny"}, "network.egress"), ({"egress": {}}, "network.egress"),
     ({"mode": "magic"}, "network.mode"), ({"mtu": 100}, "network.mtu"), ({"mtu": "1500"}, "network.mtu: int, not"),
     ({"mac": "01:00:5e:00:00:01"}, "network.mac"), ({"domain": "a\ndhcp-script=/x"}, "network.domain"),
