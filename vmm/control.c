@@ -196,6 +196,7 @@ static int query_request(struct control *c, struct channel_msg *m, struct err *e
 	(void)e;
 	vm_info(c->vm, &info);
 	info.work = vm_works(c->vm) ? c->work_type : 0;
+	info.work_then = info.work == VM_MSG_DUMP ? c->work_then : 0;
 	control_send(c, VM_MSG_INFO, m->head.seq, &info, sizeof(info));
 	return LATER;
 }
@@ -548,11 +549,16 @@ static int interface_set_request(struct control *c, struct channel_msg *m, struc
 
 static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 {
+	const struct vm_dump *how = m->body;
 	unsigned n = m->nfds;
+	int r;
 
 	m->nfds = 0; /* vm_dump() takes the fd */
-	return n ? vm_dump(c->vm, c->worker, m->body, m->fds[0], create_done, c, e) :
+	r = n ? vm_dump(c->vm, c->worker, how, m->fds[0], create_done, c, e) :
 		err_set(e, -EINVAL, ERR_INVALID, "a dump needs a file");
+	if (!r)
+		c->work_then = m->head.body_bytes > offsetof(struct vm_dump, then) ? how->then : 0; /* an older daemon sends none */
+	return r;
 }
 
 /* ---- the table of requests, and the socket ---- */
@@ -615,8 +621,8 @@ static int handover_refuse(const struct control *c, unsigned type, struct err *e
 /* Return vm_info.work for a request. */
 static uint8_t type_to_adopt(unsigned request)
 {
-	return request == VM_MSG_SNAPSHOT_CREATE || request == VM_MSG_SNAPSHOT_DELETE || request == VM_MSG_SNAPSHOT_REVERT ?
-		(uint8_t)request : 0;
+	return request == VM_MSG_SNAPSHOT_CREATE || request == VM_MSG_SNAPSHOT_DELETE || request == VM_MSG_SNAPSHOT_REVERT ||
+		request == VM_MSG_DUMP ? (uint8_t)request : 0;
 }
 
 /* channel_recv() passes only types that vm_msg_to_vm knows, and each of those has a row. If work

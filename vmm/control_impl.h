@@ -32,6 +32,7 @@ struct control {
 	struct clone_disks *clones; /* NULL: the process runs a VM, and does not only work on images */
 	uint64_t config_seq, work_seq;
 	uint8_t work_type; /* vm_info.work, while vm_works() */
+	uint8_t work_then; /* of a dump: vm_info.work_then */
 	bool handing_over; /* vm_handover() is in progress */
 	struct memory *memory; /* from VM_MSG_MEMORY; NULL: none */
 	bool awaits_go; /* another process hands its VM over and has not sent VM_MSG_GO yet */

@@ -593,6 +593,7 @@ enum vm_disk_made { VM_MADE_UNKNOWN = 0, VM_MADE_OVERLAY, VM_MADE_COPY, VM_MADE_
 
 struct vm_dump {
 	uint8_t stay; /* pause the VM for the dump and keep it paused; if the dump fails, the VM resumes */
+	uint8_t then; /* for vm_info.work_then */
 };
 
 struct vm_watchdog {
@@ -741,9 +742,10 @@ struct vm_info {
 	/* 1: a user has reset or reverted the VM after the last request to shut down; 0 from an older process, too */
 	uint8_t renewed;
 	/* the type of the request whose work is in progress and goes on without its daemon: VM_MSG_SNAPSHOT_CREATE,
-	 * _DELETE or _REVERT; 0: none such, or an older process */
+	 * _DELETE, _REVERT or VM_MSG_DUMP; 0: none such, or an older process */
 	uint8_t work;
-	uint8_t reserved_at_end[5];
+	uint8_t work_then; /* of VM_MSG_DUMP: vm_dump.then, which only the daemon understands */
+	uint8_t reserved_at_end[4];
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

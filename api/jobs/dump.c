@@ -54,6 +54,11 @@ static void work_release(struct job *j)
 	free(w);
 }
 
+static bool is_by_policy(const struct work *w)
+{
+	return w->then == DUMP_THEN_RESUME || w->then == DUMP_THEN_END;
+}
+
 /* ---- events of a dump ---- */
 
 static const char *status_name(const struct dump_state *s)
@@ -95,7 +100,7 @@ static bool ends_with(const char *s, const char *end)
 	return n >= m && !strcmp(s + n - m, end);
 }
 
-/* Count the files with a suffix and find the oldest. */
+/* Count the files with a suffix and find the oldest. oldest: untouched if there is none. */
 static unsigned files_count(int folder, const char *end, char oldest[NAME_MAX + 1])
 {
 	struct timespec t = { 0 };
@@ -157,6 +162,27 @@ static int core_open(struct work *w, struct err *e)
 	strcat(name, TMP);
 	fd = openat(w->folder, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	return fd < 0 ? err_set_errno(e, -errno, "%s", w->path) : fd;
+}
+
+/* Find the file that the VM's process writes for an earlier daemon; without one, core_keep() has nothing to name. */
+static void core_find(struct work *w)
+{
+	char name[NAME_MAX + 1] = "";
+	struct err e;
+	size_t n;
+
+	w->folder = store_open_folder(w->vm->host->store, w->vm->def->name, DUMPS_FOLDER, w->path, sizeof(w->path), &e);
+	if (w->folder >= 0)
+		files_count(w->folder, CORE TMP, name);
+	n = strlen(name);
+	if (n && n < sizeof(w->file) && strlen(w->path) + n + 2 <= sizeof(w->path)) {
+		snprintf(w->file, sizeof(w->file), "%.*s", (int)(n - strlen(TMP)), name);
+		strcat(strcat(w->path, "/"), w->file);
+		return;
+	}
+	if (w->folder >= 0)
+		close(steal_fd(&w->folder));
+	w->path[0] = 0;
 }
 
 /* A dump that has its name, until that is on stable storage. */
@@ -330,11 +356,19 @@ static void work_cancel(struct job *j)
 
 /* ---- starting a dump ---- */
 
+static void work_own(struct work *w)
+{
+	w->job->opaque = w;
+	w->job->release = work_release;
+	w->job->cancel = work_cancel;
+	*w->vm->dump = (struct dump_state){ DUMP_ACTIVE, 0, vm_live(w->vm)->ram_bytes };
+}
+
 /* Start the job and send the request for the dump, into a file of the state folder (fd; borrowed) or of a client (file;
  * NULL: none; taken on success, and then NULL). w: taken. */
 static int work_start(struct work *w, int fd, struct client_file **file, const struct job_name *name, struct job **ret_j, struct err *e)
 {
-	struct vm_dump body = { .stay = w->then == DUMP_THEN_CRASH || w->then == DUMP_THEN_RESET };
+	struct vm_dump body = { .stay = w->then == DUMP_THEN_CRASH || w->then == DUMP_THEN_RESET, .then = (uint8_t)w->then };
 	int r = job_new_named(w->vm, "dump", name, &w->job, e);
 
 	if (r < 0) {
@@ -343,10 +377,7 @@ static int work_start(struct work *w, int fd, struct client_file **file, const s
 		free(w);
 		return r;
 	}
-	w->job->opaque = w;
-	w->job->release = work_release;
-	w->job->cancel = work_cancel;
-	*w->vm->dump = (struct dump_state){ DUMP_ACTIVE, 0, vm_live(w->vm)->ram_bytes };
+	work_own(w);
 	job_progress(w->job, 0, w->vm->dump->total);
 	if (ret_j)
 		*ret_j = w->job;
@@ -413,10 +444,17 @@ static void policy_begin(struct vm *vm, enum dump_then then)
 	then_do(vm, then);
 }
 
+static bool job_is_dump(const struct job *j)
+{
+	return j && !strcmp(j->type, "dump");
+}
+
 static void dump_by_policy(struct vm *vm)
 {
 	bool crashed = is_crash_to_dump(vm);
 
+	if (job_is_dump(vm->operation.job) && is_by_policy(vm->operation.job->opaque)) /* it was adopted */
+		return;
 	vm_set(vm, VM_FACT_DUMP_DUE, false);
 	if (!vm->proc || vm_is_stopping(vm) || (!crashed && !is_bite_to_dump(vm)))
 		return;
@@ -432,6 +470,43 @@ void dump_job_over(struct vm *vm)
 		dump_by_policy(vm);
 }
 
+/* ---- dumps of an earlier daemon ---- */
+
+static void adopted_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct work *w = opaque;
+	struct err why;
+
+	if (r == -EREMOTEIO && e->cls == ERR_WRONG_STATE) { /* the dump ended before the process had VM_MSG_WORK */
+		err_set(&why, -EIO, ERR_GENERIC, "the daemon ended while the job was under way, so its result is unknown. Next: "
+			"cairn dump %s FILE", w->vm->def->name);
+		e = &why;
+		if (is_by_policy(w)) { /* dump again */
+			w->then = DUMP_THEN_NOTHING;
+			vm_set(w->vm, VM_FACT_DUMP_DUE, true);
+		}
+	}
+	dump_done(w, r, a, e);
+}
+
+/* The VM's process goes on with a dump when its daemon ends. */
+static void dump_adopt(struct vm *vm, const struct vm_info *info)
+{
+	struct work *w;
+	struct job *j;
+	struct err e;
+
+	if (info->work != VM_MSG_DUMP || job_take_back(vm, "dump", &j, &e) < 0)
+		return;
+	w = work_new(vm, info->work_then < DUMP_THEN_COUNT ? info->work_then : DUMP_THEN_NOTHING);
+	w->job = j;
+	work_own(w);
+	if (is_by_policy(w))
+		core_find(w);
+	log_info("dump", "VM '%s': its process goes on with the dump of %s", vm->def->name, j->id);
+	vm_process_request(vm->proc, VM_MSG_WORK, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, adopted_answered, w);
+}
+
 static void dump_added(struct vm *vm)
 {
 	vm->dump = must_alloc(calloc(1, sizeof(*vm->dump)));
@@ -442,4 +517,5 @@ static void dump_removed(struct vm *vm)
 	free(vm->dump);
 }
 
-const struct vm_observer dump_observer = { .added = dump_added, .removed = dump_removed, .phase_known = dump_by_policy };
+const struct vm_observer dump_observer = { .added = dump_added, .removed = dump_removed, .phase_known = dump_by_policy,
+	.adopted = dump_adopt };

@@ -18,13 +18,14 @@ struct vm_observer;
 
 #define DUMPS_KEPT 2
 
-/* What the job does with the VM after the dump. */
+/* What the job does with the VM after the dump. The VM's process keeps the number for the next daemon. */
 enum dump_then {
 	DUMP_THEN_NOTHING,
 	DUMP_THEN_CRASH,  /* stop the VM at once */
 	DUMP_THEN_RESET,
 	DUMP_THEN_RESUME, /* resume the VM, which its watchdog paused */
 	DUMP_THEN_END,	  /* end the process of a crashed VM, which was kept for the dump */
+	DUMP_THEN_COUNT,
 };
 
 /* The last dump of the VM since this daemon began, for query-dump. */
@@ -52,7 +53,7 @@ int dump_begin(struct vm *vm, const struct dump_request *q, struct job **ret_j, 
 struct json_object *dump_state_to_json(const struct vm *vm);
 
 /* Starts dumps by policy when the VM has crashed or its watchdog has fired: at once, or when the VM's job has
- * concluded. */
+ * concluded. Adopts a dump that outlived its daemon. */
 extern const struct vm_observer dump_observer;
 /* Start a dump that waited for the VM's job. */
 void dump_job_over(struct vm *vm);

@@ -323,8 +323,11 @@ static void answer_query(struct fake *f, uint64_t seq)
 	info.sets_interfaces = !word(f, "keeps-interfaces");
 	info.for_revert = word(f, "for-revert") != NULL;
 	info.renewed = word(f, "renewed") != NULL;
-	if (f->work.due_ms && f->work.type >= VM_MSG_SNAPSHOT_CREATE && f->work.type <= VM_MSG_SNAPSHOT_DELETE && !word(f, "old-work"))
+	if (f->work.due_ms && ((f->work.type >= VM_MSG_SNAPSHOT_CREATE && f->work.type <= VM_MSG_SNAPSHOT_DELETE) || f->work.type == VM_MSG_DUMP) &&
+		!word(f, "old-work"))
 		info.work = (uint8_t)f->work.type;
+	if (info.work == VM_MSG_DUMP)
+		info.work_then = ((const struct vm_dump *)(const void *)f->work.body)->then;
 	info.ninterfaces = f->config.ninterfaces;
 	for (unsigned i = 0; i < info.ninterfaces; i++)
 		memcpy(info.interfaces[i].id, f->config.interfaces[i].id, sizeof(info.interfaces[i].id));

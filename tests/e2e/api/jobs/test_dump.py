@@ -380,6 +380,69 @@ def test_dump_after_crash_waits_for_end_of_work(fake, tmp_path):
     assert len(cores(fake)) == 1
 
 
+@pytest.mark.parametrize("option, ends", [(None, "running"), ("crash", "shutoff"), ("reset", "running")])
+def test_next_daemon_adopts_dump(fake, tmp_path, option, ends):
+    """The VM's process goes on with it, and the next daemon does what the user wanted afterwards."""
+    go, core = tmp_path / "go", tmp_path / "core"
+    fake.define("vm1", cmdline=f"work-until={go}", on_crash="destroy")
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    with open(core, "wb") as f:
+        args = {"vm": "vm1", **({"then": option} if option else {})}
+        socket.send_fds(q.sock, [json.dumps({"execute": "vm-dump", "arguments": args}).encode()], [f.fileno()])
+        was = q.answer()["return"]["job"]
+    q.event("JOB_PROGRESS", id=was)
+    for _ in range(2):
+        fake.stop(signal.SIGKILL)
+        fake.start()
+        q = fake.qmp()
+        assert (fake.info("vm1")["job"], q.jobs()[-1]["status"]) == (was, "running")
+    with pytest.raises(QmpError, match=f"job {was} "):
+        q.run("vm-managed-save", vm="vm1")
+    go.touch()
+    assert q.event("DUMP_COMPLETED", vm="vm1")["data"]["result"]["status"] == "completed"
+    q.event("JOB_STATUS_CHANGE", id=was, status="concluded")
+    assert core.read_text() == "core" and "error" not in q.jobs()[-1]
+    fake.wait("vm1", ends)
+    assert bool(option == "reset") == bool(q.run("query-events", event="RESET")["events"])
+
+
+def test_next_daemon_adopts_dump_of_a_guest(daemon, guest, kvm, tmp_path):
+    console, q = begin(daemon, guest), daemon.qmp()
+    with fuse(tmp_path / "fuse", core=b"") as f:
+        f.hang(Op.FSYNC)
+        with open(f["core"], "r+b", buffering=0) as core:
+            socket.send_fds(q.sock, [b'{"execute":"vm-dump","arguments":{"vm":"vm1","then":"reset"}}'], [core.fileno()])
+        until(lambda: f.hanging())
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+        q = daemon.qmp()
+        assert [(j["type"], j["status"]) for j in q.run("query-jobs")] == [("dump", "running")]
+        f.release()
+        q.event("RESET", vm="vm1")
+        q.event("JOB_STATUS_CHANGE", status="concluded")
+        assert "error" not in q.run("query-jobs")[0]
+    console.close()
+
+
+def test_next_daemon_adopts_dump_by_policy(fake, tmp_path):
+    """It is not repeated, and does not end the process before it is complete."""
+    go = tmp_path / "go"
+    fake.define("vm1", cmdline=f"crash-after=1 work-until={go}", on_crash="coredump-destroy")
+    fake.cairn("start", "vm1")
+    until(lambda: [n for n in cores(fake) if n.endswith(".tmp")])
+    (name,) = cores(fake)
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    q = fake.qmp()
+    assert fake.info("vm1")["job"] and cores(fake) == [name]
+    go.touch()
+    assert q.event("DUMP_COMPLETED", vm="vm1")["data"]["path"].endswith(name[:-len(".tmp")])
+    q.event("VM_STATE_CHANGE", vm="vm1", state="crashed")
+    assert cores(fake) == [name[:-len(".tmp")]]
+    assert len(q.run("query-events", event="DUMP_COMPLETED")["events"]) == 1
+
+
 def test_watchdog_dump_lets_the_vm_run_on(daemon, guest, kvm):
     console = begin(daemon, guest, watchdog={"action": "dump"})
     vm, q = own_socket(daemon), daemon.qmp()
