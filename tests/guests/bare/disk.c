@@ -251,6 +251,44 @@ static const char *cmd_bench(const struct args *a)
 	return w.errors ? "errors" : NULL;
 }
 
+/* ---- requests that cost the host much ---- */
+
+#define FLOOD_SEGMENTS 256
+
+/* Put equal requests into queue 0 at once, and wait for all. They share one header, one status byte and one table of
+ * segments, which may share memory, so a request can be larger than RAM. */
+static const char *cmd_flood(const struct args *a)
+{
+	static struct desc table[FLOOD_SEGMENTS + 2];
+	static struct blk_header header;
+	static volatile uint8_t status;
+	uint64_t requests = a->v[1], segments = a->v[2], done = 0;
+	uint16_t write = a->v[0] == BLK_IN ? DESC_WRITE : 0, i;
+	struct queue *q = &vblk_queues[0];
+
+	if (!disk_is_open || !(vblk.features & F_INDIRECT))
+		return "open a disk with indirect descriptors first";
+	if (requests > vblk_slots() || !segments || segments > FLOOD_SEGMENTS)
+		return "too many requests or segments";
+	header = (struct blk_header){(uint32_t)a->v[0], 0, 0};
+	table[0] = (struct desc){(uint64_t)&header, sizeof(header), DESC_NEXT, 1};
+	for (i = 1; i <= segments; i++)
+		table[i] = (struct desc){a->v[4] + (i - 1) * a->v[5], (uint32_t)a->v[3], DESC_NEXT | write, i + 1};
+	table[i] = (struct desc){(uint64_t)&status, 1, DESC_WRITE, 0};
+	for (i = 0; i < requests; i++) {
+		q->desc[i] = (struct desc){(uint64_t)table, (uint32_t)(16 * (segments + 2)), DESC_INDIRECT, 0};
+		q->avail.ring[q->avail_idx++ % vblk.queue_size] = i;
+	}
+	vblk_announce(0);
+	while (done < requests) {
+		if (vblk_take(0) >= 0)
+			done++;
+		__asm__ volatile("pause");
+	}
+	print("status=%u\n", (uint64_t)status);
+	return NULL;
+}
+
 /* ---- interrupts ---- */
 
 static unsigned msix_find(void)
@@ -337,6 +375,7 @@ const struct command disk_commands[] = {
 	{"request", 0, 3, "TYPE SECTOR BYTES", cmd_raw},
 	{"bench", 1, 5, "read|write|randread|randwrite DEPTH REQUESTS BYTES SPAN-SECTORS [SEED]",
 		cmd_bench},
+	{"flood", 0, 5, "TYPE REQUESTS SEGMENTS SEGMENT-BYTES GPA [STEP]", cmd_flood},
 	{"irq", 1, 1, "msix|intx", cmd_irq},
 	{0},
 };
