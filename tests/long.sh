@@ -22,6 +22,7 @@
 # - cpu-models: all processor models in guests of the emulated host
 # - sysprep: a clone with another identity by the real virt-sysprep, in an emulated machine
 # - upgrade: an upgrade with VMs of an older commit, which is built from git's history
+# - attacks: attacks that work against commit 823e769, which is built from git's history, and fail here
 # - systemd: the daemon and its scope under a real systemd in the emulated host
 # - firewalls: networks beside the real ufw and firewalld
 # - cloud: a Debian cloud image in the emulated host, from first boot to ssh
@@ -141,6 +142,7 @@ e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CA
 	tests/svmhost/svmhost --cpu max,-la57 --mem 2048 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e sysprep api/jobs/long_sysprep.py
 e2e upgrade api/vm/long_upgrade.py
+e2e attacks attacks/long_attacks.py
 e2e systemd tools/systemd/long_scope.py
 e2e firewalls tools/net/long_firewalls.py
 e2e cloud cloud/long_cloud.py
