@@ -82,12 +82,12 @@ class Program:
             os.close(fd)
         self.output = b""
 
-    def until(self, text):
+    def until(self, text, patience=PATIENCE):
         """Read until text has come. Return the milliseconds since the start."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while text not in self.output:
             if not select.select([self.stdout], [], [], max(0, deadline - time.monotonic()))[0]:
-                raise RuntimeError(f"no {text!r} within {PATIENCE} s; it said {self.output[-300:]!r}")
+                raise RuntimeError(f"no {text!r} within {patience} s; it said {self.output[-300:]!r}")
             got = os.read(self.stdout, 65536)
             if not got:
                 raise RuntimeError(f"the output ended before {text!r}: {self.output[-300:]!r}")

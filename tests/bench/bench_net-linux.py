@@ -1,0 +1,201 @@
+"""net-linux: iperf3 between two small Linux guests on one bridge, in the SVM host, beside two of QEMU with taps:
+MiB/s, and the processor time of both VMs' processes for each MiB."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+if __name__ == "__main__":  # in the SVM host, without run.py
+    sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "e2e"))
+
+import guestlib
+from benchlib import QEMU, Program, Unfit, need_qemu
+from netlib import Lan
+
+SECONDS = 3  # each transfer
+ROUNDS = 5
+INSIDE_SECONDS = 900
+START_SECONDS = 90  # on a busy machine
+ANSWER_SECONDS = 30
+STARTS = 4
+CPU_SHARE = 0.8  # of QEMU's processor time
+TICKS = os.sysconf("SC_CLK_TCK")
+SIDES = "ours", "peer"
+ENDS = "server", "client"
+
+# Init of the guests: runs the lines that come on the serial port.
+INIT = """#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+for w in $(cat /proc/cmdline); do case $w in address=*) ifconfig eth0 ${w#*=} up;; esac; done
+exec </dev/ttyS0 >/dev/ttyS0 2>&1
+stty -echo
+echo guest ready
+while read -r line; do eval "$line"; echo "status $? over"; done
+"""
+
+
+def packages():
+    """Return the folder with Debian's iperf3 and its libraries, fetched once. Nothing is installed."""
+    script = os.path.join(guestlib.ROOT, "tests/bench/iperf3.sh")
+    r = subprocess.run([script], stdout=subprocess.PIPE, text=True)
+    if r.returncode:
+        raise Unfit("iperf3 cannot be fetched")
+    return r.stdout.strip()
+
+
+def address(side, end):
+    return f"10.9.{SIDES.index(side)}.{ENDS.index(end) + 1}"
+
+
+def mac(side, end):
+    return f"52:54:00:00:{SIDES.index(side):02x}:{ENDS.index(end) + 1:02x}"
+
+
+class Vm:
+    def __init__(self, folder, lan, initrd, side, end):
+        kernel = os.path.join(sys.argv[2], "vmlinux")
+        cmdline = guestlib.linux_cmdline() + f" address={address(side, end)}"
+        if side == "ours":
+            path = os.path.join(folder, end + ".json")
+            with open(path, "w") as f:
+                json.dump({"name": end, "memory": "256M", "vcpus": 1, "rng": True,
+                           "boot": {"kernel": kernel, "initrd": initrd, "cmdline": cmdline},
+                           "interfaces": [{"type": "bridge", "source": "br0", "mac": mac(side, end)}]}, f)
+            argv = [guestlib.CAIRN, "run", path]
+        else:
+            tap = "peer" + end
+            lan.ip("tuntap", "add", tap, "mode", "tap", "vnet_hdr")
+            lan.ip("link", "set", tap, "master", "br0", "up")
+            argv = [QEMU, "-M", "pc", "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-display",
+                    "none", "-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", cmdline, "-device", "virtio-rng-pci",
+                    "-netdev", f"tap,id=t,ifname={tap},script=no,downscript=no,vhost=off", "-device",
+                    f"virtio-net-pci,netdev=t,disable-legacy=on,mac={mac(side, end)}"]
+        self.program = Program(["/usr/bin/nsenter", *lan.enter[1:], *argv])
+
+    def do(self, line):
+        p = self.program
+        p.output = b""
+        os.write(p.stdin, line.encode() + b"\n")
+        p.until(b" over", ANSWER_SECONDS)
+        text = p.output.decode(errors="replace")
+        if "status 0 over" not in text:
+            raise RuntimeError(text)
+        return text
+
+    def pids(self):
+        """Return QEMU, or `cairn run` and the processes below it."""
+        found, more = [], [self.program.pid]
+        while more:
+            pid = more.pop()
+            found.append(pid)
+            with open(f"/proc/{pid}/task/{pid}/children") as f:
+                more += map(int, f.read().split())
+        return found
+
+    def cpu_s(self):
+        total = 0
+        for pid in self.pids():
+            with open(f"/proc/{pid}/stat") as f:
+                total += sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
+        return total / TICKS
+
+
+def transfer(server, client, to):
+    """Return MiB/s, and the ms of processor time for each MiB."""
+    server.do("iperf3 -s -1 -D")
+    before = server.cpu_s() + client.cpu_s()
+    text = client.do(f"until iperf3 -c {to} -t {SECONDS} -f K -i 0 >/tmp/out; do sleep 1; done; tail -3 /tmp/out")
+    cpu = server.cpu_s() + client.cpu_s() - before
+    got = re.search(r"-([\d.]+) +sec .* ([\d.]+) KBytes/sec +receiver", text)
+    if not got:
+        raise RuntimeError(text)
+    seconds, mib_s = float(got[1]), float(got[2]) / 1024
+    return mib_s, 1000 * cpu / (seconds * mib_s)
+
+
+def round_run(vms):
+    """Return [our MiB/s, QEMU's, our ms for each MiB, QEMU's]."""
+    one = [transfer(vms[side, "server"], vms[side, "client"], address(side, "server")) for side in SIDES]
+    return [v for pair in zip(*one) for v in pair]
+
+
+def rounds_run(initrd, result):
+    """Start two VMs of each side, and append ROUNDS rounds to result, or fewer if a guest stops answering."""
+    with contextlib.ExitStack() as stack:
+        lan = Lan()
+        stack.callback(lan.close)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cairn-bench-"))
+        vms = {}
+        for side in SIDES:
+            for end in ENDS:
+                vms[side, end] = Vm(folder, lan, initrd, side, end)
+                stack.callback(vms[side, end].program.close)
+        for vm in vms.values():
+            vm.program.until(b"guest ready", START_SECONDS)
+        round_run(vms)  # the first one warms up
+        while len(result) < ROUNDS:
+            result.append(round_run(vms))
+
+
+def measure(initrd):
+    """Return the rounds. The emulated host loses a guest's interrupt now and then, ours and QEMU's alike
+    (tests/svmhost/README.md): the guest then waits for ever, and all are started again."""
+    result = []
+    for _ in range(STARTS):
+        try:
+            rounds_run(initrd, result)
+            break
+        except RuntimeError as e:
+            print("again:", e, flush=True)
+    return result
+
+
+def initrd_make(folder, root):
+    """Pack init, busybox, iperf3 and its libraries. Returns the path."""
+    tree = os.path.join(folder, "tree")
+    for d in ("bin", "lib64", "dev", "proc", "sys", "tmp"):
+        os.makedirs(os.path.join(tree, d))
+    with open(os.path.join(tree, "init"), "w") as f:
+        f.write(INIT)
+    os.chmod(f.name, 0o755)
+    copy = ["cp", "-L"]
+    subprocess.run([*copy, "/bin/busybox", f"{root}/usr/bin/iperf3", os.path.join(tree, "bin")], check=True)
+    for name in ("sh", "mount", "cat", "ifconfig", "stty", "sleep", "tail"):
+        os.symlink("busybox", os.path.join(tree, "bin", name))
+    lib = "usr/lib/x86_64-linux-gnu"
+    os.makedirs(os.path.join(tree, lib))
+    ldd = subprocess.run(["ldd", f"{root}/usr/bin/iperf3"], env={**os.environ, "LD_LIBRARY_PATH": f"{root}/{lib}"},
+                         stdout=subprocess.PIPE, text=True, check=True).stdout
+    for path in re.findall(r"(/\S+) \(0x", ldd):
+        subprocess.run([*copy, path, os.path.join(tree, "lib64" if "ld-linux" in path else lib)], check=True)
+    # The kernel opens /dev/console before init mounts anything: the archive of mkinitrd.sh has it.
+    out = os.path.join(folder, "initrd")
+    more = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=tree, stdout=subprocess.PIPE, check=True,
+                          input=subprocess.run(["find", "."], cwd=tree, stdout=subprocess.PIPE, check=True).stdout).stdout
+    with open(guestlib.linux_initrd(), "rb") as f, open(out, "wb") as o:
+        o.write(f.read() + more)
+    return out
+
+
+def run(bench):
+    need_qemu()
+    kernel, root = guestlib.linux_kernel(), packages()
+    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
+        argv = ["/usr/bin/python3", os.path.abspath(__file__), initrd_make(folder, root), kernel]
+        r = subprocess.run([guestlib.SVMHOST[0], "--smp", "2", "--timeout", str(INSIDE_SECONDS), "--", *argv],
+                           stdout=subprocess.PIPE, text=True, errors="replace")
+    rounds = [json.loads(line[len("rounds "):]) for line in r.stdout.splitlines() if line.startswith("rounds ")]
+    if not rounds:
+        raise Unfit(f"the SVM host gave no result, status {r.returncode}: {r.stdout[-1500:]}")
+    bench.pairs("iperf3", "MiB/s", [x[:2] for x in rounds[0]], "QEMU pc", 1.0, rate=True)
+    bench.pairs("processor time", "ms/MiB", [x[2:] for x in rounds[0]], "QEMU pc", 1 / CPU_SHARE)
+
+
+if __name__ == "__main__":
+    print("rounds", json.dumps(measure(sys.argv[1])), flush=True)
