@@ -119,7 +119,7 @@ class Hits:
     def __init__(self, folder):
         self.path, self.lock, self.threads = folder / "hits", threading.Lock(), []
         self.begun = self.ended = 0
-        self.restart, self.failure = None, None
+        self.restart, self.failure, self.slowest = None, None, 0
         self.write()
 
     def write(self):
@@ -143,7 +143,9 @@ class Hits:
             try:
                 self.begun += 1
                 self.write()
+                begin = time.monotonic()
                 self.restart()
+                self.slowest = max(self.slowest, time.monotonic() - begin)
                 self.ended += 1
                 self.write()
             except BaseException as e:
@@ -227,8 +229,8 @@ class Run:
             steps, rounds = steps + ROUND, rounds + 1
             if rounds % ROUNDS == 0:
                 figures = self.sweep()
-                say(f"{self.done} operations, {self.refused} of them refused as the model says"
-                    f"{f', {self.hits.ended} kills of the daemon during requests' if self.hits.share else ''}; {figures}")
+                hits = f", {self.hits.ended} kills of the daemon during requests (slowest restart {self.hits.slowest:.1f} s)"
+                say(f"{self.done} operations, {self.refused} of them refused as the model says{hits if self.hits.share else ''}; {figures}")
             elif rounds % 2 == 1 and self.kills:
                 self.kill_daemon()
             else:

@@ -110,6 +110,9 @@ class User:
             try:
                 return ask()
             except (OSError, EOFError, QmpError):
+                begun, ended = self.hits.read()
+                if begun != ended:
+                    end = time.monotonic() + SETTLE_SECONDS
                 if not self.was_hit() or time.monotonic() > end:
                     raise
                 time.sleep(0.02)
@@ -149,6 +152,8 @@ class User:
         end = time.monotonic() + SETTLE_SECONDS
         while True:
             before = self.hits.read()
+            if before[0] != before[1]:  # while the next daemon starts, which has a time limit of its own (Daemon.start())
+                end = time.monotonic() + SETTLE_SECONDS
             if self.was_hit() and self.works(touched) and time.monotonic() < end:
                 time.sleep(0.05)
                 continue
