@@ -1,6 +1,7 @@
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
+#include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
@@ -21,6 +22,7 @@
 
 /* Data of a snapshot job; freed when it concludes. */
 struct work {
+	struct store_work stored;
 	struct job *job;
 	struct vm *vm;
 	struct vm_snapshot_create create;
@@ -445,6 +447,11 @@ static void revert_started(void *opaque, int r, const struct err *e)
 		revert_succeed(w);
 }
 
+static void revert_stored(struct store_work *stored)
+{
+	revert_succeed(container_of(stored, struct work, stored));
+}
+
 static void images_reverted(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .done = revert_started, .opaque = opaque };
@@ -457,10 +464,13 @@ static void images_reverted(void *opaque, int r, const struct vm_answer *a, cons
 	}
 	vm_move(w->vm, VM_ASK_REVERT, "from snapshot", NULL, 0);
 	opts.paused = w->revert.then == SAVE_THEN_PAUSED;
-	if (w->revert.then == SAVE_THEN_AS_IT_WAS)
-		revert_succeed(w);
-	else
+	if (w->revert.then != SAVE_THEN_AS_IT_WAS) {
 		vm_start(w->vm, &opts);
+		return;
+	}
+	/* Only state.json tells the next daemon that a VM that had crashed is off. */
+	w->stored = (struct store_work){ .loop = w->vm->host->loop, .done = revert_stored };
+	store_after(w->vm->host->store, &w->stored);
 }
 
 static void images_revert(struct work *w)

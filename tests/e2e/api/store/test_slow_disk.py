@@ -351,6 +351,26 @@ def test_start_waits_for_managed_save_to_be_stored(slow):
     assert other.run("query-jobs", id="j")[0]["status"] == "concluded"
 
 
+def test_end_of_a_revert_waits_for_the_state_of_a_vm_that_is_off(slow):
+    """A killed daemon's client was told that the VM is off, and the next daemon said that it has crashed."""
+    (slow.tmp / "d.raw").write_bytes(bytes(1 << 20))
+    slow.define("a", disks=[{"path": "d.raw", "format": "raw"}])
+    slow.cairn("snapshot-create-as", "a", "one")
+    slow.cairn("start", "a")
+    os.kill(slow.info("a")["pid"], signal.SIGKILL)
+    slow.wait("a", "crashed")
+    go = hold(slow, "/vms/a")
+    q = slow.qmp()
+    q.run("snapshot-revert", vm="a", name="one", job_id="j")
+    until(lambda: slow.info("a")["state"] == "shut off")
+    try:
+        assert slow.qmp().run("query-jobs", id="j")[0]["status"] == "running"
+    finally:
+        go.touch()
+    q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
+    assert slow.kept("a")["state"] == "shutoff"
+
+
 def test_save_that_waits_for_disk_can_be_cancelled(slow):
     slow.define("a")
     slow.cairn("start", "a")
