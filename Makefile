@@ -61,7 +61,7 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lseccomp -lcmocka
 # the dynamic one.
 VM_LINK := $(if $(SAN),-pie,-static-pie)
 
-PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-log cairn-net cairn-scope cairn-seed cairn-agent)
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-log cairn-net cairn-publish cairn-scope cairn-seed cairn-agent)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
@@ -109,6 +109,9 @@ $(BUILD)/cairn-xml: $(call prog_objs,tools/xml) $(DAEMON_LIBS)
 $(BUILD)/cairn-slirp: $(call prog_objs,tools/slirp) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lslirp -luring)
+$(BUILD)/cairn-publish: $(call prog_objs,tools/publish) $(BUILD)/tools/slirp/control.o $(call lib,base)
+	$(call say,LINK,$@)
+	$(call link,-pie,-luring)
 $(BUILD)/cairn-dial: $(call prog_objs,tools/dial) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-luring)
@@ -286,7 +289,7 @@ install: all $(BUILD)/definition.schema.json
 	install -d $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 644 $(BUILD)/definition.schema.json $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
-	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(BUILD)/cairn-slirp $(BUILD)/cairn-dial $(BUILD)/cairn-dns $(BUILD)/cairn-groups $(BUILD)/cairn-log $(BUILD)/cairn-net $(BUILD)/cairn-scope $(BUILD)/cairn-seed $(BUILD)/cairn-agent $(DESTDIR)$(PREFIX)/libexec/cairn
+	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(BUILD)/cairn-slirp $(BUILD)/cairn-dial $(BUILD)/cairn-dns $(BUILD)/cairn-groups $(BUILD)/cairn-log $(BUILD)/cairn-net $(BUILD)/cairn-publish $(BUILD)/cairn-scope $(BUILD)/cairn-seed $(BUILD)/cairn-agent $(DESTDIR)$(PREFIX)/libexec/cairn
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
 	sed '/^# @/d; s,@BINDIR@,$(PREFIX)/bin,' tools/systemd/cairn-guests.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairn-guests.service

@@ -378,6 +378,7 @@ static void policies_go(struct vm_host *h)
 		shutdown_take_up(vm);
 		if (vm->proc && vm_state_is_active(vm->state))
 			forwards_taken_back(vm);
+		network_ports_taken_back(vm);
 		idle_on_state_change(vm);
 		forwards_on_state_change(vm);
 	}

@@ -137,7 +137,7 @@ static const struct key interface_rows[] = {
 		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "/([89]|1[0-9]|2[0-7])$\"}" },
 	{ "forwards", KEY_ARRAY, .offset = INTERFACE(user), .max = DEFINITION_FORWARDS_MAX,
 		.of = &definition_forward_keys, .parse = definition_parse_forwards,
-		.about = "type user: ports of this host that are forwarded to the guest" },
+		.about = "types user and network: ports of this host that are forwarded to the guest" },
 	{ "restrict", KEY_BOOL, .offset = INTERFACE(user.restricted),
 		.about = "type user: block all connections of the guest to the outside; forwards still work",
 		.initial = "false" },
@@ -148,10 +148,10 @@ static const struct key interface_rows[] = {
 const struct keys definition_interface_keys = { interface_rows, ARRAY_SIZE(interface_rows),
 	"{\"if\":{\"properties\":{\"type\":{\"const\":\"user\"}}},"
 	"\"then\":{\"properties\":{\"source\":false,\"queues\":{\"const\":1}}},\"else\":{\"required\":[\"source\"],\"properties\":"
-	"{\"network\":false,\"egress\":false,\"forwards\":{\"maxItems\":0},\"restrict\":{\"const\":false},"
+	"{\"network\":false,\"egress\":false,\"restrict\":{\"const\":false},"
 	"\"host_loopback\":{\"const\":false}}},"
 	"\"anyOf\":[{\"not\":{\"properties\":{\"type\":{\"const\":\"bridge\"}}}},"
-	"{\"properties\":{\"source\":{\"maxLength\":15}}}],"
+	"{\"properties\":{\"source\":{\"maxLength\":15},\"forwards\":{\"maxItems\":0}}}],"
 	"\"allOf\":[{\"anyOf\":[{\"properties\":{\"type\":{\"const\":\"network\"}}},"
 	"{\"properties\":{\"filter\":false,\"isolated\":{\"const\":false}}}]}]}" };
 
@@ -165,8 +165,10 @@ static int check_interface(struct parse *p, size_t n)
 		return key_error(p, "type is missing; use network, bridge or user");
 	if (i->type == DEFINITION_USER && i->source[0])
 		return key_error(p, "source: an interface of type user has no source; remove it");
+	if (i->type == DEFINITION_BRIDGE && i->user.nforwards)
+		return key_error(p, "forwards require type user or network; remove them");
 	if (i->type != DEFINITION_USER && !definition_user_is_plain(&i->user))
-		return key_error(p, "network, forwards, restrict and host_loopback require type user; remove them");
+		return key_error(p, "network, restrict and host_loopback require type user; remove them");
 	if (i->type != DEFINITION_NETWORK && (i->clean_traffic || i->isolated))
 		return key_error(p, "filter and isolated require type network; remove them");
 	if (i->type == DEFINITION_USER && i->queues > 1)

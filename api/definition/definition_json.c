@@ -102,6 +102,8 @@ static struct json_object *interface_to_json(const struct definition_interface *
 	definition_put_bandwidth(o, &i->bandwidth);
 	if (i->type == DEFINITION_USER)
 		definition_put_user(o, &i->user);
+	else
+		definition_put_published(o, &i->user);
 	if (i->egress)
 		definition_put_egress(o, i->egress);
 	return o;

@@ -92,6 +92,8 @@ int definition_parse_network(struct parse *p, struct json_object *v, void *into)
 int definition_parse_forwards(struct parse *p, struct json_object *v, void *into);
 bool definition_user_is_plain(const struct definition_user *u);
 void definition_put_user(struct json_object *o, const struct definition_user *u);
+/* The forwards alone, if there are any. */
+void definition_put_published(struct json_object *o, const struct definition_user *u);
 /* The key `bandwidth` of an interface. */
 extern const struct keys definition_bandwidth_keys;
 int definition_check_bandwidth(struct parse *p, const struct definition_bandwidth *b);

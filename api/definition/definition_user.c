@@ -126,7 +126,7 @@ int definition_parse_forwards(struct parse *p, struct json_object *v, void *into
 
 bool definition_user_is_plain(const struct definition_user *u)
 {
-	return !u->network[0] && !u->nforwards && !u->restricted && !u->host_loopback;
+	return !u->network[0] && !u->restricted && !u->host_loopback;
 }
 
 static bool address_is_any(const char *address)
@@ -207,18 +207,29 @@ void definition_put_forward(struct json_object *o, const struct definition_forwa
 		js_put_str(o, "guest", f->guest);
 }
 
-void definition_put_user(struct json_object *o, const struct definition_user *u)
+static struct json_object *forwards_to_json(const struct definition_user *u)
 {
 	struct json_object *list = json_object_new_array();
 
-	js_put_str(o, "network", u->network);
 	for (unsigned i = 0; i < u->nforwards; i++) {
 		struct json_object *one = json_object_new_object();
 
 		definition_put_forward(one, &u->forwards[i]);
 		json_object_array_add(list, one);
 	}
-	js_put(o, "forwards", list);
+	return list;
+}
+
+void definition_put_published(struct json_object *o, const struct definition_user *u)
+{
+	if (u->nforwards)
+		js_put(o, "forwards", forwards_to_json(u));
+}
+
+void definition_put_user(struct json_object *o, const struct definition_user *u)
+{
+	js_put_str(o, "network", u->network);
+	js_put(o, "forwards", forwards_to_json(u));
 	js_put_bool(o, "restrict", u->restricted);
 	js_put_bool(o, "host_loopback", u->host_loopback);
 }

@@ -799,7 +799,7 @@ static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err
 	int r = source_check(f->source, f->n, e);
 
 	if (!r && opts->forwards)
-		r = publish_validate(opts->forwards, f->source->def, f->n > 1, e);
+		r = publish_validate(f->source->host, opts->forwards, f->source->def, f->n > 1, e);
 	if (!r)
 		r = pins_choose(f, opts, e);
 	if (!r)

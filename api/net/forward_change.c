@@ -5,6 +5,7 @@
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/net/forwards.h"
+#include "api/net/network_ports.h"
 #include "api/schema/call.h"
 #include "api/vm/identity.h"
 #include "api/vm/vm.h"
@@ -127,18 +128,17 @@ static struct vm *vm_of(const struct change *g, struct err *e)
 	return NULL;
 }
 
-/* Find the interface that the call names, or the first of type user. Returns its index; -ENOENT. */
+/* Find the interface that the call names, or the first that can have forwards. Returns its index; -ENOENT. */
 static int interface_find(const struct vm *vm, const char *id, struct err *e)
 {
 	const struct definition *d = vm_live(vm);
+	int at = forwards_interface_find(d, id);
 
-	for (unsigned i = 0; i < d->ninterfaces; i++)
-		if (d->interfaces[i].type == DEFINITION_USER && !d->interfaces[i].link &&
-			(!id || !strcmp(d->interfaces[i].id, id)))
-			return (int)i;
-	return id ? err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' runs without an interface '%.60s' of type user whose link is up", vm->def->name, id) :
-		    err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' runs without an interface of type user, and only such an "
-			"interface has forwards", vm->def->name);
+	if (at >= 0)
+		return at;
+	return id ? err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' runs without an interface '%.60s' of type user or network whose link is up", vm->def->name, id) :
+		    err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' runs without an interface of type user or network, and only "
+			"such an interface has forwards", vm->def->name);
 }
 
 /* Find the forward of the call's port. Returns its index in interface *ret_at; -ENOENT; -EINVAL: several. */
@@ -170,23 +170,25 @@ static int forward_find(const struct call *c, unsigned *ret_at, struct err *e)
 
 static int order_failed(const struct change *g, int r, struct err *e)
 {
-	const char *id = "?";
+	const char *id = "?", *program = "cairn-slirp";
 	struct vm *vm = vm_find_uuid(g->host, g->uuid);
 
-	if (vm && g->at < vm_live(vm)->ninterfaces)
+	if (vm && g->at < vm_live(vm)->ninterfaces) {
 		id = vm_live(vm)->interfaces[g->at].id;
+		program = vm_live(vm)->interfaces[g->at].type == DEFINITION_NETWORK ? "cairn-publish" : program;
+	}
 	switch (r) {
 	case -ENOENT:
 	case -EPIPE:
-		return err_set(e, -ENOENT, ERR_WRONG_STATE, "interface %s has no network: its link is down, or its cairn-slirp has "
-			"ended; the VM's next start begins a new one", id);
+		return err_set(e, -ENOENT, ERR_WRONG_STATE, "interface %s has no network: its link is down, or its %s has "
+			"ended; the VM's next start begins a new one", id, program);
 	case -EBUSY:
 		return err_set(e, r, ERR_BUSY, "another change of the forwards of interface %s is under way; repeat the command", id);
 	case -ETIMEDOUT:
-		return err_set(e, r, ERR_TIMEOUT, "the cairn-slirp of interface %s does not answer; it may be of an earlier release. "
-			"The VM's next start begins a new one; if this one answers later, the change is made then", id);
+		return err_set(e, r, ERR_TIMEOUT, "the %s of interface %s does not answer; it may be of an earlier release. "
+			"The VM's next start begins a new one; if this one answers later, the change is made then", program, id);
 	default:
-		return err_set(e, r, ERR_HOST, "the cairn-slirp of interface %s cannot change its forwards", id);
+		return err_set(e, r, ERR_HOST, "the %s of interface %s cannot change its forwards", program, id);
 	}
 }
 
@@ -232,8 +234,33 @@ static void order_begin(struct change *g, struct vm *vm, const char *text)
 	struct err e;
 	int r = forwards_order(vm, g->at, text, g->fd, order_done, g);
 
-	if (r < 0)
+	/* A cairn-publish that has ended has no forwards, and the next forward-add begins another one. */
+	if (r == -ENOENT && !g->forward && vm_live(vm)->interfaces[g->at].type == DEFINITION_NETWORK)
+		order_done(g, 0);
+	else if (r < 0)
 		change_end(g, order_failed(g, r, &e), &e);
+}
+
+static void add_begin(struct change *g, struct vm *vm)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "{\"add\": \"%s:%s:%u\"}", g->what.protocol == DEFINITION_UDP ? "udp" : "tcp",
+		g->what.guest[0] ? g->what.guest : "-", g->what.to);
+	order_begin(g, vm, text);
+}
+
+/* The cairn-publish of a network's interface knows where to lead clients. */
+static void add_led(void *opaque, int r, const struct err *e)
+{
+	struct change *g = opaque;
+	struct err own;
+	struct vm *vm = r < 0 ? NULL : vm_of(g, &own);
+
+	if (vm)
+		add_begin(g, vm);
+	else
+		change_end(g, r < 0 ? r : -ENOENT, r < 0 ? e : &own);
 }
 
 /* ---- forward-add ---- */
@@ -255,7 +282,6 @@ static void forward_opened(void *opaque, int r, struct config *c, const struct e
 	struct change *g = opaque;
 	struct err own;
 	struct vm *vm;
-	char text[64];
 
 	g->opener = NULL;
 	if (r < 0) {
@@ -270,9 +296,12 @@ static void forward_opened(void *opaque, int r, struct config *c, const struct e
 		change_end(g, r, &own);
 		return;
 	}
-	snprintf(text, sizeof(text), "{\"add\": \"%s:%s:%u\"}", g->what.protocol == DEFINITION_UDP ? "udp" : "tcp",
-		g->what.guest[0] ? g->what.guest : "-", g->what.to);
-	order_begin(g, vm, text);
+	if (vm_live(vm)->interfaces[g->at].type != DEFINITION_NETWORK)
+		add_begin(g, vm);
+	else if ((r = forwards_publish(vm, g->at, &own)) < 0)
+		change_end(g, r, &own);
+	else
+		network_ports_lead(vm, g->at, add_led, g);
 }
 
 /* Check the forward with the VM's others and with those of other VMs. *ret: a definition with this forward alone. */
@@ -291,6 +320,8 @@ static int forward_check(struct change *g, const struct vm *vm, struct definitio
 		r = definition_with(g, vm, true, ret, e);
 	if (!r)
 		g->what = (*ret)->interfaces[g->at].user.forwards[0];
+	if (!r)
+		r = network_ports_check(g->host, &vm_live(vm)->interfaces[g->at], g->at, network_ports_is_clone(vm, g->at), &g->what, 1, e);
 	return r || any_port ? r : forwards_check_others(vm, *ret, e);
 }
 

@@ -74,6 +74,7 @@ struct usernet {
 	struct vm_host *host;
 	struct vm *vm; /* NULL: since that run, the VM was started again or removed */
 	unsigned at;   /* index of the interface */
+	bool publishes; /* a cairn-publish */
 	/* -1: an earlier daemon started the process, and its pid is unknown; end of file on `control` shows its end */
 	int pidfd;
 	int control;
@@ -93,9 +94,24 @@ struct usernet {
 
 /* ---- the definition's forwards ---- */
 
-static bool forward_leads_to(const struct definition_interface *i)
+bool forwards_may_lead_to(const struct definition_interface *i)
 {
-	return i->type == DEFINITION_USER && !i->link;
+	return (i->type == DEFINITION_USER || i->type == DEFINITION_NETWORK) && !i->link;
+}
+
+int forwards_interface_find(const struct definition *d, const char *id)
+{
+	int network = -1;
+
+	for (unsigned i = d->ninterfaces; i-- > 0;)
+		if (id && forwards_may_lead_to(&d->interfaces[i]) && !strcmp(d->interfaces[i].id, id))
+			return (int)i;
+		else if (!id && forwards_may_lead_to(&d->interfaces[i]) && d->interfaces[i].type == DEFINITION_NETWORK)
+			network = (int)i;
+	for (unsigned i = 0; !id && i < d->ninterfaces; i++)
+		if (forwards_may_lead_to(&d->interfaces[i]) && d->interfaces[i].type == DEFINITION_USER)
+			return (int)i;
+	return network;
 }
 
 static unsigned forwards_of(const struct definition *d, const struct definition_forward *ret[CHANNEL_FDS_MAX])
@@ -103,7 +119,7 @@ static unsigned forwards_of(const struct definition *d, const struct definition_
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < d->ninterfaces; i++)
-		for (unsigned k = 0; forward_leads_to(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
+		for (unsigned k = 0; forwards_may_lead_to(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
 			if (n < CHANNEL_FDS_MAX)
 				ret[n++] = &d->interfaces[i].user.forwards[k];
 	return n;
@@ -143,7 +159,7 @@ static int check_against(const struct vm *vm, const struct definition *d, const 
 	unsigned n = has ? forwards_of(has, theirs) : 0;
 
 	for (unsigned i = 0; n && i < d->ninterfaces; i++)
-		for (unsigned k = 0; forward_leads_to(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
+		for (unsigned k = 0; forwards_may_lead_to(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
 			for (unsigned t = 0; t < n; t++)
 				if (definition_forwards_meet(&d->interfaces[i].user.forwards[k], theirs[t]))
 					return forward_taken(vm, d, other, i, k, e);
@@ -463,6 +479,11 @@ static void usernet_free(struct usernet *u)
 	free(u);
 }
 
+static const char *program_of(const struct usernet *u)
+{
+	return u->publishes ? "cairn-publish" : "cairn-slirp";
+}
+
 /* Handle the end of a cairn-slirp process. The VM's process reports the lost link by itself (VM_EVENT_LINK_LOST). */
 static void slirp_ended(void *opaque, unsigned revents)
 {
@@ -470,10 +491,11 @@ static void slirp_ended(void *opaque, unsigned revents)
 	siginfo_t si = { 0 };
 
 	(void)revents;
-	if (u->pidfd >= 0 && waitid(P_PIDFD, (id_t)u->pidfd, &si, WEXITED | WNOHANG) == 0 && u->vm &&
+	if (u->pidfd >= 0 && waitid(P_PIDFD, (id_t)u->pidfd, &si, WEXITED | WNOHANG) == 0 && u->vm && !u->killed &&
 		(si.si_code != CLD_EXITED || si.si_status))
-		log_error("usernet", "VM '%s': interfaces[%u]: its cairn-slirp ended with %s %d", u->vm->def->name, u->at,
-			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status);
+		log_error("usernet", "VM '%s': interfaces[%u]: its %s ended with %s %d%s", u->vm->def->name, u->at, program_of(u),
+			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status,
+			u->publishes ? ", so its ports are closed. Next: cairn forward-remove and forward-add" : "");
 	/* Close the daemon's sockets, too, because no process serves their clients any more. */
 	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !vm_has(u->vm, VM_FACT_FALLS_ASLEEP))
 		sockets_close(u->vm->forwards);
@@ -566,10 +588,11 @@ static void control_ready(void *opaque, unsigned revents)
 /* Add a process to the host's list. control: taken. */
 static struct usernet *usernet_new(struct vm *vm, unsigned at, int control)
 {
+	const struct definition *d = vm_live(vm);
 	struct usernet *u = must_alloc(calloc(1, sizeof(*u)));
 
 	*u = (struct usernet){ .next = vm->host->usernets, .host = vm->host, .vm = vm, .at = at, .pidfd = -1,
-		.control = control };
+		.control = control, .publishes = at < d->ninterfaces && d->interfaces[at].type == DEFINITION_NETWORK };
 	vm->host->usernets = u;
 	return u;
 }
@@ -604,6 +627,23 @@ static struct usernet *usernet_of(const struct vm *vm, unsigned at)
 	while (u && (u->vm != vm || u->at != at))
 		u = u->next;
 	return u;
+}
+
+int forwards_publish(struct vm *vm, unsigned at, struct err *e)
+{
+	struct usernet_process made;
+	CLEANUP_CLOSE int log_fd = -1;
+	int r;
+
+	if (usernet_of(vm, at))
+		return 0;
+	log_fd = vm_log_open(vm, e);
+	if (log_fd < 0)
+		return log_fd;
+	r = usernet_publish(vm_live(vm), at, vm->host->paths->publish_program, log_fd, vm->host->run_dir_fd, &made, e);
+	if (!r && (r = usernet_keep(vm, &made)) < 0)
+		err_set_errno(e, r, "interfaces[%u]: cannot watch its cairn-publish", at);
+	return r;
 }
 
 void forwards_taken_back(struct vm *vm)
@@ -641,6 +681,16 @@ static int order_send(const struct usernet *u, const char *text, int fd)
 		m.msg_controllen = CMSG_SPACE(sizeof(int));
 	}
 	return sendmsg(u->control, &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+void forwards_lead(struct vm *vm, unsigned at, const char *address, const char *tap)
+{
+	struct usernet *u = usernet_of(vm, at);
+	char text[MESSAGE_MAX];
+
+	snprintf(text, sizeof(text), "{\"lead\": \"%.15s %.15s\"}", address, tap);
+	if (u && u->publishes && order_send(u, text, -1) < 0)
+		log_error("usernet", "VM '%s': interfaces[%u]: its cairn-publish takes no message", vm->def->name, at);
 }
 
 int forwards_order(struct vm *vm, unsigned at, const char *text, int fd, void (*done)(void *opaque, int r), void *opaque)
@@ -705,12 +755,14 @@ static void process_kill(void *opaque)
 {
 	struct usernet *u = opaque;
 
-	log_warn("usernet", "a cairn-slirp did not end after its VM; killing it");
+	if (!u->publishes)
+		log_warn("usernet", "a cairn-slirp did not end after its VM; killing it");
 	u->killed = true;
 	if (pidfd_send_signal(u->pidfd, SIGKILL, NULL, 0) < 0)
 		log_warn("usernet", "cannot kill a cairn-slirp: %s", strerror(errno));
 }
 
+/* A cairn-publish has nothing to deliver any more, and occupies ports. */
 static void forwards_processes_end(const struct vm *vm)
 {
 	for (struct usernet *u = vm->host->usernets; u; u = u->next) {
@@ -719,6 +771,8 @@ static void forwards_processes_end(const struct vm *vm)
 		if (loop_timer_new(vm->host->loop, process_kill, u, &u->end_timer) < 0)
 			abort();
 		loop_timer_arm(u->end_timer, loop_now_ns() + END_NS);
+		if (u->publishes)
+			process_kill(u);
 	}
 }
 
@@ -766,10 +820,10 @@ static bool saved_when_idle(const struct definition *d)
 	return d->idle_after_s && d->idle_action == DEFINITION_SAVE;
 }
 
-static bool has_user_network(const struct definition *d)
+static bool has_process(const struct definition *d)
 {
 	for (unsigned i = 0; i < d->ninterfaces; i++)
-		if (forward_leads_to(&d->interfaces[i]))
+		if (forwards_may_lead_to(&d->interfaces[i]) && (d->interfaces[i].type == DEFINITION_USER || d->interfaces[i].user.nforwards))
 			return true;
 	return false;
 }
@@ -780,8 +834,8 @@ static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 	struct usernets made = { 0 };
 	int r = 0;
 
-	/* Only cairn-slirp writes to it. Making a log takes a start of a VM without one 0.1 ms. */
-	if (has_user_network(vm->def)) {
+	/* Only these processes write to it. Making a log takes a start of a VM without one 0.1 ms. */
+	if (has_process(vm_live(vm))) {
 		log_fd = vm_log_open(vm, e);
 		r = MIN(log_fd, 0);
 	}
@@ -797,7 +851,8 @@ static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 	if (!r)
 		r = publish_learn(vm, c, e);
 	if (!r)
-		r = usernets_start(c, vm_live(vm), vm->host->paths->slirp_program, log_fd, vm->host->run_dir_fd, &made, e);
+		r = usernets_start(c, vm_live(vm), vm->host->paths->slirp_program, vm->host->paths->publish_program, log_fd, vm->host->run_dir_fd,
+			&made, e);
 	for (unsigned i = 0; i < made.n; i++)
 		if (usernet_keep(vm, &made.list[i]) < 0)
 			log_warn("usernet", "VM '%s': cannot watch its cairn-slirp", vm->def->name);

@@ -1,5 +1,5 @@
-/* forwards: manages the cairn-slirp processes of interfaces of type user (usernet.h), and the host's ports that lead to
- * VMs.
+/* forwards: manages the cairn-slirp processes of interfaces of type user and the cairn-publish ones of type network
+ * (usernet.h), and the host's ports that lead to VMs. What is said of cairn-slirp is true of both.
  *
  * A client that connects to a forward wakes a VM that sleeps. While the VM is suspended, its cairn-slirp accepts the
  * client and reports it to the daemon over a control socket in the run folder, which a later daemon can connect to,
@@ -15,6 +15,7 @@
 
 struct definition;
 struct definition_forward;
+struct definition_interface;
 struct err;
 struct vm;
 struct vm_host;
@@ -40,6 +41,15 @@ bool forwards_hold(struct vm *vm);
 void forwards_release(struct vm *vm);
 /* Check that no other VM has one of the forwards of d, a definition of this VM. Returns 0; -EBUSY. */
 int forwards_check_others(const struct vm *vm, const struct definition *d, struct err *e);
+/* Whether an interface can have forwards: it is of type user or network, and its link is up. */
+bool forwards_may_lead_to(const struct definition_interface *i);
+/* Find an interface that can have forwards. id: NULL: the first of type user, else the first of type network.
+ * Returns its index; -1. */
+int forwards_interface_find(const struct definition *d, const char *id);
+/* Start the cairn-publish of interface `at`, of type network, of a running VM, if there is none. Returns 0; -errno. */
+int forwards_publish(struct vm *vm, unsigned at, struct err *e);
+/* Tell the cairn-publish of interface `at`, if there is one, the guest's address and the VM's tap. */
+void forwards_lead(struct vm *vm, unsigned at, const char *address, const char *tap);
 /* Have the cairn-slirp of interface `at` change its forwards (tools/slirp/control.h).
  * text: the message. fd: a socket that goes with it, borrowed; -1: none.
  * done: called once from the loop unless an error is returned. r: 0; -EREMOTEIO: the process refused; -EPIPE: the

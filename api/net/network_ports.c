@@ -1,4 +1,5 @@
 #include "api/net/network_ports.h"
+#include "api/net/forwards.h"
 #include "api/net/network.h"
 #include "api/net/network_life.h"
 #include "api/net/network_process.h"
@@ -11,6 +12,7 @@
 #include "base/log.h"
 #include "base/util.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -23,11 +25,12 @@
 #define ADDRESSES_KEY "guest_addresses"
 #define PORTS_KEY "ports"
 
-/* A tap with rules. */
+/* A tap with rules, or one on a network that ports can lead to. */
 struct port {
 	unsigned at; /* index of the interface */
 	char network[NETWORK_NAME_MAX + 1], tap[IFNAMSIZ];
-	char address[INET_ADDRSTRLEN]; /* of a live clone, in the network; empty: none */
+	char address[INET_ADDRSTRLEN]; /* in the network, of a live clone or reserved for forwards; empty: none */
+	bool plain; /* no rules */
 };
 
 struct network_ports {
@@ -40,12 +43,16 @@ struct network_ports {
 	void (*ready)(struct vm *vm, int r, const struct err *e);
 };
 
-/* A removal under way; its VM may be gone. */
+/* A removal or a reservation under way; its VM may be gone. */
 struct network_port_end {
 	struct network_port_end *next;
 	struct vm_host *host;
 	struct network_process *process;
 	struct port port;
+	/* A reservation: */
+	uint8_t uuid[16]; /* of the VM */
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
 };
 
 static const uint8_t no_mac[DEFINITION_MAC_BYTES];
@@ -102,12 +109,30 @@ static bool is_fork(const struct vm *vm, unsigned at, const struct network_defin
 	return memcmp(vm->ports->guest_macs[at], no_mac, sizeof(no_mac)) && d->mode != NETWORK_BRIDGE && d->ipv4.given;
 }
 
+static const struct definition_user *forwards_of(const struct vm *vm, unsigned at)
+{
+	static const struct definition_user none;
+
+	return at < vm_live(vm)->ninterfaces ? &vm_live(vm)->interfaces[at].user : &none;
+}
+
+/* Whether the guest's address has to be reserved, because a forward leads to it. */
+static bool needs_address(const struct vm *vm, unsigned at, const struct network_definition *d)
+{
+	const struct definition_user *u = forwards_of(vm, at);
+
+	for (unsigned i = 0; i < u->nforwards; i++)
+		if (!u->forwards[i].guest[0] && !is_fork(vm, at, d))
+			return true;
+	return false;
+}
+
 /* Whether the interface's tap needs rules. */
 static bool needs_rules(const struct vm *vm, unsigned at, const struct network_definition *d)
 {
 	const struct definition_interface *i = &vm->def->interfaces[at];
 
-	return is_fork(vm, at, d) || filter_of(d) != NETWORK_UNFILTERED || d->isolated_ports || i->clean_traffic || i->isolated;
+	return needs_address(vm, at, d) || is_fork(vm, at, d) || filter_of(d) != NETWORK_UNFILTERED || d->isolated_ports || i->clean_traffic || i->isolated;
 }
 
 static void rules_put(const struct vm *vm, const struct port *p, const struct network_definition *d, struct json_object *port)
@@ -130,6 +155,66 @@ static void rules_put(const struct vm *vm, const struct port *p, const struct ne
 	}
 	js_put_str(port, "filter", network_filter_name(i->clean_traffic ? NETWORK_CLEAN_TRAFFIC : filter_of(d)));
 	js_put_bool(port, "isolated", d->isolated_ports || i->isolated);
+	if (needs_address(vm, p->at, d))
+		js_put_bool(port, "reserve", true);
+}
+
+/* ---- forwards ---- */
+
+bool network_ports_is_clone(const struct vm *vm, unsigned at)
+{
+	return vm->ports && memcmp(vm->ports->guest_macs[at], no_mac, sizeof(no_mac));
+}
+
+/* Whether the text is an address that a guest can have in the network. */
+static bool is_guests(const struct network_subnet *s, const char *text)
+{
+	struct in_addr a;
+	uint32_t own, mask = 0xffffffffu << (32 - s->prefix), host;
+
+	memcpy(&own, s->address.s6_addr + 12, sizeof(own));
+	if (inet_pton(AF_INET, text, &a) != 1)
+		return false;
+	host = ntohl(a.s_addr) & ~mask;
+	return !((ntohl(a.s_addr) ^ ntohl(own)) & mask) && host && host != ~mask && a.s_addr != own;
+}
+
+static int forward_check(const struct network_definition *d, unsigned at, unsigned k, const struct definition_forward *f, bool is_clone, struct err *e)
+{
+	if (is_clone && f->guest[0])
+		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].forwards[%u].guest: a live clone is reached at the address that "
+			"network '%s' gives it; remove guest", at, k, d->name);
+	if (f->guest[0] && !is_guests(&d->ipv4, f->guest))
+		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].forwards[%u].guest: %s is not an address that the guest can have in "
+			"network '%s'", at, k, f->guest, d->name);
+	if (!f->guest[0] && !is_clone && !d->ipv4.has_dhcp)
+		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].forwards[%u].guest: network '%s' has no DHCP, so Cairn does not know the "
+			"guest's address; give it as guest (--guest ADDRESS)", at, k, d->name);
+	return 0;
+}
+
+int network_ports_check(struct vm_host *host, const struct definition_interface *face, unsigned at, bool is_clone,
+	const struct definition_forward *list, unsigned n, struct err *e)
+{
+	const struct network *network = face->type == DEFINITION_NETWORK ? network_find_name(host, face->source) : NULL;
+	const struct network_definition *d = network ? network->live : NULL;
+	int r = 0;
+
+	if (!d || !n)
+		return 0;
+	if (d->mode != NETWORK_NAT || !d->ipv4.given)
+		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].forwards: network '%s' has mode %s%s, and ports lead to VMs on networks of mode "
+			"nat with IPv4 only; use such a network, or an interface of type user", at, d->name, network_mode_name(d->mode),
+			d->ipv4.given ? "" : " and no IPv4");
+	for (unsigned k = 0; k < n && !r; k++)
+		r = forward_check(d, at, k, &list[k], is_clone, e);
+	return r;
+}
+
+/* Tell the port's cairn-publish where its clients go. */
+static void port_lead(struct vm *vm, const struct port *port)
+{
+	forwards_lead(vm, port->at, port->address[0] ? port->address : "0.0.0.0", port->tap);
 }
 
 /* ---- before the guest runs ---- */
@@ -160,27 +245,36 @@ static void port_done(void *opaque, int r, struct json_object *answer, const str
 	p->process = NULL; /* ends by itself */
 	if (!r)
 		addresses_take(p, &p->list[p->done], answer);
+	if (!r)
+		port_lead(vm, port);
 	if (r < 0) {
 		err_set(&own, r, e->cls, "interfaces[%u]: network '%s' cannot filter the guest's frames, so the VM was not started: %s",
 			port->at, port->network, e->msg);
-	} else if (++p->done < p->n) {
+	} else {
+		p->done++;
 		r = port_begin(vm, &own);
-		if (!r)
+		if (r > 0)
 			return;
 	}
 	p->ready(vm, r, &own);
 }
 
-/* Have the rules of the next tap installed. */
+/* Have the rules of the next tap installed. Returns 1: port_done() follows; 0: there is no such tap; -errno. */
 static int port_begin(struct vm *vm, struct err *e)
 {
 	CLEANUP_JS struct json_object *request = NULL;
 	struct network_ports *p = vm->ports;
-	const struct port *port = &p->list[p->done];
-	const struct network *n = network_find_name(vm->host, port->network);
+	const struct port *port;
+	const struct network *n;
 	struct json_object *keys;
 	int r;
 
+	for (; p->done < p->n && p->list[p->done].plain; p->done++)
+		port_lead(vm, &p->list[p->done]);
+	if (p->done == p->n)
+		return 0;
+	port = &p->list[p->done];
+	n = network_find_name(vm->host, port->network);
 	if (!n || !n->live)
 		return err_set(e, -ENOENT, ERR_WRONG_STATE, "interfaces[%u].source: network '%s' has stopped; start it with: cairn net-start %s",
 			port->at, port->network, port->network);
@@ -188,7 +282,8 @@ static int port_begin(struct vm *vm, struct err *e)
 	if (r < 0)
 		return r;
 	rules_put(vm, port, n->live, keys);
-	return network_process_start(vm->host->loop, vm->host->paths->net_program, request, TIMEOUT_NS, port_done, vm, &p->process, e);
+	r = network_process_start(vm->host->loop, vm->host->paths->net_program, request, TIMEOUT_NS, port_done, vm, &p->process, e);
+	return r ? r : 1;
 }
 
 static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e), struct err *e)
@@ -203,18 +298,22 @@ static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(stru
 		const struct network *n = face->type == DEFINITION_NETWORK && !face->link ? network_find_name(vm->host, face->source) : NULL;
 		struct port *port = &p->list[p->n];
 
-		if (!n || !n->live || !needs_rules(vm, i, n->live))
+		if (!n || !n->live)
+			continue;
+		r = network_ports_check(vm->host, face, i, network_ports_is_clone(vm, i), forwards_of(vm, i)->forwards, forwards_of(vm, i)->nforwards, e);
+		if (r < 0)
+			return r;
+		*port = (struct port){ .at = i, .plain = !needs_rules(vm, i, n->live) };
+		if (port->plain && n->live->mode != NETWORK_NAT)
 			continue;
 		if (n->live->mode == NETWORK_BRIDGE)
 			return err_set(e, -EINVAL, ERR_WRONG_STATE, "interfaces[%u]: filter and isolated need a network of which Cairn makes "
 				"the bridge, and '%s' has mode bridge; remove them, or use another network", i, face->source);
-		*port = (struct port){ .at = i };
 		snprintf(port->network, sizeof(port->network), "%s", face->source);
 		snprintf(port->tap, sizeof(port->tap), "%.*s", (int)sizeof(port->tap) - 1, c->vm.interfaces[i].target);
 		p->n++;
 	}
-	r = p->n ? port_begin(vm, e) : 0;
-	return r < 0 ? r : p->n > 0;
+	return port_begin(vm, e);
 }
 
 /* ---- after the VM's end ---- */
@@ -263,7 +362,8 @@ static void ports_end(struct vm *vm)
 	struct network_ports *p = vm->ports;
 
 	for (unsigned i = 0; p && i < p->n; i++)
-		port_end(vm->host, &p->list[i]);
+		if (!p->list[i].plain || p->list[i].address[0])
+			port_end(vm->host, &p->list[i]);
 	if (p)
 		p->n = 0;
 }
@@ -275,13 +375,79 @@ static void ports_on_start_failed(struct vm *vm)
 		ports_end(vm);
 }
 
+/* ---- an address for a running VM's forwards ---- */
+
+static struct port *port_find(const struct vm *vm, unsigned at)
+{
+	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++)
+		if (vm->ports->list[i].at == at)
+			return &vm->ports->list[i];
+	return NULL;
+}
+
+static void reserved(void *opaque, int r, struct json_object *answer, const struct err *e)
+{
+	struct network_port_end *end = opaque;
+	struct vm *vm = vm_find_uuid(end->host, end->uuid);
+	struct port *port = vm && vm->proc ? port_find(vm, end->port.at) : NULL;
+
+	/* Its VM may have started again meanwhile. */
+	if (!r && port && !strcmp(port->tap, end->port.tap)) {
+		snprintf(port->address, sizeof(port->address), "%s", js_get_str_or(answer, "address", ""));
+		port_lead(vm, port);
+		vm_save(vm);
+	}
+	end->done(end->opaque, r, e);
+	end_free(end);
+}
+
+void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	CLEANUP_JS struct json_object *request = NULL;
+	const struct port *port = port_find(vm, at);
+	const struct network *n = port ? network_find_name(vm->host, port->network) : NULL;
+	struct network_port_end *end;
+	struct json_object *keys;
+	struct err e;
+	int r;
+
+	if (!n || !n->live) {
+		r = err_set(&e, -ENOENT, ERR_WRONG_STATE, "interfaces[%u]: an earlier release of Cairn started the VM, so its tap is not known; "
+			"restart the VM", at);
+		done(opaque, r, &e);
+		return;
+	}
+	if (port->address[0] || !n->live->ipv4.has_dhcp) { /* else the forward names the guest's address */
+		port_lead(vm, port);
+		done(opaque, 0, NULL);
+		return;
+	}
+	end = must_alloc(calloc(1, sizeof(*end)));
+	*end = (struct network_port_end){ .next = vm->host->port_ends, .host = vm->host, .port = *port, .done = done, .opaque = opaque };
+	memcpy(end->uuid, vm->def->uuid, sizeof(end->uuid));
+	vm->host->port_ends = end;
+	r = request_make(n, "port-reserve", port, &request, &keys, &e);
+	if (!r)
+		mac_put(keys, "mac", vm->def->interfaces[at].mac);
+	if (!r)
+		r = network_process_start(vm->host->loop, vm->host->paths->net_program, request, TIMEOUT_NS, reserved, end, &end->process, &e);
+	if (r < 0)
+		reserved(end, r, NULL, &e);
+}
+
+void network_ports_taken_back(struct vm *vm)
+{
+	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++)
+		port_lead(vm, &vm->ports->list[i]);
+}
+
 /* ---- what is shown ---- */
 
 /* Find the port of an interface that has an address as a live clone; NULL: none. */
 static const struct port *clone_port_find(const struct vm *vm, unsigned at)
 {
 	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++)
-		if (vm->ports->list[i].at == at && vm->ports->list[i].address[0])
+		if (vm->ports->list[i].at == at && vm->ports->list[i].address[0] && network_ports_is_clone(vm, at))
 			return &vm->ports->list[i];
 	return NULL;
 }
@@ -306,7 +472,7 @@ void network_ports_list(const struct vm *vm, const char *network, struct json_ob
 		const struct port *port = &vm->ports->list[i];
 		struct json_object *o;
 
-		if (!port->address[0] || port->at >= vm_live(vm)->ninterfaces || (network && strcmp(network, port->network)))
+		if (!port->address[0] || port->at >= vm_live(vm)->ninterfaces || !network_ports_is_clone(vm, port->at) || (network && strcmp(network, port->network)))
 			continue;
 		o = json_object_new_object();
 		js_put_str(o, "name", vm->def->name);
@@ -375,6 +541,8 @@ static void ports_put(const struct vm *vm, struct json_object *state)
 		js_put_str(o, "network", vm->ports->list[i].network);
 		js_put_str(o, "tap", vm->ports->list[i].tap);
 		js_put_uint(o, "at", vm->ports->list[i].at);
+		if (vm->ports->list[i].plain)
+			js_put_bool(o, "plain", true);
 		if (vm->ports->list[i].address[0])
 			js_put_str(o, "address", vm->ports->list[i].address);
 		json_object_array_add(list, o);
@@ -411,6 +579,7 @@ static void ports_load(struct vm *vm, struct json_object *state)
 		snprintf(port->network, sizeof(port->network), "%s", js_get_str_or(o, "network", ""));
 		snprintf(port->tap, sizeof(port->tap), "%s", js_get_str_or(o, "tap", ""));
 		port->at = (unsigned)js_get_int(o, "at", 0);
+		port->plain = js_get_bool(o, "plain", false);
 		snprintf(port->address, sizeof(port->address), "%s", js_get_str_or(o, "address", ""));
 	}
 }

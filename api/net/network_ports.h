@@ -7,6 +7,9 @@
 
 #include <stdbool.h>
 
+struct definition_forward;
+struct definition_interface;
+struct err;
 struct json_object;
 struct vm;
 struct vm_host;
@@ -24,7 +27,21 @@ void network_ports_show(const struct vm *vm, unsigned at, struct json_object *o)
 /* Add an object to the list for each interface of a live clone: name, interface, network, address, guest-address.
  * network: only interfaces in this network; NULL: all. */
 void network_ports_list(const struct vm *vm, const char *network, struct json_object *list);
-/* Free the daemon's objects for removals under way. */
+/* Check that forwards can lead to the guest of an interface of type network. Does nothing if the network is not active,
+ * since the VM cannot start then. at: index of the interface, for the sentence. is_clone: the VM is a live clone.
+ * Returns 0; -EINVAL. */
+int network_ports_check(struct vm_host *host, const struct definition_interface *face, unsigned at, bool is_clone,
+	const struct definition_forward *list, unsigned n, struct err *e);
+/* Whether the guest of the VM's interface has the addresses of the source that the VM was cloned from. */
+bool network_ports_is_clone(const struct vm *vm, unsigned at);
+/* Have the address of a running VM's interface of type network reserved, unless it has one, and tell it to the
+ * interface's cairn-publish.
+ * done: called once, before the call returns or from the loop. The VM may be gone by then. */
+void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
+/* Tell the cairn-publish processes of an adopted VM again where to lead clients: a daemon that was killed may not have
+ * done so. Call it after forwards_taken_back(). */
+void network_ports_taken_back(struct vm *vm);
+/* Free the daemon's objects for requests under way. */
 void network_ports_forget(struct vm_host *host);
 
 #endif

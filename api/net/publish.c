@@ -4,6 +4,7 @@
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/net/forwards.h"
+#include "api/net/network_ports.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -12,20 +13,22 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
 /* ---- checks ---- */
 
-/* Find the interface that a forward names, or the first of type user. Returns its index; -ENOENT. */
+/* Find the interface that a forward names, or the first that can have forwards. Returns its index; -ENOENT. */
 static int interface_find(const struct definition *d, const char *id, struct err *e)
 {
-	for (unsigned i = 0; i < d->ninterfaces; i++)
-		if (d->interfaces[i].type == DEFINITION_USER && !d->interfaces[i].link && (!id || !strcmp(d->interfaces[i].id, id)))
-			return (int)i;
-	return id ? err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' has no interface '%.60s' of type user whose link is up", d->name, id) :
-		    err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' has no interface of type user, and only such an interface has forwards; "
-			"a clone on a network has an address of its own: cairn domifaddr --source lease", d->name);
+	int at = forwards_interface_find(d, id);
+
+	if (at >= 0)
+		return at;
+	return id ? err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' has no interface '%.60s' of type user or network whose link is up", d->name, id) :
+		    err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' has no interface of type user or network, and only such an interface has "
+			"forwards", d->name);
 }
 
 static int keys_check(struct json_object *forward, unsigned i, struct err *e)
@@ -48,7 +51,16 @@ static int keys_check(struct json_object *forward, unsigned i, struct err *e)
 	return 0;
 }
 
-int publish_validate(struct json_object *forwards, const struct definition *source, bool several, struct err *e)
+/* The rest of the forward is checked with the clone's definition. */
+static int guest_check(struct vm_host *host, const struct definition *d, unsigned at, struct json_object *forward, struct err *e)
+{
+	struct definition_forward f = { 0 };
+
+	snprintf(f.guest, sizeof(f.guest), "%.15s", js_get_str_or(forward, "guest", ""));
+	return network_ports_check(host, &d->interfaces[at], at, true, &f, 1, e);
+}
+
+int publish_validate(struct vm_host *host, struct json_object *forwards, const struct definition *source, bool several, struct err *e)
 {
 	size_t n = json_object_array_length(forwards), max = (size_t)DEFINITION_FORWARDS_MAX * source->ninterfaces;
 	int r = 0;
@@ -63,6 +75,8 @@ int publish_validate(struct json_object *forwards, const struct definition *sour
 		r = keys_check(f, (unsigned)i, e);
 		at = r ? r : interface_find(source, js_get_str(f, "interface"), e);
 		r = MIN(at, 0);
+		if (!r)
+			r = guest_check(host, source, (unsigned)at, f, e);
 		if (!r && several && js_get(f, "port"))
 			r = err_set(e, -EINVAL, ERR_INVALID, "forwards[%zu].port: several clones cannot share port %lld; let each have a free one "
 				"(--publish auto:%lld)", i, (long long)js_get_int(f, "port", 0), (long long)js_get_int(f, "to", 0));

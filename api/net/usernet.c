@@ -24,6 +24,7 @@
 #endif
 
 #define FORWARD_FD 5 /* first fd of the forwards' sockets, after frames and control */
+#define PUBLISHED_FD 4 /* the same for cairn-publish, which has no frames */
 /* A frame costs about the same at any length and never leaves the host, so frames are large (docs/slirp.md). */
 #define MTU 65520
 #define MTU_TEXT "65520"
@@ -113,6 +114,18 @@ static void arg_add(struct args *a, const char *option, const char *value)
 	a->list[a->n] = NULL;
 }
 
+/* first: the fd of the first forward. */
+static void forward_args_add(struct args *a, const struct definition_user *u, unsigned first)
+{
+	for (unsigned i = 0; i < u->nforwards; i++) {
+		const struct definition_forward *f = &u->forwards[i];
+
+		snprintf(a->text[i], sizeof(a->text[i]), "%s:%u:%s:%u", f->protocol == DEFINITION_UDP ? "udp" : "tcp",
+			first + i, f->guest[0] ? f->guest : "-", f->to);
+		arg_add(a, "--forward", a->text[i]);
+	}
+}
+
 static void args_make(struct args *a, const struct definition *d, const struct definition_user *u, bool control)
 {
 	a->n = 0;
@@ -130,19 +143,13 @@ static void args_make(struct args *a, const struct definition *d, const struct d
 		arg_add(a, "--restrict", NULL);
 	if (u->host_loopback)
 		arg_add(a, "--host-loopback", NULL);
-	for (unsigned i = 0; i < u->nforwards; i++) {
-		const struct definition_forward *f = &u->forwards[i];
-
-		snprintf(a->text[i], sizeof(a->text[i]), "%s:%u:%s:%u", f->protocol == DEFINITION_UDP ? "udp" : "tcp",
-			FORWARD_FD + i, f->guest[0] ? f->guest : "-", f->to);
-		arg_add(a, "--forward", a->text[i]);
-	}
+	forward_args_add(a, u, FORWARD_FD);
 }
 
 /* What the starts of a VM's cairn-slirp processes have in common, and the sockets of the interface that is next. */
 struct plug {
 	const struct definition *def;
-	const char *program;
+	const char *program, *publish;
 	int log_fd;
 	const int *forwards; /* sockets of the next interface's forwards */
 	int run_dir, frames[2], control[2];
@@ -217,20 +224,74 @@ static int usernet_start(struct plug *p, unsigned at, struct config *c, struct u
 	return r;
 }
 
-int usernets_start(struct config *c, const struct definition *d, const char *program, int log_fd, int run_dir,
+/* Start a cairn-publish with the next `n` forwards. */
+static int publish_run(const struct plug *p, unsigned at, unsigned n, pid_t *ret_pid)
+{
+	const struct definition_interface *face = &p->def->interfaces[at];
+	struct definition_user u = { .nforwards = n };
+	CLEANUP_CLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int fds[PUBLISHED_FD + DEFINITION_FORWARDS_MAX] = { null, null, p->log_fd, p->control[1] };
+	struct spawn_spec program = { .path = p->publish, .rights = author_of_interface(p->def, face), .fds = fds, .nfds = PUBLISHED_FD + n };
+	struct args args = { 0 };
+
+	if (null < 0)
+		return -errno;
+	memcpy(u.forwards, face->user.forwards, n * sizeof(u.forwards[0]));
+	memcpy(fds + PUBLISHED_FD, p->forwards, n * sizeof(fds[0]));
+	arg_add(&args, "cairn-publish", NULL);
+	arg_add(&args, "--control", "3");
+	forward_args_add(&args, &u, PUBLISHED_FD);
+	program.argv = args.list;
+	return spawn_program(&program, ret_pid);
+}
+
+static int publish_start(struct plug *p, unsigned at, unsigned n, struct usernet_process *ret, struct err *e)
+{
+	int r;
+
+	p->control[0] = p->control[1] = -1;
+	r = control_make(p->run_dir, p->def->name, at, p->control, e);
+	if (!r && (r = access(p->publish, X_OK) < 0 ? -errno : publish_run(p, at, n, &ret->pid)) < 0)
+		err_set_errno(e, r, "interfaces[%u]: cannot start %s", at, p->publish);
+	if (!r) {
+		ret->at = at;
+		ret->control = steal_fd(&p->control[0]);
+		p->forwards += n;
+	}
+	pair_close(p->control);
+	return r;
+}
+
+int usernet_publish(const struct definition *d, unsigned at, const char *publish, int log_fd, int run_dir, struct usernet_process *ret,
+	struct err *e)
+{
+	int none[1];
+	struct plug p = { .def = d, .publish = publish, .log_fd = log_fd, .run_dir = run_dir, .forwards = none };
+
+	return publish_start(&p, at, 0, ret, e);
+}
+
+int usernets_start(struct config *c, const struct definition *d, const char *slirp, const char *publish, int log_fd, int run_dir,
 	struct usernets *ret, struct err *e)
 {
 	int forwards[CHANNEL_FDS_MAX], r = 0;
-	struct plug p = { .def = d, .program = program, .log_fd = log_fd, .run_dir = run_dir, .forwards = forwards };
+	struct plug p = { .def = d, .program = slirp, .publish = publish, .log_fd = log_fd, .run_dir = run_dir, .forwards = forwards };
 	unsigned n = c->nforwards;
 
 	ret->n = 0;
 	c->nfds -= n;
 	c->nforwards = 0;
 	memcpy(forwards, c->fds + c->nfds, n * sizeof(*forwards));
-	for (unsigned i = 0; i < d->ninterfaces && !r; i++)
-		if (d->interfaces[i].type == DEFINITION_USER && !d->interfaces[i].link)
+	for (unsigned i = 0; i < d->ninterfaces && !r; i++) {
+		const struct definition_interface *face = &d->interfaces[i];
+
+		if (face->type == DEFINITION_USER && !face->link)
 			r = usernet_start(&p, i, c, ret, e);
+		else if (face->type == DEFINITION_NETWORK && !face->link && face->user.nforwards && publish) {
+			r = publish_start(&p, i, face->user.nforwards, &ret->list[ret->n], e);
+			ret->n += !r;
+		}
+	}
 	while (n)
 		close(forwards[--n]);
 	return r;

@@ -1,6 +1,8 @@
 /* usernet: the processes behind interfaces of type user: one cairn-slirp (tools/slirp) for each, with the rights of the
  * user who defined the VM. Frames travel between cairn-slirp and the VM's process only. cairn-slirp ends with the VM's
- * process and keeps running when the daemon ends. Threading: the daemon's loop. */
+ * process and keeps running when the daemon ends. For the forwards of an interface of type network there is a
+ * cairn-publish (tools/publish), which ends with the VM's tap and keeps running likewise; both have the same control
+ * socket. Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_USERNET_H
 #define CAIRN_API_NET_USERNET_H
 
@@ -23,14 +25,18 @@ struct usernets {
 	unsigned n;
 };
 
-/* Start a cairn-slirp for each interface of type user whose link is up, and add its socket to c, which config_prepare()
+/* Start a cairn-slirp for each interface of type user whose link is up, and a cairn-publish for each of type network
+ * that has forwards, and add the sockets for frames to c, which config_prepare()
  * made from d. The sockets of forwards, which are c's last files, move from c to the processes.
- * program:  path of cairn-slirp.
+ * slirp, publish: paths of the programs. publish: NULL: there are no networks.
  * log_fd:   borrowed; the processes' stderr. -1: the caller's.
  * run_dir:  borrowed; folder of their control sockets, through which a later daemon finds them. -1: none.
  * Returns 0 or -errno. *ret lists the started processes in both cases; without a VM they end by themselves. */
-int usernets_start(struct config *c, const struct definition *d, const char *program, int log_fd, int run_dir,
+int usernets_start(struct config *c, const struct definition *d, const char *slirp, const char *publish, int log_fd, int run_dir,
 	struct usernets *ret, struct err *e);
+/* Start a cairn-publish without forwards for interface `at` of a running VM. Returns 0; -errno. */
+int usernet_publish(const struct definition *d, unsigned at, const char *publish, int log_fd, int run_dir, struct usernet_process *ret,
+	struct err *e);
 
 /* Connect to the control socket of the cairn-slirp of a VM's interface; an earlier daemon may have started the process.
  * at: index of the interface. Returns 0 and an owned fd; -ENOENT, -ECONNREFUSED: no such process runs; -errno. */

@@ -251,7 +251,7 @@ static const struct field forward_add_args[] = { FIELD_VM, FIELDS_FORWARD,
 	{ "port", FIELD_INT, OPTIONAL, "port of this host [a free one]" },
 	{ "to", FIELD_INT, REQUIRED, "port of the guest" },
 	{ "guest", FIELD_STRING, OPTIONAL, "address of the guest [the one that DHCP gives]" },
-	{ "interface", FIELD_STRING, OPTIONAL, "id of an interface of type user [the first]" }, END };
+	{ "interface", FIELD_STRING, OPTIONAL, "id of an interface of type user or network [the first]" }, END };
 static const struct field forward_remove_args[] = { FIELD_VM, FIELDS_FORWARD,
 	{ "port", FIELD_INT, REQUIRED, "port of this host" }, END };
 static const struct field forward_returns[] = { { "port", FIELD_INT, REQUIRED, "port of this host" }, END };

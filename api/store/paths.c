@@ -177,6 +177,8 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		snprintf(p->archive_program, sizeof(p->archive_program), "cairn-archive");
 	if (!r && paths_helper("cairn-slirp", p->slirp_program, sizeof(p->slirp_program), NULL) < 0)
 		snprintf(p->slirp_program, sizeof(p->slirp_program), "cairn-slirp");
+	if (!r && paths_helper("cairn-publish", p->publish_program, sizeof(p->publish_program), NULL) < 0)
+		snprintf(p->publish_program, sizeof(p->publish_program), "cairn-publish");
 	if (!r && paths_helper("cairn-groups", p->groups_program, sizeof(p->groups_program), NULL) < 0)
 		snprintf(p->groups_program, sizeof(p->groups_program), "cairn-groups");
 	if (!r && paths_helper("cairn-log", p->log_program, sizeof(p->log_program), NULL) < 0)

@@ -174,17 +174,27 @@ void config_print(FILE *f, const struct network *n, const struct service *s, con
 
 /* ---- hosts ---- */
 
-static void hosts_print(FILE *f, const struct subnet *s)
+/* Find the address that is reserved for a fixed host without one (forks.h). NULL: none. */
+static const struct address *reserved_for(const struct network *n, const struct dhcp_host *h)
+{
+	for (size_t i = 0; i < n->nforks; i++)
+		if (!n->forks[i].gone && h->mac && fork_is_host(h, n->forks[i].mac, NULL))
+			return &n->forks[i].address;
+	return NULL;
+}
+
+static void hosts_print(FILE *f, const struct network *n, const struct subnet *s)
 {
 	bool v4 = s->address.family == AF_INET;
 	char text[ADDRESS_TEXT_MAX];
 
 	for (size_t i = 0; i < s->nhosts; i++) {
 		const struct dhcp_host *h = &s->hosts[i];
+		const struct address *a = h->address.family ? &h->address : v4 ? reserved_for(n, h) : NULL;
 
 		fprintf(f, "%s%s", h->duid ? "id:" : "", h->duid ? h->duid : h->mac);
-		if (h->address.family)
-			fprintf(f, v4 ? ",%s" : ",[%s]", address_print(&h->address, text));
+		if (a)
+			fprintf(f, v4 ? ",%s" : ",[%s]", address_print(a, text));
 		if (h->name)
 			fprintf(f, ",%s", h->name);
 		fputc('\n', f);
@@ -203,8 +213,8 @@ void dhcp_hosts_print(FILE *f, const struct network *n)
 {
 	char mac[MAC_TEXT_MAX], text[ADDRESS_TEXT_MAX];
 
-	hosts_print(f, &n->ipv4);
-	hosts_print(f, &n->ipv6);
+	hosts_print(f, n, &n->ipv4);
+	hosts_print(f, n, &n->ipv6);
 	for (size_t i = 0; i < n->nforks; i++)
 		if (!n->forks[i].gone && !has_fixed_host(n, &n->forks[i])) /* dnsmasq does not start with an address twice */
 			fprintf(f, "%s,%s\n", mac_print(n->forks[i].mac, mac), address_print(&n->forks[i].address, text));

@@ -158,8 +158,8 @@ int forks_check(const struct network *n, struct err *e)
 			const struct dhcp_host *h = &n->ipv4.hosts[i];
 
 			if (address_equal(&h->address, &n->forks[k].address) && !fork_is_host(h, n->forks[k].mac, NULL))
-				return err_set(e, -EEXIST, ERR_EXISTS, "network '%s': the live clone with the MAC address %s has the address %s (cairn "
-					"net-info %s); give the host another, or shut the clone down", n->name, mac_print(n->forks[k].mac, mac),
+				return err_set(e, -EEXIST, ERR_EXISTS, "network '%s': the VM with the MAC address %s has the address %s, because it is a live "
+					"clone or has published ports (cairn net-info %s); give the host another, or shut the VM down", n->name, mac_print(n->forks[k].mac, mac),
 					address_print(&h->address, text), n->name);
 		}
 	return 0;
@@ -203,7 +203,7 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 		if (is_free(n, p, service, ret) && !taken(arg, ret, k >= total))
 			return 0;
 	}
-	return err_set(e, -ENOSPC, ERR_HOST, "network '%s' has no free IPv4 address for a live clone; shut VMs down, or widen its DHCP ranges", n->name);
+	return err_set(e, -ENOSPC, ERR_HOST, "network '%s' has no free IPv4 address for a live clone or a VM with published ports; shut VMs down, or widen its DHCP ranges", n->name);
 }
 
 /* ---- rules ---- */
@@ -377,27 +377,41 @@ static void shared_print(const struct text *t)
 	}
 }
 
+/* Print what a fork consists of, with empty chains. */
+static void parts_print(struct text *t, const struct network *n)
+{
+	char mac[MAC_TEXT_MAX], address[ADDRESS_TEXT_MAX];
+	const char *table = t->table, *tap = t->p->tap;
+	FILE *f = t->f;
+
+	table_print(n, t->table);
+	shared_print(t);
+	fprintf(f, "add set bridge %s macs_%s { type ether_addr; size %d; flags dynamic; }\n", table, tap, CHANGES_MAX);
+	fprintf(f, "add map bridge %s inner_%s { type ipv4_addr : ipv4_addr; size %d; flags dynamic; }\n", table, tap, CHANGES_MAX);
+	fprintf(f, "add chain bridge %s in_%s\nadd chain bridge %s out_%s\nadd chain bridge %s error_%s\n", table, tap, table, tap, table, tap);
+	fprintf(f, "add element bridge %s fork_in { \"%s\" : jump in_%s }\nadd element bridge %s fork_out { \"%s\" : jump out_%s }\n", table, tap, tap,
+		table, tap, tap);
+	fprintf(f, "add element bridge %s forks { \"%s\" . %s . %s }\n", table, tap, mac_print(t->p->mac, mac), address_print(t->unique, address));
+}
+
 void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner)
 {
 	struct text t = { .f = f, .p = p, .unique = unique, .inner = inner };
 	char mac[MAC_TEXT_MAX], address[ADDRESS_TEXT_MAX], inside[ADDRESS_TEXT_MAX];
-	const char *table = t.table, *tap = p->tap;
 
-	table_print(n, t.table);
-	shared_print(&t);
-	mac_print(p->mac, mac);
-	address_print(unique, address);
-	fprintf(f, "add set bridge %s macs_%s { type ether_addr; size %d; flags dynamic; }\n", table, tap, CHANGES_MAX);
-	fprintf(f, "add map bridge %s inner_%s { type ipv4_addr : ipv4_addr; size %d; flags dynamic; }\n", table, tap, CHANGES_MAX);
-	fprintf(f, "add element bridge %s macs_%s { %s }\n", table, tap, mac);
+	parts_print(&t, n);
+	fprintf(f, "add element bridge %s macs_%s { %s }\n", t.table, p->tap, mac_print(p->mac, mac));
 	if (inner->family)
-		fprintf(f, "add element bridge %s inner_%s { %s : %s }\n", table, tap, address, address_print(inner, inside));
-	fprintf(f, "add chain bridge %s in_%s\nadd chain bridge %s out_%s\nadd chain bridge %s error_%s\n", table, tap, table, tap, table, tap);
+		fprintf(f, "add element bridge %s inner_%s { %s : %s }\n", t.table, p->tap, address_print(unique, address), address_print(inner, inside));
 	in_print(&t, &n->ipv4);
 	out_print(&t);
-	fprintf(f, "add element bridge %s fork_in { \"%s\" : jump in_%s }\nadd element bridge %s fork_out { \"%s\" : jump out_%s }\n", table, tap, tap,
-		table, tap, tap);
-	fprintf(f, "add element bridge %s forks { \"%s\" . %s . %s }\n", table, tap, mac, address);
+}
+
+void reservation_print(FILE *f, const struct network *n, const struct port *p, const struct address *a)
+{
+	struct text t = { .f = f, .p = p, .unique = a };
+
+	parts_print(&t, n);
 }
 
 static void fork_clear_print(FILE *f, const char *table, const struct fork *k)

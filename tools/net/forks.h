@@ -6,6 +6,7 @@
  * The table `bridge cairn_UUID_forks` exists while there are forks:
  * forks: each tap with the clone's MAC and its unique address. Afterwards dnsmasq leases the address to that MAC only.
  * fork_in, fork_out: maps from taps to the chains in_TAP and out_TAP.
+ * A VM with published ports has a row in `forks`, too, and empty chains: its address is reserved for its MAC.
  * macs_TAP: has the clone's MAC while the guest uses the source's. The guest's last frame decides.
  * inner_TAP: maps the unique address to the guest's, while the guest uses the source's. Likewise.
  *
@@ -44,5 +45,8 @@ bool forks_clear_print(FILE *f, const struct network *n);
 /* Print commands that add the request's fork, behind forks_clear_print(). inner: the guest's address; family 0:
  * unknown, then it is the first address of the network that the guest sends from. */
 void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner);
+/* Print commands that reserve the address for the request's port: it becomes a fork without rules, behind
+ * forks_clear_print(). */
+void reservation_print(FILE *f, const struct network *n, const struct port *p, const struct address *a);
 
 #endif

@@ -37,6 +37,7 @@ static const struct verb_row {
 	[VERB_FREE] = { network_free, false, NULL },
 	[VERB_PORT_UP] = { network_port_up, true, "notes" },
 	[VERB_PORT_DOWN] = { network_port_down, true, "notes" },
+	[VERB_PORT_RESERVE] = { network_port_reserve, true, "notes" },
 	[VERB_DENIED] = { network_denied, false, NULL },
 };
 

@@ -27,6 +27,7 @@ int network_leases(struct operation *o, struct err *e);
 int network_free(struct operation *o, struct err *e);
 int network_port_up(struct operation *o, struct err *e);
 int network_port_down(struct operation *o, struct err *e);
+int network_port_reserve(struct operation *o, struct err *e);
 
 /* Add a sentence to the notes; a note_fn (accept.h) with the operation. */
 void operation_note(void *o, const char *sentence);

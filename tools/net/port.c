@@ -40,7 +40,7 @@ struct change {
 	struct lease *leases; /* owned; those that have not ended */
 	size_t nleases;
 	struct remembered_list *remembered; /* owned; NULL: not read */
-	struct address unique; /* of the request's fork */
+	struct address unique; /* of the request's fork, or the reserved one */
 };
 
 static void change_done(struct change *c)
@@ -55,7 +55,8 @@ static void change_done(struct change *c)
 static int macs_list(struct change *c, struct err *e)
 {
 	CLEANUP_JS struct json_object *owner = NULL;
-	const char *changed = c->o->req->port.tap; /* NULL: none */
+	/* NULL: none. A reserved address leaves the port's rules as they are. */
+	const char *changed = c->o->req->verb == VERB_PORT_RESERVE ? NULL : c->o->req->port.tap;
 	struct json_object *list;
 	int r = nft_bridge_elements(c->o->nft, c->text.table, "set", "port_macs", &owner, &list, e);
 
@@ -154,7 +155,13 @@ static int addresses_collect(struct change *c, struct err *e)
 	return r;
 }
 
-/* ---- forks ---- */
+/* ---- forks and reserved addresses ---- */
+
+/* Whether the request gives its port an address. */
+static bool wants_address(const struct request *req)
+{
+	return req->verb != VERB_PORT_DOWN && (req->port.fork.given || req->port.reserve);
+}
 
 static int leases_compare(const void *a, const void *b)
 {
@@ -196,18 +203,18 @@ static struct address address_of_mac(const struct change *c, const uint8_t mac[M
 	return (struct address){ 0 };
 }
 
-/* Choose the addresses of the request's fork. */
-static int fork_plan(struct change *c, struct err *e)
+/* Choose the addresses of the request's fork, or the one to reserve. */
+static int address_plan(struct change *c, struct err *e)
 {
 	struct request *req = c->o->req;
 	struct port *p = &req->port;
 	char text[ADDRESS_TEXT_MAX], mac[MAC_TEXT_MAX];
 	struct address last;
-	int r = fork_source_read(c->o, e);
+	int r = p->fork.given ? fork_source_read(c->o, e) : 0;
 
 	if (r < 0)
 		return r;
-	if (!p->fork.address.family || !address_shares_prefix(&p->fork.address, &req->net.ipv4.address, req->net.ipv4.prefix))
+	if (p->fork.given && (!p->fork.address.family || !address_shares_prefix(&p->fork.address, &req->net.ipv4.address, req->net.ipv4.prefix)))
 		p->fork.address = address_of_mac(c, p->fork.mac);
 	last = address_of_mac(c, p->mac);
 	if (c->nleases)
@@ -217,7 +224,8 @@ static int fork_plan(struct change *c, struct err *e)
 		return r;
 	if (p->naddresses < PORT_ADDRESSES_MAX)
 		p->addresses[p->naddresses++] = c->unique;
-	js_put_str(c->o->answer, "mac", mac_print(p->fork.mac, mac));
+	if (p->fork.given)
+		js_put_str(c->o->answer, "mac", mac_print(p->fork.mac, mac));
 	js_put_str(c->o->answer, "address", address_print(&c->unique, text));
 	if (p->fork.address.family)
 		js_put_str(c->o->answer, "inner", address_print(&p->fork.address, text));
@@ -229,7 +237,7 @@ static bool forks_mark(struct change *c)
 {
 	struct network *n = &c->o->req->net;
 	const struct port *p = &c->o->req->port;
-	bool any = p->fork.given && c->o->req->verb == VERB_PORT_UP;
+	bool any = wants_address(c->o->req);
 
 	for (size_t i = 0; i < n->nforks; i++) {
 		n->forks[i].gone |= !strcmp(n->forks[i].tap, p->tap);
@@ -252,7 +260,7 @@ static int leases_reserve(struct change *c, struct err *e)
 	bool same;
 	int r = 0;
 
-	if (req->verb == VERB_PORT_UP && req->port.fork.given) {
+	if (wants_address(req)) {
 		req->net.forks = must_alloc(realloc(req->net.forks, (req->net.nforks + 1) * sizeof(*req->net.forks)));
 		req->net.forks[req->net.nforks] = (struct fork){ .address = c->unique };
 		memcpy(req->net.forks[req->net.nforks++].mac, req->port.mac, MAC_BYTES);
@@ -347,7 +355,7 @@ static bool is_fixed_host(const struct network *n, const struct address *a)
 	return false;
 }
 
-/* The forks whose taps are gone, and the one of the request. */
+/* The forks whose taps are gone, and the request's. */
 static void forks_print(const struct change *c)
 {
 	const struct network *n = &c->o->req->net;
@@ -357,10 +365,13 @@ static void forks_print(const struct change *c)
 	for (size_t i = 0; i < n->nforks; i++)
 		if (n->forks[i].gone && !is_fixed_host(n, &n->forks[i].address))
 			port_reserve_print(&c->text, n->forks[i].mac, &n->forks[i].address, false);
-	if (!p->fork.given || c->o->req->verb != VERB_PORT_UP)
+	if (!wants_address(c->o->req))
 		return;
 	port_reserve_print(&c->text, p->mac, &c->unique, true);
-	fork_print(c->text.f, n, p, &c->unique, &p->fork.address);
+	if (!p->fork.given)
+		reservation_print(c->text.f, n, p, &c->unique);
+	else
+		fork_print(c->text.f, n, p, &c->unique, &p->fork.address);
 }
 
 static void change_print(const struct change *c)
@@ -390,25 +401,42 @@ static int change_run(struct change *c, void (*print)(const struct change *c), s
 	return len ? nft_run(c->o->nft, text, e) : 0;
 }
 
+/* Find the address that the request's port has already. Returns whether it has one. */
+static bool has_address(const struct operation *o)
+{
+	const struct network *n = &o->req->net;
+	char text[ADDRESS_TEXT_MAX];
+
+	for (size_t i = 0; i < n->nforks; i++)
+		if (!n->forks[i].gone && !strcmp(n->forks[i].tap, o->req->port.tap)) {
+			js_put_str(o->answer, "address", address_print(&n->forks[i].address, text));
+			return true;
+		}
+	return false;
+}
+
+static int rules_change(struct change *c, struct err *e)
+{
+	bool reserves = forks_mark(c);
+	int r = wants_address(c->o->req) ? address_plan(c, e) : 0;
+
+	if (!r)
+		r = change_run(c, change_print, e);
+	return !r && reserves ? leases_reserve(c, e) : r;
+}
+
 static int port_change(struct operation *o, const struct service *service, struct err *e)
 {
 	struct change c = { .o = o };
 	int r = change_begin(&c, service, e);
 
-	if (!r && (c.table_exists || o->req->verb == VERB_PORT_UP)) {
+	if (!r && (c.table_exists || o->req->verb != VERB_PORT_DOWN)) {
 		/* First the file: afterwards the rules, which know the addresses, are gone. */
-		bool reserves;
-
 		r = addresses_collect(&c, e);
 		if (!r)
 			r = forks_read(o, e);
-		reserves = forks_mark(&c);
-		if (!r && o->req->verb == VERB_PORT_UP && o->req->port.fork.given)
-			r = fork_plan(&c, e);
-		if (!r)
-			r = change_run(&c, change_print, e);
-		if (!r && reserves)
-			r = leases_reserve(&c, e);
+		if (!r && !(o->req->verb == VERB_PORT_RESERVE && has_address(o)))
+			r = rules_change(&c, e);
 	}
 	change_done(&c);
 	return r;
@@ -446,6 +474,18 @@ int network_port_down(struct operation *o, struct err *e)
 	static const struct service none;
 
 	return port_change(o, &none, e);
+}
+
+/* An address for the tap of a running VM. */
+int network_port_reserve(struct operation *o, struct err *e)
+{
+	const char *tap = o->req->port.tap;
+	struct service service;
+
+	if (!if_nametoindex(tap) && errno == ENODEV)
+		return err_set(e, -ENODEV, ERR_NOT_FOUND, "port.tap: there is no link '%s'", tap);
+	dnsmasq_addresses(o->req, &service);
+	return port_change(o, &service, e);
 }
 
 static void refresh_print(const struct change *c)

@@ -353,7 +353,7 @@ static int fork_read(const struct reading *up, struct port *p, struct err *e)
 
 static int port_read(const struct reading *r, bool up, struct port *p, struct err *e)
 {
-	static const char *const keys[] = { "tap", "mac", "guest_mac", "filter", "isolated", "addresses", "fork", NULL };
+	static const char *const keys[] = { "tap", "mac", "guest_mac", "filter", "isolated", "addresses", "fork", "reserve", NULL };
 	struct json_object *array = NULL;
 	int error = reading_keys(r, keys, e);
 
@@ -370,6 +370,8 @@ static int port_read(const struct reading *r, bool up, struct port *p, struct er
 		error = filter_read(r, &p->filter, e);
 	if (!error)
 		error = reading_bool(r, "isolated", &p->isolated, e);
+	if (!error)
+		error = reading_bool(r, "reserve", &p->reserve, e);
 	if (!error)
 		error = fork_read(r, p, e);
 	p->fork.given = p->fork.given && memcmp(p->fork.mac, p->mac, MAC_BYTES) != 0; /* the clone has taken its source's place */
@@ -411,9 +413,9 @@ static int verb_read(const struct reading *r, enum verb *ret, struct err *e)
 {
 	static const char *const words[] = { [VERB_UP] = "up", [VERB_DOWN] = "down", [VERB_UPDATE] = "update",
 		[VERB_LEASES] = "leases", [VERB_CHECK] = "check", [VERB_FREE] = "free", [VERB_PORT_UP] = "port-up",
-		[VERB_PORT_DOWN] = "port-down", [VERB_DENIED] = "denied" };
+		[VERB_PORT_DOWN] = "port-down", [VERB_PORT_RESERVE] = "port-reserve", [VERB_DENIED] = "denied" };
 
-	return word_read(r, "verb", true, words, ARRAY_SIZE(words), "verb: up, down, update, leases, check, free, port-up, port-down or denied",
+	return word_read(r, "verb", true, words, ARRAY_SIZE(words), "verb: up, down, update, leases, check, free, port-up, port-down, port-reserve or denied",
 		ret, e);
 }
 
@@ -467,15 +469,18 @@ int request_parse(const char *text, size_t len, struct request *ret, struct err 
 		error = network_read(&net, &ret->net, e);
 	if (!error)
 		config_name_make(&ret->net, ret->folder);
-	if (error < 0 || (ret->verb != VERB_PORT_UP && ret->verb != VERB_PORT_DOWN))
+	if (error < 0 || (ret->verb != VERB_PORT_UP && ret->verb != VERB_PORT_DOWN && ret->verb != VERB_PORT_RESERVE))
 		return error;
 	error = reading_object(&r, "port", &port, e);
 	if (!error)
 		error = part_needed(&port, e);
 	if (!error)
-		error = port_read(&port, ret->verb == VERB_PORT_UP, &ret->port, e);
+		error = port_read(&port, ret->verb != VERB_PORT_DOWN, &ret->port, e);
+	ret->port.reserve |= ret->verb == VERB_PORT_RESERVE;
 	if (!error && ret->port.fork.given && (ret->net.mode == MODE_BRIDGE || !ret->net.ipv4.given))
 		return err_set(e, -EINVAL, ERR_INVALID, "port.fork: only in a network with IPv4 of which cairn-net makes the bridge");
+	if (!error && ret->port.reserve && (ret->net.mode == MODE_BRIDGE || !ret->net.ipv4.given || !ret->net.ipv4.dhcp))
+		return err_set(e, -EINVAL, ERR_INVALID, "port.reserve: only in a network with DHCP for IPv4 of which cairn-net makes the bridge");
 	return error;
 }
 

@@ -60,7 +60,7 @@ struct dns_host {
 	size_t nnames;
 };
 
-/* A live clone's tap (forks.h). */
+/* A live clone's tap, or one with published ports (forks.h). */
 struct fork {
 	char tap[IFNAMSIZ];
 	uint8_t mac[MAC_BYTES]; /* the clone's */
@@ -114,6 +114,7 @@ struct port {
 	} fork;
 	enum port_filter filter;
 	bool isolated;
+	bool reserve; /* choose an address for the port's MAC, which dnsmasq leases to no other one */
 	struct address addresses[PORT_ADDRESSES_MAX];
 	size_t naddresses;
 };
@@ -127,6 +128,7 @@ enum verb {
 	VERB_FREE,
 	VERB_PORT_UP,
 	VERB_PORT_DOWN,
+	VERB_PORT_RESERVE,
 	VERB_DENIED,
 };
 

@@ -13,6 +13,7 @@
 #define HOLD "{\"hold\": true}"
 #define HELD "{\"held\": true}"
 #define ADD "{\"add\": \""
+#define LEAD "{\"lead\": \""
 #define REMOVE "{\"remove\": "
 #define SOCKET ", \"socket\": \""
 #define MESSAGE_MAX 64
@@ -195,13 +196,14 @@ static bool order_note(struct control *c, const char *text, int fd)
 			memcpy(c->order.text, rest, len);
 		return true;
 	}
-	if (fd < 0 || strncmp(text, ADD, strlen(ADD)))
+	if (!strncmp(text, fd < 0 ? LEAD : ADD, strlen(fd < 0 ? LEAD : ADD)))
+		text += strlen(fd < 0 ? LEAD : ADD);
+	else
 		return false;
-	text += strlen(ADD);
 	len = strcspn(text, "\"");
 	if (len >= sizeof(c->order.text))
 		return false;
-	c->order = (struct control_order){ .kind = CONTROL_ADD, .fd = fd };
+	c->order = (struct control_order){ .kind = fd < 0 ? CONTROL_LEAD : CONTROL_ADD, .fd = fd };
 	memcpy(c->order.text, text, len);
 	return true;
 }

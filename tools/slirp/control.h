@@ -14,7 +14,9 @@
  * {"remove": N, "socket": "tcp:127.0.0.1:8022"}. The caller takes these two with control_order(), and control_answer()
  * answers {"done": true} or {"done": false}. A removed forward's number goes to the forward behind it. The address of
  * its socket names the forward, and N counts only without it, as of an older daemon: a daemon that was killed between a
- * change and its note of it knows other numbers. If no forward has that socket, it is removed already. */
+ * change and its note of it knows other numbers. If no forward has that socket, it is removed already.
+ *
+ * cairn-publish (tools/publish) has the same messages, and one of its own: {"lead": "10.0.0.5 vnet0"}. */
 #ifndef CAIRN_TOOLS_SLIRP_CONTROL_H
 #define CAIRN_TOOLS_SLIRP_CONTROL_H
 
@@ -25,12 +27,13 @@
 
 #define CONTROL_INTERVAL_NS 500000000ULL
 #define CONTROL_FDS 2
-#define CONTROL_FORWARD_TEXT 32 /* "udp:255.255.255.255:65535" */
+#define CONTROL_FORWARD_TEXT 32 /* "udp:255.255.255.255:65535", "255.255.255.255 " and the name of a tap */
 
 /* A change of the forwards that the daemon wants. */
 struct control_order {
-	enum { CONTROL_NONE, CONTROL_ADD, CONTROL_REMOVE } kind;
-	/* CONTROL_ADD: for options_add_forward(). CONTROL_REMOVE: the address of the socket; "": `at` counts */
+	enum { CONTROL_NONE, CONTROL_ADD, CONTROL_REMOVE, CONTROL_LEAD } kind;
+	/* CONTROL_ADD: for options_add_forward(). CONTROL_REMOVE: the address of the socket; "": `at` counts.
+	 * CONTROL_LEAD: the guest's address and its tap */
 	char text[CONTROL_FORWARD_TEXT];
 	int fd;		    /* CONTROL_ADD: the socket, owned; otherwise -1 */
 	unsigned at;	    /* CONTROL_REMOVE */

@@ -69,7 +69,7 @@ static int usernets_add(struct config *c, const struct definition *d, struct err
 		snprintf(program, sizeof(program), "cairn-slirp");
 	if (r < 0)
 		return r;
-	return usernets_start(c, d, program, -1, -1, &made, e);
+	return usernets_start(c, d, program, NULL, -1, -1, &made, e);
 }
 
 static int config_build(const struct definition *d, const struct boot_choice *boot, struct config *ret_c, struct err *e)

@@ -99,7 +99,8 @@ def test_start_and_live_clones_publish_ports(host):  # noqa: F811
     assert forwards(host, "d", "--inactive") == []
     port = r["published"][0]["port"]
     # A daemon that is killed before it has stored the clone's state forgets the forward.
-    until(lambda: "live" in json.loads((host.state / "vms/d/state.json").read_text()))
+    state = host.state / "vms/d/state.json"
+    until(lambda: state.exists() and "live" in json.loads(state.read_text()))
     host.stop(signal.SIGKILL)
     host.start()
     assert [f["port"] for f in forwards(host, "d")] == [port] and listens(port)

@@ -24,7 +24,7 @@ class NetDaemon(Daemon):
     def __init__(self, tmp, lan, vm_program=FAKE_VM):
         self.lan = lan
         self.program = tmp / "libexec"
-        self.program.mkdir()
+        self.program.mkdir(exist_ok=True)
         shutil.copy(os.path.join(ROOT, "tests/helpers/fake_net.py"), self.program / "cairn-net")
         super().__init__(tmp, vm_program, env={"CAIRN_LIBEXEC": str(self.program)})
 

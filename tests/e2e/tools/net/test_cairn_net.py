@@ -1355,7 +1355,7 @@ def test_address_of_a_fork_is_not_given_to_a_fixed_host(host):
     source, address, g = forked(host, n)
     n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:99", "address": g.unique}]
     error = host.call("update", n)["error"]
-    assert error["class"] == "AlreadyExists" and g.unique in error["desc"] and g.own in error["desc"] and "shut the clone down" in error["desc"]
+    assert error["class"] == "AlreadyExists" and g.unique in error["desc"] and g.own in error["desc"] and "shut the VM down" in error["desc"]
     assert g.pings("192.168.122.1")
     host.do("port-down", n, port={"tap": g.tap})
     host.do("update", n)

@@ -370,7 +370,9 @@ static void test_user_network_keys_are_checked(void **state)
 
 	(void)state;
 	refuse_interface("{\"type\":\"bridge\",\"source\":\"b\",\"restrict\":true}",
-		"interfaces[0]: network, forwards, restrict and host_loopback require type user");
+		"interfaces[0]: network, restrict and host_loopback require type user");
+	refuse_interface("{\"type\":\"bridge\",\"source\":\"b\",\"forwards\":[{\"port\":1,\"to\":1}]}",
+		"interfaces[0]: forwards require type user or network; remove them");
 	refuse_interface(USER "\"network\":\"10.0.2.0\"}", "\"10.0.2.0\" is not a network such as 10.0.2.0/24, with /8 to /27");
 	for (size_t i = 0; i < 6; i++) {
 		static const char *const wrong[] = { "10.0.2.0/28", "10.0.2.0/7", "10.0.2.0/024", "10.0.2/24", "10.0.2.0/24x",

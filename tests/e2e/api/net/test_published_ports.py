@@ -1,0 +1,298 @@
+"""Ports of the host that lead to VMs on a NAT network: the real cairn-net and cairn-publish, and guests that send
+datagrams back, in a network namespace of the test's own."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+
+import pytest
+
+import guestlib
+from conftest import BUILD, Console, QmpError, until
+from test_daemon import as_nobody
+from test_forward import added, forwards
+from test_network import MAC, host, lan  # noqa: F401 (fixtures)
+from test_network_ports import RealDaemon, leases
+
+
+class Publisher(RealDaemon):
+    def __init__(self, tmp, lan):  # noqa: F811
+        lan.ip("link", "set", "lo", "up")
+        (tmp / "libexec").mkdir()
+        shutil.copy(os.path.join(BUILD, "cairn-publish"), tmp / "libexec")
+        super().__init__(tmp, lan)
+
+    def publishers(self):
+        """The process ids of the programs that publish ports."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.readlink(f"/proc/{pid}/exe") == str(self.program / "cairn-publish"):
+                    found.append(int(pid))
+            except OSError:
+                pass
+        return found
+
+    def serve(self, name, c):
+        """Have the guest take an address by DHCP, and send datagrams back from now on. Return the address."""
+        address = c.run("net dhcp")[0]
+        c.run("pit 100")
+        c.sock.sendall(b"net serve\n")
+        c.close()
+        return address
+
+
+@pytest.fixture
+def real(tmp_path, lan, kvm):  # noqa: F811
+    d = Publisher(tmp_path, lan)
+    yield d
+    d.close()
+
+
+def socket_to(lan, port, address="127.0.0.1"):  # noqa: F811
+    s = lan.inside(lambda: socket.socket(type=socket.SOCK_DGRAM))
+    s.settimeout(0.5)
+    s.connect((address, port))
+    return s
+
+
+def answers(lan, port, text=b"question", address="127.0.0.1"):  # noqa: F811
+    """Whether a datagram to the host's port comes back."""
+    s = socket_to(lan, port, address)
+    for _ in range(60):
+        try:
+            s.send(text)
+            if s.recv(100) == text:
+                return True
+        except (TimeoutError, ConnectionRefusedError):
+            pass
+    return False
+
+
+def bound(lan, port):  # noqa: F811
+    """Whether a program has the UDP port of the loopback address."""
+    s = lan.inside(lambda: socket.socket(type=socket.SOCK_DGRAM))
+    try:
+        s.bind(("127.0.0.1", port))
+        return False
+    except OSError:
+        return True
+    finally:
+        s.close()
+
+
+def define(d, name="vm1", **face):
+    v = guestlib.definition(name, interfaces=[{"type": "network", "source": "lan", "mac": MAC, **face}])
+    (d.tmp / f"{name}.json").write_text(json.dumps(v))
+    return d.cairn("define", str(d.tmp / f"{name}.json"))
+
+
+def test_forwards_of_a_vm_on_a_network(real, lan):  # noqa: F811
+    before = real.rules()
+    define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}])
+    address = real.serve("vm1", real.begin("vm1"))
+    assert [(f["protocol"], f["address"], f["port"], f["to"]) for f in forwards(real, "vm1")] == [("udp", "127.0.0.1", 8007, 7)]
+    assert answers(lan, 8007)
+    assert json.loads(real.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert answers(lan, 8007)
+    late = added(real, "vm1", "udp:auto:7")
+    assert answers(lan, late) and len(real.publishers()) == 1
+    # Both, also without a daemon and with the next one, which changes them.
+    real.stop(signal.SIGKILL)
+    assert answers(lan, late)
+    real.start()
+    assert [f["port"] for f in forwards(real, "vm1")] == [8007, late] and answers(lan, 8007)
+    real.cairn("forward-remove", "vm1", "udp:8007")
+    assert not bound(lan, 8007) and answers(lan, late)
+    assert "is also used by interfaces[0].forwards[0]" in refused(real, "vm1", f"udp:{late}:9")
+    # The address stays the guest's.
+    assert leases(real) == [(MAC, address)]
+    real.cairn("destroy", "vm1")
+    until(lambda: not bound(lan, late) and not real.publishers() and "_forks" not in real.rules())
+    real.cairn("start", "vm1")
+    assert [f["port"] for f in forwards(real, "vm1")] == [8007] and bound(lan, 8007)
+    real.cairn("destroy", "vm1")
+    until(lambda: real.rules() == before or "vnet" not in real.rules())
+    real.cairn("net-destroy", "lan")
+    assert "cairn" not in real.rules()
+
+
+def refused(d, vm, what, *args):
+    return d.cairn("forward-add", *args, vm, what, ok=False).stderr
+
+
+def test_vm_without_forwards_gets_some(real, lan):  # noqa: F811
+    """A cairn-publish begins with the first one; start --publish does the same."""
+    define(real)
+    c = real.begin("vm1")
+    assert not real.publishers()
+    address = real.serve("vm1", c)
+    port = added(real, "vm1", "udp:auto:7")
+    assert answers(lan, port) and leases(real) == [(MAC, address)]
+    real.cairn("forward-add", "vm1", "udp:0.0.0.0:8007:7", "--guest", address)
+    for at in "127.0.0.1", "10.77.0.1":
+        assert answers(lan, 8007, address=at)
+    assert not bound(lan, 9)
+    # The VM ends while no daemon runs.
+    pid = real.info("vm1")["pid"]
+    real.stop(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not real.publishers() and not bound(lan, port))
+    real.start()
+    until(lambda: "_forks" not in real.rules())
+    r = real.cairn("start", "vm1", "--publish", "udp:auto:7")
+    port = int(r.stdout.split("127.0.0.1:")[1].split()[0])
+    c = Console(real, "vm1")
+    c.run("net open 0")
+    real.serve("vm1", c)
+    assert answers(lan, port)
+    # The program ends.
+    os.kill(real.publishers()[0], signal.SIGKILL)
+    until(lambda: not real.publishers())
+    until(lambda: "its cairn-publish ended with signal 9, so its ports are closed" in real.log.read_text())
+    assert "is also used by" in refused(real, "vm1", f"udp:{port}:7")
+    real.cairn("forward-remove", "vm1", f"udp:{port}")
+    real.cairn("forward-add", "vm1", f"udp:{port}:7")
+    assert answers(lan, port)
+
+
+def test_live_clones_publish_ports(real, lan):  # noqa: F811
+    """Each has the source's addresses inside, and a port of its own."""
+    define(real)
+    c = real.begin("vm1")
+    address = real.serve("vm1", c)
+    r = json.loads(real.cairn("clone", "--live", "vm1", "c", "--count", "3", "--publish", "udp:auto:7", "--format", "json").stdout)
+    assert [(p["name"], p["protocol"], p["address"], p["to"]) for p in r["published"]] == [
+        (f"c-{i}", "udp", "127.0.0.1", 7) for i in (1, 2, 3)]
+    assert {a["guest-address"] for a in r["addresses"]} == {address}
+    ports = [p["port"] for p in r["published"]]
+    assert len(set(ports)) == 3 and len(real.publishers()) == 3
+    for p in ports:
+        assert answers(lan, p, str(p).encode())
+    real.cairn("suspend", "c-2")  # the ports lead to the clones themselves
+    s = socket_to(lan, ports[1])
+    s.send(b"held")
+    with pytest.raises(TimeoutError):
+        s.recv(100)
+    assert answers(lan, ports[0]) and answers(lan, ports[2])
+    real.cairn("resume", "c-2")
+    assert answers(lan, ports[1])
+    late = added(real, "c-1", "udp:auto:7")
+    assert answers(lan, late)
+    assert "remove guest" in refused(real, "c-1", "udp:auto:7", "--guest", address)
+    for forward, sentence in ({"to": 7, "guest": address}, "remove guest"), ({"to": 7, "interface": "net9"}, "has no interface 'net9'"):
+        with pytest.raises(QmpError, match=sentence):
+            real.qmp().run("vm-fork", vm="vm1", name="d", forwards=[forward], **{"job-id": "j"})
+    real.stop(signal.SIGKILL)
+    real.start()
+    assert answers(lan, ports[2]) and [f["port"] for f in forwards(real, "c-1")] == [ports[0], late]
+    for i in (1, 2, 3):
+        real.cairn("destroy", f"c-{i}")
+    until(lambda: not real.publishers() and "_forks" not in real.rules())
+    assert forwards(real, "c-1") == []
+
+
+def test_port_that_cannot_be_had(real, lan):  # noqa: F811
+    define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}])
+    with lan.inside(lambda: socket.socket(type=socket.SOCK_DGRAM)) as s:
+        s.bind(("127.0.0.1", 8007))
+        assert "udp 127.0.0.1:8007 is used by another program" in real.cairn("start", "vm1", ok=False).stderr
+    assert not real.publishers() and not lan.taps()
+    real.begin("vm1").close()
+    define(real, "vm2", mac="52:54:00:00:00:02")
+    real.cairn("start", "vm2")
+    assert "is forwarded to VM 'vm1'; shut that VM down first" in refused(real, "vm2", "udp:8007:7")
+    assert "is not an address that the guest can have in network 'lan'" in refused(real, "vm2", "udp:auto:7", "--guest", "10.78.0.5")
+    for guest in "10.77.0.1", "10.77.0.0", "10.77.0.255":
+        assert "is not an address" in refused(real, "vm2", "udp:auto:7", "--guest", guest)
+    assert forwards(real, "vm2") == []
+
+
+@pytest.mark.parametrize("keys, sentence", [
+    ({"mode": "route"}, "network 'lan' has mode route, and ports lead to VMs on networks of mode nat"),
+    ({"ipv4": {"address": "10.77.0.1", "prefix": 24}}, "network 'lan' has no DHCP")], ids=json.dumps)
+def test_network_where_ports_lead_to_no_vm(real, keys, sentence):
+    real.cairn("net-destroy", "lan")
+    real.define_net(**keys)
+    real.cairn("net-start", "lan")
+    define(real, forwards=[{"port": 8007, "to": 7}])
+    assert sentence in real.cairn("start", "vm1", ok=False).stderr
+    define(real)
+    real.cairn("start", "vm1")
+    assert sentence in refused(real, "vm1", "auto:7") and not real.publishers()
+
+
+def test_publishing_changes_no_rules_of_the_host(real, lan):  # noqa: F811
+    """No port is in the rules, and no link routes packets to the loopback addresses."""
+    before = real.rules()
+    define(real, forwards=[{"protocol": "udp", "address": "0.0.0.0", "port": 8007, "to": 7}])
+    real.serve("vm1", real.begin("vm1"))
+    assert answers(lan, 8007, address="10.77.0.1")
+    new = [line for line in real.rules().splitlines() if line not in before]
+    assert not [line for line in new if "8007" in line or "dnat" in line]
+    for link in "all", "lo", "virbr0":
+        value = subprocess.run([*lan.enter, "cat", f"/proc/sys/net/ipv4/conf/{link}/route_localnet"], capture_output=True, check=True)
+        assert value.stdout == b"0\n"
+    real.cairn("destroy", "vm1")
+    until(lambda: "vnet" not in real.rules())
+
+
+def test_named_host_keeps_name_and_reserved_address(real, lan):  # noqa: F811
+    real.cairn("net-update", "lan", "add", "ip-dhcp-host", json.dumps({"mac": MAC, "name": "web"}), "--live")
+    define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}])
+    address = real.serve("vm1", real.begin("vm1"))
+    until(lambda: answers(lan, 8007))
+    folder = next((real.tmp / "state").rglob("dhcp-hosts"))
+    assert f"{MAC},{address},web" in folder.read_text().splitlines()
+
+
+def test_xml_keeps_the_forwards(real):
+    define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7, "guest": "10.77.0.9"}])
+    (real.tmp / "vm.xml").write_text(real.cairn("dumpxml", "vm1").stdout)
+    before = real.cairn("dumpjson", "vm1").stdout
+    real.cairn("undefine", "vm1")
+    real.cairn("define", str(real.tmp / "vm.xml"))
+    assert real.cairn("dumpjson", "vm1").stdout == before and json.loads(before)["interfaces"][0]["forwards"][0]["port"] == 8007
+    r = define_of(real, {"type": "bridge", "source": "br0", "forwards": [{"port": 8007, "to": 7}]})
+    assert "forwards require type user or network; remove them" in r.stderr
+
+
+def define_of(d, face):
+    v = guestlib.definition("vm2", interfaces=[face])
+    (d.tmp / "vm2.json").write_text(json.dumps(v))
+    return d.cairn("define", str(d.tmp / "vm2.json"), ok=2)
+
+
+@pytest.mark.parametrize("action, state", [("suspend", "paused"), ("save", "saved")])
+def test_idle_vm_wakes_for_a_client(real, lan, action, state):  # noqa: F811
+    v = guestlib.definition("vm1", interfaces=[{"type": "network", "source": "lan", "mac": MAC,
+                                                "forwards": [{"protocol": "udp", "port": 8007, "to": 7}]}],
+                            idle={"after": "1s", "cpu": 100, "action": action})
+    (real.tmp / "vm1.json").write_text(json.dumps(v))
+    real.cairn("define", str(real.tmp / "vm1.json"))
+    real.serve("vm1", real.begin("vm1"))
+    until(lambda: real.info("vm1")["state"] == state)
+    assert answers(lan, 8007) and bound(lan, 8007)
+
+
+def test_port_is_opened_with_rights_of_asker(lan, kvm):  # noqa: F811
+    with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
+        os.chmod(folder, 0o711)
+        d = Publisher(pathlib.Path(folder), lan)
+        try:
+            os.chmod(d.program, 0o711)
+            define(d)
+            d.begin("vm1").close()
+            d.cairn("grant", "owner", "vm1", "--user", "nobody")
+            refusal = as_nobody(d, ["forward-add", {"vm": "vm1", "port": 80, "to": 22}])[0]
+            assert "ports below 1024 require root" in refusal["error"]["desc"]
+            assert "return" in as_nobody(d, ["forward-add", {"vm": "vm1", "port": 8080, "to": 22}])[0]
+            added(d, "vm1", "80:22")
+            assert [f["port"] for f in forwards(d, "vm1")] == [8080, 80]
+        finally:
+            d.close()

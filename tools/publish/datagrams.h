@@ -1,0 +1,37 @@
+/* datagrams: UDP between clients of the host's ports and the guest. Each client has a socket of its own towards the
+ * guest, so that the guest's answers are told apart. Beyond DATAGRAM_CLIENTS_MAX, the least recently used client of
+ * the process is forgotten. */
+#ifndef CAIRN_TOOLS_PUBLISH_DATAGRAMS_H
+#define CAIRN_TOOLS_PUBLISH_DATAGRAMS_H
+
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define DATAGRAM_CLIENTS_MAX 64
+
+struct datagram_client {
+	int fd; /* connected to the guest */
+	unsigned at; /* the forward */
+	struct sockaddr_in address;
+	uint64_t used_ns;
+};
+
+struct datagrams {
+	struct datagram_client list[DATAGRAM_CLIENTS_MAX];
+	unsigned n;
+};
+
+/* Pass the waiting datagrams of forward `at` to the guest. fd: the host's port. */
+void datagrams_receive(struct datagrams *d, int fd, unsigned at, const struct sockaddr_in *guest, uint64_t now_ns);
+/* Add an entry for each client. Returns their number. */
+unsigned datagrams_poll_add(const struct datagrams *d, struct pollfd *fds);
+/* Pass the guest's answers to the clients. fd_of: returns the host's port of a forward. Returns whether there were
+ * any. */
+bool datagrams_poll_done(struct datagrams *d, const struct pollfd *fds, unsigned n, int (*fd_of)(const void *opaque, unsigned at),
+	const void *opaque);
+/* Forget the forward's clients; the forwards behind it moved up. */
+void datagrams_remove_forward(struct datagrams *d, unsigned at);
+
+#endif

@@ -1,0 +1,20 @@
+/* tap_watch: tells when a VM's tap is gone: its VM has ended then, also if no daemon runs to say so. */
+#ifndef CAIRN_TOOLS_PUBLISH_TAP_WATCH_H
+#define CAIRN_TOOLS_PUBLISH_TAP_WATCH_H
+
+#include <net/if.h>
+#include <stdbool.h>
+
+struct tap_watch {
+	int fd;	     /* rtnetlink; readable: call tap_is_gone() */
+	int sock;    /* any socket, for ioctl() */
+	char name[IFNAMSIZ]; /* empty: none yet */
+};
+
+/* Open the sockets, before the sandbox. Returns 0 or -errno. */
+int tap_watch_init(struct tap_watch *w);
+/* Watch the tap of that name. Returns false if there is none. */
+bool tap_watch_begin(struct tap_watch *w, const char *name);
+bool tap_is_gone(struct tap_watch *w);
+
+#endif
