@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "devices/dev_host.h"
 #include "vmm/kvm/kvm.h"
+#include "vmm/kvm/memory.h"
 #include "vmm/kvm/vcpu.h"
 
 #include <errno.h>
@@ -141,11 +142,53 @@ static void debug_set(struct vcpu *v)
 	kvm_ioctl(v->fd, KVM_SET_GUEST_DEBUG, &d);
 }
 
+/* SeaBIOS' memset(), compiled by gcc: test %ecx,%ecx; je; dec %ecx; mov %dl,(%eax,%ecx); jmp; ret */
+static const uint8_t memset_code[] = { 0x85, 0xc9, 0x74, 0x06, 0x49, 0x88, 0x14, 0x08, 0xeb, 0xf6, 0xc3 };
+#define CR0_PE 1u
+#define CR0_PG 0x80000000u
+
+uint64_t assist_find_memset(const uint8_t *rom, size_t bytes)
+{
+	const uint8_t *at = rom ? memmem(rom, bytes, memset_code, sizeof(memset_code)) : NULL;
+	size_t rest = at ? bytes - (size_t)(at - rom) : 0;
+
+	if (!at || memmem(at + 1, rest - 1, memset_code, sizeof(memset_code)))
+		return 0;
+	return MEM_SHADOW_END - rest;
+}
+
 void assist_vcpu_reset(struct assist *a, struct vcpu *v)
 {
-	(void)a;
 	memset(&v->assist, 0, sizeof(v->assist));
+	v->assist.breakpoint = v->assist.memset_at = assist_find_memset(a->rom, a->rom_bytes);
 	debug_set(v);
+}
+
+/* Carry out a call of memset() and go to its end. Returns false if the code is another one, or the memory is no RAM:
+ * then the breakpoint goes, and the guest runs the code itself. */
+static bool memset_do(struct assist *a, struct vcpu *v)
+{
+	uint8_t code[sizeof(memset_code)];
+	struct kvm_sregs s;
+	struct kvm_regs r;
+	uint8_t *to;
+
+	if (kvm_ioctl(v->fd, KVM_GET_REGS, &r) < 0 || kvm_ioctl(v->fd, KVM_GET_SREGS, &s) < 0 ||
+		(s.cr0 & (CR0_PE | CR0_PG)) != CR0_PE || !s.cs.db || s.cs.base || s.ds.base ||
+		linear_read(a, v, r.rip, code, sizeof(code)) != sizeof(code) || memcmp(code, memset_code, sizeof(code)))
+		return false;
+	to = dev_ram(a->host, (uint32_t)r.rax, (uint32_t)r.rcx);
+	if (!to && (uint32_t)r.rcx)
+		return false;
+	if ((uint32_t)r.rcx) {
+		memset(to, (uint8_t)r.rdx, (uint32_t)r.rcx);
+		if (a->host->ops->ram_dirty)
+			a->host->ops->ram_dirty(a->host, (uint32_t)r.rax, (uint32_t)r.rcx);
+	}
+	r.rcx = 0;
+	r.rip += sizeof(memset_code) - 1; /* its ret */
+	assist_count(&a->instructions);
+	return kvm_ioctl(v->fd, KVM_SET_REGS, &r) == 0;
 }
 
 static void breakpoint_update(struct assist *a, struct vcpu *v, const struct kvm_sregs *s)
@@ -235,6 +278,13 @@ bool assist_debug(struct assist *a, struct vcpu *v)
 	}
 	if (!v->assist.breakpoint || v->run->debug.arch.pc != v->assist.breakpoint)
 		return false;
+	if (v->assist.breakpoint == v->assist.memset_at) {
+		if (!memset_do(a, v)) {
+			v->assist.breakpoint = v->assist.memset_at = 0;
+			debug_set(v);
+		}
+		return true;
+	}
 	if (kvm_ioctl(v->fd, KVM_GET_REGS, &r) < 0 || kvm_ioctl(v->fd, KVM_GET_SREGS, &s) < 0)
 		return false;
 	if (linear_read(a, v, r.rsp, (uint8_t *)frame, sizeof(frame)) == sizeof(frame) &&

@@ -6,6 +6,8 @@
  * CPL 3, so the guest takes a page fault on the instruction fetch. The assist sets an execute
  * breakpoint on the guest's page-fault handler, undoes the exception there and completes the system
  * call.
+ * 3. SeaBIOS' memset() clears 880 KiB before it boots, four emulated instructions a byte. Until a kernel sets LSTAR,
+ * the breakpoint is on that function, and the assist fills the memory.
  *
  * Threading: assist_init(), assist_vcpu_reset() and assist_vcpu_loaded() on the main thread, while the
  * vCPUs are parked; all others on the vCPU's own thread. */
@@ -28,6 +30,8 @@ struct assist {
 	struct kvm *kvm;	  /* borrowed */
 	struct dev_host *host; /* borrowed: guest RAM */
 	atomic_ulong syscalls, instructions;
+	const uint8_t *rom; /* of a firmware, below 1 MiB up to its end; borrowed; NULL: none */
+	size_t rom_bytes;
 };
 
 /* Make KVM exit to userspace on writes to LSTAR. Call before the first vCPU runs.
@@ -52,6 +56,9 @@ void assist_recheck(struct assist *a, struct vcpu *v);
 /* Write ", instruction bytes 0f ae 15" into buf, for a fault report; empty when the bytes at rip
  * cannot be read or the VM has no assist. */
 void assist_instruction_text(struct vcpu *v, uint64_t rip, char *buf, size_t len);
+
+/* Return the address of SeaBIOS' memset() in a ROM that ends at 1 MiB; 0: this ROM has none, or several. */
+uint64_t assist_find_memset(const uint8_t *rom, size_t bytes);
 
 /* ---- decoder and rules without KVM, testable as pure functions ---- */
 

@@ -51,7 +51,8 @@ struct boot_entry {
 /* Per-vCPU state of the assist (vmm/kvm/assist.c). */
 struct assist_vcpu {
 	uint64_t lstar;	      /* system call entry point; 0 until the guest sets it */
-	uint64_t breakpoint;  /* linear address of the guest's page-fault handler; 0: none */
+	uint64_t breakpoint;  /* linear address of the guest's page-fault handler, or memset_at; 0: none */
+	uint64_t memset_at;   /* address of the firmware's memset(); 0: none */
 	bool stepping;	      /* single-stepping one instruction with the breakpoint off */
 	uint64_t checked_ns;  /* time of the last look at the IDT */
 };

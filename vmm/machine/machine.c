@@ -495,6 +495,8 @@ static int machine_build(struct machine *m, int *fds, int fork_fd, struct memory
 		r = ram_make(m, fds, taken, e);
 	if (!r && m->cfg.firmware)
 		r = memory_read_rom(&m->mem, m->kernel_fd, e);
+	m->assist.rom = m->mem.rom;
+	m->assist.rom_bytes = m->mem.rom_bytes;
 	/* Set the assist's MSR filter and all memory slots before the irqchip: see
 	 * kvm_create_irqchip(). */
 	if (!r)

@@ -506,6 +506,24 @@ static void test_entry_step(void **state)
 	}
 }
 
+/* A ROM has exactly one function with these bytes, or the assist leaves it alone. */
+static void test_memset_of_a_rom_is_found(void **state)
+{
+	static const uint8_t code[] = { 0x85, 0xc9, 0x74, 0x06, 0x49, 0x88, 0x14, 0x08, 0xeb, 0xf6, 0xc3 };
+	uint8_t *rom = calloc(1, 256 * KIB);
+
+	(void)state;
+	assert_int_equal(assist_find_memset(NULL, 0), 0);
+	assert_int_equal(assist_find_memset(rom, 256 * KIB), 0);
+	memcpy(rom + 0x2a65e, code, sizeof(code));
+	assert_int_equal(assist_find_memset(rom, 256 * KIB), 0xea65e);
+	memcpy(rom + 256 * KIB - sizeof(code), code, sizeof(code));
+	assert_int_equal(assist_find_memset(rom, 256 * KIB), 0);
+	rom[0x2a65e] = 0;
+	assert_int_equal(assist_find_memset(rom, 256 * KIB), 0xffff5);
+	free(rom);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -521,6 +539,7 @@ int main(void)
 		cmocka_unit_test(test_sysret),
 		cmocka_unit_test(test_gates),
 		cmocka_unit_test(test_entry_step),
+		cmocka_unit_test(test_memset_of_a_rom_is_found),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
