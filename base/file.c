@@ -218,3 +218,11 @@ int file_identify(int fd, struct file_id *ret)
 	*ret = (struct file_id){ st.st_dev, st.st_ino, !major(st.st_dev) && S_ISREG(st.st_mode) && file_is_in_memory(fd) };
 	return 0;
 }
+
+bool file_is_older(const char *path, uint64_t ns)
+{
+	struct statx st;
+
+	return ns && statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BTIME, &st) == 0 && (st.stx_mask & STATX_BTIME) &&
+		(uint64_t)st.stx_btime.tv_sec * 1000000000ULL + st.stx_btime.tv_nsec < ns;
+}

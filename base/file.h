@@ -44,6 +44,10 @@ int file_write_atomic(const char *path, const void *buf, size_t len, mode_t mode
 /* Returns 0 or -errno. */
 int file_identify(int fd, struct file_id *ret);
 
+/* Whether the file was created before this time, in ns since 1970. False for ns 0, if there is no such file, and if the
+ * file system does not tell. */
+bool file_is_older(const char *path, uint64_t ns);
+
 /* Create a folder and its missing parents, like mkdir -p.
  * Returns 0 or -errno. */
 int mkdir_all(const char *path, mode_t mode, struct err *e);

@@ -17,13 +17,11 @@
 #include "base/util.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 
 struct batch {
 	struct vm_host *host;
@@ -388,24 +386,13 @@ void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, 
 
 /* ---- recovery by the next daemon ---- */
 
-/* Return the time when a VM's definition was written; 0: unknown. Files that are older were not made for the VM. */
-static uint64_t beginning_ns(struct vm_host *host, const char *name)
-{
-	struct err e;
-	struct stat st;
-	CLEANUP_CLOSE int fd = store_open_file(host->store, name, "definition.json", O_RDONLY, &e);
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return 0;
-	return (uint64_t)st.st_mtim.tv_sec * 1000000000ULL + (uint64_t)st.st_mtim.tv_nsec;
-}
-
 static void half_found(struct batch *b, struct vm *vm)
 {
 	log_warn("batch", "VM '%s' is an unfinished clone; removing it", vm->def->name);
 	vm_set(vm, VM_FACT_INCOMPLETE, true);
 	b->made[b->n] = VM_DISKS_MAX;
-	b->born_after_ns[b->n] = beginning_ns(b->host, vm->def->name);
+	/* Files that are older than the definition were not made for the VM. */
+	b->born_after_ns[b->n] = store_file_time(b->host->store, vm->def->name, "definition.json");
 	b->vms[b->n++] = vm;
 }
 

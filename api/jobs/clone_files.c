@@ -6,6 +6,7 @@
 #include "api/vm/quota_use.h"
 #include "base/channel.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/relay.h"
 #include "base/util.h"
 
@@ -144,15 +145,6 @@ static void *copy_copy(const void *arg)
 	return c;
 }
 
-static bool is_older(const char *path, uint64_t ns)
-{
-	struct statx st;
-
-	return ns && statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BTIME, &st) == 0 &&
-		(st.stx_mask & STATX_BTIME) &&
-		(uint64_t)st.stx_btime.tv_sec * 1000000000ULL + st.stx_btime.tv_nsec < ns;
-}
-
 static int remove_of(const struct clone_files *f, unsigned i)
 {
 	const struct definition *def = f->defs[i];
@@ -163,7 +155,7 @@ static int remove_of(const struct clone_files *f, unsigned i)
 		const char *path = def->disks[k].layers[0].path;
 
 		if (def->disks[k].read_only || (f->made && nth++ >= f->made[i]) ||
-			(f->born_after_ns && is_older(path, f->born_after_ns[i])))
+			(f->born_after_ns && file_is_older(path, f->born_after_ns[i])))
 			continue;
 		if (unlink(path) < 0 && errno != ENOENT)
 			r = -errno;

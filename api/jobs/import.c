@@ -16,6 +16,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -24,6 +25,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define LOOK_TIMEOUT_NS (10 * 1000000000ULL)
 
 struct import {
 	struct vm_host *host;
@@ -554,13 +557,15 @@ static void keep_at_start(struct vm *vm)
 }
 
 /* Ends an import that an earlier daemon began. First it looks whether all files exist, since that daemon may have
- * called archiver_keep() before it died. If a file is missing, it removes the import's files and looks again: the
+ * called archiver_keep() before it died. Files that are older than the import are not its own: a folder of that name
+ * was there, and the import would have failed. If a file is missing, it removes the import's files and looks again: the
  * old cairn-archive, which may outlive that daemon, may have given the folder its final name meanwhile. It removes
  * the files before the VM, because only the VM's definition names them. */
 struct clearing {
 	struct vm *vm; /* VM_FACT_INCOMPLETE is set, so nobody else removes the VM */
 	struct archiver *archiver; /* NULL: the start failed, or has to wait for the user's groups */
 	struct groups_ask *ask;
+	struct fork_as *look;
 	bool cleared;
 	char parent[PATH_MAX], name[VM_NAME_MAX + 1]; /* of the folder */
 };
@@ -633,12 +638,49 @@ static void found_looked(void *opaque, int r, const struct fork_as_result *res, 
 	}
 }
 
+/* A file of the definition, and when the import began. */
+struct found_file {
+	char path[PATH_MAX];
+	uint64_t begun_ns;
+};
+
+/* Runs in the forked process. */
+static int found_is_own(const void *arg, struct fork_as_result *out, struct err *e)
+{
+	const struct found_file *f = arg;
+
+	(void)out;
+	return file_is_older(f->path, f->begun_ns) ?
+		err_set(e, -EEXIST, ERR_EXISTS, "%s is older than the import", f->path) : 0;
+}
+
+static void found_dated(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct clearing *x = opaque;
+	struct err own;
+
+	if (!r) {
+		r = open_as_check(x->vm->host->helpers, x->vm->def, 0, found_looked, x, &own);
+		if (!r)
+			return; /* found_looked() continues */
+		e = &own;
+	}
+	found_looked(x, r, res, e);
+}
+
 /* Look for the files in a helper process, because their file system may hang. */
 static void found_look(struct clearing *x)
 {
+	struct vm *vm = x->vm;
+	const char *file = any_file(vm->def);
+	struct found_file f = { .begun_ns = store_file_time(vm->host->store, vm->def->name, IMPORT_MARKER) };
+	struct fork_as_spec s = { .rights = vm->def->rights, .run = found_is_own, .arg = &f, .what = "looking for its files",
+		.timeout_ns = LOOK_TIMEOUT_NS, .done = found_dated, .opaque = x };
 	struct err e;
-	int r = open_as_check(x->vm->host->helpers, x->vm->def, 0, found_looked, x, &e);
+	int r;
 
+	snprintf(f.path, sizeof(f.path), "%s", file ? file : "");
+	r = fork_as_begin(vm->host->helpers, &s, &x->look, &e);
 	if (r < 0)
 		found_looked(x, r, NULL, &e);
 }

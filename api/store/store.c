@@ -672,6 +672,17 @@ int store_open_file(struct store *s, const char *name, const char *file, int fla
 	return fd < 0 ? err_set_errno(e, -errno, "%s", path) : fd;
 }
 
+uint64_t store_file_time(struct store *s, const char *name, const char *file)
+{
+	struct err e;
+	struct stat st;
+	CLEANUP_CLOSE int fd = store_open_file(s, name, file, O_RDONLY, &e);
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return 0;
+	return (uint64_t)st.st_mtim.tv_sec * 1000000000ULL + (uint64_t)st.st_mtim.tv_nsec;
+}
+
 int store_open_folder(struct store *s, const char *name, const char *folder, char *path, size_t size,
 	struct err *e)
 {

@@ -1,4 +1,4 @@
-/* file: full reads and writes, atomic replacement, mkdir -p. */
+/* file: full reads and writes, atomic replacement, mkdir -p, age. */
 #include "base/err.h"
 #include "base/file.h"
 #include "tests/unit/tmp.h"
@@ -311,6 +311,27 @@ static void test_mkdir_all_over_file_fails(void **state)
 	assert_int_equal(mkdir_all("", 0700, &e), -ENOENT);
 }
 
+/* A file system that does not tell the birth of a file has no older files. */
+static void test_older_file(void **state)
+{
+	struct folder *f = *state;
+	struct statx st;
+	struct err e;
+	uint64_t born;
+
+	assert_false(file_is_older(path_in(f, "missing"), UINT64_MAX));
+	assert_int_equal(file_write_atomic(path_in(f, "f"), "x", 1, 0600, &e), 0);
+	assert_int_equal(statx(AT_FDCWD, path_in(f, "f"), 0, STATX_BTIME, &st), 0);
+	if (!(st.stx_mask & STATX_BTIME)) {
+		assert_false(file_is_older(path_in(f, "f"), UINT64_MAX));
+		return;
+	}
+	born = (uint64_t)st.stx_btime.tv_sec * 1000000000 + st.stx_btime.tv_nsec;
+	assert_true(file_is_older(path_in(f, "f"), born + 1));
+	assert_false(file_is_older(path_in(f, "f"), born));
+	assert_false(file_is_older(path_in(f, "f"), 0));
+}
+
 int main(void)
 {
 #define FILE_TEST(t) cmocka_unit_test_setup_teardown(t, folder_setup, folder_teardown)
@@ -330,6 +351,7 @@ int main(void)
 		FILE_TEST(test_short_counts_are_continued),
 		FILE_TEST(test_mkdir_all),
 		FILE_TEST(test_mkdir_all_over_file_fails),
+		FILE_TEST(test_older_file),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

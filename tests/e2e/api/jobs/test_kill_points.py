@@ -9,8 +9,8 @@ import signal
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Daemon, Qmp, QmpError, until
-from test_handover import begin, goes_on
+from conftest import BUILD, FAKE_VM, Console, Daemon, Qmp, QmpError, until
+from test_handover import console, image
 from test_undefine import names
 
 STEP = int(os.environ.get("CAIRN_KILL_STEP", 36))
@@ -65,7 +65,7 @@ class Killer:
             done = request()
             until(lambda: self.daemon.proc.poll() is not None or patient(settled))
             if not self.was_killed():
-                assert done and kills, done
+                assert kills
                 look(done)
                 print(f"{kills} kills, the last one before call {at - STEP}")
                 return
@@ -169,6 +169,26 @@ def test_import(killer):
 
 
 @pytest.mark.seconds(600)
+def test_import_where_its_folder_exists(killer):
+    """The daemon that ends the import of a killed one must not take the files of another import for its own."""
+    d, folder = killer.daemon, killer.daemon.tmp / "images"
+    (folder / "new").mkdir(parents=True)
+    (folder / "0.raw").write_bytes(b"1" * 65536)
+    for name in ("vda.raw", "kernel"):
+        (folder / "new" / name).write_bytes(b"2" * 65536)
+    d.define("src", disks=[{"path": str(folder / "0.raw"), "format": "raw"}])
+    d.cairn("export", "src", str(folder / "src.tar"))
+    d.cairn("undefine", "src")
+
+    def request():
+        return d.cairn("import", "src.tar", "--name", "new", cwd=folder, ok=None).returncode == 0
+
+    def look(done):
+        assert not done and not names(d) and (folder / "new" / "vda.raw").read_bytes() == b"2" * 65536
+    killer.sweep(lambda: None, request, look, lambda: has_no_job(d) and vms_are_stored(d))
+
+
+@pytest.mark.seconds(600)
 def test_undefine_with_files(killer):
     d, files = killer.daemon, [killer.daemon.tmp / f"old{i}.raw" for i in range(3)]
 
@@ -200,12 +220,25 @@ def is_whole(d, name):
 
 @pytest.mark.seconds(600)
 def test_handover(real, guest):
-    d = real.daemon
-    begin(d, guest)
+    d, seed = real.daemon, 1
+    d.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[image(d, size="1M")])
+    d.cairn("start", "vm1")
+    c = Console(d, "vm1")
+    while c.line() != "interp":
+        pass
+    for command in ("fill 0x800000 0x10000 1", "open 0", "write 0 8 1"):
+        c.run(command)
+    c.close()
 
     def look(done):
+        """A second process that writes would show in the next look."""
+        nonlocal seed
         assert d.cairn("domstate", "--reason", "vm1").stdout == "running (booted)\n"
-        goes_on(d)
+        c = console(d)
+        for command in ("check 0x800000 0x10000 1", f"verify 0 8 {seed}", f"write 0 8 {seed + 1}", "flush"):
+            c.run(command)
+        c.close()
+        seed += 1
     real.sweep(lambda: None, lambda: d.cairn("restart-process", "vm1", ok=None).returncode == 0, look, lambda: is_whole(d, "vm1"))
 
 
