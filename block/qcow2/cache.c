@@ -1,5 +1,6 @@
 #include "base/util.h"
 #include "block/qcow2/impl.h"
+#include "block/qcow2/warm.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -340,6 +341,17 @@ void cache_ahead(struct cache *c, uint64_t offset, uint64_t end)
 		(uint64_t)b->n * c->slice_bytes);
 }
 
+/* Return a slice that needs no read, because the source's process of a fork has passed it on; NULL: none. */
+static struct slice *slice_warm(struct cache *c, uint64_t offset)
+{
+	const uint8_t *data = qcow2_warm_find(c->warm, offset);
+	struct slice *s = data ? slice_new(c, offset) : NULL;
+
+	if (s)
+		memcpy(s->data, data, c->slice_bytes);
+	return s;
+}
+
 int cache_get(struct cache *c, uint64_t offset, struct wait *w, struct slice **ret_s)
 {
 	struct slice *s = cache_find(c, offset);
@@ -349,6 +361,10 @@ int cache_get(struct cache *c, uint64_t offset, struct wait *w, struct slice **r
 			lru_unlink(s);
 			lru_push(s);
 		}
+		*ret_s = s;
+		return 0;
+	}
+	if (!s && (s = slice_warm(c, offset))) {
 		*ret_s = s;
 		return 0;
 	}

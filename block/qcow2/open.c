@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "block/qcow2/bitmap_impl.h"
 #include "block/qcow2/snapshot_impl.h"
+#include "block/qcow2/warm.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -142,6 +143,9 @@ static int engine_start(struct qcow2 *q, const struct block_format_open *o)
 		DIRTY_SLICES_MIN);
 	if (!r)
 		q->l2.runs = l2_runs_new(q, bytes / 8);
+	if (o->pin && o->warm && o->warm->slices && q->slice_bytes == QCOW2_WARM_SLICE_BYTES &&
+		!memcmp(o->warm->id, o->pin->id, sizeof(o->pin->id)))
+		q->l2.warm = o->warm;
 	if (!r)
 		r = cache_init(&q->refs, q, q->slice_bytes, bytes / 4);
 	return r ? r : commit_init(q);

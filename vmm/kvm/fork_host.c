@@ -21,6 +21,8 @@
 #define HOST_SECTION "host"
 #define HOST_VERSION 2
 
+_Static_assert(HOST_OFFSET + HOST_BYTES <= FORK_HOST_END, "the tables of disks follow (machine_disk.c)");
+
 static int facts_write(struct vmstate_store *s, struct kvm *k)
 {
 	CLEANUP_FREE uint8_t *page = aligned_alloc(4096, HOST_BYTES);

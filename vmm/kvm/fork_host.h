@@ -6,12 +6,17 @@
 #ifndef CAIRN_VMM_KVM_FORK_HOST_H
 #define CAIRN_VMM_KVM_FORK_HOST_H
 
+#include "base/util.h"
+
 #include <stdint.h>
 
 struct cpuid;
 struct err;
 struct kvm;
 struct vmstate_file;
+
+/* End of the facts in the state file. */
+#define FORK_HOST_END (14 * MIB + 65536)
 
 struct fork_host {
 	struct cpuid *supported; /* CPUID leaves that KVM supports; NULL: unknown */

@@ -3,6 +3,7 @@
 #include "base/util.h"
 #include "block/block.h"
 #include "block/qcow2/pin.h"
+#include "block/qcow2/warm.h"
 #include "vmm/machine/machine.h"
 
 #include <string.h>
@@ -220,6 +221,25 @@ int disk_snapshot_commit(struct machine_disk *d, struct block_snapshot *s,
 
 	disk_commit_start(d, s, info, &x);
 	return disk_commit_wait(&x, ret_id, e);
+}
+
+static void warm_run(struct disk_call *c, struct block *b)
+{
+	struct disk_warm *x = container_of(c, struct disk_warm, c);
+
+	qcow2_warm_write(b, x->id, x->fd, x->at);
+	disk_call_return(c, 0, NULL);
+}
+
+void disk_warm_start(struct machine_disk *d, struct disk_warm *x)
+{
+	x->c.run = warm_run;
+	call_start(d, &x->c);
+}
+
+void disk_warm_wait(struct disk_warm *x)
+{
+	(void)call_wait(&x->c, NULL);
 }
 
 static void abort_run(struct disk_call *c, struct block *b)

@@ -62,6 +62,17 @@ void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const s
  * the commit has failed; disk_commit_wait() then returns the error. */
 bool disk_commit_place(struct disk_commit *x, struct qcow2_pin *ret);
 int disk_commit_wait(struct disk_commit *x, char *ret_id, struct err *e);
+/* qcow2_warm_write() on the disk's thread, while the caller goes on; disk_warm_wait() waits for its end and has to be
+ * called exactly once.
+ * x, id, fd: borrowed until disk_warm_wait(). */
+struct disk_warm {
+	struct disk_call c;
+	const uint8_t *id;
+	int fd;
+	uint64_t at;
+};
+void disk_warm_start(struct machine_disk *d, struct disk_warm *x);
+void disk_warm_wait(struct disk_warm *x);
 int disk_snapshot_abort(struct machine_disk *d, struct block_snapshot *s, struct err *e);
 int disk_snapshot_list(struct machine_disk *d, struct block_snapshot_info **ret_list, size_t *ret_n,
 	struct err *e);

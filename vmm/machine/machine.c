@@ -1,5 +1,6 @@
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_carry.h"
+#include "vmm/machine/machine_disk.h"
 #include "base/cleanup.h"
 #include "base/cpu_model.h"
 #include "base/err.h"
@@ -48,13 +49,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DISK_LOOP_ENTRIES 256
 #define FIRST_DISK_SLOT 1
-/* A start right after a kill of the VM's process waits so long for the end of that process's I/O. */
-#define LOCK_WAIT_NS (2 * 1000000000ULL)
-/* A clone starts while its source makes the pin that the clone's disk reads, which takes as long as the source's disk
- * needs to sync. If that fails, the daemon ends the clone. The wait ends with the daemon: the fork has failed then. */
-#define PIN_WAIT_NS (300 * 1000000000ULL)
 
 /* ---- dev_host: services of the machine to its devices ---- */
 
@@ -204,47 +199,6 @@ static int board_devices_new(struct machine *m, struct err *e)
 	return r;
 }
 
-/* Record the image's device and inode. Call before the block layer takes the fd. */
-static void disk_identify(struct machine_disk *d, int fd)
-{
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return;
-	d->image_dev = st.st_dev;
-	d->image_ino = st.st_ino;
-}
-
-static int disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds,
-	struct err *e)
-{
-	struct block_layer layers[VM_DISK_LAYERS_MAX];
-	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true,
-		.may_stand_alone = c->may_stand_alone, .lock_wait_ns = LOCK_WAIT_NS,
-		.read_only = c->read_only || m->cfg.images_read, .name = c->id,
-		.as_handed_over = m->cfg.taken_over, .pin_wait = { m->cfg.forked ? PIN_WAIT_NS : 0, m->peer_fd } };
-	int r;
-
-	d->id = c->id;
-	disk_identify(d, fds[c->fd[0]]);
-	for (unsigned i = 0; i < c->nlayers; i++)
-		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i],
-			.data_fd = c->data_fd[i] == VM_NO_FD ? 0 : fds[c->data_fd[i]] };
-	r = loop_new(DISK_LOOP_ENTRIES, &d->loop, e);
-	if (r < 0)
-		return r;
-	loop_defer_threads(d->loop, true); /* create no threads before lockdown_drop() */
-	r = block_open(d->loop, &o, &d->block, e);
-	if (r < 0)
-		return r;
-	for (unsigned i = 0; i < c->nlayers; i++) {
-		fds[c->fd[i]] = -1;
-		if (c->data_fd[i] != VM_NO_FD)
-			fds[c->data_fd[i]] = -1;
-	}
-	return 0;
-}
-
 static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct err *e)
 {
 	struct machine_disk *d = &m->disks[m->ndisks];
@@ -252,7 +206,7 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX),
 		.queue_size = c->queue_size, .errors = (enum virtio_blk_errors)c->error_policy,
 		.slot = -1, .limits = { m->cfg.disk_limits[m->ndisks].iops, m->cfg.disk_limits[m->ndisks].bps } };
-	int r = disk_open(m, c, d, fds, e);
+	int r = machine_disk_open(m, c, d, fds, e);
 
 	m->ndisks++; /* count the disk before the check, so that machine_free() frees a half-built disk */
 	if (r < 0)
@@ -443,14 +397,14 @@ static int tracking_open(struct machine *m, struct host_files *host, struct err 
 	return dirty_log_init(&m->dirty_log, &m->kvm, &m->mem, e);
 }
 
-/* Open KVM, and set the guest's processor if the configuration names one. fork_fd: see machine_new(). */
-static int kvm_open(struct machine *m, struct host_files *host, int fork_fd, struct err *e)
+/* Open KVM, and set the guest's processor if the configuration names one. */
+static int kvm_open(struct machine *m, struct host_files *host, struct err *e)
 {
 	struct fork_host known = { 0 };
 	int r;
 
-	if (fork_fd >= 0)
-		fork_host_read(fork_fd, &known);
+	if (m->fork_fd >= 0)
+		fork_host_read(m->fork_fd, &known);
 	r = kvm_init(&m->kvm, host, known.supported ? &known : NULL, e);
 	fork_host_done(&known);
 	if (!r && m->cfg.cpu[0] && !cpu_model_is_host(m->cfg.cpu))
@@ -480,15 +434,14 @@ static int ram_make(struct machine *m, int *fds, struct memory *taken, struct er
 	return r;
 }
 
-static int machine_build(struct machine *m, int *fds, int fork_fd, struct memory *taken, struct host_files *host,
-	struct err *e)
+static int machine_build(struct machine *m, int *fds, struct memory *taken, struct host_files *host, struct err *e)
 {
 	int r = files_take(m, fds, e);
 
 	if (!r && m->cfg.images_only)
 		return disks_new(m, fds, e);
 	if (!r)
-		r = kvm_open(m, host, fork_fd, e);
+		r = kvm_open(m, host, e);
 	if (!r)
 		r = assist_setup(m, e);
 	if (!r)
@@ -541,11 +494,13 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd = m->network_rom_fd =
 		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
 	m->pagemap_fd = cfg->forked ? steal_fd(&host->pagemap_fd) : -1;
+	m->fork_fd = fork_fd;
 	m->peer_fd = host ? host->peer_fd : 0;
 	m->host.ops = &host_ops;
 	m->host.loop = l;
 	m->throttle.vcpus = &m->vcpus;
-	r = machine_build(m, fds, fork_fd, taken, host, e);
+	r = machine_build(m, fds, taken, host, e);
+	m->fork_fd = -1;
 	if (r < 0) {
 		machine_free(m);
 		return r;
@@ -602,13 +557,8 @@ void machine_free(struct machine *m)
 	 * for KVM's workers, and one of them may wait for a page that was not loaded (an async page fault).
 	 * Only the end of the tracker's userfaultfd registration wakes that worker now. */
 	machine_forget_memory(m);
-	for (unsigned i = 0; i < m->ndisks; i++) {
-		int r = block_close(m->disks[i].block);
-
-		if (r < 0)
-			log_error(m->cfg.disks[i].id, "closing the disk: %s", strerror(-r));
-		loop_free(m->disks[i].loop);
-	}
+	for (unsigned i = 0; i < m->ndisks; i++)
+		machine_disk_close(&m->disks[i]);
 	for (unsigned i = 0; i < m->nnics; i++)
 		nic_done(&m->nics[i]);
 	if (m->vsock_listen_fd >= 0)

@@ -5,6 +5,7 @@
 #define CAIRN_VMM_MACHINE_MACHINE_H
 
 #include "base/loop.h"
+#include "block/qcow2/warm.h"
 #include "devices/dev_host.h"
 #include "snapshot/uffd_open.h"
 #include "snapshot/vmstate.h"
@@ -58,6 +59,7 @@ struct machine_disk {
 	struct device *dev;
 	pthread_t thread;
 	bool thread_made;
+	struct qcow2_warm warm; /* a clone's: tables of the pin that the disk reads */
 };
 
 struct machine {
@@ -85,6 +87,7 @@ struct machine {
 	struct nic nics[VM_INTERFACES_MAX];
 	unsigned nnics;
 	int kernel_fd, initrd_fd;
+	int fork_fd;	/* a clone's state file; borrowed, only while the machine is built; -1: none */
 	int peer_fd;	/* connected to the sender of the configuration; borrowed; 0: none */
 	int network_rom_fd; /* owned; -1: none */
 	int pagemap_fd; /* for a clone's restore; -1: taken, or not needed; else why it could not be opened */

@@ -7,6 +7,7 @@
 #include "block/block.h"
 #include "block/qcow2/pin.h"
 #include "block/qcow2/qcow2.h"
+#include "vmm/machine/machine_disk.h"
 #include "vmm/snapshot/disk_flatten.h"
 #include "vmm/snapshot/image_copy.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
@@ -240,6 +241,28 @@ void fork_disks_commit(struct fork_disks *d)
 	}
 }
 
+/* Pass tables on to the clones. The pin has its place, so all tables have been counted and most of them are in memory;
+ * the disk's thread waits for the pin's syncs meanwhile. */
+static void warm_start(struct fork_disks *d, struct fork_disk *x, const struct machine *m)
+{
+	x->warming = machine_disk_warm_at((unsigned)(x->disk - m->disks), &x->warm.at);
+	if (!x->warming)
+		return;
+	x->warm.id = x->pin->id;
+	x->warm.fd = d->state_fd;
+	disk_warm_start(x->disk, &x->warm);
+}
+
+/* Wait until the warm tables are in the state file. */
+static void warm_wait(struct fork_disks *d)
+{
+	for (unsigned i = 0; i < d->n; i++)
+		if (d->list[i].warming)
+			disk_warm_wait(&d->list[i].warm);
+	for (unsigned i = 0; i < d->n; i++)
+		d->list[i].warming = false;
+}
+
 /* Wait for the end of the pins' commits. Returns r, or -errno. */
 static int pins_wait(struct fork_disks *d, int r, struct err *e)
 {
@@ -392,14 +415,16 @@ static int copies_spread(struct fork_disks *d, struct fork_disk *x, struct err *
 }
 
 /* *ret_placed: set to false if a pin's commit has failed; pins_wait() then returns the error. */
-static int disk_make(struct fork_disks *d, struct fork_disk *x, bool *ret_placed, struct err *e)
+static int disk_make(struct fork_disks *d, struct fork_disk *x, const struct machine *m, bool *ret_placed, struct err *e)
 {
 	struct qcow2_pin pin;
 	int r;
 
 	if (x->way == FORK_DISK_PIN) {
-		if (disk_commit_place(&x->commit, &pin))
+		if (disk_commit_place(&x->commit, &pin)) {
+			warm_start(d, x, m);
 			return overlays_write(d, x, &pin, e);
+		}
 		*ret_placed = false;
 		return 0;
 	}
@@ -422,9 +447,10 @@ int fork_disks_make(struct fork_disks *d, struct machine *m, struct err *e)
 	if (frozen)
 		r = frozen_commit(d, m, e);
 	for (unsigned i = 0; i < d->n && !r; i++) {
-		r = disk_make(d, &d->list[i], &placed, e);
+		r = disk_make(d, &d->list[i], m, &placed, e);
 		copies_sync_start(d, &d->list[i]);
 	}
+	warm_wait(d);
 	return r < 0 || placed ? r : pins_wait(d, 0, e);
 }
 

@@ -50,6 +50,8 @@ struct fork_disk {
 	enum fork_disk_way way;
 	uint64_t bytes; /* approximate number of bytes to write for one copy */
 	struct block_snapshot *frozen;
+	bool warming; /* between the start and the end of the write of warm tables */
+	struct disk_warm warm;
 	bool committing; /* a pin, between fork_disks_commit() and the end of its commit */
 	struct disk_commit commit;
 	struct block_snapshot_info info;
@@ -61,6 +63,7 @@ struct fork_disk {
 struct fork_disks {
 	int fds[CHANNEL_FDS_MAX]; /* owned: for each disk the image, then the copies */
 	unsigned nfds, copies;
+	int state_fd; /* the clones' state file, which gets tables of the pinned disks (block/qcow2/warm.h); borrowed */
 	struct vm_fork_pin pins[VM_DISKS_MAX]; /* the pins that the daemon asks for, one for each writable disk */
 	uint32_t flatten; /* as in struct vm_fork */
 	struct fork_disk list[VM_DISKS_MAX];

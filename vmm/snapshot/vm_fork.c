@@ -297,6 +297,7 @@ static struct fork_job *fork_new(struct vm *vm, struct worker *w, const struct v
 		return NULL;
 	x->state_fd = fds[0];
 	x->disks.copies = f->copies;
+	x->disks.state_fd = x->state_fd;
 	memcpy(x->disks.pins, f->pins, sizeof(x->disks.pins));
 	x->disks.flatten = f->flatten;
 	x->disks.nfds = nfds - 1;

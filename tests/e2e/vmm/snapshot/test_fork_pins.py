@@ -113,6 +113,9 @@ def test_clones_and_source_keep_their_own_content(vms, daemon, tmp_path):
     r = vms.fork("c", "--count", "3")
     assert vms.made(r) == {"vda": "overlay", "vdb": "overlay"}
     assert all(vms.path(f"c-{i}").stat().st_blocks * 512 <= MIB for i in (1, 2, 3))
+    # The clones have tables of both disks from their source's process.
+    maps = pathlib.Path(f"/proc/{daemon.info('c-1')['pid']}/maps").read_text()
+    assert len(re.findall(r" r--s .* /memfd:cairn-fork", maps)) == 2
     for i, name in enumerate(("src", "c-1", "c-2")):
         vms.write(name, 0, 10 + i)
         vms.write(name, 100_100, 20 + i, 1)

@@ -1,0 +1,81 @@
+#include "vmm/machine/machine_disk.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "block/block.h"
+#include "vmm/kvm/fork_host.h"
+#include "vmm/machine/machine.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+#define DISK_LOOP_ENTRIES 256
+/* A start right after a kill of the VM's process waits so long for the end of that process's I/O. */
+#define LOCK_WAIT_NS (2 * 1000000000ULL)
+/* A clone starts while its source makes the pin that the clone's disk reads, which takes as long as the source's disk
+ * needs to sync. If that fails, the daemon ends the clone. The wait ends with the daemon: the fork has failed then. */
+#define PIN_WAIT_NS (300 * 1000000000ULL)
+
+/* The tables of the first seven disks are in the state file between the facts about the host and the checksums of
+ * snapshot/vmstate.h. */
+#define WARM_END (16 * MIB)
+
+bool machine_disk_warm_at(unsigned i, uint64_t *ret)
+{
+	*ret = FORK_HOST_END + i * (uint64_t)QCOW2_WARM_BYTES;
+	return *ret + QCOW2_WARM_BYTES <= WARM_END;
+}
+
+/* Record the image's device and inode. Call before the block layer takes the fd. */
+static void disk_identify(struct machine_disk *d, int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return;
+	d->image_dev = st.st_dev;
+	d->image_ino = st.st_ino;
+}
+
+int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e)
+{
+	struct block_layer layers[VM_DISK_LAYERS_MAX];
+	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true,
+		.may_stand_alone = c->may_stand_alone, .lock_wait_ns = LOCK_WAIT_NS,
+		.read_only = c->read_only || m->cfg.images_read, .name = c->id,
+		.as_handed_over = m->cfg.taken_over, .warm = &d->warm,
+		.pin_wait = { m->cfg.forked ? PIN_WAIT_NS : 0, m->peer_fd } };
+	uint64_t at;
+	int r;
+
+	d->id = c->id;
+	if (m->fork_fd >= 0 && machine_disk_warm_at(m->ndisks, &at))
+		qcow2_warm_map(m->fork_fd, at, &d->warm);
+	disk_identify(d, fds[c->fd[0]]);
+	for (unsigned i = 0; i < c->nlayers; i++)
+		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i],
+			.data_fd = c->data_fd[i] == VM_NO_FD ? 0 : fds[c->data_fd[i]] };
+	r = loop_new(DISK_LOOP_ENTRIES, &d->loop, e);
+	if (r < 0)
+		return r;
+	loop_defer_threads(d->loop, true); /* create no threads before lockdown_drop() */
+	r = block_open(d->loop, &o, &d->block, e);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < c->nlayers; i++) {
+		fds[c->fd[i]] = -1;
+		if (c->data_fd[i] != VM_NO_FD)
+			fds[c->data_fd[i]] = -1;
+	}
+	return 0;
+}
+
+void machine_disk_close(struct machine_disk *d)
+{
+	int r = block_close(d->block);
+
+	if (r < 0)
+		log_error(d->id, "closing the disk: %s", strerror(-r));
+	loop_free(d->loop);
+	qcow2_warm_done(&d->warm);
+}

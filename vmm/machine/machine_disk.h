@@ -1,0 +1,24 @@
+/* machine_disk: opens and closes a disk of the machine, with its loop.
+ *
+ * Threading: main thread; no thread of the disk runs. */
+#ifndef CAIRN_VMM_MACHINE_MACHINE_DISK_H
+#define CAIRN_VMM_MACHINE_MACHINE_DISK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct err;
+struct machine;
+struct machine_disk;
+struct vm_disk;
+
+/* Open the disk that is the machine's next one, and its layers.
+ * fds: the fds that came with the configuration; those that are taken are replaced by -1.
+ * d: half-built after an error; machine_disk_close() frees it in every case. Returns 0 or -errno. */
+int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e);
+void machine_disk_close(struct machine_disk *d);
+/* Get the offset in a fork's state file at which the source passes tables of its disk i on (block/qcow2/warm.h).
+ * Returns false for a disk that has no place there. Any thread. */
+bool machine_disk_warm_at(unsigned i, uint64_t *ret);
+
+#endif
