@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "tools/slirp/closing.h"
 #include "tools/slirp/control.h"
 #include "tools/slirp/frames.h"
 #include "tools/slirp/loopback_filter.h"
@@ -42,6 +43,7 @@ struct stack {
 	struct control *control;
 	Slirp *slirp;
 	struct stack_timer timers[SLIRP_TIMER_NUM];
+	struct closing closing;
 	uint64_t active_ns; /* time of the last activity */
 	unsigned nsockets;
 	struct {
@@ -57,6 +59,7 @@ static ssize_t on_send(const void *frame, size_t len, void *opaque)
 {
 	struct stack *s = opaque;
 
+	closing_sent(&s->closing, frame, len);
 	frames_write(s->frames, frame, len);
 	return (ssize_t)len;
 }
@@ -97,6 +100,22 @@ static void on_timer_mod(void *timer, int64_t due_ms, void *opaque)
 	t->due_ns = MAX(1, (uint64_t)due_ms * NS_PER_MS);
 }
 
+/* ---- sockets ---- */
+
+/* The dynamic linker gives libslirp this function in place of libc's. libslirp ends a socket's input when it has read
+ * all, and the output when it has written all. */
+static uint8_t ended[FDS_MAX]; /* bits 1 << SHUT_RD and 1 << SHUT_WR of each socket */
+static bool both_ended; /* since stack_input() has cleared it */
+
+__attribute__((visibility("default"))) int shutdown(int fd, int how)
+{
+	if (fd >= 0 && fd < FDS_MAX && how >= SHUT_RD && how <= SHUT_RDWR) {
+		ended[fd] |= how == SHUT_RDWR ? 1 << SHUT_RD | 1 << SHUT_WR : 1 << how;
+		both_ended |= ended[fd] == (1 << SHUT_RD | 1 << SHUT_WR);
+	}
+	return (int)syscall(SYS_shutdown, fd, how);
+}
+
 /* Find the forward of an accepted connection, which has the local address of the listening socket. Returns the
  * forward's index plus 1; 0: none. */
 static uint8_t forward_of(const struct stack *s, int fd)
@@ -125,6 +144,7 @@ static void on_register(int fd, void *opaque)
 		return;
 	s->nsockets += !s->fds[fd].open;
 	s->fds[fd].open = true;
+	ended[fd] = 0;
 	s->fds[fd].forward = forward_of(s, fd);
 }
 
@@ -271,10 +291,18 @@ void stack_free(struct stack *s)
 
 void stack_input(struct stack *s, const uint8_t *frame, size_t len)
 {
+	const uint8_t *reset;
+	size_t bytes;
+
 	if (!loopback_filter_passes(frame, len))
 		return;
 	s->active_ns = loop_now_ns();
+	closing_received(&s->closing, frame, len);
+	both_ended = false;
 	slirp_input(s->slirp, frame, (int)len);
+	reset = closing_reset(&s->closing, &bytes);
+	if (reset && both_ended)
+		slirp_input(s->slirp, reset, (int)bytes);
 }
 
 /* Send the packets for which libslirp did not know the guest's address, in case the guest has just announced it:
@@ -373,8 +401,7 @@ void stack_poll_done(struct stack *s, struct poll_set *set, int polled, uint64_t
 		s->active_ns = now_ns;
 		control_tell(s->control, forward - 1, now_ns);
 	}
-	/* libslirp looks at all its sockets unless it hears of an error. Sockets of closed connections, which it keeps
-	 * for 10 seconds, make that expensive. */
+	/* libslirp looks at all its sockets unless it hears of an error. */
 	slirp_pollfds_poll(s->slirp, polled <= 0, poll_get, &p);
 	timers_run(s, now_ns);
 }

@@ -17,7 +17,7 @@ import pytest
 import slirplib
 from conftest import inject_call, until
 from slirplib import (
-    ACK, ARP, ICMP, IPV4, IPV6, PSH, RST, SYN, TCP, TUN_F_CSUM, TUN_F_TSO4, UDP, Guest, datagrams, ethernet, ipv4, listener,
+    ACK, ARP, FIN, ICMP, IPV4, IPV6, PSH, RST, SYN, TCP, TUN_F_CSUM, TUN_F_TSO4, UDP, Guest, datagrams, ethernet, ipv4, listener,
     readable, unfinished, without_sum)
 from test_net import Lan, lan  # noqa: F401 (a fixture)
 
@@ -65,6 +65,48 @@ def test_tcp_forward_carries_both_directions():
         g.until(lambda: c.ended)
         c.close()
         assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize("last", [b"", b"the end"])
+def test_connection_that_client_closes_first_leaves_no_socket(last):
+    """libslirp would keep each of them for 10 seconds."""
+    with listener() as s, Guest(("tcp", s, "-", 80)) as g:
+        g.silent()
+        before = len(os.listdir(f"/proc/{g.process.pid}/fd"))
+        for _ in range(20):
+            with socket.create_connection(s.getsockname()) as client:
+                client.sendall(b"question")
+                client.shutdown(socket.SHUT_WR)
+                c = g.accepted()
+                g.until(lambda: c.ended)
+                c.segment(FIN | ACK, last)
+                received = b""
+                while got := client.recv(99):
+                    received += got
+                assert c.received == b"question" and received == last
+        g.silent()
+        assert not any(c.reset for c in g.connections.values())
+        assert len(os.listdir(f"/proc/{g.process.pid}/fd")) == before
+
+
+def test_client_that_reads_late_gets_all_after_both_ends_are_closed():
+    """The connection stays while data is on its way to the client."""
+    with listener() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of cairn-slirp's sockets, too
+        with Guest(("tcp", s, "-", 80)) as g, socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(s.getsockname())
+            client.shutdown(socket.SHUT_WR)
+            c = g.accepted()
+            g.until(lambda: c.ended)
+            sent = random.Random(3).randbytes(60000)
+            c.send(sent)
+            c.close()
+            g.silent()
+            got = b""
+            while part := client.recv(4096):
+                got += part
+            assert got == sent
 
 
 def received(g, c, n):
