@@ -3,7 +3,7 @@
  * one, are read and replaced; else all blocks. Unless the caller forgoes the check, each block is read and checked
  * before memory is changed, most of them while the guest runs.
  *
- * Threading: ram_revert_look() on the worker's thread; all others on the main thread. */
+ * Threading: ram_revert_look() on the worker's thread, with some more of its own; all others on the main thread. */
 #ifndef CAIRN_VMM_MACHINE_RAM_REVERT_H
 #define CAIRN_VMM_MACHINE_RAM_REVERT_H
 
@@ -15,7 +15,7 @@ struct machine;
 
 struct ram_revert {
 	struct machine *m;
-	struct vmstate_store *store;	/* borrowed */
+	struct vmstate_store *store;	/* borrowed; several threads read it at a time */
 	const struct vmstate_header *h; /* borrowed */
 	uint32_t *crcs;
 	bool all;
