@@ -1,6 +1,7 @@
 """Ports of the host that lead to VMs on a NAT network: the real cairn-net and cairn-publish, and guests that send
 datagrams back, in a network namespace of the test's own."""
 
+import ipaddress
 import json
 import os
 import pathlib
@@ -86,8 +87,21 @@ def bound(lan, port):  # noqa: F811
         s.close()
 
 
-def define(d, name="vm1", **face):
-    v = guestlib.definition(name, interfaces=[{"type": "network", "source": "lan", "mac": MAC, **face}])
+def client_of(lan, port):  # noqa: F811
+    """A TCP client of the host's port."""
+    s = lan.inside(socket.socket)
+    s.settimeout(30)
+    s.connect(("127.0.0.1", port))
+    return s
+
+
+def echoes(s, data):
+    s.sendall(data)
+    return s.recv(len(data), socket.MSG_WAITALL) == data
+
+
+def define(d, name="vm1", disks=(), **face):
+    v = guestlib.definition(name, disks=disks, interfaces=[{"type": "network", "source": "lan", "mac": MAC, **face}])
     (d.tmp / f"{name}.json").write_text(json.dumps(v))
     return d.cairn("define", str(d.tmp / f"{name}.json"))
 
@@ -199,13 +213,12 @@ def test_live_clones_publish_ports(real, lan):  # noqa: F811
 
 def test_port_that_cannot_be_had(real, lan):  # noqa: F811
     define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}])
-    with lan.inside(lambda: socket.socket(type=socket.SOCK_DGRAM)) as s:
-        s.bind(("127.0.0.1", 8007))
-        assert "udp 127.0.0.1:8007 is used by another program" in real.cairn("start", "vm1", ok=False).stderr
-    assert not real.publishers() and not lan.taps()
     real.begin("vm1").close()
     define(real, "vm2", mac="52:54:00:00:00:02")
     real.cairn("start", "vm2")
+    with lan.inside(lambda: socket.socket(type=socket.SOCK_DGRAM)) as s:
+        s.bind(("127.0.0.1", 8008))
+        assert "udp 127.0.0.1:8008 is used by another program" in refused(real, "vm2", "udp:8008:7")
     assert "is forwarded to VM 'vm1'; shut that VM down first" in refused(real, "vm2", "udp:8007:7")
     assert "is not an address that the guest can have in network 'lan'" in refused(real, "vm2", "udp:auto:7", "--guest", "10.78.0.5")
     for guest in "10.77.0.1", "10.77.0.0", "10.77.0.255":
@@ -268,15 +281,14 @@ def define_of(d, face):
     return d.cairn("define", str(d.tmp / "vm2.json"), ok=2)
 
 
-@pytest.mark.parametrize("action, state", [("suspend", "paused"), ("save", "saved")])
-def test_idle_vm_wakes_for_a_client(real, lan, action, state):  # noqa: F811
+def test_idle_vm_wakes_for_a_client(real, lan):  # noqa: F811
     v = guestlib.definition("vm1", interfaces=[{"type": "network", "source": "lan", "mac": MAC,
                                                 "forwards": [{"protocol": "udp", "port": 8007, "to": 7}]}],
-                            idle={"after": "1s", "cpu": 100, "action": action})
+                            idle={"after": "1s", "cpu": 100, "action": "save"})
     (real.tmp / "vm1.json").write_text(json.dumps(v))
     real.cairn("define", str(real.tmp / "vm1.json"))
     real.serve("vm1", real.begin("vm1"))
-    until(lambda: real.info("vm1")["state"] == state)
+    until(lambda: real.info("vm1")["state"] == "saved")
     assert answers(lan, 8007) and bound(lan, 8007)
 
 
@@ -296,3 +308,51 @@ def test_port_is_opened_with_rights_of_asker(lan, kvm):  # noqa: F811
             assert [f["port"] for f in forwards(d, "vm1")] == [8080, 80]
         finally:
             d.close()
+
+
+def test_tcp_and_a_revert(real, lan):  # noqa: F811
+    """A connection that moved since the snapshot is reset, up to the client of the port; new ones are served."""
+    image = str(real.tmp / "a.qcow2")
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", image, "1M"], check=True)
+    define(real, disks=[guestlib.disk(image, format="qcow2")], forwards=[{"port": 8022, "to": 22}])
+    c = real.begin("vm1")
+    address = c.run("net dhcp")[0]
+    c.run(f"tcp listen {int(ipaddress.ip_address(address))} 22")
+    c.sock.sendall(b"tcp serve\n")
+    c.close()
+    s = client_of(lan, 8022)
+    assert echoes(s, b"one")
+    real.cairn("snapshot-create-as", "vm1", "s")
+    assert echoes(s, b"two")
+    real.cairn("snapshot-revert", "vm1", "s")
+    with pytest.raises(ConnectionResetError):
+        s.recv(1)
+    assert echoes(client_of(lan, 8022), b"three" * 100)
+    # The clones of one snapshot answer for themselves.
+    r = real.cairn("clone", "--live", "vm1", "c", "--count", "2", "--publish", "auto:22", "--format", "json")
+    for p in json.loads(r.stdout)["published"]:
+        assert echoes(client_of(lan, p["port"]), p["name"].encode())
+
+
+def test_ten_guests_on_one_network(real, lan):  # noqa: F811
+    """Each has an address of its own, reaches those before it and the gateway, and answers on its own port."""
+    addresses, ports = [], []
+    for i in range(1, 11):
+        define(real, f"vm{i}", mac=f"52:54:00:00:00:{i:02x}")
+        c = real.begin(f"vm{i}")
+        address = c.run("net dhcp")[0]
+        assert address not in addresses
+        for other in ["10.77.0.1", *addresses]:
+            assert c.run(f"net ask {int(ipaddress.ip_address(other))}")[0] == "answered=1", (i, other)
+        c.run("pit 100")
+        c.sock.sendall(b"net serve\n")
+        c.close()
+        addresses.append(address)
+        ports.append(added(real, f"vm{i}", "udp:auto:7"))
+    assert sorted(leases(real)) == sorted((f"52:54:00:00:00:{i:02x}", a) for i, a in enumerate(addresses, 1))
+    assert len(set(ports)) == len(real.publishers()) == 10
+    for port, address in zip(ports, addresses):
+        assert answers(lan, port, address.encode()) and answers(lan, 7, b"direct", address)
+    for i in range(1, 11):
+        real.cairn("destroy", f"vm{i}")
+    until(lambda: not real.publishers() and "vnet" not in real.rules())
