@@ -1,6 +1,8 @@
 #include "tools/publish/datagrams.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -9,13 +11,58 @@
 
 static uint8_t buffer[DATAGRAM_MAX];
 
+union control {
+	struct cmsghdr head;
+	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo))];
+};
+
+int datagrams_prepare(int fd)
+{
+	int on = 1;
+
+	return setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on)) < 0 ? -errno : 0;
+}
+
+/* Receive a datagram into the buffer. Returns its length; -1: none is left, or an ICMP error of an earlier answer was
+ * read. */
+static ssize_t datagram_receive(int fd, struct sockaddr_in *from, struct in_addr *own)
+{
+	union control control;
+	struct iovec iov = { buffer, sizeof(buffer) };
+	struct msghdr m = { .msg_name = from, .msg_namelen = sizeof(*from), .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+		.msg_controllen = sizeof(control) };
+	ssize_t got = recvmsg(fd, &m, MSG_DONTWAIT);
+	struct cmsghdr *c = got < 0 ? NULL : CMSG_FIRSTHDR(&m);
+	struct in_pktinfo info = { 0 };
+
+	if (c && c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO)
+		memcpy(&info, CMSG_DATA(c), sizeof(info));
+	*own = info.ipi_spec_dst;
+	return got;
+}
+
+/* Send the buffer's first `len` bytes to the client, from the address that it knows. A port of all addresses has none of
+ * its own, and the kernel might choose another. What the host cannot send is lost. */
+static void datagram_answer(int fd, const struct datagram_client *c, size_t len)
+{
+	union control control = { .head = { CMSG_LEN(sizeof(struct in_pktinfo)), IPPROTO_IP, IP_PKTINFO } };
+	struct iovec iov = { buffer, len };
+	const struct in_pktinfo info = { .ipi_spec_dst = c->own };
+	struct msghdr m = { .msg_name = (void *)(uintptr_t)&c->address, .msg_namelen = sizeof(c->address), .msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = &control, .msg_controllen = sizeof(control) };
+
+	memcpy(CMSG_DATA(&control.head), &info, sizeof(info));
+	(void)!sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 static void client_end(struct datagrams *d, unsigned k)
 {
 	close(d->list[k].fd);
 	d->list[k] = d->list[--d->n];
 }
 
-static struct datagram_client *client_make(struct datagrams *d, const struct sockaddr_in *from, unsigned at, const struct sockaddr_in *guest)
+static struct datagram_client *client_make(struct datagrams *d, const struct sockaddr_in *from, struct in_addr own, unsigned at,
+	const struct sockaddr_in *guest)
 {
 	struct datagram_client *c;
 	unsigned oldest = 0;
@@ -34,32 +81,34 @@ static struct datagram_client *client_make(struct datagrams *d, const struct soc
 		return NULL;
 	}
 	c = &d->list[d->n++];
-	*c = (struct datagram_client){ .fd = fd, .at = at, .address = *from };
+	*c = (struct datagram_client){ .fd = fd, .at = at, .address = *from, .own = own };
 	return c;
 }
 
-static struct datagram_client *client_of(struct datagrams *d, const struct sockaddr_in *from, unsigned at, const struct sockaddr_in *guest)
+static struct datagram_client *client_of(struct datagrams *d, const struct sockaddr_in *from, struct in_addr own, unsigned at,
+	const struct sockaddr_in *guest)
 {
 	for (unsigned k = 0; k < d->n; k++) {
 		struct datagram_client *c = &d->list[k];
 
-		if (c->at == at && c->address.sin_port == from->sin_port && c->address.sin_addr.s_addr == from->sin_addr.s_addr)
+		if (c->at == at && c->own.s_addr == own.s_addr && c->address.sin_port == from->sin_port &&
+			c->address.sin_addr.s_addr == from->sin_addr.s_addr)
 			return c;
 	}
-	return client_make(d, from, at, guest);
+	return client_make(d, from, own, at, guest);
 }
 
 void datagrams_receive(struct datagrams *d, int fd, unsigned at, const struct sockaddr_in *guest, uint64_t now_ns)
 {
 	for (unsigned i = 0; i < BATCH; i++) {
 		struct sockaddr_in from;
-		socklen_t size = sizeof(from);
-		ssize_t got = recvfrom(fd, buffer, sizeof(buffer), MSG_DONTWAIT, (struct sockaddr *)&from, &size);
+		struct in_addr own;
+		ssize_t got = datagram_receive(fd, &from, &own);
 		struct datagram_client *c;
 
 		if (got < 0)
-			return; /* no datagram is left, or an ICMP error of an earlier answer was read */
-		c = client_of(d, &from, at, guest);
+			return;
+		c = client_of(d, &from, own, at, guest);
 		if (!c)
 			continue;
 		c->used_ns = now_ns;
@@ -88,8 +137,7 @@ bool datagrams_poll_done(struct datagrams *d, const struct pollfd *fds, unsigned
 			if (got < 0)
 				break;
 			any = true;
-			(void)!sendto(fd_of(opaque, c->at), buffer, (size_t)got, MSG_DONTWAIT | MSG_NOSIGNAL, (const struct sockaddr *)&c->address,
-				sizeof(c->address));
+			datagram_answer(fd_of(opaque, c->at), c, (size_t)got);
 		}
 	}
 	return any;

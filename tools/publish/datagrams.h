@@ -15,6 +15,7 @@ struct datagram_client {
 	int fd; /* connected to the guest */
 	unsigned at; /* the forward */
 	struct sockaddr_in address;
+	struct in_addr own; /* address of the host that the client has sent to, and that answers come from */
 	uint64_t used_ns;
 };
 
@@ -23,7 +24,9 @@ struct datagrams {
 	unsigned n;
 };
 
-/* Pass the waiting datagrams of forward `at` to the guest. fd: the host's port. */
+/* Have the kernel tell to which address of the host each datagram came. fd: the host's port. Returns 0 or -errno. */
+int datagrams_prepare(int fd);
+/* Pass the waiting datagrams of forward `at` to the guest. fd: from datagrams_prepare(). */
 void datagrams_receive(struct datagrams *d, int fd, unsigned at, const struct sockaddr_in *guest, uint64_t now_ns);
 /* Add an entry for each client. Returns their number. */
 unsigned datagrams_poll_add(const struct datagrams *d, struct pollfd *fds);

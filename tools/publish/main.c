@@ -69,7 +69,8 @@ static int published_add(struct publisher *p, const char *text, int fd)
 	*k = (struct published){ .fd = fd, .udp = protocol[0] == 'u', .to = htons((uint16_t)to) };
 	if (strcmp(address, "-") != 0 && inet_pton(AF_INET, address, &k->guest) != 1)
 		return -EINVAL;
-	if (getsockname(fd, (struct sockaddr *)&k->own, &size) < 0 || k->own.sin_family != AF_INET || fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0)
+	if (getsockname(fd, (struct sockaddr *)&k->own, &size) < 0 || k->own.sin_family != AF_INET || fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ||
+		(k->udp && datagrams_prepare(fd) < 0))
 		return -EINVAL;
 	p->n++;
 	return 0;

@@ -326,7 +326,7 @@ static const struct verb_option attach_interface_options[] = {
 	{ "model", "virtio", "no effect: every interface is a virtio interface" },
 	{ "target", "ID", "set the id of the interface [first free of net0, net1, ...]" },
 	{ "queues", "N", "give it N pairs of queues, 1 to 8 [1]" },
-	{ "forward", "[PROTOCOL:][ADDRESS:]PORT:TO", "type user: forward PORT of the host to port TO of the guest; repeatable" },
+	{ "forward", "[PROTOCOL:][ADDRESS:]PORT:TO", "types user and network: forward PORT of the host to port TO of the guest; repeatable" },
 	{ "network", "PREFIX", "type user: set the guest's private network [10.0.2.0/24]" },
 	{ "egress", "RULE", "type user: let the guest reach only what a RULE allows; repeatable" },
 	{ "restrict", NULL, "type user: block all connections to the outside" },

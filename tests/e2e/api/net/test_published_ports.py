@@ -240,6 +240,18 @@ def test_network_where_ports_lead_to_no_vm(real, keys, sentence):
     assert sentence in refused(real, "vm1", "auto:7") and not real.publishers()
 
 
+def test_attach_interface_with_a_forward(real):
+    real.cairn("define", define_bare(real))
+    real.cairn("attach-interface", "vm1", "network", "lan", "--forward", "udp:8007:7", "--config")
+    assert [(f["protocol"], f["port"], f["to"]) for f in forwards(real, "vm1")] == [("udp", 8007, 7)]
+    assert "net0: udp 127.0.0.1:8007 leads to port 7" in real.cairn("domiflist", "vm1").stdout
+
+
+def define_bare(d):
+    (d.tmp / "vm1.json").write_text(json.dumps(guestlib.definition("vm1")))
+    return str(d.tmp / "vm1.json")
+
+
 def test_publishing_changes_no_rules_of_the_host(real, lan):  # noqa: F811
     """No port is in the rules, and no link routes packets to the loopback addresses."""
     before = real.rules()

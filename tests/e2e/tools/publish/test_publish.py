@@ -186,6 +186,23 @@ def test_datagrams_find_their_clients(begin):
             c.close()
 
 
+def test_answers_come_from_the_address_that_was_asked(begin):
+    p = begin()
+    p.lead()
+    with p.open(kind=socket.SOCK_DGRAM) as s:
+        s.bind(("0.0.0.0", 0))
+        port = s.getsockname()[1]
+        p.say('{"add": "udp:-:53"}', s.fileno())
+    assert p.hear() == {"done": True}
+    with guest_of(p, "udp", 53) as guest, p.open(kind=socket.SOCK_DGRAM) as c:
+        c.bind(("127.0.0.1", 0))
+        for address in "127.0.0.3", "127.0.0.4":
+            c.sendto(b"question", (address, port))
+            text, peer = guest.recvfrom(100)
+            guest.sendto(text, peer)
+            assert c.recvfrom(100) == (b"question", (address, port))
+
+
 def test_daemon_adds_and_removes_forwards(begin):
     p = begin()
     p.lead()
