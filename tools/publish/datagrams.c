@@ -41,8 +41,8 @@ static ssize_t datagram_receive(int fd, struct sockaddr_in *from, struct in_addr
 	return got;
 }
 
-/* Send the buffer's first `len` bytes to the client, from the address that it knows. A port of all addresses has none of
- * its own, and the kernel might choose another. What the host cannot send is lost. */
+/* Send the buffer's first `len` bytes to the client, from the address that it knows. A port of all addresses has none
+ * of its own, and the kernel might choose another. What the host cannot send is lost. */
 static void datagram_answer(int fd, const struct datagram_client *c, size_t len)
 {
 	union control control = { .head = { CMSG_LEN(sizeof(struct in_pktinfo)), IPPROTO_IP, IP_PKTINFO } };
