@@ -13,7 +13,7 @@
 # - bios, bios-svm: GRUB with Linux, an ISO and the network under SeaBIOS, on this host and on the emulated one
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
-# - kill-points: a kill before each call of a daemon that changes something outside of it, during four requests
+# - kill-points: a kill before each call of a daemon that changes something outside of it, during fifteen requests
 # - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
 # - forks: LONG_FORKS steps with clones (1000)
 # - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000), and an image with 65,536 snapshots

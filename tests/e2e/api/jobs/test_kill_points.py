@@ -254,3 +254,122 @@ def test_restart_process_by_a_save(killer):
     killer.sweep(lambda: None, lambda: d.cairn("restart-process", "vm1", ok=None).returncode == 0, look, lambda: is_whole(d, "vm1"))
     d.cairn("destroy", "vm1")
     assert not list((d.state / "vms/vm1").glob("managed*"))
+
+
+# ---- further requests: part of make check-long ----
+
+def is_settled(d):
+    """Each VM has its process, if it runs, and nothing is under way."""
+    if not has_no_job(d) or not vms_are_stored(d) or list((d.state / "batches").glob("*")):
+        return False
+    infos = [d.info(name) for name in listed(d)]
+    return processes(d) == {i["pid"] for i in infos if "pid" in i} and not any("job" in i for i in infos)
+
+
+def state(d, name):
+    return d.info(name)["state"]
+
+
+def managedsave(d):
+    def before():
+        if state(d, "a") != "running":
+            d.cairn("start", "a")
+
+    def look(done):
+        saved = state(d, "a") == "saved"
+        assert (saved or state(d, "a") == "running") and (saved or not done)
+        if saved:
+            d.cairn("start", "a")
+            assert d.info("a")["reason"] == "restored"
+    return before, ["managedsave", "a"], look
+
+
+def start_of_saved(d):
+    def before():
+        if state(d, "a") == "running":
+            d.cairn("managedsave", "a")
+
+    def look(done):
+        assert state(d, "a") in ("saved", "running") and (state(d, "a") == "running" or not done)
+        d.cairn("start", "a", ok=None)
+        assert state(d, "a") == "running" and d.info("a")["reason"] in ("restored", "unknown")
+    d.cairn("start", "a")
+    return before, ["start", "a"], look
+
+
+def destroy(d):
+    def look(done):
+        assert state(d, "a") in ("shut off", "running") and (state(d, "a") == "shut off" or not done)
+    return lambda: d.cairn("start", "a", ok=None), ["destroy", "a"], look
+
+
+def rename(d):
+    def look(done):
+        name, = listed(d)
+        assert name in ("a", "b") and (name == "b" or not done)
+        if name == "b":
+            d.cairn("domrename", "b", "a")
+    return lambda: None, ["domrename", "a", "b"], look
+
+
+def clone(kind):
+    def row(d):
+        def look(done):
+            clones = [name for name in listed(d) if name != "a"]
+            assert clones in ([], ["b-1", "b-2"]) and (clones or not done)
+            assert sorted(p.name for p in d.tmp.glob("b-*")) == [f"{name}-vda.qcow2" for name in clones]
+            for name in clones:
+                assert state(d, name) == ("running" if kind == "--live" else "shut off")
+                if kind == "--live":
+                    d.cairn("destroy", name)
+                d.cairn("undefine", name, "--remove-all-storage")
+        if kind == "--live":
+            d.cairn("start", "a")
+        return lambda: None, ["clone", kind, "a", "b", "--count", "2"], look
+    return row
+
+
+def snapshot(d):
+    def look(done):
+        found = d.cairn("snapshot-list", "a", "--name").stdout.split()
+        assert found in ([], ["s"]) and (found or not done)
+        if found:
+            d.cairn("snapshot-delete", "a", "s")
+    d.cairn("start", "a")
+    return lambda: None, ["snapshot-create-as", "a", "s"], look
+
+
+def revert(d):
+    def before():
+        if state(d, "a") == "running":
+            d.cairn("destroy", "a")
+
+    def look(done):
+        assert state(d, "a") in ("shut off", "running") and (state(d, "a") == "running" or not done)
+    d.cairn("start", "a")
+    d.cairn("snapshot-create-as", "a", "s")
+    return before, ["snapshot-revert", "a", "s"], look
+
+
+def export(d):
+    def look(done):
+        assert (d.tmp / "a.tar").exists() or not done
+        if (d.tmp / "a.tar").exists():
+            d.cairn("import", "--dry-run", str(d.tmp / "a.tar"))
+            (d.tmp / "a.tar").unlink()
+    return lambda: None, ["export", "a", str(d.tmp / "a.tar")], look
+
+
+FURTHER = {"managedsave": managedsave, "start": start_of_saved, "destroy": destroy, "rename": rename, "full": clone("--full"),
+           "linked": clone("--linked"), "live": clone("--live"), "snapshot": snapshot, "revert": revert, "export": export}
+
+
+@pytest.mark.parametrize("kind", FURTHER)
+@pytest.mark.seconds(900)
+def test_further_request(real, guest, kind):
+    if "CAIRN_KILL_STEP" not in os.environ:
+        pytest.skip("part of make check-long: CAIRN_KILL_STEP is not set")
+    d = real.daemon
+    d.define("a", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[image(d, size="1M")])
+    before, args, look = FURTHER[kind](d)
+    real.sweep(before, lambda: d.cairn(*args, ok=None).returncode == 0, look, lambda: is_settled(d))
