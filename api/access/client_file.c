@@ -165,11 +165,6 @@ int client_file_receive(struct helpers *h, int sock, const struct peer *who,
 
 /* ---- handing the file over ---- */
 
-bool client_file_is_there(const struct client_file *f)
-{
-	return f->there;
-}
-
 const struct fork_as_file *client_file_facts(const struct client_file *f)
 {
 	return &f->facts;

@@ -47,8 +47,6 @@ int client_file_receive(struct helpers *h, int sock, const struct peer *who,
 /* End the process, which closes the file. Processes that took the file keep it. NULL allowed. */
 void client_file_free(struct client_file *f);
 
-/* Whether the process holds a file. */
-bool client_file_is_there(const struct client_file *f);
 /* The file as it was when the process got it. */
 const struct fork_as_file *client_file_facts(const struct client_file *f);
 /* Return the socket from which another process may take the file with relay_take(), into a list of one. Borrowed. */
