@@ -547,6 +547,14 @@ static int interface_set_request(struct control *c, struct channel_msg *m, struc
 	return vm_set_interface(c->vm, want, e);
 }
 
+static int disk_set_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_disk_set *want = m->body;
+
+	TERMINATE(want->id);
+	return vm_set_disk(c->vm, want, e);
+}
+
 static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_dump *how = m->body;
@@ -597,6 +605,7 @@ static const struct {
 	[VM_MSG_AGENT_COMMAND] = { control_agent_command, false },
 	[VM_MSG_WATCHDOG] = { watchdog_request, false },
 	[VM_MSG_INTERFACE_SET] = { interface_set_request, false },
+	[VM_MSG_DISK_SET] = { disk_set_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
 	[VM_MSG_FORK] = { fork_request, true },

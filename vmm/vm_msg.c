@@ -46,6 +46,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_ADDRESSES] = ROW_EMPTY,
 	[VM_MSG_WATCHDOG] = ROW(struct vm_watchdog, 0),
 	[VM_MSG_INTERFACE_SET] = ROW(struct vm_interface_set, 0),
+	[VM_MSG_DISK_SET] = ROW(struct vm_disk_set, 0),
 	[VM_MSG_CLONE_DISK] = ROW(struct vm_clone_disk, CHANNEL_FDS_MAX),
 	[VM_MSG_DISK_PULL] = ROW(struct vm_disk_pull, 0),
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),

@@ -131,6 +131,9 @@ enum vm_msg_type {
 	/* a request: no body: answer the work in progress to this request, as if it had asked for it. Fails if no
 	 * work is in progress. Only to processes whose vm_info has `work`. */
 	VM_MSG_WORK = 42,
+	/* a request: struct vm_disk_set: change the limits of a disk while the VM runs. Only to processes whose vm_info
+	 * has sets_disks. */
+	VM_MSG_DISK_SET = 43,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -402,6 +405,11 @@ struct vm_interface_set {
 	uint8_t set_in, set_out; /* 1: set the limits of this direction */
 	uint8_t reserved[4];
 	struct vm_interface_limits limits;
+};
+
+struct vm_disk_set {
+	char id[16]; /* of the disk */
+	struct vm_disk_limits limits;
 };
 
 struct vm_memory {
@@ -745,7 +753,8 @@ struct vm_info {
 	 * _DELETE, _REVERT or VM_MSG_DUMP; 0: none such, or an older process */
 	uint8_t work;
 	uint8_t work_then; /* of VM_MSG_DUMP: vm_dump.then, which only the daemon understands */
-	uint8_t reserved_at_end[4];
+	uint8_t sets_disks; /* 1: the process knows VM_MSG_DISK_SET */
+	uint8_t reserved_at_end[3];
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

@@ -15,6 +15,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-info", command_vm_info },
 	{ "vm-addresses", command_vm_addresses },
 	{ "vm-set-interface", command_vm_set_interface },
+	{ "vm-set-disk", command_vm_set_disk },
 	{ "vm-agent-command", command_vm_agent_command },
 	{ "vm-agent-query", command_vm_agent_query },
 	{ "vm-sandbox", command_vm_sandbox },

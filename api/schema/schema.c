@@ -158,6 +158,10 @@ static const struct field interface_args[] = { FIELD_VM,
 	{ "link", FIELD_STRING, OPTIONAL, "up or down" },
 	{ "inbound", FIELD_OBJECT, OPTIONAL, "limits of the frames to the guest, as in a definition; {}: none" },
 	{ "outbound", FIELD_OBJECT, OPTIONAL, "limits of the frames from the guest" }, END };
+static const struct field disk_args[] = { FIELD_VM,
+	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
+	{ "iops", FIELD_INT, OPTIONAL, "most requests in a second; 0: no limit [no change]" },
+	{ "bps", FIELD_INT, OPTIONAL, "most bytes in a second; 0: no limit [no change]" }, END };
 #define AGENT_COMMAND_ARGS \
 	FIELD_VM, \
 	{ "command", FIELD_OBJECT, REQUIRED, "execute and arguments, at most 64 KiB" }, \
@@ -502,6 +506,8 @@ static const struct command commands[] = {
 	{ "vm-addresses", "show the guest's network interfaces and addresses, as the guest agent reports them", vm_only, addresses_returns,
 		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-set-interface", "change an interface of a running VM; a new start uses the definition again", interface_args, NULL, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-set-disk", "change the limits of a disk of a running VM; a new start uses the definition again", disk_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-agent-command", "run a command of the guest agent", agent_command_args, agent_command_returns,
 		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_GUEST },

@@ -107,37 +107,45 @@ bool vm_sleeps(const struct vm *vm)
 	return (vm->state == VM_PAUSED || vm->state == VM_SAVED) && !strcmp(vm->reason, VM_ASLEEP);
 }
 
-static struct json_object *definition_without(const struct definition *d, const char *const *keys, size_t n)
+static void keys_drop(struct json_object *list, const char *const *keys, size_t n)
 {
-	struct json_object *o = definition_to_json(d), *list = js_get_array(o, "interfaces");
-
 	for (size_t i = 0; list && i < json_object_array_length(list); i++)
 		for (size_t k = 0; k < n; k++)
 			json_object_object_del(json_object_array_get_idx(list, i), keys[k]);
+}
+
+/* Return the definition, without what a command can change in the running VM if not `whole`; the caller owns it. */
+static struct json_object *definition_look(const struct definition *d, bool whole)
+{
+	static const char *const interface[] = { "link", "bandwidth" }, *const disk[] = { "iops", "bps" };
+	struct json_object *o = definition_to_json(d);
+
+	if (!whole) {
+		keys_drop(js_get_array(o, "interfaces"), interface, ARRAY_SIZE(interface));
+		keys_drop(js_get_array(o, "disks"), disk, ARRAY_SIZE(disk));
+	}
 	return o;
 }
 
-static bool live_differs(const struct vm *vm, const char *const *but, size_t n)
+static bool live_differs(const struct vm *vm, bool whole)
 {
 	CLEANUP_JS struct json_object *live = NULL, *next = NULL;
 
 	if (!vm->live)
 		return false;
-	live = definition_without(vm->live, but, n);
-	next = definition_without(vm->def, but, n);
+	live = definition_look(vm->live, whole);
+	next = definition_look(vm->def, whole);
 	return !json_object_equal(live, next);
 }
 
 bool vm_is_pending(const struct vm *vm)
 {
-	return live_differs(vm, NULL, 0);
+	return live_differs(vm, true);
 }
 
 bool vm_machine_is_pending(const struct vm *vm)
 {
-	static const char *const changeable[] = { "link", "bandwidth" };
-
-	return live_differs(vm, changeable, ARRAY_SIZE(changeable));
+	return live_differs(vm, false);
 }
 
 static void vm_free(struct vm *vm)

@@ -161,9 +161,12 @@ static struct json_object *machine_of(const struct definition *def)
 	static const char *const own[] = { "title", "description", "hugepages", "cpu_shares", "cpu_quota", "systemd_scope", "on_poweroff", "on_reboot", "on_crash",
 		"restart", "shutdown", "idle", "order", "start_delay", "stop_action" };
 	static const char *const interface[] = { "forwards", "restrict", "host_loopback", "egress", "filter", "isolated", "bandwidth" };
-	struct json_object *o = definition_to_json(def), *interfaces = js_get_array(o, "interfaces");
+	static const char *const disk[] = { "iops", "bps" };
+	struct json_object *o = definition_to_json(def), *interfaces = js_get_array(o, "interfaces"), *disks = js_get_array(o, "disks");
 
 	keys_drop(o, own, ARRAY_SIZE(own));
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
+		keys_drop(json_object_array_get_idx(disks, i), disk, ARRAY_SIZE(disk));
 	for (size_t i = 0; interfaces && i < json_object_array_length(interfaces); i++)
 		keys_drop(json_object_array_get_idx(interfaces, i), interface, ARRAY_SIZE(interface));
 	return o;

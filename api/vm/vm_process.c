@@ -244,6 +244,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 {
 	p->ends_consoles = info->ends_consoles;
 	p->sets_interfaces = info->sets_interfaces;
+	p->sets_disks = info->sets_disks;
 	p->agent_commands = info->agent_commands;
 	p->has_vsock = info->vsock;
 	p->ends_agents = info->ends_agents;
@@ -475,6 +476,11 @@ bool vm_process_sets_interfaces(const struct vm_process *p)
 	return p->sets_interfaces;
 }
 
+bool vm_process_sets_disks(const struct vm_process *p)
+{
+	return p->sets_disks;
+}
+
 bool vm_process_takes_agent_commands(const struct vm_process *p)
 {
 	return p->agent_commands;
@@ -575,7 +581,7 @@ static int child_begin(struct vm_process *p, const struct vm_process_paths *path
 		r = vm_spawn_begin(paths, option, sock, &p->spawn, e);
 	if (r < 0)
 		return r;
-	p->child = p->ends_consoles = p->sets_interfaces = p->agent_commands = p->has_vsock = p->ends_agents = true;
+	p->child = p->ends_consoles = p->sets_interfaces = p->sets_disks = p->agent_commands = p->has_vsock = p->ends_agents = true;
 	r = loop_watch(p->loop, vm_spawn_fd(p->spawn), POLLIN, spawn_ready, p, &p->spawn_watch);
 	if (!r)
 		r = process_watch(p);

@@ -164,6 +164,8 @@ unsigned vm_process_version(const struct vm_process *p);
 bool vm_process_ends_consoles(const struct vm_process *p);
 /* The same for VM_MSG_INTERFACE_SET. */
 bool vm_process_sets_interfaces(const struct vm_process *p);
+/* The same for VM_MSG_DISK_SET. */
+bool vm_process_sets_disks(const struct vm_process *p);
 /* Whether the process knows VM_MSG_AGENT_COMMAND; likewise. */
 bool vm_process_takes_agent_commands(const struct vm_process *p);
 /* Whether the process knows VM_MSG_VSOCK. False as long as an adopted process has not answered VM_MSG_QUERY. */

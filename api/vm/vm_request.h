@@ -65,6 +65,7 @@ struct vm_process {
 	bool lost;	/* the connection is lost: requests wait for the next one, or for the process's end */
 	bool unproven;	/* no message has arrived since vm_process_connect() */
 	bool ends_consoles; /* see vm_process_ends_consoles() */
+	bool sets_disks; /* see vm_process_sets_disks() */
 	bool sets_interfaces; /* see vm_process_sets_interfaces() */
 	bool agent_commands; /* see vm_process_takes_agent_commands() */
 	bool has_vsock; /* see vm_process_has_vsock() */

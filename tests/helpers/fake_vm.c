@@ -321,6 +321,7 @@ static void answer_query(struct fake *f, uint64_t seq)
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
 	info.sets_interfaces = !word(f, "keeps-interfaces");
+	info.sets_disks = !word(f, "keeps-disks");
 	info.for_revert = word(f, "for-revert") != NULL;
 	info.renewed = word(f, "renewed") != NULL;
 	if (f->work.due_ms && ((f->work.type >= VM_MSG_SNAPSHOT_CREATE && f->work.type <= VM_MSG_SNAPSHOT_DELETE) || f->work.type == VM_MSG_DUMP) &&

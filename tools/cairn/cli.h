@@ -187,6 +187,7 @@ int verb_forward_list(struct cli *c);
 int verb_domifstat(struct cli *c);
 int verb_domifaddr(struct cli *c);
 int verb_domiftune(struct cli *c);
+int verb_blkdeviotune(struct cli *c);
 int verb_domif_setlink(struct cli *c);
 int verb_domif_getlink(struct cli *c);
 int verb_exec(struct cli *c);

@@ -834,3 +834,15 @@ int machine_set_interface(struct machine *m, const struct vm_interface_set *want
 			return nic_change(m, n, want, e);
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no interface '%s'", want->id);
 }
+
+int machine_set_disk(struct machine *m, const struct vm_disk_set *want, struct err *e)
+{
+	for (unsigned n = 0; n < m->ndisks; n++) {
+		if (strcmp(m->disks[n].id, want->id) || !m->disks[n].dev)
+			continue;
+		m->cfg.disk_limits[n] = want->limits;
+		virtio_blk_set_limits(m->disks[n].dev, &(struct virtio_blk_limits){ want->limits.iops, want->limits.bps });
+		return 0;
+	}
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no disk '%s'", want->id);
+}

@@ -165,5 +165,7 @@ const char *machine_corrupt_disk(const struct machine *m);
 void machine_info(struct machine *m, struct vm_info *i);
 /* Change an interface; m->cfg has the new values afterwards. Returns 0; -ENOENT; -EPERM. */
 int machine_set_interface(struct machine *m, const struct vm_interface_set *want, struct err *e);
+/* Change the limits of a disk. Returns 0; -ENOENT. */
+int machine_set_disk(struct machine *m, const struct vm_disk_set *want, struct err *e);
 
 #endif

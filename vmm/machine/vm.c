@@ -531,6 +531,14 @@ int vm_set_interface(struct vm *vm, const struct vm_interface_set *want, struct 
 	return r;
 }
 
+int vm_set_disk(struct vm *vm, const struct vm_disk_set *want, struct err *e)
+{
+	int r = machine_set_disk(vm->m, want, e);
+
+	memcpy(vm->cfg.disk_limits, vm->m->cfg.disk_limits, sizeof(vm->cfg.disk_limits)); /* likewise */
+	return r;
+}
+
 static void disk_error_tell(struct vm *vm, const struct queued *q)
 {
 	struct vm_event ev = event_new(vm, VM_EVENT_IO_ERROR);
@@ -843,6 +851,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
 	i->sets_interfaces = true;
+	i->sets_disks = true;
 	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;
 	i->handover_pause_ns = vm->handover_pause_ns;

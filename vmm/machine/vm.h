@@ -55,6 +55,8 @@ int vm_nmi(struct vm *vm, struct err *e);
 void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action);
 /* Change an interface. Returns 0; -ENOENT; -EPERM: its link cannot be up. */
 int vm_set_interface(struct vm *vm, const struct vm_interface_set *want, struct err *e);
+/* Change the limits of a disk. Returns 0; -ENOENT: the running VM has no such disk. */
+int vm_set_disk(struct vm *vm, const struct vm_disk_set *want, struct err *e);
 /* End the VM: phase ENDED, loop_stop(). */
 void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail);
 

@@ -309,6 +309,9 @@ cairn domif-setlink web1 net0 down
 cairn domiftune web1 net0 --live --config --inbound 1000,2000,512 --outbound-packets 5000
     given: defined web1; cairn attach-interface web1 user; cairn start web1
     then: cairn domiftune web1 net0 | grep 'inbound.peak *: 2000'; cairn domiftune web1 net0 --config | grep 'outbound.packets *: 5000'
+cairn blkdeviotune web1 vda --live --config --total-iops-sec 500 --total-bytes-sec 20M
+    given: defined web1; cairn start web1
+    then: cairn blkdeviotune web1 vda | grep 'total_iops_sec *: 500'; cairn blkdeviotune web1 vda --config | grep 'total_bytes_sec *: 20971520'
 cairn seed web1-seed.iso --hostname web1 --user admin
     given: defined web1
     then: shows 'Seed image web1-seed.iso created'

@@ -344,6 +344,9 @@ static const struct verb_option domiftune_options[] = {
 	{ "outbound", "AVERAGE[,PEAK[,BURST]]", "limit the traffic from the guest" },
 	{ "inbound-packets", "NUMBER", "limit the packets to the guest in a second; 0: no limit" },
 	{ "outbound-packets", "NUMBER", "limit the packets from the guest" }, PLACE_OPTIONS, END };
+static const struct verb_option blkdeviotune_options[] = {
+	{ "total-bytes-sec", "NUMBER", "limit the bytes in a second, such as 20M; 0: no limit" },
+	{ "total-iops-sec", "NUMBER", "limit the requests in a second; 0: no limit" }, PLACE_OPTIONS, END };
 static const struct verb_option domif_link_options[] = { PLACE_OPTIONS, END };
 static const struct verb_option seed_options[] = {
 	{ "hostname", "NAME", "set the guest's host name" },
@@ -420,6 +423,8 @@ const struct verb verbs[] = {
 		false, "vm-name", "vm-define vm-dump-definition", verb_detach_interface },
 	{ "domiftune", "Definitions", "VM INTERFACE", "show or change the limits of a network interface", domiftune_options, 2, 2,
 		true, "vm-interface", "vm-info vm-set-interface vm-define vm-dump-definition", verb_domiftune },
+	{ "blkdeviotune", "Definitions", "VM DISK", "show or change the limits of a disk", blkdeviotune_options, 2, 2, true, "vm-disk",
+		"vm-info vm-set-disk vm-define vm-dump-definition", verb_blkdeviotune },
 	{ "domif-setlink", "Definitions", "VM INTERFACE STATE", "set the link of a network interface up or down", domif_link_options,
 		3, 3, false, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_setlink },
 	{ "seed", "Definitions", "FILE", "create an image from which cloud-init configures a guest", seed_options, 1, 1, false, "file",

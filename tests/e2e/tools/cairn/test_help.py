@@ -202,6 +202,7 @@ domblkinfo vm1
 domiflist vm1
 domifstat vm1 net0
 domiftune vm1 net0 --config
+blkdeviotune vm1 vda --config
 domif-getlink vm1 net0 --config
 domifaddr vm1
 domifaddr vm1 --source lease
@@ -249,6 +250,8 @@ forward-remove vm1 2222 --live
 forward-list vm1
 clone vm1 live2 --live --publish 2222:22
 domiftune vm1 net0 --live --config --inbound 100
+blkdeviotune vm1 vda --live --config --total-iops-sec 100
+blkdeviotune vm1 vda
 domif-setlink vm1 net0 down --live --config
 domif-getlink vm1 net0
 ssh vm1

@@ -98,6 +98,34 @@ static void bytes_above_bps_wait(void **state)
 	limited_end(&t);
 }
 
+/* A running disk serves what the new limit allows, and the change itself gives no burst. */
+static void changed_limit_holds_at_once(void **state)
+{
+	struct virtio_blk_config c = { .limits.iops = 10 };
+	struct blk_test t;
+
+	(void)state;
+	limited_begin(&t, &c);
+	assert_int_equal(written(&t), 1);
+	for (unsigned i = 0; i < 5; i++)
+		virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ .iops = 40 + i });
+	virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ .iops = 40 });
+	fx_run(&t.f, 20);
+	assert_int_equal(written(&t), 1);
+	clock_on(&t, 100 * MS);
+	assert_int_equal(written(&t), 5);
+	clock_on(&t, 100 * MS);
+	assert_int_equal(written(&t), 9);
+	virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ .bps = 10240 }); /* 10 requests a second, one at once */
+	fx_run(&t.f, 20);
+	assert_int_equal(written(&t), 10);
+	clock_on(&t, 100 * MS);
+	assert_int_equal(written(&t), 11);
+	clock_on(&t, 300 * MS);
+	assert_int_equal(written(&t), 12);
+	limited_end(&t);
+}
+
 /* A host that cannot zero in another way writes the zeros, as many as one request may have. */
 static void zeroes_count_for_bps(void **state)
 {
@@ -196,6 +224,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(requests_above_iops_wait),
 		cmocka_unit_test(bytes_above_bps_wait),
+		cmocka_unit_test(changed_limit_holds_at_once),
 		cmocka_unit_test(zeroes_count_for_bps),
 		cmocka_unit_test(disk_without_limits_looks_at_no_clock),
 		cmocka_unit_test(rings_share_a_limit),

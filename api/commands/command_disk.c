@@ -1,0 +1,114 @@
+/* Handler of vm-set-disk: the limits of a disk of a running VM. */
+#include "api/access/authors.h"
+#include "api/commands/command.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_compat.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SET_TIMEOUT_NS (20 * 1000000000ULL)
+
+static const char *const keys[] = { "iops", "bps" };
+
+struct disk_change {
+	struct call *call;
+	char id[16];
+};
+
+/* Return the index of a disk, by id or by the path of its image; -ENOENT. */
+static int disk_find(const struct definition *d, const char *which)
+{
+	for (unsigned i = 0; i < d->ndisks; i++)
+		if (!strcmp(d->disks[i].id, which) || (d->disks[i].nlayers && !strcmp(d->disks[i].layers[0].path, which)))
+			return (int)i;
+	return -ENOENT;
+}
+
+/* Make the definition of the running VM with the limits that the call wants. The caller owns *ret. Returns 0; -EINVAL;
+ * -ENOENT. */
+static int definition_change(struct call *c, const char *which, struct definition **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(c->vm));
+	int at = disk_find(vm_live(c->vm), which), r;
+	struct json_object *disk;
+
+	if (at < 0)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk '%.40s'; next: cairn domblklist %.60s",
+			c->vm->def->name, which, c->vm->def->name);
+	disk = json_object_array_get_idx(js_get_array(o, "disks"), (size_t)at);
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		if (!js_get(c->args, keys[i]))
+			continue;
+		json_object_object_del(disk, keys[i]);
+		if (js_get_int(c->args, keys[i], 0)) /* a definition has no 0 */
+			js_put(disk, keys[i], json_object_get(js_get(c->args, keys[i])));
+	}
+	r = definition_parse_stored(o, ret, e);
+	if (!r)
+		authors_copy(vm_live(c->vm), *ret);
+	return r;
+}
+
+/* The process has the change: note it in the definition that it runs with, which may have changed meanwhile. */
+static void change_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct disk_change *w = opaque;
+	struct call *c = w->call;
+	struct definition *d;
+	struct err own;
+
+	(void)a;
+	if (r < 0) {
+		call_fail(c, e);
+	} else {
+		if (!definition_change(c, w->id, &d, &own))
+			vm_live_replace(c->vm, d);
+		c->when_stored = true;
+		call_return(c, NULL);
+	}
+	free(w);
+}
+
+static int process_check(const struct vm *vm, struct err *e)
+{
+	if (!vm->proc || !vm_state_is_active(vm->state))
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; change its definition instead, with --config",
+			vm->def->name, vm_state_name(vm->state));
+	return vm_process_sets_disks(vm->proc) ? 0 : vm_compat_refuse(vm->def->name, e);
+}
+
+void command_vm_set_disk(struct call *c)
+{
+	struct vm_disk_set body = { 0 };
+	struct definition *d = NULL;
+	struct disk_change *w;
+	struct err e;
+	int r = process_check(c->vm, &e);
+
+	if (!r && !js_get(c->args, keys[0]) && !js_get(c->args, keys[1]))
+		r = err_set(&e, -EINVAL, ERR_INVALID, "nothing to change: give iops or bps");
+	if (!r)
+		r = definition_change(c, js_get_str(c->args, "disk"), &d, &e);
+	if (r < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	w = must_alloc(calloc(1, sizeof(*w)));
+	w->call = c;
+	for (unsigned i = 0; i < d->ndisks; i++) {
+		if (disk_find(d, js_get_str(c->args, "disk")) != (int)i)
+			continue;
+		snprintf(w->id, sizeof(w->id), "%s", d->disks[i].id);
+		body.limits = (struct vm_disk_limits){ d->disks[i].iops, d->disks[i].bps };
+	}
+	memcpy(body.id, w->id, sizeof(body.id));
+	definition_free(d);
+	vm_process_request(c->vm->proc, VM_MSG_DISK_SET, &body, sizeof(body), -1, SET_TIMEOUT_NS, change_done, w);
+}

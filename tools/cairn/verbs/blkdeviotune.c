@@ -1,0 +1,137 @@
+/* blkdeviotune: limits of a disk, with virsh's words. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "base/size.h"
+#include "base/util.h"
+#include "tools/cairn/change.h"
+#include "tools/cairn/output.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* The limits in the order in which virsh shows them. */
+static const struct {
+	const char *option, *key, *label;
+} limits[] = { { "total-bytes-sec", "bps", "total_bytes_sec" }, { "total-iops-sec", "iops", "total_iops_sec" } };
+
+#define LIMITS ARRAY_SIZE(limits)
+
+struct wish {
+	bool given[LIMITS];
+	uint64_t values[LIMITS]; /* 0: no limit */
+};
+
+/* Return the disk of a list, by target or path; NULL, with a sentence. Borrowed. */
+static struct json_object *disk_find(struct cli *c, struct json_object *disks, struct err *e)
+{
+	int i = change_find(disks, "id", c->pos[1]);
+
+	if (i < 0)
+		i = change_find(disks, "path", c->pos[1]);
+	if (i < 0)
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], c->pos[1], c->pos[0]);
+	return i < 0 ? NULL : json_object_array_get_idx(disks, (size_t)i);
+}
+
+/* Get the disk as the running VM, or as the definition has it. The caller owns *ret. Returns 0 or -errno. */
+static int disk_get(struct cli *c, bool live, struct json_object **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL, *info = NULL;
+	struct json_object *definition, *found;
+	int r = live ? cli_vm_info(c, c->pos[0], &info, e) : change_read(c, c->pos[0], &o, e);
+
+	if (!r && live && !js_get(info, "pid"))
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s; use --config. Next: cairn start %s", c->pos[0],
+			js_get_str_or(info, "state", "-"), c->pos[0]);
+	if (!r && live)
+		r = cli_execute(c, "vm-dump-definition", cli_vm_args(c->pos[0]), &o, NULL, e);
+	if (r < 0)
+		return r;
+	definition = live ? js_get(o, "definition") : o;
+	found = disk_find(c, js_get_array(definition, "disks"), e);
+	*ret = json_object_get(found);
+	return found ? 0 : -ENOENT;
+}
+
+/* Returns 0; CLI_USAGE after an error message. */
+static int wish_read(struct cli *c, struct wish *w)
+{
+	for (size_t i = 0; i < LIMITS; i++) {
+		const char *text = option_value(c, limits[i].option);
+
+		w->given[i] = text != NULL;
+		if (text && (size_parse(text, 1, &w->values[i]) < 0 || w->values[i] > INT64_MAX))
+			return cli_usage(c, "--%s must be a number in a second such as 20M, or 0 for no limit, not \"%s\"",
+				limits[i].option, text);
+	}
+	return 0;
+}
+
+static int config_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	struct json_object *disk = disk_find(c, js_get_array(definition, "disks"), e);
+	const struct wish *w = opaque;
+
+	for (size_t i = 0; disk && i < LIMITS; i++) {
+		if (!w->given[i])
+			continue;
+		json_object_object_del(disk, limits[i].key);
+		if (w->values[i])
+			js_put_uint(disk, limits[i].key, w->values[i]);
+	}
+	return disk ? 0 : -ENOENT;
+}
+
+static int live_set(struct cli *c, const struct wish *w, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+
+	js_put_str(args, "disk", c->pos[1]);
+	for (size_t i = 0; i < LIMITS; i++)
+		if (w->given[i])
+			js_put_uint(args, limits[i].key, w->values[i]);
+	return cli_execute(c, "vm-set-disk", args, &answer, NULL, e);
+}
+
+static int limits_show(struct cli *c, const struct place *p, struct err *e)
+{
+	CLEANUP_JS struct json_object *disk = NULL, *o = json_object_new_object();
+	int r = disk_get(c, p->live, &disk, e);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < LIMITS; i++) {
+		int64_t n = js_get_int(disk, limits[i].key, 0);
+
+		js_put_int(o, limits[i].key, n);
+		if (c->format == CLI_TABLE)
+			printf("%-15s: %lld\n", limits[i].label, (long long)n);
+	}
+	if (c->format != CLI_TABLE)
+		output_print(stdout, c->format, o);
+	return 0;
+}
+
+int verb_blkdeviotune(struct cli *c)
+{
+	struct wish w = { 0 };
+	struct place p;
+	struct err e;
+	bool show;
+	int r = wish_read(c, &w);
+
+	show = !w.given[0] && !w.given[1];
+	if (!r)
+		r = place_choose(c, &p, &e);
+	if (!r && show)
+		r = limits_show(c, &p, &e);
+	if (!r && !show && p.live)
+		r = live_set(c, &w, &e);
+	if (!r && !show && p.config)
+		r = change_make_config(c, c->pos[0], config_edit, &w, &e);
+	if (r < 0)
+		return cli_fail(&e, "Unable to %s block I/O throttle", show ? "get" : "change");
+	return r;
+}
