@@ -78,6 +78,7 @@ struct fork {
 	uint64_t begun_ns;
 	struct vm_snapshot_done taken; /* the source's answer */
 	struct loop_task task;
+	struct store_work stored;
 };
 
 static void fork_free(struct fork *f)
@@ -512,9 +513,22 @@ static void result_put(void *opaque, struct json_object *o)
 	published_put(f, o);
 }
 
+static void forwards_stored(struct store_work *w)
+{
+	struct fork *f = container_of(w, struct fork, stored);
+
+	batch_end(f->batch, f->job, result_put, f);
+}
+
+/* The answer names the ports of published forwards, which the next daemon knows from the clones' state.json: wait until
+ * these are written. */
 static void fork_end(struct fork *f)
 {
-	batch_end(f->batch, f->job, result_put, f);
+	f->stored = (struct store_work){ .loop = f->host->loop, .done = forwards_stored };
+	if (f->publishes && !batch_has_failed(f->batch))
+		store_after(f->host->store, &f->stored);
+	else
+		forwards_stored(&f->stored);
 }
 
 /* ---- starting the clones ---- */
