@@ -31,6 +31,10 @@ struct lease {
 	unsigned seconds; /* 0: forever */
 };
 
+/* MAC addresses that no port has, such as those that a guest without a filter makes up, can have as many leases as the
+ * network has addresses. So many of them are looked at in one change, and they replace no other. */
+#define STRANGERS_MAX 1024
+
 struct change {
 	struct operation *o;
 	struct port_text text;
@@ -39,6 +43,8 @@ struct change {
 	size_t nmacs;
 	struct lease *leases; /* owned; those that have not ended */
 	size_t nleases;
+	uint8_t (*known)[MAC_BYTES]; /* owned; those of the ports and the request, sorted */
+	size_t nknown, nstrangers;
 	struct remembered_list *remembered; /* owned; NULL: not read */
 	struct address unique; /* of the request's fork, or the reserved one */
 };
@@ -47,6 +53,7 @@ static void change_done(struct change *c)
 {
 	free(c->macs);
 	free(c->leases);
+	free(c->known);
 	free(c->remembered);
 }
 
@@ -78,6 +85,33 @@ static int macs_list(struct change *c, struct err *e)
 	return 0;
 }
 
+static int mac_compare(const void *a, const void *b)
+{
+	return memcmp(a, b, MAC_BYTES);
+}
+
+static void known_list(struct change *c)
+{
+	const struct port *p = &c->o->req->port;
+	const uint8_t *const own[] = { p->mac, p->guest_mac, p->fork.mac };
+
+	c->known = must_alloc(calloc(c->nmacs + ARRAY_SIZE(own), sizeof(*c->known)));
+	for (size_t i = 0; i < c->nmacs; i++)
+		memcpy(c->known[c->nknown++], c->macs[i].mac, MAC_BYTES);
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+		memcpy(c->known[c->nknown++], own[i], MAC_BYTES);
+	qsort(c->known, c->nknown, sizeof(*c->known), mac_compare);
+}
+
+/* Remember a lease's address, so that the work does not grow with the leases of strangers. */
+static void lease_remember(struct change *c, const struct lease *l)
+{
+	bool known = bsearch(l->mac, c->known, c->nknown, sizeof(*c->known), mac_compare);
+
+	if (known || (c->remembered->n < REMEMBERED_MAX && c->nstrangers++ < STRANGERS_MAX))
+		remembered_add(c->remembered, l->mac, &l->address);
+}
+
 static void lease_read(void *arg, const char *line)
 {
 	struct change *c = arg;
@@ -89,7 +123,7 @@ static void lease_read(void *arg, const char *line)
 	if (sscanf(line, "%23s %63s %63s", expires, mac, ip) != 3 || mac_parse(mac, l.mac) < 0 || address_parse(ip, AF_INET, &l.address) < 0 ||
 		!s->given || !address_shares_prefix(&l.address, &s->address, s->prefix))
 		return;
-	remembered_add(c->remembered, l.mac, &l.address);
+	lease_remember(c, &l);
 	left = strtoll(expires, NULL, 10);
 	left = left ? left - (long long)time(NULL) : UINT32_MAX;
 	if (left <= 0)
@@ -144,6 +178,7 @@ static int addresses_collect(struct change *c, struct err *e)
 	struct err why;
 	int r;
 
+	known_list(c);
 	c->remembered = must_alloc(calloc(1, sizeof(*c->remembered)));
 	r = remembered_read(req->folder, c->remembered, e);
 	if (!r)

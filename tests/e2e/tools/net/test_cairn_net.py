@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 
 import pytest
 
@@ -976,6 +977,37 @@ def test_address_of_an_ended_lease_lasts_until_another_guest_has_it(host, strict
     one.run("ip", "addr", "flush", "dev", "eth0")
     assert one.dhcp("one")[0] != address
     until(lambda: one.pings("192.168.122.1"))
+
+
+def test_leases_of_strangers_are_bounded_at_a_port_change(host):
+    """A guest without a filter has leased a large network by MAC addresses that it made up."""
+    n = network()
+    host.do("up", n)
+    one = host.guest(1)
+    file = os.path.join(host.folder(n), "addresses")
+
+    def lines():
+        with open(file) as f:
+            return f.read().splitlines()
+
+    with open(os.path.join(host.folder(n), "dnsmasq/state/leases"), "w") as f:
+        ends = int(time.time()) + 3600
+        for i in range(60000):
+            f.write(f"{ends} 02:00:00:00:{i >> 8:02x}:{i & 255:02x} 192.168.122.{10 + i % 200} * *\n")
+        f.write(f"{ends} {one.mac} 192.168.122.250 * *\n")
+    host.do("port-up", n, port=port(one))
+    assert lines()[0] == f"{one.mac} 192.168.122.250" and len(lines()) == 1025
+    assert "192.168.122.250" in host.state()["rules"]
+    was = os.stat(file)
+    host.do("port-down", n, port={"tap": one.tap})
+    assert (os.stat(file).st_ino, lines()[0]) == (was.st_ino, f"{one.mac} 192.168.122.250")
+    # A full file changes only for ports.
+    with open(file, "w") as f:
+        for i in range(4096):
+            f.write(f"02:01:00:00:{i >> 8:02x}:{i & 255:02x} 192.168.122.9\n")
+    host.do("port-up", n, port=port(one))
+    assert lines()[:2] == [f"{one.mac} 192.168.122.250", "02:01:00:00:00:00 192.168.122.9"] and len(lines()) == 4096
+    assert not [x for x in lines() if x.startswith("02:00:")]
 
 
 def test_static_addresses_and_new_macs_pass_by_default(host):
