@@ -332,7 +332,7 @@ static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 	vm_generation_next(vm);
 	r = machine_reset(vm->m, e);
 	vm->memory_lost = vm->reset_delayed = vm->off_asked = false;
-	vm->renewed = !by_guest;
+	vm->renewed |= !by_guest;
 	if (r < 0) {
 		vm_end(vm, VM_REASON_HOST_ERROR, 0, e ? e->msg : "reset failed");
 		return r;

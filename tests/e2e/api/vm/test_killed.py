@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import FAKE_VM, Daemon, Qmp, QmpError, environment, until
+from conftest import FAKE_VM, Console, Daemon, Qmp, QmpError, environment, until
 
 KILLS = int(os.environ.get("CAIRN_KILLS", 8))
 SEED = int(os.environ.get("CAIRN_KILLS_SEED", 1))
@@ -194,6 +194,30 @@ def test_shutdown_that_a_revert_ended_does_not_come_back(fake):
     assert "shutdown-deadline" not in fake.info("a")
     b = fake.info("b")
     assert b["state"] == "in shutdown" and "shutdown-deadline" in b
+
+
+def test_guests_own_reset_does_not_bring_the_shutdown_back(daemon, guest):
+    """A user reset the VM, which ended the shutdown, and then the guest reset itself. The daemon was killed before it had
+    stored this."""
+    daemon.define("a", boot={"kernel": guest("interp.elf")})
+    daemon.cairn("start", "a")
+    daemon.cairn("shutdown", "--then", "destroy", "--timeout", "3600", "a")
+    until(lambda: daemon.kept("a").get("state") == "in-shutdown")
+    state = daemon.state / "vms/a/state.json"
+    before, q = state.read_bytes(), daemon.qmp()
+    daemon.cairn("reset", "a")
+    q.event("RESET", vm="a")
+    c = Console(daemon, "a")
+    c.sock.sendall(b"\necho here\n")
+    until(lambda: c.line() == "here")
+    c.sock.sendall(b"reset cf9\n")
+    q.event("RESET", vm="a")
+    c.close()
+    daemon.stop(signal.SIGKILL)
+    state.write_bytes(before)
+    daemon.start()
+    until(lambda: daemon.info("a")["state"] == "running")
+    assert "shutdown-deadline" not in daemon.info("a")
 
 
 def test_vm_started_for_a_revert_that_never_came_is_off_again(fake):
