@@ -197,8 +197,8 @@ def test_shutdown_that_a_revert_ended_does_not_come_back(fake):
 
 
 def test_guests_own_reset_does_not_bring_the_shutdown_back(daemon, guest):
-    """A user reset the VM, which ended the shutdown, and then the guest reset itself. The daemon was killed before it had
-    stored this."""
+    """A user reset the VM, which ended the shutdown, and then the guest reset itself. The daemon was killed before it
+    had stored this."""
     daemon.define("a", boot={"kernel": guest("interp.elf")})
     daemon.cairn("start", "a")
     daemon.cairn("shutdown", "--then", "destroy", "--timeout", "3600", "a")
