@@ -1,5 +1,5 @@
 /* cairn-publish: lets clients of the host's ports reach a VM on a network of Cairn's. cairnd starts one for each
- * interface of type `network` with forwards, with the rights of the user who added the forwards. It accepts the clients
+ * interface of type `network` with forwards, with the rights of the user who defined the interface. It accepts clients
  * and connects to the guest's address (docs/networks.md, "Published ports").
  *
  *   cairn-publish --control FD [--forward tcp|udp:FD:ADDRESS|-:PORT]...
