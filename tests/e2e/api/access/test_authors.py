@@ -93,6 +93,28 @@ def test_file_that_root_adds_is_opened_as_root(shared, files):  # noqa: F811
     assert kept(shared, "v") == (NOBODY, {})
 
 
+@pytest.mark.parametrize("live", [True, False], ids=["live", "off"])
+def test_files_of_a_clone_keep_their_authors(shared, files, live):  # noqa: F811
+    """A VM of nobody reads a disk of root, and so does its clone; nobody gains no right by the clone."""
+    assert "return" in define(shared, "v", files / "mine.raw")
+    roots = {"path": str(files / "roots.raw"), "format": "raw", "readonly": True}
+    d = dumped(shared, "v")
+    shared.qmp().run("vm-define", definition={**d, "disks": [*d["disks"], roots]})
+    if live:
+        shared.cairn("start", "v")
+    shared.cairn("clone", "v", "w", *(["--live"] if live else []))
+    assert kept(shared, "w") == (NOBODY, {str(files / "roots.raw"): 0})
+    made = dumped(shared, "w")["disks"][0]["path"]
+    assert os.stat(made).st_uid == NOBODY
+    shared.cairn("destroy", "w", ok=None)
+    shared.cairn("start", "w")
+    shared.cairn("destroy", "w")
+    d = dumped(shared, "w")
+    del d["disks"][1]["readonly"]
+    a, = as_nobody(shared, ["vm-define", {"definition": d}])
+    assert a["error"]["desc"].endswith("(for user 65534, who defined the VM)"), a
+
+
 def test_owner_gains_nothing_from_roots_vm(shared, files):  # noqa: F811
     """The VM still reads root's file after its owner has edited the VM, and the owner cannot make the file writable."""
     d = definition(shared, "mine", files / "roots.raw", readonly=True)
