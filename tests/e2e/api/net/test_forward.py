@@ -94,11 +94,15 @@ def test_start_and_live_clones_publish_ports(host):  # noqa: F811
     ports = re.findall(r"^(b-\d): tcp 127.0.0.1:(\d+) leads to port (22|80)$", r.stdout, re.M)
     assert [(n, to) for n, _, to in ports] == [(f"b-{i}", to) for i in (1, 2, 3) for to in ("22", "80")]
     assert len({p for _, p, _ in ports}) == 6 and all(listens(int(p)) for _, p, _ in ports)
+    # The forwards are stored before the job ends, so a daemon that is killed then forgets none.
+    q = host.qmp()
+    job = q.run("vm-fork", vm="a", name="g", count=8, forwards=[{"to": 22}])["job"]
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert all("live" in json.loads((host.state / f"vms/g-{i}/state.json").read_text()) for i in range(1, 9))
     r = json.loads(host.cairn("clone", "--live", "a", "d", "--publish", "auto:22", "--format", "json").stdout)
     assert [(p["name"], p["to"]) for p in r["published"]] == [("d", 22)] and listens(r["published"][0]["port"])
     assert forwards(host, "d", "--inactive") == []
     port = r["published"][0]["port"]
-    # The forwards are stored before the answer, so a daemon that is killed now forgets none.
     assert "live" in json.loads((host.state / "vms/d/state.json").read_text())
     host.stop(signal.SIGKILL)
     host.start()
