@@ -1,6 +1,8 @@
-/* Handler of vm-set-interface: the link and the limits of an interface of a running VM. */
+/* Handler of vm-set-interface: the link and the limits of an interface of a running VM. Its egress rules:
+ * api/net/egress_change.h. */
 #include "api/access/authors.h"
 #include "api/commands/command.h"
+#include "api/net/egress_change.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
@@ -99,7 +101,7 @@ static int change_read(struct call *c, struct interface_change *w, struct err *e
 	if (!r)
 		r = limit_read(c, "outbound", &w->bandwidth.out, &w->set_out, e);
 	if (!r && !w->set_link && !w->set_in && !w->set_out)
-		r = err_set(e, -EINVAL, ERR_INVALID, "nothing to change: give link, inbound or outbound");
+		r = err_set(e, -EINVAL, ERR_INVALID, "nothing to change: give link, inbound, outbound, egress or no-egress");
 	if (!r && !n)
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no interface '%.40s'; next: cairn domiflist %.60s",
 			c->vm->def->name, which, c->vm->def->name);
@@ -121,8 +123,14 @@ void command_vm_set_interface(struct call *c)
 	struct interface_change *w = must_alloc(calloc(1, sizeof(*w)));
 	struct vm_interface_set body;
 	struct err e;
-	int r = process_check(c->vm, &e);
+	int r;
 
+	if (js_get(c->args, "egress") || js_get(c->args, "no-egress")) {
+		free(w);
+		egress_change(c);
+		return;
+	}
+	r = process_check(c->vm, &e);
 	w->call = c;
 	if (!r)
 		r = change_read(c, w, &e);

@@ -157,7 +157,9 @@ static const struct field interface_args[] = { FIELD_VM,
 	{ "interface", FIELD_STRING, REQUIRED, "id or MAC address of the interface" },
 	{ "link", FIELD_STRING, OPTIONAL, "up or down" },
 	{ "inbound", FIELD_OBJECT, OPTIONAL, "limits of the frames to the guest, as in a definition; {}: none" },
-	{ "outbound", FIELD_OBJECT, OPTIONAL, "limits of the frames from the guest" }, END };
+	{ "outbound", FIELD_OBJECT, OPTIONAL, "limits of the frames from the guest" },
+	{ "egress", FIELD_OBJECT, OPTIONAL, "type user: what the guest may reach, as in a definition; alone" },
+	{ "no-egress", FIELD_BOOL, OPTIONAL, "type user: remove the egress rules" }, END };
 static const struct field disk_args[] = { FIELD_VM,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
 	{ "iops", FIELD_INT, OPTIONAL, "most requests in a second; 0: no limit [no change]" },

@@ -117,7 +117,7 @@ static void keys_drop(struct json_object *list, const char *const *keys, size_t 
 /* Return the definition, without what a command can change in the running VM if not `whole`; the caller owns it. */
 static struct json_object *definition_look(const struct definition *d, bool whole)
 {
-	static const char *const interface[] = { "link", "bandwidth" }, *const disk[] = { "iops", "bps" };
+	static const char *const interface[] = { "link", "bandwidth", "egress" }, *const disk[] = { "iops", "bps" };
 	struct json_object *o = definition_to_json(d);
 
 	if (!whole) {

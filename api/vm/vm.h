@@ -251,8 +251,8 @@ void vm_live_replace(struct vm *vm, struct definition *d);
 bool vm_sleeps(const struct vm *vm);
 /* Whether the VM runs and its next start will use a different definition. */
 bool vm_is_pending(const struct vm *vm);
-/* The same, but for what a command can change in the running VM, too: links of interfaces, and limits of interfaces
- * and disks. */
+/* The same, but for what a command can change in the running VM, too: links and egress rules of interfaces, and limits
+ * of interfaces and disks. */
 bool vm_machine_is_pending(const struct vm *vm);
 
 enum vm_define_mode {

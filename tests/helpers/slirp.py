@@ -62,6 +62,9 @@ while True:
             if "add" in order:
                 print("slirp: add", order["add"], file=sys.stderr, flush=True)
                 forwards.append(socket.socket(fileno=fds[0]))
+            elif "egress" in order:
+                with open(fds[0], encoding="ascii") as f:
+                    print("slirp: egress", f.read() or "none", file=sys.stderr, flush=True)
             elif "remove" in order:
                 forwards.pop(order["remove"]).close()
             else:

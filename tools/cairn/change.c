@@ -50,6 +50,11 @@ int change_read(struct cli *c, const char *vm, struct json_object **ret_definiti
 	return definition_read(c, vm, true, ret_definition, e);
 }
 
+int change_read_running(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e)
+{
+	return definition_read(c, vm, false, ret_definition, e);
+}
+
 int change_read_list(struct cli *c, const char *vm, const char *key, struct json_object **ret_list, struct err *e)
 {
 	CLEANUP_JS struct json_object *definition = NULL;

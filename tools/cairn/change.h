@@ -41,6 +41,9 @@ int place_choose(struct cli *c, struct place *ret, struct err *e);
 
 /* Read the definition that the next start uses. The caller owns it. Returns 0 or -errno. */
 int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e);
+/* Read the definition of the running VM; of one that is off, that of the next start. The caller owns it. Returns 0 or
+ * -errno. */
+int change_read_running(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e);
 /* Read the list `key` from the definition of the running VM; with --inactive, from the one that the next start uses.
  * The caller owns *ret_list. Returns 0 or -errno. */
 int change_read_list(struct cli *c, const char *vm, const char *key, struct json_object **ret_list, struct err *e);

@@ -186,6 +186,7 @@ int verb_forward_remove(struct cli *c);
 int verb_forward_list(struct cli *c);
 int verb_domifstat(struct cli *c);
 int verb_domifaddr(struct cli *c);
+int verb_domif_egress(struct cli *c);
 int verb_domiftune(struct cli *c);
 int verb_blkdeviotune(struct cli *c);
 int verb_domif_setlink(struct cli *c);

@@ -161,6 +161,10 @@ static bool order_obey(struct publisher *p)
 		break;
 	case CONTROL_LEAD:
 		return lead(p, order.text);
+	case CONTROL_EGRESS: /* cairn-slirp's */
+		close(order.fd);
+		done = false;
+		break;
 	}
 	control_answer(&p->control, done);
 	return true;

@@ -16,6 +16,7 @@
 #define LEAD "{\"lead\": \""
 #define REMOVE "{\"remove\": "
 #define SOCKET ", \"socket\": \""
+#define EGRESS "{\"egress\": true}"
 #define MESSAGE_MAX 64
 #define BACKLOG 4
 
@@ -194,6 +195,10 @@ static bool order_note(struct control *c, const char *text, int fd)
 		len = rest ? strcspn(rest, "\"") : 0;
 		if (len < sizeof(c->order.text) && rest)
 			memcpy(c->order.text, rest, len);
+		return true;
+	}
+	if (fd >= 0 && !strcmp(text, EGRESS)) {
+		c->order = (struct control_order){ .kind = CONTROL_EGRESS, .fd = fd };
 		return true;
 	}
 	if (!strncmp(text, fd < 0 ? LEAD : ADD, strlen(fd < 0 ? LEAD : ADD)))

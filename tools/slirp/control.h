@@ -11,7 +11,8 @@
  * CONTROL_INTERVAL_NS; each new daemon gets it, too.
  *
  * From the daemon: {"hold": true} and {"hold": false}; {"add": "tcp:-:22"} with a bound socket, and
- * {"remove": N, "socket": "tcp:127.0.0.1:8022"}. The caller takes these two with control_order(), and control_answer()
+ * {"remove": N, "socket": "tcp:127.0.0.1:8022"}; {"egress": true} with a file that has the text of new egress rules, or
+ * nothing for none. The caller takes these three with control_order(), and control_answer()
  * answers {"done": true} or {"done": false}. A removed forward's number goes to the forward behind it. The address of
  * its socket names the forward, and N counts only without it, as of an older daemon: a daemon that was killed between a
  * change and its note of it knows other numbers. If no forward has that socket, it is removed already.
@@ -29,13 +30,13 @@
 #define CONTROL_FDS 2
 #define CONTROL_FORWARD_TEXT 32 /* "udp:255.255.255.255:65535", "255.255.255.255 " and the name of a tap */
 
-/* A change of the forwards that the daemon wants. */
+/* A change of the forwards or of the egress rules that the daemon wants. */
 struct control_order {
-	enum { CONTROL_NONE, CONTROL_ADD, CONTROL_REMOVE, CONTROL_LEAD } kind;
+	enum { CONTROL_NONE, CONTROL_ADD, CONTROL_REMOVE, CONTROL_LEAD, CONTROL_EGRESS } kind;
 	/* CONTROL_ADD: for options_add_forward(). CONTROL_REMOVE: the address of the socket; "": `at` counts.
 	 * CONTROL_LEAD: the guest's address and its tap */
 	char text[CONTROL_FORWARD_TEXT];
-	int fd;		    /* CONTROL_ADD: the socket, owned; otherwise -1 */
+	int fd;		    /* CONTROL_ADD: the socket; CONTROL_EGRESS: the file; owned; otherwise -1 */
 	unsigned at;	    /* CONTROL_REMOVE */
 };
 

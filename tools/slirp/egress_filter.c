@@ -177,6 +177,35 @@ static bool rules_allow(struct egress_filter *f, const struct guest_packet *p, u
 	return e->allow && (!needed || needed == 8 * EGRESS_ADDRESS_BYTES);
 }
 
+bool egress_filter_allows(struct egress_filter *f, uint8_t protocol, const uint8_t to[EGRESS_ADDRESS_BYTES], uint16_t port,
+	uint64_t now_ns)
+{
+	struct guest_packet p = { .protocol = protocol, .to_port = port };
+
+	memcpy(p.to, to, sizeof(p.to));
+	return rules_allow(f, &p, now_ns);
+}
+
+/* The rules of `e` with the same name as one of those rules of `old`. */
+static uint64_t rules_translate(const struct egress *old, uint64_t rules, const struct egress *e)
+{
+	uint64_t ret = 0;
+
+	for (uint32_t i = 0; i < old->nrules; i++)
+		for (uint32_t k = 0; (rules & 1ULL << i) && k < e->nrules; k++)
+			if (e->rules[k].target == EGRESS_NAME && e->rules[k].below == old->rules[i].below &&
+				!strcmp(e->rules[k].name, old->rules[i].name))
+				ret |= 1ULL << k;
+	return ret;
+}
+
+void egress_filter_change(struct egress_filter *f, const struct egress *old)
+{
+	for (unsigned i = 0; i < SETS; i++)
+		for (unsigned k = 0; k < WAYS; k++)
+			f->open[i][k].rules = rules_translate(old, f->open[i][k].rules, &f->options->egress);
+}
+
 static bool address_is(const uint8_t *address, struct in_addr a)
 {
 	return egress_prefix_has(&ipv4, address) && !memcmp(address + 12, &a, sizeof(a));

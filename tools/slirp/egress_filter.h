@@ -35,6 +35,11 @@ bool egress_filter_is_public(const struct egress_filter *f, const uint8_t addres
 /* Open an address for the rules that name this name. The caller has checked egress_filter_is_public(). */
 void egress_filter_open(struct egress_filter *f, const char *name, const uint8_t address[EGRESS_ADDRESS_BYTES],
 	uint32_t ttl_s, uint64_t now_ns);
+/* The options have other rules now. Addresses stay open by the names that both have. old: the rules before. */
+void egress_filter_change(struct egress_filter *f, const struct egress *old);
+/* Do the rules allow what an open connection or datagram socket sends there? protocol: IPPROTO_TCP or IPPROTO_UDP. */
+bool egress_filter_allows(struct egress_filter *f, uint8_t protocol, const uint8_t to[EGRESS_ADDRESS_BYTES], uint16_t port,
+	uint64_t now_ns);
 /* The counters; the caller counts denied questions. */
 struct egress_counts *egress_filter_counts(struct egress_filter *f);
 

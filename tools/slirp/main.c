@@ -36,6 +36,7 @@
 #define FRAMES_BATCH 64 /* frames of the guest in one round, so that other sockets get their turn */
 #define LOG_BYTES MIB  /* that one process may add to a log file */
 #define NS_PER_MS 1000000ULL
+#define RULES_MAX (EGRESS_RULES_MAX * (EGRESS_RULE_TEXT + 1) + 16)
 
 struct network {
 	struct options options;
@@ -162,6 +163,65 @@ static bool forward_remove(struct network *n, const struct control_order *order)
 	return true;
 }
 
+static bool connection_may_go_on(void *opaque, const uint8_t to[16], uint16_t port)
+{
+	struct network *n = opaque;
+
+	return egress_filter_allows(n->filter, IPPROTO_TCP, to, port, loop_now_ns());
+}
+
+/* Read the text of rules from a file. Returns its length; 0: none; -EINVAL. */
+static ssize_t rules_read(int fd, char text[RULES_MAX])
+{
+	size_t len = 0;
+	ssize_t got;
+
+	while (len < RULES_MAX - 1 && (got = read(fd, text + len, RULES_MAX - 1 - len)) > 0)
+		len += (size_t)got;
+	text[len] = 0;
+	return len == RULES_MAX - 1 ? -EINVAL : (ssize_t)len;
+}
+
+static void filter_free(struct network *n)
+{
+	dns_proxy_free(n->dns);
+	egress_filter_free(n->filter);
+	n->dns = NULL;
+	n->filter = NULL;
+}
+
+static bool filter_make(struct network *n)
+{
+	struct err e;
+
+	if (!egress_filter_new(&n->options, &n->filter, &e) && !dns_proxy_new(n->filter, n->frames, &n->dns, &e))
+		return true;
+	log_error("network", "%s", e.msg);
+	filter_free(n);
+	return false;
+}
+
+/* Take other egress rules, or none. What they deny ends. */
+static bool rules_change(struct network *n, int fd)
+{
+	static char text[RULES_MAX];
+	static struct egress rules, old;
+	ssize_t len = rules_read(fd, text);
+
+	if (len < 0 || (len && !egress_parse(text, &rules)) || (len && !n->filter && !filter_make(n)))
+		return false;
+	old = n->options.egress;
+	n->options.egress = len ? rules : (struct egress){ 0 };
+	n->options.filtered = len;
+	if (!len) {
+		filter_free(n);
+		return true;
+	}
+	egress_filter_change(n->filter, &old);
+	stack_end_connections(n->stack, connection_may_go_on, n);
+	return true;
+}
+
 static void order_obey(struct network *n)
 {
 	struct control_order order = control_order(&n->control);
@@ -170,6 +230,10 @@ static void order_obey(struct network *n)
 		control_answer(&n->control, forward_add(n, &order));
 	else if (order.kind == CONTROL_REMOVE)
 		control_answer(&n->control, forward_remove(n, &order));
+	else if (order.kind == CONTROL_EGRESS) {
+		control_answer(&n->control, rules_change(n, order.fd));
+		close(order.fd);
+	}
 }
 
 /* Run one round. The poll set holds this program's own sockets first, then libslirp's. */
@@ -294,8 +358,7 @@ int main(int argc, char **argv)
 		log_error("network", "poll: %s", strerror(-r));
 	stack_free(n.stack);
 	udp_free(n.udp);
-	dns_proxy_free(n.dns);
-	egress_filter_free(n.filter);
+	filter_free(&n);
 	control_done(&n.control);
 	frames_free(n.frames);
 	return r < 0;

@@ -246,6 +246,67 @@ void stack_remove_forward(struct stack *s, unsigned at)
 	}
 }
 
+/* ---- rules that change ---- */
+
+static const uint8_t gateway6[16] = { 0xfe, 0xc0, [15] = 2 };
+
+static bool peer_read(const struct stack *s, int fd, uint8_t ret[16], uint16_t *ret_port)
+{
+	struct sockaddr_storage peer = { 0 };
+	const struct sockaddr_in *v4 = (const void *)&peer;
+	const struct sockaddr_in6 *v6 = (const void *)&peer;
+	socklen_t size = sizeof(peer);
+
+	if (getpeername(fd, (struct sockaddr *)&peer, &size) < 0)
+		return false;
+	/* libslirp leads the gateway's addresses to the host's loopback. */
+	if (peer.ss_family == AF_INET6) {
+		memcpy(ret, IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) ? gateway6 : v6->sin6_addr.s6_addr, 16);
+		*ret_port = ntohs(v6->sin6_port);
+		return true;
+	}
+	memset(ret, 0, 16);
+	ret[10] = ret[11] = 0xff;
+	memcpy(ret + 12, v4->sin_addr.s_addr == htonl(INADDR_LOOPBACK) ? &s->options->gateway : &v4->sin_addr, 4);
+	*ret_port = ntohs(v4->sin_port);
+	return true;
+}
+
+static int option_get(int fd, int option)
+{
+	socklen_t size = sizeof(int);
+	int value = -1;
+
+	return getsockopt(fd, SOL_SOCKET, option, &value, &size) < 0 ? -1 : value;
+}
+
+/* Put a socket without a port in the place of this one. */
+static void datagrams_end(int fd)
+{
+	CLEANUP_CLOSE int fresh = socket(option_get(fd, SO_DOMAIN), SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fresh < 0 || dup3(fresh, fd, O_CLOEXEC) < 0)
+		shutdown(fd, SHUT_RDWR);
+}
+
+void stack_end_connections(struct stack *s, bool (*may_go_on)(void *opaque, const uint8_t to[16], uint16_t port), void *opaque)
+{
+	const struct linger reset = { .l_onoff = 1 };
+	uint8_t to[16];
+	uint16_t port;
+
+	for (int fd = 0; fd < FDS_MAX; fd++) {
+		int protocol = s->fds[fd].open && !s->fds[fd].listens && !s->fds[fd].forward ? option_get(fd, SO_PROTOCOL) : -1;
+
+		if (protocol == IPPROTO_UDP) {
+			datagrams_end(fd);
+		} else if (protocol == IPPROTO_TCP && (!peer_read(s, fd, to, &port) || !may_go_on(opaque, to, port))) {
+			setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+			shutdown(fd, SHUT_RDWR);
+		}
+	}
+}
+
 /* ---- creation and release ---- */
 
 int stack_new(const struct options *o, struct frames *f, struct control *c, struct stack **ret_s,

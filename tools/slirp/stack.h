@@ -6,6 +6,7 @@
 #define CAIRN_TOOLS_SLIRP_STACK_H
 
 #include <poll.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,6 +35,11 @@ int stack_add_forward(struct stack *s, unsigned at, struct err *e);
 /* Close the socket of the forward `at`, if it is a TCP forward. Open connections continue. The forwards behind it move
  * up. */
 void stack_remove_forward(struct stack *s, unsigned at);
+
+/* End the guest's connections to addresses outside that may be reached no more, and give each of its datagram sockets
+ * another port, so that answers from outside end, too. Connections of forwards go on.
+ * may_go_on: returns whether a connection to the address (IPv4 in its IPv6 form) may. */
+void stack_end_connections(struct stack *s, bool (*may_go_on)(void *opaque, const uint8_t to[16], uint16_t port), void *opaque);
 
 /* Handle a frame of the guest; call stack_input_done() after a batch. Call both only after stack_poll_done(), which
  * updates libslirp's time. */

@@ -303,6 +303,9 @@ cairn domifstat web1 net0
 cairn domif-getlink web1 net0
     given: defined web1; cairn attach-interface web1 user; cairn start web1
     then: shows 'net0 up'
+cairn domif-egress web1 net0 'allow tcp 443 *.example.org' deny
+    given: defined web1; cairn attach-interface web1 user; cairn start web1
+    then: cairn domif-egress web1 net0 | grep '^deny$'
 cairn domif-setlink web1 net0 down
     given: defined web1; cairn attach-interface web1 user; cairn start web1
     then: cairn domif-getlink web1 net0 | grep down

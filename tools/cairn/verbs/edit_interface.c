@@ -2,9 +2,9 @@
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
-#include "base/egress.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/egress_words.h"
 #include "tools/cairn/forward.h"
 #include "tools/cairn/output.h"
 
@@ -16,33 +16,6 @@
 #include <strings.h>
 
 /* ---- attach-interface ---- */
-
-/* Read a rule such as "allow tcp 443 *.example.org"; one word is the default. The daemon checks the values.
- * Returns false if it is none. */
-static bool egress_rule_add(struct json_object *egress, const char *text)
-{
-	CLEANUP_FREE char *copy = must_alloc(strdup(text));
-	char *rest = copy;
-	const char *action = strsep(&rest, " "), *word;
-	struct json_object *rule;
-
-	if (strcmp(action, "allow") != 0 && strcmp(action, "deny") != 0)
-		return false;
-	if (!rest) {
-		js_put_str(egress, "default", action);
-		return true;
-	}
-	rule = json_object_new_object();
-	json_object_array_add(js_get_array(egress, "rules"), rule);
-	while ((word = strsep(&rest, " ")))
-		if (!rest)
-			js_put_str(rule, action, word);
-		else if (egress_protocol_parse(word) >= 0)
-			js_put_str(rule, "protocol", word);
-		else
-			js_put_str(rule, "ports", word);
-	return true;
-}
 
 /* Add the rules of --egress. Returns 0 or an exit code. */
 static int egress_options(struct cli *c, struct json_object *o)
@@ -57,8 +30,7 @@ static int egress_options(struct cli *c, struct json_object *o)
 	js_put(egress, "rules", json_object_new_array());
 	for (size_t i = 0; i < n; i++)
 		if (!egress_rule_add(egress, rules[i]))
-			return cli_usage(c, "--egress must be like \"allow tcp 443 *.example.org\", \"deny 10.0.0.0/8\" or deny, not \"%s\"",
-				rules[i]);
+			return cli_usage(c, "--egress " EGRESS_WORDS ", not \"%s\"", rules[i]);
 	return 0;
 }
 

@@ -348,6 +348,8 @@ static const struct verb_option blkdeviotune_options[] = {
 	{ "total-bytes-sec", "NUMBER", "limit the bytes in a second, such as 20M; 0: no limit" },
 	{ "total-iops-sec", "NUMBER", "limit the requests in a second; 0: no limit" }, PLACE_OPTIONS, END };
 static const struct verb_option domif_link_options[] = { PLACE_OPTIONS, END };
+static const struct verb_option domif_egress_options[] = {
+	{ "clear", NULL, "remove all rules: the guest reaches everything" }, PLACE_OPTIONS, END };
 static const struct verb_option seed_options[] = {
 	{ "hostname", "NAME", "set the guest's host name" },
 	{ "user", "NAME", "create this user, who may use sudo [the default user of the guest's image]" },
@@ -427,6 +429,8 @@ const struct verb verbs[] = {
 		"vm-info vm-set-disk vm-define vm-dump-definition", verb_blkdeviotune },
 	{ "domif-setlink", "Definitions", "VM INTERFACE STATE", "set the link of a network interface up or down", domif_link_options,
 		3, 3, false, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_setlink },
+	{ "domif-egress", "Definitions", "VM INTERFACE [RULE...]", "show or replace the rules for what the guest of a user interface may reach",
+		domif_egress_options, 2, MANY, true, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_egress },
 	{ "seed", "Definitions", "FILE", "create an image from which cloud-init configures a guest", seed_options, 1, 1, false, "file",
 		NULL, verb_seed },
 	{ "forward-add", "Definitions", "VM [PROTOCOL:][ADDRESS:]PORT:TO", "forward a port of the host to a guest",

@@ -253,6 +253,9 @@ domiftune vm1 net0 --live --config --inbound 100
 blkdeviotune vm1 vda --live --config --total-iops-sec 100
 blkdeviotune vm1 vda
 domif-setlink vm1 net0 down --live --config
+domif-egress vm1 net0
+domif-egress vm1 net0 deny --live
+domif-egress vm1 net0 deny --config
 domif-getlink vm1 net0
 ssh vm1
 wait vm1 --for ip --timeout 20

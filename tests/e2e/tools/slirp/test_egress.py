@@ -191,6 +191,65 @@ def test_denials_are_reported(world):
         assert g.told() == {"denied": [5, 1]}
 
 
+def change(g, rules):
+    """Give cairn-slirp other rules, as the daemon does. Return whether it took them."""
+    with open(os.memfd_create("egress"), "r+", encoding="ascii") as f:
+        f.write(rules)
+        f.seek(0)
+        socket.send_fds(g.control, [b'{"egress": true}'], [f.fileno()])
+    while True:
+        told = g.told()
+        if "done" in told:
+            return told["done"]
+
+
+def ended(s):
+    s.settimeout(30)
+    try:
+        return s.recv(100) == b""
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("before", ["deny;allow any - 192.0.2.0/24;allow any - *.example.org", ""])
+def test_other_rules_end_what_they_deny(world, before):
+    """While the guest is silent: TCP connections outside, and answers to its datagrams. What they allow goes on, by a
+    name that both have, too. A forward's connection goes on."""
+    args = ["--egress", before] if before else []
+    inside = world.listening(world.host, socket.AF_INET, 8022)
+    with Guest(("tcp", inside, "-", 22), args=args, before=world.before, control=True) as g:
+        server = world.listening(world.outside, socket.AF_INET, 443)
+        udp = world.bound(world.outside, "0.0.0.0", 53)
+        assert not before or ask(g, "www.example.org")[0] == 0
+        ends = {}
+        for i, to in enumerate(("192.0.2.1", PUBLIC, "192.0.2.9")):
+            assert not g.connect(to, 443, sport=40000 + i).reset
+            ends[to] = server.accept()[0]
+        g.udp(41000, "192.0.2.1", 53, b"question")
+        data, peer = udp.recvfrom(100)
+        client = world.host.inside(lambda: socket.create_connection(("127.0.0.1", 8022)))
+        forwarded = g.accepted()
+        rules = f"deny;allow any - 192.0.2.9;allow tcp 443 {'*.example.org' if before else PUBLIC}"
+        assert change(g, rules)
+        assert ended(ends["192.0.2.1"])
+        udp.sendto(b"answer", peer)
+        for to, sport in ((PUBLIC, 40001), ("192.0.2.9", 40002)):
+            c = g.connections[(sport, to, 443)]
+            c.send(b"x")
+            assert ends[to].recv(1) == b"x"
+            ends[to].sendall(b"y")
+            assert c.read(1) == b"y" and not c.reset
+        client.sendall(b"z")
+        assert forwarded.read(1) == b"z"
+        assert not [p for p in g.silent() if p.protocol == UDP and p.data == b"answer"]
+        c = g.connections[(40000, "192.0.2.1", 443)]
+        c.send(b"secret")
+        g.until(lambda: c.reset)
+        assert g.connect("192.0.2.1", 443, sport=40010).reset and not g.connect("192.0.2.9", 443, sport=40011).reset
+        assert not change(g, "deny;allow") and g.connect("192.0.2.1", 443, sport=40012).reset
+        assert change(g, "") and not g.connect("192.0.2.1", 443, sport=40013).reset
+
+
 def test_dns_works_with_default_allow(world):
     with Guest(args=["--egress", "allow;deny any - *.evil.net;deny tcp 25 any"], before=world.before) as g:
         assert ask(g, "www.example.org")[0] == 0 and ask(g, "a.evil.net")[0] == 5
