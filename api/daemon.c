@@ -22,6 +22,7 @@
 #include "api/net/network_default.h"
 #include "api/net/network_life.h"
 #include "api/net/network_ports.h"
+#include "api/net/network_watch.h"
 #include "api/policy/autostart.h"
 #include "api/policy/host_shutdown.h"
 #include "api/policy/idle.h"
@@ -65,6 +66,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #define LOOP_ENTRIES 256
 #define ADOPT_TIMEOUT_NS (10 * 1000000000ULL)
@@ -429,6 +431,8 @@ int daemon_open(struct daemon *d, struct err *e)
 	jobs_found(h);
 	store_each_unread(h->store, unread_found, h);
 	networks_take_back(h);
+	if (geteuid() == 0)
+		network_watch_begin(h);
 	network_default_define(h);
 	take_back_all(h);
 	vm_cgroups_sweep(h);
@@ -492,6 +496,7 @@ void daemon_close(struct daemon *d)
 	loop_timer_free(h->cgroup_sweep);
 	pins_free(h->pins);
 	forwards_processes_free(h);
+	network_watch_free(h->network_watch);
 	networks_free(h);
 	jobs_free(h);
 	permissions_done(&h->permissions);

@@ -223,6 +223,15 @@ static void completed(struct network *n, struct network_operation *op, int r, st
 	answer(op, r, value, e);
 }
 
+static void mended(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	(void)op;
+	if (r < 0)
+		log_error("network", "network '%s' is incomplete and cannot be mended: %s", network_any(n)->name, e->msg);
+	else
+		notes_log(n, value);
+}
+
 /* What was asked of a network that is active. */
 static void looked_at(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
@@ -246,6 +255,34 @@ static int network_mend(struct network *n, network_done *done, void *opaque, str
 	const struct network_operation check = { .verb = "check", .ended = looked_at, .done = done, .opaque = opaque };
 
 	return program_run(n, &check, n->live, e);
+}
+
+static void seen(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	const struct network_operation up = { .verb = "up", .ended = mended };
+	struct err own;
+
+	(void)op;
+	if (r < 0) {
+		log_error("network", "network '%s' cannot be checked: %s", network_any(n)->name, e->msg);
+	} else if (js_get_bool(value, "active", false) && !js_get_bool(value, "complete", true)) {
+		log_info("network", "network '%s': parts are missing since the host's routes or rules changed, and are made again: %s",
+			network_any(n)->name, json_object_to_json_string(js_get(value, "missing")));
+		if (program_run(n, &up, n->live, &own) < 0)
+			mended(n, NULL, -EIO, NULL, &own);
+	}
+}
+
+bool network_look(struct network *n)
+{
+	const struct network_operation check = { .verb = "check", .ended = seen };
+	struct err e;
+
+	if (n->operation)
+		return false;
+	if (n->state == NETWORK_ACTIVE && program_run(n, &check, n->live, &e) < 0)
+		log_error("network", "network '%s' cannot be checked: %s", network_any(n)->name, e.msg);
+	return true;
 }
 
 int network_start(struct network *n, bool transient, network_done *done, void *opaque, struct err *e)
@@ -435,15 +472,6 @@ int network_denied(struct network *n, network_done *done, void *opaque, struct e
 }
 
 /* ---- after a restart of the daemon ---- */
-
-static void mended(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
-{
-	(void)op;
-	if (r < 0)
-		log_error("network", "network '%s' is incomplete and cannot be mended: %s", network_any(n)->name, e->msg);
-	else
-		notes_log(n, value);
-}
 
 static void checked(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {

@@ -25,6 +25,9 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 /* Change an active network. d: taken, also on errors; it becomes the live definition when done() reports success.
  * Returns as network_start(). */
 int network_update(struct network *n, struct network_definition *d, network_done *done, void *opaque, struct err *e);
+/* Look at an active network, and make the parts that are missing. The log has what is done. Returns false if an
+ * operation is under way, so that the network has to be looked at later. */
+bool network_look(struct network *n);
 /* Ask for the leases, also during an operation. Returns as network_start(); -EBUSY: too many ask. */
 int network_leases(struct network *n, network_done *done, void *opaque, struct err *e);
 /* Ask how many packets the egress rules of an active network have denied: {"packets": N}. Returns as

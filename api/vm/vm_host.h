@@ -18,6 +18,7 @@ struct job;
 struct loop;
 struct network_port_end;
 struct networks;
+struct network_watch;
 struct pins;
 struct quota_claim;
 struct scheduler;
@@ -64,6 +65,7 @@ struct vm_host {
 	struct usernet *usernets;	     /* cairn-slirp processes, until each is reaped (api/net/forwards.c) */
 	struct network_port_end *port_ends;  /* under way (api/net/network_ports.c) */
 	struct networks *networks;	     /* api/net/network.h; NULL: none */
+	struct network_watch *network_watch; /* api/net/network_watch.h; NULL: not root's daemon */
 	struct job *jobs;		     /* oldest first */
 	unsigned next_job;		     /* number in the last generated job id */
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */

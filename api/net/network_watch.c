@@ -1,0 +1,179 @@
+#include "api/net/network_watch.h"
+#include "api/net/network.h"
+#include "api/net/network_life.h"
+#include "api/vm/vm_host.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define OWN_TABLES "cairn_"
+#define MESSAGE_BYTES 16384
+#define MESSAGES_PER_ROUND 64
+/* A reload takes a moment; and hosts with many containers change their rules all the time. */
+#define DELAY_NS (500 * 1000000ULL)
+#define INTERVAL_NS (2 * 1000000000ULL)
+
+enum { ROUTES, RULES, SOCKETS };
+
+struct network_watch {
+	struct vm_host *host;
+	struct {
+		struct network_watch *owner;
+		int fd;
+		struct loop_watch *watch;
+	} sockets[SOCKETS];
+	struct loop_timer *timer;
+	bool due; /* the timer is armed */
+	uint64_t last_ns; /* of the last look; 0: none */
+};
+
+/* ---- messages ---- */
+
+static bool is_default_route(const struct nlmsghdr *m)
+{
+	const struct rtmsg *r = NLMSG_DATA(m);
+
+	return (m->nlmsg_type == RTM_NEWROUTE || m->nlmsg_type == RTM_DELROUTE) && m->nlmsg_len >= NLMSG_LENGTH(sizeof(*r)) &&
+		!r->rtm_dst_len && r->rtm_type == RTN_UNICAST;
+}
+
+/* The name of the table is the first attribute of tables, chains and rules. */
+static bool is_own_table(const struct nlmsghdr *m)
+{
+	const size_t head = NLMSG_LENGTH(NLMSG_ALIGN(sizeof(struct nfgenmsg)));
+	const struct nlattr *a = (const void *)((const char *)m + head);
+
+	return m->nlmsg_len >= head + NLA_HDRLEN + strlen(OWN_TABLES) && (a->nla_type & NLA_TYPE_MASK) == NFTA_RULE_TABLE &&
+		a->nla_len >= NLA_HDRLEN + strlen(OWN_TABLES) && !memcmp(a + 1, OWN_TABLES, strlen(OWN_TABLES));
+}
+
+/* A firewall that starts makes chains; one that is loaded anew deletes what is there, with rules of ours. */
+static bool is_other_firewall(const struct nlmsghdr *m)
+{
+	if (NFNL_SUBSYS_ID(m->nlmsg_type) != NFNL_SUBSYS_NFTABLES)
+		return false;
+	switch (NFNL_MSG_TYPE(m->nlmsg_type)) {
+	case NFT_MSG_DELTABLE:
+		return true;
+	case NFT_MSG_NEWCHAIN:
+	case NFT_MSG_DELCHAIN:
+	case NFT_MSG_DELRULE:
+		return !is_own_table(m);
+	default:
+		return false;
+	}
+}
+
+/* ---- looking at the networks ---- */
+
+static void look(void *opaque);
+
+static void look_later(struct network_watch *w)
+{
+	uint64_t now = loop_now_ns(), at = now + DELAY_NS;
+
+	if (w->due)
+		return;
+	if (w->last_ns && w->last_ns + INTERVAL_NS > at)
+		at = w->last_ns + INTERVAL_NS;
+	w->due = true;
+	loop_timer_arm(w->timer, at);
+}
+
+static void look(void *opaque)
+{
+	struct network_watch *w = opaque;
+	bool again = false;
+	struct network *n;
+
+	w->due = false;
+	w->last_ns = loop_now_ns();
+	for (size_t i = 0; (n = network_at(w->host, i)); i++)
+		if (!network_look(n))
+			again = true;
+	if (again)
+		look_later(w);
+}
+
+static void socket_read(void *opaque, unsigned revents)
+{
+	struct network_watch *w = *(struct network_watch **)opaque;
+	int which = opaque == &w->sockets[RULES];
+	char text[MESSAGE_BYTES] __attribute__((aligned(NLMSG_ALIGNTO)));
+	bool changed = false;
+	ssize_t got = 0;
+
+	(void)revents;
+	for (unsigned i = 0; i < MESSAGES_PER_ROUND; i++) {
+		got = recv(w->sockets[which].fd, text, sizeof(text), MSG_DONTWAIT);
+		if (got < 0)
+			break;
+		for (const struct nlmsghdr *m = (const void *)text; NLMSG_OK(m, (size_t)got); m = NLMSG_NEXT(m, got))
+			changed = changed || (which == ROUTES ? is_default_route(m) : is_other_firewall(m));
+	}
+	/* The kernel dropped messages. */
+	if (changed || (got < 0 && errno == ENOBUFS))
+		look_later(w);
+}
+
+/* ---- begin and end ---- */
+
+static int socket_open(struct network_watch *w, int which)
+{
+	static const int protocols[] = { [ROUTES] = NETLINK_ROUTE, [RULES] = NETLINK_NETFILTER };
+	struct sockaddr_nl a = { .nl_family = AF_NETLINK, .nl_groups = which == ROUTES ? RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE : 0 };
+	int fd = w->sockets[which].fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocols[which]);
+	int group = NFNLGRP_NFTABLES;
+
+	if (fd < 0 || bind(fd, (void *)&a, sizeof(a)) < 0 ||
+		(which == RULES && setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof(group)) < 0))
+		return -errno;
+	w->sockets[which].owner = w;
+	return loop_watch(w->host->loop, fd, POLLIN, socket_read, &w->sockets[which], &w->sockets[which].watch);
+}
+
+void network_watch_begin(struct vm_host *host)
+{
+	struct network_watch *w;
+
+	if (host->network_watch)
+		return;
+	host->network_watch = w = must_alloc(calloc(1, sizeof(*w)));
+	w->host = host;
+	if (loop_timer_new(host->loop, look, w, &w->timer) < 0)
+		abort();
+	for (int i = 0; i < SOCKETS; i++)
+		w->sockets[i].fd = -1;
+	for (int i = 0; i < SOCKETS; i++) {
+		int r = socket_open(w, i);
+
+		if (r < 0 && r != -EPERM)
+			log_warn("network", "the daemon does not see changes of the host's %s, so cairn net-start of an active network mends it: %s",
+				i == ROUTES ? "routes" : "rules of nftables", strerror(-r));
+	}
+}
+
+void network_watch_free(struct network_watch *w)
+{
+	if (!w)
+		return;
+	for (int i = 0; i < SOCKETS; i++) {
+		loop_unwatch(w->sockets[i].watch);
+		if (w->sockets[i].fd >= 0)
+			close(w->sockets[i].fd);
+	}
+	loop_timer_free(w->timer);
+	free(w);
+}

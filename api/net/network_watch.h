@@ -1,0 +1,16 @@
+/* network_watch: mends active networks when the host changes beside them: a default route moves to another link, or
+ * another firewall starts or is loaded anew, and what it deletes has rules of Cairn's. The kernel reports both by netlink.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_NET_NETWORK_WATCH_H
+#define CAIRN_API_NET_NETWORK_WATCH_H
+
+struct network_watch;
+struct vm_host;
+
+/* Begin to watch, in host->network_watch. Without CAP_NET_ADMIN, with which networks are made, changes of rules stay
+ * unseen. */
+void network_watch_begin(struct vm_host *host);
+/* NULL allowed. */
+void network_watch_free(struct network_watch *w);
+
+#endif

@@ -1,0 +1,106 @@
+"""The daemon mends active networks when the host's routes, or rules of nftables, change beside them. With the real
+cairn-net, in network namespaces."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import BUILD, until
+from hostnetlib import Host, Namespace, veth
+from test_cairn_net import FIREWALLD, talk
+from test_network import NetDaemon, host, lan  # noqa: F401
+
+
+class WatchDaemon(NetDaemon):
+    def __init__(self, tmp, machine):
+        super().__init__(tmp, machine)
+        for name in "cairn-net", "cairn-dns":
+            shutil.copy(os.path.join(BUILD, name), self.program)
+        self.define_net()
+        self.cairn("net-start", "lan")
+
+    def close(self):
+        self.cairn("net-destroy", "lan", ok=None)
+        super().close()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    if os.geteuid():
+        pytest.skip("needs root, for network namespaces")
+    h = Host(tmp_path)
+    yield h
+    h.close()
+
+
+@pytest.fixture
+def daemon(machine, tmp_path):
+    d = WatchDaemon(tmp_path, machine)
+    yield d
+    d.close()
+
+
+def answers(guest, server, address):
+    """Whether a connection comes through within a moment."""
+    with server.listen(address) as s, guest.open() as c:
+        c.settimeout(0.5)
+        return c.connect_ex((address, s.getsockname()[1])) == 0
+
+
+def test_guests_follow_a_default_route_to_another_link(daemon, machine):
+    """The address outside is that of the new link; when the route moves back, that of the old one."""
+    other = machine.add(Namespace())
+    veth(machine, "eth1", other, "eth0")
+    machine.run("ip", "addr", "add", "10.8.0.2/24", "dev", "eth1")
+    other.run("ip", "addr", "add", "10.8.0.1/24", "dev", "eth0")
+    for where in machine.outside, other:
+        where.run("ip", "addr", "add", "203.0.113.7/32", "dev", "lo")
+    guest = machine.guest(1)
+    guest.dhcp("one")
+    assert talk(machine.outside, guest, "203.0.113.7") == "10.9.0.2"
+    machine.run("ip", "route", "replace", "default", "via", "10.8.0.1")
+    until(lambda: answers(guest, other, "203.0.113.7"))
+    assert talk(other, guest, "203.0.113.7") == "10.8.0.2"
+    machine.run("ip", "route", "del", "default")
+    machine.run("ip", "route", "add", "default", "via", "10.9.0.1")
+    until(lambda: answers(guest, machine.outside, "203.0.113.7"))
+    assert talk(machine.outside, guest, "203.0.113.7") == "10.9.0.2"
+
+
+@pytest.mark.parametrize("what", ["reload", "flush"])
+def test_network_comes_back_after_a_reload_of_the_firewall(daemon, machine, what):
+    """Another firewall starts, and loads its rules anew, without ours; or an administrator flushes the whole ruleset."""
+    guest = machine.guest(1)
+    guest.dhcp("one")
+    assert talk(machine.outside, guest, "10.9.0.1") == "10.9.0.2"
+    if what == "reload":
+        machine.run("nft", "-f", "-", input=FIREWALLD)
+        until(lambda: answers(guest, machine.outside, "10.9.0.1"))
+        machine.run("nft", "-f", "-", input="delete table inet firewalld" + FIREWALLD)
+    else:
+        machine.run("nft", "flush", "ruleset")
+    until(lambda: answers(guest, machine.outside, "10.9.0.1"))
+    assert talk(machine.outside, guest, "10.9.0.1") == "10.9.0.2"
+
+
+def test_changes_that_matter_have_active_networks_checked(host, lan):  # noqa: F811
+    """A default route, and chains of others; not other routes, and chains of Cairn's own."""
+    def nft(*args):
+        subprocess.run([*lan.enter, "nft", *args], check=True)
+    host.define_net()
+    host.cairn("net-start", "lan")
+    lan.ip("link", "set", "lo", "up")
+    n = len(host.verbs())
+    nft("add table inet cairn_x { chain a { }; }")
+    nft("delete chain inet cairn_x a")
+    lan.ip("route", "add", "192.0.2.0/24", "dev", "br0")
+    lan.ip("route", "add", "default", "dev", "br0")
+    until(lambda: len(host.verbs()) > n)
+    assert host.verbs()[n:] == ["check"]
+    host.tell("check", "json", json.dumps({"return": {"active": True, "complete": False, "missing": ["accept"]}}))
+    nft("add table inet other { chain a { }; }")
+    until(lambda: len(host.verbs()) > n + 2)
+    assert host.verbs()[n:] == ["check", "check", "up"]
