@@ -298,11 +298,29 @@ static const struct vm *vm_concerned(const struct call *c)
 	return name && (c->command->flags & COMMAND_CONCERNS_VM) ? vm_find(c->host, name) : NULL;
 }
 
+static bool takes_id(const struct command *c)
+{
+	for (const struct field *f = c->args; f->name; f++)
+		if (!strcmp(f->name, "id"))
+			return true;
+	return false;
+}
+
+/* Find the job that the argument `id` names. On a VM's own socket, all commands with that argument concern jobs. */
+static const struct job *job_named(const struct call *c)
+{
+	const char *id = js_get_str(c->args, "id");
+	const struct vm *vm = conn_vm(c->conn);
+
+	if (id && vm)
+		return takes_id(c->command) ? job_find_qmp(vm, id) : NULL;
+	return id && (c->command->flags & COMMAND_CONCERNS_JOB) ? job_find(c->host, id) : NULL;
+}
+
 /* Return the UUID of the VM of the job that the call concerns, also if that VM is gone; NULL: there is none. */
 static const uint8_t *job_concerned(const struct call *c)
 {
-	const char *id = js_get_str(c->args, "id");
-	const struct job *j = id && (c->command->flags & COMMAND_CONCERNS_JOB) ? job_find(c->host, id) : NULL;
+	const struct job *j = job_named(c);
 
 	return j ? job_vm_uuid(j) : NULL;
 }
@@ -311,8 +329,7 @@ static const uint8_t *job_concerned(const struct call *c)
  * them. */
 static enum role role_needed(const struct call *c)
 {
-	const char *id = js_get_str(c->args, "id");
-	const struct job *j = id && (c->command->flags & COMMAND_CONCERNS_JOB) ? job_find(c->host, id) : NULL;
+	const struct job *j = job_named(c);
 
 	return j && !strcmp(j->type, "exec") ? MIN(c->command->role, ROLE_GUEST) : c->command->role;
 }

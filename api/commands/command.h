@@ -10,6 +10,8 @@
 
 struct command_handler;
 struct denial_log;
+struct job;
+struct job_name;
 struct server_ops;
 struct vm_host;
 
@@ -61,6 +63,10 @@ struct json_object *command_exec_audited(struct json_object *args);
 /* Check that the call's VM has a vsock device, and the port. Returns 0; -EINVAL; -ENOTSUP. */
 int command_vsock_check(const struct call *c, int64_t port, struct err *e);
 void command_agent_exec(struct call *c);
+/* Begin a job as agent-exec's arguments say. Returns as exec_begin(). */
+int command_exec_begin(struct call *c, const struct job_name *name, struct job **ret_j, struct err *e);
+/* Answer with a page of the job's output, as agent-exec-output's arguments say. j: NULL: there is no such job. */
+void command_exec_output(struct call *c, const struct job *j);
 void command_agent_exec_output(struct call *c);
 void command_vm_sandbox(struct call *c);
 void command_vm_qmp_path(struct call *c);

@@ -56,13 +56,13 @@ static int start_fill(struct agent_start *s, struct json_object *args, struct er
 	return 0;
 }
 
-static int job_start(struct call *c, struct job **ret_j, struct err *e)
+int command_exec_begin(struct call *c, const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	CLEANUP_FREE struct agent_start *start = must_alloc(calloc(1, sizeof(*start)));
 	CLEANUP_FREE char *input = NULL;
 	const char *text = js_get_str(c->args, "input-data");
 	int64_t timeout_s = js_get_int(c->args, "timeout", 0);
-	struct exec_request q = { .start = start, .job_id = js_get_str(c->args, "job-id"), .timeout_ns = (uint64_t)timeout_s * 1000000000 };
+	struct exec_request q = { .start = start, .name = *name, .timeout_ns = (uint64_t)timeout_s * 1000000000 };
 	int r = command_vsock_check(c, AGENT_PORT, e);
 
 	if (!r)
@@ -80,19 +80,19 @@ static int job_start(struct call *c, struct job **ret_j, struct err *e)
 
 void command_agent_exec(struct call *c)
 {
+	const struct job_name name = { .id = js_get_str(c->args, "job-id") };
 	struct job *j;
 	struct err e;
 
-	if (job_start(c, &j, &e) < 0)
+	if (command_exec_begin(c, &name, &j, &e) < 0)
 		call_fail(c, &e);
 	else
 		call_return_job(c, j);
 }
 
-void command_agent_exec_output(struct call *c)
+void command_exec_output(struct call *c, const struct job *j)
 {
 	const char *id = js_get_str_or(c->args, "id", "");
-	const struct job *j = job_find(c->host, id);
 	int64_t out = js_get_int(c->args, "stdout-from", 0), err = js_get_int(c->args, "stderr-from", 0);
 	struct json_object *o = j ? exec_output(j, (const uint64_t[]){ (uint64_t)MAX(out, 0), (uint64_t)MAX(err, 0) }) : NULL;
 	struct err e;
@@ -104,4 +104,9 @@ void command_agent_exec_output(struct call *c)
 	err_set(&e, -ENOENT, ERR_NOT_FOUND, j ? "job '%.63s' has no output: it runs no program in a guest, or ended with an earlier daemon" :
 		"there is no job '%.63s'. Next: cairn jobs", id);
 	call_fail(c, &e);
+}
+
+void command_agent_exec_output(struct call *c)
+{
+	command_exec_output(c, job_find(c->host, js_get_str_or(c->args, "id", "")));
 }

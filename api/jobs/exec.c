@@ -442,7 +442,7 @@ int exec_begin(struct vm *vm, const struct peer *who, const struct exec_request 
 	if (!r && (loop_timer_new(vm->host->loop, time_over, w, &w->timer) < 0 || loop_timer_new(vm->host->loop, rest_over, w, &w->rest) < 0))
 		r = err_set_errno(e, -ENOMEM, "exec");
 	if (!r)
-		r = job_new_beside(vm, "exec", q->job_id, &j, e);
+		r = job_new_beside(vm, "exec", &q->name, &j, e);
 	if (r < 0) {
 		work_free(w);
 		return r;

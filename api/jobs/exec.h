@@ -7,6 +7,7 @@
 #ifndef CAIRN_API_JOBS_EXEC_H
 #define CAIRN_API_JOBS_EXEC_H
 
+#include "api/jobs/job.h"
 #include "base/agent_frame.h"
 
 #include <stddef.h>
@@ -30,7 +31,7 @@ struct exec_request {
 	const void *input;
 	size_t input_bytes;
 	uint64_t timeout_ns; /* 0: none */
-	const char *job_id;  /* NULL: generated */
+	struct job_name name;
 };
 
 /* Begin the job.

@@ -188,7 +188,7 @@ static const struct job_type {
 	{ .type = "export", .kind = VM_OP_JOB },
 	{ .type = "import", .kind = VM_OP_MAKE, .makes_vms = true },
 	{ .type = "clone", .kind = VM_OP_JOB, .makes_vms = true },
-	{ .type = "exec" }, /* owns no VM */
+	{ .type = "exec", .qmp = "exec" }, /* owns no VM */
 };
 
 /* Find the row of a job type; NULL: unknown, or type is NULL. */
@@ -470,11 +470,10 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	return 0;
 }
 
-int job_new_beside(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e)
+int job_new_beside(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e)
 {
-	struct job_name name = { .id = id };
 	struct job *j;
-	int r = job_make(vm, type, &name, &j, e);
+	int r = job_make(vm, type, name, &j, e);
 
 	if (r < 0)
 		return r;

@@ -92,7 +92,7 @@ int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j,
 int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,
 	struct err *e);
 /* Create a job that does not own its VM: the VM may have other jobs meanwhile, and may end. j->vm is NULL. */
-int job_new_beside(struct vm *vm, const char *type, const char *id, struct job **ret_j, struct err *e);
+int job_new_beside(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e);
 /* Make the job the owner of one more VM, which must have no owner. The caller ends the ownership with
  * vm_operation_end(). */
 void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind);

@@ -32,6 +32,8 @@ const struct command_handler qmp_handlers[] = {
 	{ "snapshot-load", qmp_snapshot_load },
 	{ "snapshot-delete", qmp_snapshot_delete },
 	{ "block-stream", qmp_block_stream },
+	{ "agent-exec", qmp_agent_exec },
+	{ "agent-exec-output", qmp_agent_exec_output },
 	{ "query-jobs", qmp_query_jobs },
 	{ "job-cancel", qmp_job_cancel },
 	{ "job-dismiss", qmp_job_dismiss },

@@ -167,6 +167,23 @@ void qmp_block_stream(struct call *c)
 	job_begun(c, r, j, &e);
 }
 
+/* ---- programs in the guest ---- */
+
+void qmp_agent_exec(struct call *c)
+{
+	const struct job_name name = { .qmp_id = js_get_str(c->args, "job-id") };
+	struct job *j = NULL;
+	struct err e;
+	int r = *name.qmp_id ? command_exec_begin(c, &name, &j, &e) : err_set(&e, -EINVAL, ERR_INVALID, "job-id: must not be empty");
+
+	job_begun(c, r, j, &e);
+}
+
+void qmp_agent_exec_output(struct call *c)
+{
+	command_exec_output(c, job_find_qmp(c->vm, js_get_str(c->args, "id")));
+}
+
 /* ---- jobs ---- */
 
 static struct json_object *as_qemu(const struct job *j)

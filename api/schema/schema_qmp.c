@@ -106,10 +106,31 @@ static const struct field stream_args[] = {
 	{ "job-id", FIELD_STRING, OPTIONAL, "id of the job [the device]" },
 	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
 	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
+static const struct field exec_args[] = { FIELD_JOB,
+	{ "arg", FIELD_ARRAY, REQUIRED, "the program and its arguments" },
+	{ "env", FIELD_ARRAY, OPTIONAL, "variables, NAME=VALUE" },
+	{ "folder", FIELD_STRING, OPTIONAL, "working folder [/]" },
+	{ "input-data", FIELD_STRING, OPTIONAL, "standard input, base64 [none]" },
+	{ "timeout", FIELD_INT, OPTIONAL, "kill the program after this many seconds [no limit]" }, END };
+static const struct field exec_output_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" },
+	{ "stdout-from", FIELD_INT, OPTIONAL, "first byte of the page of the standard output [0]" },
+	{ "stderr-from", FIELD_INT, OPTIONAL, "first byte of the page of the standard error [0]" }, END };
+static const struct field exec_returns[] = {
+	{ "ended", FIELD_BOOL, REQUIRED, "the program has ended" },
+	{ "exit-status", FIELD_INT, OPTIONAL, "exit status of a program that has ended" },
+	{ "signal", FIELD_INT, OPTIONAL, "signal that killed the program" },
+	{ "stdout", FIELD_STRING, OPTIONAL, "page of the standard output, if it is plain text" },
+	{ "stdout-base64", FIELD_STRING, OPTIONAL, "any other page, base64" },
+	{ "stdout-next", FIELD_INT, REQUIRED, "`stdout-from` of the next page" },
+	{ "stderr", FIELD_STRING, OPTIONAL, "as `stdout`, of the standard error" },
+	{ "stderr-base64", FIELD_STRING, OPTIONAL, "as `stdout-base64`" },
+	{ "stderr-next", FIELD_INT, REQUIRED, "`stderr-from` of the next page" },
+	{ "more", FIELD_BOOL, REQUIRED, "there is a next page" },
+	{ "truncated", FIELD_BOOL, REQUIRED, "output beyond 64 KiB was dropped" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 static const struct field jobs_returns[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
-	{ "type", FIELD_STRING, REQUIRED, "snapshot-save, snapshot-load, snapshot-delete, stream" },
+	{ "type", FIELD_STRING, REQUIRED, "snapshot-save, snapshot-load, snapshot-delete, stream, exec" },
 	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
 	{ "current-progress", FIELD_INT, REQUIRED, "completed part of total-progress" },
 	{ "total-progress", FIELD_INT, REQUIRED, "size of the work; may grow" },
@@ -169,6 +190,10 @@ const struct command qmp_commands[] = {
 		ANY_STATE },
 	{ "block-stream", "copy the content of its backing files into a disk, and remove them from the disk", stream_args, NULL,
 		ROLE_OPERATOR, MUTATES | COMMAND_JOB, ANY_STATE },
+	{ "agent-exec", "run a program in the guest as a job, with cairn-agent; not a command of QEMU", exec_args, NULL, ROLE_GUEST,
+		MUTATES | COMMAND_JOB, VM_ASK_GUEST },
+	{ "agent-exec-output", "show the output so far of a job of agent-exec that is not dismissed", exec_output_args, exec_returns,
+		ROLE_GUEST, 0, ANY_STATE },
 	{ "query-jobs", "list the jobs of this run of the VM", no_fields, jobs_returns, ROLE_VIEWER, LIST,
 		ANY_STATE },
 	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR, MUTATES, ANY_STATE },

@@ -2,6 +2,7 @@
 #include "base/bytes.h"
 #include "base/egress_notice.h"
 #include "base/err.h"
+#include "base/inet_sum.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -118,16 +119,6 @@ int notices_fd(const struct notices *n)
 	return n->fd;
 }
 
-static uint16_t checksum(const uint8_t *data, size_t len)
-{
-	uint32_t sum = 0;
-
-	for (size_t i = 0; i < len; i += 2)
-		sum += load_be16(data + i);
-	sum = (sum >> 16) + (sum & 0xffff);
-	return (uint16_t)~(sum + (sum >> 16));
-}
-
 static bool notice_send(struct notices *n, const uint8_t data[NOTICE_BYTES], uint16_t number)
 {
 	uint8_t message[ICMP_HEADER + NOTICE_BYTES] = { n->ipv6 ? ICMP6_ECHO_REQUEST : ICMP_ECHO };
@@ -136,7 +127,7 @@ static bool notice_send(struct notices *n, const uint8_t data[NOTICE_BYTES], uin
 	store_be16(message + 6, number);
 	memcpy(message + ICMP_HEADER, data, NOTICE_BYTES);
 	if (!n->ipv6) /* the kernel fills in that of ICMPv6 */
-		store_be16(message + 2, checksum(message, sizeof(message)));
+		store_be16(message + 2, (uint16_t)~sum_fold(sum_add(0, message, sizeof(message))));
 	return send(n->fd, message, sizeof(message), MSG_NOSIGNAL) == sizeof(message);
 }
 

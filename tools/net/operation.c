@@ -91,8 +91,8 @@ static void uplink_note(struct operation *o, const struct uplinks *up)
 
 	if (!network_is_forwarded(n) || (!(n->ipv4.given && !up->ipv4.n) && !(n->ipv6.given && !n->ipv4.given && !up->ipv6.n)))
 		return;
-	snprintf(text, sizeof(text), "this host has no default route, so the guests of network '%s' reach no other host; when there is one, run: "
-		"cairn net-start %s", n->name, n->name);
+	snprintf(text, sizeof(text), "this host has no default route, so the guests of network '%s' reach no other host; the daemon "
+		"notices when there is one; or run: cairn net-start %s", n->name, n->name);
 	operation_note(o, text);
 }
 

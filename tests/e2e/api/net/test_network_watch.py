@@ -72,7 +72,7 @@ def test_guests_follow_a_default_route_to_another_link(daemon, machine):
 
 @pytest.mark.parametrize("what", ["reload", "flush"])
 def test_network_comes_back_after_a_reload_of_the_firewall(daemon, machine, what):
-    """Another firewall starts, and loads its rules anew, without ours; or an administrator flushes the whole ruleset."""
+    """Another firewall starts, and loads its rules anew, without ours; or somebody flushes the whole ruleset."""
     guest = machine.guest(1)
     guest.dhcp("one")
     assert talk(machine.outside, guest, "10.9.0.1") == "10.9.0.2"

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+import types
 
 import pytest
 
@@ -222,6 +223,40 @@ def test_role_guest_runs_and_cancels_and_a_viewer_sees_no_output(shared):  # noq
     assert "lost the role" in over(q, own)["error"]
     denied, = (x for x in audit(vm) if x["command"] == "(job denied)")
     assert denied["arguments"] == {"id": own, "user": NOBODY} and denied["vm"] == "web1"
+    line = next(x for x in audit(vm) if x["command"] == "agent-exec" and x["uid"] == NOBODY and x["outcome"] == "ok")
+    assert line["arguments"]["arg"] == ["sleep", "3600"] and line["arguments"]["env"] == "..."
+    q.close()
+
+
+def test_job_on_the_vms_own_socket(shared):  # noqa: F811
+    """With QEMU's job commands and events. The role guest suffices there, too, and only for such jobs."""
+    vm = shared
+    vm.define("web1", cmdline=f"cairn-agent={AGENT}", vsock=True)
+    vm.cairn("start", "web1")
+    path = vm.cairn("qmp-path", "web1").stdout.strip()
+    q = Qmp(path)
+    assert q.run("agent-exec", **{"job-id": "j1", "arg": ["sh", "-c", "cat; exit 3"], "input-data": base64.b64encode(b"in").decode()}) == {}
+    q.event("JOB_STATUS_CHANGE", id="j1", status="concluded")
+    o = q.run("agent-exec-output", id="j1")
+    assert (o["stdout"], o["exit-status"], o["ended"]) == ("in", 3, True)
+    assert [(j["id"], j["type"]) for j in q.run("query-jobs")] == [("j1", "exec")]
+    with pytest.raises(QmpError, match="j1"):
+        q.run("agent-exec", **{"job-id": "j1", "arg": ["true"]})
+    q.run("job-dismiss", id="j1")
+    with pytest.raises(QmpError, match="no job"):
+        q.run("agent-exec-output", id="j1")
+    for args, sentence in (({"job-id": "", "arg": ["true"]}, "must not be empty"), ({"job-id": "j2", "arg": []}, "arg: the program")):
+        with pytest.raises(QmpError, match=sentence):
+            q.run("agent-exec", **args)
+    own = types.SimpleNamespace(socket=path)
+    vm.cairn("grant", "viewer", "web1", "--user", "nobody")
+    a, = as_nobody(own, ["agent-exec", {"job-id": "j3", "arg": ["true"]}])
+    assert "requires the role guest" in a["error"]["desc"]
+    vm.cairn("grant", "guest", "web1", "--user", "nobody")
+    a, b, c = as_nobody(own, ["agent-exec", {"job-id": "j3", "arg": ["sleep", "3600"], "env": ["PASSWORD=x"]}], ["job-cancel", {"id": "j3"}],
+                        ["quit", {"id": "j3"}])
+    assert "return" in a and "return" in b and "requires the role operator" in c["error"]["desc"]
+    q.event("JOB_STATUS_CHANGE", id="j3", status="concluded")
     line = next(x for x in audit(vm) if x["command"] == "agent-exec" and x["uid"] == NOBODY and x["outcome"] == "ok")
     assert line["arguments"]["arg"] == ["sleep", "3600"] and line["arguments"]["env"] == "..."
     q.close()
