@@ -279,8 +279,8 @@ static const struct verb_option run_options[] = {
 	{ "log-level", "error|warning|info|debug|trace", "set the log level [warning]" },
 	{ "vm-program", "PATH", "run PATH as the VM process [cairn-vm]" },
 	{ "agent", NULL, "put cairn-agent into the initramfs, for cairn exec SOCKET, where SOCKET is vsock.path" },
-	{ "boot", "hd|cdrom|network", "boot from this kind of device first [boot_order]" },
-	{ "bootmenu", NULL, "let the firmware offer its boot menu" },
+	{ "boot", "hd|cdrom|network", "boot from the first device of this kind [boot_order]" },
+	{ "bootmenu", NULL, "have the firmware show its boot menu" },
 	{ "require-sandbox", NULL, "fail if the host lacks a part of the sandbox" },
 	{ "no-sandbox", NULL, "run the VM process without its sandbox; for debugging only" }, END };
 static const struct verb_option help_options[] = {
