@@ -41,7 +41,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SNAPSHOT_DELETE] = ROW(struct vm_snapshot_name, 0),
 	[VM_MSG_SNAPSHOT_SET] = ROW(struct vm_snapshot_set, 0),
 	[VM_MSG_SNAPSHOT_SIZE] = ROW(struct vm_snapshot_name, 0),
-	[VM_MSG_DUMP] = ROW(struct vm_dump, 1),
+	[VM_MSG_DUMP] = { .body_min = offsetof(struct vm_dump, then), .body_max = sizeof(struct vm_dump), .fds_max = 1, .known = true },
 	[VM_MSG_SPACE] = ROW_EMPTY,
 	[VM_MSG_ADDRESSES] = ROW_EMPTY,
 	[VM_MSG_WATCHDOG] = ROW(struct vm_watchdog, 0),

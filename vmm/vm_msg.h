@@ -601,7 +601,7 @@ enum vm_disk_made { VM_MADE_UNKNOWN = 0, VM_MADE_OVERLAY, VM_MADE_COPY, VM_MADE_
 
 struct vm_dump {
 	uint8_t stay; /* pause the VM for the dump and keep it paused; if the dump fails, the VM resumes */
-	uint8_t then; /* for vm_info.work_then */
+	uint8_t then; /* for vm_info.work_then; only to processes whose vm_info has dumps_then, others expect a shorter message */
 };
 
 struct vm_watchdog {
@@ -754,7 +754,8 @@ struct vm_info {
 	uint8_t work;
 	uint8_t work_then; /* of VM_MSG_DUMP: vm_dump.then, which only the daemon understands */
 	uint8_t sets_disks; /* 1: the process knows VM_MSG_DISK_SET */
-	uint8_t reserved_at_end[3];
+	uint8_t dumps_then; /* 1: the process knows vm_dump.then */
+	uint8_t reserved_at_end[2];
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

@@ -369,6 +369,7 @@ static void work_own(struct work *w)
 static int work_start(struct work *w, int fd, struct client_file **file, const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	struct vm_dump body = { .stay = w->then == DUMP_THEN_CRASH || w->then == DUMP_THEN_RESET, .then = (uint8_t)w->then };
+	size_t len = vm_process_dumps_then(w->vm->proc) ? sizeof(body) : offsetof(struct vm_dump, then);
 	int r = job_new_named(w->vm, "dump", name, &w->job, e);
 
 	if (r < 0) {
@@ -383,10 +384,10 @@ static int work_start(struct work *w, int fd, struct client_file **file, const s
 		*ret_j = w->job;
 	vm_cgroup_make_room(w->vm);
 	if (file)
-		vm_process_request_with(w->vm->proc, VM_MSG_DUMP, &body, sizeof(body), STEAL_PTR(*file), NULL, 0,
+		vm_process_request_with(w->vm->proc, VM_MSG_DUMP, &body, len, STEAL_PTR(*file), NULL, 0,
 			VM_PROCESS_NO_TIMEOUT, dump_done, w);
 	else
-		vm_process_request(w->vm->proc, VM_MSG_DUMP, &body, sizeof(body), fd, VM_PROCESS_NO_TIMEOUT, dump_done, w);
+		vm_process_request(w->vm->proc, VM_MSG_DUMP, &body, len, fd, VM_PROCESS_NO_TIMEOUT, dump_done, w);
 	return 0;
 }
 

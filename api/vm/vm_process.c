@@ -248,6 +248,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 	p->agent_commands = info->agent_commands;
 	p->has_vsock = info->vsock;
 	p->ends_agents = info->ends_agents;
+	p->dumps_then = info->dumps_then;
 }
 
 /* Handle up to `most` waiting messages. Returns false when the channel is closed. */
@@ -496,6 +497,11 @@ bool vm_process_ends_agents(const struct vm_process *p)
 	return p->ends_agents;
 }
 
+bool vm_process_dumps_then(const struct vm_process *p)
+{
+	return p->dumps_then;
+}
+
 /* ---- starting and adopting a process ---- */
 
 static int process_new(struct loop *l, const struct vm_process_paths *paths,
@@ -581,7 +587,8 @@ static int child_begin(struct vm_process *p, const struct vm_process_paths *path
 		r = vm_spawn_begin(paths, option, sock, &p->spawn, e);
 	if (r < 0)
 		return r;
-	p->child = p->ends_consoles = p->sets_interfaces = p->sets_disks = p->agent_commands = p->has_vsock = p->ends_agents = true;
+	p->child = p->ends_consoles = p->sets_interfaces = p->sets_disks = p->agent_commands = p->has_vsock = true;
+	p->ends_agents = p->dumps_then = true;
 	r = loop_watch(p->loop, vm_spawn_fd(p->spawn), POLLIN, spawn_ready, p, &p->spawn_watch);
 	if (!r)
 		r = process_watch(p);

@@ -172,6 +172,8 @@ bool vm_process_takes_agent_commands(const struct vm_process *p);
 bool vm_process_has_vsock(const struct vm_process *p);
 /* Whether it knows VM_CONSOLE_END_AGENTS; likewise. */
 bool vm_process_ends_agents(const struct vm_process *p);
+/* Whether it knows vm_dump.then; likewise. */
+bool vm_process_dumps_then(const struct vm_process *p);
 /* Let the object free itself when the process has ended and is reaped. Events are dropped. The caller has killed the
  * process, or knows that it ends by itself. */
 void vm_process_disown(struct vm_process *p);

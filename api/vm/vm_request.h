@@ -70,6 +70,7 @@ struct vm_process {
 	bool agent_commands; /* see vm_process_takes_agent_commands() */
 	bool has_vsock; /* see vm_process_has_vsock() */
 	bool ends_agents; /* see vm_process_ends_agents() */
+	bool dumps_then; /* see vm_process_dumps_then() */
 	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */
 	unsigned busy;	/* number of callbacks that are on the stack */

@@ -311,24 +311,21 @@ static void configure(struct fake *f, struct channel_msg *m)
 static void answer_query(struct fake *f, uint64_t seq)
 {
 	struct vm_info info = { .phase = (uint8_t)f->phase, .reason = (uint8_t)f->reason,
-		.host_kind = VM_HOST_PVM, .agent = f->agent, .agent_commands = !word(f, "old-agent"), .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes };
+		.host_kind = VM_HOST_PVM, .agent = f->agent, .agent_commands = !word(f, "old-agent"), .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes,
+		.hands_over = word(f, "hands-over") != NULL, .for_revert = word(f, "for-revert") != NULL, .renewed = word(f, "renewed") != NULL,
+		.ends_consoles = !word(f, "keeps-consoles") && f->version == VM_MSG_VERSION, .sets_interfaces = !word(f, "keeps-interfaces"),
+		.dumps_then = !word(f, "old-dumps") && f->version == VM_MSG_VERSION };
 
-	info.hands_over = word(f, "hands-over") != NULL;
-	info.ends_consoles = !word(f, "keeps-consoles") && f->version == VM_MSG_VERSION;
 	info.vcpus_halted = word(f, "idle") ? info.vcpus : 0;
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
 		info.console_readers += f->consoles[i].fd >= 0;
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
-	info.sets_interfaces = !word(f, "keeps-interfaces");
 	info.sets_disks = !word(f, "keeps-disks");
-	info.for_revert = word(f, "for-revert") != NULL;
-	info.renewed = word(f, "renewed") != NULL;
 	if (f->work.due_ms && ((f->work.type >= VM_MSG_SNAPSHOT_CREATE && f->work.type <= VM_MSG_SNAPSHOT_DELETE) || f->work.type == VM_MSG_DUMP) &&
 		!word(f, "old-work"))
 		info.work = (uint8_t)f->work.type;
-	if (info.work == VM_MSG_DUMP)
-		info.work_then = ((const struct vm_dump *)(const void *)f->work.body)->then;
+	info.work_then = info.work != VM_MSG_DUMP ? 0 : ((const struct vm_dump *)(const void *)f->work.body)->then;
 	info.ninterfaces = f->config.ninterfaces;
 	for (unsigned i = 0; i < info.ninterfaces; i++)
 		memcpy(info.interfaces[i].id, f->config.interfaces[i].id, sizeof(info.interfaces[i].id));
@@ -544,8 +541,7 @@ static void work_reply(struct fake *f, const struct work *w, const char *id, int
 	}
 	snprintf(d.id, sizeof(d.id), "%s", id);
 	/* As a process of an earlier version, which also answers a revert by VM_MSG_REPLY. */
-	channel_send(f->sock, f->version, VM_MSG_SNAPSHOT_DONE, w->seq, &d,
-		offsetof(struct vm_snapshot_done, memory_tracking), NULL, 0);
+	channel_send(f->sock, f->version, VM_MSG_SNAPSHOT_DONE, w->seq, &d, offsetof(struct vm_snapshot_done, memory_tracking), NULL, 0);
 	if (!r && c->halt && !f->config.images_only)
 		end(f, VM_REASON_USER, 0, "", VM_EXIT_OK);
 }
@@ -753,14 +749,18 @@ static void handle(struct fake *f, struct channel_msg *m)
 		}
 		if (late)
 			reply(f, m->head.seq, 0, 0, "");
-		phase(f, m->head.type == VM_MSG_STOP ? VM_PHASE_PAUSED : VM_PHASE_RUNNING,
-			VM_REASON_USER, 0, "");
+		phase(f, m->head.type == VM_MSG_STOP ? VM_PHASE_PAUSED : VM_PHASE_RUNNING, VM_REASON_USER, 0, "");
 		if (late)
 			return;
 		break;
+	case VM_MSG_DUMP:
+		if (word(f, "old-dumps") && m->head.body_bytes > offsetof(struct vm_dump, then))
+			connection_close(f);
+		else
+			work_begin(f, m);
+		return;
 	case VM_MSG_SAVE:
 	case VM_MSG_FORK:
-	case VM_MSG_DUMP:
 	case VM_MSG_DISK_PULL:
 	case VM_MSG_SNAPSHOT_CREATE:
 	case VM_MSG_SNAPSHOT_REVERT:

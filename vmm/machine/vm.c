@@ -861,6 +861,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->landlock = vm->landlock;
 	i->ends_consoles = true;
 	i->ends_agents = true;
+	i->dumps_then = true;
 	i->agent_commands = true;
 	machine_info(vm->m, i);
 }

@@ -461,7 +461,7 @@ static void test_vm_msg_layout(void **state)
 		/* of version 2, whose padding got new fields */
 		AT(vm_info, hands_over, 4184), AT(vm_info, landlock, 4188),
 		AT(vm_info, ends_consoles, 4189), AT(vm_info, agent_commands, 4190), AT(vm_info, handover_pause_ns, 4192),
-		AT(vm_info, sets_interfaces, 4200), AT(vm_info, link_down, 4201), AT(vm_info, ends_agents, 4209), AT(vm_info, limits, 4216), AT(vm_info, vsock, 4728),
+		AT(vm_info, sets_interfaces, 4200), AT(vm_info, link_down, 4201), AT(vm_info, ends_agents, 4209), AT(vm_info, limits, 4216), AT(vm_info, vsock, 4728), AT(vm_info, dumps_then, 4737),
 		AT(vm_interface_set, id, 0), AT(vm_interface_set, set_link, 16), AT(vm_interface_set, limits, 24),
 	};
 #undef AT

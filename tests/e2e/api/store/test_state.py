@@ -170,7 +170,7 @@ def test_end_file_of_unknown_version_is_ignored(fake, version, reason):
     fake.wait("vm2", "shutoff")
     said = (fake.state / "vms/vm2/end").read_bytes()[:4096]
     pid, path = pid_of(fake, "vm1"), fake.state / "vms/vm1/end"
-    assert path.read_bytes()[4096:] == struct.pack("<QQ", 1, 2)
+    assert path.read_bytes()[4096:] == struct.pack("<QQQ", 1, 2, 1)
     until(lambda: fake.kept("vm1").get("state") == "running")
     fake.stop(signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)

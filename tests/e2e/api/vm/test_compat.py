@@ -84,3 +84,14 @@ def test_end_of_old_process_is_known(old):
     q = old.qmp()
     old.cairn("shutdown", "vm1")
     q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff", reason="shutdown")
+
+
+def test_process_of_earlier_build_gets_shorter_dump_request(fake):
+    """Its message version is today's, but struct vm_dump had no `then`."""
+    fake.define("vm1", cmdline="old-dumps")
+    fake.cairn("start", "vm1")
+    until(lambda: fake.kept("vm1").get("state") == "running")
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    fake.cairn("dump", "vm1", str(fake.tmp / "core"))
+    assert (fake.tmp / "core").read_bytes() == b"core"
