@@ -327,7 +327,15 @@ daemon-stop --vms-only
 """.strip().splitlines()
 
 
-def test_verb_sends_only_commands_named_in_help(fake):
+@pytest.fixture
+def no_networks(tmp_path, monkeypatch):
+    """Have cairnd find a cairn-net that makes nothing in the host's network namespace."""
+    (tmp_path / "libexec").mkdir()
+    os.symlink("/bin/false", tmp_path / "libexec/cairn-net")
+    monkeypatch.setenv("CAIRN_LIBEXEC", str(tmp_path / "libexec"))
+
+
+def test_verb_sends_only_commands_named_in_help(no_networks, fake):
     agent = agentlib.Agent(fake.tmp / "agent.sock", fake.tmp)
     for name, cmdline in (("vm1", f"agent-after=1 agent-socket={fake.tmp}/agent.sock"), ("vm2", "off-after=100")):
         for f in (f"{name}.img", "more.raw", "cd.iso"):
