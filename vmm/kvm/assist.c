@@ -146,6 +146,8 @@ static void debug_set(struct vcpu *v)
 static const uint8_t memset_code[] = { 0x85, 0xc9, 0x74, 0x06, 0x49, 0x88, 0x14, 0x08, 0xeb, 0xf6, 0xc3 };
 #define CR0_PE 1u
 #define CR0_PG 0x80000000u
+/* A stop of the vCPUs waits for a step of memset(), whose length the guest chooses. */
+#define MEMSET_STEP (1u << 20)
 
 uint64_t assist_find_memset(const uint8_t *rom, size_t bytes)
 {
@@ -164,29 +166,34 @@ void assist_vcpu_reset(struct assist *a, struct vcpu *v)
 	debug_set(v);
 }
 
-/* Carry out a call of memset() and go to its end. Returns false if the code is another one, or the memory is no RAM:
+/* Carry out a call of memset(), up to MEMSET_STEP of it, and go to its end when nothing is left. Returns false if the code is another one, or the memory is no RAM:
  * then the breakpoint goes, and the guest runs the code itself. */
 static bool memset_do(struct assist *a, struct vcpu *v)
 {
 	uint8_t code[sizeof(memset_code)];
 	struct kvm_sregs s;
 	struct kvm_regs r;
+	uint32_t at, n;
 	uint8_t *to;
 
 	if (kvm_ioctl(v->fd, KVM_GET_REGS, &r) < 0 || kvm_ioctl(v->fd, KVM_GET_SREGS, &s) < 0 ||
 		(s.cr0 & (CR0_PE | CR0_PG)) != CR0_PE || !s.cs.db || s.cs.base || s.ds.base ||
 		linear_read(a, v, r.rip, code, sizeof(code)) != sizeof(code) || memcmp(code, memset_code, sizeof(code)))
 		return false;
-	to = dev_ram(a->host, (uint32_t)r.rax, (uint32_t)r.rcx);
-	if (!to && (uint32_t)r.rcx)
+	n = MIN((uint32_t)r.rcx, MEMSET_STEP);
+	at = (uint32_t)r.rax + (uint32_t)r.rcx - n; /* downwards and modulo 4 GiB, as the code does */
+	to = dev_ram(a->host, at, n);
+	if (!to && n)
 		return false;
-	if ((uint32_t)r.rcx) {
-		memset(to, (uint8_t)r.rdx, (uint32_t)r.rcx);
+	if (n) {
+		memset(to, (uint8_t)r.rdx, n);
 		if (a->host->ops->ram_dirty)
-			a->host->ops->ram_dirty(a->host, (uint32_t)r.rax, (uint32_t)r.rcx);
+			a->host->ops->ram_dirty(a->host, at, n);
 	}
-	r.rcx = 0;
-	r.rip += sizeof(memset_code) - 1; /* its ret */
+	r.rcx = (uint32_t)r.rcx - n;
+	if (!r.rcx)
+		r.rip += sizeof(memset_code) - 1; /* its ret */
+	r.rflags &= ~RFLAGS_RF; /* the rest hits the breakpoint again */
 	assist_count(&a->instructions);
 	return kvm_ioctl(v->fd, KVM_SET_REGS, &r) == 0;
 }
@@ -264,6 +271,20 @@ static void insn_step_over(struct assist *a, struct vcpu *v, struct kvm_regs *r)
 	kvm_ioctl(v->fd, KVM_SET_REGS, r);
 }
 
+/* Raise in the guest a debug exception of its own, which the breakpoint on memset() took. There is no breakpoint any
+ * more afterwards. */
+static bool debug_give_back(struct vcpu *v)
+{
+	struct kvm_guest_debug d = { .control = KVM_GUESTDBG_INJECT_DB };
+	struct kvm_debugregs regs;
+
+	v->assist.breakpoint = v->assist.memset_at = 0;
+	if (kvm_ioctl(v->fd, KVM_GET_DEBUGREGS, &regs) < 0)
+		return false;
+	regs.dr6 = v->run->debug.arch.dr6;
+	return kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &regs) == 0 && kvm_ioctl(v->fd, KVM_SET_GUEST_DEBUG, &d) == 0;
+}
+
 bool assist_debug(struct assist *a, struct vcpu *v)
 {
 	struct assist_msrs msrs;
@@ -276,6 +297,8 @@ bool assist_debug(struct assist *a, struct vcpu *v)
 		debug_set(v);
 		return true;
 	}
+	if (v->assist.breakpoint && v->assist.breakpoint == v->assist.memset_at && v->run->debug.arch.pc != v->assist.breakpoint)
+		return debug_give_back(v);
 	if (!v->assist.breakpoint || v->run->debug.arch.pc != v->assist.breakpoint)
 		return false;
 	if (v->assist.breakpoint == v->assist.memset_at) {

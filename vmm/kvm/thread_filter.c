@@ -56,7 +56,8 @@ static const struct {
 };
 
 static const unsigned vcpu_ioctls[] = { KVM_RUN, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_MSRS,
-	KVM_SET_MSRS, KVM_TRANSLATE, KVM_SET_GUEST_DEBUG, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_SET_SIGNAL_MASK };
+	KVM_SET_MSRS, KVM_TRANSLATE, KVM_SET_GUEST_DEBUG, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_SET_SIGNAL_MASK,
+	KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS };
 static const unsigned device_ioctls[] = { KVM_SIGNAL_MSI, KVM_IRQ_LINE, KVM_IOEVENTFD };
 static const unsigned tap_ioctls[] = { TUNSETOFFLOAD, TUNSETQUEUE };
 /* A disk's thread makes room for a request during a snapshot: fault_tracker_make_room(). */
