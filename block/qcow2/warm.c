@@ -4,9 +4,8 @@
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 
+#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -43,24 +42,25 @@ void qcow2_warm_write(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], int
 		(void)!pwrite(fd, head, sizeof(head), (off_t)at);
 }
 
-void qcow2_warm_map(int fd, uint64_t at, struct qcow2_warm *ret)
+void qcow2_warm_read(int fd, uint64_t at, struct qcow2_warm *ret)
 {
 	uint8_t head[QCOW2_WARM_SLICE_BYTES];
-	struct stat st;
 	uint32_t n;
-	void *p;
+	uint8_t *p;
 
 	ret->slices = NULL;
 	if (pread(fd, head, sizeof(head), (off_t)at) != (ssize_t)sizeof(head) || load_le32(head) != MAGIC ||
 		load_le32(head + AT_CRC) != crc32c(0, head, AT_CRC))
 		return;
 	n = load_le32(head + AT_COUNT);
-	/* A read beyond the end of the file would kill the process. */
-	if (!n || n > QCOW2_WARM_SLICES_MAX || fstat(fd, &st) < 0 || (uint64_t)st.st_size < at + (1ULL + n) * sizeof(head))
+	if (!n || n > QCOW2_WARM_SLICES_MAX)
 		return;
-	p = mmap(NULL, n * sizeof(head), PROT_READ, MAP_SHARED, fd, (off_t)(at + sizeof(head)));
-	if (p == MAP_FAILED)
+	/* A mapping would keep the file, and with it the source's RAM, after the clone has let go of that. */
+	p = malloc(n * sizeof(head));
+	if (!p || pread(fd, p, n * sizeof(head), (off_t)(at + sizeof(head))) != (ssize_t)(n * sizeof(head))) {
+		free(p);
 		return;
+	}
 	ret->slices = p;
 	ret->n = n;
 	memcpy(ret->id, head + AT_ID, BLOCK_PIN_ID_BYTES);
@@ -70,8 +70,7 @@ void qcow2_warm_map(int fd, uint64_t at, struct qcow2_warm *ret)
 
 void qcow2_warm_done(struct qcow2_warm *w)
 {
-	if (w->slices)
-		munmap((void *)w->slices, w->n * (size_t)QCOW2_WARM_SLICE_BYTES);
+	free(w->slices);
 	w->slices = NULL;
 }
 

@@ -1,6 +1,6 @@
 /* warm: L2 slices that the process of a fork's source has in memory, for the processes of its clones. Before a clone's
  * first read of an area, its process would otherwise read these slices from the disk. The source writes them to the
- * fork's state file, and the clones map them from there. No table of a pin changes while the pin exists, so the slices
+ * fork's state file, and the clones read them from there. No table of a pin changes while the pin exists, so the slices
  * stay valid. They are as little trusted as those in an image.
  *
  *    0      magic, u32 | number of slices, u32 | id of the pin, 16 bytes | offset of each slice in the image, u64 …
@@ -21,7 +21,7 @@ struct block;
 #define QCOW2_WARM_BYTES ((1u + QCOW2_WARM_SLICES_MAX) * QCOW2_WARM_SLICE_BYTES)
 
 struct qcow2_warm {
-	const uint8_t *slices; /* mapped; NULL: none */
+	uint8_t *slices; /* NULL: none */
 	uint8_t id[BLOCK_PIN_ID_BYTES];
 	unsigned n;
 	uint64_t offsets[QCOW2_WARM_SLICES_MAX];
@@ -31,9 +31,9 @@ struct qcow2_warm {
  * byte `at` on: at most QCOW2_WARM_BYTES. After an error, or if the clusters have fewer than 4 KiB, clones find nothing
  * there. The disk's thread; from the freeze on. */
 void qcow2_warm_write(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], int fd, uint64_t at);
-/* Map what qcow2_warm_write() has written. ret->slices stays NULL if there is nothing valid; else the caller calls
+/* Read what qcow2_warm_write() has written. ret->slices stays NULL if there is nothing valid; else the caller calls
  * qcow2_warm_done(). */
-void qcow2_warm_map(int fd, uint64_t at, struct qcow2_warm *ret);
+void qcow2_warm_read(int fd, uint64_t at, struct qcow2_warm *ret);
 void qcow2_warm_done(struct qcow2_warm *w);
 /* Return the slice at that offset of the image; NULL: w, which may be NULL, lacks it. */
 const uint8_t *qcow2_warm_find(const struct qcow2_warm *w, uint64_t offset);

@@ -50,7 +50,9 @@ int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct m
 
 	d->id = c->id;
 	if (m->fork_fd >= 0 && machine_disk_warm_at(m->ndisks, &at))
-		qcow2_warm_map(m->fork_fd, at, &d->warm);
+		qcow2_warm_read(m->fork_fd, at, &d->warm);
+	if (d->warm.slices)
+		log_info("disk", "%s: %u parts of tables from the memory of the fork's source", d->id, d->warm.n);
 	disk_identify(d, fds[c->fd[0]]);
 	for (unsigned i = 0; i < c->nlayers; i++)
 		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i],
