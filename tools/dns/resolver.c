@@ -18,6 +18,7 @@
 #define QUERIES_OF_ONE 64 /* of one guest's address */
 #define QUERY_SLOTS 8	  /* bits of an id that are the query's place */
 #define BATCH 32
+#define NOTICES_PER_ROUND (4 * BATCH)
 #define NS_PER_MS 1000000ULL
 #define QUERY_MS 10000 /* a query without an answer ends */
 /* A host that answers no pings has opened the address all the same, after a moment. */
@@ -186,7 +187,8 @@ static void notices_take(struct resolver *r)
 {
 	uint16_t number;
 
-	while (notices_read(r->notices, &number)) {
+	/* A guest can send many to an unfiltered network's gateway. */
+	for (unsigned i = 0; i < NOTICES_PER_ROUND && notices_read(r->notices, &number); i++) {
 		struct query *q = number ? query_find(r, number) : NULL;
 
 		if (q && q->notices && !--q->notices)

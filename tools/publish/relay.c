@@ -85,8 +85,8 @@ unsigned relays_poll_add(const struct relays *r, struct pollfd *fds)
 				events |= POLLIN;
 			if (out->from < out->to || (l->connecting && i))
 				events |= POLLOUT;
-			/* A hang-up would be reported without an end, also if nobody asks for it. */
-			fds[n++] = (struct pollfd){ .fd = events ? l->fds[i] : -1, .events = events };
+			/* With both directions shut, a hang-up would be reported without an end; before, it is a reset. */
+			fds[n++] = (struct pollfd){ .fd = events || !out->told ? l->fds[i] : -1, .events = events };
 		}
 	}
 	return n;
@@ -141,6 +141,10 @@ static bool relay_run(struct relay *l, const struct pollfd *fds, void (*came)(vo
 	if (l->connecting && fds[1].revents)
 		r = connected(l);
 	for (unsigned i = 0; i < 2 && !r; i++) {
+		if (!fds[i].events && fds[i].revents & (POLLERR | POLLHUP)) {
+			r = -ECONNRESET;
+			break;
+		}
 		if (!(fds[i].events & POLLIN) || !(fds[i].revents & ~POLLOUT))
 			continue;
 		r = way_fill(l, i);

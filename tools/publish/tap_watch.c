@@ -58,6 +58,7 @@ bool tap_watch_begin(struct tap_watch *w, const char *name)
 	index = tap_index(w);
 	if (!index)
 		return false;
+	w->index = index;
 	filter_set(w, index);
 	return !tap_is_gone(w); /* messages before the filter are read */
 }
@@ -68,5 +69,5 @@ bool tap_is_gone(struct tap_watch *w)
 
 	while (recv(w->fd, dropped, sizeof(dropped), MSG_DONTWAIT | MSG_TRUNC) >= 0 || errno == ENOBUFS || errno == EINTR)
 		;
-	return w->name[0] && !tap_index(w);
+	return w->name[0] && tap_index(w) != w->index;
 }

@@ -9,6 +9,7 @@ struct tap_watch {
 	int fd;	     /* rtnetlink; readable: call tap_is_gone() */
 	int sock;    /* any socket, for ioctl() */
 	char name[IFNAMSIZ]; /* empty: none yet */
+	int index; /* the link's; another link may get its name */
 };
 
 /* Open the sockets, before the sandbox. Returns 0 or -errno. */
