@@ -33,6 +33,7 @@ struct network {
 	bool was_lost; /* active for the last daemon, and gone now */
 	struct network_operation *operation; /* under way (network_life.c); NULL: none */
 	struct network_query *queries;	     /* likewise */
+	uint64_t mend_failed_ns;	     /* when making missing parts failed last; 0: not the last time */
 };
 
 /* Read the networks of an earlier daemon. */

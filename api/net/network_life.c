@@ -18,6 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A mend that fails changes tables of nftables all the same, and network_watch reports that. */
+#define MEND_AGAIN_NS (60 * 1000000000ULL)
+
 #define TIMEOUT_NS (30 * 1000000000ULL)
 #define TAKE_BACK_TIMEOUT_NS (20 * 1000000000ULL)
 #define QUERIES_MAX 8
@@ -226,6 +229,7 @@ static void completed(struct network *n, struct network_operation *op, int r, st
 static void mended(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
 	(void)op;
+	n->mend_failed_ns = r < 0 ? loop_now_ns() : 0;
 	if (r < 0)
 		log_error("network", "network '%s' is incomplete and cannot be mended: %s", network_any(n)->name, e->msg);
 	else
@@ -265,7 +269,8 @@ static void seen(struct network *n, struct network_operation *op, int r, struct 
 	(void)op;
 	if (r < 0) {
 		log_error("network", "network '%s' cannot be checked: %s", network_any(n)->name, e->msg);
-	} else if (js_get_bool(value, "active", false) && !js_get_bool(value, "complete", true)) {
+	} else if (js_get_bool(value, "active", false) && !js_get_bool(value, "complete", true) &&
+		!(n->mend_failed_ns && loop_now_ns() < n->mend_failed_ns + MEND_AGAIN_NS)) {
 		log_info("network", "network '%s': parts are missing since the host's routes or rules changed, and are made again: %s",
 			network_any(n)->name, json_object_to_json_string(js_get(value, "missing")));
 		if (program_run(n, &up, n->live, &own) < 0)

@@ -120,7 +120,7 @@ static void socket_read(void *opaque, unsigned revents)
 		got = recv(w->sockets[which].fd, text, sizeof(text), MSG_DONTWAIT);
 		if (got < 0)
 			break;
-		for (const struct nlmsghdr *m = (const void *)text; NLMSG_OK(m, (size_t)got); m = NLMSG_NEXT(m, got))
+		for (const struct nlmsghdr *m = (const void *)text; got > 0 && NLMSG_OK(m, (size_t)got); m = NLMSG_NEXT(m, got))
 			changed = changed || (which == ROUTES ? is_default_route(m) : is_other_firewall(m));
 	}
 	/* The kernel dropped messages. */
