@@ -95,7 +95,7 @@ static void test_clone_reads_no_table_that_the_source_has_in_memory(void **state
 	fixture_shadow_open(&f, "shadow", DISK);
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
 	shadow_run(&f, b, 100, 4);
-	qcow2_warm_map(fd, WARM_AT, &warm);
+	qcow2_warm_read(fd, WARM_AT, &warm);
 	assert_null(warm.slices);
 	memset(f.shadow, 7, 4096);
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, f.shadow, 4096), 0);
@@ -105,7 +105,7 @@ static void test_clone_reads_no_table_that_the_source_has_in_memory(void **state
 	overlay(&f);
 	shadow_run(&f, b, 20, 4); /* the source's tables are no longer the pin's */
 	qcow2_warm_write(b, id, fd, WARM_AT);
-	qcow2_warm_map(fd, WARM_AT, &warm);
+	qcow2_warm_read(fd, WARM_AT, &warm);
 	assert_non_null(warm.slices);
 	assert_int_equal(warm_reads(&f, NULL, frozen), 2);
 	assert_int_equal(warm_reads(&f, &warm, frozen), 1);
@@ -115,11 +115,11 @@ static void test_clone_reads_no_table_that_the_source_has_in_memory(void **state
 	qcow2_warm_done(&warm);
 	/* A damaged header is as good as none; nor may the file be too short for the slices. */
 	assert_int_equal(pwrite(fd, "x", 1, WARM_AT + 100), 1);
-	qcow2_warm_map(fd, WARM_AT, &warm);
+	qcow2_warm_read(fd, WARM_AT, &warm);
 	assert_null(warm.slices);
 	qcow2_warm_write(b, id, fd, WARM_AT);
 	assert_int_equal(ftruncate(fd, WARM_AT + 4096), 0);
-	qcow2_warm_map(fd, WARM_AT, &warm);
+	qcow2_warm_read(fd, WARM_AT, &warm);
 	assert_null(warm.slices);
 	close(fd);
 	free(frozen);
