@@ -85,7 +85,7 @@ unsigned relays_poll_add(const struct relays *r, struct pollfd *fds)
 				events |= POLLIN;
 			if (out->from < out->to || (l->connecting && i))
 				events |= POLLOUT;
-			/* With both directions shut, a hang-up would be reported without an end; before, it is a reset. */
+			/* With both directions shut, a hang-up is reported without an end; before, it is a reset. */
 			fds[n++] = (struct pollfd){ .fd = events || !out->told ? l->fds[i] : -1, .events = events };
 		}
 	}

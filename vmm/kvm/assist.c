@@ -166,8 +166,8 @@ void assist_vcpu_reset(struct assist *a, struct vcpu *v)
 	debug_set(v);
 }
 
-/* Carry out a call of memset(), up to MEMSET_STEP of it, and go to its end when nothing is left. Returns false if the code is another one, or the memory is no RAM:
- * then the breakpoint goes, and the guest runs the code itself. */
+/* Carry out at most MEMSET_STEP of a call of memset(), and go to its end when nothing is left. Returns false if the
+ * code is another one, or the memory is no RAM: then the breakpoint goes, and the guest runs the code itself. */
 static bool memset_do(struct assist *a, struct vcpu *v)
 {
 	uint8_t code[sizeof(memset_code)];
