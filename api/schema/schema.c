@@ -1,5 +1,6 @@
 /* Table of the daemon's commands and events, and the check of arguments. schema_json.c prints the table for clients. */
 #include "api/schema/schema.h"
+#include "api/schema/schema_internal.h"
 #include "api/schema/schema_qmp.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -8,10 +9,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define OPTIONAL true
-#define REQUIRED false
-#define END { NULL, FIELD_ANY, false, NULL }
-#define ANY_STATE VM_TRIGGER_COUNT
 #define FIELD_VM { "vm", FIELD_STRING, REQUIRED, "name or UUID of the VM" }
 /* Of events and jobs. */
 #define FIELDS_VM_NAME \
@@ -210,13 +207,8 @@ static const struct field managed_save_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "then", FIELD_SAVED_AS, OPTIONAL, "resume the VM or leave it paused at the next start [as now]" },
 	END };
 static const struct field job_returns[] = { { "job", FIELD_STRING, REQUIRED, "id of the job" }, END };
-static const struct field exec_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "arg", FIELD_ARRAY, REQUIRED, "the program and its arguments" },
-	{ "env", FIELD_ARRAY, OPTIONAL, "variables, NAME=VALUE" },
-	{ "folder", FIELD_STRING, OPTIONAL, "working folder [/]" },
-	{ "input-data", FIELD_STRING, OPTIONAL, "standard input, base64 [none]" },
-	{ "timeout", FIELD_INT, OPTIONAL, "kill the program after this many seconds [no limit]" }, END };
-static const struct field exec_returns[] = {
+static const struct field exec_args[] = { FIELD_VM, FIELD_JOB_ID, FIELDS_EXEC, END };
+const struct field exec_returns[] = {
 	{ "ended", FIELD_BOOL, REQUIRED, "the program has ended" },
 	{ "exit-status", FIELD_INT, OPTIONAL, "exit status of a program that has ended" },
 	{ "signal", FIELD_INT, OPTIONAL, "signal that killed the program" },
@@ -228,7 +220,7 @@ static const struct field exec_returns[] = {
 	{ "stderr-next", FIELD_INT, REQUIRED, "`stderr-from` of the next page" },
 	{ "more", FIELD_BOOL, REQUIRED, "there is a next page" },
 	{ "truncated", FIELD_BOOL, REQUIRED, "output beyond 64 KiB was dropped" }, END };
-static const struct field exec_output_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" },
+const struct field exec_output_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "stdout-from", FIELD_INT, OPTIONAL, "first byte of the page of the standard output [0]" },
 	{ "stderr-from", FIELD_INT, OPTIONAL, "first byte of the page of the standard error [0]" }, END };
 static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,

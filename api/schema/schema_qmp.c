@@ -1,11 +1,8 @@
 /* Tables of the QMP commands and events on a VM's own socket. */
 #include "api/schema/schema_qmp.h"
+#include "api/schema/schema_internal.h"
 #include "base/util.h"
 
-#define OPTIONAL true
-#define REQUIRED false
-#define END { NULL, FIELD_ANY, false, NULL }
-#define ANY_STATE VM_TRIGGER_COUNT
 #define MUTATES COMMAND_MUTATES
 #define LIST COMMAND_RETURNS_LIST
 
@@ -106,27 +103,7 @@ static const struct field stream_args[] = {
 	{ "job-id", FIELD_STRING, OPTIONAL, "id of the job [the device]" },
 	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
 	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
-static const struct field exec_args[] = { FIELD_JOB,
-	{ "arg", FIELD_ARRAY, REQUIRED, "the program and its arguments" },
-	{ "env", FIELD_ARRAY, OPTIONAL, "variables, NAME=VALUE" },
-	{ "folder", FIELD_STRING, OPTIONAL, "working folder [/]" },
-	{ "input-data", FIELD_STRING, OPTIONAL, "standard input, base64 [none]" },
-	{ "timeout", FIELD_INT, OPTIONAL, "kill the program after this many seconds [no limit]" }, END };
-static const struct field exec_output_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" },
-	{ "stdout-from", FIELD_INT, OPTIONAL, "first byte of the page of the standard output [0]" },
-	{ "stderr-from", FIELD_INT, OPTIONAL, "first byte of the page of the standard error [0]" }, END };
-static const struct field exec_returns[] = {
-	{ "ended", FIELD_BOOL, REQUIRED, "the program has ended" },
-	{ "exit-status", FIELD_INT, OPTIONAL, "exit status of a program that has ended" },
-	{ "signal", FIELD_INT, OPTIONAL, "signal that killed the program" },
-	{ "stdout", FIELD_STRING, OPTIONAL, "page of the standard output, if it is plain text" },
-	{ "stdout-base64", FIELD_STRING, OPTIONAL, "any other page, base64" },
-	{ "stdout-next", FIELD_INT, REQUIRED, "`stdout-from` of the next page" },
-	{ "stderr", FIELD_STRING, OPTIONAL, "as `stdout`, of the standard error" },
-	{ "stderr-base64", FIELD_STRING, OPTIONAL, "as `stdout-base64`" },
-	{ "stderr-next", FIELD_INT, REQUIRED, "`stderr-from` of the next page" },
-	{ "more", FIELD_BOOL, REQUIRED, "there is a next page" },
-	{ "truncated", FIELD_BOOL, REQUIRED, "output beyond 64 KiB was dropped" }, END };
+static const struct field exec_args[] = { FIELD_JOB, FIELDS_EXEC, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 static const struct field jobs_returns[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
