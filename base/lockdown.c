@@ -1,6 +1,7 @@
 #include "base/lockdown.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/program.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -13,7 +14,10 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
+
+#define NOBODY 65534
 
 /* The bounding set stays as it is: clearing it takes CAP_SETPCAP, and with no_new_privs it grants nothing. */
 static int caps_set(const struct __user_cap_data_struct *caps, struct err *e)
@@ -78,6 +82,27 @@ int lockdown_limits(const struct lockdown_limit *limits, size_t n, struct err *e
 			return err_set_errno(e, -errno, "sandbox: limits");
 	}
 	return 0;
+}
+
+/* If the user namespace has no other user, root stays, and landlock and seccomp remain. */
+static int root_leave(void)
+{
+	if (geteuid() != 0)
+		return 0;
+	if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0)
+		return errno == EINVAL || errno == EPERM ? 0 : -errno;
+	return program_hide();
+}
+
+int lockdown_as_nobody(const struct lockdown_limit *limits, size_t n, struct err *e)
+{
+	int r = lockdown_limits(limits, n, e);
+
+	if (r < 0)
+		return r;
+	tzset(); /* otherwise a log line would open /etc/localtime */
+	r = root_leave();
+	return r < 0 ? err_set_errno(e, r, "sandbox: nobody") : lockdown_drop(e);
 }
 
 static int folder_allow(int rules, const struct lockdown_folder *f)

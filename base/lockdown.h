@@ -40,6 +40,11 @@ struct lockdown_limit {
 };
 int lockdown_limits(const struct lockdown_limit *limits, size_t n, struct err *e);
 
+/* The first steps of a program that needs no file of its user: lower the limits, read the time zone, become nobody if
+ * the process is root's (root owns the host's files even without capabilities), and lockdown_drop(). Returns 0; -errno
+ * with a sentence. */
+int lockdown_as_nobody(const struct lockdown_limit *limits, size_t n, struct err *e);
+
 /* Turn the calling thread's effective capabilities off, or on again: all that are permitted. Returns 0; -errno. */
 int lockdown_effective(bool on);
 /* Become the user and the group of that number, without other groups. The permitted capabilities stay, and none is

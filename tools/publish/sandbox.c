@@ -1,18 +1,13 @@
 #include "tools/publish/sandbox.h"
 #include "base/err.h"
 #include "base/lockdown.h"
-#include "base/program.h"
 #include "base/util.h"
 
-#include <errno.h>
-#include <grp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-#define NOBODY 65534
 #define FDS_MAX 1024
 /* All connections with full buffers take half of this. */
 #define MEMORY_BYTES (128 * MIB)
@@ -23,15 +18,6 @@ static const int allowed[] = {
 	SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_futex, SYS_getrandom, SYS_clock_gettime, SYS_exit_group,
 	SYS_rt_sigreturn, SYS_restart_syscall,
 };
-
-static int root_leave(void)
-{
-	if (geteuid() != 0)
-		return 0;
-	if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0)
-		return errno == EINVAL || errno == EPERM ? 0 : -errno;
-	return program_hide();
-}
 
 static void rules_add(struct call_filter *f)
 {
@@ -54,16 +40,9 @@ int publish_sandbox(struct err *e)
 	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FDS_MAX }, { RLIMIT_CORE, 0 },
 		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
 	struct call_filter f;
-	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+	int r = lockdown_as_nobody(limits, ARRAY_SIZE(limits), e);
 
 	if (r < 0)
-		return r;
-	tzset(); /* otherwise a log line would open /etc/localtime */
-	r = root_leave();
-	if (r < 0)
-		return err_set_errno(e, r, "sandbox: nobody");
-	r = lockdown_drop(e);
-	if (r)
 		return r;
 	r = lockdown_files(NULL, 0);
 	if (r < 0)

@@ -2,13 +2,10 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/lockdown.h"
-#include "base/program.h"
 #include "base/util.h"
 #include "tools/slirp/options.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <limits.h>
 #include <linux/landlock.h>
 #include <stdlib.h>
@@ -16,9 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 
-#define NOBODY 65534
 /* FDS_MAX connections with full buffers take a third of this. */
 #define MEMORY_BYTES (768 * MIB)
 #define RESOLV_CONF "/etc/resolv.conf"
@@ -34,17 +29,6 @@ static const int allowed[] = {
 	SYS_getrandom, SYS_clock_gettime, SYS_exit_group, SYS_rt_sigreturn,
 	SYS_restart_syscall, SYS_sched_yield,
 };
-
-/* Give up root, which owns the host's files even without capabilities. If the user namespace has no other user, root
- * stays, and landlock and seccomp remain. */
-static int root_leave(void)
-{
-	if (geteuid() != 0)
-		return 0;
-	if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0)
-		return errno == EINVAL || errno == EPERM ? 0 : -errno;
-	return program_hide();
-}
 
 /* Open the folder that holds the real resolv.conf. Landlock needs the folder, because an update replaces the file.
  * Returns -1 if there is no such file. */
@@ -108,16 +92,9 @@ int slirp_sandbox(struct err *e)
 	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FDS_MAX }, { RLIMIT_CORE, 0 },
 		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
 	struct call_filter f;
-	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+	int r = lockdown_as_nobody(limits, ARRAY_SIZE(limits), e);
 
 	if (r < 0)
-		return r;
-	tzset(); /* otherwise a log line would open /etc/localtime */
-	r = root_leave();
-	if (r < 0)
-		return err_set_errno(e, r, "sandbox: nobody");
-	r = lockdown_drop(e);
-	if (r)
 		return r;
 	r = files_lock();
 	if (r < 0)
