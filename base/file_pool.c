@@ -157,7 +157,8 @@ static void *pool_thread(void *opaque)
 	return NULL;
 }
 
-/* Create a thread with all signals blocked: the process's signal handlers belong to other threads. */
+/* Create a thread with all signals blocked: the process's signal handlers belong to other threads. Only SIGSYS is
+ * handled by the thread that makes a call which a seccomp filter forbids. */
 static int thread_new(struct file_pool *p)
 {
 	pthread_attr_t attr;
@@ -167,6 +168,7 @@ static int thread_new(struct file_pool *p)
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	sigfillset(&all);
+	sigdelset(&all, SIGSYS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = pthread_create(&p->threads[p->nthreads], &attr, pool_thread, p);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

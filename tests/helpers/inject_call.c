@@ -21,6 +21,7 @@
 #define ARGS_MAX 6
 #define SYSCALL_INSN_BYTES 2
 #define RED_ZONE 128
+#define TIMEOUT_S 45 /* the callers' is 50 s */
 
 static _Noreturn void fail(const char *what)
 {
@@ -33,20 +34,55 @@ static int trace(int request, pid_t pid, void *data)
 	return ptrace(request, pid, NULL, data) < 0 ? -1 : 0;
 }
 
-/* Wait until the process stops. Returns false if it ended. */
-static bool is_stopped(pid_t pid)
+enum stop { STOP_ENDED, STOP_CALL, STOP_SIGSYS };
+
+/* Let the process run until it begins or ends a system call, or is to handle SIGSYS, or has ended. It handles other
+ * signals, such as the kick of a vCPU, meanwhile. */
+static enum stop runs_until_stop(pid_t pid)
+{
+	uintptr_t sig = 0;
+	int status;
+
+	for (;;) {
+		if (trace(PTRACE_SYSCALL, pid, (void *)sig))
+			return STOP_ENDED;
+		if (waitpid(pid, &status, __WALL) < 0)
+			fail("waitpid");
+		if (!WIFSTOPPED(status))
+			return STOP_ENDED;
+		if (WSTOPSIG(status) == (SIGTRAP | 0x80)) /* PTRACE_O_TRACESYSGOOD */
+			return STOP_CALL;
+		if (WSTOPSIG(status) == SIGSYS)
+			return STOP_SIGSYS;
+		sig = status >> 16 ? 0 : (uintptr_t)WSTOPSIG(status); /* an event is no signal */
+	}
+}
+
+static bool blocks_sigsys(pid_t pid)
+{
+	uint64_t mask;
+
+	if (ptrace(PTRACE_GETSIGMASK, pid, sizeof(mask), &mask) < 0)
+		fail("cannot read the signal mask");
+	return mask >> (SIGSYS - 1) & 1;
+}
+
+/* Stop the process, and let it run until it begins a call with SIGSYS unblocked. glibc blocks all signals for a moment
+ * while it creates a thread, and the kernel lets a blocked SIGSYS end no init of a pid namespace that is traced. */
+static bool stops_at_call(pid_t pid)
 {
 	int status;
 
-	if (waitpid(pid, &status, __WALL) < 0)
-		fail("waitpid");
-	return WIFSTOPPED(status);
-}
-
-/* Let the process run until it begins or ends a system call. Returns false if it ended. */
-static bool runs_until_call(pid_t pid)
-{
-	return !trace(PTRACE_SYSCALL, pid, NULL) && is_stopped(pid);
+	if (trace(PTRACE_SEIZE, pid, (void *)PTRACE_O_TRACESYSGOOD) || trace(PTRACE_INTERRUPT, pid, NULL))
+		fail("cannot stop the process");
+	if (waitpid(pid, &status, __WALL) < 0 || !WIFSTOPPED(status))
+		return false;
+	while (runs_until_stop(pid) == STOP_CALL)
+		if (!blocks_sigsys(pid))
+			return true;
+		else if (runs_until_stop(pid) != STOP_CALL)
+			return false;
+	return false;
 }
 
 static bool is_alive(pid_t pid)
@@ -63,17 +99,24 @@ static bool is_alive(pid_t pid)
 	return state && state[1] == ' ' && !strchr("ZX", state[2]);
 }
 
-/* Let the process handle the SIGSYS for which it stopped, and wait for its end. Returns false if it did not stop for
- * that signal. Detach first: the kernel lets no signal end the init of a pid namespace while it is traced. */
-static bool is_trapped(pid_t pid)
+/* Let the process handle the SIGSYS for which it stopped, and wait for its end. Detach first: the kernel lets no signal
+ * end the init of a pid namespace while it is traced. */
+static void end_await(pid_t pid)
 {
-	siginfo_t si;
-
-	if (trace(PTRACE_GETSIGINFO, pid, &si) || si.si_signo != SIGSYS || trace(PTRACE_DETACH, pid, (void *)SIGSYS))
-		return false;
+	if (trace(PTRACE_DETACH, pid, (void *)SIGSYS))
+		fail("cannot let the process end");
 	while (is_alive(pid))
 		usleep(1000);
-	return true;
+}
+
+/* Say in which step the process hangs, before the caller gives up. */
+static const char *step = "it makes no call with SIGSYS unblocked";
+
+static void timeout_say(int sig)
+{
+	(void)sig;
+	(void)!write(STDERR_FILENO, step, strlen(step));
+	_exit(1);
 }
 
 /* Write strings below the stack and return the registers of the call. */
@@ -107,6 +150,7 @@ static struct user_regs_struct call_of(pid_t pid, struct user_regs_struct regs, 
 int main(int argc, char **argv)
 {
 	struct user_regs_struct own, call;
+	enum stop stop;
 	pid_t pid;
 
 	if (argc < 3 || argc > 3 + ARGS_MAX) {
@@ -114,21 +158,26 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	pid = (pid_t)strtol(argv[1], NULL, 10);
-	if (trace(PTRACE_SEIZE, pid, NULL) || trace(PTRACE_INTERRUPT, pid, NULL))
-		fail("cannot stop the process");
-	if (!is_stopped(pid) || !runs_until_call(pid) || trace(PTRACE_GETREGS, pid, &own))
+	signal(SIGALRM, timeout_say);
+	alarm(TIMEOUT_S);
+	if (!stops_at_call(pid) || trace(PTRACE_GETREGS, pid, &own))
 		fail("the process ended before its next call");
 	call = call_of(pid, own, argv + 2, argc - 2);
 	if (trace(PTRACE_SETREGS, pid, &call))
 		fail("cannot write registers");
-	if (!runs_until_call(pid) || trace(PTRACE_GETREGS, pid, &call))
+	step = "the call does not end";
+	if (runs_until_stop(pid) != STOP_CALL || trace(PTRACE_GETREGS, pid, &call))
 		fail("cannot read the result");
 	own.rax = own.orig_rax;
 	own.rip -= SYSCALL_INSN_BYTES;
 	if (trace(PTRACE_SETREGS, pid, &own))
 		fail("cannot write registers");
 	/* A seccomp filter's signal ends the process after the call, at once or when the process has handled it. */
-	if (!runs_until_call(pid) || is_trapped(pid)) {
+	stop = runs_until_stop(pid);
+	step = "SIGSYS does not end the process";
+	if (stop == STOP_SIGSYS)
+		end_await(pid);
+	if (stop != STOP_CALL) {
 		printf("killed\n");
 		return 0;
 	}

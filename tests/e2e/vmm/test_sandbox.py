@@ -13,7 +13,7 @@ import termios
 import pytest
 
 import guestlib
-from conftest import BUILD, inject_call, open_files, until
+from conftest import BUILD, Daemon, inject_call, open_files, until
 from plainlib import NOBODY, plain_folder, qcow2
 from test_spawn import REFUSED, steal
 
@@ -230,10 +230,12 @@ def threads(daemon, guest, tmp_path):
 
 
 def filtered_threads(pid):
-    """Return the ids of the threads that have installed a filter of their own, by name."""
+    """Return the ids of the threads that have installed a filter of their own, by name: the oldest one of each name,
+    because a new thread has its creator's name and filter until it has set its own name."""
     main, *others = statuses(pid)
     assert int(main["Pid"]) == pid
-    return {s["Name"]: int(s["Pid"]) for s in others if int(s["Seccomp_filters"]) > int(main["Seccomp_filters"])}
+    filtered = [s for s in others if int(s["Seccomp_filters"]) > int(main["Seccomp_filters"])]
+    return {s["Name"]: int(s["Pid"]) for s in reversed(filtered)}
 
 
 @pytest.mark.parametrize("name,call", FORBIDDEN_IN_THREAD)
@@ -242,3 +244,16 @@ def test_threads_have_filters_of_their_own(sandbox, daemon, threads, name, call)
     assert inject_call(threads[name], *call) is None
     daemon.wait("vm1", "crashed")
     assert "VM 'vm1': crashed (killed)" in daemon.log.read_text()
+
+
+def test_violation_of_thread_that_calls_files_is_reported(sandbox, guest, tmp_path):
+    """A loop on epoll creates such threads with all other signals blocked. The VM is the init of a pid namespace."""
+    with contextlib.closing(Daemon(tmp_path, env={"CAIRN_LOOP": "epoll"})) as d:
+        d.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[qcow2(tmp_path / "vda.qcow2", "64M")])
+        d.cairn("start", "vm1")
+        d.cairn("snapshot-create-as", "vm1", "one")
+        pid = d.info("vm1")["pid"]
+        until(lambda: "loop-io" in filtered_threads(pid))
+        assert inject_call(filtered_threads(pid)["loop-io"], *ACCEPT) is None
+        d.wait("vm1", "crashed")
+        assert f"its thread 'loop-io' made a forbidden system call: {ACCEPT[0]}" in d.log.read_text()
