@@ -97,7 +97,7 @@ static int command_check(const struct call *c, struct json_object *command, bool
 	if (!c->vm->proc)
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' does not run; next: cairn start %.60s", c->vm->def->name,
 			c->vm->def->name);
-	if (!vm_process_takes_agent_commands(c->vm->proc))
+	if (!vm_process_knows(c->vm->proc, VM_KNOWS_AGENT_COMMAND))
 		return vm_compat_refuse(c->vm->def->name, e);
 	return 0;
 }

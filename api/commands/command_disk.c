@@ -81,7 +81,7 @@ static int process_check(const struct vm *vm, struct err *e)
 	if (!vm->proc || !vm_state_is_active(vm->state))
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; change its definition instead, with --config",
 			vm->def->name, vm_state_name(vm->state));
-	return vm_process_sets_disks(vm->proc) ? 0 : vm_compat_refuse(vm->def->name, e);
+	return vm_process_knows(vm->proc, VM_KNOWS_DISK_SET) ? 0 : vm_compat_refuse(vm->def->name, e);
 }
 
 void command_vm_set_disk(struct call *c)

@@ -115,7 +115,7 @@ static int process_check(const struct vm *vm, struct err *e)
 	if (!vm->proc || !vm_state_is_active(vm->state))
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; change its definition instead, with --config",
 			vm->def->name, vm_state_name(vm->state));
-	return vm_process_sets_interfaces(vm->proc) ? 0 : vm_compat_refuse(vm->def->name, e);
+	return vm_process_knows(vm->proc, VM_KNOWS_INTERFACE_SET) ? 0 : vm_compat_refuse(vm->def->name, e);
 }
 
 void command_vm_set_interface(struct call *c)

@@ -315,7 +315,7 @@ int command_vsock_check(const struct call *c, int64_t port, struct err *e)
 	if (!vm_live(c->vm)->vsock_cid)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"VM '%s' has no vsock device; set \"vsock\": true (cairn edit %s), shut the VM down and start it", name, name);
-	return vm_process_has_vsock(c->vm->proc) ? 0 : vm_compat_refuse(name, e);
+	return vm_process_knows(c->vm->proc, VM_KNOWS_VSOCK) ? 0 : vm_compat_refuse(name, e);
 }
 
 static void vsock_connect(struct call *c, int64_t port, bool agent)

@@ -369,7 +369,7 @@ static void work_own(struct work *w)
 static int work_start(struct work *w, int fd, struct client_file **file, const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	struct vm_dump body = { .stay = w->then == DUMP_THEN_CRASH || w->then == DUMP_THEN_RESET, .then = (uint8_t)w->then };
-	size_t len = vm_process_dumps_then(w->vm->proc) ? sizeof(body) : offsetof(struct vm_dump, then);
+	size_t len = vm_process_knows(w->vm->proc, VM_KNOWS_DUMP_THEN) ? sizeof(body) : offsetof(struct vm_dump, then);
 	int r = job_new_named(w->vm, "dump", name, &w->job, e);
 
 	if (r < 0) {

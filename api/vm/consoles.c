@@ -69,7 +69,7 @@ size_t consoles_give(struct vm *vm, const struct peer *who, struct vm_console *b
 	vm->consoles.given |= !uid_is_root_or_own(who->uid);
 	body->user = who->uid + 1;
 	body->group = group_of(vm, false, who);
-	return vm_process_ends_consoles(vm->proc) ? sizeof(*body) : offsetof(struct vm_console, user);
+	return vm_process_knows(vm->proc, VM_KNOWS_CONSOLE_END) ? sizeof(*body) : offsetof(struct vm_console, user);
 }
 
 /* ---- ending consoles ---- */
@@ -105,7 +105,7 @@ static void end_done(void *opaque, int r, const struct vm_answer *a, const struc
 			vm->def->name, e->msg);
 		vm->consoles.due = true;
 		retry_arm(vm->host);
-	} else if (!vm->consoles.agents && vm->proc && vm_process_ends_agents(vm->proc)) {
+	} else if (!vm->consoles.agents && vm->proc && vm_process_knows(vm->proc, VM_KNOWS_AGENT_END)) {
 		list_send(vm, true);
 	} else {
 		end_send(vm);
@@ -129,7 +129,7 @@ static void list_send(struct vm *vm, bool agents)
 /* Tell the VM's process who may use its consoles, if that is due. */
 static void end_send(struct vm *vm)
 {
-	if (!vm->consoles.due || vm->consoles.asked || !vm->proc || !vm_process_ends_consoles(vm->proc))
+	if (!vm->consoles.due || vm->consoles.asked || !vm->proc || !vm_process_knows(vm->proc, VM_KNOWS_CONSOLE_END))
 		return;
 	vm->consoles.due = false;
 	list_send(vm, false);
@@ -137,7 +137,7 @@ static void end_send(struct vm *vm)
 
 static bool cannot_end(const struct vm *vm)
 {
-	return vm->proc && vm->consoles.given && !vm_process_ends_consoles(vm->proc);
+	return vm->proc && vm->consoles.given && !vm_process_knows(vm->proc, VM_KNOWS_CONSOLE_END);
 }
 
 void consoles_check_all(struct vm_host *host)

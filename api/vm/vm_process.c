@@ -242,13 +242,17 @@ static void channel_not_ours(struct vm_process *p, unsigned version)
 
 static void info_note(struct vm_process *p, const struct vm_info *info)
 {
-	p->ends_consoles = info->ends_consoles;
-	p->sets_interfaces = info->sets_interfaces;
-	p->sets_disks = info->sets_disks;
-	p->agent_commands = info->agent_commands;
-	p->has_vsock = info->vsock;
-	p->ends_agents = info->ends_agents;
-	p->dumps_then = info->dumps_then;
+	const bool knows[VM_KNOWN_COUNT] = {
+		[VM_KNOWS_CONSOLE_END] = info->ends_consoles,
+		[VM_KNOWS_INTERFACE_SET] = info->sets_interfaces,
+		[VM_KNOWS_DISK_SET] = info->sets_disks,
+		[VM_KNOWS_AGENT_COMMAND] = info->agent_commands,
+		[VM_KNOWS_VSOCK] = info->vsock,
+		[VM_KNOWS_AGENT_END] = info->ends_agents,
+		[VM_KNOWS_DUMP_THEN] = info->dumps_then,
+	};
+
+	memcpy(p->knows, knows, sizeof(knows));
 }
 
 /* Handle up to `most` waiting messages. Returns false when the channel is closed. */
@@ -467,39 +471,9 @@ unsigned vm_process_version(const struct vm_process *p)
 	return p->version;
 }
 
-bool vm_process_ends_consoles(const struct vm_process *p)
+bool vm_process_knows(const struct vm_process *p, enum vm_known what)
 {
-	return p->ends_consoles;
-}
-
-bool vm_process_sets_interfaces(const struct vm_process *p)
-{
-	return p->sets_interfaces;
-}
-
-bool vm_process_sets_disks(const struct vm_process *p)
-{
-	return p->sets_disks;
-}
-
-bool vm_process_takes_agent_commands(const struct vm_process *p)
-{
-	return p->agent_commands;
-}
-
-bool vm_process_has_vsock(const struct vm_process *p)
-{
-	return p->has_vsock;
-}
-
-bool vm_process_ends_agents(const struct vm_process *p)
-{
-	return p->ends_agents;
-}
-
-bool vm_process_dumps_then(const struct vm_process *p)
-{
-	return p->dumps_then;
+	return p->knows[what];
 }
 
 /* ---- starting and adopting a process ---- */
@@ -587,8 +561,9 @@ static int child_begin(struct vm_process *p, const struct vm_process_paths *path
 		r = vm_spawn_begin(paths, option, sock, &p->spawn, e);
 	if (r < 0)
 		return r;
-	p->child = p->ends_consoles = p->sets_interfaces = p->sets_disks = p->agent_commands = p->has_vsock = true;
-	p->ends_agents = p->dumps_then = true;
+	p->child = true;
+	for (int i = 0; i < VM_KNOWN_COUNT; i++)
+		p->knows[i] = true;
 	r = loop_watch(p->loop, vm_spawn_fd(p->spawn), POLLIN, spawn_ready, p, &p->spawn_watch);
 	if (!r)
 		r = process_watch(p);

@@ -160,20 +160,19 @@ pid_t vm_process_pid(const struct vm_process *p);
 bool vm_process_has_ended(const struct vm_process *p);
 /* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
 unsigned vm_process_version(const struct vm_process *p);
-/* Whether the process knows VM_MSG_CONSOLE_END. False as long as an adopted process has not answered VM_MSG_QUERY. */
-bool vm_process_ends_consoles(const struct vm_process *p);
-/* The same for VM_MSG_INTERFACE_SET. */
-bool vm_process_sets_interfaces(const struct vm_process *p);
-/* The same for VM_MSG_DISK_SET. */
-bool vm_process_sets_disks(const struct vm_process *p);
-/* Whether the process knows VM_MSG_AGENT_COMMAND; likewise. */
-bool vm_process_takes_agent_commands(const struct vm_process *p);
-/* Whether the process knows VM_MSG_VSOCK. False as long as an adopted process has not answered VM_MSG_QUERY. */
-bool vm_process_has_vsock(const struct vm_process *p);
-/* Whether it knows VM_CONSOLE_END_AGENTS; likewise. */
-bool vm_process_ends_agents(const struct vm_process *p);
-/* Whether it knows vm_dump.then; likewise. */
-bool vm_process_dumps_then(const struct vm_process *p);
+/* What only processes of later releases know. */
+enum vm_known {
+	VM_KNOWS_CONSOLE_END,	/* VM_MSG_CONSOLE_END */
+	VM_KNOWS_INTERFACE_SET, /* VM_MSG_INTERFACE_SET */
+	VM_KNOWS_DISK_SET,	/* VM_MSG_DISK_SET */
+	VM_KNOWS_AGENT_COMMAND, /* VM_MSG_AGENT_COMMAND */
+	VM_KNOWS_VSOCK,		/* VM_MSG_VSOCK */
+	VM_KNOWS_AGENT_END,	/* VM_CONSOLE_END_AGENTS */
+	VM_KNOWS_DUMP_THEN,	/* vm_dump.then */
+	VM_KNOWN_COUNT
+};
+/* False as long as an adopted process has not answered VM_MSG_QUERY. */
+bool vm_process_knows(const struct vm_process *p, enum vm_known what);
 /* Let the object free itself when the process has ended and is reaped. Events are dropped. The caller has killed the
  * process, or knows that it ends by itself. */
 void vm_process_disown(struct vm_process *p);

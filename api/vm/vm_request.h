@@ -64,13 +64,7 @@ struct vm_process {
 	bool answered;	/* an answer has arrived */
 	bool lost;	/* the connection is lost: requests wait for the next one, or for the process's end */
 	bool unproven;	/* no message has arrived since vm_process_connect() */
-	bool ends_consoles; /* see vm_process_ends_consoles() */
-	bool sets_disks; /* see vm_process_sets_disks() */
-	bool sets_interfaces; /* see vm_process_sets_interfaces() */
-	bool agent_commands; /* see vm_process_takes_agent_commands() */
-	bool has_vsock; /* see vm_process_has_vsock() */
-	bool ends_agents; /* see vm_process_ends_agents() */
-	bool dumps_then; /* see vm_process_dumps_then() */
+	bool knows[VM_KNOWN_COUNT]; /* see vm_process_knows() */
 	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */
 	unsigned busy;	/* number of callbacks that are on the stack */
