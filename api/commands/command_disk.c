@@ -78,10 +78,9 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 
 static int process_check(const struct vm *vm, struct err *e)
 {
-	if (!vm->proc || !vm_state_is_active(vm->state))
-		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; change its definition instead, with --config",
-			vm->def->name, vm_state_name(vm->state));
-	return vm_process_knows(vm->proc, VM_KNOWS_DISK_SET) ? 0 : vm_compat_refuse(vm->def->name, e);
+	int r = vm_live_check(vm, e);
+
+	return r || vm_process_knows(vm->proc, VM_KNOWS_DISK_SET) ? r : vm_compat_refuse(vm->def->name, e);
 }
 
 void command_vm_set_disk(struct call *c)

@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #define SET_TIMEOUT_NS (20 * 1000000000ULL)
 
@@ -24,19 +23,6 @@ struct interface_change {
 	bool set_link, link_down, set_in, set_out;
 	struct definition_bandwidth bandwidth;
 };
-
-/* Find an interface by id or MAC address. NULL: none. */
-static const struct definition_interface *interface_find(const struct definition *d, const char *which)
-{
-	char mac[DEFINITION_MAC_TEXT];
-
-	for (unsigned i = 0; i < d->ninterfaces; i++) {
-		mac_print(d->interfaces[i].mac, mac);
-		if (!strcmp(d->interfaces[i].id, which) || !strcasecmp(mac, which))
-			return &d->interfaces[i];
-	}
-	return NULL;
-}
 
 /* The process has the change: note it in the definition that it runs with. */
 static void live_change(struct vm *vm, const struct interface_change *w)
@@ -90,8 +76,7 @@ static int limit_read(struct call *c, const char *name, struct definition_limit 
 static int change_read(struct call *c, struct interface_change *w, struct err *e)
 {
 	const char *which = js_get_str(c->args, "interface"), *link = js_get_str(c->args, "link");
-	const struct definition_interface *n = interface_find(vm_live(c->vm), which);
-	int r = 0;
+	int r = 0, at;
 
 	if (link && strcmp(link, "up") && strcmp(link, "down"))
 		return err_set(e, -EINVAL, ERR_INVALID, "link: give up or down");
@@ -102,20 +87,18 @@ static int change_read(struct call *c, struct interface_change *w, struct err *e
 		r = limit_read(c, "outbound", &w->bandwidth.out, &w->set_out, e);
 	if (!r && !w->set_link && !w->set_in && !w->set_out)
 		r = err_set(e, -EINVAL, ERR_INVALID, "nothing to change: give link, inbound, outbound, egress or no-egress");
-	if (!r && !n)
-		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no interface '%.40s'; next: cairn domiflist %.60s",
-			c->vm->def->name, which, c->vm->def->name);
-	if (!r)
-		snprintf(w->id, sizeof(w->id), "%s", n->id);
-	return r;
+	at = r ? r : vm_live_interface(c->vm, which, e);
+	if (at < 0)
+		return at;
+	snprintf(w->id, sizeof(w->id), "%s", vm_live(c->vm)->interfaces[at].id);
+	return 0;
 }
 
 static int process_check(const struct vm *vm, struct err *e)
 {
-	if (!vm->proc || !vm_state_is_active(vm->state))
-		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; change its definition instead, with --config",
-			vm->def->name, vm_state_name(vm->state));
-	return vm_process_knows(vm->proc, VM_KNOWS_INTERFACE_SET) ? 0 : vm_compat_refuse(vm->def->name, e);
+	int r = vm_live_check(vm, e);
+
+	return r || vm_process_knows(vm->proc, VM_KNOWS_INTERFACE_SET) ? r : vm_compat_refuse(vm->def->name, e);
 }
 
 void command_vm_set_interface(struct call *c)

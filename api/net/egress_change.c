@@ -3,6 +3,7 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/net/forwards.h"
+#include "api/net/usernet.h"
 #include "api/schema/call.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
@@ -17,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -54,18 +54,6 @@ static void order_end(struct egress_order *g, int r, const struct err *e)
 
 /* ---- the definition with other rules ---- */
 
-static int interface_index(const struct definition *d, const char *which)
-{
-	char mac[DEFINITION_MAC_TEXT];
-
-	for (unsigned i = 0; i < d->ninterfaces; i++) {
-		mac_print(d->interfaces[i].mac, mac);
-		if (!strcmp(d->interfaces[i].id, which) || !strcasecmp(mac, which))
-			return (int)i;
-	}
-	return -1;
-}
-
 /* Get the running VM's definition with the rules. The caller owns *ret. */
 static int definition_with(const struct egress_order *g, const struct vm *vm, unsigned at, struct definition **ret, struct err *e)
 {
@@ -85,9 +73,9 @@ static int definition_with(const struct egress_order *g, const struct vm *vm, un
 static void live_note(const struct egress_order *g)
 {
 	struct vm *vm = vm_find_uuid(g->host, g->uuid);
-	int at = vm && vm->proc ? interface_index(vm_live(vm), g->id) : -1;
 	struct definition *d;
 	struct err e;
+	int at = vm && vm->proc ? vm_live_interface(vm, g->id, &e) : -1;
 
 	if (at >= 0 && !definition_with(g, vm, (unsigned)at, &d, &e))
 		vm_live_replace(vm, d);
@@ -95,30 +83,13 @@ static void live_note(const struct egress_order *g)
 
 /* ---- asking cairn-slirp ---- */
 
-static int order_failed(const struct egress_order *g, int r, struct err *e)
-{
-	switch (r) {
-	case -ENOENT:
-	case -EPIPE:
-		return err_set(e, -ENOENT, ERR_WRONG_STATE, "interface %s has no network: its link is down, or its cairn-slirp has "
-			"ended; the VM's next start begins a new one", g->id);
-	case -EBUSY:
-		return err_set(e, r, ERR_BUSY, "another change of interface %s is under way; repeat the command", g->id);
-	case -ETIMEDOUT:
-		return err_set(e, r, ERR_TIMEOUT, "the cairn-slirp of interface %s does not answer; it may be of an earlier release. "
-			"The VM's next start begins a new one; if this one answers later, the change is made then", g->id);
-	default:
-		return err_set(e, r, ERR_HOST, "the cairn-slirp of interface %s cannot change its egress rules", g->id);
-	}
-}
-
 static void order_done(void *opaque, int r)
 {
 	struct egress_order *g = opaque;
 	struct err e;
 
 	if (r < 0)
-		order_failed(g, r, &e);
+		usernet_order_failed("cairn-slirp", g->id, r, &e);
 	if (r == -ETIMEDOUT) {
 		order_answer(g, r, &e);
 		return;
@@ -148,7 +119,7 @@ static int order_send(struct egress_order *g, struct vm *vm, unsigned at, const 
 	CLEANUP_CLOSE int fd = file_of_text(text);
 	int r = fd < 0 ? fd : forwards_order(vm, at, "{\"egress\": true}", fd, order_done, g);
 
-	return r < 0 ? order_failed(g, r, e) : 0;
+	return r < 0 ? usernet_order_failed("cairn-slirp", g->id, r, e) : 0;
 }
 
 /* ---- the call ---- */
@@ -170,19 +141,17 @@ static int call_check(const struct call *c, int *ret_at, struct err *e)
 	static const char *const others[] = { "link", "inbound", "outbound" };
 	const char *which = js_get_str(c->args, "interface");
 	const struct definition_interface *n;
+	int r;
 
 	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
 		if (js_get(c->args, others[i]))
 			return err_set(e, -EINVAL, ERR_INVALID, "%s: give it in a call without egress", others[i]);
 	if (js_get(c->args, "egress") && js_get_bool(c->args, "no-egress", false))
 		return err_set(e, -EINVAL, ERR_INVALID, "give either egress or no-egress");
-	if (!c->vm->proc || !vm_state_is_active(c->vm->state))
-		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; change its definition instead, with --config",
-			c->vm->def->name, vm_state_name(c->vm->state));
-	*ret_at = interface_index(vm_live(c->vm), which);
+	r = vm_live_check(c->vm, e);
+	*ret_at = r ? r : vm_live_interface(c->vm, which, e);
 	if (*ret_at < 0)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no interface '%.40s'; next: cairn domiflist %.60s",
-			c->vm->def->name, which, c->vm->def->name);
+		return *ret_at;
 	n = &vm_live(c->vm)->interfaces[*ret_at];
 	if (n->type == DEFINITION_NETWORK)
 		return err_set(e, -EINVAL, ERR_INVALID, "interface %s is of type network; the rules are the network's: cairn net-update NETWORK add "

@@ -5,6 +5,7 @@
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/net/forwards.h"
+#include "api/net/usernet.h"
 #include "api/net/network_ports.h"
 #include "api/schema/call.h"
 #include "api/vm/identity.h"
@@ -177,19 +178,7 @@ static int order_failed(const struct change *g, int r, struct err *e)
 		id = vm_live(vm)->interfaces[g->at].id;
 		program = vm_live(vm)->interfaces[g->at].type == DEFINITION_NETWORK ? "cairn-publish" : program;
 	}
-	switch (r) {
-	case -ENOENT:
-	case -EPIPE:
-		return err_set(e, -ENOENT, ERR_WRONG_STATE, "interface %s has no network: its link is down, or its %s has "
-			"ended; the VM's next start begins a new one", id, program);
-	case -EBUSY:
-		return err_set(e, r, ERR_BUSY, "another change of the forwards of interface %s is under way; repeat the command", id);
-	case -ETIMEDOUT:
-		return err_set(e, r, ERR_TIMEOUT, "the %s of interface %s does not answer; it may be of an earlier release. "
-			"The VM's next start begins a new one; if this one answers later, the change is made then", program, id);
-	default:
-		return err_set(e, r, ERR_HOST, "the %s of interface %s cannot change its forwards", program, id);
-	}
+	return usernet_order_failed(program, id, r, e);
 }
 
 static void order_done(void *opaque, int r)

@@ -83,6 +83,23 @@ void usernet_forget(int run_dir, const char *vm, unsigned at)
 	vm_socket_remove(run_dir, name);
 }
 
+int usernet_order_failed(const char *program, const char *id, int r, struct err *e)
+{
+	switch (r) {
+	case -ENOENT:
+	case -EPIPE:
+		return err_set(e, -ENOENT, ERR_WRONG_STATE, "interface %s has no network: its link is down, or its %s has ended; the "
+			"VM's next start begins a new one", id, program);
+	case -EBUSY:
+		return err_set(e, r, ERR_BUSY, "another change of interface %s is under way; repeat the command", id);
+	case -ETIMEDOUT:
+		return err_set(e, r, ERR_TIMEOUT, "the %s of interface %s does not answer; it may be of an earlier release. The VM's next "
+			"start begins a new one; if this one answers later, the change is made then", program, id);
+	default:
+		return err_set(e, r, ERR_HOST, "the %s of interface %s cannot make the change", program, id);
+	}
+}
+
 /* Make the control socket. control: [0] the daemon's connection, [1] the listening socket for cairn-slirp. */
 static int control_make(int run_dir, const char *vm, unsigned at, int control[2], struct err *e)
 {

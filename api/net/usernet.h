@@ -45,5 +45,8 @@ int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd);
 int usernet_pidfd(int control);
 /* Remove the control socket of a cairn-slirp that has ended, if there is one. */
 void usernet_forget(int run_dir, const char *vm, unsigned at);
+/* Set the error of an order that such a process did not carry out (forwards_order()). program: cairn-slirp or
+ * cairn-publish. id: of the interface. Returns r; -ENOENT if the program has ended. */
+int usernet_order_failed(const char *program, const char *id, int r, struct err *e);
 
 #endif

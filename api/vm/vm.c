@@ -9,6 +9,7 @@
 #include "api/vm/vm_life.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
+#include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 /* ---- the registry of VMs ---- */
@@ -100,6 +102,28 @@ int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm)
 const struct definition *vm_live(const struct vm *vm)
 {
 	return vm->live ? vm->live : vm->def;
+}
+
+int vm_live_check(const struct vm *vm, struct err *e)
+{
+	if (vm->proc && vm_state_is_active(vm->state))
+		return 0;
+	return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; change its definition instead, with --config", vm->def->name,
+		vm_state_name(vm->state));
+}
+
+int vm_live_interface(const struct vm *vm, const char *which, struct err *e)
+{
+	const struct definition *d = vm_live(vm);
+	char mac[DEFINITION_MAC_TEXT];
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		mac_print(d->interfaces[i].mac, mac);
+		if (!strcmp(d->interfaces[i].id, which) || !strcasecmp(mac, which))
+			return (int)i;
+	}
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no interface '%.40s'; next: cairn domiflist %.60s", vm->def->name,
+		which, vm->def->name);
 }
 
 bool vm_sleeps(const struct vm *vm)

@@ -243,6 +243,10 @@ struct vm_defined {
 /* Return the definition that the process runs with. If the VM was redefined before this daemon began, that definition
  * is unknown, and the function returns the new one. */
 const struct definition *vm_live(const struct vm *vm);
+/* Check that the VM has a process that a change can be made in. Returns 0; -EPERM with an error. */
+int vm_live_check(const struct vm *vm, struct err *e);
+/* Find an interface of the process by id or MAC address. Returns its index; -ENOENT with an error. */
+int vm_live_interface(const struct vm *vm, const char *which, struct err *e);
 /* Note that the VM's process has ended, or that its definition is the next start's. */
 void vm_live_forget(struct vm *vm);
 /* Note that the VM's process has changed to this definition, and store it. d: taken. */
