@@ -3,6 +3,7 @@
 
 #include "api/vm/vm_socket.h"
 #include "api/vm/vm_spawn.h"
+#include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "vmm/vm_msg.h"
@@ -87,12 +88,12 @@ int __wrap_vm_spawn_begin(const struct vm_process_paths *paths, const char *opti
 {
 	struct pretended *v = vms;
 
-	(void)paths, (void)e;
+	(void)paths;
 	while (v < vms + VMS_MAX && v->pid)
 		v++;
 	if (v == vms + VMS_MAX) {
 		close(sock);
-		return -EAGAIN;
+		return err_set(e, -EAGAIN, ERR_BUSY, "the script has started %u VM processes", VMS_MAX);
 	}
 	*v = (struct pretended){ .sock = -1, .listening = -1 };
 	v->pid = clone(child_main, stacks[v - vms] + STACK_BYTES, CLONE_VM | CLONE_FILES | CLONE_PIDFD | SIGCHLD, NULL, &v->pidfd);

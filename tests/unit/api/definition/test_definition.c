@@ -508,7 +508,7 @@ static void test_sysinfo_is_encoded_and_checked(void **state)
 #define BIOS_VM "{\"name\":\"a\",\"memory\":64,\"disks\":[{\"path\":\"/a\",\"format\":\"raw\"}],"
 	static const char want[] = "\2P\0\4S 1\0\7one\0\7two";
 	CLEANUP_JS struct json_object *o = NULL;
-	char oem[33 * 4 + 64] = BIOS_VM "\"sysinfo\":{\"oem_strings\":[\"a\"", long_one[2200];
+	char oem[33 * 4 + 128] = BIOS_VM "\"sysinfo\":{\"oem_strings\":[\"a\"", long_one[2200];
 	struct config_files files;
 	struct definition *d;
 	struct config c;

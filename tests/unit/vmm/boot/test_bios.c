@@ -162,7 +162,7 @@ static void test_smbios_names_cairn_by_default(void **state)
 
 static void test_smbios_has_the_texts_of_the_definition(void **state)
 {
-	static const char list[] = "\1Acme\0\4ds=nocloud;s=http://10.0.2.2/\0\7first\0\6F\0\7second";
+	static const char list[] = "\1Acme\0\4ds=nocloud;s=http://10.0.2.2/\0\7first\0\6F\0\7second\0";
 	/* SMBIOS 3.6, 7.12: type, length, handle, number of strings; the strings; an empty string. */
 	static const uint8_t oem[] = "\x0b\x05\x00\x0e\x02" "first\0second\0";
 	struct state *s = *state;
