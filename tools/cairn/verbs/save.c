@@ -87,7 +87,7 @@ int verb_restore(struct cli *c)
 {
 	struct json_object *definition = NULL, *args;
 	CLEANUP_CLOSE int fd = -1;
-	bool was_paused;
+	bool was_paused = false;
 	struct err e;
 	int r;
 
