@@ -8,6 +8,8 @@ import socket
 import struct
 import subprocess
 
+import pytest
+
 from conftest import BUILD, until
 
 PROGRAM = os.path.join(BUILD, "cairn-net")
@@ -22,6 +24,15 @@ ip addr add "$ip/$mask" dev "$interface"
 [ -z "$router" ] || ip route replace default via "$router"
 echo "$ip|$router|$dns|$domain|$lease"
 """
+
+
+def as_root(make, tmp_path):
+    """The body of a fixture: what `make` makes needs network namespaces, and has close()."""
+    if os.geteuid():
+        pytest.skip("needs root, for network namespaces")
+    made = make(tmp_path)
+    yield made
+    made.close()
 
 
 class Namespace:

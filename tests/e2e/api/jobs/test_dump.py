@@ -1,5 +1,6 @@
 """A guest's memory as an ELF core: dump, QMP's dump-guest-memory, coredump-* and the watchdog's dump."""
 
+import contextlib
 import json
 import os
 import re
@@ -316,13 +317,20 @@ def test_older_dumps_stay_until_the_new_one_is_stored(fake):
     until(lambda: sorted(cores(fake)) == sorted(["vm1-1.core", new]))
 
 
-def test_dump_is_stored_before_its_job_ends(daemon, guest, kvm, tmp_path):
-    console, q = begin(daemon, guest), daemon.qmp()
+@contextlib.contextmanager
+def dump_that_hangs(q, tmp_path, **options):
+    """A dump of vm1 whose file does not get to the disk before release()."""
     with fuse(tmp_path / "fuse", core=b"") as f:
         f.hang(Op.FSYNC)
         with open(f["core"], "r+b", buffering=0) as core:
-            socket.send_fds(q.sock, [b'{"execute":"vm-dump","arguments":{"vm":"vm1"}}'], [core.fileno()])
+            socket.send_fds(q.sock, [json.dumps({"execute": "vm-dump", "arguments": {"vm": "vm1", **options}}).encode()], [core.fileno()])
         until(lambda: f.hanging())
+        yield f
+
+
+def test_dump_is_stored_before_its_job_ends(daemon, guest, kvm, tmp_path):
+    console, q = begin(daemon, guest), daemon.qmp()
+    with dump_that_hangs(q, tmp_path) as f:
         assert [j["status"] for j in daemon.qmp().run("query-jobs")] == ["running"]
         console.run(f"wr64 {AT} {MARK}")  # the guest runs meanwhile
         f.release()
@@ -409,11 +417,7 @@ def test_next_daemon_adopts_dump(fake, tmp_path, option, ends):
 
 def test_next_daemon_adopts_dump_of_a_guest(daemon, guest, kvm, tmp_path):
     console, q = begin(daemon, guest), daemon.qmp()
-    with fuse(tmp_path / "fuse", core=b"") as f:
-        f.hang(Op.FSYNC)
-        with open(f["core"], "r+b", buffering=0) as core:
-            socket.send_fds(q.sock, [b'{"execute":"vm-dump","arguments":{"vm":"vm1","then":"reset"}}'], [core.fileno()])
-        until(lambda: f.hanging())
+    with dump_that_hangs(q, tmp_path, then="reset") as f:
         daemon.stop(signal.SIGKILL)
         daemon.start()
         q = daemon.qmp()

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, until
-from hostnetlib import Host, Namespace, veth
+from hostnetlib import Host, Namespace, as_root, veth
 from test_cairn_net import FIREWALLD, talk
 from test_network import NetDaemon, host, lan  # noqa: F401
 
@@ -29,11 +29,7 @@ class WatchDaemon(NetDaemon):
 
 @pytest.fixture
 def machine(tmp_path):
-    if os.geteuid():
-        pytest.skip("needs root, for network namespaces")
-    h = Host(tmp_path)
-    yield h
-    h.close()
+    yield from as_root(Host, tmp_path)
 
 
 @pytest.fixture

@@ -15,18 +15,14 @@ import time
 import pytest
 
 from conftest import until
-from hostnetlib import IPV6, PROGRAM, UUID, Host, netns, network, veth
+from hostnetlib import IPV6, PROGRAM, UUID, Host, as_root, netns, network, veth
 
 MODES = ["nat", "route", "isolated", "open"]
 
 
 @pytest.fixture
 def host(tmp_path):
-    if os.geteuid():
-        pytest.skip("needs root, for network namespaces")
-    h = Host(tmp_path)
-    yield h
-    h.close()
+    yield from as_root(Host, tmp_path)
 
 
 def talk(server, client, address, family=socket.AF_INET):

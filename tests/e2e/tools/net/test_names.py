@@ -13,7 +13,7 @@ import slirplib
 from conftest import until
 from egresslib import A, AAAA, ASKED, EVIL, PUBLIC, RULES, SYN, TXT, WAYS, Addresses, Resolver, datagram, dns, names, question, six, syn
 from egresslib import syn6, udp6
-from hostnetlib import IPV6, UUID, Host, netns, network
+from hostnetlib import IPV6, UUID, Host, as_root, netns, network
 from slirplib import ACK, ICMP, IPV4, TCP, UDP, checksum, ethernet, ipv4, readable
 
 TABLE = "cairn_" + UUID.replace("-", "")
@@ -203,11 +203,7 @@ MORE = {
 
 @pytest.fixture
 def world(tmp_path):
-    if os.geteuid():
-        pytest.skip("needs root, for network namespaces")
-    w = World(tmp_path)
-    yield w
-    w.close()
+    yield from as_root(World, tmp_path)
 
 
 def lan(egress=RULES, **more):
