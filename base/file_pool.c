@@ -1,5 +1,6 @@
 #include "base/file_pool.h"
 #include "base/cleanup.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -157,10 +158,11 @@ static void *pool_thread(void *opaque)
 	return NULL;
 }
 
-/* Create a thread with all signals blocked: the process's signal handlers belong to other threads. Only SIGSYS is
- * handled by the thread that makes a call which a seccomp filter forbids. */
+/* Create a thread with all signals blocked: the process's signal handlers belong to other threads. Only the thread that
+ * has made a call which a seccomp filter forbids, or a fault, handles its signal (vmm/sandbox.c). */
 static int thread_new(struct file_pool *p)
 {
+	static const int own[] = { SIGSYS, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
 	pthread_attr_t attr;
 	sigset_t all, old;
 	int r;
@@ -168,7 +170,8 @@ static int thread_new(struct file_pool *p)
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	sigfillset(&all);
-	sigdelset(&all, SIGSYS);
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+		sigdelset(&all, own[i]);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = pthread_create(&p->threads[p->nthreads], &attr, pool_thread, p);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -213,7 +213,27 @@ static void spaces_change(const struct sandbox_options *o, struct sandbox_report
 	}
 }
 
-/* ---- violations ---- */
+/* ---- violations and faults of this program ---- */
+
+#define DETAIL_BYTES sizeof(((struct vm_event *)NULL)->detail)
+
+/* Say in the log why the process ends, and in the end file, too, unless the signal alone says as much. */
+static void end_say(const char *detail, bool in_file)
+{
+	struct vm_event ev = { .kind = VM_EVENT_PHASE, .phase = VM_PHASE_ENDED, .reason = VM_REASON_KILLED };
+
+	snprintf(ev.detail, sizeof(ev.detail), "%s", detail);
+	ev.realtime_ns = clock_realtime_ns();
+	if (in_file)
+		end_file_write(&ev);
+	log_line(ev.detail);
+}
+
+static void thread_name(char name[16])
+{
+	prctl(PR_GET_NAME, name);
+	utf8_clean(name); /* a definition names threads of disks and interfaces */
+}
 
 /* Handle SIGSYS, which a filter raises instead of making a forbidden system call: say which it was, in the end
  * file and in the log, and end the process. The kernel has withdrawn the handler (SA_RESETHAND), so the next
@@ -223,20 +243,16 @@ static void violation_say(int sig, siginfo_t *si, void *context)
 {
 	static const char forbidden[] = "made a forbidden system call";
 	const ucontext_t *at = context;
-	struct vm_event ev = { .kind = VM_EVENT_PHASE, .phase = VM_PHASE_ENDED, .reason = VM_REASON_KILLED };
-	char thread[16] = "";
+	char thread[16] = "", detail[DETAIL_BYTES];
 
 	(void)sig;
-	prctl(PR_GET_NAME, thread);
-	utf8_clean(thread); /* a definition names threads of disks and interfaces */
+	thread_name(thread);
 	if (si->si_syscall == SYS_ioctl)
-		snprintf(ev.detail, sizeof(ev.detail), "its thread '%s' %s: %d (ioctl 0x%x)", thread, forbidden,
+		snprintf(detail, sizeof(detail), "its thread '%s' %s: %d (ioctl 0x%x)", thread, forbidden,
 			si->si_syscall, (unsigned)at->uc_mcontext.gregs[REG_RSI]);
 	else
-		snprintf(ev.detail, sizeof(ev.detail), "its thread '%s' %s: %d", thread, forbidden, si->si_syscall);
-	ev.realtime_ns = clock_realtime_ns();
-	end_file_write(&ev);
-	log_line(ev.detail);
+		snprintf(detail, sizeof(detail), "its thread '%s' %s: %d", thread, forbidden, si->si_syscall);
+	end_say(detail, true);
 	for (;;)
 		syscall(SYS_tkill, 0, 0);
 }
@@ -246,15 +262,49 @@ static void signal_exit(int sig)
 	syscall(SYS_exit_group, VM_EXIT_SIGNAL + sig);
 }
 
-/* The kernel ignores these signals in the init of a pid namespace, which has no handler for them, and abort() would go
- * on to make a forbidden system call. */
+/* Handle a fault of this program, or abort(): say which thread it was and where, and end the process by the signal. The
+ * place is an offset that addr2line(1) understands: addresses would tell where the program lies in memory. A signal
+ * that a program has sent, such as abort(), says all by itself. The kernel has withdrawn the handler. */
+static void fault_say(int sig, siginfo_t *si, void *context)
+{
+	extern const char __executable_start[], etext[];
+	const ucontext_t *at = context;
+	uintptr_t from = (uintptr_t)__executable_start, pc = (uintptr_t)at->uc_mcontext.gregs[REG_RIP];
+	char thread[16] = "", detail[DETAIL_BYTES], place[40] = "";
+	bool of_code = si->si_code > 0;
+
+	thread_name(thread);
+	if (of_code && pc >= from && pc < (uintptr_t)etext)
+		snprintf(place, sizeof(place), " at cairn-vm+0x%llx", (unsigned long long)(pc - from));
+	else if (of_code)
+		snprintf(place, sizeof(place), " outside of cairn-vm's code");
+	snprintf(detail, sizeof(detail), "its thread '%s' was killed by signal %d (%s)%s", thread, sig, sigdescr_np(sig), place);
+	end_say(detail, of_code);
+	if (getpid() == 1) /* the kernel ignores a signal that the init of a pid namespace sends to itself */
+		signal_exit(sig);
+	syscall(SYS_tgkill, getpid(), gettid(), sig);
+}
+
+/* The kernel ignores these signals in the init of a pid namespace, which has no handler for them. */
 static int ends_catch(void)
 {
-	static const int ends[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGABRT };
+	static const int ends[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM };
 	struct sigaction act = { .sa_handler = signal_exit };
 
 	for (size_t i = 0; i < ARRAY_SIZE(ends) && getpid() == 1; i++)
 		if (sigaction(ends[i], &act, NULL) < 0)
+			return -errno;
+	return 0;
+}
+
+static int faults_catch(void)
+{
+	static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
+	struct sigaction act = { .sa_sigaction = fault_say,
+		.sa_flags = SA_SIGINFO | SA_NODEFER | (int)SA_RESETHAND };
+
+	for (size_t i = 0; i < ARRAY_SIZE(faults); i++)
+		if (sigaction(faults[i], &act, NULL) < 0)
 			return -errno;
 	return 0;
 }
@@ -265,7 +315,7 @@ static int violations_catch(void)
 
 	if (LOCKDOWN_SANITIZED)
 		return 0;
-	return sigaction(SIGSYS, &act, NULL) < 0 ? -errno : 0;
+	return sigaction(SIGSYS, &act, NULL) < 0 ? -errno : faults_catch();
 }
 
 int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,

@@ -198,7 +198,8 @@ def open_files(pid):
 
 
 def inject_call(pid, number, *args):
-    """Make a process make a system call. Returns its result (-errno for an error), or None if it killed the process."""
+    """Make a process make a system call. Returns its result (-errno for an error), or None if it killed the process.
+    number: or "jump", for a thread to go on at an address; the result means nothing then."""
     r = subprocess.run([INJECT_CALL, str(pid), str(number), *map(str, args)], capture_output=True, text=True, timeout=50)
     assert r.returncode == 0, r.stderr
     return None if r.stdout == "killed\n" else int(r.stdout)

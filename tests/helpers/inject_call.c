@@ -1,4 +1,5 @@
 /* inject_call: makes a process make one system call: inject_call PID NUMBER [ARG...]
+ *              or makes a thread jump to an address: inject_call TID jump ADDRESS
  *
  * The call takes the place of the process's next one, which the process makes afterwards. An ARG is a number,
  * or "=TEXT" for the address of a string. Prints the call's result, or "killed" if the process ended instead.
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
@@ -147,6 +149,17 @@ static struct user_regs_struct call_of(pid_t pid, struct user_regs_struct regs, 
 	return regs;
 }
 
+/* Let a thread that begins a call make a harmless one instead, and go on at an address. Leave the process to itself. */
+static int jump(pid_t tid, struct user_regs_struct regs, uintptr_t address)
+{
+	regs.rip = address;
+	regs.orig_rax = SYS_getpid;
+	if (trace(PTRACE_SETREGS, tid, &regs) || trace(PTRACE_DETACH, tid, NULL))
+		fail("cannot write registers");
+	printf("0\n");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct user_regs_struct own, call;
@@ -162,6 +175,8 @@ int main(int argc, char **argv)
 	alarm(TIMEOUT_S);
 	if (!stops_at_call(pid) || trace(PTRACE_GETREGS, pid, &own))
 		fail("the process ended before its next call");
+	if (!strcmp(argv[2], "jump"))
+		return jump(pid, own, argc > 3 ? strtoull(argv[3], NULL, 0) : 0);
 	call = call_of(pid, own, argv + 2, argc - 2);
 	if (trace(PTRACE_SETREGS, pid, &call))
 		fail("cannot write registers");

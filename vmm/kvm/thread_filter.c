@@ -94,13 +94,16 @@ static void ioctls_add(struct call_filter *f, const struct kvm *k, enum thread_k
 	call_filter_ioctls(f, groups, n);
 }
 
-/* Threads are made with all signals blocked. The kernel kills the process without a report if SIGSYS is. */
-static void violations_unblock(void)
+/* Threads are made with all signals blocked. The kernel kills the process without a report if SIGSYS or the signal of a
+ * fault is (vmm/sandbox.c). */
+static void reports_unblock(void)
 {
+	static const int reported[] = { SIGSYS, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
 	sigset_t set;
 
 	sigemptyset(&set);
-	sigaddset(&set, SIGSYS);
+	for (size_t i = 0; i < ARRAY_SIZE(reported); i++)
+		sigaddset(&set, reported[i]);
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
@@ -112,7 +115,7 @@ void thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struc
 
 	if (!k->filters_threads || LOCKDOWN_SANITIZED)
 		return;
-	violations_unblock();
+	reports_unblock();
 	call_filter_init(&f);
 	/* The worker may do whatever the main thread does with KVM, memory and images (vmm/sandbox.c). */
 	if (kind == THREAD_WORKER)

@@ -52,9 +52,10 @@ static void event_send(struct vm *vm, const struct vm_event *ev)
 		vm->sink.event(vm->sink.opaque, ev);
 }
 
-/* Return whether the reason is a fault, a deadline that passed or a kill. Such reasons are logged as
- * warnings, because `cairn run` reports by its log and exit status only. */
-static bool reason_is_bad(enum vm_reason r)
+/* Return whether the reason is a fault, a deadline that passed or a kill, or a reset for which the VM does not run
+ * again. Such reasons are logged as warnings, because `cairn run` reports by its log and exit status only, and exits
+ * with 0 after a reset as after a shutdown. */
+static bool reason_is_warning(enum vm_reason r)
 {
 	switch (r) {
 	case VM_REASON_IO_ERROR:
@@ -67,6 +68,7 @@ static bool reason_is_bad(enum vm_reason r)
 	case VM_REASON_KILLED:
 	case VM_REASON_HOST_ERROR:
 	case VM_REASON_WATCHDOG:
+	case VM_REASON_GUEST_RESET:
 		return true;
 	default:
 		return false;
@@ -87,7 +89,7 @@ void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int
 	ev = event_new(vm, VM_EVENT_PHASE);
 	ev.value = value;
 	memcpy(ev.detail, vm->detail, sizeof(ev.detail));
-	log_write(reason_is_bad(reason) ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, NULL, "%s (%s)%s%s",
+	log_write(reason_is_warning(reason) ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, NULL, "%s (%s)%s%s",
 		phase_name(phase), vm_reason_name(reason), vm->detail[0] ? ": " : "", vm->detail);
 	if (phase == VM_PHASE_ENDED)
 		end_file_write(&ev);
@@ -337,6 +339,7 @@ static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 		vm_end(vm, VM_REASON_HOST_ERROR, 0, e ? e->msg : "reset failed");
 		return r;
 	}
+	log_info(NULL, by_guest ? "reset by the guest or its watchdog" : "reset");
 	ev = event_new(vm, VM_EVENT_RESET);
 	ev.value = by_guest;
 	event_send(vm, &ev);

@@ -420,6 +420,15 @@ def test_reset_ends_when_the_definition_says_so():
     with interp(on_reboot="destroy") as g:
         g.send("reset cf9\n")
         assert g.wait() == guestlib.EXIT_OK
+        assert "warning guest: ended (guest reset)\n" in g.log()  # the status is that of a shutdown
+
+
+def test_reset_of_guest_is_logged():
+    with guestlib.Guest(guestlib.definition(), args=["--log-level", "info"]) as g:
+        g.expect("interp\n")
+        g.send("reset cf9\n")
+        g.expect("interp\n")
+        assert "info guest: reset by the guest or its watchdog\n" in g.log()
 
 
 # ---- invalid kernels ----

@@ -257,3 +257,42 @@ def test_violation_of_thread_that_calls_files_is_reported(sandbox, guest, tmp_pa
         assert inject_call(filtered_threads(pid)["loop-io"], *ACCEPT) is None
         d.wait("vm1", "crashed")
         assert f"its thread 'loop-io' made a forbidden system call: {ACCEPT[0]}" in d.log.read_text()
+        d.cairn("start", "vm1")
+        d.cairn("snapshot-create-as", "vm1", "two")
+        pid = d.info("vm1")["pid"]
+        until(lambda: "loop-io" in filtered_threads(pid))
+        said = crash(pid, filtered_threads(pid)["loop-io"])
+        d.wait("vm1", "crashed")
+        assert f"its thread 'loop-io' {said}" in d.log.read_text()
+
+
+def crash(pid, tid):
+    """Let a thread execute the program's first page, which is no code. Returns what the process says of it."""
+    with open(f"/proc/{pid}/maps") as f:
+        base = int(next(line for line in f if line.endswith("/cairn-vm\n")).split("-")[0], 16)
+    inject_call(tid, "jump", base + 0x10)
+    return f"was killed by signal {signal.SIGSEGV.value} ({signal.strsignal(signal.SIGSEGV)}) at cairn-vm+0x10"
+
+
+@pytest.mark.parametrize("name", ["cairn-vm", "vcpu1", "vda", "net0", "tracker", "worker"])
+def test_process_that_crashes_says_where(sandbox, daemon, threads, name):
+    said = f"its thread '{name}' {crash(threads['cairn-vm'], threads[name])}"
+    daemon.wait("vm1", "crashed")
+    o = daemon.info("vm1")
+    assert (o["reason"], o["detail"]) == ("killed", said)
+    assert f"VM 'vm1': crashed (killed): {said}\n" in daemon.log.read_text()
+
+
+def test_run_that_crashes_says_where(sandbox):
+    with guestlib.interp() as g:
+        said = crash(g.vm_pid(), g.vm_pid())
+        assert g.wait() == -signal.SIGSEGV
+        assert f"its thread 'cairn-vm' {said}\n" in g.log()
+
+
+def test_run_that_aborts_says_so(sandbox):
+    """Also if the signal comes from outside."""
+    with guestlib.interp() as g:
+        os.kill(g.vm_pid(), signal.SIGABRT)
+        assert g.wait() == -signal.SIGABRT
+        assert f"its thread 'cairn-vm' was killed by signal 6 ({signal.strsignal(signal.SIGABRT)})\n" in g.log()
