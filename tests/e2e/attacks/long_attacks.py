@@ -47,7 +47,8 @@ TESTS = {
         "api/access/test_hung_files.py::test_role_is_checked_again_when_a_define_takes_effect[role revoked]", "KeyError: 'error'"),
     "VM replaced during a define": (
         "api/access/test_hung_files.py::test_role_is_checked_again_when_a_define_takes_effect[VM replaced]", "KeyError: 'error'"),
-    "socket of another VM": ("api/vm/test_daemon.py::test_no_vm_gets_socket_of_another", "KeyError: 'pid'"),
+    # One of two VMs has no process any more, or has that of the other one: this depends on which one listened last.
+    "socket of another VM": ("api/vm/test_daemon.py::test_no_vm_gets_socket_of_another", r"KeyError: 'pid'|assert \(\[\d+, .*\] == \[\d+, "),
     "grant that is not stored": ("api/access/test_permission_writes.py::test_grant_that_is_not_stored_is_not_in_force",
                                  r"assert not True\nE +\+  where True = may_start"),
     "permission that returns with a name": (
@@ -193,37 +194,41 @@ def spent_ns(pid):
 
 
 def test_one_strangers_commands_delay_others(programs, host):
-    """How much of the stranger's commands the daemon runs before root's one, which came after them."""
-    pid, many = host.proc.pid, 12  # their answers fit into the daemon's queue for a client
+    """How much of the stranger's commands the daemon runs before root's one, which came after them: the least of some
+    tries, because on a busy host the daemon runs on until this process gets a processor and sees root's answer."""
+    pid, many, tries = host.proc.pid, 12, 10  # the answers to many commands fit into the daemon's queue for a client
     go, w = os.pipe()
 
     def stranger(say):
         q = Qmp(host.socket, longest=MIB)
         q.run("query-version")
-        say("ready")
-        os.read(go, 1)
-        q.send(b'{"execute":"query-qmp-schema"}' * many)
-        say("sent")
-        for _ in range(many):
-            q.answer()
-        say("answered")
+        for _ in range(tries):
+            say("ready")
+            os.read(go, 1)
+            q.send(b'{"execute":"query-qmp-schema"}' * many)
+            say("sent")
+            for _ in range(many):
+                q.answer()
+            say("answered")
+    found = []
     with as_user(stranger) as lines:
-        assert lines.readline() == '"ready"\n'
         root = host.qmp()
         root.run("query-version")
-        host.proc.send_signal(signal.SIGSTOP)
-        os.write(w, b"x")
-        assert lines.readline() == '"sent"\n'
-        root.send(b'{"execute":"query-version"}')
-        begin = spent_ns(pid)
-        host.proc.send_signal(signal.SIGCONT)
-        root.answer()
-        before = spent_ns(pid) - begin
-        assert lines.readline() == '"answered"\n'
-        whole = spent_ns(pid) - begin
+        for _ in range(tries):
+            assert lines.readline() == '"ready"\n'
+            host.proc.send_signal(signal.SIGSTOP)
+            os.write(w, b"x")
+            assert lines.readline() == '"sent"\n'
+            root.send(b'{"execute":"query-version"}')
+            begin = spent_ns(pid)
+            host.proc.send_signal(signal.SIGCONT)
+            root.answer()
+            before = spent_ns(pid) - begin
+            assert lines.readline() == '"answered"\n'
+            found.append((before, spent_ns(pid) - begin))
     os.close(go)
     os.close(w)
-    programs.judge(before > whole / 2, f"{before} ns of {whole}")
+    programs.judge(min(before / whole for before, whole in found) > 0.5, f"(ns before root's answer, ns in all): {found}")
 
 
 @pytest.fixture

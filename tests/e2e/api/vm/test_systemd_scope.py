@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.usefixtures("kvm", "sandbox"),
 # A host that systemd runs, as far as the daemon and systemd's clients can see. $1: the socket of its bus.
 BOOTED = ["unshare", "-m", "sh", "-c", "mkdir -p /run/systemd /run/dbus && mount -t tmpfs none /run/systemd && mkdir /run/systemd/system && "
           'mount -t tmpfs none /run/dbus && ln -s "$1" /run/dbus/system_bus_socket && shift && exec "$@"', "sh"]
+NO_SYSTEMD = ["unshare", "-m", "sh", "-c", 'mkdir -p /run/systemd && mount -t tmpfs none /run/systemd && exec "$@"', "sh"]
 
 
 @pytest.fixture
@@ -134,8 +135,7 @@ def test_vm_runs_without_what_is_refused(daemon, bus, guest, member, why):
 
 
 def test_host_without_systemd_runs_the_vm(tmp_path, guest):
-    d = Grouped(tmp_path, "--cgroup", "none", wrapper=["unshare", "-m", "sh", "-c", "mkdir -p /run/systemd && mount -t tmpfs none /run/systemd && "
-                                                       'exec "$@"', "sh"])
+    d = Grouped(tmp_path, "--cgroup", "none", wrapper=NO_SYSTEMD)
     try:
         start(d, guest, systemd_scope=True)
         lack_is(d, "systemd does not run this host; remove systemd_scope from the definition")
@@ -165,3 +165,29 @@ def test_stuck_bus_holds_one_start_and_nothing_else(daemon, bus, guest):
     daemon.cairn("start", "c")
     assert "systemd did not answer another VM within the last minute" in scope_of(daemon, "c")["lack"]
     assert bus.members().count("StartTransientUnit") == 2
+
+
+def is_refused(d, guest, why):
+    """The start fails, names the reason and leaves no process."""
+    d.define("a", debug_exit=True, boot={"kernel": guest("interp.elf")}, systemd_scope=True)
+    r = d.cairn("start", "a", ok=7)
+    assert "the VM has no scope of systemd, and cairnd runs with --require-sandbox: " in r.stderr and why in r.stderr, r.stderr
+    assert d.info("a")["state"] == "shut off"
+    until(lambda: not {"cairn-vm", "cairn-scope", "systemd-run"} & set(d.all_children().values()))
+
+
+def test_required_sandbox_refuses_a_vm_to_which_systemd_gives_no_scope(tmp_path, bus, guest):
+    bus.fail.add("StartTransientUnit")
+    d = Grouped(tmp_path, "--cgroup", "none", "--require-sandbox", wrapper=[*BOOTED, str(tmp_path / "bus")])
+    try:
+        is_refused(d, guest, "systemd-run made none")
+    finally:
+        d.close()
+
+
+def test_required_sandbox_refuses_a_scope_on_a_host_without_systemd(tmp_path, guest):
+    d = Grouped(tmp_path, "--cgroup", "none", "--require-sandbox", wrapper=NO_SYSTEMD)
+    try:
+        is_refused(d, guest, "systemd does not run this host; remove systemd_scope from the definition")
+    finally:
+        d.close()
