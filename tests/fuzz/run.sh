@@ -35,7 +35,7 @@ target() {
 	# shellcheck disable=SC2086
 	clang $flags -fsanitize=address,undefined,fuzzer -o "$build/fuzz/fuzz_$name" "$source" "$@" $libs
 	FUZZ_KEEP=$build TMPDIR=$build "$build/fuzz/fuzz_$name" -fork=1 -ignore_crashes=1 -ignore_ooms=1 -ignore_timeouts=1 \
-		-print_funcs=0 -max_len="$longest" -rss_limit_mb=1024 -malloc_limit_mb=256 -timeout=10 -max_total_time="$seconds" \
+		-print_funcs=0 -max_len="$longest" -rss_limit_mb=1024 -malloc_limit_mb=256 -timeout="${limit:-10}" -max_total_time="$seconds" \
 		-artifact_prefix="$finds/" "$corpus" 2>&1 | tee "$log" >&2 || true
 	n=$(find "$finds" -type f | wc -l)
 	# libFuzzer's last line of progress has the edges (cov) and the sum of all runs (#).
@@ -86,8 +86,11 @@ target xml tests/fuzz/fuzz_xml.c 524288 $(find tools/xml -name '*.c' ! -name mai
 	"$build/libapi.a" -lxml2 -ljson-c
 target wire tests/fuzz/fuzz_wire.c 4096 tests/fuzz/wire_run.c "$build/libapi.a" -ljson-c
 target config tests/fuzz/fuzz_config.c 193 tests/fuzz/config_run.c "$build/vmm/vm_msg.o"
+# Its limit of processor time is 5 s (fuzz_script.c). A script waits for at most some of SETTLE_NS (script_run.c).
+limit=120
 target script tests/fuzz/fuzz_script.c 8192 tests/fuzz/script_run.c tests/fuzz/script_vm.c tests/fuzz/script_mutate.c \
 	-Wl,--wrap=vm_spawn_begin,--wrap=vm_spawn_fd,--wrap=vm_spawn_end,--wrap=vm_socket_peek_pid,--wrap=loop_run_once "$build/vmm/vm_msg.o" "$build/libapi.a" -ljson-c
+limit=
 for device in blk net console vsock rng pci serial rtc i8042 i6300esb acpi_pm fw_cfg; do
 	target "$device" tests/fuzz/fuzz_device.c 2048 "-DDEVICE=DEVICE_$(echo "$device" | tr a-z A-Z)" -DTEST_SLOW=1 \
 		tests/fuzz/device_run.c tests/unit/devices/fixture.c "$build/libdevices.a" -lcmocka

@@ -50,6 +50,7 @@
 #define ANSWERS_MAX (4u << 20)
 #define SETTLE_TURNS 3u
 #define SETTLE_NS (30 * SECOND_NS)
+#define RESTARTS_MAX 64u /* an input has room for 4000, and each reads all events */
 /* SECRET is an existing VM, NOT_THERE a name of the same length that no VM has. */
 #define SECRET "secret"
 #define NOT_THERE "nobody"
@@ -66,7 +67,7 @@ struct script {
 	struct client admin, stranger, qmp;
 	bool patient; /* a missing answer is a failure, even if VM processes may send malformed messages */
 	bool strange; /* VM processes may send malformed messages */
-	unsigned good;
+	unsigned good, restarts;
 };
 
 static struct daemon_paths paths = { .state_dir = STATE, .run_dir = FOLDER "/run", .socket = FOLDER "/socket",
@@ -613,10 +614,11 @@ static void line_do(struct script *s, char *line, size_t len)
 		vm_dies(s);
 		break;
 	case 'f':
-		file_put(words);
-		daemon_again(s);
-		break;
 	case 'r':
+		if (s->restarts++ >= RESTARTS_MAX)
+			break;
+		if (line[0] == 'f')
+			file_put(words);
 		daemon_again(s);
 		break;
 	}
