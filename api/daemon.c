@@ -16,6 +16,7 @@
 #include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
 #include "api/jobs/snapshot_job.h"
+#include "api/jobs/start_gate.h"
 #include "api/jobs/undefine.h"
 #include "api/net/forwards.h"
 #include "api/net/network.h"
@@ -129,7 +130,8 @@ static void permissions_changed(void *opaque)
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
-	&forwards_observer, &network_ports_observer, &qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
+	&forwards_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer,
+	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
 	&flatten_observer, &job_owner_observer, &vm_cgroup_observer,
 	&systemd_scope_observer, NULL };
 

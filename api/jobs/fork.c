@@ -9,6 +9,7 @@
 #include "api/jobs/fork_files.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
+#include "api/jobs/start_gate.h"
 #include "api/net/network_ports.h"
 #include "api/net/publish.h"
 #include "api/store/store.h"
@@ -49,6 +50,7 @@ struct clone {
 	struct fork *fork;
 	struct definition *def; /* owned until the VM takes it */
 	struct definition *live; /* with forwards for its first run; owned until the VM starts; NULL: none */
+	struct gated gated;
 	struct vm *vm;		/* the clone, of which this job is the owner until the job ends */
 };
 
@@ -59,6 +61,7 @@ struct fork {
 	struct batch *batch;
 	struct clone *clones;
 	unsigned n, next, begun, running;
+	struct start_gate gate;
 	int state_fd; /* memfd with the source's state */
 	/* Copies of parts of the source's definition, since the source may be redefined meanwhile. */
 	struct rights *rights;	      /* NULL: the daemon's */
@@ -544,6 +547,7 @@ static void clone_started(void *opaque, int r, const struct err *e)
 	f->running += r == 0;
 	if (r < 0)
 		batch_fail(f->batch, e);
+	gate_leave(&c->gated);
 	job_progress(f->job, f->running, f->n);
 	clones_start_next(f);
 }
@@ -557,6 +561,7 @@ static void clone_start(struct clone *c)
 
 	opts.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
 	f->begun++;
+	gate_enter(&f->gate, c->vm, &c->gated);
 	network_ports_clone(c->vm, f->source, !f->snapshot[0]);
 	if (c->live)
 		c->vm->live = STEAL_PTR(c->live);
@@ -579,11 +584,16 @@ static void clones_start_next(struct fork *f)
 		return;
 	cancel_check(f);
 	f->going_on = true;
-	while (!batch_has_failed(f->batch) && f->next < f->n && f->begun < AT_ONCE_MAX)
+	while (!batch_has_failed(f->batch) && f->next < f->n && gate_has_room(&f->gate))
 		clone_start(&f->clones[f->next++]);
 	f->going_on = false;
 	if (!f->begun && f->answered)
 		fork_end(f);
+}
+
+static void gate_on_room(struct start_gate *g)
+{
+	clones_start_next(container_of(g, struct fork, gate));
 }
 
 /* ---- beginning and cancelling the job ---- */
@@ -859,6 +869,7 @@ static struct fork *fork_new(struct vm_host *host, unsigned n)
 	f->batch = batch_new(host);
 	f->state_fd = -1;
 	f->n = n;
+	f->gate = (struct start_gate){ .loop = host->loop, .max = AT_ONCE_MAX, .has_room = gate_on_room };
 	return f;
 }
 

@@ -3,6 +3,7 @@
 #include "api/net/network.h"
 #include "api/net/network_life.h"
 #include "api/net/network_process.h"
+#include "api/net/port_calls.h"
 #include "api/definition/vm_config.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -39,7 +40,7 @@ struct network_ports {
 	char guest_addresses[DEFINITION_INTERFACES_MAX][INET_ADDRSTRLEN]; /* saved; of a live clone; empty: unknown */
 	struct port list[DEFINITION_INTERFACES_MAX];
 	unsigned n, done;
-	struct network_process *process; /* installs the rules of list[done]; NULL: none */
+	struct port_call *call; /* installs the rules of list[done]; NULL: none */
 	void (*ready)(struct vm *vm, int r, const struct err *e);
 };
 
@@ -47,7 +48,8 @@ struct network_ports {
 struct network_port_end {
 	struct network_port_end *next;
 	struct vm_host *host;
-	struct network_process *process;
+	struct network_process *process; /* of a reservation; NULL: none */
+	struct port_call *call; /* of a removal; NULL: none */
 	struct port port;
 	/* A reservation: */
 	uint8_t uuid[16]; /* of the VM */
@@ -67,7 +69,7 @@ static struct network_ports *ports_of(struct vm *vm)
 static void ports_free(struct vm *vm)
 {
 	if (vm->ports)
-		network_process_free(vm->ports->process);
+		port_call_free(vm->ports->call);
 	free(STEAL_PTR(vm->ports));
 }
 
@@ -82,17 +84,12 @@ static enum network_filter filter_of(const struct network_definition *d)
 	return d->mode == NETWORK_BRIDGE || d->mode == NETWORK_OPEN ? NETWORK_UNFILTERED : NETWORK_NO_SPOOFING;
 }
 
-static int request_make(const struct network *n, const char *verb, const struct port *p, struct json_object **ret, struct json_object **ret_port,
-	struct err *e)
+static struct json_object *port_make(const struct port *p)
 {
-	int r = network_request_make(n, verb, n->live, ret, e);
+	struct json_object *o = json_object_new_object();
 
-	if (r < 0)
-		return r;
-	*ret_port = json_object_new_object();
-	js_put_str(*ret_port, "tap", p->tap);
-	js_put(*ret, "port", *ret_port);
-	return 0;
+	js_put_str(o, "tap", p->tap);
+	return o;
 }
 
 static void mac_put(struct json_object *o, const char *key, const uint8_t mac[DEFINITION_MAC_BYTES])
@@ -242,7 +239,7 @@ static void port_done(void *opaque, int r, struct json_object *answer, const str
 	const struct port *port = &p->list[p->done];
 	struct err own = { 0 };
 
-	p->process = NULL; /* ends by itself */
+	p->call = NULL; /* ends by itself */
 	if (!r)
 		addresses_take(p, &p->list[p->done], answer);
 	if (!r)
@@ -262,12 +259,10 @@ static void port_done(void *opaque, int r, struct json_object *answer, const str
 /* Have the rules of the next tap installed. Returns 1: port_done() follows; 0: there is no such tap; -errno. */
 static int port_begin(struct vm *vm, struct err *e)
 {
-	CLEANUP_JS struct json_object *request = NULL;
 	struct network_ports *p = vm->ports;
 	const struct port *port;
 	const struct network *n;
 	struct json_object *keys;
-	int r;
 
 	for (; p->done < p->n && p->list[p->done].plain; p->done++)
 		port_lead(vm, &p->list[p->done]);
@@ -278,12 +273,10 @@ static int port_begin(struct vm *vm, struct err *e)
 	if (!n || !n->live)
 		return err_set(e, -ENOENT, ERR_WRONG_STATE, "interfaces[%u].source: network '%s' has stopped; start it with: cairn net-start %s",
 			port->at, port->network, port->network);
-	r = request_make(n, "port-up", port, &request, &keys, e);
-	if (r < 0)
-		return r;
+	keys = port_make(port);
 	rules_put(vm, port, n->live, keys);
-	r = network_process_start(vm->host->loop, vm->host->paths->net_program, request, TIMEOUT_NS, port_done, vm, &p->process, e);
-	return r ? r : 1;
+	p->call = port_call_begin(vm->host, port->network, true, keys, port_done, vm);
+	return 1;
 }
 
 static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e), struct err *e)
@@ -341,20 +334,11 @@ static void end_done(void *opaque, int r, struct json_object *answer, const stru
 
 static void port_end(struct vm_host *host, const struct port *port)
 {
-	CLEANUP_JS struct json_object *request = NULL;
-	struct network_port_end *end;
-	const struct network *n = network_find_name(host, port->network);
-	struct json_object *keys;
-	struct err e;
+	struct network_port_end *end = must_alloc(calloc(1, sizeof(*end)));
 
-	if (!n || !n->live) /* the rules went with the network */
-		return;
-	end = must_alloc(calloc(1, sizeof(*end)));
 	*end = (struct network_port_end){ .next = host->port_ends, .host = host, .port = *port };
 	host->port_ends = end;
-	if (request_make(n, "port-down", port, &request, &keys, &e) < 0 ||
-		network_process_start(host->loop, host->paths->net_program, request, TIMEOUT_NS, end_done, end, &end->process, &e) < 0)
-		end_done(end, -EIO, NULL, &e);
+	end->call = port_call_begin(host, port->network, false, port_make(port), end_done, end);
 }
 
 static void ports_end(struct vm *vm)
@@ -426,9 +410,12 @@ void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, i
 	*end = (struct network_port_end){ .next = vm->host->port_ends, .host = vm->host, .port = *port, .done = done, .opaque = opaque };
 	memcpy(end->uuid, vm->def->uuid, sizeof(end->uuid));
 	vm->host->port_ends = end;
-	r = request_make(n, "port-reserve", port, &request, &keys, &e);
+	keys = port_make(port);
+	mac_put(keys, "mac", vm->def->interfaces[at].mac);
+	r = network_request_make(n, "port-reserve", n->live, &request, &e);
 	if (!r)
-		mac_put(keys, "mac", vm->def->interfaces[at].mac);
+		js_put(request, "port", json_object_get(keys));
+	json_object_put(keys);
 	if (!r)
 		r = network_process_start(vm->host->loop, vm->host->paths->net_program, request, TIMEOUT_NS, reserved, end, &end->process, &e);
 	if (r < 0)
@@ -489,8 +476,10 @@ void network_ports_forget(struct vm_host *host)
 {
 	while (host->port_ends) {
 		network_process_free(host->port_ends->process);
+		port_call_free(host->port_ends->call);
 		end_free(host->port_ends);
 	}
+	port_calls_free(host);
 }
 
 /* ---- clones ---- */

@@ -185,6 +185,7 @@ struct vm {
 	struct vm_counts counts; /* likewise */
 	struct job_owner *job_owner; /* of the job that works on the VM; NULL: root, the daemon, or no job */
 	struct network_ports *ports; /* rules for its taps (api/net/network_ports.h); NULL: none yet */
+	struct gated *gated; /* its start as a clone of a fork (api/jobs/start_gate.h); NULL: none is under way */
 	struct forwards *forwards; /* sockets whose clients wake the VM; NULL: none yet */
 };
 

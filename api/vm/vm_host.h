@@ -64,6 +64,7 @@ struct vm_host {
 	/* Modules in the folders above vm/ own these members. Of them, vm/ reads only host_shutdown. */
 	struct usernet *usernets;	     /* cairn-slirp processes, until each is reaped (api/net/forwards.c) */
 	struct network_port_end *port_ends;  /* under way (api/net/network_ports.c) */
+	struct port_calls *port_calls;	     /* api/net/port_calls.h; NULL: none yet */
 	struct networks *networks;	     /* api/net/network.h; NULL: none */
 	struct network_watch *network_watch; /* api/net/network_watch.h; NULL: not root's daemon */
 	struct job *jobs;		     /* oldest first */

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """A stand-in for cairn-net: makes and removes only the bridge. Beside it lie `requests`, to which it adds each request
 as a line, and files of a test: VERB.json has the answer in place of its own, VERB.hold lets it wait until the file is
-gone, VERB.die lets it kill itself after its work."""
+gone, VERB.die lets it kill itself after its work, VERB.refuse has the MAC address of a port that it refuses."""
 
 import json
 import os
@@ -42,6 +42,8 @@ def work(verb, network, folder):
         return {"return": {"leases": []}}
     if verb == "free":
         return {"return": {"address": "192.168.123.1", "prefix": 24}}
+    if "ports" in request:
+        return {"return": {"ports": [{} for _ in request["ports"]]}}
     return {"return": {}}
 
 
@@ -51,6 +53,10 @@ with open(HERE / "requests", "a") as log:
     log.write(json.dumps(request) + "\n")
 told = HERE / f"{verb}.json"
 answer = json.loads(told.read_text()) if told.exists() else work(verb, request.get("network", {}), request.get("folder"))
+refused = HERE / f"{verb}.refuse"
+ports = request.get("ports", [request.get("port") or {}])
+if refused.exists() and refused.read_text() in [p.get("mac") for p in ports]:
+    answer = {"error": {"class": "HostError", "desc": f"{refused.read_text()} is unwell"}}
 while (HERE / f"{verb}.hold").exists():
     time.sleep(0.01)
 if (HERE / f"{verb}.die").exists():

@@ -36,77 +36,82 @@ static void table_print(const struct network *n, char table[ID_MAX + 8])
 	snprintf(table, ID_MAX + 8, "%s_forks", n->table);
 }
 
-static void fork_take(struct network *n, struct json_object *element)
-{
-	struct json_object *parts = js_get_array(element, "concat");
-	struct fork *f = &n->forks[n->nforks];
-	const char *text[3] = { NULL };
+/* An element of the set `forks`: the tap's name, the MAC and the IPv4 address. */
+#define FORK_KEY_BYTES (IFNAMSIZ + 8 + 4)
 
-	for (size_t i = 0; parts && i < MIN(json_object_array_length(parts), ARRAY_SIZE(text)); i++)
-		text[i] = json_object_get_string(json_object_array_get_idx(parts, i));
-	if (!text[2] || !link_name_is_valid(text[0]) || mac_parse(text[1], f->mac) < 0 || address_parse(text[2], AF_INET, &f->address) < 0)
+static void fork_take(struct network *n, const struct nft_element *element)
+{
+	struct fork *f = &n->forks[n->nforks];
+
+	if (element->key_bytes != FORK_KEY_BYTES || element->key[IFNAMSIZ - 1])
 		return;
-	snprintf(f->tap, sizeof(f->tap), "%s", text[0]);
+	*f = (struct fork){ .address = { .family = AF_INET } };
+	memcpy(f->tap, element->key, IFNAMSIZ);
+	memcpy(f->mac, element->key + IFNAMSIZ, MAC_BYTES);
+	memcpy(f->address.bytes, element->key + IFNAMSIZ + 8, 4);
+	if (!link_name_is_valid(f->tap))
+		return;
 	f->gone = !if_nametoindex(f->tap) && errno == ENODEV;
 	n->nforks++;
 }
 
 int forks_read(struct operation *o, struct err *e)
 {
-	CLEANUP_JS struct json_object *owner = NULL;
+	CLEANUP_FREE struct nft_element *list = NULL;
 	struct network *n = &o->req->net;
-	struct json_object *list = NULL;
 	char table[ID_MAX + 8];
 	bool exists = false;
+	size_t count = 0;
 	int r;
 
 	table_print(n, table);
 	r = nft_has_bridge_table(o->nft, table, &exists, e);
 	if (!r && exists)
-		r = nft_bridge_elements(o->nft, table, "set", "forks", &owner, &list, e);
-	if (r < 0 || !list)
+		r = nft_bridge_elements(o->nft, table, "forks", &list, &count, e);
+	if (r < 0)
 		return r;
-	n->forks = must_alloc(realloc(n->forks, json_object_array_length(list) * sizeof(*n->forks)));
-	for (size_t i = 0; i < json_object_array_length(list); i++)
-		fork_take(n, json_object_array_get_idx(list, i));
+	/* There is room for those of the request, which follow. */
+	n->forks = must_alloc(realloc(n->forks, (count + PORTS_MAX) * sizeof(*n->forks)));
+	for (size_t i = 0; i < count; i++)
+		fork_take(n, &list[i]);
 	return 0;
 }
 
-/* Find the live fork with the MAC address. NULL: there is none. */
+/* Find the live fork with the MAC address, but none of the request. NULL: there is none. */
 static const struct fork *fork_find(const struct network *n, const uint8_t mac[MAC_BYTES])
 {
 	for (size_t i = 0; i < n->nforks; i++)
-		if (!n->forks[i].gone && !memcmp(n->forks[i].mac, mac, MAC_BYTES))
+		if (!n->forks[i].gone && n->forks[i].tap[0] && !memcmp(n->forks[i].mac, mac, MAC_BYTES))
 			return &n->forks[i];
 	return NULL;
 }
 
-int fork_source_read(struct operation *o, struct err *e)
+int fork_source_read(struct operation *o, struct port *p, struct err *e)
 {
-	CLEANUP_JS struct json_object *macs_owner = NULL, *inner_owner = NULL;
-	struct port *p = &o->req->port;
+	CLEANUP_FREE struct nft_element *macs = NULL, *inner = NULL;
 	const struct fork *source = p->fork.has_source ? fork_find(&o->req->net, p->fork.source) : NULL;
-	struct json_object *macs, *inner, *pair;
 	char table[ID_MAX + 8], name[IFNAMSIZ + 8];
+	size_t nmacs = 0, ninner = 0;
 	int r;
 
 	if (!source)
 		return 0;
 	table_print(&o->req->net, table);
 	snprintf(name, sizeof(name), "macs_%s", source->tap);
-	r = nft_bridge_elements(o->nft, table, "set", name, &macs_owner, &macs, e);
+	r = nft_bridge_elements(o->nft, table, name, &macs, &nmacs, e);
 	snprintf(name, sizeof(name), "inner_%s", source->tap);
 	if (!r)
-		r = nft_bridge_elements(o->nft, table, "map", name, &inner_owner, &inner, e);
+		r = nft_bridge_elements(o->nft, table, name, &inner, &ninner, e);
 	if (r < 0)
 		return r;
-	if (!macs)
+	if (!nmacs)
 		memcpy(p->fork.mac, source->mac, MAC_BYTES);
-	pair = inner ? json_object_array_get_idx(inner, 0) : NULL;
-	if (json_object_is_type(pair, json_type_array) && json_object_get_string(json_object_array_get_idx(pair, 1)))
-		address_parse(json_object_get_string(json_object_array_get_idx(pair, 1)), AF_INET, &p->fork.address);
-	else if (!inner && p->fork.address.family)
+	if (ninner && inner[0].data_bytes == 4) {
+		p->fork.address = (struct address){ .family = AF_INET };
+		memcpy(p->fork.address.bytes, inner[0].data, 4);
+	} else if (!ninner && p->fork.address.family) {
 		p->fork.address = source->address;
+	}
 	return 0;
 }
 

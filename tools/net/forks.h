@@ -23,17 +23,17 @@ struct err;
 struct operation;
 struct service;
 
-/* Read the forks into o->req->net. Returns 0; -errno with a sentence. */
+/* Read the forks into o->req->net, which has room for PORTS_MAX more afterwards. Returns 0; -errno with a sentence. */
 int forks_read(struct operation *o, struct err *e);
-/* If the source of the request's fork is a fork itself, take the addresses that the source's guest has at present: it
+/* If the source of the port's fork is a fork itself, take the addresses that the source's guest has at present: it
  * may have started again. Behind forks_read(). Returns 0; -errno with a sentence. */
-int fork_source_read(struct operation *o, struct err *e);
+int fork_source_read(struct operation *o, struct port *p, struct err *e);
 /* Whether a fixed host of the definition has the MAC address of a fork or the address. a: NULL allowed. */
 bool fork_is_host(const struct dhcp_host *h, const uint8_t mac[MAC_BYTES], const struct address *a);
 /* Check that no fixed host of the definition has the address of a fork with another MAC address: dnsmasq would lease it
  * a second time. Returns 0; -EEXIST with a sentence. */
 int forks_check(const struct network *n, struct err *e);
-/* Choose the unique address of the request's fork: that of its fixed host, that of before, else one that depends on its
+/* Choose the unique address of the port's fork: that of its fixed host, that of before, else one that depends on its
  * MAC address.
  * last: the last address that its MAC address had by DHCP, which its guest may have noted; family 0: none.
  * taken: returns whether somebody else may have the address. pass: 0; 1: pass 0 has found no free address.
@@ -42,10 +42,10 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 	const struct address *last, bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e);
 /* Print commands that remove the forks that are marked as gone. Returns whether there are any. */
 bool forks_clear_print(FILE *f, const struct network *n);
-/* Print commands that add the request's fork, behind forks_clear_print(). inner: the guest's address; family 0:
+/* Print commands that add the port's fork, behind forks_clear_print(). inner: the guest's address; family 0:
  * unknown, then it is the first address of the network that the guest sends from. */
 void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner);
-/* Print commands that reserve the address for the request's port: it becomes a fork without rules, behind
+/* Print commands that reserve the address for the port: it becomes a fork without rules, behind
  * forks_clear_print(). */
 void reservation_print(FILE *f, const struct network *n, const struct port *p, const struct address *a);
 

@@ -9,10 +9,15 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <libmnl/libmnl.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
 #include <nftables/libnftables.h>
 
 struct nft {
 	struct nft_ctx *ctx;
+	unsigned seq;
 };
 
 struct nft *nft_open(void)
@@ -71,31 +76,130 @@ int nft_list(struct nft *n, const char *command, struct json_object **ret_owner,
 	return *ret ? 0 : err_set(e, -EIO, ERR_HOST, "nftables answered without a list");
 }
 
-int nft_has_bridge_table(struct nft *n, const char *table, bool *ret, struct err *e)
-{
-	CLEANUP_JS struct json_object *owner = NULL;
-	struct json_object *all;
-	int r = nft_list(n, "list tables bridge", &owner, &all, e);
+/* ---- questions to the kernel without the library ---- */
 
-	*ret = false;
-	for (size_t i = 0; !r && i < json_object_array_length(all); i++)
-		*ret |= !strcmp(js_get_str_or(js_get(json_object_array_get_idx(all, i), "table"), "name", ""), table);
+#define ANSWER_BYTES (64 * KIB)
+/* Another change of the ruleset interrupts a list; so many times it is begun again. */
+#define TRIES_MAX 100
+
+static struct nlmsghdr *question_begin(char *buf, uint16_t type, uint16_t flags, unsigned seq)
+{
+	struct nlmsghdr *h = mnl_nlmsg_put_header(buf);
+	struct nfgenmsg *m;
+
+	h->nlmsg_type = (uint16_t)(NFNL_SUBSYS_NFTABLES << 8 | type);
+	h->nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags);
+	h->nlmsg_seq = seq;
+	m = mnl_nlmsg_put_extra_header(h, sizeof(*m));
+	*m = (struct nfgenmsg){ .nfgen_family = NFPROTO_BRIDGE, .version = NFNETLINK_V0 };
+	return h;
+}
+
+/* Ask on a socket of the question's own, so that a list that was interrupted leaves no messages. Returns 0; -errno;
+ * -EINTR: the list was interrupted. */
+static int question_ask(const struct nlmsghdr *h, mnl_cb_t each, void *arg)
+{
+	struct mnl_socket *sock = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC);
+	CLEANUP_FREE char *buf = must_alloc(malloc(ANSWER_BYTES));
+	int r = !sock || mnl_socket_bind(sock, 0, MNL_SOCKET_AUTOPID) < 0 || mnl_socket_sendto(sock, h, h->nlmsg_len) < 0 ? -errno : MNL_CB_OK;
+
+	while (r > MNL_CB_STOP) {
+		ssize_t got = mnl_socket_recvfrom(sock, buf, ANSWER_BYTES);
+
+		r = got < 0 ? -1 : mnl_cb_run(buf, (size_t)got, h->nlmsg_seq, mnl_socket_get_portid(sock), each, arg);
+		if (r < 0)
+			r = -errno;
+	}
+	if (sock)
+		mnl_socket_close(sock);
 	return r;
 }
 
-int nft_bridge_elements(struct nft *n, const char *table, const char *kind, const char *name,
-	struct json_object **ret_owner, struct json_object **ret, struct err *e)
+static int question_failed(int r, const char *what, struct err *e)
 {
-	struct json_object *all;
-	char command[200];
+	if (r == -EPERM || r == -EACCES)
+		return err_set(e, r, ERR_PERMISSION, "nftables: %s: not permitted; run cairnd as root (CAP_NET_ADMIN)", what);
+	return err_set_errno(e, r, "nftables: %s", what);
+}
+
+int nft_has_bridge_table(struct nft *n, const char *table, bool *ret, struct err *e)
+{
+	char buf[256];
+	struct nlmsghdr *h = question_begin(buf, NFT_MSG_GETTABLE, NLM_F_ACK, ++n->seq);
 	int r;
 
-	snprintf(command, sizeof(command), "list %s bridge %s %s", kind, table, name);
-	r = nft_list(n, command, ret_owner, &all, e);
-	*ret = NULL;
-	for (size_t i = 0; !r && i < json_object_array_length(all) && !*ret; i++)
-		*ret = js_get_array(js_get(json_object_array_get_idx(all, i), kind), "elem");
-	return r;
+	mnl_attr_put_strz(h, NFTA_TABLE_NAME, table);
+	r = question_ask(h, NULL, NULL);
+	*ret = r == 0;
+	return r && r != -ENOENT ? question_failed(r, table, e) : 0;
+}
+
+struct elements {
+	struct nft_element *list; /* owned */
+	size_t n;
+};
+
+/* Copy the bytes within an attribute NFTA_SET_ELEM_KEY or _DATA; the data of a verdict map have none. */
+static size_t value_copy(const struct nlattr *a, uint8_t *to, size_t max)
+{
+	const struct nlattr *v;
+	size_t len = 0;
+
+	mnl_attr_for_each_nested(v, a)
+		if (mnl_attr_get_type(v) == NFTA_DATA_VALUE && mnl_attr_get_payload_len(v) <= max)
+			memcpy(to, mnl_attr_get_payload(v), len = mnl_attr_get_payload_len(v));
+	return len;
+}
+
+static void element_take(struct elements *all, const struct nlattr *element)
+{
+	struct nft_element *next;
+	const struct nlattr *a;
+
+	if (!(all->n & (all->n - 1)))
+		all->list = must_alloc(realloc(all->list, MAX(2 * all->n, 1) * sizeof(*all->list)));
+	next = &all->list[all->n++];
+	memset(next, 0, sizeof(*next));
+	mnl_attr_for_each_nested(a, element) {
+		if (mnl_attr_get_type(a) == NFTA_SET_ELEM_KEY)
+			next->key_bytes = value_copy(a, next->key, sizeof(next->key));
+		else if (mnl_attr_get_type(a) == NFTA_SET_ELEM_DATA)
+			next->data_bytes = value_copy(a, next->data, sizeof(next->data));
+	}
+}
+
+static int elements_take(const struct nlmsghdr *h, void *arg)
+{
+	const struct nlattr *a, *element;
+
+	mnl_attr_for_each(a, h, sizeof(struct nfgenmsg))
+		if (mnl_attr_get_type(a) == NFTA_SET_ELEM_LIST_ELEMENTS)
+			mnl_attr_for_each_nested(element, a)
+				element_take(arg, element);
+	return MNL_CB_OK;
+}
+
+int nft_bridge_elements(struct nft *n, const char *table, const char *set, struct nft_element **ret, size_t *ret_n, struct err *e)
+{
+	struct elements all = { NULL, 0 };
+	int r = -EINTR;
+
+	for (unsigned tries = 0; r == -EINTR && tries < TRIES_MAX; tries++) {
+		char buf[256];
+		struct nlmsghdr *h = question_begin(buf, NFT_MSG_GETSETELEM, NLM_F_DUMP, ++n->seq);
+
+		mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_TABLE, table);
+		mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_SET, set);
+		all.n = 0;
+		r = question_ask(h, elements_take, &all);
+	}
+	if (r < 0 || !all.n)
+		free(STEAL_PTR(all.list));
+	if (r < 0)
+		return question_failed(r, set, e);
+	*ret = all.list;
+	*ret_n = all.n;
+	return 0;
 }
 
 bool nft_name_is_plain(const char *name)

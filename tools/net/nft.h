@@ -3,6 +3,8 @@
 #define CAIRN_TOOLS_NET_NFT_H
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 struct err;
 struct json_object;
@@ -19,12 +21,23 @@ int nft_run(struct nft *n, const char *commands, struct err *e);
  * caller frees.
  * Returns 0; -errno with a sentence. */
 int nft_list(struct nft *n, const char *command, struct json_object **ret_owner, struct json_object **ret, struct err *e);
-/* Find out whether the family bridge has a table. Returns 0; -errno with a sentence. */
+/* Find out whether the family bridge has a table. Asks the kernel for this table alone: the library would read all sets
+ * of all tables. Returns 0; -errno with a sentence. */
 int nft_has_bridge_table(struct nft *n, const char *table, bool *ret, struct err *e);
-/* List the elements of a set or map of such a table. kind: "set" or "map". *ret: borrowed from *ret_owner, which the
- * caller frees; NULL: it has none. Returns 0; -errno with a sentence. */
-int nft_bridge_elements(struct nft *n, const char *table, const char *kind, const char *name,
-	struct json_object **ret_owner, struct json_object **ret, struct err *e);
+
+#define NFT_KEY_MAX 48
+#define NFT_DATA_MAX 16
+
+/* An element of a set or map as the kernel has it: in network byte order, each part of a concatenation in a multiple of
+ * 4 bytes. */
+struct nft_element {
+	uint8_t key[NFT_KEY_MAX], data[NFT_DATA_MAX];
+	size_t key_bytes, data_bytes;
+};
+
+/* Read the elements of one set or map of such a table, and nothing else. *ret: the caller frees it; NULL if there are
+ * none. Returns 0; -errno with a sentence. */
+int nft_bridge_elements(struct nft *n, const char *table, const char *set, struct nft_element **ret, size_t *ret_n, struct err *e);
 
 /* Whether a name of a table or chain that somebody else chose can stand in a command. */
 bool nft_name_is_plain(const char *name);

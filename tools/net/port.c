@@ -46,7 +46,6 @@ struct change {
 	uint8_t (*known)[MAC_BYTES]; /* owned; those of the ports and the request, sorted */
 	size_t nknown, nstrangers;
 	struct remembered_list *remembered; /* owned; NULL: not read */
-	struct address unique; /* of the request's fork, or the reserved one */
 };
 
 static void change_done(struct change *c)
@@ -59,29 +58,43 @@ static void change_done(struct change *c)
 
 /* ---- what is there ---- */
 
+/* An element of the set port_macs: the tap's name and the MAC address. */
+#define PORT_MAC_KEY_BYTES (IFNAMSIZ + 8)
+
+/* Whether the request makes the tap's rules anew, or removes them. A reserved address leaves them as they are. */
+static bool is_changed(const struct request *req, const char *tap)
+{
+	for (size_t i = 0; i < req->nports && req->verb != VERB_PORT_RESERVE; i++)
+		if (!strcmp(req->ports[i].tap, tap))
+			return true;
+	return false;
+}
+
+static void mac_take(struct change *c, const struct nft_element *element)
+{
+	struct port_mac *m = &c->macs[c->nmacs];
+
+	if (element->key_bytes != PORT_MAC_KEY_BYTES || element->key[IFNAMSIZ - 1])
+		return;
+	memcpy(m->tap, element->key, IFNAMSIZ);
+	memcpy(m->mac, element->key + IFNAMSIZ, MAC_BYTES);
+	if (!link_name_is_valid(m->tap))
+		return;
+	m->removed = is_changed(c->o->req, m->tap) || (!if_nametoindex(m->tap) && errno == ENODEV);
+	c->nmacs++;
+}
+
 static int macs_list(struct change *c, struct err *e)
 {
-	CLEANUP_JS struct json_object *owner = NULL;
-	/* NULL: none. A reserved address leaves the port's rules as they are. */
-	const char *changed = c->o->req->verb == VERB_PORT_RESERVE ? NULL : c->o->req->port.tap;
-	struct json_object *list;
-	int r = nft_bridge_elements(c->o->nft, c->text.table, "set", "port_macs", &owner, &list, e);
+	CLEANUP_FREE struct nft_element *list = NULL;
+	size_t n = 0;
+	int r = nft_bridge_elements(c->o->nft, c->text.table, "port_macs", &list, &n, e);
 
-	if (r < 0 || !list)
+	if (r < 0 || !n)
 		return r;
-	c->macs = must_alloc(calloc(json_object_array_length(list), sizeof(*c->macs)));
-	for (size_t i = 0; i < json_object_array_length(list); i++) {
-		struct json_object *pair = js_get_array(json_object_array_get_idx(list, i), "concat");
-		struct port_mac *m = &c->macs[c->nmacs];
-		const char *tap = pair ? json_object_get_string(json_object_array_get_idx(pair, 0)) : NULL;
-		const char *mac = pair ? json_object_get_string(json_object_array_get_idx(pair, 1)) : NULL;
-
-		if (!tap || !mac || !link_name_is_valid(tap) || mac_parse(mac, m->mac) < 0)
-			continue;
-		snprintf(m->tap, sizeof(m->tap), "%s", tap);
-		m->removed = (changed && !strcmp(tap, changed)) || (!if_nametoindex(tap) && errno == ENODEV);
-		c->nmacs++;
-	}
+	c->macs = must_alloc(calloc(n, sizeof(*c->macs)));
+	for (size_t i = 0; i < n; i++)
+		mac_take(c, &list[i]);
 	return 0;
 }
 
@@ -92,14 +105,18 @@ static int mac_compare(const void *a, const void *b)
 
 static void known_list(struct change *c)
 {
-	const struct port *p = &c->o->req->port;
-	const uint8_t *const own[] = { p->mac, p->guest_mac, p->fork.mac };
+	const struct request *req = c->o->req;
 
-	c->known = must_alloc(calloc(c->nmacs + ARRAY_SIZE(own), sizeof(*c->known)));
+	c->known = must_alloc(calloc(c->nmacs + 3 * req->nports, sizeof(*c->known)));
 	for (size_t i = 0; i < c->nmacs; i++)
 		memcpy(c->known[c->nknown++], c->macs[i].mac, MAC_BYTES);
-	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
-		memcpy(c->known[c->nknown++], own[i], MAC_BYTES);
+	for (size_t i = 0; i < req->nports; i++) {
+		const struct port *p = &req->ports[i];
+		const uint8_t *const own[] = { p->mac, p->guest_mac, p->fork.mac };
+
+		for (size_t k = 0; k < ARRAY_SIZE(own); k++)
+			memcpy(c->known[c->nknown++], own[k], MAC_BYTES);
+	}
 	qsort(c->known, c->nknown, sizeof(*c->known), mac_compare);
 }
 
@@ -138,22 +155,22 @@ static void lease_read(void *arg, const char *line)
 static int removed_remember(struct change *c, struct err *e)
 {
 	for (size_t i = 0; i < c->nmacs; i++) {
-		CLEANUP_JS struct json_object *owner = NULL;
-		struct json_object *list;
+		CLEANUP_FREE struct nft_element *list = NULL;
+		size_t n = 0;
 		char set[40];
 		int r;
 
 		if (!c->macs[i].removed)
 			continue;
 		snprintf(set, sizeof(set), "own_%s", c->macs[i].tap);
-		r = nft_bridge_elements(c->o->nft, c->text.table, "set", set, &owner, &list, e);
+		r = nft_bridge_elements(c->o->nft, c->text.table, set, &list, &n, e);
 		if (r < 0)
 			return r;
-		for (size_t k = 0; list && k < json_object_array_length(list); k++) {
-			const char *text = json_object_get_string(json_object_array_get_idx(list, k));
-			struct address a;
+		for (size_t k = 0; k < n; k++) {
+			struct address a = { .family = AF_INET };
 
-			if (text && address_parse(text, AF_INET, &a) == 0)
+			memcpy(a.bytes, list[k].key, 4);
+			if (list[k].key_bytes == 4)
 				remembered_add(c->remembered, c->macs[i].mac, &a);
 		}
 	}
@@ -192,10 +209,10 @@ static int addresses_collect(struct change *c, struct err *e)
 
 /* ---- forks and reserved addresses ---- */
 
-/* Whether the request gives its port an address. */
-static bool wants_address(const struct request *req)
+/* Whether the request gives the port an address. */
+static bool wants_address(const struct request *req, const struct port *p)
 {
-	return req->verb != VERB_PORT_DOWN && (req->port.fork.given || req->port.reserve);
+	return req->verb != VERB_PORT_DOWN && (p->fork.given || p->reserve);
 }
 
 static int leases_compare(const void *a, const void *b)
@@ -207,7 +224,7 @@ static int leases_compare(const void *a, const void *b)
 static bool is_in_use(void *arg, const struct address *a, int pass)
 {
 	const struct change *c = arg;
-	const uint8_t *own = c->o->req->port.mac;
+	const uint8_t *own = c->text.port->mac;
 	const struct lease key = { .address = *a }, *lease = NULL;
 	bool used;
 
@@ -238,46 +255,95 @@ static struct address address_of_mac(const struct change *c, const uint8_t mac[M
 	return (struct address){ 0 };
 }
 
-/* Choose the addresses of the request's fork, or the one to reserve. */
-static int address_plan(struct change *c, struct err *e)
+/* Add a port's address to the forks: the next ports do not get it, and dnsmasq leases it to its MAC address only. */
+static void fork_add(struct network *n, const struct port *p)
+{
+	struct fork *f = &n->forks[n->nforks++];
+
+	*f = (struct fork){ .address = p->unique };
+	memcpy(f->mac, p->mac, MAC_BYTES);
+}
+
+/* Choose the addresses of the port's fork, or the one to reserve. */
+static int address_plan(struct change *c, struct port *p, struct err *e)
 {
 	struct request *req = c->o->req;
-	struct port *p = &req->port;
-	char text[ADDRESS_TEXT_MAX], mac[MAC_TEXT_MAX];
 	struct address last;
-	int r = p->fork.given ? fork_source_read(c->o, e) : 0;
+	int r = p->fork.given ? fork_source_read(c->o, p, e) : 0;
 
 	if (r < 0)
 		return r;
 	if (p->fork.given && (!p->fork.address.family || !address_shares_prefix(&p->fork.address, &req->net.ipv4.address, req->net.ipv4.prefix)))
 		p->fork.address = address_of_mac(c, p->fork.mac);
 	last = address_of_mac(c, p->mac);
-	if (c->nleases)
-		qsort(c->leases, c->nleases, sizeof(*c->leases), leases_compare);
-	r = fork_choose(&req->net, p, &c->text.service->ipv4, &last, is_in_use, c, &c->unique, e);
+	c->text.port = p;
+	r = fork_choose(&req->net, p, &c->text.service->ipv4, &last, is_in_use, c, &p->unique, e);
 	if (r < 0)
 		return r;
 	if (p->naddresses < PORT_ADDRESSES_MAX)
-		p->addresses[p->naddresses++] = c->unique;
-	if (p->fork.given)
-		js_put_str(c->o->answer, "mac", mac_print(p->fork.mac, mac));
-	js_put_str(c->o->answer, "address", address_print(&c->unique, text));
-	if (p->fork.address.family)
-		js_put_str(c->o->answer, "inner", address_print(&p->fork.address, text));
+		p->addresses[p->naddresses++] = p->unique;
 	return 0;
+}
+
+static int addresses_plan(struct change *c, struct err *e)
+{
+	struct request *req = c->o->req;
+	int r = 0;
+
+	if (c->nleases)
+		qsort(c->leases, c->nleases, sizeof(*c->leases), leases_compare);
+	for (size_t i = 0; i < req->nports && !r; i++)
+		if (wants_address(req, &req->ports[i])) {
+			r = address_plan(c, &req->ports[i], e);
+			if (!r)
+				fork_add(&req->net, &req->ports[i]);
+		}
+	return r;
+}
+
+static void answer_put(const struct request *req, const struct port *p, struct json_object *o)
+{
+	char text[ADDRESS_TEXT_MAX], mac[MAC_TEXT_MAX];
+
+	if (!wants_address(req, p))
+		return;
+	if (p->fork.given)
+		js_put_str(o, "mac", mac_print(p->fork.mac, mac));
+	js_put_str(o, "address", address_print(&p->unique, text));
+	if (p->fork.address.family)
+		js_put_str(o, "inner", address_print(&p->fork.address, text));
+}
+
+/* The answer has the keys of a single port itself. */
+static void answers_put(const struct operation *o)
+{
+	const struct request *req = o->req;
+	struct json_object *list = req->many ? json_object_new_array() : NULL;
+
+	for (size_t i = 0; i < req->nports; i++) {
+		struct json_object *each = list ? json_object_new_object() : o->answer;
+
+		answer_put(req, &req->ports[i], each);
+		if (list)
+			json_object_array_add(list, each);
+	}
+	if (list)
+		js_put(o->answer, "ports", list);
 }
 
 /* Mark the forks that the change removes. Returns whether dnsmasq's list of hosts changes. */
 static bool forks_mark(struct change *c)
 {
-	struct network *n = &c->o->req->net;
-	const struct port *p = &c->o->req->port;
-	bool any = wants_address(c->o->req);
+	struct request *req = c->o->req;
+	bool any = false;
 
-	for (size_t i = 0; i < n->nforks; i++) {
-		n->forks[i].gone |= !strcmp(n->forks[i].tap, p->tap);
-		any |= n->forks[i].gone;
+	for (size_t i = 0; i < req->nports; i++) {
+		any |= wants_address(req, &req->ports[i]);
+		for (size_t k = 0; k < req->net.nforks; k++)
+			req->net.forks[k].gone |= !strcmp(req->net.forks[k].tap, req->ports[i].tap);
 	}
+	for (size_t k = 0; k < req->net.nforks; k++)
+		any |= req->net.forks[k].gone;
 	return any;
 }
 
@@ -295,11 +361,6 @@ static int leases_reserve(struct change *c, struct err *e)
 	bool same;
 	int r = 0;
 
-	if (wants_address(req)) {
-		req->net.forks = must_alloc(realloc(req->net.forks, (req->net.nforks + 1) * sizeof(*req->net.forks)));
-		req->net.forks[req->net.nforks] = (struct fork){ .address = c->unique };
-		memcpy(req->net.forks[req->net.nforks++].mac, req->port.mac, MAC_BYTES);
-	}
 	if (req->net.ipv4.dhcp)
 		r = dnsmasq_init(&d, req, e);
 	if (!req->net.ipv4.dhcp || r < 0 || !d.pid)
@@ -356,7 +417,7 @@ static bool is_ports(const struct port *p, const uint8_t mac[MAC_BYTES])
 static bool other_has(const struct change *c, const struct address *a)
 {
 	for (size_t i = 0; i < c->nleases; i++)
-		if (!is_ports(&c->o->req->port, c->leases[i].mac) && address_equal(&c->leases[i].address, a))
+		if (!is_ports(c->text.port, c->leases[i].mac) && address_equal(&c->leases[i].address, a))
 			return true;
 	return false;
 }
@@ -364,7 +425,7 @@ static bool other_has(const struct change *c, const struct address *a)
 /* The guest's addresses: leased ones, and those of earlier that nobody else has now. */
 static void own_print(const struct change *c)
 {
-	const struct port *p = &c->o->req->port;
+	const struct port *p = c->text.port;
 	const struct subnet *s = &c->o->req->net.ipv4;
 
 	if (p->filter == FILTER_NONE)
@@ -393,36 +454,43 @@ static bool is_fixed_host(const struct network *n, const struct address *a)
 /* The forks whose taps are gone, and the request's. */
 static void forks_print(const struct change *c)
 {
-	const struct network *n = &c->o->req->net;
-	const struct port *p = &c->o->req->port;
+	const struct request *req = c->o->req;
+	const struct network *n = &req->net;
 
 	forks_clear_print(c->text.f, n);
 	for (size_t i = 0; i < n->nforks; i++)
 		if (n->forks[i].gone && !is_fixed_host(n, &n->forks[i].address))
 			port_reserve_print(&c->text, n->forks[i].mac, &n->forks[i].address, false);
-	if (!wants_address(c->o->req))
-		return;
-	port_reserve_print(&c->text, p->mac, &c->unique, true);
-	if (!p->fork.given)
-		reservation_print(c->text.f, n, p, &c->unique);
-	else
-		fork_print(c->text.f, n, p, &c->unique, &p->fork.address);
+	for (size_t i = 0; i < req->nports; i++) {
+		const struct port *p = &req->ports[i];
+
+		if (!wants_address(req, p))
+			continue;
+		port_reserve_print(&c->text, p->mac, &p->unique, true);
+		if (!p->fork.given)
+			reservation_print(c->text.f, n, p, &p->unique);
+		else
+			fork_print(c->text.f, n, p, &p->unique, &p->fork.address);
+	}
 }
 
-static void change_print(const struct change *c)
+static void change_print(struct change *c)
 {
+	const struct request *req = c->o->req;
+
 	if (!c->table_exists)
 		port_table_print(&c->text);
 	forks_print(c);
 	removal_print(c);
-	if (c->o->req->verb == VERB_PORT_UP) {
+	for (size_t i = 0; i < req->nports && req->verb == VERB_PORT_UP; i++) {
+		c->text.port = &req->ports[i];
 		port_print(&c->text);
 		own_print(c);
 	}
 }
 
 /* Run the commands that print() makes. */
-static int change_run(struct change *c, void (*print)(const struct change *c), struct err *e)
+static int change_run(struct change *c, void (*print)(struct change *c), struct err *e)
 {
 	CLEANUP_FREE char *text = NULL;
 	size_t len;
@@ -436,24 +504,21 @@ static int change_run(struct change *c, void (*print)(const struct change *c), s
 	return len ? nft_run(c->o->nft, text, e) : 0;
 }
 
-/* Find the address that the request's port has already. Returns whether it has one. */
-static bool has_address(const struct operation *o)
+/* Find the address that the port has already. */
+static void reserved_take(struct operation *o)
 {
 	const struct network *n = &o->req->net;
-	char text[ADDRESS_TEXT_MAX];
+	struct port *p = o->req->ports;
 
 	for (size_t i = 0; i < n->nforks; i++)
-		if (!n->forks[i].gone && !strcmp(n->forks[i].tap, o->req->port.tap)) {
-			js_put_str(o->answer, "address", address_print(&n->forks[i].address, text));
-			return true;
-		}
-	return false;
+		if (!n->forks[i].gone && !strcmp(n->forks[i].tap, p->tap))
+			p->unique = n->forks[i].address;
 }
 
 static int rules_change(struct change *c, struct err *e)
 {
 	bool reserves = forks_mark(c);
-	int r = wants_address(c->o->req) ? address_plan(c, e) : 0;
+	int r = addresses_plan(c, e);
 
 	if (!r)
 		r = change_run(c, change_print, e);
@@ -470,35 +535,46 @@ static int port_change(struct operation *o, const struct service *service, struc
 		r = addresses_collect(&c, e);
 		if (!r)
 			r = forks_read(o, e);
-		if (!r && !(o->req->verb == VERB_PORT_RESERVE && has_address(o)))
+		if (!r && o->req->verb == VERB_PORT_RESERVE)
+			reserved_take(o);
+		if (!r && !(o->req->verb == VERB_PORT_RESERVE && o->req->ports->unique.family))
 			r = rules_change(&c, e);
 	}
+	if (!r)
+		answers_put(o);
 	change_done(&c);
 	return r;
 }
 
 /* The flag belongs to a port of the bridge. */
-static int isolate(struct operation *o, struct err *e)
+static int isolate(struct operation *o, const struct port *p, int bridge, struct err *e)
 {
-	const struct port *p = &o->req->port;
-	struct link tap, bridge;
+	struct link tap;
 	int r = link_find(o->links, p->tap, &tap, e);
 
 	if (!r && !tap.index)
 		return err_set(e, -ENODEV, ERR_NOT_FOUND, "port.tap: there is no link '%s'", p->tap);
-	if (!r)
-		r = link_find(o->links, o->req->net.bridge, &bridge, e);
 	if (r < 0)
 		return r;
-	if (tap.master && tap.master == bridge.index)
+	if (tap.master && tap.master == bridge)
 		return link_set_isolated(o->links, tap.index, p->isolated, e);
 	return p->isolated ? err_set(e, -EINVAL, ERR_WRONG_STATE, "port.tap: '%s' is no port of bridge '%s' yet", p->tap, o->req->net.bridge) : 0;
+}
+
+static int all_isolate(struct operation *o, struct err *e)
+{
+	struct link bridge;
+	int r = link_find(o->links, o->req->net.bridge, &bridge, e);
+
+	for (size_t i = 0; i < o->req->nports && !r; i++)
+		r = isolate(o, &o->req->ports[i], bridge.index, e);
+	return r;
 }
 
 int network_port_up(struct operation *o, struct err *e)
 {
 	struct service service;
-	int r = isolate(o, e);
+	int r = all_isolate(o, e);
 
 	dnsmasq_addresses(o->req, &service);
 	return r ? r : port_change(o, &service, e);
@@ -514,7 +590,7 @@ int network_port_down(struct operation *o, struct err *e)
 /* An address for the tap of a running VM. */
 int network_port_reserve(struct operation *o, struct err *e)
 {
-	const char *tap = o->req->port.tap;
+	const char *tap = o->req->ports->tap;
 	struct service service;
 
 	if (!if_nametoindex(tap) && errno == ENODEV)
@@ -523,7 +599,7 @@ int network_port_reserve(struct operation *o, struct err *e)
 	return port_change(o, &service, e);
 }
 
-static void refresh_print(const struct change *c)
+static void refresh_print(struct change *c)
 {
 	port_table_print(&c->text);
 	for (size_t i = 0; i < c->nmacs; i++) {

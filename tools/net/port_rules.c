@@ -270,14 +270,14 @@ static void own_add(const struct port_text *t, const char *set, const struct add
 {
 	char text[ADDRESS_TEXT_MAX], name[40];
 
-	snprintf(name, sizeof(name), "%s_%s", set, t->req->port.tap);
+	snprintf(name, sizeof(name), "%s_%s", set, t->port->tap);
 	element(t, "add", name, address_print(a, text));
 }
 
 /* Its sets, and what the other ports may not use from now on. */
 static void port_sets_print(const struct port_text *t)
 {
-	const struct port *p = &t->req->port;
+	const struct port *p = t->port;
 	char own6[40], targets[40], text[ADDRESS_TEXT_MAX];
 
 	tap_sets_print(t, p->tap, "add set", true);
@@ -366,7 +366,7 @@ static const char *clients_print(const struct port *p, char text[CLIENTS_TEXT_MA
  * address. */
 static void macs_print(const struct port_text *t, const char *chain, bool strict)
 {
-	const struct port *p = &t->req->port;
+	const struct port *p = t->port;
 	char a[MAC_TEXT_MAX], b[MAC_TEXT_MAX], macs[2 * MAC_TEXT_MAX + 8], clients[CLIENTS_TEXT_MAX];
 
 	snprintf(macs, sizeof(macs), port_has_guest_mac(p) ? "{ %s, %s }" : "%s", mac_print(p->mac, a), mac_print(p->guest_mac, b));
@@ -377,8 +377,8 @@ static void macs_print(const struct port_text *t, const char *chain, bool strict
 
 static void filter_print(const struct port_text *t, const char *chain)
 {
-	const char *tap = t->req->port.tap;
-	bool strict = t->req->port.filter == FILTER_CLEAN_TRAFFIC;
+	const char *tap = t->port->tap;
+	bool strict = t->port->filter == FILTER_CLEAN_TRAFFIC;
 
 	rule(t, chain, "jump basic");
 	macs_print(t, chain, strict);
@@ -403,7 +403,7 @@ static void filter_print(const struct port_text *t, const char *chain)
 /* Addresses from this network's DHCP answers: those to this guest are its own, those to others no more. */
 static void learning_print(const struct port_text *t, const char *chain)
 {
-	const struct port *p = &t->req->port;
+	const struct port *p = t->port;
 	char clients[CLIENTS_TEXT_MAX];
 
 	clients_print(p, clients);
@@ -418,7 +418,7 @@ void port_learn_print(const struct port_text *t, const char *tap)
 
 void port_print(const struct port_text *t)
 {
-	const struct port *p = &t->req->port;
+	const struct port *p = t->port;
 	char in[40], ack[40], text[80];
 
 	snprintf(in, sizeof(in), "in_%s", p->tap);

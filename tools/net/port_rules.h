@@ -19,6 +19,7 @@
 struct port_text {
 	FILE *f;
 	const struct request *req;
+	const struct port *port; /* for what is of a port: one of the request's */
 	const struct service *service;
 	char table[ID_MAX + 8];
 };
@@ -29,9 +30,9 @@ void port_table_print(const struct port_text *t);
 /* Note an address that is leased at present. seconds: 0: forever. */
 void port_taken_print(const struct port_text *t, const struct address *a, unsigned seconds);
 
-/* Make the port of the request. It must not be there. */
+/* Make t->port. It must not be there. */
 void port_print(const struct port_text *t);
-/* Add to the IPv4 addresses of the request's port. */
+/* Add to the IPv4 addresses of t->port. */
 void port_own_print(const struct port_text *t, const struct address *a);
 /* Reserve the address of a live clone (forks.h) for its MAC address, or free it. */
 void port_reserve_print(const struct port_text *t, const uint8_t mac[MAC_BYTES], const struct address *a, bool add);

@@ -347,7 +347,7 @@ static int fork_read(const struct reading *up, struct port *p, struct err *e)
 	if (!error)
 		error = reading_text(&r, "address", false, &text, e);
 	if (!error && text && (address_parse(text, AF_INET, &p->fork.address) < 0 || !address_is_unicast(&p->fork.address)))
-		return err_set(e, -EINVAL, ERR_INVALID, "port.fork.address: the IPv4 address of a host");
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.address: the IPv4 address of a host", r.path);
 	return error;
 }
 
@@ -360,7 +360,7 @@ static int port_read(const struct reading *r, bool up, struct port *p, struct er
 	if (!error)
 		error = link_name(r, "tap", true, &p->tap, e);
 	if (!error && strpbrk(p->tap, "+@"))
-		return err_set(e, -EINVAL, ERR_INVALID, "port.tap: a name with letters, digits, '.', '_' and '-' only");
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.tap: a name with letters, digits, '.', '_' and '-' only", r->path);
 	if (!error)
 		error = mac_read(r, "mac", up, p->mac, e);
 	memcpy(p->guest_mac, p->mac, sizeof(p->guest_mac));
@@ -382,7 +382,7 @@ static int port_read(const struct reading *r, bool up, struct port *p, struct er
 
 		error = reading_text_at(r, "addresses", array, i, &text, e);
 		if (!error && (address_parse(text, AF_UNSPEC, &p->addresses[i]) < 0 || !address_is_unicast(&p->addresses[i])))
-			return err_set(e, -EINVAL, ERR_INVALID, "port.addresses[%zu]: the IP address of a host", i);
+			return err_set(e, -EINVAL, ERR_INVALID, "%s.addresses[%zu]: the IP address of a host", r->path, i);
 		p->naddresses = i + 1;
 	}
 	return error;
@@ -443,10 +443,64 @@ static int part_needed(const struct reading *r, struct err *e)
 	return r->o ? 0 : err_set(e, -EINVAL, ERR_INVALID, "%s: this key is missing", r->path);
 }
 
+/* path: of the port, for sentences. */
+static int port_check(const struct request *q, const struct port *p, const char *path, struct err *e)
+{
+	const struct network *n = &q->net;
+
+	if (p->fork.given && (n->mode == MODE_BRIDGE || !n->ipv4.given))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.fork: only in a network with IPv4 of which cairn-net makes the bridge", path);
+	if (p->reserve && (n->mode == MODE_BRIDGE || !n->ipv4.given || !n->ipv4.dhcp))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.reserve: only in a network with DHCP for IPv4 of which cairn-net makes the bridge", path);
+	for (const struct port *other = q->ports; other < p; other++)
+		if (!strcmp(other->tap, p->tap))
+			return err_set(e, -EINVAL, ERR_INVALID, "%s.tap: '%s' is there twice", path, p->tap);
+	return 0;
+}
+
+static int port_take(const struct reading *r, struct request *q, struct err *e)
+{
+	struct port *p = &q->ports[q->nports];
+	int error = part_needed(r, e);
+
+	if (!error)
+		error = port_read(r, q->verb != VERB_PORT_DOWN, p, e);
+	p->reserve |= q->verb == VERB_PORT_RESERVE;
+	if (!error)
+		error = port_check(q, p, r->path, e);
+	q->nports++;
+	return error;
+}
+
+/* Read "port", or "ports" with several. */
+static int ports_read(const struct reading *up, struct request *q, struct err *e)
+{
+	struct json_object *array = NULL;
+	struct reading r;
+	int error = reading_array(up, "ports", PORTS_MAX, &array, e);
+
+	if (error < 0)
+		return error;
+	q->many = array;
+	q->ports = must_alloc(calloc(array ? MAX(json_object_array_length(array), 1) : 1, sizeof(*q->ports)));
+	if (!array) {
+		error = reading_object(up, "port", &r, e);
+		return error ? error : port_take(&r, q, e);
+	}
+	if (!json_object_array_length(array) || js_get(up->o, "port") || q->verb == VERB_PORT_RESERVE)
+		return err_set(e, -EINVAL, ERR_INVALID, "ports: at least one, of port-up or port-down, and no port beside it");
+	for (size_t i = 0; !error && i < json_object_array_length(array); i++) {
+		error = reading_member(up, "ports", array, i, &r, e);
+		if (!error)
+			error = port_take(&r, q, e);
+	}
+	return error;
+}
+
 int request_parse(const char *text, size_t len, struct request *ret, struct err *e)
 {
-	static const char *const keys[] = { "verb", "network", "folder", "port", "used", NULL };
-	struct reading r = { 0 }, net, port;
+	static const char *const keys[] = { "verb", "network", "folder", "port", "ports", "used", NULL };
+	struct reading r = { 0 }, net;
 	int error = js_parse(text, len, "the request", &ret->json, e);
 
 	if (error < 0)
@@ -471,17 +525,7 @@ int request_parse(const char *text, size_t len, struct request *ret, struct err 
 		config_name_make(&ret->net, ret->folder);
 	if (error < 0 || (ret->verb != VERB_PORT_UP && ret->verb != VERB_PORT_DOWN && ret->verb != VERB_PORT_RESERVE))
 		return error;
-	error = reading_object(&r, "port", &port, e);
-	if (!error)
-		error = part_needed(&port, e);
-	if (!error)
-		error = port_read(&port, ret->verb != VERB_PORT_DOWN, &ret->port, e);
-	ret->port.reserve |= ret->verb == VERB_PORT_RESERVE;
-	if (!error && ret->port.fork.given && (ret->net.mode == MODE_BRIDGE || !ret->net.ipv4.given))
-		return err_set(e, -EINVAL, ERR_INVALID, "port.fork: only in a network with IPv4 of which cairn-net makes the bridge");
-	if (!error && ret->port.reserve && (ret->net.mode == MODE_BRIDGE || !ret->net.ipv4.given || !ret->net.ipv4.dhcp))
-		return err_set(e, -EINVAL, ERR_INVALID, "port.reserve: only in a network with DHCP for IPv4 of which cairn-net makes the bridge");
-	return error;
+	return ports_read(&r, ret, e);
 }
 
 void request_done(struct request *r)
@@ -491,5 +535,6 @@ void request_done(struct request *r)
 	free(r->net.dns_hosts);
 	free(r->net.egress);
 	free(r->net.forks);
+	free(r->ports);
 	json_object_put(r->json);
 }

@@ -20,6 +20,7 @@ struct json_object;
 #define DNS_NAMES_MAX 64 /* of one address */
 #define USED_MAX 1024
 #define PORT_ADDRESSES_MAX 64
+#define PORTS_MAX 256
 
 #define ID_MAX 40
 
@@ -62,7 +63,7 @@ struct dns_host {
 
 /* A live clone's tap, or one with published ports (forks.h). */
 struct fork {
-	char tap[IFNAMSIZ];
+	char tap[IFNAMSIZ]; /* empty: one of the request */
 	uint8_t mac[MAC_BYTES]; /* the clone's */
 	struct address address; /* the unique one */
 	bool gone;		/* it is to be removed */
@@ -117,6 +118,7 @@ struct port {
 	bool reserve; /* choose an address for the port's MAC, which dnsmasq leases to no other one */
 	struct address addresses[PORT_ADDRESSES_MAX];
 	size_t naddresses;
+	struct address unique; /* chosen for the port's fork, or the reserved one; family 0: none */
 };
 
 enum verb {
@@ -137,7 +139,9 @@ struct request {
 	enum verb verb;
 	const char *folder;
 	struct network net;
-	struct port port;
+	struct port *ports; /* owned; of port-up, port-down and port-reserve */
+	size_t nports;
+	bool many; /* the request has "ports", and so has the answer */
 	struct range used[USED_MAX]; /* first and last address of each network */
 	size_t nused;
 };

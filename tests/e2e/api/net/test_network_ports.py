@@ -13,7 +13,7 @@ import pytest
 
 import guestlib
 from conftest import Console, until
-from hostnetlib import PROGRAM
+from hostnetlib import PROGRAM, netns, processes
 from test_network import MAC, NetDaemon, host, lan  # noqa: F401
 
 OTHER = "52:54:00:00:00:00"  # the guest's "net probe 1"
@@ -313,6 +313,93 @@ def test_start_fails_when_the_rules_cannot_be_installed(host, lan):  # noqa: F81
     host.untell("port-up", "json")
     host.cairn("start", "vm1")
     assert len(lan.taps()) == 1
+
+
+def asked(d, verb):
+    """The MAC addresses, or the taps, of each request."""
+    return [[p.get("mac", p["tap"]) for p in r.get("ports", [r.get("port")])] for r in d.requests() if r["verb"] == verb]
+
+
+def starts_held(d, n):
+    """Begin to start n VMs; only the first one's rules are asked for. Return the sockets, and the MAC addresses."""
+    d.define_net()
+    d.cairn("net-start", "lan")
+    for i in range(n):
+        d.write(f"vm{i}", interfaces=[{"type": "network", "source": "lan", "mac": f"52:54:00:00:00:0{i}"}])
+        d.cairn("define", str(d.tmp / f"vm{i}.json"))
+    d.tell("port-up", "hold")
+    clients = [d.qmp() for _ in range(n)]
+    for i, q in enumerate(clients):
+        q.send(json.dumps({"execute": "vm-start", "arguments": {"vm": f"vm{i}"}}).encode())
+        until(lambda: len(d.lan.taps()) == i + 1 and asked(d, "port-up"))
+    return clients, [f"52:54:00:00:00:0{i}" for i in range(n)]
+
+
+def test_vms_that_start_together_share_a_call(host):  # noqa: F811
+    clients, macs = starts_held(host, 5)
+    assert asked(host, "port-up") == [macs[:1]]
+    host.untell("port-up", "hold")
+    assert all("return" in q.answer() for q in clients)
+    assert asked(host, "port-up") == [macs[:1], macs[1:]]
+    host.tell("port-down", "hold")
+    for i in range(5):
+        host.cairn("destroy", f"vm{i}")
+    until(lambda: asked(host, "port-down"))
+    host.untell("port-down", "hold")
+    until(lambda: sum(map(len, asked(host, "port-down"))) == 5)
+    assert len(asked(host, "port-down")) == 2
+
+
+def test_port_that_is_refused_fails_alone(host):  # noqa: F811
+    clients, macs = starts_held(host, 4)
+    host.tell("port-up", "refuse", macs[2])
+    host.untell("port-up", "hold")
+    answers = [q.answer() for q in clients]
+    assert [i for i in range(4) if "error" in answers[i]] == [2] and f"{macs[2]} is unwell" in answers[2]["error"]["desc"]
+    assert asked(host, "port-up") == [macs[:1], macs[1:], *([m] for m in macs[1:])]
+    until(lambda: len(host.lan.taps()) == 3)
+
+
+def test_vm_that_is_stopped_while_its_call_waits(host):  # noqa: F811
+    """It holds up nobody, and is not asked for when it is gone."""
+    clients, macs = starts_held(host, 3)
+    host.qmp().send(json.dumps({"execute": "vm-destroy", "arguments": {"vm": "vm1"}}).encode())
+    host.untell("port-up", "hold")
+    assert ["return" in q.answer() for q in clients] == [True, False, True]
+    until(lambda: len(host.lan.taps()) == 2 and [[t] for t, *_ in asked(host, "port-down")])
+
+
+def test_clones_of_a_fork_share_a_call(real, lan):  # noqa: F811
+    """More of them than start at a time: those that wait for their rules do not keep the others from beginning."""
+    real.run_vm("vm1").run("net dhcp")
+    calls, gate = real.tmp / "calls", real.tmp / "gate"
+    (real.program / "cairn-net").unlink()
+    (real.program / "cairn-net").write_text(f"#!/bin/sh\nread -r r; echo \"$r\" >>{calls}\nwhile [ -e {gate} ]; do sleep 0.02; done\n"
+                                            f"printf %s \"$r\" >{calls}.$$; exec {PROGRAM} <{calls}.$$\n")
+    (real.program / "cairn-net").chmod(0o755)
+
+    def taken(verb="port-up"):
+        """Return the number of ports of each call so far."""
+        requests = [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
+        return [len(r.get("ports", [0])) for r in requests if r["verb"] == verb]
+    gate.touch()
+    job = real.cairn("clone", "--live", "vm1", "c", "--count", "20", "--no-wait").stdout.split()[-1]
+    until(lambda: len(lan.taps()) == 21)
+    assert len(taken()) == 1
+    real.qmp().run("job-cancel", id=job)  # also those that wait
+    gate.unlink()
+    until(lambda: lan.taps() == [real.tap("vm1")] and "c-" not in real.cairn("list", "--all").stdout)
+    until(lambda: sum(taken("port-down")) == 20)
+    until(lambda: not [p for p in processes("cairn-net") if netns(p) == netns(real.lan.holder.pid)])
+    calls.unlink()
+    gate.touch()
+    real.cairn("clone", "--live", "vm1", "d", "--count", "20", "--no-wait")
+    until(lambda: len(lan.taps()) == 21 and taken())
+    gate.unlink()
+    until(lambda: real.cairn("list", "--state-running", "--name", ok=None).stdout.count("d-") == 20)
+    assert len(taken()) == 2 and sum(taken()) == 20
+    made = json.loads(real.cairn("net-info", "lan", "--format", "json").stdout)["clones"]
+    assert len({c["address"] for c in made}) == 20
 
 
 def test_daemon_that_ends_meanwhile_starts_nothing(host, lan):  # noqa: F811

@@ -1,9 +1,11 @@
 """cairn-net by itself: a network with guests and a host outside, in network namespaces (docs/networks.md)."""
 
+import contextlib
 import copy
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -440,16 +442,18 @@ def test_containers_stay_unreachable(host):
 
 # ---- killed, mended, changed ----
 
+KILLER = os.path.join(os.path.dirname(PROGRAM), "helpers", "kill_call.so")
+
+
 def test_down_after_a_kill_at_any_point_of_up(host):
     """SIGKILL before each call that changes something."""
     host.run("nft", "-f", "-", input=DOCKER)
     before = host.state()
     n = network(ipv6=IPV6)
     text = host.command("up", n)
-    killer = os.path.join(os.path.dirname(PROGRAM), "helpers", "kill_call.so")
     killed = 0
     for at in range(1, 400):
-        r = host.run(PROGRAM, input=text, check=False, env=os.environ | {"LD_PRELOAD": killer, "KILL_CALL": str(at)})
+        r = host.run(PROGRAM, input=text, check=False, env=os.environ | {"LD_PRELOAD": KILLER, "KILL_CALL": str(at)})
         host.do("down", n)
         assert host.state() == before, at
         if r.returncode == 0:
@@ -1421,3 +1425,115 @@ def test_clone_that_takes_its_sources_place_is_no_fork(host):
     until(source.addresses)
     assert talk(host, source, "fd00:7::1", socket.AF_INET6) in source.addresses()
     assert "_forks" not in host.state()["rules"]
+
+
+# ---- several ports by one call ----
+
+@contextlib.contextmanager
+def generations(host):
+    """Collect the changes of the ruleset in a list, each as its process's name."""
+    seen = []
+    with subprocess.Popen([*host.enter, "stdbuf", "-oL", "nft", "monitor"], stdout=subprocess.PIPE, text=True) as p:
+        while not select.select([p.stdout], [], [], 0.05)[0]:  # until it listens
+            host.run("nft", "add table ip begin; delete table ip begin")
+        yield seen
+        host.run("nft", "add table ip end; delete table ip end")
+        while "table ip end" not in (line := p.stdout.readline()):
+            m = re.match(r"# new generation \d+ by process \d+ \((.*)\)", line)
+            seen.extend(m.groups() if m else [])
+        p.kill()
+
+
+def test_ports_of_one_call_share_one_change(host):
+    """Forks and a plain VM: each has what it would have by a call of its own."""
+    n = network()
+    host.do("up", n)
+    source, other = host.guest(1), host.guest(2)
+    host.do("port-up", n, port=port(source))
+    address = source.dhcp("source")[0]
+    forks = [fork_of(host, source, number) for number in (3, 4, 5)]
+    with generations(host) as changes:
+        up = host.do("port-up", n, ports=[*map(fork_port, forks), port(other, **STRICT)])
+    assert changes.count("cairn-net") == 1, changes
+    assert up["ports"][3] == {} and {p["inner"] for p in up["ports"][:3]} == {address}
+    other_address = other.dhcp("other")[0]
+    unique = [p["address"] for p in up["ports"][:3]]
+    assert len({address, other_address, *unique}) == 5
+    for g, own in zip(forks, unique):
+        address_give(g, address)
+        assert talk(other, g, other_address) == own and other.pings(own)
+    other.run("ip", "link", "set", "eth0", "address", "52:54:00:00:00:77")
+    assert not other.pings("192.168.122.1", wait=1)  # its filter is clean-traffic
+    with generations(host) as changes:
+        down = host.do("port-down", n, ports=[{"tap": g.tap} for g in (*forks, other)])
+    assert changes.count("cairn-net") == 1 and down == {"notes": [], "ports": [{}, {}, {}, {}]}
+    assert "_forks" not in host.state()["rules"] and source.pings("192.168.122.1")
+
+
+def taps_make(host, first, n):
+    names = [f"vnet{i}" for i in range(first, first + n)]
+    host.run("ip", "-batch", "-", input="".join(f"tuntap add mode tap {t}\nlink set {t} master virbr0\n" for t in names))
+    return [{"tap": t, "mac": f"52:54:00:00:01:{first + i:02x}", "fork": {"mac": "52:54:00:00:00:01", "address": "192.168.122.9"}}
+            for i, t in enumerate(names)]
+
+
+def test_work_for_a_port_does_not_grow_with_the_ports(host):
+    """The questions and changes that the kernel gets: they were six for each set of each other port."""
+    n = network()
+    host.do("up", n)
+    count = os.path.join(host.tmp, "count")
+
+    def calls(p):
+        host.do("port-up", n, port=p, env={"LD_PRELOAD": KILLER, "CALL_COUNT": count})
+        with open(count) as f:
+            return int(f.read())
+    taps = taps_make(host, 1, 60)
+    host.do("port-up", n, port=taps[0])
+    few = calls(taps[1])
+    host.do("port-up", n, ports=taps[2:-1])
+    assert few <= calls(taps[-1]) <= few + 3
+
+
+def test_kill_at_any_point_of_a_call_for_several_ports(host):
+    """SIGKILL before each changing call of port-up, and then of port-down: what is left goes with the taps."""
+    n = network()
+    host.do("up", n)
+    before = host.state()
+    taps = taps_make(host, 1, 3)
+    up, down = host.command("port-up", n, ports=taps), host.command("port-down", n, ports=[{"tap": t["tap"]} for t in taps])
+
+    def rules():
+        return host.run("nft", "-s", "list", "ruleset").stdout
+
+    def ended(text, at):
+        r = host.run(PROGRAM, input=text, check=False, env=os.environ | {"LD_PRELOAD": KILLER, "KILL_CALL": str(at)})
+        assert r.returncode in (0, -signal.SIGKILL), r
+        return r.returncode == 0
+    assert ended(up, 0) and ended(down, 0)
+    clean = rules()
+    assert "vnet" not in clean
+    for at in range(1, 200):
+        over = ended(up, at)
+        over = ended(down, at) and over
+        assert ended(down, 0) and rules() == clean, at
+        if over:
+            break
+    assert 10 < at < 199
+    assert ended(up, 0)
+    for t in taps:
+        host.run("ip", "link", "del", t["tap"])
+    taps_make(host, 9, 1)
+    host.do("port-down", n, port={"tap": "vnet9"})
+    host.run("ip", "link", "del", "vnet9")
+    assert rules() == clean and host.state()["links"] == before["links"]
+
+
+@pytest.mark.parametrize("keys, sentence", [
+    ({"ports": []}, "ports: at least one"), ({"ports": [{"tap": "a", "mac": "52:54:00:00:00:01"}] * 2}, "ports[1].tap: 'a' is there twice"),
+    ({"ports": [{"tap": "a", "mac": "52:54:00:00:00:01"}], "port": {"tap": "b"}}, "ports: at least one"), ({"ports": [7]}, "ports[0]: object"),
+    ({"ports": [{"tap": "a", "mac": "52:54:00:00:00:01", "x": 1}]}, "ports[0].x: there is no such key"), ({"ports": [{}] * 257}, "ports: more than 256")],
+    ids=lambda v: v if isinstance(v, str) else "")
+def test_bad_ports(tmp_path, keys, sentence):
+    request = {"verb": "port-up", "folder": str(tmp_path), "network": network(), **keys}
+    r = subprocess.run([PROGRAM], input=json.dumps(request), capture_output=True, text=True)
+    assert sentence in json.loads(r.stdout)["error"]["desc"]
