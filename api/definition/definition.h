@@ -69,9 +69,10 @@ enum definition_clock { DEFINITION_UTC = 0, DEFINITION_LOCALTIME = 1 };
 
 #define DEFINITION_FORWARDS_MAX 16 /* per interface */
 /* Text sizes include the NUL. */
-#define DEFINITION_ADDRESS_TEXT 16
+#define DEFINITION_ADDRESS_TEXT 16 /* IPv4 */
+#define DEFINITION_HOST_ADDRESS_TEXT 46 /* IPv4 or IPv6 */
 #define DEFINITION_PREFIX_TEXT 20
-#define DEFINITION_FORWARD_TEXT 32
+#define DEFINITION_FORWARD_TEXT 64
 #define DEFINITION_VSOCK_CID 3 /* if none is given */
 /* The guest's connections go to sockets with "_" and a port behind it, which have to fit a struct sockaddr_un. */
 #define DEFINITION_VSOCK_PATH_MAX 96
@@ -82,7 +83,7 @@ enum definition_protocol { DEFINITION_TCP = 0, DEFINITION_UDP = 1 };
 /* Forwards a host port to a guest port. */
 struct definition_forward {
 	uint8_t protocol; /* enum definition_protocol */
-	char address[DEFINITION_ADDRESS_TEXT]; /* IPv4 */
+	char address[DEFINITION_HOST_ADDRESS_TEXT]; /* IPv4; IPv6 only with type network */
 	uint16_t port, to;
 	char guest[DEFINITION_ADDRESS_TEXT]; /* IPv4; empty: the guest's DHCP address */
 };
@@ -212,7 +213,7 @@ struct json_object *definition_limits_to_json(const struct vm_interface_limits *
 
 /* Whether the two forwards would listen on the same host port. */
 bool definition_forwards_meet(const struct definition_forward *a, const struct definition_forward *b);
-/* Print a forward as "tcp 127.0.0.1:2222". */
+/* Print a forward as "tcp 127.0.0.1:2222" or "tcp [::1]:2222". */
 void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT]);
 
 bool definition_has_uuid(const struct definition *d);

@@ -66,15 +66,33 @@ static int parse_address(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
+/* An address of the host. An IPv6 one becomes the text that inet_ntop() prints, so that these can be compared, too. */
+static int parse_host_address(struct parse *p, struct json_object *v, void *into)
+{
+	const char *s = key_text(p, v, 255);
+	struct in6_addr a;
+	char given[48];
+
+	if (!s || !strchr(s, ':'))
+		return parse_address(p, v, into);
+	key_quote(s, given);
+	if (inet_pton(AF_INET6, s, &a) != 1)
+		return key_error(p, "\"%s\" is not an IPv6 address such as ::1; names are not looked up", given);
+	if (IN6_IS_ADDR_V4MAPPED(&a) || IN6_IS_ADDR_LINKLOCAL(&a) || IN6_IS_ADDR_MULTICAST(&a))
+		return key_error(p, "%s cannot be listened on; use ::, ::1 or another IPv6 address of this host, or for IPv4 an address such as 0.0.0.0", given);
+	inet_ntop(AF_INET6, &a, into, DEFINITION_HOST_ADDRESS_TEXT);
+	return 0;
+}
+
 /* ---- forwards ---- */
 
 #define FORWARD(field) offsetof(struct definition_forward, field)
 static const struct key forward_rows[] = {
 	{ "protocol", KEY_CHOICE, .offset = FORWARD(protocol), .choices = protocols, .about = "protocol of the forward",
 		.initial = "\"tcp\"" },
-	{ "address", KEY_CUSTOM, .offset = FORWARD(address), .parse = parse_address,
-		.about = "address of this host to listen on; 0.0.0.0: all addresses", .initial = "\"127.0.0.1\"",
-		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "$\"}" },
+	{ "address", KEY_CUSTOM, .offset = FORWARD(address), .parse = parse_host_address,
+		.about = "address of this host to listen on; 0.0.0.0: all IPv4 ones; with type network also IPv6; ::: all of these",
+		.initial = "\"127.0.0.1\"", .form = "{\"type\":\"string\",\"pattern\":\"^[0-9a-fA-F.:]{2,45}$\"}" },
 	{ "port", KEY_NUMBER16, .offset = FORWARD(port), .min = 1, .max = 65535, .needed = true,
 		.about = "port of this host to listen on" },
 	{ "to", KEY_NUMBER16, .offset = FORWARD(to), .min = 1, .max = 65535, .needed = true,
@@ -131,19 +149,24 @@ bool definition_user_is_plain(const struct definition_user *u)
 
 static bool address_is_any(const char *address)
 {
-	return !strcmp(address, "0.0.0.0");
+	return !strcmp(address, "0.0.0.0") || !strcmp(address, "::");
+}
+
+static bool is_ipv6(const struct definition_forward *f)
+{
+	return strchr(f->address, ':');
 }
 
 bool definition_forwards_meet(const struct definition_forward *a, const struct definition_forward *b)
 {
-	if (a->protocol != b->protocol || a->port != b->port || !a->port)
+	if (a->protocol != b->protocol || a->port != b->port || !a->port || is_ipv6(a) != is_ipv6(b))
 		return false;
 	return address_is_any(a->address) || address_is_any(b->address) || !strcmp(a->address, b->address);
 }
 
 void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT])
 {
-	snprintf(text, DEFINITION_FORWARD_TEXT, "%s %s:%u", protocols[MIN(f->protocol, 1)].name, f->address, f->port);
+	snprintf(text, DEFINITION_FORWARD_TEXT, is_ipv6(f) ? "%s [%s]:%u" : "%s %s:%u", protocols[MIN(f->protocol, 1)].name, f->address, f->port);
 }
 
 static int guest_check(struct parse *p, unsigned i, unsigned k, const struct definition_user *u)
@@ -173,6 +196,9 @@ static int forward_check(struct parse *p, unsigned i, unsigned k)
 	const struct definition_interface *n = p->d->interfaces;
 	char text[DEFINITION_FORWARD_TEXT];
 
+	if (is_ipv6(&n[i].user.forwards[k]) && n[i].type != DEFINITION_NETWORK)
+		return key_error(p, "interfaces[%u].forwards[%u].address: %s is an IPv6 address, which requires type network; use an IPv4 address", i, k,
+			n[i].user.forwards[k].address);
 	for (unsigned j = 0; j <= i; j++)
 		for (unsigned l = 0; l < (j == i ? k : n[j].user.nforwards); l++) {
 			if (!definition_forwards_meet(&n[i].user.forwards[k], &n[j].user.forwards[l]))

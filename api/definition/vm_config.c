@@ -69,7 +69,9 @@ static int listen_failed(const struct definition_forward *f, const char *key, st
 			"choose another port", key, text, f->protocol == DEFINITION_UDP ? 'u' : 't');
 	if (error == EADDRNOTAVAIL)
 		return err_set(e, -error, ERR_NOT_FOUND, "%s: %s: this host has no such address; use 127.0.0.1, or 0.0.0.0 for "
-			"all addresses of this host", key, text);
+			"all IPv4 addresses of this host and :: for all IPv6 ones", key, text);
+	if (error == EAFNOSUPPORT)
+		return err_set(e, -error, ERR_HOST, "%s: %s: this host has no IPv6; use an IPv4 address", key, text);
 	if (error == EACCES)
 		return err_set(e, -error, ERR_PERMISSION, "%s: %s: ports below 1024 require root; choose a higher one",
 			key, text);
@@ -79,15 +81,25 @@ static int listen_failed(const struct definition_forward *f, const char *key, st
 static int forward_listen(const struct definition_forward *f, const char *key, struct err *e)
 {
 	int type = f->protocol == DEFINITION_UDP ? SOCK_DGRAM : SOCK_STREAM, on = 1;
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(f->port) };
-	CLEANUP_CLOSE int fd = socket(AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int family = strchr(f->address, ':') ? AF_INET6 : AF_INET;
+	union {
+		struct sockaddr any;
+		struct sockaddr_in four;
+		struct sockaddr_in6 six;
+	} address = { .four = { .sin_family = AF_INET, .sin_port = htons(f->port) } };
+	CLEANUP_CLOSE int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-	if (fd < 0 || inet_pton(AF_INET, f->address, &address.sin_addr) != 1)
+	if (family == AF_INET6)
+		address.six = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = htons(f->port) };
+	if (fd < 0 || inet_pton(family, f->address, family == AF_INET ? (void *)&address.four.sin_addr : &address.six.sin6_addr) != 1)
+		return listen_failed(f, key, e);
+	/* Another forward may have the IPv4 addresses. */
+	if (family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)) < 0)
 		return listen_failed(f, key, e);
 	/* On TCP the option ignores old connections in TIME_WAIT; on UDP it would let two processes share the port. */
 	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
 		return listen_failed(f, key, e);
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || (type == SOCK_STREAM && listen(fd, BACKLOG) < 0))
+	if (bind(fd, &address.any, family == AF_INET ? sizeof(address.four) : sizeof(address.six)) < 0 || (type == SOCK_STREAM && listen(fd, BACKLOG) < 0))
 		return listen_failed(f, key, e);
 	return steal_fd(&fd);
 }

@@ -256,12 +256,12 @@ static void add_led(void *opaque, int r, const struct err *e)
 
 static int port_learn(struct change *g, struct err *e)
 {
-	struct sockaddr_in address;
+	struct sockaddr_in6 address; /* an IPv4 one has its port at the same place */
 	socklen_t size = sizeof(address);
 
 	if (getsockname(g->fd, (struct sockaddr *)&address, &size) < 0)
 		return err_set_errno(e, -errno, "port");
-	g->what.port = ntohs(address.sin_port);
+	g->what.port = ntohs(address.sin6_port);
 	js_put_uint(g->forward, "port", g->what.port);
 	return 0;
 }

@@ -167,12 +167,12 @@ int publish_define(struct json_object *forwards, const struct rights *rights, co
 
 static int port_of(int fd, uint16_t *ret, struct err *e)
 {
-	struct sockaddr_in address;
+	struct sockaddr_in6 address; /* an IPv4 one has its port at the same place */
 	socklen_t size = sizeof(address);
 
 	if (getsockname(fd, (struct sockaddr *)&address, &size) < 0)
 		return err_set_errno(e, -errno, "port");
-	*ret = ntohs(address.sin_port);
+	*ret = ntohs(address.sin6_port);
 	return 0;
 }
 

@@ -16,6 +16,18 @@ static bool port_put(struct json_object *o, const char *key, const char *text)
 	return *text && !*end;
 }
 
+/* Cut the next part off, up to a colon; an IPv6 address stands in brackets. */
+static char *part_take(char **rest)
+{
+	char *end = **rest == '[' ? strchr(*rest, ']') : NULL, *part = *rest + 1;
+
+	if (!end || (end[1] && end[1] != ':'))
+		return strsep(rest, ":");
+	*rest = end[1] ? end + 2 : NULL;
+	*end = 0;
+	return part;
+}
+
 struct json_object *forward_parse(struct cli *c, const char *option, const char *text, bool any)
 {
 	struct json_object *o = json_object_new_object();
@@ -25,7 +37,7 @@ struct json_object *forward_parse(struct cli *c, const char *option, const char 
 
 	snprintf(copy, sizeof(copy), "%s", text);
 	while (rest && n < ARRAY_SIZE(parts))
-		parts[n++] = strsep(&rest, ":");
+		parts[n++] = part_take(&rest);
 	if (n > 2 && (n == 4 || !strcmp(parts[0], "tcp") || !strcmp(parts[0], "udp")))
 		js_put_str(o, "protocol", parts[at++]);
 	if (n - at == 3)
@@ -35,17 +47,17 @@ struct json_object *forward_parse(struct cli *c, const char *option, const char 
 	if (good)
 		return o;
 	json_object_put(o);
-	cli_usage(c, "%s must be like tcp:127.0.0.1:2222:22 or, for short, 2222:22%s, not \"%s\"", option,
+	cli_usage(c, "%s must be like tcp:127.0.0.1:2222:22, [::]:2222:22 or, for short, 2222:22%s, not \"%s\"", option,
 		any ? " or auto:22" : "", text);
 	return NULL;
 }
 
 void forward_print(const char *whose, struct json_object *forward)
 {
-	const char *guest = js_get_str(forward, "guest");
+	const char *guest = js_get_str(forward, "guest"), *address = js_get_str_or(forward, "address", "127.0.0.1");
 
-	printf("%s: %s %s:%d leads to port %d%s%s\n", whose, js_get_str_or(forward, "protocol", "tcp"),
-		js_get_str_or(forward, "address", "127.0.0.1"), (int)js_get_int(forward, "port", 0),
+	printf(strchr(address, ':') ? "%s: %s [%s]:%d leads to port %d%s%s\n" : "%s: %s %s:%d leads to port %d%s%s\n", whose, js_get_str_or(forward, "protocol", "tcp"),
+		address, (int)js_get_int(forward, "port", 0),
 		(int)js_get_int(forward, "to", 0), guest ? " of " : "", guest ? guest : "");
 }
 

@@ -13,31 +13,46 @@ static uint8_t buffer[DATAGRAM_MAX];
 
 union control {
 	struct cmsghdr head;
-	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo))];
+	char bytes[CMSG_SPACE(sizeof(struct in6_pktinfo))];
 };
 
-int datagrams_prepare(int fd)
+int datagrams_prepare(int fd, sa_family_t family)
 {
 	int on = 1;
 
-	return setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on)) < 0 ? -errno : 0;
+	return setsockopt(fd, family == AF_INET ? IPPROTO_IP : IPPROTO_IPV6, family == AF_INET ? IP_PKTINFO : IPV6_RECVPKTINFO, &on, sizeof(on)) < 0 ?
+		-errno : 0;
 }
+
+/* Who has sent a datagram, and to which address of the host. */
+struct sender {
+	struct sockaddr_in6 address;
+	socklen_t bytes;
+	struct in6_addr own;
+};
 
 /* Receive a datagram into the buffer. Returns its length; -1: none is left, or an ICMP error of an earlier answer was
  * read. */
-static ssize_t datagram_receive(int fd, struct sockaddr_in *from, struct in_addr *own)
+static ssize_t datagram_receive(int fd, struct sender *from)
 {
 	union control control;
 	struct iovec iov = { buffer, sizeof(buffer) };
-	struct msghdr m = { .msg_name = from, .msg_namelen = sizeof(*from), .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+	struct msghdr m = { .msg_name = &from->address, .msg_namelen = sizeof(from->address), .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
 		.msg_controllen = sizeof(control) };
 	ssize_t got = recvmsg(fd, &m, MSG_DONTWAIT);
 	struct cmsghdr *c = got < 0 ? NULL : CMSG_FIRSTHDR(&m);
-	struct in_pktinfo info = { 0 };
+	struct in_pktinfo four;
+	struct in6_pktinfo six;
 
-	if (c && c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO)
-		memcpy(&info, CMSG_DATA(c), sizeof(info));
-	*own = info.ipi_spec_dst;
+	from->bytes = m.msg_namelen;
+	memset(&from->own, 0, sizeof(from->own));
+	if (c && c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
+		memcpy(&four, CMSG_DATA(c), sizeof(four));
+		memcpy(&from->own, &four.ipi_spec_dst, sizeof(four.ipi_spec_dst));
+	} else if (c && c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO) {
+		memcpy(&six, CMSG_DATA(c), sizeof(six));
+		from->own = six.ipi6_addr;
+	}
 	return got;
 }
 
@@ -45,13 +60,17 @@ static ssize_t datagram_receive(int fd, struct sockaddr_in *from, struct in_addr
  * of its own, and the kernel might choose another. What the host cannot send is lost. */
 static void datagram_answer(int fd, const struct datagram_client *c, size_t len)
 {
-	union control control = { .head = { CMSG_LEN(sizeof(struct in_pktinfo)), IPPROTO_IP, IP_PKTINFO } };
+	bool ipv6 = c->address.sin6_family == AF_INET6;
+	size_t info_bytes = ipv6 ? sizeof(struct in6_pktinfo) : sizeof(struct in_pktinfo);
+	union control control = { .head = { CMSG_LEN(info_bytes), ipv6 ? IPPROTO_IPV6 : IPPROTO_IP, ipv6 ? IPV6_PKTINFO : IP_PKTINFO } };
 	struct iovec iov = { buffer, len };
-	const struct in_pktinfo info = { .ipi_spec_dst = c->own };
-	struct msghdr m = { .msg_name = (void *)(uintptr_t)&c->address, .msg_namelen = sizeof(c->address), .msg_iov = &iov, .msg_iovlen = 1,
-		.msg_control = &control, .msg_controllen = sizeof(control) };
+	const struct in6_pktinfo six = { .ipi6_addr = c->own };
+	struct in_pktinfo four = { 0 };
+	struct msghdr m = { .msg_name = (void *)(uintptr_t)&c->address, .msg_namelen = c->address_bytes, .msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = &control, .msg_controllen = CMSG_SPACE(info_bytes) };
 
-	memcpy(CMSG_DATA(&control.head), &info, sizeof(info));
+	memcpy(&four.ipi_spec_dst, &c->own, sizeof(four.ipi_spec_dst));
+	memcpy(CMSG_DATA(&control.head), ipv6 ? (const void *)&six : &four, info_bytes);
 	(void)!sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
@@ -61,8 +80,7 @@ static void client_end(struct datagrams *d, unsigned k)
 	d->list[k] = d->list[--d->n];
 }
 
-static struct datagram_client *client_make(struct datagrams *d, const struct sockaddr_in *from, struct in_addr own, unsigned at,
-	const struct sockaddr_in *guest)
+static struct datagram_client *client_make(struct datagrams *d, const struct sender *from, unsigned at, const struct sockaddr_in *guest)
 {
 	struct datagram_client *c;
 	unsigned oldest = 0;
@@ -81,34 +99,32 @@ static struct datagram_client *client_make(struct datagrams *d, const struct soc
 		return NULL;
 	}
 	c = &d->list[d->n++];
-	*c = (struct datagram_client){ .fd = fd, .at = at, .address = *from, .own = own };
+	*c = (struct datagram_client){ .fd = fd, .at = at, .address = from->address, .address_bytes = from->bytes, .own = from->own };
 	return c;
 }
 
-static struct datagram_client *client_of(struct datagrams *d, const struct sockaddr_in *from, struct in_addr own, unsigned at,
-	const struct sockaddr_in *guest)
+static struct datagram_client *client_of(struct datagrams *d, const struct sender *from, unsigned at, const struct sockaddr_in *guest)
 {
 	for (unsigned k = 0; k < d->n; k++) {
 		struct datagram_client *c = &d->list[k];
 
-		if (c->at == at && c->own.s_addr == own.s_addr && c->address.sin_port == from->sin_port &&
-			c->address.sin_addr.s_addr == from->sin_addr.s_addr)
+		if (c->at == at && !memcmp(&c->own, &from->own, sizeof(c->own)) && c->address_bytes == from->bytes &&
+			!memcmp(&c->address, &from->address, from->bytes))
 			return c;
 	}
-	return client_make(d, from, own, at, guest);
+	return client_make(d, from, at, guest);
 }
 
 void datagrams_receive(struct datagrams *d, int fd, unsigned at, const struct sockaddr_in *guest, uint64_t now_ns)
 {
 	for (unsigned i = 0; i < BATCH; i++) {
-		struct sockaddr_in from;
-		struct in_addr own;
-		ssize_t got = datagram_receive(fd, &from, &own);
+		struct sender from = { 0 };
+		ssize_t got = datagram_receive(fd, &from);
 		struct datagram_client *c;
 
 		if (got < 0)
 			return;
-		c = client_of(d, &from, own, at, guest);
+		c = client_of(d, &from, at, guest);
 		if (!c)
 			continue;
 		c->used_ns = now_ns;

@@ -8,14 +8,16 @@
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 #define DATAGRAM_CLIENTS_MAX 64
 
 struct datagram_client {
 	int fd; /* connected to the guest */
 	unsigned at; /* the forward */
-	struct sockaddr_in address;
-	struct in_addr own; /* address of the host that the client has sent to, and that answers come from */
+	struct sockaddr_in6 address; /* the bytes of a sockaddr_in if the port is one of IPv4 */
+	socklen_t address_bytes;
+	struct in6_addr own; /* address of the host that the client has sent to, and that answers come from; IPv4: its first four bytes */
 	uint64_t used_ns;
 };
 
@@ -24,8 +26,9 @@ struct datagrams {
 	unsigned n;
 };
 
-/* Have the kernel tell to which address of the host each datagram came. fd: the host's port. Returns 0 or -errno. */
-int datagrams_prepare(int fd);
+/* Have the kernel tell to which address of the host each datagram came. fd: the host's port. family: AF_INET or
+ * AF_INET6. Returns 0 or -errno. */
+int datagrams_prepare(int fd, sa_family_t family);
 /* Pass the waiting datagrams of forward `at` to the guest. fd: from datagrams_prepare(). */
 void datagrams_receive(struct datagrams *d, int fd, unsigned at, const struct sockaddr_in *guest, uint64_t now_ns);
 /* Add an entry for each client. Returns their number. */

@@ -36,7 +36,7 @@
 struct published {
 	int fd; /* bound; listens if TCP; owned */
 	bool udp;
-	struct sockaddr_in own; /* its address on the host */
+	struct sockaddr_in6 own; /* its address on the host; the bytes of a sockaddr_in if it is one of IPv4 */
 	struct in_addr guest;	/* 0.0.0.0: the address that the daemon tells */
 	in_port_t to;
 };
@@ -69,8 +69,8 @@ static int published_add(struct publisher *p, const char *text, int fd)
 	*k = (struct published){ .fd = fd, .udp = protocol[0] == 'u', .to = htons((uint16_t)to) };
 	if (strcmp(address, "-") != 0 && inet_pton(AF_INET, address, &k->guest) != 1)
 		return -EINVAL;
-	if (getsockname(fd, (struct sockaddr *)&k->own, &size) < 0 || k->own.sin_family != AF_INET || fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ||
-		(k->udp && datagrams_prepare(fd) < 0))
+	if (getsockname(fd, (struct sockaddr *)&k->own, &size) < 0 || (k->own.sin6_family != AF_INET && k->own.sin6_family != AF_INET6) || fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0 ||
+		(k->udp && datagrams_prepare(fd, k->own.sin6_family) < 0))
 		return -EINVAL;
 	p->n++;
 	return 0;
@@ -78,10 +78,11 @@ static int published_add(struct publisher *p, const char *text, int fd)
 
 static bool published_is(const struct published *k, const char *text)
 {
-	char its[CONTROL_FORWARD_TEXT], address[INET_ADDRSTRLEN];
+	const void *own = k->own.sin6_family == AF_INET6 ? (const void *)&k->own.sin6_addr : &((const struct sockaddr_in *)&k->own)->sin_addr;
+	char its[CONTROL_FORWARD_TEXT], address[INET6_ADDRSTRLEN];
 
-	inet_ntop(AF_INET, &k->own.sin_addr, address, sizeof(address));
-	snprintf(its, sizeof(its), "%s:%s:%u", k->udp ? "udp" : "tcp", address, ntohs(k->own.sin_port));
+	inet_ntop(k->own.sin6_family, own, address, sizeof(address));
+	snprintf(its, sizeof(its), "%s:%s:%u", k->udp ? "udp" : "tcp", address, ntohs(k->own.sin6_port));
 	return !strcmp(its, text);
 }
 

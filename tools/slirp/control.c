@@ -17,7 +17,7 @@
 #define REMOVE "{\"remove\": "
 #define SOCKET ", \"socket\": \""
 #define EGRESS "{\"egress\": true}"
-#define MESSAGE_MAX 64
+#define MESSAGE_MAX 160
 #define BACKLOG 4
 
 int control_init(struct control *c, int listening)

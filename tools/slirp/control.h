@@ -28,7 +28,7 @@
 
 #define CONTROL_INTERVAL_NS 500000000ULL
 #define CONTROL_FDS 2
-#define CONTROL_FORWARD_TEXT 32 /* "udp:255.255.255.255:65535", "255.255.255.255 " and the name of a tap */
+#define CONTROL_FORWARD_TEXT 64 /* "udp:" with an IPv6 address and ":65535"; "255.255.255.255 " and the name of a tap */
 
 /* A change of the forwards or of the egress rules that the daemon wants. */
 struct control_order {

@@ -327,6 +327,9 @@ cairn forward-add web1 2222:22
 cairn forward-add web1 auto:80
     given: defined web1; cairn attach-interface web1 user; cairn start web1
     then: shows 'leads to port 80'
+cairn forward-add web2 [::]:8080:80
+    given: defined web2; network default; cairn attach-interface web2 network default
+    then: shows 'web2: tcp [::]:8080 leads to port 80'
 cairn forward-remove web1 2222
     given: defined web1; cairn attach-interface web1 user --forward 2222:22
     then: lacks 2222 cairn forward-list web1

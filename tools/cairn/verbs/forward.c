@@ -13,19 +13,20 @@
 
 /* ---- forward-add ---- */
 
-/* Find the interface of --interface, or the first of type user. */
+/* Find the interface of --interface, or the first of type user, or else the first of type network. */
 static struct json_object *interface_of(struct cli *c, struct json_object *definition, struct err *e)
 {
 	struct json_object *list = js_get_array(definition, "interfaces");
 	const char *id = option_value(c, "interface");
+	size_t n = list ? json_object_array_length(list) : 0;
 
-	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
-		struct json_object *o = json_object_array_get_idx(list, i);
+	for (size_t i = 0; i < 2 * n; i++) {
+		struct json_object *o = json_object_array_get_idx(list, i % n);
 
-		if (!strcmp(js_get_str_or(o, "type", "-"), "user") && (!id || !strcmp(js_get_str_or(o, "id", "-"), id)))
+		if (!strcmp(js_get_str_or(o, "type", "-"), i < n ? "user" : "network") && (!id || !strcmp(js_get_str_or(o, "id", "-"), id)))
 			return o;
 	}
-	err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no interface%s%s of type user. Next: cairn attach-interface %s user",
+	err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no interface%s%s of type user or network. Next: cairn attach-interface %s user",
 		c->pos[0], id ? " " : "", id ? id : "", c->pos[0]);
 	return NULL;
 }
@@ -145,8 +146,9 @@ static void forwards_print(struct json_object *list)
 	table_init(&t, heads, ARRAY_SIZE(heads));
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
 		struct json_object *f = json_object_array_get_idx(list, i);
+		const char *address = js_get_str_or(f, "address", "-");
 
-		snprintf(host, sizeof(host), "%s:%d", js_get_str_or(f, "address", "-"), (int)js_get_int(f, "port", 0));
+		snprintf(host, sizeof(host), strchr(address, ':') ? "[%s]:%d" : "%s:%d", address, (int)js_get_int(f, "port", 0));
 		snprintf(guest, sizeof(guest), "%s:%d", js_get_str_or(f, "guest", ""), (int)js_get_int(f, "to", 0));
 		table_add(&t, (const char *const[]){ js_get_str_or(f, "interface", "-"), js_get_str_or(f, "protocol", "-"), host,
 			guest });

@@ -137,6 +137,49 @@ def test_forwards_of_a_vm_on_a_network(real, lan):  # noqa: F811
     assert "cairn" not in real.rules()
 
 
+def test_ports_of_ipv6_addresses(real, lan):  # noqa: F811
+    """From the definition, by forward-add and for live clones; "::" and 0.0.0.0 can have the same port."""
+    lan.ip("addr", "add", "fd00:1::7/64", "dev", "lo", "nodad")
+
+    def answers6(port, address="::1"):
+        s = lan.inside(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+        s.settimeout(0.5)
+        s.connect((address, port))
+        for _ in range(60):
+            try:
+                s.send(b"question")
+                if s.recv(100) == b"question":
+                    return True
+            except (TimeoutError, ConnectionRefusedError):
+                pass
+        return False
+    define(real, forwards=[{"protocol": "udp", "address": "0:0::0", "port": 8007, "to": 7},
+                           {"protocol": "udp", "address": "0.0.0.0", "port": 8007, "to": 7}])
+    real.serve("vm1", real.begin("vm1"))
+    assert [f["address"] for f in forwards(real, "vm1")] == ["::", "0.0.0.0"]
+    assert answers6(8007) and answers6(8007, "fd00:1::7") and answers(lan, 8007)
+    late = json.loads(real.cairn("forward-add", "vm1", "udp:[fd00:1::7]:auto:7", "--format", "json").stdout)["port"]
+    assert answers6(late, "fd00:1::7") and not bound(lan, late)
+    assert "[fd00:1::7]" in real.cairn("forward-list", "vm1").stdout
+    assert "[fd00:1::7]:8007 is also used by interfaces[0].forwards[0]" in refused(real, "vm1", "udp:[fd00:1::7]:8007:7")
+    assert "this host has no such address" in refused(real, "vm1", "udp:[fd00:2::7]:8008:7")
+    for bad in "[::ffff:127.0.0.1]", "[fe80::1]", "[ff02::1]":
+        assert "cannot be listened on" in refused(real, "vm1", f"udp:{bad}:8008:7")
+    assert "is not an IPv6 address" in refused(real, "vm1", "udp:[::g]:8008:7")
+    real.stop(signal.SIGKILL)
+    real.start()
+    real.cairn("forward-remove", "vm1", f"udp:[fd00:1::7]:{late}")
+    assert [f["port"] for f in forwards(real, "vm1")] == [8007, 8007] and answers6(8007)
+    made = json.loads(real.cairn("clone", "--live", "vm1", "c", "--count", "2", "--publish", "udp:[::1]:auto:7", "--format", "json").stdout)
+    assert [m["address"] for m in made["published"]] == ["::1", "::1"] and all(answers6(m["port"]) for m in made["published"])
+
+
+def test_ipv6_address_needs_a_network(real):
+    v = guestlib.definition("u", interfaces=[{"type": "user", "forwards": [{"address": "::", "port": 8007, "to": 7}]}])
+    (real.tmp / "u.json").write_text(json.dumps(v))
+    assert "is an IPv6 address, which requires type network" in real.cairn("define", str(real.tmp / "u.json"), ok=False).stderr
+
+
 def refused(d, vm, what, *args):
     return d.cairn("forward-add", *args, vm, what, ok=False).stderr
 

@@ -203,6 +203,89 @@ def test_answers_come_from_the_address_that_was_asked(begin):
             assert c.recvfrom(100) == (b"question", (address, port))
 
 
+def bound6(p, kind, address):
+    """A socket as the daemon makes it for an IPv6 address."""
+    s = p.open(socket.AF_INET6, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    s.bind((address, 0))
+    if kind == "tcp":
+        s.listen(16)
+    return s
+
+
+@pytest.mark.parametrize("address", ["::", "::1", "fd00::7"])
+def test_clients_by_ipv6(begin, address):
+    """TCP and UDP; the guest has IPv4. A removed port is closed, and another family's with its number is not."""
+    p = begin(("tcp", 22))
+    for a in "fd00::7", "fd00::8":
+        p.run("ip", "addr", "add", f"{a}/64", "dev", "lo", "nodad")
+    p.lead()
+    asked = ["::1", "fd00::7", "fd00::8"] if address == "::" else [address]
+    with guest_of(p, port=22) as tcp, guest_of(p, "udp", 53) as udp, bound6(p, "tcp", address) as t, bound6(p, "udp", address) as u:
+        for s, text in (t, "tcp:-:22"), (u, "udp:-:53"):
+            p.say(json.dumps({"add": text}), s.fileno())
+            assert p.hear() == {"done": True}
+        ports = t.getsockname()[1], u.getsockname()[1]
+        t.close()
+        u.close()
+        with p.open(socket.AF_INET6, socket.SOCK_DGRAM) as c:
+            for a in asked:
+                with p.connect((a, ports[0]), socket.AF_INET6) as client, tcp.accept()[0] as server:
+                    client.sendall(b"question")
+                    assert server.recv(100) == b"question"
+                    server.sendall(b"answer")
+                    server.close()
+                    assert receive_all(client) == b"answer"
+                c.sendto(b"question", (a, ports[1]))
+                text, peer = udp.recvfrom(100)
+                udp.sendto(text, peer)
+                assert c.recv(100) == b"question"
+                c.sendto(b"again", (a, ports[1]))
+                text, peer = udp.recvfrom(100)
+                udp.sendto(text, peer)
+                answer, sender = c.recvfrom(100)
+                assert (answer, sender[:2]) == (b"again", (a, ports[1]))
+        p.say(f'{{"remove": 1, "socket": "tcp:{address}:{ports[0]}"}}')
+        until(lambda: p.hear().get("done"))
+        assert p.connect((asked[0], ports[0]), socket.AF_INET6) is None
+        with client_of(p), tcp.accept()[0]:
+            pass
+
+
+RELAYS_MAX = 448
+
+
+def test_clients_that_reset_make_room_for_others(begin):
+    """As many as the program serves, in each state that a connection can have: then the next one is served."""
+    p = begin(("tcp", 22))
+    p.lead()
+    reset = struct.pack("ii", 1, 0)
+
+    def files():
+        return len(os.listdir(f"/proc/{p.process.pid}/fd"))
+    with guest_of(p, port=22) as guest:
+        guest.listen(1024)
+        pairs = []
+        for i in range(RELAYS_MAX):
+            c = client_of(p)
+            pairs.append((c, guest.accept()[0]))
+            if i % 3 == 1:
+                pairs[i][1].shutdown(socket.SHUT_WR)  # nothing more comes from the guest,
+                assert c.recv(10) == b""
+            if i % 3 == 2:
+                c.shutdown(socket.SHUT_WR)  # or from the client
+                assert pairs[i][1].recv(10) == b""
+        for c, _ in pairs:
+            c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            c.close()
+        until(lambda: files() < 20)
+        for _, server in pairs:
+            server.close()
+        with client_of(p) as c, guest.accept()[0] as server:
+            c.sendall(b"question")
+            assert server.recv(100) == b"question"
+
+
 def test_daemon_adds_and_removes_forwards(begin):
     p = begin()
     p.lead()

@@ -391,7 +391,9 @@ static void test_user_network_keys_are_checked(void **state)
 	refuse_forwards("[{\"port\":1,\"to\":65536}]", "interfaces[0].forwards[0].to: 65536 is out of range");
 	refuse_forwards("[{\"port\":1,\"to\":1,\"protocol\":\"sctp\"}]", "protocol: \"sctp\" is not one of the choices");
 	refuse_forwards("[{\"port\":1,\"to\":1,\"address\":\"localhost\"}]", "names are not looked up");
-	refuse_forwards("[{\"port\":1,\"to\":1,\"address\":\"::1\"}]", "\"::1\" is not an IPv4 address");
+	refuse_forwards("[{\"port\":1,\"to\":1,\"address\":\"::1\"}]", "::1 is an IPv6 address, which requires type network");
+	refuse_forwards("[{\"port\":1,\"to\":1,\"address\":\"fe80::1\"}]", "fe80::1 cannot be listened on");
+	refuse_forwards("[{\"port\":1,\"to\":1,\"guest\":\"::1\"}]", "\"::1\" is not an IPv4 address");
 	refuse_forwards("[{\"port\":1,\"to\":1},{\"port\":1,\"to\":2}]",
 		"interfaces[0].forwards[1]: tcp 127.0.0.1:1 is also used by interfaces[0].forwards[0]");
 	refuse_forwards("[{\"port\":1,\"to\":1}]}," USER "\"forwards\":[{\"port\":1,\"to\":2,\"address\":\"0.0.0.0\"}]",
