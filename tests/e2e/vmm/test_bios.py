@@ -154,6 +154,20 @@ def test_choice_of_start_is_checked(daemon, kvm, tmp_path):
     assert "the VM boots a kernel without a firmware" in daemon.cairn("start", "vm2", "--bootmenu", ok=False).stderr
 
 
+def test_fill_of_memory_by_the_firmware(daemon, kvm, tmp_path):
+    """Where KVM emulates kernel mode, the assist carries out SeaBIOS' memset() in few steps. It takes all debug
+    exceptions meanwhile, and gives those back that are the guest's. tests/guests/bare/rom.S."""
+    daemon.define("vm1", memory="64M", boot={"firmware": "bios", "loader": os.path.join(GUESTS, "rom.bin")}, assist="on",
+                  disks=[disk(write_disk(tmp_path / "a"))])
+    daemon.cairn("start", "vm1", "--paused")
+    console = attach(daemon, "vm1")
+    daemon.cairn("resume", "vm1")
+    assert [console.line().strip() for _ in range(3)] == ["memset ok", "step ok", "memset ok"]
+    console.close()
+    if guestlib.host_kind() == "pvm":
+        assert daemon.info("vm1")["assist"]["instructions"] >= 4
+
+
 @pytest.mark.parametrize("content, why", [
     (b"x" * 4096, "boot.loader: the file has 4096 bytes; a BIOS has 128 or 256 KiB"),
     (None, "No such file or directory"),
