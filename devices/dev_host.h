@@ -26,6 +26,7 @@ enum dev_event_kind {
 	DEV_EVENT_NEEDS_RESET,	/* the driver violated the ring protocol; the device has stopped */
 	DEV_EVENT_WATCHDOG,	/* the guest did not reset the watchdog in time */
 	DEV_EVENT_LINK_LOST,	/* an interface's peer is gone; detail says which kind */
+	DEV_EVENT_TRAY,		/* the guest opened (value 1) or closed the tray of a CD drive */
 };
 
 struct dev_event {

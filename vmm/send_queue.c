@@ -30,6 +30,7 @@ static bool event_repeats(const struct vm_event *ev)
 	case VM_EVENT_RESET_DELAYED:
 	case VM_EVENT_AGENT:
 	case VM_EVENT_LINK_LOST:
+	case VM_EVENT_TRAY:
 		return true;
 	case VM_EVENT_POWERDOWN:
 		return !ev->value;

@@ -159,6 +159,17 @@ static bool topology_ok(const struct vm_config *c)
 		n == c->vcpus;
 }
 
+static bool block_bytes_ok(uint32_t n)
+{
+	return !n || (n >= 512 && n <= 4096 && is_power_of_two(n));
+}
+
+static bool disk_more_ok(const struct vm_disk_more *d)
+{
+	return d->bus <= VM_BUS_SCSI && d->cdrom <= 1 && d->no_discard <= 1 && d->detect_zeroes <= VM_ZEROES_UNMAP &&
+		block_bytes_ok(d->logical_bytes) && block_bytes_ok(d->physical_bytes);
+}
+
 static int disks_check(struct vm_config *c, struct files *f, struct err *e)
 {
 	for (unsigned i = 0; i < c->ndisks; i++) {
@@ -166,6 +177,8 @@ static int disks_check(struct vm_config *c, struct files *f, struct err *e)
 
 		if (r < 0)
 			return r;
+		if (!disk_more_ok(&c->disk_more[i]))
+			return err_set(e, -EINVAL, ERR_INVALID, "configuration: disk '%s' has a value out of range", c->disks[i].id);
 		for (unsigned k = 0; k < i; k++)
 			if (!strcmp(c->disks[i].id, c->disks[k].id))
 				return err_set(e, -EINVAL, ERR_INVALID,

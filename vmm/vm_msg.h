@@ -191,6 +191,7 @@ enum vm_event_kind {
 	/* The clones of the fork under way may start. The pins that their disks read may not be in the images yet, and
 	 * the disks are not on stable storage. */
 	VM_EVENT_FORK_READY,
+	VM_EVENT_TRAY,		 /* device: a CD drive; value: 1: the guest opened its tray, 0: closed it */
 	VM_EVENT_KIND_COUNT,
 };
 
@@ -290,6 +291,21 @@ struct vm_interface_limit {
 
 struct vm_interface_limits {
 	struct vm_interface_limit in, out; /* in: to the guest */
+};
+
+enum vm_bus { VM_BUS_VIRTIO = 0, VM_BUS_SCSI = 1 };
+/* Values as enum block_zeroes. */
+enum vm_zeroes { VM_ZEROES_OFF = 0, VM_ZEROES_ON = 1, VM_ZEROES_UNMAP = 2 };
+
+/* More of a disk. A process that hands its VM over and does not know this leaves zeros, which are its disks. */
+struct vm_disk_more {
+	uint64_t wwn; /* of a disk with bus scsi; 0: none */
+	uint32_t logical_bytes, physical_bytes; /* blocks that the guest sees; 0: of the image; 4096 */
+	uint8_t bus;	       /* enum vm_bus */
+	uint8_t cdrom;	       /* of bus scsi: a CD drive */
+	uint8_t no_discard;    /* the guest cannot discard */
+	uint8_t detect_zeroes; /* enum vm_zeroes */
+	uint8_t reserved[4];
 };
 
 /* Limits of a disk; 0: none. */
@@ -396,6 +412,7 @@ struct vm_config {
 	uint8_t network_place;
 	uint16_t network_rom_fd; /* the ROM of a network boot program */
 	char sysinfo[VM_SYSINFO_MAX]; /* enum vm_sysinfo_key */
+	struct vm_disk_more disk_more[VM_DISKS_MAX]; /* of the disks */
 };
 
 struct vm_interface_set {

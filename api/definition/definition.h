@@ -47,6 +47,11 @@ struct definition_disk {
 	bool read_only;
 	uint32_t iops; /* requests a second; 0: no limit */
 	uint64_t bps;  /* bytes a second; 0: no limit */
+	uint8_t bus;	       /* enum vm_bus */
+	uint8_t detect_zeroes; /* enum vm_zeroes */
+	uint8_t no_discard;    /* 1: the guest cannot discard */
+	uint16_t logical_block_bytes, physical_block_bytes; /* 0: the defaults */
+	uint64_t wwn; /* 0: none */
 };
 
 /* The ROM of SeaBIOS, from Debian's package seabios. */

@@ -20,6 +20,32 @@ static const struct choice error_policies[] = { { "report", VM_ERRORS_REPORT },
 static const struct choice devices[] = { { "disk", DEFINITION_DISK },
 	{ "cdrom", DEFINITION_CDROM }, { NULL, 0 } };
 
+static const struct choice buses[] = { { "virtio", VM_BUS_VIRTIO }, { "scsi", VM_BUS_SCSI }, { NULL, 0 } };
+static const struct choice discards[] = { { "unmap", 0 }, { "ignore", 1 }, { NULL, 0 } };
+static const struct choice zeroes[] = { { "off", VM_ZEROES_OFF }, { "on", VM_ZEROES_ON },
+	{ "unmap", VM_ZEROES_UNMAP }, { NULL, 0 } };
+
+static int parse_wwn(struct parse *p, struct json_object *v, void *into)
+{
+	const char *s = js_plain_string(v);
+	size_t n = s ? strspn(s, "0123456789abcdefABCDEF") : 0;
+
+	if (n != 16 || s[n] || !strtoull(s, NULL, 16))
+		return key_error(p, "must be 16 hexadecimal digits, such as \"5000c50015ea71aa\"");
+	*(uint64_t *)into = strtoull(s, NULL, 16);
+	return 0;
+}
+
+static int parse_block_bytes(struct parse *p, struct json_object *v, void *into)
+{
+	int64_t n = json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : 0;
+
+	if (n < 512 || n > 4096 || !is_power_of_two((uint64_t)n))
+		return key_error(p, "must be 512, 1024, 2048 or 4096");
+	*(uint16_t *)into = (uint16_t)n;
+	return 0;
+}
+
 static int parse_serial(struct parse *p, struct json_object *v, void *into)
 {
 	const char *s = key_text(p, v, 255);
@@ -98,9 +124,11 @@ static int parse_backing(struct parse *p, struct json_object *v, void *into)
 #define DISK(field) offsetof(struct definition_disk, field)
 static const struct key disk_rows[] = {
 	{ "id", KEY_CUSTOM, .offset = DISK(id), .parse = key_parse_id,
-		.about = "id of the disk [vda, vdb, ... by position]", .form = KEY_ID_FORM },
+		.about = "id of the disk [vda, vdb, ... by position; sda, ... with bus scsi]", .form = KEY_ID_FORM },
 	{ "device", KEY_CHOICE, .offset = DISK(device), .choices = devices,
 		.about = "disk or cdrom; a cdrom is read-only and may have no medium", .initial = "\"disk\"" },
+	{ "bus", KEY_CHOICE, .offset = DISK(bus), .choices = buses,
+		.about = "virtio: a device of its own; scsi: a target of a virtio-scsi controller", .initial = "\"virtio\"" },
 	{ "path", KEY_PATH, .offset = DISK(layers[0].path),
 		.about = "image file or block device" },
 	{ "format", KEY_CHOICE, .offset = DISK(layers[0].format), .choices = definition_formats,
@@ -112,6 +140,19 @@ static const struct key disk_rows[] = {
 	{ "serial", KEY_CUSTOM, .offset = DISK(serial), .parse = parse_serial,
 		.about = "serial number that the guest sees",
 		.form = "{\"type\":\"string\",\"maxLength\":20,\"pattern\":\"^[ -~]*$\"}" },
+	{ "wwn", KEY_CUSTOM, .offset = DISK(wwn), .parse = parse_wwn,
+		.about = "world wide name that the guest sees; bus scsi only",
+		.form = "{\"type\":\"string\",\"pattern\":\"^[0-9a-fA-F]{16}$\"}" },
+	{ "logical_block_size", KEY_CUSTOM, .offset = DISK(logical_block_bytes), .parse = parse_block_bytes,
+		.about = "bytes in a block of the disk [512]", .form = "{\"enum\":[512,1024,2048,4096]}" },
+	{ "physical_block_size", KEY_CUSTOM, .offset = DISK(physical_block_bytes), .parse = parse_block_bytes,
+		.about = "block size to which the guest aligns its writes", .form = "{\"enum\":[512,1024,2048,4096]}",
+		.initial = "4096" },
+	{ "discard", KEY_CHOICE, .offset = DISK(no_discard), .choices = discards,
+		.about = "unmap: discards of the guest free space in the image; ignore: the guest cannot discard",
+		.initial = "\"unmap\"" },
+	{ "detect_zeroes", KEY_CHOICE, .offset = DISK(detect_zeroes), .choices = zeroes,
+		.about = "on: writes of zeros are not written; unmap: they free space, too", .initial = "\"off\"" },
 	{ "queues", KEY_NUMBER16, .offset = DISK(queues), .max = 8,
 		.about = "number of queues; 0: one per vCPU", .initial = "0" },
 	{ "queue_size", KEY_NUMBER16, .offset = DISK(queue_size), .max = 1024,
@@ -150,10 +191,31 @@ static int check_medium(struct parse *p, struct definition_disk *d)
 	return 0;
 }
 
+/* Check the keys that only some buses have. */
+static int check_bus(struct parse *p, const struct definition_disk *d)
+{
+	bool scsi = d->bus == VM_BUS_SCSI, cdrom = d->device == DEFINITION_CDROM;
+
+	if (d->wwn && !scsi)
+		return key_error(p, "wwn: only a disk with \"bus\": \"scsi\" has one; remove wwn, or give the disk a serial");
+	if (scsi && (d->queues || d->queue_size))
+		return key_error(p, "%s: the disks with bus scsi share a controller, which has a queue per vCPU; remove %s",
+			d->queues ? "queues" : "queue_size", d->queues ? "queues" : "queue_size");
+	if (scsi && cdrom && (d->logical_block_bytes || d->physical_block_bytes))
+		return key_error(p, "%s: a CD drive has blocks of 2048 bytes; remove the key",
+			d->logical_block_bytes ? "logical_block_size" : "physical_block_size");
+	if (d->physical_block_bytes && d->physical_block_bytes < d->logical_block_bytes)
+		return key_error(p, "physical_block_size: %u is less than logical_block_size", d->physical_block_bytes);
+	return 0;
+}
+
 static int check_disk(struct parse *p, size_t i)
 {
 	struct definition_disk *d = &p->d->disks[i];
 	int r = check_medium(p, d);
+
+	if (!r)
+		r = check_bus(p, d);
 
 	if (r < 0)
 		return r;
@@ -169,7 +231,7 @@ static int check_disk(struct parse *p, size_t i)
 			return key_error(p, "data_file: a raw image has no data file; remove data_file, "
 					    "or set format to qcow2");
 	if (!d->id[0])
-		snprintf(d->id, sizeof(d->id), "vd%c", (char)('a' + i));
+		snprintf(d->id, sizeof(d->id), "%cd%c", d->bus == VM_BUS_SCSI ? 's' : 'v', (char)('a' + i));
 	return 0;
 }
 

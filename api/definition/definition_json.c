@@ -8,6 +8,7 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -33,6 +34,25 @@ static void put_layer(struct json_object *o, const struct definition_layer *l)
 	js_put_str(o, "data_file", l->data_file);
 }
 
+/* Put what the guest sees of a disk's blocks; keys with their default are left out. */
+static void put_blocks(struct json_object *o, const struct definition_disk *d)
+{
+	static const char *const zeroes[] = { "off", "on", "unmap" };
+	char wwn[17];
+
+	snprintf(wwn, sizeof(wwn), "%016" PRIx64, d->wwn);
+	if (d->wwn)
+		js_put_str(o, "wwn", wwn);
+	if (d->logical_block_bytes)
+		js_put_uint(o, "logical_block_size", d->logical_block_bytes);
+	if (d->physical_block_bytes)
+		js_put_uint(o, "physical_block_size", d->physical_block_bytes);
+	if (d->no_discard)
+		js_put_str(o, "discard", "ignore");
+	if (d->detect_zeroes)
+		js_put_str(o, "detect_zeroes", zeroes[MIN(d->detect_zeroes, 2)]);
+}
+
 static struct json_object *disk_to_json(const struct definition_disk *d)
 {
 	static const char *const policies[] = { "report", "stop", "ignore" };
@@ -40,11 +60,14 @@ static struct json_object *disk_to_json(const struct definition_disk *d)
 
 	js_put_str(o, "id", d->id);
 	js_put_str(o, "device", d->device == DEFINITION_CDROM ? "cdrom" : "disk");
+	if (d->bus == VM_BUS_SCSI)
+		js_put_str(o, "bus", "scsi");
 	if (d->nlayers)
 		put_layer(o, &d->layers[0]);
 	js_put_bool(o, "readonly", d->read_only);
 	if (d->serial[0])
 		js_put_str(o, "serial", d->serial);
+	put_blocks(o, d);
 	if (d->queues)
 		js_put_uint(o, "queues", d->queues);
 	if (d->queue_size)

@@ -372,8 +372,15 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->firmware = d->firmware;
 	v->boot_menu = d->boot_menu;
 	v->boot_menu_ms = (uint16_t)d->boot_menu_ms;
-	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++)
-		v->disk_limits[i] = (struct vm_disk_limits){ d->disks[i].iops, d->disks[i].bps };
+	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++) {
+		const struct definition_disk *k = &d->disks[i];
+
+		v->disk_limits[i] = (struct vm_disk_limits){ k->iops, k->bps };
+		v->disk_more[i] = (struct vm_disk_more){ .wwn = k->wwn, .logical_bytes = k->logical_block_bytes,
+			.physical_bytes = k->physical_block_bytes, .bus = k->bus,
+			.cdrom = k->bus == VM_BUS_SCSI && k->device == DEFINITION_CDROM, .no_discard = k->no_discard,
+			.detect_zeroes = k->detect_zeroes };
+	}
 	v->vsock_cid = d->vsock_cid;
 	v->vsock_listen_fd = v->vsock_dial_fd = VM_NO_FD;
 	v->log_fd = VM_NO_FD;

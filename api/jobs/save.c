@@ -453,7 +453,9 @@ static int disks_fit(const struct definition *then, const struct definition *now
 		/* The image's path may change; the disk that the guest sees may not. */
 		if (strcmp(a->id, b->id) || strcmp(a->serial, b->serial) ||
 			a->read_only != b->read_only || a->queues != b->queues ||
-			a->queue_size != b->queue_size)
+			a->queue_size != b->queue_size || a->bus != b->bus || a->device != b->device || a->wwn != b->wwn ||
+			a->logical_block_bytes != b->logical_block_bytes || a->physical_block_bytes != b->physical_block_bytes ||
+			a->no_discard != b->no_discard)
 			return part_differs(key, e);
 	}
 	return 0;

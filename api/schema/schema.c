@@ -696,6 +696,9 @@ static const struct field io_error_data[] = { FIELDS_VM_NAME,
 static const struct field link_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the interface" },
 	{ "detail", FIELD_STRING, REQUIRED, "lost peer of the interface" }, FIELD_LEFT_OUT, END };
+static const struct field tray_data[] = { FIELDS_VM_NAME,
+	{ "device", FIELD_STRING, REQUIRED, "id of the drive" },
+	{ "tray-open", FIELD_BOOL, REQUIRED, "position of the tray" }, FIELD_LEFT_OUT, END };
 static const struct field device_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "device that its driver must reset" }, FIELD_LEFT_OUT, END };
 static const struct field change_data[] = { FIELDS_VM_NAME,
@@ -770,6 +773,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		device_data, false, false },
 	[EVENT_LINK_LOST] = { "LINK_LOST", "the peer of a network interface is gone; the link is down until the next start of the VM",
 		link_data, false, false },
+	[EVENT_TRAY_MOVED] = { "DEVICE_TRAY_MOVED", "the guest has opened or closed the tray of a CD drive", tray_data, false, false },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "the state of a VM has changed", change_data, false, false },
 	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or reboot was scheduled or cancelled, is overdue or has failed", plan_data, false,
 		false },

@@ -97,6 +97,15 @@ static void emit_link_lost(struct vm *vm, const struct vm_event *ev)
 	emit_of_guest(vm, &vm->event_limits.link_lost, EVENT_LINK_LOST, data);
 }
 
+static void emit_tray(struct vm *vm, const struct vm_event *ev)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "device", ev->device);
+	js_put_bool(data, "tray-open", ev->value);
+	emit_of_guest(vm, &vm->event_limits.tray, EVENT_TRAY_MOVED, data);
+}
+
 /* A guest's watchdog may press the power button at will. Each press by a client is reported. */
 static void emit_powerdown(struct vm *vm)
 {
@@ -247,6 +256,9 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_LINK_LOST:
 		emit_link_lost(vm, ev);
+		break;
+	case VM_EVENT_TRAY:
+		emit_tray(vm, ev);
 		break;
 	case VM_EVENT_SNAPSHOT_RECOVERED:
 		vm_emit_recovered(vm, ev);

@@ -212,6 +212,7 @@ static void request_submit(struct blk_request *r)
 
 	if (h->ops->ram_fetch && r->req.niov)
 		h->ops->ram_fetch(h, r->req.iov, r->req.niov, r->req.op == BLOCK_READ);
+	block_detect_zeroes(&r->req, r->blk->detect_zeroes);
 	r->blk->in_flight++;
 	r->start_ns = loop_now_ns();
 	r->req.done = request_done;
@@ -232,7 +233,7 @@ static bool request_has_room(struct blk_request *r)
 
 static bool range_is_valid(const struct virtio_blk *b, uint64_t sector, uint64_t bytes)
 {
-	uint64_t size = b->info.size_bytes, align = b->info.logical_block_bytes;
+	uint64_t size = b->info.size_bytes, align = b->logical_bytes;
 
 	if (sector > size / BLOCK_SECTOR_BYTES || bytes % align)
 		return false;
@@ -709,14 +710,14 @@ static void blk_fill_config(struct virtio_blk *b, unsigned queue_size, uint64_t 
 {
 	struct virtio_dev *v = &b->v;
 	uint8_t *c = v->config;
-	uint32_t granularity = b->info.discard_granularity;
+	uint32_t granularity = b->no_discard ? 0 : b->info.discard_granularity;
 
 	v->config_bytes = CONFIG_BYTES;
 	capacity_set(b);
 	store_le32(c + CONFIG_SEG_MAX, MIN(queue_size, VIRTQUEUE_SEGS_MAX) - 2);
-	store_le32(c + CONFIG_BLK_SIZE, b->info.logical_block_bytes);
-	/* Announce physical blocks of 4 KiB, so that guests align their writes. */
-	c[CONFIG_PHYSICAL_EXP] = (uint8_t)__builtin_ctz(PHYSICAL_BYTES / b->info.logical_block_bytes);
+	store_le32(c + CONFIG_BLK_SIZE, b->logical_bytes);
+	/* By default, announce physical blocks of 4 KiB, so that guests align their writes. */
+	c[CONFIG_PHYSICAL_EXP] = (uint8_t)__builtin_ctz(b->physical_bytes / b->logical_bytes);
 	store_le16(c + CONFIG_MIN_IO, (uint16_t)(1u << c[CONFIG_PHYSICAL_EXP]));
 	c[CONFIG_WRITEBACK] = 1;
 	store_le16(c + CONFIG_NUM_QUEUES, (uint16_t)v->nqueues);
@@ -792,6 +793,10 @@ int virtio_blk_new(struct dev_host *h, struct pci_host *p, const struct virtio_b
 	b->block = c->block;
 	b->info = info;
 	b->errors = c->errors;
+	b->logical_bytes = MAX(c->logical_bytes, info.logical_block_bytes);
+	b->physical_bytes = MAX(c->physical_bytes ? c->physical_bytes : PHYSICAL_BYTES, b->logical_bytes);
+	b->no_discard = c->no_discard;
+	b->detect_zeroes = c->detect_zeroes;
 	if (c->serial)
 		memcpy(b->serial, c->serial, strnlen(c->serial, sizeof(b->serial)));
 	pthread_cond_init(&b->idle, NULL);

@@ -14,6 +14,9 @@
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_H
 
+#include "block/zeroes.h"
+
+#include <stdbool.h>
 #include <stdint.h>
 
 struct block;
@@ -50,6 +53,9 @@ struct virtio_blk_config {
 	enum virtio_blk_errors errors;
 	int slot;	     /* PCI slot, 0 or -1: first free */
 	struct virtio_blk_limits limits;
+	uint32_t logical_bytes, physical_bytes; /* blocks that the guest sees; 0: of the image; 4096 */
+	bool no_discard; /* do not offer discards */
+	enum block_zeroes detect_zeroes;
 };
 
 struct virtio_blk_stats {

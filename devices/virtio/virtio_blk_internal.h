@@ -46,6 +46,9 @@ struct virtio_blk {
 	struct block_listener listener;
 	struct block_info info;
 	enum virtio_blk_errors errors;
+	uint32_t logical_bytes, physical_bytes;
+	bool no_discard;
+	enum block_zeroes detect_zeroes;
 	char serial[VIRTIO_BLK_SERIAL_BYTES]; /* padded with NULs */
 	struct blk_counters stats;
 

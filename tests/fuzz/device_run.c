@@ -16,6 +16,7 @@
 #include "devices/virtio/virtio_console.h"
 #include "devices/virtio/virtio_net.h"
 #include "devices/virtio/virtio_rng.h"
+#include "devices/virtio/virtio_scsi.h"
 #include "devices/virtio/virtio_vsock.h"
 
 #include <string.h>
@@ -37,7 +38,7 @@ struct run {
 	unsigned ndevs;
 	struct drv d;
 	unsigned nqueues; /* queues that driver_start() has set up; 0: the program has to set them up */
-	struct block *block; /* NULL: none */
+	struct block *block, *cd; /* NULL: none */
 	struct console *consoles[PORTS];
 	int peers[PORTS]; /* what comes from outside, and goes there; -1: none */
 	int lent[PORTS];  /* the device's ends of peers if the device borrows them; -1: none */
@@ -104,6 +105,31 @@ static int blk_make(struct run *x, struct device **ret)
 	must(!block_open(x->f.host.loop, &o, &x->block, NULL));
 	c.block = x->block;
 	return virtio_blk_new(&x->f.host, x->f.pci, &c, ret, NULL);
+}
+
+static struct block *disk_open(struct run *x, uint64_t bytes, bool read_only)
+{
+	struct block_layer layer = { .fd = memfd_create("disk", MFD_CLOEXEC), .format = BLOCK_FORMAT_RAW };
+	struct block_open o = { .layers = &layer, .nlayers = 1, .no_lock = true, .read_only = read_only };
+	struct block *b;
+
+	must(layer.fd >= 0 && !ftruncate(layer.fd, (off_t)bytes));
+	must(!block_open(x->f.host.loop, &o, &b, NULL));
+	return b;
+}
+
+static int scsi_make(struct run *x, struct device **ret)
+{
+	uint8_t how = take8(x);
+	struct virtio_scsi_disk disks[2] = {
+		{ .id = "sda", .loop = x->f.host.loop, .serial = "CAIRN-0001", .wwn = how, .errors = how % 3,
+			.logical_bytes = how & 4 ? 4096 : 512, .detect_zeroes = how & 8 ? BLOCK_ZEROES_ON : BLOCK_ZEROES_OFF },
+		{ .id = "sdb", .loop = x->f.host.loop, .cdrom = true, .errors = how % 3 } };
+	struct virtio_scsi_config c = { .name = "scsi0", .disks = disks, .ndisks = 2, .queues = 2, .queue_size = 16, .slot = SLOT };
+
+	disks[0].block = x->block = disk_open(x, DISK_BYTES, false);
+	disks[1].block = x->cd = disk_open(x, how & 16 ? 0 : DISK_BYTES, true);
+	return virtio_scsi_new(&x->f.host, x->f.pci, &c, ret, NULL);
 }
 
 static int net_make(struct run *x, struct device **ret)
@@ -182,6 +208,8 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 	switch (kind) {
 	case DEVICE_BLK:
 		return blk_make(x, ret);
+	case DEVICE_SCSI_RINGS:
+		return scsi_make(x, ret);
 	case DEVICE_NET:
 		return net_make(x, ret);
 	case DEVICE_CONSOLE:
@@ -249,13 +277,15 @@ static void machine_free(struct run *x)
 	}
 	if (x->block)
 		block_close(x->block);
+	if (x->cd)
+		block_close(x->cd);
 	fx_done(&x->f);
 }
 
 /* Finish the disk's requests: in a VM its own thread does so while another one resets or pauses the device. */
 static void disk_drain(struct run *x)
 {
-	while (x->block && block_in_flight(x->block))
+	while ((x->block && block_in_flight(x->block)) || (x->cd && block_in_flight(x->cd)))
 		loop_run_once(x->f.host.loop, 1000000);
 }
 

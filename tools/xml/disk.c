@@ -100,7 +100,7 @@ static int slot_target(struct reading *r, struct slot *s)
 	if (!strcmp(s->bus, "fdc"))
 		return reading_error(r, t, "bus", ERR_UNSUPPORTED,
 			"floppy disks are not supported; use bus='virtio'");
-	if (strcmp(s->bus, "virtio"))
+	if (strcmp(s->bus, "virtio") && strcmp(s->bus, "scsi"))
 		reading_warn(r, t, "bus",
 			"\"%.40s\" becomes virtio: the guest has %s as /dev/vd..., not /dev/%s; it "
 			"needs a virtio driver; use root=UUID=... or LABEL=...",
@@ -278,10 +278,11 @@ static void errors_read(struct reading *r, struct _xmlNode *driver, struct json_
 			"has no effect: reads have the same policy as writes");
 }
 
-static int driver_read(struct reading *r, struct _xmlNode *driver, struct json_object *disk)
+static int driver_read(struct reading *r, const struct slot *s, struct _xmlNode *driver, struct json_object *disk)
 {
 	static const char *const numbers[] = { "queues", "queue_size" };
 	static const uint64_t most[] = { QUEUES_MAX, UINT32_MAX };
+	static const char *const zeroes[] = { "on", "unmap" };
 	uint64_t v;
 
 	for (size_t i = 0; driver && i < ARRAY_SIZE(numbers); i++) {
@@ -292,29 +293,52 @@ static int driver_read(struct reading *r, struct _xmlNode *driver, struct json_o
 		if (!ret && v > most[i])
 			reading_warn(r, driver, numbers[i], "there are at most %llu",
 				(unsigned long long)most[i]);
-		if (!ret)
+		if (!ret && !strcmp(s->bus, "scsi"))
+			reading_warn(r, driver, numbers[i], "has no effect: the controller has a queue per vCPU");
+		else if (!ret)
 			js_put_uint(disk, numbers[i], MIN(v, most[i]));
 	}
 	if (driver)
 		errors_read(r, driver, disk);
 	if (driver && node_attr_is(driver, "discard", "ignore"))
-		reading_warn(r, driver, "discard",
-			"has no effect: the guest's discards always free space in the image");
+		js_put_str(disk, "discard", "ignore");
+	for (size_t i = 0; driver && i < ARRAY_SIZE(zeroes); i++)
+		if (node_attr_is(driver, "detect_zeroes", zeroes[i]))
+			js_put_str(disk, "detect_zeroes", zeroes[i]);
 	return 0;
 }
 
-static int blockio_check(struct reading *r, struct _xmlNode *n)
+static int blockio_read(struct reading *r, struct _xmlNode *n, struct json_object *disk)
 {
-	uint64_t v = 512;
+	static const char *const keys[] = { "logical_block_size", "physical_block_size" };
+	uint64_t v;
 
-	if (!n || node_attr_number(r, n, "logical_block_size", UINT32_MAX, &v) < 0)
-		return n ? -EINVAL : 0;
-	if (v && v != 512)
-		return reading_error(r, n, "logical_block_size", ERR_UNSUPPORTED,
-			"is not supported; Cairn has sectors of 512 bytes, and the guest would not find its "
-			"partitions");
-	if (xmlHasProp(n, BAD_CAST "physical_block_size"))
-		reading_warn(r, n, NULL, "has no effect: the block engine chooses these sizes");
+	for (size_t i = 0; n && i < ARRAY_SIZE(keys); i++) {
+		int ret = node_attr_number(r, n, keys[i], UINT32_MAX, &v);
+
+		if (ret < 0)
+			return ret;
+		if (!ret && v)
+			js_put_uint(disk, keys[i], v);
+	}
+	if (n && xmlHasProp(n, BAD_CAST "discard_granularity"))
+		reading_warn(r, n, "discard_granularity", "has no effect: it is the image's");
+	return 0;
+}
+
+static int wwn_read(struct reading *r, const struct slot *s, struct json_object *disk)
+{
+	struct _xmlNode *n = node_child(s->node, "wwn");
+	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
+
+	if (!n)
+		return 0;
+	if (!text)
+		return err_set_errno(r->e, -ENOMEM, "domain XML");
+	if (strcmp(s->bus, "scsi"))
+		reading_warn(r, n, NULL, "has no effect: only a disk with bus scsi has one");
+	else
+		js_put_str(disk, "wwn", text);
 	return 0;
 }
 
@@ -388,16 +412,20 @@ static int disk_read(struct reading *r, const struct slot *s, struct json_object
 	js_put_str(disk, "id", alias ? alias : s->target);
 	if (s->cdrom)
 		js_put_str(disk, "device", "cdrom");
+	if (!strcmp(s->bus, "scsi"))
+		js_put_str(disk, "bus", "scsi");
 	if (s->cdrom || node_child(s->node, "readonly"))
 		js_put_bool(disk, "readonly", true);
 	snapshot_warn(r, s->node);
 	ret = image_read(r, s, disk, at);
 	if (!ret)
-		ret = driver_read(r, node_child(s->node, "driver"), disk);
+		ret = driver_read(r, s, node_child(s->node, "driver"), disk);
 	if (!ret)
-		ret = blockio_check(r, node_child(s->node, "blockio"));
+		ret = blockio_read(r, node_child(s->node, "blockio"), disk);
 	if (!ret)
 		ret = serial_read(r, node_child(s->node, "serial"), disk);
+	if (!ret)
+		ret = wwn_read(r, s, disk);
 	if (!ret)
 		ret = iotune_read(r, node_child(s->node, "iotune"), disk);
 	return ret ? ret : boot_read(r, node_child(s->node, "boot"), disk);

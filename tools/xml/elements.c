@@ -129,8 +129,8 @@ const struct element elements[] = {
 		"disks, sorted by bus and target; type: file or block; device: disk or cdrom" },
 	{ "devices/disk/@rawio", ELEMENT_NONE, "", "disks accept no SCSI commands" },
 	{ "devices/disk/@sgio", ELEMENT_NONE, "", "disks accept no SCSI commands" },
-	{ "devices/disk/driver", ELEMENT_READ, "name type error_policy rerror_policy discard queues queue_size",
-		"format (without type: raw, with a warning), errors, queues, queue_size" },
+	{ "devices/disk/driver", ELEMENT_READ, "name type error_policy rerror_policy discard detect_zeroes queues queue_size",
+		"format (without type: raw, with a warning), errors, discard, detect_zeroes, queues, queue_size" },
 	{ "devices/disk/driver/@*", ELEMENT_NONE, "", IMAGE_IO },
 	{ "devices/disk/driver/*", ELEMENT_NONE, "", IMAGE_IO },
 	{ "devices/disk/source", ELEMENT_READ, "file dev index", "path" },
@@ -156,14 +156,14 @@ const struct element elements[] = {
 	{ "devices/disk/backingStore/source/dataStore/format", ELEMENT_READ, "type", NULL },
 	{ "devices/disk/backingStore/source/dataStore/source", ELEMENT_READ, "file dev", NULL },
 	{ "devices/disk/target", ELEMENT_READ, "dev bus",
-		"dev: id; bus: virtio; fdc is refused; others become virtio with a warning" },
-	{ "devices/disk/target/@*", ELEMENT_NONE, "", "a virtio disk has no such property" },
+		"dev: id; bus: virtio or scsi; fdc is refused; others become virtio with a warning" },
+	{ "devices/disk/target/@*", ELEMENT_NONE, "", "the disk has no such property" },
 	{ "devices/disk/serial", ELEMENT_READ, "", "serial" },
 	{ "devices/disk/readonly", ELEMENT_READ, "", "readonly" },
 	{ "devices/disk/boot", ELEMENT_READ, "order", "boot_order" },
 	{ "devices/disk/boot/@loadparm", ELEMENT_NONE, "", "is for s390" },
 	{ "devices/disk/blockio", ELEMENT_READ, "logical_block_size physical_block_size discard_granularity",
-		"logical_block_size: 512, others are refused" },
+		"logical_block_size, physical_block_size" },
 	{ "devices/disk/transient", ELEMENT_REFUSED, "",
 		"transient disks are not supported; take a snapshot and revert to it" },
 	{ "devices/disk/encryption", ELEMENT_REFUSED, "",
@@ -174,7 +174,7 @@ const struct element elements[] = {
 	{ "devices/disk/iotune/total_bytes_sec", ELEMENT_READ, "", "bps; 0: no limit" },
 	{ "devices/disk/iotune/*", ELEMENT_NONE, "", "Cairn limits reads and writes together, with bursts of a tenth of a second" },
 	{ "devices/disk/throttlefilters", ELEMENT_NONE, "", "Cairn limits each disk alone; use iotune" },
-	{ "devices/disk/wwn", ELEMENT_NONE, "", "a virtio disk only has a serial number" },
+	{ "devices/disk/wwn", ELEMENT_READ, "", "wwn, of a disk with bus scsi; others cause a warning" },
 	{ "devices/disk/vendor", ELEMENT_NONE, "", "a virtio disk only has a serial number" },
 	{ "devices/disk/product", ELEMENT_NONE, "", "a virtio disk only has a serial number" },
 	{ "devices/disk/geometry", ELEMENT_NONE, "", "a virtio disk has no cylinders" },
@@ -407,7 +407,7 @@ static int check_element(struct reading *r, struct _xmlNode *n, const char *path
 	}
 	if (row->action == ELEMENT_REFUSED)
 		return reading_error(r, n, NULL, ERR_UNSUPPORTED, "%s", row->why);
-	if (row->action == ELEMENT_NONE ||
+	if ((row->action == ELEMENT_NONE && !node_attr_is(n, "model", "virtio-scsi")) ||
 		(row->action == ELEMENT_OPTIONAL && !element_is_off(n)))
 		reading_warn_row(r, n, NULL, row);
 	if (row->action != ELEMENT_READ && row->action != ELEMENT_REPEATED)

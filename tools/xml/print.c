@@ -263,7 +263,7 @@ static void print_driver(struct writer *w, struct json_object *o)
 	char queues[24], size[24];
 
 	writer_leaf(w, "driver", "name", "qemu", "type", format ? format : "raw", "error_policy", errors,
-		"queues", number_text(o, "queues", queues), "queue_size",
+		"discard", js_get_str(o, "discard"), "detect_zeroes", js_get_str(o, "detect_zeroes"), "queues", number_text(o, "queues", queues), "queue_size",
 		number_text(o, "queue_size", size), NULL);
 }
 
@@ -297,6 +297,33 @@ static void print_iotune(struct writer *w, struct json_object *o)
 	writer_close(w, "iotune");
 }
 
+static bool is_scsi(struct json_object *disk)
+{
+	const char *bus = js_get_str(disk, "bus");
+
+	return bus && !strcmp(bus, "scsi");
+}
+
+static void print_blockio(struct writer *w, struct json_object *o)
+{
+	char logical[24], physical[24];
+	const char *l = number_text(o, "logical_block_size", logical), *p = number_text(o, "physical_block_size", physical);
+
+	if (l || p)
+		writer_leaf(w, "blockio", "logical_block_size", l, "physical_block_size", p, NULL);
+}
+
+/* The controller of the disks with bus scsi; without it, libvirt would choose one of another model. */
+static void print_controller(struct writer *w, struct json_object *disks)
+{
+	size_t n = disks ? json_object_array_length(disks) : 0, i = 0;
+
+	while (i < n && !is_scsi(json_object_array_get_idx(disks, i)))
+		i++;
+	if (i < n)
+		writer_leaf(w, "controller", "type", "scsi", "index", "0", "model", "virtio-scsi", NULL);
+}
+
 static void print_disk(struct writer *w, struct json_object *o, size_t at)
 {
 	const char *device = js_get_str(o, "device"), *path = js_get_str(o, "path");
@@ -304,18 +331,21 @@ static void print_disk(struct writer *w, struct json_object *o, size_t at)
 	bool block = path && is_block(path);
 	char target[8], order[24];
 
-	snprintf(target, sizeof(target), "vd%c", (char)('a' + at));
+	snprintf(target, sizeof(target), "%cd%c", is_scsi(o) ? 's' : 'v', (char)('a' + at));
 	writer_open(w, "disk", "type", block ? "block" : "file", "device", device ? device : "disk", NULL);
 	print_driver(w, o);
 	print_source(w, path, block);
 	if (path)
 		print_backing(w, js_get_array(o, "backing"));
-	writer_leaf(w, "target", "dev", target, "bus", "virtio", NULL);
+	writer_leaf(w, "target", "dev", target, "bus", is_scsi(o) ? "scsi" : "virtio", NULL);
+	print_blockio(w, o);
 	if (js_get_bool(o, "readonly", false))
 		writer_leaf(w, "readonly", NULL);
 	print_iotune(w, o);
 	if (serial && serial_survives(serial))
 		writer_text(w, "serial", serial, NULL);
+	if (js_get_str(o, "wwn"))
+		writer_text(w, "wwn", js_get_str(o, "wwn"), NULL);
 	if (number_text(o, "boot_order", order))
 		writer_leaf(w, "boot", "order", order, NULL);
 	print_alias(w, js_get_str(o, "id"), target);
@@ -425,6 +455,7 @@ static void print_devices(struct writer *w, struct json_object *o)
 
 	writer_open(w, "devices", NULL);
 	print_each(w, js_get_array(o, "disks"), print_disk);
+	print_controller(w, js_get_array(o, "disks"));
 	print_each(w, js_get_array(o, "interfaces"), print_interface);
 	print_consoles(w, o);
 	if (json_object_is_type(watchdog, json_type_object))

@@ -242,13 +242,21 @@ static int number_item(struct device *d, uint16_t key, uint16_t value, struct er
 /* One line for each device, as a path of Open Firmware; the ROM's is SeaBIOS' own. */
 static int order_add(struct device *d, const struct bios_config *c, struct err *e)
 {
-	char text[BIOS_ORDER_MAX * 40];
+	char text[BIOS_ORDER_MAX * 48];
 	size_t n = 0;
 
-	for (unsigned i = 0; i < c->norder && n < sizeof(text); i++)
-		n += (size_t)(c->order[i] == BIOS_ORDER_NETWORK
-				? snprintf(text + n, sizeof(text) - n, "%s/rom@" NETWORK_ROM, i ? "\n" : "")
-				: snprintf(text + n, sizeof(text) - n, "%s/pci@i0cf8/scsi@%x/disk@0,0", i ? "\n" : "", c->order[i]));
+	for (unsigned i = 0; i < c->norder && n < sizeof(text); i++) {
+		const char *line = i ? "\n" : "";
+		unsigned at = c->order[i];
+
+		if (at == BIOS_ORDER_NETWORK)
+			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s/rom@" NETWORK_ROM, line);
+		else if (at >= BIOS_ORDER_SCSI(0, 0))
+			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s/pci@i0cf8/scsi@%x/channel@0/disk@%x,0", line, at & 0xff,
+				at >> 8 & 0xff);
+		else
+			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s/pci@i0cf8/scsi@%x/disk@0,0", line, at);
+	}
 	return n && n < sizeof(text) ? fw_cfg_add_file(d, "bootorder", text, n + 1, e) : 0;
 }
 

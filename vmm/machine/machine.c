@@ -25,6 +25,7 @@
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_console.h"
 #include "devices/virtio/virtio_rng.h"
+#include "devices/virtio/virtio_scsi.h"
 #include "devices/virtio/virtio_vsock.h"
 #include "devices/vmgenid.h"
 #include "snapshot/fault_tracker.h"
@@ -202,7 +203,9 @@ static int board_devices_new(struct machine *m, struct err *e)
 static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct err *e)
 {
 	struct machine_disk *d = &m->disks[m->ndisks];
-	struct virtio_blk_config v = { .name = c->id, .serial = c->serial,
+	const struct vm_disk_more *more = &m->cfg.disk_more[m->ndisks];
+	struct virtio_blk_config v = { .name = c->id, .serial = c->serial, .logical_bytes = more->logical_bytes,
+		.physical_bytes = more->physical_bytes, .no_discard = more->no_discard, .detect_zeroes = more->detect_zeroes,
 		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX),
 		.queue_size = c->queue_size, .errors = (enum virtio_blk_errors)c->error_policy,
 		.slot = -1, .limits = { m->cfg.disk_limits[m->ndisks].iops, m->cfg.disk_limits[m->ndisks].bps } };
@@ -211,8 +214,8 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 	m->ndisks++; /* count the disk before the check, so that machine_free() frees a half-built disk */
 	if (r < 0)
 		return r;
-	if (m->cfg.images_only)
-		return 0;
+	if (m->cfg.images_only || more->bus == VM_BUS_SCSI)
+		return 0; /* scsi_new() makes the controller when all its disks are open */
 	v.block = d->block;
 	v.loop = d->loop;
 	return device_keep(m, virtio_blk_new(&m->host, m->pci, &v, &d->dev, e), &d->dev);
@@ -224,6 +227,44 @@ static int disks_new(struct machine *m, int *fds, struct err *e)
 
 	for (unsigned i = 0; i < m->cfg.ndisks && !r; i++)
 		r = disk_new(m, &m->cfg.disks[i], fds, e);
+	return r;
+}
+
+static struct virtio_scsi_disk scsi_disk(const struct machine *m, unsigned i)
+{
+	const struct vm_disk *c = &m->cfg.disks[i];
+	const struct vm_disk_more *more = &m->cfg.disk_more[i];
+
+	return (struct virtio_scsi_disk){ .id = c->id, .block = m->disks[i].block, .loop = m->disks[i].loop, .serial = c->serial,
+		.wwn = more->wwn, .logical_bytes = more->logical_bytes, .physical_bytes = more->physical_bytes,
+		.cdrom = more->cdrom, .no_discard = more->no_discard, .detect_zeroes = more->detect_zeroes,
+		.errors = (enum virtio_blk_errors)c->error_policy,
+		.limits = { m->cfg.disk_limits[i].iops, m->cfg.disk_limits[i].bps } };
+}
+
+/* The controller of all disks with bus scsi comes last, so that a VM that gets one finds its other devices in their
+ * slots. */
+static int scsi_new(struct machine *m, struct err *e)
+{
+	struct virtio_scsi_disk disks[VM_DISKS_MAX];
+	struct virtio_scsi_config c = { .name = "scsi0", .disks = disks, .queues = MIN(m->cfg.vcpus, VIRTIO_SCSI_QUEUES_MAX),
+		.slot = -1 };
+	struct device *d = NULL;
+	int r;
+
+	for (unsigned i = 0; i < m->ndisks; i++) {
+		if (m->cfg.disk_more[i].bus != VM_BUS_SCSI)
+			continue;
+		m->disks[i].scsi = true;
+		m->disks[i].target = c.ndisks;
+		disks[c.ndisks++] = scsi_disk(m, i);
+	}
+	if (!c.ndisks)
+		return 0;
+	r = device_keep(m, virtio_scsi_new(&m->host, m->pci, &c, &d, e), &d);
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		if (m->disks[i].scsi)
+			m->disks[i].dev = d;
 	return r;
 }
 
@@ -282,6 +323,8 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 		r = nics_new(m, fds, e);
 	if (!r)
 		r = vsock_new(m, fds, e);
+	if (!r)
+		r = scsi_new(m, e);
 	return r;
 }
 
@@ -756,7 +799,9 @@ static void disk_info(struct machine *m, unsigned i, struct vm_info *info)
 	struct virtio_blk_stats s = { 0 };
 	struct block_info b;
 
-	if (m->disks[i].dev)
+	if (m->disks[i].dev && m->disks[i].scsi)
+		virtio_scsi_stats(m->disks[i].dev, m->disks[i].target, &s);
+	else if (m->disks[i].dev)
 		virtio_blk_stats(m->disks[i].dev, &s);
 	block_info(m->disks[i].block, &b);
 	memcpy(ret->id, m->cfg.disks[i].id, sizeof(ret->id));
@@ -837,11 +882,16 @@ int machine_set_interface(struct machine *m, const struct vm_interface_set *want
 
 int machine_set_disk(struct machine *m, const struct vm_disk_set *want, struct err *e)
 {
+	struct virtio_blk_limits l = { want->limits.iops, want->limits.bps };
+
 	for (unsigned n = 0; n < m->ndisks; n++) {
 		if (strcmp(m->disks[n].id, want->id) || !m->disks[n].dev)
 			continue;
 		m->cfg.disk_limits[n] = want->limits;
-		virtio_blk_set_limits(m->disks[n].dev, &(struct virtio_blk_limits){ want->limits.iops, want->limits.bps });
+		if (m->disks[n].scsi)
+			virtio_scsi_set_limits(m->disks[n].dev, m->disks[n].target, &l);
+		else
+			virtio_blk_set_limits(m->disks[n].dev, &l);
 		return 0;
 	}
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no disk '%s'", want->id);

@@ -56,7 +56,9 @@ struct machine_disk {
 	bool changed;
 	struct loop *loop;
 	const struct kvm *kvm; /* for the thread's filter */
-	struct device *dev;
+	struct device *dev; /* also of other disks, if it is the SCSI controller */
+	bool scsi;
+	unsigned target; /* at the SCSI controller */
 	pthread_t thread;
 	bool thread_made;
 	struct qcow2_warm warm; /* a clone's: tables of the pin that the disk reads */

@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "block/block.h"
+#include "devices/virtio/virtio_scsi.h"
 #include "vmm/boot/bios.h"
 #include "vmm/machine/machine.h"
 
@@ -13,13 +14,23 @@
 #include <sys/stat.h>
 
 #define SIGNATURE_AT (BLOCK_SECTOR_BYTES - 2)
+/* The boot record of an ISO 9660 file system that boots (El Torito). */
+#define BOOT_RECORD_AT (17 * 2048)
+#define BOOT_RECORD "\0CD001\1EL TORITO SPECIFICATION"
 
-/* Add the devices with this place in the boot order. The disks are the first devices behind the host bridge. */
+/* Add the devices with this place in the boot order. The disks with bus virtio are the first devices behind the host
+ * bridge. */
 static void order_add(const struct machine *m, unsigned place, unsigned first_slot, struct bios_config *c)
 {
-	for (unsigned i = 0; i < m->cfg.ndisks && c->norder < BIOS_ORDER_MAX; i++)
+	unsigned slot = first_slot;
+
+	for (unsigned i = 0; i < m->ndisks && c->norder < BIOS_ORDER_MAX; i++) {
+		const struct machine_disk *d = &m->disks[i];
+		unsigned at = d->scsi ? BIOS_ORDER_SCSI(virtio_scsi_slot(d->dev), d->target) : slot++;
+
 		if (m->cfg.boot_place[i] == place)
-			c->order[c->norder++] = first_slot + i;
+			c->order[c->norder++] = at;
+	}
 	if (place && m->cfg.network_place == place && c->norder < BIOS_ORDER_MAX)
 		c->order[c->norder++] = BIOS_ORDER_NETWORK;
 }
@@ -57,17 +68,22 @@ int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err
 	return bios_describe(m->fw_cfg, &c, e);
 }
 
-static bool disk_boots(struct block *b)
+/* cdrom: the firmware boots the disk as a CD. */
+static bool disk_boots(struct block *b, bool cdrom)
 {
-	uint8_t sector[BLOCK_SECTOR_BYTES] __attribute__((aligned(4096)));
-	struct iovec iov = { sector, sizeof(sector) };
-	struct block_req r = { .op = BLOCK_READ, .len = sizeof(sector), .iov = &iov, .niov = 1 };
+	uint8_t sector[4096] __attribute__((aligned(4096)));
+	struct iovec iov = { sector, cdrom ? 2048 : BLOCK_SECTOR_BYTES };
+	struct block_req r = { .op = BLOCK_READ, .offset = cdrom ? BOOT_RECORD_AT : 0, .len = iov.iov_len, .iov = &iov, .niov = 1 };
 	struct block_info info;
 
 	block_info(b, &info);
-	if (info.size_bytes < sizeof(sector))
+	if (info.logical_block_bytes > r.len)
+		r.len = iov.iov_len = info.logical_block_bytes;
+	if (info.size_bytes < r.offset + r.len)
 		return false;
-	return block_run(b, &r) < 0 || (sector[SIGNATURE_AT] == 0x55 && sector[SIGNATURE_AT + 1] == 0xaa);
+	if (block_run(b, &r) < 0)
+		return true; /* nobody knows */
+	return cdrom ? !memcmp(sector, BOOT_RECORD, sizeof(BOOT_RECORD) - 1) : sector[SIGNATURE_AT] == 0x55 && sector[SIGNATURE_AT + 1] == 0xaa;
 }
 
 int machine_check_bootable(struct machine *m, struct err *e)
@@ -78,7 +94,7 @@ int machine_check_bootable(struct machine *m, struct err *e)
 	if (!m->cfg.firmware || m->cfg.network_place)
 		return 0;
 	for (unsigned i = 0; i < m->ndisks; i++) {
-		if (disk_boots(m->disks[i].block))
+		if (disk_boots(m->disks[i].block, m->cfg.disk_more[i].cdrom))
 			return 0;
 		if (n < sizeof(names))
 			n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s", i ? ", " : "", m->disks[i].id);

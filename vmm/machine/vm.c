@@ -593,6 +593,8 @@ static void device_tell(struct vm *vm, enum vm_event_kind kind, const struct que
 
 	snprintf(ev.device, sizeof(ev.device), "%s", q->device);
 	memcpy(ev.detail, q->detail, sizeof(ev.detail));
+	if (kind == VM_EVENT_TRAY)
+		ev.value = q->ev.value;
 	event_send(vm, &ev);
 }
 
@@ -671,6 +673,9 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 		break;
 	case DEV_EVENT_LINK_LOST:
 		device_tell(vm, VM_EVENT_LINK_LOST, q);
+		break;
+	case DEV_EVENT_TRAY:
+		device_tell(vm, VM_EVENT_TRAY, q);
 		break;
 	case DEV_EVENT_WATCHDOG:
 		watchdog_bit(vm);

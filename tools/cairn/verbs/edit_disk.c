@@ -55,7 +55,7 @@ static int choice_check(struct cli *c, const char *option, const char *const *ch
 static int attach_check(struct cli *c)
 {
 	static const char *const modes[] = { "readonly", NULL };
-	static const char *const buses[] = { "virtio", NULL };
+	static const char *const buses[] = { "virtio", "scsi", NULL };
 	static const char *const drivers[] = { "qemu", NULL };
 	static const char *const without[] = { "cache", "io" };
 	int r = choice_check(c, "mode", modes);
@@ -82,6 +82,7 @@ static struct json_object *disk_of_options(struct cli *c)
 	disk = json_object_new_object();
 	js_put_str(disk, "id", c->pos[2]);
 	js_put_str(disk, "device", type ? type : "disk");
+	js_put_str(disk, "bus", option_value(c, "targetbus"));
 	js_put_str(disk, "path", source);
 	js_put_str(disk, "format", format);
 	js_put_bool(disk, "readonly", option_value(c, "mode") || (type && !strcmp(type, "cdrom")));

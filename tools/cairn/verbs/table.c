@@ -307,7 +307,7 @@ static const struct verb_option attach_disk_options[] = {
 	{ "type", "disk|cdrom", "add a disk or a cdrom drive [disk]" },
 	{ "mode", "readonly", "write-protect the disk" },
 	{ "serial", "SERIAL", "set the serial number that the guest sees [none]" },
-	{ "targetbus", "virtio", "no effect: every disk is a virtio disk" },
+	{ "targetbus", "virtio|scsi", "set the bus of the disk [virtio]" },
 	{ "sourcetype", "file|block", "no effect: detected" },
 	{ "driver", "qemu", "no effect; accepted for virsh" },
 	{ "cache", "MODE", "no effect; accepted for virsh" },

@@ -6,7 +6,7 @@ from conftest import Console, until
 
 BURST, WINDOW_S = 20, 10  # base/ratelimit.h
 REPEATED = ("WATCHDOG", "DEVICE_NEEDS_RESET", "BLOCK_IO_ERROR", "GUEST_PANICKED", "RESET", "POWERDOWN", "RESET_DELAYED",
-            "LINK_LOST", "SNAPSHOT_RECOVERED", "GUEST_FROZEN")
+            "LINK_LOST", "DEVICE_TRAY_MOVED", "SNAPSHOT_RECOVERED", "GUEST_FROZEN")
 
 
 def told(q, name):

@@ -176,6 +176,10 @@ def test_devices_are_converted(device, key, value):
      {"id": "vda", "device": "cdrom", "readonly": True}),
     (disk(attrs="type='file' device='cdrom'", source="<source file='/iso'/>", driver=""),
      {"id": "vda", "device": "cdrom", "readonly": True, "path": "/iso", "format": "raw"}),
+    (disk("sda", bus="scsi", more="<wwn>5000c50015ea71aa</wwn><blockio logical_block_size='4096' physical_block_size='4096'/>",
+          driver="<driver type='raw' discard='ignore' detect_zeroes='on'/>") + "<controller type='scsi' model='virtio-scsi'/>",
+     {"id": "sda", "bus": "scsi", "path": "/d", "format": "raw", "discard": "ignore", "detect_zeroes": "on",
+      "logical_block_size": 4096, "physical_block_size": 4096, "wwn": "5000c50015ea71aa"}),
     (disk(more="<alias name='ua-data'/>"), {"id": "data", "path": "/d", "format": "raw"}),
     (disk(driver="<driver type='qcow2'/>", source="<source file='/d' index='2'/><backingStore type='file'>"
           "<format type='qcow2'/><source file='/b1'/><backingStore type='block'><format type='raw'/>"
@@ -196,9 +200,8 @@ def test_disks_are_ordered_as_libvirt_orders_them():
     got = read(domain(devices=disk("vdaa", source="<source file='/27'/>") + disk("vdb") +
                       disk("sdb", bus="scsi") + disk("vda") + disk("sda", bus="sata")))
     assert [d["id"] for d in got["definition"]["disks"]] == ["vda", "vdb", "vdaa", "sdb", "sda"]
-    assert [w.split(": ", 2)[1] for w in got["warnings"]] == [
-        "/domain/devices/disk[3]/target/@bus", "/domain/devices/disk[5]/target/@bus"]
-    assert "the guest has sda as /dev/vd..., not /dev/sda" in got["warnings"][1]
+    assert [w.split(": ", 2)[1] for w in got["warnings"]] == ["/domain/devices/disk[5]/target/@bus"]
+    assert "the guest has sda as /dev/vd..., not /dev/sda" in got["warnings"][0]
     # Without a bus attribute, the target's name determines it.
     got = read(domain(devices=disk("vdb") + disk("vda").replace(" bus='virtio'", "") +
                       disk("hda").replace(" bus='virtio'", "")))
@@ -333,7 +336,7 @@ def test_each_warning_is_printed_once():
     ("", disk("nonsense"), '"nonsense" is not a disk\'s name, such as vda'),
     ("", disk(more="<transient/>"), "transient disks are not supported"),
     ("", disk(more="<encryption format='luks'/>"), "encrypted images"),
-    ("", disk(more="<blockio logical_block_size='4096'/>"), "has sectors of 512 bytes"),
+    ("", disk(more="<blockio logical_block_size='many'/>"), '"many" is not a whole number'),
     ("", disk(driver="<driver type='raw' queues='many'/>"), '"many" is not a whole number'),
     ("", "<disk type='file'><source file='/d'/></disk>", "has no target; give"),
     ("", disk(driver="<driver type='qcow2'/>", more="<backingStore type='file'><source file='/b'/>"
@@ -572,7 +575,9 @@ def test_every_key_survives_round_trip(fake):
                 "queue_size": 512, "errors": "report", "boot_order": 2, "serial": "A & B",
                 "backing": [{"path": "b.qcow2", "format": "qcow2"}]},
                {"id": "vda", "path": "c.raw", "format": "raw", "readonly": True, "errors": "ignore"},
-               {"device": "cdrom"}, {"device": "cdrom", "path": "c.raw", "format": "raw", "boot_order": 1}],
+               {"device": "cdrom"}, {"device": "cdrom", "path": "c.raw", "format": "raw", "boot_order": 1},
+               {"bus": "scsi", "path": "c.raw", "format": "raw", "readonly": True, "wwn": "5000c50015ea71aa", "logical_block_size": 4096,
+                "physical_block_size": 4096, "discard": "ignore", "detect_zeroes": "unmap"}],
         interfaces=[{"type": "network", "source": "default"},
                     {"id": "lan", "type": "bridge", "source": "br0", "link": "down", "boot_order": 7}, {"type": "user"},
                     {"type": "user", "network": "10.9.0.0/24", "restrict": True, "forwards": [{"port": 2222, "to": 22}]},

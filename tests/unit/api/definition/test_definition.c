@@ -247,6 +247,14 @@ static void test_disk_keys_are_checked(void **state)
 	refuse_disk("\"bps\":-1", "disks[0].bps: must be from 4096 bytes to 1T a second");
 	refuse_disk("\"bps\":\"2T\"", "disks[0].bps: must be from 4096 bytes to 1T a second");
 	refuse_disk("\"bps\":\"fast\"", "disks[0].bps: must be a number of bytes a second, or a size such as \"20M\"");
+	refuse_disk("\"bus\":\"ide\"", "disks[0].bus: ");
+	refuse_disk("\"wwn\":\"5000c50015ea71aa\"", "wwn: only a disk with \"bus\": \"scsi\" has one");
+	refuse_disk("\"bus\":\"scsi\",\"wwn\":\"5000c50015ea71a\"", "disks[0].wwn: must be 16 hexadecimal digits");
+	refuse_disk("\"bus\":\"scsi\",\"queues\":2", "queues: the disks with bus scsi share a controller");
+	refuse_disk("\"logical_block_size\":520", "logical_block_size: must be 512, 1024, 2048 or 4096");
+	refuse_disk("\"logical_block_size\":4096,\"physical_block_size\":512", "physical_block_size: 512 is less than logical_block_size");
+	refuse_disk("\"bus\":\"scsi\",\"device\":\"cdrom\",\"logical_block_size\":512", "a CD drive has blocks of 2048 bytes");
+	refuse_disk("\"detect_zeroes\":true", "disks[0].detect_zeroes: ");
 	refuse_disk("\"queue_size\":3", "queue_size: 3 is not a power of two");
 	refuse_disk("\"queue_size\":1", "queue_size: 1 is not a power of two");
 	refuse_disk("\"queue_size\":65536", "queue_size: 65536 is out of range");

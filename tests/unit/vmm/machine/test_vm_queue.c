@@ -35,6 +35,7 @@ static void test_flood_leaves_room_for_events_that_stop(void **state)
 		{ .kind = DEV_EVENT_NEEDS_RESET, .device = "vda", .detail = "a chain of descriptors loops" },
 		{ .kind = DEV_EVENT_IO_ERROR, .device = "vda" },
 		{ .kind = DEV_EVENT_LINK_LOST, .device = "net0" },
+		{ .kind = DEV_EVENT_TRAY, .device = "sda" },
 	}, stops[] = {
 		{ .kind = DEV_EVENT_RESET },
 		{ .kind = DEV_EVENT_POWEROFF },

@@ -1,0 +1,74 @@
+/* virtio_scsi: a SCSI controller (virtio 1.2, section 5.6) with a target for each disk or CD drive. Each target has one
+ * logical unit, 0.
+ *
+ * Threading: the controller's loop serves the rings. A request goes on to the loop of its disk, where its struct block
+ * lives; if both loops are one, nothing waits. Call virtio_scsi_new() before the loops' threads start and the device's
+ * free() after they have ended. reset() and pause() wait for the requests in flight, so call them from another thread.
+ * DEV_EVENT_IO_ERROR and DEV_EVENT_TRAY are sent from a loop's thread with the device locked.
+ *
+ * Errors of the block layer, limits and write errors of a corrupt image: as virtio_blk.h. */
+#ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_SCSI_H
+#define CAIRN_DEVICES_VIRTIO_VIRTIO_SCSI_H
+
+#include "block/zeroes.h"
+#include "devices/virtio/virtio_blk.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct block;
+struct dev_host;
+struct device;
+struct err;
+struct loop;
+struct pci_host;
+
+#define VIRTIO_SCSI_TARGETS_MAX 24
+#define VIRTIO_SCSI_QUEUES_MAX 8
+
+struct virtio_scsi_disk {
+	const char *id;	     /* "sda"; copied */
+	struct block *block; /* borrowed */
+	struct loop *loop;   /* the disk's loop; borrowed */
+	const char *serial;  /* NULL or a text; copied */
+	uint64_t wwn;	     /* 0: none */
+	uint32_t logical_bytes, physical_bytes; /* 0: of the image; 4096 */
+	bool cdrom;
+	bool no_discard;
+	enum block_zeroes detect_zeroes;
+	enum virtio_blk_errors errors;
+	struct virtio_blk_limits limits;
+};
+
+struct virtio_scsi_config {
+	const char *name; /* "scsi0"; copied */
+	const struct virtio_scsi_disk *disks; /* disk n is target n; borrowed during the call */
+	unsigned ndisks;     /* 1..VIRTIO_SCSI_TARGETS_MAX */
+	unsigned queues;     /* request queues, 1..8; 0: 1 */
+	unsigned queue_size; /* power of two, 4..1024; 0: 256 */
+	int slot;	     /* PCI slot, 0 or -1: first free */
+};
+
+/* Create a controller. Free it through its ops. Returns 0; -EINVAL; -ENOSPC; -errno. */
+int virtio_scsi_new(struct dev_host *h, struct pci_host *p, const struct virtio_scsi_config *c, struct device **ret_dev,
+	struct err *e);
+/* Return the controller's PCI slot. Any thread. */
+unsigned virtio_scsi_slot(const struct device *d);
+/* Change a disk's limits. Any thread. */
+void virtio_scsi_set_limits(struct device *d, unsigned target, const struct virtio_blk_limits *l);
+/* Read a disk's statistics. Any thread. */
+void virtio_scsi_stats(struct device *d, unsigned target, struct virtio_blk_stats *ret_s);
+/* Return whether the guest, or a user, has opened a CD drive's tray. Any thread. */
+bool virtio_scsi_tray_is_open(struct device *d, unsigned target);
+/* Return whether the guest keeps a CD drive's medium locked; if so, and ask is set, tell the guest that somebody wants
+ * to have it ejected. Any thread. */
+bool virtio_scsi_is_locked(struct device *d, unsigned target, bool ask);
+/* Replace the medium of a CD drive, and close its tray. Waits for the requests in flight, so call it from no thread of
+ * a disk's loop.
+ * block: borrowed; of 0 bytes: no medium. The caller closes the old one afterwards, or this one after an error.
+ * Returns 0; -EINVAL. */
+int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *block, struct err *e);
+/* Tell the guest that the size of a disk has changed. Any thread. */
+void virtio_scsi_resized(struct device *d, unsigned target, uint64_t size_bytes);
+
+#endif

@@ -1,0 +1,131 @@
+/* virtio_scsi_internal: structures of the SCSI controller. */
+#ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_SCSI_INTERNAL_H
+#define CAIRN_DEVICES_VIRTIO_VIRTIO_SCSI_INTERNAL_H
+
+#include "base/loop.h"
+#include "base/token_bucket.h"
+#include "block/block.h"
+#include "devices/virtio/scsi.h"
+#include "devices/virtio/virtio_pci.h"
+#include "devices/virtio/virtio_scsi.h"
+
+#include <stdatomic.h>
+
+struct virtio_scsi;
+struct scsi_lun;
+
+/* The rings (5.6.2). */
+enum { SCSI_QUEUE_CONTROL = 0, SCSI_QUEUE_EVENT = 1, SCSI_QUEUE_FIRST = 2 };
+
+/* Responses (5.6.6). */
+enum scsi_response {
+	SCSI_R_OK = 0, SCSI_R_OVERRUN = 1, SCSI_R_ABORTED = 2, SCSI_R_BAD_TARGET = 3, SCSI_R_RESET = 4, SCSI_R_FAILURE = 9,
+	SCSI_R_SUCCEEDED = 10, SCSI_R_REJECTED = 11, SCSI_R_INCORRECT_LUN = 12,
+};
+
+/* A command, from the ring to the block layer and back. Allocated on demand and kept for reuse. */
+struct scsi_request {
+	struct virtio_scsi *s;
+	struct scsi_lun *lun; /* NULL: in `free` */
+	struct scsi_request *next; /* in `free` or in the unit's `waiting` */
+	struct scsi_request *all;  /* in the controller's `all` */
+	unsigned queue;
+	bool in_flight;
+	bool write;
+	uint64_t tag;
+	uint64_t start_ns;
+	uint8_t cdb[SCSI_CDB_BYTES];
+	uint64_t transferred; /* bytes of data from the device, once it is complete */
+	struct block_req req;
+	struct iovec data[VIRTQUEUE_SEGS_MAX]; /* of the transfer; elem.iov stays as the driver gave it */
+	struct virtqueue_elem elem;
+};
+
+/* A task management function that waits for the requests in flight of its unit. */
+struct scsi_tmf {
+	struct scsi_tmf *next;
+	uint32_t subtype;
+	uint64_t tag;
+	struct virtqueue_elem elem;
+};
+
+struct scsi_counters {
+	_Atomic uint64_t rd_reqs, rd_bytes, rd_ns;
+	_Atomic uint64_t wr_reqs, wr_bytes, wr_ns;
+	_Atomic uint64_t fl_reqs, fl_ns;
+	_Atomic uint64_t errors;
+	_Atomic int failed;
+};
+
+/* A target with its logical unit. Fields without a comment of their own: protected by the controller's lock. */
+struct scsi_lun {
+	struct virtio_scsi *s; /* constant, as the next lines */
+	unsigned target;
+	struct loop *loop;
+	enum virtio_blk_errors errors;
+	enum block_zeroes detect_zeroes;
+	bool no_discard;
+	uint32_t logical_bytes;
+	struct block *block; /* NULL: no medium */
+	struct block_listener listener;
+	struct scsi_counters stats; /* atomic */
+	struct scsi_unit unit;
+	struct scsi_request *waiting, **waiting_end; /* commands that have not begun, oldest first */
+	unsigned in_flight;
+	struct scsi_tmf *tmfs;
+	struct loop_task task; /* runs the waiting commands on `loop` */
+	bool posted, medium_changes;
+	bool told_of_reservations;
+	struct token_bucket ops, bytes;
+	bool resting; /* a limit is reached: begin nothing until the timer `rest` */
+	struct loop_timer *rest;
+};
+
+struct scsi_loaded {
+	uint16_t queue, head;
+};
+
+struct virtio_scsi {
+	struct virtio_dev v;
+	struct virtio_pci pci;
+	struct scsi_lun luns[VIRTIO_SCSI_TARGETS_MAX]; /* [target] */
+	unsigned nluns;
+	pthread_cond_t idle; /* signalled when a unit's in_flight drops to 0 */
+	/* protected by v.lock: */
+	bool held_wait; /* begin nothing until the resume, since an error stopped the VM */
+	bool starved;	/* requests wait in a ring for a free scsi_request */
+	bool events_missed;
+	unsigned nrequests, requests_max;
+	struct scsi_request *free, *all;
+	struct scsi_loaded *loaded; /* commands of a saved state that have not begun, oldest first from loaded[nloaded - 1] on */
+	unsigned nloaded;
+};
+
+/* virtio_scsi.c */
+void scsi_request_put(struct scsi_request *r);
+void scsi_request_respond(struct scsi_request *r, enum scsi_response response);
+struct scsi_lun *scsi_lun_find(struct virtio_scsi *s, const uint8_t lun[8], bool *ret_unit_0);
+
+/* virtio_scsi_lun.c */
+int scsi_lun_init(struct virtio_scsi *s, unsigned target, const struct virtio_scsi_disk *d, struct err *e);
+void scsi_lun_done(struct scsi_lun *l);
+/* Queue a command, and begin it if the caller is on the unit's loop. */
+void scsi_lun_append(struct scsi_lun *l, struct scsi_request *r);
+/* Let the unit's loop begin the commands that wait. here: the caller is on the controller's loop. */
+void scsi_lun_go(struct scsi_lun *l, bool here);
+/* Drop the commands that wait, after a reset of the controller. */
+void scsi_lun_forget(struct scsi_lun *l);
+
+/* virtio_scsi_control.c */
+void scsi_control_run(struct virtio_scsi *s);
+/* Finish the functions that waited for the unit. */
+void scsi_tmfs_finish(struct scsi_lun *l);
+void scsi_tmfs_forget(struct scsi_lun *l);
+/* Send an event of the unit, if the driver has given room for one and has negotiated `feature`. */
+void scsi_event_send(struct scsi_lun *l, uint64_t feature, uint32_t event, uint32_t reason);
+
+#define SCSI_F_HOTPLUG (1ULL << 1)
+#define SCSI_F_CHANGE (1ULL << 2)
+#define SCSI_EVENT_PARAM_CHANGE 3
+
+#endif
