@@ -4,10 +4,11 @@ import json
 import os
 import signal
 import socket
+import subprocess
 
 import pytest
 
-from conftest import QmpError
+from conftest import QmpError, until
 from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 from test_rights import define, definition, files  # noqa: F401
 
@@ -113,6 +114,26 @@ def test_files_of_a_clone_keep_their_authors(shared, files, live):  # noqa: F811
     del d["disks"][1]["readonly"]
     a, = as_nobody(shared, ["vm-define", {"definition": d}])
     assert a["error"]["desc"].endswith("(for user 65534, who defined the VM)"), a
+
+
+@pytest.mark.parametrize("author", ["root", "nobody"])
+def test_only_clones_by_the_author_of_the_disks_read_their_images(shared, files, author):  # noqa: F811
+    """A clone's process can read all of an image that its overlay stands on, so other users' clones get copies."""
+    image = files / "a.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
+    os.chown(image, *([0, 0] if author == "root" else [NOBODY, NOBODY]))
+    d = {**definition(shared, "v", image), "disks": [{"path": str(image), "format": "qcow2"}]}
+    if author == "root":
+        shared.qmp().run("vm-define", definition=d)
+    else:
+        assert "return" in as_nobody(shared, ["vm-define", {"definition": d}])[0]
+    shared.cairn("start", "v")
+    a, = as_nobody(shared, ["vm-fork", {"vm": "v", "name": "c"}])
+    q = shared.qmp()
+    until(lambda: q.run("query-jobs", id=a["return"]["job"])[0]["status"] == "concluded")
+    disk, = q.run("query-jobs", id=a["return"]["job"])[0]["result"]["disks"]
+    assert (disk["made"], disk["reason"] == "isolated") == ("copy", author == "root")
+    assert "backing" not in dumped(shared, "c")["disks"][0]
 
 
 def test_owner_gains_nothing_from_roots_vm(shared, files):  # noqa: F811
