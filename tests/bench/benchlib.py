@@ -69,36 +69,53 @@ def qemu_microvm(kernel, memory_mib, *more, options=""):
 
 class Program:
     """A program with pipes, started by posix_spawn: forking this interpreter would cost as much as the measured
-    time."""
+    time. If it ends too early, the error has its status and what it said on stderr."""
 
     def __init__(self, argv):
         to_r, self.stdin = os.pipe()
         self.stdout, from_w = os.pipe()
-        null = os.open(os.devnull, os.O_WRONLY)
-        moves = [(os.POSIX_SPAWN_DUP2, to_r, 0), (os.POSIX_SPAWN_DUP2, from_w, 1), (os.POSIX_SPAWN_DUP2, null, 2)]
+        self.stderr = os.memfd_create("stderr")
+        moves = [(os.POSIX_SPAWN_DUP2, to_r, 0), (os.POSIX_SPAWN_DUP2, from_w, 1), (os.POSIX_SPAWN_DUP2, self.stderr, 2)]
         self.begin_ns = time.perf_counter_ns()
         self.pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=moves)
-        for fd in (to_r, from_w, null):
+        for fd in (to_r, from_w):
             os.close(fd)
         self.output = b""
+        self.status = None  # of the program, once it has ended
 
     def until(self, text, patience=PATIENCE):
         """Read until text has come. Return the milliseconds since the start."""
         deadline = time.monotonic() + patience
         while text not in self.output:
             if not select.select([self.stdout], [], [], max(0, deadline - time.monotonic()))[0]:
-                raise RuntimeError(f"no {text!r} within {patience} s; it said {self.output[-300:]!r}")
+                raise RuntimeError(f"no {text!r} within {patience} s; {self.said()}")
             got = os.read(self.stdout, 65536)
             if not got:
-                raise RuntimeError(f"the output ended before {text!r}: {self.output[-300:]!r}")
+                self.end()
+                raise RuntimeError(f"the program ended before {text!r}, status {self.status}; {self.said()}")
             self.output += got
         return (time.perf_counter_ns() - self.begin_ns) / 1e6
 
+    def said(self):
+        log = os.pread(self.stderr, 1 << 20, 0)
+        return f"it said {self.output[-300:]!r}, on stderr {log[-1000:]!r}"
+
+    def end(self, patience=5):
+        """Learn the status. A program that goes on is killed."""
+        deadline = time.monotonic() + patience
+        while self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() < deadline:
+                time.sleep(0.01)
+            else:
+                os.kill(self.pid, signal.SIGKILL)
+
     def close(self):
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        os.close(self.stdin)
-        os.close(self.stdout)
+        self.end(0)
+        for fd in (self.stdin, self.stdout, self.stderr):
+            os.close(fd)
 
     def __enter__(self):
         return self
