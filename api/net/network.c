@@ -4,6 +4,7 @@
 #include "api/definition/definition.h"
 #include "api/net/network_life.h"
 #include "api/net/network_ports.h"
+#include "api/net/network_programs.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -109,6 +110,7 @@ static struct network *network_add(struct vm_host *host, const char *name)
 static void network_free(struct network *n)
 {
 	network_operation_free(n);
+	network_programs_free(n->programs);
 	network_queries_end(n, NULL);
 	network_definition_free(n->def);
 	network_definition_free(n->live);

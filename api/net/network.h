@@ -14,6 +14,7 @@ struct definition;
 struct err;
 struct json_object;
 struct network_operation;
+struct network_programs;
 struct network_query;
 struct rights;
 struct vm;
@@ -33,6 +34,7 @@ struct network {
 	bool was_lost; /* active for the last daemon, and gone now */
 	struct network_operation *operation; /* under way (network_life.c); NULL: none */
 	struct network_query *queries;	     /* likewise */
+	struct network_programs *programs;   /* api/net/network_programs.h; NULL: none yet */
 	uint64_t mend_failed_ns;	     /* when making missing parts failed last; 0: not the last time */
 };
 

@@ -1,6 +1,7 @@
 #include "api/net/network_life.h"
 #include "api/net/network.h"
 #include "api/net/network_process.h"
+#include "api/net/network_programs.h"
 #include "api/schema/event.h"
 #include "api/store/store.h"
 #include "api/vm/vm_host.h"
@@ -36,6 +37,17 @@ struct network_operation {
 	void *opaque;
 };
 
+static void tell_state(const struct network *n, const char *detail)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_str(data, "state", network_state_word(n->state));
+	js_put_str(data, "detail", detail);
+	network_emit(n, EVENT_NETWORK_STATE_CHANGE, data);
+	log_info("network", "network '%s' is %s%s%s", network_any(n)->name, network_state_word(n->state), detail ? ": " : "",
+		detail ? detail : "");
+}
+
 /* ---- running the program ---- */
 
 void network_operation_free(struct network *n)
@@ -49,6 +61,14 @@ void network_operation_free(struct network *n)
 	free(op);
 }
 
+static void program_lost(struct network *n, const char *program)
+{
+	char text[80];
+
+	snprintf(text, sizeof(text), "its %s has ended, and is started again", program);
+	tell_state(n, text);
+}
+
 static void program_done(void *opaque, int r, struct json_object *answer, const struct err *e)
 {
 	struct network *n = opaque;
@@ -56,6 +76,8 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 
 	op.process = NULL; /* ends by itself */
 	free(STEAL_PTR(n->operation));
+	if (!r)
+		network_programs_watch(n, answer, program_lost, network_look);
 	op.ended(n, &op, r, answer, e);
 }
 
@@ -98,17 +120,6 @@ static int check_free(const struct network *n, struct err *e)
 		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY, "network '%s': the operation \"%s\" is under way; try again when it has ended",
 		network_any(n)->name, n->operation->verb);
-}
-
-static void tell_state(const struct network *n, const char *detail)
-{
-	struct json_object *data = json_object_new_object();
-
-	js_put_str(data, "state", network_state_word(n->state));
-	js_put_str(data, "detail", detail);
-	network_emit(n, EVENT_NETWORK_STATE_CHANGE, data);
-	log_info("network", "network '%s' is %s%s%s", network_any(n)->name, network_state_word(n->state), detail ? ": " : "",
-		detail ? detail : "");
 }
 
 static void save_or_warn(struct network *n)
@@ -271,7 +282,7 @@ static void seen(struct network *n, struct network_operation *op, int r, struct 
 		log_error("network", "network '%s' cannot be checked: %s", network_any(n)->name, e->msg);
 	} else if (js_get_bool(value, "active", false) && !js_get_bool(value, "complete", true) &&
 		!(n->mend_failed_ns && loop_now_ns() < n->mend_failed_ns + MEND_AGAIN_NS)) {
-		log_info("network", "network '%s': parts are missing since the host's routes or rules changed, and are made again: %s",
+		log_info("network", "network '%s': parts are missing, and are made again: %s",
 			network_any(n)->name, json_object_to_json_string(js_get(value, "missing")));
 		if (program_run(n, &up, n->live, &own) < 0)
 			mended(n, NULL, -EIO, NULL, &own);

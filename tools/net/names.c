@@ -205,9 +205,14 @@ int names_up(const struct dnsmasq *d, struct err *e)
 	return changed < 0 ? changed : process_start(d, text, len, e);
 }
 
+pid_t names_pid(const struct dnsmasq *d)
+{
+	return network_has_names(&d->req->net) ? daemon_process_find(&process, d->req) : 0;
+}
+
 bool names_are_up(const struct dnsmasq *d)
 {
-	pid_t pid = network_has_names(&d->req->net) ? daemon_process_find(&process, d->req) : 0;
+	pid_t pid = names_pid(d);
 
 	return pid ? is_in_namespace(d, pid) : !network_has_names(&d->req->net);
 }

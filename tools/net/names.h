@@ -11,6 +11,8 @@
 int names_up(const struct dnsmasq *d, struct err *e);
 /* Stop it. Returns 0; -errno with a sentence. */
 int names_down(const struct request *req, struct err *e);
+/* Return the process id of the network's cairn-dns; 0: it needs none, or none runs. */
+pid_t names_pid(const struct dnsmasq *d);
 /* Does it run, or does the network need none? */
 bool names_are_up(const struct dnsmasq *d);
 

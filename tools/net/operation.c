@@ -170,6 +170,8 @@ static void up_answer(struct operation *o, const struct dnsmasq *d, bool made)
 	if (d->pid) {
 		js_put_int(o->answer, "pid", d->pid);
 		js_put_int(o->answer, "uid", d->uid);
+		if (names_pid(d))
+			js_put_int(o->answer, "names_pid", names_pid(d));
 	}
 }
 
@@ -316,6 +318,8 @@ static int parts_check(struct operation *o, const struct link *bridge, struct er
 	missing(o, accepted, "accept");
 	if (d.pid)
 		js_put_int(o->answer, "pid", d.pid);
+	if (d.pid && names_pid(&d))
+		js_put_int(o->answer, "names_pid", names_pid(&d));
 	return 0;
 }
 

@@ -4,6 +4,7 @@ cairn-net, in network namespaces."""
 import json
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -100,3 +101,28 @@ def test_changes_that_matter_have_active_networks_checked(host, lan):  # noqa: F
     nft("add table inet other { chain a { }; }")
     until(lambda: len(host.verbs()) > n + 2)
     assert host.verbs()[n:] == ["check", "check", "up"]
+
+
+def test_programs_of_a_network_that_die_are_started_again(daemon, machine):
+    """dnsmasq and cairn-dns: with an event that says so, also for the next daemon; not when the network stops."""
+    machine.outside.run("ip", "addr", "add", "203.0.113.7/32", "dev", "lo")
+    daemon.cairn("net-update", "lan", "add", "egress", '{"default": "deny", "rules": [{"allow": "*.example.org"}]}', "--live")
+    guest = machine.guest(1)
+    guest.dhcp("one")
+    dns = "10.77.0.254"
+    for names in machine.dnsmasq, machine.names:
+        old = names()
+        os.kill(old[0], signal.SIGKILL)
+        until(lambda: names() and names() != old)
+        until(lambda: guest.resolve(dns, "one"))
+    log = (daemon.tmp / "cairnd.log").read_text()
+    assert "its dnsmasq has ended, and is started again" in log and "its cairn-dns has ended, and is started again" in log
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    old = machine.dnsmasq()
+    os.kill(old[0], signal.SIGKILL)
+    until(lambda: machine.dnsmasq() and machine.dnsmasq() != old and machine.names())
+    until(lambda: guest.resolve(dns, "one"))
+    before = (daemon.tmp / "cairnd.log").read_text().count("has ended")
+    daemon.cairn("net-destroy", "lan")
+    assert (daemon.tmp / "cairnd.log").read_text().count("has ended") == before and not machine.dnsmasq()

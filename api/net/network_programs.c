@@ -1,0 +1,123 @@
+#include "api/net/network_programs.h"
+#include "api/net/network.h"
+#include "api/vm/vm_host.h"
+#include "api/wire/json.h"
+#include "base/backoff.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/pidfd.h>
+#include <unistd.h>
+
+enum { DNSMASQ, NAMES, PROGRAMS };
+
+static const struct {
+	const char *key, *name;
+} kinds[PROGRAMS] = { [DNSMASQ] = { "pid", "dnsmasq" }, [NAMES] = { "names_pid", "cairn-dns" } };
+
+/* A minute's delay is reached after the sixth end in a row; a program that runs for five minutes is forgiven. */
+static const struct backoff_rule again = { .delay_s = 1, .max_delay_s = 60, .tries = 1, .window_s = 300 };
+
+struct program {
+	struct network_programs *owner;
+	int64_t pid; /* 0: none */
+	int pidfd;   /* -1: not watched */
+	struct loop_watch *watch;
+};
+
+struct network_programs {
+	struct network *network;
+	struct program list[PROGRAMS];
+	struct backoff backoff;
+	struct loop_timer *timer;
+	void (*ended)(struct network *n, const char *program);
+	bool (*look)(struct network *n);
+};
+
+static void program_forget(struct program *p)
+{
+	loop_unwatch(p->watch);
+	p->watch = NULL;
+	if (p->pidfd >= 0)
+		close(p->pidfd);
+	p->pidfd = -1;
+	p->pid = 0;
+}
+
+static void look_later(struct network_programs *p)
+{
+	uint64_t now = loop_now_ns();
+
+	loop_timer_arm(p->timer, now + backoff_slow(&again, &p->backoff, now));
+}
+
+static void look(void *opaque)
+{
+	struct network_programs *p = opaque;
+
+	if (p->network->state == NETWORK_ACTIVE && !p->look(p->network))
+		look_later(p);
+}
+
+/* During an operation, cairn-net may have ended it itself. */
+static void program_ended(void *opaque, unsigned revents)
+{
+	struct program *p = opaque;
+	struct network *n = p->owner->network;
+
+	(void)revents;
+	program_forget(p);
+	if (n->state != NETWORK_ACTIVE)
+		return;
+	look_later(p->owner);
+	if (!n->operation)
+		p->owner->ended(n, kinds[p - p->owner->list].name);
+}
+
+static struct network_programs *programs_new(struct network *n)
+{
+	struct network_programs *p = must_alloc(calloc(1, sizeof(*p)));
+
+	p->network = n;
+	for (int i = 0; i < PROGRAMS; i++)
+		p->list[i] = (struct program){ .owner = p, .pidfd = -1 };
+	if (loop_timer_new(n->host->loop, look, p, &p->timer) < 0)
+		abort();
+	return p;
+}
+
+void network_programs_watch(struct network *n, struct json_object *answer, void (*ended)(struct network *n, const char *program),
+	bool (*look_at)(struct network *n))
+{
+	if (!js_get(answer, kinds[DNSMASQ].key))
+		return;
+	if (!n->programs)
+		n->programs = programs_new(n);
+	n->programs->ended = ended;
+	n->programs->look = look_at;
+	for (int i = 0; i < PROGRAMS; i++) {
+		struct program *p = &n->programs->list[i];
+		int64_t pid = js_get_int(answer, kinds[i].key, 0);
+
+		if (pid == p->pid)
+			continue;
+		program_forget(p);
+		p->pidfd = pid > 0 ? pidfd_open((pid_t)pid, 0) : -1;
+		if (p->pidfd >= 0 && loop_watch(n->host->loop, p->pidfd, POLLIN, program_ended, p, &p->watch) == 0)
+			p->pid = pid;
+		else
+			program_forget(p);
+	}
+}
+
+void network_programs_free(struct network_programs *p)
+{
+	if (!p)
+		return;
+	for (int i = 0; i < PROGRAMS; i++)
+		program_forget(&p->list[i]);
+	loop_timer_free(p->timer);
+	free(p);
+}
