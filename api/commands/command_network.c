@@ -377,17 +377,24 @@ static void denied_add(struct call *c, struct network *n, struct json_object *o)
 		denied_told(w, -EBUSY, NULL, &e);
 }
 
-/* The live clones with their addresses. */
-static void forks_put(struct call *c, const struct network *n, struct json_object *o)
+static void addresses_put(struct call *c, const struct network *n, struct json_object *o, const char *key,
+	void (*each)(const struct vm *vm, const char *network, struct json_object *list))
 {
 	struct json_object *list = json_object_new_array();
 
 	for (size_t i = 0; i < c->host->nvms && json_object_array_length(list) < PAGE_NETWORKS; i++)
-		network_ports_list(c->host->vms[i], network_any(n)->name, list);
+		each(c->host->vms[i], network_any(n)->name, list);
 	if (json_object_array_length(list))
-		js_put(o, "clones", list);
+		js_put(o, key, list);
 	else
 		json_object_put(list);
+}
+
+/* The live clones, and the VMs with published ports, with their addresses. */
+static void forks_put(struct call *c, const struct network *n, struct json_object *o)
+{
+	addresses_put(c, n, o, "clones", network_ports_list);
+	addresses_put(c, n, o, "reserved", network_ports_list_reserved);
 }
 
 void command_net_info(struct call *c)

@@ -453,23 +453,34 @@ void network_ports_show(const struct vm *vm, unsigned at, struct json_object *o)
 		js_put_str(o, "guest-address", vm->ports->guest_addresses[at]);
 }
 
-void network_ports_list(const struct vm *vm, const char *network, struct json_object *list)
+static void ports_list(const struct vm *vm, const char *network, bool clones, struct json_object *list)
 {
 	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++) {
 		const struct port *port = &vm->ports->list[i];
 		struct json_object *o;
 
-		if (!port->address[0] || port->at >= vm_live(vm)->ninterfaces || !network_ports_is_clone(vm, port->at) || (network && strcmp(network, port->network)))
+		if (!port->address[0] || port->at >= vm_live(vm)->ninterfaces || network_ports_is_clone(vm, port->at) != clones ||
+			(network && strcmp(network, port->network)))
 			continue;
 		o = json_object_new_object();
 		js_put_str(o, "name", vm->def->name);
 		js_put_str(o, "interface", vm_live(vm)->interfaces[port->at].id);
 		js_put_str(o, "network", port->network);
 		js_put_str(o, "address", port->address);
-		if (vm->ports->guest_addresses[port->at][0])
+		if (clones && vm->ports->guest_addresses[port->at][0])
 			js_put_str(o, "guest-address", vm->ports->guest_addresses[port->at]);
 		json_object_array_add(list, o);
 	}
+}
+
+void network_ports_list(const struct vm *vm, const char *network, struct json_object *list)
+{
+	ports_list(vm, network, true, list);
+}
+
+void network_ports_list_reserved(const struct vm *vm, const char *network, struct json_object *list)
+{
+	ports_list(vm, network, false, list);
 }
 
 void network_ports_forget(struct vm_host *host)

@@ -27,6 +27,9 @@ void network_ports_show(const struct vm *vm, unsigned at, struct json_object *o)
 /* Add an object to the list for each interface of a live clone: name, interface, network, address, guest-address.
  * network: only interfaces in this network; NULL: all. */
 void network_ports_list(const struct vm *vm, const char *network, struct json_object *list);
+/* Likewise for each interface whose address is reserved because published ports lead to it: name, interface, network,
+ * address. */
+void network_ports_list_reserved(const struct vm *vm, const char *network, struct json_object *list);
 /* Check that forwards can lead to the guest of an interface of type network. Does nothing if the network is not active,
  * since the VM cannot start then. at: index of the interface, for the sentence. is_clone: the VM is a live clone.
  * Returns 0; -EINVAL. */

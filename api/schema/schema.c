@@ -465,7 +465,8 @@ static const struct field net_info_returns[] = {
 	{ "vms", FIELD_ARRAY, REQUIRED, "names of the VMs that run with an interface of the network" },
 	{ "denied-packets", FIELD_INT, OPTIONAL, "packets that the egress rules have denied since they were made" },
 	{ "denied-questions", FIELD_INT, OPTIONAL, "questions of DNS that they have refused, if they have names" },
-	{ "clones", FIELD_ARRAY, OPTIONAL, "running live clones: name, interface, network, address (in the network), guest-address (if known)" }, END };
+	{ "clones", FIELD_ARRAY, OPTIONAL, "running live clones: name, interface, network, address (in the network), guest-address (if known)" },
+	{ "reserved", FIELD_ARRAY, OPTIONAL, "running VMs whose address is reserved for their published ports: name, interface, network, address" }, END };
 static const struct field net_dump_args[] = { FIELD_NETWORK,
 	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the active network" }, END };
 static const struct field net_dump_returns[] = {

@@ -172,6 +172,15 @@ static void clones_print(struct json_object *list)
 	}
 }
 
+static void reserved_print(struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+
+		label_print(stdout, i ? "" : "Reserved:", "%s %s, for its published ports", js_get_str_or(o, "name", "-"), js_get_str_or(o, "address", "-"));
+	}
+}
+
 int verb_net_info(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -200,6 +209,7 @@ int verb_net_info(struct cli *c)
 		label_print(stdout, "Pending:", "yes, changes for the next start");
 	vms_print(js_get_array(o, "vms"));
 	clones_print(js_get_array(o, "clones"));
+	reserved_print(js_get_array(o, "reserved"));
 	putchar('\n');
 	return CLI_OK;
 }

@@ -125,8 +125,11 @@ def test_forwards_of_a_vm_on_a_network(real, lan):  # noqa: F811
     real.cairn("forward-remove", "vm1", "udp:8007")
     assert not bound(lan, 8007) and answers(lan, late)
     assert "is also used by interfaces[0].forwards[0]" in refused(real, "vm1", f"udp:{late}:9")
-    # The address stays the guest's.
+    # The address stays the guest's, and net-info says for whom it is reserved.
     assert leases(real) == [(MAC, address)]
+    info = json.loads(real.cairn("net-info", "lan", "--format", "json").stdout)
+    assert info["reserved"] == [{"name": "vm1", "interface": "net0", "network": "lan", "address": address}] and "clones" not in info
+    assert f"vm1 {address}, for its published ports" in real.cairn("net-info", "lan").stdout
     real.cairn("destroy", "vm1")
     until(lambda: not bound(lan, late) and not real.publishers() and "_forks" not in real.rules())
     real.cairn("start", "vm1")
