@@ -335,6 +335,7 @@ static void snapshot_sized(void *opaque, int r, const struct vm_snapshot_info *i
 	struct size_request s = *(struct size_request *)opaque;
 	struct vm_snapshots *page = r < 0 ? NULL : calloc(1, sizeof(*page));
 
+	vm_plug_settle(s.control->vm);
 	free(opaque);
 	if (page) {
 		page->total = page->n = 1;
@@ -439,6 +440,32 @@ static int disk_pull_request(struct control *c, struct channel_msg *m, struct er
 	 * change the definition afterwards. */
 	c->for_daemon = c->for_daemon || !r;
 	return r;
+}
+
+/* ---- disks and interfaces that come and go ---- */
+
+static int plug_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_config *what = m->body;
+	int r;
+
+	memset((char *)what + m->head.body_bytes, 0, sizeof(*what) - m->head.body_bytes);
+	r = vm_config_take_held(what, m, e);
+	if (!r)
+		r = vm_config_check(what, m->nfds, e);
+	if (r < 0)
+		return r;
+	worker_drain(c->worker);
+	return vm_plug(c->vm, what, m->fds, e); /* fds that it takes become -1 */
+}
+
+static int unplug_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_unplug *what = m->body;
+
+	TERMINATE(what->id);
+	worker_drain(c->worker);
+	return vm_unplug(c->vm, what->id, what->force, e);
 }
 
 /* ---- disks of clones; forks, pins and dumps ---- */
@@ -606,6 +633,8 @@ static const struct {
 	[VM_MSG_WATCHDOG] = { watchdog_request, false },
 	[VM_MSG_INTERFACE_SET] = { interface_set_request, false },
 	[VM_MSG_DISK_SET] = { disk_set_request, false },
+	[VM_MSG_PLUG] = { plug_request, false },
+	[VM_MSG_UNPLUG] = { unplug_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
 	[VM_MSG_FORK] = { fork_request, true },

@@ -204,8 +204,12 @@ static int process_load(struct process *p, struct err *e)
 	if (!r && p->cfg.images_only)
 		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
 	cpu_probe_confined(k);
-	if (!r && !p->unconfined)
-		r = sandbox_limit_files(file_bytes_limit(p), e);
+	if (!r && !p->unconfined) {
+		uint64_t most = file_bytes_limit(p);
+
+		vm_machine(p->vm)->file_bytes_max = most == RLIM_INFINITY ? 0 : most;
+		r = sandbox_limit_files(most, e);
+	}
 	if (!r && !p->unconfined)
 		r = sandbox_seal(e);
 	if (!r)

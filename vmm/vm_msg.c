@@ -47,6 +47,9 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_WATCHDOG] = ROW(struct vm_watchdog, 0),
 	[VM_MSG_INTERFACE_SET] = ROW(struct vm_interface_set, 0),
 	[VM_MSG_DISK_SET] = ROW(struct vm_disk_set, 0),
+	/* The receiver zeroes the rest. */
+	[VM_MSG_PLUG] = { .body_min = VM_PLUG_BYTES, .body_max = VM_PLUG_BYTES, .fds_max = CHANNEL_FDS_MAX, .known = true },
+	[VM_MSG_UNPLUG] = ROW(struct vm_unplug, 0),
 	[VM_MSG_CLONE_DISK] = ROW(struct vm_clone_disk, CHANNEL_FDS_MAX),
 	[VM_MSG_DISK_PULL] = ROW(struct vm_disk_pull, 0),
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),

@@ -134,6 +134,12 @@ enum vm_msg_type {
 	/* a request: struct vm_disk_set: change the limits of a disk while the VM runs. Only to processes whose vm_info
 	 * has sets_disks. */
 	VM_MSG_DISK_SET = 43,
+	/* a request: struct vm_config with the disks and interfaces to attach, + their fds; of the rest, only what
+	 * vm_config_check() needs counts. The guest is told. Only to processes whose vm_info has plugs, as the next. */
+	VM_MSG_PLUG = 44,
+	/* a request: struct vm_unplug: ask the guest to release a disk or an interface, or remove it at once. The
+	 * answer comes at once, VM_EVENT_UNPLUGGED when the device is gone. */
+	VM_MSG_UNPLUG = 45,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -192,6 +198,8 @@ enum vm_event_kind {
 	 * the disks are not on stable storage. */
 	VM_EVENT_FORK_READY,
 	VM_EVENT_TRAY,		 /* device: a CD drive; value: 1: the guest opened its tray, 0: closed it */
+	VM_EVENT_UNPLUGGED,	 /* device: a disk or an interface that the VM has no more; detail: what got lost, or "" */
+	VM_EVENT_UNPLUG_REFUSED, /* device: the guest was asked to release it, and refuses */
 	VM_EVENT_KIND_COUNT,
 };
 
@@ -415,6 +423,10 @@ struct vm_config {
 	struct vm_disk_more disk_more[VM_DISKS_MAX]; /* of the disks */
 };
 
+/* The part of struct vm_config in VM_MSG_PLUG: the same in each release, so that a newer daemon's message has a length
+ * that an older process knows. */
+#define VM_PLUG_BYTES (offsetof(struct vm_config, disk_more) + sizeof(((struct vm_config *)0)->disk_more))
+
 struct vm_interface_set {
 	char id[16];	    /* of the interface */
 	uint8_t set_link;   /* 1: set the link to !link_down */
@@ -427,6 +439,12 @@ struct vm_interface_set {
 struct vm_disk_set {
 	char id[16]; /* of the disk */
 	struct vm_disk_limits limits;
+};
+
+struct vm_unplug {
+	char id[16];  /* of a disk or an interface */
+	uint8_t force; /* 1: remove it without asking the guest */
+	uint8_t reserved[7];
 };
 
 struct vm_memory {
@@ -772,7 +790,8 @@ struct vm_info {
 	uint8_t work_then; /* of VM_MSG_DUMP: vm_dump.then, which only the daemon understands */
 	uint8_t sets_disks; /* 1: the process knows VM_MSG_DISK_SET */
 	uint8_t dumps_then; /* 1: the process knows vm_dump.then */
-	uint8_t reserved_at_end[2];
+	uint8_t plugs; /* 1: the process knows VM_MSG_PLUG */
+	uint8_t reserved_at_end[1];
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

@@ -192,6 +192,89 @@ static int host_place_bar(struct pci_host *p, struct pci_bar *b)
 	return b->initial ? 0 : -ENOSPC;
 }
 
+/* ---- BARs of functions that are added later ---- */
+
+#define HOT_AREA_BYTES 0x10000 /* room for the BARs of one function */
+
+static bool area_is_free(const struct pci_host *p, uint64_t base)
+{
+	for (unsigned s = 0; s < PCI_SLOTS; s++)
+		for (unsigned i = 0; p->functions[s] && i < PCI_BARS; i++)
+			if (p->functions[s]->bars[i].bytes && p->functions[s]->bars[i].initial / HOT_AREA_BYTES == base / HOT_AREA_BYTES)
+				return false;
+	return true;
+}
+
+/* Place the BARs of a function in a free area. Returns 0; -ENOSPC. */
+static int host_place_hot(struct pci_host *p, struct pci_function *f)
+{
+	uint64_t end = p->config.mmio32_base + p->config.mmio32_bytes, base = end, next;
+
+	do {
+		base -= HOT_AREA_BYTES;
+		if (end - base > PCI_SLOTS * HOT_AREA_BYTES || base < p->next32)
+			return -ENOSPC;
+	} while (!area_is_free(p, base));
+	next = base;
+	for (unsigned i = 0; i < PCI_BARS; i++) {
+		struct pci_bar *b = &f->bars[i];
+
+		if (b->bytes)
+			b->initial = window_place(base, HOT_AREA_BYTES, &next, b->bytes);
+		if (b->bytes && !b->initial)
+			return -ENOSPC;
+	}
+	return 0;
+}
+
+void pci_host_begin_hotplug(struct pci_host *p)
+{
+	p->hotplug = true;
+}
+
+uint32_t pci_host_slots(struct pci_host *p)
+{
+	uint32_t mask = 0;
+
+	LOCK_GUARD(&p->lock);
+	for (unsigned s = 0; s < PCI_SLOTS; s++)
+		mask |= p->functions[s] ? 1u << s : 0;
+	return mask;
+}
+
+/* Fill in where each function goes. Returns false if two would have one slot. */
+static bool moves_plan(const struct pci_host *p, const uint8_t to[PCI_SLOTS], struct pci_function *ret[PCI_SLOTS])
+{
+	for (unsigned s = 0; s < PCI_SLOTS; s++) {
+		unsigned at = to[s] ? to[s] : s;
+
+		if (!p->functions[s])
+			continue;
+		if (at >= PCI_SLOTS || ret[at])
+			return false;
+		ret[at] = p->functions[s];
+	}
+	return true;
+}
+
+int pci_host_move(struct pci_host *p, const uint8_t to[PCI_SLOTS], struct err *e)
+{
+	struct pci_function *functions[PCI_SLOTS] = { 0 };
+
+	if (!moves_plan(p, to, functions))
+		return err_set(e, -EINVAL, ERR_CORRUPT, "pci: two devices of the state have one slot");
+	for (unsigned s = 0; s < PCI_SLOTS; s++)
+		if (functions[s] && functions[s]->slot != s)
+			pci_function_intx(functions[s], false); /* the line depends on the slot */
+	LOCK_GUARD(&p->lock);
+	for (unsigned s = 0; s < PCI_SLOTS; s++) {
+		p->functions[s] = functions[s];
+		if (functions[s])
+			functions[s]->slot = s;
+	}
+	return 0;
+}
+
 static int host_find_slot(struct pci_host *p, int slot)
 {
 	if (slot >= 0)
@@ -209,7 +292,9 @@ int pci_host_add(struct pci_host *p, struct pci_function *f, int slot, struct er
 
 	if (s < 0)
 		return err_set(e, s, ERR_INVALID, "PCI slot %d is taken or the bus is full", slot);
-	for (unsigned i = 0; i < PCI_BARS; i++) {
+	if (p->hotplug && host_place_hot(p, f))
+		return err_set(e, -ENOSPC, ERR_INVALID, "no room for the PCI BARs of a further device");
+	for (unsigned i = 0; i < PCI_BARS && !p->hotplug; i++) {
 		if (f->bars[i].bytes && host_place_bar(p, &f->bars[i]))
 			return err_set(e, -ENOSPC, ERR_INVALID,
 				"no room for a PCI BAR of %llu bytes",

@@ -134,6 +134,15 @@ int pci_function_msix(struct pci_function *f, unsigned bar, unsigned nvectors);
  * f: borrowed until pci_host_remove(). slot: -1: first free.
  * Returns 0; -EBUSY; -ENOSPC (bus or window full). */
 int pci_host_add(struct pci_host *p, struct pci_function *f, int slot, struct err *e);
+/* From now on, functions are added while the guest runs: their BARs get addresses at the end of the window, which the
+ * BARs of removed functions leave free again. */
+void pci_host_begin_hotplug(struct pci_host *p);
+/* Return the slots that have a function, as a mask. */
+uint32_t pci_host_slots(struct pci_host *p);
+/* Move functions to other slots, before the state of a machine is loaded that had them there. to[s]: the new slot of
+ * the function in slot s; 0: it stays.
+ * Returns 0; -EINVAL: two functions would have one slot, or a slot is out of range. */
+int pci_host_move(struct pci_host *p, const uint8_t to[PCI_SLOTS], struct err *e);
 /* Remove the function; does nothing for a function that was never added. */
 void pci_host_remove(struct pci_function *f);
 void pci_function_reset(struct pci_function *f);

@@ -12,6 +12,7 @@
 #include "devices/legacy/i8042.h"
 #include "devices/legacy/rtc.h"
 #include "devices/legacy/serial.h"
+#include "devices/pci/pci_hotplug.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_console.h"
 #include "devices/virtio/virtio_net.h"
@@ -201,6 +202,15 @@ static int serial_make(struct run *x, struct device **ret)
 	return serial_new(&x->f.host, x->f.pio, &c, ret, NULL);
 }
 
+static int hotplug_make(struct run *x, struct device **ret)
+{
+	must(!acpi_pm_new(&x->f.host, x->f.pio, &x->devs[x->ndevs], NULL));
+	must(!pci_hotplug_new(&x->f.host, x->f.pio, x->devs[x->ndevs++], ret, NULL));
+	for (unsigned slot = 1; slot < 16; slot++)
+		(slot & 1 ? pci_hotplug_plugged : pci_hotplug_ask_release)(*ret, slot);
+	return 0;
+}
+
 static int device_make(struct run *x, enum device_kind kind, struct device **ret)
 {
 	struct dev_host *h = &x->f.host;
@@ -229,6 +239,8 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 		return i6300esb_new(h, x->f.pci, SLOT, ret, NULL);
 	case DEVICE_FW_CFG:
 		return fw_cfg_make(x, ret);
+	case DEVICE_PCI_HOTPLUG:
+		return hotplug_make(x, ret);
 	default:
 		return acpi_pm_new(h, x->f.pio, ret, NULL);
 	}
@@ -251,13 +263,15 @@ static void driver_start(struct run *x)
 
 static void machine_make(struct run *x, enum device_kind kind)
 {
+	struct device *made = NULL;
+
 	fx_init(&x->f);
 	for (unsigned i = 0; i < PORTS; i++)
 		x->peers[i] = -1;
 	if (kind == DEVICE_PCI)
 		must(!i6300esb_new(&x->f.host, x->f.pci, SLOT + 1, &x->devs[x->ndevs++], NULL));
-	must(!device_make(x, kind, &x->devs[x->ndevs]));
-	x->ndevs++;
+	must(!device_make(x, kind, &made));
+	x->devs[x->ndevs++] = made;
 	if (kind <= DEVICE_RNG)
 		driver_start(x);
 	if (kind == DEVICE_VSOCK)

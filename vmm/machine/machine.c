@@ -22,6 +22,7 @@
 #include "devices/legacy/rtc.h"
 #include "devices/legacy/serial.h"
 #include "devices/pci/pci.h"
+#include "devices/pci/pci_hotplug.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_console.h"
 #include "devices/virtio/virtio_rng.h"
@@ -39,6 +40,7 @@
 #include "vmm/kvm/guest_cpu.h"
 #include "vmm/kvm/thread_filter.h"
 #include "vmm/machine/machine_firmware.h"
+#include "vmm/machine/machine_plug.h"
 #include "vmm/machine/ram_load.h"
 
 #include <errno.h>
@@ -156,13 +158,9 @@ static int fd_take(uint16_t index, int *fds)
 	return index == VM_NO_FD ? -1 : steal_fd(&fds[index]);
 }
 
-/* Add a device to the list when its constructor succeeded.
- * r: the constructor's result; made: the device, set when r is 0. */
 static int device_keep(struct machine *m, int r, struct device **made)
 {
-	if (!r)
-		m->devices[m->ndevices++] = *made;
-	return r;
+	return machine_device_insert(m, m->ndevices, r, r ? NULL : *made);
 }
 
 static int board_devices_new(struct machine *m, struct err *e)
@@ -196,6 +194,8 @@ static int board_devices_new(struct machine *m, struct err *e)
 	if (!r && m->cfg.firmware)
 		r = device_keep(m, rom_new(m->mem.rom, m->mem.rom_bytes, &d, e), &d);
 	if (!r)
+		r = device_keep(m, pci_hotplug_new(h, m->pio, m->acpi_pm, &m->pci_hotplug, e), &m->pci_hotplug);
+	if (!r)
 		r = device_keep(m, pci_host_new(h, m->pio, m->mmio, &pci, &m->pci, &d, e), &d);
 	return r;
 }
@@ -209,8 +209,10 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX),
 		.queue_size = c->queue_size, .errors = (enum virtio_blk_errors)c->error_policy,
 		.slot = -1, .limits = { m->cfg.disk_limits[m->ndisks].iops, m->cfg.disk_limits[m->ndisks].bps } };
-	int r = machine_disk_open(m, c, d, fds, e);
+	int r;
 
+	d->io = &m->disk_ios[m->ndisks];
+	r = machine_disk_open(m, c, d, fds, e);
 	m->ndisks++; /* count the disk before the check, so that machine_free() frees a half-built disk */
 	if (r < 0)
 		return r;
@@ -225,6 +227,10 @@ static int disks_new(struct machine *m, int *fds, struct err *e)
 {
 	int r = 0;
 
+	m->disks_at = m->ndevices;
+	/* A VM without disks needs a loop for those that are attached while it runs. */
+	if (!m->cfg.ndisks && !m->cfg.images_only)
+		r = machine_disk_loop(&m->disk_ios[0], "disks", e);
 	for (unsigned i = 0; i < m->cfg.ndisks && !r; i++)
 		r = disk_new(m, &m->cfg.disks[i], fds, e);
 	return r;
@@ -282,6 +288,7 @@ static int nics_new(struct machine *m, int *fds, struct err *e)
 	struct device *d = NULL;
 	int r = 0;
 
+	m->nics_at = m->ndevices;
 	for (unsigned i = 0; i < m->cfg.ninterfaces && !r; i++)
 		r = device_keep(m, nic_init(&m->nics[m->nnics++], &m->host, m->pci, &m->cfg, i, fds, &d, e), &d);
 	return r;
@@ -519,6 +526,7 @@ static int machine_build(struct machine *m, int *fds, struct memory *taken, stru
 		r = board_devices_new(m, e);
 	if (!r)
 		r = pci_devices_new(m, fds, e);
+	pci_host_begin_hotplug(m->pci);
 	return r || !m->cfg.firmware ? r : machine_describe_firmware(m, FIRST_DISK_SLOT, e);
 }
 
@@ -570,13 +578,18 @@ void machine_forget_memory(struct machine *m)
 	m->restored_from.fd = -1;
 }
 
-static void disk_thread_stop(struct machine_disk *d)
+static bool disk_threads_run(const struct machine *m)
 {
-	if (!d->thread_made)
-		return;
-	loop_stop(d->loop);
-	pthread_join(d->thread, NULL);
-	d->thread_made = false;
+	for (unsigned i = 0; i < ARRAY_SIZE(m->disk_ios); i++)
+		if (m->disk_ios[i].thread_made)
+			return true;
+	return false;
+}
+
+static void disk_threads_stop(struct machine *m)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(m->disk_ios); i++)
+		machine_disk_io_stop(&m->disk_ios[i]);
 }
 
 void machine_free(struct machine *m)
@@ -585,11 +598,10 @@ void machine_free(struct machine *m)
 		return;
 	throttle_set(&m->throttle, 0);
 	vcpus_done(&m->vcpus);
-	for (unsigned i = 0; i < m->ndevices; i++)
-		if (m->devices[i]->ops->pause && m->disks[0].thread_made)
+	for (unsigned i = 0; i < m->ndevices && disk_threads_run(m); i++)
+		if (m->devices[i]->ops->pause)
 			m->devices[i]->ops->pause(m->devices[i]);
-	for (unsigned i = 0; i < m->ndisks; i++)
-		disk_thread_stop(&m->disks[i]);
+	disk_threads_stop(m);
 	for (unsigned i = 0; i < m->nnics; i++)
 		nic_stop(&m->nics[i]);
 	/* In reverse order: PCI functions leave the bus before the bus is freed. */
@@ -602,6 +614,8 @@ void machine_free(struct machine *m)
 	machine_forget_memory(m);
 	for (unsigned i = 0; i < m->ndisks; i++)
 		machine_disk_close(&m->disks[i]);
+	for (unsigned i = 0; i < ARRAY_SIZE(m->disk_ios); i++)
+		loop_free(m->disk_ios[i].loop);
 	for (unsigned i = 0; i < m->nnics; i++)
 		nic_done(&m->nics[i]);
 	if (m->vsock_listen_fd >= 0)
@@ -631,31 +645,12 @@ void machine_free(struct machine *m)
 
 /* ---- running the machine ---- */
 
-static void *disk_thread(void *opaque)
-{
-	struct machine_disk *d = opaque;
-	char name[16];
-
-	strncpy(name, d->id, sizeof(name) - 1);
-	name[sizeof(name) - 1] = 0;
-	pthread_setname_np(pthread_self(), name);
-	thread_filter_enter(d->kvm, THREAD_DISK, d->loop, -1);
-	loop_defer_threads(d->loop, false);
-	loop_run(d->loop);
-	return NULL;
-}
-
 static int disk_threads_start(struct machine *m, struct err *e)
 {
 	int r = 0;
 
-	for (unsigned i = 0; i < m->ndisks && !r; i++) {
-		if (m->disks[i].thread_made)
-			continue;
-		m->disks[i].kvm = &m->kvm;
-		r = -pthread_create(&m->disks[i].thread, NULL, disk_thread, &m->disks[i]);
-		m->disks[i].thread_made = !r;
-	}
+	for (unsigned i = 0; i < ARRAY_SIZE(m->disk_ios) && !r; i++)
+		r = m->disk_ios[i].ndisks || m->disk_ios[i].thread_made ? machine_disk_io_start(m, &m->disk_ios[i]) : 0;
 	return r < 0 ? err_set_errno(e, r, "cannot start a disk's thread") : 0;
 }
 
@@ -663,8 +658,7 @@ int machine_settle_disks(struct machine *m, struct err *e)
 {
 	int r = 0;
 
-	for (unsigned i = 0; i < m->ndisks; i++)
-		disk_thread_stop(&m->disks[i]);
+	disk_threads_stop(m);
 	for (unsigned i = 0; i < m->ndisks && !r; i++) {
 		r = block_settle(m->disks[i].block);
 		if (r < 0)
@@ -711,6 +705,7 @@ int machine_boot(struct machine *m, struct err *e)
 		memory_clear(&m->mem);
 	m->booted = true;
 	vmgenid_renew(m->vmgenid, false);
+	pci_hotplug_enable(m->pci_hotplug, true); /* the guest gets the ACPI tables of the newest machine version */
 	if (m->cfg.firmware) {
 		memory_shadow_rom(&m->mem);
 		entry = (struct boot_entry){ .mode = BOOT_RESET, .rip = BOOT_RESET_RIP };

@@ -43,7 +43,17 @@ struct machine_listener {
 	void *opaque;
 };
 
-/* A disk with its own loop and thread, so that no I/O runs on a vCPU's thread. */
+/* A loop with its thread, so that no I/O runs on a vCPU's thread. Each disk of a VM's start has one of its own. The
+ * sandbox forbids further loops afterwards, so disks that are attached later share them (machine_plug.h). */
+struct disk_io {
+	struct loop *loop; /* NULL: unused */
+	const struct kvm *kvm; /* for the thread's filter */
+	char name[16]; /* of the thread: its first disk */
+	unsigned ndisks; /* that use it */
+	pthread_t thread;
+	bool thread_made;
+};
+
 struct machine_disk {
 	const char *id; /* "vda" */
 	dev_t image_dev; /* device and inode of its image */
@@ -54,14 +64,12 @@ struct machine_disk {
 	/* A snapshot was applied or an entry updated, or that failed and the file may have the change; cleared by the
 	 * caller that wants to know. */
 	bool changed;
-	struct loop *loop;
-	const struct kvm *kvm; /* for the thread's filter */
+	struct disk_io *io;
+	struct loop *loop; /* that of io */
 	struct device *dev; /* also of other disks, if it is the SCSI controller */
 	bool scsi;
 	unsigned target; /* at the SCSI controller */
-	pthread_t thread;
-	bool thread_made;
-	struct qcow2_warm warm; /* a clone's: tables of the pin that the disk reads */
+	struct qcow2_warm *warm; /* a clone's: tables of the pin that the disk reads; owned */
 };
 
 struct machine {
@@ -76,6 +84,7 @@ struct machine {
 	struct bus *pio, *mmio;
 	struct pci_host *pci;
 	struct device *acpi_pm, *vmgenid;
+	struct device *pci_hotplug;
 	struct device *fw_cfg; /* NULL: no firmware */
 	/* [VIRTIO] and [AGENT] are NULL when the VM has no such console. */
 	struct console *consoles[VM_CONSOLE_COUNT];
@@ -83,7 +92,10 @@ struct machine {
 	struct device *vsock; /* NULL: none; also in devices */
 	int vsock_listen_fd, vsock_dial_fd; /* owned; -1: none */
 	struct device *devices[MACHINE_DEVICES_MAX];
+	uint8_t slots[MACHINE_DEVICES_MAX]; /* the PCI slot of each device; 0: it has none */
 	unsigned ndevices;
+	unsigned disks_at, nics_at; /* index in devices of the first disk and the first interface, or where it would be */
+	struct disk_io disk_ios[VM_DISKS_MAX];
 	struct machine_disk disks[VM_DISKS_MAX];
 	unsigned ndisks;
 	struct nic nics[VM_INTERFACES_MAX];
@@ -93,8 +105,10 @@ struct machine {
 	int peer_fd;	/* connected to the sender of the configuration; borrowed; 0: none */
 	int network_rom_fd; /* owned; -1: none */
 	int pagemap_fd; /* for a clone's restore; -1: taken, or not needed; else why it could not be opened */
+	uint64_t file_bytes_max; /* the process may not write files that are larger; 0: no such limit */
 	uint64_t run_ns;     /* time that the guest ran before resumed_ns */
 	uint64_t resumed_ns; /* 0: paused */
+	unsigned disk_readers; /* jobs of vm_snapshot_size() in progress: the list of disks must not change */
 	bool booted; /* guest memory may have been written to, so a boot has to clear it */
 	struct uffd uffd;    /* fd -1: userfaultfd is not available */
 	struct ram_reader *ram_reader; /* memory is, or was, loaded from a saved state on demand; NULL: neither */

@@ -4,8 +4,11 @@
 #include "base/loop.h"
 #include "block/block.h"
 #include "vmm/kvm/fork_host.h"
+#include "vmm/kvm/thread_filter.h"
 #include "vmm/machine/machine.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -37,30 +40,86 @@ static void disk_identify(struct machine_disk *d, int fd)
 	d->image_ino = st.st_ino;
 }
 
+int machine_disk_loop(struct disk_io *io, const char *name, struct err *e)
+{
+	int r = loop_new(DISK_LOOP_ENTRIES, &io->loop, e);
+
+	snprintf(io->name, sizeof(io->name), "%s", name);
+	if (!r)
+		loop_defer_threads(io->loop, true); /* create no threads before lockdown_drop() */
+	return r;
+}
+
+void machine_disk_io_stop(struct disk_io *io)
+{
+	if (!io->thread_made)
+		return;
+	loop_stop(io->loop);
+	pthread_join(io->thread, NULL);
+	io->thread_made = false;
+}
+
+static void *disk_thread(void *opaque)
+{
+	struct disk_io *io = opaque;
+
+	pthread_setname_np(pthread_self(), io->name);
+	thread_filter_enter(io->kvm, THREAD_DISK, io->loop, -1);
+	loop_defer_threads(io->loop, false);
+	loop_run(io->loop);
+	return NULL;
+}
+
+int machine_disk_io_start(struct machine *m, struct disk_io *io)
+{
+	int r;
+
+	if (io->thread_made || !io->loop)
+		return 0;
+	io->kvm = &m->kvm;
+	r = -pthread_create(&io->thread, NULL, disk_thread, io);
+	io->thread_made = !r;
+	return r;
+}
+
+/* Read the tables that a fork's source has passed on. Without memory for them, the disk reads its tables itself. */
+static void warm_take(const struct machine *m, struct machine_disk *d)
+{
+	uint64_t at;
+
+	if (m->fork_fd < 0 || !machine_disk_warm_at(m->ndisks, &at))
+		return;
+	d->warm = calloc(1, sizeof(*d->warm));
+	if (!d->warm)
+		return;
+	qcow2_warm_read(m->fork_fd, at, d->warm);
+	if (d->warm->slices)
+		log_info("disk", "%s: %u parts of tables from the memory of the fork's source", d->id, d->warm->n);
+}
+
 int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e)
 {
 	struct block_layer layers[VM_DISK_LAYERS_MAX];
 	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true,
 		.may_stand_alone = c->may_stand_alone, .lock_wait_ns = LOCK_WAIT_NS,
 		.read_only = c->read_only || m->cfg.images_read, .name = c->id,
-		.as_handed_over = m->cfg.taken_over, .warm = &d->warm,
+		.as_handed_over = m->cfg.taken_over,
 		.pin_wait = { m->cfg.forked ? PIN_WAIT_NS : 0, m->peer_fd } };
-	uint64_t at;
-	int r;
+	int r = 0;
 
 	d->id = c->id;
-	if (m->fork_fd >= 0 && machine_disk_warm_at(m->ndisks, &at))
-		qcow2_warm_read(m->fork_fd, at, &d->warm);
-	if (d->warm.slices)
-		log_info("disk", "%s: %u parts of tables from the memory of the fork's source", d->id, d->warm.n);
+	warm_take(m, d);
+	o.warm = d->warm;
 	disk_identify(d, fds[c->fd[0]]);
 	for (unsigned i = 0; i < c->nlayers; i++)
 		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i],
 			.data_fd = c->data_fd[i] == VM_NO_FD ? 0 : fds[c->data_fd[i]] };
-	r = loop_new(DISK_LOOP_ENTRIES, &d->loop, e);
+	if (!d->io->loop)
+		r = machine_disk_loop(d->io, c->id, e);
 	if (r < 0)
 		return r;
-	loop_defer_threads(d->loop, true); /* create no threads before lockdown_drop() */
+	d->loop = d->io->loop;
+	d->io->ndisks++;
 	r = block_open(d->loop, &o, &d->block, e);
 	if (r < 0)
 		return r;
@@ -78,6 +137,9 @@ void machine_disk_close(struct machine_disk *d)
 
 	if (r < 0)
 		log_error(d->id, "closing the disk: %s", strerror(-r));
-	loop_free(d->loop);
-	qcow2_warm_done(&d->warm);
+	if (d->loop)
+		d->io->ndisks--;
+	if (d->warm)
+		qcow2_warm_done(d->warm);
+	free(d->warm);
 }

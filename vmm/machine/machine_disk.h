@@ -7,12 +7,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct disk_io;
 struct err;
 struct machine;
 struct machine_disk;
 struct vm_disk;
 
-/* Open the disk that is the machine's next one, and its layers.
+/* Create a disk's loop. name: of its thread, truncated. Returns 0 or -errno. */
+int machine_disk_loop(struct disk_io *io, const char *name, struct err *e);
+/* Start or stop the thread of a disk's loop. The machine may run. Call the first with all signals blocked. */
+int machine_disk_io_start(struct machine *m, struct disk_io *io);
+void machine_disk_io_stop(struct disk_io *io);
+/* Open the disk that is the machine's next one, and its layers, in the loop of d->io, which is created if there is none
+ * yet.
  * fds: the fds that came with the configuration; those that are taken are replaced by -1.
  * d: half-built after an error; machine_disk_close() frees it in every case. Returns 0 or -errno. */
 int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e);

@@ -3,6 +3,8 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "devices/device.h"
+#include "devices/pci/pci.h"
+#include "devices/pci/pci_hotplug.h"
 #include "devices/vmgenid.h"
 #include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
@@ -16,7 +18,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MACHINE_VERSION 2 /* version of the section; 1: without the machine version, and no section "cpu" follows */
+/* Version of the section. 1: without the machine version, and no section "cpu" follows; 2: without the slots, as of a
+ * machine version without hot-plug. */
+#define MACHINE_VERSION 3
+#define MACHINE_VERSION_FIXED_SLOTS 2
 #define IRQCHIP_VERSION 1
 #define PIT_VERSION 1
 #define CLOCK_VERSION 1
@@ -30,28 +35,89 @@ static const char *const irqchip_names[] = {
 
 /* ---- the section "machine": the properties that have to match ---- */
 
-static uint32_t hardware_version(const struct machine *m)
+static uint32_t hardware_version(const struct machine *m, bool hotplug)
 {
-	return m->cfg.firmware ? MACHINE_HARDWARE_FIRMWARE : MACHINE_HARDWARE_VERSION;
+	if (hotplug)
+		return m->cfg.firmware ? MACHINE_HARDWARE_FIRMWARE : MACHINE_HARDWARE_VERSION;
+	return m->cfg.firmware ? MACHINE_HARDWARE_FIRMWARE_2 : MACHINE_HARDWARE_VERSION_1;
+}
+
+/* What the section says of the machine that was saved. */
+struct saved_machine {
+	bool has_cpu;	   /* the state has a section "cpu" */
+	bool hotplug;	   /* and one of the device "pci-hotplug" */
+	bool has_slots;
+	uint8_t slots[MACHINE_DEVICES_MAX];
+	/* Disks and interfaces of this machine that the saved one lacks; they are to be removed before the load. Empty
+	 * unless the caller allows that. */
+	bool absent[MACHINE_DEVICES_MAX];
+	unsigned nabsent;
+};
+
+static bool may_be_absent(const struct device *d)
+{
+	return !strcmp(d->ops->type, "virtio-blk") || !strcmp(d->ops->type, "virtio-net");
+}
+
+/* Find the disks and interfaces that the state lacks. */
+static void absent_find(const struct machine *m, const uint8_t *buf, size_t len, struct saved_machine *ret)
+{
+	struct state_section s;
+	size_t pos = 0;
+
+	for (unsigned i = 0; i < m->ndevices; i++)
+		ret->absent[i] = may_be_absent(m->devices[i]);
+	while (state_section_next(buf, len, &pos, &s, NULL) > 0)
+		for (unsigned i = 0; i < m->ndevices; i++)
+			if (!strcmp(m->devices[i]->ops->type, s.name) && !strcmp(m->devices[i]->name, s.instance))
+				ret->absent[i] = false;
+	for (unsigned i = 0; i < m->ndevices; i++)
+		ret->nabsent += ret->absent[i];
 }
 
 static void machine_put(struct machine *m, struct state_writer *w)
 {
-	state_section_begin(w, "machine", "", MACHINE_VERSION);
+	bool hotplug = pci_hotplug_is_on(m->pci_hotplug);
+
+	state_section_begin(w, "machine", "", hotplug ? MACHINE_VERSION : MACHINE_VERSION_FIXED_SLOTS);
 	state_put_u64(w, m->cfg.ram_bytes);
 	state_put_u32(w, m->cfg.vcpus);
-	state_put_u32(w, m->ndevices);
-	state_put_u32(w, hardware_version(m));
+	state_put_u32(w, m->ndevices - !hotplug);
+	state_put_u32(w, hardware_version(m, hotplug));
+	if (hotplug)
+		state_put_bytes(w, m->slots, m->ndevices);
 	state_section_end(w);
 }
 
-static int machine_check(struct machine *m, struct state_section *s, struct err *e)
+static bool slots_take(struct state_reader *r, uint32_t devices, struct saved_machine *ret)
 {
+	uint32_t taken = 1;
+
+	if (devices > MACHINE_DEVICES_MAX)
+		return false;
+	state_bytes(r, ret->slots, devices);
+	for (unsigned i = 0; i < devices; i++) {
+		if (ret->slots[i] >= PCI_SLOTS || (ret->slots[i] && (taken >> ret->slots[i] & 1)))
+			return false;
+		taken |= 1u << ret->slots[i];
+	}
+	ret->has_slots = true;
+	return true;
+}
+
+static int machine_check(struct machine *m, const struct state_section *section, struct saved_machine *ret, struct err *e)
+{
+	struct state_section own = *section, *s = &own; /* the section is read again */
 	uint64_t ram = state_u64(&s->content);
 	uint32_t vcpus = state_u32(&s->content), devices = state_u32(&s->content);
-	uint32_t hardware = s->version > 1 ? state_u32(&s->content) : MACHINE_HARDWARE_VERSION;
+	uint32_t hardware = s->version > 1 ? state_u32(&s->content) : hardware_version(m, false), ours;
+	bool whole;
 
-	if (!state_reader_complete(&s->content))
+	ret->has_cpu = s->version > 1;
+	ret->hotplug = hardware == hardware_version(m, true);
+	whole = s->version <= MACHINE_VERSION_FIXED_SLOTS || slots_take(&s->content, devices, ret);
+	ours = m->ndevices - !ret->hotplug - ret->nabsent;
+	if (!whole || !state_reader_complete(&s->content))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: the machine's section is malformed");
 	if (ram != m->cfg.ram_bytes)
 		return err_set(e, -EINVAL, ERR_INVALID,
@@ -60,13 +126,36 @@ static int machine_check(struct machine *m, struct state_section *s, struct err 
 	if (vcpus != m->cfg.vcpus)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u vCPUs; this VM has %u",
 			vcpus, m->cfg.vcpus);
-	if (devices != m->ndevices)
-		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u devices; this VM has %u",
-			devices, m->ndevices);
-	if (hardware != hardware_version(m))
+	if (!ret->hotplug && hardware != hardware_version(m, false))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"VM state: saved with machine version %u; this Cairn builds version %u; " STATE_NEWER_REMEDY,
-			hardware, hardware_version(m));
+			hardware, hardware_version(m, true));
+	if (devices != ours)
+		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u devices; this VM has %u",
+			devices, ours);
+	return 0;
+}
+
+/* Make the machine one of the saved version, with its devices in the slots that they had. */
+static int machine_fit(struct machine *m, const struct saved_machine *saved, struct err *e)
+{
+	uint8_t to[PCI_SLOTS] = { 0 }, slots[MACHINE_DEVICES_MAX] = { 0 }, next = 1;
+	int r;
+
+	/* A machine without hot-plug has its devices in a row. */
+	for (unsigned i = 0; i < m->ndevices; i++)
+		slots[i] = saved->has_slots ? saved->slots[i] : m->slots[i] ? next++ : 0;
+	for (unsigned i = 0; i < m->ndevices; i++) {
+		if (!slots[i] != !m->slots[i])
+			return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: %s has PCI slot %u", m->devices[i]->name, slots[i]);
+		to[m->slots[i]] = slots[i];
+	}
+	to[0] = 0;
+	r = pci_host_move(m->pci, to, e);
+	if (r < 0)
+		return r;
+	memcpy(m->slots, slots, sizeof(m->slots));
+	pci_hotplug_enable(m->pci_hotplug, saved->hotplug);
 	return 0;
 }
 
@@ -278,7 +367,8 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e)
 	if (!r)
 		r = clock_put(m, w, e);
 	for (unsigned i = 0; i < m->ndevices && !r; i++)
-		device_put(m->devices[i], w);
+		if (m->devices[i] != m->pci_hotplug || pci_hotplug_is_on(m->pci_hotplug))
+			device_put(m->devices[i], w);
 	if (agent_owes_thaw(m->agent)) {
 		state_section_begin(w, FROZEN_SECTION, "", FROZEN_VERSION);
 		state_section_end(w);
@@ -297,16 +387,26 @@ struct expected {
 	char number[16];
 };
 
-/* Describe the n-th expected section. has_cpu: the state has a section "cpu". Returns false after the last. */
-static bool section_expected(const struct machine *m, bool has_cpu, unsigned n, struct expected *x)
+/* Return the n-th device that the saved machine has, too; NULL: none. */
+static const struct device *device_expected(const struct machine *m, const struct saved_machine *saved, unsigned n)
 {
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (!saved->absent[i] && (m->devices[i] != m->pci_hotplug || saved->hotplug) && !n--)
+			return m->devices[i];
+	return NULL;
+}
+
+/* Describe the n-th expected section. Returns false after the last. */
+static bool section_expected(const struct machine *m, const struct saved_machine *saved, unsigned n, struct expected *x)
+{
+	unsigned ndevices = m->ndevices - !saved->hotplug - saved->nabsent;
 	const struct device *d;
 
 	x->instance = "";
 	x->optional = false;
 	if (!n--)
 		return x->name = "machine", x->version = MACHINE_VERSION, true;
-	if (has_cpu && !n--)
+	if (saved->has_cpu && !n--)
 		return x->name = CPU_STATE_SECTION, x->version = CPU_STATE_VERSION, true;
 	if (n < m->cfg.vcpus) {
 		snprintf(x->number, sizeof(x->number), "%u", n);
@@ -321,20 +421,20 @@ static bool section_expected(const struct machine *m, bool has_cpu, unsigned n, 
 		return x->name = "pit", x->version = PIT_VERSION, true;
 	if (!n--)
 		return x->name = "clock", x->version = CLOCK_VERSION, true;
-	if (n == m->ndevices && m->agent)
+	if (n == ndevices && m->agent)
 		return x->name = FROZEN_SECTION, x->version = FROZEN_VERSION, x->optional = true;
-	if (n >= m->ndevices)
+	d = device_expected(m, saved, n);
+	if (!d)
 		return false;
-	d = m->devices[n];
 	return x->name = d->ops->type, x->instance = d->name, x->version = d->ops->state_version, true;
 }
 
-static int section_check(const struct machine *m, bool has_cpu, unsigned n, const struct state_section *s,
+static int section_check(const struct machine *m, const struct saved_machine *saved, unsigned n, const struct state_section *s,
 	struct err *e)
 {
 	struct expected x;
 
-	if (!section_expected(m, has_cpu, n, &x))
+	if (!section_expected(m, saved, n, &x))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: more sections than this VM has "
 			"devices");
 	if (strcmp(s->name, x.name) || strcmp(s->instance, x.instance))
@@ -349,33 +449,49 @@ static int section_check(const struct machine *m, bool has_cpu, unsigned n, cons
 	return 0;
 }
 
-int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struct err *e)
+static int state_check(struct machine *m, const uint8_t *buf, size_t len, bool lacks, struct saved_machine *ret_saved, struct err *e)
 {
 	struct state_section s;
 	struct expected x;
-	bool has_cpu = false;
 	size_t pos = 0;
 	unsigned n = 0;
 	int r;
 
+	*ret_saved = (struct saved_machine){ 0 };
+	if (lacks)
+		absent_find(m, buf, len, ret_saved);
 	while ((r = state_section_next(buf, len, &pos, &s, e)) > 0) {
-		r = section_check(m, has_cpu, n, &s, e);
+		r = section_check(m, ret_saved, n, &s, e);
 		/* Compare the machine first, so that the error names the difference rather than a
 		 * section. */
-		if (!r && !n) {
-			has_cpu = s.version > 1;
-			r = machine_check(m, &s, e);
-		} else if (!r && has_cpu && n == 1) {
+		if (!r && !n)
+			r = machine_check(m, &s, ret_saved, e);
+		else if (!r && ret_saved->has_cpu && n == 1)
 			r = cpu_check(m, &s, e);
-		} else if (!r) {
+		else if (!r)
 			r = device_check(m, &s, e);
-		}
 		if (r < 0)
 			return r;
 		n++;
 	}
-	if (!r && section_expected(m, has_cpu, n, &x) && !x.optional)
+	if (!r && section_expected(m, ret_saved, n, &x) && !x.optional)
 		r = err_set(e, -EINVAL, ERR_CORRUPT, "VM state: ends before section %s '%s'", x.name, x.instance);
+	return r;
+}
+
+int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struct err *e)
+{
+	struct saved_machine saved;
+
+	return state_check(m, buf, len, false, &saved, e);
+}
+
+int machine_state_check_lacking(struct machine *m, const uint8_t *buf, size_t len, bool *ret_absent, struct err *e)
+{
+	struct saved_machine saved;
+	int r = state_check(m, buf, len, true, &saved, e);
+
+	memcpy(ret_absent, saved.absent, sizeof(saved.absent));
 	return r;
 }
 
@@ -409,10 +525,13 @@ static int section_load(struct machine *m, struct state_section *s, struct err *
 
 int machine_load(struct machine *m, const uint8_t *buf, size_t len, struct err *e)
 {
-	int r = machine_state_check(m, buf, len, e);
+	struct saved_machine saved;
+	int r = state_check(m, buf, len, false, &saved, e);
 	struct state_section s;
 	size_t pos = 0;
 
+	if (!r)
+		r = machine_fit(m, &saved, e);
 	agent_restored(m->agent, false);
 	m->cpu_more[0] = 0;
 	while (!r && (r = state_section_next(buf, len, &pos, &s, e)) > 0)

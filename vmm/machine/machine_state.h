@@ -6,6 +6,7 @@
 #ifndef CAIRN_VMM_MACHINE_MACHINE_STATE_H
 #define CAIRN_VMM_MACHINE_MACHINE_STATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,8 +19,11 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e);
 
 /* The version of the hardware that the guest sees: all devices with their registers, and the ACPI
  * tables. A change that a guest can notice is a new version. */
-#define MACHINE_HARDWARE_VERSION 1
-#define MACHINE_HARDWARE_FIRMWARE 2 /* a VM with a firmware */
+#define MACHINE_HARDWARE_VERSION 3
+#define MACHINE_HARDWARE_FIRMWARE 4 /* a VM with a firmware */
+/* The same without hot-plug of PCI devices. A guest of these versions keeps its version until it boots again. */
+#define MACHINE_HARDWARE_VERSION_1 1
+#define MACHINE_HARDWARE_FIRMWARE_2 2
 
 /* Check whether the state belongs to a machine like m: same memory, vCPUs, machine version, and devices by
  * type and name, with every section complete and of a known version; and whether this host can give the
@@ -29,6 +33,10 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e);
  * Returns 0; -EINVAL (ERR_CORRUPT; ERR_INVALID for the state of another machine; ERR_UNSUPPORTED for a section of a
  * newer version); -ENOTSUP for another machine version; -errno of guest_cpu_check(). */
 int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struct err *e);
+
+/* The same, but the machine may have disks and interfaces that the state lacks. ret_absent: whether device i is one of
+ * these, which have to be removed before machine_load(). MACHINE_DEVICES_MAX entries; also set on errors. */
+int machine_state_check_lacking(struct machine *m, const uint8_t *buf, size_t len, bool *ret_absent, struct err *e);
 
 /* Check the state, then load all sections and, unless the VM is handed over, give the guest a new generation id. RAM
  * has to be in place, because devices read their rings.

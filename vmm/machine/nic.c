@@ -33,7 +33,9 @@ static int tap_take(struct nic *n, const uint16_t *pair_fds, int *fds, struct er
 	r = fd_take(fds, n->cfg->tap_fd, &n->tap_fd);
 	for (unsigned i = 1; i < n->pairs && !r; i++)
 		r = fd_take(fds, pair_fds[i - 1], &n->more_fds[i - 1]);
-	return r < 0 ? err_set_errno(e, r, "%s", n->cfg->id) : loop_new(LOOP_ENTRIES, &n->loop, e);
+	if (r < 0)
+		return err_set_errno(e, r, "%s", n->cfg->id);
+	return n->on_main_loop ? 0 : loop_new(LOOP_ENTRIES, &n->loop, e);
 }
 
 static struct virtio_net_limit limit_of(const struct vm_interface_limit *l)

@@ -24,6 +24,7 @@ struct nic {
 	unsigned pairs;	   /* of queues */
 	int more_fds[VM_QUEUE_PAIRS_MAX - 1]; /* owned: the tap's further queues, one for each further pair; -1: none */
 	const struct kvm *kvm; /* borrowed; set by nic_start() */
+	bool on_main_loop; /* set before nic_init(): the interface gets no loop of its own */
 	struct loop *loop; /* NULL: neither a tap nor a socket; the device runs on the main loop */
 	struct device *dev; /* borrowed from the machine */
 	pthread_t thread;
@@ -31,7 +32,7 @@ struct nic {
 };
 
 /* Create the interface's device.
- * n: zeroed. cfg: borrowed as long as n; at: the interface's index in it.
+ * n: zeroed, but on_main_loop. cfg: borrowed as long as n; at: the interface's index in it.
  * fds: as for machine_new(); the tap's files are taken.
  * *ret_dev: owned by the machine, which frees it between nic_stop() and nic_done().
  * Returns 0 or -errno; call nic_done() in either case. */

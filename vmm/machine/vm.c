@@ -40,13 +40,13 @@ static const char *phase_name(enum vm_phase p)
 
 /* ---- sending events ---- */
 
-static struct vm_event event_new(const struct vm *vm, enum vm_event_kind kind)
+struct vm_event vm_event_new(const struct vm *vm, enum vm_event_kind kind)
 {
 	return (struct vm_event){ .kind = kind, .phase = (uint8_t)vm->phase,
 		.reason = (uint8_t)vm->reason, .realtime_ns = clock_realtime_ns() };
 }
 
-static void event_send(struct vm *vm, const struct vm_event *ev)
+void vm_event_send(struct vm *vm, const struct vm_event *ev)
 {
 	if (vm->sink.event)
 		vm->sink.event(vm->sink.opaque, ev);
@@ -86,14 +86,14 @@ void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int
 	if (reason == VM_REASON_FROM_SNAPSHOT || phase == VM_PHASE_RUNNING)
 		vm->cfg.for_revert = false;
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
-	ev = event_new(vm, VM_EVENT_PHASE);
+	ev = vm_event_new(vm, VM_EVENT_PHASE);
 	ev.value = value;
 	memcpy(ev.detail, vm->detail, sizeof(ev.detail));
 	log_write(reason_is_warning(reason) ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, NULL, "%s (%s)%s%s",
 		phase_name(phase), vm_reason_name(reason), vm->detail[0] ? ": " : "", vm->detail);
 	if (phase == VM_PHASE_ENDED)
 		end_file_write(&ev);
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 }
 
 /* ---- long-running work ---- */
@@ -159,13 +159,13 @@ bool vm_work_cancelled(struct vm *vm)
 static void work_progress(struct loop_task *t)
 {
 	struct vm *vm = container_of(t, struct vm, work_task);
-	struct vm_event ev = event_new(vm, VM_EVENT_PROGRESS);
+	struct vm_event ev = vm_event_new(vm, VM_EVENT_PROGRESS);
 
 	atomic_store(&vm->work_posted, false);
 	ev.value = (int64_t)atomic_load(&vm->work_bytes);
 	ev.total = (int64_t)atomic_load(&vm->work_total);
 	if (vm->work)
-		event_send(vm, &ev);
+		vm_event_send(vm, &ev);
 }
 
 int vm_work_cancel(struct vm *vm, struct err *e)
@@ -209,11 +209,11 @@ void vm_generation_next(struct vm *vm)
 static void guest_frozen(void *opaque)
 {
 	struct vm *vm = opaque;
-	struct vm_event ev = event_new(vm, VM_EVENT_GUEST_FROZEN);
+	struct vm_event ev = vm_event_new(vm, VM_EVENT_GUEST_FROZEN);
 
 	log_warn(NULL, "the guest was saved with its file systems frozen, and its agent did not "
 		"confirm a thaw; run `fsfreeze -u` on them in the guest");
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 }
 
 /* After a restore or a revert, set the guest's clock: kvm-clock and the TSC continue from their saved values, so
@@ -284,9 +284,9 @@ static int button_press(struct vm *vm, bool asked, struct err *e)
 		return -EBUSY;
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
 		return vm_wrong_phase(vm, "press the power button", e);
-	ev = event_new(vm, VM_EVENT_POWERDOWN);
+	ev = vm_event_new(vm, VM_EVENT_POWERDOWN);
 	ev.value = asked;
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 	acpi_pm_press_power_button(vm->m->acpi_pm);
 	return 0;
 }
@@ -340,9 +340,9 @@ static int reset_in_place(struct vm *vm, bool by_guest, struct err *e)
 		return r;
 	}
 	log_info(NULL, by_guest ? "reset by the guest or its watchdog" : "reset");
-	ev = event_new(vm, VM_EVENT_RESET);
+	ev = vm_event_new(vm, VM_EVENT_RESET);
 	ev.value = by_guest;
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 	if (run)
 		machine_resume(vm->m);
 	return 0;
@@ -393,7 +393,7 @@ static void reset_fire(void *opaque)
 
 static void reset_later(struct vm *vm, uint64_t now, uint64_t wait_ns)
 {
-	struct vm_event ev = event_new(vm, VM_EVENT_RESET_DELAYED);
+	struct vm_event ev = vm_event_new(vm, VM_EVENT_RESET_DELAYED);
 
 	log_warn(NULL, "the guest has asked for %u resets within %u s; delaying this one by %llu s",
 		vm->resets.n, vm->cfg.resets.window_s, (unsigned long long)wait_ns / 1000000000);
@@ -402,7 +402,7 @@ static void reset_later(struct vm *vm, uint64_t now, uint64_t wait_ns)
 	loop_timer_arm(vm->reset_timer, now + wait_ns);
 	ev.value = (int64_t)wait_ns;
 	ev.total = vm->resets.n;
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 }
 
 /* Reset for the guest or the watchdog: after a delay if the guest resets in a loop, and at the work's end if work in
@@ -445,6 +445,7 @@ void vm_work_end(struct vm *vm)
 	if (vm->reset_pending && (vm->phase == VM_PHASE_RUNNING || vm->phase == VM_PHASE_PAUSED))
 		reset_in_place(vm, true, &e);
 	vm->reset_pending = false;
+	vm_plug_settle(vm);
 }
 
 static void guest_reset(struct vm *vm)
@@ -476,10 +477,10 @@ static void guest_crashed(struct vm *vm, enum vm_reason reason, int64_t value, c
 
 static void guest_panicked(struct vm *vm, const struct queued *q)
 {
-	struct vm_event ev = event_new(vm, VM_EVENT_GUEST_PANICKED);
+	struct vm_event ev = vm_event_new(vm, VM_EVENT_GUEST_PANICKED);
 
 	ev.value = q->ev.value;
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 	if (q->ev.value & PVPANIC_PANICKED)
 		guest_crashed(vm, VM_REASON_GUEST_PANICKED, q->ev.value, NULL);
 }
@@ -489,10 +490,10 @@ static void guest_panicked(struct vm *vm, const struct queued *q)
 static void watchdog_bit(struct vm *vm)
 {
 	enum vm_watchdog_action action = (enum vm_watchdog_action)vm->cfg.watchdog_action;
-	struct vm_event ev = event_new(vm, VM_EVENT_WATCHDOG);
+	struct vm_event ev = vm_event_new(vm, VM_EVENT_WATCHDOG);
 
 	ev.value = action;
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 	switch (action) {
 	case VM_WATCHDOG_RESET:
 		log_warn(NULL, "the watchdog resets the guest");
@@ -544,7 +545,7 @@ int vm_set_disk(struct vm *vm, const struct vm_disk_set *want, struct err *e)
 
 static void disk_error_tell(struct vm *vm, const struct queued *q)
 {
-	struct vm_event ev = event_new(vm, VM_EVENT_IO_ERROR);
+	struct vm_event ev = vm_event_new(vm, VM_EVENT_IO_ERROR);
 
 	snprintf(ev.device, sizeof(ev.device), "%s", q->device);
 	ev.value = q->ev.value;
@@ -552,7 +553,7 @@ static void disk_error_tell(struct vm *vm, const struct queued *q)
 	ev.image_corrupt = q->ev.corrupt;
 	snprintf(ev.detail, sizeof(ev.detail), "%s",
 		q->ev.stop ? "stop" : q->ev.ignored ? "ignore" : "report");
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 }
 
 static void disk_error(struct vm *vm, const struct queued *q)
@@ -589,38 +590,38 @@ static void disk_corrupt(struct vm *vm, const struct queued *q)
 /* Forward a device's event. */
 static void device_tell(struct vm *vm, enum vm_event_kind kind, const struct queued *q)
 {
-	struct vm_event ev = event_new(vm, kind);
+	struct vm_event ev = vm_event_new(vm, kind);
 
 	snprintf(ev.device, sizeof(ev.device), "%s", q->device);
 	memcpy(ev.detail, q->detail, sizeof(ev.detail));
 	if (kind == VM_EVENT_TRAY)
 		ev.value = q->ev.value;
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 }
 
 static void agent_changed(void *opaque, bool open, bool answers)
 {
-	struct vm_event ev = event_new(opaque, VM_EVENT_AGENT);
+	struct vm_event ev = vm_event_new(opaque, VM_EVENT_AGENT);
 
 	ev.value = answers ? VM_AGENT_ANSWERS : open ? VM_AGENT_OPEN : VM_AGENT_CLOSED;
-	event_send(opaque, &ev);
+	vm_event_send(opaque, &ev);
 }
 
 void vm_fork_ready(struct vm *vm)
 {
-	struct vm_event ev = event_new(vm, VM_EVENT_FORK_READY);
+	struct vm_event ev = vm_event_new(vm, VM_EVENT_FORK_READY);
 
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 }
 
 void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot)
 {
-	struct vm_event ev = event_new(vm, VM_EVENT_SNAPSHOT_RECOVERED);
+	struct vm_event ev = vm_event_new(vm, VM_EVENT_SNAPSHOT_RECOVERED);
 
 	ev.value = what;
 	snprintf(ev.device, sizeof(ev.device), "%s", disk);
 	snprintf(ev.detail, sizeof(ev.detail), "%s", snapshot);
-	event_send(vm, &ev);
+	vm_event_send(vm, &ev);
 }
 
 /* Pause the VM until a reset or a revert: the RAM reader could not read a block. */
@@ -803,6 +804,7 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 	}
 	if (vm->m->agent)
 		agent_watch(vm->m->agent, agent_changed, vm);
+	vm_plug_listen(vm);
 	*ret_vm = vm;
 	return 0;
 }
@@ -859,7 +861,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
 	i->sets_interfaces = true;
-	i->sets_disks = true;
+	i->sets_disks = i->plugs = true;
 	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;
 	i->handover_pause_ns = vm->handover_pause_ns;

@@ -57,6 +57,17 @@ void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action);
 int vm_set_interface(struct vm *vm, const struct vm_interface_set *want, struct err *e);
 /* Change the limits of a disk. Returns 0; -ENOENT: the running VM has no such disk. */
 int vm_set_disk(struct vm *vm, const struct vm_disk_set *want, struct err *e);
+/* Attach the disks and interfaces of c while the VM runs or is paused (vm_plug.c). The worker is idle.
+ * fds: of c; those that are taken become -1. Returns 0; -EBUSY; -errno. */
+int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
+/* Ask the guest to release a disk or an interface; force: remove it at once. VM_EVENT_UNPLUGGED reports the removal.
+ * Returns 0; -ENOENT; -EBUSY; -ENOTSUP. */
+int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e);
+/* Remove the disks and interfaces that a snapshot lacks, to which the VM is being reverted. absent: of each device of
+ * the machine. The VM is paused. */
+void vm_unplug_absent(struct vm *vm, const bool *absent);
+/* Remove the devices that the guest released while work was in progress. */
+void vm_plug_settle(struct vm *vm);
 /* End the VM: phase ENDED, loop_stop(). */
 void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail);
 

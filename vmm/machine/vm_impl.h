@@ -1,4 +1,4 @@
-/* vm_impl: struct vm, for vm.c and vm_paused.c alone. */
+/* vm_impl: struct vm, for vm.c, vm_paused.c and vm_plug.c alone. */
 #ifndef CAIRN_VMM_MACHINE_VM_IMPL_H
 #define CAIRN_VMM_MACHINE_VM_IMPL_H
 
@@ -68,8 +68,14 @@ struct vm {
 	_Atomic uint64_t work_told_ns; /* time of the last progress event */
 	struct loop_task work_task;
 	atomic_bool work_posted;
+	uint32_t released; /* PCI slots whose devices the guest has released; removed when no work is in progress */
 };
 
+/* Return an event of the VM as it is now; send an event to the sink. */
+struct vm_event vm_event_new(const struct vm *vm, enum vm_event_kind kind);
+void vm_event_send(struct vm *vm, const struct vm_event *ev);
+/* Let the machine tell what the guest does with devices that it is asked to release. */
+void vm_plug_listen(struct vm *vm);
 /* Set the phase and send the event. detail: NULL: none. */
 void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value, const char *detail);
 /* Run the machine. For the first time after a restore, a revert or a handover, thaw file systems that were frozen in

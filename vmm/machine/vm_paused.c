@@ -17,6 +17,7 @@ void vm_revert_begin(struct vm *vm)
 	vm->memory_lost = false;
 	/* These requests belong to the discarded state. */
 	vm->reset_pending = vm->reset_delayed = vm->off_asked = false;
+	vm->released = 0;
 	vm->renewed = true;
 }
 

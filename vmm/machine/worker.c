@@ -15,7 +15,8 @@ struct worker {
 	const struct kvm *kvm;
 	pthread_t thread;
 	pthread_mutex_t lock;
-	pthread_cond_t cond;
+	pthread_cond_t cond, idle;
+	bool working;
 	struct work *head, **tail;
 	bool stop;
 };
@@ -32,8 +33,12 @@ static struct work *work_take(struct worker *w, bool *ret_stop)
 	struct work *work;
 
 	pthread_mutex_lock(&w->lock);
+	w->working = false;
+	if (!w->head)
+		pthread_cond_broadcast(&w->idle);
 	while (!w->head && !w->stop)
 		pthread_cond_wait(&w->cond, &w->lock);
+	w->working = w->head != NULL;
 	work = w->head;
 	if (work) {
 		w->head = work->next;
@@ -76,6 +81,7 @@ int worker_new(const struct kvm *k, struct worker **ret_w, struct err *e)
 	w->tail = &w->head;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->cond, NULL);
+	pthread_cond_init(&w->idle, NULL);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, WORKER_STACK_BYTES);
 	sigfillset(&all);
@@ -101,6 +107,13 @@ void worker_submit(struct worker *w, struct loop *home, struct work *work)
 	pthread_cond_signal(&w->cond);
 }
 
+void worker_drain(struct worker *w)
+{
+	LOCK_GUARD(&w->lock);
+	while (w->head || w->working)
+		pthread_cond_wait(&w->idle, &w->lock);
+}
+
 void worker_free(struct worker *w)
 {
 	if (!w)
@@ -112,5 +125,6 @@ void worker_free(struct worker *w)
 	pthread_join(w->thread, NULL);
 	pthread_mutex_destroy(&w->lock);
 	pthread_cond_destroy(&w->cond);
+	pthread_cond_destroy(&w->idle);
 	free(w);
 }

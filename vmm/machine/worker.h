@@ -22,6 +22,8 @@ struct work {
 int worker_new(const struct kvm *k, struct worker **ret_w, struct err *e);
 /* Queue work; the worker runs one after the other, in order. */
 void worker_submit(struct worker *w, struct loop *home, struct work *work);
+/* Wait until the worker has nothing to run. */
+void worker_drain(struct worker *w);
 /* Wait for running and queued work, then end the thread. For work that was still queued, done() is not called. NULL
  * allowed. */
 void worker_free(struct worker *w);

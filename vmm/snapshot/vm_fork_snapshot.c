@@ -47,7 +47,7 @@ static int ids_take(struct snapshot_fork *x, struct machine_disk *first, const s
 {
 	struct machine *m = x->j.m;
 	char id[VM_DISKS_MAX][BLOCK_SNAPSHOT_ID_MAX + 1];
-	int r = vmsnap_ids(m, first, n, "", id, &x->j.e);
+	int r = vmsnap_ids(m, first, n, "", NULL, id, &x->j.e);
 
 	for (unsigned i = 0; i < x->disks.n && !r; i++)
 		memcpy(x->disks.list[i].id, id[x->disks.list[i].disk - m->disks], sizeof(x->disks.list[i].id));

@@ -75,9 +75,10 @@ typedef int vmsnap_part_fn(struct machine_disk *d, struct tree_node *part, const
 int vmsnap_parts(struct machine *m, const struct machine_disk *first, const struct tree_node *of,
 	vmsnap_part_fn *fn, const struct tree_node *arg, struct err *e);
 /* Set ret[i] to the id of a snapshot on disk i, for each disk that takes part.
- * of: the snapshot's node in the first disk's tree. disk: id of the only disk to look at; "": all.
+ * of: the snapshot's node in the first disk's tree. disk: id of the only disk to look at; "": all. absent: the disks
+ * that need no part; NULL: none.
  * Returns 0; -ENOENT when a disk has no part of the snapshot. */
-int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct tree_node *of, const char *disk,
+int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct tree_node *of, const char *disk, const bool *absent,
 	char ret[][BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e);
 /* Rename a part to the name of n and mark it as complete. */
 int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const struct tree_node *n,

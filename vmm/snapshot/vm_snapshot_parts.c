@@ -62,7 +62,7 @@ static int part_id(struct machine_disk *d, const struct machine_disk *first, con
 	return r;
 }
 
-int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct tree_node *of, const char *disk,
+int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct tree_node *of, const char *disk, const bool *absent,
 	char ret[][BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e)
 {
 	bool any = false;
@@ -72,6 +72,8 @@ int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct
 		if (!is_wanted(m, i, disk))
 			continue;
 		any = true;
+		if (absent && absent[i])
+			continue;
 		r = part_id(&m->disks[i], first, of, ret[i], e);
 	}
 	if (!r && !any)

@@ -36,6 +36,7 @@ struct revert_job {
 	struct bitmap changed;	 /* blocks that differ between that snapshot and the one to revert to */
 	bool by_log;		 /* the dirty log tracks memory */
 	struct ram_revert ram;	 /* used with by_log */
+	bool absent[MACHINE_DEVICES_MAX]; /* see machine_state_check_lacking() */
 	uint64_t started_ns, paused_ns;
 };
 
@@ -147,7 +148,7 @@ static int state_look(struct revert_job *x)
 	if (!r)
 		r = vmstate_read_sections(s, &x->h, &x->sections, e);
 	if (!r)
-		r = machine_state_check(m, x->sections, x->h.sections_bytes, e);
+		r = machine_state_check_lacking(m, x->sections, x->h.sections_bytes, x->absent, e);
 	if (!r && x->v.verify)
 		r = verify_ram(x);
 	if (!r)
@@ -159,10 +160,22 @@ static int state_look(struct revert_job *x)
 	return r < 0 ? (err_prefix(e, "snapshot '%s'", x->node->info.name), r) : 0;
 }
 
+/* Set ret[i] if disk i was attached after the snapshot. */
+static void disks_absent(const struct revert_job *x, bool ret[VM_DISKS_MAX])
+{
+	const struct machine *m = x->j.m;
+
+	for (unsigned i = 0; i < m->ndisks; i++)
+		for (unsigned k = 0; k < m->ndevices; k++)
+			ret[i] |= m->devices[k] == m->disks[i].dev && x->absent[k];
+}
+
 static void look_run(struct work *w)
 {
 	struct revert_job *x = container_of(w, struct revert_job, j.work);
 	struct vmsnap_job *j = &x->j;
+	bool absent[VM_DISKS_MAX] = { 0 };
+	struct err e;
 
 	x->started_ns = loop_now_ns();
 	j->r = vmsnap_recover(j->m, j->m->cfg.images_only, NULL, NULL, &j->e);
@@ -170,13 +183,20 @@ static void look_run(struct work *w)
 		j->r = vmsnap_tree(x->first, &x->tree, &j->e);
 	if (!j->r)
 		j->r = vmsnap_find(&x->tree, x->v.name, &x->node, &j->e);
-	if (!j->r)
-		j->r = vmsnap_ids(j->m, x->first, x->node, x->v.disk, x->id, &j->e);
 	if (j->r < 0)
 		return;
 	x->with_ram = x->node->info.vm_state_bytes && !x->v.disks_only && !j->m->cfg.images_only;
+	/* Disks that were attached after the snapshot have no part of it, and are detached. The state names them; with
+	 * an error of the state, all disks need a part, whose lack is the better error. */
 	if (x->with_ram)
 		j->r = state_look(x);
+	e = j->e;
+	if (!j->r)
+		disks_absent(x, absent);
+	if (vmsnap_ids(j->m, x->first, x->node, x->v.disk, absent, x->id, &j->e) < 0)
+		j->r = -ENOENT;
+	else if (j->r < 0)
+		j->e = e;
 }
 
 /* ---- loading the snapshot: on the main thread ---- */
@@ -334,6 +354,8 @@ static int machine_revert(struct revert_job *x)
 	if (!r && x->v.eager)
 		r = ram_wait(m, &x->j.e);
 	m->run_ns = x->h.vm_clock_ns;
+	vm_unplug_absent(x->j.vm, x->absent);
+	x->first = vmsnap_first_disk(m, &x->j.e);
 	if (!r)
 		r = machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);
 	for (unsigned i = 0; i < m->nnics && !r; i++)

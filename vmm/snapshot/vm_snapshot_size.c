@@ -34,6 +34,7 @@ static void disk_next(struct size_job *j);
 static void size_end(struct size_job *j)
 {
 	j->info.own_bytes = j->sum;
+	j->m->disk_readers--;
 	j->done(j->opaque, j->r, &j->info, &j->e);
 	free(j);
 }
@@ -127,6 +128,7 @@ static int pin_size(struct machine *m, const char *name, vm_snapshot_size_fn *do
 		return err_set_errno(e, -ENOMEM, "pin");
 	*j = (struct size_job){ .m = m, .done = done, .opaque = opaque, .op.done = own_done };
 	snprintf(j->pin, sizeof(j->pin), "%s", name);
+	m->disk_readers++;
 	disk_next(j);
 	return 0;
 }
@@ -155,7 +157,9 @@ int vm_snapshot_size(
 		r = err_set_errno(e, -ENOMEM, "snapshot");
 	}
 	tree_done(&t);
-	if (j)
-		disk_next(j);
+	if (!j)
+		return r;
+	m->disk_readers++;
+	disk_next(j);
 	return r;
 }

@@ -97,17 +97,17 @@ def test_boot_snapshot_revert_fork_and_reset(daemon, kvm, tmp_path):
 
 
 # CRC-32 of each device's section at power-on; of the ROM, its length
-MACHINE_2 = {
+MACHINE_4 = {
     "serial serial0 1": 0x31960640, "i8042 i8042 1": 0xc0278534, "vmgenid vmgenid 1": 0x0, "pvpanic pvpanic 1": 0x0,
-    "fw_cfg fw_cfg 1": 0xe38a6876, "debugcon debugcon 1": 0x0, "rom rom 1": 0x40000, "pci pci 1": 0x5a252d26,
+    "fw_cfg fw_cfg 1": 0xe38a6876, "debugcon debugcon 1": 0x0, "rom rom 1": 0x40000, "pci-hotplug pci-hotplug 1": 0x6522df69, "pci pci 1": 0x5a252d26,
     "virtio-blk vda 1": 0x20318627, "virtio-console virtio-console0 1": 0x12149eec,
     "virtio-console guest-agent0 1": 0x98d4864d, "virtio-rng rng0 1": 0x790ef9e9, "i6300esb watchdog0 1": 0x64494b5c,
     "virtio-net net0 2": 0x96bea456,
 }
 
 
-def test_machine_version_2_has_these_devices(daemon, kvm, tmp_path):
-    """A change of what the guest sees needs a new MACHINE_HARDWARE_FIRMWARE. There are no golden states of version 2,
+def test_machine_version_4_has_these_devices(daemon, kvm, tmp_path):
+    """A change of what the guest sees needs a new MACHINE_HARDWARE_FIRMWARE. There are no golden states of version 4,
     because memory depends on the host's SeaBIOS."""
     sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../data"))
     import golden
@@ -121,7 +121,7 @@ def test_machine_version_2_has_these_devices(daemon, kvm, tmp_path):
     skipped = ("machine", "cpu", "vcpu", "irqchip", "pit", "clock", "rtc", "acpi-pm")
     now = {f"{name} {instance} {version}": len(content) if name == "rom" else zlib.crc32(content)
            for name, instance, version, content in state.sections if name not in skipped}
-    assert now == MACHINE_2
+    assert now == MACHINE_4
 
 
 def test_start_without_boot_sector_fails(daemon, kvm, tmp_path):

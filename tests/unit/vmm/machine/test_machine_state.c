@@ -8,8 +8,11 @@
 
 #include <cmocka.h>
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "devices/bus.h"
+#include "devices/pci/pci_hotplug.h"
 #include "snapshot/state.h"
 #include "vmm/agent/agent.h"
 #include "vmm/kvm/host_files.h"
@@ -459,7 +462,7 @@ static void test_another_vms_state_is_refused(void **state)
 	machine_free(other);
 }
 
-/* Copy a state as format version 1 had it, or (hardware) with another machine version. */
+/* Copy a state with another machine version. 0: as format version 1 had it; 1: as a machine without hot-plug. */
 static void state_rewrite(const struct state_writer *from, struct state_writer *to, uint32_t hardware)
 {
 	struct state_section s;
@@ -469,14 +472,47 @@ static void state_rewrite(const struct state_writer *from, struct state_writer *
 	while (state_section_next(from->buf, from->len, &pos, &s, NULL) > 0) {
 		bool machine = !strcmp(s.name, "machine");
 
-		if (!hardware && !strcmp(s.name, "cpu"))
+		if ((!hardware && !strcmp(s.name, "cpu")) || (hardware < 2 && !strcmp(s.name, "pci-hotplug")))
 			continue;
-		state_section_begin(to, s.name, s.instance, machine && !hardware ? 1 : s.version);
-		state_put_bytes(to, s.content.buf, machine ? s.content.len - 4 : s.content.len);
-		if (machine && hardware)
-			state_put_u32(to, hardware);
+		state_section_begin(to, s.name, s.instance, machine && hardware < 2 ? (uint16_t)(hardware + 1) : s.version);
+		if (!machine) {
+			state_put_bytes(to, s.content.buf, s.content.len);
+		} else {
+			state_put_bytes(to, s.content.buf, 12);
+			state_put_u32(to, load_le32(s.content.buf + 12) - (hardware < 2));
+			if (hardware)
+				state_put_u32(to, hardware);
+			if (hardware > 1)
+				state_put_bytes(to, s.content.buf + 20, s.content.len - 20);
+		}
 		state_section_end(to);
 	}
+}
+
+/* A guest from before hot-plug stays without it, and its state is again one of its machine version. */
+static void test_machine_without_hotplug_stays_so_until_it_boots(void **state)
+{
+	struct fixture *f = *state;
+	struct state_writer w, old, again;
+	struct err e = { 0 };
+	uint64_t v;
+
+	need_kvm();
+	save(f->m, &w);
+	assert_true(pci_hotplug_is_on(f->m->pci_hotplug));
+	state_rewrite(&w, &old, 1);
+	if (machine_load(f->m, old.buf, old.len, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_false(pci_hotplug_is_on(f->m->pci_hotplug));
+	assert_true(bus_read(f->m->pio, PCI_HOTPLUG_PORT, 4, &v));
+	assert_int_equal((uint32_t)v, UINT32_MAX);
+	save(f->m, &again);
+	assert_int_equal(again.len, old.len);
+	assert_int_equal(machine_reset(f->m, &e), 0);
+	assert_true(pci_hotplug_is_on(f->m->pci_hotplug));
+	state_writer_done(&w);
+	state_writer_done(&old);
+	state_writer_done(&again);
 }
 
 static void test_state_of_format_1_is_loaded(void **state)
@@ -510,7 +546,7 @@ static void test_other_machine_version_is_refused(void **state)
 	save(f->m, &w);
 	state_rewrite(&w, &other, MACHINE_HARDWARE_FIRMWARE + 1);
 	assert_int_equal(machine_state_check(f->m, other.buf, other.len, &e), -ENOTSUP);
-	assert_non_null(strstr(e.msg, "saved with machine version 3; this Cairn builds version 1"));
+	assert_non_null(strstr(e.msg, "saved with machine version 5; this Cairn builds version 3"));
 	state_writer_done(&w);
 	state_writer_done(&other);
 }
@@ -571,6 +607,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_frozen_mark_survives_load, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_state_of_format_1_is_loaded, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_other_machine_version_is_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_machine_without_hotplug_stays_so_until_it_boots, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_vms_state_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_poisoned_vcpus_do_not_run, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_reset_clears_interrupt_routing, setup, teardown),

@@ -1,0 +1,383 @@
+#include "vmm/machine/machine_plug.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "block/block.h"
+#include "devices/device.h"
+#include "devices/pci/pci.h"
+#include "devices/pci/pci_hotplug.h"
+#include "devices/virtio/virtio_blk.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/machine_disk.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+/* ---- threads of disks ---- */
+
+/* Return the loop that serves the fewest disks. */
+static struct disk_io *io_choose(struct machine *m)
+{
+	struct disk_io *least = NULL;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(m->disk_ios); i++) {
+		struct disk_io *io = &m->disk_ios[i];
+
+		if (io->loop && (!least || io->ndisks < least->ndisks))
+			least = io;
+	}
+	return least;
+}
+
+/* Start the loop's thread if it has disks, with all signals blocked. Without it, no disk of the loop would work. */
+static int io_start(struct machine *m, struct disk_io *io, struct err *e)
+{
+	sigset_t all, old;
+	int r;
+
+	if (!io->ndisks)
+		return 0;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = machine_disk_io_start(m, io);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return r < 0 ? err_set_errno(e, r, "cannot start the thread of disk %s", io->name) : 0;
+}
+
+/* ---- the lists of the machine ---- */
+
+/* Elements of the configuration have pointers to them. */
+static void names_refresh(struct machine *m)
+{
+	for (unsigned i = 0; i < m->ndisks; i++)
+		m->disks[i].id = m->cfg.disks[i].id;
+	for (unsigned i = 0; i < m->nnics; i++)
+		m->nics[i].cfg = &m->cfg.interfaces[i];
+}
+
+#define LIST_REMOVE(list, at, n) memmove(&(list)[at], &(list)[(at) + 1], ((n) - (at) - 1) * sizeof((list)[0]))
+
+/* Return the PCI slot that no device of the list has; 0: there is none. */
+static uint8_t new_slot(const struct machine *m)
+{
+	uint32_t slots = m->pci ? pci_host_slots(m->pci) & ~1u : 0;
+
+	for (unsigned i = 0; i < m->ndevices; i++)
+		slots &= ~(m->slots[i] ? 1u << m->slots[i] : 0);
+	return slots ? (uint8_t)__builtin_ctz(slots) : 0;
+}
+
+int machine_device_insert(struct machine *m, unsigned at, int r, struct device *made)
+{
+	uint8_t slot = r ? 0 : new_slot(m);
+
+	if (r)
+		return r;
+	memmove(&m->devices[at + 1], &m->devices[at], (m->ndevices - at) * sizeof(m->devices[0]));
+	memmove(&m->slots[at + 1], &m->slots[at], m->ndevices - at);
+	m->devices[at] = made;
+	m->slots[at] = slot;
+	m->ndevices++;
+	return 0;
+}
+
+static void device_remove(struct machine *m, unsigned at)
+{
+	LIST_REMOVE(m->devices, at, m->ndevices);
+	LIST_REMOVE(m->slots, at, m->ndevices);
+	m->ndevices--;
+}
+
+static int device_find(const struct machine *m, const struct device *d)
+{
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (m->devices[i] == d)
+			return (int)i;
+	return -ENOENT;
+}
+
+static int disk_find(const struct machine *m, const char *id)
+{
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (!strcmp(m->disks[i].id, id))
+			return (int)i;
+	return -ENOENT;
+}
+
+static int nic_find(const struct machine *m, const char *id)
+{
+	for (unsigned i = 0; i < m->nnics; i++)
+		if (!strcmp(m->cfg.interfaces[i].id, id))
+			return (int)i;
+	return -ENOENT;
+}
+
+/* ---- adding ---- */
+
+static int plug_check(const struct machine *m, const struct vm_config *c, struct err *e)
+{
+	uint32_t slots = pci_host_slots(m->pci);
+
+	if (!pci_hotplug_is_on(m->pci_hotplug))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the guest was saved by a Cairn without hot-plug, and has not booted since; "
+			"reboot it, or change its definition with --config");
+	if (PCI_SLOTS - (unsigned)__builtin_popcount(slots) < c->ndisks + c->ninterfaces)
+		return err_set(e, -ENOSPC, ERR_INVALID, "all %d PCI slots are taken; detach a device first", PCI_SLOTS - 1);
+	if (m->ndisks + c->ndisks > VM_DISKS_MAX || m->nnics + c->ninterfaces > VM_INTERFACES_MAX)
+		return err_set(e, -ENOSPC, ERR_INVALID, "a VM has at most %d disks and %d interfaces; detach one first", VM_DISKS_MAX,
+			VM_INTERFACES_MAX);
+	for (unsigned i = 0; i < c->ndisks; i++)
+		if (c->disk_more[i].bus == VM_BUS_SCSI)
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s has bus scsi; only disks with bus virtio can be attached to a VM that "
+				"runs: attach it with --config", c->disks[i].id);
+	for (unsigned i = 0; i < c->ndisks; i++)
+		if (disk_find(m, c->disks[i].id) >= 0)
+			return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists", c->disks[i].id);
+	for (unsigned i = 0; i < c->ninterfaces; i++)
+		if (nic_find(m, c->interfaces[i].id) >= 0)
+			return err_set(e, -EEXIST, ERR_EXISTS, "interface %s already exists", c->interfaces[i].id);
+	return 0;
+}
+
+/* A VM that was started with raw disks only may not write files that are much larger than these (main.c). */
+static int size_check(const struct machine *m, const struct machine_disk *d, struct err *e)
+{
+	struct block_info b;
+
+	block_info(d->block, &b);
+	if (!m->file_bytes_max || b.read_only || b.size_bytes <= m->file_bytes_max / 2)
+		return 0;
+	return err_set(e, -EFBIG, ERR_UNSUPPORTED, "the VM's process may write files of at most %llu MiB, because the VM was started "
+		"with small disks only; attach %s with --config, and restart the VM",
+		(unsigned long long)(m->file_bytes_max / MIB), d->id);
+}
+
+static int disk_device_new(struct machine *m, const struct vm_disk *c, unsigned i, struct err *e)
+{
+	struct machine_disk *d = &m->disks[i];
+	const struct vm_disk_more *more = &m->cfg.disk_more[i];
+	struct virtio_blk_config v = { .name = c->id, .serial = c->serial, .block = d->block, .loop = d->loop,
+		.logical_bytes = more->logical_bytes, .physical_bytes = more->physical_bytes, .no_discard = more->no_discard,
+		.detect_zeroes = more->detect_zeroes,
+		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX), .queue_size = c->queue_size,
+		.errors = (enum virtio_blk_errors)c->error_policy, .slot = -1,
+		.limits = { m->cfg.disk_limits[i].iops, m->cfg.disk_limits[i].bps } };
+	int r = virtio_blk_new(&m->host, m->pci, &v, &d->dev, e);
+	unsigned at = m->disks_at;
+
+	for (unsigned k = 0; k < i; k++) /* the SCSI controller of other disks comes behind them */
+		at += !m->disks[k].scsi;
+	return machine_device_insert(m, at, r, d->dev);
+}
+
+/* Tell the guest of a new device, or pause the device with the machine. */
+static void device_begin(struct machine *m, struct device *d, bool running)
+{
+	if (!running && d->ops->pause)
+		d->ops->pause(d);
+	pci_hotplug_plugged(m->pci_hotplug, m->slots[device_find(m, d)]);
+}
+
+static int disk_plug(struct machine *m, const struct vm_config *c, unsigned at, int *fds, bool running, struct err *e)
+{
+	unsigned i = m->ndisks;
+	struct machine_disk *d = &m->disks[i];
+	struct err own;
+	int r, started;
+
+	m->cfg.disks[i] = c->disks[at];
+	m->cfg.disk_limits[i] = c->disk_limits[at];
+	m->cfg.boot_place[i] = 0;
+	m->cfg.disk_more[i] = c->disk_more[at];
+	*d = (struct machine_disk){ .io = io_choose(m) };
+	machine_disk_io_stop(d->io);
+	r = machine_disk_open(m, &m->cfg.disks[i], d, fds, e);
+	if (!r)
+		r = size_check(m, d, e);
+	if (!r)
+		r = disk_device_new(m, &m->cfg.disks[i], i, e);
+	if (r < 0)
+		machine_disk_close(d);
+	started = io_start(m, d->io, &own);
+	if (r < 0)
+		return r;
+	m->ndisks = m->cfg.ndisks = i + 1;
+	m->nics_at++;
+	if (started < 0) {
+		machine_unplug(m, c->disks[at].id, running, NULL);
+		*e = own;
+		return started;
+	}
+	device_begin(m, d->dev, running);
+	return 0;
+}
+
+static int nic_plug(struct machine *m, const struct vm_config *c, unsigned at, int *fds, bool running, struct err *e)
+{
+	unsigned i = m->nnics;
+	struct device *d = NULL;
+	int r;
+
+	m->cfg.interfaces[i] = c->interfaces[at];
+	m->cfg.link_down[i] = c->link_down[at];
+	m->cfg.limits[i] = c->limits[at];
+	m->cfg.queue_pairs[i] = c->queue_pairs[at];
+	memcpy(m->cfg.pair_fds[i], c->pair_fds[at], sizeof(m->cfg.pair_fds[i]));
+	memset(&m->nics[i], 0, sizeof(m->nics[i]));
+	m->nics[i].on_main_loop = true;
+	r = nic_init(&m->nics[i], &m->host, m->pci, &m->cfg, i, fds, &d, e);
+	r = machine_device_insert(m, m->nics_at + i, r, d);
+	if (r < 0) {
+		nic_done(&m->nics[i]);
+		return r;
+	}
+	m->nnics = m->cfg.ninterfaces = i + 1;
+	device_begin(m, d, running);
+	return 0;
+}
+
+int machine_plug(struct machine *m, const struct vm_config *c, int *fds, bool running, struct err *e)
+{
+	int r = plug_check(m, c, e);
+
+	for (unsigned i = 0; i < c->ndisks && !r; i++)
+		r = disk_plug(m, c, i, fds, running, e);
+	for (unsigned i = 0; i < c->ninterfaces && !r; i++)
+		r = nic_plug(m, c, i, fds, running, e);
+	return r;
+}
+
+/* ---- removing ---- */
+
+static int slot_of(const struct machine *m, const char *id)
+{
+	int disk = disk_find(m, id), nic = nic_find(m, id);
+
+	if (disk < 0 && nic < 0)
+		return -ENOENT;
+	return m->slots[device_find(m, disk >= 0 ? m->disks[disk].dev : m->nics[nic].dev)];
+}
+
+bool machine_has(const struct machine *m, const char *id)
+{
+	return slot_of(m, id) >= 0;
+}
+
+bool machine_is_scsi(const struct machine *m, const char *id, struct err *e)
+{
+	int i = disk_find(m, id);
+
+	if (i < 0 || !m->disks[i].scsi)
+		return false;
+	err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s has bus scsi; only disks with bus virtio can be detached from a VM that runs: "
+		"detach it with --config", id);
+	return true;
+}
+
+int machine_ask_release(struct machine *m, const char *id, struct err *e)
+{
+	int slot = slot_of(m, id);
+
+	if (machine_is_scsi(m, id, e))
+		return -ENOTSUP;
+
+	if (slot < 0)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no device '%s'", id);
+	if (!pci_hotplug_is_on(m->pci_hotplug))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the guest was saved by a Cairn without hot-plug, and has not booted since; "
+			"reboot it, or change its definition with --config");
+	pci_hotplug_ask_release(m->pci_hotplug, (unsigned)slot);
+	return 0;
+}
+
+const char *machine_in_slot(const struct machine *m, unsigned slot)
+{
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (!m->disks[i].scsi && slot_of(m, m->disks[i].id) == (int)slot)
+			return m->disks[i].id;
+	for (unsigned i = 0; i < m->nnics; i++)
+		if (slot_of(m, m->cfg.interfaces[i].id) == (int)slot)
+			return m->cfg.interfaces[i].id;
+	return NULL;
+}
+
+/* Drain the device and free it, while its loop's thread does not run. */
+static void device_end(struct machine *m, struct device *d)
+{
+	int at = device_find(m, d);
+
+	pci_hotplug_forget(m->pci_hotplug, m->slots[at]);
+	d->ops->free(d);
+	device_remove(m, (unsigned)at);
+}
+
+static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *e)
+{
+	struct machine_disk *d = &m->disks[i];
+	struct disk_io *io = d->io;
+	struct err own;
+	int r, started;
+
+	if (running && d->dev->ops->pause)
+		d->dev->ops->pause(d->dev);
+	machine_disk_io_stop(io);
+	device_end(m, d->dev);
+	r = block_settle(d->block);
+	if (r < 0)
+		err_set_errno(e, r, "%s: the last data could not be written", d->id);
+	machine_disk_close(d);
+	started = io_start(m, io, &own);
+	if (started < 0)
+		log_error(io->name, "%s", own.msg);
+	LIST_REMOVE(m->disks, i, m->ndisks);
+	LIST_REMOVE(m->cfg.disks, i, m->ndisks);
+	LIST_REMOVE(m->cfg.disk_limits, i, m->ndisks);
+	LIST_REMOVE(m->cfg.boot_place, i, m->ndisks);
+	LIST_REMOVE(m->cfg.disk_more, i, m->ndisks);
+	LIST_REMOVE(m->carried.disks, i, m->ndisks);
+	LIST_REMOVE(m->carried.disk_faults, i, m->ndisks);
+	m->ndisks--;
+	memset(&m->carried.disks[m->ndisks], 0, sizeof(m->carried.disks[0]));
+	m->carried.disk_faults[m->ndisks] = 0;
+	m->cfg.ndisks = m->ndisks;
+	m->nics_at--;
+	names_refresh(m);
+	return r;
+}
+
+static void nic_unplug(struct machine *m, unsigned i, bool running)
+{
+	struct nic *n = &m->nics[i];
+
+	if (running && n->dev->ops->pause)
+		n->dev->ops->pause(n->dev);
+	nic_stop(n);
+	device_end(m, n->dev);
+	nic_done(n);
+	LIST_REMOVE(m->nics, i, m->nnics);
+	LIST_REMOVE(m->cfg.interfaces, i, m->nnics);
+	LIST_REMOVE(m->cfg.link_down, i, m->nnics);
+	LIST_REMOVE(m->cfg.limits, i, m->nnics);
+	LIST_REMOVE(m->cfg.queue_pairs, i, m->nnics);
+	LIST_REMOVE(m->cfg.pair_fds, i, m->nnics);
+	LIST_REMOVE(m->carried.interfaces, i, m->nnics);
+	m->nnics--;
+	memset(&m->carried.interfaces[m->nnics], 0, sizeof(m->carried.interfaces[0]));
+	m->cfg.ninterfaces = m->nnics;
+	names_refresh(m);
+}
+
+int machine_unplug(struct machine *m, const char *id, bool running, struct err *e)
+{
+	int disk = disk_find(m, id), nic = nic_find(m, id);
+
+	if (machine_is_scsi(m, id, e))
+		return -ENOTSUP;
+	if (disk >= 0)
+		return disk_unplug(m, (unsigned)disk, running, e);
+	if (nic < 0)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no device '%s'", id);
+	nic_unplug(m, (unsigned)nic, running);
+	return 0;
+}

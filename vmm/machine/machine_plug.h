@@ -1,0 +1,36 @@
+/* machine_plug: adds disks and interfaces to a machine that runs or is paused, and removes them.
+ *
+ * The sandbox forbids new loops, so an attached disk uses the loop of a disk that was detached, or shares the loop of
+ * another disk; an attached interface is served by the main thread.
+ *
+ * Threading: main thread, while no work is in progress (vm_works()) and the worker is idle. */
+#ifndef CAIRN_VMM_MACHINE_MACHINE_PLUG_H
+#define CAIRN_VMM_MACHINE_MACHINE_PLUG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct device;
+struct err;
+struct machine;
+struct vm_config;
+
+/* Add a device at index `at` of the list if its constructor succeeded, with its PCI slot.
+ * r: the constructor's result; made: the device, set when r is 0. Returns r. */
+int machine_device_insert(struct machine *m, unsigned at, int r, struct device *made);
+/* Add the disks and interfaces of c, behind those of the machine, and tell the guest. c was checked.
+ * fds: those of c; the fds that are taken are replaced by -1. running: the guest runs.
+ * Returns 0; -errno, and then the machine is as before. */
+int machine_plug(struct machine *m, const struct vm_config *c, int *fds, bool running, struct err *e);
+/* Ask the guest to release a disk or an interface. Returns 0; -ENOENT; -ENOTSUP. */
+int machine_ask_release(struct machine *m, const char *id, struct err *e);
+/* Whether a disk is at the SCSI controller, so that it has no slot of its own and cannot be removed; then e says so. */
+bool machine_is_scsi(const struct machine *m, const char *id, struct err *e);
+bool machine_has(const struct machine *m, const char *id);
+/* Return the id of the disk or the interface in a PCI slot; NULL: there is none. Valid until the next change. */
+const char *machine_in_slot(const struct machine *m, unsigned slot);
+/* Remove a disk or an interface, whatever the guest does with it. Returns 0; -ENOENT; -errno: it is removed, but its
+ * last data could not be written. */
+int machine_unplug(struct machine *m, const char *id, bool running, struct err *e);
+
+#endif

@@ -1,0 +1,149 @@
+/* Disks and interfaces that come and go while the VM runs. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "devices/device.h"
+#include "devices/pci/pci.h"
+#include "devices/pci/pci_hotplug.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/machine_plug.h"
+#include "vmm/machine/vm_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Work holds pointers to disks, and a saved state has to fit the machine. */
+static int busy_check(const struct vm *vm, const char *what, struct err *e)
+{
+	if (vm->cfg.images_only)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "this process only works on the VM's images; the VM is off");
+	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
+		return vm_wrong_phase(vm, what, e);
+	if (vm->work)
+		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way; try again after it", vm->work);
+	if (vm->m->disk_readers)
+		return err_set(e, -EBUSY, ERR_BUSY, "the size of a snapshot is being computed; try again in a moment");
+	return 0;
+}
+
+/* A process that takes the VM over gets this configuration. */
+static void config_note(struct vm *vm)
+{
+	const struct vm_config *from = &vm->m->cfg;
+
+	vm->cfg.ndisks = from->ndisks;
+	memcpy(vm->cfg.disks, from->disks, sizeof(from->disks));
+	memcpy(vm->cfg.disk_limits, from->disk_limits, sizeof(from->disk_limits));
+	memcpy(vm->cfg.boot_place, from->boot_place, sizeof(from->boot_place));
+	memcpy(vm->cfg.disk_more, from->disk_more, sizeof(from->disk_more));
+	vm->cfg.ninterfaces = from->ninterfaces;
+	memcpy(vm->cfg.interfaces, from->interfaces, sizeof(from->interfaces));
+	memcpy(vm->cfg.limits, from->limits, sizeof(from->limits));
+	memcpy(vm->cfg.link_down, from->link_down, sizeof(from->link_down));
+	memcpy(vm->cfg.queue_pairs, from->queue_pairs, sizeof(from->queue_pairs));
+	memcpy(vm->cfg.pair_fds, from->pair_fds, sizeof(from->pair_fds));
+}
+
+int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)
+{
+	int r = busy_check(vm, "attach a device", e);
+
+	if (r < 0)
+		return r;
+	r = machine_plug(vm->m, c, fds, vm->phase == VM_PHASE_RUNNING, e);
+	config_note(vm);
+	for (unsigned i = 0; i < c->ndisks && !r; i++)
+		log_info(NULL, "disk %s is attached", c->disks[i].id);
+	for (unsigned i = 0; i < c->ninterfaces && !r; i++)
+		log_info(NULL, "interface %s is attached", c->interfaces[i].id);
+	return r;
+}
+
+static void remove_and_tell(struct vm *vm, const char *name)
+{
+	struct vm_event ev = vm_event_new(vm, VM_EVENT_UNPLUGGED);
+	struct err e = { 0 };
+
+	snprintf(ev.device, sizeof(ev.device), "%s", name); /* the list has the name's memory */
+	if (machine_unplug(vm->m, ev.device, vm->phase == VM_PHASE_RUNNING, &e) < 0) {
+		log_error(NULL, "%s", e.msg);
+		snprintf(ev.detail, sizeof(ev.detail), "%.*s", (int)sizeof(ev.detail) - 1, e.msg);
+	}
+	config_note(vm);
+	log_info(NULL, "%s is detached", ev.device);
+	vm_event_send(vm, &ev);
+}
+
+int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e)
+{
+	int r = busy_check(vm, "detach a device", e);
+
+	if (!r && !force)
+		return machine_ask_release(vm->m, id, e);
+	if (!r && machine_is_scsi(vm->m, id, e))
+		r = -ENOTSUP;
+	if (!r && !machine_has(vm->m, id))
+		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no device '%s'", id);
+	if (!r)
+		remove_and_tell(vm, id);
+	return r;
+}
+
+void vm_unplug_absent(struct vm *vm, const bool *absent)
+{
+	const struct machine *m = vm->m;
+	char names[VM_DISKS_MAX + VM_INTERFACES_MAX][16];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < m->ndevices && n < ARRAY_SIZE(names); i++)
+		if (absent[i])
+			snprintf(names[n++], sizeof(names[0]), "%.15s", m->devices[i]->name);
+	while (n--)
+		remove_and_tell(vm, names[n]);
+}
+
+void vm_plug_settle(struct vm *vm)
+{
+	struct err e;
+
+	for (unsigned slot = 1; slot < PCI_SLOTS && vm->released && !busy_check(vm, "detach a device", &e); slot++) {
+		const char *id = vm->released >> slot & 1 ? machine_in_slot(vm->m, slot) : NULL;
+
+		vm->released &= ~(1u << slot);
+		if (id)
+			remove_and_tell(vm, id);
+	}
+}
+
+static void guest_released(void *opaque, uint32_t slots)
+{
+	struct vm *vm = opaque;
+
+	vm->released |= slots;
+	vm_plug_settle(vm);
+}
+
+static void guest_refused(void *opaque, uint32_t slots)
+{
+	struct vm *vm = opaque;
+
+	for (unsigned slot = 1; slot < PCI_SLOTS; slot++) {
+		struct vm_event ev = vm_event_new(vm, VM_EVENT_UNPLUG_REFUSED);
+		const char *id = slots >> slot & 1 ? machine_in_slot(vm->m, slot) : NULL;
+
+		if (!id)
+			continue;
+		snprintf(ev.device, sizeof(ev.device), "%s", id);
+		log_warn(NULL, "the guest does not release %s", id);
+		vm_event_send(vm, &ev);
+	}
+}
+
+void vm_plug_listen(struct vm *vm)
+{
+	struct pci_hotplug_listener l = { .released = guest_released, .refused = guest_refused, .opaque = vm };
+
+	if (vm->m->pci_hotplug)
+		pci_hotplug_listen(vm->m->pci_hotplug, &l);
+}
