@@ -16,6 +16,8 @@ const struct command_handler command_handlers[] = {
 	{ "vm-addresses", command_vm_addresses },
 	{ "vm-set-interface", command_vm_set_interface },
 	{ "vm-set-disk", command_vm_set_disk },
+	{ "vm-attach-disk", command_vm_attach_disk },
+	{ "vm-detach-device", command_vm_detach_device },
 	{ "vm-agent-command", command_vm_agent_command },
 	{ "vm-agent-query", command_vm_agent_query },
 	{ "vm-sandbox", command_vm_sandbox },

@@ -478,6 +478,13 @@ static const struct field net_leases_returns[] = {
 	{ "leases", FIELD_ARRAY, REQUIRED, "expires (realtime, seconds; 0: never), mac, address, prefix, family (ipv4, ipv6), name, client_id" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 
+static const struct field attach_disk_args[] = { FIELD_VM,
+	{ "disk", FIELD_OBJECT, REQUIRED, "the disk, as in a definition" },
+	{ "folder", FIELD_STRING, OPTIONAL, "folder of relative paths" }, END };
+static const struct field detach_device_args[] = { FIELD_VM,
+	{ "device", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
+	{ "timeout", FIELD_INT, OPTIONAL, "seconds to wait for the guest, 1 to 600 [5]" }, END };
+
 static const struct command commands[] = {
 	{ "qmp_capabilities", "end the negotiation", capabilities_args, NULL, ROLE_NONE,
 		COMMAND_BEFORE_NEGOTIATION, ANY_STATE },
@@ -504,6 +511,10 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-set-disk", "change the limits of a disk of a running VM; a new start uses the definition again", disk_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-attach-disk", "attach a disk to a running VM; the definition of the next start is unchanged", attach_disk_args, NULL, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-detach-device", "ask the guest to release a disk, and wait until it is detached; the definition of the next start is unchanged",
+		detach_device_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-agent-command", "run a command of the guest agent", agent_command_args, agent_command_returns,
 		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_GUEST },
 	{ "vm-agent-query", "like vm-agent-command, but not audited: to look, and for open files and running programs", agent_command_args, agent_command_returns, ROLE_GUEST,
@@ -700,6 +711,11 @@ static const struct field link_data[] = { FIELDS_VM_NAME,
 static const struct field tray_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the drive" },
 	{ "tray-open", FIELD_BOOL, REQUIRED, "position of the tray" }, FIELD_LEFT_OUT, END };
+static const struct field deleted_data[] = { FIELDS_VM_NAME,
+	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
+	{ "detail", FIELD_STRING, OPTIONAL, "what was lost, if the last data could not be written" }, END };
+static const struct field unplug_data[] = { FIELDS_VM_NAME,
+	{ "device", FIELD_STRING, REQUIRED, "id of the disk" }, END };
 static const struct field device_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "device that its driver must reset" }, FIELD_LEFT_OUT, END };
 static const struct field change_data[] = { FIELDS_VM_NAME,
@@ -775,6 +791,9 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_LINK_LOST] = { "LINK_LOST", "the peer of a network interface is gone; the link is down until the next start of the VM",
 		link_data, false, false },
 	[EVENT_TRAY_MOVED] = { "DEVICE_TRAY_MOVED", "the guest has opened or closed the tray of a CD drive", tray_data, false, false },
+	[EVENT_DEVICE_DELETED] = { "DEVICE_DELETED", "a disk was detached from the running VM", deleted_data, false, false },
+	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a disk, which stays attached",
+		unplug_data, false, false },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "the state of a VM has changed", change_data, false, false },
 	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or reboot was scheduled or cancelled, is overdue or has failed", plan_data, false,
 		false },

@@ -141,14 +141,24 @@ static void keys_drop(struct json_object *list, const char *const *keys, size_t 
 /* Return the definition, without what a command can change in the running VM if not `whole`; the caller owns it. */
 static struct json_object *definition_look(const struct definition *d, bool whole)
 {
-	static const char *const interface[] = { "link", "bandwidth", "egress" }, *const disk[] = { "iops", "bps" };
+	static const char *const interface[] = { "link", "bandwidth", "egress" };
 	struct json_object *o = definition_to_json(d);
 
 	if (!whole) {
 		keys_drop(js_get_array(o, "interfaces"), interface, ARRAY_SIZE(interface));
-		keys_drop(js_get_array(o, "disks"), disk, ARRAY_SIZE(disk));
+		json_object_object_del(o, "disks");
 	}
 	return o;
+}
+
+bool vm_disks_are_pending(const struct vm *vm)
+{
+	const struct definition *live = vm_live(vm), *next = vm->def;
+
+	for (unsigned i = 0; i < live->ndisks && live->ndisks == next->ndisks; i++)
+		if (strcmp(live->disks[i].id, next->disks[i].id))
+			return true;
+	return live->ndisks != next->ndisks;
 }
 
 static bool live_differs(const struct vm *vm, bool whole)

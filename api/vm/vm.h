@@ -186,6 +186,7 @@ struct vm {
 	struct job_owner *job_owner; /* of the job that works on the VM; NULL: root, the daemon, or no job */
 	struct network_ports *ports; /* rules for its taps (api/net/network_ports.h); NULL: none yet */
 	struct gated *gated; /* its start as a clone of a fork (api/jobs/start_gate.h); NULL: none is under way */
+	struct unplug_wait *unplugs; /* calls that wait for the guest to release a device (api/vm/vm_plug.c) */
 	struct forwards *forwards; /* sockets whose clients wake the VM; NULL: none yet */
 };
 
@@ -256,9 +257,11 @@ void vm_live_replace(struct vm *vm, struct definition *d);
 bool vm_sleeps(const struct vm *vm);
 /* Whether the VM runs and its next start will use a different definition. */
 bool vm_is_pending(const struct vm *vm);
-/* The same, but for what a command can change in the running VM, too: links and egress rules of interfaces, and limits
- * of interfaces and disks. */
+/* The same, but for what a command can change in the running VM, too: links, limits and egress rules of interfaces, and
+ * disks. */
 bool vm_machine_is_pending(const struct vm *vm);
+/* Whether the VM runs with more, fewer or other disks than its next start will have; by their ids. */
+bool vm_disks_are_pending(const struct vm *vm);
 
 enum vm_define_mode {
 	VM_DEFINE,

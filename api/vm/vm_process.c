@@ -250,6 +250,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 		[VM_KNOWS_VSOCK] = info->vsock,
 		[VM_KNOWS_AGENT_END] = info->ends_agents,
 		[VM_KNOWS_DUMP_THEN] = info->dumps_then,
+		[VM_KNOWS_PLUG] = info->plugs,
 	};
 
 	memcpy(p->knows, knows, sizeof(knows));

@@ -169,6 +169,7 @@ enum vm_known {
 	VM_KNOWS_VSOCK,		/* VM_MSG_VSOCK */
 	VM_KNOWS_AGENT_END,	/* VM_CONSOLE_END_AGENTS */
 	VM_KNOWS_DUMP_THEN,	/* vm_dump.then */
+	VM_KNOWS_PLUG,		/* VM_MSG_PLUG, VM_MSG_UNPLUG */
 	VM_KNOWN_COUNT
 };
 /* False as long as an adopted process has not answered VM_MSG_QUERY. */

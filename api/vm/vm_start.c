@@ -13,6 +13,7 @@
 #include "api/vm/touched.h"
 #include "api/vm/vm_answer.h"
 #include "api/vm/vm_cgroup.h"
+#include "api/vm/vm_disk_free.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_log.h"
 #include "api/vm/vm_socket.h"
@@ -34,18 +35,13 @@
 
 /* ---- checking that the images are free ---- */
 
-static int in_use(const struct vm *vm, unsigned i, const struct vm *by, struct err *e)
+static int in_use(const struct vm *vm, const char *key, const char *path, const struct vm *by, struct err *e)
 {
-	const char *path = vm->def->disks[i].layers[0].path;
-
 	/* The error stays in the VM's state. So name the other VM only if every user who sees this state also sees the
 	 * other VM. */
 	if (!permissions_seen_together(&vm->host->permissions, vm->def->uuid, by->def->uuid))
-		return err_set(e, -EBUSY, ERR_BUSY, "disks[%u].path: %s is in use by another VM", i,
-			path);
-	return err_set(e, -EBUSY, ERR_BUSY,
-		"disks[%u].path: %s is in use by VM '%s'; shut that VM down first", i, path,
-		by->def->name);
+		return err_set(e, -EBUSY, ERR_BUSY, "%s: %s is in use by another VM", key, path);
+	return err_set(e, -EBUSY, ERR_BUSY, "%s: %s is in use by VM '%s'; shut that VM down first", key, path, by->def->name);
 }
 
 /* Whether the VM's process has the image as its disk k. That is known from the start of the process, because a look at
@@ -58,19 +54,15 @@ static bool disk_is(const struct vm *vm, unsigned k, const char *path, const str
 		vm->disk_ids[k].ino == image->ino && vm->disk_ids[k].dev == image->dev));
 }
 
-/* Check that no other active VM of the daemon's own user uses the image, unless both only read it: two writers would
- * destroy it. The image's lock would refuse it as well, but cannot name the other VM: so it does if an earlier daemon
- * started that VM, with another path to the file.
- * image: disk i's image. */
-static int disk_check_free(struct vm *vm, unsigned i, const struct file_id *image, struct err *e)
+int vm_disk_check_free(const struct vm *vm, const struct definition *with, const struct definition_disk *ours,
+	const struct file_id *image, const char *key, struct err *e)
 {
-	const struct definition_disk *ours = &vm->def->disks[i];
 	struct vm_host *host = vm->host;
 
 	for (size_t v = 0; v < host->nvms; v++) {
 		struct vm *other = host->vms[v];
 
-		if (other == vm || (!vm_state_is_active(other->state) && other->start.kind != VM_OP_START))
+		if ((other == vm && vm_live(vm) != with) || (!vm_state_is_active(other->state) && other->start.kind != VM_OP_START))
 			continue;
 		for (unsigned k = 0; k < vm_live(other)->ndisks; k++) {
 			const struct definition_disk *disk = &vm_live(other)->disks[k];
@@ -79,10 +71,18 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct file_id *imag
 			if (!disk->nlayers || author_of(vm_live(other), disk->layers[0].path) ||
 				(disk->read_only && ours->read_only) || !disk_is(other, k, ours->layers[0].path, image))
 				continue;
-			return in_use(vm, i, other, e);
+			return in_use(vm, key, ours->layers[0].path, other, e);
 		}
 	}
 	return 0;
+}
+
+static int disk_check_free(struct vm *vm, unsigned i, const struct file_id *image, struct err *e)
+{
+	char key[32];
+
+	snprintf(key, sizeof(key), "disks[%u].path", i);
+	return vm_disk_check_free(vm, NULL, &vm->def->disks[i], image, key, e);
 }
 
 static int disks_check_free(struct vm *vm, const struct config *c, struct err *e)

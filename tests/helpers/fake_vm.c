@@ -321,7 +321,7 @@ static void answer_query(struct fake *f, uint64_t seq)
 		info.console_readers += f->consoles[i].fd >= 0;
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
-	info.sets_disks = !word(f, "keeps-disks");
+	info.sets_disks = info.plugs = !word(f, "keeps-disks");
 	if (f->work.due_ms && ((f->work.type >= VM_MSG_SNAPSHOT_CREATE && f->work.type <= VM_MSG_SNAPSHOT_DELETE) || f->work.type == VM_MSG_DUMP) &&
 		!word(f, "old-work"))
 		info.work = (uint8_t)f->work.type;
@@ -719,10 +719,10 @@ static void handle(struct fake *f, struct channel_msg *m)
 	bool late = word(f, "event-last");
 
 	query_leave(f, m);
-	if (agent_is_slow(f, m))
+	if (agent_is_slow(f, m) || (f->configured && word(f, "mute")))
 		return;
-	if (f->configured && word(f, "mute"))
-		return;
+	if (m->head.type == VM_MSG_UNPLUG) /* the answer comes after the event */
+		event(f, (struct vm_event){ .kind = VM_EVENT_UNPLUGGED, .device = "vdz" });
 	switch (m->head.type) {
 	case VM_MSG_CONFIG:
 		configure(f, m);

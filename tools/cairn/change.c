@@ -142,15 +142,19 @@ int place_choose(struct cli *c, struct place *ret, struct err *e)
 	int r;
 
 	*ret = (struct place){ option_flag(c, "live"), option_flag(c, "config") };
+	if (option_flag(c, "print-only")) {
+		*ret = (struct place){ .config = true };
+		return 0;
+	}
 	if (option_flag(c, "current") && (ret->live || ret->config))
 		return cli_usage(c, "give either --current, or --live and --config");
-	if (ret->live || ret->config)
+	if ((ret->live || ret->config) && !option_flag(c, "persistent"))
 		return 0;
 	r = cli_vm_info(c, c->pos[0], &info, e);
 	if (r < 0)
 		return r;
-	ret->live = js_get_int(info, "id", -1) >= 0;
-	ret->config = !ret->live;
+	ret->live |= js_get_int(info, "id", -1) >= 0;
+	ret->config |= !ret->live || option_flag(c, "persistent");
 	return 0;
 }
 

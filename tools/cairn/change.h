@@ -16,6 +16,14 @@ struct json_object;
 	{ "current", NULL, "the same as --config, for a VM that is off" },                          \
 	{ "print-only", NULL, "show the change, and do not save it" }
 
+/* Options of the verbs that attach and detach devices. */
+#define PLUG_OPTIONS                                                                                \
+	{ "live", NULL, "change the running VM [default, if it runs]" },                            \
+	{ "config", NULL, "change the next start of the VM [default, if the VM is off]" },           \
+	{ "persistent", NULL, "change the next start, and the VM if it runs" },                      \
+	{ "current", NULL, "the running VM, or the next start of a VM that is off" },               \
+	{ "print-only", NULL, "show the change of the next start, and do not save it" }
+
 /* Read the definition, change it and have the daemon save it; if another user has changed it in the meantime, repeat,
  * up to 8 times. Prints the daemon's warnings on stderr. Refuses --live, and --current for a running VM.
  * edit: changes the canonical JSON `definition` in place; returns 0; -errno with a sentence; another value, which is
@@ -35,8 +43,8 @@ struct place {
 	bool live, config;
 };
 
-/* Choose the place. Without --live and --config: the running VM if there is one. Returns 0; -errno; CLI_USAGE after an
- * error message. */
+/* Choose the place. Without --live and --config: the running VM if there is one. --persistent: the next start, and the
+ * VM if it runs; --print-only: the next start. Returns 0; -errno; CLI_USAGE after an error message. */
 int place_choose(struct cli *c, struct place *ret, struct err *e);
 
 /* Read the definition that the next start uses. The caller owns it. Returns 0 or -errno. */

@@ -9,7 +9,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -108,6 +110,37 @@ static int attach_edit(struct cli *c, struct json_object *definition, void *opaq
 	return 0;
 }
 
+static int attach_live(struct cli *c, struct json_object *disk, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	char folder[PATH_MAX];
+
+	js_put(args, "disk", json_object_get(disk));
+	if (getcwd(folder, sizeof(folder)))
+		js_put_str(args, "folder", folder);
+	return cli_execute(c, "vm-attach-disk", args, &answer, NULL, e);
+}
+
+/* Change the running VM, the next start, or both. If only the second part fails, the error says so. */
+static int plug_change(struct cli *c, int (*live)(struct cli *c, struct json_object *disk, struct err *e),
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), struct json_object *disk, struct err *e)
+{
+	struct place p;
+	struct err own;
+	int r = place_choose(c, &p, e);
+
+	if (!r && p.live)
+		r = live(c, disk, e);
+	if (r || !p.config)
+		return r;
+	r = change_make_config(c, c->pos[0], edit, disk, e);
+	if (r >= 0 || !p.live)
+		return r;
+	own = *e;
+	return err_set(e, r, own.cls, "the running VM is changed, but not the definition of its next start: %.300s", own.msg);
+}
+
 int verb_attach_disk(struct cli *c)
 {
 	CLEANUP_JS struct json_object *disk = disk_of_options(c);
@@ -118,8 +151,8 @@ int verb_attach_disk(struct cli *c)
 		return CLI_USAGE;
 	r = layers_put(disk, &e);
 	if (!r)
-		r = change_make(c, c->pos[0], attach_edit, disk, &e);
-	return change_tell(r, &e, "attach disk", "Disk attached");
+		r = plug_change(c, attach_live, attach_edit, disk, &e);
+	return r == CLI_USAGE ? r : change_tell(r, &e, "attach disk", "Disk attached");
 }
 
 /* ---- detach-disk ---- */
@@ -149,12 +182,25 @@ static int detach_edit(struct cli *c, struct json_object *definition, void *opaq
 	return 0;
 }
 
+static int detach_live(struct cli *c, struct json_object *disk, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	const char *timeout = option_value(c, "timeout");
+
+	(void)disk;
+	js_put_str(args, "device", c->pos[1]);
+	if (timeout)
+		js_put_int(args, "timeout", strtol(timeout, NULL, 10));
+	return cli_execute(c, "vm-detach-device", args, &answer, NULL, e);
+}
+
 int verb_detach_disk(struct cli *c)
 {
 	struct err e;
-	int r = change_make(c, c->pos[0], detach_edit, NULL, &e);
+	int r = plug_change(c, detach_live, detach_edit, NULL, &e);
 
-	return change_tell(r, &e, "detach disk", "Disk detached");
+	return r == CLI_USAGE ? r : change_tell(r, &e, "detach disk", "Disk detached");
 }
 
 /* ---- change-media ---- */

@@ -311,10 +311,9 @@ static const struct verb_option attach_disk_options[] = {
 	{ "sourcetype", "file|block", "no effect: detected" },
 	{ "driver", "qemu", "no effect; accepted for virsh" },
 	{ "cache", "MODE", "no effect; accepted for virsh" },
-	{ "io", "MODE", "no effect; accepted for virsh" },
-	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
+	{ "io", "MODE", "no effect; accepted for virsh" }, PLUG_OPTIONS, END };
 static const struct verb_option detach_options[] = {
-	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
+	{ "timeout", "SECONDS", "wait at most SECONDS for the guest to release the disk, 1 to 600 [5]" }, PLUG_OPTIONS, END };
 static const struct verb_option change_media_options[] = {
 	{ "eject", NULL, "remove the medium" },
 	{ "insert", NULL, "insert SOURCE into an empty drive" },
@@ -414,9 +413,9 @@ const struct verb verbs[] = {
 		"restart, preserve, ...", change_options, 3, 3, false, "vm-name", "vm-define vm-dump-definition",
 		verb_set_lifecycle_action },
 	{ "attach-disk", "Definitions", "VM SOURCE TARGET", "add a disk", attach_disk_options, 3, 3, false, "vm-file",
-		"vm-define vm-dump-definition", verb_attach_disk },
+		"vm-info vm-attach-disk vm-define vm-dump-definition", verb_attach_disk },
 	{ "detach-disk", "Definitions", "VM TARGET", "remove a disk; its image is not deleted", detach_options, 2, 2, false,
-		"vm-disk", "vm-define vm-dump-definition", verb_detach_disk },
+		"vm-disk", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_disk },
 	{ "change-media", "Definitions", "VM PATH [SOURCE]", "change the medium of a cdrom drive", change_media_options,
 		2, 3, false, "vm-disk", "vm-define vm-dump-definition", verb_change_media },
 	{ "attach-interface", "Definitions", "VM TYPE [SOURCE]", "add a network interface", attach_interface_options, 2,

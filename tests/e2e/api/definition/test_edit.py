@@ -210,7 +210,7 @@ def test_change_of_running_vm_applies_at_next_start(fake):
     assert r.stderr == "note: domain 'vm1' runs; the change applies to its next start\n"
     refused(fake, "the definition of a running VM cannot change", "setvcpus", "vm1", "3", "--live")
     refused(fake, "VM 'vm1' runs, and the definition of a running VM cannot change", "setvcpus", "vm1", "3", "--current")
-    fake.cairn("attach-disk", "vm1", image(fake, "b.img"), "vdb")
+    fake.cairn("attach-disk", "vm1", image(fake, "b.img"), "vdb", "--config")
     assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["vcpus"] == 1
     assert "vdb" not in fake.cairn("domblklist", "vm1").stdout
     assert "vdb" in fake.cairn("domblklist", "--inactive", "vm1").stdout

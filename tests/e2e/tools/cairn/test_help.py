@@ -252,6 +252,8 @@ clone vm1 live2 --live --publish 2222:22
 domiftune vm1 net0 --live --config --inbound 100
 blkdeviotune vm1 vda --live --config --total-iops-sec 100
 blkdeviotune vm1 vda
+attach-disk vm1 more.raw vdz --persistent
+detach-disk vm1 vdz --persistent
 domif-setlink vm1 net0 down --live --config
 domif-egress vm1 net0
 domif-egress vm1 net0 deny --live

@@ -1,0 +1,278 @@
+"""Disks that come and go while the VM runs. The guest `interp` does what a system does by the DSDT: it reads the event
+and the ports of devices/pci/pci_hotplug.h."""
+
+import json
+import os
+import subprocess
+import threading
+
+import pytest
+
+import guestlib
+from conftest import Console, until
+
+pytestmark = pytest.mark.usefixtures("kvm")
+
+ROUNDS = int(os.environ.get("CAIRN_PLUGS", 8))
+GPE_STATUS, GPE_PLUG = 0x620, 1 << 1
+PLUGGED, ASKED, RELEASE, STATUS = 0xae00, 0xae04, 0xae08, 0xae0c
+
+
+class Guest(Console):
+    def __init__(self, d, name):
+        q = d.qmp()
+        q.run("vm-console", vm=name, history=False)
+        super().__init__(d, name, q.fds.pop())
+        q.close()
+        self.sock.sendall(b"\necho here\n")
+        until(lambda: self.line() == "here")
+        until(lambda: self.line() == "ok")
+
+    def inl(self, port):
+        return int(self.run(f"inl {port}")[0], 16)
+
+    def event(self):
+        """Return whether the event has come, and clear it."""
+        came = int(self.run(f"inw {GPE_STATUS}")[0], 16) & GPE_PLUG
+        self.run(f"outw {GPE_STATUS} {GPE_PLUG}")
+        return bool(came)
+
+    def release(self):
+        """Wait for the host's request, and release the device. Return the slots."""
+        until(lambda: self.inl(ASKED))
+        slots = self.inl(ASKED)
+        self.run(f"outl {RELEASE} {slots}")
+        return slots
+
+    def refuse(self):
+        until(lambda: self.inl(ASKED))
+        slot = self.inl(ASKED).bit_length() - 1
+        self.run(f"outl {STATUS} {slot << 24 | 0x81}")
+
+
+def image(path, size=4 << 20):
+    with open(path, "wb") as f:
+        f.truncate(size)
+    return str(path)
+
+
+def machine(d, guest, name="a", **keys):
+    d.define(name, debug_exit=True, boot={"kernel": guest("interp.elf")}, **keys)
+    d.cairn("start", name)
+    return Guest(d, name)
+
+
+def disks(d, *more):
+    return [x["id"] for x in json.loads(d.cairn("domblklist", "a", "--format", "json", *more).stdout)]
+
+
+def detach(d, work, *more, ok=True):
+    """Detach vdb of VM a, while the guest does `work`."""
+    done = []
+    t = threading.Thread(target=lambda: done.append(work()))
+    t.start()
+    r = d.cairn("detach-disk", "a", "vdb", "--timeout", "60", *more, ok=ok)
+    t.join()
+    assert done
+    return r
+
+
+def test_disk_is_attached_and_detached(daemon, guest, tmp_path):
+    a, b = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}])
+    g.run("open 0")
+    g.run("write 0 8 1")
+    assert not g.event() and g.inl(PLUGGED) == 0
+    assert daemon.cairn("attach-disk", "a", b, "vdb", "--live").stdout == "Disk attached successfully\n"
+    assert g.event()
+    slots = g.inl(PLUGGED)
+    assert bin(slots).count("1") == 1 and g.inl(PLUGGED) == 0
+    assert disks(daemon) == ["vda", "vdb"] and disks(daemon, "--inactive") == ["vda"]
+    g.run("open 1")
+    g.run("write 16 64 7")
+    g.run("verify 16 64 7")
+    g.run("flush")
+    # The guest is asked, and does nothing: the disk stays, and works.
+    r = daemon.cairn("detach-disk", "a", "vdb", "--timeout", "1", ok=False)
+    assert "the guest has not released vdb within 1 s, so it stays attached" in r.stderr
+    assert g.event() and g.inl(ASKED) == slots
+    g.run("verify 16 64 7")
+    # The guest refuses.
+    q = daemon.qmp()
+    g.run(f"outl {STATUS} {(slots.bit_length() - 1) << 24 | 0x81}")
+    q.event("DEVICE_UNPLUG_GUEST_ERROR", device="vdb")
+    assert g.inl(ASKED) == 0
+    r = detach(daemon, g.refuse, ok=False)
+    assert "the guest refuses to release vdb, so it stays attached" in r.stderr
+    g.run("verify 16 64 7")
+    # The guest releases it.
+    assert detach(daemon, g.release).stdout == "Disk detached successfully\n"
+    q.event("DEVICE_DELETED", device="vdb")
+    assert disks(daemon) == ["vda"]
+    assert int(g.run(f"cfgrd {(slots.bit_length() - 1) << 3} 0 4")[0], 16) == 0xffffffff
+    g.run("open 0")
+    g.run("verify 0 8 1")
+    g.close()
+    # Nobody has the image any more, and it has what the guest has written.
+    daemon.cairn("destroy", "a")
+    g = machine(daemon, guest, disks=[{"path": b, "format": "raw"}])
+    g.run("open 0")
+    g.run("verify 16 64 7")
+    g.close()
+
+
+def test_bad_requests_change_nothing(daemon, guest, tmp_path):
+    a, b, c = (image(tmp_path / f"{n}.raw") for n in "abc")
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}])
+    other = machine(daemon, guest, "b", disks=[{"path": c, "format": "raw"}])
+
+    def refused(words, *args):
+        assert words in daemon.cairn(*args, ok=False).stderr
+
+    refused("target vda already exists", "attach-disk", "a", b, "vda", "--live")
+    refused("is also the image of disks[0]", "attach-disk", "a", a, "vdb", "--live")
+    refused(f"{c} is in use by VM 'b'; shut that VM down first", "attach-disk", "a", c, "vdb", "--live")
+    refused("No such file", "attach-disk", "a", str(tmp_path / "none"), "vdb", "--live")
+    refused("has no disk 'vdx'", "detach-disk", "a", "vdx", "--live")
+    refused("vda is the first disk of VM 'a', from which its guest runs", "detach-disk", "a", "vda", "--live")
+    daemon.cairn("destroy", "b")
+    refused("VM 'b' is shut off; change its definition instead, with --config", "attach-disk", "b", b, "vdb", "--live")
+    assert disks(daemon) == ["vda"] and g.inl(PLUGGED) == 0
+    # A VM has room for 24 disks.
+    for i in range(1, 24):
+        daemon.cairn("attach-disk", "a", image(tmp_path / f"{i}.raw"), f"vd{chr(97 + i)}", "--live")
+    refused("has 25 disks; at most 24", "attach-disk", "a", b, "vdz", "--live")
+    assert len(disks(daemon)) == 24
+    g.run("open 23")
+    g.run("write 0 8 1")
+    g.run("verify 0 8 1")
+    g.close()
+    other.close()
+
+
+def test_persistent_changes_both(daemon, guest, tmp_path):
+    a, b = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}])
+    daemon.cairn("attach-disk", "a", b, "vdb", "--persistent")
+    assert disks(daemon) == disks(daemon, "--inactive") == ["vda", "vdb"]
+    detach(daemon, g.release)  # as virsh: the running VM
+    assert disks(daemon) == ["vda"] and disks(daemon, "--inactive") == ["vda", "vdb"]
+    daemon.cairn("detach-disk", "a", "vdb", "--config")
+    assert disks(daemon, "--inactive") == ["vda"]
+    g.close()
+
+
+def test_plugged_disk_survives_handover_save_and_daemon(daemon, guest, tmp_path):
+    """The slot stays, too: the guest goes on without looking at the bus again."""
+    a, b, c = (image(tmp_path / f"{n}.raw") for n in "abc")
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}], rng=True)
+    daemon.cairn("attach-disk", "a", c, "vdc", "--live")
+    daemon.cairn("attach-disk", "a", b, "vdb", "--live")
+    g.run("open 2")
+    bus = g.run("pci")
+    # The slots are not in a row any more.
+    assert "Disk detached" in detach_of(daemon, g, "vdc")
+    bus = g.run("pci")
+    g.run("write 0 8 1")
+    g.close()
+    # The next start would not have the disk.
+    assert "runs with other disks than its next start would have" in daemon.cairn("managedsave", "a", ok=False).stderr
+    daemon.cairn("attach-disk", "a", b, "vdb", "--config")
+    for move in (["restart-process", "a"], None, ["save", "a", str(tmp_path / "saved")], ["managedsave", "a"]):
+        if move:
+            daemon.cairn(*move)
+        else:
+            daemon.stop(9)
+            daemon.start()
+        if move and move[0] == "save":
+            daemon.cairn("restore", str(tmp_path / "saved"))
+        elif move and move[0] == "managedsave":
+            daemon.cairn("start", "a")
+        g = Guest(daemon, "a")
+        assert g.run("pci") == bus, move
+        assert disks(daemon) == ["vda", "vdb"], move
+        g.run("verify 0 8 1")
+        g.close()
+
+
+def detach_of(d, g, target):
+    t = threading.Thread(target=g.release)
+    t.start()
+    r = d.cairn("detach-disk", "a", target, "--timeout", "60")
+    t.join()
+    return r.stdout
+
+
+@pytest.mark.seconds(60 + 5 * ROUNDS)
+def test_disks_come_and_go_while_another_works(daemon, guest, tmp_path):
+    a, b = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}])
+    for i in range(ROUNDS):
+        daemon.cairn("attach-disk", "a", b, "vdb", "--live")
+        g.run("open 1")
+        g.run(f"verify 0 8 {i}" if i else "sum 0 8")
+        g.run(f"write 0 8 {i + 1}")
+        g.run("open 0")
+        detach(daemon, lambda: (g.run("bench randwrite 8 64 4096 4096 1"), g.release()))
+        g.run("open 0")
+        g.run(f"write 0 8 {i}")
+        g.run(f"verify 0 8 {i}")
+    assert disks(daemon) == ["vda"]
+    g.close()
+
+
+def test_revert_to_before_the_plug_detaches_the_disk(daemon, guest, tmp_path):
+    for name in "ab":
+        subprocess.run([os.path.join(guestlib.BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(tmp_path / name), "4M"],
+                       check=True)
+    g = machine(daemon, guest, disks=[{"path": str(tmp_path / "a"), "format": "qcow2"}])
+    g.run("open 0")
+    g.run("write 0 8 1")
+    daemon.cairn("snapshot-create-as", "a", "before")
+    daemon.cairn("attach-disk", "a", str(tmp_path / "b"), "vdb", "--live", "--subdriver", "qcow2")
+    g.run("write 0 8 2")
+    g.run("open 1")
+    g.run("write 0 8 3")
+    daemon.cairn("snapshot-create-as", "a", "after")
+    g.run("write 0 8 4")
+    daemon.cairn("snapshot-revert", "a", "after")
+    g.run("verify 0 8 3")
+    g.close()
+    q = daemon.qmp()
+    daemon.cairn("snapshot-revert", "a", "before")
+    q.event("DEVICE_DELETED", device="vdb")
+    assert disks(daemon) == ["vda"]
+    g = Guest(daemon, "a")
+    g.run("verify 0 8 1")
+    # The snapshot from after the plug needs the disk: attach it, then revert.
+    r = daemon.cairn("snapshot-revert", "a", "after", ok=False)
+    assert "devices; this VM has" in r.stderr
+    g.run("verify 0 8 1")
+    daemon.cairn("attach-disk", "a", str(tmp_path / "b"), "vdb", "--live", "--subdriver", "qcow2")
+    g.close()
+    daemon.cairn("snapshot-revert", "a", "after")
+    g = Guest(daemon, "a")
+    g.run("verify 0 8 3")
+    g.close()
+
+
+def test_clone_has_an_attached_disk(daemon, guest, tmp_path):
+    """Its guest finds the disk in the same slot."""
+    for name in "abc":
+        subprocess.run([os.path.join(guestlib.BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(tmp_path / name), "4M"],
+                       check=True)
+    g = machine(daemon, guest, disks=[{"path": str(tmp_path / "a"), "format": "qcow2"}], rng=True)
+    for disk in "cb":
+        daemon.cairn("attach-disk", "a", str(tmp_path / disk), f"vd{disk}", "--live", "--subdriver", "qcow2")
+    detach_of(daemon, g, "vdc")
+    g.run("open 1")
+    g.run("write 0 8 3")
+    bus = g.run("pci")
+    assert "runs with other disks than its next start" in daemon.cairn("clone", "--live", "a", "x", ok=False).stderr
+    daemon.cairn("attach-disk", "a", str(tmp_path / "b"), "vdb", "--config", "--subdriver", "qcow2")
+    g.close()
+    daemon.cairn("clone", "--live", "a", "x")
+    c = Guest(daemon, "x")
+    assert c.run("pci") == bus
+    c.run("verify 0 8 3")
+    c.close()
