@@ -103,18 +103,34 @@ def test_changes_that_matter_have_active_networks_checked(host, lan):  # noqa: F
     assert host.verbs()[n:] == ["check", "check", "up"]
 
 
+def test_check_that_nobody_asked_for_holds_up_no_stop(host, lan):  # noqa: F811
+    host.define_net()
+    host.cairn("net-start", "lan")
+    host.tell("check", "hold")
+    subprocess.run([*lan.enter, "nft", "add table inet other { chain a { }; }"], check=True)
+    until(lambda: "check" in host.verbs())
+    host.cairn("net-destroy", "lan")
+    assert host.verbs()[-2:] == ["check", "down"] and host.states() == {"lan": "inactive"}
+
+
 def test_programs_of_a_network_that_die_are_started_again(daemon, machine):
     """dnsmasq and cairn-dns: with an event that says so, also for the next daemon; not when the network stops."""
     machine.outside.run("ip", "addr", "add", "203.0.113.7/32", "dev", "lo")
     daemon.cairn("net-update", "lan", "add", "egress", '{"default": "deny", "rules": [{"allow": "*.example.org"}]}', "--live")
     guest = machine.guest(1)
     guest.dhcp("one")
-    dns = "10.77.0.254"
+
+    def answered():
+        """Whether DNS answers; while the programs start, the kernel refuses the question."""
+        try:
+            return guest.resolve("10.77.0.254", "one")
+        except OSError:
+            return None
     for names in machine.dnsmasq, machine.names:
         old = names()
         os.kill(old[0], signal.SIGKILL)
         until(lambda: names() and names() != old)
-        until(lambda: guest.resolve(dns, "one"))
+        until(answered)
     log = (daemon.tmp / "cairnd.log").read_text()
     assert "its dnsmasq has ended, and is started again" in log and "its cairn-dns has ended, and is started again" in log
     daemon.stop(signal.SIGKILL)
@@ -122,7 +138,7 @@ def test_programs_of_a_network_that_die_are_started_again(daemon, machine):
     old = machine.dnsmasq()
     os.kill(old[0], signal.SIGKILL)
     until(lambda: machine.dnsmasq() and machine.dnsmasq() != old and machine.names())
-    until(lambda: guest.resolve(dns, "one"))
+    until(answered)
     before = (daemon.tmp / "cairnd.log").read_text().count("has ended")
     daemon.cairn("net-destroy", "lan")
     assert (daemon.tmp / "cairnd.log").read_text().count("has ended") == before and not machine.dnsmasq()
