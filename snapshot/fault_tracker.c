@@ -1,4 +1,4 @@
-#include "snapshot/fault_tracker.h"
+#include "snapshot/fault_tracker_impl.h"
 #include "base/bitmap.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -33,56 +33,9 @@
  * about a tenth of what the previous round left. */
 #define PREPROTECT_ROUNDS 4
 
-/* The old content of a block that is about to be overwritten; kept until save_next() returns it. */
-struct aside {
-	struct aside *next;
-	uint64_t block;
-	uint8_t data[VMSTATE_BLOCK_BYTES];
-};
-
-/* A fault that waits until the kept old contents are below aside_max_bytes again. */
-struct deferred {
-	struct deferred *next;
-	uint64_t block;
-};
-
-/* A device that waits for room. */
-struct room_waiter {
-	struct room_waiter *next;
-	int fd;
-};
-
-struct fault_tracker {
-	struct fault_tracker_config c;
-	uint64_t blocks;
-	/* uffd: the userfaultfd; eventfds: stop_fd ends the thread, wake_fd wakes it for room or work */
-	int uffd, stop_fd, wake_fd;
-	pthread_t thread;
-	bool thread_made;
-	/* guards ram_reader; held from reading a block from it until the block is in RAM; locked before `lock` */
-	pthread_mutex_t feed;
-	struct ram_reader *ram_reader;
-	atomic_bool arming;   /* fault_tracker_arm_begin() was called, and some memory is not protected yet */
-	uint64_t armed_to;    /* in bytes; for fault_tracker_arm_step() */
-	atomic_bool loading;  /* the RAM reader has more blocks for the background */
-	pthread_mutex_t lock; /* guards the fields below and copying out of RAM */
-	struct bitmap dirty;  /* written since the last reset */
-	struct bitmap bare;   /* dirty blocks that are not protected now */
-	struct bitmap unsaved;
-	atomic_bool saving; /* changed in a pause, or by the worker; read also without the lock */
-	int save_error; /* -errno: the save has failed, for example because a block's old content is lost */
-	uint64_t next; /* position in unsaved */
-	struct holes holes;
-	struct aside *aside, **aside_tail;
-	uint64_t aside_bytes;
-	struct deferred *deferred;
-	struct room_waiter *room_waiters;
-	struct fault_tracker_stats stats;
-};
-
 /* ---- write-protecting memory ---- */
 
-static int range_protect(struct fault_tracker *t, uint64_t first, uint64_t n, bool on)
+int tracker_range_protect(struct fault_tracker *t, uint64_t first, uint64_t n, bool on)
 {
 	uint64_t off = first * VMSTATE_BLOCK_BYTES;
 	struct uffdio_writeprotect wp = { .range = { .start = (uintptr_t)t->c.ram + off,
@@ -96,7 +49,7 @@ static int range_protect(struct fault_tracker *t, uint64_t first, uint64_t n, bo
 	return 0;
 }
 
-static void bare_set(struct fault_tracker *t, uint64_t block)
+void tracker_bare_set(struct fault_tracker *t, uint64_t block)
 {
 	bitmap_set(&t->dirty, block);
 	bitmap_set(&t->bare, block);
@@ -110,12 +63,12 @@ static int stretch_protect(struct fault_tracker *t, uint64_t from, uint64_t to)
 	int r = 0;
 
 	for (uint64_t b = from / VMSTATE_BLOCK_BYTES; b < end && !r; b += piece)
-		r = range_protect(t, b, MIN(piece, end - b), true);
+		r = tracker_range_protect(t, b, MIN(piece, end - b), true);
 	return r;
 }
 
 /* Map the kernel's page of zeros wherever [from, to) of a view has no page. */
-static int zeros_map(struct fault_tracker *t, uint64_t from, uint64_t to)
+int tracker_zeros_map(struct fault_tracker *t, uint64_t from, uint64_t to)
 {
 	while (from < to) {
 		struct uffdio_zeropage z = { .range = { .start = (uintptr_t)t->c.ram + from,
@@ -144,7 +97,7 @@ static int view_protect(struct fault_tracker *t)
 	ram_view_walk(t->c.view, &h);
 	for (uint64_t at = base; at < h.bytes && !r; at = h.data_to) {
 		hole_at(&h, at, 1);
-		r = zeros_map(t, at - base, MAX(h.data_from, at) - base);
+		r = tracker_zeros_map(t, at - base, MAX(h.data_from, at) - base);
 	}
 	return r < 0 ? r : stretch_protect(t, 0, t->c.ram_bytes);
 }
@@ -211,7 +164,7 @@ static int bare_protect_piece(struct fault_tracker *t, uint64_t *at)
 {
 	uint64_t b = bitmap_next_set(&t->bare, *at);
 	uint64_t end = MIN(bitmap_next_clear(&t->bare, b), b + ARM_PIECE_BYTES / VMSTATE_BLOCK_BYTES);
-	int r = b < end ? range_protect(t, b, end - b, true) : 0;
+	int r = b < end ? tracker_range_protect(t, b, end - b, true) : 0;
 
 	for (*at = end; b < end && !r; b++)
 		bitmap_clear(&t->bare, b);
@@ -288,11 +241,6 @@ int fault_tracker_reset_dirty(struct fault_tracker *t, struct bitmap *ret_dirty,
 
 /* ---- saving blocks ---- */
 
-static size_t block_len(const struct fault_tracker *t, uint64_t block)
-{
-	return (size_t)MIN(VMSTATE_BLOCK_BYTES, t->c.ram_bytes - block * VMSTATE_BLOCK_BYTES);
-}
-
 static int block_copy(const struct fault_tracker *t, uint64_t block, uint8_t *buf)
 {
 	return ram_block_read(t->c.view, t->c.ram_fd, t->c.ram_bytes, block, buf);
@@ -310,7 +258,7 @@ void fault_tracker_save_begin(struct fault_tracker *t, const struct bitmap *want
 	t->save_error = bare_protect(t);
 }
 
-static void fd_signal(int fd)
+void tracker_wake(int fd)
 {
 	uint64_t one = 1;
 
@@ -323,12 +271,12 @@ static void room_tell(struct fault_tracker *t)
 	struct room_waiter *w;
 
 	if (t->deferred)
-		fd_signal(t->wake_fd);
+		tracker_wake(t->wake_fd);
 	if (t->saving && t->aside_bytes > t->c.aside_max_bytes / 2)
 		return; /* let a device copy many blocks at once */
 	while ((w = t->room_waiters)) {
 		t->room_waiters = w->next;
-		fd_signal(w->fd);
+		tracker_wake(w->fd);
 		free(w);
 	}
 }
@@ -458,8 +406,8 @@ static bool block_preserve(struct fault_tracker *t, uint64_t block, int tid)
 
 static void range_release(struct fault_tracker *t, uint64_t block)
 {
-	bare_set(t, block);
-	range_protect(t, block, 1, false); /* wakes the waiting thread */
+	tracker_bare_set(t, block);
+	tracker_range_protect(t, block, 1, false); /* wakes the waiting thread */
 }
 
 static void fault_defer(struct fault_tracker *t, uint64_t block)
@@ -506,7 +454,7 @@ static bool room_wait(struct fault_tracker *t, int fd)
 }
 
 /* Make a block writable. Returns false if there is no room for its old content. */
-static bool block_make_room(struct fault_tracker *t, uint64_t block, int wake_fd)
+bool tracker_block_make_room(struct fault_tracker *t, uint64_t block, int wake_fd)
 {
 	LOCK_GUARD(&t->lock);
 	if (!t->saving || !bitmap_test(&t->unsaved, block))
@@ -531,7 +479,7 @@ bool fault_tracker_make_room(struct fault_tracker *t, const struct iovec *iov, u
 		uint64_t at = (uint64_t)((uint8_t *)iov->iov_base - t->c.ram), end = at + iov->iov_len;
 
 		for (uint64_t b = at / VMSTATE_BLOCK_BYTES; iov->iov_len && b <= (end - 1) / VMSTATE_BLOCK_BYTES; b++)
-			if (!block_make_room(t, b, wake_fd))
+			if (!tracker_block_make_room(t, b, wake_fd))
 				return false;
 	}
 	return true;
@@ -576,7 +524,7 @@ static int page_put(struct fault_tracker *t, uint64_t block, const uint8_t *data
 	LOCK_GUARD(&t->lock);
 	protected = t->c.uffd->can_protect && (!write || bitmap_test(&t->unsaved, block));
 	if (!protected)
-		bare_set(t, block);
+		tracker_bare_set(t, block);
 	return copy_in(t, block, data, protected);
 }
 
@@ -668,11 +616,12 @@ int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const s
 		bitmap_clear_all(&t->dirty);
 		bitmap_clear_all(&t->bare);
 		t->ram_reader = rd;
+		atomic_store(&t->lazy, false);
 		atomic_store(&t->loading, true);
 	}
 	pthread_mutex_unlock(&t->lock);
 	pthread_mutex_unlock(&t->feed);
-	fd_signal(t->wake_fd);
+	tracker_wake(t->wake_fd);
 	return r < 0 ? err_set_errno(e, r, "cannot drop the VM's changed memory") : 0;
 }
 
@@ -736,7 +685,8 @@ static void *fault_tracker_thread(void *opaque)
 		t->c.begin(t->c.opaque);
 	for (;;) {
 		/* Faults come before background work, because threads wait for them. */
-		int n = poll(fds, 3, atomic_load(&t->loading) ? 0 : -1);
+		bool busy = atomic_load(&t->loading) && !atomic_load(&t->lazy);
+		int n = poll(fds, 3, busy ? 0 : -1);
 
 		if ((n < 0 && errno != EINTR) || fds[1].revents)
 			break;
@@ -744,7 +694,7 @@ static void *fault_tracker_thread(void *opaque)
 			deferred_retry(t);
 		if (fds[0].revents & POLLIN)
 			faults_read(t);
-		else if (atomic_load(&t->loading))
+		else if (busy)
 			blocks_prefetch(t);
 	}
 	if (atomic_load(&t->loading))
@@ -821,6 +771,7 @@ int fault_tracker_new(const struct fault_tracker_config *c, struct fault_tracker
 	t->aside_tail = &t->aside;
 	t->ram_reader = c->ram_reader;
 	atomic_init(&t->loading, c->ram_reader != NULL);
+	atomic_init(&t->lazy, false);
 	atomic_init(&t->arming, false);
 	pthread_mutex_init(&t->feed, NULL);
 	pthread_mutex_init(&t->lock, NULL);

@@ -17,6 +17,10 @@
  *  rewind        in a pause, with drained devices: drops what was written since the last reset; a RAM reader
  *                supplies it again on access. Its time depends on what is dropped.
  *
+ *  give_back     while the guest runs: frees pages whose content the guest does not need any more.
+ *  reclaim       while the guest runs: frees the blocks that were not written since the last reset; a RAM reader
+ *                supplies them again on access, and only then.
+ *
  * A write causes a fault the first time after its block was protected, and none afterwards. I/O that began before
  * arming may write without a fault; therefore devices are drained for a reset. (I/O that begins
  * before preprotect has made its blocks dirty already, and they stay dirty.)
@@ -116,6 +120,21 @@ int fault_tracker_hold(struct fault_tracker *t, struct err *e);
  * Returns 0 or -errno with a sentence. */
 int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const struct bitmap *changed, struct err *e);
 
+/* Free [off, off + len) of RAM, whole pages that the guest does not use: they read as zeros, in a view as the base
+ * file. Pages that a RAM reader has not supplied yet stay as they are, unless they make up a whole block. All of it
+ * counts as written. wake_fd: as for fault_tracker_make_room().
+ * Returns 1; 0: there is no room to keep the old content for a running save, so try again later; -errno. Any thread
+ * but the tracker's; not while a save begins. */
+int fault_tracker_give_back(struct fault_tracker *t, uint64_t off, uint64_t len, int wake_fd);
+/* Free all blocks that were not written since the last reset, except holes; rd supplies them again, but only on access
+ * (fault_tracker_load_all() makes it supply the rest). RAM is no view and is armed, and all devices were drained at
+ * the last reset.
+ * rd: has the content that memory had at the last reset. Borrowed; replaces the previous RAM reader, which may then be
+ * freed, also after an error. ret_bytes: how much was freed. On the worker thread.
+ * Returns 0 or -errno with a sentence. */
+int fault_tracker_reclaim(struct fault_tracker *t, struct ram_reader *rd, uint64_t *ret_bytes, struct err *e);
+/* Read in the background what a RAM reader has not supplied yet. Any thread. */
+void fault_tracker_load_all(struct fault_tracker *t);
 /* Returns true if the tracker may still read blocks from its RAM reader. Any thread. */
 bool fault_tracker_loads(const struct fault_tracker *t);
 

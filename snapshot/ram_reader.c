@@ -61,12 +61,22 @@ static int crc_want(struct ram_reader *rd, uint64_t block, struct err *e)
 void ram_reader_inherit(struct ram_reader *rd, const struct ram_reader *from, const struct bitmap *dropped)
 {
 	for (size_t i = 0; i < DIV_ROUND_UP(rd->loaded.nbits, 64); i++)
-		rd->loaded.words[i] = (from ? from->loaded.words[i] : UINT64_MAX) & ~dropped->words[i];
+		rd->loaded.words[i] = (from ? from->loaded.words[i] : UINT64_MAX) & (dropped ? ~dropped->words[i] : UINT64_MAX);
 }
 
 bool ram_reader_has(const struct ram_reader *rd, uint64_t block)
 {
 	return bitmap_test(&rd->loaded, block);
+}
+
+void ram_reader_skip(struct ram_reader *rd, uint64_t block)
+{
+	bitmap_set(&rd->loaded, block);
+}
+
+void ram_reader_drop(struct ram_reader *rd, uint64_t block)
+{
+	bitmap_clear(&rd->loaded, block);
 }
 
 void ram_reader_fail(struct ram_reader *rd, const struct err *e)

@@ -43,7 +43,7 @@ void ram_reader_free(struct ram_reader *rd);
 /* Mark the blocks that are in place already, from the previous state. Call it before the tracker
  * gets the RAM reader.
  * from: the previous RAM reader, whose requested blocks are in place; NULL: all blocks are in place.
- * dropped: a bit for each block that is not in place nevertheless. */
+ * dropped: a bit for each block that is not in place nevertheless; NULL: none. */
 void ram_reader_inherit(struct ram_reader *rd, const struct ram_reader *from, const struct bitmap *dropped);
 
 /* Get the blocks of config.first and then the faulting ones, in order, when no tracker uses the
@@ -69,6 +69,9 @@ const uint8_t *ram_reader_read(struct ram_reader *rd, uint64_t block, uint64_t *
  * ret_n: their number; 0 if the call only read checksums.
  * Returns the content; NULL when every nonzero block was requested. */
 const uint8_t *ram_reader_next(struct ram_reader *rd, uint64_t *ret_block, uint64_t *ret_n);
+/* Note that the block is not needed from the saved state, or (drop) that it is needed again. */
+void ram_reader_skip(struct ram_reader *rd, uint64_t block);
+void ram_reader_drop(struct ram_reader *rd, uint64_t block);
 /* Report that a block could not be put in place. */
 void ram_reader_fail(struct ram_reader *rd, const struct err *e);
 /* Report that every block is in place, or will never be. */

@@ -8,6 +8,7 @@
 #include "vmm/agent/agent.h"
 #include "vmm/first_messages.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_balloon.h"
 #include "vmm/machine/machine_carry.h"
 #include "vmm/machine/machine_consoles.h"
 #include "vmm/machine/vm.h"
@@ -19,6 +20,7 @@
 #include "vmm/snapshot/vm_fork.h"
 #include "vmm/snapshot/vm_handover.h"
 #include "vmm/snapshot/vm_pins.h"
+#include "vmm/snapshot/vm_reclaim.h"
 #include "vmm/snapshot/vm_save.h"
 #include "vmm/snapshot/vm_snapshot.h"
 
@@ -582,6 +584,22 @@ static int disk_set_request(struct control *c, struct channel_msg *m, struct err
 	return vm_set_disk(c->vm, want, e);
 }
 
+static int reclaim_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	(void)m;
+	return vm_reclaim(c->vm, c->worker, create_done, c, e);
+}
+
+static int balloon_set_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	const struct vm_balloon_set *want = m->body;
+	int r = want->set_period && want->period_s > VM_BALLOON_PERIOD_MAX_S ?
+		err_set(e, -EINVAL, ERR_INVALID, "the period of the statistics is at most %d s", VM_BALLOON_PERIOD_MAX_S) :
+		machine_balloon_set(vm_machine(c->vm), want, m->head.seq, answer_late, c, e);
+
+	return r < 0 ? r : LATER;
+}
+
 static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_dump *how = m->body;
@@ -635,6 +653,8 @@ static const struct {
 	[VM_MSG_DISK_SET] = { disk_set_request, false },
 	[VM_MSG_PLUG] = { plug_request, false },
 	[VM_MSG_UNPLUG] = { unplug_request, false },
+	[VM_MSG_RECLAIM] = { reclaim_request, true },
+	[VM_MSG_BALLOON_SET] = { balloon_set_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
 	[VM_MSG_FORK] = { fork_request, true },

@@ -31,6 +31,7 @@ static bool event_repeats(const struct vm_event *ev)
 	case VM_EVENT_AGENT:
 	case VM_EVENT_LINK_LOST:
 	case VM_EVENT_TRAY:
+	case VM_EVENT_BALLOON:
 		return true;
 	case VM_EVENT_POWERDOWN:
 		return !ev->value;

@@ -50,6 +50,8 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	/* The receiver zeroes the rest. */
 	[VM_MSG_PLUG] = { .body_min = VM_PLUG_BYTES, .body_max = VM_PLUG_BYTES, .fds_max = CHANNEL_FDS_MAX, .known = true },
 	[VM_MSG_UNPLUG] = ROW(struct vm_unplug, 0),
+	[VM_MSG_RECLAIM] = ROW_EMPTY,
+	[VM_MSG_BALLOON_SET] = ROW(struct vm_balloon_set, 0),
 	[VM_MSG_CLONE_DISK] = ROW(struct vm_clone_disk, CHANNEL_FDS_MAX),
 	[VM_MSG_DISK_PULL] = ROW(struct vm_disk_pull, 0),
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
@@ -340,6 +342,8 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the ROM for network boot is missing or used twice");
 	if (!sysinfo_ok(c))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the texts of SMBIOS tables are malformed");
+	if (c->balloon > 1 || c->balloon_bytes > c->ram_bytes || (c->balloon && c->huge_pages))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the balloon has a value out of range, or memory in huge pages");
 	if (c->forked && c->restore_fd == VM_NO_FD)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state file");
 	if (taken_check(c, &f, e) < 0 || disks_check(c, &f, e) < 0)

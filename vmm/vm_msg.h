@@ -140,6 +140,13 @@ enum vm_msg_type {
 	/* a request: struct vm_unplug: ask the guest to release a disk or an interface, or remove it at once. The
 	 * answer comes at once, VM_EVENT_UNPLUGGED when the device is gone. */
 	VM_MSG_UNPLUG = 45,
+	/* a request: struct vm_balloon_set: change the balloon's target, or how often the guest sends statistics. Only
+	 * to processes whose vm_info has sets_balloon. */
+	VM_MSG_BALLOON_SET = 46,
+	/* a request: no body: free the memory that the guest has not written since the last snapshot or revert; its
+	 * accesses bring it back from the image. Answered by VM_MSG_SNAPSHOT_DONE, whose ram_bytes_shared is what was
+	 * freed. Only to processes whose vm_info has reclaims. */
+	VM_MSG_RECLAIM = 47,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -200,6 +207,7 @@ enum vm_event_kind {
 	VM_EVENT_TRAY,		 /* device: a CD drive; value: 1: the guest opened its tray, 0: closed it */
 	VM_EVENT_UNPLUGGED,	 /* device: a disk or an interface that the VM has no more; detail: what got lost, or "" */
 	VM_EVENT_UNPLUG_REFUSED, /* device: the guest was asked to release it, and refuses */
+	VM_EVENT_BALLOON, /* the size of the balloon has changed; value: the memory that it leaves to the guest, bytes */
 	VM_EVENT_KIND_COUNT,
 };
 
@@ -421,6 +429,8 @@ struct vm_config {
 	uint16_t network_rom_fd; /* the ROM of a network boot program */
 	char sysinfo[VM_SYSINFO_MAX]; /* enum vm_sysinfo_key */
 	struct vm_disk_more disk_more[VM_DISKS_MAX]; /* of the disks */
+	uint8_t balloon; /* a virtio-balloon device */
+	uint64_t balloon_bytes; /* memory that the balloon leaves to the guest at the start; 0: all */
 };
 
 /* The part of struct vm_config in VM_MSG_PLUG: the same in each release, so that a newer daemon's message has a length
@@ -445,6 +455,13 @@ struct vm_unplug {
 	char id[16];  /* of a disk or an interface */
 	uint8_t force; /* 1: remove it without asking the guest */
 	uint8_t reserved[7];
+};
+
+struct vm_balloon_set {
+	uint8_t set_target, set_period; /* 1: set it */
+	uint8_t reserved[2];
+	uint32_t period_s; /* 0: no statistics but on request */
+	uint64_t target_bytes; /* memory that the guest is to have, at most the VM's */
 };
 
 struct vm_memory {
@@ -740,6 +757,21 @@ struct vm_interface_info {
 	uint64_t tx_bytes, tx_packets, tx_errors, tx_drops;
 };
 
+enum vm_balloon_state { VM_BALLOON_NONE = 0, VM_BALLOON_NO_DRIVER, VM_BALLOON_WORKS };
+#define VM_BALLOON_STATS 10
+#define VM_BALLOON_PERIOD_MAX_S 86400
+
+struct vm_balloon_info {
+	uint8_t state; /* enum vm_balloon_state */
+	uint8_t reserved[3];
+	uint32_t period_s; /* how often the guest sends statistics; 0: only on request */
+	uint64_t target_bytes, guest_bytes; /* memory that the guest is to have, and that its driver says it has */
+	uint64_t reported_bytes; /* given back by free page reporting */
+	uint64_t stats_s; /* realtime of the statistics, in seconds; 0: none yet */
+	uint64_t known;	  /* bit n: stats[n] is known */
+	uint64_t stats[VM_BALLOON_STATS]; /* enum balloon_stat (devices/virtio/virtio_balloon.h) */
+};
+
 struct vm_info {
 	uint8_t phase, reason;
 	uint8_t host_kind; /* enum vm_host_kind */
@@ -791,7 +823,10 @@ struct vm_info {
 	uint8_t sets_disks; /* 1: the process knows VM_MSG_DISK_SET */
 	uint8_t dumps_then; /* 1: the process knows vm_dump.then */
 	uint8_t plugs; /* 1: the process knows VM_MSG_PLUG */
-	uint8_t reserved_at_end[1];
+	uint8_t sets_balloon; /* 1: the process knows VM_MSG_BALLOON_SET */
+	uint8_t reclaims; /* 1: the process knows VM_MSG_RECLAIM */
+	uint8_t reserved_at_end[7];
+	struct vm_balloon_info balloon;
 };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

@@ -18,6 +18,8 @@ const struct command_handler command_handlers[] = {
 	{ "vm-set-disk", command_vm_set_disk },
 	{ "vm-attach-disk", command_vm_attach_disk },
 	{ "vm-detach-device", command_vm_detach_device },
+	{ "vm-set-memory", command_vm_set_memory },
+	{ "vm-reclaim", command_vm_reclaim },
 	{ "vm-agent-command", command_vm_agent_command },
 	{ "vm-agent-query", command_vm_agent_query },
 	{ "vm-sandbox", command_vm_sandbox },

@@ -372,6 +372,28 @@ static void denied_put(struct json_object *o, const struct vm *vm, uint32_t at)
 	js_put(o, "egress", egress);
 }
 
+/* The statistics in the order of vm_balloon_info.stats. */
+static const char *const balloon_names[VM_BALLOON_STATS] = { "swap-in", "swap-out", "major-faults", "minor-faults", "unused",
+	"available", "usable", "disk-caches", "hugetlb-allocs", "hugetlb-failures" };
+
+static void put_balloon(struct json_object *o, const struct vm_balloon_info *b)
+{
+	struct json_object *balloon = json_object_new_object();
+
+	js_put_uint(o, "used-memory", b->guest_bytes);
+	js_put_bool(balloon, "driver", b->state == VM_BALLOON_WORKS);
+	js_put_uint(balloon, "target", b->target_bytes);
+	js_put_uint(balloon, "actual", b->guest_bytes);
+	js_put_uint(balloon, "reported", b->reported_bytes);
+	js_put_uint(balloon, "period", b->period_s);
+	if (b->stats_s)
+		js_put_uint(balloon, "last-update", b->stats_s);
+	for (unsigned i = 0; i < VM_BALLOON_STATS; i++)
+		if (b->known >> i & 1)
+			js_put_uint(balloon, balloon_names[i], b->stats[i]);
+	js_put(o, "balloon", balloon);
+}
+
 static void put_figures(struct json_object *o, const struct vm *vm, const struct vm_info *info)
 {
 	struct json_object *times = json_object_new_array(), *disks = json_object_new_array(),
@@ -397,6 +419,8 @@ static void put_figures(struct json_object *o, const struct vm *vm, const struct
 		json_object_array_add(interfaces, one);
 	}
 	js_put(o, "interfaces", interfaces);
+	if (info->balloon.state)
+		put_balloon(o, &info->balloon);
 }
 
 /* Return the resident bytes of a process; 0: unknown. */

@@ -239,6 +239,11 @@ static const struct key top_rows[] = {
 	{ "memory", KEY_CUSTOM, .offset = DEF(ram_bytes), .parse = parse_memory, .needed = true,
 		.about = "a size such as 512M, or a number of MiB; 1 MiB to 1 TiB, a multiple of 4 KiB",
 		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576}," KEY_SIZE_FORM "]}" },
+	{ "current_memory", KEY_CUSTOM, .offset = DEF(balloon_bytes), .parse = parse_memory,
+		.about = "memory that the balloon leaves to the guest at the start [memory]",
+		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576}," KEY_SIZE_FORM "]}" },
+	{ "balloon", KEY_BOOL, .offset = DEF(balloon),
+		.about = "add a virtio-balloon device, by which the guest gives memory back; not with hugepages", .initial = "false" },
 	{ "hugepages", KEY_BOOL, .offset = DEF(huge_pages),
 		.about = "back guest memory with huge pages", .initial = "false" },
 	{ "vcpus", KEY_NUMBER, .offset = DEF(vcpus), .min = 1, .max = VM_VCPUS_MAX,
@@ -351,6 +356,12 @@ static int check_whole(struct parse *p)
 		return key_error(p, "name: is missing; give the VM a name");
 	if (!d->ram_bytes)
 		return key_error(p, "memory: is missing; give a size such as \"512M\"");
+	if (d->balloon && d->huge_pages)
+		return key_error(p, "balloon: memory in huge pages cannot be given back; set either balloon or hugepages to false");
+	if (d->balloon_bytes && !d->balloon)
+		return key_error(p, "current_memory: has no effect without a balloon; set balloon to true");
+	if (d->balloon_bytes > d->ram_bytes)
+		return key_error(p, "current_memory: is more than memory; a balloon cannot give the guest more");
 	r = check_boot(p);
 	if (!r)
 		r = definition_check_sysinfo(p);

@@ -159,6 +159,8 @@ struct definition {
 	uint32_t idle_after_s; /* 0: never */
 	uint32_t idle_cpu_percent; /* percent of one CPU; usage up to this value counts as idle */
 	uint8_t idle_action; /* enum definition_then: suspend or save */
+	bool balloon;
+	uint64_t balloon_bytes; /* memory that the balloon leaves to the guest at the start; 0: all */
 	bool rng, virtio_console, guest_agent, debug_exit, huge_pages, systemd_scope;
 	uint32_t cpu_shares; /* 0: none given */
 	uint32_t cpu_quota; /* percent of one CPU; 0: no limit */

@@ -173,7 +173,7 @@ static void put_sysinfo(struct json_object *o, const struct definition *d)
 		json_object_put(s);
 }
 
-static void put_memory(struct json_object *o, uint64_t bytes)
+static void put_memory(struct json_object *o, const char *key, uint64_t bytes)
 {
 	char text[24];
 
@@ -181,7 +181,7 @@ static void put_memory(struct json_object *o, uint64_t bytes)
 		snprintf(text, sizeof(text), "%lluK", (unsigned long long)(bytes / KIB));
 	else
 		snprintf(text, sizeof(text), "%lluM", (unsigned long long)(bytes / MIB));
-	js_put_str(o, "memory", text);
+	js_put_str(o, key, text);
 }
 
 static void put_cpus(struct json_object *o, const struct definition *d)
@@ -254,7 +254,11 @@ struct json_object *definition_to_json(const struct definition *d)
 		js_put_str(o, "uuid", uuid);
 	js_put_str(o, "title", d->title);
 	js_put_str(o, "description", d->description);
-	put_memory(o, d->ram_bytes);
+	put_memory(o, "memory", d->ram_bytes);
+	if (d->balloon)
+		js_put_bool(o, "balloon", true);
+	if (d->balloon_bytes)
+		put_memory(o, "current_memory", d->balloon_bytes);
 	js_put_bool(o, "hugepages", d->huge_pages);
 	put_cpus(o, d);
 	js_put_str(o, "cpu", d->cpu ? d->cpu : CPU_MODEL_HOST);

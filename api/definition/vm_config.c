@@ -348,6 +348,8 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->on_crash = d->on_crash >= VM_ACTION_PRESERVE ? VM_ACTION_PRESERVE : VM_ACTION_DESTROY;
 	v->resets = d->restart;
 	v->rng = d->rng;
+	v->balloon = d->balloon;
+	v->balloon_bytes = d->balloon_bytes;
 	v->virtio_console = d->virtio_console;
 	v->guest_agent = d->guest_agent;
 	v->debug_exit = d->debug_exit;

@@ -503,6 +503,8 @@ int save_check_fits(const struct definition *then, const struct definition *now,
 		return part_differs("vsock", e);
 	if (then->rng != now->rng)
 		return part_differs("rng", e);
+	if (then->balloon != now->balloon)
+		return part_differs("balloon", e);
 	if (then->watchdog != now->watchdog)
 		return part_differs("watchdog", e);
 	if (then->firmware != now->firmware)

@@ -6,6 +6,7 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -241,9 +242,51 @@ void qmp_watchdog_set_action(struct call *c)
 	}
 }
 
+static bool has_balloon(struct call *c)
+{
+	if (!is_there(c))
+		return false;
+	if (vm_live(c->vm)->balloon)
+		return true;
+	call_fail_class(c, "DeviceNotActive", "No balloon device has been activated");
+	return false;
+}
+
 void qmp_balloon(struct call *c)
 {
-	call_fail_class(c, "DeviceNotActive", "No balloon device has been activated");
+	struct vm_balloon_set body = { .set_target = 1 };
+	int64_t value = js_get_int(c->args, "value", 0);
+	uint64_t all = has_balloon(c) ? vm_live(c->vm)->ram_bytes : 0;
+	struct err e;
+
+	if (!all)
+		return;
+	if (value < 1) {
+		err_set(&e, -EINVAL, ERR_GENERIC, "Parameter 'target' expects a size");
+		call_fail(c, &e);
+		return;
+	}
+	body.target_bytes = MIN((uint64_t)value, all);
+	vm_process_request(c->vm->proc, VM_MSG_BALLOON_SET, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, asked_done, c);
+}
+
+static void balloon_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct json_object *o;
+
+	if (r < 0) {
+		call_done(opaque, r, e);
+		return;
+	}
+	o = json_object_new_object();
+	js_put_uint(o, "actual", a->info->balloon.guest_bytes);
+	call_return(opaque, o);
+}
+
+void qmp_query_balloon(struct call *c)
+{
+	if (has_balloon(c))
+		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, balloon_told, c);
 }
 
 void qmp_human(struct call *c)

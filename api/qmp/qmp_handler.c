@@ -27,7 +27,7 @@ const struct command_handler qmp_handlers[] = {
 	{ "getfd", qmp_getfd },
 	{ "closefd", qmp_closefd },
 	{ "balloon", qmp_balloon },
-	{ "query-balloon", qmp_balloon },
+	{ "query-balloon", qmp_query_balloon },
 	{ "snapshot-save", qmp_snapshot_save },
 	{ "snapshot-load", qmp_snapshot_load },
 	{ "snapshot-delete", qmp_snapshot_delete },

@@ -26,6 +26,7 @@ void qmp_getfd(struct call *c);
 void qmp_closefd(struct call *c);
 void qmp_watchdog_set_action(struct call *c);
 void qmp_balloon(struct call *c);
+void qmp_query_balloon(struct call *c);
 void qmp_query_block(struct call *c);
 void qmp_query_blockstats(struct call *c);
 void qmp_query_nodes(struct call *c);

@@ -81,7 +81,8 @@ static const struct field info_returns[] = {
 	{ "since", FIELD_INT, REQUIRED, "time of the last state change: realtime, ns" },
 	{ "vcpus", FIELD_INT, REQUIRED, "number of vCPUs" },
 	{ "memory", FIELD_INT, REQUIRED, "bytes" },
-	{ "used-memory", FIELD_INT, REQUIRED, "bytes; 0 when off" },
+	{ "used-memory", FIELD_INT, REQUIRED, "memory of the guest: what the balloon leaves to it, bytes; 0 when off" },
+	FIELD_BALLOON,
 	{ "cpu-time", FIELD_INT, OPTIONAL, "CPU time of all vCPU threads, ns" },
 	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "CPU time of each vCPU thread, ns" },
 	{ "pid", FIELD_INT, OPTIONAL, "pid of the VM's process" },
@@ -161,6 +162,7 @@ static const struct field disk_args[] = { FIELD_VM,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
 	{ "iops", FIELD_INT, OPTIONAL, "most requests in a second; 0: no limit [no change]" },
 	{ "bps", FIELD_INT, OPTIONAL, "most bytes in a second; 0: no limit [no change]" }, END };
+static const struct field memory_args[] = { FIELD_VM, FIELDS_MEMORY, END };
 #define AGENT_COMMAND_ARGS \
 	FIELD_VM, \
 	{ "command", FIELD_OBJECT, REQUIRED, "execute and arguments, at most 64 KiB" }, \
@@ -515,6 +517,8 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-detach-device", "ask the guest to release a disk, and wait until it is detached; the definition of the next start is unchanged",
 		detach_device_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-set-memory", DOC_SET_MEMORY, memory_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-reclaim", DOC_RECLAIM, vm_only, reclaim_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RECLAIM },
 	{ "vm-agent-command", "run a command of the guest agent", agent_command_args, agent_command_returns,
 		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_GUEST },
 	{ "vm-agent-query", "like vm-agent-command, but not audited: to look, and for open files and running programs", agent_command_args, agent_command_returns, ROLE_GUEST,
@@ -716,6 +720,7 @@ static const struct field deleted_data[] = { FIELDS_VM_NAME,
 	{ "detail", FIELD_STRING, OPTIONAL, "what was lost, if the last data could not be written" }, END };
 static const struct field unplug_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" }, END };
+static const struct field balloon_data[] = { FIELDS_VM_NAME, FIELD_ACTUAL, FIELD_LEFT_OUT, END };
 static const struct field device_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "device that its driver must reset" }, FIELD_LEFT_OUT, END };
 static const struct field change_data[] = { FIELDS_VM_NAME,
@@ -792,8 +797,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		link_data, false, false },
 	[EVENT_TRAY_MOVED] = { "DEVICE_TRAY_MOVED", "the guest has opened or closed the tray of a CD drive", tray_data, false, false },
 	[EVENT_DEVICE_DELETED] = { "DEVICE_DELETED", "a disk was detached from the running VM", deleted_data, false, false },
-	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a disk, which stays attached",
-		unplug_data, false, false },
+	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a disk, which stays attached", unplug_data, false, false },
+	[EVENT_BALLOON_CHANGE] = { "BALLOON_CHANGE", "the guest's balloon has another size; at most one event a second", balloon_data, false, false },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "the state of a VM has changed", change_data, false, false },
 	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or reboot was scheduled or cancelled, is overdue or has failed", plan_data, false,
 		false },

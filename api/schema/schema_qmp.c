@@ -155,9 +155,9 @@ const struct command qmp_commands[] = {
 	{ "getfd", "store the passed fd under a name", fd_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_TAKES_FD,
 		ANY_STATE },
 	{ "closefd", "close an fd that getfd stored", fd_args, NULL, ROLE_OPERATOR, MUTATES, ANY_STATE },
-	{ "balloon", "fails with DeviceNotActive, because the VM has no balloon device", balloon_args, NULL, ROLE_OPERATOR, MUTATES,
+	{ "balloon", "set the memory that the balloon leaves to the guest", balloon_args, NULL, ROLE_OPERATOR, MUTATES,
 		ANY_STATE },
-	{ "query-balloon", "fails with DeviceNotActive, because the VM has no balloon device", no_fields, balloon_returns,
+	{ "query-balloon", "show the memory that the balloon leaves to the guest", no_fields, balloon_returns,
 		ROLE_VIEWER, 0, ANY_STATE },
 	{ "snapshot-save", "create a snapshot", save_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_JOB,
 		ANY_STATE },
@@ -216,5 +216,6 @@ const struct event_spec qmp_events[EVENT_ID_COUNT] = {
 	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "a memory dump has completed or failed", dump_data, false, false },
 	[EVENT_VSERPORT_CHANGE] = { "VSERPORT_CHANGE", "the guest has opened or closed a port", port_data, false, false },
 	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
+	[EVENT_BALLOON_CHANGE] = { "BALLOON_CHANGE", "the balloon has another size", balloon_returns, false, false },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "the status of a job has changed", job_data, false, false },
 };

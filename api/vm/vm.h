@@ -165,7 +165,7 @@ struct vm {
 	} consoles; /* see api/vm/consoles.h */
 	struct {
 		struct ratelimit reset, panicked, watchdog, io_error, needs_reset, agent, powerdown, reset_delayed,
-			link_lost, tray, recovered, frozen, unknown;
+			link_lost, tray, balloon, recovered, frozen, unknown;
 		unsigned powerdowns_asked; /* POWERDOWN events to come that clients have asked for */
 	} event_limits; /* rate limits of events that a guest, or its process, can trigger at will */
 	/* Members of the observers (api/vm/observer.h); each observer allocates and frees its own. */

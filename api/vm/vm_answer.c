@@ -127,6 +127,7 @@ static const uint8_t answer_types[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SNAPSHOT_REVERT] = VM_MSG_SNAPSHOT_DONE,
 	[VM_MSG_FORK] = VM_MSG_SNAPSHOT_DONE,
 	[VM_MSG_DUMP] = VM_MSG_SNAPSHOT_DONE,
+	[VM_MSG_RECLAIM] = VM_MSG_SNAPSHOT_DONE,
 };
 
 /* Whether a message that reports success has the type that the request expects. (An error may come as VM_MSG_REPLY to

@@ -107,6 +107,14 @@ static void emit_tray(struct vm *vm, const struct vm_event *ev)
 	emit_of_guest(vm, &vm->event_limits.tray, EVENT_TRAY_MOVED, data);
 }
 
+static void emit_balloon(struct vm *vm, const struct vm_event *ev)
+{
+	struct json_object *data = json_object_new_object();
+
+	js_put_int(data, "actual", ev->value);
+	emit_of_guest(vm, &vm->event_limits.balloon, EVENT_BALLOON_CHANGE, data);
+}
+
 /* A guest's watchdog may press the power button at will. Each press by a client is reported. */
 static void emit_powerdown(struct vm *vm)
 {
@@ -264,6 +272,9 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_TRAY:
 		emit_tray(vm, ev);
+		break;
+	case VM_EVENT_BALLOON:
+		emit_balloon(vm, ev);
 		break;
 	case VM_EVENT_SNAPSHOT_RECOVERED:
 		vm_emit_recovered(vm, ev);

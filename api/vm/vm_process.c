@@ -251,6 +251,8 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 		[VM_KNOWS_AGENT_END] = info->ends_agents,
 		[VM_KNOWS_DUMP_THEN] = info->dumps_then,
 		[VM_KNOWS_PLUG] = info->plugs,
+		[VM_KNOWS_BALLOON_SET] = info->sets_balloon,
+		[VM_KNOWS_RECLAIM] = info->reclaims,
 	};
 
 	memcpy(p->knows, knows, sizeof(knows));

@@ -76,7 +76,7 @@ struct vm_answer {
 	const struct vm_spaces *spaces;		  /* answer to VM_MSG_SPACE */
 	const struct vm_addresses *addresses;	  /* answer to VM_MSG_ADDRESSES */
 	const struct vm_agent_answer *agent;	  /* answer to VM_MSG_AGENT_COMMAND */
-	/* answer to VM_MSG_SNAPSHOT_CREATE, _REVERT (may be NULL), VM_MSG_FORK and _DUMP */
+	/* answer to VM_MSG_SNAPSHOT_CREATE, _REVERT (may be NULL), VM_MSG_FORK, _DUMP and _RECLAIM */
 	const struct vm_snapshot_done *snapshot;
 };
 
@@ -170,6 +170,8 @@ enum vm_known {
 	VM_KNOWS_AGENT_END,	/* VM_CONSOLE_END_AGENTS */
 	VM_KNOWS_DUMP_THEN,	/* vm_dump.then */
 	VM_KNOWS_PLUG,		/* VM_MSG_PLUG, VM_MSG_UNPLUG */
+	VM_KNOWS_BALLOON_SET,	/* VM_MSG_BALLOON_SET */
+	VM_KNOWS_RECLAIM,	/* VM_MSG_RECLAIM */
 	VM_KNOWN_COUNT
 };
 /* False as long as an adopted process has not answered VM_MSG_QUERY. */

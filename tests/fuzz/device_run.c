@@ -13,6 +13,7 @@
 #include "devices/legacy/rtc.h"
 #include "devices/legacy/serial.h"
 #include "devices/pci/pci_hotplug.h"
+#include "devices/virtio/virtio_balloon.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_console.h"
 #include "devices/virtio/virtio_net.h"
@@ -39,6 +40,8 @@ struct run {
 	unsigned ndevs;
 	struct drv d;
 	unsigned nqueues; /* queues that driver_start() has set up; 0: the program has to set them up */
+	struct dev_host_ops ops; /* of the balloon's host */
+	unsigned refusals;	 /* so many pages are not given back at first */
 	struct block *block, *cd; /* NULL: none */
 	struct console *consoles[PORTS];
 	int peers[PORTS]; /* what comes from outside, and goes there; -1: none */
@@ -211,6 +214,43 @@ static int hotplug_make(struct run *x, struct device **ret)
 	return 0;
 }
 
+/* As the machine does it for a VM without userfaultfd; fails at times, as during a snapshot. */
+static bool balloon_give_back(struct dev_host *h, uint64_t gpa, uint64_t len, int wake_fd)
+{
+	struct run *x = container_of(h, struct run, f.host);
+	uint64_t one = 1;
+
+	must(len && gpa % 4096 == 0 && len % 4096 == 0 && dev_ram(h, gpa, len));
+	if (x->refusals && x->refusals-- % 2) {
+		must(write(wake_fd, &one, sizeof(one)) == sizeof(one));
+		return false;
+	}
+	if (gpa >= 0x100000) /* the rings are below */
+		must(!madvise(dev_ram(h, gpa, len), len, MADV_DONTNEED));
+	return true;
+}
+
+static void balloon_told(void *opaque)
+{
+	(void)opaque;
+}
+
+static int balloon_make(struct run *x, struct device **ret)
+{
+	struct virtio_balloon_config c = { .name = "balloon0", .slot = SLOT, .ram_bytes = FX_LOW_BYTES + FX_HIGH_BYTES,
+		.target_bytes = take(x, 3), .told = balloon_told };
+	int r;
+
+	x->refusals = take8(x);
+	x->ops = *x->f.host.ops;
+	x->ops.ram_give_back = balloon_give_back;
+	x->f.host.ops = &x->ops;
+	r = virtio_balloon_new(&x->f.host, x->f.pci, &c, ret, NULL);
+	if (!r)
+		virtio_balloon_set_period(*ret, take8(x) % 2);
+	return r;
+}
+
 static int device_make(struct run *x, enum device_kind kind, struct device **ret)
 {
 	struct dev_host *h = &x->f.host;
@@ -226,6 +266,8 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 		return console_make(x, ret);
 	case DEVICE_VSOCK:
 		return vsock_make(x, ret);
+	case DEVICE_BALLOON:
+		return balloon_make(x, ret);
 	case DEVICE_PCI:
 	case DEVICE_RNG:
 		return virtio_rng_new(h, x->f.pci, "rng0", SLOT, ret, NULL);

@@ -15,6 +15,7 @@ enum device_kind {
 	DEVICE_CONSOLE,
 	DEVICE_VSOCK,
 	DEVICE_SCSI_RINGS, /* its rings; its commands: fuzz_scsi.c */
+	DEVICE_BALLOON,
 	DEVICE_RNG,
 	DEVICE_PCI, /* configuration space, BARs and MSI-X of two functions */
 	DEVICE_SERIAL,

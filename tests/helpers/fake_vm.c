@@ -322,6 +322,7 @@ static void answer_query(struct fake *f, uint64_t seq)
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
 	info.sets_disks = info.plugs = !word(f, "keeps-disks");
+	memory_tell(&info, &f->config);
 	if (f->work.due_ms && ((f->work.type >= VM_MSG_SNAPSHOT_CREATE && f->work.type <= VM_MSG_SNAPSHOT_DELETE) || f->work.type == VM_MSG_DUMP) &&
 		!word(f, "old-work"))
 		info.work = (uint8_t)f->work.type;
@@ -769,11 +770,11 @@ static void handle(struct fake *f, struct channel_msg *m)
 		work_begin(f, m);
 		return;
 	case VM_MSG_SNAPSHOT_LIST:
-		snapshots_send(f, m->body, m->head.seq);
-		return;
+		return snapshots_send(f, m->body, m->head.seq);
+	case VM_MSG_RECLAIM:
+		return reclaimed_send(f->sock, f->version, m->head.seq);
 	case VM_MSG_SNAPSHOT_SIZE:
-		size_send(f, m->body, m->head.seq);
-		return;
+		return size_send(f, m->body, m->head.seq);
 	case VM_MSG_SPACE:
 		if (!word(f, "space-hangs"))
 			space_send(f, m->head.seq);
@@ -784,8 +785,7 @@ static void handle(struct fake *f, struct channel_msg *m)
 		f->work.seq = m->head.seq;
 		return;
 	case VM_MSG_CANCEL:
-		work_cancel(f, m->head.seq);
-		return;
+		return work_cancel(f, m->head.seq);
 	case VM_MSG_POWERDOWN:
 		event(f, (struct vm_event){ .kind = VM_EVENT_POWERDOWN });
 		if (!word(f, "deaf")) {

@@ -169,6 +169,8 @@ int verb_dumpxml(struct cli *c);
 int verb_edit(struct cli *c);
 int verb_setvcpus(struct cli *c);
 int verb_setmem(struct cli *c);
+int verb_setmaxmem(struct cli *c);
+int verb_dommemstat(struct cli *c);
 int verb_domrename(struct cli *c);
 int verb_set_lifecycle_action(struct cli *c);
 int verb_desc(struct cli *c);

@@ -266,9 +266,20 @@ static int rngs_read(struct reading *r, struct _xmlNode *devices)
 static int memballoon_read(struct reading *r, struct _xmlNode *devices)
 {
 	struct _xmlNode *n = node_child(devices, "memballoon");
+	CLEANUP_FREE char *model = node_attr(n, "model");
 
-	if (n && !node_attr_is(n, "model", "none"))
-		reading_warn(r, n, NULL, "has no effect: there is no balloon");
+	if (!n || node_attr_is(n, "model", "none"))
+		return 0;
+	if (model && strncmp(model, "virtio", 6)) {
+		reading_warn(r, n, "model", "\"%.40s\" has no effect: the only balloon is virtio", model);
+		return 0;
+	}
+	if (js_get_bool(r->definition, "hugepages", false)) {
+		reading_warn(r, n, NULL, "has no effect: memory in huge pages cannot be given back");
+		return 0;
+	}
+	js_put_bool(r->definition, "balloon", true);
+	reading_origin(r, n, "balloon");
 	return 0;
 }
 

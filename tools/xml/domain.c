@@ -122,6 +122,14 @@ static int memory_value(struct reading *r, struct _xmlNode *n, uint64_t *ret_kib
 	return 0;
 }
 
+static bool has_balloon(struct _xmlNode *domain)
+{
+	struct _xmlNode *n = node_child(node_child(domain, "devices"), "memballoon");
+	CLEANUP_FREE char *model = node_attr(n, "model");
+
+	return n && (!model || !strncmp(model, "virtio", 6)) && !node_child(node_child(domain, "memoryBacking"), "hugepages");
+}
+
 static int memory_read(struct reading *r, struct _xmlNode *domain)
 {
 	struct _xmlNode *n = node_child(domain, "memory"), *now = node_child(domain, "currentMemory");
@@ -144,9 +152,14 @@ static int memory_read(struct reading *r, struct _xmlNode *domain)
 		reading_warn(r, n, NULL, "is rounded up to whole pages: %llu KiB",
 			(unsigned long long)kib);
 	}
-	if (now && ROUND_UP(now_kib, 4) != kib)
-		reading_warn(r, now, NULL,
+	if (now && ROUND_UP(now_kib, 4) < kib && has_balloon(domain)) {
+		snprintf(text, sizeof(text), "%lluK", (unsigned long long)ROUND_UP(now_kib, 4));
+		js_put_str(r->definition, "current_memory", text);
+		reading_origin(r, now, "current_memory");
+	} else if (now && ROUND_UP(now_kib, 4) != kib) {
+		reading_warn(r, now, NULL, has_balloon(domain) ? "has no effect: it is more than <memory>" :
 			"has no effect: there is no balloon, the VM has all of <memory>");
+	}
 	snprintf(text, sizeof(text), "%lluK", (unsigned long long)kib);
 	js_put_str(r->definition, "memory", text);
 	reading_origin(r, n, "memory");

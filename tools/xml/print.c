@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/cpu_model.h"
 #include "base/cpuid.h"
+#include "base/size.h"
 #include "base/util.h"
 #include "tools/xml/domain.h"
 #include "tools/xml/extra.h"
@@ -72,6 +73,8 @@ static void print_memory(struct writer *w, struct json_object *o, uint64_t bytes
 
 	snprintf(kib, sizeof(kib), "%llu", (unsigned long long)(bytes / 1024));
 	writer_text(w, "memory", kib, "unit", "KiB", NULL);
+	if (js_get_str(o, "current_memory") && !size_parse(js_get_str(o, "current_memory"), MIB, &bytes))
+		snprintf(kib, sizeof(kib), "%llu", (unsigned long long)(bytes / 1024));
 	writer_text(w, "currentMemory", kib, "unit", "KiB", NULL);
 	if (!js_get_bool(o, "hugepages", false))
 		return;
@@ -461,7 +464,7 @@ static void print_devices(struct writer *w, struct json_object *o)
 	if (json_object_is_type(watchdog, json_type_object))
 		writer_leaf(w, "watchdog", "model", js_get_str(watchdog, "model"), "action",
 			js_get_str(watchdog, "action"), NULL);
-	writer_leaf(w, "memballoon", "model", "none", NULL);
+	writer_leaf(w, "memballoon", "model", js_get_bool(o, "balloon", false) ? "virtio" : "none", NULL);
 	if (js_get_bool(o, "rng", false)) {
 		writer_open(w, "rng", "model", "virtio", NULL);
 		writer_text(w, "backend", "/dev/urandom", "model", "random", NULL);

@@ -243,6 +243,14 @@ static int ram_empty(struct memory *m)
 		? -errno : 0;
 }
 
+int memory_give_back(struct memory *m, uint64_t off, uint64_t len)
+{
+	int r = memory_view(m) ? madvise(m->host + off, len, MADV_DONTNEED) :
+		fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len);
+
+	return r < 0 ? -errno : 0;
+}
+
 void memory_clear(struct memory *m)
 {
 	/* Punching a hole frees the pages at once; when it fails, the old content is still there,

@@ -115,6 +115,9 @@ const struct ram_view *memory_view(const struct memory *m);
 /* Allocate the pages of a large range at once, before data is read into them, to save a fault for
  * each page. A hint: failure costs only time. */
 void memory_populate(struct memory *m, uint64_t gpa, uint64_t bytes);
+/* Free the pages of [off, off + len), which is whole pages of RAM that is in small pages and that no fault tracker
+ * watches. Afterwards it reads as zeros; in a private view, as the base file. While vCPUs run. Returns 0 or -errno. */
+int memory_give_back(struct memory *m, uint64_t off, uint64_t len);
 /* Zero all RAM. A private view becomes a mapping of m->fd. Called for a reset, and before a revert loads all of RAM. */
 void memory_clear(struct memory *m);
 

@@ -39,6 +39,7 @@
 #include "vmm/kvm/host_files.h"
 #include "vmm/kvm/guest_cpu.h"
 #include "vmm/kvm/thread_filter.h"
+#include "vmm/machine/machine_balloon.h"
 #include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/machine_plug.h"
 #include "vmm/machine/ram_load.h"
@@ -140,6 +141,13 @@ static void host_ram_dirty(struct dev_host *h, uint64_t gpa, uint64_t len)
 	dirty_log_mark(&m->dirty_log, gpa < MEM_HIGH_BASE ? gpa : gpa - MEM_HIGH_BASE + m->mem.low_bytes, len);
 }
 
+static bool host_ram_give_back(struct dev_host *h, uint64_t gpa, uint64_t len, int wake_fd)
+{
+	struct machine *m = machine_of(h);
+
+	return ram_give_back(m, gpa < MEM_HIGH_BASE ? gpa : gpa - MEM_HIGH_BASE + m->mem.low_bytes, len, wake_fd);
+}
+
 static const struct dev_host_ops host_ops = {
 	.irq_set = host_irq_set,
 	.msi_send = host_msi_send,
@@ -149,6 +157,7 @@ static const struct dev_host_ops host_ops = {
 	.ram_dirty = host_ram_dirty,
 	.ram_fetch = host_ram_fetch,
 	.ram_make_room = host_ram_make_room,
+	.ram_give_back = host_ram_give_back,
 };
 
 /* ---- building the machine ---- */
@@ -332,7 +341,10 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 		r = vsock_new(m, fds, e);
 	if (!r)
 		r = scsi_new(m, e);
-	return r;
+	/* Last of all, for the same reason. */
+	if (!r)
+		r = machine_balloon_new(m, &d, e);
+	return r || !m->balloon_dev ? r : device_keep(m, 0, &d);
 }
 
 /* Create the console of the guest agent's port, and m->agent, the client that talks to the guest agent. A socketpair
@@ -622,6 +634,7 @@ void machine_free(struct machine *m)
 		close(m->vsock_listen_fd);
 	if (m->vsock_dial_fd >= 0)
 		close(m->vsock_dial_fd);
+	machine_balloon_free(m);
 	agent_free(m->agent);
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_free(m->consoles[i]);
@@ -846,48 +859,6 @@ void machine_info(struct machine *m, struct vm_info *i)
 	memcpy(i->limits, m->cfg.limits, sizeof(i->limits));
 	memcpy(i->link_down, m->cfg.link_down, sizeof(i->link_down));
 	i->vsock = m->vsock ? 1 + virtio_vsock_users(m->vsock) : 0;
+	machine_balloon_info(m, i);
 	machine_carry_figures(m, i);
-}
-
-static int nic_change(struct machine *m, unsigned n, const struct vm_interface_set *want, struct err *e)
-{
-	struct vm_interface_limits *limits = &m->cfg.limits[n];
-	int r = want->set_link ? nic_set_link(&m->nics[n], !want->link_down, e) : 0;
-
-	if (r < 0)
-		return r;
-	if (want->set_link)
-		m->cfg.link_down[n] = want->link_down;
-	if (want->set_in)
-		limits->in = want->limits.in;
-	if (want->set_out)
-		limits->out = want->limits.out;
-	if (want->set_in || want->set_out)
-		nic_set_limits(&m->nics[n], limits);
-	return 0;
-}
-
-int machine_set_interface(struct machine *m, const struct vm_interface_set *want, struct err *e)
-{
-	for (unsigned n = 0; n < m->nnics; n++)
-		if (!strcmp(m->cfg.interfaces[n].id, want->id))
-			return nic_change(m, n, want, e);
-	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no interface '%s'", want->id);
-}
-
-int machine_set_disk(struct machine *m, const struct vm_disk_set *want, struct err *e)
-{
-	struct virtio_blk_limits l = { want->limits.iops, want->limits.bps };
-
-	for (unsigned n = 0; n < m->ndisks; n++) {
-		if (strcmp(m->disks[n].id, want->id) || !m->disks[n].dev)
-			continue;
-		m->cfg.disk_limits[n] = want->limits;
-		if (m->disks[n].scsi)
-			virtio_scsi_set_limits(m->disks[n].dev, m->disks[n].target, &l);
-		else
-			virtio_blk_set_limits(m->disks[n].dev, &l);
-		return 0;
-	}
-	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no disk '%s'", want->id);
 }

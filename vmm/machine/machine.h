@@ -30,6 +30,7 @@ struct device;
 struct err;
 struct host_files;
 struct loop;
+struct machine_balloon;
 struct ram_reader;
 struct pci_host;
 struct fault_tracker;
@@ -90,6 +91,8 @@ struct machine {
 	struct console *consoles[VM_CONSOLE_COUNT];
 	struct agent *agent; /* NULL: none */
 	struct device *vsock; /* NULL: none; also in devices */
+	struct device *balloon_dev; /* NULL: none; also in devices */
+	struct machine_balloon *balloon; /* NULL: none */
 	int vsock_listen_fd, vsock_dial_fd; /* owned; -1: none */
 	struct device *devices[MACHINE_DEVICES_MAX];
 	uint8_t slots[MACHINE_DEVICES_MAX]; /* the PCI slot of each device; 0: it has none */

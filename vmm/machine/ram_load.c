@@ -126,6 +126,19 @@ bool ram_can_watch(struct machine *m)
 	return false;
 }
 
+bool ram_give_back(struct machine *m, uint64_t off, uint64_t len, int wake_fd)
+{
+	int r;
+
+	if (m->mem.huge_pages)
+		return true; /* the definition's check refuses this */
+	r = m->tracker ? fault_tracker_give_back(m->tracker, off, len, wake_fd) : memory_give_back(&m->mem, off, len);
+	dirty_log_mark(&m->dirty_log, off, len);
+	if (r < 0)
+		log_guest("balloon0", "cannot give memory back: %s", strerror(-r));
+	return r || !m->tracker;
+}
+
 enum ram_way ram_way(struct machine *m)
 {
 	if (ram_can_watch(m))
@@ -224,6 +237,8 @@ void ram_working_sets_done(struct machine *m)
 
 int ram_wait(struct machine *m, struct err *e)
 {
+	if (m->tracker)
+		fault_tracker_load_all(m->tracker);
 	return !m->ram_reader || ram_reader_wait(m->ram_reader) ? 0
 		: err_set(e, -EIO, ERR_IO, "part of the memory that this VM was restored from could not be read");
 }
@@ -269,4 +284,18 @@ int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_
 	ram_reader_free(m->ram_reader);
 	m->ram_reader = rd;
 	return 0;
+}
+
+int ram_reclaim(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, uint64_t *ret_bytes, struct err *e)
+{
+	struct ram_reader *rd;
+	int r = ram_reader_begin(m, s, h, &rd, e);
+
+	if (r < 0)
+		return r;
+	r = fault_tracker_reclaim(m->tracker, rd, ret_bytes, e);
+	ram_working_set_keep(m);
+	ram_reader_free(m->ram_reader);
+	m->ram_reader = rd;
+	return r;
 }

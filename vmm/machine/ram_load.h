@@ -27,6 +27,11 @@ int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_he
  * Returns 0 or -errno. */
 int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
 	const struct bitmap *changed, struct err *e);
+/* Free the memory that was not written since the saved state in s, which is the one that the tracker counts from; the
+ * guest's accesses bring it back. On the worker's thread, during work that excludes other work.
+ * s: replaces the store in use, which the caller may free, if m->ram_reader has changed, also after an error.
+ * Returns 0 or -errno. */
+int ram_reclaim(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, uint64_t *ret_bytes, struct err *e);
 /* Wait until all memory is loaded. On the worker's or the main thread. Returns 0; -EIO when part of the saved memory
  * could not be read. */
 int ram_wait(struct machine *m, struct err *e);
@@ -41,6 +46,8 @@ void ram_working_sets_done(struct machine *m);
 void ram_load_iov(struct machine *m, const struct iovec *iov, unsigned niov, bool write);
 /* Prepare guest memory for a device that writes to it, as fault_tracker_make_room(). */
 bool ram_make_room(struct machine *m, const struct iovec *iov, unsigned niov, int wake_fd);
+/* Give pages that the guest does not use back to the host, as dev_host_ops.ram_give_back(). */
+bool ram_give_back(struct machine *m, uint64_t off, uint64_t len, int wake_fd);
 /* Return whether userfaultfd can track writes to RAM, so that it can be saved while the guest runs. Main thread. Logs
  * why a clone's RAM cannot be tracked. */
 bool ram_can_watch(struct machine *m);

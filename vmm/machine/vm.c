@@ -594,8 +594,7 @@ static void device_tell(struct vm *vm, enum vm_event_kind kind, const struct que
 
 	snprintf(ev.device, sizeof(ev.device), "%s", q->device);
 	memcpy(ev.detail, q->detail, sizeof(ev.detail));
-	if (kind == VM_EVENT_TRAY)
-		ev.value = q->ev.value;
+	ev.value = q->ev.value;
 	vm_event_send(vm, &ev);
 }
 
@@ -676,7 +675,8 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 		device_tell(vm, VM_EVENT_LINK_LOST, q);
 		break;
 	case DEV_EVENT_TRAY:
-		device_tell(vm, VM_EVENT_TRAY, q);
+	case DEV_EVENT_BALLOON:
+		device_tell(vm, q->ev.kind == DEV_EVENT_TRAY ? VM_EVENT_TRAY : VM_EVENT_BALLOON, q);
 		break;
 	case DEV_EVENT_WATCHDOG:
 		watchdog_bit(vm);
@@ -862,6 +862,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->hands_over = true;
 	i->sets_interfaces = true;
 	i->sets_disks = i->plugs = true;
+	i->sets_balloon = i->reclaims = true;
 	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;
 	i->handover_pause_ns = vm->handover_pause_ns;

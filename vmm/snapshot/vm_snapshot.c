@@ -339,8 +339,7 @@ static void delete_run(struct work *w)
 	struct machine_disk *first = vmsnap_first_disk(j->m, &j->e);
 
 	/* Wait for the RAM reader, which may still read memory from the snapshot to be deleted. */
-	if (j->m->ram_reader)
-		ram_reader_wait(j->m->ram_reader);
+	(void)ram_wait(j->m, &j->e);
 	j->r = first ? delete_everywhere(x, first, &j->e) : -ENOTSUP;
 }
 

@@ -51,6 +51,7 @@ struct create_job {
 	struct state_writer sections;
 	struct bitmap wanted; /* blocks of RAM that are written */
 	struct vmstate_header h;
+	struct bitmap holes;  /* incremental, RAM_FAULTS: wanted blocks that the tracker has not returned */
 	uint32_t *crcs;			      /* one per block: new for a written block, else the base's */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1]; /* incremental: snapshot whose memory is shared */
 	uint64_t started_ns, bytes_done, bytes_total;
@@ -158,7 +159,7 @@ static int ram_reader_check(struct create_job *x)
 	if (!m->ram_reader)
 		return 0;
 	if (!x->incremental)
-		return ram_reader_wait(m->ram_reader) ? 0 : memory_refuse(x);
+		return ram_wait(m, &x->j.e) < 0 ? memory_refuse(x) : 0;
 	ram_reader_stats(m->ram_reader, &s);
 	return s.failed ? memory_refuse(x) : 0;
 }
@@ -567,6 +568,8 @@ static int blocks_write(struct create_job *x, struct disk_store *st, uint64_t bl
 
 	x->bytes_total = x->bytes_done + blocks * VMSTATE_BLOCK_BYTES;
 	while ((r = vmsnap_job_block_next(&x->j, x->way, &x->save, &block, run_end(x))) > 0) {
+		if (x->holes.nbits)
+			bitmap_clear(&x->holes, block);
 		r = block_add(x, st, block);
 		if (!r)
 			r = block_step(x);
@@ -610,6 +613,16 @@ static int state_write_failed(struct create_job *x, int r)
 	return r;
 }
 
+/* The tracker leaves out blocks that the guest has given back since the base: they are zeros now. The checksum says so;
+ * nothing reads the base's data in their place. */
+static void holes_note(struct create_job *x)
+{
+	const struct vmstate_layout *l = &x->h.layout;
+
+	for (uint64_t b = bitmap_next_set(&x->holes, 0); b < x->holes.nbits; b = bitmap_next_set(&x->holes, b + 1))
+		x->crcs[b] = vmstate_zero_crc(l, b);
+}
+
 static int state_write(struct create_job *x)
 {
 	struct vmstate_source src = { .sections = x->sections.buf, .sections_bytes = x->sections.len,
@@ -626,7 +639,13 @@ static int state_write(struct create_job *x)
 		return r;
 	if (x->incremental)
 		x->j.result.ram_bytes_shared = (x->h.layout.blocks - bitmap_count(&x->wanted)) * VMSTATE_BLOCK_BYTES;
+	if (x->incremental && x->way == RAM_FAULTS && bitmap_init(&x->holes, x->h.layout.blocks) < 0)
+		return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
+	if (x->holes.nbits)
+		bitmap_copy(&x->holes, &x->wanted);
 	r = ram_write_failed(x, blocks_write(x, &st, bitmap_count(x->way == RAM_LOG ? &x->save.todo : &x->wanted)));
+	if (!r)
+		holes_note(x);
 	return r < 0 ? r : state_write_failed(x, vmstate_write_rest(&st.store, &x->h, &src, x->crcs, &x->j.e));
 }
 
@@ -768,6 +787,7 @@ static void write_done(struct work *w)
 	state_writer_done(&x->sections);
 	ram_save_done(&x->save);
 	bitmap_done(&x->wanted);
+	bitmap_done(&x->holes);
 	free(x->crcs);
 	for (unsigned i = 0; i < ARRAY_SIZE(x->run); i++)
 		free(x->run[i].buf);

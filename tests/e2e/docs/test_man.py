@@ -123,6 +123,9 @@ cairn resume web1
 cairn destroy web1
     given: running web1
     then: is web1 'shut off'
+cairn reclaim web1
+    given: snapshot
+    then: shows 'freed [0-9]* KiB'
 cairn restart-process web1
     given: running web1
     then: is web1 running
@@ -393,6 +396,9 @@ cairn domblkerror web1
 cairn domstats web1 --block
     given: running web1
     then: shows block.0.name=vda
+cairn dommemstat web1
+    given: running web1
+    then: shows 'rss [0-9]'
 cairn top --sort memory
     given: running web1
     then: shows web1

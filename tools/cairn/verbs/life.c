@@ -46,7 +46,13 @@ int verb_start(struct cli *c)
 	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
 }
 
-/* Run reset, suspend, resume or destroy, which have no options of their own. */
+static void freed_tell(struct json_object *answer, bool would)
+{
+	if (!would)
+		printf("freed %lld KiB\n", (long long)js_get_int(answer, "freed", 0) / 1024);
+}
+
+/* Run reset, suspend, resume, destroy or reclaim, which have no options of their own. */
 int verb_act(struct cli *c)
 {
 	static const struct multi_vm_act acts[] = {
@@ -54,6 +60,7 @@ int verb_act(struct cli *c)
 		{ .command = "vm-suspend", .fail = "suspend", .done = "suspended" },
 		{ .command = "vm-resume", .fail = "resume", .done = "resumed" },
 		{ .command = "vm-destroy", .fail = "destroy", .done = "destroyed" },
+		{ .command = "vm-reclaim", .fail = "reclaim the memory of", .done = "reclaimed", .told = freed_tell },
 	};
 	size_t i = 0;
 

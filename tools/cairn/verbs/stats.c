@@ -85,8 +85,22 @@ static void cpu_add(struct json_object *out, struct json_object *info)
 /* Add the figures of the memory, in KiB like virsh. */
 static void balloon_add(struct json_object *out, struct json_object *info)
 {
+	static const struct {
+		const char *name, *from;
+		int64_t unit;
+	} all[] = { { "swap_in", "swap-in", 1024 }, { "swap_out", "swap-out", 1024 }, { "major_fault", "major-faults", 1 },
+		{ "minor_fault", "minor-faults", 1 }, { "unused", "unused", 1024 }, { "available", "available", 1024 },
+		{ "usable", "usable", 1024 }, { "last-update", "last-update", 1 }, { "disk_caches", "disk-caches", 1024 },
+		{ "hugetlb_pgalloc", "hugetlb-allocs", 1 }, { "hugetlb_pgfail", "hugetlb-failures", 1 } };
+	struct json_object *balloon = js_get(info, "balloon");
+
 	figure_put(out, js_get_int(info, "used-memory", 0) / 1024, "balloon.current");
 	figure_put(out, js_get_int(info, "memory", 0) / 1024, "balloon.maximum");
+	if (balloon) {
+		for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+			if (js_get(balloon, all[i].from))
+				figure_put(out, js_get_int(balloon, all[i].from, 0) / all[i].unit, "balloon.%s", all[i].name);
+	}
 	if (js_get(info, "resident-memory"))
 		figure_put(out, js_get_int(info, "resident-memory", 0) / 1024, "balloon.rss");
 }

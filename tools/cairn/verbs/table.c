@@ -297,6 +297,16 @@ static const struct verb_option net_edit_options[] = {
 	{ "xml", NULL, "edit libvirt's network XML" },
 	{ "print-only", NULL, "show the change, and do not save it" }, END };
 static const struct verb_option change_options[] = { CHANGE_OPTIONS, END };
+static const struct verb_option setmem_options[] = {
+	{ "live", NULL, "change the running VM, by its balloon [default with a balloon, if it runs]" },
+	{ "config", NULL, "change the next start of the VM [default]" },
+	{ "current", NULL, "the same as --live or --config, as the VM runs or not" },
+	{ "print-only", NULL, "show the change of the definition, and do not save it" }, END };
+static const struct verb_option dommemstat_options[] = {
+	{ "period", "SECONDS", "let the guest send statistics so often; 0: no longer" },
+	{ "live", NULL, "change the running VM [default]" },
+	{ "config", NULL, "refused: a definition has no period" },
+	{ "current", NULL, "the same as --live" }, END };
 static const struct verb_option setvcpus_options[] = {
 	{ "maximum", NULL, "no effect: the number of vCPUs is also the maximum" }, CHANGE_OPTIONS, END };
 static const struct verb_option desc_options[] = {
@@ -405,10 +415,10 @@ const struct verb verbs[] = {
 		false, "vm", "vm-define vm-dump-definition", verb_desc },
 	{ "setvcpus", "Definitions", "VM COUNT", "set the number of virtual CPUs", setvcpus_options, 2, 2, false,
 		"vm-name", "vm-define vm-dump-definition", verb_setvcpus },
-	{ "setmem", "Definitions", "VM SIZE", "set the memory, in KiB or with a unit (512M)", change_options, 2, 2, false,
-		"vm-name", "vm-define vm-dump-definition", verb_setmem },
-	{ "setmaxmem", "Definitions", "VM SIZE", "set the memory, like setmem", change_options, 2, 2, false, "vm-name",
-		"vm-define vm-dump-definition", verb_setmem },
+	{ "setmem", "Definitions", "VM SIZE", "set the memory, in KiB or with a unit (512M); with a balloon, the guest's share of it", setmem_options,
+		2, 2, false, "vm-name", "vm-set-memory vm-info vm-define vm-dump-definition", verb_setmem },
+	{ "setmaxmem", "Definitions", "VM SIZE", "set the memory; with a balloon, the most that setmem can give", change_options, 2, 2, false,
+		"vm-name", "vm-define vm-dump-definition", verb_setmaxmem },
 	{ "set-lifecycle-action", "Definitions", "VM TYPE ACTION", "set the action after poweroff, reboot or crash: destroy, "
 		"restart, preserve, ...", change_options, 3, 3, false, "vm-name", "vm-define vm-dump-definition",
 		verb_set_lifecycle_action },
@@ -451,6 +461,8 @@ const struct verb verbs[] = {
 	{ "resume", "Lifecycle", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm", "vm-resume", verb_act },
 	{ "destroy", "Lifecycle", "{VM...|--all}", "stop the VM at once, like pulling the power plug", destroy_options, 1, MANY, true, "vm",
 		"vm-destroy", verb_act },
+	{ "reclaim", "Lifecycle", "{VM...|--all}", "free memory that was not written since the last snapshot or revert", multi_vm_options, 1, MANY,
+		true, "vm", "vm-reclaim", verb_act },
 	{ "restart-process", "Lifecycle", "{VM...|--all}", "give a running VM a new process, of the installed version of Cairn", restart_process_options, 1, MANY, true, "vm",
 		"vm-restart-process", verb_restart_process },
 	{ "autostart", "Lifecycle", "{VM...|--all}", NULL, autostart_options, 1, MANY, true, "vm", "vm-autostart",
@@ -522,6 +534,8 @@ const struct verb verbs[] = {
 		verb_domblkerror },
 	{ "domstats", "Monitoring", "[VM...]", "print statistics of VMs, with virsh's names", domstats_options, 0, MANY, true,
 		"vm", "vm-info vm-list", verb_domstats },
+	{ "dommemstat", "Monitoring", "VM", "show the guest's memory, and how often it sends statistics", dommemstat_options, 1, 1, true, "vm",
+		"vm-info vm-set-memory", verb_dommemstat },
 	{ "top", "Monitoring", "[VM...]", "show the resource usage of VMs, continuously", top_options, 0, MANY, true, "vm", "vm-info", verb_top },
 	{ "qmp-path", "Monitoring", "VM", "print the path of a VM's own socket, for programs that speak QEMU's QMP", NULL, 1, 1, false,
 		"vm", "vm-qmp-path", verb_qmp_path },

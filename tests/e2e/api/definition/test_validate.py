@@ -20,7 +20,8 @@ PARSER_ALONE = re.compile(
     r"bytes long; at most|is too little|is too much|not a multiple of|raw image|is less than delay|is less than average|"
     r"is also used by interfaces|is an address of a host|is not an address that the guest|cannot be a guest's network|"
     r"is neither an address such as|is no DNS name|boot: nothing to start|a firmware boots from a disk|"
-    r"are for a VM with a firmware|has no effect without a menu")
+    r"are for a VM with a firmware|has no effect without a menu|has no effect without a balloon|in huge pages cannot be given back|"
+    r"a balloon cannot give the guest more")
 
 
 def cairn(*args, **kwargs):

@@ -24,12 +24,12 @@ from conftest import BUILD, ROOT, Console
 VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem",
          "set-lifecycle-action", "attach-disk", "detach-disk", "change-media", "attach-interface", "detach-interface",
          "domiftune", "blkdeviotune", "domif-setlink", "domif-egress", "seed", "forward-add", "forward-remove", "forward-list", "undefine", "start",
-         "shutdown", "reboot", "reset", "suspend", "resume", "destroy", "restart-process", "autostart", "run", "dump",
+         "shutdown", "reboot", "reset", "suspend", "resume", "destroy", "reclaim", "restart-process", "autostart", "run", "dump",
          "clone", "template", "blockpull", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist",
-         "domblkinfo", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "domstats", "top",
+         "domblkinfo", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "domstats", "dommemstat", "top",
          "qmp-path", "console", "vsock", "ssh", "wait", "event", "events", "net-list", "net-info", "net-start",
          "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-dumpxml", "net-update", "net-edit",
          "net-dhcp-leases",
@@ -556,7 +556,7 @@ def test_completion_offers_matching_words(fake):
     assert complete("cairn snapshot-revert --disk ") == complete("cairn snapshot-revert web1 --disk =") == set()
     assert complete("cairn snapshot-revert --domain web1 ") == {"before"}
     assert complete("cairn snapshot-revert --di") == {"--disk", "--disks-only"}
-    assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblkinfo", "domblklist", "domiflist", "domifstat", "domif-getlink", "domif-egress", "domif-setlink", "domiftune", "domifaddr", "domrename", "domstats", "domhostname", "domfsinfo",
+    assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblkinfo", "domblklist", "domiflist", "domifstat", "domif-getlink", "domif-egress", "domif-setlink", "domiftune", "domifaddr", "domrename", "domstats", "dommemstat", "domhostname", "domfsinfo",
                                          "domfstrim", "domfsfreeze", "domfsthaw", "domtime"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
 

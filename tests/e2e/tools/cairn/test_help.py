@@ -188,8 +188,8 @@ edit vm1
 desc vm1 a text
 setvcpus vm1 2
 set-lifecycle-action vm1 crash restart
-setmem vm1 48M
 setmaxmem vm1 64M
+setmem vm1 48M
 attach-disk vm1 more.raw vdb
 detach-disk vm1 vdb
 change-media vm1 cd --eject
@@ -254,6 +254,10 @@ blkdeviotune vm1 vda --live --config --total-iops-sec 100
 blkdeviotune vm1 vda
 attach-disk vm1 more.raw vdz --persistent
 detach-disk vm1 vdz --persistent
+setmem vm1 40M --live
+dommemstat vm1
+dommemstat vm1 --period 5
+reclaim vm1
 domif-setlink vm1 net0 down --live --config
 domif-egress vm1 net0
 domif-egress vm1 net0 deny --live
@@ -344,7 +348,7 @@ def test_verb_sends_only_commands_named_in_help(no_networks, fake):
             (fake.tmp / f).write_bytes(bytes(1 << 20))
         fake.cairn("seed", str(fake.tmp / "cd.iso"), "--force")
         boot = {"boot": {"kernel": "kernel", "cmdline": cmdline}}
-        fake.define(name, disks=[{"path": f"{name}.img", "format": "qcow2"},
+        fake.define(name, balloon=True, disks=[{"path": f"{name}.img", "format": "qcow2"},
                                  {"id": "cd", "path": "cd.iso", "format": "raw", "device": "cdrom", "readonly": True}],
                     guest_agent=True, interfaces=[{"type": "network", "source": "lan", "link": "down"}], **boot)
     os.rename(fake.write("again"), fake.tmp / "again.json")

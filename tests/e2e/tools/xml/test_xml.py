@@ -123,7 +123,8 @@ def test_values_are_converted(more, key, value):
     ("<serial type='pty'/><console type='pty'/>", "console", None),
     ("<console type='pty'><target type='virtio'/></console>", "console", {"virtio": True}),
     ("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>", "rng", True),
-    ("<memballoon model='none'/>", "rng", None),
+    ("<memballoon model='none'/>", "balloon", None),
+    ("<memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='10'/></memballoon>", "balloon", True),
     ("<watchdog model='i6300esb' action='poweroff'/>", "watchdog",
      {"model": "i6300esb", "action": "poweroff"}),
     ("<vsock model='virtio'><cid auto='yes'/></vsock>", "vsock", {"cid": 3}),
@@ -254,7 +255,7 @@ def test_boot_order():
     ("", "<emulator>/usr/bin/kvm</emulator>", "devices/emulator"),
     ("", "<graphics type='vnc'/>", "devices/graphics"), ("", "<video/>", "devices/video"),
     ("", "<controller type='usb'/>", "devices/controller"), ("", "<tpm model='tpm-tis'/>", "devices/tpm"),
-    ("", "<memballoon model='virtio'/>", "devices/memballoon"),
+    ("", "<memballoon model='xen'/>", "devices/memballoon/@model"),
     ("", "<watchdog model='itco'/>", "devices/watchdog"),
     ("", "<serial type='file'><source path='/x'/></serial>", "devices/serial/@type"),
     ("", "<channel type='spicevmc'><target type='virtio' name='x'/></channel>", "devices/channel"),
@@ -588,6 +589,8 @@ def test_every_key_survives_round_trip(fake):
     xml = round_trip(fake, "all")
     assert "<cairn:definition xmlns:cairn='urn:cairn:definition:1'>" in xml
     assert "<alias name='ua-root'/>" in xml and "<alias name='ua-lan'/>" in xml
+    fake.define("some", memory="64M", balloon=True, current_memory="48M")
+    assert "<memballoon model='virtio'/>" in round_trip(fake, "some")
     # Metadata adds keys; it does not override the elements.
     sly = fake.tmp / "sly.xml"
     sly.write_text(xml.replace('"debug_exit"', '"memory": "64M", "debug_exit"'))
