@@ -7,10 +7,12 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define REACH 255 /* greatest number of instructions that a conditional jump skips */
+#define SEARCH_MAX 120 /* each value takes at most two instructions of a search, which one jump can skip */
 #define X32_CALLS 0x40000000u /* the first number of the x32 mode's system calls */
 /* The lower half of an argument; all that is compared, and the kernel takes of an int, is there (the processor is
  * little-endian). */
@@ -37,8 +39,8 @@ static void put_answer(struct call_filter *f, uint32_t answer)
 	put(f, BPF_RET | BPF_K, answer, 0, 0);
 }
 
-/* Give the answer if the loaded value is one of these: one instruction for each value, because the kernel's work for a
- * filter grows with its length. */
+/* Give the answer if the loaded value is one of these: one instruction for each value, because the kernel compiles each
+ * instruction. */
 static void put_any(struct call_filter *f, const unsigned *values, size_t n, uint32_t answer)
 {
 	while (n) {
@@ -51,6 +53,63 @@ static void put_any(struct call_filter *f, const unsigned *values, size_t n, uin
 		values += part;
 		n -= part;
 	}
+}
+
+/* Sort the n values, of which there are few, and leave out those that occur again. Returns the number of the rest. */
+static unsigned sort_values(uint32_t *v, unsigned n)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t value = v[i];
+		unsigned at = kept;
+
+		while (at && v[at - 1] > value)
+			at--;
+		if (at && v[at - 1] == value)
+			continue;
+		memmove(&v[at + 1], &v[at], (kept++ - at) * sizeof(*v));
+		v[at] = value;
+	}
+	return kept;
+}
+
+/* Search the bounds from lo to hi - 1, of which the loaded value has reached those before lo and none from hi on. If it
+ * has reached an odd number of all bounds, jump to the instruction `yes`, else to the one behind it. */
+static void put_search(struct call_filter *f, const uint32_t *bounds, unsigned lo, unsigned hi, unsigned yes)
+{
+	unsigned mid = (lo + hi) / 2, next = f->n + 1u, below = next, above = next + mid - lo;
+
+	if (mid == lo)
+		below = lo % 2 ? yes : yes + 1;
+	if (mid + 1 == hi)
+		above = hi % 2 ? yes : yes + 1;
+	put(f, BPF_JMP | BPF_JGE | BPF_K, bounds[mid], above - next, below - next);
+	if (mid > lo)
+		put_search(f, bounds, lo, mid, yes);
+	if (mid + 1 < hi)
+		put_search(f, bounds, mid + 1, hi, yes);
+}
+
+/* As put_any(), with a binary search for many values. */
+static void put_any_call(struct call_filter *f, const int *calls, size_t n, uint32_t answer)
+{
+	uint32_t values[SEARCH_MAX], bounds[2 * SEARCH_MAX];
+	unsigned nvalues, nbounds = 0;
+
+	assert(n && n <= SEARCH_MAX);
+	for (size_t i = 0; i < n; i++)
+		values[i] = (uint32_t)calls[i];
+	nvalues = sort_values(values, (unsigned)n);
+	for (unsigned i = 0; i < nvalues; i++) {
+		if (nbounds && bounds[nbounds - 1] == values[i])
+			nbounds--;
+		else
+			bounds[nbounds++] = values[i];
+		bounds[nbounds++] = values[i] + 1;
+	}
+	put_search(f, bounds, 0, nbounds, f->n + nbounds);
+	put_answer(f, answer);
 }
 
 /* Unless the loaded value is k, jump to where put_target() is called. A conditional jump cannot reach that far. */
@@ -105,7 +164,7 @@ void call_filter_ioctls(struct call_filter *f, const struct call_filter_ioctls *
 void call_filter_calls(struct call_filter *f, uint32_t answer, const int *calls, size_t n)
 {
 	put_load_call(f);
-	put_any(f, (const unsigned *)calls, n, answer);
+	put_any_call(f, calls, n, answer);
 }
 
 /* Number of instructions that check a condition: load, mask and compare. */
