@@ -54,6 +54,7 @@ struct request {
 struct queues_test {
 	struct fixture f;
 	struct machine_disk disk;
+	pthread_t thread; /* of the disk's loop */
 	int image;
 	struct drv d;
 	uint64_t header, segment, data, status;
@@ -318,7 +319,7 @@ static void test_begin(struct queues_test *t, uint32_t cluster_bits, bool extend
 	c.block = t->disk.block;
 	c.loop = t->disk.loop;
 	assert_int_equal(virtio_blk_new(&t->f.host, t->f.pci, &c, &t->disk.dev, NULL), 0);
-	assert_int_equal(pthread_create(&t->disk.thread, NULL, disk_main, t->disk.loop), 0);
+	assert_int_equal(pthread_create(&t->thread, NULL, disk_main, t->disk.loop), 0);
 	drv_init(&t->d, &t->f, SLOT, ~0ULL, true);
 	for (unsigned q = 0; q < QUEUES; q++) {
 		drv_queue_setup(&t->d, q, 16);
@@ -379,7 +380,7 @@ static void test_end(struct queues_test *t)
 	struct qcow2_header h;
 
 	loop_stop(t->disk.loop);
-	pthread_join(t->disk.thread, NULL);
+	pthread_join(t->thread, NULL);
 	t->disk.dev->ops->free(t->disk.dev);
 	assert_int_equal(block_close(t->disk.block), 0);
 	assert_int_equal(qcow2_header_read(t->image, "vda", &h, NULL), 0);
