@@ -21,7 +21,8 @@ PARSER_ALONE = re.compile(
     r"is also used by interfaces|is an address of a host|is not an address that the guest|cannot be a guest's network|"
     r"is neither an address such as|is no DNS name|boot: nothing to start|a firmware boots from a disk|"
     r"are for a VM with a firmware|has no effect without a menu|has no effect without a balloon|in huge pages cannot be given back|"
-    r"a balloon cannot give the guest more|is not an IPv6 address such as|logical_block_size|physical_block_size")
+    r"a balloon cannot give the guest more|is not an IPv[46] address such as|only a disk with \"bus\": \"scsi\"|"
+    r"share a controller|is less than logical_block_size|a CD drive has blocks")
 
 
 def cairn(*args, **kwargs):
