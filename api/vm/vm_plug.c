@@ -3,6 +3,7 @@
 #include "api/access/open_as.h"
 #include "api/access/rights.h"
 #include "api/schema/call.h"
+#include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
@@ -82,6 +83,7 @@ struct attach {
 	bool opened;
 	struct pin_scan *scan;
 	struct open_as *opener;
+	struct store_work stored; /* of the definition with the disk */
 	char id[16];
 };
 
@@ -174,7 +176,27 @@ static void attach_done(void *opaque, int r, const struct vm_answer *a, const st
 	attach_free(w);
 }
 
-static void attach_send(struct attach *w)
+/* The definition with the disk is in the VM's folder. */
+static void attach_send(struct store_work *work)
+{
+	struct attach *w = container_of(work, struct attach, stored);
+	struct err e;
+	struct vm *vm = attach_vm(w, &e);
+
+	if (!vm) {
+		vm = vm_find_uuid(w->host, w->uuid);
+		if (vm && vm->run == w->run && vm->proc)
+			live_drop(vm, w->id);
+		attach_fail(w, &e);
+		return;
+	}
+	w->config.vm.images_only = false;
+	vm_process_request_fds(vm->proc, VM_MSG_PLUG, &w->config.vm, VM_PLUG_BYTES, w->config.fds, w->config.nfds,
+		PLUG_TIMEOUT_NS, attach_done, w);
+}
+
+/* Store the definition first: if this daemon is killed, the next one knows of the disk. */
+static void attach_store(struct attach *w)
 {
 	struct pin_scan_result found = { 0 };
 	struct vm *vm;
@@ -192,14 +214,13 @@ static void attach_send(struct attach *w)
 	if (vm->ndisk_ids == vm_live(vm)->ndisks && vm->ndisk_ids < VM_DISKS_MAX)
 		vm->disk_ids[vm->ndisk_ids++] = w->image;
 	vm_live_replace(vm, STEAL_PTR(w->next));
-	w->config.vm.images_only = false;
-	vm_process_request_fds(vm->proc, VM_MSG_PLUG, &w->config.vm, VM_PLUG_BYTES, w->config.fds, w->config.nfds,
-		PLUG_TIMEOUT_NS, attach_done, w);
+	w->stored = (struct store_work){ .done = attach_send, .loop = w->host->loop };
+	store_after(w->host->store, &w->stored);
 }
 
 static void attach_scanned(void *opaque)
 {
-	attach_send(opaque);
+	attach_store(opaque);
 }
 
 static void attach_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -224,7 +245,7 @@ static void attach_opened(void *opaque, int r, struct config *c, const struct er
 	}
 	w->scan = pin_scan_begin(w->host, w->only, attach_scanned, w);
 	if (!w->scan)
-		attach_send(w);
+		attach_store(w);
 }
 
 void vm_plug_attach(struct call *c)

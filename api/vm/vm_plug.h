@@ -1,6 +1,7 @@
 /* vm_plug: disks that are attached to a running VM, and detached from it. The definition that the VM runs with
- * (vm_live()) has a disk before the VM's process gets it, and loses it after the process has. A daemon that starts in
- * between compares it with what the process reports (vm_plug_adopted()), so no disk is in use without being known.
+ * (vm_live()) is stored with a disk before the VM's process gets it, and without it after the process has lost it. A
+ * daemon that starts in between compares it with what the process reports (vm_plug_adopted()), so no disk is in use
+ * without being known.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_PLUG_H
 #define CAIRN_API_VM_VM_PLUG_H

@@ -2,15 +2,18 @@
 daemon once more while it starts: nothing is lost, and nothing is half done. CAIRN_KILL_STEP: calls from one kill to the
 next; CAIRN_KILL_SEED."""
 
+import json
 import os
 import pathlib
 import random
 import signal
+import threading
 
 import pytest
 
 from conftest import BUILD, FAKE_VM, Console, Daemon, Qmp, QmpError, until
 from test_handover import console, image
+from test_hotplug import ASKED, RELEASE, Guest, detach_of
 from test_undefine import names
 
 STEP = int(os.environ.get("CAIRN_KILL_STEP", 36))
@@ -360,8 +363,68 @@ def export(d):
     return lambda: None, ["export", "a", str(d.tmp / "a.tar")], look
 
 
+def has_attached(d, g):
+    """Whether the VM has a second disk: a daemon says what its guest says, however far the daemon before it came."""
+    there = ["vda", "vdb"] == [disk["id"] for disk in json.loads(d.cairn("domblklist", "a", "--format", "json").stdout)]
+    assert sum("device=0x1042" in line for line in g.run("pci")) == 1 + there
+    return there
+
+
+def attach_args(d):
+    (d.tmp / "b.raw").write_bytes(bytes(1 << 20))
+    return ["attach-disk", "a", str(d.tmp / "b.raw"), "vdb", "--live"]
+
+
+def attach(d):
+    def look(done):
+        g = Guest(d, "a")
+        there = has_attached(d, g)
+        assert there or not done
+        if there:
+            detach_of(d, g, "vdb")
+        assert not has_attached(d, g)
+        g.close()
+    d.cairn("start", "a")
+    return lambda: None, attach_args(d), look
+
+
+def detach(d):
+    args, g = attach_args(d), None
+
+    def before():
+        nonlocal g
+        g = Guest(d, "a")
+        if not has_attached(d, g):
+            d.cairn(*args)
+
+    def request():
+        stop = threading.Event()
+
+        def release():
+            while not stop.is_set():
+                slots = g.inl(ASKED)
+                if slots:
+                    g.run(f"outl {RELEASE} {slots}")
+        t = threading.Thread(target=release)
+        t.start()
+        try:
+            return d.cairn("detach-disk", "a", "vdb", "--timeout", "60", ok=None).returncode == 0
+        finally:
+            stop.set()
+            t.join()
+            g.close()
+
+    def look(done):
+        g = Guest(d, "a")
+        assert not (has_attached(d, g) and done)
+        g.close()
+    d.cairn("start", "a")
+    return before, request, look
+
+
 FURTHER = {"managedsave": managedsave, "start": start_of_saved, "destroy": destroy, "rename": rename, "full": clone("--full"),
-           "linked": clone("--linked"), "live": clone("--live"), "snapshot": snapshot, "revert": revert, "export": export}
+           "linked": clone("--linked"), "live": clone("--live"), "snapshot": snapshot, "revert": revert, "export": export,
+           "attach": attach, "detach": detach}
 
 
 @pytest.mark.parametrize("kind", FURTHER)
@@ -372,4 +435,5 @@ def test_further_request(real, guest, kind):
     d = real.daemon
     d.define("a", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[image(d, size="1M")])
     before, args, look = FURTHER[kind](d)
-    real.sweep(before, lambda: d.cairn(*args, ok=None).returncode == 0, look, lambda: is_settled(d))
+    request = args if callable(args) else lambda: d.cairn(*args, ok=None).returncode == 0
+    real.sweep(before, request, look, lambda: is_settled(d))
