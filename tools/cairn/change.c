@@ -20,16 +20,16 @@ static int flags_check(struct cli *c, const char *vm, struct err *e)
 
 	if (option_flag(c, "live"))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"--live is not supported: the definition of a running VM cannot change; without --live the "
-			"change applies to the next start");
+			"--live is not supported: %s cannot change a running VM; without --live the change applies to the next start",
+			c->verb->name);
 	if (!option_flag(c, "current"))
 		return 0;
 	r = cli_vm_info(c, vm, &info, e);
 	if (r < 0 || js_get_int(info, "id", -1) < 0)
 		return r;
 	return err_set(e, -EPERM, ERR_WRONG_STATE,
-		"VM '%s' runs, and the definition of a running VM cannot change; with --config the change "
-		"applies to the next start", vm);
+		"VM '%s' runs, and %s cannot change a running VM; with --config the change applies to the next start", vm,
+		c->verb->name);
 }
 
 static int definition_read(struct cli *c, const char *vm, bool inactive, struct json_object **ret, struct err *e)

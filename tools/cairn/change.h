@@ -12,7 +12,7 @@ struct json_object;
 /* Options of the verbs that use change_make(). */
 #define CHANGE_OPTIONS                                                                              \
 	{ "config", NULL, "change the next start of the VM [default]" },                                    \
-	{ "live", NULL, "refused: the definition of a running VM does not change" },                                  \
+	{ "live", NULL, "refused: the verb cannot change a running VM" },                           \
 	{ "current", NULL, "the same as --config, for a VM that is off" },                          \
 	{ "print-only", NULL, "show the change, and do not save it" }
 
