@@ -143,7 +143,7 @@ static int engine_start(struct qcow2 *q, const struct block_format_open *o)
 		DIRTY_SLICES_MIN);
 	if (!r)
 		q->l2.runs = l2_runs_new(q, bytes / 8);
-	if (o->pin && o->warm && o->warm->slices && q->slice_bytes == QCOW2_WARM_SLICE_BYTES &&
+	if (o->pin && o->warm && q->slice_bytes == QCOW2_WARM_SLICE_BYTES &&
 		!memcmp(o->warm->id, o->pin->id, sizeof(o->pin->id)))
 		q->l2.warm = o->warm;
 	if (!r)

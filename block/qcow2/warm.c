@@ -42,36 +42,29 @@ void qcow2_warm_write(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], int
 		(void)!pwrite(fd, head, sizeof(head), (off_t)at);
 }
 
-void qcow2_warm_read(int fd, uint64_t at, struct qcow2_warm *ret)
+struct qcow2_warm *qcow2_warm_read(int fd, uint64_t at)
 {
 	uint8_t head[QCOW2_WARM_SLICE_BYTES];
+	struct qcow2_warm *w;
 	uint32_t n;
-	uint8_t *p;
 
-	ret->slices = NULL;
 	if (pread(fd, head, sizeof(head), (off_t)at) != (ssize_t)sizeof(head) || load_le32(head) != MAGIC ||
 		load_le32(head + AT_CRC) != crc32c(0, head, AT_CRC))
-		return;
+		return NULL;
 	n = load_le32(head + AT_COUNT);
 	if (!n || n > QCOW2_WARM_SLICES_MAX)
-		return;
+		return NULL;
 	/* A mapping would keep the file, and with it the source's RAM, after the clone has let go of that. */
-	p = malloc(n * sizeof(head));
-	if (!p || pread(fd, p, n * sizeof(head), (off_t)(at + sizeof(head))) != (ssize_t)(n * sizeof(head))) {
-		free(p);
-		return;
+	w = malloc(sizeof(*w) + n * sizeof(head));
+	if (!w || pread(fd, w->slices, n * sizeof(head), (off_t)(at + sizeof(head))) != (ssize_t)(n * sizeof(head))) {
+		free(w);
+		return NULL;
 	}
-	ret->slices = p;
-	ret->n = n;
-	memcpy(ret->id, head + AT_ID, BLOCK_PIN_ID_BYTES);
+	w->n = n;
+	memcpy(w->id, head + AT_ID, BLOCK_PIN_ID_BYTES);
 	for (uint32_t i = 0; i < n; i++)
-		ret->offsets[i] = load_le64(head + AT_OFFSETS + 8 * i);
-}
-
-void qcow2_warm_done(struct qcow2_warm *w)
-{
-	free(w->slices);
-	w->slices = NULL;
+		w->offsets[i] = load_le64(head + AT_OFFSETS + 8 * i);
+	return w;
 }
 
 const uint8_t *qcow2_warm_find(const struct qcow2_warm *w, uint64_t offset)

@@ -21,20 +21,19 @@ struct block;
 #define QCOW2_WARM_BYTES ((1u + QCOW2_WARM_SLICES_MAX) * QCOW2_WARM_SLICE_BYTES)
 
 struct qcow2_warm {
-	uint8_t *slices; /* NULL: none */
 	uint8_t id[BLOCK_PIN_ID_BYTES];
 	unsigned n;
 	uint64_t offsets[QCOW2_WARM_SLICES_MAX];
+	uint8_t slices[]; /* n of QCOW2_WARM_SLICE_BYTES */
 };
 
 /* Write the most recently used slices of the qcow2 image b, which has the pin `id` or is about to get it, into fd from
  * byte `at` on: at most QCOW2_WARM_BYTES. After an error, or if the clusters have fewer than 4 KiB, clones find nothing
  * there. The disk's thread; from the freeze on. */
 void qcow2_warm_write(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], int fd, uint64_t at);
-/* Read what qcow2_warm_write() has written. ret->slices stays NULL if there is nothing valid; else the caller calls
- * qcow2_warm_done(). */
-void qcow2_warm_read(int fd, uint64_t at, struct qcow2_warm *ret);
-void qcow2_warm_done(struct qcow2_warm *w);
+/* Read what qcow2_warm_write() has written. Returns memory that the caller frees with free(); NULL: nothing valid is
+ * there. */
+struct qcow2_warm *qcow2_warm_read(int fd, uint64_t at);
 /* Return the slice at that offset of the image; NULL: w, which may be NULL, lacks it. */
 const uint8_t *qcow2_warm_find(const struct qcow2_warm *w, uint64_t offset);
 

@@ -5,7 +5,6 @@
 #define CAIRN_VMM_MACHINE_MACHINE_H
 
 #include "base/loop.h"
-#include "block/qcow2/warm.h"
 #include "devices/dev_host.h"
 #include "snapshot/uffd_open.h"
 #include "snapshot/vmstate.h"
@@ -34,6 +33,7 @@ struct machine_balloon;
 struct ram_reader;
 struct pci_host;
 struct fault_tracker;
+struct qcow2_warm;
 
 #define MACHINE_DEVICES_MAX 64
 
@@ -70,7 +70,7 @@ struct machine_disk {
 	struct device *dev; /* also of other disks, if it is the SCSI controller */
 	bool scsi;
 	unsigned target; /* at the SCSI controller */
-	struct qcow2_warm *warm; /* a clone's: tables of the pin that the disk reads; owned */
+	struct qcow2_warm *warm; /* a clone's: tables of the pin that the disk reads; owned; NULL: none */
 };
 
 struct machine {

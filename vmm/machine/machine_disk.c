@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "block/block.h"
+#include "block/qcow2/warm.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/kvm/thread_filter.h"
 #include "vmm/machine/machine.h"
@@ -82,19 +83,16 @@ int machine_disk_io_start(struct machine *m, struct disk_io *io)
 	return r;
 }
 
-/* Read the tables that a fork's source has passed on. Without memory for them, the disk reads its tables itself. */
+/* Read the tables that a fork's source has passed on. Without them, the disk reads its tables itself. */
 static void warm_take(const struct machine *m, struct machine_disk *d)
 {
 	uint64_t at;
 
 	if (m->fork_fd < 0 || !machine_disk_warm_at(m->ndisks, &at))
 		return;
-	d->warm = calloc(1, sizeof(*d->warm));
-	if (!d->warm)
-		return;
-	qcow2_warm_read(m->fork_fd, at, d->warm);
-	if (d->warm->slices)
-		log_info("disk", "%s: %u parts of tables from the memory of the fork's source", d->id, d->warm->n);
+	d->warm = qcow2_warm_read(m->fork_fd, at);
+	if (d->warm)
+		log_debug("disk", "%s: %u parts of tables from the memory of the fork's source", d->id, d->warm->n);
 }
 
 int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e)
@@ -139,7 +137,5 @@ void machine_disk_close(struct machine_disk *d)
 		log_error(d->id, "closing the disk: %s", strerror(-r));
 	if (d->loop)
 		d->io->ndisks--;
-	if (d->warm)
-		qcow2_warm_done(d->warm);
 	free(d->warm);
 }

@@ -86,7 +86,7 @@ static void test_clone_reads_no_table_that_the_source_has_in_memory(void **state
 	struct fixture f;
 	struct block *b;
 	int fd = memfd_create("state", MFD_CLOEXEC);
-	struct qcow2_warm warm;
+	struct qcow2_warm *warm;
 	uint8_t *frozen;
 
 	fixture_begin(&f, 32);
@@ -95,8 +95,7 @@ static void test_clone_reads_no_table_that_the_source_has_in_memory(void **state
 	fixture_shadow_open(&f, "shadow", DISK);
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
 	shadow_run(&f, b, 100, 4);
-	qcow2_warm_read(fd, WARM_AT, &warm);
-	assert_null(warm.slices);
+	assert_null(qcow2_warm_read(fd, WARM_AT));
 	memset(f.shadow, 7, 4096);
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, f.shadow, 4096), 0);
 	frozen = malloc(DISK);
@@ -105,22 +104,20 @@ static void test_clone_reads_no_table_that_the_source_has_in_memory(void **state
 	overlay(&f);
 	shadow_run(&f, b, 20, 4); /* the source's tables are no longer the pin's */
 	qcow2_warm_write(b, id, fd, WARM_AT);
-	qcow2_warm_read(fd, WARM_AT, &warm);
-	assert_non_null(warm.slices);
+	warm = qcow2_warm_read(fd, WARM_AT);
+	assert_non_null(warm);
 	assert_int_equal(warm_reads(&f, NULL, frozen), 2);
-	assert_int_equal(warm_reads(&f, &warm, frozen), 1);
+	assert_int_equal(warm_reads(&f, warm, frozen), 1);
 	/* Tables of another pin are not used. */
-	warm.id[0] ^= 1;
-	assert_int_equal(warm_reads(&f, &warm, frozen), 2);
-	qcow2_warm_done(&warm);
+	warm->id[0] ^= 1;
+	assert_int_equal(warm_reads(&f, warm, frozen), 2);
+	free(warm);
 	/* A damaged header is as good as none; nor may the file be too short for the slices. */
 	assert_int_equal(pwrite(fd, "x", 1, WARM_AT + 100), 1);
-	qcow2_warm_read(fd, WARM_AT, &warm);
-	assert_null(warm.slices);
+	assert_null(qcow2_warm_read(fd, WARM_AT));
 	qcow2_warm_write(b, id, fd, WARM_AT);
 	assert_int_equal(ftruncate(fd, WARM_AT + 4096), 0);
-	qcow2_warm_read(fd, WARM_AT, &warm);
-	assert_null(warm.slices);
+	assert_null(qcow2_warm_read(fd, WARM_AT));
 	close(fd);
 	free(frozen);
 	assert_int_equal(block_close(b), 0);
