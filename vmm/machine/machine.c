@@ -42,6 +42,7 @@
 #include "vmm/machine/machine_balloon.h"
 #include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/machine_plug.h"
+#include "vmm/machine/machine_restore.h"
 #include "vmm/machine/ram_load.h"
 
 #include <errno.h>
@@ -482,8 +483,10 @@ static int ram_make(struct machine *m, int *fds, struct memory *taken, struct er
 	const struct vm_config *c = &m->cfg;
 	int r;
 
-	if (!c->taken_over)
-		return memory_init(&m->mem, c->ram_bytes, c->huge_pages, e);
+	if (!c->taken_over) {
+		r = memory_init(&m->mem, c->ram_bytes, c->huge_pages, e);
+		return r < 0 || !c->forked ? r : machine_map_fork(m, e);
+	}
 	if (c->taken_memory) {
 		if (!taken || taken->bytes != c->ram_bytes)
 			return err_set(e, -EINVAL, ERR_INVALID, "the process that hands the VM over has sent no memory for it");

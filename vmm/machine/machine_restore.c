@@ -26,35 +26,44 @@ static int seals_check(int fd, struct err *e)
 	return 0;
 }
 
-static int fork_load(struct machine *m, int *fd, struct err *e)
+int machine_map_fork(struct machine *m, struct err *e)
 {
+	CLEANUP_CLOSE int fd = fcntl(m->fork_fd, F_DUPFD_CLOEXEC, 3);
+	struct vmstate_header h;
+	struct vmstate_file f;
+	int r = fd < 0 ? err_set_errno(e, -errno, "the clone's memory") : seals_check(fd, e);
+
+	if (r < 0)
+		return r;
+	vmstate_file_init(&f, fd);
+	r = vmstate_read_header(&f.store, &h, e);
+	if (!r)
+		r = memory_map_cow(&m->mem, fd, h.layout.ram_offset, &m->pagemap_fd, e);
+	if (!r)
+		fd = -1;
+	return r;
+}
+
+/* Load the state of a clone, whose memory machine_map_fork() has mapped. fd: taken. */
+static int fork_restore(struct machine *m, int fd, struct err *e)
+{
+	CLEANUP_CLOSE int owned = fd;
 	CLEANUP_FREE uint8_t *sections = NULL;
 	struct vmstate_header h;
 	struct vmstate_file f;
 	int r;
 
-	vmstate_file_init(&f, *fd);
+	vmstate_file_init(&f, owned);
 	r = vmstate_read_header(&f.store, &h, e);
 	if (!r)
 		r = vmstate_read_sections(&f.store, &h, &sections, e);
 	if (!r)
 		r = machine_state_check(m, sections, h.sections_bytes, e);
-	if (!r)
-		r = memory_map_cow(&m->mem, *fd, h.layout.ram_offset, &m->pagemap_fd, e);
 	if (r < 0)
 		return r;
-	*fd = -1;
 	machine_hold(m);
 	m->run_ns = h.vm_clock_ns;
 	return machine_load(m, sections, h.sections_bytes, e);
-}
-
-static int fork_restore(struct machine *m, int fd, struct err *e)
-{
-	CLEANUP_CLOSE int owned = fd;
-	int r = seals_check(owned, e);
-
-	return r < 0 ? r : fork_load(m, &owned, e);
 }
 
 /* ---- the state of a VM that another process hands over ---- */

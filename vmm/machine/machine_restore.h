@@ -6,6 +6,9 @@
 struct err;
 struct machine;
 
+/* Map the memory of a clone from the sealed file of the fork, m->fork_fd. Call before memory_attach(): later, KVM would
+ * search all of the slot's shadow pages for each page that the mapping replaces. Returns 0 or -errno. */
+int machine_map_fork(struct machine *m, struct err *e);
 /* Restore a machine from a saved state; replaces machine_boot(). Call before the threads are
  * created. Checks everything except memory before it changes anything. A RAM reader loads memory on
  * demand; without userfaultfd, or when the configuration says so, all memory is loaded before the
