@@ -190,6 +190,7 @@ $(BUILD)/unit/api/access/test_groups: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns,--wr
 $(BUILD)/unit/api/store/test_store: UNIT_LDFLAGS = -Wl,--wrap=file_close_async
 $(BUILD)/unit/api/wire/test_conn: UNIT_LDFLAGS = -Wl,--wrap=accounts_new
 $(BUILD)/unit/vmm/agent/test_agent: UNIT_LDFLAGS = -Wl,--wrap=loop_timer_new
+$(BUILD)/unit/vmm/machine/test_machine_fork: UNIT_LDFLAGS = -Wl,--wrap=memory_attach
 $(BUILD)/unit/api/vm/test_vm_log: | $(BUILD)/cairn-log
 $(BUILD)/unit/tools/test_agent_busy: $(addprefix $(BUILD)/tools/agent/,session.o start.o copy.o)
 $(BUILD)/unit/api/wire/test_client: UNIT_LDFLAGS = -Wl,--wrap=ppoll
