@@ -238,6 +238,12 @@ static void mode_sense(const struct scsi_unit *u, const uint8_t *cdb, struct scs
 	scsi_answer_data(a, d, n, ten ? load_be16(cdb + 7) : cdb[4]);
 }
 
+static void synchronize_cache(struct scsi_answer *a)
+{
+	a->kind = SCSI_CHANGE;
+	a->op = BLOCK_FLUSH;
+}
+
 static void mode_select(struct scsi_unit *u, const uint8_t *cdb, const struct scsi_out *out, struct scsi_answer *a)
 {
 	bool ten = cdb[0] == MODE_SELECT_10;
@@ -264,6 +270,8 @@ static void mode_select(struct scsi_unit *u, const uint8_t *cdb, const struct sc
 		scsi_answer_fail(a, SENSE_BAD_PARAMETER);
 	else
 		u->write_cache = d[at + 2] & CACHING_WCE;
+	if (!u->write_cache && !a->sense) /* the guest counts on what it wrote before, too */
+		synchronize_cache(a);
 }
 
 /* ---- capacity, units, sense ---- */
@@ -380,12 +388,6 @@ static void verify(const struct scsi_unit *u, const uint8_t *cdb, struct scsi_an
 		scsi_answer_fail(a, SENSE_BAD_FIELD);
 	else
 		range_set(u, cdb, UINT64_MAX, a);
-}
-
-static void synchronize_cache(struct scsi_answer *a)
-{
-	a->kind = SCSI_CHANGE;
-	a->op = BLOCK_FLUSH;
 }
 
 static bool is_zero(const struct scsi_out *out, uint32_t bytes)

@@ -59,20 +59,22 @@ static bool may_be_absent(const struct device *d)
 	return !strcmp(d->ops->type, "virtio-blk") || !strcmp(d->ops->type, "virtio-net");
 }
 
-/* Find the disks and interfaces that the state lacks. */
-static void absent_find(const struct machine *m, const uint8_t *buf, size_t len, struct saved_machine *ret)
+/* Find the disks and interfaces that the state lacks. A damaged state would seem to lack those behind the damage. */
+static int absent_find(const struct machine *m, const uint8_t *buf, size_t len, struct saved_machine *ret, struct err *e)
 {
 	struct state_section s;
 	size_t pos = 0;
+	int r;
 
 	for (unsigned i = 0; i < m->ndevices; i++)
 		ret->absent[i] = may_be_absent(m->devices[i]);
-	while (state_section_next(buf, len, &pos, &s, NULL) > 0)
+	while ((r = state_section_next(buf, len, &pos, &s, e)) > 0)
 		for (unsigned i = 0; i < m->ndevices; i++)
 			if (!strcmp(m->devices[i]->ops->type, s.name) && !strcmp(m->devices[i]->name, s.instance))
 				ret->absent[i] = false;
 	for (unsigned i = 0; i < m->ndevices; i++)
 		ret->nabsent += ret->absent[i];
+	return r;
 }
 
 static void machine_put(struct machine *m, struct state_writer *w)
@@ -458,8 +460,8 @@ static int state_check(struct machine *m, const uint8_t *buf, size_t len, bool l
 	int r;
 
 	*ret_saved = (struct saved_machine){ 0 };
-	if (lacks)
-		absent_find(m, buf, len, ret_saved);
+	if (lacks && (r = absent_find(m, buf, len, ret_saved, e)) < 0)
+		return r;
 	while ((r = state_section_next(buf, len, &pos, &s, e)) > 0) {
 		r = section_check(m, ret_saved, n, &s, e);
 		/* Compare the machine first, so that the error names the difference rather than a

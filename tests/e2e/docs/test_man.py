@@ -73,6 +73,9 @@ cairn set-lifecycle-action web1 crash restart
 cairn attach-disk web1 data.qcow2 vdb --subdriver qcow2
     given: defined web1; cairn-img create -q -f qcow2 data.qcow2 1M
     then: cairn domblklist web1 | grep 'vdb .*data.qcow2'
+cairn attach-disk web1 data.qcow2 vdb --subdriver qcow2 --persistent
+    given: defined web1; cairn-img create -q -f qcow2 data.qcow2 1M; cairn start web1
+    then: cairn domblklist web1 | grep 'vdb .*data.qcow2'; cairn domblklist web1 --inactive | grep 'vdb .*data.qcow2'
 cairn detach-disk web1 vdb
     given: defined web1; cairn-img create -q -f qcow2 data.qcow2 1M
     given: cairn attach-disk web1 data.qcow2 vdb --subdriver qcow2
@@ -332,7 +335,7 @@ cairn forward-add web1 auto:80
     then: shows 'leads to port 80'
 cairn forward-add web2 [::]:8080:80
     given: defined web2; network default; cairn attach-interface web2 network default
-    then: shows 'web2: tcp [::]:8080 leads to port 80'
+    then: shows 'web2: tcp .::.:8080 leads to port 80'
 cairn forward-remove web1 2222
     given: defined web1; cairn attach-interface web1 user --forward 2222:22
     then: lacks 2222 cairn forward-list web1

@@ -909,7 +909,7 @@ def test_damaged_state_is_refused_and_the_vm_untouched(vm):
     vm.run("wr64 0x900000 0x55")
     vm.snapshot("s1")
     vm.run("wr64 0x900000 0x66")
-    flip(vm.disks[0], find(vm.disks[0], b"CAIRNVMS") + 4096 + 64)  # in its first section
+    flip(vm.disks[0], find(vm.disks[0], b"CAIRNVMS") + 4096 + 40)  # in its first section
     r = vm.revert("s1", ok=None)
     assert r.returncode != 0 and "snapshot 's1'" in r.stderr and "checksum" in r.stderr
     assert vm.run("rd64 0x900000") == ["0x66"]
