@@ -1,4 +1,4 @@
-/* Commands for a disk behind virtio-blk. */
+/* Commands for a disk behind virtio-blk or virtio-scsi. */
 #include "virtio_blk.h"
 
 #define INTERRUPT_CYCLES 5000000000ULL
@@ -16,6 +16,26 @@ static const char *cmd_open(const struct args *a)
 	wrong = vblk_find((unsigned)a->v[0]);
 	if (!wrong)
 		wrong = vblk_open((uint16_t)a->v[1], (uint16_t)a->v[2], a->v[3]);
+	disk_is_open = !wrong;
+	return wrong;
+}
+
+/* The controller has reported its reset to nobody yet: take the unit attention. */
+static const char *cmd_scsi_open(const struct args *a)
+{
+	static const uint8_t test_unit_ready[SCSI_CDB_BYTES];
+	const char *wrong;
+
+	if (disk_is_open)
+		vblk_stop();
+	disk_is_open = false;
+	wrong = a->v[1] ? vblk_find_scsi((uint8_t)a->v[0], (uint32_t)a->v[1]) : "blocks of 0 bytes";
+	if (!wrong)
+		wrong = vblk_open((uint16_t)a->v[2], (uint16_t)a->v[3], a->v[4]);
+	if (!wrong) {
+		scsi_cdb_set(test_unit_ready, sizeof(test_unit_ready));
+		vblk_do(0, BLK_SCSI, 0, NULL, 0);
+	}
 	disk_is_open = !wrong;
 	return wrong;
 }
@@ -170,6 +190,37 @@ static const char *cmd_zero(const struct args *a)
 static const char *cmd_raw(const struct args *a)
 {
 	return disk_do((uint32_t)a->v[0], a->v[1], vblk_data, a->v[2]);
+}
+
+static unsigned hex_digit(char c)
+{
+	return (unsigned)(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
+}
+
+/* Send a command, and print its answer and the first bytes of what it read. */
+static const char *cmd_scsi(const struct args *a)
+{
+	const volatile uint8_t *r = scsi_slots[0][0].response;
+	uint8_t cdb[SCSI_CDB_BYTES];
+	uint64_t bytes = a->v[1], moved;
+	unsigned n = 0;
+
+	if (!disk_is_open || !vblk.block_bytes)
+		return "open a SCSI disk first";
+	if (bytes > VBLK_DATA_BYTES)
+		return "too many bytes";
+	for (const char *s = a->s[0]; s[0] && s[1] && n < sizeof(cdb); s += 2)
+		cdb[n++] = (uint8_t)(hex_digit(s[0]) << 4 | hex_digit(s[1]));
+	scsi_cdb_set(cdb, n);
+	if (vblk_do(0, BLK_SCSI, 0, vblk_data, (uint32_t)bytes) < 0)
+		return "no answer";
+	moved = bytes - (r[4] | (uint32_t)r[5] << 8 | (uint32_t)r[6] << 16 | (uint32_t)r[7] << 24);
+	print("response=%u status=%u sense=%x/%x/%x bytes=%u data=", (uint64_t)r[11], (uint64_t)r[10], (uint64_t)(r[14] & 15),
+		(uint64_t)r[24], (uint64_t)r[25], moved);
+	for (uint64_t i = 0; i < moved && i < 64; i++)
+		print("%c%c", "0123456789abcdef"[vblk_data[i] >> 4], "0123456789abcdef"[vblk_data[i] & 15]);
+	print("\n");
+	return NULL;
 }
 
 /* ---- work ---- */
@@ -364,6 +415,8 @@ static const char *cmd_irq(const struct args *a)
 
 const struct command disk_commands[] = {
 	{"open", 0, 1, "INDEX [QUEUE-SIZE QUEUES WITHOUT-FEATURES]", cmd_open},
+	{"sopen", 0, 2, "TARGET BLOCK-BYTES [QUEUE-SIZE QUEUES WITHOUT-FEATURES]", cmd_scsi_open},
+	{"scsi", 1, 1, "CDB [BYTES]", cmd_scsi},
 	{"info", 0, 0, "", cmd_info},
 	{"write", 0, 3, "SECTOR COUNT SEED", cmd_write},
 	{"verify", 0, 3, "SECTOR COUNT SEED", cmd_verify},

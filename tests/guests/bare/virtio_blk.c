@@ -55,11 +55,11 @@ static void capabilities_read(void)
 	}
 }
 
-const char *vblk_find(unsigned index)
+static const char *device_find(unsigned modern, unsigned transitional, unsigned index)
 {
-	vblk = (struct vblk){.bdf = pci_find(0x1af4, 0x1042, index)};
+	vblk = (struct vblk){.bdf = pci_find(0x1af4, (uint16_t)modern, index)};
 	if (vblk.bdf < 0)
-		vblk.bdf = pci_find(0x1af4, 0x1001, index);
+		vblk.bdf = pci_find(0x1af4, (uint16_t)transitional, index);
 	if (vblk.bdf < 0)
 		return "no such disk";
 	pci_write((uint16_t)vblk.bdf, 4, 2, 0x0006); /* memory, bus master */
@@ -67,6 +67,21 @@ const char *vblk_find(unsigned index)
 	if (!vblk.common || !vblk.notify || !vblk.isr || !vblk.config)
 		return "the disk lacks a capability";
 	return NULL;
+}
+
+const char *vblk_find(unsigned index)
+{
+	return device_find(0x1042, 0x1001, index);
+}
+
+const char *vblk_find_scsi(uint8_t target, uint32_t block_bytes)
+{
+	const char *wrong = device_find(0x1048, 0x1004, 0);
+
+	vblk.first_queue = 2;
+	vblk.target = target;
+	vblk.block_bytes = block_bytes;
+	return wrong;
 }
 
 uint8_t vblk_status(void)
@@ -93,6 +108,8 @@ static bool features_negotiate(uint64_t without)
 	offered = mmio_read(vblk.common + COMMON_DEVICE_FEATURE, 4);
 	mmio_write(vblk.common + COMMON_DEVICE_FEATURE_SELECT, 4, 1);
 	offered |= mmio_read(vblk.common + COMMON_DEVICE_FEATURE, 4) << 32;
+	if (vblk.block_bytes)
+		without |= ~(F_INDIRECT | F_EVENT_IDX | F_VERSION_1); /* the lower bits have other meanings */
 	vblk.features = offered & ~without &
 			(F_BLK_SIZE | F_FLUSH | F_MQ | F_DISCARD | F_WRITE_ZEROES | F_INDIRECT |
 				F_EVENT_IDX | F_VERSION_1);
@@ -121,7 +138,7 @@ static void queue_start(unsigned i)
 
 	memset(q, 0, sizeof(*q));
 	q->avail.flags = 1; /* polling, so no interrupts */
-	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, i);
+	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, vblk.first_queue + i);
 	mmio_write(vblk.common + COMMON_QUEUE_SIZE, 2, vblk.queue_size);
 	mmio_write(vblk.common + COMMON_QUEUE_VECTOR, 2, 0xffff);
 	common_write64(COMMON_QUEUE_DESC, q->desc);
@@ -136,7 +153,7 @@ static const char *size_choose(uint16_t queue_size, uint16_t queues)
 {
 	uint64_t most, have;
 
-	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, 0);
+	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, vblk.first_queue);
 	most = mmio_read(vblk.common + COMMON_QUEUE_SIZE, 2);
 	have = mmio_read(vblk.common + COMMON_QUEUES, 2);
 	vblk.queue_size = queue_size ? queue_size
@@ -144,7 +161,7 @@ static const char *size_choose(uint16_t queue_size, uint16_t queues)
 	vblk.queues = queues ? queues : 1;
 	if (vblk.queue_size > most || vblk.queue_size > VBLK_QUEUE_SIZE)
 		return "the queue is not that long";
-	if (vblk.queues > have || vblk.queues > VBLK_QUEUES)
+	if (vblk.first_queue + vblk.queues > have || vblk.queues > VBLK_QUEUES)
 		return "not so many queues";
 	return NULL;
 }
@@ -181,7 +198,7 @@ unsigned vblk_slots(void)
 	return vblk.features & F_INDIRECT ? vblk.queue_size : vblk.queue_size / 3;
 }
 
-static unsigned chain_fill(struct desc *d, uint16_t first, const struct blk_header *h, void *data,
+static unsigned blk_chain_fill(struct desc *d, uint16_t first, const struct blk_header *h, void *data,
 	uint32_t bytes, volatile uint8_t *status)
 {
 	uint16_t write = h->type == BLK_IN || h->type == BLK_GET_ID ? DESC_WRITE : 0;
@@ -197,23 +214,30 @@ static unsigned chain_fill(struct desc *d, uint16_t first, const struct blk_head
 	return n;
 }
 
+static unsigned chain_fill(struct desc *d, uint16_t first, unsigned qi, unsigned slot, void *data, uint32_t bytes)
+{
+	struct queue *q = &vblk_queues[qi];
+
+	return vblk.block_bytes ? scsi_chain_fill(d, first, &scsi_slots[qi][slot], &q->headers[slot], data, bytes)
+				: blk_chain_fill(d, first, &q->headers[slot], data, bytes, &q->status[slot]);
+}
+
 void vblk_put(
 	unsigned qi, unsigned slot, uint32_t type, uint64_t sector, void *data, uint32_t bytes)
 {
 	struct queue *q = &vblk_queues[qi];
-	struct blk_header *h = &q->headers[slot];
 	uint16_t head;
 
-	*h = (struct blk_header){type, 0, sector};
+	q->headers[slot] = (struct blk_header){type, 0, sector};
 	q->status[slot] = 0xee;
 	if (vblk.features & F_INDIRECT) {
-		unsigned n = chain_fill(q->tables[slot], 0, h, data, bytes, &q->status[slot]);
+		unsigned n = chain_fill(q->tables[slot], 0, qi, slot, data, bytes);
 
 		head = (uint16_t)slot;
 		q->desc[slot] = (struct desc){(uint64_t)q->tables[slot], 16 * n, DESC_INDIRECT, 0};
 	} else {
 		head = (uint16_t)(3 * slot);
-		chain_fill(&q->desc[head], head, h, data, bytes, &q->status[slot]);
+		chain_fill(&q->desc[head], head, qi, slot, data, bytes);
 	}
 	q->avail.ring[q->avail_idx++ % vblk.queue_size] = head;
 }
@@ -221,7 +245,7 @@ void vblk_put(
 void vblk_kick(unsigned qi)
 {
 	vblk.kicks++;
-	mmio_write(vblk_queues[qi].notify_gpa, 2, qi);
+	mmio_write(vblk_queues[qi].notify_gpa, 2, vblk.first_queue + qi);
 }
 
 void vblk_announce(unsigned qi)
@@ -251,7 +275,10 @@ int vblk_take(unsigned qi)
 		return -1;
 	__asm__ volatile("" : : : "memory");
 	id = q->used.ring[q->last_used++ % vblk.queue_size].id;
-	return (int)(vblk.features & F_INDIRECT ? id : id / 3);
+	id = vblk.features & F_INDIRECT ? id : id / 3;
+	if (vblk.block_bytes)
+		q->status[id] = scsi_status(&scsi_slots[qi][id]);
+	return (int)id;
 }
 
 int vblk_do(unsigned q, uint32_t type, uint64_t sector, void *data, uint32_t bytes)

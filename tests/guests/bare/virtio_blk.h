@@ -1,4 +1,5 @@
-/* virtio_blk: a polling driver for virtio-blk over PCI (virtio 1.1), all at CPL 3. */
+/* virtio_blk: a polling driver for virtio-blk over PCI (virtio 1.1), all at CPL 3. Also for a disk or CD drive behind
+ * virtio-scsi (virtio_scsi.c): then each request is translated to a SCSI command. */
 #ifndef CAIRN_TESTS_BARE_VIRTIO_BLK_H
 #define CAIRN_TESTS_BARE_VIRTIO_BLK_H
 
@@ -50,6 +51,7 @@
 #define BLK_GET_ID 8
 #define BLK_DISCARD 11
 #define BLK_WRITE_ZEROES 13
+#define BLK_SCSI 0x100 /* our own: the command of scsi_cdb_set(), which reads */
 
 struct desc {
 	uint64_t gpa;
@@ -92,6 +94,9 @@ struct vblk {
 	uint64_t features;
 	uint16_t queue_size, queues;
 	uint64_t kicks;
+	uint16_t first_queue;	  /* of virtio-scsi: 2, the first queue of requests */
+	uint8_t target;		  /* of virtio-scsi */
+	uint32_t block_bytes;	  /* of virtio-scsi; 0: virtio-blk */
 };
 
 extern struct vblk vblk;
@@ -100,6 +105,8 @@ extern uint8_t vblk_data[VBLK_DATA_BYTES];
 
 /* Functions return NULL, or the error's text. */
 const char *vblk_find(unsigned index);
+/* Find the SCSI controller, to be used for one of its targets. */
+const char *vblk_find_scsi(uint8_t target, uint32_t block_bytes);
 /* Reset the device that vblk_find() has found. */
 void vblk_stop(void);
 /* Reset the device, negotiate all features except `without`, set up the queues and start. For a
@@ -123,6 +130,26 @@ void vblk_announce(unsigned q);
 int vblk_take(unsigned q);
 /* Run one request on queue q and return its status byte; -1: no completion within about 10 s. */
 int vblk_do(unsigned q, uint32_t type, uint64_t sector, void *data, uint32_t bytes);
+/* ---- virtio_scsi.c ---- */
+#define SCSI_CDB_BYTES 32
+#define SCSI_RESPONSE_BYTES 108
+
+struct scsi_slot {
+	uint8_t header[19 + SCSI_CDB_BYTES];
+	uint8_t parameters[24];
+	volatile uint8_t response[SCSI_RESPONSE_BYTES];
+};
+
+extern struct scsi_slot scsi_slots[VBLK_QUEUES][VBLK_QUEUE_SIZE];
+
+/* Make the descriptors of a command from a request of virtio-blk, or from the CDB that scsi_cdb_set() has set. Returns
+ * their number, at most 3. */
+unsigned scsi_chain_fill(struct desc *d, uint16_t first, struct scsi_slot *s, const struct blk_header *h, void *data, uint32_t bytes);
+/* Return the answer as a status byte of virtio-blk. */
+uint8_t scsi_status(const struct scsi_slot *s);
+/* Use this command for requests of type BLK_SCSI. */
+void scsi_cdb_set(const uint8_t *cdb, unsigned n);
+
 /* Kick a queue even if the device suppresses notifications. */
 void vblk_kick(unsigned q);
 
