@@ -100,11 +100,20 @@ static int slot_target(struct reading *r, struct slot *s)
 	if (!strcmp(s->bus, "fdc"))
 		return reading_error(r, t, "bus", ERR_UNSUPPORTED,
 			"floppy disks are not supported; use bus='virtio'");
-	if (strcmp(s->bus, "virtio") && strcmp(s->bus, "scsi"))
+	if (!strcmp(s->bus, "virtio") || !strcmp(s->bus, "scsi"))
+		return 0;
+	if (s->cdrom) {
+		reading_warn(r, t, "bus", "\"%.40s\" becomes scsi: the guest needs a driver for virtio-scsi", s->bus);
+		free(s->bus);
+		s->bus = strdup("scsi");
+		if (!s->bus)
+			return err_set_errno(r->e, -ENOMEM, "domain XML");
+	} else {
 		reading_warn(r, t, "bus",
 			"\"%.40s\" becomes virtio: the guest has %s as /dev/vd..., not /dev/%s; it "
 			"needs a virtio driver; use root=UUID=... or LABEL=...",
 			s->bus, s->target, s->target);
+	}
 	return 0;
 }
 
@@ -308,7 +317,7 @@ static int driver_read(struct reading *r, const struct slot *s, struct _xmlNode 
 	return 0;
 }
 
-static int blockio_read(struct reading *r, struct _xmlNode *n, struct json_object *disk)
+static int blockio_read(struct reading *r, const struct slot *s, struct _xmlNode *n, struct json_object *disk)
 {
 	static const char *const keys[] = { "logical_block_size", "physical_block_size" };
 	uint64_t v;
@@ -318,7 +327,9 @@ static int blockio_read(struct reading *r, struct _xmlNode *n, struct json_objec
 
 		if (ret < 0)
 			return ret;
-		if (!ret && v)
+		if (!ret && v && s->cdrom && !strcmp(s->bus, "scsi"))
+			reading_warn(r, n, keys[i], "has no effect: a CD drive has blocks of 2048 bytes");
+		else if (!ret && v)
 			js_put_uint(disk, keys[i], v);
 	}
 	if (n && xmlHasProp(n, BAD_CAST "discard_granularity"))
@@ -421,7 +432,7 @@ static int disk_read(struct reading *r, const struct slot *s, struct json_object
 	if (!ret)
 		ret = driver_read(r, s, node_child(s->node, "driver"), disk);
 	if (!ret)
-		ret = blockio_read(r, node_child(s->node, "blockio"), disk);
+		ret = blockio_read(r, s, node_child(s->node, "blockio"), disk);
 	if (!ret)
 		ret = serial_read(r, node_child(s->node, "serial"), disk);
 	if (!ret)

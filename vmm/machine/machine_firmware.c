@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/util.h"
 #include "block/block.h"
 #include "devices/virtio/virtio_scsi.h"
 #include "vmm/boot/bios.h"
@@ -17,6 +18,7 @@
 /* The boot record of an ISO 9660 file system that boots (El Torito). */
 #define BOOT_RECORD_AT (17 * 2048)
 #define BOOT_RECORD "\0CD001\1EL TORITO SPECIFICATION"
+#define QCOW2_MAGIC "QFI\xfb"
 
 /* Add the devices with this place in the boot order. The disks with bus virtio are the first devices behind the host
  * bridge. */
@@ -68,37 +70,75 @@ int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err
 	return bios_describe(m->fw_cfg, &c, e);
 }
 
-/* cdrom: the firmware boots the disk as a CD. */
-static bool disk_boots(struct block *b, bool cdrom)
+/* Read the bytes at an offset. Returns whether they are `want`; *ret_unknown: they could not be read. */
+static bool disk_has(struct block *b, uint64_t offset, const char *want, size_t n, bool *ret_unknown)
 {
 	uint8_t sector[4096] __attribute__((aligned(4096)));
-	struct iovec iov = { sector, cdrom ? 2048 : BLOCK_SECTOR_BYTES };
-	struct block_req r = { .op = BLOCK_READ, .offset = cdrom ? BOOT_RECORD_AT : 0, .len = iov.iov_len, .iov = &iov, .niov = 1 };
+	struct iovec iov = { sector, 4096 };
+	struct block_req r = { .op = BLOCK_READ, .iov = &iov, .niov = 1 };
 	struct block_info info;
+	uint64_t begin;
 
 	block_info(b, &info);
-	if (info.logical_block_bytes > r.len)
-		r.len = iov.iov_len = info.logical_block_bytes;
+	iov.iov_len = MAX(info.logical_block_bytes, BLOCK_SECTOR_BYTES);
+	begin = offset & ~(iov.iov_len - 1);
+	r.offset = begin;
+	r.len = iov.iov_len;
 	if (info.size_bytes < r.offset + r.len)
 		return false;
-	if (block_run(b, &r) < 0)
-		return true; /* nobody knows */
-	return cdrom ? !memcmp(sector, BOOT_RECORD, sizeof(BOOT_RECORD) - 1) : sector[SIGNATURE_AT] == 0x55 && sector[SIGNATURE_AT + 1] == 0xaa;
+	if (block_run(b, &r) < 0) {
+		*ret_unknown = true;
+		return false;
+	}
+	return !memcmp(sector + (offset - begin), want, n);
+}
+
+enum boots { BOOTS_NOT, BOOTS, BOOTS_AS_CD, BOOTS_QCOW2 };
+
+/* Find out whether the firmware can boot the disk. BOOTS_AS_CD: it has only the boot record of a CD, and is no CD drive
+ * of the SCSI controller; BOOTS_QCOW2: it is a qcow2 image that the guest sees as raw. */
+static enum boots disk_boots(struct block *b, bool cdrom)
+{
+	bool unknown = false, record, sector, qcow2;
+
+	sector = !cdrom && disk_has(b, SIGNATURE_AT, "\x55\xaa", 2, &unknown);
+	record = disk_has(b, BOOT_RECORD_AT, BOOT_RECORD, sizeof(BOOT_RECORD) - 1, &unknown);
+	qcow2 = disk_has(b, 0, QCOW2_MAGIC, sizeof(QCOW2_MAGIC) - 1, &unknown);
+	if (sector || (cdrom && record) || unknown)
+		return BOOTS;
+	return record ? BOOTS_AS_CD : qcow2 ? BOOTS_QCOW2 : BOOTS_NOT;
 }
 
 int machine_check_bootable(struct machine *m, struct err *e)
 {
+	const char *as_cd = NULL, *qcow2 = NULL;
 	char names[160] = "";
 	size_t n = 0;
 
 	if (!m->cfg.firmware || m->cfg.network_place)
 		return 0;
 	for (unsigned i = 0; i < m->ndisks; i++) {
-		if (disk_boots(m->disks[i].block, m->cfg.disk_more[i].cdrom))
+		switch (disk_boots(m->disks[i].block, m->cfg.disk_more[i].cdrom && m->disks[i].scsi)) {
+		case BOOTS:
 			return 0;
+		case BOOTS_AS_CD:
+			as_cd = m->disks[i].id;
+			break;
+		case BOOTS_QCOW2:
+			qcow2 = m->disks[i].id;
+			break;
+		default:
+			break;
+		}
 		if (n < sizeof(names))
 			n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s", i ? ", " : "", m->disks[i].id);
 	}
+	if (as_cd)
+		return err_set(e, -ENXIO, ERR_INVALID, "no disk has a boot sector (%s); %s has the boot record of a CD: give it "
+			"\"device\": \"cdrom\" and \"bus\": \"scsi\", then the firmware boots it", names, as_cd);
+	if (qcow2)
+		return err_set(e, -ENXIO, ERR_INVALID, "no disk has a boot sector (%s); %s is a qcow2 image: give it \"format\": "
+			"\"qcow2\"", names, qcow2);
 	return err_set(e, -ENXIO, ERR_INVALID, "%s%s%s%s: write a system's image to a disk, boot from the network (boot_order of an "
 		"interface, start --boot network), or give boot.kernel", m->ndisks ? "no disk has a boot sector" : "the VM has no disk",
 		n ? " (" : "", names, n ? ")" : "");

@@ -138,6 +138,23 @@ def test_bios_boots_disk_and_cd_of_the_controller(daemon, kvm, tmp_path):
 
 
 @needs_bios
+def test_start_says_how_a_cd_image_boots(daemon, kvm, tmp_path):
+    """The only boot record is that of a CD in a drive with bus virtio or on a disk; an image that is a qcow2."""
+    iso = write_iso(tmp_path / "cd.iso")
+    with open(iso, "r+b") as f:
+        f.write(bytes(512))
+    image = qcow2(tmp_path / "q", b"q")
+    for n, (one, want) in enumerate([
+            ({"device": "cdrom", "path": iso}, 'vda has the boot record of a CD: give it "device": "cdrom" and "bus": "scsi"'),
+            ({"bus": "scsi", "path": iso}, 'sda has the boot record of a CD: give it "device": "cdrom" and "bus": "scsi"'),
+            ({"device": "cdrom", "path": image["path"]}, 'vda is a qcow2 image: give it "format": "qcow2"'),
+            ({"device": "cdrom", "bus": "scsi", "path": image["path"]}, 'sda is a qcow2 image: give it "format": "qcow2"')]):
+        daemon.define(f"vm{n}", memory="64M", boot=None, disks=[{**one, "format": "raw"}])
+        assert want in daemon.cairn("start", f"vm{n}", ok=False).stderr
+        assert daemon.cairn("domstate", f"vm{n}").stdout == "shut off\n"
+
+
+@needs_bios
 def test_cd_without_boot_record_is_named(daemon, kvm, tmp_path):
     path = tmp_path / "cd.iso"
     with open(path, "wb") as f:

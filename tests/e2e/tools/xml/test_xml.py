@@ -210,6 +210,17 @@ def test_disks_are_ordered_as_libvirt_orders_them():
     assert ['"ide" becomes virtio' in w for w in got["warnings"]] == [True]
 
 
+def test_cdrom_of_another_bus_becomes_scsi():
+    """The firmware boots any ISO from a CD drive with bus scsi only."""
+    cd = disk("sda", bus="sata", attrs="type='file' device='cdrom'", more="<blockio logical_block_size='512'/>")
+    got = read(domain(devices=cd + cd.replace("sda", "hdb").replace(" bus='sata'", "") + cd.replace("sda", "vdc").replace("sata", "virtio")))
+    assert [(d["id"], d.get("bus"), d.get("logical_block_size")) for d in got["definition"]["disks"]] == [
+        ("sda", "scsi", None), ("hdb", "scsi", None), ("vdc", None, 512)]
+    assert [w.split(": ", 2)[2] for w in got["warnings"]] == [
+        '"sata" becomes scsi: the guest needs a driver for virtio-scsi', '"ide" becomes scsi: the guest needs a driver for virtio-scsi',
+        "has no effect: a CD drive has blocks of 2048 bytes", "has no effect: a CD drive has blocks of 2048 bytes"]
+
+
 def test_long_serial_is_truncated():
     """As in QEMU for a serial number; an alias that cannot be an id stays libvirt's."""
     got = read(domain(devices=disk(driver="<driver type='raw' queues='16'/>",
