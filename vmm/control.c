@@ -446,19 +446,38 @@ static int disk_pull_request(struct control *c, struct channel_msg *m, struct er
 
 /* ---- disks and interfaces that come and go ---- */
 
-static int plug_request(struct control *c, struct channel_msg *m, struct err *e)
+/* Check the part of a configuration that a message has. */
+static int part_check(struct channel_msg *m, struct err *e)
 {
 	struct vm_config *what = m->body;
 	int r;
 
 	memset((char *)what + m->head.body_bytes, 0, sizeof(*what) - m->head.body_bytes);
 	r = vm_config_take_held(what, m, e);
-	if (!r)
-		r = vm_config_check(what, m->nfds, e);
+	return r ? r : vm_config_check(what, m->nfds, e);
+}
+
+static int plug_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	int r = part_check(m, e);
+
 	if (r < 0)
 		return r;
 	worker_drain(c->worker);
-	return vm_plug(c->vm, what, m->fds, e); /* fds that it takes become -1 */
+	return vm_plug(c->vm, m->body, m->fds, e); /* fds that it takes become -1 */
+}
+
+static int medium_set_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	const struct vm_config *what = m->body;
+	int r = part_check(m, e);
+
+	if (!r && what->ndisks != 1)
+		r = err_set(e, -EINVAL, ERR_INVALID, "a medium is that of one drive");
+	if (r < 0)
+		return r;
+	worker_drain(c->worker);
+	return vm_set_medium(c->vm, what, m->fds, e); /* fds that it takes become -1 */
 }
 
 static int unplug_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -653,6 +672,7 @@ static const struct {
 	[VM_MSG_DISK_SET] = { disk_set_request, false },
 	[VM_MSG_PLUG] = { plug_request, false },
 	[VM_MSG_UNPLUG] = { unplug_request, false },
+	[VM_MSG_MEDIUM_SET] = { medium_set_request, false },
 	[VM_MSG_RECLAIM] = { reclaim_request, true },
 	[VM_MSG_BALLOON_SET] = { balloon_set_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },

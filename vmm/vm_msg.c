@@ -49,6 +49,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_DISK_SET] = ROW(struct vm_disk_set, 0),
 	/* The receiver zeroes the rest. */
 	[VM_MSG_PLUG] = { .body_min = VM_PLUG_BYTES, .body_max = VM_PLUG_BYTES, .fds_max = CHANNEL_FDS_MAX, .known = true },
+	[VM_MSG_MEDIUM_SET] = { .body_min = VM_PLUG_BYTES, .body_max = VM_PLUG_BYTES, .fds_max = CHANNEL_FDS_MAX, .known = true },
 	[VM_MSG_UNPLUG] = ROW(struct vm_unplug, 0),
 	[VM_MSG_RECLAIM] = ROW_EMPTY,
 	[VM_MSG_BALLOON_SET] = ROW(struct vm_balloon_set, 0),
@@ -171,7 +172,7 @@ static bool block_bytes_ok(uint32_t n)
 
 static bool disk_more_ok(const struct vm_disk_more *d)
 {
-	return d->bus <= VM_BUS_SCSI && d->cdrom <= 1 && d->no_discard <= 1 && d->detect_zeroes <= VM_ZEROES_UNMAP &&
+	return d->bus <= VM_BUS_SCSI && d->cdrom <= 1 && d->no_discard <= 1 && d->detect_zeroes <= VM_ZEROES_UNMAP && d->force <= 1 &&
 		block_bytes_ok(d->logical_bytes) && block_bytes_ok(d->physical_bytes);
 }
 

@@ -147,6 +147,9 @@ enum vm_msg_type {
 	 * accesses bring it back from the image. Answered by VM_MSG_SNAPSHOT_DONE, whose ram_bytes_shared is what was
 	 * freed. Only to processes whose vm_info has reclaims. */
 	VM_MSG_RECLAIM = 47,
+	/* a request: struct vm_config as VM_MSG_PLUG, with one disk: a CD drive of the VM, which gets this medium. Only
+	 * to processes whose vm_info has sets_medium. */
+	VM_MSG_MEDIUM_SET = 48,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -321,7 +324,8 @@ struct vm_disk_more {
 	uint8_t cdrom;	       /* of bus scsi: a CD drive */
 	uint8_t no_discard;    /* the guest cannot discard */
 	uint8_t detect_zeroes; /* enum vm_zeroes */
-	uint8_t reserved[4];
+	uint8_t force;	       /* only in VM_MSG_MEDIUM_SET: although the guest keeps the tray locked */
+	uint8_t reserved[3];
 };
 
 /* Limits of a disk; 0: none. */
@@ -825,9 +829,13 @@ struct vm_info {
 	uint8_t plugs; /* 1: the process knows VM_MSG_PLUG */
 	uint8_t sets_balloon; /* 1: the process knows VM_MSG_BALLOON_SET */
 	uint8_t reclaims; /* 1: the process knows VM_MSG_RECLAIM */
-	uint8_t reserved_at_end[7];
+	uint8_t sets_medium; /* 1: the process knows VM_MSG_MEDIUM_SET */
+	uint8_t reserved_at_end[6];
 	struct vm_balloon_info balloon;
+	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */
 };
+
+enum vm_tray { VM_TRAY_NONE = 0, VM_TRAY_CLOSED, VM_TRAY_OPEN };
 
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };
 

@@ -54,6 +54,7 @@ void command_vm_set_interface(struct call *c);
 void command_vm_set_disk(struct call *c);
 void command_vm_attach_disk(struct call *c);
 void command_vm_detach_device(struct call *c);
+void command_vm_change_medium(struct call *c);
 void command_vm_set_memory(struct call *c);
 void command_vm_reclaim(struct call *c);
 void command_vm_agent_command(struct call *c);

@@ -18,6 +18,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-set-disk", command_vm_set_disk },
 	{ "vm-attach-disk", command_vm_attach_disk },
 	{ "vm-detach-device", command_vm_detach_device },
+	{ "vm-change-medium", command_vm_change_medium },
 	{ "vm-set-memory", command_vm_set_memory },
 	{ "vm-reclaim", command_vm_reclaim },
 	{ "vm-agent-command", command_vm_agent_command },

@@ -1,5 +1,6 @@
-/* Handlers of vm-attach-disk and vm-detach-device. */
+/* Handlers of vm-attach-disk, vm-detach-device and vm-change-medium. */
 #include "api/commands/command.h"
+#include "api/vm/vm_medium.h"
 #include "api/vm/vm_plug.h"
 
 void command_vm_attach_disk(struct call *c)
@@ -10,4 +11,9 @@ void command_vm_attach_disk(struct call *c)
 void command_vm_detach_device(struct call *c)
 {
 	vm_plug_detach(c);
+}
+
+void command_vm_change_medium(struct call *c)
+{
+	vm_medium_change(c);
 }

@@ -277,7 +277,7 @@ void command_vm_list(struct call *c)
 
 /* ---- info ---- */
 
-static struct json_object *disk_figures(const struct vm_disk_info *d, unsigned fault)
+static struct json_object *disk_figures(const struct vm_disk_info *d, unsigned fault, unsigned tray)
 {
 	/* The first two words are virsh's. */
 	static const char *const faults[] = { [VM_DISK_FAILED] = "unspecified error",
@@ -301,6 +301,8 @@ static struct json_object *disk_figures(const struct vm_disk_info *d, unsigned f
 	js_put_uint(o, "errors", d->errors);
 	if (fault && fault < ARRAY_SIZE(faults))
 		js_put_str(o, "fault", faults[fault]);
+	if (tray)
+		js_put_bool(o, "tray-open", tray == VM_TRAY_OPEN);
 	return o;
 }
 
@@ -409,7 +411,7 @@ static void put_figures(struct json_object *o, const struct vm *vm, const struct
 	js_put(o, "vcpu-times", times);
 	put_counters(o, info);
 	for (uint32_t i = 0; i < ndisks; i++)
-		json_object_array_add(disks, disk_figures(&info->disks[i], info->disk_faults[i]));
+		json_object_array_add(disks, disk_figures(&info->disks[i], info->disk_faults[i], info->trays[i]));
 	js_put(o, "disks", disks);
 	for (uint32_t i = 0; i < MIN(info->ninterfaces, VM_INTERFACES_MAX); i++) {
 		struct json_object *one = interface_put(&info->interfaces[i], info, i);

@@ -19,8 +19,7 @@ static const struct field no_fields[] = { END };
 static const struct field vm_only[] = { FIELD_VM, END };
 static const struct field vm_name_only[] = { FIELDS_VM_NAME, END };
 
-static const struct field capabilities_args[] = {
-	{ "enable", FIELD_ARRAY, OPTIONAL, "capabilities to enable; none exist" }, END };
+static const struct field capabilities_args[] = { { "enable", FIELD_ARRAY, OPTIONAL, "capabilities to enable; none exist" }, END };
 
 static const struct field version_fields[] = {
 	{ "qemu", FIELD_OBJECT, REQUIRED, "QEMU version whose QMP the socket speaks: major, minor, micro" },
@@ -106,8 +105,9 @@ static const struct field info_returns[] = {
 	{ "idle", FIELD_BOOL, OPTIONAL, "the VM runs and all vCPUs are halted" },
 	{ "agent", FIELD_STRING, OPTIONAL, "state of the guest agent's port: closed, open, connected (an agent answers)" },
 	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters, and fault if an error has paused the VM: "
-		"no space, image corrupt, or unspecified error" }, END };
+		"no space, image corrupt, or unspecified error; of a CD drive tray-open" }, END };
 
+#define FIELD_FOLDER { "folder", FIELD_STRING, OPTIONAL, "folder of relative paths" }
 #define FIELD_JOB_ID { "job-id", FIELD_STRING, OPTIONAL, "id for the job [generated]" }
 static const struct field rename_args[] = { FIELD_VM,
 	{ "name", FIELD_STRING, REQUIRED, "new name of the VM" }, END };
@@ -118,16 +118,14 @@ static const struct field undefine_args[] = { FIELD_VM,
 		"delete the image files that the VM writes to; refused if another VM uses any of them" },
 	{ "storage", FIELD_ARRAY, OPTIONAL, "delete only these images, given by disk id or path" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would be deleted, and change nothing" }, END };
-static const struct field undefine_returns[] = {
-	{ "volumes", FIELD_ARRAY, OPTIONAL, "id, path, removed, and why if the file stays" }, END };
+static const struct field undefine_returns[] = { { "volumes", FIELD_ARRAY, OPTIONAL, "id, path, removed, and why if the file stays" }, END };
 static const struct field start_args[] = { FIELD_VM,
 	{ "force-boot", FIELD_BOOL, OPTIONAL, "discard a managed save and boot" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory of a managed save before the vCPUs run" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },
 	{ "boot", FIELD_BOOT_KIND, OPTIONAL, "boot from this kind of device first [boot_order]" },
 	{ "bootmenu", FIELD_BOOL, OPTIONAL, "let the firmware offer its boot menu" }, END };
-static const struct field start_returns[] = {
-	{ "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
+static const struct field start_returns[] = { { "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
 
 #define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, \
 	"press the power button (acpi) or ask the guest agent (agent) [acpi]" }
@@ -393,8 +391,7 @@ static const struct field grant_returns[] = {
 static const struct field revoke_args[] = { FIELD_USER, FIELD_GROUP,
 	{ "vm", FIELD_STRING, OPTIONAL, "remove the role for this VM [the role for all VMs]" },
 	END };
-static const struct field query_permissions_args[] = {
-	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
+static const struct field query_permissions_args[] = { { "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
 static const struct field query_permissions_returns[] = {
 	{ "permissions", FIELD_ARRAY, REQUIRED, "user or group, role, vm, vm-uuid" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
@@ -410,8 +407,7 @@ static const struct field quota_set_args[] = { FIELDS_SUBJECT,
 	{ "disk", FIELD_INT, OPTIONAL, "bytes of the images that Cairn made for the VMs [as now]" },
 	{ "snapshots", FIELD_INT, OPTIONAL, "snapshots of the VMs [as now]" }, END };
 static const struct field quota_remove_args[] = { FIELDS_SUBJECT, END };
-static const struct field query_quotas_args[] = {
-	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
+static const struct field query_quotas_args[] = { { "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
 static const struct field query_quotas_returns[] = {
 	{ "quotas", FIELD_ARRAY, REQUIRED,
 		"user, group or default (with user: the user has no quota of its own); limits and used: vms, running, memory, "
@@ -480,11 +476,11 @@ static const struct field net_leases_returns[] = {
 	{ "leases", FIELD_ARRAY, REQUIRED, "expires (realtime, seconds; 0: never), mac, address, prefix, family (ipv4, ipv6), name, client_id" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 
-static const struct field attach_disk_args[] = { FIELD_VM,
-	{ "disk", FIELD_OBJECT, REQUIRED, "the disk, as in a definition" },
-	{ "folder", FIELD_STRING, OPTIONAL, "folder of relative paths" }, END };
-static const struct field detach_device_args[] = { FIELD_VM,
-	{ "device", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
+static const struct field attach_disk_args[] = { FIELD_VM, { "disk", FIELD_OBJECT, REQUIRED, "the disk, as in a definition" }, FIELD_FOLDER, END };
+static const struct field medium_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the drive or path of its image" },
+	{ "medium", FIELD_OBJECT, OPTIONAL, "path, format, data_file, backing, as in a definition [none]" }, FIELD_FOLDER,
+	{ "force", FIELD_BOOL, OPTIONAL, "although the guest keeps the tray locked" }, END };
+static const struct field detach_device_args[] = { FIELD_VM, { "device", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
 	{ "timeout", FIELD_INT, OPTIONAL, "seconds to wait for the guest, 1 to 600 [5]" }, END };
 
 static const struct command commands[] = {
@@ -517,6 +513,8 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-detach-device", "ask the guest to release a disk, and wait until it is detached; the definition of the next start is unchanged",
 		detach_device_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-change-medium", "change the medium of a cdrom drive of a running VM; the definition of the next start is unchanged", medium_args, NULL, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-set-memory", DOC_SET_MEMORY, memory_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-reclaim", DOC_RECLAIM, vm_only, reclaim_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RECLAIM },
 	{ "vm-agent-command", "run a command of the guest agent", agent_command_args, agent_command_returns,
@@ -795,7 +793,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		device_data, false, false },
 	[EVENT_LINK_LOST] = { "LINK_LOST", "the peer of a network interface is gone; the link is down until the next start of the VM",
 		link_data, false, false },
-	[EVENT_TRAY_MOVED] = { "DEVICE_TRAY_MOVED", "the guest has opened or closed the tray of a CD drive", tray_data, false, false },
+	[EVENT_TRAY_MOVED] = { "DEVICE_TRAY_MOVED", "the tray of a CD drive was opened or closed", tray_data, false, false },
 	[EVENT_DEVICE_DELETED] = { "DEVICE_DELETED", "a disk was detached from the running VM", deleted_data, false, false },
 	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a disk, which stays attached", unplug_data, false, false },
 	[EVENT_BALLOON_CHANGE] = { "BALLOON_CHANGE", "the guest's balloon has another size; at most one event a second", balloon_data, false, false },

@@ -253,6 +253,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 		[VM_KNOWS_PLUG] = info->plugs,
 		[VM_KNOWS_BALLOON_SET] = info->sets_balloon,
 		[VM_KNOWS_RECLAIM] = info->reclaims,
+		[VM_KNOWS_MEDIUM_SET] = info->sets_medium,
 	};
 
 	memcpy(p->knows, knows, sizeof(knows));

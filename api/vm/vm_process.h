@@ -172,6 +172,7 @@ enum vm_known {
 	VM_KNOWS_PLUG,		/* VM_MSG_PLUG, VM_MSG_UNPLUG */
 	VM_KNOWS_BALLOON_SET,	/* VM_MSG_BALLOON_SET */
 	VM_KNOWS_RECLAIM,	/* VM_MSG_RECLAIM */
+	VM_KNOWS_MEDIUM_SET,	/* VM_MSG_MEDIUM_SET */
 	VM_KNOWN_COUNT
 };
 /* False as long as an adopted process has not answered VM_MSG_QUERY. */

@@ -54,6 +54,7 @@ struct scsi_unit {
 	uint32_t discard_bytes; /* granularity; 0: the unit cannot unmap */
 	/* the medium */
 	uint64_t size_bytes; /* 0: none */
+	uint64_t medium;     /* tells it from others */
 	/* state */
 	bool write_cache;
 	bool tray_open, locked; /* of a CD drive */

@@ -274,7 +274,7 @@ static int begin_range(struct blk_request *r, const struct iovec *iov, unsigned 
 	sector = load_le64(seg);
 	nsectors = load_le32(seg + 8);
 	flags = load_le32(seg + 12);
-	if (flags & ~(zeroes ? WRITE_ZEROES_UNMAP : 0u))
+	if (flags & ~(zeroes ? WRITE_ZEROES_UNMAP : 0u) || (b->no_discard && !zeroes))
 		return S_UNSUPP;
 	if (nsectors > DISCARD_SECTORS_MAX ||
 		!range_is_valid(b, sector, nsectors * BLOCK_SECTOR_BYTES))
@@ -282,7 +282,7 @@ static int begin_range(struct blk_request *r, const struct iovec *iov, unsigned 
 	if (!nsectors)
 		return S_OK;
 	r->req = (struct block_req){ .op = zeroes ? BLOCK_WRITE_ZEROES : BLOCK_DISCARD,
-		.flags = flags & WRITE_ZEROES_UNMAP ? BLOCK_REQ_MAY_UNMAP : 0,
+		.flags = flags & WRITE_ZEROES_UNMAP && !b->no_discard ? BLOCK_REQ_MAY_UNMAP : 0,
 		.offset = sector * BLOCK_SECTOR_BYTES, .len = nsectors * BLOCK_SECTOR_BYTES };
 	if (zeroes && b->write_through)
 		r->req.flags |= BLOCK_REQ_FUA;

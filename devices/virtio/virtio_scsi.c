@@ -2,6 +2,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
 #include "devices/virtio/virtio_scsi_internal.h"
@@ -263,7 +264,7 @@ static void scsi_forget(struct virtio_dev *v)
 
 /* The state: version 1
  * u8 events missed, u32 units; of each unit: u8 1 for a CD drive, u8 flags (UNIT_*), u8 media event, u32 attention,
- * u64 size; u32 commands that have not begun; of each: u16 ring, u16 descriptor. */
+ * u64 size, u64 medium; u32 commands that have not begun; of each: u16 ring, u16 descriptor. */
 enum { UNIT_TRAY_OPEN = 1, UNIT_LOCKED = 2, UNIT_WRITE_CACHE = 4, UNIT_FLAGS = 7 };
 
 static void unit_save(const struct scsi_unit *u, struct state_writer *w)
@@ -274,6 +275,7 @@ static void unit_save(const struct scsi_unit *u, struct state_writer *w)
 	state_put_u8(w, u->media_event);
 	state_put_u32(w, u->attention);
 	state_put_u64(w, u->size_bytes);
+	state_put_u64(w, u->medium);
 }
 
 static uint32_t waiting_count(const struct virtio_scsi *s)
@@ -310,7 +312,7 @@ static int unit_load(struct scsi_unit *u, struct state_reader *r, struct err *e)
 {
 	uint8_t cdrom = state_u8(r), flags = state_u8(r), event = state_u8(r);
 	uint32_t attention = state_u32(r);
-	uint64_t size = state_u64(r);
+	uint64_t size = state_u64(r), medium = state_u64(r);
 
 	if (r->failed || cdrom > 1 || flags & ~UNIT_FLAGS || event > SCSI_MEDIA_GONE || attention > 0xffffff)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: the state of the unit is malformed", u->id);
@@ -322,7 +324,9 @@ static int unit_load(struct scsi_unit *u, struct state_reader *r, struct err *e)
 	u->write_cache = !cdrom && (flags & UNIT_WRITE_CACHE);
 	u->media_event = event;
 	u->attention = attention;
-	if (cdrom && size != u->size_bytes) { /* the medium was changed since the state was saved */
+	if (cdrom && (size != u->size_bytes || (size && medium != u->medium))) {
+		log_warn(u->id, "the drive had another medium when this state was saved, and the guest is told that the medium was changed; "
+			"to give it back its medium: cairn change-media");
 		u->attention = SENSE_MEDIUM_CHANGED;
 		u->media_event = u->size_bytes ? SCSI_MEDIA_NEW : SCSI_MEDIA_GONE;
 	}

@@ -4,7 +4,8 @@
  * Threading: the controller's loop serves the rings. A request goes on to the loop of its disk, where its struct block
  * lives; if both loops are one, nothing waits. Call virtio_scsi_new() before the loops' threads start and the device's
  * free() after they have ended. reset() and pause() wait for the requests in flight, so call them from another thread.
- * DEV_EVENT_IO_ERROR and DEV_EVENT_TRAY are sent from a loop's thread with the device locked.
+ * DEV_EVENT_IO_ERROR and DEV_EVENT_TRAY are sent with the device locked: from a loop's thread, DEV_EVENT_TRAY also from
+ * the caller of virtio_scsi_set_medium().
  *
  * Errors of the block layer, limits and write errors of a corrupt image: as virtio_blk.h. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_SCSI_H
@@ -34,6 +35,7 @@ struct virtio_scsi_disk {
 	uint64_t wwn;	     /* 0: none */
 	uint32_t logical_bytes, physical_bytes; /* 0: of the image; 4096 */
 	bool cdrom;
+	uint64_t medium; /* of a CD drive: tells the medium from others */
 	bool no_discard;
 	enum block_zeroes detect_zeroes;
 	enum virtio_blk_errors errors;
@@ -66,8 +68,9 @@ bool virtio_scsi_is_locked(struct device *d, unsigned target, bool ask);
 /* Replace the medium of a CD drive, and close its tray. Waits for the requests in flight, so call it from no thread of
  * a disk's loop.
  * block: borrowed; of 0 bytes: no medium. The caller closes the old one afterwards, or this one after an error.
+ * medium: as in virtio_scsi_disk.
  * Returns 0; -EINVAL. */
-int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *block, struct err *e);
+int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *block, uint64_t medium, struct err *e);
 /* Tell the guest that the size of a disk has changed. Any thread. */
 void virtio_scsi_resized(struct device *d, unsigned target, uint64_t size_bytes);
 

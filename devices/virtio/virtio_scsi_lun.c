@@ -384,6 +384,7 @@ int scsi_lun_init(struct virtio_scsi *s, unsigned target, const struct virtio_sc
 	u->cdrom = d->cdrom;
 	u->physical_bytes = d->physical_bytes;
 	u->wwn = d->wwn;
+	u->medium = d->medium;
 	memcpy(u->id, d->id, strnlen(d->id, sizeof(u->id) - 1));
 	if (d->serial)
 		memcpy(u->serial, d->serial, strnlen(d->serial, SCSI_SERIAL_BYTES));
@@ -457,7 +458,7 @@ bool virtio_scsi_is_locked(struct device *d, unsigned target, bool ask)
 	return l->unit.locked;
 }
 
-int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *block, struct err *e)
+int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *block, uint64_t medium, struct err *e)
 {
 	struct scsi_lun *l = lun_of(d, target);
 	struct virtio_scsi *s = l->s;
@@ -475,7 +476,13 @@ int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *bloc
 		l->block = old;
 		medium_take(l, NULL);
 	} else {
-		l->unit.tray_open = false;
+		if (l->unit.tray_open) {
+			l->unit.tray_open = false;
+			tray_moved(l);
+		}
+		block_set_listener(old, NULL);
+		block_set_listener(block, &l->listener);
+		l->unit.medium = medium;
 		l->unit.locked = false;
 		l->unit.media_event = l->unit.size_bytes ? SCSI_MEDIA_NEW : SCSI_MEDIA_GONE;
 		l->unit.attention = SENSE_MEDIUM_CHANGED;

@@ -321,7 +321,7 @@ static void answer_query(struct fake *f, uint64_t seq)
 		info.console_readers += f->consoles[i].fd >= 0;
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
-	info.sets_disks = info.plugs = !word(f, "keeps-disks");
+	info.sets_disks = info.plugs = info.sets_medium = !word(f, "keeps-disks");
 	memory_tell(&info, &f->config);
 	if (f->work.due_ms && ((f->work.type >= VM_MSG_SNAPSHOT_CREATE && f->work.type <= VM_MSG_SNAPSHOT_DELETE) || f->work.type == VM_MSG_DUMP) &&
 		!word(f, "old-work"))

@@ -253,7 +253,7 @@ static struct virtio_scsi_disk scsi_disk(const struct machine *m, unsigned i)
 
 	return (struct virtio_scsi_disk){ .id = c->id, .block = m->disks[i].block, .loop = m->disks[i].loop, .serial = c->serial,
 		.wwn = more->wwn, .logical_bytes = more->logical_bytes, .physical_bytes = more->physical_bytes,
-		.cdrom = more->cdrom, .no_discard = more->no_discard, .detect_zeroes = more->detect_zeroes,
+		.cdrom = more->cdrom, .medium = m->disks[i].medium, .no_discard = more->no_discard, .detect_zeroes = more->detect_zeroes,
 		.errors = (enum virtio_blk_errors)c->error_policy,
 		.limits = { m->cfg.disk_limits[i].iops, m->cfg.disk_limits[i].bps } };
 }
@@ -828,6 +828,8 @@ static void disk_info(struct machine *m, unsigned i, struct vm_info *info)
 	ret->errors = s.errors;
 	info->disk_faults[i] = disk_fault(&m->disks[i], s.failed);
 	info->disk_direct[i] = b.direct;
+	if (m->disks[i].dev && m->cfg.disk_more[i].cdrom)
+		info->trays[i] = virtio_scsi_tray_is_open(m->disks[i].dev, m->disks[i].target) ? VM_TRAY_OPEN : VM_TRAY_CLOSED;
 }
 
 void machine_info(struct machine *m, struct vm_info *i)

@@ -59,6 +59,7 @@ struct machine_disk {
 	const char *id; /* "vda" */
 	dev_t image_dev; /* device and inode of its image */
 	ino_t image_ino;
+	uint64_t medium; /* tells this image from others, as of a CD drive */
 	struct block *block;
 	/* The file may have a snapshot that the block engine does not know of (disk_call.c). */
 	bool snapshot_unknown;

@@ -39,6 +39,7 @@ static void disk_identify(struct machine_disk *d, int fd)
 		return;
 	d->image_dev = st.st_dev;
 	d->image_ino = st.st_ino;
+	d->medium = st.st_ino * 0x9e3779b97f4a7c15u ^ ((uint64_t)st.st_mtim.tv_sec * 1000000000 + (uint64_t)st.st_mtim.tv_nsec);
 }
 
 int machine_disk_loop(struct disk_io *io, const char *name, struct err *e)

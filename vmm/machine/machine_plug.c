@@ -7,6 +7,7 @@
 #include "devices/pci/pci.h"
 #include "devices/pci/pci_hotplug.h"
 #include "devices/virtio/virtio_blk.h"
+#include "devices/virtio/virtio_scsi.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_disk.h"
 
@@ -246,6 +247,69 @@ int machine_plug(struct machine *m, const struct vm_config *c, int *fds, bool ru
 	for (unsigned i = 0; i < c->ninterfaces && !r; i++)
 		r = nic_plug(m, c, i, fds, running, e);
 	return r;
+}
+
+/* ---- media ---- */
+
+static int medium_check(const struct machine *m, int at, const struct vm_config *c, struct err *e)
+{
+	const struct machine_disk *d = &m->disks[at < 0 ? 0 : at];
+
+	if (at < 0)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no disk '%s'", c->disks[0].id);
+	if (!d->scsi || !m->cfg.disk_more[at].cdrom)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s is no cdrom with bus scsi, so the guest would not see its medium change: "
+			"change it with --config", d->id);
+	if (!c->disk_more[0].force && !virtio_scsi_tray_is_open(d->dev, d->target) && virtio_scsi_is_locked(d->dev, d->target, true))
+		return err_set(e, -EBUSY, ERR_BUSY, "the guest keeps the tray of %s locked, and is asked to eject the medium; unmount it in the "
+			"guest and try again, or use --force", d->id);
+	return 0;
+}
+
+/* Close a disk that its device does not have, while the loop's thread does not run. */
+static void disk_drop(struct machine *m, struct machine_disk *d, bool restart)
+{
+	struct disk_io *io = d->io;
+	struct err e;
+
+	machine_disk_io_stop(io);
+	machine_disk_close(d);
+	if (restart && io_start(m, io, &e) < 0)
+		log_error(io->name, "%s", e.msg);
+}
+
+int machine_set_medium(struct machine *m, const struct vm_config *c, int *fds, struct err *e)
+{
+	int at = disk_find(m, c->disks[0].id), r = medium_check(m, at, c, e), started;
+	struct machine_disk *d = &m->disks[at < 0 ? 0 : at], next, old;
+	struct err own;
+
+	if (r < 0)
+		return r;
+	next = (struct machine_disk){ .io = d->io, .dev = d->dev, .scsi = true, .target = d->target };
+	machine_disk_io_stop(d->io);
+	r = machine_disk_open(m, &c->disks[0], &next, fds, e);
+	if (r < 0)
+		machine_disk_close(&next);
+	started = io_start(m, d->io, &own); /* the commands in flight have to end */
+	if (r < 0)
+		return r;
+	if (started < 0) {
+		disk_drop(m, &next, false);
+		*e = own;
+		return started;
+	}
+	next.id = d->id;
+	r = virtio_scsi_set_medium(d->dev, d->target, next.block, next.medium, e);
+	if (r < 0) {
+		disk_drop(m, &next, true);
+		return r;
+	}
+	m->cfg.disks[at] = c->disks[0];
+	old = *d;
+	*d = next;
+	disk_drop(m, &old, true);
+	return 0;
 }
 
 /* ---- removing ---- */

@@ -22,6 +22,10 @@ int machine_device_insert(struct machine *m, unsigned at, int r, struct device *
  * fds: those of c; the fds that are taken are replaced by -1. running: the guest runs.
  * Returns 0; -errno, and then the machine is as before. */
 int machine_plug(struct machine *m, const struct vm_config *c, int *fds, bool running, struct err *e);
+/* Give a CD drive with bus scsi the medium in c, which has this disk alone and was checked, and close its tray.
+ * fds: as of machine_plug(). Returns 0; -EBUSY: the guest keeps the tray locked, and c does not force it; -ENOENT;
+ * -ENOTSUP; -errno. After an error the drive has its medium. */
+int machine_set_medium(struct machine *m, const struct vm_config *c, int *fds, struct err *e);
 /* Ask the guest to release a disk or an interface. Returns 0; -ENOENT; -ENOTSUP. */
 int machine_ask_release(struct machine *m, const char *id, struct err *e);
 /* Whether a disk is at the SCSI controller, so that it has no slot of its own and cannot be removed; then e says so. */

@@ -60,6 +60,9 @@ int vm_set_disk(struct vm *vm, const struct vm_disk_set *want, struct err *e);
 /* Attach the disks and interfaces of c while the VM runs or is paused (vm_plug.c). The worker is idle.
  * fds: of c; those that are taken become -1. Returns 0; -EBUSY; -errno. */
 int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
+/* Give a CD drive the medium in c, which has this disk alone, as vm_plug(). Returns 0; -EBUSY: the guest keeps the tray
+ * locked; -ENOENT; -ENOTSUP: it is no CD drive with bus scsi; -errno. */
+int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
 /* Ask the guest to release a disk or an interface; force: remove it at once. VM_EVENT_UNPLUGGED reports the removal.
  * Returns 0; -ENOENT; -EBUSY; -ENOTSUP. */
 int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e);

@@ -60,6 +60,19 @@ int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)
 	return r;
 }
 
+int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)
+{
+	int r = busy_check(vm, "change a medium", e);
+
+	if (!r)
+		r = machine_set_medium(vm->m, c, fds, e);
+	if (!r) {
+		config_note(vm);
+		log_info(NULL, "drive %s has another medium", c->disks[0].id);
+	}
+	return r;
+}
+
 static void remove_and_tell(struct vm *vm, const char *name)
 {
 	struct vm_event ev = vm_event_new(vm, VM_EVENT_UNPLUGGED);

@@ -1,6 +1,7 @@
 """Disks with bus scsi: a bare-metal guest drives the controller; SeaBIOS boots a disk and a CD of our own (El Torito)
 from it."""
 
+import json
 import os
 import struct
 
@@ -107,6 +108,92 @@ def test_revert_goes_on_with_commands_in_flight(daemon, kvm, tmp_path):
     console.run("write 8 1 7")
     console.run("verify 8 1 7")
     console.close()
+
+
+READ, READY, LOCK, ASKED, OPEN = "28000000000000000100", "000000000000", "1e0000000100", "4a010000100000000800", "1b0000000200"
+CHANGED = "0x6/0x28/0x0"
+
+
+class Drive:
+    """vm1 with an ISO of 0xab in its CD drive sdb, another ISO of 0xcd, and a qcow2 disk."""
+
+    def __init__(self, daemon, folder):
+        self.ab, self.cd = (str(folder / f"{c}.iso") for c in ("ab", "cd"))
+        for path in (self.ab, self.cd):
+            with open(path, "wb") as f:
+                f.write(bytes.fromhex(path[-6:-4]) * 65536)
+        self.daemon = daemon
+        daemon.define("vm1", disks=[qcow2(folder / "a", b""), {"id": "sdb", "device": "cdrom", "bus": "scsi", "path": self.ab, "format": "raw"}],
+                      boot={"kernel": guestlib.bare("interp")})
+        daemon.cairn("start", "vm1")
+        self.console = Console(daemon, "vm1")
+        assert self.console.line() == "interp"
+        self.console.run("sopen 0 2048")
+
+    def scsi(self, command, size=0):
+        return fields(self.console.run(f"scsi {command} {size}")[-1])
+
+    def content(self):
+        return self.scsi(READ, 2048)["data"][:2]
+
+    def change(self, *args, ok=True):
+        return self.daemon.cairn("change-media", "vm1", "sdb", *args, ok=ok)
+
+    def source(self, *more):
+        return json.loads(self.daemon.cairn("domblklist", "vm1", "--format", "json", *more).stdout)[1].get("path")
+
+    def tray_open(self):
+        return self.daemon.figures("vm1")["disks"][1]["tray-open"]
+
+
+def test_medium_is_changed_while_the_guest_runs(daemon, kvm, tmp_path):
+    d = Drive(daemon, tmp_path)
+    assert d.content() == "ab" and not d.tray_open()
+    # The guest keeps the tray locked, and is asked for the medium.
+    assert d.scsi(LOCK)["status"] == 0
+    assert "the guest keeps the tray of sdb locked" in d.change(d.cd, ok=False).stderr
+    assert d.source() == d.ab and d.content() == "ab"
+    assert d.scsi(ASKED, 8)["data"][8:10] == "01"
+    assert d.change(d.cd, "--force").stdout == "Successfully updated media.\n"
+    assert d.scsi(READY)["sense"] == CHANGED
+    assert d.content() == "cd" and d.source() == d.cd and d.source("--inactive") == d.ab
+    # No medium, and one again.
+    assert d.change("--eject").stdout == "Successfully ejected media.\n"
+    assert d.scsi(READY)["sense"] == CHANGED and d.scsi(READY)["sense"] == "0x2/0x3a/0x0"
+    assert d.source() is None and "doesn't have media" in d.change("--eject", ok=False).stderr
+    for words, args in [("No such file", [str(tmp_path / "none.iso")]), ("is a qcow2 image", [str(tmp_path / "a")])]:
+        assert words in d.change(*args, ok=False).stderr
+    assert d.source() is None
+    d.change(d.ab, "--insert")
+    assert d.scsi(READY)["sense"] == CHANGED and d.content() == "ab"
+    # The guest opens the tray, and a change closes it.
+    q = daemon.qmp()
+    assert d.scsi(OPEN)["status"] == 0
+    q.event("DEVICE_TRAY_MOVED", **{"tray-open": True})
+    assert d.tray_open()
+    d.change(d.cd, "--live", "--config")
+    assert d.source() == d.source("--inactive") == d.cd
+    q.event("DEVICE_TRAY_MOVED", **{"tray-open": False})
+    assert not d.tray_open()
+    # A new process and a new daemon know the medium.
+    daemon.cairn("restart-process", "vm1")
+    assert d.scsi(READY)["sense"] == CHANGED and d.content() == "cd"
+    assert "The disk device 'vda' is not removable" in daemon.cairn("change-media", "vm1", "vda", d.ab, ok=False).stderr
+    d.console.close()
+
+
+def test_revert_tells_the_guest_of_another_medium(daemon, kvm, tmp_path):
+    """Both media have the same size."""
+    d = Drive(daemon, tmp_path)
+    assert d.content() == "ab"
+    daemon.cairn("snapshot-create-as", "vm1", "one")
+    daemon.cairn("snapshot-revert", "vm1", "one")
+    assert d.content() == "ab"
+    d.change(d.cd)
+    daemon.cairn("snapshot-revert", "vm1", "one")
+    assert d.scsi(READY)["sense"] == CHANGED and d.content() == "cd"
+    assert "had another medium when this state was saved" in daemon.log_of("vm1")
+    d.console.close()
 
 
 @needs_bios

@@ -110,31 +110,37 @@ static int attach_edit(struct cli *c, struct json_object *definition, void *opaq
 	return 0;
 }
 
-static int attach_live(struct cli *c, struct json_object *disk, struct err *e)
+static void folder_put(struct json_object *args)
+{
+	char folder[PATH_MAX];
+
+	if (getcwd(folder, sizeof(folder)))
+		js_put_str(args, "folder", folder);
+}
+
+static int attach_live(struct cli *c, void *disk, struct err *e)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
 	struct json_object *args = cli_vm_args(c->pos[0]);
-	char folder[PATH_MAX];
 
 	js_put(args, "disk", json_object_get(disk));
-	if (getcwd(folder, sizeof(folder)))
-		js_put_str(args, "folder", folder);
+	folder_put(args);
 	return cli_execute(c, "vm-attach-disk", args, &answer, NULL, e);
 }
 
 /* Change the running VM, the next start, or both. If only the second part fails, the error says so. */
-static int plug_change(struct cli *c, int (*live)(struct cli *c, struct json_object *disk, struct err *e),
-	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), struct json_object *disk, struct err *e)
+static int plug_change(struct cli *c, int (*live)(struct cli *c, void *opaque, struct err *e),
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
 {
 	struct place p;
 	struct err own;
 	int r = place_choose(c, &p, e);
 
 	if (!r && p.live)
-		r = live(c, disk, e);
+		r = live(c, opaque, e);
 	if (r || !p.config)
 		return r;
-	r = change_make_config(c, c->pos[0], edit, disk, e);
+	r = change_make_config(c, c->pos[0], edit, opaque, e);
 	if (r >= 0 || !p.live)
 		return r;
 	own = *e;
@@ -182,13 +188,13 @@ static int detach_edit(struct cli *c, struct json_object *definition, void *opaq
 	return 0;
 }
 
-static int detach_live(struct cli *c, struct json_object *disk, struct err *e)
+static int detach_live(struct cli *c, void *opaque, struct err *e)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
 	struct json_object *args = cli_vm_args(c->pos[0]);
 	const char *timeout = option_value(c, "timeout");
 
-	(void)disk;
+	(void)opaque;
 	js_put_str(args, "device", c->pos[1]);
 	if (timeout)
 		js_put_int(args, "timeout", strtol(timeout, NULL, 10));
@@ -248,6 +254,41 @@ static int media_edit(struct cli *c, struct json_object *definition, void *opaqu
 	return layers_put(disk, e);
 }
 
+static int media_live(struct cli *c, void *opaque, struct err *e)
+{
+	CLEANUP_JS struct json_object *definition = NULL, *answer = NULL;
+	const struct media_edit *m = opaque;
+	struct json_object *args, *disk, *medium;
+	int r = change_read_running(c, c->pos[0], &definition, e), i;
+
+	if (r < 0)
+		return r;
+	i = disk_find(js_get_array(definition, "disks"), c->pos[1], e);
+	if (i < 0)
+		return i;
+	disk = json_object_array_get_idx(js_get_array(definition, "disks"), (size_t)i);
+	r = media_check(m, disk, c->pos[1], e);
+	if (r < 0)
+		return r;
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "disk", js_get_str(disk, "id"));
+	if (option_flag(c, "force"))
+		js_put_bool(args, "force", true);
+	if (m->source) {
+		medium = json_object_new_object();
+		js_put(args, "medium", medium);
+		js_put_str(medium, "path", m->source);
+		js_put_str(medium, "format", m->format);
+		folder_put(args);
+		r = layers_put(medium, e);
+	}
+	if (r < 0) {
+		json_object_put(args);
+		return r;
+	}
+	return cli_execute(c, "vm-change-medium", args, &answer, NULL, e);
+}
+
 static int media_parse(struct cli *c, struct media_edit *m)
 {
 	bool eject = option_flag(c, "eject"), insert = option_flag(c, "insert"),
@@ -274,7 +315,9 @@ int verb_change_media(struct cli *c)
 
 	if (r)
 		return r;
-	r = change_make(c, c->pos[0], media_edit, &m, &e);
+	r = plug_change(c, media_live, media_edit, &m, &e);
+	if (r == CLI_USAGE)
+		return r;
 	if (r < 0)
 		return cli_fail(&e, "Failed to %s media", wanted[m.what]);
 	if (!r)

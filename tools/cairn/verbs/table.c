@@ -329,7 +329,7 @@ static const struct verb_option change_media_options[] = {
 	{ "insert", NULL, "insert SOURCE into an empty drive" },
 	{ "update", NULL, "insert SOURCE in place of the present medium, if any [default]" },
 	{ "subdriver", "raw|qcow2", "set the format of SOURCE [raw]" },
-	{ "force", NULL, "no effect: a guest cannot lock a drive" }, CHANGE_OPTIONS, END };
+	{ "force", NULL, "change the medium although the guest keeps the tray locked" }, PLUG_OPTIONS, END };
 static const struct verb_option attach_interface_options[] = {
 	{ "mac", "MAC", "set the MAC address [random, 52:54:00:...]" },
 	{ "model", "virtio", "no effect: every interface is a virtio interface" },
@@ -427,7 +427,7 @@ const struct verb verbs[] = {
 	{ "detach-disk", "Definitions", "VM TARGET", "remove a disk; its image is not deleted", detach_options, 2, 2, false,
 		"vm-disk", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_disk },
 	{ "change-media", "Definitions", "VM PATH [SOURCE]", "change the medium of a cdrom drive", change_media_options,
-		2, 3, false, "vm-disk", "vm-define vm-dump-definition", verb_change_media },
+		2, 3, false, "vm-disk", "vm-info vm-change-medium vm-define vm-dump-definition", verb_change_media },
 	{ "attach-interface", "Definitions", "VM TYPE [SOURCE]", "add a network interface", attach_interface_options, 2,
 		3, false, "vm-name", "vm-define vm-dump-definition", verb_attach_interface },
 	{ "detach-interface", "Definitions", "VM TYPE", "remove a network interface", detach_interface_options, 2, 2,

@@ -59,7 +59,8 @@ def test_inserted_medium_is_there_at_next_start(kvm, daemon, tmp_path):
         assert len(q.run("query-named-block-nodes")) == medium
         q.close()
         if not medium:
-            daemon.cairn("change-media", "v", "vda", str(iso), "--insert")
+            assert "whose guest would not see the medium change" in daemon.cairn("change-media", "v", "vda", str(iso), "--insert", ok=False).stderr
+            daemon.cairn("change-media", "v", "vda", str(iso), "--insert", "--config")
         daemon.cairn("managedsave", "v")
         assert json.loads(daemon.cairn("dumpjson", "v").stdout)["disks"][0]["readonly"] is True
         daemon.cairn("start", "v", "--force-boot")

@@ -254,6 +254,7 @@ blkdeviotune vm1 vda --live --config --total-iops-sec 100
 blkdeviotune vm1 vda
 attach-disk vm1 more.raw vdz --persistent
 detach-disk vm1 vdz --persistent
+change-media vm1 cd more.raw
 setmem vm1 40M --live
 dommemstat vm1
 dommemstat vm1 --period 5

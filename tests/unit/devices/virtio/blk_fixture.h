@@ -25,6 +25,7 @@
 #define F_FLUSH (1ULL << 9)
 #define F_CONFIG_WCE (1ULL << 11)
 #define F_RO (1ULL << 5)
+#define F_DISCARD (1ULL << 13)
 
 /* ---- simulated block layer ---- */
 
@@ -40,6 +41,7 @@ struct block {
 	bool corrupt;
 	unsigned submits, fua, flushes, discards, unmaps;
 	uint64_t last_offset, last_len;
+	enum block_op last_op;
 };
 
 struct answer {
@@ -101,6 +103,7 @@ void block_submit(struct block *b, struct block_req *r)
 	b->fua += r->flags & BLOCK_REQ_FUA ? 1 : 0;
 	b->last_offset = r->offset;
 	b->last_len = r->len;
+	b->last_op = r->op;
 	if (b->hold)
 		b->held[b->nheld++] = r;
 	else

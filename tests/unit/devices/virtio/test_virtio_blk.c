@@ -222,6 +222,57 @@ static void discard_and_write_zeroes(void **state)
 	disk_end(&t);
 }
 
+/* Writes of nothing but zeros. */
+static void detects_zeroes(void **state)
+{
+	static const enum block_zeroes hows[] = { BLOCK_ZEROES_OFF, BLOCK_ZEROES_ON, BLOCK_ZEROES_UNMAP };
+	struct blk_test t;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(hows); i++) {
+		struct virtio_blk_config c = { .detect_zeroes = hows[i] };
+		uint8_t b = 1;
+
+		disk_new(&t, &c);
+		disk_start(&t, &c, ALL);
+		assert_int_equal(pwrite(t.block.fd, "x", 1, 8192), 1);
+		memset(fx_ram(&t.f, t.data), 0, 4096);
+		assert_int_equal(request(&t, 1, 16, t.data, 4096, NULL), 0);
+		assert_int_equal(t.block.last_op, hows[i] == BLOCK_ZEROES_OFF ? BLOCK_WRITE : BLOCK_WRITE_ZEROES);
+		assert_int_equal(t.block.unmaps, hows[i] == BLOCK_ZEROES_UNMAP);
+		assert_int_equal(pread(t.block.fd, &b, 1, 8192), 1);
+		assert_int_equal(b, 0);
+		((uint8_t *)fx_ram(&t.f, t.data))[4095] = 1;
+		assert_int_equal(request(&t, 1, 16, t.data, 4096, NULL), 0);
+		assert_int_equal(t.block.last_op, BLOCK_WRITE);
+		disk_end(&t);
+	}
+}
+
+/* The guest sees the block sizes of the definition, and neither a discard nor zeroes that unmap. */
+static void block_sizes_and_no_discard(void **state)
+{
+	struct virtio_blk_config c = { .logical_bytes = 1024, .physical_bytes = 4096, .no_discard = true };
+	struct blk_test t;
+
+	(void)state;
+	disk_new(&t, &c);
+	disk_start(&t, &c, ALL);
+	assert_false(t.d.features & F_DISCARD);
+	assert_int_equal(fx_read(&t.f, t.d.device, 8), DISK_BYTES / 512); /* always in sectors */
+	assert_int_equal(fx_read(&t.f, t.d.device + 20, 4), 1024);
+	assert_int_equal(fx_read(&t.f, t.d.device + 24, 1), 2);
+	assert_int_equal(fx_read(&t.f, t.d.device + 56, 1), 0); /* write_zeroes_may_unmap */
+	assert_int_equal(request(&t, 0, 1, t.data, 1024, NULL), 1); /* half a block */
+	assert_int_equal(request(&t, 0, 2, t.data, 512, NULL), 1);
+	assert_int_equal(request(&t, 0, 2, t.data, 1024, NULL), 0);
+	/* A driver that discards all the same. */
+	assert_int_equal(range_request(&t, 11, 16, 8, 0), 2);
+	assert_int_equal(range_request(&t, 13, 16, 8, 1), 0);
+	assert_int_equal(t.block.discards + t.block.unmaps, 0);
+	disk_end(&t);
+}
+
 static void read_only_disk(void **state)
 {
 	struct virtio_blk_config c = { 0 };
@@ -644,6 +695,8 @@ int main(void)
 		cmocka_unit_test(serial_number),
 		cmocka_unit_test(flush_and_write_through),
 		cmocka_unit_test(discard_and_write_zeroes),
+		cmocka_unit_test(detects_zeroes),
+		cmocka_unit_test(block_sizes_and_no_discard),
 		cmocka_unit_test(read_only_disk),
 		cmocka_unit_test(large_blocks),
 		cmocka_unit_test(error_policies),

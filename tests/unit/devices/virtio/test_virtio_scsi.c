@@ -450,6 +450,7 @@ static void cd_drive_ejects_and_loads(void **state)
 static void medium_is_changed(void **state)
 {
 	struct block other, none;
+	struct fx_state saved;
 	struct scsi_test t;
 	struct err e;
 
@@ -457,16 +458,33 @@ static void medium_is_changed(void **state)
 	scsi_ready(&t);
 	block_make(&other, t.f.host.loop, 4 * 2048, true);
 	block_make(&none, t.f.host.loop, 0, true);
-	assert_int_equal(virtio_scsi_set_medium(t.dev, 1, &other, &e), 0);
+	assert_int_equal(virtio_scsi_set_medium(t.dev, 1, &other, 7, &e), 0);
 	assert_int_equal(COMMAND(&t, 1, 0, 8, 0x25), SENSE(6, 0x28, 0));
 	assert_int_equal(COMMAND(&t, 1, 0, 8, 0x25), OK);
 	assert_int_equal(load_be32(data(&t)), 3);
-	assert_int_equal(virtio_scsi_set_medium(t.dev, 1, &none, &e), 0);
+	/* The guest has opened the tray, which closes. */
+	assert_int_equal(COMMAND(&t, 1, 0, 0, 0x1b, 0, 0, 0, 2), OK);
+	assert_int_equal(virtio_scsi_set_medium(t.dev, 1, &other, 9, &e), 0);
+	assert_int_equal(fx_count_events(&t.f, DEV_EVENT_TRAY), 2);
+	assert_false(virtio_scsi_tray_is_open(t.dev, 1));
+	assert_int_equal(COMMAND(&t, 1, 0, 8, 0x25), SENSE(6, 0x28, 0));
+	assert_int_equal(COMMAND(&t, 1, 0, 8, 0x25), OK);
+	/* A medium of the same size is another one than in the state. */
+	for (uint64_t medium = 9; medium > 7; medium--) {
+		t.dev->ops->pause(t.dev);
+		fx_save(t.dev, &saved);
+		assert_int_equal(virtio_scsi_set_medium(t.dev, 1, &other, medium, &e), 0);
+		assert_int_equal(fx_load(t.dev, &saved), 0);
+		t.dev->ops->resume(t.dev);
+		free(saved.buf);
+		assert_int_equal(COMMAND(&t, 1, 0, 8, 0x25), medium == 9 ? OK : SENSE(6, 0x28, 0));
+	}
+	assert_int_equal(virtio_scsi_set_medium(t.dev, 1, &none, 0, &e), 0);
 	assert_int_equal(COMMAND(&t, 1, 0, 0, 0x00), SENSE(6, 0x28, 0));
 	assert_int_equal(COMMAND(&t, 1, 0, 0, 0x00), SENSE(2, 0x3a, 0));
 	assert_int_equal(COMMAND(&t, 1, 0, 20, 0x43, 0, 0, 0, 0, 0, 0, 0, 20), SENSE(2, 0x3a, 0));
 	other.info.logical_block_bytes = 4096;
-	assert_int_equal(virtio_scsi_set_medium(t.dev, 1, &other, &e), -EINVAL);
+	assert_int_equal(virtio_scsi_set_medium(t.dev, 1, &other, 8, &e), -EINVAL);
 	assert_non_null(strstr(e.msg, "blocks of 4096 bytes"));
 	assert_int_equal(COMMAND(&t, 1, 0, 0, 0x00), SENSE(2, 0x3a, 0));
 	close(other.fd);
