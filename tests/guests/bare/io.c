@@ -154,6 +154,18 @@ static const char *cmd_pci(const struct args *a)
 	return NULL;
 }
 
+/* Wait until the port of devices/pci/pci_hotplug.h, and of QEMU's pc, names the slot of a new device. */
+static const char *cmd_plugged(const struct args *a)
+{
+	uint32_t slots;
+
+	do
+		slots = inl((uint16_t)a->v[0]);
+	while (!slots);
+	print("%x\n", (uint64_t)pci_read((uint16_t)(__builtin_ctz(slots) << 3), 0, 4));
+	return NULL;
+}
+
 const struct command io_commands[] = {
 	{"inb", 0, 1, "PORT", cmd_inb},
 	{"inw", 0, 1, "PORT", cmd_inw},
@@ -173,5 +185,6 @@ const struct command io_commands[] = {
 	{"cfgrd", 0, 2, "BDF REGISTER [SIZE]", cmd_cfgrd},
 	{"cfgwr", 0, 3, "BDF REGISTER VALUE [SIZE]", cmd_cfgwr},
 	{"pci", 0, 0, "", cmd_pci},
+	{"plugged", 0, 1, "PORT", cmd_plugged},
 	{0},
 };
