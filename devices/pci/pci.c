@@ -1,4 +1,5 @@
 #include "devices/pci/pci.h"
+#include "devices/pci/pci_hotplug.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -279,7 +280,7 @@ static int host_find_slot(struct pci_host *p, int slot)
 {
 	if (slot >= 0)
 		return slot >= PCI_SLOTS || p->functions[slot] ? -EBUSY : slot;
-	for (slot = 0; slot < PCI_SLOTS; slot++) {
+	for (slot = p->hotplug ? PCI_HOTPLUG_FIRST_SLOT : 0; slot < PCI_SLOTS; slot++) {
 		if (!p->functions[slot])
 			return slot;
 	}

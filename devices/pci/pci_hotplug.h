@@ -25,6 +25,9 @@ struct err;
 #define PCI_HOTPLUG_PORT 0xae00
 #define PCI_HOTPLUG_BYTES 16
 #define PCI_HOTPLUG_GPE 1
+/* The slots that the DSDT has as devices: 24 to 31. The machine's own devices begin with slot 1. */
+#define PCI_HOTPLUG_FIRST_SLOT 24
+#define PCI_HOTPLUG_SLOTS (~0u << PCI_HOTPLUG_FIRST_SLOT)
 
 struct pci_hotplug_listener {
 	/* The guest has released the devices in these slots; or has refused to. From the main loop. */

@@ -118,13 +118,14 @@ static int nic_find(const struct machine *m, const char *id)
 
 static int plug_check(const struct machine *m, const struct vm_config *c, struct err *e)
 {
-	uint32_t slots = pci_host_slots(m->pci);
+	uint32_t slots = ~pci_host_slots(m->pci) & PCI_HOTPLUG_SLOTS;
 
 	if (!pci_hotplug_is_on(m->pci_hotplug))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the guest was saved by a Cairn without hot-plug, and has not booted since; "
 			"reboot it, or change its definition with --config");
-	if (PCI_SLOTS - (unsigned)__builtin_popcount(slots) < c->ndisks + c->ninterfaces)
-		return err_set(e, -ENOSPC, ERR_INVALID, "all %d PCI slots are taken; detach a device first", PCI_SLOTS - 1);
+	if ((unsigned)__builtin_popcount(slots) < c->ndisks + c->ninterfaces)
+		return err_set(e, -ENOSPC, ERR_INVALID, "all %d PCI slots for devices that are attached while the VM runs are taken; detach one "
+			"first, or attach the device with --config", PCI_SLOTS - PCI_HOTPLUG_FIRST_SLOT);
 	if (m->ndisks + c->ndisks > VM_DISKS_MAX || m->nnics + c->ninterfaces > VM_INTERFACES_MAX)
 		return err_set(e, -ENOSPC, ERR_INVALID, "a VM has at most %d disks and %d interfaces; detach one first", VM_DISKS_MAX,
 			VM_INTERFACES_MAX);
@@ -345,12 +346,14 @@ int machine_ask_release(struct machine *m, const char *id, struct err *e)
 
 	if (machine_is_scsi(m, id, e))
 		return -ENOTSUP;
-
 	if (slot < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no device '%s'", id);
 	if (!pci_hotplug_is_on(m->pci_hotplug))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the guest was saved by a Cairn without hot-plug, and has not booted since; "
 			"reboot it, or change its definition with --config");
+	if (!(PCI_HOTPLUG_SLOTS >> slot & 1))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s was there when the VM started, and only devices that were attached while it "
+			"ran can be detached from it; detach it with --config", id);
 	pci_hotplug_ask_release(m->pci_hotplug, (unsigned)slot);
 	return 0;
 }
