@@ -3,6 +3,7 @@
 #include "api/access/open_as.h"
 #include "api/access/rights.h"
 #include "api/schema/call.h"
+#include "api/store/store.h"
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
 #include "api/vm/vm.h"
@@ -39,6 +40,7 @@ struct change {
 	bool opened;
 	struct pin_scan *scan;
 	struct open_as *opener;
+	struct store_work stored; /* of the definition with the medium */
 	char id[16];
 };
 
@@ -198,7 +200,28 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 	change_free(w);
 }
 
-static void change_send(struct change *w)
+/* The definition with the medium is in the VM's folder. */
+static void change_send(struct store_work *work)
+{
+	struct change *w = container_of(work, struct change, stored);
+	struct err e;
+	struct vm *vm = change_vm(w, &e);
+
+	if (!vm) {
+		vm = vm_find_uuid(w->host, w->uuid);
+		if (vm && vm->run == w->run && vm->proc)
+			old_restore(w, vm);
+		change_fail(w, &e);
+		return;
+	}
+	w->config.vm.images_only = false;
+	w->config.vm.disk_more[0].force = js_get_bool(w->call->args, "force", false);
+	vm_process_request_fds(vm->proc, VM_MSG_MEDIUM_SET, &w->config.vm, VM_PLUG_BYTES, w->config.fds, w->config.nfds,
+		MEDIUM_TIMEOUT_NS, change_done, w);
+}
+
+/* Store the definition first: if this daemon is killed, the next one knows of the medium. */
+static void change_store(struct change *w)
 {
 	struct pin_scan_result found = { 0 };
 	struct vm *vm;
@@ -215,15 +238,13 @@ static void change_send(struct change *w)
 		pins_store(w->host); /* before the image is in use, so that its pin is not deleted */
 	w->old_image = image_note(vm, disk_find(w->next, w->id), &w->image);
 	vm_live_replace(vm, STEAL_PTR(w->next));
-	w->config.vm.images_only = false;
-	w->config.vm.disk_more[0].force = js_get_bool(w->call->args, "force", false);
-	vm_process_request_fds(vm->proc, VM_MSG_MEDIUM_SET, &w->config.vm, VM_PLUG_BYTES, w->config.fds, w->config.nfds,
-		MEDIUM_TIMEOUT_NS, change_done, w);
+	w->stored = (struct store_work){ .done = change_send, .loop = w->host->loop };
+	store_after(w->host->store, &w->stored);
 }
 
 static void change_scanned(void *opaque)
 {
-	change_send(opaque);
+	change_store(opaque);
 }
 
 static void change_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -251,7 +272,7 @@ static void change_opened(void *opaque, int r, struct config *c, const struct er
 	}
 	w->scan = pin_scan_begin(w->host, w->only, change_scanned, w);
 	if (!w->scan)
-		change_send(w);
+		change_store(w);
 }
 
 void vm_medium_change(struct call *c)
