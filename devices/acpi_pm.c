@@ -36,6 +36,7 @@ struct acpi_pm {
 	struct bus *pio;
 	struct loop_timer *timer; /* sets TMR_STS; armed only while TMR_EN is set */
 	struct loop_task rearm;
+	bool accepts_type_0;
 
 	pthread_mutex_t lock; /* protects all fields below */
 	uint16_t pm1_status, pm1_enable, pm1_control;
@@ -179,7 +180,7 @@ static void pm1_control_write(void *opaque, uint64_t off, unsigned size, uint64_
 	a->pm1_control = (uint16_t)(v & (PM1_CNT_BM_RLD | PM1_CNT_SLP_TYP));
 	pthread_mutex_unlock(&a->lock);
 	typ = (v & PM1_CNT_SLP_TYP) >> PM1_CNT_SLP_TYP_SHIFT;
-	if ((v & PM1_CNT_SLP_EN) && typ == ACPI_S5_SLP_TYP)
+	if ((v & PM1_CNT_SLP_EN) && (typ == ACPI_S5_SLP_TYP || (a->accepts_type_0 && !typ)))
 		dev_event(a->host, &ev);
 }
 
@@ -208,6 +209,11 @@ static void gpe_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
 	a->gpe_status &= (uint16_t)~v;
 	a->gpe_enable = (uint16_t)((a->gpe_enable & ~(mask >> 16)) | v >> 16);
 	pm_update_sci(a);
+}
+
+void acpi_pm_accept_type_0(struct device *d)
+{
+	container_of(d, struct acpi_pm, dev)->accepts_type_0 = true;
 }
 
 void acpi_pm_press_power_button(struct device *d)

@@ -27,6 +27,8 @@ struct err;
 /* Create the device "acpi-pm". Free it through its ops. Returns 0 or -errno. */
 int acpi_pm_new(struct dev_host *h, struct bus *pio, struct device **ret_dev, struct err *e);
 
+/* Turn the VM off by SLP_TYP 0, too, as UEFI firmware does for the ICH9. */
+void acpi_pm_accept_type_0(struct device *d);
 /* Press the power button. Any thread. */
 void acpi_pm_press_power_button(struct device *d);
 /* Raise general-purpose event n (0..15). Any thread. */

@@ -1,5 +1,6 @@
 #include "devices/pci/pci.h"
 #include "devices/pci/pci_hotplug.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -400,6 +401,14 @@ static const struct pci_ids i440fx_ids = {
 	.class_code = 0x060000,
 };
 
+static const struct pci_ids q35_ids = {
+	.vendor = 0x8086, .device = 0x29c0, .subsystem_vendor = 0x1af4, .subsystem = 0x1100, .class_code = 0x060000,
+};
+
+/* The address of ECAM (Intel 316966, section 5.1.13). ECAM has its place already, where UEFI puts it. */
+#define Q35_PCIEXBAR 0x60
+#define Q35_PCIEXBAR_BITS 0xff0000007ULL
+
 /* PAM0 to PAM6 of the i440FX (Intel 290549, section 3.2.18): whether the segments from 0xc0000 on are ROM or RAM. Here
  * they always are RAM with a copy of the ROM; the registers only keep their values. */
 #define I440FX_PAM0 0x59
@@ -411,6 +420,11 @@ static void bridge_init(struct pci_host *p)
 {
 	struct pci_function *f = &p->bridge;
 
+	if (p->config.q35) {
+		pci_function_init(f, &q35_ids, &bridge_ops);
+		store_le64(f->writable + Q35_PCIEXBAR, Q35_PCIEXBAR_BITS);
+		return;
+	}
 	pci_function_init(f, p->config.firmware ? &i440fx_ids : &bridge_ids, &bridge_ops);
 	for (unsigned i = 0; p->config.firmware && i < I440FX_PAMS; i++) {
 		f->initial[I440FX_PAM0 + i] = i ? PAM_RAM : PAM0_RAM;

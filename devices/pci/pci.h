@@ -45,6 +45,7 @@ struct pci_host_config {
 	/* A firmware configures the bus: after a reset BARs are 0 and decoding is off. The bridge is an i440FX,
 	 * which SeaBIOS knows. */
 	bool firmware;
+	bool q35; /* with firmware: the bridge is that of QEMU's q35, which UEFI knows */
 };
 
 /* Create the host bridge in slot 0.

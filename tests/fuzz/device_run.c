@@ -10,6 +10,7 @@
 #include "devices/legacy/fw_cfg.h"
 #include "devices/legacy/i6300esb.h"
 #include "devices/legacy/i8042.h"
+#include "devices/legacy/pflash.h"
 #include "devices/legacy/rtc.h"
 #include "devices/legacy/serial.h"
 #include "devices/pci/pci_hotplug.h"
@@ -31,6 +32,7 @@
 #define RING_SIZE 8u
 #define STEPS_MAX 400u
 #define PORTS 2u
+#define PFLASH_BYTES (4 * FLASH_BLOCK_BYTES)
 
 struct run {
 	const uint8_t *at;
@@ -43,6 +45,8 @@ struct run {
 	struct dev_host_ops ops; /* of the balloon's host */
 	unsigned refusals;	 /* so many pages are not given back at first */
 	struct block *block, *cd; /* NULL: none */
+	int files[2];	/* of a pflash; 0: none */
+	uint8_t *view; /* NULL: none */
 	struct console *consoles[PORTS];
 	int peers[PORTS]; /* what comes from outside, and goes there; -1: none */
 	int lent[PORTS];  /* the device's ends of peers if the device borrows them; -1: none */
@@ -159,6 +163,22 @@ static int console_make(struct run *x, struct device **ret)
 	for (unsigned i = 0; i < PORTS; i++)
 		ports[i].console = x->consoles[i];
 	return virtio_console_new(&x->f.host, x->f.pci, &c, ret, NULL);
+}
+
+static int pflash_make(struct run *x, struct device **ret)
+{
+	static uint8_t content[PFLASH_BYTES];
+	struct pflash_config c = { .gpa = FX_MMIO32, .content = content };
+
+	for (unsigned i = 0; i < 2; i++) {
+		x->files[i] = memfd_create("flash", MFD_CLOEXEC);
+		must(x->files[i] >= 0 && !ftruncate(x->files[i], 2 * PFLASH_BYTES));
+	}
+	c.view_fd = x->files[0];
+	c.view = x->view = mmap(NULL, PFLASH_BYTES, PROT_READ, MAP_SHARED, c.view_fd, 0);
+	must(c.view != MAP_FAILED);
+	c.file = (struct flash_file){ .fd = x->files[1], .bytes = PFLASH_BYTES };
+	return pflash_new(&x->f.host, x->f.mmio, &c, ret, NULL);
 }
 
 static int fw_cfg_make(struct run *x, struct device **ret)
@@ -283,6 +303,8 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 		return fw_cfg_make(x, ret);
 	case DEVICE_PCI_HOTPLUG:
 		return hotplug_make(x, ret);
+	case DEVICE_PFLASH:
+		return pflash_make(x, ret);
 	default:
 		return acpi_pm_new(h, x->f.pio, ret, NULL);
 	}
@@ -335,6 +357,11 @@ static void machine_free(struct run *x)
 		block_close(x->block);
 	if (x->cd)
 		block_close(x->cd);
+	if (x->view)
+		munmap(x->view, PFLASH_BYTES);
+	for (unsigned i = 0; i < 2; i++)
+		if (x->files[i])
+			close(x->files[i]);
 	fx_done(&x->f);
 }
 
