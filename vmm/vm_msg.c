@@ -332,7 +332,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		c->on_reboot > VM_ACTION_PRESERVE || c->on_crash > VM_ACTION_PRESERVE ||
 		c->log_level > 4 || c->clock_offset_s < -86400 || c->clock_offset_s > 86400 ||
 		c->watchdog > VM_WATCHDOG_I6300ESB || c->watchdog_action >= VM_WATCHDOG_ACTION_COUNT ||
-		c->ndisks > VM_DISKS_MAX || c->firmware > VM_FIRMWARE_BIOS || c->boot_menu > 1)
+		c->ndisks > VM_DISKS_MAX || c->firmware > VM_FIRMWARE_UEFI || c->boot_menu > 1)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a value is out of range");
 	if (c->vsock_cid && (c->vsock_cid < 3 || c->vsock_cid == UINT32_MAX || !fd_ok(&f, c->vsock_listen_fd) ||
 		!fd_ok(&f, c->vsock_dial_fd)))
@@ -341,6 +341,9 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 	if (c->network_place && (c->network_place > VM_BOOT_PLACES_MAX || !c->firmware || c->network_rom_fd == VM_NO_FD ||
 		!fd_ok(&f, c->network_rom_fd)))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the ROM for network boot is missing or used twice");
+	if (c->firmware == VM_FIRMWARE_UEFI && !c->images_only && (c->nvram_fd == VM_NO_FD || c->nvram_template_fd == VM_NO_FD ||
+		!fd_ok(&f, c->nvram_fd) || !fd_ok(&f, c->nvram_template_fd)))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a file of UEFI variables is missing or used twice");
 	if (!sysinfo_ok(c))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the texts of SMBIOS tables are malformed");
 	if (c->balloon > 1 || c->balloon_bytes > c->ram_bytes || (c->balloon && c->huge_pages))

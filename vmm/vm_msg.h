@@ -257,7 +257,7 @@ enum vm_exit {
 
 #define VM_NO_FD 0xffffu
 
-enum vm_firmware { VM_FIRMWARE_NONE = 0, VM_FIRMWARE_BIOS = 1 };
+enum vm_firmware { VM_FIRMWARE_NONE = 0, VM_FIRMWARE_BIOS = 1, VM_FIRMWARE_UEFI = 2 };
 
 enum vm_boot_kind { VM_BOOT_ANY = 0, VM_BOOT_HD = 1, VM_BOOT_CDROM = 2, VM_BOOT_NETWORK = 3 };
 #define VM_BOOT_PLACES_MAX (VM_DISKS_MAX + 1)
@@ -435,6 +435,9 @@ struct vm_config {
 	struct vm_disk_more disk_more[VM_DISKS_MAX]; /* of the disks */
 	uint8_t balloon; /* a virtio-balloon device */
 	uint64_t balloon_bytes; /* memory that the balloon leaves to the guest at the start; 0: all */
+	/* With VM_FIRMWARE_UEFI, the file of its variables, for writing, and their template; otherwise these count for
+	 * nothing. */
+	uint16_t nvram_fd, nvram_template_fd;
 };
 
 /* The part of struct vm_config in VM_MSG_PLUG: the same in each release, so that a newer daemon's message has a length

@@ -121,6 +121,7 @@ static void claims_make(struct claims *c, const struct definition *d)
 	claim_add(c, d->kernel, 0);
 	claim_add(c, d->initrd, 0);
 	claim_add(c, d->loader, 0);
+	claim_add(c, d->nvram_template, 0);
 	claim_add(c, d->vsock_path, GAIN_WRITE);
 	for (uint32_t i = 0; i < d->ndisks; i++)
 		disk_claims(c, &d->disks[i]);

@@ -164,6 +164,7 @@ void command_vm_start(struct call *c)
 {
 	struct vm_start_opts opts = { .state_fd = -1, .paused = js_get_bool(c->args, "paused", false),
 		.force_boot = js_get_bool(c->args, "force-boot", false),
+		.reset_nvram = js_get_bool(c->args, "reset-nvram", false),
 		.eager = js_get_bool(c->args, "eager", false),
 		.boot = { (enum vm_boot_kind)(field_type_index(FIELD_BOOT_KIND, js_get_str(c->args, "boot")) + 1),
 			js_get_bool(c->args, "bootmenu", false) },

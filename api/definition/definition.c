@@ -148,15 +148,18 @@ static const struct key topology_rows[] = {
 };
 KEYS(topology_keys, topology_rows);
 
-static const struct choice firmwares[] = { { "auto", VM_FIRMWARE_NONE }, { "bios", VM_FIRMWARE_BIOS }, { NULL, 0 } };
+static const struct choice firmwares[] = { { "auto", VM_FIRMWARE_NONE }, { "bios", VM_FIRMWARE_BIOS },
+	{ "uefi", VM_FIRMWARE_UEFI }, { NULL, 0 } };
 
 static const struct key boot_rows[] = {
 	{ "kernel", KEY_PATH, .offset = DEF(kernel),
 		.about = "bzImage, ELF vmlinux, or a bare-metal ELF" },
 	{ "firmware", KEY_CHOICE, .offset = DEF(firmware), .choices = firmwares,
-		.about = "bios: start SeaBIOS, which boots from a disk or the network; auto: bios if there is no kernel",
+		.about = "bios: start SeaBIOS, which boots from a disk or the network; uefi: start OVMF; auto: bios if there is no kernel",
 		.initial = "\"auto\"" },
-	{ "loader", KEY_PATH, .offset = DEF(loader), .about = "file of the firmware [" DEFINITION_BIOS_PATH "]" },
+	{ "loader", KEY_PATH, .offset = DEF(loader), .about = "file of the firmware [" DEFINITION_BIOS_PATH ", " DEFINITION_UEFI_PATH "]" },
+	{ "nvram_template", KEY_PATH, .offset = DEF(nvram_template),
+		.about = "with uefi: file that the VM's UEFI variables begin with [" DEFINITION_NVRAM_PATH "]" },
 	{ "menu", KEY_BOOL, .offset = DEF(boot_menu), .about = "the firmware offers its boot menu", .initial = "false" },
 	{ "menu_timeout", KEY_NUMBER, .offset = DEF(boot_menu_ms), .min = 1, .max = 65535,
 		.about = "milliseconds that the firmware waits for the key of its boot menu [2500]" },
@@ -338,10 +341,16 @@ static int check_boot(struct parse *p)
 	if (d->firmware && (d->kernel || d->initrd || d->cmdline))
 		return key_error(p, "boot: a firmware boots from a disk; give either boot.firmware, or boot.kernel with boot.initrd "
 			"and boot.cmdline");
+	if (d->firmware != VM_FIRMWARE_UEFI && d->nvram_template)
+		return key_error(p, "boot.nvram_template: only UEFI has variables; set boot.firmware to \"uefi\"");
+	if (d->firmware == VM_FIRMWARE_UEFI && d->loader && !d->nvram_template)
+		return key_error(p, "boot.nvram_template: is missing; name the template of UEFI variables that belongs to boot.loader");
 	if (!d->firmware && (d->loader || d->boot_menu || d->boot_menu_ms))
 		return key_error(p, "boot: loader, menu and menu_timeout are for a VM with a firmware; give no boot.kernel");
 	if (d->boot_menu_ms && !d->boot_menu)
 		return key_error(p, "boot.menu_timeout: has no effect without a menu; set boot.menu to true");
+	if (d->firmware == VM_FIRMWARE_UEFI && !d->loader && d->ram_bytes < DEFINITION_UEFI_RAM)
+		return key_error(p, "memory: a VM with UEFI needs at least 64 MiB");
 	if (d->firmware && d->ram_bytes < DEFINITION_FIRMWARE_RAM)
 		return key_error(p, "memory: a VM with a firmware needs at least 16 MiB");
 	return 0;
@@ -428,6 +437,7 @@ void definition_free(struct definition *d)
 	free(d->description);
 	free(d->kernel);
 	free(d->loader);
+	free(d->nvram_template);
 	definition_free_sysinfo(d);
 	free(d->initrd);
 	free(d->cmdline);

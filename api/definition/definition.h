@@ -59,6 +59,12 @@ struct definition_disk {
 
 #define DEFINITION_BIOS_REMEDY "install the package seabios (apt install seabios), or name another BIOS in boot.loader"
 #define DEFINITION_FIRMWARE_RAM (16ULL << 20)
+/* UEFI without Secure Boot, and the template of its variables, from Debian's package ovmf. */
+#define DEFINITION_UEFI_PATH "/usr/share/OVMF/OVMF_CODE_4M.fd"
+#define DEFINITION_NVRAM_PATH "/usr/share/OVMF/OVMF_VARS_4M.fd"
+#define DEFINITION_UEFI_REMEDY "install the package ovmf (apt install ovmf), or name a UEFI in boot.loader and its " \
+	"variables in boot.nvram_template"
+#define DEFINITION_UEFI_RAM (64ULL << 20)
 /* iPXE for virtio, from Debian's package ipxe-qemu. */
 #define DEFINITION_NETWORK_ROM_PATH "/usr/lib/ipxe/qemu/pxe-virtio.rom"
 
@@ -142,6 +148,7 @@ struct definition {
 	char *kernel, *initrd, *cmdline; /* NULL: none; paths are absolute */
 	uint8_t firmware; /* enum vm_firmware; with one, kernel, initrd and cmdline are NULL */
 	char *loader;	  /* file of the firmware; NULL: the default, or no firmware */
+	char *nvram_template; /* of the UEFI variables; NULL: the default */
 	bool boot_menu;
 	uint32_t boot_menu_ms; /* 0: the firmware's default */
 	char *sysinfo[VM_SYSINFO_OEM]; /* by enum vm_sysinfo_key; NULL: none */

@@ -137,8 +137,9 @@ static struct json_object *boot_to_json(const struct definition *d)
 	struct json_object *o = json_object_new_object();
 
 	if (d->firmware) {
-		js_put_str(o, "firmware", "bios");
+		js_put_str(o, "firmware", d->firmware == VM_FIRMWARE_UEFI ? "uefi" : "bios");
 		js_put_str(o, "loader", d->loader);
+		js_put_str(o, "nvram_template", d->nvram_template);
 		if (d->boot_menu)
 			js_put_bool(o, "menu", true);
 		if (d->boot_menu_ms)
@@ -385,12 +386,18 @@ static int check_loader(const struct definition *d, struct err *e)
 {
 	struct stat st;
 
-	if (!d->firmware || d->loader)
-		return check_file("boot.loader", d->loader, false, e);
-	if (stat(DEFINITION_BIOS_PATH, &st) == 0)
-		return 0;
-	return err_set(e, -errno, err_class_of_errno(errno), "boot.firmware: " DEFINITION_BIOS_PATH ": %s; " DEFINITION_BIOS_REMEDY,
-		strerror(errno));
+	bool uefi = d->firmware == VM_FIRMWARE_UEFI;
+	const char *path = uefi ? DEFINITION_UEFI_PATH : DEFINITION_BIOS_PATH;
+	int r;
+
+	if (!d->firmware || d->loader) {
+		r = check_file("boot.loader", d->loader, false, e);
+		return r ? r : check_file("boot.nvram_template", d->nvram_template, false, e);
+	}
+	if (stat(path, &st) == 0)
+		return check_file("boot.nvram_template", d->nvram_template, false, e);
+	return err_set(e, -errno, err_class_of_errno(errno), "boot.firmware: %s: %s; %s", path, strerror(errno),
+		uefi ? DEFINITION_UEFI_REMEDY : DEFINITION_BIOS_REMEDY);
 }
 
 int definition_check_files(const struct definition *d, struct err *e)

@@ -44,6 +44,8 @@ static int open_failed(const struct config_file *f, struct err *e)
 		hint = "; if the guest need not write to it, set its \"readonly\" to true";
 	else if (error == ENOENT && !strcmp(f->path, DEFINITION_BIOS_PATH))
 		hint = "; " DEFINITION_BIOS_REMEDY;
+	else if (error == ENOENT && (!strcmp(f->path, DEFINITION_UEFI_PATH) || !strcmp(f->path, DEFINITION_NVRAM_PATH)))
+		hint = "; " DEFINITION_UEFI_REMEDY;
 	else if (error == ENOENT && !strcmp(f->path, DEFINITION_NETWORK_ROM_PATH))
 		hint = "; install the package ipxe-qemu (apt install ipxe-qemu)";
 	return err_set(e, -error, err_class_of_errno(error), "%s: %s: %s%s", f->key, f->path,
@@ -292,9 +294,24 @@ static int choice_check(const struct definition *d, const struct boot_choice *b,
 	if ((b->first || b->menu) && !d->firmware)
 		return err_set(e, -EINVAL, ERR_INVALID, "the VM boots a kernel without a firmware, so there is no boot order and no boot "
 			"menu; remove boot.kernel from its definition if a disk boots");
+	if (b->first == VM_BOOT_NETWORK && d->firmware == VM_FIRMWARE_UEFI)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "UEFI boots from the network after all disks only; choose the network in its "
+			"boot menu (--bootmenu), or let the guest change its boot entries");
 	if (!has_kind(d, b->first))
 		return err_set(e, -EINVAL, ERR_INVALID, "the VM has no %s to boot from; add one to its definition (cairn edit), or boot "
 			"from something else", devices[b->first]);
+	return 0;
+}
+
+int config_add_nvram(struct config *c, int fd, struct err *e)
+{
+	unsigned at = fd < 0 ? VM_NO_FD : config_add_fd(c, fd);
+
+	if (fd < 0)
+		return err_set_errno(e, -errno, "the file of UEFI variables");
+	if (at == VM_NO_FD)
+		return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files and forwards");
+	c->vm.nvram_fd = (uint16_t)at;
 	return 0;
 }
 
@@ -322,6 +339,8 @@ int config_choose_boot(const struct definition *d, const struct boot_choice *cho
 	c->vm.boot_menu |= choice->menu;
 	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++)
 		c->vm.boot_place[i] = boot_place(d, choice->first, disk_rank(&d->disks[i], choice->first));
+	if (d->firmware == VM_FIRMWARE_UEFI)
+		return 0;
 	c->vm.network_place = boot_place(d, choice->first, network_rank(d, choice->first));
 	return c->vm.network_place ? network_rom_open(c, e) : 0;
 }
@@ -390,7 +409,18 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->restore_fd = VM_NO_FD;
 	v->working_sets_fd = VM_NO_FD;
 	v->network_rom_fd = VM_NO_FD;
+	v->nvram_fd = v->nvram_template_fd = VM_NO_FD;
 	definition_encode_sysinfo(d, v->sysinfo);
+}
+
+static int firmware_add(const struct definition *d, struct vm_config *v, struct config_files *files, struct err *e)
+{
+	bool uefi = d->firmware == VM_FIRMWARE_UEFI;
+	int r = boot_add(files, "boot.loader", d->loader ? d->loader : uefi ? DEFINITION_UEFI_PATH : DEFINITION_BIOS_PATH,
+		&v->kernel_fd, e);
+
+	return r || !uefi ? r : boot_add(files, "boot.nvram_template", d->nvram_template ? d->nvram_template :
+		DEFINITION_NVRAM_PATH, &v->nvram_template_fd, e);
 }
 
 int config_prepare(const struct definition *d, bool images_only, struct config *c,
@@ -404,7 +434,7 @@ int config_prepare(const struct definition *d, bool images_only, struct config *
 	c->vm.kernel_fd = c->vm.initrd_fd = VM_NO_FD;
 	c->vm.images_only = images_only;
 	if (!images_only && d->firmware)
-		r = boot_add(files, "boot.loader", d->loader ? d->loader : DEFINITION_BIOS_PATH, &c->vm.kernel_fd, e);
+		r = firmware_add(d, &c->vm, files, e);
 	else if (!images_only)
 		r = boot_add(files, "boot.kernel", d->kernel, &c->vm.kernel_fd, e);
 	if (!r && !images_only)
@@ -469,7 +499,9 @@ int config_open(const struct definition *d, struct config *c, struct err *e)
 
 	if (!r)
 		r = config_prepare_vsock(d, c, &files, e);
-	return r < 0 ? r : config_open_files(c, &files, e);
+	if (!r)
+		r = config_open_files(c, &files, e);
+	return r < 0 || d->firmware != VM_FIRMWARE_UEFI ? r : config_add_nvram(c, memfd_create("nvram", MFD_CLOEXEC), e);
 }
 
 int config_identify(const struct config *c, unsigned index, struct file_id *ret)

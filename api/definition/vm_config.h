@@ -61,6 +61,10 @@ struct boot_choice {
  * path of the host, and add the file to c. Call after usernets_start(), whose sockets are last in c.
  * Returns 0; -EINVAL: the VM has no firmware, or no device of the kind that was chosen; -errno. */
 int config_choose_boot(const struct definition *d, const struct boot_choice *choice, struct config *c, struct err *e);
+/* Add the file of the VM's UEFI variables.
+ * fd: taken, also on failure; negative: errno says why there is none.
+ * Returns 0; -EMFILE; -errno. */
+int config_add_nvram(struct config *c, int fd, struct err *e);
 /* Whether the VM has a vsock device with a socket for the host's clients. */
 bool config_listens(const struct definition *d);
 /* Append that socket and one to cairn-dial to c and files. Opening them waits up to 2 s for the end of a VM that was
@@ -77,7 +81,8 @@ int config_open_files(struct config *c, const struct config_files *files, struct
  * found no room beside the relays, and were closed. */
 int config_take_fds(struct config *c, const int *fds, unsigned n, struct err *e);
 /* Prepare the configuration and open all its files, without forwards. May wait as
- * config_prepare_vsock() says. Returns 0; -errno, and then *ret_c has no fds. */
+ * config_prepare_vsock() says. The UEFI variables of such a VM are in memory: they end with its process.
+ * Returns 0; -errno, and then *ret_c has no fds. */
 int config_open(const struct definition *d, struct config *ret_c, struct err *e);
 /* Add an fd. fd: taken, also on failure. Returns its index; VM_NO_FD: the list is full. */
 unsigned config_add_fd(struct config *c, int fd);

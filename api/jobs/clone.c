@@ -9,6 +9,7 @@
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
 #include "api/jobs/sysprep.h"
+#include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/pins.h"
@@ -42,6 +43,7 @@ struct target {
 	struct open_as *opener;	  /* of the source's images */
 	struct client_file *file; /* holds the new file and these images until they are sent */
 	struct fork_as *errand;
+	struct store_work copied; /* of the UEFI variables */
 };
 
 struct cloning {
@@ -301,6 +303,16 @@ static void overlays_note(const struct target *t)
 		pins_store(t->vm->host);
 }
 
+static void variables_copied(struct store_work *w)
+{
+	struct target *t = container_of(w, struct target, copied);
+
+	if (w->r < 0)
+		target_done(t, w->r, &w->e);
+	else
+		disk_next(t);
+}
+
 static void target_start(struct target *t)
 {
 	struct err e;
@@ -316,7 +328,11 @@ static void target_start(struct target *t)
 		overlays_note(t);
 	vm_save(t->vm);
 	batch_made(t->all->batch, t->vm, 0);
-	disk_next(t);
+	t->copied = (struct store_work){ .loop = t->all->host->loop, .done = variables_copied };
+	if (t->all->def->firmware == VM_FIRMWARE_UEFI)
+		store_copy_file(t->all->host->store, &t->copied, t->all->source->def->name, t->vm->def->name, STORE_NVRAM);
+	else
+		disk_next(t);
 }
 
 static void copies_resume(struct cloning *f)

@@ -337,7 +337,8 @@ static int paths_check(const struct definition *d, struct json_object *files, co
 {
 	bool ok = (!d->kernel || file_is_there(files, folder, d->kernel, NULL)) &&
 		(!d->initrd || file_is_there(files, folder, d->initrd, NULL)) &&
-		(!d->loader || file_is_there(files, folder, d->loader, NULL));
+		(!d->loader || file_is_there(files, folder, d->loader, NULL)) &&
+		(!d->nvram_template || file_is_there(files, folder, d->nvram_template, NULL));
 
 	for (uint32_t i = 0; i < d->ndisks; i++)
 		for (unsigned k = 0; k < d->disks[i].nlayers; k++) {

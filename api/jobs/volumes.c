@@ -115,7 +115,7 @@ static bool is_in(const char *folder, const char *path)
 static bool vm_boots_from(const struct definition *def, const char *path)
 {
 	return def && ((def->kernel && !strcmp(def->kernel, path)) || (def->initrd && !strcmp(def->initrd, path)) ||
-		(def->loader && !strcmp(def->loader, path)));
+		(def->loader && !strcmp(def->loader, path)) || (def->nvram_template && !strcmp(def->nvram_template, path)));
 }
 
 static bool others_boot(const struct vm *vm, const char *path)
@@ -155,6 +155,7 @@ static void all_own_add(const struct vm *vm, const char *folder, struct volumes 
 	own_add(vm, folder, "kernel", def->kernel, v);
 	own_add(vm, folder, "initrd", def->initrd, v);
 	own_add(vm, folder, "loader", def->loader, v);
+	own_add(vm, folder, "nvram", def->nvram_template, v);
 	v->folder = path_copy(folder);
 }
 
@@ -210,7 +211,8 @@ static bool definition_has(const struct definition *def, const struct stat *st)
 		for (unsigned l = 0; l < def->disks[k].nlayers; l++)
 			if (is_file(def->disks[k].layers[l].path, st) || is_file(def->disks[k].layers[l].data_file, st))
 				return true;
-	return def && (is_file(def->kernel, st) || is_file(def->initrd, st) || is_file(def->loader, st));
+	return def && (is_file(def->kernel, st) || is_file(def->initrd, st) || is_file(def->loader, st) ||
+		is_file(def->nvram_template, st));
 }
 
 /* Check that no other VM uses the same file under another path. The error does not name the other VM, because this

@@ -124,7 +124,8 @@ static const struct field start_args[] = { FIELD_VM,
 	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory of a managed save before the vCPUs run" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },
 	{ "boot", FIELD_BOOT_KIND, OPTIONAL, "boot from this kind of device first [boot_order]" },
-	{ "bootmenu", FIELD_BOOL, OPTIONAL, "let the firmware offer its boot menu" }, END };
+	{ "bootmenu", FIELD_BOOL, OPTIONAL, "let the firmware offer its boot menu" },
+	{ "reset-nvram", FIELD_BOOL, OPTIONAL, "replace the UEFI variables by their template" }, END };
 static const struct field start_returns[] = { { "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
 
 #define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, \

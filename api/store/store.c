@@ -468,6 +468,15 @@ void store_sync_file(struct store *s, struct store_work *w, const char *name, co
 	store_writer_work(&s->writer, PENDING_SETTLE_NEW, path, NULL, w);
 }
 
+void store_copy_file(struct store *s, struct store_work *w, const char *from, const char *to, const char *file)
+{
+	char path[PATH_MAX], copy[PATH_MAX];
+
+	vm_path(s, from, file, path, NULL);
+	vm_path(s, to, file, copy, NULL);
+	store_writer_work_to(&s->writer, PENDING_COPY, path, copy, NULL, w);
+}
+
 /* Write the marker, then the definition, so that a killed daemon does not leave the definition without its marker.
  * marker: NULL: none. */
 static int definition_put(struct store *s, const char *name, const char *text, const char *marker,

@@ -128,6 +128,9 @@ void store_rename_end(struct store *s, struct store_work *w, const char *name);
 /* Call found() for each VM folder that has the file. */
 void store_each_with(struct store *s, const char *file, void (*found)(void *opaque, const char *name),
 	void *opaque);
+/* Copy a file of at most STORE_COPY_MAX bytes (store_file.h) from the folder of the VM `from` to that of `to`. When w
+ * is done, the copy is on stable storage, or there is no such file. */
+void store_copy_file(struct store *s, struct store_work *w, const char *from, const char *to, const char *file);
 /* Remove a VM's folder as store_folder_clear() does.
  * w: NULL: wait until the folder is gone. Otherwise the definition is gone at return, and w is done when the
  * rest is gone, on stable storage.
@@ -161,6 +164,7 @@ void store_after(struct store *s, struct store_work *w);
 void store_each_file(struct store *s, const char *folder, void (*found)(void *opaque, const char *name),
 	void *opaque);
 
+#define STORE_NVRAM "nvram" /* the VM's UEFI variables: devices/legacy/flash_file.h */
 /* Open a file in the VM's folder. flags: for open(2); with O_CREAT, mode 0600. Returns an owned fd or -errno. */
 int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e);
 

@@ -193,6 +193,7 @@ static const char *const vm_files[] = {
 	"log",
 	"log.1",
 	"touched",
+	STORE_NVRAM,
 	"managed.save",
 	"managed.save.used",
 	"schedule.json",
@@ -267,6 +268,17 @@ int store_move(const char *path, const char *to, struct err *e)
 		r = store_folder_sync(up);
 	}
 	return r < 0 ? err_set_errno(e, r, "%s", to) : 0;
+}
+
+int store_file_copy(const char *path, const char *to, struct err *e)
+{
+	CLEANUP_FREE char *buf = NULL;
+	size_t len;
+	int r = file_read(path, STORE_COPY_MAX, &buf, &len, e);
+
+	if (r == -ENOENT)
+		return 0;
+	return r ? r : file_write_atomic(to, buf, len, 0600, e);
 }
 
 int store_folder_rename(const char *path, const char *text, const char *to, struct err *e)

@@ -14,6 +14,7 @@ struct err;
 #define DUMPS_FOLDER "dumps"
 /* Limit for a JSON file. For example, the table of permissions may have 4096 entries, each with a name. */
 #define STORE_FILE_MAX (4 * 1024 * 1024)
+#define STORE_COPY_MAX (16 * 1024 * 1024)
 
 /* Sync a folder. */
 int store_folder_sync(const char *path);
@@ -42,6 +43,9 @@ void store_keep_old(const char *path, int64_t version);
  * dir: as for unlinkat(). Return 0; -errno. */
 int store_file_unlink(int dir, const char *path);
 int store_file_rename(const char *from, const char *to);
+/* Replace `to` atomically by a copy of a file of at most STORE_COPY_MAX bytes, and sync. Returns 0 also if there is no
+ * such file. */
+int store_file_copy(const char *path, const char *to, struct err *e);
 /* Remove a file and sync its folder. Returns 0 also if the file does not exist. */
 int store_file_remove(const char *path, struct err *e);
 /* Remove the known files in a VM's folder and all memory dumps, then the folder, unless it has other files. */

@@ -71,6 +71,8 @@ static int pending_do(struct store_writer *w, const struct pending *p, struct er
 		return store_folder_rename(p->path, p->text, p->to, e);
 	case PENDING_MOVE:
 		return store_move(p->path, p->to, e);
+	case PENDING_COPY:
+		return store_file_copy(p->path, p->to, e);
 	case PENDING_REMOVE:
 		return store_file_remove(p->path, e);
 	case PENDING_SYNC:

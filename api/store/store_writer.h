@@ -21,6 +21,7 @@ enum pending_kind {
 	PENDING_CLEAR,	/* remove a VM's folder */
 	PENDING_RENAME, /* write text as STORE_RENAMED into a VM's folder, then rename the folder to `to` */
 	PENDING_MOVE,	/* rename a file or folder to `to`, in the same folder */
+	PENDING_COPY,	/* copy the file, if it exists, to the file `to` */
 	PENDING_REMOVE, /* remove the file, if it exists */
 	PENDING_SYNC,	/* sync a folder, if it still exists */
 	PENDING_NONE,	/* do nothing; completes after all earlier operations */

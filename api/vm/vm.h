@@ -52,6 +52,7 @@ struct vm_start_opts {
 	bool by_job;	 /* the VM's own job requests the start */
 	bool again;	 /* this is an automatic restart after the VM's end */
 	struct boot_choice boot; /* VMs with a firmware only */
+	bool reset_nvram; /* replace the UEFI variables by their template */
 	bool for_revert; /* the VM starts only to be reverted: without its job, it has no state to run */
 	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
 	bool called_off; /* vm_start_call_off() */

@@ -191,6 +191,7 @@ static void attach_send(struct store_work *work)
 		return;
 	}
 	w->config.vm.images_only = false;
+	w->config.vm.firmware = VM_FIRMWARE_NONE; /* the message names no files of a UEFI, which the process has */
 	vm_process_request_fds(vm->proc, VM_MSG_PLUG, &w->config.vm, VM_PLUG_BYTES, w->config.fds, w->config.nfds,
 		PLUG_TIMEOUT_NS, attach_done, w);
 }

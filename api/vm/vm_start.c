@@ -9,6 +9,7 @@
 #include "api/vm/image_users.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
+#include "api/vm/nvram.h"
 #include "api/vm/pull_mark.h"
 #include "api/vm/touched.h"
 #include "api/vm/vm_answer.h"
@@ -433,6 +434,8 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 		r = check_called_off(vm, e);
 	if (!r)
 		r = boot_set(vm, c, e);
+	if (!r)
+		r = nvram_add(vm, vm_live(vm), c, e);
 	if (!r)
 		s = STEAL_PTR(vm->start.ahead);
 	vm->start.limits_memory = !r && vm_cgroup_may_limit_memory(c);

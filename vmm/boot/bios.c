@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "devices/legacy/fw_cfg.h"
 #include "vmm/boot/acpi.h"
+#include "vmm/boot/smbios.h"
 #include "vmm/kvm/memory.h"
 #include "vmm/vm_msg.h"
 
@@ -121,103 +122,6 @@ static int memory_describe_e820(struct device *d, const struct memory *m, struct
 	return fw_cfg_add_file(d, "etc/e820", table, c.pos, e);
 }
 
-/* ---- SMBIOS: fields by which SeaBIOS replaces its own, and whole structures (the older of the two ways) ---- */
-
-enum { SMBIOS_FIELD = 0, SMBIOS_TABLE = 1 };
-enum { SYSTEM_INFORMATION = 1, OEM_STRINGS = 11 };
-#define SYSTEM_UUID 8
-#define OEM_HANDLE 0x0e00
-#define OEM_BYTES 5 /* of the structure without its strings */
-
-/* Offsets of the strings in the structure SYSTEM_INFORMATION, by enum vm_sysinfo_key. */
-static const uint8_t system_fields[VM_SYSINFO_OEM] = { [VM_SYSINFO_MANUFACTURER] = 4, [VM_SYSINFO_PRODUCT] = 5,
-	[VM_SYSINFO_VERSION] = 6, [VM_SYSINFO_SERIAL] = 7, [VM_SYSINFO_SKU] = 25, [VM_SYSINFO_FAMILY] = 26 };
-static const char *const system_defaults[VM_SYSINFO_OEM] = { [VM_SYSINFO_MANUFACTURER] = "Cairn",
-	[VM_SYSINFO_PRODUCT] = "Cairn VM" };
-
-struct smbios {
-	struct cursor c;
-	uint16_t entries;
-};
-
-static void field_put(struct smbios *s, uint16_t field, const void *data, size_t bytes)
-{
-	cursor_put_le16(&s->c, (uint16_t)(6 + bytes));
-	cursor_put_u8(&s->c, SMBIOS_FIELD);
-	cursor_put_u8(&s->c, SYSTEM_INFORMATION);
-	cursor_put_le16(&s->c, field);
-	cursor_put_bytes(&s->c, data, bytes);
-	s->entries++;
-}
-
-/* Return the first text with a key at or after *at in the list, and move *at behind it; NULL: there is none. */
-static const char *sysinfo_next(const char **at, unsigned key)
-{
-	while (**at) {
-		const char *item = *at;
-
-		*at = item + 1 + strlen(item + 1) + 1;
-		if ((unsigned char)*item == key)
-			return item + 1;
-	}
-	return NULL;
-}
-
-static void system_put(struct smbios *s, const char *sysinfo, const uint8_t uuid[16])
-{
-	/* SMBIOS 2.6 and later store the first three fields of a UUID in little endian. */
-	static const uint8_t order[16] = { 3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15 };
-	uint8_t id[16];
-
-	for (unsigned key = 1; key < VM_SYSINFO_OEM; key++) {
-		const char *at = sysinfo, *text = sysinfo_next(&at, key);
-
-		if (!text)
-			text = system_defaults[key];
-		if (text)
-			field_put(s, system_fields[key], text, strlen(text) + 1);
-	}
-	for (unsigned i = 0; i < 16; i++)
-		id[i] = uuid[order[i]];
-	field_put(s, SYSTEM_UUID, id, sizeof(id));
-}
-
-static void oem_put(struct smbios *s, const char *sysinfo)
-{
-	size_t start = s->c.pos;
-	const char *at = sysinfo, *text;
-	uint8_t n = 0;
-
-	for (; sysinfo_next(&at, VM_SYSINFO_OEM); n++)
-		;
-	if (!n)
-		return;
-	cursor_put_le16(&s->c, 0); /* the length, set below */
-	cursor_put_u8(&s->c, SMBIOS_TABLE);
-	cursor_put_u8(&s->c, OEM_STRINGS);
-	cursor_put_u8(&s->c, OEM_BYTES);
-	cursor_put_le16(&s->c, OEM_HANDLE);
-	cursor_put_u8(&s->c, n);
-	for (at = sysinfo; (text = sysinfo_next(&at, VM_SYSINFO_OEM));)
-		cursor_put_bytes(&s->c, text, strlen(text) + 1);
-	cursor_put_u8(&s->c, 0);
-	store_le16(s->c.base + start, (uint16_t)(s->c.pos - start));
-	s->entries++;
-}
-
-static int smbios_describe(struct device *d, const struct bios_config *b, struct err *e)
-{
-	uint8_t item[VM_SYSINFO_MAX + 256];
-	struct smbios s = { .c = cursor_over(item, sizeof(item)) };
-	const char *sysinfo = b->sysinfo ? b->sysinfo : "";
-
-	cursor_put_le16(&s.c, 0);
-	system_put(&s, sysinfo, b->uuid);
-	oem_put(&s, sysinfo);
-	store_le16(item, s.entries);
-	return fw_cfg_add_item(d, FW_CFG_SMBIOS_ENTRIES, item, s.c.pos, e);
-}
-
 /* ---- numbers and the boot order ---- */
 
 static int number_add(struct device *d, const char *name, uint16_t value, struct err *e)
@@ -265,7 +169,7 @@ int bios_describe(struct device *d, const struct bios_config *c, struct err *e)
 	int r;
 
 	if (c->mem->bytes < MEM_FIRMWARE_MIN_BYTES)
-		return err_set(e, -EINVAL, ERR_INVALID, "a VM with a BIOS needs at least %llu MiB of memory",
+		return err_set(e, -EINVAL, ERR_INVALID, "a VM with a firmware needs at least %llu MiB of memory",
 			MEM_FIRMWARE_MIN_BYTES / MIB);
 	r = number_item(d, FW_CFG_NB_CPUS, (uint16_t)c->vcpus, e);
 	if (!r)
@@ -274,12 +178,12 @@ int bios_describe(struct device *d, const struct bios_config *c, struct err *e)
 		r = number_item(d, FW_CFG_BOOT_MENU, c->menu, e);
 	if (!r && c->menu_ms)
 		r = number_add(d, "etc/boot-menu-wait", c->menu_ms, e);
-	if (!r)
+	if (!r && !c->uefi)
 		r = number_add(d, "etc/sercon-port", COM1_PORT, e);
 	if (!r)
 		r = memory_describe_e820(d, c->mem, e);
 	if (!r)
-		r = smbios_describe(d, c, e);
+		r = c->uefi ? smbios_add_tables(d, c, e) : smbios_add_fields(d, c, e);
 	if (!r)
 		r = order_add(d, c, e);
 	if (!r && c->network_rom)

@@ -1,5 +1,5 @@
-/* bios: what SeaBIOS reads by fw_cfg: memory map, ACPI tables with a script that places them, boot order, serial
- * console, SMBIOS fields. */
+/* bios: what SeaBIOS and OVMF read by fw_cfg: memory map, ACPI tables with a script that places them, boot order,
+ * serial console, SMBIOS. */
 #ifndef CAIRN_VMM_BOOT_BIOS_H
 #define CAIRN_VMM_BOOT_BIOS_H
 
@@ -18,6 +18,7 @@ struct memory;
 
 struct bios_config {
 	const struct memory *mem;
+	bool uefi; /* for OVMF instead of SeaBIOS */
 	unsigned vcpus;
 	uint8_t uuid[16];
 	const char *sysinfo; /* vm_config.sysinfo; borrowed */

@@ -17,8 +17,8 @@
 
 /* A TSS of three pages and a page table, in the hole below 4 GiB. KVM uses them for real mode on VMX
  * without "unrestricted guest". */
-#define TSS_ADDR 0xfffbd000ULL
-#define IDENTITY_MAP_ADDR 0xfffbc000ULL
+#define TSS_ADDR 0xfeffd000ULL
+#define IDENTITY_MAP_ADDR 0xfeffc000ULL
 
 static const struct {
 	int cap;

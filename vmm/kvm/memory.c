@@ -19,7 +19,9 @@
 #define PAGE_BYTES 4096u
 #define ROM_SMALL_BYTES (128 * 1024)
 #define ROM_LARGE_BYTES (256 * 1024)
-#define SLOT_BRIEF (MEMORY_SLOT_ROM + 1)
+/* Firmware lies between the page tables that KVM has for itself (vmm/kvm/kvm.c) and 4 GiB. */
+#define UEFI_MAX_BYTES (8 * MIB)
+#define SLOT_BRIEF (MEMORY_SLOT_FLASH + 1)
 
 static void layout_set(struct memory *m, uint64_t bytes, bool huge_pages)
 {
@@ -119,6 +121,50 @@ int memory_read_rom(struct memory *m, int fd, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "firmware") : 0;
 }
 
+static int flash_make(struct memory *m, uint64_t bytes)
+{
+	void *p;
+
+	m->flash_fd = memfd_create("cairn-flash", MFD_CLOEXEC);
+	if (m->flash_fd < 0)
+		return -errno;
+	p = ftruncate(m->flash_fd, (off_t)(2 * bytes)) < 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ, MAP_SHARED, m->flash_fd, 0);
+	if (p == MAP_FAILED) {
+		int r = -errno;
+
+		close(m->flash_fd);
+		return r;
+	}
+	m->flash = p;
+	m->flash_bytes = bytes;
+	return 0;
+}
+
+int memory_map_uefi(struct memory *m, int fd, uint64_t flash_bytes, struct err *e)
+{
+	struct stat st;
+	void *p;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "boot.loader");
+	if (st.st_size < (off_t)(64 * KIB) || st.st_size % PAGE_BYTES || (uint64_t)st.st_size + flash_bytes > UEFI_MAX_BYTES)
+		return err_set(e, -EINVAL, ERR_INVALID, "boot.loader: the file has %lld bytes; a UEFI has at least 64 KiB and with its "
+			"variables at most 8 MiB, a multiple of 4 KiB, as /usr/share/OVMF/OVMF_CODE_4M.fd", (long long)st.st_size);
+	p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (p == MAP_FAILED)
+		return err_set_errno(e, -errno, "boot.loader");
+	m->rom = p;
+	m->rom_bytes = (uint64_t)st.st_size;
+	r = flash_make(m, flash_bytes);
+	return r < 0 ? err_set_errno(e, r, "cannot allocate the flash memory of UEFI variables") : 0;
+}
+
+uint64_t memory_flash_gpa(const struct memory *m)
+{
+	return MEM_ROM_END - m->rom_bytes - m->flash_bytes;
+}
+
 void memory_shadow_rom(struct memory *m)
 {
 	memcpy(m->host + MEM_SHADOW_END - m->rom_bytes, m->rom, m->rom_bytes);
@@ -130,6 +176,8 @@ int memory_attach(struct memory *m, struct kvm *k, struct err *e)
 
 	if (!r && m->rom)
 		r = slot_set(k, MEMORY_SLOT_ROM, KVM_MEM_READONLY, MEM_ROM_END - m->rom_bytes, m->rom_bytes, m->rom, e);
+	if (!r && m->flash)
+		r = slot_set(k, MEMORY_SLOT_FLASH, KVM_MEM_READONLY, memory_flash_gpa(m), m->flash_bytes, m->flash, e);
 	return r;
 }
 
@@ -327,6 +375,11 @@ void memory_done(struct memory *m)
 	if (m->rom)
 		munmap(m->rom, m->rom_bytes);
 	m->rom = NULL;
+	if (m->flash) {
+		munmap(m->flash, m->flash_bytes);
+		close(m->flash_fd);
+	}
+	m->flash = NULL;
 	fd_drop(&m->fd);
 	fd_drop(&m->view.base_fd);
 	fd_drop(&m->view.pagemap_fd);

@@ -7,10 +7,10 @@
  *   0xe0000000 .. 0xe0100000   ECAM, bus 0
  *   0xfec00000                 IOAPIC
  *   0xfee00000                 LAPIC
- *              .. 4 GiB        the firmware's ROM, if the VM has one
+ *              .. 4 GiB        the firmware's ROM, if the VM has one; with UEFI, its variables lie below it
  *   4 GiB      ..              the rest of RAM
  *
- * With a firmware, the legacy hole ends with a copy of the ROM, which the guest can write to.
+ * With a BIOS, the legacy hole ends with a copy of the ROM, which the guest can write to.
  *
  * One memfd holds all RAM, low part first. A clone starts with an empty memfd: its RAM is a private
  * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share, until memory_clear().
@@ -35,6 +35,7 @@ struct kvm;
 #define MEMORY_SLOT_LOW 0
 #define MEMORY_SLOT_HIGH 1
 #define MEMORY_SLOT_ROM 2
+#define MEMORY_SLOT_FLASH 3
 
 #define MEM_LOW_MAX 0xc0000000ULL
 #define MEM_HIGH_BASE 0x100000000ULL
@@ -61,6 +62,9 @@ struct memory {
 	bool huge_pages;
 	uint8_t *rom;	    /* the firmware's ROM, not a part of RAM; NULL: none */
 	uint64_t rom_bytes;
+	uint8_t *flash;	    /* what the guest sees of the flash memory below the ROM; NULL: none */
+	uint64_t flash_bytes;
+	int flash_fd; /* memfd of twice flash_bytes, whose beginning `flash` maps; only valid with flash */
 	/* base_fd >= 0: RAM is a private mapping of this file, and fd is not mapped; -1: RAM is a mapping of fd. */
 	struct ram_view view;
 };
@@ -91,6 +95,12 @@ void memory_drop_copy(struct memory *m);
 /* Read a firmware's ROM, which memory_attach() maps below 4 GiB.
  * fd: borrowed. Returns 0; -EINVAL: not a ROM of 128 or 256 KiB; -errno. */
 int memory_read_rom(struct memory *m, int fd, struct err *e);
+/* Map a UEFI's code, which memory_attach() maps below 4 GiB, and below that a flash memory.
+ * fd: the code's file, of which the pages are shared; borrowed. flash_bytes: a multiple of 4096.
+ * Returns 0; -EINVAL: not a UEFI of the right size; -errno. */
+int memory_map_uefi(struct memory *m, int fd, uint64_t flash_bytes, struct err *e);
+/* Return the address of the flash memory. */
+uint64_t memory_flash_gpa(const struct memory *m);
 /* Copy the ROM to the end of the first MiB of RAM, as the chip set does at power-on. */
 void memory_shadow_rom(struct memory *m);
 /* Create the KVM memory slots. Call before kvm_create_irqchip(). */

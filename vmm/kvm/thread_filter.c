@@ -107,6 +107,13 @@ static void reports_unblock(void)
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
+/* What devices/legacy/flash_file.h does, with its file only. */
+static void flash_allow(struct call_filter *f, int fd)
+{
+	call_filter_value(f, SYS_pwrite64, SECCOMP_RET_ALLOW, 0, (uint32_t)fd);
+	call_filter_value(f, SYS_fdatasync, SECCOMP_RET_ALLOW, 0, (uint32_t)fd);
+}
+
 void thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struct loop *l, int vcpu_fd)
 {
 	static const int all_ioctls[] = { SYS_ioctl };
@@ -129,6 +136,8 @@ void thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struc
 	for (size_t i = 0; i < ARRAY_SIZE(allowed); i++)
 		if (allowed[i].kinds & KIND(kind))
 			call_filter_calls(&f, SECCOMP_RET_ALLOW, allowed[i].calls, allowed[i].n);
+	if (kind == THREAD_VCPU && k->flash_fd > 0)
+		flash_allow(&f, k->flash_fd);
 	r = call_filter_install(&f, SECCOMP_RET_TRAP, false);
 	if (r < 0)
 		log_error(NULL, "this thread has no filter but those of the process: %s", strerror(-r));

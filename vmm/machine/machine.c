@@ -17,10 +17,12 @@
 #include "devices/legacy/fw_cfg.h"
 #include "devices/legacy/i6300esb.h"
 #include "devices/legacy/i8042.h"
+#include "devices/legacy/pflash.h"
 #include "devices/legacy/pvpanic.h"
 #include "devices/legacy/rom.h"
 #include "devices/legacy/rtc.h"
 #include "devices/legacy/serial.h"
+#include "devices/pci/lpc.h"
 #include "devices/pci/pci.h"
 #include "devices/pci/pci_hotplug.h"
 #include "devices/virtio/virtio_blk.h"
@@ -173,11 +175,30 @@ static int device_keep(struct machine *m, int r, struct device **made)
 	return machine_device_insert(m, m->ndevices, r, r ? NULL : *made);
 }
 
+static bool is_uefi(const struct machine *m)
+{
+	return m->cfg.firmware == VM_FIRMWARE_UEFI;
+}
+
+static int flash_new(struct machine *m, struct err *e)
+{
+	struct pflash_config c = { .gpa = memory_flash_gpa(&m->mem), .view = m->mem.flash, .view_fd = m->mem.flash_fd,
+		.file = m->nvram, .content = m->nvram_content };
+	struct device *d = NULL;
+	int r = device_keep(m, pflash_new(&m->host, m->mmio, &c, &d, e), &d);
+
+	free(m->nvram_content);
+	m->nvram_content = NULL;
+	acpi_pm_accept_type_0(m->acpi_pm);
+	m->kvm.flash_fd = m->nvram_fd;
+	return r;
+}
+
 static int board_devices_new(struct machine *m, struct err *e)
 {
 	struct serial_config serial = { .name = "serial0", .console = m->consoles[VM_CONSOLE_SERIAL] };
 	struct pci_host_config pci = { .ecam_base = MEM_ECAM_BASE, .mmio32_base = MEM_PCI_BASE,
-		.mmio32_bytes = MEM_PCI_BYTES, .firmware = m->cfg.firmware };
+		.mmio32_bytes = MEM_PCI_BYTES, .firmware = m->cfg.firmware, .q35 = is_uefi(m) };
 	uint64_t vmgenid_gpa = m->cfg.firmware ? VMGENID_BIOS_GPA : VMGENID_GPA;
 	struct dev_host *h = &m->host;
 	struct device *d = NULL;
@@ -201,12 +222,16 @@ static int board_devices_new(struct machine *m, struct err *e)
 		r = device_keep(m, fw_cfg_new(h, m->pio, &m->fw_cfg, e), &m->fw_cfg);
 	if (!r && m->cfg.firmware)
 		r = device_keep(m, debugcon_new(h, m->pio, &d, e), &d);
-	if (!r && m->cfg.firmware)
+	if (!r && m->cfg.firmware && !is_uefi(m))
 		r = device_keep(m, rom_new(m->mem.rom, m->mem.rom_bytes, &d, e), &d);
+	if (!r && is_uefi(m))
+		r = flash_new(m, e);
 	if (!r)
 		r = device_keep(m, pci_hotplug_new(h, m->pio, m->acpi_pm, &m->pci_hotplug, e), &m->pci_hotplug);
 	if (!r)
 		r = device_keep(m, pci_host_new(h, m->pio, m->mmio, &pci, &m->pci, &d, e), &d);
+	if (!r && is_uefi(m))
+		r = device_keep(m, lpc_new(m->pci, &d, e), &d);
 	return r;
 }
 
@@ -425,6 +450,10 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 	}
 	if (m->cfg.network_place)
 		m->network_rom_fd = fd_take(m->cfg.network_rom_fd, fds);
+	if (is_uefi(m)) {
+		m->nvram_fd = fd_take(m->cfg.nvram_fd, fds);
+		m->nvram_template_fd = fd_take(m->cfg.nvram_template_fd, fds);
+	}
 	return 0;
 }
 
@@ -512,7 +541,7 @@ static int machine_build(struct machine *m, int *fds, struct memory *taken, stru
 	if (!r)
 		r = ram_make(m, fds, taken, e);
 	if (!r && m->cfg.firmware)
-		r = memory_read_rom(&m->mem, m->kernel_fd, e);
+		r = machine_load_firmware(m, e);
 	m->assist.rom = m->mem.rom;
 	m->assist.rom_bytes = m->mem.rom_bytes;
 	/* Set the assist's MSR filter and all memory slots before the irqchip: see
@@ -558,6 +587,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->listener = *listener;
 	m->vsock_listen_fd = m->vsock_dial_fd = -1;
 	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd = m->network_rom_fd =
+		m->nvram_fd = m->nvram_template_fd =
 		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
 	m->pagemap_fd = cfg->forked ? steal_fd(&host->pagemap_fd) : -1;
 	m->fork_fd = fork_fd;
@@ -638,6 +668,7 @@ void machine_free(struct machine *m)
 	if (m->vsock_dial_fd >= 0)
 		close(m->vsock_dial_fd);
 	machine_balloon_free(m);
+	free(m->nvram_content);
 	agent_free(m->agent);
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
 		console_free(m->consoles[i]);
@@ -652,6 +683,10 @@ void machine_free(struct machine *m)
 		close(m->pagemap_fd);
 	if (m->network_rom_fd >= 0)
 		close(m->network_rom_fd);
+	if (m->nvram_fd >= 0)
+		close(m->nvram_fd);
+	if (m->nvram_template_fd >= 0)
+		close(m->nvram_template_fd);
 	if (m->kernel_fd >= 0)
 		close(m->kernel_fd);
 	if (m->initrd_fd >= 0)
@@ -723,7 +758,8 @@ int machine_boot(struct machine *m, struct err *e)
 	vmgenid_renew(m->vmgenid, false);
 	pci_hotplug_enable(m->pci_hotplug, true); /* the guest gets the ACPI tables of the newest machine version */
 	if (m->cfg.firmware) {
-		memory_shadow_rom(&m->mem);
+		if (!is_uefi(m))
+			memory_shadow_rom(&m->mem);
 		entry = (struct boot_entry){ .mode = BOOT_RESET, .rip = BOOT_RESET_RIP };
 		return vcpus_reset(&m->vcpus, &entry, e);
 	}

@@ -6,6 +6,7 @@
 
 #include "base/loop.h"
 #include "devices/dev_host.h"
+#include "devices/legacy/flash_file.h"
 #include "snapshot/uffd_open.h"
 #include "snapshot/vmstate.h"
 #include "snapshot/working_set.h"
@@ -108,6 +109,9 @@ struct machine {
 	int fork_fd;	/* a clone's state file; borrowed, only while the machine is built; -1: none */
 	int peer_fd;	/* connected to the sender of the configuration; borrowed; 0: none */
 	int network_rom_fd; /* owned; -1: none */
+	int nvram_fd, nvram_template_fd; /* owned; -1: none */
+	struct flash_file nvram;
+	uint8_t *nvram_content; /* owned; only while the machine is built */
 	int pagemap_fd; /* for a clone's restore; -1: taken, or not needed; else why it could not be opened */
 	uint64_t file_bytes_max; /* the process may not write files that are larger; 0: no such limit */
 	uint64_t run_ns;     /* time that the guest ran before resumed_ns */

@@ -55,7 +55,8 @@ static int network_rom_read(const struct machine *m, uint8_t **ret, size_t *ret_
 
 int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err *e)
 {
-	struct bios_config c = { .mem = &m->mem, .vcpus = m->cfg.vcpus, .menu = m->cfg.boot_menu,
+	struct bios_config c = { .mem = &m->mem,
+		.uefi = m->cfg.firmware == VM_FIRMWARE_UEFI, .vcpus = m->cfg.vcpus, .menu = m->cfg.boot_menu,
 		.menu_ms = m->cfg.boot_menu_ms, .sysinfo = m->cfg.sysinfo };
 	CLEANUP_FREE uint8_t *rom = NULL;
 	int r = m->network_rom_fd >= 0 ? network_rom_read(m, &rom, &c.network_rom_bytes, e) : 0;
@@ -66,8 +67,35 @@ int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err
 	memcpy(c.uuid, m->cfg.uuid, sizeof(c.uuid));
 	for (unsigned place = 1; place <= VM_BOOT_PLACES_MAX; place++)
 		order_add(m, place, first_slot, &c);
-	order_add(m, 0, first_slot, &c);
+	/* Without an order, a UEFI takes its own boot entries. */
+	if (!c.uefi)
+		order_add(m, 0, first_slot, &c);
 	return bios_describe(m->fw_cfg, &c, e);
+}
+
+/* A firmware volume begins so (UEFI PI 1.7, volume 3, section 3.2.1). Other programs in flash memory may run there. */
+#define VOLUME_SIGNATURE_AT 40
+
+/* Refuse a UEFI on a host whose KVM emulates kernel mode. */
+static int uefi_check(const struct machine *m, struct err *e)
+{
+	if (m->kvm.host_kind != VM_HOST_PVM || memcmp(m->mem.rom + VOLUME_SIGNATURE_AT, "_FVH", 4))
+		return 0;
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "boot.firmware: UEFI does not run on this host, whose KVM emulates kernel mode "
+		"(kvm-pvm) and lacks floating-point instructions that UEFI begins with; boot with firmware \"bios\" or a kernel, or use a "
+		"host with VMX or SVM");
+}
+
+int machine_load_firmware(struct machine *m, struct err *e)
+{
+	int r;
+
+	if (m->cfg.firmware != VM_FIRMWARE_UEFI)
+		return memory_read_rom(&m->mem, m->kernel_fd, e);
+	r = flash_file_open(&m->nvram, m->nvram_fd, m->nvram_template_fd, &m->nvram_content, e);
+	if (!r)
+		r = memory_map_uefi(&m->mem, m->kernel_fd, m->nvram.bytes, e);
+	return r ? r : uefi_check(m, e);
 }
 
 /* Read the bytes at an offset. Returns whether they are `want`; *ret_unknown: they could not be read. */
@@ -115,7 +143,7 @@ int machine_check_bootable(struct machine *m, struct err *e)
 	char names[160] = "";
 	size_t n = 0;
 
-	if (!m->cfg.firmware || m->cfg.network_place)
+	if (m->cfg.firmware != VM_FIRMWARE_BIOS || m->cfg.network_place)
 		return 0;
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		switch (disk_boots(m->disks[i].block, m->cfg.disk_more[i].cdrom && m->disks[i].scsi)) {

@@ -8,8 +8,10 @@ struct machine;
 
 /* Fill m->fw_cfg. first_slot: PCI slot of the first disk. Returns 0; -EINVAL; -errno. */
 int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err *e);
+/* Read or map the firmware, and a UEFI's variables. Returns 0; -ENOTSUP: a UEFI does not run here; -EINVAL; -errno. */
+int machine_load_firmware(struct machine *m, struct err *e);
 /* Check that the firmware finds a disk whose first sector ends with 0x55 0xaa, as SeaBIOS wants it, or may boot from
- * the network. A disk whose first sector cannot be read passes. Without a firmware, nothing is checked.
+ * the network. A disk whose first sector cannot be read passes. Without a BIOS, nothing is checked.
  * Runs the disks' loops, so call it before their threads run. Returns 0; -ENXIO. */
 int machine_check_bootable(struct machine *m, struct err *e);
 

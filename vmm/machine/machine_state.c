@@ -37,6 +37,8 @@ static const char *const irqchip_names[] = {
 
 static uint32_t hardware_version(const struct machine *m, bool hotplug)
 {
+	if (m->cfg.firmware == VM_FIRMWARE_UEFI)
+		return MACHINE_HARDWARE_UEFI;
 	if (hotplug)
 		return m->cfg.firmware ? MACHINE_HARDWARE_FIRMWARE : MACHINE_HARDWARE_VERSION;
 	return m->cfg.firmware ? MACHINE_HARDWARE_FIRMWARE_2 : MACHINE_HARDWARE_VERSION_1;

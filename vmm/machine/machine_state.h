@@ -20,7 +20,8 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e);
 /* The version of the hardware that the guest sees: all devices with their registers, and the ACPI
  * tables. A change that a guest can notice is a new version. */
 #define MACHINE_HARDWARE_VERSION 3
-#define MACHINE_HARDWARE_FIRMWARE 4 /* a VM with a firmware */
+#define MACHINE_HARDWARE_FIRMWARE 4 /* a VM with a BIOS */
+#define MACHINE_HARDWARE_UEFI 5
 /* The same without hot-plug of PCI devices. A guest of these versions keeps its version until it boots again. */
 #define MACHINE_HARDWARE_VERSION_1 1
 #define MACHINE_HARDWARE_FIRMWARE_2 2

@@ -290,6 +290,11 @@ static void test_duplicate_files_and_names_are_refused(void **state)
 	REFUSED((c.network_place = 1, c.network_rom_fd = NFDS - 1)); /* no firmware */
 	ACCEPTED((c.firmware = VM_FIRMWARE_BIOS, c.network_place = 1, c.network_rom_fd = NFDS - 1));
 	ACCEPTED(c.network_rom_fd = 0xfff0); /* not used */
+	ACCEPTED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
+	REFUSED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = NFDS - 1));
+	REFUSED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = VM_NO_FD, c.nvram_template_fd = NFDS - 1));
+	REFUSED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = NFDS));
+	REFUSED(c.firmware = VM_FIRMWARE_UEFI + 1);
 	ACCEPTED(memcpy(c.sysinfo, "\1a\0\7b\0\7c", 9));
 	REFUSED(memcpy(c.sysinfo, "\x08" "a", 3));		/* no such key */
 	REFUSED(memcpy(c.sysinfo, "\1\0", 3));		/* an empty text */

@@ -19,6 +19,7 @@ static void start_add(struct cli *c, struct json_object *args)
 	flag_add(c, args, "force-boot");
 	flag_add(c, args, "eager");
 	flag_add(c, args, "bootmenu");
+	flag_add(c, args, "reset-nvram");
 	js_put_str(args, "boot", option_value(c, "boot"));
 }
 

@@ -24,7 +24,7 @@ static const struct verb_option start_options[] = {
 	{ "force-boot", NULL, FROM_SCHEMA("force-boot") },
 	{ "eager", NULL, FROM_SCHEMA("eager") },
 	{ "boot", "hd|cdrom|network", FROM_SCHEMA("boot") },
-	{ "bootmenu", NULL, FROM_SCHEMA("bootmenu") }, PUBLISH, BYPASS_CACHE, MULTI_VM_OPTIONS, END };
+	{ "bootmenu", NULL, FROM_SCHEMA("bootmenu") }, { "reset-nvram", NULL, FROM_SCHEMA("reset-nvram") }, PUBLISH, BYPASS_CACHE, MULTI_VM_OPTIONS, END };
 static const struct verb_option undefine_options[] = {
 	{ "managed-save", NULL, FROM_SCHEMA("managed-save") },
 	{ "snapshots-metadata", NULL, FROM_SCHEMA("snapshots-metadata") },

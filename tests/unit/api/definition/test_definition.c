@@ -207,7 +207,9 @@ static void test_boot_keys_are_checked(void **state)
 	char key[2200];
 
 	(void)state;
-	refuse_key("\"boot\":{\"firmware\":\"efi\"}", "boot.firmware: \"efi\" is not one of the choices; use auto or bios");
+	refuse_key("\"boot\":{\"firmware\":\"efi\"}", "boot.firmware: \"efi\" is not one of the choices; use auto, bios or uefi");
+	refuse_key("\"boot\":{\"firmware\":\"bios\",\"nvram_template\":\"/v\"}", "boot.nvram_template: only UEFI has variables");
+	refuse_key("\"boot\":{\"firmware\":\"uefi\",\"loader\":\"/code\"}", "boot.nvram_template: is missing");
 	refuse_key("\"boot\":{\"kernel\":\"/k\",\"firmware\":\"bios\"}",
 		"boot: a firmware boots from a disk; give either boot.firmware, or boot.kernel");
 	refuse_key("\"boot\":{\"firmware\":\"bios\",\"cmdline\":\"x\"}", "boot: a firmware boots from a disk");
@@ -216,6 +218,7 @@ static void test_boot_keys_are_checked(void **state)
 	refuse_key("\"boot\":{\"firmware\":\"bios\",\"menu_timeout\":70000}", "boot.menu_timeout: ");
 	refuse("{\"name\":\"a\",\"memory\":64,\"boot\":{\"firmware\":\"bios\",\"menu_timeout\":70}}",
 		"boot.menu_timeout: has no effect without a menu");
+	refuse("{\"name\":\"a\",\"memory\":32,\"boot\":{\"firmware\":\"uefi\"}}", "memory: a VM with UEFI needs at least 64 MiB");
 	refuse("{\"name\":\"a\",\"memory\":8,\"boot\":{\"firmware\":\"bios\"}}", "memory: a VM with a firmware needs at least 16 MiB");
 	refuse_key("\"boot\":{\"kernel\":\"\"}", "boot.kernel: is empty");
 	refuse_key("\"boot\":{\"kernel\":1}", "boot.kernel: must be a string");

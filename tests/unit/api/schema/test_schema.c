@@ -233,7 +233,7 @@ static void test_introspection_is_consistent_and_short(void **state)
 	assert_string_equal(js_get_str(o, "states"), "shutoff,saved,crashed");
 	assert_string_equal(js_get_str(o, "role"), "operator");
 	members = js_get_array(by_name(all, "vm-start-arg"), "members");
-	assert_int_equal(json_object_array_length(members), 6);
+	assert_int_equal(json_object_array_length(members), 7);
 	o = by_name(all, "shutdown-mode");
 	assert_string_equal(js_get_str(o, "meta-type"), "enum");
 	assert_int_equal(json_object_array_length(js_get_array(o, "values")), 2);

@@ -104,6 +104,26 @@ static void write_now(const char *path, const char *text)
 	assert_int_equal(file_write_atomic(path, text, strlen(text), 0600, &e), 0);
 }
 
+static void test_copy_waits_for_its_turn_and_needs_no_source(void **state)
+{
+	struct fixture *f = *state;
+
+	write_now(f->a, "old");
+	write_now(f->b, "before");
+	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("new"));
+	f->work = (struct store_work){ .loop = f->loop, .done = work_done };
+	store_writer_work_to(&f->writer, PENDING_COPY, f->a, f->b, NULL, &f->work);
+	run_all(f);
+	assert_content(f->a, "new");
+	assert_content(f->b, "new");
+	unlink(f->a);
+	store_writer_init(&f->writer, "store", &f->unread);
+	f->work = (struct store_work){ .loop = f->loop, .done = work_done };
+	store_writer_work_to(&f->writer, PENDING_COPY, f->a, f->c, NULL, &f->work);
+	run_all(f);
+	assert_int_equal(access(f->c, F_OK), -1);
+}
+
 static void test_urgent_operation_overtakes_states(void **state)
 {
 	struct fixture *f = *state;
@@ -506,6 +526,7 @@ static void test_held_operations_begin_when_the_loop_waits(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_copy_waits_for_its_turn_and_needs_no_source, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_states, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_newer_state_stays_behind_a_renaming, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_urgent_operation_overtakes_nothing_else, setup, teardown),
