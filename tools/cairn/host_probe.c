@@ -27,6 +27,8 @@
 #include <unistd.h>
 
 #define BIOS_PATH "/usr/share/seabios/bios-256k.bin" /* as DEFINITION_BIOS_PATH */
+#define UEFI_PATH "/usr/share/OVMF/OVMF_CODE_4M.fd" /* as DEFINITION_UEFI_PATH, and DEFINITION_NVRAM_PATH */
+#define NVRAM_PATH "/usr/share/OVMF/OVMF_VARS_4M.fd"
 #define NETWORK_ROM_PATH "/usr/lib/ipxe/qemu/pxe-virtio.rom" /* as DEFINITION_NETWORK_ROM_PATH */
 
 /* ---- helpers of the checks ---- */
@@ -316,6 +318,19 @@ static void bios_probe(struct host_check *c)
 	remedy(c, "apt install seabios, or name another BIOS in boot.loader");
 }
 
+static void uefi_probe(struct host_check *c)
+{
+	const char *path = UEFI_PATH;
+	struct stat st;
+
+	if (stat(path, &st) == 0 && stat(path = NVRAM_PATH, &st) == 0) {
+		found(c, HOST_OK, "%s", UEFI_PATH);
+		return;
+	}
+	found(c, HOST_MISSING, "%s: %s", path, strerror(errno));
+	remedy(c, "apt install ovmf, or name a UEFI in boot.loader and boot.nvram_template");
+}
+
 static void network_boot_probe(struct host_check *c)
 {
 	struct stat st;
@@ -506,6 +521,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "modules", "KVM and taps", false, modules_probe },
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
 		{ "bios", "VMs that boot from a disk (\"firmware\": \"bios\")", false, bios_probe },
+		{ "uefi", "VMs with UEFI (\"firmware\": \"uefi\")", false, uefi_probe },
 		{ "network-boot", "VMs that boot from the network (boot_order of an interface)", false, network_boot_probe },
 		{ "huge-pages", "VMs with \"hugepages\": true", false, huge_pages_probe },
 	};

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <libxml/tree.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -374,12 +375,13 @@ static int os_type_check(struct reading *r, struct _xmlNode *os)
 	return 0;
 }
 
+#define NO_SMM "Secure Boot needs system management mode, which Cairn does not have"
 #define NO_FIRMWARE "has no effect: Cairn boots the kernel directly, without firmware"
 
 /* Warn of all that concerns a firmware in an <os> with <kernel>. */
 static void firmware_warn(struct reading *r, struct _xmlNode *os)
 {
-	static const char *const names[] = { "loader", "bootmenu" };
+	static const char *const names[] = { "loader", "nvram", "firmware", "bootmenu" };
 	CLEANUP_FREE char *firmware = node_attr(os, "firmware");
 
 	if (firmware)
@@ -416,13 +418,48 @@ static int bootmenu_read(struct reading *r, struct _xmlNode *n, struct json_obje
 static int loader_read(struct reading *r, struct _xmlNode *n, struct json_object *boot)
 {
 	CLEANUP_FREE char *type = n ? node_attr(n, "type") : NULL;
+	CLEANUP_FREE char *text = NULL;
 
-	if (type && strcmp(type, "rom"))
-		return reading_error(r, n, "type", ERR_UNSUPPORTED,
-			"\"%.40s\" is not supported, since it is for UEFI: give type='rom' with a BIOS, or <kernel>", type);
+	if (type && strcmp(type, "rom") && strcmp(type, "pflash"))
+		return reading_error(r, n, "type", ERR_UNSUPPORTED, "\"%.40s\" is not supported: give type='rom' with a BIOS, "
+			"type='pflash' with a UEFI, or <kernel>", type);
 	if (n && node_attr_is(n, "secure", "yes"))
-		return reading_error(r, n, "secure", ERR_UNSUPPORTED, "\"yes\" is not supported, since it is for UEFI: leave it out");
-	return n ? text_read(r, n, boot, "loader", "boot.loader") : 0;
+		return reading_error(r, n, "secure", ERR_UNSUPPORTED, "\"yes\" is not supported, since " NO_SMM ": leave it out");
+	if (n && node_attr_is(n, "format", "qcow2"))
+		return reading_error(r, n, "format", ERR_UNSUPPORTED, "\"qcow2\" is not supported: give a raw file");
+	text = n ? node_text(n) : NULL;
+	return text && *text ? text_read(r, n, boot, "loader", "boot.loader") : 0;
+}
+
+/* libvirt enrols keys, or wants Secure Boot, by <firmware><feature enabled='yes' name='secure-boot'/>. */
+static int features_check(struct reading *r, struct _xmlNode *firmware)
+{
+	for (struct _xmlNode *n = firmware ? firmware->children : NULL; n; n = n->next)
+		if (node_attr_is(n, "enabled", "yes"))
+			return reading_error(r, n, "enabled", ERR_UNSUPPORTED, "\"yes\" is not supported, since " NO_SMM ": give enabled='no'");
+	return 0;
+}
+
+/* The variables begin with the template or, without one, with the file that libvirt has for the VM. A loader without
+ * either has a template of its own name, with VARS for CODE, as libvirt's configuration has it. */
+static int nvram_read(struct reading *r, struct _xmlNode *n, struct json_object *boot)
+{
+	CLEANUP_FREE char *template = n ? node_attr(n, "template") : NULL;
+	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
+	const char *loader = js_get_str(boot, "loader"), *code = loader ? strstr(loader, "CODE") : NULL;
+	char path[PATH_MAX];
+
+	if (n && node_attr_is(n, "format", "qcow2"))
+		return reading_error(r, n, "format", ERR_UNSUPPORTED, "\"qcow2\" is not supported: give a raw file");
+	if (template && text && *text)
+		reading_warn(r, n, NULL, "has no effect: the variables are in the VM's folder, and begin with the template");
+	if (template || (text && *text)) {
+		js_put_str(boot, "nvram_template", template ? template : text);
+		reading_origin(r, n, "boot.nvram_template");
+	} else if (code && snprintf(path, sizeof(path), "%.*sVARS%s", (int)(code - loader), loader, code + 4) < (int)sizeof(path)) {
+		js_put_str(boot, "nvram_template", path);
+	}
+	return 0;
 }
 
 static void smbios_check(struct reading *r, struct _xmlNode *os)
@@ -437,15 +474,24 @@ static void smbios_check(struct reading *r, struct _xmlNode *os)
 static int firmware_read(struct reading *r, struct _xmlNode *os, struct json_object *boot)
 {
 	CLEANUP_FREE char *firmware = node_attr(os, "firmware");
+	struct _xmlNode *loader = node_child(os, "loader");
+	bool uefi;
 	int ret;
 
 	smbios_check(r, os);
 
-	if (firmware && strcmp(firmware, "bios"))
+	if (firmware && strcmp(firmware, "bios") && strcmp(firmware, "efi"))
 		return reading_error(r, os, "firmware", ERR_UNSUPPORTED,
-			"\"%.40s\" is not supported: give firmware='bios' if the disk boots so, or <kernel>", firmware);
-	js_put_str(boot, "firmware", "bios");
-	ret = loader_read(r, node_child(os, "loader"), boot);
+			"\"%.40s\" is not supported: give firmware='bios' or 'efi' if the disk boots so, or <kernel>", firmware);
+	uefi = (firmware && !strcmp(firmware, "efi")) || (loader && node_attr_is(loader, "type", "pflash"));
+	js_put_str(boot, "firmware", uefi ? "uefi" : "bios");
+	ret = loader_read(r, loader, boot);
+	if (!ret && uefi)
+		ret = features_check(r, node_child(os, "firmware"));
+	if (!ret && uefi)
+		ret = nvram_read(r, node_child(os, "nvram"), boot);
+	else if (!ret && node_child(os, "nvram"))
+		reading_warn(r, node_child(os, "nvram"), NULL, "has no effect: only UEFI has variables");
 	return ret ? ret : bootmenu_read(r, node_child(os, "bootmenu"), boot);
 }
 

@@ -10,7 +10,6 @@
 
 #define PATH_LENGTH_MAX 160
 
-#define UEFI_ONLY "it is for UEFI, which Cairn does not have"
 #define SMBIOS_FIXED "these SMBIOS texts are the firmware's"
 #define PINNED "Cairn leaves the placement of single threads to the host's scheduler"
 #define BALLOONED "Cairn neither limits a VM's memory nor binds it to NUMA nodes"
@@ -64,13 +63,15 @@ const struct element elements[] = {
 	{ "sysinfo/*", ELEMENT_NONE, "", SMBIOS_FIXED },
 	{ "bootloader", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
 	{ "bootloader_args", ELEMENT_REFUSED, "", "is for Xen; give <os> with <type>hvm</type>" },
-	{ "os", ELEMENT_READ, "firmware", "firmware: bios is boot.firmware, as is an <os> without <kernel>; efi is refused without <kernel>" },
+	{ "os", ELEMENT_READ, "firmware", "firmware: bios is boot.firmware, as is an <os> without <kernel>; efi is uefi" },
 	{ "os/type", ELEMENT_READ, "arch", "only hvm; arch: x86_64, or i686 with a warning" },
 	{ "os/type/@machine", ELEMENT_NONE, "", "Cairn has only one machine type" },
-	{ "os/firmware", ELEMENT_NONE, "", UEFI_ONLY },
+	{ "os/firmware", ELEMENT_READ, "", NULL },
+	{ "os/firmware/feature", ELEMENT_REPEATED, "enabled name", "enabled yes (Secure Boot) is refused" },
 	{ "os/loader", ELEMENT_READ, "type readonly secure stateless format",
-		"boot.loader; type pflash and secure are refused; has no effect beside <kernel>" },
-	{ "os/nvram", ELEMENT_NONE, "", UEFI_ONLY },
+		"boot.loader; type pflash is boot.firmware uefi; secure is refused; has no effect beside <kernel>" },
+	{ "os/nvram", ELEMENT_READ, "template templateFormat format",
+		"boot.nvram_template: the template, or else the file itself; the variables are in the VM's folder" },
 	{ "os/bios", ELEMENT_READ, "useserial", "none: a BIOS always uses the serial port" },
 	{ "os/bios/@rebootTimeout", ELEMENT_NONE, "", "SeaBIOS tries again after a minute" },
 	{ "os/smbios", ELEMENT_READ, "mode", "mode sysinfo: <sysinfo> has an effect; others cause a warning" },

@@ -88,17 +88,22 @@ static void print_os(struct writer *w, struct json_object *o)
 	static const char *const keys[] = { "kernel", "initrd", "cmdline" };
 	struct json_object *boot = js_get(o, "boot");
 	const char *loader = js_get_str(boot, "loader");
-	bool bios = js_get(boot, "firmware");
+	const char *firmware = js_get_str(boot, "firmware"), *nvram = js_get_str(boot, "nvram_template");
+	bool uefi = firmware && !strcmp(firmware, "uefi"), bios = firmware && !uefi;
 	char ms[24];
 
 	/* libvirt refuses a loader beside the attribute. */
-	if (bios && !loader)
-		writer_open(w, "os", "firmware", "bios", NULL);
+	if (firmware && !loader)
+		writer_open(w, "os", "firmware", uefi ? "efi" : "bios", NULL);
 	else
 		writer_open(w, "os", NULL);
 	writer_text(w, "type", "hvm", "arch", "x86_64", NULL);
-	if (loader)
+	if (loader && uefi)
+		writer_text(w, "loader", loader, "readonly", "yes", "type", "pflash", NULL);
+	else if (loader)
 		writer_text(w, "loader", loader, "type", "rom", NULL);
+	if (nvram)
+		writer_leaf(w, "nvram", "template", nvram, NULL);
 	if (js_get_bool(boot, "menu", false))
 		writer_leaf(w, "bootmenu", "enable", "yes", "timeout", number_text(boot, "menu_timeout", ms), NULL);
 	if (bios)

@@ -389,9 +389,13 @@ def test_unsupported_elements_are_refused(more, devices, why):
     (HEAD + MEMORY + "<os/></domain>", "/domain/os: has no <type>"),
     (HEAD + MEMORY + "<os><type>exe</type></os></domain>", '"exe" is not run by KVM'),
     (HEAD + MEMORY + "<os><type arch='aarch64'>hvm</type></os></domain>", '"aarch64" is not supported'),
-    (HEAD + MEMORY + "<os firmware='efi'><type>hvm</type></os></domain>", 'os/@firmware: "efi" is not supported'),
-    (HEAD + MEMORY + "<os><type>hvm</type><loader type='pflash'>/f</loader></os></domain>",
-     'os/loader/@type: "pflash" is not supported'),
+    (HEAD + MEMORY + "<os firmware='coreboot'><type>hvm</type></os></domain>", 'os/@firmware: "coreboot" is not supported'),
+    (HEAD + MEMORY + "<os><type>hvm</type><loader type='flash'>/f</loader></os></domain>",
+     'os/loader/@type: "flash" is not supported'),
+    (HEAD + MEMORY + "<os firmware='efi'><type>hvm</type><firmware><feature enabled='yes' name='secure-boot'/></firmware></os></domain>",
+     'os/firmware/feature/@enabled: "yes" is not supported, since Secure Boot needs system management mode'),
+    (HEAD + MEMORY + "<os firmware='efi'><type>hvm</type><nvram format='qcow2'>/f</nvram></os></domain>",
+     'os/nvram/@format: "qcow2" is not supported'),
     (HEAD + MEMORY + "<os><type>hvm</type><loader secure='yes'>/f</loader></os></domain>",
      'os/loader/@secure: "yes" is not supported'),
     (HEAD + MEMORY + "<os><type>hvm</type><bootmenu enable='yes' timeout='70000'/></os></domain>", "timeout"),
@@ -628,6 +632,19 @@ def test_bios_survives_round_trip(fake, boot, want):
     assert want in xml and "<bios useserial='yes'/>" in xml and "metadata" not in xml
 
 
+@pytest.mark.parametrize("boot, want", [
+    ({}, "<os firmware='efi'>"),
+    ({"loader": "rom", "nvram_template": "vars"}, "<loader readonly='yes' type='pflash'>"),
+])
+def test_uefi_survives_round_trip(fake, boot, want):
+    for name in ("rom", "vars"):
+        (fake.tmp / name).write_bytes(bytes(1 << 17))
+    fake.define("efi", memory="64M", boot={"firmware": "uefi", **boot}, disks=[{"path": "rom", "format": "raw"}])
+    xml = round_trip(fake, "efi")
+    assert want in xml and "metadata" not in xml and "useserial" not in xml
+    assert ("<nvram template=" in xml) == bool(boot)
+
+
 def test_sysinfo_survives_round_trip(fake):
     (fake.tmp / "rom").write_bytes(bytes(1 << 17))
     for sysinfo, want in (
@@ -657,9 +674,17 @@ def test_sysinfo(os_, sysinfo, warnings):
 @pytest.mark.parametrize("os_, boot, warning", [
     ("<os><type>hvm</type></os>", {"firmware": "bios"}, None),
     ("<os firmware='bios'><type>hvm</type><bootmenu enable='no'/></os>", {"firmware": "bios"}, None),
+    ("<os firmware='efi'><type>hvm</type><loader secure='no'/><firmware><feature enabled='no' name='secure-boot'/></firmware></os>",
+     {"firmware": "uefi"}, None),
+    ("<os><type>hvm</type><loader readonly='yes' type='pflash'>/OVMF_CODE_4M.fd</loader></os>",
+     {"firmware": "uefi", "loader": "/OVMF_CODE_4M.fd", "nvram_template": "/OVMF_VARS_4M.fd"}, None),
+    ("<os><type>hvm</type><loader readonly='yes' type='pflash'>/code</loader><nvram>/vm_VARS.fd</nvram></os>",
+     {"firmware": "uefi", "loader": "/code", "nvram_template": "/vm_VARS.fd"}, None),
+    ("<os firmware='efi'><type>hvm</type><nvram template='/t'>/vm_VARS.fd</nvram></os>",
+     {"firmware": "uefi", "nvram_template": "/t"}, "os/nvram: has no effect: the variables are in the VM's folder"),
+    ("<os><type>hvm</type><nvram>/vm_VARS.fd</nvram></os>", {"firmware": "bios"}, "os/nvram: has no effect: only UEFI has variables"),
     ("<os><type>hvm</type><loader readonly='yes'>/r</loader><bootmenu enable='yes'/></os>",
      {"firmware": "bios", "loader": "/r", "menu": True}, None),
-    ("<os><type>hvm</type><nvram>/n</nvram></os>", {"firmware": "bios"}, "os/nvram: has no effect: it is for UEFI"),
     ("<os><type>hvm</type><smbios mode='host'/></os>", {"firmware": "bios"}, "os/smbios/@mode: \"host\" has no effect"),
     ("<os firmware='efi'><type>hvm</type><kernel>/k</kernel></os>", {"kernel": "/k"}, "os/@firmware: has no effect"),
     ("<os><type>hvm</type><loader type='rom'>/r</loader><kernel>/k</kernel></os>", {"kernel": "/k"},
