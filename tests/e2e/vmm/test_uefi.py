@@ -1,5 +1,5 @@
 """VMs with a flash memory of variables: a firmware of our own programs and erases it (tests/guests/bare/flash_rom.c).
-The content survives resets, ends, snapshots, reverts and clones. OVMF itself: long_uefi.py."""
+The content survives resets, ends, snapshots, reverts and clones. No test boots OVMF itself."""
 
 import os
 import subprocess
