@@ -17,7 +17,6 @@
 #include "devices/legacy/fw_cfg.h"
 #include "devices/legacy/i6300esb.h"
 #include "devices/legacy/i8042.h"
-#include "devices/legacy/pflash.h"
 #include "devices/legacy/pvpanic.h"
 #include "devices/legacy/rom.h"
 #include "devices/legacy/rtc.h"
@@ -180,20 +179,6 @@ static bool is_uefi(const struct machine *m)
 	return m->cfg.firmware == VM_FIRMWARE_UEFI;
 }
 
-static int flash_new(struct machine *m, struct err *e)
-{
-	struct pflash_config c = { .gpa = memory_flash_gpa(&m->mem), .view = m->mem.flash, .view_fd = m->mem.flash_fd,
-		.file = m->nvram, .content = m->nvram_content };
-	struct device *d = NULL;
-	int r = device_keep(m, pflash_new(&m->host, m->mmio, &c, &d, e), &d);
-
-	free(m->nvram_content);
-	m->nvram_content = NULL;
-	acpi_pm_accept_type_0(m->acpi_pm);
-	m->kvm.flash_fd = m->nvram_fd;
-	return r;
-}
-
 static int board_devices_new(struct machine *m, struct err *e)
 {
 	struct serial_config serial = { .name = "serial0", .console = m->consoles[VM_CONSOLE_SERIAL] };
@@ -225,7 +210,7 @@ static int board_devices_new(struct machine *m, struct err *e)
 	if (!r && m->cfg.firmware && !is_uefi(m))
 		r = device_keep(m, rom_new(m->mem.rom, m->mem.rom_bytes, &d, e), &d);
 	if (!r && is_uefi(m))
-		r = flash_new(m, e);
+		r = device_keep(m, machine_flash_new(m, &d, e), &d);
 	if (!r)
 		r = device_keep(m, pci_hotplug_new(h, m->pio, m->acpi_pm, &m->pci_hotplug, e), &m->pci_hotplug);
 	if (!r)

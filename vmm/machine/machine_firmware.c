@@ -4,6 +4,8 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "block/block.h"
+#include "devices/acpi_pm.h"
+#include "devices/legacy/pflash.h"
 #include "devices/virtio/virtio_scsi.h"
 #include "vmm/boot/bios.h"
 #include "vmm/machine/machine.h"
@@ -96,6 +98,19 @@ int machine_load_firmware(struct machine *m, struct err *e)
 	if (!r)
 		r = memory_map_uefi(&m->mem, m->kernel_fd, m->nvram.bytes, e);
 	return r ? r : uefi_check(m, e);
+}
+
+int machine_flash_new(struct machine *m, struct device **ret_dev, struct err *e)
+{
+	struct pflash_config c = { .gpa = memory_flash_gpa(&m->mem), .view = m->mem.flash, .view_fd = m->mem.flash_fd,
+		.file = m->nvram, .content = m->nvram_content };
+	int r = pflash_new(&m->host, m->mmio, &c, ret_dev, e);
+
+	free(m->nvram_content);
+	m->nvram_content = NULL;
+	acpi_pm_accept_type_0(m->acpi_pm);
+	m->kvm.flash_fd = m->nvram_fd;
+	return r;
 }
 
 /* Read the bytes at an offset. Returns whether they are `want`; *ret_unknown: they could not be read. */

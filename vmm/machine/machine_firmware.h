@@ -3,6 +3,7 @@
 #ifndef CAIRN_VMM_MACHINE_MACHINE_FIRMWARE_H
 #define CAIRN_VMM_MACHINE_MACHINE_FIRMWARE_H
 
+struct device;
 struct err;
 struct machine;
 
@@ -10,6 +11,8 @@ struct machine;
 int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err *e);
 /* Read or map the firmware, and a UEFI's variables. Returns 0; -ENOTSUP: a UEFI does not run here; -EINVAL; -errno. */
 int machine_load_firmware(struct machine *m, struct err *e);
+/* Create the flash memory of a UEFI's variables. Returns 0 or -errno. */
+int machine_flash_new(struct machine *m, struct device **ret_dev, struct err *e);
 /* Check that the firmware finds a disk whose first sector ends with 0x55 0xaa, as SeaBIOS wants it, or may boot from
  * the network. A disk whose first sector cannot be read passes. Without a BIOS, nothing is checked.
  * Runs the disks' loops, so call it before their threads run. Returns 0; -ENXIO. */
