@@ -575,6 +575,8 @@ static void blocks_prefetch(struct fault_tracker *t)
 	uint64_t block, n;
 
 	LOCK_GUARD(&t->feed);
+	if (atomic_load(&t->lazy) || !atomic_load(&t->loading)) /* a reclaim came meanwhile */
+		return;
 	data = ram_reader_next(t->ram_reader, &block, &n);
 	if (data) {
 		block_bring(t, block, n, data, false);

@@ -77,6 +77,7 @@ void ram_reader_skip(struct ram_reader *rd, uint64_t block)
 void ram_reader_drop(struct ram_reader *rd, uint64_t block)
 {
 	bitmap_clear(&rd->loaded, block);
+	rd->next = MIN(rd->next, block);
 }
 
 void ram_reader_fail(struct ram_reader *rd, const struct err *e)

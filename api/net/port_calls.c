@@ -168,10 +168,13 @@ static struct port_work *work_new(struct port_calls *all, struct port_call **fir
 	for (struct port_call **at = first; *at && w->n < TOGETHER_MAX && !(alone && w->n);) {
 		struct port_call *c = *at;
 
-		if (c->up != up || c->alone != alone || strcmp(c->network, w->network) != 0) {
+		if (strcmp(c->network, w->network) != 0) {
 			at = &c->next;
 			continue;
 		}
+		/* The order counts: a new tap may have the name of one that is gone. */
+		if (c->up != up || c->alone != alone)
+			break;
 		*at = c->next;
 		c->work = w;
 		w->calls[w->n++] = c;

@@ -151,14 +151,25 @@ static struct json_object *definition_look(const struct definition *d, bool whol
 	return o;
 }
 
+/* Return the disks, without their limits and the media of drives, which can change while the guest runs. */
+static struct json_object *disks_look(const struct definition *d)
+{
+	static const char *const limits[] = { "iops", "bps" }, *const medium[] = { "path", "format" };
+	CLEANUP_JS struct json_object *o = definition_to_json(d);
+	struct json_object *disks = js_get_array(o, "disks");
+
+	keys_drop(disks, limits, ARRAY_SIZE(limits));
+	for (unsigned i = 0; i < d->ndisks; i++)
+		for (size_t k = 0; d->disks[i].device == DEFINITION_CDROM && k < ARRAY_SIZE(medium); k++)
+			json_object_object_del(json_object_array_get_idx(disks, i), medium[k]);
+	return json_object_get(disks);
+}
+
 bool vm_disks_are_pending(const struct vm *vm)
 {
-	const struct definition *live = vm_live(vm), *next = vm->def;
+	CLEANUP_JS struct json_object *live = disks_look(vm_live(vm)), *next = disks_look(vm->def);
 
-	for (unsigned i = 0; i < live->ndisks && live->ndisks == next->ndisks; i++)
-		if (strcmp(live->disks[i].id, next->disks[i].id))
-			return true;
-	return live->ndisks != next->ndisks;
+	return !json_object_equal(live, next);
 }
 
 static bool live_differs(const struct vm *vm, bool whole)

@@ -261,7 +261,8 @@ bool vm_is_pending(const struct vm *vm);
 /* The same, but for what a command can change in the running VM, too: links, limits and egress rules of interfaces, and
  * disks. */
 bool vm_machine_is_pending(const struct vm *vm);
-/* Whether the VM runs with more, fewer or other disks than its next start will have; by their ids. */
+/* Whether the VM runs with more, fewer or other disks than its next start will have, so that its guest cannot go on
+ * there. */
 bool vm_disks_are_pending(const struct vm *vm);
 
 enum vm_define_mode {

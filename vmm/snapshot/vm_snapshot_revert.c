@@ -54,7 +54,27 @@ static void changed_set(struct revert_job *x, uint64_t first, uint64_t end)
 		bitmap_set(&x->changed, b);
 }
 
-/* Find the blocks that differ. Clusters that both snapshots share have the same content. */
+/* Find the blocks whose checksums differ. A block that the guest has given back shares its parent's cluster, although it
+ * is zeros: only its checksum says so. */
+static int checksums_compare(struct revert_job *x, struct map_store *base)
+{
+	CLEANUP_FREE uint32_t *ours = NULL, *theirs = NULL;
+	struct vmstate_header h;
+	int r = vmstate_read_header(&base->store, &h, &x->j.e);
+
+	if (!r && h.layout.blocks != x->h.layout.blocks)
+		return err_set(&x->j.e, -EINVAL, ERR_CORRUPT, "snapshot %s: its memory has an unexpected size", x->j.m->base_id);
+	if (!r)
+		r = vmstate_read_crcs(&base->store, &h, &theirs, &x->j.e);
+	if (!r)
+		r = vmstate_read_crcs(&x->store->store, &x->h, &ours, &x->j.e);
+	for (uint64_t b = 0; b < x->h.layout.blocks && !r; b++)
+		if (ours[b] != theirs[b])
+			bitmap_set(&x->changed, b);
+	return r;
+}
+
+/* Find the blocks that differ. Clusters that both snapshots share have the same content, but for the blocks above. */
 static void changed_find(struct revert_job *x, const struct block_vmstate_map *base)
 {
 	const struct vmstate_layout *l = &x->h.layout;
@@ -85,6 +105,8 @@ static int base_compare(struct revert_job *x)
 	if (!strcmp(x->j.m->base_id, x->node->info.id))
 		return 0;
 	r = map_store_new(x->first, x->j.m->base_id, &base, &x->j.e);
+	if (!r)
+		r = checksums_compare(x, base);
 	if (!r)
 		changed_find(x, &base->map);
 	free(base);

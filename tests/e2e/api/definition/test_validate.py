@@ -89,7 +89,7 @@ def test_every_key_is_in_the_example(schema):
             yield from names(v.get("items", {}))
 
     shown = {p[-1] for whole in examples()[1:3] for p in places(whole)}
-    assert set(names(schema.schema)) - shown == {"data_file", "shutdown_deadline"}
+    assert set(names(schema.schema)) - shown == {"data_file", "shutdown_deadline", "nvram_template"}
 
 
 @pytest.mark.seconds(240)  # a process per try, and sanitizers make its start slow
