@@ -54,8 +54,8 @@ static void changed_set(struct revert_job *x, uint64_t first, uint64_t end)
 		bitmap_set(&x->changed, b);
 }
 
-/* Find the blocks whose checksums differ. A block that the guest has given back shares its parent's cluster, although it
- * is zeros: only its checksum says so. */
+/* Find the blocks whose checksums differ. A block that the guest has given back shares its parent's cluster,
+ * although it is zeros: only its checksum says so. */
 static int checksums_compare(struct revert_job *x, struct map_store *base)
 {
 	CLEANUP_FREE uint32_t *ours = NULL, *theirs = NULL;
