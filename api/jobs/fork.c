@@ -377,7 +377,7 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
 	unsigned written = 0, most;
 	int r = 0;
 
-	if (vm_disks_are_pending(vm))
+	if (vm_has_other_disks(vm))
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "VM '%.200s' runs with other disks than its next start would have, and its clones would "
 			"lack them; give both the same disks (attach-disk or detach-disk with --live or --config)", vm->def->name);
 	for (uint32_t i = 0; i < vm->def->ndisks && !r; i++) {

@@ -172,6 +172,16 @@ bool vm_disks_are_pending(const struct vm *vm)
 	return !json_object_equal(live, next);
 }
 
+bool vm_has_other_disks(const struct vm *vm)
+{
+	const struct definition *live = vm_live(vm), *next = vm->def;
+
+	for (unsigned i = 0; i < live->ndisks && live->ndisks == next->ndisks; i++)
+		if (strcmp(live->disks[i].id, next->disks[i].id))
+			return true;
+	return live->ndisks != next->ndisks;
+}
+
 static bool live_differs(const struct vm *vm, bool whole)
 {
 	CLEANUP_JS struct json_object *live = NULL, *next = NULL;

@@ -264,6 +264,8 @@ bool vm_machine_is_pending(const struct vm *vm);
 /* Whether the VM runs with more, fewer or other disks than its next start will have, so that its guest cannot go on
  * there. */
 bool vm_disks_are_pending(const struct vm *vm);
+/* The same, by the ids of the disks only. */
+bool vm_has_other_disks(const struct vm *vm);
 
 enum vm_define_mode {
 	VM_DEFINE,
