@@ -1,17 +1,5 @@
 /* Memory as of a reset of the dirty bits, while it keeps changing. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include "base/bitmap.h"
-#include "base/err.h"
-#include "base/util.h"
-#include "snapshot/fault_tracker.h"
-#include "snapshot/ram_view.h"
-#include "snapshot/uffd_open.h"
+#include "fixture_tracker.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,21 +15,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define RAM_BYTES (8 * MIB + 4096)
-#define BLOCKS DIV_ROUND_UP(RAM_BYTES, VMSTATE_BLOCK_BYTES)
 #define WRITERS 3
 
-struct fixture {
-	struct uffd uffd;
-	struct fault_tracker_config c;
-	struct ram_view view;
-	struct fault_tracker *t;
-	struct bitmap dirty, all;
-	uint8_t *before, buf[VMSTATE_BLOCK_BYTES];
-	pthread_t writer[WRITERS];
+/* The threads that write the memory of a test. */
+static struct {
+	pthread_t thread[WRITERS];
 	atomic_bool stop, hold;
 	atomic_uint holding, born;
-};
+} writers;
 
 static bool everybody_waits(void *opaque, int tid)
 {
@@ -50,116 +31,24 @@ static bool everybody_waits(void *opaque, int tid)
 	return true;
 }
 
-static int setup(void **state)
-{
-	struct fixture *f = calloc(1, sizeof(*f));
-
-	*state = f;
-	f->before = malloc(RAM_BYTES);
-	assert_int_equal(bitmap_init(&f->dirty, BLOCKS), 0);
-	assert_int_equal(bitmap_init(&f->all, BLOCKS), 0);
-	for (size_t b = 0; b < BLOCKS; b++)
-		bitmap_set(&f->all, b);
-	f->c.ram_fd = memfd_create("ram", MFD_CLOEXEC);
-	assert_int_equal(ftruncate(f->c.ram_fd, RAM_BYTES), 0);
-	f->c.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->c.ram_fd, 0);
-	assert_true(f->c.ram != MAP_FAILED);
-	f->c.ram_bytes = RAM_BYTES;
-	f->c.aside_max_bytes = 64 * MIB;
-	f->c.uffd = &f->uffd;
-	return 0;
-}
-
-static void begin_unarmed(struct fixture *f)
-{
-	struct err e = { 0 };
-
-	if (uffd_open(&f->uffd) < 0 || !f->uffd.can_protect) {
-		print_message("skipped: no write protection by userfaultfd on this host\n");
-		skip();
-	}
-	if (fault_tracker_new(&f->c, &f->t, &e) < 0 || fault_tracker_start(f->t, &e) < 0)
-		fail_msg("%s", e.msg);
-}
-
-static void begin(struct fixture *f)
-{
-	struct err e = { 0 };
-
-	begin_unarmed(f);
-	if (fault_tracker_arm(f->t, &e) < 0)
-		fail_msg("%s", e.msg);
-}
-
-static void reset_dirty(struct fixture *f)
-{
-	struct err e = { 0 };
-
-	if (fault_tracker_reset_dirty(f->t, &f->dirty, &e) < 0)
-		fail_msg("%s", e.msg);
-}
-
-#define VIEW_OFFSET (2 * MIB)
-#define VIEW_DATA (4 * MIB) /* the base file has data from here on, and a hole before */
-
-/* RAM is a clone's private view of a base file. */
-static int setup_view(void **state)
-{
-	struct fixture *f;
-	uint8_t data[4096];
-
-	assert_int_equal(setup(state), 0);
-	f = *state;
-	assert_int_equal(ftruncate(f->c.ram_fd, VIEW_OFFSET + RAM_BYTES), 0);
-	for (uint64_t at = VIEW_DATA; at < RAM_BYTES; at += sizeof(data)) {
-		memset(data, (int)(at / sizeof(data) % 251 + 1), sizeof(data));
-		assert_int_equal(pwrite(f->c.ram_fd, data, sizeof(data), (off_t)(VIEW_OFFSET + at)), sizeof(data));
-	}
-	munmap(f->c.ram, RAM_BYTES);
-	f->c.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, f->c.ram_fd, VIEW_OFFSET);
-	assert_true(f->c.ram != MAP_FAILED);
-	f->view = (struct ram_view){ .ram = f->c.ram, .bytes = RAM_BYTES, .base_fd = f->c.ram_fd,
-		.base_offset = VIEW_OFFSET, .pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC) };
-	f->c.view = &f->view;
-	f->c.ram_fd = -1;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	fault_tracker_free(f->t);
-	uffd_close(&f->uffd);
-	munmap(f->c.ram, RAM_BYTES);
-	close(f->c.view ? f->view.base_fd : f->c.ram_fd);
-	if (f->c.view)
-		close(f->view.pagemap_fd);
-	bitmap_done(&f->dirty);
-	bitmap_done(&f->all);
-	free(f->before);
-	free(f);
-	return 0;
-}
-
 static void test_written_blocks_are_dirty(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 
-	begin(f);
-	reset_dirty(f);
+	tracker_begin(f);
+	tracker_reset_dirty(f);
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES + 100] = 1;
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES + 50000] = 1;
 	f->c.ram[RAM_BYTES - 1] = 2; /* an untouched page, in the short last block */
 	assert_int_equal(f->c.ram[5 * VMSTATE_BLOCK_BYTES], 0); /* reading does not make it dirty */
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 	assert_true(bitmap_test(&f->dirty, 3));
 	assert_true(bitmap_test(&f->dirty, BLOCKS - 1));
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 0);
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 9; /* protected again */
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
 	assert_true(bitmap_test(&f->dirty, 3));
 }
@@ -167,106 +56,74 @@ static void test_written_blocks_are_dirty(void **state)
 /* A writer that pauses only while the dirty bits are reset. */
 static void *writer(void *opaque)
 {
-	struct fixture *f = opaque;
-	size_t own = atomic_fetch_add(&f->born, 1) % 8; /* this thread's byte of each eight */
+	struct tracker_fixture *f = opaque;
+	size_t own = atomic_fetch_add(&writers.born, 1) % 8; /* this thread's byte of each eight */
 	unsigned seed = (unsigned)(uintptr_t)pthread_self();
 
-	while (!atomic_load(&f->stop)) {
+	while (!atomic_load(&writers.stop)) {
 		size_t off = ((size_t)rand_r(&seed) * 8192 + (size_t)rand_r(&seed) % 8192) % RAM_BYTES;
 
 		off = ROUND_DOWN(off, 8) + own;
 
-		if (atomic_load(&f->hold)) {
-			atomic_fetch_add(&f->holding, 1);
-			while (atomic_load(&f->hold))
+		if (atomic_load(&writers.hold)) {
+			atomic_fetch_add(&writers.holding, 1);
+			while (atomic_load(&writers.hold))
 				usleep(100);
-			atomic_fetch_sub(&f->holding, 1);
+			atomic_fetch_sub(&writers.holding, 1);
 		}
 		f->c.ram[off]++;
 	}
 	return NULL;
 }
 
-static void writers_start(struct fixture *f)
+static void writers_start(struct tracker_fixture *f)
 {
+	memset(&writers, 0, sizeof(writers));
 	for (int i = 0; i < WRITERS; i++)
-		assert_int_equal(pthread_create(&f->writer[i], NULL, writer, f), 0);
+		assert_int_equal(pthread_create(&writers.thread[i], NULL, writer, f), 0);
 }
 
-static void writers_hold(struct fixture *f)
+static void writers_hold(void)
 {
-	atomic_store(&f->hold, true);
-	while (atomic_load(&f->holding) < WRITERS)
+	atomic_store(&writers.hold, true);
+	while (atomic_load(&writers.holding) < WRITERS)
 		usleep(50);
 }
 
-static void writers_release(struct fixture *f)
+static void writers_release(void)
 {
-	atomic_store(&f->hold, false);
-	while (atomic_load(&f->holding))
+	atomic_store(&writers.hold, false);
+	while (atomic_load(&writers.holding))
 		usleep(50);
 }
 
-static void writers_stop(struct fixture *f)
+static void writers_stop(void)
 {
-	atomic_store(&f->stop, true);
+	atomic_store(&writers.stop, true);
 	for (int i = 0; i < WRITERS; i++)
-		pthread_join(f->writer[i], NULL);
+		pthread_join(writers.thread[i], NULL);
 }
 
-static bool is_zero(const uint8_t *ram, size_t block)
+static void save_round(struct tracker_fixture *f, const struct bitmap *wanted, unsigned delay_us)
 {
-	size_t end = MIN((block + 1) * VMSTATE_BLOCK_BYTES, RAM_BYTES);
-
-	for (size_t i = block * VMSTATE_BLOCK_BYTES; i < end; i++)
-		if (ram[i])
-			return false;
-	return true;
-}
-
-/* Take all wanted blocks: each has its content at the reset and comes once. */
-static void save_and_compare(struct fixture *f, const struct bitmap *wanted, unsigned delay_us)
-{
-	struct bitmap seen;
-	uint64_t block;
-
-	assert_int_equal(bitmap_init(&seen, BLOCKS), 0);
-	while (fault_tracker_save_next(f->t, &block, f->buf) > 0) {
-		size_t len = (size_t)MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - block * VMSTATE_BLOCK_BYTES);
-
-		assert_false(bitmap_test(&seen, block));
-		assert_true(bitmap_test(wanted, block));
-		bitmap_set(&seen, block);
-		assert_memory_equal(f->buf, f->before + block * VMSTATE_BLOCK_BYTES, len);
-		if (delay_us)
-			usleep(delay_us);
-	}
-	for (size_t b = bitmap_next_set(wanted, 0); b < BLOCKS; b = bitmap_next_set(wanted, b + 1))
-		assert_true(bitmap_test(&seen, b) || is_zero(f->before, b)); /* never touched */
-	fault_tracker_save_end(f->t);
-	bitmap_done(&seen);
-}
-
-static void save_round(struct fixture *f, const struct bitmap *wanted, unsigned delay_us)
-{
-	writers_hold(f);
-	reset_dirty(f);
+	writers_hold();
+	tracker_reset_dirty(f);
 	fault_tracker_save_begin(f->t, wanted ? wanted : &f->dirty);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
-	writers_release(f);
-	save_and_compare(f, wanted ? wanted : &f->dirty, delay_us);
+	writers_release();
+	tracker_save_and_compare(f, wanted ? wanted : &f->dirty, delay_us);
 }
 
 static void test_save_has_memory_as_of_reset_while_writers_run(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct fault_tracker_stats s;
 
-	begin(f);
+	tracker_begin(f);
 	writers_start(f);
 	for (int i = 0; i < 20; i++)
 		save_round(f, &f->all, i % 4 ? 0 : 200);
-	writers_stop(f);
+	writers_stop();
 	fault_tracker_stats(f->t, &s);
 	assert_true(s.copied_aside > 0);
 }
@@ -274,20 +131,20 @@ static void test_save_has_memory_as_of_reset_while_writers_run(void **state)
 /* A save from a hold is complete, and does not change which blocks the next reset reports. */
 static void test_hold_keeps_dirty_blocks(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct err e;
 
-	begin(f);
-	reset_dirty(f);
+	tracker_begin(f);
+	tracker_reset_dirty(f);
 	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 3, VMSTATE_BLOCK_BYTES);
 	assert_int_equal(fault_tracker_hold(f->t, &e), 0);
 	fault_tracker_save_begin(f->t, &f->all);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 4; /* copied aside although it is already dirty */
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
-	save_and_compare(f, &f->all, 0);
+	tracker_save_and_compare(f, &f->all, 0);
 	f->c.ram[7 * VMSTATE_BLOCK_BYTES] = 7;
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 3);
 	for (size_t b = 3; b < 8; b += 2)
 		assert_true(bitmap_test(&f->dirty, b));
@@ -296,13 +153,13 @@ static void test_hold_keeps_dirty_blocks(void **state)
 /* A block that fault_tracker_preprotect() protects again stays dirty, and the next write to it faults. */
 static void test_preprotected_block_stays_dirty(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct fault_tracker_stats s;
 	struct err e;
 	uint64_t before;
 
-	begin(f);
-	reset_dirty(f);
+	tracker_begin(f);
+	tracker_reset_dirty(f);
 	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 3, 4 * VMSTATE_BLOCK_BYTES);
 	assert_int_equal(fault_tracker_preprotect(f->t, 4, &e), 0); /* few enough */
 	fault_tracker_stats(f->t, &s);
@@ -314,29 +171,28 @@ static void test_preprotected_block_stays_dirty(void **state)
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
 	fault_tracker_stats(f->t, &s);
 	assert_int_equal(s.faults, before + 1);
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 4);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
 	fault_tracker_save_begin(f->t, &f->all);
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 6;
 	f->c.ram[6 * VMSTATE_BLOCK_BYTES] = 7;
-	save_and_compare(f, &f->all, 0);
-	reset_dirty(f);
+	tracker_save_and_compare(f, &f->all, 0);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 }
 
-/* An incremental save: the blocks written since, plus the previous save, equal all of memory. */
 /* A vCPU is stopped while its fault waits for an answer, which comes after the reset of the dirty bits. */
 static void test_fault_answered_after_reset_counts(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct err e = { 0 };
 	uint64_t block;
 
-	begin(f);
+	tracker_begin(f);
 	memset(f->c.ram, 5, VMSTATE_BLOCK_BYTES);
 	assert_int_equal(fault_tracker_preprotect(f->t, 0, &e), 0);
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_true(bitmap_test(&f->dirty, 0));
 	/* The effect of the answer: no change, but possibly a write. */
 	__atomic_fetch_or(f->c.ram, 0, __ATOMIC_SEQ_CST);
@@ -346,16 +202,17 @@ static void test_fault_answered_after_reset_counts(void **state)
 	assert_int_equal(block, 0);
 	assert_int_equal(f->buf[0], 5);
 	fault_tracker_save_end(f->t);
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_true(bitmap_test(&f->dirty, 0));
 }
 
+/* An incremental save: the blocks written since, plus the previous save, equal all of memory. */
 static void test_incremental_saves_add_up(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	uint8_t *copy = malloc(RAM_BYTES);
 
-	begin(f);
+	tracker_begin(f);
 	writers_start(f);
 	save_round(f, &f->all, 0);
 	memcpy(copy, f->before, RAM_BYTES);
@@ -369,52 +226,52 @@ static void test_incremental_saves_add_up(void **state)
 					MIN(VMSTATE_BLOCK_BYTES, RAM_BYTES - b * VMSTATE_BLOCK_BYTES));
 		assert_memory_equal(copy, f->before, RAM_BYTES);
 	}
-	writers_stop(f);
+	writers_stop();
 	free(copy);
 }
 
 /* With little room for old content, writers block, nothing is lost, and they continue. */
 static void test_writers_wait_when_buffer_is_full(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct fault_tracker_stats s;
 
 	f->c.aside_max_bytes = 2 * VMSTATE_BLOCK_BYTES;
 	f->c.may_wait = everybody_waits;
-	begin(f);
+	tracker_begin(f);
 	writers_start(f);
 	for (int i = 0; i < 5; i++)
 		save_round(f, &f->all, 200);
 	fault_tracker_stats(f->t, &s);
 	assert_true(s.waits > 0);
-	writers_hold(f); /* all of them are still running */
-	writers_release(f);
-	writers_stop(f);
+	writers_hold(); /* all of them are still running */
+	writers_release();
+	writers_stop();
 }
 
 static void test_cancelled_save_releases_writers(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct fault_tracker_stats s;
 	uint64_t block;
 
 	f->c.aside_max_bytes = VMSTATE_BLOCK_BYTES;
 	f->c.may_wait = everybody_waits;
 	memset(f->c.ram, 1, RAM_BYTES); /* a save skips holes, and writers that have not run yet leave some */
-	begin(f);
+	tracker_begin(f);
 	writers_start(f);
-	writers_hold(f);
-	reset_dirty(f);
+	writers_hold();
+	tracker_reset_dirty(f);
 	fault_tracker_save_begin(f->t, &f->all);
-	writers_release(f);
+	writers_release();
 	do /* the writers fill the buffer and wait */
 		fault_tracker_stats(f->t, &s);
 	while (s.waits < WRITERS);
 	assert_int_equal(fault_tracker_save_next(f->t, &block, f->buf), 1);
 	fault_tracker_save_end(f->t);
-	writers_hold(f);
-	writers_release(f);
-	writers_stop(f);
+	writers_hold();
+	writers_release();
+	writers_stop();
 }
 
 static bool signalled(int fd)
@@ -428,7 +285,7 @@ static bool signalled(int fd)
  * the old content. */
 static void test_device_waits_for_room(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	struct iovec iov[2] = { { f->c.ram + 100, 10 }, { f->c.ram + VMSTATE_BLOCK_BYTES + 1, 9 * VMSTATE_BLOCK_BYTES } };
 	struct fault_tracker_stats s;
@@ -436,9 +293,9 @@ static void test_device_waits_for_room(void **state)
 	uint64_t block, n = 0;
 
 	f->c.aside_max_bytes = 2 * VMSTATE_BLOCK_BYTES;
-	begin(f);
+	tracker_begin(f);
 	memset(f->c.ram, 1, RAM_BYTES);
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_true(fault_tracker_make_room(f->t, iov, 2, fd)); /* nothing is being saved */
 	fault_tracker_save_begin(f->t, &f->all);
 	while (!fault_tracker_make_room(f->t, iov, 2, fd)) {
@@ -463,7 +320,7 @@ static void test_device_waits_for_room(void **state)
 	}
 	assert_int_equal(n, BLOCKS);
 	fault_tracker_save_end(f->t);
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 11);
 	close(fd);
 }
@@ -471,19 +328,19 @@ static void test_device_waits_for_room(void **state)
 /* Writers that fault all the time do not keep a device from its room. */
 static void test_writers_leave_room_to_device(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	struct iovec iov = { f->c.ram + RAM_BYTES - VMSTATE_BLOCK_BYTES, 1 };
 	uint64_t block, saved = 0;
 
 	f->c.aside_max_bytes = 4 * VMSTATE_BLOCK_BYTES;
 	f->c.may_wait = everybody_waits;
-	begin(f);
+	tracker_begin(f);
 	writers_start(f);
-	writers_hold(f);
-	reset_dirty(f);
+	writers_hold();
+	tracker_reset_dirty(f);
 	fault_tracker_save_begin(f->t, &f->all);
-	writers_release(f);
+	writers_release();
 	usleep(20000); /* the writers fill the buffer and wait */
 	if (!fault_tracker_make_room(f->t, &iov, 1, fd)) {
 		while (!signalled(fd) && saved < BLOCKS / 2) {
@@ -494,22 +351,22 @@ static void test_writers_leave_room_to_device(void **state)
 		assert_in_range(saved, 1, 8);
 	}
 	fault_tracker_save_end(f->t);
-	writers_hold(f);
-	writers_release(f);
-	writers_stop(f);
+	writers_hold();
+	writers_release();
+	writers_stop();
 	close(fd);
 }
 
 /* A device that waits is woken by the end of the save, too. */
 static void test_end_of_save_wakes_device(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	struct iovec iov = { f->c.ram, 5 * VMSTATE_BLOCK_BYTES };
 
 	f->c.aside_max_bytes = VMSTATE_BLOCK_BYTES;
-	begin(f);
-	reset_dirty(f);
+	tracker_begin(f);
+	tracker_reset_dirty(f);
 	fault_tracker_save_begin(f->t, &f->all);
 	assert_false(fault_tracker_make_room(f->t, &iov, 1, fd));
 	assert_false(fault_tracker_make_room(f->t, &iov, 1, fd));
@@ -523,15 +380,15 @@ static void test_end_of_save_wakes_device(void **state)
 /* Threads that do not wait void the save at the second limit, and go on. */
 static void test_save_fails_at_hard_limit(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct fault_tracker_stats s;
 	uint64_t block;
 
 	f->c.aside_max_bytes = VMSTATE_BLOCK_BYTES;
 	f->c.aside_hard_bytes = 3 * VMSTATE_BLOCK_BYTES;
-	begin(f);
+	tracker_begin(f);
 	memset(f->c.ram, 1, RAM_BYTES);
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	fault_tracker_save_begin(f->t, &f->all);
 	memset(f->c.ram, 2, RAM_BYTES);
 	fault_tracker_stats(f->t, &s);
@@ -543,14 +400,14 @@ static void test_save_fails_at_hard_limit(void **state)
 /* Untouched memory is neither reported nor allocated. */
 static void test_untouched_memory_costs_nothing(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	uint64_t block, n = 0;
 	struct stat st;
 
 	f->c.ram[20 * VMSTATE_BLOCK_BYTES] = 1;
 	f->c.ram[RAM_BYTES - 1] = 1;
-	begin(f);
-	reset_dirty(f);
+	tracker_begin(f);
+	tracker_reset_dirty(f);
 	fault_tracker_save_begin(f->t, &f->all);
 	while (fault_tracker_save_next(f->t, &block, f->buf) > 0) {
 		assert_true(block == 20 || block == BLOCKS - 1);
@@ -565,23 +422,23 @@ static void test_untouched_memory_costs_nothing(void **state)
 /* Single pages that existed before tracking began, and neighbours that are created later. */
 static void test_partly_present_blocks_are_tracked(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	uint64_t block;
 	unsigned n = 0;
 
 	f->c.ram[8192] = 1;
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES + 20480] = 2;
-	begin(f);
-	reset_dirty(f);
+	tracker_begin(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(f->c.ram[4096], 0); /* read */
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 3; /* written */
 	assert_int_equal(f->c.ram[8192], 1);
 	assert_int_equal(f->c.ram[5 * VMSTATE_BLOCK_BYTES + 20480], 2);
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
 	assert_true(bitmap_test(&f->dirty, 5));
 	f->c.ram[4097] = 4;
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
 	assert_true(bitmap_test(&f->dirty, 0));
 	fault_tracker_save_begin(f->t, &f->all);
@@ -600,13 +457,13 @@ static void test_partly_present_blocks_are_tracked(void **state)
 static void test_memory_is_armed_in_steps(void **state)
 {
 	static const size_t at[] = { 2, 5, 9 };
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct err e = { 0 };
 	unsigned steps = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(at); i++)
 		f->c.ram[at[i] * VMSTATE_BLOCK_BYTES] = 1;
-	begin_unarmed(f);
+	tracker_begin_unarmed(f);
 	assert_false(fault_tracker_is_arming(f->t));
 	fault_tracker_arm_begin(f->t);
 	assert_int_equal(fault_tracker_arm_step(f->t, &e), 1);
@@ -620,17 +477,17 @@ static void test_memory_is_armed_in_steps(void **state)
 	assert_false(fault_tracker_is_arming(f->t));
 	for (size_t i = 0; i < ARRAY_SIZE(at); i++)
 		f->c.ram[at[i] * VMSTATE_BLOCK_BYTES] = 3;
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), ARRAY_SIZE(at));
 }
 
 static void test_worker_completes_steps(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct err e = { 0 };
 
 	f->c.ram[2 * VMSTATE_BLOCK_BYTES] = f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 1;
-	begin_unarmed(f);
+	tracker_begin_unarmed(f);
 	fault_tracker_arm_begin(f->t);
 	assert_int_equal(fault_tracker_arm_step(f->t, &e), 1);
 	assert_true(fault_tracker_is_arming(f->t));
@@ -638,7 +495,7 @@ static void test_worker_completes_steps(void **state)
 	assert_false(fault_tracker_is_arming(f->t));
 	assert_int_equal(fault_tracker_arm_step(f->t, &e), 0);
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 2;
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 1);
 	assert_true(bitmap_test(&f->dirty, 5));
 }
@@ -652,13 +509,13 @@ static void *write_one(void *p)
 /* A fault after the tracker's stop waits only until the tracker is freed. */
 static void test_fault_after_stop_waits_for_free_only(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct pollfd fault = { .events = POLLIN };
 	pthread_t t;
 
-	begin(f);
+	tracker_begin(f);
 	f->c.ram[0] = 1;
-	reset_dirty(f); /* protected again */
+	tracker_reset_dirty(f); /* protected again */
 	fault_tracker_stop(f->t);
 	fault_tracker_stop(f->t);
 	fault.fd = f->uffd.fd;
@@ -672,11 +529,11 @@ static void test_fault_after_stop_waits_for_free_only(void **state)
 
 static void test_later_mapping_is_not_touched(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	void *other;
 
-	begin(f);
-	reset_dirty(f);
+	tracker_begin(f);
+	tracker_reset_dirty(f);
 	fault_tracker_stop(f->t);
 	munmap(f->c.ram, RAM_BYTES);
 	/* A later mapping at the same address is not touched. */
@@ -710,7 +567,7 @@ static uint64_t own_bytes(const void *at)
 	return found;
 }
 
-static uint64_t base_bytes(const struct fixture *f)
+static uint64_t base_bytes(const struct tracker_fixture *f)
 {
 	struct stat st;
 
@@ -720,10 +577,10 @@ static uint64_t base_bytes(const struct fixture *f)
 
 static void test_this_kernel_can_watch_a_view(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	struct ram_view broken = f->view;
 
-	begin(f);
+	tracker_begin(f);
 	assert_true(fault_tracker_can_watch(&f->uffd, &f->view));
 	broken.base_fd = -1;
 	assert_false(fault_tracker_can_watch(&f->uffd, &broken));
@@ -735,14 +592,14 @@ static void test_this_kernel_can_watch_a_view(void **state)
 /* A save copies no page of the base file into the clone, and allocates none in the file. */
 static void test_save_of_view_costs_nothing(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	uint64_t before;
 
 	f->c.ram[MIB] = 1;
 	f->c.ram[VIEW_DATA + MIB] = 2;
 	before = base_bytes(f);
-	begin(f);
-	reset_dirty(f);
+	tracker_begin(f);
+	tracker_reset_dirty(f);
 	fault_tracker_save_begin(f->t, &f->all);
 	f->c.ram[MIB + 1] = 3;
 	f->c.ram[VIEW_DATA + 2 * MIB] = 4;
@@ -761,76 +618,76 @@ static void test_save_of_view_costs_nothing(void **state)
  * file's pages are unmapped. */
 static void test_pages_that_the_kernel_evicts_are_saved(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 
 	for (uint64_t at = 0; at < RAM_BYTES; at += 3 * 4096)
 		f->c.ram[at] = (uint8_t)(at / 4096 + 1);
-	begin(f);
-	reset_dirty(f);
+	tracker_begin(f);
+	tracker_reset_dirty(f);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
 	madvise(f->c.ram, RAM_BYTES, MADV_PAGEOUT);
 	fault_tracker_save_begin(f->t, &f->all);
-	save_and_compare(f, &f->all, 0);
+	tracker_save_and_compare(f, &f->all, 0);
 	madvise(f->c.ram, RAM_BYTES, MADV_PAGEOUT);
 	memset(f->c.ram + 3 * VMSTATE_BLOCK_BYTES, 9, VMSTATE_BLOCK_BYTES);
 	f->c.ram[VIEW_DATA + 5] = 9;
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 	memcpy(f->before, f->c.ram, RAM_BYTES);
 	madvise(f->c.ram, RAM_BYTES, MADV_PAGEOUT);
 	fault_tracker_save_begin(f->t, &f->all);
-	save_and_compare(f, &f->all, 0);
+	tracker_save_and_compare(f, &f->all, 0);
 }
 
 /* A clone that reads a hole allocates a page in the base file. The other clones' writes there still count. */
 static void test_page_that_another_clone_allocates_is_tracked(void **state)
 {
-	struct fixture *f = *state;
+	struct tracker_fixture *f = *state;
 	volatile uint8_t *other = mmap(NULL, RAM_BYTES, PROT_READ, MAP_PRIVATE, f->view.base_fd, VIEW_OFFSET);
 	uint64_t before = base_bytes(f);
 
 	assert_true(other != MAP_FAILED);
 	assert_int_equal(other[3 * VMSTATE_BLOCK_BYTES], 0);
-	begin(f);
-	reset_dirty(f);
+	tracker_begin(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(other[5 * VMSTATE_BLOCK_BYTES], 0);
 	assert_int_equal(base_bytes(f), before + 2 * 4096);
 	f->c.ram[3 * VMSTATE_BLOCK_BYTES] = 3;
 	f->c.ram[5 * VMSTATE_BLOCK_BYTES] = 5;
-	reset_dirty(f);
+	tracker_reset_dirty(f);
 	assert_int_equal(bitmap_count(&f->dirty), 2);
 	assert_true(bitmap_test(&f->dirty, 3) && bitmap_test(&f->dirty, 5));
 	memcpy(f->before, f->c.ram, RAM_BYTES);
 	fault_tracker_save_begin(f->t, &f->all);
-	save_and_compare(f, &f->all, 0);
+	tracker_save_and_compare(f, &f->all, 0);
 	munmap((void *)(uintptr_t)other, RAM_BYTES);
 }
 
-#define VIEW_TEST(fn) { #fn " (view)", fn, setup_view, teardown, NULL }
+#define VIEW_TEST(fn) { #fn " (view)", fn, tracker_setup_view, tracker_teardown, NULL }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_written_blocks_are_dirty, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_save_has_memory_as_of_reset_while_writers_run, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_hold_keeps_dirty_blocks, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_preprotected_block_stays_dirty, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_fault_answered_after_reset_counts, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_incremental_saves_add_up, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_writers_wait_when_buffer_is_full, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_cancelled_save_releases_writers, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_device_waits_for_room, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_writers_leave_room_to_device, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_end_of_save_wakes_device, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_save_fails_at_hard_limit, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_written_blocks_are_dirty, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_save_has_memory_as_of_reset_while_writers_run, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_hold_keeps_dirty_blocks, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_preprotected_block_stays_dirty, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_fault_answered_after_reset_counts, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_incremental_saves_add_up, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_writers_wait_when_buffer_is_full, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_cancelled_save_releases_writers, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_device_waits_for_room, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_writers_leave_room_to_device, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_end_of_save_wakes_device, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_save_fails_at_hard_limit, tracker_setup, tracker_teardown),
 		VIEW_TEST(test_device_waits_for_room),
 		VIEW_TEST(test_save_fails_at_hard_limit),
-		cmocka_unit_test_setup_teardown(test_untouched_memory_costs_nothing, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_partly_present_blocks_are_tracked, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_memory_is_armed_in_steps, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_worker_completes_steps, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_fault_after_stop_waits_for_free_only, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_later_mapping_is_not_touched, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_untouched_memory_costs_nothing, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_partly_present_blocks_are_tracked, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_memory_is_armed_in_steps, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_worker_completes_steps, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_fault_after_stop_waits_for_free_only, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_later_mapping_is_not_touched, tracker_setup, tracker_teardown),
 		VIEW_TEST(test_written_blocks_are_dirty),
 		VIEW_TEST(test_save_has_memory_as_of_reset_while_writers_run),
 		VIEW_TEST(test_hold_keeps_dirty_blocks),
