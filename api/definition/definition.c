@@ -153,7 +153,7 @@ static const struct choice firmwares[] = { { "auto", VM_FIRMWARE_NONE }, { "bios
 
 static const struct key boot_rows[] = {
 	{ "kernel", KEY_PATH, .offset = DEF(kernel),
-		.about = "bzImage, ELF vmlinux, or a bare-metal ELF" },
+		.about = "bzImage, ELF vmlinux, Multiboot kernel, or a bare-metal ELF" },
 	{ "firmware", KEY_CHOICE, .offset = DEF(firmware), .choices = firmwares,
 		.about = "bios: start SeaBIOS, which boots from a disk or the network; uefi: start OVMF; auto: bios if there is no kernel",
 		.initial = "\"auto\"" },

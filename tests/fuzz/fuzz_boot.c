@@ -1,5 +1,5 @@
-/* fuzz_boot: libFuzzer target for the loaders of kernels (ELF with PVH, bzImage). An input is one byte, the size of RAM
- * in MiB, and the kernel's file. */
+/* fuzz_boot: libFuzzer target for the loaders of kernels (ELF with PVH, Multiboot, bzImage). An input is one byte, the
+ * size of RAM in MiB, and the kernel's file. */
 #include "tests/fuzz/fuzz_api.h"
 
 #include "base/err.h"

@@ -70,6 +70,21 @@ done
 	printf '\077' && head -c 497 /dev/zero && printf '\004' && head -c 12 /dev/zero
 	printf '\125\252\353\146HdrS\017\002' && head -c 6000 /dev/zero
 } >"$(corpus_of boot)/bzimage"
+# A 32-bit ELF with its program header at 84 and a Multiboot header at 52, and both kinds of header with addresses.
+{
+	printf '\077\177ELF\001\001\001\0\0\0\0\0\0\0\0\0\002\0\003\0\001\0\0\0\0\0\020\0\124\0\0\0\0\0\0\0'
+	printf '\0\0\0\0\064\0\040\0\001\0\0\0\0\0\0\0\002\260\255\033\003\0\0\0\373\117\122\344' && head -c 20 /dev/zero
+	printf '\001\0\0\0\0\0\0\0\0\0\020\0\0\0\020\0\0\010\0\0\0\020\0\0\005\0\0\0\0\020\0\0' && head -c 4096 /dev/zero
+} >"$(corpus_of boot)/multiboot-elf"
+{
+	printf '\077\002\260\255\033\0\0\001\0\376\117\121\344\0\0\020\0\0\0\020\0\0\010\020\0\0\020\020\0\040\0\020\0'
+	head -c 4096 /dev/zero
+} >"$(corpus_of boot)/multiboot"
+{
+	printf '\077\326\120\122\350\0\0\0\0\110\0\0\0\342\256\255\027\001\0\0\0\014\0\0\0\006\0\0\0\0\0\0\0'
+	printf '\002\0\0\0\030\0\0\0\0\0\020\0\377\377\377\377\0\010\020\0\0\020\020\0\003\0\0\0\014\0\0\0\040\0\020\0\0\0\0\0'
+	head -c 4096 /dev/zero
+} >"$(corpus_of boot)/multiboot2"
 
 exec=$(corpus_of exec)
 frame='cairn-agent 1\n\003\0\0\0\004\0\0\0abcd\006\0\0\0'

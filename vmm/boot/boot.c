@@ -23,9 +23,13 @@
 #define ZP_E820_ENTRY_BYTES 20
 
 #define PVH_MAGIC 0x336ec578u
+#define MULTIBOOT_1_STARTED 0x2badb002u
+#define MULTIBOOT_2_STARTED 0x36d76289u
 #define PVH_MODLIST_OFFSET 64
 #define PVH_MEMMAP_OFFSET 96
 
+#define GDT_CODE_32 0x00cf9b000000ffffULL
+#define GDT_CODE_64 0x00af9b000000ffffULL
 #define PTE_PRESENT_WRITE 3ULL
 #define PTE_LARGE (1ULL << 7)
 
@@ -155,13 +159,13 @@ static void start_info_fill(struct boot_image *b)
 }
 
 /* Write a GDT with flat segments. No guest uses the TSS, but VMX requires one. */
-static void gdt_write(struct memory *m, struct boot_entry *ret)
+static void gdt_write(struct memory *m, enum boot_protocol protocol, struct boot_entry *ret)
 {
 	uint8_t *p = m->host + BOOT_GDT_GPA;
 
-	store_le64(p + BOOT_CS64, 0x00af9b000000ffffULL);
+	store_le64(p + BOOT_CS_LINUX, protocol == BOOT_LINUX_32 ? GDT_CODE_32 : GDT_CODE_64);
 	store_le64(p + BOOT_DS, 0x00cf93000000ffffULL);
-	store_le64(p + BOOT_CS32, 0x00cf9b000000ffffULL);
+	store_le64(p + BOOT_CS32, GDT_CODE_32);
 	store_le64(p + BOOT_TSS, 0x00008b0000000067ULL);
 	ret->gdt_gpa = BOOT_GDT_GPA;
 	ret->gdt_limit = BOOT_TSS + 16 - 1;
@@ -180,48 +184,71 @@ static void page_tables_write(struct memory *m, struct boot_entry *ret)
 	ret->cr3 = BOOT_PML4_GPA;
 }
 
-static int boot_finish(struct boot_image *b, uint64_t entry, uint64_t pvh_entry, struct boot_entry *ret,
-	struct err *e)
+static void entry_fill(struct boot_image *b, struct boot_entry *ret)
+{
+	ret->mode = b->protocol == BOOT_LINUX_64 ? BOOT_LONG_64 : BOOT_PROTECTED_32;
+	ret->rip = b->entry;
+	switch (b->protocol) {
+	case BOOT_LINUX_64:
+	case BOOT_LINUX_32:
+		boot_params_fill(b);
+		ret->cs = BOOT_CS_LINUX;
+		ret->rsi = BOOT_PARAMS_GPA;
+		break;
+	case BOOT_PVH:
+		start_info_fill(b);
+		ret->cs = BOOT_CS32;
+		ret->rbx = BOOT_START_INFO_GPA;
+		break;
+	case BOOT_MULTIBOOT_1:
+	case BOOT_MULTIBOOT_2:
+		boot_multiboot_fill(b);
+		ret->cs = BOOT_CS32;
+		ret->rax = b->protocol == BOOT_MULTIBOOT_1 ? MULTIBOOT_1_STARTED : MULTIBOOT_2_STARTED;
+		ret->rbx = BOOT_MULTIBOOT_GPA;
+		break;
+	}
+}
+
+static int boot_finish(struct boot_image *b, struct boot_entry *ret, struct err *e)
 {
 	int r = initrd_load(b, e);
 
 	if (r < 0)
 		return r;
 	cmdline_write(b);
-	gdt_write(b->mem, ret);
-	if (pvh_entry) {
-		start_info_fill(b);
-		ret->mode = BOOT_PROTECTED_32;
-		ret->rip = pvh_entry;
-		ret->rbx = BOOT_START_INFO_GPA;
-		return 0;
-	}
-	boot_params_fill(b);
-	page_tables_write(b->mem, ret);
-	ret->mode = BOOT_LONG_64;
-	ret->rip = entry;
-	ret->rsi = BOOT_PARAMS_GPA;
+	gdt_write(b->mem, b->protocol, ret);
+	if (b->protocol == BOOT_LINUX_64)
+		page_tables_write(b->mem, ret);
+	entry_fill(b, ret);
 	return 0;
+}
+
+static int kernel_load(struct boot_image *b, struct err *e)
+{
+	struct boot_multiboot h;
+	bool multiboot = boot_multiboot_find(b, &h);
+
+	if (boot_elf_is(b))
+		return boot_elf_load(b, multiboot ? &h : NULL, e);
+	if (boot_bzimage_is(b))
+		return boot_bzimage_load(b, e);
+	if (multiboot && h.has_addresses)
+		return boot_multiboot_load(b, &h, e);
+	return err_set(e, -EINVAL, ERR_INVALID,
+		"kernel: neither an ELF file (vmlinux) nor a bzImage, and it has no Multiboot header with addresses");
 }
 
 int boot_load(struct memory *m, const struct boot_source *s, struct boot_entry *ret, struct err *e)
 {
 	struct boot_image b = { .mem = m, .src = s, .initrd_max_gpa = MEM_LOW_MAX - 1 };
-	uint64_t entry = 0, pvh_entry = 0;
 	int r;
 
 	memset(ret, 0, sizeof(*ret));
 	if (m->low_bytes < 2 * MIB)
 		return err_set(e, -E2BIG, ERR_INVALID, "a kernel needs at least 2 MiB of memory");
 	r = head_read(&b, e);
-	if (r < 0)
-		return r;
-	if (boot_elf_is(&b))
-		r = boot_elf_load(&b, &entry, &pvh_entry, e);
-	else if (boot_bzimage_is(&b))
-		r = boot_bzimage_load(&b, &entry, e);
-	else
-		r = err_set(e, -EINVAL, ERR_INVALID,
-			"kernel: neither an x86-64 ELF (vmlinux) nor a bzImage");
-	return r < 0 ? r : boot_finish(&b, entry, pvh_entry, ret, e);
+	if (!r)
+		r = kernel_load(&b, e);
+	return r < 0 ? r : boot_finish(&b, ret, e);
 }

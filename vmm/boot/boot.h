@@ -3,8 +3,11 @@
  * Kernel formats, recognized by their headers:
  *  - ELF with the note XEN_ELFNOTE_PHYS32_ENTRY: PVH (Xen's pvh.html;
  *    include/public/arch-x86/hvm/start_info.h). 32-bit protected mode, EBX → hvm_start_info.
+ *  - Multiboot 2 and 1, as ELF or with the header's own load addresses (GNU's "Multiboot2 Specification" and "Multiboot
+ *    Specification"). 32-bit protected mode, EBX → the information; the initrd is the only module.
  *  - other ELF64: the entry point in long mode, RSI → boot_params (Linux's startup_64).
- *  - bzImage, protocol ≥ 2.12 with XLF_KERNEL_64 (Documentation/x86/boot.rst). */
+ *  - bzImage, protocol ≥ 2.12 with XLF_KERNEL_64 (Documentation/x86/boot.rst): its 64-bit entry.
+ *  - other bzImages, protocol ≥ 2.10: the 32-bit entry, RSI → boot_params. */
 #ifndef CAIRN_VMM_BOOT_BOOT_H
 #define CAIRN_VMM_BOOT_BOOT_H
 

@@ -1,4 +1,4 @@
-/* bzImage by the 64-bit boot protocol (Linux, Documentation/x86/boot.rst). */
+/* bzImage by the 64-bit and 32-bit boot protocols (Linux, Documentation/x86/boot.rst). */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -25,6 +25,7 @@
 
 #define LOADED_HIGH 1u
 #define XLF_KERNEL_64 1u
+#define PROTOCOL_2_10 0x020a /* the first with the preferred address and the room that the kernel needs */
 #define PROTOCOL_2_12 0x020c
 #define ENTRY_64_OFFSET 0x200
 #define LOW_LOAD_GPA 0x100000ULL
@@ -40,11 +41,11 @@ static int header_check(const struct boot_image *b, struct err *e)
 	const uint8_t *h = b->head;
 	uint32_t cmdline_max = load_le32(h + HDR_CMDLINE_SIZE);
 
-	if (load_le16(h + HDR_VERSION) < PROTOCOL_2_12 ||
-		!(load_le16(h + HDR_XLOADFLAGS) & XLF_KERNEL_64) || !(h[HDR_LOADFLAGS] & LOADED_HIGH))
+	if (load_le16(h + HDR_VERSION) < PROTOCOL_2_10 || !(h[HDR_LOADFLAGS] & LOADED_HIGH))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"kernel: a bzImage without the 64-bit entry (boot protocol %u.%u); a 64-bit Linux 3.8 "
-			"or later is needed", h[HDR_VERSION + 1], h[HDR_VERSION]);
+			"kernel: a bzImage that starts in real mode (boot protocol %u.%u; 2.10 or later is needed), such as iPXE, memdisk "
+			"or a Linux before 2.6.31; write it to a disk image or an ISO with a boot loader, and boot that with \"firmware\": "
+			"\"bios\"", h[HDR_VERSION + 1], h[HDR_VERSION]);
 	if (h[HDR_RELOCATABLE] && !is_power_of_two(load_le32(h + HDR_ALIGNMENT)))
 		return err_set(e, -EINVAL, ERR_INVALID, "kernel: malformed header: its alignment is "
 			"not a power of two");
@@ -67,7 +68,12 @@ static uint64_t load_address(const struct boot_image *b)
 	return ROUND_UP(MAX(pref, LOW_LOAD_GPA), align);
 }
 
-int boot_bzimage_load(struct boot_image *b, uint64_t *ret_entry, struct err *e)
+static bool has_64_bit_entry(const struct boot_image *b)
+{
+	return load_le16(b->head + HDR_VERSION) >= PROTOCOL_2_12 && load_le16(b->head + HDR_XLOADFLAGS) & XLF_KERNEL_64;
+}
+
+int boot_bzimage_load(struct boot_image *b, struct err *e)
 {
 	uint64_t setup, gpa, bytes, room;
 	size_t header_end;
@@ -76,7 +82,9 @@ int boot_bzimage_load(struct boot_image *b, uint64_t *ret_entry, struct err *e)
 	if (r < 0)
 		return r;
 	setup = ((uint64_t)(b->head[HDR_SETUP_SECTS] ? b->head[HDR_SETUP_SECTS] : 4) + 1) * 512;
-	if (b->file_bytes < setup + MAX(16ULL * load_le32(b->head + HDR_SYSSIZE), ENTRY_64_OFFSET + 1))
+	/* The last 16 bytes may be incomplete, as those of memtest86+ are. */
+	if (ROUND_UP(b->file_bytes, 16) < setup + 16ULL * load_le32(b->head + HDR_SYSSIZE) ||
+		b->file_bytes <= setup + ENTRY_64_OFFSET)
 		return err_set(e, -EINVAL, ERR_INVALID, "kernel: the file is cut off");
 	gpa = load_address(b);
 	bytes = b->file_bytes - setup;
@@ -94,6 +102,7 @@ int boot_bzimage_load(struct boot_image *b, uint64_t *ret_entry, struct err *e)
 		header_end - HDR_SETUP_SECTS);
 	b->kernel_end = gpa + room;
 	b->initrd_max_gpa = MIN(b->initrd_max_gpa, load_le32(b->head + HDR_INITRD_ADDR_MAX));
-	*ret_entry = gpa + ENTRY_64_OFFSET;
+	b->protocol = has_64_bit_entry(b) ? BOOT_LINUX_64 : BOOT_LINUX_32;
+	b->entry = b->protocol == BOOT_LINUX_64 ? gpa + ENTRY_64_OFFSET : gpa;
 	return 0;
 }

@@ -1,4 +1,4 @@
-/* Loader of ELF64 kernels: vmlinux and Cairn's own test guests (System V ABI, chapters 4 and 5). */
+/* Loader of ELF kernels: vmlinux, Multiboot kernels and Cairn's own test guests (System V ABI, chapters 4 and 5). */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -18,19 +18,58 @@ bool boot_elf_is(const struct boot_image *b)
 	return b->head_bytes >= SELFMAG && !memcmp(b->head, ELFMAG, SELFMAG);
 }
 
+static bool is_32(const struct boot_image *b)
+{
+	return b->head[EI_CLASS] == ELFCLASS32;
+}
+
+/* Read the header of either class. */
+static Elf64_Ehdr header_read(const struct boot_image *b)
+{
+	Elf32_Ehdr h;
+	Elf64_Ehdr ret;
+
+	memcpy(&ret, b->head, sizeof(ret));
+	if (!is_32(b))
+		return ret;
+	memcpy(&h, b->head, sizeof(h));
+	ret.e_entry = h.e_entry;
+	ret.e_phoff = h.e_phoff;
+	ret.e_phentsize = h.e_phentsize;
+	ret.e_phnum = h.e_phnum;
+	return ret;
+}
+
+static Elf64_Phdr segment_read(const struct boot_image *b, const Elf64_Ehdr *h, unsigned i)
+{
+	const uint8_t *at = b->head + h->e_phoff + i * h->e_phentsize;
+	Elf64_Phdr ret;
+	Elf32_Phdr p;
+
+	if (!is_32(b)) {
+		memcpy(&ret, at, sizeof(ret));
+		return ret;
+	}
+	memcpy(&p, at, sizeof(p));
+	return (Elf64_Phdr){ .p_type = p.p_type, .p_offset = p.p_offset, .p_vaddr = p.p_vaddr, .p_paddr = p.p_paddr,
+		.p_filesz = p.p_filesz, .p_memsz = p.p_memsz };
+}
+
 static int header_check(const struct boot_image *b, const Elf64_Ehdr *h, struct err *e)
 {
+	unsigned bytes = is_32(b) ? sizeof(Elf32_Phdr) : sizeof(Elf64_Phdr);
+
 	if (b->head_bytes < sizeof(*h))
 		return err_set(e, -EINVAL, ERR_INVALID, "kernel: the ELF header is cut off");
-	if (h->e_ident[EI_CLASS] != ELFCLASS64 || h->e_ident[EI_DATA] != ELFDATA2LSB ||
-		h->e_machine != EM_X86_64)
+	if (h->e_ident[EI_CLASS] != (is_32(b) ? ELFCLASS32 : ELFCLASS64) || h->e_ident[EI_DATA] != ELFDATA2LSB ||
+		h->e_machine != (is_32(b) ? EM_386 : EM_X86_64))
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"kernel: an ELF file for another architecture (class %u, machine %u); an x86-64 one "
+			"kernel: an ELF file for another architecture (class %u, machine %u); an x86-64 or i386 one "
 			"is needed", h->e_ident[EI_CLASS], h->e_machine);
 	if (h->e_type != ET_EXEC && h->e_type != ET_DYN)
 		return err_set(e, -EINVAL, ERR_INVALID, "kernel: an ELF file, but not an executable");
-	if (h->e_phentsize != sizeof(Elf64_Phdr) || !h->e_phnum ||
-		!range_inside(h->e_phoff, (uint64_t)h->e_phnum * sizeof(Elf64_Phdr), b->head_bytes))
+	if (h->e_phentsize != bytes || !h->e_phnum ||
+		!range_inside(h->e_phoff, (uint64_t)h->e_phnum * bytes, b->head_bytes))
 		return err_set(e, -EINVAL, ERR_INVALID, "kernel: malformed ELF file: its program "
 			"headers are missing");
 	return 0;
@@ -94,28 +133,58 @@ static int notes_read(struct boot_image *b, const Elf64_Phdr *p, uint64_t *pvh, 
 	return r < 0 ? err_set_errno(e, r, "kernel") : 0;
 }
 
-int boot_elf_load(struct boot_image *b, uint64_t *ret_entry, uint64_t *ret_pvh, struct err *e)
+/* Return the address where a Multiboot kernel's entry point is loaded: some have a linear address in their header, for
+ * paging of their own, and boot loaders look for its segment (GRUB: grub-core/loader/multiboot_elfxx.c). */
+static uint64_t entry_gpa(const struct boot_image *b, const Elf64_Ehdr *h)
 {
-	Elf64_Ehdr h;
+	for (unsigned i = 0; i < h->e_phnum; i++) {
+		Elf64_Phdr p = segment_read(b, h, i);
+
+		if (p.p_type == PT_LOAD && h->e_entry - p.p_vaddr < p.p_memsz && h->e_entry >= p.p_vaddr)
+			return h->e_entry - p.p_vaddr + p.p_paddr;
+	}
+	return h->e_entry;
+}
+
+static int entry_set(struct boot_image *b, const Elf64_Ehdr *h, const struct boot_multiboot *multiboot, uint64_t pvh,
+	struct err *e)
+{
+	if (pvh) {
+		b->protocol = BOOT_PVH;
+		b->entry = pvh;
+	} else if (multiboot) {
+		b->protocol = multiboot->protocol;
+		b->entry = multiboot->has_entry ? multiboot->entry_gpa : entry_gpa(b, h);
+		return boot_multiboot_check(multiboot, e);
+	} else if (is_32(b)) {
+		return err_set(e, -EINVAL, ERR_INVALID, "kernel: a 32-bit ELF file with neither a PVH note nor a Multiboot header, so "
+			"nothing says how it starts; give the bzImage of a 32-bit Linux");
+	} else {
+		b->protocol = BOOT_LINUX_64;
+		b->entry = h->e_entry;
+	}
+	return 0;
+}
+
+int boot_elf_load(struct boot_image *b, const struct boot_multiboot *multiboot, struct err *e)
+{
+	Elf64_Ehdr h = header_read(b);
 	uint64_t pvh = 0;
-	int r;
+	int r = header_check(b, &h, e);
 
-	memcpy(&h, b->head, sizeof(h));
-	r = header_check(b, &h, e);
 	for (unsigned i = 0; i < h.e_phnum && !r; i++) {
-		Elf64_Phdr p;
+		Elf64_Phdr p = segment_read(b, &h, i);
 
-		memcpy(&p, b->head + h.e_phoff + i * sizeof(p), sizeof(p));
 		if (p.p_type == PT_LOAD)
 			r = segment_load(b, &p, e);
 		else if (p.p_type == PT_NOTE)
 			r = notes_read(b, &p, &pvh, e);
 	}
+	if (!r)
+		r = entry_set(b, &h, multiboot, pvh, e);
 	if (r < 0)
 		return r;
-	if (!b->kernel_end || !boot_range_loadable(b->mem, pvh ? pvh : h.e_entry, 1))
+	if (!b->kernel_end || !boot_range_loadable(b->mem, b->entry, 1))
 		return err_set(e, -EINVAL, ERR_INVALID, "kernel: its entry point is not in memory");
-	*ret_entry = h.e_entry;
-	*ret_pvh = pvh;
 	return 0;
 }

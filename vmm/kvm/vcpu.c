@@ -419,7 +419,7 @@ static void sregs_for_entry(struct kvm_sregs *s, const struct boot_entry *b)
 		sregs_after_reset(s);
 		return;
 	}
-	s->cs = flat_segment(lm ? BOOT_CS64 : BOOT_CS32, 11, lm);
+	s->cs = flat_segment(b->cs, 11, lm);
 	s->ds = s->es = s->fs = s->gs = s->ss = flat_segment(BOOT_DS, 3, false);
 	s->tr = (struct kvm_segment){ .limit = 0x67, .selector = BOOT_TSS, .type = 11, .present = 1 };
 	s->ldt = (struct kvm_segment){ .unusable = 1 };
@@ -462,7 +462,7 @@ static void msrs_for_start(struct vcpu *v)
 
 static int boot_vcpu_reset(struct vcpu *v, const struct boot_entry *b, struct err *e)
 {
-	struct kvm_regs regs = { .rip = b->rip, .rbx = b->rbx, .rsi = b->rsi, .rflags = 2 };
+	struct kvm_regs regs = { .rip = b->rip, .rax = b->rax, .rbx = b->rbx, .rsi = b->rsi, .rflags = 2 };
 	struct kvm_sregs sregs;
 	int r = kvm_ioctl(v->fd, KVM_GET_SREGS, &sregs);
 

@@ -35,16 +35,17 @@ enum boot_mode { BOOT_PROTECTED_32, BOOT_LONG_64, BOOT_RESET };
 struct boot_entry {
 	enum boot_mode mode;
 	uint64_t rip;
-	uint64_t rbx, rsi; /* gpa of start_info; gpa of boot_params */
+	uint64_t rax, rbx, rsi; /* Multiboot's magic number; gpa of its information or of start_info; gpa of boot_params */
+	uint16_t cs;	   /* selector of the code segment; not with BOOT_RESET */
 	uint64_t cr3;	   /* long mode only */
 	uint64_t gdt_gpa;
 	uint16_t gdt_limit;
 };
 
-/* Selectors of the GDT that vmm/boot writes. The 64-bit boot protocol prescribes these values
- * for __BOOT_CS and __BOOT_DS. */
+/* Selectors of the GDT that vmm/boot writes. Linux' boot protocols prescribe the values of BOOT_CS_LINUX, which is a
+ * segment of 64 or 32 bits as the mode is, and of BOOT_DS. */
 #define BOOT_CS32 0x08
-#define BOOT_CS64 0x10
+#define BOOT_CS_LINUX 0x10
 #define BOOT_DS 0x18
 #define BOOT_TSS 0x20
 

@@ -10,6 +10,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#define CR0_PE 1ULL
+#define EFER_LMA (1ULL << 10)
+
 static void exit_count(atomic_ulong *c)
 {
 	/* A plain load and store suffice: only this vCPU's thread writes the counter. */
@@ -88,6 +91,24 @@ static void instruction_text(struct vcpu *v, char *buf, size_t len)
 		at += (size_t)snprintf(buf + at, len - at, " %02x", run->emulation_failure.insn_bytes[i]);
 }
 
+/* Does this host's KVM emulate kernel mode? */
+static bool is_emulated(const struct vcpu *v)
+{
+	return v->set->cfg.kvm && v->set->cfg.kvm->host_kind == VM_HOST_PVM;
+}
+
+/* Return the end of a report of a triple fault. A KVM that emulates kernel mode raises #GP when a guest turns on paging
+ * in 32-bit mode, with PAE or without. */
+static const char *paging_lacks(const struct vcpu *v)
+{
+	struct kvm_sregs s;
+
+	if (!is_emulated(v) || kvm_ioctl(v->fd, KVM_GET_SREGS, &s) || !(s.cr0 & CR0_PE) || s.efer & EFER_LMA)
+		return "";
+	return ", in 32-bit mode, where this host's KVM, which emulates kernel mode (kvm-pvm), has no paging: if the guest needs "
+		"that, use a host with VMX or SVM";
+}
+
 static bool exit_internal_error(struct vcpu *v)
 {
 	struct kvm_regs regs = { 0 };
@@ -104,8 +125,10 @@ static bool exit_internal_error(struct vcpu *v)
 	instruction_text(v, insn, sizeof(insn));
 	if (!insn[0])
 		assist_instruction_text(v, regs.rip, insn, sizeof(insn));
-	vcpu_fault(v, VM_REASON_EMULATION_FAILURE, "vCPU %u, RIP 0x%llx%s", v->index,
-		(unsigned long long)regs.rip, insn);
+	vcpu_fault(v, VM_REASON_EMULATION_FAILURE, "vCPU %u, RIP 0x%llx%s%s", v->index,
+		(unsigned long long)regs.rip, insn,
+		is_emulated(v) ? "; this host's KVM emulates kernel mode (kvm-pvm) and does not know this instruction: use a host with "
+			"VMX or SVM" : "");
 	return false;
 }
 
@@ -114,8 +137,8 @@ static bool exit_triple_fault(struct vcpu *v)
 	struct kvm_regs regs = { 0 };
 
 	kvm_ioctl(v->fd, KVM_GET_REGS, &regs);
-	vcpu_fault(v, VM_REASON_TRIPLE_FAULT, "vCPU %u, RIP 0x%llx", v->index,
-		(unsigned long long)regs.rip);
+	vcpu_fault(v, VM_REASON_TRIPLE_FAULT, "vCPU %u, RIP 0x%llx%s", v->index,
+		(unsigned long long)regs.rip, paging_lacks(v));
 	return false;
 }
 

@@ -157,10 +157,9 @@ static void descriptor_check(const struct boot_fx *f, unsigned selector, bool co
 void boot_fx_check_gdt(const struct boot_fx *f)
 {
 	assert_true(load_le64(f->mem.host + f->entry.gdt_gpa) == 0);
-	descriptor_check(f, BOOT_CS64, true, true);
-	descriptor_check(f, BOOT_CS32, true, false);
+	descriptor_check(f, f->entry.cs, true, f->entry.mode == BOOT_LONG_64);
 	descriptor_check(f, BOOT_DS, false, false);
-	/* The 64-bit boot protocol prescribes the selectors __BOOT_CS and __BOOT_DS. */
-	assert_int_equal(BOOT_CS64, 0x10);
+	/* Linux' boot protocols prescribe the selectors __BOOT_CS and __BOOT_DS. */
+	assert_int_equal(BOOT_CS_LINUX, 0x10);
 	assert_int_equal(BOOT_DS, 0x18);
 }

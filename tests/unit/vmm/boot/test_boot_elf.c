@@ -277,6 +277,7 @@ static void test_other_architectures_are_refused(void **state)
 		boot_fx_refused(&f, -EINVAL);                                                      \
 	} while (0)
 	BAD(header_of(&f)->e_ident[EI_CLASS] = ELFCLASS32);
+	BAD(header_of(&f)->e_ident[EI_CLASS] = ELFCLASSNONE);
 	BAD(header_of(&f)->e_ident[EI_DATA] = ELFDATA2MSB);
 	BAD(header_of(&f)->e_machine = EM_386);
 	BAD(header_of(&f)->e_machine = EM_AARCH64);

@@ -88,7 +88,7 @@ static void guest_write(struct vcpu_fx *f, const void *code, size_t n)
 	store_le64(gdt + BOOT_CS32, 0x00cf9b000000ffffULL);
 	store_le64(gdt + BOOT_DS, 0x00cf93000000ffffULL);
 	memcpy(f->mem.host + CODE_GPA, code, n);
-	f->entry = (struct boot_entry){ .mode = BOOT_PROTECTED_32,
+	f->entry = (struct boot_entry){ .mode = BOOT_PROTECTED_32, .cs = BOOT_CS32,
 		.rip = CODE_GPA,
 		.gdt_gpa = GDT_GPA,
 		.gdt_limit = BOOT_TSS + 15 };
