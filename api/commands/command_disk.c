@@ -17,31 +17,21 @@
 
 static const char *const keys[] = { "iops", "bps" };
 
-struct disk_change {
+struct limits_change {
 	struct call *call;
 	char id[16];
 };
-
-/* Return the index of a disk, by id or by the path of its image; -ENOENT. */
-static int disk_find(const struct definition *d, const char *which)
-{
-	for (unsigned i = 0; i < d->ndisks; i++)
-		if (!strcmp(d->disks[i].id, which) || (d->disks[i].nlayers && !strcmp(d->disks[i].layers[0].path, which)))
-			return (int)i;
-	return -ENOENT;
-}
 
 /* Make the definition of the running VM with the limits that the call wants. The caller owns *ret. Returns 0; -EINVAL;
  * -ENOENT. */
 static int definition_change(struct call *c, const char *which, struct definition **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(c->vm));
-	int at = disk_find(vm_live(c->vm), which), r;
+	int at = vm_live_disk(c->vm, which, e), r;
 	struct json_object *disk;
 
 	if (at < 0)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk '%.40s'; next: cairn domblklist %.60s",
-			c->vm->def->name, which, c->vm->def->name);
+		return at;
 	disk = json_object_array_get_idx(js_get_array(o, "disks"), (size_t)at);
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
 		if (!js_get(c->args, keys[i]))
@@ -59,7 +49,7 @@ static int definition_change(struct call *c, const char *which, struct definitio
 /* The process has the change: note it in the definition that it runs with, which may have changed meanwhile. */
 static void change_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
-	struct disk_change *w = opaque;
+	struct limits_change *w = opaque;
 	struct call *c = w->call;
 	struct definition *d;
 	struct err own;
@@ -76,20 +66,13 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 	free(w);
 }
 
-static int process_check(const struct vm *vm, struct err *e)
-{
-	int r = vm_live_check(vm, e);
-
-	return r || vm_process_knows(vm->proc, VM_KNOWS_DISK_SET) ? r : vm_compat_refuse(vm->def->name, e);
-}
-
 void command_vm_set_disk(struct call *c)
 {
 	struct vm_disk_set body = { 0 };
 	struct definition *d = NULL;
-	struct disk_change *w;
+	struct limits_change *w;
 	struct err e;
-	int r = process_check(c->vm, &e);
+	int r = vm_compat_check_live(c->vm, VM_KNOWS_DISK_SET, &e);
 
 	if (!r && !js_get(c->args, keys[0]) && !js_get(c->args, keys[1]))
 		r = err_set(&e, -EINVAL, ERR_INVALID, "nothing to change: give iops or bps");
@@ -102,7 +85,7 @@ void command_vm_set_disk(struct call *c)
 	w = must_alloc(calloc(1, sizeof(*w)));
 	w->call = c;
 	for (unsigned i = 0; i < d->ndisks; i++) {
-		if (disk_find(d, js_get_str(c->args, "disk")) != (int)i)
+		if (definition_disk_find(d, js_get_str(c->args, "disk")) != (int)i)
 			continue;
 		snprintf(w->id, sizeof(w->id), "%s", d->disks[i].id);
 		body.limits = (struct vm_disk_limits){ d->disks[i].iops, d->disks[i].bps };

@@ -94,13 +94,6 @@ static int change_read(struct call *c, struct interface_change *w, struct err *e
 	return 0;
 }
 
-static int process_check(const struct vm *vm, struct err *e)
-{
-	int r = vm_live_check(vm, e);
-
-	return r || vm_process_knows(vm->proc, VM_KNOWS_INTERFACE_SET) ? r : vm_compat_refuse(vm->def->name, e);
-}
-
 void command_vm_set_interface(struct call *c)
 {
 	struct interface_change *w = must_alloc(calloc(1, sizeof(*w)));
@@ -113,7 +106,7 @@ void command_vm_set_interface(struct call *c)
 		egress_change(c);
 		return;
 	}
-	r = process_check(c->vm, &e);
+	r = vm_compat_check_live(c->vm, VM_KNOWS_INTERFACE_SET, &e);
 	w->call = c;
 	if (!r)
 		r = change_read(c, w, &e);

@@ -231,6 +231,8 @@ bool definition_forwards_meet(const struct definition_forward *a, const struct d
 void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT]);
 
 bool definition_has_uuid(const struct definition *d);
+/* Find a disk by id or by the path of its image. Returns its index; -ENOENT. */
+int definition_disk_find(const struct definition *d, const char *which);
 /* Whether any bit is set: all zero stands for no UUID. */
 bool uuid_is_set(const uint8_t uuid[16]);
 /* Set a random UUID (RFC 4122, section 4.4). Returns 0 or -errno. */

@@ -308,3 +308,11 @@ void definition_disks_free(struct definition *d)
 		}
 	free(d->disks);
 }
+
+int definition_disk_find(const struct definition *d, const char *which)
+{
+	for (unsigned i = 0; i < d->ndisks; i++)
+		if (!strcmp(d->disks[i].id, which) || (d->disks[i].nlayers && !strcmp(d->disks[i].layers[0].path, which)))
+			return (int)i;
+	return -ENOENT;
+}

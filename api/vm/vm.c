@@ -112,6 +112,14 @@ int vm_live_check(const struct vm *vm, struct err *e)
 		vm_state_name(vm->state));
 }
 
+int vm_live_disk(const struct vm *vm, const char *which, struct err *e)
+{
+	int at = definition_disk_find(vm_live(vm), which);
+
+	return at >= 0 ? at : err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk '%.40s'; next: cairn domblklist %.60s",
+		vm->def->name, which, vm->def->name);
+}
+
 int vm_live_interface(const struct vm *vm, const char *which, struct err *e)
 {
 	const struct definition *d = vm_live(vm);

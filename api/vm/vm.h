@@ -248,6 +248,8 @@ struct vm_defined {
 const struct definition *vm_live(const struct vm *vm);
 /* Check that the VM has a process that a change can be made in. Returns 0; -EPERM with an error. */
 int vm_live_check(const struct vm *vm, struct err *e);
+/* Find a disk of the process by id or by the path of its image. Returns its index; -ENOENT with an error. */
+int vm_live_disk(const struct vm *vm, const char *which, struct err *e);
 /* Find an interface of the process by id or MAC address. Returns its index; -ENOENT with an error. */
 int vm_live_interface(const struct vm *vm, const char *which, struct err *e);
 /* Note that the VM's process has ended, or that its definition is the next start's. */

@@ -4,7 +4,7 @@
 #ifndef CAIRN_API_VM_VM_COMPAT_H
 #define CAIRN_API_VM_VM_COMPAT_H
 
-#include "vmm/vm_msg.h"
+#include "api/vm/vm_process.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -18,6 +18,9 @@ bool vm_compat_is_old(const struct vm *vm);
  * Returns 0; -ENOTSUP with an error that names the VM and the remedy. */
 int vm_compat_check(const struct vm *vm, struct err *e);
 
+/* Check that the VM has a process that a change can be made in (vm_live_check()), and that knows this.
+ * Returns 0; -EPERM or -ENOTSUP with an error. */
+int vm_compat_check_live(const struct vm *vm, enum vm_known what, struct err *e);
 /* Set the error for a request that an older VM process lacks. Returns -ENOTSUP. */
 int vm_compat_refuse(const char *vm_name, struct err *e);
 /* Shorten a request's body to what a process of that version accepts. len: in: the body's length; out: the length to

@@ -1,0 +1,301 @@
+#include "api/vm/disk_change.h"
+#include "api/access/authors.h"
+#include "api/access/open_as.h"
+#include "api/access/rights.h"
+#include "api/schema/call.h"
+#include "api/store/store.h"
+#include "api/vm/pin_scan.h"
+#include "api/vm/pins.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_compat.h"
+#include "api/vm/vm_disk_free.h"
+#include "api/wire/conn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHANGE_TIMEOUT_NS (30 * 1000000000ULL)
+
+struct disk_change {
+	const struct disk_change_kind *kind;
+	struct call *call;
+	struct vm_host *host;
+	uint8_t uuid[16];
+	uint64_t run;		      /* the VM's run that the disk is for */
+	struct definition *next;      /* owned: the definition with the disk; NULL: the VM has it */
+	const struct definition *was; /* of the VM when next was made; only compared */
+	struct definition *only;      /* owned: a definition with this disk alone */
+	struct json_object *old;      /* owned: the disk before; NULL: the VM gets a further one */
+	struct config config;
+	struct file_id image, old_image;
+	bool opened;
+	struct pin_scan *scan;
+	struct open_as *opener;
+	struct store_work stored; /* of the definition with the disk */
+	unsigned at;
+	char id[16];
+};
+
+static void change_free(struct disk_change *w)
+{
+	definition_free(w->next);
+	definition_free(w->only);
+	json_object_put(w->old);
+	if (w->opened)
+		config_done(&w->config);
+	pin_scan_free(w->scan);
+	free(w);
+}
+
+static void change_fail(struct disk_change *w, const struct err *e)
+{
+	call_fail(w->call, e);
+	change_free(w);
+}
+
+/* ---- the definition that the VM runs with ---- */
+
+/* Note the image of a disk: of a further one, of one that has another, or of one that is removed (image NULL). Returns
+ * the image that it had. */
+static struct file_id image_note(struct vm *vm, unsigned at, const struct file_id *image)
+{
+	unsigned n = vm_live(vm)->ndisks;
+	struct file_id old = { 0 };
+
+	if (vm->ndisk_ids != n || at >= VM_DISKS_MAX)
+		return old; /* they are not known */
+	if (at < n)
+		old = vm->disk_ids[at];
+	if (image) {
+		vm->disk_ids[at] = *image;
+		vm->ndisk_ids = MAX(n, at + 1);
+	} else {
+		memmove(&vm->disk_ids[at], &vm->disk_ids[at + 1], (n - at - 1) * sizeof(vm->disk_ids[0]));
+		vm->ndisk_ids--;
+	}
+	return old;
+}
+
+void disk_change_note(struct vm *vm, const char *id, struct json_object *disk, const struct file_id *image)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
+	int at = definition_disk_find(vm_live(vm), id);
+	struct definition *d;
+	struct err e;
+
+	if (at < 0)
+		return;
+	if (disk)
+		json_object_array_put_idx(js_get_array(o, "disks"), (size_t)at, json_object_get(disk));
+	else
+		json_object_array_del_idx(js_get_array(o, "disks"), (size_t)at, 1);
+	if (definition_parse_stored(o, &d, &e) < 0) {
+		log_error("plug", "VM '%s': %s", vm->def->name, e.msg);
+		return;
+	}
+	image_note(vm, (unsigned)at, image);
+	authors_copy(vm_live(vm), d);
+	vm_live_replace(vm, d);
+}
+
+/* Give the VM the disk that it had, because its process has refused the change. */
+static void change_undo(const struct disk_change *w, struct vm *vm)
+{
+	disk_change_note(vm, w->id, w->old, w->old ? &w->old_image : NULL);
+}
+
+/* ---- planning ---- */
+
+/* Make a definition with the changed disk alone, whose files are opened. */
+static int only_make(struct disk_change *w, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(w->next);
+	struct json_object *disk = json_object_get(json_object_array_get_idx(js_get_array(o, "disks"), w->at)),
+			   *disks = json_object_new_array();
+	int r;
+
+	json_object_array_add(disks, disk);
+	js_put(o, "disks", disks);
+	json_object_object_del(o, "interfaces");
+	r = definition_parse_stored(o, &w->only, e);
+	if (!r)
+		authors_copy(w->next, w->only);
+	return r;
+}
+
+/* Keep the disk as it is now, in case that the process refuses the change. */
+static struct json_object *old_disk(const struct vm *vm, unsigned at)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
+
+	return at < vm_live(vm)->ndisks ? json_object_get(json_object_array_get_idx(js_get_array(o, "disks"), at)) : NULL;
+}
+
+static int change_plan(struct disk_change *w, const struct vm *vm, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
+	struct json_object *disks = js_get_array(o, "disks");
+	const char *folder = js_get_str(w->call->args, "folder");
+	struct peer who = conn_peer(w->call->conn);
+	int at, r;
+
+	if (folder && *folder != '/')
+		return err_set(e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
+	if (!disks) {
+		disks = json_object_new_array();
+		js_put(o, "disks", disks);
+	}
+	at = w->kind->plan(w->call, vm, disks, e);
+	r = at < 0 ? at : definition_parse(o, folder, &w->next, e);
+	if (!r)
+		r = rights_of_peer(&who, &w->next->rights, e);
+	if (r < 0)
+		return r;
+	authors_inherit(w->next, vm_live(vm));
+	w->at = (unsigned)at;
+	w->old = old_disk(vm, w->at);
+	w->was = vm_live(vm);
+	snprintf(w->id, sizeof(w->id), "%s", w->next->disks[at].id);
+	return only_make(w, e);
+}
+
+/* ---- the steps ---- */
+
+/* Return the VM if it still is in the run that the disk is for; NULL with an error: it has ended, or changed. */
+static struct vm *change_vm(struct disk_change *w, struct err *e)
+{
+	struct vm *vm = vm_find_uuid(w->host, w->uuid);
+
+	w->call->vm = vm;
+	if (!vm || vm->run != w->run || vm_compat_check_live(vm, w->kind->known, e) < 0) {
+		err_set(e, -EPERM, ERR_WRONG_STATE, "the VM has ended meanwhile");
+		return NULL;
+	}
+	if (w->next && vm_live(vm) != w->was) {
+		err_set(e, -EBUSY, ERR_BUSY, "VM '%.200s' was changed by another user meanwhile; repeat the change", vm->def->name);
+		return NULL;
+	}
+	return vm;
+}
+
+static void change_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct disk_change *w = opaque;
+	struct vm *vm = vm_find_uuid(w->host, w->uuid);
+
+	(void)a;
+	w->call->vm = vm;
+	/* The process has refused the disk. After another error it may have it. */
+	if (r == -EREMOTEIO && vm && vm->run == w->run)
+		change_undo(w, vm);
+	if (r < 0) {
+		change_fail(w, e);
+		return;
+	}
+	w->call->when_stored = true;
+	call_return(w->call, NULL);
+	change_free(w);
+}
+
+/* The definition with the disk is in the VM's folder. */
+static void change_send(struct store_work *work)
+{
+	struct disk_change *w = container_of(work, struct disk_change, stored);
+	struct err e;
+	struct vm *vm = change_vm(w, &e);
+
+	if (!vm) {
+		vm = vm_find_uuid(w->host, w->uuid);
+		if (vm && vm->run == w->run && vm->proc)
+			change_undo(w, vm);
+		change_fail(w, &e);
+		return;
+	}
+	w->config.vm.images_only = false;
+	w->config.vm.firmware = VM_FIRMWARE_NONE; /* the message names no files of a UEFI, which the process has */
+	w->config.vm.disk_more[0].force = js_get_bool(w->call->args, "force", false);
+	vm_process_request_fds(vm->proc, w->kind->type, &w->config.vm, VM_PLUG_BYTES, w->config.fds, w->config.nfds,
+		CHANGE_TIMEOUT_NS, change_done, w);
+}
+
+/* Store the definition first: if this daemon is killed, the next one knows of the disk. */
+static void change_store(struct disk_change *w)
+{
+	struct pin_scan_result found = { 0 };
+	struct vm *vm;
+	struct err e;
+
+	vm = change_vm(w, &e);
+	if (!vm) {
+		change_fail(w, &e);
+		return;
+	}
+	if (w->scan)
+		pin_scan_take(w->scan, &found);
+	if (found.added)
+		pins_store(w->host); /* before the image is in use, so that its pin is not deleted */
+	w->old_image = image_note(vm, w->at, &w->image);
+	vm_live_replace(vm, STEAL_PTR(w->next));
+	w->stored = (struct store_work){ .done = change_send, .loop = w->host->loop };
+	store_after(w->host->store, &w->stored);
+}
+
+static void change_scanned(void *opaque)
+{
+	change_store(opaque);
+}
+
+static void change_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct disk_change *w = opaque;
+	const struct definition_disk *d = &w->only->disks[0];
+	struct vm *vm;
+	struct err own;
+
+	w->opener = NULL;
+	if (r < 0) {
+		change_fail(w, e);
+		return;
+	}
+	w->config = *c;
+	w->opened = true;
+	vm = change_vm(w, &own);
+	if (vm && config_identify(&w->config, w->config.vm.disks[0].fd[0], &w->image) < 0) {
+		err_set(&own, -EIO, ERR_IO, "%s: cannot identify the image", w->id);
+		vm = NULL;
+	}
+	if (!vm || (d->nlayers && vm_disk_check_free(vm, vm_live(vm), d, &w->image, w->id, &own) < 0)) {
+		change_fail(w, &own);
+		return;
+	}
+	w->scan = pin_scan_begin(w->host, w->only, change_scanned, w);
+	if (!w->scan)
+		change_store(w);
+}
+
+void disk_change_begin(struct call *c, const struct disk_change_kind *kind)
+{
+	struct disk_change *w = must_alloc(calloc(1, sizeof(*w)));
+	struct err e;
+	int r = vm_compat_check_live(c->vm, kind->known, &e);
+
+	w->kind = kind;
+	w->call = c;
+	w->host = c->host;
+	memcpy(w->uuid, c->vm->def->uuid, sizeof(w->uuid));
+	w->run = c->vm->run;
+	if (!r)
+		r = change_plan(w, c->vm, &e);
+	if (r < 0) {
+		change_fail(w, &e);
+		return;
+	}
+	open_as_open(c->host->helpers, w->only, OPEN_AS_IMAGES, change_opened, w, &w->opener);
+}
