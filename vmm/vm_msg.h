@@ -836,6 +836,9 @@ struct vm_info {
 	uint8_t reserved_at_end[6];
 	struct vm_balloon_info balloon;
 	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */
+	struct {
+		uint64_t dev, ino; /* as fstat() has them; both 0: not known */
+	} images[VM_DISKS_MAX]; /* of the disks */
 };
 
 enum vm_tray { VM_TRAY_NONE = 0, VM_TRAY_CLOSED, VM_TRAY_OPEN };

@@ -273,6 +273,24 @@ void authors_copy(const struct definition *from, struct definition *to)
 		author_add(to, from->authors[i].key, from->authors[i].rights);
 }
 
+void authors_restore(struct definition *d, const struct definition *now, const struct definition *before)
+{
+	struct claims is, was;
+
+	d->rights = copied(now->rights);
+	claims_make(&is, d);
+	claims_make(&was, now);
+	for (size_t i = 0; i < is.n; i++) {
+		const struct claim *c = &is.list[i], *same = claim_find(&was, c->key);
+		const struct rights *author = author_of(same && !claim_gains(same, c) ? now : before, c->key);
+
+		if (!rights_are_same(author, d->rights))
+			author_add(d, c->key, author);
+	}
+	claims_done(&is);
+	claims_done(&was);
+}
+
 /* ---- JSON ---- */
 
 void authors_put(struct json_object *definition, const struct definition *d)

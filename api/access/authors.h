@@ -38,6 +38,9 @@ void authors_copy(const struct definition *from, struct definition *to);
 /* Get the rights that create or delete files beside the disks the guest may write to: those of the disks' one author.
  * *ret: borrowed from d; NULL: the daemon's own. Returns 0; -EPERM: the disks have several authors. */
 int authors_of_disks(const struct definition *d, const struct rights **ret, struct err *e);
+/* Set definer and authors of a definition that has none: each part is of `now`, or else of `before`. The definer is
+ * that of `now`. */
+void authors_restore(struct definition *d, const struct definition *now, const struct definition *before);
 /* Set definer and authors of a clone that has none. Its definer is the author of the source's disks; what both
  * definitions name keeps its author. Returns 0; -EPERM: the disks have several authors. */
 int authors_clone(const struct definition *source, struct definition *clone, struct err *e);

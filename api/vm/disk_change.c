@@ -22,19 +22,20 @@
 #include <string.h>
 
 #define CHANGE_TIMEOUT_NS (30 * 1000000000ULL)
+#define STATE_KEY "disk_change"
 
 struct disk_change {
 	const struct disk_change_kind *kind;
-	struct call *call;
+	struct call *call; /* NULL: answered */
 	struct vm_host *host;
 	uint8_t uuid[16];
-	uint64_t run;		      /* the VM's run that the disk is for */
-	struct definition *next;      /* owned: the definition with the disk; NULL: the VM has it */
-	const struct definition *was; /* of the VM when next was made; only compared */
-	struct definition *only;      /* owned: a definition with this disk alone */
-	struct json_object *old;      /* owned: the disk before; NULL: the VM gets a further one */
+	uint64_t run;		   /* the VM's run that the disk is for */
+	uint64_t changes;	   /* vm.live_changes when next was made */
+	struct definition *before; /* owned: the definition that the VM ran with then; NULL: the VM has it */
+	struct definition *next;   /* owned: the definition with the disk; NULL: the VM has it */
+	struct definition *only;   /* owned: a definition with this disk alone */
 	struct config config;
-	struct file_id image, old_image;
+	struct file_id image;
 	bool opened;
 	struct pin_scan *scan;
 	struct open_as *opener;
@@ -45,18 +46,37 @@ struct disk_change {
 
 static void change_free(struct disk_change *w)
 {
+	definition_free(w->before);
 	definition_free(w->next);
 	definition_free(w->only);
-	json_object_put(w->old);
 	if (w->opened)
 		config_done(&w->config);
 	pin_scan_free(w->scan);
 	free(w);
 }
 
+/* Return the VM in the run that the disk is for; NULL: that run has ended. */
+static struct vm *run_find(const struct disk_change *w)
+{
+	struct vm *vm = vm_find_uuid(w->host, w->uuid);
+
+	return vm && vm->run == w->run && vm->proc ? vm : NULL;
+}
+
+/* A client that lost its role meanwhile learns nothing about the VM from the error. */
+static void call_answer_error(struct disk_change *w, const struct err *e)
+{
+	struct err own;
+
+	w->call->vm = vm_find_uuid(w->host, w->uuid);
+	if (call_check_role(w->call, ROLE_ADMIN, w->call->vm, &own) < 0)
+		e = &own;
+	call_fail(STEAL_PTR(w->call), e);
+}
+
 static void change_fail(struct disk_change *w, const struct err *e)
 {
-	call_fail(w->call, e);
+	call_answer_error(w, e);
 	change_free(w);
 }
 
@@ -83,32 +103,144 @@ static struct file_id image_note(struct vm *vm, unsigned at, const struct file_i
 	return old;
 }
 
-void disk_change_note(struct vm *vm, const char *id, struct json_object *disk, const struct file_id *image)
+/* Change a disk of the running definition. disk: taken; NULL: remove the disk. before: has the authors of what the
+ * running definition lacks. image: NULL: only with disk NULL. */
+static void live_change(struct vm *vm, unsigned at, struct json_object *disk, const struct definition *before,
+	const struct file_id *image)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
-	int at = definition_disk_find(vm_live(vm), id);
+	struct json_object *disks = js_get_array(o, "disks");
 	struct definition *d;
 	struct err e;
 
-	if (at < 0)
-		return;
 	if (disk)
-		json_object_array_put_idx(js_get_array(o, "disks"), (size_t)at, json_object_get(disk));
+		json_object_array_put_idx(disks, at, disk);
 	else
-		json_object_array_del_idx(js_get_array(o, "disks"), (size_t)at, 1);
+		json_object_array_del_idx(disks, at, 1);
 	if (definition_parse_stored(o, &d, &e) < 0) {
 		log_error("plug", "VM '%s': %s", vm->def->name, e.msg);
 		return;
 	}
-	image_note(vm, (unsigned)at, image);
-	authors_copy(vm_live(vm), d);
+	image_note(vm, at, image);
+	authors_restore(d, vm_live(vm), before);
 	vm_live_replace(vm, d);
 }
 
-/* Give the VM the disk that it had, because its process has refused the change. */
-static void change_undo(const struct disk_change *w, struct vm *vm)
+void disk_change_remove(struct vm *vm, const char *id)
 {
-	disk_change_note(vm, w->id, w->old, w->old ? &w->old_image : NULL);
+	int at = definition_disk_find(vm_live(vm), id);
+
+	if (at >= 0)
+		live_change(vm, (unsigned)at, NULL, vm_live(vm), NULL);
+}
+
+/* Make the disk as it was in c->before, or remove it. Other parts of the definition may have changed since. */
+static void disk_restore(struct vm *vm, const struct vm_disk_change *c)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(c->before);
+	int at = definition_disk_find(vm_live(vm), c->id), was = definition_disk_find(c->before, c->id);
+
+	if (at >= 0 && was >= 0)
+		live_change(vm, (unsigned)at, json_object_get(json_object_array_get_idx(js_get_array(o, "disks"), (size_t)was)),
+			c->before, &c->old_image);
+	else
+		disk_change_remove(vm, c->id);
+}
+
+/* ---- the disk in doubt ---- */
+
+static int definition_copy(const struct definition *d, struct definition **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(d);
+
+	authors_put(o, d);
+	return authors_parse_stored(o, ret, e);
+}
+
+void disk_change_put(const struct vm *vm, struct json_object *state)
+{
+	const struct vm_disk_change *c = &vm->disk_change;
+	struct json_object *o, *before;
+
+	if (!c->before)
+		return;
+	before = definition_to_json(c->before);
+	authors_put(before, c->before);
+	o = json_object_new_object();
+	js_put_str(o, "id", c->id);
+	js_put_int(o, "dev", (int64_t)c->image.dev);
+	js_put_int(o, "ino", (int64_t)c->image.ino);
+	js_put(o, "before", before);
+	js_put(state, STATE_KEY, o);
+}
+
+void disk_change_load(struct vm *vm, struct json_object *state)
+{
+	struct vm_disk_change *c = &vm->disk_change;
+	struct json_object *o = js_get(state, STATE_KEY), *before = js_get(o, "before");
+	struct err e;
+
+	if (!before)
+		return;
+	snprintf(c->id, sizeof(c->id), "%s", js_get_str_or(o, "id", ""));
+	c->image.dev = (uint64_t)js_get_int(o, "dev", 0);
+	c->image.ino = (uint64_t)js_get_int(o, "ino", 0);
+	if (authors_parse_stored(before, &c->before, &e) < 0)
+		log_warn("state", "VM '%s': the change of disk %s is damaged in state.json: %s", vm->def->name, c->id, e.msg);
+}
+
+void disk_change_forget(struct vm *vm)
+{
+	definition_free(vm->disk_change.before);
+	vm->disk_change = (struct vm_disk_change){ 0 };
+}
+
+/* has: the process has the disk. Then state.json may keep the doubt until the VM's next change: a daemon that finds it
+ * there settles it likewise. */
+static void doubt_settle(struct vm *vm, bool has)
+{
+	struct vm_disk_change c = vm->disk_change;
+
+	vm->disk_change = (struct vm_disk_change){ 0 };
+	if (!c.before)
+		return;
+	if (!has)
+		disk_restore(vm, &c);
+	definition_free(c.before);
+}
+
+static int info_find(const struct vm_info *info, const char *id)
+{
+	for (unsigned i = 0; i < MIN(info->ndisks, VM_DISKS_MAX); i++)
+		if (!strncmp(info->disks[i].id, id, sizeof(info->disks[i].id)))
+			return (int)i;
+	return -ENOENT;
+}
+
+static bool process_has(const struct vm_info *info, const struct vm_disk_change *c)
+{
+	int at = info_find(info, c->id);
+
+	return at >= 0 && info->images[at].dev == c->image.dev && info->images[at].ino == c->image.ino;
+}
+
+void disk_change_compare(struct vm *vm, const struct vm_info *info)
+{
+	struct vm_disk_change *c = &vm->disk_change;
+
+	if (!info->plugs)
+		return;
+	if (c->before && !c->answer_follows)
+		doubt_settle(vm, process_has(info, c));
+	for (unsigned i = vm_live(vm)->ndisks; i-- > 0;) {
+		char id[sizeof(c->id)];
+
+		snprintf(id, sizeof(id), "%s", vm_live(vm)->disks[i].id);
+		if (info_find(info, id) >= 0 || (c->before && !strcmp(c->id, id)))
+			continue;
+		log_info("plug", "VM '%s' has no disk %s any more", vm->def->name, id);
+		disk_change_remove(vm, id);
+	}
 }
 
 /* ---- planning ---- */
@@ -128,14 +260,6 @@ static int only_make(struct disk_change *w, struct err *e)
 	if (!r)
 		authors_copy(w->next, w->only);
 	return r;
-}
-
-/* Keep the disk as it is now, in case that the process refuses the change. */
-static struct json_object *old_disk(const struct vm *vm, unsigned at)
-{
-	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
-
-	return at < vm_live(vm)->ndisks ? json_object_get(json_object_array_get_idx(js_get_array(o, "disks"), at)) : NULL;
 }
 
 static int change_plan(struct disk_change *w, const struct vm *vm, struct err *e)
@@ -160,45 +284,78 @@ static int change_plan(struct disk_change *w, const struct vm *vm, struct err *e
 		return r;
 	authors_inherit(w->next, vm_live(vm));
 	w->at = (unsigned)at;
-	w->old = old_disk(vm, w->at);
-	w->was = vm_live(vm);
+	w->changes = vm->live_changes;
 	snprintf(w->id, sizeof(w->id), "%s", w->next->disks[at].id);
-	return only_make(w, e);
+	r = definition_copy(vm_live(vm), &w->before, e);
+	return r ? r : only_make(w, e);
 }
 
 /* ---- the steps ---- */
 
-/* Return the VM if it still is in the run that the disk is for; NULL with an error: it has ended, or changed. */
+/* Return the VM if the client may still change it, and it is in the run that the disk is for; NULL with an error: it
+ * may not, or the VM has ended, or changed. */
 static struct vm *change_vm(struct disk_change *w, struct err *e)
 {
 	struct vm *vm = vm_find_uuid(w->host, w->uuid);
 
 	w->call->vm = vm;
-	if (!vm || vm->run != w->run || vm_compat_check_live(vm, w->kind->known, e) < 0) {
+	if (call_check_role(w->call, ROLE_ADMIN, vm, e) < 0)
+		return NULL;
+	if (!run_find(w) || vm_compat_check_live(vm, w->kind->known, e) < 0) {
 		err_set(e, -EPERM, ERR_WRONG_STATE, "the VM has ended meanwhile");
 		return NULL;
 	}
-	if (w->next && vm_live(vm) != w->was) {
+	if (w->next && (vm->live_changes != w->changes || vm->disk_change.before)) {
 		err_set(e, -EBUSY, ERR_BUSY, "VM '%.200s' was changed by another user meanwhile; repeat the change", vm->def->name);
 		return NULL;
 	}
 	return vm;
 }
 
+static void change_queried(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct disk_change *w = opaque;
+	struct vm *vm = run_find(w);
+
+	if (vm)
+		vm->disk_change.answer_follows = false;
+	if (vm && r < 0 && r != -ESRCH)
+		log_warn("plug", "VM '%s': it is not known whether its process has disk %s: %s", vm->def->name, w->id, e->msg);
+	if (vm && !r)
+		disk_change_compare(vm, a->info);
+	change_free(w);
+}
+
+/* The answer is lost, or comes late. The process handles its requests in order, so its answer to a query tells whether
+ * it has the disk. */
+static void change_query(struct disk_change *w, const struct err *e)
+{
+	struct vm *vm = run_find(w);
+
+	call_answer_error(w, e);
+	if (vm)
+		vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, change_queried, w);
+	else
+		change_free(w);
+}
+
 static void change_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct disk_change *w = opaque;
-	struct vm *vm = vm_find_uuid(w->host, w->uuid);
+	struct vm *vm = run_find(w);
 
 	(void)a;
-	w->call->vm = vm;
-	/* The process has refused the disk. After another error it may have it. */
-	if (r == -EREMOTEIO && vm && vm->run == w->run)
-		change_undo(w, vm);
+	if (r < 0 && r != -EREMOTEIO) {
+		change_query(w, e);
+		return;
+	}
+	if (vm)
+		doubt_settle(vm, !r);
 	if (r < 0) {
 		change_fail(w, e);
 		return;
 	}
+	w->call->vm = vm_find_uuid(w->host, w->uuid);
 	w->call->when_stored = true;
 	call_return(w->call, NULL);
 	change_free(w);
@@ -212,9 +369,9 @@ static void change_send(struct store_work *work)
 	struct vm *vm = change_vm(w, &e);
 
 	if (!vm) {
-		vm = vm_find_uuid(w->host, w->uuid);
-		if (vm && vm->run == w->run && vm->proc)
-			change_undo(w, vm);
+		vm = run_find(w);
+		if (vm)
+			doubt_settle(vm, false);
 		change_fail(w, &e);
 		return;
 	}
@@ -241,7 +398,9 @@ static void change_store(struct disk_change *w)
 		pin_scan_take(w->scan, &found);
 	if (found.added)
 		pins_store(w->host); /* before the image is in use, so that its pin is not deleted */
-	w->old_image = image_note(vm, w->at, &w->image);
+	vm->disk_change = (struct vm_disk_change){ .before = STEAL_PTR(w->before), .image = w->image, .answer_follows = true,
+		.old_image = image_note(vm, w->at, &w->image) };
+	memcpy(vm->disk_change.id, w->id, sizeof(w->id));
 	vm_live_replace(vm, STEAL_PTR(w->next));
 	w->stored = (struct store_work){ .done = change_send, .loop = w->host->loop };
 	store_after(w->host->store, &w->stored);

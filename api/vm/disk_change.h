@@ -1,6 +1,8 @@
 /* disk_change: gives a running VM another disk (vm_plug.c), or one of its drives another medium (vm_medium.c). The
- * definition that the VM runs with (vm_live()) is stored with the disk before the VM's process gets it, and as it was
- * before if the process refuses it, so no image is in use without being known.
+ * definition that the VM runs with (vm_live()) is stored with the disk before the VM's process gets it, so no image is
+ * in use without being known. Until the process answers, the disk is in doubt (vm.disk_change). If the process refuses
+ * it, the definition becomes as before. If the answer gets lost with the connection or with the daemon, the disks that
+ * the process reports decide.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_DISK_CHANGE_H
 #define CAIRN_API_VM_DISK_CHANGE_H
@@ -9,9 +11,9 @@
 
 struct call;
 struct err;
-struct file_id;
 struct json_object;
 struct vm;
+struct vm_info;
 
 struct disk_change_kind {
 	enum vm_msg_type type; /* the request to the process, with the disk as a struct vm_config */
@@ -24,8 +26,15 @@ struct disk_change_kind {
 /* Change a disk of the VM, and answer the call. The call's arguments may have `folder`, for relative paths, and
  * `force`, for the process. kind: static. */
 void disk_change_begin(struct call *c, const struct disk_change_kind *kind);
-/* Replace a disk in the definition that the VM runs with, and note its image. Does nothing if that has no such disk.
- * disk: borrowed; NULL: remove the disk. image: borrowed; NULL: only with disk NULL. */
-void disk_change_note(struct vm *vm, const char *id, struct json_object *disk, const struct file_id *image);
+/* Remove a disk from the definition that the VM runs with. Does nothing if that has no such disk. */
+void disk_change_remove(struct vm *vm, const char *id);
+/* A process that was connected to reports its disks: settle the disk in doubt, unless an answer about it is to come,
+ * and remove the disks that the process does not have. */
+void disk_change_compare(struct vm *vm, const struct vm_info *info);
+/* The process has ended, so no disk is in doubt. */
+void disk_change_forget(struct vm *vm);
+/* Put the disk in doubt into the content of state.json, and get it from there. */
+void disk_change_put(const struct vm *vm, struct json_object *state);
+void disk_change_load(struct vm *vm, struct json_object *state);
 
 #endif

@@ -124,10 +124,21 @@ struct vm_counts {
 	bool snapshot_begun;   /* and the VM's process works on that */
 };
 
+/* A disk that the definition has, and of which it is not known whether the process has it (api/vm/disk_change.h). */
+struct vm_disk_change {
+	struct definition *before; /* saved; owned: the definition without the change; NULL: there is no such disk */
+	char id[16];		   /* saved */
+	struct file_id image;	   /* saved: the disk's; its in_memory means nothing */
+	struct file_id old_image;  /* of the disk before; all 0: not known */
+	bool answer_follows;	   /* the process will say whether it has the disk */
+};
+
 struct vm {
 	struct vm_host *host;
 	struct definition *def;	 /* the definition for the next start */
 	struct definition *live; /* the definition that the process runs with, if it is not def; else NULL */
+	uint64_t live_changes;	 /* number of changes of these two */
+	struct vm_disk_change disk_change;
 	enum vm_state state;
 	char reason[32];	 /* "booted", "I/O error", … */
 	char detail[VM_DETAIL_MAX];

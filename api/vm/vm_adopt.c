@@ -1,12 +1,12 @@
 /* Adopts the VM processes that an earlier daemon started. */
 #include "api/store/store.h"
 #include "api/vm/consoles.h"
+#include "api/vm/disk_change.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_answer.h"
 #include "api/vm/vm_life.h"
-#include "api/vm/vm_plug.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -55,7 +55,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 		reason = VM_ASLEEP;
 	vm_set(vm, VM_FACT_HANDS_OVER, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_HANDOVER);
 	consoles_adopted(vm, info);
-	vm_plug_adopted(vm, info);
+	disk_change_compare(vm, info);
 	vm_notify(vm, adopted, info);
 	if (vm->state == VM_IN_SHUTDOWN && info->renewed)
 		vm_notify(vm, renewed);
@@ -198,6 +198,7 @@ void vm_take_back(struct vm *vm)
 	if (r != -ENOENT)
 		log_warn("state", "VM '%s': %s", vm->def->name, e.msg);
 	vm_live_forget(vm);
+	disk_change_forget(vm);
 	if (r == -ENOENT && start_was_lost(vm, end_fd))
 		lost_start_failed(vm);
 	else

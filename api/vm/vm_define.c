@@ -192,6 +192,7 @@ static void definition_replace(struct vm *vm, struct definition *def)
 	else
 		definition_free(vm->def);
 	vm->def = def;
+	vm->live_changes++;
 	vm_notify(vm, redefined);
 	if (!vm->live)
 		return;

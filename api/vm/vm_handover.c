@@ -1,6 +1,7 @@
 #include "api/vm/vm_handover.h"
 #include "api/store/store.h"
 #include "api/vm/consoles.h"
+#include "api/vm/disk_change.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
@@ -179,6 +180,7 @@ static void followed(void *opaque, int r, const struct vm_answer *a, const struc
 	} else {
 		struct vm_info info = *a->info;
 
+		disk_change_compare(vm, &info);
 		vm_report_phase(vm, &info);
 		log_info("state", "VM '%s' goes on in process %d", vm->def->name, (int)vm_process_pid(vm->proc));
 	}

@@ -1,5 +1,6 @@
 #include "api/vm/vm_life.h"
 #include "api/schema/call.h"
+#include "api/vm/disk_change.h"
 #include "api/vm/observer.h"
 #include "api/vm/touched.h"
 #include "api/vm/vm.h"
@@ -391,6 +392,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm_process_free(vm->proc);
 	vm->proc = NULL;
 	vm_live_forget(vm);
+	disk_change_forget(vm);
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
 	touched_keep(vm);
 	vm_plug_gone(vm);
@@ -434,6 +436,7 @@ static void life_connected(void *opaque, int r, const struct vm_answer *a, const
 	}
 	log_info("process", "VM '%s': connected to its process again", vm->def->name);
 	info = *a->info;
+	disk_change_compare(vm, &info);
 	if (!phase_is_known(vm, &info))
 		vm_report_phase(vm, &info);
 	else

@@ -53,14 +53,17 @@ struct unplug_wait {
 	bool asking; /* the process has not answered the request yet */
 };
 
-/* Answer a call that waits. r < 0: with e. */
+/* Answer a call that waits. r < 0: with e, unless the client lost its role meanwhile. */
 static void wait_end(struct unplug_wait *w, int r, const struct err *e)
 {
 	struct unplug_wait **at = &w->vm->unplugs;
+	struct err own;
 
 	while (*at != w)
 		at = &(*at)->next;
 	*at = w->next;
+	if (r < 0 && call_check_role(w->call, ROLE_ADMIN, w->vm, &own) < 0)
+		e = &own;
 	if (r < 0) {
 		call_fail(w->call, e);
 	} else {
@@ -164,7 +167,7 @@ void vm_plug_event(struct vm *vm, const struct vm_event *ev)
 	if (ev->detail[0])
 		js_put_str(data, "detail", ev->detail);
 	if (gone)
-		disk_change_note(vm, ev->device, NULL, NULL);
+		disk_change_remove(vm, ev->device);
 	vm_emit(vm, gone ? EVENT_DEVICE_DELETED : EVENT_DEVICE_UNPLUG_GUEST_ERROR, data);
 	if (gone && !ev->detail[0]) {
 		waits_end(vm, ev->device, 0, NULL);
@@ -184,20 +187,4 @@ void vm_plug_gone(struct vm *vm)
 
 	err_set(&e, -ESRCH, ERR_WRONG_STATE, "the VM has ended meanwhile");
 	waits_end(vm, NULL, -ESRCH, &e);
-}
-
-void vm_plug_adopted(struct vm *vm, const struct vm_info *info)
-{
-	for (unsigned i = vm_live(vm)->ndisks; info->plugs && info->ndisks && i-- > 0;) {
-		char id[16];
-		unsigned k = 0;
-
-		snprintf(id, sizeof(id), "%s", vm_live(vm)->disks[i].id);
-		while (k < info->ndisks && k < VM_DISKS_MAX && strncmp(info->disks[k].id, id, sizeof(id)))
-			k++;
-		if (k < info->ndisks && k < VM_DISKS_MAX)
-			continue;
-		log_info("plug", "VM '%s' has no disk %s any more", vm->def->name, id);
-		disk_change_note(vm, id, NULL, NULL);
-	}
 }

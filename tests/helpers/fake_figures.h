@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <time.h>
 
 static uint64_t now_ms(void)
@@ -45,6 +46,33 @@ static void works(struct vm_info *info, unsigned much)
 		info->interfaces[i].rx_bytes = 3 * all;
 		info->interfaces[i].tx_bytes = 4 * all;
 	}
+}
+
+static void disks_tell(struct vm_info *info, const struct vm_config *c, bool change)
+{
+	info->sets_disks = info->plugs = info->sets_medium = change;
+	info->ndisks = c->ndisks;
+	for (unsigned i = 0; i < c->ndisks; i++)
+		memcpy(info->disks[i].id, c->disks[i].id, sizeof(info->disks[i].id));
+}
+
+/* c: has one disk, which is not checked. */
+static void disk_add(struct vm_config *to, const struct vm_config *c)
+{
+	if (to->ndisks < VM_DISKS_MAX)
+		to->disks[to->ndisks++] = c->disks[0];
+}
+
+static void space_send(int sock, uint16_t version, uint64_t seq, int disk)
+{
+	struct vm_spaces s = { 0 };
+	struct statvfs fs;
+
+	if (disk >= 0 && !fstatvfs(disk, &fs)) {
+		s.disks[0].free_bytes = fs.f_bavail * fs.f_frsize;
+		s.disks[0].total_bytes = fs.f_blocks * fs.f_frsize;
+	}
+	channel_send(sock, version, VM_MSG_SPACES, seq, &s, sizeof(s), NULL, 0);
 }
 
 /* The guest has a driver for its balloon, which leaves it all memory. */

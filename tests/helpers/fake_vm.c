@@ -13,7 +13,7 @@
  *   ip-when=FILE (the guest has a non-link-local address only once FILE exists)  ip-many (too many)
  *   deaf (ignore the power button)  stubborn (ignore quit)  quits-in=MS (end this long after quit)
  *   stops-listening (with close-after: accept no other connection)
- *   loses-answer (close the connection in place of the answer to the first work)
+ *   loses-answer (close the connection in place of the answer to the first work)  loses-plug (of an attached disk)
  *   mute (answer nothing once the VM runs)  stops-quietly (stop without an event, with a log line)
  *   renewed (claim to have been reset after the last request to shut down)
  *   event-last (send the reply before the event)  works=N (report N times the load of works=1)
@@ -43,7 +43,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -321,7 +320,7 @@ static void answer_query(struct fake *f, uint64_t seq)
 		info.console_readers += f->consoles[i].fd >= 0;
 	for (unsigned i = 0; i < f->config.vcpus; i++)
 		info.vcpu_ns[i] = 1500000000;
-	info.sets_disks = info.plugs = info.sets_medium = !word(f, "keeps-disks");
+	disks_tell(&info, &f->config, !word(f, "keeps-disks"));
 	memory_tell(&info, &f->config);
 	if (f->work.due_ms && ((f->work.type >= VM_MSG_SNAPSHOT_CREATE && f->work.type <= VM_MSG_SNAPSHOT_DELETE) || f->work.type == VM_MSG_DUMP) &&
 		!word(f, "old-work"))
@@ -492,18 +491,6 @@ static void size_send(struct fake *f, const struct vm_snapshot_name *n, uint64_t
 	s.list[0].own_bytes = 65536;
 	channel_send(f->sock, f->version, VM_MSG_SNAPSHOTS, seq, &s,
 		offsetof(struct vm_snapshots, list) + sizeof(s.list[0]), NULL, 0);
-}
-
-static void space_send(struct fake *f, uint64_t seq)
-{
-	struct vm_spaces s = { 0 };
-	struct statvfs fs;
-
-	if (f->disk >= 0 && !fstatvfs(f->disk, &fs)) {
-		s.disks[0].free_bytes = fs.f_bavail * fs.f_frsize;
-		s.disks[0].total_bytes = fs.f_blocks * fs.f_frsize;
-	}
-	channel_send(f->sock, f->version, VM_MSG_SPACES, seq, &s, sizeof(s), NULL, 0);
 }
 
 static void snapshots_send(struct fake *f, const struct vm_snapshot_list *l, uint64_t seq)
@@ -734,6 +721,13 @@ static void handle(struct fake *f, struct channel_msg *m)
 	case VM_MSG_QUERY:
 		answer_query(f, m->head.seq);
 		return;
+	case VM_MSG_PLUG:
+		if (word(f, "loses-plug")) {
+			connection_close(f);
+			return;
+		}
+		disk_add(&f->config, m->body);
+		break;
 	case VM_MSG_STOP:
 	case VM_MSG_CONT:
 		if (f->work.due_ms && f->work.type == VM_MSG_SAVE) {
@@ -777,7 +771,7 @@ static void handle(struct fake *f, struct channel_msg *m)
 		return size_send(f, m->body, m->head.seq);
 	case VM_MSG_SPACE:
 		if (!word(f, "space-hangs"))
-			space_send(f, m->head.seq);
+			space_send(f->sock, f->version, m->head.seq, f->disk);
 		return;
 	case VM_MSG_WORK:
 		if (!f->work.due_ms)

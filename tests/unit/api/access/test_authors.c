@@ -190,6 +190,27 @@ static void test_clone_belongs_to_author_of_disks(void **state)
 	definition_free(d);
 }
 
+static void test_disk_as_before_has_its_author_of_before(void **state)
+{
+	struct definition *before = definition_of("\"disks\":[" DISK("/a", "") "]", 0), *now, *d;
+
+	(void)state;
+	edit(&before, "\"disks\":[" DISK("/a", "") "," DISK("/b", RO) "]", BOB);
+	now = definition_of("\"disks\":[" DISK("/a", "") "]", 0);
+	authors_copy(before, now);
+	edit(&now, "\"disks\":[" DISK("/a", "") "," DISK("/c", RO) "," DISK("/e", "") "]", ANN);
+	d = definition_of("\"disks\":[" DISK("/a", "") "," DISK("/b", RO) "," DISK("/e", "") "]", 0);
+	authors_restore(d, now, before);
+	assert_int_equal(uid_of(d->rights), 0);
+	assert_int_equal(uid_of(author_of(d, "/a")), 0);
+	assert_int_equal(uid_of(author_of(d, "/b")), BOB);
+	assert_int_equal(uid_of(author_of(d, "/e")), ANN);
+	assert_int_equal(d->nauthors, 2);
+	definition_free(d);
+	definition_free(now);
+	definition_free(before);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -199,6 +220,7 @@ int main(void)
 		cmocka_unit_test(test_changed_egress_rules_change_the_author),
 		cmocka_unit_test(test_settings_have_authors),
 		cmocka_unit_test(test_authors_are_stored_and_read),
+		cmocka_unit_test(test_disk_as_before_has_its_author_of_before),
 		cmocka_unit_test(test_clone_belongs_to_author_of_disks),
 	};
 

@@ -1,0 +1,117 @@
+"""A disk is attached, detached or gets another medium, and the answer of the VM's process, the connection to it, or the
+daemon gets lost: the definition that the VM runs with is what its process has."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from conftest import until
+from fuselib import Op, fuse
+from test_daemon import shared  # noqa: F401
+from test_hotplug import disks, image, machine
+from test_hung_files import asked
+from test_lost_connection import cut
+from test_scsi import CHANGED, READY, Drive
+
+
+def raw(path):
+    return {"path": path, "format": "raw"}
+
+
+def test_disk_whose_answer_is_lost_is_not_there_if_the_process_does_not_have_it(fake, tmp_path):
+    a, b = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
+    fake.define("a", cmdline="loses-plug", disks=[raw(a)])
+    fake.cairn("start", "a")
+    r = fake.cairn("attach-disk", "a", b, "vdb", "--live", ok=False)
+    assert "the connection to the VM's process was lost before the request was answered" in r.stderr
+    until(lambda: disks(fake) == ["vda"])
+    # The disk is not in doubt any more, so the next one is tried.
+    assert "was lost" in fake.cairn("attach-disk", "a", b, "vdc", "--live", ok=False).stderr
+
+
+def asks_for_release(daemon, guest, tmp_path, **keys):
+    """Start a VM whose guest is asked to release its disk vdb, and has not."""
+    g = machine(daemon, guest, **keys)
+    daemon.cairn("attach-disk", "a", image(tmp_path / "b.raw"), "vdb", "--live")
+    assert "has not released" in daemon.cairn("detach-disk", "a", "vdb", "--timeout", "1", ok=False).stderr
+    return g
+
+
+def test_disk_that_was_released_without_a_daemon_is_gone(daemon, guest, kvm, tmp_path):
+    """It was the VM's only disk."""
+    g = asks_for_release(daemon, guest, tmp_path)
+    daemon.stop(signal.SIGKILL)
+    g.release()
+    daemon.start()
+    until(lambda: disks(daemon) == [])
+    g.close()
+
+
+def test_disk_that_was_released_without_a_connection_is_gone(daemon, guest, kvm, tmp_path):
+    g = asks_for_release(daemon, guest, tmp_path, disks=[raw(image(tmp_path / "a.raw"))])
+    os.kill(daemon.proc.pid, signal.SIGSTOP)
+    cut(daemon.proc.pid)
+    g.release()
+    os.kill(daemon.proc.pid, signal.SIGCONT)
+    until(lambda: disks(daemon) == ["vda"])
+    g.close()
+
+
+def content(d):
+    """The guest's first command after a change fails, and tells of the change."""
+    assert d.scsi(READY)["sense"] == CHANGED
+    return d.content()
+
+
+def test_medium_is_the_old_one_if_the_daemon_ended_before_it_sent_the_new_one(daemon, kvm, tmp_path):
+    d = Drive(daemon, tmp_path)
+    d.change(d.cd)
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    until(lambda: "cpu-time" in daemon.info("vm1"))
+    assert d.source() == d.cd and content(d) == "cd"
+    stored = (daemon.state / "vms/vm1/state.json").read_text()
+    assert json.loads(stored)["disk_change"]["id"] == "sdb"
+    d.change(d.ab)
+    daemon.stop(signal.SIGKILL)
+    # This is what a daemon has stored when it is about to send the medium.
+    (daemon.state / "vms/vm1/state.json").write_text(stored)
+    daemon.start()
+    until(lambda: d.source() == d.ab)
+    assert content(d) == "ab"
+    d.console.close()
+
+
+def test_client_that_loses_its_role_while_its_file_is_opened_changes_nothing(shared):  # noqa: F811
+    shared.cairn("grant", "owner", "mine", "--user", "nobody")
+    shared.cairn("start", "mine")
+    with fuse(shared.tmp / "fuse", disk=bytes(65536)) as f:
+        f.hang(Op.OPEN)
+        with asked(shared, "vm-attach-disk", vm="mine", disk={"id": "vdb", **raw(f["disk"])}) as answer:
+            until(lambda: Op.OPEN in f.hanging())
+            shared.cairn("revoke", "mine", "--user", "nobody")
+            shared.cairn("destroy", "mine")
+            shared.cairn("start", "mine")
+            f.release()
+            e = answer()["error"]
+    assert e["class"] == "PermissionDenied" and "you lost it" in e["desc"]
+    assert json.loads(shared.cairn("domblklist", "mine", "--format", "json").stdout) == []
+
+
+@pytest.mark.parametrize("changes", [1, 2])
+def test_disk_is_refused_if_the_vm_changed_while_its_file_was_opened(fake, tmp_path, changes):
+    """After two changes, the definition may have the address again that it had."""
+    fake.define("a", disks=[raw(image(tmp_path / "a.raw"))])
+    fake.cairn("start", "a")
+    with fuse(tmp_path / "fuse", disk=bytes(65536)) as f:
+        f.hang(Op.OPEN)
+        with asked(fake, "vm-attach-disk", uid=os.geteuid(), vm="a", disk={"id": "vdb", **raw(f["disk"])}) as answer:
+            until(lambda: Op.OPEN in f.hanging())
+            for n in range(changes):
+                fake.cairn("blkdeviotune", "a", "vda", "--total-iops-sec", str(100 + n), "--live")
+            f.release()
+            e = answer()["error"]
+    assert e["desc"] == "VM 'a' was changed by another user meanwhile; repeat the change"
+    assert disks(fake) == ["vda"]
