@@ -1,10 +1,11 @@
-/* nbdkit-cairn-plugin: serve an image or one of its snapshots read-only over NBD. nbdkit is the server; this file
- * answers its requests. Each connection has its own loop and disk, used only by the thread that serves the
- * connection. */
+/* nbdkit-cairn-plugin: serve an image, one of its snapshots, or what differs between two of them, read-only over NBD.
+ * nbdkit is the server; this file answers its requests. Each connection has its own loop and disks, used only by the
+ * thread that serves the connection. */
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "block/block.h"
+#include "block/diff.h"
 #include "tools/img/img.h"
 
 #include <errno.h>
@@ -20,10 +21,14 @@ struct export {
 	struct loop *loop;
 	struct block *block;
 	uint64_t size_bytes;
+	/* Only with since=: */
+	struct block *since;
+	struct block_diff *diff;
 };
 
 /* The plugin's parameters, the same for all connections. plugin_unload() frees their strings. */
 static struct img_open options;
+static const char *since;
 static bool share;
 
 /* Make the path absolute, because nbdkit may change its working directory before the image is opened. */
@@ -54,6 +59,8 @@ static int plugin_config(const char *key, const char *value)
 		return word_parse(value, &options.format);
 	if (!strcmp(key, "snapshot"))
 		return word_parse(value, &options.snapshot);
+	if (!strcmp(key, "since"))
+		return word_parse(value, &since);
 	if (!strcmp(key, "allow") && options.nallow < IMG_ALLOW_MAX)
 		return absolute_path(value, &options.allow[options.nallow++]);
 	if (!strcmp(key, "allow")) {
@@ -65,7 +72,7 @@ static int plugin_config(const char *key, const char *value)
 		share = yes > 0;
 		return yes < 0 ? -1 : 0;
 	}
-	nbdkit_error("unknown parameter '%s'; use file, format, snapshot, allow or share", key);
+	nbdkit_error("unknown parameter '%s'; use file, format, snapshot, since, allow or share", key);
 	return -1;
 }
 
@@ -85,6 +92,7 @@ static void plugin_unload(void)
 	free((char *)options.path);
 	free((char *)options.format);
 	free((char *)options.snapshot);
+	free((char *)since);
 	for (unsigned i = 0; i < options.nallow; i++)
 		free((char *)options.allow[i]);
 }
@@ -93,9 +101,24 @@ static void plugin_close(void *handle)
 {
 	struct export *x = handle;
 
+	block_diff_free(x->diff);
+	block_close(x->since);
 	block_close(x->block);
 	loop_free(x->loop);
 	free(x);
+}
+
+static int since_open(struct export *x, struct err *e)
+{
+	struct img_open o = options;
+	int r;
+
+	o.snapshot = since;
+	o.no_lock = true; /* a snapshot does not change */
+	r = img_block_open(x->loop, &o, &x->since, e);
+	if (r == -ENOENT)
+		err_prefix(e, "since must be an earlier snapshot of the same image");
+	return r < 0 ? r : block_diff_new(x->block, x->since, &x->diff, e);
 }
 
 static void *plugin_open(int read_only)
@@ -113,6 +136,8 @@ static void *plugin_open(int read_only)
 	r = loop_new(64, &x->loop, &e);
 	if (!r)
 		r = img_block_open(x->loop, &options, &x->block, &e);
+	if (!r && since)
+		r = since_open(x, &e);
 	if (r < 0) {
 		nbdkit_error("%s", e.msg);
 		plugin_close(x);
@@ -175,6 +200,26 @@ static int plugin_pread(void *handle, void *buf, uint32_t count, uint64_t offset
 	return r < 0 ? request_failed(r, "read", offset) : 0;
 }
 
+/* Look up the extent at `at`. With since=, a hole that does not read as zeros is the same in both. */
+static int extent_look(struct export *x, uint64_t at, uint64_t len, uint64_t *ret_len, uint32_t *ret_type)
+{
+	struct block_diff_extent found = { 0 };
+	struct block_extent whole;
+	int r;
+
+	if (x->diff) {
+		r = block_diff_extent(x->diff, at, len, &found);
+	} else {
+		r = block_extent(x->block, at, len, &whole);
+		found = (struct block_diff_extent){ .zero = whole.zero, .len = whole.len };
+	}
+	if (r < 0)
+		return r;
+	*ret_type = found.same ? NBDKIT_EXTENT_HOLE : found.zero ? NBDKIT_EXTENT_ZERO | NBDKIT_EXTENT_HOLE : 0;
+	*ret_len = found.len;
+	return 0;
+}
+
 static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
 	struct nbdkit_extents *extents)
 {
@@ -183,15 +228,15 @@ static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_
 	uint64_t end = MIN(ROUND_UP(offset + count, BLOCK_SECTOR_BYTES), x->size_bytes);
 
 	while (at < end) {
-		struct block_extent found;
-		int r = block_extent(x->block, at, end - at, &found);
+		uint64_t len;
+		uint32_t type;
+		int r = extent_look(x, at, end - at, &len, &type);
 
 		if (r < 0)
 			return request_failed(r, "read the extents", at);
-		if (nbdkit_add_extent(extents, at, found.len,
-			    found.zero ? NBDKIT_EXTENT_ZERO | NBDKIT_EXTENT_HOLE : 0) < 0)
+		if (nbdkit_add_extent(extents, at, len, type) < 0)
 			return -1;
-		at += found.len;
+		at += len;
 		if (flags & NBDKIT_FLAG_REQ_ONE)
 			break;
 	}
@@ -208,6 +253,7 @@ static struct nbdkit_plugin plugin = {
 	.config_complete = plugin_config_complete,
 	.config_help = "file=IMAGE      (required) Serve this image.\n"
 		       "snapshot=NAME   Serve the snapshot with this name or id [the disk]. A VM may use the image.\n"
+		       "since=NAME      Offer only what differs from this earlier snapshot; the rest is a hole.\n"
 		       "format=FMT      Set the format of the image: raw or qcow2 [detected].\n"
 		       "allow=DIR       Accept backing and data files below DIR too.\n"
 		       "share=yes       Do not lock the image: its disk may change.",

@@ -3,6 +3,7 @@ here that requests odd byte ranges."""
 import itertools
 import json
 import os
+import random
 import shutil
 import socket
 import struct
@@ -88,10 +89,85 @@ def test_backing_files_are_read(box):  # noqa: F811
     (["a", "format=vmdk"], "unknown format"),
     (["a", "colour=red"], "unknown parameter"),
     (["a", "share=perhaps"], "perhaps"),
+    (["a", "since=none"], "since must be an earlier snapshot of the same image: "),
+    (["a.raw", "format=raw", "since=s"], "snapshots"),
 ])
 def test_impossible_exports_are_refused(image, args, says):
+    image.qemu("create", "-q", "-f", "raw", "a.raw", "1M")
     done = nbdkit(image, *args, command="nbdinfo $uri")
     assert done.returncode != 0 and says in done.stderr
+
+
+def increment(box, snapshot, since):  # noqa: F811
+    """Return the extents of an increment, and copy it to the overlay `inc` on a full copy of `since`, which is compared
+    with the content of the snapshot (None: the disk)."""
+    def convert(name, to):
+        box.qemu("convert", *(["-l", name] if name else []), "-O", "qcow2", "i", to)
+
+    convert(since, "full")
+    convert(snapshot, "expected")
+    which = [f"snapshot={snapshot}"] if snapshot else []
+    found = nbdkit(box, "i", *which, f"since={since}", command="nbdinfo --map --json $uri")
+    assert found.returncode == 0, found.stderr
+    done = nbdkit(box, "i", *which, f"since={since}", command="qemu-img convert -f raw $nbd -B full -F qcow2 -O qcow2 inc")
+    assert done.returncode == 0, done.stderr
+    box.qemu("compare", "inc", "expected")
+    return [(x["offset"], x["length"], x["type"]) for x in json.loads(found.stdout)]
+
+
+def io(box, *commands):  # noqa: F811
+    run("qemu-io", *itertools.chain.from_iterable(("-c", c) for c in commands), "i", cwd=box.path)
+
+
+SAME, DATA, ZEROS = 1, 0, 3
+
+
+def test_increment_offers_only_what_differs(box):  # noqa: F811
+    """Data, zeros and a discard since a snapshot; a later change of the disk; the way back."""
+    box.qemu("create", "-q", "-f", "qcow2", "i", "4G")
+    io(box, "write -P 1 0 8M", "write -P 1 1G 1M")
+    box.qemu("snapshot", "-c", "s1", "i")
+    io(box, "write -P 2 1M 64k", "write -z 2M 64k", "discard 3M 64k", "write -P 3 3G 128k")
+    box.qemu("snapshot", "-c", "s2", "i")
+    io(box, "write -P 4 4M 64k")
+    k = 1024
+    end = 4096 * MIB
+    s1_to_s2 = [(0, MIB, SAME), (MIB, 64 * k, DATA), (MIB + 64 * k, MIB - 64 * k, SAME), (2 * MIB, 64 * k, ZEROS),
+                (2 * MIB + 64 * k, MIB - 64 * k, SAME), (3 * MIB, 64 * k, ZEROS)]
+    tail = [(3072 * MIB, 128 * k, DATA), (3072 * MIB + 128 * k, 1024 * MIB - 128 * k, SAME)]
+    at = 3 * MIB + 64 * k
+    assert increment(box, "s2", "s1") == [*s1_to_s2, (at, 3072 * MIB - at, SAME), *tail]
+    assert increment(box, None, "s2") == [(0, 4 * MIB, SAME), (4 * MIB, 64 * k, DATA), (4 * MIB + 64 * k, end - 4 * MIB - 64 * k, SAME)]
+    assert increment(box, "s1", "s1") == [(0, end, SAME)]
+    assert [x for x in increment(box, "s1", "s2") if x[2] != SAME] == [
+        (MIB, 64 * k, DATA), (2 * MIB, 64 * k, DATA), (3 * MIB, 64 * k, DATA), (3072 * MIB, 128 * k, ZEROS)]
+
+
+@pytest.mark.parametrize("options", ["cluster_size=512", "extended_l2=on", "compat=0.10", "backing_file=base,backing_fmt=raw",
+                                     "compression_type=zstd", "cluster_size=2M"])
+def test_random_increments_restore_each_snapshot(box, options):  # noqa: F811
+    """A chain of snapshots with random writes in between, also of sizes that are no clusters, and a disk that grows."""
+    rng = random.Random(options)
+    size = 8 * MIB + 512
+    box.qemu("create", "-q", "-f", "raw", "base", "6M")
+    run("qemu-io", "-f", "raw", "-c", "write -P 9 1M 4M", "base", cwd=box.path)
+    box.qemu("create", "-q", "-f", "qcow2", "-o", options, "i", str(size))
+    v3 = "compat" not in options
+    for n in range(1, 5):
+        for _ in range(6):
+            off, length = rng.randrange(0, size - 512, 512), rng.choice((512, 4096, 65536, 300 * 1024))
+            length = min(length, size - off)
+            kind = rng.choice(("write -P %d" % rng.randrange(1, 256), "write -P %d" % n, "write -z", "write -z -u", "discard"))
+            io(box, f"{kind} {off} {length}")
+        if n == 3 and v3:
+            size += MIB
+            box.qemu("resize", "-q", "i", str(size))
+        box.qemu("snapshot", "-c", f"s{n}", "i")
+        if n > 1:
+            increment(box, f"s{n}", f"s{n - 1}")
+    if v3:
+        increment(box, "s4", "s1")
+    box.qemu("check", "-q", "i")
 
 
 class Client:
