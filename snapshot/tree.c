@@ -159,6 +159,17 @@ struct tree_node *tree_find(const struct tree *t, const char *name)
 	return NULL;
 }
 
+bool tree_descends(const struct tree *t, const struct tree_node *n, const struct tree_node *ancestor)
+{
+	/* An image may be damaged: its parents may form a circle. */
+	for (size_t i = 0; n && i < t->n; i++) {
+		n = tree_find_id(t, n->data.parent);
+		if (n == ancestor)
+			return true;
+	}
+	return false;
+}
+
 bool tree_is_hidden(const struct tree_node *n)
 {
 	return n->data.set.mark == TREE_MAKING || n->data.set.mark == TREE_DELETING;

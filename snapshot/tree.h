@@ -83,6 +83,8 @@ void tree_done(struct tree *t);
  * are not found. */
 struct tree_node *tree_find(const struct tree *t, const char *name_or_id);
 struct tree_node *tree_find_id(const struct tree *t, uint64_t id);
+/* Returns whether `ancestor` is n's parent, or its parent's, and so on. */
+bool tree_descends(const struct tree *t, const struct tree_node *n, const struct tree_node *ancestor);
 /* Find the part of n's set on the disk with the tree t. n: an entry of another disk. The lookup is
  * by the set's id, or by name if n has no set. NULL: none. */
 struct tree_node *tree_find_part(const struct tree *t, const struct tree_node *n);

@@ -20,7 +20,8 @@
 void command_vm_export(struct call *c)
 {
 	struct export_opts opts = { .compress = js_get_str(c->args, "compress"),
-		.level = js_get_int(c->args, "level", 0), .snapshot = js_get_str(c->args, "snapshot") };
+		.level = js_get_int(c->args, "level", 0), .snapshot = js_get_str(c->args, "snapshot"),
+		.since = js_get_str(c->args, "since") };
 	struct job *j;
 	struct err e;
 
@@ -30,6 +31,22 @@ void command_vm_export(struct call *c)
 		call_return_job(c, j);
 }
 
+/* Check the paths of increments. */
+static int increments_check(struct json_object *list, struct err *e)
+{
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	if (n > IMPORT_INCREMENTS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "increments: at most %d archives", IMPORT_INCREMENTS_MAX);
+	for (size_t i = 0; i < n; i++) {
+		const char *path = js_plain_string(json_object_array_get_idx(list, i));
+
+		if (!path || *path != '/' || strlen(path) >= PATH_MAX)
+			return err_set(e, -EINVAL, ERR_INVALID, "increments: each must be an absolute path");
+	}
+	return 0;
+}
+
 /* Read the arguments of vm-import. *ret_rights: the caller frees it with free(). */
 static int import_opts_take(struct call *c, struct import_opts *opts, struct rights **ret_rights, struct err *e)
 {
@@ -37,6 +54,7 @@ static int import_opts_take(struct call *c, struct import_opts *opts, struct rig
 
 	opts->folder = js_get_str(c->args, "folder");
 	opts->name = js_get_str(c->args, "name");
+	opts->increments = js_get_array(c->args, "increments");
 	opts->max_bytes = js_get_int(c->args, "max-bytes", 0);
 	opts->job_id = js_get_str(c->args, "job-id");
 	if (!opts->folder || *opts->folder != '/' || strlen(opts->folder) >= PATH_MAX)
@@ -49,6 +67,8 @@ static int import_opts_take(struct call *c, struct import_opts *opts, struct rig
 	}
 	if (opts->max_bytes < (js_get(c->args, "max-bytes") ? 1 : 0))
 		return err_set(e, -EINVAL, ERR_INVALID, "max-bytes: must be 1 or more");
+	if (increments_check(opts->increments, e) < 0)
+		return -EINVAL;
 	return rights_of_peer(&who, ret_rights, e);
 }
 

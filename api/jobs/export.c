@@ -29,7 +29,7 @@ struct export {
 	struct definition *def; /* a copy, since the VM may be redefined meanwhile */
 	struct job *job;
 	struct client_file *file;
-	char snapshot[256], compress[8];
+	char snapshot[256], since[256], compress[8];
 	int64_t level;
 	struct open_as *opener;
 	struct archiver *archiver;
@@ -189,6 +189,8 @@ static void spec_make(struct export *x, const struct definition *d, const struct
 		js_put_int(x->spec, "level", x->level);
 	if (x->snapshot[0])
 		js_put_str(x->spec, "snapshot", x->snapshot);
+	if (x->since[0])
+		js_put_str(x->spec, "since", x->since);
 	js_put(x->spec, "files", x->files);
 	boot_add(x, "kernel", d->kernel, v->kernel_fd);
 	boot_add(x, "initrd", d->initrd, v->initrd_fd);
@@ -335,6 +337,11 @@ static int opts_check(const struct export_opts *opts, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "level: must be 1 to 19 with zstd, 1 to 9 with gzip");
 	if (opts->snapshot && (!*opts->snapshot || strlen(opts->snapshot) > 255))
 		return err_set(e, -EINVAL, ERR_INVALID, "snapshot: must have 1 to 255 bytes");
+	if (opts->since && (!*opts->since || strlen(opts->since) > 255))
+		return err_set(e, -EINVAL, ERR_INVALID, "since: must have 1 to 255 bytes");
+	if (opts->since && !opts->snapshot)
+		return err_set(e, -EINVAL, ERR_INVALID, "since: needs a later snapshot to export; take one: cairn snapshot-create-as VM "
+			"NAME, and give it with --snapshotname NAME");
 	return 0;
 }
 
@@ -377,6 +384,7 @@ int export_begin(struct vm *vm, struct client_file **file, const struct export_o
 	x = must_alloc(calloc(1, sizeof(*x)));
 	*x = (struct export){ .vm = vm, .job = *ret_j, .level = opts->level, .file = STEAL_PTR(*file) };
 	snprintf(x->snapshot, sizeof(x->snapshot), "%s", opts->snapshot ? opts->snapshot : "");
+	snprintf(x->since, sizeof(x->since), "%s", opts->since ? opts->since : "");
 	snprintf(x->compress, sizeof(x->compress), "%s", opts->compress ? opts->compress : "zstd");
 	x->job->opaque = x;
 	x->job->release = export_release;

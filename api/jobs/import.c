@@ -44,6 +44,7 @@ struct import {
 	uint64_t image_bytes;	      /* what the VM's files count with in quotas */
 	char *seen;		      /* the archive's definition as read before unpacking, for import_ready() */
 	struct json_object *warnings; /* array of sentences */
+	struct json_object *increments; /* paths of further archives; NULL: none */
 	struct err why; /* reason of the failure */
 };
 
@@ -51,6 +52,7 @@ static void import_free(struct import *x)
 {
 	archiver_free(x->archiver);
 	json_object_put(x->warnings);
+	json_object_put(x->increments);
 	free(x->rights);
 	free(x->seen);
 	client_file_free(x->file);
@@ -64,6 +66,8 @@ static int archiver_run(struct import *x, struct json_object *spec, const struct
 
 	js_put_int(spec, "input", ARCHIVER_FD);
 	js_put_bool(spec, ARCHIVER_RELAYED, true);
+	if (x->increments)
+		js_put(spec, "increments", json_object_get(x->increments));
 	return archiver_start(x->host->loop, x->host->paths->archive_program, "import", spec, &relay, 1,
 		x->rights, ops, x, &x->archiver, e);
 }
@@ -532,7 +536,7 @@ int import_begin(struct vm_host *host, const struct import_opts *opts, struct cl
 	int r;
 
 	*x = (struct import){ .host = host, .call = c, .job_id = opts->job_id, .file = file, .rights = rights,
-		.max_bytes = opts->max_bytes };
+		.max_bytes = opts->max_bytes, .increments = json_object_get(opts->increments) };
 	snprintf(x->folder, sizeof(x->folder), "%s", opts->folder);
 	snprintf(x->name, sizeof(x->name), "%s", opts->name ? opts->name : "");
 	js_put_bool(spec, "manifest_only", true);

@@ -13,18 +13,24 @@
 
 #include <stdint.h>
 
+#define IMPORT_INCREMENTS_MAX 15 /* a disk has at most 16 layers */
+
 struct call;
 struct client_file;
 struct err;
+struct json_object;
 struct rights;
 struct vm_host;
 
 /* folder:     absolute path, shorter than PATH_MAX, in which the VM's folder is made; copied.
  * name:       the VM's name; NULL: the archive's; copied.
+ * increments: absolute paths of archives that follow the first one (cairn export --since), which cairn-archive opens
+ *             with the user's rights; borrowed for the call; NULL: none.
  * max_bytes:  limit for the data; 0: the file system's free space.
  * job_id:     borrowed until c is answered; NULL: generated. */
 struct import_opts {
 	const char *folder, *name;
+	struct json_object *increments;
 	int64_t max_bytes;
 	const char *job_id;
 };

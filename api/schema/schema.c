@@ -228,12 +228,13 @@ static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "compress", FIELD_COMPRESS, OPTIONAL, "compression method [zstd]" },
 	{ "level", FIELD_INT, OPTIONAL, "compression level" },
 	{ "snapshot", FIELD_STRING, OPTIONAL, "export the disks as of this snapshot; required unless the VM is off" },
+	{ "since", FIELD_STRING, OPTIONAL, "export only what differs from this earlier snapshot; needs `snapshot`" },
 	END };
 static const struct field import_args[] = { FIELD_JOB_ID,
 	{ "folder", FIELD_STRING, REQUIRED, "absolute path of the folder in which to create the folder of the VM" },
 	{ "name", FIELD_STRING, OPTIONAL, "name of the VM [the name in the archive]" },
-	{ "max-bytes", FIELD_INT, OPTIONAL, "refuse an archive with more data than this [free space of the file system]" },
-	END };
+	{ "increments", FIELD_ARRAY, OPTIONAL, "absolute paths of the increments that follow the archive, opened with the client's rights" },
+	{ "max-bytes", FIELD_INT, OPTIONAL, "refuse an archive with more data than this [free space of the file system]" }, END };
 static const struct field restore_args[] = {
 	{ "definition", FIELD_OBJECT, REQUIRED, "definition in the saved state" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },

@@ -20,6 +20,7 @@ struct json_object;
 struct stage;
 
 #define ARCHIVE_FORMAT 1
+#define ARCHIVE_FORMAT_INCREMENT 2 /* earlier versions of Cairn refuse an increment */
 #define ARCHIVE_MANIFEST "manifest.json"
 #define ARCHIVE_SUMS "sums.json"
 #define ARCHIVE_JSON_MAX (1024 * 1024)
@@ -80,9 +81,12 @@ int queue_result(struct queue *q, struct err *e);
 
 struct archive_file {
 	char name[ARCHIVE_NAME_MAX + 1]; /* file name without a folder */
+	char stored[ARCHIVE_NAME_MAX + 1]; /* name of the unpacked file; the same, except in a chain */
+	bool skipped; /* of an earlier archive of a chain: checked, but not unpacked */
 	uint64_t size_bytes, data_bytes; /* length; stored bytes */
 	char sum[SUM_TEXT];		 /* empty: not known yet */
 	bool qcow2;			    /* false: raw, or not a disk */
+	bool increment; /* an overlay on the file of this name in the archive before */
 	char backing[ARCHIVE_NAME_MAX + 1]; /* backing file of a qcow2 image; empty: none */
 	char backing_format[8];
 	char data_file[ARCHIVE_NAME_MAX + 1]; /* data file of a qcow2 image; empty: none */
@@ -91,6 +95,8 @@ struct archive_file {
 struct manifest {
 	struct json_object *definition; /* with file names in place of paths */
 	char snapshot[256];		/* exported snapshot; empty: the disks themselves */
+	char since[256];		/* the snapshot before an increment; empty: the archive has everything */
+	char snapshot_id[64], since_id[64]; /* see struct source_since; empty: not known */
 	char own_sum[SUM_TEXT]; /* checksum of the manifest itself */
 	struct archive_file *files;
 	unsigned nfiles;
@@ -108,6 +114,15 @@ int manifest_parse(const char *text, size_t len, struct manifest *ret, struct er
 char *manifest_print_sums(const struct manifest *m);
 /* Parse sums.json and put each checksum into m. */
 int manifest_parse_sums(const char *text, size_t len, struct manifest *m, struct err *e);
+
+/* ---- chain of archives (chain.c) ---- */
+
+#define ARCHIVE_CHAIN_MAX 16 /* as many layers as a disk may have */
+
+/* Join an archive with the increments that follow it: check that each continues the one before, choose the files to
+ * unpack and their names, and name them in the definition of the last archive.
+ * list: n manifests, n >= 1. Returns 0; -EINVAL with a sentence. */
+int chain_join(struct manifest *const *list, unsigned n, struct err *e);
 
 /* ---- operations ---- */
 

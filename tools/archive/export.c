@@ -35,6 +35,7 @@ struct exporter {
 	const void *zeros;
 	struct queue *queue;
 	struct loop *loop; /* loop for the images of a snapshot */
+	struct source_since since;
 	struct archive_progress progress;
 	time_t now;
 };
@@ -72,7 +73,7 @@ static int source_open(struct exporter *x, struct json_object *o, struct source 
 	if (!list)
 		return source_of_file((int)js_get_int(o, "fd", -1), name, ret, e);
 	r = layers_take(list, layers, &n, e);
-	return r < 0 ? r : source_of_snapshot(x->loop, layers, n, x->manifest.snapshot, name, ret, e);
+	return r < 0 ? r : source_of_snapshot(x->loop, layers, n, &x->since, name, ret, e);
 }
 
 static void word_take(struct json_object *o, const char *key, char *to, size_t cap)
@@ -99,6 +100,7 @@ static int file_take(struct exporter *x, unsigned i, struct json_object *o, stru
 	if (r < 0)
 		return r;
 	s = x->sources[i];
+	f->increment = s->is_increment;
 	f->size_bytes = s->size_bytes;
 	for (size_t k = 0; k < s->nextents; k++)
 		f->data_bytes += s->extents[k].len;
@@ -117,6 +119,8 @@ static int spec_take(struct exporter *x, struct json_object *spec, struct err *e
 		return err_set(e, -EINVAL, ERR_INVALID, "no definition, or too many files");
 	x->manifest.definition = json_object_get(definition);
 	word_take(spec, "snapshot", x->manifest.snapshot, sizeof(x->manifest.snapshot));
+	x->since.snapshot = x->manifest.snapshot;
+	x->since.since = js_get_str(spec, "since");
 	x->manifest.files = calloc(n + 1, sizeof(*x->manifest.files));
 	x->sources = calloc(n + 1, sizeof(struct source *));
 	if (!x->manifest.files || !x->sources)
@@ -125,6 +129,11 @@ static int spec_take(struct exporter *x, struct json_object *spec, struct err *e
 		x->manifest.nfiles++;
 		r = file_take(x, (unsigned)i, json_object_array_get_idx(list, i), e);
 	}
+	if (!r)
+		r = source_since_check(&x->since, e);
+	memcpy(x->manifest.snapshot_id, x->since.snapshot_id, sizeof(x->manifest.snapshot_id));
+	memcpy(x->manifest.since_id, x->since.since_id, sizeof(x->manifest.since_id));
+	memcpy(x->manifest.since, x->since.since_name, sizeof(x->manifest.since));
 	return r;
 }
 

@@ -1,5 +1,6 @@
 /* Import: the main thread reads and decompresses the archive; another one writes the files and computes checksums. Only
- * entries of the manifest are accepted, each once and with the size in the manifest. */
+ * entries of the manifest are accepted, each once and with the size in the manifest. A chain of archives is read one
+ * after the other. */
 #include "tools/archive/archive.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -30,7 +31,7 @@ struct importer {
 	struct sum *sums;    /* checksums of the received data */
 	uint64_t *came;	     /* received bytes, one for each file */
 	struct queue *queue;
-	struct archive_progress progress;
+	struct archive_progress *progress; /* of all archives; borrowed */
 };
 
 static int archive_corrupt(struct err *e, const char *name, const char *why)
@@ -122,7 +123,7 @@ static int chunk_write(struct importer *x, struct chunk *c, struct err *e)
 	int r;
 
 	sum_update(&x->sums[c->file], c->off, c->buf, c->len);
-	if (!x->stage)
+	if (!x->stage || x->manifest.files[c->file].skipped)
 		return 0;
 	r = pwrite_full(x->fds[c->file], c->buf, c->len, (off_t)c->off);
 	return r < 0 ? err_set_errno(e, r, "writing %s", x->manifest.files[c->file].name) : 0;
@@ -161,7 +162,7 @@ static int data_put(struct importer *x, unsigned file, uint64_t off, const uint8
 		*c = (struct chunk){ .file = file, .off = off, .len = n, .buf = c->buf };
 		memcpy(c->buf, p, n);
 		queue_put(x->queue);
-		archive_progress_add(&x->progress, n);
+		archive_progress_add(x->progress, n);
 		off += n;
 		p += n;
 		len -= n;
@@ -201,9 +202,9 @@ static int file_begin(struct importer *x, unsigned i, struct err *e)
 	const struct archive_file *f = &x->manifest.files[i];
 
 	sum_init(&x->sums[i], f->size_bytes);
-	if (!x->stage)
+	if (!x->stage || f->skipped)
 		return 0;
-	x->fds[i] = stage_create(x->stage, f->name, e);
+	x->fds[i] = stage_create(x->stage, f->stored, e);
 	if (x->fds[i] < 0)
 		return x->fds[i];
 	if (ftruncate(x->fds[i], (off_t)f->size_bytes) < 0)
@@ -321,6 +322,8 @@ static int files_finish(struct importer *x, struct err *e)
 	int r = 0;
 
 	for (unsigned i = 0; i < x->manifest.nfiles && !r; i++) {
+		if (x->manifest.files[i].skipped)
+			continue;
 		r = names_mend(x, i, e);
 		if (!r && fsync(x->fds[i]) < 0)
 			r = err_set_errno(e, -errno, "%s", x->manifest.files[i].name);
@@ -330,22 +333,36 @@ static int files_finish(struct importer *x, struct err *e)
 
 /* ---- running the import ---- */
 
-/* Check the size that the manifest gives before anything is written. */
-static int space_check(struct importer *x, struct json_object *spec, struct err *e)
+/* The archives of an import: one, or a chain. */
+struct chain {
+	struct importer list[ARCHIVE_CHAIN_MAX];
+	unsigned n;
+	struct archive_progress progress;
+};
+
+/* Check the sizes that the manifests give before anything is written. */
+static int space_check(struct chain *c, struct json_object *spec, struct err *e)
 {
 	uint64_t bound = (uint64_t)js_get_int(spec, "max_bytes", INT64_MAX), sum = 0, room;
+	struct stage *stage = c->list[0].stage;
 	struct statvfs v;
 
-	for (unsigned i = 0; i < x->manifest.nfiles; i++)
-		sum = MIN(sum + x->manifest.files[i].data_bytes, (uint64_t)INT64_MAX); /* each is at most 2^60 (manifest.c) */
-	x->progress.total = sum;
+	for (unsigned k = 0; k < c->n; k++)
+		for (unsigned i = 0; i < c->list[k].manifest.nfiles; i++) {
+			const struct archive_file *f = &c->list[k].manifest.files[i];
+
+			/* Each is at most 2^60 (manifest.c). */
+			c->progress.total = MIN(c->progress.total + f->data_bytes, (uint64_t)INT64_MAX);
+			if (!f->skipped)
+				sum = MIN(sum + f->data_bytes, (uint64_t)INT64_MAX);
+		}
 	if (sum > bound)
 		return err_set(e, -EFBIG, ERR_INVALID,
 			"the archive holds %llu bytes, more than the limit of %llu",
 			(unsigned long long)sum, (unsigned long long)bound);
-	if (!x->stage)
+	if (!stage)
 		return 0;
-	if (fstatvfs(stage_fd(x->stage), &v) < 0)
+	if (fstatvfs(stage_fd(stage), &v) < 0)
 		return err_set_errno(e, -errno, "the folder");
 	room = (uint64_t)v.f_bavail * v.f_frsize;
 	if (sum > room)
@@ -389,10 +406,8 @@ static int entries_take(struct importer *x, struct err *e)
 	return r;
 }
 
-static int archive_begin(struct importer *x, struct json_object *spec, struct err *e)
+static int archive_begin(struct importer *x, int fd, struct err *e)
 {
-	int fd = (int)js_get_int(spec, "input", -1);
-
 	x->a = archive_read_new();
 	if (!x->a)
 		return err_set_errno(e, -ENOMEM, "import");
@@ -421,50 +436,94 @@ static void importer_done(struct importer *x)
 		archive_read_free(x->a);
 }
 
-static void result_put(const struct importer *x, struct json_object *result)
+static void files_put(const struct manifest *m, struct json_object *files)
 {
-	struct json_object *files = json_object_new_array();
+	for (unsigned i = 0; i < m->nfiles; i++) {
+		struct json_object *f;
 
-	for (unsigned i = 0; i < x->manifest.nfiles; i++) {
-		struct json_object *f = json_object_new_object();
-
-		js_put_str(f, "name", x->manifest.files[i].name);
-		js_put_str(f, "format", x->manifest.files[i].qcow2 ? "qcow2" : "raw");
-		js_put_uint(f, "size", x->manifest.files[i].size_bytes);
-		js_put_uint(f, "data", x->manifest.files[i].data_bytes);
+		if (m->files[i].skipped)
+			continue;
+		f = json_object_new_object();
+		js_put_str(f, "name", m->files[i].stored);
+		js_put_str(f, "format", m->files[i].qcow2 ? "qcow2" : "raw");
+		js_put_uint(f, "size", m->files[i].size_bytes);
+		js_put_uint(f, "data", m->files[i].data_bytes);
 		json_object_array_add(files, f);
 	}
-	js_put(result, "definition", json_object_get(x->manifest.definition));
+}
+
+static void result_put(const struct chain *c, struct json_object *result)
+{
+	const struct manifest *last = &c->list[c->n - 1].manifest;
+	struct json_object *files = json_object_new_array();
+
+	for (unsigned k = 0; k < c->n; k++)
+		files_put(&c->list[k].manifest, files);
+	js_put(result, "definition", json_object_get(last->definition));
 	js_put(result, "files", files);
-	if (x->manifest.snapshot[0])
-		js_put_str(result, "snapshot", x->manifest.snapshot);
+	if (last->snapshot[0])
+		js_put_str(result, "snapshot", last->snapshot);
+}
+
+/* Read the manifests of all archives, and join them. */
+static int chain_open(struct chain *c, struct json_object *spec, struct stage *stage, struct err *e)
+{
+	struct json_object *more = js_get_array(spec, "increments");
+	size_t n = more ? json_object_array_length(more) : 0;
+	struct manifest *manifests[ARCHIVE_CHAIN_MAX];
+	int r = 0;
+
+	if (n >= ARCHIVE_CHAIN_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "an import takes at most %d archives", ARCHIVE_CHAIN_MAX);
+	for (size_t k = 0; k <= n && !r; k++) {
+		struct importer *x = &c->list[c->n];
+		int fd = k ? (int)json_object_get_int(json_object_array_get_idx(more, k - 1)) : (int)js_get_int(spec, "input", -1);
+
+		manifests[c->n++] = &x->manifest;
+		*x = (struct importer){ .stage = stage, .progress = &c->progress };
+		r = archive_begin(x, fd, e);
+		if (!r)
+			r = manifest_read(x, e);
+		if (r < 0 && n)
+			err_prefix(e, "archive %zu", k + 1);
+	}
+	return r < 0 ? r : chain_join(manifests, c->n, e);
+}
+
+static int chain_take(struct chain *c, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned k = 0; k < c->n && !r; k++) {
+		struct importer *x = &c->list[k];
+
+		r = importer_prepare(x, e);
+		if (!r)
+			r = entries_take(x, e);
+		if (!r)
+			r = sums_check(x, e);
+		if (!r && x->stage)
+			r = files_finish(x, e);
+		if (r < 0 && c->n > 1)
+			err_prefix(e, "archive %u", k + 1);
+	}
+	return r;
 }
 
 int archive_import(struct json_object *spec, struct stage *stage, struct json_object *result,
 	struct err *e)
 {
-	struct importer x = { .stage = stage };
-	int r = archive_begin(&x, spec, e);
+	struct chain c = { .n = 0 };
+	int r = chain_open(&c, spec, stage, e);
 
-	if (!r)
-		r = manifest_read(&x, e);
-	if (!r && js_get_bool(spec, "manifest_only", false)) {
-		result_put(&x, result);
-		importer_done(&x);
-		return 0;
+	if (!r && !js_get_bool(spec, "manifest_only", false)) {
+		r = space_check(&c, spec, e);
+		if (!r)
+			r = chain_take(&c, e);
 	}
 	if (!r)
-		r = importer_prepare(&x, e);
-	if (!r)
-		r = space_check(&x, spec, e);
-	if (!r)
-		r = entries_take(&x, e);
-	if (!r)
-		r = sums_check(&x, e);
-	if (!r && stage)
-		r = files_finish(&x, e);
-	if (!r)
-		result_put(&x, result);
-	importer_done(&x);
+		result_put(&c, result);
+	for (unsigned k = 0; k < c.n; k++)
+		importer_done(&c.list[k]);
 	return r;
 }

@@ -23,6 +23,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define SPEC_FD 3
@@ -127,6 +128,27 @@ static int folder_enter(const char *folder, int *ret_parent, struct err *e)
 	return archive_sandbox(*ret_parent, NULL, e);
 }
 
+/* Open the increments, whose paths the specification has, before the sandbox is sealed, with the rights of the user who
+ * imports. Their fds replace the paths. */
+static int increments_open(struct json_object *spec, struct err *e)
+{
+	struct json_object *list = js_get_array(spec, "increments");
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	for (size_t i = 0; i < n; i++) {
+		const char *path = js_plain_string(json_object_array_get_idx(list, i));
+		int fd = open(path ? path : "", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		struct stat st;
+
+		if (fd < 0 || fstat(fd, &st) < 0)
+			return err_set_errno(e, -errno, "%s", path ? path : "an increment");
+		if (!S_ISREG(st.st_mode))
+			return err_set(e, -EINVAL, ERR_INVALID, "%s is no regular file", path);
+		json_object_array_put_idx(list, i, json_object_new_int(fd));
+	}
+	return 0;
+}
+
 static int clear_main(struct json_object *spec)
 {
 	const char *folder = js_get_str(spec, "folder"), *name = js_get_str(spec, "name");
@@ -148,8 +170,10 @@ static int import_main(struct json_object *spec)
 	CLEANUP_CLOSE int parent = -1;
 	struct stage *stage = NULL;
 	struct err e;
-	int r = folder_enter(folder, &parent, &e);
+	int r = increments_open(spec, &e);
 
+	if (!r)
+		r = folder_enter(folder, &parent, &e);
 	if (!r && folder)
 		r = stage_open(parent, name ? name : "", &stage, &e);
 	if (!r)

@@ -52,9 +52,12 @@ char *manifest_print(const struct manifest *m)
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct json_object *files = json_object_new_array();
 
-	js_put_int(o, "format", ARCHIVE_FORMAT);
+	js_put_int(o, "format", m->since[0] ? ARCHIVE_FORMAT_INCREMENT : ARCHIVE_FORMAT);
 	js_put_str(o, "cairn", CAIRN_VERSION);
 	put_unless_empty(o, "snapshot", m->snapshot);
+	put_unless_empty(o, "snapshot_id", m->snapshot_id);
+	put_unless_empty(o, "since", m->since);
+	put_unless_empty(o, "since_id", m->since_id);
 	js_put(o, "definition", json_object_get(m->definition));
 	for (unsigned i = 0; i < m->nfiles; i++) {
 		struct json_object *f = json_object_new_object();
@@ -64,6 +67,8 @@ char *manifest_print(const struct manifest *m)
 		js_put_uint(f, "data", m->files[i].data_bytes);
 		if (m->files[i].qcow2)
 			js_put_str(f, "format", "qcow2");
+		if (m->files[i].increment)
+			js_put_bool(f, "increment", true);
 		put_unless_empty(f, "backing", m->files[i].backing);
 		put_unless_empty(f, "backing_format", m->files[i].backing_format);
 		put_unless_empty(f, "data_file", m->files[i].data_file);
@@ -139,6 +144,10 @@ static int file_parse(struct json_object *o, struct archive_file *f, struct err 
 	if (js_get(o, "format") && (!format || (strcmp(format, "raw") && strcmp(format, "qcow2"))))
 		return manifest_bad(e, "the format of a file");
 	f->qcow2 = format && !strcmp(format, "qcow2");
+	strcpy(f->stored, f->name);
+	f->increment = js_get_bool(o, "increment", false);
+	if (f->increment && (!f->qcow2 || f->backing[0] || f->data_file[0]))
+		return manifest_bad(e, "an increment that is no qcow2 image, or names a backing or data file");
 	if (!f->qcow2 && (f->backing[0] || f->data_file[0]))
 		return manifest_bad(e, "a backing file of an image that is not qcow2");
 	format = js_get_str(o, "backing_format");
@@ -199,23 +208,48 @@ static int files_parse(struct json_object *list, struct manifest *m, struct err 
 	return r;
 }
 
+/* Take a text that may be missing. */
+static int take_word(struct json_object *o, const char *key, char *ret, size_t cap, struct err *e)
+{
+	const char *s = js_get_str(o, key);
+
+	if (s && strlen(s) >= cap)
+		return manifest_bad(e, "the name or id of a snapshot");
+	snprintf(ret, cap, "%s", s ? s : "");
+	return 0;
+}
+
+static int snapshots_take(struct json_object *o, struct manifest *m, struct err *e)
+{
+	int r = take_word(o, "snapshot", m->snapshot, sizeof(m->snapshot), e);
+
+	if (!r)
+		r = take_word(o, "snapshot_id", m->snapshot_id, sizeof(m->snapshot_id), e);
+	if (!r)
+		r = take_word(o, "since", m->since, sizeof(m->since), e);
+	if (!r)
+		r = take_word(o, "since_id", m->since_id, sizeof(m->since_id), e);
+	if (!r && m->since[0] && !m->since_id[0])
+		r = manifest_bad(e, "an increment without the id of its snapshot");
+	return r;
+}
+
 static int manifest_take(struct json_object *o, struct manifest *m, struct err *e)
 {
 	int64_t format = js_get_int(o, "format", 0);
-	const char *snapshot = js_get_str(o, "snapshot");
+	int r;
 
-	if (format > ARCHIVE_FORMAT)
+	if (format > ARCHIVE_FORMAT_INCREMENT)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"the archive has format %lld; this cairn reads format %d: import it with a newer one",
-			(long long)format, ARCHIVE_FORMAT);
+			(long long)format, ARCHIVE_FORMAT_INCREMENT);
 	if (format < 1)
 		return manifest_bad(e, "its format");
 	if (!json_object_is_type(js_get(o, "definition"), json_type_object))
 		return manifest_bad(e, "its definition");
-	if (snapshot && strlen(snapshot) >= sizeof(m->snapshot))
-		return manifest_bad(e, "the name of its snapshot");
-	if (snapshot)
-		strcpy(m->snapshot, snapshot);
+	r = snapshots_take(o, m, e);
+	if (r < 0)
+		return r;
 	m->definition = json_object_get(js_get(o, "definition"));
 	return files_parse(js_get_array(o, "files"), m, e);
 }

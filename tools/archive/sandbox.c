@@ -19,7 +19,7 @@
 static const int allowed[] = {
 	/* open files */
 	SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64,
-	SYS_pwrite64, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_fstatfs, SYS_ftruncate,
+	SYS_pwrite64, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_fstatfs, SYS_ftruncate,
 	SYS_fsync, SYS_fdatasync, SYS_close, SYS_flock,
 	SYS_poll, SYS_ppoll, SYS_memfd_create,
 	/* threads and time */

@@ -4,7 +4,9 @@
 #define CAIRN_TOOLS_ARCHIVE_SOURCE_H
 
 #include "block/block.h"
+#include "snapshot/tree.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,19 +21,38 @@ struct source {
 	uint64_t size_bytes;
 	struct source_extent *extents; /* data extents, in order; owned */
 	size_t nextents;
+	bool is_increment; /* an overlay with what differs since an earlier snapshot */
 	/* Read all of [off, off + len). Returns 0; -errno with a sentence. */
 	int (*read)(struct source *s, void *buf, uint64_t off, size_t len, struct err *e);
 	void (*free)(struct source *s);
 };
 
+/* The snapshot that an export takes, and an earlier one if the archive shall be an increment. Opening the sources of
+ * the disks fills in the rest. */
+#define SOURCE_IDENTITY 64
+struct source_since {
+	const char *snapshot, *since; /* name or id; borrowed. since: NULL: the whole content */
+	/* Words that no other snapshot has; empty: not known yet. Import compares them. */
+	char snapshot_id[SOURCE_IDENTITY], since_id[SOURCE_IDENTITY];
+	char since_name[BLOCK_SNAPSHOT_NAME_MAX + 1];
+	struct tree_node part; /* `since` on the first disk that has both */
+};
+/* Find both snapshots on a disk.
+ * ret_id: the id of `since` on this disk; empty: the disk is exported as a whole, because none was asked for, or the
+ * disk does not have it: it was attached later.
+ * Returns 0; -EINVAL: the snapshot does not descend from `since`; -errno with a sentence. */
+int source_since_find(struct source_since *s, struct block *b, char ret_id[BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e);
+/* Check, once all disks are open, that one has `since`. Returns 0 or -ENOENT. */
+int source_since_check(const struct source_since *s, struct err *e);
+
 /* Open a file as a source. fd: taken on success; locked against writers. name: for errors; copied. Returns 0; -errno
  * with a sentence. */
 int source_of_file(int fd, const char *name, struct source **ret, struct err *e);
-/* Open a snapshot, with its backing files merged into one image.
+/* Open a snapshot, with its backing files merged into one image, or an increment (struct source_since).
  * l: outlives the source; the thread that calls read() runs it. layers: their fds are taken on success, and may be
  * closed on an error too. The snapshot must not be deleted meanwhile; a VM may write to the disk.
  * Returns 0; -errno with a sentence. */
-int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigned nlayers, const char *snapshot,
+int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigned nlayers, struct source_since *since,
 	const char *name, struct source **ret, struct err *e);
 
 static inline void source_free(struct source *s)

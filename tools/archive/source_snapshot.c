@@ -1,15 +1,18 @@
 /* The generated image: clusters of 64 KiB in this order: header, refcount table, refcount blocks (16 bits; every
  * cluster is used once), L1 table, L2 tables, then the data in disk order. Everything before the data is built in
- * advance. Format: block/qcow2/format.h. */
+ * advance. An increment has a backing file, whose name the import replaces, and only the clusters that differ; those
+ * that became zeros are zero clusters. Format: block/qcow2/format.h. */
 #include "tools/archive/source.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "block/diff.h"
 #include "block/qcow2/qcow2.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,12 +24,20 @@
 #define TABLE_ENTRIES (CLUSTER / 8)
 #define REFCOUNTS (CLUSTER / 2)
 
+/* Numbers of clusters of the disk, in order. */
+struct clusters {
+	uint32_t *list;
+	uint64_t n;
+};
+
 struct snapshot_source {
 	struct source source;
-	struct block *b;
+	struct block *b, *since; /* since: NULL: no increment */
+	struct block_diff *diff;
 	uint64_t disk_bytes;
-	uint32_t *data; /* numbers of the disk's data clusters, in order */
-	uint64_t ndata;
+	struct clusters data, zeros; /* zeros: only of an increment */
+	uint32_t *tables; /* for each L1 entry, the number of its L2 table, from 1 on; 0: none */
+	uint64_t ntables;
 	uint64_t reftable, refblocks, l1, l2, total; /* number of clusters of each part, and in total */
 	uint8_t *meta; /* everything before the data */
 	char name[64];
@@ -44,30 +55,60 @@ static uint64_t meta_bytes(const struct snapshot_source *s)
 
 /* ---- finding the disk's data clusters ---- */
 
-static int data_add(struct snapshot_source *s, uint64_t cluster)
+static int cluster_add(struct clusters *c, uint64_t cluster)
 {
-	if (s->ndata && s->data[s->ndata - 1] == cluster)
+	if (c->n && c->list[c->n - 1] == cluster)
 		return 0;
-	if (is_power_of_two(s->ndata) || !s->ndata) {
-		void *p = reallocarray(s->data, s->ndata ? 2 * s->ndata : 1, sizeof(*s->data));
+	if (is_power_of_two(c->n) || !c->n) {
+		void *p = reallocarray(c->list, c->n ? 2 * c->n : 1, sizeof(*c->list));
 
 		if (!p)
 			return -ENOMEM;
-		s->data = p;
+		c->list = p;
 	}
-	s->data[s->ndata++] = (uint32_t)cluster;
+	c->list[c->n++] = (uint32_t)cluster;
 	return 0;
+}
+
+/* Add the clusters of [off, end). Of an increment, a cluster is a zero cluster if the range has all of it: what the
+ * range lacks may have other content. */
+static int range_add(struct snapshot_source *s, uint64_t off, uint64_t end, bool zero)
+{
+	int r = 0;
+
+	for (uint64_t c = off / CLUSTER; c * CLUSTER < end && !r; c++) {
+		bool whole = c * CLUSTER >= off && (end == s->disk_bytes || (c + 1) * CLUSTER <= end);
+
+		if (!zero || (s->diff && !whole))
+			r = cluster_add(&s->data, c);
+		else if (s->diff)
+			r = cluster_add(&s->zeros, c);
+	}
+	return r;
+}
+
+static int extent_look(struct snapshot_source *s, uint64_t off, struct block_diff_extent *ret)
+{
+	uint64_t len = s->disk_bytes - off;
+	struct block_extent x;
+	int r;
+
+	if (s->diff)
+		return block_diff_extent(s->diff, off, len, ret);
+	r = block_extent(s->b, off, len, &x);
+	*ret = (struct block_diff_extent){ .zero = x.zero, .len = x.len };
+	return r;
 }
 
 static int data_find(struct snapshot_source *s)
 {
-	struct block_extent x;
+	struct block_diff_extent x;
 
 	for (uint64_t off = 0; off < s->disk_bytes; off += x.len) {
-		int r = block_extent(s->b, off, s->disk_bytes - off, &x);
+		int r = extent_look(s, off, &x);
 
-		for (uint64_t c = off / CLUSTER; !r && !x.zero && c * CLUSTER < off + x.len; c++)
-			r = data_add(s, c);
+		if (!r && !x.same)
+			r = range_add(s, off, off + x.len, x.zero);
 		if (r < 0)
 			return r;
 	}
@@ -76,20 +117,25 @@ static int data_find(struct snapshot_source *s)
 
 /* ---- building the tables of the image ---- */
 
+/* Number the L2 tables of these clusters. */
+static void tables_number(struct snapshot_source *s, const struct clusters *c)
+{
+	for (uint64_t i = 0; i < c->n; i++)
+		if (!s->tables[c->list[i] / TABLE_ENTRIES])
+			s->tables[c->list[i] / TABLE_ENTRIES] = (uint32_t)++s->l2;
+}
+
 static void snapshot_layout(struct snapshot_source *s)
 {
-	uint64_t last = UINT64_MAX, before;
+	uint64_t before;
 
-	s->l1 = DIV_ROUND_UP(DIV_ROUND_UP(s->disk_bytes, CLUSTER * TABLE_ENTRIES), TABLE_ENTRIES);
-	s->l1 = MAX(s->l1, 1u);
-	for (uint64_t i = 0; i < s->ndata; i++) {
-		s->l2 += s->data[i] / TABLE_ENTRIES != last;
-		last = s->data[i] / TABLE_ENTRIES;
-	}
+	s->l1 = MAX(DIV_ROUND_UP(s->ntables, TABLE_ENTRIES), 1u);
+	tables_number(s, &s->data);
+	tables_number(s, &s->zeros);
 	s->reftable = s->refblocks = 1;
 	do { /* refcount blocks also count themselves */
 		before = s->reftable + s->refblocks;
-		s->total = meta_clusters(s) + s->ndata;
+		s->total = meta_clusters(s) + s->data.n;
 		s->refblocks = DIV_ROUND_UP(s->total, REFCOUNTS);
 		s->reftable = DIV_ROUND_UP(s->refblocks, TABLE_ENTRIES);
 	} while (s->reftable + s->refblocks != before);
@@ -100,7 +146,8 @@ static int header_put(struct snapshot_source *s, struct err *e)
 {
 	CLEANUP_CLOSE int fd = memfd_create("header", MFD_CLOEXEC);
 	struct qcow2_create c = { .size_bytes = s->disk_bytes, .cluster_bits = CLUSTER_BITS,
-		.refcount_order = 4, .version = 3 };
+		.refcount_order = 4, .version = 3, .backing_name = s->diff ? "base" : NULL,
+		.backing_format = s->diff ? "qcow2" : NULL };
 	int r = fd < 0 ? -errno : qcow2_create(fd, &c, e);
 
 	if (!r)
@@ -123,21 +170,17 @@ static void refcounts_put(struct snapshot_source *s)
 		store_be16(blocks + 2 * i, 1);
 }
 
-static void maps_put(struct snapshot_source *s)
+/* Put the entries of these clusters. host: the place of the first one, which the others follow; 0: zero clusters. */
+static void maps_put(struct snapshot_source *s, const struct clusters *c, uint64_t host)
 {
 	uint64_t l1_at = (1 + s->reftable + s->refblocks) * CLUSTER, l2_at = l1_at + s->l1 * CLUSTER;
-	uint64_t host = meta_bytes(s), last = UINT64_MAX;
 
-	l2_at -= CLUSTER;
-	for (uint64_t i = 0; i < s->ndata; i++, host += CLUSTER) {
-		uint64_t n = s->data[i] / TABLE_ENTRIES;
+	for (uint64_t i = 0; i < c->n; i++) {
+		uint64_t n = c->list[i] / TABLE_ENTRIES, table = l2_at + (s->tables[n] - 1) * CLUSTER;
 
-		if (n != last) {
-			l2_at += CLUSTER;
-			store_be64(s->meta + l1_at + 8 * n, l2_at | QCOW2_COPIED);
-		}
-		last = n;
-		store_be64(s->meta + l2_at + 8 * (s->data[i] % TABLE_ENTRIES), host | QCOW2_COPIED);
+		store_be64(s->meta + l1_at + 8 * n, table | QCOW2_COPIED);
+		store_be64(s->meta + table + 8 * (c->list[i] % TABLE_ENTRIES),
+			host ? (host + i * CLUSTER) | QCOW2_COPIED : QCOW2_ZERO);
 	}
 }
 
@@ -145,15 +188,19 @@ static int tables_make(struct snapshot_source *s, struct err *e)
 {
 	int r;
 
-	snapshot_layout(s);
-	s->meta = calloc(meta_clusters(s), CLUSTER);
+	s->ntables = DIV_ROUND_UP(s->disk_bytes, CLUSTER * TABLE_ENTRIES);
+	s->tables = calloc(s->ntables + 1, sizeof(*s->tables));
+	if (s->tables)
+		snapshot_layout(s);
+	s->meta = s->tables ? calloc(meta_clusters(s), CLUSTER) : NULL;
 	if (!s->meta)
 		return err_set_errno(e, -ENOMEM, "%s", s->name);
 	r = header_put(s, e);
 	if (r < 0)
 		return r;
 	refcounts_put(s);
-	maps_put(s);
+	maps_put(s, &s->data, meta_bytes(s));
+	maps_put(s, &s->zeros, 0);
 	s->source.size_bytes = s->total * CLUSTER;
 	r = source_add_extent(&s->source, 0, s->source.size_bytes);
 	return r < 0 ? err_set_errno(e, r, "%s", s->name) : 0;
@@ -166,7 +213,7 @@ static uint64_t run_length(const struct snapshot_source *s, uint64_t i, uint64_t
 {
 	uint64_t n = 1;
 
-	while (n < most && i + n < s->ndata && s->data[i + n] == s->data[i] + n)
+	while (n < most && i + n < s->data.n && s->data.list[i + n] == s->data.list[i] + n)
 		n++;
 	return n;
 }
@@ -174,7 +221,7 @@ static uint64_t run_length(const struct snapshot_source *s, uint64_t i, uint64_t
 /* Read whole clusters. The disk may end inside the last one. */
 static int clusters_read(struct snapshot_source *s, uint64_t i, uint64_t n, uint8_t *buf)
 {
-	uint64_t off = s->data[i] * CLUSTER, len = MIN(n * CLUSTER, s->disk_bytes - off);
+	uint64_t off = s->data.list[i] * CLUSTER, len = MIN(n * CLUSTER, s->disk_bytes - off);
 	struct iovec iov = { buf, len };
 	struct block_req r = { .op = BLOCK_READ, .offset = off, .len = len, .iov = &iov, .niov = 1 };
 
@@ -213,18 +260,42 @@ static void snapshot_free(struct source *source)
 {
 	struct snapshot_source *s = container_of(source, struct snapshot_source, source);
 
+	block_diff_free(s->diff);
+	block_close(s->since);
 	block_close(s->b);
 	free(s->source.extents);
-	free(s->data);
+	free(s->data.list);
+	free(s->zeros.list);
+	free(s->tables);
 	free(s->meta);
 	free(s);
 }
 
+/* Find the snapshot of this disk since which the increment is. */
+static int since_open(struct snapshot_source *s, int fd, struct source_since *since, struct err *e)
+{
+	CLEANUP_CLOSE int again = -1;
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
+	int r = source_since_find(since, s->b, id, e);
+
+	if (r < 0 || !*id)
+		return r;
+	again = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (again < 0)
+		return err_set_errno(e, -errno, "%s", s->name);
+	r = block_open_snapshot(s->b, again, id, &s->since, e);
+	if (r < 0)
+		return r;
+	again = -1;
+	s->source.is_increment = true;
+	return block_diff_new(s->b, s->since, &s->diff, e);
+}
+
 static int snapshot_open(struct snapshot_source *s, struct loop *l, const struct block_layer *layers, unsigned nlayers,
-	const char *snapshot, struct err *e)
+	struct source_since *since, struct err *e)
 {
 	struct block_open o = { .layers = layers, .nlayers = nlayers, .read_only = true,
-		.no_lock = true, .buffered = true, .snapshot = snapshot, .name = s->name };
+		.no_lock = true, .buffered = true, .snapshot = since->snapshot, .name = s->name };
 	struct block_info info;
 	int r = block_open(l, &o, &s->b, e);
 
@@ -234,11 +305,14 @@ static int snapshot_open(struct snapshot_source *s, struct loop *l, const struct
 	s->disk_bytes = info.size_bytes;
 	if (s->disk_bytes / CLUSTER > UINT32_MAX)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: the disk is too large", s->name);
+	r = since_open(s, layers[0].fd, since, e);
+	if (r < 0)
+		return r;
 	r = data_find(s);
 	return r < 0 ? err_set_errno(e, r, "%s: reading the snapshot's tables", s->name) : 0;
 }
 
-int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigned nlayers, const char *snapshot,
+int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigned nlayers, struct source_since *since,
 	const char *name, struct source **ret, struct err *e)
 {
 	struct snapshot_source *s = calloc(1, sizeof(*s));
@@ -249,7 +323,7 @@ int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigne
 	s->source.read = snapshot_read;
 	s->source.free = snapshot_free;
 	snprintf(s->name, sizeof(s->name), "%s", name);
-	r = snapshot_open(s, l, layers, nlayers, snapshot, e);
+	r = snapshot_open(s, l, layers, nlayers, since, e);
 	if (!r)
 		r = tables_make(s, e);
 	if (r < 0)

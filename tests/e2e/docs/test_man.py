@@ -24,6 +24,7 @@ definition() { printf '%s\n' "$DEFINITION" | sed "s/NAME/$1/g" >"$1.json"; image
 defined() { definition "$1"; cairn define "$1.json"; }
 running() { defined "$1"; cairn start "$1"; }
 listens() { until cairn dominfo "$1" --format json | grep -q '"idle": *true'; do :; done; }  # to the power button
+days() { running web1; for day in mon tue; do cairn snapshot-create-as web1 $day --disk-only; done; }
 snapshot() { running web1; cairn snapshot-create-as web1 before-upgrade; }
 is() { [ "$(cairn domstate "$1")" = "$2" ]; }
 shows() { grep -q -e "$1" out || { echo "'$1' is not in the output"; return 1; }; }
@@ -157,6 +158,16 @@ cairn managedsave-remove web1
 cairn export web1 web1.tar.zst
     given: defined web1
     then: [ -s web1.tar.zst ]
+cairn export web1 mon.tar.zst --snapshotname mon
+    given: days
+    then: [ -s mon.tar.zst ]
+cairn export web1 tue.tar.zst --snapshotname tue --since mon
+    given: days
+    then: [ -s tue.tar.zst ]
+cairn import mon.tar.zst tue.tar.zst
+    given: days; cairn export web1 mon.tar.zst --snapshotname mon
+    given: cairn export web1 tue.tar.zst --snapshotname tue --since mon; cairn destroy web1; cairn domrename web1 old
+    then: [ -e web1/0-vda.qcow2 ]
 cairn import web1.tar.zst --name web2
     given: defined web1; cairn export web1 web1.tar.zst
     then: is web2 'shut off'; [ -d web2 ]
@@ -544,6 +555,12 @@ NBDKIT = r"""
 nbdkit -U - nbdkit-cairn-plugin.so web1.qcow2 snapshot=before-upgrade --run 'qemu-img convert -f raw $nbd -O raw before.raw'
     given: running web1; cairn snapshot-create-as web1 before-upgrade
     then: [ "$(stat -c %s before.raw)" = 67108864 ]; is web1 running
+nbdkit -U - nbdkit-cairn-plugin.so web1.qcow2 snapshot=mon --run 'qemu-img convert -f raw $nbd -O qcow2 mon.qcow2'
+    given: days
+    then: qemu-img check -q mon.qcow2
+nbdkit -U - nbdkit-cairn-plugin.so web1.qcow2 snapshot=tue since=mon --run 'qemu-img convert -f raw $nbd -B mon.qcow2 -F qcow2 -O qcow2 tue.qcow2'
+    given: days; qemu-img convert -U -l mon -O qcow2 web1.qcow2 mon.qcow2
+    then: qemu-img info tue.qcow2 | grep 'backing file. mon.qcow2'
 """
 
 PAGES = {"cairn.1": CAIRN, "cairn-img.1": IMG, "cairnd.1": CAIRND, "nbdkit-cairn-plugin.1": NBDKIT}

@@ -87,6 +87,7 @@ int verb_export(struct cli *c)
 	}
 	js_put_str(args, "compress", compress);
 	js_put_str(args, "snapshot", snapshot);
+	js_put_str(args, "since", option_value(c, "since"));
 	r = target_open(&t, option_flag(c, "no-wait"), &e);
 	if (r < 0) {
 		json_object_put(args);
@@ -168,28 +169,52 @@ static int bound_parse(const struct cli *c, uint64_t *ret_n, struct err *e)
 	return 0;
 }
 
-static int look_spec(const struct cli *c, char *buf, size_t size, struct err *e)
+/* Put the absolute paths of the archives behind the first one. */
+static int increments_put(const struct cli *c, struct json_object *to, struct err *e)
+{
+	struct json_object *list = json_object_new_array();
+	char path[PATH_MAX];
+
+	for (size_t i = 1; i < c->npos; i++) {
+		if (!realpath(c->pos[i], path)) {
+			json_object_put(list);
+			return err_set_errno(e, -errno, "%s", c->pos[i]);
+		}
+		json_object_array_add(list, json_object_new_string(path));
+	}
+	if (c->npos > 1)
+		js_put(to, "increments", list);
+	else
+		json_object_put(list);
+	return 0;
+}
+
+static int look_spec(const struct cli *c, struct json_object *spec, struct err *e)
 {
 	uint64_t bound;
 	int r = bound_parse(c, &bound, e);
 
-	snprintf(buf, size, "{\"input\":4,\"max_bytes\":%llu}", (unsigned long long)bound);
-	return r;
+	js_put_int(spec, "input", 4);
+	js_put_uint(spec, "max_bytes", bound);
+	return r < 0 ? r : increments_put(c, spec, e);
 }
 
 static int archive_look(const struct cli *c, int input, struct json_object **ret_o, struct err *e)
 {
 	CLEANUP_CLOSE int fd = memfd_create("spec", MFD_CLOEXEC);
+	CLEANUP_JS struct json_object *spec = json_object_new_object();
 	CLEANUP_FREE char *text = NULL;
-	char program[PATH_MAX], spec[64];
+	char program[PATH_MAX];
+	const char *words;
 	size_t len;
 	int r = paths_helper("cairn-archive", program, sizeof(program), e);
 
 	if (!r)
-		r = look_spec(c, spec, sizeof(spec), e);
+		r = look_spec(c, spec, e);
 	if (r < 0)
 		return r;
-	if (fd < 0 || write_full(fd, spec, strlen(spec)) < 0 || lseek(fd, 0, SEEK_SET) < 0)
+	words = json_object_to_json_string_ext(spec, JSON_C_TO_STRING_PLAIN);
+	if (fd < 0 || write_full(fd, words, strlen(words)) < 0 || lseek(fd, 0, SEEK_SET) < 0)
 		return err_set_errno(e, -errno, "cairn-archive");
 	r = look_run(program, fd, input, &text, &len, e);
 	return r < 0 ? r : verdict_take(text, ret_o, e);
@@ -270,6 +295,8 @@ static int import_run(struct cli *c, int fd, struct json_object **ret_result, st
 
 	if (!r)
 		r = bound_parse(c, &bound, e);
+	if (!r)
+		r = increments_put(c, args, e);
 	if (r < 0) {
 		json_object_put(args);
 		return r;

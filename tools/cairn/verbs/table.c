@@ -111,6 +111,7 @@ static const struct verb_option blockpull_options[] = {
 static const struct verb_option restart_process_options[] = { JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
+	{ "since", "NAME", "with --snapshotname: export only what differs from this earlier snapshot" },
 	{ "compress", FROM_SCHEMA("compress"), "set the compression method [from the name of FILE]" },
 	{ "force", NULL, "replace an existing FILE" },
 	{ "level", "N", "set the compression level: 1 to 19, with gzip 1 to 9" }, JOB_OPTIONS, END };
@@ -479,7 +480,7 @@ const struct verb verbs[] = {
 		"vm-blockpull", verb_blockpull },
 	{ "export", "Clones", "VM FILE", "export a VM to one archive file: .tar.zst, .tar.gz or .tar", export_options, 2, 2, true,
 		"vm-file", "vm-export", verb_export },
-	{ "import", "Clones", "FILE", "define a VM from an archive that export has written", import_options, 1, 1, true, "file", "vm-import",
+	{ "import", "Clones", "FILE [INCREMENT...]", "define a VM from archives that export has written", import_options, 1, MANY, true, "file", "vm-import",
 		verb_import },
 	{ "save", "Saved states", "VM FILE", "save the state of a VM to a file, and stop the VM", save_options, 2, 2, false,
 		"vm-file", "vm-save", verb_save },

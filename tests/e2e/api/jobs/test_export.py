@@ -233,6 +233,32 @@ def test_export_of_running_or_saved_vm_is_refused(fake, chain):
     assert not [n for n in os.listdir(".") if n.startswith("x.tar")]
 
 
+def increments(daemon, c):
+    """Export an increment between two snapshots, and try others."""
+    daemon.cairn("snapshot-create-as", "vm1", "s2")
+    for line in ("write 64 64 3", "flush"):
+        c.run(line)
+    daemon.cairn("snapshot-create-as", "vm1", "s3")
+    daemon.cairn("export", "vm1", "inc.tar", "--snapshotname", "s2", "--since", "s1")
+    r = daemon.cairn("import", "x.tar.zst", "inc.tar", "--dry-run", "--name", "vm3")
+    assert "0-vda.qcow2" in r.stdout and "Snapshot:" in r.stdout
+    for args, says in ((["--since", "s1"], "since: needs a later snapshot"),
+                       (["--snapshotname", "s2", "--since", "none"], "has a snapshot 'none'"),
+                       (["--snapshotname", "s2", "--since", "s3"], "'s2' does not descend from 's3'")):
+        assert says in daemon.cairn("export", "vm1", "y.tar", *args, ok=False).stderr and not os.path.exists("y.tar")
+    daemon.cairn("export", "vm1", "late.tar", "--snapshotname", "s3", "--since", "s2")
+    r = daemon.cairn("import", "x.tar.zst", "late.tar", "--name", "vm3", ok=False)
+    assert "archive 2 is an increment since snapshot 's2', but the archive before it has another snapshot, 's1'" in r.stderr
+    assert names(daemon) == ["vm1"] and not os.path.exists("vm3")
+    q = daemon.qmp()
+    for wrong in ("relative", "/" + "x" * 5000, 7):
+        with open("x.tar.zst", "rb") as f:
+            message = {"execute": "vm-import", "arguments": {"folder": "/tmp", "increments": [wrong]}}
+            socket.send_fds(q.sock, [json.dumps(message).encode()], [f.fileno()])
+        assert "increments: each must be an absolute path" in q.answer()["error"]["desc"]
+    q.close()
+
+
 def test_export_of_snapshot_while_vm_runs(daemon, kvm, guest, tmp_path, monkeypatch):
     """The archive has the disk as of the snapshot, while the guest keeps writing."""
     monkeypatch.chdir(tmp_path)
@@ -249,17 +275,24 @@ def test_export_of_snapshot_while_vm_runs(daemon, kvm, guest, tmp_path, monkeypa
         c.run(line)
     daemon.cairn("export", "vm1", "x.tar.zst", "--snapshotname", "s1")
     c.run("verify 0 64 2")
+    increments(daemon, c)
     r = daemon.cairn("export", "vm1", "y.tar", "--snapshotname", "none", ok=3)
     assert "has no snapshot 'none'" in r.stderr and not os.path.exists("y.tar")
     c.close()
     daemon.cairn("destroy", "vm1")
     daemon.cairn("import", "x.tar.zst", "--name", "vm2")
-    daemon.cairn("start", "vm2")
-    c = Console(daemon, "vm2")
-    assert c.line() == "interp"
-    c.run("open 0")
-    c.run("verify 0 64 1")
-    c.close()
+    daemon.cairn("import", "x.tar.zst", "inc.tar", "--name", "vm3")
+    for name, content in ("vm2", 1), ("vm3", 2):
+        daemon.cairn("start", name)
+        c = Console(daemon, name)
+        assert c.line() == "interp"
+        c.run("open 0")
+        c.run(f"verify 0 64 {content}")
+        c.close()
+    assert sorted(os.listdir("vm3")) == ["0-vda.qcow2", "kernel", "vda.qcow2"]
+    daemon.cairn("destroy", "vm3")
+    daemon.cairn("undefine", "vm3", "--remove-all-storage")
+    assert not os.path.exists("vm3")
     daemon.cairn("destroy", "vm2")
     assert "No errors" in run("qemu-img", "check", "vm2/vda.qcow2")
 

@@ -337,7 +337,7 @@ def hostile(entries, path="h.tar"):
 BAD = {
     "nothing of ours": ([entry("a", b"b")], "the first file is not manifest.json"),
     "empty": ([], "not an archive of cairn export"),
-    "newer": ([manifest(format=2)], "has format 2; this cairn reads format 1"),
+    "newer": ([manifest(format=3)], "has format 3; this cairn reads format 2"),
     "no format": ([manifest(format="x")], "its format"),
     "no definition": ([manifest(definition=[])], "its definition"),
     "traversal": ([manifest([("a", 1, 1)]), entry("../a", b"b")], "names a folder"),

@@ -1,0 +1,75 @@
+/* The snapshots that an increment lies between, on each disk of the VM. */
+#include "tools/archive/source.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "snapshot/tree.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Find a snapshot by its id, else by its name, as block_open() does. */
+static struct tree_node *node_find(const struct tree *t, const char *snapshot)
+{
+	for (size_t i = 0; i < t->n; i++)
+		if (!tree_is_hidden(&t->nodes[i]) && !strcmp(t->nodes[i].info.id, snapshot))
+			return &t->nodes[i];
+	return tree_find(t, snapshot);
+}
+
+/* Print what tells a snapshot from all others: the id of its set, which its parts on all disks have, or what QEMU
+ * stores. */
+static void identity_print(const struct tree_node *n, char ret[SOURCE_IDENTITY])
+{
+	if (!tree_has_set(n)) {
+		snprintf(ret, SOURCE_IDENTITY, "qemu-%s-%u-%u", n->info.id, n->info.sec, n->info.nsec);
+		return;
+	}
+	for (unsigned i = 0; i < TREE_SET_ID_BYTES; i++)
+		snprintf(ret + 2 * i, 3, "%02x", n->data.set.id[i]);
+}
+
+/* Take the two snapshots from the first disk that has both. Snapshots of QEMU are in no tree. */
+static int pair_take(struct source_since *s, const struct tree *t, const struct tree_node *n, const struct tree_node *from,
+	struct err *e)
+{
+	if (n == from || (n->ours && from->ours && !tree_descends(t, n, from)))
+		return err_set(e, -EINVAL, ERR_INVALID, "snapshot '%s' does not descend from '%s', so there is no increment since that",
+			n->info.name, from->info.name);
+	identity_print(from, s->since_id);
+	snprintf(s->since_name, sizeof(s->since_name), "%s", from->info.name);
+	s->part = *from;
+	return 0;
+}
+
+int source_since_find(struct source_since *s, struct block *b, char ret_id[BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e)
+{
+	CLEANUP_FREE struct block_snapshot_info *list = NULL;
+	const struct tree_node *n, *from;
+	struct tree t = { 0 };
+	size_t count = 0;
+	int r = block_snapshot_list(b, &list, &count, e);
+
+	*ret_id = 0;
+	if (!r && (r = tree_build(list, count, &t)) < 0)
+		err_set_errno(e, r, "snapshots");
+	if (r < 0)
+		return r;
+	n = node_find(&t, s->snapshot);
+	if (n && !s->snapshot_id[0])
+		identity_print(n, s->snapshot_id);
+	from = !s->since ? NULL : s->since_id[0] ? tree_find_part(&t, &s->part) : node_find(&t, s->since);
+	if (n && from && !s->since_id[0])
+		r = pair_take(s, &t, n, from, e);
+	if (!r && n && from)
+		strcpy(ret_id, from->info.id);
+	tree_done(&t);
+	return r;
+}
+
+int source_since_check(const struct source_since *s, struct err *e)
+{
+	return !s->since || s->since_id[0] ? 0 : err_set(e, -ENOENT, ERR_NOT_FOUND,
+		"no disk that the archive gets has a snapshot '%.255s'; see cairn snapshot-list", s->since);
+}
