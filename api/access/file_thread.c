@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define STACK_BYTES (512 * 1024) /* relay_serve() and thread_main() have messages of 96 KiB on it */
+#define STACK_BYTES (512 * 1024) /* relay_serve() and file_thread_main() have messages of 96 KiB on it */
 #define IDLE_MAX 4
 #define VERSION 1
 #define JOB 1 /* type of the messages to the threads: a pointer to the job, its relay and its input */
@@ -180,7 +180,7 @@ static bool thread_rests(struct file_threads *all, int failed)
 	return rests;
 }
 
-static void *thread_main(void *opaque)
+static void *file_thread_main(void *opaque)
 {
 	struct file_threads *all = opaque;
 	int failed = files_unshare(all), relay, input;
@@ -234,7 +234,7 @@ static int thread_start(struct file_threads *all)
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	r = pthread_attr_setstacksize(&attr, STACK_BYTES);
 	if (!r)
-		r = pthread_create(&thread, &attr, thread_main, all);
+		r = pthread_create(&thread, &attr, file_thread_main, all);
 	pthread_attr_destroy(&attr);
 	return -r;
 }
