@@ -6,29 +6,24 @@
 #include "block/qcow2/qcow2.h"
 
 #include <linux/magic.h>
+#include <stdatomic.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 
-static unsigned syncs_left; /* until the one that fails */
-static bool armed;
+/* Number of syncs up to the one that fails; 0 or less: none fails. A disk with a data file syncs in two threads at
+ * once. */
+static atomic_int sync_to_fail;
 
 int fdatasync(int fd);
 
-/* Replaces libc's, which the loop on epoll calls in a thread that is not running when the test sets the variables. */
+/* Replaces libc's, which the loop on epoll calls in its threads. */
 int fdatasync(int fd)
 {
-	if (armed && !syncs_left--) {
-		armed = false;
+	if (atomic_fetch_sub(&sync_to_fail, 1) == 1) {
 		errno = EIO;
 		return -1;
 	}
 	return (int)syscall(SYS_fdatasync, fd);
-}
-
-static void fail_sync(unsigned after)
-{
-	syncs_left = after;
-	armed = true;
 }
 
 static int flush(struct block *b)
@@ -58,11 +53,11 @@ static void check_disk(struct fixture *f, const char *name, enum block_format fm
 	later = info.direct ? 0 : -EIO;
 	memset(buf, 'x', sizeof(buf));
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, buf, sizeof(buf)), 0);
-	fail_sync(good_syncs);
+	atomic_store(&sync_to_fail, (int)good_syncs + 1);
 	log_silence(true);
 	assert_int_equal(flush(b), -EIO);
 	log_silence(false);
-	assert_false(armed);
+	assert_true(atomic_load(&sync_to_fail) <= 0);
 	log_silence(true);
 	assert_int_equal(flush(b), later);
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 4096, buf, sizeof(buf)), 0);
