@@ -1,4 +1,5 @@
-/* Table of the daemon's commands and events, and the check of arguments. schema_json.c prints the table for clients. */
+/* Table of the daemon's commands, and the check of arguments. schema_event.c has the events; schema_json.c prints both
+ * for clients. */
 #include "api/schema/schema.h"
 #include "api/schema/schema_internal.h"
 #include "api/schema/schema_qmp.h"
@@ -10,14 +11,9 @@
 #include <string.h>
 
 #define FIELD_VM { "vm", FIELD_STRING, REQUIRED, "name or UUID of the VM" }
-/* Of events and jobs. */
-#define FIELDS_VM_NAME \
-	{ "vm", FIELD_STRING, REQUIRED, "name of the VM" }, \
-	{ VM_UUID_KEY, FIELD_STRING, OPTIONAL, "UUID of the VM, if known" }
 
 static const struct field no_fields[] = { END };
 static const struct field vm_only[] = { FIELD_VM, END };
-static const struct field vm_name_only[] = { FIELDS_VM_NAME, END };
 
 static const struct field capabilities_args[] = { { "enable", FIELD_ARRAY, OPTIONAL, "capabilities to enable; none exist" }, END };
 
@@ -658,178 +654,7 @@ static const struct command commands[] = {
 		ANY_STATE },
 };
 
-/* ---- events, and lookups in the tables ---- */
-
-#define FIELD_LEFT_OUT { "left-out", FIELD_INT, OPTIONAL, \
-	"number of such events of this VM that were suppressed before this one" }
-static const struct field repeated_data[] = { FIELDS_VM_NAME, FIELD_LEFT_OUT, END };
-static const struct field guest_reason[] = { FIELDS_VM_NAME,
-	{ "guest", FIELD_BOOL, REQUIRED, "the guest caused the event" },
-	{ "reason", FIELD_STRING, REQUIRED, "QEMU's word for the reason" }, FIELD_LEFT_OUT, END };
-static const struct field defined_data[] = { FIELDS_VM_NAME,
-	{ "renamed-from", FIELD_STRING, OPTIONAL, "previous name, after a rename" }, END };
-static const struct field undefined_data[] = { FIELDS_VM_NAME,
-	{ "renamed-to", FIELD_STRING, OPTIONAL, "new name, after a rename" }, END };
-static const struct field panicked_data[] = { FIELDS_VM_NAME,
-	{ "action", FIELD_STRING, REQUIRED, "pause or shutdown" },
-	{ "bits", FIELD_INT, REQUIRED, "bits that the guest wrote to pvpanic" }, FIELD_LEFT_OUT, END };
-static const struct field watchdog_data[] = { FIELDS_VM_NAME,
-	{ "action", FIELD_STRING, REQUIRED,
-		"action taken: reset, shutdown, poweroff, pause, dump, none, inject-nmi" }, FIELD_LEFT_OUT, END };
-static const struct field reset_delayed_data[] = { FIELDS_VM_NAME,
-	{ "in", FIELD_INT, REQUIRED, "time until the reset, ns" },
-	{ "resets", FIELD_INT, REQUIRED, "number of resets that the guest has requested in this window" }, FIELD_LEFT_OUT,
-	END };
-static const struct field restart_data[] = { FIELDS_VM_NAME,
-	{ "in", FIELD_INT, REQUIRED, "time until the restart, ns" },
-	{ "try", FIELD_INT, REQUIRED, "number of this restart in the window" },
-	{ "tries", FIELD_INT, REQUIRED, "maximum number of restarts; 0: no limit" }, END };
-static const struct field plan_data[] = { FIELDS_VM_NAME,
-	{ "what", FIELD_STRING, REQUIRED, "planned, cancelled, overdue (the deadline has passed) or failed" },
-	{ "reboot", FIELD_BOOL, REQUIRED, "true: reboot; false: shutdown" },
-	{ "at", FIELD_INT, OPTIONAL, "time of a planned shutdown or reboot: realtime, ns" },
-	{ "then", FIELD_STRING, OPTIONAL, "action at the deadline: leave, destroy or save" },
-	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
-static const struct field autostart_data[] = { FIELDS_VM_NAME,
-	{ "outcome", FIELD_STRING, REQUIRED, "started or failed" },
-	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
-static const struct field dump_data[] = { FIELDS_VM_NAME,
-	{ "result", FIELD_OBJECT, REQUIRED, "status (completed, failed), completed, total: bytes" },
-	{ "path", FIELD_STRING, OPTIONAL, "path of the file, if the daemon chose it" },
-	{ "error", FIELD_STRING, OPTIONAL, "why it failed" }, END };
-static const struct field agent_data[] = { FIELDS_VM_NAME,
-	{ "connected", FIELD_BOOL, REQUIRED, "true: the agent answers; false: it no longer answers" }, END };
-static const struct field port_data[] = { FIELDS_VM_NAME,
-	{ "id", FIELD_STRING, REQUIRED, "id of the port" },
-	{ "open", FIELD_BOOL, REQUIRED, "true: a program in the guest has opened the port" }, END };
-static const struct field io_error_data[] = { FIELDS_VM_NAME,
-	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
-	{ "node-name", FIELD_STRING, REQUIRED, "id of the disk" },
-	{ "operation", FIELD_STRING, REQUIRED, "read or write" },
-	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
-	{ "nospace", FIELD_BOOL, REQUIRED, "the cause is a lack of space" },
-	{ "reason", FIELD_STRING, REQUIRED, "error text of the errno, or \"image corrupt\"" }, FIELD_LEFT_OUT, END };
-static const struct field link_data[] = { FIELDS_VM_NAME,
-	{ "device", FIELD_STRING, REQUIRED, "id of the interface" },
-	{ "detail", FIELD_STRING, REQUIRED, "lost peer of the interface" }, FIELD_LEFT_OUT, END };
-static const struct field tray_data[] = { FIELDS_VM_NAME,
-	{ "device", FIELD_STRING, REQUIRED, "id of the drive" },
-	{ "tray-open", FIELD_BOOL, REQUIRED, "position of the tray" }, FIELD_LEFT_OUT, END };
-static const struct field deleted_data[] = { FIELDS_VM_NAME,
-	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
-	{ "detail", FIELD_STRING, OPTIONAL, "what was lost, if the last data could not be written" }, END };
-static const struct field unplug_data[] = { FIELDS_VM_NAME,
-	{ "device", FIELD_STRING, REQUIRED, "id of the disk" }, END };
-static const struct field balloon_data[] = { FIELDS_VM_NAME, FIELD_ACTUAL, FIELD_LEFT_OUT, END };
-static const struct field device_data[] = { FIELDS_VM_NAME,
-	{ "device", FIELD_STRING, REQUIRED, "device that its driver must reset" }, FIELD_LEFT_OUT, END };
-static const struct field change_data[] = { FIELDS_VM_NAME,
-	{ "from", FIELD_STRING, REQUIRED, "previous state, as vm-info's word" },
-	{ "state", FIELD_STRING, REQUIRED, "new state, as vm-info's word" },
-	{ "reason", FIELD_STRING, REQUIRED, "reason of the new state" },
-	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
-	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" }, END };
-
-static const struct field snapshot_data[] = { FIELDS_VM_NAME,
-	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },
-	{ "job", FIELD_STRING, REQUIRED, "id of the job" },
-	{ "disk", FIELD_STRING, OPTIONAL, "id of the disk, after a revert of one disk" }, END };
-static const struct field skipped_data[] = { FIELDS_VM_NAME,
-	{ "reason", FIELD_STRING, REQUIRED, "off (the VM is off), space (too little free space), quota or failed" },
-	{ "detail", FIELD_STRING, REQUIRED, "details of the reason" }, END };
-static const struct field recovered_data[] = { FIELDS_VM_NAME,
-	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },
-	{ "device", FIELD_STRING, REQUIRED, "id of the disk that showed the interruption" },
-	{ "action", FIELD_STRING, REQUIRED, "taken, rolled-back, deleted, reverted" }, FIELD_LEFT_OUT, END };
-static const struct field job_status_data[] = { FIELDS_VM_NAME,
-	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
-	{ "status", FIELD_STRING, REQUIRED,
-		"created, running, aborting, waiting, pending, concluded, null" },
-	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
-	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, ..." }, END };
-static const struct field job_progress_data[] = { FIELDS_VM_NAME,
-	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
-	{ "done", FIELD_INT, REQUIRED, "units done" },
-	{ "total", FIELD_INT, REQUIRED, "units in all" },
-	{ "unit", FIELD_STRING, REQUIRED, "bytes, snapshots or clones" },
-	{ "rate", FIELD_INT, REQUIRED, "units a second" },
-	{ "remaining", FIELD_INT, OPTIONAL, "remaining time at that rate, ns" }, END };
-
-#define FIELDS_CLIENT                                                                              \
-	{ "uid", FIELD_INT, REQUIRED, "uid of the client" }, { "pid", FIELD_INT, REQUIRED, "pid of the client" }
-static const struct field denied_data[] = { FIELDS_CLIENT,
-	{ "command", FIELD_STRING, REQUIRED, "command that was denied" },
-	{ "vm", FIELD_STRING, OPTIONAL, "VM, as the client named it" }, END };
-static const struct field dropped_data[] = { FIELDS_CLIENT,
-	{ "unread", FIELD_INT, REQUIRED, "bytes that the client left unread" }, END };
-static const struct field refusals_data[] = {
-	{ "uid", FIELD_INT, OPTIONAL, "uid of the user; missing: users that the daemon did not count separately" },
-	{ "left-out", FIELD_INT, REQUIRED, "number of suppressed events" },
-	{ "since", FIELD_INT, REQUIRED, "time of the first suppressed event: realtime, ns" }, END };
-
-#define FIELDS_NETWORK_NAME \
-	{ "network", FIELD_STRING, REQUIRED, "name of the network" }, \
-	{ "network-uuid", FIELD_STRING, REQUIRED, "UUID of the network" }
-static const struct field network_data[] = { FIELDS_NETWORK_NAME, END };
-static const struct field network_state_data[] = { FIELDS_NETWORK_NAME,
-	{ "state", FIELD_STRING, REQUIRED, "active or inactive" },
-	{ "detail", FIELD_STRING, OPTIONAL, "why, unless a user asked for it" }, END };
-
-static const struct event_spec events[EVENT_ID_COUNT] = {
-	[EVENT_STOP] = { "STOP", "the vCPUs are paused", vm_name_only, false, false },
-	[EVENT_RESUME] = { "RESUME", "the vCPUs run again", vm_name_only, false, false },
-	[EVENT_SHUTDOWN] = { "SHUTDOWN", "the VM is off", guest_reason, false, false },
-	[EVENT_RESET] = { "RESET", "the VM was reset", guest_reason, false, false },
-	[EVENT_RESET_DELAYED] = { "RESET_DELAYED", "the guest resets itself in a loop; the daemon delays the next reset",
-		reset_delayed_data, false, false },
-	[EVENT_RESTART_SCHEDULED] = { "RESTART_SCHEDULED", "the VM has ended, and the daemon will restart it", restart_data,
-		false, false },
-	[EVENT_POWERDOWN] = { "POWERDOWN", "the power button was pressed", repeated_data, false, false },
-	[EVENT_GUEST_PANICKED] = { "GUEST_PANICKED", "the guest reported a kernel panic", panicked_data, false, false },
-	[EVENT_WATCHDOG] = { "WATCHDOG", "the guest did not reset its watchdog timer in time", watchdog_data, false, false },
-	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "a memory dump has completed or failed", dump_data, false, false },
-	[EVENT_AGENT] = { "AGENT", "the guest agent has started or stopped answering", agent_data, false, false },
-	[EVENT_VSERPORT_CHANGE] = { "VSERPORT_CHANGE", "a program in the guest has opened or closed a virtio-serial port", port_data, false, false },
-	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "a disk request has failed", io_error_data, false, false },
-	[EVENT_DEVICE_NEEDS_RESET] = { "DEVICE_NEEDS_RESET", "the guest's driver has violated the virtio protocol; the device is stopped until its driver resets it",
-		device_data, false, false },
-	[EVENT_LINK_LOST] = { "LINK_LOST", "the peer of a network interface is gone; the link is down until the next start of the VM",
-		link_data, false, false },
-	[EVENT_TRAY_MOVED] = { "DEVICE_TRAY_MOVED", "the tray of a CD drive was opened or closed", tray_data, false, false },
-	[EVENT_DEVICE_DELETED] = { "DEVICE_DELETED", "a disk was detached from the running VM", deleted_data, false, false },
-	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a disk, which stays attached", unplug_data, false, false },
-	[EVENT_BALLOON_CHANGE] = { "BALLOON_CHANGE", "the guest's balloon has another size; at most one event a second", balloon_data, false, false },
-	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "the state of a VM has changed", change_data, false, false },
-	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or reboot was scheduled or cancelled, is overdue or has failed", plan_data, false,
-		false },
-	[EVENT_AUTOSTART] = { "AUTOSTART", "the daemon has tried to start the VM after a boot of the host", autostart_data,
-		false, false },
-	[EVENT_VM_DEFINED] = { "VM_DEFINED", "a VM was defined, redefined or renamed", defined_data, false, false },
-	[EVENT_SNAPSHOT_CREATED] = { "SNAPSHOT_CREATED", "a snapshot was created", snapshot_data, false, false },
-	[EVENT_SNAPSHOT_REVERTED] = { "SNAPSHOT_REVERTED", "the VM was reverted to a snapshot", snapshot_data, false, false },
-	[EVENT_SNAPSHOT_DELETED] = { "SNAPSHOT_DELETED", "a snapshot was deleted", snapshot_data, false, false },
-	[EVENT_SNAPSHOT_SKIPPED] = { "SNAPSHOT_SKIPPED", "the schedule could not create a snapshot",
-		skipped_data, false, false },
-	[EVENT_SNAPSHOT_RECOVERED] = { "SNAPSHOT_RECOVERED", "an operation on a snapshot that a crash had interrupted between two disks was completed or undone",
-		recovered_data, false, false },
-	[EVENT_GUEST_FROZEN] = { "GUEST_FROZEN", "the restored guest has frozen file systems, and no agent thaws them",
-		repeated_data, false, false },
-	[EVENT_PERMISSION_DENIED] = { "PERMISSION_DENIED", "a command was denied for lack of a role",
-		denied_data, false, true },
-	[EVENT_ROLES_CHANGED] = { "ROLES_CHANGED", "your roles have changed, and with them the VMs and jobs that you may see; only you get this event",
-		no_fields, true, false },
-	[EVENT_CLIENT_DROPPED] = { "CLIENT_DROPPED", "the daemon disconnected a client that did not read its answers", dropped_data, false, true },
-	[EVENT_REFUSALS_LEFT_OUT] = { "REFUSALS_LEFT_OUT",
-		"number of PERMISSION_DENIED and CLIENT_DROPPED events of a user that were suppressed",
-		refusals_data, false, true },
-	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "the status of a job has changed", job_status_data, false, false },
-	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "progress of a job", job_progress_data, true, false },
-	[EVENT_NETWORK_DEFINED] = { "NETWORK_DEFINED", "a network was defined or changed", network_data, false, false },
-	[EVENT_NETWORK_UNDEFINED] = { "NETWORK_UNDEFINED", "the definition of a network was removed", network_data, false, false },
-	[EVENT_NETWORK_STATE_CHANGE] = { "NETWORK_STATE_CHANGE", "a network was started or stopped, or its start has failed",
-		network_state_data, false, false },
-	[EVENT_VM_UNDEFINED] = { "VM_UNDEFINED", "a VM was undefined or renamed", undefined_data, false, false },
-};
+/* ---- lookups in the tables ---- */
 
 const struct command *schema_command(enum dialect d, size_t i)
 {
@@ -845,24 +670,6 @@ const struct command *schema_find(enum dialect d, const char *name)
 	for (size_t i = 0; (c = schema_command(d, i)); i++)
 		if (!strcmp(c->name, name))
 			return c;
-	return NULL;
-}
-
-const struct event_spec *schema_event(enum dialect d, enum event_id id)
-{
-	const struct event_spec *ev;
-
-	if ((unsigned)id >= EVENT_ID_COUNT)
-		return NULL;
-	ev = d == DIALECT_QEMU ? &qmp_events[id] : &events[id];
-	return ev->name ? ev : NULL;
-}
-
-const struct event_spec *schema_event_find(const char *name)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
-		if (!strcmp(events[i].name, name))
-			return &events[i];
 	return NULL;
 }
 

@@ -1,4 +1,4 @@
-/* schema_internal: what the tables of both sockets share. Only schema.c and schema_qmp.c include it. */
+/* schema_internal: what the tables of both sockets share. Only schema.c, schema_event.c and schema_qmp.c include it. */
 #ifndef CAIRN_API_SCHEMA_SCHEMA_INTERNAL_H
 #define CAIRN_API_SCHEMA_SCHEMA_INTERNAL_H
 
@@ -9,6 +9,10 @@
 #define END { NULL, FIELD_ANY, false, NULL }
 #define ANY_STATE VM_TRIGGER_COUNT
 
+/* Of events and jobs. */
+#define FIELDS_VM_NAME \
+	{ "vm", FIELD_STRING, REQUIRED, "name of the VM" }, \
+	{ VM_UUID_KEY, FIELD_STRING, OPTIONAL, "UUID of the VM, if known" }
 /* agent-exec and agent-exec-output, in schema.c */
 #define FIELDS_EXEC                                                                   \
 	{ "arg", FIELD_ARRAY, REQUIRED, "the program and its arguments" },            \
