@@ -59,6 +59,12 @@ static void waiting_abort(struct scsi_lun *l, const struct scsi_tmf *t)
 	l->waiting_end = at;
 }
 
+static void tmf_free(struct virtio_scsi *s, struct scsi_tmf *t)
+{
+	s->ntmfs--;
+	free(t);
+}
+
 void scsi_tmfs_finish(struct scsi_lun *l)
 {
 	while (l->tmfs) {
@@ -72,7 +78,7 @@ void scsi_tmfs_finish(struct scsi_lun *l)
 			l->unit.attention = SENSE_RESET;
 		}
 		tmf_answer(l->s, &t->elem, SCSI_R_OK);
-		free(t);
+		tmf_free(l->s, t);
 	}
 }
 
@@ -82,7 +88,7 @@ void scsi_tmfs_forget(struct scsi_lun *l)
 		struct scsi_tmf *t = l->tmfs;
 
 		l->tmfs = t->next;
-		free(t);
+		tmf_free(l->s, t);
 	}
 }
 
@@ -94,10 +100,11 @@ static bool task_exists(const struct scsi_lun *l, bool one, uint64_t tag)
 	return false;
 }
 
-/* Keep a function until no command of its unit is in flight: the block layer cannot cancel. */
+/* Keep a function until no command of its unit is in flight: the block layer cannot cancel. A driver may add a chain of
+ * descriptors again before it was used, so the ring does not limit how many functions wait. */
 static void tmf_begin(struct scsi_lun *l, uint32_t subtype, uint64_t tag, struct virtqueue_elem *el)
 {
-	struct scsi_tmf *t = malloc(sizeof(*t)), **end = &l->tmfs;
+	struct scsi_tmf *t = l->s->ntmfs < control_ring(l->s)->size ? malloc(sizeof(*t)) : NULL, **end = &l->tmfs;
 
 	if (!t) {
 		tmf_answer(l->s, el, SCSI_R_FAILURE);
@@ -110,6 +117,7 @@ static void tmf_begin(struct scsi_lun *l, uint32_t subtype, uint64_t tag, struct
 	while (*end)
 		end = &(*end)->next;
 	*end = t;
+	l->s->ntmfs++;
 	if (!l->in_flight)
 		scsi_tmfs_finish(l);
 }

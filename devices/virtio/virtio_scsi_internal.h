@@ -96,6 +96,7 @@ struct virtio_scsi {
 	bool starved;	/* requests wait in a ring for a free scsi_request */
 	bool events_missed;
 	unsigned nrequests, requests_max;
+	unsigned ntmfs; /* task management functions that wait */
 	struct scsi_request *free, *all;
 	struct scsi_loaded *loaded; /* commands of a saved state that have not begun, oldest first from loaded[nloaded - 1] on */
 	unsigned nloaded;

@@ -545,6 +545,27 @@ static void tasks_are_managed(void **state)
 	scsi_end(&t);
 }
 
+static void number_of_functions_that_wait_is_bounded(void **state)
+{
+	struct scsi_test t;
+
+	(void)state;
+	scsi_ready(&t);
+	for (unsigned round = 0; round < 2; round++) {
+		t.disk.hold = 1;
+		PUT(&t, 5, 0, 0, 512, 0x28, 0, 0, 0, 0, 0, 0, 0, 1);
+		fx_run(&t.f, 3);
+		for (unsigned i = 0; i < t.d.q[CONTROL].size; i++)
+			assert_int_equal(tmf(&t, 1, 0, 0), 0xee);
+		assert_int_equal(tmf(&t, 1, 0, 0), 9);
+		block_release(&t.disk);
+		drv_wait(&t.d.q[REQUESTS], NULL);
+		assert_int_equal(tmf(&t, 1, 0, 0), 0);
+		assert_int_equal(drv_used_idx(&t.d.q[CONTROL]), (round + 1) * (t.d.q[CONTROL].size + 2));
+	}
+	scsi_end(&t);
+}
+
 static void resize_is_an_event(void **state)
 {
 	struct scsi_test t;
@@ -728,6 +749,7 @@ int main(void)
 		cmocka_unit_test(cd_drive_ejects_and_loads),
 		cmocka_unit_test(medium_is_changed),
 		cmocka_unit_test(tasks_are_managed),
+		cmocka_unit_test(number_of_functions_that_wait_is_bounded),
 		cmocka_unit_test(resize_is_an_event),
 		cmocka_unit_test(errors_follow_the_policy),
 		cmocka_unit_test(stopped_commands_are_saved),
