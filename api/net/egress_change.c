@@ -4,6 +4,7 @@
 #include "api/definition/definition.h"
 #include "api/net/forwards.h"
 #include "api/net/usernet.h"
+#include "api/net/waiting_call.h"
 #include "api/schema/call.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
@@ -21,33 +22,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* A call whose change is not made yet. */
+/* New rules that cairn-slirp has not confirmed yet. */
 struct egress_order {
-	struct call *call; /* NULL: it was answered, because cairn-slirp did not answer in time */
-	struct vm_host *host;
-	uint8_t uuid[16];
+	struct waiting_call waiting;
 	char id[16]; /* of the interface */
 	struct json_object *egress; /* NULL: none */
 };
 
-static void order_answer(struct egress_order *g, int r, const struct err *e)
-{
-	struct call *c = STEAL_PTR(g->call);
-
-	if (!c)
-		return;
-	c->vm = vm_find_uuid(g->host, g->uuid); /* the VM may have been undefined meanwhile */
-	if (r < 0) {
-		call_fail(c, e);
-		return;
-	}
-	c->when_stored = true;
-	call_return(c, NULL);
-}
-
 static void order_end(struct egress_order *g, int r, const struct err *e)
 {
-	order_answer(g, r, e);
+	waiting_call_answer(&g->waiting, r, NULL, e);
 	json_object_put(g->egress);
 	free(g);
 }
@@ -72,7 +56,7 @@ static int definition_with(const struct egress_order *g, const struct vm *vm, un
 
 static void live_note(const struct egress_order *g)
 {
-	struct vm *vm = vm_find_uuid(g->host, g->uuid);
+	struct vm *vm = waiting_call_vm(&g->waiting);
 	struct definition *d;
 	struct err e;
 	int at = vm && vm->proc ? vm_live_interface(vm, g->id, &e) : -1;
@@ -91,7 +75,7 @@ static void order_done(void *opaque, int r)
 	if (r < 0)
 		usernet_order_failed("cairn-slirp", g->id, r, &e);
 	if (r == -ETIMEDOUT) {
-		order_answer(g, r, &e);
+		waiting_call_answer(&g->waiting, r, NULL, &e);
 		return;
 	}
 	if (!r)
@@ -168,8 +152,8 @@ void egress_change(struct call *c)
 	struct err e;
 	int at = -1, r = call_check(c, &at, &e);
 
-	*g = (struct egress_order){ .call = c, .host = c->host, .egress = json_object_get(js_get(c->args, "egress")) };
-	memcpy(g->uuid, c->vm->def->uuid, sizeof(g->uuid));
+	waiting_call_begin(&g->waiting, c);
+	g->egress = json_object_get(js_get(c->args, "egress"));
 	if (!r) {
 		snprintf(g->id, sizeof(g->id), "%s", vm_live(c->vm)->interfaces[at].id);
 		r = definition_with(g, c->vm, (unsigned)at, &d, &e);

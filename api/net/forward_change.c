@@ -5,8 +5,9 @@
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/net/forwards.h"
-#include "api/net/usernet.h"
 #include "api/net/network_ports.h"
+#include "api/net/usernet.h"
+#include "api/net/waiting_call.h"
 #include "api/schema/call.h"
 #include "api/vm/identity.h"
 #include "api/vm/vm.h"
@@ -24,11 +25,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* A call of forward-add or forward-remove whose change is not made yet. */
+/* A change of forward-add or forward-remove that the interface's process has not confirmed yet. */
 struct change {
-	struct call *call; /* NULL: it was answered, because cairn-slirp did not answer in time */
-	struct vm_host *host;
-	uint8_t uuid[16];
+	struct waiting_call waiting;
 	unsigned at;		     /* index of the interface */
 	struct definition_forward what;
 	struct json_object *forward; /* forward-add: the forward with its port; NULL: forward-remove */
@@ -39,20 +38,10 @@ struct change {
 
 static void change_answer(struct change *g, int r, const struct err *e)
 {
-	struct call *c = STEAL_PTR(g->call);
-	struct json_object *o = NULL;
+	struct json_object *o = json_object_new_object();
 
-	if (!c)
-		return;
-	c->vm = vm_find_uuid(g->host, g->uuid); /* the VM may have been undefined meanwhile */
-	if (r < 0) {
-		call_fail(c, e);
-		return;
-	}
-	o = json_object_new_object();
 	js_put_uint(o, "port", g->what.port);
-	c->when_stored = true;
-	call_return(c, o);
+	waiting_call_answer(&g->waiting, r, o, e);
 }
 
 static void change_end(struct change *g, int r, const struct err *e)
@@ -87,7 +76,7 @@ static int definition_with(const struct change *g, const struct vm *vm, bool alo
 		identity_drop_forwards(o);
 	json_object_array_add(forwards_of(o, g->at), json_object_get(g->forward));
 	r = definition_parse_stored(o, &d, e);
-	if (!r && alone && !js_get(g->call->args, "port"))
+	if (!r && alone && !js_get(g->waiting.call->args, "port"))
 		d->interfaces[g->at].user.forwards[0].port = 0;
 	if (!r)
 		r = rights_copy(g->rights, &d->rights);
@@ -117,7 +106,7 @@ static int definition_without(const struct vm *vm, unsigned at, unsigned forward
 /* Return the VM if it is still the one that the call names, and still runs. */
 static struct vm *vm_of(const struct change *g, struct err *e)
 {
-	struct vm *vm = vm_find_uuid(g->host, g->uuid);
+	struct vm *vm = waiting_call_vm(&g->waiting);
 
 	if (vm && vm->proc && vm_state_is_active(vm->state))
 		return vm;
@@ -172,7 +161,7 @@ static int forward_find(const struct call *c, unsigned *ret_at, struct err *e)
 static int order_failed(const struct change *g, int r, struct err *e)
 {
 	const char *id = "?", *program = "cairn-slirp";
-	struct vm *vm = vm_find_uuid(g->host, g->uuid);
+	struct vm *vm = waiting_call_vm(&g->waiting);
 
 	if (vm && g->at < vm_live(vm)->ninterfaces) {
 		id = vm_live(vm)->interfaces[g->at].id;
@@ -297,7 +286,7 @@ static void forward_opened(void *opaque, int r, struct config *c, const struct e
 static int forward_check(struct change *g, const struct vm *vm, struct definition **ret, struct err *e)
 {
 	struct definition *all CLEANUP(definition_free_p) = NULL;
-	bool any_port = !js_get(g->call->args, "port");
+	bool any_port = !js_get(g->waiting.call->args, "port");
 	int r = 0;
 
 	if (vm_live(vm)->interfaces[g->at].user.nforwards == DEFINITION_FORWARDS_MAX)
@@ -310,7 +299,7 @@ static int forward_check(struct change *g, const struct vm *vm, struct definitio
 	if (!r)
 		g->what = (*ret)->interfaces[g->at].user.forwards[0];
 	if (!r)
-		r = network_ports_check(g->host, &vm_live(vm)->interfaces[g->at], g->at, network_ports_is_clone(vm, g->at), &g->what, 1, e);
+		r = network_ports_check(g->waiting.host, &vm_live(vm)->interfaces[g->at], g->at, network_ports_is_clone(vm, g->at), &g->what, 1, e);
 	return r || any_port ? r : forwards_check_others(vm, *ret, e);
 }
 
@@ -318,8 +307,8 @@ static struct change *change_new(struct call *c)
 {
 	struct change *g = must_alloc(calloc(1, sizeof(*g)));
 
-	*g = (struct change){ .call = c, .host = c->host, .fd = -1 };
-	memcpy(g->uuid, c->vm->def->uuid, sizeof(g->uuid));
+	waiting_call_begin(&g->waiting, c);
+	g->fd = -1;
 	return g;
 }
 
