@@ -5,6 +5,7 @@
 #include "api/net/network_life.h"
 #include "api/net/network_ports.h"
 #include "api/net/network_programs.h"
+#include "api/net/network_retry.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -111,6 +112,7 @@ static void network_free(struct network *n)
 {
 	network_operation_free(n);
 	network_programs_free(n->programs);
+	network_retry_free(n->retry);
 	network_queries_end(n, NULL);
 	network_definition_free(n->def);
 	network_definition_free(n->live);

@@ -16,6 +16,7 @@ struct json_object;
 struct network_operation;
 struct network_programs;
 struct network_query;
+struct network_retry;
 struct rights;
 struct vm;
 struct vm_host;
@@ -35,7 +36,7 @@ struct network {
 	struct network_operation *operation; /* under way (network_life.c); NULL: none */
 	struct network_query *queries;	     /* likewise */
 	struct network_programs *programs;   /* api/net/network_programs.h; NULL: none yet */
-	uint64_t mend_failed_ns;	     /* when making missing parts failed last; 0: not the last time */
+	struct network_retry *retry;	     /* api/net/network_retry.h; NULL: nothing has failed yet */
 };
 
 /* Read the networks of an earlier daemon. */

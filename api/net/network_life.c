@@ -2,6 +2,7 @@
 #include "api/net/network.h"
 #include "api/net/network_process.h"
 #include "api/net/network_programs.h"
+#include "api/net/network_retry.h"
 #include "api/schema/event.h"
 #include "api/store/store.h"
 #include "api/vm/vm_host.h"
@@ -18,9 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* A mend that fails changes tables of nftables all the same, and network_watch reports that. */
-#define MEND_AGAIN_NS (60 * 1000000000ULL)
 
 #define TIMEOUT_NS (30 * 1000000000ULL)
 #define TAKE_BACK_TIMEOUT_NS (20 * 1000000000ULL)
@@ -153,6 +151,7 @@ static void become_inactive(struct network *n, const char *detail)
 	struct network_definition *live = n->live;
 
 	n->state = NETWORK_INACTIVE;
+	network_retry_end(n);
 	tell_state(n, detail);
 	save_or_warn(n);
 	if (!n->def) {
@@ -237,14 +236,28 @@ static void completed(struct network *n, struct network_operation *op, int r, st
 	answer(op, r, value, e);
 }
 
+/* The log has the first failure only. */
+static void mend_failed(struct network *n, const char *what, const struct err *e)
+{
+	if (network_retry_later(n, network_look))
+		log_error("network", "network '%s' %s, which is tried again, at least once a minute: %s", network_any(n)->name, what, e->msg);
+}
+
+static void mend_succeeded(struct network *n)
+{
+	if (network_retry_end(n))
+		log_info("network", "network '%s' is complete again", network_any(n)->name);
+}
+
 static void mended(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
 	(void)op;
-	n->mend_failed_ns = r < 0 ? loop_now_ns() : 0;
-	if (r < 0)
-		log_error("network", "network '%s' is incomplete and cannot be mended: %s", network_any(n)->name, e->msg);
-	else
+	if (r < 0) {
+		mend_failed(n, "is incomplete and cannot be mended", e);
+	} else {
+		mend_succeeded(n);
 		notes_log(n, value);
+	}
 }
 
 /* What was asked of a network that is active. */
@@ -279,9 +292,10 @@ static void seen(struct network *n, struct network_operation *op, int r, struct 
 
 	(void)op;
 	if (r < 0) {
-		log_error("network", "network '%s' cannot be checked: %s", network_any(n)->name, e->msg);
-	} else if (js_get_bool(value, "active", false) && !js_get_bool(value, "complete", true) &&
-		!(n->mend_failed_ns && loop_now_ns() < n->mend_failed_ns + MEND_AGAIN_NS)) {
+		mend_failed(n, "cannot be checked", e);
+	} else if (js_get_bool(value, "complete", true)) {
+		mend_succeeded(n);
+	} else if (js_get_bool(value, "active", false) && !network_retry_waits(n)) {
 		log_info("network", "network '%s': parts are missing, and are made again: %s",
 			network_any(n)->name, json_object_to_json_string(js_get(value, "missing")));
 		if (program_run(n, &up, n->live, &own) < 0)
@@ -297,7 +311,7 @@ bool network_look(struct network *n)
 	if (n->operation)
 		return false;
 	if (n->state == NETWORK_ACTIVE && program_run(n, &check, n->live, &e) < 0)
-		log_error("network", "network '%s' cannot be checked: %s", network_any(n)->name, e.msg);
+		mend_failed(n, "cannot be checked", &e);
 	return true;
 }
 
@@ -325,14 +339,21 @@ int network_start(struct network *n, bool transient, network_done *done, void *o
 
 /* ---- stop ---- */
 
+/* The network stays active. Parts of it may be gone, or were missing before. */
+static void stop_give_up(struct network *n)
+{
+	n->state = NETWORK_ACTIVE;
+	save_or_warn(n);
+	network_look(n);
+}
+
 static void stopped(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
 	struct err failed;
 
 	if (r < 0) {
 		failed = *e;
-		n->state = NETWORK_ACTIVE;
-		save_or_warn(n);
+		stop_give_up(n);
 		answer(op, r, NULL, &failed);
 		return;
 	}
@@ -345,26 +366,24 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 	const struct network_operation down = { .verb = "down", .ended = stopped, .done = done, .opaque = opaque };
 	const char *name = network_any(n)->name;
 	char users[320];
-	int r;
-
 	/* A check that nobody has asked for only looks, so it does not hold up the stop. */
-	if (n->operation && n->operation->ended == seen)
-		network_operation_free(n);
-	r = check_free(n, e);
+	bool looks = n->operation && n->operation->ended == seen;
+	int r = looks ? 0 : check_free(n, e);
+
 	if (!r && n->state != NETWORK_ACTIVE)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is not active", name);
 	if (!r && network_users_print(n, users, sizeof(users)))
 		r = err_set(e, -EBUSY, ERR_BUSY, "network '%s' is in use by the running VMs %s; shut them down first", name, users);
 	if (r < 0)
 		return r;
+	if (looks)
+		network_operation_free(n);
 	n->state = NETWORK_STOPPING;
 	r = network_save(n, e);
 	if (!r)
 		r = program_run(n, &down, n->live, e);
-	if (r < 0) {
-		n->state = NETWORK_ACTIVE;
-		save_or_warn(n);
-	}
+	if (r < 0)
+		stop_give_up(n);
 	return r;
 }
 
@@ -500,7 +519,7 @@ static void checked(struct network *n, struct network_operation *op, int r, stru
 
 	(void)op;
 	if (r < 0) {
-		log_error("network", "network '%s' cannot be checked, and counts as active: %s", network_any(n)->name, e->msg);
+		mend_failed(n, "cannot be checked, and counts as active", e);
 	} else if (!js_get_bool(value, "active", false)) {
 		n->was_lost = n->def;
 		become_inactive(n, "it was gone when the daemon started");

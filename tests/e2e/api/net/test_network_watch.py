@@ -113,6 +113,55 @@ def test_check_that_nobody_asked_for_holds_up_no_stop(host, lan):  # noqa: F811
     assert host.verbs()[-2:] == ["check", "down"] and host.states() == {"lan": "inactive"}
 
 
+INCOMPLETE = {"return": {"active": True, "complete": False, "missing": ["dnsmasq"], "pid": 0}}
+
+
+def change_rules(lan):  # noqa: F811
+    """Change tables beside Cairn's, so that the daemon checks its networks."""
+    subprocess.run([*lan.enter, "nft", "add table inet other { chain a { }; }"], check=True)
+
+
+def test_refused_stop_keeps_the_check_and_its_repair(host, lan):  # noqa: F811
+    host.define_net()
+    host.cairn("net-start", "lan")
+    host.write("vm1", interfaces=[{"type": "network", "source": "lan"}])
+    host.cairn("define", str(host.tmp / "vm1.json"))
+    host.cairn("start", "vm1")
+    n = len(host.verbs())
+    host.tell("check", "json", INCOMPLETE)
+    host.tell("check", "hold")
+    change_rules(lan)
+    until(lambda: host.verbs()[n:] == ["check"])
+    assert "is in use by the running VMs vm1" in host.cairn("net-destroy", "lan", ok=False).stderr
+    host.untell("check", "hold")
+    until(lambda: host.verbs()[n:] == ["check", "up"])
+
+
+def test_failed_stop_is_followed_by_a_check(host):  # noqa: F811
+    host.define_net()
+    host.cairn("net-start", "lan")
+    host.tell("down", "json", {"error": {"class": "HostError", "desc": "nft is unwell"}})
+    host.tell("check", "json", INCOMPLETE)
+    assert "nft is unwell" in host.cairn("net-destroy", "lan", ok=False).stderr
+    until(lambda: host.verbs() == ["up", "down", "check", "up"])
+
+
+def test_failed_repair_is_tried_again(host, lan):  # noqa: F811
+    """After 1 s, then 2 s; the log has the first failure and the end."""
+    host.define_net()
+    host.cairn("net-start", "lan")
+    n = len(host.verbs())
+    log = host.tmp / "cairnd.log"
+    host.tell("check", "json", INCOMPLETE)
+    host.tell("up", "json", {"error": {"class": "HostError", "desc": "dnsmasq is unwell"}})
+    change_rules(lan)
+    until(lambda: host.verbs()[n:].count("up") == 2)
+    host.untell("up", "json")
+    until(lambda: "network 'lan' is complete again" in log.read_text())
+    assert host.verbs()[n:] == ["check", "up"] * 3
+    assert log.read_text().count("dnsmasq is unwell") == 1
+
+
 def test_programs_of_a_network_that_die_are_started_again(daemon, machine):
     """dnsmasq and cairn-dns: with an event that says so, also for the next daemon; not when the network stops."""
     machine.outside.run("ip", "addr", "add", "203.0.113.7/32", "dev", "lo")
