@@ -311,6 +311,23 @@ static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(stru
 
 /* ---- after the VM's end ---- */
 
+static bool has_rules(const struct port *p)
+{
+	return !p->plain || p->address[0];
+}
+
+bool network_ports_has_tap(const struct vm_host *host, const char *network, const char *tap)
+{
+	for (size_t i = 0; i < host->nvms; i++) {
+		const struct network_ports *p = host->vms[i]->ports;
+
+		for (unsigned k = 0; p && k < p->n; k++)
+			if (has_rules(&p->list[k]) && !strcmp(p->list[k].tap, tap) && !strcmp(p->list[k].network, network))
+				return true;
+	}
+	return false;
+}
+
 static void end_free(struct network_port_end *end)
 {
 	struct network_port_end **at = &end->host->port_ends;
@@ -346,7 +363,7 @@ static void ports_end(struct vm *vm)
 	struct network_ports *p = vm->ports;
 
 	for (unsigned i = 0; p && i < p->n; i++)
-		if (!p->list[i].plain || p->list[i].address[0])
+		if (has_rules(&p->list[i]))
 			port_end(vm->host, &p->list[i]);
 	if (p)
 		p->n = 0;

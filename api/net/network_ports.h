@@ -37,6 +37,8 @@ int network_ports_check(struct vm_host *host, const struct definition_interface 
 	const struct definition_forward *list, unsigned n, struct err *e);
 /* Whether the guest of the VM's interface has the addresses of the source that the VM was cloned from. */
 bool network_ports_is_clone(const struct vm *vm, unsigned at);
+/* Whether a VM that starts or runs has rules, or a reserved address, for a tap of that name on the network. */
+bool network_ports_has_tap(const struct vm_host *host, const char *network, const char *tap);
 /* Have the address of a running VM's interface of type network reserved, unless it has one, and tell it to the
  * interface's cairn-publish.
  * done: called once, before the call returns or from the loop. The VM may be gone by then. */

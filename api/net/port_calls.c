@@ -1,6 +1,7 @@
 #include "api/net/port_calls.h"
 #include "api/net/network.h"
 #include "api/net/network_life.h"
+#include "api/net/network_ports.h"
 #include "api/net/network_process.h"
 #include "api/vm/vm_host.h"
 #include "api/wire/json.h"
@@ -156,6 +157,24 @@ static int work_start(struct port_work *w, bool up, struct err *e)
 	return r ? r : network_process_start(host->loop, host->paths->net_program, request, TIMEOUT_NS, work_done, w, &w->process, e);
 }
 
+/* Whether the call would remove the rules of another VM's tap, which has the name of the one that is gone. */
+static bool is_late(const struct port_call *c)
+{
+	return !c->up && network_ports_has_tap(c->all->host, c->network, js_get_str_or(c->port, "tap", ""));
+}
+
+/* End the call without a process if it is late. Returns whether it was. */
+static bool late_end(struct port_call **at)
+{
+	struct port_call *c = *at;
+
+	if (!is_late(c))
+		return false;
+	*at = c->next;
+	call_end(c, 0, NULL, NULL);
+	return true;
+}
+
 /* Take the call and those that can share its process out of the queue. */
 static struct port_work *work_new(struct port_calls *all, struct port_call **first)
 {
@@ -173,7 +192,7 @@ static struct port_work *work_new(struct port_calls *all, struct port_call **fir
 			continue;
 		}
 		/* The order counts: a new tap may have the name of one that is gone. */
-		if (c->up != up || c->alone != alone)
+		if (c->up != up || c->alone != alone || is_late(c))
 			break;
 		*at = c->next;
 		c->work = w;
@@ -205,6 +224,10 @@ static void calls_run(struct loop_task *t)
 
 		if (is_busy(all, (*at)->network)) {
 			at = &(*at)->next;
+			continue;
+		}
+		if (late_end(at)) {
+			at = &all->waiting;
 			continue;
 		}
 		w = work_new(all, at);
