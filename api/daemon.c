@@ -24,6 +24,7 @@
 #include "api/net/network_life.h"
 #include "api/net/network_ports.h"
 #include "api/net/network_watch.h"
+#include "api/net/publish_restart.h"
 #include "api/policy/autostart.h"
 #include "api/policy/host_shutdown.h"
 #include "api/policy/idle.h"
@@ -382,7 +383,9 @@ static void policies_go(struct vm_host *h)
 		shutdown_take_up(vm);
 		if (vm->proc && vm_state_is_active(vm->state))
 			forwards_taken_back(vm);
-		network_ports_taken_back(vm);
+		network_ports_tell(vm);
+		if (vm->proc)
+			publish_restarts_take_up(vm);
 		idle_on_state_change(vm);
 		forwards_on_state_change(vm);
 	}

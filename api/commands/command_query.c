@@ -5,6 +5,7 @@
 #include "api/jobs/job.h"
 #include "api/net/forwards.h"
 #include "api/net/network_ports.h"
+#include "api/net/publish_restart.h"
 #include "api/policy/restart.h"
 #include "api/policy/shutdown.h"
 #include "api/store/event_log.h"
@@ -418,6 +419,7 @@ static void put_figures(struct json_object *o, const struct vm *vm, const struct
 
 		denied_put(one, vm, i);
 		network_ports_show(vm, i, one);
+		publish_restart_show(vm, i, one);
 		json_object_array_add(interfaces, one);
 	}
 	js_put(o, "interfaces", interfaces);

@@ -6,6 +6,7 @@
 #include "api/definition/vm_config.h"
 #include "api/net/forwards.h"
 #include "api/net/network_ports.h"
+#include "api/net/publish_restart.h"
 #include "api/net/usernet.h"
 #include "api/net/waiting_call.h"
 #include "api/schema/call.h"
@@ -255,6 +256,17 @@ static int port_learn(struct change *g, struct err *e)
 	return 0;
 }
 
+/* Start the interface's cairn-publish, unless it runs. */
+static int publish_begin(struct vm *vm, unsigned at, struct err *e)
+{
+	const char *problem = publish_restart_problem(vm, at);
+
+	if (!problem)
+		return forwards_publish(vm, at, NULL, 0, e);
+	return err_set(e, -EBUSY, ERR_BUSY, "interface %s: its published ports are closed, and are opened again soon, so none can be added "
+		"now; try again: %s", vm_live(vm)->interfaces[at].id, problem);
+}
+
 static void forward_opened(void *opaque, int r, struct config *c, const struct err *e)
 {
 	struct change *g = opaque;
@@ -276,7 +288,7 @@ static void forward_opened(void *opaque, int r, struct config *c, const struct e
 	}
 	if (vm_live(vm)->interfaces[g->at].type != DEFINITION_NETWORK)
 		add_begin(g, vm);
-	else if ((r = forwards_publish(vm, g->at, &own)) < 0)
+	else if ((r = publish_begin(vm, g->at, &own)) < 0)
 		change_end(g, r, &own);
 	else
 		network_ports_lead(vm, g->at, add_led, g);

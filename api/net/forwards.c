@@ -5,6 +5,7 @@
 #include "api/definition/vm_config.h"
 #include "api/net/network.h"
 #include "api/net/publish.h"
+#include "api/net/publish_restart.h"
 #include "api/net/tap.h"
 #include "api/net/usernet.h"
 #include "api/store/store.h"
@@ -479,29 +480,27 @@ static void usernet_free(struct usernet *u)
 	free(u);
 }
 
-static const char *program_of(const struct usernet *u)
-{
-	return u->publishes ? "cairn-publish" : "cairn-slirp";
-}
-
 /* Handle the end of a cairn-slirp process. The VM's process reports the lost link by itself (VM_EVENT_LINK_LOST). */
 static void slirp_ended(void *opaque, unsigned revents)
 {
 	struct usernet *u = opaque;
+	struct vm *vm = u->killed ? NULL : u->vm;
+	unsigned at = u->at;
 	siginfo_t si = { 0 };
 
 	(void)revents;
-	if (u->pidfd >= 0 && waitid(P_PIDFD, (id_t)u->pidfd, &si, WEXITED | WNOHANG) == 0 && u->vm && !u->killed &&
+	if (u->pidfd >= 0 && waitid(P_PIDFD, (id_t)u->pidfd, &si, WEXITED | WNOHANG) == 0 && vm && !u->publishes &&
 		(si.si_code != CLD_EXITED || si.si_status))
-		log_error("usernet", "VM '%s': interfaces[%u]: its %s ended with %s %d%s", u->vm->def->name, u->at, program_of(u),
-			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status,
-			u->publishes ? ", so its ports are closed. Next: cairn forward-remove and forward-add" : "");
+		log_error("usernet", "VM '%s': interfaces[%u]: its cairn-slirp ended with %s %d", vm->def->name, at,
+			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status);
 	/* Close the daemon's sockets, too, because no process serves their clients any more. */
 	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !vm_has(u->vm, VM_FACT_FALLS_ASLEEP))
 		sockets_close(u->vm->forwards);
 	if (u->vm)
 		usernet_forget(u->host->run_dir_fd, u->vm->def->name, u->at);
 	usernet_free(u);
+	if (vm)
+		publish_restart_begin(vm, at, &si);
 }
 
 static void control_connected(struct usernet *u, int64_t n)
@@ -629,7 +628,12 @@ static struct usernet *usernet_of(const struct vm *vm, unsigned at)
 	return u;
 }
 
-int forwards_publish(struct vm *vm, unsigned at, struct err *e)
+bool forwards_has_process(const struct vm *vm, unsigned at)
+{
+	return usernet_of(vm, at);
+}
+
+int forwards_publish(struct vm *vm, unsigned at, const int *fds, unsigned n, struct err *e)
 {
 	struct usernet_process made;
 	CLEANUP_CLOSE int log_fd = -1;
@@ -640,7 +644,7 @@ int forwards_publish(struct vm *vm, unsigned at, struct err *e)
 	log_fd = vm_log_open(vm, e);
 	if (log_fd < 0)
 		return log_fd;
-	r = usernet_publish(vm_live(vm), at, vm->host->paths->publish_program, log_fd, vm->host->run_dir_fd, &made, e);
+	r = usernet_publish(vm_live(vm), at, vm->host->paths->publish_program, fds, n, log_fd, vm->host->run_dir_fd, &made, e);
 	if (!r && (r = usernet_keep(vm, &made)) < 0)
 		err_set_errno(e, r, "interfaces[%u]: cannot watch its cairn-publish", at);
 	return r;
@@ -781,6 +785,7 @@ static void forwards_processes_end(const struct vm *vm)
  * this daemon ends first. */
 static void forwards_ended(struct vm *vm)
 {
+	publish_restarts_end(vm);
 	forwards_taken_back(vm);
 	forwards_processes_end(vm);
 	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++)
@@ -861,6 +866,7 @@ static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 
 static void forwards_free(struct vm *vm)
 {
+	publish_restarts_end(vm);
 	processes_forget(vm);
 	if (!vm->forwards)
 		return;

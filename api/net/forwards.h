@@ -46,8 +46,11 @@ bool forwards_may_lead_to(const struct definition_interface *i);
 /* Find an interface that can have forwards. id: NULL: the first of type user, else the first of type network.
  * Returns its index; -1. */
 int forwards_interface_find(const struct definition *d, const char *id);
-/* Start the cairn-publish of interface `at`, of type network, of a running VM, if there is none. Returns 0; -errno. */
-int forwards_publish(struct vm *vm, unsigned at, struct err *e);
+/* Start the cairn-publish of interface `at`, of type network, of a running VM, if there is none. fds: sockets of the
+ * interface's first n forwards; borrowed. Returns 0; -errno. */
+int forwards_publish(struct vm *vm, unsigned at, const int *fds, unsigned n, struct err *e);
+/* Whether the interface has a cairn-slirp or cairn-publish. */
+bool forwards_has_process(const struct vm *vm, unsigned at);
 /* Tell the cairn-publish of interface `at`, if there is one, the guest's address and the VM's tap. */
 void forwards_lead(struct vm *vm, unsigned at, const char *address, const char *tap);
 /* Have the cairn-slirp of interface `at` change its forwards (tools/slirp/control.h).

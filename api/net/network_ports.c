@@ -439,7 +439,7 @@ void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, i
 		reserved(end, r, NULL, &e);
 }
 
-void network_ports_taken_back(struct vm *vm)
+void network_ports_tell(struct vm *vm)
 {
 	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++)
 		port_lead(vm, &vm->ports->list[i]);

@@ -43,9 +43,9 @@ bool network_ports_has_tap(const struct vm_host *host, const char *network, cons
  * interface's cairn-publish.
  * done: called once, before the call returns or from the loop. The VM may be gone by then. */
 void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
-/* Tell the cairn-publish processes of an adopted VM again where to lead clients: a daemon that was killed may not have
- * done so. Call it after forwards_taken_back(). */
-void network_ports_taken_back(struct vm *vm);
+/* Tell the VM's cairn-publish processes again where to lead clients. For an adopted VM, call it after
+ * forwards_taken_back(): a daemon that was killed may not have done so. */
+void network_ports_tell(struct vm *vm);
 /* Free the daemon's objects for requests under way. */
 void network_ports_forget(struct vm_host *host);
 

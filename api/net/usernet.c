@@ -254,7 +254,8 @@ static int publish_run(const struct plug *p, unsigned at, unsigned n, pid_t *ret
 	if (null < 0)
 		return -errno;
 	memcpy(u.forwards, face->user.forwards, n * sizeof(u.forwards[0]));
-	memcpy(fds + PUBLISHED_FD, p->forwards, n * sizeof(fds[0]));
+	for (unsigned i = 0; i < n; i++)
+		fds[PUBLISHED_FD + i] = p->forwards[i];
 	arg_add(&args, "cairn-publish", NULL);
 	arg_add(&args, "--control", "3");
 	forward_args_add(&args, &u, PUBLISHED_FD);
@@ -273,19 +274,19 @@ static int publish_start(struct plug *p, unsigned at, unsigned n, struct usernet
 	if (!r) {
 		ret->at = at;
 		ret->control = steal_fd(&p->control[0]);
-		p->forwards += n;
+		if (n)
+			p->forwards += n;
 	}
 	pair_close(p->control);
 	return r;
 }
 
-int usernet_publish(const struct definition *d, unsigned at, const char *publish, int log_fd, int run_dir, struct usernet_process *ret,
-	struct err *e)
+int usernet_publish(const struct definition *d, unsigned at, const char *publish, const int *fds, unsigned n, int log_fd, int run_dir,
+	struct usernet_process *ret, struct err *e)
 {
-	int none[1];
-	struct plug p = { .def = d, .publish = publish, .log_fd = log_fd, .run_dir = run_dir, .forwards = none };
+	struct plug p = { .def = d, .publish = publish, .log_fd = log_fd, .run_dir = run_dir, .forwards = fds };
 
-	return publish_start(&p, at, 0, ret, e);
+	return publish_start(&p, at, n, ret, e);
 }
 
 int usernets_start(struct config *c, const struct definition *d, const char *slirp, const char *publish, int log_fd, int run_dir,

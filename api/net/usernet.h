@@ -34,9 +34,10 @@ struct usernets {
  * Returns 0 or -errno. *ret lists the started processes in both cases; without a VM they end by themselves. */
 int usernets_start(struct config *c, const struct definition *d, const char *slirp, const char *publish, int log_fd, int run_dir,
 	struct usernets *ret, struct err *e);
-/* Start a cairn-publish without forwards for interface `at` of a running VM. Returns 0; -errno. */
-int usernet_publish(const struct definition *d, unsigned at, const char *publish, int log_fd, int run_dir, struct usernet_process *ret,
-	struct err *e);
+/* Start a cairn-publish for interface `at` of a running VM. fds: sockets of the interface's first n forwards;
+ * borrowed. Returns 0; -errno. */
+int usernet_publish(const struct definition *d, unsigned at, const char *publish, const int *fds, unsigned n, int log_fd, int run_dir,
+	struct usernet_process *ret, struct err *e);
 
 /* Connect to the control socket of the cairn-slirp of a VM's interface; an earlier daemon may have started the process.
  * at: index of the interface. Returns 0 and an owned fd; -ENOENT, -ECONNREFUSED: no such process runs; -errno. */

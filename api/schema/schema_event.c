@@ -61,6 +61,10 @@ static const struct field io_error_data[] = { FIELDS_VM_NAME,
 static const struct field link_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the interface" },
 	{ "detail", FIELD_STRING, REQUIRED, "lost peer of the interface" }, FIELD_LEFT_OUT, END };
+static const struct field forwards_data[] = { FIELDS_VM_NAME,
+	{ "device", FIELD_STRING, REQUIRED, "id of the interface" },
+	{ "open", FIELD_BOOL, REQUIRED, "whether the ports are open" },
+	{ "detail", FIELD_STRING, OPTIONAL, "why they are closed" }, END };
 static const struct field tray_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the drive" },
 	{ "tray-open", FIELD_BOOL, REQUIRED, "position of the tray" }, FIELD_LEFT_OUT, END };
@@ -144,6 +148,9 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		device_data, false, false },
 	[EVENT_LINK_LOST] = { "LINK_LOST", "the peer of a network interface is gone; the link is down until the next start of the VM",
 		link_data, false, false },
+	[EVENT_FORWARDS_CHANGE] = { "FORWARDS_CHANGE",
+		"the published ports of an interface of type network are closed, because its cairn-publish has ended and their connections with it, or are open again",
+		forwards_data, false, false },
 	[EVENT_TRAY_MOVED] = { "DEVICE_TRAY_MOVED", "the tray of a CD drive was opened or closed", tray_data, false, false },
 	[EVENT_DEVICE_DELETED] = { "DEVICE_DELETED", "a disk was detached from the running VM", deleted_data, false, false },
 	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a disk, which stays attached", unplug_data, false, false },

@@ -156,13 +156,43 @@ static void forwards_print(struct json_object *list)
 	table_finish(&t, stdout);
 }
 
+/* Return why the running VM's ports of an interface are closed, borrowed; NULL: nothing is wrong. */
+static const char *problem_of(struct json_object *info, const char *id)
+{
+	struct json_object *list = js_get_array(info, "interfaces");
+
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+
+		if (!strcmp(js_get_str_or(o, "id", ""), id))
+			return js_get_str(o, "forwards-problem");
+	}
+	return NULL;
+}
+
+static void problems_print(struct json_object *list)
+{
+	const char *last = "";
+
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		struct json_object *f = json_object_array_get_idx(list, i);
+		const char *id = js_get_str_or(f, "interface", "-"), *problem = js_get_str(f, "problem");
+
+		if (problem && strcmp(last, id) != 0)
+			printf("Interface %s: the ports are closed, and are opened again when possible: %s\n", id, problem);
+		last = id;
+	}
+}
+
 int verb_forward_list(struct cli *c)
 {
 	CLEANUP_JS struct json_object *list = NULL;
+	CLEANUP_JS struct json_object *info = NULL;
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 	struct err e;
 
-	if (change_read_list(c, c->pos[0], "interfaces", &list, &e) < 0)
+	if (change_read_list(c, c->pos[0], "interfaces", &list, &e) < 0 ||
+		(!option_flag(c, "inactive") && cli_execute(c, "vm-info", cli_vm_args(c->pos[0]), &info, NULL, &e) < 0))
 		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 		struct json_object *interface = json_object_array_get_idx(list, i);
@@ -172,12 +202,15 @@ int verb_forward_list(struct cli *c)
 			struct json_object *f = json_object_array_get_idx(forwards, k);
 
 			js_put_str(f, "interface", js_get_str(interface, "id"));
+			js_put_str(f, "problem", problem_of(info, js_get_str_or(interface, "id", "")));
 			json_object_array_add(all, json_object_get(f));
 		}
 	}
-	if (c->format == CLI_TABLE)
+	if (c->format == CLI_TABLE) {
 		forwards_print(all);
-	else
+		problems_print(all);
+	} else {
 		output_print(stdout, c->format, all);
+	}
 	return CLI_OK;
 }

@@ -448,7 +448,7 @@ const struct verb verbs[] = {
 	{ "forward-remove", "Definitions", "VM [PROTOCOL:][ADDRESS:]PORT", "remove a forward", forward_remove_options, 2, 2,
 		false, "vm-name", "forward-remove vm-define vm-dump-definition", verb_forward_remove },
 	{ "forward-list", "Definitions", "VM", "list the forwards of a VM", dump_options, 1, 1, true, "vm",
-		"vm-dump-definition", verb_forward_list },
+		"vm-dump-definition vm-info", verb_forward_list },
 	{ "undefine", "Definitions", "{VM...|--all}", NULL, undefine_options, 1, MANY, true, "vm", "vm-undefine",
 		verb_undefine },
 	{ "start", "Lifecycle", "{VM...|--all}", NULL, start_options, 1, MANY, true, "vm", "vm-start vm-console forward-add",

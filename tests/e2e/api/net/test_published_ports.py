@@ -212,14 +212,54 @@ def test_vm_without_forwards_gets_some(real, lan):  # noqa: F811
     c.run("net open 0")
     real.serve("vm1", c)
     assert answers(lan, port)
-    # The program ends.
+
+
+def test_cairn_publish_that_dies_is_started_again(real, lan):  # noqa: F811
+    """With all ports of its interface, those of forward-add, too; also if it dies while no daemon runs."""
+    define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}])
+    real.serve("vm1", real.begin("vm1"))
+    late = added(real, "vm1", "udp:auto:7")
+    q = real.qmp()
+    why = "its cairn-publish has ended with signal 9"
+    os.kill(real.publishers()[0], signal.SIGKILL)
+    assert q.event("FORWARDS_CHANGE", vm="vm1", open=False)["data"]["detail"] == why
+    assert q.event("FORWARDS_CHANGE", vm="vm1", open=True)["data"]["device"] == "net0"
+    assert answers(lan, 8007) and answers(lan, late) and len(real.publishers()) == 1
+    log = real.log.read_text()
+    assert f"interface net0: its published ports are closed, and are opened again in 0.1 s: {why}" in log
+    assert "interface net0: its published ports are open again" in log
+    assert all("problem" not in f for f in forwards(real, "vm1")) and "closed" not in real.cairn("forward-list", "vm1").stdout
+    real.stop(signal.SIGKILL)
     os.kill(real.publishers()[0], signal.SIGKILL)
     until(lambda: not real.publishers())
-    until(lambda: "its cairn-publish ended with signal 9, so its ports are closed" in real.log.read_text())
-    assert "is also used by" in refused(real, "vm1", f"udp:{port}:7")
-    real.cairn("forward-remove", "vm1", f"udp:{port}")
-    real.cairn("forward-add", "vm1", f"udp:{port}:7")
-    assert answers(lan, port)
+    real.start()
+    until(lambda: all("problem" not in f for f in forwards(real, "vm1")))
+    assert answers(lan, late) and answers(lan, 8007)
+    real.cairn("forward-remove", "vm1", f"udp:{late}")
+    assert not bound(lan, late) and answers(lan, 8007)
+    real.cairn("destroy", "vm1")
+    until(lambda: not real.publishers() and not bound(lan, 8007))
+
+
+def test_ports_that_cannot_be_opened_again_are_told(real, lan):  # noqa: F811
+    """cairn-publish is missing, and then another program has one of the ports: the daemon goes on trying."""
+    define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}, {"protocol": "udp", "port": 8008, "to": 7}])
+    real.serve("vm1", real.begin("vm1"))
+    program, away, pid = real.program / "cairn-publish", real.tmp / "away", real.publishers()[0]
+    program.rename(away)
+
+    def problems():
+        return [f.get("problem", "") for f in forwards(real, "vm1")]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: ["cannot start" in p for p in problems()] == [True, True])
+    with lan.inside(lambda: socket.socket(type=socket.SOCK_DGRAM)) as s:
+        s.bind(("127.0.0.1", 8008))
+        away.rename(program)
+        until(lambda: all("8008 is used by another program" in p for p in problems()))
+        assert "Interface net0: the ports are closed, and are opened again when possible: " in real.cairn("forward-list", "vm1").stdout
+        assert "none can be added now; try again: " in refused(real, "vm1", "udp:auto:9")
+    until(lambda: problems() == ["", ""])
+    assert answers(lan, 8007) and answers(lan, 8008)
 
 
 def test_live_clones_publish_ports(real, lan):  # noqa: F811
