@@ -301,7 +301,7 @@ static bool sysinfo_ok(const struct vm_config *c)
 	while (at < end && *at) {
 		const char *nul = at + 1 < end ? memchr(at + 1, 0, (size_t)(end - at - 1)) : NULL;
 
-		if ((unsigned char)*at > VM_SYSINFO_OEM || !nul || nul == at + 1)
+		if ((unsigned char)*at >= VM_SYSINFO_KEYS || !nul || nul == at + 1)
 			return false;
 		at = nul + 1;
 	}

@@ -267,7 +267,7 @@ static const struct key top_rows[] = {
 	{ "boot", KEY_OBJECT, .of = &boot_keys,
 		.about = "kernel, initrd and command line that the VM boots, or a firmware; without it, a BIOS boots from a disk" },
 	{ "sysinfo", KEY_OBJECT, .of = &definition_sysinfo_keys,
-		.about = "texts of the guest's SMBIOS tables; not for a VM that boots a kernel" },
+		.about = "texts of the guest's SMBIOS tables" },
 	{ "disks", KEY_ARRAY, .max = VM_DISKS_MAX, .of = &definition_disk_keys,
 		.parse = definition_parse_disks,
 		.about = "disks, in the order in which the guest sees them" },

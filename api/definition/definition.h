@@ -151,7 +151,7 @@ struct definition {
 	char *nvram_template; /* of the UEFI variables; NULL: the default */
 	bool boot_menu;
 	uint32_t boot_menu_ms; /* 0: the firmware's default */
-	char *sysinfo[VM_SYSINFO_OEM]; /* by enum vm_sysinfo_key; NULL: none */
+	char *sysinfo[VM_SYSINFO_KEYS]; /* by enum vm_sysinfo_key; NULL: none */
 	char *oem_strings[DEFINITION_OEM_STRINGS_MAX];
 	uint32_t noem_strings;
 	struct definition_disk *disks;

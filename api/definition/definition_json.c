@@ -151,17 +151,33 @@ static struct json_object *boot_to_json(const struct definition *d)
 	return o;
 }
 
-static const char *const sysinfo_names[VM_SYSINFO_OEM] = { [VM_SYSINFO_MANUFACTURER] = "manufacturer",
-	[VM_SYSINFO_PRODUCT] = "product", [VM_SYSINFO_VERSION] = "version", [VM_SYSINFO_SERIAL] = "serial",
-	[VM_SYSINFO_SKU] = "sku", [VM_SYSINFO_FAMILY] = "family" };
+/* Put the texts into the object `name` of s, or into s if it is NULL. */
+static void put_texts(struct json_object *s, const char *name, const struct definition *d, const char *const *names, unsigned first,
+	unsigned n)
+{
+	struct json_object *into = name ? json_object_new_object() : s;
+
+	for (unsigned i = 0; i < n; i++)
+		js_put_str(into, names[i], d->sysinfo[first + i]);
+	if (name && json_object_object_length(into))
+		js_put(s, name, into);
+	else if (name)
+		json_object_put(into);
+}
 
 static void put_sysinfo(struct json_object *o, const struct definition *d)
 {
+	/* in the order of enum vm_sysinfo_key */
+	static const char *const system[] = { "manufacturer", "product", "version", "serial", "sku", "family" };
+	static const char *const bios[] = { "vendor", "version", "date" };
+	static const char *const board[] = { "manufacturer", "product", "version", "serial", "asset", "location" };
+	static const char *const chassis[] = { "manufacturer", "version", "serial", "asset", "sku" };
 	struct json_object *s = json_object_new_object(), *oem = json_object_new_array();
 
-	for (unsigned i = 0; i < VM_SYSINFO_OEM; i++)
-		if (sysinfo_names[i])
-			js_put_str(s, sysinfo_names[i], d->sysinfo[i]);
+	put_texts(s, NULL, d, system, VM_SYSINFO_MANUFACTURER, ARRAY_SIZE(system));
+	put_texts(s, "bios", d, bios, VM_SYSINFO_BIOS_VENDOR, ARRAY_SIZE(bios));
+	put_texts(s, "board", d, board, VM_SYSINFO_BOARD_MANUFACTURER, ARRAY_SIZE(board));
+	put_texts(s, "chassis", d, chassis, VM_SYSINFO_CHASSIS_MANUFACTURER, ARRAY_SIZE(chassis));
 	for (unsigned i = 0; i < d->noem_strings; i++)
 		json_object_array_add(oem, json_object_new_string(d->oem_strings[i]));
 	if (d->noem_strings)

@@ -8,7 +8,8 @@ CAIRN_BUILD=build golden.py make >vmstate-VERSION-KIND.hex     of a fresh guest
 CAIRN_BUILD=build golden.py make devices >vmstate-VERSION-KIND-devices.hex     of a guest with every device
 
 KIND is the kind of host (tests/hostkind.sh), which determines a vCPU's registers. A new format version or device
-adds files; existing files never change. VERSION 3 is format version 2 with the machine version that has hot-plug. Since version 2, states have no frequency of the TSC. Those of kind svm are of the
+adds files; existing files never change. VERSIONs 3 and 6 are format version 2 with these
+machine versions: with hot-plug, and with SMBIOS tables as well. Since version 2, states have no frequency of the TSC. Those of kind svm are of the
 processor `baseline`, so that each host that virtualises CPUID can load them; make them in the emulated SVM host. Those of
 kind pvm are of `host`, which is the only one there, and are then left with the features that each x86-64 processor has, so
 that each host of this kind can load them."""

@@ -514,18 +514,44 @@ static int os_read(struct reading *r, struct _xmlNode *domain)
 
 /* ---- sysinfo ---- */
 
+/* A part of <sysinfo>, and the key of `sysinfo` with its texts. */
+struct sysinfo_part {
+	const char *element, *key; /* NULL: `sysinfo` itself */
+	const char *names[8];
+};
+static const struct sysinfo_part sysinfo_parts[] = {
+	{ "bios", "bios", { "vendor", "version", "date" } },
+	{ "system", NULL, { "manufacturer", "product", "version", "serial", "sku", "family" } },
+	{ "baseBoard", "board", { "manufacturer", "product", "version", "serial", "asset", "location" } },
+	{ "chassis", "chassis", { "manufacturer", "version", "serial", "asset", "sku" } },
+};
+
 /* Put the text of an <entry> into a key of `into`. */
-static int entry_read(struct reading *r, struct _xmlNode *n, struct json_object *into)
+static int entry_read(struct reading *r, struct _xmlNode *n, const struct sysinfo_part *part, struct json_object *into)
 {
-	static const char *const known[] = { "manufacturer", "product", "version", "serial", "sku", "family" };
 	CLEANUP_FREE char *name = node_attr(n, "name");
 
-	for (size_t i = 0; name && i < ARRAY_SIZE(known); i++)
-		if (!strcmp(name, known[i]))
-			return text_read(r, n, into, known[i], "sysinfo");
+	for (size_t i = 0; name && part->names[i]; i++)
+		if (!strcmp(name, part->names[i]))
+			return text_read(r, n, into, part->names[i], "sysinfo");
 	if (!name || strcmp(name, "uuid")) /* libvirt demands that it is the domain's */
 		reading_warn(r, n, NULL, "has no effect: SMBIOS has no such text here");
 	return 0;
+}
+
+static int part_read(struct reading *r, struct _xmlNode *info, const struct sysinfo_part *part, struct json_object *sysinfo)
+{
+	struct _xmlNode *element = node_child(info, part->element);
+	struct json_object *into = part->key ? json_object_new_object() : sysinfo;
+	int ret = 0;
+
+	for (struct _xmlNode *n = node_child(element, "entry"); n && !ret; n = node_next(n))
+		ret = entry_read(r, n, part, into);
+	if (part->key && json_object_object_length(into))
+		js_put(sysinfo, part->key, into);
+	else if (part->key)
+		json_object_put(into);
+	return ret;
 }
 
 static int oem_read(struct reading *r, struct _xmlNode *oem, struct json_object *into)
@@ -558,14 +584,10 @@ static int sysinfo_read(struct reading *r, struct _xmlNode *domain)
 			reading_warn(r, info, NULL, "has no effect without type='smbios' and <os><smbios mode='sysinfo'/>");
 		return 0;
 	}
-	if (node_child(os, "kernel")) {
-		reading_warn(r, info, NULL, NO_FIRMWARE);
-		return 0;
-	}
 	into = json_object_new_object();
 	js_put(r->definition, "sysinfo", into);
-	for (struct _xmlNode *n = node_child(node_child(info, "system"), "entry"); n && !ret; n = node_next(n))
-		ret = entry_read(r, n, into);
+	for (size_t i = 0; i < ARRAY_SIZE(sysinfo_parts) && !ret; i++)
+		ret = part_read(r, info, &sysinfo_parts[i], into);
 	return ret ? ret : oem_read(r, node_child(info, "oemStrings"), into);
 }
 

@@ -10,7 +10,7 @@
 
 #define PATH_LENGTH_MAX 160
 
-#define SMBIOS_FIXED "these SMBIOS texts are the firmware's"
+#define SMBIOS_FIXED "Cairn's SMBIOS tables have no such texts"
 #define PINNED "Cairn leaves the placement of single threads to the host's scheduler"
 #define BALLOONED "Cairn neither limits a VM's memory nor binds it to NUMA nodes"
 #define IMAGE_RIGHTS "Cairn opens an image with the rights of the user who defined the VM"
@@ -58,6 +58,13 @@ const struct element elements[] = {
 	{ "sysinfo/system", ELEMENT_READ, "", NULL },
 	{ "sysinfo/system/entry", ELEMENT_REPEATED, "name",
 		"sysinfo: manufacturer, product, version, serial, sku, family; the UUID is the domain's" },
+	{ "sysinfo/bios", ELEMENT_READ, "", NULL },
+	{ "sysinfo/bios/entry", ELEMENT_REPEATED, "name", "sysinfo.bios: vendor, version, date; release causes a warning" },
+	{ "sysinfo/baseBoard", ELEMENT_READ, "", NULL },
+	{ "sysinfo/baseBoard/entry", ELEMENT_REPEATED, "name",
+		"sysinfo.board: manufacturer, product, version, serial, asset, location" },
+	{ "sysinfo/chassis", ELEMENT_READ, "", NULL },
+	{ "sysinfo/chassis/entry", ELEMENT_REPEATED, "name", "sysinfo.chassis: manufacturer, version, serial, asset, sku" },
 	{ "sysinfo/oemStrings", ELEMENT_READ, "", NULL },
 	{ "sysinfo/oemStrings/entry", ELEMENT_REPEATED, "", "sysinfo.oem_strings" },
 	{ "sysinfo/*", ELEMENT_NONE, "", SMBIOS_FIXED },

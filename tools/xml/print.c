@@ -129,22 +129,39 @@ static bool texts_survive(struct json_object *list)
 	return true;
 }
 
+static void print_sysinfo_part(struct writer *w, struct json_object *from, const char *element, const char *const *keys)
+{
+	bool any = false;
+
+	for (size_t i = 0; from && keys[i]; i++)
+		any |= js_get_str(from, keys[i]) && text_survives(js_get_str(from, keys[i]));
+	if (!any)
+		return;
+	writer_open(w, element, NULL);
+	for (size_t i = 0; keys[i]; i++) {
+		const char *s = js_get_str(from, keys[i]);
+
+		if (s && text_survives(s))
+			writer_text(w, "entry", s, "name", keys[i], NULL);
+	}
+	writer_close(w, element);
+}
+
 static void print_sysinfo(struct writer *w, struct json_object *info)
 {
-	static const char *const keys[] = { "manufacturer", "product", "version", "serial", "sku", "family" };
+	static const char *const system[] = { "manufacturer", "product", "version", "serial", "sku", "family", NULL };
+	static const char *const bios[] = { "vendor", "version", "date", NULL };
+	static const char *const board[] = { "manufacturer", "product", "version", "serial", "asset", "location", NULL };
+	static const char *const chassis[] = { "manufacturer", "version", "serial", "asset", "sku", NULL };
 	struct json_object *oem = js_get_array(info, "oem_strings");
 
 	if (!info)
 		return;
 	writer_open(w, "sysinfo", "type", "smbios", NULL);
-	writer_open(w, "system", NULL);
-	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
-		const char *s = js_get_str(info, keys[i]);
-
-		if (s && text_survives(s))
-			writer_text(w, "entry", s, "name", keys[i], NULL);
-	}
-	writer_close(w, "system");
+	print_sysinfo_part(w, js_get(info, "bios"), "bios", bios);
+	print_sysinfo_part(w, info, "system", system);
+	print_sysinfo_part(w, js_get(info, "board"), "baseBoard", board);
+	print_sysinfo_part(w, js_get(info, "chassis"), "chassis", chassis);
 	if (oem && texts_survive(oem)) {
 		writer_open(w, "oemStrings", NULL);
 		for (size_t i = 0; i < json_object_array_length(oem); i++)

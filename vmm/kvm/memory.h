@@ -1,7 +1,8 @@
 /* memory: the guest-physical layout and guest RAM.
  *
  *   0          .. 0xa0000      RAM (EBDA at 0x9fc00)
- *   0xa0000    .. 0x100000     legacy hole; ACPI tables from 0xe0000; backed by RAM, but no RAM in e820
+ *   0xa0000    .. 0x100000     legacy hole; ACPI tables from 0xe0000, SMBIOS tables from 0xf0000; backed by RAM, but no
+ *                              RAM in e820
  *   0x100000   .. low end      RAM, up to 3 GiB
  *   0xc0000000 .. 0xe0000000   PCI BARs
  *   0xe0000000 .. 0xe0100000   ECAM, bus 0
@@ -51,8 +52,10 @@ struct kvm;
 #define MEM_FIRMWARE_MIN_BYTES (16ULL << 20)
 #define MEM_EBDA_BASE 0x9fc00ULL
 #define MEM_ACPI_BASE 0xe0000ULL
-/* Size of the tables; the page after them belongs to devices/vmgenid.h. */
-#define MEM_ACPI_BYTES 0x1f000ULL
+#define MEM_ACPI_BYTES 0x10000ULL
+/* Where guests search the SMBIOS entry point; the page after the tables belongs to devices/vmgenid.h. */
+#define MEM_SMBIOS_BASE 0xf0000ULL
+#define MEM_SMBIOS_BYTES 0xf000ULL
 
 struct memory {
 	int fd; /* memfd */

@@ -35,6 +35,7 @@
 #include "vmm/agent/agent.h"
 #include "vmm/boot/acpi.h"
 #include "vmm/boot/boot.h"
+#include "vmm/boot/smbios.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/kvm/host_files.h"
@@ -44,6 +45,7 @@
 #include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/machine_plug.h"
 #include "vmm/machine/machine_restore.h"
+#include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
 
 #include <errno.h>
@@ -741,7 +743,8 @@ int machine_boot(struct machine *m, struct err *e)
 		memory_clear(&m->mem);
 	m->booted = true;
 	vmgenid_renew(m->vmgenid, false);
-	pci_hotplug_enable(m->pci_hotplug, true); /* the guest gets the ACPI tables of the newest machine version */
+	pci_hotplug_enable(m->pci_hotplug, true);
+	m->hardware = machine_hardware_newest(m);
 	if (m->cfg.firmware) {
 		if (!is_uefi(m))
 			memory_shadow_rom(&m->mem);
@@ -749,8 +752,10 @@ int machine_boot(struct machine *m, struct err *e)
 		return vcpus_reset(&m->vcpus, &entry, e);
 	}
 	r = acpi_build(&m->mem, m->cfg.vcpus, &src.rsdp_gpa, e);
-	if (!r)
+	if (!r) {
+		smbios_place(&m->mem, m->cfg.uuid, m->cfg.sysinfo);
 		r = boot_load(&m->mem, &src, &entry, e);
+	}
 	return r < 0 ? r : vcpus_reset(&m->vcpus, &entry, e);
 }
 

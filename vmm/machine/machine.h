@@ -88,6 +88,7 @@ struct machine {
 	struct pci_host *pci;
 	struct device *acpi_pm, *vmgenid;
 	struct device *pci_hotplug;
+	uint32_t hardware; /* the machine version that the guest has (machine_state.h) */
 	struct device *fw_cfg; /* NULL: no firmware */
 	/* [VIRTIO] and [AGENT] are NULL when the VM has no such console. */
 	struct console *consoles[VM_CONSOLE_COUNT];

@@ -35,19 +35,30 @@ static const char *const irqchip_names[] = {
 
 /* ---- the section "machine": the properties that have to match ---- */
 
-static uint32_t hardware_version(const struct machine *m, bool hotplug)
+uint32_t machine_hardware_newest(const struct machine *m)
 {
 	if (m->cfg.firmware == VM_FIRMWARE_UEFI)
 		return MACHINE_HARDWARE_UEFI;
-	if (hotplug)
-		return m->cfg.firmware ? MACHINE_HARDWARE_FIRMWARE : MACHINE_HARDWARE_VERSION;
+	return m->cfg.firmware ? MACHINE_HARDWARE_FIRMWARE : MACHINE_HARDWARE_VERSION;
+}
+
+/* Return the version without hot-plug, which states of format version 1 have. */
+static uint32_t hardware_oldest(const struct machine *m)
+{
 	return m->cfg.firmware ? MACHINE_HARDWARE_FIRMWARE_2 : MACHINE_HARDWARE_VERSION_1;
+}
+
+static bool hardware_is_known(const struct machine *m, uint32_t hardware)
+{
+	return hardware == machine_hardware_newest(m) || (hardware == hardware_oldest(m) && m->cfg.firmware != VM_FIRMWARE_UEFI) ||
+		(hardware == MACHINE_HARDWARE_VERSION_3 && !m->cfg.firmware);
 }
 
 /* What the section says of the machine that was saved. */
 struct saved_machine {
 	bool has_cpu;	   /* the state has a section "cpu" */
-	bool hotplug;	   /* and one of the device "pci-hotplug" */
+	uint32_t hardware; /* machine version */
+	bool hotplug;	   /* the state has a section of the device "pci-hotplug" */
 	bool has_slots;
 	uint8_t slots[MACHINE_DEVICES_MAX];
 	/* Disks and interfaces of this machine that the saved one lacks; they are to be removed before the load. Empty
@@ -87,7 +98,7 @@ static void machine_put(struct machine *m, struct state_writer *w)
 	state_put_u64(w, m->cfg.ram_bytes);
 	state_put_u32(w, m->cfg.vcpus);
 	state_put_u32(w, m->ndevices - !hotplug);
-	state_put_u32(w, hardware_version(m, hotplug));
+	state_put_u32(w, m->hardware);
 	if (hotplug)
 		state_put_bytes(w, m->slots, m->ndevices);
 	state_section_end(w);
@@ -114,11 +125,12 @@ static int machine_check(struct machine *m, const struct state_section *section,
 	struct state_section own = *section, *s = &own; /* the section is read again */
 	uint64_t ram = state_u64(&s->content);
 	uint32_t vcpus = state_u32(&s->content), devices = state_u32(&s->content);
-	uint32_t hardware = s->version > 1 ? state_u32(&s->content) : hardware_version(m, false), ours;
+	uint32_t hardware = s->version > 1 ? state_u32(&s->content) : hardware_oldest(m), ours;
 	bool whole;
 
 	ret->has_cpu = s->version > 1;
-	ret->hotplug = hardware == hardware_version(m, true);
+	ret->hardware = hardware;
+	ret->hotplug = hardware_is_known(m, hardware) && hardware != hardware_oldest(m);
 	whole = s->version <= MACHINE_VERSION_FIXED_SLOTS || slots_take(&s->content, devices, ret);
 	ours = m->ndevices - !ret->hotplug - ret->nabsent;
 	if (!whole || !state_reader_complete(&s->content))
@@ -130,10 +142,10 @@ static int machine_check(struct machine *m, const struct state_section *section,
 	if (vcpus != m->cfg.vcpus)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u vCPUs; this VM has %u",
 			vcpus, m->cfg.vcpus);
-	if (!ret->hotplug && hardware != hardware_version(m, false))
+	if (!hardware_is_known(m, hardware))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"VM state: saved with machine version %u; this Cairn builds version %u; " STATE_NEWER_REMEDY,
-			hardware, hardware_version(m, true));
+			hardware, machine_hardware_newest(m));
 	if (devices != ours)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u devices; this VM has %u",
 			devices, ours);
@@ -160,6 +172,7 @@ static int machine_fit(struct machine *m, const struct saved_machine *saved, str
 		return r;
 	memcpy(m->slots, slots, sizeof(m->slots));
 	pci_hotplug_enable(m->pci_hotplug, saved->hotplug);
+	m->hardware = saved->hardware;
 	return 0;
 }
 

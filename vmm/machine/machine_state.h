@@ -18,13 +18,18 @@ struct state_writer;
 int machine_save(struct machine *m, struct state_writer *w, struct err *e);
 
 /* The version of the hardware that the guest sees: all devices with their registers, and the ACPI
- * tables. A change that a guest can notice is a new version. */
-#define MACHINE_HARDWARE_VERSION 3
+ * and SMBIOS tables. A change that a guest can notice is a new version. */
+#define MACHINE_HARDWARE_VERSION 6
 #define MACHINE_HARDWARE_FIRMWARE 4 /* a VM with a BIOS */
 #define MACHINE_HARDWARE_UEFI 5
-/* The same without hot-plug of PCI devices. A guest of these versions keeps its version until it boots again. */
+/* Older versions, which a guest keeps until it boots again: 3 is 6 without SMBIOS tables; 1 and 2 are 3 and 4 without
+ * hot-plug of PCI devices. */
 #define MACHINE_HARDWARE_VERSION_1 1
+#define MACHINE_HARDWARE_VERSION_3 3
 #define MACHINE_HARDWARE_FIRMWARE_2 2
+
+/* Return the version that a guest of m gets when it boots. */
+uint32_t machine_hardware_newest(const struct machine *m);
 
 /* Check whether the state belongs to a machine like m: same memory, vCPUs, machine version, and devices by
  * type and name, with every section complete and of a known version; and whether this host can give the

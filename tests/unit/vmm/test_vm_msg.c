@@ -296,7 +296,8 @@ static void test_duplicate_files_and_names_are_refused(void **state)
 	REFUSED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = NFDS));
 	REFUSED(c.firmware = VM_FIRMWARE_UEFI + 1);
 	ACCEPTED(memcpy(c.sysinfo, "\1a\0\7b\0\7c", 9));
-	REFUSED(memcpy(c.sysinfo, "\x08" "a", 3));		/* no such key */
+	ACCEPTED(memcpy(c.sysinfo, "\x15" "a", 3));
+	REFUSED(memcpy(c.sysinfo, "\x16" "a", 3));		/* no such key */
 	REFUSED(memcpy(c.sysinfo, "\1\0", 3));		/* an empty text */
 	REFUSED(memset(c.sysinfo, 'a' - '`', sizeof(c.sysinfo))); /* no end of the text */
 	REFUSED((memset(c.sysinfo, 'x', sizeof(c.sysinfo)), c.sysinfo[0] = 1, c.sysinfo[VM_SYSINFO_MAX - 1] = 0)); /* nor of the list */

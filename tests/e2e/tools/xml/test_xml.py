@@ -650,19 +650,25 @@ def test_sysinfo_survives_round_trip(fake):
     for sysinfo, want in (
             ({"serial": "S <1>", "product": "P", "oem_strings": ["one", "two & more"]},
              "<oemStrings><entry>one</entry><entry>two &amp; more</entry></oemStrings>"),
+            ({"bios": {"vendor": "V", "date": "01/31/2026"}, "board": {"product": "B", "location": "L"}, "chassis": {"asset": "A"}},
+             "<bios><entry name='vendor'>V</entry><entry name='date'>01/31/2026</entry></bios><baseBoard><entry name='product'>B</entry>"
+             "<entry name='location'>L</entry></baseBoard><chassis><entry name='asset'>A</entry></chassis>"),
             ({"sku": "", "family": " f ", "version": "1", "oem_strings": ["one", " two"]}, "<cairn:definition ")):
         fake.define("bios", boot={"loader": "rom"}, disks=[{"path": "rom", "format": "raw"}], sysinfo=sysinfo)
         xml = round_trip(fake, "bios")
         assert want in re.sub(r">\s+<", "><", xml) and "<smbios mode='sysinfo'/>" in xml
 
 
-SYSINFO = "<sysinfo type='smbios'><bios><entry name='vendor'>X</entry></bios><system><entry name='serial'>1</entry></system></sysinfo>"
+SYSINFO = "<sysinfo type='smbios'><bios><entry name='vendor'>X</entry><entry name='release'>1.0</entry></bios><system>" \
+    "<entry name='serial'>1</entry></system></sysinfo>"
+READ_SYSINFO = {"serial": "1", "bios": {"vendor": "X"}}
+RELEASE = "sysinfo/bios/entry[2]: has no effect: SMBIOS has no such text here"
 
 
 @pytest.mark.parametrize("os_, sysinfo, warnings", [
-    ("<os><type>hvm</type><smbios mode='sysinfo'/></os>", {"serial": "1"}, ["sysinfo/bios: has no effect: these SMBIOS texts"]),
-    ("<os><type>hvm</type></os>", None, ["sysinfo/bios: ", "sysinfo: has no effect without type='smbios' and <os><smbios mode='sysinfo'/>"]),
-    (OS.replace("</os>", "<smbios mode='sysinfo'/></os>"), None, ["sysinfo/bios: ", "sysinfo: has no effect: Cairn boots the kernel"]),
+    ("<os><type>hvm</type><smbios mode='sysinfo'/></os>", READ_SYSINFO, [RELEASE]),
+    ("<os><type>hvm</type></os>", None, ["sysinfo: has no effect without type='smbios' and <os><smbios mode='sysinfo'/>"]),
+    (OS.replace("</os>", "<smbios mode='sysinfo'/></os>"), READ_SYSINFO, [RELEASE]),
 ])
 def test_sysinfo(os_, sysinfo, warnings):
     got = read(domain(SYSINFO, os_=os_))

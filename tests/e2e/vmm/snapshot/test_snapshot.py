@@ -1067,7 +1067,7 @@ def test_managed_save_keeps_memory_and_disk(vm):
 DATA = os.path.join(ROOT, "tests", "data")
 
 
-@pytest.fixture(params=["1", "1-devices", "2", "2-devices", "3", "3-devices"])
+@pytest.fixture(params=["1", "1-devices", "2", "2-devices", "3", "3-devices", "6", "6-devices"])
 def golden(daemon, kvm, guest, tmp_path, request):
     """A state of an earlier or of this format version, of this kind of host, as a file; and its VM: the smallest, or
     one with each device."""
@@ -1111,7 +1111,7 @@ def hardware(path):
             **{f"{s[0]} {s[1]}": s[2:] for s in state.sections if s[0] not in TIMES}}
 
 
-@pytest.mark.parametrize("golden", ["3", "3-devices"], indirect=True)
+@pytest.mark.parametrize("golden", ["6", "6-devices"], indirect=True)
 def test_machine_is_that_of_golden_states_of_its_version(daemon, golden, tmp_path):
     """A change of what the guest sees needs a new MACHINE_HARDWARE_VERSION, with golden states of its own."""
     then = hardware(golden)

@@ -519,7 +519,7 @@ static void test_cdrom_keys_are_checked(void **state)
 static void test_sysinfo_is_encoded_and_checked(void **state)
 {
 #define BIOS_VM "{\"name\":\"a\",\"memory\":64,\"disks\":[{\"path\":\"/a\",\"format\":\"raw\"}],"
-	static const char want[] = "\2P\0\4S 1\0\7one\0\7two";
+	static const char want[] = "\2P\0\4S 1\0\x08" "V\0\x0e" "B\0\x14" "A\0\7one\0\7two";
 	CLEANUP_JS struct json_object *o = NULL;
 	char oem[33 * 4 + 128] = BIOS_VM "\"sysinfo\":{\"oem_strings\":[\"a\"", long_one[2200];
 	struct config_files files;
@@ -529,19 +529,21 @@ static void test_sysinfo_is_encoded_and_checked(void **state)
 
 	(void)state;
 	assert_int_equal(parse_text(BIOS_VM "\"sysinfo\":{\"serial\":\"S 1\",\"product\":\"P\",\"sku\":\"\","
-		"\"oem_strings\":[\"one\",\"two\"]}}", &d, &e), 0);
+		"\"chassis\":{\"asset\":\"A\"},"
+		"\"board\":{\"serial\":\"B\"},\"bios\":{\"vendor\":\"V\"},\"oem_strings\":[\"one\",\"two\"]}}", &d, &e), 0);
 	assert_int_equal(config_prepare(d, false, &c, &files, &e), 0);
 	assert_memory_equal(c.vm.sysinfo, want, sizeof(want));
 	assert_int_equal(c.vm.sysinfo[sizeof(want)], 0);
 	o = definition_to_json(d);
 	assert_string_equal(json_object_to_json_string_ext(js_get(o, "sysinfo"), JSON_C_TO_STRING_PLAIN),
-		"{\"product\":\"P\",\"serial\":\"S 1\",\"sku\":\"\",\"oem_strings\":[\"one\",\"two\"]}");
+		"{\"product\":\"P\",\"serial\":\"S 1\",\"sku\":\"\",\"bios\":{\"vendor\":\"V\"},\"board\":{\"serial\":\"B\"},\"chassis\":{\"asset\":\"A\"},"
+		"\"oem_strings\":[\"one\",\"two\"]}");
 	definition_free(d);
 	refuse(BIOS_VM "\"sysinfo\":{\"oem_strings\":[\"\"]}}", "sysinfo.oem_strings[0]: is empty");
 	refuse(BIOS_VM "\"sysinfo\":{\"oem_strings\":[\"a\",\"b\\n\"]}}", "sysinfo.oem_strings[1]: ");
 	refuse(BIOS_VM "\"sysinfo\":{\"oem_strings\":\"a\"}}", "sysinfo.oem_strings: must be an array of strings");
 	refuse(BIOS_VM "\"sysinfo\":{\"uuid\":\"a\"}}", "sysinfo: \"uuid\" is not a key");
-	refuse_key("\"boot\":{\"kernel\":\"/k\"},\"sysinfo\":{\"serial\":\"a\"}", "sysinfo: a VM that boots a kernel has no SMBIOS tables");
+	refuse(BIOS_VM "\"sysinfo\":{\"chassis\":{\"product\":\"a\"}}}", "sysinfo.chassis: \"product\" is not a key");
 	for (unsigned i = 0; i < 32; i++)
 		strcat(oem, ",\"a\"");
 	strcat(oem, "]}}");

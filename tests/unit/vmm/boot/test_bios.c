@@ -7,6 +7,7 @@
 #include "devices/device.h"
 #include "devices/legacy/fw_cfg.h"
 #include "vmm/boot/bios.h"
+#include "vmm/boot/smbios.h"
 #include "vmm/kvm/memory.h"
 #include "vmm/vm_msg.h"
 
@@ -184,6 +185,114 @@ static void test_smbios_has_the_texts_of_the_definition(void **state)
 	assert_memory_equal(p, oem, sizeof(oem));
 }
 
+/* ---- the tables in memory, of a VM without a firmware ---- */
+
+static uint8_t sum_of(const uint8_t *p, size_t n)
+{
+	uint8_t sum = 0;
+
+	while (n--)
+		sum = (uint8_t)(sum + *p++);
+	return sum;
+}
+
+/* Return the structure of this type by the entry point, after checking both; NULL: there is none. */
+static const uint8_t *structure_find(const struct memory *m, uint8_t type)
+{
+	const uint8_t *entry = m->host + 0xf0000, *at = m->host + load_le32(entry + 24), *end = at + load_le16(entry + 22);
+	const uint8_t *found = NULL;
+	unsigned n = 0;
+
+	assert_memory_equal(entry, "_SM_", 4);
+	assert_int_equal(entry[5], 31);
+	assert_int_equal(sum_of(entry, 31), 0);
+	assert_memory_equal(entry + 16, "_DMI_", 5);
+	assert_int_equal(sum_of(entry + 16, 15), 0);
+	for (; at < end; n++) {
+		const uint8_t *start = at;
+
+		if (at[0] == type)
+			found = at;
+		for (at += at[1]; at[0] || at[1]; at++)
+			;
+		at += 2;
+		assert_in_range(at - start, 4, load_le16(entry + 8));
+	}
+	assert_ptr_equal(at, end);
+	assert_int_equal(n, load_le16(entry + 28));
+	return found;
+}
+
+/* Check the text of the field at this offset of a structure. */
+static void text_is(const uint8_t *structure, unsigned at, const char *want)
+{
+	const char *text = (const char *)structure + structure[1];
+
+	assert_non_null(structure);
+	if (!want) {
+		assert_int_equal(structure[at], 0);
+		return;
+	}
+	assert_int_not_equal(structure[at], 0);
+	for (unsigned i = 1; i < structure[at]; i++)
+		text += strlen(text) + 1;
+	assert_string_equal(text, want);
+}
+
+static void test_smbios_in_memory(void **state)
+{
+	static const uint8_t uuid[16] = { 3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15 };
+	static const char list[] = "\1Acme\0\4S\0\x08V\0\x0f" "tag\0\x14" "asset\0\x15sku\0\7first\0\7second\0";
+	struct state *s = *state;
+	struct memory m;
+	const uint8_t *p;
+
+	assert_int_equal(memory_init(&m, 2 * MIB, false, NULL), 0);
+	smbios_place(&m, s->c.uuid, "");
+	assert_memory_equal(structure_find(&m, 1) + 8, uuid, 16);
+	text_is(structure_find(&m, 0), 4, "Cairn");
+	assert_int_equal(structure_find(&m, 0)[19] >> 4 & 1, 1); /* a virtual machine */
+	text_is(structure_find(&m, 1), 5, "Cairn VM");
+	text_is(structure_find(&m, 1), 7, NULL);
+	assert_null(structure_find(&m, 2));
+	text_is(structure_find(&m, 3), 4, "Cairn");
+	text_is(structure_find(&m, 3), 8, NULL);
+	assert_null(structure_find(&m, 11));
+	memory_clear(&m);
+	smbios_place(&m, s->c.uuid, list);
+	text_is(structure_find(&m, 0), 4, "V");
+	text_is(structure_find(&m, 1), 4, "Acme");
+	text_is(structure_find(&m, 1), 7, "S");
+	text_is(structure_find(&m, 2), 8, "tag");
+	text_is(structure_find(&m, 3), 8, "asset");
+	text_is(structure_find(&m, 3), 21, "sku");
+	p = structure_find(&m, 11);
+	assert_int_equal(p[4], 2);
+	assert_memory_equal(p + 5, "first\0second\0", 14);
+	memory_done(&m);
+}
+
+/* The longest list fits, with each text once. */
+static void test_longest_smbios_texts_fit(void **state)
+{
+	char list[VM_SYSINFO_MAX] = "", *at = list;
+	struct state *s = *state;
+	struct memory m;
+
+	for (char key = 1; key < VM_SYSINFO_KEYS; key++)
+		if (key != VM_SYSINFO_OEM)
+			at = stpcpy(stpncpy(at, &key, 1), "x") + 1;
+	*at++ = VM_SYSINFO_OEM;
+	memset(at, 'o', (size_t)(list + sizeof(list) - at) - 2);
+	assert_int_equal(memory_init(&m, 2 * MIB, false, NULL), 0);
+	smbios_place(&m, s->c.uuid, list);
+	text_is(structure_find(&m, 3), 21, "x");
+	assert_non_null(structure_find(&m, 127));
+	memory_done(&m);
+	s->c.sysinfo = list;
+	assert_int_equal(bios_describe(s->d, &s->c, NULL), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -191,6 +300,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_no_rom_without_the_network, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_smbios_names_cairn_by_default, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_smbios_has_the_texts_of_the_definition, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_smbios_in_memory, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_longest_smbios_texts_fit, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
