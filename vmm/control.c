@@ -395,11 +395,11 @@ static void space_done(struct work *w)
 
 static int space_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	struct space_request *s = calloc(1, sizeof(*s));
+	int r = worker_start(c->worker, e);
+	struct space_request *s = r ? NULL : calloc(1, sizeof(*s));
 
-	(void)e;
 	if (!s)
-		return -ENOMEM;
+		return r ? r : -ENOMEM;
 	s->control = c;
 	s->seq = m->head.seq;
 	s->work.run = space_run;
@@ -564,7 +564,10 @@ static void pins_delete(struct control *c)
 static int pins_delete_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_pins *pins = m->body;
+	int r = worker_start(c->worker, e);
 
+	if (r < 0)
+		return r;
 	if (pins->n > VM_PINS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "more than %d pins", VM_PINS_MAX);
 	/* A newer request replaces one that still waits; the replaced one gets no answer. */
@@ -713,6 +716,8 @@ static void request_handle(struct control *c, struct channel_msg *m)
 	struct err e = { 0 };
 	int r = handover_refuse(c, m->head.type, &e);
 
+	if (!r && is_work)
+		r = worker_start(c->worker, &e);
 	if (is_work && !r) {
 		c->work_seq = m->head.seq;
 		c->work_type = type_to_adopt(m->head.type);

@@ -214,8 +214,8 @@ static int process_load(struct process *p, struct err *e)
 		r = sandbox_seal(e);
 	if (!r)
 		r = vm_load(p->vm, e);
-	if (!r)
-		r = worker_new(k, &p->worker, e);
+	if (!r && !(p->worker = worker_new(k)))
+		r = err_set_errno(e, -ENOMEM, "worker");
 	if (!r)
 		r = machine_start_threads(vm_machine(p->vm), e);
 	control_set_worker(p->control, p->worker);

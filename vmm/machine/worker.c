@@ -16,7 +16,7 @@ struct worker {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t cond, idle;
-	bool working;
+	bool has_thread, working;
 	struct work *head, **tail;
 	bool stop;
 };
@@ -68,20 +68,28 @@ static void *worker_thread(void *opaque)
 	return NULL;
 }
 
-int worker_new(const struct kvm *k, struct worker **ret_w, struct err *e)
+struct worker *worker_new(const struct kvm *k)
 {
 	struct worker *w = calloc(1, sizeof(*w));
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int r;
 
 	if (!w)
-		return err_set_errno(e, -ENOMEM, "worker");
+		return NULL;
 	w->kvm = k;
 	w->tail = &w->head;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->cond, NULL);
 	pthread_cond_init(&w->idle, NULL);
+	return w;
+}
+
+int worker_start(struct worker *w, struct err *e)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	int r;
+
+	if (w->has_thread)
+		return 0;
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, WORKER_STACK_BYTES);
 	sigfillset(&all);
@@ -89,12 +97,8 @@ int worker_new(const struct kvm *k, struct worker **ret_w, struct err *e)
 	r = pthread_create(&w->thread, &attr, worker_thread, w);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
-	if (r) {
-		free(w);
-		return err_set_errno(e, -r, "cannot start the worker's thread");
-	}
-	*ret_w = w;
-	return 0;
+	w->has_thread = !r;
+	return r ? err_set_errno(e, -r, "cannot start the worker's thread") : 0;
 }
 
 void worker_submit(struct worker *w, struct loop *home, struct work *work)
@@ -122,7 +126,8 @@ void worker_free(struct worker *w)
 	w->stop = true;
 	pthread_cond_signal(&w->cond);
 	pthread_mutex_unlock(&w->lock);
-	pthread_join(w->thread, NULL);
+	if (w->has_thread)
+		pthread_join(w->thread, NULL);
 	pthread_mutex_destroy(&w->lock);
 	pthread_cond_destroy(&w->cond);
 	pthread_cond_destroy(&w->idle);

@@ -29,22 +29,26 @@ def statuses(pid):
     return found
 
 
+def assert_confined(pid):
+    for s in statuses(pid):
+        if s["Name"].startswith("iou-"):
+            continue  # the kernel's own helpers of io_uring
+        assert s["Seccomp"] == "2", s["Name"]
+        assert s["NoNewPrivs"] == "1", s["Name"]
+        for caps in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            assert int(s[caps], 16) == 0, (s["Name"], caps)
+
+
 def test_every_thread_is_confined(sandbox, tmp_path):
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(1 << 20))
     with guestlib.interp(disks=[{"path": str(disk), "format": "raw"}], vcpus=2, rng=True,
                          console={"virtio": True}) as g:
         pid = g.vm_pid()
-        ours = {"cairn-vm", "vcpu0", "vcpu1", "vda", "worker"}
+        ours = {"cairn-vm", "vcpu0", "vcpu1", "vda"}
         while not ours <= {s["Name"] for s in statuses(pid)}:
             pass  # a thread sets its name when it first runs
-        for s in statuses(pid):
-            if s["Name"].startswith("iou-"):
-                continue  # the kernel's own helpers of io_uring
-            assert s["Seccomp"] == "2", s["Name"]
-            assert s["NoNewPrivs"] == "1", s["Name"]
-            for caps in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
-                assert int(s[caps], 16) == 0, (s["Name"], caps)
+        assert_confined(pid)
         assert g.command("echo alive") == ["alive"]
 
 
@@ -236,6 +240,11 @@ def filtered_threads(pid):
     assert int(main["Pid"]) == pid
     filtered = [s for s in others if int(s["Seccomp_filters"]) > int(main["Seccomp_filters"])]
     return {s["Name"]: int(s["Pid"]) for s in reversed(filtered)}
+
+
+def test_threads_that_work_creates_are_confined(sandbox, threads):
+    assert {"tracker", "worker"} <= {s["Name"] for s in statuses(threads["cairn-vm"])}
+    assert_confined(threads["cairn-vm"])
 
 
 @pytest.mark.parametrize("name,call", FORBIDDEN_IN_THREAD)

@@ -46,16 +46,20 @@ class Victims:
         self.q.run("vm-start", vm="a")
         assert self.traitor.taken()
 
-    def order(self, thread, *calls, **more):
-        """Order the calls, and let the thread do something."""
+    def wake(self):
+        """Let the worker or the tracker begin: the VM's first work makes them."""
+        # The snapshot may be complete before the thread obeys, so each has its own name.
+        self.q.run("snapshot-create", vm="a", name=f"s{self.deaths}")
+
+    def order(self, thread, *calls, awake=False, **more):
+        """Order the calls, and let the thread do something. awake: wake() was called."""
         if thread == VCPU:
             self.q.run("vm-console", vm="a")
             self.kick = Console(self.daemon, "a", self.q.fds.pop())
             until(lambda: self.kick.line() == "interp")
         self.traitor.order(*calls, **more)
-        if thread == TRACKER:
-            # It may be complete before the thread obeys, so each has its own name.
-            self.q.run("snapshot-create", vm="a", name=f"s{self.deaths}")
+        if thread in (TRACKER, WORKER) and not awake:
+            self.wake()
         elif thread == VCPU:
             self.kick.sock.sendall(b"echo x\n")
 
@@ -119,7 +123,7 @@ def test_no_way_out_of_a_vcpu(taken):
 
 
 @pytest.mark.parametrize("thread,keys", [
-    (MAIN, {}), (DISK, {"disks": 1}), (WORKER, {}), (TRACKER, {"disks": 1}), (NET, {"interfaces": [{"type": "user"}]}),
+    (MAIN, {}), (DISK, {"disks": 1}), (WORKER, {"disks": 1}), (TRACKER, {"disks": 1}), (NET, {"interfaces": [{"type": "user"}]}),
 ], ids=["main", "disk", "worker", "tracker", "net"])
 def test_no_way_out_of_a_thread(taken, tmp_path, thread, keys):
     if "disks" in keys:
@@ -132,10 +136,10 @@ def test_no_way_out_of_a_thread(taken, tmp_path, thread, keys):
             taken.dies_of(thread, call)
 
 
-def test_calls_of_another_processor_mode_kill_the_whole_process(taken):
+def test_calls_of_another_processor_mode_kill_the_whole_process(taken, tmp_path):
     """int 0x80, of which the numbers mean other calls, and x32. The kernel ends the process without a report of its
     own. (A kernel without the first one raises SIGSEGV.)"""
-    taken.define()
+    taken.define(disks=[qcow2(tmp_path / "vda.qcow2", "64M")])
     for thread, call, act in ((MAIN, [20], OTHER_MODE), (VCPU, [3, -1, 0, 0], OTHER_MODE), (WORKER, [20], OTHER_MODE),
                               (MAIN, [0x40000000 | 39], 0)):
         taken.start(thread)
@@ -190,6 +194,13 @@ def test_process_names_no_other(taken):
     assert taken.daemon.info("a")["state"] == "running"
 
 
+def tids_of(pid, name):
+    """Return the ids of the process's threads of this name, in its own pid namespace."""
+    tasks = [Path(f"/proc/{pid}/task/{t}/status").read_text().splitlines() for t in os.listdir(f"/proc/{pid}/task")]
+    return [int(line.split()[-1]) for lines in tasks if lines[0].split()[1] == name
+            for line in lines if line.startswith("NSpid:")]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="VMs of a plain user's daemon have no pid namespace of their own")
 @pytest.mark.parametrize("thread", [MAIN, VCPU, DISK, WORKER, NET], ids=["main", "vcpu", "disk", "worker", "net"])
 def test_abort_of_each_thread_ends_the_process(taken, tmp_path, thread):
@@ -197,12 +208,13 @@ def test_abort_of_each_thread_ends_the_process(taken, tmp_path, thread):
     taken.define(disks=[qcow2(tmp_path / "vda.qcow2", "64M")], interfaces=[{"type": "user"}])
     taken.start(thread)
     pid = taken.daemon.info("a")["pid"]
-    tasks = [Path(f"/proc/{pid}/task/{t}/status").read_text().splitlines() for t in os.listdir(f"/proc/{pid}/task")]
+    if thread == WORKER:
+        taken.wake()
+    until(lambda: tids_of(pid, NAMES[thread]))
     # A thread that has not set its name yet has that of the main one, which is the first.
-    tid = min(int(line.split()[-1]) for lines in tasks if lines[0].split()[1] == NAMES[thread]
-              for line in lines if line.startswith("NSpid:"))
+    tid = min(tids_of(pid, NAMES[thread]))
     taken.order(thread, [SIGPROCMASK, signal.SIG_UNBLOCK, struct.pack("<Q", 1 << signal.SIGABRT - 1), 0, 8],
-                [TGKILL, 1, tid, signal.SIGABRT])
+                [TGKILL, 1, tid, signal.SIGABRT], awake=True)
     assert taken.ends() == ("killed", "its process was killed by signal 6 (Aborted)")
 
 

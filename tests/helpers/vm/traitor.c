@@ -201,7 +201,7 @@ static void obey(struct loop *l)
 
 /* ---- where the threads obey ---- */
 
-/* A worker obeys before its first work, a tracker when it begins: somebody has asked for a snapshot. */
+/* A worker and a tracker obey when they begin: somebody has asked for a snapshot. */
 void __wrap_thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struct loop *l, int vcpu_fd)
 {
 	static const uint8_t threads[] = { [THREAD_VCPU] = OBEYS_VCPU, [THREAD_DISK] = OBEYS_DISK, [THREAD_NET] = OBEYS_NET,
