@@ -13,7 +13,6 @@
 #include <string.h>
 
 #define MSR_STAR 0xc0000081u
-#define MSR_LSTAR 0xc0000082u
 #define MSR_FMASK 0xc0000084u
 #define MSR_KERNEL_GS_BASE 0xc0000102u
 #define PAGE_FAULT_VECTOR 14
@@ -161,9 +160,12 @@ uint64_t assist_find_memset(const uint8_t *rom, size_t bytes)
 
 void assist_vcpu_reset(struct assist *a, struct vcpu *v)
 {
+	bool debugs = v->assist.breakpoint || v->assist.stepping;
+
 	memset(&v->assist, 0, sizeof(v->assist));
 	v->assist.breakpoint = v->assist.memset_at = assist_find_memset(a->rom, a->rom_bytes);
-	debug_set(v);
+	if (debugs || v->assist.breakpoint)
+		debug_set(v);
 }
 
 /* Carry out at most MEMSET_STEP of a call of memset(), and go to its end when nothing is left. Returns false if the
@@ -215,16 +217,11 @@ static void breakpoint_update(struct assist *a, struct vcpu *v, const struct kvm
 	}
 }
 
-void assist_vcpu_loaded(struct assist *a, struct vcpu *v)
+void assist_vcpu_loaded(struct assist *a, struct vcpu *v, const struct kvm_sregs *s, uint64_t lstar)
 {
-	struct assist_msrs m;
-	struct kvm_sregs s;
-
 	assist_vcpu_reset(a, v);
-	if (!msrs_get(v, &m) || kvm_ioctl(v->fd, KVM_GET_SREGS, &s) < 0)
-		return;
-	v->assist.lstar = m.lstar;
-	breakpoint_update(a, v, &s);
+	v->assist.lstar = lstar;
+	breakpoint_update(a, v, s);
 }
 
 void assist_recheck(struct assist *a, struct vcpu *v)

@@ -26,6 +26,8 @@ struct kvm_regs;
 struct kvm_sregs;
 struct vcpu;
 
+#define MSR_LSTAR 0xc0000082u
+
 struct assist {
 	struct kvm *kvm;	  /* borrowed */
 	struct dev_host *host; /* borrowed: guest RAM */
@@ -39,8 +41,8 @@ struct assist {
  * Returns 0; -ENOTSUP when KVM has no MSR filter; -errno of the ioctl. */
 int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err *e);
 void assist_vcpu_reset(struct assist *a, struct vcpu *v);
-/* Set the breakpoint from registers that were just loaded from a saved state. */
-void assist_vcpu_loaded(struct assist *a, struct vcpu *v);
+/* Set the breakpoint from the registers s and the MSR LSTAR, which were just loaded from a saved state. */
+void assist_vcpu_loaded(struct assist *a, struct vcpu *v, const struct kvm_sregs *s, uint64_t lstar);
 
 /* Emulate the instruction that KVM's emulator refused (KVM_EXIT_INTERNAL_ERROR, suberror
  * emulation). Returns true when the vCPU can resume. */

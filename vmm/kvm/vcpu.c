@@ -318,8 +318,10 @@ static int vcpu_make(struct vcpus *s, unsigned i, struct err *e)
 	v->fd = kvm_ioctl(k->vm_fd, KVM_CREATE_VCPU, (void *)(unsigned long)i);
 	if (v->fd < 0)
 		return err_set(e, v->fd, ERR_HOST, "KVM_CREATE_VCPU %u: %s", i, strerror(-v->fd));
-	if (!i) /* read it before a vCPU runs: ioctls of a running vCPU wait for its next exit */
-		k->host_tsc_khz = (uint32_t)MAX(kvm_ioctl(v->fd, KVM_GET_TSC_KHZ, NULL), 0);
+	if (!i) { /* read it before a vCPU runs: ioctls of a running vCPU wait for its next exit */
+		r = kvm_ioctl(v->fd, KVM_GET_TSC_KHZ, NULL);
+		k->host_tsc_khz = (uint32_t)MAX(r, 0);
+	}
 	v->run = mmap(NULL, k->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
 	if (v->run == MAP_FAILED) {
 		v->run = NULL;

@@ -68,6 +68,7 @@ struct vcpu {
 	pthread_t thread;
 	bool thread_made;
 	atomic_bool ran; /* has run since creation; written while the vCPU is not parked */
+	bool loaded;	/* vcpu_load() has written to it */
 	bool drains;	/* under the set's lock: the thread is to run vcpu_drain() and park again */
 	atomic_int tid; /* thread id; 0 before the thread runs */
 	int stats_fd;		  /* -1: the host has no statistics fd */

@@ -5,6 +5,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "devices/bus.h"
+#include "snapshot/state.h"
 #include "vmm/boot/boot.h"
 #include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
@@ -589,6 +590,82 @@ static void test_reset_gives_a_fresh_local_apic(void **state)
 	fx_free(f);
 }
 
+/* ---- loading states ---- */
+
+/* What vcpu_load() need not write to a new vCPU that has it. */
+struct kept_state {
+	struct kvm_mp_state mp;
+	struct kvm_debugregs debug;
+	struct kvm_vcpu_events events;
+};
+
+static void kept_get(struct vcpu *v, struct kept_state *k)
+{
+	memset(k, 0, sizeof(*k));
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_MP_STATE, &k->mp), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_DEBUGREGS, &k->debug), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &k->events), 0);
+}
+
+static void kept_change(struct vcpu *v)
+{
+	struct kept_state k;
+
+	kept_get(v, &k);
+	k.mp.mp_state = KVM_MP_STATE_HALTED;
+	k.debug.db[0] = 0x1234;
+	k.debug.dr7 |= 2;
+	k.events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
+	k.events.nmi.masked = 1;
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_MP_STATE, &k.mp), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &k.debug), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &k.events), 0);
+}
+
+static void state_load(struct vcpu *v, const struct state_writer *w, const struct kept_state *want)
+{
+	struct state_section s;
+	struct kept_state now;
+	struct err e = { 0 };
+	size_t pos = 0;
+
+	assert_int_equal(state_section_next(w->buf, w->len, &pos, &s, &e), 1);
+	must(vcpu_load(v, &s.content, s.version, &e), &e);
+	kept_get(v, &now);
+	assert_int_equal(now.mp.mp_state, want->mp.mp_state);
+	assert_memory_equal(&now.debug, &want->debug, sizeof(now.debug));
+	assert_memory_equal(&now.events, &want->events, sizeof(now.events));
+}
+
+/* A VM that is paused since its start may be reverted several times. */
+static void test_load_replaces_a_state_that_was_loaded_before(void **state)
+{
+	static const uint8_t code[] = { 0xf4 }; /* hlt */
+	struct vcpu_fx *f = fx_new(1, code, sizeof(code));
+	struct kept_state first, changed;
+	struct state_writer a, b;
+	struct vcpu_fx *other;
+	struct err e = { 0 };
+
+	(void)state;
+	state_writer_init(&a);
+	state_writer_init(&b);
+	kept_get(f->set.vcpu, &first);
+	must(vcpu_save(f->set.vcpu, &a, &e), &e);
+	kept_change(f->set.vcpu);
+	kept_get(f->set.vcpu, &changed);
+	must(vcpu_save(f->set.vcpu, &b, &e), &e);
+	fx_free(f);
+
+	other = fx_new(1, code, sizeof(code));
+	state_load(other->set.vcpu, &a, &first);
+	state_load(other->set.vcpu, &b, &changed);
+	state_load(other->set.vcpu, &a, &first);
+	fx_free(other);
+	state_writer_done(&a);
+	state_writer_done(&b);
+}
+
 static void test_done_accepts_empty_set(void **state)
 {
 	struct vcpus s, zeroes;
@@ -619,6 +696,7 @@ int main(void)
 		cmocka_unit_test(test_reset_clears_registers_and_debug_state),
 		cmocka_unit_test(test_reset_disables_kvm_writes_to_memory),
 		cmocka_unit_test(test_reset_gives_a_fresh_local_apic),
+		cmocka_unit_test(test_load_replaces_a_state_that_was_loaded_before),
 		cmocka_unit_test(test_done_accepts_empty_set),
 	};
 
