@@ -144,24 +144,23 @@ bool pci_hotplug_is_on(const struct device *d)
 	return p->on;
 }
 
-void pci_hotplug_plugged(struct device *d, unsigned slot)
+/* Set the slot's bit in `up` or `down`, and raise the event. */
+static void slot_tell(struct pci_hotplug *p, uint32_t *slots, unsigned slot)
 {
-	struct pci_hotplug *p = hotplug_of(d);
-
 	pthread_mutex_lock(&p->lock);
-	p->up |= 1u << slot & SLOTS_MASK;
+	*slots |= 1u << slot & SLOTS_MASK;
 	pthread_mutex_unlock(&p->lock);
 	acpi_pm_raise_gpe(p->pm, PCI_HOTPLUG_GPE);
 }
 
+void pci_hotplug_plugged(struct device *d, unsigned slot)
+{
+	slot_tell(hotplug_of(d), &hotplug_of(d)->up, slot);
+}
+
 void pci_hotplug_ask_release(struct device *d, unsigned slot)
 {
-	struct pci_hotplug *p = hotplug_of(d);
-
-	pthread_mutex_lock(&p->lock);
-	p->down |= 1u << slot & SLOTS_MASK;
-	pthread_mutex_unlock(&p->lock);
-	acpi_pm_raise_gpe(p->pm, PCI_HOTPLUG_GPE);
+	slot_tell(hotplug_of(d), &hotplug_of(d)->down, slot);
 }
 
 void pci_hotplug_forget(struct device *d, unsigned slot)

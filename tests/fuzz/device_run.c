@@ -1,5 +1,6 @@
 #include "tests/fuzz/fuzz_device.h"
 #include "tests/fuzz/fuzz_api.h"
+#include "tests/fuzz/fuzz_disk.h"
 #include "tests/unit/devices/fixture.h"
 
 #include "base/bytes.h"
@@ -104,26 +105,11 @@ static void consoles_make(struct run *x, unsigned n)
 
 static int blk_make(struct run *x, struct device **ret)
 {
-	struct block_layer layer = { .fd = memfd_create("disk", MFD_CLOEXEC), .format = BLOCK_FORMAT_RAW };
-	struct block_open o = { .layers = &layer, .nlayers = 1, .no_lock = true };
 	struct virtio_blk_config c = { .name = "vda", .loop = x->f.host.loop, .serial = "CAIRN-0001", .queues = 2,
 		.queue_size = 16, .slot = SLOT, .errors = take8(x) % 3 };
 
-	must(layer.fd >= 0 && !ftruncate(layer.fd, DISK_BYTES));
-	must(!block_open(x->f.host.loop, &o, &x->block, NULL));
-	c.block = x->block;
+	c.block = x->block = fuzz_disk_open(x->f.host.loop, DISK_BYTES, false);
 	return virtio_blk_new(&x->f.host, x->f.pci, &c, ret, NULL);
-}
-
-static struct block *disk_open(struct run *x, uint64_t bytes, bool read_only)
-{
-	struct block_layer layer = { .fd = memfd_create("disk", MFD_CLOEXEC), .format = BLOCK_FORMAT_RAW };
-	struct block_open o = { .layers = &layer, .nlayers = 1, .no_lock = true, .read_only = read_only };
-	struct block *b;
-
-	must(layer.fd >= 0 && !ftruncate(layer.fd, (off_t)bytes));
-	must(!block_open(x->f.host.loop, &o, &b, NULL));
-	return b;
 }
 
 static int scsi_make(struct run *x, struct device **ret)
@@ -135,8 +121,8 @@ static int scsi_make(struct run *x, struct device **ret)
 		{ .id = "sdb", .loop = x->f.host.loop, .cdrom = true, .errors = how % 3 } };
 	struct virtio_scsi_config c = { .name = "scsi0", .disks = disks, .ndisks = 2, .queues = 2, .queue_size = 16, .slot = SLOT };
 
-	disks[0].block = x->block = disk_open(x, DISK_BYTES, false);
-	disks[1].block = x->cd = disk_open(x, how & 16 ? 0 : DISK_BYTES, true);
+	disks[0].block = x->block = fuzz_disk_open(x->f.host.loop, DISK_BYTES, false);
+	disks[1].block = x->cd = fuzz_disk_open(x->f.host.loop, how & 16 ? 0 : DISK_BYTES, true);
 	return virtio_scsi_new(&x->f.host, x->f.pci, &c, ret, NULL);
 }
 

@@ -2,6 +2,7 @@
  * format on memfds. An input is a list of steps: commands with their data, task management, pauses with a saved state
  * that must load and be the same again, limits, and changes of the medium. */
 #include "tests/fuzz/fuzz_api.h"
+#include "tests/fuzz/fuzz_disk.h"
 #include "tests/unit/devices/fixture.h"
 
 #include "base/bytes.h"
@@ -52,17 +53,6 @@ static void take_into(struct run *x, void *buf, size_t max)
 	x->left -= n;
 }
 
-static struct block *image_open(struct run *x, uint64_t bytes, bool read_only)
-{
-	struct block_layer layer = { .fd = memfd_create("disk", MFD_CLOEXEC), .format = BLOCK_FORMAT_RAW };
-	struct block_open o = { .layers = &layer, .nlayers = 1, .no_lock = true, .read_only = read_only };
-	struct block *b;
-
-	must(layer.fd >= 0 && !ftruncate(layer.fd, (off_t)bytes));
-	must(!block_open(x->f.host.loop, &o, &b, NULL));
-	return b;
-}
-
 static void machine_make(struct run *x)
 {
 	uint8_t how = (uint8_t)take(x, 1);
@@ -74,9 +64,9 @@ static void machine_make(struct run *x)
 
 	fx_init(&x->f);
 	disks[0].loop = disks[1].loop = x->f.host.loop;
-	disks[0].block = x->disk = image_open(x, DISK_BYTES, false);
-	disks[1].block = x->cd[0] = image_open(x, DISK_BYTES, true);
-	x->cd[1] = image_open(x, how & 8 ? 0 : 5 * 2048, true);
+	disks[0].block = x->disk = fuzz_disk_open(x->f.host.loop, DISK_BYTES, false);
+	disks[1].block = x->cd[0] = fuzz_disk_open(x->f.host.loop, DISK_BYTES, true);
+	x->cd[1] = fuzz_disk_open(x->f.host.loop, how & 8 ? 0 : 5 * 2048, true);
 	must(!virtio_scsi_new(&x->f.host, x->f.pci, &c, &x->dev, NULL));
 	drv_init(&x->d, &x->f, SLOT, ~0ULL, true);
 	for (unsigned q = 0; q < 3; q++)

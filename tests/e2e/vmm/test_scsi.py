@@ -10,6 +10,7 @@ import pytest
 import guestlib
 from test_bios import ROM, attach, count, qcow2, read_until, write_disk
 from conftest import GUESTS, Console, until
+from test_bare import image  # noqa: F401 (a fixture)
 from guestlib import GuestError, disk, fields, interp
 
 BLOCK = 2048
@@ -47,14 +48,6 @@ def write_iso(path):
             f.seek(n * BLOCK)
             f.write(content)
         f.truncate(24 * BLOCK)
-    return str(path)
-
-
-@pytest.fixture
-def image(tmp_path):
-    path = tmp_path / "disk.img"
-    with open(path, "wb") as f:
-        f.truncate(16 << 20)
     return str(path)
 
 

@@ -462,7 +462,7 @@ static void medium_is_changed(void **state)
 	assert_int_equal(COMMAND(&t, 1, 0, 8, 0x25), SENSE(6, 0x28, 0));
 	assert_int_equal(COMMAND(&t, 1, 0, 8, 0x25), OK);
 	assert_int_equal(load_be32(data(&t)), 3);
-	/* The guest has opened the tray, which closes. */
+	/* The guest opens the tray; the new medium closes it. */
 	assert_int_equal(COMMAND(&t, 1, 0, 0, 0x1b, 0, 0, 0, 2), OK);
 	assert_int_equal(virtio_scsi_set_medium(t.dev, 1, &other, 9, &e), 0);
 	assert_int_equal(fx_count_events(&t.f, DEV_EVENT_TRAY), 2);
