@@ -53,6 +53,7 @@ void command_vm_addresses(struct call *c);
 void command_vm_set_interface(struct call *c);
 void command_vm_set_disk(struct call *c);
 void command_vm_attach_disk(struct call *c);
+void command_vm_attach_interface(struct call *c);
 void command_vm_detach_device(struct call *c);
 void command_vm_change_medium(struct call *c);
 void command_vm_set_memory(struct call *c);

@@ -1,11 +1,17 @@
-/* Handlers of vm-attach-disk, vm-detach-device and vm-change-medium. */
+/* Handlers of vm-attach-disk, vm-attach-interface, vm-detach-device and vm-change-medium. */
 #include "api/commands/command.h"
+#include "api/net/interface_plug.h"
 #include "api/vm/vm_medium.h"
 #include "api/vm/vm_plug.h"
 
 void command_vm_attach_disk(struct call *c)
 {
 	vm_plug_attach(c);
+}
+
+void command_vm_attach_interface(struct call *c)
+{
+	interface_plug(c);
 }
 
 void command_vm_detach_device(struct call *c)

@@ -374,12 +374,12 @@ static int clones_define(struct fork *f, const struct fork_opts *opts, struct er
  * checks the disks again, since this definition may be newer than the process. */
 static int source_check(const struct vm *vm, unsigned n, struct err *e)
 {
+	const char *other = vm_has_other_disks(vm) ? "disk" : vm_has_other_interfaces(vm) ? "interface" : NULL;
 	unsigned written = 0, most;
 	int r = 0;
 
-	if (vm_has_other_disks(vm))
-		return err_set(e, -EBUSY, ERR_WRONG_STATE, "VM '%.200s' runs with other disks than its next start would have, and its clones would "
-			"lack them; give both the same disks (attach-disk or detach-disk with --live or --config)", vm->def->name);
+	if (other)
+		return vm_refuse_other(vm, other, "and its clones would lack them:", e);
 	for (uint32_t i = 0; i < vm->def->ndisks && !r; i++) {
 		if (vm->def->disks[i].read_only)
 			continue;

@@ -210,12 +210,11 @@ static void managed_begin(struct store_work *work)
 
 static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct err *e)
 {
+	const char *other = vm_disks_are_pending(vm) ? "disk" : vm_has_other_interfaces(vm) ? "interface" : NULL;
 	int r;
 
-	if (vm_disks_are_pending(vm))
-		return err_set(e, -EBUSY, ERR_WRONG_STATE, "VM '%.200s' runs with other disks than its next start would have, so that start could "
-			"not resume the saved state; give both the same disks (attach-disk or detach-disk with --live or --config), or use "
-			"cairn save", vm->def->name);
+	if (other)
+		return vm_refuse_other(vm, other, "so that start could not resume the saved state: use cairn save, or", e);
 	r = definition_open(vm, ret_definition, e);
 	if (r < 0)
 		return r;

@@ -1,8 +1,8 @@
 #include "api/net/forwards.h"
 #include "api/access/open_as.h"
-#include "api/access/permissions.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
+#include "api/net/forwards_check.h"
 #include "api/net/network.h"
 #include "api/net/publish.h"
 #include "api/net/publish_restart.h"
@@ -74,7 +74,7 @@ struct usernet {
 	struct usernet *next;
 	struct vm_host *host;
 	struct vm *vm; /* NULL: since that run, the VM was started again or removed */
-	unsigned at;   /* index of the interface */
+	char id[16];   /* of the interface, which may have been detached */
 	bool publishes; /* a cairn-publish */
 	/* -1: an earlier daemon started the process, and its pid is unknown; end of file on `control` shows its end */
 	int pidfd;
@@ -92,96 +92,6 @@ struct usernet {
 		struct loop_timer *timer; /* NULL: the time is over, and done() was told so */
 	} order;
 };
-
-/* ---- the definition's forwards ---- */
-
-bool forwards_may_lead_to(const struct definition_interface *i)
-{
-	return (i->type == DEFINITION_USER || i->type == DEFINITION_NETWORK) && !i->link;
-}
-
-int forwards_interface_find(const struct definition *d, const char *id)
-{
-	int network = -1;
-
-	for (unsigned i = d->ninterfaces; i-- > 0;)
-		if (id && forwards_may_lead_to(&d->interfaces[i]) && !strcmp(d->interfaces[i].id, id))
-			return (int)i;
-		else if (!id && forwards_may_lead_to(&d->interfaces[i]) && d->interfaces[i].type == DEFINITION_NETWORK)
-			network = (int)i;
-	for (unsigned i = 0; !id && i < d->ninterfaces; i++)
-		if (forwards_may_lead_to(&d->interfaces[i]) && d->interfaces[i].type == DEFINITION_USER)
-			return (int)i;
-	return network;
-}
-
-static unsigned forwards_of(const struct definition *d, const struct definition_forward *ret[CHANNEL_FDS_MAX])
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < d->ninterfaces; i++)
-		for (unsigned k = 0; forwards_may_lead_to(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
-			if (n < CHANNEL_FDS_MAX)
-				ret[n++] = &d->interfaces[i].user.forwards[k];
-	return n;
-}
-
-static bool sleeps_saved(const struct vm *vm)
-{
-	return vm->state == VM_SAVED && vm_sleeps(vm);
-}
-
-/* ---- conflicts between forwards ---- */
-
-static const struct definition *definition_listening(const struct vm *vm)
-{
-	if (vm_state_is_active(vm->state) || vm_is_starting(vm))
-		return vm_live(vm);
-	return sleeps_saved(vm) ? vm->def : NULL;
-}
-
-static int forward_taken(const struct vm *vm, const struct definition *d, const struct vm *by, unsigned i, unsigned k,
-	struct err *e)
-{
-	const struct vm_host *host = vm->host;
-	char text[DEFINITION_FORWARD_TEXT], who[VM_NAME_MAX + 16] = "another VM";
-
-	if (permissions_seen_together(&host->permissions, vm->def->uuid, by->def->uuid))
-		snprintf(who, sizeof(who), "VM '%s'", by->def->name);
-	definition_forward_print(&d->interfaces[i].user.forwards[k], text);
-	return err_set(e, -EBUSY, ERR_BUSY, "interfaces[%u].forwards[%u]: %s is forwarded to %s%s; shut that VM down "
-		"first, or choose another port", i, k, text, who, sleeps_saved(by) ? ", which is idle" : "");
-}
-
-static int check_against(const struct vm *vm, const struct definition *d, const struct vm *other, struct err *e)
-{
-	const struct definition_forward *theirs[CHANNEL_FDS_MAX];
-	const struct definition *has = definition_listening(other);
-	unsigned n = has ? forwards_of(has, theirs) : 0;
-
-	for (unsigned i = 0; n && i < d->ninterfaces; i++)
-		for (unsigned k = 0; forwards_may_lead_to(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards; k++)
-			for (unsigned t = 0; t < n; t++)
-				if (definition_forwards_meet(&d->interfaces[i].user.forwards[k], theirs[t]))
-					return forward_taken(vm, d, other, i, k, e);
-	return 0;
-}
-
-int forwards_check_others(const struct vm *vm, const struct definition *d, struct err *e)
-{
-	const struct vm_host *host = vm->host;
-	int r = 0;
-
-	for (size_t i = 0; i < host->nvms && !r; i++)
-		if (host->vms[i] != vm)
-			r = check_against(vm, d, host->vms[i], e);
-	return r;
-}
-
-static int forwards_check_free(const struct vm *vm, struct err *e)
-{
-	return forwards_check_others(vm, vm_live(vm), e);
-}
 
 /* ---- the daemon's listening sockets ---- */
 
@@ -282,7 +192,7 @@ static void vm_woken(void *opaque, int r, const struct err *e)
 		log_warn("idle", "VM '%s' could not be woken: %s", vm->def->name, e->msg);
 	}
 	/* The client still waits, so try again later. */
-	if (r < 0 && vm->forwards && sleeps_saved(vm)) {
+	if (r < 0 && vm->forwards && forwards_sleeps_saved(vm)) {
 		watches_end(vm->forwards);
 		listen_retry_later(vm->forwards, wake_wait_ns(vm, r));
 	}
@@ -396,7 +306,7 @@ void forwards_on_state_change(struct vm *vm)
 			watches_end(vm->forwards);
 		if (vm->forwards && vm_state_is_active(vm->state))
 			wakes_forget(vm->forwards);
-	} else if (sleeps_saved(vm)) {
+	} else if (forwards_sleeps_saved(vm)) {
 		listen_asleep(vm);
 	} else if (vm->forwards) {
 		sockets_close(vm->forwards);
@@ -405,7 +315,7 @@ void forwards_on_state_change(struct vm *vm)
 
 static void forwards_redefined(struct vm *vm)
 {
-	if (vm->forwards && sleeps_saved(vm))
+	if (vm->forwards && forwards_sleeps_saved(vm))
 		sockets_close(vm->forwards);
 	forwards_on_state_change(vm);
 }
@@ -480,24 +390,36 @@ static void usernet_free(struct usernet *u)
 	free(u);
 }
 
+/* Return the index of the process's interface; at least the number of interfaces: the VM has none. */
+static unsigned interface_index(const struct usernet *u)
+{
+	const struct definition *d = u->vm ? vm_live(u->vm) : NULL;
+	unsigned at = 0;
+
+	while (d && at < d->ninterfaces && strcmp(d->interfaces[at].id, u->id))
+		at++;
+	return at;
+}
+
 /* Handle the end of a cairn-slirp process. The VM's process reports the lost link by itself (VM_EVENT_LINK_LOST). */
 static void slirp_ended(void *opaque, unsigned revents)
 {
 	struct usernet *u = opaque;
 	struct vm *vm = u->killed ? NULL : u->vm;
-	unsigned at = u->at;
 	siginfo_t si = { 0 };
+	unsigned at;
 
 	(void)revents;
 	if (u->pidfd >= 0 && waitid(P_PIDFD, (id_t)u->pidfd, &si, WEXITED | WNOHANG) == 0 && vm && !u->publishes &&
 		(si.si_code != CLD_EXITED || si.si_status))
-		log_error("usernet", "VM '%s': interfaces[%u]: its cairn-slirp ended with %s %d", vm->def->name, at,
+		log_error("usernet", "VM '%s': interface %s: its cairn-slirp ended with %s %d", vm->def->name, u->id,
 			si.si_code == CLD_EXITED ? "exit status" : "signal", si.si_status);
 	/* Close the daemon's sockets, too, because no process serves their clients any more. */
 	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !vm_has(u->vm, VM_FACT_FALLS_ASLEEP))
 		sockets_close(u->vm->forwards);
 	if (u->vm)
-		usernet_forget(u->host->run_dir_fd, u->vm->def->name, u->at);
+		usernet_forget(u->host->run_dir_fd, u->vm->def->name, u->id);
+	at = interface_index(u);
 	usernet_free(u);
 	if (vm)
 		publish_restart_begin(vm, at, &si);
@@ -506,9 +428,10 @@ static void slirp_ended(void *opaque, unsigned revents)
 static void control_connected(struct usernet *u, int64_t n)
 {
 	const struct definition *d = u->vm ? vm_live(u->vm) : NULL;
+	unsigned at = interface_index(u);
 
-	if (d && u->at < d->ninterfaces && n >= 0 && n < d->interfaces[u->at].user.nforwards)
-		vm_wake(u->vm, &d->interfaces[u->at].user.forwards[n]);
+	if (d && at < d->ninterfaces && n >= 0 && n < d->interfaces[at].user.nforwards)
+		vm_wake(u->vm, &d->interfaces[at].user.forwards[n]);
 }
 
 static bool hold_answered(const struct vm *vm)
@@ -534,14 +457,24 @@ static void denied_note(struct usernet *u, struct json_object *list)
 		u->denied[i] = json_object_get_uint64(json_object_array_get_idx(list, i));
 }
 
+static struct usernet *usernet_of(const struct vm *vm, unsigned at)
+{
+	const char *id = vm_live(vm)->interfaces[at].id; /* at: below its number of interfaces */
+	struct usernet *u = vm->host->usernets;
+
+	while (u && (u->vm != vm || strcmp(u->id, id)))
+		u = u->next;
+	return u;
+}
+
 bool forwards_denied(const struct vm *vm, unsigned at, uint64_t ret_denied[2])
 {
-	for (const struct usernet *u = vm->host->usernets; u; u = u->next)
-		if (u->vm == vm && u->at == at && !u->end_timer) {
-			memcpy(ret_denied, u->denied, sizeof(u->denied));
-			return true;
-		}
-	return false;
+	const struct usernet *u = usernet_of(vm, at);
+
+	if (!u || u->end_timer)
+		return false;
+	memcpy(ret_denied, u->denied, sizeof(u->denied));
+	return true;
 }
 
 /* Handle a message from a cairn-slirp. The message is untrusted, because cairn-slirp parses the guest's packets. */
@@ -585,13 +518,13 @@ static void control_ready(void *opaque, unsigned revents)
 }
 
 /* Add a process to the host's list. control: taken. */
-static struct usernet *usernet_new(struct vm *vm, unsigned at, int control)
+static struct usernet *usernet_new(struct vm *vm, const struct definition_interface *face, int control)
 {
-	const struct definition *d = vm_live(vm);
 	struct usernet *u = must_alloc(calloc(1, sizeof(*u)));
 
-	*u = (struct usernet){ .next = vm->host->usernets, .host = vm->host, .vm = vm, .at = at, .pidfd = -1,
-		.control = control, .publishes = at < d->ninterfaces && d->interfaces[at].type == DEFINITION_NETWORK };
+	*u = (struct usernet){ .next = vm->host->usernets, .host = vm->host, .vm = vm, .pidfd = -1,
+		.control = control, .publishes = face->type == DEFINITION_NETWORK };
+	snprintf(u->id, sizeof(u->id), "%s", face->id);
 	vm->host->usernets = u;
 	return u;
 }
@@ -608,24 +541,16 @@ static int usernet_watch(struct usernet *u)
 	return r;
 }
 
-static int usernet_keep(struct vm *vm, struct usernet_process *p)
+/* d: the definition that the process was started for. */
+static int usernet_keep(struct vm *vm, const struct definition *d, struct usernet_process *p)
 {
-	struct usernet *u = usernet_new(vm, p->at, steal_fd(&p->control));
+	struct usernet *u = usernet_new(vm, &d->interfaces[p->at], steal_fd(&p->control));
 
 	u->pidfd = pidfd_open(p->pid, 0);
 	if (u->pidfd >= 0)
 		return usernet_watch(u);
 	usernet_free(u);
 	return -ESRCH;
-}
-
-static struct usernet *usernet_of(const struct vm *vm, unsigned at)
-{
-	struct usernet *u = vm->host->usernets;
-
-	while (u && (u->vm != vm || u->at != at))
-		u = u->next;
-	return u;
 }
 
 bool forwards_has_process(const struct vm *vm, unsigned at)
@@ -645,25 +570,26 @@ int forwards_publish(struct vm *vm, unsigned at, const int *fds, unsigned n, str
 	if (log_fd < 0)
 		return log_fd;
 	r = usernet_publish(vm_live(vm), at, vm->host->paths->publish_program, fds, n, log_fd, vm->host->run_dir_fd, &made, e);
-	if (!r && (r = usernet_keep(vm, &made)) < 0)
+	if (!r && (r = usernet_keep(vm, vm_live(vm), &made)) < 0)
 		err_set_errno(e, r, "interfaces[%u]: cannot watch its cairn-publish", at);
 	return r;
 }
 
 void forwards_taken_back(struct vm *vm)
 {
+	const struct definition *d = vm_live(vm);
 	int control;
 
-	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++) {
+	for (unsigned at = 0; at < d->ninterfaces; at++) {
 		struct usernet *u;
 
-		if (usernet_of(vm, at) || usernet_connect(vm->host->run_dir_fd, vm->def->name, at, &control) < 0)
+		if (usernet_of(vm, at) || usernet_connect(vm->host->run_dir_fd, vm->def->name, d->interfaces[at].id, at, &control) < 0)
 			continue;
-		u = usernet_new(vm, at, control);
+		u = usernet_new(vm, &d->interfaces[at], control);
 		u->pidfd = usernet_pidfd(control);
 		if (usernet_watch(u) < 0)
-			log_warn("usernet", "VM '%s': interfaces[%u]: cannot watch its cairn-slirp, so its forwards "
-				"do not wake the VM", vm->def->name, at);
+			log_warn("usernet", "VM '%s': interface %s: cannot watch its cairn-slirp, so its forwards "
+				"do not wake the VM", vm->def->name, d->interfaces[at].id);
 	}
 }
 
@@ -767,17 +693,34 @@ static void process_kill(void *opaque)
 }
 
 /* A cairn-publish has nothing to deliver any more, and occupies ports. */
+static void process_end(struct usernet *u)
+{
+	if (u->end_timer || u->pidfd < 0)
+		return;
+	if (loop_timer_new(u->host->loop, process_kill, u, &u->end_timer) < 0)
+		abort();
+	loop_timer_arm(u->end_timer, loop_now_ns() + END_NS);
+	if (u->publishes)
+		process_kill(u);
+}
+
 static void forwards_processes_end(const struct vm *vm)
 {
-	for (struct usernet *u = vm->host->usernets; u; u = u->next) {
-		if (u->vm != vm || u->end_timer || u->pidfd < 0)
-			continue;
-		if (loop_timer_new(vm->host->loop, process_kill, u, &u->end_timer) < 0)
-			abort();
-		loop_timer_arm(u->end_timer, loop_now_ns() + END_NS);
-		if (u->publishes)
-			process_kill(u);
-	}
+	for (struct usernet *u = vm->host->usernets; u; u = u->next)
+		if (u->vm == vm)
+			process_end(u);
+}
+
+/* The interface was detached from the running VM. */
+static void forwards_interface_gone(struct vm *vm, unsigned at)
+{
+	struct usernet *u = usernet_of(vm, at);
+
+	if (!u)
+		return;
+	usernet_forget(vm->host->run_dir_fd, vm->def->name, u->id);
+	u->vm = NULL;
+	process_end(u);
 }
 
 /* Connect to the VM's cairn-slirp processes that this daemon does not know yet, and give all of the VM's processes
@@ -785,12 +728,16 @@ static void forwards_processes_end(const struct vm *vm)
  * this daemon ends first. */
 static void forwards_ended(struct vm *vm)
 {
+	const struct definition *d = vm_live(vm);
+
 	publish_restarts_end(vm);
 	forwards_taken_back(vm);
 	forwards_processes_end(vm);
-	for (unsigned at = 0; at < VM_INTERFACES_MAX; at++)
+	for (unsigned at = 0; at < d->ninterfaces; at++) {
 		if (!usernet_of(vm, at))
-			usernet_forget(vm->host->run_dir_fd, vm->def->name, at);
+			usernet_forget(vm->host->run_dir_fd, vm->def->name, d->interfaces[at].id);
+		usernet_forget_old(vm->host->run_dir_fd, vm->def->name, at);
+	}
 }
 
 /* Give the processes of the VM's last run END_NS to end, and detach them from the VM. */
@@ -833,18 +780,39 @@ static bool has_process(const struct definition *d)
 	return false;
 }
 
-static int forwards_start(struct vm *vm, struct config *c, struct err *e)
+/* Start the processes of a definition's interfaces. */
+static int processes_start(struct vm *vm, const struct definition *d, struct config *c, struct err *e)
 {
 	CLEANUP_CLOSE int log_fd = -1;
 	struct usernets made = { 0 };
 	int r = 0;
 
 	/* Only these processes write to it. Making a log takes a start of a VM without one 0.1 ms. */
-	if (has_process(vm_live(vm))) {
+	if (has_process(d)) {
 		log_fd = vm_log_open(vm, e);
 		r = MIN(log_fd, 0);
 	}
-	if (!r && forwards_are_held(vm) && !c->nforwards)
+	if (!r)
+		r = usernets_start(c, d, vm->host->paths->slirp_program, vm->host->paths->publish_program, log_fd, vm->host->run_dir_fd, &made, e);
+	for (unsigned i = 0; i < made.n; i++)
+		if (usernet_keep(vm, d, &made.list[i]) < 0)
+			log_warn("usernet", "VM '%s': cannot watch its cairn-slirp", vm->def->name);
+	return r;
+}
+
+int forwards_plug(struct vm *vm, const struct definition *only, struct config *c, struct err *e)
+{
+	const struct tap_rules rules = { vm->host->paths->bridges_for_all, network_bridge_for, vm->host };
+	int r = processes_start(vm, only, c, e);
+
+	return r ? r : taps_add(c, only, &rules, e);
+}
+
+static int forwards_start(struct vm *vm, struct config *c, struct err *e)
+{
+	int r = 0;
+
+	if (forwards_are_held(vm) && !c->nforwards)
 		r = held_add(vm->forwards, c, e);
 	else if (!r && vm->forwards)
 		sockets_close(vm->forwards);
@@ -855,13 +823,7 @@ static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 		vm->forwards->tries = 0;
 	if (!r)
 		r = publish_learn(vm, c, e);
-	if (!r)
-		r = usernets_start(c, vm_live(vm), vm->host->paths->slirp_program, vm->host->paths->publish_program, log_fd, vm->host->run_dir_fd,
-			&made, e);
-	for (unsigned i = 0; i < made.n; i++)
-		if (usernet_keep(vm, &made.list[i]) < 0)
-			log_warn("usernet", "VM '%s': cannot watch its cairn-slirp", vm->def->name);
-	return r;
+	return r ? r : processes_start(vm, vm_live(vm), c, e);
 }
 
 static void forwards_free(struct vm *vm)
@@ -896,4 +858,4 @@ static void forwards_on_start_failed(struct vm *vm)
 const struct vm_observer forwards_observer = { .removed = forwards_free, .redefined = forwards_redefined,
 	.state_saved = forwards_on_state_change, .start_check = forwards_check_free, .has_forwards = forwards_are_held,
 	.start_retries = forwards_start_waits, .start_add = networks_add, .start_failed = forwards_on_start_failed,
-	.process_gone = forwards_ended };
+	.interface_gone = forwards_interface_gone, .process_gone = forwards_ended };

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct config;
 struct definition;
 struct definition_forward;
 struct definition_interface;
@@ -51,6 +52,10 @@ int forwards_interface_find(const struct definition *d, const char *id);
 int forwards_publish(struct vm *vm, unsigned at, const int *fds, unsigned n, struct err *e);
 /* Whether the interface has a cairn-slirp or cairn-publish. */
 bool forwards_has_process(const struct vm *vm, unsigned at);
+/* Make the tap or the cairn-slirp of an interface that is attached to the running VM.
+ * only: a definition with this interface alone, without forwards. c: of `only`; gets the files.
+ * Returns 0; -errno, and c may have files. The process ends when they are closed. */
+int forwards_plug(struct vm *vm, const struct definition *only, struct config *c, struct err *e);
 /* Tell the cairn-publish of interface `at`, if there is one, the guest's address and the VM's tap. */
 void forwards_lead(struct vm *vm, unsigned at, const char *address, const char *tap);
 /* Have the cairn-slirp of interface `at` change its forwards (tools/slirp/control.h).

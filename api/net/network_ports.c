@@ -44,14 +44,14 @@ struct network_ports {
 	void (*ready)(struct vm *vm, int r, const struct err *e);
 };
 
-/* A removal or a reservation under way; its VM may be gone. */
+/* A removal, a reservation or the port of an attached interface under way; its VM may be gone. */
 struct network_port_end {
 	struct network_port_end *next;
 	struct vm_host *host;
 	struct network_process *process; /* of a reservation; NULL: none */
-	struct port_call *call; /* of a removal; NULL: none */
+	struct port_call *call; /* of a removal or an attached interface; NULL: none */
 	struct port port;
-	/* A reservation: */
+	/* A reservation or an attached interface: */
 	uint8_t uuid[16]; /* of the VM */
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
@@ -127,14 +127,14 @@ static bool needs_address(const struct vm *vm, unsigned at, const struct network
 /* Whether the interface's tap needs rules. */
 static bool needs_rules(const struct vm *vm, unsigned at, const struct network_definition *d)
 {
-	const struct definition_interface *i = &vm->def->interfaces[at];
+	const struct definition_interface *i = &vm_live(vm)->interfaces[at];
 
 	return needs_address(vm, at, d) || is_fork(vm, at, d) || filter_of(d) != NETWORK_UNFILTERED || d->isolated_ports || i->clean_traffic || i->isolated;
 }
 
 static void rules_put(const struct vm *vm, const struct port *p, const struct network_definition *d, struct json_object *port)
 {
-	const struct definition_interface *i = &vm->def->interfaces[p->at];
+	const struct definition_interface *i = &vm_live(vm)->interfaces[p->at];
 	const uint8_t *second = vm->ports->guest_macs[p->at];
 
 	mac_put(port, "mac", i->mac);
@@ -279,34 +279,42 @@ static int port_begin(struct vm *vm, struct err *e)
 	return 1;
 }
 
+/* Add the port of interface `i` to the list if it needs one. tap: its tap. Returns 0; -errno. */
+static int port_add(struct vm *vm, unsigned i, const char *tap, struct err *e)
+{
+	const struct definition_interface *face = &vm_live(vm)->interfaces[i];
+	const struct network *n = face->type == DEFINITION_NETWORK && !face->link ? network_find_name(vm->host, face->source) : NULL;
+	struct network_ports *p = ports_of(vm);
+	struct port *port = &p->list[p->n];
+	int r;
+
+	if (!n || !n->live)
+		return 0;
+	r = network_ports_check(vm->host, face, i, network_ports_is_clone(vm, i), forwards_of(vm, i)->forwards, forwards_of(vm, i)->nforwards, e);
+	if (r < 0)
+		return r;
+	*port = (struct port){ .at = i, .plain = !needs_rules(vm, i, n->live) };
+	if (port->plain && n->live->mode != NETWORK_NAT)
+		return 0;
+	if (n->live->mode == NETWORK_BRIDGE)
+		return err_set(e, -EINVAL, ERR_WRONG_STATE, "interfaces[%u]: filter and isolated need a network of which Cairn makes "
+			"the bridge, and '%s' has mode bridge; remove them, or use another network", i, face->source);
+	snprintf(port->network, sizeof(port->network), "%s", face->source);
+	snprintf(port->tap, sizeof(port->tap), "%.*s", (int)sizeof(port->tap) - 1, tap);
+	p->n++;
+	return 0;
+}
+
 static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e), struct err *e)
 {
 	struct network_ports *p = ports_of(vm);
-	int r;
+	int r = 0;
 
 	p->n = p->done = 0;
 	p->ready = ready;
-	for (unsigned i = 0; i < vm->def->ninterfaces; i++) {
-		const struct definition_interface *face = &vm->def->interfaces[i];
-		const struct network *n = face->type == DEFINITION_NETWORK && !face->link ? network_find_name(vm->host, face->source) : NULL;
-		struct port *port = &p->list[p->n];
-
-		if (!n || !n->live)
-			continue;
-		r = network_ports_check(vm->host, face, i, network_ports_is_clone(vm, i), forwards_of(vm, i)->forwards, forwards_of(vm, i)->nforwards, e);
-		if (r < 0)
-			return r;
-		*port = (struct port){ .at = i, .plain = !needs_rules(vm, i, n->live) };
-		if (port->plain && n->live->mode != NETWORK_NAT)
-			continue;
-		if (n->live->mode == NETWORK_BRIDGE)
-			return err_set(e, -EINVAL, ERR_WRONG_STATE, "interfaces[%u]: filter and isolated need a network of which Cairn makes "
-				"the bridge, and '%s' has mode bridge; remove them, or use another network", i, face->source);
-		snprintf(port->network, sizeof(port->network), "%s", face->source);
-		snprintf(port->tap, sizeof(port->tap), "%.*s", (int)sizeof(port->tap) - 1, c->vm.interfaces[i].target);
-		p->n++;
-	}
-	return port_begin(vm, e);
+	for (unsigned i = 0; i < vm_live(vm)->ninterfaces && !r; i++)
+		r = port_add(vm, i, c->vm.interfaces[i].target, e);
+	return r ? r : port_begin(vm, e);
 }
 
 /* ---- after the VM's end ---- */
@@ -369,6 +377,25 @@ static void ports_end(struct vm *vm)
 		p->n = 0;
 }
 
+/* An interface was detached from the running VM. */
+static void port_on_interface_gone(struct vm *vm, unsigned at)
+{
+	struct network_ports *p = vm->ports;
+	unsigned kept = 0;
+
+	for (unsigned i = 0; p && i < p->n; i++) {
+		if (p->list[i].at == at) {
+			if (!p->list[i].plain || p->list[i].address[0])
+				port_end(vm->host, &p->list[i]);
+			continue;
+		}
+		p->list[kept] = p->list[i];
+		p->list[kept++].at -= p->list[i].at > at;
+	}
+	if (p)
+		p->n = kept;
+}
+
 /* If there is a process, its end follows. */
 static void ports_on_start_failed(struct vm *vm)
 {
@@ -428,7 +455,7 @@ void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, i
 	memcpy(end->uuid, vm->def->uuid, sizeof(end->uuid));
 	vm->host->port_ends = end;
 	keys = port_make(port);
-	mac_put(keys, "mac", vm->def->interfaces[at].mac);
+	mac_put(keys, "mac", vm_live(vm)->interfaces[at].mac);
 	r = network_request_make(n, "port-reserve", n->live, &request, &e);
 	if (!r)
 		js_put(request, "port", json_object_get(keys));
@@ -437,6 +464,50 @@ void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, i
 		r = network_process_start(vm->host->loop, vm->host->paths->net_program, request, TIMEOUT_NS, reserved, end, &end->process, &e);
 	if (r < 0)
 		reserved(end, r, NULL, &e);
+}
+
+/* ---- an interface that is attached to a running VM ---- */
+
+static void plugged(void *opaque, int r, struct json_object *answer, const struct err *e)
+{
+	struct network_port_end *end = opaque;
+	struct vm *vm = vm_find_uuid(end->host, end->uuid);
+	struct err own;
+
+	(void)answer;
+	if (vm)
+		vm_save(vm);
+	if (r < 0)
+		err_set(&own, r, e->cls, "network '%s' cannot filter the guest's frames, so the interface was not attached: %s", end->port.network,
+			e->msg);
+	end->done(end->opaque, r, &own);
+	end_free(end);
+}
+
+void network_ports_plug(struct vm *vm, unsigned at, const char *tap, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	unsigned before = ports_of(vm)->n;
+	struct network_port_end *end;
+	const struct network *n;
+	struct json_object *keys;
+	const struct port *port;
+	struct err e;
+	int r;
+
+	r = port_add(vm, at, tap, &e);
+	port = &vm->ports->list[before];
+	if (r < 0 || vm->ports->n == before || port->plain) {
+		done(opaque, r, &e);
+		return;
+	}
+	n = network_find_name(vm->host, port->network);
+	end = must_alloc(calloc(1, sizeof(*end)));
+	*end = (struct network_port_end){ .next = vm->host->port_ends, .host = vm->host, .port = *port, .done = done, .opaque = opaque };
+	memcpy(end->uuid, vm->def->uuid, sizeof(end->uuid));
+	vm->host->port_ends = end;
+	keys = port_make(port);
+	rules_put(vm, port, n->live, keys);
+	end->call = port_call_begin(vm->host, port->network, true, keys, plugged, end);
 }
 
 void network_ports_tell(struct vm *vm)
@@ -602,4 +673,5 @@ static void ports_load(struct vm *vm, struct json_object *state)
 }
 
 const struct vm_observer network_ports_observer = { .removed = ports_free, .state_put = ports_put, .state_load = ports_load,
-	.start_prepare = ports_begin, .start_failed = ports_on_start_failed, .process_gone = ports_end };
+	.start_prepare = ports_begin, .start_failed = ports_on_start_failed, .interface_gone = port_on_interface_gone,
+	.process_gone = ports_end };

@@ -27,8 +27,8 @@
 static const struct backoff_rule rule = { .delay_s = 1, .max_delay_s = 60, .tries = 1, .window_s = 300 };
 
 struct restart {
-	struct vm *vm;
-	unsigned at; /* index of the interface */
+	struct vm *vm; /* NULL: the place is free */
+	char id[16];   /* of the interface, which may have been detached */
 	struct backoff backoff;
 	char problem[ERR_SENTENCE_MAX]; /* empty: the process runs */
 	struct loop_timer *timer;
@@ -40,11 +40,22 @@ struct publish_restarts {
 	struct restart list[DEFINITION_INTERFACES_MAX];
 };
 
+/* Return the index of the interface in a definition; its ninterfaces: it has none. */
+static unsigned index_in(const struct restart *r, const struct definition *d)
+{
+	unsigned at = 0;
+
+	while (at < d->ninterfaces && strcmp(d->interfaces[at].id, r->id))
+		at++;
+	return at;
+}
+
 static const struct definition_interface *interface_of(const struct restart *r)
 {
 	const struct definition *d = vm_live(r->vm);
+	unsigned at = index_in(r, d);
 
-	return r->at < d->ninterfaces ? &d->interfaces[r->at] : NULL;
+	return at < d->ninterfaces ? &d->interfaces[at] : NULL;
 }
 
 static bool is_needed(const struct restart *r)
@@ -109,12 +120,12 @@ static void ports_opened(void *opaque, int r, struct config *c, const struct err
 		restart_later(s, e->msg);
 		return;
 	}
-	if (!is_needed(s) || !ports_fit(s, &s->opening->interfaces[s->at].user)) {
+	if (!is_needed(s) || !ports_fit(s, &s->opening->interfaces[index_in(s, s->opening)].user)) {
 		config_done(c);
 		loop_timer_arm(s->timer, loop_now_ns());
 		return;
 	}
-	r = forwards_publish(s->vm, s->at, c->fds, c->nfds, &own);
+	r = forwards_publish(s->vm, index_in(s, vm_live(s->vm)), c->fds, c->nfds, &own);
 	config_done(c);
 	if (r < 0)
 		restart_later(s, own.msg);
@@ -126,7 +137,7 @@ static void ports_opened(void *opaque, int r, struct config *c, const struct err
 static int definition_with(const struct restart *r, struct definition **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(r->vm));
-	struct json_object *i = json_object_array_get_idx(js_get_array(o, "interfaces"), r->at);
+	struct json_object *i = json_object_array_get_idx(js_get_array(o, "interfaces"), index_in(r, vm_live(r->vm)));
 	struct json_object *forwards = json_object_get(js_get(i, "forwards"));
 	int got;
 
@@ -156,20 +167,51 @@ static void restart_try(void *opaque)
 
 /* ---- begin and end ---- */
 
+static void restart_end(struct restart *r)
+{
+	loop_timer_free(r->timer);
+	open_as_free(r->opener);
+	definition_free(r->opening);
+	*r = (struct restart){ 0 };
+}
+
+static struct restart *restart_find(const struct vm *vm, const char *id)
+{
+	struct publish_restarts *all = vm->publish_restarts;
+
+	for (unsigned i = 0; all && i < DEFINITION_INTERFACES_MAX; i++)
+		if (!strcmp(all->list[i].id, id))
+			return &all->list[i];
+	return NULL;
+}
+
+/* Return the place of an interface, or a new one: that of a detached interface may be used again. */
+static struct restart *restart_get(struct vm *vm, const char *id)
+{
+	struct restart *r = restart_find(vm, id);
+
+	if (r)
+		return r;
+	if (!vm->publish_restarts)
+		vm->publish_restarts = must_alloc(calloc(1, sizeof(*vm->publish_restarts)));
+	for (r = vm->publish_restarts->list; r->vm && interface_of(r);)
+		r++;
+	restart_end(r);
+	r->vm = vm;
+	snprintf(r->id, sizeof(r->id), "%s", id);
+	return r;
+}
+
 void publish_restart_begin(struct vm *vm, unsigned at, const siginfo_t *si)
 {
 	char why[80] = "its cairn-publish has ended";
 	struct restart *r;
 
-	if (at >= DEFINITION_INTERFACES_MAX || (si->si_pid && si->si_code == CLD_EXITED && !si->si_status))
+	if (at >= vm_live(vm)->ninterfaces || (si->si_pid && si->si_code == CLD_EXITED && !si->si_status))
 		return;
 	if (si->si_pid)
 		snprintf(why, sizeof(why), "its cairn-publish has ended with %s %d", si->si_code == CLD_EXITED ? "exit status" : "signal", si->si_status);
-	if (!vm->publish_restarts)
-		vm->publish_restarts = must_alloc(calloc(1, sizeof(*vm->publish_restarts)));
-	r = &vm->publish_restarts->list[at];
-	r->vm = vm;
-	r->at = at;
+	r = restart_get(vm, vm_live(vm)->interfaces[at].id);
 	if (r->problem[0] || !is_needed(r))
 		return;
 	if (!r->timer && loop_timer_new(vm->host->loop, restart_try, r, &r->timer) < 0)
@@ -186,9 +228,9 @@ void publish_restarts_take_up(struct vm *vm)
 
 const char *publish_restart_problem(const struct vm *vm, unsigned at)
 {
-	const struct publish_restarts *all = vm->publish_restarts;
+	const struct restart *r = at < vm_live(vm)->ninterfaces ? restart_find(vm, vm_live(vm)->interfaces[at].id) : NULL;
 
-	return all && at < DEFINITION_INTERFACES_MAX && all->list[at].problem[0] ? all->list[at].problem : NULL;
+	return r && r->problem[0] ? r->problem : NULL;
 }
 
 void publish_restart_show(const struct vm *vm, unsigned at, struct json_object *o)
@@ -200,10 +242,7 @@ void publish_restarts_end(struct vm *vm)
 {
 	struct publish_restarts *all = STEAL_PTR(vm->publish_restarts);
 
-	for (unsigned i = 0; all && i < DEFINITION_INTERFACES_MAX; i++) {
-		loop_timer_free(all->list[i].timer);
-		open_as_free(all->list[i].opener);
-		definition_free(all->list[i].opening);
-	}
+	for (unsigned i = 0; all && i < DEFINITION_INTERFACES_MAX; i++)
+		restart_end(&all->list[i]);
 	free(all);
 }

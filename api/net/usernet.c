@@ -33,22 +33,25 @@
 
 /* ---- control sockets ---- */
 
-#define SOCKET_NAME_MAX (VM_NAME_MAX + 8)
+#define SOCKET_NAME_MAX (VM_NAME_MAX + 24)
 
 /* Print the name of an interface's control socket. Two dots keep it apart from the sockets of VMs, whose names begin
- * with no dot, and of offline processes, whose names begin with one (offline_process.c). */
-static void socket_name(const char *vm, unsigned at, char buf[SOCKET_NAME_MAX])
+ * with no dot, and of offline processes, whose names begin with one (offline_process.c). An id has no colon. */
+static void socket_name(const char *vm, const char *id, char buf[SOCKET_NAME_MAX])
+{
+	snprintf(buf, SOCKET_NAME_MAX, "..%.15s:%s", id, vm);
+}
+
+/* The same for a process that a daemon of before interfaces could be detached has started. */
+static void old_socket_name(const char *vm, unsigned at, char buf[SOCKET_NAME_MAX])
 {
 	snprintf(buf, SOCKET_NAME_MAX, "..%u-%s", at, vm);
 }
 
-int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
+static int control_connect(int run_dir, const char *name, int *ret_fd)
 {
-	char name[SOCKET_NAME_MAX];
-	int off = 0, r;
+	int off = 0, r = vm_socket_connect(run_dir, name, false, ret_fd);
 
-	socket_name(vm, at, name);
-	r = vm_socket_connect(run_dir, name, false, ret_fd);
 	/* With the credentials that a VM's socket asks for, close_async_recv() would take each message for one with
 	 * fds. */
 	if (!r && setsockopt(*ret_fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off)) < 0) {
@@ -56,6 +59,19 @@ int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd)
 		close(steal_fd(ret_fd));
 	}
 	return r;
+}
+
+int usernet_connect(int run_dir, const char *vm, const char *id, unsigned at, int *ret_fd)
+{
+	char name[SOCKET_NAME_MAX];
+	int r;
+
+	socket_name(vm, id, name);
+	r = control_connect(run_dir, name, ret_fd);
+	if (!r)
+		return 0;
+	old_socket_name(vm, at, name);
+	return control_connect(run_dir, name, ret_fd);
 }
 
 /* For a connected socket, the kernel reports the process that last called listen() on the listening socket: the daemon
@@ -75,11 +91,19 @@ int usernet_pidfd(int control)
 	return fd < 0 || poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 0) ? -1 : steal_fd(&fd);
 }
 
-void usernet_forget(int run_dir, const char *vm, unsigned at)
+void usernet_forget(int run_dir, const char *vm, const char *id)
 {
 	char name[SOCKET_NAME_MAX];
 
-	socket_name(vm, at, name);
+	socket_name(vm, id, name);
+	vm_socket_remove(run_dir, name);
+}
+
+void usernet_forget_old(int run_dir, const char *vm, unsigned at)
+{
+	char name[SOCKET_NAME_MAX];
+
+	old_socket_name(vm, at, name);
 	vm_socket_remove(run_dir, name);
 }
 
@@ -101,17 +125,17 @@ int usernet_order_failed(const char *program, const char *id, int r, struct err 
 }
 
 /* Make the control socket. control: [0] the daemon's connection, [1] the listening socket for cairn-slirp. */
-static int control_make(int run_dir, const char *vm, unsigned at, int control[2], struct err *e)
+static int control_make(int run_dir, const char *vm, const char *id, int control[2], struct err *e)
 {
 	char name[SOCKET_NAME_MAX];
 	int r;
 
-	socket_name(vm, at, name);
+	socket_name(vm, id, name);
 	r = vm_socket_listen(run_dir, name, &control[1], e);
 	if (r < 0)
 		return r;
-	r = usernet_connect(run_dir, vm, at, &control[0]);
-	return r < 0 ? err_set_errno(e, r, "interfaces[%u]", at) : 0;
+	r = control_connect(run_dir, name, &control[0]);
+	return r < 0 ? err_set_errno(e, r, "interface %s", id) : 0;
 }
 
 /* ---- starting a process ---- */
@@ -230,7 +254,7 @@ static int usernet_start(struct plug *p, unsigned at, struct config *c, struct u
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, p->frames) < 0)
 		r = err_set_errno(e, -errno, "interfaces[%u]", at);
 	if (!r && p->run_dir >= 0)
-		r = control_make(p->run_dir, p->def->name, at, p->control, e);
+		r = control_make(p->run_dir, p->def->name, p->def->interfaces[at].id, p->control, e);
 	for (int i = 0; i < 2 && !r; i++)
 		if (setsockopt(p->frames[i], SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) < 0)
 			setsockopt(p->frames[i], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
@@ -268,7 +292,7 @@ static int publish_start(struct plug *p, unsigned at, unsigned n, struct usernet
 	int r;
 
 	p->control[0] = p->control[1] = -1;
-	r = control_make(p->run_dir, p->def->name, at, p->control, e);
+	r = control_make(p->run_dir, p->def->name, p->def->interfaces[at].id, p->control, e);
 	if (!r && (r = access(p->publish, X_OK) < 0 ? -errno : publish_run(p, at, n, &ret->pid)) < 0)
 		err_set_errno(e, r, "interfaces[%u]: cannot start %s", at, p->publish);
 	if (!r) {

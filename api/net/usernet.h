@@ -40,12 +40,15 @@ int usernet_publish(const struct definition *d, unsigned at, const char *publish
 	struct usernet_process *ret, struct err *e);
 
 /* Connect to the control socket of the cairn-slirp of a VM's interface; an earlier daemon may have started the process.
- * at: index of the interface. Returns 0 and an owned fd; -ENOENT, -ECONNREFUSED: no such process runs; -errno. */
-int usernet_connect(int run_dir, const char *vm, unsigned at, int *ret_fd);
+ * at: index of the interface, by which earlier releases named the socket.
+ * Returns 0 and an owned fd; -ENOENT, -ECONNREFUSED: no such process runs; -errno. */
+int usernet_connect(int run_dir, const char *vm, const char *id, unsigned at, int *ret_fd);
 /* Return an owned pidfd of the process at the other end of a usernet_connect() fd; -1: unknown. */
 int usernet_pidfd(int control);
-/* Remove the control socket of a cairn-slirp that has ended, if there is one. */
-void usernet_forget(int run_dir, const char *vm, unsigned at);
+/* Remove the control socket of a cairn-slirp that has ended, if there is one; usernet_forget_old: the one that an
+ * earlier release named by the index. */
+void usernet_forget(int run_dir, const char *vm, const char *id);
+void usernet_forget_old(int run_dir, const char *vm, unsigned at);
 /* Set the error of an order that such a process did not carry out (forwards_order()). program: cairn-slirp or
  * cairn-publish. id: of the interface. Returns r; -ENOENT if the program has ended. */
 int usernet_order_failed(const char *program, const char *id, int r, struct err *e);

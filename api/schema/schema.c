@@ -475,10 +475,14 @@ static const struct field net_leases_returns[] = {
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 
 static const struct field attach_disk_args[] = { FIELD_VM, { "disk", FIELD_OBJECT, REQUIRED, "the disk, as in a definition" }, FIELD_FOLDER, END };
+static const struct field attach_interface_args[] = { FIELD_VM, { "interface", FIELD_OBJECT, REQUIRED, "the interface, as in a definition, without forwards" }, END };
+static const struct field attach_interface_returns[] = {
+	{ "interface", FIELD_STRING, REQUIRED, "id of the interface" },
+	{ "mac", FIELD_STRING, REQUIRED, "its MAC address" }, END };
 static const struct field medium_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the drive or path of its image" },
 	{ "medium", FIELD_OBJECT, OPTIONAL, "path, format, data_file, backing, as in a definition [none]" }, FIELD_FOLDER,
 	{ "force", FIELD_BOOL, OPTIONAL, "although the guest keeps the tray locked" }, END };
-static const struct field detach_device_args[] = { FIELD_VM, { "device", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
+static const struct field detach_device_args[] = { FIELD_VM, { "device", FIELD_STRING, REQUIRED, "id of the disk or path of its image; id or MAC address of the interface" },
 	{ "timeout", FIELD_INT, OPTIONAL, "seconds to wait for the guest, 1 to 600 [5]" }, END };
 
 static const struct command commands[] = {
@@ -509,7 +513,9 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-attach-disk", "attach a disk to a running VM; the definition of the next start is unchanged", attach_disk_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
-	{ "vm-detach-device", "ask the guest to release a disk, and wait until it is detached; the definition of the next start is unchanged",
+	{ "vm-attach-interface", "attach an interface to a running VM; the definition of the next start is unchanged", attach_interface_args,
+		attach_interface_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-detach-device", "ask the guest to release a disk or an interface, and wait until it is detached; the definition of the next start is unchanged",
 		detach_device_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-change-medium", "change the medium of a cdrom drive of a running VM; the definition of the next start is unchanged", medium_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },

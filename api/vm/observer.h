@@ -60,6 +60,8 @@ struct vm_observer {
 	 * also for an adopted process. */
 	void (*phase_seen)(struct vm *vm, const struct vm_event *ev);
 	void (*phase_known)(struct vm *vm);
+	/* Interface `at` of vm_live() was detached from the running VM; the definition still has it. */
+	void (*interface_gone)(struct vm *vm, unsigned at);
 	/* The VM process or the offline process reports progress of a job, by VM_EVENT_PROGRESS or _FORK_READY. */
 	void (*progress)(struct vm *vm, const struct vm_event *ev);
 

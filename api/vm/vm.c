@@ -191,6 +191,22 @@ bool vm_has_other_disks(const struct vm *vm)
 	return live->ndisks != next->ndisks;
 }
 
+bool vm_has_other_interfaces(const struct vm *vm)
+{
+	const struct definition *live = vm_live(vm), *next = vm->def;
+
+	for (unsigned i = 0; i < live->ninterfaces && live->ninterfaces == next->ninterfaces; i++)
+		if (strcmp(live->interfaces[i].id, next->interfaces[i].id))
+			return true;
+	return live->ninterfaces != next->ninterfaces;
+}
+
+int vm_refuse_other(const struct vm *vm, const char *kind, const char *effect, struct err *e)
+{
+	return err_set(e, -EBUSY, ERR_WRONG_STATE, "VM '%.200s' runs with other %ss than its next start would have, %s give both the same %ss "
+		"(attach-%s or detach-%s with --live or --config)", vm->def->name, kind, effect, kind, kind, kind);
+}
+
 static bool live_differs(const struct vm *vm, bool whole)
 {
 	CLEANUP_JS struct json_object *live = NULL, *next = NULL;

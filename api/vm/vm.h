@@ -281,6 +281,11 @@ bool vm_machine_is_pending(const struct vm *vm);
 bool vm_disks_are_pending(const struct vm *vm);
 /* The same, by the ids of the disks only. */
 bool vm_has_other_disks(const struct vm *vm);
+/* The same for interfaces. */
+bool vm_has_other_interfaces(const struct vm *vm);
+/* Set the error of a command that cannot be carried out because of that. kind: disk or interface. effect: what would
+ * happen, with the conjunction before it and a colon after it. Returns -EBUSY. */
+int vm_refuse_other(const struct vm *vm, const char *kind, const char *effect, struct err *e);
 
 enum vm_define_mode {
 	VM_DEFINE,

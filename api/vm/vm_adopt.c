@@ -6,6 +6,7 @@
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_answer.h"
+#include "api/vm/vm_interface.h"
 #include "api/vm/vm_life.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -56,6 +57,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 	vm_set(vm, VM_FACT_HANDS_OVER, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_HANDOVER);
 	consoles_adopted(vm, info);
 	disk_change_compare(vm, info);
+	vm_interfaces_compare(vm, info);
 	vm_notify(vm, adopted, info);
 	if (vm->state == VM_IN_SHUTDOWN && info->renewed)
 		vm_notify(vm, renewed);

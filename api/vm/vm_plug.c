@@ -4,6 +4,7 @@
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
+#include "api/vm/vm_interface.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -96,20 +97,27 @@ static void wait_timeout(void *opaque)
 	wait_end(w, -ETIMEDOUT, &e);
 }
 
+static bool is_attached(const struct vm *vm, const char *id)
+{
+	struct err e;
+
+	return definition_disk_find(vm_live(vm), id) >= 0 || vm_live_interface(vm, id, &e) >= 0;
+}
+
 static void asked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct unplug_wait *w = opaque;
 
 	(void)a;
 	w->asking = false;
-	if (r < 0 || definition_disk_find(vm_live(w->vm), w->id) < 0)
+	if (r < 0 || !is_attached(w->vm, w->id))
 		wait_end(w, r, e);
 	else
 		loop_timer_arm(w->timer, loop_now_ns() + w->seconds * 1000000000ULL);
 }
 
 /* The guest runs from the first disk of the definition, and that disk may hold the VM's snapshots. */
-static int detach_check(const struct vm *vm, int at, struct err *e)
+static int disk_check(const struct vm *vm, unsigned at, struct err *e)
 {
 	const struct definition_disk *d = &vm_live(vm)->disks[at];
 
@@ -119,19 +127,31 @@ static int detach_check(const struct vm *vm, int at, struct err *e)
 		"detach the disk with --config", d->id, vm->def->name);
 }
 
+/* Find the disk or the interface that `which` names, and check that it may go. id: gets its id. Returns 0; -errno. */
+static int device_find(const struct vm *vm, const char *which, char id[16], struct err *e)
+{
+	const struct definition *d = vm_live(vm);
+	int disk = definition_disk_find(d, which), face = disk < 0 ? vm_live_interface(vm, which, e) : -1;
+
+	if (disk < 0 && face < 0)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk and no interface '%.40s'; next: cairn domblklist %.60s, or "
+			"cairn domiflist", vm->def->name, which, vm->def->name);
+	snprintf(id, 16, "%s", disk >= 0 ? d->disks[disk].id : d->interfaces[face].id);
+	return disk >= 0 ? disk_check(vm, (unsigned)disk, e) : 0;
+}
+
 void vm_plug_detach(struct call *c)
 {
 	int64_t seconds = js_get_int(c->args, "timeout", RELEASE_DEFAULT_S);
 	struct vm_unplug body = { 0 };
 	struct unplug_wait *w;
 	struct err e;
-	int r = vm_compat_check_live(c->vm, VM_KNOWS_PLUG, &e), at = r ? r : vm_live_disk(c->vm, js_get_str(c->args, "device"), &e);
+	int r = vm_compat_check_live(c->vm, VM_KNOWS_PLUG, &e);
 
-	r = at < 0 ? at : 0;
 	if (!r && (seconds < 1 || seconds > RELEASE_MAX_S))
 		r = err_set(&e, -EINVAL, ERR_INVALID, "timeout: must be 1 to %d seconds", RELEASE_MAX_S);
 	if (!r)
-		r = detach_check(c->vm, at, &e);
+		r = device_find(c->vm, js_get_str(c->args, "device"), body.id, &e);
 	if (r < 0) {
 		call_fail(c, &e);
 		return;
@@ -141,7 +161,7 @@ void vm_plug_detach(struct call *c)
 	w->call = c;
 	w->seconds = (unsigned)seconds;
 	w->asking = true;
-	snprintf(w->id, sizeof(w->id), "%s", vm_live(c->vm)->disks[at].id);
+	memcpy(w->id, body.id, sizeof(w->id));
 	r = loop_timer_new(c->host->loop, wait_timeout, w, &w->timer);
 	if (r < 0) {
 		free(w);
@@ -151,7 +171,6 @@ void vm_plug_detach(struct call *c)
 	}
 	w->next = c->vm->unplugs;
 	c->vm->unplugs = w;
-	memcpy(body.id, w->id, sizeof(body.id));
 	vm_process_request(c->vm->proc, VM_MSG_UNPLUG, &body, sizeof(body), -1, PLUG_TIMEOUT_NS, asked, w);
 }
 
@@ -166,8 +185,10 @@ void vm_plug_event(struct vm *vm, const struct vm_event *ev)
 	js_put_str(data, "device", ev->device);
 	if (ev->detail[0])
 		js_put_str(data, "detail", ev->detail);
-	if (gone)
+	if (gone) {
 		disk_change_remove(vm, ev->device);
+		vm_interface_remove(vm, ev->device);
+	}
 	vm_emit(vm, gone ? EVENT_DEVICE_DELETED : EVENT_DEVICE_UNPLUG_GUEST_ERROR, data);
 	if (gone && !ev->detail[0]) {
 		waits_end(vm, ev->device, 0, NULL);
@@ -176,7 +197,7 @@ void vm_plug_event(struct vm *vm, const struct vm_event *ev)
 	if (gone)
 		err_set(&e, -EIO, ERR_IO, "%s is detached, but not whole: %s", ev->device, ev->detail);
 	else
-		err_set(&e, -EBUSY, ERR_BUSY, "the guest refuses to release %s, so it stays attached; unmount it in the guest, and try again",
+		err_set(&e, -EBUSY, ERR_BUSY, "the guest refuses to release %s, so it stays attached; end its use in the guest, and try again",
 			ev->device);
 	waits_end(vm, ev->device, -EBUSY, &e);
 }

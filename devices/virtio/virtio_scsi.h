@@ -67,8 +67,8 @@ bool virtio_scsi_tray_is_open(struct device *d, unsigned target);
 bool virtio_scsi_is_locked(struct device *d, unsigned target, bool ask);
 /* Replace the medium of a CD drive, and close its tray. Waits for the requests in flight, so call it from no thread of
  * a disk's loop.
- * block: borrowed; a block device of 0 bytes is an empty drive. After success, the caller closes the block device that the
- * drive had; after an error, it closes `block`.
+ * block: borrowed; a block device of 0 bytes is an empty drive. After success, the caller closes the block device that
+ * the drive had; after an error, it closes `block`.
  * medium: as in virtio_scsi_disk.
  * Returns 0; -EINVAL. */
 int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *block, uint64_t medium, struct err *e);

@@ -709,8 +709,12 @@ static void handle(struct fake *f, struct channel_msg *m)
 	query_leave(f, m);
 	if (agent_is_slow(f, m) || (f->configured && word(f, "mute")))
 		return;
-	if (m->head.type == VM_MSG_UNPLUG) /* the answer comes after the event */
-		event(f, (struct vm_event){ .kind = VM_EVENT_UNPLUGGED, .device = "vdz" });
+	if (m->head.type == VM_MSG_UNPLUG) { /* the answer comes after the event */
+		struct vm_event gone = { .kind = VM_EVENT_UNPLUGGED };
+
+		memcpy(gone.device, ((const struct vm_unplug *)m->body)->id, sizeof(((struct vm_unplug *)0)->id));
+		event(f, gone);
+	}
 	switch (m->head.type) {
 	case VM_MSG_CONFIG:
 		configure(f, m);

@@ -158,6 +158,24 @@ int place_choose(struct cli *c, struct place *ret, struct err *e)
 	return 0;
 }
 
+int change_plug(struct cli *c, int (*live)(struct cli *c, void *opaque, struct err *e),
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
+{
+	struct place p;
+	struct err own;
+	int r = place_choose(c, &p, e);
+
+	if (!r && p.live)
+		r = live(c, opaque, e);
+	if (r || !p.config)
+		return r;
+	r = change_make_config(c, c->pos[0], edit, opaque, e);
+	if (r >= 0 || !p.live)
+		return r;
+	own = *e;
+	return err_set(e, r, own.cls, "the running VM is changed, but not the definition of its next start: %.300s", own.msg);
+}
+
 int change_find(struct json_object *list, const char *key, const char *value)
 {
 	for (size_t i = 0; i < json_object_array_length(list); i++) {

@@ -47,6 +47,11 @@ struct place {
  * VM if it runs; --print-only: the next start. Returns 0; -errno; CLI_USAGE after an error message. */
 int place_choose(struct cli *c, struct place *ret, struct err *e);
 
+/* Change the place that the options choose: the running VM by live(), then the definition by edit(), as
+ * change_make_config(). If only the second part fails, the error says so. Returns as these. */
+int change_plug(struct cli *c, int (*live)(struct cli *c, void *opaque, struct err *e),
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e);
+
 /* Read the definition that the next start uses. The caller owns it. Returns 0 or -errno. */
 int change_read(struct cli *c, const char *vm, struct json_object **ret_definition, struct err *e);
 /* Read the definition of the running VM; of one that is off, that of the next start. The caller owns it. Returns 0 or

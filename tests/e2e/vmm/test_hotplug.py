@@ -134,7 +134,7 @@ def test_bad_requests_change_nothing(daemon, guest, tmp_path):
     refused("is also the image of disks[0]", "attach-disk", "a", a, "vdb", "--live")
     refused(f"{c} is in use by VM 'b'; shut that VM down first", "attach-disk", "a", c, "vdb", "--live")
     refused("No such file", "attach-disk", "a", str(tmp_path / "none"), "vdb", "--live")
-    refused("has no disk 'vdx'", "detach-disk", "a", "vdx", "--live")
+    refused("has no disk and no interface 'vdx'", "detach-disk", "a", "vdx", "--live")
     refused("vda is the first disk of VM 'a', from which its guest runs", "detach-disk", "a", "vda", "--live")
     daemon.cairn("destroy", "b")
     refused("VM 'b' is shut off; change its definition instead, with --config", "attach-disk", "b", b, "vdb", "--live")

@@ -128,25 +128,6 @@ static int attach_live(struct cli *c, void *disk, struct err *e)
 	return cli_execute(c, "vm-attach-disk", args, &answer, NULL, e);
 }
 
-/* Change the running VM, the next start, or both. If only the second part fails, the error says so. */
-static int plug_change(struct cli *c, int (*live)(struct cli *c, void *opaque, struct err *e),
-	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
-{
-	struct place p;
-	struct err own;
-	int r = place_choose(c, &p, e);
-
-	if (!r && p.live)
-		r = live(c, opaque, e);
-	if (r || !p.config)
-		return r;
-	r = change_make_config(c, c->pos[0], edit, opaque, e);
-	if (r >= 0 || !p.live)
-		return r;
-	own = *e;
-	return err_set(e, r, own.cls, "the running VM is changed, but not the definition of its next start: %.300s", own.msg);
-}
-
 int verb_attach_disk(struct cli *c)
 {
 	CLEANUP_JS struct json_object *disk = disk_of_options(c);
@@ -157,7 +138,7 @@ int verb_attach_disk(struct cli *c)
 		return CLI_USAGE;
 	r = layers_put(disk, &e);
 	if (!r)
-		r = plug_change(c, attach_live, attach_edit, disk, &e);
+		r = change_plug(c, attach_live, attach_edit, disk, &e);
 	return r == CLI_USAGE ? r : change_tell(r, &e, "attach disk", "Disk attached");
 }
 
@@ -204,7 +185,7 @@ static int detach_live(struct cli *c, void *opaque, struct err *e)
 int verb_detach_disk(struct cli *c)
 {
 	struct err e;
-	int r = plug_change(c, detach_live, detach_edit, NULL, &e);
+	int r = change_plug(c, detach_live, detach_edit, NULL, &e);
 
 	return r == CLI_USAGE ? r : change_tell(r, &e, "detach disk", "Disk detached");
 }
@@ -315,7 +296,7 @@ int verb_change_media(struct cli *c)
 
 	if (r)
 		return r;
-	r = plug_change(c, media_live, media_edit, &m, &e);
+	r = change_plug(c, media_live, media_edit, &m, &e);
 	if (r == CLI_USAGE)
 		return r;
 	if (r < 0)

@@ -1,4 +1,5 @@
-/* attach-interface and detach-interface: change the interfaces of a definition. domiflist: list them. */
+/* attach-interface and detach-interface: change the interfaces of a running VM or of a definition. domiflist: list
+ * them. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -91,35 +92,86 @@ static struct json_object *interface_of_options(struct cli *c)
 	return o;
 }
 
-/* Choose a free id. The id by position ("net2" for the third interface) may be taken: when an interface is detached,
- * the interfaces behind it keep their ids. */
-static void id_choose(struct json_object *list, struct json_object *o)
+/* Choose an id that is free in the definition, and in that of the running VM. The id by position ("net2" for the third
+ * interface) may be taken: when an interface is detached, the interfaces behind it keep their ids. */
+static void id_choose(struct json_object *list, struct json_object *running, struct json_object *o)
 {
 	char id[16];
 	unsigned i = 0;
 
 	do {
 		snprintf(id, sizeof(id), "net%u", i++);
-	} while (change_find(list, "id", id) >= 0);
+	} while (change_find(list, "id", id) >= 0 || (running && change_find(running, "id", id) >= 0));
 	js_put_str(o, "id", id);
 }
 
+struct attach {
+	struct json_object *o; /* the interface */
+	bool has_id;	       /* the user chose its id, or the running VM has it */
+};
+
 static int attach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
-	struct json_object *list = js_get_array(definition, "interfaces"), *o = opaque;
+	struct json_object *list = js_get_array(definition, "interfaces");
+	struct attach *w = opaque;
 
-	if (!option_value(c, "target"))
-		id_choose(list, o);
-	else if (change_find(list, "id", option_value(c, "target")) >= 0)
-		return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists",
-			option_value(c, "target"));
-	json_object_array_add(list, json_object_get(o));
+	(void)c;
+	if (!w->has_id)
+		id_choose(list, NULL, w->o);
+	else if (change_find(list, "id", js_get_str(w->o, "id")) >= 0)
+		return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists", js_get_str(w->o, "id"));
+	json_object_array_add(list, json_object_get(w->o));
 	return 0;
+}
+
+/* Add the forwards to the interface, which the running VM has. */
+static int forwards_live(struct cli *c, struct json_object *o, struct err *e)
+{
+	struct json_object *list = js_get_array(o, "forwards");
+	int r = 0;
+
+	for (size_t i = 0; list && i < json_object_array_length(list) && !r; i++) {
+		CLEANUP_JS struct json_object *asked = NULL;
+
+		if (json_object_deep_copy(json_object_array_get_idx(list, i), &asked, NULL) < 0)
+			return err_set_errno(e, -ENOMEM, "forwards");
+		js_put_str(asked, "interface", js_get_str(o, "id"));
+		r = forward_publish(c, c->pos[0], asked, e);
+	}
+	return r;
+}
+
+/* The next start's interface has the same id and MAC address. */
+static int attach_live(struct cli *c, void *opaque, struct err *e)
+{
+	CLEANUP_JS struct json_object *next = NULL, *running = NULL, *answer = NULL;
+	struct json_object *args = NULL, *plain = NULL;
+	struct attach *w = opaque;
+	int r = change_read(c, c->pos[0], &next, e);
+
+	if (!r)
+		r = change_read_running(c, c->pos[0], &running, e);
+	if (!r && !w->has_id)
+		id_choose(js_get_array(next, "interfaces"), js_get_array(running, "interfaces"), w->o);
+	if (!r && json_object_deep_copy(w->o, &plain, NULL) < 0)
+		r = err_set_errno(e, -ENOMEM, "attach-interface");
+	if (r < 0)
+		return r;
+	json_object_object_del(plain, "forwards");
+	args = cli_vm_args(c->pos[0]);
+	js_put(args, "interface", plain);
+	r = cli_execute(c, "vm-attach-interface", args, &answer, NULL, e);
+	if (r < 0)
+		return r;
+	w->has_id = true;
+	js_put_str(w->o, "mac", js_get_str(answer, "mac"));
+	return forwards_live(c, w->o, e);
 }
 
 int verb_attach_interface(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = interface_of_options(c);
+	struct attach w = { o, option_value(c, "target") };
 	struct err e;
 	int r = queues_option(c, o);
 
@@ -127,8 +179,8 @@ int verb_attach_interface(struct cli *c)
 		r = user_options(c, o);
 	if (r)
 		return r;
-	r = change_make(c, c->pos[0], attach_edit, o, &e);
-	return change_tell(r, &e, "attach interface", "Interface attached");
+	r = change_plug(c, attach_live, attach_edit, &w, &e);
+	return r == CLI_USAGE ? r : change_tell(r, &e, "attach interface", "Interface attached");
 }
 
 /* ---- detach-interface ---- */
@@ -175,12 +227,33 @@ static int detach_edit(struct cli *c, struct json_object *definition, void *opaq
 	return 0;
 }
 
+static int detach_live(struct cli *c, void *opaque, struct err *e)
+{
+	CLEANUP_JS struct json_object *running = NULL, *answer = NULL;
+	const char *timeout = option_value(c, "timeout");
+	struct json_object *args, *list;
+	int r = change_read_running(c, c->pos[0], &running, e), at;
+
+	(void)opaque;
+	if (r < 0)
+		return r;
+	list = js_get_array(running, "interfaces");
+	at = interface_meant(list, c->pos[1], option_value(c, "mac"), e);
+	if (at < 0)
+		return at;
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "device", js_get_str(json_object_array_get_idx(list, (size_t)at), "id"));
+	if (timeout)
+		js_put_int(args, "timeout", strtol(timeout, NULL, 10));
+	return cli_execute(c, "vm-detach-device", args, &answer, NULL, e);
+}
+
 int verb_detach_interface(struct cli *c)
 {
 	struct err e;
-	int r = change_make(c, c->pos[0], detach_edit, NULL, &e);
+	int r = change_plug(c, detach_live, detach_edit, NULL, &e);
 
-	return change_tell(r, &e, "detach interface", "Interface detached");
+	return r == CLI_USAGE ? r : change_tell(r, &e, "detach interface", "Interface detached");
 }
 
 /* ---- domiflist ---- */

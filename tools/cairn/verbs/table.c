@@ -341,10 +341,10 @@ static const struct verb_option attach_interface_options[] = {
 	{ "egress", "RULE", "type user: let the guest reach only what a RULE allows; repeatable" },
 	{ "restrict", NULL, "type user: block all connections to the outside" },
 	{ "host-loopback", NULL, "type user: let the guest reach services on the host's loopback address" },
-	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
+	PLUG_OPTIONS, END };
 static const struct verb_option detach_interface_options[] = {
 	{ "mac", "MAC", "select one of several interfaces by its MAC address" },
-	{ "persistent", NULL, "the same as --config" }, CHANGE_OPTIONS, END };
+	{ "timeout", "SECONDS", "wait at most SECONDS for the guest to release the interface, 1 to 600 [5]" }, PLUG_OPTIONS, END };
 #define PLACE_OPTIONS                                                                               \
 	{ "live", NULL, "change or show the running VM [default, if it runs]" },                             \
 	{ "config", NULL, "change or show the next start of the VM" },                                       \
@@ -430,9 +430,9 @@ const struct verb verbs[] = {
 	{ "change-media", "Definitions", "VM PATH [SOURCE]", "change the medium of a cdrom drive", change_media_options,
 		2, 3, false, "vm-disk", "vm-info vm-change-medium vm-define vm-dump-definition", verb_change_media },
 	{ "attach-interface", "Definitions", "VM TYPE [SOURCE]", "add a network interface", attach_interface_options, 2,
-		3, false, "vm-name", "vm-define vm-dump-definition", verb_attach_interface },
+		3, false, "vm-name", "vm-info vm-attach-interface forward-add vm-define vm-dump-definition", verb_attach_interface },
 	{ "detach-interface", "Definitions", "VM TYPE", "remove a network interface", detach_interface_options, 2, 2,
-		false, "vm-name", "vm-define vm-dump-definition", verb_detach_interface },
+		false, "vm-name", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_interface },
 	{ "domiftune", "Definitions", "VM INTERFACE", "show or change the limits of a network interface", domiftune_options, 2, 2,
 		true, "vm-interface", "vm-info vm-set-interface vm-define vm-dump-definition", verb_domiftune },
 	{ "blkdeviotune", "Definitions", "VM DISK", "show or change the limits of a disk", blkdeviotune_options, 2, 2, true, "vm-disk",

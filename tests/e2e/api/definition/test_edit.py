@@ -210,7 +210,6 @@ def test_change_of_running_vm_applies_at_next_start(fake):
     assert r.stderr == "note: domain 'vm1' runs; the change applies to its next start\n"
     refused(fake, "--live is not supported: setvcpus cannot change a running VM; without --live the change applies to the next "
             "start", "setvcpus", "vm1", "3", "--live")
-    refused(fake, "attach-interface cannot change a running VM", "attach-interface", "vm1", "user", "--live")
     refused(fake, "VM 'vm1' runs, and setvcpus cannot change a running VM; with --config the change applies to the next start",
             "setvcpus", "vm1", "3", "--current")
     fake.cairn("attach-disk", "vm1", image(fake, "b.img"), "vdb", "--config")

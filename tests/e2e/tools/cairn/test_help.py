@@ -254,6 +254,8 @@ blkdeviotune vm1 vda --live --config --total-iops-sec 100
 blkdeviotune vm1 vda
 attach-disk vm1 more.raw vdz --persistent
 detach-disk vm1 vdz --persistent
+attach-interface vm1 user --target netz --forward 2223:22 --live
+detach-interface vm1 user --timeout 1 --live
 change-media vm1 cd more.raw
 setmem vm1 40M --live
 dommemstat vm1

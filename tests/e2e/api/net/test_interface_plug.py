@@ -1,0 +1,164 @@
+"""Interfaces that come and go while the VM runs. The guest `interp` releases a device as test_hotplug.py says."""
+
+import json
+import signal
+import threading
+
+import pytest
+
+import guestlib
+from conftest import QmpError, until
+from guestlib import fields
+from test_bios import qcow2
+from test_hotplug import Guest, image
+from test_net import goes_through, host, lan, opened  # noqa: F401 (fixtures)
+from test_usernet import answers, connect, free_port, libexec, slirps  # noqa: F401 (libexec is a fixture)
+from test_usernet import host as user_host  # noqa: F401 (a fixture)
+
+pytestmark = pytest.mark.usefixtures("kvm")
+
+BRIDGE = ("bridge", "br0")
+
+
+def machine(daemon, name="a", **keys):
+    daemon.define(name, debug_exit=True, boot={"kernel": guestlib.bare("interp")}, **keys)
+    daemon.cairn("start", name)
+    return Guest(daemon, name)
+
+
+def interfaces(daemon, *more):
+    return {x["id"]: x["mac"] for x in json.loads(daemon.cairn("domiflist", "a", "--format", "json", *more).stdout)}
+
+
+def attach(daemon, *args):
+    """Attach an interface to VM a. Return its id and MAC address."""
+    before = interfaces(daemon)
+    assert daemon.cairn("attach-interface", "a", *args).stdout == "Interface attached successfully\n"
+    [new] = interfaces(daemon).items() - before.items()
+    return new
+
+
+def detach(daemon, g, kind, mac, *more):
+    """Detach an interface of VM a, which its guest releases."""
+    t = threading.Thread(target=g.release)
+    t.start()
+    r = daemon.cairn("detach-interface", "a", kind, "--mac", mac, "--timeout", "60", *more)
+    t.join()
+    assert r.stdout == "Interface detached successfully\n" and mac not in interfaces(daemon).values()
+
+
+def test_interface_is_attached_and_detached(host, lan):
+    g = machine(host)
+    assert interfaces(host) == {}
+    s = lan.socket()
+    one, mac = attach(host, *BRIDGE, "--live")
+    assert one == "net0" and g.event() and interfaces(host, "--inactive") == {} and lan.taps() == ["vnet0"]
+    assert opened(g)["mac"] == mac
+    goes_through(g, s, 100, 3, mac)
+    # Two, of which the first goes.
+    two, other = attach(host, *BRIDGE)
+    assert two == "net1"
+    opened(g, 1)
+    goes_through(g, s, 100, 5, other)
+    detach(host, g, "bridge", mac)
+    assert interfaces(host) == {two: other} and lan.taps() == ["vnet1"]
+    goes_through(g, s, 100, 7, other)
+    assert host.figures("a")["interfaces"][0]["id"] == two
+    # The slot and the id are free again.
+    one, mac = attach(host, *BRIDGE)
+    assert one == "net0"
+    host.cairn("domif-setlink", "a", one, "down")
+    opened(g, 0)
+    assert fields(g.run("net show")[-1])["link"] == 0
+    g.close()
+    host.cairn("destroy", "a")
+    until(lambda: not lan.taps())
+
+
+def test_bad_requests_change_nothing(host, lan):
+    g = machine(host, disks=[{"path": image(host.tmp / "a.raw"), "format": "raw"}])
+    q = host.qmp()
+
+    def refused(words, **interface):
+        with pytest.raises(QmpError, match=words):
+            q.run("vm-attach-interface", vm="a", interface=interface)
+
+    refused("cannot find bridge|No such device|bridge 'none'", type="bridge", source="none")
+    refused("target vda already exists", type="bridge", source="br0", id="vda")
+    refused("without forwards; add them afterwards: cairn forward-add a", type="user", forwards=[{"port": 2222, "to": 22}])
+    attach(host, *BRIDGE, "--target", "lan0")
+    refused("lan0", type="bridge", source="br0", id="lan0")
+    assert list(interfaces(host)) == ["lan0"] and lan.taps() == ["vnet0"]
+    r = host.cairn("detach-interface", "a", "bridge", "--timeout", "1", ok=False)
+    assert "the guest has not released lan0 within 1 s, so it stays attached" in r.stderr
+    assert list(interfaces(host)) == ["lan0"]
+    host.cairn("destroy", "a")
+    r = host.cairn("attach-interface", "a", *BRIDGE, "--live", ok=False)
+    assert "VM 'a' is shut off; change its definition instead, with --config" in r.stderr
+    g.close()
+
+
+def test_persistent_interface_survives_save_handover_and_daemon(host, lan):
+    g = machine(host, disks=[{"path": image(host.tmp / "a.raw"), "format": "raw"}])
+    one, mac = attach(host, *BRIDGE, "--live")
+    assert "runs with other" in host.cairn("managedsave", "a", ok=False).stderr
+    detach(host, g, "bridge", mac)
+    one, mac = attach(host, *BRIDGE, "--persistent")
+    assert interfaces(host, "--inactive") == {one: mac}
+    opened(g)
+    g.close()
+    s = lan.socket()
+    for move in (["restart-process", "a"], None, ["managedsave", "a"]):
+        if move:
+            host.cairn(*move)
+        else:
+            host.stop(signal.SIGKILL)
+            host.start()
+        if move and move[0] == "managedsave":
+            host.cairn("start", "a")
+        g = Guest(host, "a")
+        assert interfaces(host) == {one: mac}, move
+        goes_through(g, s, 100, 3, mac)
+        g.close()
+
+
+def test_revert_to_before_the_plug_detaches_the_interface(host, lan):
+    g = machine(host, disks=[qcow2(host.tmp / "a", b"")])
+    host.cairn("snapshot-create-as", "a", "before")
+    one, mac = attach(host, *BRIDGE)
+    opened(g)
+    host.cairn("snapshot-create-as", "a", "with")
+    s = lan.socket()
+    host.cairn("snapshot-revert", "a", "with")
+    goes_through(g, s, 100, 3, mac)
+    q = host.qmp()
+    host.cairn("snapshot-revert", "a", "before")
+    q.event("DEVICE_DELETED", device=one)
+    assert interfaces(host) == {} and lan.taps() == []
+    assert "devices; this VM has" in host.cairn("snapshot-revert", "a", "with", ok=False).stderr
+    g.close()
+
+
+def test_forwards_of_an_attached_interface(user_host, tmp_path):
+    """Two user networks; the first goes, and the other's port stays, also for another daemon."""
+    daemon, port, more = user_host, free_port(), free_port()
+    g = machine(daemon)
+    _, first = attach(daemon, "user")
+    two, _ = attach(daemon, "user", "--network", "10.9.0.0/24", "--forward", f"{port}:22")
+    assert len(slirps(daemon)) == 2
+    opened(g, 1)
+    detach(daemon, g, "user", first)
+    until(lambda: len(slirps(daemon)) == 1)
+    with connect(port) as s:
+        answers(g, s, 3)
+    for sig in (None, signal.SIGKILL):
+        if sig:
+            daemon.stop(sig)
+            daemon.start()
+            g = Guest(daemon, "a")
+        daemon.cairn("forward-add", "a", f"{more}:22", "--live", "--interface", two)
+        with connect(more) as s:
+            answers(g, s, 5)
+        daemon.cairn("forward-remove", "a", str(more), "--live")
+        g.close()
+    daemon.cairn("destroy", "a")
