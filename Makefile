@@ -156,12 +156,14 @@ $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/
 
 # The DSDT is ASL source; iasl leaves it as a C array.
 $(BUILD)/gen/dsdt_bios.h: IASL_DEFINES := -D BIOS
-$(BUILD)/gen/dsdt.h $(BUILD)/gen/dsdt_bios.h: $(BUILD)/gen/%.h: vmm/boot/dsdt.asl
+$(BUILD)/gen/dsdt_uefi.h: IASL_DEFINES := -D BIOS -D UEFI
+DSDTS := $(addprefix $(BUILD)/gen/,dsdt.h dsdt_bios.h dsdt_uefi.h)
+$(DSDTS): $(BUILD)/gen/%.h: vmm/boot/dsdt.asl
 	$(call say,IASL,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)iasl -vs -oa $(IASL_DEFINES) -p $(@D)/$* -tc $< >$(@D)/$*.log 2>&1 || { cat $(@D)/$*.log; exit 1; }
 	$(Q)sed -i 's/^unsigned char /static const unsigned char /' $(@D)/$*.hex && mv $(@D)/$*.hex $@
-$(BUILD)/vmm/boot/acpi.o: $(BUILD)/gen/dsdt.h $(BUILD)/gen/dsdt_bios.h
+$(BUILD)/vmm/boot/acpi.o: $(DSDTS)
 
 # Fixtures lie in the top folder of their tests.
 unit_top = tests/unit/$(firstword $(subst /, ,$*))

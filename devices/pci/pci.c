@@ -374,8 +374,8 @@ static void pci_dev_free(struct device *d)
 	pci_host_remove(&p->bridge);
 	bus_remove(p->pio, PCI_CONFIG_ADDRESS_PORT, p);
 	bus_remove(p->pio, PCI_CONFIG_DATA_PORT, p);
-	if (p->config.ecam_base)
-		bus_remove(p->mmio, p->config.ecam_base, p);
+	if (p->ecam_at)
+		bus_remove(p->mmio, p->ecam_at, p);
 	pthread_mutex_destroy(&p->lock);
 	pthread_mutex_destroy(&p->irq_lock);
 	free(p);
@@ -405,9 +405,27 @@ static const struct pci_ids q35_ids = {
 	.vendor = 0x8086, .device = 0x29c0, .subsystem_vendor = 0x1af4, .subsystem = 0x1100, .class_code = 0x060000,
 };
 
-/* The address of ECAM (Intel 316966, section 5.1.13). ECAM has its place already, where UEFI puts it. */
+/* The address and size of ECAM (Intel 316966, section 5.1.13). Versions of OVMF differ in the address. Only bus 0 has
+ * devices, so the size has no effect. */
 #define Q35_PCIEXBAR 0x60
 #define Q35_PCIEXBAR_BITS 0xff0000007ULL
+#define Q35_PCIEXBAR_ADDRESS 0xff0000000ULL
+#define Q35_PCIEXBAR_ENABLE 1
+
+/* Place ECAM where PCIEXBAR says. */
+static void q35_changed(struct pci_function *f)
+{
+	struct pci_host *p = container_of(f, struct pci_host, bridge);
+	uint64_t v = load_le64(f->config + Q35_PCIEXBAR), at = v & Q35_PCIEXBAR_ENABLE ? v & Q35_PCIEXBAR_ADDRESS : 0;
+
+	if (at == p->ecam_at)
+		return;
+	if (p->ecam_at)
+		bus_remove(p->mmio, p->ecam_at, p);
+	p->ecam_at = at && !bus_add(p->mmio, at, PCI_ECAM_BUS_BYTES, &ecam_bus_ops, p) ? at : 0;
+}
+
+static const struct pci_function_ops q35_ops = { .changed = q35_changed };
 
 /* PAM0 to PAM6 of the i440FX (Intel 290549, section 3.2.18): whether the segments from 0xc0000 on are ROM or RAM. Here
  * they always are RAM with a copy of the ROM; the registers only keep their values. */
@@ -421,7 +439,7 @@ static void bridge_init(struct pci_host *p)
 	struct pci_function *f = &p->bridge;
 
 	if (p->config.q35) {
-		pci_function_init(f, &q35_ids, &bridge_ops);
+		pci_function_init(f, &q35_ids, &q35_ops);
 		store_le64(f->writable + Q35_PCIEXBAR, Q35_PCIEXBAR_BITS);
 		return;
 	}
@@ -440,6 +458,7 @@ static int host_claim(struct pci_host *p)
 		r = bus_add(p->pio, PCI_CONFIG_DATA_PORT, CONFIG_PORTS, &data_bus_ops, p);
 	if (!r && p->config.ecam_base)
 		r = bus_add(p->mmio, p->config.ecam_base, PCI_ECAM_BUS_BYTES, &ecam_bus_ops, p);
+	p->ecam_at = r ? 0 : p->config.ecam_base;
 	return r;
 }
 

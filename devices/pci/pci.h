@@ -39,13 +39,13 @@ struct state_writer;
 #define PCI_CONFIG_DATA_PORT 0xcfc
 
 struct pci_host_config {
-	uint64_t ecam_base; /* PCI_ECAM_BUS_BYTES for bus 0; 0: no ECAM */
+	uint64_t ecam_base; /* PCI_ECAM_BUS_BYTES for bus 0; 0: no ECAM, or with q35 where the guest puts it */
 	uint64_t mmio32_base, mmio32_bytes; /* window for 32-bit BARs; below 4 GiB */
 	uint64_t mmio64_base, mmio64_bytes; /* window for 64-bit BARs; 0: place them below 4 GiB */
 	/* A firmware configures the bus: after a reset BARs are 0 and decoding is off. The bridge is an i440FX,
 	 * which SeaBIOS knows. */
 	bool firmware;
-	bool q35; /* with firmware: the bridge is that of QEMU's q35, which UEFI knows */
+	bool q35; /* with firmware: the bridge is that of QEMU's q35, which UEFI knows; its PCIEXBAR places ECAM */
 };
 
 /* Create the host bridge in slot 0.

@@ -21,6 +21,7 @@ struct pci_host {
 	uint8_t reset_control;
 	struct pci_function *functions[PCI_SLOTS];
 	struct pci_function bridge;
+	uint64_t ecam_at; /* address of ECAM; 0: the guest cannot access ECAM */
 
 	pthread_mutex_t irq_lock; /* innermost */
 	int intx_holders[PCI_INTX_PINS];

@@ -12,9 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Generated from dsdt.asl: dsdt_aml_code[] and, for a machine with a BIOS, dsdt_bios_aml_code[]. */
+/* Generated from dsdt.asl: dsdt_aml_code[] and, for a machine with a BIOS or UEFI, dsdt_bios_aml_code[] or
+ * dsdt_uefi_aml_code[]. */
 #include "dsdt.h"
 #include "dsdt_bios.h"
+#include "dsdt_uefi.h"
 
 #define HEADER_BYTES 36u
 #define FADT_BYTES 276u /* revision 6 */
@@ -35,6 +37,7 @@
 /* Memory left for tables, and the tables that the XSDT will list. */
 struct acpi_area {
 	uint8_t *host; /* of address 0 */
+	bool uefi;
 	struct acpi_tables *record; /* notes pointers and checksums; NULL: the tables lie where they are built */
 	uint64_t next, end;
 	uint64_t tables[8];
@@ -224,8 +227,8 @@ static uint64_t facs_build(struct acpi_area *a)
 
 static uint64_t dsdt_build(struct acpi_area *a)
 {
-	const uint8_t *aml = a->record ? dsdt_bios_aml_code : dsdt_aml_code;
-	size_t bytes = a->record ? sizeof(dsdt_bios_aml_code) : sizeof(dsdt_aml_code);
+	const uint8_t *aml = a->uefi ? dsdt_uefi_aml_code : a->record ? dsdt_bios_aml_code : dsdt_aml_code;
+	size_t bytes = a->uefi ? sizeof(dsdt_uefi_aml_code) : a->record ? sizeof(dsdt_bios_aml_code) : sizeof(dsdt_aml_code);
 	uint64_t gpa = 0;
 	uint8_t *t = area_take(a, bytes, 16, &gpa);
 
@@ -271,7 +274,8 @@ static uint64_t tables_build(struct acpi_area *a, unsigned vcpus)
 
 	fadt_build(a, facs, dsdt);
 	madt_build(a, vcpus);
-	mcfg_build(a);
+	if (!a->uefi)
+		mcfg_build(a);
 	return xsdt_build(a);
 }
 
@@ -290,10 +294,10 @@ int acpi_build(struct memory *m, unsigned vcpus, uint64_t *ret_rsdp_gpa, struct 
 	return 0;
 }
 
-int acpi_tables_new(unsigned vcpus, struct acpi_tables **ret, struct err *e)
+int acpi_tables_new(bool uefi, unsigned vcpus, struct acpi_tables **ret, struct err *e)
 {
 	struct acpi_tables *t = calloc(1, sizeof(*t));
-	struct acpi_area a = { .record = t, .end = ACPI_TABLES_MAX_BYTES }, none = { 0 };
+	struct acpi_area a = { .uefi = uefi, .record = t, .end = ACPI_TABLES_MAX_BYTES }, none = { 0 };
 
 	if (!t)
 		return err_set_errno(e, -ENOMEM, "ACPI tables");

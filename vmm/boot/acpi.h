@@ -3,6 +3,7 @@
 #ifndef CAIRN_VMM_BOOT_ACPI_H
 #define CAIRN_VMM_BOOT_ACPI_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct err;
@@ -14,7 +15,7 @@ struct memory;
  * Returns 0; -ENOSPC when the tables do not fit. */
 int acpi_build(struct memory *m, unsigned vcpus, uint64_t *ret_rsdp_gpa, struct err *e);
 
-/* ---- tables that a BIOS places ---- */
+/* ---- tables that a firmware places ---- */
 
 #define ACPI_TABLES_MAX_BYTES 0x4000u
 #define ACPI_RSDP_BYTES 36u
@@ -39,7 +40,8 @@ struct acpi_tables {
 	unsigned nchecksums;
 };
 
-/* Build the tables of a machine with a BIOS. *ret: free with free(). Returns 0; -ENOSPC; -ENOMEM. */
-int acpi_tables_new(unsigned vcpus, struct acpi_tables **ret, struct err *e);
+/* Build the tables of a machine with a BIOS or UEFI. UEFI's have no MCFG, since the firmware decides where ECAM is.
+ * *ret: free with free(). Returns 0; -ENOSPC; -ENOMEM. */
+int acpi_tables_new(bool uefi, unsigned vcpus, struct acpi_tables **ret, struct err *e);
 
 #endif

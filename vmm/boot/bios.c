@@ -84,11 +84,11 @@ static void loader_fill(struct loader *l, const struct acpi_tables *t)
 	loader_checksum(l, FILE_RSDP, 0, ACPI_RSDP_BYTES, 32);
 }
 
-static int acpi_describe(struct device *d, unsigned vcpus, struct err *e)
+static int acpi_describe(struct device *d, const struct bios_config *c, struct err *e)
 {
 	CLEANUP_FREE struct acpi_tables *t = NULL;
 	CLEANUP_FREE struct loader *l = calloc(1, sizeof(*l));
-	int r = l ? acpi_tables_new(vcpus, &t, e) : err_set_errno(e, -ENOMEM, "firmware");
+	int r = l ? acpi_tables_new(c->uefi, c->vcpus, &t, e) : err_set_errno(e, -ENOMEM, "firmware");
 
 	if (r < 0)
 		return r;
@@ -101,12 +101,13 @@ static int acpi_describe(struct device *d, unsigned vcpus, struct err *e)
 
 /* ---- memory ---- */
 
-static int memory_describe_e820(struct device *d, const struct memory *m, struct err *e)
+static int memory_describe_e820(struct device *d, const struct bios_config *b, struct err *e)
 {
+	const struct memory *m = b->mem;
 	const struct memory_e820 map[] = {
 		/* SeaBIOS itself takes out what is not RAM below 1 MiB. */
 		{ .gpa = 0, .bytes = m->low_bytes, .type = E820_RAM },
-		{ .gpa = MEM_ECAM_BASE, .bytes = MEM_ECAM_BYTES, .type = E820_RESERVED },
+		{ .gpa = MEM_ECAM_BASE, .bytes = b->uefi ? 0 : MEM_ECAM_BYTES, .type = E820_RESERVED },
 		{ .gpa = MEM_HIGH_BASE, .bytes = m->high_bytes, .type = E820_RAM },
 	};
 	uint8_t table[ARRAY_SIZE(map) * 20];
@@ -181,12 +182,12 @@ int bios_describe(struct device *d, const struct bios_config *c, struct err *e)
 	if (!r && !c->uefi)
 		r = number_add(d, "etc/sercon-port", COM1_PORT, e);
 	if (!r)
-		r = memory_describe_e820(d, c->mem, e);
+		r = memory_describe_e820(d, c, e);
 	if (!r)
 		r = c->uefi ? smbios_add_tables(d, c, e) : smbios_add_fields(d, c, e);
 	if (!r)
 		r = order_add(d, c, e);
 	if (!r && c->network_rom)
 		r = fw_cfg_add_file(d, NETWORK_ROM, c->network_rom, c->network_rom_bytes, e);
-	return r ? r : acpi_describe(d, c->vcpus, e);
+	return r ? r : acpi_describe(d, c, e);
 }

@@ -1,7 +1,9 @@
 /*
  * The DSDT of a Cairn machine. Addresses: vmm/kvm/memory.h (windows), devices/acpi_pm.h
  * (power management ports), devices/pci/pci.h (which IOAPIC pin a slot's INTx uses).
- * With BIOS defined, for a machine whose BIOS places the PCI BARs and has the memory below 1 MiB.
+ * With BIOS defined, for a machine whose firmware places the PCI BARs and has the memory below 1 MiB. With UEFI
+ * defined as well, that firmware also places ECAM: at 0xB0000000 with BARs above it, or at 0xE0000000 with BARs below
+ * it, by its version.
  */
 DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
 {
@@ -24,13 +26,24 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
                 IO (Decode16, 0x0CF8, 0x0CF8, 1, 8)
                 WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange,
                     0, 0x1000, 0xFFFF, 0, 0xF000)
+#ifdef UEFI
+                DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed,
+                    NonCacheable, ReadWrite,
+                    0, 0x80000000, 0xAFFFFFFF, 0, 0x30000000)
+#endif
                 DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed,
                     NonCacheable, ReadWrite,
                     0, 0xC0000000, 0xDFFFFFFF, 0, 0x20000000)
+#ifdef UEFI
+                DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed,
+                    NonCacheable, ReadWrite,
+                    0, 0xF0000000, 0xFBFFFFFF, 0, 0x0C000000)
+#else
 #ifdef BIOS
                 DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed,
                     NonCacheable, ReadWrite,
                     0, 0xE0100000, 0xFEBFFFFF, 0, 0x1EB00000)
+#endif
 #endif
             })
 
@@ -121,12 +134,14 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
                 Method (_EJ0, 1) { EJEC (30) }
                 Method (_OST, 3) { STAT (30, Arg0, Arg1) }
             }
+#ifndef UEFI /* the ICH9 bridge is there */
             Device (S1F)
             {
                 Name (_ADR, 0x001F0000)
                 Method (_EJ0, 1) { EJEC (31) }
                 Method (_OST, 3) { STAT (31, Arg0, Arg1) }
             }
+#endif
             Method (TELL, 2)
             {
                 If (Arg0 & 0x01000000) { Notify (S18, Arg1) }
@@ -136,7 +151,9 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
                 If (Arg0 & 0x10000000) { Notify (S1C, Arg1) }
                 If (Arg0 & 0x20000000) { Notify (S1D, Arg1) }
                 If (Arg0 & 0x40000000) { Notify (S1E, Arg1) }
+#ifndef UEFI
                 If (Arg0 & 0x80000000) { Notify (S1F, Arg1) }
+#endif
             }
         }
 
@@ -147,7 +164,9 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
             Name (_UID, 1)
             Name (_CRS, ResourceTemplate ()
             {
+#ifndef UEFI
                 Memory32Fixed (ReadWrite, 0xE0000000, 0x00100000)
+#endif
                 IO (Decode16, 0xAE00, 0xAE00, 1, 0x10)
             })
         }

@@ -68,6 +68,12 @@ int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e
 	return fd_map(m, huge_pages, e);
 }
 
+void memory_lay_out_for_uefi(struct memory *m)
+{
+	m->low_bytes = MIN(m->bytes, MEM_LOW_MAX_UEFI);
+	m->high_bytes = m->bytes - m->low_bytes;
+}
+
 int memory_take(struct memory *m, uint64_t bytes, bool huge_pages, int fd, struct err *e)
 {
 	struct stat st;

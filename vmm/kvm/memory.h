@@ -3,9 +3,9 @@
  *   0          .. 0xa0000      RAM (EBDA at 0x9fc00)
  *   0xa0000    .. 0x100000     legacy hole; ACPI tables from 0xe0000, SMBIOS tables from 0xf0000; backed by RAM, but no
  *                              RAM in e820
- *   0x100000   .. low end      RAM, up to 3 GiB
+ *   0x100000   .. low end      RAM, up to 3 GiB; with UEFI, up to 2 GiB
  *   0xc0000000 .. 0xe0000000   PCI BARs
- *   0xe0000000 .. 0xe0100000   ECAM, bus 0
+ *   0xe0000000 .. 0xe0100000   ECAM, bus 0; with UEFI, the firmware places ECAM and BARs above 2 GiB
  *   0xfec00000                 IOAPIC
  *   0xfee00000                 LAPIC
  *              .. 4 GiB        the firmware's ROM, if the VM has one; with UEFI, its variables lie below it
@@ -39,6 +39,7 @@ struct kvm;
 #define MEMORY_SLOT_FLASH 3
 
 #define MEM_LOW_MAX 0xc0000000ULL
+#define MEM_LOW_MAX_UEFI 0x80000000ULL
 #define MEM_HIGH_BASE 0x100000000ULL
 #define MEM_PCI_BASE 0xc0000000ULL
 #define MEM_PCI_BYTES 0x20000000ULL
@@ -76,6 +77,8 @@ struct memory {
  * huge_pages: allocate from the host's pool of 2 MiB pages.
  * Returns 0; -errno, also when the pool has too few huge pages. */
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e);
+/* Put the RAM above MEM_LOW_MAX_UEFI to 4 GiB and up. Call before memory_attach(). */
+void memory_lay_out_for_uefi(struct memory *m);
 /* Take the guest RAM of a VM that another process hands over, with its content.
  * bytes, huge_pages: as that process gave them to memory_init(). fd: its memory.fd; taken, also on failure, unless its
  * size is wrong.

@@ -184,7 +184,7 @@ static bool is_uefi(const struct machine *m)
 static int board_devices_new(struct machine *m, struct err *e)
 {
 	struct serial_config serial = { .name = "serial0", .console = m->consoles[VM_CONSOLE_SERIAL] };
-	struct pci_host_config pci = { .ecam_base = MEM_ECAM_BASE, .mmio32_base = MEM_PCI_BASE,
+	struct pci_host_config pci = { .ecam_base = is_uefi(m) ? 0 : MEM_ECAM_BASE, .mmio32_base = MEM_PCI_BASE,
 		.mmio32_bytes = MEM_PCI_BYTES, .firmware = m->cfg.firmware, .q35 = is_uefi(m) };
 	uint64_t vmgenid_gpa = m->cfg.firmware ? VMGENID_BIOS_GPA : VMGENID_GPA;
 	struct dev_host *h = &m->host;
@@ -527,6 +527,8 @@ static int machine_build(struct machine *m, int *fds, struct memory *taken, stru
 		r = assist_setup(m, e);
 	if (!r)
 		r = ram_make(m, fds, taken, e);
+	if (!r && is_uefi(m))
+		memory_lay_out_for_uefi(&m->mem);
 	if (!r && m->cfg.firmware)
 		r = machine_load_firmware(m, e);
 	m->assist.rom = m->mem.rom;

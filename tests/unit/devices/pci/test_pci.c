@@ -388,6 +388,45 @@ static void firmware_places_the_bars(void **state)
 	fx_done(&f);
 }
 
+#define PCIEXBAR 0x60
+#define Q35_ID 0x29c08086
+
+static bool bridge_is_at(struct fixture *f, uint64_t ecam)
+{
+	return fx_read(f, ecam, 4) == Q35_ID;
+}
+
+/* OVMF of 2022 places ECAM at 0xb0000000, later ones at 0xe0000000. */
+static void uefi_places_ecam(void **state)
+{
+	struct pci_host_config c = { .mmio32_base = FX_MMIO32, .mmio32_bytes = 16 << 20, .firmware = true, .q35 = true };
+	static const uint32_t places[] = { 0xb0000000, 0xe0000000 };
+	struct fixture f;
+
+	(void)state;
+	fx_init(&f);
+	f.pci_dev->ops->free(f.pci_dev);
+	assert_int_equal(pci_host_new(&f.host, f.pio, f.mmio, &c, &f.pci, &f.pci_dev, NULL), 0);
+	assert_int_equal(fx_cfg_read(&f, 0, 0, 4), Q35_ID);
+	for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
+		fx_cfg_write(&f, 0, PCIEXBAR, 4, 0);
+		fx_cfg_write(&f, 0, PCIEXBAR + 4, 4, 0);
+		assert_false(bridge_is_at(&f, places[0]));
+		fx_cfg_write(&f, 0, PCIEXBAR, 4, places[i] | 1);
+		assert_true(bridge_is_at(&f, places[i]));
+		assert_false(bridge_is_at(&f, places[1 - i]));
+	}
+	fx_state_test(&f, f.pci_dev, 100);
+	assert_true(bridge_is_at(&f, places[1]));
+	/* Moved by an access to itself, above 4 GiB. */
+	fx_write(&f, places[1] + PCIEXBAR + 4, 4, 0xf);
+	assert_false(bridge_is_at(&f, places[1]));
+	assert_true(bridge_is_at(&f, 0xfe0000000));
+	f.pci_dev->ops->reset(f.pci_dev);
+	assert_false(bridge_is_at(&f, 0xfe0000000));
+	fx_done(&f);
+}
+
 static void state_survives(void **state)
 {
 	struct fixture f;
@@ -416,6 +455,7 @@ int main(void)
 		cmocka_unit_test(reset_register),
 		cmocka_unit_test(firmware_finds_a_bridge_that_it_knows),
 		cmocka_unit_test(firmware_places_the_bars),
+		cmocka_unit_test(uefi_places_ecam),
 		cmocka_unit_test(state_survives),
 	};
 

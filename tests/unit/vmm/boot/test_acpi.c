@@ -335,14 +335,14 @@ static void test_iasl_accepts_tables(void **state)
 
 #define PLACED 0x7fe0000u
 
-/* Do what a BIOS does with the tables and etc/table-loader, then read them from the RSDP on. */
-static void test_tables_that_a_bios_places(void **state)
+/* Do what a firmware does with the tables and etc/table-loader, then read them from the RSDP on. */
+static void tables_place(bool uefi)
 {
 	struct acpi_tables *t;
 	const uint8_t *xsdt, *fadt = NULL;
+	bool mcfg = false;
 
-	(void)state;
-	assert_int_equal(acpi_tables_new(3, &t, NULL), 0);
+	assert_int_equal(acpi_tables_new(uefi, 3, &t, NULL), 0);
 	for (unsigned i = 0; i < t->npointers; i++) {
 		uint8_t *p = t->bytes + t->pointers[i].at;
 
@@ -365,13 +365,22 @@ static void test_tables_that_a_bios_places(void **state)
 		assert_int_equal(sum(table, load_le32(table + 4)), 0);
 		if (!memcmp(table, "FACP", 4))
 			fadt = table;
+		mcfg |= !memcmp(table, "MCFG", 4);
 	}
+	assert_int_equal(mcfg, !uefi);
 	assert_non_null(fadt);
 	assert_memory_equal(t->bytes + load_le32(fadt + 36) - PLACED, "FACS", 4);
 	assert_int_equal(load_le32(fadt + 36) % 64, 0);
 	assert_memory_equal(t->bytes + load_le32(fadt + 40) - PLACED, "DSDT", 4);
 	assert_int_equal(load_le64(fadt + 140), load_le32(fadt + 40));
 	free(t);
+}
+
+static void test_tables_that_a_firmware_places(void **state)
+{
+	(void)state;
+	tables_place(false);
+	tables_place(true);
 }
 
 int main(void)
@@ -385,7 +394,7 @@ int main(void)
 		cmocka_unit_test(test_tables_stay_in_reserved_hole),
 		cmocka_unit_test(test_tables_that_do_not_fit_are_refused),
 		cmocka_unit_test(test_iasl_accepts_tables),
-		cmocka_unit_test(test_tables_that_a_bios_places),
+		cmocka_unit_test(test_tables_that_a_firmware_places),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

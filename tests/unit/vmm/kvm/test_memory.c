@@ -25,7 +25,7 @@ static void memory_make(struct memory *m, uint64_t bytes)
 	assert_int_equal(memory_init(m, bytes, false, &e), 0);
 }
 
-static void test_split_at_3_gib(void **state)
+static void test_split_at_3_gib_or_2_with_uefi(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
@@ -39,6 +39,9 @@ static void test_split_at_3_gib(void **state)
 		assert_int_equal(fstat(m.fd, &st), 0);
 		assert_true((uint64_t)st.st_size == sizes[i]);
 		assert_int_equal(st.st_blocks, 0); /* nothing is allocated before it is touched */
+		memory_lay_out_for_uefi(&m);
+		assert_true(m.low_bytes == MIN(sizes[i], 2 * GIB));
+		assert_true(m.low_bytes + m.high_bytes == sizes[i]);
 		memory_done(&m);
 		assert_int_equal(m.fd, -1);
 		memory_done(&m);
@@ -350,7 +353,7 @@ static void test_impossible_size_is_an_error(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_split_at_3_gib),
+		cmocka_unit_test(test_split_at_3_gib_or_2_with_uefi),
 		cmocka_unit_test(test_devices_see_the_same_ram),
 		cmocka_unit_test(test_e820_is_sorted_and_true),
 		cmocka_unit_test(test_clear_zeros_and_frees_memory),
