@@ -5,11 +5,8 @@
  *   b       make the boot entry; print "set"
  *   r       reset; o: turn the machine off, both by the firmware
  * Tables: UEFI 2.10, sections 4.3, 4.4 and 4.5. */
-#include <stdint.h>
+#include "port.h"
 
-#define COM1 0x3f8
-#define LINE_STATUS (COM1 + 5)
-#define STATUS_INPUT 1
 #define TPL_HIGH 31
 #define NON_VOLATILE 7u /* and for the boot and the runtime */
 #define RESET_COLD 0
@@ -50,28 +47,6 @@ struct system_table {
 
 uint64_t EFI efi_main(void *image, struct system_table *st);
 
-static void port_write(uint16_t port, uint8_t v)
-{
-	__asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port));
-}
-
-static uint8_t port_read(uint16_t port)
-{
-	uint8_t v;
-
-	__asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port));
-	return v;
-}
-
-static void print(const char *s)
-{
-	for (; *s; s++) {
-		while (!(port_read(LINE_STATUS) & 0x20))
-			;
-		port_write(COM1, (uint8_t)*s);
-	}
-}
-
 static const uint16_t test_name[] = u"CairnTest", entry_name[] = u"Boot0099";
 static const struct guid test_guid = { 0x13c4a2d6, 0x7b11, 0x4a55, { 0x9e, 0x1d, 0x35, 0x66, 0x2f, 0x08, 0x4c, 0x17 } };
 static const struct guid global_guid = { 0x8be4df61, 0x93ca, 0x11d2, { 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c } };
@@ -88,21 +63,18 @@ static void show(struct runtime_services *rt)
 		text[0] = (char)v[0];
 		text[1] = 0;
 	}
-	print("efi app var=");
-	print(text);
+	com1_print("efi app var=");
+	com1_print(text);
 	bytes = sizeof(v);
-	print(rt->get_variable(entry_name, &global_guid, 0, &bytes, v) ? " boot=no\r\n" : " boot=yes\r\n");
+	com1_print(rt->get_variable(entry_name, &global_guid, 0, &bytes, v) ? " boot=no\r\n" : " boot=yes\r\n");
 }
 
 /* The firmware's terminal must not take the input, so its timer is held off while this waits. */
 static char take(struct boot_services *b)
 {
 	uint64_t old = b->raise_tpl(TPL_HIGH);
-	char c;
+	char c = com1_take();
 
-	while (!(port_read(LINE_STATUS) & STATUS_INPUT))
-		;
-	c = (char)port_read(COM1);
 	b->restore_tpl(old);
 	return c;
 }
@@ -126,6 +98,6 @@ uint64_t EFI efi_main(void *image, struct system_table *st)
 			rt->reset(c == 'r' ? RESET_COLD : RESET_SHUTDOWN, 0, 0, 0);
 		else
 			continue;
-		print(r ? "failed\r\n" : "set\r\n");
+		com1_print(r ? "failed\r\n" : "set\r\n");
 	}
 }
