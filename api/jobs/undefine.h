@@ -17,10 +17,12 @@ struct vm_host;
  * remove_all_storage:  remove all files that volumes.h selects.
  * managed_save:        drop a managed save; otherwise a managed save is an error.
  * snapshots_metadata:  do not look for snapshots in the images; otherwise snapshots there are an error.
+ * nvram:               remove UEFI variables; otherwise they are an error.
+ * keep_nvram:          keep them, which is an error for a VM that has some.
  * dry_run:             change nothing, only answer with the listed images and whether each would be removed. */
 struct undefine_opts {
 	struct json_object *storage;
-	bool remove_all_storage, managed_save, snapshots_metadata, dry_run;
+	bool remove_all_storage, managed_save, snapshots_metadata, nvram, keep_nvram, dry_run;
 };
 
 /* Undefine a VM that is off. An offline process or another operation is an error (-EBUSY), so the caller first waits

@@ -114,7 +114,10 @@ def test_variables_survive_reset_end_snapshot_revert_and_clone(daemon, kvm, tmp_
     f.console.close()
     clone.console.close()
     daemon.cairn("destroy", "vm2")
-    daemon.cairn("undefine", "vm2")
+    for option in ((), ("--keep-nvram",), ("--nvram", "--keep-nvram")):
+        assert "to remove the UEFI variables, use --nvram" in daemon.cairn("undefine", "vm2", *option, ok=False).stderr
+    assert stored(daemon, "vm2", 5) == 0x51
+    daemon.cairn("undefine", "vm2", "--nvram")
     assert not (daemon.state / "vms" / "vm2").exists()
 
 

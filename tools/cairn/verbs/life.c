@@ -87,6 +87,8 @@ static void undefine_add(struct cli *c, struct json_object *args)
 	flag_add(c, args, "managed-save");
 	flag_add(c, args, "snapshots-metadata");
 	flag_add(c, args, "remove-all-storage");
+	flag_add(c, args, "nvram");
+	flag_add(c, args, "keep-nvram");
 	if (option_value(c, "storage"))
 		storage_add(args, option_value(c, "storage"));
 }

@@ -30,8 +30,8 @@ static const struct verb_option undefine_options[] = {
 	{ "snapshots-metadata", NULL, FROM_SCHEMA("snapshots-metadata") },
 	{ "remove-all-storage", NULL, FROM_SCHEMA("remove-all-storage") },
 	{ "storage", "DISK,...", FROM_SCHEMA("storage") },
-	{ "nvram", NULL, "no effect: VMs have no NVRAM file" },
-	{ "keep-nvram", NULL, "no effect: VMs have no NVRAM file" },
+	{ "nvram", NULL, FROM_SCHEMA("nvram") },
+	{ "keep-nvram", NULL, FROM_SCHEMA("keep-nvram") },
 	{ "tpm", NULL, "no effect: VMs have no TPM" },
 	{ "keep-tpm", NULL, "no effect: VMs have no TPM" },
 	{ "checkpoints-metadata", NULL, "no effect: there are no checkpoints" }, MULTI_VM_OPTIONS, END };
