@@ -110,11 +110,10 @@ static const struct field rename_args[] = { FIELD_VM,
 static const struct field undefine_args[] = { FIELD_VM,
 	{ "managed-save", FIELD_BOOL, OPTIONAL, "remove the managed save too" },
 	{ "snapshots-metadata", FIELD_BOOL, OPTIONAL, "undefine the VM although its images have snapshots" },
-	{ "remove-all-storage", FIELD_BOOL, OPTIONAL,
-		"delete the image files that the VM writes to; refused if another VM uses any of them" },
+	{ "remove-all-storage", FIELD_BOOL, OPTIONAL, "delete the image files that the VM writes to; refused if another VM uses any of them" },
 	{ "storage", FIELD_ARRAY, OPTIONAL, "delete only these images, given by disk id or path" },
 	{ "nvram", FIELD_BOOL, OPTIONAL, "remove the UEFI variables too" },
-	{ "keep-nvram", FIELD_BOOL, OPTIONAL, "refused for a VM that has UEFI variables, which an exported archive keeps" },
+	{ "keep-nvram", FIELD_BOOL, OPTIONAL, "refused for a VM that has UEFI variables: an exported archive keeps them" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would be deleted, and change nothing" }, END };
 static const struct field undefine_returns[] = { { "volumes", FIELD_ARRAY, OPTIONAL, "id, path, removed, and why if the file stays" }, END };
 static const struct field start_args[] = { FIELD_VM,
