@@ -1,0 +1,132 @@
+#include "api/definition/uefi_files.h"
+#include "api/definition/definition.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DESCRIPTOR_MAX_BYTES 65536
+#define DESCRIPTORS_MAX 64
+#define MACHINE "pc-q35-7.2" /* what the patterns in descriptors match for a q35 */
+
+const char *const uefi_folders[UEFI_FOLDERS] = { "/etc/qemu/firmware", "/usr/share/qemu/firmware" };
+
+struct descriptor {
+	unsigned folder;
+	char name[NAME_MAX + 1];
+};
+
+static bool list_has(struct json_object *list, const char *want)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		const char *s = js_plain_string(json_object_array_get_idx(list, i));
+
+		if (s && !strcmp(s, want))
+			return true;
+	}
+	return false;
+}
+
+static bool targets_have_q35(struct json_object *targets)
+{
+	for (size_t i = 0; targets && i < json_object_array_length(targets); i++) {
+		struct json_object *t = json_object_array_get_idx(targets, i), *machines = js_get_array(t, "machines");
+
+		if (strcmp(js_get_str_or(t, "architecture", ""), "x86_64"))
+			continue;
+		for (size_t k = 0; machines && k < json_object_array_length(machines); k++) {
+			const char *pattern = js_plain_string(json_object_array_get_idx(machines, k));
+
+			if (pattern && !fnmatch(pattern, MACHINE, 0))
+				return true;
+		}
+	}
+	return false;
+}
+
+static bool file_take(struct json_object *mapping, const char *key, char ret[PATH_MAX])
+{
+	struct json_object *f = js_get(mapping, key);
+	const char *path = js_get_str(f, "filename");
+
+	return path && path[0] == '/' && !strcmp(js_get_str_or(f, "format", ""), "raw") &&
+		snprintf(ret, PATH_MAX, "%s", path) < PATH_MAX;
+}
+
+/* Whether the descriptor is of a UEFI for this machine in two raw files, apart from its features. */
+static bool descriptor_take(struct json_object *o, struct uefi_files *ret)
+{
+	struct json_object *mapping = js_get(o, "mapping");
+
+	return list_has(js_get_array(o, "interface-types"), "uefi") && !strcmp(js_get_str_or(mapping, "device", ""), "flash") &&
+		!strcmp(js_get_str_or(mapping, "mode", "split"), "split") && targets_have_q35(js_get_array(o, "targets")) &&
+		file_take(mapping, "executable", ret->code) && file_take(mapping, "nvram-template", ret->vars);
+}
+
+/* By name; of two with one name, that of the first folder comes first. */
+static int descriptor_compare(const void *a, const void *b)
+{
+	const struct descriptor *x = a, *y = b;
+	int r = strcmp(x->name, y->name);
+
+	return r ? r : (int)x->folder - (int)y->folder;
+}
+
+static unsigned descriptors_list(const char *const folders[UEFI_FOLDERS], struct descriptor *list)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < UEFI_FOLDERS; i++) {
+		DIR *dir = opendir(folders[i]);
+		struct dirent *de;
+
+		while (dir && n < DESCRIPTORS_MAX && (de = readdir(dir))) {
+			const char *end = strrchr(de->d_name, '.');
+
+			if (de->d_name[0] == '.' || !end || strcmp(end, ".json"))
+				continue;
+			list[n].folder = i;
+			snprintf(list[n++].name, sizeof(list->name), "%s", de->d_name);
+		}
+		if (dir)
+			closedir(dir);
+	}
+	qsort(list, n, sizeof(*list), descriptor_compare);
+	return n;
+}
+
+int uefi_files_find(const char *const folders[UEFI_FOLDERS], struct uefi_files *ret, struct err *e)
+{
+	struct descriptor *list = must_alloc(calloc(DESCRIPTORS_MAX, sizeof(*list)));
+	unsigned n = descriptors_list(folders, list);
+	char refused[PATH_MAX] = "";
+	bool found = false;
+
+	for (unsigned i = 0; i < n && !found; i++) {
+		CLEANUP_JS struct json_object *o = NULL;
+		char path[PATH_MAX];
+
+		if ((i && !strcmp(list[i].name, list[i - 1].name)) ||
+			snprintf(path, sizeof(path), "%s/%s", folders[list[i].folder], list[i].name) >= (int)sizeof(path) ||
+			js_read(path, DESCRIPTOR_MAX_BYTES, &o, NULL) < 0 || !descriptor_take(o, ret))
+			continue;
+		found = !list_has(js_get_array(o, "features"), "requires-smm");
+		if (!found)
+			memcpy(refused, path, sizeof(refused));
+	}
+	free(list);
+	if (found)
+		return 0;
+	if (refused[0])
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "boot.firmware: each UEFI of this host (%.200s) needs system management mode, as for "
+			"Secure Boot, which Cairn does not have; " DEFINITION_UEFI_REMEDY, refused);
+	snprintf(ret->code, sizeof(ret->code), "%s", DEFINITION_UEFI_PATH);
+	snprintf(ret->vars, sizeof(ret->vars), "%s", DEFINITION_NVRAM_PATH);
+	return 0;
+}

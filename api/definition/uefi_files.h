@@ -1,0 +1,24 @@
+/* uefi_files: the UEFI of a VM that names none. As libvirt, Cairn takes the first firmware descriptor of the host that
+ * fits, by the names of the files in both folders; a file of the first folder hides one of the same name in the second.
+ * Format: QEMU, docs/interop/firmware.json. */
+#ifndef CAIRN_API_DEFINITION_UEFI_FILES_H
+#define CAIRN_API_DEFINITION_UEFI_FILES_H
+
+#include <limits.h>
+
+struct err;
+
+#define UEFI_FOLDERS 2
+extern const char *const uefi_folders[UEFI_FOLDERS];
+
+struct uefi_files {
+	char code[PATH_MAX]; /* boot.loader */
+	char vars[PATH_MAX]; /* boot.nvram_template */
+};
+
+/* Read the descriptors. Without any for UEFI, the files are those of Debian's package ovmf, which may be
+ * absent. Damaged descriptors are skipped.
+ * Returns 0; -ENOTSUP: all descriptors for UEFI need system management mode. */
+int uefi_files_find(const char *const folders[UEFI_FOLDERS], struct uefi_files *ret, struct err *e);
+
+#endif

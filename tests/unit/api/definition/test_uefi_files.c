@@ -1,0 +1,120 @@
+/* uefi_files: which of a host's firmware descriptors serves. */
+#include "api/definition/definition.h"
+#include "api/definition/uefi_files.h"
+#include "base/err.h"
+#include "tests/unit/tmp.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct fixture {
+	char tmp[256], first[300], second[300];
+	const char *folders[UEFI_FOLDERS];
+	struct uefi_files files;
+	struct err e;
+};
+
+static void descriptor_put(const char *folder, const char *name, const char *device, const char *machine, const char *features,
+	const char *code)
+{
+	char path[400];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	fprintf(f, "{\"interface-types\": [\"uefi\"], \"mapping\": {\"device\": \"%s\", \"executable\": {\"filename\": \"%s\", \"format\": "
+		"\"raw\"}, \"nvram-template\": {\"filename\": \"%s.vars\", \"format\": \"raw\"}}, \"targets\": [{\"architecture\": \"x86_64\", "
+		"\"machines\": [\"%s\"]}], \"features\": [%s]}", device, code, code, machine, features);
+	fclose(f);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	snprintf(f->tmp, sizeof(f->tmp), "%s/uefi-XXXXXX", tmp_folder());
+	assert_non_null(mkdtemp(f->tmp));
+	snprintf(f->first, sizeof(f->first), "%s/first", f->tmp);
+	snprintf(f->second, sizeof(f->second), "%s/second", f->tmp);
+	assert_int_equal(mkdir(f->first, 0700) | mkdir(f->second, 0700), 0);
+	f->folders[0] = f->first;
+	f->folders[1] = f->second;
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	char command[320];
+	int r;
+
+	snprintf(command, sizeof(command), "rm -rf '%s'", f->tmp);
+	r = system(command);
+	free(f);
+	return r;
+}
+
+static int find(struct fixture *f)
+{
+	memset(&f->files, 0, sizeof(f->files));
+	return uefi_files_find(f->folders, &f->files, &f->e);
+}
+
+static void test_without_descriptors_the_files_are_those_of_debian(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(rmdir(f->first), 0);
+	assert_int_equal(find(f), 0);
+	assert_string_equal(f->files.code, DEFINITION_UEFI_PATH);
+	assert_string_equal(f->files.vars, DEFINITION_NVRAM_PATH);
+}
+
+static void test_first_name_that_fits_wins(void **state)
+{
+	struct fixture *f = *state;
+
+	descriptor_put(f->second, "10-other-machine.json", "flash", "pc-i440fx-*", "", "/i440fx");
+	descriptor_put(f->second, "20-memory.json", "memory", "pc-q35-*", "", "/memory");
+	descriptor_put(f->second, "30-secure.json", "flash", "pc-q35-*", "\"secure-boot\", \"requires-smm\"", "/secure");
+	descriptor_put(f->second, "35-text.txt", "flash", "pc-q35-*", "", "/text");
+	descriptor_put(f->second, "40-plain.json", "flash", "pc-q35-*", "\"acpi-s3\"", "/plain");
+	descriptor_put(f->first, "50-admin.json", "flash", "pc-q35-*", "", "/admin");
+	assert_int_equal(find(f), 0);
+	assert_string_equal(f->files.code, "/plain");
+	assert_string_equal(f->files.vars, "/plain.vars");
+	/* A file of the first folder hides its namesake, also if it is damaged. */
+	descriptor_put(f->first, "40-plain.json", "flash", "pc-q35-*", "}", "/damaged");
+	assert_int_equal(find(f), 0);
+	assert_string_equal(f->files.code, "/admin");
+}
+
+static void test_descriptors_with_smm_only_are_refused(void **state)
+{
+	struct fixture *f = *state;
+
+	descriptor_put(f->second, "30-secure.json", "flash", "pc-q35-*", "\"requires-smm\"", "/secure");
+	assert_int_equal(find(f), -ENOTSUP);
+	assert_non_null(strstr(f->e.msg, "30-secure.json) needs system management mode"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_without_descriptors_the_files_are_those_of_debian, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_first_name_that_fits_wins, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_descriptors_with_smm_only_are_refused, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
