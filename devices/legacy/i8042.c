@@ -20,6 +20,7 @@
 #define STATUS_SYSTEM 0x04 /* self-test passed */
 #define STATUS_COMMAND 0x08 /* the last write was to port 0x64 */
 #define STATUS_UNLOCKED 0x10
+#define STATUS_INPUT_FULL 0x02
 #define FAST_A20 0x02
 #define FAST_RESET 0x01
 #define CTR_POWER_ON 0x34 /* both ports' clocks off, system flag: nothing is attached */
@@ -36,6 +37,7 @@ struct i8042 {
 	bool full;
 	uint8_t command; /* command that waits for its byte at port 0x60; 0: none */
 	bool last_was_command;
+	bool hidden; /* constant while vCPUs run */
 	uint8_t a20; /* port 0x92; A20 is always open, and the register only keeps its value */
 };
 
@@ -160,7 +162,7 @@ static uint64_t i8042_status_read(void *opaque, uint64_t off, unsigned size)
 	LOCK_GUARD(&k->lock);
 	v |= (k->full ? STATUS_OUTPUT_FULL : 0) | (k->ctr & STATUS_SYSTEM) |
 		(k->last_was_command ? STATUS_COMMAND : 0);
-	return v;
+	return k->hidden ? (uint8_t)~STATUS_INPUT_FULL : v;
 }
 
 static void i8042_command_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
@@ -279,6 +281,11 @@ static const struct device_ops i8042_ops = {
 	.load = i8042_load,
 	.free = i8042_free,
 };
+
+void i8042_hide(struct device *d)
+{
+	container_of(d, struct i8042, dev)->hidden = true;
+}
 
 int i8042_new(struct dev_host *h, struct bus *pio, struct device **ret_dev, struct err *e)
 {

@@ -147,7 +147,7 @@ static void fadt_build(struct acpi_area *a, uint64_t facs, uint64_t dsdt)
 	store_le16(t + 96, 0xfff); /* there is no C2 state */
 	store_le16(t + 98, 0xfff); /* there is no C3 state */
 	t[108] = RTC_CENTURY_REGISTER;
-	store_le16(t + 109, BOOT_LEGACY_DEVICES | BOOT_8042 | BOOT_NO_VGA);
+	store_le16(t + 109, BOOT_LEGACY_DEVICES | (a->uefi ? 0 : BOOT_8042) | BOOT_NO_VGA);
 	store_le32(t + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_TMR_VAL_EXT |
 		FADT_RESET_REG_SUP | FADT_APIC_PHYSICAL);
 	c.pos = 116;

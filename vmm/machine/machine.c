@@ -193,6 +193,8 @@ static int board_devices_new(struct machine *m, struct err *e)
 
 	if (!r)
 		r = device_keep(m, i8042_new(h, m->pio, &d, e), &d);
+	if (!r && is_uefi(m))
+		i8042_hide(d);
 	if (!r)
 		r = device_keep(m, rtc_new(h, m->pio, &d, e), &d);
 	if (!r)

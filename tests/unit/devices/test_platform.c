@@ -92,6 +92,10 @@ static void i8042_resets(void **state)
 	fx_out(&f, 0x60, 1, 0x03); /* A20 only */
 	fx_out(&f, 0x64, 1, 0xff); /* pulses nothing */
 	assert_int_equal(f.nevents, 0);
+	i8042_hide(d);
+	assert_int_equal(fx_in(&f, 0x64, 1), 0xfd);
+	fx_out(&f, 0x64, 1, 0xfe);
+	expect_event(&f, DEV_EVENT_RESET, 0);
 	end(&f, d);
 }
 
