@@ -11,6 +11,7 @@
 # - bare-svm, linux-svm, snapshots-svm: all tests of the bare-metal guests, of Linux and of snapshots on the emulated
 #   host; make check runs a part of them there
 # - bios, bios-svm: GRUB with Linux, an ISO and the network under SeaBIOS, on this host and on the emulated one
+# - uefi-svm: OVMF boots a disk on the emulated host; its variables after a revert, a reset, a clone and an import
 # - plugs: LONG_PLUGS disks attached to a running VM and detached, while another disk works (1000), and as many as go
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
@@ -128,6 +129,8 @@ e2e linux-svm vmm/test_linux.py CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e bios vmm/long_bios.py
 e2e bios-svm vmm/long_bios.py CAIRN_IN_SVMHOST=1 \
+	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
+e2e uefi-svm vmm/long_uefi.py CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e snapshots-svm "vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_fork_snapshot.py
 	tests/e2e/vmm/snapshot/test_tracking.py" CAIRN_IN_SVMHOST=1 \

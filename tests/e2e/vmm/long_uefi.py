@@ -1,0 +1,55 @@
+"""A disk that boots under OVMF. `make check-long`, part "uefi-svm" on the emulated host, where OVMF takes minutes.
+kvm-pvm refuses UEFI."""
+
+import os
+import subprocess
+
+import pytest
+
+import efidisk
+import guestlib
+from conftest import GUESTS
+from long_bios import SECONDS, attach
+from test_bios import read_until
+
+CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+pytestmark = [
+    pytest.mark.skipif(guestlib.host_kind() in ("none", "pvm"), reason="UEFI does not run here"),
+    pytest.mark.skipif(not os.path.exists(CODE), reason="no package ovmf"),
+    pytest.mark.seconds(4 * SECONDS),
+]
+
+
+def boot(console, *said):
+    text = read_until(console, "efi app")
+    assert all(s in text for s in said), text
+
+
+def ask(console, character):
+    console.sock.sendall(character)
+    assert console.line() == "set"
+
+
+def test_boot_entry_survives_revert_reset_and_clone(daemon, kvm, tmp_path):
+    disk = str(tmp_path / "disk.qcow2")
+    efidisk.make(tmp_path / "raw", os.path.join(GUESTS, "efi_app.efi"))
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", tmp_path / "raw", disk], check=True)
+    daemon.define("vm1", memory="128M", boot={"firmware": "uefi"}, disks=[{"path": disk, "format": "qcow2"}])
+    daemon.cairn("start", "vm1")
+    console = attach(daemon, "vm1")
+    boot(console, "var=no boot=no")
+    ask(console, b"b")
+    ask(console, b"7")
+    daemon.cairn("snapshot-create-as", "vm1", "one")
+    ask(console, b"8")
+    daemon.cairn("snapshot-revert", "vm1", "one")
+    console.sock.sendall(b"r")
+    boot(console, "var=7 boot=yes")
+    console.sock.sendall(b"o")
+    daemon.wait("vm1", "shutoff")
+    console.close()
+    daemon.cairn("clone", "vm1", "vm2")
+    daemon.cairn("start", "vm2")
+    console = attach(daemon, "vm2")
+    boot(console, "var=7 boot=yes")
+    console.close()
