@@ -529,8 +529,6 @@ static int machine_build(struct machine *m, int *fds, struct memory *taken, stru
 		r = assist_setup(m, e);
 	if (!r)
 		r = ram_make(m, fds, taken, e);
-	if (!r && is_uefi(m))
-		memory_lay_out_for_uefi(&m->mem);
 	if (!r && m->cfg.firmware)
 		r = machine_load_firmware(m, e);
 	m->assist.rom = m->mem.rom;

@@ -94,6 +94,7 @@ int machine_load_firmware(struct machine *m, struct err *e)
 
 	if (m->cfg.firmware != VM_FIRMWARE_UEFI)
 		return memory_read_rom(&m->mem, m->kernel_fd, e);
+	memory_lay_out_for_uefi(&m->mem);
 	r = flash_file_open(&m->nvram, m->nvram_fd, m->nvram_template_fd, &m->nvram_content, e);
 	if (!r)
 		r = memory_map_uefi(&m->mem, m->kernel_fd, m->nvram.bytes, e);
