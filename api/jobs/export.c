@@ -195,6 +195,7 @@ static void spec_make(struct export *x, const struct definition *d, const struct
 	boot_add(x, "kernel", d->kernel, v->kernel_fd);
 	boot_add(x, "initrd", d->initrd, v->initrd_fd);
 	boot_add(x, "loader", d->loader, v->kernel_fd);
+	boot_add(x, "nvram_template", d->nvram_template, v->nvram_template_fd);
 	for (uint32_t i = 0; i < d->ndisks; i++) {
 		struct json_object *o = json_object_array_get_idx(disks, i);
 

@@ -121,6 +121,20 @@ def test_variables_survive_reset_end_snapshot_revert_and_clone(daemon, kvm, tmp_
     assert not (daemon.state / "vms" / "vm2").exists()
 
 
+def test_archive_has_the_firmware_and_the_template(daemon, kvm, tmp_path, uefi):
+    daemon.define("vm1", memory="16M", boot=uefi)
+    archive = str(tmp_path / "a.tar")
+    daemon.cairn("export", "vm1", archive)
+    daemon.cairn("import", archive, "--name", "vm2", "--folder", str(tmp_path))
+    daemon.cairn("start", "vm2")
+    f = Flash(daemon, "vm2")
+    assert f.read(1) == 2
+    f.console.close()
+    daemon.cairn("destroy", "vm2")
+    daemon.cairn("undefine", "vm2", "--nvram", "--remove-all-storage")
+    assert not (tmp_path / "vm2").exists()
+
+
 @pytest.mark.parametrize("nvram, why", [
     (b"x" * 4096, "is truncated: it has 4096 bytes instead of 16384"),
     (b"x" * 40000, "is of another size (40000 bytes) than its template (16384 bytes)"),
