@@ -292,8 +292,7 @@ static int undefine_check(const struct vm *vm, const struct undefine_opts *opts,
 			"VM '%s' has a managed save; start the VM, or use --managed-save to drop the save",
 			vm->def->name);
 	if (!opts->dry_run && (!opts->nvram || opts->keep_nvram) && store_has_file(vm->host->store, vm->def->name, STORE_NVRAM))
-		return err_set(e, -EPERM, ERR_WRONG_STATE, "%s; to remove the UEFI variables, use --nvram; to keep them in an archive, "
-			"use cairn export before", opts->keep_nvram ? "cannot keep the nvram, which is in the VM's state folder" :
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "%s; to remove the UEFI variables, use --nvram", opts->keep_nvram ? "cannot keep the nvram, which is in the VM's state folder" :
 			"cannot undefine domain with nvram");
 	if (vm_has(vm, VM_FACT_TEMPLATE) && image_clones(vm, clones, sizeof(clones)))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,

@@ -113,7 +113,7 @@ static const struct field undefine_args[] = { FIELD_VM,
 	{ "remove-all-storage", FIELD_BOOL, OPTIONAL, "delete the image files that the VM writes to; refused if another VM uses any of them" },
 	{ "storage", FIELD_ARRAY, OPTIONAL, "delete only these images, given by disk id or path" },
 	{ "nvram", FIELD_BOOL, OPTIONAL, "remove the UEFI variables too" },
-	{ "keep-nvram", FIELD_BOOL, OPTIONAL, "refused for a VM that has UEFI variables: an exported archive keeps them" },
+	{ "keep-nvram", FIELD_BOOL, OPTIONAL, "refused for a VM that has UEFI variables, which are in its state folder" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would be deleted, and change nothing" }, END };
 static const struct field undefine_returns[] = { { "volumes", FIELD_ARRAY, OPTIONAL, "id, path, removed, and why if the file stays" }, END };
 static const struct field start_args[] = { FIELD_VM,
