@@ -206,7 +206,7 @@ static int board_devices_new(struct machine *m, struct err *e)
 	if (!r)
 		r = device_keep(m, pvpanic_new(h, m->pio, &d, e), &d);
 	if (!r && m->cfg.debug_exit)
-		r = device_keep(m, debug_exit_new(h, m->pio, &d, e), &d);
+		r = device_keep(m, debug_exit_new(h, m->pio, m->mmio, &d, e), &d);
 	if (!r && m->cfg.firmware)
 		r = device_keep(m, fw_cfg_new(h, m->pio, &m->fw_cfg, e), &m->fw_cfg);
 	if (!r && m->cfg.firmware)

@@ -27,7 +27,7 @@ BARE = (
     "test_unemulatable_instruction_is_a_crash", "test_panic_is_reported", "test_deadline_ends_guest_that_ignores_button",
     "test_power_off_ends_with_status_0", "test_debug_exit_is_the_status[42]", "test_power_button_reaches_the_guest",
     "test_reset_restarts_guest", "test_reset_ends_when_the_definition_says_so", "test_twenty_vms_at_once",
-    "test_idle_guest_uses_no_cpu")
+    "test_idle_guest_uses_no_cpu", "test_interrupt_lines")
 LINUX = (
     "test_file_survives_shutdown_and_second_start", "test_vmlinux_and_bzimage_boot[bzImage]", "test_memory_above_4_gib",
     "test_all_vcpus_come_up_and_go_down[2]", "test_reboot_restarts_linux", "test_panic_of_linux_is_reported",

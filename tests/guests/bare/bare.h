@@ -97,6 +97,10 @@ void program(uint64_t again) __attribute__((noreturn));
 void processor_init(unsigned id);
 /* Route a GSI to VECTOR_GSI(gsi) on the boot processor. */
 void ioapic_route(unsigned gsi, bool level);
+/* The same, on the processor with this APIC id. */
+void ioapic_route_to(unsigned gsi, bool level, unsigned cpu);
+/* Handler of interrupts that no device has, at CPL 0; NULL: none. */
+extern void (*volatile line_handler)(unsigned gsi);
 /* Map a GPA beyond the first 4 GiB. Returns false when no page tables are left or gpa is not
  * canonical. */
 bool page_map(uint64_t gpa);
@@ -185,7 +189,7 @@ struct command {
 /* Tables of commands; each ends with a row without a name. */
 extern const struct command io_commands[], disk_commands[], ring_commands[], machine_commands[],
 	crash_commands[], storm_commands[], watchdog_commands[], net_commands[], gap_commands[], vsock_commands[],
-	tcp_commands[], balloon_commands[];
+	tcp_commands[], balloon_commands[], line_commands[];
 
 /* ---- machine.c ---- */
 /* Start the local APIC's timer with VECTOR_TIMER and a period of count * 16 bus cycles; 0 stops

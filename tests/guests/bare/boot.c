@@ -92,10 +92,17 @@ static void ioapic_write(unsigned reg, uint32_t v)
 	mmio_write(IOAPIC + 0x10, 4, v);
 }
 
+void (*volatile line_handler)(unsigned gsi);
+
+void ioapic_route_to(unsigned gsi, bool level, unsigned cpu)
+{
+	ioapic_write(0x11 + 2 * gsi, cpu << 24);
+	ioapic_write(0x10 + 2 * gsi, VECTOR_GSI(gsi) | (level ? 1u << 15 : 0));
+}
+
 void ioapic_route(unsigned gsi, bool level)
 {
-	ioapic_write(0x11 + 2 * gsi, (uint32_t)lapic_read(0x20));
-	ioapic_write(0x10 + 2 * gsi, VECTOR_GSI(gsi) | (level ? 1u << 15 : 0));
+	ioapic_route_to(gsi, level, (unsigned)lapic_read(0x20) >> 24);
 }
 
 static uint64_t *table_below(uint64_t *entry)
@@ -250,6 +257,8 @@ static void interrupt_ack(unsigned gsi)
 		button_interrupt();
 	else if (gsi < ARRAY_SIZE(irq_ack_gpa) && irq_ack_gpa[gsi])
 		mmio_read(irq_ack_gpa[gsi], 1);
+	else if (line_handler)
+		line_handler(gsi);
 }
 
 void trap(struct trap_frame *f)

@@ -43,16 +43,32 @@ static void expect_event(struct fixture *f, enum dev_event_kind kind, int64_t va
 
 static void debug_exit(void **state)
 {
+	struct bus *mmio = bus_new();
 	struct fixture f;
-	struct device *d = begin(&f, debug_exit_new);
+	struct device *d;
+	uint64_t v;
 
 	(void)state;
+	fx_init(&f);
+	assert_int_equal(debug_exit_new(&f.host, f.pio, mmio, &d, NULL), 0);
 	fx_out(&f, DEBUG_EXIT_PORT, 1, 42);
 	expect_event(&f, DEV_EVENT_DEBUG_EXIT, 42);
 	fx_out(&f, DEBUG_EXIT_PORT, 4, 0x107);
 	expect_event(&f, DEV_EVENT_DEBUG_EXIT, 7);
+	/* The rest of QEMU's pc-testdev */
+	fx_out(&f, TESTDEV_REGISTER_PORT, 4, 0x12345678);
+	assert_int_equal(fx_in(&f, TESTDEV_REGISTER_PORT + 2, 1), 0x34);
+	fx_out(&f, TESTDEV_IRQ_PORT + 14, 1, 1);
+	assert_true(f.level[14]);
+	fx_out(&f, TESTDEV_IRQ_PORT + 14, 1, 0);
+	assert_false(f.level[14]);
+	assert_true(bus_write(mmio, TESTDEV_RAM_BASE + TESTDEV_RAM_BYTES - 8, 8, 0x1122334455667788));
+	assert_true(bus_read(mmio, TESTDEV_RAM_BASE + TESTDEV_RAM_BYTES - 4, 4, &v));
+	assert_int_equal(v, 0x11223344);
 	assert_true(!d->ops->reset && !d->ops->save && !d->ops->load); /* no state */
 	end(&f, d);
+	assert_false(bus_read(mmio, TESTDEV_RAM_BASE, 1, &v));
+	bus_free(mmio);
 }
 
 static void pvpanic(void **state)
