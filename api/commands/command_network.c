@@ -216,6 +216,14 @@ static void operation_done(void *opaque, int r, struct json_object *answer, cons
 	free(w);
 }
 
+static void link_put(struct json_object *o, const struct network_definition *d)
+{
+	if (network_is_direct(d))
+		js_put_str(o, "dev", d->dev);
+	else
+		js_put_str(o, "bridge", d->bridge);
+}
+
 void command_net_start(struct call *c)
 {
 	struct waiting *w = waiting_new(c);
@@ -226,7 +234,7 @@ void command_net_start(struct call *c)
 	if (r < 0)
 		waiting_fail(w, &e);
 	else
-		js_put_str(w->o, "bridge", n->live->bridge);
+		link_put(w->o, n->live);
 }
 
 void command_net_create(struct call *c)
@@ -243,7 +251,7 @@ void command_net_create(struct call *c)
 	if (!r) {
 		json_object_put(w->o);
 		w->o = identity_put(d);
-		js_put_str(w->o, "bridge", d->bridge);
+		link_put(w->o, d);
 		r = network_start(network_add_transient(c->host, d), true, operation_done, w, &e);
 	}
 	if (r < 0)
@@ -324,7 +332,7 @@ static void entry_fill(struct json_object *o, const struct network *n)
 	js_put_bool(o, "persistent", n->def);
 	js_put_bool(o, "autostart", n->autostart);
 	js_put_str(o, "mode", network_mode_name(d->mode));
-	js_put_str(o, "bridge", d->bridge);
+	link_put(o, d);
 }
 
 void command_net_list(struct call *c)

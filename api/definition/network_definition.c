@@ -16,7 +16,8 @@
 #include <string.h>
 
 static const struct choice modes[] = { { "nat", NETWORK_NAT }, { "route", NETWORK_ROUTE }, { "isolated", NETWORK_ISOLATED },
-	{ "open", NETWORK_OPEN }, { "bridge", NETWORK_BRIDGE }, { NULL, 0 } };
+	{ "open", NETWORK_OPEN }, { "bridge", NETWORK_BRIDGE }, { "private", NETWORK_PRIVATE }, { "vepa", NETWORK_VEPA },
+	{ "passthrough", NETWORK_PASSTHROUGH }, { NULL, 0 } };
 
 static const struct choice filters[] = { { "no-spoofing", NETWORK_NO_SPOOFING }, { "clean-traffic", NETWORK_CLEAN_TRAFFIC },
 	{ "none", NETWORK_UNFILTERED }, { NULL, 0 } };
@@ -29,6 +30,11 @@ const char *network_filter_name(unsigned filter)
 const char *network_mode_name(unsigned mode)
 {
 	return mode < ARRAY_SIZE(modes) - 1 ? modes[mode].name : "unknown";
+}
+
+bool network_is_direct(const struct network_definition *d)
+{
+	return d->mode > NETWORK_BRIDGE || (d->mode == NETWORK_BRIDGE && d->dev[0]);
 }
 
 /* ---- names ---- */
@@ -482,7 +488,7 @@ static const struct key network_rows[] = {
 	{ "mac", KEY_CUSTOM, .offset = NETWORK(mac), .parse = parse_mac, .about = "MAC address of the bridge [generated]" },
 	{ "mtu", KEY_NUMBER, .offset = NETWORK(mtu), .min = 576, .max = 65535, .about = "MTU [1500]" },
 	{ "stp", KEY_BOOL, .offset = NETWORK(stp), .about = "spanning tree protocol [false]" },
-	{ "dev", KEY_CUSTOM, .offset = NETWORK(dev), .parse = parse_link, .about = "the only link that leads outside [any]" },
+	{ "dev", KEY_CUSTOM, .offset = NETWORK(dev), .parse = parse_link, .about = "the only link that leads outside [any]; the link for macvtap" },
 	{ "domain", KEY_CUSTOM, .offset = NETWORK(domain), .parse = parse_domain, .about = "DNS domain of the guests" },
 	{ "domain_local", KEY_BOOL, .offset = NETWORK(domain_local), .about = "never ask others for the domain's names [false]" },
 	{ "ipv4", KEY_OBJECT, .offset = NETWORK(ipv4), .of = &ipv4_keys, .parse = prepare_subnet, .about = "IPv4" },

@@ -25,7 +25,9 @@ struct json_object;
 #define NETWORK_TEXT_MAX (48 * 1024)
 #define NETWORK_DOMAIN_MAX 253 /* RFC 1035, section 2.3.4, without the last dot */
 
-enum network_mode { NETWORK_NAT, NETWORK_ROUTE, NETWORK_ISOLATED, NETWORK_OPEN, NETWORK_BRIDGE };
+/* The last three, and NETWORK_BRIDGE with a dev, are modes of macvtap: network_is_direct(). */
+enum network_mode { NETWORK_NAT, NETWORK_ROUTE, NETWORK_ISOLATED, NETWORK_OPEN, NETWORK_BRIDGE, NETWORK_PRIVATE, NETWORK_VEPA,
+	NETWORK_PASSTHROUGH };
 
 /* What a guest's tap lets through: docs/networks.md, "Ports". */
 enum network_filter { NETWORK_FILTER_OF_MODE, NETWORK_NO_SPOOFING, NETWORK_CLEAN_TRAFFIC, NETWORK_UNFILTERED };
@@ -85,7 +87,7 @@ struct network_definition {
 	char mac[18];	       /* empty: none given */
 	uint32_t mtu;	       /* 0: none given */
 	bool stp;
-	char dev[IFNAMSIZ]; /* empty: any */
+	char dev[IFNAMSIZ]; /* empty: any; of a direct network: the link that its macvtap devices are on */
 	char domain[NETWORK_DOMAIN_MAX + 1]; /* empty: none */
 	bool domain_local;
 	struct network_subnet ipv4, ipv6;
@@ -105,6 +107,8 @@ struct json_object *network_definition_to_json(const struct network_definition *
 /* The same without the keys that are the daemon's own: the request of cairn-net. */
 struct json_object *network_definition_for_program(const struct network_definition *d);
 const char *network_mode_name(unsigned mode);
+/* Whether guests are connected to a link of the host by macvtap devices, so that the network has no bridge. */
+bool network_is_direct(const struct network_definition *d);
 const char *network_filter_name(unsigned filter);
 
 #endif

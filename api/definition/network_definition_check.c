@@ -183,15 +183,22 @@ static int subnet_check(struct parse *p, const struct network_subnet *s, const c
 
 /* ---- a network ---- */
 
-/* A bridge that exists is the admin's: Cairn sets nothing up there. */
+/* A bridge or link that exists is the admin's: Cairn sets nothing up there. */
 static int bridge_check(struct parse *p, const struct network_definition *d)
 {
-	if (!d->bridge[0])
-		return key_error(p, "bridge is missing; mode bridge needs the name of a bridge that exists");
-	if (d->mac[0] || d->mtu || d->stp || d->dev[0] || d->domain[0] || d->domain_local || d->ipv4.given || d->ipv6.given ||
+	const char *mode = network_mode_name(d->mode);
+
+	if (d->mode != NETWORK_BRIDGE && !d->dev[0])
+		return key_error(p, "dev is missing; mode %s needs the name of a link of the host, such as eth0", mode);
+	if (d->dev[0] && d->bridge[0])
+		return key_error(p, "bridge: mode %s has a bridge that exists or macvtap devices on dev; remove bridge or dev", mode);
+	if (!d->dev[0] && !d->bridge[0])
+		return key_error(p, "bridge is missing; mode bridge needs the name of a bridge that exists, or with dev a link of the host for "
+			"macvtap devices");
+	if (d->mac[0] || d->mtu || d->stp || d->domain[0] || d->domain_local || d->ipv4.given || d->ipv6.given ||
 		d->dns.given || d->egress || d->filter || d->isolated_ports)
-		return key_error(p, "mode bridge uses a bridge that exists as it is; remove all keys but name, uuid, mode, bridge, "
-			"users and groups");
+		return key_error(p, "mode %s uses a %s that exists as it is; remove all keys but name, uuid, mode, %s, users and groups",
+			mode, d->dev[0] ? "link" : "bridge", d->dev[0] ? "dev" : "bridge");
 	return 0;
 }
 
@@ -223,7 +230,7 @@ int network_definition_check(struct parse *p, const struct network_definition *d
 
 	if (!d->name[0])
 		return key_error(p, "name is missing; give the network a name");
-	if (d->mode == NETWORK_BRIDGE)
+	if (d->mode >= NETWORK_BRIDGE)
 		return bridge_check(p, d);
 	if (d->mode != NETWORK_ISOLATED && !d->ipv4.given && !d->ipv6.given)
 		return key_error(p, "ipv4 is missing; mode %s needs an address of the host, such as "

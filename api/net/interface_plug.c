@@ -187,5 +187,5 @@ void interface_plug(struct call *c)
 		return;
 	}
 	vm_live_replace(vm, STEAL_PTR(w->next));
-	network_ports_plug(vm, vm_live(vm)->ninterfaces - 1, w->config.vm.interfaces[0].target, plug_store, w);
+	network_ports_plug(vm, vm_live(vm)->ninterfaces - 1, &w->config, plug_store, w);
 }

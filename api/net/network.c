@@ -333,7 +333,7 @@ int network_bridge_for(void *opaque, const struct definition *d, unsigned at, co
 	if (n->state != NETWORK_ACTIVE)
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "interfaces[%u].source: network '%s' is not active; start it with: cairn "
 			"net-start %s", at, name, name);
-	*ret_bridge = n->live->bridge;
+	*ret_bridge = network_is_direct(n->live) ? NULL : n->live->bridge;
 	return 0;
 }
 
@@ -406,7 +406,7 @@ static const struct network *bridge_owner(struct vm_host *host, const char *brid
 
 static int bridge_choose(struct vm_host *host, struct network_definition *d, const struct network *old, struct err *e)
 {
-	if (old) {
+	if (old && !network_is_direct(network_any(old))) {
 		memcpy(d->bridge, network_any(old)->bridge, sizeof(d->bridge));
 		return 0;
 	}
@@ -436,6 +436,8 @@ int network_complete(struct vm_host *host, struct network_definition *d, struct 
 		memcpy(d->uuid, network_any(old)->uuid, 16);
 	else if (!uuid_is_set(d->uuid))
 		r = make_uuid(d->uuid, e);
+	if (network_is_direct(d))
+		return r;
 	if (!r && !d->bridge[0])
 		r = bridge_choose(host, d, old, e);
 	owner = r || d->mode == NETWORK_BRIDGE ? NULL : bridge_owner(host, d->bridge, old);

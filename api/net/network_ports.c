@@ -4,6 +4,7 @@
 #include "api/net/network_life.h"
 #include "api/net/network_process.h"
 #include "api/net/port_calls.h"
+#include "api/net/tap.h"
 #include "api/definition/vm_config.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -32,6 +33,7 @@ struct port {
 	char network[NETWORK_NAME_MAX + 1], tap[IFNAMSIZ];
 	char address[INET_ADDRSTRLEN]; /* in the network, of a live clone or reserved for forwards; empty: none */
 	bool plain; /* no rules */
+	bool direct; /* a macvtap link, which cairn-net makes before the guest runs */
 };
 
 struct network_ports {
@@ -53,6 +55,8 @@ struct network_port_end {
 	struct port port;
 	/* A reservation or an attached interface: */
 	uint8_t uuid[16]; /* of the VM */
+	struct config *config; /* of an attached interface: gets the files of a macvtap link; borrowed */
+	unsigned queues;       /* of an attached interface */
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
 };
@@ -81,7 +85,7 @@ static enum network_filter filter_of(const struct network_definition *d)
 {
 	if (d->filter)
 		return d->filter;
-	return d->mode == NETWORK_BRIDGE || d->mode == NETWORK_OPEN ? NETWORK_UNFILTERED : NETWORK_NO_SPOOFING;
+	return d->mode >= NETWORK_OPEN ? NETWORK_UNFILTERED : NETWORK_NO_SPOOFING;
 }
 
 static struct json_object *port_make(const struct port *p)
@@ -103,7 +107,7 @@ static void mac_put(struct json_object *o, const char *key, const uint8_t mac[DE
 /* Whether the interface is a live clone's for which cairn-net translates addresses (docs/networks.md, "Forks"). */
 static bool is_fork(const struct vm *vm, unsigned at, const struct network_definition *d)
 {
-	return memcmp(vm->ports->guest_macs[at], no_mac, sizeof(no_mac)) && d->mode != NETWORK_BRIDGE && d->ipv4.given;
+	return memcmp(vm->ports->guest_macs[at], no_mac, sizeof(no_mac)) && d->mode < NETWORK_BRIDGE && d->ipv4.given;
 }
 
 static const struct definition_user *forwards_of(const struct vm *vm, unsigned at)
@@ -237,16 +241,21 @@ static void port_done(void *opaque, int r, struct json_object *answer, const str
 	struct vm *vm = opaque;
 	struct network_ports *p = vm->ports;
 	const struct port *port = &p->list[p->done];
-	struct err own = { 0 };
+	struct err own = { 0 }, why;
 
 	p->call = NULL; /* ends by itself */
 	if (!r)
 		addresses_take(p, &p->list[p->done], answer);
 	if (!r)
 		port_lead(vm, port);
+	if (!r && port->direct) {
+		r = tap_add_direct(vm->start.config, port->at, vm_live(vm)->interfaces[port->at].queues, port->tap, &own);
+		e = &own;
+	}
 	if (r < 0) {
-		err_set(&own, r, e->cls, "interfaces[%u]: network '%s' cannot filter the guest's frames, so the VM was not started: %s",
-			port->at, port->network, e->msg);
+		why = *e;
+		err_set(&own, r, why.cls, "interfaces[%u]: network '%s' cannot %s, so the VM was not started: %s", port->at, port->network,
+			port->direct ? "connect the guest" : "filter the guest's frames", why.msg);
 	} else {
 		p->done++;
 		r = port_begin(vm, &own);
@@ -279,6 +288,17 @@ static int port_begin(struct vm *vm, struct err *e)
 	return 1;
 }
 
+/* Choose the name of a macvtap link, which delivers frames to one MAC address only. */
+static int direct_begin(const struct vm *vm, struct port *port, struct err *e)
+{
+	port->plain = false;
+	if (!network_ports_is_clone(vm, port->at))
+		return tap_name_make(port->at, port->tap, e);
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "interfaces[%u]: network '%s' has macvtap devices, and the guest of a live clone has its "
+		"source's MAC address, which they do not deliver to it; clone the VM when it is off, or use a network of mode nat",
+		port->at, vm_live(vm)->interfaces[port->at].source);
+}
+
 /* Add the port of interface `i` to the list if it needs one. tap: its tap. Returns 0; -errno. */
 static int port_add(struct vm *vm, unsigned i, const char *tap, struct err *e)
 {
@@ -293,16 +313,18 @@ static int port_add(struct vm *vm, unsigned i, const char *tap, struct err *e)
 	r = network_ports_check(vm->host, face, i, network_ports_is_clone(vm, i), forwards_of(vm, i)->forwards, forwards_of(vm, i)->nforwards, e);
 	if (r < 0)
 		return r;
-	*port = (struct port){ .at = i, .plain = !needs_rules(vm, i, n->live) };
-	if (port->plain && n->live->mode != NETWORK_NAT)
+	*port = (struct port){ .at = i, .plain = !needs_rules(vm, i, n->live), .direct = network_is_direct(n->live) };
+	if (port->plain && n->live->mode != NETWORK_NAT && !port->direct)
 		return 0;
-	if (n->live->mode == NETWORK_BRIDGE)
+	if (n->live->mode >= NETWORK_BRIDGE && !port->plain)
 		return err_set(e, -EINVAL, ERR_WRONG_STATE, "interfaces[%u]: filter and isolated need a network of which Cairn makes "
-			"the bridge, and '%s' has mode bridge; remove them, or use another network", i, face->source);
+			"the bridge, and '%s' has mode %s; remove them, or use another network", i, face->source,
+			network_mode_name(n->live->mode));
 	snprintf(port->network, sizeof(port->network), "%s", face->source);
 	snprintf(port->tap, sizeof(port->tap), "%.*s", (int)sizeof(port->tap) - 1, tap);
-	p->n++;
-	return 0;
+	r = port->direct ? direct_begin(vm, port, e) : 0;
+	p->n += !r;
+	return r;
 }
 
 static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e), struct err *e)
@@ -472,19 +494,25 @@ static void plugged(void *opaque, int r, struct json_object *answer, const struc
 {
 	struct network_port_end *end = opaque;
 	struct vm *vm = vm_find_uuid(end->host, end->uuid);
-	struct err own;
+	struct err own, why;
 
 	(void)answer;
 	if (vm)
 		vm_save(vm);
-	if (r < 0)
-		err_set(&own, r, e->cls, "network '%s' cannot filter the guest's frames, so the interface was not attached: %s", end->port.network,
-			e->msg);
+	if (!r && end->port.direct) {
+		r = tap_add_direct(end->config, 0, end->queues, end->port.tap, &own);
+		e = &own;
+	}
+	if (r < 0) {
+		why = *e;
+		err_set(&own, r, why.cls, "network '%s' cannot %s, so the interface was not attached: %s", end->port.network,
+			end->port.direct ? "connect the guest" : "filter the guest's frames", why.msg);
+	}
 	end->done(end->opaque, r, &own);
 	end_free(end);
 }
 
-void network_ports_plug(struct vm *vm, unsigned at, const char *tap, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+void network_ports_plug(struct vm *vm, unsigned at, struct config *c, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
 {
 	unsigned before = ports_of(vm)->n;
 	struct network_port_end *end;
@@ -494,7 +522,7 @@ void network_ports_plug(struct vm *vm, unsigned at, const char *tap, void (*done
 	struct err e;
 	int r;
 
-	r = port_add(vm, at, tap, &e);
+	r = port_add(vm, at, c->vm.interfaces[0].target, &e);
 	port = &vm->ports->list[before];
 	if (r < 0 || vm->ports->n == before || port->plain) {
 		done(opaque, r, &e);
@@ -502,7 +530,8 @@ void network_ports_plug(struct vm *vm, unsigned at, const char *tap, void (*done
 	}
 	n = network_find_name(vm->host, port->network);
 	end = must_alloc(calloc(1, sizeof(*end)));
-	*end = (struct network_port_end){ .next = vm->host->port_ends, .host = vm->host, .port = *port, .done = done, .opaque = opaque };
+	*end = (struct network_port_end){ .next = vm->host->port_ends, .host = vm->host, .port = *port, .done = done, .opaque = opaque, .config = c,
+		.queues = vm_live(vm)->interfaces[at].queues };
 	memcpy(end->uuid, vm->def->uuid, sizeof(end->uuid));
 	vm->host->port_ends = end;
 	keys = port_make(port);

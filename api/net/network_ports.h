@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 
+struct config;
 struct definition_forward;
 struct definition_interface;
 struct err;
@@ -44,8 +45,9 @@ bool network_ports_has_tap(const struct vm_host *host, const char *network, cons
  * done: called once, before the call returns or from the loop. The VM may be gone by then. */
 void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 /* Install the rules for interface `at`, which is attached to the running VM; vm_live() has it.
- * tap: its tap; empty: none. done: as for network_ports_lead(). */
-void network_ports_plug(struct vm *vm, unsigned at, const char *tap, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
+ * c: the configuration of this interface alone, which gets the files of a macvtap link; borrowed until done(), which is
+ * called as that of network_ports_lead(). */
+void network_ports_plug(struct vm *vm, unsigned at, struct config *c, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 /* Tell the VM's cairn-publish processes again where to lead clients. For an adopted VM, call it after
  * forwards_taken_back(): a daemon that was killed may not have done so. */
 void network_ports_tell(struct vm *vm);

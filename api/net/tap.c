@@ -91,17 +91,23 @@ static int queue_open(struct tap *t, unsigned queue, struct ifreq *r, struct err
 	return ioctl(fd, TUNSETIFF, r) < 0 ? tap_failed(t, "cannot make a tap device", e) : 0;
 }
 
+int tap_name_make(unsigned at, char name[IFNAMSIZ], struct err *e)
+{
+	uint32_t number;
+
+	if (getrandom(&number, sizeof(number), 0) != (ssize_t)sizeof(number))
+		return err_set_errno(e, -errno, "interfaces[%u]: cannot choose a name for the tap device", at);
+	snprintf(name, IFNAMSIZ, TAP_UNIQUE_NAMES, number);
+	return 0;
+}
+
 static int tap_make(struct tap *t, struct err *e)
 {
 	struct ifreq r = interface_request(TAP_NAMES);
 	int header = HEADER_BYTES, ret;
-	uint32_t number;
 
-	if (t->unique && getrandom(&number, sizeof(number), 0) != (ssize_t)sizeof(number))
-		return tap_failed(t, "cannot choose a name for the tap device", e);
-	if (t->unique)
-		snprintf(r.ifr_name, sizeof(r.ifr_name), TAP_UNIQUE_NAMES, number);
-
+	if (t->unique && (ret = tap_name_make(t->at, r.ifr_name, e)) < 0)
+		return ret;
 	r.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL | (t->queues > 1 ? IFF_MULTI_QUEUE : 0));
 	ret = queue_open(t, 0, &r, e);
 	if (ret < 0)
@@ -205,6 +211,54 @@ static int tap_add(struct config *c, unsigned at, const struct definition_interf
 	return r;
 }
 
+/* ---- macvtap ---- */
+
+/* Open a queue of the macvtap link. The node of a link in another network namespace may have the same number. */
+static int direct_queue_open(struct tap *t, unsigned queue, int index, struct err *e)
+{
+	struct ifreq own = { 0 }, flags = { 0 };
+	int header = HEADER_BYTES, fd;
+	char path[32];
+
+	snprintf(path, sizeof(path), "/dev/tap%d", index);
+	fd = t->fds[queue] = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0 && errno == ENOENT)
+		return err_set(e, -ENOENT, ERR_HOST, "interfaces[%u]: %s is missing, the device of a macvtap link; Cairn needs devtmpfs or udev on /dev",
+			t->at, path);
+	if (fd < 0)
+		return err_set_errno(e, -errno, "interfaces[%u]: %s", t->at, path);
+	if (ioctl(fd, TUNGETIFF, &own) < 0 || strcmp(own.ifr_name, t->name) != 0)
+		return err_set(e, -EEXIST, ERR_HOST, "interfaces[%u]: %s belongs to a link of another network namespace; try again", t->at, path);
+	flags.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (t->queues > 1 ? IFF_MULTI_QUEUE : 0));
+	if (ioctl(fd, TUNSETIFF, &flags) < 0 || ioctl(fd, TUNSETVNETHDRSZ, &header) < 0 || ioctl(fd, TUNSETOFFLOAD, 0UL) < 0)
+		return err_set_errno(e, -errno, "interfaces[%u]: cannot set up %s", t->at, path);
+	return 0;
+}
+
+int tap_add_direct(struct config *c, unsigned at, unsigned queues, const char *name, struct err *e)
+{
+	CLEANUP_CLOSE int sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct tap t = { .at = at, .queues = MAX(queues, 1), .sock = sock };
+	struct ifreq r = interface_request(name);
+	int index = (int)if_nametoindex(name), ret = 0;
+
+	if (!index || sock < 0 || ioctl(sock, SIOCGIFMTU, &r) < 0)
+		return err_set_errno(e, -errno, "interfaces[%u]: macvtap link %s", at, name);
+	t.mtu = r.ifr_mtu;
+	snprintf(t.name, sizeof(t.name), "%s", name);
+	for (unsigned i = 0; i < t.queues; i++)
+		t.fds[i] = -1;
+	for (unsigned i = 0; i < t.queues && !ret; i++)
+		ret = direct_queue_open(&t, i, index, e);
+	if (!ret)
+		ret = tap_hand_over(c, &t, e);
+	if (ret < 0)
+		tap_drop(&t);
+	return ret;
+}
+
+/* ---- bridges ---- */
+
 /* Check that the user may use the bridge: a port on it reaches everything else that root attached to it. */
 static int bridge_check(const struct definition *d, unsigned at, const char *allowed, struct err *e)
 {
@@ -242,7 +296,7 @@ int taps_add(struct config *c, const struct definition *d, const struct tap_rule
 		if (sock < 0)
 			sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 		r = sock < 0 ? err_set_errno(e, -errno, "socket") : bridge_of(d, i, rules, &bridge, e);
-		if (!r)
+		if (!r && bridge)
 			r = tap_add(c, i, &d->interfaces[i], bridge, sock, e);
 	}
 	return r;

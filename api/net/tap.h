@@ -4,13 +4,16 @@
 #ifndef CAIRN_API_NET_TAP_H
 #define CAIRN_API_NET_TAP_H
 
+#include <net/if.h>
+
 struct config;
 struct definition;
 struct err;
 
 struct tap_rules {
 	const char *bridges_for_all; /* comma-separated bridges for VMs that other users defined (d->rights); NULL: none */
-	/* Find the bridge of an active network that the interface may use. *ret_bridge: borrowed. Returns 0; -errno.
+	/* Find the bridge of an active network that the interface may use. *ret_bridge: borrowed; NULL: the network has
+	 * none (network_is_direct()), and tap_add_direct() follows. Returns 0; -errno.
 	 * NULL: there are no networks. */
 	int (*network_bridge)(void *opaque, const struct definition *d, unsigned at, const char **ret_bridge, struct err *e);
 	void *opaque;
@@ -21,5 +24,10 @@ struct tap_rules {
  * other process.
  * Returns 0; -errno, and c keeps the taps made so far. */
 int taps_add(struct config *c, const struct definition *d, const struct tap_rules *rules, struct err *e);
+
+/* Choose a name that no other tap has had. at: index of the interface, for the sentence. Returns 0; -errno. */
+int tap_name_make(unsigned at, char name[IFNAMSIZ], struct err *e);
+/* Open the queues of a macvtap link, and add them to c, whose interface gets its name and MTU. Returns 0; -errno. */
+int tap_add_direct(struct config *c, unsigned at, unsigned queues, const char *name, struct err *e);
 
 #endif

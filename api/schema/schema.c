@@ -415,6 +415,8 @@ static const struct field query_quotas_returns[] = {
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 
 #define FIELD_NETWORK { "network", FIELD_STRING, REQUIRED, "name or UUID of the network" }
+#define FIELD_DIRECT { "dev", FIELD_STRING, OPTIONAL, \
+	"with macvtap: the link that the guests are on, in place of bridge" }
 #define FIELD_WARNINGS { "warnings", FIELD_ARRAY, OPTIONAL, \
 	"sentences, such as about another firewall that drops the traffic" }
 static const struct field network_only[] = { FIELD_NETWORK, END };
@@ -433,9 +435,9 @@ static const struct field net_create_args[] = {
 static const struct field net_create_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the network" },
 	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the network" },
-	{ "bridge", FIELD_STRING, REQUIRED, "name of the bridge" }, FIELD_WARNINGS, END };
+	{ "bridge", FIELD_STRING, OPTIONAL, "name of the bridge" }, FIELD_DIRECT, FIELD_WARNINGS, END };
 static const struct field net_start_returns[] = {
-	{ "bridge", FIELD_STRING, REQUIRED, "name of the bridge" }, FIELD_WARNINGS, END };
+	{ "bridge", FIELD_STRING, OPTIONAL, "name of the bridge" }, FIELD_DIRECT, FIELD_WARNINGS, END };
 static const struct field net_update_args[] = { FIELD_NETWORK,
 	{ "definition", FIELD_OBJECT, REQUIRED, "definition that the active network gets; only DHCP, DNS, egress, users and "
 		"groups may differ. net-define changes the next start's" },
@@ -457,7 +459,7 @@ static const struct field net_info_returns[] = {
 	{ "persistent", FIELD_BOOL, REQUIRED, "the daemon keeps the definition when the network stops" },
 	{ "autostart", FIELD_BOOL, REQUIRED, "the daemon starts the network after a boot of the host" },
 	{ "mode", FIELD_STRING, REQUIRED, "nat, route, isolated, open or bridge" },
-	{ "bridge", FIELD_STRING, REQUIRED, "name of the bridge" },
+	{ "bridge", FIELD_STRING, OPTIONAL, "name of the bridge" }, FIELD_DIRECT,
 	{ "pending", FIELD_BOOL, REQUIRED, "the active definition and that of the next start differ" },
 	{ "vms", FIELD_ARRAY, REQUIRED, "names of the VMs that run with an interface of the network" },
 	{ "denied-packets", FIELD_INT, OPTIONAL, "packets that the egress rules have denied since they were made" },

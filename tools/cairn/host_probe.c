@@ -12,6 +12,7 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/kvm.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
@@ -23,6 +24,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -366,6 +368,40 @@ static void tun_probe(struct host_check *c)
 		: "as root: modprobe tun; interfaces of type user need no tap");
 }
 
+/* Whether a line of the file contains the text. */
+static bool file_has(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "re");
+	char line[4096];
+	bool has = false;
+
+	while (f && !has && fgets(line, sizeof(line), f))
+		has = strstr(line, text);
+	if (f)
+		fclose(f);
+	return has;
+}
+
+/* The kernel loads the module by itself when the first network needs it. */
+static void macvtap_probe(struct host_check *c)
+{
+	struct utsname u;
+	char path[PATH_MAX];
+
+	if (file_has("/proc/devices", " macvtap\n")) {
+		found(c, HOST_OK, "in the kernel");
+		return;
+	}
+	uname(&u);
+	snprintf(path, sizeof(path), "/lib/modules/%s/modules.dep", u.release);
+	if (file_has(path, "/macvtap.ko")) {
+		found(c, HOST_OK, "a module of the kernel");
+		return;
+	}
+	found(c, HOST_MISSING, "the kernel has no macvtap");
+	remedy(c, "use networks of mode nat, or of an existing bridge; or a kernel with CONFIG_MACVTAP");
+}
+
 /* ---- user namespaces ---- */
 
 /* Ask a child to enter a user namespace and use its privileges: AppArmor may allow the former and deny the latter.
@@ -520,6 +556,8 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "cgroups", "limit a VM's memory, threads and processor time", false, cgroups_probe },
 		{ "modules", "KVM and taps", false, modules_probe },
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
+		{ "macvtap", "networks of guests on a link of the host (\"dev\" with mode bridge, private, vepa or passthrough)", false,
+			macvtap_probe },
 		{ "bios", "VMs that boot from a disk (\"firmware\": \"bios\")", false, bios_probe },
 		{ "uefi", "VMs with UEFI (\"firmware\": \"uefi\")", false, uefi_probe },
 		{ "network-boot", "VMs that boot from the network (boot_order of an interface)", false, network_boot_probe },

@@ -217,6 +217,86 @@ int link_make_veth(struct links *l, const char *name, int bridge, unsigned mtu, 
 	return r < 0 ? link_failed(r, name, "making the veth", e) : 0;
 }
 
+int link_make_macvtap(struct links *l, const struct macvtap_config *c)
+{
+	struct nlmsghdr *n = link_request(l, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0);
+	struct nlattr *info, *data;
+
+	mnl_attr_put_strz(n, IFLA_IFNAME, c->name);
+	mnl_attr_put_str(n, IFLA_IFALIAS, c->alias);
+	if (c->mac)
+		mnl_attr_put(n, IFLA_ADDRESS, MAC_BYTES, c->mac);
+	mnl_attr_put_u32(n, IFLA_LINK, (uint32_t)c->dev);
+	info = mnl_attr_nest_start(n, IFLA_LINKINFO);
+	mnl_attr_put_strz(n, IFLA_INFO_KIND, "macvtap");
+	data = mnl_attr_nest_start(n, IFLA_INFO_DATA);
+	mnl_attr_put_u32(n, IFLA_MACVLAN_MODE, c->mode);
+	mnl_attr_nest_end(n, data);
+	mnl_attr_nest_end(n, info);
+	return request_confirm(l, n);
+}
+
+#define ALIASED_MAX 64
+
+struct aliased {
+	const char *alias;
+	struct {
+		int index;
+		char name[IFNAMSIZ];
+	} list[ALIASED_MAX];
+	size_t n;
+};
+
+static int aliased_read(const struct nlmsghdr *n, void *arg)
+{
+	const struct ifinfomsg *m = mnl_nlmsg_get_payload(n);
+	char alias[LINK_ALIAS_MAX] = "", name[IFNAMSIZ] = "";
+	struct aliased *all = arg;
+	const struct nlattr *a;
+
+	mnl_attr_for_each(a, n, sizeof(*m))
+	{
+		if (mnl_attr_get_type(a) == IFLA_IFALIAS)
+			snprintf(alias, sizeof(alias), "%.*s", mnl_attr_get_payload_len(a), mnl_attr_get_str(a));
+		else if (mnl_attr_get_type(a) == IFLA_IFNAME)
+			attribute_text(a, name, sizeof(name));
+	}
+	if (all->n < ALIASED_MAX && !strcmp(alias, all->alias)) {
+		all->list[all->n].index = m->ifi_index;
+		memcpy(all->list[all->n++].name, name, sizeof(name));
+	}
+	return MNL_CB_OK;
+}
+
+int links_delete_alias(struct links *l, const char *alias, void (*deleted)(void *opaque, const char *name), void *opaque, struct err *e)
+{
+	struct aliased all = { .alias = alias };
+	int r;
+
+	do {
+		all.n = 0;
+		r = request_run(l, link_request(l, RTM_GETLINK, NLM_F_DUMP, 0), aliased_read, &all);
+		if (r < 0)
+			return err_set_errno(e, r, "cannot list the links");
+		for (size_t i = 0; i < all.n && r >= 0; i++) {
+			r = link_delete(l, all.list[i].index, e);
+			if (r > 0)
+				deleted(opaque, all.list[i].name);
+		}
+	} while (all.n == ALIASED_MAX && r >= 0);
+	return MIN(r, 0);
+}
+
+int link_set_mac(struct links *l, int index, const uint8_t mac[MAC_BYTES], struct err *e)
+{
+	struct nlmsghdr *n = link_request(l, RTM_NEWLINK, 0, index);
+	int r;
+
+	mnl_attr_put(n, IFLA_ADDRESS, MAC_BYTES, mac);
+	r = request_confirm(l, n);
+	return r < 0 ? err_set_errno(e, r, "cannot set the MAC address of link %d", index) : 0;
+}
+
 int link_set_up(struct links *l, int index, struct err *e)
 {
 	struct nlmsghdr *n = link_request(l, RTM_NEWLINK, 0, index);

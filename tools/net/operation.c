@@ -2,6 +2,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "tools/net/accept.h"
+#include "tools/net/direct.h"
 #include "tools/net/dnsmasq.h"
 #include "tools/net/forks.h"
 #include "tools/net/forwarding.h"
@@ -188,8 +189,11 @@ int network_up(struct operation *o, struct err *e)
 	struct uplinks up;
 	struct dnsmasq d = { 0 };
 	struct link bridge;
-	int found = operation_find_bridge(o, &bridge, e), r;
+	int found, r;
 
+	if (network_is_direct(&o->req->net))
+		return direct_up(o, e);
+	found = operation_find_bridge(o, &bridge, e);
 	if (o->req->net.mode == MODE_BRIDGE) {
 		up_answer(o, &d, false);
 		return existing_bridge_needed(&o->req->net, found, e);
@@ -270,6 +274,8 @@ static int everything_remove(struct operation *o, note_fn *removed, struct err *
 
 int network_down(struct operation *o, struct err *e)
 {
+	if (network_is_direct(&o->req->net))
+		return direct_down(o, e);
 	return o->req->net.mode == MODE_BRIDGE ? 0 : everything_remove(o, operation_note, e);
 }
 
@@ -327,8 +333,11 @@ int network_check(struct operation *o, struct err *e)
 {
 	struct link bridge;
 	struct err why;
-	int found = operation_find_bridge(o, &bridge, &why), r = 0;
+	int found, r = 0;
 
+	if (network_is_direct(&o->req->net))
+		return direct_check(o, e);
+	found = operation_find_bridge(o, &bridge, &why);
 	/* Another link of that name: this network is not there. */
 	if (found < 0 && found != -EEXIST && found != -EINVAL) {
 		*e = why;
@@ -389,8 +398,11 @@ int network_update(struct operation *o, struct err *e)
 	struct dnsmasq d;
 	struct service running;
 	bool same = true;
-	int r = update_check(o, &bridge, e);
+	int r;
 
+	if (network_is_direct(&o->req->net)) /* nothing of it is on the host */
+		return direct_check(o, e);
+	r = update_check(o, &bridge, e);
 	if (!r)
 		r = forks_read(o, e);
 	if (!r)

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "tools/net/direct.h"
 #include "tools/net/dnsmasq.h"
 #include "tools/net/forks.h"
 #include "tools/net/leases.h"
@@ -574,8 +575,12 @@ static int all_isolate(struct operation *o, struct err *e)
 int network_port_up(struct operation *o, struct err *e)
 {
 	struct service service;
-	int r = all_isolate(o, e);
+	int r = network_is_direct(&o->req->net) ? direct_ports_up(o, e) : all_isolate(o, e);
 
+	if (network_is_direct(&o->req->net)) {
+		answers_put(o);
+		return r;
+	}
 	dnsmasq_addresses(o->req, &service);
 	return r ? r : port_change(o, &service, e);
 }
@@ -584,6 +589,10 @@ int network_port_down(struct operation *o, struct err *e)
 {
 	static const struct service none;
 
+	if (network_is_direct(&o->req->net)) {
+		answers_put(o);
+		return direct_ports_down(o, e);
+	}
 	return port_change(o, &none, e);
 }
 

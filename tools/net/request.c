@@ -40,9 +40,14 @@ bool network_is_forwarded(const struct network *n)
 	return n->mode == MODE_NAT || n->mode == MODE_ROUTE || n->mode == MODE_OPEN;
 }
 
+bool network_is_direct(const struct network *n)
+{
+	return n->mode > MODE_BRIDGE || (n->mode == MODE_BRIDGE && n->dev);
+}
+
 bool network_has_dnsmasq(const struct network *n)
 {
-	return n->mode != MODE_BRIDGE && (n->ipv4.given || n->ipv6.given) &&
+	return n->mode < MODE_BRIDGE && (n->ipv4.given || n->ipv6.given) &&
 		(n->ipv4.dhcp || n->dns || n->ipv6.given);
 }
 
@@ -136,9 +141,11 @@ static int word_read(const struct reading *r, const char *key, bool needed, cons
 static int mode_read(const struct reading *r, enum network_mode *ret, struct err *e)
 {
 	static const char *const words[] = { [MODE_NAT] = "nat", [MODE_ROUTE] = "route", [MODE_ISOLATED] = "isolated",
-		[MODE_OPEN] = "open", [MODE_BRIDGE] = "bridge" };
+		[MODE_OPEN] = "open", [MODE_BRIDGE] = "bridge", [MODE_PRIVATE] = "private", [MODE_VEPA] = "vepa",
+		[MODE_PASSTHROUGH] = "passthrough" };
 
-	return word_read(r, "mode", true, words, ARRAY_SIZE(words), "network.mode: nat, route, isolated, open or bridge", ret, e);
+	return word_read(r, "mode", true, words, ARRAY_SIZE(words), "network.mode: nat, route, isolated, open, bridge, private, vepa or "
+		"passthrough", ret, e);
 }
 
 /* The names that are made from the UUID. The MAC addresses are local ones; their last five bytes are the UUID's. */
@@ -236,13 +243,14 @@ static int dns_read(const struct reading *up, struct network *n, struct err *e)
 }
 
 /* A bridge of somebody else's has no other keys. */
-static int bridge_mode_check(const struct reading *r, struct err *e)
+static int bridge_mode_check(const struct reading *r, bool is_direct, struct err *e)
 {
 	static const char *const keys[] = { "name", "uuid", "mode", "bridge", NULL };
+	static const char *const direct_keys[] = { "name", "uuid", "mode", "dev", NULL };
 	struct err why;
 
-	if (reading_keys(r, keys, &why) < 0)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s with mode 'bridge': only name, uuid and bridge", why.msg);
+	if (reading_keys(r, is_direct ? direct_keys : keys, &why) < 0)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s with this mode: only name, uuid and %s", why.msg, is_direct ? "dev" : "bridge");
 	return 0;
 }
 
@@ -286,10 +294,12 @@ static int network_read(const struct reading *r, struct network *n, struct err *
 	if (!error)
 		error = mode_read(r, &n->mode, e);
 	if (!error)
-		error = link_name(r, "bridge", true, &n->bridge, e);
-	if (!error && n->mode == MODE_BRIDGE) {
+		error = link_name(r, "dev", n->mode > MODE_BRIDGE, &n->dev, e);
+	if (!error)
+		error = link_name(r, "bridge", !network_is_direct(n), &n->bridge, e);
+	if (!error && n->mode >= MODE_BRIDGE) {
 		names_make(n, false);
-		return bridge_mode_check(r, e);
+		return bridge_mode_check(r, network_is_direct(n), e);
 	}
 	if (!error)
 		error = mac_read(r, "mac", false, n->mac, e);
@@ -297,8 +307,6 @@ static int network_read(const struct reading *r, struct network *n, struct err *
 		error = reading_number(r, "mtu", false, MTU_MIN, MTU_MAX, &n->mtu, e);
 	if (!error)
 		error = reading_bool(r, "stp", &n->stp, e);
-	if (!error)
-		error = link_name(r, "dev", false, &n->dev, e);
 	if (!error)
 		error = reading_host_name(r, "domain", false, &n->domain, e);
 	if (!error)
@@ -448,9 +456,9 @@ static int port_check(const struct request *q, const struct port *p, const char 
 {
 	const struct network *n = &q->net;
 
-	if (p->fork.given && (n->mode == MODE_BRIDGE || !n->ipv4.given))
+	if (p->fork.given && (n->mode >= MODE_BRIDGE || !n->ipv4.given))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s.fork: only in a network with IPv4 of which cairn-net makes the bridge", path);
-	if (p->reserve && (n->mode == MODE_BRIDGE || !n->ipv4.given || !n->ipv4.dhcp))
+	if (p->reserve && (n->mode >= MODE_BRIDGE || !n->ipv4.given || !n->ipv4.dhcp))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s.reserve: only in a network with DHCP for IPv4 of which cairn-net makes the bridge", path);
 	for (const struct port *other = q->ports; other < p; other++)
 		if (!strcmp(other->tap, p->tap))

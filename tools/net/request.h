@@ -29,7 +29,10 @@ enum network_mode {
 	MODE_ROUTE,
 	MODE_ISOLATED,
 	MODE_OPEN,   /* routed, without rules of its own */
-	MODE_BRIDGE, /* a bridge that somebody else made */
+	MODE_BRIDGE, /* a bridge that somebody else made; with dev: macvtap, as all modes below */
+	MODE_PRIVATE,
+	MODE_VEPA,
+	MODE_PASSTHROUGH,
 };
 
 struct range {
@@ -77,7 +80,7 @@ struct network {
 	uint8_t mac[MAC_BYTES];
 	unsigned mtu; /* 0: the kernel's default */
 	bool stp;
-	const char *dev; /* NULL: any link of the host */
+	const char *dev; /* NULL: any link of the host; of a direct network (direct.h): that of its macvtap links */
 	const char *domain; /* NULL: none */
 	bool domain_local;
 	struct subnet ipv4, ipv6;
@@ -152,6 +155,8 @@ int request_parse(const char *text, size_t len, struct request *ret, struct err 
 void request_done(struct request *r);
 
 /* Whether the network has a dnsmasq: DHCP, DNS or router advertisements. */
+/* Whether it has macvtap links in place of a bridge. */
+bool network_is_direct(const struct network *n);
 bool network_has_dnsmasq(const struct network *n);
 /* Whether the egress rules have names, so that cairn-dns answers the guests. */
 bool network_has_names(const struct network *n);

@@ -145,19 +145,24 @@ static void nat_warn(struct reading *r, struct _xmlNode *nat)
 		reading_warn(r, port, NULL, "has no effect");
 }
 
-/* libvirt prints the link that leads outside as an attribute and as an element. */
-static void forward_link_read(struct reading *r, struct _xmlNode *link)
+/* libvirt prints the link that leads outside as an attribute and as an element. Several links are a choice for the
+ * guests of a network of macvtap devices. */
+static int forward_link_read(struct reading *r, struct _xmlNode *link, bool direct)
 {
 	if (!js_get(r->definition, "dev"))
 		put_attr(r->definition, "dev", link, "dev");
 	for (struct _xmlNode *more = node_next(link); more; more = node_next(more))
-		reading_warn(r, more, NULL, "has no effect: one link leads outside");
+		if (direct)
+			return reading_error(r, more, NULL, ERR_UNSUPPORTED, "a network has one link; define a network for each");
+		else
+			reading_warn(r, more, NULL, "has no effect: one link leads outside");
+	return 0;
 }
 
 static int forward_read(struct reading *r, struct _xmlNode *n)
 {
 	CLEANUP_FREE char *mode = n ? node_attr(n, "mode") : NULL;
-	static const char *const modes[] = { "nat", "route", "open", "bridge" };
+	static const char *const modes[] = { "nat", "route", "open", "bridge", "private", "vepa", "passthrough" };
 	static const char *const known[] = { "nat", "interface", NULL };
 	size_t i = 0;
 
@@ -167,10 +172,11 @@ static int forward_read(struct reading *r, struct _xmlNode *n)
 	while (mode && i < ARRAY_SIZE(modes) && strcmp(modes[i], mode))
 		i++;
 	if (i == ARRAY_SIZE(modes))
-		return reading_error(r, n, "mode", ERR_UNSUPPORTED, "\"%.40s\" is not supported; use nat, route, open or bridge", mode);
+		return reading_error(r, n, "mode", ERR_UNSUPPORTED, "\"%.40s\" is not supported; use nat, route, open, bridge, private, vepa or passthrough",
+			mode);
 	put_attr(r->definition, "dev", n, "dev");
-	if (node_child(n, "interface"))
-		forward_link_read(r, node_child(n, "interface"));
+	if (node_child(n, "interface") && forward_link_read(r, node_child(n, "interface"), i > 2) < 0)
+		return -EINVAL;
 	if (node_child(n, "nat"))
 		nat_warn(r, node_child(n, "nat"));
 	others_warn(r, n, known);
@@ -332,6 +338,12 @@ static void forward_print(struct writer *w, struct json_object *o)
 
 	if (!strcmp(mode, "isolated"))
 		return;
+	if (dev && !js_get(o, "bridge") && !js_get(o, "ipv4") && !js_get(o, "ipv6")) { /* as libvirt prints macvtap's */
+		writer_open(w, "forward", "dev", dev, "mode", mode, NULL);
+		writer_leaf(w, "interface", "dev", dev, NULL);
+		writer_close(w, "forward");
+		return;
+	}
 	if (!js_get_bool(js_get(o, "ipv6"), "nat", false)) {
 		writer_leaf(w, "forward", "mode", mode, "dev", dev, NULL);
 		return;

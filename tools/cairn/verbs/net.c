@@ -199,7 +199,10 @@ int verb_net_info(struct cli *c)
 	label_print(stdout, "Active:", "%s", !strcmp(state, "active") ? "yes" : !strcmp(state, "inactive") ? "no" : state);
 	label_print(stdout, "Persistent:", "%s", js_get_bool(o, "persistent", false) ? "yes" : "no");
 	label_print(stdout, "Autostart:", "%s", js_get_bool(o, "autostart", false) ? "yes" : "no");
-	label_print(stdout, "Bridge:", "%s", js_get_str_or(o, "bridge", "-"));
+	if (js_get(o, "dev"))
+		label_print(stdout, "Device:", "%s", js_get_str(o, "dev"));
+	else
+		label_print(stdout, "Bridge:", "%s", js_get_str_or(o, "bridge", "-"));
 	label_print(stdout, "Mode:", "%s", js_get_str_or(o, "mode", "-"));
 	if (js_get(o, "denied-packets"))
 		label_print(stdout, "Denied packets:", "%lld", (long long)js_get_int(o, "denied-packets", 0));

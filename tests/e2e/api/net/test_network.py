@@ -709,7 +709,7 @@ def test_xml_loses_no_limit_silently(plain):
 
 
 @pytest.mark.parametrize("old,new,why", [
-    ("mode='nat'", "mode='passthrough'", "line 4: /network/forward/@mode: \"passthrough\" is not supported"),
+    ("mode='nat'", "mode='hostdev'", "line 4: /network/forward/@mode: \"hostdev\" is not supported"),
     ("netmask='255.255.255.0'", "netmask='255.0.255.0'", '"255.0.255.0" is not a netmask'),
     ("end='10.77.0.99'", "end='10.78.0.99'", "line 12: ipv4.dhcp.ranges[0].end: 10.78.0.99 is outside"),
     ("<network connections='1'>", "<domain>", "not well-formed"),

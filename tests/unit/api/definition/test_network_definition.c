@@ -131,6 +131,9 @@ static void test_addresses_are_checked(void **state)
 	refuse("\"mtu\":1000,\"ipv6\":{\"address\":\"fd00::1\",\"prefix\":64}", "mtu: 1000 is too small for IPv6");
 	refuse("\"mode\":\"isolated\",\"dev\":\"eth0\"", "dev: needs mode nat or route");
 	refuse("\"mode\":\"bridge\"", "bridge is missing");
+	refuse("\"mode\":\"vepa\"", "dev is missing");
+	refuse("\"mode\":\"private\",\"dev\":\"eth0\",\"bridge\":\"br0\"", "bridge: mode private has a bridge that exists or macvtap devices on dev");
+	refuse("\"mode\":\"passthrough\",\"dev\":\"eth0\",\"isolated_ports\":true", "mode passthrough uses a link that exists as it is");
 	refuse("\"mode\":\"bridge\",\"bridge\":\"br0\",\"mtu\":1500", "mode bridge uses a bridge that exists as it is");
 }
 
