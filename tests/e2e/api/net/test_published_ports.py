@@ -11,15 +11,17 @@ import signal
 import socket
 import subprocess
 import tempfile
+import types
 
 import pytest
 
 import guestlib
 from conftest import BUILD, Console, QmpError, until
+from hostnetlib import Namespace
 from test_daemon import as_nobody
 from test_forward import added, forwards
 from test_network import MAC, host, lan  # noqa: F401 (fixtures)
-from test_network_ports import RealDaemon, leases
+from test_network_ports import ARP, RealDaemon, leases, mac_of
 
 
 class Publisher(RealDaemon):
@@ -433,25 +435,49 @@ def test_tcp_and_a_revert(real, lan):  # noqa: F811
         assert echoes(client_of(lan, p["port"]), p["name"].encode())
 
 
+def senders(s, mac, c):
+    """Have the guest send probes with another MAC address and with its own. Return the addresses that arrive."""
+    c.run("net probe 1")
+    c.run("net probe 0")
+    came = []
+    while mac not in came:
+        frame = s.recv(2048)
+        came += [mac_of(frame)] if frame[:6] == b"\xff" * 6 and frame[28:32] == bytes(4) else []
+    return came
+
+
 def test_ten_guests_on_one_network(real, lan):  # noqa: F811
-    """Each has an address of its own, reaches those before it and the gateway, and answers on its own port."""
+    """Each has an address of its own by DHCP and a name, reaches those before it and the gateway, sends with its own
+    MAC address only, and answers on its own port, half of them by UDP and half by TCP."""
+    macs = [f"52:54:00:00:00:{i:02x}" for i in range(1, 11)]
     addresses, ports = [], []
-    for i in range(1, 11):
-        define(real, f"vm{i}", mac=f"52:54:00:00:00:{i:02x}")
+    for i, mac in enumerate(macs, 1):
+        real.cairn("net-update", "lan", "add", "ip-dhcp-host", json.dumps({"mac": mac, "name": f"vm{i}"}), "--live")
+        define(real, f"vm{i}", mac=mac)
         c = real.begin(f"vm{i}")
         address = c.run("net dhcp")[0]
         assert address not in addresses
         for other in ["10.77.0.1", *addresses]:
             assert c.run(f"net ask {int(ipaddress.ip_address(other))}")[0] == "answered=1", (i, other)
-        c.run("pit 100")
-        c.sock.sendall(b"net serve\n")
+        assert senders(lan.socket("virbr0", ARP), mac, c) == [mac]
+        if i % 2:
+            c.run("pit 100")
+            c.sock.sendall(b"net serve\n")
+        else:
+            c.run(f"tcp listen {int(ipaddress.ip_address(address))} 22")
+            c.sock.sendall(b"tcp serve\n")
         c.close()
         addresses.append(address)
-        ports.append(added(real, f"vm{i}", "udp:auto:7"))
-    assert sorted(leases(real)) == sorted((f"52:54:00:00:00:{i:02x}", a) for i, a in enumerate(addresses, 1))
+        ports.append(added(real, f"vm{i}", "udp:auto:7" if i % 2 else "auto:22"))
+    assert sorted(leases(real)) == sorted(zip(macs, addresses))
     assert len(set(ports)) == len(real.publishers()) == 10
-    for port, address in zip(ports, addresses):
-        assert answers(lan, port, address.encode()) and answers(lan, 7, b"direct", address)
+    asker = types.SimpleNamespace(open=lambda *kind: lan.inside(lambda: socket.socket(*kind)))
+    for i, (port, address) in enumerate(zip(ports, addresses), 1):
+        assert Namespace.resolve(asker, "10.77.0.1", f"vm{i}") == [address]
+        if i % 2:
+            assert answers(lan, port, address.encode()) and answers(lan, 7, b"direct", address)
+        else:
+            assert echoes(client_of(lan, port), address.encode())
     for i in range(1, 11):
         real.cairn("destroy", f"vm{i}")
     until(lambda: not real.publishers() and "vnet" not in real.rules())
