@@ -330,14 +330,15 @@ static bool boots_network(const struct definition *d)
 	return false;
 }
 
-/* Name the UEFI of a new definition that names none, so that a VM keeps its own. That of Debian is the default. */
+/* Name the UEFI of a new definition that names none, so that a VM keeps its own. That of Debian is the default. Refuse
+ * one that cannot run. */
 static int uefi_choose(struct parse *p)
 {
 	CLEANUP_FREE struct uefi_files *f = must_alloc(malloc(sizeof(*f)));
 	struct definition *d = p->d;
-	int r = uefi_files_find(uefi_folders, f, p->e);
+	int r = d->loader ? uefi_files_check(uefi_folders, d->loader, p->e) : uefi_files_find(uefi_folders, f, p->e);
 
-	if (r < 0 || !strcmp(f->code, DEFINITION_UEFI_PATH))
+	if (r < 0 || d->loader || !strcmp(f->code, DEFINITION_UEFI_PATH))
 		return r;
 	d->loader = must_alloc(strdup(f->code));
 	if (!d->nvram_template)
@@ -370,7 +371,7 @@ static int check_boot(struct parse *p)
 		return key_error(p, "memory: a VM with UEFI needs at least 64 MiB");
 	if (d->firmware && d->ram_bytes < DEFINITION_FIRMWARE_RAM)
 		return key_error(p, "memory: a VM with a firmware needs at least 16 MiB");
-	return d->firmware == VM_FIRMWARE_UEFI && !d->loader && !p->stored ? uefi_choose(p) : 0;
+	return d->firmware == VM_FIRMWARE_UEFI && !p->stored ? uefi_choose(p) : 0;
 }
 
 static int check_whole(struct parse *p)

@@ -1,6 +1,7 @@
 #include "api/definition/uefi_files.h"
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -101,32 +102,56 @@ static unsigned descriptors_list(const char *const folders[UEFI_FOLDERS], struct
 	return n;
 }
 
-int uefi_files_find(const char *const folders[UEFI_FOLDERS], struct uefi_files *ret, struct err *e)
-{
-	struct descriptor *list = must_alloc(calloc(DESCRIPTORS_MAX, sizeof(*list)));
-	unsigned n = descriptors_list(folders, list);
-	char refused[PATH_MAX] = "";
-	bool found = false;
+#define NO_SMM "system management mode, as for Secure Boot, which Cairn does not have; "
 
-	for (unsigned i = 0; i < n && !found; i++) {
+/* Return the next usable descriptor from *i on and whether it needs SMM; NULL: there is none. */
+static const struct descriptor *descriptor_next(const char *const folders[UEFI_FOLDERS], const struct descriptor *list, unsigned n,
+	unsigned *i, struct uefi_files *ret, bool *ret_smm)
+{
+	while (*i < n) {
 		CLEANUP_JS struct json_object *o = NULL;
+		const struct descriptor *d = &list[(*i)++];
 		char path[PATH_MAX];
 
-		if ((i && !strcmp(list[i].name, list[i - 1].name)) ||
-			snprintf(path, sizeof(path), "%s/%s", folders[list[i].folder], list[i].name) >= (int)sizeof(path) ||
+		if ((d > list && !strcmp(d->name, d[-1].name)) ||
+			snprintf(path, sizeof(path), "%s/%s", folders[d->folder], d->name) >= (int)sizeof(path) ||
 			js_read(path, DESCRIPTOR_MAX_BYTES, &o, NULL) < 0 || !descriptor_take(o, ret))
 			continue;
-		found = !list_has(js_get_array(o, "features"), "requires-smm");
-		if (!found)
-			memcpy(refused, path, sizeof(refused));
+		*ret_smm = list_has(js_get_array(o, "features"), "requires-smm");
+		return d;
 	}
-	free(list);
-	if (found)
+	return NULL;
+}
+
+int uefi_files_find(const char *const folders[UEFI_FOLDERS], struct uefi_files *ret, struct err *e)
+{
+	CLEANUP_FREE struct descriptor *list = must_alloc(calloc(DESCRIPTORS_MAX, sizeof(*list)));
+	unsigned n = descriptors_list(folders, list), i = 0;
+	const struct descriptor *d, *refused = NULL;
+	bool smm = false;
+
+	while ((d = descriptor_next(folders, list, n, &i, ret, &smm)) && smm)
+		refused = d;
+	if (d)
 		return 0;
-	if (refused[0])
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "boot.firmware: each UEFI of this host (%.200s) needs system management mode, as for "
-			"Secure Boot, which Cairn does not have; " DEFINITION_UEFI_REMEDY, refused);
+	if (refused)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "boot.firmware: each UEFI of this host (%.120s) needs " NO_SMM DEFINITION_UEFI_REMEDY,
+			refused->name);
 	snprintf(ret->code, sizeof(ret->code), "%s", DEFINITION_UEFI_PATH);
 	snprintf(ret->vars, sizeof(ret->vars), "%s", DEFINITION_NVRAM_PATH);
+	return 0;
+}
+
+int uefi_files_check(const char *const folders[UEFI_FOLDERS], const char *code, struct err *e)
+{
+	CLEANUP_FREE struct descriptor *list = must_alloc(calloc(DESCRIPTORS_MAX, sizeof(*list)));
+	CLEANUP_FREE struct uefi_files *f = must_alloc(malloc(sizeof(*f)));
+	unsigned n = descriptors_list(folders, list), i = 0;
+	const struct descriptor *d;
+	bool smm = false;
+
+	while ((d = descriptor_next(folders, list, n, &i, f, &smm)))
+		if (smm && !strcmp(f->code, code))
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "boot.loader: %.200s needs " NO_SMM "use " DEFINITION_UEFI_PATH, code);
 	return 0;
 }

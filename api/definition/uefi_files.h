@@ -20,5 +20,7 @@ struct uefi_files {
  * absent. Damaged descriptors are skipped.
  * Returns 0; -ENOTSUP: all descriptors for UEFI need system management mode. */
 int uefi_files_find(const char *const folders[UEFI_FOLDERS], struct uefi_files *ret, struct err *e);
+/* Check that no descriptor says of the file `code` that it needs system management mode. Returns 0; -ENOTSUP. */
+int uefi_files_check(const char *const folders[UEFI_FOLDERS], const char *code, struct err *e);
 
 #endif

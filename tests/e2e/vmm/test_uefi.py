@@ -1,5 +1,6 @@
 """VMs with a flash memory of variables: a firmware of our own programs and erases it (tests/guests/bare/flash_rom.c).
-The content survives resets, ends, snapshots, reverts and clones. No test boots OVMF itself."""
+The content survives resets, ends, snapshots, reverts and clones. long_uefi.py boots OVMF
+itself."""
 
 import os
 import subprocess
@@ -11,6 +12,7 @@ from conftest import GUESTS, Console
 from guestlib import Guest, definition
 
 ROM = os.path.join(GUESTS, "flash_rom.bin")
+SECURE = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
 VARIABLES = 16384
 BASE = (1 << 32) - 65536 - VARIABLES
 pytestmark = [pytest.mark.skipif(guestlib.host_kind() == "none", reason="no usable /dev/kvm")]
@@ -173,3 +175,9 @@ def test_uefi_is_refused_where_kvm_emulates_kernel_mode(daemon, kvm, tmp_path, u
     said = daemon.cairn("start", "vm1", ok=False).stderr
     assert "UEFI does not run on this host, whose KVM emulates kernel mode (kvm-pvm)" in said and 'boot with firmware "bios"' in said
     assert daemon.cairn("domstate", "vm1").stdout == "shut off\n"
+
+
+@pytest.mark.skipif(not os.path.exists(SECURE), reason="no package ovmf")
+def test_uefi_with_smm_is_refused(daemon, uefi):
+    said = daemon.cairn("define", daemon.write("vm1", memory="64M", boot={**uefi, "loader": SECURE}), ok=False).stderr
+    assert f"boot.loader: {SECURE} needs system management mode" in said

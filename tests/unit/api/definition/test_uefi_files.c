@@ -106,6 +106,9 @@ static void test_descriptors_with_smm_only_are_refused(void **state)
 	descriptor_put(f->second, "30-secure.json", "flash", "pc-q35-*", "\"requires-smm\"", "/secure");
 	assert_int_equal(find(f), -ENOTSUP);
 	assert_non_null(strstr(f->e.msg, "30-secure.json) needs system management mode"));
+	assert_int_equal(uefi_files_check(f->folders, "/secure", &f->e), -ENOTSUP);
+	assert_non_null(strstr(f->e.msg, "boot.loader: /secure needs system management mode"));
+	assert_int_equal(uefi_files_check(f->folders, "/other", &f->e), 0);
 }
 
 int main(void)
