@@ -125,7 +125,7 @@ static int plug_check(const struct machine *m, const struct vm_config *c, struct
 			"reboot it, or change its definition with --config");
 	if ((unsigned)__builtin_popcount(slots) < c->ndisks + c->ninterfaces)
 		return err_set(e, -ENOSPC, ERR_INVALID, "all %d PCI slots for devices that are attached while the VM runs are taken; detach one "
-			"first, or attach the device with --config", PCI_SLOTS - PCI_HOTPLUG_FIRST_SLOT);
+			"first, or attach the device with --config", PCI_SLOTS - PCI_HOTPLUG_FIRST_SLOT - (m->cfg.firmware == VM_FIRMWARE_UEFI));
 	if (m->ndisks + c->ndisks > VM_DISKS_MAX || m->nnics + c->ninterfaces > VM_INTERFACES_MAX)
 		return err_set(e, -ENOSPC, ERR_INVALID, "a VM has at most %d disks and %d interfaces; detach one first", VM_DISKS_MAX,
 			VM_INTERFACES_MAX);
