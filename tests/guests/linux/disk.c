@@ -5,7 +5,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/aio_abi.h>
+#include <linux/cdrom.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,6 +90,34 @@ static int zeroout_run(int argc, char **argv)
 {
 	(void)argc;
 	return range_ioctl(argv, BLKZEROOUT);
+}
+
+static int drive_ioctl(const char *path, unsigned long request, int arg)
+{
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC), rc; /* non-blocking: without a medium, too */
+
+	if (fd < 0)
+		return -errno;
+	rc = ioctl(fd, request, arg);
+	rc = rc < 0 ? -errno : rc;
+	close(fd);
+	return rc;
+}
+
+static int eject_run(int argc, char **argv)
+{
+	return drive_ioctl(argv[1], argc > 2 && !strcmp(argv[2], "close") ? CDROMCLOSETRAY : CDROMEJECT, 0);
+}
+
+static int tray_run(int argc, char **argv)
+{
+	int status = drive_ioctl(argv[1], CDROM_DRIVE_STATUS, CDSL_CURRENT);
+
+	(void)argc;
+	if (status < 0)
+		return status;
+	say("%s\n", status == CDS_DISC_OK ? "disc" : status == CDS_NO_DISC ? "empty" : status == CDS_TRAY_OPEN ? "open" : "not ready");
+	return 0;
 }
 
 /* State of a benchmark: one iocb per slot, each with its own part of guest_io. */
@@ -193,6 +223,8 @@ const struct command disk_commands[] = {
 	{"block", 0, 0, block_run, "block"},
 	{"discard", 3, 3, discard_run, "discard DEV OFF LEN"},
 	{"zeroout", 3, 3, zeroout_run, "zeroout DEV OFF LEN"},
+	{"eject", 1, 2, eject_run, "eject DEV [close]"},
+	{"tray", 1, 1, tray_run, "tray DEV"},
 	{"bench", 5, 6, bench_run, "bench DEV read|write BLOCK_BYTES DEPTH SECONDS [random]"},
 	{0},
 };

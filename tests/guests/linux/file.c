@@ -113,6 +113,16 @@ static int stat_run(int argc, char **argv)
 	return 0;
 }
 
+/* Wait without a limit, like the reader of the answer. */
+static int await_run(int argc, char **argv)
+{
+	int gone = argc > 2 && !strcmp(argv[2], "gone");
+
+	while ((access(argv[1], F_OK) != 0) != gone)
+		usleep(1000);
+	return 0;
+}
+
 /* Delete the tree below `dirfd`, on one file system only: rm of a mount point empties it (and then
  * fails on the mount point itself), but does not cross from / into /proc. */
 static int tree_empty(int parent, const char *name, dev_t dev, uint64_t *count)
@@ -338,6 +348,7 @@ const struct command file_commands[] = {
 	{"read", 1, 1, read_run, "read FILE"},
 	{"ls", 0, 1, ls_run, "ls [DIR]"},
 	{"stat", 1, 1, stat_run, "stat PATH"},
+	{"await", 1, 2, await_run, "await PATH [gone]"},
 	{"rm", 1, 2, rm_run, "rm [-r] PATH"},
 	{"mkdir", 1, 1, mkdir_run, "mkdir DIR"},
 	{"sync", 0, 0, sync_run, "sync"},
