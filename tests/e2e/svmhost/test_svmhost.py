@@ -35,6 +35,7 @@ LINUX = (
     "test_clone_corrects_its_clock", "test_shutdown_by_agent_is_not_restarted",
     "test_quiesced_snapshot_has_consistent_files", "test_reverts_in_the_middle_of_work", "test_agent_in_the_initramfs",
     "test_vsock", "test_virtio_console")
+LINUX_DEVICES = ("test_scsi_disk_and_cd_drive", "test_disk_comes_and_goes", "test_balloon")
 SNAPSHOT = (
     "test_vm_clock_counts_the_time_that_the_guest_ran", "test_revert_restores_page_tables",
     "test_second_snapshot_writes_changed_memory_only", "test_snapshot_while_memory_is_loading",
@@ -53,7 +54,7 @@ CGROUPS = (
 # For each host, the test files and the tests of each file that run there. Other tests would take too long.
 HOSTS = (
     {"test_bare.py": BARE, "test_linux.py": LINUX, "test_fork.py": ("test_clone_continues_with_memory_of_its_source",)},
-    {"test_snapshot.py": SNAPSHOT,
+    {"test_snapshot.py": SNAPSHOT, "test_linux_devices.py": LINUX_DEVICES,
      "test_processor.py": ("test_guest_sees_its_named_model", "test_chosen_processor", "test_missing_feature_is_refused_by_name",
                            "test_hidden_feature_stays_hidden_or_is_told"),
      "test_tracking.py": ("test_system_call_follows_the_device[denied]",), "test_cgroups.py": CGROUPS,

@@ -1,0 +1,139 @@
+"""Linux's drivers for devices that come and go while it runs: SCSI disks and CD drives, disks that are attached by ACPI
+hot-plug, the balloon. Few tests, because each starts Linux."""
+
+import os
+import subprocess
+
+import pytest
+
+import guestlib
+from clonelib import own_kib
+from conftest import until
+from test_linux import begin
+
+KIND = guestlib.host_kind()
+MIB = 1 << 20
+pytestmark = [
+    pytest.mark.skipif(KIND == "none", reason="no usable /dev/kvm"),
+    pytest.mark.skipif(KIND == "pvm", reason="one start of Linux is enough where a kernel runs in an emulator; "
+                                             "test_svmhost.py runs this one"),
+    pytest.mark.seconds(300),
+]
+
+
+def filled(path, byte, size=MIB):
+    with open(path, "wb") as f:
+        f.write(bytes([byte]) * size)
+    return str(path)
+
+
+def qcow2(path, size="32M"):
+    subprocess.run([os.path.join(guestlib.BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(path), size], check=True)
+    return {"path": str(path), "format": "qcow2"}
+
+
+def names(console):
+    """Return the disks that Linux has."""
+    return sorted(line.split()[0] for line in console.run("block"))
+
+
+def test_scsi_disk_and_cd_drive(daemon, tmp_path):
+    """Unmap; a medium that is locked, changed, ejected by the host and by the guest, and inserted."""
+    disk, cd, other = (filled(tmp_path / n, b, size) for n, b, size in (("disk", 1, 8 * MIB), ("cd", 2, MIB), ("other", 3, 2 * MIB)))
+    subprocess.run(["/sbin/mke2fs", "-q", "-F", "-b", "4096", cd], check=True)
+    console = begin(daemon, disks=[
+        {"path": disk, "format": "raw", "bus": "scsi", "serial": "cairn-7"},
+        {"id": "sdb", "device": "cdrom", "bus": "scsi", "path": cd, "format": "raw"}])
+    assert names(console) == ["sda", "sr0"]
+    console.run("fill /dev/sda 0 4M 5 direct")
+    console.run("verify /dev/sda 0 4M 5 direct")
+    console.run("discard /dev/sda 1M 1M")
+    console.run("zeroout /dev/sda 2M 1M")
+    with open(disk, "rb") as f:
+        f.seek(MIB)
+        assert f.read(2 * MIB) == bytes(2 * MIB)
+    assert os.stat(disk).st_blocks * 512 <= 7 * MIB
+    one = console.run("sum /dev/sr0")
+    assert one[0].split()[2] == str(MIB) and console.run("tray /dev/sr0") == ["disc"]
+    # A mounted medium.
+    console.run("mount /dev/sr0 /mnt ext2 ro")
+    assert "keeps the tray of sdb locked" in daemon.cairn("change-media", "linux", "sdb", other, ok=False).stderr
+    console.run("umount /mnt")
+    daemon.cairn("change-media", "linux", "sdb", other)
+    assert console.run("sum /dev/sr0")[0].split()[2] == str(2 * MIB)
+    daemon.cairn("change-media", "linux", "sdb", "--eject")
+    assert console.run("tray /dev/sr0") == ["empty"]
+    daemon.cairn("change-media", "linux", "sdb", cd, "--insert")
+    assert console.run("sum /dev/sr0") == one
+    # The guest opens the tray, and closes it.
+    q = daemon.qmp()
+    console.run("eject /dev/sr0")
+    q.event("DEVICE_TRAY_MOVED", **{"tray-open": True})
+    assert console.run("tray /dev/sr0") == ["open"] and daemon.figures("linux")["disks"][1]["tray-open"]
+    console.run("eject /dev/sr0 close")
+    q.event("DEVICE_TRAY_MOVED", **{"tray-open": False})
+    assert console.run("sum /dev/sr0") == one
+    console.close()
+
+
+def test_disk_comes_and_goes(daemon, tmp_path):
+    """With I/O, a snapshot, a revert, and a revert to before the disk came."""
+    console = begin(daemon, disks=[qcow2(tmp_path / "a")])
+    plugged = qcow2(tmp_path / "b")["path"]
+    daemon.cairn("snapshot-create-as", "linux", "before")
+    q = daemon.qmp()
+    for _ in range(2):
+        daemon.cairn("attach-disk", "linux", plugged, "vdb", "--live", "--subdriver", "qcow2")
+        console.run("await /dev/vdb")
+        console.run("fill /dev/vdb 0 4M 5 direct")
+        console.run("verify /dev/vdb 0 4M 5 direct")
+        assert daemon.cairn("detach-disk", "linux", "vdb", "--timeout", "60").stdout == "Disk detached successfully\n"
+        q.event("DEVICE_DELETED", device="vdb")
+        console.run("await /dev/vdb gone")
+    daemon.cairn("attach-disk", "linux", plugged, "vdb", "--live", "--subdriver", "qcow2")
+    console.run("await /dev/vdb")
+    console.run("fill-ram 4 3")
+    daemon.cairn("snapshot-create-as", "linux", "with")
+    console.run("fill /dev/vdb 0 4M 6 direct")
+    daemon.cairn("snapshot-revert", "linux", "with")
+    console.run("verify /dev/vdb 0 4M 5 direct")
+    console.run("verify-ram 3")
+    daemon.cairn("snapshot-revert", "linux", "before")
+    q.event("DEVICE_DELETED", device="vdb")
+    assert names(console) == ["vda"]
+    console.run("fill /dev/vda 0 4M 7 direct")
+    console.run("verify /dev/vda 0 4M 7 direct")
+    console.close()
+
+
+def balloon(daemon):
+    return daemon.info("linux")["balloon"]
+
+
+def test_balloon(daemon):
+    """Inflation, statistics, deflation by the host and for want of memory; reports of free pages."""
+    console = begin(daemon, memory="512M", balloon=True)
+    console.run("fill-ram 256 1")
+    console.run("free-ram")
+    before = own_kib(daemon, "linux")
+    daemon.cairn("dommemstat", "linux", "--period", "1", "--live")
+    until(lambda: "available" in balloon(daemon))
+    stats = dict(l.split() for l in daemon.cairn("dommemstat", "linux").stdout.splitlines())
+    assert 400 << 10 < int(stats["usable"]) <= int(stats["available"]) <= int(stats["actual"]) == 512 << 10
+    daemon.cairn("setmem", "linux", "128M", "--live")
+    until(lambda: daemon.info("linux")["used-memory"] == 128 * MIB)
+    assert before - own_kib(daemon, "linux") > 200 << 10
+    # Linux takes pages out of the balloon before it kills a process.
+    console.run("fill-ram 192 2")
+    console.run("verify-ram 2")
+    assert daemon.info("linux")["used-memory"] > 192 * MIB
+    daemon.cairn("setmem", "linux", "512M", "--live")
+    until(lambda: daemon.info("linux")["used-memory"] == 512 * MIB)
+    console.run("verify-ram 2")
+    full, reported = own_kib(daemon, "linux"), balloon(daemon)["reported"]
+    console.run("free-ram")
+    until(lambda: balloon(daemon)["reported"] - reported >= 32 * MIB)
+    until(lambda: full - own_kib(daemon, "linux") >= 32 << 10)
+    console.run("fill-ram 256 4")
+    console.run("verify-ram 4")
+    console.close()
