@@ -126,7 +126,7 @@ def test_linux_shows_smbios():
     kernels = glob.glob(os.path.join(cache, "svmhost-*", "vmlinux"))
     if not kernels:
         pytest.skip("no kernel of the SVM host")
-    boot = {"kernel": kernels[0], "initrd": guestlib.linux_initrd(), "cmdline": "console=ttyS0 panic=-1 cairn.port=ttyS0"}
+    boot = {"kernel": kernels[0], "initrd": guestlib.linux_initrd(), "cmdline": guestlib.linux_cmdline() + " cairn.port=ttyS0"}
     with Guest(definition(memory="256M", boot=boot, uuid=UUID, sysinfo={"chassis": {"asset": "rack 7"}})) as g:
         g.expect("cairn-guest: ready", 180)
         g.line()
