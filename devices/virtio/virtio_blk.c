@@ -385,6 +385,8 @@ static void rest_end(void *opaque)
 
 	LOCK_GUARD(&v->lock);
 	b->resting = false;
+	if (limit_is_reached(b))
+		return; /* the timer was early */
 	b->turn++;
 	for (unsigned i = 0; i < v->nqueues && virtio_is_running(v); i++) {
 		unsigned q = (b->turn + i) % v->nqueues;
