@@ -23,6 +23,7 @@
 
 struct disk_test {
 	struct fixture f;
+	struct dev_host_ops ops;
 	struct loop *loop;
 	pthread_t thread;
 	struct block *block;
@@ -39,6 +40,22 @@ static void *thread_main(void *opaque)
 	return NULL;
 }
 
+static struct {
+	atomic_bool full;
+	atomic_uint asked;
+	atomic_int wake_fd;
+} room;
+
+static bool room_ask(struct dev_host *h, const struct iovec *iov, unsigned niov, int wake_fd)
+{
+	(void)h;
+	(void)iov;
+	if (niov)
+		room.wake_fd = wake_fd;
+	room.asked += niov;
+	return !room.full || !niov;
+}
+
 static void disk_begin(struct disk_test *t)
 {
 	struct virtio_blk_config c = { .name = "vda", .queues = QUEUES, .slot = SLOT };
@@ -46,6 +63,9 @@ static void disk_begin(struct disk_test *t)
 	struct block_open o = { .layers = &layer, .nlayers = 1, .name = "vda" };
 
 	fx_init(&t->f);
+	t->ops = *t->f.host.ops;
+	t->ops.ram_make_room = room_ask;
+	t->f.host.ops = &t->ops;
 	t->image = memfd_create("disk", 0);
 	assert_int_equal(ftruncate(t->image, DISK_BYTES), 0);
 	layer.fd = dup(t->image);
@@ -183,22 +203,6 @@ static void reset_under_load(void **state)
 	disk_end(&t);
 }
 
-static struct {
-	atomic_bool full;
-	atomic_uint asked;
-	atomic_int wake_fd;
-} room;
-
-static bool room_ask(struct dev_host *h, const struct iovec *iov, unsigned niov, int wake_fd)
-{
-	(void)h;
-	(void)iov;
-	if (niov)
-		room.wake_fd = wake_fd;
-	room.asked += niov;
-	return !room.full || !niov;
-}
-
 static void asked_wait(unsigned n)
 {
 	while (room.asked < n)
@@ -210,21 +214,19 @@ static void asked_wait(unsigned n)
 static void requests_wait_for_room(void **state)
 {
 	struct virtio_blk_stats st;
-	struct dev_host_ops ops;
 	struct disk_test t;
 	uint64_t one = 1;
+	unsigned asked;
 
 	(void)state;
 	disk_begin(&t);
-	ops = *t.f.host.ops;
-	ops.ram_make_room = room_ask;
-	t.f.host.ops = &ops;
 	room.full = true;
+	asked = room.asked;
 	submit(&t, 0, false, 0);
-	asked_wait(1);
+	asked_wait(asked + 1);
 	submit(&t, DEPTH, true, 1);
 	submit(&t, 1, true, 2);
-	asked_wait(2);
+	asked_wait(asked + 2);
 	fx_state_test(&t.f, t.dev, 0);
 	virtio_blk_stats(t.dev, &st);
 	assert_int_equal(st.rd_reqs + st.wr_reqs, 0);
@@ -237,9 +239,9 @@ static void requests_wait_for_room(void **state)
 	assert_int_equal(st.wr_reqs, 2);
 	/* A reset forgets a request that waits. */
 	room.full = true;
-	one = room.asked;
+	asked = room.asked;
 	submit(&t, 0, true, 3);
-	asked_wait((unsigned)one + 1);
+	asked_wait(asked + 1);
 	fx_write(&t.f, t.d.common + 20, 1, 0);
 	assert_int_equal(drv_used_idx(&t.d.q[0]), 2);
 	disk_end(&t);
