@@ -5,6 +5,7 @@
 #include "block/block_impl.h"
 #include "block/io.h"
 #include "block/lock.h"
+#include "block/mirror.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -56,12 +57,24 @@ static void __attribute__((noinline, cold)) req_trace(const struct block_req *r,
 		r->flags & BLOCK_REQ_MAY_UNMAP ? " may-unmap" : "", end);
 }
 
+void block_req_end(struct block_req *r, int res)
+{
+	struct block *b = r->block;
+
+	b->in_flight--;
+	b->changing -= r->op != BLOCK_READ;
+	r->done(r, res);
+	if (b->mirror)
+		block_mirror_poke(b->mirror);
+}
+
 static void req_done(struct block_req *r, int res)
 {
 	if (log_traces() && r->done != bounce_done)
 		req_trace(r, false, res);
-	r->block->in_flight--;
-	r->done(r, res);
+	if (r->block->mirror && r->op != BLOCK_READ && r->done != bounce_done && block_mirror_forwards(r->block->mirror, r, res))
+		return;
+	block_req_end(r, res);
 }
 
 static void deferred_run(struct loop_op *op, int res)
@@ -195,6 +208,7 @@ static void bounce_next(struct bounce *n)
 	if (r->op == BLOCK_WRITE)
 		iov_to_buf(r->iov, r->niov, n->done, n->iov.iov_base, n->iov.iov_len);
 	b->in_flight++;
+	b->changing += r->op != BLOCK_READ;
 	b->submitting = true;
 	b->ops->submit(b, &n->inner);
 	if (outer)
@@ -317,11 +331,14 @@ void block_submit(struct block *b, struct block_req *r)
 	bool outer = !b->submitting, data = r->op == BLOCK_READ || r->op == BLOCK_WRITE;
 	int res;
 
+	if (b->mirror && block_mirror_takes(b->mirror, r))
+		return;
 	r->block = b;
 	r->engine = NULL;
 	if (log_traces())
 		req_trace(r, true, 0);
 	b->in_flight++;
+	b->changing += r->op != BLOCK_READ;
 	b->submitting = true;
 	res = req_check(b, r);
 	if (!res && !r->len && r->op != BLOCK_FLUSH)

@@ -45,6 +45,8 @@ struct block {
 	struct block_req *bounce_first, **bounce_tail;
 	bool submitting; /* inside block_submit(): block_complete() calls done() in the loop's next round */
 	unsigned in_flight;
+	unsigned changing; /* those of in_flight that are no reads */
+	struct block_mirror *mirror; /* NULL: none */
 	struct block_req *deferred, **deferred_tail;
 	struct loop_op defer_op;
 	bool defer_armed;
@@ -102,6 +104,8 @@ void block_chain_free(struct block *b, bool close_fds, const struct block *keep)
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o);
 /* Complete a request: call done(), or inside block_submit() leave the call to the loop's next round. */
 void block_complete(struct block_req *r, int res);
+/* Call done() of a request that block_mirror_forwards() has kept. */
+void block_req_end(struct block_req *r, int res);
 /* Complete a request in the loop's next round. */
 void block_complete_later(struct block_req *r, int res);
 /* Every sync of an open disk's files passes its result through block_synced(), or is a block_sync(). If a sync fails,

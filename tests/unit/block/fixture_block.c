@@ -458,6 +458,15 @@ static void op_start(struct shadow_op *all, unsigned n, struct shadow_op *op)
 	assert_true(op->busy); /* done() never runs inside block_submit() */
 }
 
+/* A mirror may hold back operations that the disk does not have in flight. */
+static bool any_busy(const struct shadow_op *all, unsigned n)
+{
+	while (n--)
+		if (all[n].busy)
+			return true;
+	return false;
+}
+
 void shadow_run(struct fixture *f, struct block *b, unsigned ops, unsigned depth)
 {
 	struct shadow_op *all = calloc(depth, sizeof(*all));
@@ -467,7 +476,7 @@ void shadow_run(struct fixture *f, struct block *b, unsigned ops, unsigned depth
 		all[i].b = b;
 		all[i].memory = aligned_alloc(4096, OP_BYTES_MAX + 4096);
 	}
-	while (ops || block_in_flight(b)) {
+	while (ops || any_busy(all, depth) || block_in_flight(b)) {
 		for (unsigned i = 0; i < depth && ops; i++)
 			if (!all[i].busy) {
 				op_start(all, depth, &all[i]);
