@@ -15,6 +15,7 @@
 #include "vmm/machine/worker.h"
 #include "vmm/send_queue.h"
 #include "vmm/snapshot/clone_disk.h"
+#include "vmm/snapshot/disk_copy.h"
 #include "vmm/snapshot/disk_pull.h"
 #include "vmm/snapshot/vm_dump.h"
 #include "vmm/snapshot/vm_fork.h"
@@ -444,49 +445,19 @@ static int disk_pull_request(struct control *c, struct channel_msg *m, struct er
 	return r;
 }
 
-/* ---- disks and interfaces that come and go ---- */
-
-/* Check the part of a configuration that a message has. */
-static int part_check(struct channel_msg *m, struct err *e)
+static int disk_copy_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	struct vm_config *what = m->body;
-	int r;
+	struct vm_disk_copy *what = m->body;
+	int r, fd;
 
-	memset((char *)what + m->head.body_bytes, 0, sizeof(*what) - m->head.body_bytes);
-	r = vm_config_take_held(what, m, e);
-	return r ? r : vm_config_check(what, m->nfds, e);
-}
-
-static int plug_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	int r = part_check(m, e);
-
-	if (r < 0)
-		return r;
-	worker_drain(c->worker);
-	return vm_plug(c->vm, m->body, m->fds, e); /* fds that it takes become -1 */
-}
-
-static int medium_set_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	const struct vm_config *what = m->body;
-	int r = part_check(m, e);
-
-	if (!r && what->ndisks != 1)
-		r = err_set(e, -EINVAL, ERR_INVALID, "a medium is that of one drive");
-	if (r < 0)
-		return r;
-	worker_drain(c->worker);
-	return vm_set_medium(c->vm, what, m->fds, e); /* fds that it takes become -1 */
-}
-
-static int unplug_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	struct vm_unplug *what = m->body;
-
-	TERMINATE(what->id);
-	worker_drain(c->worker);
-	return vm_unplug(c->vm, what->id, what->force, e);
+	TERMINATE(what->disk);
+	if (m->nfds != 1)
+		return err_set(e, -EINVAL, ERR_INVALID, "a copy needs its file");
+	fd = m->fds[0];
+	m->fds[0] = -1;
+	r = vm_disk_copy(c->vm, c->worker, what, fd, snapshot_done, c, e);
+	c->for_daemon = c->for_daemon || !r;
+	return r;
 }
 
 /* ---- disks of clones; forks, pins and dumps ---- */
@@ -673,13 +644,16 @@ static const struct {
 	[VM_MSG_WATCHDOG] = { watchdog_request, false },
 	[VM_MSG_INTERFACE_SET] = { interface_set_request, false },
 	[VM_MSG_DISK_SET] = { disk_set_request, false },
-	[VM_MSG_PLUG] = { plug_request, false },
-	[VM_MSG_UNPLUG] = { unplug_request, false },
-	[VM_MSG_MEDIUM_SET] = { medium_set_request, false },
+	[VM_MSG_PLUG] = { control_plug, false },
+	[VM_MSG_UNPLUG] = { control_unplug, false },
+	[VM_MSG_MEDIUM_SET] = { control_medium_set, false },
 	[VM_MSG_RECLAIM] = { reclaim_request, true },
 	[VM_MSG_BALLOON_SET] = { balloon_set_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
+	[VM_MSG_DISK_COPY] = { disk_copy_request, true },
+	[VM_MSG_DISK_COPY_END] = { control_disk_copy_end, false },
+	[VM_MSG_DISK_PIVOT] = { control_disk_pivot, false },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },
 	[VM_MSG_HANDOVER] = { handover_request, true },

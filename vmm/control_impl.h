@@ -68,4 +68,11 @@ int control_agent(struct control *c, struct channel_msg *m, struct err *e);
 int control_addresses(struct control *c, struct channel_msg *m, struct err *e);
 int control_agent_command(struct control *c, struct channel_msg *m, struct err *e);
 
+/* Handlers of requests about disks and interfaces (control_disks.c). Each returns 0 or -errno. */
+int control_plug(struct control *c, struct channel_msg *m, struct err *e);
+int control_unplug(struct control *c, struct channel_msg *m, struct err *e);
+int control_medium_set(struct control *c, struct channel_msg *m, struct err *e);
+int control_disk_pivot(struct control *c, struct channel_msg *m, struct err *e);
+int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *e);
+
 #endif

@@ -150,6 +150,13 @@ enum vm_msg_type {
 	/* a request: struct vm_config as VM_MSG_PLUG, with one disk: a CD drive of the VM, which gets this medium. Only
 	 * to processes whose vm_info has sets_medium. */
 	VM_MSG_MEDIUM_SET = 48,
+	/* a request: struct vm_disk_copy + 1 fd, an empty file: copy a disk that the guest uses to the file, and answer
+	 * when both get each change. VM_EVENT_PROGRESS meanwhile. Only to processes whose vm_info has copies_disks, as
+	 * the next two. */
+	VM_MSG_DISK_COPY = 49,
+	VM_MSG_DISK_COPY_END = 50, /* a request: struct vm_disk_copy, of which the id counts: go on without the copy */
+	/* a request: struct vm_config as VM_MSG_PLUG, with one disk, the copy: go on with it alone */
+	VM_MSG_DISK_PIVOT = 51,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -705,6 +712,13 @@ struct vm_disk_pull {
 	uint64_t rate_bytes_per_s; /* limit for reading; 0: none */
 };
 
+struct vm_disk_copy {
+	char disk[16];		   /* id */
+	uint64_t rate_bytes_per_s; /* limit for copying; 0: none */
+	uint8_t format;		   /* enum block_format, of the copy */
+	uint8_t reserved[7];
+};
+
 struct vm_snapshot_name {
 	char name[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id */
 };
@@ -848,7 +862,8 @@ struct vm_info {
 	uint8_t sets_balloon; /* 1: the process knows VM_MSG_BALLOON_SET */
 	uint8_t reclaims; /* 1: the process knows VM_MSG_RECLAIM */
 	uint8_t sets_medium; /* 1: the process knows VM_MSG_MEDIUM_SET */
-	uint8_t reserved_at_end[6];
+	uint8_t copies_disks; /* 1: the process knows VM_MSG_DISK_COPY */
+	uint8_t reserved_at_end[5];
 	struct vm_balloon_info balloon;
 	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */
 	struct {

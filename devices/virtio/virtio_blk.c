@@ -824,6 +824,15 @@ void virtio_blk_set_limits(struct device *d, const struct virtio_blk_limits *l)
 		virtio_kick_all(&b->v);
 }
 
+void virtio_blk_set_block(struct device *d, struct block *block)
+{
+	struct virtio_blk *b = blk_of(d);
+
+	block_set_listener(b->block, NULL);
+	b->block = block;
+	block_set_listener(block, &b->listener);
+}
+
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *s)
 {
 	const struct blk_counters *c = &blk_of(d)->stats;

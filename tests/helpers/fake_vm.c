@@ -551,7 +551,7 @@ static int work_do(struct fake *f, struct work *w, char id[24], struct err *e)
 	case VM_MSG_SNAPSHOT_REVERT:
 		return snapshot_revert(f, (const void *)w->body, e);
 	default:
-		return w->type == VM_MSG_DISK_PULL ? 0 : snapshot_set(f, (const void *)w->body, e);
+		return w->type == VM_MSG_DISK_PULL || w->type == VM_MSG_DISK_COPY ? 0 : snapshot_set(f, (const void *)w->body, e);
 	}
 }
 
@@ -760,6 +760,7 @@ static void handle(struct fake *f, struct channel_msg *m)
 		return;
 	case VM_MSG_SAVE:
 	case VM_MSG_FORK:
+	case VM_MSG_DISK_COPY:
 	case VM_MSG_DISK_PULL:
 	case VM_MSG_SNAPSHOT_CREATE:
 	case VM_MSG_SNAPSHOT_REVERT:

@@ -72,6 +72,8 @@ struct machine_disk {
 	struct device *dev; /* also of other disks, if it is the SCSI controller */
 	bool scsi;
 	unsigned target; /* at the SCSI controller */
+	struct block *copy; /* that the disk is mirrored to; owned; NULL: none (machine_copy.h) */
+	struct block_mirror *mirror;
 	struct qcow2_warm *warm; /* a clone's: tables of the pin that the disk reads; owned; NULL: none */
 };
 

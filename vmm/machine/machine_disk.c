@@ -3,11 +3,13 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "block/block.h"
+#include "block/mirror.h"
 #include "block/qcow2/warm.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/kvm/thread_filter.h"
 #include "vmm/machine/machine.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,8 +32,7 @@ bool machine_disk_warm_at(unsigned i, uint64_t *ret)
 	return *ret + QCOW2_WARM_BYTES <= WARM_END;
 }
 
-/* Record the image's device and inode. Call before the block layer takes the fd. */
-static void disk_identify(struct machine_disk *d, int fd)
+void machine_disk_identify(struct machine_disk *d, int fd)
 {
 	struct stat st;
 
@@ -84,6 +85,20 @@ int machine_disk_io_start(struct machine *m, struct disk_io *io)
 	return r;
 }
 
+int machine_disk_io_begin(struct machine *m, struct disk_io *io, struct err *e)
+{
+	sigset_t all, old;
+	int r;
+
+	if (!io->ndisks)
+		return 0;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = machine_disk_io_start(m, io);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return r < 0 ? err_set_errno(e, r, "cannot start the thread of disk %s", io->name) : 0;
+}
+
 /* Read the tables that a fork's source has passed on. Without them, the disk reads its tables itself. */
 static void warm_take(const struct machine *m, struct machine_disk *d)
 {
@@ -109,7 +124,7 @@ int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct m
 	d->id = c->id;
 	warm_take(m, d);
 	o.warm = d->warm;
-	disk_identify(d, fds[c->fd[0]]);
+	machine_disk_identify(d, fds[c->fd[0]]);
 	for (unsigned i = 0; i < c->nlayers; i++)
 		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i],
 			.data_fd = c->data_fd[i] == VM_NO_FD ? 0 : fds[c->data_fd[i]] };
@@ -132,8 +147,13 @@ int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct m
 
 void machine_disk_close(struct machine_disk *d)
 {
-	int r = block_close(d->block);
+	int r;
 
+	(void)block_mirror_end(d->mirror); /* it holds nothing back */
+	r = block_close(d->copy);
+	if (r < 0)
+		log_error(d->id, "closing the copy: %s", strerror(-r));
+	r = block_close(d->block);
 	if (r < 0)
 		log_error(d->id, "closing the disk: %s", strerror(-r));
 	if (d->loop)

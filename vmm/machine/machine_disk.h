@@ -18,6 +18,11 @@ int machine_disk_loop(struct disk_io *io, const char *name, struct err *e);
 /* Start or stop the thread of a disk's loop. The machine may run. Call the first with all signals blocked. */
 int machine_disk_io_start(struct machine *m, struct disk_io *io);
 void machine_disk_io_stop(struct disk_io *io);
+/* Start the thread if the loop has disks, with all signals blocked. Without it, no disk of the loop would work. Returns
+ * 0 or -errno. */
+int machine_disk_io_begin(struct machine *m, struct disk_io *io, struct err *e);
+/* Record the image's device and inode. Call before the block layer takes the fd. */
+void machine_disk_identify(struct machine_disk *d, int fd);
 /* Open the disk that is the machine's next one, and its layers, in the loop of d->io, which is created if there is none
  * yet.
  * fds: the fds that came with the configuration; those that are taken are replaced by -1.

@@ -31,21 +31,6 @@ static struct disk_io *io_choose(struct machine *m)
 	return least;
 }
 
-/* Start the loop's thread if it has disks, with all signals blocked. Without it, no disk of the loop would work. */
-static int io_start(struct machine *m, struct disk_io *io, struct err *e)
-{
-	sigset_t all, old;
-	int r;
-
-	if (!io->ndisks)
-		return 0;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = machine_disk_io_start(m, io);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return r < 0 ? err_set_errno(e, r, "cannot start the thread of disk %s", io->name) : 0;
-}
-
 /* ---- the lists of the machine ---- */
 
 /* Elements of the configuration have pointers to them. */
@@ -201,7 +186,7 @@ static int disk_plug(struct machine *m, const struct vm_config *c, unsigned at, 
 		r = disk_device_new(m, &m->cfg.disks[i], i, e);
 	if (r < 0)
 		machine_disk_close(d);
-	started = io_start(m, d->io, &own);
+	started = machine_disk_io_begin(m, d->io, &own);
 	if (r < 0)
 		return r;
 	m->ndisks = m->cfg.ndisks = i + 1;
@@ -275,7 +260,7 @@ static void disk_drop(struct machine *m, struct machine_disk *d, bool restart)
 
 	machine_disk_io_stop(io);
 	machine_disk_close(d);
-	if (restart && io_start(m, io, &e) < 0)
+	if (restart && machine_disk_io_begin(m, io, &e) < 0)
 		log_error(io->name, "%s", e.msg);
 }
 
@@ -292,7 +277,7 @@ int machine_set_medium(struct machine *m, const struct vm_config *c, int *fds, s
 	r = machine_disk_open(m, &c->disks[0], &next, fds, e);
 	if (r < 0)
 		machine_disk_close(&next);
-	started = io_start(m, d->io, &own); /* the commands in flight have to end */
+	started = machine_disk_io_begin(m, d->io, &own); /* the commands in flight have to end */
 	if (r < 0)
 		return r;
 	if (started < 0) {
@@ -394,7 +379,7 @@ static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *
 	if (r < 0)
 		err_set_errno(e, r, "%s: the last data could not be written", d->id);
 	machine_disk_close(d);
-	started = io_start(m, io, &own);
+	started = machine_disk_io_begin(m, io, &own);
 	if (started < 0)
 		log_error(io->name, "%s", own.msg);
 	LIST_REMOVE(m->disks, i, m->ndisks);

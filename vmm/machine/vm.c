@@ -11,6 +11,7 @@
 #include "vmm/agent/agent.h"
 #include "vmm/kvm/end_file.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_copy.h"
 #include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/machine_restore.h"
 #include "vmm/machine/vm_impl.h"
@@ -123,6 +124,8 @@ int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e)
 {
 	if (vm->work)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
+	if (machine_copy_check(vm->m, e) < 0)
+		return -EBUSY;
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED && vm->phase != VM_PHASE_CRASHED)
 		return vm_wrong_phase(vm, what, e);
 	vm->work = what;
@@ -143,8 +146,7 @@ bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total)
 
 	atomic_store(&vm->work_bytes, done);
 	atomic_store(&vm->work_total, total);
-	if (now - atomic_load(&vm->work_told_ns) >= PROGRESS_NS &&
-		!atomic_exchange(&vm->work_posted, true)) {
+	if (now - atomic_load(&vm->work_told_ns) >= PROGRESS_NS && !atomic_exchange(&vm->work_posted, true)) {
 		atomic_store(&vm->work_told_ns, now);
 		loop_post(vm->loop, &vm->work_task);
 	}
@@ -551,8 +553,7 @@ static void disk_error_tell(struct vm *vm, const struct queued *q)
 	ev.value = q->ev.value;
 	ev.is_write = q->ev.is_write;
 	ev.image_corrupt = q->ev.corrupt;
-	snprintf(ev.detail, sizeof(ev.detail), "%s",
-		q->ev.stop ? "stop" : q->ev.ignored ? "ignore" : "report");
+	snprintf(ev.detail, sizeof(ev.detail), "%s", q->ev.stop ? "stop" : q->ev.ignored ? "ignore" : "report");
 	vm_event_send(vm, &ev);
 }
 
@@ -640,8 +641,7 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 	}
 	/* Drop events from before a reset or revert, and those after a crash or the end: when several vCPUs
 	 * fault together, only the first fault counts. */
-	if ((vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED) ||
-		q->generation != vm->generation)
+	if ((vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED) || q->generation != vm->generation)
 		return;
 	if (q->is_fault) {
 		if (q->reason == VM_REASON_IO_ERROR)
@@ -861,7 +861,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
 	i->sets_interfaces = true;
-	i->sets_disks = i->plugs = i->sets_medium = true;
+	i->sets_disks = i->plugs = i->sets_medium = i->copies_disks = true;
 	i->sets_balloon = i->reclaims = true;
 	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;

@@ -63,6 +63,10 @@ int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
 /* Give a CD drive the medium in c, which has this disk alone, as vm_plug(). Returns 0; -EBUSY: the guest keeps the tray
  * locked; -ENOENT; -ENOTSUP: it is no CD drive with bus scsi; -errno. */
 int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
+/* End the copy of a disk, or go on with it alone: c has the copy, as vm_plug() (machine_copy.h). The worker is idle.
+ * Returns as machine_copy_end(). */
+int vm_end_copy(struct vm *vm, const char *id, struct err *e);
+int vm_pivot(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
 /* Ask the guest to release a disk or an interface; force: remove it at once. VM_EVENT_UNPLUGGED reports the removal.
  * Returns 0; -ENOENT; -EBUSY; -ENOTSUP. */
 int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e);

@@ -6,6 +6,7 @@
 #include "devices/pci/pci.h"
 #include "devices/pci/pci_hotplug.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_copy.h"
 #include "vmm/machine/machine_plug.h"
 #include "vmm/machine/vm_impl.h"
 
@@ -22,6 +23,8 @@ static int busy_check(const struct vm *vm, const char *what, struct err *e)
 		return vm_wrong_phase(vm, what, e);
 	if (vm->work)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way; try again after it", vm->work);
+	if (machine_copy_check(vm->m, e) < 0)
+		return -EBUSY;
 	if (vm->m->disk_readers)
 		return err_set(e, -EBUSY, ERR_BUSY, "the size of a snapshot is being computed; try again in a moment");
 	return 0;
@@ -69,6 +72,26 @@ int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err
 	if (!r) {
 		config_note(vm);
 		log_info(NULL, "drive %s has another medium", c->disks[0].id);
+	}
+	return r;
+}
+
+int vm_end_copy(struct vm *vm, const char *id, struct err *e)
+{
+	int r = machine_copy_end(vm->m, id, NULL, -1, e);
+
+	if (!r)
+		log_info(NULL, "disk %s goes on without its copy", id);
+	return r;
+}
+
+int vm_pivot(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)
+{
+	int r = machine_copy_end(vm->m, c->disks[0].id, &c->disks[0], fds[c->disks[0].fd[0]], e);
+
+	if (!r) {
+		config_note(vm);
+		log_info(NULL, "disk %s goes on with its copy", c->disks[0].id);
 	}
 	return r;
 }

@@ -1,0 +1,78 @@
+/* Messages about disks and interfaces that come and go while the VM runs, and about copies of disks. */
+#include "vmm/control_impl.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "vmm/machine/vm.h"
+#include "vmm/machine/worker.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Check the part of a configuration that a message has. */
+static int part_check(struct channel_msg *m, struct err *e)
+{
+	struct vm_config *what = m->body;
+	int r;
+
+	memset((char *)what + m->head.body_bytes, 0, sizeof(*what) - m->head.body_bytes);
+	r = vm_config_take_held(what, m, e);
+	return r ? r : vm_config_check(what, m->nfds, e);
+}
+
+int control_plug(struct control *c, struct channel_msg *m, struct err *e)
+{
+	int r = part_check(m, e);
+
+	if (r < 0)
+		return r;
+	worker_drain(c->worker);
+	return vm_plug(c->vm, m->body, m->fds, e); /* fds that it takes become -1 */
+}
+
+int control_medium_set(struct control *c, struct channel_msg *m, struct err *e)
+{
+	const struct vm_config *what = m->body;
+	int r = part_check(m, e);
+
+	if (!r && what->ndisks != 1)
+		r = err_set(e, -EINVAL, ERR_INVALID, "a medium is that of one drive");
+	if (r < 0)
+		return r;
+	worker_drain(c->worker);
+	return vm_set_medium(c->vm, what, m->fds, e); /* fds that it takes become -1 */
+}
+
+int control_disk_pivot(struct control *c, struct channel_msg *m, struct err *e)
+{
+	const struct vm_config *what = m->body;
+	int r = part_check(m, e);
+
+	if (!r && (what->ndisks != 1 || what->disks[0].nlayers != 1 || what->disks[0].read_only))
+		r = err_set(e, -EINVAL, ERR_INVALID, "a copy is one writable disk without backing files");
+	if (!r && vm_works(c->vm))
+		r = err_set(e, -EBUSY, ERR_BUSY, "work on this VM is under way; cancel it, or try again after it");
+	if (r < 0)
+		return r;
+	worker_drain(c->worker);
+	return vm_pivot(c->vm, what, m->fds, e);
+}
+
+int control_unplug(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_unplug *what = m->body;
+
+	TERMINATE(what->id);
+	worker_drain(c->worker);
+	return vm_unplug(c->vm, what->id, what->force, e);
+}
+
+int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_disk_copy *what = m->body;
+
+	TERMINATE(what->disk);
+	if (vm_works(c->vm))
+		return err_set(e, -EBUSY, ERR_BUSY, "work on this VM is under way; cancel it, or try again after it");
+	worker_drain(c->worker);
+	return vm_end_copy(c->vm, what->disk, e);
+}
