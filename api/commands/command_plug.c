@@ -1,6 +1,7 @@
-/* Handlers of vm-attach-disk, vm-attach-interface, vm-detach-device and vm-change-medium. */
+/* Handlers of vm-attach-disk, vm-attach-interface, vm-detach-device, vm-change-medium and vm-blockjob-*. */
 #include "api/commands/command.h"
 #include "api/net/interface_plug.h"
+#include "api/vm/vm_copy.h"
 #include "api/vm/vm_medium.h"
 #include "api/vm/vm_plug.h"
 
@@ -22,4 +23,14 @@ void command_vm_detach_device(struct call *c)
 void command_vm_change_medium(struct call *c)
 {
 	vm_medium_change(c);
+}
+
+void command_vm_blockjob_pivot(struct call *c)
+{
+	vm_copy_pivot(c);
+}
+
+void command_vm_blockjob_abort(struct call *c)
+{
+	vm_copy_abort(c);
 }

@@ -1,5 +1,6 @@
 /* Handlers of snapshots and of blockpull. */
 #include "api/commands/command.h"
+#include "api/jobs/copy.h"
 #include "api/jobs/job.h"
 #include "api/jobs/pull.h"
 #include "api/jobs/snapshot_job.h"
@@ -300,7 +301,27 @@ void command_snapshot_list(struct call *c)
 		snapshots_ask(c, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, list_done);
 }
 
-/* ---- backing files ---- */
+/* ---- copies and backing files ---- */
+
+void command_vm_blockcopy(struct call *c)
+{
+	struct disk_copy_opts o = { .disk = js_get_str(c->args, "disk"), .format = js_get_str_or(c->args, "format", "raw"),
+		.job_id = js_get_str(c->args, "job-id") };
+	int64_t rate = js_get_int(c->args, "bandwidth", 0);
+	struct job *j;
+	struct err e;
+	int r = 0;
+
+	o.rate = (uint64_t)rate;
+	if (rate < 0)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "bandwidth: must not be negative");
+	if (!r)
+		r = disk_copy(c->vm, &o, &c->file, &j, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
+}
 
 void command_vm_blockpull(struct call *c)
 {

@@ -310,6 +310,13 @@ static const struct field snapshot_delete_args[] = { FIELD_VM, FIELD_JOB_ID, FIE
 static const struct field blockpull_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" },
 	{ "bandwidth", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
+static const struct field blockcopy_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" },
+	{ "format", FIELD_IMAGE_FORMAT, OPTIONAL, "format of the copy [raw]" },
+	{ "bandwidth", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
+static const struct field pivot_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the disk" },
+	{ "path", FIELD_STRING, REQUIRED, "absolute path of the copy" }, { "format", FIELD_IMAGE_FORMAT, REQUIRED, "format of the copy" }, END };
+static const struct field copy_abort_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" }, END };
 static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END };
 static const struct field snapshot_size_returns[] = {
 	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot uses, and that its deletion frees" },
@@ -595,6 +602,12 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "vm-template", "make the VM a template, which can only be cloned; its images become read-only",
 		template_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_TEMPLATE },
+	{ "vm-blockcopy", "copy a disk of a running VM to an empty file, passed as an fd; at the end, both get each change of the guest",
+		blockcopy_args, job_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE },
+	{ "vm-blockjob-pivot", "after vm-blockcopy, go on with the copy; the definition of the next start must name it already", pivot_args,
+		NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-blockjob-abort", "after vm-blockcopy, go on without the copy, which keeps the content of this moment", copy_abort_args, NULL,
+		ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-blockpull", "copy the content of its backing files into a qcow2 disk, and remove the backing files from the "
 		"image and from the definition; the guest may run", blockpull_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_PULL },

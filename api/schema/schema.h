@@ -39,6 +39,7 @@ enum field_type {
 	FIELD_CLONE_KIND,
 	FIELD_CHILDREN,
 	FIELD_COMPRESS,
+	FIELD_IMAGE_FORMAT,
 	FIELD_ROLE,
 	FIELD_BOOT_KIND, /* word i is enum vm_boot_kind i + 1 */
 	FIELD_TYPE_COUNT,

@@ -28,6 +28,7 @@ static const struct {
 	[FIELD_DUMP_THEN] = { "dump-then", "string", { "crash", "reset" } },
 	[FIELD_CLONE_KIND] = { "clone-kind", "string", { "full", "linked" } },
 	[FIELD_CHILDREN] = { "children", "string", { "too", "only" } },
+	[FIELD_IMAGE_FORMAT] = { "image-format", "string", { "raw", "qcow2" } },
 	[FIELD_COMPRESS] = { "compress", "string", { "zstd", "gzip", "none" } },
 	[FIELD_ROLE] = { "role", "string", { "viewer", "guest", "operator", "admin", "owner" } },
 	[FIELD_BOOT_KIND] = { "boot-kind", "string", { "hd", "cdrom", "network" } },

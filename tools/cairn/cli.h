@@ -236,6 +236,8 @@ int verb_managedsave(struct cli *c);
 int verb_managedsave_remove(struct cli *c);
 int verb_restart_process(struct cli *c);
 int verb_blockpull(struct cli *c);
+int verb_blockcopy(struct cli *c);
+int verb_blockjob(struct cli *c);
 int verb_clone(struct cli *c);
 int verb_export(struct cli *c);
 int verb_import(struct cli *c);

@@ -180,6 +180,12 @@ cairn clone golden --linked --count 3 web
 cairn clone web1 test --live
     given: running web1
     then: is test running; is web1 running
+cairn blockcopy web1 vda --dest moved.qcow2 --pivot
+    given: running web1
+    then: cairn domblklist web1 | grep moved.qcow2
+cairn blockjob web1 vda --abort
+    given: running web1; cairn blockcopy web1 vda --dest copy.raw
+    then: cairn domblklist web1 | grep web1.qcow2
 cairn blockpull web2 vda
     given: defined web1; cairn clone web1 web2 --linked
     then: lacks backing cairn dumpjson web2

@@ -108,6 +108,16 @@ static const struct verb_option managedsave_options[] = {
 static const struct verb_option blockpull_options[] = {
 	{ "bandwidth", "MIB", "limit the rate, in MiB/s [no limit]" },
 	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
+#define COPY_OPTIONS                                                                                         \
+	{ "dest", "FILE", "the file of the copy" },                                                          \
+	{ "dest-format", "FMT", "the format of the copy: raw or qcow2 [qcow2 if FILE ends in .qcow2, else raw]" }, \
+	{ "pivot", NULL, "go on with the copy" }
+static const struct verb_option blockcopy_options[] = { COPY_OPTIONS,
+	{ "finish", NULL, "leave the copy as it is, and go on with the disk" },
+	{ "bandwidth", "MIB", "limit the rate, in MiB/s [no limit]" },
+	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
+static const struct verb_option blockjob_options[] = { COPY_OPTIONS,
+	{ "abort", NULL, "leave the copy as it is, and go on with the disk" }, END };
 static const struct verb_option restart_process_options[] = { JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
@@ -476,6 +486,12 @@ const struct verb verbs[] = {
 		"vm-clone vm-fork vm-define vm-dump-definition",
 		verb_clone },
 	{ "template", "Clones", "VM", NULL, template_options, 1, 1, false, "vm", "vm-template", verb_template },
+	{ "blockcopy", "Clones", "VM DISK", "copy a disk of a running VM", blockcopy_options, 2, 2, false, "vm-disk",
+		"vm-blockcopy vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
+		verb_blockcopy },
+	{ "blockjob", "Clones", "VM DISK", "end the copy of a disk", blockjob_options, 2, 2, false, "vm-disk",
+		"vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
+		verb_blockjob },
 	{ "blockpull", "Clones", "VM DISK", "make a disk independent of its backing files", blockpull_options, 2, 2, true, "vm",
 		"vm-blockpull", verb_blockpull },
 	{ "export", "Clones", "VM FILE", "export a VM to one archive file: .tar.zst, .tar.gz or .tar", export_options, 2, 2, true,

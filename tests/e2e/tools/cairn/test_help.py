@@ -22,7 +22,7 @@ WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema"}
 ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cancel", "job-dismiss", "query-qmp-schema"}
 # Arguments with a fixed set of words that are no option of that name with these words: a positional, flags, or not
 # offered.
-OTHERWISE = {("grant", "role"): ["positional"], ("start", "kind"): [],
+OTHERWISE = {("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("grant", "role"): ["positional"], ("start", "kind"): [],
              ("snapshot-delete", "children"): ["children", "children-only"]}
 MAN = pathlib.Path(ROOT, "docs/man/cairn.1").read_text().replace("\\-", "-")
 VERBS_C = pathlib.Path(ROOT, "tools/cairn/verbs/table.c").read_text()
@@ -291,6 +291,10 @@ dump vm1 core
 save vm1 saved
 restore saved
 restart-process vm1
+blockcopy vm1 vda --dest copied.qcow2 --pivot
+blockcopy vm1 vda --dest another.qcow2 --finish
+blockjob vm1 vda --pivot --dest another.qcow2
+blockjob vm1 vda --abort
 blockpull vm1 vda
 managedsave vm1
 managedsave-remove vm1

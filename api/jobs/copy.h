@@ -1,0 +1,25 @@
+/* copy: the job that copies a disk of a running VM to a file of the client, until both get each change (virsh's
+ * blockcopy, QMP's drive-mirror). After that, api/vm/vm_copy.h chooses one of them.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_JOBS_COPY_H
+#define CAIRN_API_JOBS_COPY_H
+
+#include <stdint.h>
+
+struct client_file;
+struct err;
+struct job;
+struct vm;
+
+struct disk_copy_opts {
+	const char *disk; /* id, or path of its image */
+	const char *format; /* "raw" or "qcow2" */
+	uint64_t rate; /* in bytes/s; 0: no limit */
+	const char *job_id; /* NULL: generated */
+};
+
+/* Begin the job. file: empty, open for reading and writing; taken on success, and then NULL.
+ * Returns 0; -ENOENT: no such disk; -ENOTSUP; -EPERM: the VM does not run; -errno. */
+int disk_copy(struct vm *vm, const struct disk_copy_opts *o, struct client_file **file, struct job **ret_j, struct err *e);
+
+#endif

@@ -1,0 +1,85 @@
+#include "api/vm/vm_copy.h"
+#include "api/definition/definition.h"
+#include "api/schema/call.h"
+#include "api/vm/disk_change.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_compat.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define END_TIMEOUT_NS (60 * 1000000000ULL)
+
+/* Check which image the next start uses as this disk. */
+static int next_check(const struct vm *vm, const char *id, const char *path, const char *hint, struct err *e)
+{
+	int at = definition_disk_find(vm->def, id);
+	const struct definition_disk *d = at < 0 ? NULL : &vm->def->disks[at];
+
+	if (!d || !d->nlayers || !strcmp(d->layers[0].path, path))
+		return 0;
+	return err_set(e, -EBUSY, ERR_WRONG_STATE, "the definition of the next start has the image %.300s for disk %s; %s", d->layers[0].path,
+		id, hint);
+}
+
+static int pivot_plan(const struct call *c, const struct vm *vm, struct json_object *disks, struct err *e)
+{
+	static const char *const gone[] = { "backing", "data_file" };
+	const char *path = js_get_str(c->args, "path");
+	int at = vm_live_disk(vm, js_get_str(c->args, "disk"), e), r;
+	struct json_object *disk;
+
+	if (at < 0)
+		return at;
+	if (!path || *path != '/')
+		return err_set(e, -EINVAL, ERR_INVALID, "path: must be an absolute path");
+	r = next_check(vm, vm_live(vm)->disks[at].id, path, "define it with the copy first, as cairn blockjob --pivot does", e);
+	if (r < 0)
+		return r;
+	disk = json_object_array_get_idx(disks, (size_t)at);
+	for (size_t i = 0; i < ARRAY_SIZE(gone); i++)
+		json_object_object_del(disk, gone[i]);
+	js_put_str(disk, "path", path);
+	js_put_str(disk, "format", js_get_str(c->args, "format"));
+	return at;
+}
+
+void vm_copy_pivot(struct call *c)
+{
+	static const struct disk_change_kind kind = { .type = VM_MSG_DISK_PIVOT, .known = VM_KNOWS_DISK_COPY, .plan = pivot_plan };
+
+	disk_change_begin(c, &kind);
+}
+
+static void abort_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct call *c = opaque;
+
+	(void)a;
+	if (r < 0)
+		call_fail(c, e);
+	else
+		call_return(c, NULL);
+}
+
+void vm_copy_abort(struct call *c)
+{
+	struct vm_disk_copy body = { 0 };
+	const struct definition_disk *d;
+	struct err e;
+	int r = vm_compat_check_live(c->vm, VM_KNOWS_DISK_COPY, &e), at = r ? r : vm_live_disk(c->vm, js_get_str(c->args, "disk"), &e);
+
+	d = at < 0 ? NULL : &vm_live(c->vm)->disks[at];
+	if (d && d->nlayers)
+		at = MIN(at, next_check(c->vm, d->id, d->layers[0].path, "change that back first, with cairn edit, or go on with --pivot", &e));
+	if (at < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	snprintf(body.disk, sizeof(body.disk), "%s", d->id);
+	vm_process_request(c->vm->proc, VM_MSG_DISK_COPY_END, &body, sizeof(body), -1, END_TIMEOUT_NS, abort_done, c);
+}

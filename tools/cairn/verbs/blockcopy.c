@@ -1,0 +1,172 @@
+/* blockcopy: copy a disk of a running VM, by a job of the daemon. blockjob: go on with the copy, or without it. */
+#include "tools/cairn/cli.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/util.h"
+#include "tools/cairn/change.h"
+#include "tools/cairn/job.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MIB_MAX (1ULL << 24)
+
+/* The copy that the definition is to name. */
+struct copy {
+	const char *dest, *format;
+	char path[PATH_MAX]; /* absolute */
+};
+
+static int copy_parse(const struct cli *c, struct copy *x)
+{
+	size_t n;
+
+	x->dest = option_value(c, "dest");
+	if (!x->dest)
+		return cli_usage(c, "give the file of the copy with --dest");
+	x->format = option_value(c, "dest-format");
+	n = strlen(x->dest);
+	if (!x->format)
+		x->format = n > 6 && !strcmp(x->dest + n - 6, ".qcow2") ? "qcow2" : "raw";
+	if (strcmp(x->format, "raw") && strcmp(x->format, "qcow2"))
+		return cli_usage(c, "--dest-format must be raw or qcow2");
+	return 0;
+}
+
+static int disk_find(struct json_object *definition, const char *name, struct err *e)
+{
+	struct json_object *disks = js_get_array(definition, "disks");
+	int i = change_find(disks, "id", name);
+
+	if (i < 0)
+		i = change_find(disks, "path", name);
+	return i >= 0 ? i : err_set(e, -ENOENT, ERR_NOT_FOUND, "No disk found whose source path or target is %s", name);
+}
+
+/* Let the disk of the next start have the copy. */
+static int copy_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	const struct copy *x = opaque;
+	struct json_object *disk;
+	int i = disk_find(definition, c->pos[1], e);
+
+	if (i == -ENOENT)
+		return 0; /* the next start does not have the disk */
+	disk = json_object_array_get_idx(js_get_array(definition, "disks"), (size_t)i);
+	json_object_object_del(disk, "backing");
+	json_object_object_del(disk, "data_file");
+	js_put_str(disk, "path", x->path);
+	js_put_str(disk, "format", x->format);
+	return 0;
+}
+
+/* Until the last step, both images have what the guest has flushed, so a crash between the steps loses nothing. */
+static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
+{
+	CLEANUP_JS struct json_object *definition = NULL, *answer = NULL;
+	struct json_object *args;
+	const char *id;
+	int r = change_read_running(c, c->pos[0], &definition, e), i;
+
+	if (!r && !realpath(x->dest, x->path))
+		r = err_set_errno(e, -errno, "%s", x->dest);
+	i = r < 0 ? r : disk_find(definition, c->pos[1], e);
+	if (i < 0)
+		return i;
+	id = js_get_str_or(json_object_array_get_idx(js_get_array(definition, "disks"), (size_t)i), "id", "");
+	r = change_make_config(c, c->pos[0], copy_edit, x, e);
+	if (r < 0)
+		return r;
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "disk", id);
+	js_put_str(args, "path", x->path);
+	js_put_str(args, "format", x->format);
+	return cli_execute(c, "vm-blockjob-pivot", args, &answer, NULL, e);
+}
+
+static int copy_abort(struct cli *c, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+
+	js_put_str(args, "disk", c->pos[1]);
+	return cli_execute(c, "vm-blockjob-abort", args, &answer, NULL, e);
+}
+
+static int copy_make(struct cli *c, const struct copy *x, struct err *e)
+{
+	const char *bandwidth = option_value(c, "bandwidth");
+	CLEANUP_CLOSE int fd = open(x->dest, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	struct json_object *args;
+	int r;
+
+	if (fd < 0)
+		return err_set_errno(e, -errno, "%s", x->dest);
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "disk", c->pos[1]);
+	js_put_str(args, "format", x->format);
+	if (bandwidth)
+		js_put_uint(args, "bandwidth", strtoull(bandwidth, NULL, 10) * MIB);
+	r = job_run(c, "vm-blockcopy", args, fd, "Block Copy", NULL, e);
+	if (r < 0 && r != -EINPROGRESS)
+		unlink(x->dest); /* nobody could use it */
+	return r;
+}
+
+static int bandwidth_check(const struct cli *c)
+{
+	const char *text = option_value(c, "bandwidth");
+	char *end = NULL;
+
+	return text && (*text < '0' || *text > '9' || strtoull(text, &end, 10) > MIB_MAX || *end || !strtoull(text, NULL, 10))
+		? cli_usage(c, "--bandwidth: a number of MiB/s") : 0;
+}
+
+int verb_blockcopy(struct cli *c)
+{
+	bool pivot = option_flag(c, "pivot"), finish = option_flag(c, "finish");
+	struct copy x = { 0 };
+	struct err e;
+	int r = copy_parse(c, &x);
+
+	if (!r && pivot && finish)
+		r = cli_usage(c, "--pivot and --finish exclude each other");
+	if (!r && (pivot || finish) && option_flag(c, "no-wait"))
+		r = cli_usage(c, "--pivot and --finish wait for the copy, so they exclude --no-wait");
+	if (!r)
+		r = bandwidth_check(c);
+	if (r)
+		return r;
+	r = copy_make(c, &x, &e);
+	if (r == -EINPROGRESS)
+		return CLI_OK;
+	if (!r && pivot)
+		r = copy_pivot(c, &x, &e);
+	else if (!r && finish)
+		r = copy_abort(c, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to copy disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
+	printf("%s\n", pivot ? "Successfully pivoted" : finish ? "Successfully copied" : "Now in mirroring phase");
+	return CLI_OK;
+}
+
+int verb_blockjob(struct cli *c)
+{
+	bool pivot = option_flag(c, "pivot");
+	struct copy x = { 0 };
+	struct err e;
+	int r = pivot == option_flag(c, "abort") ? cli_usage(c, "give --pivot or --abort") : pivot ? copy_parse(c, &x) : 0;
+
+	if (r)
+		return r;
+	r = pivot ? copy_pivot(c, &x, &e) : copy_abort(c, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to end the copy of disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
+	printf("%s\n", pivot ? "Successfully pivoted" : "Successfully copied");
+	return CLI_OK;
+}
