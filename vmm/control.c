@@ -378,12 +378,13 @@ struct space_request {
 static void space_run(struct work *w)
 {
 	struct space_request *s = container_of(w, struct space_request, work);
-	const struct machine *m = vm_machine(s->control->vm);
+	struct machine *m = vm_machine(s->control->vm);
 
 	for (unsigned i = 0; i < m->ndisks; i++)
 		if (!m->cfg.disks[i].read_only)
 			block_space(m->disks[i].block, &s->spaces.disks[i].free_bytes,
 				&s->spaces.disks[i].total_bytes);
+	m->disk_readers--;
 }
 
 static void space_done(struct work *w)
@@ -391,6 +392,7 @@ static void space_done(struct work *w)
 	struct space_request *s = container_of(w, struct space_request, work);
 
 	control_send(s->control, VM_MSG_SPACES, s->seq, &s->spaces, sizeof(s->spaces));
+	vm_plug_settle(s->control->vm);
 	free(s);
 }
 
@@ -405,6 +407,7 @@ static int space_request(struct control *c, struct channel_msg *m, struct err *e
 	s->seq = m->head.seq;
 	s->work.run = space_run;
 	s->work.done = space_done;
+	vm_machine(c->vm)->disk_readers++;
 	worker_submit(c->worker, c->loop, &s->work);
 	return LATER;
 }
@@ -511,6 +514,7 @@ static void pins_deleted(void *opaque, int r, const struct err *e)
 	struct control *c = opaque;
 
 	c->pins.under_way = false;
+	vm_plug_settle(c->vm);
 	control_reply(c, c->pins.seq, r, e);
 	pins_delete(c);
 }

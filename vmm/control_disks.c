@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define DISKS_WAIT_NS 1000000000ULL
+
 /* Check the part of a configuration that a message has. */
 static int part_check(struct channel_msg *m, struct err *e)
 {
@@ -19,13 +21,21 @@ static int part_check(struct channel_msg *m, struct err *e)
 	return r ? r : vm_config_check(what, m->nfds, e);
 }
 
+/* Let jobs end that use the disks. Jobs that may take long are work of the VM, which refuses the request, and so does a
+ * job whose file system does not answer: the main thread must not wait for it. */
+static void disks_settle(struct control *c)
+{
+	if (!vm_works(c->vm))
+		worker_drain(c->worker, DISKS_WAIT_NS);
+}
+
 int control_plug(struct control *c, struct channel_msg *m, struct err *e)
 {
 	int r = part_check(m, e);
 
 	if (r < 0)
 		return r;
-	worker_drain(c->worker);
+	disks_settle(c);
 	return vm_plug(c->vm, m->body, m->fds, e); /* fds that it takes become -1 */
 }
 
@@ -38,7 +48,7 @@ int control_medium_set(struct control *c, struct channel_msg *m, struct err *e)
 		r = err_set(e, -EINVAL, ERR_INVALID, "a medium is that of one drive");
 	if (r < 0)
 		return r;
-	worker_drain(c->worker);
+	disks_settle(c);
 	return vm_set_medium(c->vm, what, m->fds, e); /* fds that it takes become -1 */
 }
 
@@ -53,7 +63,7 @@ int control_disk_pivot(struct control *c, struct channel_msg *m, struct err *e)
 		r = err_set(e, -EBUSY, ERR_BUSY, "work on this VM is under way; cancel it, or try again after it");
 	if (r < 0)
 		return r;
-	worker_drain(c->worker);
+	disks_settle(c);
 	return vm_pivot(c->vm, what, m->fds, e);
 }
 
@@ -62,7 +72,7 @@ int control_unplug(struct control *c, struct channel_msg *m, struct err *e)
 	struct vm_unplug *what = m->body;
 
 	TERMINATE(what->id);
-	worker_drain(c->worker);
+	disks_settle(c);
 	return vm_unplug(c->vm, what->id, what->force, e);
 }
 
@@ -73,6 +83,6 @@ int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *
 	TERMINATE(what->disk);
 	if (vm_works(c->vm))
 		return err_set(e, -EBUSY, ERR_BUSY, "work on this VM is under way; cancel it, or try again after it");
-	worker_drain(c->worker);
+	disks_settle(c);
 	return vm_end_copy(c->vm, what->disk, e);
 }

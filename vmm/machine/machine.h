@@ -20,6 +20,7 @@
 #include "vmm/vm_msg.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/types.h>
 
 struct block;
@@ -119,7 +120,8 @@ struct machine {
 	uint64_t file_bytes_max; /* the process may not write files that are larger; 0: no such limit */
 	uint64_t run_ns;     /* time that the guest ran before resumed_ns */
 	uint64_t resumed_ns; /* 0: paused */
-	unsigned disk_readers; /* jobs of vm_snapshot_size() in progress: the list of disks must not change */
+	/* Jobs in progress beside the VM's work that use the list of disks, which must not change meanwhile. */
+	atomic_uint disk_readers;
 	bool booted; /* guest memory may have been written to, so a boot has to clear it */
 	struct uffd uffd;    /* fd -1: userfaultfd is not available */
 	struct ram_reader *ram_reader; /* memory is, or was, loaded from a saved state on demand; NULL: neither */

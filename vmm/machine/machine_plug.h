@@ -3,7 +3,7 @@
  * The sandbox forbids new loops, so an attached disk uses the loop of a disk that was detached, or shares the loop of
  * another disk; an attached interface is served by the main thread.
  *
- * Threading: main thread, while no work is in progress (vm_works()) and the worker is idle. */
+ * Threading: main thread, while no work is in progress (vm_works()) and machine.disk_readers is 0. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_PLUG_H
 #define CAIRN_VMM_MACHINE_MACHINE_PLUG_H
 

@@ -57,7 +57,7 @@ void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action);
 int vm_set_interface(struct vm *vm, const struct vm_interface_set *want, struct err *e);
 /* Change the limits of a disk. Returns 0; -ENOENT: the running VM has no such disk. */
 int vm_set_disk(struct vm *vm, const struct vm_disk_set *want, struct err *e);
-/* Attach the disks and interfaces of c while the VM runs or is paused (vm_plug.c). The worker is idle.
+/* Attach the disks and interfaces of c while the VM runs or is paused (vm_plug.c).
  * fds: of c; those that are taken become -1. Returns 0; -EBUSY; -errno. */
 int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
 /* Give a CD drive the medium in c, which has this disk alone, as vm_plug(). Returns 0; -EBUSY: the guest keeps the tray

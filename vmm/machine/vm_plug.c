@@ -26,7 +26,7 @@ static int busy_check(const struct vm *vm, const char *what, struct err *e)
 	if (machine_copy_check(vm->m, e) < 0)
 		return -EBUSY;
 	if (vm->m->disk_readers)
-		return err_set(e, -EBUSY, ERR_BUSY, "the size of a snapshot is being computed; try again in a moment");
+		return err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment");
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define WORKER_STACK_BYTES (256 * 1024)
 
@@ -71,6 +72,7 @@ static void *worker_thread(void *opaque)
 struct worker *worker_new(const struct kvm *k)
 {
 	struct worker *w = calloc(1, sizeof(*w));
+	pthread_condattr_t monotonic;
 
 	if (!w)
 		return NULL;
@@ -78,7 +80,9 @@ struct worker *worker_new(const struct kvm *k)
 	w->tail = &w->head;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->cond, NULL);
-	pthread_cond_init(&w->idle, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&w->idle, &monotonic);
 	return w;
 }
 
@@ -111,11 +115,14 @@ void worker_submit(struct worker *w, struct loop *home, struct work *work)
 	pthread_cond_signal(&w->cond);
 }
 
-void worker_drain(struct worker *w)
+void worker_drain(struct worker *w, uint64_t ns)
 {
+	uint64_t end = loop_now_ns() + ns;
+	struct timespec until = { .tv_sec = (time_t)(end / 1000000000), .tv_nsec = (long)(end % 1000000000) };
+
 	LOCK_GUARD(&w->lock);
-	while (w->head || w->working)
-		pthread_cond_wait(&w->idle, &w->lock);
+	while ((w->head || w->working) && !pthread_cond_timedwait(&w->idle, &w->lock, &until))
+		;
 }
 
 void worker_free(struct worker *w)

@@ -24,6 +24,7 @@ static void pins_run(struct work *w)
 			x->r = disk_pin_delete(&x->m->disks[i], x->pins.ids[k], &x->e);
 			x->r = x->r == -ENOENT ? 0 : x->r;
 		}
+	x->m->disk_readers--;
 }
 
 static void pins_done(struct work *w)
@@ -43,6 +44,7 @@ int vm_pins_delete(struct vm *vm, struct worker *w, const struct vm_pins *pins,
 		return err_set_errno(e, -ENOMEM, "pins");
 	*x = (struct pins_job){ .work = { .run = pins_run, .done = pins_done }, .m = vm_machine(vm), .pins = *pins,
 		.done = done, .opaque = opaque };
+	x->m->disk_readers++;
 	worker_submit(w, x->m->host.loop, &x->work);
 	return 0;
 }
