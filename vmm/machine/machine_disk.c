@@ -160,3 +160,11 @@ void machine_disk_close(struct machine_disk *d)
 		d->io->ndisks--;
 	free(d->warm);
 }
+
+struct machine_disk *machine_snapshot_disk(struct machine *m)
+{
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (!m->cfg.disks[i].read_only && m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2)
+			return &m->disks[i];
+	return NULL;
+}

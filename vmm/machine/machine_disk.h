@@ -29,6 +29,8 @@ void machine_disk_identify(struct machine_disk *d, int fd);
  * d: half-built after an error; machine_disk_close() frees it in every case. Returns 0 or -errno. */
 int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e);
 void machine_disk_close(struct machine_disk *d);
+/* Return the disk that has the VM's snapshots, the first qcow2 disk that the guest may write to; NULL: none. */
+struct machine_disk *machine_snapshot_disk(struct machine *m);
 /* Get the offset in a fork's state file at which the source passes tables of its disk i on (block/qcow2/warm.h).
  * Returns false for a disk that has no place there. Any thread. */
 bool machine_disk_warm_at(unsigned i, uint64_t *ret);

@@ -8,6 +8,8 @@
 #include "devices/pci/pci_hotplug.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_scsi.h"
+#include "snapshot/fault_tracker.h"
+#include "snapshot/ram_reader.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_disk.h"
 
@@ -314,6 +316,19 @@ bool machine_has(const struct machine *m, const char *id)
 	return slot_of(m, id) >= 0;
 }
 
+bool machine_loads_from(struct machine *m, const char *id)
+{
+	struct machine_disk *d = machine_snapshot_disk(m);
+	struct ram_reader_stats s = { 0 };
+
+	if (!d || strcmp(d->id, id) || !m->paged_from || !m->ram_reader)
+		return false;
+	ram_reader_stats(m->ram_reader, &s);
+	if (!s.complete && m->tracker)
+		fault_tracker_load_all(m->tracker);
+	return !s.complete;
+}
+
 bool machine_is_scsi(const struct machine *m, const char *id, struct err *e)
 {
 	int i = disk_find(m, id);
@@ -371,6 +386,8 @@ static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *
 	struct err own;
 	int r, started;
 
+	if (d == machine_snapshot_disk(m))
+		m->base_id[0] = 0; /* another disk's snapshots may have the same ids */
 	if (running && d->dev->ops->pause)
 		d->dev->ops->pause(d->dev);
 	machine_disk_io_stop(io);

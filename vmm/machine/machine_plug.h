@@ -31,6 +31,9 @@ int machine_ask_release(struct machine *m, const char *id, struct err *e);
 /* Whether a disk is at the SCSI controller, so that it has no slot of its own and cannot be removed; then e says so. */
 bool machine_is_scsi(const struct machine *m, const char *id, struct err *e);
 bool machine_has(const struct machine *m, const char *id);
+/* Whether guest memory is still to be read from the disk's image, as after a revert, so that the disk must stay. Then
+ * let all of it be read now. */
+bool machine_loads_from(struct machine *m, const char *id);
 /* Return the id of the disk or the interface in a PCI slot; NULL: there is none. Valid until the next change. */
 const char *machine_in_slot(const struct machine *m, unsigned slot);
 /* Remove a disk or an interface, whatever the guest does with it. Returns 0; -ENOENT; -errno: it is removed, but its

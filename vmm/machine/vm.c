@@ -794,6 +794,8 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 		fds[cfg->restore_fd] = -1;
 	}
 	r = loop_timer_new(l, reset_fire, vm, &vm->reset_timer);
+	if (!r)
+		r = loop_timer_new(l, vm_plug_settle_later, vm, &vm->released_timer);
 	if (r < 0)
 		err_set_errno(e, r, "VM");
 	else
@@ -829,6 +831,7 @@ void vm_free(struct vm *vm)
 		return;
 	machine_free(vm->m);
 	loop_timer_free(vm->reset_timer);
+	loop_timer_free(vm->released_timer);
 	if (vm->restore_fd >= 0)
 		close(vm->restore_fd);
 	pthread_mutex_destroy(&vm->lock);
@@ -870,10 +873,8 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->handover_throttle = vm->cfg.copy_throttle;
 	i->handover_stopped = vm->cfg.copy_stopped;
 	i->landlock = vm->landlock;
-	i->ends_consoles = true;
-	i->ends_agents = true;
+	i->ends_consoles = i->ends_agents = i->agent_commands = true;
 	i->dumps_then = true;
-	i->agent_commands = true;
 	machine_info(vm->m, i);
 }
 

@@ -68,7 +68,8 @@ struct vm {
 	_Atomic uint64_t work_told_ns; /* time of the last progress event */
 	struct loop_task work_task;
 	atomic_bool work_posted;
-	uint32_t released; /* PCI slots whose devices the guest has released; removed when no work is in progress */
+	uint32_t released; /* PCI slots whose devices the guest has released; removed when nothing uses them */
+	struct loop_timer *released_timer;
 };
 
 /* Return an event of the VM as it is now; send an event to the sink. */
@@ -76,6 +77,8 @@ struct vm_event vm_event_new(const struct vm *vm, enum vm_event_kind kind);
 void vm_event_send(struct vm *vm, const struct vm_event *ev);
 /* Let the machine tell what the guest does with devices that it is asked to release. */
 void vm_plug_listen(struct vm *vm);
+/* Call vm_plug_settle(). opaque: the VM. */
+void vm_plug_settle_later(void *opaque);
 /* Set the phase and send the event. detail: NULL: none. */
 void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value, const char *detail);
 /* Run the machine. For the first time after a restore, a revert or a handover, thaw file systems that were frozen in

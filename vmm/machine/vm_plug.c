@@ -14,6 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* How long a device that the guest has released waits for the end of the load of memory, before another look. */
+#define LOADS_NS 100000000ULL
+
 /* Work holds pointers to disks, and a saved state has to fit the machine. */
 static int busy_check(const struct vm *vm, const char *what, struct err *e)
 {
@@ -115,6 +118,9 @@ int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e)
 {
 	int r = busy_check(vm, "detach a device", e);
 
+	if (!r && machine_loads_from(vm->m, id))
+		r = err_set(e, -EBUSY, ERR_BUSY, "the guest's memory is still being read from the image of %s, since its snapshot was "
+			"reverted to or memory was reclaimed; try again in a moment", id);
 	if (!r && !force)
 		return machine_ask_release(vm->m, id, e);
 	if (!r && machine_is_scsi(vm->m, id, e))
@@ -141,15 +147,26 @@ void vm_unplug_absent(struct vm *vm, const bool *absent)
 
 void vm_plug_settle(struct vm *vm)
 {
+	uint32_t left = 0;
 	struct err e;
 
 	for (unsigned slot = 1; slot < PCI_SLOTS && vm->released && !busy_check(vm, "detach a device", &e); slot++) {
 		const char *id = vm->released >> slot & 1 ? machine_in_slot(vm->m, slot) : NULL;
 
 		vm->released &= ~(1u << slot);
-		if (id)
+		if (id && machine_loads_from(vm->m, id))
+			left |= 1u << slot;
+		else if (id)
 			remove_and_tell(vm, id);
 	}
+	vm->released |= left;
+	if (left)
+		loop_timer_arm(vm->released_timer, loop_now_ns() + LOADS_NS);
+}
+
+void vm_plug_settle_later(void *opaque)
+{
+	vm_plug_settle(opaque);
 }
 
 static void guest_released(void *opaque, uint32_t slots)

@@ -6,6 +6,7 @@
 #include "block/block.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
+#include "vmm/machine/machine_disk.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -20,13 +21,13 @@ bool vmsnap_disk_takes_part(const struct machine *m, unsigned i)
 
 struct machine_disk *vmsnap_first_disk(struct machine *m, struct err *e)
 {
-	for (unsigned i = 0; i < m->ndisks; i++)
-		if (vmsnap_disk_takes_part(m, i) && m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2)
-			return &m->disks[i];
-	err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-		"snapshots need a writable qcow2 disk, and this VM has none; convert one with "
-		"`cairn-img convert -O qcow2`");
-	return NULL;
+	struct machine_disk *d = machine_snapshot_disk(m);
+
+	if (!d)
+		err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+			"snapshots need a writable qcow2 disk, and this VM has none; convert one with "
+			"`cairn-img convert -O qcow2`");
+	return d;
 }
 
 int vmsnap_tree(struct machine_disk *d, struct tree *ret, struct err *e)

@@ -72,7 +72,7 @@ def detach(d, work, *more, ok=True):
     done = []
     t = threading.Thread(target=lambda: done.append(work()))
     t.start()
-    r = d.cairn("detach-disk", "a", "vdb", "--timeout", "60", *more, ok=ok)
+    r = d.cairn("detach-disk", "a", "vdb", *(more or ("--timeout", "60")), ok=ok)
     t.join()
     assert done
     return r
@@ -265,6 +265,24 @@ def test_revert_to_before_the_plug_detaches_the_disk(daemon, guest, tmp_path):
     daemon.cairn("snapshot-revert", "a", "after")
     g = Guest(daemon, "a")
     g.run("verify 0 8 3")
+    g.close()
+
+
+@pytest.mark.skipif(os.environ.get("CAIRN_USERFAULTFD") == "refuse", reason="memory is read on demand only with userfaultfd")
+def test_disk_stays_until_memory_is_read_from_it(daemon, guest, tmp_path):
+    """The memory that was reclaimed comes back from the VM's only disk, which the guest releases."""
+    subprocess.run([os.path.join(guestlib.BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(tmp_path / "b"), "64M"], check=True)
+    g = machine(daemon, guest, memory="64M")
+    daemon.cairn("attach-disk", "a", str(tmp_path / "b"), "vdb", "--live", "--subdriver", "qcow2")
+    g.run("fill 0x1000000 0x2000000 5")
+    daemon.cairn("snapshot-create-as", "a", "one")
+    detach(daemon, lambda: True, "--timeout", "1", ok=False)
+    daemon.cairn("reclaim", "a")
+    g.release()
+    g.run("check 0x1000000 0x2000000 5")
+    until(lambda: disks(daemon) == [])
+    g.run("check 0x1000000 0x2000000 5")
+    assert daemon.info("a")["state"] == "running"
     g.close()
 
 

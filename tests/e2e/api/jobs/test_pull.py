@@ -88,6 +88,20 @@ def test_guest_writes_during_pull(vm):
     subprocess.run(["qemu-img", "check", "-q", "disk.qcow2"], cwd=vm.tmp, check=True)
 
 
+def test_disk_is_neither_attached_nor_detached_meanwhile(vm):
+    """The VM's process says so at once, although the pull takes half a minute."""
+    for name in "bc":
+        img(vm, "create", "-f", "qcow2", f"{name}.qcow2", "1M")
+    attach = ["attach-disk", "vm1", str(vm.tmp / "b.qcow2"), "vdb", "--live", "--subdriver", "qcow2"]
+    vm.cairn(*attach)
+    id = vm.cairn("blockpull", "vm1", "vda", "--bandwidth", "1", "--no-wait").stdout.strip()
+    attach[2:4] = str(vm.tmp / "c.qcow2"), "vdc"
+    for command in (attach, ["detach-disk", "vm1", "vdb", "--live"]):
+        assert "a blockpull of this VM is under way; try again after it" in vm.cairn(*command, ok=False).stderr
+    assert "vm1" in vm.cairn("domstats", "vm1").stdout
+    vm.qmp().run("job-cancel", id=id)
+
+
 def test_qmp_streams_a_disk(vm):
     path = vm.qmp().run("vm-qmp-path", vm="vm1")["path"]
     q = Qmp(path)
