@@ -232,10 +232,12 @@ static void save_done(void *opaque, int r, const struct err *e)
 
 static int save_request(struct control *c, struct channel_msg *m, struct err *e)
 {
+	/* An older daemon does not send them. */
+	const struct vm_save_disks *disks = m->head.body_bytes == sizeof(*disks) ? m->body : NULL;
 	unsigned n = m->nfds;
 
 	m->nfds = 0; /* vm_save() takes the fds */
-	return n ? vm_save(c->vm, c->worker, m->fds[0], n > 1 ? m->fds[1] : -1, save_done, c, e) :
+	return n ? vm_save(c->vm, c->worker, disks, m->fds[0], n > 1 ? m->fds[1] : -1, save_done, c, e) :
 		err_set(e, -EINVAL, ERR_INVALID, "a save needs a file");
 }
 

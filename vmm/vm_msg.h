@@ -50,8 +50,9 @@ enum vm_msg_type {
 	VM_MSG_CONSOLE = 8,    /* struct vm_console + 1 fd (a stream socket): attach */
 	VM_MSG_NMI = 9,	       /* inject an NMI into every vCPU */
 	/* 1 or 2 fds: an empty file for the state (snapshot/vmstate.h), and the definition to store
-	 * in it. Pauses the VM. The reply comes when the state is on disk; then the VM ends with
-	 * VM_REASON_SAVED. On failure the VM continues in its previous phase. */
+	 * in it. struct vm_save_disks, but no body to processes whose vm_info lacks checks_saves. Pauses the VM. The reply
+	 * comes when the state is on disk; then the VM ends with VM_REASON_SAVED. On failure the VM continues in its previous
+	 * phase. */
 	VM_MSG_SAVE = 10,
 	VM_MSG_CANCEL = 11,    /* cancel the work in progress, or all requests for clones' disks */
 	/* Snapshots of all writable disks, each inside its disk; the first writable qcow2 disk
@@ -466,6 +467,14 @@ struct vm_config {
  * that an older process knows. */
 #define VM_PLUG_BYTES (offsetof(struct vm_config, disk_more) + sizeof(((struct vm_config *)0)->disk_more))
 
+/* The disks of the definition that is stored in the state. A disk may have been detached since the daemon made it; then
+ * the save fails. */
+struct vm_save_disks {
+	uint32_t ndisks;
+	uint32_t reserved;
+	char disks[VM_DISKS_MAX][16]; /* ids, in order */
+};
+
 struct vm_interface_set {
 	char id[16];	    /* of the interface */
 	uint8_t set_link;   /* 1: set the link to !link_down */
@@ -863,7 +872,8 @@ struct vm_info {
 	uint8_t reclaims; /* 1: the process knows VM_MSG_RECLAIM */
 	uint8_t sets_medium; /* 1: the process knows VM_MSG_MEDIUM_SET */
 	uint8_t copies_disks; /* 1: the process knows VM_MSG_DISK_COPY */
-	uint8_t reserved_at_end[5];
+	uint8_t checks_saves; /* 1: the process knows struct vm_save_disks */
+	uint8_t reserved_at_end[4];
 	struct vm_balloon_info balloon;
 	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */
 	struct {

@@ -112,7 +112,17 @@ static void save_done(struct work *w)
 	save_free(s);
 }
 
-static int save_prepare(struct save *s, int definition_fd, struct err *e)
+/* The state is resumed by a VM with the disks of the definition. */
+static int disks_check(const struct machine *m, const struct vm_save_disks *want, struct err *e)
+{
+	bool same = want->ndisks == m->ndisks;
+
+	for (unsigned i = 0; i < m->ndisks && same; i++)
+		same = !strncmp(want->disks[i], m->disks[i].id, sizeof(want->disks[i]));
+	return same ? 0 : err_set(e, -EBUSY, ERR_BUSY, "a disk was attached or detached while the save began; save the VM again");
+}
+
+static int save_prepare(struct save *s, const struct vm_save_disks *disks, int definition_fd, struct err *e)
 {
 	size_t len;
 	int r = 0;
@@ -122,6 +132,8 @@ static int save_prepare(struct save *s, int definition_fd, struct err *e)
 			&s->definition, &len, e);
 	if (!r && s->m->cfg.images_only)
 		r = err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off: there is no state to save");
+	if (!r && disks)
+		r = disks_check(s->m, disks, e);
 	if (!r)
 		r = vm_check_keepable(s->vm, e);
 	if (!r)
@@ -142,7 +154,7 @@ static int save_prepare(struct save *s, int definition_fd, struct err *e)
 	return r;
 }
 
-int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
+int vm_save(struct vm *vm, struct worker *w, const struct vm_save_disks *disks, int state_fd, int definition_fd,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
 {
 	struct save *s = calloc(1, sizeof(*s));
@@ -161,7 +173,7 @@ int vm_save(struct vm *vm, struct worker *w, int state_fd, int definition_fd,
 	s->opaque = opaque;
 	s->work.run = save_run;
 	s->work.done = save_done;
-	r = save_prepare(s, definition_fd, e);
+	r = save_prepare(s, disks, definition_fd, e);
 	if (definition_fd >= 0)
 		close(definition_fd);
 	if (r < 0) {

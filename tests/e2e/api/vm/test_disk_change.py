@@ -59,6 +59,25 @@ def test_disk_that_was_released_without_a_connection_is_gone(daemon, guest, kvm,
     g.close()
 
 
+def test_save_fails_while_the_guest_releases_a_disk(daemon, guest, kvm, tmp_path):
+    """The daemon reads of the save before it reads of the disk. The next start would have the disk, and the state not."""
+    g = asks_for_release(daemon, guest, tmp_path, disks=[raw(image(tmp_path / "a.raw"))])
+    daemon.cairn("attach-disk", "a", str(tmp_path / "b.raw"), "vdb", "--config")
+    q = daemon.qmp()
+    os.kill(daemon.proc.pid, signal.SIGSTOP)
+    q.send(b'{"execute": "vm-managed-save", "arguments": {"vm": "a"}}')
+    slots = g.release()
+    until(lambda: int(g.run(f"cfgrd {(slots.bit_length() - 1) << 3} 0 4")[0], 16) == 0xffffffff)
+    os.kill(daemon.proc.pid, signal.SIGCONT)
+    answer = q.answer()
+    if "return" in answer:
+        q.event("JOB_STATUS_CHANGE", id=answer["return"]["job"], status="concluded")
+    until(lambda: disks(daemon) == ["vda"])
+    assert daemon.info("a")["state"] == "running" and disks(daemon, "--inactive") == ["vda", "vdb"]
+    g.run("echo on")
+    g.close()
+
+
 def content(d):
     """The guest's first command after a change fails, and tells of the change."""
     assert d.scsi(READY)["sense"] == CHANGED
