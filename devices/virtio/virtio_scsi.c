@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define QUEUE_SIZE_DEFAULT 256
 #define REQUEST_BYTES 51   /* unit 8, tag 8, 3 of priority, command 32 */
@@ -498,6 +499,7 @@ int virtio_scsi_new(struct dev_host *h, struct pci_host *p, const struct virtio_
 	struct err *e)
 {
 	unsigned size = c->queue_size ? c->queue_size : QUEUE_SIZE_DEFAULT;
+	pthread_condattr_t monotonic;
 	struct virtio_scsi *s;
 	int r;
 
@@ -507,7 +509,9 @@ int virtio_scsi_new(struct dev_host *h, struct pci_host *p, const struct virtio_
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_set_errno(e, -ENOMEM, "%s", c->name);
-	pthread_cond_init(&s->idle, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->idle, &monotonic);
 	r = scsi_init(s, h, p, c, e);
 	if (r) {
 		scsi_dev_free(&s->v.dev);

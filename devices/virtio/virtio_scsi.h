@@ -65,8 +65,12 @@ bool virtio_scsi_tray_is_open(struct device *d, unsigned target);
 /* Return whether the guest keeps a CD drive's medium locked; if so, and ask is set, tell the guest that somebody wants
  * to have it ejected. Any thread. */
 bool virtio_scsi_is_locked(struct device *d, unsigned target, bool ask);
-/* Replace the medium of a CD drive, and close its tray. Waits for the requests in flight, so call it from no thread of
- * a disk's loop.
+/* Let no command of a drive begin until virtio_scsi_set_medium() or virtio_scsi_release(), and wait for those in
+ * flight, at most 2 s. Call from no thread of a disk's loop.
+ * Returns 0; -EBUSY: some are in flight, and the drive is not held. */
+int virtio_scsi_hold(struct device *d, unsigned target, struct err *e);
+void virtio_scsi_release(struct device *d, unsigned target);
+/* Replace the medium of a CD drive that is held, close its tray and release the drive.
  * block: borrowed; a block device of 0 bytes is an empty drive. After success, the caller closes the block device that
  * the drive had; after an error, it closes `block`.
  * medium: as in virtio_scsi_disk.

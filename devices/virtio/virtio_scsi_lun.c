@@ -10,12 +10,14 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #define RESPONSE_BYTES 108 /* struct virtio_scsi_cmd_resp with sense data of 96 bytes */
 #define REQUEST_BYTES 51   /* struct virtio_scsi_cmd_req with a command of 32 bytes */
 #define PHYSICAL_BYTES 4096u
 #define BURSTS_A_SECOND 10
 #define REST_NS 1000000u /* least wait at a limit */
+#define MEDIUM_WAIT_NS 2000000000ULL
 
 /* ---- completing commands ---- */
 
@@ -458,6 +460,33 @@ bool virtio_scsi_is_locked(struct device *d, unsigned target, bool ask)
 	return l->unit.locked;
 }
 
+int virtio_scsi_hold(struct device *d, unsigned target, struct err *e)
+{
+	struct scsi_lun *l = lun_of(d, target);
+	uint64_t end = loop_now_ns() + MEDIUM_WAIT_NS;
+	struct timespec until = { .tv_sec = (time_t)(end / 1000000000), .tv_nsec = (long)(end % 1000000000) };
+
+	LOCK_GUARD(&l->s->v.lock);
+	l->medium_changes = true;
+	while (l->in_flight && !pthread_cond_timedwait(&l->s->idle, &l->s->v.lock, &until))
+		;
+	if (!l->in_flight)
+		return 0;
+	l->medium_changes = false;
+	scsi_lun_go(l, false);
+	return err_set(e, -EBUSY, ERR_BUSY, "the image in the drive does not answer the guest's commands, so the medium stays; try again "
+		"when it does");
+}
+
+void virtio_scsi_release(struct device *d, unsigned target)
+{
+	struct scsi_lun *l = lun_of(d, target);
+
+	LOCK_GUARD(&l->s->v.lock);
+	l->medium_changes = false;
+	scsi_lun_go(l, false);
+}
+
 int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *block, uint64_t medium, struct err *e)
 {
 	struct scsi_lun *l = lun_of(d, target);
@@ -466,10 +495,6 @@ int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *bloc
 	int r;
 
 	LOCK_GUARD(&s->v.lock);
-	l->medium_changes = true;
-	while (l->in_flight)
-		pthread_cond_wait(&s->idle, &s->v.lock);
-	l->medium_changes = false;
 	l->block = block;
 	r = medium_take(l, e);
 	if (r < 0) {
@@ -487,6 +512,7 @@ int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *bloc
 		l->unit.media_event = l->unit.size_bytes ? SCSI_MEDIA_NEW : SCSI_MEDIA_GONE;
 		l->unit.attention = SENSE_MEDIUM_CHANGED;
 	}
+	l->medium_changes = false;
 	scsi_lun_go(l, false);
 	return r;
 }

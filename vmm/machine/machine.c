@@ -788,6 +788,7 @@ void machine_hold(struct machine *m)
 	m->booted = true;
 	m->run_ns = machine_clock_ns(m);
 	m->resumed_ns = 0;
+	machine_balloon_settle(m);
 	for (unsigned i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->ops->pause)
 			m->devices[i]->ops->pause(m->devices[i]);

@@ -93,6 +93,12 @@ int machine_balloon_new(struct machine *m, struct device **ret, struct err *e)
 	return r;
 }
 
+void machine_balloon_settle(struct machine *m)
+{
+	if (m->balloon)
+		target_settle(m->balloon);
+}
+
 void machine_balloon_free(struct machine *m)
 {
 	if (m->balloon)

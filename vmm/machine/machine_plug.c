@@ -266,28 +266,42 @@ static void disk_drop(struct machine *m, struct machine_disk *d, bool restart)
 		log_error(io->name, "%s", e.msg);
 }
 
+/* Open the medium of a drive while the thread of its loop stands still. */
+static int medium_open(struct machine *m, const struct vm_disk *c, const struct machine_disk *d, struct machine_disk *ret, int *fds,
+	struct err *e)
+{
+	struct err own;
+	int r, started;
+
+	*ret = (struct machine_disk){ .io = d->io, .dev = d->dev, .scsi = true, .target = d->target };
+	machine_disk_io_stop(d->io);
+	r = machine_disk_open(m, c, ret, fds, e);
+	if (r < 0)
+		machine_disk_close(ret);
+	started = machine_disk_io_begin(m, d->io, &own);
+	ret->id = d->id;
+	if (r < 0 || !started)
+		return r;
+	disk_drop(m, ret, false);
+	*e = own;
+	return started;
+}
+
 int machine_set_medium(struct machine *m, const struct vm_config *c, int *fds, struct err *e)
 {
-	int at = disk_find(m, c->disks[0].id), r = medium_check(m, at, c, e), started;
+	int at = disk_find(m, c->disks[0].id), r = medium_check(m, at, c, e);
 	struct machine_disk *d = &m->disks[at < 0 ? 0 : at], next, old;
-	struct err own;
 
+	/* Before the loop's thread is stopped: it may wait for an image that does not answer. */
+	if (!r)
+		r = virtio_scsi_hold(d->dev, d->target, e);
 	if (r < 0)
 		return r;
-	next = (struct machine_disk){ .io = d->io, .dev = d->dev, .scsi = true, .target = d->target };
-	machine_disk_io_stop(d->io);
-	r = machine_disk_open(m, &c->disks[0], &next, fds, e);
-	if (r < 0)
-		machine_disk_close(&next);
-	started = machine_disk_io_begin(m, d->io, &own); /* the commands in flight have to end */
-	if (r < 0)
+	r = medium_open(m, &c->disks[0], d, &next, fds, e);
+	if (r < 0) {
+		virtio_scsi_release(d->dev, d->target);
 		return r;
-	if (started < 0) {
-		disk_drop(m, &next, false);
-		*e = own;
-		return started;
 	}
-	next.id = d->id;
 	r = virtio_scsi_set_medium(d->dev, d->target, next.block, next.medium, e);
 	if (r < 0) {
 		disk_drop(m, &next, true);

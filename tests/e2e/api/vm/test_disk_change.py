@@ -103,6 +103,24 @@ def test_medium_is_the_old_one_if_the_daemon_ended_before_it_sent_the_new_one(da
     d.console.close()
 
 
+def test_medium_stays_if_its_image_does_not_answer_the_guest(daemon, kvm, tmp_path):
+    """The VM's process goes on."""
+    d = Drive(daemon, tmp_path)
+    with fuse(tmp_path / "fuse", iso=b"\xef" * (1 << 20)) as f:
+        d.change(f["iso"])
+        assert content(d) == "ef"
+        f.hang(Op.READ)
+        d.console.sock.sendall(b"scsi 28000000018000000100 2048\n")
+        until(lambda: Op.READ in f.hanging())
+        assert "does not answer the guest's commands, so the medium stays" in d.change(d.cd, "--force", ok=False).stderr
+        assert d.source() == f["iso"]
+        f.release()
+        until(lambda: d.console.line() == "ok")
+        d.change(d.cd, "--force")
+        assert content(d) == "cd"
+    d.console.close()
+
+
 def test_client_that_loses_its_role_while_its_file_is_opened_changes_nothing(shared):  # noqa: F811
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     shared.cairn("start", "mine")
