@@ -171,8 +171,6 @@ int vm_disk_pull(struct vm *vm, struct worker *w, const struct vm_disk_pull *wha
 	p->rate_bytes_per_s = what->rate_bytes_per_s;
 	p->j.done = done;
 	p->j.opaque = opaque;
-	p->j.work.run = pull_run;
-	p->j.work.done = pull_done;
-	worker_submit(w, m->host.loop, &p->j.work);
+	vmsnap_job_stage(&p->j, pull_run, pull_done);
 	return 0;
 }

@@ -45,13 +45,6 @@ static void dump_free(struct dump_job *x)
 	free(x);
 }
 
-static void dump_stage(struct dump_job *x, void (*run)(struct work *w), void (*done)(struct work *w))
-{
-	x->j.work.run = run;
-	x->j.work.done = done;
-	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
-}
-
 /* ---- writing registers; vCPUs are parked ---- */
 
 static int cpu_read(struct vcpu *v, struct elf_core_cpu *ret, struct err *e)
@@ -263,7 +256,7 @@ static void dump_written(struct work *w)
 	if (x->j.r < 0)
 		dump_done(w);
 	else
-		dump_stage(x, sync_run, dump_done);
+		vmsnap_job_stage(&x->j, sync_run, dump_done);
 }
 
 static void vm_stop_for_dump(struct work *w)
@@ -290,7 +283,7 @@ static void vm_stop_for_dump(struct work *w)
 		vmsnap_job_resume_vm(j);
 		vm_work_set_live(j->vm, false);
 	}
-	dump_stage(x, write_run, dump_written);
+	vmsnap_job_stage(&x->j, write_run, dump_written);
 }
 
 static int file_check(int fd, struct err *e)
@@ -334,6 +327,6 @@ int vm_dump(struct vm *vm, struct worker *w, const struct vm_dump *how, int fd, 
 		x->way = ram_way(x->j.m);
 		vmsnap_job_tell_tracking(&x->j, x->way);
 	}
-	dump_stage(x, wait_run, vm_stop_for_dump);
+	vmsnap_job_stage(&x->j, wait_run, vm_stop_for_dump);
 	return 0;
 }

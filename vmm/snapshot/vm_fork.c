@@ -50,13 +50,6 @@ static void fork_free(struct fork_job *x)
 	free(x);
 }
 
-static void fork_stage(struct fork_job *x, void (*run)(struct work *w), void (*done)(struct work *w))
-{
-	x->j.work.run = run;
-	x->j.work.done = done;
-	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
-}
-
 static int blocks_write(struct fork_job *x);
 
 static int ram_write_failed(struct fork_job *x, int r)
@@ -234,7 +227,7 @@ static void clones_tell(struct work *w)
 	x->told = !x->j.r && fork_disks_are_as_asked(&x->disks);
 	if (x->told)
 		vm_fork_ready(x->j.vm);
-	fork_stage(x, finish_run, fork_done);
+	vmsnap_job_stage(&x->j, finish_run, fork_done);
 }
 
 static void vm_freeze(struct work *w)
@@ -256,7 +249,7 @@ static void vm_freeze(struct work *w)
 		fork_done(w);
 		return;
 	}
-	fork_stage(x, write_run, clones_tell);
+	vmsnap_job_stage(&x->j, write_run, clones_tell);
 }
 
 static void vm_stop_for_fork(struct work *w)
@@ -274,7 +267,7 @@ static void vm_stop_for_fork(struct work *w)
 	if (j->r < 0 || (x->way != RAM_STANDS && !x->disks.n))
 		vm_freeze(w);
 	else
-		fork_stage(x, stand_run, vm_freeze);
+		vmsnap_job_stage(&x->j, stand_run, vm_freeze);
 }
 
 static int fork_check(struct machine *m, struct fork_disks *d, struct err *e)
@@ -333,6 +326,6 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 	memcpy(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid));
 	vmstate_file_init(&x->file, x->state_fd);
 	vmstate_layout_of(m->mem.bytes, &x->h.layout);
-	fork_stage(x, wait_run, vm_stop_for_fork);
+	vmsnap_job_stage(&x->j, wait_run, vm_stop_for_fork);
 	return 0;
 }

@@ -207,8 +207,6 @@ int vm_fork_snapshot(struct vm *vm, struct worker *w, const struct vm_fork *f, c
 	x->j.done = done;
 	x->j.opaque = opaque;
 	memcpy(x->name, f->snapshot, sizeof(x->name));
-	x->j.work.run = fork_run;
-	x->j.work.done = fork_done;
-	worker_submit(w, x->j.m->host.loop, &x->j.work);
+	vmsnap_job_stage(&x->j, fork_run, fork_done);
 	return 0;
 }

@@ -98,8 +98,6 @@ int vm_reclaim(struct vm *vm, struct worker *w, vm_snapshot_done_fn *done, void 
 	vm_work_set_live(vm, false);
 	x->j.done = done;
 	x->j.opaque = opaque;
-	x->j.work.run = reclaim_run;
-	x->j.work.done = reclaim_done;
-	worker_submit(w, m->host.loop, &x->j.work);
+	vmsnap_job_stage(&x->j, reclaim_run, reclaim_done);
 	return 0;
 }

@@ -88,6 +88,13 @@ void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, cons
 	return vm_work_begin_crashed(vm, what, e) < 0 ? NULL : job_alloc(bytes, vm, w, what, e);
 }
 
+void vmsnap_job_stage(struct vmsnap_job *j, void (*run)(struct work *w), void (*done)(struct work *w))
+{
+	j->work.run = run;
+	j->work.done = done;
+	worker_submit(j->worker, j->m->host.loop, &j->work);
+}
+
 int vmsnap_job_hold_memory(struct vmsnap_job *j)
 {
 	struct fault_tracker *t = j->m->tracker;
@@ -363,8 +370,6 @@ int vm_snapshot_delete(struct vm *vm, struct worker *w, const char *name, vm_sna
 	x->j.done = done;
 	x->j.opaque = opaque;
 	snprintf(x->name, sizeof(x->name), "%s", name);
-	x->j.work.run = delete_run;
-	x->j.work.done = delete_done;
-	worker_submit(w, x->j.m->host.loop, &x->j.work);
+	vmsnap_job_stage(&x->j, delete_run, delete_done);
 	return 0;
 }

@@ -328,9 +328,7 @@ static void quiesce_done(void *opaque, int r, const struct err *e)
 		vm_freeze(&x->j.work);
 		return;
 	}
-	x->j.work.run = prepare_again;
-	x->j.work.done = vm_freeze;
-	worker_submit(x->j.worker, x->j.m->host.loop, &x->j.work);
+	vmsnap_job_stage(&x->j, prepare_again, vm_freeze);
 }
 
 static void guest_quiesce(struct work *w)
@@ -455,9 +453,7 @@ static void vm_freeze(struct work *w)
 	agent_thaw(j->m->agent);
 	if (!x->started_ns)
 		x->started_ns = j->stopped_ns;
-	j->work.run = write_run;
-	j->work.done = write_done;
-	worker_submit(j->worker, j->m->host.loop, &j->work);
+	vmsnap_job_stage(j, write_run, write_done);
 }
 
 /* ---- write: on the worker's thread; the guest runs unless x->stands is set ---- */
@@ -830,9 +826,7 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 		vmsnap_job_tell_tracking(&x->j, x->way);
 	}
 	left_out_tell(x);
-	x->j.work.run = prepare_run;
-	x->j.work.done = guest_quiesce;
 	vm_work_set_live(vm, false); /* the guest runs while memory is write-protected or copied in rounds */
-	worker_submit(w, m->host.loop, &x->j.work);
+	vmsnap_job_stage(&x->j, prepare_run, guest_quiesce);
 	return 0;
 }

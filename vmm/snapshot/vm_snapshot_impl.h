@@ -50,6 +50,8 @@ void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_inf
 void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Begin a job that is also possible on a crashed VM that was kept. */
 void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
+/* Let run() work on the worker's thread, and then done() on the main thread. */
+void vmsnap_job_stage(struct vmsnap_job *j, void (*run)(struct work *w), void (*done)(struct work *w));
 /* Note in the result how memory is copied or loaded and, unless that is RAM_FAULTS, why. */
 void vmsnap_job_tell_tracking(struct vmsnap_job *j, enum ram_way way);
 /* Have the tracker save all of memory, including blocks that an earlier snapshot has saved. In the pause, on the main

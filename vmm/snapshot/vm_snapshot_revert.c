@@ -476,8 +476,6 @@ int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot
 	x->v.name[VM_SNAPSHOT_NAME_MAX] = x->v.disk[sizeof(x->v.disk) - 1] = 0;
 	x->first = first;
 	x->by_log = x->j.m->uffd.fd < 0 && x->j.m->dirty_log.blocks;
-	x->j.work.run = look_run;
-	x->j.work.done = look_done;
-	worker_submit(w, x->j.m->host.loop, &x->j.work);
+	vmsnap_job_stage(&x->j, look_run, look_done);
 	return 0;
 }
