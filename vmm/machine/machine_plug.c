@@ -44,7 +44,27 @@ static void names_refresh(struct machine *m)
 		m->nics[i].cfg = &m->cfg.interfaces[i];
 }
 
-#define LIST_REMOVE(list, at, n) memmove(&(list)[at], &(list)[(at) + 1], ((n) - (at) - 1) * sizeof((list)[0]))
+/* One of several arrays with an item for each disk, interface or device. */
+struct list {
+	void *items;
+	size_t bytes; /* of an item */
+};
+
+#define LIST(array) { array, sizeof((array)[0]) }
+
+/* Remove the item at `at` from all lists, and clear their last one. Returns the new *n. */
+static unsigned lists_remove(const struct list *lists, size_t nlists, unsigned at, unsigned *n)
+{
+	--*n;
+	for (size_t i = 0; i < nlists; i++) {
+		char *items = lists[i].items;
+		size_t bytes = lists[i].bytes;
+
+		memmove(items + at * bytes, items + (at + 1) * bytes, (*n - at) * bytes);
+		memset(items + *n * bytes, 0, bytes);
+	}
+	return *n;
+}
 
 /* Return the PCI slot that no device of the list has; 0: there is none. */
 static uint8_t new_slot(const struct machine *m)
@@ -72,9 +92,9 @@ int machine_device_insert(struct machine *m, unsigned at, int r, struct device *
 
 static void device_remove(struct machine *m, unsigned at)
 {
-	LIST_REMOVE(m->devices, at, m->ndevices);
-	LIST_REMOVE(m->slots, at, m->ndevices);
-	m->ndevices--;
+	const struct list lists[] = { LIST(m->devices), LIST(m->slots) };
+
+	lists_remove(lists, ARRAY_SIZE(lists), at, &m->ndevices);
 }
 
 static int device_find(const struct machine *m, const struct device *d)
@@ -395,6 +415,8 @@ static void device_end(struct machine *m, struct device *d)
 
 static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *e)
 {
+	const struct list lists[] = { LIST(m->disks), LIST(m->cfg.disks), LIST(m->cfg.disk_limits), LIST(m->cfg.boot_place),
+		LIST(m->cfg.disk_more), LIST(m->carried.disks), LIST(m->carried.disk_faults) };
 	struct machine_disk *d = &m->disks[i];
 	struct disk_io *io = d->io;
 	struct err own;
@@ -413,17 +435,7 @@ static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *
 	started = machine_disk_io_begin(m, io, &own);
 	if (started < 0)
 		log_error(io->name, "%s", own.msg);
-	LIST_REMOVE(m->disks, i, m->ndisks);
-	LIST_REMOVE(m->cfg.disks, i, m->ndisks);
-	LIST_REMOVE(m->cfg.disk_limits, i, m->ndisks);
-	LIST_REMOVE(m->cfg.boot_place, i, m->ndisks);
-	LIST_REMOVE(m->cfg.disk_more, i, m->ndisks);
-	LIST_REMOVE(m->carried.disks, i, m->ndisks);
-	LIST_REMOVE(m->carried.disk_faults, i, m->ndisks);
-	m->ndisks--;
-	memset(&m->carried.disks[m->ndisks], 0, sizeof(m->carried.disks[0]));
-	m->carried.disk_faults[m->ndisks] = 0;
-	m->cfg.ndisks = m->ndisks;
+	m->cfg.ndisks = lists_remove(lists, ARRAY_SIZE(lists), i, &m->ndisks);
 	m->nics_at--;
 	names_refresh(m);
 	return r;
@@ -431,6 +443,8 @@ static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *
 
 static void nic_unplug(struct machine *m, unsigned i, bool running)
 {
+	const struct list lists[] = { LIST(m->nics), LIST(m->cfg.interfaces), LIST(m->cfg.link_down), LIST(m->cfg.limits),
+		LIST(m->cfg.queue_pairs), LIST(m->cfg.pair_fds), LIST(m->carried.interfaces) };
 	struct nic *n = &m->nics[i];
 
 	if (running && n->dev->ops->pause)
@@ -438,16 +452,7 @@ static void nic_unplug(struct machine *m, unsigned i, bool running)
 	nic_stop(n);
 	device_end(m, n->dev);
 	nic_done(n);
-	LIST_REMOVE(m->nics, i, m->nnics);
-	LIST_REMOVE(m->cfg.interfaces, i, m->nnics);
-	LIST_REMOVE(m->cfg.link_down, i, m->nnics);
-	LIST_REMOVE(m->cfg.limits, i, m->nnics);
-	LIST_REMOVE(m->cfg.queue_pairs, i, m->nnics);
-	LIST_REMOVE(m->cfg.pair_fds, i, m->nnics);
-	LIST_REMOVE(m->carried.interfaces, i, m->nnics);
-	m->nnics--;
-	memset(&m->carried.interfaces[m->nnics], 0, sizeof(m->carried.interfaces[0]));
-	m->cfg.ninterfaces = m->nnics;
+	m->cfg.ninterfaces = lists_remove(lists, ARRAY_SIZE(lists), i, &m->nnics);
 	names_refresh(m);
 }
 
