@@ -872,7 +872,7 @@ static struct fork *fork_new(struct vm_host *host, unsigned n)
 	f->batch = batch_new(host);
 	f->state_fd = -1;
 	f->n = n;
-	f->gate = (struct start_gate){ .loop = host->loop, .max = AT_ONCE_MAX, .has_room = gate_on_room };
+	f->gate = (struct start_gate){ .host = host, .max = AT_ONCE_MAX, .has_room = gate_on_room };
 	return f;
 }
 

@@ -5,19 +5,28 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 
-/* Greatest number of starts that prepare: each holds its files open in the daemon. */
+/* Greatest number of starts that prepare, of all forks: each holds its files open in the daemon. A fork without any may
+ * have one more, because no other fork's start tells it that there is room. */
 #define PREPARING_MAX 64
 
 bool gate_has_room(const struct start_gate *g)
 {
-	return g->working < g->max && g->preparing < PREPARING_MAX;
+	return g->working < g->max && (g->host->preparing < PREPARING_MAX || !(g->working + g->preparing));
+}
+
+static void prepares_set(struct gated *gated, bool prepares)
+{
+	int n = prepares - gated->prepares;
+
+	gated->gate->preparing += (unsigned)n;
+	gated->gate->host->preparing += (unsigned)n;
+	gated->prepares = prepares;
 }
 
 static void gated_work(struct gated *gated)
 {
-	gated->gate->preparing--;
+	prepares_set(gated, false);
 	gated->gate->working++;
-	gated->prepares = false;
 }
 
 /* A start that fails at once calls gate_leave(), which only counts then. */
@@ -49,7 +58,7 @@ void gate_leave(struct gated *gated)
 
 	gated->vm->gated = NULL;
 	if (gated->prepares)
-		g->preparing--;
+		prepares_set(gated, false);
 	else
 		g->working--;
 	gate_release(g);
@@ -74,8 +83,7 @@ static int before_on_prepare(struct vm *vm, const struct config *c, void (*ready
 	if (!gated || !has_network(vm->def))
 		return 0;
 	gated->gate->working--;
-	gated->gate->preparing++;
-	gated->prepares = true;
+	prepares_set(gated, true);
 	gate_release(gated->gate);
 	gated->gate->has_room(gated->gate);
 	return 0;
@@ -128,7 +136,7 @@ static void gate_on_called_off(struct vm *vm)
 	if (!gated || !gated_unlink(gated))
 		return;
 	gated->task.run = called_off;
-	loop_post(gated->gate->loop, &gated->task);
+	loop_post(gated->gate->host->loop, &gated->task);
 }
 
 static void gate_on_removed(struct vm *vm)

@@ -54,6 +54,7 @@ struct vm_host {
 	size_t nvms, vms_cap;
 	int next_id;		/* the last id given to a running VM; users see these ids, as in virsh */
 	bool new_boot;		/* boot.json names no or another boot of the host: assume that no VM process is left */
+	unsigned preparing;	/* clones whose starts wait for the rules of their taps (api/jobs/start_gate.h) */
 	unsigned adopting;	/* number of adopted VM processes that have not answered the first query yet */
 	struct pins *pins;	/* api/vm/pins.h; NULL until they are loaded */
 	struct loop_timer *consoles_retry; /* api/vm/consoles.h; NULL: not used yet */
