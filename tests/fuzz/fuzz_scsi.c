@@ -157,7 +157,8 @@ static void step(struct run *x)
 		virtio_scsi_set_limits(x->dev, take(x, 1) & 1, &(struct virtio_blk_limits){ .iops = take(x, 1) * 100000 });
 	} else {
 		drain(x);
-		must(!virtio_scsi_set_medium(x->dev, 1, x->cd[++x->medium % 2], NULL));
+		x->medium++;
+		must(!virtio_scsi_set_medium(x->dev, 1, x->cd[x->medium % 2], x->medium, NULL));
 	}
 }
 
