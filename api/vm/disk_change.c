@@ -22,7 +22,6 @@
 #include <string.h>
 
 #define CHANGE_TIMEOUT_NS (30 * 1000000000ULL)
-#define STATE_KEY "disk_change"
 
 struct disk_change {
 	const struct disk_change_kind *kind;
@@ -155,44 +154,6 @@ static int definition_copy(const struct definition *d, struct definition **ret, 
 
 	authors_put(o, d);
 	return authors_parse_stored(o, ret, e);
-}
-
-void disk_change_put(const struct vm *vm, struct json_object *state)
-{
-	const struct vm_disk_change *c = &vm->disk_change;
-	struct json_object *o, *before;
-
-	if (!c->before)
-		return;
-	before = definition_to_json(c->before);
-	authors_put(before, c->before);
-	o = json_object_new_object();
-	js_put_str(o, "id", c->id);
-	js_put_int(o, "dev", (int64_t)c->image.dev);
-	js_put_int(o, "ino", (int64_t)c->image.ino);
-	js_put(o, "before", before);
-	js_put(state, STATE_KEY, o);
-}
-
-void disk_change_load(struct vm *vm, struct json_object *state)
-{
-	struct vm_disk_change *c = &vm->disk_change;
-	struct json_object *o = js_get(state, STATE_KEY), *before = js_get(o, "before");
-	struct err e;
-
-	if (!before)
-		return;
-	snprintf(c->id, sizeof(c->id), "%s", js_get_str_or(o, "id", ""));
-	c->image.dev = (uint64_t)js_get_int(o, "dev", 0);
-	c->image.ino = (uint64_t)js_get_int(o, "ino", 0);
-	if (authors_parse_stored(before, &c->before, &e) < 0)
-		log_warn("state", "VM '%s': the change of disk %s is damaged in state.json: %s", vm->def->name, c->id, e.msg);
-}
-
-void disk_change_forget(struct vm *vm)
-{
-	definition_free(vm->disk_change.before);
-	vm->disk_change = (struct vm_disk_change){ 0 };
 }
 
 /* has: the process has the disk. Then state.json may keep the doubt until the VM's next change: a daemon that finds it

@@ -31,10 +31,5 @@ void disk_change_remove(struct vm *vm, const char *id);
 /* A process that was connected to reports its disks: settle the disk in doubt, unless an answer about it is to come,
  * and remove the disks that the process does not have. */
 void disk_change_compare(struct vm *vm, const struct vm_info *info);
-/* The process has ended, so no disk is in doubt. */
-void disk_change_forget(struct vm *vm);
-/* Put the disk in doubt into the content of state.json, and get it from there. */
-void disk_change_put(const struct vm *vm, struct json_object *state);
-void disk_change_load(struct vm *vm, struct json_object *state);
 
 #endif

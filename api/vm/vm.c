@@ -4,7 +4,7 @@
 #include "api/access/open_as.h"
 #include "api/definition/vm_config.h"
 #include "api/store/store.h"
-#include "api/vm/disk_change.h"
+#include "api/vm/disk_doubt.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm_life.h"
@@ -245,7 +245,7 @@ static void vm_free(struct vm *vm)
 	free(vm->start.config);
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->agent.timer);
-	disk_change_forget(vm);
+	disk_doubt_forget(&vm->disk_change);
 	definition_free(vm->live);
 	definition_free(vm->def);
 	free(vm);
@@ -351,7 +351,7 @@ void vm_save(struct vm *vm)
 	if (vm_has(vm, VM_FACT_CONTINUES))
 		js_put_bool(o, "restarting_process", true);
 	live_put(vm, o);
-	disk_change_put(vm, o);
+	disk_doubt_put(&vm->disk_change, o);
 	store_put(vm->host->store, vm->def->name, "state.json", o, STORE_EVENTUALLY, NULL, NULL);
 	json_object_put(o);
 }
@@ -381,7 +381,7 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm_set(vm, VM_FACT_FALLS_ASLEEP, js_get_bool(o, "falling_asleep", false));
 	vm_set(vm, VM_FACT_CONTINUES, js_get_bool(o, "restarting_process", false));
 	live_load(vm, o);
-	disk_change_load(vm, o);
+	disk_doubt_load(vm, o);
 }
 
 static void emit_shutdown(struct vm *vm, bool guest, const char *reason)

@@ -2,6 +2,7 @@
 #include "api/store/store.h"
 #include "api/vm/consoles.h"
 #include "api/vm/disk_change.h"
+#include "api/vm/disk_doubt.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
@@ -200,7 +201,7 @@ void vm_take_back(struct vm *vm)
 	if (r != -ENOENT)
 		log_warn("state", "VM '%s': %s", vm->def->name, e.msg);
 	vm_live_forget(vm);
-	disk_change_forget(vm);
+	disk_doubt_forget(&vm->disk_change);
 	if (r == -ENOENT && start_was_lost(vm, end_fd))
 		lost_start_failed(vm);
 	else

@@ -1,6 +1,7 @@
 #include "api/vm/vm_life.h"
 #include "api/schema/call.h"
 #include "api/vm/disk_change.h"
+#include "api/vm/disk_doubt.h"
 #include "api/vm/observer.h"
 #include "api/vm/touched.h"
 #include "api/vm/vm.h"
@@ -392,7 +393,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm_process_free(vm->proc);
 	vm->proc = NULL;
 	vm_live_forget(vm);
-	disk_change_forget(vm);
+	disk_doubt_forget(&vm->disk_change);
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
 	touched_keep(vm);
 	vm_plug_gone(vm);
