@@ -50,9 +50,9 @@ enum vm_msg_type {
 	VM_MSG_CONSOLE = 8,    /* struct vm_console + 1 fd (a stream socket): attach */
 	VM_MSG_NMI = 9,	       /* inject an NMI into every vCPU */
 	/* 1 or 2 fds: an empty file for the state (snapshot/vmstate.h), and the definition to store
-	 * in it. struct vm_save_disks, but no body to processes whose vm_info lacks checks_saves. Pauses the VM. The reply
-	 * comes when the state is on disk; then the VM ends with VM_REASON_SAVED. On failure the VM continues in its previous
-	 * phase. */
+	 * in it. struct vm_save_disks, but no body to processes whose vm_info lacks checks_saves. Pauses the
+	 * VM. The reply comes when the state is on disk; then the VM ends with VM_REASON_SAVED. On failure the
+	 * VM continues in its previous phase. */
 	VM_MSG_SAVE = 10,
 	VM_MSG_CANCEL = 11,    /* cancel the work in progress, or all requests for clones' disks */
 	/* Snapshots of all writable disks, each inside its disk; the first writable qcow2 disk

@@ -18,7 +18,7 @@ struct start_gate {
 	struct vm_host *host;
 	unsigned max;	    /* greatest value of `working` */
 	unsigned working;   /* starts under way, without those that prepare */
-	unsigned preparing; /* starts that wait for rules, or are in `waiting`; vm_host.preparing has those of all forks */
+	unsigned preparing; /* starts that wait for rules, or are in `waiting`; vm_host.preparing counts all forks' */
 	struct gated *waiting; /* these have their rules, oldest first */
 	bool releasing;
 	void (*has_room)(struct start_gate *g); /* another clone may begin; may call gate_enter() */

@@ -208,8 +208,8 @@ static void look_run(struct work *w)
 	if (j->r < 0)
 		return;
 	x->with_ram = x->node->info.vm_state_bytes && !x->v.disks_only && !j->m->cfg.images_only;
-	/* The revert detaches the disks that were attached after the snapshot; only the state tells which they are. If the
-	 * state cannot be used, look for a part of the snapshot on every disk: that one has none is the better error. */
+	/* The revert detaches the disks that were attached after the snapshot; only the state tells which they are. If
+	 * the state cannot be used, look for a part of the snapshot on every disk: its lack is the better error. */
 	if (x->with_ram)
 		j->r = state_look(x);
 	e = j->e;
