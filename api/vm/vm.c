@@ -7,6 +7,7 @@
 #include "api/vm/disk_doubt.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
+#include "api/vm/vm_compat.h"
 #include "api/vm/vm_life.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
@@ -111,6 +112,13 @@ int vm_live_check(const struct vm *vm, struct err *e)
 		return 0;
 	return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; change its definition instead, with --config", vm->def->name,
 		vm_state_name(vm->state));
+}
+
+int vm_compat_check_live(const struct vm *vm, enum vm_known what, struct err *e)
+{
+	int r = vm_live_check(vm, e);
+
+	return r || vm_process_knows(vm->proc, what) ? r : vm_compat_refuse(vm->def->name, e);
 }
 
 int vm_live_disk(const struct vm *vm, const char *which, struct err *e)

@@ -53,13 +53,6 @@ int vm_compat_check(const struct vm *vm, struct err *e)
 	return vm_compat_is_old(vm) ? vm_compat_refuse(vm->def->name, e) : 0;
 }
 
-int vm_compat_check_live(const struct vm *vm, enum vm_known what, struct err *e)
-{
-	int r = vm_live_check(vm, e);
-
-	return r || vm_process_knows(vm->proc, what) ? r : vm_compat_refuse(vm->def->name, e);
-}
-
 bool vm_compat_fit(unsigned version, enum vm_msg_type type, size_t *len)
 {
 	if (version >= VM_MSG_VERSION)
