@@ -41,6 +41,7 @@
 #include "api/vm/pins.h"
 #include "api/vm/pull_mark.h"
 #include "api/vm/quota_use.h"
+#include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/vm/systemd_scope.h"
 #include "api/vm/vm_cgroup.h"
@@ -134,7 +135,7 @@ static const struct vm_observer *const observers[] = { &quota_observer, &host_sh
 	&forwards_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer,
 	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
 	&flatten_observer, &job_owner_observer, &vm_cgroup_observer,
-	&systemd_scope_observer, NULL };
+	&systemd_scope_observer, &start_observer, &offline_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */
 

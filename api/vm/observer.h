@@ -1,5 +1,6 @@
-/* observer: hooks by which modules in the folders above vm/ react to a VM's life cycle. Each module has one table of
- * hooks. api/daemon.c lists the tables in struct vm_host, in the order in which vm/ calls them. A hook may be NULL.
+/* observer: hooks by which modules above vm.c, most of them in the folders above vm/, react to a VM's life cycle. Each
+ * module has one table of hooks. api/daemon.c lists the tables in struct vm_host, in the order in which vm/ calls them.
+ * A hook may be NULL.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_OBSERVER_H
 #define CAIRN_API_VM_OBSERVER_H

@@ -111,7 +111,8 @@ static void all_fail(struct offline_process *i, int r, const struct err *e)
 	}
 }
 
-void offline_free(struct offline_process *i)
+/* Free the object and close its channel; the process then ends by itself. No callback follows. NULL allowed. */
+static void offline_free(struct offline_process *i)
 {
 	if (!i)
 		return;
@@ -436,3 +437,10 @@ void offline_end_old(struct vm *vm)
 	vm->offline = i;
 	process_quit(i, OLD_QUIT_TIMEOUT_NS);
 }
+
+static void offline_removed(struct vm *vm)
+{
+	offline_free(vm->offline);
+}
+
+const struct vm_observer offline_observer = { .removed = offline_removed };

@@ -36,10 +36,10 @@ void offline_start_copiers(struct vm *vm, unsigned copiers);
  * be gone or have another offline process. run() is not called if the daemon ends first.
  * Returns false if there is no offline process; run is not called then. */
 bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque);
-/* Free the object and close its channel; the process then ends by itself. No callback follows. NULL allowed. */
-void offline_free(struct offline_process *i);
 /* Adopt and end an offline process that an earlier daemon left, if there is one. The process holds the images until it
  * ends, so requests and a start of the VM wait for that. */
 void offline_end_old(struct vm *vm);
+
+extern const struct vm_observer offline_observer;
 
 #endif

@@ -6,7 +6,6 @@
 #include "api/store/store.h"
 #include "api/vm/disk_doubt.h"
 #include "api/vm/observer.h"
-#include "api/vm/offline_process.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_life.h"
 #include "api/wire/json.h"
@@ -240,8 +239,6 @@ static void vm_free(struct vm *vm)
 {
 	vm_notify(vm, removed);
 	open_as_free(vm->start.opener);
-	start_process_free(vm->start.ahead);
-	offline_free(vm->offline);
 	if (vm->start.opts.state_fd >= 0)
 		close(vm->start.opts.state_fd);
 	if (vm->touched_fd >= 0)

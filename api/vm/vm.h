@@ -309,6 +309,7 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts);
 /* Spawn the process of a VM that a job is going to start, so that the process loads its program meanwhile. It gets no
  * file of the VM but its log. If it cannot be spawned, or ends before the start, the start spawns one. */
 void vm_start_ahead(struct vm *vm);
+extern const struct vm_observer start_observer;
 /* Kill the process of vm_start_ahead() that no start uses. Returns whether there is one; then the function of
  * vm_when_gone() is called after its end. */
 bool vm_start_ahead_kill(struct vm *vm);

@@ -5,7 +5,6 @@
 
 #include "api/vm/vm_process.h"
 
-struct start_process;
 struct vm;
 struct vm_event;
 struct vm_info;
@@ -21,8 +20,6 @@ void vm_report_phase(struct vm *vm, struct vm_info *info);
 void vm_tell_gone(struct vm *vm);
 /* Answer all calls that wait for the end of the VM's process, or of a start that had none. */
 void vm_answer_gone(struct vm *vm);
-/* Free the object of vm_start_ahead(). The process ends by itself, because its channel closes. NULL allowed. */
-void start_process_free(struct start_process *s);
 /* Emit EVENT_SNAPSHOT_RECOVERED. ev: of kind VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_emit_recovered(struct vm *vm, const struct vm_event *ev);
 

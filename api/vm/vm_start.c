@@ -341,7 +341,8 @@ struct start_process {
 	int log_fd, end_fd; /* owned; -1: none */
 };
 
-void start_process_free(struct start_process *s)
+/* Free the object of vm_start_ahead(). The process ends by itself, because its channel closes. NULL allowed. */
+static void start_process_free(struct start_process *s)
 {
 	if (!s)
 		return;
@@ -822,3 +823,10 @@ void vm_start_limit(struct vm *vm)
 	if (vm->start.kind == VM_OP_START && vm->proc)
 		vm_process_configure_limit(vm->proc);
 }
+
+static void start_removed(struct vm *vm)
+{
+	start_process_free(vm->start.ahead);
+}
+
+const struct vm_observer start_observer = { .removed = start_removed };

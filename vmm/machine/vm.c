@@ -873,8 +873,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->handover_throttle = vm->cfg.copy_throttle;
 	i->handover_stopped = vm->cfg.copy_stopped;
 	i->landlock = vm->landlock;
-	i->ends_consoles = i->ends_agents = i->agent_commands = i->checks_saves = true;
-	i->dumps_then = true;
+	i->ends_consoles = i->ends_agents = i->agent_commands = i->checks_saves = i->dumps_then = true;
 	machine_info(vm->m, i);
 }
 

@@ -17,6 +17,12 @@
 /* How long a device that the guest has released waits for the end of the load of memory, before another look. */
 #define LOADS_NS 100000000ULL
 
+/* The worker's short jobs hold pointers to disks, too. */
+static int readers_check(const struct vm *vm, struct err *e)
+{
+	return vm->m->disk_readers ? err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment") : 0;
+}
+
 /* Work holds pointers to disks, and a saved state has to fit the machine. */
 static int busy_check(const struct vm *vm, const char *what, struct err *e)
 {
@@ -28,9 +34,7 @@ static int busy_check(const struct vm *vm, const char *what, struct err *e)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way; try again after it", vm->work);
 	if (machine_copy_check(vm->m, e) < 0)
 		return -EBUSY;
-	if (vm->m->disk_readers)
-		return err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment");
-	return 0;
+	return readers_check(vm, e);
 }
 
 /* A process that takes the VM over gets this configuration. */
@@ -81,8 +85,10 @@ int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err
 
 int vm_end_copy(struct vm *vm, const char *id, struct err *e)
 {
-	int r = machine_copy_end(vm->m, id, NULL, -1, e);
+	int r = readers_check(vm, e);
 
+	if (!r)
+		r = machine_copy_end(vm->m, id, NULL, -1, e);
 	if (!r)
 		log_info(NULL, "disk %s goes on without its copy", id);
 	return r;
@@ -90,8 +96,10 @@ int vm_end_copy(struct vm *vm, const char *id, struct err *e)
 
 int vm_pivot(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)
 {
-	int r = machine_copy_end(vm->m, c->disks[0].id, &c->disks[0], fds[c->disks[0].fd[0]], e);
+	int r = readers_check(vm, e);
 
+	if (!r)
+		r = machine_copy_end(vm->m, c->disks[0].id, &c->disks[0], fds[c->disks[0].fd[0]], e);
 	if (!r) {
 		config_note(vm);
 		log_info(NULL, "disk %s goes on with its copy", c->disks[0].id);
