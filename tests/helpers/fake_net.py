@@ -49,10 +49,12 @@ def work(verb, network, folder):
 
 request = json.load(sys.stdin)
 verb = request["verb"]
+told = HERE / f"{verb}.json"
+answer = json.loads(told.read_text()) if told.exists() else None  # a test that sees the request tells the next answer
 with open(HERE / "requests", "a") as log:
     log.write(json.dumps(request) + "\n")
-told = HERE / f"{verb}.json"
-answer = json.loads(told.read_text()) if told.exists() else work(verb, request.get("network", {}), request.get("folder"))
+if answer is None:
+    answer = work(verb, request.get("network", {}), request.get("folder"))
 refused = HERE / f"{verb}.refuse"
 ports = request.get("ports", [request.get("port") or {}])
 if refused.exists() and refused.read_text() in [p.get("mac") for p in ports]:

@@ -113,6 +113,8 @@ def test_clone_has_its_own_uuid_in_smbios(daemon):
     daemon.cairn("clone", "vm1", "vm2")
     daemon.cairn("start", "vm2")
     console = Console(daemon, "vm2")
+    while console.line() != "interp":
+        pass
     own = uuid.UUID(daemon.info("vm2")["uuid"])
     assert own != uuid.UUID(UUID)
     assert smbios(console.run)[1][0][8:24] == own.bytes_le

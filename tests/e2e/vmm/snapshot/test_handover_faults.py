@@ -186,6 +186,7 @@ def test_process_without_memory_for_copy(vm, daemon, tmp_path):  # noqa: F811
     source(vm, tmp_path)
     cloned(vm, "c")
     old = daemon.info("c")["pid"]
+    daemon.cairn("dump", "c", str(tmp_path / "core"))  # starts the worker's thread, which needs memory, too
     address_space_limit(old, 1 << 20)
     assert "Cannot allocate memory" in daemon.cairn("restart-process", "c", ok=False).stderr
     address_space_limit(old, "unlimited")
