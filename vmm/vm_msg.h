@@ -835,9 +835,7 @@ struct vm_info {
 	uint8_t disk_faults[VM_DISKS_MAX]; /* enum vm_disk_fault: the fault that stopped the VM */
 	uint64_t console_bytes; /* bytes that the guest has written to its consoles */
 	uint32_t console_readers; /* number of clients attached to the consoles */
-	/* enum vm_agent_state; VM_AGENT_NONE: the VM has no port; VM_AGENT_OPEN: no agent has
-	 * answered. */
-	uint8_t agent;
+	uint8_t agent; /* enum vm_agent_state; VM_AGENT_NONE: the VM has no port; VM_AGENT_OPEN: no agent has answered */
 	uint32_t ninterfaces;
 	struct vm_interface_info interfaces[VM_INTERFACES_MAX];
 	uint8_t disk_direct[VM_DISKS_MAX]; /* 1: the disk bypasses the host's page cache (O_DIRECT) */
@@ -848,8 +846,7 @@ struct vm_info {
 	uint8_t landlock; /* 1 + the version of landlock that confines the process; 0: an older process, which has padding here */
 	uint8_t ends_consoles; /* 1: the process knows VM_MSG_CONSOLE_END; 0: an older process, which has padding here */
 	uint8_t agent_commands; /* 1: the process knows VM_MSG_AGENT_COMMAND; 0: an older process, which has padding here */
-	/* set by a process that took the VM over: how long the handover stopped the vCPUs; 0: the VM was paused
-	 * before */
+	/* set by a process that took the VM over: how long its vCPUs stood still; 0: the VM was paused before */
 	uint64_t handover_pause_ns;
 	uint8_t sets_interfaces; /* 1: the process knows VM_MSG_INTERFACE_SET */
 	uint8_t link_down[VM_INTERFACES_MAX]; /* 1: a user set the interface's link down */
@@ -868,11 +865,8 @@ struct vm_info {
 	uint8_t sets_disks; /* 1: the process knows VM_MSG_DISK_SET */
 	uint8_t dumps_then; /* 1: the process knows vm_dump.then */
 	uint8_t plugs; /* 1: the process knows VM_MSG_PLUG */
-	uint8_t sets_balloon; /* 1: the process knows VM_MSG_BALLOON_SET */
-	uint8_t reclaims; /* 1: the process knows VM_MSG_RECLAIM */
-	uint8_t sets_medium; /* 1: the process knows VM_MSG_MEDIUM_SET */
-	uint8_t copies_disks; /* 1: the process knows VM_MSG_DISK_COPY */
-	uint8_t checks_saves; /* 1: the process knows struct vm_save_disks */
+	/* 1: the process knows VM_MSG_BALLOON_SET, _RECLAIM, _MEDIUM_SET, _DISK_COPY, struct vm_save_disks */
+	uint8_t sets_balloon, reclaims, sets_medium, copies_disks, checks_saves;
 	uint8_t reserved_at_end[4];
 	struct vm_balloon_info balloon;
 	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */
@@ -882,11 +876,8 @@ struct vm_info {
 };
 
 enum vm_tray { VM_TRAY_NONE = 0, VM_TRAY_CLOSED, VM_TRAY_OPEN };
-
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };
-
 enum vm_disk_fault { VM_DISK_FINE = 0, VM_DISK_FAILED = 1, VM_DISK_NO_SPACE = 2, VM_DISK_CORRUPT = 3 };
-
 enum vm_host_kind { VM_HOST_VMX = 1, VM_HOST_SVM = 2, VM_HOST_PVM = 3 };
 
 /* Message types that each side accepts (rows for channel_recv). */
@@ -896,11 +887,9 @@ extern const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT];
 /* Return a reason's name, such as "booted" or "guest panicked"; never NULL. */
 const char *vm_reason_name(enum vm_reason r);
 
-/* Check a received configuration before anything is built from it, and set the last byte of strings
- * to 0.
- * nfds: number of fds that came along.
- * Returns 0 or -EINVAL. */
 struct err;
+/* Check a received configuration before anything is built from it, and set the last byte of strings to 0.
+ * nfds: number of fds that came along. Returns 0 or -EINVAL. */
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e);
 
 /* Take the files that other processes hold from them: m->fds then has all files in the order of the configuration's

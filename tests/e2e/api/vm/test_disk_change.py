@@ -60,7 +60,7 @@ def test_disk_that_was_released_without_a_connection_is_gone(daemon, guest, kvm,
 
 
 def test_save_fails_while_the_guest_releases_a_disk(daemon, guest, kvm, tmp_path):
-    """The daemon reads of the save before it reads of the disk. The next start would have the disk, and the state not."""
+    """The daemon reads of the save before it reads of the disk: the next start would have the disk, the state not."""
     g = asks_for_release(daemon, guest, tmp_path, disks=[raw(image(tmp_path / "a.raw"))])
     daemon.cairn("attach-disk", "a", str(tmp_path / "b.raw"), "vdb", "--config")
     q = daemon.qmp()
