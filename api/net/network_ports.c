@@ -402,10 +402,19 @@ static void ports_end(struct vm *vm)
 /* An interface was detached from the running VM. */
 static void port_on_interface_gone(struct vm *vm, unsigned at)
 {
+	const unsigned last = DEFINITION_INTERFACES_MAX - 1;
 	struct network_ports *p = vm->ports;
 	unsigned kept = 0;
 
-	for (unsigned i = 0; p && i < p->n; i++) {
+	if (!p || at > last)
+		return;
+	memmove(&p->guest_macs[at], &p->guest_macs[at + 1], (last - at) * sizeof(p->guest_macs[0]));
+	memmove(&p->sources[at], &p->sources[at + 1], (last - at) * sizeof(p->sources[0]));
+	memmove(&p->guest_addresses[at], &p->guest_addresses[at + 1], (last - at) * sizeof(p->guest_addresses[0]));
+	memset(&p->guest_macs[last], 0, sizeof(p->guest_macs[0]));
+	memset(&p->sources[last], 0, sizeof(p->sources[0]));
+	memset(&p->guest_addresses[last], 0, sizeof(p->guest_addresses[0]));
+	for (unsigned i = 0; i < p->n; i++) {
 		if (p->list[i].at == at) {
 			if (!p->list[i].plain || p->list[i].address[0])
 				port_end(vm->host, &p->list[i]);
@@ -414,8 +423,7 @@ static void port_on_interface_gone(struct vm *vm, unsigned at)
 		p->list[kept] = p->list[i];
 		p->list[kept++].at -= p->list[i].at > at;
 	}
-	if (p)
-		p->n = kept;
+	p->n = kept;
 }
 
 /* If there is a process, its end follows. */

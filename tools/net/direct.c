@@ -65,11 +65,20 @@ static int macvtap_make(struct operation *o, const char *name, int dev, const ui
 {
 	const struct network *n = &o->req->net;
 	char alias[LINK_ALIAS_MAX];
+	struct err own;
 	int r;
 
+	r = link_make_macvtap(o->links, &(struct macvtap_config){ name, mac, dev, macvlan_mode(n->mode) });
+	if (r < 0)
+		return macvtap_failed(n, r, e);
+	r = link_find(o->links, name, ret, e);
+	if (r < 0)
+		return r;
 	alias_make(n, alias);
-	r = link_make_macvtap(o->links, &(struct macvtap_config){ name, alias, mac, dev, macvlan_mode(n->mode) });
-	return r < 0 ? macvtap_failed(n, r, e) : link_find(o->links, name, ret, e);
+	r = link_set_alias(o->links, ret->index, alias, e);
+	if (r < 0)
+		link_delete(o->links, ret->index, &own);
+	return r;
 }
 
 int direct_up(struct operation *o, struct err *e)

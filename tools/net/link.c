@@ -223,7 +223,6 @@ int link_make_macvtap(struct links *l, const struct macvtap_config *c)
 	struct nlattr *info, *data;
 
 	mnl_attr_put_strz(n, IFLA_IFNAME, c->name);
-	mnl_attr_put_str(n, IFLA_IFALIAS, c->alias);
 	if (c->mac)
 		mnl_attr_put(n, IFLA_ADDRESS, MAC_BYTES, c->mac);
 	mnl_attr_put_u32(n, IFLA_LINK, (uint32_t)c->dev);
@@ -295,6 +294,16 @@ int link_set_mac(struct links *l, int index, const uint8_t mac[MAC_BYTES], struc
 	mnl_attr_put(n, IFLA_ADDRESS, MAC_BYTES, mac);
 	r = request_confirm(l, n);
 	return r < 0 ? err_set_errno(e, r, "cannot set the MAC address of link %d", index) : 0;
+}
+
+int link_set_alias(struct links *l, int index, const char *alias, struct err *e)
+{
+	struct nlmsghdr *n = link_request(l, RTM_NEWLINK, 0, index);
+	int r;
+
+	mnl_attr_put_str(n, IFLA_IFALIAS, alias);
+	r = request_confirm(l, n);
+	return r < 0 ? err_set_errno(e, r, "cannot set the alias of link %d", index) : 0;
 }
 
 int link_set_up(struct links *l, int index, struct err *e)

@@ -52,7 +52,7 @@ int link_protect_bridge(struct links *l, int index, struct err *e);
 int link_make_veth(struct links *l, const char *name, int bridge, unsigned mtu, const char *peer, const uint8_t peer_mac[MAC_BYTES],
 	pid_t pid, struct err *e);
 struct macvtap_config {
-	const char *name, *alias;
+	const char *name;
 	const uint8_t *mac; /* NULL: the kernel's choice */
 	int dev;	    /* index of the link below */
 	unsigned mode;	    /* MACVLAN_MODE_BRIDGE, ... */
@@ -64,6 +64,8 @@ int link_make_macvtap(struct links *l, const struct macvtap_config *c);
 /* Delete all macvtap links with this alias, and call deleted() with the name of each. Returns 0; -errno. */
 int links_delete_alias(struct links *l, const char *alias, void (*deleted)(void *opaque, const char *name), void *opaque, struct err *e);
 int link_set_mac(struct links *l, int index, const uint8_t mac[MAC_BYTES], struct err *e);
+/* The kernel takes no alias when it makes a link. Returns 0; -errno. */
+int link_set_alias(struct links *l, int index, const char *alias, struct err *e);
 int link_set_up(struct links *l, int index, struct err *e);
 /* Delete it. Returns 1; 0: there is no such link; -errno. */
 int link_delete(struct links *l, int index, struct err *e);
