@@ -15,7 +15,7 @@ struct block_mirror {
 	struct block *b, *to;
 	struct bitmap due;
 	uint64_t ndue, at; /* number of parts that are due; where the next search begins */
-	bool both;
+	bool both, broken;
 	bool holds, holds_all;
 	void (*held)(void *opaque); /* NULL: not waited for */
 	void *opaque;
@@ -25,6 +25,7 @@ struct block_mirror {
 /* A change on its way to the other disk. */
 struct forward {
 	struct block_req req;
+	struct block_mirror *mirror;
 	struct block_req *outer;
 };
 
@@ -79,6 +80,11 @@ bool block_mirror_next(struct block_mirror *m, uint64_t max, uint64_t *ret_off, 
 	*ret_off = first * GRAIN_BYTES;
 	*ret_len = MIN(end * GRAIN_BYTES, size) - *ret_off;
 	return true;
+}
+
+bool block_mirror_is_equal(const struct block_mirror *m)
+{
+	return m->both && !m->broken && !block_is_corrupt(m->to);
 }
 
 uint64_t block_mirror_due(const struct block_mirror *m)
@@ -161,6 +167,7 @@ static void forward_done(struct block_req *r, int res)
 	struct forward *f = container_of(r, struct forward, req);
 	struct block_req *outer = f->outer;
 
+	f->mirror->broken = f->mirror->broken || res < 0;
 	free(f);
 	block_req_end(outer, res);
 }
@@ -177,14 +184,16 @@ bool block_mirror_forwards(struct block_mirror *m, struct block_req *r, int res)
 			range_mark(m, r->offset, r->len);
 		return false;
 	}
+	f = res < 0 ? NULL : calloc(1, sizeof(*f));
+	m->broken = m->broken || !f; /* an error may leave a part of the change on one of them */
 	if (res < 0)
 		return false;
-	f = calloc(1, sizeof(*f));
 	if (!f) {
 		block_req_end(r, -ENOMEM);
 		return true;
 	}
 	f->outer = r;
+	f->mirror = m;
 	f->req = (struct block_req){ .op = r->op, .flags = r->flags, .offset = r->offset, .len = r->len, .iov = r->iov,
 		.niov = r->niov, .done = forward_done };
 	block_submit(m->to, &f->req);

@@ -22,6 +22,8 @@ int block_mirror_new(struct block *b, struct block *to, struct block_mirror **re
 /* Take the next part that is due, of at most max bytes, to read it from the disk and write it to the other one.
  * Returns false if none is due. */
 bool block_mirror_next(struct block_mirror *m, uint64_t max, uint64_t *ret_off, uint64_t *ret_len);
+/* Returns whether both disks have had each change, without an error of either, since nothing was due. */
+bool block_mirror_is_equal(const struct block_mirror *m);
 /* Returns the number of bytes that are due. */
 uint64_t block_mirror_due(const struct block_mirror *m);
 /* Hold back each new change, or with `all` each new request, until block_mirror_release() or block_mirror_end().

@@ -106,8 +106,11 @@ int machine_copy_begin(struct machine *m, const struct vm_disk_copy *what, int f
 	machine_disk_io_stop(d->io);
 	r = copy_open(d, what->format, fd, e);
 	started = machine_disk_io_begin(m, d->io, &own);
-	if (!r && started < 0)
+	if (!r && started < 0) {
+		block_mirror_end(STEAL_PTR(d->mirror));
+		block_close(STEAL_PTR(d->copy));
 		*e = own;
+	}
 	return r < 0 ? r : started;
 }
 
@@ -133,6 +136,15 @@ static void hold_run(struct disk_call *c, struct block *b)
 	block_mirror_hold(x->mirror, true, held, x);
 }
 
+static void release_run(struct disk_call *c, struct block *b)
+{
+	struct hold_call *x = container_of(c, struct hold_call, c);
+
+	(void)b;
+	block_mirror_release(x->mirror, !block_mirror_due(x->mirror));
+	disk_call_return(c, 0, NULL);
+}
+
 /* A copy has no internal snapshots, and live clones read pins of the image, which are some. */
 static int snapshots_check(struct machine_disk *d, struct err *e)
 {
@@ -151,7 +163,7 @@ static int snapshots_check(struct machine_disk *d, struct err *e)
 	return r;
 }
 
-static int pivot_check(struct machine_disk *d, int fd, struct err *e)
+static int pivot_check(struct machine_disk *d, const struct vm_disk *pivot, int fd, struct err *e)
 {
 	struct block_layer layers[BLOCK_LAYERS_MAX];
 	struct stat is, copy;
@@ -159,6 +171,9 @@ static int pivot_check(struct machine_disk *d, int fd, struct err *e)
 	block_layers(d->copy, layers);
 	if (fstat(layers[0].fd, &copy) < 0 || fstat(fd, &is) < 0 || is.st_dev != copy.st_dev || is.st_ino != copy.st_ino)
 		return err_set(e, -EINVAL, ERR_INVALID, "the file is not the copy of disk %s", d->id);
+	if (layers[0].format != pivot->format[0])
+		return err_set(e, -EINVAL, ERR_INVALID, "the copy of disk %s has format %s; give that with --dest-format", d->id,
+			block_format_name(layers[0].format));
 	return snapshots_check(d, e);
 }
 
@@ -180,7 +195,7 @@ int machine_copy_end(struct machine *m, const char *id, const struct vm_disk *pi
 {
 	int i = disk_find(m, id, e), r = 0;
 	struct machine_disk *d = &m->disks[i < 0 ? 0 : i];
-	struct hold_call hold = { .c.run = hold_run, .mirror = d->mirror };
+	struct hold_call hold = { .c.run = hold_run, .mirror = d->mirror }, release = { .c.run = release_run, .mirror = d->mirror };
 	struct block_req *held_back;
 	struct block *copy, *gone;
 	struct err own;
@@ -188,9 +203,13 @@ int machine_copy_end(struct machine *m, const char *id, const struct vm_disk *pi
 	if (i < 0 || !d->copy)
 		return i < 0 ? i : err_set(e, -ENOENT, ERR_NOT_FOUND, "disk %s has no copy under way", id);
 	if (pivot)
-		r = pivot_check(d, fd, e);
+		r = pivot_check(d, pivot, fd, e);
 	if (!r)
 		r = disk_call(d, &hold.c, e);
+	if (!r && pivot && !block_mirror_is_equal(d->mirror)) {
+		r = err_set(e, -EIO, ERR_IO, "the copy of disk %s lacks changes of the guest; drop it with --abort, and make another one", id);
+		disk_call(d, &release.c, &own);
+	}
 	if (r < 0)
 		return r;
 	machine_disk_io_stop(d->io);

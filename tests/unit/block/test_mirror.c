@@ -6,6 +6,9 @@
 #include "block/mirror.h"
 #include "block/qcow2/qcow2.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+
 #define SIZE (24 * MIB + 512)
 #define PIECE (256 * KIB)
 
@@ -188,10 +191,62 @@ static void test_held_request_goes_to_the_new_disk(void **state)
 	fixture_end(&f);
 }
 
+static void failed_write_done(struct block_req *r, int res)
+{
+	container_of(r, struct copier, req)->res = res;
+	container_of(r, struct copier, req)->both = true;
+}
+
+/* The copy's file takes no bytes behind 16 MiB; the qcow2 file of the disk is small. */
+static void test_copy_that_lacks_a_write_is_not_equal(void **state)
+{
+	struct rlimit old, few = { 16 * MIB, RLIM_INFINITY };
+	struct fixture f = { 0 };
+	struct block_mirror *m;
+	struct block *from, *to;
+	uint8_t *buf = calloc(1, PIECE);
+	struct copier c = { .iov = { buf, 4096 } };
+	uint64_t off, len;
+	bool over = false;
+
+	(void)state;
+	signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_FSIZE, &old);
+	few.rlim_max = old.rlim_max;
+	fixture_begin(&f, 6);
+	from = disk_new(&f, "from", false);
+	to = disk_new(&f, "to", true);
+	assert_int_equal(block_mirror_new(from, to, &m, &f.err), 0);
+	assert_false(block_mirror_is_equal(m));
+	while (block_mirror_next(m, PIECE, &off, &len))
+		;
+	block_mirror_hold(m, false, end_now, &over);
+	block_mirror_release(m, true);
+	assert_true(over && block_mirror_is_equal(m));
+	for (uint64_t at = 4 * MIB; at <= 20 * MIB; at += 16 * MIB) {
+		assert_int_equal(setrlimit(RLIMIT_FSIZE, &few), 0);
+		c.both = false;
+		c.req = (struct block_req){ .op = BLOCK_WRITE, .offset = at, .len = 4096, .iov = &c.iov, .niov = 1, .done = failed_write_done };
+		block_submit(from, &c.req);
+		while (!c.both)
+			loop_run_once(f.loop, UINT64_MAX);
+		assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+		assert_int_equal(c.res < 0, at > 16 * MIB);
+		assert_int_equal(block_mirror_is_equal(m), at < 16 * MIB);
+	}
+	block_mirror_hold(m, true, end_now, &over);
+	assert_null(block_mirror_end(m));
+	block_close(from);
+	block_close(to);
+	free(buf);
+	fixture_end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_copy_equals_disk_after_random_requests),
-		cmocka_unit_test(test_small_parts), cmocka_unit_test(test_held_request_goes_to_the_new_disk) };
+		cmocka_unit_test(test_small_parts), cmocka_unit_test(test_held_request_goes_to_the_new_disk),
+		cmocka_unit_test(test_copy_that_lacks_a_write_is_not_equal) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,6 +20,7 @@
 struct copy {
 	const char *dest, *format;
 	char path[PATH_MAX]; /* absolute */
+	struct json_object *was; /* the disk in the definition before copy_edit() */
 };
 
 static int copy_parse(const struct cli *c, struct copy *x)
@@ -51,18 +52,41 @@ static int disk_find(struct json_object *definition, const char *name, struct er
 /* Let the disk of the next start have the copy. */
 static int copy_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
-	const struct copy *x = opaque;
+	struct copy *x = opaque;
 	struct json_object *disk;
 	int i = disk_find(definition, c->pos[1], e);
 
 	if (i == -ENOENT)
 		return 0; /* the next start does not have the disk */
 	disk = json_object_array_get_idx(js_get_array(definition, "disks"), (size_t)i);
+	json_object_put(x->was);
+	x->was = NULL;
+	json_object_deep_copy(disk, &x->was, NULL);
 	json_object_object_del(disk, "backing");
 	json_object_object_del(disk, "data_file");
 	js_put_str(disk, "path", x->path);
 	js_put_str(disk, "format", x->format);
 	return 0;
+}
+
+/* Undo copy_edit(). */
+static int copy_edit_back(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	struct copy *x = opaque;
+	struct json_object *disks = js_get_array(definition, "disks");
+	int i = change_find(disks, "path", x->path);
+
+	(void)c;
+	(void)e;
+	if (i >= 0)
+		json_object_array_put_idx(disks, (size_t)i, STEAL_PTR(x->was));
+	return 0;
+}
+
+/* Whether the daemon or the VM's process has refused the pivot. After another error, the copy may be in use. */
+static bool is_refusal(const struct err *e)
+{
+	return e->cls == ERR_INVALID || e->cls == ERR_BUSY || e->cls == ERR_NOT_FOUND || e->cls == ERR_UNSUPPORTED || e->cls == ERR_IO;
 }
 
 /* Until the last step, both images have what the guest has flushed, so a crash between the steps loses nothing. */
@@ -71,6 +95,7 @@ static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
 	CLEANUP_JS struct json_object *definition = NULL, *answer = NULL;
 	struct json_object *args;
 	const char *id;
+	struct err own;
 	int r = change_read_running(c, c->pos[0], &definition, e), i;
 
 	if (!r && !realpath(x->dest, x->path))
@@ -86,7 +111,11 @@ static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
 	js_put_str(args, "disk", id);
 	js_put_str(args, "path", x->path);
 	js_put_str(args, "format", x->format);
-	return cli_execute(c, "vm-blockjob-pivot", args, &answer, NULL, e);
+	r = cli_execute(c, "vm-blockjob-pivot", args, &answer, NULL, e);
+	if (r < 0 && x->was && is_refusal(e) && change_make_config(c, c->pos[0], copy_edit_back, x, &own) < 0)
+		fprintf(stderr, "warning: the next start of domain '%s' has the copy: %s\n", c->pos[0], own.msg);
+	json_object_put(STEAL_PTR(x->was));
+	return r;
 }
 
 static int copy_abort(struct cli *c, struct err *e)

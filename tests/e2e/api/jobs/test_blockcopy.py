@@ -122,8 +122,9 @@ def test_abort_in_mirroring_phase(vm):
         f.truncate(SIZE)
     r = vm.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", "other.raw", ok=False)
     assert "the file is not the copy of disk vda" in r.stderr
-    # The definition of the next start has the other file now: the disk that goes on must be that of the next start.
-    assert "cairn edit, or go on with --pivot" in vm.cairn("blockjob", "vm1", "vda", "--abort", ok=False).stderr
+    r = vm.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", "copy.raw", "--dest-format", "qcow2", ok=False)
+    assert "the copy of disk vda has format raw" in r.stderr
+    assert path_of(vm, False) == ("disk.qcow2", "qcow2")  # a refused pivot leaves the definition of the next start
     assert vm.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", "copy.raw").stdout == "Successfully pivoted\n"
     assert "has no copy under way" in vm.cairn("blockjob", "vm1", "vda", "--abort", ok=False).stderr
 
@@ -132,7 +133,7 @@ def test_pivot_keeps_snapshots(vm):
     vm.cairn("snapshot-create-as", "vm1", "s1")
     r = vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.qcow2", "--pivot", ok=False)
     assert "the image of disk vda has 1 internal snapshots" in r.stderr
-    assert path_of(vm, True) == ("disk.qcow2", "qcow2")
+    assert path_of(vm, True) == path_of(vm, False) == ("disk.qcow2", "qcow2")
 
 
 def test_cancelled_copy_leaves_the_disk(vm):
