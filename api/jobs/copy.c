@@ -9,7 +9,6 @@
 #include "api/vm/vm_process.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -17,7 +16,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
 static void copy_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
@@ -28,19 +26,6 @@ static void copy_done(void *opaque, int r, const struct vm_answer *a, const stru
 		job_fail(j, e);
 	else
 		job_succeed(j, NULL);
-}
-
-static void cancel_ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)opaque;
-	(void)a;
-	if (r < 0 && r != -ESRCH)
-		log_info("copy", "not cancelled: %s", e->msg);
-}
-
-static void copy_cancel(struct job *j)
-{
-	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancel_ignore, NULL);
 }
 
 static int copy_check(const struct vm *vm, const struct disk_copy_opts *o, const struct client_file *file, struct vm_disk_copy *body,
@@ -74,7 +59,7 @@ int disk_copy(struct vm *vm, const struct disk_copy_opts *o, struct client_file 
 		r = job_new(vm, "blockcopy", o->job_id, ret_j, e);
 	if (r < 0)
 		return r;
-	(*ret_j)->cancel = copy_cancel;
+	(*ret_j)->cancel = snapshots_cancel;
 	snapshots_request_with(vm, VM_MSG_DISK_COPY, &body, sizeof(body), STEAL_PTR(*file), NULL, 0, VM_PROCESS_NO_TIMEOUT, copy_done,
 		*ret_j);
 	return 0;

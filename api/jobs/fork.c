@@ -25,7 +25,6 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
 
@@ -44,7 +43,6 @@
  * so with two CPUs eight at a time took 0.93 of the time of four, and sixteen 0.90. */
 #define AT_ONCE_MAX 8
 #define ERRAND_TIMEOUT_NS (10 * 1000000000ULL)
-#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 
 struct clone {
 	struct fork *fork;
@@ -672,14 +670,6 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 		files_do(f, f->rights, &made, fork_files_measure, files_measured, f, &f->errand);
 }
 
-static void fork_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)opaque;
-	(void)a;
-	if (r < 0 && r != -ESRCH)
-		log_debug("fork", "%s", e->msg);
-}
-
 /* Ask the source's process to stop. Once a clone starts, the source has no work left to cancel; then end the starts. If
  * none is under way, clones_start_next() checks for the cancel. */
 static void fork_cancel(struct job *j)
@@ -691,7 +681,7 @@ static void fork_cancel(struct job *j)
 		starting_end(f);
 	}
 	if (!f->next && (j->vm->proc || j->vm->offline))
-		snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, fork_cancelled, NULL);
+		snapshots_cancel(j);
 }
 
 static void fork_release(struct job *j)

@@ -28,7 +28,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 #define MEASURE_TIMEOUT_NS (10 * 1000000000ULL)
 #define AGAIN_NS 100000000ULL
 #define SETTLE_TRIES 100 /* 10 seconds; then the next start ignores the backing files that the definition still names */
@@ -205,19 +204,6 @@ static void pull_done(void *opaque, int r, const struct vm_answer *a, const stru
 	pull_fail(p, image_is_unchanged(r, e), e);
 }
 
-static void cancel_ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)opaque;
-	(void)a;
-	if (r < 0 && r != -ESRCH)
-		log_info("pull", "not cancelled: %s", e->msg);
-}
-
-static void pull_cancel(struct job *j)
-{
-	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancel_ignore, NULL);
-}
-
 static void pull_begin(void *opaque)
 {
 	struct pull *p = opaque;
@@ -228,11 +214,11 @@ static void pull_begin(void *opaque)
 		pull_fail(p, true, &e);
 		return;
 	}
-	p->job->cancel = pull_cancel;
+	p->job->cancel = snapshots_cancel;
 	snapshots_request(p->vm, VM_MSG_DISK_PULL, &p->body, sizeof(p->body), VM_PROCESS_NO_TIMEOUT, pull_done, p);
 	/* The job ends when the process has ended the pull of the earlier daemon. */
 	if (p->job->cancelling)
-		pull_cancel(p->job);
+		snapshots_cancel(p->job);
 }
 
 static int pull_check(const struct vm *vm, const char *disk, const struct definition_disk **ret, struct err *e)

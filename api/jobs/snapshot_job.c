@@ -17,7 +17,6 @@
 #include <string.h>
 
 #define NAMES_TOLD_MAX 20 /* names of deleted snapshots in a result, which is part of a line of 64 KiB */
-#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 #define QUERY_TIMEOUT_NS (10 * 1000000000ULL)
 
 /* Data of a snapshot job; freed when it concludes. */
@@ -101,19 +100,6 @@ static void snapshot_tell(const struct work *w, enum event_id id, const char *sn
 	vm_emit(w->vm, id, data);
 }
 
-static void reply_ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)opaque;
-	(void)a;
-	if (r < 0 && r != -ESRCH)
-		log_info("snapshot", "not cancelled: %s", e->msg);
-}
-
-static void work_cancel(struct job *j)
-{
-	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, reply_ignore, NULL);
-}
-
 /* ---- creating a snapshot ---- */
 
 /* Note the end of the creation in the VM's counts. more: 1: there is a new snapshot. */
@@ -180,7 +166,7 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 static void create_begin(struct work *w)
 {
 	w->vm->counts.snapshot_begun = true;
-	w->job->cancel = work_cancel;
+	w->job->cancel = snapshots_cancel;
 	snapshots_request(w->vm, VM_MSG_SNAPSHOT_CREATE, &w->create, sizeof(w->create), VM_PROCESS_NO_TIMEOUT,
 		create_done, w);
 }
@@ -400,7 +386,7 @@ int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims v
 	w->mode = victims;
 	w->look_only = look_only;
 	if (victims != SNAPSHOT_ALONE)
-		w->job->cancel = work_cancel; /* takes effect between two snapshots at the latest */
+		w->job->cancel = snapshots_cancel; /* takes effect between two snapshots at the latest */
 	*ret_j = w->job;
 	snapshots_fetch(vm, delete_chosen, w);
 	return 0;
@@ -417,7 +403,7 @@ int snapshot_delete_where(struct vm *vm,
 		return r;
 	w->choose = choose;
 	w->choose_opaque = opaque;
-	w->job->cancel = work_cancel;
+	w->job->cancel = snapshots_cancel;
 	*ret_j = w->job;
 	snapshots_fetch(vm, delete_chosen, w);
 	return 0;
@@ -839,7 +825,7 @@ static void work_adopt(struct vm *vm, const struct vm_info *info)
 	*w = (struct work){ .job = j, .vm = vm, .result = json_object_new_object(), .adopted = info->work };
 	j->opaque = w;
 	j->release = work_release;
-	j->cancel = info->work == VM_MSG_SNAPSHOT_REVERT ? NULL : work_cancel;
+	j->cancel = info->work == VM_MSG_SNAPSHOT_REVERT ? NULL : snapshots_cancel;
 	vm->counts.snapshot_coming = vm->counts.snapshot_begun = info->work == VM_MSG_SNAPSHOT_CREATE;
 	log_info("snapshot", "VM '%s': its process goes on with the work of %s (%s)", vm->def->name, j->id, type);
 	vm_process_request(vm->proc, VM_MSG_WORK, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, adopted_answered, w);

@@ -1,15 +1,18 @@
 #include "api/jobs/snapshots.h"
+#include "api/jobs/job.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
 #define LIST_TIMEOUT_NS (30 * 1000000000ULL)
 
 void snapshots_request(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
@@ -35,6 +38,19 @@ void snapshots_request_with(struct vm *vm, enum vm_msg_type type, const void *bo
 		vm_process_request_with(vm->proc, type, body, len, file, fds, nfds, timeout_ns, done, opaque);
 	else
 		offline_request_with(vm, type, body, len, file, fds, nfds, timeout_ns, done, opaque);
+}
+
+static void cancel_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)opaque;
+	(void)a;
+	if (r < 0 && r != -ESRCH)
+		log_info("job", "not cancelled: %s", e->msg);
+}
+
+void snapshots_cancel(struct job *j)
+{
+	snapshots_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, cancel_answered, NULL);
 }
 
 /* ---- one snapshot ---- */

@@ -10,6 +10,7 @@
 
 struct json_object;
 struct client_file;
+struct job;
 struct vm;
 
 /* Maximum number of snapshots that snapshots_fetch() reads; more are an error (-E2BIG). */
@@ -42,6 +43,9 @@ void snapshots_request_fds(struct vm *vm, enum vm_msg_type type, const void *bod
 void snapshots_request_with(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, struct client_file *file,
 	const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);
+
+/* For job.cancel: ask the process to end its work. The work's request then fails, unless the work is done first. */
+void snapshots_cancel(struct job *j);
 
 /* Read all snapshots, page by page. done: called once, from the loop. s: borrowed for the call; NULL on errors. */
 void snapshots_fetch(struct vm *vm,
