@@ -4,7 +4,6 @@ disk the same. Each start has new UEFI variables."""
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 
@@ -13,7 +12,7 @@ if __name__ == "__main__":  # in the SVM host, without run.py
 
 import efidisk
 import guestlib
-from benchlib import QEMU, Program, Unfit, need_qemu
+from benchlib import QEMU, Program, Unfit, need_qemu, pairs_in_svmhost, print_pairs
 
 FRACTION = 0.8  # of QEMU's time
 ROUNDS = 2
@@ -47,23 +46,14 @@ def pairs():
         return [pair(folder) for _ in range(ROUNDS)]
 
 
-def pairs_in_svmhost():
-    r = subprocess.run([*guestlib.SVMHOST, "--timeout", str(INSIDE_SECONDS), "--", "/usr/bin/python3", os.path.abspath(__file__)],
-                       stdout=subprocess.PIPE, text=True, errors="replace")
-    for line in r.stdout.splitlines():
-        if line.startswith("pairs "):
-            return json.loads(line[len("pairs "):])
-    raise Unfit(f"the SVM host gave no result, status {r.returncode}: {r.stdout[-1500:]}")
-
-
 def run(bench):
     need_qemu()
     if not os.path.exists(CODE):
         raise Unfit(f"the firmware is missing: {CODE}")
     there = guestlib.host_kind() in ("vmx", "svm")
-    measured = pairs() if there else pairs_in_svmhost()
+    measured = pairs() if there else pairs_in_svmhost(__file__, INSIDE_SECONDS)
     bench.pairs("here" if there else "SVM host", "ms", measured, "QEMU q35", 1 / FRACTION)
 
 
 if __name__ == "__main__":
-    print("pairs", json.dumps(pairs()), flush=True)
+    print_pairs(pairs())

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 
@@ -10,7 +9,7 @@ if __name__ == "__main__":  # in the SVM host, without run.py
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "e2e"))
 
 import guestlib
-from benchlib import ROUNDS, Unfit, milliseconds_to, need_qemu, qemu_microvm
+from benchlib import ROUNDS, milliseconds_to, need_qemu, pairs_in_svmhost, print_pairs, qemu_microvm
 
 FRACTION = 0.6  # of QEMU microvm's time
 NATIVE_TARGET_S = 12.0
@@ -39,16 +38,6 @@ def pairs_here(kernel):
     return pairs[1:]  # the first one reads the files
 
 
-def pairs_in_svmhost(kernel):
-    """Measure in the emulated host: this file is the program that runs there."""
-    r = subprocess.run([*guestlib.SVMHOST, "--timeout", str(INSIDE_SECONDS), "--", "/usr/bin/python3",
-                        os.path.abspath(__file__), kernel], stdout=subprocess.PIPE, text=True, errors="replace")
-    for line in r.stdout.splitlines():
-        if line.startswith("pairs "):
-            return json.loads(line[len("pairs "):])
-    raise Unfit(f"the SVM host gave no result, status {r.returncode}: {r.stdout[-1500:]}")
-
-
 def native(kernel):
     with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
         return milliseconds_to([guestlib.CAIRN, "run", definition_file(folder, kernel)], READY) / 1000
@@ -61,10 +50,10 @@ def run(bench):
     if kind in ("vmx", "svm"):
         bench.pairs("here", "ms", pairs_here(kernel), "QEMU microvm", 1 / FRACTION)
         return
-    bench.pairs("SVM host", "ms", pairs_in_svmhost(kernel), "QEMU microvm", 1 / FRACTION)
+    bench.pairs("SVM host", "ms", pairs_in_svmhost(__file__, INSIDE_SECONDS, kernel), "QEMU microvm", 1 / FRACTION)
     if kind == "pvm":
         bench.compare("PVM host", "s", lambda: native(kernel), NATIVE_TARGET_S, "target", 1.0, rounds=NATIVE_ROUNDS)
 
 
 if __name__ == "__main__":
-    print("pairs", json.dumps(pairs_here(sys.argv[1])), flush=True)
+    print_pairs(pairs_here(sys.argv[1]))

@@ -1,7 +1,6 @@
 """exec: `cairn exec` with cairn-agent in the small Linux, until the first byte of the program's output: in the SVM
 host, and natively beside what the same guest measures for a fork and exec of the same program."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ if __name__ == "__main__":  # in the SVM host, without run.py
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "e2e"))
 
 import guestlib
-from benchlib import ROUNDS, Unfit
+from benchlib import ROUNDS, Unfit, pairs_in_svmhost, print_pairs
 
 GOAL_MS = 8.0
 BEYOND_MS = 5.0
@@ -41,26 +40,16 @@ def measure(kernel):
             return [(first_byte_ms(f"{folder}/s"), g.number("spawn " + " ".join(PROGRAM)) / 1e6) for _ in range(ROUNDS + 2)][2:]
 
 
-def there(kernel):
-    """Measure in the emulated host: this file is the program that runs there."""
-    r = subprocess.run([*guestlib.SVMHOST, "--timeout", str(INSIDE_SECONDS), "--", "/usr/bin/python3", os.path.abspath(__file__), kernel],
-                       stdout=subprocess.PIPE, text=True, errors="replace")
-    for line in r.stdout.splitlines():
-        if line.startswith("pairs "):
-            return json.loads(line[len("pairs "):])
-    raise Unfit(f"the SVM host gave no result, status {r.returncode}: {r.stdout[-1500:]}")
-
-
 def run(bench):
     kernel = guestlib.linux_kernel()
     kind = guestlib.host_kind()
     if kind == "none":
         raise Unfit("no usable /dev/kvm")
     if kind == "pvm":
-        bench.pairs("first byte, SVM host", "ms", [(ours, GOAL_MS) for ours, _ in there(kernel)], "goal", 1.0)
+        bench.pairs("first byte, SVM host", "ms", [(ours, GOAL_MS) for ours, _ in pairs_in_svmhost(__file__, INSIDE_SECONDS, kernel)], "goal", 1.0)
     pairs = measure(kernel)
     bench.pairs("first byte, natively", "ms", [(ours, own + BEYOND_MS) for ours, own in pairs], "the guest's own fork and exec + 5 ms", 1.0)
 
 
 if __name__ == "__main__":
-    print("pairs " + json.dumps(measure(sys.argv[1])), flush=True)
+    print_pairs(measure(sys.argv[1]))

@@ -1,10 +1,12 @@
 """benchlib: shared code of the benchmarks: rows with medians, programs timed until their first output."""
 
+import json
 import os
 import pwd
 import select
 import signal
 import statistics
+import subprocess
 import time
 
 import guestlib
@@ -13,6 +15,7 @@ ROUNDS = 9
 QEMU = "/usr/bin/qemu-system-x86_64"
 # A guest without output for this long has failed.
 PATIENCE = 60
+PAIRS = "pairs "  # how the line begins in which a program in the SVM host gives its result
 
 
 class Unfit(Exception):
@@ -122,6 +125,20 @@ class Program:
 
     def __exit__(self, *_):
         self.close()
+
+
+def pairs_in_svmhost(script, seconds, *args):
+    """Measure in the emulated host, where the script runs as a program and ends with print_pairs()."""
+    r = subprocess.run([*guestlib.SVMHOST, "--timeout", str(seconds), "--", "/usr/bin/python3", os.path.abspath(script), *args],
+                       stdout=subprocess.PIPE, text=True, errors="replace")
+    for line in r.stdout.splitlines():
+        if line.startswith(PAIRS):
+            return json.loads(line[len(PAIRS):])
+    raise Unfit(f"the SVM host gave no result, status {r.returncode}: {r.stdout[-1500:]}")
+
+
+def print_pairs(pairs):
+    print(PAIRS + json.dumps(pairs), flush=True)
 
 
 def milliseconds_to(argv, text):
