@@ -7,6 +7,19 @@ import socket
 import subprocess
 
 TYPE = 0x88b5  # EtherType of the guest's frames
+ALL = b"\xff" * 6
+
+
+def payload(n, seed):
+    return bytes((i * 7 + (i >> 8) + seed) & 255 for i in range(n))
+
+
+def mac_bytes(mac):
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def frame(n, seed, to=ALL):
+    return to + mac_bytes("02:00:00:00:00:99") + TYPE.to_bytes(2, "big") + payload(n, seed)
 
 
 class Lan:

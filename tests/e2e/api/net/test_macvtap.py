@@ -3,22 +3,19 @@ in a network namespace of the test's own, where the link is one end of a veth.""
 
 import json
 import os
-import shutil
 import signal
 
 import pytest
 
 import guestlib
 from conftest import Console, until
-from hostnetlib import PROGRAM
-from netlib import TYPE
-from test_network import NetDaemon, host, lan, plain  # noqa: F401 (fixtures)
+from netlib import TYPE, frame, mac_bytes
+from test_network import RealNetDaemon, host, lan, plain  # noqa: F401 (fixtures)
 
 
-class Direct(NetDaemon):
+class Direct(RealNetDaemon):
     def __init__(self, tmp, lan):  # noqa: F811
-        super().__init__(tmp, lan, vm_program=None)
-        shutil.copy(PROGRAM, self.program / "cairn-net")
+        super().__init__(tmp, lan)
         lan.ip("link", "add", "up0", "type", "veth", "peer", "name", "far0")
         for link in "up0", "far0":
             lan.ip("link", "set", link, "up")
@@ -32,13 +29,6 @@ class Direct(NetDaemon):
         v = guestlib.definition(name, interfaces=[{"type": "network", "source": "lan", "mac": mac, **face}])
         (self.tmp / f"{name}.json").write_text(json.dumps(v))
         self.cairn("define", str(self.tmp / f"{name}.json"))
-
-    def begin(self, name):
-        self.cairn("start", name)
-        c = Console(self, name)
-        assert c.line() == "interp"
-        assert guestlib.fields(c.run("net open 0")[-1])["link"] == 1
-        return c
 
     def run_vm(self, name, **more):
         self.write_vm(name, **more)
@@ -63,13 +53,9 @@ def direct(tmp_path, lan, kvm):  # noqa: F811
 def received(s, payload_bytes):
     """Return the source of the next frame of that size from a guest."""
     while True:
-        frame = s.recv(65536)
-        if frame[12:14] == TYPE.to_bytes(2, "big") and len(frame) == 14 + payload_bytes:
-            return frame[6:12].hex(":")
-
-
-def frame_to(mac, n, seed):
-    return bytes.fromhex(mac.replace(":", "") + "020000000099") + TYPE.to_bytes(2, "big") + bytes((i * 7 + (i >> 8) + seed) & 255 for i in range(n))
+        f = s.recv(65536)
+        if f[12:14] == TYPE.to_bytes(2, "big") and len(f) == 14 + payload_bytes:
+            return f[6:12].hex(":")
 
 
 def test_guests_meet_each_other_and_the_link(direct, lan):  # noqa: F811
@@ -80,7 +66,7 @@ def test_guests_meet_each_other_and_the_link(direct, lan):  # noqa: F811
     a.run("net send 200 3")
     assert guestlib.fields(b.run("net recv 3")[-1])["bytes"] == 200
     assert received(outside, 200) == "52:54:00:00:00:01"
-    outside.send(frame_to("52:54:00:00:00:02", 300, 4))
+    outside.send(frame(300, 4, to=mac_bytes("52:54:00:00:00:02")))
     assert guestlib.fields(b.run("net recv 4")[-1])["bytes"] == 300
     face = direct.figures("a")["interfaces"][0]
     assert face["target"] in direct.links() and len(direct.links()) == 2
@@ -111,7 +97,7 @@ def test_private_guests_reach_the_link_only(direct, lan):  # noqa: F811
     a, b = direct.run_vm("a"), direct.run_vm("b", mac="52:54:00:00:00:02")
     a.run("net send 200 3")
     assert received(outside, 200) == "52:54:00:00:00:01"
-    outside.send(frame_to("52:54:00:00:00:02", 300, 4))
+    outside.send(frame(300, 4, to=mac_bytes("52:54:00:00:00:02")))
     assert guestlib.fields(b.run("net recv 4")[-1])["bytes"] == 300  # and not a's, which was sent before
 
 

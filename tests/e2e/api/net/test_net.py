@@ -16,12 +16,11 @@ import pytest
 import guestlib
 from conftest import Console, Daemon, until
 from guestlib import fields
-from netlib import TYPE, Lan
+from netlib import ALL, TYPE, Lan, frame, mac_bytes, payload
 from test_daemon import as_nobody
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
-ALL = b"\xff" * 6
 MAC = "52:54:00:00:00:01"
 
 
@@ -70,18 +69,6 @@ def start(daemon, name, *interfaces, **more):
 
 def opened(c, index=0, without=0):
     return fields(c.run(f"net open {index} {without}")[-1])
-
-
-def payload(n, seed):
-    return bytes((i * 7 + (i >> 8) + seed) & 255 for i in range(n))
-
-
-def mac_bytes(mac):
-    return bytes.fromhex(mac.replace(":", ""))
-
-
-def frame(n, seed):
-    return ALL + mac_bytes("02:00:00:00:00:99") + TYPE.to_bytes(2, "big") + payload(n, seed)
 
 
 def goes_through(c, s, n, seed, mac=MAC):

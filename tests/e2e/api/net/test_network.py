@@ -14,6 +14,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, QmpError, until
+from hostnetlib import PROGRAM
 from netlib import Lan
 from test_daemon import as_nobody
 
@@ -59,6 +60,21 @@ class NetDaemon(Daemon):
 
     def net(self, name="lan"):
         return json.loads(self.cairn("net-info", name, "--format", "json").stdout)
+
+
+class RealNetDaemon(NetDaemon):
+    """With the real cairn-net and real guests."""
+
+    def __init__(self, tmp, lan):
+        super().__init__(tmp, lan, vm_program=None)
+        shutil.copy(PROGRAM, self.program / "cairn-net")
+
+    def begin(self, name):
+        self.cairn("start", name)
+        c = Console(self, name)
+        assert c.line() == "interp"
+        assert guestlib.fields(c.run("net open 0")[-1])["link"] == 1
+        return c
 
 
 @pytest.fixture

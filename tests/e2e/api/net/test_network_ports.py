@@ -4,7 +4,6 @@ guests, in a network namespace of the test's own. A stand-in for cairn-net shows
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 import guestlib
 from conftest import Console, until
 from hostnetlib import PROGRAM, netns, processes
-from test_network import MAC, NetDaemon, host, lan  # noqa: F401
+from test_network import MAC, RealNetDaemon, host, lan  # noqa: F401
 
 OTHER = "52:54:00:00:00:00"  # the guest's "net probe 1"
 ARP = 0x0806
@@ -24,10 +23,9 @@ def mac_of(frame):
     return frame[6:12].hex(":")
 
 
-class RealDaemon(NetDaemon):
+class RealDaemon(RealNetDaemon):
     def __init__(self, tmp, lan):  # noqa: F811
-        super().__init__(tmp, lan, vm_program=None)
-        shutil.copy(PROGRAM, self.program / "cairn-net")
+        super().__init__(tmp, lan)
         self.define_net(filter="clean-traffic")
         self.cairn("net-start", "lan")
 
@@ -39,13 +37,6 @@ class RealDaemon(NetDaemon):
         (self.tmp / f"{name}.json").write_text(json.dumps(v))
         self.cairn("define", str(self.tmp / f"{name}.json"))
         return self.begin(name)
-
-    def begin(self, name):
-        self.cairn("start", name)
-        c = Console(self, name)
-        assert c.line() == "interp"
-        assert guestlib.fields(c.run("net open 0")[-1])["link"] == 1
-        return c
 
     def tap(self, name):
         return self.figures(name)["interfaces"][0]["target"]

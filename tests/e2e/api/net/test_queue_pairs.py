@@ -5,7 +5,8 @@ import struct
 from conftest import Console, until
 from guestlib import fields
 from plainlib import qcow2
-from test_net import MAC, definition, figures, frame, goes_through, host, lan, mac_bytes, opened, pytestmark, start  # noqa: F401
+from netlib import frame, mac_bytes
+from test_net import MAC, definition, figures, goes_through, host, lan, opened, pytestmark, start  # noqa: F401
 
 F_MQ = 1 << 22
 PAIRS = 4

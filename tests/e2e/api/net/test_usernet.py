@@ -20,11 +20,12 @@ import pytest
 import guestlib
 from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, open_files, until
 from guestlib import fields
+from netlib import payload
 from slirplib import readable
 from test_daemon import NOBODY, as_nobody
 from test_idle import asleep
 from test_linux import one_start
-from test_net import LanDaemon, echo, figures, goes_through, lan, opened, payload  # noqa: F401
+from test_net import LanDaemon, echo, figures, goes_through, lan, opened  # noqa: F401
 from test_slow_disk import PRELOAD
 
 pytestmark = pytest.mark.usefixtures("kvm")
