@@ -20,6 +20,7 @@
 
 #include "base/backoff.h"
 #include "base/channel.h"
+#include "vmm/vm_sysinfo.h"
 
 #include <stdint.h>
 
@@ -269,35 +270,6 @@ enum vm_firmware { VM_FIRMWARE_NONE = 0, VM_FIRMWARE_BIOS = 1, VM_FIRMWARE_UEFI 
 
 enum vm_boot_kind { VM_BOOT_ANY = 0, VM_BOOT_HD = 1, VM_BOOT_CDROM = 2, VM_BOOT_NETWORK = 3 };
 #define VM_BOOT_PLACES_MAX (VM_DISKS_MAX + 1)
-
-/* Texts of the SMBIOS tables, as a list: a byte with the key, then the text and a NUL; a byte 0 ends the list. SeaBIOS
- * has 8 KiB for all tables; those of 64 vCPUs take half of it. */
-#define VM_SYSINFO_MAX 2048
-enum vm_sysinfo_key {
-	VM_SYSINFO_END = 0,
-	VM_SYSINFO_MANUFACTURER,
-	VM_SYSINFO_PRODUCT,
-	VM_SYSINFO_VERSION,
-	VM_SYSINFO_SERIAL,
-	VM_SYSINFO_SKU,
-	VM_SYSINFO_FAMILY,
-	VM_SYSINFO_OEM, /* any number of times; the others once */
-	VM_SYSINFO_BIOS_VENDOR,
-	VM_SYSINFO_BIOS_VERSION,
-	VM_SYSINFO_BIOS_DATE,
-	VM_SYSINFO_BOARD_MANUFACTURER,
-	VM_SYSINFO_BOARD_PRODUCT,
-	VM_SYSINFO_BOARD_VERSION,
-	VM_SYSINFO_BOARD_SERIAL,
-	VM_SYSINFO_BOARD_ASSET,
-	VM_SYSINFO_BOARD_LOCATION,
-	VM_SYSINFO_CHASSIS_MANUFACTURER,
-	VM_SYSINFO_CHASSIS_VERSION,
-	VM_SYSINFO_CHASSIS_SERIAL,
-	VM_SYSINFO_CHASSIS_ASSET,
-	VM_SYSINFO_CHASSIS_SKU,
-	VM_SYSINFO_KEYS, /* their number */
-};
 
 struct vm_disk {
 	char id[16];	  /* "vda" */

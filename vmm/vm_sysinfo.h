@@ -1,0 +1,34 @@
+/* vm_sysinfo: how a configuration (vmm/vm_msg.h) has the texts of the SMBIOS tables. */
+#ifndef CAIRN_VMM_VM_SYSINFO_H
+#define CAIRN_VMM_VM_SYSINFO_H
+
+/* Texts of the SMBIOS tables, as a list: a byte with the key, then the text and a NUL; a byte 0 ends the list. SeaBIOS
+ * has 8 KiB for all tables; those of 64 vCPUs take half of it. */
+#define VM_SYSINFO_MAX 2048
+enum vm_sysinfo_key {
+	VM_SYSINFO_END = 0,
+	VM_SYSINFO_MANUFACTURER,
+	VM_SYSINFO_PRODUCT,
+	VM_SYSINFO_VERSION,
+	VM_SYSINFO_SERIAL,
+	VM_SYSINFO_SKU,
+	VM_SYSINFO_FAMILY,
+	VM_SYSINFO_OEM, /* any number of times; the others once */
+	VM_SYSINFO_BIOS_VENDOR,
+	VM_SYSINFO_BIOS_VERSION,
+	VM_SYSINFO_BIOS_DATE,
+	VM_SYSINFO_BOARD_MANUFACTURER,
+	VM_SYSINFO_BOARD_PRODUCT,
+	VM_SYSINFO_BOARD_VERSION,
+	VM_SYSINFO_BOARD_SERIAL,
+	VM_SYSINFO_BOARD_ASSET,
+	VM_SYSINFO_BOARD_LOCATION,
+	VM_SYSINFO_CHASSIS_MANUFACTURER,
+	VM_SYSINFO_CHASSIS_VERSION,
+	VM_SYSINFO_CHASSIS_SERIAL,
+	VM_SYSINFO_CHASSIS_ASSET,
+	VM_SYSINFO_CHASSIS_SKU,
+	VM_SYSINFO_KEYS, /* their number */
+};
+
+#endif
