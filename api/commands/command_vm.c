@@ -1,6 +1,7 @@
 /* Handlers of define, rename and undefine, and of the VM's lifecycle. */
 #include "api/commands/command.h"
 #include "api/access/rights.h"
+#include "api/definition/uefi_files.h"
 #include "api/jobs/rename.h"
 #include "api/jobs/undefine.h"
 #include "api/net/network.h"
@@ -85,6 +86,7 @@ void command_vm_define(struct call *c)
 	struct peer who = conn_peer(c->conn);
 	enum vm_define_mode mode = js_get_bool(c->args, "validate-only", false) ? VM_VALIDATE :
 		conn_role(c->conn) < ROLE_ADMIN ? VM_REDEFINE : VM_DEFINE;
+	const struct vm *old;
 	struct err e;
 	int r = 0;
 
@@ -92,6 +94,9 @@ void command_vm_define(struct call *c)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
 	if (!r)
 		r = definition_parse(js_get(c->args, "definition"), folder, &def, &e);
+	old = r ? NULL : vm_find_name(c->host, def->name);
+	if (!r)
+		r = uefi_choose(uefi_folders, def, old ? old->def : NULL, &e);
 	if (!r)
 		r = rights_of_peer(&who, &def->rights, &e);
 	if (r < 0)

@@ -1,6 +1,5 @@
 /* Parses JSON into struct definition: the top-level keys. */
 #include "api/definition/definition_key.h"
-#include "api/definition/uefi_files.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/cpu_model.h"
@@ -330,22 +329,6 @@ static bool boots_network(const struct definition *d)
 	return false;
 }
 
-/* Name the UEFI of a new definition that names none, so that a VM keeps its own. That of Debian is the default. Refuse
- * one that cannot run. */
-static int uefi_choose(struct parse *p)
-{
-	CLEANUP_FREE struct uefi_files *f = must_alloc(malloc(sizeof(*f)));
-	struct definition *d = p->d;
-	int r = d->loader ? uefi_files_check(uefi_folders, d->loader, p->e) : uefi_files_find(uefi_folders, f, p->e);
-
-	if (r < 0 || d->loader || !strcmp(f->code, DEFINITION_UEFI_PATH))
-		return r;
-	d->loader = must_alloc(strdup(f->code));
-	if (!d->nvram_template)
-		d->nvram_template = must_alloc(strdup(f->vars));
-	return 0;
-}
-
 static int check_boot(struct parse *p)
 {
 	struct definition *d = p->d;
@@ -371,7 +354,7 @@ static int check_boot(struct parse *p)
 		return key_error(p, "memory: a VM with UEFI needs at least 64 MiB");
 	if (d->firmware && d->ram_bytes < DEFINITION_FIRMWARE_RAM)
 		return key_error(p, "memory: a VM with a firmware needs at least 16 MiB");
-	return d->firmware == VM_FIRMWARE_UEFI && !p->stored ? uefi_choose(p) : 0;
+	return 0;
 }
 
 static int check_whole(struct parse *p)

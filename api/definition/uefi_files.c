@@ -3,14 +3,17 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/util.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define DESCRIPTOR_MAX_BYTES 65536
 #define DESCRIPTORS_MAX 64
@@ -79,27 +82,55 @@ static int descriptor_compare(const void *a, const void *b)
 	return r ? r : (int)x->folder - (int)y->folder;
 }
 
+/* Insert a descriptor into the sorted list, from which the last one falls out if the list is full. */
+static void descriptor_insert(struct descriptor *list, unsigned *n, const struct descriptor *d)
+{
+	unsigned at = *n;
+
+	while (at && descriptor_compare(&list[at - 1], d) > 0)
+		at--;
+	if (at == DESCRIPTORS_MAX)
+		return;
+	*n = MIN(*n + 1, DESCRIPTORS_MAX);
+	memmove(&list[at + 1], &list[at], (*n - 1 - at) * sizeof(*list));
+	list[at] = *d;
+}
+
+/* List the first descriptors of both folders, sorted. Returns how many. */
 static unsigned descriptors_list(const char *const folders[UEFI_FOLDERS], struct descriptor *list)
 {
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < UEFI_FOLDERS; i++) {
 		DIR *dir = opendir(folders[i]);
+		struct descriptor d = { .folder = i };
 		struct dirent *de;
 
-		while (dir && n < DESCRIPTORS_MAX && (de = readdir(dir))) {
+		while (dir && (de = readdir(dir))) {
 			const char *end = strrchr(de->d_name, '.');
 
 			if (de->d_name[0] == '.' || !end || strcmp(end, ".json"))
 				continue;
-			list[n].folder = i;
-			snprintf(list[n++].name, sizeof(list->name), "%s", de->d_name);
+			snprintf(d.name, sizeof(d.name), "%s", de->d_name);
+			descriptor_insert(list, &n, &d);
 		}
 		if (dir)
 			closedir(dir);
 	}
-	qsort(list, n, sizeof(*list), descriptor_compare);
 	return n;
+}
+
+/* Read a descriptor if it is a regular file: opening or reading another one may wait for ever. */
+static int descriptor_read(const char *path, struct json_object **ret)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	CLEANUP_FREE char *text = NULL;
+	struct stat st;
+	size_t len;
+
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return -EINVAL;
+	return file_read_fd(fd, path, DESCRIPTOR_MAX_BYTES, &text, &len, NULL) < 0 ? -EINVAL : js_parse(text, len, path, ret, NULL);
 }
 
 #define NO_SMM "system management mode, as for Secure Boot, which Cairn does not have; "
@@ -115,7 +146,7 @@ static const struct descriptor *descriptor_next(const char *const folders[UEFI_F
 
 		if ((d > list && !strcmp(d->name, d[-1].name)) ||
 			snprintf(path, sizeof(path), "%s/%s", folders[d->folder], d->name) >= (int)sizeof(path) ||
-			js_read(path, DESCRIPTOR_MAX_BYTES, &o, NULL) < 0 || !descriptor_take(o, ret))
+			descriptor_read(path, &o) < 0 || !descriptor_take(o, ret))
 			continue;
 		*ret_smm = list_has(js_get_array(o, "features"), "requires-smm");
 		return d;
@@ -153,5 +184,29 @@ int uefi_files_check(const char *const folders[UEFI_FOLDERS], const char *code, 
 	while ((d = descriptor_next(folders, list, n, &i, f, &smm)))
 		if (smm && !strcmp(f->code, code))
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "boot.loader: %.200s needs " NO_SMM "use " DEFINITION_UEFI_PATH, code);
+	return 0;
+}
+
+int uefi_choose(const char *const folders[UEFI_FOLDERS], struct definition *d, const struct definition *old, struct err *e)
+{
+	CLEANUP_FREE struct uefi_files *f = NULL;
+	bool keep = old && old->firmware == VM_FIRMWARE_UEFI;
+	int r;
+
+	if (d->firmware != VM_FIRMWARE_UEFI)
+		return 0;
+	if (d->loader)
+		return keep && old->loader && !strcmp(old->loader, d->loader) ? 0 : uefi_files_check(folders, d->loader, e);
+	if (!keep) {
+		f = must_alloc(malloc(sizeof(*f)));
+		r = uefi_files_find(folders, f, e);
+		if (r < 0 || !strcmp(f->code, DEFINITION_UEFI_PATH))
+			return r;
+	} else if (!old->loader) {
+		return 0;
+	}
+	d->loader = must_alloc(strdup(keep ? old->loader : f->code));
+	if (!d->nvram_template)
+		d->nvram_template = must_alloc(strdup(keep ? old->nvram_template : f->vars));
 	return 0;
 }

@@ -2,6 +2,7 @@
  * cairn-vm, which reads its configuration from a socket. */
 #include "tools/cairn/cli.h"
 #include "api/definition/definition.h"
+#include "api/definition/uefi_files.h"
 #include "api/definition/vm_config.h"
 #include "api/net/tap.h"
 #include "api/net/usernet.h"
@@ -96,6 +97,8 @@ static int config_read(const char *file, const struct boot_choice *boot, struct 
 
 	if (!r)
 		r = definition_file_blame(&f, definition_parse(f.definition, f.folder, &d, e), e);
+	if (!r)
+		r = definition_file_blame(&f, uefi_choose(uefi_folders, d, NULL, e), e);
 	if (!r)
 		r = definition_file_blame(&f, dumps_refuse(d, e), e);
 	if (!r && !definition_has_uuid(d))

@@ -111,12 +111,77 @@ static void test_descriptors_with_smm_only_are_refused(void **state)
 	assert_int_equal(uefi_files_check(f->folders, "/other", &f->e), 0);
 }
 
+/* The first folder alone has more descriptors than are read. */
+static void test_first_of_many_wins(void **state)
+{
+	struct fixture *f = *state;
+	char name[32];
+
+	for (int i = 10; i < 90; i++) {
+		snprintf(name, sizeof(name), "%d.json", i);
+		descriptor_put(f->first, name, "memory", "pc-q35-*", "", "/memory");
+	}
+	descriptor_put(f->second, "05.json", "flash", "pc-q35-*", "", "/early");
+	assert_int_equal(find(f), 0);
+	assert_string_equal(f->files.code, "/early");
+}
+
+/* Opening a FIFO for reading waits for a writer. */
+static void test_other_files_than_regular_ones_are_left_out(void **state)
+{
+	struct fixture *f = *state;
+	char path[400];
+
+	snprintf(path, sizeof(path), "%s/10-fifo.json", f->first);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	descriptor_put(f->first, "20-plain.json", "flash", "pc-q35-*", "", "/plain");
+	alarm(5);
+	assert_int_equal(find(f), 0);
+	alarm(0);
+	assert_string_equal(f->files.code, "/plain");
+}
+
+static int choose(struct fixture *f, struct definition *d, const struct definition *old)
+{
+	free(d->loader);
+	free(d->nvram_template);
+	d->loader = d->nvram_template = NULL;
+	return uefi_choose(f->folders, d, old, &f->e);
+}
+
+static void test_vm_keeps_its_uefi(void **state)
+{
+	struct fixture *f = *state;
+	struct definition d = { .firmware = VM_FIRMWARE_UEFI }, old = { .firmware = VM_FIRMWARE_UEFI };
+
+	descriptor_put(f->second, "10.json", "flash", "pc-q35-*", "", "/new");
+	assert_int_equal(choose(f, &d, NULL), 0);
+	assert_string_equal(d.loader, "/new");
+	assert_string_equal(d.nvram_template, "/new.vars");
+	assert_int_equal(choose(f, &d, &old), 0); /* it has Debian's */
+	assert_null(d.loader);
+	old.loader = (char *)"/old";
+	old.nvram_template = (char *)"/old.vars";
+	assert_int_equal(choose(f, &d, &old), 0);
+	assert_string_equal(d.loader, "/old");
+	assert_string_equal(d.nvram_template, "/old.vars");
+	old.firmware = VM_FIRMWARE_BIOS;
+	assert_int_equal(choose(f, &d, &old), 0);
+	assert_string_equal(d.loader, "/new");
+	d.firmware = VM_FIRMWARE_BIOS;
+	assert_int_equal(choose(f, &d, NULL), 0);
+	assert_null(d.loader);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_without_descriptors_the_files_are_those_of_debian, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_first_name_that_fits_wins, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_descriptors_with_smm_only_are_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_first_of_many_wins, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_other_files_than_regular_ones_are_left_out, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_vm_keeps_its_uefi, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
