@@ -99,7 +99,7 @@ $(BUILD)/cairn: $(call prog_objs,tools/cairn) $(BUILD)/vmm/vm_msg.o $(CLI_LIBS)
 $(BUILD)/cairn-img: $(call prog_objs,tools/img) $(call lib,api) $(IMG_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,$(IMG_SYSLIBS))
-$(BUILD)/cairn-archive: $(call prog_objs,tools/archive) $(call lib,api) $(IMG_LIBS)
+$(BUILD)/cairn-archive: $(call prog_objs,tools/archive) $(call lib,api) $(call lib,devices) $(IMG_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-larchive -ldeflate -lnettle $(IMG_SYSLIBS))
 # libxml2 is in a program of its own: it is not in the static one, and the daemon has none of it.

@@ -50,6 +50,7 @@ api/commands base vmm/vm_msg.h api/wire api/schema api/store api/definition api/
 api/qmp base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands
 api base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands api/qmp
 tools base block block/qcow2 snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands
+tools/archive base block block/qcow2 snapshot devices/legacy/flash_file.h devices/legacy/flash_state.h api/wire api/jobs
 tools/cairn base block snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy
 tools/cairn/verbs base block block/qcow2 snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy tools/cairn
 END

@@ -6,6 +6,7 @@
 #include "api/definition/vm_config.h"
 #include "api/jobs/archiver.h"
 #include "api/jobs/job.h"
+#include "api/vm/nvram.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -168,12 +169,10 @@ static void disk_of_snapshot(struct export *x, const struct definition_disk *d, 
 	json_object_object_del(o, "backing");
 }
 
-static void boot_add(struct export *x, const char *key, const char *path, uint16_t fd)
+static struct json_object *boot_add(struct export *x, const char *key, uint16_t fd)
 {
-	if (!path)
-		return;
-	file_add(x, key, path, fd);
 	js_put_str(js_get(x->definition, "boot"), key, key);
+	return file_add(x, key, key, fd);
 }
 
 static void spec_make(struct export *x, const struct definition *d, const struct vm_config *v)
@@ -192,10 +191,12 @@ static void spec_make(struct export *x, const struct definition *d, const struct
 	if (x->since[0])
 		js_put_str(x->spec, "since", x->since);
 	js_put(x->spec, "files", x->files);
-	boot_add(x, "kernel", d->kernel, v->kernel_fd);
-	boot_add(x, "initrd", d->initrd, v->initrd_fd);
-	boot_add(x, "loader", d->loader, v->kernel_fd);
-	boot_add(x, "nvram_template", d->nvram_template, v->nvram_template_fd);
+	if (d->kernel)
+		boot_add(x, "kernel", v->kernel_fd);
+	if (d->initrd)
+		boot_add(x, "initrd", v->initrd_fd);
+	if (d->loader)
+		boot_add(x, "loader", v->kernel_fd);
 	for (uint32_t i = 0; i < d->ndisks; i++) {
 		struct json_object *o = json_object_array_get_idx(disks, i);
 
@@ -206,6 +207,8 @@ static void spec_make(struct export *x, const struct definition *d, const struct
 		else
 			disk_whole(x, &d->disks[i], &v->disks[i], o);
 	}
+	if (d->firmware == VM_FIRMWARE_UEFI)
+		js_put_bool(boot_add(x, "nvram_template", v->nvram_template_fd), "variables", true);
 	for (size_t i = 0; i < json_object_array_length(x->files); i++)
 		json_object_object_del(json_object_array_get_idx(x->files, i), "path");
 	js_put(x->spec, "definition", json_object_get(x->definition));
@@ -240,16 +243,25 @@ static const struct archiver_ops export_ops = { .progress = export_progress, .do
 static int archive_start(struct export *x, const struct config *c, struct err *e)
 {
 	const struct definition *d = x->def;
-	int fds[CHANNEL_FDS_MAX + 1] = { client_file_relay(x->file) };
+	int fds[CHANNEL_FDS_MAX + 2] = { client_file_relay(x->file) };
+	CLEANUP_CLOSE int nvram = -1;
+	size_t nfds = c->nfds + 1;
+	int r = x->snapshot[0] ? 0 : nvram_open(x->vm, &nvram, e);
 
+	if (r < 0)
+		return r;
 	spec_make(x, d, &c->vm);
 	if (c->nheld) {
 		js_put_int(x->spec, "held", (int)c->nheld);
 		js_put_int(x->spec, "relays", c->vm.relays);
 	}
 	memcpy(fds + 1, c->fds, c->nfds * sizeof(*fds));
-	return archiver_start(x->vm->host->loop, x->vm->host->paths->archive_program, "export", x->spec,
-		fds, c->nfds + 1, d->rights, &export_ops, x, &x->archiver, e);
+	if (nvram >= 0) {
+		js_put_int(x->spec, "nvram", ARCHIVER_FD + (int)nfds);
+		fds[nfds++] = nvram;
+	}
+	return archiver_start(x->vm->host->loop, x->vm->host->paths->archive_program, "export", x->spec, fds, nfds,
+		d->rights, &export_ops, x, &x->archiver, e);
 }
 
 static void export_failed(struct loop_task *t)

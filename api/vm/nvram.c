@@ -29,3 +29,11 @@ int nvram_add(const struct vm *vm, const struct definition *live, struct config 
 	}
 	return config_add_nvram(c, fd, e);
 }
+
+int nvram_open(const struct vm *vm, int *ret_fd, struct err *e)
+{
+	int fd = store_open_file(vm->host->store, vm->def->name, STORE_NVRAM, O_RDWR, e);
+
+	*ret_fd = fd < 0 ? -1 : fd;
+	return fd < 0 && fd != -ENOENT ? fd : 0;
+}

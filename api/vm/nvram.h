@@ -14,4 +14,8 @@ struct vm;
  * live: the definition with which it starts. Returns 0; -EINVAL: there are no variables to reset; -errno. */
 int nvram_add(const struct vm *vm, const struct definition *live, struct config *c, struct err *e);
 
+/* Open the file for a program that reads the variables while the VM is off, and redoes a write that a crash cut off.
+ * ret_fd: owned; -1: the VM has none. Returns 0 or -errno. */
+int nvram_open(const struct vm *vm, int *ret_fd, struct err *e);
+
 #endif

@@ -113,7 +113,7 @@ int flash_file_write(struct flash_file *f, const uint8_t *content, uint32_t off,
 	return pwrite_full(f->fd, content + off, len, (off_t)off);
 }
 
-static int template_size(int fd, uint32_t *ret, struct err *e)
+int flash_template_size(int fd, uint32_t *ret, struct err *e)
 {
 	struct stat st;
 
@@ -162,7 +162,7 @@ int flash_file_open(struct flash_file *f, int fd, int template_fd, uint8_t **ret
 	int r;
 
 	*f = (struct flash_file){ .fd = fd };
-	r = template_size(template_fd, &f->bytes, e);
+	r = flash_template_size(template_fd, &f->bytes, e);
 	if (r < 0)
 		return r;
 	content = calloc(1, f->bytes);

@@ -37,6 +37,8 @@ struct flash_file {
  * ret_content: bytes of memory; the caller frees them.
  * Returns 0; -EINVAL: a file has another size; -errno. */
 int flash_file_open(struct flash_file *f, int fd, int template_fd, uint8_t **ret_content, struct err *e);
+/* Get the size that a template gives the flash memory. Returns 0; -EINVAL: it is not allowed; -errno. */
+int flash_template_size(int fd, uint32_t *ret, struct err *e);
 /* Write [off, off + len) of content, both multiples of 4096, and wait until it is on disk. Any thread; no library
  * call but pwrite() and fdatasync(). Returns 0 or -errno; after a failure the file still has the old content or the
  * new one. */

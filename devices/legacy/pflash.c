@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "devices/bus.h"
 #include "devices/device.h"
+#include "devices/legacy/flash_state.h"
 #include "snapshot/state.h"
 
 #include <errno.h>
@@ -32,8 +33,6 @@ enum {
 
 #define STATUS_READY 0x80
 #define STATUS_FAILED 0x30 /* in erase and program: a command sequence that is wrong */
-#define ERASED 0xff
-#define BUFFER_BYTES 256u
 #define BLOCKS_MAX (FLASH_MAX_BYTES / FLASH_BLOCK_BYTES)
 #define MAKER 0x89 /* Intel; the device numbers are QEMU's of this size */
 #define DEVICE_ID 0x18
@@ -46,7 +45,7 @@ struct pflash_mode {
 	uint16_t count;	 /* CMD_BUFFER: bytes to come */
 	uint32_t at;	 /* CMD_BUFFER: of the first byte; CMD_ERASE: of the block */
 	uint16_t filled; /* CMD_BUFFER: bytes in the buffer */
-	uint8_t buffer[BUFFER_BYTES];
+	uint8_t buffer[FLASH_BUFFER_BYTES];
 };
 
 struct pflash {
@@ -229,7 +228,7 @@ static void erase(struct pflash *p, uint32_t off)
 {
 	uint32_t n = off / FLASH_BLOCK_BYTES;
 
-	memset(p->array + n * FLASH_BLOCK_BYTES, ERASED, FLASH_BLOCK_BYTES);
+	memset(p->array + n * FLASH_BLOCK_BYTES, FLASH_ERASED, FLASH_BLOCK_BYTES);
 	p->dirty[n / 64] |= 1ULL << n % 64;
 }
 
@@ -287,7 +286,7 @@ static void buffer_next(struct pflash *p, uint32_t off, unsigned size, uint64_t 
 	case 1: /* one less than the number of writes, each as wide as this one */
 		m->count = (uint16_t)(((value & 0xff) + 1) * size);
 		m->cycle = 2;
-		if (((value & 0xff) + 1) * size > BUFFER_BYTES)
+		if (((value & 0xff) + 1) * size > FLASH_BUFFER_BYTES)
 			sequence_failed(p);
 		return;
 	case 2:
@@ -379,10 +378,10 @@ static void pflash_pause(struct device *d)
 
 static bool block_is_erased(const uint8_t *block)
 {
-	return block[0] == ERASED && !memcmp(block, block + 1, FLASH_BLOCK_BYTES - 1);
+	return block[0] == FLASH_ERASED && !memcmp(block, block + 1, FLASH_BLOCK_BYTES - 1);
 }
 
-/* The blocks that are not erased follow the mode, each after its number. */
+/* Format: devices/legacy/flash_state.h. */
 static void pflash_save(struct device *d, struct state_writer *w)
 {
 	struct pflash *p = container_of(d, struct pflash, dev);
@@ -412,7 +411,7 @@ static bool mode_ok(const struct pflash_mode *m, uint32_t bytes)
 		[CMD_BUFFER] = 3 };
 	bool other = m->command == CMD_ARRAY || m->command == CMD_STATUS || m->command == CMD_ID || m->command == CMD_CFI;
 
-	return m->cycle <= cycles[m->command] && (other || cycles[m->command]) && m->filled + m->count <= BUFFER_BYTES &&
+	return m->cycle <= cycles[m->command] && (other || cycles[m->command]) && m->filled + m->count <= FLASH_BUFFER_BYTES &&
 		range_inside(m->at, m->filled ? m->filled : 1, bytes) && (m->cycle != 1 || (!m->filled && !m->count)) &&
 		(m->cycle != 2 || m->count) && (m->cycle != 3 || (m->filled && !m->count));
 }
@@ -430,26 +429,10 @@ static int mode_take(struct state_reader *r, uint32_t bytes, struct pflash_mode 
 	m->count = state_u16(r);
 	m->at = state_u32(r);
 	m->filled = state_u16(r);
-	if (r->failed || m->filled > BUFFER_BYTES)
+	if (r->failed || m->filled > FLASH_BUFFER_BYTES)
 		return -EINVAL;
 	state_bytes(r, m->buffer, m->filled);
 	return r->failed || !mode_ok(m, bytes) ? -EINVAL : 0;
-}
-
-static int content_take(struct state_reader *r, uint8_t *content, uint32_t bytes)
-{
-	uint32_t least = 0;
-
-	memset(content, ERASED, bytes);
-	while (!r->failed && r->pos < r->len) {
-		uint32_t i = state_u32(r);
-
-		if (r->failed || i < least || i >= bytes / FLASH_BLOCK_BYTES)
-			return -EINVAL;
-		state_bytes(r, content + (size_t)i * FLASH_BLOCK_BYTES, FLASH_BLOCK_BYTES);
-		least = i + 1;
-	}
-	return r->failed ? -EINVAL : 0;
 }
 
 /* Take the new content, and write the blocks that differ as one record, so that a crash leaves no mixture. */
@@ -486,7 +469,7 @@ static int pflash_load(struct device *d, struct state_reader *r, uint16_t versio
 	if (bytes != p->bytes)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u KiB of UEFI variables; this VM has %u KiB; give the "
 			"template that the saved VM had as boot.nvram_template", bytes / 1024, p->bytes / 1024);
-	if (mode_take(r, bytes, &mode) < 0 || content_take(r, content, bytes) < 0)
+	if (mode_take(r, bytes, &mode) < 0 || flash_blocks_take(r, content, bytes) < 0)
 		return malformed(e);
 	LOCK_GUARD(&p->lock);
 	p->mode = mode;
@@ -507,7 +490,7 @@ static void pflash_free(struct device *d)
 
 static const struct device_ops pflash_ops = {
 	.type = "pflash",
-	.state_version = 1,
+	.state_version = FLASH_STATE_VERSION,
 	.reset = pflash_reset,
 	.pause = pflash_pause,
 	.save = pflash_save,

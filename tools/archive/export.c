@@ -36,6 +36,7 @@ struct exporter {
 	struct queue *queue;
 	struct loop *loop; /* loop for the images of a snapshot */
 	struct source_since since;
+	int nvram; /* the VM's file of UEFI variables; -1: none */
 	struct archive_progress progress;
 	time_t now;
 };
@@ -62,6 +63,15 @@ static int layers_take(struct json_object *list, struct block_layer *layers, uns
 	return 0;
 }
 
+/* The disks come first in the specification. */
+static int variables_open(struct exporter *x, struct json_object *o, struct source **ret, struct err *e)
+{
+	struct source_variables v = { .fd = x->nvram, .template_fd = (int)js_get_int(o, "fd", -1),
+		.snapshot = x->manifest.snapshot, .sources = x->sources, .nsources = x->manifest.nfiles };
+
+	return source_of_variables(x->loop, &v, js_get_str(o, "name"), ret, e);
+}
+
 static int source_open(struct exporter *x, struct json_object *o, struct source **ret, struct err *e)
 {
 	struct block_layer layers[BLOCK_LAYERS_MAX];
@@ -70,6 +80,8 @@ static int source_open(struct exporter *x, struct json_object *o, struct source 
 	unsigned n = 0;
 	int r;
 
+	if (js_get_bool(o, "variables", false))
+		return variables_open(x, o, ret, e);
 	if (!list)
 		return source_of_file((int)js_get_int(o, "fd", -1), name, ret, e);
 	r = layers_take(list, layers, &n, e);
@@ -121,6 +133,7 @@ static int spec_take(struct exporter *x, struct json_object *spec, struct err *e
 	word_take(spec, "snapshot", x->manifest.snapshot, sizeof(x->manifest.snapshot));
 	x->since.snapshot = x->manifest.snapshot;
 	x->since.since = js_get_str(spec, "since");
+	x->nvram = (int)js_get_int(spec, "nvram", -1);
 	x->manifest.files = calloc(n + 1, sizeof(*x->manifest.files));
 	x->sources = calloc(n + 1, sizeof(struct source *));
 	if (!x->manifest.files || !x->sources)

@@ -201,6 +201,15 @@ static int archive_take(struct json_object *spec, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot get the archive from the process that holds it") : 0;
 }
 
+/* Give the file of UEFI variables, which comes behind the relays, a number that no held file gets. */
+static void nvram_move(struct json_object *spec)
+{
+	int fd = (int)js_get_int(spec, "nvram", -1);
+
+	if (fd >= 0)
+		js_put_int(spec, "nvram", fcntl(fd, F_DUPFD_CLOEXEC, HELD_FD + CHANNEL_FDS_MAX));
+}
+
 /* Take the files that other processes hold. They get the numbers from HELD_FD on, as if they had come with the program:
  * first move the relays out of the way, and then each file, because its number may be another one's. */
 static int held_take(struct json_object *spec, struct err *e)
@@ -208,6 +217,7 @@ static int held_take(struct json_object *spec, struct err *e)
 	int64_t n = js_get_int(spec, "held", 0), relays = js_get_int(spec, "relays", 0);
 	int fds[CHANNEL_FDS_MAX], r = 0;
 
+	nvram_move(spec);
 	if (n < 0 || n > CHANNEL_FDS_MAX || relays < 0 || relays > CHANNEL_FDS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "held, relays: must be 0 to %d", CHANNEL_FDS_MAX);
 	for (int i = 0; i < n; i++)

@@ -22,6 +22,7 @@ struct source {
 	struct source_extent *extents; /* data extents, in order; owned */
 	size_t nextents;
 	bool is_increment; /* an overlay with what differs since an earlier snapshot */
+	struct block *disk; /* whose snapshot this is; NULL: none */
 	/* Read all of [off, off + len). Returns 0; -errno with a sentence. */
 	int (*read)(struct source *s, void *buf, uint64_t off, size_t len, struct err *e);
 	void (*free)(struct source *s);
@@ -54,6 +55,17 @@ int source_of_file(int fd, const char *name, struct source **ret, struct err *e)
  * Returns 0; -errno with a sentence. */
 int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigned nlayers, struct source_since *since,
 	const char *name, struct source **ret, struct err *e);
+
+/* The variables of a VM's UEFI as a file that is a template for another VM. */
+struct source_variables {
+	int fd, template_fd; /* the VM's file, -1: it has none yet; its template. Borrowed */
+	const char *snapshot; /* name or id; "": the variables of now */
+	struct source **sources; /* the disks' sources, one of which may have the snapshot's VM state; borrowed */
+	unsigned nsources;
+};
+/* Open them: from the snapshot's VM state, or the VM's file. If there is neither, they are the template's.
+ * l: runs until all is read. Returns 0; -errno with a sentence. */
+int source_of_variables(struct loop *l, const struct source_variables *v, const char *name, struct source **ret, struct err *e);
 
 static inline void source_free(struct source *s)
 {

@@ -301,6 +301,7 @@ static int snapshot_open(struct snapshot_source *s, struct loop *l, const struct
 
 	if (r < 0)
 		return r;
+	s->source.disk = s->b;
 	block_info(s->b, &info);
 	s->disk_bytes = info.size_bytes;
 	if (s->disk_bytes / CLUSTER > UINT32_MAX)

@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "block/block_snapshot.h"
 #include "snapshot/cpu_state.h"
+#include "snapshot/image_state.h"
 #include "snapshot/state.h"
 #include "snapshot/vmstate.h"
 
@@ -18,46 +19,6 @@
 #include <unistd.h>
 
 #define FEATURES_BYTES 4096
-
-/* A vmstate_store that reads the VM state of a snapshot. */
-struct snapshot_store {
-	struct vmstate_store store;
-	struct loop *loop;
-	struct block *b;
-	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
-	struct block_vmstate_req req;
-	bool over;
-	int res;
-};
-
-static void read_done(struct block_vmstate_req *r, int res)
-{
-	struct snapshot_store *s = container_of(r, struct snapshot_store, req);
-
-	s->over = true;
-	s->res = res;
-}
-
-/* Read whole pages, because the disk accepts only those. */
-static int snapshot_read(struct vmstate_store *store, uint64_t off, void *buf, size_t len)
-{
-	struct snapshot_store *s = container_of(store, struct snapshot_store, store);
-	uint64_t begin = ROUND_DOWN(off, 4096), end = ROUND_UP(off + len, 4096);
-	CLEANUP_FREE uint8_t *pages = aligned_alloc(4096, end - begin);
-	struct iovec iov = { pages, end - begin };
-
-	if (!pages)
-		return -ENOMEM;
-	s->req = (struct block_vmstate_req){ .offset = begin, .len = end - begin, .iov = &iov,
-		.niov = 1, .done = read_done };
-	s->over = false;
-	block_vmstate_read(s->b, s->id, &s->req);
-	while (!s->over)
-		loop_run_once(s->loop, UINT64_MAX);
-	if (!s->res)
-		memcpy(buf, pages + (off - begin), len);
-	return s->res;
-}
 
 static void section_add(struct json_object *o, const char *key, uint64_t v)
 {
@@ -240,12 +201,12 @@ static int state_print(struct vmstate_store *store, bool as_json, struct err *e)
 /* ---- finding the VM state; the verb vmstate-info ---- */
 
 /* Find a snapshot by name or id. name: NULL: the last snapshot with a VM state. */
-static int snapshot_find(struct snapshot_store *s, const char *path, const char *name, struct err *e)
+static int snapshot_find(struct block *b, const char *path, const char *name, char ret_id[BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;
 	const struct block_snapshot_info *f = NULL;
 	size_t n;
-	int r = block_snapshot_list(s->b, &all, &n, e);
+	int r = block_snapshot_list(b, &all, &n, e);
 
 	if (r < 0)
 		return r;
@@ -259,25 +220,30 @@ static int snapshot_find(struct snapshot_store *s, const char *path, const char 
 	if (!f->vm_state_bytes)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "snapshot '%s' has no VM state, only the disk",
 			f->name);
-	snprintf(s->id, sizeof(s->id), "%s", f->id);
+	snprintf(ret_id, BLOCK_SNAPSHOT_ID_MAX + 1, "%s", f->id);
 	return 0;
 }
 
 static int image_print(struct img_open *o, const char *name, bool as_json, struct err *e)
 {
-	struct snapshot_store s = { .store.read = snapshot_read };
-	int r = loop_new(64, &s.loop, e);
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
+	struct image_state s;
+	struct block *b;
+	struct loop *l;
+	int r = loop_new(64, &l, e);
 
 	if (r < 0)
 		return r;
-	r = img_block_open(s.loop, o, &s.b, e);
+	r = img_block_open(l, o, &b, e);
 	if (!r) {
-		r = snapshot_find(&s, o->path, name, e);
-		if (!r)
+		r = snapshot_find(b, o->path, name, id, e);
+		if (!r) {
+			image_state_init(&s, l, b, id);
 			r = state_print(&s.store, as_json, e);
-		(void)block_close(s.b);
+		}
+		(void)block_close(b);
 	}
-	loop_free(s.loop);
+	loop_free(l);
 	return r;
 }
 
