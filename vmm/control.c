@@ -28,6 +28,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -233,11 +234,12 @@ static void save_done(void *opaque, int r, const struct err *e)
 static int save_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	/* An older daemon does not send them. */
-	const struct vm_save_disks *disks = m->head.body_bytes == sizeof(*disks) ? m->body : NULL;
+	const struct vm_save_devices *devices = m->head.body_bytes >= offsetof(struct vm_save_devices, interfaces) ? m->body : NULL;
+	bool disks_only = m->head.body_bytes < sizeof(*devices);
 	unsigned n = m->nfds;
 
 	m->nfds = 0; /* vm_save() takes the fds */
-	return n ? vm_save(c->vm, c->worker, disks, m->fds[0], n > 1 ? m->fds[1] : -1, save_done, c, e) :
+	return n ? vm_save(c->vm, c->worker, devices, disks_only, m->fds[0], n > 1 ? m->fds[1] : -1, save_done, c, e) :
 		err_set(e, -EINVAL, ERR_INVALID, "a save needs a file");
 }
 

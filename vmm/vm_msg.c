@@ -33,7 +33,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_WORK] = ROW_EMPTY,
 	[VM_MSG_NMI] = ROW_EMPTY,
 	[VM_MSG_AGENT] = ROW(struct vm_agent, 0),
-	[VM_MSG_SAVE] = { .body_max = sizeof(struct vm_save_disks), .fds_max = 2, .known = true },
+	[VM_MSG_SAVE] = { .body_max = sizeof(struct vm_save_devices), .fds_max = 2, .known = true },
 	[VM_MSG_CANCEL] = ROW_EMPTY,
 	[VM_MSG_SNAPSHOT_CREATE] = ROW(struct vm_snapshot_create, 0),
 	[VM_MSG_SNAPSHOT_LIST] = ROW(struct vm_snapshot_list, 0),

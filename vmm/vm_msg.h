@@ -51,7 +51,7 @@ enum vm_msg_type {
 	VM_MSG_CONSOLE = 8,    /* struct vm_console + 1 fd (a stream socket): attach */
 	VM_MSG_NMI = 9,	       /* inject an NMI into every vCPU */
 	/* 1 or 2 fds: an empty file for the state (snapshot/vmstate.h), and the definition to store
-	 * in it. struct vm_save_disks, but no body to processes whose vm_info lacks checks_saves. Pauses the
+	 * in it. struct vm_save_devices, but no body to processes whose vm_info lacks checks_saves. Pauses the
 	 * VM. The reply comes when the state is on disk; then the VM ends with VM_REASON_SAVED. On failure the
 	 * VM continues in its previous phase. */
 	VM_MSG_SAVE = 10,
@@ -439,12 +439,13 @@ struct vm_config {
  * that an older process knows. */
 #define VM_PLUG_BYTES (offsetof(struct vm_config, disk_more) + sizeof(((struct vm_config *)0)->disk_more))
 
-/* The disks of the definition that is stored in the state. A disk may have been detached since the daemon made it; then
- * the save fails. */
-struct vm_save_disks {
-	uint32_t ndisks;
-	uint32_t reserved;
+/* The disks and interfaces of the definition that is stored in the state. One may have been detached since the daemon
+ * made it; then the save fails. Older daemons send it up to `interfaces`, and processes whose vm_info.checks_saves is 1
+ * take no more. */
+struct vm_save_devices {
+	uint32_t ndisks, ninterfaces;
 	char disks[VM_DISKS_MAX][16]; /* ids, in order */
+	char interfaces[VM_INTERFACES_MAX][16];
 };
 
 struct vm_interface_set {
@@ -837,7 +838,8 @@ struct vm_info {
 	uint8_t sets_disks; /* 1: the process knows VM_MSG_DISK_SET */
 	uint8_t dumps_then; /* 1: the process knows vm_dump.then */
 	uint8_t plugs; /* 1: the process knows VM_MSG_PLUG */
-	/* 1: the process knows VM_MSG_BALLOON_SET, _RECLAIM, _MEDIUM_SET, _DISK_COPY, struct vm_save_disks */
+	/* 1: the process knows VM_MSG_BALLOON_SET, _RECLAIM, _MEDIUM_SET, _DISK_COPY;
+	 * checks_saves: struct vm_save_devices up to `interfaces`; 2: all of it */
 	uint8_t sets_balloon, reclaims, sets_medium, copies_disks, checks_saves;
 	uint8_t reserved_at_end[4];
 	struct vm_balloon_info balloon;

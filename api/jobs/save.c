@@ -20,6 +20,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +37,7 @@ struct save_wait {
 	struct store_work work;
 	struct job *job; /* NULL: concluded */
 	int fd, definition; /* first wait: SAVE_MANAGED_TMP and the definition's file; owned. -1: none */
-	struct vm_save_disks disks; /* of the definition */
+	struct vm_save_devices devices; /* of the definition */
 	struct call *call; /* answered after the first wait; NULL: none */
 	char id[JOB_ID_MAX + 1];
 };
@@ -44,8 +45,9 @@ struct save_wait {
 /* ---- saving a VM ---- */
 
 /* Write the definition with which the VM runs into a memfd. The VM's process adds it to the saved state, so that the
- * state can be restored without the VM's definition. ret_disks: its disks. */
-static int definition_open(const struct vm *vm, int *ret_fd, struct vm_save_disks *ret_disks, struct err *e)
+ * state can be restored without the VM's definition. ret_devices: its
+ * disks and interfaces. */
+static int definition_open(const struct vm *vm, int *ret_fd, struct vm_save_devices *ret_devices, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
 	const char *text = json_object_to_json_string_ext(o,
@@ -58,16 +60,20 @@ static int definition_open(const struct vm *vm, int *ret_fd, struct vm_save_disk
 	if (r < 0)
 		return err_set_errno(e, r, "cannot pass the definition to the VM's process");
 	*ret_fd = steal_fd(&fd);
-	*ret_disks = (struct vm_save_disks){ .ndisks = vm_live(vm)->ndisks };
-	for (unsigned i = 0; i < ret_disks->ndisks; i++)
-		memcpy(ret_disks->disks[i], vm_live(vm)->disks[i].id, sizeof(ret_disks->disks[i]));
+	*ret_devices = (struct vm_save_devices){ .ndisks = vm_live(vm)->ndisks, .ninterfaces = vm_live(vm)->ninterfaces };
+	for (unsigned i = 0; i < ret_devices->ndisks; i++)
+		memcpy(ret_devices->disks[i], vm_live(vm)->disks[i].id, sizeof(ret_devices->disks[i]));
+	for (unsigned i = 0; i < ret_devices->ninterfaces; i++)
+		memcpy(ret_devices->interfaces[i], vm_live(vm)->interfaces[i].id, sizeof(ret_devices->interfaces[i]));
 	return 0;
 }
 
 /* Return the length of the request's body. */
-static size_t disks_bytes(const struct vm *vm)
+static size_t devices_bytes(const struct vm *vm)
 {
-	return vm_process_knows(vm->proc, VM_KNOWS_SAVE_DISKS) ? sizeof(struct vm_save_disks) : 0;
+	if (vm_process_knows(vm->proc, VM_KNOWS_SAVE_INTERFACES))
+		return sizeof(struct vm_save_devices);
+	return vm_process_knows(vm->proc, VM_KNOWS_SAVE_DISKS) ? offsetof(struct vm_save_devices, interfaces) : 0;
 }
 
 static void tmp_remove(struct vm *vm)
@@ -114,10 +120,10 @@ static void save_cancel(struct job *j)
 
 /* Ask the VM's process to save into a file of the state folder. fds: the file for the state, and the definition's file;
  * borrowed. */
-static void save_ask(struct vm *vm, const struct vm_save_disks *disks, const int fds[2])
+static void save_ask(struct vm *vm, const struct vm_save_devices *devices, const int fds[2])
 {
 	vm_cgroup_make_room(vm);
-	vm_process_request_fds(vm->proc, VM_MSG_SAVE, disks, disks_bytes(vm), fds, 2, VM_PROCESS_NO_TIMEOUT, save_done, vm);
+	vm_process_request_fds(vm->proc, VM_MSG_SAVE, devices, devices_bytes(vm), fds, 2, VM_PROCESS_NO_TIMEOUT, save_done, vm);
 }
 
 static int save_job(struct vm *vm, const char *type, const char *job_id, struct job **ret_j, struct err *e)
@@ -168,13 +174,13 @@ static struct job *wait_free(struct save_wait *w)
 int save_to_file(struct vm *vm, struct client_file **file, const char *job_id, struct job **ret_j, struct err *e)
 {
 	CLEANUP_CLOSE int definition = -1;
-	struct vm_save_disks disks;
+	struct vm_save_devices devices;
 	int r = vm_check_claim(vm, VM_CLAIM_JOB, "save it", e);
 
 	if (!r)
 		r = outfile_check(*file, O_RDWR, "the state", e);
 	if (!r)
-		r = definition_open(vm, &definition, &disks, e);
+		r = definition_open(vm, &definition, &devices, e);
 	if (r < 0)
 		return r;
 	tmp_remove(vm); /* left by a managed save that failed while no daemon ran */
@@ -182,7 +188,7 @@ int save_to_file(struct vm *vm, struct client_file **file, const char *job_id, s
 	if (r < 0)
 		return r;
 	vm_cgroup_make_room(vm);
-	vm_process_request_with(vm->proc, VM_MSG_SAVE, &disks, disks_bytes(vm), STEAL_PTR(*file), &definition, 1, VM_PROCESS_NO_TIMEOUT, save_done,
+	vm_process_request_with(vm->proc, VM_MSG_SAVE, &devices, devices_bytes(vm), STEAL_PTR(*file), &definition, 1, VM_PROCESS_NO_TIMEOUT, save_done,
 		vm);
 	return 0;
 }
@@ -210,7 +216,7 @@ static void managed_begin(struct store_work *work)
 	struct err e;
 
 	if (vm && vm->proc && !cancelled)
-		save_ask(vm, &w->disks, (const int[]){ w->fd, w->definition });
+		save_ask(vm, &w->devices, (const int[]){ w->fd, w->definition });
 	begin_answer(w);
 	wait_free(w);
 	if (cancelled) {
@@ -219,14 +225,14 @@ static void managed_begin(struct store_work *work)
 	}
 }
 
-static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct vm_save_disks *ret_disks, struct err *e)
+static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct vm_save_devices *ret_devices, struct err *e)
 {
 	const char *other = vm_disks_are_pending(vm) ? "disk" : vm_has_other_interfaces(vm) ? "interface" : NULL;
 	int r;
 
 	if (other)
 		return vm_refuse_other(vm, other, "so that start could not resume the saved state: use cairn save, or", e);
-	r = definition_open(vm, ret_definition, ret_disks, e);
+	r = definition_open(vm, ret_definition, ret_devices, e);
 	if (r < 0)
 		return r;
 	tmp_remove(vm); /* use a new file: a process may still write to the old one */
@@ -235,7 +241,7 @@ static int managed_files(struct vm *vm, int *ret_fd, int *ret_definition, struct
 }
 
 /* Begin the save after state.json is stored. fd, definition: taken. */
-static void managed_save(struct job *j, int fd, int definition, const struct vm_save_disks *disks, struct call *call)
+static void managed_save(struct job *j, int fd, int definition, const struct vm_save_devices *devices, struct call *call)
 {
 	struct save_wait *w = wait_new(j, managed_begin);
 
@@ -243,7 +249,7 @@ static void managed_save(struct job *j, int fd, int definition, const struct vm_
 	vm_save(j->vm);
 	w->fd = fd;
 	w->definition = definition;
-	w->disks = *disks;
+	w->devices = *devices;
 	w->call = call;
 	store_after(j->host->store, &w->work);
 }
@@ -253,11 +259,11 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 {
 	CLEANUP_CLOSE int fd = -1;
 	CLEANUP_CLOSE int definition = -1;
-	struct vm_save_disks disks;
+	struct vm_save_devices devices;
 	int r = vm_check_claim(vm, VM_CLAIM_JOB, "save it", e);
 
 	if (!r)
-		r = managed_files(vm, &fd, &definition, &disks, e);
+		r = managed_files(vm, &fd, &definition, &devices, e);
 	if (!r)
 		r = save_job(vm, "managed-save", job_id, ret_j, e);
 	if (r < 0)
@@ -266,15 +272,15 @@ int save_managed(struct vm *vm, enum save_then then, const char *job_id, struct 
 	vm_set(vm, VM_FACT_CONTINUES, false);
 	if (call)
 		job_owner_set(*ret_j, call);
-	managed_save(*ret_j, steal_fd(&fd), steal_fd(&definition), &disks, call);
+	managed_save(*ret_j, steal_fd(&fd), steal_fd(&definition), &devices, call);
 	return 0;
 }
 
 int save_managed_for(struct job *j, struct call *call, struct err *e)
 {
 	struct vm *vm = j->vm;
-	struct vm_save_disks disks;
-	int fd = -1, definition = -1, r = managed_files(vm, &fd, &definition, &disks, e);
+	struct vm_save_devices devices;
+	int fd = -1, definition = -1, r = managed_files(vm, &fd, &definition, &devices, e);
 
 	if (r < 0) {
 		if (definition >= 0)
@@ -285,7 +291,7 @@ int save_managed_for(struct job *j, struct call *call, struct err *e)
 	j->cancel = save_cancel;
 	vm_set(vm, VM_FACT_SAVED_PAUSED, vm->state == VM_PAUSED);
 	vm_set(vm, VM_FACT_CONTINUES, true);
-	managed_save(j, fd, definition, &disks, call);
+	managed_save(j, fd, definition, &devices, call);
 	return 0;
 }
 

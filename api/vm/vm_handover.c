@@ -6,6 +6,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_compat.h"
+#include "api/vm/vm_interface.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_log.h"
 #include "api/vm/vm_uid.h"
@@ -181,6 +182,7 @@ static void followed(void *opaque, int r, const struct vm_answer *a, const struc
 		struct vm_info info = *a->info;
 
 		disk_change_compare(vm, &info);
+		vm_interfaces_compare(vm, &info);
 		vm_report_phase(vm, &info);
 		log_info("state", "VM '%s' goes on in process %d", vm->def->name, (int)vm_process_pid(vm->proc));
 	}

@@ -7,6 +7,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_handover.h"
+#include "api/vm/vm_interface.h"
 #include "api/vm/vm_plug.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/json.h"
@@ -438,6 +439,7 @@ static void life_connected(void *opaque, int r, const struct vm_answer *a, const
 	log_info("process", "VM '%s': connected to its process again", vm->def->name);
 	info = *a->info;
 	disk_change_compare(vm, &info);
+	vm_interfaces_compare(vm, &info);
 	if (!phase_is_known(vm, &info))
 		vm_report_phase(vm, &info);
 	else

@@ -863,8 +863,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->started_realtime_ns = vm->started_ns;
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
-	i->sets_interfaces = true;
-	i->sets_disks = i->plugs = i->sets_medium = i->copies_disks = true;
+	i->sets_interfaces = i->sets_disks = i->plugs = i->sets_medium = i->copies_disks = true;
 	i->sets_balloon = i->reclaims = true;
 	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;
@@ -873,7 +872,8 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->handover_throttle = vm->cfg.copy_throttle;
 	i->handover_stopped = vm->cfg.copy_stopped;
 	i->landlock = vm->landlock;
-	i->ends_consoles = i->ends_agents = i->agent_commands = i->checks_saves = i->dumps_then = true;
+	i->ends_consoles = i->ends_agents = i->agent_commands = i->dumps_then = true;
+	i->checks_saves = 2;
 	machine_info(vm->m, i);
 }
 

@@ -112,17 +112,22 @@ static void save_done(struct work *w)
 	save_free(s);
 }
 
-/* The state is resumed by a VM with the disks of the definition. */
-static int disks_check(const struct machine *m, const struct vm_save_disks *want, struct err *e)
+/* The state is resumed by a VM with the disks and interfaces of the definition. */
+static int devices_check(const struct machine *m, const struct vm_save_devices *want, bool disks_only, struct err *e)
 {
-	bool same = want->ndisks == m->ndisks;
+	bool disks = want->ndisks == m->ndisks, faces = disks_only || want->ninterfaces == m->nnics;
 
-	for (unsigned i = 0; i < m->ndisks && same; i++)
-		same = !strncmp(want->disks[i], m->disks[i].id, sizeof(want->disks[i]));
-	return same ? 0 : err_set(e, -EBUSY, ERR_BUSY, "a disk was attached or detached while the save began; save the VM again");
+	for (unsigned i = 0; i < m->ndisks && disks; i++)
+		disks = !strncmp(want->disks[i], m->disks[i].id, sizeof(want->disks[i]));
+	for (unsigned i = 0; !disks_only && i < m->nnics && faces; i++)
+		faces = !strncmp(want->interfaces[i], m->nics[i].cfg->id, sizeof(want->interfaces[i]));
+	if (disks && faces)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "%s was attached or detached while the save began; save the VM again",
+		disks ? "an interface" : "a disk");
 }
 
-static int save_prepare(struct save *s, const struct vm_save_disks *disks, int definition_fd, struct err *e)
+static int save_prepare(struct save *s, const struct vm_save_devices *devices, bool disks_only, int definition_fd, struct err *e)
 {
 	size_t len;
 	int r = 0;
@@ -132,8 +137,8 @@ static int save_prepare(struct save *s, const struct vm_save_disks *disks, int d
 			&s->definition, &len, e);
 	if (!r && s->m->cfg.images_only)
 		r = err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off: there is no state to save");
-	if (!r && disks)
-		r = disks_check(s->m, disks, e);
+	if (!r && devices)
+		r = devices_check(s->m, devices, disks_only, e);
 	if (!r)
 		r = vm_check_keepable(s->vm, e);
 	if (!r)
@@ -154,8 +159,8 @@ static int save_prepare(struct save *s, const struct vm_save_disks *disks, int d
 	return r;
 }
 
-int vm_save(struct vm *vm, struct worker *w, const struct vm_save_disks *disks, int state_fd, int definition_fd,
-	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+int vm_save(struct vm *vm, struct worker *w, const struct vm_save_devices *devices, bool disks_only, int state_fd,
+	int definition_fd, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
 {
 	struct save *s = calloc(1, sizeof(*s));
 	int r;
@@ -173,7 +178,7 @@ int vm_save(struct vm *vm, struct worker *w, const struct vm_save_disks *disks, 
 	s->opaque = opaque;
 	s->work.run = save_run;
 	s->work.done = save_done;
-	r = save_prepare(s, disks, definition_fd, e);
+	r = save_prepare(s, devices, disks_only, definition_fd, e);
 	if (definition_fd >= 0)
 		close(definition_fd);
 	if (r < 0) {

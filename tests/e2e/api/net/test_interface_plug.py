@@ -1,6 +1,7 @@
 """Interfaces that come and go while the VM runs. The guest `interp` releases a device as test_hotplug.py says."""
 
 import json
+import os
 import signal
 import threading
 
@@ -11,6 +12,7 @@ from conftest import QmpError, until
 from guestlib import fields
 from test_bios import qcow2
 from test_hotplug import Guest, image
+from test_lost_connection import cut
 from test_net import goes_through, host, lan, opened  # noqa: F401 (fixtures)
 from test_usernet import answers, connect, free_port, libexec, slirps  # noqa: F401 (libexec is a fixture)
 from test_usernet import host as user_host  # noqa: F401 (a fixture)
@@ -162,3 +164,40 @@ def test_forwards_of_an_attached_interface(user_host, tmp_path):
         daemon.cairn("forward-remove", "a", str(more), "--live")
         g.close()
     daemon.cairn("destroy", "a")
+
+
+def asks_for_release(host):
+    """Start a VM whose guest is asked to release its interface, and has not."""
+    g = machine(host)
+    attach(host, *BRIDGE, "--persistent")
+    assert "has not released" in host.cairn("detach-interface", "a", "bridge", "--timeout", "1", ok=False).stderr
+    return g
+
+
+def test_interface_that_was_released_without_a_connection_is_gone(host, lan):
+    g = asks_for_release(host)
+    os.kill(host.proc.pid, signal.SIGSTOP)
+    cut(host.proc.pid)
+    g.release()
+    os.kill(host.proc.pid, signal.SIGCONT)
+    until(lambda: interfaces(host) == {})
+    assert lan.taps() == []
+    g.close()
+
+
+def test_save_fails_while_the_guest_releases_an_interface(host, lan):
+    """The daemon reads of the save before it reads of the interface: the next start would have it, the state not."""
+    g = asks_for_release(host)
+    q = host.qmp()
+    os.kill(host.proc.pid, signal.SIGSTOP)
+    q.send(b'{"execute": "vm-managed-save", "arguments": {"vm": "a"}}')
+    slots = g.release()
+    until(lambda: int(g.run(f"cfgrd {(slots.bit_length() - 1) << 3} 0 4")[0], 16) == 0xffffffff)
+    os.kill(host.proc.pid, signal.SIGCONT)
+    answer = q.answer()
+    if "return" in answer:
+        q.event("JOB_STATUS_CHANGE", id=answer["return"]["job"], status="concluded")
+    until(lambda: interfaces(host) == {})
+    assert host.info("a")["state"] == "running" and list(interfaces(host, "--inactive")) == ["net0"]
+    g.run("echo on")
+    g.close()
