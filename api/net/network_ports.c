@@ -639,14 +639,15 @@ static void guest_addresses_put(const struct vm *vm, struct json_object *state)
 {
 	struct json_object *list = NULL, *addresses = NULL;
 	char text[DEFINITION_MAC_TEXT];
+	unsigned n = vm->ports ? DEFINITION_INTERFACES_MAX : 0;
 
-	for (unsigned i = 0; vm->ports && i < vm->def->ninterfaces; i++) {
-		if (!list && !memcmp(vm->ports->guest_macs[i], no_mac, sizeof(no_mac)))
-			break;
-		if (!list)
-			js_put(state, STATE_KEY, list = json_object_new_array());
-		if (!addresses)
-			js_put(state, ADDRESSES_KEY, addresses = json_object_new_array());
+	while (n && !memcmp(vm->ports->guest_macs[n - 1], no_mac, sizeof(no_mac)))
+		n--;
+	if (n) {
+		js_put(state, STATE_KEY, list = json_object_new_array());
+		js_put(state, ADDRESSES_KEY, addresses = json_object_new_array());
+	}
+	for (unsigned i = 0; i < n; i++) {
 		json_object_array_add(addresses, json_object_new_string(vm->ports->guest_addresses[i]));
 		mac_print(vm->ports->guest_macs[i], text);
 		json_object_array_add(list, json_object_new_string(text));

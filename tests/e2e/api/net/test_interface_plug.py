@@ -14,6 +14,7 @@ from test_bios import qcow2
 from test_hotplug import Guest, image
 from test_lost_connection import cut
 from test_net import goes_through, host, lan, opened  # noqa: F401 (fixtures)
+from test_network import NetDaemon
 from test_usernet import answers, connect, free_port, libexec, slirps  # noqa: F401 (libexec is a fixture)
 from test_usernet import host as user_host  # noqa: F401 (a fixture)
 
@@ -201,3 +202,44 @@ def test_save_fails_while_the_guest_releases_an_interface(host, lan):
     assert host.info("a")["state"] == "running" and list(interfaces(host, "--inactive")) == ["net0"]
     g.run("echo on")
     g.close()
+
+
+def test_clone_without_its_first_interface_keeps_the_addresses_of_the_second(lan, tmp_path):
+    """The clone's guest has its source's MAC and IP address, which the rules of its next start name."""
+    d = NetDaemon(tmp_path, lan, vm_program=None)
+    try:
+        d.define_net()
+        d.cairn("net-start", "lan")
+        machine(d).close()
+        attach(d, *BRIDGE, "--persistent")
+        two, mac = attach(d, "network", "lan", "--persistent")
+        assert two == "net1"
+        d.tell("port-up", "json", {"return": {"address": "10.77.0.50", "inner": "10.77.0.5"}})
+        d.cairn("clone", "--live", "a", "b")
+        d.cairn("destroy", "a")
+
+        def clone():
+            """The interface of the clone that cairn-net gave an address, and what it was asked for."""
+            [c] = json.loads(d.cairn("net-info", "lan", "--format", "json").stdout)["clones"]
+            return c["interface"], c["address"], c["guest-address"], [r["port"] for r in d.requests() if r["verb"] == "port-up"][-1]["fork"]
+
+        assert clone() == ("net1", "10.77.0.50", "10.77.0.5", {"mac": mac})
+        g = Guest(d, "b")
+        t = threading.Thread(target=g.release)
+        t.start()
+        d.cairn("detach-interface", "b", "bridge", "--timeout", "60", "--persistent")
+        t.join()
+        g.close()
+        assert clone() == ("net1", "10.77.0.50", "10.77.0.5", {"mac": mac})
+        d.stop(signal.SIGKILL)
+        d.start()
+        d.cairn("managedsave", "b")
+        d.cairn("start", "b")
+        assert clone() == ("net1", "10.77.0.50", "10.77.0.5", {"mac": mac, "address": "10.77.0.5"})
+        # The next daemon knows them, although the definition has no such interface any more.
+        d.cairn("detach-interface", "b", "network", "--config")
+        d.stop(signal.SIGKILL)
+        d.start()
+        assert clone()[:3] == ("net1", "10.77.0.50", "10.77.0.5")
+    finally:
+        d.close()
