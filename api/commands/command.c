@@ -88,7 +88,7 @@ static int call_audit(struct call *c, struct json_object *answer, void (*stored)
 /* Replace an error class that QEMU does not have by GenericError, because QMP clients may know only QEMU's classes. */
 static void class_as_qemu(struct json_object *answer)
 {
-	static const char *const known[] = { "GenericError", "CommandNotFound", "DeviceNotActive" };
+	static const char *const known[] = { "GenericError", "CommandNotFound", "DeviceNotActive", "DeviceNotFound" };
 	struct json_object *error = js_get(answer, "error");
 	const char *class_name = error ? js_get_str(error, "class") : known[0];
 
@@ -298,23 +298,13 @@ static const struct vm *vm_concerned(const struct call *c)
 	return name && (c->command->flags & COMMAND_CONCERNS_VM) ? vm_find(c->host, name) : NULL;
 }
 
-static bool takes_id(const struct command *c)
-{
-	for (const struct field *f = c->args; f->name; f++)
-		if (!strcmp(f->name, "id"))
-			return true;
-	return false;
-}
-
-/* Find the job that the argument `id` names. On a VM's own socket, all commands with that argument concern jobs. */
+/* Find the job that the argument `id` names. */
 static const struct job *job_named(const struct call *c)
 {
-	const char *id = js_get_str(c->args, "id");
+	const char *id = c->command->flags & COMMAND_CONCERNS_JOB ? js_get_str(c->args, "id") : NULL;
 	const struct vm *vm = conn_vm(c->conn);
 
-	if (id && vm)
-		return takes_id(c->command) ? job_find_qmp(vm, id) : NULL;
-	return id && (c->command->flags & COMMAND_CONCERNS_JOB) ? job_find(c->host, id) : NULL;
+	return !id ? NULL : vm ? job_find_qmp(vm, id) : job_find(c->host, id);
 }
 
 /* Return the UUID of the VM of the job that the call concerns, also if that VM is gone; NULL: there is none. */

@@ -70,6 +70,10 @@ static void plug_end(struct plug *w, int r, bool has, const struct err *e)
 		js_put_str(o, "interface", w->id);
 		js_put_str(o, "mac", mac);
 		w->call->when_stored = true;
+		if (!w->call->command->returns) {
+			json_object_put(o);
+			o = NULL; /* device_add of QEMU */
+		}
 		call_return(w->call, o);
 	}
 	plug_free(w);

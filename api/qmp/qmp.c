@@ -1,6 +1,7 @@
 /* Opens and closes the VMs' own sockets, and translates the daemon's events into QEMU's. */
 #include "api/qmp/qmp.h"
 #include "api/jobs/job.h"
+#include "api/qmp/qmp_device.h"
 #include "api/qmp/qmp_dump.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -27,6 +28,7 @@ struct qmp {
 	struct listener *listener;
 	char path[LISTEN_PATH_MAX + 1];
 	struct qmp_fds fds;
+	struct qmp_backend *backends; /* owned */
 };
 
 static int qmp_open(struct vm *vm, struct err *e)
@@ -58,6 +60,7 @@ static void qmp_close(struct vm *vm)
 	unlink(vm->qmp->path);
 	listener_free(vm->qmp->listener);
 	qmp_fds_close(&vm->qmp->fds);
+	qmp_backends_free(vm->qmp->backends);
 	free(vm->qmp);
 	vm->qmp = NULL;
 }
@@ -128,6 +131,11 @@ struct qmp_fds *qmp_fds(struct vm *vm)
 	return vm->qmp ? &vm->qmp->fds : NULL;
 }
 
+struct qmp_backend **qmp_backends(const struct vm *vm)
+{
+	return vm->qmp ? &vm->qmp->backends : NULL;
+}
+
 /* ---- translating events ---- */
 
 /* Return a value of the daemon's event, in QEMU's word if that differs. */
@@ -148,6 +156,7 @@ static struct json_object *event_data(enum event_id id, struct json_object *data
 	const struct event_spec *ev = schema_event(DIALECT_QEMU, id);
 	const char *qmp_id = js_get_str(data, "qmp-id");
 	struct json_object *out, *v;
+	char path[64];
 
 	if (!ev || (id == EVENT_JOB_STATUS_CHANGE && !qmp_id))
 		return NULL;
@@ -157,6 +166,10 @@ static struct json_object *event_data(enum event_id id, struct json_object *data
 			js_put(out, f->name, event_reword(id, f->name, v));
 	if (id == EVENT_JOB_STATUS_CHANGE)
 		js_put_str(out, "id", qmp_id);
+	if (id == EVENT_DEVICE_DELETED || id == EVENT_DEVICE_UNPLUG_GUEST_ERROR) {
+		snprintf(path, sizeof(path), "/machine/peripheral/%.40s", js_get_str_or(data, "device", ""));
+		js_put_str(out, "path", path);
+	}
 	return out;
 }
 

@@ -14,6 +14,7 @@
 struct call;
 struct err;
 struct json_object;
+struct qmp_backend;
 struct qmp_fds;
 struct vm;
 struct vm_answer;
@@ -32,6 +33,8 @@ void qmp_emit(struct vm_host *host, enum event_id id, const char *vm, const uint
 
 /* Return the VM's stored fds; NULL while it has no socket. */
 struct qmp_fds *qmp_fds(struct vm *vm);
+/* Return the VM's list of qmp_device.h; NULL while it has no socket. */
+struct qmp_backend **qmp_backends(const struct vm *vm);
 
 /* Return QEMU's RunState: "running", "paused", "io-error", … */
 const char *qmp_run_state(const struct vm *vm);

@@ -1,5 +1,6 @@
 /* QMP handlers for disks. The definition lists the disks; the VM's process reports their figures. */
 #include "api/qmp/qmp.h"
+#include "api/qmp/qmp_device.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
@@ -15,6 +16,7 @@ struct report {
 	const struct vm_disk_info *figures; /* NULL: the process does not report this disk, and the rest is 0 */
 	uint8_t fault; /* enum vm_disk_fault: the fault that stopped the VM */
 	bool direct;
+	const char *node; /* its name */
 };
 
 static struct report report_find(const struct vm_info *info, const char *id)
@@ -23,7 +25,7 @@ static struct report report_find(const struct vm_info *info, const char *id)
 
 	for (uint32_t i = 0; i < n; i++)
 		if (!strncmp(info->disks[i].id, id, sizeof(info->disks[i].id)))
-			return (struct report){ &info->disks[i], info->disk_faults[i], info->disk_direct[i] };
+			return (struct report){ .figures = &info->disks[i], .fault = info->disk_faults[i], .direct = info->disk_direct[i] };
 	return (struct report){ 0 };
 }
 
@@ -57,7 +59,7 @@ static struct json_object *node_to_json(const struct definition_disk *disk, cons
 {
 	struct json_object *o = json_object_new_object(), *cache = json_object_new_object();
 
-	js_put_str(o, "node-name", disk->id);
+	js_put_str(o, "node-name", r->node);
 	js_put_str(o, "drv", format_name(&disk->layers[0]));
 	js_put_str(o, "file", disk->layers[0].path);
 	js_put_bool(o, "ro", disk->read_only);
@@ -113,7 +115,7 @@ static struct json_object *stats_to_json(const struct definition_disk *disk, con
 
 	js_put_str(o, "device", disk->id);
 	js_put_str(o, "qdev", disk->id);
-	js_put_str(o, "node-name", disk->id);
+	js_put_str(o, "node-name", r->node);
 	js_put_uint(stats, "rd_bytes", i ? i->rd_bytes : 0);
 	js_put_uint(stats, "rd_operations", i ? i->rd_reqs : 0);
 	js_put_uint(stats, "rd_total_time_ns", i ? i->rd_ns : 0);
@@ -141,9 +143,11 @@ static void disks_return(struct call *c, const struct vm_info *info,
 	struct err e;
 
 	for (uint32_t i = 0; i < def->ndisks; i++) {
-		const struct report r = report_find(info, def->disks[i].id);
-		struct json_object *o = to_json(&def->disks[i], &r);
+		struct report r = report_find(info, def->disks[i].id);
+		struct json_object *o;
 
+		r.node = qmp_node_name(c->vm, &def->disks[i]);
+		o = to_json(&def->disks[i], &r);
 		if (o)
 			json_object_array_add(list, o);
 	}

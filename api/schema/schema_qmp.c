@@ -45,7 +45,7 @@ static const struct field block_returns[] = {
 	{ "io-status", FIELD_STRING, OPTIONAL, "ok, failed, nospace" }, END };
 static const struct field nodes_returns[] = {
 	{ "file", FIELD_STRING, REQUIRED, "path of the image" },
-	{ "node-name", FIELD_STRING, OPTIONAL, "id of the disk" },
+	{ "node-name", FIELD_STRING, OPTIONAL, "name from blockdev-add, or else the id of the disk" },
 	{ "ro", FIELD_BOOL, REQUIRED, "true: read-only" },
 	{ "drv", FIELD_STRING, REQUIRED, "format: raw or qcow2" },
 	{ "backing_file", FIELD_STRING, OPTIONAL, "path of the backing file" },
@@ -92,6 +92,48 @@ static const struct field watchdog_args[] = {
 	{ "action", FIELD_STRING, REQUIRED, "reset, shutdown, poweroff, pause, none or inject-nmi" }, END };
 static const struct field balloon_args[] = { { "value", FIELD_INT, REQUIRED, "memory of the guest, bytes" }, END };
 static const struct field balloon_returns[] = { { "actual", FIELD_INT, REQUIRED, "memory of the guest, bytes" }, END };
+
+/* Arguments that belong to some drivers or types only are optional here; the handlers check them. */
+static const struct field node_args[] = {
+	{ "driver", FIELD_STRING, REQUIRED, "raw or qcow2 with file; or file or host_device with filename" },
+	{ "node-name", FIELD_STRING, OPTIONAL, "name of the node; needed" },
+	{ "filename", FIELD_STRING, OPTIONAL, "absolute path; device_add opens it, with the rights of its client" },
+	{ "file", FIELD_ANY, OPTIONAL, "name of a node with the driver file, or an object with driver and filename" },
+	{ "backing", FIELD_ANY, OPTIONAL, "qcow2: name of the node of the backing file; null: none [none]" },
+	{ "read-only", FIELD_BOOL, OPTIONAL, "the guest cannot write [false]" },
+	{ "auto-read-only", FIELD_BOOL, OPTIONAL, "no effect" },
+	{ "discard", FIELD_STRING, OPTIONAL, "unmap or ignore [unmap]" },
+	{ "detect-zeroes", FIELD_STRING, OPTIONAL, "off, on or unmap [off]" },
+	{ "cache", FIELD_OBJECT, OPTIONAL, "no effect: Cairn chooses direct I/O by itself" }, END };
+static const struct field node_del_args[] = { { "node-name", FIELD_STRING, REQUIRED, "name of a node that no disk uses" }, END };
+static const struct field netdev_args[] = {
+	{ "type", FIELD_STRING, REQUIRED, "user or bridge" },
+	{ "id", FIELD_STRING, REQUIRED, "name for device_add" },
+	{ "br", FIELD_STRING, OPTIONAL, "bridge: the bridge [br0]" },
+	{ "net", FIELD_STRING, OPTIONAL, "user: the guest's private network" },
+	{ "restrict", FIELD_BOOL, OPTIONAL, "user: block all connections of the guest to the outside [false]" }, END };
+static const struct field netdev_del_args[] = { { "id", FIELD_STRING, REQUIRED, "name of a netdev that no interface uses" }, END };
+static const struct field object_args[] = {
+	{ "qom-type", FIELD_STRING, REQUIRED, "iothread, which device_add may name: Cairn chooses the thread of a disk by itself" },
+	{ "id", FIELD_STRING, REQUIRED, "name of the object" }, END };
+static const struct field object_del_args[] = { { "id", FIELD_STRING, REQUIRED, "name of the object" }, END };
+static const struct field device_args[] = {
+	{ "driver", FIELD_STRING, REQUIRED, "virtio-blk-pci or virtio-net-pci" },
+	{ "id", FIELD_STRING, OPTIONAL, "id of the disk or the interface, at most 15 characters [that of the node or netdev]" },
+	{ "bus", FIELD_STRING, OPTIONAL, "only pci.0" },
+	{ "drive", FIELD_STRING, OPTIONAL, "disk: name of a node" },
+	{ "serial", FIELD_STRING, OPTIONAL, "disk: serial number that the guest sees" },
+	{ "logical_block_size", FIELD_INT, OPTIONAL, "disk: bytes in a block [512]" },
+	{ "physical_block_size", FIELD_INT, OPTIONAL, "disk: block size to which the guest aligns its writes [4096]" },
+	{ "num-queues", FIELD_INT, OPTIONAL, "disk: number of queues [one per vCPU]" },
+	{ "queue-size", FIELD_INT, OPTIONAL, "disk: entries per queue [256]" },
+	{ "iothread", FIELD_STRING, OPTIONAL, "disk: an object of type iothread; no effect" },
+	{ "netdev", FIELD_STRING, OPTIONAL, "interface: name of a netdev" },
+	{ "mac", FIELD_STRING, OPTIONAL, "interface: MAC address [a new one]" }, END };
+static const struct field device_del_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the disk or the interface" }, END };
+static const struct field link_args[] = {
+	{ "name", FIELD_STRING, REQUIRED, "id of the interface, or of its netdev" },
+	{ "up", FIELD_BOOL, REQUIRED, "true: the link is up" }, END };
 
 #define FIELD_JOB { "job-id", FIELD_STRING, REQUIRED, "id for the new job" }
 #define FIELD_TAG { "tag", FIELD_STRING, REQUIRED, "name of the snapshot" }
@@ -159,6 +201,18 @@ const struct command qmp_commands[] = {
 		ANY_STATE },
 	{ "query-balloon", "show the memory that the balloon leaves to the guest", no_fields, balloon_returns,
 		ROLE_VIEWER, 0, ANY_STATE },
+	{ "query-memory-devices", "list memory that was attached; always empty", no_fields, NULL, ROLE_VIEWER, LIST, ANY_STATE },
+	{ "blockdev-add", "name an image for device_add; forgotten when the daemon ends", node_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
+	{ "blockdev-del", "forget an image that blockdev-add named", node_del_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
+	{ "netdev_add", "name a network for device_add; forgotten when the daemon ends", netdev_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
+	{ "netdev_del", "forget a network that netdev_add named", netdev_del_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
+	{ "object-add", "name an I/O thread for device_add", object_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
+	{ "object-del", "forget an I/O thread that object-add named", object_del_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
+	{ "device_add", "attach a disk or an interface; the definition of the next start is unchanged", device_args, NULL, ROLE_ADMIN,
+		MUTATES, ANY_STATE },
+	{ "device_del", "ask the guest to release a disk or an interface; DEVICE_DELETED reports its end", device_del_args, NULL, ROLE_ADMIN,
+		MUTATES, ANY_STATE },
+	{ "set_link", "set the link of an interface up or down", link_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "snapshot-save", "create a snapshot", save_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_JOB,
 		ANY_STATE },
 	{ "snapshot-load", "revert the VM to a snapshot", save_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_JOB,
@@ -170,11 +224,11 @@ const struct command qmp_commands[] = {
 	{ "agent-exec", "run a program in the guest as a job, with cairn-agent; not a command of QEMU", exec_args, NULL, ROLE_GUEST,
 		MUTATES | COMMAND_JOB, VM_ASK_GUEST },
 	{ "agent-exec-output", "show the output so far of a job of agent-exec that is not dismissed", exec_output_args, exec_returns,
-		ROLE_GUEST, 0, ANY_STATE },
+		ROLE_GUEST, COMMAND_CONCERNS_JOB, ANY_STATE },
 	{ "query-jobs", "list the jobs of this run of the VM", no_fields, jobs_returns, ROLE_VIEWER, LIST,
 		ANY_STATE },
-	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR, MUTATES, ANY_STATE },
-	{ "job-dismiss", "remove a completed job from the list", job_args, NULL, ROLE_OPERATOR, MUTATES, ANY_STATE },
+	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
+	{ "job-dismiss", "remove a completed job from the list", job_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
 	{ "human-monitor-command", "execute a command line of QEMU's monitor and return its output", human_args, NULL,
 		ROLE_OPERATOR, MUTATES | COMMAND_RETURNS_STRING, ANY_STATE },
 };
@@ -200,6 +254,9 @@ static const struct field io_error_data[] = {
 	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
 	{ "nospace", FIELD_BOOL, OPTIONAL, "true: the host's file system is full, or a quota is reached" },
 	{ "reason", FIELD_STRING, REQUIRED, "error message" }, END };
+static const struct field device_data[] = {
+	{ "device", FIELD_STRING, OPTIONAL, "id of the device" },
+	{ "path", FIELD_STRING, REQUIRED, "name of the device; Cairn has no object model" }, END };
 static const struct field job_data[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
@@ -215,6 +272,8 @@ const struct event_spec qmp_events[EVENT_ID_COUNT] = {
 	[EVENT_WATCHDOG] = { "WATCHDOG", "the watchdog expired", watchdog_data, false, false },
 	[EVENT_DUMP_COMPLETED] = { "DUMP_COMPLETED", "a memory dump has completed or failed", dump_data, false, false },
 	[EVENT_VSERPORT_CHANGE] = { "VSERPORT_CHANGE", "the guest has opened or closed a port", port_data, false, false },
+	[EVENT_DEVICE_DELETED] = { "DEVICE_DELETED", "a disk or an interface is detached", device_data, false, false },
+	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a device", device_data, false, false },
 	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
 	[EVENT_BALLOON_CHANGE] = { "BALLOON_CHANGE", "the balloon has another size", balloon_returns, false, false },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "the status of a job has changed", job_data, false, false },

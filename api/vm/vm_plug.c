@@ -110,7 +110,7 @@ static void asked(void *opaque, int r, const struct vm_answer *a, const struct e
 
 	(void)a;
 	w->asking = false;
-	if (r < 0 || !is_attached(w->vm, w->id))
+	if (r < 0 || !w->seconds || !is_attached(w->vm, w->id))
 		wait_end(w, r, e);
 	else
 		loop_timer_arm(w->timer, loop_now_ns() + w->seconds * 1000000000ULL);
@@ -140,18 +140,16 @@ static int device_find(const struct vm *vm, const char *which, char id[16], stru
 	return disk >= 0 ? disk_check(vm, (unsigned)disk, e) : 0;
 }
 
-void vm_plug_detach(struct call *c)
+/* seconds: 0: do not wait for the guest. */
+static void release_ask(struct call *c, const char *which, unsigned seconds)
 {
-	int64_t seconds = js_get_int(c->args, "timeout", RELEASE_DEFAULT_S);
 	struct vm_unplug body = { 0 };
 	struct unplug_wait *w;
 	struct err e;
 	int r = vm_compat_check_live(c->vm, VM_KNOWS_PLUG, &e);
 
-	if (!r && (seconds < 1 || seconds > RELEASE_MAX_S))
-		r = err_set(&e, -EINVAL, ERR_INVALID, "timeout: must be 1 to %d seconds", RELEASE_MAX_S);
 	if (!r)
-		r = device_find(c->vm, js_get_str(c->args, "device"), body.id, &e);
+		r = device_find(c->vm, which, body.id, &e);
 	if (r < 0) {
 		call_fail(c, &e);
 		return;
@@ -159,7 +157,7 @@ void vm_plug_detach(struct call *c)
 	w = must_alloc(calloc(1, sizeof(*w)));
 	w->vm = c->vm;
 	w->call = c;
-	w->seconds = (unsigned)seconds;
+	w->seconds = seconds;
 	w->asking = true;
 	memcpy(w->id, body.id, sizeof(w->id));
 	r = loop_timer_new(c->host->loop, wait_timeout, w, &w->timer);
@@ -172,6 +170,24 @@ void vm_plug_detach(struct call *c)
 	w->next = c->vm->unplugs;
 	c->vm->unplugs = w;
 	vm_process_request(c->vm->proc, VM_MSG_UNPLUG, &body, sizeof(body), -1, PLUG_TIMEOUT_NS, asked, w);
+}
+
+void vm_plug_detach(struct call *c)
+{
+	int64_t seconds = js_get_int(c->args, "timeout", RELEASE_DEFAULT_S);
+	struct err e;
+
+	if (seconds < 1 || seconds > RELEASE_MAX_S) {
+		err_set(&e, -EINVAL, ERR_INVALID, "timeout: must be 1 to %d seconds", RELEASE_MAX_S);
+		call_fail(c, &e);
+		return;
+	}
+	release_ask(c, js_get_str(c->args, "device"), (unsigned)seconds);
+}
+
+void vm_plug_ask(struct call *c, const char *id)
+{
+	release_ask(c, id, 0);
 }
 
 /* ---- events of the process ---- */

@@ -1,4 +1,4 @@
-// go-qemu of Digital Ocean, as it is: client SOCKET. A line of JSON for each thing seen.
+// go-qemu of Digital Ocean, as it is: client SOCKET IMAGE. A line of JSON for each thing seen.
 package main
 
 import (
@@ -93,6 +93,13 @@ func main() {
 	s.job("snapshot-save", map[string]interface{}{"tag": "go", "vmstate": "vda", "devices": devices})
 	s.job("snapshot-load", map[string]interface{}{"tag": "go", "vmstate": "vda", "devices": devices})
 	s.job("snapshot-delete", map[string]interface{}{"tag": "go", "devices": devices})
+	s.run("blockdev-add", map[string]interface{}{"driver": "qcow2", "node-name": "second",
+		"file": map[string]string{"driver": "file", "filename": os.Args[2]}})
+	s.run("device_add", map[string]string{"driver": "virtio-blk-pci", "id": "disk2", "drive": "second"})
+	added, err := domain.BlockDevice("disk2")
+	check(err)
+	say("added", added.Inserted.File)
+	s.run("device_del", map[string]string{"id": "disk2"})
 	_, err = domain.Run(qmp.Command{Execute: "job-dismiss", Args: map[string]string{"id": "none"}})
 	say("error", err.Error())
 	check(domain.SystemReset())

@@ -74,7 +74,9 @@ def go_client():
 
 @pytest.mark.seconds(240)
 def test_go_client_works(go_client, path, tmp_path):
-    said = run([go_client, path])
+    second = str(tmp_path / "second.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", second, "4M"], check=True)
+    said = run([go_client, path, second])
     one = dict(said)
     assert one["version"] == "7.2.0"
     assert one["commands"] > 25
@@ -84,6 +86,7 @@ def test_go_client_works(go_client, path, tmp_path):
     assert [[j["type"] for j in v] for v in jobs] == [["snapshot-save"], ["snapshot-load"],
                                                      ["snapshot-delete"]]
     assert not [j for v in jobs for j in v if "error" in j]
+    assert one["added"] == second
     assert one["error"] == "Job not found"
     events = [v for k, v in said if k == "event"]
     loading = ["STOP", "RESUME"]  # as QEMU does for a snapshot-load of a running VM

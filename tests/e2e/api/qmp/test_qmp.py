@@ -598,8 +598,12 @@ def test_human_monitor_commands_work(vm):
 class Schema:
     """QEMU's own introspection, and whether a value fits one of its types."""
 
-    def __init__(self, entries):
+    def __init__(self, entries, run=None):
         self.by_name = {e["name"]: e for e in entries}
+        self.run = run
+
+    def properties(self, device):
+        return self.run("device-list-properties", typename=device)
 
     def members(self, type, value):
         for m in type["members"]:
@@ -660,7 +664,7 @@ def qemu(tmp_path_factory):
             except OSError:
                 assert time.monotonic() < end and p.poll() is None
                 time.sleep(0.02)
-        yield Schema(q.run("query-qmp-schema"))
+        yield Schema(q.run("query-qmp-schema"), q.run)
         q.run("quit")
         q.close()
     finally:
@@ -679,6 +683,11 @@ def test_commands_and_events_are_qemus(vm, qemu):
         assert theirs["meta-type"] == e["meta-type"]
         mine, them = ({m["name"]: "default" in m for m in s.by_name[t["arg-type"]]["members"]}
                       for s, t in ((ours, e), (qemu, theirs)))
+        # Those of one driver or type only. The properties of devices are not in the introspection.
+        for variant in qemu.by_name[theirs["arg-type"]].get("variants", ()):
+            them.update((m["name"], True) for m in qemu.by_name[variant["type"]]["members"])
+        if e["name"] == "device_add":
+            them.update((p["name"], True) for kind in ("blk", "net") for p in qemu.properties(f"virtio-{kind}-pci"))
         if e["meta-type"] == "command":
             assert mine == {k: v for k, v in them.items() if k in mine}, e["name"]
             assert all(optional for k, optional in them.items() if k not in mine), e["name"]
