@@ -69,6 +69,9 @@ struct dev_host_ops {
 	 * or what the same guest had there once. Returns false if there is no room to keep their old content for a
 	 * snapshot, as ram_make_room() does. On the main loop. NULL: RAM cannot be given back. */
 	bool (*ram_give_back)(struct dev_host *h, uint64_t gpa, uint64_t len, int wake_fd);
+	/* Let the guest access the memory of a screen at gpa without exits; bytes 0: no more. There is one such range.
+	 * Returns 0 or -errno, also where there is RAM. On a vCPU's thread or the main thread. NULL: not possible. */
+	int (*show)(struct dev_host *h, uint64_t gpa, uint64_t bytes, void *memory);
 };
 
 /* Guest RAM is one low and (above 4 GiB) one high range, each contiguous in this process's address

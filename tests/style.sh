@@ -35,7 +35,7 @@ vmm base block block/qcow2 snapshot devices devices/pci devices/legacy devices/v
 vmm/kvm base block snapshot devices vmm/vm_msg.h
 vmm/boot base block snapshot devices devices/pci devices/legacy vmm/vm_msg.h vmm/kvm
 vmm/agent base vmm/vm_msg.h
-vmm/machine base block block/qcow2 snapshot devices devices/pci devices/legacy devices/virtio vmm/vm_msg.h vmm/kvm vmm/boot vmm/agent
+vmm/machine base block block/qcow2 snapshot devices devices/pci devices/legacy devices/virtio vmm/vm_msg.h vmm/vm_screen.h vmm/kvm vmm/boot vmm/agent
 vmm/snapshot base block block/qcow2 snapshot devices vmm/vm_msg.h vmm/kvm vmm/agent vmm/machine
 api/wire base
 api/schema base api/wire
@@ -62,7 +62,7 @@ libraries() {
 liburing.h base/loop_uring.c
 json-c/ api/ tools/
 json.h api/ tools/
-zlib.h block/
+zlib.h block/ vmm/machine/screen_image.c
 zstd.h block/
 linux/kvm.h vmm/ base/kvm_host.c tools/cairn/host_probe.c
 nbdkit-plugin.h tools/nbd/

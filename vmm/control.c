@@ -662,6 +662,7 @@ static const struct {
 	[VM_MSG_DISK_COPY] = { disk_copy_request, true },
 	[VM_MSG_DISK_COPY_END] = { control_disk_copy_end, false },
 	[VM_MSG_DISK_PIVOT] = { control_disk_pivot, false },
+	[VM_MSG_SCREENSHOT] = { control_screenshot, false },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },
 	[VM_MSG_HANDOVER] = { handover_request, true },

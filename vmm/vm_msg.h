@@ -20,6 +20,7 @@
 
 #include "base/backoff.h"
 #include "base/channel.h"
+#include "vmm/vm_screen.h"
 #include "vmm/vm_sysinfo.h"
 
 #include <stdint.h>
@@ -159,6 +160,9 @@ enum vm_msg_type {
 	VM_MSG_DISK_COPY_END = 50, /* a request: struct vm_disk_copy, of which the id counts: go on without the copy */
 	/* a request: struct vm_config as VM_MSG_PLUG, with one disk, the copy: go on with it alone */
 	VM_MSG_DISK_PIVOT = 51,
+	/* a request: struct vm_screenshot + 1 fd, an empty file: write what the guest shows to the file. Only to
+	 * processes whose vm_info has screens. */
+	VM_MSG_SCREENSHOT = 52,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -433,6 +437,7 @@ struct vm_config {
 	/* With VM_FIRMWARE_UEFI, the file of its variables, for writing, and their template; otherwise these count for
 	 * nothing. */
 	uint16_t nvram_fd, nvram_template_fd;
+	uint8_t screen; /* a screen (devices/legacy/bochs_display.h) */
 };
 
 /* The part of struct vm_config in VM_MSG_PLUG: the same in each release, so that a newer daemon's message has a length
@@ -841,7 +846,8 @@ struct vm_info {
 	/* 1: the process knows VM_MSG_BALLOON_SET, _RECLAIM, _MEDIUM_SET, _DISK_COPY;
 	 * checks_saves: struct vm_save_devices up to `interfaces`; 2: all of it */
 	uint8_t sets_balloon, reclaims, sets_medium, copies_disks, checks_saves;
-	uint8_t reserved_at_end[4];
+	uint8_t screens; /* 1: the process knows VM_MSG_SCREENSHOT */
+	uint8_t reserved_at_end[3];
 	struct vm_balloon_info balloon;
 	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */
 	struct {

@@ -49,6 +49,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-managed-save-remove", command_vm_managed_save_remove },
 	{ "vm-restore", command_vm_restore },
 	{ "vm-dump", command_vm_dump },
+	{ "vm-screenshot", command_vm_screenshot },
 	{ "vm-export", command_vm_export },
 	{ "vm-import", command_vm_import },
 	{ "vm-fork", command_vm_fork },

@@ -287,6 +287,8 @@ static const struct key top_rows[] = {
 		.form = "{\"anyOf\":[{\"type\":\"boolean\"},{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
 			"\"cid\":{\"type\":\"integer\",\"minimum\":3,\"maximum\":4294967294},"
 			"\"path\":{\"type\":\"string\",\"pattern\":\"^[^\\u0000-\\u001f\\u007f-\\u009f]+$\",\"maxLength\":4095}}}]}" },
+	{ "screen", KEY_BOOL, .offset = DEF(screen),
+		.about = "add a screen: a framebuffer, which cairn screenshot shows", .initial = "false" },
 	{ "watchdog", KEY_OBJECT, .of = &watchdog_keys, .parse = prepare_watchdog,
 		.about = "watchdog device, which acts if the guest does not reset it in time" },
 	{ "clock", KEY_CHOICE, .offset = DEF(clock), .choices = clocks,

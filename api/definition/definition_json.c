@@ -300,6 +300,8 @@ struct json_object *definition_to_json(const struct definition *d)
 	js_put_str(o, "clock", d->clock == DEFINITION_LOCALTIME ? "localtime" : "utc");
 	js_put_bool(o, "debug_exit", d->debug_exit);
 	put_vsock(o, d);
+	if (d->screen)
+		js_put_bool(o, "screen", true);
 	put_watchdog(o, d);
 	put_policies(o, d);
 	return o;

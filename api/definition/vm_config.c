@@ -404,6 +404,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	}
 	v->vsock_cid = d->vsock_cid;
 	v->vsock_listen_fd = v->vsock_dial_fd = VM_NO_FD;
+	v->screen = d->screen;
 	v->log_fd = VM_NO_FD;
 	v->end_fd = VM_NO_FD;
 	v->restore_fd = VM_NO_FD;

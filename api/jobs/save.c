@@ -520,6 +520,8 @@ int save_check_fits(const struct definition *then, const struct definition *now,
 		return part_differs("guest_agent", e);
 	if (!then->vsock_cid != !now->vsock_cid)
 		return part_differs("vsock", e);
+	if (then->screen != now->screen)
+		return part_differs("screen", e);
 	if (then->rng != now->rng)
 		return part_differs("rng", e);
 	if (then->balloon != now->balloon)

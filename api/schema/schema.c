@@ -241,6 +241,8 @@ static const struct field restore_returns[] = {
 	{ "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
 static const struct field dump_memory_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "then", FIELD_DUMP_THEN, OPTIONAL, "stop (crash) or reset the VM after the dump; the VM is paused during the dump" }, END };
+static const struct field screenshot_args[] = { FIELD_VM,
+	{ "format", FIELD_PICTURE_FORMAT, OPTIONAL, "format of the picture [ppm]" }, END };
 #define FIELDS_FORWARD                                                                                  \
 	{ "protocol", FIELD_STRING, OPTIONAL, "tcp or udp [tcp]" },                                     \
 	{ "address", FIELD_STRING, OPTIONAL, "address of this host [add: 127.0.0.1; remove: any]" }
@@ -589,6 +591,8 @@ static const struct command commands[] = {
 	{ "vm-dump", "dump the guest's memory and registers, as of one instant, as an ELF core to the file passed as an fd "
 		     "(empty, regular, open for writing)", dump_memory_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP },
+	{ "vm-screenshot", "write what the guest shows on its screen to the file passed as an fd (empty, regular, open for writing)",
+		screenshot_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_TAKES_FD, VM_ASK_DUMP },
 	{ "vm-export", "export definition, disks, kernel and initrd to the file passed as an fd; owners only, because the archive "
 		       "holds all data of the disks",
 		export_args, job_returns, ROLE_ADMIN,

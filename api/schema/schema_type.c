@@ -26,6 +26,7 @@ static const struct {
 	[FIELD_CONSOLE_KIND] = { "console-kind", "string", { "serial", "virtio" } },
 	[FIELD_SAVED_AS] = { "saved-as", "string", { "running", "paused" } },
 	[FIELD_DUMP_THEN] = { "dump-then", "string", { "crash", "reset" } },
+	[FIELD_PICTURE_FORMAT] = { "picture-format", "string", { "ppm", "png" } },
 	[FIELD_CLONE_KIND] = { "clone-kind", "string", { "full", "linked" } },
 	[FIELD_CHILDREN] = { "children", "string", { "too", "only" } },
 	[FIELD_IMAGE_FORMAT] = { "image-format", "string", { "raw", "qcow2" } },

@@ -176,6 +176,7 @@ enum vm_known {
 	VM_KNOWS_DISK_COPY,	/* VM_MSG_DISK_COPY, VM_MSG_DISK_COPY_END, VM_MSG_DISK_PIVOT */
 	VM_KNOWS_SAVE_DISKS,	/* struct vm_save_devices up to `interfaces` */
 	VM_KNOWS_SAVE_INTERFACES, /* all of it */
+	VM_KNOWS_SCREENSHOT,	/* VM_MSG_SCREENSHOT */
 	VM_KNOWN_COUNT
 };
 /* False as long as an adopted process has not answered VM_MSG_QUERY. */

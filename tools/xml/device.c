@@ -332,11 +332,30 @@ static int vsock_read(struct reading *r, struct _xmlNode *devices)
 	return 0;
 }
 
+static int videos_read(struct reading *r, struct _xmlNode *devices)
+{
+	for (struct _xmlNode *n = node_child(devices, "video"); n; n = node_next(n)) {
+		struct _xmlNode *model = node_child(n, "model");
+
+		if (node_attr_is(model, "type", "none"))
+			continue;
+		if (!node_attr_is(model, "type", "bochs")) {
+			reading_warn(r, n, NULL, "has no effect: the only model is bochs");
+		} else if (js_get_bool(r->definition, "screen", false)) {
+			reading_warn(r, n, NULL, "has no effect: a VM has at most one screen");
+		} else {
+			js_put_bool(r->definition, "screen", true);
+			reading_origin(r, n, "screen");
+		}
+	}
+	return 0;
+}
+
 int devices_read(struct reading *r, struct _xmlNode *domain)
 {
 	static int (*const parts[])(struct reading *, struct _xmlNode *) = { interfaces_read,
 		serials_read, consoles_read, channels_read, rngs_read, memballoon_read, panics_read,
-		watchdog_read, vsock_read };
+		watchdog_read, vsock_read, videos_read };
 	struct _xmlNode *devices = node_child(domain, "devices");
 	int ret = 0;
 

@@ -493,6 +493,11 @@ static void print_devices(struct writer *w, struct json_object *o)
 		writer_close(w, "rng");
 	}
 	print_vsock(w, js_get(o, "vsock"));
+	if (js_get_bool(o, "screen", false)) {
+		writer_open(w, "video", NULL);
+		writer_leaf(w, "model", "type", "bochs", NULL);
+		writer_close(w, "video");
+	}
 	writer_leaf(w, "panic", "model", "isa", NULL);
 	writer_close(w, "devices");
 }

@@ -21,7 +21,7 @@
 #define ROM_LARGE_BYTES (256 * 1024)
 /* Firmware lies between the page tables that KVM has for itself (vmm/kvm/kvm.c) and 4 GiB. */
 #define UEFI_MAX_BYTES (8 * MIB)
-#define SLOT_BRIEF (MEMORY_SLOT_FLASH + 1)
+#define SLOT_BRIEF (MEMORY_SLOT_SCREEN + 1)
 
 static void layout_set(struct memory *m, uint64_t bytes, bool huge_pages)
 {
@@ -185,6 +185,11 @@ int memory_attach(struct memory *m, struct kvm *k, struct err *e)
 	if (!r && m->flash)
 		r = slot_set(k, MEMORY_SLOT_FLASH, KVM_MEM_READONLY, memory_flash_gpa(m), m->flash_bytes, m->flash, e);
 	return r;
+}
+
+int memory_show(struct kvm *k, uint64_t gpa, uint64_t bytes, void *memory)
+{
+	return slot_set(k, MEMORY_SLOT_SCREEN, 0, gpa, bytes, memory, NULL);
 }
 
 int memory_log_dirty(struct memory *m, struct kvm *k, bool on, struct err *e)

@@ -37,6 +37,7 @@ struct kvm;
 #define MEMORY_SLOT_HIGH 1
 #define MEMORY_SLOT_ROM 2
 #define MEMORY_SLOT_FLASH 3
+#define MEMORY_SLOT_SCREEN 4
 
 #define MEM_LOW_MAX 0xc0000000ULL
 #define MEM_LOW_MAX_UEFI 0x80000000ULL
@@ -111,6 +112,9 @@ uint64_t memory_flash_gpa(const struct memory *m);
 void memory_shadow_rom(struct memory *m);
 /* Create the KVM memory slots. Call before kvm_create_irqchip(). */
 int memory_attach(struct memory *m, struct kvm *k, struct err *e);
+/* Show memory that is no RAM at gpa, in the slot of the screen; bytes 0: no more. vCPUs may run. Takes a grace period.
+ * Returns 0 or -errno. */
+int memory_show(struct kvm *k, uint64_t gpa, uint64_t bytes, void *memory);
 /* Turn KVM's dirty log for RAM on or off. vCPUs may run. Takes a grace period for each slot. Returns 0 or -errno. */
 int memory_log_dirty(struct memory *m, struct kvm *k, bool on, struct err *e);
 /* Make KVM drop its shadow page tables, if it has any. Call after RAM content was replaced while

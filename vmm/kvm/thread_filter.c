@@ -59,6 +59,7 @@ static const unsigned vcpu_ioctls[] = { KVM_RUN, KVM_GET_REGS, KVM_SET_REGS, KVM
 	KVM_SET_MSRS, KVM_TRANSLATE, KVM_SET_GUEST_DEBUG, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_SET_SIGNAL_MASK,
 	KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS };
 static const unsigned device_ioctls[] = { KVM_SIGNAL_MSI, KVM_IRQ_LINE, KVM_IOEVENTFD };
+static const unsigned screen_ioctls[] = { KVM_SET_USER_MEMORY_REGION };
 static const unsigned tap_ioctls[] = { TUNSETOFFLOAD, TUNSETQUEUE };
 /* A disk's thread makes room for a request during a snapshot: fault_tracker_make_room(). */
 static const unsigned disk_ioctls[] = { UFFDIO_WRITEPROTECT, BLKGETSIZE64, BLKSSZGET };
@@ -80,7 +81,7 @@ static const struct {
 
 static void ioctls_add(struct call_filter *f, const struct kvm *k, enum thread_kind kind, int vcpu_fd)
 {
-	struct call_filter_ioctls groups[ARRAY_SIZE(allowed_ioctls)];
+	struct call_filter_ioctls groups[ARRAY_SIZE(allowed_ioctls) + 1];
 	size_t n = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(allowed_ioctls); i++) {
@@ -91,6 +92,8 @@ static void ioctls_add(struct call_filter *f, const struct kvm *k, enum thread_k
 			groups[n].fd = groups[n].fd == VM_FD ? k->vm_fd : vcpu_fd;
 		n++;
 	}
+	if (kind == THREAD_VCPU && k->has_screen)
+		groups[n++] = (struct call_filter_ioctls){ k->vm_fd, screen_ioctls, ARRAY_SIZE(screen_ioctls) };
 	call_filter_ioctls(f, groups, n);
 }
 

@@ -46,6 +46,7 @@
 #include "vmm/machine/machine_host.h"
 #include "vmm/machine/machine_plug.h"
 #include "vmm/machine/machine_restore.h"
+#include "vmm/machine/machine_screen.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
 
@@ -255,7 +256,9 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 	/* Last of all, for the same reason. */
 	if (!r)
 		r = machine_balloon_new(m, &d, e);
-	return r || !m->balloon_dev ? r : device_keep(m, 0, &d);
+	if (!r && m->balloon_dev)
+		r = device_keep(m, 0, &d);
+	return r ? r : machine_screen_new(m, e);
 }
 
 /* Create the console of the guest agent's port, and m->agent, the client that talks to the guest agent. A socketpair

@@ -98,6 +98,11 @@ static bool host_ram_give_back(struct dev_host *h, uint64_t gpa, uint64_t len, i
 	return ram_give_back(m, gpa < MEM_HIGH_BASE ? gpa : gpa - MEM_HIGH_BASE + m->mem.low_bytes, len, wake_fd);
 }
 
+static int host_show(struct dev_host *h, uint64_t gpa, uint64_t bytes, void *memory)
+{
+	return memory_show(&machine_of(h)->kvm, gpa, bytes, memory);
+}
+
 const struct dev_host_ops machine_host_ops = {
 	.irq_set = host_irq_set,
 	.msi_send = host_msi_send,
@@ -108,4 +113,5 @@ const struct dev_host_ops machine_host_ops = {
 	.ram_fetch = host_ram_fetch,
 	.ram_make_room = host_ram_make_room,
 	.ram_give_back = host_ram_give_back,
+	.show = host_show,
 };

@@ -419,6 +419,10 @@ cairn domstats web1 --block
 cairn dommemstat web1
     given: running web1
     then: shows 'rss [0-9]'
+cairn screenshot web1 web1.png
+    given: definition web1; sed -i 's/{/{"screen": true,/' web1.json; cairn define web1.json; cairn start web1
+    how: {} 2>said || grep 'the screen is off' said
+    then: is web1 running
 cairn top --sort memory
     given: running web1
     then: shows web1

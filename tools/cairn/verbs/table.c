@@ -553,6 +553,8 @@ const struct verb verbs[] = {
 		"vm", "vm-info vm-list", verb_domstats },
 	{ "dommemstat", "Monitoring", "VM", "show the guest's memory, and how often it sends statistics", dommemstat_options, 1, 1, true, "vm",
 		"vm-info vm-set-memory", verb_dommemstat },
+	{ "screenshot", "Monitoring", "VM FILE", "save a picture of the guest's screen, as PNG if FILE ends in .png, or else as PPM", NULL, 2, 2,
+		false, "vm-file", "vm-screenshot", verb_screenshot },
 	{ "top", "Monitoring", "[VM...]", "show the resource usage of VMs, continuously", top_options, 0, MANY, true, "vm", "vm-info", verb_top },
 	{ "qmp-path", "Monitoring", "VM", "print the path of a VM's own socket, for programs that speak QEMU's QMP", NULL, 1, 1, false,
 		"vm", "vm-qmp-path", verb_qmp_path },

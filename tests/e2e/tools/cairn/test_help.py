@@ -22,7 +22,7 @@ WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema"}
 ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cancel", "job-dismiss", "query-qmp-schema"}
 # Arguments with a fixed set of words that are no option of that name with these words: a positional, flags, or not
 # offered.
-OTHERWISE = {("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("grant", "role"): ["positional"], ("start", "kind"): [],
+OTHERWISE = {("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("grant", "role"): ["positional"], ("screenshot", "format"): ["positional"], ("start", "kind"): [],
              ("snapshot-delete", "children"): ["children", "children-only"]}
 MAN = pathlib.Path(ROOT, "docs/man/cairn.1").read_text().replace("\\-", "-")
 VERBS_C = pathlib.Path(ROOT, "tools/cairn/verbs/table.c").read_text()
@@ -288,6 +288,7 @@ suspend vm1
 resume vm1
 reset vm1
 dump vm1 core
+screenshot vm1 picture.png
 save vm1 saved
 restore saved
 restart-process vm1

@@ -122,6 +122,8 @@ def test_values_are_converted(more, key, value):
 @pytest.mark.parametrize("device, key, value", [
     ("<serial type='pty'/><console type='pty'/>", "console", None),
     ("<console type='pty'><target type='virtio'/></console>", "console", {"virtio": True}),
+    ("<video><model type='bochs'/></video>", "screen", True),
+    ("<video><model type='none'/></video>", "screen", None),
     ("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>", "rng", True),
     ("<memballoon model='none'/>", "balloon", None),
     ("<memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='10'/></memballoon>", "balloon", True),
@@ -316,11 +318,11 @@ def test_version_of_model_is_printed(fake):
 
 
 def test_each_warning_is_printed_once():
-    got = read(domain("<features><hap/><kvm/></features>", "<video/>" * 3 + disk(
+    got = read(domain("<features><hap/><kvm/></features>", "<graphics/>" * 3 + disk(
         driver="<driver type='raw' cache='none' io='native'/>")))
     assert [re.sub(": has no effect.*", "", w) for w in sorted(got["warnings"])] == [
         "line 1: /domain/devices/disk/driver/@cache", "line 1: /domain/devices/disk/driver/@io",
-        "line 1: /domain/devices/video[1] and 2 more", "line 1: /domain/features/hap",
+        "line 1: /domain/devices/graphics[1] and 2 more", "line 1: /domain/features/hap",
         "line 1: /domain/features/kvm"]
 
 
@@ -599,7 +601,7 @@ def test_every_key_survives_round_trip(fake):
                     {"type": "user", "network": "10.9.0.0/24", "restrict": True, "forwards": [{"port": 2222, "to": 22}]},
                     {"type": "user", "host_loopback": True, "forwards": [
                         {"protocol": "udp", "address": "0.0.0.0", "port": 53, "to": 53, "guest": "10.0.2.20"}]}],
-        console={"virtio": True}, guest_agent=True, rng=True, debug_exit=True, assist="off",
+        console={"virtio": True}, guest_agent=True, rng=True, screen=True, debug_exit=True, assist="off",
         on_poweroff="preserve", on_reboot="destroy", on_crash="restart", shutdown_deadline=77)
     xml = round_trip(fake, "all")
     assert "<cairn:definition xmlns:cairn='urn:cairn:definition:1'>" in xml

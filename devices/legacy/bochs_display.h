@@ -1,0 +1,40 @@
+/* bochs_display: a screen without acceleration, as QEMU's bochs-display: PCI 1234:1111, a linear
+ * framebuffer in BAR 0, the Bochs VBE registers and an EDID in BAR 2. Drivers: Linux (bochs-drm), OVMF (QemuVideoDxe),
+ * SeaBIOS' VGA BIOS for it. The guest writes to the framebuffer without exits: KVM maps its memory where BAR 0 is.
+ * Sources: QEMU, docs/specs/standard-vga.rst and hw/display/bochs-display.c.
+ *
+ * Each mode is checked against the size of the framebuffer when it is used; the guest may set any values.
+ * The state has the content of the framebuffer.
+ *
+ * Threading: registers on vCPU threads; bochs_display_mode() and bochs_display_memory() on any thread; all other
+ * functions on the main thread. */
+#ifndef CAIRN_DEVICES_LEGACY_BOCHS_DISPLAY_H
+#define CAIRN_DEVICES_LEGACY_BOCHS_DISPLAY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct dev_host;
+struct device;
+struct err;
+struct pci_host;
+
+/* Size of the framebuffer: 1920 x 1080 with 32 bits a pixel. With the other sections, it fits a VM state. */
+#define BOCHS_DISPLAY_BYTES (8u << 20)
+
+/* What the guest shows: `height` lines, `stride` bytes apart, of which the first begins at `offset` of the framebuffer.
+ * All of it lies in the framebuffer. */
+struct display_mode {
+	uint32_t width, height;
+	uint32_t bits; /* a pixel: 32 (blue, green, red, unused) or 16 (5 bits red, 6 green, 5 blue), little-endian */
+	uint32_t stride, offset;
+};
+
+/* Create the device "screen0". Free it through its ops. Returns 0 or -errno. */
+int bochs_display_new(struct dev_host *h, struct pci_host *p, struct device **ret_dev, struct err *e);
+/* Get the mode. Returns false if the guest has set none, or one that the framebuffer is too small for. */
+bool bochs_display_mode(struct device *d, struct display_mode *ret);
+/* Return the framebuffer, to which the guest may write at any time. */
+const uint8_t *bochs_display_memory(const struct device *d);
+
+#endif

@@ -1,0 +1,175 @@
+"""A screen: the guest sets modes and draws, and `cairn screenshot` shows it, also after a revert, in a clone and after
+a save. The guest is the bare-metal interpreter."""
+
+import json
+import struct
+import zlib
+
+import pytest
+
+import guestlib
+from test_fork import image, vm  # noqa: F401 (vm is a fixture)
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+class Picture:
+    def __init__(self, width, height, rgb):
+        self.width, self.height, self.rgb = width, height, rgb
+
+    def at(self, x, y):
+        i = 3 * (y * self.width + x)
+        return tuple(self.rgb[i:i + 3])
+
+
+def read_ppm(path):
+    head, size, depth, rgb = path.read_bytes().split(b"\n", 3)
+    assert (head, depth) == (b"P6", b"255")
+    width, height = map(int, size.split())
+    assert len(rgb) == 3 * width * height
+    return Picture(width, height, rgb)
+
+
+def read_png(path):
+    """Only what Cairn writes: no filter, three bytes a pixel."""
+    data, chunks, at = path.read_bytes(), [], 8
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    while at < len(data):
+        n, = struct.unpack(">I", data[at:at + 4])
+        kind, content, crc = data[at + 4:at + 8], data[at + 8:at + 8 + n], data[at + 8 + n:at + 12 + n]
+        assert zlib.crc32(kind + content) == struct.unpack(">I", crc)[0]
+        chunks.append((kind, content))
+        at += 12 + n
+    assert chunks[0][0] == b"IHDR" and chunks[-1] == (b"IEND", b"")
+    width, height, bits, kind, *rest = struct.unpack(">IIBBBBB", chunks[0][1])
+    assert (bits, kind, rest) == (8, 2, [0, 0, 0])
+    raw = zlib.decompress(b"".join(c for k, c in chunks if k == b"IDAT"))
+    step = 3 * width + 1
+    assert len(raw) == step * height and not any(raw[::step])
+    return Picture(width, height, b"".join(raw[i + 1:i + step] for i in range(0, len(raw), step)))
+
+
+def shot(daemon, name, folder, kind="ppm"):
+    path = folder / f"{name}.{kind}"
+    path.unlink(missing_ok=True)
+    daemon.cairn("screenshot", name, str(path))
+    return read_ppm(path) if kind == "ppm" else read_png(path)
+
+
+def ready(vm, **keys):
+    vm.start(screen=True, **keys)
+    vm.run("src", "screen open")
+
+
+def draw(vm, name, mode="640 480 32", rect="10 20 30 40", value=0xff0000):
+    vm.run(name, f"screen mode {mode}")
+    vm.run(name, f"screen rect {rect} {value}")
+
+
+def test_screenshot_shows_what_the_guest_draws(vm, daemon, tmp_path):
+    ready(vm)
+    assert "the screen is off" in daemon.cairn("screenshot", "src", str(tmp_path / "none.ppm"), ok=False).stderr
+    assert not (tmp_path / "none.ppm").exists()
+    draw(vm, "src")
+    for kind in ("ppm", "png"):
+        p = shot(daemon, "src", tmp_path, kind)
+        assert (p.width, p.height) == (640, 480)
+        assert [p.at(*xy) for xy in ((9, 20), (10, 20), (39, 59), (40, 59), (39, 60))] == [
+            (0, 0, 0), RED, RED, (0, 0, 0), (0, 0, 0)]
+    assert shot(daemon, "src", tmp_path).rgb == shot(daemon, "src", tmp_path, "png").rgb
+
+
+def test_16_bits_and_a_part_of_a_larger_screen(vm, daemon, tmp_path):
+    ready(vm)
+    draw(vm, "src", "800 600 16 1024 0 0", "100 100 8 8", 0xf800)
+    vm.run("src", "screen rect 108 100 8 8 " + str(0x07e0))
+    vm.run("src", "screen rect 116 100 8 8 " + str(0x001f))
+    p = shot(daemon, "src", tmp_path)
+    assert [p.at(x, 100) for x in (99, 100, 108, 116, 124)] == [(0, 0, 0), RED, GREEN, BLUE, (0, 0, 0)]
+    vm.run("src", "screen mode 320 200 16 1024 50 60")
+    p = shot(daemon, "src", tmp_path)
+    assert (p.width, p.height) == (320, 200)
+    assert [p.at(x, 40) for x in (49, 50, 58, 66, 74)] == [(0, 0, 0), RED, GREEN, BLUE, (0, 0, 0)]
+
+
+@pytest.mark.parametrize("mode", ["4000 4000 32", "65535 65535 32 65535 65535 65535", "1920 1081 32 1942", "640 480 24",
+                                  "640 480 8", "63 480 32", "0 0 32", "1024 768 32 65535 0 0", "1024 768 32 1024 0 1400"])
+def test_mode_beyond_the_framebuffer_shows_nothing(vm, daemon, tmp_path, mode):
+    ready(vm)
+    vm.run("src", f"screen mode {mode}")
+    assert "the screen is off" in daemon.cairn("screenshot", "src", str(tmp_path / "none.ppm"), ok=False).stderr
+
+
+def test_largest_mode(vm, daemon, tmp_path):
+    ready(vm)
+    draw(vm, "src", "1920 1080 32", "1919 1079 1 1", 0x0000ff)
+    p = shot(daemon, "src", tmp_path, "png")
+    assert (p.width, p.height) == (1920, 1080) and p.at(1919, 1079) == BLUE
+
+
+def test_guest_moves_the_framebuffer(vm, daemon, tmp_path):
+    """Also over its own RAM, where KVM cannot show it, and back."""
+    ready(vm)
+    first = guestlib.fields(vm.run("src", "screen show")[-1])
+    draw(vm, "src")
+    for at in (0xd0000000, 32 << 20, first["memory"]):
+        vm.run("src", f"screen move {at}")
+        vm.run("src", f"rd64 {at}")
+    vm.run("src", "screen rect 0 0 1 1 " + str(0x00ff00))
+    p = shot(daemon, "src", tmp_path)
+    assert p.at(0, 0) == GREEN and p.at(10, 20) == RED
+
+
+def test_revert_brings_the_screen_back(vm, daemon, tmp_path):
+    ready(vm, disks=[image(tmp_path / "a.qcow2")])
+    draw(vm, "src")
+    before = shot(daemon, "src", tmp_path).rgb
+    daemon.cairn("snapshot-create-as", "src", "s1")
+    draw(vm, "src", "800 600 32", "0 0 800 600", 0x00ff00)
+    assert shot(daemon, "src", tmp_path).at(799, 599) == GREEN
+    daemon.cairn("snapshot-revert", "src", "s1")
+    p = shot(daemon, "src", tmp_path)
+    assert (p.width, p.height) == (640, 480) and p.rgb == before
+    vm.run("src", "screen rect 10 20 30 40 255")
+    assert shot(daemon, "src", tmp_path).at(10, 20) == BLUE
+
+
+def test_clone_has_a_screen_of_its_own(vm, daemon, tmp_path):
+    ready(vm)
+    draw(vm, "src")
+    vm.clone("copy")
+    assert shot(daemon, "copy", tmp_path).rgb == shot(daemon, "src", tmp_path).rgb
+    vm.run("copy", "screen rect 10 20 30 40 255")
+    assert shot(daemon, "copy", tmp_path).at(10, 20) == BLUE
+    assert shot(daemon, "src", tmp_path).at(10, 20) == RED
+
+
+def test_save_and_new_process_keep_the_screen(vm, daemon, tmp_path):
+    ready(vm)
+    draw(vm, "src")
+    before = shot(daemon, "src", tmp_path).rgb
+    daemon.cairn("restart-process", "src")
+    assert shot(daemon, "src", tmp_path).rgb == before
+    daemon.cairn("managedsave", "src")
+    daemon.cairn("start", "src")
+    assert shot(daemon, "src", tmp_path).rgb == before
+
+
+def test_reset_turns_the_screen_off(vm, daemon, tmp_path):
+    ready(vm)
+    draw(vm, "src")
+    daemon.cairn("reset", "src")
+    while vm.consoles["src"].line() != "interp":
+        pass
+    assert "the screen is off" in daemon.cairn("screenshot", "src", str(tmp_path / "none.ppm"), ok=False).stderr
+    vm.run("src", "screen open")
+    vm.run("src", "screen mode 640 480 32")
+    assert not any(shot(daemon, "src", tmp_path).rgb)
+
+
+def test_vm_without_a_screen_is_told(vm, daemon, tmp_path):
+    vm.start()
+    assert 'set "screen": true' in daemon.cairn("screenshot", "src", str(tmp_path / "a.png"), ok=False).stderr
+    daemon.cairn("destroy", "src")
+    assert daemon.cairn("screenshot", "src", str(tmp_path / "a.png"), ok=False).returncode == 4
+    assert "screen" not in json.loads(daemon.cairn("dumpjson", "src").stdout)

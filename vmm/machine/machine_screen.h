@@ -1,0 +1,16 @@
+/* machine_screen: the VM's screen. Threading: main thread, unless noted. */
+#ifndef CAIRN_VMM_MACHINE_MACHINE_SCREEN_H
+#define CAIRN_VMM_MACHINE_MACHINE_SCREEN_H
+
+#include <stdint.h>
+
+struct err;
+struct machine;
+
+/* Create the devices of a screen if the configuration has one. Returns 0 or -errno. */
+int machine_screen_new(struct machine *m, struct err *e);
+/* Write what the guest shows to an empty file. format: enum vm_image_format. Any thread, as long as the machine exists.
+ * Returns 0; -ENOTSUP: no screen; -EAGAIN: the guest has set no mode; -errno. */
+int machine_screenshot(struct machine *m, unsigned format, int fd, struct err *e);
+
+#endif
