@@ -105,6 +105,9 @@ static const struct field node_args[] = {
 	{ "discard", FIELD_STRING, OPTIONAL, "unmap or ignore [unmap]" },
 	{ "detect-zeroes", FIELD_STRING, OPTIONAL, "off, on or unmap [off]" },
 	{ "cache", FIELD_OBJECT, OPTIONAL, "no effect: Cairn chooses direct I/O by itself" }, END };
+static const struct field memory_devices_returns[] = {
+	{ "type", FIELD_STRING, REQUIRED, "kind of the device" },
+	{ "data", FIELD_OBJECT, REQUIRED, "the device" }, END };
 static const struct field node_del_args[] = { { "node-name", FIELD_STRING, REQUIRED, "name of a node that no disk uses" }, END };
 static const struct field netdev_args[] = {
 	{ "type", FIELD_STRING, REQUIRED, "user or bridge" },
@@ -201,7 +204,7 @@ const struct command qmp_commands[] = {
 		ANY_STATE },
 	{ "query-balloon", "show the memory that the balloon leaves to the guest", no_fields, balloon_returns,
 		ROLE_VIEWER, 0, ANY_STATE },
-	{ "query-memory-devices", "list memory that was attached; always empty", no_fields, NULL, ROLE_VIEWER, LIST, ANY_STATE },
+	{ "query-memory-devices", "list memory that was attached; always empty", no_fields, memory_devices_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "blockdev-add", "name an image for device_add; forgotten when the daemon ends", node_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "blockdev-del", "forget an image that blockdev-add named", node_del_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "netdev_add", "name a network for device_add; forgotten when the daemon ends", netdev_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
