@@ -11,7 +11,6 @@
 #include "vmm/agent/agent.h"
 #include "vmm/kvm/end_file.h"
 #include "vmm/machine/machine.h"
-#include "vmm/machine/machine_copy.h"
 #include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/machine_restore.h"
 #include "vmm/machine/vm_impl.h"
@@ -29,8 +28,6 @@
  * queued, and all other events are dropped. */
 #define QUEUE_MAX 256
 #define QUEUE_KEPT_FOR_STOPS 128
-/* Minimum interval between two progress events of long-running work. */
-#define PROGRESS_NS 100000000ULL
 
 static const char *phase_name(enum vm_phase p)
 {
@@ -97,7 +94,7 @@ void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int
 	vm_event_send(vm, &ev);
 }
 
-/* ---- long-running work ---- */
+/* ---- what cannot be done now ---- */
 
 int vm_wrong_phase(const struct vm *vm, const char *what, struct err *e)
 {
@@ -113,79 +110,6 @@ int vm_check_keepable(const struct vm *vm, struct err *e)
 		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY,
 		"the guest resets in a loop and its next reset is pending; try again after that reset");
-}
-
-int vm_work_begin(struct vm *vm, const char *what, struct err *e)
-{
-	return vm->phase == VM_PHASE_CRASHED ? vm_wrong_phase(vm, what, e) : vm_work_begin_crashed(vm, what, e);
-}
-
-int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e)
-{
-	if (vm->work)
-		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
-	if (machine_copy_check(vm->m, e) < 0)
-		return -EBUSY;
-	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED && vm->phase != VM_PHASE_CRASHED)
-		return vm_wrong_phase(vm, what, e);
-	vm->work = what;
-	vm->work_live = 0;
-	atomic_store(&vm->work_cancelled, false);
-	atomic_store(&vm->work_told_ns, loop_now_ns());
-	return 0;
-}
-
-bool vm_works(const struct vm *vm)
-{
-	return vm->work;
-}
-
-bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total)
-{
-	uint64_t now = loop_now_ns();
-
-	atomic_store(&vm->work_bytes, done);
-	atomic_store(&vm->work_total, total);
-	if (now - atomic_load(&vm->work_told_ns) >= PROGRESS_NS && !atomic_exchange(&vm->work_posted, true)) {
-		atomic_store(&vm->work_told_ns, now);
-		loop_post(vm->loop, &vm->work_task);
-	}
-	return atomic_load(&vm->work_cancelled);
-}
-
-bool vm_work_cancelled(struct vm *vm)
-{
-	return atomic_load(&vm->work_cancelled);
-}
-
-static void work_progress(struct loop_task *t)
-{
-	struct vm *vm = container_of(t, struct vm, work_task);
-	struct vm_event ev = vm_event_new(vm, VM_EVENT_PROGRESS);
-
-	atomic_store(&vm->work_posted, false);
-	ev.value = (int64_t)atomic_load(&vm->work_bytes);
-	ev.total = (int64_t)atomic_load(&vm->work_total);
-	if (vm->work)
-		vm_event_send(vm, &ev);
-}
-
-int vm_work_cancel(struct vm *vm, struct err *e)
-{
-	if (!vm->work)
-		return err_set(e, -ENOENT, ERR_WRONG_STATE, "nothing to cancel: no work is under way");
-	atomic_store(&vm->work_cancelled, true);
-	return 0;
-}
-
-void vm_work_set_live(struct vm *vm, bool on_disks)
-{
-	vm->work_live = on_disks ? 2 : 1;
-}
-
-void vm_work_set_alone(struct vm *vm)
-{
-	vm->work_live = 0;
 }
 
 /* Refuse while exclusive work is in progress, or in a process that only works on images. */
@@ -786,7 +710,7 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 	vm->started_ns = cfg->taken_over ? cfg->taken.started_realtime_ns : clock_realtime_ns();
 	vm->off_asked = cfg->taken_over && cfg->taken.off_asked;
 	vm->task.run = queue_run;
-	vm->work_task.run = work_progress;
+	vm->work_task.run = vm_work_progress;
 	vm->restore_fd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
 	if (cfg->restore_fd != VM_NO_FD) {

@@ -1,4 +1,4 @@
-/* vm_impl: struct vm, for vm.c, vm_paused.c and vm_plug.c alone. */
+/* vm_impl: struct vm, for vm.c, vm_paused.c, vm_plug.c and vm_work.c alone. */
 #ifndef CAIRN_VMM_MACHINE_VM_IMPL_H
 #define CAIRN_VMM_MACHINE_VM_IMPL_H
 
@@ -89,5 +89,7 @@ void vm_guest_run(struct vm *vm);
 void vm_generation_next(struct vm *vm);
 /* Set the error of a request that the phase does not allow. what: a verb. Returns -EBUSY. */
 int vm_wrong_phase(const struct vm *vm, const char *what, struct err *e);
+/* Send an event with the progress of the work; t: vm.work_task. */
+void vm_work_progress(struct loop_task *t);
 
 #endif
