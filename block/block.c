@@ -62,17 +62,19 @@ void block_req_end(struct block_req *r, int res)
 	struct block *b = r->block;
 
 	b->in_flight--;
-	b->changing -= r->op != BLOCK_READ;
+	b->changing -= r->op != BLOCK_READ && r->done != bounce_done;
 	r->done(r, res);
 	if (b->mirror)
 		block_mirror_poke(b->mirror);
 }
 
+static struct block_req *req_outer(struct block_req *r);
+
 static void req_done(struct block_req *r, int res)
 {
 	if (log_traces() && r->done != bounce_done)
 		req_trace(r, false, res);
-	if (r->block->mirror && r->op != BLOCK_READ && r->done != bounce_done && block_mirror_forwards(r->block->mirror, r, res))
+	if (r->block->mirror && r->op != BLOCK_READ && block_mirror_forwards(r->block->mirror, req_outer(r), r, res))
 		return;
 	block_req_end(r, res);
 }
@@ -194,6 +196,12 @@ struct bounce {
 	uint64_t charged;
 };
 
+/* Returns the request that r is a piece of, or r itself. */
+static struct block_req *req_outer(struct block_req *r)
+{
+	return r->done == bounce_done ? container_of(r, struct bounce, inner)->outer : r;
+}
+
 /* Start the next piece. A piece ends at a multiple of the buffer's size, so that few pieces share a cluster. */
 static void bounce_next(struct bounce *n)
 {
@@ -208,7 +216,6 @@ static void bounce_next(struct bounce *n)
 	if (r->op == BLOCK_WRITE)
 		iov_to_buf(r->iov, r->niov, n->done, n->iov.iov_base, n->iov.iov_len);
 	b->in_flight++;
-	b->changing += r->op != BLOCK_READ;
 	b->submitting = true;
 	b->ops->submit(b, &n->inner);
 	if (outer)
@@ -294,6 +301,9 @@ static void bounce_done(struct block_req *r, int res)
 
 static bool req_needs_bounce(const struct block *b, const struct block_req *r)
 {
+	/* The guest may change its memory between two reads of it. */
+	if (r->op == BLOCK_WRITE && b->mirror && block_mirror_writes_through(b->mirror))
+		return true;
 	if (!b->info.direct)
 		return false;
 	for (unsigned i = 0; i < r->niov; i++)
@@ -483,6 +493,19 @@ int block_settle(struct block *b)
 		r = b->ops->flush_all(b);
 	while (b->error_armed)
 		loop_run_once(b->loop, UINT64_MAX);
+	return r;
+}
+
+int block_close_but_files(struct block *b)
+{
+	int r = block_settle(b);
+
+	for (struct block *y = b; y; y = y->backing) {
+		loop_file_in_memory(y->loop, y->fd, false);
+		if (y->data_fd)
+			loop_file_in_memory(y->loop, y->data_fd, false);
+	}
+	block_chain_free(b, false, NULL);
 	return r;
 }
 

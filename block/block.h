@@ -126,6 +126,9 @@ int block_open_snapshot(const struct block *b, int fd, const char *snapshot, str
 /* Flush the disk, release its locks and close its fds. No request may be in flight. NULL allowed.
  * Returns the flush's result. */
 int block_close(struct block *b);
+/* The same without closing its fds, which the caller has asked block_layers() for: close() may wait for a file
+ * system. */
+int block_close_but_files(struct block *b);
 
 /* Write everything that the engine holds, to stable storage, and leave the image as block_close() would, but keep the
  * disk open. Nothing is written afterwards before the next request. No request may be in flight, and no other thread

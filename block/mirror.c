@@ -11,22 +11,32 @@
 /* What a change makes due: small, because a guest's changes are small and spread. */
 #define GRAIN_BYTES (64 * KIB)
 
+/* A change that goes to both disks. */
+struct change {
+	struct block_req *outer;
+	uint64_t off, len; /* a flush has no length */
+	struct change *next;
+	struct block_mirror *mirror;
+	struct block_req *inner; /* what the other disk gets now: outer, or a piece of it */
+	struct block_req req;
+};
+
 struct block_mirror {
 	struct block *b, *to;
 	struct bitmap due;
 	uint64_t ndue, at; /* number of parts that are due; where the next search begins */
-	bool both, broken;
-	bool holds, holds_all;
+	bool through, sealed;
+	bool broken; /* a flush of the other disk failed, so it may lack any change */
+	unsigned before; /* with through: changes in flight that began earlier, and make their parts due */
+	struct change *changes; /* in flight */
+	struct change spare; /* for one change when memory is short */
+	uint64_t part_off, part_len; /* with through: the part that the caller copies; len 0: none */
+	void (*ready)(void *opaque); /* NULL: not waited for */
+	void *ready_opaque;
+	bool holds;
 	void (*held)(void *opaque); /* NULL: not waited for */
 	void *opaque;
-	struct block_req *first, **tail; /* requests that are held back */
-};
-
-/* A change on its way to the other disk. */
-struct forward {
-	struct block_req req;
-	struct block_mirror *mirror;
-	struct block_req *outer;
+	struct block_req *first, **tail; /* requests that are held back, or wait for changes that they overlap */
 };
 
 int block_mirror_new(struct block *b, struct block *to, struct block_mirror **ret, struct err *e)
@@ -59,16 +69,60 @@ int block_mirror_new(struct block *b, struct block *to, struct block_mirror **re
 
 static void range_mark(struct block_mirror *m, uint64_t off, uint64_t len)
 {
+	if (!range_inside(off, len, m->b->info.size_bytes))
+		return; /* the disk has refused the request */
 	for (uint64_t i = off / GRAIN_BYTES; len && i <= (off + len - 1) / GRAIN_BYTES; i++) {
 		m->ndue += !bitmap_test(&m->due, i);
 		bitmap_set(&m->due, i);
 	}
 }
 
-bool block_mirror_next(struct block_mirror *m, uint64_t max, uint64_t *ret_off, uint64_t *ret_len)
+static bool overlap(uint64_t off, uint64_t len, uint64_t other, uint64_t other_len)
+{
+	return len && other_len && off < other + other_len && other < off + len;
+}
+
+static bool is_changing(const struct block_mirror *m, uint64_t off, uint64_t len)
+{
+	const struct change *c = m->changes;
+
+	while (c && !overlap(c->off, c->len, off, len))
+		c = c->next;
+	return c;
+}
+
+/* ---- what is due ---- */
+
+static void part_poke(struct block_mirror *m)
+{
+	void (*ready)(void *opaque) = m->ready;
+
+	if (!ready || is_changing(m, m->part_off, m->part_len))
+		return;
+	m->ready = NULL;
+	ready(m->ready_opaque);
+}
+
+/* Submit the requests that wait. Some may have to wait again. */
+static void waiting_submit(struct block_mirror *m)
+{
+	struct block_req *r = m->first;
+
+	m->first = NULL;
+	m->tail = &m->first;
+	block_mirror_submit(r, m->b);
+}
+
+bool block_mirror_next(struct block_mirror *m, uint64_t max, uint64_t *ret_off, uint64_t *ret_len, void (*ready)(void *opaque),
+	void *opaque)
 {
 	uint64_t size = m->b->info.size_bytes, n = DIV_ROUND_UP(size, GRAIN_BYTES), first, end;
 
+	if (m->part_len) {
+		m->part_len = 0;
+		if (!m->holds)
+			waiting_submit(m);
+	}
 	if (!m->ndue)
 		return false;
 	for (first = m->at < n ? m->at : 0; !bitmap_test(&m->due, first); first = first + 1 < n ? first + 1 : 0)
@@ -79,17 +133,48 @@ bool block_mirror_next(struct block_mirror *m, uint64_t max, uint64_t *ret_off, 
 	m->at = end;
 	*ret_off = first * GRAIN_BYTES;
 	*ret_len = MIN(end * GRAIN_BYTES, size) - *ret_off;
+	if (m->through) {
+		m->part_off = *ret_off;
+		m->part_len = *ret_len;
+	}
+	m->ready = ready;
+	m->ready_opaque = opaque;
+	part_poke(m);
 	return true;
-}
-
-bool block_mirror_is_equal(const struct block_mirror *m)
-{
-	return m->both && !m->broken && !block_is_corrupt(m->to);
 }
 
 uint64_t block_mirror_due(const struct block_mirror *m)
 {
 	return m->ndue * GRAIN_BYTES;
+}
+
+void block_mirror_write_through(struct block_mirror *m)
+{
+	if (m->through)
+		return;
+	m->through = true;
+	m->before = m->b->changing;
+}
+
+bool block_mirror_writes_through(const struct block_mirror *m)
+{
+	return m->through;
+}
+
+bool block_mirror_settled(const struct block_mirror *m)
+{
+	return m->through && !m->ndue && !m->part_len && !m->before;
+}
+
+bool block_mirror_seal(struct block_mirror *m)
+{
+	m->sealed = m->sealed || (block_mirror_settled(m) && !m->broken);
+	return m->sealed;
+}
+
+bool block_mirror_is_equal(const struct block_mirror *m)
+{
+	return m->sealed && block_mirror_settled(m) && !m->broken && !block_is_corrupt(m->to);
 }
 
 /* ---- holding requests back ---- */
@@ -98,34 +183,18 @@ void block_mirror_poke(struct block_mirror *m)
 {
 	void (*held)(void *opaque) = m->held;
 
-	if (!held || (m->holds_all ? m->b->in_flight : m->b->changing))
+	if (!held || m->b->in_flight)
 		return;
 	m->held = NULL;
 	held(m->opaque);
 }
 
-void block_mirror_hold(struct block_mirror *m, bool all, void (*done)(void *opaque), void *opaque)
+void block_mirror_hold(struct block_mirror *m, void (*done)(void *opaque), void *opaque)
 {
 	m->holds = true;
-	m->holds_all = all;
 	m->held = done;
 	m->opaque = opaque;
 	block_mirror_poke(m);
-}
-
-bool block_mirror_takes(struct block_mirror *m, struct block_req *r)
-{
-	/* A discard may have another effect on each disk, and the content must be the same. */
-	if (m->both && r->op == BLOCK_DISCARD) {
-		r->op = BLOCK_WRITE_ZEROES;
-		r->flags |= BLOCK_REQ_MAY_UNMAP;
-	}
-	if (!m->holds || (!m->holds_all && r->op == BLOCK_READ))
-		return false;
-	r->next = NULL;
-	*m->tail = r;
-	m->tail = &r->next;
-	return true;
 }
 
 void block_mirror_submit(struct block_req *r, struct block *on)
@@ -136,15 +205,11 @@ void block_mirror_submit(struct block_req *r, struct block *on)
 	}
 }
 
-void block_mirror_release(struct block_mirror *m, bool both)
+void block_mirror_release(struct block_mirror *m)
 {
-	struct block_req *r = m->first;
-
-	m->both = both;
-	m->holds = m->holds_all = false;
-	m->first = NULL;
-	m->tail = &m->first;
-	block_mirror_submit(r, m->b);
+	m->holds = false;
+	m->held = NULL;
+	waiting_submit(m);
 }
 
 struct block_req *block_mirror_end(struct block_mirror *m)
@@ -162,40 +227,107 @@ struct block_req *block_mirror_end(struct block_mirror *m)
 
 /* ---- changes ---- */
 
-static void forward_done(struct block_req *r, int res)
+/* Note a change that goes to both disks. Returns false if it has to wait: for another change of a part of its range,
+ * for the copying of that, or for memory, which a change in flight has. */
+static bool change_begin(struct block_mirror *m, struct block_req *r)
 {
-	struct forward *f = container_of(r, struct forward, req);
-	struct block_req *outer = f->outer;
+	uint64_t len = r->op == BLOCK_FLUSH ? 0 : r->len;
+	struct change *c;
 
-	f->mirror->broken = f->mirror->broken || res < 0;
-	free(f);
-	block_req_end(outer, res);
+	if (overlap(r->offset, len, m->part_off, m->part_len) || is_changing(m, r->offset, len))
+		return false;
+	c = calloc(1, sizeof(*c));
+	if (!c && m->spare.outer)
+		return false;
+	c = c ? c : &m->spare;
+	*c = (struct change){ .outer = r, .off = r->offset, .len = len, .next = m->changes, .mirror = m };
+	m->changes = c;
+	return true;
 }
 
-/* Write to the other disk what this one has got. The order of two changes that overlap and are in flight at once is the
- * guest's affair on each disk, but may then be another one on the other disk. */
-bool block_mirror_forwards(struct block_mirror *m, struct block_req *r, int res)
+bool block_mirror_takes(struct block_mirror *m, struct block_req *r)
 {
-	struct forward *f;
+	if (r->op == BLOCK_READ && !m->holds)
+		return false;
+	/* A discard may have another effect on each disk, and the content must be the same. */
+	if (m->through && r->op == BLOCK_DISCARD) {
+		r->op = BLOCK_WRITE_ZEROES;
+		r->flags |= BLOCK_REQ_MAY_UNMAP;
+	}
+	if (!m->holds && (!m->through || change_begin(m, r)))
+		return false;
+	r->next = NULL;
+	*m->tail = r;
+	m->tail = &r->next;
+	return true;
+}
 
-	if (!m->both) {
+static struct change *change_find(struct block_mirror *m, const struct block_req *outer)
+{
+	struct change *c = m->changes;
+
+	while (c && c->outer != outer)
+		c = c->next;
+	return c;
+}
+
+static void change_end(struct change *c)
+{
+	struct block_mirror *m = c->mirror;
+	struct change **at = &m->changes;
+
+	while (*at != c)
+		at = &(*at)->next;
+	*at = c->next;
+	if (c == &m->spare)
+		c->outer = NULL;
+	else
+		free(c);
+	part_poke(m);
+	if (!m->holds)
+		waiting_submit(m);
+}
+
+static void forward_done(struct block_req *r, int res)
+{
+	struct change *c = container_of(r, struct change, req);
+	struct block_mirror *m = c->mirror;
+	struct block_req *inner = c->inner;
+
+	if (res < 0 && r->op == BLOCK_FLUSH)
+		m->broken = true;
+	else if (res < 0)
+		range_mark(m, r->offset, r->len);
+	if (!m->sealed)
+		res = 0;
+	if (inner == c->outer)
+		change_end(c);
+	block_req_end(inner, res);
+}
+
+bool block_mirror_forwards(struct block_mirror *m, struct block_req *outer, struct block_req *r, int res)
+{
+	struct change *c = change_find(m, outer);
+	bool is_all = r == outer;
+
+	if (!c) {
+		m->before -= is_all && m->through;
 		/* Also after an error, which may leave a part of the change. */
-		if (r->op != BLOCK_FLUSH)
+		if (is_all && r->op != BLOCK_FLUSH)
 			range_mark(m, r->offset, r->len);
 		return false;
 	}
-	f = res < 0 ? NULL : calloc(1, sizeof(*f));
-	m->broken = m->broken || !f; /* an error may leave a part of the change on one of them */
-	if (res < 0)
+	if (res < 0 && r->op != BLOCK_FLUSH)
+		range_mark(m, c->off, c->len);
+	/* The pieces of a write in a bounce buffer have gone to the other disk one by one. */
+	if (res < 0 || (is_all && r->op == BLOCK_WRITE)) {
+		if (is_all)
+			change_end(c);
 		return false;
-	if (!f) {
-		block_req_end(r, -ENOMEM);
-		return true;
 	}
-	f->outer = r;
-	f->mirror = m;
-	f->req = (struct block_req){ .op = r->op, .flags = r->flags, .offset = r->offset, .len = r->len, .iov = r->iov,
+	c->inner = r;
+	c->req = (struct block_req){ .op = r->op, .flags = r->flags, .offset = r->offset, .len = r->len, .iov = r->iov,
 		.niov = r->niov, .done = forward_done };
-	block_submit(m->to, &f->req);
+	block_submit(m->to, &c->req);
 	return true;
 }

@@ -15,7 +15,6 @@
 #include "vmm/machine/worker.h"
 #include "vmm/send_queue.h"
 #include "vmm/snapshot/clone_disk.h"
-#include "vmm/snapshot/disk_copy.h"
 #include "vmm/snapshot/disk_pull.h"
 #include "vmm/snapshot/vm_dump.h"
 #include "vmm/snapshot/vm_fork.h"
@@ -296,7 +295,7 @@ static void create_done(void *opaque, const struct vm_snapshot_done *d)
 	pins_delete(c);
 }
 
-static void snapshot_done(void *opaque, const struct vm_snapshot_done *d)
+void control_work_done(void *opaque, const struct vm_snapshot_done *d)
 {
 	struct control *c = opaque;
 	struct err e = { .cls = d->cls };
@@ -424,7 +423,7 @@ static int snapshot_create_request(struct control *c, struct channel_msg *m, str
 static int snapshot_revert_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_snapshot_revert *v = m->body;
-	int r = vm_snapshot_revert(c->vm, c->worker, v, v->wants_done ? create_done : snapshot_done, c, e);
+	int r = vm_snapshot_revert(c->vm, c->worker, v, v->wants_done ? create_done : control_work_done, c, e);
 
 	if (!r && v->look_only)
 		c->work_type = 0; /* changes nothing */
@@ -436,7 +435,7 @@ static int snapshot_delete_request(struct control *c, struct channel_msg *m, str
 	struct vm_snapshot_name *name = m->body;
 
 	TERMINATE(name->name);
-	return vm_snapshot_delete(c->vm, c->worker, name->name, snapshot_done, c, e);
+	return vm_snapshot_delete(c->vm, c->worker, name->name, control_work_done, c, e);
 }
 
 static int disk_pull_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -445,24 +444,9 @@ static int disk_pull_request(struct control *c, struct channel_msg *m, struct er
 	int r;
 
 	TERMINATE(what->disk);
-	r = vm_disk_pull(c->vm, c->worker, what, snapshot_done, c, e);
+	r = vm_disk_pull(c->vm, c->worker, what, control_work_done, c, e);
 	/* If the daemon ends, peer_lost() cancels the pull: the next daemon begins it again, because only a daemon can
 	 * change the definition afterwards. */
-	c->for_daemon = c->for_daemon || !r;
-	return r;
-}
-
-static int disk_copy_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	struct vm_disk_copy *what = m->body;
-	int r, fd;
-
-	TERMINATE(what->disk);
-	if (m->nfds != 1)
-		return err_set(e, -EINVAL, ERR_INVALID, "a copy needs its file");
-	fd = m->fds[0];
-	m->fds[0] = -1;
-	r = vm_disk_copy(c->vm, c->worker, what, fd, snapshot_done, c, e);
 	c->for_daemon = c->for_daemon || !r;
 	return r;
 }
@@ -659,9 +643,9 @@ static const struct {
 	[VM_MSG_BALLOON_SET] = { balloon_set_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
-	[VM_MSG_DISK_COPY] = { disk_copy_request, true },
-	[VM_MSG_DISK_COPY_END] = { control_disk_copy_end, false },
-	[VM_MSG_DISK_PIVOT] = { control_disk_pivot, false },
+	[VM_MSG_DISK_COPY] = { control_disk_copy, true },
+	[VM_MSG_DISK_COPY_END] = { control_disk_copy_end, true },
+	[VM_MSG_DISK_PIVOT] = { control_disk_pivot, true },
 	[VM_MSG_SCREENSHOT] = { control_screenshot, false },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },

@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
+#include "vmm/snapshot/disk_copy.h"
 
 #include <errno.h>
 #include <string.h>
@@ -52,19 +53,42 @@ int control_medium_set(struct control *c, struct channel_msg *m, struct err *e)
 	return vm_set_medium(c->vm, what, m->fds, e); /* fds that it takes become -1 */
 }
 
+int control_disk_copy(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_disk_copy *what = m->body;
+	int r, fd;
+
+	TERMINATE(what->disk);
+	if (m->nfds != 1)
+		return err_set(e, -EINVAL, ERR_INVALID, "a copy needs its file");
+	fd = m->fds[0];
+	m->fds[0] = -1;
+	r = vm_disk_copy(c->vm, c->worker, what, fd, control_work_done, c, e);
+	c->for_daemon = c->for_daemon || !r;
+	return r;
+}
+
 int control_disk_pivot(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_config *what = m->body;
-	int r = part_check(m, e);
+	const struct vm_disk *d = &what->disks[0];
+	int r = part_check(m, e), fd;
 
-	if (!r && (what->ndisks != 1 || what->disks[0].nlayers != 1 || what->disks[0].read_only))
+	if (!r && (what->ndisks != 1 || d->nlayers != 1 || d->read_only))
 		r = err_set(e, -EINVAL, ERR_INVALID, "a copy is one writable disk without backing files");
-	if (!r && vm_works(c->vm))
-		r = err_set(e, -EBUSY, ERR_BUSY, "work on this VM is under way; cancel it, or try again after it");
 	if (r < 0)
 		return r;
-	disks_settle(c);
-	return vm_pivot(c->vm, what, m->fds, e);
+	fd = m->fds[d->fd[0]];
+	m->fds[d->fd[0]] = -1;
+	return vm_disk_copy_end(c->vm, c->worker, d->id, d, fd, what->disk_more[0].check_only, control_work_done, c, e);
+}
+
+int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_disk_copy *what = m->body;
+
+	TERMINATE(what->disk);
+	return vm_disk_copy_end(c->vm, c->worker, what->disk, NULL, -1, false, control_work_done, c, e);
 }
 
 int control_unplug(struct control *c, struct channel_msg *m, struct err *e)
@@ -74,15 +98,4 @@ int control_unplug(struct control *c, struct channel_msg *m, struct err *e)
 	TERMINATE(what->id);
 	disks_settle(c);
 	return vm_unplug(c->vm, what->id, what->force, e);
-}
-
-int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *e)
-{
-	struct vm_disk_copy *what = m->body;
-
-	TERMINATE(what->disk);
-	if (vm_works(c->vm))
-		return err_set(e, -EBUSY, ERR_BUSY, "work on this VM is under way; cancel it, or try again after it");
-	disks_settle(c);
-	return vm_end_copy(c->vm, what->disk, e);
 }

@@ -63,6 +63,9 @@ void control_send(struct control *c, enum vm_msg_type type, uint64_t seq, const 
 /* Answer a request. e: set if r < 0. */
 void control_reply(struct control *c, uint64_t seq, int r, const struct err *e);
 
+/* Answer the request whose work has ended; opaque: the struct control. */
+void control_work_done(void *opaque, const struct vm_snapshot_done *d);
+
 /* Handlers of requests to the guest agent (control_agent.c). Each returns LATER, or -errno. */
 int control_agent(struct control *c, struct channel_msg *m, struct err *e);
 int control_addresses(struct control *c, struct channel_msg *m, struct err *e);
@@ -72,6 +75,7 @@ int control_agent_command(struct control *c, struct channel_msg *m, struct err *
 int control_plug(struct control *c, struct channel_msg *m, struct err *e);
 int control_unplug(struct control *c, struct channel_msg *m, struct err *e);
 int control_medium_set(struct control *c, struct channel_msg *m, struct err *e);
+int control_disk_copy(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_pivot(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *e);
 

@@ -177,7 +177,7 @@ static bool block_bytes_ok(uint32_t n)
 static bool disk_more_ok(const struct vm_disk_more *d)
 {
 	return d->bus <= VM_BUS_SCSI && d->cdrom <= 1 && d->no_discard <= 1 && d->detect_zeroes <= VM_ZEROES_UNMAP && d->force <= 1 &&
-		block_bytes_ok(d->logical_bytes) && block_bytes_ok(d->physical_bytes);
+		d->check_only <= 1 && block_bytes_ok(d->logical_bytes) && block_bytes_ok(d->physical_bytes);
 }
 
 static int disks_check(struct vm_config *c, struct files *f, struct err *e)

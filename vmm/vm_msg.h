@@ -154,8 +154,7 @@ enum vm_msg_type {
 	 * to processes whose vm_info has sets_medium. */
 	VM_MSG_MEDIUM_SET = 48,
 	/* a request: struct vm_disk_copy + 1 fd, an empty file: copy a disk that the guest uses to the file, and answer
-	 * when both get each change. VM_EVENT_PROGRESS meanwhile. Only to processes whose vm_info has copies_disks, as
-	 * the next two. */
+	 * when both get each change. VM_EVENT_PROGRESS. Only if vm_info has copies_disks, as the next two. */
 	VM_MSG_DISK_COPY = 49,
 	VM_MSG_DISK_COPY_END = 50, /* a request: struct vm_disk_copy, of which the id counts: go on without the copy */
 	/* a request: struct vm_config as VM_MSG_PLUG, with one disk, the copy: go on with it alone */
@@ -324,7 +323,8 @@ struct vm_disk_more {
 	uint8_t no_discard;    /* the guest cannot discard */
 	uint8_t detect_zeroes; /* enum vm_zeroes */
 	uint8_t force;	       /* only in VM_MSG_MEDIUM_SET: although the guest keeps the tray locked */
-	uint8_t reserved[3];
+	uint8_t check_only;    /* only in VM_MSG_DISK_PIVOT: look whether it would be refused */
+	uint8_t reserved[2];
 };
 
 /* Limits of a disk; 0: none. */
@@ -440,8 +440,9 @@ struct vm_config {
 	uint8_t screen; /* a screen (devices/legacy/bochs_display.h) */
 };
 
-/* The part of struct vm_config in VM_MSG_PLUG: the same in each release, so that a newer daemon's message has a length
- * that an older process knows. */
+/* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only. */
+#define VM_COPIES_DISKS 2
+/* The part of struct vm_config in VM_MSG_PLUG: the same in each release, since an older process knows its length. */
 #define VM_PLUG_BYTES (offsetof(struct vm_config, disk_more) + sizeof(((struct vm_config *)0)->disk_more))
 
 /* The disks and interfaces of the definition that is stored in the state. One may have been detached since the daemon
@@ -843,7 +844,7 @@ struct vm_info {
 	uint8_t sets_disks; /* 1: the process knows VM_MSG_DISK_SET */
 	uint8_t dumps_then; /* 1: the process knows vm_dump.then */
 	uint8_t plugs; /* 1: the process knows VM_MSG_PLUG */
-	/* 1: the process knows VM_MSG_BALLOON_SET, _RECLAIM, _MEDIUM_SET, _DISK_COPY;
+	/* 1: the process knows VM_MSG_BALLOON_SET, _RECLAIM, _MEDIUM_SET; VM_COPIES_DISKS: _DISK_COPY;
 	 * checks_saves: struct vm_save_devices up to `interfaces`; 2: all of it */
 	uint8_t sets_balloon, reclaims, sets_medium, copies_disks, checks_saves;
 	uint8_t screens; /* 1: the process knows VM_MSG_SCREENSHOT */

@@ -13,6 +13,8 @@
 #include "vmm/machine/machine_disk.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -20,6 +22,8 @@
 
 #define CLUSTER_BITS 16
 #define REFCOUNT_ORDER 4
+/* How long the guest's requests may wait for those in flight before an end of the copy gives up. */
+#define HOLD_NS (10 * 1000000000ULL)
 
 static int disk_find(const struct machine *m, const char *id, struct err *e)
 {
@@ -36,6 +40,16 @@ int machine_copy_check(const struct machine *m, struct err *e)
 			return err_set(e, -EBUSY, ERR_BUSY, "disk %s is being mirrored to a copy; end that first, with cairn blockjob VM %s "
 				"--pivot or --abort", m->disks[i].id, m->disks[i].id);
 	return 0;
+}
+
+int machine_copy_find_begun(struct machine *m, const char *id, struct machine_disk **ret, struct err *e)
+{
+	int i = disk_find(m, id, e);
+
+	if (i < 0)
+		return i;
+	*ret = &m->disks[i];
+	return m->disks[i].copy ? 0 : err_set(e, -ENOENT, ERR_NOT_FOUND, "disk %s has no copy under way", id);
 }
 
 /* ---- beginning ---- */
@@ -59,6 +73,15 @@ static int begin_check(const struct machine *m, unsigned i, const struct vm_disk
 	return 0;
 }
 
+int machine_copy_find(struct machine *m, const struct vm_disk_copy *what, struct machine_disk **ret, struct err *e)
+{
+	int i = disk_find(m, what->disk, e), r = i < 0 ? i : begin_check(m, (unsigned)i, what, e);
+
+	if (!r)
+		*ret = &m->disks[i];
+	return r;
+}
+
 static int image_make(const struct machine_disk *d, uint8_t format, int fd, struct err *e)
 {
 	struct qcow2_create c = { .cluster_bits = CLUSTER_BITS, .refcount_order = REFCOUNT_ORDER, .version = 3 };
@@ -74,75 +97,103 @@ static int image_make(const struct machine_disk *d, uint8_t format, int fd, stru
 	return ftruncate(fd, (off_t)info.size_bytes) < 0 ? err_set_errno(e, -errno, "the copy of %s", d->id) : 0;
 }
 
-/* Open the copy while the loop's thread does not run. */
-static int copy_open(struct machine_disk *d, uint8_t format, int fd, struct err *e)
-{
-	struct block_layer layer = { .fd = fd, .format = format };
-	struct block_open o = { .layers = &layer, .nlayers = 1, .beside_pins = true, .name = d->id };
-	int r = block_open(d->loop, &o, &d->copy, e);
+struct open_call {
+	struct disk_call c;
+	uint8_t format;
+	int fd;
+};
 
-	if (r < 0) {
-		close(fd);
-		return r;
+static void open_run(struct disk_call *c, struct block *b)
+{
+	struct open_call *x = container_of(c, struct open_call, c);
+	struct machine_disk *d = c->disk;
+	struct block_layer layer = { .fd = x->fd, .format = x->format };
+	struct block_open o = { .layers = &layer, .nlayers = 1, .beside_pins = true, .name = d->id };
+	int r = block_open(d->loop, &o, &d->copy, &c->e);
+
+	if (!r) {
+		x->fd = -1;
+		r = block_mirror_new(b, d->copy, &d->mirror, &c->e);
 	}
-	r = block_mirror_new(d->block, d->copy, &d->mirror, e);
 	if (r < 0)
 		block_close(STEAL_PTR(d->copy));
-	return r;
+	disk_call_return(c, r, NULL);
 }
 
-int machine_copy_begin(struct machine *m, const struct vm_disk_copy *what, int fd, struct err *e)
+int machine_copy_open(struct machine_disk *d, uint8_t format, int fd, struct err *e)
 {
-	int i = disk_find(m, what->disk, e), r = i < 0 ? i : begin_check(m, (unsigned)i, what, e), started;
-	struct machine_disk *d = &m->disks[i < 0 ? 0 : i];
-	struct err own;
+	struct open_call x = { .c.run = open_run, .format = format, .fd = fd };
+	int r = image_make(d, format, fd, e);
 
 	if (!r)
-		r = image_make(d, what->format, fd, e);
-	if (r < 0) {
-		close(fd);
-		return r;
-	}
-	machine_disk_io_stop(d->io);
-	r = copy_open(d, what->format, fd, e);
-	started = machine_disk_io_begin(m, d->io, &own);
-	if (!r && started < 0) {
-		block_mirror_end(STEAL_PTR(d->mirror));
-		block_close(STEAL_PTR(d->copy));
-		*e = own;
-	}
-	return r < 0 ? r : started;
+		r = disk_call(d, &x.c, e);
+	if (x.fd >= 0)
+		close(x.fd);
+	return r;
 }
 
 /* ---- the end ---- */
 
-struct hold_call {
-	struct disk_call c;
-	struct block_mirror *mirror;
+/* On the heap, because a disk's thread that waits for its file system runs the tasks when nobody waits for them. */
+struct hold {
+	struct loop_task hold, release;
+	struct machine_disk *disk;
+	atomic_bool held;
 };
 
 static void held(void *opaque)
 {
-	struct hold_call *x = opaque;
-
-	disk_call_return(&x->c, 0, NULL);
+	atomic_store((atomic_bool *)opaque, true);
 }
 
-static void hold_run(struct disk_call *c, struct block *b)
+static void hold_run(struct loop_task *t)
 {
-	struct hold_call *x = container_of(c, struct hold_call, c);
+	struct hold *x = container_of(t, struct hold, hold);
 
-	(void)b;
-	block_mirror_hold(x->mirror, true, held, x);
+	block_mirror_hold(x->disk->mirror, held, &x->held);
+}
+
+static void give_up_run(struct loop_task *t)
+{
+	struct hold *x = container_of(t, struct hold, release);
+
+	block_mirror_release(x->disk->mirror);
+	free(x);
+}
+
+/* Hold all requests back, and wait for those in flight. */
+static int requests_hold(struct machine_disk *d, struct err *e)
+{
+	struct hold *x = calloc(1, sizeof(*x));
+	uint64_t end = loop_now_ns() + HOLD_NS;
+
+	if (!x)
+		return err_set_errno(e, -ENOMEM, "disk %s", d->id);
+	*x = (struct hold){ .hold.run = hold_run, .release.run = give_up_run, .disk = d };
+	loop_post(d->loop, &x->hold);
+	while (!atomic_load(&x->held) && loop_now_ns() < end)
+		poll(NULL, 0, 1);
+	if (atomic_load(&x->held)) {
+		free(x);
+		return 0;
+	}
+	loop_post(d->loop, &x->release);
+	return err_set(e, -ETIMEDOUT, ERR_TIMEOUT, "requests to disk %s take longer than %llu s, because the file system of its image or of the "
+		"copy does not answer; try again when it does", d->id, HOLD_NS / 1000000000);
 }
 
 static void release_run(struct disk_call *c, struct block *b)
 {
-	struct hold_call *x = container_of(c, struct hold_call, c);
-
 	(void)b;
-	block_mirror_release(x->mirror, !block_mirror_due(x->mirror));
+	block_mirror_release(c->disk->mirror);
 	disk_call_return(c, 0, NULL);
+}
+
+void machine_copy_release(struct machine_disk *d)
+{
+	struct disk_call release = { .run = release_run };
+
+	disk_call(d, &release, NULL);
 }
 
 /* A copy has no internal snapshots, and live clones read pins of the image, which are some. */
@@ -163,10 +214,32 @@ static int snapshots_check(struct machine_disk *d, struct err *e)
 	return r;
 }
 
+struct equal_call {
+	struct disk_call c;
+	bool equal;
+};
+
+static void equal_run(struct disk_call *c, struct block *b)
+{
+	(void)b;
+	container_of(c, struct equal_call, c)->equal = block_mirror_is_equal(c->disk->mirror);
+	disk_call_return(c, 0, NULL);
+}
+
+static int equal_check(struct machine_disk *d, struct err *e)
+{
+	struct equal_call x = { .c.run = equal_run };
+	int r = disk_call(d, &x.c, e);
+
+	return r || x.equal ? r : err_set(e, -EIO, ERR_IO, "the copy of disk %s lacks changes of the guest; drop it with --abort, and make "
+		"another one", d->id);
+}
+
 static int pivot_check(struct machine_disk *d, const struct vm_disk *pivot, int fd, struct err *e)
 {
 	struct block_layer layers[BLOCK_LAYERS_MAX];
 	struct stat is, copy;
+	int r;
 
 	block_layers(d->copy, layers);
 	if (fstat(layers[0].fd, &copy) < 0 || fstat(fd, &is) < 0 || is.st_dev != copy.st_dev || is.st_ino != copy.st_ino)
@@ -174,7 +247,8 @@ static int pivot_check(struct machine_disk *d, const struct vm_disk *pivot, int 
 	if (layers[0].format != pivot->format[0])
 		return err_set(e, -EINVAL, ERR_INVALID, "the copy of disk %s has format %s; give that with --dest-format", d->id,
 			block_format_name(layers[0].format));
-	return snapshots_check(d, e);
+	r = snapshots_check(d, e);
+	return r ? r : equal_check(d, e);
 }
 
 /* Note that the disk's image is the copy. */
@@ -191,42 +265,80 @@ static void disk_describe(struct machine *m, struct machine_disk *d, const struc
 	free(STEAL_PTR(d->warm));
 }
 
-int machine_copy_end(struct machine *m, const char *id, const struct vm_disk *pivot, int fd, struct err *e)
+int machine_copy_hold(struct machine_disk *d, const struct vm_disk *pivot, int fd, struct err *e)
 {
-	int i = disk_find(m, id, e), r = 0;
-	struct machine_disk *d = &m->disks[i < 0 ? 0 : i];
-	struct hold_call hold = { .c.run = hold_run, .mirror = d->mirror }, release = { .c.run = release_run, .mirror = d->mirror };
-	struct block_req *held_back;
-	struct block *copy, *gone;
-	struct err own;
+	int r = requests_hold(d, e);
 
-	if (i < 0 || !d->copy)
-		return i < 0 ? i : err_set(e, -ENOENT, ERR_NOT_FOUND, "disk %s has no copy under way", id);
-	if (pivot)
-		r = pivot_check(d, pivot, fd, e);
-	if (!r)
-		r = disk_call(d, &hold.c, e);
-	if (!r && pivot && !block_mirror_is_equal(d->mirror)) {
-		r = err_set(e, -EIO, ERR_IO, "the copy of disk %s lacks changes of the guest; drop it with --abort, and make another one", id);
-		disk_call(d, &release.c, &own);
-	}
-	if (r < 0)
+	if (r < 0 || !pivot)
 		return r;
+	r = pivot_check(d, pivot, fd, e);
+	if (r < 0)
+		machine_copy_release(d);
+	return r;
+}
+
+struct block *machine_copy_swap(struct machine *m, struct machine_disk *d, const struct vm_disk *pivot, int fd)
+{
+	struct block *copy = STEAL_PTR(d->copy), *gone = pivot ? d->block : copy;
+	struct block_req *held_back;
+	struct err e;
+
 	machine_disk_io_stop(d->io);
 	held_back = block_mirror_end(STEAL_PTR(d->mirror));
-	copy = STEAL_PTR(d->copy);
-	gone = pivot ? d->block : copy;
 	if (pivot) {
 		virtio_blk_set_block(d->dev, copy);
 		d->block = copy;
-	}
-	r = block_close(gone);
-	if (pivot)
 		disk_describe(m, d, pivot, fd);
-	if (r < 0) /* after a pivot, the old image; else the copy */
-		log_error(d->id, "closing the %s: %s", pivot ? "old image" : "copy", strerror(-r));
+	}
 	block_mirror_submit(held_back, d->block);
-	if (machine_disk_io_begin(m, d->io, &own) < 0)
-		log_error(d->id, "%s", own.msg);
-	return r < 0 && !pivot ? err_set_errno(e, r, "the copy of disk %s may be incomplete", id) : 0;
+	if (machine_disk_io_begin(m, d->io, &e) < 0)
+		log_error(d->id, "%s", e.msg);
+	return gone;
+}
+
+struct close_call {
+	struct disk_call c;
+	struct block *gone;
+	struct block_req flush;
+	struct block_layer files[BLOCK_LAYERS_MAX];
+	unsigned nfiles;
+};
+
+static void flush_done(struct block_req *r, int res)
+{
+	disk_call_return(&container_of(r, struct close_call, flush)->c, res, NULL);
+}
+
+static void flush_run(struct disk_call *c, struct block *b)
+{
+	struct close_call *x = container_of(c, struct close_call, c);
+
+	(void)b;
+	block_submit(x->gone, &x->flush);
+}
+
+static void close_run(struct disk_call *c, struct block *b)
+{
+	struct close_call *x = container_of(c, struct close_call, c);
+
+	(void)b;
+	x->nfiles = block_layers(x->gone, x->files);
+	disk_call_return(c, block_close_but_files(x->gone), NULL);
+}
+
+/* The flush waits for the file system beside other requests of the disk, and the close() of the files on this thread.
+ * */
+int machine_copy_close(struct machine_disk *d, struct block *gone)
+{
+	struct close_call x = { .c.run = flush_run, .gone = gone, .flush = { .op = BLOCK_FLUSH, .done = flush_done } };
+	int r = disk_call(d, &x.c, NULL), closed;
+
+	x.c = (struct disk_call){ .run = close_run };
+	closed = disk_call(d, &x.c, NULL);
+	for (unsigned i = 0; i < x.nfiles; i++) {
+		close(x.files[i].fd);
+		if (x.files[i].data_fd)
+			close(x.files[i].data_fd);
+	}
+	return r < 0 ? r : closed;
 }

@@ -1,24 +1,43 @@
 /* machine_copy: a second image that a disk is copied to while the guest uses the disk (block/mirror.h). From the end of
  * the copying on, both images get each change, until the disk goes on with one of them alone.
  *
- * Threading: main thread, while no work is in progress and the worker is idle; the machine may run. */
+ * Threading: the main thread only looks and exchanges pointers. What may wait for a file system runs on the worker's
+ * thread, as work of the VM. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_COPY_H
 #define CAIRN_VMM_MACHINE_MACHINE_COPY_H
 
+#include <stdint.h>
+
+struct block;
 struct err;
 struct machine;
+struct machine_disk;
 struct vm_disk;
 struct vm_disk_copy;
 
-/* Make a copy's file an image, open it, and begin a mirror of the disk to it, of which all is due.
- * fd: an empty file; taken. Returns 0; -ENOENT; -EBUSY; -ENOTSUP; -errno with a sentence. */
-int machine_copy_begin(struct machine *m, const struct vm_disk_copy *what, int fd, struct err *e);
-/* Close one of the two images, and go on with the other one.
- * pivot: how the copy is described, to go on with the copy; it needs a copy that gets each change, and refuses to lose
- * internal snapshots. NULL: go on without the copy. fd: with pivot, the file that must be the copy's; borrowed.
- * Returns 0; -ENOENT: there is no copy; -ENOTSUP; -errno with a sentence, and then nothing has changed. */
-int machine_copy_end(struct machine *m, const char *id, const struct vm_disk *pivot, int fd, struct err *e);
-/* Returns 0 if no disk has a copy; -EBUSY with a sentence that names one. */
+/* Main thread. Find the disk that can be copied so. Returns 0; -ENOENT; -ENOTSUP; -EFBIG; -EINVAL with a sentence. */
+int machine_copy_find(struct machine *m, const struct vm_disk_copy *what, struct machine_disk **ret, struct err *e);
+/* Main thread. Find a disk that has a copy. Returns 0; -ENOENT with a sentence. */
+int machine_copy_find_begun(struct machine *m, const char *id, struct machine_disk **ret, struct err *e);
+/* Main thread. Returns 0 if no disk has a copy; -EBUSY with a sentence that names one. */
 int machine_copy_check(const struct machine *m, struct err *e);
+
+/* Worker. Make a file an image, open it as the disk's copy, and begin a mirror of the disk to it, of which all is due.
+ * format: enum block_format. fd: an empty file; taken. Returns 0; -errno with a sentence. */
+int machine_copy_open(struct machine_disk *d, uint8_t format, int fd, struct err *e);
+/* Worker. Hold back all requests to the disk, and wait for those in flight.
+ * pivot: how the copy is described, to go on with it alone; it must get each change, and the disk may have no internal
+ * snapshots. fd: the file that must be the copy's; borrowed. NULL: to go on without the copy.
+ * Returns 0; -ENOTSUP; -ETIMEDOUT: a request takes longer than 10 s; -errno with a sentence. On errors, nothing is
+ * held. */
+int machine_copy_hold(struct machine_disk *d, const struct vm_disk *pivot, int fd, struct err *e);
+/* Worker. Submit what machine_copy_hold() holds, and go on with both. */
+void machine_copy_release(struct machine_disk *d);
+/* Main thread, after machine_copy_hold() with the same pivot and fd. Go on with the copy, or without it; submits what
+ * was held. Returns the other image, for machine_copy_close(). */
+struct block *machine_copy_swap(struct machine *m, struct machine_disk *d, const struct vm_disk *pivot, int fd);
+/* Worker. Close an image that the disk does not use any more. Waits for its file system; the disk does not. Returns
+ * 0; -errno: the image may lack changes. */
+int machine_copy_close(struct machine_disk *d, struct block *gone);
 
 #endif

@@ -787,7 +787,8 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->started_realtime_ns = vm->started_ns;
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
-	i->sets_interfaces = i->sets_disks = i->plugs = i->sets_medium = i->copies_disks = i->screens = true;
+	i->sets_interfaces = i->sets_disks = i->plugs = i->sets_medium = i->screens = true;
+	i->copies_disks = VM_COPIES_DISKS;
 	i->sets_balloon = i->reclaims = true;
 	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;

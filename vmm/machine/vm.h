@@ -63,10 +63,8 @@ int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
 /* Give a CD drive the medium in c, which has this disk alone, as vm_plug(). Returns 0; -EBUSY: the guest keeps the tray
  * locked; -ENOENT; -ENOTSUP: it is no CD drive with bus scsi; -errno. */
 int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
-/* End the copy of a disk, or go on with it alone: c has the copy, as vm_plug() (machine_copy.h). The worker is idle.
- * Returns as machine_copy_end(). */
-int vm_end_copy(struct vm *vm, const char *id, struct err *e);
-int vm_pivot(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
+/* A disk has another image: note the configuration for a process that takes the VM over. */
+void vm_disk_changed(struct vm *vm);
 /* Ask the guest to release a disk or an interface; force: remove it at once. VM_EVENT_UNPLUGGED reports the removal.
  * Returns 0; -ENOENT; -EBUSY; -ENOTSUP. */
 int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e);
@@ -109,6 +107,8 @@ int vm_work_begin(struct vm *vm, const char *what, struct err *e);
 /* Begin work that is also possible on a crashed VM that was kept (on_crash "preserve"). Otherwise
  * as vm_work_begin(). */
 int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e);
+/* The same for work that ends the copy of a disk; all other work is refused while there is a copy (machine_copy.h). */
+int vm_work_begin_on_copy(struct vm *vm, const char *what, struct err *e);
 /* Report progress in bytes. Called on the worker's thread after each step. Returns true when the work was
  * cancelled. */
 bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total);

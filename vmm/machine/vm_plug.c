@@ -83,28 +83,9 @@ int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err
 	return r;
 }
 
-int vm_end_copy(struct vm *vm, const char *id, struct err *e)
+void vm_disk_changed(struct vm *vm)
 {
-	int r = readers_check(vm, e);
-
-	if (!r)
-		r = machine_copy_end(vm->m, id, NULL, -1, e);
-	if (!r)
-		log_info(NULL, "disk %s goes on without its copy", id);
-	return r;
-}
-
-int vm_pivot(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)
-{
-	int r = readers_check(vm, e);
-
-	if (!r)
-		r = machine_copy_end(vm->m, c->disks[0].id, &c->disks[0], fds[c->disks[0].fd[0]], e);
-	if (!r) {
-		config_note(vm);
-		log_info(NULL, "disk %s goes on with its copy", c->disks[0].id);
-	}
-	return r;
+	config_note(vm);
 }
 
 static void remove_and_tell(struct vm *vm, const char *name)

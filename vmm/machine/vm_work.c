@@ -17,10 +17,15 @@ int vm_work_begin(struct vm *vm, const char *what, struct err *e)
 
 int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e)
 {
+	if (!vm->work && machine_copy_check(vm->m, e) < 0)
+		return -EBUSY;
+	return vm_work_begin_on_copy(vm, what, e);
+}
+
+int vm_work_begin_on_copy(struct vm *vm, const char *what, struct err *e)
+{
 	if (vm->work)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way", vm->work);
-	if (machine_copy_check(vm->m, e) < 0)
-		return -EBUSY;
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED && vm->phase != VM_PHASE_CRASHED)
 		return vm_wrong_phase(vm, what, e);
 	vm->work = what;

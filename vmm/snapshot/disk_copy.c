@@ -15,10 +15,8 @@
 
 #define CHUNK_BYTES (1 * MIB)
 #define WAIT_MS_MAX 100
-/* Changes are held back while the rest is copied, once it is this small, or after so many rounds of a guest that writes
- * faster than that. */
+/* Changes go to both images while the rest is copied, once it is this small, or a round has not halved it. */
 #define REST_BYTES (8 * MIB)
-#define ROUNDS_MAX 20
 
 struct copy_job {
 	struct vmsnap_job j;
@@ -26,9 +24,14 @@ struct copy_job {
 	uint64_t rate_bytes_per_s, size_bytes;
 	uint64_t begun_ns;
 	uint64_t new_from; /* from here on, the copy has nothing yet and reads as zeros */
-	unsigned rounds;
-	bool held;
+	uint64_t round_due; /* what was due when the last round ended */
 	uint8_t *buf;
+	/* The end: */
+	const struct vm_disk *pivot; /* `to`, or NULL: go on without the copy */
+	struct vm_disk to;
+	int fd, format; /* of the copy */
+	bool check_only, held;
+	struct block *gone; /* to be closed */
 };
 
 /* ---- calls that run on the disk's thread ---- */
@@ -39,7 +42,7 @@ struct copy_call {
 	struct block_req req;
 	struct iovec iov;
 	uint64_t off, len, due;
-	bool on_copy, any, both;
+	bool on_copy, any, settled, sealed;
 };
 
 static void request_done(struct block_req *r, int res)
@@ -65,34 +68,48 @@ static int request(struct copy_job *p, enum block_op op, uint64_t off, uint64_t 
 	return disk_call(p->disk, &x.c, e);
 }
 
-static void next_run(struct disk_call *c, struct block *b)
-{
-	struct copy_call *x = container_of(c, struct copy_call, c);
-	struct block_mirror *m = x->job->disk->mirror;
-
-	(void)b;
-	x->any = block_mirror_next(m, CHUNK_BYTES, &x->off, &x->len);
-	x->due = block_mirror_due(m);
-	disk_call_return(c, 0, NULL);
-}
-
-static void held(void *opaque)
+static void part_ready(void *opaque)
 {
 	disk_call_return(opaque, 0, NULL);
 }
 
-static void hold_run(struct disk_call *c, struct block *b)
+static void next_run(struct disk_call *c, struct block *b)
 {
+	struct copy_call *x = container_of(c, struct copy_call, c);
+	struct block_mirror *m = c->disk->mirror;
+
 	(void)b;
-	block_mirror_hold(container_of(c, struct copy_call, c)->job->disk->mirror, false, held, c);
+	x->due = block_mirror_due(m);
+	x->any = x->due;
+	/* The call may return inside, and then x is gone. */
+	if (!block_mirror_next(m, CHUNK_BYTES, &x->off, &x->len, part_ready, c)) {
+		x->settled = block_mirror_settled(m);
+		disk_call_return(c, 0, NULL);
+	}
 }
 
-static void release_run(struct disk_call *c, struct block *b)
+static void through_run(struct disk_call *c, struct block *b)
+{
+	(void)b;
+	block_mirror_write_through(c->disk->mirror);
+	disk_call_return(c, 0, NULL);
+}
+
+static void seal_run(struct disk_call *c, struct block *b)
 {
 	struct copy_call *x = container_of(c, struct copy_call, c);
 
 	(void)b;
-	block_mirror_release(x->job->disk->mirror, x->both);
+	x->settled = block_mirror_settled(c->disk->mirror);
+	x->sealed = block_mirror_seal(c->disk->mirror);
+	disk_call_return(c, 0, NULL);
+}
+
+/* The guest's changes of the part wait no longer. */
+static void part_end_run(struct disk_call *c, struct block *b)
+{
+	(void)b;
+	block_mirror_release(c->disk->mirror);
 	disk_call_return(c, 0, NULL);
 }
 
@@ -127,52 +144,75 @@ static void rate_wait(struct copy_job *p, uint64_t done)
 	}
 }
 
-static int changes_hold(struct copy_job *p, struct err *e)
+static bool rounds_help(struct copy_job *p, const struct copy_call *x, uint64_t last_off)
 {
-	struct copy_call x = { .c.run = hold_run, .job = p };
+	bool over = x->off < last_off;
+	uint64_t before = p->round_due;
 
-	p->held = true;
-	return disk_call(p->disk, &x.c, e);
+	if (over)
+		p->round_due = x->due;
+	return x->due > REST_BYTES && (!over || x->due <= before / 2);
 }
 
-/* Copy what is due, until the rest is small, and then the rest with all changes held back. */
+static int write_through(struct copy_job *p, struct err *e)
+{
+	struct disk_call c = { .run = through_run };
+
+	return disk_call(p->disk, &c, e);
+}
+
+/* Copy what is due in rounds, while changes make more due; then, when rounds help no more, while changes go to both
+ * images. */
 static int parts_copy(struct copy_job *p, struct err *e)
 {
 	uint64_t last = 0, done = 0;
+	bool through = false;
 	int r = 0;
 
+	p->round_due = p->size_bytes;
 	while (!r) {
 		struct copy_call x = { .c.run = next_run, .job = p };
 
 		r = disk_call(p->disk, &x.c, e);
-		if (r < 0 || (!x.any && p->held))
+		if (r < 0 || (!x.any && x.settled))
 			return r;
-		if (!p->held && vm_work_step(p->j.vm, p->size_bytes - MIN(x.due, p->size_bytes), p->size_bytes))
+		if (vm_work_step(p->j.vm, p->size_bytes - MIN(x.due, p->size_bytes), p->size_bytes))
 			return err_set(e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; disk %s has no copy", p->disk->id);
-		p->rounds += x.any && x.off < last;
-		last = x.off;
-		if (x.any)
+		if (x.any) {
 			r = part_copy(p, x.off, x.len, e);
-		done += x.any ? x.len : 0;
-		if (!r && !p->held && p->new_from >= p->size_bytes && (x.due <= REST_BYTES || p->rounds >= ROUNDS_MAX))
-			r = changes_hold(p, e);
-		else if (!p->held)
-			rate_wait(p, done);
+			done += x.len;
+		} else if (through) {
+			poll(NULL, 0, 1); /* changes are in flight that began before */
+		}
+		if (!r && !through && p->new_from >= p->size_bytes && !(x.any && rounds_help(p, &x, last))) {
+			r = write_through(p, e);
+			through = true;
+		}
+		last = x.any ? x.off : last;
+		rate_wait(p, done);
 	}
 	return r;
 }
 
-/* The copy is durable before it gets the first change of its own, so that the next flush makes both images equal. */
+/* The copy is durable before the mirror is sealed, so that the next flush makes both images equal. */
 static int copy_all(struct copy_job *p, struct err *e)
 {
-	struct copy_call release = { .c.run = release_run, .job = p };
-	int r = parts_copy(p, e);
+	struct copy_call seal = { .c.run = seal_run }, end = { .c.run = part_end_run };
+	int r = machine_copy_open(p->disk, (uint8_t)p->format, p->fd, e);
 
-	if (!r)
-		r = request(p, BLOCK_FLUSH, 0, 0, e);
-	release.both = !r;
-	if (p->held)
-		disk_call(p->disk, &release.c, NULL);
+	if (r < 0)
+		return r;
+	do {
+		r = parts_copy(p, e);
+		if (!r)
+			r = request(p, BLOCK_FLUSH, 0, 0, e);
+		if (!r)
+			r = disk_call(p->disk, &seal.c, e);
+		if (!r && !seal.sealed && seal.settled)
+			r = err_set(e, -EIO, ERR_IO, "a flush of the copy of disk %s failed", p->disk->id);
+	} while (!r && !seal.sealed);
+	if (r < 0)
+		disk_call(p->disk, &end.c, NULL);
 	return r;
 }
 
@@ -186,50 +226,134 @@ static void copy_run(struct work *w)
 	free(p->buf);
 }
 
-static void copy_done(struct work *w)
+/* ---- the end of a copy ---- */
+
+static void job_end(struct work *w)
+{
+	struct copy_job *p = container_of(w, struct copy_job, j.work);
+
+	vmsnap_job_finish(&p->j);
+	free(p);
+}
+
+static void close_run(struct work *w)
+{
+	struct copy_job *p = container_of(w, struct copy_job, j.work);
+	int r = machine_copy_close(p->disk, p->gone);
+
+	if (r < 0) /* after a pivot, the old image; else the copy */
+		log_error(p->disk->id, "closing the %s: %s", p->pivot ? "old image" : "copy", strerror(-r));
+	if (r < 0 && !p->pivot && !p->j.r)
+		p->j.r = err_set_errno(&p->j.e, r, "the copy of disk %s may be incomplete", p->disk->id);
+	if (p->fd >= 0)
+		close(p->fd);
+}
+
+static void hold_run(struct work *w)
 {
 	struct copy_job *p = container_of(w, struct copy_job, j.work);
 	struct err e;
+	int r = machine_copy_hold(p->disk, p->pivot, p->fd, &e);
 
-	if (p->j.r < 0 && machine_copy_end(p->j.m, p->disk->id, NULL, -1, &e) < 0)
+	if (!r && p->check_only)
+		machine_copy_release(p->disk);
+	p->held = !r && !p->check_only;
+	if (!p->held && p->fd >= 0)
+		close(p->fd);
+	if (r < 0 && p->j.r < 0) /* a copy that failed */
 		log_warn(p->disk->id, "%s", e.msg);
-	vmsnap_job_finish(&p->j);
+	else if (r < 0) {
+		p->j.r = r;
+		p->j.e = e;
+	}
+}
+
+/* All requests of the disk are held back. */
+static void hold_done(struct work *w)
+{
+	struct copy_job *p = container_of(w, struct copy_job, j.work);
+
+	if (!p->held) {
+		job_end(w);
+		return;
+	}
+	p->gone = machine_copy_swap(p->j.m, p->disk, p->pivot, p->fd);
+	vm_disk_changed(p->j.vm);
+	log_info(NULL, "disk %s goes on with%s its copy", p->disk->id, p->pivot ? "" : "out");
+	vmsnap_job_stage(&p->j, close_run, job_end);
+}
+
+static void copy_done(struct work *w)
+{
+	struct copy_job *p = container_of(w, struct copy_job, j.work);
+
+	p->fd = -1; /* the copy has it, or it is closed */
+	if (p->j.r < 0 && p->disk->copy)
+		vmsnap_job_stage(&p->j, hold_run, hold_done);
+	else
+		job_end(w);
+}
+
+static void job_begin(struct copy_job *p, vm_snapshot_done_fn *done, void *opaque)
+{
+	vm_work_set_live(p->j.vm, true);
+	p->j.done = done;
+	p->j.opaque = opaque;
+}
+
+/* Give up a job that has not begun. fd: taken. */
+static int job_refuse(struct vm *vm, struct copy_job *p, int fd, int r)
+{
+	if (fd >= 0)
+		close(fd);
+	if (p)
+		vm_work_end(vm);
 	free(p);
+	return r;
 }
 
 int vm_disk_copy(struct vm *vm, struct worker *w, const struct vm_disk_copy *what, int fd, vm_snapshot_done_fn *done, void *opaque,
 	struct err *e)
 {
-	struct machine *m = vm_machine(vm);
 	struct copy_job *p = vmsnap_job_new(sizeof(*p), vm, w, "blockcopy", e);
+	struct machine *m = vm_machine(vm);
 	struct block_info info;
-	unsigned i = 0;
-	int r;
+	int r = p ? 0 : -EBUSY;
 
-	if (!p) {
-		close(fd);
-		return -EBUSY;
-	}
-	r = m->cfg.images_only ? err_set(e, -ENOTSUP, ERR_WRONG_STATE, "the VM is off; copy its image with cairn-img convert")
-			       : machine_copy_begin(m, what, fd, e);
-	if (r < 0) {
-		if (m->cfg.images_only)
-			close(fd);
-		vm_work_end(vm);
-		free(p);
-		return r;
-	}
-	while (strcmp(m->disks[i].id, what->disk))
-		i++;
-	vm_work_set_live(vm, true);
-	p->disk = &m->disks[i];
+	if (!r && m->cfg.images_only)
+		r = err_set(e, -ENOTSUP, ERR_WRONG_STATE, "the VM is off; copy its image with cairn-img convert");
+	if (!r)
+		r = machine_copy_find(m, what, &p->disk, e);
+	if (r < 0)
+		return job_refuse(vm, p, fd, r);
 	block_info(p->disk->block, &info);
 	p->size_bytes = info.size_bytes;
 	p->rate_bytes_per_s = what->rate_bytes_per_s;
-	p->j.done = done;
-	p->j.opaque = opaque;
-	p->j.work.run = copy_run;
-	p->j.work.done = copy_done;
-	worker_submit(w, m->host.loop, &p->j.work);
+	p->format = what->format;
+	p->fd = fd;
+	job_begin(p, done, opaque);
+	vmsnap_job_stage(&p->j, copy_run, copy_done);
+	return 0;
+}
+
+int vm_disk_copy_end(struct vm *vm, struct worker *w, const char *disk, const struct vm_disk *pivot, int fd, bool check_only,
+	vm_snapshot_done_fn *done, void *opaque, struct err *e)
+{
+	struct copy_job *p = vmsnap_job_new_on_copy(sizeof(*p), vm, w, "blockjob", e);
+	struct machine *m = vm_machine(vm);
+	int r = p ? machine_copy_find_begun(m, disk, &p->disk, e) : -EBUSY;
+
+	if (!r && m->disk_readers)
+		r = err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment");
+	if (r < 0)
+		return job_refuse(vm, p, fd, r);
+	if (pivot) {
+		p->to = *pivot;
+		p->pivot = &p->to;
+	}
+	p->fd = fd;
+	p->check_only = check_only;
+	job_begin(p, done, opaque);
+	vmsnap_job_stage(&p->j, hold_run, hold_done);
 	return 0;
 }

@@ -88,6 +88,11 @@ void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, cons
 	return vm_work_begin_crashed(vm, what, e) < 0 ? NULL : job_alloc(bytes, vm, w, what, e);
 }
 
+void *vmsnap_job_new_on_copy(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e)
+{
+	return vm_work_begin_on_copy(vm, what, e) < 0 ? NULL : job_alloc(bytes, vm, w, what, e);
+}
+
 void vmsnap_job_stage(struct vmsnap_job *j, void (*run)(struct work *w), void (*done)(struct work *w))
 {
 	j->work.run = run;

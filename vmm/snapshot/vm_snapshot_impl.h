@@ -50,6 +50,8 @@ void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_inf
 void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Begin a job that is also possible on a crashed VM that was kept. */
 void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
+/* Begin a job that ends the copy of a disk. */
+void *vmsnap_job_new_on_copy(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Let run() work on the worker's thread, and then done() on the main thread. */
 void vmsnap_job_stage(struct vmsnap_job *j, void (*run)(struct work *w), void (*done)(struct work *w));
 /* Note in the result how memory is copied or loaded and, unless that is RAM_FAULTS, why. */

@@ -589,8 +589,7 @@ static unsigned replay(struct recorder *rec, unsigned cuts, unsigned choices, un
 
 /* ---- scenes ---- */
 
-/* Make "img", and open and record it. */
-static void scene_begin(struct recorder *rec, struct fixture *f, const char *create, unsigned seed)
+void scene_begin(struct recorder *rec, struct fixture *f, const char *create, unsigned seed)
 {
 	fixture_begin(f, seed);
 	f->cache_bytes = 1; /* the smallest cache, so that tables are evicted and loaded */
@@ -606,8 +605,7 @@ static void scene_close(struct recorder *rec)
 	fixture_run(rec->f, "qemu-img check -q img"); /* no leaks either */
 }
 
-/* choices: see replay(). */
-static void scene_cut(struct recorder *rec, unsigned choices)
+void scene_cut(struct recorder *rec, unsigned choices)
 {
 	struct fixture *f = rec->f;
 

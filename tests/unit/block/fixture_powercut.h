@@ -4,6 +4,12 @@
 #define CAIRN_TESTS_FIXTURE_POWERCUT_H
 
 #include "fixture_block.h"
+#include "fixture_record.h"
+
+/* The parts of what follows: make "img", and open and record it; after record_end(), check images that a cut leaves,
+ * and free all. choices: more random images for each cut. */
+void scene_begin(struct recorder *rec, struct fixture *f, const char *create, unsigned seed);
+void scene_cut(struct recorder *rec, unsigned choices);
 
 /* create: a command that makes "img" of 1 MiB. moves: the refcount table has to move. snapshots:
  * create, delete and apply snapshots meanwhile. */

@@ -1,5 +1,7 @@
 /* A mirror: random requests while the disk is copied, and the copy equals the disk at its end. */
 #include "fixture_block.h"
+#include "fixture_powercut.h"
+#include "fixture_powerload.h"
 
 #include "base/bytes.h"
 #include "base/util.h"
@@ -12,14 +14,14 @@
 #define SIZE (24 * MIB + 512)
 #define PIECE (256 * KIB)
 
-/* Copies in the background, and lets both disks get each change when little is due. */
+/* Copies in the background, first in rounds, then while each change goes to both disks. */
 struct copier {
 	struct block *from, *to;
 	struct block_mirror *m;
 	struct block_req req;
 	struct iovec iov;
 	uint64_t off, len;
-	bool reading, holding, both;
+	bool both;
 	unsigned pieces;
 	int res;
 	uint8_t *buf;
@@ -27,49 +29,43 @@ struct copier {
 
 static void copy_next(struct copier *c);
 
-static void held(void *opaque)
+static void written(struct block_req *r, int res)
 {
-	copy_next(opaque);
+	struct copier *c = container_of(r, struct copier, req);
+
+	c->res = res;
+	if (!res)
+		copy_next(c);
 }
 
-static void copied(struct block_req *r, int res)
+static void part_read(struct block_req *r, int res)
 {
 	struct copier *c = container_of(r, struct copier, req);
 
 	c->res = res;
 	if (res < 0)
 		return;
-	if (!c->reading) {
-		copy_next(c);
-		return;
-	}
-	c->reading = false;
-	c->req = (struct block_req){ .op = BLOCK_WRITE, .offset = c->off, .len = c->len, .iov = &c->iov, .niov = 1, .done = copied };
+	c->req = (struct block_req){ .op = BLOCK_WRITE, .offset = c->off, .len = c->len, .iov = &c->iov, .niov = 1, .done = written };
 	block_submit(c->to, &c->req);
+}
+
+static void part_ready(void *opaque)
+{
+	struct copier *c = opaque;
+
+	c->iov = (struct iovec){ c->buf, c->len };
+	c->req = (struct block_req){ .op = BLOCK_READ, .offset = c->off, .len = c->len, .iov = &c->iov, .niov = 1, .done = part_read };
+	block_submit(c->from, &c->req);
 }
 
 static void copy_next(struct copier *c)
 {
-	if (!c->holding && c->pieces > 40 && block_mirror_due(c->m) < 8 * PIECE) {
-		c->holding = true;
-		block_mirror_hold(c->m, false, held, c);
-		return;
-	}
-	if (!block_mirror_next(c->m, PIECE, &c->off, &c->len)) {
-		if (!c->holding) {
-			c->holding = true;
-			block_mirror_hold(c->m, false, held, c);
-			return;
-		}
+	if (c->pieces++ > 130)
+		block_mirror_write_through(c->m);
+	if (!block_mirror_next(c->m, PIECE, &c->off, &c->len, part_ready, c)) {
+		block_mirror_write_through(c->m);
 		c->both = true;
-		block_mirror_release(c->m, true);
-		return;
 	}
-	c->pieces++;
-	c->reading = true;
-	c->iov = (struct iovec){ c->buf, c->len };
-	c->req = (struct block_req){ .op = BLOCK_READ, .offset = c->off, .len = c->len, .iov = &c->iov, .niov = 1, .done = copied };
-	block_submit(c->from, &c->req);
 }
 
 static void note_end(void *opaque)
@@ -106,12 +102,17 @@ static void run(bool raw_from, bool raw_to, bool pivot, unsigned seed)
 	shadow_run(&f, c.from, 600, 8);
 	while (!c.both)
 		loop_run_once(f.loop, UINT64_MAX);
+	shadow_run(&f, c.from, 20, 8);
 	assert_int_equal(c.res, 0);
+	assert_true(block_mirror_settled(c.m));
+	assert_int_equal(fixture_op(c.to, BLOCK_FLUSH, 0, 0, 0), 0);
+	assert_true(block_mirror_seal(c.m));
 	/* Now each request is complete on both. */
 	shadow_run(&f, c.from, 200, 8);
 	assert_int_equal(block_mirror_due(c.m), 0);
 	assert_int_equal(shadow_flush(&f, c.from), 0);
-	block_mirror_hold(c.m, true, note_end, &over);
+	assert_true(block_mirror_is_equal(c.m));
+	block_mirror_hold(c.m, note_end, &over);
 	while (!over)
 		loop_run_once(f.loop, UINT64_MAX);
 	block_mirror_submit(block_mirror_end(c.m), pivot ? c.to : c.from);
@@ -171,7 +172,7 @@ static void test_held_request_goes_to_the_new_disk(void **state)
 	to = disk_new(&f, "to", false);
 	assert_int_equal(block_mirror_new(from, to, &m, &f.err), 0);
 	assert_int_equal(block_mirror_new(from, to, &second, &f.err), -EBUSY);
-	block_mirror_hold(m, true, end_now, &over);
+	block_mirror_hold(m, end_now, &over);
 	assert_true(over);
 	memset(buf, 7, 4096);
 	c.req = (struct block_req){ .op = BLOCK_WRITE, .offset = 4096, .len = 4096, .iov = &c.iov, .niov = 1, .done = write_done };
@@ -191,6 +192,20 @@ static void test_held_request_goes_to_the_new_disk(void **state)
 	fixture_end(&f);
 }
 
+static void part_ignore(void *opaque)
+{
+	(void)opaque;
+}
+
+/* As if all was copied. */
+static void all_take(struct block_mirror *m)
+{
+	uint64_t off, len;
+
+	while (block_mirror_next(m, PIECE, &off, &len, part_ignore, NULL))
+		;
+}
+
 static void failed_write_done(struct block_req *r, int res)
 {
 	container_of(r, struct copier, req)->res = res;
@@ -206,7 +221,6 @@ static void test_copy_that_lacks_a_write_is_not_equal(void **state)
 	struct block *from, *to;
 	uint8_t *buf = calloc(1, PIECE);
 	struct copier c = { .iov = { buf, 4096 } };
-	uint64_t off, len;
 	bool over = false;
 
 	(void)state;
@@ -218,11 +232,10 @@ static void test_copy_that_lacks_a_write_is_not_equal(void **state)
 	to = disk_new(&f, "to", true);
 	assert_int_equal(block_mirror_new(from, to, &m, &f.err), 0);
 	assert_false(block_mirror_is_equal(m));
-	while (block_mirror_next(m, PIECE, &off, &len))
-		;
-	block_mirror_hold(m, false, end_now, &over);
-	block_mirror_release(m, true);
-	assert_true(over && block_mirror_is_equal(m));
+	all_take(m);
+	block_mirror_write_through(m);
+	assert_false(block_mirror_is_equal(m));
+	assert_true(block_mirror_seal(m) && block_mirror_is_equal(m));
 	for (uint64_t at = 4 * MIB; at <= 20 * MIB; at += 16 * MIB) {
 		assert_int_equal(setrlimit(RLIMIT_FSIZE, &few), 0);
 		c.both = false;
@@ -234,7 +247,7 @@ static void test_copy_that_lacks_a_write_is_not_equal(void **state)
 		assert_int_equal(c.res < 0, at > 16 * MIB);
 		assert_int_equal(block_mirror_is_equal(m), at < 16 * MIB);
 	}
-	block_mirror_hold(m, true, end_now, &over);
+	block_mirror_hold(m, end_now, &over);
 	assert_null(block_mirror_end(m));
 	block_close(from);
 	block_close(to);
@@ -242,11 +255,196 @@ static void test_copy_that_lacks_a_write_is_not_equal(void **state)
 	fixture_end(&f);
 }
 
+/* A guest that changes its buffer while the write is in flight. */
+static void test_buffer_is_read_once(void **state)
+{
+	static const bool raw[] = { true, false };
+	struct fixture f = { 0 };
+	struct block_mirror *m;
+	struct block *from, *to;
+	uint8_t *buf = aligned_alloc(4096, 3 * MIB), *a = malloc(3 * MIB), *b = malloc(3 * MIB);
+	struct copier c = { .iov = { buf, 3 * MIB } };
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(raw); i++) {
+		fixture_begin(&f, 7);
+		from = disk_new(&f, "from", raw[i]);
+		to = disk_new(&f, "to", !raw[i]);
+		assert_int_equal(block_mirror_new(from, to, &m, &f.err), 0);
+		all_take(m);
+		block_mirror_write_through(m);
+		assert_true(block_mirror_seal(m));
+		memset(buf, 0, 3 * MIB);
+		c.both = false;
+		c.req = (struct block_req){ .op = BLOCK_WRITE, .offset = MIB, .len = 3 * MIB, .iov = &c.iov, .niov = 1,
+			.done = write_done };
+		block_submit(from, &c.req);
+		for (uint8_t n = 1; !c.both; n++) {
+			memset(buf, n, 3 * MIB);
+			loop_run_once(f.loop, UINT64_MAX);
+		}
+		assert_int_equal(fixture_rw(from, BLOCK_READ, MIB, a, 3 * MIB), 0);
+		assert_int_equal(fixture_rw(to, BLOCK_READ, MIB, b, 3 * MIB), 0);
+		assert_memory_equal(a, b, 3 * MIB);
+		assert_null(block_mirror_end(m));
+		block_close(from);
+		block_close(to);
+		fixture_end(&f);
+	}
+	free(buf);
+	free(a);
+	free(b);
+}
+
+/* A guest that writes without end, also twice to one place at once. */
+struct writer {
+	struct fixture *f;
+	struct block *b;
+	bool stop;
+	unsigned in_flight;
+};
+
+struct slot {
+	struct block_req req;
+	struct iovec iov;
+	struct writer *w;
+	uint8_t *buf;
+};
+
+static void slot_done(struct block_req *r, int res);
+
+static void slot_submit(struct slot *s)
+{
+	struct fixture *f = s->w->f;
+
+	memset(s->buf, (int)fixture_random(f), 4096);
+	s->iov = (struct iovec){ s->buf, 4096 };
+	s->req = (struct block_req){ .op = fixture_random(f) % 8 ? BLOCK_WRITE : BLOCK_WRITE_ZEROES, .len = 4096, .iov = &s->iov, .niov = 1,
+		.offset = fixture_random(f) % 200 * 2048 + fixture_random(f) % 24 * MIB / 2, .done = slot_done };
+	s->w->in_flight++;
+	block_submit(s->w->b, &s->req);
+}
+
+static void slot_done(struct block_req *r, int res)
+{
+	struct slot *s = container_of(r, struct slot, req);
+
+	assert_int_equal(res, 0);
+	s->w->in_flight--;
+	if (!s->w->stop)
+		slot_submit(s);
+}
+
+static void images_compare(struct fixture *f, struct block *a, struct block *b)
+{
+	uint8_t *x = malloc(PIECE), *y = malloc(PIECE);
+
+	(void)f;
+	for (uint64_t off = 0; off < SIZE; off += PIECE) {
+		uint64_t n = MIN(PIECE, SIZE - off);
+
+		assert_int_equal(fixture_rw(a, BLOCK_READ, off, x, n), 0);
+		assert_int_equal(fixture_rw(b, BLOCK_READ, off, y, n), 0);
+		assert_memory_equal(x, y, n);
+	}
+	free(x);
+	free(y);
+}
+
+static void copy_beside_writer(bool raw, bool small)
+{
+	struct fixture f = { 0 };
+	struct copier c = { .buf = aligned_alloc(4096, PIECE) };
+	struct writer w = { .f = &f };
+	struct slot slots[16] = { 0 };
+
+	fixture_small_parts = small;
+	fixture_begin(&f, 9);
+	c.from = w.b = disk_new(&f, "from", raw);
+	c.to = disk_new(&f, "to", false);
+	assert_int_equal(block_mirror_new(c.from, c.to, &c.m, &f.err), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(slots); i++) {
+		slots[i].w = &w;
+		slots[i].buf = aligned_alloc(4096, 4096);
+		slot_submit(&slots[i]);
+	}
+	copy_next(&c);
+	while (!c.both || !block_mirror_settled(c.m)) {
+		loop_run_once(f.loop, UINT64_MAX);
+		assert_true(c.pieces < 1000);
+	}
+	for (unsigned i = 0; i < 300; i++)
+		loop_run_once(f.loop, UINT64_MAX);
+	w.stop = true;
+	while (w.in_flight)
+		loop_run_once(f.loop, UINT64_MAX);
+	assert_true(block_mirror_seal(c.m));
+	images_compare(&f, c.from, c.to);
+	assert_null(block_mirror_end(c.m));
+	for (unsigned i = 0; i < ARRAY_SIZE(slots); i++)
+		free(slots[i].buf);
+	block_close(c.from);
+	block_close(c.to);
+	free(c.buf);
+	fixture_end(&f);
+	fixture_small_parts = false;
+}
+
+static void test_copy_ends_beside_a_guest_that_writes_without_end(void **state)
+{
+	(void)state;
+	copy_beside_writer(true, false);
+	copy_beside_writer(false, false);
+	copy_beside_writer(false, true);
+}
+
+/* After a cut, the image alone has what was flushed. copy: it is the second disk of the mirror, else the first one. */
+static void power_cut(const char *options, bool copy, unsigned seed)
+{
+	struct block *b[2];
+	struct block_mirror *m;
+	struct recorder rec;
+	struct fixture f;
+	char create[160];
+
+	snprintf(create, sizeof(create), "qemu-img create -q -f qcow2 -o %s img 1M && cp img other", options);
+	scene_begin(&rec, &f, create, seed);
+	b[copy] = rec.disk->b;
+	b[!copy] = fixture_open(&f, "other", BLOCK_FORMAT_QCOW2, false);
+	assert_int_equal(block_mirror_new(b[0], b[1], &m, &f.err), 0);
+	all_take(m);
+	block_mirror_write_through(m);
+	assert_true(block_mirror_seal(m));
+	rec.disk->b = b[0]; /* gets the requests */
+	load_run(&rec, 25);
+	assert_true(block_mirror_is_equal(m));
+	assert_null(block_mirror_end(m));
+	rec.disk->b = b[copy];
+	record_close(&rec);
+	record_end(&rec);
+	block_close(b[!copy]);
+	fixture_run(&f, "qemu-img check -q img && qemu-img compare -q img other");
+	scene_cut(&rec, 2);
+}
+
+/* MIRROR_CUTS: loads of some 200 cuts; MIRROR_SEED. */
+static void test_power_cut_leaves_flushed_data_on_each_image(void **state)
+{
+	static const char *const options[] = { "cluster_size=64k", "cluster_size=4k", "cluster_size=512,refcount_bits=64" };
+	unsigned loads = fixture_number("MIRROR_CUTS", 4), seed = fixture_number("MIRROR_SEED", 1);
+
+	(void)state;
+	for (unsigned i = 0; i < loads; i++)
+		power_cut(options[i / 2 % ARRAY_SIZE(options)], i % 2, seed + i);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_copy_equals_disk_after_random_requests),
 		cmocka_unit_test(test_small_parts), cmocka_unit_test(test_held_request_goes_to_the_new_disk),
-		cmocka_unit_test(test_copy_that_lacks_a_write_is_not_equal) };
+		cmocka_unit_test(test_copy_that_lacks_a_write_is_not_equal), cmocka_unit_test(test_buffer_is_read_once),
+		cmocka_unit_test(test_copy_ends_beside_a_guest_that_writes_without_end),
+		cmocka_unit_test(test_power_cut_leaves_flushed_data_on_each_image) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
