@@ -317,7 +317,8 @@ static const struct field blockcopy_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "format", FIELD_IMAGE_FORMAT, OPTIONAL, "format of the copy [raw]" },
 	{ "bandwidth", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
 static const struct field pivot_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the disk" },
-	{ "path", FIELD_STRING, REQUIRED, "absolute path of the copy" }, { "format", FIELD_IMAGE_FORMAT, REQUIRED, "format of the copy" }, END };
+	{ "path", FIELD_STRING, REQUIRED, "absolute path of the copy" }, { "format", FIELD_IMAGE_FORMAT, REQUIRED, "format of the copy" },
+	{ "check-only", FIELD_BOOL, OPTIONAL, "look whether the pivot would be refused; the definition need not name the copy [false]" }, END };
 static const struct field copy_abort_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" }, END };
 static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END };
 static const struct field snapshot_size_returns[] = {

@@ -36,6 +36,7 @@ struct disk_change {
 	struct config config;
 	struct file_id image;
 	bool opened;
+	bool check_only;
 	struct pin_scan *scan;
 	struct open_as *opener;
 	struct store_work stored; /* of the definition with the disk */
@@ -322,6 +323,17 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 	change_free(w);
 }
 
+static void process_ask(struct disk_change *w, struct vm *vm,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e))
+{
+	w->config.vm.images_only = false;
+	w->config.vm.firmware = VM_FIRMWARE_NONE; /* the message names no files of a UEFI, which the process has */
+	w->config.vm.disk_more[0].force = js_get_bool(w->call->args, "force", false);
+	w->config.vm.disk_more[0].check_only = w->check_only;
+	vm_process_request_fds(vm->proc, w->kind->type, &w->config.vm, VM_PLUG_BYTES, w->config.fds, w->config.nfds,
+		CHANGE_TIMEOUT_NS, done, w);
+}
+
 /* The definition with the disk is in the VM's folder. */
 static void change_send(struct store_work *work)
 {
@@ -336,11 +348,21 @@ static void change_send(struct store_work *work)
 		change_fail(w, &e);
 		return;
 	}
-	w->config.vm.images_only = false;
-	w->config.vm.firmware = VM_FIRMWARE_NONE; /* the message names no files of a UEFI, which the process has */
-	w->config.vm.disk_more[0].force = js_get_bool(w->call->args, "force", false);
-	vm_process_request_fds(vm->proc, w->kind->type, &w->config.vm, VM_PLUG_BYTES, w->config.fds, w->config.nfds,
-		CHANGE_TIMEOUT_NS, change_done, w);
+	process_ask(w, vm, change_done);
+}
+
+static void checked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct disk_change *w = opaque;
+
+	(void)a;
+	if (r < 0) {
+		change_fail(w, e);
+		return;
+	}
+	w->call->vm = vm_find_uuid(w->host, w->uuid);
+	call_return(w->call, NULL);
+	change_free(w);
 }
 
 /* Store the definition first: if this daemon is killed, the next one knows of the disk. */
@@ -395,6 +417,10 @@ static void change_opened(void *opaque, int r, struct config *c, const struct er
 		change_fail(w, &own);
 		return;
 	}
+	if (w->check_only) {
+		process_ask(w, vm, checked);
+		return;
+	}
 	w->scan = pin_scan_begin(w->host, w->only, change_scanned, w);
 	if (!w->scan)
 		change_store(w);
@@ -411,6 +437,7 @@ void disk_change_begin(struct call *c, const struct disk_change_kind *kind)
 	w->host = c->host;
 	memcpy(w->uuid, c->vm->def->uuid, sizeof(w->uuid));
 	w->run = c->vm->run;
+	w->check_only = js_get_bool(c->args, "check-only", false);
 	if (!r)
 		r = change_plan(w, c->vm, &e);
 	if (r < 0) {

@@ -24,7 +24,8 @@ struct disk_change_kind {
 };
 
 /* Change a disk of the VM, and answer the call. The call's arguments may have `folder`, for relative paths, and
- * `force`, for the process. kind: static. */
+ * `force`, for the process; with `check-only`, the process is asked whether it would refuse the change, and nothing
+ * changes. kind: static. */
 void disk_change_begin(struct call *c, const struct disk_change_kind *kind);
 /* Remove a disk from the definition that the VM runs with. Does nothing if that has no such disk. */
 void disk_change_remove(struct vm *vm, const char *id);

@@ -37,7 +37,8 @@ static int pivot_plan(const struct call *c, const struct vm *vm, struct json_obj
 		return at;
 	if (!path || *path != '/')
 		return err_set(e, -EINVAL, ERR_INVALID, "path: must be an absolute path");
-	r = next_check(vm, vm_live(vm)->disks[at].id, path, "define it with the copy first, as cairn blockjob --pivot does", e);
+	r = js_get_bool(c->args, "check-only", false) ? 0
+		: next_check(vm, vm_live(vm)->disks[at].id, path, "define it with the copy first, as cairn blockjob --pivot does", e);
 	if (r < 0)
 		return r;
 	disk = json_object_array_get_idx(disks, (size_t)at);

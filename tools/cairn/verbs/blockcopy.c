@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MIB_MAX (1ULL << 24)
@@ -89,11 +90,24 @@ static bool is_refusal(const struct err *e)
 	return e->cls == ERR_INVALID || e->cls == ERR_BUSY || e->cls == ERR_NOT_FOUND || e->cls == ERR_UNSUPPORTED || e->cls == ERR_IO;
 }
 
-/* Until the last step, both images have what the guest has flushed, so a crash between the steps loses nothing. */
+static int pivot_ask(struct cli *c, const struct copy *x, const char *id, bool check_only, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+
+	js_put_str(args, "disk", id);
+	js_put_str(args, "path", x->path);
+	js_put_str(args, "format", x->format);
+	if (check_only)
+		js_put_bool(args, "check-only", true);
+	return cli_execute(c, "vm-blockjob-pivot", args, &answer, NULL, e);
+}
+
+/* Until the last step, both images have what the guest has flushed, so a crash between the steps loses nothing. The
+ * first one keeps the definition from naming a copy that the pivot would refuse. */
 static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
 {
-	CLEANUP_JS struct json_object *definition = NULL, *answer = NULL;
-	struct json_object *args;
+	CLEANUP_JS struct json_object *definition = NULL;
 	const char *id;
 	struct err own;
 	int r = change_read_running(c, c->pos[0], &definition, e), i;
@@ -104,14 +118,12 @@ static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
 	if (i < 0)
 		return i;
 	id = js_get_str_or(json_object_array_get_idx(js_get_array(definition, "disks"), (size_t)i), "id", "");
-	r = change_make_config(c, c->pos[0], copy_edit, x, e);
+	r = pivot_ask(c, x, id, true, e);
+	if (!r)
+		r = change_make_config(c, c->pos[0], copy_edit, x, e);
 	if (r < 0)
 		return r;
-	args = cli_vm_args(c->pos[0]);
-	js_put_str(args, "disk", id);
-	js_put_str(args, "path", x->path);
-	js_put_str(args, "format", x->format);
-	r = cli_execute(c, "vm-blockjob-pivot", args, &answer, NULL, e);
+	r = pivot_ask(c, x, id, false, e);
 	if (r < 0 && x->was && is_refusal(e) && change_make_config(c, c->pos[0], copy_edit_back, x, &own) < 0)
 		fprintf(stderr, "warning: the next start of domain '%s' has the copy: %s\n", c->pos[0], own.msg);
 	json_object_put(STEAL_PTR(x->was));
@@ -127,7 +139,31 @@ static int copy_abort(struct cli *c, struct err *e)
 	return cli_execute(c, "vm-blockjob-abort", args, &answer, NULL, e);
 }
 
-static int copy_make(struct cli *c, const struct copy *x, struct err *e)
+/* Whether the daemon says that the VM does not use the file. */
+static bool copy_is_unused(struct cli *c, struct copy *x)
+{
+	struct err e;
+	int r = realpath(x->dest, x->path) ? pivot_ask(c, x, c->pos[1], true, &e) : -1;
+
+	return r == -EREMOTEIO && (e.cls == ERR_NOT_FOUND || e.cls == ERR_INVALID || e.cls == ERR_WRONG_STATE);
+}
+
+/* Remove the file of a copy that has failed, if it is the one that this command made, and the VM does not use it.
+ * r: the error; if it is no answer of the daemon, the copy may go on. */
+static void copy_remove(struct cli *c, struct copy *x, int fd, int r)
+{
+	struct stat made, is;
+
+	if (fstat(fd, &made) < 0 || lstat(x->dest, &is) < 0 || made.st_dev != is.st_dev || made.st_ino != is.st_ino)
+		return;
+	if (r == -EREMOTEIO && (!made.st_size || copy_is_unused(c, x)))
+		unlink(x->dest);
+	else
+		fprintf(stderr, "warning: domain '%s' may use %s, so it stays; remove it when no job of the domain writes to it\n", c->pos[0],
+			x->dest);
+}
+
+static int copy_make(struct cli *c, struct copy *x, struct err *e)
 {
 	const char *bandwidth = option_value(c, "bandwidth");
 	CLEANUP_CLOSE int fd = open(x->dest, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -143,7 +179,7 @@ static int copy_make(struct cli *c, const struct copy *x, struct err *e)
 		js_put_uint(args, "bandwidth", strtoull(bandwidth, NULL, 10) * MIB);
 	r = job_run(c, "vm-blockcopy", args, fd, "Block Copy", NULL, e);
 	if (r < 0 && r != -EINPROGRESS)
-		unlink(x->dest); /* nobody could use it */
+		copy_remove(c, x, fd, r);
 	return r;
 }
 

@@ -3,10 +3,13 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
-from conftest import Console, open_files, until
+from conftest import BUILD, Console, open_files, until
+from fuselib import Op, fuse
+from guestlib import SLOW
 
 MIB = 1 << 20
 SIZE = 24 * MIB
@@ -154,3 +157,84 @@ def test_cancelled_copy_leaves_the_disk(vm):
 def test_impossible_copy_is_refused(vm, args, says):
     assert says in vm.cairn("blockcopy", "vm1", *args, ok=False).stderr
     assert not os.path.exists(vm.tmp / "a")
+
+
+@pytest.fixture
+def hung(vm):
+    """A file system that answers when it is told to, and a function by which the VM's process must answer at once."""
+    def answers():
+        begun = time.monotonic()
+        vm.cairn("domstats", "vm1")
+        return time.monotonic() - begun < 5 * SLOW
+    with fuse(vm.tmp / "fuse") as f:
+        yield f, answers
+        f.release()
+
+
+def start(d, *args):
+    return subprocess.Popen([os.path.join(BUILD, "cairn"), *args], cwd=d.tmp, env={**os.environ, "CAIRN_SOCKET": str(d.socket)},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_process_answers_while_the_copy_is_made_on_a_hung_file_system(vm, hung):
+    f, answers = hung
+    f.hang(Op.WRITE)
+    with start(vm, "blockcopy", "vm1", "vda", "--dest", "fuse/copy.qcow2") as p:
+        until(lambda: Op.WRITE in f.hanging())
+        assert answers()
+        vm.console_of_guest.run("verify 2400 256 2")
+        f.release()
+        assert p.communicate()[0] == "Now in mirroring phase\n"
+
+
+@pytest.mark.seconds(120)
+@pytest.mark.parametrize("how", [["--abort"], ["--pivot", "--dest", "fuse/copy.raw"]])
+def test_end_of_a_copy_on_a_hung_file_system(vm, hung, how):
+    f, answers = hung
+    c = vm.console_of_guest
+    assert vm.cairn("blockcopy", "vm1", "vda", "--dest", "fuse/copy.raw").stdout == "Now in mirroring phase\n"
+    f.hang(Op.WRITE, Op.FSYNC)
+    c.sock.sendall(b"write 100 64 77\n")
+    until(lambda: f.hanging())
+    with start(vm, "blockjob", "vm1", "vda", *how) as p:
+        while p.poll() is None:
+            assert answers()
+        assert "does not answer" in p.stderr.read()
+    assert path_of(vm, True) == path_of(vm, False) == ("disk.qcow2", "qcow2")
+    f.release()
+    until(lambda: c.line() == "ok")
+    c.run("flush")
+    assert vm.cairn("blockjob", "vm1", "vda", *how).stdout in ("Successfully copied\n", "Successfully pivoted\n")
+    compare(vm, "disk.qcow2", "fuse/copy.raw")
+
+
+def test_closing_the_copy_on_a_hung_file_system_delays_no_guest(vm, hung):
+    f, answers = hung
+    assert vm.cairn("blockcopy", "vm1", "vda", "--dest", "fuse/copy.raw").stdout == "Now in mirroring phase\n"
+    f.hang(Op.FLUSH)
+    with start(vm, "blockjob", "vm1", "vda", "--abort") as p:
+        until(lambda: Op.FLUSH in f.hanging())
+        assert answers()
+        vm.console_of_guest.run("write 100 64 77")
+        f.release()
+        assert p.communicate()[0] == "Successfully copied\n"
+
+
+def test_copy_ends_beside_a_guest_that_writes_without_end(vm):
+    """Slower than the guest writes: each round leaves as much as the one before."""
+    c = vm.console_of_guest
+    c.sock.sendall(b"bench randwrite 8 1000000000 4096 40000\n")
+    assert vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.raw", "--bandwidth", "20").stdout == "Now in mirroring phase\n"
+    vm.cairn("suspend", "vm1")
+    assert vm.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", "copy.raw").stdout == "Successfully pivoted\n"
+    compare(vm, "disk.qcow2", "copy.raw")
+
+
+def test_file_stays_if_the_connection_is_lost(vm):
+    """The command cannot know whether the VM uses the file."""
+    with start(vm, "blockcopy", "vm1", "vda", "--dest", "copy.raw", "--bandwidth", "1") as p:
+        until(lambda: str(vm.tmp / "copy.raw") in open_files(vm.info("vm1")["pid"]))
+        vm.stop(signal.SIGKILL)
+        assert "may use copy.raw, so it stays" in p.communicate()[1]
+    assert (vm.tmp / "copy.raw").exists()
+    vm.start()

@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
 import threading
 
 import pytest
@@ -437,3 +438,55 @@ def test_further_request(real, guest, kind):
     before, args, look = FURTHER[kind](d)
     request = args if callable(args) else lambda: d.cairn(*args, ok=None).returncode == 0
     real.sweep(before, request, look, lambda: is_settled(d))
+
+
+@pytest.mark.seconds(600)
+@pytest.mark.parametrize("refused", [False, True], ids=["pivot", "refused"])
+def test_pivot_to_a_copy(real, guest, refused):
+    """The definition names an image that has all that the guest has flushed, and its snapshots."""
+    d, n = real.daemon, 0
+    d.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[image(d, size="4M")])
+    d.cairn("start", "vm1")
+    first = json.loads(d.cairn("dumpjson", "vm1").stdout)["disks"][0]["path"]
+    if refused:
+        d.cairn("snapshot-create-as", "vm1", "s1", "--disk-only")
+
+    def before():
+        nonlocal n
+        n += 1
+        c = console(d)
+        for command in ("open 0", f"write 0 8 {n}", "flush"):
+            c.run(command)
+        c.close()
+
+    def request():
+        return d.cairn("blockcopy", "vm1", "vda", "--dest", str(d.tmp / f"copy{n}.qcow2"), "--pivot", ok=None).returncode == 0
+
+    def disks():
+        return [json.loads(d.cairn("dumpjson", "vm1", *args).stdout)["disks"][0]["path"] for args in ([], ["--inactive"])]
+
+    def look(done):
+        now, later = disks()
+        copy = str(d.tmp / f"copy{n}.qcow2")
+        assert not done or now == later == copy
+        if refused:
+            assert now == later == first
+        if now != later:  # killed between the definition and the pivot: both images are equal, and the pivot is repeated
+            assert later == copy
+            d.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", copy)
+        elif not done:
+            d.cairn("blockjob", "vm1", "vda", "--abort", ok=None)
+        now, later = disks()
+        assert now == later
+        subprocess.run(["qemu-io", "-r", "-U", "-f", "qcow2", "-c", "read 0 4k", later], check=True, stdout=subprocess.DEVNULL)
+        d.cairn("destroy", "vm1")
+        d.cairn("start", "vm1")
+        c = Console(d, "vm1")
+        while c.line() != "interp":
+            pass
+        for command in ("open 0", f"verify 0 8 {n}"):
+            c.run(command)
+        c.close()
+        if refused:
+            assert " s1 " in d.cairn("snapshot-list", "vm1").stdout
+    real.sweep(before, request, look, lambda: is_whole(d, "vm1"))
