@@ -218,10 +218,11 @@ static void operation_done(void *opaque, int r, struct json_object *answer, cons
 
 static void link_put(struct json_object *o, const struct network_definition *d)
 {
-	if (network_is_direct(d))
-		js_put_str(o, "dev", d->dev);
-	else
+	network_definition_put_devs(o, d);
+	if (!network_is_direct(d))
 		js_put_str(o, "bridge", d->bridge);
+	else if (!d->devs.n)
+		js_put_str(o, "dev", d->dev);
 }
 
 void command_net_start(struct call *c)
@@ -285,7 +286,7 @@ static struct json_object *fixed_part(const struct network_definition *d)
 
 static int fixed_check(const struct network *n, const struct network_definition *d, struct err *e)
 {
-	static const char *const keys[] = { "mode", "bridge", "mac", "mtu", "stp", "dev", "ipv4", "ipv6", "dns.enable" };
+	static const char *const keys[] = { "mode", "bridge", "mac", "mtu", "stp", "dev", "devs", "ipv4", "ipv6", "dns.enable" };
 	CLEANUP_JS struct json_object *is = NULL, *next = NULL;
 
 	if (!n->live) /* network_update() says so */

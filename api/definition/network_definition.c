@@ -34,7 +34,7 @@ const char *network_mode_name(unsigned mode)
 
 bool network_is_direct(const struct network_definition *d)
 {
-	return d->mode > NETWORK_BRIDGE || (d->mode == NETWORK_BRIDGE && d->dev[0]);
+	return d->mode > NETWORK_BRIDGE || (d->mode == NETWORK_BRIDGE && (d->dev[0] || d->devs.n));
 }
 
 /* ---- names ---- */
@@ -279,6 +279,13 @@ static int parse_ids(struct parse *p, struct json_object *v, void *into)
 	return list_parse(p, v, NETWORK_IDS_MAX, &ids->n, ids->list, sizeof(*ids->list), parse_id);
 }
 
+static int parse_devs(struct parse *p, struct json_object *v, void *into)
+{
+	struct network_devs *devs = into;
+
+	return list_parse(p, v, NETWORK_DEVS_MAX, &devs->n, devs->list, sizeof(*devs->list), parse_link);
+}
+
 /* ---- DHCP ---- */
 
 #define RANGE(field) offsetof(struct network_range, field)
@@ -489,6 +496,7 @@ static const struct key network_rows[] = {
 	{ "mtu", KEY_NUMBER, .offset = NETWORK(mtu), .min = 576, .max = 65535, .about = "MTU [1500]" },
 	{ "stp", KEY_BOOL, .offset = NETWORK(stp), .about = "spanning tree protocol [false]" },
 	{ "dev", KEY_CUSTOM, .offset = NETWORK(dev), .parse = parse_link, .about = "the only link that leads outside [any]; the link for macvtap" },
+	{ "devs", KEY_CUSTOM, .offset = NETWORK(devs), .parse = parse_devs, .about = "several links for macvtap, of which each guest gets one" },
 	{ "domain", KEY_CUSTOM, .offset = NETWORK(domain), .parse = parse_domain, .about = "DNS domain of the guests" },
 	{ "domain_local", KEY_BOOL, .offset = NETWORK(domain_local), .about = "never ask others for the domain's names [false]" },
 	{ "ipv4", KEY_OBJECT, .offset = NETWORK(ipv4), .of = &ipv4_keys, .parse = prepare_subnet, .about = "IPv4" },

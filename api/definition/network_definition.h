@@ -79,6 +79,12 @@ struct network_ids {
 	uint32_t n;
 };
 
+#define NETWORK_DEVS_MAX 16
+struct network_devs {
+	char list[NETWORK_DEVS_MAX][IFNAMSIZ];
+	uint32_t n;
+};
+
 struct network_definition {
 	char name[NETWORK_NAME_MAX + 1];
 	uint8_t uuid[16]; /* all zero: none given */
@@ -88,6 +94,7 @@ struct network_definition {
 	uint32_t mtu;	       /* 0: none given */
 	bool stp;
 	char dev[IFNAMSIZ]; /* empty: any; of a direct network: the link that its macvtap devices are on */
+	struct network_devs devs; /* of a direct network, in place of dev: each guest gets one of them */
 	char domain[NETWORK_DOMAIN_MAX + 1]; /* empty: none */
 	bool domain_local;
 	struct network_subnet ipv4, ipv6;
@@ -106,6 +113,8 @@ void network_definition_free(struct network_definition *d);
 struct json_object *network_definition_to_json(const struct network_definition *d);
 /* The same without the keys that are the daemon's own: the request of cairn-net. */
 struct json_object *network_definition_for_program(const struct network_definition *d);
+/* Add devs, if the network has several links. */
+void network_definition_put_devs(struct json_object *o, const struct network_definition *d);
 const char *network_mode_name(unsigned mode);
 /* Whether guests are connected to a link of the host by macvtap devices, so that the network has no bridge. */
 bool network_is_direct(const struct network_definition *d);

@@ -183,22 +183,36 @@ static int subnet_check(struct parse *p, const struct network_subnet *s, const c
 
 /* ---- a network ---- */
 
+static int devs_check(struct parse *p, const struct network_definition *d)
+{
+	if (d->devs.n && d->dev[0])
+		return key_error(p, "devs: has all links of the network; remove dev");
+	for (uint32_t i = 0; i < d->devs.n; i++)
+		for (uint32_t k = 0; k < i; k++)
+			if (!strcmp(d->devs.list[i], d->devs.list[k]))
+				return key_error(p, "devs[%u]: \"%s\" is there twice; remove one", i, d->devs.list[i]);
+	return 0;
+}
+
 /* A bridge or link that exists is the admin's: Cairn sets nothing up there. */
 static int bridge_check(struct parse *p, const struct network_definition *d)
 {
 	const char *mode = network_mode_name(d->mode);
+	bool has_link = d->dev[0] || d->devs.n;
 
-	if (d->mode != NETWORK_BRIDGE && !d->dev[0])
+	if (devs_check(p, d) < 0)
+		return -EINVAL;
+	if (d->mode != NETWORK_BRIDGE && !has_link)
 		return key_error(p, "dev is missing; mode %s needs the name of a link of the host, such as eth0", mode);
-	if (d->dev[0] && d->bridge[0])
+	if (has_link && d->bridge[0])
 		return key_error(p, "bridge: mode %s has a bridge that exists or macvtap devices on dev; remove bridge or dev", mode);
-	if (!d->dev[0] && !d->bridge[0])
+	if (!has_link && !d->bridge[0])
 		return key_error(p, "bridge is missing; mode bridge needs the name of a bridge that exists, or with dev a link of the host for "
 			"macvtap devices");
 	if (d->mac[0] || d->mtu || d->stp || d->domain[0] || d->domain_local || d->ipv4.given || d->ipv6.given ||
 		d->dns.given || d->egress || d->filter || d->isolated_ports)
 		return key_error(p, "mode %s uses a %s that exists as it is; remove all keys but name, uuid, mode, %s, users and groups",
-			mode, d->dev[0] ? "link" : "bridge", d->dev[0] ? "dev" : "bridge");
+			mode, has_link ? "link" : "bridge", d->devs.n ? "devs" : has_link ? "dev" : "bridge");
 	return 0;
 }
 
@@ -239,6 +253,8 @@ int network_definition_check(struct parse *p, const struct network_definition *d
 		return -EINVAL;
 	if (d->dev[0] && d->mode != NETWORK_NAT && d->mode != NETWORK_ROUTE)
 		return key_error(p, "dev: needs mode nat or route");
+	if (d->devs.n)
+		return key_error(p, "devs: needs mode bridge, private, vepa or passthrough; one link leads outside: dev");
 	if (d->ipv6.given && d->mtu && d->mtu < 1280)
 		return key_error(p, "mtu: %u is too small for IPv6; give at least 1280", d->mtu);
 	r = subnet_check(p, &d->ipv4, "ipv4", true);

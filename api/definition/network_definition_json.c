@@ -99,6 +99,16 @@ static void put_dns(struct json_object *o, const struct network_dns *d)
 	js_put(o, "dns", dns);
 }
 
+void network_definition_put_devs(struct json_object *o, const struct network_definition *d)
+{
+	struct json_object *list = d->devs.n ? json_object_new_array() : NULL;
+
+	for (uint32_t i = 0; i < d->devs.n; i++)
+		json_object_array_add(list, json_object_new_string(d->devs.list[i]));
+	if (list)
+		js_put(o, "devs", list);
+}
+
 struct json_object *network_definition_for_program(const struct network_definition *d)
 {
 	struct json_object *o = json_object_new_object();
@@ -117,6 +127,7 @@ struct json_object *network_definition_for_program(const struct network_definiti
 	if (d->stp)
 		js_put_bool(o, "stp", true);
 	put_text(o, "dev", d->dev);
+	network_definition_put_devs(o, d);
 	put_text(o, "domain", d->domain);
 	if (d->domain_local)
 		js_put_bool(o, "domain_local", true);

@@ -426,7 +426,8 @@ static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of 
 
 #define FIELD_NETWORK { "network", FIELD_STRING, REQUIRED, "name or UUID of the network" }
 #define FIELD_DIRECT { "dev", FIELD_STRING, OPTIONAL, \
-	"with macvtap: the link that the guests are on, in place of bridge" }
+	"with macvtap: the link that the guests are on, in place of bridge" }, \
+	{ "devs", FIELD_ARRAY, OPTIONAL, "with several links for macvtap: their names, in place of dev" }
 #define FIELD_WARNINGS { "warnings", FIELD_ARRAY, OPTIONAL, \
 	"sentences, such as about another firewall that drops the traffic" }
 static const struct field network_only[] = { FIELD_NETWORK, END };

@@ -140,6 +140,7 @@ int link_find(struct links *l, const char *name, struct link *ret, struct err *e
 	int r;
 
 	memset(ret, 0, sizeof(*ret));
+	ret->name = name;
 	mnl_attr_put_strz(n, IFLA_IFNAME, name);
 	n->nlmsg_flags |= NLM_F_ACK;
 	r = request_run(l, n, link_read, ret);
@@ -244,6 +245,8 @@ struct aliased {
 		char name[IFNAMSIZ];
 	} list[ALIASED_MAX];
 	size_t n;
+	int dev;      /* whose links are counted */
+	unsigned *count; /* NULL: none are counted */
 };
 
 static int aliased_read(const struct nlmsghdr *n, void *arg)
@@ -252,6 +255,7 @@ static int aliased_read(const struct nlmsghdr *n, void *arg)
 	char alias[LINK_ALIAS_MAX] = "", name[IFNAMSIZ] = "";
 	struct aliased *all = arg;
 	const struct nlattr *a;
+	uint32_t dev = 0;
 
 	mnl_attr_for_each(a, n, sizeof(*m))
 	{
@@ -259,6 +263,12 @@ static int aliased_read(const struct nlmsghdr *n, void *arg)
 			snprintf(alias, sizeof(alias), "%.*s", mnl_attr_get_payload_len(a), mnl_attr_get_str(a));
 		else if (mnl_attr_get_type(a) == IFLA_IFNAME)
 			attribute_text(a, name, sizeof(name));
+		else if (mnl_attr_get_type(a) == IFLA_LINK)
+			dev = mnl_attr_get_u32(a);
+	}
+	if (all->count) {
+		*all->count += dev == (uint32_t)all->dev && !strcmp(alias, all->alias);
+		return MNL_CB_OK;
 	}
 	if (all->n < ALIASED_MAX && !strcmp(alias, all->alias)) {
 		all->list[all->n].index = m->ifi_index;
@@ -284,6 +294,16 @@ int links_delete_alias(struct links *l, const char *alias, void (*deleted)(void 
 		}
 	} while (all.n == ALIASED_MAX && r >= 0);
 	return MIN(r, 0);
+}
+
+int links_count_alias(struct links *l, const char *alias, int dev, unsigned *ret, struct err *e)
+{
+	struct aliased all = { .alias = alias, .dev = dev, .count = ret };
+	int r;
+
+	*ret = 0;
+	r = request_run(l, link_request(l, RTM_GETLINK, NLM_F_DUMP, 0), aliased_read, &all);
+	return r < 0 ? err_set_errno(e, r, "cannot list the links") : 0;
 }
 
 int link_set_mac(struct links *l, int index, const uint8_t mac[MAC_BYTES], struct err *e)

@@ -26,6 +26,7 @@ static inline void links_close_p(struct links **l)
 
 struct link {
 	int index; /* 0: there is no such link */
+	const char *name; /* as link_find() got it; borrowed */
 	int master; /* index of the bridge that it is a port of; 0: none */
 	bool is_up;
 	unsigned mtu;
@@ -63,6 +64,8 @@ struct macvtap_config {
 int link_make_macvtap(struct links *l, const struct macvtap_config *c);
 /* Delete all macvtap links with this alias, and call deleted() with the name of each. Returns 0; -errno. */
 int links_delete_alias(struct links *l, const char *alias, void (*deleted)(void *opaque, const char *name), void *opaque, struct err *e);
+/* Count the macvtap links on link `dev` with this alias. Returns 0; -errno. */
+int links_count_alias(struct links *l, const char *alias, int dev, unsigned *ret, struct err *e);
 int link_set_mac(struct links *l, int index, const uint8_t mac[MAC_BYTES], struct err *e);
 /* The kernel takes no alias when it makes a link. Returns 0; -errno. */
 int link_set_alias(struct links *l, int index, const char *alias, struct err *e);

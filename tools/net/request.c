@@ -42,7 +42,7 @@ bool network_is_forwarded(const struct network *n)
 
 bool network_is_direct(const struct network *n)
 {
-	return n->mode > MODE_BRIDGE || (n->mode == MODE_BRIDGE && n->dev);
+	return n->mode > MODE_BRIDGE || (n->mode == MODE_BRIDGE && n->ndevs);
 }
 
 bool network_has_dnsmasq(const struct network *n)
@@ -56,21 +56,48 @@ bool network_has_names(const struct network *n)
 	return n->egress && egress_has_names(n->egress);
 }
 
-static int link_name(const struct reading *r, const char *key, bool needed, const char **ret, struct err *e)
+static int link_name_check(const struct reading *r, const char *key, const char *name, struct err *e)
 {
-	const char *name = NULL;
-	int error = reading_text(r, key, needed, &name, e);
-
-	if (error < 0 || !name)
-		return error;
 	if (strlen(name) >= IFNAMSIZ)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s.%s: '%.40s' has more than %d bytes; choose a shorter name", r->path, key, name,
 			IFNAMSIZ - 1);
 	if (!link_name_is_valid(name))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s.%s: a link's name consists of letters, digits and . _ - + @, and is "
 			"not 'lo', 'all', 'default', '.' or '..'", r->path, key);
-	*ret = name;
 	return 0;
+}
+
+static int link_name(const struct reading *r, const char *key, bool needed, const char **ret, struct err *e)
+{
+	const char *name = NULL;
+	int error = reading_text(r, key, needed, &name, e);
+
+	if (!error && name)
+		error = link_name_check(r, key, name, e);
+	if (!error && name)
+		*ret = name;
+	return error;
+}
+
+/* The links of macvtap: dev, or devs. */
+static int devs_read(const struct reading *r, struct network *n, struct err *e)
+{
+	struct json_object *array = NULL;
+	int error = reading_array(r, "devs", DEVS_MAX, &array, e);
+
+	if (!error && !array)
+		error = link_name(r, "dev", n->mode > MODE_BRIDGE, &n->dev, e);
+	for (size_t i = 0; !error && array && i < json_object_array_length(array); i++) {
+		error = reading_text_at(r, "devs", array, i, &n->devs[i], e);
+		if (!error)
+			error = link_name_check(r, "devs", n->devs[i], e);
+		n->ndevs = i + 1;
+	}
+	if (!error && n->dev && n->mode >= MODE_BRIDGE)
+		n->devs[n->ndevs++] = n->dev;
+	if (!error && n->mode > MODE_BRIDGE && !n->ndevs)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.devs: at least one link", r->path);
+	return error;
 }
 
 static int mac_read(const struct reading *r, const char *key, bool needed, uint8_t mac[MAC_BYTES], struct err *e)
@@ -246,7 +273,7 @@ static int dns_read(const struct reading *up, struct network *n, struct err *e)
 static int bridge_mode_check(const struct reading *r, bool is_direct, struct err *e)
 {
 	static const char *const keys[] = { "name", "uuid", "mode", "bridge", NULL };
-	static const char *const direct_keys[] = { "name", "uuid", "mode", "dev", NULL };
+	static const char *const direct_keys[] = { "name", "uuid", "mode", "dev", "devs", NULL };
 	struct err why;
 
 	if (reading_keys(r, is_direct ? direct_keys : keys, &why) < 0)
@@ -283,7 +310,7 @@ static int egress_read(const struct reading *r, struct network *n, struct err *e
 
 static int network_read(const struct reading *r, struct network *n, struct err *e)
 {
-	static const char *const keys[] = { "name", "uuid", "mode", "bridge", "mac", "mtu", "stp", "dev", "domain",
+	static const char *const keys[] = { "name", "uuid", "mode", "bridge", "mac", "mtu", "stp", "dev", "devs", "domain",
 		"domain_local", "ipv4", "ipv6", "dns", "egress", NULL };
 	int error = reading_keys(r, keys, e);
 
@@ -294,7 +321,7 @@ static int network_read(const struct reading *r, struct network *n, struct err *
 	if (!error)
 		error = mode_read(r, &n->mode, e);
 	if (!error)
-		error = link_name(r, "dev", n->mode > MODE_BRIDGE, &n->dev, e);
+		error = devs_read(r, n, e);
 	if (!error)
 		error = link_name(r, "bridge", !network_is_direct(n), &n->bridge, e);
 	if (!error && n->mode >= MODE_BRIDGE) {

@@ -21,6 +21,7 @@ struct json_object;
 #define USED_MAX 1024
 #define PORT_ADDRESSES_MAX 64
 #define PORTS_MAX 256
+#define DEVS_MAX 16
 
 #define ID_MAX 40
 
@@ -81,6 +82,8 @@ struct network {
 	unsigned mtu; /* 0: the kernel's default */
 	bool stp;
 	const char *dev; /* NULL: any link of the host; of a direct network (direct.h): that of its macvtap links */
+	const char *devs[DEVS_MAX]; /* of a direct network: its links; dev, or several */
+	size_t ndevs;
 	const char *domain; /* NULL: none */
 	bool domain_local;
 	struct subnet ipv4, ipv6;

@@ -147,16 +147,25 @@ static void nat_warn(struct reading *r, struct _xmlNode *nat)
 
 /* libvirt prints the link that leads outside as an attribute and as an element. Several links are a choice for the
  * guests of a network of macvtap devices. */
-static int forward_link_read(struct reading *r, struct _xmlNode *link, bool direct)
+static void forward_link_read(struct reading *r, struct _xmlNode *link, bool direct)
 {
+	struct json_object *devs = NULL;
+
+	if (direct && node_next(link)) {
+		json_object_object_del(r->definition, "dev"); /* the first one's */
+		for (; link; link = node_next(link)) {
+			CLEANUP_FREE char *dev = node_attr(link, "dev");
+
+			if (!devs)
+				js_put(r->definition, "devs", devs = json_object_new_array());
+			json_object_array_add(devs, json_object_new_string(dev ? dev : ""));
+		}
+		return;
+	}
 	if (!js_get(r->definition, "dev"))
 		put_attr(r->definition, "dev", link, "dev");
 	for (struct _xmlNode *more = node_next(link); more; more = node_next(more))
-		if (direct)
-			return reading_error(r, more, NULL, ERR_UNSUPPORTED, "a network has one link; define a network for each");
-		else
-			reading_warn(r, more, NULL, "has no effect: one link leads outside");
-	return 0;
+		reading_warn(r, more, NULL, "has no effect: one link leads outside");
 }
 
 static int forward_read(struct reading *r, struct _xmlNode *n)
@@ -175,8 +184,8 @@ static int forward_read(struct reading *r, struct _xmlNode *n)
 		return reading_error(r, n, "mode", ERR_UNSUPPORTED, "\"%.40s\" is not supported; use nat, route, open, bridge, private, vepa or passthrough",
 			mode);
 	put_attr(r->definition, "dev", n, "dev");
-	if (node_child(n, "interface") && forward_link_read(r, node_child(n, "interface"), i > 2) < 0)
-		return -EINVAL;
+	if (node_child(n, "interface"))
+		forward_link_read(r, node_child(n, "interface"), i > 2);
 	if (node_child(n, "nat"))
 		nat_warn(r, node_child(n, "nat"));
 	others_warn(r, n, known);
@@ -335,9 +344,17 @@ static void dns_print(struct writer *w, struct json_object *dns)
 static void forward_print(struct writer *w, struct json_object *o)
 {
 	const char *mode = js_get_str_or(o, "mode", "nat"), *dev = js_get_str(o, "dev");
+	struct json_object *devs = js_get_array(o, "devs");
 
 	if (!strcmp(mode, "isolated"))
 		return;
+	if (devs) {
+		writer_open(w, "forward", "dev", json_object_get_string(json_object_array_get_idx(devs, 0)), "mode", mode, NULL);
+		for (size_t i = 0; i < json_object_array_length(devs); i++)
+			writer_leaf(w, "interface", "dev", json_object_get_string(json_object_array_get_idx(devs, i)), NULL);
+		writer_close(w, "forward");
+		return;
+	}
 	if (dev && !js_get(o, "bridge") && !js_get(o, "ipv4") && !js_get(o, "ipv6")) { /* as libvirt prints macvtap's */
 		writer_open(w, "forward", "dev", dev, "mode", mode, NULL);
 		writer_leaf(w, "interface", "dev", dev, NULL);

@@ -184,6 +184,7 @@ static void reserved_print(struct json_object *list)
 int verb_net_info(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *devs;
 	const char *state;
 	int r = info_read(c, &o);
 
@@ -194,14 +195,17 @@ int verb_net_info(struct cli *c)
 		return CLI_OK;
 	}
 	state = js_get_str_or(o, "state", "");
+	devs = js_get_array(o, "devs");
 	label_print(stdout, "Name:", "%s", js_get_str_or(o, "name", "-"));
 	label_print(stdout, "UUID:", "%s", js_get_str_or(o, "uuid", "-"));
 	label_print(stdout, "Active:", "%s", !strcmp(state, "active") ? "yes" : !strcmp(state, "inactive") ? "no" : state);
 	label_print(stdout, "Persistent:", "%s", js_get_bool(o, "persistent", false) ? "yes" : "no");
 	label_print(stdout, "Autostart:", "%s", js_get_bool(o, "autostart", false) ? "yes" : "no");
+	for (size_t i = 0; devs && i < json_object_array_length(devs); i++)
+		label_print(stdout, i ? "" : "Devices:", "%s", json_object_get_string(json_object_array_get_idx(devs, i)));
 	if (js_get(o, "dev"))
 		label_print(stdout, "Device:", "%s", js_get_str(o, "dev"));
-	else
+	else if (!devs)
 		label_print(stdout, "Bridge:", "%s", js_get_str_or(o, "bridge", "-"));
 	label_print(stdout, "Mode:", "%s", js_get_str_or(o, "mode", "-"));
 	if (js_get(o, "denied-packets"))

@@ -3,6 +3,7 @@ in a network namespace of the test's own, where the link is one end of a veth.""
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -20,10 +21,11 @@ class Direct(RealNetDaemon):
         for link in "up0", "far0":
             lan.ip("link", "set", link, "up")
 
-    def net(self, mode="bridge", **keys):  # noqa: A003
-        (self.tmp / "net.json").write_text(json.dumps({"name": "lan", "mode": mode, "dev": "up0", **keys}))
+    def net(self, mode="bridge", ok=True, **keys):  # noqa: A003
+        d = {"name": "lan", "mode": mode, "dev": "up0", **keys}
+        (self.tmp / "net.json").write_text(json.dumps({k: v for k, v in d.items() if v is not None}))
         self.cairn("net-define", str(self.tmp / "net.json"))
-        return self.cairn("net-start", "lan")
+        return self.cairn("net-start", "lan", ok=ok)
 
     def write_vm(self, name, mac="52:54:00:00:00:01", **face):
         v = guestlib.definition(name, interfaces=[{"type": "network", "source": "lan", "mac": mac, **face}])
@@ -201,6 +203,9 @@ def test_libvirts_xml_both_ways(plain, mode):  # noqa: F811
 @pytest.mark.parametrize("keys,why", [
     ({"mode": "private"}, "dev is missing; mode private needs the name of a link of the host, such as eth0"),
     ({"mode": "bridge", "dev": "eth0", "bridge": "br0"}, "bridge: mode bridge has a bridge that exists or macvtap devices on dev; remove bridge or dev"),
+    ({"mode": "vepa", "dev": "eth0", "devs": ["eth1"]}, "devs: has all links of the network; remove dev"),
+    ({"mode": "isolated", "devs": ["eth1"]}, "devs: needs mode bridge, private, vepa or passthrough"),
+    ({"mode": "vepa", "devs": []}, "dev is missing"),
     ({"mode": "vepa", "dev": "eth0", "mtu": 9000}, "mode vepa uses a link that exists as it is; remove all keys but name, uuid, mode, dev"),
 ])
 def test_wrong_definition_is_refused(plain, keys, why):  # noqa: F811
@@ -208,7 +213,65 @@ def test_wrong_definition_is_refused(plain, keys, why):  # noqa: F811
     assert why in plain.cairn("net-define", str(plain.tmp / "net.json"), ok=False).stderr
 
 
-def test_several_links_are_refused(plain):  # noqa: F811
+def test_guests_get_the_link_with_fewest_guests(direct, lan):  # noqa: F811
+    """Of three links, one is missing when the guests start."""
+    for n in 1, 2:
+        lan.ip("link", "add", f"up{n}", "type", "veth", "peer", "name", f"far{n}")
+        for link in f"up{n}", f"far{n}":
+            lan.ip("link", "set", link, "up")
+    direct.net(dev=None, devs=["up0", "up1", "up2"])
+    assert re.search("Devices: +up0\n +up1\n +up2\nMode", direct.cairn("net-info", "lan").stdout)
+    lan.ip("link", "del", "up2")
+
+    def link_of(name):
+        face = direct.figures(name)["interfaces"][0]["target"]
+        return lan.ip("link", "show", face)[0]["link"]
+
+    consoles = [direct.run_vm(f"vm{i}", mac=f"52:54:00:00:00:0{i}") for i in range(1, 5)]
+    assert [link_of(f"vm{i}") for i in range(1, 5)] == ["up0", "up1", "up0", "up1"]
+    for n in 0, 1:
+        s = lan.socket(f"far{n}")
+        consoles[n].run("net send 200 3")
+        assert received(s, 200) == f"52:54:00:00:00:0{n + 1}"
+    for name in "vm1", "vm3":
+        direct.cairn("destroy", name)
+    until(lambda: len(direct.links()) == 2)
+    direct.begin("vm1")
+    assert link_of("vm1") == "up0"
+    for name in "vm1", "vm2", "vm4":
+        direct.cairn("destroy", name)
+    until(lambda: direct.links() == [])
+    lan.ip("link", "del", "up0")
+    lan.ip("link", "del", "up1")
+    assert "there is no link 'up2'" in direct.cairn("start", "vm1", ok=False).stderr
+
+
+def test_passthrough_takes_a_free_link_of_several(direct, lan):  # noqa: F811
+    lan.ip("link", "add", "up1", "type", "veth", "peer", "name", "far1")
+    lan.ip("link", "set", "up1", "up")
+    lan.ip("link", "add", "link", "up0", "name", "other", "type", "macvtap", "mode", "passthru")  # somebody else's
+    for i in 1, 2:
+        direct.write_vm(f"vm{i}", mac=f"52:54:00:00:00:0{i}")
+    assert "'up0' takes no further macvtap link" in direct.net("passthrough", dev="up0", ok=False).stderr
+    lan.ip("link", "del", "other")
+    direct.net("passthrough", dev=None, devs=["up0", "up1"])
+    lan.ip("link", "add", "link", "up0", "name", "other", "type", "macvtap", "mode", "passthru")
+    direct.begin("vm1")
+    assert lan.ip("link", "show", "up1")[0]["address"] == "52:54:00:00:00:01"
+    assert "none of its 2 links is free; each of them serves one guest" in direct.cairn("start", "vm2", ok=False).stderr
+    lan.ip("link", "del", "other")
+    direct.begin("vm2")
+    assert lan.ip("link", "show", "up0")[0]["address"] == "52:54:00:00:00:02"
+
+
+def test_several_links_in_libvirts_xml(plain):  # noqa: F811
     path = plain.tmp / "net.xml"
-    path.write_text(XML.format(attr="", mode="passthrough").replace("<interface dev='eth0'/>", "<interface dev='eth0'/><interface dev='eth1'/>"))
-    assert "a network has one link; define a network for each" in plain.cairn("net-define", str(path), ok=False).stderr
+    text = XML.format(attr="dev='eth0' ", mode="vepa").replace("<interface dev='eth0'/>", "<interface dev='eth0'/><interface dev='eth1'/>")
+    path.write_text(text)
+    assert plain.cairn("net-define", str(path)).stderr == ""
+    shown = json.loads(plain.cairn("net-dumpjson", "lan").stdout)
+    assert shown["devs"] == ["eth0", "eth1"] and "dev" not in shown
+    xml = plain.cairn("net-dumpxml", "lan").stdout
+    assert re.sub(r"\s", "", re.sub("<uuid>.*</uuid>", "", xml)) == re.sub(r"\s", "", text)
+    path.write_text(text.replace("eth1", "eth0"))
+    assert 'devs[1]: "eth0" is there twice; remove one' in plain.cairn("net-define", str(path), ok=False).stderr
