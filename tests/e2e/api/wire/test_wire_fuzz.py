@@ -145,7 +145,7 @@ class Shooter:
         if "error" in a:
             assert set(a["error"]) == {"class", "desc"} and a["error"]["desc"], a
             assert self.which == "daemon" or a["error"]["class"] in (
-                "GenericError", "CommandNotFound", "DeviceNotActive"), a
+                "GenericError", "CommandNotFound", "DeviceNotActive", "DeviceNotFound"), a
 
     def shoot(self, name):
         try:
