@@ -68,6 +68,20 @@ static void copy_next(struct copier *c)
 	}
 }
 
+/* Run until all is copied. A write that was in flight when the mirror began to write through may be due once more
+ * when it ends, after the copier has stopped. */
+static void copy_settle(struct fixture *f, struct copier *c)
+{
+	while (!c->both || !block_mirror_settled(c->m)) {
+		if (c->both) {
+			c->both = false;
+			copy_next(c);
+		}
+		loop_run_once(f->loop, UINT64_MAX);
+		assert_true(c->pieces < 1000);
+	}
+}
+
 static void note_end(void *opaque)
 {
 	*(bool *)opaque = true;
@@ -100,16 +114,8 @@ static void run(bool raw_from, bool raw_to, bool pivot, unsigned seed)
 	assert_int_equal(block_mirror_due(c.m), ROUND_UP(SIZE, 64 * KIB));
 	copy_next(&c);
 	shadow_run(&f, c.from, 600, 8);
-	while (!c.both)
-		loop_run_once(f.loop, UINT64_MAX);
+	copy_settle(&f, &c);
 	shadow_run(&f, c.from, 20, 8);
-	/* A change that was in flight when the mirror began to write through is copied once it has ended. */
-	if (!block_mirror_settled(c.m)) {
-		c.both = false;
-		copy_next(&c);
-	}
-	while (!c.both)
-		loop_run_once(f.loop, UINT64_MAX);
 	assert_int_equal(c.res, 0);
 	assert_true(block_mirror_settled(c.m));
 	assert_int_equal(fixture_op(c.to, BLOCK_FLUSH, 0, 0, 0), 0);
@@ -376,10 +382,7 @@ static void copy_beside_writer(bool raw, bool small)
 		slot_submit(&slots[i]);
 	}
 	copy_next(&c);
-	while (!c.both || !block_mirror_settled(c.m)) {
-		loop_run_once(f.loop, UINT64_MAX);
-		assert_true(c.pieces < 1000);
-	}
+	copy_settle(&f, &c);
 	for (unsigned i = 0; i < 300; i++)
 		loop_run_once(f.loop, UINT64_MAX);
 	w.stop = true;
