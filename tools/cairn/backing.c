@@ -1,64 +1,19 @@
 #include "tools/cairn/backing.h"
-#include "api/store/paths.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/file.h"
+#include "tools/cairn/img_run.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <spawn.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#define ANSWER_MAX (1024 * 1024)
-
-static int img_spawn(const char *image, int out, pid_t *ret_pid)
-{
-	char program[PATH_MAX];
-	char *const argv[] = { (char *)"cairn-img", (char *)"info", (char *)"--backing-chain", (char *)"--output",
-		(char *)"json", (char *)"--", (char *)image, NULL };
-	posix_spawn_file_actions_t files;
-	int r = paths_helper("cairn-img", program, sizeof(program), NULL);
-
-	if (r < 0)
-		return r;
-	posix_spawn_file_actions_init(&files);
-	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
-	posix_spawn_file_actions_adddup2(&files, out, 1);
-	posix_spawn_file_actions_addopen(&files, 2, "/dev/null", O_WRONLY, 0);
-	r = -posix_spawn(ret_pid, program, &files, NULL, argv, environ);
-	posix_spawn_file_actions_destroy(&files);
-	return r;
-}
-
-/* Run cairn-img to read the image's chain of backing files. Returns an array; NULL if cairn-img cannot read the
- * image. */
+/* Have cairn-img read the image's chain of backing files. Returns an array; NULL if cairn-img cannot read the image. */
 static struct json_object *chain_read(const char *image)
 {
-	CLEANUP_CLOSE int from = -1, to = -1;
+	const char *const args[] = { "info", "--backing-chain", "--output", "json", "--", image, NULL };
 	CLEANUP_JS struct json_object *chain = NULL;
-	CLEANUP_FREE char *text = NULL;
-	int pair[2], status, r;
-	size_t len;
-	pid_t pid;
+	struct err e;
 
-	if (pipe2(pair, O_CLOEXEC) < 0)
-		return NULL;
-	from = pair[0];
-	to = pair[1];
-	if (img_spawn(image, to, &pid) < 0)
-		return NULL;
-	close(steal_fd(&to));
-	r = file_read_fd(from, "cairn-img", ANSWER_MAX, &text, &len, NULL);
-	close(steal_fd(&from)); /* cairn-img ends if it still writes */
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return NULL;
-	if (r < 0 || status || js_parse(text, len, "cairn-img", &chain, NULL) < 0 ||
-		!json_object_is_type(chain, json_type_array))
+	if (img_run(args, &chain, &e) < 0 || !json_object_is_type(chain, json_type_array))
 		return NULL;
 	return STEAL_PTR(chain);
 }
