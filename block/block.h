@@ -83,7 +83,8 @@ struct block_pin_wait {
 struct block_open {
 	const struct block_layer *layers; /* [0] is the disk, [1] its backing file, and so on */
 	unsigned nlayers;
-	bool read_only;	 /* applies to the disk; backing layers are always read-only */
+	bool read_only;	 /* applies to the disk; backing layers are read-only, except for `writable` */
+	unsigned writable; /* number of a backing layer that is opened for writing, too; 0: none */
 	bool no_lock;	 /* take no locks, as qemu-img -U; for readers that accept changes by another process */
 	/* Wait so long for a lock that another process holds: the kernel releases the locks of a killed process only
 	 * when its I/O has ended. 0: fail at once. */

@@ -67,6 +67,24 @@ void lock_release(int fd)
 	(void)fcntl(fd, F_OFD_SETLK, &f);
 }
 
+static void lock_clear(int fd, off_t base, unsigned perms)
+{
+	struct flock f;
+
+	for (unsigned p = 0; p < PERM_COUNT; p++)
+		if (perms & 1u << p)
+			(void)lock_byte(fd, F_OFD_SETLK, F_UNLCK, base + (off_t)p, &f);
+}
+
+void lock_reduce(int fd, enum lock_mode mode)
+{
+	const struct lock_bits *m = &modes[mode];
+
+	lock_clear(fd, LOCK_USED, ~m->used);
+	lock_clear(fd, LOCK_UNSHARED, ~m->unshared);
+	lock_clear(fd, LOCK_OURS, ~m->ours);
+}
+
 /* Returns whether readers of a pin, and no other process, forbid what a writer uses. */
 static bool only_pins_forbid(int fd)
 {

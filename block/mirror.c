@@ -42,11 +42,11 @@ struct block_mirror {
 int block_mirror_new(struct block *b, struct block *to, struct block_mirror **ret, struct err *e)
 {
 	struct block_mirror *m;
-	uint64_t n = DIV_ROUND_UP(b->info.size_bytes, GRAIN_BYTES);
+	uint64_t n = to ? DIV_ROUND_UP(b->info.size_bytes, GRAIN_BYTES) : 0;
 
-	if (b->info.read_only || to->info.read_only || b->info.size_bytes != to->info.size_bytes)
+	if (to && (b->info.read_only || to->info.read_only || b->info.size_bytes != to->info.size_bytes))
 		return err_set(e, -EINVAL, ERR_INVALID, "disk %s: a mirror needs two writable disks of one size", b->name);
-	if (to->info.logical_block_bytes > b->info.logical_block_bytes)
+	if (to && to->info.logical_block_bytes > b->info.logical_block_bytes)
 		return err_set(e, -EINVAL, ERR_UNSUPPORTED, "disk %s has sectors of %u bytes, but the copy would have %u", b->name,
 			b->info.logical_block_bytes, to->info.logical_block_bytes);
 	if (b->mirror)
@@ -69,8 +69,8 @@ int block_mirror_new(struct block *b, struct block *to, struct block_mirror **re
 
 static void range_mark(struct block_mirror *m, uint64_t off, uint64_t len)
 {
-	if (!range_inside(off, len, m->b->info.size_bytes))
-		return; /* the disk has refused the request */
+	if (!m->to || !range_inside(off, len, m->b->info.size_bytes))
+		return; /* nothing is mirrored, or the disk has refused the request */
 	for (uint64_t i = off / GRAIN_BYTES; len && i <= (off + len - 1) / GRAIN_BYTES; i++) {
 		m->ndue += !bitmap_test(&m->due, i);
 		bitmap_set(&m->due, i);

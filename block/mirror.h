@@ -19,8 +19,9 @@ struct block_req;
 struct err;
 
 /* Begin: all of the disk is due.
- * b: writable. to: on the same loop, of the same size, nobody else submits requests to it; both borrowed until
- * block_mirror_end(). Returns 0; -EINVAL, -EBUSY or -ENOMEM with a sentence. */
+ * b: writable. to: on the same loop, of the same size, nobody else submits requests to it, except that b reads it as a
+ * backing file; both borrowed until block_mirror_end(). NULL: nothing is mirrored; only block_mirror_hold() and what
+ * ends it are called. Returns 0; -EINVAL, -EBUSY or -ENOMEM with a sentence. */
 int block_mirror_new(struct block *b, struct block *to, struct block_mirror **ret, struct err *e);
 /* Take the next part that is due, of at most max bytes, to read it from the disk and write it to the other one. The
  * call ends the part before. After block_mirror_write_through(), changes of the part wait until it ends.

@@ -646,6 +646,8 @@ static const struct {
 	[VM_MSG_DISK_COPY] = { control_disk_copy, true },
 	[VM_MSG_DISK_COPY_END] = { control_disk_copy_end, true },
 	[VM_MSG_DISK_PIVOT] = { control_disk_pivot, true },
+	[VM_MSG_DISK_LAYERS] = { control_disk_layers, true },
+	[VM_MSG_DISK_COMMIT] = { control_disk_commit, true },
 	[VM_MSG_SCREENSHOT] = { control_screenshot, false },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },

@@ -4,7 +4,9 @@
 #include "base/util.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
+#include "vmm/snapshot/disk_commit.h"
 #include "vmm/snapshot/disk_copy.h"
+#include "vmm/snapshot/disk_layers.h"
 
 #include <errno.h>
 #include <string.h>
@@ -74,13 +76,35 @@ int control_disk_pivot(struct control *c, struct channel_msg *m, struct err *e)
 	const struct vm_disk *d = &what->disks[0];
 	int r = part_check(m, e), fd;
 
-	if (!r && (what->ndisks != 1 || d->nlayers != 1 || d->read_only))
-		r = err_set(e, -EINVAL, ERR_INVALID, "a copy is one writable disk without backing files");
+	if (!r && (what->ndisks != 1 || !d->nlayers || d->read_only))
+		r = err_set(e, -EINVAL, ERR_INVALID, "a copy is one writable disk");
 	if (r < 0)
 		return r;
 	fd = m->fds[d->fd[0]];
 	m->fds[d->fd[0]] = -1;
 	return vm_disk_copy_end(c->vm, c->worker, d->id, d, fd, what->disk_more[0].check_only, control_work_done, c, e);
+}
+
+int control_disk_layers(struct control *c, struct channel_msg *m, struct err *e)
+{
+	int r = part_check(m, e);
+
+	return r ? r : vm_disk_layers(c->vm, c->worker, m->body, m->fds, control_work_done, c, e);
+}
+
+/* The body has the part of a configuration, and then what belongs to the commit. */
+int control_disk_commit(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_disk_commit what = *(const struct vm_disk_commit *)m->body;
+	int r;
+
+	TERMINATE(what.backing_name);
+	m->head.body_bytes = VM_PLUG_BYTES;
+	r = part_check(m, e);
+	if (!r)
+		r = vm_disk_commit(c->vm, c->worker, &what, m->body, m->fds, control_work_done, c, e);
+	c->for_daemon = c->for_daemon || !r;
+	return r;
 }
 
 int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *e)

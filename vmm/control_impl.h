@@ -78,6 +78,8 @@ int control_medium_set(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_copy(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_pivot(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *e);
+int control_disk_layers(struct control *c, struct channel_msg *m, struct err *e);
+int control_disk_commit(struct control *c, struct channel_msg *m, struct err *e);
 
 /* Handler of VM_MSG_SCREENSHOT (control_screen.c). Returns LATER, or -errno. */
 int control_screenshot(struct control *c, struct channel_msg *m, struct err *e);

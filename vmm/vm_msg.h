@@ -162,6 +162,12 @@ enum vm_msg_type {
 	/* a request: struct vm_screenshot + 1 fd, an empty file: write what the guest shows to the file. Only to
 	 * processes whose vm_info has screens. */
 	VM_MSG_SCREENSHOT = 52,
+	/* a request: struct vm_config as VM_MSG_PLUG, with disks of the VM: let each go on with this chain of layers,
+	 * whose content is the same; all at once. Only if vm_info.copies_disks is VM_LAYERS_DISKS, as the next. */
+	VM_MSG_DISK_LAYERS = 53,
+	/* a request: struct vm_disk_commit (vm_disk_commit.h): copy upper layers of a disk to a lower one, and then,
+	 * unless they are all that are above it, drop them. VM_EVENT_PROGRESS meanwhile. */
+	VM_MSG_DISK_COMMIT = 54,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -323,7 +329,7 @@ struct vm_disk_more {
 	uint8_t no_discard;    /* the guest cannot discard */
 	uint8_t detect_zeroes; /* enum vm_zeroes */
 	uint8_t force;	       /* only in VM_MSG_MEDIUM_SET: although the guest keeps the tray locked */
-	uint8_t check_only;    /* only in VM_MSG_DISK_PIVOT: look whether it would be refused */
+	uint8_t check_only;    /* only in VM_MSG_DISK_PIVOT and _LAYERS: look whether it would be refused */
 	uint8_t reserved[2];
 };
 
@@ -440,10 +446,12 @@ struct vm_config {
 	uint8_t screen; /* a screen (devices/legacy/bochs_display.h) */
 };
 
-/* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only. */
+/* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */
 #define VM_COPIES_DISKS 2
+#define VM_LAYERS_DISKS 3
 /* The part of struct vm_config in VM_MSG_PLUG: the same in each release, since an older process knows its length. */
 #define VM_PLUG_BYTES (offsetof(struct vm_config, disk_more) + sizeof(((struct vm_config *)0)->disk_more))
+#include "vmm/vm_disk_commit.h"
 
 /* The disks and interfaces of the definition that is stored in the state. One may have been detached since the daemon
  * made it; then the save fails. Older daemons send it up to `interfaces`, and processes whose vm_info.checks_saves is 1

@@ -95,6 +95,8 @@ void command_vm_blockpull(struct call *c);
 void command_vm_blockcopy(struct call *c);
 void command_vm_blockjob_pivot(struct call *c);
 void command_vm_blockjob_abort(struct call *c);
+void command_vm_blockcommit(struct call *c);
+void command_vm_disk_snapshot(struct call *c);
 void command_vm_restart_process(struct call *c);
 void command_vm_managed_save_remove(struct call *c);
 void command_vm_restore(struct call *c);

@@ -58,6 +58,8 @@ const struct command_handler command_handlers[] = {
 	{ "vm-blockcopy", command_vm_blockcopy },
 	{ "vm-blockjob-pivot", command_vm_blockjob_pivot },
 	{ "vm-blockjob-abort", command_vm_blockjob_abort },
+	{ "vm-blockcommit", command_vm_blockcommit },
+	{ "vm-disk-snapshot", command_vm_disk_snapshot },
 	{ "vm-blockpull", command_vm_blockpull },
 	{ "snapshot-create", command_snapshot_create },
 	{ "snapshot-list", command_snapshot_list },

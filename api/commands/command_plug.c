@@ -1,7 +1,9 @@
-/* Handlers of vm-attach-disk, vm-attach-interface, vm-detach-device, vm-change-medium and vm-blockjob-*. */
+/* Handlers of vm-attach-disk, vm-attach-interface, vm-detach-device, vm-change-medium, vm-blockjob-* and
+ * vm-disk-snapshot. */
 #include "api/commands/command.h"
 #include "api/net/interface_plug.h"
 #include "api/vm/vm_copy.h"
+#include "api/vm/vm_layers.h"
 #include "api/vm/vm_medium.h"
 #include "api/vm/vm_plug.h"
 
@@ -33,4 +35,9 @@ void command_vm_blockjob_pivot(struct call *c)
 void command_vm_blockjob_abort(struct call *c)
 {
 	vm_copy_abort(c);
+}
+
+void command_vm_disk_snapshot(struct call *c)
+{
+	vm_layers_snapshot(c);
 }

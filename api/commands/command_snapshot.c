@@ -1,5 +1,6 @@
-/* Handlers of snapshots and of blockpull. */
+/* Handlers of snapshots, blockcopy, blockcommit and blockpull. */
 #include "api/commands/command.h"
+#include "api/jobs/commit.h"
 #include "api/jobs/copy.h"
 #include "api/jobs/job.h"
 #include "api/jobs/pull.h"
@@ -317,6 +318,25 @@ void command_vm_blockcopy(struct call *c)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "bandwidth: must not be negative");
 	if (!r)
 		r = disk_copy(c->vm, &o, &c->file, &j, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
+}
+
+void command_vm_blockcommit(struct call *c)
+{
+	struct commit_opts o = { .disk = js_get_str(c->args, "disk"), .top = js_get_str(c->args, "top"), .base = js_get_str(c->args, "base"),
+		.shallow = js_get_bool(c->args, "shallow", false), .active = js_get_bool(c->args, "active", false),
+		.name.id = js_get_str(c->args, "job-id") };
+	int64_t rate = js_get_int(c->args, "bandwidth", 0);
+	struct job *j;
+	struct err e;
+	int r = rate < 0 ? err_set(&e, -EINVAL, ERR_INVALID, "bandwidth: must not be negative") : 0;
+
+	o.rate = (uint64_t)rate;
+	if (!r)
+		r = disk_commit(c->vm, &o, &j, &e);
 	if (r < 0)
 		call_fail(c, &e);
 	else

@@ -181,6 +181,7 @@ static const struct job_type {
 	{ .type = "restart-process", .kind = VM_OP_SAVE },
 	{ .type = "blockpull", .qmp = "stream", .kind = VM_OP_JOB },
 	{ .type = "blockcopy", .qmp = "mirror", .kind = VM_OP_JOB },
+	{ .type = "blockcommit", .qmp = "commit", .kind = VM_OP_JOB },
 	{ .type = "snapshot-create", .qmp = "snapshot-save", .kind = VM_OP_JOB },
 	{ .type = "snapshot-revert", .qmp = "snapshot-load", .kind = VM_OP_JOB },
 	{ .type = "snapshot-delete", .qmp = "snapshot-delete", .kind = VM_OP_JOB },

@@ -320,6 +320,17 @@ static const struct field pivot_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQ
 	{ "path", FIELD_STRING, REQUIRED, "absolute path of the copy" }, { "format", FIELD_IMAGE_FORMAT, REQUIRED, "format of the copy" },
 	{ "check-only", FIELD_BOOL, OPTIONAL, "look whether the pivot would be refused; the definition need not name the copy [false]" }, END };
 static const struct field copy_abort_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" }, END };
+static const struct field disk_snapshot_args[] = { FIELD_VM,
+	{ "disks", FIELD_ARRAY, REQUIRED, "for each disk: disk, its id or the path of its image; path, the absolute path of its new overlay, a "
+		"qcow2 image with the present image as its backing file" },
+	{ "check-only", FIELD_BOOL, OPTIONAL, "look whether it would be refused; the definition need not name the overlays [false]" }, END };
+static const struct field blockcommit_args[] = { FIELD_VM, FIELD_JOB_ID,
+	{ "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" },
+	{ "top", FIELD_STRING, OPTIONAL, "path of the uppermost layer to commit [the disk's image]" },
+	{ "base", FIELD_STRING, OPTIONAL, "path of the layer that gets all [the lowest one]" },
+	{ "shallow", FIELD_BOOL, OPTIONAL, "without base: the layer below top gets all [false]" },
+	{ "active", FIELD_BOOL, OPTIONAL, "top may be the image that the guest of a running VM writes to [false]" },
+	{ "bandwidth", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
 static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END };
 static const struct field snapshot_size_returns[] = {
 	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot uses, and that its deletion frees" },
@@ -614,6 +625,12 @@ static const struct command commands[] = {
 		NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-blockjob-abort", "after vm-blockcopy, go on without the copy, which keeps the content of this moment", copy_abort_args, NULL,
 		ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-blockcommit", "copy what the upper layers of a disk have to a lower one, and then drop them from the disk; if the image of a "
+		"running VM is among them, both get each change at the end, as after vm-blockcopy",
+		blockcommit_args, job_returns, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_PULL },
+	{ "vm-disk-snapshot", "let disks of a running VM go on with new overlays, all at one instant; the definition of the next start must "
+		"name them already", disk_snapshot_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-blockpull", "copy the content of its backing files into a qcow2 disk, and remove the backing files from the "
 		"image and from the definition; the guest may run", blockpull_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_PULL },

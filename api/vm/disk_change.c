@@ -32,16 +32,15 @@ struct disk_change {
 	uint64_t changes;	   /* vm.live_changes when next was made */
 	struct definition *before; /* owned: the definition that the VM ran with then; NULL: the VM has it */
 	struct definition *next;   /* owned: the definition with the disk; NULL: the VM has it */
-	struct definition *only;   /* owned: a definition with this disk alone */
+	struct definition *only;   /* owned: a definition with the changed disks alone */
 	struct config config;
-	struct file_id image;
 	bool opened;
 	bool check_only;
 	struct pin_scan *scan;
 	struct open_as *opener;
 	struct store_work stored; /* of the definition with the disk */
-	unsigned at;
-	char id[16];
+	unsigned n, at[VM_DISKS_MAX]; /* the changed disks */
+	struct vm_changed_disk disks[VM_DISKS_MAX];
 };
 
 static void change_free(struct disk_change *w)
@@ -135,16 +134,16 @@ void disk_change_remove(struct vm *vm, const char *id)
 }
 
 /* Make the disk as it was in c->before, or remove it. Other parts of the definition may have changed since. */
-static void disk_restore(struct vm *vm, const struct vm_disk_change *c)
+static void disk_restore(struct vm *vm, const struct vm_disk_change *c, const struct vm_changed_disk *d)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(c->before);
-	int at = definition_disk_find(vm_live(vm), c->id), was = definition_disk_find(c->before, c->id);
+	int at = definition_disk_find(vm_live(vm), d->id), was = definition_disk_find(c->before, d->id);
 
 	if (at >= 0 && was >= 0)
 		live_change(vm, (unsigned)at, json_object_get(json_object_array_get_idx(js_get_array(o, "disks"), (size_t)was)),
-			c->before, &c->old_image);
+			c->before, &d->old_image);
 	else
-		disk_change_remove(vm, c->id);
+		disk_change_remove(vm, d->id);
 }
 
 /* ---- the disk in doubt ---- */
@@ -166,8 +165,8 @@ static void doubt_settle(struct vm *vm, bool has)
 	vm->disk_change = (struct vm_disk_change){ 0 };
 	if (!c.before)
 		return;
-	if (!has)
-		disk_restore(vm, &c);
+	for (unsigned i = 0; i < c.n && !has; i++)
+		disk_restore(vm, &c, &c.disks[i]);
 	definition_free(c.before);
 }
 
@@ -179,11 +178,21 @@ static int info_find(const struct vm_info *info, const char *id)
 	return -ENOENT;
 }
 
+/* The process has all of the changed disks or none of them. */
 static bool process_has(const struct vm_info *info, const struct vm_disk_change *c)
 {
-	int at = info_find(info, c->id);
+	const struct vm_changed_disk *d = &c->disks[0];
+	int at = info_find(info, d->id);
 
-	return at >= 0 && info->images[at].dev == c->image.dev && info->images[at].ino == c->image.ino;
+	return at >= 0 && info->images[at].dev == d->image.dev && info->images[at].ino == d->image.ino;
+}
+
+static bool is_in_doubt(const struct vm_disk_change *c, const char *id)
+{
+	for (unsigned i = 0; c->before && i < c->n; i++)
+		if (!strcmp(c->disks[i].id, id))
+			return true;
+	return false;
 }
 
 void disk_change_compare(struct vm *vm, const struct vm_info *info)
@@ -195,10 +204,10 @@ void disk_change_compare(struct vm *vm, const struct vm_info *info)
 	if (c->before && !c->answer_follows)
 		doubt_settle(vm, process_has(info, c));
 	for (unsigned i = vm_live(vm)->ndisks; i-- > 0;) {
-		char id[sizeof(c->id)];
+		char id[sizeof(c->disks[0].id)];
 
 		snprintf(id, sizeof(id), "%s", vm_live(vm)->disks[i].id);
-		if (info_find(info, id) >= 0 || (c->before && !strcmp(c->id, id)))
+		if (info_find(info, id) >= 0 || is_in_doubt(c, id))
 			continue;
 		log_info("plug", "VM '%s' has no disk %s any more", vm->def->name, id);
 		disk_change_remove(vm, id);
@@ -207,15 +216,15 @@ void disk_change_compare(struct vm *vm, const struct vm_info *info)
 
 /* ---- planning ---- */
 
-/* Make a definition with the changed disk alone, whose files are opened. */
+/* Make a definition with the changed disks alone, whose files are opened. */
 static int only_make(struct disk_change *w, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(w->next);
-	struct json_object *disk = json_object_get(json_object_array_get_idx(js_get_array(o, "disks"), w->at)),
-			   *disks = json_object_new_array();
+	struct json_object *disks = json_object_new_array();
 	int r;
 
-	json_object_array_add(disks, disk);
+	for (unsigned i = 0; i < w->n; i++)
+		json_object_array_add(disks, json_object_get(json_object_array_get_idx(js_get_array(o, "disks"), w->at[i])));
 	js_put(o, "disks", disks);
 	json_object_object_del(o, "interfaces");
 	r = definition_parse_stored(o, &w->only, e);
@@ -230,7 +239,7 @@ static int change_plan(struct disk_change *w, const struct vm *vm, struct err *e
 	struct json_object *disks = js_get_array(o, "disks");
 	const char *folder = js_get_str(w->call->args, "folder");
 	struct peer who = conn_peer(w->call->conn);
-	int at, r;
+	int n, r;
 
 	if (folder && *folder != '/')
 		return err_set(e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
@@ -238,16 +247,17 @@ static int change_plan(struct disk_change *w, const struct vm *vm, struct err *e
 		disks = json_object_new_array();
 		js_put(o, "disks", disks);
 	}
-	at = w->kind->plan(w->call, vm, disks, e);
-	r = at < 0 ? at : definition_parse(o, folder, &w->next, e);
+	n = w->kind->plan(w->call, vm, disks, w->at, e);
+	r = n < 0 ? n : definition_parse(o, folder, &w->next, e);
 	if (!r)
 		r = rights_of_peer(&who, &w->next->rights, e);
 	if (r < 0)
 		return r;
 	authors_inherit(w->next, vm_live(vm));
-	w->at = (unsigned)at;
+	w->n = (unsigned)n;
 	w->changes = vm->live_changes;
-	snprintf(w->id, sizeof(w->id), "%s", w->next->disks[at].id);
+	for (unsigned i = 0; i < w->n; i++)
+		snprintf(w->disks[i].id, sizeof(w->disks[i].id), "%s", w->next->disks[w->at[i]].id);
 	r = definition_copy(vm_live(vm), &w->before, e);
 	return r ? r : only_make(w, e);
 }
@@ -282,7 +292,7 @@ static void change_queried(void *opaque, int r, const struct vm_answer *a, const
 	if (vm)
 		vm->disk_change.answer_follows = false;
 	if (vm && r < 0 && r != -ESRCH)
-		log_warn("plug", "VM '%s': it is not known whether its process has disk %s: %s", vm->def->name, w->id, e->msg);
+		log_warn("plug", "VM '%s': it is not known whether its process has disk %s: %s", vm->def->name, w->disks[0].id, e->msg);
 	if (vm && !r)
 		disk_change_compare(vm, a->info);
 	change_free(w);
@@ -381,9 +391,10 @@ static void change_store(struct disk_change *w)
 		pin_scan_take(w->scan, &found);
 	if (found.added)
 		pins_store(w->host); /* before the image is in use, so that its pin is not deleted */
-	vm->disk_change = (struct vm_disk_change){ .before = STEAL_PTR(w->before), .image = w->image, .answer_follows = true,
-		.old_image = image_note(vm, w->at, &w->image) };
-	memcpy(vm->disk_change.id, w->id, sizeof(w->id));
+	for (unsigned i = 0; i < w->n; i++)
+		w->disks[i].old_image = image_note(vm, w->at[i], &w->disks[i].image);
+	vm->disk_change = (struct vm_disk_change){ .before = STEAL_PTR(w->before), .answer_follows = true, .n = w->n };
+	memcpy(vm->disk_change.disks, w->disks, sizeof(w->disks));
 	vm_live_replace(vm, STEAL_PTR(w->next));
 	w->stored = (struct store_work){ .done = change_send, .loop = w->host->loop };
 	store_after(w->host->store, &w->stored);
@@ -394,10 +405,25 @@ static void change_scanned(void *opaque)
 	change_store(opaque);
 }
 
+static int images_check(struct disk_change *w, const struct vm *vm, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < w->n && !r; i++) {
+		const struct definition_disk *d = &w->only->disks[i];
+		struct vm_changed_disk *x = &w->disks[i];
+
+		if (config_identify(&w->config, w->config.vm.disks[i].fd[0], &x->image) < 0)
+			r = err_set(e, -EIO, ERR_IO, "%s: cannot identify the image", x->id);
+		else if (d->nlayers)
+			r = vm_disk_check_free(vm, vm_live(vm), d, &x->image, x->id, e);
+	}
+	return r;
+}
+
 static void change_opened(void *opaque, int r, struct config *c, const struct err *e)
 {
 	struct disk_change *w = opaque;
-	const struct definition_disk *d = &w->only->disks[0];
 	struct vm *vm;
 	struct err own;
 
@@ -409,11 +435,7 @@ static void change_opened(void *opaque, int r, struct config *c, const struct er
 	w->config = *c;
 	w->opened = true;
 	vm = change_vm(w, &own);
-	if (vm && config_identify(&w->config, w->config.vm.disks[0].fd[0], &w->image) < 0) {
-		err_set(&own, -EIO, ERR_IO, "%s: cannot identify the image", w->id);
-		vm = NULL;
-	}
-	if (!vm || (d->nlayers && vm_disk_check_free(vm, vm_live(vm), d, &w->image, w->id, &own) < 0)) {
+	if (!vm || images_check(w, vm, &own) < 0) {
 		change_fail(w, &own);
 		return;
 	}

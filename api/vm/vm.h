@@ -125,13 +125,18 @@ struct vm_counts {
 	bool snapshot_begun;   /* and the VM's process works on that */
 };
 
-/* A disk that the definition has, and of which it is not known whether the process has it (api/vm/disk_change.h). */
+struct vm_changed_disk {
+	char id[16];		  /* saved */
+	struct file_id image;	  /* saved: the disk's; its in_memory means nothing */
+	struct file_id old_image; /* of the disk before; all 0: not known */
+};
+
+/* Disks that the definition has, and of which it is not known whether the process has them (api/vm/disk_change.h). */
 struct vm_disk_change {
-	struct definition *before; /* saved; owned: the definition without the change; NULL: there is no such disk */
-	char id[16];		   /* saved */
-	struct file_id image;	   /* saved: the disk's; its in_memory means nothing */
-	struct file_id old_image;  /* of the disk before; all 0: not known */
-	bool answer_follows;	   /* the process will say whether it has the disk */
+	struct definition *before; /* saved; owned: the definition without the change; NULL: there are no such disks */
+	unsigned n;		   /* of disks */
+	struct vm_changed_disk disks[VM_DISKS_MAX];
+	bool answer_follows; /* the process will say whether it has the disks */
 };
 
 struct vm {

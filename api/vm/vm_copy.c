@@ -26,9 +26,25 @@ static int next_check(const struct vm *vm, const char *id, const char *path, con
 		id, hint);
 }
 
-static int pivot_plan(const struct call *c, const struct vm *vm, struct json_object *disks, struct err *e)
+/* Let the disk begin with its layer `path`, if it has that: the one that a commit has written to. */
+static void layers_cut(struct json_object *disk, const char *path)
 {
-	static const char *const gone[] = { "backing", "data_file" };
+	struct json_object *backing = js_get_array(disk, "backing"), *left = json_object_new_array();
+	size_t n = backing ? json_object_array_length(backing) : 0, i = 0;
+
+	while (i < n && strcmp(js_get_str_or(json_object_array_get_idx(backing, i), "path", ""), path))
+		i++;
+	for (size_t k = i + 1; k < n; k++)
+		json_object_array_add(left, json_object_get(json_object_array_get_idx(backing, k)));
+	json_object_object_del(disk, "backing");
+	if (json_object_array_length(left))
+		js_put(disk, "backing", left);
+	else
+		json_object_put(left);
+}
+
+static int pivot_plan(const struct call *c, const struct vm *vm, struct json_object *disks, unsigned *ret_at, struct err *e)
+{
 	const char *path = js_get_str(c->args, "path");
 	int at = vm_live_disk(vm, js_get_str(c->args, "disk"), e), r;
 	struct json_object *disk;
@@ -42,11 +58,12 @@ static int pivot_plan(const struct call *c, const struct vm *vm, struct json_obj
 	if (r < 0)
 		return r;
 	disk = json_object_array_get_idx(disks, (size_t)at);
-	for (size_t i = 0; i < ARRAY_SIZE(gone); i++)
-		json_object_object_del(disk, gone[i]);
+	json_object_object_del(disk, "data_file");
+	layers_cut(disk, path);
 	js_put_str(disk, "path", path);
 	js_put_str(disk, "format", js_get_str(c->args, "format"));
-	return at;
+	*ret_at = (unsigned)at;
+	return 1;
 }
 
 void vm_copy_pivot(struct call *c)

@@ -27,7 +27,7 @@ static int drive_find(const struct vm *vm, const char *which, struct err *e)
 	return at;
 }
 
-static int medium_plan(const struct call *c, const struct vm *vm, struct json_object *disks, struct err *e)
+static int medium_plan(const struct call *c, const struct vm *vm, struct json_object *disks, unsigned *ret_at, struct err *e)
 {
 	struct json_object *medium = js_get(c->args, "medium"), *disk;
 	int at = drive_find(vm, js_get_str(c->args, "disk"), e);
@@ -40,7 +40,8 @@ static int medium_plan(const struct call *c, const struct vm *vm, struct json_ob
 		if (medium && js_get(medium, of_medium[i]))
 			js_put(disk, of_medium[i], json_object_get(js_get(medium, of_medium[i])));
 	}
-	return at;
+	*ret_at = (unsigned)at;
+	return 1;
 }
 
 void vm_medium_change(struct call *c)

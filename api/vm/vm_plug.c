@@ -24,15 +24,16 @@
 
 /* ---- attach ---- */
 
-static int attach_plan(const struct call *c, const struct vm *vm, struct json_object *disks, struct err *e)
+static int attach_plan(const struct call *c, const struct vm *vm, struct json_object *disks, unsigned *ret_at, struct err *e)
 {
 	struct json_object *disk = js_get(c->args, "disk");
 	const char *id = js_get_str(disk, "id");
 
 	if (id && definition_disk_find(vm_live(vm), id) >= 0)
 		return err_set(e, -EEXIST, ERR_EXISTS, "target %.40s already exists", id);
+	*ret_at = (unsigned)json_object_array_length(disks);
 	json_object_array_add(disks, json_object_get(disk));
-	return (int)json_object_array_length(disks) - 1;
+	return 1;
 }
 
 void vm_plug_attach(struct call *c)

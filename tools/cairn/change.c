@@ -89,7 +89,7 @@ int change_define(struct cli *c, struct json_object *was, struct json_object *no
 	if (r < 0)
 		return r;
 	warnings_print(js_get_array(answer, "warnings"));
-	if (js_get_bool(answer, "pending", false) && !option_flag(c, "pivot"))
+	if (js_get_bool(answer, "pending", false) && !option_flag(c, "pivot") && strcmp(c->verb->name, "snapshot-create-as"))
 		fprintf(stderr, "note: domain '%s' runs; the change applies to its next start\n",
 			js_get_str(answer, "name"));
 	return 0;

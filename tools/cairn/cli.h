@@ -237,6 +237,7 @@ int verb_managedsave(struct cli *c);
 int verb_managedsave_remove(struct cli *c);
 int verb_restart_process(struct cli *c);
 int verb_blockpull(struct cli *c);
+int verb_blockcommit(struct cli *c);
 int verb_blockcopy(struct cli *c);
 int verb_blockjob(struct cli *c);
 int verb_clone(struct cli *c);

@@ -74,6 +74,7 @@ struct machine_disk {
 	bool scsi;
 	unsigned target; /* at the SCSI controller */
 	struct block *copy; /* that the disk is mirrored to; owned; NULL: none (machine_copy.h) */
+	unsigned copy_layer; /* not 0: the copy is this layer of the disk, which owns it: a commit */
 	struct block_mirror *mirror;
 	struct qcow2_warm *warm; /* a clone's: tables of the pin that the disk reads; owned; NULL: none */
 };

@@ -6,15 +6,16 @@
 #include "block/block.h"
 #include "block/block_snapshot.h"
 #include "block/mirror.h"
+#include "block/restack.h"
 #include "block/qcow2/qcow2.h"
 #include "devices/virtio/virtio_blk.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_disk.h"
+#include "vmm/machine/machine_hold.h"
+#include "vmm/machine/machine_layers.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -22,8 +23,6 @@
 
 #define CLUSTER_BITS 16
 #define REFCOUNT_ORDER 4
-/* How long the guest's requests may wait for those in flight before an end of the copy gives up. */
-#define HOLD_NS (10 * 1000000000ULL)
 
 static int disk_find(const struct machine *m, const char *id, struct err *e)
 {
@@ -134,86 +133,6 @@ int machine_copy_open(struct machine_disk *d, uint8_t format, int fd, struct err
 
 /* ---- the end ---- */
 
-/* On the heap, because a disk's thread that waits for its file system runs the tasks when nobody waits for them. */
-struct hold {
-	struct loop_task hold, release;
-	struct machine_disk *disk;
-	atomic_bool held;
-};
-
-static void held(void *opaque)
-{
-	atomic_store((atomic_bool *)opaque, true);
-}
-
-static void hold_run(struct loop_task *t)
-{
-	struct hold *x = container_of(t, struct hold, hold);
-
-	block_mirror_hold(x->disk->mirror, held, &x->held);
-}
-
-static void give_up_run(struct loop_task *t)
-{
-	struct hold *x = container_of(t, struct hold, release);
-
-	block_mirror_release(x->disk->mirror);
-	free(x);
-}
-
-/* Hold all requests back, and wait for those in flight. */
-static int requests_hold(struct machine_disk *d, struct err *e)
-{
-	struct hold *x = calloc(1, sizeof(*x));
-	uint64_t end = loop_now_ns() + HOLD_NS;
-
-	if (!x)
-		return err_set_errno(e, -ENOMEM, "disk %s", d->id);
-	*x = (struct hold){ .hold.run = hold_run, .release.run = give_up_run, .disk = d };
-	loop_post(d->loop, &x->hold);
-	while (!atomic_load(&x->held) && loop_now_ns() < end)
-		poll(NULL, 0, 1);
-	if (atomic_load(&x->held)) {
-		free(x);
-		return 0;
-	}
-	loop_post(d->loop, &x->release);
-	return err_set(e, -ETIMEDOUT, ERR_TIMEOUT, "requests to disk %s take longer than %llu s, because the file system of its image or of the "
-		"copy does not answer; try again when it does", d->id, HOLD_NS / 1000000000);
-}
-
-static void release_run(struct disk_call *c, struct block *b)
-{
-	(void)b;
-	block_mirror_release(c->disk->mirror);
-	disk_call_return(c, 0, NULL);
-}
-
-void machine_copy_release(struct machine_disk *d)
-{
-	struct disk_call release = { .run = release_run };
-
-	disk_call(d, &release, NULL);
-}
-
-/* A copy has no internal snapshots, and live clones read pins of the image, which are some. */
-static int snapshots_check(struct machine_disk *d, struct err *e)
-{
-	CLEANUP_FREE struct block_snapshot_info *list = NULL;
-	struct block_info info;
-	size_t n = 0;
-	int r;
-
-	block_info(d->block, &info);
-	if (info.format != BLOCK_FORMAT_QCOW2 || info.data_file)
-		return 0;
-	r = disk_snapshot_list(d, &list, &n, e);
-	if (!r && n)
-		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image of disk %s has %zu internal snapshots, or live clones read it, and the "
-			"copy has none of that; keep the disk (--abort), or delete the snapshots first", d->id, n);
-	return r;
-}
-
 struct equal_call {
 	struct disk_call c;
 	bool equal;
@@ -244,10 +163,12 @@ static int pivot_check(struct machine_disk *d, const struct vm_disk *pivot, int 
 	block_layers(d->copy, layers);
 	if (fstat(layers[0].fd, &copy) < 0 || fstat(fd, &is) < 0 || is.st_dev != copy.st_dev || is.st_ino != copy.st_ino)
 		return err_set(e, -EINVAL, ERR_INVALID, "the file is not the copy of disk %s", d->id);
+	if (pivot->nlayers != block_layers(d->copy, layers))
+		return err_set(e, -EINVAL, ERR_INVALID, "the copy of disk %s has another number of backing files", d->id);
 	if (layers[0].format != pivot->format[0])
 		return err_set(e, -EINVAL, ERR_INVALID, "the copy of disk %s has format %s; give that with --dest-format", d->id,
 			block_format_name(layers[0].format));
-	r = snapshots_check(d, e);
+	r = machine_layers_check(d, "the other image has none of that, so keep the disk (--abort)", e);
 	return r ? r : equal_check(d, e);
 }
 
@@ -256,9 +177,9 @@ static void disk_describe(struct machine *m, struct machine_disk *d, const struc
 {
 	struct vm_disk *c = &m->cfg.disks[d - m->disks];
 
-	c->nlayers = 1;
-	c->format[0] = pivot->format[0];
-	c->data_fd[0] = VM_NO_FD;
+	c->nlayers = pivot->nlayers;
+	memcpy(c->format, pivot->format, sizeof(c->format));
+	memcpy(c->data_fd, pivot->data_fd, sizeof(c->data_fd));
 	c->may_stand_alone = 0;
 	machine_disk_identify(d, fd);
 	d->snapshot_unknown = d->changed = false;
@@ -267,13 +188,13 @@ static void disk_describe(struct machine *m, struct machine_disk *d, const struc
 
 int machine_copy_hold(struct machine_disk *d, const struct vm_disk *pivot, int fd, struct err *e)
 {
-	int r = requests_hold(d, e);
+	int r = machine_disk_hold(d, e);
 
 	if (r < 0 || !pivot)
 		return r;
 	r = pivot_check(d, pivot, fd, e);
 	if (r < 0)
-		machine_copy_release(d);
+		machine_disk_release(d);
 	return r;
 }
 
@@ -285,8 +206,12 @@ struct block *machine_copy_swap(struct machine *m, struct machine_disk *d, const
 
 	machine_disk_io_stop(d->io);
 	held_back = block_mirror_end(STEAL_PTR(d->mirror));
+	if (pivot && d->copy_layer)
+		block_cut(d->block, d->copy_layer);
+	d->copy_layer = 0;
 	if (pivot) {
-		virtio_blk_set_block(d->dev, copy);
+		if (d->dev)
+			virtio_blk_set_block(d->dev, copy);
 		d->block = copy;
 		disk_describe(m, d, pivot, fd);
 	}
@@ -326,6 +251,16 @@ static void close_run(struct disk_call *c, struct block *b)
 	disk_call_return(c, block_close_but_files(x->gone), NULL);
 }
 
+/* A layer to which a commit has written stays in the disk. */
+static bool is_layer(const struct machine_disk *d, const struct block *gone)
+{
+	struct block *y = d->block;
+
+	for (unsigned n = 1; y && y != gone; n++)
+		y = block_layer(d->block, n);
+	return y;
+}
+
 /* The flush waits for the file system beside other requests of the disk, and the close() of the files on this thread.
  * */
 int machine_copy_close(struct machine_disk *d, struct block *gone)
@@ -333,6 +268,8 @@ int machine_copy_close(struct machine_disk *d, struct block *gone)
 	struct close_call x = { .c.run = flush_run, .gone = gone, .flush = { .op = BLOCK_FLUSH, .done = flush_done } };
 	int r = disk_call(d, &x.c, NULL), closed;
 
+	if (is_layer(d, gone))
+		return machine_layers_read_only(d, gone);
 	x.c = (struct disk_call){ .run = close_run };
 	closed = disk_call(d, &x.c, NULL);
 	for (unsigned i = 0; i < x.nfiles; i++) {

@@ -29,10 +29,8 @@ int machine_copy_open(struct machine_disk *d, uint8_t format, int fd, struct err
  * pivot: how the copy is described, to go on with it alone; it must get each change, and the disk may have no internal
  * snapshots. fd: the file that must be the copy's; borrowed. NULL: to go on without the copy.
  * Returns 0; -ENOTSUP; -ETIMEDOUT: a request takes longer than 10 s; -errno with a sentence. On errors, nothing is
- * held. */
+ * held. machine_disk_release() (machine_hold.h) goes on with both. */
 int machine_copy_hold(struct machine_disk *d, const struct vm_disk *pivot, int fd, struct err *e);
-/* Worker. Submit what machine_copy_hold() holds, and go on with both. */
-void machine_copy_release(struct machine_disk *d);
 /* Main thread, after machine_copy_hold() with the same pivot and fd. Go on with the copy, or without it; submits what
  * was held. Returns the other image, for machine_copy_close(). */
 struct block *machine_copy_swap(struct machine *m, struct machine_disk *d, const struct vm_disk *pivot, int fd);

@@ -32,15 +32,19 @@ bool machine_disk_warm_at(unsigned i, uint64_t *ret)
 	return *ret + QCOW2_WARM_BYTES <= WARM_END;
 }
 
+void machine_disk_identify_by(struct machine_disk *d, const struct stat *st)
+{
+	d->image_dev = st->st_dev;
+	d->image_ino = st->st_ino;
+	d->medium = st->st_ino * 0x9e3779b97f4a7c15u ^ ((uint64_t)st->st_mtim.tv_sec * 1000000000 + (uint64_t)st->st_mtim.tv_nsec);
+}
+
 void machine_disk_identify(struct machine_disk *d, int fd)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) < 0)
-		return;
-	d->image_dev = st.st_dev;
-	d->image_ino = st.st_ino;
-	d->medium = st.st_ino * 0x9e3779b97f4a7c15u ^ ((uint64_t)st.st_mtim.tv_sec * 1000000000 + (uint64_t)st.st_mtim.tv_nsec);
+	if (!fstat(fd, &st))
+		machine_disk_identify_by(d, &st);
 }
 
 int machine_disk_loop(struct disk_io *io, const char *name, struct err *e)
@@ -150,7 +154,7 @@ void machine_disk_close(struct machine_disk *d)
 	int r;
 
 	(void)block_mirror_end(d->mirror); /* it holds nothing back */
-	r = block_close(d->copy);
+	r = d->copy_layer ? block_settle(d->copy) : block_close(d->copy);
 	if (r < 0)
 		log_error(d->id, "closing the copy: %s", strerror(-r));
 	r = block_close(d->block);

@@ -11,6 +11,7 @@ struct disk_io;
 struct err;
 struct machine;
 struct machine_disk;
+struct stat;
 struct vm_disk;
 
 /* Create a disk's loop. name: of its thread, truncated. Returns 0 or -errno. */
@@ -23,6 +24,7 @@ void machine_disk_io_stop(struct disk_io *io);
 int machine_disk_io_begin(struct machine *m, struct disk_io *io, struct err *e);
 /* Record the image's device and inode. Call before the block layer takes the fd. */
 void machine_disk_identify(struct machine_disk *d, int fd);
+void machine_disk_identify_by(struct machine_disk *d, const struct stat *st);
 /* Open the disk that is the machine's next one, and its layers, in the loop of d->io, which is created if there is none
  * yet.
  * fds: the fds that came with the configuration; those that are taken are replaced by -1.

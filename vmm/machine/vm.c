@@ -788,7 +788,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
 	i->sets_interfaces = i->sets_disks = i->plugs = i->sets_medium = i->screens = true;
-	i->copies_disks = VM_COPIES_DISKS;
+	i->copies_disks = VM_LAYERS_DISKS;
 	i->sets_balloon = i->reclaims = true;
 	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;

@@ -1,11 +1,12 @@
-#include "vmm/snapshot/disk_copy.h"
+#include "vmm/snapshot/disk_copy_impl.h"
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "block/mirror.h"
 #include "vmm/machine/machine_copy.h"
-#include "vmm/snapshot/vm_snapshot_impl.h"
+#include "vmm/machine/machine_hold.h"
+#include "vmm/snapshot/disk_copy.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -13,26 +14,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define CHUNK_BYTES (1 * MIB)
 #define WAIT_MS_MAX 100
 /* Changes go to both images while the rest is copied, once it is this small, or a round has not halved it. */
 #define REST_BYTES (8 * MIB)
-
-struct copy_job {
-	struct vmsnap_job j;
-	struct machine_disk *disk;
-	uint64_t rate_bytes_per_s, size_bytes;
-	uint64_t begun_ns;
-	uint64_t new_from; /* from here on, the copy has nothing yet and reads as zeros */
-	uint64_t round_due; /* what was due when the last round ended */
-	uint8_t *buf;
-	/* The end: */
-	const struct vm_disk *pivot; /* `to`, or NULL: go on without the copy */
-	struct vm_disk to;
-	int fd, format; /* of the copy */
-	bool check_only, held;
-	struct block *gone; /* to be closed */
-};
 
 /* ---- calls that run on the disk's thread ---- */
 
@@ -54,10 +38,12 @@ static void request_run(struct disk_call *c, struct block *b)
 {
 	struct copy_call *x = container_of(c, struct copy_call, c);
 
-	block_submit(x->on_copy ? x->job->disk->copy : b, &x->req);
+	struct copy_job *p = x->job;
+
+	block_submit(x->on_copy ? p->to ? p->to : c->disk->copy : p->from ? p->from : b, &x->req);
 }
 
-static int request(struct copy_job *p, enum block_op op, uint64_t off, uint64_t len, struct err *e)
+int copy_request(struct copy_job *p, enum block_op op, uint64_t off, uint64_t len, struct err *e)
 {
 	bool data = op == BLOCK_READ || op == BLOCK_WRITE;
 	struct copy_call x = { .c.run = request_run, .job = p, .iov = { p->buf, len }, .on_copy = op != BLOCK_READ,
@@ -77,12 +63,13 @@ static void next_run(struct disk_call *c, struct block *b)
 {
 	struct copy_call *x = container_of(c, struct copy_call, c);
 	struct block_mirror *m = c->disk->mirror;
+	const struct copy_job *c_job = x->job;
 
 	(void)b;
 	x->due = block_mirror_due(m);
 	x->any = x->due;
 	/* The call may return inside, and then x is gone. */
-	if (!block_mirror_next(m, CHUNK_BYTES, &x->off, &x->len, part_ready, c)) {
+	if (!block_mirror_next(m, block_mirror_writes_through(m) ? COPY_CHUNK_BYTES : MAX(c_job->part_bytes, COPY_CHUNK_BYTES), &x->off, &x->len, part_ready, c)) {
 		x->settled = block_mirror_settled(m);
 		disk_call_return(c, 0, NULL);
 	}
@@ -119,19 +106,18 @@ static void part_end_run(struct disk_call *c, struct block *b)
 static int part_copy(struct copy_job *p, uint64_t off, uint64_t len, struct err *e)
 {
 	bool is_new = off >= p->new_from;
-	int r = request(p, BLOCK_READ, off, len, e);
+	int r = copy_request(p, BLOCK_READ, off, len, e);
 
 	if (is_new)
 		p->new_from = off + len;
 	if (r < 0)
 		return r;
 	if (!bytes_are_zero(p->buf, len))
-		return request(p, BLOCK_WRITE, off, len, e);
-	return is_new ? 0 : request(p, BLOCK_WRITE_ZEROES, off, len, e);
+		return copy_request(p, BLOCK_WRITE, off, len, e);
+	return is_new ? 0 : copy_request(p, BLOCK_WRITE_ZEROES, off, len, e);
 }
 
-/* Wait until `done` bytes may have been copied, or the work was cancelled. */
-static void rate_wait(struct copy_job *p, uint64_t done)
+void copy_rate_wait(struct copy_job *p, uint64_t done)
 {
 	double due_s = p->rate_bytes_per_s ? (double)done / (double)p->rate_bytes_per_s : 0;
 
@@ -179,7 +165,7 @@ static int parts_copy(struct copy_job *p, struct err *e)
 		if (vm_work_step(p->j.vm, p->size_bytes - MIN(x.due, p->size_bytes), p->size_bytes))
 			return err_set(e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; disk %s has no copy", p->disk->id);
 		if (x.any) {
-			r = part_copy(p, x.off, x.len, e);
+			r = p->part ? p->part(p, x.off, x.len, e) : part_copy(p, x.off, x.len, e);
 			done += x.len;
 		} else if (through) {
 			poll(NULL, 0, 1); /* changes are in flight that began before */
@@ -189,23 +175,21 @@ static int parts_copy(struct copy_job *p, struct err *e)
 			through = true;
 		}
 		last = x.any ? x.off : last;
-		rate_wait(p, done);
+		copy_rate_wait(p, done);
 	}
 	return r;
 }
 
 /* The copy is durable before the mirror is sealed, so that the next flush makes both images equal. */
-static int copy_all(struct copy_job *p, struct err *e)
+int copy_until_equal(struct copy_job *p, struct err *e)
 {
 	struct copy_call seal = { .c.run = seal_run }, end = { .c.run = part_end_run };
-	int r = machine_copy_open(p->disk, (uint8_t)p->format, p->fd, e);
+	int r;
 
-	if (r < 0)
-		return r;
 	do {
 		r = parts_copy(p, e);
 		if (!r)
-			r = request(p, BLOCK_FLUSH, 0, 0, e);
+			r = copy_request(p, BLOCK_FLUSH, 0, 0, e);
 		if (!r)
 			r = disk_call(p->disk, &seal.c, e);
 		if (!r && !seal.sealed && seal.settled)
@@ -216,19 +200,26 @@ static int copy_all(struct copy_job *p, struct err *e)
 	return r;
 }
 
+static int copy_all(struct copy_job *p, struct err *e)
+{
+	int r = machine_copy_open(p->disk, (uint8_t)p->format, p->fd, e);
+
+	return r ? r : copy_until_equal(p, e);
+}
+
 static void copy_run(struct work *w)
 {
 	struct copy_job *p = container_of(w, struct copy_job, j.work);
 
 	p->begun_ns = loop_now_ns();
-	p->buf = aligned_alloc(4096, CHUNK_BYTES);
+	p->buf = aligned_alloc(4096, COPY_CHUNK_BYTES);
 	p->j.r = p->buf ? copy_all(p, &p->j.e) : err_set_errno(&p->j.e, -ENOMEM, "disk %s", p->disk->id);
 	free(p->buf);
 }
 
 /* ---- the end of a copy ---- */
 
-static void job_end(struct work *w)
+void copy_job_end(struct work *w)
 {
 	struct copy_job *p = container_of(w, struct copy_job, j.work);
 
@@ -256,7 +247,7 @@ static void hold_run(struct work *w)
 	int r = machine_copy_hold(p->disk, p->pivot, p->fd, &e);
 
 	if (!r && p->check_only)
-		machine_copy_release(p->disk);
+		machine_disk_release(p->disk);
 	p->held = !r && !p->check_only;
 	if (!p->held && p->fd >= 0)
 		close(p->fd);
@@ -274,13 +265,18 @@ static void hold_done(struct work *w)
 	struct copy_job *p = container_of(w, struct copy_job, j.work);
 
 	if (!p->held) {
-		job_end(w);
+		copy_job_end(w);
 		return;
 	}
 	p->gone = machine_copy_swap(p->j.m, p->disk, p->pivot, p->fd);
 	vm_disk_changed(p->j.vm);
 	log_info(NULL, "disk %s goes on with%s its copy", p->disk->id, p->pivot ? "" : "out");
-	vmsnap_job_stage(&p->j, close_run, job_end);
+	vmsnap_job_stage(&p->j, close_run, copy_job_end);
+}
+
+void copy_abort(struct copy_job *p)
+{
+	vmsnap_job_stage(&p->j, hold_run, hold_done);
 }
 
 static void copy_done(struct work *w)
@@ -289,9 +285,9 @@ static void copy_done(struct work *w)
 
 	p->fd = -1; /* the copy has it, or it is closed */
 	if (p->j.r < 0 && p->disk->copy)
-		vmsnap_job_stage(&p->j, hold_run, hold_done);
+		copy_abort(p);
 	else
-		job_end(w);
+		copy_job_end(w);
 }
 
 static void job_begin(struct copy_job *p, vm_snapshot_done_fn *done, void *opaque)
@@ -348,8 +344,8 @@ int vm_disk_copy_end(struct vm *vm, struct worker *w, const char *disk, const st
 	if (r < 0)
 		return job_refuse(vm, p, fd, r);
 	if (pivot) {
-		p->to = *pivot;
-		p->pivot = &p->to;
+		p->pivot_to = *pivot;
+		p->pivot = &p->pivot_to;
 	}
 	p->fd = fd;
 	p->check_only = check_only;

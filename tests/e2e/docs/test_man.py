@@ -186,6 +186,9 @@ cairn blockcopy web1 vda --dest moved.qcow2 --pivot
 cairn blockjob web1 vda --abort
     given: running web1; cairn blockcopy web1 vda --dest copy.raw
     then: cairn domblklist web1 | grep web1.qcow2
+cairn blockcommit web1 vda --pivot --delete
+    given: running web1; cairn snapshot-create-as web1 s1 --disk-only --external
+    then: cairn domblklist web1 | grep web1.qcow2; [ ! -e web1.s1 ]
 cairn blockpull web2 vda
     given: defined web1; cairn clone web1 web2 --linked
     then: lacks backing cairn dumpjson web2
@@ -198,6 +201,9 @@ cairn snapshot-create web1
 cairn snapshot-create-as web1 before-upgrade --quiesce
     given: running web1; cairn wait web1 --for agent --timeout 20
     then: cairn snapshot-info web1 before-upgrade
+cairn snapshot-create-as web1 monday --disk-only --external
+    given: running web1
+    then: cairn domblklist web1 | grep web1.monday
 cairn snapshot-list web1 --tree
     given: snapshot
     then: shows before-upgrade

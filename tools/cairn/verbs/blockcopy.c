@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/job.h"
+#include "tools/cairn/verbs/pivot.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -50,6 +51,21 @@ static int disk_find(struct json_object *definition, const char *name, struct er
 	return i >= 0 ? i : err_set(e, -ENOENT, ERR_NOT_FOUND, "No disk found whose source path or target is %s", name);
 }
 
+/* Leave the disk the backing files of its layer `path`, if it has that. */
+static void layers_cut(struct json_object *disk, const char *path)
+{
+	struct json_object *backing = js_get_array(disk, "backing"), *left = json_object_new_array();
+	int at = backing ? change_find(backing, "path", path) : -1;
+
+	for (size_t i = (size_t)at + 1; at >= 0 && i < json_object_array_length(backing); i++)
+		json_object_array_add(left, json_object_get(json_object_array_get_idx(backing, i)));
+	json_object_object_del(disk, "backing");
+	if (json_object_array_length(left))
+		js_put(disk, "backing", left);
+	else
+		json_object_put(left);
+}
+
 /* Let the disk of the next start have the copy. */
 static int copy_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
@@ -63,7 +79,7 @@ static int copy_edit(struct cli *c, struct json_object *definition, void *opaque
 	json_object_put(x->was);
 	x->was = NULL;
 	json_object_deep_copy(disk, &x->was, NULL);
-	json_object_object_del(disk, "backing");
+	layers_cut(disk, x->path);
 	json_object_object_del(disk, "data_file");
 	js_put_str(disk, "path", x->path);
 	js_put_str(disk, "format", x->format);
@@ -112,8 +128,6 @@ static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
 	struct err own;
 	int r = change_read_running(c, c->pos[0], &definition, e), i;
 
-	if (!r && !realpath(x->dest, x->path))
-		r = err_set_errno(e, -errno, "%s", x->dest);
 	i = r < 0 ? r : disk_find(definition, c->pos[1], e);
 	if (i < 0)
 		return i;
@@ -130,7 +144,16 @@ static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
 	return r;
 }
 
-static int copy_abort(struct cli *c, struct err *e)
+int pivot_to(struct cli *c, const char *path, const char *format, struct err *e)
+{
+	struct copy x = { .format = format };
+
+	if (!realpath(path, x.path))
+		return err_set_errno(e, -errno, "%s", path);
+	return copy_pivot(c, &x, e);
+}
+
+int pivot_abort(struct cli *c, struct err *e)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
 	struct json_object *args = cli_vm_args(c->pos[0]);
@@ -211,9 +234,9 @@ int verb_blockcopy(struct cli *c)
 	if (r == -EINPROGRESS)
 		return CLI_OK;
 	if (!r && pivot)
-		r = copy_pivot(c, &x, &e);
+		r = pivot_to(c, x.dest, x.format, &e);
 	else if (!r && finish)
-		r = copy_abort(c, &e);
+		r = pivot_abort(c, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to copy disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
 	printf("%s\n", pivot ? "Successfully pivoted" : finish ? "Successfully copied" : "Now in mirroring phase");
@@ -229,7 +252,7 @@ int verb_blockjob(struct cli *c)
 
 	if (r)
 		return r;
-	r = pivot ? copy_pivot(c, &x, &e) : copy_abort(c, &e);
+	r = pivot ? pivot_to(c, x.dest, x.format, &e) : pivot_abort(c, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to end the copy of disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
 	printf("%s\n", pivot ? "Successfully pivoted" : "Successfully copied");

@@ -7,6 +7,7 @@
 #include "tools/cairn/multi_vm.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/snapshot.h"
+#include "tools/cairn/verbs/snapshot_external.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -79,6 +80,15 @@ static int rate_arg(const struct cli *c, uint64_t *ret_rate)
 
 	*ret_rate = 0;
 	return s && size_parse(s, 1, ret_rate) == -EINVAL ? -EINVAL : 0;
+}
+
+static const char *create_name(const struct cli *c)
+{
+	const char *name = option_value(c, "name");
+
+	if (!name)
+		name = option_value(c, "snapshotname");
+	return name || create_vms(c) >= c->npos ? name : c->pos[create_vms(c)];
 }
 
 static void create_add(struct cli *c, struct json_object *args)
@@ -159,6 +169,10 @@ int verb_snapshot_create_as(struct cli *c)
 
 	if (c->npos > at + 1)
 		return cli_usage(c, "%s does not take \"%s\"", c->verb->name, c->pos[at + 1]);
+	if (snapshot_is_external(c))
+		return snapshot_external(c, create_name(c));
+	if (option_flag(c, "reuse-external"))
+		return cli_usage(c, "--reuse-external needs --external");
 	return snapshot_create(c);
 }
 
@@ -220,6 +234,8 @@ int verb_snapshot_revert(struct cli *c)
 	r = job_run(c, "snapshot-revert", args, -1, "Revert", &result, &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;
+	if (r < 0)
+		snapshot_external_explain(c, name, "revert", &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to revert domain '%s' to %s%s", c->pos[0],
 			name ? "snapshot " : "its current snapshot", name ? name : "");
@@ -300,6 +316,8 @@ int verb_snapshot_delete(struct cli *c)
 	r = job_run(c, "snapshot-delete", args, -1, "Delete", &result, &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;
+	if (r < 0)
+		snapshot_external_explain(c, name, "delete", &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to delete snapshot %s", name ? name : "");
 	if (option_flag(c, "dry-run"))

@@ -59,6 +59,10 @@ static const struct verb_option snapshot_create_as_options[] = {
 	{ "description", "TEXT", "give the description of the snapshot" },
 	{ "tag", "TAG", "add a tag; repeatable; \"keep\" protects the snapshot" },
 	{ "disk-only", NULL, FROM_SCHEMA("disks-only") },
+	{ "external", NULL, "with --disk-only: let each disk go on with an overlay, and leave its image as it is" },
+	{ "diskspec", "SPEC", "the same; SPEC is DISK[,snapshot=external|no][,file=OVERLAY]; repeatable" },
+	{ "reuse-external", NULL, "with --external: use overlays that exist" },
+	{ "no-metadata", NULL, "no effect: an external snapshot has no entry in a list" },
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
 	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },
@@ -106,6 +110,16 @@ static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "resume the VM at its next start [as at the save]" },
 	{ "paused", NULL, "leave the VM paused at its next start [as at the save]" }, BYPASS_CACHE, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option blockpull_options[] = {
+	{ "bandwidth", "MIB", "limit the rate, in MiB/s [no limit]" },
+	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
+static const struct verb_option blockcommit_options[] = {
+	{ "base", "FILE", "commit to this layer, a path or DISK[N] [the lowest one]" },
+	{ "top", "FILE", "commit this layer and those between it and the base [the image]" },
+	{ "shallow", NULL, "commit to the layer below the top" },
+	{ "active", NULL, "commit the image that the guest of a running VM writes to" },
+	{ "pivot", NULL, "the same, and go on with the base" },
+	{ "keep-overlay", NULL, "the same, and go on with the image" },
+	{ "delete", NULL, "remove the files of the layers that left the disk" },
 	{ "bandwidth", "MIB", "limit the rate, in MiB/s [no limit]" },
 	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
 #define COPY_OPTIONS                                                                                         \
@@ -492,6 +506,9 @@ const struct verb verbs[] = {
 	{ "blockjob", "Clones", "VM DISK", "end the copy of a disk", blockjob_options, 2, 2, false, "vm-disk",
 		"vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
 		verb_blockjob },
+	{ "blockcommit", "Clones", "VM DISK", "merge upper layers of a disk into a lower one", blockcommit_options, 2, 2, false, "vm-disk",
+		"vm-blockcommit vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
+		verb_blockcommit },
 	{ "blockpull", "Clones", "VM DISK", "make a disk independent of its backing files", blockpull_options, 2, 2, true, "vm",
 		"vm-blockpull", verb_blockpull },
 	{ "export", "Clones", "VM FILE", "export a VM to one archive file: .tar.zst, .tar.gz or .tar", export_options, 2, 2, true,
@@ -509,7 +526,7 @@ const struct verb verbs[] = {
 	{ "snapshot-create", "Snapshots", "{VM|--all}", "create a snapshot, with the time in seconds as its name", snapshot_create_options, 1, 1,
 		true, "vm", "snapshot-create", verb_snapshot_create },
 	{ "snapshot-create-as", "Snapshots", "{VM|--all} [NAME [DESCRIPTION]]", "create a snapshot with a name and a description", snapshot_create_as_options,
-		1, 3, true, "vm", "snapshot-create", verb_snapshot_create_as },
+		1, 3, true, "vm", "snapshot-create vm-disk-snapshot vm-define vm-dump-definition vm-agent-command", verb_snapshot_create_as },
 	{ "snapshot-list", "Snapshots", "VM", "list the snapshots of a VM", snapshot_list_options, 1, 1, true, "vm", "snapshot-list",
 		verb_snapshot_list },
 	{ "snapshot-info", "Snapshots", "VM NAME", "show a snapshot", snapshot_one_options, 1, 2, true, "vm-snapshot",
@@ -519,9 +536,9 @@ const struct verb verbs[] = {
 	{ "snapshot-parent", "Snapshots", "VM NAME", "print the parent of a snapshot", snapshot_one_options, 1, 2, false, "vm-snapshot",
 		"snapshot-list", verb_snapshot_parent },
 	{ "snapshot-revert", "Snapshots", "VM NAME", NULL, snapshot_revert_options, 1, 2, true, "vm-snapshot",
-		"snapshot-revert", verb_snapshot_revert },
+		"snapshot-revert vm-dump-definition", verb_snapshot_revert },
 	{ "snapshot-delete", "Snapshots", "VM NAME", "delete a snapshot; its children stay", snapshot_delete_options, 1, 2,
-		true, "vm-snapshot", "snapshot-delete snapshot-size", verb_snapshot_delete },
+		true, "vm-snapshot", "snapshot-delete snapshot-size vm-dump-definition", verb_snapshot_delete },
 	{ "snapshot-rename", "Snapshots", "VM NAME NEW", "rename a snapshot", snapshot_rename_options, 2, 3, false,
 		"vm-snapshot", "snapshot-set", verb_snapshot_rename },
 	{ "snapshot-tag", "Snapshots", "VM NAME [TAG...]", "print, add or remove tags of a snapshot", snapshot_tag_options, 1,

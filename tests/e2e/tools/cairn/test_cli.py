@@ -25,7 +25,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "set-lifecycle-action", "attach-disk", "detach-disk", "change-media", "attach-interface", "detach-interface",
          "domiftune", "blkdeviotune", "domif-setlink", "domif-egress", "seed", "forward-add", "forward-remove", "forward-list", "undefine", "start",
          "shutdown", "reboot", "reset", "suspend", "resume", "destroy", "reclaim", "restart-process", "autostart", "run", "dump",
-         "clone", "template", "blockcopy", "blockjob", "blockpull", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
+         "clone", "template", "blockcopy", "blockjob", "blockcommit", "blockpull", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist",

@@ -22,7 +22,7 @@ WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema"}
 ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cancel", "job-dismiss", "query-qmp-schema"}
 # Arguments with a fixed set of words that are no option of that name with these words: a positional, flags, or not
 # offered.
-OTHERWISE = {("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("grant", "role"): ["positional"], ("screenshot", "format"): ["positional"], ("start", "kind"): [],
+OTHERWISE = {("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("blockcommit", "format"): [], ("grant", "role"): ["positional"], ("screenshot", "format"): ["positional"], ("start", "kind"): [],
              ("snapshot-delete", "children"): ["children", "children-only"]}
 MAN = pathlib.Path(ROOT, "docs/man/cairn.1").read_text().replace("\\-", "-")
 VERBS_C = pathlib.Path(ROOT, "tools/cairn/verbs/table.c").read_text()
@@ -296,6 +296,12 @@ blockcopy vm1 vda --dest copied.qcow2 --pivot
 blockcopy vm1 vda --dest another.qcow2 --finish
 blockjob vm1 vda --pivot --dest another.qcow2
 blockjob vm1 vda --abort
+snapshot-create-as vm1 outside --disk-only --quiesce --diskspec vda,file=over.raw --reuse-external
+blockcommit vm1 vda --pivot
+snapshot-create-as vm1 outside --disk-only --diskspec vda,file=over.raw --reuse-external
+blockcommit vm1 vda --keep-overlay
+snapshot-revert vm1 gone
+snapshot-delete vm1 gone
 blockpull vm1 vda
 managedsave vm1
 managedsave-remove vm1
@@ -352,7 +358,7 @@ def no_networks(tmp_path, monkeypatch):
 def test_verb_sends_only_commands_named_in_help(no_networks, fake):
     agent = agentlib.Agent(fake.tmp / "agent.sock", fake.tmp)
     for name, cmdline in (("vm1", f"agent-after=1 agent-socket={fake.tmp}/agent.sock"), ("vm2", "off-after=100")):
-        for f in (f"{name}.img", "more.raw", "cd.iso"):
+        for f in (f"{name}.img", "more.raw", "over.raw", "cd.iso"):
             (fake.tmp / f).write_bytes(bytes(1 << 20))
         fake.cairn("seed", str(fake.tmp / "cd.iso"), "--force")
         boot = {"boot": {"kernel": "kernel", "cmdline": cmdline}}

@@ -1,0 +1,304 @@
+#include "api/jobs/commit.h"
+#include "api/access/authors.h"
+#include "api/access/open_as.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
+#include "api/definition/vm_config.h"
+#include "api/jobs/snapshots.h"
+#include "api/vm/image_users.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_compat.h"
+#include "api/vm/vm_layers.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AGAIN_NS 100000000ULL
+#define SETTLE_TRIES 100
+
+struct commit {
+	struct job *job;
+	struct vm *vm;
+	struct open_as *opener;
+	struct definition *only; /* owned: the disk from its base on, and the layer above top; NULL: opened */
+	struct vm_disk_commit body;
+	char id[16];
+	char path[4096]; /* of the disk's image when the job began */
+	unsigned top, base;
+	bool live; /* the VM ran when the job began */
+	bool was_pending; /* the running definition differed from the next start's */
+	struct loop_timer *settle; /* NULL: none */
+	unsigned settle_tries;
+};
+
+static void commit_free(struct commit *x)
+{
+	loop_timer_free(x->settle);
+	open_as_free(x->opener);
+	definition_free(x->only);
+	free(x);
+}
+
+static void commit_fail(struct commit *x, const struct err *e)
+{
+	job_fail(x->job, e);
+	commit_free(x);
+}
+
+/* ---- the definition ---- */
+
+static void definition_settle(void *opaque);
+
+static bool settle_later(struct commit *x)
+{
+	if (x->settle_tries++ == SETTLE_TRIES)
+		return false;
+	if (!x->settle && loop_timer_new(x->vm->host->loop, definition_settle, x, &x->settle) < 0)
+		return false;
+	loop_timer_arm(x->settle, loop_now_ns() + AGAIN_NS);
+	return true;
+}
+
+/* Return a copy of a definition without the layers that were committed; NULL: it has others for the disk. */
+static struct definition *definition_without(const struct commit *x, const struct definition *of)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(of);
+	int at = definition_disk_find(of, x->id);
+	const struct definition_disk *d = at < 0 ? NULL : &of->disks[at];
+	struct definition *def;
+	struct err e;
+
+	if (!d || d->nlayers <= x->base || strcmp(d->layers[0].path, x->path) ||
+		strcmp(d->layers[x->base].path, x->only->disks[0].layers[0].path))
+		return NULL;
+	vm_layers_drop(json_object_array_get_idx(js_get_array(o, "disks"), (size_t)at), x->top, x->base);
+	if (definition_parse_stored(o, &def, &e) < 0)
+		return NULL;
+	return def;
+}
+
+static void live_settle(struct commit *x)
+{
+	struct vm *vm = x->vm;
+	struct definition *def = x->live && vm->live && vm->proc ? definition_without(x, vm->live) : NULL;
+
+	if (!x->was_pending && vm->live) {
+		vm_live_forget(vm);
+		vm_save(vm);
+	} else if (def) {
+		authors_copy(vm->live, def);
+		vm_live_replace(vm, STEAL_PTR(def));
+	}
+	definition_free(def);
+}
+
+static void definition_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)
+{
+	struct commit *x = opaque;
+	struct err why;
+
+	(void)what;
+	if (r == -EBUSY && settle_later(x))
+		return;
+	if (r < 0) {
+		err_set(&why, r, e->cls, "all is in %.300s, but the definition still names the layers above it: %.300s",
+			x->only->disks[0].layers[0].path, e->msg);
+		commit_fail(x, &why);
+		return;
+	}
+	live_settle(x);
+	job_succeed(x->job, NULL);
+	commit_free(x);
+}
+
+/* Drop the layers from the definition. If the daemon dies before, the disk reads the same with them. */
+static void definition_settle(void *opaque)
+{
+	struct commit *x = opaque;
+	struct vm *vm = x->vm;
+	struct definition *def = definition_without(x, vm->def);
+
+	x->was_pending = vm->live;
+	if (def && rights_copy(vm->def->rights, &def->rights) == 0) {
+		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_to_json(vm->def), definition_defined, x);
+		return;
+	}
+	definition_free(def);
+	x->was_pending = true;
+	live_settle(x);
+	job_succeed(x->job, NULL);
+	commit_free(x);
+}
+
+/* ---- the job ---- */
+
+static void commit_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct commit *x = opaque;
+
+	(void)a;
+	if (r < 0) {
+		commit_fail(x, e);
+	} else if (x->live && !x->top) {
+		job_succeed(x->job, NULL); /* both images get each change */
+		commit_free(x);
+	} else {
+		definition_settle(x);
+	}
+}
+
+static void commit_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct commit *x = opaque;
+	bool opened = !r;
+	struct err own;
+
+	x->opener = NULL;
+	if (!r && x->job->cancelling)
+		r = err_set(&own, -ECANCELED, ERR_CANCELLED, "the job was cancelled; disk %s keeps its layers", x->id);
+	else if (!r && x->live && !x->vm->proc)
+		r = err_set(&own, -EPERM, ERR_WRONG_STATE, "the VM has ended meanwhile");
+	else if (r < 0)
+		own = *e;
+	if (!r) {
+		c->vm.images_only = false;
+		c->vm.firmware = VM_FIRMWARE_NONE;
+		memcpy(x->body.config, &c->vm, VM_PLUG_BYTES);
+		x->job->cancel = snapshots_cancel;
+		snapshots_request_fds(x->vm, VM_MSG_DISK_COMMIT, &x->body, sizeof(x->body), c->fds, c->nfds, VM_PROCESS_NO_TIMEOUT,
+			commit_done, x);
+	}
+	if (opened)
+		config_done(c);
+	if (r < 0)
+		commit_fail(x, &own);
+}
+
+/* Do nothing: commit_opened() checks for the cancel. */
+static void cancel_early(struct job *j)
+{
+	(void)j;
+}
+
+/* ---- what to commit ---- */
+
+static int layer_find(const struct definition_disk *d, const char *path, struct err *e)
+{
+	for (unsigned i = 0; i < d->nlayers; i++)
+		if (!strcmp(d->layers[i].path, path))
+			return (int)i;
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "disk %s has no layer %.300s; cairn domblklist --details and cairn-img info --backing-chain show "
+		"them", d->id, path);
+}
+
+static int layers_choose(struct commit *x, const struct definition_disk *d, const struct commit_opts *o, struct err *e)
+{
+	int top = o->top ? layer_find(d, o->top, e) : 0, base;
+
+	if (top < 0)
+		return top;
+	base = o->base ? layer_find(d, o->base, e) : o->shallow ? top + 1 : d->nlayers - 1;
+	if (base < 0)
+		return base;
+	if (d->nlayers < 2 || base <= top || base >= d->nlayers)
+		return err_set(e, -EINVAL, ERR_INVALID, "disk %s has no layer below %.300s to commit to", d->id, d->layers[top].path);
+	if (!top && x->live && !o->active)
+		return err_set(e, -EINVAL, ERR_INVALID, "%.300s is the active layer of disk %s, to which the guest writes; to commit it, give --active or "
+			"--pivot to cairn blockcommit", d->layers[0].path, d->id);
+	x->top = (unsigned)top;
+	x->base = (unsigned)base;
+	return 0;
+}
+
+static int commit_check(struct commit *x, const struct commit_opts *o, const struct definition_disk **ret, struct err *e)
+{
+	const struct vm *vm = x->vm;
+	const struct definition_disk *d = NULL;
+	int r = vm_check_claim(vm, VM_CLAIM_SNAPSHOTS, "commit its disk", e);
+
+	x->live = vm->proc && vm_state_is_active(vm->state);
+	if (!r)
+		r = x->live ? vm_compat_check_live(vm, VM_KNOWS_DISK_LAYERS, e) : image_check_writable(vm, "commit its disk", e);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < vm_live(vm)->ndisks; i++) {
+		const struct definition_disk *y = &vm_live(vm)->disks[i];
+
+		if (y->nlayers && (!strcmp(y->id, o->disk) || !strcmp(y->layers[0].path, o->disk)))
+			d = y;
+	}
+	if (!d)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no disk '%.200s'; see cairn domblklist", vm->def->name, o->disk);
+	if (d->read_only)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk '%s' of VM '%s' is read-only", d->id, vm->def->name);
+	*ret = d;
+	return layers_choose(x, d, o, e);
+}
+
+/* A definition with the disk from its base on, and, if the header of another layer than the image changes, a disk that
+ * begins with that layer. Its files are opened, each with the rights of its author. */
+static int only_make(struct commit *x, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(x->vm));
+	struct json_object *all = js_get_array(o, "disks"), *disks = json_object_new_array(), *above = NULL, *disk;
+	int r;
+
+	disk = json_object_get(json_object_array_get_idx(all, (size_t)definition_disk_find(vm_live(x->vm), x->id)));
+	if (x->top > 1) {
+		json_object_deep_copy(disk, &above, NULL);
+		js_put_str(above, "id", "above");
+		json_object_object_del(above, "serial");
+		json_object_object_del(above, "wwn");
+		vm_layers_drop(above, 0, x->top - 1);
+	}
+	vm_layers_drop(disk, 0, x->base);
+	json_object_array_add(disks, disk);
+	if (above)
+		json_object_array_add(disks, above);
+	js_put(o, "disks", disks);
+	json_object_object_del(o, "interfaces");
+	r = definition_parse_stored(o, &x->only, e);
+	if (!r)
+		authors_copy(vm_live(x->vm), x->only);
+	return r;
+}
+
+int disk_commit(struct vm *vm, const struct commit_opts *o, struct job **ret_j, struct err *e)
+{
+	struct commit *x = must_alloc(calloc(1, sizeof(*x)));
+	const struct definition_disk *d = NULL;
+	int r;
+
+	x->vm = vm;
+	r = commit_check(x, o, &d, e);
+	if (!r) {
+		snprintf(x->id, sizeof(x->id), "%s", d->id);
+		snprintf(x->path, sizeof(x->path), "%s", d->layers[0].path);
+		x->body.rate_bytes_per_s = o->rate;
+		x->body.top = (uint8_t)x->top;
+		x->body.base = (uint8_t)x->base;
+		if (strlen(d->layers[x->base].path) >= sizeof(x->body.backing_name))
+			r = err_set(e, -ENAMETOOLONG, ERR_UNSUPPORTED, "the path of the base is too long for a header");
+		snprintf(x->body.backing_name, sizeof(x->body.backing_name), "%s", d->layers[x->base].path);
+	}
+	if (!r)
+		r = only_make(x, e);
+	if (!r)
+		r = job_new_named(vm, "blockcommit", &o->name, ret_j, e);
+	if (r < 0) {
+		commit_free(x);
+		return r;
+	}
+	x->job = *ret_j;
+	x->job->cancel = cancel_early;
+	open_as_open(vm->host->helpers, x->only, OPEN_AS_IMAGES, commit_opened, x, &x->opener);
+	return 0;
+}

@@ -1,0 +1,29 @@
+/* commit: the job that copies what upper layers of a disk have to a lower one (virsh's blockcommit).
+ * If the image itself is among them and the VM runs, both then get each change, and api/vm/vm_copy.h chooses one. Else
+ * the upper layers leave the disk and the definition.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_JOBS_COMMIT_H
+#define CAIRN_API_JOBS_COMMIT_H
+
+#include "api/jobs/job.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct err;
+struct vm;
+
+struct commit_opts {
+	const char *disk; /* id, or path of its image */
+	const char *top;  /* path of the uppermost layer; NULL: the image */
+	const char *base; /* path of the layer that gets all; NULL: the lowest one */
+	bool shallow;	  /* the base is the layer below top */
+	bool active;	  /* top may be the image of a running VM */
+	uint64_t rate;	  /* in bytes/s; 0: no limit */
+	struct job_name name;
+};
+
+/* Begin the job. Returns 0; -ENOENT: no such disk or layer; -ENOTSUP; -errno with a sentence. */
+int disk_commit(struct vm *vm, const struct commit_opts *o, struct job **ret_j, struct err *e);
+
+#endif

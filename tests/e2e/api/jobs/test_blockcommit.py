@@ -1,0 +1,378 @@
+"""cairn blockcommit and external snapshots: layers of a disk come and go while the VM runs. qemu-img is the oracle."""
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from conftest import Console, open_files, until
+from test_blockcopy import start
+
+SIZE = 24 << 20
+
+
+def img(d, *args, check=True):
+    return subprocess.run(["qemu-img", *args], cwd=d.tmp, check=check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def chain(d, image):
+    """The names of an image's layers, by the headers."""
+    done = subprocess.run(["qemu-img", "info", "-U", "--backing-chain", "--output", "json", image], cwd=d.tmp, check=True, stdout=subprocess.PIPE)
+    return [os.path.basename(i["filename"]) for i in json.loads(done.stdout)]
+
+
+def disks(d, *args):
+    """For each disk of the definition, its layers."""
+    return [[os.path.basename(p["path"]) for p in [disk, *disk.get("backing", [])]]
+            for disk in json.loads(d.cairn("dumpjson", "vm1", *args).stdout)["disks"]]
+
+
+def both(d):
+    now = disks(d)
+    assert now == disks(d, "--inactive")
+    return now
+
+
+class Guest:
+    """A VM, and what its guest has written to each of its disks."""
+
+    def __init__(self, daemon, kernel, formats):
+        self.d = daemon
+        self.written = {i: {} for i in range(len(formats))}
+        for i, fmt in enumerate(formats):
+            img(daemon, "create", "-q", "-f", fmt, f"disk{i}.{fmt}", str(SIZE))
+        daemon.define("vm1", boot={"kernel": kernel}, debug_exit=True, disks=[
+            {"id": f"vd{'ab'[i]}", "path": f"disk{i}.{fmt}", "format": fmt} for i, fmt in enumerate(formats)])
+        self.start()
+
+    def start(self):
+        self.d.cairn("start", "vm1")
+        self.console = Console(self.d, "vm1")
+        assert self.console.line() == "interp"
+        self.now = None
+
+    def on(self, disk):
+        if self.now != disk:
+            self.console.run(f"open {disk}")
+        self.now = disk
+
+    def write(self, seed, disk=0, step=1200, n=20):
+        self.on(disk)
+        for i in range(n):
+            sector = (i * step + seed * 37) % (SIZE // 512 - 64)
+            self.console.run(f"write {sector} 64 {seed}")
+            self.written[disk] = {k: v for k, v in self.written[disk].items() if abs(k - sector) >= 64}
+            self.written[disk][sector] = seed
+        self.console.run("flush")
+
+    def verify(self):
+        for disk, all in self.written.items():
+            self.on(disk)
+            for sector, seed in all.items():
+                self.console.run(f"verify {sector} 64 {seed}")
+
+    def snapshot(self, name, *args):
+        return self.d.cairn("snapshot-create-as", "vm1", name, "--disk-only", "--external", *args)
+
+    def again(self):
+        """Stop the VM by force, and start it."""
+        self.console.close()
+        self.d.cairn("destroy", "vm1")
+        self.start()
+        self.verify()
+
+
+@pytest.fixture
+def vm(daemon, kvm, guest, monkeypatch):
+    monkeypatch.chdir(daemon.tmp)
+    made = []
+
+    def make(*formats):
+        made.append(Guest(daemon, guest("interp.elf"), formats or ["qcow2"]))
+        return made[-1]
+    yield make
+    for g in made:
+        g.console.close()
+
+
+def check(d, *images):
+    for image in images:
+        done = img(d, "check", image, check=False)
+        assert done.returncode in (0, 3), done.stdout
+
+
+# ---- external snapshots ----
+
+def test_external_snapshot_gives_each_disk_an_overlay(vm):
+    g = vm("qcow2", "raw")
+    g.write(1)
+    g.write(2, disk=1)
+    r = g.snapshot("s1")
+    assert r.stdout.splitlines()[0] == "Domain snapshot s1 created"
+    assert both(g.d) == [["disk0.s1", "disk0.qcow2"], ["disk1.s1", "disk1.raw"]]
+    img(g.d, "convert", "-U", "-f", "qcow2", "-O", "raw", "disk0.qcow2", "was0.raw")
+    img(g.d, "convert", "-U", "-f", "raw", "-O", "raw", "disk1.raw", "was1.raw")
+    g.write(3)
+    g.write(4, disk=1)
+    g.verify()
+    # What was the image keeps the content of the moment.
+    img(g.d, "compare", "-U", "-f", "qcow2", "-F", "raw", "disk0.qcow2", "was0.raw")
+    img(g.d, "compare", "-U", "-f", "raw", "-F", "raw", "disk1.raw", "was1.raw")
+    assert chain(g.d, "disk0.s1") == ["disk0.s1", "disk0.qcow2"]
+    g.again()
+    g.snapshot("s2", "--diskspec", "vdb,snapshot=no", "--diskspec", "vda,file=other.qcow2")
+    assert both(g.d) == [["other.qcow2", "disk0.s1", "disk0.qcow2"], ["disk1.s1", "disk1.raw"]]
+    g.write(5)
+    g.again()
+    g.d.cairn("destroy", "vm1")
+    check(g.d, "disk0.qcow2", "disk0.s1", "disk1.s1", "other.qcow2")
+
+
+def test_snapshots_of_another_kind_work_above_an_external_one(vm):
+    g = vm()
+    g.write(1)
+    g.snapshot("s1")
+    g.write(2)
+    g.d.cairn("snapshot-create-as", "vm1", "internal")
+    g.write(3)
+    g.d.cairn("snapshot-revert", "vm1", "internal")
+    g.written[0] = {}
+    g.write(2)
+    g.verify()
+    g.d.cairn("managedsave", "vm1")
+    g.console.close()
+    g.d.cairn("start", "vm1")
+    g.console = Console(g.d, "vm1")
+    g.verify()
+    r = g.snapshot("s2") if False else g.d.cairn("snapshot-create-as", "vm1", "s2", "--disk-only", "--external", ok=False)
+    assert "has 1 internal snapshots" in r.stderr
+    assert not os.path.exists(g.d.tmp / "disk0.s2") and both(g.d) == [["disk0.s1", "disk0.qcow2"]]
+
+
+def test_external_snapshot_of_a_vm_that_is_off(vm):
+    g = vm()
+    g.write(1)
+    g.console.close()
+    g.d.cairn("destroy", "vm1")
+    g.snapshot("s1")
+    assert disks(g.d) == [["disk0.s1", "disk0.qcow2"]]
+    g.start()
+    g.verify()
+
+
+@pytest.mark.parametrize("args,says", [
+    (["s1", "--external"], "give --disk-only"), (["--disk-only", "--external"], "needs a NAME"),
+    (["s1", "--disk-only", "--diskspec", "vdx"], "does not have"), (["s1", "--disk-only", "--diskspec", "vda,snapshot=internal"], "snapshot=internal"),
+    (["s1", "--disk-only", "--external", "--halt"], "exclude"), (["s1", "--reuse-external"], "needs --external"),
+    (["s1", "--disk-only", "--diskspec", "vda,snapshot=no"], "no disk is left"),
+    (["qcow2", "--disk-only", "--external"], "File exists")])
+def test_impossible_external_snapshot_is_refused(vm, args, says):
+    g = vm()
+    assert says in g.d.cairn("snapshot-create-as", "vm1", *args, ok=False).stderr
+    assert both(g.d) == [["disk0.qcow2"]] and not os.path.exists(g.d.tmp / "disk0.s1")
+
+
+def test_reused_overlay_has_to_fit(vm):
+    g = vm()
+    g.write(1)
+    img(g.d, "create", "-q", "-f", "qcow2", "small.qcow2", "1M")
+    img(g.d, "rebase", "-q", "-u", "-b", "disk0.qcow2", "-F", "qcow2", "small.qcow2")
+    r = g.d.cairn("snapshot-create-as", "vm1", "s1", "--disk-only", "--diskspec", "vda,file=small.qcow2", "--reuse-external", ok=False)
+    assert "but the new image has" in r.stderr and both(g.d) == [["disk0.qcow2"]] and os.path.exists(g.d.tmp / "small.qcow2")
+    img(g.d, "create", "-q", "-f", "qcow2", "alone.qcow2", str(SIZE))
+    r = g.d.cairn("snapshot-create-as", "vm1", "s1", "--disk-only", "--diskspec", "vda,file=alone.qcow2", "--reuse-external", ok=False)
+    assert "the image has no backing file" in r.stderr and both(g.d) == [["disk0.qcow2"]]
+    g.write(2)
+    g.verify()
+    subprocess.run([*"qemu-img create -q -u -f qcow2 -b disk0.qcow2 -F qcow2 fits.qcow2".split(), str(SIZE)], cwd=g.d.tmp, check=True)
+    g.d.cairn("snapshot-create-as", "vm1", "s1", "--disk-only", "--diskspec", "vda,file=fits.qcow2", "--reuse-external")
+    assert both(g.d) == [["fits.qcow2", "disk0.qcow2"]]
+    g.write(3)
+    g.again()
+
+
+def test_revert_and_delete_of_an_external_snapshot_say_what_to_do(vm):
+    g = vm()
+    g.snapshot("s1")
+    assert "to which cairn does not revert" in g.d.cairn("snapshot-revert", "vm1", "s1", ok=False).stderr
+    assert "blockcommit vm1 vda --pivot --delete" in g.d.cairn("snapshot-delete", "vm1", "s1", ok=False).stderr
+
+
+# ---- blockcommit ----
+
+def three(g):
+    """Layers: disk0.s2, disk0.s1, disk0.qcow2, each with clusters of its own."""
+    g.write(1)
+    g.snapshot("s1")
+    g.write(2, step=900)
+    g.console.run("zero 0 2048")
+    g.written[0] = {k: v for k, v in g.written[0].items() if k >= 2048}
+    g.snapshot("s2")
+    g.write(3, step=700)
+
+
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+def test_commit_of_the_active_layer(vm, format):
+    g = vm(format)
+    three(g)
+    r = g.d.cairn("blockcommit", "vm1", "vda", ok=False)
+    assert "the active layer of disk vda" in r.stderr
+    assert g.d.cairn("blockcommit", "vm1", "vda", "--pivot", "--wait", "--delete").stdout == "Successfully pivoted\n"
+    assert both(g.d) == [[f"disk0.{format}"]]
+    assert not [f for f in os.listdir(g.d.tmp) if f in ("disk0.s1", "disk0.s2")]
+    assert [os.path.basename(f) for f in open_files(g.d.info("vm1")["pid"]) if "disk0" in f] == [f"disk0.{format}"]
+    g.verify()
+    g.write(4)
+    if format == "qcow2":
+        g.d.cairn("snapshot-create-as", "vm1", "internal")
+    g.again()
+    if format == "qcow2":
+        g.d.cairn("destroy", "vm1")
+        check(g.d, "disk0.qcow2")
+
+
+def test_commit_of_the_active_layer_to_the_next_one(vm):
+    g = vm()
+    three(g)
+    g.d.cairn("blockcommit", "vm1", "vda", "--shallow", "--pivot")
+    assert both(g.d) == [["disk0.s1", "disk0.qcow2"]] and chain(g.d, "disk0.s1") == ["disk0.s1", "disk0.qcow2"]
+    g.write(4)
+    g.again()
+    g.snapshot("s3")
+    g.write(5)
+    g.d.cairn("blockcommit", "vm1", "vda", "--base", "disk0.qcow2", "--active", "--keep-overlay")
+    assert both(g.d) == [["disk0.s3", "disk0.s1", "disk0.qcow2"]]
+    img(g.d, "compare", "-U", "-f", "qcow2", "-F", "qcow2", "disk0.s3", "disk0.qcow2")
+    g.write(6)
+    g.verify()
+    # Others may read the base.
+    subprocess.run(["qemu-io", "-r", "-f", "qcow2", "-c", "read 0 512", "disk0.qcow2"], cwd=g.d.tmp, check=True, stdout=subprocess.DEVNULL)
+    g.d.cairn("blockcommit", "vm1", "vda", "--pivot")
+    assert both(g.d) == [["disk0.qcow2"]]
+    g.again()
+
+
+@pytest.mark.parametrize("args,left,headers", [
+    (["--top", "disk0.s1"], ["disk0.s2", "disk0.qcow2"], ["disk0.s2", "disk0.qcow2"]),
+    (["--top", "vda[1]", "--base", "vda[2]", "--delete"], ["disk0.s2", "disk0.qcow2"], ["disk0.s2", "disk0.qcow2"])])
+def test_commit_of_a_layer_in_the_middle(vm, args, left, headers):
+    g = vm()
+    three(g)
+    assert g.d.cairn("blockcommit", "vm1", "vda", *args).stdout == "Commit complete\n"
+    assert both(g.d) == [left] and chain(g.d, "disk0.s2") == headers
+    assert os.path.exists(g.d.tmp / "disk0.s1") == ("--delete" not in args)
+    g.verify()
+    g.write(4)
+    g.again()
+    g.d.cairn("destroy", "vm1")
+    check(g.d, "disk0.qcow2", "disk0.s2")
+
+
+def test_commit_below_another_overlay(vm):
+    """The header of a layer that is no disk's image changes."""
+    g = vm()
+    three(g)
+    g.snapshot("s3")
+    g.write(4, step=500)
+    g.d.cairn("blockcommit", "vm1", "vda", "--top", "disk0.s1")
+    assert both(g.d) == [["disk0.s3", "disk0.s2", "disk0.qcow2"]] and chain(g.d, "disk0.s3") == ["disk0.s3", "disk0.s2", "disk0.qcow2"]
+    g.write(5)
+    g.again()
+
+
+@pytest.mark.parametrize("args", [[], ["--shallow"], ["--top", "disk0.s1"]])
+def test_commit_of_a_vm_that_is_off(vm, args):
+    g = vm()
+    three(g)
+    g.console.close()
+    g.d.cairn("destroy", "vm1")
+    assert g.d.cairn("blockcommit", "vm1", "vda", *args).stdout == "Commit complete\n"
+    left = {0: ["disk0.qcow2"], 1: ["disk0.s1", "disk0.qcow2"], 2: ["disk0.s2", "disk0.qcow2"]}[len(args)]
+    assert disks(g.d) == [left] and chain(g.d, left[0]) == left
+    g.start()
+    g.verify()
+
+
+def test_commit_beside_a_guest_that_writes(vm):
+    g = vm()
+    three(g)
+    g.console.sock.sendall(b"bench randwrite 8 1000000000 4096 20000\n")
+    assert "synchronized phase" in g.d.cairn("blockcommit", "vm1", "vda", "--active", "--bandwidth", "20").stdout
+    g.d.cairn("suspend", "vm1")
+    img(g.d, "compare", "-U", "-f", "qcow2", "-F", "qcow2", "disk0.s2", "disk0.qcow2")
+    g.d.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", "disk0.qcow2")
+    img(g.d, "compare", "-U", "-f", "qcow2", "-F", "qcow2", "disk0.s2", "disk0.qcow2")
+    assert both(g.d) == [["disk0.qcow2"]]
+
+
+@pytest.mark.parametrize("who", ["process", "daemon"])
+@pytest.mark.parametrize("top", [[], ["--top", "disk0.s1"]])
+def test_kill_during_a_commit_loses_nothing(vm, who, top):
+    g = vm()
+    three(g)
+    with start(g.d, "blockcommit", "vm1", "vda", "--active", "--bandwidth", "1", *top) as p:
+        until(lambda: os.stat(g.d.tmp / "disk0.qcow2").st_mtime_ns > os.stat(g.d.tmp / "disk0.s1").st_mtime_ns)
+        g.write(7)
+        if who == "process":
+            g.console.close()
+            os.kill(g.d.info("vm1")["pid"], signal.SIGKILL)
+            until(lambda: g.d.info("vm1")["state"] in ("crashed", "shut off"))
+        else:
+            g.d.stop(signal.SIGKILL)
+        p.wait()
+    if who == "process":
+        g.start()
+    else:
+        g.d.start()
+    assert both(g.d) == [["disk0.s2", "disk0.s1", "disk0.qcow2"]]
+    g.verify()
+    until(lambda: g.d.cairn("blockcommit", "vm1", "vda", "--pivot", ok=None).returncode == 0)
+    assert both(g.d) == [["disk0.qcow2"]]
+    g.again()
+
+
+def test_cancelled_commit_leaves_the_layers(vm):
+    g = vm()
+    three(g)
+    id = g.d.cairn("blockcommit", "vm1", "vda", "--active", "--bandwidth", "1", "--no-wait").stdout.strip()
+    g.d.cairn("job-cancel", id)
+    until(lambda: g.d.cairn("blockcommit", "vm1", "vda", "--top", "disk0.s1", ok=None).returncode == 0)
+    g.write(4)
+    g.again()
+
+
+def test_base_that_another_program_reads_is_refused(vm):
+    g = vm()
+    three(g)
+    with subprocess.Popen(["qemu-io", "-r", "-f", "qcow2", "disk0.qcow2"], cwd=g.d.tmp, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
+        p.stdin.write("read 0 512\n")
+        p.stdin.flush()
+        p.stdout.readline()
+        r = g.d.cairn("blockcommit", "vm1", "vda", "--active", ok=False)
+        assert "in use by another process" in r.stderr
+        p.stdin.close()
+    g.write(4)
+    g.d.cairn("blockcommit", "vm1", "vda", "--pivot")
+    g.again()
+
+
+@pytest.mark.parametrize("args,says", [
+    (["vdx"], "vdx"), (["vda", "--top", "disk0.qcow2"], "no layer below"), (["vda", "--base", "none"], "has no layer none"),
+    (["vda", "--shallow", "--base", "disk0.s1"], "exclude"), (["vda", "--pivot", "--keep-overlay"], "exclude"),
+    (["vda", "--pivot", "--no-wait"], "exclude"), (["vda", "--bandwidth", "0"], "MiB/s")])
+def test_impossible_commit_is_refused(vm, args, says):
+    g = vm()
+    g.snapshot("s1")
+    assert says in g.d.cairn("blockcommit", "vm1", *args, ok=False).stderr
+    assert both(g.d) == [["disk0.s1", "disk0.qcow2"]]
+
+
+def test_snapshots_of_a_layer_that_would_end_are_kept(vm):
+    g = vm()
+    g.snapshot("s1")
+    g.d.cairn("snapshot-create-as", "vm1", "internal")
+    r = g.d.cairn("blockcommit", "vm1", "vda", "--active", ok=False)
+    assert "has 1 internal snapshots" in r.stderr
+    g.write(1)
+    g.again()

@@ -1,0 +1,19 @@
+/* snapshot_external: snapshots outside of the images: each disk gets an overlay, and what was its image keeps the
+ * content of the moment. */
+#ifndef CAIRN_TOOLS_VERBS_SNAPSHOT_EXTERNAL_H
+#define CAIRN_TOOLS_VERBS_SNAPSHOT_EXTERNAL_H
+
+#include <stdbool.h>
+
+struct cli;
+struct err;
+
+/* Whether the options of snapshot-create-as ask for one. */
+bool snapshot_is_external(const struct cli *c);
+/* Make it. name: NULL: none was given. Returns the exit code. */
+int snapshot_external(struct cli *c, const char *name);
+/* Replace the error about a snapshot that does not exist if a disk has an overlay of that name: say what can be done
+ * with that. verb: "revert" or "delete". */
+void snapshot_external_explain(struct cli *c, const char *name, const char *verb, struct err *e);
+
+#endif

@@ -1,0 +1,20 @@
+/* vm_disk_commit: the body of VM_MSG_DISK_COMMIT. */
+#ifndef CAIRN_VMM_VM_DISK_COMMIT_H
+#define CAIRN_VMM_VM_DISK_COMMIT_H
+
+#include "base/util.h"
+#include "vmm/vm_msg.h"
+
+/* Of a disk with the layers 0 (the image) to n. */
+struct vm_disk_commit {
+	/* The part of struct vm_config as in VM_MSG_PLUG. Disk 0 has the id of the disk and its layers from `base` on,
+	 * of which the first one is open for writing. Disk 1, if `top` is above 1: its first layer is layer top - 1 of
+	 * the disk, open for writing. */
+	uint8_t config[ROUND_UP(VM_PLUG_BYTES, 8)];
+	uint64_t rate_bytes_per_s; /* limit for copying; 0: none */
+	uint8_t top, base;	   /* copy the layers top to base - 1; top 0: all that are above base */
+	uint8_t reserved[6];
+	char backing_name[1024]; /* with `top`: the name of layer `base` in the header of layer top - 1 */
+};
+
+#endif
