@@ -202,8 +202,9 @@ $(BUILD)/unit/api/test_api_fuzz: $(addprefix $(FUZZ_OBJ),wire_run.o config_run.o
 HELPERS := $(patsubst tests/%.c,$(BUILD)/%,$(sort $(wildcard tests/helpers/*.c)))
 PRELOADS := $(patsubst tests/helpers/preload/%.c,$(BUILD)/helpers/%.so,$(sort $(wildcard tests/helpers/preload/*.c)))
 VM_HELPERS := $(patsubst tests/helpers/vm/%.c,$(BUILD)/helpers/%_vm,$(sort $(wildcard tests/helpers/vm/*.c)))
+IMG_HELPERS := $(patsubst tests/helpers/img/%.c,$(BUILD)/helpers/%_img,$(sort $(wildcard tests/helpers/img/*.c)))
 DAEMON_HELPERS := $(patsubst tests/helpers/daemon/%.c,$(BUILD)/helpers/%_cairnd,$(sort $(wildcard tests/helpers/daemon/*.c)))
-helpers: $(HELPERS) $(PRELOADS) $(VM_HELPERS) $(DAEMON_HELPERS)
+helpers: $(HELPERS) $(PRELOADS) $(VM_HELPERS) $(IMG_HELPERS) $(DAEMON_HELPERS)
 .PHONY: helpers
 # Each is a cairn-vm in which a test's functions take the place of these.
 WRAP_fake_cpuid := kvm_cpuid_read
@@ -213,6 +214,11 @@ $(BUILD)/helpers/%_vm: tests/helpers/vm/%.c $(BUILD)/vmm/main.o $(VM_LIBS)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie $(WRAP_$*:%=-Wl,--wrap=%) -o $@ $< $(filter %.o %.a,$^) $(VM_SYSLIBS)
+# The same of cairn-img.
+$(BUILD)/helpers/%_img: tests/helpers/img/%.c $(call prog_objs,tools/img) $(call lib,api) $(IMG_LIBS)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -Wl,--wrap=pread,--wrap=img_seal -o $@ $< $(filter %.o %.a,$^) $(IMG_SYSLIBS)
 # The same for a cairnd.
 WRAP_stuck      := loop_run
 $(BUILD)/helpers/%_cairnd: tests/helpers/daemon/%.c $(BUILD)/api/main.o $(BUILD)/vmm/vm_msg.o $(DAEMON_LIBS)

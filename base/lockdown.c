@@ -36,17 +36,16 @@ int lockdown_drop(struct err *e)
 	return caps_set(none, e);
 }
 
-int lockdown_drop_but_memory(struct err *e)
+int lockdown_drop_but(uint32_t keep, struct err *e)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3];
-	uint32_t keep;
 
 	if (syscall(SYS_capget, &head, caps) < 0)
 		return err_set(e, -EPERM, ERR_HOST, "sandbox: cannot read capabilities");
-	keep = caps[CAP_TO_INDEX(CAP_IPC_LOCK)].permitted & CAP_TO_MASK(CAP_IPC_LOCK);
+	keep &= caps[0].permitted;
 	memset(caps, 0, sizeof(caps));
-	caps[CAP_TO_INDEX(CAP_IPC_LOCK)] = (struct __user_cap_data_struct){ .effective = keep, .permitted = keep };
+	caps[0] = (struct __user_cap_data_struct){ .effective = keep, .permitted = keep };
 	return caps_set(caps, e);
 }
 
@@ -105,7 +104,18 @@ int lockdown_as_nobody(const struct lockdown_limit *limits, size_t n, struct err
 	return r < 0 ? err_set_errno(e, r, "sandbox: nobody") : lockdown_drop(e);
 }
 
-static int folder_allow(int rules, const struct lockdown_folder *f)
+int lockdown_rules_new(void)
+{
+	const struct landlock_ruleset_attr all = { .handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 };
+	int rules = LOCKDOWN_SANITIZED ? -1 : (int)syscall(SYS_landlock_create_ruleset, &all, sizeof(all), 0);
+
+	if (rules >= 0)
+		return rules;
+	/* EPERM: of a container's seccomp profile */
+	return LOCKDOWN_SANITIZED || errno == EOPNOTSUPP || errno == EPERM ? -ENOSYS : -errno;
+}
+
+int lockdown_rules_allow(int rules, const struct lockdown_folder *f)
 {
 	const struct landlock_path_beneath_attr rule = { .allowed_access = f->rights, .parent_fd = f->fd };
 
@@ -114,22 +124,21 @@ static int folder_allow(int rules, const struct lockdown_folder *f)
 	return syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0 ? -errno : 0;
 }
 
+int lockdown_rules_apply(int rules)
+{
+	return syscall(SYS_landlock_restrict_self, rules, 0) < 0 ? -errno : 0;
+}
+
 int lockdown_files(const struct lockdown_folder *folders, size_t n)
 {
-	const struct landlock_ruleset_attr all = { .handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 };
-	CLEANUP_CLOSE int rules = -1;
+	CLEANUP_CLOSE int rules = lockdown_rules_new();
 	int r = 0;
 
-	if (LOCKDOWN_SANITIZED)
-		return 0;
-	rules = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof(all), 0);
 	if (rules < 0)
-		return errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -errno;
+		return rules == -ENOSYS ? 0 : rules;
 	for (size_t i = 0; i < n && !r; i++)
-		r = folder_allow(rules, &folders[i]);
-	if (!r && syscall(SYS_landlock_restrict_self, rules, 0) < 0)
-		r = -errno;
-	return r;
+		r = lockdown_rules_allow(rules, &folders[i]);
+	return r ? r : lockdown_rules_apply(rules);
 }
 
 /* Version 6 of struct landlock_ruleset_attr; an older kernel takes its first bytes. */
@@ -156,7 +165,7 @@ int lockdown_outside(void)
 	if (LOCKDOWN_SANITIZED)
 		return 0;
 	version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-	if (version < 0) /* EPERM: of a container's seccomp profile */
+	if (version < 0)
 		return errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM ? 0 : -errno;
 	for (long i = 0; i < MIN(version, (long)ARRAY_SIZE(landlock_versions)); i++) {
 		all.files |= landlock_versions[i].files;

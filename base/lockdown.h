@@ -1,5 +1,5 @@
 /* lockdown: the common part of the programs' sandboxes. Each program's own sandbox.c (in vmm,
- * tools/archive, tools/slirp, tools/xml) lists its allowed system calls. */
+ * tools/archive, tools/img, tools/slirp, tools/xml) lists its allowed system calls. */
 #ifndef CAIRN_BASE_LOCKDOWN_H
 #define CAIRN_BASE_LOCKDOWN_H
 
@@ -29,8 +29,9 @@ struct err;
  * only system calls are capset() and prctl().
  * Returns 0; -EPERM with a sentence. */
 int lockdown_drop(struct err *e);
-/* The same, but keep CAP_IPC_LOCK, if the process has it, until lockdown_drop(). */
-int lockdown_drop_but_memory(struct err *e);
+/* The same, but keep those of these capabilities that the process has, until lockdown_drop().
+ * keep: CAP_TO_MASK() of capabilities below 32. */
+int lockdown_drop_but(uint32_t keep, struct err *e);
 
 /* Lower resource limits of the process, the soft and the hard ones. A lower limit stays. Returns 0; -errno with a
  * sentence. */
@@ -61,6 +62,15 @@ struct lockdown_folder {
 	uint64_t rights;
 };
 int lockdown_files(const struct lockdown_folder *folders, size_t n);
+
+/* lockdown_files() in steps, for files and folders that become known one by one. The rights of a file are among those
+ * of reading, writing and executing files. */
+/* Returns the new rules, owned, which allow nothing; -ENOSYS: landlock is missing; -errno. */
+int lockdown_rules_new(void);
+/* Returns 0; -EBADFD: landlock does not restrict the file, such as a pipe; -errno. */
+int lockdown_rules_allow(int rules, const struct lockdown_folder *f);
+/* Returns 0 or -errno. */
+int lockdown_rules_apply(int rules);
 
 /* Forbid with landlock to open any file, and to reach TCP ports, abstract sockets and processes outside. Call
  * lockdown_drop() before.

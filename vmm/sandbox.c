@@ -15,6 +15,7 @@
 #include <asm/termbits.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
@@ -154,7 +155,7 @@ static int privileges_drop(const struct sandbox_options *o, struct host_files *h
 	/* The capabilities of a plain user's namespace permit no more memory. */
 	bool limited = setrlimit(RLIMIT_MEMLOCK, &none) < 0 && !geteuid();
 	int r = o->uid ? user_change(o->uid, host, e) : 0;
-	int dropped = limited ? lockdown_drop_but_memory(e) : lockdown_drop(e);
+	int dropped = limited ? lockdown_drop_but(CAP_TO_MASK(CAP_IPC_LOCK), e) : lockdown_drop(e);
 
 	if (!o->uid)
 		host_files_open_pagemap(host);

@@ -252,7 +252,7 @@ static int image_amend(struct amend *a, struct err *e)
 	if (!r && p.c.qcow2.version < h->version && !h->incompatible) {
 		a->backing = h->has_backing;
 		img_layers_free(layers, n);
-		r = img_block_run(&a->common.o, zeros_to_data, a, e);
+		r = img_block_run(img_loop(0), &a->common.o, zeros_to_data, a, e);
 		if (!r)
 			r = plan_open(a, layers, &n, &p, e);
 	}
@@ -261,7 +261,7 @@ static int image_amend(struct amend *a, struct err *e)
 	r = header_apply(&p, layers[0].fd, &layers[0].header, e);
 	img_layers_free(layers, n);
 	if (!r && a->size)
-		r = img_block_run(&a->common.o, size_apply, &p.c.qcow2.size_bytes, e);
+		r = img_block_run(img_loop(0), &a->common.o, size_apply, &p.c.qcow2.size_bytes, e);
 	return r;
 }
 
@@ -296,5 +296,5 @@ int img_amend_main(int argc, char **argv)
 	if (img_common_name(&a.common, &a.common.o, argv[optind]))
 		return 1;
 	img_signals_end();
-	return image_amend(&a, &e) < 0 ? img_fail(&e) : 0;
+	return img_confine(1, 64, &e) < 0 || image_amend(&a, &e) < 0 ? img_fail(&e) : 0;
 }

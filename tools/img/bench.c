@@ -210,20 +210,18 @@ static int bench_run(struct bench *b, struct loop *l, struct err *e)
 
 static int image_bench(struct bench *b, struct err *e)
 {
-	struct loop *l;
-	int r = loop_new(MAX(b->depth, 64u), &l, e);
+	struct loop *l = img_loop(0);
+	int r = img_block_open(l, &b->common.o, &b->block, e);
 
-	if (r < 0)
-		return r;
-	r = img_block_open(l, &b->common.o, &b->block, e);
 	if (!r) {
-		r = bench_run(b, l, e);
+		r = img_seal(false, e);
+		if (!r)
+			r = bench_run(b, l, e);
 		r = img_block_close(b->block, b->common.o.path, r, e);
 	}
 	free(b->slots);
 	free(b->idle);
 	free(b->buf);
-	loop_free(l);
 	return r;
 }
 
@@ -300,5 +298,5 @@ int img_bench_main(int argc, char **argv)
 	if (img_common_name(&b.common, &b.common.o, argv[optind]))
 		return 1;
 	img_signals_catch();
-	return image_bench(&b, &e) < 0 ? img_fail(&e) : 0;
+	return img_confine(1, MAX((unsigned)b.depth, 64u), &e) < 0 || image_bench(&b, &e) < 0 ? img_fail(&e) : 0;
 }

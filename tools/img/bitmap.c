@@ -56,10 +56,15 @@ static int merge_layer(const struct img_layer *y, struct block *b, const char *n
 	return r;
 }
 
+static struct img_open source_options(const struct bitmap_args *a)
+{
+	return (struct img_open){ .path = a->source, .format = a->source_format, .no_backing = true };
+}
+
 /* Open the source image for reading its bitmaps. On error, nothing stays open. */
 static int source_open(const struct bitmap_args *a, struct img_layer *layers, unsigned *ret_n, struct err *e)
 {
-	struct img_open o = { .path = a->source, .format = a->source_format, .no_backing = true };
+	struct img_open o = source_options(a);
 	int r = img_layers_open(&o, layers, ret_n, e);
 
 	if (r < 0)
@@ -108,7 +113,10 @@ static int actions_do(struct block *b, void *opaque, struct err *e)
 	struct bitmap_args *a = w->args;
 	struct block_info info;
 	struct err store;
-	int r = 0, stored;
+	int r = img_seal(false, e), stored;
+
+	if (r < 0)
+		return r;
 
 	block_info(b, &info);
 	for (unsigned i = 0; i < a->n && !r; i++) {
@@ -133,14 +141,21 @@ static int bitmap_run(struct bitmap_args *a, struct err *e)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];
 	struct bitmap_work w = { .args = a };
+	struct img_open source = source_options(a);
 	unsigned n = 0;
-	int r = a->source ? source_open(a, layers, &n, e) : 0;
+	int r;
 
+	if (a->source)
+		img_sandbox_image(&source);
+	r = img_confine(1, 64, e);
+
+	if (!r && a->source)
+		r = source_open(a, layers, &n, e);
 	if (r < 0)
 		return r;
 	if (a->source)
 		w.source = &layers[0];
-	r = img_block_run(&a->common.o, actions_do, &w, e);
+	r = img_block_run(img_loop(0), &a->common.o, actions_do, &w, e);
 	img_layers_free(layers, n);
 	return r;
 }

@@ -148,11 +148,12 @@ static int new_open(struct rebase *z, struct err *e)
 
 static int rebase_content(struct rebase *z, struct err *e)
 {
-	int r = loop_new(64, &z->loop, e);
+	int r = 0;
 
+	z->loop = img_loop(0);
 	z->a = aligned_alloc(4096, STEP_BYTES);
 	z->b = aligned_alloc(4096, STEP_BYTES);
-	if (!r && (!z->a || !z->b))
+	if (!z->a || !z->b)
 		r = err_set_errno(e, -ENOMEM, "rebase");
 	if (!r)
 		r = img_block_open(z->loop, &z->common.o, &z->top, e);
@@ -164,7 +165,6 @@ static int rebase_content(struct rebase *z, struct err *e)
 	block_close(z->new);
 	free(z->a);
 	free(z->b);
-	loop_free(z->loop);
 	return r;
 }
 
@@ -250,7 +250,11 @@ int img_rebase_main(int argc, char **argv)
 		return 1;
 	img_common_progress(&z.common);
 	img_signals_catch();
-	r = image_rebase(&z, &e);
+	if (*z.base)
+		img_sandbox_backing(z.common.o.path, z.base, &z.common.o, true);
+	r = img_confine(1, 64, &e);
+	if (!r)
+		r = image_rebase(&z, &e);
 	img_progress_end(&z.common.progress, !r);
 	return r < 0 ? img_fail(&e) : 0;
 }
@@ -404,12 +408,13 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 		r = img_probed_refuse(&k->common.o, "backing", e);
 	if (!r)
 		r = pins_refuse(k, layers, e);
-	if (!r)
-		r = loop_new(64, &k->loop, e);
+	k->loop = img_loop(0);
 	if (!r)
 		r = base_open(k, layers, n, e);
 	if (!r)
 		r = top_open(k, layers, e);
+	if (!r)
+		r = img_seal(false, e);
 	if (!r)
 		r = commit_copy(k, e);
 	if (!r && !k->keep) {
@@ -418,9 +423,7 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 		img_signals_catch();
 	}
 	r = img_block_close(k->base, layers[k->depth].path, r, e);
-	r = img_block_close(k->top, k->common.o.path, r, e);
-	loop_free(k->loop);
-	return r;
+	return img_block_close(k->top, k->common.o.path, r, e);
 }
 
 static int image_commit(struct commit *k, struct err *e)
@@ -470,7 +473,9 @@ int img_commit_main(int argc, char **argv)
 		return 1;
 	img_common_progress(&k.common);
 	img_signals_catch();
-	r = image_commit(&k, &e);
+	r = img_confine(1, 64, &e);
+	if (!r)
+		r = image_commit(&k, &e);
 	img_progress_end(&k.common.progress, !r);
 	if (!r && !k.common.quiet && !k.common.json)
 		puts("Image committed.");

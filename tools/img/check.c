@@ -184,9 +184,9 @@ int img_check_main(int argc, char **argv)
 	if (a.repair && a.common.o.no_lock)
 		return img_usage("check", "-r and -U exclude each other: a repair needs the lock");
 	img_signals_end();
-	if (img_layers_open(&a.common.o, layers, &n, &e) < 0)
+	if (img_confine(0, 0, &e) < 0 || img_layers_open(&a.common.o, layers, &n, &e) < 0)
 		return img_fail(&e);
-	st = check_layer(&a, &layers[0]);
+	st = img_seal(false, &e) < 0 ? img_fail(&e) : check_layer(&a, &layers[0]);
 	img_layers_free(layers, n);
 	return st;
 }

@@ -24,7 +24,6 @@ struct side {
 struct compare {
 	struct img_common common;
 	struct side s[2];
-	struct loop *loop;
 	uint32_t block_bytes; /* the larger logical block of the two */
 	bool strict;
 };
@@ -162,10 +161,10 @@ static int compare_run(struct compare *c, struct err *e)
 static int sides_open(struct compare *c, struct err *e)
 {
 	struct block_info info;
-	int r = loop_new(64, &c->loop, e);
+	int r = img_confine(1, 64, e);
 
 	for (int i = 0; i < 2 && !r; i++) {
-		r = img_block_open(c->loop, &c->s[i].o, &c->s[i].b, e);
+		r = img_block_open(img_loop(0), &c->s[i].o, &c->s[i].b, e);
 		if (r < 0)
 			return r;
 		block_info(c->s[i].b, &info);
@@ -175,7 +174,7 @@ static int sides_open(struct compare *c, struct err *e)
 		if (!c->s[i].buf)
 			r = err_set_errno(e, -ENOMEM, "compare");
 	}
-	return r;
+	return r ? r : img_seal(false, e);
 }
 
 static int images_compare(struct compare *c)
@@ -194,7 +193,6 @@ static int images_compare(struct compare *c)
 		block_close(c->s[i].b);
 		free(c->s[i].buf);
 	}
-	loop_free(c->loop);
 	if (st >= COMPARE_OPEN) {
 		img_check_interrupted(&e);
 		img_fail(&e);

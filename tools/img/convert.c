@@ -278,6 +278,8 @@ static int convert_existing(struct img_convert *v, struct err *e)
 
 	r = img_block_open(v->loop, &o, &v->to, e);
 	if (!r)
+		r = img_seal(false, e);
+	if (!r)
 		r = target_fits(v, e);
 	if (!r)
 		r = v->compress ? pack_existing(v, v->target_is_zero, e) : image_copy(v, v->target_is_zero, e);
@@ -298,7 +300,9 @@ static int pack_new(struct img_convert *v, struct target *t, struct err *e)
 	fd = open(t->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot create %s", t->tmp);
-	r = qcow2_pack_new(fd, &v->ic.qcow2, &n.pack, e);
+	r = img_seal(true, e);
+	if (!r)
+		r = qcow2_pack_new(fd, &v->ic.qcow2, &n.pack, e);
 	if (r < 0)
 		return r;
 	r = compressed_copy(v, &n.sink, &v->ic.qcow2, e);
@@ -322,6 +326,8 @@ static int copy_new(struct img_convert *v, struct target *t, struct err *e)
 	bool is_zero = v->target_is_zero || new_is_zero(v, t);
 	int r = target_open(t, v, &v->to, e);
 
+	if (!r)
+		r = img_seal(true, e);
 	if (!r && t->is_device)
 		r = target_fits(v, e);
 	if (!r)
@@ -343,14 +349,36 @@ static int convert_new(struct img_convert *v, struct target *t, struct err *e)
 	return target_finish(t, v->to, r, e);
 }
 
+static int stream_copy(struct img_convert *v, struct err *e)
+{
+	int r = img_seal(false, e);
+
+	return r ? r : img_copy_stream(v->from, 1, &v->how, &v->rate, &v->common.progress, e);
+}
+
+static int confine(const struct img_convert *v, bool stream, bool in_place, struct err *e)
+{
+	const struct qcow2_create *q = &v->ic.qcow2;
+
+	if (in_place)
+		img_sandbox_image(&v->target);
+	else if (!stream)
+		img_sandbox_target(v->path);
+	if (!in_place)
+		img_sandbox_data(v->path, q);
+	if (q->backing_name)
+		img_sandbox_backing(v->path, q->backing_name, &v->common.o, false);
+	return img_confine(2, 64, e);
+}
+
 int img_convert_run(struct img_convert *v, struct err *e)
 {
 	struct target t = { .path = v->path, .old_fd = -1, .data.old_fd = -1 };
 	bool stream = !strcmp(v->path, "-"), in_place = v->existing || v->target.protocol;
-	int r = loop_new(64, &v->loop, e);
+	int r = confine(v, stream, in_place, e);
 
-	if (!r)
-		r = loop_new(64, &v->from_loop, e);
+	v->loop = img_loop(0);
+	v->from_loop = img_loop(1);
 	if (!r && !stream && !in_place)
 		r = target_prepare(&t, v, e);
 	if (!r)
@@ -358,12 +386,10 @@ int img_convert_run(struct img_convert *v, struct err *e)
 	if (r < 0)
 		target_finish(&t, NULL, r, NULL);
 	else if (stream)
-		r = img_copy_stream(v->from, 1, &v->how, &v->rate, &v->common.progress, e);
+		r = stream_copy(v, e);
 	else
 		r = in_place ? convert_existing(v, e) : convert_new(v, &t, e);
 	block_close(v->from);
-	loop_free(v->from_loop);
-	loop_free(v->loop);
 	return r;
 }
 

@@ -188,16 +188,13 @@ static int backing_look(struct create_args *a, struct err *e)
 	struct qcow2_create *q = &a->c.qcow2;
 	struct img_open o = { .format = q->backing_format, .no_lock = true, .trust = a->trust };
 	struct block_info info;
-	struct loop *l = NULL;
 	struct block *b;
 	char path[2 * PATH_MAX];
 	int r;
 
 	r = img_backing_take(&o, a->path, q->backing_name, path, e);
 	if (!r)
-		r = loop_new(16, &l, e);
-	if (!r)
-		r = img_block_open(l, &o, &b, e);
+		r = img_block_open(img_loop(0), &o, &b, e);
 	if (!r) {
 		block_info(b, &info);
 		if (!a->c.has_size)
@@ -205,7 +202,6 @@ static int backing_look(struct create_args *a, struct err *e)
 		a->c.has_size = true;
 		block_close(b);
 	}
-	loop_free(l);
 	return r;
 }
 
@@ -288,16 +284,14 @@ static int space_make(struct create_args *a, int fd, const struct img_data *d, s
 		{ .fd = -1, .format = BLOCK_FORMAT_RAW } };
 	struct block_open bo = { .layers = layers, .nlayers = 1, .no_lock = true, .buffered = true,
 		.name = a->path };
-	struct loop *l = NULL;
 	struct block *b;
-	int r = loop_new(64, &l, e);
+	int r;
 
-	if (!r && a->c.qcow2.backing_name) {
+	if (a->c.qcow2.backing_name) {
 		layers[1].fd = memfd_create("nothing", MFD_CLOEXEC);
 		bo.nlayers = 2;
 	}
-	if (!r)
-		r = block_open(l, &bo, &b, e);
+	r = block_open(img_loop(0), &bo, &b, e);
 	if (!r) {
 		r = img_preallocate(b, how, 0, NULL, e);
 		r = img_block_close(b, a->path, r, e);
@@ -306,7 +300,6 @@ static int space_make(struct create_args *a, int fd, const struct img_data *d, s
 		if (layers[0].data_fd)
 			close(layers[0].data_fd);
 	}
-	loop_free(l);
 	return r;
 }
 
@@ -339,6 +332,18 @@ static int file_make(struct create_args *a, struct err *e)
 			unlink(a->path);
 	}
 	return r;
+}
+
+static int confine(const struct create_args *a, struct err *e)
+{
+	const struct qcow2_create *q = &a->c.qcow2;
+	const struct img_open like = { .trust = a->trust };
+
+	img_sandbox_target(a->path);
+	img_sandbox_data(a->path, q);
+	if (q->backing_name && !a->unsafe)
+		img_sandbox_backing(a->path, q->backing_name, &like, true);
+	return img_confine(1, 64, e);
 }
 
 int img_create_main(int argc, char **argv)
@@ -394,6 +399,8 @@ int img_create_main(int argc, char **argv)
 	a.path = img_name_path(a.name);
 	a.size = argv[optind + 1];
 	r = img_options_apply(&a.c, &opts, &e);
+	if (!r)
+		r = confine(&a, &e);
 	if (!r)
 		r = args_check(&a, &e);
 	if (!r && !a.quiet)

@@ -65,6 +65,16 @@ static int new_open(struct img_data *d, struct err *e)
 	return 0;
 }
 
+void img_sandbox_data(const char *image, const struct qcow2_create *c)
+{
+	char path[2 * PATH_MAX];
+
+	if (!c->data_file)
+		return;
+	img_path_beside(image, c->data_file, path, sizeof(path));
+	img_sandbox_target(path);
+}
+
 int img_data_make(struct img_data *d, const char *image, const struct qcow2_create *c, struct err *e)
 {
 	int r;

@@ -178,6 +178,29 @@ int img_cache_option(const char *verb, const char *mode);
 /* Choose how to show progress, after all options are parsed. */
 void img_common_progress(struct img_common *x);
 
+/* ---- the sandbox (sandbox.c) ---- */
+
+/* Note what the command line names, before img_confine(). */
+/* An image, with the folders in which its backing and data files may be. img_common_name() calls this function. */
+void img_sandbox_image(const struct img_open *o);
+/* The backing file that the user names for an image. like: has the option --trust-backing. anywhere: its own backing
+ * files may be in any folder; otherwise in the folder of the file. */
+void img_sandbox_backing(const char *image, const char *name, const struct img_open *like, bool anywhere);
+/* A file that the verb makes, with its folder. */
+void img_sandbox_target(const char *path);
+/* Confine the process to that, for good. Call it before the first byte of an image is read, and with one thread.
+ * nloops: how many loops the verb needs, at most two, each for that many operations at a time. img_loop() has them; no
+ * further ones can be made.
+ * Returns 0; -errno with a sentence. */
+int img_confine(unsigned nloops, unsigned entries, struct err *e);
+/* Returns loop 0 or 1, borrowed. */
+struct loop *img_loop(unsigned i);
+/* Forbid to open anything more, when the last image is open. renames: files that the verb has made may still be renamed
+ * and removed. Returns 0; -errno with a sentence. */
+int img_seal(bool renames, struct err *e);
+/* Load libnbd, so that a later open needs no executable memory. */
+void img_nbd_load(void);
+
 /* ---- opening ---- */
 
 /* Get the format from its name; "file" and "host_device" mean raw, as in QEMU's headers. Returns 0; -EINVAL or -ENOTSUP
@@ -240,6 +263,8 @@ void img_path_beside(const char *image, const char *name, char *ret, size_t cap)
 #define img_name_path(name) (strncmp((name), "file:", 5) ? (name) : (name) + 5)
 /* Return whether the name is a URL such as "nbd://..." or "json:{...}" instead of a path; "file:" counts as one. */
 bool img_has_protocol(const char *name);
+/* Get the folder of a path. */
+void img_folder_of(const char *path, char *ret, size_t cap);
 /* Return whether the name is neither a path nor "file:PATH". */
 #define img_is_no_path(name) (img_name_path(name) == (name) && img_has_protocol(name))
 /* Close a disk that was written; NULL: none. r: the result so far. Returns r; 0 becomes -errno with a sentence if the
@@ -248,7 +273,7 @@ int img_block_close(struct block *b, const char *path, int r, struct err *e);
 /* Open the image as a disk, run work() on it, and close it.
  * work: returns 0; -errno with a sentence.
  * Returns 0; -errno with a sentence, also if a writable image cannot be closed. */
-int img_block_run(const struct img_open *o, int (*work)(struct block *b, void *opaque, struct err *e), void *opaque,
+int img_block_run(struct loop *l, const struct img_open *o, int (*work)(struct block *b, void *opaque, struct err *e), void *opaque,
 	struct err *e);
 /* Open a qcow2 image without its backing files, to change its header: lock the image, then read and check the header.
  * has_none: what a raw image lacks, for the error.
@@ -315,6 +340,8 @@ struct img_data {
 	int old_fd;
 	bool is_device;
 };
+/* img_sandbox_target() of the data file, if c names one. */
+void img_sandbox_data(const char *image, const struct qcow2_create *c);
 /* Create the data file, if c names one.
  * image: path of the future image; the name of the data file is relative to its folder.
  * Returns 0 or -errno. Call img_data_finish() in either case. */

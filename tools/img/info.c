@@ -328,7 +328,7 @@ static int url_fill(struct info_layer *i, const char *format, struct err *e)
 {
 	struct img_open o = { .path = i->path, .protocol = i->y->protocol, .format = format };
 
-	return img_block_run(&o, size_take, i, e);
+	return img_block_run(img_loop(0), &o, size_take, i, e);
 }
 
 static int info_run(const struct img_open *o, bool as_json, bool chain, struct err *e)
@@ -338,6 +338,8 @@ static int info_run(const struct img_open *o, bool as_json, bool chain, struct e
 	unsigned n = 0;
 	int r = layers ? img_disk_layers_open(o, layers, &n, e) : err_set_errno(e, -ENOMEM, "info");
 
+	if (!r && !img_loop(0)) /* no layer is an export, which url_fill() opens */
+		r = img_seal(false, e);
 	for (unsigned i = 0; i < n && !r; i++) {
 		struct info_layer info = { .y = &layers[i], .path = img_layer_shown(&layers[i]) };
 		char dotted[PATH_MAX + 2];
@@ -394,5 +396,5 @@ int img_info_main(int argc, char **argv)
 	if (x.o.backing && !x.o.no_backing)
 		return img_usage("info", "--backing-chain shows the backing files that the images name; leave out the options of the "
 			"backing file");
-	return info_run(&x.o, x.json, !x.o.no_backing, &e) < 0 ? img_fail(&e) : 0;
+	return img_confine(x.o.protocol || x.o.trust, 64, &e) < 0 || info_run(&x.o, x.json, !x.o.no_backing, &e) < 0 ? img_fail(&e) : 0;
 }

@@ -108,19 +108,19 @@ static int map_walk(struct map *m, struct block *b, struct err *e)
 
 static int map_run(struct map *m, struct err *e)
 {
-	struct loop *l = NULL;
 	struct block *b = NULL;
-	int r = img_disk_layers_open(&m->common.o, m->layers, &m->nlayers, e); /* opened for their names only */
+	int r = img_confine(1, 64, e);
 
+	if (!r)
+		r = img_disk_layers_open(&m->common.o, m->layers, &m->nlayers, e); /* opened for their names only */
 	if (r < 0)
 		return r;
-	r = loop_new(64, &l, e);
+	r = img_block_open(img_loop(0), &m->common.o, &b, e);
 	if (!r)
-		r = img_block_open(l, &m->common.o, &b, e);
+		r = img_seal(false, e);
 	if (!r)
 		r = map_walk(m, b, e);
 	block_close(b);
-	loop_free(l);
 	img_layers_free(m->layers, m->nlayers);
 	return r;
 }

@@ -103,7 +103,9 @@ static int image_measure(struct block *b, void *opaque, struct err *e)
 
 	block_info(b, &info);
 	m->size_bytes = info.size_bytes;
-	r = bitmaps_count(m, b, e);
+	r = img_seal(false, e);
+	if (!r)
+		r = bitmaps_count(m, b, e);
 	return r ? r : data_count(m, b, e);
 }
 
@@ -139,7 +141,9 @@ static int measure_run(struct measure *m, const struct img_options *opts, struct
 		r = img_parse_size(m->size, &m->size_bytes, e);
 		m->size_bytes = ROUND_UP(m->size_bytes, 512);
 	} else if (!r) {
-		r = img_block_run(&m->common.o, image_measure, m, e);
+		r = img_confine(1, 64, e);
+		if (!r)
+			r = img_block_run(img_loop(0), &m->common.o, image_measure, m, e);
 	}
 	m->target.qcow2.size_bytes = m->size_bytes;
 	if (!r && m->target.format == BLOCK_FORMAT_QCOW2)

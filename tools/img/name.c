@@ -541,5 +541,8 @@ int img_common_name(struct img_common *x, struct img_open *o, char *name)
 {
 	struct err e;
 
-	return img_name_take(o, name, x->image_opts, &e) < 0 ? img_fail(&e) : 0;
+	if (img_name_take(o, name, x->image_opts, &e) < 0)
+		return img_fail(&e);
+	img_sandbox_image(o);
+	return 0;
 }

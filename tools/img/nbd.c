@@ -34,6 +34,11 @@ static int calls_load(struct nbd_calls *c, const char *url, struct err *e)
 	return 0;
 }
 
+void img_nbd_load(void)
+{
+	(void)dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+}
+
 const char *nbd_reason(const struct nbd_calls *c)
 {
 	const char *text = c->get_error(), *colon;

@@ -114,14 +114,13 @@ static int format_find(const struct img_open *o, int fd, enum block_format *ret,
 
 static int file_open(const char *path, bool writable, int *ret_fd, struct err *e)
 {
-	CLEANUP_CLOSE int fd =
-		open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
+	CLEANUP_CLOSE int fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
+	int r = fd < 0 ? -errno : 0;
 	struct stat st;
 
-	if (fd < 0)
-		return err_set_errno(e, -errno, "cannot open %s", path);
-	if (fstat(fd, &st) < 0)
-		return err_set_errno(e, -errno, "%s", path);
+	/* The sandbox refuses to open any folder. */
+	if (fd < 0 ? stat(path, &st) < 0 || !S_ISDIR(st.st_mode) : fstat(fd, &st) < 0)
+		return err_set_errno(e, r ? r : -errno, "cannot open %s", path);
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is %s; an image is a file or a block device",
 			path, S_ISDIR(st.st_mode) ? "a folder" : "neither a file nor a block device");
@@ -178,7 +177,7 @@ static bool layer_below(const char *path, const char *dir)
 	return n == 1 || (!strncmp(path, real, n) && path[n] == '/');
 }
 
-static void folder_of(const char *path, char *ret, size_t cap)
+void img_folder_of(const char *path, char *ret, size_t cap)
 {
 	const char *slash = strrchr(path, '/');
 
@@ -247,7 +246,7 @@ static int file_resolve(const struct img_open *o, const char *image, const char 
 	else if (img_has_protocol(name))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s names '%s' as its %s file; only local files are followed%s",
 			image, name, what, strcmp(what, "backing") ? "" : "; if you trust the image, add --trust-backing");
-	folder_of(image, dir, sizeof(dir));
+	img_folder_of(image, dir, sizeof(dir));
 	snprintf(joined, sizeof(joined), "%s%s%s", *name == '/' ? "" : dir, *name == '/' ? "" : "/",
 		name);
 	if (!realpath(joined, ret))
@@ -619,23 +618,18 @@ int img_block_close(struct block *b, const char *path, int r, struct err *e)
 	return err_set_errno(e, closed, "cannot write %s", path);
 }
 
-int img_block_run(const struct img_open *o, int (*work)(struct block *b, void *opaque, struct err *e), void *opaque,
+int img_block_run(struct loop *l, const struct img_open *o, int (*work)(struct block *b, void *opaque, struct err *e), void *opaque,
 	struct err *e)
 {
-	struct loop *l = NULL;
 	struct block *b = NULL;
-	int r = loop_new(64, &l, e);
+	int r = img_block_open(l, o, &b, e);
 
-	if (!r)
-		r = img_block_open(l, o, &b, e);
-	if (!r) {
-		r = work(b, opaque, e);
-		if (o->writable)
-			r = img_block_close(b, o->path, r, e);
-		else
-			block_close(b);
-	}
-	loop_free(l);
+	if (r < 0)
+		return r;
+	r = work(b, opaque, e);
+	if (o->writable)
+		return img_block_close(b, o->path, r, e);
+	block_close(b);
 	return r;
 }
 

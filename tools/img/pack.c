@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -267,10 +268,17 @@ static bool pack_step(struct pack *k)
 	return busy || (!k->res && !img_interrupted() && k->pos < k->size);
 }
 
+/* Not sysconf(), which opens a file. */
+static unsigned cpus_count(void)
+{
+	cpu_set_t cpus;
+
+	return sched_getaffinity(0, sizeof(cpus), &cpus) < 0 ? WORKERS_MAX : (unsigned)CPU_COUNT(&cpus);
+}
+
 static int pieces_make(struct pack *k)
 {
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	unsigned want = MIN(MAX((unsigned)MAX(cpus, 1L), 1u), WORKERS_MAX);
+	unsigned want = MIN(MAX(cpus_count(), 1u), (unsigned)WORKERS_MAX);
 
 	k->npieces = 2 * want + 2;
 	k->pieces = calloc(k->npieces, sizeof(*k->pieces));

@@ -53,7 +53,9 @@ static int size_change(struct block *b, void *opaque, struct err *e)
 	int r;
 
 	block_info(b, &info);
-	r = wanted_parse(z->size, info.size_bytes, &size, e);
+	r = img_seal(false, e);
+	if (!r)
+		r = wanted_parse(z->size, info.size_bytes, &size, e);
 	if (r < 0)
 		return r;
 	if ((size < info.size_bytes || *z->size == '-') && !z->shrink)
@@ -98,7 +100,9 @@ int img_resize_main(int argc, char **argv)
 		return 1;
 	img_common_progress(&z.common);
 	img_signals_end();
-	r = img_block_run(&z.common.o, size_change, &z, &e);
+	r = img_confine(1, 64, &e);
+	if (!r)
+		r = img_block_run(img_loop(0), &z.common.o, size_change, &z, &e);
 	img_progress_end(&z.common.progress, !r);
 	if (!r && !z.common.quiet && !z.common.json)
 		puts("Image resized.");

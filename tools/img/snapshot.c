@@ -92,6 +92,8 @@ static int snapshots_list(struct snapshot *s, struct err *e)
 	if (!r && !s->common.o.no_lock)
 		r = lock_acquire(layers[0].fd, LOCK_AS_READER, s->common.o.path, e);
 	if (!r)
+		r = img_seal(false, e);
+	if (!r)
 		r = list_print(s, &layers[0], e);
 	img_layers_free(layers, n);
 	free(layers);
@@ -215,23 +217,21 @@ static int change_open(struct snapshot *s, struct err *e)
 
 static int snapshot_change(struct snapshot *s, struct err *e)
 {
-	int r = loop_new(256, &s->loop, e);
+	int r;
 
-	if (r < 0)
-		return r;
-	s->common.o.writable = true;
-	s->common.o.keeps_data = true; /* the engine refuses snapshots of an image with a data file */
+	s->loop = img_loop(0);
 	s->op.done = op_done;
 	s->op.progress = op_progress;
 	r = img_block_open(s->loop, &s->common.o, &s->b, e);
 	if (!r) {
-		r = change_open(s, e);
+		r = img_seal(false, e);
+		if (!r)
+			r = change_open(s, e);
 		img_signals_catch(); /* it is complete */
 		if (s->action != 'l')
 			img_progress_end(&s->common.progress, !r);
 		r = img_block_close(s->b, s->common.o.path, r, e);
 	}
-	loop_free(s->loop);
 	return r;
 }
 
@@ -252,6 +252,7 @@ int img_snapshot_main(int argc, char **argv)
 		{ "own-size", no_argument, NULL, IMG_OPT_OWN }, { NULL, 0, NULL, 0 } };
 	struct snapshot s = { 0 };
 	struct err e = { 0 };
+	bool lists;
 	int c;
 
 	img_common_init(&s.common, "snapshot");
@@ -284,5 +285,13 @@ int img_snapshot_main(int argc, char **argv)
 		img_common_progress(&s.common);
 		img_signals_end(); /* when the image is opened next, the engine completes the operation or undoes it */
 	}
-	return (s.action == 'l' && !s.own_size ? snapshots_list(&s, &e) : snapshot_change(&s, &e)) < 0 ? img_fail(&e) : 0;
+	lists = s.action == 'l' && !s.own_size;
+	if (!lists) {
+		s.common.o.writable = true;
+		s.common.o.keeps_data = true; /* the engine refuses snapshots of an image with a data file */
+		img_sandbox_image(&s.common.o);
+	}
+	if (img_confine(!lists, 256, &e) < 0)
+		return img_fail(&e);
+	return (lists ? snapshots_list(&s, &e) : snapshot_change(&s, &e)) < 0 ? img_fail(&e) : 0;
 }

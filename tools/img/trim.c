@@ -129,7 +129,7 @@ static int trim_run(struct trim *t, struct err *e)
 	char a[32], b[32];
 
 	if (!r && t->zeros)
-		r = img_block_run(&t->common.o, zeros_free, t, e);
+		r = img_block_run(img_loop(0), &t->common.o, zeros_free, t, e);
 	if (!r) {
 		img_signals_end();
 		r = tables_trim(t, e);
@@ -170,7 +170,9 @@ int img_trim_main(int argc, char **argv)
 		return 1;
 	img_common_progress(&t.common);
 	img_signals_catch();
-	st = trim_run(&t, &e);
+	st = img_confine(1, 64, &e);
+	if (!st)
+		st = trim_run(&t, &e);
 	if (t.common.progress.mode == IMG_PROGRESS_BAR)
 		img_progress_end(&t.common.progress, !st);
 	return st < 0 ? img_fail(&e) : 0;

@@ -228,22 +228,20 @@ static int image_print(struct img_open *o, const char *name, bool as_json, struc
 {
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	struct image_state s;
+	struct loop *l = img_loop(0);
 	struct block *b;
-	struct loop *l;
-	int r = loop_new(64, &l, e);
+	int r = img_block_open(l, o, &b, e);
 
-	if (r < 0)
-		return r;
-	r = img_block_open(l, o, &b, e);
 	if (!r) {
-		r = snapshot_find(b, o->path, name, id, e);
+		r = img_seal(false, e);
+		if (!r)
+			r = snapshot_find(b, o->path, name, id, e);
 		if (!r) {
 			image_state_init(&s, l, b, id);
 			r = state_print(&s.store, as_json, e);
 		}
 		(void)block_close(b);
 	}
-	loop_free(l);
 	return r;
 }
 
@@ -280,6 +278,9 @@ int img_vmstate_main(int argc, char **argv)
 	if (argc - optind < 1 || argc - optind > 2)
 		return img_usage("vmstate-info", "one FILE is required, and at most one SNAPSHOT");
 	x.o.path = argv[optind];
+	img_sandbox_image(&x.o);
+	if (img_confine(1, 64, &e) < 0)
+		return img_fail(&e);
 	if (argc - optind == 1 && is_state_file(x.o.path))
 		r = file_print(x.o.path, x.json, &e);
 	else
