@@ -71,7 +71,8 @@ struct vm_operation {
 /* The stop under way, and what follows the end of the VM's process. */
 struct vm_stop_op {
 	enum vm_operation_kind kind; /* VM_OP_NONE or VM_OP_STOP */
-	struct call *calls;	     /* answered when the process has ended */
+	struct call *calls;	     /* answered when the process has ended or is stuck */
+	bool stuck;		     /* the process was killed and has not ended, which the calls before were told */
 	/* Set by the owner: called once when the process has ended, also if nobody requested a stop. May be NULL. */
 	void (*when_gone)(struct vm *vm, void *opaque);
 	void *when_gone_opaque;

@@ -324,7 +324,7 @@ void vm_start_goes_on(struct vm *vm);
  * free the VM. */
 void vm_start_over(struct vm *vm);
 /* Stop the VM's process without a guest shutdown, or end a start that has no process yet, which may free the VM.
- * call: answered when the process or that start has ended; NULL: none. */
+ * call: answered when the process or that start has ended; fails if SIGKILL does not end the process. NULL: none. */
 void vm_destroy(struct vm *vm, struct call *call);
 /* End a start that is under way, as soon as that is possible. Does nothing without a start. */
 void vm_start_call_off(struct vm *vm);

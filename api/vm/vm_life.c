@@ -404,6 +404,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 		vm_ended(vm, end);
 	vm->agent.now = vm->agent.told = VM_AGENT_NONE;
 	vm->stop.kind = VM_OP_NONE;
+	vm->stop.stuck = false;
 	vm->event_limits.powerdowns_asked = 0;
 	vm_set(vm, VM_FACT_REBOOTS | VM_FACT_CRASH_DUMPED | VM_FACT_DUMP_DUE, false);
 	vm_handover_abandon(vm);
@@ -457,10 +458,29 @@ static int life_lost(void *opaque, struct err *e)
 	return vm_process_connect(vm->proc, &p, life_connected, vm, e);
 }
 
+/* Fail the calls that wait for the end of a process that SIGKILL has not ended. The stop goes on. */
+static void stuck_answer(struct vm *vm)
+{
+	struct err e;
+
+	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "VM '%s': its process (pid %d) was killed, but has not ended, because it waits in the "
+		"kernel; if the file system of a disk does not answer, repair or unmount it: the VM is off as soon as the process "
+		"has ended", vm->def->name, (int)vm_process_pid(vm->proc));
+	vm->stop.stuck = true;
+	while (vm->stop.calls) {
+		struct call *c = vm->stop.calls;
+
+		vm->stop.calls = c->next;
+		call_fail(c, &e);
+	}
+}
+
 static void life_stuck(void *opaque)
 {
 	struct vm *vm = opaque;
 
+	if (vm_is_stopping(vm))
+		stuck_answer(vm);
 	vm_notify(vm, process_stuck);
 	vm_start_over(vm);
 }

@@ -792,8 +792,13 @@ void vm_destroy(struct vm *vm, struct call *call)
 		call->next = vm->stop.calls;
 		vm->stop.calls = call;
 	}
-	if (vm_is_stopping(vm))
+	if (vm_is_stopping(vm)) {
+		/* This answers the new call, too, if the process stays stuck. */
+		if (vm->stop.stuck)
+			vm_process_kill(vm->proc);
+		vm->stop.stuck = false;
 		return;
+	}
 	if (vm_is_starting(vm) && vm->start.kind != VM_OP_START) {
 		start_stop(vm); /* may free the VM */
 		return;

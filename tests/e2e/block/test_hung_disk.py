@@ -1,0 +1,52 @@
+"""A running VM whose disk lies on a file system that does not answer: FUSE here, a hung NFS elsewhere."""
+
+import pytest
+
+from conftest import Console, until
+from fuselib import Op, fuse
+from test_disk_errors import Vm
+
+
+@pytest.fixture
+def hung(daemon, kvm, guest, tmp_path):
+    """A VM of which a read hangs, its file system, and the console of another VM."""
+    with fuse(tmp_path / "fuse", disk=bytes(1 << 20)) as f:
+        vm = Vm(daemon, guest, f["disk"], fmt="raw")
+        daemon.define("other", boot={"kernel": guest("interp.elf")})
+        daemon.cairn("start", "other")
+        other = Console(daemon, "other")
+        while other.line() != "interp":
+            pass
+        vm.run("write 0 8 7")
+        f.hang(Op.READ)
+        vm.begin("verify 0 8 7")
+        until(lambda: Op.READ in f.hanging())
+        yield vm, f, other
+        f.release()
+
+
+def test_hung_disk_delays_only_its_vm(hung):
+    vm, f, other = hung
+    assert other.run("echo here") == ["here"]
+    assert "running" in vm.daemon.cairn("domstate", "vm1").stdout
+    # A pause waits for the disk's requests; it comes when they are answered, although its client was told of the delay.
+    assert "did not answer in time" in vm.daemon.cairn("suspend", "vm1", ok=1).stderr
+    assert other.run("echo here") == ["here"]
+    f.release()
+    until(lambda: vm.daemon.info("vm1")["state"] == "paused")
+    vm.daemon.cairn("resume", "vm1")
+    assert vm.answer() == "ok"
+
+
+@pytest.mark.seconds(90)
+def test_destroy_of_a_vm_with_a_hung_disk_ends_in_a_sentence(hung):
+    vm, f, other = hung
+    for _ in range(2):  # the second one kills the process again
+        said = vm.daemon.cairn("destroy", "vm1", ok=1).stderr
+        assert "was killed, but has not ended" in said and "repair or unmount it" in said, said
+    assert other.run("echo here") == ["here"]
+    f.release()
+    until(lambda: vm.daemon.info("vm1")["state"] == "shut off")
+    assert vm.daemon.info("vm1")["reason"] == "destroyed"
+    vm.start()
+    vm.run("verify 0 8 7")
