@@ -193,8 +193,8 @@ int authors_of_disks(const struct definition *d, const struct rights **ret, stru
 		author = author_of(d, disk->layers[0].path);
 		if (first && !rights_are_same(author, *ret))
 			return err_set(e, -EPERM, ERR_PERMISSION,
-				"disks %s and %s: users %u and %u added them, and no single user's rights create files beside "
-				"both; detach one of them first", first->id, disk->id, uid_of(*ret), uid_of(author));
+				"disks %s and %s: users %u and %u added them, and this needs a single user's rights to both; "
+				"detach one of them first", first->id, disk->id, uid_of(*ret), uid_of(author));
 		first = disk;
 		*ret = author;
 	}
@@ -243,27 +243,41 @@ void authors_inherit(struct definition *d, const struct definition *old)
 	claims_done(&was);
 }
 
-int authors_clone(const struct definition *source, struct definition *clone, struct err *e)
+static bool has_author(const struct definition *d, const char *key)
+{
+	for (uint32_t i = 0; i < d->nauthors; i++)
+		if (!strcmp(d->authors[i].key, key))
+			return true;
+	return false;
+}
+
+void authors_clone(const struct definition *source, struct definition *clone)
 {
 	const struct rights *definer;
 	struct claims is, was;
-	int r = authors_of_disks(source, &definer, e);
+	struct err e;
 
-	if (r < 0)
-		return r;
+	if (authors_of_disks(source, &definer, &e) < 0)
+		definer = source->rights;
 	clone->rights = copied(definer);
+	for (uint32_t i = 0; i < source->ndisks && i < clone->ndisks; i++) {
+		const struct rights *author = author_of(source, source->disks[i].layers[0].path);
+
+		if (!clone->disks[i].read_only && !rights_are_same(author, definer))
+			author_add(clone, clone->disks[i].layers[0].path, author);
+	}
 	claims_make(&is, clone);
 	claims_make(&was, source);
 	for (size_t i = 0; i < is.n; i++) {
 		const struct claim *before = claim_find(&was, is.list[i].key);
 		const struct rights *author = author_of(source, is.list[i].key);
 
-		if (before && !claim_gains(before, &is.list[i]) && !rights_are_same(author, definer))
+		if (before && !claim_gains(before, &is.list[i]) && !rights_are_same(author, definer) &&
+			!has_author(clone, is.list[i].key))
 			author_add(clone, is.list[i].key, author);
 	}
 	claims_done(&is);
 	claims_done(&was);
-	return 0;
 }
 
 void authors_copy(const struct definition *from, struct definition *to)

@@ -35,15 +35,16 @@ bool authors_are_daemon(const struct definition *d);
 void authors_inherit(struct definition *d, const struct definition *old);
 /* Copy definer and authors to a definition that has none. */
 void authors_copy(const struct definition *from, struct definition *to);
-/* Get the rights that create or delete files beside the disks the guest may write to: those of the disks' one author.
+/* Get the rights of the one author of the disks that the guest may write to.
  * *ret: borrowed from d; NULL: the daemon's own. Returns 0; -EPERM: the disks have several authors. */
 int authors_of_disks(const struct definition *d, const struct rights **ret, struct err *e);
 /* Set definer and authors of a definition that has none: each part is of `now`, or else of `before`. The definer is
  * that of `now`. */
 void authors_restore(struct definition *d, const struct definition *now, const struct definition *before);
-/* Set definer and authors of a clone that has none. Its definer is the author of the source's disks; what both
- * definitions name keeps its author. Returns 0; -EPERM: the disks have several authors. */
-int authors_clone(const struct definition *source, struct definition *clone, struct err *e);
+/* Set definer and authors of a clone that has none and as many disks. Its definer is the author of the source's disks,
+ * or, if they have several, that of the source. Each disk that the guest may write to has the author of the source's
+ * disk, and what both definitions name keeps its author. */
+void authors_clone(const struct definition *source, struct definition *clone);
 
 /* Add "definer" and "authors" to a definition that is about to be stored. */
 void authors_put(struct json_object *definition, const struct definition *d);

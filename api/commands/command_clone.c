@@ -64,8 +64,10 @@ static int files_check(const struct call *c, struct err *e)
 
 static int opts_take(struct call *c, struct clone_opts *opts, struct err *e)
 {
+	const struct rights *author;
 	const char *kind = js_get_str(c->args, "kind");
 	int64_t count = js_get_int(c->args, "count", 0);
+	int r;
 
 	if (js_get(c->args, "count") && (count < 1 || count > CLONES_MAX))
 		return err_set(e, -EINVAL, ERR_INVALID, "count: %lld is out of range; give 1 to %d",
@@ -79,7 +81,9 @@ static int opts_take(struct call *c, struct clone_opts *opts, struct err *e)
 	opts->files = js_get_array(c->args, "files");
 	opts->macs = js_get_array(c->args, "macs");
 	opts->uuid = js_get_str(c->args, "uuid");
-	return opts->reset_identity ? sysprep_check(e) : 0;
+	r = opts->reset_identity ? sysprep_check(e) : 0;
+	/* virt-sysprep opens all disks in one process. */
+	return r || !opts->reset_identity ? r : authors_of_disks(c->vm->def, &author, e);
 }
 
 static void plan_return(struct call *c, const struct clone_plan *p)

@@ -35,7 +35,7 @@ struct batch {
 	uint64_t *born_after_ns;
 	unsigned n;
 	struct definition **defs; /* borrowed definitions, passed to clone_files_remove() */
-	struct fork_as *errand;
+	struct clone_files_work *removal;
 	unsigned leaving; /* number of VM processes whose end is awaited */
 	struct loop_task task;
 	struct store_work work;
@@ -62,7 +62,7 @@ void batch_free(struct batch *b)
 {
 	if (!b)
 		return;
-	fork_as_free(b->errand);
+	clone_files_free(b->removal);
 	quota_claim_free(b->claim);
 	json_object_put(b->planned);
 	free(b->vms);
@@ -275,7 +275,6 @@ static void files_removed(void *opaque, int r, const struct fork_as_result *res,
 	struct err own;
 
 	(void)res;
-	b->errand = NULL;
 	if (r < 0)
 		log_error("batch", "%s", e->msg);
 	for (unsigned i = 0; i < b->n; i++) {
@@ -301,7 +300,7 @@ static void all_ended(struct loop_task *t)
 	for (unsigned i = 0; i < b->n; i++)
 		b->defs[i] = b->vms[i]->def;
 	if (b->n)
-		clone_files_remove(b->host->helpers, &files, files_removed, b, &b->errand);
+		clone_files_remove(b->host->helpers, &files, files_removed, b, &b->removal);
 	else
 		files_removed(b, 0, &none, NULL);
 }

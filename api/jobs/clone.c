@@ -58,7 +58,7 @@ struct cloning {
 	unsigned copies; /* writable disks of one clone */
 	uint64_t copied; /* bytes of all disks whose copies are complete */
 	uint64_t image_bytes; /* what the images of one clone count with in quotas */
-	struct fork_as *errand;
+	struct clone_files_work *look;
 	bool working, going_on;
 	uint64_t begun_ns;
 	struct definition **defs; /* the array is owned, the definitions are borrowed; for clone_files_look() */
@@ -67,7 +67,7 @@ struct cloning {
 
 static void cloning_free(struct cloning *f)
 {
-	fork_as_free(f->errand);
+	clone_files_free(f->look);
 	for (unsigned i = 0; i < f->n; i++) {
 		open_as_free(f->targets[i].opener);
 		client_file_free(f->targets[i].file);
@@ -257,7 +257,7 @@ static int disk_open(struct target *t, const struct config *c, struct err *e)
 	snprintf(t->request.disk, sizeof(t->request.disk), "%s", d->id);
 	snprintf(t->request.backing_name, sizeof(t->request.backing_name), "%s", f->linked ? d->layers[0].path : "");
 	clone_copy_set(&copy, c, t->disk, t->vm->def->disks[t->disk].layers[0].path, &t->request);
-	return clone_copy_open(f->host->helpers, t->vm->def->rights, &copy, c, disk_opened, t, &t->file, e);
+	return clone_copy_open(f->host->helpers, author_of(t->vm->def, copy.path), &copy, c, disk_opened, t, &t->file, e);
 }
 
 static void sources_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -389,7 +389,6 @@ static void files_looked_for(void *opaque, int r, const struct fork_as_result *r
 {
 	struct cloning *f = opaque;
 
-	f->errand = NULL;
 	if (!f->linked)
 		f->image_bytes = quota_sum(res->bytes, 0);
 	if (r < 0)
@@ -409,7 +408,7 @@ static void cloning_start(struct loop_task *task)
 
 	for (unsigned i = 0; i < f->n; i++)
 		f->defs[i] = f->targets[i].def;
-	clone_files_look(f->host->helpers, &files, files_looked_for, f, &f->errand);
+	clone_files_look(f->host->helpers, &files, files_looked_for, f, &f->look);
 }
 
 static void copies_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)

@@ -1,4 +1,5 @@
 #include "api/jobs/clone_files.h"
+#include "api/access/authors.h"
 #include "api/access/client_file.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
@@ -53,19 +54,25 @@ uint64_t clone_disk_bytes(const struct definition_disk *d, unsigned from, unsign
 	return MAX(bytes, QUOTA_IMAGE_MIN_BYTES);
 }
 
+/* Whether the process handles this disk: the guest may write to it, and its author is the process's user. */
+static bool disk_is_ours(const struct clone_files *f, const struct definition *def, const struct definition_disk *d)
+{
+	return !d->read_only && rights_are_same(author_of(def, d->layers[0].path), f->author);
+}
+
 static int files_look(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct clone_files *f = arg;
 	struct stat st;
 
 	for (uint32_t i = 0; f->source && i < f->source->ndisks; i++)
-		if (!f->source->disks[i].read_only)
+		if (disk_is_ours(f, f->source, &f->source->disks[i]))
 			out->bytes = quota_sum(out->bytes, clone_disk_bytes(&f->source->disks[i], 0, f->layers ? f->source->disks[i].nlayers : 1));
 	for (unsigned i = 0; i < f->n; i++)
 		for (uint32_t k = 0; k < f->defs[i]->ndisks; k++) {
 			const struct definition_disk *d = &f->defs[i]->disks[k];
 
-			if (d->read_only)
+			if (!disk_is_ours(f, f->defs[i], d))
 				continue;
 			if (lstat(d->layers[0].path, &st) == 0)
 				return err_set(e, -EEXIST, ERR_EXISTS,
@@ -154,7 +161,7 @@ static int remove_of(const struct clone_files *f, unsigned i)
 	for (uint32_t k = 0; k < def->ndisks; k++) {
 		const char *path = def->disks[k].layers[0].path;
 
-		if (def->disks[k].read_only || (f->made && nth++ >= f->made[i]) ||
+		if (def->disks[k].read_only || (f->made && nth++ >= f->made[i]) || !disk_is_ours(f, def, &def->disks[k]) ||
 			(f->born_after_ns && file_is_older(path, f->born_after_ns[i])))
 			continue;
 		if (unlink(path) < 0 && errno != ENOENT)
@@ -180,23 +187,111 @@ static int remove_all(const void *arg, struct fork_as_result *out, struct err *e
 
 /* ---- functions that run in the daemon ---- */
 
-static void as_errand(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret)
-{
-	struct fork_as_result none = { 0 };
-	struct err e;
-	int r = fork_as_begin(h, s, ret, &e);
+struct author_work {
+	struct clone_files_work *all;
+	const struct rights *rights; /* borrowed from a definition until the process has begun */
+	struct fork_as *process; /* NULL: not begun, or ended */
+};
 
-	if (r < 0)
-		s->done(s->opaque, r, &none, &e);
+struct clone_files_work {
+	struct author_work *authors; /* owned */
+	unsigned nauthors, running;
+	uint64_t bytes;
+	int r; /* the first failure */
+	struct err e;
+	clone_files_done *done;
+	void *opaque;
+	struct clone_files_work **at; /* the caller's */
+};
+
+void clone_files_free(struct clone_files_work *w)
+{
+	if (!w)
+		return;
+	for (unsigned i = 0; i < w->nauthors; i++)
+		fork_as_free(w->authors[i].process);
+	free(w->authors);
+	free(w);
+}
+
+static void author_add(struct clone_files_work *w, const struct rights *rights)
+{
+	for (unsigned i = 0; i < w->nauthors; i++)
+		if (rights_are_same(w->authors[i].rights, rights))
+			return;
+	w->authors = must_alloc(reallocarray(w->authors, w->nauthors + 1, sizeof(*w->authors)));
+	w->authors[w->nauthors++] = (struct author_work){ .all = w, .rights = rights };
+}
+
+static void authors_find(struct clone_files_work *w, const struct definition *def)
+{
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (!def->disks[i].read_only)
+			author_add(w, author_of(def, def->disks[i].layers[0].path));
+}
+
+static void work_end(struct clone_files_work *w)
+{
+	struct fork_as_result res = { .bytes = w->bytes };
+	struct clone_files_work was = *w;
+
+	*w->at = NULL;
+	clone_files_free(w);
+	was.done(was.opaque, was.r, &res, &was.e);
+}
+
+static void author_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct author_work *a = opaque;
+	struct clone_files_work *w = a->all;
+
+	a->process = NULL;
+	w->bytes = quota_sum(w->bytes, res->bytes);
+	if (r < 0 && !w->r) {
+		w->r = r;
+		w->e = *e;
+	}
+	if (!--w->running)
+		work_end(w);
+}
+
+/* Run s->run once for each author of a disk of the clones or the source. */
+static void work_begin(struct helpers *h, struct fork_as_spec *s, const struct clone_files *f, clone_files_done *done,
+	void *opaque, struct clone_files_work **ret)
+{
+	struct clone_files_work *w = must_alloc(calloc(1, sizeof(*w)));
+	struct fork_as_result none = { 0 };
+	struct clone_files mine = *f;
+	struct err e;
+
+	*w = (struct clone_files_work){ .done = done, .opaque = opaque, .at = ret, .running = 1 };
+	*ret = w;
+	for (unsigned i = 0; i < f->n; i++)
+		authors_find(w, f->defs[i]);
+	if (f->source)
+		authors_find(w, f->source);
+	s->arg = &mine;
+	s->done = author_done;
+	for (unsigned i = 0; i < w->nauthors; i++) {
+		int r;
+
+		s->rights = mine.author = w->authors[i].rights;
+		s->opaque = &w->authors[i];
+		w->running++;
+		r = fork_as_begin(h, s, &w->authors[i].process, &e);
+		if (r < 0)
+			author_done(&w->authors[i], r, &none, &e);
+	}
+	if (!--w->running)
+		work_end(w);
 }
 
 void clone_files_look(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
-	struct fork_as **ret)
+	struct clone_files_work **ret)
 {
-	struct fork_as_spec s = { .rights = f->defs[0]->rights, .run = files_look, .arg = f, .what = "making files for clones",
-		.timeout_ns = TIMEOUT_NS, .done = done, .opaque = opaque };
+	struct fork_as_spec s = { .run = files_look, .what = "making files for clones", .timeout_ns = TIMEOUT_NS };
 
-	as_errand(h, &s, ret);
+	work_begin(h, &s, f, done, opaque, ret);
 }
 
 void clone_copy_set(struct clone_copy *ret, const struct config *c, unsigned disk, const char *path,
@@ -234,10 +329,9 @@ int clone_copy_open(struct helpers *h, const struct rights *rights, const struct
 }
 
 void clone_files_remove(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
-	struct fork_as **ret)
+	struct clone_files_work **ret)
 {
-	struct fork_as_spec s = { .rights = f->defs[0]->rights, .run = remove_all, .arg = f,
-		.what = "removing files of clones", .timeout_ns = FORK_AS_NO_TIMEOUT, .done = done, .opaque = opaque };
+	struct fork_as_spec s = { .run = remove_all, .what = "removing files of clones", .timeout_ns = FORK_AS_NO_TIMEOUT };
 
-	as_errand(h, &s, ret);
+	work_begin(h, &s, f, done, opaque, ret);
 }

@@ -1,5 +1,5 @@
-/* clone_files: checks, creates and removes the files of clones' disks with the rights of the user who defined the
- * source VM, in a forked process. Threading: the daemon's loop. */
+/* clone_files: checks, creates and removes the files of clones' disks, each with the rights of its author
+ * (api/access/authors.h), in a forked process for each author. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_CLONE_FILES_H
 #define CAIRN_API_JOBS_CLONE_FILES_H
 
@@ -19,8 +19,9 @@ struct helpers;
 struct rights;
 
 struct clone_files {
-	struct definition *const *defs; /* the clones' definitions, all with the same rights */
+	struct definition *const *defs; /* the clones' definitions */
 	unsigned n;
+	const struct rights *author; /* set by these functions: whose files a process handles */
 	/* Only for clone_files_look(). The VM whose writable disks are copied; NULL: none is copied. layers: a
 	 * copy gets the content of all layers, not only the first one's file. */
 	const struct definition *source;
@@ -37,10 +38,15 @@ typedef void clone_files_done(void *opaque, int r, const struct fork_as_result *
 /* Return what a copy of the disk's layers from `from` to before `to` counts with (api/vm/quota_use.h): the bytes that
  * their files occupy now. Runs in the forked process. */
 uint64_t clone_disk_bytes(const struct definition_disk *d, unsigned from, unsigned to);
+/* The processes of one call. */
+struct clone_files_work;
+
 /* Check that none of the files exists. res->bytes: what the images of one clone count with (api/vm/quota_use.h).
- * *ret: as for fork_as_begin(), if a process was started. */
+ * done() may be called at once. *ret: until then, for clone_files_free(). */
 void clone_files_look(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
-	struct fork_as **ret);
+	struct clone_files_work **ret);
+/* Kill the processes; done() is not called. NULL allowed. */
+void clone_files_free(struct clone_files_work *w);
 
 /* What to open for the copy of one disk. */
 struct clone_copy {
@@ -59,8 +65,9 @@ void clone_copy_set(struct clone_copy *ret, const struct config *c, unsigned dis
 int clone_copy_open(struct helpers *h, const struct rights *rights, const struct clone_copy *copy, const struct config *c,
 	clone_files_done *done, void *opaque, struct client_file **ret, struct err *e);
 
-/* Remove the files that `made` and `born_after_ns` select. A file that is missing is no error. */
+/* Remove the files that `made` and `born_after_ns` select. A file that is missing is no error. done, ret: as for
+ * clone_files_look(). */
 void clone_files_remove(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
-	struct fork_as **ret);
+	struct clone_files_work **ret);
 
 #endif

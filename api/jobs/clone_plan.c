@@ -240,9 +240,8 @@ static int clone_define(const struct vm *source, const struct clone_opts *opts, 
 		return r;
 	js_put_str(o, "name", name);
 	r = definition_parse(o, NULL, ret, e);
-	/* A clone's files are opened with the rights of the author of the source's disks. */
 	if (!r)
-		r = authors_clone(source->def, *ret, e);
+		authors_clone(source->def, *ret); /* the author of a disk of the source makes its copy */
 	if (!r)
 		r = uuid_set(source, opts, *ret, e);
 	return r ? r : identity_complete(source->host, *ret, NULL, e);

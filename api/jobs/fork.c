@@ -1,12 +1,10 @@
 #include "api/jobs/fork.h"
 #include "api/access/authors.h"
-#include "api/access/client_file.h"
-#include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/batch.h"
 #include "api/jobs/flatten.h"
-#include "api/jobs/fork_files.h"
+#include "api/jobs/fork_images.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
 #include "api/jobs/start_gate.h"
@@ -42,7 +40,6 @@
  * soon. A start waits for the kernel some four times (grace periods of KVM, a thread of its timer), and for messages,
  * so with two CPUs eight at a time took 0.93 of the time of four, and sixteen 0.90. */
 #define AT_ONCE_MAX 8
-#define ERRAND_TIMEOUT_NS (10 * 1000000000ULL)
 
 struct clone {
 	struct fork *fork;
@@ -62,18 +59,15 @@ struct fork {
 	struct start_gate gate;
 	int state_fd; /* memfd with the source's state */
 	/* Copies of parts of the source's definition, since the source may be redefined meanwhile. */
-	struct rights *rights;	      /* NULL: the daemon's */
 	char *images[VM_DISKS_MAX];   /* paths of the writable disks' images; NULL: the disk is read-only */
 	bool pinned[VM_DISKS_MAX];    /* the clones get overlays on a pin of the image */
 	bool flat[VM_DISKS_MAX];      /* the clones get copies without backing files */
 	const char *why_copied[VM_DISKS_MAX]; /* static text; NULL: the clones get overlays. Unused if read-only */
 	uint8_t pins[VM_DISKS_MAX][VM_PIN_ID_BYTES];
-	struct fork_files files;      /* for each writable disk: its image, then one file for each clone */
-	struct fork_as *errand;	 /* process that checks or opens the files; NULL: none */
+	struct fork_images *files;    /* for each writable disk: its image, then one file for each clone */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
 	bool paused, hint_hostname, isolated, publishes, going_on;
 	bool asked, answered; /* the source's process has the request; has answered */
-	struct client_file *opened;   /* the files, held for the source's process; NULL: not yet, or handed over */
 	uint64_t image_bytes; /* what the images of one clone count with in quotas */
 	uint64_t made_bytes[VM_DISKS_MAX]; /* space that these files occupied when the source had answered */
 	uint64_t begun_ns;
@@ -84,16 +78,14 @@ struct fork {
 
 static void fork_free(struct fork *f)
 {
-	client_file_free(f->opened);
 	for (unsigned i = 0; i < f->n; i++) {
 		definition_free(f->clones[i].def);
 		definition_free(f->clones[i].live);
 	}
-	fork_as_free(f->errand);
+	fork_images_free(f->files);
 	batch_free(f->batch);
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
 		free(f->images[i]);
-	free(f->rights);
 	free(f->clones);
 	if (f->state_fd >= 0)
 		close(f->state_fd);
@@ -335,9 +327,8 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 		return r;
 	js_put_str(o, "name", name);
 	r = definition_parse(o, NULL, &c->def, e);
-	/* A clone's files are opened with the rights of the author of the source's disks. */
 	if (!r)
-		r = authors_clone(c->fork->source->def, c->def, e);
+		authors_clone(c->fork->source->def, c->def); /* the author of a disk of the source makes its copy */
 	if (!r)
 		r = definition_make_uuid(c->def, e);
 	return r < 0 ? r : identity_complete(c->fork->host, c->def, NULL, e);
@@ -396,62 +387,27 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
 
 /* ---- opening and creating the disks' files ---- */
 
-static void copy_add(struct fork_files *files, const struct definition *d, unsigned disk)
-{
-	files->list[files->n++] = (struct fork_file){ d->disks[disk].layers[0].path, true };
-}
-
 /* Fill f->files. The paths of the clones' files belong to the clones' definitions, which do not move when a VM takes
  * them. source_check() has limited the number of files. */
 static int files_list(struct fork *f, struct err *e)
 {
 	const struct definition *source = f->source->def;
-	const struct rights *author;
-	int r = authors_of_disks(source, &author, e);
 
-	if (r < 0)
-		return r;
-	if (rights_copy(author, &f->rights) < 0)
-		return err_set_errno(e, -ENOMEM, "clones");
 	for (uint32_t i = 0; i < source->ndisks; i++) {
-		if (source->disks[i].read_only)
+		const struct definition_disk *d = &source->disks[i];
+
+		if (d->read_only)
 			continue;
-		f->images[i] = strdup(source->disks[i].layers[0].path);
-		if (!f->images[i])
+		f->images[i] = strdup(d->layers[0].path);
+		if (!f->images[i] || fork_images_add_disk(f->files, author_of(source, f->images[i]), f->images[i]) < 0)
 			return err_set_errno(e, -ENOMEM, "clones");
-		f->files.list[f->files.n++] = (struct fork_file){ f->images[i], false };
 		f->image_bytes += QUOTA_IMAGE_MIN_BYTES;
-		if (!f->pinned[i]) {
-			f->files.copied[f->files.ncopied].disk = &source->disks[i];
-			f->files.copied[f->files.ncopied++].nlayers = f->flat[i] ? source->disks[i].nlayers : 1;
-		}
+		if (!f->pinned[i])
+			fork_images_add_copied(f->files, d, f->flat[i] ? d->nlayers : 1);
 		for (unsigned k = 0; k < f->n; k++)
-			copy_add(&f->files, f->clones[k].def, i);
+			fork_images_add_copy(f->files, f->clones[k].def->disks[i].layers[0].path);
 	}
 	return 0;
-}
-
-typedef int files_fn(const void *files, struct fork_as_result *out, struct err *e);
-
-/* Run fn with the rights of the source's author. *ret: see fork_as_begin(). */
-static void files_do(struct fork *f, const struct rights *rights, const struct fork_files *files, files_fn *fn,
-	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
-	struct fork_as **ret)
-{
-	struct fork_as_spec s = { .rights = rights, .run = fn, .arg = files, .what = "copying disks for clones",
-		.timeout_ns = ERRAND_TIMEOUT_NS, .done = done, .opaque = opaque };
-	struct fork_as_result none = { 0 };
-	struct err e;
-	int r;
-
-	/* A thread has no disks to measure: see fork_files_copy(). */
-	if (!files->ncopied) {
-		s.copy = fork_files_copy;
-		s.drop = fork_files_drop;
-	}
-	r = fork_as_begin(f->host->helpers, &s, ret, &e);
-	if (r < 0)
-		done(opaque, r, &none, &e);
 }
 
 /* ---- ending the job ---- */
@@ -628,14 +584,13 @@ static void starting_end(struct fork *f)
 }
 
 /* The source's process has answered, and the space that the first clone's files take is known. */
-static void files_measured(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void files_measured(void *opaque, int r, const struct err *e)
 {
 	struct fork *f = opaque;
 	struct err why;
 
-	f->errand = NULL;
 	f->answered = true;
-	memcpy(f->made_bytes, res->sizes, sizeof(f->made_bytes));
+	memcpy(f->made_bytes, fork_images_sizes(f->files), sizeof(f->made_bytes));
 	if (!r) {
 		r = disks_settle(f, &why);
 		e = &why;
@@ -653,21 +608,16 @@ static void files_measured(void *opaque, int r, const struct fork_as_result *res
 
 static void fork_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
-	struct fork_as_result none = { 0 };
-	struct fork_files made = { 0 };
 	struct fork *f = opaque;
 
 	if (!r && a->snapshot)
 		f->taken = *a->snapshot;
 	for (unsigned i = 0; i < f->next; i++)
 		vm_start_limit(f->clones[i].vm); /* the pins are there */
-	for (unsigned i = 1; i < f->files.n; i += 1 + f->n)
-		made.list[made.n++] = f->files.list[i];
-	_Static_assert(FORK_AS_SIZES_MAX >= VM_DISKS_MAX, "one size a disk");
-	if (r < 0 || !made.n)
-		files_measured(f, r, &none, e);
+	if (r < 0 || !fork_images_any(f->files))
+		files_measured(f, r, e);
 	else
-		files_do(f, f->rights, &made, fork_files_measure, files_measured, f, &f->errand);
+		fork_images_measure(f->files, files_measured, f);
 }
 
 /* Ask the source's process to stop. Once a clone starts, the source has no work left to cancel; then end the starts. If
@@ -707,7 +657,7 @@ static void begin_failed(struct loop_task *t)
 /* The process that holds the opened files sends them with the request, behind the file for the state. */
 static void fork_send(struct fork *f)
 {
-	bool copies = f->opened;
+	bool copies = fork_images_any(f->files);
 	struct vm_fork body = { .copies = copies ? f->n : 0, .flatten = f->isolated ? VM_FORK_ISOLATED : 0 };
 
 	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
@@ -723,7 +673,7 @@ static void fork_send(struct fork *f)
 	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
 	f->asked = true;
 	vm_cgroup_make_room(f->source);
-	snapshots_request_with(f->source, VM_MSG_FORK, &body, sizeof(body), STEAL_PTR(f->opened), &f->state_fd, copies ? 0 : 1,
+	snapshots_request_with(f->source, VM_MSG_FORK, &body, sizeof(body), fork_images_take(f->files), &f->state_fd, copies ? 0 : 1,
 		VM_PROCESS_NO_TIMEOUT, fork_answered, f);
 	/* Load the first clone's program while the source's process works: a fork of one takes 0.8 ms less. Do not do
 	 * this for more clones: they would compete with the source for the CPUs during its pause. */
@@ -737,27 +687,17 @@ static void begin_fail(struct fork *f, const struct err *e)
 	loop_post(f->host->loop, &f->task);
 }
 
-static void files_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void files_opened(void *opaque, int r, const struct err *e)
 {
 	struct fork *f = opaque;
 
 	/* On -EEXIST no file is left that was created here. After another error, files may be left. */
 	for (unsigned i = 0; i < f->n; i++)
 		batch_made(f->batch, f->clones[i].vm, r != -EEXIST ? VM_DISKS_MAX : 0);
-	(void)res;
 	if (r < 0)
 		begin_fail(f, e);
 	else
 		fork_send(f);
-}
-
-static int files_open(struct fork *f, struct err *e)
-{
-	struct client_file_spec s = { .rights = f->rights, .of_author = true, .run = fork_files_open, .arg = &f->files,
-		.copy = fork_files_copy, .drop = fork_files_drop, .input = f->state_fd, .what = "copying disks for clones",
-		.done = files_opened, .opaque = f };
-
-	return client_file_new(f->host->helpers, &s, &f->opened, e);
 }
 
 /* Define the clones, and open and create the disks' files. An error fails the job. */
@@ -775,34 +715,34 @@ static void fork_go(struct fork *f)
 		r = clone_keep(&f->clones[i], &e);
 	if (!r) {
 		pins_note(f);
-		r = f->files.n ? files_open(f, &e) : 0;
+		r = fork_images_any(f->files) ? fork_images_open(f->files, f->state_fd, files_opened, f, &e) : 0;
 	}
 	if (r < 0)
 		begin_fail(f, &e);
-	else if (!f->files.n)
+	else if (!fork_images_any(f->files))
 		fork_send(f);
 	store_release(store);
 }
 
 /* Claim what the clones' images take, now that the size of the source's images is known. */
-static int copies_claim(struct fork *f, const struct fork_as_result *checked, struct err *e)
+static int copies_claim(struct fork *f, struct err *e)
 {
-	uint64_t overlays = f->image_bytes - f->files.ncopied * QUOTA_IMAGE_MIN_BYTES;
+	unsigned ncopied = fork_images_ncopied(f->files);
+	uint64_t overlays = f->image_bytes - ncopied * QUOTA_IMAGE_MIN_BYTES;
 
-	if (!f->files.ncopied)
+	if (!ncopied)
 		return 0;
-	f->image_bytes = quota_sum(overlays, checked->bytes);
+	f->image_bytes = quota_sum(overlays, fork_images_bytes(f->files));
 	return batch_claim_change(f->batch, f->image_bytes, 0, e);
 }
 
-static void files_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void files_checked(void *opaque, int r, const struct err *e)
 {
 	struct fork *f = opaque;
 	struct err own;
 
-	f->errand = NULL;
 	if (!r) {
-		r = copies_claim(f, res, &own);
+		r = copies_claim(f, &own);
 		e = &own;
 	}
 	if (r < 0)
@@ -843,8 +783,8 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 	f->job->cancel = fork_cancel;
 	f->job->fork_ready = fork_ready;
 	f->begun_ns = loop_now_ns();
-	if (f->files.n)
-		files_do(f, f->rights, &f->files, fork_files_check, files_checked, f, &f->errand);
+	if (fork_images_any(f->files))
+		fork_images_check(f->files, files_checked, f);
 	else
 		fork_go(f);
 	return 0;
@@ -860,6 +800,7 @@ static struct fork *fork_new(struct vm_host *host, unsigned n)
 		abort(); /* otherwise the client would never get an answer */
 	f->host = host;
 	f->batch = batch_new(host);
+	f->files = fork_images_new(host->helpers);
 	f->state_fd = -1;
 	f->n = n;
 	f->gate = (struct start_gate){ .host = host, .max = AT_ONCE_MAX, .has_room = gate_on_room };

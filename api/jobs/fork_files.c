@@ -3,6 +3,7 @@
 #include "api/jobs/clone_files.h"
 #include "api/vm/quota_use.h"
 #include "base/err.h"
+#include "base/relay.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -63,33 +64,67 @@ static void created_remove(const char *path, int fd)
 		unlink(path);
 }
 
-static void files_undo(const struct fork_files *f, struct fork_as_result *out)
+/* Close all files, and remove those that were created here. fds: by place. */
+static void files_undo(const struct fork_files *f, const int *fds)
 {
-	for (unsigned i = 1; i < out->nheld; i++) {
-		if (f->list[i - 1].copy)
-			created_remove(f->list[i - 1].path, out->held[i]);
-		close(out->held[i]);
+	for (unsigned i = 0; i < f->n; i++)
+		if (f->list[i].copy && fds[f->list[i].at] >= 0)
+			created_remove(f->list[i].path, fds[f->list[i].at]);
+	for (unsigned i = 0; i < CHANNEL_FDS_MAX; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+}
+
+/* Take the input, or the files that its relay has. */
+static int input_take(const struct fork_files *f, struct fork_as_result *out, int *fds, struct err *e)
+{
+	int r;
+
+	if (!f->relayed) {
+		fds[0] = out->input;
+		return 0;
 	}
+	r = relay_take(out->input, fds, CHANNEL_FDS_MAX);
 	close(out->input);
-	out->input = -1;
-	out->nheld = 0;
+	return r < 0 ? err_set_errno(e, r, "cannot get the files of another user's disks") : 0;
 }
 
 int fork_files_open(const void *files, struct fork_as_result *out, struct err *e)
 {
 	const struct fork_files *f = files;
+	int fds[CHANNEL_FDS_MAX], r;
 
-	out->held[out->nheld++] = out->input;
-	for (unsigned i = 0; i < f->n; i++) {
+	memset(fds, -1, sizeof(fds));
+	r = input_take(f, out, fds, e);
+	out->input = -1;
+	for (unsigned i = 0; i < f->n && !r; i++) {
 		int fd = file_open(&f->list[i], e);
 
 		if (fd >= 0)
-			out->held[out->nheld++] = fd;
-		if (fd < 0 || (out->given_up && atomic_load(out->given_up))) {
-			files_undo(f, out);
-			return fd < 0 ? fd : -ECANCELED;
-		}
+			fds[f->list[i].at] = fd;
+		r = fd < 0 ? fd : out->given_up && atomic_load(out->given_up) ? -ECANCELED : 0;
 	}
+	if (r < 0) {
+		files_undo(f, fds);
+		return r;
+	}
+	for (unsigned i = 0; i < CHANNEL_FDS_MAX; i++)
+		if (fds[i] >= 0) {
+			out->held_at[out->nheld] = (uint16_t)i;
+			out->held[out->nheld++] = fds[i];
+		}
+	return 0;
+}
+
+int fork_files_remove(const void *files, struct fork_as_result *out, struct err *e)
+{
+	const struct fork_files *f = files;
+
+	(void)out;
+	(void)e;
+	for (unsigned i = 0; i < f->n; i++)
+		if (f->list[i].copy)
+			unlink(f->list[i].path);
 	return 0;
 }
 
@@ -99,9 +134,9 @@ int fork_files_measure(const void *files, struct fork_as_result *out, struct err
 	struct stat st;
 
 	(void)e;
-	for (unsigned i = 0; i < f->n && i < FORK_AS_SIZES_MAX; i++)
-		if (stat(f->list[i].path, &st) == 0)
-			out->sizes[i] = (uint64_t)st.st_blocks * 512;
+	for (unsigned i = 0; i < f->n; i++)
+		if (f->list[i].disk < FORK_AS_SIZES_MAX && stat(f->list[i].path, &st) == 0)
+			out->sizes[f->list[i].disk] = (uint64_t)st.st_blocks * 512;
 	return 0;
 }
 

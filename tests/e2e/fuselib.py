@@ -241,6 +241,8 @@ class Server:
 
     def op_create(self, node, body):
         name = body[16:].rstrip(b"\0").decode()
+        if name in self.files:
+            raise OSError(errno.EEXIST, name)
         self.files[name] = File(self.node_new())
         return self.entry(self.files[name].node) + self.op_open(node, b"")
 

@@ -44,7 +44,7 @@ int __wrap_open(const char *path, int flags, ...)
 /* Returns whether the first file is there at the end. */
 static bool open_and_give_up(void)
 {
-	struct fork_files f = { .list = { { first, true }, { second, true } }, .n = 2 };
+	struct fork_files f = { .list = { { first, true, .at = 1 }, { second, true, .at = 2 } }, .n = 2 };
 	struct fork_as_result out = { .given_up = &given_up, .input = dup(0) };
 	char folder[96];
 	struct err e;
