@@ -192,6 +192,8 @@ int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e)
 	char file[FILE_BYTES];
 	struct sockaddr_un sa;
 
+	if (fd < 0)
+		return err_set_errno(e, -errno, "cannot create the socket of VM '%s'", name);
 	/* Do not check whether a process still listens on the old socket: the io_urings of a killed process hold its
 	 * socket open for a moment after the process's end. */
 	vm_socket_remove(run_dir, name);
@@ -200,7 +202,7 @@ int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e)
 		return err_set_errno(e, dir, "cannot create the socket of VM '%s'", name);
 	part_name(rest, file);
 	socket_address(dir, file, &sa);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 4) < 0)
+	if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 4) < 0)
 		return err_set_errno(e, -errno, "cannot create the socket of VM '%s'", name);
 	*ret_fd = steal_fd(&fd);
 	return 0;
