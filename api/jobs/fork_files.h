@@ -36,14 +36,14 @@ struct fork_files {
  * what a clone's copies of disks count with in quotas.
  * Returns 0; -EEXIST: a clone's file exists; -ENOTSUP: an image is no regular file; -errno. */
 int fork_files_check(const void *files, struct fork_as_result *out, struct err *e);
-/* Open the images for reading and create the clones' files. out holds the input, or what its relay has, and these files,
- * in the order of their places. On failure, the created files are removed.
+/* Open the images for reading and create the clones' files. out holds the input, or what its relay has, and these
+ * files, in the order of their places. On failure, the created files are removed.
  * files: struct fork_files. Returns 0 or -errno. */
 int fork_files_open(const void *files, struct fork_as_result *out, struct err *e);
 /* Remove the clones' files that fork_files_open() has created. files: struct fork_files. Returns 0. */
 int fork_files_remove(const void *files, struct fork_as_result *out, struct err *e);
-/* Fill out->sizes, by disk, with the bytes that the files occupy; 0: unknown. files: struct fork_files, of which only the
- * list is used. Returns 0. */
+/* Fill out->sizes, by disk, with the bytes that the files occupy; 0: unknown. files: struct fork_files, of which only
+ * the list is used. Returns 0. */
 int fork_files_measure(const void *files, struct fork_as_result *out, struct err *e);
 
 /* Copy the list with its paths, and free the copy. */

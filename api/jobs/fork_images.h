@@ -39,8 +39,8 @@ void fork_images_check(struct fork_images *x, fork_images_done *done, void *opaq
 /* What a clone's copies of disks count with in quotas, as the check found it. */
 uint64_t fork_images_bytes(const struct fork_images *x);
 
-/* Open the images for reading and create the clones' files. state_fd: borrowed for the call. On -EEXIST, no file is left
- * that was created here; after another error, files may be left.
+/* Open the images for reading and create the clones' files. state_fd: borrowed for the call. On -EEXIST, no file is
+ * left that was created here; after another error, files may be left.
  * Returns 0; -errno, and then done() is not called. */
 int fork_images_open(struct fork_images *x, int state_fd, fork_images_done *done, void *opaque, struct err *e);
 /* Return the process that holds, after fork_images_open(), the state's file and then all files in the order in which
