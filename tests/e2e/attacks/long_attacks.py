@@ -255,9 +255,9 @@ def sent_files(host, f, n):
             s.shutdown(socket.SHUT_WR)
         say("sent")
         signal.pause()
+    f.hang(Op.FLUSH)  # first: the daemon may close a file at once
     with as_user(run) as lines:
         assert lines.readline() == '"connected"\n'
-        f.hang(Op.FLUSH)
         assert lines.readline() == '"sent"\n'
         try:
             yield
