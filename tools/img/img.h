@@ -55,7 +55,8 @@ void img_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 struct json_object;
 void img_json_print(struct json_object *o); /* as qemu-img prints JSON */
 void img_snapshot_heading(void);
-/* Copy a name from an image to buf, with '?' for control characters, which could steer a terminal. Returns buf. */
+/* Copy a name from an image to buf, with '?' for control characters and invalid bytes, which could steer a terminal.
+ * Returns buf. */
 const char *img_printable(const char *s, char *buf, size_t cap);
 void img_snapshot_line(const struct qcow2_snapshot_info *s);
 struct json_object *img_snapshot_json(const struct qcow2_snapshot_info *s);

@@ -2,6 +2,7 @@
 
 #include "base/cleanup.h"
 #include "base/hex.h"
+#include "base/utf8.h"
 #include "base/util.h"
 #include "block/block_snapshot.h"
 #include "block/lock.h"
@@ -42,9 +43,7 @@ void img_snapshot_heading(void)
 const char *img_printable(const char *s, char *buf, size_t cap)
 {
 	snprintf(buf, cap, "%s", s);
-	for (char *p = buf; *p; p++)
-		if ((unsigned char)*p < 0x20 || *p == 0x7f)
-			*p = '?';
+	utf8_clean(buf);
 	return buf;
 }
 
@@ -103,17 +102,17 @@ static void backing_full(const struct info_layer *i, char ret[FULL_MAX])
 static void human_qcow2(const struct info_layer *i)
 {
 	const struct qcow2_header *h = &i->y->header;
-	char name[sizeof(h->data_file)], pin[2 * BLOCK_PIN_ID_BYTES + 1], full[FULL_MAX];
+	char name[sizeof(h->data_file)], pin[2 * BLOCK_PIN_ID_BYTES + 1], full[FULL_MAX], shown[FULL_MAX];
 
 	printf("cluster_size: %u\n", 1u << h->cluster_bits);
 	if (h->has_backing) {
 		backing_full(i, full);
-		printf("backing file: %s", h->backing_name);
+		printf("backing file: %s", img_printable(h->backing_name, shown, sizeof(shown)));
 		if (!h->has_pin && strcmp(full, h->backing_name))
-			printf(" (actual path: %s)", full);
+			printf(" (actual path: %s)", img_printable(full, shown, sizeof(shown)));
 		putchar('\n');
 		if (*h->backing_format)
-			printf("backing file format: %s\n", h->backing_format);
+			printf("backing file format: %s\n", img_printable(h->backing_format, shown, sizeof(shown)));
 		if (h->has_pin) {
 			hex_print(h->pin.id, sizeof(h->pin.id), pin);
 			printf("backing file's pin: %s\n", pin);
@@ -145,14 +144,15 @@ static void human_qcow2(const struct info_layer *i)
 
 static void info_print(const struct info_layer *i)
 {
-	char size[32], actual[32];
+	char size[32], actual[32], shown[FULL_MAX];
 
 	img_format_size(i->size_bytes, size, sizeof(size));
 	if (i->y->protocol)
 		snprintf(actual, sizeof(actual), "unavailable");
 	else
 		img_format_size(i->actual_bytes, actual, sizeof(actual));
-	printf("image: %s\nfile format: %s\nvirtual size: %s (%llu bytes)\ndisk size: %s\n", i->path,
+	printf("image: %s\nfile format: %s\nvirtual size: %s (%llu bytes)\ndisk size: %s\n",
+		img_printable(i->path, shown, sizeof(shown)),
 		block_format_name(i->y->format), size, (unsigned long long)i->size_bytes, actual);
 	if (i->y->format != BLOCK_FORMAT_QCOW2)
 		return;

@@ -33,6 +33,7 @@ static bool extents_mergeable(const struct entry *a, const struct block_extent *
 static int map_print(const struct map *m, const struct entry *n, struct err *e)
 {
 	const struct img_layer *y = &m->layers[n->x.layer];
+	char shown[PATH_MAX];
 
 	if (n->x.compressed)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s has compressed clusters, which have no "
@@ -40,7 +41,7 @@ static int map_print(const struct map *m, const struct entry *n, struct err *e)
 	if (!n->x.zero && n->x.has_host)
 		printf("%#-16llx%#-16llx%#-16llx%s\n", (unsigned long long)n->start,
 			(unsigned long long)n->len, (unsigned long long)n->x.host,
-			y->data_path ? y->data_path : img_layer_shown(y));
+			img_printable(y->data_path ? y->data_path : img_layer_shown(y), shown, sizeof(shown)));
 	return 0;
 }
 

@@ -1,10 +1,12 @@
 """No text of a definition, of a file or of an older daemon gives orders to the terminal that shows it."""
 
 import json
+import os
+import subprocess
 
 import pytest
 
-from conftest import QmpError
+from conftest import BUILD, QmpError
 
 ESC, C1 = "\x1b]0;owned\x07", "\x9b31m"
 TEXTS = [ESC, C1, "\x7f", "\n"]
@@ -71,3 +73,22 @@ def test_errors_logs_and_events_have_no_control_characters(old):
     assert not controls(r.stderr) and "title?]0;owned?" in r.stderr
     assert not controls(old.cairn("audit", "--format", "json").stdout)
     assert not controls(old.log.read_text())
+
+
+@pytest.mark.parametrize("args", [["info"], ["info", "--backing-chain", "-U"], ["info", "--output", "json"], ["snapshot", "-l"],
+                                  ["map"], ["check"], ["commit", "-f", "qcow2"]], ids=" ".join)
+def test_names_in_images_are_shown_without_control_characters(tmp_path, args):
+    """An image names its snapshots, its backing file and that file's format: whatever its author has written there."""
+    image, name = tmp_path / "a.qcow2", "b" + ESC + C1
+    base = tmp_path / "base".ljust(len(name.encode()), "_")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", base, "1M"], check=True)
+    subprocess.run(["qemu-io", "-c", "write 0 64k", base], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base.name, "-F", "qcow2", image], check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", "s" + ESC + C1, image], check=True)
+    base.rename(tmp_path / name)
+    image.write_bytes(image.read_bytes().replace(base.name.encode(), name.encode()))
+    r = subprocess.run([os.path.join(BUILD, "cairn-img"), *args, image], capture_output=True, text=True, cwd=tmp_path)
+    assert not controls(r.stdout + r.stderr) and r.returncode == 0 and r.stdout
+    if "json" in args:
+        shown = json.loads(r.stdout)
+        assert shown["backing-filename"] == name and shown["snapshots"][0]["name"] == "s" + ESC + C1
