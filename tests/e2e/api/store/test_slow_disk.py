@@ -441,3 +441,40 @@ def test_killed_daemon_forgets_no_job_whose_end_it_told(slow):
     good, bad = slow.qmp().run("query-jobs")
     assert [good["vm"], bad["vm"]] == ["good", "bad"] and good["status"] == bad["status"] == "concluded"
     assert "error" not in good and "had stored the reason" in bad["error"]
+
+
+@pytest.mark.parametrize("command, args", [
+    ("vm-define", {"name": "b"}), ("vm-define", {"name": "a", "title": "new"}), ("vm-undefine", {"vm": "a"}), ("vm-rename", {"vm": "a", "name": "b"}),
+    ("vm-autostart", {"vm": "a"}), ("vm-template", {"vm": "a"}),
+    ("permission-grant", {"user": 1234, "role": "owner", "vm": "a"}), ("quota-set", {"user": 1234, "vms": 1})],
+    ids=lambda v: v if isinstance(v, str) else ",".join(v))
+def test_command_fails_if_its_sync_fails_and_works_afterwards(slow, command, args):
+    (slow.tmp / "kernel").write_bytes(b"none\n")
+    fails = slow.tmp / "fails"
+    slow.stop()
+    slow.env |= {"SLOW_SYNC_MS": "0", "SLOW_SYNC_FAIL": str(errno.EIO), "SLOW_SYNC_OF": str(slow.state), "SLOW_SYNC_FAIL_IF": str(fails)}
+    slow.start()
+    q = slow.qmp()
+    for name in ("a", "runs"):
+        q.run("vm-define", definition=definition(slow, name))
+    q.run("vm-start", vm="runs")
+    if command == "vm-define":
+        args = {"definition": {**definition(slow, args["name"]), **args}}
+    fails.touch()
+    q = slow.qmp()
+    with pytest.raises(QmpError, match="IOError: .*Input/output error"):
+        q.run(command, **args)
+    assert q.run("vm-info", vm="runs")["state"] == "running"
+    fails.unlink()
+    if command == "vm-undefine":  # the VM is gone; without the sync, a power cut could bring it back
+        assert [v["name"] for v in q.run("vm-list")["vms"]] == ["runs"]
+    else:
+        q.run(command, **args)
+
+    def kept():
+        q = slow.qmp()
+        return [q.run(c) for c in ("vm-list", "query-permissions", "query-quotas")]
+    seen = kept()
+    slow.stop(signal.SIGKILL)
+    slow.start()
+    assert kept() == seen
