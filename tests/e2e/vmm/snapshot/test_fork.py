@@ -704,6 +704,20 @@ def test_cancel_ends_clones_that_start(fake):
     assert left(fake) == ALONE and len(processes(fake)) == 1
 
 
+@pytest.mark.seconds(120)
+def test_clone_waits_for_a_source_that_is_slower_than_a_start_may_be(fake):
+    fake.define("src", cmdline=f"fork-ready work-until={fake.tmp}/go clone-until={fake.tmp}/go:c-2")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=2)["job"]
+    q.event("VM_STATE_CHANGE", state="running", vm="c-1")
+    time.sleep(32)  # a start has 30 s
+    assert q.run("query-jobs", id=job)[0]["status"] == "running"
+    (fake.tmp / "go").touch()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "error" not in q.run("query-jobs", id=job)[0] and set(names(fake)) == {"src", "c-1", "c-2"}
+
+
 def test_clones_in_progress_refuse_other_operations(fake):
     """No other operation touches the clones before the fork is complete."""
     fake.define("src", cmdline=f"clone-until={fake.tmp}/go:c-2")
