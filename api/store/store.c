@@ -212,7 +212,7 @@ static void file_damaged(struct store *s, const char *name, const char *path, co
 	const char *file = strrchr(path, '/');
 
 	if (name && !strcmp(file, "/definition.json"))
-		store_unread_note(&s->unread, name, path, false, why);
+		store_unread_note(&s->unread, name, path, STORE_DAMAGED, why);
 	store_put_aside(path, why);
 }
 
@@ -238,8 +238,19 @@ void store_set_aside(struct store *s, const char *file, const char *why)
 
 static void newer_note(struct store *s, const char *name, const char *path, const char *why)
 {
-	store_unread_note(&s->unread, name, path, true, why);
+	store_unread_note(&s->unread, name, path, STORE_NEWER, why);
 	log_error("store", "%s: %s; the file is not changed. Next: use the newer Cairn", path, why);
+}
+
+/* Keep a file that cannot be read now, but may be read later: the daemon does not replace it. The state of a VM is
+ * replaced, because its processes tell what matters of it. If the file is a definition, note that its VM is missing. */
+static void file_unreadable(struct store *s, const char *name, const char *path, const char *why)
+{
+	const char *file = strrchr(path, '/');
+
+	log_error("store", "%s", why);
+	if (strcmp(file, "/state.json") != 0)
+		store_unread_note(&s->unread, strcmp(file, "/definition.json") ? NULL : name, path, STORE_UNREADABLE, why);
 }
 
 /* Upgrade a loaded file of an older version and queue it to be written. Returns 0; -ENOTSUP: a newer Cairn wrote it,
@@ -276,7 +287,7 @@ static struct json_object *path_load(struct store *s, const char *name, const ch
 	if (r == -EINVAL || r == -EFBIG)
 		file_damaged(s, name, path, e.msg);
 	else if (r != -ENOENT && r != -ENOTSUP)
-		log_error("store", "%s", e.msg);
+		file_unreadable(s, name, path, e.msg);
 	return NULL;
 }
 
@@ -291,7 +302,7 @@ bool store_is_newer(struct store *s, const char *file)
 {
 	char path[PATH_MAX];
 
-	return side_path(s, file, path, NULL) == 0 && store_unread_check(&s->unread, NULL, path, NULL) < 0;
+	return side_path(s, file, path, NULL) == 0 && store_unread_check(&s->unread, NULL, path, NULL) == -ENOTSUP;
 }
 
 bool store_has_side_file(struct store *s, const char *file)
@@ -355,7 +366,7 @@ static void damaged_still(struct store *s, const char *name)
 	char path[PATH_MAX];
 
 	if (vm_path(s, name, "definition.json", path, NULL) == 0 && !store_unread_knows(&s->unread, path))
-		store_unread_note(&s->unread, name, path, false, "found at an earlier start");
+		store_unread_note(&s->unread, name, path, STORE_DAMAGED, "found at an earlier start");
 }
 
 /* Remove a folder without a definition, unless it has a damaged one: an earlier daemon ended while it created or

@@ -10,7 +10,7 @@
 struct unread_file {
 	struct unread_file *next;
 	char *name, *path, *sentence;
-	bool newer;
+	enum store_unread_kind kind;
 };
 
 void store_unread_init(struct store_unread *u)
@@ -38,14 +38,23 @@ void store_unread_done(struct store_unread *u)
 	pthread_mutex_destroy(&u->mutex);
 }
 
-static char *sentence_of(const char *path, bool newer, const char *why)
+static char *sentence_of(const char *path, enum store_unread_kind kind, const char *why)
 {
-	char *s;
-	int n = newer ?
-		asprintf(&s, "%s: %s; the file is not changed. Next: use the newer Cairn", path, why) :
-		asprintf(&s, "%s is damaged (%s) and was renamed to %s.damaged. Next: repair the file, give it back "
-			"its name, and restart cairnd", path, why, path);
+	char *s = NULL;
+	int n = -1;
 
+	switch (kind) {
+	case STORE_NEWER:
+		n = asprintf(&s, "%s: %s; the file is not changed. Next: use the newer Cairn", path, why);
+		break;
+	case STORE_UNREADABLE: /* the reason names the path */
+		n = asprintf(&s, "%s; the file is not changed. Next: repair its file system, or remove the file, and restart "
+			"cairnd", why);
+		break;
+	case STORE_DAMAGED:
+		n = asprintf(&s, "%s is damaged (%s) and was renamed to %s.damaged. Next: repair the file, give it back "
+			"its name, and restart cairnd", path, why, path);
+	}
 	return n < 0 ? NULL : s;
 }
 
@@ -69,16 +78,17 @@ static void path_drop(struct store_unread *u, const char *name, const char *path
 	}
 }
 
-void store_unread_note(struct store_unread *u, const char *name, const char *path, bool newer, const char *why)
+void store_unread_note(struct store_unread *u, const char *name, const char *path, enum store_unread_kind kind,
+	const char *why)
 {
 	struct unread_file *f = calloc(1, sizeof(*f));
 
 	if (!f)
 		abort(); /* without the note the file would be overwritten */
-	f->newer = newer;
+	f->kind = kind;
 	f->name = name ? strdup(name) : NULL;
 	f->path = strdup(path);
-	f->sentence = sentence_of(path, newer, why);
+	f->sentence = sentence_of(path, kind, why);
 	if ((name && !f->name) || !f->path || !f->sentence)
 		abort();
 	LOCK_GUARD(&u->mutex);
@@ -100,8 +110,10 @@ int store_unread_check(struct store_unread *u, const char *name, const char *pat
 {
 	LOCK_GUARD(&u->mutex);
 	for (const struct unread_file *f = u->first; f; f = f->next)
-		if (f->newer && ((path && !strcmp(f->path, path)) || (name && f->name && !strcmp(f->name, name))))
-			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s", f->sentence);
+		if (f->kind != STORE_DAMAGED &&
+			((path && !strcmp(f->path, path)) || (name && f->name && !strcmp(f->name, name))))
+			return f->kind == STORE_NEWER ? err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s", f->sentence) :
+							err_set(e, -EIO, ERR_IO, "%s", f->sentence);
 	return 0;
 }
 

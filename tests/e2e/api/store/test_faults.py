@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from conftest import FAKE_VM, ROOT, Daemon, QmpError
+from conftest import BUILD, FAKE_VM, ROOT, Daemon, QmpError
 from mountlib import tmpfs
 from test_daemon import audit, pid_of
 
@@ -79,3 +79,95 @@ def test_stopped_vm_process_delays_nobody_else(fake):
     q.run("vm-destroy", vm="stopped")
     assert "error" in asks.answer()
     assert fake.info("stopped")["state"] == "shut off" and fake.info("other")["state"] == "running"
+
+
+@pytest.fixture
+def unreadable(tmp_path):
+    """A daemon, and a function that restarts it with a file that cannot be read; None: all can."""
+    if "asan" in BUILD:
+        pytest.skip("fail_read.so has to come behind a sanitizer")
+    which = tmp_path / "which"
+    d = Daemon(tmp_path, vm_program=FAKE_VM, env={"LD_PRELOAD": os.path.join(BUILD, "helpers/fail_read.so"), "READ_FAIL": str(which)})
+    for name in ("a", "other"):
+        d.define(name)
+    d.cairn("grant", "owner", "a", "--user", "1234")
+
+    def restart(end):
+        d.stop()
+        which.unlink(missing_ok=True)
+        if end:
+            which.write_text(end)
+        d.start()
+        return d
+    yield restart
+    which.unlink(missing_ok=True)
+    d.close()
+
+
+def test_unreadable_definition_is_kept(unreadable):
+    """The daemon does not replace it by that of a new VM; with a disk that works, the VM is there again."""
+    d = unreadable("/vms/a/definition.json")
+    path = d.state / "vms/a/definition.json"
+    before = path.read_bytes()
+    assert [v["name"] for v in d.qmp().run("vm-list")["vms"]] == ["other"]
+    for args in (["define", d.write("a")], ["dominfo", "a"], ["domrename", "other", "a"]):
+        said = d.cairn(*args, ok=None)
+        assert said.returncode and "Input/output error; the file is not changed. Next: repair" in said.stderr, said
+    assert path.read_bytes() == before and not list(path.parent.glob("*.damaged"))
+    d = unreadable(None)
+    assert [v["name"] for v in d.qmp().run("vm-list")["vms"]] == ["a", "other"]
+
+
+def test_unreadable_permissions_are_kept(unreadable):
+    d = unreadable("/permissions.json")
+    said = d.cairn("grant", "owner", "other", "--user", "1234", ok=None)
+    assert said.returncode and "Input/output error; the file is not changed. Next: repair" in said.stderr, said
+    d = unreadable(None)
+    assert [(p["user"], p["vm"]) for p in d.qmp().run("query-permissions")["permissions"]] == [(1234, "a")]
+
+
+def test_unreadable_state_is_replaced(unreadable):
+    d = unreadable("/vms/a/state.json")
+    d.cairn("start", "a")
+    assert d.info("a")["state"] == "running"
+    d = unreadable(None)
+    assert d.info("a")["state"] == "running"
+
+
+def memory_bytes(pid):
+    return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_daemon_without_memory_loses_nothing(fake):
+    """Each request fails or succeeds, or the daemon ends; the next one knows the VMs and all that was answered."""
+    if "asan" in BUILD:
+        pytest.skip("a sanitizer reserves address space")
+    fake.define("runs")
+    fake.cairn("start", "runs")
+    run, defined, ends, failed = pid_of(fake, "runs"), {"runs"}, 0, 0
+    long = "x" * 4000
+    for i in range(40):
+        # So many KiB more than the daemon has: what it takes is another thing each time.
+        resource.prlimit(fake.proc.pid, resource.RLIMIT_AS, (memory_bytes(fake.proc.pid) + i * 4096, resource.RLIM_INFINITY))
+        definition = {"name": f"v{i}", "memory": "32M", "boot": {"kernel": str(fake.tmp / "kernel")}, "description": long}
+        try:
+            clients = [fake.qmp() for _ in range(8)]
+            q = clients[i % 8]
+            q.run("vm-define", definition=definition)
+            defined.add(f"v{i}")
+            q.run("vm-start", vm=f"v{i}")
+            q.run("vm-destroy", vm=f"v{i}")
+        except (QmpError, OSError, EOFError):
+            failed += 1
+        if fake.proc.poll() is None:
+            resource.prlimit(fake.proc.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            continue
+        ends += 1
+        fake.start()
+    assert failed, f"{ends} ends, {len(defined)} of 41 VMs"
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    q = fake.qmp()
+    assert defined <= {v["name"] for v in q.run("vm-list")["vms"]}
+    assert pid_of(fake, "runs") == run and fake.info("runs")["state"] == "running"
+    assert fake.cairn("doctor", ok=None).stdout
