@@ -473,22 +473,27 @@ static void result_put(void *opaque, struct json_object *o)
 	published_put(f, o);
 }
 
-static void forwards_stored(struct store_work *w)
+static void states_stored(struct store_work *w)
 {
 	struct fork *f = container_of(w, struct fork, stored);
 
 	batch_end(f->batch, f->job, result_put, f);
 }
 
-/* The answer names the ports of published forwards, which the next daemon knows from the clones' state.json: wait until
- * these are written. */
+/* Whether the next daemon needs the clones' state.json from the end of the job on: for the ports of published forwards,
+ * which the answer names, and for what the clones count with in a quota. */
+static bool states_matter(const struct fork *f)
+{
+	return !batch_has_failed(f->batch) && (f->publishes || quota_limits(f->host, f->clones[0].vm->def, QUOTA_DISK));
+}
+
 static void fork_end(struct fork *f)
 {
-	f->stored = (struct store_work){ .loop = f->host->loop, .done = forwards_stored };
-	if (f->publishes && !batch_has_failed(f->batch))
+	f->stored = (struct store_work){ .loop = f->host->loop, .done = states_stored };
+	if (states_matter(f))
 		store_after(f->host->store, &f->stored);
 	else
-		forwards_stored(&f->stored);
+		states_stored(&f->stored);
 }
 
 /* ---- starting the clones ---- */
