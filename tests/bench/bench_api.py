@@ -20,7 +20,7 @@ SECONDS = 0.5
 DEFINED, RUNNING, CLIENTS = 1000, 100, 100
 ASKED = 3000  # queries whose delay is measured, per round
 RATE_TARGET, P99_TARGET_MS, LIST_TARGET_MS, RSS_TARGET_MIB, RESTART_TARGET_MS = 30000, 1.0, 10.0, 20.0, 1000.0
-FLOOD_TARGET_MS = 5.0
+FLOOD_TARGET_MS, FLOOD_RSS_TARGET_MIB = 5.0, 64.0  # the accounts bound what answers that nobody reads take
 PEER_TIMES = 3.0
 
 
@@ -244,14 +244,15 @@ def run(bench):
                           "target", 1.0, rate=True)
             bench.compare(f"p99 with {CLIENTS} clients", "ms", lambda: p99_ms(str(tmp / "sock")), P99_TARGET_MS,
                           "target", 1.0)
+            bench.compare(f"daemon's memory, {DEFINED} VMs, {RUNNING} run", "MiB", daemon.rss_mib, RSS_TARGET_MIB,
+                          "target", 1.0, rounds=1)
             if os.geteuid() == 0:
                 os.chmod(tmp, 0o711)
                 daemon.qmp.run("permission-grant", group=VIEWERS, role="viewer")  # from now on every user may connect
                 bench.compare(f"p99 with {FLOODERS} viewers and {FLOODERS} strangers", "ms",
                               lambda: p99_flood_ms(str(tmp / "sock")), FLOOD_TARGET_MS, "target", 1.0, rounds=3)
+                bench.compare("daemon's memory afterwards", "MiB", daemon.rss_mib, FLOOD_RSS_TARGET_MIB, "target", 1.0, rounds=1)
             bench.compare(f"cairn list of {DEFINED} VMs", "ms", daemon.list_ms, LIST_TARGET_MS, "target", 1.0)
-            bench.compare(f"daemon's memory, {DEFINED} VMs, {RUNNING} run", "MiB", daemon.rss_mib, RSS_TARGET_MIB,
-                          "target", 1.0, rounds=1)
             bench.compare(f"restart with {RUNNING} running", "ms", daemon.restart_ms, RESTART_TARGET_MS, "target", 1.0,
                           rounds=5)
             if daemon.running() != RUNNING:
