@@ -137,19 +137,22 @@ static bool event_take(struct vm_process *p, struct vm_event *ev)
 
 static void pid_ready(void *opaque, unsigned revents);
 
-/* Learn the pid of an adopted process from the credentials of its first message, and watch it. */
-static void adopt_sender(struct vm_process *p)
+/* Learn the pid of an adopted process from the credentials of its first message, and watch it. Returns false if no
+ * message is there: one that comes now must not be received, because its sender would not be known. */
+static bool adopt_sender(struct vm_process *p)
 {
 	pid_t pid;
+	int r = p->pidfd >= 0 ? 0 : vm_socket_peek_pid(p->sock, &pid);
 
-	if (p->pidfd >= 0 || vm_socket_peek_pid(p->sock, &pid) < 0)
-		return;
+	if (p->pidfd >= 0 || r < 0)
+		return r != -EAGAIN;
 	p->pidfd = pidfd_open(pid, 0);
 	if (p->pidfd < 0)
-		return;
+		return true;
 	p->pid = pid;
 	if (loop_watch(p->loop, p->pidfd, POLLIN, pid_ready, p, &p->pid_watch) < 0)
 		p->pid_watch = NULL; /* the end of the channel reports the process's end instead, somewhat later */
+	return true;
 }
 
 static void channel_close(struct vm_process *p)
@@ -209,22 +212,24 @@ static void channel_lost(struct vm_process *p, bool protocol)
 }
 
 /* Look at the first message on a new connection. If another process sent it, the VM was handed over, and the process of
- * p ends: close the connection and return false. */
-static bool sender_prove(struct vm_process *p)
+ * p ends: close the connection. Returns 1: the process of p sent it, or the connection has ended; 0: no message is there,
+ * and none may be received before the next look; -1: closed. */
+static int sender_prove(struct vm_process *p)
 {
 	pid_t pid;
+	int r = p->unproven ? vm_socket_peek_pid(p->sock, &pid) : 0;
 
-	if (!p->unproven || vm_socket_peek_pid(p->sock, &pid) < 0)
-		return true;
+	if (!p->unproven || r < 0)
+		return r != -EAGAIN;
 	if (pid == p->pid) {
 		p->unproven = false;
 		vm_requests_resume(p);
-		return true;
+		return 1;
 	}
 	channel_close(p);
 	p->lost = true;
 	vm_process_kill_after(p, END_TIMEOUT_NS);
-	return false;
+	return -1;
 }
 
 /* Handle the first message of an adopted process in an unknown version: close the channel and fail the requests, but
@@ -271,11 +276,10 @@ static bool messages_take(struct vm_process *p, unsigned most)
 	struct channel_msg m;
 
 	while (most-- && !p->freed && p->sock >= 0) {
-		int r;
+		int r = adopt_sender(p) ? sender_prove(p) : 0;
 
-		adopt_sender(p);
-		if (!sender_prove(p))
-			return false;
+		if (r <= 0)
+			return !r;
 		if (p->freed)
 			return true;
 		r = channel_recv_no_fds(p->sock, p->version, vm_msg_from_vm, VM_MSG_TYPE_COUNT, body, &m);

@@ -220,8 +220,11 @@ int vm_socket_peek_pid(int sock, pid_t *ret_pid)
 		.msg_controllen = sizeof(control) };
 	struct ucred cred;
 	struct cmsghdr *c;
+	ssize_t n = recvmsg(sock, &m, MSG_PEEK | MSG_CMSG_CLOEXEC);
 
-	if (recvmsg(sock, &m, MSG_PEEK | MSG_CMSG_CLOEXEC) < 0)
+	if (n < 0 && errno == ECONNRESET) /* reported once, before the messages (channel_recv()) */
+		n = recvmsg(sock, &m, MSG_PEEK | MSG_CMSG_CLOEXEC);
+	if (n < 0)
 		return -errno;
 	c = CMSG_FIRSTHDR(&m);
 	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_CREDENTIALS)

@@ -7,6 +7,7 @@
  *   agent-after=MS (an agent opens its port and answers)  no-agent (the guest's agent does not answer)
  *   cairn-agent=PATH (vsock connections go to this program, as --fd FD; without it nothing listens)
  *   hands-over (the agent does not answer before the VM is handed over)  agent-socket=PATH (has the agent's commands)
+ *   handover-ends=FILE (the old process ends once FILE exists)  goes-on-when=FILE (the new one serves then)
  *   leaves-query=SOCKET (once SOCKET exists, hand the VM over to its listener instead of answering a query)
  *   repeats-after=MS (send a hundred times each event that a guest can repeat)
  *   when=FILE (the -after words also wait until FILE exists, which keeps the order on slow machines)
@@ -661,11 +662,12 @@ static void addresses_send(struct fake *f, uint64_t seq)
 	channel_send(f->sock, f->version, VM_MSG_ADDRESS_LIST, seq, &all, sizeof(all), NULL, 0);
 }
 
-/* Hand the VM over, as it is: a fake has no state. */
-static void hand_over(struct fake *f, const struct channel_msg *m)
+static _Noreturn void hand_over(struct fake *f, const struct channel_msg *m)
 {
 	phase(f, VM_PHASE_PAUSED, VM_REASON_HANDOVER, 0, "");
 	channel_send(m->fds[0], f->version, VM_MSG_CONFIG, 1, &f->config, sizeof(f->config), &f->listening, 1);
+	close(f->sock);
+	wait_for_file(f, "handover-ends=");
 	_exit(0);
 }
 
@@ -674,10 +676,10 @@ static void take_over(struct fake *f)
 	static char buf[CHANNEL_BODY_MAX] __attribute__((aligned(16)));
 	struct channel_msg m;
 
-	poll(&(struct pollfd){ .fd = f->sock, .events = POLLIN }, 1, -1);
 	if (channel_recv(f->sock, f->version, vm_msg_to_vm, VM_MSG_TYPE_COUNT, buf, &m) != 1)
 		exit(VM_EXIT_CONFIG);
 	memcpy(&f->config, m.body, sizeof(f->config));
+	wait_for_file(f, "goes-on-when=");
 	close(f->sock);
 	f->sock = -1;
 	f->listening = m.fds[0];
@@ -721,7 +723,6 @@ static void handle(struct fake *f, struct channel_msg *m)
 		return;
 	case VM_MSG_HANDOVER:
 		hand_over(f, m);
-		return;
 	case VM_MSG_QUERY:
 		answer_query(f, m->head.seq);
 		return;

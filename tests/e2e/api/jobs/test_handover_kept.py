@@ -1,6 +1,7 @@
 """What a handover (cairn restart-process) keeps besides the guest: the consoles' output and clients, figures, and
 requests that wait."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,7 +9,10 @@ import socket
 import subprocess
 import threading
 
-from conftest import BUILD, FAKE_VM, Console, until
+import pytest
+
+from conftest import BUILD, FAKE_VM, Console, Daemon, until
+from test_daemon import gone
 from test_handover import begin, goes_on, hold, held, job_of, restart, vm  # noqa: F401 (held, vm are fixtures)
 
 
@@ -175,3 +179,24 @@ def test_new_daemon_follows_a_handover_that_came_before_its_query_was_read(fake,
         assert info["state"] == "running" and info["pid"] == new[0].pid != old
         fake.cairn("destroy", "vm1")
         assert fake.info("vm1")["state"] == "shut off"
+
+
+def test_daemon_follows_a_handover_while_the_old_process_ends_slowly(tmp_path):
+    """The old process closes its connection long before it ends, so the daemon connects again. The new process's first
+    message comes just after the daemon has looked for a message, and must not count as one of the old process."""
+    ends, looked = tmp_path / "ends", tmp_path / "looked"
+    env = {"LD_PRELOAD": os.path.join(BUILD, "helpers", "late_message.so"), "LATE_MESSAGE": str(looked)}
+    if "asan" in BUILD:
+        pytest.skip("late_message.so has to come behind a sanitizer")
+    with contextlib.closing(Daemon(tmp_path, FAKE_VM, env)) as d:
+        d.define("vm1", cmdline=f"hands-over handover-ends={ends} goes-on-when={looked}")
+        d.cairn("start", "vm1")
+        old = d.info("vm1")["pid"]
+        job = d.cairn("restart-process", "--no-wait", "vm1").stdout.strip()
+        until(lambda: f"(pid {old}) is lost; connecting again" in d.log.read_text())
+        ends.touch()
+        j = job_of(d, job)
+        assert j.get("error") is None, d.log.read_text() + d.log_of('vm1')
+        assert looked.exists()
+        info = d.info("vm1")
+        assert info["state"] == "running" and info["pid"] != old and not gone(info["pid"])
