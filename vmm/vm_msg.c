@@ -1,5 +1,6 @@
 #include "vmm/vm_msg.h"
 #include "base/err.h"
+#include "base/machine_version.h"
 #include "base/relay.h"
 #include "base/util.h"
 
@@ -314,6 +315,8 @@ static bool sysinfo_ok(const struct vm_config *c)
 	return at < end;
 }
 
+_Static_assert(VM_FIRMWARE_BIOS == 1 && VM_FIRMWARE_UEFI == 2, "as base/machine_version.h has them");
+
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 {
 	struct files f = { .n = nfds };
@@ -352,6 +355,8 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a file of UEFI variables is missing or used twice");
 	if (!sysinfo_ok(c))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the texts of SMBIOS tables are malformed");
+	if (c->machine && !machine_version_boots(c->firmware, c->machine))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a VM of this kind cannot boot as machine version %u", c->machine);
 	if (c->screen > 1)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the screen has a value out of range");
 	if (c->balloon > 1 || c->balloon_bytes > c->ram_bytes || (c->balloon && c->huge_pages))

@@ -444,6 +444,9 @@ struct vm_config {
 	 * nothing. */
 	uint16_t nvram_fd, nvram_template_fd;
 	uint8_t screen; /* a screen (devices/legacy/bochs_display.h) */
+	/* The machine version that the guest boots as (base/machine_version.h). 0, from an older Cairn:
+	 * machine_version_unnamed(). */
+	uint8_t machine;
 };
 
 /* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */
@@ -856,7 +859,8 @@ struct vm_info {
 	 * checks_saves: struct vm_save_devices up to `interfaces`; 2: all of it */
 	uint8_t sets_balloon, reclaims, sets_medium, copies_disks, checks_saves;
 	uint8_t screens; /* 1: the process knows VM_MSG_SCREENSHOT */
-	uint8_t reserved_at_end[3];
+	uint8_t machine; /* the machine version that the guest has; 0: not known */
+	uint8_t reserved_at_end[2];
 	struct vm_balloon_info balloon;
 	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */
 	struct {

@@ -463,6 +463,7 @@ static void put_state(struct json_object *o, const struct vm *vm)
 	if (vm->value)
 		js_put_int(o, "value", vm->value);
 	js_put_uint(o, "since", vm->since_ns);
+	js_put_uint(o, "machine", vm_live(vm)->machine);
 	js_put_uint(o, "vcpus", vm_live(vm)->vcpus);
 	js_put_uint(o, "memory", vm_live(vm)->ram_bytes);
 	js_put_uint(o, "used-memory", vm_state_is_active(vm->state) ? vm_live(vm)->ram_bytes : 0);
@@ -495,6 +496,8 @@ static void info_done(void *opaque, int r, const struct vm_answer *a, const stru
 	put_state(o, c->vm);
 	if (info) {
 		js_put_bool(o, "idle", c->vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus);
+		if (info->machine)
+			js_put_uint(o, "machine", info->machine);
 		put_figures(o, c->vm, info);
 	}
 	call_return(c, o);

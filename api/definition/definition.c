@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/cpu_model.h"
 #include "base/err.h"
+#include "base/machine_version.h"
 #include "base/size.h"
 #include "base/utf8.h"
 #include "base/util.h"
@@ -265,6 +266,9 @@ static const struct key top_rows[] = {
 		.about = "most processor time, in percent of one processor: 150 is one and a half" },
 	{ "systemd_scope", KEY_BOOL, .offset = DEF(systemd_scope), .initial = "false",
 		.about = "a scope of systemd of its own, and a machine of systemd-machined" },
+	{ "machine", KEY_NUMBER16, .offset = DEF(machine), .min = 1, .max = UINT8_MAX,
+		.about = "machine version that the VM boots as: 3 or 6 if it boots a kernel, 4 with a BIOS, 5 with UEFI "
+			"[the existing VM's, or the newest]" },
 	{ "boot", KEY_OBJECT, .of = &boot_keys,
 		.about = "kernel, initrd and command line that the VM boots, or a firmware; without it, a BIOS boots from a disk" },
 	{ "sysinfo", KEY_OBJECT, .of = &definition_sysinfo_keys,
@@ -359,6 +363,20 @@ static int check_boot(struct parse *p)
 	return 0;
 }
 
+/* Check the machine version, after check_boot(). */
+static int check_machine(struct parse *p)
+{
+	struct definition *d = p->d;
+
+	if (!d->machine && p->stored)
+		d->machine = (uint16_t)machine_version_unnamed(d->firmware);
+	if (!d->machine || machine_version_boots(d->firmware, d->machine))
+		return 0;
+	return key_error(p, "machine: a VM %s does not boot as version %u; the newest that this Cairn has for it is %u",
+		d->firmware == VM_FIRMWARE_UEFI ? "with UEFI" : d->firmware ? "with a BIOS" : "that boots a kernel", d->machine,
+		machine_version_newest(d->firmware));
+}
+
 static int check_whole(struct parse *p)
 {
 	const struct definition *d = p->d;
@@ -375,6 +393,8 @@ static int check_whole(struct parse *p)
 	if (d->balloon_bytes > d->ram_bytes)
 		return key_error(p, "current_memory: is more than memory; a balloon cannot give the guest more");
 	r = check_boot(p);
+	if (!r)
+		r = check_machine(p);
 	if (!r)
 		r = definition_check_sysinfo(p);
 	if (r < 0)

@@ -147,6 +147,7 @@ struct definition {
 	uint32_t sockets, cores, threads; /* 0 0 0: none given */
 	char *kernel, *initrd, *cmdline; /* NULL: none; paths are absolute */
 	uint8_t firmware; /* enum vm_firmware; with one, kernel, initrd and cmdline are NULL */
+	uint16_t machine; /* the machine version that it boots as (machine_version_boots()); 0: none given */
 	char *loader;	  /* file of the firmware; NULL: the default, or no firmware */
 	char *nvram_template; /* of the UEFI variables; NULL: the default */
 	bool boot_menu;
@@ -189,7 +190,7 @@ struct definition {
 int definition_parse(struct json_object *o, const char *folder, struct definition **ret_d,
 	struct err *e);
 /* Parse a definition that the daemon has accepted before. Its texts may have control characters, since older versions
- * accepted them. Returns as definition_parse(). */
+ * accepted them. One without a machine version gets machine_version_unnamed(). Returns as definition_parse(). */
 int definition_parse_stored(struct json_object *o, struct definition **ret_d, struct err *e);
 /* Print the key of a layer's file: "disks[0].path", "disks[0].backing[1].path". what: the last part. */
 void definition_layer_key(unsigned disk, unsigned layer, const char *what, char *ret, size_t cap);

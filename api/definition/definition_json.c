@@ -285,6 +285,8 @@ struct json_object *definition_to_json(const struct definition *d)
 		js_put_uint(o, "cpu_quota", d->cpu_quota);
 	if (d->systemd_scope)
 		js_put_bool(o, "systemd_scope", true);
+	if (d->machine)
+		js_put_uint(o, "machine", d->machine);
 	js_put(o, "boot", boot_to_json(d));
 	put_sysinfo(o, d);
 	for (unsigned i = 0; i < d->ndisks; i++)

@@ -4,6 +4,7 @@
 #include "api/definition/vsock_socket.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/machine_version.h"
 #include "base/util.h"
 
 #include <arpa/inet.h>
@@ -405,6 +406,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->vsock_cid = d->vsock_cid;
 	v->vsock_listen_fd = v->vsock_dial_fd = VM_NO_FD;
 	v->screen = d->screen;
+	v->machine = (uint8_t)(d->machine ? d->machine : machine_version_newest(d->firmware));
 	v->log_fd = VM_NO_FD;
 	v->end_fd = VM_NO_FD;
 	v->restore_fd = VM_NO_FD;

@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/machine_version.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -419,6 +420,8 @@ static int import_define(struct import *x, struct json_object *result, struct de
 		err_prefix(e, "the archive's definition");
 		return r;
 	}
+	if (!d->machine) /* a Cairn from before this key made the archive */
+		d->machine = (uint16_t)machine_version_unnamed(d->firmware);
 	x->warnings = json_object_new_array();
 	loopback_close(x, d);
 	r = paths_check(d, files, own, e);

@@ -74,6 +74,7 @@ static const struct field info_returns[] = {
 	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" },
 	{ "since", FIELD_INT, REQUIRED, "time of the last state change: realtime, ns" },
+	{ "machine", FIELD_INT, REQUIRED, "machine version: that of the running guest, if its process tells it, or else that of the definition" },
 	{ "vcpus", FIELD_INT, REQUIRED, "number of vCPUs" },
 	{ "memory", FIELD_INT, REQUIRED, "bytes" },
 	{ "used-memory", FIELD_INT, REQUIRED, "memory of the guest: what the balloon leaves to it, bytes; 0 when off" },

@@ -14,13 +14,15 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/machine_version.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Check that the definition may be stored beside those of the existing VMs, and complete its uuid and MAC addresses.
+/* Check that the definition may be stored beside those of the existing VMs, and complete its uuid, machine version and
+ * MAC addresses.
  * *ret_old: the VM of that name; NULL: none. */
 static int define_check(struct vm_host *host, struct definition *def, struct vm **ret_old, struct err *e)
 {
@@ -43,6 +45,8 @@ static int define_check(struct vm_host *host, struct definition *def, struct vm 
 	if (holder && holder != old)
 		return err_set(e, -EEXIST, ERR_EXISTS,
 			"uuid: is taken by VM '%s'; omit it to have one generated", holder->def->name);
+	if (!def->machine)
+		def->machine = old && old->def->firmware == def->firmware ? old->def->machine : (uint16_t)machine_version_newest(def->firmware);
 	if (!old && quota_check_new(host, def, &(struct quota_new){ .n = 1 }, e) < 0)
 		return -EDQUOT;
 	return identity_complete(host, def, old, e);
@@ -158,7 +162,7 @@ static void keys_drop(struct json_object *o, const char *const *keys, size_t n)
 /* Return the definition without the keys that a managed save does not depend on; the caller owns it. */
 static struct json_object *machine_of(const struct definition *def)
 {
-	static const char *const own[] = { "title", "description", "hugepages", "cpu_shares", "cpu_quota", "systemd_scope", "on_poweroff", "on_reboot", "on_crash",
+	static const char *const own[] = { "title", "description", "machine", "hugepages", "cpu_shares", "cpu_quota", "systemd_scope", "on_poweroff", "on_reboot", "on_crash",
 		"restart", "shutdown", "idle", "order", "start_delay", "stop_action" };
 	static const char *const interface[] = { "forwards", "restrict", "host_loopback", "egress", "filter", "isolated", "bandwidth" };
 	static const char *const disk[] = { "iops", "bps" };

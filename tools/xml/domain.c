@@ -356,6 +356,23 @@ static int cputune_read(struct reading *r, struct _xmlNode *domain)
 
 /* ---- os, clock, lifecycle actions ---- */
 
+/* Other machine types, such as libvirt's pc-q35-7.2, stay without effect. */
+static void machine_read(struct reading *r, struct _xmlNode *type)
+{
+	CLEANUP_FREE char *machine = node_attr(type, "machine");
+	uint64_t version;
+
+	if (!machine)
+		return;
+	if (strncmp(machine, MACHINE_PREFIX, strlen(MACHINE_PREFIX)) ||
+		number_parse(machine + strlen(MACHINE_PREFIX), UINT16_MAX, &version) < 0) {
+		reading_warn(r, type, "machine", "\"%.40s\" has no effect: it is a machine of another hypervisor", machine);
+		return;
+	}
+	js_put_uint(r->definition, "machine", version);
+	reading_origin(r, type, "machine");
+}
+
 static int os_type_check(struct reading *r, struct _xmlNode *os)
 {
 	struct _xmlNode *n = node_child(os, "type");
@@ -366,6 +383,7 @@ static int os_type_check(struct reading *r, struct _xmlNode *os)
 	if (!type || strcmp(type, "hvm"))
 		return reading_error(r, n, NULL, ERR_UNSUPPORTED,
 			"\"%.40s\" is not run by KVM; give <type>hvm</type>", type ? type : "");
+	machine_read(r, n);
 	if (!arch || !strcmp(arch, "x86_64"))
 		return 0;
 	if (strcmp(arch, "i686"))

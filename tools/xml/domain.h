@@ -5,6 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A machine type of Cairn is this prefix and a machine version (docs/vmstate.md). */
+#define MACHINE_PREFIX "cairn-"
+
 struct _xmlDoc;
 struct _xmlNode;
 struct err;

@@ -90,14 +90,16 @@ static void print_os(struct writer *w, struct json_object *o)
 	const char *loader = js_get_str(boot, "loader");
 	const char *firmware = js_get_str(boot, "firmware"), *nvram = js_get_str(boot, "nvram_template");
 	bool uefi = firmware && !strcmp(firmware, "uefi"), bios = firmware && !uefi;
-	char ms[24];
+	char ms[24], number[24], machine[32] = "";
 
+	if (js_get(o, "machine"))
+		snprintf(machine, sizeof(machine), MACHINE_PREFIX "%s", number_text(o, "machine", number));
 	/* libvirt refuses a loader beside the attribute. */
 	if (firmware && !loader)
 		writer_open(w, "os", "firmware", uefi ? "efi" : "bios", NULL);
 	else
 		writer_open(w, "os", NULL);
-	writer_text(w, "type", "hvm", "arch", "x86_64", NULL);
+	writer_text(w, "type", "hvm", "arch", "x86_64", "machine", machine[0] ? machine : NULL, NULL);
 	if (loader && uefi)
 		writer_text(w, "loader", loader, "readonly", "yes", "type", "pflash", NULL);
 	else if (loader)

@@ -645,7 +645,7 @@ int machine_boot(struct machine *m, struct err *e)
 	m->booted = true;
 	vmgenid_renew(m->vmgenid, false);
 	pci_hotplug_enable(m->pci_hotplug, true);
-	m->hardware = machine_hardware_newest(m);
+	m->hardware = machine_hardware_to_boot(m);
 	if (m->cfg.firmware) {
 		if (!is_uefi(m))
 			memory_shadow_rom(&m->mem);
@@ -654,7 +654,8 @@ int machine_boot(struct machine *m, struct err *e)
 	}
 	r = acpi_build(&m->mem, m->cfg.vcpus, &src.rsdp_gpa, e);
 	if (!r) {
-		smbios_place(&m->mem, m->cfg.uuid, m->cfg.sysinfo);
+		if (m->hardware != MACHINE_HARDWARE_VERSION_3)
+			smbios_place(&m->mem, m->cfg.uuid, m->cfg.sysinfo);
 		r = boot_load(&m->mem, &src, &entry, e);
 	}
 	return r < 0 ? r : vcpus_reset(&m->vcpus, &entry, e);
@@ -765,6 +766,7 @@ static void disk_info(struct machine *m, unsigned i, struct vm_info *info)
 void machine_info(struct machine *m, struct vm_info *i)
 {
 	i->host_kind = m->kvm.host_kind;
+	i->machine = (uint8_t)m->hardware;
 	i->assist_on = m->assist_on;
 	i->vcpus = m->cfg.vcpus;
 	i->vcpus_halted = vcpus_halted(&m->vcpus);

@@ -1,6 +1,7 @@
 #include "vmm/machine/machine_state.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/machine_version.h"
 #include "base/util.h"
 #include "devices/device.h"
 #include "devices/pci/pci.h"
@@ -35,11 +36,9 @@ static const char *const irqchip_names[] = {
 
 /* ---- the section "machine": the properties that have to match ---- */
 
-uint32_t machine_hardware_newest(const struct machine *m)
+uint32_t machine_hardware_to_boot(const struct machine *m)
 {
-	if (m->cfg.firmware == VM_FIRMWARE_UEFI)
-		return MACHINE_HARDWARE_UEFI;
-	return m->cfg.firmware ? MACHINE_HARDWARE_FIRMWARE : MACHINE_HARDWARE_VERSION;
+	return m->cfg.machine ? m->cfg.machine : machine_version_unnamed(m->cfg.firmware);
 }
 
 /* Return the version without hot-plug, which states of format version 1 have. */
@@ -50,8 +49,7 @@ static uint32_t hardware_oldest(const struct machine *m)
 
 static bool hardware_is_known(const struct machine *m, uint32_t hardware)
 {
-	return hardware == machine_hardware_newest(m) || (hardware == hardware_oldest(m) && m->cfg.firmware != VM_FIRMWARE_UEFI) ||
-		(hardware == MACHINE_HARDWARE_VERSION_3 && !m->cfg.firmware);
+	return machine_version_boots(m->cfg.firmware, hardware) || (hardware == hardware_oldest(m) && m->cfg.firmware != VM_FIRMWARE_UEFI);
 }
 
 /* What the section says of the machine that was saved. */
@@ -145,7 +143,7 @@ static int machine_check(struct machine *m, const struct state_section *section,
 	if (!hardware_is_known(m, hardware))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"VM state: saved with machine version %u; this Cairn builds version %u; " STATE_NEWER_REMEDY,
-			hardware, machine_hardware_newest(m));
+			hardware, machine_version_newest(m->cfg.firmware));
 	if (devices != ours)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved with %u devices; this VM has %u",
 			devices, ours);

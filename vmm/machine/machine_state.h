@@ -17,19 +17,16 @@ struct state_writer;
 /* Write all sections. Returns 0 or -errno. */
 int machine_save(struct machine *m, struct state_writer *w, struct err *e);
 
-/* The version of the hardware that the guest sees: all devices with their registers, and the ACPI
- * and SMBIOS tables. A change that a guest can notice is a new version. */
-#define MACHINE_HARDWARE_VERSION 6
-#define MACHINE_HARDWARE_FIRMWARE 4 /* a VM with a BIOS */
-#define MACHINE_HARDWARE_UEFI 5
-/* Older versions, which a guest keeps until it boots again: 3 is 6 without SMBIOS tables; 1 and 2 are 3 and 4 without
- * hot-plug of PCI devices. */
+/* The machine version stands for the hardware that the guest sees: all devices with their registers, and the ACPI and
+ * SMBIOS tables. A change that a guest can notice is a new version, and a row of machine_version_newest().
+ * 3 is 6, the newest of a VM without firmware, without SMBIOS tables. 1 and 2 are 3 and 4 without hot-plug of PCI
+ * devices; no VM boots as one of these, but a guest keeps it until it boots again. */
 #define MACHINE_HARDWARE_VERSION_1 1
 #define MACHINE_HARDWARE_VERSION_3 3
 #define MACHINE_HARDWARE_FIRMWARE_2 2
 
 /* Return the version that a guest of m gets when it boots. */
-uint32_t machine_hardware_newest(const struct machine *m);
+uint32_t machine_hardware_to_boot(const struct machine *m);
 
 /* Check whether the state belongs to a machine like m: same memory, vCPUs, machine version, and devices by
  * type and name, with every section complete and of a known version; and whether this host can give the

@@ -107,7 +107,7 @@ MACHINE_4 = {
 
 
 def test_machine_version_4_has_these_devices(daemon, kvm, tmp_path):
-    """A change of what the guest sees needs a new MACHINE_HARDWARE_FIRMWARE. There are no golden states of version 4,
+    """A change of what the guest sees needs a new machine version. There are no golden states of version 4,
     because memory depends on the host's SeaBIOS."""
     sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../data"))
     import golden

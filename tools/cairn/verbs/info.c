@@ -42,6 +42,7 @@ static void info_print(struct json_object *o)
 	label_print(stdout, "Name:", "%s", js_get_str_or(o, "name", "-"));
 	label_print(stdout, "UUID:", "%s", js_get_str_or(o, "uuid", "-"));
 	label_print(stdout, "OS Type:", "hvm");
+	label_print(stdout, "Machine type:", "cairn-%lld", (long long)js_get_int(o, "machine", 0));
 	label_print(stdout, "State:", "%s", js_get_str_or(o, "state", "-"));
 	if (js_get_bool(o, "outdated", false))
 		label_print(stdout, "Process:", "outdated (older Cairn; update: cairn restart-process %s)",

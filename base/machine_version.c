@@ -1,0 +1,26 @@
+#include "base/machine_version.h"
+
+#define FIRMWARES 3
+
+/* By firmware. A row ends with 0; the first one is the newest. */
+static const unsigned versions[FIRMWARES][3] = { { 6, 3 }, { 4 }, { 5 } };
+
+unsigned machine_version_newest(unsigned firmware)
+{
+	return versions[firmware % FIRMWARES][0];
+}
+
+unsigned machine_version_unnamed(unsigned firmware)
+{
+	static const unsigned unnamed[FIRMWARES] = { 6, 4, 5 };
+
+	return unnamed[firmware % FIRMWARES];
+}
+
+bool machine_version_boots(unsigned firmware, unsigned version)
+{
+	for (const unsigned *v = versions[firmware % FIRMWARES]; *v; v++)
+		if (*v == version)
+			return true;
+	return false;
+}

@@ -1,0 +1,17 @@
+/* machine_version: which machine versions (docs/vmstate.md) a VM can boot as. A version stands for all that a guest can
+ * see of its devices and tables.
+ *
+ * firmware: 0: the VM boots a kernel; 1: a BIOS; 2: UEFI. */
+#ifndef CAIRN_BASE_MACHINE_VERSION_H
+#define CAIRN_BASE_MACHINE_VERSION_H
+
+#include <stdbool.h>
+
+/* Return the newest version, which a new VM gets. */
+unsigned machine_version_newest(unsigned firmware);
+/* Return the version of a VM from before definitions had the key "machine". It never changes. */
+unsigned machine_version_unnamed(unsigned firmware);
+/* Return whether such a VM can boot as this version. */
+bool machine_version_boots(unsigned firmware, unsigned version);
+
+#endif

@@ -1,0 +1,121 @@
+"""The machine version: a VM keeps the one that it was defined with until its owner changes it."""
+
+import json
+
+import pytest
+
+from conftest import Console, until
+
+ANCHOR = int.from_bytes(b"_SM_", "little")  # of the SMBIOS tables, which machine version 3 lacks
+
+
+def inactive(d, name="vm1"):
+    return json.loads(d.cairn("dumpjson", name, "--inactive").stdout)
+
+
+def test_new_vm_gets_newest_version(fake):
+    fake.define("vm1")
+    assert inactive(fake)["machine"] == fake.info("vm1")["machine"] == 6
+    assert "Machine type:   cairn-6\n" in fake.cairn("dominfo", "vm1").stdout
+    assert "<type arch='x86_64' machine='cairn-6'>hvm</type>" in fake.cairn("dumpxml", "vm1").stdout
+    disk = fake.tmp / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    for firmware, version, memory in (("bios", 4, "32M"), ("uefi", 5, "64M")):
+        fake.define(firmware, memory=memory, boot={"firmware": firmware}, disks=[{"path": "disk", "format": "raw", "readonly": True}])
+        assert inactive(fake, firmware)["machine"] == version
+
+
+def test_vm_keeps_its_version_when_it_is_redefined(fake):
+    fake.define("vm1", machine=3)
+    fake.define("vm1", vcpus=2)
+    assert inactive(fake)["machine"] == 3
+    fake.define("vm1", machine=6)
+    assert inactive(fake)["machine"] == 6
+    fake.define("vm1", machine=3)
+    (fake.tmp / "disk").write_bytes(bytes(1 << 20))
+    fake.define("vm1", boot=None, disks=[{"path": "disk", "format": "raw"}])
+    assert inactive(fake)["machine"] == 4
+
+
+def test_version_passes_through_xml(fake):
+    fake.define("vm1", machine=3)
+    xml = fake.tmp / "vm1.xml"
+    xml.write_text(fake.cairn("dumpxml", "vm1").stdout.replace("cairn-3", "cairn-6"))
+    r = fake.cairn("define", str(xml))
+    assert inactive(fake)["machine"] == 6 and r.stderr == ""
+    xml.write_text(xml.read_text().replace("cairn-6", "pc-q35-7.2"))
+    r = fake.cairn("define", str(xml))
+    assert '@machine: "pc-q35-7.2" has no effect: it is a machine of another hypervisor' in r.stderr
+    assert inactive(fake)["machine"] == 6
+    xml.write_text(xml.read_text().replace("pc-q35-7.2", "cairn-7"))
+    assert "does not boot as version 7; the newest that this Cairn has for it is 6" in fake.cairn("define", str(xml), ok=2).stderr
+
+
+@pytest.mark.parametrize("version", [1, 4, 5, 7, 255])
+def test_version_of_another_vm_is_refused(fake, version):
+    r = fake.cairn("define", fake.write("vm1", machine=version), ok=2)
+    assert f"machine: a VM that boots a kernel does not boot as version {version}; the newest that this Cairn has for it is 6" in r.stderr
+
+
+def test_vm_from_before_the_key(fake):
+    fake.define("vm1", machine=3)
+    stored = fake.state / "vms" / "vm1" / "definition.json"
+    fake.stop()
+    old = json.loads(stored.read_text())
+    del old["machine"]
+    stored.write_text(json.dumps(old))
+    fake.start()
+    assert inactive(fake)["machine"] == 6
+
+
+def test_clones_and_imported_vms_have_that_of_the_source(fake):
+    fake.define("vm1", machine=3)
+    fake.cairn("clone", "vm1", "copy")
+    assert inactive(fake, "copy")["machine"] == 3
+    fake.cairn("export", "vm1", str(fake.tmp / "vm1.tar"))
+    fake.cairn("import", str(fake.tmp / "vm1.tar"), "--name", "again")
+    assert inactive(fake, "again")["machine"] == 3
+
+
+def test_managed_save_outlives_a_change(fake):
+    fake.define("vm1", machine=3)
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1")
+    fake.define("vm1", machine=6)
+    assert fake.info("vm1")["managed-save"]
+
+
+def anchor(d, name="vm1"):
+    """Return the guest's machine version, and whether it finds SMBIOS tables."""
+    q = d.qmp()
+    q.run("vm-console", vm=name, history=False)
+    c = Console(d, name, q.fds.pop())
+    word, = c.run("rd32 0xf0000")
+    c.close()
+    return d.figures(name)["machine"], int(word, 0) == ANCHOR
+
+
+def booted(d, *verb):
+    d.cairn(*verb)
+    c = Console(d, "vm1")
+    while c.line() != "interp":
+        pass
+    c.close()
+
+
+def test_guest_gets_the_version_when_it_boots(daemon, kvm, guest, tmp_path):
+    boot = {"kernel": guest("interp.elf")}
+    daemon.define("vm1", boot=boot, machine=3)
+    booted(daemon, "start", "vm1")
+    assert anchor(daemon) == (3, False)
+    daemon.cairn("save", "vm1", str(tmp_path / "saved"))
+    daemon.define("vm1", boot=boot, machine=6)
+    daemon.cairn("restore", str(tmp_path / "saved"))
+    assert anchor(daemon) == (3, False)  # the guest continues
+    assert json.loads(daemon.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert anchor(daemon) == (3, False)
+    daemon.cairn("reset", "vm1")
+    until(lambda: daemon.figures("vm1")["machine"] == 6)
+    daemon.cairn("destroy", "vm1")
+    booted(daemon, "start", "vm1")
+    assert anchor(daemon) == (6, True)
