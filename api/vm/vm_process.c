@@ -212,8 +212,8 @@ static void channel_lost(struct vm_process *p, bool protocol)
 }
 
 /* Look at the first message on a new connection. If another process sent it, the VM was handed over, and the process of
- * p ends: close the connection. Returns 1: the process of p sent it, or the connection has ended; 0: no message is there,
- * and none may be received before the next look; -1: closed. */
+ * p ends: close the connection. Returns 1: the process of p sent it, or the connection has ended; 0: no message is
+ * there, and none may be received before the next look; -1: closed. */
 static int sender_prove(struct vm_process *p)
 {
 	pid_t pid;

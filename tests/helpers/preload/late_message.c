@@ -1,5 +1,5 @@
-/* A library for LD_PRELOAD: a message comes right after vm_socket_peek_pid() found none on a socket. That look creates the
- * file in LATE_MESSAGE, and returns when a message is there. */
+/* A library for LD_PRELOAD: a message comes right after vm_socket_peek_pid() found none on a socket. That look creates
+ * the file in LATE_MESSAGE, and returns when a message is there. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
