@@ -1,8 +1,9 @@
 /* container: runs a command as in a container with Docker's defaults: container FOLDER COMMAND...
  *
  * The command sees a read-only root, a /dev/shm of 64 MiB, and FOLDER at /mnt, writable. It belongs to user 65534 and
- * the group of /dev/kvm, without capabilities, and its system calls are filtered as by Docker's default profile: the
- * list below has all that this profile refuses on x86-64, except those that Linux no longer has. Needs root. */
+ * the group of /dev/kvm, without capabilities, and its system calls are filtered as by Docker's default profile
+ * (moby's profiles/seccomp/default.json): the list below has all calls that this profile refuses on x86-64, except those
+ * that Linux no longer has. The profile also refuses some arguments of personality(). Needs root. */
 #include <errno.h>
 #include <grp.h>
 #include <sched.h>
@@ -32,6 +33,7 @@ static const int refused[] = {
 	SCMP_SYS(sethostname), SCMP_SYS(setdomainname), SCMP_SYS(init_module), SCMP_SYS(finit_module),
 	SCMP_SYS(delete_module), SCMP_SYS(kexec_load), SCMP_SYS(kexec_file_load), SCMP_SYS(reboot),
 	SCMP_SYS(acct), SCMP_SYS(iopl), SCMP_SYS(ioperm), SCMP_SYS(vhangup), SCMP_SYS(syslog),
+	SCMP_SYS(sysfs), SCMP_SYS(uselib), SCMP_SYS(ustat),
 };
 
 #define NAMESPACES                                                                                 \
