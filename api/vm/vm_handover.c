@@ -202,7 +202,7 @@ bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end)
 	struct err e;
 	int r;
 
-	if (!(vm_has(vm, VM_FACT_HANDS_OVER) || end->unanswered) || end->said || end->protocol)
+	if (!(vm_has(vm, VM_FACT_HANDS_OVER) || end->unanswered || end->replaced) || end->said || end->protocol)
 		return false;
 	if (vm->handover && vm->handover->pair >= 0)
 		return false; /* the process was not asked yet */

@@ -226,8 +226,9 @@ static int sender_prove(struct vm_process *p)
 		vm_requests_resume(p);
 		return 1;
 	}
+	log_info("process", "VM '%s': process %d answers in place of process %d", p->name, (int)pid, (int)p->pid);
 	channel_close(p);
-	p->lost = true;
+	p->lost = p->replaced = true;
 	vm_process_kill_after(p, END_TIMEOUT_NS);
 	return -1;
 }
@@ -333,6 +334,7 @@ static void end_learn(struct vm_process *p)
 	siginfo_t si = { 0 };
 
 	p->end.unanswered = !p->child && !p->answered;
+	p->end.replaced = p->replaced || p->unproven;
 	if (!p->end.said && p->end_fd >= 0)
 		p->end.said = vm_end_read(p->end_fd, &p->end.event);
 	if (!p->child || waitid(P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) < 0 || !si.si_pid)

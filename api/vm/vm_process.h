@@ -29,6 +29,7 @@ struct vm_process_end {
 	int status;	       /* exit status, or the signal's number */
 	bool protocol;	       /* the daemon killed the process because it broke the protocol */
 	bool unanswered;       /* the process was adopted, and answered no request */
+	bool replaced;	       /* the connection was lost, and another process answers on the new one, or nobody yet */
 };
 
 struct vm_process_ops {

@@ -64,6 +64,7 @@ struct vm_process {
 	bool answered;	/* an answer has arrived */
 	bool lost;	/* the connection is lost: requests wait for the next one, or for the process's end */
 	bool unproven;	/* no message has arrived since vm_process_connect() */
+	bool replaced;	/* another process answered on that connection */
 	bool knows[VM_KNOWN_COUNT]; /* see vm_process_knows() */
 	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */

@@ -6,7 +6,7 @@
  *   crash-after=MS (preserved)  exit-after=MS:VALUE (debug exit)  rude-after=MS (panic; detail is not UTF-8)
  *   agent-after=MS (an agent opens its port and answers)  no-agent (the guest's agent does not answer)
  *   cairn-agent=PATH (vsock connections go to this program, as --fd FD; without it nothing listens)
- *   hands-over (the agent does not answer before the VM is handed over)  agent-socket=PATH (has the agent's commands)
+ *   hands-over (no agent answers before)  hands-over-silently (without its event)  agent-socket=PATH (an agent's)
  *   handover-ends=FILE (the old process ends once FILE exists)  goes-on-when=FILE (the new one serves then)
  *   leaves-query=SOCKET (once SOCKET exists, hand the VM over to its listener instead of answering a query)
  *   repeats-after=MS (send a hundred times each event that a guest can repeat)
@@ -664,7 +664,8 @@ static void addresses_send(struct fake *f, uint64_t seq)
 
 static _Noreturn void hand_over(struct fake *f, const struct channel_msg *m)
 {
-	phase(f, VM_PHASE_PAUSED, VM_REASON_HANDOVER, 0, "");
+	if (!word(f, "hands-over-silently"))
+		phase(f, VM_PHASE_PAUSED, VM_REASON_HANDOVER, 0, "");
 	channel_send(m->fds[0], f->version, VM_MSG_CONFIG, 1, &f->config, sizeof(f->config), &f->listening, 1);
 	close(f->sock);
 	wait_for_file(f, "handover-ends=");
@@ -697,7 +698,6 @@ static bool agent_is_slow(const struct fake *f, const struct channel_msg *m)
 	return true;
 }
 
-/* Leave a query without an answer, once its word's file exists. */
 static void query_leave(const struct fake *f, const struct channel_msg *m)
 {
 	if (m->head.type == VM_MSG_QUERY && !f->took_over && word(f, "leaves-query=") && file_is_there(f, "leaves-query="))

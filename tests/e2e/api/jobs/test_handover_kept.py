@@ -200,3 +200,25 @@ def test_daemon_follows_a_handover_while_the_old_process_ends_slowly(tmp_path):
         assert looked.exists()
         info = d.info("vm1")
         assert info["state"] == "running" and info["pid"] != old and not gone(info["pid"])
+
+
+@pytest.mark.parametrize("first", ["answer", "end"])
+def test_daemon_follows_a_handover_that_it_was_not_told_of(fake, tmp_path, first):
+    """The old process pauses after its connection is lost, and the new one is the first to answer on the next
+    connection, before or after the end of the old one."""
+    ends, goes_on_when = tmp_path / "ends", tmp_path / "goes-on"
+    fake.define("vm1", cmdline=f"hands-over-silently handover-ends={ends} goes-on-when={goes_on_when}")
+    fake.cairn("start", "vm1")
+    old = fake.info("vm1")["pid"]
+    job = fake.cairn("restart-process", "--no-wait", "vm1").stdout.strip()
+    until(lambda: f"(pid {old}) is lost; connecting again" in fake.log.read_text())
+    new, = set(fake.children()) - {old}
+    if first == "answer":
+        goes_on_when.touch()
+        until(lambda: f"process {new} answers in place of process {old}" in fake.log.read_text())
+    ends.touch()
+    until(lambda: gone(old))
+    goes_on_when.touch()
+    assert job_of(fake, job).get("error") is None, fake.log.read_text()
+    info = fake.info("vm1")
+    assert info["state"] == "running" and info["pid"] == new
