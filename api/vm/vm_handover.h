@@ -33,9 +33,9 @@ void vm_hand_over(struct vm *vm, const struct vm_handover_ops *ops, void *opaque
 bool vm_handover_cancel(struct vm *vm);
 
 /* Handle the end of the VM's process after it reported VM_REASON_HANDOVER, or before it answered the query of a new
- * daemon or on a new connection, which it may have read after handing the VM over: set vm->proc to the process that took the VM
- * over, connect to it, and send it the requests that only read. If a signal ended the old process, kill the new one
- * instead, and wait for its end. The caller frees the old process's object. Internal to vm/.
+ * daemon or on a new connection, which it may have read after handing the VM over: set vm->proc to the process that
+ * took the VM over, connect to it, and send it the requests that only read. If a signal ended the old process, kill the
+ * new one instead, and wait for its end. The caller frees the old process's object. Internal to vm/.
  * Returns true if vm->proc is the new process now; false: the VM has ended. */
 bool vm_handover_follow(struct vm *vm, const struct vm_process_end *end);
 /* End the handover, if one is under way, with -ESRCH, because the VM has ended. Internal to vm/. */

@@ -2,8 +2,8 @@
  *
  * The command sees a read-only root, a /dev/shm of 64 MiB, and FOLDER at /mnt, writable. It belongs to user 65534 and
  * the group of /dev/kvm, without capabilities, and its system calls are filtered as by Docker's default profile
- * (moby's profiles/seccomp/default.json): the list below has all calls that this profile refuses on x86-64, except those
- * that Linux no longer has. The profile also refuses some arguments of personality(). Needs root. */
+ * (moby's profiles/seccomp/default.json): the list below has all calls that this profile refuses on x86-64, except
+ * those that Linux no longer has. The profile also refuses some arguments of personality(). Needs root. */
 #include <errno.h>
 #include <grp.h>
 #include <sched.h>
