@@ -9,37 +9,44 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <spawn.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define OUTPUT_MAX (1024 * 1024)
-#define ARGS_MAX 16
+#define ARGS_MAX 48
 
-static int img_spawn(const char *const *args, int out, pid_t *ret_pid, struct err *e)
+/* Signals that this process ignores end the program. */
+static int program_spawn(const char *program, const char *const *args, int out, pid_t *ret_pid)
 {
-	char program[PATH_MAX], *argv[ARGS_MAX + 2] = { (char *)"cairn-img" };
+	char *argv[ARGS_MAX + 2] = { (char *)(strrchr(program, '/') ? strrchr(program, '/') + 1 : program) };
 	posix_spawn_file_actions_t files;
-	int r = paths_helper("cairn-img", program, sizeof(program), e);
+	posix_spawnattr_t attr;
+	sigset_t all;
+	int r;
 
-	if (r < 0)
-		return r;
 	for (unsigned i = 0; i < ARGS_MAX && args[i]; i++)
 		argv[i + 1] = (char *)args[i];
 	posix_spawn_file_actions_init(&files);
 	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
 	posix_spawn_file_actions_adddup2(&files, out, 1);
 	posix_spawn_file_actions_adddup2(&files, out, 2);
-	r = -posix_spawn(ret_pid, program, &files, NULL, argv, environ);
+	sigfillset(&all);
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF);
+	posix_spawnattr_setsigdefault(&attr, &all);
+	r = -posix_spawnp(ret_pid, program, &files, &attr, argv, environ);
+	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&files);
-	return r < 0 ? err_set_errno(e, r, "%s", program) : 0;
+	return r;
 }
 
-/* Say what cairn-img has said, on one line. */
-static int img_failed(char *text, struct err *e)
+/* Say what the program has said, on one line. */
+static int program_failed(const char *program, char *text, struct err *e)
 {
-	static const char name[] = "cairn-img: ";
+	const char *name = strrchr(program, '/') ? strrchr(program, '/') + 1 : program;
 	char *end = text + strlen(text);
 
 	while (end > text && end[-1] == '\n')
@@ -47,12 +54,12 @@ static int img_failed(char *text, struct err *e)
 	for (char *p = text; *p; p++)
 		if (*p == '\n')
 			*p = ' ';
-	if (!strncmp(text, name, sizeof(name) - 1))
-		text += sizeof(name) - 1;
-	return err_set(e, -EIO, ERR_IO, "%.400s", *text ? text : "cairn-img has failed");
+	if (!strncmp(text, name, strlen(name)) && text[strlen(name)] == ':')
+		text += strlen(name) + 1 + strspn(text + strlen(name) + 1, " ");
+	return *text ? err_set(e, -EIO, ERR_IO, "%.400s", text) : err_set(e, -EIO, ERR_IO, "%s has failed", name);
 }
 
-int img_run(const char *const *args, struct json_object **ret, struct err *e)
+int program_run(const char *program, const char *const *args, struct json_object **ret, struct err *e)
 {
 	CLEANUP_CLOSE int from = -1, to = -1;
 	CLEANUP_FREE char *text = NULL;
@@ -61,21 +68,29 @@ int img_run(const char *const *args, struct json_object **ret, struct err *e)
 	pid_t pid;
 
 	if (pipe2(pair, O_CLOEXEC) < 0)
-		return err_set_errno(e, -errno, "cairn-img");
+		return err_set_errno(e, -errno, "%s", program);
 	from = pair[0];
 	to = pair[1];
-	r = img_spawn(args, to, &pid, e);
+	r = program_spawn(program, args, to, &pid);
 	if (r < 0)
-		return r;
+		return err_set_errno(e, r, "%s", program);
 	close(steal_fd(&to));
-	r = file_read_fd(from, "cairn-img", OUTPUT_MAX, &text, &len, e);
-	close(steal_fd(&from)); /* cairn-img ends if it still writes */
+	r = file_read_fd(from, program, OUTPUT_MAX, &text, &len, e);
+	close(steal_fd(&from)); /* the program ends if it still writes */
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
-			return err_set_errno(e, -errno, "cairn-img");
+			return err_set_errno(e, -errno, "%s", program);
 	if (r < 0)
 		return r;
 	if (status)
-		return img_failed(text, e);
-	return ret ? js_parse(text, len, "cairn-img", ret, e) : 0;
+		return program_failed(program, text, e);
+	return ret ? js_parse(text, len, program, ret, e) : 0;
+}
+
+int img_run(const char *const *args, struct json_object **ret, struct err *e)
+{
+	char program[PATH_MAX];
+	int r = paths_helper("cairn-img", program, sizeof(program), e);
+
+	return r < 0 ? r : program_run(program, args, ret, e);
 }

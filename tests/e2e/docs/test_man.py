@@ -180,6 +180,12 @@ cairn clone golden --linked --count 3 web
 cairn clone web1 test --live
     given: running web1
     then: is test running; is web1 running
+cairn backup-begin web1
+    given: running web1
+    then: ls web1.qcow2.backup-*
+cairn backup-begin web1 --pull --socket socks
+    given: running web1
+    then: [ -S socks/vda.sock ]; cairn domjobabort web1
 cairn blockcopy web1 vda --dest moved.qcow2 --pivot
     given: running web1
     then: cairn domblklist web1 | grep moved.qcow2
@@ -282,6 +288,12 @@ cairn net-uuid default
 cairn jobs
     given: snapshot; cairn snapshot-create-as web1 s2 --no-wait
     then: shows job2
+cairn domjobinfo web1
+    given: running web1
+    then: shows None
+cairn domjobabort web1
+    given: running web1; cairn backup-begin web1 --pull
+    then: cairn domjobinfo web1 | grep None
 cairn job-cancel job7
     given: running web1
     given: for i in 1 2 3 4 5 6; do cairn snapshot-create-as web1 s$i --disk-only; done

@@ -2,11 +2,11 @@
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/verbs/jobs.h"
 
 #include <stdio.h>
 
-/* Fetch all pages of query-jobs as one array. Returns 0 or -errno. */
-static int jobs_fetch(struct cli *c, struct json_object **ret_all, struct err *e)
+int jobs_fetch(struct cli *c, struct json_object **ret_all, struct err *e)
 {
 	struct json_object *all = json_object_new_array();
 	char after[80] = "";

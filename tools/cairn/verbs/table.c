@@ -112,6 +112,14 @@ static const struct verb_option managedsave_options[] = {
 static const struct verb_option blockpull_options[] = {
 	{ "bandwidth", "MIB", "limit the rate, in MiB/s [no limit]" },
 	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
+static const struct verb_option backup_begin_options[] = {
+	{ "pull", NULL, "serve the disks over NBD until domjobabort [copy them to files]" },
+	{ "socket", "DIR", "with --pull: make the sockets in DIR [VM.backup]" },
+	{ "since", "NAME", "with --pull: offer only what differs from this earlier snapshot" },
+	{ "to", "DIR", "write the files to DIR [beside the images]" },
+	{ "disk", "ID", "back up this disk only; repeatable [all writable disks]" },
+	{ "checkpoint", "NAME", "keep the snapshot with this name, for a later --since" },
+	{ "quiesce", NULL, FROM_SCHEMA("quiesce") }, END };
 static const struct verb_option blockcommit_options[] = {
 	{ "base", "FILE", "commit to this layer, a path or DISK[N] [the lowest one]" },
 	{ "top", "FILE", "commit this layer and those between it and the base [the image]" },
@@ -500,6 +508,8 @@ const struct verb verbs[] = {
 		"vm-clone vm-fork vm-define vm-dump-definition",
 		verb_clone },
 	{ "template", "Clones", "VM", NULL, template_options, 1, 1, false, "vm", "vm-template", verb_template },
+	{ "backup-begin", "Clones", "VM", "back up a VM's disks, as of one instant", backup_begin_options, 1, 1, true, "vm",
+		"snapshot-create snapshot-list snapshot-set snapshot-delete vm-dump-definition", verb_backup_begin },
 	{ "blockcopy", "Clones", "VM DISK", "copy a disk of a running VM", blockcopy_options, 2, 2, false, "vm-disk",
 		"vm-blockcopy vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
 		verb_blockcopy },
@@ -610,6 +620,10 @@ const struct verb verbs[] = {
 	{ "net-uuid", "Networks", "NETWORK", "print the UUID of a network", NULL, 1, 1, false, "net", "net-info", verb_net_name },
 	{ "jobs", "Jobs", "", "list jobs under way and results of finished jobs", NULL, 0, 0, true, NULL,
 		"query-jobs", verb_jobs },
+	{ "domjobinfo", "Jobs", "VM", "show the job or backup of a VM that is under way", NULL, 1, 1, true, "vm",
+		"query-jobs vm-info snapshot-list", verb_domjobinfo },
+	{ "domjobabort", "Jobs", "VM", "cancel the job of a VM that is under way, or end its backup", NULL, 1, 1, false, "vm",
+		"query-jobs vm-info snapshot-list snapshot-set snapshot-delete vm-dump-definition", verb_domjobabort },
 	{ "job-cancel", "Jobs", "ID...", "cancel jobs", NULL, 1, MANY, false, "job", "job-cancel",
 		verb_job_cancel },
 	{ "job-dismiss", "Jobs", "ID...", "delete results of finished jobs", NULL, 1, MANY, false, "job", "job-dismiss",

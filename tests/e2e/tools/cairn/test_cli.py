@@ -25,7 +25,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "set-lifecycle-action", "attach-disk", "detach-disk", "change-media", "attach-interface", "detach-interface",
          "domiftune", "blkdeviotune", "domif-setlink", "domif-egress", "seed", "forward-add", "forward-remove", "forward-list", "undefine", "start",
          "shutdown", "reboot", "reset", "suspend", "resume", "destroy", "reclaim", "restart-process", "autostart", "run", "dump",
-         "clone", "template", "blockcopy", "blockjob", "blockcommit", "blockpull", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
+         "clone", "template", "backup-begin", "blockcopy", "blockjob", "blockcommit", "blockpull", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist",
@@ -33,7 +33,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "qmp-path", "console", "vsock", "ssh", "wait", "event", "events", "net-list", "net-info", "net-start",
          "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-dumpxml", "net-update", "net-edit",
          "net-dhcp-leases",
-         "net-undefine", "net-name", "net-uuid", "jobs", "job-cancel", "job-dismiss", "exec", "exec-output",
+         "net-undefine", "net-name", "net-uuid", "jobs", "domjobinfo", "domjobabort", "job-cancel", "job-dismiss", "exec", "exec-output",
          "cp", "guestinfo",
          "domhostname", "domfsinfo", "domfstrim", "domfsfreeze", "domfsthaw", "set-user-password", "domtime",
          "qemu-agent-command", "grant", "revoke", "permissions", "quota", "audit", "daemon-stop", "doctor",
@@ -557,7 +557,7 @@ def test_completion_offers_matching_words(fake):
     assert complete("cairn snapshot-revert --domain web1 ") == {"before"}
     assert complete("cairn snapshot-revert --di") == {"--disk", "--disks-only"}
     assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblkinfo", "domblklist", "domiflist", "domifstat", "domif-getlink", "domif-egress", "domif-setlink", "domiftune", "domifaddr", "domrename", "domstats", "dommemstat", "domhostname", "domfsinfo",
-                                         "domfstrim", "domfsfreeze", "domfsthaw", "domtime"}
+                                         "domfstrim", "domfsfreeze", "domfsthaw", "domtime", "domjobinfo", "domjobabort"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
 
 

@@ -23,7 +23,8 @@ ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cance
 # Arguments with a fixed set of words that are no option of that name with these words: a positional, flags, or not
 # offered.
 OTHERWISE = {("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("blockcommit", "format"): [], ("grant", "role"): ["positional"], ("screenshot", "format"): ["positional"], ("start", "kind"): [],
-             ("snapshot-delete", "children"): ["children", "children-only"]}
+             ("snapshot-delete", "children"): ["children", "children-only"], ("backup-begin", "children"): [],
+             ("domjobabort", "children"): []}
 MAN = pathlib.Path(ROOT, "docs/man/cairn.1").read_text().replace("\\-", "-")
 VERBS_C = pathlib.Path(ROOT, "tools/cairn/verbs/table.c").read_text()
 
@@ -235,6 +236,10 @@ snapshot-schedule vm1 --remove
 snapshot-revert vm1 s2
 snapshot-delete vm1 s2 --dry-run
 snapshot-delete vm1 s2
+backup-begin vm1
+domjobinfo vm1
+snapshot-create-as vm1 served --disk-only --tag backup
+domjobabort vm1
 clone vm1 full
 clone vm1 live --live
 clone vm2 seeded --new-seed

@@ -1,0 +1,159 @@
+"""cairn backup-begin, domjobinfo and domjobabort: a backup of one instant, while the guest goes on. qemu-img is the
+oracle, and the client of NBD."""
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from conftest import until
+from fuselib import Op, fuse
+from test_blockcommit import check, img, vm  # noqa: F401
+from test_blockcopy import start
+
+
+def snapshots(d):
+    return d.cairn("snapshot-list", "vm1", "--name").stdout.split()
+
+
+def begin(d, *args):
+    return json.loads(d.cairn("backup-begin", "vm1", *args, "--format", "json").stdout)
+
+
+def freeze(g):
+    """A raw copy of what the disk has now."""
+    g.d.cairn("suspend", "vm1")
+    img(g.d, "convert", "-U", "-f", "qcow2", "-O", "raw", "disk0.qcow2", "now.raw")
+    g.d.cairn("resume", "vm1")
+
+
+def test_push_copies_the_disks_of_one_instant(vm):
+    g = vm("qcow2", "qcow2")
+    g.write(1)
+    g.write(2, disk=1)
+    freeze(g)
+    r = begin(g.d)
+    assert r["mode"] == "push" and [d["disk"] for d in r["disks"]] == ["vda", "vdb"] and snapshots(g.d) == []
+    g.write(3)
+    img(g.d, "compare", "-f", "qcow2", "-F", "raw", r["disks"][0]["file"], "now.raw")
+    os.mkdir(g.d.tmp / "to")
+    one, = begin(g.d, "--to", "to", "--disk", "vdb")["disks"]
+    assert os.path.dirname(one["file"]) == str(g.d.tmp / "to") and one["disk"] == "vdb"
+    assert "has no job under way" in g.d.cairn("domjobabort", "vm1", ok=False).stderr
+    g.verify()
+
+
+def test_pull_serves_the_disk_of_one_instant_until_it_is_aborted(vm):
+    g = vm()
+    g.write(1)
+    freeze(g)
+    r = begin(g.d, "--pull", "--socket", "socks")
+    uri = r["disks"][0]["uri"]
+    assert uri == f"nbd+unix:///?socket={g.d.tmp}/socks/vda.sock" and snapshots(g.d) == [r["snapshot"]]
+    try:
+        g.write(2)
+        img(g.d, "compare", "-f", "raw", "-F", "raw", uri, "now.raw")
+        assert "under way" in g.d.cairn("backup-begin", "vm1", ok=False).stderr
+        assert "protects it" in g.d.cairn("snapshot-delete", "vm1", r["snapshot"], ok=False).stderr
+        info = g.d.cairn("domjobinfo", "vm1").stdout
+        assert "Backup" in info and str(g.d.tmp / "socks") in info
+        # It outlives the daemon and the VM's process.
+        g.d.stop(signal.SIGKILL)
+        g.d.start()
+        g.again()
+        img(g.d, "compare", "-f", "raw", "-F", "raw", uri, "now.raw")
+    finally:
+        pid = int((g.d.tmp / "socks/vda.pid").read_text())
+        assert g.d.cairn("domjobabort", "vm1").stdout == "Backup ended\n"
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert snapshots(g.d) == [] and not os.path.exists(g.d.tmp / "socks")
+    assert "None" in g.d.cairn("domjobinfo", "vm1").stdout
+    g.verify()
+    g.d.cairn("destroy", "vm1")
+    check(g.d, "disk0.qcow2")
+
+
+def test_increment_since_a_checkpoint(vm):
+    g = vm()
+    g.write(1)
+    begin(g.d, "--checkpoint", "mon")
+    assert snapshots(g.d) == ["mon"]
+    g.write(2, n=3)
+    r = begin(g.d, "--pull", "--since", "mon", "--checkpoint", "tue")
+    try:
+        out = img(g.d, "map", "--output", "json", "-f", "raw", r["disks"][0]["uri"]).stdout
+        data = sum(e["length"] for e in json.loads(out) if e["data"])
+        assert 3 * 65536 <= data <= 6 * 65536  # each write of 32 KiB touches one or two clusters
+    finally:
+        g.d.cairn("domjobabort", "vm1")
+    assert sorted(snapshots(g.d)) == ["mon", "tue"]
+    g.d.cairn("snapshot-delete", "vm1", "mon")
+
+
+def test_backup_of_an_overlay_and_of_a_vm_that_is_off(vm):
+    g = vm()
+    g.write(1)
+    g.snapshot("s1")
+    g.write(2)
+    g.console.close()
+    g.d.cairn("destroy", "vm1")
+    img(g.d, "convert", "-f", "qcow2", "-O", "raw", "disk0.s1", "now.raw")
+    one, = begin(g.d)["disks"]
+    img(g.d, "compare", "-f", "qcow2", "-F", "raw", one["file"], "now.raw")
+    g.start()
+
+
+def test_failed_backup_leaves_nothing(vm):
+    g = vm("qcow2", "qcow2")
+    assert "No such file" in g.d.cairn("backup-begin", "vm1", "--to", "none", ok=False).stderr
+    assert snapshots(g.d) == []
+    r = g.d.cairn("backup-begin", "vm1", "--pull", "--socket", "x" * 200, ok=False)
+    assert snapshots(g.d) == [] and "Failed to back up" in r.stderr and not os.path.exists(g.d.tmp / ("x" * 200))
+    path, g.d.env["PATH"] = g.d.env["PATH"], "/none"
+    r = g.d.cairn("backup-begin", "vm1", "--pull", ok=False)
+    g.d.env["PATH"] = path
+    assert "nbdkit is not installed" in r.stderr and snapshots(g.d) == []
+    g.write(1)
+    g.verify()
+
+
+def test_interrupted_backup_leaves_nothing(vm):
+    g = vm()
+    g.write(1)
+    with fuse(g.d.tmp / "fuse") as f:
+        f.hang(Op.WRITE)
+        with start(g.d, "backup-begin", "vm1", "--to", "fuse") as p:
+            until(lambda: Op.WRITE in f.hanging())
+            os.kill(p.pid, signal.SIGINT)
+            children = subprocess.run(["pgrep", "-P", str(p.pid)], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+            for child in children:
+                os.kill(int(child), signal.SIGINT)
+            f.release()
+            assert "Failed to back up" in p.communicate()[1]
+        assert snapshots(g.d) == []
+
+
+@pytest.mark.parametrize("args,says", [
+    (["--socket", "x"], "need --pull"), (["--since", "x"], "need --pull"), (["--pull", "--to", "x"], "without --pull"),
+    (["--disk", "vdx"], "does not have")])
+def test_impossible_backup_is_refused(vm, args, says):
+    g = vm()
+    assert says in g.d.cairn("backup-begin", "vm1", *args, ok=False).stderr
+    assert snapshots(g.d) == []
+
+
+def test_raw_disk_is_refused(vm):
+    g = vm("raw")
+    assert "need a writable qcow2 disk" in g.d.cairn("backup-begin", "vm1", ok=False).stderr
+
+
+def test_domjobabort_cancels_a_job(vm):
+    g = vm()
+    g.write(1)
+    g.d.cairn("blockcopy", "vm1", "vda", "--dest", "copy.raw", "--bandwidth", "1", "--no-wait")
+    assert "blockcopy" in g.d.cairn("domjobinfo", "vm1").stdout
+    assert g.d.cairn("domjobabort", "vm1").stdout == "Job is being cancelled\n"
+    until(lambda: "None" in g.d.cairn("domjobinfo", "vm1").stdout)
+    g.write(2)
+    g.verify()

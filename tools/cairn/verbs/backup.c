@@ -1,0 +1,544 @@
+/* backup-begin, domjobinfo, domjobabort: a backup of a VM's disks from a snapshot of one instant, which the images hold
+ * while it lasts: copied to files (push), or served over NBD by nbdkit with Cairn's plugin (pull). All that is known of
+ * a backup is in the snapshot: the tag `backup`, and the folder of the sockets as its description. So a backup outlives
+ * its client, the daemon and the VM's process, until domjobabort ends it. */
+#include "tools/cairn/cli.h"
+#include "api/store/paths.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "tools/cairn/change.h"
+#include "tools/cairn/img_run.h"
+#include "tools/cairn/job.h"
+#include "tools/cairn/output.h"
+#include "tools/cairn/snapshot.h"
+#include "tools/cairn/verbs/jobs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TAG "backup"
+#define CHECKPOINT "checkpoint" /* a tag, too: the snapshot stays after the backup */
+#define PLUGIN "nbdkit-cairn-plugin.so"
+#define LAYERS_MAX 16
+#define DISKS_MAX 24
+
+struct backup {
+	char name[256]; /* of the snapshot */
+	const char *since;
+	bool pull, checkpoint;
+	char folder[PATH_MAX]; /* pull: of the sockets; push: of the files; empty: beside the images */
+	struct json_object *disks[DISKS_MAX]; /* borrowed from the definition */
+	size_t n;
+};
+
+static const char *id_of(struct json_object *disk)
+{
+	return js_get_str_or(disk, "id", "");
+}
+
+static const char *image_of(struct json_object *disk)
+{
+	return js_get_str_or(disk, "path", "");
+}
+
+/* ---- the snapshot ---- */
+
+static bool has_tag(struct json_object *snapshot, const char *tag)
+{
+	struct json_object *tags = js_get_array(snapshot, "tags");
+
+	for (size_t i = 0; tags && i < json_object_array_length(tags); i++)
+		if (!strcmp(json_object_get_string(json_object_array_get_idx(tags, i)), tag))
+			return true;
+	return false;
+}
+
+/* Find the VM's backup. ret: owned by the caller; NULL: there is none. Returns 0 or -errno. */
+static int backup_find(struct cli *c, struct json_object **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	int r = snapshots_fetch_all(c, c->pos[0], &all, e);
+
+	*ret = NULL;
+	for (size_t i = 0; !r && !*ret && i < json_object_array_length(all); i++)
+		if (has_tag(json_object_array_get_idx(all, i), TAG))
+			*ret = json_object_get(json_object_array_get_idx(all, i));
+	return r;
+}
+
+static int snapshot_make(struct cli *c, const struct backup *b, struct err *e)
+{
+	struct json_object *args = cli_vm_args(c->pos[0]), *tags = json_object_new_array();
+
+	json_object_array_add(tags, json_object_new_string(TAG));
+	json_object_array_add(tags, json_object_new_string("keep"));
+	if (b->checkpoint)
+		json_object_array_add(tags, json_object_new_string(CHECKPOINT));
+	js_put_str(args, "name", b->name);
+	js_put_str(args, "description", b->pull ? b->folder : NULL);
+	js_put(args, "tags", tags);
+	js_put_bool(args, "disks-only", true);
+	js_put_bool(args, "quiesce", option_flag(c, "quiesce"));
+	return job_run(c, "snapshot-create", args, -1, "Snapshot", NULL, e);
+}
+
+/* Let the snapshot be an ordinary one, and delete it unless it is a checkpoint. */
+static int snapshot_end(struct cli *c, const char *name, bool checkpoint, struct err *e)
+{
+	struct json_object *args = cli_vm_args(c->pos[0]), *tags = json_object_new_array();
+	int r;
+
+	js_put_str(args, "name", name);
+	if (checkpoint)
+		json_object_array_add(tags, json_object_new_string(CHECKPOINT));
+	js_put(args, "tags", tags);
+	r = cli_execute(c, "snapshot-set", args, NULL, NULL, e);
+	if (r < 0 || checkpoint)
+		return r;
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "name", name);
+	return job_run(c, "snapshot-delete", args, -1, "Delete", NULL, e);
+}
+
+/* ---- the servers ---- */
+
+static void server_path(const char *folder, const char *id, const char *suffix, char ret[PATH_MAX])
+{
+	if (snprintf(ret, PATH_MAX, "%s/%s.%s", folder, id, suffix) >= PATH_MAX)
+		*ret = 0;
+}
+
+static int plugin_find(char ret[PATH_MAX], struct err *e)
+{
+	char self[PATH_MAX - 64];
+	ssize_t n;
+
+	if (paths_helper(PLUGIN, ret, PATH_MAX, e) == 0)
+		return 0;
+	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	self[MAX(n, 0)] = 0;
+	if (strrchr(self, '/'))
+		*strrchr(self, '/') = 0;
+	snprintf(ret, PATH_MAX, "%s/../lib/nbdkit/plugins/" PLUGIN, self);
+	return access(ret, R_OK) == 0 ? 0 : err_set(e, -ENOENT, ERR_NOT_FOUND, "%s is not installed", ret);
+}
+
+/* The folders of the disk's layers: a tool follows the names in headers only there. */
+static size_t folders_of(struct json_object *disk, char folders[LAYERS_MAX][PATH_MAX])
+{
+	struct json_object *backing = js_get_array(disk, "backing");
+	size_t n = 0;
+
+	for (size_t i = 0; backing && i < json_object_array_length(backing) && n < LAYERS_MAX; i++) {
+		char *end;
+
+		snprintf(folders[n], PATH_MAX, "%s", image_of(json_object_array_get_idx(backing, i)));
+		end = strrchr(folders[n], '/');
+		if (end && end > folders[n])
+			*end = 0;
+		n++;
+	}
+	return n;
+}
+
+static int server_start(const struct backup *b, struct json_object *disk, const char *plugin, struct err *e)
+{
+	static const char *const prefixes[] = { "file=", "format=", "snapshot=", "since=" };
+	const char *values[] = { image_of(disk), js_get_str_or(disk, "format", "qcow2"), b->name, b->since };
+	char folders[LAYERS_MAX][PATH_MAX], socket[PATH_MAX], pid[PATH_MAX];
+	char *texts[ARRAY_SIZE(prefixes) + LAYERS_MAX] = { 0 };
+	const char *args[8 + ARRAY_SIZE(texts)] = { "--unix", socket, "--pidfile", pid, "--read-only", plugin };
+	size_t nfolders = folders_of(disk, folders), n = 6, ntexts = 0;
+	int r = 0;
+
+	server_path(b->folder, id_of(disk), "sock", socket);
+	server_path(b->folder, id_of(disk), "pid", pid);
+	for (size_t i = 0; i < ARRAY_SIZE(prefixes) + nfolders && !r; i++) {
+		const char *prefix = i < ARRAY_SIZE(prefixes) ? prefixes[i] : "allow=";
+		const char *value = i < ARRAY_SIZE(prefixes) ? values[i] : folders[i - ARRAY_SIZE(prefixes)];
+
+		if (!value)
+			continue;
+		if (asprintf(&texts[ntexts], "%s%s", prefix, value) < 0)
+			r = err_set_errno(e, -ENOMEM, "nbdkit");
+		else
+			args[n++] = texts[ntexts++];
+	}
+	if (!r)
+		r = program_run("nbdkit", args, NULL, e);
+	if (r == -ENOENT)
+		err_set(e, r, ERR_NOT_FOUND, "nbdkit is not installed; install the package nbdkit (apt install nbdkit)");
+	while (ntexts)
+		free(texts[--ntexts]);
+	return r;
+}
+
+/* Whether the process is the server of that socket: its number may belong to another one by now. */
+static bool is_server(pid_t pid, const char *socket)
+{
+	char path[64], text[4 * PATH_MAX];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		close(fd);
+	if (n <= 0)
+		return false;
+	text[n] = 0;
+	for (char *p = text; p < text + n; p += strlen(p) + 1)
+		if (!strcmp(p, socket))
+			return strstr(text, "nbdkit") != NULL;
+	return false;
+}
+
+static void server_end(const char *folder, const char *id)
+{
+	char socket[PATH_MAX], pid[PATH_MAX], text[32] = "";
+	int fd, number;
+
+	server_path(folder, id, "sock", socket);
+	server_path(folder, id, "pid", pid);
+	fd = open(pid, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0) {
+		number = atoi(text);
+		if (number > 1 && is_server(number, socket))
+			kill(number, SIGTERM);
+	}
+	if (fd >= 0)
+		close(fd);
+	unlink(socket);
+	unlink(pid);
+}
+
+static void servers_end(const char *folder, struct json_object *disks)
+{
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
+		server_end(folder, id_of(json_object_array_get_idx(disks, i)));
+	rmdir(folder); /* fails if it has other files */
+}
+
+static int servers_start(struct backup *b, struct json_object *disks, struct err *e)
+{
+	char plugin[PATH_MAX];
+	int r = plugin_find(plugin, e);
+
+	if (!r && mkdir(b->folder, 0700) < 0 && errno != EEXIST)
+		r = err_set_errno(e, -errno, "%s", b->folder);
+	for (size_t i = 0; i < b->n && !r; i++)
+		r = server_start(b, b->disks[i], plugin, e);
+	if (r < 0)
+		servers_end(b->folder, disks);
+	return r;
+}
+
+/* ---- the files ---- */
+
+static void file_name(const struct backup *b, struct json_object *disk, char ret[PATH_MAX])
+{
+	const char *image = image_of(disk), *base = strrchr(image, '/');
+	int r = *b->folder ? snprintf(ret, PATH_MAX, "%s/%s.%s", b->folder, base ? base + 1 : image, b->name)
+			   : snprintf(ret, PATH_MAX, "%s.%s", image, b->name);
+
+	if (r >= PATH_MAX)
+		*ret = 0;
+}
+
+static int file_copy(const struct backup *b, struct json_object *disk, struct err *e)
+{
+	char folders[LAYERS_MAX][PATH_MAX], to[PATH_MAX];
+	const char *args[16 + 2 * LAYERS_MAX] = { "convert", "-U", "-q", "-f", "qcow2", "-O", "qcow2", "-l", b->name };
+	size_t n = 9, nfolders = folders_of(disk, folders);
+	int fd, r;
+
+	for (size_t i = 0; i < nfolders; i++) {
+		args[n++] = "--allow";
+		args[n++] = folders[i];
+	}
+	file_name(b, disk, to);
+	args[n++] = "--";
+	args[n++] = image_of(disk);
+	args[n++] = to;
+	fd = open(to, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_set_errno(e, -errno, "%s", to);
+	close(fd);
+	r = img_run(args, NULL, e);
+	if (r < 0)
+		unlink(to);
+	return r;
+}
+
+static int files_copy(const struct backup *b, struct err *e)
+{
+	char path[PATH_MAX];
+	size_t i = 0;
+	int r = 0;
+
+	while (i < b->n && !r)
+		r = file_copy(b, b->disks[i++], e);
+	for (size_t k = 0; r < 0 && k + 1 < i; k++) {
+		file_name(b, b->disks[k], path);
+		unlink(path);
+	}
+	return r;
+}
+
+/* ---- backup-begin ---- */
+
+static bool is_wanted(const struct cli *c, struct json_object *disk, const char **ids, size_t n)
+{
+	(void)c;
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(ids[i], id_of(disk)) || !strcmp(ids[i], image_of(disk)))
+			return true;
+	return !n && !js_get_bool(disk, "readonly", false) && *image_of(disk) && strcmp(js_get_str_or(disk, "device", "disk"), "cdrom");
+}
+
+static int disks_choose(struct cli *c, struct json_object *disks, struct backup *b, struct err *e)
+{
+	const char *ids[DISKS_MAX];
+	size_t n = option_values(c, "disk", ids, DISKS_MAX);
+
+	for (size_t i = 0; disks && i < json_object_array_length(disks) && b->n < DISKS_MAX; i++)
+		if (is_wanted(c, json_object_array_get_idx(disks, i), ids, n))
+			b->disks[b->n++] = json_object_array_get_idx(disks, i);
+	if (b->n < MAX(n, (size_t)1))
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, n ? "a --disk names a disk that domain '%s' does not have" : "domain '%s' has no disk that "
+			"could be backed up", c->pos[0]);
+	return 0;
+}
+
+static int folder_choose(struct cli *c, struct backup *b, struct err *e)
+{
+	const char *given = option_value(c, b->pull ? "socket" : "to");
+	char cwd[PATH_MAX];
+	int n;
+
+	if (!given && !b->pull)
+		return 0;
+	if (!getcwd(cwd, sizeof(cwd)))
+		return err_set_errno(e, -errno, "the working directory");
+	if (given)
+		n = snprintf(b->folder, PATH_MAX, "%s%s%s", *given == '/' ? "" : cwd, *given == '/' ? "" : "/", given);
+	else
+		n = snprintf(b->folder, PATH_MAX, "%s/%s.backup", cwd, c->pos[0]);
+	return n < 500 ? 0 : err_set(e, -ENAMETOOLONG, ERR_INVALID, "the path of the folder is too long");
+}
+
+static int options_check(struct cli *c)
+{
+	bool pull = option_flag(c, "pull");
+
+	if (!pull && (option_value(c, "socket") || option_value(c, "since")))
+		return cli_usage(c, "--socket and --since need --pull; cairn export --since writes an increment to a file");
+	if (pull && option_value(c, "to"))
+		return cli_usage(c, "--to is for a backup to files, without --pull");
+	return 0;
+}
+
+static int backup_prepare(struct cli *c, struct backup *b, struct json_object *disks, struct err *e)
+{
+	CLEANUP_JS struct json_object *is = NULL;
+	const char *checkpoint = option_value(c, "checkpoint");
+	int r = backup_find(c, &is, e);
+
+	if (!r && is)
+		return err_set(e, -EBUSY, ERR_BUSY, "a backup of domain '%s' is under way (snapshot %s); end it with cairn domjobabort %s", c->pos[0],
+			js_get_str_or(is, "name", ""), c->pos[0]);
+	b->pull = option_flag(c, "pull");
+	b->since = option_value(c, "since");
+	b->checkpoint = checkpoint;
+	if (checkpoint)
+		snprintf(b->name, sizeof(b->name), "%s", checkpoint);
+	else
+		snprintf(b->name, sizeof(b->name), "backup-%lld", (long long)time(NULL));
+	if (!r)
+		r = disks_choose(c, disks, b, e);
+	return r ? r : folder_choose(c, b, e);
+}
+
+static int backup_run(struct cli *c, struct backup *b, struct json_object *disks, struct err *e)
+{
+	struct err own;
+	int r = snapshot_make(c, b, e), end;
+
+	if (r < 0)
+		return r;
+	/* A signal ends the copy, and then this process deletes the snapshot. */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	r = b->pull ? servers_start(b, disks, e) : files_copy(b, e);
+	if (!r && b->pull)
+		return 0;
+	end = snapshot_end(c, b->name, b->checkpoint && !r, &own);
+	if (end < 0 && !r)
+		*e = own;
+	return r ? r : end;
+}
+
+static int backup_print(struct cli *c, const struct backup *b)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct json_object *list = json_object_new_array();
+	char path[PATH_MAX], uri[PATH_MAX + 64];
+
+	js_put_str(o, "mode", b->pull ? "pull" : "push");
+	js_put_str(o, "snapshot", b->pull || b->checkpoint ? b->name : NULL);
+	js_put(o, "disks", list);
+	if (c->format == CLI_TABLE)
+		printf("%s\n", b->pull ? "Backup started" : "Backup complete");
+	for (size_t i = 0; i < b->n; i++) {
+		struct json_object *d = json_object_new_object();
+
+		if (b->pull)
+			server_path(b->folder, id_of(b->disks[i]), "sock", path);
+		else
+			file_name(b, b->disks[i], path);
+		snprintf(uri, sizeof(uri), "%s%s", b->pull ? "nbd+unix:///?socket=" : "", path);
+		js_put_str(d, "disk", id_of(b->disks[i]));
+		js_put_str(d, b->pull ? "uri" : "file", uri);
+		json_object_array_add(list, d);
+		if (c->format == CLI_TABLE)
+			printf("disk %s: %s\n", id_of(b->disks[i]), uri);
+	}
+	if (c->format != CLI_TABLE)
+		output_print(stdout, c->format, o);
+	return CLI_OK;
+}
+
+int verb_backup_begin(struct cli *c)
+{
+	CLEANUP_JS struct json_object *definition = NULL;
+	CLEANUP_FREE struct backup *b = calloc(1, sizeof(*b));
+	struct json_object *disks;
+	struct err e;
+	int r = options_check(c);
+
+	if (r)
+		return r;
+	r = b ? change_read_running(c, c->pos[0], &definition, &e) : err_set_errno(&e, -ENOMEM, "the disks");
+	disks = r ? NULL : js_get_array(definition, "disks");
+	if (!r)
+		r = backup_prepare(c, b, disks, &e);
+	if (!r)
+		r = backup_run(c, b, disks, &e);
+	return r < 0 ? cli_fail(&e, "Failed to back up domain '%s'", c->pos[0]) : backup_print(c, b);
+}
+
+/* ---- domjobinfo, domjobabort ---- */
+
+/* Find the VM's job that is under way. Borrowed from all; NULL: there is none. */
+static struct json_object *job_of(struct json_object *all, const char *vm)
+{
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+
+		if (!strcmp(js_get_str_or(o, "vm", ""), vm) && strcmp(js_get_str_or(o, "status", ""), "concluded"))
+			return o;
+	}
+	return NULL;
+}
+
+static int work_find(struct cli *c, struct json_object **ret_job, struct json_object **ret_backup, struct err *e)
+{
+	CLEANUP_JS struct json_object *all = NULL, *info = NULL;
+	struct json_object *job;
+	int r = cli_vm_info(c, c->pos[0], &info, e);
+
+	*ret_job = *ret_backup = NULL;
+	if (!r)
+		r = jobs_fetch(c, &all, e);
+	if (r < 0)
+		return r;
+	job = job_of(all, js_get_str_or(info, "name", ""));
+	*ret_job = json_object_get(job);
+	return job ? 0 : backup_find(c, ret_backup, e);
+}
+
+static void job_print(struct json_object *job)
+{
+	char text[24];
+
+	label_print(stdout, "Job type", "%s", js_get_int(job, "total-progress", 0) > 0 ? "Bounded" : "Unbounded");
+	label_print(stdout, "Operation", "%s", js_get_str_or(job, "type", "-"));
+	label_print(stdout, "Job", "%s", js_get_str_or(job, "id", "-"));
+	if (js_get_int(job, "total-progress", 0) <= 0)
+		return;
+	bytes_print((uint64_t)js_get_int(job, "current-progress", 0), text);
+	label_print(stdout, "Data processed", "%s", text);
+	bytes_print((uint64_t)js_get_int(job, "total-progress", 0), text);
+	label_print(stdout, "Data total", "%s", text);
+}
+
+int verb_domjobinfo(struct cli *c)
+{
+	CLEANUP_JS struct json_object *job = NULL, *backup = NULL, *o = json_object_new_object();
+	struct err e;
+
+	if (work_find(c, &job, &backup, &e) < 0)
+		return cli_fail(&e, "Failed to show the job of domain '%s'", c->pos[0]);
+	if (c->format != CLI_TABLE) {
+		js_put(o, "job", json_object_get(job));
+		js_put(o, "backup", json_object_get(backup));
+		output_print(stdout, c->format, o);
+	} else if (job) {
+		job_print(job);
+	} else if (backup) {
+		label_print(stdout, "Job type", "Unbounded");
+		label_print(stdout, "Operation", "Backup");
+		label_print(stdout, "Snapshot", "%s", js_get_str_or(backup, "name", "-"));
+		label_print(stdout, "Sockets", "%s", js_get_str_or(backup, "description", "-"));
+	} else {
+		label_print(stdout, "Job type", "None");
+	}
+	return CLI_OK;
+}
+
+static int backup_end(struct cli *c, struct json_object *backup, struct err *e)
+{
+	CLEANUP_JS struct json_object *definition = NULL;
+	const char *folder = js_get_str(backup, "description");
+	int r = change_read_running(c, c->pos[0], &definition, e);
+
+	if (r < 0)
+		return r;
+	if (folder && *folder == '/')
+		servers_end(folder, js_get_array(definition, "disks"));
+	return snapshot_end(c, js_get_str_or(backup, "name", ""), has_tag(backup, CHECKPOINT), e);
+}
+
+int verb_domjobabort(struct cli *c)
+{
+	CLEANUP_JS struct json_object *job = NULL, *backup = NULL;
+	struct json_object *args;
+	struct err e;
+	int r = work_find(c, &job, &backup, &e);
+
+	if (!r && job) {
+		args = json_object_new_object();
+		js_put_str(args, "id", js_get_str(job, "id"));
+		r = cli_execute(c, "job-cancel", args, NULL, NULL, &e);
+	} else if (!r && backup) {
+		r = backup_end(c, backup, &e);
+	} else if (!r) {
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no job under way", c->pos[0]);
+	}
+	if (r < 0)
+		return cli_fail(&e, "Failed to abort the job of domain '%s'", c->pos[0]);
+	printf("%s\n", job ? "Job is being cancelled" : "Backup ended");
+	return CLI_OK;
+}
