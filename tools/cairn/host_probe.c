@@ -382,6 +382,16 @@ static bool file_has(const char *path, const char *text)
 	return has;
 }
 
+static void vhost_probe(struct host_check *c)
+{
+	if (!access("/dev/vhost-net", F_OK)) {
+		found(c, HOST_OK, "/dev/vhost-net");
+		return;
+	}
+	found(c, HOST_MISSING, "/dev/vhost-net: %s", strerror(errno));
+	remedy(c, "as root: modprobe vhost_net; without it, the VM's process moves the frames");
+}
+
 /* The kernel loads the module by itself when the first network needs it. */
 static void macvtap_probe(struct host_check *c)
 {
@@ -558,6 +568,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
 		{ "macvtap", "networks of guests on a link of the host (\"dev\" with mode bridge, private, vepa or passthrough)", false,
 			macvtap_probe },
+		{ "vhost-net", "interfaces with \"vhost\": true", false, vhost_probe },
 		{ "bios", "VMs that boot from a disk (\"firmware\": \"bios\")", false, bios_probe },
 		{ "uefi", "VMs with UEFI (\"firmware\": \"uefi\")", false, uefi_probe },
 		{ "network-boot", "VMs that boot from the network (boot_order of an interface)", false, network_boot_probe },

@@ -18,7 +18,7 @@ struct host_check {
 	char remedy[384]; /* empty: nothing to do */
 };
 
-#define HOST_CHECKS_MAX 16
+#define HOST_CHECKS_MAX 20
 
 /* Run all checks. Returns their number. */
 size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX]);

@@ -14,7 +14,7 @@ from test_host import needs_root
 from test_tracking import SYSCTL, folder  # noqa: F401
 
 NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "cpuid", "userfaultfd", "landlock", "user-namespaces",
-         "cgroups", "modules", "tun", "macvtap", "bios", "uefi", "network-boot", "huge-pages"]
+         "cgroups", "modules", "tun", "macvtap", "vhost-net", "bios", "uefi", "network-boot", "huge-pages"]
 
 
 def in_namespace(script, *flags):
