@@ -1,5 +1,6 @@
 """net-linux: iperf3 between two small Linux guests on one bridge, in the SVM host, beside two of QEMU with taps:
-MiB/s, and the processor time of both VMs' processes for each MiB."""
+MiB/s, and the processor time of both VMs' processes for each MiB. Then the same with vhost-net on both sides, with
+the processor time of its threads."""
 
 import contextlib
 import json
@@ -57,8 +58,14 @@ def mac(side, end):
     return f"52:54:00:00:{SIDES.index(side):02x}:{ENDS.index(end) + 1:02x}"
 
 
+def comm(pid):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as f:
+        return f.read()
+    return ""
+
+
 class Vm:
-    def __init__(self, folder, lan, initrd, side, end):
+    def __init__(self, folder, lan, initrd, side, end, vhost):
         kernel = os.path.join(sys.argv[2], "vmlinux")
         cmdline = guestlib.linux_cmdline() + f" address={address(side, end)}"
         if side == "ours":
@@ -66,7 +73,7 @@ class Vm:
             with open(path, "w") as f:
                 json.dump({"name": end, "memory": "256M", "vcpus": 1, "rng": True,
                            "boot": {"kernel": kernel, "initrd": initrd, "cmdline": cmdline},
-                           "interfaces": [{"type": "bridge", "source": "br0", "mac": mac(side, end)}]}, f)
+                           "interfaces": [{"type": "bridge", "source": "br0", "mac": mac(side, end), "vhost": vhost}]}, f)
             argv = [guestlib.CAIRN, "run", path]
         else:
             tap = "peer" + end
@@ -74,7 +81,7 @@ class Vm:
             lan.ip("link", "set", tap, "master", "br0", "up")
             argv = [QEMU, "-M", "pc", "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-display",
                     "none", "-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", cmdline, "-device", "virtio-rng-pci",
-                    "-netdev", f"tap,id=t,ifname={tap},script=no,downscript=no,vhost=off", "-device",
+                    "-netdev", f"tap,id=t,ifname={tap},script=no,downscript=no,vhost={'on' if vhost else 'off'}", "-device",
                     f"virtio-net-pci,netdev=t,disable-legacy=on,mac={mac(side, end)}"]
         self.program = Program(["/usr/bin/nsenter", *lan.enter[1:], *argv])
 
@@ -99,8 +106,11 @@ class Vm:
         return found
 
     def cpu_s(self):
-        total = 0
-        for pid in self.pids():
+        total, pids = 0, self.pids()
+        # The threads of vhost-net are the kernel's, and named after their owners.
+        names = {f"vhost-{pid}\n" for pid in pids}
+        threads = [p for p in os.listdir("/proc") if p.isdigit() and comm(p) in names]
+        for pid in pids + threads:
             with open(f"/proc/{pid}/stat") as f:
                 total += sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
         return total / TICKS
@@ -125,7 +135,7 @@ def round_run(vms):
     return [v for pair in zip(*one) for v in pair]
 
 
-def rounds_run(initrd, result):
+def rounds_run(initrd, vhost, result):
     """Start two VMs of each side, and append ROUNDS rounds to result, or fewer if a guest stops answering."""
     with contextlib.ExitStack() as stack:
         lan = Lan()
@@ -134,7 +144,7 @@ def rounds_run(initrd, result):
         vms = {}
         for side in SIDES:
             for end in ENDS:
-                vms[side, end] = Vm(folder, lan, initrd, side, end)
+                vms[side, end] = Vm(folder, lan, initrd, side, end, vhost)
                 stack.callback(vms[side, end].program.close)
         for vm in vms.values():
             vm.program.until(b"guest ready", START_SECONDS)
@@ -143,13 +153,13 @@ def rounds_run(initrd, result):
             result.append(round_run(vms))
 
 
-def measure(initrd):
+def measure(initrd, vhost):
     """Return the rounds. The emulated host loses a guest's interrupt now and then, ours and QEMU's alike
     (tests/svmhost/README.md): the guest then waits for ever, and all are started again."""
     result = []
     for _ in range(STARTS):
         try:
-            rounds_run(initrd, result)
+            rounds_run(initrd, vhost, result)
             break
         except RuntimeError as e:
             print("again:", e, flush=True)
@@ -193,9 +203,12 @@ def run(bench):
     rounds = [json.loads(line[len("rounds "):]) for line in r.stdout.splitlines() if line.startswith("rounds ")]
     if not rounds:
         raise Unfit(f"the SVM host gave no result, status {r.returncode}: {r.stdout[-1500:]}")
-    bench.pairs("iperf3", "MiB/s", [x[:2] for x in rounds[0]], "QEMU pc", 1.0, rate=True)
-    bench.pairs("processor time", "ms/MiB", [x[2:] for x in rounds[0]], "QEMU pc", 1 / CPU_SHARE)
+    for got, case, peer in zip(rounds, ("", ", vhost-net"), ("QEMU pc", "QEMU pc, vhost=on")):
+        bench.pairs("iperf3" + case, "MiB/s", [x[:2] for x in got], peer, 1.0, rate=True)
+        bench.pairs("processor time" + case, "ms/MiB", [x[2:] for x in got], peer, 1 / CPU_SHARE)
 
 
 if __name__ == "__main__":
-    print("rounds", json.dumps(measure(sys.argv[1])), flush=True)
+    print("rounds", json.dumps(measure(sys.argv[1], False)), flush=True)
+    subprocess.run(["modprobe", "vhost_net"], check=True)
+    print("rounds", json.dumps(measure(sys.argv[1], True)), flush=True)
