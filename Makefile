@@ -186,6 +186,7 @@ $(BUILD)/unit/vmm/kvm/test_guest_cpu: UNIT_LDFLAGS = -Wl,--wrap=kvm_cpuid_guest_
 $(BUILD)/unit/devices/virtio/test_blk_limits: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
 $(BUILD)/unit/devices/virtio/test_virtio_net: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
 $(BUILD)/unit/devices/virtio/test_net_pairs: UNIT_LDFLAGS = -Wl,--wrap=ioctl
+$(BUILD)/unit/devices/virtio/test_net_vhost: UNIT_LDFLAGS = -Wl,--wrap=ioctl
 $(BUILD)/unit/api/policy/test_scheduler: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime,--wrap=vm_process_request,--wrap=snapshots_fetch,--wrap=snapshot_delete_where
 $(BUILD)/unit/api/jobs/test_fork_files: UNIT_LDFLAGS = -Wl,--wrap=open
 $(BUILD)/unit/api/access/test_groups: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns,--wrap=pidfd_send_signal

@@ -21,6 +21,7 @@
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
+#include <linux/vhost.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -60,8 +61,8 @@ static const int allowed[] = {
 
 /* The ioctls of this process, the most frequent first: of KVM and userfaultfd; of block devices, for their sizes; of
  * taps, to set which checksums and segments the guest's driver completes, and to attach and detach their queues; of
- * file systems, to clone files for a clone's disk (vmm/snapshot/fork_disks.h); of terminals, for `cairn run`, but not
- * TIOCSTI, which types input. */
+ * vhost-net, to lend it rings in this process's memory; of file systems, to clone files for a clone's disk
+ * (vmm/snapshot/fork_disks.h); of terminals, for `cairn run`, but not TIOCSTI, which types input. */
 static const unsigned ioctls[] = { KVM_RUN, KVM_SIGNAL_MSI, KVM_IRQ_LINE, UFFDIO_COPY, UFFDIO_WRITEPROTECT, UFFDIO_WAKE,
 	UFFDIO_ZEROPAGE, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_API, USERFAULTFD_IOC_NEW,
 	KVM_GET_API_VERSION, KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE,
@@ -72,8 +73,10 @@ static const unsigned ioctls[] = { KVM_RUN, KVM_SIGNAL_MSI, KVM_IRQ_LINE, UFFDIO
 	KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_MSRS, KVM_SET_MSRS, KVM_SET_FPU,
 	KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_SET_XSAVE, KVM_GET_XCRS, KVM_SET_XCRS, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS,
 	KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS,
-	KVM_SET_SIGNAL_MASK, KVM_SET_GUEST_DEBUG, KVM_TRANSLATE, BLKGETSIZE64, BLKSSZGET, TUNSETOFFLOAD, TUNSETQUEUE, FICLONE,
-	FICLONERANGE, TCGETS, TCGETS2, TCSETS, TCSETS2, TCSETSW, TCSETSW2 };
+	KVM_SET_SIGNAL_MASK, KVM_SET_GUEST_DEBUG, KVM_TRANSLATE, BLKGETSIZE64, BLKSSZGET, TUNSETOFFLOAD, TUNSETQUEUE,
+	VHOST_NET_SET_BACKEND, VHOST_GET_VRING_BASE, VHOST_SET_OWNER, VHOST_GET_FEATURES, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE,
+	VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL,
+	VHOST_SET_VRING_ERR, FICLONE, FICLONERANGE, TCGETS, TCGETS2, TCSETS, TCSETS2, TCSETSW, TCSETSW2 };
 
 /* Allowed until the VM is built: loops (a ring could open files, which landlock forbids), files in memory, and what
  * `cairn run` needs of its signals. */

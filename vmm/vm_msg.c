@@ -215,12 +215,24 @@ static bool pairs_ok(const struct vm_config *c, unsigned n, struct files *f)
 	return true;
 }
 
+static bool vhost_ok(const struct vm_config *c, unsigned n, struct files *f)
+{
+	const struct vm_interface *i = &c->interfaces[n];
+
+	if (c->vhost[n] > VM_VHOST_BEFORE || (c->vhost[n] == VM_VHOST_YES && (i->user || i->tap_fd == VM_NO_FD || c->taken_over)))
+		return false;
+	for (unsigned k = 0; k < MAX(c->queue_pairs[n], 1u) && c->vhost[n] == VM_VHOST_YES; k++)
+		if (!file_take(f, c->vhost_fds[n][k]))
+			return false;
+	return true;
+}
+
 static int interface_check(const struct vm_config *c, unsigned n, struct files *f, struct err *e)
 {
 	const struct vm_interface *i = &c->interfaces[n];
 
 	if (!i->id[0] || !fd_ok(f, i->tap_fd) || (i->mac[0] & 1) || (i->mtu && i->mtu < 68) || i->user > 1 || c->link_down[n] > 1 ||
-		!pairs_ok(c, n, f))
+		!pairs_ok(c, n, f) || !vhost_ok(c, n, f))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: interface '%s' has a value "
 			"out of range", i->id);
 	for (unsigned k = 0; k < n; k++)

@@ -316,6 +316,9 @@ struct vm_interface_limits {
 	struct vm_interface_limit in, out; /* in: to the guest */
 };
 
+/* VM_VHOST_BEFORE: vhost-net has moved frames of an interface that is handed over. */
+enum vm_vhost { VM_VHOST_NO = 0, VM_VHOST_YES = 1, VM_VHOST_BEFORE = 2 };
+
 enum vm_bus { VM_BUS_VIRTIO = 0, VM_BUS_SCSI = 1 };
 /* Values as enum block_zeroes. */
 enum vm_zeroes { VM_ZEROES_OFF = 0, VM_ZEROES_ON = 1, VM_ZEROES_UNMAP = 2 };
@@ -447,6 +450,11 @@ struct vm_config {
 	/* The machine version that the guest boots as (base/machine_version.h). 0, from an older Cairn:
 	 * machine_version_unnamed(). */
 	uint8_t machine;
+	/* VM_VHOST_YES: vhost-net serves the interface by /dev/vhost-net, opened once for each pair; otherwise the
+	 * indices count for nothing. A process that takes a VM over gets no such files: the kernel uses the memory of
+	 * the process that set vhost up. */
+	uint8_t vhost[VM_INTERFACES_MAX]; /* enum vm_vhost */
+	uint16_t vhost_fds[VM_INTERFACES_MAX][VM_QUEUE_PAIRS_MAX];
 };
 
 /* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */
@@ -786,7 +794,7 @@ struct vm_interface_info {
 	char target[16];
 	uint8_t mac[6];
 	uint8_t link_up;
-	uint8_t reserved;
+	uint8_t vhost; /* 1: the kernel has moved frames that the counters lack; the tap's have all. 0: also an older process */
 	/* directions as seen by the guest */
 	uint64_t rx_bytes, rx_packets, rx_errors, rx_drops;
 	uint64_t tx_bytes, tx_packets, tx_errors, tx_drops;

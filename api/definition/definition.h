@@ -125,6 +125,7 @@ struct definition_interface {
 	uint8_t model;	  /* 0: virtio, the only model */
 	uint8_t link;	  /* 0: up, 1: down */
 	uint16_t queues;  /* pairs of queues; 0: 1 */
+	bool vhost;	  /* the host's kernel moves the frames */
 	uint16_t boot_order; /* as of a disk; 0: none */
 	bool clean_traffic, isolated; /* asked for beyond what the network does: docs/networks.md, "Ports" */
 	struct definition_user user; /* all zero for other types */

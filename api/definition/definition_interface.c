@@ -122,6 +122,8 @@ static const struct key interface_rows[] = {
 		.initial = "\"up\"" },
 	{ "queues", KEY_NUMBER16, .offset = INTERFACE(queues), .min = 1, .max = VM_QUEUE_PAIRS_MAX,
 		.about = "pairs of queues; type user has one", .initial = "1" },
+	{ "vhost", KEY_BOOL, .offset = INTERFACE(vhost),
+		.about = "not for type user: let the host's kernel (vhost-net) move the frames, not the VM's process", .initial = "false" },
 	{ "boot_order", KEY_NUMBER16, .offset = INTERFACE(boot_order), .min = 1, .max = 999,
 		.about = "position of the network in the boot order, unique; no effect on a VM that boots a kernel" },
 	{ "filter", KEY_CHOICE, .offset = INTERFACE(clean_traffic), .choices = filters,
@@ -147,7 +149,7 @@ static const struct key interface_rows[] = {
 };
 const struct keys definition_interface_keys = { interface_rows, ARRAY_SIZE(interface_rows),
 	"{\"if\":{\"properties\":{\"type\":{\"const\":\"user\"}}},"
-	"\"then\":{\"properties\":{\"source\":false,\"queues\":{\"const\":1}}},\"else\":{\"required\":[\"source\"],\"properties\":"
+	"\"then\":{\"properties\":{\"source\":false,\"queues\":{\"const\":1},\"vhost\":{\"const\":false}}},\"else\":{\"required\":[\"source\"],\"properties\":"
 	"{\"network\":false,\"egress\":false,\"restrict\":{\"const\":false},"
 	"\"host_loopback\":{\"const\":false}}},"
 	"\"anyOf\":[{\"not\":{\"properties\":{\"type\":{\"const\":\"bridge\"}}}},"
@@ -173,6 +175,8 @@ static int check_interface(struct parse *p, size_t n)
 		return key_error(p, "filter and isolated require type network; remove them");
 	if (i->type == DEFINITION_USER && i->queues > 1)
 		return key_error(p, "queues: an interface of type user has one pair of queues; remove queues, or use type network");
+	if (i->type == DEFINITION_USER && i->vhost)
+		return key_error(p, "vhost requires type network or bridge; remove it");
 	if (i->type != DEFINITION_USER && i->egress)
 		return key_error(p, "egress requires type user; remove it");
 	if (i->type == DEFINITION_USER && !i->user.network[0])

@@ -116,6 +116,8 @@ static struct json_object *interface_to_json(const struct definition_interface *
 	js_put_str(o, "link", i->link ? "down" : "up");
 	if (i->queues > 1)
 		js_put_uint(o, "queues", i->queues);
+	if (i->vhost)
+		js_put_bool(o, "vhost", true);
 	if (i->boot_order)
 		js_put_uint(o, "boot_order", i->boot_order);
 	if (i->clean_traffic)

@@ -249,7 +249,8 @@ static void port_done(void *opaque, int r, struct json_object *answer, const str
 	if (!r)
 		port_lead(vm, port);
 	if (!r && port->direct) {
-		r = tap_add_direct(vm->start.config, port->at, vm_live(vm)->interfaces[port->at].queues, port->tap, &own);
+		r = tap_add_direct(vm->start.config, port->at, vm_live(vm)->interfaces[port->at].queues,
+			vm_live(vm)->interfaces[port->at].vhost, port->tap, &own);
 		e = &own;
 	}
 	if (r < 0) {
@@ -508,7 +509,7 @@ static void plugged(void *opaque, int r, struct json_object *answer, const struc
 	if (vm)
 		vm_save(vm);
 	if (!r && end->port.direct) {
-		r = tap_add_direct(end->config, 0, end->queues, end->port.tap, &own);
+		r = tap_add_direct(end->config, 0, end->queues, false, end->port.tap, &own);
 		e = &own;
 	}
 	if (r < 0) {

@@ -21,6 +21,7 @@
 #include <sys/socket.h>
 
 #define TAP_FILE "/dev/net/tun"
+#define VHOST_FILE "/dev/vhost-net"
 #define TAP_NAMES "vnet%d"
 /* A tap with rules (network_ports.h) gets a name that no other one has had, since rules may outlive their tap. */
 #define TAP_UNIQUE_NAMES "vnet%08x"
@@ -36,6 +37,7 @@ struct tap {
 	int sock; /* any socket: ioctls on network devices need one; borrowed */
 	char name[IFNAMSIZ];
 	int mtu;
+	bool vhost; /* open /dev/vhost-net for each queue */
 };
 
 static struct ifreq interface_request(const char *device)
@@ -172,6 +174,27 @@ static void tap_drop(struct tap *t)
 			close(t->fds[i]);
 }
 
+/* Open /dev/vhost-net for each queue, and add the files to c. */
+static int vhost_add(struct config *c, const struct tap *t, struct err *e)
+{
+	for (unsigned i = 0; i < t->queues; i++) {
+		int fd = open(VHOST_FILE, O_RDWR | O_CLOEXEC);
+		unsigned at;
+
+		if (fd < 0 && (errno == ENOENT || errno == ENODEV || errno == ENXIO))
+			return err_set(e, -errno, ERR_HOST, "interfaces[%u].vhost: this host has no " VHOST_FILE "; load the module with: "
+				"modprobe vhost_net, or remove \"vhost\"", t->at);
+		if (fd < 0)
+			return err_set_errno(e, -errno, "interfaces[%u].vhost: " VHOST_FILE, t->at);
+		at = config_add_fd(c, fd);
+		if (at == VM_NO_FD)
+			return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files");
+		c->vm.vhost_fds[t->at][i] = (uint16_t)at;
+	}
+	c->vm.vhost[t->at] = VM_VHOST_YES;
+	return 0;
+}
+
 /* Add the queues' files to c, which takes them. */
 static int tap_hand_over(struct config *c, struct tap *t, struct err *e)
 {
@@ -186,14 +209,14 @@ static int tap_hand_over(struct config *c, struct tap *t, struct err *e)
 	}
 	v->mtu = (uint16_t)MIN(t->mtu, UINT16_MAX);
 	snprintf(v->target, sizeof(v->target), "%.*s", (int)sizeof(v->target) - 1, t->name);
-	return 0;
+	return t->vhost ? vhost_add(c, t, e) : 0;
 }
 
 static int tap_add(struct config *c, unsigned at, const struct definition_interface *i, const char *bridge, int sock,
 	struct err *e)
 {
 	struct tap t = { .at = at, .bridge = bridge, .unique = i->type == DEFINITION_NETWORK, .queues = MAX(i->queues, 1),
-		.sock = sock };
+		.sock = sock, .vhost = i->vhost };
 	int r = bridge_find(&t, e);
 
 	for (unsigned k = 0; k < t.queues; k++)
@@ -235,10 +258,10 @@ static int direct_queue_open(struct tap *t, unsigned queue, int index, struct er
 	return 0;
 }
 
-int tap_add_direct(struct config *c, unsigned at, unsigned queues, const char *name, struct err *e)
+int tap_add_direct(struct config *c, unsigned at, unsigned queues, bool vhost, const char *name, struct err *e)
 {
 	CLEANUP_CLOSE int sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	struct tap t = { .at = at, .queues = MAX(queues, 1), .sock = sock };
+	struct tap t = { .at = at, .queues = MAX(queues, 1), .sock = sock, .vhost = vhost };
 	struct ifreq r = interface_request(name);
 	int index = (int)if_nametoindex(name), ret = 0;
 

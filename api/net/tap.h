@@ -5,6 +5,7 @@
 #define CAIRN_API_NET_TAP_H
 
 #include <net/if.h>
+#include <stdbool.h>
 
 struct config;
 struct definition;
@@ -27,7 +28,8 @@ int taps_add(struct config *c, const struct definition *d, const struct tap_rule
 
 /* Choose a name that no other tap has had. at: index of the interface, for the sentence. Returns 0; -errno. */
 int tap_name_make(unsigned at, char name[IFNAMSIZ], struct err *e);
-/* Open the queues of a macvtap link, and add them to c, whose interface gets its name and MTU. Returns 0; -errno. */
-int tap_add_direct(struct config *c, unsigned at, unsigned queues, const char *name, struct err *e);
+/* Open the queues of a macvtap link, and add them to c, whose interface gets its name and MTU. vhost: as in struct
+ * definition_interface. Returns 0; -errno. */
+int tap_add_direct(struct config *c, unsigned at, unsigned queues, bool vhost, const char *name, struct err *e);
 
 #endif

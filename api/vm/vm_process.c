@@ -1,5 +1,6 @@
 #include "api/vm/vm_process.h"
 #include "api/definition/vm_config.h"
+#include "api/vm/tap_counters.h"
 #include "api/vm/vm_answer.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_request.h"
@@ -299,8 +300,10 @@ static bool messages_take(struct vm_process *p, unsigned most)
 		if (m.head.type == VM_MSG_INFO || m.head.type == VM_MSG_SNAPSHOT_DONE)
 			memset(body + m.head.body_bytes, 0, vm_msg_from_vm[m.head.type].body_max - m.head.body_bytes);
 		p->answered |= m.head.type != VM_MSG_EVENT;
-		if (m.head.type == VM_MSG_INFO)
+		if (m.head.type == VM_MSG_INFO) {
 			info_note(p, m.body);
+			tap_counters_take(m.body);
+		}
 		if (m.head.type == VM_MSG_EVENT ? !event_take(p, m.body) : !reply_take(p, &m)) {
 			channel_lost(p, true);
 			return false;

@@ -61,11 +61,12 @@ static int pairs_use(struct virtio_net *n, unsigned pairs)
 	unsigned before = n->pairs_used;
 	int r;
 
+	net_vhost_stop_all(n);
 	n->pairs_used = pairs;
 	for (unsigned i = pairs; i < n->npairs; i++)
 		net_pair_stop(&n->pairs[i]);
 	r = net_queues_update(n);
-	for (unsigned i = before; i < pairs; i++)
+	for (unsigned i = n->pairs[0].vhost ? 0 : before; i < pairs; i++)
 		virtio_queue_kick(&n->v, DIRECTIONS * i + RX);
 	return r;
 }
@@ -186,6 +187,11 @@ static void pairs_rest_end(void *opaque)
 		ctrl_run(n);
 }
 
+static void net_quiesce(struct virtio_dev *v)
+{
+	net_vhost_stop_all(net_of(v));
+}
+
 static void net_forget(struct virtio_dev *v)
 {
 	struct virtio_net *n = net_of(v);
@@ -243,6 +249,7 @@ static const struct virtio_ops net_virtio_ops = {
 	.class_code = 0x020000, /* Ethernet */
 	.features_newer = F_CTRL,
 	.queue_run = net_run,
+	.quiesce = net_quiesce,
 	.reset = net_forget,
 	.save = net_save,
 	.load = net_load,
@@ -391,6 +398,8 @@ static int net_init(struct virtio_net *n, struct dev_host *h, struct pci_host *p
 	r = loop_timer_new(c->loop, pairs_rest_end, n, &n->pairs_rest);
 	for (unsigned i = 0; i < n->npairs && !r; i++)
 		r = net_pair_init(&n->pairs[i]);
+	for (unsigned i = 0; i < n->npairs && c->vhost && !r; i++)
+		r = net_vhost_new(&n->pairs[i], c->vhost_fds[i]);
 	if (r)
 		return err_set_errno(e, r, "%s", c->name);
 	r = virtio_pci_init(&n->pci, &n->v, p, c->slot, e);
@@ -434,6 +443,7 @@ void virtio_net_set_limits(struct device *d, const struct virtio_net_limits *l)
 	struct virtio_net *n = net_of_device(d);
 
 	LOCK_GUARD(&n->v.lock);
+	net_vhost_stop_all(n);
 	limits_set(n, l);
 	virtio_kick_all(&n->v); /* what waits may pass now */
 }
@@ -445,13 +455,14 @@ void virtio_net_set_link(struct device *d, bool up)
 
 	LOCK_GUARD(&n->v.lock);
 	was = atomic_load(&n->link_up);
+	net_vhost_stop_all(n);
 	n->link_wanted = up;
 	net_link_update(n);
-	if (atomic_load(&n->link_up) == was)
-		return;
-	for (unsigned i = 0; i < n->npairs; i++)
-		n->pairs[i].held = 0;
-	net_config_changed(n);
+	if (atomic_load(&n->link_up) != was) {
+		for (unsigned i = 0; i < n->npairs; i++)
+			n->pairs[i].held = 0;
+		net_config_changed(n);
+	}
 	virtio_kick_all(&n->v);
 }
 

@@ -6,7 +6,9 @@
  * with the same header in each packet may replace the tap; the process at its other end then completes checksums and
  * accepts unsegmented TCP over IPv4. The device sends that process packets of 4 bytes with the flags of
  * TUNSETOFFLOAD: the offloads that the process may leave to the guest in the frames that it sends (none before the
- * first such packet). Without tap or socket the link is down, and frames from the guest are dropped.
+ * first such packet). With vhost-net, a thread of the kernel moves the frames between the rings and the tap, while the
+ * link is up, there are no limits, and no snapshot was taken; it neither counts frames nor filters them by the guest's
+ * modes and addresses. Without tap or socket the link is down, and frames from the guest are dropped.
  *
  * Threading: the interface's loop serves rings and tap. Call virtio_net_new() before that loop's
  * thread starts and the device's free() after it has ended. */
@@ -44,6 +46,8 @@ struct virtio_net_config {
 	int tap_fd;	   /* non-blocking; borrowed; -1: none, the link is down */
 	unsigned pairs;	   /* of queues; 0: 1. With more, the driver is offered VIRTIO_NET_F_MQ */
 	int more_fds[VIRTIO_NET_PAIRS_MAX - 1]; /* the tap's further queues, one for each further pair; as tap_fd */
+	bool vhost; /* vhost-net of the kernel serves the queues; only with a tap, and a loop of the interface's own */
+	int vhost_fds[VIRTIO_NET_PAIRS_MAX]; /* with vhost: /dev/vhost-net, opened once for each pair; borrowed */
 	uint8_t mac[VIRTIO_NET_MAC_BYTES];
 	uint16_t mtu; /* MTU of the network behind the tap; 0: 1500 */
 	bool user;    /* a user network: tap_fd, if any, is a socket */
@@ -68,6 +72,9 @@ void virtio_net_set_limits(struct device *d, const struct virtio_net_limits *l);
 /* Set the link up or down, as far as there is a tap. While it is down, frames of both directions are dropped.
  * Any thread. */
 void virtio_net_set_link(struct device *d, bool up);
+/* Let the interface's loop serve its queues, and not vhost-net, or no longer: vhost's writes to memory escape the dirty
+ * log, and may wait for a copy of memory. Any thread. */
+void virtio_net_hold_vhost(struct device *d, bool hold);
 /* Note that a snapshot of the paused VM is taken. key: names it; not 0. */
 void virtio_net_mark(struct device *d, uint64_t key);
 /* Reset the TCP connections that have moved since a snapshot (tcp_flows.h); of a user network, all. Call after the load

@@ -333,6 +333,8 @@ static bool pair_poll(struct net_pair *p)
 	struct virtqueue *rx = net_queue(p, RX), *tx = net_queue(p, TX);
 	uint16_t rx_used = rx->used_idx, tx_used = tx->used_idx;
 
+	if (net_vhost_is_on(p))
+		return false;
 	if (!p->tx_blocked && virtqueue_waiting(tx))
 		tx_run(p);
 	if (virtio_is_running(&p->n->v) && p->rx_wanted && rx->enabled)
@@ -353,7 +355,7 @@ bool net_poll(void *opaque)
 
 static bool pair_sleeps(struct net_pair *p)
 {
-	if (!p->quiet)
+	if (!p->quiet || net_vhost_is_on(p))
 		return false;
 	p->quiet = false;
 	if (!virtqueue_notify_enable(net_queue(p, TX)))
@@ -377,6 +379,8 @@ bool net_sleeps(void *opaque)
 
 void net_pair_run(struct net_pair *p, unsigned direction)
 {
+	if (net_vhost_serves(p))
+		return;
 	if (direction == RX)
 		rx_run(p);
 	else
@@ -421,6 +425,7 @@ int net_pair_init(struct net_pair *p)
 
 void net_pair_done(struct net_pair *p)
 {
+	net_vhost_free(p);
 	loop_unwatch(p->watch);
 	for (unsigned i = 0; i < DIRECTIONS; i++)
 		loop_timer_free(p->rests[i]);

@@ -1,5 +1,6 @@
 /* virtio_net_internal: the parts of a network interface that its files share. virtio_net_tap.c: the tap, its queues
  * and offloads. virtio_net_frames.c: frames in both directions. virtio_net_flows.c: TCP after a revert.
+ * virtio_net_vhost.c: pairs that the kernel serves.
  * virtio_net.c: commands of the driver, and the device.
  *
  * A pair of queues has a file of its own, which is one queue of the tap. Pair i has the virtqueues 2i (frames to the
@@ -40,6 +41,7 @@ struct net_pair {
 	int tap_fd; /* -1: none, or lost */
 	enum net_attached attached; /* of the first pair: always */
 	struct loop_watch *watch; /* watch of tap_fd */
+	struct net_vhost *vhost; /* owned; NULL: the interface is without vhost-net */
 	struct loop_timer *rests[DIRECTIONS]; /* armed: the limit lets no frame pass before */
 	bool rx_wanted;	 /* the guest has buffers, so wait for frames */
 	bool tx_blocked; /* the socket is full; the frame stays in the ring until the socket's peer reads */
@@ -70,6 +72,7 @@ struct virtio_net {
 	/* protected by v.lock: */
 	unsigned pairs_used; /* the driver uses the first pairs_used pairs */
 	bool link_wanted;
+	bool vhost_held; /* the loop serves all pairs, because memory is being copied */
 	struct net_limit limits[DIRECTIONS];
 	bool loaded; /* a state was loaded and the driver has not been told yet */
 	bool announce; /* the driver is to announce its addresses to the network */
@@ -92,6 +95,13 @@ static inline struct virtqueue *net_queue(struct net_pair *p, unsigned direction
 static inline unsigned net_pairs_known(const struct virtio_net *n)
 {
 	return n->v.features & NET_F_MQ ? n->npairs : 1;
+}
+
+/* The negotiated features of the rings, which vhost-net has to know; all others concern the tap. Not in the file that
+ * includes linux/vhost.h, which has bit numbers by these names. */
+static inline uint64_t net_ring_features(const struct virtio_net *n)
+{
+	return n->v.features & (VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC | NET_F_MRG_RXBUF);
 }
 
 /* Whether the driver uses the pair. */
@@ -140,6 +150,21 @@ bool net_flow_receives(struct net_pair *p);
 bool net_flow_sends(struct virtio_net *n, const struct iovec *iov, unsigned niov);
 /* Let the pair, which holds nothing, hold the next frame that is due to the guest. Returns false if there is none. */
 bool net_flow_answer_take(struct net_pair *p);
+
+/* Pairs that vhost-net serves. */
+
+/* Let vhost serve the pair when it can. fd: an open /dev/vhost-net; borrowed. Returns 0; -errno, and the caller calls
+ * net_vhost_free(). The device is not in use yet. */
+int net_vhost_new(struct net_pair *p, int fd);
+/* The loop's thread has ended. */
+void net_vhost_free(struct net_pair *p);
+/* Whether vhost serves the pair; if it can, it begins to. On the loop. */
+bool net_vhost_serves(struct net_pair *p);
+bool net_vhost_is_on(const struct net_pair *p);
+/* Take the pair's queues, or those of all pairs, back from vhost. Afterwards the kernel uses no guest memory. The
+ * caller kicks the queues. */
+void net_vhost_stop(struct net_pair *p);
+void net_vhost_stop_all(struct virtio_net *n);
 
 /* Functions of n->poller, which take the lock. opaque: the interface. */
 bool net_poll(void *opaque);

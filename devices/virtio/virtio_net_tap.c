@@ -42,6 +42,7 @@ void net_tap_lost(struct virtio_net *n, int error)
 	for (unsigned i = 0; i < n->npairs; i++) {
 		struct net_pair *p = &n->pairs[i];
 
+		net_vhost_stop(p);
 		loop_unwatch(p->watch);
 		p->watch = NULL;
 		p->tap_fd = -1;

@@ -93,6 +93,11 @@ static void config_look(const struct vm_config *c, unsigned nfds)
 			must((c->pair_fds[i][k - 1] == VM_NO_FD) == (c->interfaces[i].tap_fd == VM_NO_FD));
 			file_use(c->pair_fds[i][k - 1], nfds, used);
 		}
+		must(c->vhost[i] <= VM_VHOST_BEFORE);
+		for (unsigned k = 0; k < MAX(c->queue_pairs[i], 1u) && c->vhost[i] == VM_VHOST_YES; k++) {
+			must(c->vhost_fds[i][k] != VM_NO_FD && c->interfaces[i].tap_fd != VM_NO_FD);
+			file_use(c->vhost_fds[i][k], nfds, used);
+		}
 	}
 }
 

@@ -87,6 +87,15 @@ static int filter_read(struct reading *r, struct _xmlNode *interface, struct jso
 	return 0;
 }
 
+/* <driver name='vhost'>; name='qemu' is the VM's process. */
+static void vhost_read(struct _xmlNode *interface, struct json_object *into)
+{
+	struct _xmlNode *n = node_child(interface, "driver");
+
+	if (n && node_attr_is(n, "name", "vhost") && !node_attr_is(interface, "type", "user"))
+		js_put_bool(into, "vhost", true);
+}
+
 /* <driver queues=>, pairs of queues. */
 #define PAIRS_MAX 8
 static int queues_read(struct reading *r, struct _xmlNode *interface, struct json_object *into)
@@ -156,6 +165,7 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 		reading_warn(r, node_child(n, "target"), "dev",
 			"has no effect: Cairn names the tap itself");
 	js_put_str(into, "link", link);
+	vhost_read(n, into);
 	if (queues_read(r, n, into) < 0 || bandwidth_read(r, n, into) < 0 || filter_read(r, n, into) < 0 ||
 		interface_boot_read(r, n, into) < 0)
 		return -EINVAL;

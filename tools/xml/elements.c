@@ -210,7 +210,7 @@ const struct element elements[] = {
 	{ "devices/interface/target", ELEMENT_READ, "dev",
 		"none: Cairn names the tap; a name other than vnet… causes a warning" },
 	{ "devices/interface/link", ELEMENT_READ, "state", "link" },
-	{ "devices/interface/driver", ELEMENT_READ, "name queues", "queues; at most 8, and one with type user" },
+	{ "devices/interface/driver", ELEMENT_READ, "name queues", "vhost: true with name vhost, but not with type user; queues: at most 8, and one with type user" },
 	{ "devices/interface/driver/@*", ELEMENT_NONE, "", "Cairn chooses the sizes of rings and the offloads" },
 	{ "devices/interface/driver/*", ELEMENT_NONE, "", "the guest's driver and the host's tap agree on the offloads" },
 	{ "devices/interface/bandwidth", ELEMENT_READ, "", "bandwidth" },

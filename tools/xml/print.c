@@ -408,11 +408,22 @@ static void print_bandwidth(struct writer *w, struct json_object *bandwidth)
 	writer_close(w, "bandwidth");
 }
 
+static void print_interface_driver(struct writer *w, struct json_object *o)
+{
+	char queues[24];
+	const char *n = number_text(o, "queues", queues);
+
+	if (js_get_bool(o, "vhost", false))
+		writer_leaf(w, "driver", "name", "vhost", "queues", n, NULL);
+	else if (n)
+		writer_leaf(w, "driver", "queues", n, NULL);
+}
+
 static void print_interface(struct writer *w, struct json_object *o, size_t at)
 {
 	const char *type = js_get_str(o, "type"), *model = js_get_str(o, "model");
 	const char *link = js_get_str(o, "link");
-	char id[24], queues[24], order[24];
+	char id[24], order[24];
 
 	snprintf(id, sizeof(id), "net%zu", at);
 	writer_open(w, "interface", "type", type, NULL);
@@ -420,8 +431,7 @@ static void print_interface(struct writer *w, struct json_object *o, size_t at)
 	if (js_get_str(o, "source"))
 		writer_leaf(w, "source", type, js_get_str(o, "source"), NULL);
 	writer_leaf(w, "model", "type", model ? model : "virtio", NULL);
-	if (number_text(o, "queues", queues))
-		writer_leaf(w, "driver", "queues", queues, NULL);
+	print_interface_driver(w, o);
 	if (js_get_str(o, "filter"))
 		writer_leaf(w, "filterref", "filter", js_get_str(o, "filter"), NULL);
 	print_bandwidth(w, js_get(o, "bandwidth"));

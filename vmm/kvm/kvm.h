@@ -33,6 +33,7 @@ struct kvm {
 	uint64_t xcr0;		 /* XCR0 of the host; only with CPU_KIND_PROCESSOR */
 	bool confined;		 /* the main thread has dropped its last privileges (vmm/sandbox.h), or is to keep them */
 	int flash_fd;		 /* the file that vCPU threads write for a flash memory; 0: none */
+	bool has_vhost;		 /* vhost-net may serve interfaces (devices/virtio/virtio_net_vhost.c) */
 	bool has_screen;	 /* vCPU threads move the screen's slot (memory_show()) */
 	bool filters_threads;	 /* threads install filters of their own (vmm/kvm/thread_filter.h) */
 	struct probe *probe;	 /* a probe in progress (vmm/kvm/cpu_probe.c), or NULL */

@@ -10,6 +10,7 @@
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
+#include <linux/vhost.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -60,6 +61,10 @@ static const unsigned vcpu_ioctls[] = { KVM_RUN, KVM_GET_REGS, KVM_SET_REGS, KVM
 	KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS };
 static const unsigned device_ioctls[] = { KVM_SIGNAL_MSI, KVM_IRQ_LINE, KVM_IOEVENTFD };
 static const unsigned screen_ioctls[] = { KVM_SET_USER_MEMORY_REGION };
+static const unsigned vhost_ioctls[] = { VHOST_SET_OWNER, VHOST_GET_FEATURES, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE,
+	VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR };
+/* A vCPU's thread resets the device, which takes the queues back. */
+static const unsigned vhost_stop_ioctls[] = { VHOST_NET_SET_BACKEND, VHOST_SET_VRING_KICK, VHOST_GET_VRING_BASE };
 static const unsigned tap_ioctls[] = { TUNSETOFFLOAD, TUNSETQUEUE };
 /* A disk's thread makes room for a request during a snapshot: fault_tracker_make_room(). */
 static const unsigned disk_ioctls[] = { UFFDIO_WRITEPROTECT, BLKGETSIZE64, BLKSSZGET };
@@ -81,7 +86,7 @@ static const struct {
 
 static void ioctls_add(struct call_filter *f, const struct kvm *k, enum thread_kind kind, int vcpu_fd)
 {
-	struct call_filter_ioctls groups[ARRAY_SIZE(allowed_ioctls) + 1];
+	struct call_filter_ioctls groups[ARRAY_SIZE(allowed_ioctls) + 3];
 	size_t n = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(allowed_ioctls); i++) {
@@ -92,6 +97,10 @@ static void ioctls_add(struct call_filter *f, const struct kvm *k, enum thread_k
 			groups[n].fd = groups[n].fd == VM_FD ? k->vm_fd : vcpu_fd;
 		n++;
 	}
+	if (kind == THREAD_NET && k->has_vhost)
+		groups[n++] = (struct call_filter_ioctls){ ANY_FD, vhost_ioctls, ARRAY_SIZE(vhost_ioctls) };
+	if ((kind == THREAD_VCPU || kind == THREAD_NET) && k->has_vhost)
+		groups[n++] = (struct call_filter_ioctls){ ANY_FD, vhost_stop_ioctls, ARRAY_SIZE(vhost_stop_ioctls) };
 	if (kind == THREAD_VCPU && k->has_screen)
 		groups[n++] = (struct call_filter_ioctls){ k->vm_fd, screen_ioctls, ARRAY_SIZE(screen_ioctls) };
 	call_filter_ioctls(f, groups, n);

@@ -210,8 +210,10 @@ static int nics_new(struct machine *m, int *fds, struct err *e)
 	int r = 0;
 
 	m->nics_at = m->ndevices;
-	for (unsigned i = 0; i < m->cfg.ninterfaces && !r; i++)
+	for (unsigned i = 0; i < m->cfg.ninterfaces && !r; i++) {
+		m->kvm.has_vhost |= m->cfg.vhost[i] == VM_VHOST_YES;
 		r = device_keep(m, nic_init(&m->nics[m->nnics++], &m->host, m->pci, &m->cfg, i, fds, &d, e), &d);
+	}
 	return r;
 }
 

@@ -196,6 +196,9 @@ const char *machine_corrupt_disk(const struct machine *m);
 void machine_info(struct machine *m, struct vm_info *i);
 /* Change an interface; m->cfg has the new values afterwards. Returns 0; -ENOENT; -EPERM. */
 int machine_set_interface(struct machine *m, const struct vm_interface_set *want, struct err *e);
+/* Keep vhost-net from the rings of all interfaces, as long as memory is being copied, or the dirty log, which lacks
+ * vhost's writes, is on. hold: work begins; false: it has ended. */
+void machine_hold_vhost(struct machine *m, bool hold);
 /* Change the limits of a disk. Returns 0; -ENOENT. */
 int machine_set_disk(struct machine *m, const struct vm_disk_set *want, struct err *e);
 

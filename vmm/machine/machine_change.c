@@ -7,6 +7,13 @@
 #include <errno.h>
 #include <string.h>
 
+void machine_hold_vhost(struct machine *m, bool hold)
+{
+	for (unsigned n = 0; n < m->nnics; n++)
+		if (m->nics[n].vhost)
+			nic_hold_vhost(&m->nics[n], hold || dirty_log_is_on(&m->dirty_log));
+}
+
 static int nic_change(struct machine *m, unsigned n, const struct vm_interface_set *want, struct err *e)
 {
 	struct vm_interface_limits *limits = &m->cfg.limits[n];

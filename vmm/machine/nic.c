@@ -24,7 +24,7 @@ static int fd_take(int *fds, uint16_t at, int *ret)
 	return flags < 0 || fcntl(*ret, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
 }
 
-static int tap_take(struct nic *n, const uint16_t *pair_fds, int *fds, struct err *e)
+static int tap_take(struct nic *n, const struct vm_config *cfg, unsigned at, int *fds, struct err *e)
 {
 	int r;
 
@@ -32,7 +32,10 @@ static int tap_take(struct nic *n, const uint16_t *pair_fds, int *fds, struct er
 		return 0;
 	r = fd_take(fds, n->cfg->tap_fd, &n->tap_fd);
 	for (unsigned i = 1; i < n->pairs && !r; i++)
-		r = fd_take(fds, pair_fds[i - 1], &n->more_fds[i - 1]);
+		r = fd_take(fds, cfg->pair_fds[at][i - 1], &n->more_fds[i - 1]);
+	n->vhost = cfg->vhost[at] == VM_VHOST_YES;
+	for (unsigned i = 0; i < n->pairs && n->vhost && !r; i++)
+		r = fd_take(fds, cfg->vhost_fds[at][i], &n->vhost_fds[i]);
 	if (r < 0)
 		return err_set_errno(e, r, "%s", n->cfg->id);
 	return n->on_main_loop ? 0 : loop_new(LOOP_ENTRIES, &n->loop, e);
@@ -58,16 +61,21 @@ int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct
 
 	n->cfg = i;
 	n->pairs = MAX(cfg->queue_pairs[at], 1u);
+	n->is_uncounted = cfg->vhost[at] != VM_VHOST_NO;
 	n->tap_fd = -1;
 	for (unsigned k = 0; k < ARRAY_SIZE(n->more_fds); k++)
 		n->more_fds[k] = -1;
-	r = tap_take(n, cfg->pair_fds[at], fds, e);
+	for (unsigned k = 0; k < ARRAY_SIZE(n->vhost_fds); k++)
+		n->vhost_fds[k] = -1;
+	r = tap_take(n, cfg, at, fds, e);
 	if (r < 0)
 		return r;
 	memcpy(c.mac, i->mac, sizeof(c.mac));
 	c.tap_fd = n->tap_fd;
 	c.pairs = n->pairs;
 	memcpy(c.more_fds, n->more_fds, sizeof(c.more_fds));
+	c.vhost = n->vhost;
+	memcpy(c.vhost_fds, n->vhost_fds, sizeof(c.vhost_fds));
 	c.loop = n->loop ? n->loop : h->loop;
 	r = virtio_net_new(h, p, &c, &n->dev, e);
 	if (!r)
@@ -113,6 +121,9 @@ void nic_done(struct nic *n)
 	for (unsigned i = 1; i < n->pairs; i++)
 		if (n->more_fds[i - 1] >= 0)
 			close(n->more_fds[i - 1]);
+	for (unsigned i = 0; i < n->pairs && n->vhost; i++)
+		if (n->vhost_fds[i] >= 0)
+			close(n->vhost_fds[i]);
 }
 
 void nic_set_limits(struct nic *n, const struct vm_interface_limits *limits)
@@ -129,6 +140,11 @@ int nic_set_link(struct nic *n, bool up, struct err *e)
 			"down then; set the link up with --config, and restart the VM", n->cfg->id);
 	virtio_net_set_link(n->dev, up);
 	return 0;
+}
+
+void nic_hold_vhost(struct nic *n, bool hold)
+{
+	virtio_net_hold_vhost(n->dev, hold);
 }
 
 void nic_mark(struct nic *n, uint64_t key)
@@ -150,6 +166,7 @@ void nic_info(struct nic *n, struct vm_interface_info *ret)
 	memcpy(ret->target, n->cfg->target, sizeof(ret->target));
 	memcpy(ret->mac, n->cfg->mac, sizeof(ret->mac));
 	ret->link_up = s.link_up;
+	ret->vhost = n->is_uncounted;
 	ret->rx_bytes = s.rx_bytes;
 	ret->rx_packets = s.rx_packets;
 	ret->rx_errors = s.rx_errors;

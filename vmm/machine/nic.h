@@ -23,6 +23,9 @@ struct nic {
 	int tap_fd;	   /* owned; -1: none */
 	unsigned pairs;	   /* of queues */
 	int more_fds[VM_QUEUE_PAIRS_MAX - 1]; /* owned: the tap's further queues, one for each further pair; -1: none */
+	bool vhost;	   /* vhost-net may serve the interface */
+	bool is_uncounted; /* vhost-net moves frames, or has moved some: the device's counters lack them */
+	int vhost_fds[VM_QUEUE_PAIRS_MAX]; /* owned: /dev/vhost-net for each pair; -1: none */
 	const struct kvm *kvm; /* borrowed; set by nic_start() */
 	bool on_main_loop; /* set before nic_init(): the interface gets no loop of its own */
 	struct loop *loop; /* NULL: neither a tap nor a socket; the device runs on the main loop */
@@ -44,6 +47,8 @@ void nic_done(struct nic *n);
 void nic_set_limits(struct nic *n, const struct vm_interface_limits *limits);
 /* Set the link up or down. Returns 0; -EPERM: the interface has no file, so its link cannot be up. */
 int nic_set_link(struct nic *n, bool up, struct err *e);
+/* Keep vhost-net from the interface's queues (virtio_net_hold_vhost()). */
+void nic_hold_vhost(struct nic *n, bool hold);
 /* Note a snapshot, and reset connections after a revert to it (virtio_net_mark(), virtio_net_revert()). */
 void nic_mark(struct nic *n, uint64_t key);
 void nic_revert(struct nic *n, uint64_t key);

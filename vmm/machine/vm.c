@@ -368,6 +368,7 @@ void vm_work_end(struct vm *vm)
 	struct err e = { 0 };
 
 	vm->work = NULL;
+	machine_hold_vhost(vm->m, false);
 	if (vm->reset_pending && (vm->phase == VM_PHASE_RUNNING || vm->phase == VM_PHASE_PAUSED))
 		reset_in_place(vm, true, &e);
 	vm->reset_pending = false;

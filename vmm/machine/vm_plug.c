@@ -53,6 +53,8 @@ static void config_note(struct vm *vm)
 	memcpy(vm->cfg.link_down, from->link_down, sizeof(from->link_down));
 	memcpy(vm->cfg.queue_pairs, from->queue_pairs, sizeof(from->queue_pairs));
 	memcpy(vm->cfg.pair_fds, from->pair_fds, sizeof(from->pair_fds));
+	memcpy(vm->cfg.vhost, from->vhost, sizeof(from->vhost));
+	memcpy(vm->cfg.vhost_fds, from->vhost_fds, sizeof(from->vhost_fds));
 }
 
 int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)

@@ -1,6 +1,7 @@
 /* Long-running work: one at a time, on the worker's thread. */
 #include "base/err.h"
 #include "base/util.h"
+#include "vmm/machine/machine.h"
 #include "vmm/machine/machine_copy.h"
 #include "vmm/machine/vm_impl.h"
 
@@ -29,6 +30,7 @@ int vm_work_begin_on_copy(struct vm *vm, const char *what, struct err *e)
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED && vm->phase != VM_PHASE_CRASHED)
 		return vm_wrong_phase(vm, what, e);
 	vm->work = what;
+	machine_hold_vhost(vm->m, true);
 	vm->work_live = 0;
 	atomic_store(&vm->work_cancelled, false);
 	atomic_store(&vm->work_told_ns, loop_now_ns());

@@ -128,6 +128,7 @@ static int files_add(struct handover *h, struct err *e)
 	for (unsigned i = 0; i < m->ndisks; i++)
 		disk_add(h, &c->disks[i], m->disks[i].block);
 	for (unsigned i = 0; i < m->nnics; i++) {
+		c->vhost[i] = m->nics[i].is_uncounted ? VM_VHOST_BEFORE : VM_VHOST_NO;
 		c->interfaces[i].tap_fd = fd_add(h, m->nics[i].tap_fd);
 		for (unsigned k = 1; k < m->nics[i].pairs; k++)
 			c->pair_fds[i][k - 1] = fd_add(h, m->nics[i].more_fds[k - 1]);

@@ -59,6 +59,7 @@ HOSTS = (
                            "test_hidden_feature_stays_hidden_or_is_told"),
      "test_tracking.py": ("test_system_call_follows_the_device[denied]",), "test_cgroups.py": CGROUPS,
      "test_bios.py": ("test_fill_of_memory_by_the_firmware",),
+     "test_vhost.py": ("test_kernel_moves_the_frames", "test_snapshot_and_revert_have_what_the_kernel_wrote"),
      "test_boot.py": ("test_32_bit_kernel_turns_paging_on", "test_memtest86_starts", "test_linux_shows_smbios"),
      "test_namespaces.py": ("test_required_sandbox_that_is_complete", "test_required_sandbox_that_lacks_a_part_starts_no_vm")},
 )

@@ -102,6 +102,29 @@ static void test_pairs_of_queues_need_a_file_each(void **state)
 	REFUSED(two_pairs(&c); c.interfaces[0].user = 1);
 }
 
+static void with_vhost(struct vm_config *c)
+{
+	two_pairs(c);
+	c->queue_pairs[0] = 0;
+	c->vhost[0] = VM_VHOST_YES;
+	c->vhost_fds[0][0] = 2;
+}
+
+static void test_vhost_needs_a_file_for_each_pair_and_a_tap(void **state)
+{
+	(void)state;
+	ACCEPTED(with_vhost(&c));
+	ACCEPTED(with_vhost(&c); c.vhost[0] = VM_VHOST_NO; c.vhost_fds[0][0] = NFDS);
+	ACCEPTED(with_vhost(&c); c.vhost[0] = VM_VHOST_BEFORE; c.vhost_fds[0][0] = NFDS);
+	REFUSED(with_vhost(&c); c.vhost_fds[0][0] = 3);
+	REFUSED(with_vhost(&c); c.vhost_fds[0][0] = NFDS);
+	REFUSED(with_vhost(&c); c.vhost_fds[0][0] = VM_NO_FD);
+	REFUSED(with_vhost(&c); c.interfaces[0].tap_fd = VM_NO_FD);
+	REFUSED(with_vhost(&c); c.interfaces[0].user = 1);
+	REFUSED(with_vhost(&c); c.vhost[0] = VM_VHOST_BEFORE + 1);
+	REFUSED(two_pairs(&c); c.vhost[0] = VM_VHOST_YES; c.vhost_fds[0][0] = 2);
+}
+
 static int take_held(unsigned held, unsigned relays, bool taken_over, unsigned *nfds)
 {
 	struct vm_config c = sane();
@@ -539,6 +562,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_valid_configuration_is_accepted),
 		cmocka_unit_test(test_pairs_of_queues_need_a_file_each),
+		cmocka_unit_test(test_vhost_needs_a_file_for_each_pair_and_a_tap),
 		cmocka_unit_test(test_numbers_of_held_files_are_checked),
 		cmocka_unit_test(test_name_is_checked),
 		cmocka_unit_test(test_strings_are_terminated),

@@ -88,6 +88,8 @@ static struct json_object *interface_of_options(struct cli *c)
 	if (c->npos > 2)
 		js_put_str(o, "source", c->pos[2]);
 	js_put_str(o, "mac", mac);
+	if (option_flag(c, "vhost"))
+		js_put_bool(o, "vhost", true);
 	js_put_str(o, "model", model ? model : "virtio");
 	return o;
 }

@@ -368,6 +368,7 @@ static const struct verb_option attach_interface_options[] = {
 	{ "model", "virtio", "no effect: every interface is a virtio interface" },
 	{ "target", "ID", "set the id of the interface [first free of net0, net1, ...]" },
 	{ "queues", "N", "give it N pairs of queues, 1 to 8 [1]" },
+	{ "vhost", NULL, "let the host's kernel (vhost-net) move the frames, from the VM's next start on" },
 	{ "forward", "[PROTOCOL:][ADDRESS:]PORT:TO", "types user and network: forward PORT of the host to port TO of the guest; repeatable" },
 	{ "network", "PREFIX", "type user: set the guest's private network [10.0.2.0/24]" },
 	{ "egress", "RULE", "type user: let the guest reach only what a RULE allows; repeatable" },
