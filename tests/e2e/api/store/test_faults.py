@@ -6,10 +6,11 @@ import pathlib
 import re
 import resource
 import signal
+import subprocess
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, ROOT, Daemon, QmpError
+from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, QmpError
 from mountlib import tmpfs
 from test_daemon import audit, pid_of
 
@@ -171,3 +172,48 @@ def test_daemon_without_memory_loses_nothing(fake):
     assert defined <= {v["name"] for v in q.run("vm-list")["vms"]}
     assert pid_of(fake, "runs") == run and fake.info("runs")["state"] == "running"
     assert fake.cairn("doctor", ok=None).stdout
+
+
+def test_vm_process_without_memory_fails_a_command_or_ends_alone(daemon, kvm, guest, tmp_path):
+    """What the guest has flushed is there, and the image has no fault."""
+    if "asan" in BUILD:
+        pytest.skip("a sanitizer reserves address space")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "a.qcow2", "64M"], check=True)
+    for name, disks in ("a", [{"path": str(tmp_path / "a.qcow2"), "format": "qcow2"}]), ("other", []):
+        daemon.define(name, boot={"kernel": guest("interp.elf")}, disks=disks)
+        daemon.cairn("start", name)
+    other, outcomes = pid_of(daemon, "other"), set()
+    c = booted(daemon)
+    c.run("write 0 64 7")
+    c.run("flush")
+    for i in range(16):
+        pid = pid_of(daemon, "a")
+        limit_memory(pid, memory_bytes(pid) + i * 65536)
+        for verb in ("snapshot-create-as", "save"):
+            said = daemon.cairn(verb, "a", f"s{i}" if verb != "save" else str(tmp_path / f"s{i}"), ok=None)
+            outcomes.add(said.returncode)
+        if daemon.info("a").get("pid") == pid:
+            limit_memory(pid, "unlimited")
+        assert pid_of(daemon, "other") == other and daemon.info("other")["state"] == "running"
+        if daemon.info("a")["state"] != "running":
+            daemon.cairn("start", "a")
+            c = booted(daemon)
+        c.run("verify 0 64 7")
+    daemon.cairn("destroy", "a")
+    subprocess.run(["qemu-img", "check", "-q", tmp_path / "a.qcow2"], check=True)
+    assert outcomes - {0}, "no command lacked memory"
+
+
+def limit_memory(pid, limit):
+    """Only the process's own user and whoever has CAP_SYS_RESOURCE may do that."""
+    ids = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    uid, gid = (int(ids[k].split()[0]) for k in ("Uid", "Gid"))
+    subprocess.run(["prlimit", f"--as={limit}:unlimited", "--pid", str(pid)], user=uid, group=gid, extra_groups=[], check=True)
+
+
+def booted(daemon):
+    c = Console(daemon, "a")
+    while c.line() != "interp":
+        pass
+    c.run("open 0")
+    return c
