@@ -146,6 +146,9 @@ static void plug_send(struct store_work *work)
 	struct err e;
 	int r = vm ? vm_compat_check_live(vm, VM_KNOWS_PLUG, &e) : err_set(&e, -EPERM, ERR_WRONG_STATE, "the VM has ended meanwhile");
 
+	/* The store, and the network's rules, may have taken long. */
+	if (!r)
+		r = call_check_role(w->call, ROLE_ADMIN, vm, &e);
 	/* vm_interfaces_compare() removes the interface if the process reports its own ones before it gets this one. */
 	if (!r && vm_live_interface(vm, w->id, &e) < 0)
 		r = err_set(&e, -EBUSY, ERR_BUSY, "interface %s: the connection to the VM's process was lost meanwhile; attach it again", w->id);

@@ -3,13 +3,14 @@ daemon gets lost: the definition that the VM runs with is what its process has."
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
 
-from conftest import until
+from conftest import BUILD, until
 from fuselib import Op, fuse
-from test_daemon import shared  # noqa: F401
+from test_daemon import NOBODY, shared  # noqa: F401
 from test_hotplug import disks, image, machine
 from test_hung_files import asked
 from test_lost_connection import cut
@@ -135,6 +136,29 @@ def test_client_that_loses_its_role_while_its_file_is_opened_changes_nothing(sha
             e = answer()["error"]
     assert e["class"] == "PermissionDenied" and "you lost it" in e["desc"]
     assert json.loads(shared.cairn("domblklist", "mine", "--format", "json").stdout) == []
+
+
+def test_client_that_loses_its_role_meanwhile_attaches_nothing(shared):  # noqa: F811
+    """The interface is stored before the VM's process gets it, and another write holds the store."""
+    shutil.copy(os.path.join(BUILD, "cairn-slirp"), shared.tmp)
+    d, go, syncs = shared, shared.tmp / "go", shared.tmp / "syncs"
+    d.cairn("grant", "owner", "mine", "--user", "nobody")
+    d.stop()
+    d.env |= {"LD_PRELOAD": os.path.join(BUILD, "helpers/slow_sync.so"), "SLOW_SYNC_OF": "/vms/other", "SLOW_SYNC_UNTIL": str(go),
+              "SLOW_SYNC_COUNT": str(syncs)}
+    d.start()
+    d.cairn("start", "mine")
+    q, other = d.qmp(), d.qmp()
+    other.send(json.dumps({"execute": "vm-autostart", "arguments": {"vm": "other"}}).encode())
+    until(syncs.exists)
+    with asked(d, "vm-attach-interface", vm="mine", interface={"type": "user"}) as answer:
+        until(lambda: "net0" in d.cairn("domiflist", "mine").stdout)
+        d.qmp().send(json.dumps({"execute": "permission-revoke", "arguments": {"vm": "mine", "user": NOBODY}}).encode())
+        until(lambda: not [p for p in q.run("query-permissions")["permissions"] if p.get("user") == NOBODY])
+        go.touch()
+        e = answer()["error"]
+    assert e["class"] == "PermissionDenied" and "you lost it" in e["desc"], e
+    assert "net0" not in d.cairn("domiflist", "mine").stdout
 
 
 @pytest.mark.parametrize("changes", [1, 2])
