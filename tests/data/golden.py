@@ -6,10 +6,11 @@ golden.py pack STATE >vmstate-VERSION-KIND.hex
 golden.py unpack FILE.hex STATE
 CAIRN_BUILD=build golden.py make >vmstate-VERSION-KIND.hex     of a fresh guest
 CAIRN_BUILD=build golden.py make devices >vmstate-VERSION-KIND-devices.hex     of a guest with every device
+CAIRN_BUILD=build golden.py make devices bios >…     the same, started by a BIOS of ours; uefi: by a UEFI of ours
 
 KIND is the kind of host (tests/hostkind.sh), which determines a vCPU's registers. A new format version or device
-adds files; existing files never change. VERSIONs 3 and 6 are format version 2 with these
-machine versions: with hot-plug, and with SMBIOS tables as well. Since version 2, states have no frequency of the TSC. Those of kind svm are of the
+adds files; existing files never change. VERSIONs from 3 on are format version 2 with these
+machine versions: with hot-plug; 4 with a BIOS; 5 with UEFI; 6 with SMBIOS tables. Since version 2, states have no frequency of the TSC. Those of kind svm are of the
 processor `baseline`, so that each host that virtualises CPUID can load them; make them in the emulated SVM host. Those of
 kind pvm are of `host`, which is the only one there, and are then left with the features that each x86-64 processor has, so
 that each host of this kind can load them."""
@@ -42,9 +43,24 @@ def unpack(text, path):
 def devices(folder):
     """Return the keys of a VM with one of each device; its disk is created in the folder."""
     disk = pathlib.Path(folder) / "golden.img"
-    disk.write_bytes(bytes(1 << 20))
+    disk.write_bytes((bytes(510) + b"\x55\xaa").ljust(1 << 20, b"\0"))
     return {"disks": [{"path": str(disk), "format": "raw"}], "console": {"virtio": True}, "guest_agent": True,
             "rng": True, "watchdog": {"model": "i6300esb", "action": "none"}}
+
+
+# In real mode, from the reset vector on: write "A" to the serial port, and halt.
+RESET_CODE = bytes.fromhex("baf803b041eef4ebfd")
+
+
+def boot(folder, firmware, kernel):
+    """Return the keys "boot" and "memory" of a VM that runs RESET_CODE as its firmware, or the kernel."""
+    if not firmware:
+        return {"boot": {"kernel": str(kernel)}, "memory": "2M"}
+    rom, template = pathlib.Path(folder) / "golden.rom", pathlib.Path(folder) / "golden.vars"
+    rom.write_bytes(bytes((128 << 10) - 16) + RESET_CODE.ljust(16, b"\0"))
+    template.write_bytes(bytes(16 << 10))
+    return {"boot": {"firmware": firmware, "loader": str(rom), **({"nvram_template": str(template)} if firmware == "uefi" else {})},
+            "memory": "16M"}
 
 
 # Masks of EAX, EBX, ECX and EDX of the leaves that stay: fpu to sse2 (without vme), lahf_lm, syscall, nx, lm
@@ -72,8 +88,8 @@ def edit(path):
     path.write_bytes(state.pack())
 
 
-def make(with_devices):
-    """Return the state of a guest that has halted: 2 MiB of memory, almost empty."""
+def make(with_devices, firmware):
+    """Return the state of a guest that has halted, with almost empty memory."""
     sys.path.insert(0, str(HERE.parent / "e2e"))
     import conftest
     import guestlib
@@ -83,7 +99,7 @@ def make(with_devices):
             # Use a neutral path, because the state stores it.
             kernel = pathlib.Path("/tmp/first_byte.elf")
             kernel.write_bytes((pathlib.Path(conftest.GUESTS) / "first_byte.elf").read_bytes())
-            daemon.define("golden", memory="2M", uuid=UUID, boot={"kernel": str(kernel)},
+            daemon.define("golden", uuid=UUID, **boot("/tmp", firmware, kernel),
                           cpu="baseline" if guestlib.virtualises_cpuid() else "host",
                           **(devices("/tmp") if with_devices else {}))
             daemon.cairn("start", "golden")
@@ -92,7 +108,8 @@ def make(with_devices):
             daemon.cairn("save", "golden", f"{tmp}/saved")
             edit(pathlib.Path(tmp, "saved"))
             kernel.unlink()
-            pathlib.Path("/tmp/golden.img").unlink(missing_ok=True)
+            for name in ("img", "rom", "vars"):
+                pathlib.Path("/tmp/golden." + name).unlink(missing_ok=True)
         finally:
             daemon.close()
         return pathlib.Path(tmp, "saved").read_bytes()
@@ -104,6 +121,6 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["unpack"]:
         unpack(pathlib.Path(sys.argv[2]).read_text(), sys.argv[3])
     elif sys.argv[1:2] == ["make"]:
-        print(pack(make("devices" in sys.argv[2:])), end="")
+        print(pack(make("devices" in sys.argv[2:], next((a for a in sys.argv[2:] if a in ("bios", "uefi")), None))), end="")
     else:
         sys.exit(__doc__)

@@ -107,8 +107,8 @@ MACHINE_4 = {
 
 
 def test_machine_version_4_has_these_devices(daemon, kvm, tmp_path):
-    """A change of what the guest sees needs a new machine version. There are no golden states of version 4,
-    because memory depends on the host's SeaBIOS."""
+    """A change of what the guest sees needs a new machine version. The golden states of version 4 are those of another
+    firmware, and have no interface."""
     sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../data"))
     import golden
     devices = golden.devices(tmp_path)

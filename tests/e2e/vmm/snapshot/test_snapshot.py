@@ -1067,7 +1067,7 @@ def test_managed_save_keeps_memory_and_disk(vm):
 DATA = os.path.join(ROOT, "tests", "data")
 
 
-@pytest.fixture(params=["1", "1-devices", "2", "2-devices", "3", "3-devices", "6", "6-devices"])
+@pytest.fixture(params=["1", "1-devices", "2", "2-devices", "3", "3-devices", "4-devices", "5-devices", "6", "6-devices"])
 def golden(daemon, kvm, guest, tmp_path, request):
     """A state of an earlier or of this format version, of this kind of host, as a file; and its VM: the smallest, or
     one with each device."""
@@ -1082,7 +1082,8 @@ def golden_state(daemon, guest, tmp_path, kind, version, devices):
     if not os.path.exists(path):
         pytest.skip(f"there is no golden state of a host of this kind: {os.path.basename(path)}")
     tool.unpack(open(path).read(), tmp_path / "golden")
-    daemon.define("golden", memory="2M", uuid=tool.UUID, boot={"kernel": guest("first_byte.elf")},
+    firmware = {"4": "bios", "5": "uefi"}.get(version)
+    daemon.define("golden", uuid=tool.UUID, **tool.boot(tmp_path, firmware, guest("first_byte.elf")),
                   machine=int(version) if int(version) >= 3 else None,  # a guest keeps 1 and 2, but no VM boots as one
                   **(tool.devices(tmp_path) if devices else {}))
     return tmp_path / "golden"
@@ -1098,7 +1099,7 @@ def test_golden_state_of_baseline_is_refused_by_name(daemon, kvm, guest, tmp_pat
     assert daemon.info("golden")["word"] in ("shutoff", "crashed")
 
 
-GENERATION_ID = 0xff000  # address of the 16 bytes that each restore and each start change
+GENERATION_IDS = 0xff000, 0xaf000  # address of the 16 bytes that each restore and each start change; with a firmware
 TIMES = ("machine", "cpu", "vcpu", "pit", "clock", "rtc", "acpi-pm")  # sections that depend on the host or hold a time
 
 
@@ -1107,12 +1108,13 @@ def hardware(path):
     state = State(path.read_bytes())
     at, size = (int.from_bytes(state.data[i:i + 8], "little") for i in (40, 48))
     ram = state.data[at:at + size]
-    ram[GENERATION_ID:GENERATION_ID + 16] = bytes(16)
+    for gpa in GENERATION_IDS:
+        ram[gpa:gpa + 16] = bytes(16)
     return {"memory": bytes(ram), "names": [s[:2] for s in state.sections if s[0] != "cpu"],
             **{f"{s[0]} {s[1]}": s[2:] for s in state.sections if s[0] not in TIMES}}
 
 
-@pytest.mark.parametrize("golden", ["3", "3-devices", "6", "6-devices"], indirect=True)
+@pytest.mark.parametrize("golden", ["3", "3-devices", "4-devices", "5-devices", "6", "6-devices"], indirect=True)
 def test_machine_is_that_of_golden_states_of_its_version(daemon, golden, tmp_path):
     """A change of what the guest sees needs a new machine version, with golden states of its own."""
     then = hardware(golden)
@@ -1151,7 +1153,7 @@ def test_a_damaged_golden_state_is_refused(daemon, golden):
 
     whole = golden.read_bytes()
     # Header, a section, the checksums, memory (which --eager reads first); each truncated as well.
-    for at in (8, 50, 4096 + 30, 4096 + 5000, 0x1000000, 0x1200000 + 0x100000):
+    for at in (8, 50, 4096 + 30, 4096 + 5000, 0x1000000, min(0x1200000 + 0x100000, len(whole) - 4096)):
         damaged = bytearray(whole)
         damaged[at] ^= 0x10
         golden.write_bytes(damaged)
