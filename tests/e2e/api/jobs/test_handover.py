@@ -350,6 +350,7 @@ def begin_again(d):
     c.close()
 
 
+@pytest.mark.seconds(120)  # ten handovers, and as many daemons: 6 s at a load of 9, 24 at 15
 @pytest.mark.parametrize("vm", KINDS, indirect=True)
 @pytest.mark.parametrize("victim", ["old", "new", "daemon"])
 def test_process_is_killed_at_any_moment(vm, victim):
