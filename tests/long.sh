@@ -13,7 +13,7 @@
 #   host; make check runs a part of them there
 # - bios, bios-svm: GRUB with Linux, an ISO and the network under SeaBIOS, on this host and on the emulated one
 # - uefi-svm: OVMF boots a disk on the emulated host; its variables after a revert, a reset and a clone
-# - net-svm: vhost-net in the emulated host
+# - net-svm: vhost-net, and ten Linux guests on one network, in the emulated host
 # - plugs: LONG_PLUGS disks attached to a running VM and detached, while another disk works (1000), and as many as go
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
@@ -138,7 +138,7 @@ e2e uefi-svm vmm/long_uefi.py CAIRN_IN_SVMHOST=1 \
 e2e snapshots-svm "vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_fork_snapshot.py
 	tests/e2e/vmm/snapshot/test_tracking.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
-e2e net-svm api/net/test_vhost.py CAIRN_IN_SVMHOST=1 \
+e2e net-svm "api/net/test_vhost.py tests/e2e/api/net/long_linux_guests.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e plugs vmm/test_hotplug.py CAIRN_PLUGS="$plugs"
 e2e kills "vmm/snapshot/test_snapshot_set.py -k killed" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed"
