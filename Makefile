@@ -158,12 +158,14 @@ $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/
 $(BUILD)/gen/dsdt_bios.h: IASL_DEFINES := -D BIOS
 $(BUILD)/gen/dsdt_uefi.h: IASL_DEFINES := -D BIOS -D UEFI
 DSDTS := $(addprefix $(BUILD)/gen/,dsdt.h dsdt_bios.h dsdt_uefi.h)
-$(DSDTS): $(BUILD)/gen/%.h: vmm/boot/dsdt.asl
+$(DSDTS): vmm/boot/dsdt.asl
+$(BUILD)/gen/ssdt_keyboard.h: vmm/boot/ssdt_keyboard.asl
+$(DSDTS) $(BUILD)/gen/ssdt_keyboard.h: $(BUILD)/gen/%.h:
 	$(call say,IASL,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)iasl -vs -oa $(IASL_DEFINES) -p $(@D)/$* -tc $< >$(@D)/$*.log 2>&1 || { cat $(@D)/$*.log; exit 1; }
 	$(Q)sed -i 's/^unsigned char /static const unsigned char /' $(@D)/$*.hex && mv $(@D)/$*.hex $@
-$(BUILD)/vmm/boot/acpi.o: $(DSDTS)
+$(BUILD)/vmm/boot/acpi.o: $(DSDTS) $(BUILD)/gen/ssdt_keyboard.h
 
 # Fixtures lie in the top folder of their tests.
 unit_top = tests/unit/$(firstword $(subst /, ,$*))

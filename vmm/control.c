@@ -45,6 +45,7 @@ static void peer_drop(struct control *c)
 	c->peer_fd = -1;
 	send_queue_clear(&c->waiting);
 	c->looks.n = 0;
+	control_keys_forget(c);
 }
 
 /* Handle the loss of the peer. Nobody else uses a process for images, and the next daemon may want
@@ -649,6 +650,7 @@ static const struct {
 	[VM_MSG_DISK_LAYERS] = { control_disk_layers, true },
 	[VM_MSG_DISK_COMMIT] = { control_disk_commit, true },
 	[VM_MSG_SCREENSHOT] = { control_screenshot, false },
+	[VM_MSG_SEND_KEYS] = { control_send_keys, false },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },
 	[VM_MSG_HANDOVER] = { handover_request, true },
@@ -838,6 +840,7 @@ void control_free(struct control *c)
 	if (!c)
 		return;
 	clone_disks_free(c->clones);
+	control_keys_free(c);
 	send_queue_finish(&c->waiting, c->peer_fd);
 	peer_drop(c);
 	loop_unwatch(c->listen_watch);

@@ -14,7 +14,9 @@
 struct channel_msg;
 struct clone_disks;
 struct err;
+struct key_request;
 struct loop;
+struct loop_timer;
 struct loop_watch;
 struct memory;
 struct vm;
@@ -48,6 +50,8 @@ struct control {
 		bool under_way;
 		struct vm_addresses all;
 	} looks;
+	struct key_request *keys; /* the first is in progress (control_screen.c) */
+	struct loop_timer *keys_timer;
 	_Alignas(16) uint8_t buf[CHANNEL_BODY_MAX];
 };
 
@@ -83,5 +87,10 @@ int control_disk_commit(struct control *c, struct channel_msg *m, struct err *e)
 
 /* Handler of VM_MSG_SCREENSHOT (control_screen.c). Returns LATER, or -errno. */
 int control_screenshot(struct control *c, struct channel_msg *m, struct err *e);
+/* Handler of VM_MSG_SEND_KEYS. Returns LATER, or -errno. */
+int control_send_keys(struct control *c, struct channel_msg *m, struct err *e);
+/* Do not answer the requests in progress: the peer has gone. */
+void control_keys_forget(struct control *c);
+void control_keys_free(struct control *c);
 
 #endif

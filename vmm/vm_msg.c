@@ -62,6 +62,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SCREENSHOT] = ROW(struct vm_screenshot, 1),
 	[VM_MSG_DISK_LAYERS] = { .body_min = VM_PLUG_BYTES, .body_max = VM_PLUG_BYTES, .fds_max = CHANNEL_FDS_MAX, .known = true },
 	[VM_MSG_DISK_COMMIT] = ROW(struct vm_disk_commit, CHANNEL_FDS_MAX),
+	[VM_MSG_SEND_KEYS] = ROW(struct vm_keys, 0),
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
 	[VM_MSG_PINS_DELETE] = ROW(struct vm_pins, 0),
 	[VM_MSG_MEMORY] = ROW(struct vm_memory, 2),
@@ -369,8 +370,8 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the texts of SMBIOS tables are malformed");
 	if (c->machine && !machine_version_boots(c->firmware, c->machine))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a VM of this kind cannot boot as machine version %u", c->machine);
-	if (c->screen > 1)
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the screen has a value out of range");
+	if (c->screen > 1 || c->display > 1 || (c->display && (!c->screen || c->taken_over || c->display_fd == VM_NO_FD || !fd_ok(&f, c->display_fd))))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the screen has a value out of range, or its file is missing or used twice");
 	if (c->balloon > 1 || c->balloon_bytes > c->ram_bytes || (c->balloon && c->huge_pages))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the balloon has a value out of range, or memory in huge pages");
 	if (c->forked && c->restore_fd == VM_NO_FD)

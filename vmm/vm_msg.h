@@ -168,6 +168,9 @@ enum vm_msg_type {
 	/* a request: struct vm_disk_commit (vm_disk_commit.h): copy upper layers of a disk to a lower one, and then,
 	 * unless they are all that are above it, drop them. VM_EVENT_PROGRESS meanwhile. */
 	VM_MSG_DISK_COMMIT = 54,
+	/* a request: struct vm_keys: press the keys together, hold them, and release them. The answer comes then; one
+	 * request follows the other. Only to processes whose vm_info.screens is VM_SCREENS_KEYS. */
+	VM_MSG_SEND_KEYS = 55,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -446,7 +449,7 @@ struct vm_config {
 	/* With VM_FIRMWARE_UEFI, the file of its variables, for writing, and their template; otherwise these count for
 	 * nothing. */
 	uint16_t nvram_fd, nvram_template_fd;
-	uint8_t screen; /* a screen (devices/legacy/bochs_display.h) */
+	uint8_t screen; /* a screen (devices/legacy/bochs_display.h), with keyboard and mouse */
 	/* The machine version that the guest boots as (base/machine_version.h). 0, from an older Cairn:
 	 * machine_version_unnamed(). */
 	uint8_t machine;
@@ -455,6 +458,10 @@ struct vm_config {
 	 * the process that set vhost up. */
 	uint8_t vhost[VM_INTERFACES_MAX]; /* enum vm_vhost */
 	uint16_t vhost_fds[VM_INTERFACES_MAX][VM_QUEUE_PAIRS_MAX];
+	/* 1: display_fd is a socket to the process that shows the screen (base/display.h); never with taken_over: that
+	 * process comes with VM_MSG_GO. Otherwise the fd counts for nothing. */
+	uint8_t display;
+	uint16_t display_fd;
 };
 
 /* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */
@@ -572,12 +579,13 @@ struct vm_console_end {
 	uint32_t ids[VM_CONSOLE_IDS_MAX]; /* first the uids, then the gids */
 };
 
+#define VM_GO_DISPLAY 16 /* in console: the process that shows the screen */
 /* The clients that are attached to the consoles of a VM that is handed over. */
 struct vm_go {
 	uint32_t n, reserved;
 	struct vm_go_client {
 		uint64_t sent;	  /* the client has received the console's output up to here */
-		uint32_t console; /* enum vm_console_kind */
+		uint32_t console; /* enum vm_console_kind, or VM_GO_DISPLAY */
 		uint32_t user;	  /* as in struct vm_console; an older process sends 0 */
 		char note[72];	  /* text to send to the client first; NUL-terminated */
 		uint32_t group;	  /* as in struct vm_console; an older process sends 0 */
@@ -866,7 +874,7 @@ struct vm_info {
 	/* 1: the process knows VM_MSG_BALLOON_SET, _RECLAIM, _MEDIUM_SET; VM_COPIES_DISKS: _DISK_COPY;
 	 * checks_saves: struct vm_save_devices up to `interfaces`; 2: all of it */
 	uint8_t sets_balloon, reclaims, sets_medium, copies_disks, checks_saves;
-	uint8_t screens; /* 1: the process knows VM_MSG_SCREENSHOT */
+	uint8_t screens; /* 1: the process knows VM_MSG_SCREENSHOT; VM_SCREENS_KEYS: also VM_MSG_SEND_KEYS */
 	uint8_t machine; /* the machine version that the guest has; 0: not known */
 	uint8_t reserved_at_end[2];
 	struct vm_balloon_info balloon;

@@ -11,4 +11,15 @@ struct vm_screenshot {
 	uint8_t reserved[7];
 };
 
+/* vm_info.screens: the process knows VM_MSG_SEND_KEYS. */
+#define VM_SCREENS_KEYS 2
+#define VM_KEYS_MAX 16
+#define VM_KEYS_HOLD_MAX_MS 10000
+
+struct vm_keys {
+	uint32_t hold_ms; /* at most VM_KEYS_HOLD_MAX_MS */
+	uint32_t n;
+	uint16_t codes[VM_KEYS_MAX]; /* as in linux/input-event-codes.h, 1 to INPUT_KEY_MAX (base/display.h) */
+};
+
 #endif

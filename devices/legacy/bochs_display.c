@@ -22,6 +22,7 @@
 #define MEMORY_BAR 0
 #define REGISTER_BAR 2
 #define REGISTER_BAR_BYTES 4096
+#define FILE_BYTES (BOCHS_DISPLAY_BYTES + DISPLAY_PAGE_BYTES)
 #define VBE_AT 0x500
 #define QEXT_AT 0x600
 #define QEXT_BYTES 8
@@ -42,6 +43,7 @@ struct bochs_display {
 	struct pci_function fn;
 	int fd; /* memfd of the framebuffer */
 	uint8_t *memory;
+	struct display_page *page; /* behind the framebuffer; written under the lock */
 	uint64_t shown_at; /* address where KVM shows the framebuffer; 0: nowhere. Under the config lock */
 	uint8_t edid[EDID_BYTES];
 
@@ -77,6 +79,26 @@ bool bochs_display_mode(struct device *d, struct display_mode *ret)
 	return mode_of(b->vbe, ret);
 }
 
+/* Tell who shows the screen of the mode. The lock is held. */
+static void mode_publish(struct bochs_display *b)
+{
+	struct display_page *p = b->page;
+	uint32_t sequence = atomic_load_explicit(&p->sequence, memory_order_relaxed);
+	struct display_mode mode = { 0 };
+	bool on = mode_of(b->vbe, &mode);
+
+	atomic_store_explicit(&p->sequence, sequence + 1, memory_order_relaxed);
+	atomic_thread_fence(memory_order_release);
+	p->on = on;
+	p->mode = mode;
+	atomic_store_explicit(&p->sequence, sequence + 2, memory_order_release);
+}
+
+int bochs_display_fd(const struct device *d)
+{
+	return display_of(d)->fd;
+}
+
 const uint8_t *bochs_display_memory(const struct device *d)
 {
 	return display_of(d)->memory;
@@ -109,6 +131,7 @@ static void registers_write(void *opaque, uint64_t off, unsigned size, uint64_t 
 		return;
 	LOCK_GUARD(&b->lock);
 	b->vbe[i] = (uint16_t)value;
+	mode_publish(b);
 }
 
 static const struct bus_ops register_ops = { registers_read, registers_write };
@@ -152,12 +175,12 @@ static uint32_t range_next(const struct bochs_display *b, uint32_t *at)
 {
 	off_t from = lseek(b->fd, (off_t)*at, SEEK_DATA), to = from < 0 ? -1 : lseek(b->fd, from, SEEK_HOLE);
 
-	if (from < 0 && errno == ENXIO)
+	if ((from < 0 && errno == ENXIO) || from >= (off_t)BOCHS_DISPLAY_BYTES)
 		return *at = BOCHS_DISPLAY_BYTES;
 	if (to < 0)
 		return BOCHS_DISPLAY_BYTES;
 	*at = (uint32_t)from;
-	return (uint32_t)to;
+	return MIN((uint32_t)to, BOCHS_DISPLAY_BYTES);
 }
 
 /* The seal keeps the pages from being freed. */
@@ -182,6 +205,7 @@ static void display_reset(struct device *d)
 
 	pthread_mutex_lock(&b->lock);
 	vbe_power_on(b->vbe);
+	mode_publish(b);
 	pthread_mutex_unlock(&b->lock);
 	memory_clear(b);
 	pci_function_reset(&b->fn);
@@ -265,6 +289,7 @@ static int display_load(struct device *d, struct state_reader *r, uint16_t versi
 	pages_take(b, r);
 	LOCK_GUARD(&b->lock);
 	memcpy(b->vbe, vbe, sizeof(vbe));
+	mode_publish(b);
 	return 0;
 }
 
@@ -274,7 +299,7 @@ static void display_free(struct device *d)
 
 	pci_host_remove(&b->fn);
 	if (b->memory)
-		munmap(b->memory, BOCHS_DISPLAY_BYTES);
+		munmap(b->memory, FILE_BYTES);
 	if (b->fd >= 0)
 		close(b->fd);
 	pthread_mutex_destroy(&b->lock);
@@ -295,13 +320,14 @@ static int memory_make(struct bochs_display *b)
 	void *p;
 
 	b->fd = memfd_create("cairn-screen", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (b->fd < 0 || ftruncate(b->fd, BOCHS_DISPLAY_BYTES) < 0)
+	if (b->fd < 0 || ftruncate(b->fd, FILE_BYTES) < 0)
 		return -errno;
-	p = mmap(NULL, BOCHS_DISPLAY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, 0);
+	p = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, 0);
 	if (p == MAP_FAILED)
 		return -errno;
 	b->memory = p;
-	madvise(p, BOCHS_DISPLAY_BYTES, MADV_DONTDUMP);
+	b->page = (struct display_page *)(b->memory + BOCHS_DISPLAY_BYTES);
+	madvise(p, FILE_BYTES, MADV_DONTDUMP);
 	/* Whoever gets the fd can read. */
 	return fcntl(b->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ? -errno : 0;
 }

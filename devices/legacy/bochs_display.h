@@ -11,6 +11,8 @@
 #ifndef CAIRN_DEVICES_LEGACY_BOCHS_DISPLAY_H
 #define CAIRN_DEVICES_LEGACY_BOCHS_DISPLAY_H
 
+#include "base/display.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -22,19 +24,15 @@ struct pci_host;
 /* Size of the framebuffer: 1920 x 1080 with 32 bits a pixel. With the other sections, it fits a VM state. */
 #define BOCHS_DISPLAY_BYTES (8u << 20)
 
-/* What the guest shows: `height` lines, `stride` bytes apart, of which the first begins at `offset` of the framebuffer.
- * All of it lies in the framebuffer. */
-struct display_mode {
-	uint32_t width, height;
-	uint32_t bits; /* a pixel: 32 (blue, green, red, unused) or 16 (5 bits red, 6 green, 5 blue), little-endian */
-	uint32_t stride, offset;
-};
-
 /* Create the device "screen0". Free it through its ops. Returns 0 or -errno. */
 int bochs_display_new(struct dev_host *h, struct pci_host *p, struct device **ret_dev, struct err *e);
-/* Get the mode. Returns false if the guest has set none, or one that the framebuffer is too small for. */
+/* Get the mode. All that it shows lies in the framebuffer. Returns false if the guest has set none, or one that the
+ * framebuffer is too small for. */
 bool bochs_display_mode(struct device *d, struct display_mode *ret);
 /* Return the framebuffer, to which the guest may write at any time. */
 const uint8_t *bochs_display_memory(const struct device *d);
+/* Return the file of the framebuffer, behind which lies a struct display_page. Others can only read it.
+ * Borrowed. */
+int bochs_display_fd(const struct device *d);
 
 #endif

@@ -4,6 +4,7 @@
 #include "tests/unit/devices/fixture.h"
 
 #include "base/bytes.h"
+#include "base/display.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "devices/acpi_pm.h"
@@ -41,6 +42,7 @@ struct run {
 	struct fixture f;
 	struct device *devs[2];
 	unsigned ndevs;
+	struct device *keyboard; /* also in devs; NULL: none */
 	struct drv d;
 	unsigned nqueues; /* queues that driver_start() has set up; 0: the program has to set them up */
 	struct dev_host_ops ops; /* of the balloon's host */
@@ -282,7 +284,7 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 	case DEVICE_RTC:
 		return rtc_new(h, x->f.pio, ret, NULL);
 	case DEVICE_I8042:
-		return i8042_new(h, x->f.pio, ret, NULL);
+		return i8042_new_with_keyboard(h, x->f.pio, ret, NULL);
 	case DEVICE_I6300ESB:
 		return i6300esb_new(h, x->f.pci, SLOT, ret, NULL);
 	case DEVICE_FW_CFG:
@@ -322,6 +324,7 @@ static void machine_make(struct run *x, enum device_kind kind)
 		must(!i6300esb_new(&x->f.host, x->f.pci, SLOT + 1, &x->devs[x->ndevs++], NULL));
 	must(!device_make(x, kind, &made));
 	x->devs[x->ndevs++] = made;
+	x->keyboard = kind == DEVICE_I8042 ? made : NULL;
 	if (kind <= DEVICE_RNG)
 		driver_start(x);
 	if (kind == DEVICE_VSOCK)
@@ -402,8 +405,26 @@ static void memory_write(struct run *x)
 	memcpy(fx_ram(&x->f, gpa), bytes, n);
 }
 
+static void input_act(struct run *x)
+{
+	struct input_event ev = { .kind = take8(x) % 5, .down = take8(x) & 1, .code = take8(x), .x = (int32_t)take(x, 2),
+		.y = (int32_t)take(x, 2) };
+
+	if (ev.kind == INPUT_WHEEL)
+		ev.x = (int8_t)ev.x;
+	if (input_event_ok(&ev))
+		i8042_input(x->keyboard, &ev);
+	else
+		i8042_release(x->keyboard);
+}
+
 static void peer_act(struct run *x)
 {
+	if (x->keyboard) {
+		input_act(x);
+		return;
+	}
+
 	int fd = x->peers[take8(x) % PORTS];
 	uint8_t bytes[4096] = { 0 };
 	size_t n = take_some(x, bytes, sizeof(bytes)), more = take(x, 2) % (sizeof(bytes) - n);

@@ -13,10 +13,11 @@
 #include <string.h>
 
 /* Generated from dsdt.asl: dsdt_aml_code[] and, for a machine with a BIOS or UEFI, dsdt_bios_aml_code[] or
- * dsdt_uefi_aml_code[]. */
+ * dsdt_uefi_aml_code[]. From ssdt_keyboard.asl: ssdt_keyboard_aml_code[]. */
 #include "dsdt.h"
 #include "dsdt_bios.h"
 #include "dsdt_uefi.h"
+#include "ssdt_keyboard.h"
 
 #define HEADER_BYTES 36u
 #define FADT_BYTES 276u /* revision 6 */
@@ -37,7 +38,7 @@
 /* Memory left for tables, and the tables that the XSDT will list. */
 struct acpi_area {
 	uint8_t *host; /* of address 0 */
-	bool uefi;
+	bool uefi, keyboard;
 	struct acpi_tables *record; /* notes pointers and checksums; NULL: the tables lie where they are built */
 	uint64_t next, end;
 	uint64_t tables[8];
@@ -147,7 +148,7 @@ static void fadt_build(struct acpi_area *a, uint64_t facs, uint64_t dsdt)
 	store_le16(t + 96, 0xfff); /* there is no C2 state */
 	store_le16(t + 98, 0xfff); /* there is no C3 state */
 	t[108] = RTC_CENTURY_REGISTER;
-	store_le16(t + 109, BOOT_LEGACY_DEVICES | (a->uefi ? 0 : BOOT_8042) | BOOT_NO_VGA);
+	store_le16(t + 109, BOOT_LEGACY_DEVICES | (a->uefi && !a->keyboard ? 0 : BOOT_8042) | BOOT_NO_VGA);
 	store_le32(t + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_TMR_VAL_EXT |
 		FADT_RESET_REG_SUP | FADT_APIC_PHYSICAL);
 	c.pos = 116;
@@ -237,6 +238,18 @@ static uint64_t dsdt_build(struct acpi_area *a)
 	return gpa;
 }
 
+/* The table has its checksum, and no addresses. */
+static void ssdt_build(struct acpi_area *a)
+{
+	uint64_t gpa;
+	uint8_t *t = a->keyboard ? area_take(a, sizeof(ssdt_keyboard_aml_code), 16, &gpa) : NULL;
+
+	if (!t)
+		return;
+	memcpy(t, ssdt_keyboard_aml_code, sizeof(ssdt_keyboard_aml_code));
+	a->tables[a->ntables++] = gpa;
+}
+
 static uint64_t xsdt_build(struct acpi_area *a)
 {
 	size_t bytes = HEADER_BYTES + 8 * a->ntables;
@@ -276,12 +289,13 @@ static uint64_t tables_build(struct acpi_area *a, unsigned vcpus)
 	madt_build(a, vcpus);
 	if (!a->uefi)
 		mcfg_build(a);
+	ssdt_build(a);
 	return xsdt_build(a);
 }
 
-int acpi_build(struct memory *m, unsigned vcpus, uint64_t *ret_rsdp_gpa, struct err *e)
+int acpi_build(struct memory *m, unsigned vcpus, bool keyboard, uint64_t *ret_rsdp_gpa, struct err *e)
 {
-	struct acpi_area a = { .host = m->host, .next = MEM_ACPI_BASE,
+	struct acpi_area a = { .host = m->host, .next = MEM_ACPI_BASE, .keyboard = keyboard,
 		.end = MIN(MEM_ACPI_BASE + MEM_ACPI_BYTES, m->low_bytes) };
 	uint64_t rsdp_gpa = 0, xsdt;
 	uint8_t *rsdp = area_take(&a, RSDP_BYTES, 16, &rsdp_gpa);
@@ -294,10 +308,10 @@ int acpi_build(struct memory *m, unsigned vcpus, uint64_t *ret_rsdp_gpa, struct 
 	return 0;
 }
 
-int acpi_tables_new(bool uefi, unsigned vcpus, struct acpi_tables **ret, struct err *e)
+int acpi_tables_new(bool uefi, unsigned vcpus, bool keyboard, struct acpi_tables **ret, struct err *e)
 {
 	struct acpi_tables *t = calloc(1, sizeof(*t));
-	struct acpi_area a = { .uefi = uefi, .record = t, .end = ACPI_TABLES_MAX_BYTES }, none = { 0 };
+	struct acpi_area a = { .uefi = uefi, .keyboard = keyboard, .record = t, .end = ACPI_TABLES_MAX_BYTES }, none = { 0 };
 
 	if (!t)
 		return err_set_errno(e, -ENOMEM, "ACPI tables");

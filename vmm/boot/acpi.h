@@ -9,11 +9,11 @@
 struct err;
 struct memory;
 
-/* Write RSDP, XSDT, FADT, FACS, DSDT, MADT and MCFG into the legacy hole, from MEM_ACPI_BASE on. The RSDP comes first,
- * where a guest's scan begins.
+/* Write RSDP, XSDT, FADT, FACS, DSDT, MADT, MCFG and, with a keyboard, an SSDT into the legacy hole, from MEM_ACPI_BASE
+ * on. The RSDP comes first, where a guest's scan begins.
  * *ret_rsdp_gpa: address of the RSDP, for boot protocols that pass it to the kernel.
  * Returns 0; -ENOSPC when the tables do not fit. */
-int acpi_build(struct memory *m, unsigned vcpus, uint64_t *ret_rsdp_gpa, struct err *e);
+int acpi_build(struct memory *m, unsigned vcpus, bool keyboard, uint64_t *ret_rsdp_gpa, struct err *e);
 
 /* ---- tables that a firmware places ---- */
 
@@ -42,6 +42,6 @@ struct acpi_tables {
 
 /* Build the tables of a machine with a BIOS or UEFI. UEFI's have no MCFG, since the firmware decides where ECAM is.
  * *ret: free with free(). Returns 0; -ENOSPC; -ENOMEM. */
-int acpi_tables_new(bool uefi, unsigned vcpus, struct acpi_tables **ret, struct err *e);
+int acpi_tables_new(bool uefi, unsigned vcpus, bool keyboard, struct acpi_tables **ret, struct err *e);
 
 #endif

@@ -88,7 +88,7 @@ static int acpi_describe(struct device *d, const struct bios_config *c, struct e
 {
 	CLEANUP_FREE struct acpi_tables *t = NULL;
 	CLEANUP_FREE struct loader *l = calloc(1, sizeof(*l));
-	int r = l ? acpi_tables_new(c->uefi, c->vcpus, &t, e) : err_set_errno(e, -ENOMEM, "firmware");
+	int r = l ? acpi_tables_new(c->uefi, c->vcpus, c->keyboard, &t, e) : err_set_errno(e, -ENOMEM, "firmware");
 
 	if (r < 0)
 		return r;

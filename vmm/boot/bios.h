@@ -19,6 +19,7 @@ struct memory;
 struct bios_config {
 	const struct memory *mem;
 	bool uefi; /* for OVMF instead of SeaBIOS */
+	bool keyboard;
 	unsigned vcpus;
 	uint8_t uuid[16];
 	const char *sysinfo; /* vm_config.sysinfo; borrowed */

@@ -16,7 +16,6 @@
 #include "devices/legacy/debugcon.h"
 #include "devices/legacy/fw_cfg.h"
 #include "devices/legacy/i6300esb.h"
-#include "devices/legacy/i8042.h"
 #include "devices/legacy/pvpanic.h"
 #include "devices/legacy/rom.h"
 #include "devices/legacy/rtc.h"
@@ -41,6 +40,7 @@
 #include "vmm/kvm/host_files.h"
 #include "vmm/kvm/guest_cpu.h"
 #include "vmm/kvm/thread_filter.h"
+#include "vmm/machine/display_link.h"
 #include "vmm/machine/machine_balloon.h"
 #include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/machine_host.h"
@@ -89,9 +89,7 @@ static int board_devices_new(struct machine *m, struct err *e)
 	int r = device_keep(m, serial_new(h, m->pio, &serial, &d, e), &d);
 
 	if (!r)
-		r = device_keep(m, i8042_new(h, m->pio, &d, e), &d);
-	if (!r && is_uefi(m))
-		i8042_hide(d);
+		r = machine_keyboard_new(m, e);
 	if (!r)
 		r = device_keep(m, rtc_new(h, m->pio, &d, e), &d);
 	if (!r)
@@ -260,7 +258,9 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 		r = machine_balloon_new(m, &d, e);
 	if (!r && m->balloon_dev)
 		r = device_keep(m, 0, &d);
-	return r ? r : machine_screen_new(m, e);
+	if (!r)
+		r = machine_screen_new(m, e);
+	return r ? r : machine_display_open(m, fds, e);
 }
 
 /* Create the console of the guest agent's port, and m->agent, the client that talks to the guest agent. A socketpair
@@ -539,6 +539,7 @@ void machine_free(struct machine *m)
 	disk_threads_stop(m);
 	for (unsigned i = 0; i < m->nnics; i++)
 		nic_stop(&m->nics[i]);
+	display_link_free(m->display);
 	/* In reverse order: PCI functions leave the bus before the bus is freed. */
 	while (m->ndevices)
 		m->devices[m->ndevices - 1]->ops->free(m->devices[m->ndevices - 1]), m->ndevices--;
@@ -654,7 +655,7 @@ int machine_boot(struct machine *m, struct err *e)
 		entry = (struct boot_entry){ .mode = BOOT_RESET, .rip = BOOT_RESET_RIP };
 		return vcpus_reset(&m->vcpus, &entry, e);
 	}
-	r = acpi_build(&m->mem, m->cfg.vcpus, &src.rsdp_gpa, e);
+	r = acpi_build(&m->mem, m->cfg.vcpus, m->cfg.screen, &src.rsdp_gpa, e);
 	if (!r) {
 		if (m->hardware != MACHINE_HARDWARE_VERSION_3)
 			smbios_place(&m->mem, m->cfg.uuid, m->cfg.sysinfo);

@@ -100,7 +100,9 @@ struct machine {
 	struct device *vsock; /* NULL: none; also in devices */
 	struct device *balloon_dev; /* NULL: none; also in devices */
 	struct machine_balloon *balloon; /* NULL: none */
+	struct device *keyboard; /* the keyboard controller; also in devices */
 	struct device *screen; /* NULL: none; also in devices */
+	struct display_link *display; /* NULL: none shows the screen */
 	int vsock_listen_fd, vsock_dial_fd; /* owned; -1: none */
 	struct device *devices[MACHINE_DEVICES_MAX];
 	uint8_t slots[MACHINE_DEVICES_MAX]; /* the PCI slot of each device; 0: it has none */

@@ -8,6 +8,7 @@
 #include "snapshot/fault_tracker.h"
 #include "snapshot/state.h"
 #include "vmm/agent/agent.h"
+#include "vmm/machine/display_link.h"
 #include "vmm/machine/machine.h"
 
 #include <errno.h>
@@ -215,6 +216,10 @@ void machine_carry_clients(struct machine *m, struct vm_go *go, int *fds)
 			fds[go->n++] = clients[k].fd;
 		}
 	}
+	if (m->display && display_link_fd(m->display) >= 0 && go->n < CHANNEL_FDS_MAX) {
+		go->clients[go->n].console = VM_GO_DISPLAY;
+		fds[go->n++] = display_link_fd(m->display);
+	}
 }
 
 static int client_attach(struct machine *m, const struct vm_go_client *from, int fd, struct err *e)
@@ -223,6 +228,8 @@ static int client_attach(struct machine *m, const struct vm_go_client *from, int
 	struct console *c = from->console < ARRAY_SIZE(console_names) ? m->consoles[from->console] : NULL;
 
 	_Static_assert(sizeof(client.note) == sizeof(from->note), "a note is copied whole");
+	if (from->console == VM_GO_DISPLAY && !m->display)
+		return display_link_new(m, fd, &m->display, e);
 	memcpy(client.note, from->note, sizeof(client.note));
 	return c ? console_attach_client(c, &client, e) : err_set(e, -EINVAL, ERR_INVALID, "no such console");
 }
@@ -233,7 +240,7 @@ void machine_carry_attach(struct machine *m, const struct vm_go *go, const int *
 
 	for (unsigned i = 0; i < nfds; i++) {
 		if (client_attach(m, &go->clients[i], fds[i], &e) < 0) {
-			log_warn(NULL, "a client of a console is detached: %s", e.msg);
+			log_warn(NULL, "a client of a console or of the screen is detached: %s", e.msg);
 			close(fds[i]);
 		}
 	}

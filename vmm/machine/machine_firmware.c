@@ -58,7 +58,7 @@ static int network_rom_read(const struct machine *m, uint8_t **ret, size_t *ret_
 int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err *e)
 {
 	struct bios_config c = { .mem = &m->mem,
-		.uefi = m->cfg.firmware == VM_FIRMWARE_UEFI, .vcpus = m->cfg.vcpus, .menu = m->cfg.boot_menu,
+		.uefi = m->cfg.firmware == VM_FIRMWARE_UEFI, .keyboard = m->cfg.screen, .vcpus = m->cfg.vcpus, .menu = m->cfg.boot_menu,
 		.menu_ms = m->cfg.boot_menu_ms, .sysinfo = m->cfg.sysinfo };
 	CLEANUP_FREE uint8_t *rom = NULL;
 	int r = m->network_rom_fd >= 0 ? network_rom_read(m, &rom, &c.network_rom_bytes, e) : 0;

@@ -1,11 +1,15 @@
 #include "vmm/machine/machine_screen.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "devices/legacy/bochs_display.h"
+#include "devices/legacy/i8042.h"
+#include "vmm/machine/display_link.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_plug.h"
 #include "vmm/machine/screen_image.h"
 
 #include <errno.h>
+#include <unistd.h>
 
 int machine_screen_new(struct machine *m, struct err *e)
 {
@@ -16,6 +20,37 @@ int machine_screen_new(struct machine *m, struct err *e)
 	m->kvm.has_screen = true;
 	r = bochs_display_new(&m->host, m->pci, &m->screen, e);
 	return machine_device_insert(m, m->ndevices, r, m->screen);
+}
+
+int machine_keyboard_new(struct machine *m, struct err *e)
+{
+	int r = m->cfg.screen ? i8042_new_with_keyboard(&m->host, m->pio, &m->keyboard, e) :
+		i8042_new(&m->host, m->pio, &m->keyboard, e);
+
+	r = machine_device_insert(m, m->ndevices, r, m->keyboard);
+	if (!r && m->cfg.firmware == VM_FIRMWARE_UEFI && !m->cfg.screen)
+		i8042_hide(m->keyboard);
+	return r;
+}
+
+int machine_display_open(struct machine *m, int *fds, struct err *e)
+{
+	int fd, r;
+
+	if (!m->cfg.display)
+		return 0;
+	fd = steal_fd(&fds[m->cfg.display_fd]);
+	r = display_link_new(m, fd, &m->display, e);
+	if (r < 0)
+		close(fd);
+	return r;
+}
+
+void machine_key(struct machine *m, uint16_t code, bool down)
+{
+	struct input_event ev = { .kind = INPUT_KEY, .code = code, .down = down };
+
+	i8042_input(m->keyboard, &ev);
 }
 
 int machine_screenshot(struct machine *m, unsigned format, int fd, struct err *e)

@@ -2,6 +2,7 @@
 #ifndef CAIRN_VMM_MACHINE_MACHINE_SCREEN_H
 #define CAIRN_VMM_MACHINE_MACHINE_SCREEN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct err;
@@ -9,6 +10,13 @@ struct machine;
 
 /* Create the devices of a screen if the configuration has one. Returns 0 or -errno. */
 int machine_screen_new(struct machine *m, struct err *e);
+/* Create the keyboard controller, with keyboard and mouse if the VM has a screen. Returns 0 or -errno. */
+int machine_keyboard_new(struct machine *m, struct err *e);
+/* Connect the screen to the process that the configuration names, if any. fds: as for machine_new(). Returns 0 or
+ * -errno. */
+int machine_display_open(struct machine *m, int *fds, struct err *e);
+/* Press or release a key of the guest's keyboard. code: 1 to INPUT_KEY_MAX. */
+void machine_key(struct machine *m, uint16_t code, bool down);
 /* Write what the guest shows to an empty file. format: enum vm_image_format. Any thread, as long as the machine exists.
  * Returns 0; -ENOTSUP: no screen; -EAGAIN: the guest has set no mode; -errno. */
 int machine_screenshot(struct machine *m, unsigned format, int fd, struct err *e);

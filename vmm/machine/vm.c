@@ -788,7 +788,8 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->started_realtime_ns = vm->started_ns;
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
-	i->sets_interfaces = i->sets_disks = i->plugs = i->sets_medium = i->screens = true;
+	i->sets_interfaces = i->sets_disks = i->plugs = i->sets_medium = true;
+	i->screens = VM_SCREENS_KEYS;
 	i->copies_disks = VM_LAYERS_DISKS;
 	i->sets_balloon = i->reclaims = true;
 	i->renewed = vm->renewed;

@@ -22,14 +22,19 @@
 
 #define HEADER_BYTES 36
 
-static uint64_t build(struct memory *m, uint64_t ram, unsigned vcpus)
+static uint64_t build_with(struct memory *m, uint64_t ram, unsigned vcpus, bool keyboard)
 {
 	struct err e = { 0 };
 	uint64_t rsdp = 0;
 
 	assert_int_equal(memory_init(m, ram, false, &e), 0);
-	assert_int_equal(acpi_build(m, vcpus, &rsdp, &e), 0);
+	assert_int_equal(acpi_build(m, vcpus, keyboard, &rsdp, &e), 0);
 	return rsdp;
+}
+
+static uint64_t build(struct memory *m, uint64_t ram, unsigned vcpus)
+{
+	return build_with(m, ram, vcpus, false);
 }
 
 static uint8_t sum(const uint8_t *p, size_t n)
@@ -283,7 +288,7 @@ static void test_tables_that_do_not_fit_are_refused(void **state)
 	(void)state;
 	assert_int_equal(memory_init(&m, 1 * MIB, false, &e), 0);
 	m.low_bytes = MEM_ACPI_BASE + 1024;
-	assert_int_equal(acpi_build(&m, 64, &rsdp, &e), -ENOSPC);
+	assert_int_equal(acpi_build(&m, 64, false, &rsdp, &e), -ENOSPC);
 	for (uint64_t a = m.low_bytes; a < MIB; a++)
 		assert_int_equal(m.host[a], 0);
 	memory_done(&m);
@@ -316,15 +321,16 @@ static void test_iasl_accepts_tables(void **state)
 	}
 	snprintf(dir, sizeof(dir), "%s/cairn-acpi-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(dir));
-	rsdp = build(&m, 64 * MIB, 64);
+	rsdp = build_with(&m, 64 * MIB, 64, true);
 	table_save(dir, "FACP", table_find(&m, rsdp, "FACP"));
 	table_save(dir, "APIC", table_find(&m, rsdp, "APIC"));
 	table_save(dir, "MCFG", table_find(&m, rsdp, "MCFG"));
+	table_save(dir, "SSDT", table_find(&m, rsdp, "SSDT"));
 	table_save(dir, "DSDT", table_at(&m, load_le32(table_find(&m, rsdp, "FACP") + 40), "DSDT"));
 	snprintf(cmd, sizeof(cmd),
-		"cd %s && for t in FACP APIC MCFG DSDT; do iasl -d $t.dat || exit; done >log 2>&1"
+		"cd %s && for t in FACP APIC MCFG DSDT SSDT; do iasl -d $t.dat || exit; done >log 2>&1"
 		" && ! grep -iE 'error|warning|invalid|unknown' log APIC.dsl MCFG.dsl FACP.dsl >bad"
-		" && iasl -we -p again DSDT.dsl >>log 2>&1 || { cat log bad; exit 1; }",
+		" && iasl -we -p again DSDT.dsl >>log 2>&1 && iasl -we -p again SSDT.dsl >>log 2>&1 || { cat log bad; exit 1; }",
 		dir);
 	r = system(cmd);
 	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", dir);
@@ -342,7 +348,7 @@ static void tables_place(bool uefi)
 	const uint8_t *xsdt, *fadt = NULL;
 	bool mcfg = false;
 
-	assert_int_equal(acpi_tables_new(uefi, 3, &t, NULL), 0);
+	assert_int_equal(acpi_tables_new(uefi, 3, false, &t, NULL), 0);
 	for (unsigned i = 0; i < t->npointers; i++) {
 		uint8_t *p = t->bytes + t->pointers[i].at;
 

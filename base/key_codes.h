@@ -1,0 +1,16 @@
+/* key_codes: names and numbers of keys. The code of a key is that of linux/input-event-codes.h. */
+#ifndef CAIRN_BASE_KEY_CODES_H
+#define CAIRN_BASE_KEY_CODES_H
+
+#include <stdint.h>
+
+struct err;
+
+/* Return the scan code of set 1, with 0xe000 if it has the prefix 0xe0; 0: a keyboard lacks the key. */
+unsigned key_set_1(uint16_t code);
+/* Check the name of a codeset, one of virsh's words. Returns 0; -EINVAL. */
+int key_codeset_check(const char *codeset, struct err *e);
+/* Find the key for a word: a name such as KEY_ENTER (codeset linux), or a number. Returns 0; -EINVAL. */
+int key_code(const char *codeset, const char *word, uint16_t *ret, struct err *e);
+
+#endif
