@@ -102,6 +102,7 @@ void command_vm_managed_save_remove(struct call *c);
 void command_vm_restore(struct call *c);
 void command_vm_dump(struct call *c);
 void command_vm_screenshot(struct call *c);
+void command_vm_send_key(struct call *c);
 void command_vm_fork(struct call *c);
 void command_vm_export(struct call *c);
 void command_vm_import(struct call *c);

@@ -244,6 +244,10 @@ static const struct field dump_memory_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "then", FIELD_DUMP_THEN, OPTIONAL, "stop (crash) or reset the VM after the dump; the VM is paused during the dump" }, END };
 static const struct field screenshot_args[] = { FIELD_VM,
 	{ "format", FIELD_PICTURE_FORMAT, OPTIONAL, "format of the picture [ppm]" }, END };
+static const struct field send_key_args[] = { FIELD_VM,
+	{ "keys", FIELD_ARRAY, REQUIRED, "keys to press together, at most 16: names such as \"KEY_ENTER\", or numbers" },
+	{ "codeset", FIELD_STRING, OPTIONAL, "what the numbers mean: linux, xt, atset1, qnum or rfb [linux]" },
+	{ "hold-time", FIELD_INT, OPTIONAL, "how long the keys are held, ms, at most 10000 [100]" }, END };
 #define FIELDS_FORWARD                                                                                  \
 	{ "protocol", FIELD_STRING, OPTIONAL, "tcp or udp [tcp]" },                                     \
 	{ "address", FIELD_STRING, OPTIONAL, "address of this host [add: 127.0.0.1; remove: any]" }
@@ -608,6 +612,8 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP },
 	{ "vm-screenshot", "write what the guest shows on its screen to the file passed as an fd (empty, regular, open for writing)",
 		screenshot_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_TAKES_FD, VM_ASK_DUMP },
+	{ "vm-send-key", "press keys of the guest's keyboard together, and release them", send_key_args, NULL, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_GUEST },
 	{ "vm-export", "export definition, disks, kernel and initrd to the file passed as an fd; owners only, because the archive "
 		       "holds all data of the disks",
 		export_args, job_returns, ROLE_ADMIN,

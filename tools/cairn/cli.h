@@ -231,6 +231,7 @@ int verb_event(struct cli *c);
 int verb_run(struct cli *c);
 int verb_dump(struct cli *c);
 int verb_screenshot(struct cli *c);
+int verb_send_key(struct cli *c);
 int verb_save(struct cli *c);
 int verb_restore(struct cli *c);
 int verb_managedsave(struct cli *c);

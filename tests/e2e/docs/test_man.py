@@ -437,6 +437,9 @@ cairn domstats web1 --block
 cairn dommemstat web1
     given: running web1
     then: shows 'rss [0-9]'
+cairn send-key web1 KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE
+    given: definition web1; sed -i 's/{/{"screen": true,/' web1.json; cairn define web1.json; cairn start web1
+    then: is web1 running
 cairn screenshot web1 web1.png
     given: definition web1; sed -i 's/{/{"screen": true,/' web1.json; cairn define web1.json; cairn start web1
     how: {} 2>said || grep 'the screen is off' said

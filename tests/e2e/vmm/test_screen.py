@@ -2,12 +2,15 @@
 a save. The guest is the bare-metal interpreter."""
 
 import json
+import os
 import struct
+import subprocess
 import zlib
 
 import pytest
 
 import guestlib
+from conftest import BUILD, until
 from test_fork import image, vm  # noqa: F401 (vm is a fixture)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -173,3 +176,69 @@ def test_vm_without_a_screen_is_told(vm, daemon, tmp_path):
     daemon.cairn("destroy", "src")
     assert daemon.cairn("screenshot", "src", str(tmp_path / "a.png"), ok=False).returncode == 4
     assert "screen" not in json.loads(daemon.cairn("dumpjson", "src").stdout)
+
+
+# ---- keyboard ----
+
+def read_keys(vm, name="src"):
+    said = vm.run(name, "keyboard read")[-1]
+    return said.replace("0x", "").split()[1:-1]
+
+
+def ready_keyboard(vm, **keys):
+    ready(vm, **keys)
+    vm.run("src", "keyboard ask 244")  # F4: the answer would be the first byte otherwise
+    read_keys(vm)
+
+
+def test_send_key_presses_and_releases(vm, daemon):
+    ready_keyboard(vm)
+    daemon.cairn("send-key", "src", "KEY_LEFTCTRL", "KEY_LEFTALT", "KEY_DELETE")
+    assert read_keys(vm) == ["1d", "38", "e0", "53", "e0", "d3", "b8", "9d"]
+    daemon.cairn("send-key", "src", "--codeset", "atset1", "--holdtime", "1", "0xe04d", "30")
+    assert read_keys(vm) == ["e0", "4d", "1e", "9e", "e0", "cd"]
+    # Requests follow one another, and each is answered after its keys are released.
+    daemon.qmp().run("vm-send-key", vm="src", keys=[30, "KEY_B"], **{"hold-time": 5})
+    assert read_keys(vm) == ["1e", "30", "b0", "9e"]
+
+
+@pytest.mark.parametrize("args, said", [
+    (["KEY_NOTHING"], "is no key of codeset linux"), (["--codeset", "win32", "1"], "linux, xt, atset1"), (["256"], "is no key"),
+    (["--codeset", "xt", "KEY_A"], "only codeset linux has names"), (["--holdtime", "20000", "KEY_A"], "1 to 10000"),
+    (["--holdtime", "x", "KEY_A"], "number of milliseconds"), (["KEY_A"] * 17, "16 keys")])
+def test_wrong_keys_are_refused(vm, daemon, args, said):
+    ready_keyboard(vm)
+    assert said in daemon.cairn("send-key", "src", *args, ok=False).stderr
+    assert read_keys(vm) == []
+
+
+def test_vm_without_a_screen_has_no_keyboard(vm, daemon):
+    vm.start()
+    assert 'set "screen": true' in daemon.cairn("send-key", "src", "KEY_A", ok=False).stderr
+    assert vm.run("src", "keyboard ask 242")[-1].split() == ["0xfe"]
+    daemon.cairn("destroy", "src")
+    assert daemon.cairn("send-key", "src", "KEY_A", ok=False).returncode == 4
+
+
+def test_key_held_over_a_snapshot_is_released_by_the_revert(vm, daemon, tmp_path):
+    ready_keyboard(vm, disks=[image(tmp_path / "a.qcow2")])
+    held = subprocess.Popen([os.path.join(BUILD, "cairn"), "send-key", "src", "--holdtime", "10000", "KEY_LEFTSHIFT"], env=daemon.env)
+    try:
+        until(lambda: read_keys(vm) == ["2a"])
+        daemon.cairn("snapshot-create-as", "src", "s1")
+        daemon.cairn("snapshot-revert", "src", "s1")
+        assert read_keys(vm) == ["aa"]
+    finally:
+        held.kill()
+        held.wait()
+
+
+def test_new_process_and_clone_keep_unread_keys(vm, daemon):
+    ready_keyboard(vm)
+    daemon.cairn("send-key", "src", "KEY_A")
+    vm.clone("copy")
+    daemon.cairn("restart-process", "src")
+    for name in ("src", "copy"):
+        assert read_keys(vm, name) == ["1e", "9e"]
+    daemon.cairn("send-key", "copy", "KEY_B")
+    assert read_keys(vm, "copy") == ["30", "b0"] and read_keys(vm) == []

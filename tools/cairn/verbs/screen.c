@@ -1,9 +1,10 @@
-/* screenshot: save a picture of a guest's screen. */
+/* screenshot: save a picture of a guest's screen. send-key: press keys. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/target.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static bool is_png(const char *path)
@@ -29,4 +30,26 @@ int verb_screenshot(struct cli *c)
 		return cli_fail(&e, "Failed to take a screenshot of domain '%s'", c->pos[0]);
 	printf("Screenshot of domain '%s' saved to %s\n", c->pos[0], t.path);
 	return CLI_OK;
+}
+
+int verb_send_key(struct cli *c)
+{
+	struct json_object *args = cli_vm_args(c->pos[0]), *keys = json_object_new_array();
+	CLEANUP_JS struct json_object *answer = NULL;
+	const char *hold = option_value(c, "holdtime"), *codeset = option_value(c, "codeset");
+	char *end = "";
+	struct err e;
+
+	for (size_t i = 1; i < c->npos; i++)
+		json_object_array_add(keys, json_object_new_string(c->pos[i]));
+	js_put(args, "keys", keys);
+	js_put_str(args, "codeset", codeset);
+	if (hold)
+		js_put_int(args, "hold-time", strtol(hold, &end, 10));
+	if (*end) {
+		json_object_put(args);
+		return cli_usage(c, "--holdtime must be a number of milliseconds, not \"%s\"", hold);
+	}
+	return cli_execute(c, "vm-send-key", args, &answer, NULL, &e) < 0 ? cli_fail(&e, "Failed to send keys to domain '%s'", c->pos[0]) :
+		CLI_OK;
 }

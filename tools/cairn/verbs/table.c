@@ -335,6 +335,9 @@ static const struct verb_option setmem_options[] = {
 	{ "config", NULL, "change the next start of the VM [default]" },
 	{ "current", NULL, "the same as --live or --config, as the VM runs or not" },
 	{ "print-only", NULL, "show the change of the definition, and do not save it" }, END };
+static const struct verb_option send_key_options[] = {
+	{ "codeset", "linux|xt|atset1|qnum|rfb", FROM_SCHEMA("codeset") },
+	{ "holdtime", "MS", FROM_SCHEMA("hold-time") }, END };
 static const struct verb_option dommemstat_options[] = {
 	{ "period", "SECONDS", "let the guest send statistics so often; 0: no longer" },
 	{ "live", NULL, "change the running VM [default]" },
@@ -581,6 +584,8 @@ const struct verb verbs[] = {
 		"vm", "vm-info vm-list", verb_domstats },
 	{ "dommemstat", "Monitoring", "VM", "show the guest's memory, and how often it sends statistics", dommemstat_options, 1, 1, true, "vm",
 		"vm-info vm-set-memory", verb_dommemstat },
+	{ "send-key", "Monitoring", "VM KEY...", "press keys of the guest's keyboard together, such as KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE",
+		send_key_options, 2, MANY, false, "vm-name", "vm-send-key", verb_send_key },
 	{ "screenshot", "Monitoring", "VM FILE", "save a picture of the guest's screen, as PNG if FILE ends in .png, or else as PPM", NULL, 2, 2,
 		false, "vm-file", "vm-screenshot", verb_screenshot },
 	{ "top", "Monitoring", "[VM...]", "show the resource usage of VMs, continuously", top_options, 0, MANY, true, "vm", "vm-info", verb_top },

@@ -294,6 +294,7 @@ resume vm1
 reset vm1
 dump vm1 core
 screenshot vm1 picture.png
+send-key vm1 KEY_ENTER
 save vm1 saved
 restore saved
 restart-process vm1
