@@ -61,7 +61,7 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lseccomp -lcmocka
 # the dynamic one.
 VM_LINK := $(if $(SAN),-pie,-static-pie)
 
-PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-log cairn-net cairn-publish cairn-scope cairn-seed cairn-agent)
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-log cairn-net cairn-publish cairn-scope cairn-seed cairn-vnc cairn-agent)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
@@ -112,6 +112,9 @@ $(BUILD)/cairn-slirp: $(call prog_objs,tools/slirp) $(call lib,base)
 $(BUILD)/cairn-publish: $(call prog_objs,tools/publish) $(BUILD)/tools/slirp/control.o $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-luring)
+$(BUILD)/cairn-vnc: $(call prog_objs,tools/vnc) $(call lib,base)
+	$(call say,LINK,$@)
+	$(call link,-pie,-lvncserver -luring)
 $(BUILD)/cairn-dial: $(call prog_objs,tools/dial) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-luring)
@@ -198,6 +201,7 @@ $(BUILD)/unit/vmm/agent/test_agent: UNIT_LDFLAGS = -Wl,--wrap=loop_timer_new
 $(BUILD)/unit/vmm/machine/test_machine_fork: UNIT_LDFLAGS = -Wl,--wrap=memory_attach
 $(BUILD)/unit/api/vm/test_vm_log: | $(BUILD)/cairn-log
 $(BUILD)/unit/tools/test_agent_busy: $(addprefix $(BUILD)/tools/agent/,session.o start.o copy.o)
+$(BUILD)/unit/tools/test_vnc_picture: $(addprefix $(BUILD)/tools/vnc/,keymap.o link.o picture.o)
 $(BUILD)/unit/api/wire/test_client: UNIT_LDFLAGS = -Wl,--wrap=ppoll
 $(BUILD)/unit/api/test_api_fuzz: $(addprefix $(FUZZ_OBJ),wire_run.o config_run.o script_run.o script_vm.o script_mutate.o)
 
@@ -207,6 +211,7 @@ PRELOADS := $(patsubst tests/helpers/preload/%.c,$(BUILD)/helpers/%.so,$(sort $(
 VM_HELPERS := $(patsubst tests/helpers/vm/%.c,$(BUILD)/helpers/%_vm,$(sort $(wildcard tests/helpers/vm/*.c)))
 IMG_HELPERS := $(patsubst tests/helpers/img/%.c,$(BUILD)/helpers/%_img,$(sort $(wildcard tests/helpers/img/*.c)))
 DAEMON_HELPERS := $(patsubst tests/helpers/daemon/%.c,$(BUILD)/helpers/%_cairnd,$(sort $(wildcard tests/helpers/daemon/*.c)))
+HELPER_LIBS_vnc_client := -lvncclient
 helpers: $(HELPERS) $(PRELOADS) $(VM_HELPERS) $(IMG_HELPERS) $(DAEMON_HELPERS)
 .PHONY: helpers
 # Each is a cairn-vm in which a test's functions take the place of these.
@@ -235,7 +240,7 @@ $(BUILD)/helpers/%.so: tests/helpers/preload/%.c
 $(BUILD)/helpers/%: tests/helpers/%.c $(BUILD)/vmm/vm_msg.o $(call lib,snapshot) $(call lib,base)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(filter %.o %.a,$^) -luring -lseccomp
+	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(filter %.o %.a,$^) -luring -lseccomp $(HELPER_LIBS_$*)
 
 deps:
 	$(Q)tests/deps.sh
@@ -301,7 +306,7 @@ install: all $(BUILD)/definition.schema.json
 	install -d $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 644 $(BUILD)/definition.schema.json $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
-	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(BUILD)/cairn-slirp $(BUILD)/cairn-dial $(BUILD)/cairn-dns $(BUILD)/cairn-groups $(BUILD)/cairn-log $(BUILD)/cairn-net $(BUILD)/cairn-publish $(BUILD)/cairn-scope $(BUILD)/cairn-seed $(BUILD)/cairn-agent $(DESTDIR)$(PREFIX)/libexec/cairn
+	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(BUILD)/cairn-slirp $(BUILD)/cairn-dial $(BUILD)/cairn-dns $(BUILD)/cairn-groups $(BUILD)/cairn-log $(BUILD)/cairn-net $(BUILD)/cairn-publish $(BUILD)/cairn-scope $(BUILD)/cairn-seed $(BUILD)/cairn-vnc $(BUILD)/cairn-agent $(DESTDIR)$(PREFIX)/libexec/cairn
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
 	sed '/^# @/d; s,@BINDIR@,$(PREFIX)/bin,' tools/systemd/cairn-guests.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairn-guests.service

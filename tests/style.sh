@@ -73,6 +73,7 @@ libdeflate.h tools/archive/
 libxml/ tools/xml/
 libnbd.h tools/img/
 slirp/ tools/slirp/
+rfb/ tools/vnc/
 libmnl/ tools/net/
 nftables/ tools/net/
 END

@@ -123,6 +123,8 @@ static void claims_make(struct claims *c, const struct definition *d)
 	claim_add(c, d->loader, 0);
 	claim_add(c, d->nvram_template, 0);
 	claim_add(c, d->vsock_path, GAIN_WRITE);
+	claim_add(c, d->vnc.path, GAIN_WRITE);
+	claim_add(c, d->vnc.password_file, 0);
 	for (uint32_t i = 0; i < d->ndisks; i++)
 		disk_claims(c, &d->disks[i]);
 	for (uint32_t i = 0; i < d->ninterfaces; i++)

@@ -281,7 +281,7 @@ static int open_prepare(const struct definition *d, enum open_as_what what, stru
 	int r = config_prepare(d, opens_images_only(what), c, files, e);
 
 	if (!r && (what == OPEN_AS_START || what == OPEN_AS_START_HELD))
-		r = config_prepare_vsock(d, c, files, e);
+		r = config_prepare_sockets(d, c, files, e);
 	if (what == OPEN_AS_FORWARDS)
 		files->n = 0;
 	if (!r && (what == OPEN_AS_START || what == OPEN_AS_FORWARDS))

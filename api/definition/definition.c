@@ -293,6 +293,13 @@ static const struct key top_rows[] = {
 			"\"path\":{\"type\":\"string\",\"pattern\":\"^[^\\u0000-\\u001f\\u007f-\\u009f]+$\",\"maxLength\":4095}}}]}" },
 	{ "screen", KEY_BOOL, .offset = DEF(screen),
 		.about = "add a screen: a framebuffer, which cairn screenshot shows", .initial = "false" },
+	{ "vnc", KEY_CUSTOM, .parse = definition_parse_vnc,
+		.about = "show the screen to VNC clients: path [NAME.vnc], port, address, password_file; true stands for {}", .initial = "false",
+		.form = "{\"anyOf\":[{\"type\":\"boolean\"},{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
+			"\"path\":{\"type\":\"string\",\"pattern\":\"^[^\\u0000-\\u001f\\u007f-\\u009f]+$\",\"maxLength\":4095},"
+			"\"port\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":65535},"
+			"\"address\":{\"type\":\"string\",\"maxLength\":45},"
+			"\"password_file\":{\"type\":\"string\",\"pattern\":\"^[^\\u0000-\\u001f\\u007f-\\u009f]+$\",\"maxLength\":4095}}}]}" },
 	{ "watchdog", KEY_OBJECT, .of = &watchdog_keys, .parse = prepare_watchdog,
 		.about = "watchdog device, which acts if the guest does not reset it in time" },
 	{ "clock", KEY_CHOICE, .offset = DEF(clock), .choices = clocks,
@@ -406,6 +413,8 @@ static int check_whole(struct parse *p)
 	r = definition_check_disks(p);
 	if (!r)
 		r = definition_check_interfaces(p);
+	if (!r)
+		r = definition_check_vnc(p);
 	return r < 0 ? r : definition_check_policy(p);
 }
 
@@ -457,6 +466,7 @@ void definition_free(struct definition *d)
 	free(d->title);
 	free(d->cpu);
 	free(d->vsock_path);
+	definition_free_vnc(&d->vnc);
 	free(d->description);
 	free(d->kernel);
 	free(d->loader);

@@ -177,6 +177,13 @@ struct definition {
 	uint8_t assist, on_poweroff, on_reboot, on_crash; /* enums in vm_msg.h */
 	uint32_t vsock_cid; /* 0: no vsock device */
 	char *vsock_path; /* of the socket for the host's clients; NULL: none */
+	struct definition_vnc {
+		bool on;
+		char *path; /* of the Unix socket for VNC clients; NULL: TCP */
+		char address[46];
+		uint32_t port; /* 0: a Unix socket */
+		char *password_file; /* NULL: clients need no password */
+	} vnc;
 	uint8_t watchdog, watchdog_action; /* enum vm_watchdog_model, vm_watchdog_action */
 	/* The user whose rights open the files; owned. NULL (the parser's result): the daemon itself. Not
 	 * part of the JSON. */

@@ -306,6 +306,7 @@ struct json_object *definition_to_json(const struct definition *d)
 	put_vsock(o, d);
 	if (d->screen)
 		js_put_bool(o, "screen", true);
+	definition_put_vnc(o, &d->vnc);
 	put_watchdog(o, d);
 	put_policies(o, d);
 	return o;

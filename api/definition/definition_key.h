@@ -102,6 +102,11 @@ void definition_put_bandwidth(struct json_object *o, const struct definition_ban
 extern const struct keys definition_egress_keys;
 int definition_parse_egress(struct parse *p, struct json_object *v, void *into);
 void definition_put_egress(struct json_object *o, const struct egress *e);
+/* The key `vnc`. */
+struct definition_vnc;
+int definition_parse_vnc(struct parse *p, struct json_object *v, void *into);
+void definition_put_vnc(struct json_object *o, const struct definition_vnc *v);
+void definition_free_vnc(struct definition_vnc *v);
 /* The key `sysinfo`. definition_encode_sysinfo(): as vm_config.sysinfo. */
 extern const struct keys definition_sysinfo_keys;
 int definition_check_sysinfo(struct parse *p);
@@ -119,6 +124,7 @@ int definition_check_disks(struct parse *p);
 int definition_check_interfaces(struct parse *p);
 int definition_check_forwards(struct parse *p);
 int definition_check_policy(struct parse *p);
+int definition_check_vnc(struct parse *p);
 void definition_disks_free(struct definition *d);
 
 #endif

@@ -1,6 +1,7 @@
 #include "api/definition/vm_config.h"
 #include "api/definition/definition.h"
 #include "api/definition/definition_key.h"
+#include "api/definition/vnc_start.h"
 #include "api/definition/vsock_socket.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -107,6 +108,16 @@ static int forward_listen(const struct definition_forward *f, const char *key, s
 	return steal_fd(&fd);
 }
 
+static int screen_show(const struct definition *d, struct err *e)
+{
+	struct definition_forward port = { .protocol = DEFINITION_TCP, .port = (uint16_t)d->vnc.port };
+	CLEANUP_CLOSE int listener = -1;
+
+	snprintf(port.address, sizeof(port.address), "%s", d->vnc.address);
+	listener = d->vnc.path ? path_listen(d->vnc.path, "vnc.path", e) : forward_listen(&port, "vnc.port", e);
+	return listener < 0 ? listener : vnc_start(d, listener, e);
+}
+
 /* open() needs O_NONBLOCK, because a FIFO in place of a disk must not block the daemon; afterwards fcntl() clears the
  * flag. */
 int config_open_file(const struct config_file *f, struct err *e)
@@ -119,9 +130,11 @@ int config_open_file(const struct config_file *f, struct err *e)
 	if (!f->path)
 		return open_nothing(f, e);
 	if (f->kind == CONFIG_LISTENS)
-		return vsock_listen(f->path, f->key, e);
+		return path_listen(f->path, f->key, e);
 	if (f->kind == CONFIG_DIALS)
 		return vsock_dial_start(f->path, f->key, e);
+	if (f->kind == CONFIG_SHOWS)
+		return screen_show(f->definition, e);
 	fd = open(f->path, (f->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 
 	if (fd < 0 || fstat(fd, &st) < 0 || fcntl(fd, F_SETFL, 0) < 0)
@@ -449,11 +462,6 @@ int config_prepare(const struct definition *d, bool images_only, struct config *
 	return r;
 }
 
-bool config_listens(const struct definition *d)
-{
-	return d->vsock_cid && d->vsock_path;
-}
-
 static int vsock_add(const struct definition *d, struct config_files *files, enum config_file_kind kind, uint16_t *into,
 	struct err *e)
 {
@@ -466,13 +474,27 @@ static int vsock_add(const struct definition *d, struct config_files *files, enu
 	return 0;
 }
 
-int config_prepare_vsock(const struct definition *d, struct config *c, struct config_files *files, struct err *e)
+static int vnc_add(const struct definition *d, struct config_files *files, struct vm_config *v, struct err *e)
 {
-	int r = config_listens(d) ? vsock_add(d, files, CONFIG_LISTENS, &c->vm.vsock_listen_fd, e) : 1;
+	int at = file_add(files, "vnc", d->vnc.path ? d->vnc.path : d->vnc.password_file, true, false, e);
 
-	if (!r)
+	if (at < 0)
+		return at;
+	files->list[at].kind = CONFIG_SHOWS;
+	files->list[at].definition = d;
+	v->display = 1;
+	v->display_fd = (uint16_t)at;
+	return 0;
+}
+
+int config_prepare_sockets(const struct definition *d, struct config *c, struct config_files *files, struct err *e)
+{
+	bool listens = d->vsock_cid && d->vsock_path;
+	int r = listens ? vsock_add(d, files, CONFIG_LISTENS, &c->vm.vsock_listen_fd, e) : 0;
+
+	if (!r && listens)
 		r = vsock_add(d, files, CONFIG_DIALS, &c->vm.vsock_dial_fd, e);
-	return MIN(r, 0);
+	return r || !d->vnc.on ? r : vnc_add(d, files, &c->vm, e);
 }
 
 int config_prepare_forwards(const struct definition *d, struct config *c, struct config_files *files, struct err *e)
@@ -502,7 +524,7 @@ int config_open(const struct definition *d, struct config *c, struct err *e)
 	int r = config_prepare(d, false, c, &files, e);
 
 	if (!r)
-		r = config_prepare_vsock(d, c, &files, e);
+		r = config_prepare_sockets(d, c, &files, e);
 	if (!r)
 		r = config_open_files(c, &files, e);
 	return r < 0 || d->firmware != VM_FIRMWARE_UEFI ? r : config_add_nvram(c, memfd_create("nvram", MFD_CLOEXEC), e);

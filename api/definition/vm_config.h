@@ -28,6 +28,7 @@ enum config_file_kind {
 	CONFIG_FILE,
 	CONFIG_LISTENS, /* make a Unix socket at path and listen on it */
 	CONFIG_DIALS,	/* start cairn-dial for path */
+	CONFIG_SHOWS,	/* start cairn-vnc for the definition */
 };
 
 /* A file to open. Its index in the list is also its index in struct config; without relays, which come between the
@@ -37,6 +38,7 @@ struct config_file {
 	const char *path; /* borrowed from the definition; NULL: an empty file, for a drive without a medium */
 	bool write, block; /* write: open for writing; block: a block device is allowed */
 	enum config_file_kind kind;
+	const struct definition *definition; /* with CONFIG_SHOWS; borrowed */
 	const struct definition_forward *forward; /* NULL: a file; else open a socket that listens for this forward */
 };
 
@@ -65,11 +67,10 @@ int config_choose_boot(const struct definition *d, const struct boot_choice *cho
  * fd: taken, also on failure; negative: errno says why there is none.
  * Returns 0; -EMFILE; -errno. */
 int config_add_nvram(struct config *c, int fd, struct err *e);
-/* Whether the VM has a vsock device with a socket for the host's clients. */
-bool config_listens(const struct definition *d);
-/* Append that socket and one to cairn-dial to c and files. Opening them waits up to 2 s for the end of a VM that was
- * killed, and forks, so do that in a process of its own. Returns 0; -EINVAL: too many files. */
-int config_prepare_vsock(const struct definition *d, struct config *c, struct config_files *files, struct err *e);
+/* Append to c and files the sockets of a vsock device with a path, one for the host's clients and one to cairn-dial;
+ * and the socket to cairn-vnc of a VM with `vnc`. Opening them waits up to 2 s for the end of a VM that was killed, and
+ * forks, so do that in a process of its own. Returns 0; -EINVAL: too many files. */
+int config_prepare_sockets(const struct definition *d, struct config *c, struct config_files *files, struct err *e);
 /* Append the sockets of the forwards of all user interfaces whose link is up, in order, to c and files.
  * Returns 0; -EINVAL: too many files. */
 int config_prepare_forwards(const struct definition *d, struct config *c, struct config_files *files, struct err *e);
@@ -81,7 +82,7 @@ int config_open_files(struct config *c, const struct config_files *files, struct
  * found no room beside the relays, and were closed. */
 int config_take_fds(struct config *c, const int *fds, unsigned n, struct err *e);
 /* Prepare the configuration and open all its files, without forwards. May wait as
- * config_prepare_vsock() says. The UEFI variables of such a VM are in memory: they end with its process.
+ * config_prepare_sockets() says. The UEFI variables of such a VM are in memory: they end with its process.
  * Returns 0; -errno, and then *ret_c has no fds. */
 int config_open(const struct definition *d, struct config *ret_c, struct err *e);
 /* Add an fd. fd: taken, also on failure. Returns its index; VM_NO_FD: the list is full. */

@@ -1,23 +1,20 @@
 #include "api/definition/vsock_socket.h"
+#include "api/definition/orphan.h"
 #include "api/store/paths.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <linux/close_range.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define BACKLOG 128
 #define LISTENER_WAIT_MS 2000
-#define DIAL_FD 3
 
 /* ---- the socket for the host's clients ---- */
 
@@ -52,7 +49,7 @@ static int stale_remove(const char *path, const char *key, const struct sockaddr
 	return unlink(path) < 0 ? err_set_errno(e, -errno, "%s: %s", key, path) : 0;
 }
 
-int vsock_listen(const char *path, const char *key, struct err *e)
+int path_listen(const char *path, const char *key, struct err *e)
 {
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -71,60 +68,17 @@ int vsock_listen(const char *path, const char *key, struct err *e)
 
 /* ---- cairn-dial ---- */
 
-/* Become cairn-dial. Returns -errno only if that fails. */
-static int dial_become(const char *program, const char *path, int sock)
-{
-	/* The caller's process group may be killed, and not all of its fds are close-on-exec. */
-	if (setsid() < 0 || (sock != DIAL_FD && dup2(sock, DIAL_FD) < 0) || fcntl(DIAL_FD, F_SETFD, 0) < 0 ||
-		close_range(DIAL_FD + 1, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
-		return -errno;
-	execl(program, "cairn-dial", "3", path, (char *)NULL);
-	return -errno;
-}
-
-/* Start the program as an orphan, so that nobody has to reap it. Returns 0; -errno, also of execve(). */
-static int program_start(const char *program, const char *path, int sock)
-{
-	int pipe_fds[2], error = 0;
-	pid_t child;
-
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
-		return -errno;
-	child = fork();
-	if (child == 0) {
-		pid_t own = fork();
-
-		if (own == 0)
-			error = dial_become(program, path, sock);
-		else if (own < 0)
-			error = -errno;
-		if (own <= 0)
-			(void)!write(pipe_fds[1], &error, sizeof(error));
-		_exit(0);
-	}
-	if (child < 0)
-		error = -errno;
-	close(pipe_fds[1]);
-	if (child > 0) {
-		while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-			;
-		if (read(pipe_fds[0], &error, sizeof(error)) < 0)
-			error = -errno;
-	}
-	close(pipe_fds[0]);
-	return error;
-}
-
 int vsock_dial_start(const char *path, const char *key, struct err *e)
 {
 	char program[PATH_MAX];
+	char *argv[] = { "cairn-dial", "3", (char *)path, NULL };
 	int pair[2], r = paths_helper("cairn-dial", program, sizeof(program), e);
 
 	if (r < 0)
 		return r;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "%s", key);
-	r = program_start(program, path, pair[1]);
+	r = orphan_start(program, argv, &pair[1], 1);
 	close(pair[1]);
 	if (r < 0) {
 		close(pair[0]);

@@ -77,6 +77,7 @@ void identity_drop_forwards(struct json_object *o)
 		json_object_object_del(json_object_array_get_idx(list, i), "forwards");
 	if (vsock)
 		json_object_object_del(vsock, "path");
+	json_object_object_del(o, "vnc");
 }
 
 void identity_tell_forwards(const struct definition *source, struct json_object *result)

@@ -232,6 +232,7 @@ int verb_run(struct cli *c);
 int verb_dump(struct cli *c);
 int verb_screenshot(struct cli *c);
 int verb_send_key(struct cli *c);
+int verb_vncdisplay(struct cli *c);
 int verb_save(struct cli *c);
 int verb_restore(struct cli *c);
 int verb_managedsave(struct cli *c);

@@ -361,11 +361,71 @@ static int videos_read(struct reading *r, struct _xmlNode *devices)
 	return 0;
 }
 
+/* Set the port unless libvirt would choose one. Returns 0; -EINVAL. */
+static int graphics_port(struct reading *r, struct _xmlNode *n, struct json_object *vnc)
+{
+	CLEANUP_FREE char *listen = node_attr(n, "listen"), *address = node_attr(node_child(n, "listen"), "address");
+	bool chosen = node_attr_is(n, "autoport", "yes") || node_attr_is(n, "port", "-1");
+	uint64_t port;
+	int ret = chosen ? 1 : node_attr_number(r, n, "port", 65535, &port);
+
+	if (ret < 0)
+		return ret;
+	if (ret || !port) {
+		if (chosen)
+			reading_warn(r, n, chosen && node_attr_is(n, "autoport", "yes") ? "autoport" : "port", "has no effect: a port needs a password; "
+				"the display is a Unix socket");
+		return 0;
+	}
+	js_put_uint(vnc, "port", port);
+	js_put_str(vnc, "address", address ? address : listen);
+	return 0;
+}
+
+static int graphics_take(struct reading *r, struct _xmlNode *n)
+{
+	struct _xmlNode *listen = node_child(n, "listen");
+	CLEANUP_FREE char *socket = node_attr(n, "socket"), *inner = node_attr_is(listen, "type", "socket") ? node_attr(listen, "socket") : NULL;
+	CLEANUP_FREE char *password = node_attr(n, "passwd");
+	CLEANUP_JS struct json_object *vnc = json_object_new_object();
+	int ret = 0;
+
+	if (socket || inner)
+		js_put_str(vnc, "path", inner ? inner : socket);
+	else
+		ret = graphics_port(r, n, vnc);
+	if (ret < 0)
+		return ret;
+	if (password)
+		reading_warn(r, n, "passwd", "has no effect: write the password to a file, and name the file in vnc.password_file");
+	js_put(r->definition, "vnc", STEAL_PTR(vnc));
+	reading_origin(r, n, "vnc");
+	return 0;
+}
+
+/* After the videos. */
+static int graphics_read(struct reading *r, struct _xmlNode *devices)
+{
+	int ret = 0;
+
+	for (struct _xmlNode *n = node_child(devices, "graphics"); n && !ret; n = node_next(n)) {
+		if (!node_attr_is(n, "type", "vnc"))
+			reading_warn(r, n, NULL, "has no effect: the only type is vnc; the console is a serial port");
+		else if (!js_get_bool(r->definition, "screen", false))
+			reading_warn(r, n, NULL, "has no effect: there is nothing to show without a video of model bochs; the console is a serial port");
+		else if (js_get(r->definition, "vnc"))
+			reading_warn(r, n, NULL, "has no effect: a VM has at most one display");
+		else
+			ret = graphics_take(r, n);
+	}
+	return ret;
+}
+
 int devices_read(struct reading *r, struct _xmlNode *domain)
 {
 	static int (*const parts[])(struct reading *, struct _xmlNode *) = { interfaces_read,
 		serials_read, consoles_read, channels_read, rngs_read, memballoon_read, panics_read,
-		watchdog_read, vsock_read, videos_read };
+		watchdog_read, vsock_read, videos_read, graphics_read };
 	struct _xmlNode *devices = node_child(domain, "devices");
 	int ret = 0;
 

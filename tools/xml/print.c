@@ -486,6 +486,19 @@ static void print_vsock(struct writer *w, struct json_object *vsock)
 	writer_close(w, "vsock");
 }
 
+static void print_vnc(struct writer *w, struct json_object *vnc)
+{
+	char port[24];
+
+	if (!json_object_is_type(vnc, json_type_object))
+		return;
+	snprintf(port, sizeof(port), "%lld", (long long)js_get_int(vnc, "port", 0));
+	if (js_get(vnc, "path"))
+		writer_leaf(w, "graphics", "type", "vnc", "socket", js_get_str(vnc, "path"), NULL);
+	else
+		writer_leaf(w, "graphics", "type", "vnc", "port", port, "autoport", "no", "listen", js_get_str(vnc, "address"), NULL);
+}
+
 static void print_devices(struct writer *w, struct json_object *o)
 {
 	struct json_object *watchdog = js_get(o, "watchdog");
@@ -510,6 +523,7 @@ static void print_devices(struct writer *w, struct json_object *o)
 		writer_leaf(w, "model", "type", "bochs", NULL);
 		writer_close(w, "video");
 	}
+	print_vnc(w, js_get(o, "vnc"));
 	writer_leaf(w, "panic", "model", "isa", NULL);
 	writer_close(w, "devices");
 }

@@ -1,8 +1,11 @@
-/* screenshot: save a picture of a guest's screen. send-key: press keys. */
+/* screenshot: save a picture of a guest's screen. send-key: press keys. vncdisplay:
+ * print where VNC clients find the screen. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "tools/cairn/target.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,4 +55,40 @@ int verb_send_key(struct cli *c)
 	}
 	return cli_execute(c, "vm-send-key", args, &answer, NULL, &e) < 0 ? cli_fail(&e, "Failed to send keys to domain '%s'", c->pos[0]) :
 		CLI_OK;
+}
+
+/* virsh's form: display 1 is port 5901. */
+static void vnc_print(struct json_object *vnc)
+{
+	const char *path = js_get_str(vnc, "path"), *address = js_get_str_or(vnc, "address", "");
+	long long port = js_get_int(vnc, "port", 0);
+	bool six = strchr(address, ':') != NULL;
+
+	if (path)
+		printf("%s\n", path);
+	else
+		printf("%s%s%s:%s%lld\n", six ? "[" : "", address, six ? "]" : "", port < 5900 ? ":" : "", port < 5900 ? port : port - 5900);
+}
+
+int verb_vncdisplay(struct cli *c)
+{
+	CLEANUP_JS struct json_object *info = NULL, *o = NULL;
+	const char *name = c->pos[0];
+	struct json_object *vnc = NULL;
+	struct err e;
+	int r = cli_vm_info(c, name, &info, &e);
+
+	if (!r && !js_get(info, "pid"))
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s. Next: cairn start %s", name, js_get_str_or(info, "state", "-"), name);
+	if (!r)
+		r = cli_execute(c, "vm-dump-definition", cli_vm_args(name), &o, NULL, &e);
+	if (!r) {
+		vnc = js_get(js_get(o, "definition"), "vnc");
+		r = vnc ? 0 : err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%s' runs without VNC; set \"vnc\": true (cairn edit %s), shut the VM "
+			"down and start it", name, name);
+	}
+	if (r < 0)
+		return cli_fail(&e, "Failed to get the VNC display of domain '%s'", name);
+	vnc_print(vnc);
+	return CLI_OK;
 }

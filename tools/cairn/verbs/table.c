@@ -588,6 +588,8 @@ const struct verb verbs[] = {
 		send_key_options, 2, MANY, false, "vm-name", "vm-send-key", verb_send_key },
 	{ "screenshot", "Monitoring", "VM FILE", "save a picture of the guest's screen, as PNG if FILE ends in .png, or else as PPM", NULL, 2, 2,
 		false, "vm-file", "vm-screenshot", verb_screenshot },
+	{ "vncdisplay", "Monitoring", "VM", "print where VNC clients find the screen of a running VM", NULL, 1, 1, false, "vm-name",
+		"vm-dump-definition vm-info", verb_vncdisplay },
 	{ "top", "Monitoring", "[VM...]", "show the resource usage of VMs, continuously", top_options, 0, MANY, true, "vm", "vm-info", verb_top },
 	{ "qmp-path", "Monitoring", "VM", "print the path of a VM's own socket, for programs that speak QEMU's QMP", NULL, 1, 1, false,
 		"vm", "vm-qmp-path", verb_qmp_path },

@@ -295,6 +295,7 @@ reset vm1
 dump vm1 core
 screenshot vm1 picture.png
 send-key vm1 KEY_ENTER
+vncdisplay vm1
 save vm1 saved
 restore saved
 restart-process vm1

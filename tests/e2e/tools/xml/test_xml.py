@@ -320,11 +320,11 @@ def test_version_of_model_is_printed(fake):
 
 
 def test_each_warning_is_printed_once():
-    got = read(domain("<features><hap/><kvm/></features>", "<graphics/>" * 3 + disk(
+    got = read(domain("<features><hap/><kvm/></features>", "<sound/>" * 3 + disk(
         driver="<driver type='raw' cache='none' io='native'/>")))
     assert [re.sub(": has no effect.*", "", w) for w in sorted(got["warnings"])] == [
         "line 1: /domain/devices/disk/driver/@cache", "line 1: /domain/devices/disk/driver/@io",
-        "line 1: /domain/devices/graphics[1] and 2 more", "line 1: /domain/features/hap",
+        "line 1: /domain/devices/sound[1] and 2 more", "line 1: /domain/features/hap",
         "line 1: /domain/features/kvm"]
 
 
@@ -679,6 +679,31 @@ def test_sysinfo(os_, sysinfo, warnings):
     assert got["definition"].get("sysinfo") == sysinfo
     assert len(got["warnings"]) == len(warnings)
     assert all(any(w in g for g in got["warnings"]) for w in warnings)
+
+
+@pytest.mark.parametrize("graphics, vnc, warning", [
+    ("<graphics type='vnc' socket='/s'/>", {"path": "/s"}, None),
+    ("<graphics type='vnc'><listen type='socket' socket='/t'/></graphics>", {"path": "/t"}, None),
+    ("<graphics type='vnc' port='5901' autoport='no' listen='::1'/>", {"port": 5901, "address": "::1"}, None),
+    ("<graphics type='vnc' port='5901'><listen type='address' address='10.0.0.1'/></graphics>", {"port": 5901, "address": "10.0.0.1"}, None),
+    ("<graphics type='vnc'/>", {}, None),
+    ("<graphics type='vnc' port='-1' autoport='yes'/>", {}, "a port needs a password"),
+    ("<graphics type='vnc' passwd='secret'/>", {}, "vnc.password_file"),
+    ("<graphics type='spice'/>", None, "the only type is vnc"),
+    ("<graphics type='vnc'/><graphics type='vnc'/>", {}, "at most one display"),
+])
+def test_graphics(graphics, vnc, warning):
+    got = read(domain(devices="<video><model type='bochs'/></video>" + graphics))
+    assert got["definition"].get("vnc") == vnc
+    assert not got["warnings"] if not warning else warning in got["warnings"][0]
+
+
+def test_vnc_goes_to_xml_and_back(fake):
+    (fake.tmp / "secret").write_text("pw")
+    fake.define("one", screen=True, vnc=True)
+    assert f"<graphics type='vnc' socket='{fake.tmp}/one.vnc'/>" in round_trip(fake, "one")
+    fake.define("two", screen=True, vnc={"port": 5905, "password_file": "secret"})
+    assert "<graphics type='vnc' port='5905' autoport='no' listen='127.0.0.1'/>" in round_trip(fake, "two")
 
 
 @pytest.mark.parametrize("os_, boot, warning", [

@@ -1,0 +1,13 @@
+/* orphan: starts helper programs that belong to a VM and not to the process that starts them. */
+#ifndef CAIRN_API_DEFINITION_ORPHAN_H
+#define CAIRN_API_DEFINITION_ORPHAN_H
+
+#define ORPHAN_FD 3 /* the program's first file */
+
+/* Start a program that nobody has to reap, in a session of its own.
+ * argv: NULL-terminated. fds: the program has them as ORPHAN_FD and following, and no other files but the standard
+ * ones; borrowed.
+ * Returns 0; -errno, also of execve(). */
+int orphan_start(const char *program, char *const *argv, const int *fds, unsigned nfds);
+
+#endif

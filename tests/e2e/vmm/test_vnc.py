@@ -1,0 +1,253 @@
+"""VNC: clients see what the guest draws and type keys into it, by a socket or by TCP with a password; cairn-vnc is
+confined, and outlives neither its VM nor troubles it. The clients are libvncclient (tests/helpers/vnc_client.c) and
+Debian's vncsnapshot; the guest is the bare-metal interpreter."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+import guestlib
+from conftest import BUILD, until
+from test_fork import image, vm  # noqa: F401 (vm is a fixture)
+from test_screen import BLUE, GREEN, RED, draw, read_keys, read_ppm
+
+VNC_PW_FILE = "45d011ed9ab348f4"  # "pw", as vncpasswd writes it
+CLIENT = os.path.join(BUILD, "helpers", "vnc_client")
+SHIFT_L, RETURN = 0xffe1, 0xff0d
+
+
+def begin(vm, daemon, vnc=True, **keys):
+    vm.start(screen=True, vnc=vnc, **keys)
+    vm.run("src", "screen open")
+    vm.run("src", "keyboard ask 244")
+    read_keys(vm)
+    return daemon.cairn("vncdisplay", "src").stdout.strip()
+
+
+def client(server, *what, password=None, encodings=None, ok=True, out="/dev/null"):
+    env = {**os.environ, **({"VNC_PASSWORD": password} if password else {}), **({"VNC_ENCODINGS": encodings} if encodings else {})}
+    r = subprocess.run([CLIENT, server, *what, str(out)], env=env, capture_output=True, text=True, timeout=50 * guestlib.SLOW)
+    assert (r.returncode == 0) == ok, (r.returncode, r.stderr)
+    return r
+
+
+def keys_come(vm, *wanted):
+    """cairn-vnc passes on what a client has sent, also after the client's end."""
+    got = []
+    until(lambda: got.extend(read_keys(vm)) or len(got) >= len(wanted))
+    assert got == list(wanted)
+
+
+def shows(pid):
+    with open(f"/proc/{pid}/comm") as f:
+        return f.read().strip() == "cairn-vnc"
+
+
+def vnc_pids(path):
+    """Return the processes that listen on the socket."""
+    inodes = {line.split()[6] for line in open("/proc/net/unix") if line.rstrip().endswith(str(path))}
+    pids = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            if shows(pid) and any(f"socket:[{i}]" in links for i in inodes):
+                pids.append(int(pid))
+        except OSError:
+            pass
+    return pids
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("encodings", ["raw", "zrle", "tight", "hextile"])
+def test_client_sees_what_the_guest_draws(vm, daemon, tmp_path, encodings):
+    path = begin(vm, daemon)
+    assert path.endswith("/src.vnc") and os.stat(path).st_mode & 0o777 == 0o600
+    client(path, "wait:640,480,0,0,0")  # the screen is off
+    draw(vm, "src", "800 600 32")
+    out = tmp_path / "a.ppm"
+    client(path, "wait:800,600,10,20,ff0000", encodings=encodings, out=out)
+    p = read_ppm(out)
+    assert [p.at(*xy) for xy in ((9, 20), (10, 20), (39, 59), (40, 59))] == [(0, 0, 0), RED, RED, (0, 0, 0)]
+
+
+def test_client_follows_changes_of_picture_and_mode(vm, daemon, tmp_path):
+    path = begin(vm, daemon)
+    draw(vm, "src")
+    c = subprocess.Popen([CLIENT, path, "wait:640,480,10,20,ff0000", "wait:640,480,639,479,0000ff", "wait:800,600,0,0,00ff00",
+                          "wait:640,480,0,0,000000", tmp_path / "b.ppm"])
+    vm.run("src", f"screen rect 639 479 1 1 {0x0000ff}")
+    time.sleep(0.5)  # the client may see the next mode before
+    vm.run("src", "screen mode 800 600 16")
+    vm.run("src", f"screen rect 0 0 800 600 {0x07e0}")
+    time.sleep(0.5)
+    daemon.cairn("reset", "src")
+    assert c.wait(50 * guestlib.SLOW) == 0
+
+
+def test_client_types_and_points(vm, daemon):
+    path = begin(vm, daemon)
+    # "a", "A" without Shift, "!" with it, Return; a sign that the keyboard lacks.
+    client(path, "key:0x61", "key:0x41", "key:0x21", f"key:{RETURN}", "key:0xe4")
+    keys_come(vm, "1e", "9e", "2a", "1e", "aa", "9e", "2a", "2", "aa", "82", "1c", "9c")
+    vm.run("src", "keyboard mouse 244")
+    client(path, "point:100,100,0", "point:105,98,1", "point:105,98,0")
+    keys_come(vm, "m8", "m5", "m2", "m9", "m0", "m0", "m8", "m0", "m0")
+
+
+def test_tcp_needs_the_password(vm, daemon, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("swordfis\n")
+    port = free_port()
+    server = begin(vm, daemon, {"port": port, "password_file": str(secret)})
+    assert server == f"127.0.0.1:{port - 5900}"
+    draw(vm, "src")
+    server = f"127.0.0.1:{port}"
+    client(server, "wait:640,480,10,20,ff0000", password="swordfis")
+    for wrong in ("swordfi", "x", "Swordfis", "sword", "guess"):
+        assert client(server, password=wrong, ok=False).returncode == 4
+    client(server, password="swordfis", ok=False)  # five wrong ones in a row: wait
+
+
+def test_another_projects_client(vm, daemon, tmp_path):
+    """Debian's vncsnapshot, of TightVNC."""
+    if not shutil.which("vncsnapshot"):
+        pytest.fail("no vncsnapshot: make deps")
+    secret = tmp_path / "secret"
+    secret.write_text("pw")
+    (tmp_path / "passwd").write_bytes(bytes.fromhex(VNC_PW_FILE))
+    port = free_port()
+    begin(vm, daemon, {"port": port, "password_file": str(secret)})
+    draw(vm, "src", "640 480 32", "0 0 640 480", 0x0000ff)
+    r = subprocess.run(["vncsnapshot", "-quiet", "-passwd", tmp_path / "passwd", "-nojpeg", f"127.0.0.1:{port - 5900}", tmp_path / "a.jpg"],
+                       capture_output=True, text=True, timeout=50)
+    assert r.returncode == 0, r.stderr
+    data = (tmp_path / "a.jpg").read_bytes()
+    at = data.index(b"\xff\xc0")
+    assert (int.from_bytes(data[at + 5:at + 7], "big"), int.from_bytes(data[at + 7:at + 9], "big")) == (480, 640)
+
+
+def test_process_is_confined_and_ends_with_the_vm(vm, daemon, tmp_path):
+    path = begin(vm, daemon)
+    pid, = vnc_pids(path)
+    status = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status"))
+    assert status["Seccomp"].strip() == "2" and status["NoNewPrivs"].strip() == "1"
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    assert os.stat(f"/proc/{pid}/maps").st_uid == 0  # not dumpable
+    limits = {line[:26].strip(): line[26:].split()[0] for line in open(f"/proc/{pid}/limits")}
+    assert int(limits["Max address space"]) <= 256 << 20 and int(limits["Max open files"]) <= 64
+    with open(f"/proc/{daemon.info('src')['pid']}/maps") as f:
+        assert "libvncserver" not in f.read()
+    daemon.cairn("destroy", "src")
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    daemon.cairn("start", "src")  # the socket of before is no obstacle
+    assert len(vnc_pids(path)) == 1
+
+
+def test_vm_outlives_its_display(vm, daemon):
+    path = begin(vm, daemon)
+    pid, = vnc_pids(path)
+    held = subprocess.Popen([CLIENT, path, "point:5,5,1", "wait:1,1,0,0,0", "/dev/null"])
+    os.kill(pid, signal.SIGKILL)
+    held.wait(50)
+    until(lambda: "the process that shows the screen has ended" in daemon.log_of("src"))
+    vm.run("src", "screen mode 640 480 32")
+    daemon.cairn("send-key", "src", "KEY_A")
+    assert "1e" in read_keys(vm)
+    daemon.cairn("destroy", "src")
+    daemon.cairn("start", "src")
+    assert len(vnc_pids(path)) == 1
+
+
+def test_client_stays_over_a_new_process_a_new_daemon_and_a_revert(vm, daemon, tmp_path):
+    path = begin(vm, daemon, disks=[image(tmp_path / "a.qcow2")])
+    draw(vm, "src")
+    daemon.cairn("snapshot-create-as", "src", "s1")
+    vm.run("src", f"screen rect 10 20 30 40 {0x00ff00}")
+    c = subprocess.Popen([CLIENT, path, "wait:640,480,10,20,00ff00", "wait:640,480,10,20,ff0000", "wait:640,480,10,20,0000ff", "key:0x62",
+                          "/dev/null"], env={**os.environ, "VNC_ENCODINGS": "raw"})
+    before, = vnc_pids(path)
+    time.sleep(0.5)
+    daemon.cairn("snapshot-revert", "src", "s1")
+    time.sleep(0.5)
+    daemon.cairn("restart-process", "src")
+    vm.run("src", f"screen rect 10 20 30 40 {0x0000ff}")
+    assert c.wait(50) == 0
+    assert vnc_pids(path) == [before]
+    keys_come(vm, "30", "b0")
+
+
+def test_clone_has_no_display(vm, daemon):
+    begin(vm, daemon)
+    draw(vm, "src")
+    vm.clone("copy")
+    assert "runs without VNC" in daemon.cairn("vncdisplay", "copy", ok=False).stderr
+
+
+@pytest.mark.parametrize("vnc, said", [
+    ({"port": 5901}, "a TCP port needs a password"), ({"port": 5901, "path": "a"}, "either path or port"),
+    ({"address": "::1"}, "vnc.port: is missing"), ({"port": 0}, "1"), ({"address": "localhost", "port": 1}, "must be an address"),
+    ({"path": "x" * 200}, "bytes long"), (3, "must be true, false or an object"), ({"pass": "a"}, "pass")])
+def test_wrong_definitions_are_refused(daemon, guest, tmp_path, vnc, said):
+    d = {"name": "a", "memory": "16M", "boot": {"kernel": guest("interp.elf")}, "screen": True, "vnc": vnc}
+    (tmp_path / "a.json").write_text(json.dumps(d))
+    assert said in daemon.cairn("define", str(tmp_path / "a.json"), ok=False).stderr
+
+
+@pytest.mark.parametrize("text, said", [("", "1 to 8 bytes"), ("123456789", "1 to 8 bytes"), (None, "No such file")])
+def test_wrong_passwords_fail_the_start(vm, daemon, guest, tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "secret").write_text(text)
+    daemon.define("src", screen=True, vnc={"path": "p", "password_file": str(tmp_path / "secret")}, memory="16M",
+                  boot={"kernel": guest("interp.elf")})
+    assert said in daemon.cairn("start", "src", ok=False).stderr
+
+
+def test_vm_without_a_screen_cannot_have_vnc(daemon, guest, tmp_path):
+    (tmp_path / "a.json").write_text('{"name": "a", "memory": "16M", "boot": {"kernel": "%s"}, "vnc": true}' % guest("interp.elf"))
+    assert "set screen to true" in daemon.cairn("define", str(tmp_path / "a.json"), ok=False).stderr
+
+
+def test_busy_port_fails_the_start_in_a_sentence(vm, daemon, guest, tmp_path):
+    (tmp_path / "secret").write_text("pw")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        daemon.define("src", screen=True, vnc={"port": s.getsockname()[1], "password_file": str(tmp_path / "secret")}, memory="16M",
+                      boot={"kernel": guest("interp.elf")})
+        assert "is used by another program" in daemon.cairn("start", "src", ok=False).stderr
+
+
+def test_hostile_clients_end_alone(vm, daemon):
+    """Garbage, a flood of connections, and a client that stops amid a message: others are served, and the VM runs."""
+    path = begin(vm, daemon)
+    draw(vm, "src")
+    for junk in (b"\0" * 5000, b"RFB 003.008\n\x01\x01" + os.urandom(20000), b"GET / HTTP/1.1\r\n\r\n", b"RFB 003.003\n" + b"\xff" * 100):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(5)
+            s.connect(path)
+            try:
+                s.sendall(junk)
+                s.shutdown(socket.SHUT_WR)
+                while s.recv(65536):
+                    pass
+            except OSError:
+                pass
+    many = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+    for s in many:
+        s.connect(path)
+    time.sleep(0.5)
+    for s in many:
+        s.close()
+    until(lambda: client(path, "wait:640,480,10,20,ff0000", ok=True))
+    vm.run("src", "screen mode 640 480 32")

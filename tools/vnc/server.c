@@ -1,0 +1,309 @@
+#include "tools/vnc/server.h"
+#include "base/display.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "tools/vnc/keymap.h"
+#include "tools/vnc/link.h"
+#include "tools/vnc/picture.h"
+
+#include <errno.h>
+#include <linux/input-event-codes.h>
+#include <poll.h>
+#include <rfb/rfb.h>
+#include <rfb/rfbregion.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+/* While the screen is off, clients see it black, in this size. */
+#define OFF_WIDTH 640
+#define OFF_HEIGHT 480
+/* Between two looks at the screen: after a change, and after a second without one. */
+#define LOOK_BUSY_MS 33
+#define LOOK_IDLE_MS 100
+#define BUSY_MS 1000
+/* A client that stops amid a message holds up the others for so long. */
+#define CLIENT_WAIT_MS 2000
+/* After so many wrong passwords in a row, all clients are refused for a while. */
+#define WRONG_MAX 5
+#define WRONG_WAIT_MS 10000
+#define KEYS (INPUT_KEY_MAX + 1)
+
+struct server {
+	rfbScreenInfoPtr rfb;
+	const struct link *link;
+	struct picture picture;
+	char *passwords[2];
+	uint64_t look_ms, changed_ms; /* times of the next look, and of the last change */
+	unsigned wrong;		      /* passwords in a row */
+	uint64_t refuse_until_ms;
+	rfbClientPtr holders[KEYS]; /* who holds the key; NULL: nobody */
+	int buttons;		    /* as the last client said */
+};
+
+static uint64_t now_ms(void)
+{
+	return loop_now_ns() / 1000000;
+}
+
+static struct server *server_of(rfbScreenInfoPtr rfb)
+{
+	return rfb->screenData;
+}
+
+/* libvncserver takes the bytes of its challenges from random(), which it seeds with the time. This function takes the
+ * place of the C library's. */
+long random(void)
+{
+	long v = 0;
+
+	if (getrandom(&v, sizeof(v), 0) != sizeof(v))
+		abort();
+	return v & 0x7fffffff;
+}
+
+/* ---- input ---- */
+
+static void key_send(struct server *s, rfbClientPtr client, uint16_t code, bool down)
+{
+	s->holders[code] = down ? client : NULL;
+	link_send(s->link, (struct input_event){ .kind = INPUT_KEY, .code = code, .down = down });
+}
+
+static bool shift_is_held(const struct server *s)
+{
+	return s->holders[KEY_LEFTSHIFT] || s->holders[KEY_RIGHTSHIFT];
+}
+
+/* Press or release the Shift keys, whoever holds them. */
+static void shift_set(struct server *s, bool down)
+{
+	static const uint16_t codes[] = { KEY_LEFTSHIFT, KEY_RIGHTSHIFT };
+
+	for (size_t i = 0; i < ARRAY_SIZE(codes); i++)
+		if (i ? s->holders[codes[i]] != NULL : s->holders[codes[i]] || !s->holders[codes[1]])
+			link_send(s->link, (struct input_event){ .kind = INPUT_KEY, .code = codes[i], .down = down });
+}
+
+/* A client's keysym says which sign is meant, whatever its keyboard is: hold Shift as the US layout wants it. */
+static void key_event(rfbBool down, rfbKeySym keysym, rfbClientPtr client)
+{
+	struct server *s = server_of(client->screen);
+	struct keymap_key key = keymap_find(keysym);
+	bool held = shift_is_held(s), other = key.shift != KEYMAP_EITHER && held != (key.shift == KEYMAP_WITH);
+
+	if (!key.code)
+		return;
+	if (down && other)
+		shift_set(s, !held);
+	key_send(s, client, key.code, down);
+	if (down && other)
+		shift_set(s, held);
+}
+
+static void pointer_event(int mask, int x, int y, rfbClientPtr client)
+{
+	static const int bits[INPUT_BUTTONS] = { [INPUT_LEFT] = 1, [INPUT_MIDDLE] = 2, [INPUT_RIGHT] = 4 };
+	struct server *s = server_of(client->screen);
+	int pressed = mask & ~s->buttons;
+
+	link_send(s->link, (struct input_event){ .kind = INPUT_POINT, .x = MAX(x, 0), .y = MAX(y, 0) });
+	for (unsigned i = 0; i < INPUT_BUTTONS; i++)
+		if ((mask ^ s->buttons) & bits[i])
+			link_send(s->link, (struct input_event){ .kind = INPUT_BUTTON, .code = (uint16_t)i, .down = (mask & bits[i]) != 0 });
+	if (pressed & 0x18)
+		link_send(s->link, (struct input_event){ .kind = INPUT_WHEEL, .x = pressed & 0x08 ? 1 : -1 });
+	s->buttons = mask;
+	rfbDefaultPtrAddEvent(mask, x, y, client);
+}
+
+/* ---- clients ---- */
+
+static void client_gone(rfbClientPtr client)
+{
+	struct server *s = server_of(client->screen);
+
+	for (uint16_t code = 1; code < KEYS; code++)
+		if (s->holders[code] == client)
+			key_send(s, client, code, false);
+	if (s->buttons && server_clients(s) <= 1)
+		pointer_event(0, s->rfb->cursorX, s->rfb->cursorY, client);
+}
+
+static enum rfbNewClientAction client_new(rfbClientPtr client)
+{
+	client->clientGoneHook = client_gone;
+	return RFB_CLIENT_ACCEPT;
+}
+
+static rfbBool password_check(rfbClientPtr client, const char *response, int len)
+{
+	struct server *s = server_of(client->screen);
+
+	if (now_ms() < s->refuse_until_ms)
+		return FALSE;
+	if (rfbCheckPasswordByList(client, response, len)) {
+		s->wrong = 0;
+		return TRUE;
+	}
+	if (++s->wrong == WRONG_MAX) {
+		s->wrong = 0;
+		s->refuse_until_ms = now_ms() + WRONG_WAIT_MS;
+		log_warn("vnc", "%d wrong passwords; all clients are refused for %d s", WRONG_MAX, WRONG_WAIT_MS / 1000);
+	}
+	return FALSE;
+}
+
+unsigned server_clients(struct server *s)
+{
+	struct pollfd fds[SERVER_CLIENTS_MAX];
+
+	return server_poll_add(s, fds);
+}
+
+unsigned server_poll_add(struct server *s, struct pollfd *fds)
+{
+	rfbClientIteratorPtr i = rfbGetClientIterator(s->rfb);
+	rfbClientPtr client;
+	unsigned n = 0;
+
+	while ((client = rfbClientIteratorNext(i)) && n < SERVER_CLIENTS_MAX)
+		if (client->sock >= 0)
+			fds[n++] = (struct pollfd){ .fd = client->sock, .events = POLLIN };
+	rfbReleaseClientIterator(i);
+	return n;
+}
+
+/* ---- the screen ---- */
+
+static void format_set(rfbScreenInfoPtr rfb)
+{
+	rfb->serverFormat.redShift = 16;
+	rfb->serverFormat.greenShift = 8;
+	rfb->serverFormat.blueShift = 0;
+}
+
+/* Give the picture the mode's size, and tell the clients. */
+static int picture_fit(struct server *s, uint32_t width, uint32_t height)
+{
+	rfbClientIteratorPtr i;
+	rfbClientPtr client;
+	int r = picture_resize(&s->picture, width, height);
+
+	if (r < 0)
+		return r;
+	rfbNewFramebuffer(s->rfb, (char *)s->picture.pixels, (int)width, (int)height, 8, 3, 4);
+	format_set(s->rfb);
+	i = rfbGetClientIterator(s->rfb);
+	while ((client = rfbClientIteratorNext(i)))
+		s->rfb->setTranslateFunction(client);
+	rfbReleaseClientIterator(i);
+	return 0;
+}
+
+static void rectangle_changed(void *opaque, uint32_t x1, uint32_t y1, uint32_t x2, uint32_t y2)
+{
+	struct server *s = opaque;
+
+	rfbMarkRectAsModified(s->rfb, (int)x1, (int)y1, (int)x2, (int)y2);
+}
+
+static void screen_look(struct server *s, uint64_t now)
+{
+	static const uint8_t black[OFF_WIDTH * 4];
+	struct display_mode mode;
+	const uint8_t *memory = s->link->memory;
+
+	if (!link_mode(s->link, &mode)) {
+		mode = (struct display_mode){ .width = OFF_WIDTH, .height = OFF_HEIGHT, .bits = 32 }; /* the same line again and again */
+		memory = black;
+	}
+	if ((mode.width != s->picture.width || mode.height != s->picture.height) && picture_fit(s, mode.width, mode.height) < 0)
+		return;
+	if (picture_update(&s->picture, memory, &mode, rectangle_changed, s))
+		s->changed_ms = now;
+	s->look_ms = now + (now - s->changed_ms < BUSY_MS ? LOOK_BUSY_MS : LOOK_IDLE_MS);
+}
+
+void server_accept(struct server *s, int fd)
+{
+	screen_look(s, now_ms()); /* the client learns the present size first */
+	if (server_clients(s) == SERVER_CLIENTS_MAX || now_ms() < s->refuse_until_ms)
+		close(fd);
+	else
+		rfbNewClient(s->rfb, fd);
+}
+
+static bool somebody_waits(struct server *s)
+{
+	rfbClientIteratorPtr i = rfbGetClientIterator(s->rfb);
+	rfbClientPtr client;
+	bool waits = false;
+
+	while ((client = rfbClientIteratorNext(i)))
+		waits |= client->state == RFB_NORMAL && !sraRgnEmpty(client->requestedRegion);
+	rfbReleaseClientIterator(i);
+	return waits;
+}
+
+int server_run(struct server *s)
+{
+	uint64_t now = now_ms();
+
+	rfbProcessEvents(s->rfb, 0);
+	if (!somebody_waits(s))
+		return -1;
+	if (now >= s->look_ms) {
+		screen_look(s, now);
+		rfbProcessEvents(s->rfb, 0);
+	}
+	return (int)(s->look_ms > now ? s->look_ms - now : 1);
+}
+
+/* ---- creation ---- */
+
+static void log_nothing(const char *format, ...)
+{
+	(void)format;
+}
+
+int server_new(const char *name, const char *password, const struct link *link, struct server **ret, struct err *e)
+{
+	struct server *s = calloc(1, sizeof(*s));
+	rfbScreenInfoPtr rfb;
+
+	rfbLog = rfbErr = log_nothing;
+	if (!s || picture_resize(&s->picture, OFF_WIDTH, OFF_HEIGHT) < 0)
+		return err_set_errno(e, -ENOMEM, "VNC server");
+	rfb = s->rfb = rfbGetScreen(NULL, NULL, OFF_WIDTH, OFF_HEIGHT, 8, 3, 4);
+	if (!rfb)
+		return err_set_errno(e, -ENOMEM, "VNC server");
+	s->link = link;
+	rfb->screenData = s;
+	rfb->frameBuffer = (char *)s->picture.pixels;
+	format_set(rfb);
+	rfb->desktopName = name;
+	rfb->cursor = NULL; /* the guest draws its own */
+	rfb->port = rfb->ipv6port = rfb->httpPort = rfb->http6Port = 0;
+	rfb->alwaysShared = TRUE;
+	rfb->deferUpdateTime = 0;
+	rfb->maxClientWait = CLIENT_WAIT_MS;
+	rfb->handleEventsEagerly = TRUE;
+	rfb->kbdAddEvent = key_event;
+	rfb->ptrAddEvent = pointer_event;
+	rfb->newClientHook = client_new;
+	if (password) {
+		unsigned char warm[16] = { 0 };
+
+		s->passwords[0] = (char *)password;
+		rfb->authPasswdData = s->passwords;
+		rfb->passwordCheck = password_check;
+		rfbEncryptBytes(warm, s->passwords[0]); /* its library reads files the first time */
+	}
+	rfbInitServer(rfb);
+	*ret = s;
+	return 0;
+}
