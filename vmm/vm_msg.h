@@ -20,6 +20,7 @@
 
 #include "base/backoff.h"
 #include "base/channel.h"
+#include "vmm/vm_limits.h"
 #include "vmm/vm_screen.h"
 #include "vmm/vm_sysinfo.h"
 
@@ -307,21 +308,6 @@ struct vm_interface {
 	uint16_t user;	 /* 1: a user network; the fd, if any, is a socket to cairn-slirp */
 };
 
-/* Limits of one direction of an interface; 0: none. */
-struct vm_interface_limit {
-	uint64_t average; /* bytes a second */
-	uint64_t peak;	  /* bytes a second, within a burst */
-	uint64_t burst;	  /* bytes */
-	uint64_t packets; /* a second */
-};
-
-struct vm_interface_limits {
-	struct vm_interface_limit in, out; /* in: to the guest */
-};
-
-/* VM_VHOST_BEFORE: vhost-net has moved frames of an interface that is handed over. */
-enum vm_vhost { VM_VHOST_NO = 0, VM_VHOST_YES = 1, VM_VHOST_BEFORE = 2 };
-
 enum vm_bus { VM_BUS_VIRTIO = 0, VM_BUS_SCSI = 1 };
 /* Values as enum block_zeroes. */
 enum vm_zeroes { VM_ZEROES_OFF = 0, VM_ZEROES_ON = 1, VM_ZEROES_UNMAP = 2 };
@@ -337,11 +323,6 @@ struct vm_disk_more {
 	uint8_t force;	       /* only in VM_MSG_MEDIUM_SET: although the guest keeps the tray locked */
 	uint8_t check_only;    /* only in VM_MSG_DISK_PIVOT and _LAYERS: look whether it would be refused */
 	uint8_t reserved[2];
-};
-
-/* Limits of a disk; 0: none. */
-struct vm_disk_limits {
-	uint64_t iops, bps; /* requests and bytes a second */
 };
 
 struct vm_config {
