@@ -62,6 +62,7 @@ cp tests/data/xml/*.xml "$(corpus_of xml)"
 cp tests/data/wire/* "$(corpus_of wire)"
 cp tests/data/script/* "$(corpus_of script)"
 cp tests/data/manifest/* "$(corpus_of manifest)"
+cp tests/data/frames/* "$(corpus_of frames)"
 # The first byte is the size of RAM in MiB. The fields of a bzImage: setup_sects, boot_flag, jump, header, version.
 for elf in build/guests/*.elf; do
 	[ ! -f "$elf" ] || { printf '\077' && cat "$elf"; } >"$(corpus_of boot)/$(basename "$elf")"

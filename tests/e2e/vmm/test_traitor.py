@@ -384,6 +384,26 @@ def test_disks_without_snapshots_cannot_fill_the_host(taken, tmp_path, format):
     assert taken.daemon.figures("a")["state"] == "running"
 
 
+class SmallFiles(Daemon):
+    """A daemon with a limit of file sizes, as `LimitFSIZE=` of its unit makes it."""
+
+    def command(self):
+        return ["prlimit", "--fsize=1073741824", *super().command()]
+
+
+def test_file_size_that_the_operator_gives_holds_for_qcow2(tmp_path, guest):
+    path = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"], check=True)
+    with victims(tmp_path, guest, make=SmallFiles) as v:
+        v.define(disks=[{"path": str(path), "format": "qcow2"}])
+        v.start(MAIN)
+        fd, far = fd_of(v.daemon.info("a")["pid"], path), 1 << 30
+        calls = [FTRUNCATE, fd, far + 1], [FALLOCATE, fd, 0, far, 4096], [PWRITE, fd, b"x", 1, far]
+        assert v.traitor.make(*calls) == [-errno.EFBIG] * 3
+        assert v.daemon.figures("a")["state"] == "running"
+        v.check()
+
+
 class Limited(Daemon):
     """A daemon with a limit of processes, which binds its VMs and not root. Cairn's own is 16384."""
 
