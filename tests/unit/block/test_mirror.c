@@ -408,6 +408,39 @@ static void test_copy_ends_beside_a_guest_that_writes_without_end(void **state)
 	copy_beside_writer(false, true);
 }
 
+static void test_copy_whose_flush_failed_is_not_equal(void **state)
+{
+	struct fixture f = { 0 };
+	struct block *from, *to;
+	struct block_layer layer;
+	struct block_mirror *m;
+	int ends[2], kept;
+
+	(void)state;
+	fixture_begin(&f, 1);
+	from = disk_new(&f, "from", true);
+	to = disk_new(&f, "to", true);
+	assert_int_equal(block_mirror_new(from, to, &m, &f.err), 0);
+	all_take(m);
+	block_mirror_write_through(m);
+	/* A pipe cannot be synced. */
+	block_layers(to, &layer);
+	kept = dup(layer.fd);
+	assert_int_equal(pipe(ends), 0);
+	dup2(ends[0], layer.fd);
+	assert_int_equal(fixture_op(from, BLOCK_FLUSH, 0, 0, 0), 0); /* the guest does not learn of it */
+	dup2(kept, layer.fd);
+	assert_true(block_mirror_settled(m));
+	assert_false(block_mirror_seal(m));
+	assert_null(block_mirror_end(m));
+	close(kept);
+	close(ends[0]);
+	close(ends[1]);
+	block_close(from);
+	block_close(to);
+	fixture_end(&f);
+}
+
 /* After a cut, the image alone has what was flushed. copy: it is the second disk of the mirror, else the first one. */
 static void power_cut(const char *options, bool copy, unsigned seed)
 {
@@ -454,6 +487,7 @@ int main(void)
 		cmocka_unit_test(test_small_parts), cmocka_unit_test(test_held_request_goes_to_the_new_disk),
 		cmocka_unit_test(test_copy_that_lacks_a_write_is_not_equal), cmocka_unit_test(test_buffer_is_read_once),
 		cmocka_unit_test(test_copy_ends_beside_a_guest_that_writes_without_end),
+		cmocka_unit_test(test_copy_whose_flush_failed_is_not_equal),
 		cmocka_unit_test(test_power_cut_leaves_flushed_data_on_each_image) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
