@@ -5,6 +5,7 @@
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/jobs/snapshots.h"
+#include "api/store/store.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
@@ -36,6 +37,7 @@ struct commit {
 	bool live; /* the VM ran when the job began */
 	bool was_pending; /* the running definition differed from the next start's */
 	struct loop_timer *settle; /* NULL: none */
+	struct store_work stored; /* of the definitions */
 	unsigned settle_tries;
 };
 
@@ -85,6 +87,15 @@ static struct definition *definition_without(const struct commit *x, const struc
 	return def;
 }
 
+/* A client that is told of the end finds both definitions changed, also after a kill of the daemon. */
+static void settled(struct store_work *work)
+{
+	struct commit *x = container_of(work, struct commit, stored);
+
+	job_succeed(x->job, NULL);
+	commit_free(x);
+}
+
 static void live_settle(struct commit *x)
 {
 	struct vm *vm = x->vm;
@@ -98,6 +109,8 @@ static void live_settle(struct commit *x)
 		vm_live_replace(vm, STEAL_PTR(def));
 	}
 	definition_free(def);
+	x->stored = (struct store_work){ .done = settled, .loop = vm->host->loop };
+	store_after(vm->host->store, &x->stored);
 }
 
 static void definition_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)
@@ -115,8 +128,6 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 		return;
 	}
 	live_settle(x);
-	job_succeed(x->job, NULL);
-	commit_free(x);
 }
 
 /* Drop the layers from the definition. If the daemon dies before, the disk reads the same with them. */
@@ -134,8 +145,6 @@ static void definition_settle(void *opaque)
 	definition_free(def);
 	x->was_pending = true;
 	live_settle(x);
-	job_succeed(x->job, NULL);
-	commit_free(x);
 }
 
 /* ---- the job ---- */

@@ -308,23 +308,27 @@ static int disks_switch(struct cli *c, const struct external *x, struct err *e)
  * images. */
 static int external_run(struct cli *c, struct external *x, struct err *e)
 {
+	bool defined;
 	struct err own;
 	int r = overlays_make(x, e);
 
 	if (!r && x->live)
 		r = disks_ask(c, x, true, e);
-	if (!r)
-		r = change_make_config(c, c->pos[0], definition_edit, x, e);
 	if (r < 0) {
 		overlays_remove(x);
 		return r;
 	}
-	if (x->live)
+	r = change_make_config(c, c->pos[0], definition_edit, x, e);
+	defined = r >= 0;
+	if (defined && x->live)
 		r = disks_switch(c, x, e);
 	if (r >= 0)
 		return 0;
-	if (!is_refusal(r, e))
+	/* After another error than an answer of the daemon, the definition may name the overlays. */
+	if (defined ? !is_refusal(r, e) : r != -EREMOTEIO)
 		fprintf(stderr, "warning: domain '%s' may use the overlays, so they stay\n", c->pos[0]);
+	else if (!defined)
+		overlays_remove(x);
 	else if (change_make_config(c, c->pos[0], definition_edit_back, x, &own) < 0)
 		fprintf(stderr, "warning: the next start of domain '%s' has the overlays: %s\n", c->pos[0], own.msg);
 	else

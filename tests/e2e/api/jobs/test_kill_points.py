@@ -490,3 +490,56 @@ def test_pivot_to_a_copy(real, guest, refused):
         if refused:
             assert " s1 " in d.cairn("snapshot-list", "vm1").stdout
     real.sweep(before, request, look, lambda: is_whole(d, "vm1"))
+
+
+@pytest.mark.seconds(900)
+@pytest.mark.parametrize("kind", ["external", "middle", "active"])
+def test_layers(real, guest, kind):
+    """An external snapshot and commits: a start finds what the guest has flushed."""
+    if "CAIRN_KILL_STEP" not in os.environ:
+        pytest.skip("part of make check-long: CAIRN_KILL_STEP is not set")
+    d, n = real.daemon, 0
+    d.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[image(d, size="4M")])
+    d.cairn("start", "vm1")
+    c = Console(d, "vm1")  # a client of the VM's process, so it outlives the daemon
+    while c.line() != "interp":
+        pass
+    requests = {"external": lambda: ("snapshot-create-as", "vm1", f"s{n}", "--disk-only", "--external"),
+                "middle": lambda: ("blockcommit", "vm1", "vda", "--top", "vda[1]", "--base", "vda[2]"),
+                "active": lambda: ("blockcommit", "vm1", "vda", "--pivot")}
+
+    def layers(*args):
+        disk, = json.loads(d.cairn("dumpjson", "vm1", *args).stdout)["disks"]
+        return [disk["path"], *(x["path"] for x in disk.get("backing", []))]
+
+    def before():
+        nonlocal n
+        n += 1
+        c.run("open 0")
+        for i in range({"external": 1, "middle": 3, "active": 2}[kind]):
+            if i:
+                d.cairn("snapshot-create-as", "vm1", f"k{n}-{i}", "--disk-only", "--external")
+            c.run(f"write {128 * i} 8 {n}")
+            c.run("flush")
+
+    def look(done):
+        nonlocal c
+        now, later = layers(), layers("--inactive")
+        assert not done or now == later
+        c.close()
+        d.cairn("destroy", "vm1")
+        for path in later:
+            r = subprocess.run(["qemu-img", "check", path], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            assert r.returncode in (0, 3), r.stdout
+        d.cairn("start", "vm1")
+        c = Console(d, "vm1")
+        while c.line() != "interp":
+            pass
+        c.run("open 0")
+        for i in range({"external": 1, "middle": 3, "active": 2}[kind]):
+            c.run(f"verify {128 * i} 8 {n}")
+        if len(layers()) > 1:
+            d.cairn("blockcommit", "vm1", "vda", "--pivot", "--delete")
+
+    real.sweep(before, lambda: d.cairn(*requests[kind](), ok=None).returncode == 0, look, lambda: is_whole(d, "vm1"))
+    c.close()
