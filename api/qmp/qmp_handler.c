@@ -42,6 +42,8 @@ const struct command_handler qmp_handlers[] = {
 	{ "snapshot-load", qmp_snapshot_load },
 	{ "snapshot-delete", qmp_snapshot_delete },
 	{ "block-stream", qmp_block_stream },
+	{ "block-commit", qmp_block_commit },
+	{ "blockdev-snapshot-sync", qmp_blockdev_snapshot_sync },
 	{ "agent-exec", qmp_agent_exec },
 	{ "agent-exec-output", qmp_agent_exec_output },
 	{ "query-jobs", qmp_query_jobs },

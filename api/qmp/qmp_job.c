@@ -1,10 +1,12 @@
 /* QMP handlers for snapshot jobs, and for jobs in general. */
+#include "api/jobs/commit.h"
 #include "api/jobs/job.h"
 #include "api/jobs/job_owner.h"
 #include "api/jobs/pull.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_layers.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 
@@ -165,6 +167,47 @@ void qmp_block_stream(struct call *c)
 	if (!r)
 		r = disk_pull(c->vm, device, (uint64_t)speed, &name, &j, &e);
 	job_begun(c, r, j, &e);
+}
+
+/* Handler of block-commit. The end of a commit of the active layer is the daemon's: vm-blockjob-pivot. */
+void qmp_block_commit(struct call *c)
+{
+	const char *device = js_get_str(c->args, "device"), *id = js_get_str(c->args, "job-id");
+	struct commit_opts o = { .disk = device, .top = js_get_str(c->args, "top"), .base = js_get_str(c->args, "base"),
+		.name.qmp_id = id ? id : device };
+	int64_t speed = js_get_int(c->args, "speed", 0);
+	struct job *j = NULL;
+	struct err e;
+	int r = id && !*id ? err_set(&e, -EINVAL, ERR_INVALID, "job-id: must not be empty") : 0;
+
+	o.rate = (uint64_t)speed;
+	if (!r && speed < 0)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "speed: must not be negative");
+	if (!r && vm_is_stopping(c->vm))
+		r = vm_check_claim(c->vm, VM_CLAIM_CONTROL, "try again", &e);
+	if (!r)
+		r = disk_commit(c->vm, &o, &j, &e);
+	job_begun(c, r, j, &e);
+}
+
+/* Handler of blockdev-snapshot-sync, for an overlay that its client has made. */
+void qmp_blockdev_snapshot_sync(struct call *c)
+{
+	struct json_object *disks = json_object_new_array(), *o = json_object_new_object();
+	struct err e;
+
+	js_put_str(o, "disk", js_get_str(c->args, "device"));
+	js_put_str(o, "path", js_get_str(c->args, "snapshot-file"));
+	json_object_array_add(disks, o);
+	js_put(c->args, "disks", disks);
+	if (strcmp(js_get_str_or(c->args, "format", "qcow2"), "qcow2"))
+		err_set(&e, -EINVAL, ERR_INVALID, "format: only qcow2");
+	else if (strcmp(js_get_str_or(c->args, "mode", "absolute-paths"), "existing"))
+		err_set(&e, -ENOTSUP, ERR_UNSUPPORTED, "mode: only existing, because the definition must name the overlay first; cairn "
+			"snapshot-create-as --disk-only --external makes it and does both");
+	else
+		return vm_layers_snapshot(c);
+	call_fail(c, &e);
 }
 
 /* ---- programs in the guest ---- */

@@ -148,11 +148,22 @@ static const struct field stream_args[] = {
 	{ "job-id", FIELD_STRING, OPTIONAL, "id of the job [the device]" },
 	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
 	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
+static const struct field commit_args[] = {
+	{ "job-id", FIELD_STRING, OPTIONAL, "id of the job [the device]" },
+	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
+	{ "top", FIELD_STRING, OPTIONAL, "path of the uppermost layer; not the image that the guest writes to" },
+	{ "base", FIELD_STRING, OPTIONAL, "path of the layer that gets all [the lowest]" },
+	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
+static const struct field overlay_args[] = {
+	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
+	{ "snapshot-file", FIELD_STRING, REQUIRED, "path of the overlay, which the definition names already" },
+	{ "format", FIELD_STRING, OPTIONAL, "only qcow2" },
+	{ "mode", FIELD_STRING, OPTIONAL, "must be existing" }, END };
 static const struct field exec_args[] = { FIELD_JOB, FIELDS_EXEC, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 static const struct field jobs_returns[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
-	{ "type", FIELD_STRING, REQUIRED, "snapshot-save, snapshot-load, snapshot-delete, stream, exec" },
+	{ "type", FIELD_STRING, REQUIRED, "snapshot-save, snapshot-load, snapshot-delete, stream, commit, exec" },
 	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
 	{ "current-progress", FIELD_INT, REQUIRED, "completed part of total-progress" },
 	{ "total-progress", FIELD_INT, REQUIRED, "size of the work; may grow" },
@@ -224,6 +235,8 @@ const struct command qmp_commands[] = {
 		ANY_STATE },
 	{ "block-stream", "copy the content of its backing files into a disk, and remove them from the disk", stream_args, NULL,
 		ROLE_OPERATOR, MUTATES | COMMAND_JOB, ANY_STATE },
+	{ "block-commit", "merge upper layers of a disk into a lower one", commit_args, NULL, ROLE_ADMIN, MUTATES | COMMAND_JOB, ANY_STATE },
+	{ "blockdev-snapshot-sync", "let a disk go on with an overlay", overlay_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "agent-exec", "run a program in the guest as a job, with cairn-agent; not a command of QEMU", exec_args, NULL, ROLE_GUEST,
 		MUTATES | COMMAND_JOB, VM_ASK_GUEST },
 	{ "agent-exec-output", "show the output so far of a job of agent-exec that is not dismissed", exec_output_args, exec_returns,

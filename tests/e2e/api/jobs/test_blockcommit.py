@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import Console, open_files, until
+from conftest import Console, Qmp, QmpError, open_files, until
 from test_blockcopy import start
 
 SIZE = 24 << 20
@@ -375,4 +375,33 @@ def test_snapshots_of_a_layer_that_would_end_are_kept(vm):
     r = g.d.cairn("blockcommit", "vm1", "vda", "--active", ok=False)
     assert "has 1 internal snapshots" in r.stderr
     g.write(1)
+    g.again()
+
+
+def test_qmp_gives_an_overlay_and_commits(vm):
+    g = vm()
+    g.write(1)
+    q = Qmp(g.d.qmp().run("vm-qmp-path", vm="vm1")["path"])
+    with pytest.raises(QmpError, match="only existing"):
+        q.run("blockdev-snapshot-sync", device="vda", snapshot_file=str(g.d.tmp / "a.qcow2"))
+    img(g.d, "create", "-q", "-u", "-f", "qcow2", "-b", "disk0.qcow2", "-F", "qcow2", "a.qcow2", str(SIZE))
+    with pytest.raises(QmpError, match="define it with the overlay first"):
+        q.run("blockdev-snapshot-sync", device="vda", snapshot_file=str(g.d.tmp / "a.qcow2"), mode="existing")
+    definition = json.loads(g.d.cairn("dumpjson", "vm1").stdout)
+    disk, = definition["disks"]
+    definition["disks"] = [{**disk, "path": str(g.d.tmp / "a.qcow2"), "backing": [{"path": disk["path"], "format": "qcow2"}]}]
+    g.d.qmp().run("vm-define", definition=definition)
+    q.run("blockdev-snapshot-sync", device="vda", snapshot_file=str(g.d.tmp / "a.qcow2"), mode="existing")
+    assert both(g.d) == [["a.qcow2", "disk0.qcow2"]]
+    g.write(2)
+    g.snapshot("s2")
+    g.write(3)
+    with pytest.raises(QmpError, match="the active layer of disk vda"):
+        q.run("block-commit", device="vda")
+    q.run("block-commit", device="vda", top=str(g.d.tmp / "a.qcow2"), job_id="c")
+    q.event("JOB_STATUS_CHANGE", id="c", status="concluded")
+    job, = q.run("query-jobs")
+    assert (job["id"], job["type"]) == ("c", "commit") and "error" not in job
+    q.close()
+    assert both(g.d) == [["a.s2", "disk0.qcow2"]]
     g.again()
