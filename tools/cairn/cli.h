@@ -268,6 +268,7 @@ int verb_audit(struct cli *c);
 int verb_jobs(struct cli *c);
 int verb_job_cancel(struct cli *c);
 int verb_job_dismiss(struct cli *c);
+int verb_new(struct cli *c);
 int verb_net_define(struct cli *c);
 int verb_net_create(struct cli *c);
 int verb_net_dumpjson(struct cli *c);

@@ -180,6 +180,10 @@ cairn clone golden --linked --count 3 web
 cairn clone web1 test --live
     given: running web1
     then: is test running; is web1 running
+cairn new web1 --image debian.qcow2 --size 20G --user debian --ssh-key id.pub
+    given: truncate -s 8M d.raw; printf U\\252 | dd of=d.raw bs=1 seek=510 conv=notrunc 2>/dev/null
+    given: qemu-img convert -f raw -O qcow2 d.raw debian.qcow2; echo ssh-ed25519 AAAA > id.pub
+    then: is web1 running; [ -e web1-seed.img ]
 cairn backup-begin web1
     given: running web1
     then: ls web1.qcow2.backup-*

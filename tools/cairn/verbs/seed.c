@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/seed_image.h"
+#include "tools/cairn/verbs/seed.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -97,9 +98,9 @@ static struct json_object *user_make(const char *name, struct json_object *keys)
 }
 
 /* Make the user-data of --hostname, --user, --ssh-key and --ssh-over-vsock. The caller owns *ret. */
-static int config_make(struct cli *c, struct json_object **ret, struct err *e)
+static int config_make(struct cli *c, const char *named, struct json_object **ret, struct err *e)
 {
-	const char *files[CLI_GIVEN_MAX], *user = option_value(c, "user"), *hostname = option_value(c, "hostname");
+	const char *files[CLI_GIVEN_MAX], *user = option_value(c, "user"), *hostname = option_value(c, "hostname") ? option_value(c, "hostname") : named;
 	CLEANUP_JS struct json_object *keys = json_object_new_array();
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct json_object *users;
@@ -160,7 +161,7 @@ static int text_put(struct cli *c, struct json_object *files, const char *name, 
 	return r;
 }
 
-static int metadata_put(struct cli *c, struct json_object *files, struct err *e)
+static int metadata_put(struct cli *c, const char *named, struct json_object *files, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	const char *id = option_value(c, "instance-id");
@@ -170,15 +171,15 @@ static int metadata_put(struct cli *c, struct json_object *files, struct err *e)
 	if (r < 0)
 		return r;
 	js_put_str(o, "instance-id", id ? id : made);
-	js_put_str(o, "local-hostname", option_value(c, "hostname"));
+	js_put_str(o, "local-hostname", option_value(c, "hostname") ? option_value(c, "hostname") : named);
 	seed_config_put(files, "meta-data", "", o);
 	return 0;
 }
 
-static int files_make(struct cli *c, struct json_object *files, struct err *e)
+int seed_files_make(struct cli *c, const char *hostname, struct json_object *files, struct err *e)
 {
 	CLEANUP_JS struct json_object *config = NULL;
-	int r = config_make(c, &config, e);
+	int r = config_make(c, hostname, &config, e);
 
 	if (!r)
 		r = text_put(c, files, "user-data", e);
@@ -187,13 +188,13 @@ static int files_make(struct cli *c, struct json_object *files, struct err *e)
 	if (!r)
 		r = text_put(c, files, "meta-data", e);
 	if (!r && !js_get(files, "meta-data"))
-		r = metadata_put(c, files, e);
+		r = metadata_put(c, hostname, files, e);
 	return r ? r : text_put(c, files, "network-config", e);
 }
 
-/* The options whose place --user-data takes. */
-static int options_check(struct cli *c)
+int seed_options_check(struct cli *c)
 {
+	/* The options whose place --user-data takes. */
 	static const char *const made[] = { "user", "ssh-key", "ssh-over-vsock", NULL };
 	const char *const *o = made;
 
@@ -210,11 +211,11 @@ int verb_seed(struct cli *c)
 {
 	CLEANUP_JS struct json_object *files = json_object_new_object();
 	struct err e;
-	int r = options_check(c);
+	int r = seed_options_check(c);
 
 	if (r)
 		return r;
-	r = files_make(c, files, &e);
+	r = seed_files_make(c, NULL, files, &e);
 	if (!r)
 		r = seed_image_write(files, c->pos[0], option_flag(c, "force"), &e);
 	if (r < 0)

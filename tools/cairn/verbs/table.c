@@ -406,6 +406,23 @@ static const struct verb_option seed_options[] = {
 	{ "network-config", "FILE", "add this network configuration [DHCP]" },
 	{ "instance-id", "ID", "set the instance's id [a new one]" },
 	{ "force", NULL, "replace an existing FILE" }, END };
+static const struct verb_option new_options[] = {
+	{ "image", "FILE", "begin with this disk image, which stays as it is" },
+	{ "image-format", "FMT", "set its format: raw or qcow2 [qcow2]" },
+	{ "size", "SIZE", "let the disk have SIZE, such as 20G [that of the image]" },
+	{ "memory", "SIZE", "give the VM so much memory [1G]" },
+	{ "vcpus", "N", "give the VM so many vCPUs [1]" },
+	{ "network", "NET", "connect it to this network; user: one of its own [user]" },
+	{ "firmware", "FW", "boot with bios or uefi [bios]" },
+	{ "folder", "DIR", "make the disk in DIR [the working directory]" },
+	{ "no-start", NULL, "do not start the VM" },
+	{ "cloud-init", NULL, "add a seed for cloud-init, with the VM's name as host name" },
+	{ "hostname", "NAME", "the same, with this host name" },
+	{ "user", "NAME", "the same; create this user, who may use sudo" },
+	{ "ssh-key", "FILE", "the same; let this public SSH key log in; repeatable" },
+	{ "ssh-over-vsock", NULL, "the same; let sshd answer on port 22 of vsock, for cairn ssh" },
+	{ "user-data", "FILE", "the same, with this cloud-config or script" },
+	{ "network-config", "FILE", "the same, with this network configuration" }, END };
 static const struct verb_option forward_add_options[] = {
 	{ "interface", "ID", "interface of type user [the first]" },
 	{ "guest", "ADDRESS", FROM_SCHEMA("guest") }, PLACE_OPTIONS, END };
@@ -477,6 +494,8 @@ const struct verb verbs[] = {
 		3, 3, false, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_setlink },
 	{ "domif-egress", "Definitions", "VM INTERFACE [RULE...]", "show or replace the rules for what the guest of a user interface may reach",
 		domif_egress_options, 2, MANY, true, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_egress },
+	{ "new", "Definitions", "VM", "create and start a VM from a disk image, with an overlay on it", new_options, 1, 1, false, NULL,
+		"vm-info vm-define vm-start", verb_new },
 	{ "seed", "Definitions", "FILE", "create an image from which cloud-init configures a guest", seed_options, 1, 1, false, "file",
 		NULL, verb_seed },
 	{ "forward-add", "Definitions", "VM [PROTOCOL:][ADDRESS:]PORT:TO", "forward a port of the host to a guest",

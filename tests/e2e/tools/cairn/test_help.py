@@ -23,7 +23,7 @@ ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cance
 # Arguments with a fixed set of words that are no option of that name with these words: a positional, flags, or not
 # offered.
 OTHERWISE = {("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("blockcommit", "format"): [], ("grant", "role"): ["positional"], ("screenshot", "format"): ["positional"], ("start", "kind"): [],
-             ("snapshot-delete", "children"): ["children", "children-only"], ("backup-begin", "children"): [],
+             ("snapshot-delete", "children"): ["children", "children-only"], ("backup-begin", "children"): [], ("new", "boot"): [],
              ("domjobabort", "children"): []}
 MAN = pathlib.Path(ROOT, "docs/man/cairn.1").read_text().replace("\\-", "-")
 VERBS_C = pathlib.Path(ROOT, "tools/cairn/verbs/table.c").read_text()
@@ -221,6 +221,7 @@ list --all
 autostart vm1
 console vm1
 wait vm1 --for shutoff
+new fresh --image more.raw --image-format raw
 snapshot-create vm1
 snapshot-create-as vm1 s1
 snapshot-list vm1

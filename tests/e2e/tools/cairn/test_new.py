@@ -1,0 +1,66 @@
+"""cairn new: a VM from an image in one command. cairn-seed reads what cloud-init would."""
+import json
+import os
+import subprocess
+
+import pytest
+
+from conftest import BUILD
+
+
+@pytest.fixture
+def base(fake):
+    for name, fmt in (("base.qcow2", "qcow2"), ("base.raw", "raw")):
+        subprocess.run(["qemu-img", "create", "-q", "-f", fmt, name, "8M"], cwd=fake.tmp, check=True)
+    return fake
+
+
+def new(d, *args, **kwargs):
+    return d.cairn("new", *args, cwd=d.tmp, **kwargs)
+
+
+def test_new_vm_has_an_overlay_on_the_image_and_runs(base):
+    d = base
+    r = new(d, "web1", "--image", "base.qcow2", "--size", "20G", "--memory", "2G", "--vcpus", "2")
+    assert r.stdout.splitlines()[-1] == "Domain 'web1' started"
+    definition = json.loads(d.cairn("dumpjson", "web1").stdout)
+    disk, = definition["disks"]
+    assert disk["path"] == str(d.tmp / "web1.qcow2") and disk["backing"] == [{"path": str(d.tmp / "base.qcow2"), "format": "qcow2"}]
+    assert definition["memory"] == "2048M" and definition["vcpus"] == 2 and definition["boot"]["firmware"] == "bios"
+    assert [i["type"] for i in definition["interfaces"]] == ["user"]
+    info = json.loads(subprocess.run(["qemu-img", "info", "-U", "--output", "json", "web1.qcow2"], cwd=d.tmp, check=True, stdout=subprocess.PIPE).stdout)
+    assert info["virtual-size"] == 20 << 30 and info["full-backing-filename"] == str(d.tmp / "base.qcow2")
+    assert "exists already" in new(d, "web1", "--image", "base.qcow2", ok=False).stderr
+    assert os.path.exists(d.tmp / "web1.qcow2")
+
+
+def test_new_vm_with_cloud_init(base):
+    d = base
+    (d.tmp / "key.pub").write_text("ssh-ed25519 AAAA me\n")
+    os.mkdir(d.tmp / "vms")
+    new(d, "web2", "--image", "base.raw", "--image-format", "raw", "--folder", "vms", "--cloud-init", "--user", "debian", "--ssh-key", "key.pub",
+        "--ssh-over-vsock", "--no-start")
+    assert d.info("web2")["state"] == "shut off"
+    definition = json.loads(d.cairn("dumpjson", "web2").stdout)
+    assert [os.path.basename(x["path"]) for x in definition["disks"]] == ["web2.qcow2", "web2-seed.img"] and definition["disks"][1]["readonly"]
+    assert definition["vsock"]
+    seed = subprocess.run([os.path.join(BUILD, "cairn-img"), "convert", "-f", "raw", "-O", "raw", "vms/web2-seed.img", "seed.raw"], cwd=d.tmp, check=True)
+    assert not seed.returncode
+    text = (d.tmp / "seed.raw").read_bytes()
+    assert b"ssh-ed25519 AAAA me" in text and b"web2" in text
+
+
+@pytest.mark.parametrize("args,says", [
+    ([], "--image FILE"), (["--image", "none"], "No such file"), (["--image", "base.raw"], "--image-format raw"),
+    (["--image", "base.qcow2", "--size", "1M"], "less than the image has"), (["--image", "base.qcow2", "--size", "x"], "no size"),
+    (["--image", "base.qcow2", "--vcpus", "0"], "--vcpus"), (["--image", "base.qcow2", "--user-data", "a", "--user", "b"], "exclude"),
+    (["--image", "base.qcow2", "--user-data", "none"], "none"), (["--image", "base.qcow2", "--memory", "7X"], "memory")])
+def test_impossible_vm_leaves_nothing(base, args, says):
+    before = sorted(os.listdir(base.tmp))
+    assert says in new(base, "web3", *args, ok=False).stderr
+    assert sorted(os.listdir(base.tmp)) == before and "web3" not in base.cairn("list", "--all", "--name").stdout
+
+
+def test_vm_that_does_not_start_stays_defined(base):
+    r = new(base, "web4", "--image", "base.qcow2", "--network", "none", ok=False)
+    assert "web4" in r.stderr
