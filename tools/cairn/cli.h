@@ -161,6 +161,15 @@ int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, str
 int wait_for_state(struct cli *c, const char *name, const char *word, uint64_t deadline_ns,
 	struct err *e);
 
+/* ---- start --foreground (foreground.c) ---- */
+
+/* Returns whether the VM that the command line names is off, or the daemon does not know it. */
+bool foreground_may_start(struct cli *c);
+/* Report the state of the VM that the command line names to the service manager until the VM ends. SIGTERM, SIGINT or
+ * SIGHUP shuts the guest down, the second one destroys the VM. Outlives restarts of the daemon. Returns the exit
+ * status. */
+int foreground_follow(struct cli *c);
+
 /* ---- verbs ---- */
 int verb_define(struct cli *c);
 int verb_validate(struct cli *c);

@@ -32,7 +32,7 @@ int verb_start(struct cli *c)
 {
 	static const struct multi_vm_act a = { .command = "vm-start", .fail = "start", .done = "started", .add = start_add,
 		.lost = start_loses };
-	bool console = option_flag(c, "console");
+	bool console = option_flag(c, "console"), foreground = option_flag(c, "foreground");
 	int r;
 
 	if (publish_check(c))
@@ -41,9 +41,15 @@ int verb_start(struct cli *c)
 		return cli_usage(c, "--publish takes one VM");
 	if (console && (c->npos != 1 || option_flag(c, "dry-run")))
 		return cli_usage(c, "--console takes one VM");
-	r = multi_vm_do(c, &a);
+	if (foreground && (c->npos != 1 || console || option_flag(c, "dry-run") || strpbrk(c->pos[0], "*?[")))
+		return cli_usage(c, "--foreground takes one VM, without --console and --dry-run");
+	r = foreground && !foreground_may_start(c) ? 0 : multi_vm_do(c, &a);
 	if (!r)
 		r = publish_all(c, c->pos[0]);
+	if (foreground && !r) {
+		fflush(stdout);
+		return foreground_follow(c);
+	}
 	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
 }
 

@@ -20,6 +20,7 @@
 	{ "publish", "[PROTOCOL:][ADDRESS:]PORT:TO", "forward PORT of this host (auto: a free one) to port TO of the guest; repeatable" }
 static const struct verb_option start_options[] = {
 	{ "console", NULL, "attach the terminal to the serial console after the start" },
+	{ "foreground", NULL, "stay until the VM ends, and exit as run does; SIGTERM shuts the guest down, a second one destroys the VM" },
 	{ "paused", NULL, FROM_SCHEMA("paused") },
 	{ "force-boot", NULL, FROM_SCHEMA("force-boot") },
 	{ "eager", NULL, FROM_SCHEMA("eager") },
