@@ -61,7 +61,7 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lseccomp -lcmocka
 # the dynamic one.
 VM_LINK := $(if $(SAN),-pie,-static-pie)
 
-PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-log cairn-net cairn-publish cairn-scope cairn-seed cairn-vnc cairn-agent)
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-log cairn-metrics cairn-net cairn-publish cairn-scope cairn-seed cairn-vnc cairn-agent)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
@@ -93,7 +93,7 @@ $(BUILD)/cairnd: $(BUILD)/api/main.o $(BUILD)/vmm/vm_msg.o $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,$(DAEMON_SYSLIBS))
 # Static as well: `cairn run` is half a millisecond of a start instead of a whole one.
-$(BUILD)/cairn: $(call prog_objs,tools/cairn) $(BUILD)/vmm/vm_msg.o $(CLI_LIBS)
+$(BUILD)/cairn: $(call prog_objs,tools/cairn) $(BUILD)/tools/metrics/openmetrics.o $(BUILD)/vmm/vm_msg.o $(CLI_LIBS)
 	$(call say,LINK,$@)
 	$(call link,$(VM_LINK),$(CLI_SYSLIBS))
 $(BUILD)/cairn-img: $(call prog_objs,tools/img) $(call lib,api) $(IMG_LIBS)
@@ -131,6 +131,10 @@ $(BUILD)/cairn-scope: $(call prog_objs,tools/scope) $(call lib,base)
 $(BUILD)/cairn-log: $(call prog_objs,tools/log) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-luring)
+# A web server: its library is in this program alone.
+$(BUILD)/cairn-metrics: $(call prog_objs,tools/metrics) $(call lib,api) $(call lib,base)
+	$(call say,LINK,$@)
+	$(call link,-pie,-lmicrohttpd -ljson-c -luring)
 $(BUILD)/cairn-net: $(call prog_objs,tools/net) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lmnl -lnftables -ljson-c -luring)
@@ -200,6 +204,7 @@ $(BUILD)/unit/api/wire/test_conn: UNIT_LDFLAGS = -Wl,--wrap=accounts_new
 $(BUILD)/unit/vmm/agent/test_agent: UNIT_LDFLAGS = -Wl,--wrap=loop_timer_new
 $(BUILD)/unit/vmm/machine/test_machine_fork: UNIT_LDFLAGS = -Wl,--wrap=memory_attach
 $(BUILD)/unit/api/vm/test_vm_log: | $(BUILD)/cairn-log
+$(BUILD)/unit/tools/test_openmetrics: $(BUILD)/tools/metrics/openmetrics.o
 $(BUILD)/unit/tools/test_agent_busy: $(addprefix $(BUILD)/tools/agent/,session.o start.o copy.o)
 $(BUILD)/unit/tools/test_vnc_picture: $(addprefix $(BUILD)/tools/vnc/,keymap.o link.o picture.o)
 $(BUILD)/unit/api/wire/test_client: UNIT_LDFLAGS = -Wl,--wrap=ppoll

@@ -52,7 +52,7 @@ api base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access ap
 tools base block block/qcow2 snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands
 tools/archive base block block/qcow2 snapshot devices/legacy/flash_file.h devices/legacy/flash_state.h api/wire api/jobs
 tools/cairn base block snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy
-tools/cairn/verbs base block block/qcow2 snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy tools/cairn
+tools/cairn/verbs base block block/qcow2 snapshot tools/metrics/openmetrics.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy tools/cairn
 END
 }
 
@@ -75,6 +75,7 @@ libnbd.h tools/img/
 slirp/ tools/slirp/
 rfb/ tools/vnc/
 libmnl/ tools/net/
+microhttpd.h tools/metrics/
 nftables/ tools/net/
 END
 }

@@ -13,7 +13,9 @@ struct denial_log;
 struct job;
 struct job_name;
 struct server_ops;
+struct vm;
 struct vm_host;
+struct vm_info;
 
 /* The objects that commands use besides the VMs. All are borrowed. */
 struct command_context {
@@ -49,6 +51,10 @@ void command_vm_undefine(struct call *c);
 void command_vm_dump_definition(struct call *c);
 void command_vm_list(struct call *c);
 void command_vm_info(struct call *c);
+/* Return vm-info's answer, which the caller owns. info: the answer of the VM's process; NULL: without the figures that
+ * only the process knows. */
+struct json_object *command_vm_figures(const struct vm *vm, const struct vm_info *info);
+void command_vm_stats(struct call *c);
 void command_vm_addresses(struct call *c);
 void command_vm_set_interface(struct call *c);
 void command_vm_set_disk(struct call *c);

@@ -13,6 +13,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-dump-definition", command_vm_dump_definition },
 	{ "vm-list", command_vm_list },
 	{ "vm-info", command_vm_info },
+	{ "vm-stats", command_vm_stats },
 	{ "vm-addresses", command_vm_addresses },
 	{ "vm-set-interface", command_vm_set_interface },
 	{ "vm-set-disk", command_vm_set_disk },

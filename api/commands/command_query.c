@@ -484,23 +484,27 @@ static void put_state(struct json_object *o, const struct vm *vm)
 		js_put_int(o, "exit-signal", vm->exit.signal);
 }
 
-/* If the VM's process does not answer, return only what the daemon knows. */
+struct json_object *command_vm_figures(const struct vm *vm, const struct vm_info *info)
+{
+	struct json_object *o = json_object_new_object();
+
+	put_identity(o, vm, false);
+	put_state(o, vm);
+	if (info) {
+		js_put_bool(o, "idle", vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus);
+		if (info->machine)
+			js_put_uint(o, "machine", info->machine);
+		put_figures(o, vm, info);
+	}
+	return o;
+}
+
 static void info_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;
-	struct json_object *o = json_object_new_object();
-	const struct vm_info *info = r == 0 ? a->info : NULL;
 
 	(void)e;
-	put_identity(o, c->vm, false);
-	put_state(o, c->vm);
-	if (info) {
-		js_put_bool(o, "idle", c->vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus);
-		if (info->machine)
-			js_put_uint(o, "machine", info->machine);
-		put_figures(o, c->vm, info);
-	}
-	call_return(c, o);
+	call_return(c, command_vm_figures(c->vm, r == 0 ? a->info : NULL));
 }
 
 void command_vm_info(struct call *c)

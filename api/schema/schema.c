@@ -62,6 +62,13 @@ static const struct field list_returns[] = {
 		"why, with the remedy" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 
+static const struct field stats_args[] = {
+	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
+
+static const struct field stats_returns[] = {
+	{ "vms", FIELD_ARRAY, REQUIRED, "by name: as vm-info returns a VM" },
+	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
+
 static const struct field info_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the VM" },
 	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the VM" },
@@ -535,6 +542,8 @@ static const struct command commands[] = {
 		ANY_STATE },
 	{ "vm-info", "show state, reason and statistics of a VM", vm_only, info_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "vm-stats", "show what vm-info shows of all VMs, page by page; a process that does not answer within a second has no statistics",
+		stats_args, stats_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "vm-addresses", "show the guest's network interfaces and addresses, as the guest agent reports them", vm_only, addresses_returns,
 		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-set-interface", "change an interface of a running VM; a new start uses the definition again", interface_args, NULL, ROLE_ADMIN,

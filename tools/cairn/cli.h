@@ -151,6 +151,10 @@ const char *cli_vm_member(struct json_object *vm, const char *key);
 /* Call vm-info. The caller owns *ret_o. Returns 0 or -errno. */
 int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e);
 
+/* Fetch all pages of vm-stats as one array, with what vm-info returns of each VM. The caller owns *ret_vms. Returns 0
+ * or -errno. */
+int cli_vm_stats(struct cli *c, struct json_object **ret_vms, struct err *e);
+
 /* ---- waiting (wait.c) ---- */
 
 /* Wait until the VM has a state, or its guest agent answers.
@@ -229,6 +233,7 @@ int verb_domname(struct cli *c);
 int verb_domstate(struct cli *c);
 int verb_domblkerror(struct cli *c);
 int verb_domstats(struct cli *c);
+int verb_metrics(struct cli *c);
 int verb_top(struct cli *c);
 int verb_qmp_path(struct cli *c);
 int verb_version(struct cli *c);

@@ -103,6 +103,13 @@ cairn start web1 --console
     given: defined web1
     then: shows idle; cairn wait web1 --for shutoff --timeout 20
     how: keys | {}
+cairn metrics > cairn.prom
+    given: running web1
+    then: grep 'cairn_domain_state{domain="web1",cairn_domain_state="running"} 1' cairn.prom; tail -n 1 cairn.prom | grep -x '# EOF'
+cairn start web1 --foreground
+    given: defined web1
+    then: is web1 'shut off'
+    how: (until cairn domstate web1 | grep running; do :; done; keys | cairn console web1) >other 2>&1 & {}
 cairn start 'web*' --parallel 4
     given: defined web1; defined web2; defined db
     then: is web1 running; is web2 running; is db 'shut off'
@@ -601,7 +608,7 @@ nbdkit -U - nbdkit-cairn-plugin.so web1.qcow2 snapshot=tue since=mon --run 'qemu
     then: qemu-img info tue.qcow2 | grep 'backing file. mon.qcow2'
 """
 
-PAGES = {"cairn.1": CAIRN, "cairn-img.1": IMG, "cairnd.1": CAIRND, "nbdkit-cairn-plugin.1": NBDKIT}
+PAGES = {"cairn.1": CAIRN, "cairn-img.1": IMG, "cairnd.1": CAIRND, "nbdkit-cairn-plugin.1": NBDKIT, "libcairn.3": "", "cairn-metrics.1": ""}
 # Examples with a guest agent, which the simulated VM has.
 AGENT = ("--quiesce", "--for ip", "domifaddr")
 # Examples that send it commands, which agentlib answers.

@@ -198,40 +198,51 @@ static void stats_print(struct json_object *stats)
 	printf("\n");
 }
 
-/* Choose the named VMs (in f); without names, all VMs (in *ret_vms). Returns 0; an exit code after an error message. */
-static int names_pick(struct cli *c, struct json_object **ret_vms, struct multi_vm *f)
+/* Collect the statistics of the named VMs. Returns an exit code. */
+static int named_add(struct cli *c, struct json_object *all)
 {
+	struct multi_vm f = { 0 };
+	int code = multi_vm_pick(c, &f);
+
+	for (size_t i = 0; i < f.n; i++) {
+		CLEANUP_JS struct json_object *info = NULL;
+		struct err e;
+
+		if (cli_vm_info(c, f.list[i].name, &info, &e) < 0)
+			code = cli_fail(&e, "failed to get stats of domain '%s'", f.list[i].name);
+		else
+			json_object_array_add(all, stats_of(c, info));
+	}
+	multi_vm_done(&f);
+	return code;
+}
+
+static int all_add(struct cli *c, struct json_object *all)
+{
+	CLEANUP_JS struct json_object *vms = NULL;
 	struct err e;
 
-	if (c->npos)
-		return multi_vm_pick(c, f);
-	return cli_vm_list(c, true, ret_vms, NULL, &e) < 0 ? cli_fail(&e, "Failed to list domains") : 0;
+	if (cli_vm_stats(c, &vms, &e) < 0)
+		return cli_fail(&e, "Failed to list domains");
+	for (size_t i = 0; i < json_object_array_length(vms); i++)
+		json_object_array_add(all, stats_of(c, json_object_array_get_idx(vms, i)));
+	return CLI_OK;
+}
+
+int cli_vm_stats(struct cli *c, struct json_object **ret_vms, struct err *e)
+{
+	return cli_fetch_all(c, "vm-stats", json_object_new_object(), "vms", "after", ret_vms, NULL, e);
 }
 
 int verb_domstats(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = json_object_new_array();
-	CLEANUP_JS struct json_object *vms = NULL;
-	struct multi_vm f = { 0 };
-	int code = names_pick(c, &vms, &f);
-	size_t n = vms ? json_object_array_length(vms) : f.n;
+	int code = c->npos ? named_add(c, all) : all_add(c, all);
 
-	for (size_t i = 0; i < n; i++) {
-		const char *name = vms ? js_get_str(json_object_array_get_idx(vms, i), "name") : f.list[i].name;
-		CLEANUP_JS struct json_object *info = NULL;
-		struct err e;
-		int r = cli_vm_info(c, name, &info, &e);
-
-		if (!r)
-			json_object_array_add(all, stats_of(c, info));
-		else if (!vms || r != -ENOENT) /* a VM of the list may have been undefined by now */
-			code = cli_fail(&e, "failed to get stats of domain '%s'", name);
-	}
 	if (c->format != CLI_TABLE && !code)
 		output_print(stdout, c->format, all);
 	for (size_t i = 0; c->format == CLI_TABLE && i < json_object_array_length(all); i++)
 		stats_print(json_object_array_get_idx(all, i));
-	multi_vm_done(&f);
 	return code;
 }
 

@@ -29,7 +29,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist",
-         "domblkinfo", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "domstats", "dommemstat", "send-key", "screenshot", "vncdisplay", "top",
+         "domblkinfo", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "domstats", "metrics", "dommemstat", "send-key", "screenshot", "vncdisplay", "top",
          "qmp-path", "console", "vsock", "ssh", "wait", "event", "events", "net-list", "net-info", "net-start",
          "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-dumpxml", "net-update", "net-edit",
          "net-dhcp-leases",

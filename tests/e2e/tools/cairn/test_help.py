@@ -214,6 +214,7 @@ domstate vm1
 domid vm1
 domuuid vm1
 domname vm1
+metrics
 domstats vm1
 top vm1 --once
 domstats

@@ -1,0 +1,216 @@
+"""cairn metrics and cairn-metrics: statistics for Prometheus."""
+
+import contextlib
+import http.client
+import os
+import socket
+import subprocess
+
+import pytest
+
+import guestlib
+from conftest import BUILD, FAKE_VM, Daemon
+from metricslib import Server, open_daemon, parse, value
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def fake(tmp_path):
+    with contextlib.closing(Daemon(tmp_path, FAKE_VM)) as d:
+        yield d
+
+
+@pytest.fixture
+def shared():
+    if os.geteuid():
+        pytest.skip("needs root, to become another user")
+    with open_daemon() as d:
+        yield d
+
+
+@pytest.fixture
+def serve(shared):
+    with contextlib.ExitStack() as stack:
+        def start(*args, **keys):
+            s = Server(shared, *args, **keys)
+            stack.callback(s.close)
+            return s
+        yield start
+
+
+def unix(daemon, path="/metrics", method="GET", **headers):
+    c = http.client.HTTPConnection("localhost", timeout=20 * guestlib.SLOW)
+    c.sock = socket.socket(socket.AF_UNIX)
+    c.sock.settimeout(20 * guestlib.SLOW)
+    c.sock.connect(str(daemon.tmp / "m/metrics.sock"))
+    return ask(c, path, method, **headers)
+
+
+def ask(c, path="/metrics", method="GET", **headers):
+    with contextlib.closing(c):
+        c.request(method, path, headers=headers)
+        r = c.getresponse()
+        return r, r.read().decode()
+
+
+def test_metrics_agree_with_vm_info(fake):
+    fake.define("on", vcpus=2, boot={"kernel": str(fake.tmp / "kernel"), "cmdline": "works=3"})
+    fake.define("off")
+    fake.cairn("start", "on")
+    info = fake.info("on")
+    samples = parse(fake.cairn("metrics").stdout)
+    later = fake.info("on")
+    assert value(samples, "cairn_up") == 1
+    assert value(samples, "cairn_domain_info", domain="on", uuid=info["uuid"]) == 1
+    for vm, word in (("on", "running"), ("off", "shutoff")):
+        states = {dict(labels)["cairn_domain_state"]: v for (m, labels), v in samples.items()
+                  if m == "cairn_domain_state" and dict(labels)["domain"] == vm}
+        assert len(states) == 7 and [s for s in states if states[s]] == [word]
+    assert value(samples, "cairn_domain_virtual_cpus", domain="on") == info["vcpus"] == 2
+    assert value(samples, "cairn_domain_maximum_memory_bytes", domain="on") == info["memory"]
+    assert info["cpu-time"] / 1e9 <= value(samples, "cairn_domain_cpu_time_seconds_total", domain="on") <= later["cpu-time"] / 1e9
+    last = len(info["vcpu-times"]) - 1
+    assert (info["vcpu-times"][last] / 1e9 <= value(samples, "cairn_domain_vcpu_time_seconds_total", domain="on", vcpu=str(last)) <=
+            later["vcpu-times"][last] / 1e9)
+    for group, prefix, pairs in (("disks", "block", (("read_bytes_total", "rd-bytes"), ("write_requests_total", "wr-reqs"), ("capacity_bytes", "size"))),
+                                 ("interfaces", "interface", (("receive_bytes_total", "rx-bytes"), ("transmit_drops_total", "tx-drops")))):
+        assert info[group]
+        o, end = info[group][0], later[group][0]  # the simulated VM's devices have no names, and so one name
+        for name, key in pairs:
+            found = value(samples, f"cairn_domain_{prefix}_stats_{name}", domain="on", target_device=o.get("target", o["id"]))
+            assert o[key] <= found <= end[key], name
+    assert ("cairn_domain_cpu_time_seconds_total", frozenset({("domain", "off")})) not in samples
+
+
+def test_pages_list_every_vm_once(fake):
+    names = [f"{i:03}" + "n" * 60 for i in range(170)]
+    q = fake.qmp()
+    (fake.tmp / "kernel").touch()
+    for name in names:
+        q.run("vm-define", definition={"name": name, "memory": "32M", "boot": {"kernel": str(fake.tmp / "kernel")}})
+    found, pages, after = [], 0, {}
+    while True:
+        page = q.run("vm-stats", **after)  # the client checks that no line has 64 KiB
+        found += [vm["name"] for vm in page["vms"]]
+        pages += 1
+        if "next" not in page:
+            break
+        after = {"after": page["next"]}
+    assert found == names and pages > 1
+    assert fake.cairn("domstats").stdout.count("Domain: ") == len(names)
+
+
+def test_dead_process_delays_no_other_vm(fake):
+    for name, cmdline in (("mute", "mute"), ("well", "works=1")):
+        fake.define(name, boot={"kernel": str(fake.tmp / "kernel"), "cmdline": cmdline})
+        fake.cairn("start", name)
+    vms = fake.qmp().run("vm-stats")["vms"]
+    assert [(vm["name"], vm["word"], "cpu-time" in vm) for vm in vms] == [("mute", "running", False), ("well", "running", True)]
+
+
+def test_unix_socket_serves_viewer(shared, serve):
+    shared.define("mine")
+    shared.define("other")
+    shared.cairn("grant", "viewer", "mine", "--user", "nobody")
+    serve("--unix", str(shared.tmp / "m/metrics.sock")).ready()
+    r, text = unix(shared)
+    assert r.status == 200 and r.getheader("Content-Type").startswith("application/openmetrics-text; version=1.0.0")
+    assert {dict(labels)["domain"] for m, labels in parse(text) if m == "cairn_domain_info"} == {"mine"}
+    assert unix(shared, method="HEAD")[1] == ""
+    assert [unix(shared, path)[0].status for path in ("/", "/metrics/../x", "/%00")] == [404] * 3
+    r, _ = unix(shared, method="POST")
+    assert r.status == 405 and r.getheader("Allow") == "GET, HEAD"
+    shared.stop()
+    r, text = unix(shared)
+    assert r.status == 200 and value(parse(text), "cairn_up") == 0
+    shared.start()
+    assert value(parse(unix(shared)[1]), "cairn_up") == 1
+    assert os.stat(shared.tmp / "m/metrics.sock").st_mode & 0o777 == 0o660
+
+
+def test_slow_client_holds_nobody_up(shared, serve):
+    shared.cairn("grant", "viewer", "--user", "nobody")
+    serve("--unix", str(shared.tmp / "m/metrics.sock")).ready()
+    slow = []
+    for _ in range(20):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(str(shared.tmp / "m/metrics.sock"))
+        s.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        slow.append(s)
+    assert value(parse(unix(shared)[1]), "cairn_up") == 1
+    slow[0].sendall(b"a" * 100000)  # more headers than there is room for
+    assert value(parse(unix(shared)[1]), "cairn_up") == 1
+    for s in slow:
+        s.close()
+
+
+@pytest.fixture
+def token(shared):
+    path = shared.tmp / "m/token"
+    path.write_text(TOKEN + "\n")
+    path.chmod(0o600)
+    os.chown(path, 65534, 65534)
+    return path
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_tcp_port_wants_token(shared, serve, token):
+    shared.cairn("grant", "viewer", "--user", "nobody")
+    port = free_port()
+    serve("--tcp", f"127.0.0.1:{port}", "--token-file", str(token)).ready()
+
+    def tcp(**headers):
+        return ask(http.client.HTTPConnection("127.0.0.1", port, timeout=20 * guestlib.SLOW), **headers)
+    for wrong in ({}, {"Authorization": "Bearer " + TOKEN[:-1]}, {"Authorization": "Bearer " + TOKEN + "0"},
+                  {"Authorization": "Basic " + TOKEN}, {"Authorization": TOKEN}, {"Authorization": "Bearer "}):
+        r, text = tcp(**wrong)
+        assert r.status == 401 and r.getheader("WWW-Authenticate").startswith("Bearer") and "cairn_up" not in text, wrong
+    r, text = tcp(Authorization="Bearer " + TOKEN)
+    assert r.status == 200 and value(parse(text), "cairn_up") == 1
+    second = serve_second(shared, token, port)
+    assert second.returncode == 1 and "another program has this port" in second.stderr
+
+
+def serve_second(shared, token, port):
+    return subprocess.run([shared.tmp / "cairn-metrics", "--tcp", f"127.0.0.1:{port}", "--token-file", token], user=65534, group=65534,
+                          extra_groups=[], capture_output=True, text=True, timeout=30, env=shared.env)
+
+
+@pytest.mark.parametrize("args, status, words", [
+    ([], 2, "give either --unix or --tcp"), (["--unix", "a", "--tcp", "b"], 2, "give either"), (["--nothing"], 2, "unknown option"),
+    (["--tcp", "127.0.0.1:9177"], 2, "--tcp needs --token-file"), (["--unix", "a", "--token-file", "b"], 2, "is for --tcp"),
+    (["--tcp", "127.0.0.1:9177", "--token-file", "/nonexistent"], 1, "/nonexistent: No such file"),
+    (["--tcp", "127.0.0.1", "--token-file", "TOKEN"], 2, "must be ADDRESS:PORT"),
+    (["--tcp", "localhost:9177", "--token-file", "TOKEN"], 2, "must be ADDRESS:PORT"),
+    (["--tcp", "127.0.0.1:99999", "--token-file", "TOKEN"], 2, "must be ADDRESS:PORT"),
+    (["--tcp", "127.0.0.1:9177", "--token-file", "OPEN"], 2, "every user may read the token"),
+    (["--tcp", "127.0.0.1:9177", "--token-file", "SHORT"], 2, "16 to 256 printable characters"),
+    (["--unix", "/" + "a" * 108], 2, "at most 107 bytes"), (["--unix", "/nonexistent/s"], 1, "cannot listen on /nonexistent/s")])
+def test_bad_options_are_refused(tmp_path, args, status, words):
+    os.chmod(tmp_path, 0o755)
+    files = {"TOKEN": (TOKEN, 0o600), "OPEN": (TOKEN, 0o644), "SHORT": ("short", 0o600)}
+    for name, (text, mode) in files.items():
+        (tmp_path / name).write_text(text + "\n")
+        (tmp_path / name).chmod(mode)
+        os.chown(tmp_path / name, 65534, 65534) if os.geteuid() == 0 else None
+    as_user = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    if as_user:
+        for folder in tmp_path.parents[:2]:
+            os.chmod(folder, 0o755)
+        subprocess.run(["cp", os.path.join(BUILD, "cairn-metrics"), tmp_path], check=True)
+    program = tmp_path / "cairn-metrics" if as_user else os.path.join(BUILD, "cairn-metrics")
+    r = subprocess.run([program, *(str(tmp_path / a) if a in files else a for a in args)], capture_output=True, text=True, timeout=30, **as_user)
+    assert r.returncode == status and words in r.stderr, r
+
+
+def test_root_is_refused(tmp_path):
+    if os.geteuid():
+        pytest.skip("needs root")
+    r = subprocess.run([os.path.join(BUILD, "cairn-metrics"), "--unix", tmp_path / "s"], capture_output=True, text=True, timeout=30)
+    assert r.returncode == 1 and "systemctl start cairn-metrics" in r.stderr and not (tmp_path / "s").exists()

@@ -1,0 +1,243 @@
+#include "tools/metrics/openmetrics.h"
+#include "api/wire/json.h"
+#include "base/util.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* Metrics are named as by libvirt's exporter, with base units. A family's samples must be contiguous, so each family is
+ * a walk over all VMs. */
+enum kind { GAUGE, COUNTER };
+
+struct family {
+	const char *name; /* behind "cairn_domain_"; of a counter without "_total" */
+	const char *from; /* key in vm-info */
+	enum kind kind;
+	bool ns; /* the daemon's figure is in ns, the metric in seconds */
+	const char *help;
+};
+
+/* Members of a VM. */
+static const struct family of_vm[] = {
+	{ "virtual_cpus", "vcpus", GAUGE, false, "Number of virtual CPUs." },
+	{ "maximum_memory_bytes", "memory", GAUGE, false, "Memory of the definition." },
+	{ "memory_usage_bytes", "used-memory", GAUGE, false, "Memory of the guest, what the balloon leaves to it; 0 when off." },
+	{ "resident_memory_bytes", "resident-memory", GAUGE, false, "Resident memory of the VM's process." },
+	{ "cpu_time_seconds", "cpu-time", COUNTER, true, "CPU time of all vCPUs." },
+	{ "state_since_timestamp_seconds", "since", GAUGE, true, "Time of the last change of state." },
+	{ "idle", "idle", GAUGE, false, "1: the VM runs, and all vCPUs are halted." },
+	{ "outdated", "outdated", GAUGE, false, "1: an older version of Cairn started the VM's process." },
+};
+
+/* Members of a VM's balloon, with what the guest reports. */
+static const struct family of_balloon[] = {
+	{ "memory_stats_swap_in_bytes", "swap-in", COUNTER, false, "What the guest has swapped in." },
+	{ "memory_stats_swap_out_bytes", "swap-out", COUNTER, false, "What the guest has swapped out." },
+	{ "memory_stats_major_faults", "major-faults", COUNTER, false, "Page faults of the guest that read a disk." },
+	{ "memory_stats_minor_faults", "minor-faults", COUNTER, false, "Other page faults of the guest." },
+	{ "memory_stats_unused_bytes", "unused", GAUGE, false, "Memory that the guest does not use at all." },
+	{ "memory_stats_available_bytes", "available", GAUGE, false, "Memory that the guest sees." },
+	{ "memory_stats_usable_bytes", "usable", GAUGE, false, "Memory that the guest could use without swapping." },
+	{ "memory_stats_disk_caches_bytes", "disk-caches", GAUGE, false, "Memory of the guest's file caches." },
+	{ "memory_stats_reported_bytes", "reported", GAUGE, false, "Free memory that the guest has given back." },
+};
+
+static const struct family of_disk[] = {
+	{ "block_stats_read_bytes", "rd-bytes", COUNTER, false, "Bytes read." },
+	{ "block_stats_read_requests", "rd-reqs", COUNTER, false, "Read requests." },
+	{ "block_stats_read_time_seconds", "rd-ns", COUNTER, true, "Time of all read requests together." },
+	{ "block_stats_write_bytes", "wr-bytes", COUNTER, false, "Bytes written." },
+	{ "block_stats_write_requests", "wr-reqs", COUNTER, false, "Write requests." },
+	{ "block_stats_write_time_seconds", "wr-ns", COUNTER, true, "Time of all write requests together." },
+	{ "block_stats_flush_requests", "fl-reqs", COUNTER, false, "Flush requests." },
+	{ "block_stats_flush_time_seconds", "fl-ns", COUNTER, true, "Time of all flush requests together." },
+	{ "block_stats_errors", "errors", COUNTER, false, "Failed requests." },
+	{ "block_stats_capacity_bytes", "size", GAUGE, false, "Size of the disk." },
+	{ "block_stats_fault", "fault", GAUGE, false, "1: an error of this disk has paused the VM." },
+};
+
+static const struct family of_interface[] = {
+	{ "interface_stats_receive_bytes", "rx-bytes", COUNTER, false, "Bytes that the guest received." },
+	{ "interface_stats_receive_packets", "rx-packets", COUNTER, false, "Packets that the guest received." },
+	{ "interface_stats_receive_errors", "rx-errors", COUNTER, false, "Errors of packets to the guest." },
+	{ "interface_stats_receive_drops", "rx-drops", COUNTER, false, "Packets to the guest that were dropped." },
+	{ "interface_stats_transmit_bytes", "tx-bytes", COUNTER, false, "Bytes that the guest sent." },
+	{ "interface_stats_transmit_packets", "tx-packets", COUNTER, false, "Packets that the guest sent." },
+	{ "interface_stats_transmit_errors", "tx-errors", COUNTER, false, "Errors of packets from the guest." },
+	{ "interface_stats_transmit_drops", "tx-drops", COUNTER, false, "Packets from the guest that were dropped." },
+};
+
+/* Print the value of a label, with the three escapes of the format. */
+static void label_print(FILE *f, const char *text)
+{
+	for (; *text; text++) {
+		if (*text == '\\' || *text == '"')
+			putc_unlocked('\\', f);
+		if (*text == '\n')
+			fputs_unlocked("\\n", f);
+		else
+			putc_unlocked(*text, f);
+	}
+}
+
+static void family_head(FILE *f, const char *name, const char *type, const char *help)
+{
+	fprintf(f, "# TYPE cairn_%s %s\n# HELP cairn_%s %s\n", name, type, name, help);
+}
+
+/* Print a sample up to its labels. label, value: a second label; NULL: none. */
+static void sample_begin(FILE *f, const char *name, const char *suffix, struct json_object *vm, const char *label, const char *value)
+{
+	fputs_unlocked("cairn_domain_", f);
+	fputs_unlocked(name, f);
+	fputs_unlocked(suffix, f);
+	fputs_unlocked("{domain=\"", f);
+	label_print(f, js_get_str_or(vm, "name", ""));
+	if (label) {
+		fputs_unlocked("\",", f);
+		fputs_unlocked(label, f);
+		fputs_unlocked("=\"", f);
+		label_print(f, value);
+	}
+	fputs_unlocked("\"} ", f);
+}
+
+static void number_print(FILE *f, uint64_t n)
+{
+	char text[24], *p = text + sizeof(text);
+
+	do
+		*--p = (char)('0' + n % 10);
+	while (n /= 10);
+	fwrite_unlocked(p, 1, (size_t)(text + sizeof(text) - p), f);
+}
+
+static void value_print(FILE *f, const struct family *m, struct json_object *v)
+{
+	uint64_t n = json_object_is_type(v, json_type_string) ? 1 : json_object_get_uint64(v);
+
+	if (m->ns)
+		fprintf(f, "%" PRIu64 ".%09" PRIu64 "\n", n / 1000000000, n % 1000000000);
+	else
+		number_print(f, n);
+	if (!m->ns)
+		putc_unlocked('\n', f);
+}
+
+static void member_print(FILE *f, const struct family *m, struct json_object *vm, struct json_object *o, const char *label,
+	const char *value)
+{
+	struct json_object *v = js_get(o, m->from);
+
+	if (!v)
+		return;
+	sample_begin(f, m->name, m->kind == COUNTER ? "_total" : "", vm, label, value);
+	value_print(f, m, v);
+}
+
+static const char *device_name(struct json_object *list, size_t i, const char *name)
+{
+	struct json_object *o = json_object_array_get_idx(list, i);
+
+	return js_get_str_or(o, name, js_get_str_or(o, "id", ""));
+}
+
+/* Leave out devices with the name of an earlier one: names come from the VM's process, and a sample that is there twice
+ * makes the whole text invalid. */
+static void list_print(FILE *f, const struct family *m, struct json_object *vm, const char *list, const char *name)
+{
+	struct json_object *all = js_get_array(vm, list);
+
+	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+		size_t first = 0;
+
+		while (strcmp(device_name(all, first, name), device_name(all, i, name)))
+			first++;
+		if (first == i)
+			member_print(f, m, vm, json_object_array_get_idx(all, i), "target_device", device_name(all, i, name));
+	}
+}
+
+/* Print families of all VMs. object: member of a VM that is an object with the figures; list: one that is an array of
+ * such, whose elements have a name. Both NULL: the figures are the VM's members. */
+static void families_print(FILE *f, struct json_object *vms, const struct family *all, size_t n, const char *object, const char *list,
+	const char *name)
+{
+	for (size_t k = 0; k < n; k++) {
+		char title[64];
+
+		snprintf(title, sizeof(title), "domain_%s", all[k].name);
+		family_head(f, title, all[k].kind == COUNTER ? "counter" : "gauge", all[k].help);
+		for (size_t i = 0; i < json_object_array_length(vms); i++) {
+			struct json_object *vm = json_object_array_get_idx(vms, i);
+
+			if (list)
+				list_print(f, &all[k], vm, list, name);
+			else
+				member_print(f, &all[k], vm, object ? js_get(vm, object) : vm, NULL, NULL);
+		}
+	}
+}
+
+static void states_print(FILE *f, struct json_object *vms)
+{
+	static const char *const words[] = { "running", "paused", "in-shutdown", "shutoff", "saved", "crashed", "preserved" };
+
+	family_head(f, "domain_state", "stateset", "State of the VM: 1 for the state that it has.");
+	for (size_t i = 0; i < json_object_array_length(vms); i++) {
+		struct json_object *vm = json_object_array_get_idx(vms, i);
+		const char *word = js_get_str_or(vm, "word", "");
+
+		for (size_t k = 0; k < ARRAY_SIZE(words); k++) {
+			sample_begin(f, "state", "", vm, "cairn_domain_state", words[k]);
+			fputs_unlocked(strcmp(word, words[k]) ? "0\n" : "1\n", f);
+		}
+	}
+}
+
+static void infos_print(FILE *f, struct json_object *vms)
+{
+	family_head(f, "domain", "info", "UUID of the VM.");
+	for (size_t i = 0; i < json_object_array_length(vms); i++) {
+		struct json_object *vm = json_object_array_get_idx(vms, i);
+
+		sample_begin(f, "info", "", vm, "uuid", js_get_str_or(vm, "uuid", ""));
+		fputs_unlocked("1\n", f);
+	}
+}
+
+static void vcpus_print(FILE *f, struct json_object *vms)
+{
+	static const struct family m = { "vcpu_time_seconds", NULL, COUNTER, true, "CPU time of a vCPU." };
+
+	family_head(f, "domain_vcpu_time_seconds", "counter", m.help);
+	for (size_t i = 0; i < json_object_array_length(vms); i++) {
+		struct json_object *vm = json_object_array_get_idx(vms, i), *times = js_get_array(vm, "vcpu-times");
+
+		for (size_t k = 0; times && k < json_object_array_length(times); k++) {
+			char number[24];
+
+			snprintf(number, sizeof(number), "%zu", k);
+			sample_begin(f, m.name, "_total", vm, "vcpu", number);
+			value_print(f, &m, json_object_array_get_idx(times, k));
+		}
+	}
+}
+
+void openmetrics_print(FILE *f, struct json_object *vms)
+{
+	family_head(f, "up", "gauge", "1: the daemon answers.");
+	fprintf(f, "cairn_up %d\n", vms != NULL);
+	family_head(f, "exporter", "info", "Version of Cairn.");
+	fprintf(f, "cairn_exporter_info{version=\"%s\"} 1\n", CAIRN_VERSION);
+	if (vms) {
+		infos_print(f, vms);
+		states_print(f, vms);
+		families_print(f, vms, of_vm, ARRAY_SIZE(of_vm), NULL, NULL, NULL);
+		vcpus_print(f, vms);
+		families_print(f, vms, of_balloon, ARRAY_SIZE(of_balloon), "balloon", NULL, NULL);
+		families_print(f, vms, of_disk, ARRAY_SIZE(of_disk), NULL, "disks", "id");
+		families_print(f, vms, of_interface, ARRAY_SIZE(of_interface), NULL, "interfaces", "target");
+	}
+	fputs("# EOF\n", f);
+}

@@ -1,0 +1,182 @@
+#include "tools/metrics/server.h"
+#include "api/wire/client.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/lockdown.h"
+#include "base/util.h"
+#include "tools/metrics/openmetrics.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+/* A client has this long for its request, and for each part of the answer. */
+#define CLIENT_SECONDS 10
+#define CLIENTS_MAX 32
+#define CLIENT_BYTES 16384
+#define MEMORY_BYTES (512 * MIB)
+#define FILES_MAX (CLIENTS_MAX + 32)
+
+/* No exec, no open file, no process. It makes Unix sockets for the daemon; sockets of networks are open already. */
+static const int allowed[] = {
+	SYS_read, SYS_write, SYS_close, SYS_poll, SYS_ppoll, SYS_select, SYS_pselect6, SYS_accept, SYS_accept4, SYS_connect, SYS_shutdown,
+	SYS_sendto, SYS_sendmsg, SYS_recvfrom, SYS_recvmsg, SYS_setsockopt, SYS_getsockopt, SYS_getsockname, SYS_fcntl, SYS_brk,
+	SYS_munmap, SYS_mremap, SYS_madvise, SYS_futex, SYS_clock_gettime, SYS_gettimeofday, SYS_exit_group, SYS_rt_sigreturn,
+	SYS_restart_syscall, SYS_getpid, SYS_epoll_wait, SYS_epoll_ctl, SYS_epoll_create1, SYS_writev, SYS_getrandom,
+};
+
+static int sandbox(struct err *e)
+{
+	static const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FILES_MAX }, { RLIMIT_CORE, 0 }, { RLIMIT_FSIZE, 0 },
+		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
+	struct call_filter f;
+	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+
+	tzset(); /* the answers' date: the C library reads its file at the first use */
+	if (!r)
+		r = lockdown_drop(e);
+	if (!r && lockdown_outside() < 0)
+		r = err_set(e, -EPERM, ERR_HOST, "landlock");
+	if (r < 0)
+		return r;
+	call_filter_init(&f);
+	lockdown_allow_memory(&f);
+	call_filter_calls(&f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
+	call_filter_value(&f, SYS_socket, SECCOMP_RET_ALLOW, 0, AF_UNIX);
+	return lockdown_calls(&f, SECCOMP_RET_KILL_PROCESS, false, e);
+}
+
+/* ---- the daemon ---- */
+
+/* Fetch all pages of vm-stats. Returns NULL if the daemon does not answer; the caller owns the list. */
+static struct json_object *stats_fetch(const char *socket)
+{
+	CLEANUP_JS struct json_object *all = json_object_new_array();
+	struct json_object *next = NULL;
+	struct client *c;
+	struct err e;
+	int r = client_connect(socket, &c, &e);
+
+	if (r < 0)
+		fprintf(stderr, "cairn-metrics: %s\n", e.msg);
+	if (r < 0)
+		return NULL;
+	do {
+		CLEANUP_JS struct json_object *page = NULL;
+		struct json_object *args = json_object_new_object(), *vms;
+
+		if (next)
+			js_put(args, "after", next);
+		next = NULL;
+		r = client_execute(c, "vm-stats", args, &page, NULL, &e);
+		vms = r < 0 ? NULL : js_get_array(page, "vms");
+		for (size_t i = 0; vms && i < json_object_array_length(vms); i++)
+			json_object_array_add(all, json_object_get(json_object_array_get_idx(vms, i)));
+		if (r < 0)
+			fprintf(stderr, "cairn-metrics: %s\n", e.msg);
+		else
+			next = json_object_get(js_get(page, "next"));
+	} while (next);
+	client_free(c);
+	return r < 0 ? NULL : STEAL_PTR(all);
+}
+
+/* ---- requests ---- */
+
+static enum MHD_Result answer(struct MHD_Connection *c, unsigned status, const char *type, char *text, size_t size,
+	enum MHD_ResponseMemoryMode mode)
+{
+	struct MHD_Response *r = MHD_create_response_from_buffer(size, text, mode);
+	enum MHD_Result done;
+
+	if (!r)
+		return MHD_NO;
+	MHD_add_response_header(r, "Content-Type", type);
+	MHD_add_response_header(r, "Cache-Control", "no-store");
+	MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
+	if (status == MHD_HTTP_UNAUTHORIZED)
+		MHD_add_response_header(r, "WWW-Authenticate", "Bearer realm=\"cairn\"");
+	if (status == MHD_HTTP_METHOD_NOT_ALLOWED)
+		MHD_add_response_header(r, "Allow", "GET, HEAD");
+	done = MHD_queue_response(c, status, r);
+	MHD_destroy_response(r);
+	return done;
+}
+
+static enum MHD_Result refuse(struct MHD_Connection *c, unsigned status, const char *why)
+{
+	return answer(c, status, "text/plain; charset=utf-8", (char *)(uintptr_t)why, strlen(why), MHD_RESPMEM_PERSISTENT);
+}
+
+/* Compare in a time that does not tell how much of the token is right. */
+static bool token_fits(const struct server *s, const char *header)
+{
+	static const char scheme[] = "Bearer ";
+	const char *given = header && !strncmp(header, scheme, sizeof(scheme) - 1) ? header + sizeof(scheme) - 1 : "";
+	size_t n = strlen(s->token), m = strlen(given);
+	unsigned char differs = n != m;
+
+	for (size_t i = 0; i < n; i++)
+		differs |= (unsigned char)(s->token[i] ^ (i < m ? given[i] : 0));
+	return !differs;
+}
+
+static enum MHD_Result metrics_answer(struct MHD_Connection *c, const struct server *s)
+{
+	CLEANUP_JS struct json_object *vms = stats_fetch(s->socket);
+	char *text = NULL;
+	size_t size = 0;
+	FILE *f = must_alloc(open_memstream(&text, &size));
+
+	openmetrics_print(f, vms);
+	if (fclose(f) != 0) {
+		free(text);
+		return MHD_NO;
+	}
+	return answer(c, MHD_HTTP_OK, OPENMETRICS_TYPE, text, size, MHD_RESPMEM_MUST_FREE);
+}
+
+static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, const char *url, const char *method, const char *version,
+	const char *body, size_t *body_bytes, void **request)
+{
+	const struct server *s = opaque;
+	static int begun;
+
+	(void)version;
+	(void)body;
+	if (!*request) { /* headers only; a client that is refused here need not send its body */
+		*request = &begun;
+		if (strcmp(method, MHD_HTTP_METHOD_GET) && strcmp(method, MHD_HTTP_METHOD_HEAD))
+			return refuse(c, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+		return MHD_YES;
+	}
+	if (*body_bytes)
+		return MHD_NO;
+	if (s->token[0] && !token_fits(s, MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION)))
+		return refuse(c, MHD_HTTP_UNAUTHORIZED, "send the token: Authorization: Bearer TOKEN\n");
+	if (strcmp(url, "/metrics"))
+		return refuse(c, MHD_HTTP_NOT_FOUND, "the metrics are at /metrics\n");
+	return metrics_answer(c, s);
+}
+
+int server_start(struct server *s, struct err *e)
+{
+	s->http = MHD_start_daemon(MHD_NO_FLAG, 0, NULL, NULL, request_handle, s,
+		MHD_OPTION_LISTEN_SOCKET, s->fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CLIENTS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
+		(unsigned)CLIENT_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CLIENT_BYTES, MHD_OPTION_END);
+	if (!s->http)
+		return err_set(e, -EIO, ERR_HOST, "the web server does not start");
+	return sandbox(e);
+}
+
+int server_run(struct server *s)
+{
+	while (MHD_run_wait(s->http, -1) == MHD_YES)
+		;
+	fprintf(stderr, "cairn-metrics: the web server has ended\n");
+	return 1;
+}
