@@ -8,6 +8,7 @@ CC      ?= gcc
 CFLAGS  ?= -O2 -g
 V       ?= 0
 PREFIX  ?= /usr/local
+LIBDIR  ?= $(PREFIX)/lib# below PREFIX
 DESTDIR ?=
 VERSION := 0.1.0
 
@@ -67,7 +68,7 @@ NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 
-.PHONY: all deps demo check check-unit check-e2e check-long check-iotests check-asan check-tsan check-asan-e2e check-tsan-e2e style bench soak fuzz install uninstall clean help units
+.PHONY: all deps demo check check-unit check-e2e check-long check-iotests check-asan check-tsan check-asan-e2e check-tsan-e2e style bench soak fuzz install uninstall deb clean help units
 all: $(PROGRAMS) $(NBDKIT_PLUGIN) $(BUILD)/libcairn.a
 units: $(UNITS)
 
@@ -304,37 +305,42 @@ $(BUILD)/definition.schema.json: $(BUILD)/cairn
 	$(call say,GEN,$@)
 	$(Q)$< validate --schema > $@.tmp && mv $@.tmp $@
 
+LIBEXEC := $(addprefix $(BUILD)/,$(filter cairn-%,$(filter-out cairn-img,$(notdir $(PROGRAMS)))))
+UNITS_INSTALLED := $(notdir $(wildcard tools/systemd/*.service tools/systemd/*.socket))
 install: all $(BUILD)/definition.schema.json
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/libexec/cairn $(DESTDIR)$(PREFIX)/share/man/man1 \
-		$(DESTDIR)$(PREFIX)/lib/nbdkit/plugins
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin sbin libexec/cairn share/cairn share/man/man1 share/man/man3 share/bash-completion/completions \
+		include/cairn/api include/cairn/base lib/systemd/system lib/sysusers.d lib/tmpfiles.d lib/udev/rules.d) \
+		$(DESTDIR)$(LIBDIR)/nbdkit/plugins $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 755 $(BUILD)/cairn $(BUILD)/cairn-img $(DESTDIR)$(PREFIX)/bin
-	install -d $(DESTDIR)$(PREFIX)/share/cairn
-	install -m 644 $(BUILD)/definition.schema.json $(DESTDIR)$(PREFIX)/share/cairn
+	install -m 644 $(BUILD)/definition.schema.json tools/metrics/examples/* $(DESTDIR)$(PREFIX)/share/cairn
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
-	install -m 755 $(BUILD)/cairn-vm $(BUILD)/cairn-xml $(BUILD)/cairn-archive $(BUILD)/cairn-slirp $(BUILD)/cairn-dial $(BUILD)/cairn-dns $(BUILD)/cairn-groups $(BUILD)/cairn-log $(BUILD)/cairn-net $(BUILD)/cairn-publish $(BUILD)/cairn-scope $(BUILD)/cairn-seed $(BUILD)/cairn-vnc $(BUILD)/cairn-agent $(DESTDIR)$(PREFIX)/libexec/cairn
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	sed '/^# @/d; s,@SBINDIR@,$(PREFIX)/sbin,' tools/systemd/cairnd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairnd.service
-	sed '/^# @/d; s,@BINDIR@,$(PREFIX)/bin,' tools/systemd/cairn-guests.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cairn-guests.service
-	install -m 644 tools/systemd/cairnd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install -d $(DESTDIR)$(PREFIX)/lib/udev/rules.d
+	install -m 755 $(LIBEXEC) $(DESTDIR)$(PREFIX)/libexec/cairn
+	for u in $(UNITS_INSTALLED); do \
+		sed '/^# make install/d; s,@SBINDIR@,$(PREFIX)/sbin,; s,@BINDIR@,$(PREFIX)/bin,; s,@LIBEXECDIR@,$(PREFIX)/libexec/cairn,' tools/systemd/$$u >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$u || exit 1; done
+	install -m 644 tools/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/cairn.conf
+	install -m 644 tools/systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/cairn.conf
 	install -m 644 tools/udev/60-cairn.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	for p in cairn cairn-img; do install -m 644 tools/completion/$$p.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$p; done
-	install -d $(DESTDIR)$(PREFIX)/include/cairn/api $(DESTDIR)$(PREFIX)/include/cairn/base $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	install -m 644 api/wire/client.h $(DESTDIR)$(PREFIX)/include/cairn/api
 	install -m 644 base/err.h $(DESTDIR)$(PREFIX)/include/cairn/base
-	install -m 644 $(BUILD)/libcairn.a $(DESTDIR)$(PREFIX)/lib
-	sed 's,@PREFIX@,$(PREFIX),; s,@VERSION@,$(VERSION),' api/cairn.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/cairn.pc
-	install -m 755 $(NBDKIT_PLUGIN) $(DESTDIR)$(PREFIX)/lib/nbdkit/plugins
-	for m in docs/man/*.1; do install -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man1; done
+	install -m 644 $(BUILD)/libcairn.a $(DESTDIR)$(LIBDIR)
+	sed 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),; s,@VERSION@,$(VERSION),' api/cairn.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/cairn.pc
+	install -m 755 $(NBDKIT_PLUGIN) $(DESTDIR)$(LIBDIR)/nbdkit/plugins
+	for m in docs/man/*.[13]; do install -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man$${m##*.}; done
 # Folders that are not Cairn's own go when nothing else is in them.
-INSTALLED := bin/cairn bin/cairn-img sbin/cairnd libexec/cairn share/cairn include/cairn lib/libcairn.a lib/pkgconfig/cairn.pc \
-             lib/nbdkit/plugins/nbdkit-cairn-plugin.so $(addprefix share/bash-completion/completions/,cairn cairn-img) \
-             lib/udev/rules.d/60-cairn.rules $(addprefix lib/systemd/system/,cairnd.service cairnd.socket cairn-guests.service) \
-             $(addprefix share/man/man1/,$(notdir $(wildcard docs/man/*.1)))
+LIB := $(patsubst $(PREFIX)/%,%,$(LIBDIR))
+INSTALLED := bin/cairn bin/cairn-img sbin/cairnd libexec/cairn share/cairn include/cairn $(LIB)/libcairn.a $(LIB)/pkgconfig/cairn.pc \
+             $(LIB)/nbdkit/plugins/nbdkit-cairn-plugin.so $(addprefix share/bash-completion/completions/,cairn cairn-img) \
+             lib/udev/rules.d/60-cairn.rules lib/sysusers.d/cairn.conf lib/tmpfiles.d/cairn.conf \
+             $(addprefix lib/systemd/system/,$(UNITS_INSTALLED)) $(addprefix share/man/man1/,$(notdir $(wildcard docs/man/*.1))) \
+             $(addprefix share/man/man3/,$(notdir $(wildcard docs/man/*.3)))
 uninstall:
 	rm -rf $(addprefix $(DESTDIR)$(PREFIX)/,$(INSTALLED))
 	for d in $(sort $(dir $(INSTALLED))); do \
 		(cd $(DESTDIR)$(PREFIX) 2>/dev/null && rmdir -p --ignore-fail-on-non-empty $$d 2>/dev/null) || :; done
+# The packages are built from the sources anew, in BUILD/deb.
+deb:
+	$(Q)tools/packaging/deb.sh $(BUILD) $(VERSION)
 clean:
 	rm -rf build build-asan build-tsan build-clang build-fuzz
 help:
@@ -355,6 +361,7 @@ help:
 	@echo "soak         make random requests of several users and compare with a model; TIME=600 seconds, SEED=N repeats a run, HITS=0.1 kills the daemon during that part of the requests, KILLS=no lets one daemon answer all of them"
 	@echo "install      install into PREFIX=/usr/local, below DESTDIR="
 	@echo "uninstall    remove the files that install has put there"
+	@echo "deb          build Debian packages, in build/deb"
 	@echo "clean        remove the build folders"
 	@echo "With BUILD=dir  V=1  CC=clang  SAN=address,undefined"
 

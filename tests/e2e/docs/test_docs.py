@@ -12,7 +12,7 @@ import pytest
 from conftest import BUILD, ROOT
 
 PAGES = {p.relative_to(ROOT): p.read_text() for p in [Path(ROOT, "README.md"), *sorted(Path(ROOT, "docs").glob("*.md"))]}
-MANUALS = sorted(Path(ROOT, "docs", "man").glob("*.1"))
+MANUALS = sorted(Path(ROOT, "docs", "man").glob("*.[13]"))
 assert MANUALS
 FOLDERS = "|".join(p.name for p in Path(ROOT).iterdir() if p.is_dir() and not p.name.startswith((".", "build")))
 # Placeholders.

@@ -1,0 +1,107 @@
+#!/bin/sh
+# Run in a clean Debian for long_packages.py: package_checks.sh chroot|systemd RESULT. RESULT ends with "ok" if all is
+# well.
+# chroot: no systemd runs. systemd: this is a unit of the Debian's own systemd.
+exec >"$2" 2>&1
+set -eux
+export CAIRN_SOCKET=/run/cairn/cairn.sock DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin
+
+is_gone() { # nothing of the packages is left
+	left=$(find / -xdev \( -path /root -o -path /share -o -path /proc -o -path /sys \) -prune -o -name '*cairn*' ! -name Pitcairn -print)
+	[ -z "$left" ]
+}
+
+in_chroot() {
+	dpkg -i /share/cairn.deb /share/cairn-img.deb /share/libcairn-dev.deb /share/cairn-doc.deb
+	cairn --version
+	cairn-img create -f qcow2 /root/a.qcow2 16M
+	getent group kvm
+	[ -L /etc/systemd/system/multi-user.target.wants/cairnd.service ]
+	dpkg -i /share/newer.deb
+	dpkg -P cairn cairn-img libcairn-dev cairn-doc
+	is_gone
+}
+
+vm_pid() { cairn dominfo "$1" --format json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' | head -n 1; }
+daemon_pid() { systemctl show --property=MainPID --value cairnd.service; }
+state_of() { systemctl is-active "$1" || :; }
+until_is() { # WANTED COMMAND...
+	wanted=$1
+	shift
+	for _ in $(seq 600); do
+		[ "$("$@")" != "$wanted" ] || return 0
+		sleep 0.1
+	done
+	return 1
+}
+define() { # NAME KERNEL CMDLINE
+	printf '{"name": "%s", "memory": "64M", "boot": {"kernel": "/root/%s", "cmdline": "%s"}}' "$1" "$2" "$3" >"/root/$1.json"
+	cairn define "/root/$1.json"
+}
+
+# A unit for each VM: start, status, stop, a crash, and autostart.
+units() {
+	define web1 idle.elf ""
+	define crash interp.elf "crash triple"
+	systemctl start cairn-vm@web1
+	[ "$(cairn domstate web1)" = running ]
+	systemctl status cairn-vm@web1 | grep 'Status: "running'
+	cairn suspend web1
+	until_is 'paused (user)' systemctl show --property=StatusText --value cairn-vm@web1
+	cairn resume web1
+	systemctl stop cairn-vm@web1
+	[ "$(cairn domstate web1)" = "shut off" ]
+	[ "$(state_of cairn-vm@web1)" = inactive ]
+	systemctl start cairn-vm@crash || :
+	until_is failed state_of cairn-vm@crash
+	[ "$(systemctl show --property=ExecMainStatus --value cairn-vm@crash)" = 11 ]
+	if systemctl start cairn-vm@nothing; then return 1; fi
+	[ "$(state_of cairn-vm@nothing)" = failed ]
+	systemctl enable cairn-vm@web1
+	[ -L /etc/systemd/system/multi-user.target.wants/cairn-vm@web1.service ]
+	systemctl start cairn-vm@web1
+	cairn destroy web1
+	until_is inactive state_of cairn-vm@web1
+	systemctl start cairn-vm@web1
+}
+
+under_systemd() {
+	dpkg -i /share/cairn.deb
+	[ "$(state_of cairnd.service)" = active ]
+	[ "$(state_of cairnd.socket)" = active ]
+	[ "$(state_of cairn-guests.service)" = active ]
+	[ "$(stat -c '%a %U' /var/lib/cairn)" = "700 root" ]
+	units
+
+	# The VM goes on over an upgrade, and a new daemon adopts it.
+	vm=$(vm_pid web1) daemon=$(daemon_pid)
+	dpkg -i /share/newer.deb
+	[ "$(state_of cairnd.service)" = active ]
+	[ "$(daemon_pid)" != "$daemon" ]
+	[ "$(cairn domstate web1)" = running ]
+	[ "$(vm_pid web1)" = "$vm" ]
+	[ "$(state_of cairn-vm@web1)" = active ]
+	journalctl -u cairnd.service | grep adopted
+	until_is 'running (booted)' systemctl show --property=StatusText --value cairn-vm@web1
+
+	# A removal shuts the guests down. The state folder stays, and a purge keeps it while VMs are defined.
+	dpkg -r cairn
+	[ ! -e "/proc/$vm/exe" ]
+	[ "$(state_of cairnd.service)" != active ]
+	dpkg -P cairn >/tmp/said
+	grep 'VMs are still defined' /tmp/said
+	[ -e /var/lib/cairn/vms/web1/definition.json ]
+	dpkg -i /share/newer.deb
+	[ "$(cairn domstate web1)" = "shut off" ]
+	cairn undefine web1 crash
+	systemctl disable cairn-vm@web1
+	dpkg -P cairn
+	[ ! -e /var/lib/cairn ]
+	is_gone
+}
+
+case $1 in
+chroot) in_chroot ;;
+systemd) under_systemd ;;
+esac
+echo ok

@@ -1,0 +1,56 @@
+"""The Debian packages, as far as a second tells: their lists of files and their scripts. long_packages.py
+builds them."""
+
+import fnmatch
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import BUILD, ROOT
+
+DEBIAN = Path(ROOT, "tools/packaging/debian")
+
+
+def test_each_installed_file_is_in_one_package(tmp_path):
+    subprocess.run(["make", "-s", f"BUILD={BUILD}", f"DESTDIR={tmp_path}", "PREFIX=/usr", "LIBDIR=/usr/lib/x86_64-linux-gnu",
+                    "install"], cwd=ROOT, check=True, timeout=55, stdout=subprocess.DEVNULL)
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if not p.is_dir()}
+    lists = [*DEBIAN.glob("*.install"), *DEBIAN.glob("*.manpages")]
+    owners = {f: [] for f in files}
+    for path in lists:
+        for pattern in (line.split()[0] for line in path.read_text().splitlines()):
+            of = [f for f in files if fnmatch.fnmatch(f, pattern) or fnmatch.fnmatch(f, pattern + "/*")]
+            assert of, f"{path.name}: nothing is installed as {pattern}"
+            for f in of:
+                owners[f].append(path.stem)
+    assert not {f: o for f, o in owners.items() if len(o) != 1}
+    assert {p.stem for p in lists} | {"cairn-doc"} == set(re.findall("^Package: (.*)", (DEBIAN / "control").read_text(), re.M))
+
+
+@pytest.fixture
+def purge(tmp_path):
+    def run():
+        return subprocess.run(["sh", DEBIAN / "cairn.postrm", "purge"], env={**os.environ, "DPKG_ROOT": str(tmp_path)},
+                              capture_output=True, text=True, check=True).stdout
+    return run
+
+
+def test_purge_keeps_defined_vms(purge, tmp_path):
+    state = tmp_path / "var/lib/cairn"
+    vm = state / "vms/web1"
+    vm.mkdir(parents=True)
+    (vm / "definition.json").write_text("{}")
+    assert f"rm -r {state}" in purge() and (vm / "definition.json").exists()
+    (vm / "definition.json").unlink()
+    vm.rmdir()
+    (state / "audit.log").write_text("")
+    assert purge() == "" and not state.exists() and state.parent.exists()
+    assert purge() == ""
+
+
+def test_scripts_are_shell():
+    for name in ("cairn.postinst", "cairn.postrm"):
+        subprocess.run(["sh", "-n", DEBIAN / name], check=True)
