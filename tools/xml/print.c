@@ -486,11 +486,12 @@ static void print_vsock(struct writer *w, struct json_object *vsock)
 	writer_close(w, "vsock");
 }
 
-static void print_vnc(struct writer *w, struct json_object *vnc)
+/* A port without its password, which has no element, is no definition: it is printed only beside <metadata>. */
+static void print_vnc(struct writer *w, struct json_object *vnc, bool has_metadata)
 {
 	char port[24];
 
-	if (!json_object_is_type(vnc, json_type_object))
+	if (!json_object_is_type(vnc, json_type_object) || (js_get(vnc, "port") && !has_metadata))
 		return;
 	snprintf(port, sizeof(port), "%lld", (long long)js_get_int(vnc, "port", 0));
 	if (js_get(vnc, "path"))
@@ -499,7 +500,7 @@ static void print_vnc(struct writer *w, struct json_object *vnc)
 		writer_leaf(w, "graphics", "type", "vnc", "port", port, "autoport", "no", "listen", js_get_str(vnc, "address"), NULL);
 }
 
-static void print_devices(struct writer *w, struct json_object *o)
+static void print_devices(struct writer *w, struct json_object *o, bool has_metadata)
 {
 	struct json_object *watchdog = js_get(o, "watchdog");
 
@@ -523,7 +524,7 @@ static void print_devices(struct writer *w, struct json_object *o)
 		writer_leaf(w, "model", "type", "bochs", NULL);
 		writer_close(w, "video");
 	}
-	print_vnc(w, js_get(o, "vnc"));
+	print_vnc(w, js_get(o, "vnc"), has_metadata);
 	writer_leaf(w, "panic", "model", "isa", NULL);
 	writer_close(w, "devices");
 }
@@ -551,7 +552,7 @@ static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char 
 	print_sysinfo(&w, js_get(o, "sysinfo"));
 	print_cpu(&w, o);
 	print_policies(&w, o);
-	print_devices(&w, o);
+	print_devices(&w, o, extra != NULL);
 	writer_close(&w, "domain");
 	return writer_finish(&w);
 }
