@@ -35,17 +35,20 @@ int store_folder_settle(const char *path, struct err *e)
 	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
 }
 
-int store_file_settle(const char *path)
+int store_file_sync(const char *path, struct err *e)
 {
-	CLEANUP_FREE char *up = strdup(path);
 	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
-	int r = !up ? -ENOMEM : fd < 0 || fsync(fd) < 0 ? -errno : 0;
+	int r = fd < 0 || fsync(fd) < 0 ? -errno : 0;
 
-	if (!r) {
-		*strrchr(up, '/') = 0;
-		r = store_folder_sync(up);
-	}
-	return r == -ENOENT ? 0 : r; /* removed meanwhile */
+	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+int store_file_settle(const char *path, struct err *e)
+{
+	CLEANUP_FREE char *up = strndup(path, (size_t)(strrchr(path, '/') - path));
+	int r = up ? store_file_sync(path, e) : err_set_errno(e, -ENOMEM, "%s", path);
+
+	return r < 0 ? r : store_folder_settle(up, e);
 }
 
 void store_file_sync_start(const char *path)

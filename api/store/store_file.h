@@ -22,8 +22,10 @@ int store_folder_sync(const char *path);
 int store_folder_settle(const char *path, struct err *e);
 /* Begin to write a file's content to the disk, if the file still exists; do not wait. */
 void store_file_sync_start(const char *path);
-/* Sync a file, then its folder. Stops and returns 0 if one of them no longer exists. */
-int store_file_settle(const char *path);
+/* Sync a file, if it still exists. */
+int store_file_sync(const char *path, struct err *e);
+/* Sync a file, then its folder, if they still exist. */
+int store_file_settle(const char *path, struct err *e);
 /* Write a file, not atomically: for files that nobody reads yet. sync: sync the file, not its folder. */
 int store_file_put(const char *path, const char *text, bool sync, struct err *e);
 /* Replace a file atomically, without a sync. Creates missing folders. */

@@ -17,7 +17,7 @@
 /* A VM's state is written this much later. An operation that somebody waits for, such as the end of a fork, is often
  * queued within a millisecond of it, and would have to wait for the two syncs of that write. */
 #define WRITE_DELAY_NS 2000000u
-/* New files that are settled at a time, threads besides the store's, and how many files are worth a thread. */
+/* Files that are settled at a time, threads besides the store's, and how many more files are worth a thread. */
 #define GROUP_MAX 128u
 #define GROUP_THREADS 7u
 #define GROUP_FILES_EACH 4u
@@ -61,10 +61,8 @@ static int pending_do(struct store_writer *w, const struct pending *p, struct er
 		return store_file_put(p->path, p->text, true, e);
 	case PENDING_SETTLE:
 	case PENDING_SETTLE_NEW:
-		r = store_file_settle(p->path);
-		if (r < 0)
-			return err_set_errno(e, r, "%s", p->path);
-		return p->work && p->kind == PENDING_SETTLE_NEW ? upper_settle(p->path, e) : 0;
+		r = store_file_settle(p->path, e);
+		return !r && p->kind == PENDING_SETTLE_NEW ? upper_settle(p->path, e) : r;
 	case PENDING_CLEAR:
 		return store_folder_clear_for_good(p->path, e);
 	case PENDING_RENAME:
@@ -133,76 +131,99 @@ static bool is_leaving(enum pending_kind kind)
 	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
 }
 
-/* ---- settling new files ---- */
+/* ---- settling files together ---- */
 
-static bool is_new_file(const struct pending *p)
+static bool is_settling(const struct pending *p, enum pending_kind kind)
 {
-	return p->kind == PENDING_SETTLE_NEW && !p->work;
+	return p->kind == kind && !p->work;
 }
 
-/* Whether the folders of both files are in the same folder. */
-static bool same_upper(const struct pending *a, const struct pending *b)
-{
-	size_t len = upper_len(a->path);
-
-	return upper_len(b->path) == len && !strncmp(a->path, b->path, len);
-}
-
-/* Return the last operation of those that are done together with p, which follow it in the queue. */
+/* Return the last operation of those that are done together with p, which follow it in the queue: new files, then
+ * others. A file that is queued before a new one is settled first, because a batch's file has to be on stable storage
+ * before the definitions that it names. */
 static struct pending *group_end(struct pending *p)
 {
-	for (unsigned n = 1; n < GROUP_MAX && is_new_file(p) && p->next && is_new_file(p->next) && same_upper(p, p->next); n++)
-		p = p->next;
+	enum pending_kind kind = PENDING_SETTLE_NEW;
+
+	if (!is_settling(p, kind))
+		return p;
+	for (unsigned n = 1; n < GROUP_MAX && p->next; n++, p = p->next) {
+		if (!is_settling(p->next, kind))
+			kind = PENDING_SETTLE;
+		if (!is_settling(p->next, kind))
+			break;
+	}
 	return p;
 }
 
+/* Files, or folders, to sync. Owns the paths. */
 struct group {
-	struct store_writer *writer;
-	struct pending *list[GROUP_MAX];
+	char *paths[GROUP_MAX];
 	unsigned n;
 	atomic_uint next;
+	int (*sync)(const char *path, struct err *e);
 };
+
+/* Add the first len bytes of a path, unless they are the path that was added last. */
+static void group_add(struct group *g, const char *path, size_t len)
+{
+	const char *last = g->n ? g->paths[g->n - 1] : "";
+
+	if (strlen(last) == len && !strncmp(last, path, len))
+		return;
+	g->paths[g->n] = strndup(path, len);
+	if (!g->paths[g->n++])
+		abort();
+}
 
 static void *group_main(void *opaque)
 {
 	struct group *g = opaque;
+	struct err e;
 	unsigned k;
 
 	while ((k = atomic_fetch_add(&g->next, 1)) < g->n)
-		pending_finish(g->writer, g->list[k]);
+		if (g->sync(g->paths[k], &e) < 0)
+			log_error("store", "cannot change %s", e.msg);
 	return NULL;
 }
 
-/* Settle the files of a list. Their content is on the way to the disk before the first sync, and several syncs wait at
- * a time, so that one commit of the file system's journal and one flush of the disk serve many files. */
-static void group_settle(struct store_writer *w, struct pending *p)
+/* Sync all of a group, several at a time if they are many. */
+static void group_sync(struct group *g, int (*sync)(const char *path, struct err *e))
 {
-	struct group g = { .writer = w };
 	pthread_t threads[GROUP_THREADS];
 	unsigned n = 0;
 
-	for (; p; p = p->next) {
-		store_file_sync_start(p->path);
-		g.list[g.n++] = p;
-	}
-	while (n < MIN(g.n / GROUP_FILES_EACH, GROUP_THREADS) && !pthread_create(&threads[n], NULL, group_main, &g))
+	g->sync = sync;
+	while (n < MIN((g->n - 1) / GROUP_FILES_EACH, GROUP_THREADS) && !pthread_create(&threads[n], NULL, group_main, g))
 		n++;
-	group_main(&g);
+	group_main(g);
 	while (n)
 		pthread_join(threads[--n], NULL);
+	while (g->n)
+		free(g->paths[--g->n]);
+}
+
+/* Settle the files of a list: all files, then their folders, then the folders of those that may be new. Each file's
+ * content is on the way to the disk before the first sync, so that one commit of the file system's journal and one flush
+ * of the disk serve many files. */
+static void group_settle(const struct pending *list)
+{
+	struct group files = { .n = 0 }, folders = { .n = 0 }, uppers = { .n = 0 };
+
+	for (const struct pending *p = list; p; p = p->next) {
+		store_file_sync_start(p->path);
+		group_add(&files, p->path, strlen(p->path));
+		group_add(&folders, p->path, (size_t)(strrchr(p->path, '/') - p->path));
+		if (p->kind == PENDING_SETTLE_NEW)
+			group_add(&uppers, p->path, upper_len(p->path));
+	}
+	group_sync(&files, store_file_sync);
+	group_sync(&folders, store_folder_settle);
+	group_sync(&uppers, store_folder_settle);
 }
 
 /* ---- the thread ---- */
-
-/* Whether a PENDING_SETTLE_NEW without completion was done but for the folder of its file's folder, and the next
- * operation does not sync that folder, too: a fork settles a hundred definitions one after the other, whose folders
- * have one folder. Called with the mutex held; the caller keeps it until it has taken the next operation. */
-static bool owes_upper(const struct store_writer *w, const struct pending *p)
-{
-	const struct pending *next = w->first;
-
-	return is_new_file(p) && (!next || next->kind != PENDING_SETTLE_NEW || !same_upper(p, next));
-}
 
 /* If all queued operations are delayed, return when the first one begins; else 0. Called with the mutex held. */
 static uint64_t delayed_until(const struct store_writer *w)
@@ -229,7 +250,6 @@ static void change_wait(struct store_writer *w, uint64_t due_ns)
 static void *writer_main(void *opaque)
 {
 	struct store_writer *w = opaque;
-	struct err e;
 
 	pthread_setname_np(pthread_self(), w->name);
 	pthread_mutex_lock(&w->mutex);
@@ -249,14 +269,8 @@ static void *writer_main(void *opaque)
 		if (p == last)
 			pending_finish(w, p);
 		else
-			group_settle(w, p);
+			group_settle(p);
 		pthread_mutex_lock(&w->mutex);
-		if (owes_upper(w, last)) {
-			pthread_mutex_unlock(&w->mutex);
-			if (upper_settle(last->path, &e) < 0)
-				log_error("store", "cannot change %s: %s", last->path, e.msg);
-			pthread_mutex_lock(&w->mutex);
-		}
 		w->leaving -= is_leaving(p->kind);
 		w->writing = NULL;
 		pendings_free(p);

@@ -343,7 +343,7 @@ static void test_files_settled_in_a_row_sync_their_common_folder_once(void **sta
 	settle(f, f->a, "x", NULL);
 	settle(f, f->b, "y", NULL);
 	settle(f, f->c, "z", NULL);
-	assert_synced(f, " x a y b z c all");
+	assert_synced(f, " x y z a b c all");
 }
 
 #define MANY 50
@@ -412,7 +412,7 @@ static void test_file_of_a_group_is_awaited(void **state)
 	snprintf(path, sizeof(path), "%s/z", f->c);
 	store_writer_settle_path(&f->writer, path);
 	pthread_mutex_lock(&mutex);
-	done = strstr(synced, " z c");
+	done = strstr(synced, " z a b c");
 	pthread_mutex_unlock(&mutex);
 	awaits = NULL;
 	store_writer_done(&f->writer);
@@ -474,7 +474,25 @@ static void test_files_of_other_folders_sync_each_folder(void **state)
 	file_make(f->a, "x");
 	settle(f, f->a, "x", NULL);
 	settle(f, f->dir, "a", NULL);
-	assert_synced(f, " x a all a all top");
+	assert_synced(f, " x a a all all top");
+}
+
+/* A fork's definitions, then its list of pins; the batch's file is on stable storage before them. */
+static void test_file_behind_new_ones_joins_them_and_one_before_them_is_settled_first(void **state)
+{
+	struct fixture *f = *state;
+	char batch[4300], list[4300];
+
+	file_make(f->a, "batch");
+	file_make(f->b, "y");
+	file_make(f->c, "list");
+	snprintf(batch, sizeof(batch), "%s/batch", f->a);
+	snprintf(list, sizeof(list), "%s/list", f->c);
+	store_writer_put(&f->writer, PENDING_SETTLE, batch, NULL);
+	settle(f, f->b, "y", NULL);
+	store_writer_put(&f->writer, PENDING_SETTLE, list, NULL);
+	settle(f, f->b, "y2", NULL);
+	assert_synced(f, " batch a y list b c all b all");
 }
 
 /* ---- holding ---- */
@@ -542,6 +560,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_when_the_last_file_is_gone, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_file_in_an_old_folder_syncs_that_folder_only, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_files_of_other_folders_sync_each_folder, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_file_behind_new_ones_joins_them_and_one_before_them_is_settled_first, setup,
+			teardown),
 		cmocka_unit_test_setup_teardown(test_held_operations_begin_at_release, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_held_operations_begin_when_the_loop_waits, setup, teardown),
 	};
