@@ -20,6 +20,7 @@
 
 #include "base/backoff.h"
 #include "base/channel.h"
+#include "vmm/vm_fork_stage.h"
 #include "vmm/vm_limits.h"
 #include "vmm/vm_screen.h"
 #include "vmm/vm_sysinfo.h"
@@ -226,9 +227,7 @@ enum vm_event_kind {
 	VM_EVENT_RESET_DELAYED,
 	VM_EVENT_AGENT,		 /* value: enum vm_agent_state */
 	VM_EVENT_LINK_LOST,	 /* device: an interface whose peer is gone; detail */
-	/* The clones of the fork under way may start. The pins that their disks read may not be in the images yet, and
-	 * the disks are not on stable storage. */
-	VM_EVENT_FORK_READY,
+	VM_EVENT_FORK_READY,	 /* value: enum vm_fork_stage, of the fork under way */
 	VM_EVENT_TRAY,		 /* device: a CD drive; value: 1: the guest opened its tray, 0: closed it */
 	VM_EVENT_UNPLUGGED,	 /* device: a disk or an interface that the VM has no more; detail: what got lost, or "" */
 	VM_EVENT_UNPLUG_REFUSED, /* device: the guest was asked to release it, and refuses */
@@ -443,6 +442,8 @@ struct vm_config {
 	 * process comes with VM_MSG_GO. Otherwise the fd counts for nothing. */
 	uint8_t display;
 	uint16_t display_fd;
+	uint8_t state_later; /* forked: use restore_fd and the images only when state_ready_fd, an eventfd, is readable */
+	uint16_t state_ready_fd;
 };
 
 /* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */
@@ -655,7 +656,7 @@ struct vm_spaces {
 struct vm_fork {
 	uint32_t copies;
 	/* Bit n: the copies of writable disk n get the content of its backing files, too. VM_FORK_ISOLATED: no clone
-	 * may read the image of another VM. */
+	 * may read the image of another VM. VM_FORK_STAGES: see vm_fork_stage.h. */
 	uint32_t flatten;
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the VM's current state */
 	/* For each writable disk, in order. */
@@ -665,16 +666,13 @@ struct vm_fork {
 	} pins[VM_DISKS_MAX];
 };
 
-#define VM_FORK_ISOLATED (1u << 31)
+_Static_assert(VM_DISKS_MAX <= 30, "VM_FORK_STAGES and VM_FORK_ISOLATED are no disk's bits");
 #define VM_PINS_MAX 256
 
 struct vm_pins {
 	uint32_t n;
 	uint8_t ids[VM_PINS_MAX][VM_PIN_ID_BYTES];
 };
-
-/* How a fork made a disk. */
-enum vm_disk_made { VM_MADE_UNKNOWN = 0, VM_MADE_OVERLAY, VM_MADE_COPY, VM_MADE_FLAT, VM_MADE_COUNT };
 
 struct vm_dump {
 	uint8_t stay; /* pause the VM for the dump and keep it paused; if the dump fails, the VM resumes */

@@ -41,6 +41,7 @@ struct batch {
 	struct store_work work;
 	void (*done)(struct batch *b); /* called when all VMs of the batch are kept, or their removal is over */
 	bool failed;
+	bool awaits, over; /* see batch_await(); the job is to conclude */
 	struct err e;
 	struct job *job;
 	void (*result_put)(void *opaque, struct json_object *o);
@@ -199,7 +200,7 @@ static int file_remove(struct batch *b, struct store_work *w, struct err *e)
 }
 
 static void batch_undo(struct batch *b, void (*done)(struct batch *b));
-static void batch_undone(struct batch *b);
+static void batch_conclude(struct batch *b);
 
 /* If it is unknown whether a power cut brings the batch's file back, the batch fails, because the next daemon would
  * remove its VMs. While they are removed, the file is there again. */
@@ -210,7 +211,7 @@ static void file_removal_failed(struct batch *b, const struct err *why)
 	batch_fail(b, why);
 	if (file_put(b, &e) < 0)
 		log_error("batch", "%s", e.msg);
-	batch_undo(b, batch_undone);
+	batch_undo(b, batch_conclude);
 }
 
 static void batch_stored(struct store_work *w)
@@ -347,26 +348,37 @@ bool batch_has_failed(const struct batch *b)
 	return b->failed;
 }
 
-static void batch_undone(struct batch *b)
-{
-	job_fail(b->job, &b->e);
-}
-
 static const char *planned_name(const struct batch *b, size_t i)
 {
 	return js_get_str(json_object_array_get_idx(b->planned, i), "name");
 }
 
-static void batch_kept(struct batch *b)
+/* Conclude the job, unless other work of the job goes on. */
+static void batch_conclude(struct batch *b)
 {
-	struct json_object *o = json_object_new_object();
+	struct json_object *o;
 	size_t n = json_object_array_length(b->planned);
 
+	b->over = true;
+	if (b->awaits)
+		return;
+	if (b->failed) {
+		job_fail(b->job, &b->e);
+		return;
+	}
+	o = json_object_new_object();
 	js_put_uint(o, "count", n);
 	js_put_str(o, "first", planned_name(b, 0));
 	js_put_str(o, "last", planned_name(b, n - 1));
 	b->result_put(b->opaque, o);
 	job_succeed(b->job, o);
+}
+
+void batch_await(struct batch *b, bool awaits)
+{
+	b->awaits = awaits;
+	if (b->over)
+		batch_conclude(b);
 }
 
 /* If the batch's file cannot be removed, the batch fails, because the next daemon would remove its VMs. */
@@ -377,10 +389,10 @@ void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, 
 	b->job = j;
 	b->result_put = result_put;
 	b->opaque = opaque;
-	if (!b->failed && batch_keep(b, batch_kept, &e) < 0)
+	if (!b->failed && batch_keep(b, batch_conclude, &e) < 0)
 		batch_fail(b, &e);
 	if (b->failed)
-		batch_undo(b, batch_undone);
+		batch_undo(b, batch_conclude);
 }
 
 /* ---- recovery by the next daemon ---- */

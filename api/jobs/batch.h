@@ -40,6 +40,9 @@ void batch_made(struct batch *b, const struct vm *vm, unsigned files);
 /* Note an error: batch_end() then undoes the batch. The first error counts. */
 void batch_fail(struct batch *b, const struct err *e);
 bool batch_has_failed(const struct batch *b);
+/* Set whether the job has other work, too: then batch_end() concludes the job only when that is over (`awaits` is false
+ * again), which may happen inside the call. */
+void batch_await(struct batch *b, bool awaits);
 /* End the job and the batch. After batch_fail(): stop the VMs that run, remove the files of their disks, undefine the
  * VMs, and fail the job. Otherwise keep the VMs, and conclude the job with success once that is on stable storage.
  * result_put: adds members to the job's result, which already has count, first and last. */

@@ -1,4 +1,4 @@
-#include "api/jobs/fork.h"
+#include "api/jobs/fork_impl.h"
 #include "api/access/authors.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
@@ -7,18 +7,14 @@
 #include "api/jobs/fork_images.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
-#include "api/jobs/start_gate.h"
 #include "api/net/network_ports.h"
 #include "api/net/publish.h"
-#include "api/store/store.h"
 #include "api/vm/identity.h"
-#include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/pins.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
-#include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -32,49 +28,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/random.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 /* Greatest number of clones that start at a time: enough to keep the CPUs busy, few enough that each start is over
  * soon. A start waits for the kernel some four times (grace periods of KVM, a thread of its timer), and for messages,
  * so with two CPUs eight at a time took 0.93 of the time of four, and sixteen 0.90. */
 #define AT_ONCE_MAX 8
-
-struct clone {
-	struct fork *fork;
-	struct definition *def; /* owned until the VM takes it */
-	struct definition *live; /* with forwards for its first run; owned until the VM starts; NULL: none */
-	struct gated gated;
-	struct vm *vm;		/* the clone, of which this job is the owner until the job ends */
-};
-
-struct fork {
-	struct vm_host *host;
-	struct vm *source;
-	struct job *job;
-	struct batch *batch;
-	struct clone *clones;
-	unsigned n, next, begun, running;
-	struct start_gate gate;
-	int state_fd; /* memfd with the source's state */
-	/* Copies of parts of the source's definition, since the source may be redefined meanwhile. */
-	char *images[VM_DISKS_MAX];   /* paths of the writable disks' images; NULL: the disk is read-only */
-	bool pinned[VM_DISKS_MAX];    /* the clones get overlays on a pin of the image */
-	bool flat[VM_DISKS_MAX];      /* the clones get copies without backing files */
-	const char *why_copied[VM_DISKS_MAX]; /* static text; NULL: the clones get overlays. Unused if read-only */
-	uint8_t pins[VM_DISKS_MAX][VM_PIN_ID_BYTES];
-	struct fork_images *files;    /* for each writable disk: its image, then one file for each clone */
-	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
-	bool paused, hint_hostname, isolated, publishes, going_on;
-	bool asked, answered; /* the source's process has the request; has answered */
-	uint64_t image_bytes; /* what the images of one clone count with in quotas */
-	uint64_t made_bytes[VM_DISKS_MAX]; /* space that these files occupied when the source had answered */
-	uint64_t begun_ns;
-	struct vm_snapshot_done taken; /* the source's answer */
-	struct loop_task task;
-	struct store_work stored;
-};
 
 static void fork_free(struct fork *f)
 {
@@ -89,136 +50,12 @@ static void fork_free(struct fork *f)
 	free(f->clones);
 	if (f->state_fd >= 0)
 		close(f->state_fd);
+	if (f->ready_fd >= 0)
+		close(f->ready_fd);
 	free(f);
 }
 
-/* ---- choosing overlays or copies ---- */
-
-/* Return why the clones get copies of the disk, as a static text; NULL: they get overlays. */
-static const char *copy_reason(const struct vm *vm, const struct fork_opts *opts, const struct definition_disk *d)
-{
-	if (d->layers[0].format != DEFINITION_FORMAT_QCOW2)
-		return "raw image";
-	if (opts->isolated)
-		return "isolated";
-	if (d->nlayers >= VM_DISK_LAYERS_MAX)
-		return "too many layers";
-	if (strlen(d->layers[0].path) > VM_PIN_PATH_MAX)
-		return "path too long";
-	if (vm_compat_is_old(vm))
-		return "process of an older Cairn";
-	/* The offline process may not write to an image that linked clones have open. */
-	return !vm_state_is_active(vm->state) && image_is_frozen(vm) ? "image of linked clones" : NULL;
-}
-
-/* Whether the disk reads the image of another VM at a pin. */
-static bool stands_on_pin(const struct vm_host *host, const struct definition_disk *d)
-{
-	for (unsigned k = 0; k + 1 < d->nlayers; k++)
-		if (pins_has_overlay(host, d->layers[k].path))
-			return true;
-	return false;
-}
-
-/* Set `flat` for the disks that read the image of another VM at a pin: an isolated clone may not open that image, so
- * its disk becomes a copy of the content of all layers. Returns 0; -ENOTSUP: such a disk is read-only. */
-static int isolate(struct fork *f, struct err *e)
-{
-	const struct vm *vm = f->source;
-
-	for (uint32_t i = 0; i < vm->def->ndisks; i++) {
-		f->flat[i] = stands_on_pin(f->host, &vm->def->disks[i]);
-		if (f->flat[i] && vm->def->disks[i].read_only)
-			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-				"disk %s of VM '%s' is read-only and reads the image of another VM, so its clones cannot be isolated; "
-				"shut the VM down and use cairn clone --full", vm->def->disks[i].id, vm->def->name);
-	}
-	return 0;
-}
-
-/* Choose the disks that become overlays, and draw the pins' ids. */
-static int pins_choose(struct fork *f, const struct fork_opts *opts, struct err *e)
-{
-	const struct definition *d = f->source->def;
-	int r = opts->isolated ? isolate(f, e) : 0;
-
-	for (uint32_t i = 0; i < d->ndisks && !r; i++) {
-		f->why_copied[i] = copy_reason(f->source, opts, &d->disks[i]);
-		f->pinned[i] = !d->disks[i].read_only && !f->why_copied[i];
-		if (getrandom(f->pins[i], sizeof(f->pins[i]), 0) != (ssize_t)sizeof(f->pins[i]))
-			r = err_set_errno(e, -errno, "cannot name a disk's pin");
-	}
-	return r;
-}
-
-/* Make each pinned disk's image the first backing file of the clones' disks. Drop the backing files of flat disks. */
-static void overlay_source_put(const struct fork *f, struct json_object *o)
-{
-	struct json_object *disks = js_get_array(o, "disks");
-
-	for (uint32_t i = 0; i < f->source->def->ndisks; i++) {
-		struct json_object *disk = json_object_array_get_idx(disks, i), *all, *layer, *was;
-
-		if (f->flat[i])
-			json_object_object_del(disk, "backing");
-		if (!f->pinned[i])
-			continue;
-		was = js_get_array(disk, "backing");
-		all = json_object_new_array();
-		layer = json_object_new_object();
-		js_put_str(layer, "path", f->source->def->disks[i].layers[0].path);
-		js_put_str(layer, "format", "qcow2");
-		json_object_array_add(all, layer);
-		for (size_t k = 0; was && k < json_object_array_length(was); k++)
-			json_object_array_add(all, json_object_get(json_object_array_get_idx(was, k)));
-		js_put(disk, "backing", all);
-	}
-}
-
-static void layer_drop(struct definition_disk *d)
-{
-	free(d->layers[1].path);
-	free(d->layers[1].data_file);
-	d->nlayers--;
-	memmove(&d->layers[1], &d->layers[2], (VM_DISK_LAYERS_MAX - 2) * sizeof(d->layers[0]));
-	d->layers[VM_DISK_LAYERS_MAX - 1] = (struct definition_layer){ 0 };
-}
-
-/* Store which overlays read which pins, before the pins are made. A copy of an overlay reads the same pin as the
- * overlay. */
-static void pins_note(struct fork *f)
-{
-	struct vm_host *host = f->host;
-	bool any = false;
-
-	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
-		for (unsigned k = 0; k < f->n && f->images[i]; k++) {
-			const char *path = f->clones[k].vm->def->disks[i].layers[0].path;
-
-			if (f->pinned[i])
-				pins_add(host, path, f->images[i], f->pins[i]);
-			else if (!f->flat[i])
-				pins_copy(host, f->images[i], path);
-			any = any || pins_has_overlay(host, path);
-		}
-	if (any)
-		pins_store(host);
-}
-
-/* Note that the VM's process has copied disk i, which was to be pinned, because its image can hold no pin. Remove the
- * source's image from the backing files of the clones' disks. */
-static void disk_set_copied(struct fork *f, unsigned i)
-{
-	f->pinned[i] = false;
-	f->why_copied[i] = "refcounts of fewer than 8 bits";
-	for (unsigned k = 0; k < f->n; k++) {
-		struct definition_disk *d = &f->clones[k].vm->def->disks[i];
-
-		layer_drop(d);
-		pins_forget(f->host, d->layers[0].path);
-		pins_copy(f->host, f->images[i], d->layers[0].path);
-	}
-}
+/* ---- the disks that were made ---- */
 
 /* Let the clones count with what the first one's files take, if that is more than the job has claimed: the source's
  * process has copied a disk that was to be pinned, or a copy is larger than its source. */
@@ -250,10 +87,10 @@ static int disks_settle(struct fork *f, struct err *e)
 		if (f->flat[i] && f->taken.disks_made[w] != VM_MADE_FLAT)
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%s' is run by a process of an older Cairn, which cannot make "
 				"isolated clones of this VM; use cairn restart-process first", f->source->def->name);
-		if (f->pinned[i] && f->taken.disks_made[w] != VM_MADE_OVERLAY && f->next)
+		if (f->pinned[i] && f->taken.disks_made[w] != VM_MADE_OVERLAY && f->ready)
 			return err_set(e, -EPROTO, ERR_GENERIC, "the VM's process copied a disk after it let the clones start");
 		if (f->pinned[i] && f->taken.disks_made[w] != VM_MADE_OVERLAY) {
-			disk_set_copied(f, i);
+			fork_set_copied(f, i);
 			changed = true;
 		}
 		w++;
@@ -343,7 +180,7 @@ static int clones_define(struct fork *f, const struct fork_opts *opts, struct er
 	json_object_object_del(source, "uuid");
 	macs_drop(source);
 	identity_drop_forwards(source);
-	overlay_source_put(f, source);
+	fork_put_backing(f, source);
 	for (unsigned i = 0; i < f->n && !r; i++) {
 		f->clones[i].fork = f;
 		if (opts->count)
@@ -489,6 +326,8 @@ static bool states_matter(const struct fork *f)
 
 static void fork_end(struct fork *f)
 {
+	f->ended = true;
+	batch_await(f->batch, f->asked && !f->answered);
 	f->stored = (struct store_work){ .loop = f->host->loop, .done = states_stored };
 	if (states_matter(f))
 		store_after(f->host->store, &f->stored);
@@ -519,7 +358,7 @@ static void clone_start(struct clone *c)
 	struct fork *f = c->fork;
 	struct vm_start_opts opts = { .state_fd = -1, .forked = true, .paused = f->paused,
 		.hint_hostname = f->hint_hostname, .by_job = true, .waits = !f->answered,
-		.done = clone_started, .opaque = c };
+		.state_ready_fd = f->ready ? 0 : f->ready_fd, .done = clone_started, .opaque = c };
 
 	opts.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
 	f->begun++;
@@ -540,16 +379,24 @@ static void cancel_check(struct fork *f)
 	batch_fail(f->batch, &e);
 }
 
+/* Whether the fork has failed and nothing of it is under way, or all clones run and all is on stable storage. */
+static bool is_over(const struct fork *f)
+{
+	if (f->begun || f->measures || f->ended)
+		return false;
+	return batch_has_failed(f->batch) ? f->answered : f->durable && f->measured;
+}
+
 static void clones_start_next(struct fork *f)
 {
 	if (f->going_on) /* a start was refused at once: the loop below, which called vm_start(), continues */
 		return;
 	cancel_check(f);
 	f->going_on = true;
-	while (!batch_has_failed(f->batch) && f->next < f->n && gate_has_room(&f->gate))
+	while (f->ready && !batch_has_failed(f->batch) && f->next < f->n && gate_has_room(&f->gate))
 		clone_start(&f->clones[f->next++]);
 	f->going_on = false;
-	if (!f->begun && f->answered)
+	if (is_over(f))
 		fork_end(f);
 }
 
@@ -564,49 +411,92 @@ static void gate_on_room(struct start_gate *g)
  * -errno. */
 static int clones_begin(struct fork *f, struct err *e)
 {
-	if (!f->next && fcntl(f->state_fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+	uint64_t one = 1;
+
+	if (!f->ready && fcntl(f->state_fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return err_set_errno(e, -errno, "cannot seal the VM's state");
+	f->ready = true;
+	if (write(f->ready_fd, &one, sizeof(one)) < 0)
+		return err_set_errno(e, -errno, "cannot wake the clone");
 	f->job->unit = "clones";
 	clones_start_next(f);
 	return 0;
 }
 
-/* Start the clones while the source's process flushes their disks. The job succeeds when it has answered, too. */
-static void fork_ready(struct job *j)
+/* Start the first clone, whose process builds its machine while the source's process works. Not more than one: they
+ * would compete with the source for the CPUs during its pause. */
+static void first_begin(struct fork *f)
 {
-	struct fork *f = j->opaque;
-	struct err e;
-
-	if (f->asked && !f->answered && !f->next && clones_begin(f, &e) < 0)
-		batch_fail(f->batch, &e);
+	cancel_check(f);
+	if (!f->next && !batch_has_failed(f->batch) && gate_has_room(&f->gate))
+		clone_start(&f->clones[f->next++]);
 }
 
-/* End the clones that are starting: a clone's process waits for the pins, and those that failed will never be there. */
+/* End the clones that are starting: a clone's process waits for the state and the pins, and those that failed will
+ * never be there. */
 static void starting_end(struct fork *f)
 {
 	for (unsigned i = 0; i < f->next; i++)
 		vm_start_call_off(f->clones[i].vm);
 }
 
-/* The source's process has answered, and the space that the first clone's files take is known. */
+static void fork_fail(struct fork *f, const struct err *e)
+{
+	batch_fail(f->batch, e);
+	starting_end(f);
+	clones_start_next(f);
+}
+
+/* The space that the first clone's files take is known. */
 static void files_measured(void *opaque, int r, const struct err *e)
 {
 	struct fork *f = opaque;
 	struct err why;
 
-	f->answered = true;
+	f->measures = false;
+	f->measured = true;
 	memcpy(f->made_bytes, fork_images_sizes(f->files), sizeof(f->made_bytes));
 	if (!r) {
-		r = disks_settle(f, &why);
+		r = bytes_settle(f, &why);
 		e = &why;
 	}
 	if (!r)
-		r = bytes_settle(f, &why);
-	if (!r)
 		r = clones_begin(f, &why);
-	if (r < 0) {
-		batch_fail(f->batch, e);
-		starting_end(f);
+	if (r < 0)
+		fork_fail(f, e);
+}
+
+static void files_measure(struct fork *f)
+{
+	f->measures = true;
+	if (fork_images_any(f->files))
+		fork_images_measure(f->files, files_measured, f);
+	else
+		files_measured(f, 0, NULL);
+}
+
+/* Start the clones while the source's process flushes their disks. The job succeeds when that is done, too. */
+static void fork_ready(struct fork *f)
+{
+	struct err e;
+
+	if (clones_begin(f, &e) < 0)
+		batch_fail(f->batch, &e);
+	files_measure(f);
+}
+
+static void fork_stage(struct job *j, int64_t stage)
+{
+	struct fork *f = j->opaque;
+
+	if (!f->asked || f->answered)
+		return;
+	if (stage == VM_FORK_BEGUN && !f->ready)
+		first_begin(f);
+	else if (stage == VM_FORK_READY && !f->ready)
+		fork_ready(f);
+	else if (stage == VM_FORK_DURABLE && f->ready && !f->durable) {
+		f->durable = true;
 		clones_start_next(f);
 	}
 }
@@ -614,19 +504,32 @@ static void files_measured(void *opaque, int r, const struct err *e)
 static void fork_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct fork *f = opaque;
+	struct err why;
 
+	f->answered = true;
 	if (!r && a->snapshot)
 		f->taken = *a->snapshot;
 	for (unsigned i = 0; i < f->next; i++)
 		vm_start_limit(f->clones[i].vm); /* the pins are there */
-	if (r < 0 || !fork_images_any(f->files))
-		files_measured(f, r, e);
+	if (f->durable) {
+		r = 0; /* a process that has ended since has not failed */
+	} else if (!r) {
+		r = disks_settle(f, &why);
+		e = &why;
+	}
+	f->durable = f->durable || !r;
+	if (f->ended)
+		batch_await(f->batch, false);
+	else if (r < 0)
+		fork_fail(f, e);
+	else if (f->ready)
+		clones_start_next(f);
 	else
-		fork_images_measure(f->files, files_measured, f);
+		files_measure(f);
 }
 
-/* Ask the source's process to stop. Once a clone starts, the source has no work left to cancel; then end the starts. If
- * none is under way, clones_start_next() checks for the cancel. */
+/* Ask the source's process to stop. Once all clones may start, the source has no work left to cancel; then end the
+ * starts. If none is under way, clones_start_next() checks for the cancel. */
 static void fork_cancel(struct job *j)
 {
 	struct fork *f = j->opaque;
@@ -635,7 +538,7 @@ static void fork_cancel(struct job *j)
 		cancel_check(f);
 		starting_end(f);
 	}
-	if (!f->next && (j->vm->proc || j->vm->offline))
+	if (!f->ready && (j->vm->proc || j->vm->offline))
 		snapshots_cancel(j);
 }
 
@@ -663,7 +566,8 @@ static void begin_failed(struct loop_task *t)
 static void fork_send(struct fork *f)
 {
 	bool copies = fork_images_any(f->files);
-	struct vm_fork body = { .copies = copies ? f->n : 0, .flatten = f->isolated ? VM_FORK_ISOLATED : 0 };
+	struct vm_fork body = { .copies = copies ? f->n : 0,
+		.flatten = VM_FORK_STAGES | (f->isolated ? VM_FORK_ISOLATED : 0) };
 
 	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
 		struct vm_fork_pin *p = &body.pins[w];
@@ -719,7 +623,7 @@ static void fork_go(struct fork *f)
 	for (unsigned i = 0; i < f->n && !r; i++)
 		r = clone_keep(&f->clones[i], &e);
 	if (!r) {
-		pins_note(f);
+		fork_note_pins(f);
 		r = fork_images_any(f->files) ? fork_images_open(f->files, f->state_fd, files_opened, f, &e) : 0;
 	}
 	if (r < 0)
@@ -763,7 +667,7 @@ static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err
 	if (!r && opts->forwards)
 		r = publish_validate(f->source->host, opts->forwards, f->source->def, f->n > 1, e);
 	if (!r)
-		r = pins_choose(f, opts, e);
+		r = fork_choose_pins(f, opts, e);
 	if (!r)
 		r = clones_define(f, opts, e);
 	if (!r)
@@ -774,7 +678,8 @@ static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err
 	if (r < 0)
 		return r;
 	f->state_fd = memfd_create("cairn-fork", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	return f->state_fd < 0 ? err_set_errno(e, -errno, "cannot make a file for the VM's state") : 0;
+	f->ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return f->state_fd < 0 || f->ready_fd < 0 ? err_set_errno(e, -errno, "cannot make a file for the VM's state") : 0;
 }
 
 static int fork_submit(struct fork *f, const char *job_id, struct err *e)
@@ -786,7 +691,7 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 	f->job->opaque = f; /* job_new() has set the unit to bytes; fork_answered() changes it to clones */
 	f->job->release = fork_release;
 	f->job->cancel = fork_cancel;
-	f->job->fork_ready = fork_ready;
+	f->job->fork_stage = fork_stage;
 	f->begun_ns = loop_now_ns();
 	if (fork_images_any(f->files))
 		fork_images_check(f->files, files_checked, f);
@@ -806,7 +711,7 @@ static struct fork *fork_new(struct vm_host *host, unsigned n)
 	f->host = host;
 	f->batch = batch_new(host);
 	f->files = fork_images_new(host->helpers);
-	f->state_fd = -1;
+	f->state_fd = f->ready_fd = -1;
 	f->n = n;
 	f->gate = (struct start_gate){ .host = host, .max = AT_ONCE_MAX, .has_room = gate_on_room };
 	return f;

@@ -840,8 +840,8 @@ static void job_on_progress(struct vm *vm, const struct vm_event *ev)
 	struct job *j = vm->operation.job;
 
 	if (ev->kind == VM_EVENT_FORK_READY) {
-		if (j && j->fork_ready)
-			j->fork_ready(j);
+		if (j && j->fork_stage)
+			j->fork_stage(j, ev->value);
 		return;
 	}
 	if (j && j->progress)

@@ -73,7 +73,7 @@ struct job {
 	/* Handle VM_EVENT_PROGRESS of the VM's process or offline process. NULL: if unit is "bytes", the event's values
 	 * become the job's progress. */
 	void (*progress)(struct job *j, const struct vm_event *ev);
-	void (*fork_ready)(struct job *j); /* handle VM_EVENT_FORK_READY; NULL: ignore it */
+	void (*fork_stage)(struct job *j, int64_t stage); /* handle VM_EVENT_FORK_READY; NULL: ignore it */
 	/* Free opaque; called when the job concludes. NULL: nothing to free. */
 	void (*release)(struct job *j);
 	void *opaque; /* belongs to the job's implementation */

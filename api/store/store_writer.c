@@ -205,8 +205,8 @@ static void group_sync(struct group *g, int (*sync)(const char *path, struct err
 }
 
 /* Settle the files of a list: all files, then their folders, then the folders of those that may be new. Each file's
- * content is on the way to the disk before the first sync, so that one commit of the file system's journal and one flush
- * of the disk serve many files. */
+ * content is on the way to the disk before the first sync, so that one commit of the file system's journal and one
+ * flush of the disk serve many files. */
 static void group_settle(const struct pending *list)
 {
 	struct group files = { .n = 0 }, folders = { .n = 0 }, uppers = { .n = 0 };

@@ -58,6 +58,9 @@ struct vm_start_opts {
 	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
 	bool called_off; /* vm_start_call_off() */
 	bool waits; /* the process waits for other work (vm_start_limit()), so its start takes as long as that work */
+	/* With forked: an eventfd that is readable when state_fd and the disks' images are written; the process builds
+	 * the rest of its machine meanwhile. Borrowed until the start is over. 0: they are */
+	int state_ready_fd;
 	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
 	const char *woken_by; /* in words, what woke the VM, for the state's detail; borrowed. NULL or "": not known */
 	/* Holds the saved state to resume, in place of state_fd; taken. NULL: none */

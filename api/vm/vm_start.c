@@ -425,6 +425,21 @@ static int boot_set(struct vm *vm, struct config *c, struct err *e)
 	return config_choose_boot(vm_live(vm), b, c, e);
 }
 
+/* Let the process of a clone wait for the state, if it may not be written yet. */
+static int state_wait_add(const struct vm *vm, struct config *c, struct err *e)
+{
+	int fd;
+
+	if (!vm->start.opts.state_ready_fd)
+		return 0;
+	fd = fcntl(vm->start.opts.state_ready_fd, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		return err_set_errno(e, -errno, "the clone's state");
+	c->vm.state_later = 1;
+	c->vm.state_ready_fd = (uint16_t)config_add_fd(c, fd);
+	return c->vm.state_ready_fd == VM_NO_FD ? err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files") : 0;
+}
+
 static int process_start(struct vm *vm, struct config *c, struct err *e)
 {
 	struct vm_host *host = vm->host;
@@ -437,6 +452,8 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 		r = boot_set(vm, c, e);
 	if (!r)
 		r = nvram_add(vm, vm_live(vm), c, e);
+	if (!r)
+		r = state_wait_add(vm, c, e);
 	if (!r)
 		s = STEAL_PTR(vm->start.ahead);
 	vm->start.limits_memory = !r && vm_cgroup_may_limit_memory(c);

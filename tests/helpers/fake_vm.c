@@ -22,6 +22,8 @@
  *   lingers-until=FILE (with refuse: end only once FILE exists)  clone-dies=NAME (that clone dies at its start)
  *   clone-until=FILE:NAME (the clone of that name waits at its start for FILE)
  *   work-takes=MS (duration of saves and snapshots; with progress)  work-fails  work-until=FILE  fork-ready
+ *   fork-stages (tell of all stages of a fork: the first at once, the others when the work ends)
+ *   answer-until=FILE (answer work that ends only once FILE exists)
  * A save is a valid state file with empty memory. Snapshots are kept at the start of the first disk, as an array of
  * struct vm_snapshot_info: a tree without disk content.
  * FAKE_VM=die-at-start in the environment: end before accepting a connection. */
@@ -34,6 +36,7 @@
 #include "tests/helpers/fake_consoles.h"
 #include "tests/helpers/fake_figures.h"
 #include "tests/helpers/fake_kill.h"
+#include "tests/helpers/fake_state.h"
 #include "tests/helpers/fake_tree.h"
 
 #include <errno.h>
@@ -298,6 +301,8 @@ static void configure(struct fake *f, struct channel_msg *m)
 		reply(f, m->head.seq, 0, 0, "");
 		return;
 	}
+	if (f->config.state_later)
+		fake_state_await(m->fds[f->config.state_ready_fd], f->sock, UNTIL_MS);
 	if (f->config.restore_fd != VM_NO_FD && !restore(f, m->fds[f->config.restore_fd], m->head.seq))
 		exit(VM_EXIT_CONFIG);
 	if (!word(f, "never-runs") && f->end_fd >= 0 && pwrite(f->end_fd, &ran, sizeof(ran), VM_END_RAN) < 0)
@@ -337,28 +342,6 @@ static void answer_query(struct fake *f, uint64_t seq)
 }
 
 /* ---- work ---- */
-
-static int save_write(struct fake *f, const struct work *w, struct err *e)
-{
-	struct vmstate_source src = { .sections = (const uint8_t *)"sections", .sections_bytes = 8, .ram_fd = -1,
-		.ram_bytes = f->config.ram_bytes };
-	struct vmstate_header h = { .realtime_ns = 1 };
-	struct vmstate_result result;
-	char *ram = calloc(1, f->config.ram_bytes), *definition = NULL;
-	struct vmstate_file file;
-	size_t len;
-	int r = w->fds[1] < 0 ? 0 : file_read_fd(w->fds[1], "definition", 1 << 20, &definition, &len, e);
-
-	memcpy(h.uuid, f->config.uuid, sizeof(h.uuid));
-	src.ram = (const uint8_t *)ram;
-	src.definition = definition;
-	vmstate_file_init(&file, w->fds[0]);
-	if (!r)
-		r = vmstate_write(&file.store, &h, &src, NULL, &result, e);
-	free(ram);
-	free(definition);
-	return r;
-}
 
 static void tree_load(struct fake *f, struct tree *t)
 {
@@ -544,7 +527,7 @@ static int work_do(struct fake *f, struct work *w, char id[24], struct err *e)
 		return write(w->fds[0], "core", 4) == 4 ? 0 : err_set_errno(e, -errno, "dump");
 	case VM_MSG_SAVE:
 	case VM_MSG_FORK:
-		return word(f, "fork-ready") ? 0 : save_write(f, w, e);
+		return word(f, "fork-ready") ? 0 : fake_state_write(&f->config, w->fds, e);
 	case VM_MSG_SNAPSHOT_CREATE:
 		return snapshot_create(f, (const void *)w->body, id, e);
 	case VM_MSG_SNAPSHOT_DELETE:
@@ -569,6 +552,11 @@ static void work_finish(struct fake *f, int r, struct err *e)
 		phase(f, VM_PHASE_RUNNING, VM_REASON_USER, 0, "");
 	else if (w.type == VM_MSG_SAVE && r)
 		phase(f, VM_PHASE_PAUSED, VM_REASON_USER, 0, "");
+	if (!r && w.type == VM_MSG_FORK && word(f, "fork-stages")) {
+		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY, .value = VM_FORK_READY });
+		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY, .value = VM_FORK_DURABLE });
+	}
+	wait_for_file(f, "answer-until=");
 	work_reply(f, &w, id, r, e);
 	if (w.type != VM_MSG_SAVE && w.type != VM_MSG_FORK && w.type != VM_MSG_DUMP)
 		return;
@@ -598,8 +586,10 @@ static void work_begin(struct fake *f, struct channel_msg *m)
 	f->work.fds[1] = m->nfds > 1 ? m->fds[1] : -1;
 	if (m->head.type == VM_MSG_SAVE)
 		phase(f, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, "");
-	if (m->head.type == VM_MSG_FORK && word(f, "fork-ready") && !save_write(f, &f->work, &e))
+	if (m->head.type == VM_MSG_FORK && word(f, "fork-ready") && !fake_state_write(&f->config, f->work.fds, &e))
 		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY });
+	if (m->head.type == VM_MSG_FORK && word(f, "fork-stages"))
+		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY, .value = VM_FORK_BEGUN });
 	if (!ms)
 		work_finish(f, 0, &e);
 }

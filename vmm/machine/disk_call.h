@@ -53,7 +53,7 @@ struct disk_commit {
 	struct disk_call c;
 	struct block_snapshot *s;
 	const struct block_snapshot_info *info;
-	bool placed;
+	bool placed, stands;
 	struct qcow2_pin pin;
 };
 void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const struct block_snapshot_info *info,
@@ -61,6 +61,9 @@ void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const s
 /* Wait until the pin that is being committed has its place in the image, and return the pin in *ret. Returns false if
  * the commit has failed; disk_commit_wait() then returns the error. */
 bool disk_commit_place(struct disk_commit *x, struct qcow2_pin *ret);
+/* Wait until the image names the snapshot, on stable storage; the commit may still clear up. Returns false if the
+ * commit has failed; disk_commit_wait() then returns the error. */
+bool disk_commit_stands(struct disk_commit *x);
 int disk_commit_wait(struct disk_commit *x, char *ret_id, struct err *e);
 /* qcow2_warm_write() on the disk's thread, while the caller goes on; disk_warm_wait() waits for its end and has to be
  * called exactly once.

@@ -418,6 +418,16 @@ static int ram_make(struct machine *m, int *fds, struct memory *taken, struct er
 	return r;
 }
 
+/* Before the disks are opened, wait for what the fork's source writes. The disks' rings need none of it. */
+static int fork_await(struct machine *m, const int *fds, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->cfg.ndisks && !r; i++)
+		r = machine_disk_loop(&m->disk_ios[i], m->cfg.disks[i].id, e);
+	return r ? r : machine_await_fork(m, m->cfg.state_later ? fds[m->cfg.state_ready_fd] : -1, e);
+}
+
 static int machine_build(struct machine *m, int *fds, struct memory *taken, struct host_files *host, struct err *e)
 {
 	int r = files_take(m, fds, e);
@@ -458,6 +468,8 @@ static int machine_build(struct machine *m, int *fds, struct memory *taken, stru
 		r = consoles_new(m, e);
 	if (!r)
 		r = board_devices_new(m, e);
+	if (!r && m->cfg.forked)
+		r = fork_await(m, fds, e);
 	if (!r)
 		r = pci_devices_new(m, fds, e);
 	pci_host_begin_hotplug(m->pci);

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 
 /* ---- restoring a fork's state ---- */
@@ -29,18 +30,50 @@ static int seals_check(int fd, struct err *e)
 int machine_map_fork(struct machine *m, struct err *e)
 {
 	CLEANUP_CLOSE int fd = fcntl(m->fork_fd, F_DUPFD_CLOEXEC, 3);
-	struct vmstate_header h;
-	struct vmstate_file f;
-	int r = fd < 0 ? err_set_errno(e, -errno, "the clone's memory") : seals_check(fd, e);
+	struct vmstate_layout l;
+	int r = fd < 0 ? err_set_errno(e, -errno, "the clone's memory") : 0;
 
 	if (r < 0)
 		return r;
-	vmstate_file_init(&f, fd);
-	r = vmstate_read_header(&f.store, &h, e);
-	if (!r)
-		r = memory_map_cow(&m->mem, fd, h.layout.ram_offset, &m->pagemap_fd, e);
+	vmstate_layout_of(m->cfg.ram_bytes, &l);
+	r = memory_map_cow(&m->mem, fd, l.ram_offset, &m->pagemap_fd, e);
 	if (!r)
 		fd = -1;
+	return r;
+}
+
+/* Wait until the daemon says that the source has written the state. The daemon ends the process if that fails; the wait
+ * ends with the daemon, too. */
+static int state_await(const struct machine *m, int ready_fd, struct err *e)
+{
+	struct pollfd p[] = { { .fd = ready_fd, .events = POLLIN },
+		{ .fd = m->peer_fd > 0 ? m->peer_fd : -1, .events = POLLRDHUP } };
+	int r;
+
+	do {
+		r = poll(p, ARRAY_SIZE(p), -1);
+	} while (r < 0 && errno == EINTR);
+	if (r < 0)
+		return err_set_errno(e, -errno, "cannot wait for the state of the fork's source");
+	return p[0].revents & POLLIN ? 0 : err_set(e, -ECANCELED, ERR_CANCELLED, "cairnd has ended, and the source has not "
+		"written the state that this clone loads; fork the VM again");
+}
+
+int machine_await_fork(struct machine *m, int ready_fd, struct err *e)
+{
+	struct vmstate_header h;
+	struct vmstate_file f;
+	int r = ready_fd >= 0 ? state_await(m, ready_fd, e) : 0;
+
+	if (!r)
+		r = seals_check(m->fork_fd, e);
+	if (r < 0)
+		return r;
+	vmstate_file_init(&f, m->fork_fd);
+	r = vmstate_read_header(&f.store, &h, e);
+	if (!r && h.layout.ram_bytes != m->mem.bytes)
+		r = err_set(e, -EINVAL, ERR_INVALID, "the state of the fork's source has %llu MiB of memory; this clone has %llu MiB",
+			(unsigned long long)(h.layout.ram_bytes / MIB), (unsigned long long)(m->mem.bytes / MIB));
 	return r;
 }
 

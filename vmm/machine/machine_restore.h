@@ -6,9 +6,13 @@
 struct err;
 struct machine;
 
-/* Map the memory of a clone from the sealed file of the fork, m->fork_fd. Call before memory_attach(): later, KVM would
- * search all of the slot's shadow pages for each page that the mapping replaces. Returns 0 or -errno. */
+/* Map the memory of a clone from the file of the fork, m->fork_fd, which may still be written. Call before
+ * memory_attach(): later, KVM would search all of the slot's shadow pages for each page that the mapping replaces.
+ * Returns 0 or -errno. */
 int machine_map_fork(struct machine *m, struct err *e);
+/* Wait until that file and the disks' images are written, and check the file. Call it before anything reads them.
+ * ready_fd: readable then; borrowed. -1: do not wait. Returns 0 or -errno. */
+int machine_await_fork(struct machine *m, int ready_fd, struct err *e);
 /* Restore a machine from a saved state; replaces machine_boot(). Call before the threads are
  * created. Checks everything except memory before it changes anything. A RAM reader loads memory on
  * demand; without userfaultfd, or when the configuration says so, all memory is loaded before the

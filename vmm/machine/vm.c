@@ -532,10 +532,11 @@ static void agent_changed(void *opaque, bool open, bool answers)
 	vm_event_send(opaque, &ev);
 }
 
-void vm_fork_ready(struct vm *vm)
+void vm_fork_tell(struct vm *vm, enum vm_fork_stage stage)
 {
 	struct vm_event ev = vm_event_new(vm, VM_EVENT_FORK_READY);
 
+	ev.value = stage;
 	vm_event_send(vm, &ev);
 }
 

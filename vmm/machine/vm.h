@@ -133,7 +133,7 @@ void vm_reverted(struct vm *vm, bool on);
 void vm_processor_note(const struct vm *vm, char *note, size_t size);
 
 /* Send VM_EVENT_FORK_READY. */
-void vm_fork_ready(struct vm *vm);
+void vm_fork_tell(struct vm *vm, enum vm_fork_stage stage);
 /* Send VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot);
 

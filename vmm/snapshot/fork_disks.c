@@ -109,8 +109,6 @@ static bool is_frozen(const struct fork_disk *x)
 	return x->way == FORK_DISK_FREEZE || x->way == FORK_DISK_PIN;
 }
 
-_Static_assert(VM_DISKS_MAX < 32, "the highest bit is no disk's");
-
 /* Whether the image can hold a hidden snapshot. The engine tells, because reading the header from the file takes as
  * long as the fork's pause: the page cache has no part of a file that is open with O_DIRECT. */
 static bool can_freeze(const struct fork_disk *x)
@@ -462,10 +460,20 @@ bool fork_disks_are_as_asked(const struct fork_disks *d)
 	return true;
 }
 
-int fork_disks_finish(struct fork_disks *d, bool used, int r, struct err *e)
+int fork_disks_sync(struct fork_disks *d, struct err *e)
 {
+	int r = 0;
+
 	for (unsigned i = 0; i < d->n && !r; i++)
 		r = copies_sync(d, &d->list[i], e);
+	for (unsigned i = 0; i < d->n && !r; i++)
+		if (d->list[i].committing && !disk_commit_stands(&d->list[i].commit))
+			r = pins_wait(d, 0, e);
+	return r;
+}
+
+int fork_disks_finish(struct fork_disks *d, bool used, int r, struct err *e)
+{
 	r = pins_wait(d, r, e);
 	frozen_release(d, r < 0 && !used);
 	return r;

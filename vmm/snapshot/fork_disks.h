@@ -86,7 +86,10 @@ void fork_disks_commit(struct fork_disks *d);
 int fork_disks_make(struct fork_disks *d, struct machine *m, struct err *e);
 /* Whether each disk for which the daemon asks for a pin has one. */
 bool fork_disks_are_as_asked(const struct fork_disks *d);
-/* Flush the copies and overlays to stable storage, and delete the hidden snapshots; after an error, delete the pins,
+/* Flush the copies and overlays to stable storage, and wait until the pins are there, too. The guest may run again.
+ * Returns 0 or -errno. */
+int fork_disks_sync(struct fork_disks *d, struct err *e);
+/* Wait until the commits of the pins have cleared up, and delete the hidden snapshots; after an error, delete the pins,
  * too, unless clones already use them. The guest may run again. Call in every case, also after
  * an error of an earlier function.
  * used: the clones may run. r: the result so far. Returns r, or -errno. */

@@ -19,9 +19,9 @@
 
 /* Stages: wait (worker; the guest runs), stop (main thread: pause the VM, save the machine's state), stand (worker:
  * work that needs the pause), freeze (main thread: protect memory, resume the guest), write (worker: memory as of the
- * pause, copies of disks), tell (main thread: the clones may start), finish (worker: flush the disks). With the dirty
- * log, `wait` writes memory in rounds (ram_save.h), and `write` only the blocks that are left. Without tracking,
- * `stand` writes all memory. */
+ * pause, copies of disks), tell (main thread: the clones may start), sync (worker: flush the disks), tell (main thread:
+ * all is on stable storage), finish (worker: the pins' commits clear up). With the dirty log, `wait` writes memory in
+ * rounds (ram_save.h), and `write` only the blocks that are left. Without tracking, `stand` writes all memory. */
 struct fork_job {
 	struct vmsnap_job j;
 	int state_fd;
@@ -29,6 +29,7 @@ struct fork_job {
 	struct ram_save save; /* used with RAM_LOG */
 	bool held;    /* the tracker holds memory as of the pause */
 	bool told;    /* the daemon knows that the clones may start */
+	bool stages;  /* the daemon knows all of enum vm_fork_stage */
 	struct state_writer sections;
 	struct fork_disks disks;
 	struct fork_progress progress;
@@ -106,6 +107,8 @@ static void wait_run(struct work *w)
 	else if (!j->r && x->way == RAM_LOG)
 		j->r = rounds_write(x);
 	cpu_probe_learn(&j->m->kvm); /* before the pause, because it may take a millisecond */
+	if (!j->r)
+		j->r = fork_host_write(&x->file, &j->m->kvm, x->h.layout.total_bytes, &j->e);
 }
 
 static int memory_write_standing(struct fork_job *x)
@@ -183,9 +186,15 @@ static void write_run(struct work *w)
 	if (x->held && x->j.m->tracker)
 		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
 	if (!x->j.r)
-		x->j.r = fork_host_write(&x->file, &x->j.m->kvm, x->h.layout.total_bytes, &x->j.e);
-	if (!x->j.r)
 		x->j.r = fork_disks_make(&x->disks, x->j.m, &x->j.e);
+}
+
+static void sync_run(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	if (!x->j.r)
+		x->j.r = fork_disks_sync(&x->disks, &x->j.e);
 }
 
 static void finish_run(struct work *w)
@@ -218,6 +227,15 @@ static void vm_go_on(struct fork_job *x)
 	vm_work_set_live(x->j.vm, false);
 }
 
+static void durable_tell(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	if (!x->j.r && x->told && x->stages)
+		vm_fork_tell(x->j.vm, VM_FORK_DURABLE);
+	vmsnap_job_stage(&x->j, finish_run, fork_done);
+}
+
 static void clones_tell(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
@@ -226,8 +244,8 @@ static void clones_tell(struct work *w)
 	/* Otherwise the daemon has to change the clones' definitions before they start. */
 	x->told = !x->j.r && fork_disks_are_as_asked(&x->disks);
 	if (x->told)
-		vm_fork_ready(x->j.vm);
-	vmsnap_job_stage(&x->j, finish_run, fork_done);
+		vm_fork_tell(x->j.vm, VM_FORK_READY);
+	vmsnap_job_stage(&x->j, sync_run, durable_tell);
 }
 
 static void vm_freeze(struct work *w)
@@ -259,6 +277,8 @@ static void vm_stop_for_fork(struct work *w)
 
 	if (!j->r && vm_phase(j->vm) != VM_PHASE_RUNNING && vm_phase(j->vm) != VM_PHASE_PAUSED)
 		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
+	if (!j->r && x->stages && fork_disks_are_as_asked(&x->disks))
+		vm_fork_tell(j->vm, VM_FORK_BEGUN);
 	vmsnap_job_stop_vm(j);
 	x->h.vm_clock_ns = machine_clock_ns(j->m);
 	if (!j->r)
@@ -293,6 +313,7 @@ static struct fork_job *fork_new(struct vm *vm, struct worker *w, const struct v
 	x->disks.state_fd = x->state_fd;
 	memcpy(x->disks.pins, f->pins, sizeof(x->disks.pins));
 	x->disks.flatten = f->flatten;
+	x->stages = f->flatten & VM_FORK_STAGES;
 	x->disks.nfds = nfds - 1;
 	memcpy(x->disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));
 	x->disks.progress = &x->progress;

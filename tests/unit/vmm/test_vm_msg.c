@@ -314,6 +314,11 @@ static void test_duplicate_files_and_names_are_refused(void **state)
 	ACCEPTED((c.firmware = VM_FIRMWARE_BIOS, c.network_place = 1, c.network_rom_fd = NFDS - 1));
 	ACCEPTED(c.network_rom_fd = 0xfff0); /* not used */
 	ACCEPTED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
+	ACCEPTED((c.forked = c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
+	REFUSED((c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
+	REFUSED((c.forked = c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = NFDS - 1));
+	REFUSED((c.forked = c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = VM_NO_FD));
+	REFUSED((c.forked = 1, c.state_later = 2, c.restore_fd = NFDS - 1, c.state_ready_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
 	REFUSED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = NFDS - 1));
 	REFUSED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = VM_NO_FD, c.nvram_template_fd = NFDS - 1));
 	REFUSED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = NFDS));
@@ -537,7 +542,7 @@ static void test_vm_msg_numbers(void **state)
 		{ VM_MSG_SNAPSHOT_SIZE, 21 }, { VM_MSG_FORK, 22 }, { VM_MSG_WATCHDOG, 23 }, { VM_MSG_DUMP, 24 },
 		{ VM_MSG_AGENT, 25 }, { VM_MSG_SPACE, 27 }, { VM_MSG_SPACES, 28 }, { VM_MSG_ADDRESSES, 29 },
 		{ VM_MSG_ADDRESS_LIST, 30 }, { VM_MSG_EVENT, 32 }, { VM_PHASE_ENDED, 4 }, { VM_REASON_WATCHDOG, 19 },
-		{ VM_EVENT_LINK_LOST, 13 }, { VM_EVENT_FORK_READY, 14 }, { VM_RECOVERY_REVERTED, 4 }, { VM_WATCHDOG_NMI, 6 }, { VM_CONSOLE_VIRTIO, 1 },
+		{ VM_EVENT_LINK_LOST, 13 }, { VM_EVENT_FORK_READY, 14 }, { VM_FORK_READY, 0 }, { VM_FORK_BEGUN, 1 }, { VM_FORK_DURABLE, 2 }, { VM_RECOVERY_REVERTED, 4 }, { VM_WATCHDOG_NMI, 6 }, { VM_CONSOLE_VIRTIO, 1 },
 		{ VM_SNAPSHOT_PAUSED, 2 }, { VM_AGENT_REBOOT, 2 }, { VM_AGENT_ANSWERS, 3 }, { VM_DISK_CORRUPT, 3 },
 		{ VM_HOST_PVM, 3 } };
 

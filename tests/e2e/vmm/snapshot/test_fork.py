@@ -718,6 +718,79 @@ def test_clone_waits_for_a_source_that_is_slower_than_a_start_may_be(fake):
     assert "error" not in q.run("query-jobs", id=job)[0] and set(names(fake)) == {"src", "c-1", "c-2"}
 
 
+def have_state(fake):
+    """Return the processes that have the file of a fork's state open."""
+    def has(pid):
+        try:
+            return any("memfd:cairn-fork" in os.readlink(f"/proc/{pid}/fd/{f}") for f in os.listdir(f"/proc/{pid}/fd"))
+        except OSError:
+            return False
+    return [p for p in processes(fake) if has(p)]
+
+
+@pytest.fixture
+def begun(fake):
+    """A fork whose first clone has its configuration and waits for the source's state: (client, job)."""
+    fake.define("src", cmdline=f"fork-stages work-until={fake.tmp}/go answer-until={fake.tmp}/end")
+    fake.cairn("start", "src")
+    q = fake.qmp()
+    job = q.run("vm-fork", vm="src", name="c", count=6)["job"]
+    until(lambda: len(have_state(fake)) == 2)
+    return q, job
+
+
+def test_first_clone_starts_before_the_state_is_written(fake, begun):
+    q, job = begun
+    (j,) = q.run("query-jobs", id=job)
+    assert j["status"] == "running" and fake.info("c-1")["state"] == "shut off" and len(processes(fake)) == 2
+    (fake.tmp / "go").touch()
+    assert len({q.event("VM_STATE_CHANGE", state="running")["data"]["vm"] for _ in range(6)}) == 6
+    until(lambda: not list(fake.state.glob("batches/*.json")))  # all is on stable storage
+    (j,) = q.run("query-jobs", id=job)
+    assert j["status"] == "running"
+    fake.cairn("destroy", "c-6")
+    (fake.tmp / "end").touch()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "error" not in q.run("query-jobs", id=job)[0]
+    assert set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 7))} and len(processes(fake)) == 6
+
+
+def test_source_that_dies_ends_clone_that_waits_for_its_state(fake, begun):
+    q, job = begun
+    os.kill(fake.info("src")["pid"], signal.SIGKILL)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "signal 9" in q.run("query-jobs", id=job)[0]["error"]
+    assert left(fake) == ALONE and processes(fake) == []
+
+
+def test_cancel_ends_clone_that_waits_for_the_state(fake, begun):
+    q, job = begun
+    q.run("job-cancel", id=job)
+    (fake.tmp / "end").touch()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "cancelled" in q.run("query-jobs", id=job)[0]["error"]
+    assert left(fake) == ALONE and len(processes(fake)) == 1
+
+
+def test_source_that_dies_after_all_is_stored_does_not_fail_the_fork(fake, begun):
+    q, job = begun
+    (fake.tmp / "go").touch()
+    assert len({q.event("VM_STATE_CHANGE", state="running")["data"]["vm"] for _ in range(6)}) == 6
+    until(lambda: not list(fake.state.glob("batches/*.json")))
+    os.kill(fake.info("src")["pid"], signal.SIGKILL)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert "error" not in q.run("query-jobs", id=job)[0]
+    assert set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 7))} and len(processes(fake)) == 6
+
+
+def test_killed_daemon_ends_clone_that_waits_for_the_state(fake, begun):
+    fake.stop(signal.SIGKILL)
+    until(lambda: len(processes(fake)) == 1)
+    fake.start()
+    until(lambda: left(fake) == ALONE)
+    assert list(fake.state.glob("batches/*")) == []
+
+
 def test_clones_in_progress_refuse_other_operations(fake):
     """No other operation touches the clones before the fork is complete."""
     fake.define("src", cmdline=f"clone-until={fake.tmp}/go:c-2")

@@ -1,0 +1,26 @@
+/* vm_fork_stage: what a VM's process tells of a fork, under way and in its answer (vmm/vm_msg.h). */
+#ifndef CAIRN_VMM_VM_FORK_STAGE_H
+#define CAIRN_VMM_VM_FORK_STAGE_H
+
+/* Bits of vm_fork.flatten. No clone may read the image of another VM. */
+#define VM_FORK_ISOLATED (1u << 31)
+/* The daemon knows all of enum vm_fork_stage. Without it, only VM_FORK_READY is sent. */
+#define VM_FORK_STAGES (1u << 30)
+
+/* What VM_EVENT_FORK_READY tells of a fork whose disks become what the request asks for. */
+enum vm_fork_stage {
+	/* The clones may start. The pins that their disks read may not be in the images yet, and the disks are not on
+	 * stable storage. */
+	VM_FORK_READY = 0,
+	/* The state's file has the facts about the host (vmm/kvm/fork_host.h), so a clone may start that waits for the
+	 * rest (vm_config.state_later). */
+	VM_FORK_BEGUN,
+	/* After VM_FORK_READY: all is on stable storage, so the fork cannot fail any more. The answer comes when the
+	 * process has cleared up. */
+	VM_FORK_DURABLE,
+};
+
+/* How a fork made a disk. */
+enum vm_disk_made { VM_MADE_UNKNOWN = 0, VM_MADE_OVERLAY, VM_MADE_COPY, VM_MADE_FLAT, VM_MADE_COUNT };
+
+#endif
