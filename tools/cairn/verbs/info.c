@@ -42,7 +42,6 @@ static void info_print(struct json_object *o)
 	label_print(stdout, "Name:", "%s", js_get_str_or(o, "name", "-"));
 	label_print(stdout, "UUID:", "%s", js_get_str_or(o, "uuid", "-"));
 	label_print(stdout, "OS Type:", "hvm");
-	label_print(stdout, "Machine type:", "cairn-%lld", (long long)js_get_int(o, "machine", 0));
 	label_print(stdout, "State:", "%s", js_get_str_or(o, "state", "-"));
 	if (js_get_bool(o, "outdated", false))
 		label_print(stdout, "Process:", "outdated (older Cairn; update: cairn restart-process %s)",
@@ -63,6 +62,7 @@ static void info_print(struct json_object *o)
 		js_get_bool(o, "autostart", false) ? "enable" : "disable");
 	label_print(stdout, "Managed save:", "%s",
 		js_get_bool(o, "managed-save", false) ? "yes" : "no");
+	label_print(stdout, "Machine type:", "cairn-%lld", (long long)js_get_int(o, "machine", 0));
 	if (js_get_bool(o, "template", false))
 		label_print(stdout, "Template:", "yes");
 	member_label(js_get(o, "systemd-scope"), "unit", "Scope:");
