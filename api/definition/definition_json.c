@@ -249,6 +249,22 @@ static void put_vsock(struct json_object *o, const struct definition *d)
 	js_put(o, "vsock", v);
 }
 
+static void put_vnc(struct json_object *o, const struct definition_vnc *v)
+{
+	struct json_object *vnc;
+
+	if (!v->on)
+		return;
+	vnc = json_object_new_object();
+	js_put_str(vnc, "path", v->path);
+	if (v->port) {
+		js_put_str(vnc, "address", v->address);
+		js_put_uint(vnc, "port", v->port);
+	}
+	js_put_str(vnc, "password_file", v->password_file);
+	js_put(o, "vnc", vnc);
+}
+
 static void put_policies(struct json_object *o, const struct definition *d)
 {
 	static const char *const assists[] = { "auto", "on", "off" };
@@ -306,7 +322,7 @@ struct json_object *definition_to_json(const struct definition *d)
 	put_vsock(o, d);
 	if (d->screen)
 		js_put_bool(o, "screen", true);
-	definition_put_vnc(o, &d->vnc);
+	put_vnc(o, &d->vnc);
 	put_watchdog(o, d);
 	put_policies(o, d);
 	return o;

@@ -105,7 +105,6 @@ void definition_put_egress(struct json_object *o, const struct egress *e);
 /* The key `vnc`. */
 struct definition_vnc;
 int definition_parse_vnc(struct parse *p, struct json_object *v, void *into);
-void definition_put_vnc(struct json_object *o, const struct definition_vnc *v);
 void definition_free_vnc(struct definition_vnc *v);
 /* The key `sysinfo`. definition_encode_sysinfo(): as vm_config.sysinfo. */
 extern const struct keys definition_sysinfo_keys;

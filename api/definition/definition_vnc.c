@@ -93,22 +93,6 @@ int definition_check_vnc(struct parse *p)
 	return r;
 }
 
-void definition_put_vnc(struct json_object *o, const struct definition_vnc *v)
-{
-	struct json_object *vnc;
-
-	if (!v->on)
-		return;
-	vnc = json_object_new_object();
-	js_put_str(vnc, "path", v->path);
-	if (v->port) {
-		js_put_str(vnc, "address", v->address);
-		js_put_uint(vnc, "port", v->port);
-	}
-	js_put_str(vnc, "password_file", v->password_file);
-	js_put(o, "vnc", vnc);
-}
-
 void definition_free_vnc(struct definition_vnc *v)
 {
 	free(v->path);
