@@ -29,6 +29,7 @@
 # - attacks: attacks that work against commit 823e769, which is built from git's history, and fail here
 # - systemd: the daemon and its scope under a real systemd in the emulated host
 # - packages: the Debian packages: reproducible, lintian, and upgraded with a running VM in a clean Debian
+# - prometheus: the alert rules in promtool
 # - firewalls: networks beside the real ufw and firewalld
 # - cloud: a Debian cloud image in the emulated host, from first boot to ssh
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
@@ -157,6 +158,7 @@ e2e upgrade api/vm/long_upgrade.py
 e2e attacks attacks/long_attacks.py
 e2e systemd tools/systemd/long_scope.py
 e2e packages tools/packaging/long_packages.py
+e2e prometheus tools/metrics/long_prometheus.py
 e2e firewalls tools/net/long_firewalls.py
 e2e cloud cloud/long_cloud.py
 part epoll-unit UNIT_SECONDS=600 CAIRN_LOOP=epoll tests/run.sh "$build" unit
