@@ -168,7 +168,6 @@ static void add_command(enum dialect d, struct json_object *all, const struct co
 	put_doc(d, o, c->doc);
 	if (d == DIALECT_DAEMON)
 		put_rules(o, c);
-	js_put(o, "features", json_object_new_array());
 	json_object_array_add(all, o);
 }
 

@@ -31,7 +31,7 @@ int machine_map_fork(struct machine *m, struct err *e)
 {
 	CLEANUP_CLOSE int fd = fcntl(m->fork_fd, F_DUPFD_CLOEXEC, 3);
 	struct vmstate_layout l;
-	int r = fd < 0 ? err_set_errno(e, -errno, "the clone's memory") : 0;
+	int r = fd < 0 ? err_set_errno(e, -errno, "the clone's memory") : m->cfg.state_later ? 0 : seals_check(fd, e);
 
 	if (r < 0)
 		return r;
@@ -65,7 +65,7 @@ int machine_await_fork(struct machine *m, int ready_fd, struct err *e)
 	struct vmstate_file f;
 	int r = ready_fd >= 0 ? state_await(m, ready_fd, e) : 0;
 
-	if (!r)
+	if (!r && ready_fd >= 0)
 		r = seals_check(m->fork_fd, e);
 	if (r < 0)
 		return r;

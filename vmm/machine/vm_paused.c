@@ -68,7 +68,7 @@ int vm_handover_pause(struct vm *vm, struct vm_config *cfg, struct err *e)
 	vm_phase_set(vm, VM_PHASE_PAUSED, VM_REASON_HANDOVER, 0, NULL);
 	*cfg = vm->cfg;
 	cfg->taken_over = true;
-	cfg->forked = cfg->hint_hostname = false;
+	cfg->forked = cfg->state_later = cfg->hint_hostname = false;
 	cfg->start_paused = true;
 	cfg->taken_memory = memory_view(&vm->m->mem) != NULL;
 	cfg->copy_rounds = cfg->copy_throttle = cfg->copy_stopped = 0;
