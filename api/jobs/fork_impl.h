@@ -51,7 +51,7 @@ struct fork {
 	struct store_work stored;
 };
 
-/* ---- fork_disks.c: overlays or copies ---- */
+/* ---- fork_overlays.c: overlays or copies ---- */
 
 /* Choose the disks that become overlays, and draw the pins' ids.
  * Returns 0; -ENOTSUP: a disk cannot be isolated; -errno. */

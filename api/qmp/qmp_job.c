@@ -194,13 +194,16 @@ void qmp_block_commit(struct call *c)
 void qmp_blockdev_snapshot_sync(struct call *c)
 {
 	struct json_object *disks = json_object_new_array(), *o = json_object_new_object();
+	const char *device = js_get_str(c->args, "device");
 	struct err e;
 
-	js_put_str(o, "disk", js_get_str(c->args, "device"));
+	js_put_str(o, "disk", device);
 	js_put_str(o, "path", js_get_str(c->args, "snapshot-file"));
 	json_object_array_add(disks, o);
 	js_put(c->args, "disks", disks);
-	if (strcmp(js_get_str_or(c->args, "format", "qcow2"), "qcow2"))
+	if (!device)
+		err_set(&e, -EINVAL, ERR_INVALID, "device: name the disk, as query-block does");
+	else if (strcmp(js_get_str_or(c->args, "format", "qcow2"), "qcow2"))
 		err_set(&e, -EINVAL, ERR_INVALID, "format: only qcow2");
 	else if (strcmp(js_get_str_or(c->args, "mode", "absolute-paths"), "existing"))
 		err_set(&e, -ENOTSUP, ERR_UNSUPPORTED, "mode: only existing, because the definition must name the overlay first; cairn "

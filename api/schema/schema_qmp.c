@@ -155,7 +155,7 @@ static const struct field commit_args[] = {
 	{ "base", FIELD_STRING, OPTIONAL, "path of the layer that gets all [the lowest]" },
 	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
 static const struct field overlay_args[] = {
-	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
+	{ "device", FIELD_STRING, OPTIONAL, "id or path of the disk; must be given" },
 	{ "snapshot-file", FIELD_STRING, REQUIRED, "path of the overlay, which the definition names already" },
 	{ "format", FIELD_STRING, OPTIONAL, "only qcow2" },
 	{ "mode", FIELD_STRING, OPTIONAL, "must be existing" }, END };

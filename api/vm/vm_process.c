@@ -354,8 +354,8 @@ static void end_learn(struct vm_process *p)
 		p->end.signaled = true;
 		p->end.status -= VM_EXIT_SIGNAL;
 	}
-	/* A process ends by itself once another has the VM. After a signal, a connection that nobody has answered may lead
-	 * to its own listening socket, which the kernel closes late if a ring of io_uring still has it. */
+	/* A process ends by itself once another has the VM. After a signal, a connection that nobody has answered may
+	 * lead to its own listening socket, which the kernel closes late if a ring of io_uring still has it. */
 	p->end.replaced |= p->unproven && !p->end.signaled;
 }
 

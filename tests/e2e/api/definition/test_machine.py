@@ -40,14 +40,14 @@ def test_vm_keeps_its_version_when_it_is_redefined(fake):
 def test_version_passes_through_xml(fake):
     fake.define("vm1", machine=3)
     xml = fake.tmp / "vm1.xml"
-    xml.write_text(fake.cairn("dumpxml", "vm1").stdout.replace("cairn-3", "cairn-6"))
+    xml.write_text(fake.cairn("dumpxml", "vm1").stdout.replace("'cairn-3'", "'cairn-6'"))
     r = fake.cairn("define", str(xml))
     assert inactive(fake)["machine"] == 6 and r.stderr == ""
-    xml.write_text(xml.read_text().replace("cairn-6", "pc-q35-7.2"))
+    xml.write_text(xml.read_text().replace("'cairn-6'", "'pc-q35-7.2'"))
     r = fake.cairn("define", str(xml))
     assert '@machine: "pc-q35-7.2" has no effect: it is a machine of another hypervisor' in r.stderr
     assert inactive(fake)["machine"] == 6
-    xml.write_text(xml.read_text().replace("pc-q35-7.2", "cairn-7"))
+    xml.write_text(xml.read_text().replace("'pc-q35-7.2'", "'cairn-7'"))
     assert "does not boot as version 7; the newest that this Cairn has for it is 6" in fake.cairn("define", str(xml), ok=2).stderr
 
 
@@ -73,7 +73,7 @@ def test_clones_and_imported_vms_have_that_of_the_source(fake):
     fake.cairn("clone", "vm1", "copy")
     assert inactive(fake, "copy")["machine"] == 3
     fake.cairn("export", "vm1", str(fake.tmp / "vm1.tar"))
-    fake.cairn("import", str(fake.tmp / "vm1.tar"), "--name", "again")
+    fake.cairn("import", "vm1.tar", "--name", "again", cwd=fake.tmp)
     assert inactive(fake, "again")["machine"] == 3
 
 

@@ -754,7 +754,7 @@ def test_clone_that_waits_for_its_pin_ends_with_the_daemon(vms, daemon, tmp_path
         if strace.poll() is not None:
             pytest.skip("strace may not trace the VM's process")
         q.run("vm-fork", vm="src", name="copy")
-        until(lambda: daemon.info("copy").get("pid"))
+        until(lambda: "copy" in daemon.cairn("list", "--all", "--name").stdout.split() and daemon.info("copy").get("pid"))
         clone = daemon.info("copy")["pid"]
         until(lambda: str(tmp_path / "a.qcow2") in open_files(clone))  # its configuration has come
         daemon.stop(signal.SIGKILL)
