@@ -298,7 +298,7 @@ def test_commit_beside_a_guest_that_writes(vm):
     g = vm()
     three(g)
     g.console.sock.sendall(b"bench randwrite 8 1000000000 4096 20000\n")
-    assert "synchronized phase" in g.d.cairn("blockcommit", "vm1", "vda", "--active", "--bandwidth", "20").stdout
+    assert "synchronized phase" in g.d.cairn("blockcommit", "vm1", "vda", "--active").stdout
     g.d.cairn("suspend", "vm1")
     g.d.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", "disk0.qcow2")
     assert both(g.d) == [["disk0.qcow2"]]

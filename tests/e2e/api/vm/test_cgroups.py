@@ -324,7 +324,7 @@ def test_full_vm_is_forked_and_its_clone_takes_a_snapshot(daemon, guest, group, 
         before, now = (int((source / f).read_text()) for f in ("memory.max", "memory.current"))
         daemon.cairn("clone", "--live", "a", f"clone{i}")
         raised = int((source / "memory.max").read_text())
-        assert raised >= max(before, now + budget(size))
+        assert raised >= max(before, now + budget(size) - MIB)  # the source may have freed a little since
         clone = group / daemon.info(f"clone{i}")["uuid"]
         assert int((clone / "memory.max").read_text()) == budget(size)
     assert int((source / "memory.current").read_text()) > 3 * fill

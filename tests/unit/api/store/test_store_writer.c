@@ -493,6 +493,10 @@ static void test_file_behind_new_ones_joins_them_and_one_before_them_is_settled_
 	store_writer_put(&f->writer, PENDING_SETTLE, list, NULL);
 	settle(f, f->b, "y2", NULL);
 	assert_synced(f, " batch a y list b c all b all");
+	unlink(batch);
+	unlink(list);
+	rmdir(f->a);
+	rmdir(f->c);
 }
 
 /* ---- holding ---- */
