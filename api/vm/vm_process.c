@@ -338,13 +338,10 @@ static void end_learn(struct vm_process *p)
 	siginfo_t si = { 0 };
 
 	p->end.unanswered = !p->child && !p->answered;
-	p->end.replaced = p->replaced;
 	if (!p->end.said && p->end_fd >= 0)
 		p->end.said = vm_end_read(p->end_fd, &p->end.event);
-	if (!p->child || waitid(P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) < 0 || !si.si_pid) {
-		p->end.replaced |= p->unproven;
+	if (!p->child || waitid(P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) < 0 || !si.si_pid)
 		return;
-	}
 	p->end.status_known = true;
 	p->end.signaled = si.si_code != CLD_EXITED;
 	p->end.status = si.si_status;
@@ -354,9 +351,6 @@ static void end_learn(struct vm_process *p)
 		p->end.signaled = true;
 		p->end.status -= VM_EXIT_SIGNAL;
 	}
-	/* A process ends by itself once another has the VM. After a signal, a connection that nobody has answered may
-	 * lead to its own listening socket, which the kernel closes late if a ring of io_uring still has it. */
-	p->end.replaced |= p->unproven && !p->end.signaled;
 }
 
 static void process_end(struct vm_process *p)
@@ -372,6 +366,9 @@ static void process_end(struct vm_process *p)
 	if (p->freed)
 		return;
 	end_learn(p);
+	/* A process ends by itself once another has the VM. After a signal, a connection that nobody has answered may
+	 * lead to its own listening socket, which the kernel closes late if a ring of io_uring still has it. */
+	p->end.replaced = p->replaced || (p->unproven && !p->end.signaled);
 	moved = p->ops->moved && p->ops->moved(p->opaque, &p->end);
 	err_set(&e, -ESRCH, ERR_GENERIC, "the VM's process ended (%s %d) before it answered",
 		p->end.signaled ? "signal" : "exit status", p->end.status);
