@@ -168,9 +168,11 @@ static int content_copy(struct copy *c, int (*step)(void *opaque, uint64_t done,
 	pthread_t helper;
 	bool helped = c->bytes > PIECE_BYTES && pthread_create(&helper, NULL, helper_main, c) == 0;
 
-	while (piece_copy(c))
+	/* Asked before the first piece, too: the helper may copy all of a short file. */
+	do {
 		if (step(opaque, file_position(c), c->bytes))
 			copy_failed(c, -ECANCELED);
+	} while (piece_copy(c));
 	if (helped)
 		pthread_join(helper, NULL);
 	direct_set(c, false); /* the next user of the file may write less than a sector */
