@@ -165,7 +165,8 @@ $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/
 # The DSDT is ASL source; iasl leaves it as a C array.
 $(BUILD)/gen/dsdt_bios.h: IASL_DEFINES := -D BIOS
 $(BUILD)/gen/dsdt_uefi.h: IASL_DEFINES := -D BIOS -D UEFI
-DSDTS := $(addprefix $(BUILD)/gen/,dsdt.h dsdt_bios.h dsdt_uefi.h)
+$(BUILD)/gen/dsdt_1.h: IASL_DEFINES := -D NO_HOTPLUG
+DSDTS := $(addprefix $(BUILD)/gen/,dsdt.h dsdt_bios.h dsdt_uefi.h dsdt_1.h)
 $(DSDTS): vmm/boot/dsdt.asl
 $(BUILD)/gen/ssdt_keyboard.h: vmm/boot/ssdt_keyboard.asl
 $(DSDTS) $(BUILD)/gen/ssdt_keyboard.h: $(BUILD)/gen/%.h:

@@ -3,7 +3,7 @@
 #define FIRMWARES 3
 
 /* By firmware. A row ends with 0; the first one is the newest. */
-static const unsigned versions[FIRMWARES][3] = { { 6, 3 }, { 4 }, { 5 } };
+static const unsigned versions[FIRMWARES][4] = { { 6, 3, 1 }, { 4 }, { 5 } };
 
 unsigned machine_version_newest(unsigned firmware)
 {
@@ -12,7 +12,7 @@ unsigned machine_version_newest(unsigned firmware)
 
 unsigned machine_version_unnamed(unsigned firmware)
 {
-	static const unsigned unnamed[FIRMWARES] = { 6, 4, 5 };
+	static const unsigned unnamed[FIRMWARES] = { 1, 4, 5 };
 
 	return unnamed[firmware % FIRMWARES];
 }

@@ -267,7 +267,7 @@ static const struct key top_rows[] = {
 	{ "systemd_scope", KEY_BOOL, .offset = DEF(systemd_scope), .initial = "false",
 		.about = "a scope of systemd of its own, and a machine of systemd-machined" },
 	{ "machine", KEY_NUMBER16, .offset = DEF(machine), .min = 1, .max = UINT8_MAX,
-		.about = "machine version that the VM boots as: 3 or 6 if it boots a kernel, 4 with a BIOS, 5 with UEFI "
+		.about = "machine version that the VM boots as: 1, 3 or 6 if it boots a kernel, 4 with a BIOS, 5 with UEFI "
 			"[the existing VM's, or the newest]" },
 	{ "boot", KEY_OBJECT, .of = &boot_keys,
 		.about = "kernel, initrd and command line that the VM boots, or a firmware; without it, a BIOS boots from a disk" },

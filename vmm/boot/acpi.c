@@ -12,9 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Generated from dsdt.asl: dsdt_aml_code[] and, for a machine with a BIOS or UEFI, dsdt_bios_aml_code[] or
- * dsdt_uefi_aml_code[]. From ssdt_keyboard.asl: ssdt_keyboard_aml_code[]. */
+/* Generated from dsdt.asl: dsdt_aml_code[]; for a machine without hot-plug, with a BIOS or with UEFI,
+ * dsdt_1_aml_code[], dsdt_bios_aml_code[] or dsdt_uefi_aml_code[]. From ssdt_keyboard.asl: ssdt_keyboard_aml_code[]. */
 #include "dsdt.h"
+#include "dsdt_1.h"
 #include "dsdt_bios.h"
 #include "dsdt_uefi.h"
 #include "ssdt_keyboard.h"
@@ -38,7 +39,7 @@
 /* Memory left for tables, and the tables that the XSDT will list. */
 struct acpi_area {
 	uint8_t *host; /* of address 0 */
-	bool uefi, keyboard;
+	bool uefi, keyboard, hotplug;
 	struct acpi_tables *record; /* notes pointers and checksums; NULL: the tables lie where they are built */
 	uint64_t next, end;
 	uint64_t tables[8];
@@ -228,8 +229,9 @@ static uint64_t facs_build(struct acpi_area *a)
 
 static uint64_t dsdt_build(struct acpi_area *a)
 {
-	const uint8_t *aml = a->uefi ? dsdt_uefi_aml_code : a->record ? dsdt_bios_aml_code : dsdt_aml_code;
-	size_t bytes = a->uefi ? sizeof(dsdt_uefi_aml_code) : a->record ? sizeof(dsdt_bios_aml_code) : sizeof(dsdt_aml_code);
+	const uint8_t *aml = a->uefi ? dsdt_uefi_aml_code : a->record ? dsdt_bios_aml_code :
+		a->hotplug ? dsdt_aml_code : dsdt_1_aml_code;
+	size_t bytes = load_le32(aml + 4); /* the table's header */
 	uint64_t gpa = 0;
 	uint8_t *t = area_take(a, bytes, 16, &gpa);
 
@@ -293,9 +295,9 @@ static uint64_t tables_build(struct acpi_area *a, unsigned vcpus)
 	return xsdt_build(a);
 }
 
-int acpi_build(struct memory *m, unsigned vcpus, bool keyboard, uint64_t *ret_rsdp_gpa, struct err *e)
+int acpi_build(struct memory *m, unsigned vcpus, bool keyboard, bool hotplug, uint64_t *ret_rsdp_gpa, struct err *e)
 {
-	struct acpi_area a = { .host = m->host, .next = MEM_ACPI_BASE, .keyboard = keyboard,
+	struct acpi_area a = { .host = m->host, .next = MEM_ACPI_BASE, .keyboard = keyboard, .hotplug = hotplug,
 		.end = MIN(MEM_ACPI_BASE + MEM_ACPI_BYTES, m->low_bytes) };
 	uint64_t rsdp_gpa = 0, xsdt;
 	uint8_t *rsdp = area_take(&a, RSDP_BYTES, 16, &rsdp_gpa);

@@ -11,9 +11,10 @@ struct memory;
 
 /* Write RSDP, XSDT, FADT, FACS, DSDT, MADT, MCFG and, with a keyboard, an SSDT into the legacy hole, from MEM_ACPI_BASE
  * on. The RSDP comes first, where a guest's scan begins.
+ * hotplug: the machine has the device "pci-hotplug".
  * *ret_rsdp_gpa: address of the RSDP, for boot protocols that pass it to the kernel.
  * Returns 0; -ENOSPC when the tables do not fit. */
-int acpi_build(struct memory *m, unsigned vcpus, bool keyboard, uint64_t *ret_rsdp_gpa, struct err *e);
+int acpi_build(struct memory *m, unsigned vcpus, bool keyboard, bool hotplug, uint64_t *ret_rsdp_gpa, struct err *e);
 
 /* ---- tables that a firmware places ---- */
 

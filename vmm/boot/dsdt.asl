@@ -4,6 +4,7 @@
  * With BIOS defined, for a machine whose firmware places the PCI BARs and has the memory below 1 MiB. With UEFI
  * defined as well, that firmware also places ECAM: at 0xB0000000 with BARs above it, or at 0xE0000000 with BARs below
  * it, by its version.
+ * With NO_HOTPLUG defined, for machine version 1.
  */
 DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
 {
@@ -71,7 +72,9 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
             /*
              * Hot-plug: the registers and slots (PCI_HOTPLUG_SLOTS) of devices/pci/pci_hotplug.h. Where KVM emulates
              * kernel mode, Linux takes about 70 ms of processor time for each of these devices at its start.
+             * STAT takes a status other than success, of a notification of type 3 (release) or of the guest's own release.
              */
+#ifndef NO_HOTPLUG
             OperationRegion (HPRG, SystemIO, 0xAE00, 0x10)
             Field (HPRG, DWordAcc, NoLock, WriteAsZeros)
             {
@@ -84,7 +87,6 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
             {
                 RELD = 1 << Arg0
             }
-            /* A status other than success, of a notification of type 3 (release) or of the guest's own release */
             Method (STAT, 3)
             {
                 If (((Arg1 & 0xFF) == 3) && (Arg2 & 0xFF))
@@ -155,6 +157,7 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
                 If (Arg0 & 0x80000000) { Notify (S1F, Arg1) }
 #endif
             }
+#endif
         }
 
         /* Linux trusts MCFG only when a device claims the ECAM window. */
@@ -167,7 +170,9 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
 #ifndef UEFI
                 Memory32Fixed (ReadWrite, 0xE0000000, 0x00100000)
 #endif
+#ifndef NO_HOTPLUG
                 IO (Decode16, 0xAE00, 0xAE00, 1, 0x10)
+#endif
             })
         }
 
@@ -218,11 +223,13 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
 
     Scope (\_GPE)
     {
+#ifndef NO_HOTPLUG
         Method (_E01)
         {
             \_SB.PCI0.TELL (\_SB.PCI0.PLUG, 1)
             \_SB.PCI0.TELL (\_SB.PCI0.ASKD, 3)
         }
+#endif
         Method (_E05)
         {
             Notify (\_SB.VGEN, 0x80)

@@ -659,17 +659,18 @@ int machine_boot(struct machine *m, struct err *e)
 		memory_clear(&m->mem);
 	m->booted = true;
 	vmgenid_renew(m->vmgenid, false);
-	pci_hotplug_enable(m->pci_hotplug, true);
-	m->hardware = machine_hardware_to_boot(m);
+	r = machine_hardware_boot(m, e);
+	if (r < 0)
+		return r;
 	if (m->cfg.firmware) {
 		if (!is_uefi(m))
 			memory_shadow_rom(&m->mem);
 		entry = (struct boot_entry){ .mode = BOOT_RESET, .rip = BOOT_RESET_RIP };
 		return vcpus_reset(&m->vcpus, &entry, e);
 	}
-	r = acpi_build(&m->mem, m->cfg.vcpus, m->cfg.screen, &src.rsdp_gpa, e);
+	r = acpi_build(&m->mem, m->cfg.vcpus, m->cfg.screen, pci_hotplug_is_on(m->pci_hotplug), &src.rsdp_gpa, e);
 	if (!r) {
-		if (m->hardware != MACHINE_HARDWARE_VERSION_3)
+		if (m->hardware != MACHINE_HARDWARE_VERSION_1 && m->hardware != MACHINE_HARDWARE_VERSION_3)
 			smbios_place(&m->mem, m->cfg.uuid, m->cfg.sysinfo);
 		r = boot_load(&m->mem, &src, &entry, e);
 	}

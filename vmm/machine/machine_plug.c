@@ -1,6 +1,7 @@
 #include "vmm/machine/machine_plug.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/machine_version.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "devices/device.h"
@@ -12,6 +13,7 @@
 #include "snapshot/ram_reader.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_disk.h"
+#include "vmm/machine/machine_state.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -123,13 +125,23 @@ static int nic_find(const struct machine *m, const char *id)
 
 /* ---- adding ---- */
 
+static int hotplug_check(const struct machine *m, struct err *e)
+{
+	if (pci_hotplug_is_on(m->pci_hotplug))
+		return 0;
+	if (machine_hardware_to_boot(m) == MACHINE_HARDWARE_VERSION_1)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM has machine version 1, which has no hot-plug; change its definition with "
+			"--config, or set its key machine to %u, and start the VM again", machine_version_newest(m->cfg.firmware));
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the guest was saved by a Cairn without hot-plug, and has not booted since; "
+		"reboot it, or change its definition with --config");
+}
+
 static int plug_check(const struct machine *m, const struct vm_config *c, struct err *e)
 {
 	uint32_t slots = ~pci_host_slots(m->pci) & PCI_HOTPLUG_SLOTS;
 
-	if (!pci_hotplug_is_on(m->pci_hotplug))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the guest was saved by a Cairn without hot-plug, and has not booted since; "
-			"reboot it, or change its definition with --config");
+	if (hotplug_check(m, e) < 0)
+		return -ENOTSUP;
 	if ((unsigned)__builtin_popcount(slots) < c->ndisks + c->ninterfaces)
 		return err_set(e, -ENOSPC, ERR_INVALID, "all %d PCI slots for devices that are attached while the VM runs are taken; detach one "
 			"first, or attach the device with --config", PCI_SLOTS - PCI_HOTPLUG_FIRST_SLOT - (m->cfg.firmware == VM_FIRMWARE_UEFI));
@@ -383,9 +395,8 @@ int machine_ask_release(struct machine *m, const char *id, struct err *e)
 		return -ENOTSUP;
 	if (slot < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no device '%s'", id);
-	if (!pci_hotplug_is_on(m->pci_hotplug))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the guest was saved by a Cairn without hot-plug, and has not booted since; "
-			"reboot it, or change its definition with --config");
+	if (hotplug_check(m, e) < 0)
+		return -ENOTSUP;
 	if (!(PCI_HOTPLUG_SLOTS >> slot & 1))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s was there when the VM started, and only devices that were attached while it "
 			"ran can be detached from it; detach it with --config", id);

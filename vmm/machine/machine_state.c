@@ -150,7 +150,7 @@ static int machine_check(struct machine *m, const struct state_section *section,
 	return 0;
 }
 
-/* Make the machine one of the saved version, with its devices in the slots that they had. */
+/* Make the machine one of that version, with its devices in the slots that they had, or in consecutive ones. */
 static int machine_fit(struct machine *m, const struct saved_machine *saved, struct err *e)
 {
 	uint8_t to[PCI_SLOTS] = { 0 }, slots[MACHINE_DEVICES_MAX] = { 0 }, next = 1;
@@ -172,6 +172,16 @@ static int machine_fit(struct machine *m, const struct saved_machine *saved, str
 	pci_hotplug_enable(m->pci_hotplug, saved->hotplug);
 	m->hardware = saved->hardware;
 	return 0;
+}
+
+int machine_hardware_boot(struct machine *m, struct err *e)
+{
+	struct saved_machine boots = { .hardware = machine_hardware_to_boot(m) };
+
+	boots.hotplug = boots.hardware != MACHINE_HARDWARE_VERSION_1;
+	boots.has_slots = boots.hotplug;
+	memcpy(boots.slots, m->slots, sizeof(m->slots));
+	return machine_fit(m, &boots, e);
 }
 
 /* ---- the section "cpu": the processor that the guest sees ---- */

@@ -20,13 +20,16 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e);
 /* The machine version stands for the hardware that the guest sees: all devices with their registers, and the ACPI and
  * SMBIOS tables. A change that a guest can notice is a new version, and a row of machine_version_newest().
  * 3 is 6, the newest of a VM without firmware, without SMBIOS tables. 1 and 2 are 3 and 4 without hot-plug of PCI
- * devices; no VM boots as one of these, but a guest keeps it until it boots again. */
+ * devices; no VM boots as 2, but a guest keeps it until it boots again. */
 #define MACHINE_HARDWARE_VERSION_1 1
 #define MACHINE_HARDWARE_VERSION_3 3
 #define MACHINE_HARDWARE_FIRMWARE_2 2
 
 /* Return the version that a guest of m gets when it boots. */
 uint32_t machine_hardware_to_boot(const struct machine *m);
+/* Make m a machine of that version: m->hardware, hot-plug, and without that consecutive
+ * PCI slots. Returns 0 or -errno. */
+int machine_hardware_boot(struct machine *m, struct err *e);
 
 /* Check whether the state belongs to a machine like m: same memory, vCPUs, machine version, and devices by
  * type and name, with every section complete and of a known version; and whether this host can give the

@@ -122,6 +122,17 @@ def test_disk_is_attached_and_detached(daemon, guest, tmp_path):
     g.close()
 
 
+def test_machine_version_1_has_no_hotplug(daemon, guest, tmp_path):
+    a, b = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}], machine=1)
+    assert daemon.info("a")["machine"] == 1 and g.inl(PLUGGED) == 0xffffffff
+    r = daemon.cairn("attach-disk", "a", b, "vdb", "--live", ok=False)
+    assert "machine version 1, which has no hot-plug; change its definition with --config, or set its key machine to 6" in r.stderr
+    daemon.cairn("attach-disk", "a", b, "vdb", "--config")
+    assert disks(daemon) == ["vda"] and disks(daemon, "--inactive") == ["vda", "vdb"]
+    g.close()
+
+
 def test_bad_requests_change_nothing(daemon, guest, tmp_path):
     a, b, c = (image(tmp_path / f"{n}.raw") for n in "abc")
     g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}])

@@ -108,3 +108,4 @@ def test_end_of_vm_of_older_commit_is_known(upgraded):
     q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff", reason="destroyed")
     d.cairn("start", "vm1")
     assert "outdated" not in d.info("vm1")
+    assert d.info("vm1")["machine"] == 1  # it boots with the hardware that it had

@@ -28,7 +28,7 @@ static uint64_t build_with(struct memory *m, uint64_t ram, unsigned vcpus, bool 
 	uint64_t rsdp = 0;
 
 	assert_int_equal(memory_init(m, ram, false, &e), 0);
-	assert_int_equal(acpi_build(m, vcpus, keyboard, &rsdp, &e), 0);
+	assert_int_equal(acpi_build(m, vcpus, keyboard, true, &rsdp, &e), 0);
 	return rsdp;
 }
 
@@ -172,6 +172,30 @@ static void test_fadt_references_facs_and_dsdt(void **state)
 	memory_done(&m);
 }
 
+static bool has_text(const uint8_t *t, const char *text)
+{
+	return memmem(t, load_le32(t + 4), text, strlen(text));
+}
+
+static void test_dsdt_names_hotplug_only_where_it_is(void **state)
+{
+	(void)state;
+	for (int hotplug = 0; hotplug < 2; hotplug++) {
+		struct err e = { 0 };
+		struct memory m;
+		uint64_t rsdp = 0;
+		const uint8_t *t;
+
+		assert_int_equal(memory_init(&m, 64 * MIB, false, &e), 0);
+		assert_int_equal(acpi_build(&m, 1, false, hotplug, &rsdp, &e), 0);
+		t = table_at(&m, load_le32(table_find(&m, rsdp, "FACP") + 40), "DSDT");
+		assert_int_equal(sum(t, load_le32(t + 4)), 0);
+		assert_int_equal(has_text(t, "HPRG") && has_text(t, "S18_") && has_text(t, "_E01"), hotplug);
+		assert_int_equal(has_text(t, "HPRG") || has_text(t, "S18_") || has_text(t, "_E01"), hotplug);
+		memory_done(&m);
+	}
+}
+
 struct madt_seen {
 	unsigned lapics, ioapics, overrides, nmis;
 	bool apic_id[256], uid[256];
@@ -288,7 +312,7 @@ static void test_tables_that_do_not_fit_are_refused(void **state)
 	(void)state;
 	assert_int_equal(memory_init(&m, 1 * MIB, false, &e), 0);
 	m.low_bytes = MEM_ACPI_BASE + 1024;
-	assert_int_equal(acpi_build(&m, 64, false, &rsdp, &e), -ENOSPC);
+	assert_int_equal(acpi_build(&m, 64, false, true, &rsdp, &e), -ENOSPC);
 	for (uint64_t a = m.low_bytes; a < MIB; a++)
 		assert_int_equal(m.host[a], 0);
 	memory_done(&m);
@@ -395,6 +419,7 @@ int main(void)
 		cmocka_unit_test(test_rsdp),
 		cmocka_unit_test(test_fadt_says_what_the_device_does),
 		cmocka_unit_test(test_fadt_references_facs_and_dsdt),
+		cmocka_unit_test(test_dsdt_names_hotplug_only_where_it_is),
 		cmocka_unit_test(test_madt),
 		cmocka_unit_test(test_mcfg),
 		cmocka_unit_test(test_tables_stay_in_reserved_hole),

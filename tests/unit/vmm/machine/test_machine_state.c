@@ -85,7 +85,7 @@ static struct machine *machine_with(struct loop *l, uint64_t ram, unsigned vcpus
 	static const struct machine_listener listener = { .event = on_event, .fault = on_fault };
 	struct vm_config c = { .name = "test", .ram_bytes = ram, .vcpus = vcpus, .initrd_fd = VM_NO_FD,
 		.log_fd = VM_NO_FD, .end_fd = VM_NO_FD, .restore_fd = VM_NO_FD, .working_sets_fd = VM_NO_FD, .rng = 1,
-		.virtio_console = 1, .guest_agent = 1 };
+		.virtio_console = 1, .guest_agent = 1, .machine = 6 };
 	int fds[1] = { kernel_fd() };
 	struct host_files host;
 	struct machine *m = NULL;
@@ -515,6 +515,60 @@ static void test_machine_without_hotplug_stays_so_until_it_boots(void **state)
 	state_writer_done(&again);
 }
 
+/* Copy a state with the device of the greatest slot in slot 24, as after a hot-plug. */
+static void state_move_last(const struct state_writer *from, struct state_writer *to)
+{
+	struct state_section s;
+	size_t pos = 0;
+
+	state_writer_init(to);
+	while (state_section_next(from->buf, from->len, &pos, &s, NULL) > 0) {
+		uint8_t content[65536], *last = content + 20;
+
+		assert_true(s.content.len <= sizeof(content));
+		memcpy(content, s.content.buf, s.content.len);
+		for (size_t i = 20; i < s.content.len && !strcmp(s.name, "machine"); i++)
+			last = content[i] > *last ? content + i : last;
+		if (!strcmp(s.name, "machine"))
+			*last = 24;
+		state_section_begin(to, s.name, s.instance, s.version);
+		state_put_bytes(to, content, s.content.len);
+		state_section_end(to);
+	}
+}
+
+static bool has_slot(const struct machine *m, unsigned slot)
+{
+	return memchr(m->slots, (int)slot, m->ndevices);
+}
+
+/* A state without hot-plug has no slots, so its devices must be in consecutive ones. */
+static void test_machine_that_boots_without_hotplug_has_consecutive_slots(void **state)
+{
+	struct fixture *f = *state;
+	struct state_writer w, moved, again;
+	struct err e = { 0 };
+
+	need_kvm();
+	save(f->m, &w);
+	state_move_last(&w, &moved);
+	if (machine_load(f->m, moved.buf, moved.len, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_true(has_slot(f->m, 24));
+	f->m->cfg.machine = 1;
+	assert_int_equal(machine_reset(f->m, &e), 0);
+	assert_false(pci_hotplug_is_on(f->m->pci_hotplug));
+	assert_int_equal(f->m->hardware, 1);
+	assert_false(has_slot(f->m, 24));
+	save(f->m, &again);
+	if (machine_load(f->m, again.buf, again.len, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_int_equal(f->m->hardware, 1);
+	state_writer_done(&w);
+	state_writer_done(&moved);
+	state_writer_done(&again);
+}
+
 static void test_state_of_format_1_is_loaded(void **state)
 {
 	struct fixture *f = *state;
@@ -608,6 +662,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_state_of_format_1_is_loaded, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_other_machine_version_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_machine_without_hotplug_stays_so_until_it_boots, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_machine_that_boots_without_hotplug_has_consecutive_slots, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_vms_state_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_poisoned_vcpus_do_not_run, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_reset_clears_interrupt_routing, setup, teardown),
