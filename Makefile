@@ -219,6 +219,7 @@ VM_HELPERS := $(patsubst tests/helpers/vm/%.c,$(BUILD)/helpers/%_vm,$(sort $(wil
 IMG_HELPERS := $(patsubst tests/helpers/img/%.c,$(BUILD)/helpers/%_img,$(sort $(wildcard tests/helpers/img/*.c)))
 DAEMON_HELPERS := $(patsubst tests/helpers/daemon/%.c,$(BUILD)/helpers/%_cairnd,$(sort $(wildcard tests/helpers/daemon/*.c)))
 HELPER_LIBS_vnc_client := -lvncclient
+HELPER_LIBS_container := -ljson-c
 helpers: $(HELPERS) $(PRELOADS) $(VM_HELPERS) $(IMG_HELPERS) $(DAEMON_HELPERS)
 .PHONY: helpers
 # Each is a cairn-vm in which a test's functions take the place of these.
