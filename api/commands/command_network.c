@@ -5,6 +5,7 @@
 #include "api/net/network.h"
 #include "api/net/network_life.h"
 #include "api/net/network_ports.h"
+#include "api/net/network_wait.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
@@ -120,8 +121,6 @@ void command_net_undefine(struct call *c)
 	if (n && !n->def)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "network '%s' is transient: it has no definition, and is gone after: cairn "
 			"net-destroy %s", n->live->name, n->live->name);
-	if (!r && n->operation && n->state == NETWORK_INACTIVE)
-		r = err_set(&e, -EBUSY, ERR_BUSY, "network '%s' is in use by another request; try again", n->def->name);
 	if (!r)
 		r = network_undefine(n, &e);
 	c->when_stored = !r;
@@ -227,11 +226,15 @@ static void link_put(struct json_object *o, const struct network_definition *d)
 
 void command_net_start(struct call *c)
 {
-	struct waiting *w = waiting_new(c);
+	struct waiting *w;
 	struct err e;
 	struct network *n = network_arg(c, &e);
-	int r = n ? network_start(n, false, operation_done, w, &e) : -ENOENT;
+	int r;
 
+	if (n && network_wait(n, command_net_start, c))
+		return;
+	w = waiting_new(c);
+	r = n ? network_start(n, false, operation_done, w, &e) : -ENOENT;
 	if (r < 0)
 		waiting_fail(w, &e);
 	else
@@ -261,11 +264,15 @@ void command_net_create(struct call *c)
 
 void command_net_destroy(struct call *c)
 {
-	struct waiting *w = waiting_new(c);
+	struct waiting *w;
 	struct err e;
 	struct network *n = network_arg(c, &e);
-	int r = n ? network_stop(n, operation_done, w, &e) : -ENOENT;
+	int r;
 
+	if (n && network_wait(n, command_net_destroy, c))
+		return;
+	w = waiting_new(c);
+	r = n ? network_stop(n, operation_done, w, &e) : -ENOENT;
 	if (r < 0)
 		waiting_fail(w, &e);
 }
@@ -302,12 +309,16 @@ static int fixed_check(const struct network *n, const struct network_definition 
 
 void command_net_update(struct call *c)
 {
-	struct waiting *w = waiting_new(c);
+	struct waiting *w;
 	struct network_definition *d = NULL;
 	struct err e;
 	struct network *n = network_arg(c, &e);
-	int r = n ? definition_arg(c, &d, &e) : -ENOENT;
+	int r;
 
+	if (n && network_wait(n, command_net_update, c))
+		return;
+	w = waiting_new(c);
+	r = n ? definition_arg(c, &d, &e) : -ENOENT;
 	if (!r && strcmp(d->name, network_any(n)->name))
 		r = err_set(&e, -EINVAL, ERR_INVALID, "definition.name: is \"%s\", and the network is '%s'; a network keeps its name",
 			d->name, network_any(n)->name);

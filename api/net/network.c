@@ -6,6 +6,7 @@
 #include "api/net/network_ports.h"
 #include "api/net/network_programs.h"
 #include "api/net/network_retry.h"
+#include "api/net/network_wait.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -113,6 +114,7 @@ static void network_free(struct network *n)
 	network_operation_free(n);
 	network_programs_free(n->programs);
 	network_retry_free(n->retry);
+	network_waits_free(n->waits);
 	network_queries_end(n, NULL);
 	network_definition_free(n->def);
 	network_definition_free(n->live);
@@ -133,12 +135,14 @@ static void registry_drop(struct network *n)
 
 void network_remove(struct network *n)
 {
+	struct network_waits *waits = STEAL_PTR(n->waits);
 	struct err e;
 
 	err_set(&e, -ENOENT, ERR_NOT_FOUND, "network '%s' was removed meanwhile", network_any(n)->name);
 	network_queries_end(n, &e);
 	network_folder_remove(n);
 	registry_drop(n);
+	network_waits_run(waits);
 }
 
 void networks_free(struct vm_host *host)

@@ -17,6 +17,7 @@ struct network_operation;
 struct network_programs;
 struct network_query;
 struct network_retry;
+struct network_waits;
 struct rights;
 struct vm;
 struct vm_host;
@@ -37,6 +38,7 @@ struct network {
 	struct network_query *queries;	     /* likewise */
 	struct network_programs *programs;   /* api/net/network_programs.h; NULL: none yet */
 	struct network_retry *retry;	     /* api/net/network_retry.h; NULL: nothing has failed yet */
+	struct network_waits *waits;	     /* api/net/network_wait.h; NULL: no command has waited yet */
 };
 
 /* Read the networks of an earlier daemon. */

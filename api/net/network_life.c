@@ -3,6 +3,7 @@
 #include "api/net/network_process.h"
 #include "api/net/network_programs.h"
 #include "api/net/network_retry.h"
+#include "api/net/network_wait.h"
 #include "api/schema/event.h"
 #include "api/store/store.h"
 #include "api/vm/vm_host.h"
@@ -31,6 +32,7 @@ struct network_operation {
 	void (*ended)(struct network *n, struct network_operation *op, int r, struct json_object *answer, const struct err *e);
 	struct network_definition *next; /* owned: of an update */
 	struct err failed;		 /* of the start that is being undone */
+	bool ended_look;		 /* it ended a check of the daemon's own, which is repeated after it */
 	network_done *done;		 /* NULL: nobody waits */
 	void *opaque;
 };
@@ -76,7 +78,8 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 	free(STEAL_PTR(n->operation));
 	if (!r)
 		network_programs_watch(n, answer, program_lost, network_look);
-	op.ended(n, &op, r, answer, e);
+	network_waits_wake(n);
+	op.ended(n, &op, r, answer, e); /* may free the network */
 }
 
 int network_request_make(const struct network *n, const char *verb, const struct network_definition *d, struct json_object **ret, struct err *e)
@@ -112,12 +115,34 @@ static int program_run(struct network *n, const struct network_operation *op, co
 	return 0;
 }
 
+static void seen(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e);
+
+static bool is_look(const struct network_operation *op)
+{
+	return op && op->ended == seen;
+}
+
+bool network_is_busy(const struct network *n)
+{
+	return n->operation && !is_look(n->operation);
+}
+
+/* End a check that the daemon makes by itself. Returns whether there was one. */
+static bool look_end(struct network *n)
+{
+	bool looks = is_look(n->operation);
+
+	if (looks)
+		network_operation_free(n);
+	return looks;
+}
+
 static int check_free(const struct network *n, struct err *e)
 {
-	if (!n->operation)
+	if (!network_is_busy(n))
 		return 0;
-	return err_set(e, -EBUSY, ERR_BUSY, "network '%s': the operation \"%s\" is under way; try again when it has ended",
-		network_any(n)->name, n->operation->verb);
+	return err_set(e, -EBUSY, ERR_BUSY, "network '%s': %u commands wait for the end of the operation \"%s\"; try again when it has ended",
+		network_any(n)->name, network_waits_count(n), n->operation->verb);
 }
 
 static void save_or_warn(struct network *n)
@@ -282,6 +307,7 @@ static int network_mend(struct network *n, network_done *done, void *opaque, str
 {
 	const struct network_operation check = { .verb = "check", .ended = looked_at, .done = done, .opaque = opaque };
 
+	look_end(n);
 	return program_run(n, &check, n->live, e);
 }
 
@@ -366,9 +392,7 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 	const struct network_operation down = { .verb = "down", .ended = stopped, .done = done, .opaque = opaque };
 	const char *name = network_any(n)->name;
 	char users[320];
-	/* A check that nobody has asked for only looks, so it does not hold up the stop. */
-	bool looks = n->operation && n->operation->ended == seen;
-	int r = looks ? 0 : check_free(n, e);
+	int r = check_free(n, e);
 
 	if (!r && n->state != NETWORK_ACTIVE)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is not active", name);
@@ -376,8 +400,7 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 		r = err_set(e, -EBUSY, ERR_BUSY, "network '%s' is in use by the running VMs %s; shut them down first", name, users);
 	if (r < 0)
 		return r;
-	if (looks)
-		network_operation_free(n);
+	look_end(n);
 	n->state = NETWORK_STOPPING;
 	r = network_save(n, e);
 	if (!r)
@@ -400,13 +423,16 @@ static void updated(struct network *n, struct network_operation *op, int r, stru
 		notes_log(n, value);
 		network_emit(n, EVENT_NETWORK_DEFINED, NULL);
 	}
+	if (op->ended_look)
+		network_look(n);
 	answer(op, r, value, e);
 }
 
 /* Change the egress rules, after DHCP and DNS: "up" replaces all rules in one transaction. */
 static void rules_update(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
-	const struct network_operation up = { .verb = "up", .ended = updated, .next = op->next, .done = op->done, .opaque = op->opaque };
+	const struct network_operation up = { .verb = "up", .ended = updated, .next = op->next, .ended_look = op->ended_look, .done = op->done,
+		.opaque = op->opaque };
 	struct err own;
 
 	if (r < 0) {
@@ -434,8 +460,14 @@ int network_update(struct network *n, struct network_definition *d, network_done
 		update.ended = rules_update;
 	if (!r && n->state != NETWORK_ACTIVE)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is not active", network_any(n)->name);
-	if (!r)
-		r = program_run(n, &update, d, e);
+	if (r < 0) {
+		network_definition_free(d);
+		return r;
+	}
+	update.ended_look = look_end(n);
+	r = program_run(n, &update, d, e);
+	if (r < 0 && update.ended_look)
+		network_look(n);
 	if (r < 0)
 		network_definition_free(d);
 	return r;

@@ -1,5 +1,6 @@
 /* network_life: starts, changes and stops networks by the program cairn-net, one operation of a network at a time, and
- * adopts the networks that an earlier daemon left active. Threading: the daemon's loop. */
+ * adopts the networks that an earlier daemon left active. Commands wait for their turn (network_wait.h). Threading: the
+ * daemon's loop. */
 #ifndef CAIRN_API_NET_NETWORK_LIFE_H
 #define CAIRN_API_NET_NETWORK_LIFE_H
 
@@ -17,7 +18,7 @@ typedef void network_done(void *opaque, int r, struct json_object *answer, const
 /* Start a network, or make the missing parts of an active one. A start that fails leaves nothing. transient: the
  * network has no definition for a next start, and is removed when it stops or fails.
  * Returns 0, and done() is called once from the loop, with the notes of the program in its answer, or with -EPERM: it
- * is active and complete. -EBUSY: another operation is under way; -errno. */
+ * is active and complete. -EBUSY: network_is_busy(); -errno. */
 int network_start(struct network *n, bool transient, network_done *done, void *opaque, struct err *e);
 /* Stop an active network. Returns as network_start(); -EBUSY also if VMs use the network. After done(), a transient
  * network is gone. */
@@ -25,6 +26,9 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 /* Change an active network. d: taken, also on errors; it becomes the live definition when done() reports success.
  * Returns as network_start(). */
 int network_update(struct network *n, struct network_definition *d, network_done *done, void *opaque, struct err *e);
+/* Whether an operation is under way that another one must not overtake. A check that the daemon makes by itself changes
+ * nothing, so an operation ends it. */
+bool network_is_busy(const struct network *n);
 /* Look at an active network, and make the parts that are missing. The log has what is done. Returns false if an
  * operation is under way, so that the network has to be looked at later. */
 bool network_look(struct network *n);

@@ -2,6 +2,7 @@
  * for its next start, with virsh's words. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/util.h"
 #include "tools/cairn/definition_file.h"
 #include "tools/cairn/net.h"
@@ -12,6 +13,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+
+#define TRIES_MAX 20 /* the daemon lets 16 commands wait for a network */
 
 enum act { ACT_ADD_LAST, ACT_ADD_FIRST, ACT_MODIFY, ACT_DELETE, ACT_COUNT };
 static const char *const act_words[][2] = { { "add-last", "add" }, { "add-first", "add-first" }, { "modify", "update" }, { "delete", "delete" } };
@@ -227,14 +230,14 @@ static void dhcp_clean(struct json_object *definition)
 	}
 }
 
-/* Read a definition, change it and send it. inactive: that of the next start. */
-static int change_send(struct cli *c, const struct change *x, bool inactive, struct err *e)
+/* Change a definition and send it. was: as it was read. inactive: that of the next start. */
+static int change_send_from(struct cli *c, const struct change *x, bool inactive, struct json_object *was, struct err *e)
 {
-	CLEANUP_JS struct json_object *was = NULL, *now = NULL, *answer = NULL;
+	CLEANUP_JS struct json_object *now = NULL, *answer = NULL;
 	struct json_object *args;
-	int r = net_definition_read(c, c->pos[0], inactive, &was, e);
+	int r = 0;
 
-	if (!r && json_object_deep_copy(was, &now, NULL) < 0)
+	if (json_object_deep_copy(was, &now, NULL) < 0)
 		r = err_set_errno(e, -ENOMEM, "the definition");
 	if (!r)
 		r = change_apply(c, x, now, e);
@@ -247,6 +250,31 @@ static int change_send(struct cli *c, const struct change *x, bool inactive, str
 	r = cli_execute(c, inactive ? "net-define" : "net-update", args, &answer, NULL, e);
 	if (!r)
 		warnings_print(js_get_array(answer, "warnings"));
+	return r;
+}
+
+/* Whether the definition is another one by now, which is read: *ret. */
+static bool has_changed(struct cli *c, bool inactive, struct json_object *was, struct json_object **ret)
+{
+	struct err e;
+
+	return !net_definition_read(c, c->pos[0], inactive, ret, &e) && !json_object_equal(*ret, was);
+}
+
+/* Read a definition, change it and send it. If another client has changed it meanwhile, begin anew. */
+static int change_send(struct cli *c, const struct change *x, bool inactive, struct err *e)
+{
+	CLEANUP_JS struct json_object *now = NULL;
+	int r = net_definition_read(c, c->pos[0], inactive, &now, e);
+
+	for (unsigned tries = 1; !r; tries++) {
+		CLEANUP_JS struct json_object *was = STEAL_PTR(now);
+
+		r = change_send_from(c, x, inactive, was, e);
+		if (r >= 0 || e->cls != ERR_BUSY || tries == TRIES_MAX || !has_changed(c, inactive, was, &now))
+			return r;
+		r = 0;
+	}
 	return r;
 }
 

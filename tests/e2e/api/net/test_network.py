@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -288,21 +289,69 @@ def test_missing_program_is_named(tmp_path):
         d.close()
 
 
-def test_one_operation_at_a_time(plain):
+def asks(d, *commands):
+    """Begin each command on a connection of its own. At return, the daemon has read all of them, in this order."""
+    clients = []
+    for execute, arguments in commands:
+        q = d.qmp()
+        q.send(json.dumps({"execute": execute, "arguments": arguments}).encode())
+        clients.append(q)
+        d.qmp().run("query-version")
+    return clients
+
+
+def test_operations_wait_for_their_turn(plain):
+    """The second start finds the network active, and the stops follow in their order; other networks do not wait."""
     plain.define_net()
+    plain.define_net("other")
     plain.tell("up", "json", {"return": {"bridge": "virbr0", "notes": []}})
     plain.tell("down", "json", {"return": {"removed": []}})
+    plain.tell("check", "json", {"return": {"active": True, "complete": True, "missing": [], "pid": 1}})
     plain.tell("up", "hold")
-    q = plain.qmp()
-    q.send(b'{"execute":"net-start","arguments":{"network":"lan"}}')
-    until(lambda: plain.states() == {"lan": "starting"})
-    for verb in ("net-start", "net-destroy"):
-        assert 'the operation "up" is under way' in plain.cairn(verb, "lan", ok=6).stderr
-    # The loop goes on meanwhile, and other networks do, too.
-    plain.define_net("other")
+    lan = {"network": "lan"}
+    first, again, stop, late = asks(plain, ("net-start", lan), ("net-start", lan), ("net-destroy", lan), ("net-destroy", lan))
+    until(lambda: plain.verbs() == ["up"])
+    assert plain.states() == {"lan": "starting", "other": "inactive"}
     plain.untell("up", "hold")
-    assert q.answer()["return"] == {"bridge": plain.net()["bridge"]}
-    assert plain.states() == {"lan": "active", "other": "inactive"}
+    plain.cairn("net-start", "other")
+    assert first.answer()["return"] == {"bridge": plain.net()["bridge"]}
+    assert again.answer()["error"]["desc"] == "network 'lan' is already active"
+    assert stop.answer()["return"] == {}
+    assert late.answer()["error"]["desc"] == "network 'lan' is not active"
+    assert [r["verb"] for r in plain.requests() if r["network"]["name"] == "lan"] == ["up", "check", "down"]
+
+
+def test_commands_that_wait_are_bounded_and_end_with_their_network(plain):
+    plain.tell("up", "json", {"return": {"bridge": "virbr0", "notes": []}})
+    plain.tell("down", "json", {"return": {"removed": []}})
+    plain.cairn("net-create", plain.network())
+    plain.tell("down", "hold")
+    lan = {"network": "lan"}
+    stop, *waiting = asks(plain, *[("net-destroy", lan)] * 17)
+    until(lambda: plain.verbs() == ["up", "down"])
+    refused = plain.cairn("net-start", "lan", ok=6).stderr
+    assert "network 'lan': 16 commands wait for the end of the operation \"down\"; try again when it has ended" in refused
+    plain.untell("down", "hold")
+    assert stop.answer()["return"] == {}
+    assert {q.answer()["error"]["desc"].split(".")[0] for q in waiting} == {"there is no network 'lan'"}
+
+
+def test_two_users_add_to_an_active_network_at_once(plain):
+    """Each command reads the definition, changes it and sends it; those that come second read it again."""
+    plain.define_net()
+    plain.tell("up", "json", {"return": {"bridge": "virbr0", "notes": []}})
+    plain.cairn("net-start", "lan")
+    plain.tell("update", "hold")
+    def add(i):
+        return plain.cairn("net-update", "lan", "add", "ip-dhcp-host", json.dumps({"mac": f"52:54:00:00:00:{i:02x}", "name": f"vm{i}"}), "--live",
+                           ok=None)
+    with ThreadPoolExecutor() as pool:
+        adds = [pool.submit(add, i) for i in range(1, 5)]
+        until(lambda: "update" in plain.verbs())
+        plain.untell("update", "hold")
+        assert [a.result(30).stderr for a in adds] == [""] * 4
+    hosts = plain.qmp().run("net-dump-definition", network="lan")["definition"]["ipv4"]["dhcp"]["hosts"]
+    assert sorted(h["name"] for h in hosts) == ["vm1", "vm2", "vm3", "vm4"]
 
 
 def test_questions_delay_no_operation(plain):

@@ -12,7 +12,7 @@ import pytest
 from conftest import BUILD, until
 from hostnetlib import Host, Namespace, as_root, veth
 from test_cairn_net import FIREWALLD, talk
-from test_network import NetDaemon, host, lan  # noqa: F401
+from test_network import NetDaemon, asks, host, lan  # noqa: F401
 
 
 class WatchDaemon(NetDaemon):
@@ -135,6 +135,40 @@ def test_refused_stop_keeps_the_check_and_its_repair(host, lan):  # noqa: F811
     assert "is in use by the running VMs vm1" in host.cairn("net-destroy", "lan", ok=False).stderr
     host.untell("check", "hold")
     until(lambda: host.verbs()[n:] == ["check", "up"])
+
+
+HOST = json.dumps({"mac": "52:54:00:00:00:01", "name": "vm1"})
+
+
+def test_check_that_nobody_asked_for_holds_up_no_update_and_is_repeated(host, lan):  # noqa: F811
+    host.define_net()
+    host.cairn("net-start", "lan")
+    n = len(host.verbs())
+    host.tell("check", "hold")
+    change_rules(lan)
+    until(lambda: host.verbs()[n:] == ["check"])
+    host.cairn("net-update", "lan", "add", "ip-dhcp-host", HOST, "--live")
+    host.tell("check", "json", INCOMPLETE)
+    host.untell("check", "hold")
+    until(lambda: host.verbs()[n:] == ["check", "update", "check", "up"])
+
+
+@pytest.mark.parametrize("command, next_verb", [("net-start", "check"), ("net-update", "update"), ("net-destroy", "down")])
+def test_command_waits_for_a_repair_that_nobody_asked_for(host, lan, command, next_verb):  # noqa: F811
+    host.define_net()
+    host.cairn("net-start", "lan")
+    n = len(host.verbs())
+    host.tell("check", "json", INCOMPLETE)
+    host.tell("up", "hold")
+    change_rules(lan)
+    until(lambda: host.verbs()[n:] == ["check", "up"])
+    args = {"network": "lan"}
+    if command == "net-update":
+        args["definition"] = host.qmp().run("net-dump-definition", **args)["definition"]
+    client, = asks(host, (command, args))
+    host.untell("up", "hold")
+    assert "return" in client.answer()
+    assert host.verbs()[n + 2] == next_verb
 
 
 def test_failed_stop_is_followed_by_a_check(host):  # noqa: F811
