@@ -76,7 +76,7 @@ int agent_order_check(struct agent_order *o, const struct agent_frame *f)
 		o->step = 1;
 		return 0;
 	}
-	/* It may fail before it has read the request, with too many sessions. */
+	/* With too many sessions, the agent may fail before it has read the request. */
 	if (o->step <= 1 && f->type == AGENT_FRAME_FAILED) {
 		o->step = 3;
 		return 0;

@@ -37,7 +37,7 @@ enum agent_frame_type {
 	AGENT_FRAME_TYPE_COUNT,
 };
 
-/* What failed when a program was to be started. */
+/* The step of a program's start that failed. */
 enum agent_step {
 	AGENT_STEP_AGENT = 1,	 /* something in the agent */
 	AGENT_STEP_TERMINAL = 2, /* the pseudo terminal */

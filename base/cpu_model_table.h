@@ -13,7 +13,7 @@
 struct cpu_model {
 	const char *name;
 	const char *parent;   /* a model above this one in the table; NULL: none */
-	const char *features; /* those that the parent lacks; NULL: all features of the host */
+	const char *features; /* features that the parent lacks; NULL: all features of the host */
 	const char *vendor;   /* the 12 characters of CPUID leaf 0; NULL: any vendor */
 	uint32_t signature;   /* EAX of leaf 1: family, model, stepping; 0: the host's */
 	const char *brand;    /* "model name" in /proc/cpuinfo, at most CPU_BRAND_BYTES; NULL: the host's */

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* What the guest shows: `height` lines, `stride` bytes apart, of which the first begins at `offset` of the
+/* The guest's picture: `height` lines, `stride` bytes apart, of which the first begins at `offset` of the
  * framebuffer. */
 struct display_mode {
 	uint32_t width, height;
@@ -18,7 +18,7 @@ struct display_mode {
 /* The page behind the framebuffer. One thread at a time writes it; the sequence is odd meanwhile. */
 struct display_page {
 	_Atomic uint32_t sequence;
-	uint32_t on; /* 0: the guest shows nothing, and the mode counts for nothing */
+	uint32_t on; /* 0: the guest shows no picture, and the other fields are unset */
 	struct display_mode mode;
 };
 

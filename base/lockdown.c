@@ -146,7 +146,7 @@ struct ruleset {
 	uint64_t files, ports, scopes;
 };
 
-/* What each version added, and where its struct ends (Documentation/userspace-api/landlock.rst). */
+/* Rights that each version added, and the size of its struct (Documentation/userspace-api/landlock.rst). */
 static const struct {
 	uint64_t files, ports, scopes;
 	size_t bytes;

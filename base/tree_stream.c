@@ -108,7 +108,7 @@ static int entry_put(struct tree_writer *w, int dir, const char *name, unsigned 
 	int fd, r;
 
 	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? 0 : fault(&w->fault, errno, name); /* it was just removed */
+		return errno == ENOENT ? 0 : fault(&w->fault, errno, name); /* the entry was removed meanwhile */
 	if (S_ISLNK(st.st_mode))
 		return link_put(w, dir, name);
 	if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) {

@@ -45,7 +45,7 @@ struct block {
 	struct block_req *bounce_first, **bounce_tail;
 	bool submitting; /* inside block_submit(): block_complete() calls done() in the loop's next round */
 	unsigned in_flight;
-	unsigned changing; /* those of in_flight that are no reads, without the pieces in bounce buffers */
+	unsigned changing; /* requests of in_flight other than reads, without the pieces in bounce buffers */
 	struct block_mirror *mirror; /* NULL: none */
 	struct block_req *deferred, **deferred_tail;
 	struct loop_op defer_op;

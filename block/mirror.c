@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* What a change makes due: small, because a guest's changes are small and spread. */
+/* Granularity of dirty tracking: small, because a guest's changes are small and scattered. */
 #define GRAIN_BYTES (64 * KIB)
 
 /* A change that goes to both disks. */
@@ -17,7 +17,7 @@ struct change {
 	uint64_t off, len; /* a flush has no length */
 	struct change *next;
 	struct block_mirror *mirror;
-	struct block_req *inner; /* what the other disk gets now: outer, or a piece of it */
+	struct block_req *inner; /* the write to the other disk: outer, or a piece of it */
 	struct block_req req;
 };
 

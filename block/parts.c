@@ -22,7 +22,7 @@ struct parts_req {
 	uint64_t done, now; /* bytes of `outer` that are read; bytes that `inner` reads */
 	struct iovec *iov;  /* entries of outer->iov that `inner` reads into: outer->niov of them */
 	uint8_t *bounce;    /* NULL: none; else holds a read that is not aligned in the part */
-	uint64_t skip;	    /* the first bytes in `bounce` that nobody wants */
+	uint64_t skip;	    /* leading bytes in `bounce` outside the request */
 	struct iovec bounce_iov;
 };
 

@@ -31,7 +31,7 @@ struct block_restack {
  * ret: untouched on errors.
  * Returns 0; -EBUSY: another process uses a file; -EINVAL, -EIO … with a sentence, and the disk is as before. */
 int block_restack_begin(struct block *b, struct block_restack *o, struct block **ret, struct err *e);
-/* Go on with the new chain (go), or with the old one. Cannot fail. Returns the chain that ends, which the caller closes
+/* Switch to the new chain (go), or keep the old one. Cannot fail. Returns the chain that ends, which the caller closes
  * with block_close() or block_close_but_files(). */
 struct block *block_restack_end(struct block *b, struct block_restack *o, struct block *next, bool go);
 /* Settle a layer, and write no more to it; its lock becomes a reader's. No request to it may be in flight that changes

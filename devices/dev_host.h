@@ -36,7 +36,7 @@ struct dev_event {
 	int64_t value;
 	bool is_write; /* IO_ERROR */
 	bool stop;	/* IO_ERROR: pause the VM; the request stays queued until resume */
-	bool ignored;	/* IO_ERROR: the guest was told that the request succeeded */
+	bool ignored;	/* IO_ERROR: the guest has already got a success for the request */
 	bool corrupt;	/* IO_ERROR: the image is corrupt; nothing more is written to it */
 	const char *detail; /* a short sentence or NULL; borrowed during the call */
 };

@@ -69,7 +69,7 @@ int control_screenshot(struct control *c, struct channel_msg *m, struct err *e)
 struct key_request {
 	struct key_request *next;
 	uint64_t seq;
-	bool forgotten; /* who asked has gone */
+	bool forgotten; /* the client has gone */
 	struct vm_keys keys;
 };
 

@@ -31,7 +31,7 @@
 
 #define LOOP_ENTRIES 64
 #define SPACES_MAX 16
-/* What a saved state, a dump or a clone's image has besides memory or a disk's content. */
+/* Size of a saved state, a dump or a clone's image beyond memory and disk content. */
 #define FILE_EXTRA_BYTES (1ULL << 30)
 #define LOG_LINES_A_MINUTE 200 /* some 40 MB a day, whatever a guest does */
 

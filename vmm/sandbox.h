@@ -11,7 +11,7 @@ struct err;
 struct host_files;
 struct loop;
 
-/* What the daemon asks for, on the command line. */
+/* The sandbox options of the command line. */
 struct sandbox_options {
 	int spaces_fd;	 /* the first of the fds of namespaces to enter; they follow one another */
 	unsigned spaces; /* their number */

@@ -7,7 +7,7 @@
 /* The daemon knows all of enum vm_fork_stage. Without it, only VM_FORK_READY is sent. */
 #define VM_FORK_STAGES (1u << 30)
 
-/* What VM_EVENT_FORK_READY tells of a fork whose disks become what the request asks for. */
+/* Stage of a fork in VM_EVENT_FORK_READY, for a fork whose disks are as requested. */
 enum vm_fork_stage {
 	/* The clones may start. The pins that their disks read may not be in the images yet, and the disks are not on
 	 * stable storage. */

@@ -244,7 +244,7 @@ enum vm_recovery {
 };
 
 enum vm_action { VM_ACTION_DESTROY = 0, VM_ACTION_RESTART = 1, VM_ACTION_PRESERVE = 2,
-	/* Only in a definition's on_crash; the VM process is told VM_ACTION_PRESERVE. */
+	/* Only in a definition's on_crash; the VM process gets VM_ACTION_PRESERVE. */
 	VM_ACTION_COREDUMP_DESTROY = 3, VM_ACTION_COREDUMP_RESTART = 4 };
 enum vm_watchdog_model { VM_WATCHDOG_NO_DEVICE = 0, VM_WATCHDOG_I6300ESB = 1 };
 enum vm_watchdog_action {

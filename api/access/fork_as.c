@@ -54,8 +54,8 @@ struct rights_message {
 
 enum state {
 	WORKING,
-	SERVING, /* it has answered, and holds files for others */
-	ENDING,	 /* it has nothing left to do */
+	SERVING, /* the process has answered and still holds files for other callers */
+	ENDING,	 /* the process has no request left */
 	OVERDUE, /* only a file system keeps it: SIGKILL did not end it */
 };
 

@@ -25,7 +25,7 @@
 #define WHY_BYTES 80
 #define NAMED_MAX 3 /* a note names so many lost groups */
 
-/* What is known about one user. */
+/* The cached groups of one user. */
 struct user {
 	struct groups *all;
 	struct user *next;

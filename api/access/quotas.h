@@ -28,7 +28,7 @@ enum quota_kind {
 	QUOTA_GROUP,
 };
 
-/* What a quota limits. */
+/* The resources that a quota limits. */
 enum quota_item {
 	QUOTA_VMS,     /* defined VMs */
 	QUOTA_RUNNING, /* VMs that are active or starting */

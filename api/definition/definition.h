@@ -130,7 +130,7 @@ struct definition_interface {
 	bool clean_traffic, isolated; /* asked for beyond what the network does: docs/networks.md, "Ports" */
 	struct definition_user user; /* all zero for other types */
 	struct definition_bandwidth bandwidth;
-	struct egress *egress; /* what the guest may reach (base/egress.h); owned; NULL: everything */
+	struct egress *egress; /* destinations that the guest may reach (base/egress.h); owned; NULL: all */
 };
 
 /* A user other than the definer whose rights open a file (api/access/authors.h). */

@@ -15,7 +15,7 @@ static const struct choice actions[] = { { "deny", 0 }, { "allow", 1 }, { NULL, 
 static const struct choice protocols[] = { { "any", 0 }, { "tcp", IPPROTO_TCP }, { "udp", IPPROTO_UDP },
 	{ "icmp", IPPROTO_ICMP }, { NULL, 0 } };
 
-/* What one rule says, before it is checked as a whole. */
+/* One parsed rule, before the check of the whole rule. */
 struct rule_keys {
 	struct egress_rule rule;
 	bool has_allow, has_deny;

@@ -29,7 +29,7 @@ struct json_object;
 enum network_mode { NETWORK_NAT, NETWORK_ROUTE, NETWORK_ISOLATED, NETWORK_OPEN, NETWORK_BRIDGE, NETWORK_PRIVATE, NETWORK_VEPA,
 	NETWORK_PASSTHROUGH };
 
-/* What a guest's tap lets through: docs/networks.md, "Ports". */
+/* Filters of a guest's tap: docs/networks.md, "Ports". */
 enum network_filter { NETWORK_FILTER_OF_MODE, NETWORK_NO_SPOOFING, NETWORK_CLEAN_TRAFFIC, NETWORK_UNFILTERED };
 
 struct network_range {
@@ -100,7 +100,7 @@ struct network_definition {
 	struct network_subnet ipv4, ipv6;
 	struct network_dns dns;
 	struct network_ids users, groups;
-	struct egress *egress; /* what the guests may reach (base/egress.h); owned; NULL: everything */
+	struct egress *egress; /* destinations that the guests may reach (base/egress.h); owned; NULL: all */
 	uint8_t filter;	     /* enum network_filter */
 	bool isolated_ports; /* guests exchange no frames with one another */
 };

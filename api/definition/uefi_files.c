@@ -17,7 +17,7 @@
 
 #define DESCRIPTOR_MAX_BYTES 65536
 #define DESCRIPTORS_MAX 64
-#define MACHINE "pc-q35-7.2" /* what the patterns in descriptors match for a q35 */
+#define MACHINE "pc-q35-7.2" /* machine name of a q35, for the patterns in firmware descriptors */
 
 const char *const uefi_folders[UEFI_FOLDERS] = { "/etc/qemu/firmware", "/usr/share/qemu/firmware" };
 

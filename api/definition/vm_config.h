@@ -54,7 +54,7 @@ struct config_files {
  * Returns 0; -EINVAL: too many files. */
 int config_prepare(const struct definition *d, bool images_only, struct config *ret_c,
 	struct config_files *ret_files, struct err *e);
-/* What a start boots from, before the boot order of the definition. */
+/* Boot devices of one start; they precede the definition's boot order. */
 struct boot_choice {
 	enum vm_boot_kind first; /* VM_BOOT_ANY: nothing */
 	bool menu;		 /* offer the boot menu */

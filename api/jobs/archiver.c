@@ -25,7 +25,7 @@
 /* Time for removing files after a cancel. */
 #define CANCEL_NS (5 * 1000000000ULL)
 #define ARCHIVER_FDS_MAX 400
-/* What is kept of cairn-archive's stderr. Its own errors come as messages; this is for a loader or a library. */
+/* Kept bytes of cairn-archive's stderr. Its own errors come as messages; this is for a loader or a library. */
 #define STDERR_BYTES 256
 
 struct archiver {

@@ -57,7 +57,7 @@ struct cloning {
 	unsigned n, next, begun, made;
 	unsigned copies; /* writable disks of one clone */
 	uint64_t copied; /* bytes of all disks whose copies are complete */
-	uint64_t image_bytes; /* what the images of one clone count with in quotas */
+	uint64_t image_bytes; /* bytes that the images of one clone add to a quota */
 	struct clone_files_work *look;
 	bool working, going_on;
 	uint64_t begun_ns;

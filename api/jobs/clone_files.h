@@ -41,14 +41,14 @@ uint64_t clone_disk_bytes(const struct definition_disk *d, unsigned from, unsign
 /* The processes of one call. */
 struct clone_files_work;
 
-/* Check that none of the files exists. res->bytes: what the images of one clone count with (api/vm/quota_use.h).
- * done() may be called at once. *ret: until then, for clone_files_free(). */
+/* Check that none of the files exists. res->bytes: bytes that the images of one clone add to a quota
+ * (api/vm/quota_use.h). done() may be called at once. *ret: until then, for clone_files_free(). */
 void clone_files_look(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct clone_files_work **ret);
 /* Kill the processes; done() is not called. NULL allowed. */
 void clone_files_free(struct clone_files_work *w);
 
-/* What to open for the copy of one disk. */
+/* The files to open for the copy of one disk. */
 struct clone_copy {
 	char path[PATH_MAX]; /* the new file */
 	unsigned n, nsources;

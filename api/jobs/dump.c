@@ -454,7 +454,7 @@ static void dump_by_policy(struct vm *vm)
 {
 	bool crashed = is_crash_to_dump(vm);
 
-	if (job_is_dump(vm->operation.job) && is_by_policy(vm->operation.job->opaque)) /* it was adopted */
+	if (job_is_dump(vm->operation.job) && is_by_policy(vm->operation.job->opaque)) /* this daemon adopted the dump */
 		return;
 	vm_set(vm, VM_FACT_DUMP_DUE, false);
 	if (!vm->proc || vm_is_stopping(vm) || (!crashed && !is_bite_to_dump(vm)))
@@ -490,7 +490,7 @@ static void adopted_answered(void *opaque, int r, const struct vm_answer *a, con
 	dump_done(w, r, a, e);
 }
 
-/* The VM's process goes on with a dump when its daemon ends. */
+/* The VM's process continues a dump when its daemon ends. */
 static void dump_adopt(struct vm *vm, const struct vm_info *info)
 {
 	struct work *w;

@@ -32,8 +32,8 @@ struct fork_files {
 	unsigned ncopied;
 };
 
-/* Check that each image is a regular file, and that no clone's file exists yet. files: struct fork_files. out->bytes:
- * what a clone's copies of disks count with in quotas.
+/* Check that each image is a regular file, and that no clone's file exists yet. files: struct fork_files.
+ * out->bytes: bytes that a clone's copies of disks add to a quota.
  * Returns 0; -EEXIST: a clone's file exists; -ENOTSUP: an image is no regular file; -errno. */
 int fork_files_check(const void *files, struct fork_as_result *out, struct err *e);
 /* Open the images for reading and create the clones' files. out holds the input, or what its relay has, and these

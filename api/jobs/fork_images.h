@@ -36,7 +36,7 @@ unsigned fork_images_ncopied(const struct fork_images *x);
 /* Check that each image is a regular file, and that no clone's file exists. done() may be called at once.
  * Errors: as of fork_files_check(). */
 void fork_images_check(struct fork_images *x, fork_images_done *done, void *opaque);
-/* What a clone's copies of disks count with in quotas, as the check found it. */
+/* Bytes that a clone's copies of disks add to a quota, as the check found them. */
 uint64_t fork_images_bytes(const struct fork_images *x);
 
 /* Open the images for reading and create the clones' files. state_fd: borrowed for the call. On -EEXIST, no file is

@@ -43,7 +43,7 @@ struct fork {
 	bool durable; /* they are on stable storage, with the pins */
 	bool measures, measured; /* made_bytes is being found; is known */
 	bool ended; /* fork_end() was called */
-	uint64_t image_bytes; /* what the images of one clone count with in quotas */
+	uint64_t image_bytes; /* bytes that the images of one clone add to a quota */
 	uint64_t made_bytes[VM_DISKS_MAX]; /* space that the first clone's files occupied when they were written */
 	uint64_t begun_ns;
 	struct vm_snapshot_done taken; /* the source's answer */

@@ -42,7 +42,7 @@ struct import {
 	char folder[PATH_MAX];	      /* parent of the VM's folder */
 	char name[VM_NAME_MAX + 1];   /* empty: the archive's name */
 	int64_t max_bytes;	      /* limit for the data; 0: the file system's free space */
-	uint64_t image_bytes;	      /* what the VM's files count with in quotas */
+	uint64_t image_bytes;	      /* bytes that the VM's files add to a quota */
 	char *seen;		      /* the archive's definition as read before unpacking, for import_ready() */
 	struct json_object *warnings; /* array of sentences */
 	struct json_object *increments; /* paths of further archives; NULL: none */

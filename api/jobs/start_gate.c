@@ -126,7 +126,7 @@ static void called_off(struct loop_task *t)
 {
 	struct gated *gated = container_of(t, struct gated, task);
 
-	STEAL_PTR(gated->ready)(gated->vm, 0, NULL); /* it finds that the start was called off */
+	STEAL_PTR(gated->ready)(gated->vm, 0, NULL); /* the thread finds the start cancelled */
 }
 
 static void gate_on_called_off(struct vm *vm)

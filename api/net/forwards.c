@@ -89,7 +89,7 @@ struct usernet {
 	struct {
 		void (*done)(void *opaque, int r);
 		void *opaque;
-		struct loop_timer *timer; /* NULL: the time is over, and done() was told so */
+		struct loop_timer *timer; /* NULL: the timeout has passed, and done() has reported it */
 	} order;
 };
 

@@ -324,7 +324,7 @@ int network_bridge_for(void *opaque, const struct definition *d, unsigned at, co
 	const struct rights *author = author_of_interface(d, &d->interfaces[at]);
 	const struct network *n = network_find_name(opaque, name);
 
-	/* Who may not use a network does not learn whether it exists. */
+	/* Users without the right to use a network do not learn whether it exists. */
 	if (author && (!n || !network_permits(n, author)))
 		return err_set(e, -EPERM, ERR_PERMISSION, "interfaces[%u].source: user %u defined the interface and may not use a network "
 			"'%s'; an admin can permit it with: cairn net-update %s add user %u", at, (unsigned)author->uid, name, name,

@@ -607,7 +607,7 @@ void networks_take_back(struct vm_host *host)
 	uint64_t until_ns = loop_now_ns() + TAKE_BACK_TIMEOUT_NS;
 	struct network *n;
 
-	/* From the end: a transient network that is gone leaves the list. */
+	/* Iterate backwards: a transient network that is gone is removed from the list. */
 	for (size_t i = networks_count(host); i--;)
 		take_back(network_at(host, i));
 	wait_for_all(host, until_ns);

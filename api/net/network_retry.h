@@ -12,7 +12,7 @@ struct network_retry;
  * look: called from the loop to have the network checked. Returns false: ask again later.
  * Returns whether this is the first failure since the network was complete. */
 bool network_retry_later(struct network *n, bool (*look)(struct network *n));
-/* Whether a retry is due later, so that nobody else should try now. */
+/* Return whether a retry is scheduled; other callers then do not try now. */
 bool network_retry_waits(const struct network *n);
 /* Retry no more, and begin with the shortest delay next time. Returns whether a check or repair had failed. */
 bool network_retry_end(struct network *n);

@@ -14,7 +14,7 @@ bool policy_all_over(const struct policy_entry *e, size_t n)
 	return true;
 }
 
-/* What keeps an entry from starting.
+/* The reason why an entry does not start yet.
  * HOLD_OWN_DELAY: a delay of its own definer, directly or through earlier entries. */
 enum hold { HOLD_NONE, HOLD_OTHERS, HOLD_OWN_DELAY };
 

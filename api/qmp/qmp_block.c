@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* What the VM's process reports about a disk. */
+/* A disk, as the VM's process reports it. */
 struct report {
 	const struct vm_disk_info *figures; /* NULL: the process does not report this disk, and the rest is 0 */
 	uint8_t fault; /* enum vm_disk_fault: the fault that stopped the VM */

@@ -21,7 +21,7 @@ struct qmp_backend {
 	char device[16]; /* QMP_NETDEV: id of the interface that was attached with it last; "": none */
 };
 
-/* What an id names among the devices that the VM runs with. */
+/* A running VM's device, found by its id. */
 enum qmp_device_kind { QMP_IS_ABSENT, QMP_IS_DISK, QMP_IS_INTERFACE };
 enum qmp_device_kind qmp_device_find(const struct vm *vm, const char *id);
 

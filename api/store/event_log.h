@@ -20,7 +20,7 @@ struct json_object;
 
 #define EVENT_LOG_MAX 10000
 
-/* What an event is about. Borrowed. */
+/* The object of an event. Borrowed. */
 struct event_log_subject {
 	const char *event; /* its name */
 	const char *vm;    /* name of the VM when the event happened; NULL: none */

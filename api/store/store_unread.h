@@ -19,7 +19,7 @@ void store_unread_init(struct store_unread *u);
 void store_unread_done(struct store_unread *u);
 
 enum store_unread_kind {
-	STORE_DAMAGED,	  /* it was put aside */
+	STORE_DAMAGED,	  /* the file was moved aside */
 	STORE_NEWER,	  /* a newer Cairn wrote it */
 	STORE_UNREADABLE, /* reading it failed, as on a disk with errors */
 };

@@ -239,7 +239,7 @@ static int thread_check(void *opaque, const char *folder, const struct thread *t
 
 	(void)is_main;
 	if (t->flags & PF_EXITING)
-		return 0; /* it only closes files */
+		return 0; /* the thread only closes files */
 	if (!strncmp(t->comm, k->writer, strlen(k->writer)))
 		return err_set(k->e, -EBUSY, ERR_BUSY, "its thread '%s', which writes to the state folder, waits for a disk or a file "
 			"system", t->comm);

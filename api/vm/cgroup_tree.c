@@ -26,7 +26,7 @@
 #define SCOPE_FILE "cgroup" /* in the run folder: the scope's folder */
 #define HOLDER_FOLDER "holder"
 #define HOLDER_TIMEOUT_MS 10000
-/* Against the processes beside it: VMs would have no more than one process, or one service, together. */
+/* Weight relative to the sibling groups: with the default, all VMs together would get no more than one service. */
 #define TREE_WEIGHT 1000
 #define CPU_PERIOD_US 100000
 

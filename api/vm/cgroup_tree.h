@@ -32,7 +32,7 @@ struct cgroup_limits {
 	unsigned cpu_percent; /* of one processor */
 };
 
-/* What a new process needs to know of its group. */
+/* The control group of a new process. */
 struct cgroup_place {
 	char name[40]; /* of the folder in the tree; "": no group */
 	bool keeps;    /* a group that exists keeps its limits */

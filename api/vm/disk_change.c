@@ -89,7 +89,7 @@ static struct file_id image_note(struct vm *vm, unsigned at, const struct file_i
 	struct file_id old = { 0 };
 
 	if (vm->ndisk_ids != n || at >= VM_DISKS_MAX)
-		return old; /* they are not known */
+		return old; /* the previous bounds are unknown */
 	if (at < n)
 		old = vm->disk_ids[at];
 	if (image) {

@@ -18,7 +18,7 @@ struct vm_info;
 
 struct disk_change_kind {
 	enum vm_msg_type type; /* the request to the process, with the disk as a struct vm_config */
-	enum vm_known known;   /* what the process must know */
+	enum vm_known known;   /* the feature that the VM's process must have */
 	/* Change `disks`, those of the running definition, as the call says. ret_at: the indices of those that changed.
 	 * Returns their number; -errno with an error. */
 	int (*plan)(const struct call *c, const struct vm *vm, struct json_object *disks, unsigned ret_at[VM_DISKS_MAX], struct err *e);

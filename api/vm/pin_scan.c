@@ -30,7 +30,7 @@
 
 _Static_assert(VM_PIN_ID_BYTES == PIN_NAME_ID_BYTES, "the list has the ids of overlays' names");
 
-/* What a process found out about one overlay. The process passes an array of these to the daemon in a memfd. */
+/* The result of scanning one overlay. The process passes an array of these to the daemon in a memfd. */
 struct finding {
 	uint8_t kind; /* enum finding_kind */
 	uint8_t id[VM_PIN_ID_BYTES];

@@ -84,7 +84,7 @@ void quota_use_sum(const struct vm_host *host, const struct quota *q, const stru
 static const struct {
 	const char *noun, *option;
 	bool is_size;
-	const char *first; /* what the user can do instead; "": nothing that this table knows */
+	const char *first; /* the advice for the user; "": none */
 } items[QUOTA_ITEM_COUNT] = {
 	[QUOTA_VMS] = { "defined VMs", "--vms N", false, "" },
 	[QUOTA_RUNNING] = { "running VMs", "--running N", false, "" },
@@ -114,7 +114,7 @@ static int too_much(const struct quota *q, bool is_default, unsigned i, uint64_t
 		items[i].option);
 }
 
-/* What somebody wants to take. */
+/* The resources that one request claims. */
 struct request {
 	const struct vm_host *host;
 	const struct rights *definer;

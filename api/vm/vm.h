@@ -104,7 +104,7 @@ enum vm_fact {
 	VM_FACT_FLATTEN_TRIED = 1 << 13, /* a pull by api/jobs/flatten.c runs, or failed in this run of the VM */
 	VM_FACT_OWNS_HASH = 1 << 14, /* no other VM can have the socket of its old name (vm_socket_connect()) */
 	VM_FACT_FOR_REVERT = 1 << 15, /* the VM was started for a revert, and is not reverted yet: a failure restarts nothing */
-	VM_FACT_CRASH_DUMPED = 1 << 9, /* the dump of a crashed VM is over, and its process was told to end */
+	VM_FACT_CRASH_DUMPED = 1 << 9, /* the dump of a crashed VM has ended, and its process has been asked to exit */
 };
 
 /* State of the guest agent and its port, for events. */
@@ -114,13 +114,13 @@ struct vm_agent_port {
 	struct loop_timer *timer; /* armed: emits the event that the rate limit delayed. NULL: not created yet */
 };
 
-/* What a run takes; 0: no run. The definition may change meanwhile. */
+/* Resources of the current run, which the definition may no longer say; 0: the VM is off. */
 struct vm_run_size {
 	uint64_t ram_bytes;
 	uint32_t vcpus;
 };
 
-/* What counts for the quotas of the VM's definer, besides its run. */
+/* Resources besides the run that count for the quotas of the VM's definer. */
 struct vm_counts {
 	uint64_t made_bytes; /* saved: of the images that Cairn made for the VM, when they were made; at most INT64_MAX */
 	uint64_t snapshots;  /* saved: their last known number */

@@ -153,7 +153,7 @@ static void room_take_back(struct vm *vm)
 		return;
 	place_name(vm, name);
 	if (cgroup_tree_read(t, name, "memory.current", &now) < 0 || cgroup_tree_read(t, name, "memory.max", &limit) < 0) {
-		vm->cgroup_room = false; /* it has no limit */
+		vm->cgroup_room = false; /* the group has no limit */
 		return;
 	}
 	wanted = MAX(memory_max(d), now + memory_max(d) - d->ram_bytes);

@@ -161,7 +161,7 @@ pid_t vm_process_pid(const struct vm_process *p);
 bool vm_process_has_ended(const struct vm_process *p);
 /* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
 unsigned vm_process_version(const struct vm_process *p);
-/* What only processes of later releases know. */
+/* Features that only processes of later releases have. */
 enum vm_known {
 	VM_KNOWS_CONSOLE_END,	/* VM_MSG_CONSOLE_END */
 	VM_KNOWS_INTERFACE_SET, /* VM_MSG_INTERFACE_SET */

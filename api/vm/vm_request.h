@@ -33,7 +33,7 @@ struct vm_request {
 	int *fds; /* of a request that waits; owned */
 	unsigned nfds;
 	int send_error; /* why the request could not be sent, as -errno; 0: none */
-	bool unsent; /* it waits, or the connection was lost before it could be sent */
+	bool unsent; /* the request waits, or the connection was lost before the request was sent */
 };
 
 struct vm_process {

@@ -117,7 +117,7 @@ void vm_socket_remove(int run_dir, const char *name)
 
 	socket_remove(run_dir, name);
 	if (vm_socket_old_name_is_hash(name))
-		return; /* it may be the socket of another VM that runs */
+		return; /* the path may be the socket of another running VM */
 	old_file_name(name, old);
 	unlinkat(run_dir, old, 0);
 }

@@ -28,7 +28,7 @@ struct account {
 	uid_t uid; /* of strangers: 0 */
 	unsigned members, calls;
 	size_t in_bytes, out_bytes, call_bytes;
-	struct account_member *first, *last; /* those who wait */
+	struct account_member *first, *last; /* the calls that wait */
 	/* The queue of accounts that the account is in. NULL: none of its clients may run. */
 	struct queue *queue;
 	struct account *queue_prev, *queue_next;

@@ -53,7 +53,7 @@ struct conn {
 	struct out_queue held;
 	struct client_file *file_in; /* received, not taken by a command yet; NULL: none */
 	bool files_wait; /* files are queued in the socket; another process receives them in the client's next turn */
-	struct client_file *receiving; /* that process is at work; NULL: none */
+	struct client_file *receiving; /* the process that works for this connection; NULL: none */
 	struct account_call receiving_call; /* bounds the number of such processes of an account */
 	char *in; /* received bytes; parsed in turns, but not while a call is open */
 	size_t in_len, in_at;
@@ -117,7 +117,7 @@ static void dead_release(struct server *s, struct conn *list)
 
 		list = c->next;
 		if (closer_take(s->closer, c->fd) < 0) {
-			c->deaf = false; /* it has been told */
+			c->deaf = false; /* dropped() has been called for it */
 			s->count += !c->unclosed;
 			c->unclosed = true;
 			c->next = s->dead;

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NODE_BYTES 400 /* that json-c takes for a node, at most about: measured with a list of empty objects */
+#define NODE_BYTES 400 /* bytes that json-c takes for a node, at most: measured with a list of empty objects */
 
 static const struct wire_limits no_limits = { WIRE_TEXT_MAX, SIZE_MAX };
 

@@ -186,7 +186,7 @@ int bitmap_header_put(struct qcow2 *q, uint32_t n, uint64_t bytes, uint64_t offs
 
 	if (!r)
 		r = places_load(q, &p);
-	/* One that is stale may have another length. */
+	/* A stale bitmap may have another length. */
 	if (!r && p.bitmaps && (!n || !was)) {
 		r = patch_be32(q, p.bitmaps, QCOW2_EXT_UNUSED);
 		q->h.has_bitmaps = false;

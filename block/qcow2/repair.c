@@ -521,7 +521,7 @@ static int rebuild_wide_enough(int fd, struct qcow2_header *h, struct qcow2_chec
 	return r;
 }
 
-/* What the check before a repair reports to. */
+/* Where the check before a repair reports its findings. */
 struct repair_report {
 	const struct qcow2_check *c;
 	enum qcow2_repair how;

@@ -57,7 +57,7 @@ struct apply {
 	struct release release;
 	struct tail_trim trim;
 	uint64_t target;
-	bool go; /* what block_snapshot_apply_decide() was given */
+	bool go; /* the argument of block_snapshot_apply_decide() */
 	int res;
 };
 

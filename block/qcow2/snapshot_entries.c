@@ -208,7 +208,7 @@ static int snapshots_read(int fd, const struct qcow2_header *h, bool damaged, st
 		return r;
 	}
 	if ((uint32_t)r < n)
-		snapshot_entry_done(&list[r]); /* it was over the limit */
+		snapshot_entry_done(&list[r]); /* the entry exceeded the limit */
 	*ret_list = list;
 	*ret_n = (size_t)r;
 	return 0;

@@ -22,7 +22,7 @@ struct err;
 
 struct pflash_config {
 	uint64_t gpa;
-	/* What KVM shows to the guest: file.bytes, mapped from offset 0 of view_fd, which has twice as many. */
+	/* The flash as KVM maps it for the guest: the first file.bytes of view_fd, which has twice as many. */
 	uint8_t *view; /* borrowed */
 	int view_fd;   /* borrowed */
 	struct flash_file file;

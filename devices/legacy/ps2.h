@@ -24,7 +24,7 @@ struct ps2_queue {
 struct ps2_keyboard {
 	struct ps2_queue queue; /* for the controller */
 	bool scanning;		/* report keys */
-	uint8_t command;	/* that waits for its argument; 0: none */
+	uint8_t command;	/* command that waits for its argument; 0: none */
 	uint8_t last;		/* byte that the controller took last, for a resend */
 	/* Keys by code: those that the guest takes for pressed, and those that are held. */
 	uint8_t down[(INPUT_KEY_MAX + 1) / 8], held[(INPUT_KEY_MAX + 1) / 8];

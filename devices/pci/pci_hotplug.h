@@ -39,7 +39,7 @@ struct pci_hotplug_listener {
 /* Create the device "pci-hotplug". pm: the device whose event it raises; borrowed. Free it through its ops. Returns 0
  * or -errno. */
 int pci_hotplug_new(struct dev_host *h, struct bus *pio, struct device *pm, struct device **ret_dev, struct err *e);
-/* Set who is told. l: copied. */
+/* Set the listener. l: copied. */
 void pci_hotplug_listen(struct device *d, const struct pci_hotplug_listener *l);
 /* Whether the guest can see the registers. Without them, the machine is that of an older version. On after
  * pci_hotplug_new(). */
@@ -49,7 +49,7 @@ bool pci_hotplug_is_on(const struct device *d);
 void pci_hotplug_plugged(struct device *d, unsigned slot);
 /* Ask the guest to release the device in a slot; again, if it was asked before. */
 void pci_hotplug_ask_release(struct device *d, unsigned slot);
-/* The slot is empty: forget what the guest was told and asked about it. */
+/* Reset an empty slot's state: events for the guest and the guest's requests. */
 void pci_hotplug_forget(struct device *d, unsigned slot);
 
 #endif

@@ -41,7 +41,7 @@ enum scsi_status { SCSI_GOOD = 0x00, SCSI_CHECK_CONDITION = 0x02, SCSI_TASK_SET_
 #define SENSE_READ_ONLY SCSI_SENSE(7, 0x27, 0)
 #define SENSE_NO_SPACE SCSI_SENSE(7, 0x27, 7)
 
-/* What GET EVENT STATUS NOTIFICATION reports of a CD drive's medium. */
+/* Media events of a CD drive, for GET EVENT STATUS NOTIFICATION. */
 enum scsi_media_event { SCSI_MEDIA_NONE = 0, SCSI_MEDIA_EJECT_ASKED = 1, SCSI_MEDIA_NEW = 2, SCSI_MEDIA_GONE = 3 };
 
 struct scsi_unit {

@@ -41,7 +41,7 @@ struct flow {
 	bool known[TCP_SIDES];	  /* end and ack of this side */
 	uint8_t due[TCP_SIDES];	  /* enum due */
 	uint32_t end[TCP_SIDES];  /* the sequence number after all that this side has sent */
-	uint32_t ack[TCP_SIDES];  /* what this side has acknowledged last */
+	uint32_t ack[TCP_SIDES];  /* this side's last acknowledgement number */
 	uint32_t due_seq[TCP_SIDES], due_ack[TCP_SIDES]; /* DUE_RESET */
 	uint64_t born;		  /* generation in which the first segment of all, a SYN, has passed; 0: unknown */
 	uint64_t moved;		  /* generation */

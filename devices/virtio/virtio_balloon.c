@@ -46,7 +46,7 @@ struct virtio_balloon {
 	struct virtio_balloon_info info; /* period_s, the statistics and reported_bytes */
 };
 
-/* What is left of a turn. */
+/* The remaining budget of a turn. */
 struct turn {
 	struct virtio_balloon *b;
 	unsigned q, pfns, ranges;

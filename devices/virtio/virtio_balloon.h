@@ -27,7 +27,7 @@ enum balloon_stat {
 	BALLOON_MINOR_FAULTS,
 	BALLOON_FREE,
 	BALLOON_TOTAL,
-	BALLOON_AVAILABLE, /* what programs may take without swapping */
+	BALLOON_AVAILABLE, /* memory that programs may take without swapping */
 	BALLOON_CACHES,
 	BALLOON_HTLB_ALLOCS,
 	BALLOON_HTLB_FAILURES,

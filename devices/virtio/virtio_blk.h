@@ -71,8 +71,8 @@ int virtio_blk_new(struct dev_host *h, struct pci_host *p, const struct virtio_b
 	struct device **ret_dev, struct err *e);
 /* Change the limits. Any thread. */
 void virtio_blk_set_limits(struct device *d, const struct virtio_blk_limits *l);
-/* Go on with another disk of the same size, to which requests then go. No request is in flight, and the loop's thread
- * does not run. block: borrowed. */
+/* Switch to another disk of the same size, which gets all later requests. No request is in flight, and the loop's
+ * thread does not run. block: borrowed. */
 void virtio_blk_set_block(struct device *d, struct block *block);
 /* Read the statistics. Any thread. Each value is exact, but the values are read one after the other. */
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *ret_s);

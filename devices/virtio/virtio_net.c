@@ -445,7 +445,7 @@ void virtio_net_set_limits(struct device *d, const struct virtio_net_limits *l)
 	LOCK_GUARD(&n->v.lock);
 	net_vhost_stop_all(n);
 	limits_set(n, l);
-	virtio_kick_all(&n->v); /* what waits may pass now */
+	virtio_kick_all(&n->v); /* frames that wait may pass now */
 }
 
 void virtio_net_set_link(struct device *d, bool up)

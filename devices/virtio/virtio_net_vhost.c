@@ -221,7 +221,7 @@ void net_vhost_stop_all(struct virtio_net *n)
 		net_vhost_stop(&n->pairs[i]);
 }
 
-/* What the kernel cannot do is left to the loop: limits, and notes of TCP connections for a revert. */
+/* The loop keeps the work that the kernel cannot do: limits, and notes of TCP connections for a revert. */
 static bool may_start(const struct net_pair *p)
 {
 	const struct virtio_net *n = p->n;

@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* The guest accepts or refuses within this time, or the client is told that it does not answer. */
+/* The guest must accept or refuse within this time; else the client gets an error. */
 #define ANSWER_NS (10 * 1000000000ULL)
 /* A driver that does not confirm the end of a connection gets an RST, as from Linux's vhost. */
 #define CLOSE_NS (8 * 1000000000ULL)
@@ -310,7 +310,7 @@ static void open_ready(struct vsock_conn *c, unsigned revents)
 		conn_flush(c);
 	if (c->state == CONN_OPEN && conn_wants_input(c) && !c->s->starved)
 		vsock_pump(c);
-	/* What the host's side sent before it was closed is read as the guest gives room. */
+	/* After the host's side has closed, the device still reads its remaining data as the guest gives room. */
 	if (c->state == CONN_OPEN && c->hung && (c->eof || (c->guest_shut & VSOCK_SHUTDOWN_RECEIVE)))
 		conn_eof(c);
 }

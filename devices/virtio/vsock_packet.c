@@ -42,7 +42,7 @@ void vsock_credit_forward(struct vsock_credit *c, uint32_t bytes)
 	c->forwarded += bytes;
 }
 
-/* A guest that has used up its credit is told at the latest when a quarter of the buffer is free. */
+/* Send a credit update to a guest without credit when a quarter of the buffer is free. */
 bool vsock_credit_is_due(const struct vsock_credit *c, uint32_t alloc)
 {
 	return c->forwarded - c->told >= alloc / 4;

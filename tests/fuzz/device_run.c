@@ -51,7 +51,7 @@ struct run {
 	int files[2];	/* of a pflash; 0: none */
 	uint8_t *view; /* NULL: none */
 	struct console *consoles[PORTS];
-	int peers[PORTS]; /* what comes from outside, and goes there; -1: none */
+	int peers[PORTS]; /* the device's connection to the outside; -1: none */
 	int lent[PORTS];  /* the device's ends of peers if the device borrows them; -1: none */
 };
 

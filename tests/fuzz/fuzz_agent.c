@@ -19,7 +19,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
-/* What the requests under way refer to; each done() is called at most once. */
+/* State of the requests in flight; each done() is called at most once. */
 struct asked {
 	struct vm_addresses addresses;
 	unsigned open;

@@ -18,7 +18,7 @@ enum { IPV4 = ETHERNET_BYTES, IPV4_BYTES = 20, IPV6_BYTES = 40, PORT_TO = 2 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
-/* What the rules allow, read from the bytes as libslirp reads them. */
+/* The model's verdict on a frame, parsed as libslirp parses it. */
 static bool frame_is_allowed(struct egress_filter *f, const uint8_t *frame, size_t len, uint64_t opened)
 {
 	const uint8_t *ip = frame + IPV4;

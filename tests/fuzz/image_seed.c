@@ -25,7 +25,7 @@ enum seed_kind {
 	SEED_PLAIN,
 	SEED_PACKED, /* compressed clusters */
 	SEED_PINNED, /* the last snapshot is a pin */
-	SEED_ON_PIN, /* stands on a pin of image_pin_base() */
+	SEED_ON_PIN, /* overlay on a pin of image_pin_base() */
 };
 
 struct seed {

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define SESSIONS_MAX 32
-#define REFUSED_MAX 4 /* further connections, which are told that the agent is busy */
+#define REFUSED_MAX 4 /* further connections, which get the error "busy" */
 
 static struct session sessions[SESSIONS_MAX + REFUSED_MAX];
 static volatile sig_atomic_t child_ended;

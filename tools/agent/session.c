@@ -253,7 +253,7 @@ void session_child(struct session *s)
 		reap(s);
 		return;
 	}
-	/* It stays a zombie until the session ends. */
+	/* The child stays a zombie until the session ends. */
 	if (s->pid <= 0 || s->exited || waitid(P_PID, (id_t)s->pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || !info.si_pid)
 		return;
 	s->exited = true;

@@ -71,7 +71,7 @@ static int names_check(struct manifest *const *list, unsigned n, struct err *e)
 	return 0;
 }
 
-/* Name in the definition of the last archive the images that a disk's image stands on. */
+/* Put the backing chain of each disk into the definition of the last archive. */
 static void backing_put(struct manifest *const *list, unsigned n, struct json_object *disk)
 {
 	const char *name = js_get_str(disk, "path");

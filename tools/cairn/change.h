@@ -38,7 +38,7 @@ int change_make(struct cli *c, const char *vm,
 int change_make_config(struct cli *c, const char *vm,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e);
 
-/* What a verb changes or shows: the running VM, the definition of the next start, or both. */
+/* The scope of a verb: the running VM, the definition of the next start, or both. */
 struct place {
 	bool live, config;
 };

@@ -9,7 +9,7 @@ struct cli;
 struct err;
 struct json_object;
 
-/* What clones take from their source. */
+/* Settings that clones inherit from their source. */
 struct clone_seed {
 	char id[64];		     /* of the disk; "": the source has no seed */
 	char path[4096];	     /* of the source's image */

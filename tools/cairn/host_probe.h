@@ -14,7 +14,7 @@ struct host_check {
 	const char *name, *purpose;
 	bool required; /* no VM starts without it */
 	enum host_status status;
-	char found[192];  /* what the host has, or the error */
+	char found[192];  /* the host's value, or the error */
 	char remedy[384]; /* empty: nothing to do */
 };
 

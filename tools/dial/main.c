@@ -112,7 +112,7 @@ int main(int argc, char **argv)
 		fputs("cairn-dial is started with a VM that has a vsock device\nusage: cairn-dial FD PATH\n", stderr);
 		return 2;
 	}
-	signal(SIGHUP, SIG_IGN); /* it ends with the VM */
+	signal(SIGHUP, SIG_IGN); /* this process ends with the VM */
 	signal(SIGINT, SIG_IGN);
 	if (program_begin(&e) < 0 || confine(&e) < 0) {
 		fprintf(stderr, "cairn-dial: %s\n", e.msg);

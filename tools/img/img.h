@@ -127,7 +127,7 @@ struct img_open {
 	char backing_text[IMG_URL_BYTES]; /* backing may point here */
 	const char *data_path;	     /* the data file, in place of the one that the image names */
 	bool ranged;		     /* the disk is a range of a raw file; for reading only */
-	uint64_t offset, size_bytes; /* that range; size_bytes 0: up to the end */
+	uint64_t offset, size_bytes; /* the range; size_bytes 0: up to the end */
 	bool takes_context; /* the verb accepts the option of `context` */
 	const char *context; /* an NBD server's metadata context, whose flags the extents show; NULL: what the disk has */
 	/* Further folders below which backing and data files may be. */

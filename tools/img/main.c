@@ -215,7 +215,7 @@ static void img_verb_help(const struct img_verb *v)
 		v->help);
 }
 
-/* The end of a connection was told: an error that only follows from it is not. */
+/* The lost connection has been reported; do not report an error that follows from it. */
 static bool connection_told;
 
 void img_connection_ended(const char *url, const char *why)

@@ -16,7 +16,7 @@ uint64_t img_rate_wait_ns(struct img_rate *r, uint64_t done);
 /* Sleep until the next bytes may be copied, or until a signal. */
 void img_rate_sleep(struct img_rate *r, uint64_t done);
 
-/* What a copy stores, and what it does with blocks that it cannot read. */
+/* How a copy stores data and treats unreadable blocks. */
 struct img_copy_how {
 	/* See struct block_copy; sparse_bytes has no effect on compressed clusters. */
 	bool over_backing, dense;

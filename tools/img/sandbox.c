@@ -32,7 +32,7 @@
 #define FILE_CAPABILITIES (CAP_TO_MASK(CAP_DAC_OVERRIDE) | CAP_TO_MASK(CAP_DAC_READ_SEARCH))
 #define MAKES (READS | WRITES | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE)
 
-/* What the command line has named so far, and what img_confine() has made: one process does one verb. */
+/* Files named on the command line so far, and the state of img_confine(). Global, because one process runs one verb. */
 static struct {
 	int rules, error; /* landlock's; 0: none yet. The first error of a rule, for img_confine() */
 	bool network;	  /* a disk may be an export of a server */

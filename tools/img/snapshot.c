@@ -227,7 +227,7 @@ static int snapshot_change(struct snapshot *s, struct err *e)
 		r = img_seal(false, e);
 		if (!r)
 			r = change_open(s, e);
-		img_signals_catch(); /* it is complete */
+		img_signals_catch(); /* the snapshot is complete */
 		if (s->action != 'l')
 			img_progress_end(&s->common.progress, !r);
 		r = img_block_close(s->b, s->common.o.path, r, e);

@@ -33,7 +33,7 @@ bool address_is_unicast(const struct address *a);
 struct address address_network(const struct address *a, unsigned prefix);
 /* The last one: all bits after the prefix are 1. */
 struct address address_last(const struct address *a, unsigned prefix);
-/* The address `by` (-1 or 1) beside it. */
+/* Return the next (by = 1) or previous (by = -1) address. */
 struct address address_step(const struct address *a, int by);
 /* Whether the address is the first or (IPv4) the last of its network, which no host has. */
 bool address_is_edge(const struct address *a, unsigned prefix);

@@ -130,7 +130,7 @@ int daemon_process_stop(const struct daemon_process *p, const struct request *re
 	pid_t pid = daemon_process_find(p, req), first = pid;
 	int r = 0;
 
-	/* One that was killed between stopping and starting may have left two. */
+	/* A program killed between stop and start may have left two processes. */
 	for (int i = 0; pid && !r && i < 4; i++) {
 		r = process_stop(p, req, pid, e);
 		pid = daemon_process_find(p, req);

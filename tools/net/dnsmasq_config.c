@@ -54,7 +54,7 @@ static void lease_time_print(FILE *f, const struct subnet *s)
 		fprintf(f, ",%" PRIu32 "\n", s->lease_seconds);
 }
 
-/* What follows the addresses of a range: the mask or the prefix, and the time. */
+/* The suffix of an address range: the mask or the prefix, and the lease time. */
 static void range_end_print(FILE *f, const struct subnet *s)
 {
 	struct address mask = { .family = AF_INET, .bytes = { 255, 255, 255, 255 } };

@@ -18,7 +18,7 @@
 #define DHCP_CIADDR "@th,160,32"
 #define DHCP_YIADDR "@th,192,32"
 #define DHCP_CHADDR "@th,288,64"
-/* Offsets in bits from the header of an ICMP error (RFC 792): two bytes that nobody reads, and the addresses of the
+/* Offsets in bits from the header of an ICMP error (RFC 792): two unused bytes, and the addresses of the
  * packet that it is about. */
 #define ICMP_UNUSED "@th,32,16"
 #define ICMP_SOURCE "@th,160,32"
@@ -213,7 +213,7 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 
 /* ---- rules ---- */
 
-/* What the rules of one fork have in common. inner: the guest's address; family 0: unknown. */
+/* Parameters of one fork's rules. inner: the guest's address; family 0: unknown. */
 struct text {
 	FILE *f;
 	char table[ID_MAX + 8], chain[24];

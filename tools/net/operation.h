@@ -9,7 +9,7 @@
 struct err;
 struct json_object;
 
-/* What the verbs have in common; all borrowed. */
+/* Parameters of all verbs; all borrowed. */
 struct operation {
 	struct request *req;
 	struct links *links;

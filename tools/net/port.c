@@ -423,7 +423,7 @@ static bool other_has(const struct change *c, const struct address *a)
 	return false;
 }
 
-/* The guest's addresses: leased ones, and those of earlier that nobody else has now. */
+/* The guest's addresses: its leases, and its earlier addresses that no other guest has now. */
 static void own_print(const struct change *c)
 {
 	const struct port *p = c->text.port;

@@ -35,7 +35,7 @@ static __attribute__((format(printf, 3, 4))) void rule(const struct port_text *t
 	va_end(args);
 }
 
-/* what: "add" or "delete". Deleting what is not there is an error, so it is added first. */
+/* what: "add" or "delete". nft fails to delete a missing element, so add it first. */
 static void element(const struct port_text *t, const char *what, const char *set, const char *text)
 {
 	if (!strcmp(what, "delete"))

@@ -70,7 +70,7 @@ struct fork {
 	char tap[IFNAMSIZ]; /* empty: one of the request */
 	uint8_t mac[MAC_BYTES]; /* the clone's */
 	struct address address; /* the unique one */
-	bool gone;		/* it is to be removed */
+	bool gone;		/* the port is to be removed */
 };
 
 struct network {
@@ -88,7 +88,7 @@ struct network {
 	bool domain_local;
 	struct subnet ipv4, ipv6;
 	bool dns;
-	struct egress *egress; /* what the guests may reach; owned; NULL: everything */
+	struct egress *egress; /* destinations that the guests may reach; owned; NULL: all */
 	struct address forwarders[FORWARDERS_MAX];
 	size_t nforwarders;
 	struct dns_host *dns_hosts; /* owned */

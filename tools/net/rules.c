@@ -201,7 +201,7 @@ static int table_empty(FILE *f, struct nft *nft, const struct network *n, struct
 		const char *name = strchr(objects[i], ' ') + 1;
 
 		snprintf(kind, sizeof(kind), "%.*s", (int)(name - objects[i] - 1), objects[i]);
-		/* What is not there is added first: old versions of nft have no "destroy". */
+		/* Add missing elements first: old versions of nft have no "destroy". */
 		fprintf(f, "add %s inet %s %s\ndelete %s inet %s %s\n", kind, n->table, name, kind, n->table, name);
 	}
 	for (size_t i = 0; !r && i < json_object_array_length(list); i++) {

@@ -24,7 +24,7 @@ int datagrams_prepare(int fd, sa_family_t family)
 		-errno : 0;
 }
 
-/* Who has sent a datagram, and to which address of the host. */
+/* The sender of a datagram, and the host's address that received it. */
 struct sender {
 	struct sockaddr_in6 address;
 	socklen_t bytes;
@@ -128,7 +128,7 @@ void datagrams_receive(struct datagrams *d, int fd, unsigned at, const struct so
 		if (!c)
 			continue;
 		c->used_ns = now_ns;
-		(void)!send(c->fd, buffer, (size_t)got, MSG_DONTWAIT | MSG_NOSIGNAL); /* what the host cannot send is lost */
+		(void)!send(c->fd, buffer, (size_t)got, MSG_DONTWAIT | MSG_NOSIGNAL); /* drop datagrams that the host cannot send */
 	}
 }
 

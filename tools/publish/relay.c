@@ -11,7 +11,7 @@
 #define BUFFER_BYTES (64 * 1024)
 #define NO_FORWARD UINT32_MAX
 
-/* What one side has sent, and the other one has not got yet. */
+/* Bytes that one side has sent and the other side has not received yet. */
 struct way {
 	size_t from, to;
 	bool ended; /* no more comes */

@@ -19,7 +19,7 @@
 struct closing {
 	struct closing_sent {
 		struct guest_packet packet; /* with a FIN, to the guest; `data` is not valid */
-		uint32_t end; /* what acknowledges the FIN; the packet's flags are 0 in an unused entry */
+		uint32_t end; /* acknowledgement number of the FIN; the packet's flags are 0 in an unused entry */
 	} sent[CLOSING_MAX];
 	unsigned next;
 	struct guest_packet last; /* frame of the guest that closes a connection; flags 0: none */

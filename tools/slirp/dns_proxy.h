@@ -8,7 +8,7 @@
 
 #include <poll.h>
 
-#define DNS_QUERIES_MAX 32 /* that wait for the host's resolver; a further one replaces the oldest */
+#define DNS_QUERIES_MAX 32 /* queries that wait for the host's resolver; a further query replaces the oldest */
 
 struct dns_proxy;
 struct egress_filter;

@@ -222,7 +222,7 @@ static bool goes_to_gateway(const struct egress_filter *f, const struct guest_pa
 	return address_is(p->to, f->options->gateway) || !memcmp(p->to, gateway6, sizeof(gateway6));
 }
 
-/* What the network itself answers: DHCP, neighbour discovery, pings of the gateway. */
+/* Requests that the network itself answers: DHCP, neighbour discovery, pings of the gateway. */
 static bool is_for_network(const struct egress_filter *f, const struct guest_packet *p)
 {
 	struct in_addr all = { .s_addr = INADDR_BROADCAST };

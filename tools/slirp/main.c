@@ -34,7 +34,7 @@
 #include <unistd.h>
 
 #define FRAMES_BATCH 64 /* frames of the guest in one round, so that other sockets get their turn */
-#define LOG_BYTES MIB  /* that one process may add to a log file */
+#define LOG_BYTES MIB  /* bytes that one process may add to a log file */
 #define NS_PER_MS 1000000ULL
 #define RULES_MAX (EGRESS_RULES_MAX * (EGRESS_RULE_TEXT + 1) + 16)
 

@@ -86,7 +86,7 @@ int main(int argc, char **argv)
 	}
 	clearenv();
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGHUP, SIG_IGN); /* it ends with the VM */
+	signal(SIGHUP, SIG_IGN); /* this process ends with the VM */
 	signal(SIGINT, SIG_IGN);
 	log_set_owner(argv[1]);
 	r = program_begin(&e);

@@ -40,7 +40,7 @@ struct server {
 	uint64_t look_ms, changed_ms; /* times of the next look, and of the last change */
 	unsigned wrong;		      /* passwords in a row */
 	uint64_t refuse_until_ms;
-	rfbClientPtr holders[KEYS]; /* who holds the key; NULL: nobody */
+	rfbClientPtr holders[KEYS]; /* the client that holds the key down; NULL: none */
 	int buttons;		    /* as the last client said */
 };
 

@@ -108,7 +108,7 @@ int agent_addresses(struct agent *a, struct vm_addresses *into, void (*done)(voi
 	void *opaque, struct err *e);
 /* ---- commands of clients ---- */
 
-#define AGENT_COMMANDS_MAX 16 /* that wait or are in progress */
+#define AGENT_COMMANDS_MAX 16 /* requests that wait or are in progress */
 /* A command, a line for the users or a shutdown waits at most this long for others. Later its client may have given up,
  * and must not be surprised by its effect. */
 #define AGENT_TURN_NS (5 * 1000000000ULL)

@@ -23,7 +23,7 @@ void host_files_open(struct host_files *h);
 /* Open the pagemap, in a mount namespace without /proc, too. Call it without capabilities: with CAP_SYS_ADMIN, the file
  * would show physical addresses. */
 void host_files_open_pagemap(struct host_files *h);
-/* Close the files that nobody has taken. A file that is taken is replaced by -1. */
+/* Close the remaining files. A function that takes a file replaces it by -1. */
 void host_files_done(struct host_files *h);
 
 #endif

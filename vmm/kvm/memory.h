@@ -67,7 +67,7 @@ struct memory {
 	bool huge_pages;
 	uint8_t *rom;	    /* the firmware's ROM, not a part of RAM; NULL: none */
 	uint64_t rom_bytes;
-	uint8_t *flash;	    /* what the guest sees of the flash memory below the ROM; NULL: none */
+	uint8_t *flash;	    /* the flash memory below the ROM, as the guest sees it; NULL: none */
 	uint64_t flash_bytes;
 	int flash_fd; /* memfd of twice flash_bytes, whose beginning `flash` maps; only valid with flash */
 	/* base_fd >= 0: RAM is a private mapping of this file, and fd is not mapped; -1: RAM is a mapping of fd. */

@@ -19,8 +19,8 @@
 #define KIND(k) (1u << (k))
 #define EACH_KIND (~0u)
 
-/* What each thread may call: eventfds and the log; locks, time and its own end; memory; abort(). The process's filters
- * check the arguments: no executable memory, no signals to others. */
+/* System calls that every thread may make: eventfds and the log; locks, time and exit; memory; abort(). The
+ * process's filters check the arguments: no executable memory, no signals to others. */
 static const int common[] = { SYS_write, SYS_futex, SYS_read, SYS_close, SYS_writev, SYS_exit, SYS_exit_group,
 	SYS_gettid, SYS_getpid, SYS_tgkill, SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_sigaltstack, SYS_restart_syscall,
 	SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep, SYS_sched_yield, SYS_rseq, SYS_set_robust_list,
@@ -119,7 +119,7 @@ static void reports_unblock(void)
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-/* What devices/legacy/flash_file.h does, with its file only. */
+/* System calls of devices/legacy/flash_file.h, on its file only. */
 static void flash_allow(struct call_filter *f, int fd)
 {
 	call_filter_value(f, SYS_pwrite64, SECCOMP_RET_ALLOW, 0, (uint32_t)fd);

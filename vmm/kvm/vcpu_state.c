@@ -166,7 +166,7 @@ static int msrs_write(struct vcpu *v, struct msr_list *all, bool deadline)
 	return r;
 }
 
-/* What a new vCPU has, and one that was reset and has not run. Each ioctl of a vCPU takes KVM 4 us on a virtual
+/* State of a new vCPU, and of a vCPU after a reset before it runs. Each ioctl of a vCPU takes KVM 4 us on a virtual
  * machine, where it reads MSRs that trap. */
 static bool mp_is_fresh(const struct vcpu *v, const struct vcpu_image *s)
 {

@@ -52,7 +52,7 @@ struct disk_io {
 	struct loop *loop; /* NULL: unused */
 	const struct kvm *kvm; /* for the thread's filter */
 	char name[16]; /* of the thread: its first disk */
-	unsigned ndisks; /* that use it */
+	unsigned ndisks; /* devices that use it */
 	pthread_t thread;
 	bool thread_made;
 };

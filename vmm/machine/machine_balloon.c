@@ -17,7 +17,7 @@ _Static_assert(VM_BALLOON_STATS == BALLOON_STATS, "a message has all statistics"
 struct machine_balloon {
 	struct machine *m;
 	struct loop_timer *timer; /* armed while a target waits */
-	uint64_t target_bytes;	  /* that waits */
+	uint64_t target_bytes;	  /* the request that waits */
 	uint64_t seq;
 	void (*done)(void *opaque, uint64_t seq, int r, const struct err *e);
 	void *opaque;

@@ -153,7 +153,7 @@ void machine_disk_close(struct machine_disk *d)
 {
 	int r;
 
-	(void)block_mirror_end(d->mirror); /* it holds nothing back */
+	(void)block_mirror_end(d->mirror); /* the disk holds no request back */
 	r = d->copy_layer ? block_settle(d->copy) : block_close(d->copy);
 	if (r < 0)
 		log_error(d->id, "closing the copy: %s", strerror(-r));

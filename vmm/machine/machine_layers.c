@@ -75,7 +75,7 @@ static int layer_grow(struct machine_layers *x, struct err *e)
 	return x->grow_bytes > info.size_bytes ? block_resize(b, x->grow_bytes, e) : 0;
 }
 
-/* What the guest sees of the disk stays the same. */
+/* Refuse a chain of another size or with larger sectors. */
 static int next_check(const struct block *b, const struct block *next, struct err *e)
 {
 	struct block_info is, will;

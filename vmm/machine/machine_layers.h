@@ -36,7 +36,7 @@ int machine_layers_check(struct machine_disk *d, const char *why, struct err *e)
 /* Worker. Hold all disks back, and open the new chains. Returns 0; -errno with a sentence, and then all goes on as
  * before, and what was new is closed. */
 int machine_layers_begin(struct machine_layers *list, unsigned n, struct err *e);
-/* Main thread, after machine_layers_begin(): go on with the new chains. */
+/* Main thread, after machine_layers_begin(): switch to the new chains. */
 void machine_layers_go(struct machine *m, struct machine_layers *list, unsigned n);
 /* Worker. Write no more to a layer of the disk, of which others may be readers then. Returns 0; -errno: it may lack
  * changes. */

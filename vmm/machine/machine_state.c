@@ -52,7 +52,7 @@ static bool hardware_is_known(const struct machine *m, uint32_t hardware)
 	return machine_version_boots(m->cfg.firmware, hardware) || (hardware == hardware_oldest(m) && m->cfg.firmware != VM_FIRMWARE_UEFI);
 }
 
-/* What the section says of the machine that was saved. */
+/* The saved machine, as the section describes it. */
 struct saved_machine {
 	bool has_cpu;	   /* the state has a section "cpu" */
 	uint32_t hardware; /* machine version */

@@ -17,7 +17,7 @@ struct copy_job {
 	uint64_t rate_bytes_per_s, size_bytes;
 	uint64_t begun_ns;
 	uint64_t new_from; /* from here on, the copy has nothing yet and reads as zeros */
-	uint64_t round_due; /* what was due when the last round ended */
+	uint64_t round_due; /* bytes that were dirty when the last round ended */
 	uint8_t *buf;
 	/* The end: */
 	const struct vm_disk *pivot; /* `to`, or NULL: go on without the copy */

@@ -5,7 +5,7 @@
 #define BUFFER_BYTES 4096
 #define HEADER_BYTES 44
 #define DATA_MAX 4000
-#define KEPT_BYTES 65536 /* what this side offers as credit */
+#define KEPT_BYTES 65536 /* credit that this side offers */
 #define PATIENCE_CYCLES 30000000000ULL
 #define HOST_CID 2
 

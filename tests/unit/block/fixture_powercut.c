@@ -365,7 +365,7 @@ static void cut_write(struct replay *p, size_t k)
 
 	image_make(p, k);
 	record_name(name, "cut", p->disk);
-	fd = fixture_file(p->f, name, O_RDWR | O_CREAT | O_TRUNC); /* what an earlier cut left behind `written` must go */
+	fd = fixture_file(p->f, name, O_RDWR | O_CREAT | O_TRUNC); /* remove the bytes behind `written` that an earlier cut left */
 	assert_int_equal(pwrite(fd, p->image.data, p->written, 0), p->written);
 	assert_int_equal(ftruncate(fd, (off_t)p->image.bytes), 0);
 	cut_tables(p, fd, k);

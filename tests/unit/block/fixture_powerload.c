@@ -121,7 +121,7 @@ struct snapshot_wait {
 	/* of a commit */
 	struct recorder *r;
 	unsigned disk, id;
-	int overlay; /* fd of an image of the chain that stands on the pin; 0: none yet */
+	int overlay; /* fd of an image of the chain whose base is the pin; 0: none yet */
 	bool stands;
 };
 

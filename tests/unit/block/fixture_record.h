@@ -35,7 +35,7 @@ struct event {
 	uint8_t *data; /* WRITE, TOUCH: the bytes (NULL: zeros); FLUSHED, SNAPSHOT_MAKE: the disk's content */
 	uint8_t *vm;
 	uint64_t vm_bytes;
-	bool pin; /* SNAPSHOT_MAKE: a pin; the image `forkN` stands on it, where N is the event's number */
+	bool pin; /* SNAPSHOT_MAKE: a pin; the overlay `forkN` has it as base, where N is the event's number */
 	size_t of; /* COMPLETE: the completed event; snapshots: their number */
 };
 
@@ -69,7 +69,7 @@ struct recorder {
 	struct fixture *f;
 	struct record_disk disks[RECORD_DISKS_MAX];
 	unsigned ndisks;
-	struct record_disk *disk; /* that record(), record_flushed(), record_open() and loads are about */
+	struct record_disk *disk; /* the disk of record(), record_flushed(), record_open() and loads */
 	struct event *ev;
 	size_t n, cap, start; /* events before `start` describe the initial state */
 	struct record_pin pins[RECORD_PINS_MAX];

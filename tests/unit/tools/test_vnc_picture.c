@@ -1,4 +1,4 @@
-/* What cairn-vnc shows: the mode that the VM's process tells is checked, changes are found, and keysyms become keys. */
+/* cairn-vnc's picture: it checks the mode from the VM's process, finds changes, and translates keysyms into keys. */
 #include "tools/vnc/keymap.h"
 #include "tools/vnc/link.h"
 #include "tools/vnc/picture.h"

@@ -66,7 +66,7 @@ static void test_event_does_not_overtake_go(void **state)
 #define PHASE_EACH 50
 #define REPLY_EACH 100
 
-/* What the daemon's side has received. */
+/* Messages that the daemon's side has received. */
 struct received {
 	unsigned phases, replies, errors;
 	int64_t newest; /* value of the last event of the disk */
@@ -141,7 +141,7 @@ static void test_daemon_that_does_not_read_loses_no_answer_and_no_phase(void **s
 	(void)state;
 	c = control_begin(&daemon);
 	flood(c);
-	assert_true(c->peer_fd >= 0); /* it used to be closed, and the daemon then killed the VM */
+	assert_true(c->peer_fd >= 0); /* an earlier version closed the connection, and the daemon then killed the VM */
 	assert_true(send_queue_waits(&c->waiting));
 	do {
 		while (message_take(daemon, c->buf, &got) > 0)

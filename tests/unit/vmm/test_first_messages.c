@@ -1,4 +1,4 @@
-/* What a process takes before its configuration: the memory of a clone that another process hands over. */
+/* Messages that a process accepts before its configuration: the memory of a clone that another process hands over. */
 #include "base/channel.h"
 #include "base/err.h"
 #include "base/util.h"

@@ -160,7 +160,7 @@ static void test_numbers_of_held_files_are_checked(void **state)
 		unsigned nfds = rows[i].nfds;
 
 		assert_int_equal(take_held(rows[i].held, rows[i].relays, false, &nfds), rows[i].r);
-		/* What an earlier build's process left in the struct's padding has no meaning. */
+		/* Bytes in the struct's padding, from a process of an earlier build, are ignored. */
 		nfds = rows[i].nfds;
 		assert_int_equal(take_held(rows[i].held, rows[i].relays, true, &nfds), 0);
 		assert_int_equal(nfds, rows[i].nfds);

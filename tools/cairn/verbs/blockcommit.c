@@ -16,7 +16,7 @@
 
 #define MIB_MAX (1ULL << 24)
 
-/* What the options name, in the definition that the VM runs with. */
+/* The images that the options name, in the running VM's definition. */
 struct merge {
 	struct json_object *disk; /* borrowed from the definition */
 	size_t top, base; /* numbers of layers; 0: the image */

@@ -1,4 +1,4 @@
-/* blockcopy: copy a disk of a running VM, by a job of the daemon. blockjob: go on with the copy, or without it. */
+/* blockcopy: copy a disk of a running VM, by a job of the daemon. blockjob: switch to the copy, or cancel it. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

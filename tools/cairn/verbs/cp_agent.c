@@ -163,10 +163,10 @@ int cp_agent_send(struct cli *c, int sock, const char *from, const char *there, 
 	r = session_run(&k, &s, sock, e);
 	close(p[0]); /* ends the writer */
 	if (r < 0 && !strcmp(from, "-"))
-		return r; /* it may wait for standard input for ever */
+		return r; /* the thread may block on standard input for ever */
 	pthread_join(thread, NULL);
 	bar_show(&k, k.writer.done, k.writer.total, true);
-	/* What this side cannot read is the cause of what the guest's side says. EPIPE: it is the other way round. */
+	/* A read error here causes the guest's error, so report it. EPIPE: the guest's error comes first. */
 	if (k.written < 0 && k.written != -EPIPE)
 		return fault_sentence(&k.writer.fault, k.written, e);
 	if (!r && k.writer.skipped)

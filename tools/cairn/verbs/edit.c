@@ -23,7 +23,7 @@
 
 struct edit;
 
-/* What differs between VMs and networks. */
+/* The differences between VMs and networks. */
 struct edited_kind {
 	const char *noun, *title, *rename; /* for sentences */
 	int (*read)(struct edit *d, struct json_object **ret, struct err *e);

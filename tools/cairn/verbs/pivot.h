@@ -6,10 +6,10 @@
 struct cli;
 struct err;
 
-/* Go on with the copy, in the VM and in its definition. If the copy is a layer of the disk, its backing files stay
+/* Switch to the copy, in the VM and in its definition. If the copy is a layer of the disk, its backing files stay
  * those of the disk. path: absolute. Returns 0 or -errno. */
 int pivot_to(struct cli *c, const char *path, const char *format, struct err *e);
-/* Go on with the disk. */
+/* Keep the disk and cancel the copy. */
 int pivot_abort(struct cli *c, struct err *e);
 
 #endif

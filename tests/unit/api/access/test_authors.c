@@ -117,7 +117,7 @@ static void test_changed_egress_rules_change_the_author(void **state)
 	struct definition *d = definition_of(USER(""), 0);
 
 	(void)state;
-	edit(&d, USER(",\"egress\":{}"), BOB); /* it reaches less than before */
+	edit(&d, USER(",\"egress\":{}"), BOB); /* the new path reaches less than before */
 	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), 0);
 	edit(&d, USER(",\"egress\":{\"rules\":[{\"allow\":\"any\"}]}"), BOB);
 	assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), BOB);

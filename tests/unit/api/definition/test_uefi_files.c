@@ -158,7 +158,7 @@ static void test_vm_keeps_its_uefi(void **state)
 	assert_int_equal(choose(f, &d, NULL), 0);
 	assert_string_equal(d.loader, "/new");
 	assert_string_equal(d.nvram_template, "/new.vars");
-	assert_int_equal(choose(f, &d, &old), 0); /* it has Debian's */
+	assert_int_equal(choose(f, &d, &old), 0); /* an old VM without a loader keeps Debian's firmware */
 	assert_null(d.loader);
 	old.loader = (char *)"/old";
 	old.nvram_template = (char *)"/old.vars";

@@ -156,7 +156,7 @@ static void test_hundreds_of_pipes_reach_the_next_process(void **state)
 
 	unlink(f->go);
 	kill(pid, SIGKILL);
-	assert_true(program_pid(f) != pid); /* it reads nothing yet */
+	assert_true(program_pid(f) != pid); /* the reader has read nothing yet */
 	lines_write(f, "second\n");
 	for (unsigned i = 0; i < ENDED; i++) {
 		close(f->fds[i]);

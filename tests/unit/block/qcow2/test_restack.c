@@ -84,7 +84,7 @@ static void test_close_of_the_old_chain_leaves_the_image(void **state)
 		fill(next, 4 * MIB + i * PIECE, (uint8_t)i);
 	assert_int_equal(fixture_op(next, BLOCK_FLUSH, 0, 0, 0), 0);
 	block_close(b);
-	/* What is written to the backing file does not show where the image has a cluster. */
+	/* Writes to the backing file stay hidden where the image has a cluster. */
 	fill(block_layer(next, 1), 4 * MIB, 9);
 	fill(block_layer(next, 1), 8 * MIB, 9);
 	has(next, 4 * MIB, 0);

@@ -176,7 +176,7 @@ static void fires_once(void **state)
 	wait_for_bite(&b);
 	assert_int_equal(fx_read(&b.f, b.bar + RELOAD, 2), 0x1200);
 	assert_int_equal(fx_cfg_read(&b.f, SLOT, LOCK, 1), 0);
-	b.d->ops->reset(b.d); /* what a guest reads after its reboot */
+	b.d->ops->reset(b.d); /* the value that a guest reads after its reboot */
 	assert_int_equal(fx_read(&b.f, b.bar + RELOAD, 2), 0x1200);
 	reload(&b, 0x200);
 	assert_int_equal(fx_read(&b.f, b.bar + RELOAD, 2), 0);

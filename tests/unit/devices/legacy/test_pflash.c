@@ -213,7 +213,7 @@ static void test_state(void **state)
 	free(saved.buf);
 }
 
-/* What follows the number of bytes in the state: see pflash_save(). */
+/* The fields after the number of bytes in the state: see pflash_save(). */
 enum { AT_CYCLE = 5, AT_COUNT = 7, AT_FILLED = 13 };
 
 static void test_a_refused_count_can_be_saved(void **state)

@@ -38,7 +38,7 @@ struct net_test {
 	unsigned offered; /* buffers for received frames */
 };
 
-/* The queues of the tap, by their files: what the kernel was told last. */
+/* The queues of the tap, by their files, as last set in the kernel. */
 static struct {
 	int fds[PAIRS];
 	bool detached[PAIRS];
@@ -210,7 +210,7 @@ static void driver_uses_one_pair_until_it_asks_for_more(void **state)
 	assert_true(arrives(&t, 0));
 	assert_false(arrives(&t, 1));
 	assert_int_equal(leaves_by(&t, 0), 0);
-	/* What the driver sends by a pair that it does not use is not lost. */
+	/* Frames that the driver sends on a disabled pair are not lost. */
 	assert_int_equal(leaves_by(&t, 2), 0);
 	assert_int_equal(pairs_set(&t, 3), OK);
 	assert_true(!tap.detached[1] && !tap.detached[2] && tap.detached[3]);

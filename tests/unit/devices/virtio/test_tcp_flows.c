@@ -291,7 +291,7 @@ static void flows_born_since_are_not_told_again(void **state)
 			assert_true(passes(t, TCP_PEER, segment(TCP_PEER, false, 1000, ACK, 5, 100, 0)));
 			tcp_flows_revert(t, MARK + all, all);
 			assert_due(t, TCP_PEER, false, RST | ACK, 100, 5, 0);
-			if (all) /* it was born before this snapshot */
+			if (all) /* the connection is older than this snapshot */
 				assert_due(t, TCP_GUEST, false, ACK, 5 - (1u << 30), 100, 1);
 			assert_none_due(t);
 			tcp_flows_revert(t, MARK + all, all);

@@ -29,7 +29,7 @@ struct bench {
 	uint64_t list; /* a page for lists of page frame numbers */
 };
 
-/* What the device has given back. */
+/* The pages that the device has given back. */
 static struct given given[4096];
 static unsigned ngiven, refuse; /* refuse: so many calls get no room */
 static int wake_fd;

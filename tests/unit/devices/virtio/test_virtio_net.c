@@ -546,7 +546,7 @@ static uint64_t guest_sends(struct net_test *t, unsigned n, uint32_t bytes)
 		while (read(t->tap, got, sizeof(got)) > 0) {
 		}
 		if (t->d.q[TX].avail_idx != drv_used_idx(&t->d.q[TX]))
-			break; /* they wait */
+			break; /* the frames wait */
 	}
 	return stats(t).tx_packets - before;
 }
@@ -631,7 +631,7 @@ static void peak_limits_burst(void **state)
 	clock_on(&t, 20 * MS);
 	assert_in_range(stats(&t).tx_packets, 4, 6);
 	clock_on(&t, 1000 * MS);
-	/* It was idle for longer than its burst: the bucket of the peak has 10 ms. */
+	/* After an idle time longer than the burst, the bucket of the peak holds 10 ms. */
 	net_end(&t);
 	clock_ns = 0;
 }
@@ -647,7 +647,7 @@ static void link_can_be_set_down_and_up(void **state)
 	assert_int_equal(host_floods(&t, 3, 60), 3);
 	before = t.f.nmsi;
 	virtio_net_set_link(t.dev, false);
-	fx_wait(&t.f, &t.f.nmsi, before + 1); /* the driver is told */
+	fx_wait(&t.f, &t.f.nmsi, before + 1); /* the driver gets an interrupt */
 	assert_int_equal(fx_read(&t.f, t.d.device + 6, 2), 0);
 	assert_false(stats(&t).link_up);
 	/* Frames of both directions are dropped, not kept for later. */
@@ -824,7 +824,7 @@ static void state_comes_back(void **state)
 	fx_run(&t.f, 3);
 	before = t.f.nmsi;
 	fx_state_test(&t.f, t.dev, 2000);
-	/* The driver is told to read the link status again. */
+	/* The driver gets an interrupt to read the link status again. */
 	assert_true(t.f.nmsi > before);
 	host_sends(&t, 60, 0x42);
 	drv_wait(&t.d.q[RX], &len);

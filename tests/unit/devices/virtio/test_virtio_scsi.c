@@ -393,7 +393,7 @@ static void write_cache_can_be_turned_off(void **state)
 	memset(data(&t), 0, 64);
 	memcpy(data(&t) + 4, ((uint8_t[]){ 8, 0x12, 0 }), 3);
 	assert_int_equal(COMMAND(&t, 0, 24, 0, 0x15, 0x10, 0, 0, 24), OK);
-	assert_int_equal(t.disk.flushes, 1); /* what was written before */
+	assert_int_equal(t.disk.flushes, 1); /* data written before */
 	assert_int_equal(COMMAND(&t, 0, 512, 0, 0x2a, 0, 0, 0, 0, 0, 0, 0, 1), OK);
 	assert_int_equal(t.disk.fua, 1);
 	data(&t)[4] = 9;

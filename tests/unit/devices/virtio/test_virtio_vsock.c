@@ -288,7 +288,7 @@ static void data_to_the_guest_stays_in_the_socket_without_credit(void **state)
 	vs_end(&t);
 }
 
-/* What the client does not read is kept, up to the credit; a guest that sends more is reset. */
+/* The device keeps data that the client does not read, up to the credit, and resets connections beyond. */
 static void guest_that_exceeds_its_credit_is_reset(void **state)
 {
 	static uint8_t data[16384];
@@ -313,7 +313,7 @@ static void guest_that_exceeds_its_credit_is_reset(void **state)
 		}
 		if (q.op == VSOCK_OP_RST)
 			break;
-		/* Up to a quarter is free before the guest is told. */
+		/* The guest gets no credit update before a quarter is free. */
 		assert_true(sent - told <= VSOCK_BUFFER_BYTES + VSOCK_BUFFER_BYTES / 4);
 		vs_send(&t, p, data);
 		sent += sizeof(data);

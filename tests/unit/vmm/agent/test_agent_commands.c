@@ -60,7 +60,7 @@ static int setup(void **state)
 	return setup_with(state, LONG_NS);
 }
 
-/* What does not begin at once has waited too long. */
+/* A command that does not begin at once times out. */
 static int setup_hasty(void **state)
 {
 	return setup_with(state, 1);

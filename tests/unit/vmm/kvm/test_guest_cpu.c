@@ -30,7 +30,7 @@
 struct fixture {
 	struct kvm kvm;
 	struct vcpus set;
-	struct cpu_state state; /* what guest_cpu_save() recorded */
+	struct cpu_state state; /* the record of guest_cpu_save() */
 	struct err e;
 };
 

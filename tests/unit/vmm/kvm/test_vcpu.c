@@ -592,7 +592,7 @@ static void test_reset_gives_a_fresh_local_apic(void **state)
 
 /* ---- loading states ---- */
 
-/* What vcpu_load() need not write to a new vCPU that has it. */
+/* State that a new vCPU has already, so that vcpu_load() need not write it. */
 struct kept_state {
 	struct kvm_mp_state mp;
 	struct kvm_debugregs debug;
