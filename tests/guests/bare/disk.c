@@ -47,7 +47,7 @@ static const char *disk_do(uint32_t type, uint64_t sector, void *data, uint64_t 
 	if (!disk_is_open)
 		return "open a disk first";
 	status = vblk_do(0, type, sector, data, (uint32_t)bytes);
-	if (vblk_status() & STATUS_NEEDS_RESET)
+	if (virtio_status(&vblk.v) & STATUS_NEEDS_RESET)
 		return "the disk needs a reset";
 	switch (status) {
 	case 0:
@@ -75,8 +75,8 @@ static const char *cmd_info(const struct args *a)
 	memcpy(id, vblk_data, 20);
 	id[20] = 0;
 	print("sectors=%u features=%x queue_size=%u queues=%u status=%x serial=%s\n",
-		mmio_read(vblk.config, 4) | mmio_read(vblk.config + 4, 4) << 32, vblk.features,
-		(uint64_t)vblk.queue_size, (uint64_t)vblk.queues, (uint64_t)vblk_status(), id);
+		mmio_read(vblk.v.config, 4) | mmio_read(vblk.v.config + 4, 4) << 32, vblk.v.features,
+		(uint64_t)vblk.v.queue_size, (uint64_t)vblk.queues, (uint64_t)virtio_status(&vblk.v), id);
 	return NULL;
 }
 
@@ -249,7 +249,7 @@ static uint64_t work_turn(struct work *w, unsigned q)
 
 	while ((slot = vblk_take(q)) >= 0) {
 		n++;
-		w->errors += vblk_queues[q].status[slot] != 0;
+		w->errors += vblk_requests[q].status[slot] != 0;
 		if (w->put < w->requests)
 			work_put(w, q, (unsigned)slot);
 	}
@@ -317,7 +317,7 @@ static const char *cmd_flood(const struct args *a)
 	uint16_t write = a->v[0] == BLK_IN ? DESC_WRITE : 0, i;
 	struct queue *q = &vblk_queues[0];
 
-	if (!disk_is_open || !(vblk.features & F_INDIRECT))
+	if (!disk_is_open || !(vblk.v.features & F_INDIRECT))
 		return "open a disk with indirect descriptors first";
 	if (requests > vblk_slots() || !segments || segments > FLOOD_SEGMENTS)
 		return "too many requests or segments";
@@ -328,7 +328,7 @@ static const char *cmd_flood(const struct args *a)
 	table[i] = (struct desc){(uint64_t)&status, 1, DESC_WRITE, 0};
 	for (i = 0; i < requests; i++) {
 		q->desc[i] = (struct desc){(uint64_t)table, (uint32_t)(16 * (segments + 2)), DESC_INDIRECT, 0};
-		q->avail.ring[q->avail_idx++ % vblk.queue_size] = i;
+		q->avail.ring[q->avail_idx++ % vblk.v.queue_size] = i;
 	}
 	vblk_announce(0);
 	while (done < requests) {
@@ -344,7 +344,7 @@ static const char *cmd_flood(const struct args *a)
 
 static unsigned msix_find(void)
 {
-	uint16_t bdf = (uint16_t)vblk.bdf;
+	uint16_t bdf = (uint16_t)vblk.v.bdf;
 	unsigned cap = pci_read(bdf, 0x34, 1) & 0xfc;
 
 	for (int n = 0; cap && n < 48; n++, cap = pci_read(bdf, cap + 1, 1) & 0xfc)
@@ -355,7 +355,7 @@ static unsigned msix_find(void)
 
 static bool msix_enable(void)
 {
-	uint16_t bdf = (uint16_t)vblk.bdf;
+	uint16_t bdf = (uint16_t)vblk.v.bdf;
 	unsigned cap = msix_find();
 	uint32_t table = cap ? pci_read(bdf, cap + 4, 4) : 0;
 	uint64_t entry = cap ? pci_bar(bdf, table & 7) : 0;
@@ -376,14 +376,14 @@ static void msix_disable(void)
 	unsigned cap = msix_find();
 
 	if (cap)
-		pci_write((uint16_t)vblk.bdf, cap + 2, 2, 0);
+		pci_write((uint16_t)vblk.v.bdf, cap + 2, 2, 0);
 }
 
 /* Read once with completion by interrupt, the processor halted meanwhile. */
 static const char *cmd_irq(const struct args *a)
 {
 	bool msix = str_equal(a->s[0], "msix");
-	unsigned gsi = 16 + ((unsigned)vblk.bdf >> 3) % 8;
+	unsigned gsi = 16 + ((unsigned)vblk.v.bdf >> 3) % 8;
 	unsigned vector = msix ? VECTOR_MSI : VECTOR_GSI(gsi);
 	uint64_t before = irq_count[vector], begin = rdtsc();
 
@@ -392,10 +392,10 @@ static const char *cmd_irq(const struct args *a)
 	msix_disable();
 	if (msix && !msix_enable())
 		return "no MSI-X";
-	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, 0);
-	mmio_write(vblk.common + COMMON_QUEUE_VECTOR, 2, msix ? 0 : 0xffff);
+	mmio_write(vblk.v.common + COMMON_QUEUE_SELECT, 2, 0);
+	mmio_write(vblk.v.common + COMMON_QUEUE_VECTOR, 2, msix ? 0 : 0xffff);
 	if (!msix) {
-		irq_ack_gpa[gsi] = vblk.isr;
+		irq_ack_gpa[gsi] = vblk.v.isr;
 		ioapic_route(gsi, true);
 	}
 	vblk_queues[0].avail.flags = 0;

@@ -1,6 +1,6 @@
 /* Commands for a network interface behind virtio-net: polled; one pair of queues, or with F_NET_MQ all of them. */
 #include "net.h"
-#include "virtio_blk.h"
+#include "virtio.h"
 
 #define QUEUE_SIZE 64
 #define BUFFER_BYTES 2048
@@ -9,7 +9,6 @@
 #define ETHERNET_BYTES 14
 #define ETHERTYPE 0x88b5 /* local experimental EtherType */
 #define PROBE_BYTES 46 /* of the shortest frame */
-#define PATIENCE_CYCLES 30000000000ULL
 #define TRY_CYCLES 1500000000ULL /* before a question is asked again */
 #define ARP_BYTES 28
 #define DHCP_BYTES 300 /* with fixed fields, magic and options */
@@ -27,15 +26,13 @@
 enum { RX = 0, TX = 1 };
 
 static struct {
-	int bdf;
+	struct virtio v;
 	bool is_open;
-	uint64_t common, notify, config, features;
-	uint32_t notify_step;
 	uint8_t mac[6];
 	uint8_t ip[4]; /* by DHCP */
 	unsigned pairs; /* of queues */
 	unsigned by; /* the pair that sends */
-} net;
+} net = {.v.queue_size = QUEUE_SIZE};
 
 static struct queue queues[2 * PAIRS + 1];
 static uint8_t more[PAIRS - 1][PAIR_BUFFERS][BUFFER_BYTES] __attribute__((aligned(4096)));
@@ -46,116 +43,24 @@ static uint8_t frame[HEADER_BYTES + FRAME_MAX];
 
 /* ---- the driver ---- */
 
-static uint64_t capability_gpa(unsigned cap)
-{
-	uint64_t bar = pci_bar((uint16_t)net.bdf, pci_read((uint16_t)net.bdf, cap + 4, 1));
-
-	return bar ? bar + pci_read((uint16_t)net.bdf, cap + 8, 4) : 0;
-}
-
-static const char *net_find(unsigned index)
-{
-	uint16_t bdf;
-
-	net.bdf = pci_find(0x1af4, 0x1041, index);
-	if (net.bdf < 0)
-		return "no such interface";
-	bdf = (uint16_t)net.bdf;
-	pci_write(bdf, 4, 2, 0x0006); /* memory, bus master */
-	for (unsigned cap = pci_read(bdf, 0x34, 1) & 0xfc, n = 0; cap && n < 48;
-		cap = pci_read(bdf, cap + 1, 1) & 0xfc, n++) {
-		unsigned kind = pci_read(bdf, cap, 1) == 0x09 ? pci_read(bdf, cap + 3, 1) : 0;
-
-		if (kind == 1)
-			net.common = capability_gpa(cap);
-		if (kind == 2) {
-			net.notify = capability_gpa(cap);
-			net.notify_step = pci_read(bdf, cap + 16, 4);
-		}
-		if (kind == 4)
-			net.config = capability_gpa(cap);
-	}
-	return net.common && net.notify && net.config ? NULL : "the interface lacks a capability";
-}
-
-static uint8_t status(void)
-{
-	return (uint8_t)mmio_read(net.common + COMMON_STATUS, 1);
-}
-
-static void status_add(uint8_t bits)
-{
-	mmio_write(net.common + COMMON_STATUS, 1, status() | bits);
-}
-
-static void feature_word(unsigned word, uint64_t wanted)
-{
-	uint64_t offered;
-
-	mmio_write(net.common + COMMON_DEVICE_FEATURE_SELECT, 4, word);
-	offered = mmio_read(net.common + COMMON_DEVICE_FEATURE, 4) << (32 * word);
-	net.features |= offered & wanted;
-	mmio_write(net.common + COMMON_DRIVER_FEATURE_SELECT, 4, word);
-	mmio_write(net.common + COMMON_DRIVER_FEATURE, 4, (uint32_t)(net.features >> (32 * word)));
-}
-
-static void common_write64(unsigned reg, const void *p)
-{
-	mmio_write(net.common + reg, 4, (uint32_t)(uint64_t)p);
-	mmio_write(net.common + reg + 4, 4, (uint64_t)p >> 32);
-}
-
-static void queue_start(unsigned i)
-{
-	struct queue *q = &queues[i];
-
-	memset(q, 0, sizeof(*q));
-	q->avail.flags = 1; /* polling, so no interrupts */
-	mmio_write(net.common + COMMON_QUEUE_SELECT, 2, i);
-	mmio_write(net.common + COMMON_QUEUE_SIZE, 2, QUEUE_SIZE);
-	mmio_write(net.common + COMMON_QUEUE_VECTOR, 2, 0xffff);
-	common_write64(COMMON_QUEUE_DESC, q->desc);
-	common_write64(COMMON_QUEUE_AVAIL, &q->avail);
-	common_write64(COMMON_QUEUE_USED, &q->used);
-	q->notify_gpa =
-		net.notify + mmio_read(net.common + COMMON_QUEUE_NOTIFY_OFF, 2) * net.notify_step;
-	mmio_write(net.common + COMMON_QUEUE_ENABLE, 2, 1);
-}
-
-/* Publish a buffer and always kick. The device's unit test covers notification suppression. */
-static void publish(unsigned i, uint16_t head)
-{
-	struct queue *q = &queues[i];
-
-	q->avail.ring[q->avail_idx++ % QUEUE_SIZE] = head;
-	__asm__ volatile("mfence" : : : "memory");
-	*(volatile uint16_t *)&q->avail.idx = q->avail_idx;
-	__asm__ volatile("mfence" : : : "memory");
-	mmio_write(q->notify_gpa, 2, i);
-}
-
 static void buffer_offer(uint16_t i)
 {
 	queues[RX].desc[i] = (struct desc){(uint64_t)buffers[i], BUFFER_BYTES, DESC_WRITE, 0};
-	publish(RX, i);
+	virtio_publish(&net.v, &queues[RX], RX, i);
 }
 
 /* Take the next used entry. Returns its id and sets *bytes; -1: none in time. */
 static int take(unsigned i, uint32_t *bytes, uint64_t patience)
 {
-	struct queue *q = &queues[i];
 	uint64_t begin = rdtsc();
-	unsigned at;
+	int id;
 
-	while (*(volatile uint16_t *)&q->used.idx == q->last_used) {
+	while ((id = virtio_take(&net.v, &queues[i], bytes)) < 0) {
 		if (rdtsc() - begin > patience)
 			return -1;
 		__asm__ volatile("pause");
 	}
-	__asm__ volatile("" : : : "memory");
-	at = q->last_used++ % QUEUE_SIZE;
-	*bytes = q->used.ring[at].bytes;
-	return (int)q->used.ring[at].id;
+	return id;
 }
 
 static void pair_offer(unsigned pair, uint16_t i)
@@ -165,45 +70,34 @@ static void pair_offer(unsigned pair, uint16_t i)
 		return;
 	}
 	queues[2 * pair + RX].desc[i] = (struct desc){(uint64_t)more[pair - 1][i], BUFFER_BYTES, DESC_WRITE, 0};
-	publish(2 * pair + RX, i);
+	virtio_publish(&net.v, &queues[2 * pair + RX], 2 * pair + RX, i);
 }
 
 /* Start the queues of all pairs but the first, and the control queue. */
 static const char *pairs_start(void)
 {
-	net.pairs = (unsigned)mmio_read(net.config + 8, 2);
+	net.pairs = (unsigned)mmio_read(net.v.config + 8, 2);
 	if (net.pairs > PAIRS)
 		return "too many pairs of queues";
 	for (unsigned i = 2; i <= 2 * net.pairs; i++)
-		queue_start(i);
+		virtio_queue_start(&net.v, &queues[i], i);
 	return NULL;
 }
 
 static const char *net_start(uint64_t without, uint64_t also)
 {
-	const char *wrong = NULL;
+	const char *wrong = virtio_begin(&net.v,
+		F_VERSION_1 | ((F_MAC | F_MRG_RXBUF | F_STATUS | F_MTU | F_CTRL_VQ | F_GUEST_ANNOUNCE | also) & ~without));
 
-	uint64_t begin = rdtsc();
-
-	mmio_write(net.common + COMMON_STATUS, 1, 0);
-	while (status())
-		if (rdtsc() - begin > PATIENCE_CYCLES)
-			return "the interface does not reset";
-	status_add(STATUS_ACKNOWLEDGE);
-	status_add(STATUS_DRIVER);
-	net.features = 0;
-	feature_word(0, (F_MAC | F_MRG_RXBUF | F_STATUS | F_MTU | F_CTRL_VQ | F_GUEST_ANNOUNCE | also) & ~without);
-	feature_word(1, F_VERSION_1);
-	status_add(STATUS_FEATURES_OK);
-	if (!(status() & STATUS_FEATURES_OK))
-		return "the interface refuses the features";
-	queue_start(RX);
-	queue_start(TX);
+	if (wrong)
+		return wrong;
+	virtio_queue_start(&net.v, &queues[RX], RX);
+	virtio_queue_start(&net.v, &queues[TX], TX);
 	net.pairs = 1;
 	net.by = 0;
-	if (net.features & F_NET_MQ)
+	if (net.v.features & F_NET_MQ)
 		wrong = pairs_start();
-	status_add(STATUS_DRIVER_OK);
+	virtio_status_add(&net.v, STATUS_DRIVER_OK);
 	for (uint16_t i = 0; i < QUEUE_SIZE; i++)
 		buffer_offer(i);
 	for (unsigned pair = 1; pair < net.pairs && !wrong; pair++)
@@ -220,19 +114,19 @@ static const char *net_tell(void)
 	char text[18];
 
 	for (unsigned i = 0; i < 6; i++) {
-		net.mac[i] = (uint8_t)mmio_read(net.config + i, 1);
+		net.mac[i] = (uint8_t)mmio_read(net.v.config + i, 1);
 		text[3 * i] = "0123456789abcdef"[net.mac[i] >> 4];
 		text[3 * i + 1] = "0123456789abcdef"[net.mac[i] & 15];
 		text[3 * i + 2] = i == 5 ? 0 : ':';
 	}
-	print("mac=%s link=%u announce=%u mtu=%u features=%x status=%x\n", text, mmio_read(net.config + 6, 2) & 1,
-		mmio_read(net.config + 6, 2) >> 1, mmio_read(net.config + 10, 2), net.features, (uint64_t)status());
+	print("mac=%s link=%u announce=%u mtu=%u features=%x status=%x\n", text, mmio_read(net.v.config + 6, 2) & 1,
+		mmio_read(net.v.config + 6, 2) >> 1, mmio_read(net.v.config + 10, 2), net.v.features, (uint64_t)virtio_status(&net.v));
 	return NULL;
 }
 
 static const char *net_open(const struct args *a)
 {
-	const char *wrong = net_find((unsigned)a->v[1]);
+	const char *wrong = virtio_find(&net.v, 0x1041, (unsigned)a->v[1]);
 
 	net.is_open = false;
 	if (!wrong)
@@ -252,8 +146,8 @@ static const char *send(uint32_t bytes)
 	unsigned i = 2 * net.by + TX;
 
 	queues[i].desc[0] = (struct desc){(uint64_t)sent, bytes, 0, 0};
-	publish(i, 0);
-	return take(i, &unused, PATIENCE_CYCLES) < 0 ? "it was not sent" : NULL;
+	virtio_publish(&net.v, &queues[i], i, 0);
+	return take(i, &unused, VIRTIO_PATIENCE_CYCLES) < 0 ? "it was not sent" : NULL;
 }
 
 static void frame_make(uint64_t bytes, uint64_t seed)
@@ -310,7 +204,7 @@ static uint32_t receive(uint64_t patience)
 		have += bytes;
 		buffer_offer((uint16_t)id);
 		if (n)
-			id = take(RX, &bytes, PATIENCE_CYCLES);
+			id = take(RX, &bytes, VIRTIO_PATIENCE_CYCLES);
 	}
 	return have;
 }
@@ -318,11 +212,11 @@ static uint32_t receive(uint64_t patience)
 static bool receive_ours(uint64_t begin, uint32_t *ret_have)
 {
 	do {
-		*ret_have = receive(PATIENCE_CYCLES / 100);
+		*ret_have = receive(VIRTIO_PATIENCE_CYCLES / 100);
 		if (*ret_have >= HEADER_BYTES + ETHERNET_BYTES && frame[HEADER_BYTES + 12] == ETHERTYPE >> 8 &&
 			frame[HEADER_BYTES + 13] == (ETHERTYPE & 0xff))
 			return true;
-	} while (rdtsc() - begin < PATIENCE_CYCLES);
+	} while (rdtsc() - begin < VIRTIO_PATIENCE_CYCLES);
 	return false;
 }
 
@@ -371,7 +265,7 @@ static const char *net_pairs(const struct args *a)
 	struct queue *q = &queues[i];
 	uint32_t unused;
 
-	if (!(net.features & F_NET_MQ))
+	if (!(net.v.features & F_NET_MQ))
 		return "the interface has one pair of queues";
 	request[0] = 4;
 	request[1] = 0;
@@ -380,8 +274,8 @@ static const char *net_pairs(const struct args *a)
 	obeyed = 0x77;
 	q->desc[0] = (struct desc){(uint64_t)request, 4, DESC_NEXT, 1};
 	q->desc[1] = (struct desc){(uint64_t)&obeyed, 1, DESC_WRITE, 0};
-	publish(i, 0);
-	if (take(i, &unused, PATIENCE_CYCLES) < 0)
+	virtio_publish(&net.v, &queues[i], i, 0);
+	if (take(i, &unused, VIRTIO_PATIENCE_CYCLES) < 0)
 		return "no answer came";
 	print("answer=%u of=%u\n", (uint64_t) * (volatile uint8_t *)&obeyed, (uint64_t)net.pairs);
 	return NULL;
@@ -401,7 +295,7 @@ static const char *net_count(const struct args *a)
 {
 	uint64_t begin = rdtsc(), n = 0, got[PAIRS] = {0};
 
-	while (n < a->v[1] && rdtsc() - begin < PATIENCE_CYCLES)
+	while (n < a->v[1] && rdtsc() - begin < VIRTIO_PATIENCE_CYCLES)
 		for (unsigned pair = 0; pair < net.pairs; pair++) {
 			uint32_t bytes;
 			int id = take(2 * pair + RX, &bytes, 0);
@@ -485,7 +379,7 @@ static const char *net_dhcp(const struct args *a)
 	uint64_t begin = rdtsc();
 
 	(void)a;
-	while (rdtsc() - begin < PATIENCE_CYCLES) {
+	while (rdtsc() - begin < VIRTIO_PATIENCE_CYCLES) {
 		const char *wrong = dhcp_send(1, options, 0);
 		const uint8_t *answer = wrong ? NULL : dhcp_receive(2);
 
@@ -599,7 +493,7 @@ static const char *net_drain(const struct args *a)
 	uint64_t n = 0;
 
 	(void)a;
-	while (receive(PATIENCE_CYCLES / 1000))
+	while (receive(VIRTIO_PATIENCE_CYCLES / 1000))
 		n++;
 	print("%u\n", n);
 	return NULL;
@@ -641,32 +535,32 @@ const char *net_frame_send(uint32_t bytes)
 static void wrong_short(void)
 {
 	queues[TX].desc[0] = (struct desc){(uint64_t)sent, HEADER_BYTES - 1, 0, 0};
-	publish(TX, 0);
+	virtio_publish(&net.v, &queues[TX], TX, 0);
 }
 
 static void wrong_beyond(void)
 {
 	queues[TX].desc[0] = (struct desc){0x0000700000000000ULL, 100, 0, 0};
-	publish(TX, 0);
+	virtio_publish(&net.v, &queues[TX], TX, 0);
 }
 
 static void wrong_loop(void)
 {
 	queues[TX].desc[0] = (struct desc){(uint64_t)sent, 100, DESC_NEXT, 0};
-	publish(TX, 0);
+	virtio_publish(&net.v, &queues[TX], TX, 0);
 }
 
 static void wrong_buffers(void)
 {
 	for (uint16_t i = 0; i < QUEUE_SIZE; i++)
 		queues[RX].desc[i] = (struct desc){(uint64_t)buffers, 4, DESC_WRITE, 0};
-	publish(RX, 0);
+	virtio_publish(&net.v, &queues[RX], RX, 0);
 }
 
 static void wrong_writable(void)
 {
 	queues[TX].desc[0] = (struct desc){(uint64_t)sent, 100, DESC_WRITE, 0};
-	publish(TX, 0);
+	virtio_publish(&net.v, &queues[TX], TX, 0);
 }
 
 /* Send headers with invalid requests: the device drops such frames without a fault. */
@@ -704,9 +598,9 @@ static const char *net_wrong(const struct args *a)
 		return "no such wrong";
 	wrongs[a->v[1]].run();
 	begin = rdtsc();
-	while (!(status() & STATUS_NEEDS_RESET) && rdtsc() - begin < 1500000000ULL)
+	while (!(virtio_status(&net.v) & STATUS_NEEDS_RESET) && rdtsc() - begin < 1500000000ULL)
 		__asm__ volatile("pause");
-	print("wrong=%s reset=%u\n", wrongs[a->v[1]].name, (uint64_t)!!(status() & STATUS_NEEDS_RESET));
+	print("wrong=%s reset=%u\n", wrongs[a->v[1]].name, (uint64_t)!!(virtio_status(&net.v) & STATUS_NEEDS_RESET));
 	return NULL;
 }
 

@@ -8,29 +8,30 @@
 #define HOLE 0xf0000000ULL /* neither RAM nor a device */
 
 static struct queue *const q0 = &vblk_queues[0];
+static struct vblk_requests *const r0 = &vblk_requests[0];
 
 /* Put a valid read request into descriptors 0 to 2, for a mode to modify. */
 static void chain_good(void)
 {
-	q0->headers[0] = (struct blk_header){BLK_IN, 0, 0};
-	q0->status[0] = 0xee;
-	q0->desc[0] = (struct desc){(uint64_t)&q0->headers[0], 16, DESC_NEXT, 1};
+	r0->headers[0] = (struct blk_header){BLK_IN, 0, 0};
+	r0->status[0] = 0xee;
+	q0->desc[0] = (struct desc){(uint64_t)&r0->headers[0], 16, DESC_NEXT, 1};
 	q0->desc[1] = (struct desc){(uint64_t)vblk_data, 512, DESC_NEXT | DESC_WRITE, 2};
-	q0->desc[2] = (struct desc){(uint64_t)&q0->status[0], 1, DESC_WRITE, 0};
+	q0->desc[2] = (struct desc){(uint64_t)&r0->status[0], 1, DESC_WRITE, 0};
 }
 
 static void publish(uint16_t head)
 {
-	q0->avail.ring[q0->avail_idx++ % vblk.queue_size] = head;
+	q0->avail.ring[q0->avail_idx++ % vblk.v.queue_size] = head;
 	*(volatile uint16_t *)&q0->avail.idx = q0->avail_idx;
 	vblk_kick(0);
 }
 
 static void queue_field(unsigned reg, uint64_t v)
 {
-	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, 0);
-	mmio_write(vblk.common + reg, 4, (uint32_t)v);
-	mmio_write(vblk.common + reg + 4, 4, v >> 32);
+	mmio_write(vblk.v.common + COMMON_QUEUE_SELECT, 2, 0);
+	mmio_write(vblk.v.common + reg, 4, (uint32_t)v);
+	mmio_write(vblk.v.common + reg + 4, 4, v >> 32);
 }
 
 static void indirect(const struct desc *table, uint32_t bytes)
@@ -89,13 +90,13 @@ static void mode_status_beyond(void)
 
 static void mode_next(void)
 {
-	q0->desc[1].next = vblk.queue_size;
+	q0->desc[1].next = vblk.v.queue_size;
 	publish(0);
 }
 
 static void mode_head(void)
 {
-	publish(vblk.queue_size);
+	publish(vblk.v.queue_size);
 }
 
 static void mode_order(void)
@@ -133,25 +134,25 @@ static void mode_empty(void)
 
 static void mode_nested(void)
 {
-	q0->tables[0][0] = (struct desc){(uint64_t)q0->tables[1], 48, DESC_INDIRECT, 0};
-	memcpy(q0->tables[1], q0->desc, 48);
-	indirect(q0->tables[0], 16);
+	r0->tables[0][0] = (struct desc){(uint64_t)r0->tables[1], 48, DESC_INDIRECT, 0};
+	memcpy(r0->tables[1], q0->desc, 48);
+	indirect(r0->tables[0], 16);
 }
 
 static void mode_indirect_size(void)
 {
-	memcpy(q0->tables[0], q0->desc, 48);
-	indirect(q0->tables[0], 40);
+	memcpy(r0->tables[0], q0->desc, 48);
+	indirect(r0->tables[0], 40);
 }
 
 static void mode_indirect_none(void)
 {
-	indirect(q0->tables[0], 0);
+	indirect(r0->tables[0], 0);
 }
 
 static void mode_indirect_huge(void)
 {
-	indirect(q0->tables[0], 0xfffffff0);
+	indirect(r0->tables[0], 0xfffffff0);
 }
 
 static void mode_indirect_beyond(void)
@@ -161,21 +162,21 @@ static void mode_indirect_beyond(void)
 
 static void mode_indirect_next(void)
 {
-	memcpy(q0->tables[0], q0->desc, 48);
-	q0->tables[0][1].next = 7;
-	indirect(q0->tables[0], 48);
+	memcpy(r0->tables[0], q0->desc, 48);
+	r0->tables[0][1].next = 7;
+	indirect(r0->tables[0], 48);
 }
 
 static void mode_indirect_chained(void)
 {
-	memcpy(q0->tables[0], q0->desc, 48);
-	q0->desc[0] = (struct desc){(uint64_t)q0->tables[0], 48, DESC_INDIRECT | DESC_NEXT, 1};
+	memcpy(r0->tables[0], q0->desc, 48);
+	q0->desc[0] = (struct desc){(uint64_t)r0->tables[0], 48, DESC_INDIRECT | DESC_NEXT, 1};
 	publish(0);
 }
 
 static void mode_jump(void)
 {
-	q0->avail_idx = (uint16_t)(q0->avail_idx + vblk.queue_size + 1);
+	q0->avail_idx = (uint16_t)(q0->avail_idx + vblk.v.queue_size + 1);
 	publish(0);
 }
 
@@ -197,27 +198,27 @@ static void mode_move(void)
 
 static void mode_resize(void)
 {
-	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, 0);
-	mmio_write(vblk.common + COMMON_QUEUE_SIZE, 2, 0xffff);
+	mmio_write(vblk.v.common + COMMON_QUEUE_SELECT, 2, 0);
+	mmio_write(vblk.v.common + COMMON_QUEUE_SIZE, 2, 0xffff);
 	publish(0);
 }
 
 /* Restart the queue with an invalid ring address. */
 static void restart_at(unsigned reg, uint64_t gpa)
 {
-	mmio_write(vblk.common + COMMON_STATUS, 1, 0);
-	vblk_status_add(STATUS_ACKNOWLEDGE);
-	vblk_status_add(STATUS_DRIVER);
-	mmio_write(vblk.common + COMMON_DRIVER_FEATURE_SELECT, 4, 1);
-	mmio_write(vblk.common + COMMON_DRIVER_FEATURE, 4, 1);
-	vblk_status_add(STATUS_FEATURES_OK);
+	mmio_write(vblk.v.common + COMMON_STATUS, 1, 0);
+	virtio_status_add(&vblk.v, STATUS_ACKNOWLEDGE);
+	virtio_status_add(&vblk.v, STATUS_DRIVER);
+	mmio_write(vblk.v.common + COMMON_DRIVER_FEATURE_SELECT, 4, 1);
+	mmio_write(vblk.v.common + COMMON_DRIVER_FEATURE, 4, 1);
+	virtio_status_add(&vblk.v, STATUS_FEATURES_OK);
 	queue_field(COMMON_QUEUE_DESC, (uint64_t)q0->desc);
 	queue_field(COMMON_QUEUE_AVAIL, (uint64_t)&q0->avail);
 	queue_field(COMMON_QUEUE_USED, (uint64_t)&q0->used);
 	queue_field(reg, gpa);
-	mmio_write(vblk.common + COMMON_QUEUE_SIZE, 2, vblk.queue_size);
-	mmio_write(vblk.common + COMMON_QUEUE_ENABLE, 2, 1);
-	vblk_status_add(STATUS_DRIVER_OK);
+	mmio_write(vblk.v.common + COMMON_QUEUE_SIZE, 2, vblk.v.queue_size);
+	mmio_write(vblk.v.common + COMMON_QUEUE_ENABLE, 2, 1);
+	virtio_status_add(&vblk.v, STATUS_DRIVER_OK);
 	publish(0);
 }
 
@@ -238,12 +239,12 @@ static void mode_used_wrap(void)
 
 static void mode_size_odd(void)
 {
-	mmio_write(vblk.common + COMMON_STATUS, 1, 0);
-	vblk_status_add(STATUS_ACKNOWLEDGE | STATUS_DRIVER);
-	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, 0);
-	mmio_write(vblk.common + COMMON_QUEUE_SIZE, 2, 77);
-	mmio_write(vblk.common + COMMON_QUEUE_ENABLE, 2, 1);
-	vblk_status_add(STATUS_DRIVER_OK);
+	mmio_write(vblk.v.common + COMMON_STATUS, 1, 0);
+	virtio_status_add(&vblk.v, STATUS_ACKNOWLEDGE | STATUS_DRIVER);
+	mmio_write(vblk.v.common + COMMON_QUEUE_SELECT, 2, 0);
+	mmio_write(vblk.v.common + COMMON_QUEUE_SIZE, 2, 77);
+	mmio_write(vblk.v.common + COMMON_QUEUE_ENABLE, 2, 1);
+	virtio_status_add(&vblk.v, STATUS_DRIVER_OK);
 	publish(0);
 }
 
@@ -314,11 +315,11 @@ static const char *mode_try(unsigned i, unsigned index)
 	modes[i].run();
 	begin = rdtsc();
 	do
-		status = vblk_status();
-	while (!(status & STATUS_NEEDS_RESET) && !(ignores && q0->status[0] != 0xee) &&
+		status = virtio_status(&vblk.v);
+	while (!(status & STATUS_NEEDS_RESET) && !(ignores && r0->status[0] != 0xee) &&
 		rdtsc() - begin < (ignores ? IGNORE_CYCLES : WAIT_CYCLES));
 	print("mode=%s status=%x answer=%x may_ignore=%x\n", modes[i].name, (uint64_t)status,
-		(uint64_t)q0->status[0], (uint64_t)ignores);
+		(uint64_t)r0->status[0], (uint64_t)ignores);
 	wrong = vblk_open(0, 1, 0);
 	if (wrong)
 		return wrong;

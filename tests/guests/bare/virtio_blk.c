@@ -1,10 +1,10 @@
 #include "virtio_blk.h"
 
-#define PATIENCE_CYCLES 30000000000ULL
 #define PATIENCE_STEP_CYCLES 30000000ULL
 
-struct vblk vblk = {.bdf = -1};
+struct vblk vblk = {.v.bdf = -1};
 struct queue vblk_queues[VBLK_QUEUES];
+struct vblk_requests vblk_requests[VBLK_QUEUES];
 uint8_t vblk_data[VBLK_DATA_BYTES] __attribute__((aligned(4096)));
 
 struct patience {
@@ -20,53 +20,16 @@ static bool patience_is_over(struct patience *p)
 	if (p->last)
 		p->spent += step < PATIENCE_STEP_CYCLES ? step : PATIENCE_STEP_CYCLES;
 	p->last = now;
-	return p->spent > PATIENCE_CYCLES;
+	return p->spent > VIRTIO_PATIENCE_CYCLES;
 }
 
-static uint64_t capability_gpa(unsigned cap)
+static const char *device_find(uint16_t modern, uint16_t transitional, unsigned index)
 {
-	uint64_t bar = pci_bar((uint16_t)vblk.bdf, pci_read((uint16_t)vblk.bdf, cap + 4, 1));
+	const char *wrong;
 
-	return bar ? bar + pci_read((uint16_t)vblk.bdf, cap + 8, 4) : 0;
-}
-
-static void capabilities_read(void)
-{
-	uint16_t bdf = (uint16_t)vblk.bdf;
-	unsigned cap = pci_read(bdf, 0x34, 1) & 0xfc;
-
-	for (int n = 0; cap && n < 48; n++, cap = pci_read(bdf, cap + 1, 1) & 0xfc) {
-		if (pci_read(bdf, cap, 1) != 0x09)
-			continue;
-		switch (pci_read(bdf, cap + 3, 1)) {
-		case 1:
-			vblk.common = capability_gpa(cap);
-			break;
-		case 2:
-			vblk.notify = capability_gpa(cap);
-			vblk.notify_step = pci_read(bdf, cap + 16, 4);
-			break;
-		case 3:
-			vblk.isr = capability_gpa(cap);
-			break;
-		case 4:
-			vblk.config = capability_gpa(cap);
-		}
-	}
-}
-
-static const char *device_find(unsigned modern, unsigned transitional, unsigned index)
-{
-	vblk = (struct vblk){.bdf = pci_find(0x1af4, (uint16_t)modern, index)};
-	if (vblk.bdf < 0)
-		vblk.bdf = pci_find(0x1af4, (uint16_t)transitional, index);
-	if (vblk.bdf < 0)
-		return "no such disk";
-	pci_write((uint16_t)vblk.bdf, 4, 2, 0x0006); /* memory, bus master */
-	capabilities_read();
-	if (!vblk.common || !vblk.notify || !vblk.isr || !vblk.config)
-		return "the disk lacks a capability";
-	return NULL;
+	vblk = (struct vblk){0};
+	wrong = virtio_find(&vblk.v, modern, index);
+	return vblk.v.bdf < 0 ? virtio_find(&vblk.v, transitional, index) : wrong;
 }
 
 const char *vblk_find(unsigned index)
@@ -84,82 +47,28 @@ const char *vblk_find_scsi(uint8_t target, uint32_t block_bytes)
 	return wrong;
 }
 
-uint8_t vblk_status(void)
-{
-	return (uint8_t)mmio_read(vblk.common + COMMON_STATUS, 1);
-}
-
-void vblk_status_add(uint8_t bits)
-{
-	mmio_write(vblk.common + COMMON_STATUS, 1, vblk_status() | bits);
-}
-
-static void common_write64(unsigned reg, const void *p)
-{
-	mmio_write(vblk.common + reg, 4, (uint32_t)(uint64_t)p);
-	mmio_write(vblk.common + reg + 4, 4, (uint64_t)p >> 32);
-}
-
-static bool features_negotiate(uint64_t without)
-{
-	uint64_t offered;
-
-	mmio_write(vblk.common + COMMON_DEVICE_FEATURE_SELECT, 4, 0);
-	offered = mmio_read(vblk.common + COMMON_DEVICE_FEATURE, 4);
-	mmio_write(vblk.common + COMMON_DEVICE_FEATURE_SELECT, 4, 1);
-	offered |= mmio_read(vblk.common + COMMON_DEVICE_FEATURE, 4) << 32;
-	if (vblk.block_bytes)
-		without |= ~(F_INDIRECT | F_EVENT_IDX | F_VERSION_1); /* the lower bits have other meanings */
-	vblk.features = offered & ~without &
-			(F_BLK_SIZE | F_FLUSH | F_MQ | F_DISCARD | F_WRITE_ZEROES | F_INDIRECT |
-				F_EVENT_IDX | F_VERSION_1);
-	mmio_write(vblk.common + COMMON_DRIVER_FEATURE_SELECT, 4, 0);
-	mmio_write(vblk.common + COMMON_DRIVER_FEATURE, 4, (uint32_t)vblk.features);
-	mmio_write(vblk.common + COMMON_DRIVER_FEATURE_SELECT, 4, 1);
-	mmio_write(vblk.common + COMMON_DRIVER_FEATURE, 4, vblk.features >> 32);
-	vblk_status_add(STATUS_FEATURES_OK);
-	return vblk_status() & STATUS_FEATURES_OK;
-}
-
 /* The event fields follow the ring entries directly, so their place depends on the queue size. */
 volatile uint16_t *vblk_used_event(struct queue *q)
 {
-	return &q->avail.ring[vblk.queue_size];
+	return &q->avail.ring[vblk.v.queue_size];
 }
 
 volatile uint16_t *vblk_avail_event(struct queue *q)
 {
-	return (volatile uint16_t *)((uint8_t *)&q->used + 4 + 8 * vblk.queue_size);
-}
-
-static void queue_start(unsigned i)
-{
-	struct queue *q = &vblk_queues[i];
-
-	memset(q, 0, sizeof(*q));
-	q->avail.flags = 1; /* polling, so no interrupts */
-	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, vblk.first_queue + i);
-	mmio_write(vblk.common + COMMON_QUEUE_SIZE, 2, vblk.queue_size);
-	mmio_write(vblk.common + COMMON_QUEUE_VECTOR, 2, 0xffff);
-	common_write64(COMMON_QUEUE_DESC, q->desc);
-	common_write64(COMMON_QUEUE_AVAIL, &q->avail);
-	common_write64(COMMON_QUEUE_USED, &q->used);
-	q->notify_gpa = vblk.notify +
-			mmio_read(vblk.common + COMMON_QUEUE_NOTIFY_OFF, 2) * vblk.notify_step;
-	mmio_write(vblk.common + COMMON_QUEUE_ENABLE, 2, 1);
+	return (volatile uint16_t *)((uint8_t *)&q->used + 4 + 8 * vblk.v.queue_size);
 }
 
 static const char *size_choose(uint16_t queue_size, uint16_t queues)
 {
 	uint64_t most, have;
 
-	mmio_write(vblk.common + COMMON_QUEUE_SELECT, 2, vblk.first_queue);
-	most = mmio_read(vblk.common + COMMON_QUEUE_SIZE, 2);
-	have = mmio_read(vblk.common + COMMON_QUEUES, 2);
-	vblk.queue_size = queue_size ? queue_size
-				     : (uint16_t)(most < VBLK_QUEUE_SIZE ? most : VBLK_QUEUE_SIZE);
+	mmio_write(vblk.v.common + COMMON_QUEUE_SELECT, 2, vblk.first_queue);
+	most = mmio_read(vblk.v.common + COMMON_QUEUE_SIZE, 2);
+	have = mmio_read(vblk.v.common + COMMON_QUEUES, 2);
+	vblk.v.queue_size = queue_size ? queue_size
+				     : (uint16_t)(most < VIRTIO_QUEUE_SIZE ? most : VIRTIO_QUEUE_SIZE);
 	vblk.queues = queues ? queues : 1;
-	if (vblk.queue_size > most || vblk.queue_size > VBLK_QUEUE_SIZE)
+	if (vblk.v.queue_size > most || vblk.v.queue_size > VIRTIO_QUEUE_SIZE)
 		return "the queue is not that long";
 	if (vblk.first_queue + vblk.queues > have || vblk.queues > VBLK_QUEUES)
 		return "not so many queues";
@@ -168,34 +77,30 @@ static const char *size_choose(uint16_t queue_size, uint16_t queues)
 
 void vblk_stop(void)
 {
-	mmio_write(vblk.common + COMMON_STATUS, 1, 0);
+	mmio_write(vblk.v.common + COMMON_STATUS, 1, 0);
 }
 
 const char *vblk_open(uint16_t queue_size, uint16_t queues, uint64_t without)
 {
-	struct patience p = {0};
+	uint64_t wanted = F_INDIRECT | F_EVENT_IDX | F_VERSION_1;
 	const char *wrong;
 
-	vblk_stop();
-	while (vblk_status())
-		if (patience_is_over(&p))
-			return "the disk does not reset";
-	vblk_status_add(STATUS_ACKNOWLEDGE);
-	vblk_status_add(STATUS_DRIVER);
-	if (!features_negotiate(without))
-		return "the disk refuses the features";
-	wrong = size_choose(queue_size, queues);
+	if (!vblk.block_bytes) /* the lower bits of virtio-scsi have other meanings */
+		wanted |= F_BLK_SIZE | F_FLUSH | F_MQ | F_DISCARD | F_WRITE_ZEROES;
+	wrong = virtio_begin(&vblk.v, wanted & ~without);
+	if (!wrong)
+		wrong = size_choose(queue_size, queues);
 	if (wrong)
 		return wrong;
 	for (unsigned i = 0; i < vblk.queues; i++)
-		queue_start(i);
-	vblk_status_add(STATUS_DRIVER_OK);
-	return vblk_status() & STATUS_NEEDS_RESET ? "the disk needs a reset at once" : NULL;
+		virtio_queue_start(&vblk.v, &vblk_queues[i], vblk.first_queue + i);
+	virtio_status_add(&vblk.v, STATUS_DRIVER_OK);
+	return virtio_status(&vblk.v) & STATUS_NEEDS_RESET ? "the disk needs a reset at once" : NULL;
 }
 
 unsigned vblk_slots(void)
 {
-	return vblk.features & F_INDIRECT ? vblk.queue_size : vblk.queue_size / 3;
+	return vblk.v.features & F_INDIRECT ? vblk.v.queue_size : vblk.v.queue_size / 3;
 }
 
 static unsigned blk_chain_fill(struct desc *d, uint16_t first, const struct blk_header *h, void *data,
@@ -216,7 +121,7 @@ static unsigned blk_chain_fill(struct desc *d, uint16_t first, const struct blk_
 
 static unsigned chain_fill(struct desc *d, uint16_t first, unsigned qi, unsigned slot, void *data, uint32_t bytes)
 {
-	struct queue *q = &vblk_queues[qi];
+	struct vblk_requests *q = &vblk_requests[qi];
 
 	return vblk.block_bytes ? scsi_chain_fill(d, first, &scsi_slots[qi][slot], &q->headers[slot], data, bytes)
 				: blk_chain_fill(d, first, &q->headers[slot], data, bytes, &q->status[slot]);
@@ -225,21 +130,22 @@ static unsigned chain_fill(struct desc *d, uint16_t first, unsigned qi, unsigned
 void vblk_put(
 	unsigned qi, unsigned slot, uint32_t type, uint64_t sector, void *data, uint32_t bytes)
 {
+	struct vblk_requests *r = &vblk_requests[qi];
 	struct queue *q = &vblk_queues[qi];
 	uint16_t head;
 
-	q->headers[slot] = (struct blk_header){type, 0, sector};
-	q->status[slot] = 0xee;
-	if (vblk.features & F_INDIRECT) {
-		unsigned n = chain_fill(q->tables[slot], 0, qi, slot, data, bytes);
+	r->headers[slot] = (struct blk_header){type, 0, sector};
+	r->status[slot] = 0xee;
+	if (vblk.v.features & F_INDIRECT) {
+		unsigned n = chain_fill(r->tables[slot], 0, qi, slot, data, bytes);
 
 		head = (uint16_t)slot;
-		q->desc[slot] = (struct desc){(uint64_t)q->tables[slot], 16 * n, DESC_INDIRECT, 0};
+		q->desc[slot] = (struct desc){(uint64_t)r->tables[slot], 16 * n, DESC_INDIRECT, 0};
 	} else {
 		head = (uint16_t)(3 * slot);
 		chain_fill(&q->desc[head], head, qi, slot, data, bytes);
 	}
-	q->avail.ring[q->avail_idx++ % vblk.queue_size] = head;
+	q->avail.ring[q->avail_idx++ % vblk.v.queue_size] = head;
 }
 
 void vblk_kick(unsigned qi)
@@ -257,7 +163,7 @@ void vblk_announce(unsigned qi)
 	__asm__ volatile("" : : : "memory");
 	*(volatile uint16_t *)&q->avail.idx = q->avail_idx;
 	__asm__ volatile("mfence" : : : "memory");
-	if (vblk.features & F_EVENT_IDX)
+	if (vblk.v.features & F_EVENT_IDX)
 		kick = (uint16_t)(q->avail_idx - *vblk_avail_event(q) - 1) <
 		       (uint16_t)(q->avail_idx - old);
 	else
@@ -268,17 +174,14 @@ void vblk_announce(unsigned qi)
 
 int vblk_take(unsigned qi)
 {
-	struct queue *q = &vblk_queues[qi];
-	uint32_t id;
+	int id = virtio_take(&vblk.v, &vblk_queues[qi], NULL);
 
-	if (*(volatile uint16_t *)&q->used.idx == q->last_used)
+	if (id < 0)
 		return -1;
-	__asm__ volatile("" : : : "memory");
-	id = q->used.ring[q->last_used++ % vblk.queue_size].id;
-	id = vblk.features & F_INDIRECT ? id : id / 3;
+	id = vblk.v.features & F_INDIRECT ? id : id / 3;
 	if (vblk.block_bytes)
-		q->status[id] = scsi_status(&scsi_slots[qi][id]);
-	return (int)id;
+		vblk_requests[qi].status[id] = scsi_status(&scsi_slots[qi][id]);
+	return id;
 }
 
 int vblk_do(unsigned q, uint32_t type, uint64_t sector, void *data, uint32_t bytes)
@@ -292,5 +195,5 @@ int vblk_do(unsigned q, uint32_t type, uint64_t sector, void *data, uint32_t byt
 			return -1;
 		__asm__ volatile("pause");
 	}
-	return vblk_queues[q].status[0];
+	return vblk_requests[q].status[0];
 }

@@ -3,47 +3,17 @@
 #ifndef CAIRN_TESTS_BARE_VIRTIO_BLK_H
 #define CAIRN_TESTS_BARE_VIRTIO_BLK_H
 
-#include "bare.h"
+#include "virtio.h"
 
 #define VBLK_QUEUES 4
-#define VBLK_QUEUE_SIZE 256
 #define VBLK_DATA_BYTES (4u << 20)
 #define SECTOR_BYTES 512
-
-#define STATUS_ACKNOWLEDGE 1
-#define STATUS_DRIVER 2
-#define STATUS_DRIVER_OK 4
-#define STATUS_FEATURES_OK 8
-#define STATUS_NEEDS_RESET 0x40
-
-#define COMMON_DEVICE_FEATURE_SELECT 0
-#define COMMON_DEVICE_FEATURE 4
-#define COMMON_DRIVER_FEATURE_SELECT 8
-#define COMMON_DRIVER_FEATURE 12
-#define COMMON_CONFIG_VECTOR 16
-#define COMMON_QUEUES 18
-#define COMMON_STATUS 20
-#define COMMON_QUEUE_SELECT 22
-#define COMMON_QUEUE_SIZE 24
-#define COMMON_QUEUE_VECTOR 26
-#define COMMON_QUEUE_ENABLE 28
-#define COMMON_QUEUE_NOTIFY_OFF 30
-#define COMMON_QUEUE_DESC 32
-#define COMMON_QUEUE_AVAIL 40
-#define COMMON_QUEUE_USED 48
 
 #define F_BLK_SIZE (1ULL << 6)
 #define F_FLUSH (1ULL << 9)
 #define F_MQ (1ULL << 12)
 #define F_DISCARD (1ULL << 13)
 #define F_WRITE_ZEROES (1ULL << 14)
-#define F_INDIRECT (1ULL << 28)
-#define F_EVENT_IDX (1ULL << 29)
-#define F_VERSION_1 (1ULL << 32)
-
-#define DESC_NEXT 1
-#define DESC_WRITE 2
-#define DESC_INDIRECT 4
 
 #define BLK_IN 0
 #define BLK_OUT 1
@@ -53,46 +23,21 @@
 #define BLK_WRITE_ZEROES 13
 #define BLK_SCSI 0x100 /* our own: the command of scsi_cdb_set(), which reads */
 
-struct desc {
-	uint64_t gpa;
-	uint32_t bytes;
-	uint16_t flags, next;
-};
-
-struct avail {
-	uint16_t flags, idx, ring[VBLK_QUEUE_SIZE], used_event;
-};
-
-struct used {
-	uint16_t flags, idx;
-	struct {
-		uint32_t id, bytes;
-	} ring[VBLK_QUEUE_SIZE];
-	uint16_t avail_event;
-};
-
 struct blk_header {
 	uint32_t type, reserved;
 	uint64_t sector;
 };
 
-struct queue {
-	struct desc desc[VBLK_QUEUE_SIZE] __attribute__((aligned(4096)));
-	struct avail avail __attribute__((aligned(4096)));
-	struct used used __attribute__((aligned(4096)));
-	struct desc tables[VBLK_QUEUE_SIZE][4] __attribute__((aligned(16)));
-	struct blk_header headers[VBLK_QUEUE_SIZE];
-	volatile uint8_t status[VBLK_QUEUE_SIZE];
-	uint16_t last_used, avail_idx;
-	uint64_t notify_gpa;
+/* Memory for the requests of a queue, by slot. */
+struct vblk_requests {
+	struct desc tables[VIRTIO_QUEUE_SIZE][4] __attribute__((aligned(16)));
+	struct blk_header headers[VIRTIO_QUEUE_SIZE];
+	volatile uint8_t status[VIRTIO_QUEUE_SIZE];
 };
 
 struct vblk {
-	int bdf; /* -1: not found */
-	uint64_t common, notify, isr, config;
-	uint32_t notify_step;
-	uint64_t features;
-	uint16_t queue_size, queues;
+	struct virtio v;
+	uint16_t queues;
 	uint64_t kicks;
 	uint16_t first_queue;	  /* of virtio-scsi: 2, the first queue of requests */
 	uint8_t target;		  /* of virtio-scsi */
@@ -101,6 +46,7 @@ struct vblk {
 
 extern struct vblk vblk;
 extern struct queue vblk_queues[VBLK_QUEUES];
+extern struct vblk_requests vblk_requests[VBLK_QUEUES];
 extern uint8_t vblk_data[VBLK_DATA_BYTES];
 
 /* Functions return NULL, or the error's text. */
@@ -110,10 +56,8 @@ const char *vblk_find_scsi(uint8_t target, uint32_t block_bytes);
 /* Reset the device that vblk_find() has found. */
 void vblk_stop(void);
 /* Reset the device, negotiate all features except `without`, set up the queues and start. For a
- * size below VBLK_QUEUE_SIZE the event fields move as virtio requires. */
+ * size below VIRTIO_QUEUE_SIZE the event fields move as virtio requires. */
 const char *vblk_open(uint16_t queue_size, uint16_t queues, uint64_t without);
-uint8_t vblk_status(void);
-void vblk_status_add(uint8_t bits);
 /* Return the address of an event field for the current queue size. */
 volatile uint16_t *vblk_used_event(struct queue *q);
 volatile uint16_t *vblk_avail_event(struct queue *q);
@@ -140,7 +84,7 @@ struct scsi_slot {
 	volatile uint8_t response[SCSI_RESPONSE_BYTES];
 };
 
-extern struct scsi_slot scsi_slots[VBLK_QUEUES][VBLK_QUEUE_SIZE];
+extern struct scsi_slot scsi_slots[VBLK_QUEUES][VIRTIO_QUEUE_SIZE];
 
 /* Make the descriptors of a command from a request of virtio-blk, or from the CDB that scsi_cdb_set() has set. Returns
  * their number, at most 3. */

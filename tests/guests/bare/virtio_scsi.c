@@ -4,7 +4,7 @@
 enum { READ_16 = 0x88, WRITE_16 = 0x8a, SYNCHRONIZE_CACHE_10 = 0x35, UNMAP = 0x42 };
 enum { ILLEGAL_REQUEST = 5 };
 
-struct scsi_slot scsi_slots[VBLK_QUEUES][VBLK_QUEUE_SIZE];
+struct scsi_slot scsi_slots[VBLK_QUEUES][VIRTIO_QUEUE_SIZE];
 static uint8_t own_cdb[SCSI_CDB_BYTES];
 
 static void be_store(uint8_t *p, uint64_t v, unsigned n)
