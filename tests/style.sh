@@ -35,14 +35,14 @@ vmm base block block/qcow2 snapshot devices devices/pci devices/legacy devices/v
 vmm/kvm base block snapshot devices vmm/vm_msg.h
 vmm/boot base block snapshot devices devices/pci devices/legacy vmm/vm_msg.h vmm/kvm
 vmm/agent base vmm/vm_msg.h
-vmm/machine base block block/qcow2 snapshot devices devices/pci devices/legacy devices/virtio vmm/vm_msg.h vmm/vm_screen.h vmm/kvm vmm/boot vmm/agent
+vmm/machine base block block/qcow2 snapshot devices devices/pci devices/legacy devices/virtio vmm/vm_msg.h vmm/vm_page.h vmm/vm_screen.h vmm/kvm vmm/boot vmm/agent
 vmm/snapshot base block block/qcow2 snapshot devices vmm/vm_msg.h vmm/kvm vmm/agent vmm/machine
 api/wire base
 api/schema base api/wire
 api/store base api/wire api/schema
 api/definition base vmm/vm_msg.h api/wire api/schema api/store
 api/access base vmm/vm_msg.h api/wire api/schema api/store api/definition
-api/vm base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access
+api/vm base vmm/vm_msg.h vmm/vm_page.h api/wire api/schema api/store api/definition api/access
 api/net base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access api/vm
 api/jobs base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access api/vm api/net
 api/policy base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs

@@ -11,6 +11,7 @@
 #include "vmm/machine/machine_balloon.h"
 #include "vmm/machine/machine_carry.h"
 #include "vmm/machine/machine_consoles.h"
+#include "vmm/machine/machine_page.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
 #include "vmm/send_queue.h"
@@ -78,8 +79,12 @@ static void peer_sent(struct control *c, int r)
 
 void control_send(struct control *c, enum vm_msg_type type, uint64_t seq, const void *body, size_t len)
 {
-	if (c->peer_fd >= 0)
-		peer_sent(c, send_queue_send(&c->waiting, c->peer_fd, type, seq, body, len));
+	if (c->peer_fd < 0)
+		return;
+	/* Whoever reads the page after a message sees what has changed before it. */
+	if (c->vm)
+		machine_page_update(vm_machine(c->vm));
+	peer_sent(c, send_queue_send(&c->waiting, c->peer_fd, type, seq, body, len));
 }
 
 void control_reply(struct control *c, uint64_t seq, int r, const struct err *e)
@@ -600,6 +605,12 @@ static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 	return r;
 }
 
+static int page_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	return m->nfds == 1 ? machine_page_take(vm_machine(c->vm), m->fds[0], e) :
+		err_set(e, -EINVAL, ERR_INVALID, "the request needs a file for the page");
+}
+
 /* ---- the table of requests, and the socket ---- */
 
 /* Handlers by message type; vm_msg_to_vm has the body size and the number of fds of each.
@@ -651,6 +662,7 @@ static const struct {
 	[VM_MSG_DISK_COMMIT] = { control_disk_commit, true },
 	[VM_MSG_SCREENSHOT] = { control_screenshot, false },
 	[VM_MSG_SEND_KEYS] = { control_send_keys, false },
+	[VM_MSG_PAGE] = { page_request, false },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },
 	[VM_MSG_HANDOVER] = { handover_request, true },

@@ -173,6 +173,9 @@ enum vm_msg_type {
 	/* a request: struct vm_keys: press the keys together, hold them, and release them. The answer comes then; one
 	 * request follows the other. Only to processes whose vm_info.screens is VM_SCREENS_KEYS. */
 	VM_MSG_SEND_KEYS = 55,
+	/* a request: no body + 1 fd, a memfd for struct vm_page (vmm/vm_page.h): write the VM's figures to it from now
+	 * on. Only to processes whose vm_info has shows_figures. */
+	VM_MSG_PAGE = 56,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -765,8 +768,8 @@ struct vm_snapshots {
 	struct vm_snapshot_info list[VM_SNAPSHOTS_PER_MESSAGE];
 };
 
-/* After a handover, machine_carry.c adds the counters: rd_reqs to errors here, rx_bytes to tx_drops and exits_io to
- * assist_instructions below. */
+/* After a handover, machine_carry.c adds the counters from exits_io to assist_instructions below, and the devices count
+ * on from those of disks and interfaces. */
 struct vm_disk_info {
 	char id[16];
 	uint64_t size_bytes;
@@ -855,7 +858,8 @@ struct vm_info {
 	uint8_t sets_balloon, reclaims, sets_medium, copies_disks, checks_saves;
 	uint8_t screens; /* 1: the process knows VM_MSG_SCREENSHOT; VM_SCREENS_KEYS: also VM_MSG_SEND_KEYS */
 	uint8_t machine; /* the machine version that the guest has; 0: not known */
-	uint8_t reserved_at_end[2];
+	uint8_t shows_figures; /* 1: the process knows VM_MSG_PAGE */
+	uint8_t reserved_at_end;
 	struct vm_balloon_info balloon;
 	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */
 	struct {

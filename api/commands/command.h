@@ -14,6 +14,7 @@ struct job;
 struct job_name;
 struct server_ops;
 struct vm;
+struct vm_figures;
 struct vm_host;
 struct vm_info;
 
@@ -53,7 +54,7 @@ void command_vm_list(struct call *c);
 void command_vm_info(struct call *c);
 /* Return vm-info's answer, which the caller owns. info: the answer of the VM's process; NULL: without the figures that
  * only the process knows. */
-struct json_object *command_vm_figures(const struct vm *vm, const struct vm_info *info);
+struct json_object *command_vm_figures(const struct vm *vm, const struct vm_info *info, const struct vm_figures *more);
 void command_vm_stats(struct call *c);
 void command_vm_addresses(struct call *c);
 void command_vm_set_interface(struct call *c);

@@ -13,6 +13,7 @@
 #include "api/vm/systemd_scope.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
+#include "api/vm/vm_figures.h"
 #include "api/vm/vm_process.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
@@ -397,7 +398,43 @@ static void put_balloon(struct json_object *o, const struct vm_balloon_info *b)
 	js_put(o, "balloon", balloon);
 }
 
-static void put_figures(struct json_object *o, const struct vm *vm, const struct vm_info *info)
+/* Add the numbers of requests by latency, without the bins behind the last request. */
+static void latency_put(struct json_object *o, const char *key, const uint64_t bins[LATENCY_BINS])
+{
+	unsigned n = LATENCY_BINS;
+	struct json_object *list;
+
+	while (n && !bins[n - 1])
+		n--;
+	if (!n)
+		return;
+	list = json_object_new_array_ext((int)n);
+	for (unsigned i = 0; i < n; i++)
+		json_object_array_add(list, json_object_new_uint64(bins[i]));
+	js_put(o, key, list);
+}
+
+static void put_more_of_disk(struct json_object *o, const struct vm_figures *more, unsigned i)
+{
+	js_put_uint(o, "in-flight", more->disks[i].in_flight);
+	latency_put(o, "rd-latency", more->disks[i].latency[0]);
+	latency_put(o, "wr-latency", more->disks[i].latency[1]);
+	latency_put(o, "fl-latency", more->disks[i].latency[2]);
+}
+
+static void put_more_of_vcpus(struct json_object *o, const struct vm *vm, const struct vm_figures *more)
+{
+	struct json_object *delays = json_object_new_array(), *halted = json_object_new_array();
+
+	for (uint32_t i = 0; i < more->info.vcpus; i++) {
+		json_object_array_add(delays, json_object_new_uint64(more->vcpu_delay_ns[i]));
+		json_object_array_add(halted, json_object_new_boolean(vm->state == VM_RUNNING && more->vcpu_sleeps[i]));
+	}
+	js_put(o, "vcpu-delays", delays);
+	js_put(o, "vcpu-halted", halted);
+}
+
+static void put_figures(struct json_object *o, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
 {
 	struct json_object *times = json_object_new_array(), *disks = json_object_new_array(),
 			   *interfaces = json_object_new_array();
@@ -410,9 +447,16 @@ static void put_figures(struct json_object *o, const struct vm *vm, const struct
 	}
 	js_put_uint(o, "cpu-time", sum);
 	js_put(o, "vcpu-times", times);
+	if (more)
+		put_more_of_vcpus(o, vm, more);
 	put_counters(o, info);
-	for (uint32_t i = 0; i < ndisks; i++)
-		json_object_array_add(disks, disk_figures(&info->disks[i], info->disk_faults[i], info->trays[i]));
+	for (uint32_t i = 0; i < ndisks; i++) {
+		struct json_object *one = disk_figures(&info->disks[i], info->disk_faults[i], info->trays[i]);
+
+		if (more)
+			put_more_of_disk(one, more, i);
+		json_object_array_add(disks, one);
+	}
 	js_put(o, "disks", disks);
 	for (uint32_t i = 0; i < MIN(info->ninterfaces, VM_INTERFACES_MAX); i++) {
 		struct json_object *one = interface_put(&info->interfaces[i], info, i);
@@ -484,7 +528,7 @@ static void put_state(struct json_object *o, const struct vm *vm)
 		js_put_int(o, "exit-signal", vm->exit.signal);
 }
 
-struct json_object *command_vm_figures(const struct vm *vm, const struct vm_info *info)
+struct json_object *command_vm_figures(const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -494,7 +538,7 @@ struct json_object *command_vm_figures(const struct vm *vm, const struct vm_info
 		js_put_bool(o, "idle", vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus);
 		if (info->machine)
 			js_put_uint(o, "machine", info->machine);
-		put_figures(o, vm, info);
+		put_figures(o, vm, info, more);
 	}
 	return o;
 }
@@ -504,12 +548,17 @@ static void info_done(void *opaque, int r, const struct vm_answer *a, const stru
 	struct call *c = opaque;
 
 	(void)e;
-	call_return(c, command_vm_figures(c->vm, r == 0 ? a->info : NULL));
+	call_return(c, command_vm_figures(c->vm, r == 0 ? a->info : NULL, NULL));
 }
 
 void command_vm_info(struct call *c)
 {
-	if (c->vm->proc && vm_state_is_active(c->vm->state))
+	bool runs = c->vm->proc && vm_state_is_active(c->vm->state);
+	struct vm_figures f;
+
+	if (runs && vm_figures_read(c->vm->proc, &f))
+		call_return(c, command_vm_figures(c->vm, &f.info, &f));
+	else if (runs)
 		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS,
 			info_done, c);
 	else

@@ -88,6 +88,8 @@ static const struct field info_returns[] = {
 	FIELD_BALLOON,
 	{ "cpu-time", FIELD_INT, OPTIONAL, "CPU time of all vCPU threads, ns" },
 	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "CPU time of each vCPU thread, ns" },
+	{ "vcpu-delays", FIELD_ARRAY, OPTIONAL, "time that each vCPU thread waited for a processor, ns; starts at 0 in each process" },
+	{ "vcpu-halted", FIELD_ARRAY, OPTIONAL, "of each vCPU: whether it is halted, true or false" },
 	{ "pid", FIELD_INT, OPTIONAL, "pid of the VM's process" },
 	{ "systemd-scope", FIELD_OBJECT, OPTIONAL, "with systemd_scope: its unit, its machine of machined, and lack: why one is missing" },
 	{ "resident-memory", FIELD_INT, OPTIONAL, "resident memory of the VM's process, bytes; 0: not known" },
@@ -109,7 +111,10 @@ static const struct field info_returns[] = {
 	{ "idle", FIELD_BOOL, OPTIONAL, "the VM runs and all vCPUs are halted" },
 	{ "agent", FIELD_STRING, OPTIONAL, "state of the guest agent's port: closed, open, connected (an agent answers)" },
 	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters, and fault if an error has paused the VM: "
-		"no space, image corrupt, or unspecified error; of a CD drive tray-open" }, END };
+		"no space, image corrupt, or unspecified error; of a CD drive tray-open; in-flight: requests that wait for the image; "
+		"rd-latency, wr-latency, fl-latency: numbers of requests of this process that took less than 10, 20, 50, 100, 200, 500 us, "
+		"1, 2, 5, 10, 20, 50, 100, 200, 500 ms, 1, 2, 5 s, or longer, up to the last number that is not 0; the last three "
+		"and in-flight are missing if the process shares no page of figures" }, END };
 
 #define FIELD_FOLDER { "folder", FIELD_STRING, OPTIONAL, "folder of relative paths" }
 #define FIELD_JOB_ID { "job-id", FIELD_STRING, OPTIONAL, "id for the job [generated]" }

@@ -40,6 +40,7 @@
 static void process_release(struct vm_process *p)
 {
 	vm_requests_free(p);
+	vm_shown_free(p->shown);
 	free(p->spawn_error);
 	free(p);
 }
@@ -267,6 +268,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 		[VM_KNOWS_DISK_LAYERS] = info->copies_disks >= VM_LAYERS_DISKS,
 		[VM_KNOWS_SAVE_DISKS] = info->checks_saves,
 		[VM_KNOWS_SAVE_INTERFACES] = info->checks_saves > 1,
+		[VM_KNOWS_PAGE] = info->shows_figures,
 	};
 
 	memcpy(p->knows, knows, sizeof(knows));
@@ -304,6 +306,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 		if (m.head.type == VM_MSG_INFO) {
 			info_note(p, m.body);
 			tap_counters_take(m.body);
+			vm_shown_settle(p->shown, m.body);
 		}
 		if (m.head.type == VM_MSG_EVENT ? !event_take(p, m.body) : !reply_take(p, &m)) {
 			channel_lost(p, true);

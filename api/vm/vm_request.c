@@ -7,14 +7,29 @@
 #include "base/loop.h"
 #include "base/relay.h"
 #include "base/util.h"
+#include "vmm/vm_page.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define CANCEL_TIMEOUT_NS (10 * 1000000000ULL)
+
+void vm_shown_free(struct vm_shown *s)
+{
+	if (s && s->page)
+		munmap(s->page, sizeof(*s->page));
+	free(s);
+}
+
+void vm_shown_settle(struct vm_shown *s, struct vm_info *info)
+{
+	for (uint32_t i = 0; s && i < MIN(info->vcpus, VM_VCPUS_MAX); i++)
+		info->vcpu_ns[i] = s->told_ns[i] = MAX(s->told_ns[i], info->vcpu_ns[i]);
+}
 
 void vm_requests_timer(struct vm_process *p)
 {

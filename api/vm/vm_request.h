@@ -17,6 +17,7 @@ struct closer;
 struct loop;
 struct loop_timer;
 struct loop_watch;
+struct vm_page;
 struct vm_spawn;
 
 struct vm_request {
@@ -34,6 +35,14 @@ struct vm_request {
 	unsigned nfds;
 	int send_error; /* why the request could not be sent, as -errno; 0: none */
 	bool unsent; /* the request waits, or the connection was lost before the request was sent */
+};
+
+/* The page that the process shares (api/vm/vm_figures.h). */
+struct vm_shown {
+	struct vm_page *page; /* mapped for reading; owned; NULL: none */
+	pid_t threads[VM_VCPUS_MAX]; /* of the vCPUs */
+	unsigned nthreads; /* the number of them that were found */
+	uint64_t told_ns[VM_VCPUS_MAX]; /* CPU times of the vCPUs, as last told */
 };
 
 struct vm_process {
@@ -66,12 +75,18 @@ struct vm_process {
 	bool unproven;	/* no message has arrived since vm_process_connect() */
 	bool replaced;	/* another process answered on that connection */
 	bool knows[VM_KNOWN_COUNT]; /* see vm_process_knows() */
+	struct vm_shown *shown; /* owned; NULL: the process was given no page */
 	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */
 	unsigned busy;	/* number of callbacks that are on the stack */
 	struct vm_process_end end;
 };
 
+/* NULL allowed. */
+void vm_shown_free(struct vm_shown *s);
+/* Let no vCPU's CPU time go back: what /proc tells of a thread that runs is some milliseconds old, and what the process
+ * answers is not. s: NULL: nothing happens. */
+void vm_shown_settle(struct vm_shown *s, struct vm_info *info);
 /* Arm the timer for the earliest deadline. */
 void vm_requests_timer(struct vm_process *p);
 /* Report the answer, and free the request. a: NULL: none. e: set if res < 0. */

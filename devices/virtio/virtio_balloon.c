@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/figures.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "devices/dev_host.h"
@@ -34,6 +35,8 @@ enum { INFLATE, DEFLATE, STATS, HINTS, REPORTS, QUEUES };
 #define PFNS_AT_ONCE 256u
 #define SECOND_NS 1000000000ULL
 
+_Static_assert(BALLOON_FIGURES == BALLOON_STAT + BALLOON_STATS, "the page has all statistics");
+
 struct virtio_balloon {
 	struct virtio_dev v;
 	struct virtio_pci pci;
@@ -44,6 +47,7 @@ struct virtio_balloon {
 	uint64_t done[QUEUES]; /* bytes of the queue's first request that were handled in earlier turns */
 	bool changed, telling; /* the driver has written its number of pages; the timer is armed */
 	struct virtio_balloon_info info; /* period_s, the statistics and reported_bytes */
+	_Atomic uint64_t *shown; /* BALLOON_FIGURES on the page; borrowed; NULL: none */
 };
 
 /* The remaining budget of a turn. */
@@ -193,6 +197,43 @@ static bool report_take(struct turn *t, const struct virtqueue_elem *el)
 	return true;
 }
 
+/* ---- figures ---- */
+
+static uint64_t bytes_of(const struct virtio_balloon *b, unsigned field)
+{
+	uint64_t pages = load_le32(b->v.config + field), all = b->c.ram_bytes / PAGE_BYTES;
+
+	return b->c.ram_bytes - MIN(pages, all) * PAGE_BYTES;
+}
+
+static struct virtio_balloon_info info_now(const struct virtio_balloon *b)
+{
+	struct virtio_balloon_info i = b->info;
+
+	i.driver_ok = (b->v.status & VIRTIO_STATUS_DRIVER_OK) && !(b->v.status & VIRTIO_STATUS_NEEDS_RESET);
+	i.target_bytes = bytes_of(b, CONFIG_TARGET);
+	i.guest_bytes = bytes_of(b, CONFIG_ACTUAL);
+	return i;
+}
+
+/* Call after each change of what virtio_balloon_info() returns. */
+static void figures_update(struct virtio_balloon *b)
+{
+	const struct virtio_balloon_info i = info_now(b);
+
+	if (!b->shown)
+		return;
+	figure_set(b->shown, NULL, BALLOON_DRIVER, i.driver_ok);
+	figure_set(b->shown, NULL, BALLOON_TARGET, i.target_bytes);
+	figure_set(b->shown, NULL, BALLOON_GUEST, i.guest_bytes);
+	figure_set(b->shown, NULL, BALLOON_REPORTED, i.reported_bytes);
+	figure_set(b->shown, NULL, BALLOON_PERIOD_S, i.period_s);
+	figure_set(b->shown, NULL, BALLOON_STATS_S, i.stats_s);
+	figure_set(b->shown, NULL, BALLOON_KNOWN, i.known);
+	for (unsigned k = 0; k < BALLOON_STATS; k++)
+		figure_set(b->shown, NULL, BALLOON_STAT + k, i.stats[k]);
+}
+
 /* ---- statistics ---- */
 
 static void stats_read(struct virtio_balloon *b, const struct virtqueue_elem *el)
@@ -271,13 +312,6 @@ static void poll_fire(void *opaque)
 
 /* ---- the size of the balloon ---- */
 
-static uint64_t bytes_of(const struct virtio_balloon *b, unsigned field)
-{
-	uint64_t pages = load_le32(b->v.config + field), all = b->c.ram_bytes / PAGE_BYTES;
-
-	return b->c.ram_bytes - MIN(pages, all) * PAGE_BYTES;
-}
-
 static void change_tell(struct virtio_balloon *b)
 {
 	struct dev_event ev = { .kind = DEV_EVENT_BALLOON, .device = b->v.dev.name };
@@ -327,6 +361,7 @@ static void balloon_run(struct virtio_dev *v, unsigned qi)
 	change_tell(b);
 	if (qi == STATS && has_stats(b)) {
 		stats_run(b);
+		figures_update(b);
 		return;
 	}
 	do {
@@ -346,6 +381,7 @@ static void balloon_run(struct virtio_dev *v, unsigned qi)
 	virtio_queue_interrupt(v, qi);
 	if (turn_is_over(&t))
 		virtio_queue_kick(v, qi);
+	figures_update(b);
 }
 
 static void balloon_reset(struct virtio_dev *v)
@@ -356,6 +392,7 @@ static void balloon_reset(struct virtio_dev *v)
 	memset(v->config + CONFIG_ACTUAL, 0, 4);
 	b->info.known = 0;
 	b->info.stats_s = 0;
+	figures_update(b);
 }
 
 /* On a vCPU's thread. */
@@ -364,6 +401,7 @@ static void config_written(struct virtio_dev *v, unsigned off, unsigned len)
 	if (off + len <= CONFIG_ACTUAL)
 		return;
 	balloon_of(v)->changed = true;
+	figures_update(balloon_of(v));
 	virtio_queue_kick(v, INFLATE);
 }
 
@@ -385,6 +423,7 @@ static int balloon_load(struct virtio_dev *v, struct state_reader *r, struct err
 	store_le32(v->config + CONFIG_TARGET, pages);
 	b->info.period_s = period;
 	memset(b->done, 0, sizeof(b->done));
+	figures_update(b);
 	return 0;
 }
 
@@ -479,6 +518,7 @@ void virtio_balloon_set_target(struct device *d, uint64_t bytes)
 		return;
 	store_le32(b->v.config + CONFIG_TARGET, pages);
 	b->v.generation++;
+	figures_update(b);
 	if (b->v.status & VIRTIO_STATUS_DRIVER_OK)
 		b->v.transport_ops->config_interrupt(b->v.transport);
 }
@@ -489,6 +529,7 @@ void virtio_balloon_set_period(struct device *d, uint32_t seconds)
 
 	LOCK_GUARD(&b->v.lock);
 	b->info.period_s = seconds;
+	figures_update(b);
 	if (seconds)
 		loop_timer_arm(b->poll, loop_now_ns());
 	else
@@ -508,8 +549,14 @@ void virtio_balloon_info(struct device *d, struct virtio_balloon_info *ret)
 	struct virtio_balloon *b = balloon_of_dev(d);
 
 	LOCK_GUARD(&b->v.lock);
-	*ret = b->info;
-	ret->driver_ok = (b->v.status & VIRTIO_STATUS_DRIVER_OK) && !(b->v.status & VIRTIO_STATUS_NEEDS_RESET);
-	ret->target_bytes = bytes_of(b, CONFIG_TARGET);
-	ret->guest_bytes = bytes_of(b, CONFIG_ACTUAL);
+	*ret = info_now(b);
+}
+
+void virtio_balloon_show(struct device *d, _Atomic uint64_t *shown)
+{
+	struct virtio_balloon *b = balloon_of_dev(d);
+
+	LOCK_GUARD(&b->v.lock);
+	b->shown = shown;
+	figures_update(b);
 }

@@ -66,5 +66,8 @@ void virtio_balloon_set_period(struct device *d, uint32_t seconds);
 bool virtio_balloon_ask(struct device *d);
 /* Any thread. */
 void virtio_balloon_info(struct device *d, struct virtio_balloon_info *ret);
+/* Show the figures in an array of BALLOON_FIGURES (base/figures.h), which lives until the device ends or this is called
+ * again. NULL: no longer. Any thread. */
+void virtio_balloon_show(struct device *d, _Atomic uint64_t *shown);
 
 #endif

@@ -95,34 +95,6 @@ static void held_append(struct virtio_blk *b, struct blk_request *r)
 
 /* ---- completing requests ---- */
 
-static void latency_count(_Atomic uint64_t *counter, uint64_t n)
-{
-	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
-
-static void request_count(struct blk_request *r)
-{
-	struct virtio_blk *b = r->blk;
-	uint64_t ns = loop_now_ns() - r->start_ns;
-
-	switch (r->type) {
-	case T_IN:
-		latency_count(&b->stats.rd_reqs, 1);
-		latency_count(&b->stats.rd_bytes, r->req.len);
-		latency_count(&b->stats.rd_ns, ns);
-		break;
-	case T_FLUSH:
-		latency_count(&b->stats.fl_reqs, 1);
-		latency_count(&b->stats.fl_ns, ns);
-		break;
-	default:
-		latency_count(&b->stats.wr_reqs, 1);
-		latency_count(&b->stats.wr_bytes, r->req.len);
-		latency_count(&b->stats.wr_ns, ns);
-		break;
-	}
-}
-
 /* Return the request to the driver. */
 static void request_finish(struct blk_request *r, uint8_t status)
 {
@@ -148,7 +120,7 @@ static bool disk_error(struct virtio_blk *b, int error, bool is_write, const cha
 		ev.detail = block_corruption(b->block);
 	ev.stop = ev.corrupt || b->errors == VIRTIO_BLK_ERRORS_STOP;
 	ev.ignored = !ev.stop && b->errors == VIRTIO_BLK_ERRORS_IGNORE;
-	latency_count(&b->stats.errors, 1);
+	disk_counters_error(&b->stats);
 	if (ev.stop) {
 		b->held_wait = true;
 		atomic_store(&b->stats.failed, -error);
@@ -187,12 +159,12 @@ static void request_done(struct block_req *req, int res)
 	uint8_t status = S_OK;
 
 	LOCK_GUARD(&v->lock);
-	b->in_flight--;
+	disk_counters_in_flight(&b->stats, --b->in_flight);
 	if (!v->queues[q].vq.enabled || !v->status) {
 		request_put(r); /* the device is being reset */
 	} else if (res >= 0 || !request_error(r, res, &status)) {
 		if (res >= 0)
-			request_count(r);
+			disk_counters_add(&b->stats, r->req.op, r->req.len, loop_now_ns() - r->start_ns);
 		request_finish(r, status);
 		virtio_queue_interrupt(v, q);
 	}
@@ -213,7 +185,7 @@ static void request_submit(struct blk_request *r)
 	if (h->ops->ram_fetch && r->req.niov)
 		h->ops->ram_fetch(h, r->req.iov, r->req.niov, r->req.op == BLOCK_READ);
 	block_detect_zeroes(&r->req, r->blk->detect_zeroes);
-	r->blk->in_flight++;
+	disk_counters_in_flight(&r->blk->stats, ++r->blk->in_flight);
 	r->start_ns = loop_now_ns();
 	r->req.done = request_done;
 	block_submit(r->blk->block, &r->req);
@@ -835,16 +807,17 @@ void virtio_blk_set_block(struct device *d, struct block *block)
 
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *s)
 {
-	const struct blk_counters *c = &blk_of(d)->stats;
+	disk_counters_get(&blk_of(d)->stats, s);
+}
 
-	s->rd_reqs = atomic_load_explicit(&c->rd_reqs, memory_order_relaxed);
-	s->rd_bytes = atomic_load_explicit(&c->rd_bytes, memory_order_relaxed);
-	s->rd_ns = atomic_load_explicit(&c->rd_ns, memory_order_relaxed);
-	s->wr_reqs = atomic_load_explicit(&c->wr_reqs, memory_order_relaxed);
-	s->wr_bytes = atomic_load_explicit(&c->wr_bytes, memory_order_relaxed);
-	s->wr_ns = atomic_load_explicit(&c->wr_ns, memory_order_relaxed);
-	s->fl_reqs = atomic_load_explicit(&c->fl_reqs, memory_order_relaxed);
-	s->fl_ns = atomic_load_explicit(&c->fl_ns, memory_order_relaxed);
-	s->errors = atomic_load_explicit(&c->errors, memory_order_relaxed);
-	s->failed = atomic_load(&c->failed);
+void virtio_blk_carry(struct device *d, const struct virtio_blk_stats *before)
+{
+	LOCK_GUARD(&blk_of(d)->v.lock);
+	disk_counters_carry(&blk_of(d)->stats, before);
+}
+
+void virtio_blk_show(struct device *d, _Atomic uint64_t *shown)
+{
+	LOCK_GUARD(&blk_of(d)->v.lock);
+	disk_counters_show(&blk_of(d)->stats, shown);
 }

@@ -76,5 +76,10 @@ void virtio_blk_set_limits(struct device *d, const struct virtio_blk_limits *l);
 void virtio_blk_set_block(struct device *d, struct block *block);
 /* Read the statistics. Any thread. Each value is exact, but the values are read one after the other. */
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *ret_s);
+/* Add what the VM's earlier process has counted. Any thread. */
+void virtio_blk_carry(struct device *d, const struct virtio_blk_stats *before);
+/* Show the counters in an array of DISK_FIGURES (base/figures.h), which lives until the device ends or this is called
+ * again. NULL: no longer. Any thread. */
+void virtio_blk_show(struct device *d, _Atomic uint64_t *shown);
 
 #endif

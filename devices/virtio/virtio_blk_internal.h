@@ -4,6 +4,7 @@
 
 #include "base/token_bucket.h"
 #include "block/block.h"
+#include "devices/virtio/disk_counters.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_pci.h"
 
@@ -31,14 +32,6 @@ struct blk_loaded {
 	uint16_t queue, head;
 };
 
-struct blk_counters {
-	_Atomic uint64_t rd_reqs, rd_bytes, rd_ns;
-	_Atomic uint64_t wr_reqs, wr_bytes, wr_ns;
-	_Atomic uint64_t fl_reqs, fl_ns;
-	_Atomic uint64_t errors;
-	_Atomic int failed; /* errno of the error that stopped the VM; reset to 0 on resume */
-};
-
 struct virtio_blk {
 	struct virtio_dev v;
 	struct virtio_pci pci;
@@ -50,7 +43,7 @@ struct virtio_blk {
 	bool no_discard;
 	enum block_zeroes detect_zeroes;
 	char serial[VIRTIO_BLK_SERIAL_BYTES]; /* padded with NULs */
-	struct blk_counters stats;
+	struct disk_counters stats;
 
 	/* protected by v.lock: */
 	bool write_through; /* complete writes only when they are on stable storage */

@@ -466,22 +466,37 @@ void virtio_net_set_link(struct device *d, bool up)
 	virtio_kick_all(&n->v);
 }
 
-static uint64_t counter_get(_Atomic uint64_t *counter)
+void virtio_net_stats(struct device *d, struct virtio_net_stats *s)
 {
-	return atomic_load_explicit(counter, memory_order_relaxed);
+	const struct virtio_net *n = net_of_device(d);
+
+	s->rx_bytes = figure_get(n->counters, NET_RX_BYTES);
+	s->rx_packets = figure_get(n->counters, NET_RX_PACKETS);
+	s->rx_errors = figure_get(n->counters, NET_RX_ERRORS);
+	s->rx_drops = figure_get(n->counters, NET_RX_DROPS);
+	s->tx_bytes = figure_get(n->counters, NET_TX_BYTES);
+	s->tx_packets = figure_get(n->counters, NET_TX_PACKETS);
+	s->tx_errors = figure_get(n->counters, NET_TX_ERRORS);
+	s->tx_drops = figure_get(n->counters, NET_TX_DROPS);
+	s->link_up = atomic_load(&n->link_up);
 }
 
-void virtio_net_stats(struct device *d, struct virtio_net_stats *s)
+void virtio_net_carry(struct device *d, const struct virtio_net_stats *before)
+{
+	const uint64_t from[NET_FIGURES] = { before->rx_bytes, before->rx_packets, before->rx_errors, before->rx_drops,
+		before->tx_bytes, before->tx_packets, before->tx_errors, before->tx_drops };
+	struct virtio_net *n = net_of_device(d);
+
+	LOCK_GUARD(&n->v.lock);
+	for (unsigned i = 0; i < NET_FIGURES; i++)
+		net_count(n, i, from[i]);
+}
+
+void virtio_net_show(struct device *d, _Atomic uint64_t *shown)
 {
 	struct virtio_net *n = net_of_device(d);
 
-	s->rx_bytes = counter_get(&n->rx.bytes);
-	s->rx_packets = counter_get(&n->rx.packets);
-	s->rx_errors = counter_get(&n->rx.errors);
-	s->rx_drops = counter_get(&n->rx.drops);
-	s->tx_bytes = counter_get(&n->tx.bytes);
-	s->tx_packets = counter_get(&n->tx.packets);
-	s->tx_errors = counter_get(&n->tx.errors);
-	s->tx_drops = counter_get(&n->tx.drops);
-	s->link_up = atomic_load(&n->link_up);
+	LOCK_GUARD(&n->v.lock);
+	n->shown = shown;
+	figures_show(n->counters, shown, NET_FIGURES);
 }

@@ -12,10 +12,11 @@
 #define RUN_BYTES_MAX (1u << 20)
 #define FRAME_COST (RUN_BYTES_MAX / (2 * NET_QUEUE_SIZE))
 
-static void count_frame(struct net_counters *c, uint64_t bytes)
+/* first: NET_RX_BYTES or NET_TX_BYTES, behind which the number of frames is. */
+static void frame_count(struct virtio_net *n, enum net_figure first, uint64_t bytes)
 {
-	net_counter_add(&c->bytes, bytes);
-	net_counter_add(&c->packets, 1);
+	net_count(n, first, bytes);
+	net_count(n, first + 1, 1);
 }
 
 /* Whether frames go through the pair's own file. They do not if the kernel refused to attach its queue of the tap. */
@@ -67,7 +68,7 @@ static int packet_read(struct net_pair *p)
 	}
 	p->held = (uint32_t)got;
 	if (!n->link_wanted || got < NET_HEADER_BYTES + NET_FRAME_MIN || !net_header_fit(p->packet, n->v.features)) {
-		net_counter_add(&n->rx.drops, 1);
+		net_count(n, NET_RX_DROPS, 1);
 		p->held = 0;
 	} else if (!net_filter_passes(&n->filter, n->v.features, p->packet + NET_HEADER_BYTES, (size_t)got - NET_HEADER_BYTES) ||
 		!net_flow_receives(p)) {
@@ -80,7 +81,7 @@ static int packet_unfit(struct net_pair *p, unsigned buffers)
 {
 	while (buffers--)
 		virtqueue_unpop(net_queue(p, RX));
-	net_counter_add(&p->n->rx.drops, 1);
+	net_count(p->n, NET_RX_DROPS, 1);
 	p->held = 0;
 	return 1;
 }
@@ -134,7 +135,7 @@ static int packet_deliver(struct net_pair *p)
 	iov_write(n->elem.iov + n->elem.nout, n->elem.nin, NET_HEADER_BUFFERS, number, sizeof(number));
 	virtqueue_mark_dirty(vq, &n->elem);
 	virtqueue_publish(vq, (uint16_t)buffers);
-	count_frame(&n->rx, p->held - NET_HEADER_BYTES);
+	frame_count(n, NET_RX_BYTES, p->held - NET_HEADER_BYTES);
 	net_limit_take(&n->limits[RX], p->held - NET_HEADER_BYTES);
 	p->held = 0;
 	return 1;
@@ -225,14 +226,14 @@ static bool frame_write(struct net_pair *p, uint8_t *header, const struct iovec 
 		done = writev(fd, n->out, (int)niov + 1);
 	} while (done < 0 && errno == EINTR);
 	if (done >= 0) {
-		count_frame(&n->tx, bytes);
+		frame_count(n, NET_TX_BYTES, bytes);
 		net_limit_take(&n->limits[TX], bytes);
 	} else if (errno == EBADFD || errno == EPIPE || errno == ECONNRESET) {
 		net_tap_lost(n, errno);
 	} else if (n->user && errno == EAGAIN) {
 		return false;
 	} else {
-		net_counter_add(errno == EINVAL ? &n->tx.errors : &n->tx.drops, 1);
+		net_count(n, errno == EINVAL ? NET_TX_ERRORS : NET_TX_DROPS, 1);
 	}
 	return true;
 }
@@ -252,11 +253,11 @@ static int frame_send(struct net_pair *p, struct virtqueue_elem *el)
 	iov_read(iov, niov, 0, raw, sizeof(raw));
 	iov_drop_front(&iov, &niov, NET_HEADER_BYTES);
 	if (!atomic_load(&n->link_up))
-		net_counter_add(&n->tx.drops, 1);
+		net_count(n, NET_TX_DROPS, 1);
 	else if (bytes > NET_FRAME_MAX || !net_header_parse(raw, bytes, n->v.features, header))
-		net_counter_add(&n->tx.errors, 1);
+		net_count(n, NET_TX_ERRORS, 1);
 	else if (!net_flow_sends(n, iov, niov))
-		net_counter_add(&n->tx.drops, 1);
+		net_count(n, NET_TX_DROPS, 1);
 	else if (!frame_write(p, header, iov, niov, bytes))
 		return -EAGAIN;
 	return 0;

@@ -8,6 +8,7 @@
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_NET_INTERNAL_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_NET_INTERNAL_H
 
+#include "base/figures.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "devices/virtio/net_filter.h"
@@ -26,10 +27,6 @@ enum { RX = 0, TX = 1, DIRECTIONS = 2 };
 /* Of struct virtio_net_config, section 5.1.4. */
 enum { VIRTIO_NET_CONFIG_STATUS = 6 };
 enum { VIRTIO_NET_STATUS_LINK_UP = 1, VIRTIO_NET_STATUS_ANNOUNCE = 2 };
-
-struct net_counters {
-	_Atomic uint64_t bytes, packets, errors, drops;
-};
 
 /* Whether the kernel spreads frames to a pair's queue of the tap. */
 enum net_attached { NET_ATTACHED_UNKNOWN = 0, NET_ATTACHED, NET_DETACHED };
@@ -54,7 +51,8 @@ struct net_pair {
 struct virtio_net {
 	struct virtio_dev v;
 	struct virtio_pci pci;
-	struct net_counters rx, tx;
+	_Atomic uint64_t counters[NET_FIGURES];
+	_Atomic uint64_t *shown; /* the counters on the page; borrowed; NULL: none; protected by v.lock, as changes of them */
 	_Atomic bool link_up;
 	bool user; /* the file is a socket, not a tap */
 	unsigned npairs;
@@ -110,9 +108,9 @@ static inline bool net_pair_is_used(const struct net_pair *p)
 	return p->index < p->n->pairs_used;
 }
 
-static inline void net_counter_add(_Atomic uint64_t *counter, uint64_t n)
+static inline void net_count(struct virtio_net *n, enum net_figure what, uint64_t more)
 {
-	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+	figure_add(n->counters, n->shown, what, more);
 }
 
 /* All functions below: v.lock is held. */

@@ -60,6 +60,9 @@ unsigned virtio_scsi_slot(const struct device *d);
 void virtio_scsi_set_limits(struct device *d, unsigned target, const struct virtio_blk_limits *l);
 /* Read a disk's statistics. Any thread. */
 void virtio_scsi_stats(struct device *d, unsigned target, struct virtio_blk_stats *ret_s);
+/* As virtio_blk_carry() and virtio_blk_show(). */
+void virtio_scsi_carry(struct device *d, unsigned target, const struct virtio_blk_stats *before);
+void virtio_scsi_show(struct device *d, unsigned target, _Atomic uint64_t *shown);
 /* Return whether the guest, or a user, has opened a CD drive's tray. Any thread. */
 bool virtio_scsi_tray_is_open(struct device *d, unsigned target);
 /* Return whether the guest keeps a CD drive's medium locked; if so, and ask is set, tell the guest that somebody wants

@@ -5,6 +5,7 @@
 #include "base/loop.h"
 #include "base/token_bucket.h"
 #include "block/block.h"
+#include "devices/virtio/disk_counters.h"
 #include "devices/virtio/scsi.h"
 #include "devices/virtio/virtio_pci.h"
 #include "devices/virtio/virtio_scsi.h"
@@ -49,14 +50,6 @@ struct scsi_tmf {
 	struct virtqueue_elem elem;
 };
 
-struct scsi_counters {
-	_Atomic uint64_t rd_reqs, rd_bytes, rd_ns;
-	_Atomic uint64_t wr_reqs, wr_bytes, wr_ns;
-	_Atomic uint64_t fl_reqs, fl_ns;
-	_Atomic uint64_t errors;
-	_Atomic int failed;
-};
-
 /* A target with its logical unit. Fields without a comment of their own: protected by the controller's lock. */
 struct scsi_lun {
 	struct virtio_scsi *s; /* constant, as the next lines */
@@ -68,7 +61,7 @@ struct scsi_lun {
 	uint32_t logical_bytes;
 	struct block *block; /* NULL: no medium */
 	struct block_listener listener;
-	struct scsi_counters stats; /* atomic */
+	struct disk_counters stats; /* atomic */
 	struct scsi_unit unit;
 	struct scsi_request *waiting, **waiting_end; /* commands that have not begun, oldest first */
 	unsigned in_flight;

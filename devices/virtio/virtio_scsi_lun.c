@@ -21,33 +21,6 @@
 
 /* ---- completing commands ---- */
 
-static void counter_add(_Atomic uint64_t *counter, uint64_t n)
-{
-	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
-
-static void request_count(const struct scsi_request *r)
-{
-	struct scsi_counters *c = &r->lun->stats;
-	uint64_t ns = loop_now_ns() - r->start_ns;
-
-	switch (r->req.op) {
-	case BLOCK_READ:
-		counter_add(&c->rd_reqs, 1);
-		counter_add(&c->rd_bytes, r->req.len);
-		counter_add(&c->rd_ns, ns);
-		break;
-	case BLOCK_FLUSH:
-		counter_add(&c->fl_reqs, 1);
-		counter_add(&c->fl_ns, ns);
-		break;
-	default:
-		counter_add(&c->wr_reqs, 1);
-		counter_add(&c->wr_bytes, r->req.len);
-		counter_add(&c->wr_ns, ns);
-	}
-}
-
 /* Return the command to the driver. moved: bytes of its data that were transferred, in whichever direction. */
 static void request_finish(struct scsi_request *r, uint32_t sense, uint64_t moved)
 {
@@ -80,7 +53,7 @@ static bool unit_error(struct scsi_lun *l, int error, bool is_write, const char 
 		ev.detail = block_corruption(l->block);
 	ev.stop = ev.corrupt || l->errors == VIRTIO_BLK_ERRORS_STOP;
 	ev.ignored = !ev.stop && l->errors == VIRTIO_BLK_ERRORS_IGNORE;
-	counter_add(&l->stats.errors, 1);
+	disk_counters_error(&l->stats);
 	if (ev.stop) {
 		s->held_wait = true;
 		atomic_store(&l->stats.failed, -error);
@@ -129,14 +102,14 @@ static void request_done(struct block_req *req, int res)
 	struct virtio_dev *v = &s->v;
 
 	LOCK_GUARD(&v->lock);
-	l->in_flight--;
+	disk_counters_in_flight(&l->stats, --l->in_flight);
 	r->in_flight = false;
 	if (!v->queues[r->queue].vq.enabled || !v->status) {
 		scsi_request_put(r); /* the device is being reset */
 	} else if (res < 0) {
 		request_failed(r, res);
 	} else {
-		request_count(r);
+		disk_counters_add(&l->stats, r->req.op, r->req.len, loop_now_ns() - r->start_ns);
 		request_finish(r, SENSE_NONE, r->transferred);
 	}
 	if (!l->in_flight) {
@@ -222,7 +195,7 @@ static void request_submit(struct scsi_request *r, const struct scsi_answer *a)
 	}
 	block_detect_zeroes(&r->req, l->detect_zeroes);
 	limit_take(l, &r->req);
-	l->in_flight++;
+	disk_counters_in_flight(&l->stats, ++l->in_flight);
 	r->in_flight = true;
 	r->start_ns = loop_now_ns();
 	block_submit(l->block, &r->req);
@@ -428,18 +401,23 @@ void virtio_scsi_set_limits(struct device *d, unsigned target, const struct virt
 
 void virtio_scsi_stats(struct device *d, unsigned target, struct virtio_blk_stats *s)
 {
-	const struct scsi_counters *c = &lun_of(d, target)->stats;
+	disk_counters_get(&lun_of(d, target)->stats, s);
+}
 
-	s->rd_reqs = atomic_load_explicit(&c->rd_reqs, memory_order_relaxed);
-	s->rd_bytes = atomic_load_explicit(&c->rd_bytes, memory_order_relaxed);
-	s->rd_ns = atomic_load_explicit(&c->rd_ns, memory_order_relaxed);
-	s->wr_reqs = atomic_load_explicit(&c->wr_reqs, memory_order_relaxed);
-	s->wr_bytes = atomic_load_explicit(&c->wr_bytes, memory_order_relaxed);
-	s->wr_ns = atomic_load_explicit(&c->wr_ns, memory_order_relaxed);
-	s->fl_reqs = atomic_load_explicit(&c->fl_reqs, memory_order_relaxed);
-	s->fl_ns = atomic_load_explicit(&c->fl_ns, memory_order_relaxed);
-	s->errors = atomic_load_explicit(&c->errors, memory_order_relaxed);
-	s->failed = atomic_load(&c->failed);
+void virtio_scsi_carry(struct device *d, unsigned target, const struct virtio_blk_stats *before)
+{
+	struct scsi_lun *l = lun_of(d, target);
+
+	LOCK_GUARD(&l->s->v.lock);
+	disk_counters_carry(&l->stats, before);
+}
+
+void virtio_scsi_show(struct device *d, unsigned target, _Atomic uint64_t *shown)
+{
+	struct scsi_lun *l = lun_of(d, target);
+
+	LOCK_GUARD(&l->s->v.lock);
+	disk_counters_show(&l->stats, shown);
 }
 
 bool virtio_scsi_tray_is_open(struct device *d, unsigned target)

@@ -23,9 +23,31 @@
  * enough that a stale breakpoint is replaced soon. */
 #define RECHECK_NS 20000000ULL
 
-static void assist_count(atomic_ulong *c)
+/* Repeat a counter on the page. Several threads may do this at once: each exchange is a barrier, so whoever stores an
+ * older value sees the newer one, and stores that. */
+static void counter_show(const atomic_ulong *c, _Atomic uint64_t *shown)
 {
-	atomic_fetch_add_explicit(c, 1, memory_order_relaxed);
+	do
+		atomic_exchange(shown, atomic_load(c));
+	while (atomic_load(shown) != atomic_load(c));
+}
+
+static void assist_count(struct assist *a, atomic_ulong *c)
+{
+	_Atomic uint64_t *shown = atomic_load(&a->shown);
+
+	atomic_fetch_add(c, 1);
+	if (shown)
+		counter_show(c, shown + (c == &a->instructions));
+}
+
+void assist_show(struct assist *a, _Atomic uint64_t *shown)
+{
+	atomic_store(&a->shown, shown);
+	if (shown) {
+		counter_show(&a->syscalls, shown);
+		counter_show(&a->instructions, shown + 1);
+	}
 }
 
 /* ---- guest memory by linear address ---- */
@@ -196,7 +218,7 @@ static bool memset_do(struct assist *a, struct vcpu *v)
 	if (!r.rcx)
 		r.rip += sizeof(memset_code) - 1; /* its ret */
 	r.rflags &= ~RFLAGS_RF; /* the rest hits the breakpoint again */
-	assist_count(&a->instructions);
+	assist_count(a, &a->instructions);
 	return kvm_ioctl(v->fd, KVM_SET_REGS, &r) == 0;
 }
 
@@ -310,7 +332,7 @@ bool assist_debug(struct assist *a, struct vcpu *v)
 	if (linear_read(a, v, r.rsp, (uint8_t *)frame, sizeof(frame)) == sizeof(frame) &&
 		frame[1] == v->assist.lstar && msrs_get(v, &msrs) &&
 		assist_finish_syscall(frame, &msrs, &r, &s)) {
-		assist_count(&a->syscalls);
+		assist_count(a, &a->syscalls);
 		return kvm_ioctl(v->fd, KVM_SET_SREGS, &s) == 0 &&
 			kvm_ioctl(v->fd, KVM_SET_REGS, &r) == 0;
 	}
@@ -393,7 +415,7 @@ bool assist_emulate(struct assist *a, struct vcpu *v)
 		r.rip += i.len;
 	if (!ok || kvm_ioctl(v->fd, KVM_SET_REGS, &r) < 0)
 		return false;
-	assist_count(&a->instructions);
+	assist_count(a, &a->instructions);
 	/* Inject #BP last: KVM_SET_REGS drops a pending exception. */
 	return i.kind == ASSIST_INT3 ? int3_inject(v) : true;
 }

@@ -32,6 +32,7 @@ struct assist {
 	struct kvm *kvm;	  /* borrowed */
 	struct dev_host *host; /* borrowed: guest RAM */
 	atomic_ulong syscalls, instructions;
+	_Atomic uint64_t *_Atomic shown; /* both on the page (vmm/vm_page.h); borrowed; NULL: none */
 	const uint8_t *rom; /* of a firmware, below 1 MiB up to its end; borrowed; NULL: none */
 	size_t rom_bytes;
 };
@@ -55,6 +56,8 @@ void assist_wrmsr(struct assist *a, struct vcpu *v);
 /* Move the breakpoint when the guest has loaded another IDT. Call after every exit; reads the IDT
  * at most once in 20 ms. */
 void assist_recheck(struct assist *a, struct vcpu *v);
+/* Show both counters in an array of two, which lives until this is called again or the vCPUs end. */
+void assist_show(struct assist *a, _Atomic uint64_t *shown);
 /* Write ", instruction bytes 0f ae 15" into buf, for a fault report; empty when the bytes at rip
  * cannot be read or the VM has no assist. */
 void assist_instruction_text(struct vcpu *v, uint64_t rip, char *buf, size_t len);

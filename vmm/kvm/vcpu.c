@@ -579,6 +579,20 @@ int vcpus_reset(struct vcpus *s, const struct boot_entry *entry, struct err *e)
 
 /* ---- statistics ---- */
 
+void vcpu_show(struct vcpus *s, unsigned i, _Atomic uint64_t *shown)
+{
+	struct vcpu *v = &s->vcpu[i];
+
+	/* The thread may count meanwhile, and show that before an older value is stored here. The exchange is a
+	 * barrier, so the comparison sees such a count. */
+	atomic_store(&v->shown, shown);
+	for (unsigned k = 0; shown && k < VCPU_FIGURES; k++) {
+		do
+			atomic_exchange(&shown[k], atomic_load(&v->counters[k]));
+		while (atomic_load(&shown[k]) != atomic_load(&v->counters[k]));
+	}
+}
+
 uint64_t vcpu_cpu_ns(const struct vcpus *s, unsigned i)
 {
 	struct timespec ts;

@@ -8,6 +8,7 @@
 #ifndef CAIRN_VMM_KVM_VCPU_H
 #define CAIRN_VMM_KVM_VCPU_H
 
+#include "base/figures.h"
 #include "vmm/vm_msg.h"
 
 #include <pthread.h>
@@ -73,7 +74,8 @@ struct vcpu {
 	atomic_int tid; /* thread id; 0 before the thread runs */
 	int stats_fd;		  /* -1: the host has no statistics fd */
 	off_t stats_blocking_off; /* offset of the "blocking" value; 0: none */
-	atomic_ulong exits_io, exits_mmio, exits_other;
+	_Atomic uint64_t counters[VCPU_FIGURES]; /* only the vCPU's thread changes them */
+	_Atomic uint64_t *_Atomic shown; /* the counters on the page; borrowed; NULL: none */
 	struct assist_vcpu assist;
 };
 
@@ -135,6 +137,8 @@ void vcpus_nmi(struct vcpus *s);
 /* Park, end and join the threads; close the vCPUs. */
 void vcpus_done(struct vcpus *s);
 
+/* Show the counters of a vCPU in an array of VCPU_FIGURES, which lives until this is called again or the vCPUs end. */
+void vcpu_show(struct vcpus *s, unsigned i, _Atomic uint64_t *shown);
 /* Return the CPU time that vCPU i's thread has used, in ns. */
 uint64_t vcpu_cpu_ns(const struct vcpus *s, unsigned i);
 /* Return whether tid is the thread of a vCPU. Any thread. */

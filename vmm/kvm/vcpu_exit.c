@@ -13,11 +13,9 @@
 #define CR0_PE 1ULL
 #define EFER_LMA (1ULL << 10)
 
-static void exit_count(atomic_ulong *c)
+static void exit_count(struct vcpu *v, enum vcpu_figure what)
 {
-	/* A plain load and store suffice: only this vCPU's thread writes the counter. */
-	atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + 1,
-		memory_order_relaxed);
+	figure_add(v->counters, atomic_load_explicit(&v->shown, memory_order_relaxed), what, 1);
 }
 
 void vcpu_fault(struct vcpu *v, enum vm_reason reason, const char *fmt, ...)
@@ -179,15 +177,15 @@ bool vcpu_exit_handle(struct vcpu *v)
 {
 	switch (v->run->exit_reason) {
 	case KVM_EXIT_IO:
-		exit_count(&v->exits_io);
+		exit_count(v, VCPU_EXITS_IO);
 		exit_io(v);
 		break;
 	case KVM_EXIT_MMIO:
-		exit_count(&v->exits_mmio);
+		exit_count(v, VCPU_EXITS_MMIO);
 		exit_mmio(v);
 		break;
 	default:
-		exit_count(&v->exits_other);
+		exit_count(v, VCPU_EXITS_OTHER);
 		if (!exit_other(v))
 			return false;
 	}

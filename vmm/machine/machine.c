@@ -44,6 +44,7 @@
 #include "vmm/machine/machine_balloon.h"
 #include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/machine_host.h"
+#include "vmm/machine/machine_page.h"
 #include "vmm/machine/machine_plug.h"
 #include "vmm/machine/machine_restore.h"
 #include "vmm/machine/machine_screen.h"
@@ -571,6 +572,7 @@ void machine_free(struct machine *m)
 	if (m->vsock_dial_fd >= 0)
 		close(m->vsock_dial_fd);
 	machine_balloon_free(m);
+	machine_page_done(m);
 	free(m->nvram_content);
 	agent_free(m->agent);
 	for (unsigned i = 0; i < VM_CONSOLE_COUNT; i++)
@@ -793,9 +795,9 @@ void machine_info(struct machine *m, struct vm_info *i)
 		const struct vcpu *v = &m->vcpus.vcpu[n];
 
 		i->vcpu_ns[n] = vcpu_cpu_ns(&m->vcpus, n);
-		i->exits_io += atomic_load(&v->exits_io);
-		i->exits_mmio += atomic_load(&v->exits_mmio);
-		i->exits_other += atomic_load(&v->exits_other);
+		i->exits_io += figure_get(v->counters, VCPU_EXITS_IO);
+		i->exits_mmio += figure_get(v->counters, VCPU_EXITS_MMIO);
+		i->exits_other += figure_get(v->counters, VCPU_EXITS_OTHER);
 	}
 	i->agent = !m->agent ? VM_AGENT_NONE : agent_answers(m->agent) ? VM_AGENT_ANSWERS :
 		agent_port_is_open(m->agent) ? VM_AGENT_OPEN : VM_AGENT_CLOSED;

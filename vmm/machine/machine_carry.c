@@ -5,6 +5,8 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "devices/console.h"
+#include "devices/virtio/virtio_blk.h"
+#include "devices/virtio/virtio_scsi.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/state.h"
 #include "vmm/agent/agent.h"
@@ -45,12 +47,25 @@ void machine_carry_figures(const struct machine *m, struct vm_info *i)
 	COUNTERS_ADD(i, from, exits_io, assist_instructions);
 	for (unsigned n = 0; n < i->vcpus; n++)
 		i->vcpu_ns[n] += from->vcpu_ns[n];
-	for (unsigned n = 0; n < i->ninterfaces; n++)
-		COUNTERS_ADD(&i->interfaces[n], &from->interfaces[n], rx_bytes, tx_drops);
-	for (unsigned n = 0; n < i->ndisks; n++) {
-		COUNTERS_ADD(&i->disks[n], &from->disks[n], rd_reqs, errors);
+	for (unsigned n = 0; n < i->ndisks; n++)
 		if (i->disk_faults[n] == VM_DISK_FINE)
 			i->disk_faults[n] = from->disk_faults[n];
+}
+
+/* The counters of devices go on from there. */
+static void devices_carry(struct machine *m)
+{
+	for (unsigned i = 0; i < MIN(m->nnics, m->carried.ninterfaces); i++)
+		nic_carry(&m->nics[i], &m->carried.interfaces[i]);
+	for (unsigned i = 0; i < MIN(m->ndisks, m->carried.ndisks); i++) {
+		const struct vm_disk_info *d = &m->carried.disks[i];
+		const struct virtio_blk_stats s = { d->rd_reqs, d->rd_bytes, d->rd_ns, d->wr_reqs, d->wr_bytes, d->wr_ns,
+			d->fl_reqs, d->fl_ns, d->errors, 0 };
+
+		if (m->disks[i].scsi)
+			virtio_scsi_carry(m->disks[i].dev, m->disks[i].target, &s);
+		else
+			virtio_blk_carry(m->disks[i].dev, &s);
 	}
 }
 
@@ -68,6 +83,7 @@ static void figures_load(struct machine *m, struct state_reader *r)
 {
 	state_bytes(r, &m->carried, MIN(r->len, sizeof(m->carried)));
 	r->pos = r->len; /* a newer process knows more figures */
+	devices_carry(m);
 	if (m->carried.agent == VM_AGENT_ANSWERS)
 		agent_carried(m->agent);
 }

@@ -428,7 +428,7 @@ static void device_end(struct machine *m, struct device *d)
 static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *e)
 {
 	const struct list lists[] = { LIST(m->disks), LIST(m->cfg.disks), LIST(m->cfg.disk_limits), LIST(m->cfg.boot_place),
-		LIST(m->cfg.disk_more), LIST(m->carried.disks), LIST(m->carried.disk_faults) };
+		LIST(m->cfg.disk_more), LIST(m->carried.disk_faults) };
 	struct machine_disk *d = &m->disks[i];
 	struct disk_io *io = d->io;
 	struct err own;
@@ -456,7 +456,7 @@ static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *
 static void nic_unplug(struct machine *m, unsigned i, bool running)
 {
 	const struct list lists[] = { LIST(m->nics), LIST(m->cfg.interfaces), LIST(m->cfg.link_down), LIST(m->cfg.limits),
-		LIST(m->cfg.queue_pairs), LIST(m->cfg.pair_fds), LIST(m->cfg.vhost), LIST(m->cfg.vhost_fds), LIST(m->carried.interfaces) };
+		LIST(m->cfg.queue_pairs), LIST(m->cfg.pair_fds), LIST(m->cfg.vhost), LIST(m->cfg.vhost_fds) };
 	struct nic *n = &m->nics[i];
 
 	if (running && n->dev->ops->pause)

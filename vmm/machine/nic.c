@@ -176,3 +176,16 @@ void nic_info(struct nic *n, struct vm_interface_info *ret)
 	ret->tx_errors = s.tx_errors;
 	ret->tx_drops = s.tx_drops;
 }
+
+void nic_carry(struct nic *n, const struct vm_interface_info *before)
+{
+	const struct virtio_net_stats s = { before->rx_bytes, before->rx_packets, before->rx_errors, before->rx_drops,
+		before->tx_bytes, before->tx_packets, before->tx_errors, before->tx_drops, false };
+
+	virtio_net_carry(n->dev, &s);
+}
+
+void nic_show(struct nic *n, _Atomic uint64_t *shown)
+{
+	virtio_net_show(n->dev, shown);
+}

@@ -53,5 +53,8 @@ void nic_hold_vhost(struct nic *n, bool hold);
 void nic_mark(struct nic *n, uint64_t key);
 void nic_revert(struct nic *n, uint64_t key);
 void nic_info(struct nic *n, struct vm_interface_info *ret);
+/* Add the counters of the VM's earlier process, and show all on the page (virtio_net_carry(), virtio_net_show()). */
+void nic_carry(struct nic *n, const struct vm_interface_info *before);
+void nic_show(struct nic *n, _Atomic uint64_t *shown);
 
 #endif

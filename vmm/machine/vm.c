@@ -791,6 +791,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->hands_over = true;
 	i->sets_interfaces = i->sets_disks = i->plugs = i->sets_medium = true;
 	i->screens = VM_SCREENS_KEYS;
+	i->shows_figures = true;
 	i->copies_disks = VM_LAYERS_DISKS;
 	i->sets_balloon = i->reclaims = true;
 	i->renewed = vm->renewed;

@@ -120,7 +120,7 @@ static void test_out_reaches_bus(void **state)
 		assert_int_equal(
 			f->seen[0].value, 0x44332211U & (uint32_t)((1ULL << 8 * size) - 1));
 	}
-	assert_int_equal(atomic_load(&f->vcpu.exits_io), 3);
+	assert_int_equal(figure_get(f->vcpu.counters, VCPU_EXITS_IO), 3);
 }
 
 /* REP OUTSW and REP INSW: all data to the same port, in order. */
@@ -196,7 +196,7 @@ static void test_mmio_of_every_length(void **state)
 		for (uint32_t i = len; i < 8; i++)
 			assert_int_equal(f->run.mmio.data[i], 0xee);
 	}
-	assert_int_equal(atomic_load(&f->vcpu.exits_mmio), 16);
+	assert_int_equal(figure_get(f->vcpu.counters, VCPU_EXITS_MMIO), 16);
 }
 
 static void test_unclaimed_mmio_reads_all_ones(void **state)

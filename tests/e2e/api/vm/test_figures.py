@@ -1,0 +1,170 @@
+"""Figures of running VMs come from a page that the VM's process shares with the daemon, so that no process wakes up for
+them; a process that shares none is asked."""
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import re
+
+import pytest
+
+from conftest import Qmp, until
+from test_hotplug import Guest, detach, image, machine
+
+pytestmark = pytest.mark.usefixtures("kvm")
+F_GET_SEALS, SEALED_SIZE = 1034, 1 | 2 | 4
+
+
+def shown(d, name="a"):
+    """Return vm-info when it comes from the page."""
+    found = []
+    until(lambda: "vcpu-halted" in (found.append(d.info(name)) or found[-1]))
+    return found[-1]
+
+
+def page_of(pid):
+    """Return the address of the page in the process, and the file behind it."""
+    with open(f"/proc/{pid}/maps") as f:
+        span, = [line.split()[0] for line in f if "memfd:figures" in line]
+    return int(span.split("-")[0], 16), f"/proc/{pid}/map_files/{span}"
+
+
+def switches(pid):
+    """Return how often each thread of a process but the vCPUs, which the host's timers wake, went to sleep or was
+    interrupted."""
+    found = {}
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{tid}/status") as f:
+            text = f.read()
+        if not text.split()[1].startswith("vcpu"):
+            found[tid, text.split()[1]] = sum(map(int, re.findall(r"ctxt_switches:\s*(\d+)", text)))
+    return found
+
+
+def asked(d, name="a"):
+    """Return the counters of vda as the process answers them."""
+    q = d.qmp()
+    path = q.run("vm-qmp-path", vm=name)["path"]
+    q.close()
+    q = Qmp(path)
+    stats, = [s["stats"] for s in q.run("query-blockstats") if s["device"] == "vda"]
+    q.close()
+    return [stats[k] for k in ("rd_bytes", "rd_operations", "rd_total_time_ns", "wr_bytes", "wr_operations", "wr_total_time_ns",
+                               "flush_operations", "flush_total_time_ns")]
+
+
+def told(info):
+    d = info["disks"][0]
+    return [d[k] for k in ("rd-bytes", "rd-reqs", "rd-ns", "wr-bytes", "wr-reqs", "wr-ns", "fl-reqs", "fl-ns")]
+
+
+def test_reading_figures_wakes_no_process(daemon, guest, tmp_path):
+    daemon.define("a", boot={"kernel": guest("idle.elf")}, vcpus=2, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}])
+    daemon.cairn("start", "a")
+    pid = shown(daemon)["pid"]
+    until(lambda: daemon.info("a")["idle"])
+    before = switches(pid)
+    for _ in range(20):
+        daemon.cairn("domstats", "a")
+        daemon.cairn("metrics")
+        daemon.info("a")
+    assert switches(pid) == before
+
+
+def test_figures_are_those_of_the_process(daemon, guest, tmp_path):
+    g = machine(daemon, guest, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}])
+    pid = shown(daemon)["pid"]
+    g.run("open 0")
+    for s in range(0, 64, 8):
+        g.run(f"write {s} 8 {s}")
+        g.run(f"verify {s} 8 {s}")
+    g.run("flush")
+    info = shown(daemon)
+    assert told(info) == asked(daemon) and info["disks"][0]["wr-bytes"] == 8 * 4096
+    disk = info["disks"][0]
+    assert disk["in-flight"] == 0
+    assert sum(disk["rd-latency"]) == disk["rd-reqs"] and sum(disk["wr-latency"]) == disk["wr-reqs"] == 8
+    assert sum(disk["fl-latency"]) == disk["fl-reqs"] == 1
+    assert len(info["vcpu-delays"]) == len(info["vcpu-halted"]) == info["vcpus"]
+    assert info["exits"]["io"] > 0 and info["cpu-time"] > 0
+    g.close()
+    # The counters and the page outlive the daemon.
+    daemon.stop()
+    daemon.start()
+    later = shown(daemon)
+    assert later["pid"] == pid and told(later) == told(info) and later["cpu-time"] >= info["cpu-time"]
+    assert later["exits"]["io"] >= info["exits"]["io"] and later["disks"][0]["rd-latency"] == disk["rd-latency"]
+    g = Guest(daemon, "a")
+    g.run("write 0 8 1")
+    assert told(shown(daemon)) == asked(daemon) != told(later)
+    g.close()
+
+
+def test_page_follows_devices_and_handover(daemon, guest, tmp_path):
+    g = machine(daemon, guest, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}], interfaces=[{"id": "net0", "type": "user"}])
+    shown(daemon)
+    daemon.cairn("attach-disk", "a", image(tmp_path / "b.raw", 8 << 20), "vdb", "--live")
+    g.event()
+    g.run("open 1")
+    g.run("write 0 8 1")
+    first, second = shown(daemon)["disks"]
+    assert [first["id"], second["id"]] == ["vda", "vdb"] and second["size"] == 8 << 20
+    assert (first["wr-reqs"], second["wr-reqs"]) == (0, 1)
+    daemon.cairn("suspend", "a")
+    info = shown(daemon)
+    assert info["vcpu-halted"] == [False] and not info["idle"]
+    daemon.cairn("resume", "a")
+    pid = info["pid"]
+    daemon.cairn("restart-process", "a")
+    info = shown(daemon)
+    assert info["pid"] != pid and [d["wr-reqs"] for d in info["disks"]] == [0, 1]
+    assert [i["id"] for i in info["interfaces"]] == ["net0"]
+    g.close()
+    g = Guest(daemon, "a")
+    g.run("write 0 8 1")
+    detach(daemon, g.release)
+    info = shown(daemon)
+    assert [d["id"] for d in info["disks"]] == ["vda"]
+    g.close()
+
+
+def test_page_has_a_fixed_size_and_one_page_of_memory(daemon, guest, tmp_path):
+    if os.geteuid():
+        pytest.skip("needs root to look at the process's files")
+    g = machine(daemon, guest, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}], interfaces=[{"id": "net0", "type": "user"}])
+    g.run("open 0")
+    g.run("write 0 8 1")
+    fd = os.open(page_of(shown(daemon)["pid"])[1], os.O_RDWR)
+    with contextlib.closing(os.fdopen(fd, "r+b", buffering=0)) as f:
+        assert fcntl.fcntl(f, F_GET_SEALS) == SEALED_SIZE
+        assert os.fstat(f.fileno()).st_blocks * 512 == os.sysconf("SC_PAGE_SIZE")
+        for size in (0, 1 << 30):
+            with pytest.raises(PermissionError):
+                os.ftruncate(f.fileno(), size)
+    g.close()
+
+
+def test_daemon_survives_whatever_the_page_says(daemon, guest, tmp_path):
+    """A guest that has taken over its VM's process writes to the page."""
+    if os.geteuid():
+        pytest.skip("needs root to write to the process's memory")
+    g = machine(daemon, guest, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}])
+    pid = shown(daemon)["pid"]
+    address, _ = page_of(pid)
+    daemon_pid, rng = daemon.proc.pid, random.Random(18)
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as f:
+        for i in range(100):
+            f.seek(address)
+            content = bytearray(rng.randbytes(16384) if i % 2 else rng.choice((b"\0", b"\xff", b"\x80")) * 16384)
+            content[:12] = (rng.choice((0, 1, 2)) if i % 5 == 0 else 2).to_bytes(8, "little") + (1).to_bytes(4, "little")
+            f.write(content)
+            info = json.loads(daemon.cairn("domstats", "a", "--format", "json").stdout)[0] if i % 5 else None
+            assert info is None or info["vcpu.current"] <= 64 and info["block.count"] <= 24 and info["net.count"] <= 8
+    assert daemon.proc.pid == daemon_pid and daemon.proc.poll() is None
+    # The process's next request writes the page anew, but for the counters, which change with the next request.
+    daemon.cairn("suspend", "a")
+    daemon.cairn("resume", "a")
+    assert [d["id"] for d in shown(daemon)["disks"]] == ["vda"]
+    g.close()
