@@ -84,16 +84,22 @@ under_systemd() {
 	journalctl -u cairnd.service | grep adopted
 	until_is 'running (booted)' systemctl show --property=StatusText --value cairn-vm@web1
 
-	# A removal shuts the guests down. The state folder stays, and a purge keeps it while VMs are defined.
-	dpkg -r cairn
+	# A removal shuts the guests of units down, and leaves a VM running whose definition says so. The state folder
+	# stays, and a purge keeps it while VMs are defined.
+	define stays idle.elf ""
+	cairn start stays
+	stays=$(vm_pid stays)
+	dpkg -r cairn >/tmp/said
 	[ ! -e "/proc/$vm/exe" ]
+	grep "as their stop_action says. Their processes: $stays " /tmp/said
+	kill "$stays"
 	[ "$(state_of cairnd.service)" != active ]
 	dpkg -P cairn >/tmp/said
 	grep 'VMs are still defined' /tmp/said
 	[ -e /var/lib/cairn/vms/web1/definition.json ]
 	dpkg -i /share/newer.deb
 	[ "$(cairn domstate web1)" = "shut off" ]
-	cairn undefine web1 crash
+	cairn undefine web1 crash stays
 	systemctl disable cairn-vm@web1
 	dpkg -P cairn
 	[ ! -e /var/lib/cairn ]

@@ -52,5 +52,5 @@ def test_purge_keeps_defined_vms(purge, tmp_path):
 
 
 def test_scripts_are_shell():
-    for name in ("cairn.postinst", "cairn.postrm"):
+    for name in ("cairn.postinst", "cairn.prerm", "cairn.postrm"):
         subprocess.run(["sh", "-n", DEBIAN / name], check=True)
