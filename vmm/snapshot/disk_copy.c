@@ -132,7 +132,7 @@ void copy_rate_wait(struct copy_job *p, uint64_t done)
 
 static bool rounds_help(struct copy_job *p, const struct copy_call *x, uint64_t last_off)
 {
-	bool over = x->off < last_off;
+	bool over = x->off <= last_off; /* equal: one part was the whole round */
 	uint64_t before = p->round_due;
 
 	if (over)
@@ -171,6 +171,9 @@ static int parts_copy(struct copy_job *p, struct err *e)
 			poll(NULL, 0, 1); /* changes are in flight that began before */
 		}
 		if (!r && !through && p->new_from >= p->size_bytes && !(x.any && rounds_help(p, &x, last))) {
+			if (x.due > REST_BYTES)
+				log_info(p->disk->id, "%s: the guest writes faster than that, so its writes go to both images from now on",
+					p->rate_bytes_per_s ? "the copy's bandwidth is limited" : "the copy is slow");
 			r = write_through(p, e);
 			through = true;
 		}

@@ -294,11 +294,13 @@ def test_commit_of_a_vm_that_is_off(vm, args):
     g.verify()
 
 
-def test_commit_beside_a_guest_that_writes(vm):
+@pytest.mark.parametrize("limit", [[], ["--bandwidth", "20"]], ids=["", "limited"])
+def test_commit_beside_a_guest_that_writes(vm, limit):
+    """Also with a bandwidth below what the guest writes: its writes then go to both images."""
     g = vm()
     three(g)
     g.console.sock.sendall(b"bench randwrite 8 1000000000 4096 20000\n")
-    assert "synchronized phase" in g.d.cairn("blockcommit", "vm1", "vda", "--active").stdout
+    assert "synchronized phase" in g.d.cairn("blockcommit", "vm1", "vda", "--active", *limit).stdout
     g.d.cairn("suspend", "vm1")
     g.d.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", "disk0.qcow2")
     assert both(g.d) == [["disk0.qcow2"]]
