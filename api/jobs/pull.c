@@ -33,7 +33,7 @@
 #define SETTLE_TRIES 100 /* 10 seconds; then the next start ignores the backing files that the definition still names */
 
 struct pull {
-	struct store_work work; /* done when the mark is on stable storage */
+	struct store_work work; /* done when the mark is on stable storage, and later the definitions */
 	struct job *job;
 	struct vm *vm;
 	struct vm_disk_pull body;
@@ -83,82 +83,108 @@ static bool is_settled(const struct pull *p)
 {
 	CLEANUP_JS struct json_object *is = definition_to_json(p->vm->def);
 
-	return json_object_equal(is, p->settled);
+	return p->settled && json_object_equal(is, p->settled);
+}
+
+/* Make a copy of a definition without the disk's backing files. *ret: the caller's; NULL: it has no backing files for a
+ * disk of this id and path. Returns 0 or -errno. */
+static int definition_without(const struct pull *p, const struct definition *of, struct definition **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(of);
+	struct json_object *disks = js_get_array(o, "disks");
+	bool any = false;
+
+	*ret = NULL;
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
+		struct json_object *d = json_object_array_get_idx(disks, i);
+
+		if (strcmp(js_get_str_or(d, "id", ""), p->body.disk) || strcmp(js_get_str_or(d, "path", ""), p->image) || !js_get(d, "backing"))
+			continue;
+		json_object_object_del(d, "backing");
+		any = true;
+	}
+	return any ? definition_parse_stored(o, ret, e) : 0;
+}
+
+/* A client that is told of the end finds both definitions without backing files, also after a kill of the daemon. */
+static void settled(struct store_work *work)
+{
+	struct pull *p = container_of(work, struct pull, work);
+
+	job_succeed(p->job, NULL);
+	pull_free(p);
+}
+
+/* Remove the backing files from the definition that the VM runs with, which ends the disk's mark. If the daemon dies
+ * before that is stored, the next one finds the mark and pulls again, which changes the definitions alone. */
+static void live_settle(struct pull *p)
+{
+	struct definition *def = NULL;
+	struct vm *vm = p->vm;
+	struct err e;
+
+	if (!p->was_pending && vm->live && is_settled(p)) {
+		/* No user has changed vm->def before or since, so it describes the running VM again. */
+		vm_live_forget(vm);
+	} else if (vm->live && vm->proc && !definition_without(p, vm->live, &def, &e) && def) {
+		authors_copy(vm->live, def);
+		vm_live_replace(vm, def);
+	}
+	pull_unmark(vm, p->image);
+	vm_save(vm);
+	p->work = (struct store_work){ .done = settled, .loop = vm->host->loop };
+	store_after(vm->host->store, &p->work);
+}
+
+static void definition_fail(struct pull *p, int r, const struct err *e)
+{
+	struct err why;
+
+	err_set(&why, r, e->cls, "the disk's image has no backing file any more, but the definition still names one, which the next start "
+		"ignores: %.300s", e->msg);
+	job_fail(p->job, &why);
+	pull_free(p);
 }
 
 static void definition_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)
 {
 	struct pull *p = opaque;
-	struct vm *vm = p->vm;
-	struct err why;
 
 	(void)what;
 	if (r == -EBUSY && settle_later(p))
 		return;
-	if (r < 0) {
-		err_set(&why, r, e->cls, "the disk's image has no backing file any more, but the definition still names one, "
-			"which the next start ignores: %.300s", e->msg);
-		job_fail(p->job, &why);
-	} else {
-		/* The VM's process does not read the backing files any more. If no user has changed vm->def before or
-		 * since, it describes the running VM again. */
-		if (!p->was_pending && is_settled(p)) {
-			vm_live_forget(vm);
-			vm_save(vm);
-		}
-		job_succeed(p->job, NULL);
-	}
-	pull_free(p);
+	if (r < 0)
+		definition_fail(p, r, e);
+	else
+		live_settle(p);
 }
 
-/* Return a copy of the definition for the next start without the disk's backing files; the caller owns it. NULL: the
- * definition has no backing files for a disk of this id and path, or copying failed. */
-static struct definition *definition_without(const struct vm *vm, const char *disk, const char *path)
-{
-	CLEANUP_JS struct json_object *o = definition_to_json(vm->def);
-	struct json_object *disks = js_get_array(o, "disks");
-	struct definition *def = NULL;
-	bool any = false;
-	struct err e;
-
-	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
-		struct json_object *d = json_object_array_get_idx(disks, i);
-
-		if (strcmp(js_get_str_or(d, "id", ""), disk) || strcmp(js_get_str_or(d, "path", ""), path) || !js_get(d, "backing"))
-			continue;
-		json_object_object_del(d, "backing");
-		any = true;
-	}
-	if (!any || definition_parse_stored(o, &def, &e) < 0)
-		return NULL;
-	/* The definer makes the change: vm_define() keeps the authors. */
-	if (rights_copy(vm->def->rights, &def->rights) < 0) {
-		definition_free(def);
-		return NULL;
-	}
-	return def;
-}
-
-/* Remove the backing files from the definition, which ends the disk's mark. If the daemon dies before that, the next
- * start ignores the backing files of the marked disk. */
+/* Remove the backing files from the definition of the next start. If the daemon dies before that is stored, the mark
+ * lets the next start ignore them. */
 static void definition_settle(void *opaque)
 {
 	struct pull *p = opaque;
 	struct vm *vm = p->vm;
-	const struct definition_disk *d = disk_find(vm_live(vm), p->body.disk);
-	struct definition *def = d ? definition_without(vm, p->body.disk, d->layers[0].path) : NULL;
+	struct definition *def;
+	struct err e;
+	int r = definition_without(p, vm->def, &def, &e);
 
-	if (d && pins_forget(vm->host, d->layers[0].path))
+	if (pins_forget(vm->host, p->image))
 		pin_release_due(vm->host);
 	p->was_pending = vm->live;
-	if (def) {
-		json_object_put(p->settled);
-		p->settled = definition_to_json(def);
-		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_to_json(vm->def), definition_defined, p);
-		return;
+	json_object_put(p->settled);
+	p->settled = def ? definition_to_json(def) : NULL;
+	/* The definer makes the change: vm_define() keeps the authors. */
+	if (def && rights_copy(vm->def->rights, &def->rights) < 0) {
+		definition_free(def);
+		r = err_set_errno(&e, -ENOMEM, "VM '%s'", vm->def->name);
 	}
-	job_succeed(p->job, NULL);
-	pull_free(p);
+	if (r < 0)
+		definition_fail(p, r, &e);
+	else if (def)
+		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_to_json(vm->def), definition_defined, p);
+	else
+		live_settle(p);
 }
 
 /* ---- the job ---- */

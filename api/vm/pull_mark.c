@@ -77,15 +77,29 @@ static void mark_removed(struct vm *vm)
 	json_object_put(vm->pull.images);
 }
 
-static void mark_redefined(struct vm *vm)
+/* Returns whether any mark was removed. live: the definition that the VM runs with counts, too. */
+static bool marks_drop(struct vm *vm, bool live)
 {
 	size_t n = json_object_array_length(vm->pull.images);
 
 	for (size_t i = n; i--;)
-		if (!has_backing(vm->def, image_at(vm, i)))
+		if (!has_backing(vm->def, image_at(vm, i)) && !(live && has_backing(vm_live(vm), image_at(vm, i))))
 			json_object_array_del_idx(vm->pull.images, i, 1);
-	if (json_object_array_length(vm->pull.images) < n)
+	return json_object_array_length(vm->pull.images) < n;
+}
+
+static void mark_redefined(struct vm *vm)
+{
+	if (marks_drop(vm, true))
 		vm_save(vm);
+}
+
+/* The caller saves. */
+static void mark_state_changed(struct vm *vm, enum vm_trigger t)
+{
+	(void)t;
+	if (!vm_state_is_active(vm->state))
+		marks_drop(vm, false);
 }
 
 static void mark_put(const struct vm *vm, struct json_object *state)
@@ -109,4 +123,4 @@ static void mark_load(struct vm *vm, struct json_object *state)
 }
 
 const struct vm_observer pull_mark_observer = { .added = mark_added, .removed = mark_removed, .redefined = mark_redefined,
-	.state_put = mark_put, .state_load = mark_load };
+	.state_changed = mark_state_changed, .state_put = mark_put, .state_load = mark_load };

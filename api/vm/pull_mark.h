@@ -12,7 +12,8 @@ struct vm_config;
 struct vm_observer;
 
 /* Mark the disk of that image, if the definition names its backing files, and save. The mark is on stable storage when
- * the work of a later store_after() is done. A definition that names no backing file for the image ends the mark.
+ * the work of a later store_after() is done. The mark ends when the definition names no backing file for the image, nor
+ * does the one that the VM runs with.
  * rate_bytes_per_s: of the pull, 0: no limit; saved, too. */
 void pull_mark(struct vm *vm, const char *image, uint64_t rate_bytes_per_s);
 /* Return the path of a marked image; NULL: none. Borrowed until the marks change. */

@@ -543,3 +543,62 @@ def test_layers(real, guest, kind):
 
     real.sweep(before, lambda: d.cairn(*requests[kind](), ok=None).returncode == 0, look, lambda: is_whole(d, "vm1"))
     c.close()
+
+
+@pytest.mark.seconds(900)
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "off"])
+def test_pull(real, guest, runs):
+    """After a pull's success no definition has the backing file; no kill loses the guest's data."""
+    d, n, c = real.daemon, 0, None
+    (d.tmp / "base.raw").write_bytes(random.Random(1).randbytes(2 << 20))
+
+    def console_of():
+        c = Console(d, "vm1")
+        while c.line() != "interp":
+            pass
+        c.run("open 0")
+        return c
+
+    def layers(*args):
+        disk, = json.loads(d.cairn("dumpjson", "vm1", *args).stdout)["disks"]
+        return [os.path.basename(p["path"]) for p in [disk, *disk.get("backing", [])]]
+
+    def header():
+        done = subprocess.run(["qemu-img", "info", "-U", "--output", "json", f"disk{n}.qcow2"], cwd=d.tmp, check=True, stdout=subprocess.PIPE)
+        return [f"disk{n}.qcow2", *(["base.raw"] if "backing-filename" in json.loads(done.stdout) else [])]
+
+    def before():
+        nonlocal n, c
+        n += 1
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", f"disk{n}.qcow2"], cwd=d.tmp, check=True)
+        d.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[
+            {"id": "vda", "path": str(d.tmp / f"disk{n}.qcow2"), "format": "qcow2", "backing": [{"path": str(d.tmp / "base.raw"), "format": "raw"}]}])
+        d.cairn("start", "vm1")
+        c = console_of()
+        for command in (f"write 128 8 {n}", "flush"):
+            c.run(command)
+        if not runs:
+            c.close()
+            d.cairn("destroy", "vm1")
+
+    def look(done):
+        now, later = layers(), layers("--inactive")
+        assert now == later and (len(later) == 1 or not done)
+        if runs:
+            assert now == header()
+            c.close()
+            d.cairn("destroy", "vm1")
+        d.cairn("start", "vm1")
+        g = console_of()
+        g.run(f"verify 128 8 {n}")
+        g.close()
+        d.cairn("destroy", "vm1")
+        if len(later) > 1:
+            d.cairn("blockpull", "vm1", "vda")
+        assert layers() == layers("--inactive") == header() == [f"disk{n}.qcow2"]
+        subprocess.run(["qemu-img", "check", "-q", f"disk{n}.qcow2"], cwd=d.tmp, check=True)
+        os.unlink(d.tmp / f"disk{n}.qcow2")
+
+    def settled():
+        return is_whole(d, "vm1") if runs else has_no_job(d) and "job" not in d.info("vm1") and not processes(d)
+    real.sweep(before, lambda: d.cairn("blockpull", "vm1", "vda", ok=None).returncode == 0, look, settled)

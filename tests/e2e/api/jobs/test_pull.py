@@ -245,6 +245,8 @@ def test_killed_daemon_leaves_a_vm_that_starts(vm, process):
     assert vm.kept("vm1")["pulling"]
     del definition["disks"][0]["backing"]
     q.run("vm-define", definition=definition)
+    assert vm.kept("vm1")["pulling"]  # the definition that the VM runs with still names the backing file
+    vm.cairn("destroy", "vm1")
     until(lambda: "pulling" not in vm.kept("vm1"))
 
 
