@@ -5,6 +5,7 @@
 # - power-cuts: LONG_CUTS power cuts (100000)
 # - power-cuts-forks: LONG_CHAIN_CUTS power cuts over a chain of four forks whose disks all write (20000)
 # - mirror-cuts: LONG_CUTS / 5 power cuts while a disk is mirrored to another image
+# - commit-cuts: LONG_CUTS / 10 power cuts while layers of a disk are committed
 # - disk-set-cuts: a power cut at every write of a snapshot of three disks
 # - storm: LONG_STORM snapshots and reverts of a running guest (1000)
 # - storm-linux, storm-linux-svm: LONG_LINUX of them with Linux, on this host and on the emulated one (200), and on
@@ -17,7 +18,7 @@
 # - plugs: LONG_PLUGS disks attached to a running VM and detached, while another disk works (1000), and as many as go
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
-# - kill-points: a kill before each call of a daemon that changes something outside of it, during 22 requests
+# - kill-points: a kill before each call of a daemon that changes something outside of it, during 24 requests
 # - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
 # - forks: LONG_FORKS steps with clones (1000)
 # - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000), and an image with 65,536 snapshots
@@ -121,6 +122,7 @@ unit oracle-forks block/qcow2/test_pin FORKS_OPS="$ops" FORKS_SEED="$seed"
 unit power-cuts block/qcow2/test_powercut_random POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed"
 unit power-cuts-forks block/qcow2/test_powercut_chain POWERCUT_CUTS="$chain_cuts" POWERCUT_SEED="$seed"
 unit mirror-cuts block/test_mirror MIRROR_CUTS="$((cuts / 1000))" MIRROR_SEED="$seed"
+unit commit-cuts block/qcow2/test_powercut_commit COMMIT_CUTS="$((cuts / 1000))" COMMIT_SEED="$seed"
 unit disk-set-cuts vmm/snapshot/test_snapshot_set SET_CUTS="$seed"
 e2e storm vmm/snapshot/test_storm.py CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed"
 e2e storm-linux "vmm/test_linux.py tests/e2e/api/jobs/test_handover_devices.py

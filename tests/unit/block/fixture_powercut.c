@@ -7,8 +7,8 @@
 #include "fixture_pull.h"
 
 #include "base/bytes.h"
-#include "block/qcow2/bitmap.h"
 #include "block/qcow2/format.h"
+#include "block/qcow2/qcow2.h"
 
 #include <limits.h>
 #include <malloc.h>
@@ -52,6 +52,7 @@ struct replay {
 	const struct event *bitmaps; /* stored last; NULL: the record has none */
 	bool touched_since; /* the disk, since they were stored */
 	uint64_t resized; /* the disk may have this size; 0: no other size */
+	unsigned chains; /* enum record_chains */
 	unsigned checks, leaky;
 };
 
@@ -384,6 +385,34 @@ static void cut_keep(struct cuts *c)
 	}
 }
 
+/* Open these layers, which read as the disk. */
+static void cut_chain(struct replay *p, const char *const *names, size_t k)
+{
+	struct block *b;
+
+	if (fixture_open_chain(p->f, names, true, &b) < 0)
+		fail_msg("cut after %zu: %s: %s", k, names[0], p->f->err.msg);
+	cut_disk(p, b, k);
+	block_close(b);
+}
+
+/* One disk with three layers, of which a commit drops some. */
+static void cut_layers(struct replay *p, size_t k)
+{
+	static const char *const full[] = { "cut2", "cut1", "cut", NULL }, *const less[] = { "cut2", "cut", NULL };
+	struct qcow2_header h;
+	int fd = fixture_file(p->f, "cut2", O_RDONLY);
+
+	assert_int_equal(qcow2_header_read(fd, "cut2", &h, &p->f->err), 0);
+	close(fd);
+	if (p->chains & CHAIN_FULL)
+		cut_chain(p, full, k);
+	if ((p->chains & CHAIN_OF_HEADER) && !strcmp(h.backing_name, "img"))
+		cut_chain(p, less, k);
+	if (p->chains & CHAIN_BASE)
+		cut_chain(p, full + 2, k);
+}
+
 /* Check a power cut after event k. */
 static void cut(struct cuts *c, size_t k)
 {
@@ -392,6 +421,10 @@ static void cut(struct cuts *c, size_t k)
 
 	for (unsigned i = 0; i < c->n && c->of[i].there; i++)
 		cut_write(&c->of[i], k);
+	if (c->of[c->n - 1].chains) {
+		cut_layers(&c->of[c->n - 1], k);
+		return;
+	}
 	for (unsigned i = 0; i < c->n && c->of[i].there; i++) {
 		b = cut_open(&c->of[i], true);
 		cut_disk(&c->of[i], b, k);
@@ -458,6 +491,8 @@ static void step(struct replay *p, size_t k)
 		p->resized = ev->len;
 	} else if (ev->kind == EV_DISK_THERE) {
 		p->there = true;
+	} else if (ev->kind == EV_CHAINS) {
+		p->chains = (unsigned)ev->of;
 	} else if (ev->kind == EV_BITMAPS) {
 		p->bitmaps = ev;
 		p->touched_since = false;
@@ -734,54 +769,6 @@ void powercut_resize(const struct powercut_kind *kind, unsigned seed)
 	load_resize(&rec, 512);
 	scene_close(&rec);
 	scene_cut(&rec, 6);
-}
-
-static void bitmaps_commit(struct recorder *r)
-{
-	if (qcow2_bitmaps_commit(r->disk->b, &r->f->err) < 0)
-		fail_msg("%s", r->f->err.msg);
-	record_bitmaps(r);
-}
-
-/* Store the bitmaps by closing the image. */
-static void bitmaps_reopen(struct recorder *r)
-{
-	record_close(r);
-	record_bitmaps(r);
-	record_open(r);
-}
-
-static void load_bitmaps(struct recorder *r)
-{
-	struct err *e = &r->f->err;
-
-	record_bitmaps(r);
-	assert_int_equal(qcow2_bitmap_add(r->disk->b, "one", 4096, true, e), 0);
-	bitmaps_commit(r);
-	assert_int_equal(qcow2_bitmap_add(r->disk->b, "two", 512, false, e), 0);
-	assert_int_equal(qcow2_bitmap_add(r->disk->b, "three", 65536, true, e), 0);
-	bitmaps_commit(r);
-	load_run(r, 1);
-	bitmaps_reopen(r);
-	assert_int_equal(qcow2_bitmap_merge(r->disk->b, "two", "one", e), 0);
-	assert_int_equal(qcow2_bitmap_clear(r->disk->b, "one", e), 0);
-	assert_int_equal(qcow2_bitmap_enable(r->disk->b, "three", false, e), 0);
-	bitmaps_commit(r);
-	load_run(r, 1);
-	bitmaps_reopen(r);
-	load_resize(r, 2 * MIB);
-	bitmaps_reopen(r);
-	load_run(r, 1);
-	bitmaps_reopen(r); /* a resize stores the bitmaps first */
-	load_resize(r, 700 * KIB);
-	bitmaps_reopen(r);
-	assert_int_equal(qcow2_bitmap_remove(r->disk->b, "two", e), 0);
-	bitmaps_commit(r);
-	assert_int_equal(qcow2_bitmap_remove(r->disk->b, "one", e), 0);
-	assert_int_equal(qcow2_bitmap_remove(r->disk->b, "three", e), 0);
-	bitmaps_commit(r);
-	assert_int_equal(qcow2_bitmap_add(r->disk->b, "four", 4096, true, e), 0);
-	bitmaps_commit(r);
 }
 
 void powercut_bitmaps(const char *create, unsigned seed)

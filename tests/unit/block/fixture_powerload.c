@@ -1,5 +1,6 @@
 #include "fixture_powerload.h"
 
+#include "block/qcow2/bitmap.h"
 #include "block/qcow2/qcow2.h"
 
 #define VM_BYTES (192 * KIB)
@@ -620,4 +621,54 @@ void load_chain(struct recorder *r, unsigned steps)
 		else
 			spare_pin(r);
 	}
+}
+
+/* ---- bitmaps ---- */
+
+static void bitmaps_commit(struct recorder *r)
+{
+	if (qcow2_bitmaps_commit(r->disk->b, &r->f->err) < 0)
+		fail_msg("%s", r->f->err.msg);
+	record_bitmaps(r);
+}
+
+/* Store the bitmaps by closing the image. */
+static void bitmaps_reopen(struct recorder *r)
+{
+	record_close(r);
+	record_bitmaps(r);
+	record_open(r);
+}
+
+void load_bitmaps(struct recorder *r)
+{
+	struct err *e = &r->f->err;
+
+	record_bitmaps(r);
+	assert_int_equal(qcow2_bitmap_add(r->disk->b, "one", 4096, true, e), 0);
+	bitmaps_commit(r);
+	assert_int_equal(qcow2_bitmap_add(r->disk->b, "two", 512, false, e), 0);
+	assert_int_equal(qcow2_bitmap_add(r->disk->b, "three", 65536, true, e), 0);
+	bitmaps_commit(r);
+	load_run(r, 1);
+	bitmaps_reopen(r);
+	assert_int_equal(qcow2_bitmap_merge(r->disk->b, "two", "one", e), 0);
+	assert_int_equal(qcow2_bitmap_clear(r->disk->b, "one", e), 0);
+	assert_int_equal(qcow2_bitmap_enable(r->disk->b, "three", false, e), 0);
+	bitmaps_commit(r);
+	load_run(r, 1);
+	bitmaps_reopen(r);
+	load_resize(r, 2 * MIB);
+	bitmaps_reopen(r);
+	load_run(r, 1);
+	bitmaps_reopen(r); /* a resize stores the bitmaps first */
+	load_resize(r, 700 * KIB);
+	bitmaps_reopen(r);
+	assert_int_equal(qcow2_bitmap_remove(r->disk->b, "two", e), 0);
+	bitmaps_commit(r);
+	assert_int_equal(qcow2_bitmap_remove(r->disk->b, "one", e), 0);
+	assert_int_equal(qcow2_bitmap_remove(r->disk->b, "three", e), 0);
+	bitmaps_commit(r);
+	assert_int_equal(qcow2_bitmap_add(r->disk->b, "four", 4096, true, e), 0);
+	bitmaps_commit(r);
 }

@@ -22,6 +22,8 @@ void load_pins_of_snapshots(struct recorder *r, bool quiet);
 void load_overlays(struct recorder *r);
 /* Returns the id of the pin that event `number` made. */
 void load_pin_id(size_t number, uint8_t ret[BLOCK_PIN_ID_BYTES]);
+/* Change bitmaps, write to the disk and resize it. */
+void load_bitmaps(struct recorder *r);
 /* Create, abort, rename, delete and apply snapshots without any other activity. */
 void load_quiet(struct recorder *r);
 /* Run `steps` random operations. fixed_size: no resize. */

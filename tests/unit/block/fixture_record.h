@@ -23,7 +23,12 @@ enum event_kind { EV_WRITE, EV_PUNCH, EV_GROW, EV_CUT, EV_COMPLETE, EV_SYNC, EV_
 	/* events of snapshot number `of`: creation began, with content `data` and VM state `vm`; it
 	 * exists; deletion began; it is gone; the disk is reverting to it */
 	EV_SNAPSHOT_MAKE, EV_SNAPSHOT_THERE, EV_SNAPSHOT_DELETE, EV_SNAPSHOT_GONE, EV_SNAPSHOT_APPLY,
-	EV_DISK_THERE /* the overlay and its pin are on stable storage */ };
+	EV_DISK_THERE, /* the overlay and its pin are on stable storage */
+	EV_CHAINS /* from here on, the chains `of` (enum record_chains) read as the disk */ };
+
+/* Of three images of which each is the backing file of the next one. CHAIN_OF_HEADER: the last and the first one, if
+ * the last one's header says so. CHAIN_BASE: the first one alone. */
+enum record_chains { CHAIN_FULL = 1, CHAIN_OF_HEADER = 2, CHAIN_BASE = 4 };
 
 struct event {
 	enum event_kind kind;
@@ -36,7 +41,7 @@ struct event {
 	uint8_t *vm;
 	uint64_t vm_bytes;
 	bool pin; /* SNAPSHOT_MAKE: a pin; the overlay `forkN` has it as base, where N is the event's number */
-	size_t of; /* COMPLETE: the completed event; snapshots: their number */
+	size_t of; /* COMPLETE: the completed event; snapshots: their number; CHAINS: which */
 };
 
 /* An existing snapshot. */
