@@ -1,7 +1,7 @@
 /* A VNC client, by libvncclient: types keys, moves the pointer, and saves the screen.
  * vnc_client SERVER [key:KEYSYM | point:X,Y,BUTTONS | wait:WIDTH,HEIGHT,X,Y,RRGGBB]... FILE
  * SERVER: the path of a socket, or HOST:PORT; with the password in VNC_PASSWORD. key: press and release. wait: until
- * the screen has this size and colour. FILE: a PPM of the screen. */
+ * the screen has this size and colour. FILE: a PPM of the screen. Prints each action that is done, in a line. */
 #include <rfb/rfbclient.h>
 
 #include <stdio.h>
@@ -59,6 +59,8 @@ static void act(rfbClient *c, const char *what)
 	} else {
 		exit(2);
 	}
+	puts(what);
+	fflush(stdout);
 }
 
 static void picture_write(const rfbClient *c, const char *path)

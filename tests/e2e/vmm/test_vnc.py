@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 
 import pytest
 
@@ -35,6 +34,22 @@ def client(server, *what, password=None, encodings=None, ok=True, out="/dev/null
     r = subprocess.run([CLIENT, server, *what, str(out)], env=env, capture_output=True, text=True, timeout=50 * guestlib.SLOW)
     assert (r.returncode == 0) == ok, (r.returncode, r.stderr)
     return r
+
+
+class Watcher:
+    """A client that goes through its actions while the test changes what it sees."""
+
+    def __init__(self, server, *what, out="/dev/null", encodings="zrle raw"):
+        self.proc = subprocess.Popen([CLIENT, server, *what, str(out)], stdout=subprocess.PIPE, text=True,
+                                     env={**os.environ, "VNC_ENCODINGS": encodings})
+
+    def has(self, what):
+        """Wait until the client has done its next action."""
+        assert self.proc.stdout.readline() == what + "\n"
+
+    def end(self):
+        with self.proc:
+            assert self.proc.wait(50 * guestlib.SLOW) == 0
 
 
 def keys_come(vm, *wanted):
@@ -84,15 +99,16 @@ def test_client_sees_what_the_guest_draws(vm, daemon, tmp_path, encodings):
 def test_client_follows_changes_of_picture_and_mode(vm, daemon, tmp_path):
     path = begin(vm, daemon)
     draw(vm, "src")
-    c = subprocess.Popen([CLIENT, path, "wait:640,480,10,20,ff0000", "wait:640,480,639,479,0000ff", "wait:800,600,0,0,00ff00",
-                          "wait:640,480,0,0,000000", tmp_path / "b.ppm"])
+    c = Watcher(path, "wait:640,480,10,20,ff0000", "wait:640,480,639,479,0000ff", "wait:800,600,0,0,00ff00",
+                "wait:640,480,0,0,000000", out=tmp_path / "b.ppm")
+    c.has("wait:640,480,10,20,ff0000")
     vm.run("src", f"screen rect 639 479 1 1 {0x0000ff}")
-    time.sleep(0.5)  # the client may see the next mode before
+    c.has("wait:640,480,639,479,0000ff")
     vm.run("src", "screen mode 800 600 16")
     vm.run("src", f"screen rect 0 0 800 600 {0x07e0}")
-    time.sleep(0.5)
+    c.has("wait:800,600,0,0,00ff00")
     daemon.cairn("reset", "src")
-    assert c.wait(50 * guestlib.SLOW) == 0
+    c.end()
 
 
 def test_client_types_and_points(vm, daemon):
@@ -174,15 +190,14 @@ def test_client_stays_over_a_new_process_a_new_daemon_and_a_revert(vm, daemon, t
     draw(vm, "src")
     daemon.cairn("snapshot-create-as", "src", "s1")
     vm.run("src", f"screen rect 10 20 30 40 {0x00ff00}")
-    c = subprocess.Popen([CLIENT, path, "wait:640,480,10,20,00ff00", "wait:640,480,10,20,ff0000", "wait:640,480,10,20,0000ff", "key:0x62",
-                          "/dev/null"], env={**os.environ, "VNC_ENCODINGS": "raw"})
+    c = Watcher(path, "wait:640,480,10,20,00ff00", "wait:640,480,10,20,ff0000", "wait:640,480,10,20,0000ff", "key:0x62", encodings="raw")
     before, = vnc_pids(path)
-    time.sleep(0.5)
+    c.has("wait:640,480,10,20,00ff00")
     daemon.cairn("snapshot-revert", "src", "s1")
-    time.sleep(0.5)
+    c.has("wait:640,480,10,20,ff0000")
     daemon.cairn("restart-process", "src")
     vm.run("src", f"screen rect 10 20 30 40 {0x0000ff}")
-    assert c.wait(50) == 0
+    c.end()
     assert vnc_pids(path) == [before]
     keys_come(vm, "30", "b0")
 
@@ -246,8 +261,8 @@ def test_hostile_clients_end_alone(vm, daemon):
     many = [socket.socket(socket.AF_UNIX) for _ in range(40)]
     for s in many:
         s.connect(path)
-    time.sleep(0.5)
     for s in many:
         s.close()
-    until(lambda: client(path, "wait:640,480,10,20,ff0000", ok=True))
+    # The server refuses clients until it has closed enough of these connections.
+    until(lambda: subprocess.run([CLIENT, path, "wait:640,480,10,20,ff0000", "/dev/null"], capture_output=True).returncode == 0)
     vm.run("src", "screen mode 640 480 32")
