@@ -93,17 +93,6 @@ static int root_leave(void)
 	return program_hide();
 }
 
-int lockdown_as_nobody(const struct lockdown_limit *limits, size_t n, struct err *e)
-{
-	int r = lockdown_limits(limits, n, e);
-
-	if (r < 0)
-		return r;
-	tzset(); /* otherwise a log line would open /etc/localtime */
-	r = root_leave();
-	return r < 0 ? err_set_errno(e, r, "sandbox: nobody") : lockdown_drop(e);
-}
-
 int lockdown_rules_new(void)
 {
 	const struct landlock_ruleset_attr all = { .handled_access_fs = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1 };
@@ -177,6 +166,26 @@ int lockdown_outside(void)
 	if (rules < 0 || syscall(SYS_landlock_restrict_self, rules, 0) < 0)
 		return -errno;
 	return (int)version;
+}
+
+int lockdown_begin(unsigned flags, const struct lockdown_limit *limits, size_t n, struct err *e)
+{
+	static const struct lockdown_limit no_core = { RLIMIT_CORE, 0 };
+	int r = lockdown_limits(&no_core, 1, e);
+
+	if (!r)
+		r = lockdown_limits(limits, n, e);
+	if (r < 0)
+		return r;
+	tzset(); /* otherwise a log line would open /etc/localtime */
+	r = flags & LOCKDOWN_NOBODY ? root_leave() : 0;
+	if (r < 0)
+		return err_set_errno(e, r, "sandbox: nobody");
+	r = lockdown_drop(e);
+	if (r < 0 || !(flags & LOCKDOWN_OUTSIDE))
+		return r;
+	r = lockdown_outside();
+	return r < 0 ? err_set_errno(e, r, "sandbox: landlock") : 0;
 }
 
 /* F_SETOWN and F_SETSIG stay forbidden: with them, the kernel would send any signal to any process

@@ -41,10 +41,13 @@ struct lockdown_limit {
 };
 int lockdown_limits(const struct lockdown_limit *limits, size_t n, struct err *e);
 
-/* The first steps of a program that needs no file of its user: lower the limits, read the time zone, become nobody if
- * the process is root's (root owns the host's files even without capabilities), and lockdown_drop(). Returns 0; -errno
- * with a sentence. */
-int lockdown_as_nobody(const struct lockdown_limit *limits, size_t n, struct err *e);
+/* The first steps of a helper program, before it installs its filter: lower the limits, forbid core files, read the
+ * time zone, and lockdown_drop(). The flags add further steps. Returns 0; -errno with a sentence. */
+enum {
+	LOCKDOWN_NOBODY = 1,  /* root becomes nobody: it owns the host's files even without capabilities */
+	LOCKDOWN_OUTSIDE = 2, /* lockdown_outside() */
+};
+int lockdown_begin(unsigned flags, const struct lockdown_limit *limits, size_t n, struct err *e);
 
 /* Turn the calling thread's effective capabilities off, or on again: all that are permitted. Returns 0; -errno. */
 int lockdown_effective(bool on);

@@ -77,8 +77,8 @@ int archive_sandbox(int folder, const struct loop *l, struct err *e)
 
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: the folder");
-	r = lockdown_drop(e);
-	if (r)
+	r = lockdown_begin(0, NULL, 0, e);
+	if (r < 0)
 		return r;
 	r = lockdown_files(&files, 1);
 	if (r < 0)

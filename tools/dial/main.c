@@ -84,16 +84,12 @@ static void requests_serve(int sock, const char *path)
 
 static int confine(struct err *e)
 {
-	static const struct lockdown_limit limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, 16 }, { RLIMIT_FSIZE, 0 } };
+	static const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, 16 }, { RLIMIT_FSIZE, 0 } };
 	static const int calls[] = { SYS_recvfrom, SYS_sendmsg, SYS_connect, SYS_close, SYS_write, SYS_exit, SYS_exit_group,
 		SYS_rt_sigreturn, SYS_restart_syscall };
 	struct call_filter f;
-	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+	int r = lockdown_begin(LOCKDOWN_OUTSIDE, limits, ARRAY_SIZE(limits), e);
 
-	if (!r)
-		r = lockdown_drop(e);
-	if (!r && lockdown_outside() < 0)
-		r = err_set(e, -EPERM, ERR_HOST, "landlock");
 	if (r < 0)
 		return r;
 	call_filter_init(&f);

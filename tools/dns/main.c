@@ -32,19 +32,15 @@ static const int allowed[] = {
 /* Every socket is open: it can only send and receive. */
 static int sandbox(const struct settings *s, struct err *e)
 {
-	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FILES_MAX }, { RLIMIT_CORE, 0 }, { RLIMIT_FSIZE, 0 },
+	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FILES_MAX }, { RLIMIT_FSIZE, 0 },
 		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES + s->nnames * 512 } };
 	struct call_filter f;
-	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+	int r = lockdown_become(s->user, e);
 
 	if (!r)
-		r = lockdown_become(s->user, e);
-	if (!r)
-		r = lockdown_drop(e);
+		r = lockdown_begin(LOCKDOWN_OUTSIDE, limits, ARRAY_SIZE(limits), e);
 	if (!r && program_hide() < 0)
 		r = err_set(e, -EPERM, ERR_HOST, "cairn-dns: cannot hide its memory");
-	if (!r && lockdown_outside() < 0)
-		r = err_set(e, -EPERM, ERR_HOST, "cairn-dns: landlock");
 	if (r < 0)
 		return r;
 	call_filter_init(&f);

@@ -208,13 +208,9 @@ static int sandbox_enter(struct err *e)
 	static const int allowed[] = { SYS_read, SYS_write, SYS_poll, SYS_ppoll, SYS_recvmsg, SYS_openat, SYS_renameat, SYS_renameat2,
 		SYS_fstat, SYS_newfstatat, SYS_close, SYS_brk, SYS_mmap, SYS_munmap, SYS_mremap, SYS_madvise, SYS_getrandom,
 		SYS_clock_gettime, SYS_futex, SYS_exit_group, SYS_rt_sigreturn, SYS_restart_syscall };
-	static const struct lockdown_limit limits[] = { { RLIMIT_CORE, 0 } };
 	struct call_filter f;
-	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+	int r = lockdown_begin(0, NULL, 0, e);
 
-	tzset();
-	if (!r)
-		r = lockdown_drop(e);
 	if (r < 0)
 		return r;
 	call_filter_init(&f);

@@ -6,13 +6,11 @@
 #include "base/util.h"
 #include "tools/metrics/openmetrics.h"
 
-#include <errno.h>
 #include <microhttpd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 
 /* A client has this long for its request, and for each part of the answer. */
 #define CLIENT_SECONDS 10
@@ -31,16 +29,11 @@ static const int allowed[] = {
 
 static int sandbox(struct err *e)
 {
-	static const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FILES_MAX }, { RLIMIT_CORE, 0 }, { RLIMIT_FSIZE, 0 },
+	static const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FILES_MAX }, { RLIMIT_FSIZE, 0 },
 		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
 	struct call_filter f;
-	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+	int r = lockdown_begin(LOCKDOWN_OUTSIDE, limits, ARRAY_SIZE(limits), e);
 
-	tzset(); /* the answers' date: the C library reads its file at the first use */
-	if (!r)
-		r = lockdown_drop(e);
-	if (!r && lockdown_outside() < 0)
-		r = err_set(e, -EPERM, ERR_HOST, "landlock");
 	if (r < 0)
 		return r;
 	call_filter_init(&f);

@@ -89,10 +89,10 @@ static void rules_add(struct call_filter *f)
 
 int slirp_sandbox(struct err *e)
 {
-	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FDS_MAX }, { RLIMIT_CORE, 0 },
+	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FDS_MAX },
 		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
 	struct call_filter f;
-	int r = lockdown_as_nobody(limits, ARRAY_SIZE(limits), e);
+	int r = lockdown_begin(LOCKDOWN_NOBODY, limits, ARRAY_SIZE(limits), e);
 
 	if (r < 0)
 		return r;

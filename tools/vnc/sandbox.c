@@ -18,16 +18,13 @@ static const int allowed[] = {
 
 int vnc_sandbox(struct err *e)
 {
-	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, VNC_FDS_MAX }, { RLIMIT_CORE, 0 }, { RLIMIT_FSIZE, 0 },
+	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, VNC_FDS_MAX }, { RLIMIT_FSIZE, 0 },
 		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
 	struct call_filter f;
-	int r = lockdown_as_nobody(limits, ARRAY_SIZE(limits), e);
+	int r = lockdown_begin(LOCKDOWN_NOBODY | LOCKDOWN_OUTSIDE, limits, ARRAY_SIZE(limits), e);
 
 	if (r < 0)
 		return r;
-	r = lockdown_outside();
-	if (r < 0)
-		return err_set_errno(e, r, "sandbox: landlock");
 	call_filter_init(&f);
 	lockdown_allow_fcntl(&f);
 	lockdown_allow_memory(&f);

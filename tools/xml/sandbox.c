@@ -18,15 +18,12 @@ static const int allowed[] = {
 
 int xml_sandbox(struct err *e)
 {
-	const struct lockdown_limit limits[] = { { RLIMIT_CPU, CPU_SECONDS }, { RLIMIT_CORE, 0 },
+	const struct lockdown_limit limits[] = { { RLIMIT_CPU, CPU_SECONDS },
 		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
 	struct call_filter f;
-	int r = lockdown_limits(limits, ARRAY_SIZE(limits), e);
+	int r = lockdown_begin(0, limits, ARRAY_SIZE(limits), e);
 
 	if (r < 0)
-		return r;
-	r = lockdown_drop(e);
-	if (r)
 		return r;
 	/* Refuse system calls instead of killing the process: a library that looks for a table in a file finds none
 	 * and continues. */
