@@ -59,6 +59,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/notify.h"
+#include "base/signals.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -67,7 +68,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -331,18 +331,14 @@ static void signal_ready(void *opaque, unsigned revents)
 
 static int signals_watch(struct loop *loop, int *ret_fd, struct loop_watch **ret_w, struct err *e)
 {
-	sigset_t set;
+	static const int ends[] = { SIGTERM, SIGINT, 0 };
 	int r;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
-	*ret_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	r = *ret_fd < 0 ? -errno :
-		loop_watch(loop, *ret_fd, POLLIN, signal_ready, loop, ret_w);
+	r = *ret_fd = signals_open(ends, NULL);
+	if (r >= 0)
+		r = loop_watch(loop, *ret_fd, POLLIN, signal_ready, loop, ret_w);
 	return r < 0 ? err_set_errno(e, r, "signals") : 0;
 }
 

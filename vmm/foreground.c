@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/notify.h"
+#include "base/signals.h"
 #include "devices/console.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/vm.h"
@@ -105,16 +106,9 @@ static void signal_ready(void *opaque, unsigned revents)
 
 static int signals_setup(struct foreground *f)
 {
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	f->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	f->signal_fd = signals_open(signals_of_end, NULL);
 	if (f->signal_fd < 0)
-		return -errno;
+		return f->signal_fd;
 	return loop_watch(f->loop, f->signal_fd, POLLIN, signal_ready, f, &f->signal_watch);
 }
 

@@ -2,6 +2,7 @@
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/signals.h"
 #include "base/util.h"
 #include "tools/cairn/output.h"
 
@@ -194,13 +195,10 @@ static int result_take(struct job_wait *w, struct json_object **ret_result, stru
 
 int job_signals_open(int *ret_fd, sigset_t *before)
 {
-	sigset_t set;
+	static const int interrupt[] = { SIGINT, 0 };
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigprocmask(SIG_BLOCK, &set, before);
-	*ret_fd = signalfd(-1, &set, SFD_CLOEXEC);
-	return *ret_fd < 0 ? -errno : 0;
+	*ret_fd = signals_open(interrupt, before);
+	return MIN(*ret_fd, 0);
 }
 
 int job_await(struct cli *c, const char *id, int signals, struct json_object **ret_result, struct err *e)

@@ -1,5 +1,6 @@
 #include "tools/cairn/screen.h"
 #include "base/loop.h"
+#include "base/signals.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -17,19 +18,13 @@
 
 int screen_begin(struct screen *s)
 {
+	static const int watched[] = { SIGINT, SIGTERM, SIGHUP, SIGWINCH, 0 };
 	struct termios t;
-	sigset_t set;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGWINCH);
-	sigprocmask(SIG_BLOCK, &set, &s->before);
-	s->signals = signalfd(-1, &set, SFD_CLOEXEC);
+	s->signals = signals_open(watched, &s->before);
 	if (s->signals < 0) {
 		sigprocmask(SIG_SETMASK, &s->before, NULL);
-		return -errno;
+		return s->signals;
 	}
 	s->keys = tcgetattr(0, &s->saved) == 0;
 	if (s->keys) {

@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/signals.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <termios.h>
 
@@ -127,7 +127,6 @@ int console_attach(struct cli *c, const char *name, const char *kind)
 	CLEANUP_CLOSE int sock = -1;
 	CLEANUP_CLOSE int signals = -1;
 	struct console k = { .input_open = true };
-	sigset_t set;
 	struct err e;
 	int r = console_open(c, name, kind, &sock, &e);
 
@@ -139,13 +138,8 @@ int console_attach(struct cli *c, const char *name, const char *kind)
 	k.input = must_alloc(malloc(INPUT_BYTES));
 	printf("Connected to domain '%s'\nEscape character is ^] (Ctrl + ])\n", name);
 	fflush(stdout);
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGINT);
-	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	signals = signalfd(-1, &set, SFD_CLOEXEC);
+	signals = signals_open(signals_of_end, NULL);
 	terminal_raw(&k);
 	r = console_loop(&k, signals);
 	terminal_restore(&k);

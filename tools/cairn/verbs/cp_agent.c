@@ -3,7 +3,9 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/signals.h"
 #include "base/tree_stream.h"
+#include "base/utf8.h"
 #include "base/util.h"
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/guest_stream.h"
@@ -15,7 +17,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -65,16 +66,12 @@ static void complaint_take(struct agent_copy *k, const uint8_t *data, size_t len
 	k->complaint[k->complained] = 0;
 }
 
-static int signals_open(void)
+static int ends_open(void)
 {
-	sigset_t set;
+	static const int ends[] = { SIGINT, SIGTERM, 0 };
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return signals_open(ends, NULL);
 }
 
 /* Returns 0; -errno with the sentence of the guest, or the one that is there. */
@@ -152,7 +149,7 @@ int cp_agent_send(struct cli *c, int sock, const char *from, const char *there, 
 		return err_set_errno(e, -errno, "pipe");
 	k.writer = (struct tree_writer){ .fd = p[1], .progress = written, .opaque = &k };
 	s.in = p[0];
-	s.signals = signals_open(); /* before the thread, which must not get them */
+	s.signals = ends_open(); /* before the thread, which must not get them */
 	bar_init(&k, "Copy", !strcmp(from, "-"));
 	r = pthread_create(&thread, NULL, write_run, &k);
 	if (r) {
@@ -223,7 +220,7 @@ int cp_agent_receive(struct cli *c, int sock, const char *there, const char *to,
 	k.reader.nofollow = nofollow;
 	k.reader.write = cp_data_write;
 	bar_init(&k, "Copy", !strcmp(to, "-"));
-	s.signals = signals_open();
+	s.signals = ends_open();
 	r = session_run(&k, &s, sock, e);
 	end = tree_reader_end(&k.reader);
 	bar_show(&k, k.reader.done, k.reader.total, true);

@@ -4,6 +4,8 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/signals.h"
+#include "base/utf8.h"
 #include "base/util.h"
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/guest_stream.h"
@@ -17,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/signalfd.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -150,24 +151,23 @@ static void terminal_raw(struct run *x)
 	tcsetattr(0, TCSANOW, &t);
 }
 
-static int signals_open(void)
+static int wanted_open(void)
 {
-	sigset_t set;
+	int wanted[ARRAY_SIZE(end_signals) + 1] = { SIGWINCH };
+	size_t n = 1;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGWINCH);
 	for (const int *sig = end_signals; *sig; sig++) {
 		struct sigaction before;
 
 		sigaction(*sig, NULL, &before);
 		if (before.sa_handler == SIG_IGN) /* nohup(1); a signal that is blocked would come though it is ignored */
 			continue;
-		sigaddset(&set, *sig);
+		wanted[n++] = *sig;
 		sigaction(*sig, &(struct sigaction){ .sa_handler = interrupted }, NULL);
 	}
-	sigprocmask(SIG_BLOCK, &set, NULL);
+	wanted[n] = 0;
 	signal(SIGPIPE, SIG_IGN);
-	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return signals_open(wanted, NULL);
 }
 
 /* ---- the result ---- */
@@ -226,7 +226,7 @@ int exec_by_agent(struct cli *c, int sock, uint64_t limit_ns)
 	for (int i = 0; i < 2; i++)
 		x.hides[i] = !x.terminal && isatty(1 + i);
 	s.deadline_ns = limit_ns ? clock_monotonic_ns() + limit_ns : UINT64_MAX;
-	s.signals = signals_open();
+	s.signals = wanted_open();
 	terminal_raw(&x);
 	r = guest_session_run(&s, sock, &e);
 	if (x.raw)

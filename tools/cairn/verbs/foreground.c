@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/notify.h"
+#include "base/signals.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 
@@ -126,18 +127,6 @@ static int end_ask(struct foreground *f, struct err *e)
 	return r;
 }
 
-static int signals_open(void)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
 /* ---- the daemon may restart meanwhile ---- */
 
 /* Returns whether an error means that the connection is lost, and closes the connection then. The daemon's own refusals
@@ -222,7 +211,7 @@ bool foreground_may_start(struct cli *c)
 
 int foreground_follow(struct cli *c)
 {
-	struct foreground f = { .c = c, .name = c->pos[0], .notify = notify_open(), .signals = signals_open(),
+	struct foreground f = { .c = c, .name = c->pos[0], .notify = notify_open(), .signals = signals_open(signals_of_end, NULL),
 		.connected = true };
 	int status = CLI_FAILURE, r;
 	struct err e;

@@ -1,0 +1,16 @@
+/* signals: lets a loop or poll(2) wait for signals beside other events. */
+#ifndef CAIRN_BASE_SIGNALS_H
+#define CAIRN_BASE_SIGNALS_H
+
+#include <signal.h>
+
+/* Block these signals in the calling thread, and in the threads that it creates later, and report them on a new fd,
+ * which exec() closes, and which does not block: read a struct signalfd_siginfo for each.
+ * signals: the numbers, with a 0 behind the last one. before: set to the mask of blocked signals until now, or NULL.
+ * Returns the fd, owned; -errno, with the signals blocked. */
+int signals_open(const int *signals, sigset_t *before);
+
+/* Signals that ask a program to end. */
+extern const int signals_of_end[];
+
+#endif
