@@ -1,8 +1,10 @@
 /* Memory of requests in flight: however a guest chooses its requests, what they take from the host's heap stays within
  * the limits, all requests complete, and their data is right. */
 #include "fixture_block.h"
+#include "fixture_vmstate.h"
 
 #include "base/util.h"
+#include "block/block_snapshot.h"
 #include "block/qcow2/impl.h"
 
 #define DISK_BYTES (128 * MIB)
@@ -129,12 +131,59 @@ static void test_copies_of_clusters_are_limited(void **state)
 	fixture_end(&f);
 }
 
+/* Have the pieces of a VM state listed. Returns the result, and sets *ret_n to their number. */
+static int state_map(struct fixture *f, struct block *b, const char *id, struct sync_op *o, size_t *ret_n)
+{
+	struct block_vmstate_map map = { 0 };
+
+	*o = (struct sync_op){ .op.done = sync_done };
+	block_vmstate_map(b, id, &map, &o->op);
+	sync_wait(f, o);
+	*ret_n = map.nextents;
+	free(map.extents);
+	return o->res;
+}
+
+/* A VM state that lies in the file backwards: each of its clusters is a piece. The image's budget limits the list of
+ * pieces, because tables that a snapshot's L1 table names again and again make any number of them. */
+static void test_pieces_of_a_vm_state_are_limited(void **state)
+{
+	struct block_snapshot_info info = { .name = "one", .vm_state_bytes = 128 * 4096 };
+	struct fixture f;
+	struct sync_op o = { .op.done = sync_done };
+	struct block_snapshot *s = NULL;
+	static _Alignas(4096) uint8_t cluster[4096] = { 1 };
+	struct block *b;
+	size_t n;
+
+	(void)state;
+	fixture_begin(&f, 4);
+	fixture_run(&f, "qemu-img create -q -f qcow2 -o cluster_size=4k img 1M");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	assert_int_equal(block_snapshot_begin(b, &s, &f.err), 0);
+	for (uint64_t i = 128; i--;)
+		assert_int_equal(vm_write(&f, s, i * sizeof(cluster), cluster, sizeof(cluster)), 0);
+	block_snapshot_commit(s, &info, &o.op);
+	sync_wait(&f, &o);
+	assert_int_equal(o.res, 0);
+	strcpy(info.id, o.op.id);
+
+	assert_int_equal(state_map(&f, b, info.id, &o, &n), 0);
+	assert_in_range(n, 100, 128);
+	qcow2_of(b)->memory.max_bytes = 64 * sizeof(struct block_vmstate_extent);
+	assert_int_equal(state_map(&f, b, info.id, &o, &n), -EDQUOT);
+	assert_non_null(strstr(o.err.msg, "in more pieces than the file has data for"));
+	assert_int_equal(block_close(b), 0);
+	fixture_end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_bounce_buffers_are_limited),
 		cmocka_unit_test(test_parts_of_fragmented_clusters_are_limited),
 		cmocka_unit_test(test_copies_of_clusters_are_limited),
+		cmocka_unit_test(test_pieces_of_a_vm_state_are_limited),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
