@@ -5,12 +5,14 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 from conftest import BUILD
 from plainlib import NOBODY
 from test_img import box  # noqa: F401
+from test_namespaces import NO_LANDLOCK
 from test_sandbox import FORBIDDEN, FORBIDDEN_LATER
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -59,10 +61,10 @@ def images(box):
     return box
 
 
-def order(images, stage, call, *args, program=TRAITOR):
+def order(images, stage, call, *args, program=TRAITOR, wrapper=()):
     """Run a verb that makes the call at that stage. Returns the call's result; None: it was forbidden."""
     words = " ".join([stage, *map(str, call)])
-    p = subprocess.run([program, *args], cwd=images.path, env={**os.environ, "TRAITOR": words}, capture_output=True, timeout=30)
+    p = subprocess.run([*wrapper, program, *args], cwd=images.path, env={**os.environ, "TRAITOR": words}, capture_output=True, timeout=30)
     if p.returncode == 2 and b"result: " in p.stdout:
         return int(p.stdout.rpartition(b"result: ")[2])
     assert (p.returncode, p.stderr.decode()) == (1, "traitor_img: a forbidden system call; the image is an attack, or cairn-img "
@@ -107,6 +109,20 @@ def test_verb_that_writes_changes_its_image_only(images):
     verb = ("resize", "q", "+1M")
     assert tries(images, verb, *OTHERS) == [-errno.EACCES] * 4
     assert order(images, "byte", [OPENAT, HERE, "=q", RDWR], *verb) >= 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs a filter without no_new_privs")
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM], ids=errno.errorcode.get)
+def test_host_without_landlock(images, error):
+    """An old kernel, one that has it switched off, or a container that refuses it: the rights of files are the user's
+    until the last image is open, and seccomp holds as elsewhere."""
+    wrapper = [sys.executable, "-c", NO_LANDLOCK.replace("| 95", f"| {error}")]
+    for verb in (VERBS["map"], VERBS["resize"]):
+        p = subprocess.run([*wrapper, os.path.join(BUILD, "cairn-img"), *verb], cwd=images.path, capture_output=True, text=True, timeout=30)
+        assert (p.returncode, p.stderr) == (0, "")
+        assert order(images, "byte", [OPENAT, HERE, "=other", RDWR], *verb, wrapper=wrapper) >= 0
+        assert order(images, "byte", [SOCKET, 1, 1, 0], *verb, wrapper=wrapper) is None
+        assert order(images, "open", [OPENAT, HERE, "=q", 0], *verb, wrapper=wrapper) is None
 
 
 def test_verb_that_makes_a_file_changes_its_folder_only(images):
