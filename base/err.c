@@ -120,4 +120,5 @@ void err_prefix(struct err *e, const char *fmt, ...)
 	va_end(ap);
 	n = strlen(e->msg);
 	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s", old);
+	utf8_clean(e->msg); /* the end may be cut within a character */
 }

@@ -41,6 +41,35 @@ bool utf8_is_clean(const char *s)
 	return true;
 }
 
+/* Begin a character of several bytes. Returns whether c is the first byte of one. */
+static bool stream_begin(struct utf8_stream *s, unsigned char c)
+{
+	s->least = c == 0xc2 || c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80; /* C2: no control characters; else nothing overlong */
+	s->most = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf; /* no surrogates, nothing above U+10FFFF */
+	s->left = c < 0xc2 || c > 0xf4 ? 0 : c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
+	return s->left;
+}
+
+void utf8_stream_clean(struct utf8_stream *s, char *data, size_t n, const char *keep)
+{
+	size_t from = 0; /* where the present character begins */
+
+	for (size_t i = 0; i < n; i++) {
+		unsigned char c = (unsigned char)data[i];
+
+		if (s->left && c >= s->least && c <= s->most) {
+			*s = (struct utf8_stream){ (uint8_t)(s->left - 1), 0x80, 0xbf };
+			continue;
+		}
+		if (s->left)
+			memset(data + from, '?', i - from);
+		s->left = 0;
+		from = i;
+		if (c < 0x80 ? !is_clean(&c, 1, &(size_t){ 0 }) && !(c && strchr(keep, c)) : !stream_begin(s, c))
+			data[i] = '?';
+	}
+}
+
 void utf8_clean(char *s)
 {
 	unsigned char *p = (unsigned char *)s;

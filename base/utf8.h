@@ -17,4 +17,13 @@ bool utf8_is_clean(const char *s);
  * untrusted, and they end up in files and on terminals. */
 void utf8_clean(char *s);
 
+/* The same for a stream that comes in pieces, which may end within a character. {}: at its begin. */
+struct utf8_stream {
+	uint8_t left;	     /* bytes that the last character lacks */
+	uint8_t least, most; /* of these, the range of the next one */
+};
+/* Clean the next n bytes, except control characters in `keep` (of those below U+0080). A character that is not complete
+ * at the end of a piece stays as it is: a terminal that expects UTF-8 takes no part of it for a control character. */
+void utf8_stream_clean(struct utf8_stream *s, char *data, size_t n, const char *keep);
+
 #endif

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "tools/cairn/cli.h"
 #include "tools/cairn/xml.h"
 
 #include <errno.h>
@@ -158,6 +159,7 @@ void warnings_print(struct json_object *list)
 {
 	size_t n = list ? json_object_array_length(list) : 0;
 
+	cli_texts_clean(list); /* they quote the file */
 	for (size_t i = 0; i < n; i++)
 		fprintf(stderr, "warning: %s\n",
 			json_object_get_string(json_object_array_get_idx(list, i)));

@@ -8,22 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 
-void guest_stream_hide_controls(char *data, size_t len, bool *after_c2)
+void guest_stream_hide_controls(char *data, size_t len, struct utf8_stream *stream)
 {
-	bool c2 = after_c2 && *after_c2;
-
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)data[i];
-
-		if ((c < ' ' && (!c || !strchr("\n\t\r", c))) || c == 0x7f || (c2 && c >= 0x80 && c < 0xa0)) {
-			data[i] = '?';
-			if (c2 && i)
-				data[i - 1] = '?';
-		}
-		c2 = c == 0xc2;
-	}
-	if (after_c2)
-		*after_c2 = c2;
+	utf8_stream_clean(stream ? stream : &(struct utf8_stream){ 0 }, data, len, "\n\t\r");
 }
 
 /* Whether a text has only valid UTF-8, ends of lines and tabs beside what is printable. */

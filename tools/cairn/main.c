@@ -72,21 +72,31 @@ int cli_usage(const struct cli *c, const char *fmt, ...)
 /* Replace the control characters of a text from the daemon, for the terminal. Keep ends of lines and tabs. */
 static void text_clean(struct json_object *o)
 {
-	CLEANUP_FREE char *copy = must_alloc(strdup(json_object_get_string(o)));
-	char *p = copy;
+	size_t len = (size_t)json_object_get_string_len(o);
+	CLEANUP_FREE char *copy = must_alloc(malloc(len + 1));
 
-	for (;;) {
-		char *end = p + strcspn(p, "\n\t"), had = *end;
+	memcpy(copy, json_object_get_string(o), len);
+	utf8_stream_clean(&(struct utf8_stream){ 0 }, copy, len, "\n\t");
+	if (memcmp(copy, json_object_get_string(o), len))
+		json_object_set_string_len(o, copy, (int)len);
+}
 
-		*end = 0;
-		utf8_clean(p);
-		*end = had;
-		if (!had)
-			break;
-		p = end + 1;
+/* A guest's agent chooses the names of members, too. */
+static void names_clean(struct json_object *o)
+{
+	CLEANUP_JS struct json_object *had = json_object_new_object();
+
+	json_object_object_foreach(o, key, v)
+		if (!utf8_is_clean(key))
+			json_object_object_add(had, key, json_object_get(v));
+	json_object_object_foreach(had, name, member)
+	{
+		CLEANUP_FREE char *clean = must_alloc(strdup(name));
+
+		utf8_clean(clean);
+		json_object_object_del(o, name);
+		json_object_object_add(o, clean, json_object_get(member));
 	}
-	if (strcmp(copy, json_object_get_string(o)))
-		json_object_set_string(o, copy);
 }
 
 void cli_texts_clean(struct json_object *o)
@@ -94,6 +104,7 @@ void cli_texts_clean(struct json_object *o)
 	if (json_object_is_type(o, json_type_string))
 		text_clean(o);
 	if (json_object_is_type(o, json_type_object)) {
+		names_clean(o);
 		json_object_object_foreach(o, key, v)
 		{
 			(void)key;

@@ -1,7 +1,9 @@
 /* cairn-img: the table of verbs with their help. Options and output follow qemu-img. */
 #include "img.h"
 
+#include "base/err.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -220,7 +222,10 @@ static bool connection_told;
 
 void img_connection_ended(const char *url, const char *why)
 {
-	fprintf(stderr, "%s: %s: the connection to the server ended: %s\n", program_invocation_short_name, url, why);
+	char reason[ERR_SENTENCE_MAX];
+
+	fprintf(stderr, "%s: %s: the connection to the server ended: %s\n", program_invocation_short_name, url,
+		img_printable(why, reason, sizeof(reason)));
 	connection_told = true;
 }
 
@@ -241,13 +246,14 @@ int img_fail(const struct err *e)
 
 void img_warn(const char *fmt, ...)
 {
+	char text[ERR_SENTENCE_MAX];
 	va_list ap;
 
-	fprintf(stderr, "%s: warning: ", program_invocation_short_name);
 	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	fputc('\n', stderr);
+	utf8_clean(text); /* images name their bitmaps */
+	fprintf(stderr, "%s: warning: %s\n", program_invocation_short_name, text);
 }
 
 int img_usage(const char *verb, const char *fmt, ...)

@@ -167,9 +167,11 @@ static void vmstate_print(struct json_object *o)
 	printf("sections:\n  %-24s %-16s %7s %9s\n", "NAME", "INSTANCE", "VERSION", "BYTES");
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
 		struct json_object *s = json_object_array_get_idx(list, i);
+		char name[STATE_NAME_MAX + 1], instance[STATE_NAME_MAX + 1];
 
-		printf("  %-24s %-16s %7s %9s\n", section_text(s, "name"), section_text(s, "instance"),
-			section_text(s, "version"), section_text(s, "bytes"));
+		printf("  %-24s %-16s %7s %9s\n", img_printable(section_text(s, "name"), name, sizeof(name)),
+			img_printable(section_text(s, "instance"), instance, sizeof(instance)), section_text(s, "version"),
+			section_text(s, "bytes"));
 	}
 }
 

@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/lockdown.h"
 #include "base/program.h"
+#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -37,6 +38,7 @@ struct writer {
 	int pipe, folder;
 	uint64_t credit, since_ns; /* bytes that may be read, and when they were counted */
 	uint64_t told_ns; /* when a line said that the writer is held back; 0: never */
+	struct utf8_stream text;
 	char name[VM_LOG_NAME_MAX + 1];
 };
 
@@ -66,17 +68,6 @@ static void lines_append(const struct writer *w, const char *text, size_t n)
 		return;
 	(void)!write_full(fd, text, n); /* no place is left to report a failure */
 	close(fd);
-}
-
-/* A terminal must obey nothing in a log. C1 controls are C2 80 to C2 9F in UTF-8. */
-static void text_clean(char *text, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		unsigned char c = (unsigned char)text[i], next = i + 1 < n ? (unsigned char)text[i + 1] : 0;
-
-		if ((c < ' ' && c != '\n' && c != '\t') || c == 0x7f || (c == 0xc2 && next >= 0x80 && next < 0xa0))
-			text[i] = '?';
-	}
 }
 
 static void hold_back_tell(struct writer *w, uint64_t now)
@@ -116,7 +107,7 @@ static bool writer_read(struct writer *w, uint64_t now)
 	if (n <= 0)
 		return n < 0 && (errno == EAGAIN || errno == EINTR);
 	w->credit -= (uint64_t)n;
-	text_clean(chunk, (size_t)n);
+	utf8_stream_clean(&w->text, chunk, (size_t)n, "\n\t"); /* a terminal must obey nothing in a log */
 	lines_append(w, chunk, (size_t)n);
 	if (!w->credit)
 		hold_back_tell(w, now);

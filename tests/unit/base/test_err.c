@@ -1,5 +1,6 @@
 /* err: class, message, prefix, and truncation. */
 #include "base/err.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -109,6 +110,21 @@ static void test_sentence_too_long_is_cut(void **state)
 		assert_int_equal(s.guard[i], 0x5a);
 }
 
+static void test_sentence_is_not_cut_within_a_character(void **state)
+{
+	char text[ERR_SENTENCE_MAX];
+	struct err e;
+
+	(void)state;
+	for (size_t i = 0; i < 3; i++) {
+		memset(text, 'a', sizeof(text));
+		text[ERR_SENTENCE_MAX - 5 - i] = 0;
+		err_set(&e, -EIO, ERR_IO, "\xe2\x82\xac");
+		err_prefix(&e, "%s", text);
+		assert_true(utf8_is_clean(e.msg));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -118,6 +134,7 @@ int main(void)
 		cmocka_unit_test(test_both_signs_of_errno),
 		cmocka_unit_test(test_class_names),
 		cmocka_unit_test(test_sentence_too_long_is_cut),
+		cmocka_unit_test(test_sentence_is_not_cut_within_a_character),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -36,11 +38,71 @@ static void test_only_control_characters_and_invalid_bytes_are_unclean(void **st
 	assert_false(utf8_is_clean("a\xe2\x82"));
 }
 
+/* Clean a text in two pieces, which end at `at`. */
+static void stream_check(const char *text, const char *expected, size_t at)
+{
+	struct utf8_stream s = { 0 };
+	char copy[64];
+	size_t len = strlen(text);
+
+	memcpy(copy, text, len + 1);
+	utf8_stream_clean(&s, copy, at, "\n\t");
+	utf8_stream_clean(&s, copy + at, len - at, "\n\t");
+	assert_string_equal(copy, expected);
+}
+
+static void test_streams_are_sanitized(void **state)
+{
+	/* U+009B; a byte 9B on its own; an overlong U+009B; ESC and CR; a surrogate; beyond U+10FFFF */
+	static const char text[] = "a\t\n\xc3\xa4 \xf0\x9f\x98\x80 \xe2\x9b\x84|\xc2\x9b \x9b \xe0\x82\x9b \x1b\r\x7f \xed\xa0\x80 \xf4\x90\x80\x80";
+
+	(void)state;
+	stream_check(text, "a\t\n\xc3\xa4 \xf0\x9f\x98\x80 \xe2\x9b\x84|?? ? ??? ??? ??? ????", 0);
+}
+
+/* Whether the text has a control character, or a byte from 0x80 to 0x9f that continues nothing. */
+static bool is_obeyed(const char *text)
+{
+	unsigned char before = 0;
+
+	for (; *text; before = (unsigned char)*text++) {
+		unsigned char c = (unsigned char)*text;
+
+		if (c < 0x20 || c == 0x7f || (c >= 0x80 && c < 0xa0 && (before < 0x80 || before == 0xc2)))
+			return true;
+	}
+	return false;
+}
+
+static void test_pieces_may_end_anywhere(void **state)
+{
+	static const char *const texts[] = { "x\xc2\x9b" "31m", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\xe2\x9b" "31m", "\xc2\x1b[m",
+		"\xe0\x82\x9b", "\xf0\x9f\x9b\x9b\x9b" };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		for (size_t at = 1; at < strlen(texts[i]); at++) {
+			struct utf8_stream s = { 0 };
+			char text[16];
+
+			snprintf(text, sizeof(text), "%s", texts[i]);
+			utf8_stream_clean(&s, text, at, "");
+			utf8_stream_clean(&s, text + at, strlen(text + at), "");
+			assert_false(is_obeyed(text));
+		}
+	}
+	stream_check("\xe2\x82\xac", "\xe2\x82\xac", 1);
+	stream_check("\xe2\x82\xac", "\xe2\x82\xac", 2);
+	stream_check("\xc2\x9b", "\xc2?", 1);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_strings_are_sanitized),
 		cmocka_unit_test(test_only_control_characters_and_invalid_bytes_are_unclean),
+		cmocka_unit_test(test_streams_are_sanitized),
+		cmocka_unit_test(test_pieces_may_end_anywhere),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -252,6 +252,7 @@ static int content_print(struct cli *c, struct json_object *o)
 	struct json_object *files = js_get_array(o, "files");
 	struct table t;
 
+	cli_texts_clean(o); /* the archive's author chose the names */
 	if (c->format != CLI_TABLE) {
 		output_print(stdout, c->format, o);
 		return CLI_OK;

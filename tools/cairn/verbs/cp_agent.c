@@ -189,7 +189,7 @@ static int tree_take(void *opaque, bool is_error, uint8_t *data, size_t len, str
 
 int cp_data_write(int fd, const uint8_t *data, size_t len)
 {
-	static bool after_c2;
+	static struct utf8_stream shown;
 	uint8_t part[4096];
 	int r = 0;
 
@@ -198,7 +198,7 @@ int cp_data_write(int fd, const uint8_t *data, size_t len)
 	for (size_t n; !r && len; data += n, len -= n) {
 		n = MIN(len, sizeof(part));
 		memcpy(part, data, n);
-		guest_stream_hide_controls((char *)part, n, &after_c2);
+		guest_stream_hide_controls((char *)part, n, &shown);
 		r = write_full(fd, part, n);
 	}
 	return r;

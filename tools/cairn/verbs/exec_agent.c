@@ -34,7 +34,8 @@ struct kept {
 
 struct run {
 	struct cli *c;
-	bool terminal, hides[2], after_c2[2];
+	bool terminal, hides[2];
+	struct utf8_stream shown[2];
 	struct kept kept[2];
 	struct termios saved;
 	bool raw;
@@ -92,7 +93,7 @@ static int output_take(void *opaque, bool is_error, uint8_t *data, size_t len, s
 		return 0;
 	}
 	if (x->hides[is_error])
-		guest_stream_hide_controls((char *)data, len, &x->after_c2[is_error]);
+		guest_stream_hide_controls((char *)data, len, &x->shown[is_error]);
 	r = output_write(is_error ? 2 : 1, data, len);
 	if (r == -EINTR)
 		return err_set(e, r, ERR_CANCELLED, "a signal ended cairn, which waited for the reader of the program's output");

@@ -3,10 +3,13 @@ process holds no file that it could fill the file system with."""
 
 import os
 import signal
+import socket
+import struct
+import subprocess
 
 import pytest
 
-from conftest import Console, open_files, until
+from conftest import BUILD, Console, open_files, until
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -103,6 +106,29 @@ def test_log_process_that_stands_still_delays_no_vm(daemon, guest):
     assert "ended (user)" in daemon.log_of("vm1")
     assert "running (booted)\n" in daemon.log_of("vm2")
     console.close()
+
+
+def test_log_gives_no_orders_to_a_terminal(tmp_path):
+    """A process that a guest has taken over chooses each byte, and where a write ends: controls in UTF-8, also in two
+    pieces, and bytes that are controls where no UTF-8 is expected."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pieces = [b"a\xc2", b"\x9b31m \x9b31m \xe2\x82", b"\xac \xe0\x82\x9b \x1b[m\t\n"]
+    shown = [b"a\xc2", b"?31m ?31m \xe2\x82", b"\xac ??? ?[m\t\n"]
+    its.setblocking(False)
+    log = tmp_path / "log"
+    log.touch()
+    reader, writer = os.pipe()
+    place = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    with subprocess.Popen(["bash", "-c", f"exec {BUILD}/cairn-log 3<&{its.fileno()}"], pass_fds=[its.fileno()]) as p:
+        its.close()
+        socket.send_fds(ours, [struct.pack("<HHIQ", 1, 1, 3, 0) + b"vm1"], [reader, place])
+        for i, piece in enumerate(pieces):
+            os.write(writer, piece)
+            until(lambda i=i: log.read_bytes() == b"".join(shown[:i + 1]))
+        for fd in (reader, writer, place):
+            os.close(fd)
+        ours.close()
+        assert p.wait(50) == 0
 
 
 @pytest.mark.usefixtures("sandbox")

@@ -1,8 +1,11 @@
 """No text of a definition, of a file or of an older daemon gives orders to the terminal that shows it."""
 
+import hashlib
+import io
 import json
 import os
 import subprocess
+import tarfile
 
 import pytest
 
@@ -73,6 +76,29 @@ def test_errors_logs_and_events_have_no_control_characters(old):
     assert not controls(r.stderr) and "title?]0;owned?" in r.stderr
     assert not controls(old.cairn("audit", "--format", "json").stdout)
     assert not controls(old.log.read_text())
+
+
+def test_warnings_about_an_xml_have_no_control_characters(tmp_path):
+    (tmp_path / "a.xml").write_text('<domain type="kvm"><name>a</name><memory>32768</memory><os><type>hvm</type><kernel>/k</kernel></os>'
+                                    '<devices><serial type="&#x9b;31m&#x7f;"/></devices></domain>')
+    r = subprocess.run([os.path.join(BUILD, "cairn"), "validate", tmp_path / "a.xml"], capture_output=True, text=True)
+    assert '"??31m?" has no effect' in r.stderr and not controls(r.stdout + r.stderr)
+
+
+def test_archive_is_shown_without_control_characters(tmp_path):
+    """The definition in it may be an older Cairn's, or anybody's."""
+    text = json.dumps({"format": 1, "definition": {"name": "a", "title\x85": "t" + C1, "description": "\0\x7f" + ESC}, "files": []}).encode()
+    sums = json.dumps({"sha256": {"manifest.json": hashlib.sha256(bytes(8) + text).hexdigest()}}).encode()
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as t:
+        for name, data in (("manifest.json", text), ("sums.json", sums)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            t.addfile(info, io.BytesIO(data))
+    for form in ("json", "yaml", "table"):
+        r = subprocess.run([os.path.join(BUILD, "cairn"), "import", "--dry-run", "--format", form, tmp_path / "a.tar"], capture_output=True,
+                           text=True, cwd=tmp_path, check=True)
+        assert not controls(r.stdout + r.stderr) and "a" in r.stdout
+        assert form != "json" or json.loads(r.stdout)["definition"] == {"name": "a", "title??": "t??31m", "description": "???]0;owned?"}
 
 
 @pytest.mark.parametrize("args", [["info"], ["info", "--backing-chain", "-U"], ["info", "--output", "json"], ["snapshot", "-l"],
