@@ -212,6 +212,31 @@ static void piece(struct process *p, unsigned i, bool write, uint64_t off, uint8
 		fail_msg("%s", e.msg);
 }
 
+struct trace_call {
+	struct disk_call c;
+	struct loop *loop;
+	struct loop_trace *trace;
+};
+
+static void trace_run(struct disk_call *c, struct block *b)
+{
+	struct trace_call *x = container_of(c, struct trace_call, c);
+
+	(void)b;
+	loop_trace(x->loop, x->trace);
+	disk_call_return(c, 0, NULL);
+}
+
+/* Watch the operations of a disk's loop, which its thread runs. trace: NULL: no longer. */
+static void disk_trace(struct process *p, unsigned i, struct loop_trace *trace)
+{
+	struct trace_call x = { .c.run = trace_run, .loop = disk(p, i)->loop, .trace = trace };
+	struct err e = { 0 };
+
+	if (disk_call(disk(p, i), &x.c, &e) < 0)
+		fail_msg("%s", e.msg);
+}
+
 static const uint64_t places[] = { 0, DISK_BYTES / 2 };
 
 /* Write content `v` to all disks, durably. */
@@ -430,12 +455,12 @@ static void record_act(const struct act *a)
 		image_read(i);
 	process_begin(&p);
 	for (unsigned i = 0; i < DISKS; i++)
-		loop_trace(disk(&p, i)->loop, &trace);
+		disk_trace(&p, i, &trace);
 	rec.on = true;
 	a->run(&p);
 	rec.on = false;
 	for (unsigned i = 0; i < DISKS; i++)
-		loop_trace(disk(&p, i)->loop, NULL);
+		disk_trace(&p, i, NULL);
 	process_end(&p);
 	assert_int_equal(rec.npending, 0);
 }
@@ -652,7 +677,7 @@ static bool header_fails(unsigned nth, bool again)
 	begin();
 	image_read(0);
 	process_begin(&p);
-	loop_trace(disk(&p, 0)->loop, &trace);
+	disk_trace(&p, 0, &trace);
 	broken_write = nth;
 	assert_int_equal(vm_snapshot_create(p.vm, p.worker, &c, op_over, &o, &e), 0);
 	while (!o.over)
@@ -662,7 +687,7 @@ static bool header_fails(unsigned nth, bool again)
 	broken_write = 0;
 	if (again)
 		take(&p, "s4");
-	loop_trace(disk(&p, 0)->loop, NULL);
+	disk_trace(&p, 0, NULL);
 	process_end(&p);
 	if (again)
 		tree_is("s1 s1/s2 s2/s4*", "s1 s1/s2 s2/s3 s3/s4*");
@@ -701,7 +726,7 @@ static enum revert_end revert_broken(unsigned disk_, unsigned nth, bool lost)
 		image_read(i);
 	process_begin(&p);
 	for (unsigned i = 0; i < DISKS; i++)
-		loop_trace(disk(&p, i)->loop, &trace);
+		disk_trace(&p, i, &trace);
 	broken_disk = disk_;
 	broken_lost = lost;
 	broken_write = nth;
@@ -709,7 +734,7 @@ static enum revert_end revert_broken(unsigned disk_, unsigned nth, bool lost)
 	while (!o.over)
 		loop_run_once(p.loop, UINT64_MAX);
 	for (unsigned i = 0; i < DISKS; i++)
-		loop_trace(disk(&p, i)->loop, NULL);
+		disk_trace(&p, i, NULL);
 	if (broken_write)
 		end = REVERT_UNBROKEN;
 	else if (o.d.error)
