@@ -139,6 +139,8 @@ static int queue_set(const struct net_vhost *x, unsigned direction)
 	return r ? r : call(x, VHOST_SET_VRING_ERR, &error);
 }
 
+/* The kernel begins with what is in the ring, also if the loop has taken its doorbell: it polls the tap, which can take
+ * a frame or has one, and else waits for the tap. */
 static int backend_set(const struct net_vhost *x, unsigned direction, int fd)
 {
 	struct vhost_vring_file tap = { direction, fd };
@@ -262,9 +264,6 @@ bool net_vhost_serves(struct net_pair *p)
 		return false;
 	}
 	log_debug(v->dev.name, "vhost-net serves pair %u", p->index);
-	/* The loop may have taken the doorbells of what is in the rings. */
-	for (unsigned d = 0; d < DIRECTIONS; d++)
-		virtio_queue_kick(v, DIRECTIONS * p->index + d);
 	return true;
 }
 

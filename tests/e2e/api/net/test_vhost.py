@@ -138,6 +138,23 @@ def test_limits_and_a_link_that_is_down_are_the_process_s(host, lan):  # noqa: F
 
 
 @needs_vhost
+def test_frames_that_the_process_held_back_go_when_vhost_begins(host, lan):  # noqa: F811
+    """They are in the ring, and the process has taken their doorbells: the guest rings no more."""
+    c = start(host, "a", vhost())
+    opened(c)
+    s = lan.socket()
+    host.cairn("domiftune", "a", "net0", "--outbound", "1,0,2")
+    c.sock.sendall(b"net send 986 1 30\n")
+    assert len(s.recv(65536)) == 1000
+    assert not host.serves()
+    host.cairn("domiftune", "a", "net0", "--outbound", "0")
+    for _ in range(29):
+        assert len(s.recv(65536)) == 1000
+    assert c.line() == "ok"
+    assert host.serves()
+
+
+@needs_vhost
 def test_snapshot_and_revert_have_what_the_kernel_wrote(host, lan):  # noqa: F811
     c = start(host, "a", vhost(), disks=disks(host))
     opened(c)
