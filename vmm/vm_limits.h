@@ -16,9 +16,6 @@ struct vm_interface_limits {
 	struct vm_interface_limit in, out; /* in: to the guest */
 };
 
-/* VM_VHOST_BEFORE: vhost-net has moved frames of an interface that is handed over. */
-enum vm_vhost { VM_VHOST_NO = 0, VM_VHOST_YES = 1, VM_VHOST_BEFORE = 2 };
-
 /* Limits of a disk; 0: none. */
 struct vm_disk_limits {
 	uint64_t iops, bps; /* requests and bytes a second */

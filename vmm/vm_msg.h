@@ -310,6 +310,8 @@ struct vm_interface {
 	uint16_t user;	 /* 1: a user network; the fd, if any, is a socket to cairn-slirp */
 };
 
+/* VM_VHOST_BEFORE: vhost-net has moved frames of an interface that is handed over. */
+enum vm_vhost { VM_VHOST_NO = 0, VM_VHOST_YES = 1, VM_VHOST_BEFORE = 2 };
 enum vm_bus { VM_BUS_VIRTIO = 0, VM_BUS_SCSI = 1 };
 /* Values as enum block_zeroes. */
 enum vm_zeroes { VM_ZEROES_OFF = 0, VM_ZEROES_ON = 1, VM_ZEROES_UNMAP = 2 };
