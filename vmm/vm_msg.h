@@ -449,6 +449,10 @@ struct vm_config {
 	uint16_t display_fd;
 	uint8_t state_later; /* forked: use restore_fd and the images only when state_ready_fd, an eventfd, is readable */
 	uint16_t state_ready_fd;
+	/* 1: screen_rom_fd is the option ROM by which SeaBIOS writes to the screen; otherwise the fd counts for
+	 * nothing. */
+	uint8_t screen_rom;
+	uint16_t screen_rom_fd;
 };
 
 /* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */

@@ -67,6 +67,8 @@ struct definition_disk {
 #define DEFINITION_UEFI_RAM (64ULL << 20)
 /* iPXE for virtio, from Debian's package ipxe-qemu. */
 #define DEFINITION_NETWORK_ROM_PATH "/usr/lib/ipxe/qemu/pxe-virtio.rom"
+/* The VGA BIOS for the screen, from Debian's package seabios. */
+#define DEFINITION_SCREEN_ROM_PATH "/usr/share/seabios/vgabios-bochs-display.bin"
 
 #define DEFINITION_OEM_STRINGS_MAX 32
 #define DEFINITION_INTERFACES_MAX VM_INTERFACES_MAX

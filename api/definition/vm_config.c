@@ -329,19 +329,30 @@ int config_add_nvram(struct config *c, int fd, struct err *e)
 	return 0;
 }
 
-static int network_rom_open(struct config *c, struct err *e)
+static int rom_open(struct config *c, const char *key, const char *path, uint16_t *into, struct err *e)
 {
-	struct config_file f = { .key = "network boot", .path = DEFINITION_NETWORK_ROM_PATH, .kind = CONFIG_FILE };
-	int fd = config_open_file(&f, e);
+	struct config_file f = { .path = path, .kind = CONFIG_FILE };
 	unsigned at;
+	int fd;
 
+	snprintf(f.key, sizeof(f.key), "%s", key);
+	fd = config_open_file(&f, e);
 	if (fd < 0)
 		return fd;
 	at = config_add_fd(c, fd);
 	if (at == VM_NO_FD)
 		return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files and forwards");
-	c->vm.network_rom_fd = (uint16_t)at;
+	*into = (uint16_t)at;
 	return 0;
+}
+
+/* Without the ROM, the screen stays dark until the guest's driver sets a mode; the VM's process warns of that. */
+static int screen_rom_open(struct config *c, struct err *e)
+{
+	int r = rom_open(c, "screen", DEFINITION_SCREEN_ROM_PATH, &c->vm.screen_rom_fd, e);
+
+	c->vm.screen_rom = !r;
+	return r == -ENOENT ? 0 : r;
 }
 
 int config_choose_boot(const struct definition *d, const struct boot_choice *choice, struct config *c, struct err *e)
@@ -356,7 +367,8 @@ int config_choose_boot(const struct definition *d, const struct boot_choice *cho
 	if (d->firmware == VM_FIRMWARE_UEFI)
 		return 0;
 	c->vm.network_place = boot_place(d, choice->first, network_rank(d, choice->first));
-	return c->vm.network_place ? network_rom_open(c, e) : 0;
+	r = c->vm.network_place ? rom_open(c, "network boot", DEFINITION_NETWORK_ROM_PATH, &c->vm.network_rom_fd, e) : 0;
+	return r || !d->screen ? r : screen_rom_open(c, e);
 }
 
 /* ---- the configuration ---- */

@@ -37,6 +37,11 @@
 enum { VBE_INDEX_ID, VBE_XRES, VBE_YRES, VBE_BPP, VBE_ENABLE, VBE_BANK, VBE_VIRT_WIDTH, VBE_VIRT_HEIGHT, VBE_X_OFFSET,
 	VBE_Y_OFFSET, VBE_MEMORY_64K, VBE_REGISTERS };
 
+struct bochs_rom {
+	const uint8_t *content;
+	size_t bytes;
+};
+
 struct bochs_display {
 	struct device dev;
 	struct dev_host *host;
@@ -46,6 +51,8 @@ struct bochs_display {
 	struct display_page *page; /* behind the framebuffer; written under the lock */
 	uint64_t shown_at; /* address where KVM shows the framebuffer; 0: nowhere. Under the config lock */
 	uint8_t edid[EDID_BYTES];
+	bool has_rom;
+	uint8_t rom[BOCHS_DISPLAY_ROM_BYTES];
 
 	pthread_mutex_t lock; /* protects all fields below */
 	uint16_t vbe[VBE_REGISTERS];
@@ -150,6 +157,21 @@ static void memory_write(void *opaque, uint64_t off, unsigned size, uint64_t val
 
 static const struct bus_ops memory_ops = { memory_read, memory_write };
 
+static uint64_t rom_read(void *opaque, uint64_t off, unsigned size)
+{
+	return load_le(((struct bochs_display *)opaque)->rom + off, size);
+}
+
+static void rom_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
+{
+	(void)opaque;
+	(void)off;
+	(void)size;
+	(void)value;
+}
+
+static const struct bus_ops rom_ops = { rom_read, rom_write };
+
 /* Show the framebuffer where the guest has put BAR 0. KVM refuses an address where there is RAM; accesses come to
  * memory_ops then. The config lock is held. */
 static void bars_changed(struct pci_function *f)
@@ -165,7 +187,17 @@ static void bars_changed(struct pci_function *f)
 	b->shown_at = at && !b->host->ops->show(b->host, at, BOCHS_DISPLAY_BYTES, b->memory) ? at : 0;
 }
 
-static const struct pci_function_ops fn_ops = { .changed = bars_changed };
+/* A guest that goes on from a state without the ROM gets none before its next reset. */
+static bool config_write(struct pci_function *f, unsigned off, unsigned size, uint32_t v)
+{
+	const struct bochs_display *b = container_of(f, struct bochs_display, fn);
+
+	(void)size;
+	(void)v;
+	return off / 4 == PCI_ROM_REGISTER / 4 && b->has_rom && b->dev.ops->state_version == 1;
+}
+
+static const struct pci_function_ops fn_ops = { .config_write = config_write, .changed = bars_changed };
 
 /* ---- device ---- */
 
@@ -199,9 +231,13 @@ static void vbe_power_on(uint16_t vbe[VBE_REGISTERS])
 	vbe[VBE_MEMORY_64K] = BOCHS_DISPLAY_BYTES >> 16;
 }
 
+static const struct device_ops display_ops, display_ops_with_rom;
+
 static void display_reset(struct device *d)
 {
 	struct bochs_display *b = display_of(d);
+
+	d->ops = b->has_rom ? &display_ops_with_rom : &display_ops;
 
 	pthread_mutex_lock(&b->lock);
 	vbe_power_on(b->vbe);
@@ -275,7 +311,6 @@ static int display_load(struct device *d, struct state_reader *r, uint16_t versi
 	uint16_t vbe[VBE_REGISTERS], own[VBE_REGISTERS];
 	int ret;
 
-	(void)version;
 	vbe_power_on(own);
 	for (unsigned i = 0; i < VBE_REGISTERS; i++)
 		vbe[i] = state_u16(r);
@@ -287,6 +322,8 @@ static int display_load(struct device *d, struct state_reader *r, uint16_t versi
 	if (!pages_ok(*r))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "screen: malformed state");
 	pages_take(b, r);
+	if (version == display_ops.state_version)
+		d->ops = &display_ops;
 	LOCK_GUARD(&b->lock);
 	memcpy(b->vbe, vbe, sizeof(vbe));
 	mode_publish(b);
@@ -315,6 +352,15 @@ static const struct device_ops display_ops = {
 	.free = display_free,
 };
 
+static const struct device_ops display_ops_with_rom = {
+	.type = "bochs-display",
+	.state_version = 2,
+	.reset = display_reset,
+	.save = display_save,
+	.load = display_load,
+	.free = display_free,
+};
+
 static int memory_make(struct bochs_display *b)
 {
 	void *p;
@@ -335,14 +381,15 @@ static int memory_make(struct bochs_display *b)
 static const struct pci_ids ids = { .vendor = 0x1234, .device = 0x1111, .subsystem_vendor = 0x1af4, .subsystem = 0x1100,
 	.revision = 2, .class_code = 0x038000 };
 
-int bochs_display_new(struct dev_host *h, struct pci_host *p, struct device **ret_dev, struct err *e)
+/* rom: NULL with no expansion ROM. */
+static int display_new(struct dev_host *h, struct pci_host *p, const struct bochs_rom *rom, struct device **ret_dev, struct err *e)
 {
 	struct bochs_display *b = calloc(1, sizeof(*b));
 	int r;
 
 	if (!b)
 		return err_set_errno(e, -ENOMEM, "screen");
-	b->dev.ops = &display_ops;
+	b->dev.ops = rom ? &display_ops_with_rom : &display_ops;
 	snprintf(b->dev.name, sizeof(b->dev.name), "screen0");
 	b->host = h;
 	vbe_power_on(b->vbe);
@@ -351,6 +398,11 @@ int bochs_display_new(struct dev_host *h, struct pci_host *p, struct device **re
 	pci_function_init(&b->fn, &ids, &fn_ops);
 	pci_function_bar(&b->fn, MEMORY_BAR, BOCHS_DISPLAY_BYTES, false, &memory_ops, b);
 	pci_function_bar(&b->fn, REGISTER_BAR, REGISTER_BAR_BYTES, false, &register_ops, b);
+	if (rom) {
+		b->has_rom = true;
+		memcpy(b->rom, rom->content, MIN(rom->bytes, sizeof(b->rom)));
+		pci_function_rom(&b->fn, sizeof(b->rom), &rom_ops, b);
+	}
 	r = memory_make(b);
 	if (r < 0)
 		err_set_errno(e, r, "cannot allocate the screen's memory");
@@ -362,4 +414,15 @@ int bochs_display_new(struct dev_host *h, struct pci_host *p, struct device **re
 	}
 	*ret_dev = &b->dev;
 	return 0;
+}
+
+int bochs_display_new(struct dev_host *h, struct pci_host *p, struct device **ret_dev, struct err *e)
+{
+	return display_new(h, p, NULL, ret_dev, e);
+}
+
+int bochs_display_new_with_rom(struct dev_host *h, struct pci_host *p, const uint8_t *rom, size_t bytes, struct device **ret_dev,
+	struct err *e)
+{
+	return display_new(h, p, &(struct bochs_rom){ bytes ? rom : (const uint8_t *)"", bytes }, ret_dev, e);
 }

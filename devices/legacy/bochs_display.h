@@ -14,6 +14,7 @@
 #include "base/display.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct dev_host;
@@ -23,9 +24,14 @@ struct pci_host;
 
 /* Size of the framebuffer: 1920 x 1080 with 32 bits a pixel. With the other sections, it fits a VM state. */
 #define BOCHS_DISPLAY_BYTES (8u << 20)
+#define BOCHS_DISPLAY_ROM_BYTES (64u << 10)
 
 /* Create the device "screen0". Free it through its ops. Returns 0 or -errno. */
 int bochs_display_new(struct dev_host *h, struct pci_host *p, struct device **ret_dev, struct err *e);
+/* The same with an expansion ROM, from which a BIOS takes the code that writes to the screen. rom: its content, at most
+ * BOCHS_DISPLAY_ROM_BYTES, which is copied; NULL: a ROM of zeros, which a BIOS ignores. */
+int bochs_display_new_with_rom(struct dev_host *h, struct pci_host *p, const uint8_t *rom, size_t bytes, struct device **ret_dev,
+	struct err *e);
 /* Get the mode. All that it shows lies in the framebuffer. Returns false if the guest has set none, or one that the
  * framebuffer is too small for. */
 bool bochs_display_mode(struct device *d, struct display_mode *ret);

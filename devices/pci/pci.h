@@ -30,7 +30,9 @@ struct state_writer;
 
 #define PCI_SLOTS 32
 #define PCI_BARS 6
+#define PCI_ROM PCI_BARS /* the index of the expansion ROM in pci_function.bars */
 #define PCI_CONFIG_BYTES 256
+#define PCI_ROM_REGISTER 0x30 /* PCI 3.0, section 6.2.5.2 */
 #define PCI_ECAM_BUS_BYTES (1u << 20)
 #define PCI_INTX_GSI(slot) (16 + (slot) % 8)
 #define PCI_CONFIG_ADDRESS_PORT 0xcf8
@@ -104,7 +106,7 @@ struct pci_function {
 	uint8_t config[PCI_CONFIG_BYTES];
 	uint8_t initial[PCI_CONFIG_BYTES]; /* config after reset */
 	uint8_t writable[PCI_CONFIG_BYTES]; /* bits that the guest can change */
-	struct pci_bar bars[PCI_BARS];
+	struct pci_bar bars[PCI_BARS + 1]; /* and the expansion ROM */
 	unsigned cap_end;	/* first free byte for a capability */
 	unsigned last_cap;
 	unsigned msix_cap;	/* offset; 0: none */
@@ -126,6 +128,8 @@ void pci_function_init(struct pci_function *f, const struct pci_ids *ids,
 /* Describe BAR i; a 64-bit BAR also takes i + 1. bytes: a power of two ≥ 4096. */
 void pci_function_bar(struct pci_function *f, unsigned i, uint64_t bytes, bool is64,
 	const struct bus_ops *ops, void *opaque);
+/* Describe the expansion ROM, which only a firmware maps. bytes: a power of two ≥ 4096. */
+void pci_function_rom(struct pci_function *f, uint32_t bytes, const struct bus_ops *ops, void *opaque);
 /* Append a capability of len bytes; the content after its two header bytes is zero. Returns its
  * offset; 0 when there is no room. */
 unsigned pci_function_capability(struct pci_function *f, uint8_t id, unsigned len);

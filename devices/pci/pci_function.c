@@ -32,6 +32,8 @@
 #define STATUS_CAPABILITIES 0x10
 #define BAR_64BIT 0x04
 #define BAR_FLAGS 0x0f
+#define ROM_ENABLE 0x01
+#define ROM_FLAGS 0x7ff
 
 void pci_function_init(struct pci_function *f, const struct pci_ids *ids,
 	const struct pci_function_ops *ops)
@@ -66,6 +68,12 @@ void pci_function_bar(struct pci_function *f, unsigned i, uint64_t bytes, bool i
 		store_le32(w + 4, (uint32_t)(~(bytes - 1) >> 32));
 }
 
+void pci_function_rom(struct pci_function *f, uint32_t bytes, const struct bus_ops *ops, void *opaque)
+{
+	f->bars[PCI_ROM] = (struct pci_bar){ .bytes = bytes, .ops = ops, .opaque = opaque };
+	store_le32(f->writable + PCI_ROM_REGISTER, ~(bytes - 1) | ROM_ENABLE);
+}
+
 unsigned pci_function_capability(struct pci_function *f, uint8_t id, unsigned len)
 {
 	unsigned off = f->cap_end;
@@ -84,7 +92,12 @@ unsigned pci_function_capability(struct pci_function *f, uint8_t id, unsigned le
 
 static uint64_t bar_register(const struct pci_function *f, unsigned i)
 {
-	uint64_t v = load_le32(f->config + REG_BAR0 + 4 * i) & ~(uint32_t)BAR_FLAGS;
+	uint32_t rom = load_le32(f->config + PCI_ROM_REGISTER);
+	uint64_t v;
+
+	if (i == PCI_ROM)
+		return rom & ROM_ENABLE ? rom & ~(uint32_t)ROM_FLAGS : 0;
+	v = load_le32(f->config + REG_BAR0 + 4 * i) & ~(uint32_t)BAR_FLAGS;
 
 	if (f->bars[i].is64)
 		v |= (uint64_t)load_le32(f->config + REG_BAR0 + 4 * i + 4) << 32;
@@ -132,11 +145,11 @@ static void host_remap(struct pci_function *cause)
 	struct pci_host *p = cause->host;
 
 	for (unsigned s = 0; s < PCI_SLOTS; s++) {
-		for (unsigned i = 0; p->functions[s] && i < PCI_BARS; i++)
+		for (unsigned i = 0; p->functions[s] && i <= PCI_ROM; i++)
 			changed |= (uint32_t)bar_unmap_if_moved(p->functions[s], i) << s;
 	}
 	for (unsigned s = 0; s < PCI_SLOTS; s++) {
-		for (unsigned i = 0; p->functions[s] && i < PCI_BARS; i++)
+		for (unsigned i = 0; p->functions[s] && i <= PCI_ROM; i++)
 			changed |= (uint32_t)bar_map_if_wanted(p->functions[s], i) << s;
 	}
 	for (unsigned s = 0; s < PCI_SLOTS; s++) {
@@ -149,7 +162,7 @@ static void host_remap(struct pci_function *cause)
 
 void pci_function_unmap(struct pci_function *f)
 {
-	for (unsigned i = 0; i < PCI_BARS; i++) {
+	for (unsigned i = 0; i <= PCI_ROM; i++) {
 		if (f->bars[i].mapped)
 			bus_remove(f->host->mmio, f->bars[i].base, f->bars[i].opaque);
 		f->bars[i].mapped = false;
@@ -196,8 +209,8 @@ void pci_function_write(struct pci_function *f, unsigned off, unsigned size, uin
 	mask = (uint32_t)load_le(f->writable + off, size);
 	after = (before & ~mask) | (v & mask);
 	store_le(f->config + off, size, after);
-	/* Only the command register, BARs and MSI-X control have an effect. */
-	if (after != before && (off < REG_SUBSYSTEM_VENDOR || off >= REG_FIRST_CAPABILITY))
+	/* Only the command register, BARs, the ROM and MSI-X control have an effect. */
+	if (after != before && (off < REG_SUBSYSTEM_VENDOR || off / 4 == PCI_ROM_REGISTER / 4 || off >= REG_FIRST_CAPABILITY))
 		config_apply(f);
 }
 

@@ -227,16 +227,30 @@ static uint64_t facs_build(struct acpi_area *a)
 	return gpa;
 }
 
+/* SeaBIOS looks for a keyboard in the DSDT only, so with SeaBIOS the DSDT has the terms of the SSDT. */
+static bool keyboard_in_dsdt(const struct acpi_area *a)
+{
+	return a->keyboard && a->record && !a->uefi;
+}
+
 static uint64_t dsdt_build(struct acpi_area *a)
 {
 	const uint8_t *aml = a->uefi ? dsdt_uefi_aml_code : a->record ? dsdt_bios_aml_code :
 		a->hotplug ? dsdt_aml_code : dsdt_1_aml_code;
 	size_t bytes = load_le32(aml + 4); /* the table's header */
+	size_t more = keyboard_in_dsdt(a) ? sizeof(ssdt_keyboard_aml_code) - HEADER_BYTES : 0;
+	struct acpi_area none = { 0 };
 	uint64_t gpa = 0;
-	uint8_t *t = area_take(a, bytes, 16, &gpa);
+	uint8_t *t = area_take(a, bytes + more, 16, &gpa);
 
-	if (t)
-		memcpy(t, aml, bytes);
+	if (!t)
+		return gpa;
+	memcpy(t, aml, bytes);
+	if (more) {
+		memcpy(t + bytes, ssdt_keyboard_aml_code + HEADER_BYTES, more);
+		store_le32(t + 4, (uint32_t)(bytes + more));
+		checksum_set(&none, t, bytes + more, 9);
+	}
 	return gpa;
 }
 
@@ -244,7 +258,7 @@ static uint64_t dsdt_build(struct acpi_area *a)
 static void ssdt_build(struct acpi_area *a)
 {
 	uint64_t gpa;
-	uint8_t *t = a->keyboard ? area_take(a, sizeof(ssdt_keyboard_aml_code), 16, &gpa) : NULL;
+	uint8_t *t = a->keyboard && !keyboard_in_dsdt(a) ? area_take(a, sizeof(ssdt_keyboard_aml_code), 16, &gpa) : NULL;
 
 	if (!t)
 		return;

@@ -341,6 +341,8 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 	}
 	if (m->cfg.network_place)
 		m->network_rom_fd = fd_take(m->cfg.network_rom_fd, fds);
+	if (m->cfg.screen_rom)
+		m->screen_rom_fd = fd_take(m->cfg.screen_rom_fd, fds);
 	if (is_uefi(m)) {
 		m->nvram_fd = fd_take(m->cfg.nvram_fd, fds);
 		m->nvram_template_fd = fd_take(m->cfg.nvram_template_fd, fds);
@@ -489,7 +491,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->cfg = *cfg;
 	m->listener = *listener;
 	m->vsock_listen_fd = m->vsock_dial_fd = -1;
-	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd = m->network_rom_fd =
+	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd = m->network_rom_fd = m->screen_rom_fd =
 		m->nvram_fd = m->nvram_template_fd =
 		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
 	m->pagemap_fd = cfg->forked ? steal_fd(&host->pagemap_fd) : -1;
@@ -588,6 +590,8 @@ void machine_free(struct machine *m)
 		close(m->pagemap_fd);
 	if (m->network_rom_fd >= 0)
 		close(m->network_rom_fd);
+	if (m->screen_rom_fd >= 0)
+		close(m->screen_rom_fd);
 	if (m->nvram_fd >= 0)
 		close(m->nvram_fd);
 	if (m->nvram_template_fd >= 0)

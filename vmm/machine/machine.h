@@ -118,6 +118,7 @@ struct machine {
 	int fork_fd;	/* a clone's state file; borrowed, only while the machine is built; -1: none */
 	int peer_fd;	/* connected to the sender of the configuration; borrowed; 0: none */
 	int network_rom_fd; /* owned; -1: none */
+	int screen_rom_fd; /* owned; -1: none */
 	int nvram_fd, nvram_template_fd; /* owned; -1: none */
 	struct flash_file nvram;
 	uint8_t *nvram_content; /* owned; only while the machine is built */

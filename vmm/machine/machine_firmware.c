@@ -39,20 +39,22 @@ static void order_add(const struct machine *m, unsigned place, unsigned first_sl
 		c->order[c->norder++] = BIOS_ORDER_NETWORK;
 }
 
-static int network_rom_read(const struct machine *m, uint8_t **ret, size_t *ret_bytes, struct err *e)
+int machine_read_rom(int fd, size_t max, const char *what, const char *package, uint8_t **ret, size_t *ret_bytes, struct err *e)
 {
 	struct stat st;
 	int r;
 
-	if (fstat(m->network_rom_fd, &st) < 0)
-		return err_set_errno(e, -errno, "the ROM for network boot");
-	if (st.st_size < 512 || st.st_size > BIOS_NETWORK_ROM_MAX)
-		return err_set(e, -EINVAL, ERR_INVALID, "the ROM for network boot has %lld bytes, but not 512 to %u; install the package "
-			"ipxe-qemu again", (long long)st.st_size, BIOS_NETWORK_ROM_MAX);
+	if (fd < 0)
+		return 0;
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "%s", what);
+	if (st.st_size < 512 || st.st_size > (off_t)max)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has %lld bytes, but not 512 to %zu; install the package %s again", what,
+			(long long)st.st_size, max, package);
 	*ret = malloc((size_t)st.st_size);
 	*ret_bytes = (size_t)st.st_size;
-	r = *ret ? pread_full(m->network_rom_fd, *ret, *ret_bytes, 0) : -ENOMEM;
-	return r < 0 ? err_set_errno(e, r, "the ROM for network boot") : 0;
+	r = *ret ? pread_full(fd, *ret, *ret_bytes, 0) : -ENOMEM;
+	return r < 0 ? err_set_errno(e, r, "%s", what) : 0;
 }
 
 int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err *e)
@@ -61,7 +63,8 @@ int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err
 		.uefi = m->cfg.firmware == VM_FIRMWARE_UEFI, .keyboard = m->cfg.screen, .vcpus = m->cfg.vcpus, .menu = m->cfg.boot_menu,
 		.menu_ms = m->cfg.boot_menu_ms, .sysinfo = m->cfg.sysinfo };
 	CLEANUP_FREE uint8_t *rom = NULL;
-	int r = m->network_rom_fd >= 0 ? network_rom_read(m, &rom, &c.network_rom_bytes, e) : 0;
+	int r = machine_read_rom(m->network_rom_fd, BIOS_NETWORK_ROM_MAX, "the ROM for network boot", "ipxe-qemu", &rom,
+		&c.network_rom_bytes, e);
 
 	if (r < 0)
 		return r;

@@ -3,10 +3,17 @@
 #ifndef CAIRN_VMM_MACHINE_MACHINE_FIRMWARE_H
 #define CAIRN_VMM_MACHINE_MACHINE_FIRMWARE_H
 
+#include <stddef.h>
+#include <stdint.h>
+
 struct device;
 struct err;
 struct machine;
 
+/* Read an option ROM of 512 to max bytes. fd: -1: there is none. what, package: its name and Debian's package that has
+ * it, for errors. *ret: the caller frees it; untouched without a file. Returns 0; -EINVAL: no ROM has this size;
+ * -errno. */
+int machine_read_rom(int fd, size_t max, const char *what, const char *package, uint8_t **ret, size_t *ret_bytes, struct err *e);
 /* Fill m->fw_cfg. first_slot: PCI slot of the first disk. Returns 0; -EINVAL; -errno. */
 int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err *e);
 /* Read or map the firmware, and a UEFI's variables. Returns 0; -ENOTSUP: a UEFI does not run here; -EINVAL; -errno. */

@@ -1,10 +1,12 @@
 #include "vmm/machine/machine_screen.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "devices/legacy/bochs_display.h"
 #include "devices/legacy/i8042.h"
 #include "vmm/machine/display_link.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/machine_plug.h"
 #include "vmm/machine/screen_image.h"
 
@@ -13,12 +15,24 @@
 
 int machine_screen_new(struct machine *m, struct err *e)
 {
+	CLEANUP_FREE uint8_t *rom = NULL;
+	size_t rom_bytes = 0;
 	int r;
 
 	if (!m->cfg.screen)
 		return 0;
 	m->kvm.has_screen = true;
-	r = bochs_display_new(&m->host, m->pci, &m->screen, e);
+	if (m->cfg.firmware == VM_FIRMWARE_BIOS) {
+		r = machine_read_rom(m->screen_rom_fd, BOCHS_DISPLAY_ROM_BYTES, "the ROM for the screen", "seabios", &rom, &rom_bytes, e);
+		if (r < 0)
+			return r;
+		if (!rom)
+			log_warn("screen0", "the BIOS writes nothing to the screen, because the host lacks vgabios-bochs-display.bin; "
+				"install the package seabios");
+		r = bochs_display_new_with_rom(&m->host, m->pci, rom, rom_bytes, &m->screen, e);
+	} else {
+		r = bochs_display_new(&m->host, m->pci, &m->screen, e);
+	}
 	return machine_device_insert(m, m->ndevices, r, m->screen);
 }
 

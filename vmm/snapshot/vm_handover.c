@@ -118,6 +118,7 @@ static int files_add(struct handover *h, struct err *e)
 	c->kernel_fd = fd_add(h, m->kernel_fd);
 	c->initrd_fd = fd_add(h, m->initrd_fd);
 	c->network_rom_fd = fd_add(h, m->network_rom_fd);
+	c->screen_rom_fd = fd_add(h, m->screen_rom_fd);
 	c->nvram_fd = fd_add(h, m->nvram_fd);
 	c->nvram_template_fd = fd_add(h, m->nvram_template_fd);
 	c->working_sets_fd = fd_add(h, m->working_sets_fd);

@@ -12,6 +12,7 @@ import grublib
 import guestlib
 from conftest import Console
 from test_bios import NETWORK_ROM, ROM, read_until, write_disk
+from test_screen import shot
 
 SECONDS = 1800
 pytestmark = [
@@ -52,6 +53,23 @@ def test_grub_boots_linux_that_reverts_and_reboots(daemon, kvm, tmp_path):
     console.sock.sendall(b"reboot\n")
     said = read_until(console, "cairn-guest: ready")
     assert "SeaBIOS (version" in said and "GNU GRUB" in said
+    console.close()
+
+
+def test_bios_uses_screen_and_keyboard(daemon, kvm, tmp_path):
+    """The boot menu is on the screen, and a key opens it. The VGA BIOS draws white signs on black."""
+    daemon.define("vm1", memory="64M", boot={"firmware": "bios", "menu": True, "menu_timeout": 60000}, screen=True, disks=[
+        {"path": write_disk(tmp_path / name, name.encode()), "format": "raw"} for name in ("disk a", "disk b")])
+    daemon.cairn("start", "vm1")
+    console = attach(daemon, "vm1")
+    read_until(console, "Press ESC for boot menu")
+    picture = shot(daemon, "vm1", tmp_path)
+    lines = [any(picture.rgb[3 * picture.width * 16 * i:3 * picture.width * 16 * (i + 1)]) for i in range(picture.height // 16)]
+    assert lines[0] and not lines[-1]
+    daemon.cairn("send-key", "vm1", "KEY_ESC")
+    read_until(console, "Select boot device:")
+    daemon.cairn("send-key", "vm1", "KEY_2")
+    assert "disk b" in read_until(console, "boot sector ready")
     console.close()
 
 

@@ -168,6 +168,19 @@ def test_fill_of_memory_by_the_firmware(daemon, kvm, tmp_path):
         assert daemon.info("vm1")["assist"]["instructions"] >= 4
 
 
+@pytest.mark.parametrize("boot, version", [({"firmware": "bios"}, 2), ({"kernel": guestlib.bare("interp")}, 1)], ids=["bios", "kernel"])
+def test_screen_has_a_rom_for_a_bios_only(daemon, kvm, tmp_path, boot, version):
+    """What the guest sees of a screen does not change where a kernel boots. long_bios.py uses the ROM."""
+    daemon.define("vm1", memory="64M", screen=True, disks=[disk(write_disk(tmp_path / "a"))], boot=boot)
+    daemon.cairn("start", "vm1", "--paused")
+    daemon.cairn("save", "vm1", str(tmp_path / "saved"))
+    sections = State((tmp_path / "saved").read_bytes()).sections
+    assert [v for name, _, v, _ in sections if name == "bochs-display"] == [version]
+    daemon.cairn("restore", str(tmp_path / "saved"), "--paused")
+    daemon.cairn("restart-process", "vm1")
+    assert "the host lacks vgabios-bochs-display.bin" not in daemon.log_of("vm1")
+
+
 @pytest.mark.parametrize("content, why", [
     (b"x" * 4096, "boot.loader: the file has 4096 bytes; a BIOS has 128 or 256 KiB"),
     (None, "No such file or directory"),

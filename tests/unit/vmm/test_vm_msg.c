@@ -313,6 +313,13 @@ static void test_duplicate_files_and_names_are_refused(void **state)
 	REFUSED((c.network_place = 1, c.network_rom_fd = NFDS - 1)); /* no firmware */
 	ACCEPTED((c.firmware = VM_FIRMWARE_BIOS, c.network_place = 1, c.network_rom_fd = NFDS - 1));
 	ACCEPTED(c.network_rom_fd = 0xfff0); /* not used */
+	ACCEPTED((c.firmware = VM_FIRMWARE_BIOS, c.screen = c.screen_rom = 1, c.screen_rom_fd = NFDS - 1));
+	ACCEPTED((c.firmware = VM_FIRMWARE_BIOS, c.screen = 1, c.screen_rom_fd = 0xfff0)); /* not used */
+	REFUSED((c.firmware = VM_FIRMWARE_BIOS, c.screen = c.screen_rom = 1, c.screen_rom_fd = c.kernel_fd));
+	REFUSED((c.firmware = VM_FIRMWARE_BIOS, c.screen = c.screen_rom = 1, c.screen_rom_fd = VM_NO_FD));
+	REFUSED((c.firmware = VM_FIRMWARE_BIOS, c.screen = 1, c.screen_rom = 2, c.screen_rom_fd = NFDS - 1));
+	REFUSED((c.firmware = VM_FIRMWARE_BIOS, c.screen_rom = 1, c.screen_rom_fd = NFDS - 1)); /* no screen */
+	REFUSED((c.screen = c.screen_rom = 1, c.screen_rom_fd = NFDS - 1)); /* no firmware */
 	ACCEPTED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
 	ACCEPTED((c.forked = c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
 	REFUSED((c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));

@@ -174,6 +174,70 @@ static void state_has_registers_and_content(void **state)
 	end(&b);
 }
 
+static const uint8_t rom[] = { 0x55, 0xaa, 1, 0xcb };
+
+static void begin_with_rom(struct bench *b)
+{
+	fx_init(&b->f);
+	assert_int_equal(bochs_display_new_with_rom(&b->f.host, b->f.pci, rom, sizeof(rom), &b->d, NULL), 0);
+}
+
+/* A firmware asks for the ROM's size, places the ROM, and turns its decoding on. */
+static void rom_is_read_where_the_firmware_places_it(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	begin_with_rom(&b);
+	fx_cfg_write(&b.f, SLOT, 0x30, 4, 0xfffffffe);
+	assert_int_equal(fx_cfg_read(&b.f, SLOT, 0x30, 4), ~(BOCHS_DISPLAY_ROM_BYTES - 1));
+	fx_cfg_write(&b.f, SLOT, 0x30, 4, 0xd2000000);
+	assert_int_equal(fx_read(&b.f, 0xd2000000, 4), UINT64_MAX);
+	fx_cfg_write(&b.f, SLOT, 0x30, 4, 0xd2000001);
+	assert_int_equal(fx_read(&b.f, 0xd2000000, 4), 0xcb01aa55);
+	fx_write(&b.f, 0xd2000000, 4, 0);
+	assert_int_equal(fx_read(&b.f, 0xd2000000, 4), 0xcb01aa55);
+	assert_int_equal(fx_read(&b.f, 0xd2000000 + BOCHS_DISPLAY_ROM_BYTES - 4, 4), 0);
+	assert_int_equal(fx_read(&b.f, 0xd2000000 + BOCHS_DISPLAY_ROM_BYTES, 4), UINT64_MAX);
+	fx_state_test(&b.f, b.d, 300);
+	fx_cfg_write(&b.f, SLOT, 0x30, 4, 0xd3000001);
+	assert_int_equal(fx_read(&b.f, 0xd2000000, 4), UINT64_MAX);
+	assert_int_equal(fx_read(&b.f, 0xd3000000, 4), 0xcb01aa55);
+	b.d->ops->reset(b.d);
+	assert_int_equal(fx_read(&b.f, 0xd3000000, 4), UINT64_MAX);
+	end(&b);
+}
+
+/* The guest of such a state sees the hardware that it began with until its next reset. */
+static void state_from_before_the_rom_hides_it(void **state)
+{
+	struct fx_state old, now;
+	struct bench b;
+
+	(void)state;
+	begin(&b);
+	fx_save(b.d, &old);
+	assert_int_equal(b.d->ops->state_version, 1);
+	end(&b);
+	begin_with_rom(&b);
+	assert_int_equal(b.d->ops->state_version, 2);
+	fx_save(b.d, &now);
+	b.d->ops->reset(b.d);
+	assert_int_equal(b.d->ops->load(b.d, &(struct state_reader){ .buf = old.buf, .len = old.len }, 1, NULL), 0);
+	assert_int_equal(b.d->ops->state_version, 1);
+	fx_cfg_write(&b.f, SLOT, 0x30, 4, 0xd2000001);
+	assert_int_equal(fx_cfg_read(&b.f, SLOT, 0x30, 4), 0);
+	b.d->ops->reset(b.d);
+	assert_int_equal(b.d->ops->state_version, 2);
+	fx_cfg_write(&b.f, SLOT, 0x30, 4, 0xd2000001);
+	assert_int_equal(fx_read(&b.f, 0xd2000000, 4), 0xcb01aa55);
+	assert_int_equal(fx_load(b.d, &now), 0);
+	assert_int_equal(b.d->ops->state_version, 2);
+	free(old.buf);
+	free(now.buf);
+	end(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -181,6 +245,8 @@ int main(void)
 		cmocka_unit_test(modes_stay_in_the_framebuffer),
 		cmocka_unit_test(framebuffer_follows_its_bar),
 		cmocka_unit_test(state_has_registers_and_content),
+		cmocka_unit_test(rom_is_read_where_the_firmware_places_it),
+		cmocka_unit_test(state_from_before_the_rom_hides_it),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -333,6 +333,7 @@ static void table_save(const char *dir, const char *sig, const uint8_t *t)
 /* ACPICA disassembles each table without errors, and the AML recompiles. */
 static void test_iasl_accepts_tables(void **state)
 {
+	struct acpi_tables *t;
 	char dir[96], cmd[512];
 	struct memory m;
 	uint64_t rsdp;
@@ -350,11 +351,15 @@ static void test_iasl_accepts_tables(void **state)
 	table_save(dir, "APIC", table_find(&m, rsdp, "APIC"));
 	table_save(dir, "MCFG", table_find(&m, rsdp, "MCFG"));
 	table_save(dir, "SSDT", table_find(&m, rsdp, "SSDT"));
+	assert_int_equal(acpi_tables_new(false, 1, true, &t, NULL), 0);
+	table_save(dir, "BIOS", memmem(t->bytes, t->nbytes, "DSDT", 4));
+	free(t);
 	table_save(dir, "DSDT", table_at(&m, load_le32(table_find(&m, rsdp, "FACP") + 40), "DSDT"));
 	snprintf(cmd, sizeof(cmd),
-		"cd %s && for t in FACP APIC MCFG DSDT SSDT; do iasl -d $t.dat || exit; done >log 2>&1"
+		"cd %s && for t in FACP APIC MCFG DSDT SSDT BIOS; do iasl -d $t.dat || exit; done >log 2>&1"
 		" && ! grep -iE 'error|warning|invalid|unknown' log APIC.dsl MCFG.dsl FACP.dsl >bad"
-		" && iasl -we -p again DSDT.dsl >>log 2>&1 && iasl -we -p again SSDT.dsl >>log 2>&1 || { cat log bad; exit 1; }",
+		" && iasl -we -p again DSDT.dsl >>log 2>&1 && iasl -we -p again SSDT.dsl >>log 2>&1"
+		" && iasl -we -p again BIOS.dsl >>log 2>&1 || { cat log bad; exit 1; }",
 		dir);
 	r = system(cmd);
 	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", dir);
@@ -366,13 +371,13 @@ static void test_iasl_accepts_tables(void **state)
 #define PLACED 0x7fe0000u
 
 /* Do what a firmware does with the tables and etc/table-loader, then read them from the RSDP on. */
-static void tables_place(bool uefi)
+static void tables_place(bool uefi, bool keyboard)
 {
 	struct acpi_tables *t;
-	const uint8_t *xsdt, *fadt = NULL;
-	bool mcfg = false;
+	const uint8_t *xsdt, *dsdt, *fadt = NULL;
+	bool mcfg = false, ssdt = false;
 
-	assert_int_equal(acpi_tables_new(uefi, 3, false, &t, NULL), 0);
+	assert_int_equal(acpi_tables_new(uefi, 3, keyboard, &t, NULL), 0);
 	for (unsigned i = 0; i < t->npointers; i++) {
 		uint8_t *p = t->bytes + t->pointers[i].at;
 
@@ -396,21 +401,27 @@ static void tables_place(bool uefi)
 		if (!memcmp(table, "FACP", 4))
 			fadt = table;
 		mcfg |= !memcmp(table, "MCFG", 4);
+		ssdt |= !memcmp(table, "SSDT", 4);
 	}
 	assert_int_equal(mcfg, !uefi);
+	assert_int_equal(ssdt, uefi && keyboard);
 	assert_non_null(fadt);
 	assert_memory_equal(t->bytes + load_le32(fadt + 36) - PLACED, "FACS", 4);
 	assert_int_equal(load_le32(fadt + 36) % 64, 0);
 	assert_memory_equal(t->bytes + load_le32(fadt + 40) - PLACED, "DSDT", 4);
 	assert_int_equal(load_le64(fadt + 140), load_le32(fadt + 40));
+	dsdt = t->bytes + load_le32(fadt + 40) - PLACED;
+	assert_int_equal(sum(dsdt, load_le32(dsdt + 4)), 0);
+	/* SeaBIOS looks for PNP0303 there. */
+	assert_int_equal(memmem(dsdt, load_le32(dsdt + 4), "\x0c\x41\xd0\x03\x03", 5) != NULL, keyboard && !uefi);
 	free(t);
 }
 
 static void test_tables_that_a_firmware_places(void **state)
 {
 	(void)state;
-	tables_place(false);
-	tables_place(true);
+	for (unsigned i = 0; i < 4; i++)
+		tables_place(i & 1, i & 2);
 }
 
 int main(void)
