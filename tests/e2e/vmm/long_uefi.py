@@ -30,11 +30,12 @@ def ask(console, character):
     assert console.line() == "set"
 
 
-def test_boot_entry_survives_revert_reset_and_clone(daemon, kvm, tmp_path):
+@pytest.mark.parametrize("screen", [False, True], ids=["serial", "screen"])
+def test_boot_entry_survives_revert_reset_and_clone(daemon, kvm, tmp_path, screen):
     disk = str(tmp_path / "disk.qcow2")
     efidisk.make(tmp_path / "raw", os.path.join(GUESTS, "efi_app.efi"))
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", tmp_path / "raw", disk], check=True)
-    daemon.define("vm1", memory="128M", boot={"firmware": "uefi"}, disks=[{"path": disk, "format": "qcow2"}])
+    daemon.define("vm1", memory="128M", boot={"firmware": "uefi"}, screen=screen, disks=[{"path": disk, "format": "qcow2"}])
     daemon.cairn("start", "vm1")
     console = attach(daemon, "vm1")
     boot(console, "var=no boot=no")
