@@ -30,7 +30,7 @@
 # - attacks: attacks that work against commit 823e769, which is built from git's history, and fail here
 # - systemd: the daemon and its scope under a real systemd in the emulated host
 # - packages: the Debian packages: reproducible, lintian, and upgraded with a running VM in a clean Debian
-# - prometheus: the alert rules in promtool
+# - prometheus: a scrape by Debian's Prometheus, the expressions of the board, and the alert rules in promtool
 # - firewalls: networks beside the real ufw and firewalld
 # - cloud: a Debian cloud image in the emulated host, from first boot to ssh
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll

@@ -51,6 +51,7 @@ static const struct family of_disk[] = {
 	{ "block_stats_write_time_seconds", "wr-ns", COUNTER, true, "Time of all write requests together." },
 	{ "block_stats_flush_requests", "fl-reqs", COUNTER, false, "Flush requests." },
 	{ "block_stats_flush_time_seconds", "fl-ns", COUNTER, true, "Time of all flush requests together." },
+	{ "block_stats_in_flight_requests", "in-flight", GAUGE, false, "Requests that wait for the image." },
 	{ "block_stats_errors", "errors", COUNTER, false, "Failed requests." },
 	{ "block_stats_capacity_bytes", "size", GAUGE, false, "Size of the disk." },
 	{ "block_stats_fault", "fault", GAUGE, false, "1: an error of this disk has paused the VM." },
@@ -65,6 +66,12 @@ static const struct family of_interface[] = {
 	{ "interface_stats_transmit_packets", "tx-packets", COUNTER, false, "Packets that the guest sent." },
 	{ "interface_stats_transmit_errors", "tx-errors", COUNTER, false, "Errors of packets from the guest." },
 	{ "interface_stats_transmit_drops", "tx-drops", COUNTER, false, "Packets from the guest that were dropped." },
+};
+
+/* Elements of arrays, one for each vCPU. */
+static const struct family of_vcpu[] = {
+	{ "vcpu_time_seconds", "vcpu-times", COUNTER, true, "CPU time of a vCPU." },
+	{ "vcpu_delay_seconds", "vcpu-delays", COUNTER, true, "Time that a vCPU waited for a processor of the host." },
 };
 
 /* Print the value of a label, with the three escapes of the format. */
@@ -206,20 +213,21 @@ static void infos_print(FILE *f, struct json_object *vms)
 	}
 }
 
-static void vcpus_print(FILE *f, struct json_object *vms)
+static void vcpu_family_print(FILE *f, struct json_object *vms, const struct family *m)
 {
-	static const struct family m = { "vcpu_time_seconds", NULL, COUNTER, true, "CPU time of a vCPU." };
+	char title[64];
 
-	family_head(f, "domain_vcpu_time_seconds", "counter", m.help);
+	snprintf(title, sizeof(title), "domain_%s", m->name);
+	family_head(f, title, "counter", m->help);
 	for (size_t i = 0; i < json_object_array_length(vms); i++) {
-		struct json_object *vm = json_object_array_get_idx(vms, i), *times = js_get_array(vm, "vcpu-times");
+		struct json_object *vm = json_object_array_get_idx(vms, i), *times = js_get_array(vm, m->from);
 
 		for (size_t k = 0; times && k < json_object_array_length(times); k++) {
 			char number[24];
 
 			snprintf(number, sizeof(number), "%zu", k);
-			sample_begin(f, m.name, "_total", vm, "vcpu", number);
-			value_print(f, &m, json_object_array_get_idx(times, k));
+			sample_begin(f, m->name, "_total", vm, "vcpu", number);
+			value_print(f, m, json_object_array_get_idx(times, k));
 		}
 	}
 }
@@ -234,7 +242,8 @@ void openmetrics_print(FILE *f, struct json_object *vms)
 		infos_print(f, vms);
 		states_print(f, vms);
 		families_print(f, vms, of_vm, ARRAY_SIZE(of_vm), NULL, NULL, NULL);
-		vcpus_print(f, vms);
+		for (size_t i = 0; i < ARRAY_SIZE(of_vcpu); i++)
+			vcpu_family_print(f, vms, &of_vcpu[i]);
 		families_print(f, vms, of_balloon, ARRAY_SIZE(of_balloon), "balloon", NULL, NULL);
 		families_print(f, vms, of_disk, ARRAY_SIZE(of_disk), NULL, "disks", "id");
 		families_print(f, vms, of_interface, ARRAY_SIZE(of_interface), NULL, "interfaces", "target");
