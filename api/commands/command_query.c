@@ -424,14 +424,18 @@ static void put_more_of_disk(struct json_object *o, const struct vm_figures *mor
 
 static void put_more_of_vcpus(struct json_object *o, const struct vm *vm, const struct vm_figures *more)
 {
-	struct json_object *delays = json_object_new_array(), *halted = json_object_new_array();
+	struct json_object *delays = json_object_new_array(), *halted = json_object_new_array(), *processors = json_object_new_array();
 
+	js_put_uint(o, "cpu-user", more->vcpu_user_ns);
+	js_put_uint(o, "cpu-system", more->vcpu_system_ns);
 	for (uint32_t i = 0; i < more->info.vcpus; i++) {
+		json_object_array_add(processors, json_object_new_int(more->vcpu_processor[i]));
 		json_object_array_add(delays, json_object_new_uint64(more->vcpu_delay_ns[i]));
 		json_object_array_add(halted, json_object_new_boolean(vm->state == VM_RUNNING && more->vcpu_sleeps[i]));
 	}
 	js_put(o, "vcpu-delays", delays);
 	js_put(o, "vcpu-halted", halted);
+	js_put(o, "vcpu-processors", processors);
 }
 
 static void put_figures(struct json_object *o, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
@@ -551,13 +555,24 @@ static void info_done(void *opaque, int r, const struct vm_answer *a, const stru
 	call_return(c, command_vm_figures(c->vm, r == 0 ? a->info : NULL, NULL));
 }
 
+static struct json_object *affinities_put(struct json_object *o, const struct vm *vm, uint32_t vcpus)
+{
+	struct json_object *all = json_object_new_array();
+	char text[1024];
+
+	for (uint32_t i = 0; i < vcpus && vm_figures_affinity(vm->proc, i, text, sizeof(text)); i++)
+		json_object_array_add(all, json_object_new_string(text));
+	js_put(o, "vcpu-affinity", all);
+	return o;
+}
+
 void command_vm_info(struct call *c)
 {
 	bool runs = c->vm->proc && vm_state_is_active(c->vm->state);
 	struct vm_figures f;
 
 	if (runs && vm_figures_read(c->vm->proc, &f))
-		call_return(c, command_vm_figures(c->vm, &f.info, &f));
+		call_return(c, affinities_put(command_vm_figures(c->vm, &f.info, &f), c->vm, f.info.vcpus));
 	else if (runs)
 		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS,
 			info_done, c);

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -225,10 +226,16 @@ static bool threads_find(struct vm_process *p, unsigned vcpus)
 	return s->nthreads == vcpus;
 }
 
+static uint64_t ticks_ns(unsigned long ticks)
+{
+	return (uint64_t)ticks * (1000000000ULL / (uint64_t)sysconf(_SC_CLK_TCK));
+}
+
 static bool thread_read(struct vm_process *p, unsigned i, struct vm_figures *ret)
 {
 	char thread[16], text[512];
 	uint64_t ns, delay;
+	unsigned long user, system;
 	const char *state;
 
 	snprintf(thread, sizeof(thread), "%d", (int)p->shown->threads[i]);
@@ -238,10 +245,34 @@ static bool thread_read(struct vm_process *p, unsigned i, struct vm_figures *ret
 	ret->vcpu_delay_ns[i] = delay;
 	if (!thread_file(p, thread, "stat", text, sizeof(text)))
 		return false;
+	/* The fields 14, 15 and 39 of proc(5). Its name is the process's choice. */
 	state = strrchr(text, ')');
-	ret->vcpu_sleeps[i] = state && !strncmp(state, ") S", 3);
+	if (!state || sscanf(state, ") %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lu %lu %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
+				    "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d", &user, &system, &ret->vcpu_processor[i]) != 3)
+		return false;
+	ret->vcpu_user_ns += ticks_ns(user);
+	ret->vcpu_system_ns += ticks_ns(system);
+	ret->vcpu_sleeps[i] = state[2] == 'S';
 	ret->info.vcpus_halted += ret->vcpu_sleeps[i];
 	return true;
+}
+
+bool vm_figures_affinity(const struct vm_process *p, unsigned vcpu, char *text, size_t size)
+{
+	cpu_set_t set;
+	size_t at = 0;
+
+	if (!p->shown || vcpu >= VM_VCPUS_MAX || sched_getaffinity(p->shown->threads[vcpu], sizeof(set), &set) < 0)
+		return false;
+	text[0] = 0;
+	for (int i = 0, first; i < CPU_SETSIZE && at < size; i++) {
+		if (!CPU_ISSET(i, &set))
+			continue;
+		for (first = i; i + 1 < CPU_SETSIZE && CPU_ISSET(i + 1, &set);)
+			i++;
+		at += (size_t)snprintf(text + at, size - at, first == i ? "%s%d" : "%s%d-%d", at ? "," : "", first, i);
+	}
+	return at < size;
 }
 
 static bool threads_read(struct vm_process *p, struct vm_figures *ret)

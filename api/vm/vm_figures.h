@@ -8,6 +8,7 @@
 #include "vmm/vm_msg.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct vm_process;
@@ -17,6 +18,8 @@ struct vm_figures {
 	 * process knows, and what has no figures. vcpus_halted: see vcpu_sleeps. */
 	struct vm_info info;
 	uint64_t vcpu_delay_ns[VM_VCPUS_MAX]; /* how long the vCPU's thread waited for a processor; of this process */
+	uint64_t vcpu_user_ns, vcpu_system_ns; /* CPU time of all vCPU threads, to some milliseconds; of this process */
+	int vcpu_processor[VM_VCPUS_MAX]; /* of the host, on which the vCPU's thread runs or ran last */
 	bool vcpu_sleeps[VM_VCPUS_MAX]; /* the vCPU's thread sleeps: the vCPU is halted, if the VM runs */
 	struct {
 		uint64_t in_flight;
@@ -28,5 +31,8 @@ struct vm_figures {
  * Returns false if the process has written nothing to its page yet, or is of a version that has none: then ask it with
  * VM_MSG_QUERY. */
 bool vm_figures_read(struct vm_process *p, struct vm_figures *ret);
+/* Print the host's processors on which a vCPU may run, as "0-3,8". vcpu: one whose figures were just read. Returns
+ * false if the thread has ended, or the text does not fit. */
+bool vm_figures_affinity(const struct vm_process *p, unsigned vcpu, char *text, size_t size);
 
 #endif

@@ -346,6 +346,9 @@ cairn domblklist web1 --details
 cairn domblkinfo web1
     given: defined web1
     then: shows 'vda .* 0 .*0 B'
+cairn domblkstat web1 vda
+    given: running web1
+    then: shows '^vda rd_req [0-9]'
 cairn domiflist web1
     given: defined web1; cairn attach-interface web1 user
     then: shows 'net0 .*user'
@@ -442,6 +445,16 @@ cairn qemu-agent-command web1 '{"execute": "guest-info"}'
 cairn domblkerror web1
     given: running web1
     then: shows 'No errors found'
+cairn vcpuinfo web1 --pretty
+    given: running web1
+    then: shows '^VCPU: *0$'; shows '^CPU Affinity: *[0-9,-]* (out of'
+cairn vcpucount web1 --live
+    given: running web1
+    then: shows '^1$'
+cairn nodeinfo
+    then: shows '^Memory size: *[0-9]* KiB$'
+cairn nodecpustats --percent
+    then: shows '^usage: *[0-9.]*%$'
 cairn domstats web1 --block
     given: running web1
     then: shows block.0.name=vda

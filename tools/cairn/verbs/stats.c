@@ -1,6 +1,7 @@
 /* domstats and domifstat: statistics with virsh's names and numbers. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/figures.h"
 #include "base/util.h"
 #include "tools/cairn/interface.h"
 #include "tools/cairn/multi_vm.h"
@@ -12,6 +13,7 @@
 #include <string.h>
 
 /* Numbers of virDomainState (libvirt-domain.h). */
+#define VCPU_RUNNING 1 /* VIR_VCPU_RUNNING */
 enum number { RUNNING = 1, PAUSED = 3, IN_SHUTDOWN = 4, SHUT_OFF = 5, CRASHED = 6 };
 
 struct word_number {
@@ -59,7 +61,7 @@ static void figure_put(struct json_object *out, int64_t value, const char *fmt, 
 
 static void figure_put(struct json_object *out, int64_t value, const char *fmt, ...)
 {
-	char key[48];
+	char key[64];
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -67,6 +69,23 @@ static void figure_put(struct json_object *out, int64_t value, const char *fmt, 
 	va_end(ap);
 	js_put_int(out, key, value);
 }
+
+static void word_put(struct json_object *out, const char *word, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+static void word_put(struct json_object *out, const char *word, const char *fmt, ...)
+{
+	char key[64];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(key, sizeof(key), fmt, ap);
+	va_end(ap);
+	js_put_str(out, key, word);
+}
+
+struct figure {
+	const char *name, *from;
+};
 
 static void state_add(struct json_object *out, struct json_object *info)
 {
@@ -78,8 +97,11 @@ static void state_add(struct json_object *out, struct json_object *info)
 
 static void cpu_add(struct json_object *out, struct json_object *info)
 {
-	if (js_get(info, "cpu-time"))
-		figure_put(out, js_get_int(info, "cpu-time", 0), "cpu.time");
+	static const struct figure all[] = { { "time", "cpu-time" }, { "user", "cpu-user" }, { "system", "cpu-system" } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		if (js_get(info, all[i].from))
+			figure_put(out, js_get_int(info, all[i].from, 0), "cpu.%s", all[i].name);
 }
 
 /* Add the figures of the memory, in KiB like virsh. */
@@ -107,18 +129,21 @@ static void balloon_add(struct json_object *out, struct json_object *info)
 
 static void vcpu_add(struct json_object *out, struct json_object *info)
 {
-	struct json_object *times = js_get_array(info, "vcpu-times");
+	struct json_object *times = js_get_array(info, "vcpu-times"), *halted = js_get_array(info, "vcpu-halted"),
+			   *delays = js_get_array(info, "vcpu-delays");
 	size_t n = times ? json_object_array_length(times) : 0;
 
 	figure_put(out, (int64_t)n, "vcpu.current");
 	figure_put(out, js_get_int(info, "vcpus", 0), "vcpu.maximum");
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
+		figure_put(out, VCPU_RUNNING, "vcpu.%zu.state", i);
 		figure_put(out, json_object_get_int64(json_object_array_get_idx(times, i)), "vcpu.%zu.time", i);
+		if (halted)
+			word_put(out, json_object_get_boolean(json_object_array_get_idx(halted, i)) ? "yes" : "no", "vcpu.%zu.halted", i);
+		if (delays)
+			figure_put(out, json_object_get_int64(json_object_array_get_idx(delays, i)), "vcpu.%zu.delay", i);
+	}
 }
-
-struct figure {
-	const char *name, *from;
-};
 
 static void figures_add(struct json_object *out, const char *group, size_t i, struct json_object *o,
 	const struct figure *all, size_t n)
@@ -154,6 +179,29 @@ static void net_add(struct json_object *out, struct json_object *info)
 	list_add(out, js_get_array(info, "interfaces"), "net", "target", all, ARRAY_SIZE(all));
 }
 
+/* Add the bins of a histogram, as libvirt does from 11.9 on. */
+static void histogram_add(struct json_object *out, size_t disk, const char *operation, struct json_object *bins)
+{
+	size_t n = bins ? json_object_array_length(bins) : 0;
+
+	if (n)
+		figure_put(out, LATENCY_BINS, "block.%zu.latency_histogram.%s.bin.count", disk, operation);
+	for (size_t k = 0; n && k < LATENCY_BINS; k++) {
+		figure_put(out, k ? (int64_t)latency_limits_ns[k - 1] : 0, "block.%zu.latency_histogram.%s.bin.%zu.start", disk, operation, k);
+		figure_put(out, k < n ? json_object_get_int64(json_object_array_get_idx(bins, k)) : 0,
+			"block.%zu.latency_histogram.%s.bin.%zu.value", disk, operation, k);
+	}
+}
+
+static void disk_more_add(struct json_object *out, struct json_object *disk, size_t i)
+{
+	if (js_get(disk, "in-flight"))
+		figure_put(out, js_get_int(disk, "in-flight", 0), "block.%zu.in-flight", i);
+	histogram_add(out, i, "read", js_get_array(disk, "rd-latency"));
+	histogram_add(out, i, "write", js_get_array(disk, "wr-latency"));
+	histogram_add(out, i, "flush", js_get_array(disk, "fl-latency"));
+}
+
 static void block_add(struct json_object *out, struct json_object *info)
 {
 	static const struct figure all[] = { { "rd.reqs", "rd-reqs" }, { "rd.bytes", "rd-bytes" },
@@ -161,7 +209,11 @@ static void block_add(struct json_object *out, struct json_object *info)
 		{ "wr.times", "wr-ns" }, { "fl.reqs", "fl-reqs" }, { "fl.times", "fl-ns" },
 		{ "errors", "errors" }, { "capacity", "size" } };
 
-	list_add(out, js_get_array(info, "disks"), "block", "id", all, ARRAY_SIZE(all));
+	struct json_object *disks = js_get_array(info, "disks");
+
+	list_add(out, disks, "block", "id", all, ARRAY_SIZE(all));
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
+		disk_more_add(out, json_object_array_get_idx(disks, i), i);
 }
 
 /* ---- domstats ---- */

@@ -227,9 +227,21 @@ static const struct verb_option dominfo_options[] = {
 	{ "sandbox", NULL, FROM_SCHEMA("vm-sandbox") }, END };
 static const struct verb_option domstate_options[] = {
 	{ "reason", NULL, "add the reason" }, END };
+static const struct verb_option domblkstat_options[] = {
+	{ "human", NULL, "print words instead of the names of counters" }, END };
+static const struct verb_option vcpuinfo_options[] = {
+	{ "pretty", NULL, "print the affinity as ranges" }, END };
+static const struct verb_option vcpucount_options[] = {
+	{ "maximum", NULL, "print only the number that the VM can have" },
+	{ "active", NULL, "print only the number that the VM has; the same, as no vCPU comes or goes while the VM runs" },
+	{ "config", NULL, "print only the number of the next start" },
+	{ "live", NULL, "print only the number of the running VM" },
+	{ "current", NULL, "print --live of a running VM, or else --config" }, END };
+static const struct verb_option nodecpustats_options[] = {
+	{ "percent", NULL, "print percentages of the next second" }, END };
 static const struct verb_option domstats_options[] = {
 	{ "state", NULL, "print the state and its reason" },
-	{ "cpu-total", NULL, "print the CPU time, ns" },
+	{ "cpu-total", NULL, "print the CPU time of all vCPUs, and its parts in user and system mode, ns" },
 	{ "balloon", NULL, "print the memory, KiB" },
 	{ "vcpu", NULL, "print statistics of each vCPU" },
 	{ "interface", NULL, "print statistics of each network interface" },
@@ -590,6 +602,8 @@ const struct verb verbs[] = {
 		verb_domblklist },
 	{ "domblkinfo", "Monitoring", "VM", "show the space that a VM's disks take, and what live clones keep in them", NULL, 1,
 		1, true, "vm", "vm-dump-definition vm-pins", verb_domblkinfo },
+	{ "domblkstat", "Monitoring", "VM [DISK]", "show the requests of one disk of a running VM, or of all together", domblkstat_options, 1, 2,
+		true, "vm-disk", "vm-info vm-dump-definition", verb_domblkstat },
 	{ "domiflist", "Monitoring", "VM", "list the network interfaces of a VM", dump_options, 1, 1, true, "vm",
 		"vm-dump-definition", verb_domiflist },
 	{ "domifstat", "Monitoring", "VM INTERFACE", "show the traffic of a network interface", NULL, 2, 2, true, "vm", "vm-info",
@@ -600,6 +614,13 @@ const struct verb verbs[] = {
 		verb_domifaddr },
 	{ "domblkerror", "Monitoring", "VM", "show the disks whose errors have paused a VM", NULL, 1, 1, true, "vm", "vm-info",
 		verb_domblkerror },
+	{ "vcpuinfo", "Monitoring", "VM", "show the vCPUs of a VM: where they run, their time and affinity", vcpuinfo_options, 1, 1, true, "vm",
+		"vm-info", verb_vcpuinfo },
+	{ "vcpucount", "Monitoring", "VM", "show the number of vCPUs", vcpucount_options, 1, 1, true, "vm", "vm-info vm-dump-definition",
+		verb_vcpucount },
+	{ "nodeinfo", "Monitoring", "", "show the processors and the memory of the host", NULL, 0, 0, true, NULL, NULL, verb_nodeinfo },
+	{ "nodecpustats", "Monitoring", "[CPU]", "show what the host's processors, or one of them, spent their time with", nodecpustats_options,
+		0, 1, true, NULL, NULL, verb_nodecpustats },
 	{ "domstats", "Monitoring", "[VM...]", "print statistics of VMs, with virsh's names", domstats_options, 0, MANY, true,
 		"vm", "vm-info vm-stats", verb_domstats },
 	{ "metrics", "Monitoring", "", "print statistics of all VMs as OpenMetrics text, for Prometheus", NULL, 0, 0, false, NULL, "vm-stats",

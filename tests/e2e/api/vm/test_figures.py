@@ -168,3 +168,53 @@ def test_daemon_survives_whatever_the_page_says(daemon, guest, tmp_path):
     daemon.cairn("resume", "a")
     assert [d["id"] for d in shown(daemon)["disks"]] == ["vda"]
     g.close()
+
+
+def test_domstats_and_its_relatives_have_virsh_names(daemon, guest, tmp_path):
+    g = machine(daemon, guest, vcpus=2, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}])
+    shown(daemon)
+    g.run("open 0")
+    g.run("write 0 8 1")
+    g.run("write 8 8 1")
+    g.run("flush")
+    info = shown(daemon)
+    stats, = json.loads(daemon.cairn("domstats", "a", "--format", "json").stdout)
+    for i in range(2):
+        assert stats[f"vcpu.{i}.state"] == 1 and stats[f"vcpu.{i}.halted"] in ("yes", "no") and stats[f"vcpu.{i}.delay"] >= 0
+    assert stats["vcpu.1.halted"] == "yes"  # nothing starts it
+    assert stats["cpu.time"] >= info["cpu-time"] and stats["cpu.user"] + stats["cpu.system"] > 0
+    assert stats["block.0.in-flight"] == 0
+    bins = [stats[f"block.0.latency_histogram.write.bin.{k}.value"] for k in range(stats["block.0.latency_histogram.write.bin.count"])]
+    starts = [stats[f"block.0.latency_histogram.write.bin.{k}.start"] for k in range(len(bins))]
+    assert sum(bins) == stats["block.0.wr.reqs"] == 2 and starts == sorted(starts) and starts[:3] == [0, 10000, 20000]
+    lines = dict(line.split()[1:] for line in daemon.cairn("domblkstat", "a", "vda").stdout.splitlines())
+    assert list(lines) == ["rd_req", "rd_bytes", "wr_req", "wr_bytes", "errs", "flush_operations", "rd_total_times", "wr_total_times",
+                           "flush_total_times"]
+    assert [lines[k] for k in ("wr_req", "wr_bytes", "flush_operations")] == ["2", "8192", "1"]
+    assert daemon.cairn("domblkstat", "a", str(tmp_path / "a.raw")).stdout == daemon.cairn("domblkstat", "a", "vda").stdout
+    assert "Device: vda\n number of read operations: " in daemon.cairn("domblkstat", "a", "vda", "--human").stdout
+    assert "VM 'a' has no disk 'vdz'. Next: cairn domblklist a" in daemon.cairn("domblkstat", "a", "vdz", ok=3).stderr
+    vcpus = json.loads(daemon.cairn("vcpuinfo", "a", "--format", "json").stdout)
+    assert [v["vcpu"] for v in vcpus] == [0, 1] and all(0 <= v["cpu"] < os.cpu_count() for v in vcpus)
+    allowed = os.sched_getaffinity(info["pid"])
+    text = daemon.cairn("vcpuinfo", "a").stdout
+    assert text.count("CPU Affinity:   " + "".join("y" if i in allowed else "-" for i in range(os.cpu_count()))) == 2
+    assert daemon.cairn("vcpucount", "a").stdout == (
+        "maximum      config         2\nmaximum      live           2\ncurrent      config         2\ncurrent      live           2\n\n")
+    g.close()
+    daemon.cairn("destroy", "a")
+    assert daemon.cairn("vcpucount", "a").stdout == "maximum      config         2\ncurrent      config         2\n\n"
+    assert "VM 'a' is off. Next: cairn vcpucount a --config" in daemon.cairn("vcpucount", "a", "--live", ok=4).stderr
+    assert "State:          N/A\n" in daemon.cairn("vcpuinfo", "a").stdout
+    assert "Next: cairn start a" in daemon.cairn("domblkstat", "a", ok=4).stderr
+
+
+def test_node_verbs_show_the_host(fake):
+    node = json.loads(fake.cairn("nodeinfo", "--format", "json").stdout)
+    assert node["cpus"] == os.sysconf("SC_NPROCESSORS_ONLN") == node["cells"] * node["sockets"] * node["cores"] * node["threads"]
+    assert node["memory"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    before, one, after = [json.loads(fake.cairn("nodecpustats", *args, "--format", "json").stdout) for args in ([], ["0"], [])]
+    assert all(before[k] <= after[k] and one[k] <= after[k] for k in ("user", "system", "idle"))
+    percent = json.loads(fake.cairn("nodecpustats", "--percent", "--format", "json").stdout)
+    assert abs(sum(percent[k] for k in ("user", "system", "idle", "iowait")) - 100) < 0.1 and 0 <= percent["usage"] <= 100
+    assert "has no processor '4096'" in fake.cairn("nodecpustats", "4096", ok=False).stderr

@@ -200,6 +200,7 @@ forward-remove vm1 2222 --config
 detach-interface vm1 user
 domblklist vm1
 domblkinfo vm1
+domblkstat vm1 vda
 domiflist vm1
 domifstat vm1 net0
 domiftune vm1 net0 --config
@@ -214,6 +215,10 @@ domstate vm1
 domid vm1
 domuuid vm1
 domname vm1
+vcpuinfo vm1
+vcpucount vm1
+nodeinfo
+nodecpustats
 metrics
 domstats vm1
 top vm1 --once
