@@ -102,7 +102,7 @@ struct block_open {
 	struct block_pin_wait pin_wait;
 	/* Tables of the pin that layer 1 is read at (block/qcow2/warm.h); used if it is the same pin. Borrowed until
 	 * block_close(); NULL: none. */
-	const struct qcow2_warm *warm;
+	struct qcow2_warm *warm;
 	/* Ignore backing layers if the disk's header names none: a pull (block/pull.h) has ended, and
 	 * the caller does not know yet. */
 	bool may_stand_alone;

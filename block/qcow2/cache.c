@@ -344,12 +344,12 @@ void cache_ahead(struct cache *c, uint64_t offset, uint64_t end)
 /* Return a slice that needs no read, because the source's process of a fork has passed it on; NULL: none. */
 static struct slice *slice_warm(struct cache *c, uint64_t offset)
 {
-	const uint8_t *data = qcow2_warm_find(c->warm, offset);
-	struct slice *s = data ? slice_new(c, offset) : NULL;
+	struct slice *s = qcow2_warm_has(c->warm, offset) ? slice_new(c, offset) : NULL;
 
-	if (s)
-		memcpy(s->data, data, c->slice_bytes);
-	return s;
+	if (!s || qcow2_warm_read(c->warm, offset, s->data))
+		return s;
+	cache_drop(c, offset, c->slice_bytes);
+	return NULL;
 }
 
 int cache_get(struct cache *c, uint64_t offset, struct wait *w, struct slice **ret_s)

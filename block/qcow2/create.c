@@ -237,6 +237,11 @@ static int head_write(int fd, const uint8_t *buf, uint64_t bytes)
 
 int qcow2_create(int fd, const struct qcow2_create *c, struct err *e)
 {
+	return qcow2_create_all(&fd, 1, c, e);
+}
+
+int qcow2_create_all(const int *fds, unsigned n, const struct qcow2_create *c, struct err *e)
+{
 	CLEANUP_FREE uint8_t *buf = NULL;
 	struct layout l;
 	uint64_t head_clusters;
@@ -256,8 +261,10 @@ int qcow2_create(int fd, const struct qcow2_create *c, struct err *e)
 		store_be64(buf + l.cluster_bytes + i * 8,
 			(1 + l.reftable_clusters + i) * l.cluster_bytes);
 	put_refcounts(buf + (1 + l.reftable_clusters) * l.cluster_bytes, c, &l);
-	r = file_blank(fd, l.total * l.cluster_bytes);
-	if (!r)
-		r = head_write(fd, buf, head_clusters * l.cluster_bytes);
+	for (unsigned i = 0; i < n && !r; i++) {
+		r = file_blank(fds[i], l.total * l.cluster_bytes);
+		if (!r)
+			r = head_write(fds[i], buf, head_clusters * l.cluster_bytes);
+	}
 	return r < 0 ? err_set_errno(e, r, "cannot write the new image") : 0;
 }

@@ -64,7 +64,7 @@ struct cache {
 	struct cache_slab *slabs;  /* memory of all slices; the first slab has slab_left unused ones */
 	unsigned slab_left;
 	struct l2_runs *runs; /* evicted L2 slices in short form; NULL: not kept */
-	const struct qcow2_warm *warm; /* slices of another process; only read-only images have them; NULL: none */
+	struct qcow2_warm *warm; /* slices of another process; only read-only images have them; NULL: none */
 };
 
 int cache_init(struct cache *c, struct qcow2 *q, uint32_t slice_bytes, uint64_t bytes_max);

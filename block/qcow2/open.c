@@ -65,6 +65,21 @@ static int table_load(struct qcow2 *q, struct table *t, uint64_t offset, uint32_
 	return 0;
 }
 
+/* Return how many entries of the refcount table are in use, in whole slices: those before a hole of the file that ends
+ * the table. In a new image, all but the first slice is a hole, which the page cache would fill with pages. */
+static uint32_t reftable_used(const struct qcow2 *q, uint32_t refs)
+{
+	off_t begin = (off_t)q->h.reftable_offset, end = begin + (off_t)refs * 8, hole, data;
+
+	hole = q->is_device ? end : lseek(q->base.fd, begin, SEEK_HOLE);
+	if (hole < begin || hole >= end)
+		return refs;
+	data = lseek(q->base.fd, hole, SEEK_DATA);
+	if (data < 0 ? errno != ENXIO : data < end) /* ENXIO: a hole up to the end of the file */
+		return refs;
+	return MIN(refs, (uint32_t)(ROUND_UP(MAX((uint64_t)(hole - begin), 1u), MAX(q->slice_bytes, 4096u)) / 8));
+}
+
 static int tables_load(struct qcow2 *q, struct err *e)
 {
 	uint32_t per_cluster = q->cluster_bytes / 8, l1_cap = ROUND_UP(q->h.l1_size, per_cluster);
@@ -75,7 +90,7 @@ static int tables_load(struct qcow2 *q, struct err *e)
 	r = table_load(q, &q->disk.l1, q->h.l1_offset, q->h.l1_size, l1_cap, "L1 table", e);
 	if (r < 0 || q->base.info.read_only)
 		return r;
-	r = table_load(q, &q->reftable, q->h.reftable_offset, refs, refs, "refcount table", e);
+	r = table_load(q, &q->reftable, q->h.reftable_offset, reftable_used(q, refs), refs, "refcount table", e);
 	q->meta.budget = &q->memory;
 	if (!r)
 		r = qcow2_meta_load(q, e);
@@ -144,7 +159,7 @@ static int engine_start(struct qcow2 *q, const struct block_format_open *o)
 	if (!r)
 		q->l2.runs = l2_runs_new(q, bytes / 8);
 	if (o->pin && o->warm && q->slice_bytes == QCOW2_WARM_SLICE_BYTES &&
-		!memcmp(o->warm->id, o->pin->id, sizeof(o->pin->id)))
+		qcow2_warm_is_of(o->warm, o->pin->id))
 		q->l2.warm = o->warm;
 	if (!r)
 		r = cache_init(&q->refs, q, q->slice_bytes, bytes / 4);

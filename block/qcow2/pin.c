@@ -102,14 +102,14 @@ int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char r
 	return 0;
 }
 
-int qcow2_pin_overlay(int fd, const struct qcow2_pin *pin, const char *source, struct err *e)
+int qcow2_pin_overlays(const int *fds, unsigned n, const struct qcow2_pin *pin, const char *source, struct err *e)
 {
 	char name[QCOW2_BACKING_NAME_MAX + 1];
 	struct qcow2_create c = { .size_bytes = pin->disk_bytes, .cluster_bits = 16,
 		.refcount_order = 4, .version = 3, .backing_name = name, .backing_format = "qcow2", .pin = pin };
 	int r = qcow2_pin_name_print(pin, source, name, e);
 
-	return r ? r : qcow2_create(fd, &c, e);
+	return r ? r : qcow2_create_all(fds, n, &c, e);
 }
 
 /* ---- the pin in the source image ---- */

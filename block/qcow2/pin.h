@@ -6,8 +6,8 @@
  * and clusters do not change while the pin exists. docs/qcow2.md has the format ("Pins").
  *
  * To fork a running disk: block_snapshot_begin() while the guest is paused; qcow2_pin_mark();
- * block_snapshot_commit(); qcow2_pin_overlay() for each fork, from placed() on. To fork a snapshot of the disk:
- * block_pin_snapshot(); qcow2_pin_read(); qcow2_pin_overlay(). */
+ * block_snapshot_commit(); qcow2_pin_overlays() for the forks, from placed() on. To fork a snapshot of the disk:
+ * block_pin_snapshot(); qcow2_pin_read(); qcow2_pin_overlays(). */
 #ifndef CAIRN_BLOCK_QCOW2_PIN_H
 #define CAIRN_BLOCK_QCOW2_PIN_H
 
@@ -49,9 +49,9 @@ void block_pin_delete(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], str
 
 /* ---- the overlay ---- */
 
-/* Write an empty overlay on the pin into fd, which is truncated. Does not sync. Any thread.
+/* Write an empty overlay on the pin into each of the n fds, which are truncated. Does not sync. Any thread.
  * source: the path of the source image, absolute or relative to the overlay's folder.
  * Returns 0; -EINVAL if the path is too long; -errno. */
-int qcow2_pin_overlay(int fd, const struct qcow2_pin *pin, const char *source, struct err *e);
+int qcow2_pin_overlays(const int *fds, unsigned n, const struct qcow2_pin *pin, const char *source, struct err *e);
 
 #endif

@@ -76,6 +76,8 @@ struct qcow2_create {
 };
 /* Truncate fd and write an empty image. Returns 0; -EINVAL for conflicting options; -errno. */
 int qcow2_create(int fd, const struct qcow2_create *c, struct err *e);
+/* The same for n files, with the same content. */
+int qcow2_create_all(const int *fds, unsigned n, const struct qcow2_create *c, struct err *e);
 /* Check the options without changing a file. Returns 0 or -EINVAL. */
 int qcow2_create_check(const struct qcow2_create *c, struct err *e);
 

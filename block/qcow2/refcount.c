@@ -238,6 +238,21 @@ static void fresh_passed(struct qcow2 *q, uint64_t end)
 	tail_grow(q);
 }
 
+/* Whether the refcount table has room for the block. Takes entries into use that were left alone when the image was
+ * opened. */
+static bool reftable_has(struct qcow2 *q, uint64_t block)
+{
+	struct table *t = &q->reftable;
+
+	if (block < t->n)
+		return true;
+	if (block >= t->cap)
+		return false;
+	memset(t->entries + t->n, 0, (t->cap - t->n) * sizeof(*t->entries));
+	t->n = t->cap;
+	return true;
+}
+
 /* Move the refcount table to a larger one, for block numbers up to `block`. The new table lies behind
  * everything that the old one could describe, so its place is free. The blocks that describe the
  * new table lie before it. */
@@ -305,7 +320,7 @@ static int refblock_make(struct qcow2 *q)
 	uint64_t block = q->free_from >> q->refblock_bits;
 	int r;
 
-	if (block >= q->reftable.n)
+	if (!reftable_has(q, block))
 		return reftable_grow(q, block);
 	r = clusters_unclaimed(q, q->free_from, 1);
 	return r < 0 ? r : refblock_put(q, block, q->free_from);
@@ -315,7 +330,7 @@ int reftable_reach(struct qcow2 *q, uint64_t end)
 {
 	uint64_t block = (end - 1) >> q->refblock_bits;
 
-	return block < q->reftable.n ? 0 : reftable_grow(q, block + 1);
+	return reftable_has(q, block) ? 0 : reftable_grow(q, block + 1);
 }
 
 uint64_t refblocks_missing(const struct qcow2 *q, uint64_t first, uint64_t n)

@@ -86,11 +86,21 @@ static void extra_parse(struct cursor *c, uint32_t len, struct qcow2_snapshot_in
 struct table_reader {
 	int fd;
 	uint64_t base, end; /* offsets in the file */
-	uint8_t *buf;
+	uint8_t *buf; /* owned, of buf_cap bytes: a small table needs no large buffer */
 	uint64_t buf_at;
-	size_t buf_len, next_len;
+	size_t buf_cap, buf_len, next_len;
 	bool damaged; /* see qcow2_snapshots_read_damaged() */
 };
+
+static int reader_grow(struct table_reader *t, size_t n)
+{
+	if (n <= t->buf_cap)
+		return 0;
+	free(t->buf);
+	t->buf = io_buffer_new(n);
+	t->buf_cap = t->buf ? n : 0;
+	return t->buf ? 0 : -ENOMEM;
+}
 
 /* Get a cursor over [off, off + len). len: at most ENTRY_BYTES_MAX. */
 static int reader_at(struct table_reader *t, uint64_t off, size_t len, struct cursor *ret)
@@ -98,8 +108,11 @@ static int reader_at(struct table_reader *t, uint64_t off, size_t len, struct cu
 	if (!t->buf_len || off < t->buf_at || off + len > t->buf_at + t->buf_len) {
 		uint64_t at = ROUND_DOWN(off, 4096);
 		size_t n = MAX(t->next_len, ROUND_UP(off + len - at, 4096));
-		int r = qcow2_pread(t->fd, t->buf, n, at);
+		int r = reader_grow(t, n);
 
+		t->buf_len = 0;
+		if (!r)
+			r = qcow2_pread(t->fd, t->buf, n, at);
 		if (r < 0)
 			return r;
 		t->buf_at = at;
@@ -186,9 +199,8 @@ static int table_parse(struct table_reader *t, const struct qcow2_header *h, str
 static int snapshots_read(int fd, const struct qcow2_header *h, bool damaged, struct qcow2_snapshot_info **ret_list,
 	size_t *ret_n, struct err *e)
 {
-	CLEANUP_FREE uint8_t *buf = io_buffer_new(BUFFER_BYTES);
 	off_t end = lseek(fd, 0, SEEK_END);
-	struct table_reader t = { .fd = fd, .base = h->snapshots_offset, .buf = buf, .next_len = FIRST_READ_BYTES,
+	struct table_reader t = { .fd = fd, .base = h->snapshots_offset, .next_len = FIRST_READ_BYTES,
 		.damaged = damaged };
 	uint32_t n = MIN(h->nb_snapshots, QCOW2_SNAPSHOTS_MAX);
 	struct qcow2_snapshot_info *list;
@@ -197,12 +209,11 @@ static int snapshots_read(int fd, const struct qcow2_header *h, bool damaged, st
 	if (end >= 0 && !range_inside(h->snapshots_offset, (uint64_t)n * QCOW2_SNAPSHOT_HEADER_BYTES, (uint64_t)end))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table ends inside an entry");
 	list = calloc(n + 1u, sizeof(*list));
-	if (!list || !buf) {
-		free(list);
+	if (!list)
 		return err_set_errno(e, -ENOMEM, "snapshot table");
-	}
 	t.end = end < 0 ? 0 : (uint64_t)end;
 	r = table_parse(&t, h, list, e);
+	free(t.buf);
 	if (r < 0) {
 		qcow2_snapshots_free(list, n);
 		return r;

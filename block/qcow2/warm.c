@@ -4,6 +4,8 @@
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 
+#include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -17,6 +19,15 @@
 
 _Static_assert(AT_OFFSETS == AT_ID + BLOCK_PIN_ID_BYTES, "the offsets follow the id");
 _Static_assert(AT_OFFSETS + 8 * QCOW2_WARM_SLICES_MAX <= AT_CRC, "the header holds all offsets");
+
+struct qcow2_warm {
+	uint8_t id[BLOCK_PIN_ID_BYTES];
+	unsigned n;
+	uint64_t offsets[QCOW2_WARM_SLICES_MAX];
+	uint64_t at;	      /* of the first slice in the file */
+	pthread_mutex_t lock; /* of fd: the main thread closes it while the disk's thread may read */
+	int fd;		      /* owned; -1: closed */
+};
 
 void qcow2_warm_write(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], int fd, uint64_t at)
 {
@@ -42,7 +53,7 @@ void qcow2_warm_write(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], int
 		(void)!pwrite(fd, head, sizeof(head), (off_t)at);
 }
 
-struct qcow2_warm *qcow2_warm_read(int fd, uint64_t at)
+struct qcow2_warm *qcow2_warm_open(int fd, uint64_t at)
 {
 	uint8_t head[QCOW2_WARM_SLICE_BYTES];
 	struct qcow2_warm *w;
@@ -52,25 +63,73 @@ struct qcow2_warm *qcow2_warm_read(int fd, uint64_t at)
 		load_le32(head + AT_CRC) != crc32c(0, head, AT_CRC))
 		return NULL;
 	n = load_le32(head + AT_COUNT);
-	if (!n || n > QCOW2_WARM_SLICES_MAX)
+	w = n && n <= QCOW2_WARM_SLICES_MAX ? malloc(sizeof(*w)) : NULL;
+	if (!w)
 		return NULL;
-	/* A mapping would keep the file, and with it the source's RAM, after the clone has let go of that. */
-	w = malloc(sizeof(*w) + n * sizeof(head));
-	if (!w || pread(fd, w->slices, n * sizeof(head), (off_t)(at + sizeof(head))) != (ssize_t)(n * sizeof(head))) {
-		free(w);
-		return NULL;
-	}
-	w->n = n;
+	*w = (struct qcow2_warm){ .n = n, .at = at + sizeof(head), .fd = fcntl(fd, F_DUPFD_CLOEXEC, 3) };
+	pthread_mutex_init(&w->lock, NULL);
 	memcpy(w->id, head + AT_ID, BLOCK_PIN_ID_BYTES);
 	for (uint32_t i = 0; i < n; i++)
 		w->offsets[i] = load_le64(head + AT_OFFSETS + 8 * i);
 	return w;
 }
 
-const uint8_t *qcow2_warm_find(const struct qcow2_warm *w, uint64_t offset)
+unsigned qcow2_warm_slices(const struct qcow2_warm *w)
 {
-	for (unsigned i = 0; w && i < w->n; i++)
-		if (w->offsets[i] == offset)
-			return w->slices + i * (size_t)QCOW2_WARM_SLICE_BYTES;
-	return NULL;
+	return w->n;
+}
+
+bool qcow2_warm_is_of(const struct qcow2_warm *w, const uint8_t id[BLOCK_PIN_ID_BYTES])
+{
+	return !memcmp(w->id, id, sizeof(w->id));
+}
+
+/* Return the index of the slice at that offset; w->n: there is none. */
+static uint32_t slice_find(const struct qcow2_warm *w, uint64_t offset)
+{
+	uint32_t i = 0;
+
+	while (i < w->n && w->offsets[i] != offset)
+		i++;
+	return i;
+}
+
+bool qcow2_warm_has(const struct qcow2_warm *w, uint64_t offset)
+{
+	return w && slice_find(w, offset) < w->n;
+}
+
+bool qcow2_warm_read(struct qcow2_warm *w, uint64_t offset, void *buf)
+{
+	uint32_t i = w ? slice_find(w, offset) : 0;
+	bool whole = false;
+
+	if (!w || i == w->n)
+		return false;
+	pthread_mutex_lock(&w->lock);
+	if (w->fd >= 0)
+		whole = pread(w->fd, buf, QCOW2_WARM_SLICE_BYTES, (off_t)(w->at + i * (uint64_t)QCOW2_WARM_SLICE_BYTES)) ==
+			(ssize_t)QCOW2_WARM_SLICE_BYTES;
+	pthread_mutex_unlock(&w->lock);
+	return whole;
+}
+
+void qcow2_warm_close(struct qcow2_warm *w)
+{
+	if (!w)
+		return;
+	pthread_mutex_lock(&w->lock);
+	if (w->fd >= 0)
+		close(w->fd);
+	w->fd = -1;
+	pthread_mutex_unlock(&w->lock);
+}
+
+void qcow2_warm_free(struct qcow2_warm *w)
+{
+	if (!w)
+		return;
+	qcow2_warm_close(w);
+	pthread_mutex_destroy(&w->lock);
+	free(w);
 }

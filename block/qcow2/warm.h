@@ -11,6 +11,7 @@
 
 #include "block/block_snapshot.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct block;
@@ -20,21 +21,26 @@ struct block;
 #define QCOW2_WARM_SLICES_MAX 64u
 #define QCOW2_WARM_BYTES ((1u + QCOW2_WARM_SLICES_MAX) * QCOW2_WARM_SLICE_BYTES)
 
-struct qcow2_warm {
-	uint8_t id[BLOCK_PIN_ID_BYTES];
-	unsigned n;
-	uint64_t offsets[QCOW2_WARM_SLICES_MAX];
-	uint8_t slices[]; /* n of QCOW2_WARM_SLICE_BYTES */
-};
+struct qcow2_warm;
 
 /* Write the most recently used slices of the qcow2 image b, which has the pin `id` or is about to get it, into fd from
  * byte `at` on: at most QCOW2_WARM_BYTES. After an error, or if the clusters have fewer than 4 KiB, clones find nothing
  * there. The disk's thread; from the freeze on. */
 void qcow2_warm_write(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], int fd, uint64_t at);
-/* Read what qcow2_warm_write() has written. Returns memory that the caller frees with free(); NULL: nothing valid is
- * there. */
-struct qcow2_warm *qcow2_warm_read(int fd, uint64_t at);
-/* Return the slice at that offset of the image; NULL: w, which may be NULL, lacks it. */
-const uint8_t *qcow2_warm_find(const struct qcow2_warm *w, uint64_t offset);
+/* Open what qcow2_warm_write() has written. The slices stay in the file until they are used: most clones never use most
+ * of them. fd: duplicated. Returns NULL if nothing valid is there. */
+struct qcow2_warm *qcow2_warm_open(int fd, uint64_t at);
+/* The number of slices. */
+unsigned qcow2_warm_slices(const struct qcow2_warm *w);
+/* Whether the slices are those of the pin `id`. */
+bool qcow2_warm_is_of(const struct qcow2_warm *w, const uint8_t id[BLOCK_PIN_ID_BYTES]);
+/* Read the slice at that offset of the image into buf, of QCOW2_WARM_SLICE_BYTES. Returns false if w, which may be
+ * NULL, lacks it. */
+bool qcow2_warm_read(struct qcow2_warm *w, uint64_t offset, void *buf);
+bool qcow2_warm_has(const struct qcow2_warm *w, uint64_t offset);
+/* Close the file, which holds the source's RAM. Then w has no slices. w may be NULL. Any thread. */
+void qcow2_warm_close(struct qcow2_warm *w);
+/* Close it and free w, which may be NULL. No thread uses it any more. */
+void qcow2_warm_free(struct qcow2_warm *w);
 
 #endif

@@ -663,6 +663,7 @@ int machine_boot(struct machine *m, struct err *e)
 
 	if (m->booted)
 		memory_clear(&m->mem);
+	machine_disks_cool(m);
 	m->booted = true;
 	vmgenid_renew(m->vmgenid, false);
 	r = machine_hardware_boot(m, e);

@@ -8,6 +8,7 @@
 #include "block/mirror.h"
 #include "block/restack.h"
 #include "block/qcow2/qcow2.h"
+#include "block/qcow2/warm.h"
 #include "devices/virtio/virtio_blk.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine.h"
@@ -183,7 +184,7 @@ static void disk_describe(struct machine *m, struct machine_disk *d, const struc
 	c->may_stand_alone = 0;
 	machine_disk_identify(d, fd);
 	d->snapshot_unknown = d->changed = false;
-	free(STEAL_PTR(d->warm));
+	qcow2_warm_free(STEAL_PTR(d->warm));
 }
 
 int machine_copy_hold(struct machine_disk *d, const struct vm_disk *pivot, int fd, struct err *e)

@@ -103,16 +103,22 @@ int machine_disk_io_begin(struct machine *m, struct disk_io *io, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot start the thread of disk %s", io->name) : 0;
 }
 
-/* Read the tables that a fork's source has passed on. Without them, the disk reads its tables itself. */
+/* Open the tables that a fork's source has passed on. Without them, the disk reads its tables itself. */
 static void warm_take(const struct machine *m, struct machine_disk *d)
 {
 	uint64_t at;
 
 	if (m->fork_fd < 0 || !machine_disk_warm_at(m->ndisks, &at))
 		return;
-	d->warm = qcow2_warm_read(m->fork_fd, at);
+	d->warm = qcow2_warm_open(m->fork_fd, at);
 	if (d->warm)
-		log_debug("disk", "%s: %u parts of tables from the memory of the fork's source", d->id, d->warm->n);
+		log_debug("disk", "%s: %u parts of tables from the memory of the fork's source", d->id, qcow2_warm_slices(d->warm));
+}
+
+void machine_disks_cool(struct machine *m)
+{
+	for (unsigned i = 0; i < m->ndisks; i++)
+		qcow2_warm_close(m->disks[i].warm);
 }
 
 int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e)
@@ -162,7 +168,7 @@ void machine_disk_close(struct machine_disk *d)
 		log_error(d->id, "closing the disk: %s", strerror(-r));
 	if (d->loop)
 		d->io->ndisks--;
-	free(d->warm);
+	qcow2_warm_free(d->warm);
 }
 
 struct machine_disk *machine_snapshot_disk(struct machine *m)

@@ -36,5 +36,8 @@ struct machine_disk *machine_snapshot_disk(struct machine *m);
 /* Get the offset in a fork's state file at which the source passes tables of its disk i on (block/qcow2/warm.h).
  * Returns false for a disk that has no place there. Any thread. */
 bool machine_disk_warm_at(unsigned i, uint64_t *ret);
+/* Close the fork's state file, from which a clone's disks read tables: it holds the source's RAM, which the clone does
+ * not read any more. The disks' threads may run. */
+void machine_disks_cool(struct machine *m);
 
 #endif

@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_disk.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -220,8 +221,10 @@ int ram_revert_apply(struct ram_revert *v, struct err *e)
 	const struct vmstate_layout *l = &v->h->layout;
 	int r = 0;
 
-	if (v->all)
+	if (v->all) {
 		memory_clear(&v->m->mem);
+		machine_disks_cool(v->m);
+	}
 	kept_put(v);
 	for (uint64_t b = bitmap_next_set(&v->wanted, 0); b < l->blocks && !r; b = bitmap_next_set(&v->wanted, b + 1)) {
 		uint8_t *to = v->m->mem.host + b * VMSTATE_BLOCK_BYTES;

@@ -392,11 +392,7 @@ static int copies_sync(const struct fork_disks *d, const struct fork_disk *x, st
 
 static int overlays_write(struct fork_disks *d, struct fork_disk *x, const struct qcow2_pin *pin, struct err *e)
 {
-	int r = 0;
-
-	for (unsigned k = 0; k < d->copies && !r; k++)
-		r = qcow2_pin_overlay(x->copies[k], pin, x->pin->path, e);
-	return r;
+	return qcow2_pin_overlays(x->copies, d->copies, pin, x->pin->path, e);
 }
 
 static int copies_spread(struct fork_disks *d, struct fork_disk *x, struct err *e)

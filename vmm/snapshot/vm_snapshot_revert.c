@@ -7,6 +7,7 @@
 #include "base/util.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
+#include "vmm/machine/machine_disk.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
 #include "vmm/machine/ram_revert.h"
@@ -340,6 +341,7 @@ static int memory_replace(struct revert_job *x)
 	}
 	machine_forget_memory(m);
 	memory_clear(&m->mem);
+	machine_disks_cool(m);
 	m->paged_from = &STEAL_PTR(x->store)->store;
 	return ram_load(m, m->paged_from, &x->h, &x->j.e);
 }

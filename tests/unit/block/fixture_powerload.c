@@ -243,7 +243,7 @@ void load_overlays(struct recorder *r)
 
 		snprintf(name, sizeof(name), "fork%zu", r->pins[i].number);
 		fd = fixture_file(r->f, name, O_RDWR | O_CREAT);
-		assert_int_equal(qcow2_pin_overlay(fd, &r->pins[i].pin, "cut", &r->f->err), 0);
+		assert_int_equal(qcow2_pin_overlays(&fd, 1, &r->pins[i].pin, "cut", &r->f->err), 0);
 		close(fd);
 	}
 }

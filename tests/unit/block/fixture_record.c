@@ -273,7 +273,7 @@ int record_overlay(struct recorder *r, const struct qcow2_pin *pin)
 {
 	int fd = disk_add(r, O_RDWR | O_CREAT | O_EXCL);
 
-	assert_int_equal(qcow2_pin_overlay(fd, pin, "img", &r->f->err), 0);
+	assert_int_equal(qcow2_pin_overlays(&fd, 1, pin, "img", &r->f->err), 0);
 	return fd;
 }
 

@@ -378,7 +378,7 @@ static void test_cut_leaves_the_old_or_the_new_source_of_a_pin(void **state)
 	(void)state;
 	fixture_begin(&f, 401);
 	fd = fixture_file(&f, "img", O_RDWR | O_CREAT);
-	assert_int_equal(qcow2_pin_overlay(fd, &pin, "img", &f.err), 0);
+	assert_int_equal(qcow2_pin_overlays(&fd, 1, &pin, "img", &f.err), 0);
 	close(fd);
 	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
 		name_of(name, lengths[i], (char)('a' + i));

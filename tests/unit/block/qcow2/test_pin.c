@@ -90,7 +90,7 @@ static void overlay(struct fixture *f, const char *name, const char *source, con
 	int from = fixture_file(f, source, O_RDONLY), to = fixture_file(f, name, O_RDWR | O_CREAT);
 	struct qcow2_pin p;
 
-	if (qcow2_pin_read(from, source, id, &p, &f->err) < 0 || qcow2_pin_overlay(to, &p, source, &f->err) < 0)
+	if (qcow2_pin_read(from, source, id, &p, &f->err) < 0 || qcow2_pin_overlays(&to, 1, &p, source, &f->err) < 0)
 		fail_msg("%s", f->err.msg);
 	close(from);
 	close(to);
@@ -425,9 +425,9 @@ static void test_overlay_names_the_source_and_the_pin(void **state)
 	assert_int_not_equal(fixture_status(&f, "head -c 4096 fork | grep -q CRNP"), 0);
 	memset(path, 'x', sizeof(path));
 	path[QCOW2_BACKING_NAME_MAX - 11 - 10 - 32 + 1] = 0;
-	assert_int_equal(qcow2_pin_overlay(fd, &p, path, &f.err), -EINVAL);
+	assert_int_equal(qcow2_pin_overlays(&fd, 1, &p, path, &f.err), -EINVAL);
 	path[QCOW2_BACKING_NAME_MAX - 11 - 10 - 32] = 0;
-	assert_int_equal(qcow2_pin_overlay(fd, &p, path, &f.err), 0);
+	assert_int_equal(qcow2_pin_overlays(&fd, 1, &p, path, &f.err), 0);
 	assert_int_equal(qcow2_header_read(fd, "fork", &h, &f.err), 0);
 	assert_true(h.has_pin && pin_name_parse(h.backing_name, &n, id));
 	assert_int_equal(n, strlen(path));
@@ -681,7 +681,7 @@ static void early_placed(struct block_snapshot_op *op, const struct qcow2_pin *p
 		pin);
 	int to = fixture_file(x->pin.f, "fork", O_RDWR | O_CREAT);
 
-	assert_int_equal(qcow2_pin_overlay(to, pin, "img", &x->e), 0);
+	assert_int_equal(qcow2_pin_overlays(&to, 1, pin, "img", &x->e), 0);
 	close(to);
 	x->at_once = early_open(x, 0, 0);
 	assert_int_equal(pthread_create(&x->thread, NULL, early_main, x), 0);

@@ -16,6 +16,7 @@
 #define WARM_AT 65536u
 
 static const uint8_t id[BLOCK_PIN_ID_BYTES] = { 0xa0, 1, 2, 3 };
+static const uint8_t other_id[BLOCK_PIN_ID_BYTES] = { 0xa1, 1, 2, 3 };
 
 struct reads {
 	struct loop_trace trace;
@@ -35,7 +36,7 @@ static void nothing(struct loop_trace *t, struct loop_op *op, int res)
 }
 
 /* Open the fork with these tables, read all of it, and return the number of reads of files for the first 4 KiB. */
-static unsigned warm_reads(struct fixture *f, const struct qcow2_warm *warm, uint8_t *content)
+static unsigned warm_reads(struct fixture *f, struct qcow2_warm *warm, uint8_t *content)
 {
 	struct block_layer layers[] = { { .format = BLOCK_FORMAT_QCOW2, .fd = fixture_file(f, "fork", O_RDWR) },
 		{ .format = BLOCK_FORMAT_QCOW2, .fd = fixture_file(f, "img", O_RDONLY) } };
@@ -76,7 +77,7 @@ static void overlay(struct fixture *f)
 	struct qcow2_pin p;
 
 	assert_int_equal(qcow2_pin_read(from, "img", id, &p, &f->err), 0);
-	assert_int_equal(qcow2_pin_overlay(to, &p, "img", &f->err), 0);
+	assert_int_equal(qcow2_pin_overlays(&to, 1, &p, "img", &f->err), 0);
 	close(from);
 	close(to);
 }
@@ -95,7 +96,7 @@ static void test_clone_reads_no_table_that_the_source_has_in_memory(void **state
 	fixture_shadow_open(&f, "shadow", DISK);
 	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
 	shadow_run(&f, b, 100, 4);
-	assert_null(qcow2_warm_read(fd, WARM_AT));
+	assert_null(qcow2_warm_open(fd, WARM_AT));
 	memset(f.shadow, 7, 4096);
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 0, f.shadow, 4096), 0);
 	frozen = malloc(DISK);
@@ -104,20 +105,27 @@ static void test_clone_reads_no_table_that_the_source_has_in_memory(void **state
 	overlay(&f);
 	shadow_run(&f, b, 20, 4); /* the source's tables are no longer the pin's */
 	qcow2_warm_write(b, id, fd, WARM_AT);
-	warm = qcow2_warm_read(fd, WARM_AT);
+	warm = qcow2_warm_open(fd, WARM_AT);
 	assert_non_null(warm);
 	assert_int_equal(warm_reads(&f, NULL, frozen), 2);
 	assert_int_equal(warm_reads(&f, warm, frozen), 1);
-	/* Tables of another pin are not used. */
-	warm->id[0] ^= 1;
+	/* From the close on, the clone reads its disk. */
+	qcow2_warm_close(warm);
 	assert_int_equal(warm_reads(&f, warm, frozen), 2);
-	free(warm);
+	qcow2_warm_free(warm);
+	/* Tables of another pin are not used. */
+	qcow2_warm_write(b, other_id, fd, WARM_AT);
+	warm = qcow2_warm_open(fd, WARM_AT);
+	assert_int_equal(warm_reads(&f, warm, frozen), 2);
+	qcow2_warm_free(warm);
 	/* A damaged header is as good as none; nor may the file be too short for the slices. */
 	assert_int_equal(pwrite(fd, "x", 1, WARM_AT + 100), 1);
-	assert_null(qcow2_warm_read(fd, WARM_AT));
+	assert_null(qcow2_warm_open(fd, WARM_AT));
 	qcow2_warm_write(b, id, fd, WARM_AT);
+	warm = qcow2_warm_open(fd, WARM_AT);
 	assert_int_equal(ftruncate(fd, WARM_AT + 4096), 0);
-	assert_null(qcow2_warm_read(fd, WARM_AT));
+	assert_int_equal(warm_reads(&f, warm, frozen), 2);
+	qcow2_warm_free(warm);
 	close(fd);
 	free(frozen);
 	assert_int_equal(block_close(b), 0);
