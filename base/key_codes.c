@@ -123,3 +123,47 @@ int key_code(const char *codeset, const char *word, uint16_t *ret, struct err *e
 	return *ret ? 0 : err_set(e, -EINVAL, ERR_INVALID, "\"%.40s\" is no key of codeset %s; names are those of linux/input-event-codes.h, "
 		"such as KEY_ENTER, and numbers are at most %d", word, codeset, INPUT_KEY_MAX);
 }
+
+/* ---- QEMU's names ---- */
+
+/* Those that are not the kernel's names in small letters. */
+static const struct {
+	const char *name;
+	uint16_t code;
+} qemu_names[] = {
+	{ "ret", KEY_ENTER }, { "spc", KEY_SPACE }, { "shift", KEY_LEFTSHIFT }, { "shift_r", KEY_RIGHTSHIFT }, { "alt", KEY_LEFTALT },
+	{ "alt_r", KEY_RIGHTALT }, { "ctrl", KEY_LEFTCTRL }, { "ctrl_r", KEY_RIGHTCTRL }, { "meta_l", KEY_LEFTMETA },
+	{ "meta_r", KEY_RIGHTMETA }, { "bracket_left", KEY_LEFTBRACE }, { "bracket_right", KEY_RIGHTBRACE }, { "less", KEY_102ND },
+	{ "grave_accent", KEY_GRAVE }, { "caps_lock", KEY_CAPSLOCK }, { "num_lock", KEY_NUMLOCK }, { "scroll_lock", KEY_SCROLLLOCK },
+	{ "asterisk", KEY_KPASTERISK }, { "kp_multiply", KEY_KPASTERISK }, { "kp_divide", KEY_KPSLASH }, { "kp_add", KEY_KPPLUS },
+	{ "kp_subtract", KEY_KPMINUS }, { "kp_enter", KEY_KPENTER }, { "kp_decimal", KEY_KPDOT }, { "kp_equals", KEY_KPEQUAL },
+	{ "kp_comma", KEY_KPCOMMA }, { "kp_0", KEY_KP0 }, { "kp_1", KEY_KP1 }, { "kp_2", KEY_KP2 }, { "kp_3", KEY_KP3 },
+	{ "kp_4", KEY_KP4 }, { "kp_5", KEY_KP5 }, { "kp_6", KEY_KP6 }, { "kp_7", KEY_KP7 }, { "kp_8", KEY_KP8 }, { "kp_9", KEY_KP9 },
+	{ "pgup", KEY_PAGEUP }, { "pgdn", KEY_PAGEDOWN }, { "print", KEY_SYSRQ }, { "lf", KEY_LINEFEED }, { "wake", KEY_WAKEUP },
+	{ "audionext", KEY_NEXTSONG }, { "audioprev", KEY_PREVIOUSSONG }, { "audiostop", KEY_STOPCD }, { "audioplay", KEY_PLAYPAUSE },
+	{ "audiomute", KEY_MUTE }, { "calculator", KEY_CALC }, { "mediaselect", KEY_MEDIA }, { "ac_home", KEY_HOMEPAGE },
+	{ "ac_back", KEY_BACK }, { "ac_forward", KEY_FORWARD }, { "ac_refresh", KEY_REFRESH }, { "ac_bookmarks", KEY_BOOKMARKS },
+	{ "lang1", KEY_HANGEUL }, { "lang2", KEY_HANJA },
+};
+
+static uint16_t code_of_small_name(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		size_t n = 0;
+
+		while (name[n] && tolower((unsigned char)names[i].name[n]) == name[n])
+			n++;
+		if (!name[n] && !names[i].name[n])
+			return names[i].code;
+	}
+	return 0;
+}
+
+int key_code_of_qemu(const char *name, uint16_t *ret, struct err *e)
+{
+	*ret = code_of_small_name(name);
+	for (size_t i = 0; i < ARRAY_SIZE(qemu_names); i++)
+		if (!strcmp(qemu_names[i].name, name))
+			*ret = qemu_names[i].code;
+	return *ret ? 0 : err_set(e, -EINVAL, ERR_INVALID, "\"%.40s\" is no key that QEMU names, such as ret, spc, ctrl or f1", name);
+}

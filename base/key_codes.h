@@ -13,4 +13,7 @@ int key_codeset_check(const char *codeset, struct err *e);
 /* Find the key for a word: a name such as KEY_ENTER (codeset linux), or a number. Returns 0; -EINVAL. */
 int key_code(const char *codeset, const char *word, uint16_t *ret, struct err *e);
 
+/* Find the key for QEMU's name of it, such as ret (QKeyCode in QEMU's qapi/ui.json). Returns 0; -EINVAL. */
+int key_code_of_qemu(const char *name, uint16_t *ret, struct err *e);
+
 #endif

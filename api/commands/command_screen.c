@@ -1,6 +1,7 @@
 /* Handlers of vm-screenshot, which writes what a guest shows on its screen into a file, and of vm-send-key. */
-#include "api/commands/command.h"
+#include "api/commands/command_screen.h"
 #include "api/access/client_file.h"
+#include "api/commands/command.h"
 #include "api/jobs/outfile.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
@@ -16,7 +17,6 @@
 #include <string.h>
 
 #define KEYS_TIMEOUT_NS (200 * 1000000000ULL) /* others may be held before */
-#define KEYS_HOLD_MS 100
 #define SCREENSHOT_TIMEOUT_NS (60 * 1000000000ULL) /* other work of the VM's process may come first */
 
 static int screen_check(const struct vm *vm, enum vm_known what, struct err *e)
@@ -38,21 +38,29 @@ static void work_done(void *opaque, int r, const struct vm_answer *a, const stru
 	call_done(opaque, r, e);
 }
 
+int screen_save(struct vm *vm, enum vm_image_format format, struct client_file **file,
+	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque, struct err *e)
+{
+	struct vm_screenshot body = { .format = (uint8_t)format };
+	int r = screen_check(vm, VM_KNOWS_SCREENSHOT, e);
+
+	if (r < 0)
+		return r;
+	vm_process_request_with(vm->proc, VM_MSG_SCREENSHOT, &body, sizeof(body), STEAL_PTR(*file), NULL, 0,
+		SCREENSHOT_TIMEOUT_NS, done, opaque);
+	return 0;
+}
+
 void command_vm_screenshot(struct call *c)
 {
 	const char *format = js_get_str(c->args, "format");
-	struct vm_screenshot body = { .format = format && !strcmp(format, "png") ? VM_IMAGE_PNG : VM_IMAGE_PPM };
 	struct err e;
-	int r = screen_check(c->vm, VM_KNOWS_SCREENSHOT, &e);
+	int r = outfile_check(c->file, O_WRONLY, "a screenshot", &e);
 
 	if (!r)
-		r = outfile_check(c->file, O_WRONLY, "a screenshot", &e);
-	if (r < 0) {
+		r = screen_save(c->vm, format && !strcmp(format, "png") ? VM_IMAGE_PNG : VM_IMAGE_PPM, &c->file, work_done, c, &e);
+	if (r < 0)
 		call_fail(c, &e);
-		return;
-	}
-	vm_process_request_with(c->vm->proc, VM_MSG_SCREENSHOT, &body, sizeof(body), STEAL_PTR(c->file), NULL, 0,
-		SCREENSHOT_TIMEOUT_NS, work_done, c);
 }
 
 /* ---- keys ---- */
@@ -64,34 +72,37 @@ static int key_read(const char *codeset, struct json_object *v, uint16_t *ret, s
 	return key_code(codeset, json_object_get_string(v), ret, e);
 }
 
-static int keys_read(struct json_object *args, struct vm_keys *ret, struct err *e)
+void screen_press_keys(struct call *c, const uint16_t *codes, size_t n, int64_t hold_ms)
 {
-	const char *codeset = js_get_str_or(args, "codeset", "linux");
-	struct json_object *keys = js_get_array(args, "keys");
-	int64_t hold = js_get_int(args, "hold-time", KEYS_HOLD_MS);
-	size_t n = json_object_array_length(keys);
-	int r = key_codeset_check(codeset, e);
+	struct vm_keys keys = { .hold_ms = (uint32_t)hold_ms, .n = (uint32_t)n };
+	struct err e;
+	int r = screen_check(c->vm, VM_KNOWS_SEND_KEYS, &e);
 
 	if (!r && (!n || n > VM_KEYS_MAX))
-		r = err_set(e, -EINVAL, ERR_INVALID, "keys: give 1 to %d keys", VM_KEYS_MAX);
-	if (!r && (hold < 1 || hold > VM_KEYS_HOLD_MAX_MS))
-		r = err_set(e, -EINVAL, ERR_INVALID, "hold-time: give 1 to %d milliseconds", VM_KEYS_HOLD_MAX_MS);
-	*ret = (struct vm_keys){ .hold_ms = (uint32_t)hold };
-	for (size_t i = 0; i < n && !r; i++)
-		r = key_read(codeset, json_object_array_get_idx(keys, i), &ret->codes[ret->n++], e);
-	return r;
+		r = err_set(&e, -EINVAL, ERR_INVALID, "keys: give 1 to %d keys", VM_KEYS_MAX);
+	if (!r && (hold_ms < 1 || hold_ms > VM_KEYS_HOLD_MAX_MS))
+		r = err_set(&e, -EINVAL, ERR_INVALID, "hold-time: give 1 to %d milliseconds", VM_KEYS_HOLD_MAX_MS);
+	if (r < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	memcpy(keys.codes, codes, n * sizeof(*codes));
+	vm_process_request(c->vm->proc, VM_MSG_SEND_KEYS, &keys, sizeof(keys), -1, KEYS_TIMEOUT_NS, work_done, c);
 }
 
 void command_vm_send_key(struct call *c)
 {
-	struct vm_keys keys;
+	const char *codeset = js_get_str_or(c->args, "codeset", "linux");
+	struct json_object *keys = js_get_array(c->args, "keys");
+	size_t n = json_object_array_length(keys);
+	uint16_t codes[VM_KEYS_MAX];
 	struct err e;
-	int r = screen_check(c->vm, VM_KNOWS_SEND_KEYS, &e);
+	int r = key_codeset_check(codeset, &e);
 
-	if (!r)
-		r = keys_read(c->args, &keys, &e);
+	for (size_t i = 0; i < MIN(n, (size_t)VM_KEYS_MAX) && !r; i++)
+		r = key_read(codeset, json_object_array_get_idx(keys, i), &codes[i], &e);
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		vm_process_request(c->vm->proc, VM_MSG_SEND_KEYS, &keys, sizeof(keys), -1, KEYS_TIMEOUT_NS, work_done, c);
+		screen_press_keys(c, codes, n, js_get_int(c->args, "hold-time", SCREEN_KEYS_HOLD_MS));
 }

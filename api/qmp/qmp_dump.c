@@ -1,9 +1,10 @@
 /* QMP handlers for dump-guest-memory, into a file that the client opened (getfd, fd:NAME) or that the daemon opens with
- * the client's rights (file:PATH). */
+ * the client's rights (file:PATH), and for screendump into a file of the latter kind. */
 #include "api/qmp/qmp_dump.h"
 #include "api/access/client_file.h"
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
+#include "api/commands/command_screen.h"
 #include "api/jobs/dump.h"
 #include "api/jobs/job_owner.h"
 #include "api/qmp/qmp.h"
@@ -97,7 +98,10 @@ struct request {
 	struct vm_host *host;
 	uint8_t uuid[16];
 	struct call *call; /* NULL: already answered */
+	void (*start)(struct request *x); /* begins the work; file is there */
 	bool detach;
+	bool replaces; /* a regular file with content is emptied; otherwise it is refused */
+	enum vm_image_format format; /* of a screendump */
 	bool made; /* the file was created; remove it when the dump fails */
 	char path[PATH_MAX];
 	struct rights *rights;
@@ -187,7 +191,8 @@ static void dump_start(struct request *x)
 /* Open the file; runs in the forked process. O_NONBLOCK keeps open() from blocking if the path is a pipe. */
 static int file_open(const void *arg, struct fork_as_result *out, struct err *e)
 {
-	const char *path = arg;
+	const struct request *x = arg;
+	const char *path = x->path;
 	int flags = O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, fd = open(path, flags | O_CREAT | O_EXCL, 0600);
 	struct stat st;
 
@@ -196,8 +201,10 @@ static int file_open(const void *arg, struct fork_as_result *out, struct err *e)
 		fd = open(path, flags);
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "%s", path);
-	if (!S_ISREG(st.st_mode) || st.st_size)
-		return err_set(e, -EEXIST, ERR_EXISTS, "%s exists and is not an empty regular file", path);
+	if (!S_ISREG(st.st_mode) || (st.st_size && !x->replaces))
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s exists and is not %s regular file", path, x->replaces ? "a" : "an empty");
+	if (st.st_size && ftruncate(fd, 0) < 0)
+		return err_set_errno(e, -errno, "%s", path);
 	if (fcntl(fd, F_SETFL, 0) < 0)
 		return err_set_errno(e, -errno, "%s", path);
 	out->held[0] = fd;
@@ -215,12 +222,12 @@ static void file_opened(void *opaque, int r, const struct fork_as_result *res, c
 		request_done(x, true);
 		return;
 	}
-	dump_start(x);
+	x->start(x);
 }
 
 static int begin_file(struct request *x, const char *path, struct err *e)
 {
-	struct client_file_spec s = { .run = file_open, .arg = x->path, .what = "opening the file", .done = file_opened,
+	struct client_file_spec s = { .run = file_open, .arg = x, .what = "opening the file", .done = file_opened,
 		.opaque = x };
 	struct peer who = conn_peer(x->call->conn);
 	int r = rights_of_peer(&who, &x->rights, e);
@@ -228,7 +235,7 @@ static int begin_file(struct request *x, const char *path, struct err *e)
 	if (r < 0)
 		return r;
 	if (path[0] != '/' || snprintf(x->path, sizeof(x->path), "%s", path) >= (int)sizeof(x->path))
-		return err_set(e, -EINVAL, ERR_INVALID, "protocol: file:PATH needs an absolute path");
+		return err_set(e, -EINVAL, ERR_INVALID, "%s needs an absolute path", x->replaces ? "filename:" : "protocol: file:PATH");
 	s.rights = x->rights;
 	return client_file_new(x->host->helpers, &s, &x->file, e);
 }
@@ -238,7 +245,7 @@ static int begin_fd(struct request *x, const char *name, struct err *e)
 	x->file = file_take(qmp_fds(x->call->vm), name);
 	if (!x->file)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "File descriptor named '%.60s' not found", name);
-	dump_start(x);
+	x->start(x);
 	return 0;
 }
 
@@ -264,7 +271,7 @@ void qmp_dump(struct call *c)
 	struct err e;
 	int r = check_args(c, &e);
 
-	*x = (struct request){ .host = c->host, .call = c, .detach = js_get_bool(c->args, "detach", false) };
+	*x = (struct request){ .host = c->host, .call = c, .start = dump_start, .detach = js_get_bool(c->args, "detach", false) };
 	memcpy(x->uuid, c->vm->def->uuid, sizeof(x->uuid));
 	if (!r && !strncmp(protocol, "file:", 5))
 		r = begin_file(x, protocol + 5, &e);
@@ -290,4 +297,44 @@ void qmp_query_dump_capability(struct call *c)
 	json_object_array_add(formats, json_object_new_string("elf"));
 	js_put(o, "formats", formats);
 	call_return(c, o);
+}
+
+/* ---- a picture of the screen ---- */
+
+static void screen_saved(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)a;
+	dump_over(opaque, r, e);
+}
+
+static void screen_start(struct request *x)
+{
+	struct vm *vm = vm_find_uuid(x->host, x->uuid);
+	struct err e;
+	int r = vm ? call_check_role(x->call, x->call->command->role, vm, &e) : err_set(&e, -ESRCH, ERR_WRONG_STATE, "the VM is gone");
+
+	if (!r)
+		r = screen_save(vm, x->format, &x->file, screen_saved, x, &e);
+	if (r < 0)
+		dump_over(x, r, &e);
+}
+
+void qmp_screendump(struct call *c)
+{
+	const char *format = js_get_str_or(c->args, "format", "ppm");
+	struct request *x = must_alloc(calloc(1, sizeof(*x)));
+	struct err e;
+	int r = 0;
+
+	*x = (struct request){ .host = c->host, .call = c, .start = screen_start, .replaces = true,
+		.format = !strcmp(format, "png") ? VM_IMAGE_PNG : VM_IMAGE_PPM };
+	memcpy(x->uuid, c->vm->def->uuid, sizeof(x->uuid));
+	if (strcmp(format, "png") != 0 && strcmp(format, "ppm") != 0)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "format: \"%.40s\" is not supported; use ppm or png", format);
+	if (!r)
+		r = begin_file(x, js_get_str(c->args, "filename"), &e);
+	if (r < 0) {
+		request_fail(x, &e);
+		request_free(x);
+	}
 }

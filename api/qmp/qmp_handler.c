@@ -22,6 +22,8 @@ const struct command_handler qmp_handlers[] = {
 	{ "inject-nmi", qmp_nmi },
 	{ "watchdog-set-action", qmp_watchdog_set_action },
 	{ "dump-guest-memory", qmp_dump },
+	{ "send-key", qmp_send_key },
+	{ "screendump", qmp_screendump },
 	{ "query-dump", qmp_query_dump },
 	{ "query-dump-guest-memory-capability", qmp_query_dump_capability },
 	{ "getfd", qmp_getfd },

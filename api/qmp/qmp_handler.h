@@ -20,6 +20,8 @@ void qmp_powerdown(struct call *c);
 void qmp_reset(struct call *c);
 void qmp_nmi(struct call *c);
 void qmp_dump(struct call *c);
+void qmp_send_key(struct call *c);
+void qmp_screendump(struct call *c);
 void qmp_query_dump(struct call *c);
 void qmp_query_dump_capability(struct call *c);
 void qmp_getfd(struct call *c);

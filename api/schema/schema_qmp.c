@@ -80,6 +80,12 @@ static const struct field dump_args[] = {
 	{ "begin", FIELD_INT, OPTIONAL, "refused: all memory is dumped" },
 	{ "length", FIELD_INT, OPTIONAL, "refused: all memory is dumped" },
 	{ "format", FIELD_STRING, OPTIONAL, "format of the dump; only elf" }, END };
+static const struct field send_key_args[] = {
+	{ "keys", FIELD_ARRAY, REQUIRED, "at most 16 objects with type qcode and QEMU's name of a key as data, or with type number and its code" },
+	{ "hold-time", FIELD_INT, OPTIONAL, "how long the keys are held, ms, at most 10000 [100]" }, END };
+static const struct field screendump_args[] = {
+	{ "filename", FIELD_STRING, REQUIRED, "absolute path of a regular file, which is opened with the rights of the client, and replaced" },
+	{ "format", FIELD_STRING, OPTIONAL, "ppm or png [ppm]" }, END };
 static const struct field dump_returns[] = {
 	{ "status", FIELD_STRING, REQUIRED, "none, active, completed, failed" },
 	{ "completed", FIELD_INT, REQUIRED, "written bytes" },
@@ -205,6 +211,9 @@ const struct command qmp_commands[] = {
 		ROLE_OPERATOR, MUTATES, ANY_STATE },
 	{ "dump-guest-memory", "dump memory and registers, as of one instant, as an ELF core", dump_args, NULL, ROLE_OPERATOR,
 		MUTATES, ANY_STATE },
+	{ "send-key", "press keys of the guest's keyboard together, and release them", send_key_args, NULL, ROLE_OPERATOR, MUTATES,
+		VM_ASK_GUEST },
+	{ "screendump", "write what the guest shows on its screen to a file", screendump_args, NULL, ROLE_OPERATOR, MUTATES, ANY_STATE },
 	{ "query-dump", "show the progress or the result of the last dump", no_fields, dump_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-dump-guest-memory-capability", "list the formats of dump-guest-memory", no_fields, capability_returns, ROLE_VIEWER, 0,
 		ANY_STATE },

@@ -10,8 +10,9 @@ import zlib
 import pytest
 
 import guestlib
-from conftest import BUILD, until
+from conftest import BUILD, Qmp, QmpError, until
 from test_fork import image, vm  # noqa: F401 (vm is a fixture)
+from test_qmp import qemu  # noqa: F401 (a fixture)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -210,6 +211,60 @@ def test_wrong_keys_are_refused(vm, daemon, args, said):
     ready_keyboard(vm)
     assert said in daemon.cairn("send-key", "src", *args, ok=False).stderr
     assert read_keys(vm) == []
+
+
+# ---- QEMU's words ----
+
+def qmp_of(daemon, name="src"):
+    q = Qmp(daemon.cairn("qmp-path", name).stdout.rstrip("\n"))
+    daemon.clients.append(q)
+    return q
+
+
+def test_qmp_sends_keys(vm, daemon):
+    """QEMU's names of keys, and its numbers: those of set 1, with a bit for the prefix."""
+    ready_keyboard(vm)
+    q = qmp_of(daemon)
+    q.run("send-key", keys=[{"type": "qcode", "data": "ctrl"}, {"type": "number", "data": 0x38}, {"type": "number", "data": 0xd3}])
+    assert read_keys(vm) == ["1d", "38", "e0", "53", "e0", "d3", "b8", "9d"]
+    q.run("send-key", keys=[{"type": "qcode", "data": k} for k in ("a", "f12", "ret")], **{"hold-time": 1})
+    assert read_keys(vm) == ["1e", "58", "1c", "9c", "d8", "9e"]
+    for keys, said in (([], "give 1 to 16 keys"), ([{"type": "qcode", "data": "a"}] * 17, "give 1 to 16 keys"), (["a"], "each key is an object"),
+                       ([{"type": "qcode", "data": "KEY_A"}], '"KEY_A" is no key that QEMU names'), ([{"type": "number", "data": 256}], "is no key"),
+                       ([{"type": "number", "data": "a"}], "each key is an object")):
+        with pytest.raises(QmpError, match=said):
+            q.run("send-key", keys=keys)
+    assert read_keys(vm) == []
+
+
+def test_qmp_knows_qemus_keys(vm, daemon, qemu):  # noqa: F811
+    ready(vm)
+    q = qmp_of(daemon)
+    names, = (e["values"] for e in qemu.by_name.values() if e["meta-type"] == "enum" and {"ret", "spc"} <= set(e["values"]))
+    for name in set(names) - {"unmapped"}:
+        q.run("send-key", keys=[{"type": "qcode", "data": name}], **{"hold-time": 1})
+
+
+def test_qmp_writes_pictures(vm, daemon, tmp_path):
+    """A picture replaces an earlier one. What is no regular file stays as it is."""
+    ready(vm)
+    q = qmp_of(daemon)
+    path = tmp_path / "a.ppm"
+    with pytest.raises(QmpError, match="the screen is off"):
+        q.run("screendump", filename=str(path))
+    assert not path.exists()
+    draw(vm, "src")
+    for _ in range(2):
+        q.run("screendump", filename=str(path))
+        assert read_ppm(path).at(15, 25) == RED
+    q.run("screendump", filename=str(path), format="png")
+    assert read_png(path).at(15, 25) == RED
+    os.mkfifo(tmp_path / "pipe")
+    for args, said in (({"filename": "a.ppm"}, "needs an absolute path"), ({"filename": str(tmp_path / "pipe")}, "No such device|is not a regular file"),
+                       ({"filename": str(tmp_path / "none" / "a")}, "No such file"), ({"filename": str(path), "format": "gif"}, "use ppm or png")):
+        with pytest.raises(QmpError, match=said):
+            q.run("screendump", **args)
+    assert read_png(path).at(15, 25) == RED
 
 
 def test_vm_without_a_screen_has_no_keyboard(vm, daemon):
