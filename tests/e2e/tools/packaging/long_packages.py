@@ -78,12 +78,12 @@ def test_packages_are_reproducible(packages, tmp_path):
 
 
 @pytest.mark.seconds(SECONDS)
-def test_lintian_accepts_packages(packages):
+def test_lintian_accepts_packages(packages, tmp_path):
     if not shutil.which("lintian"):
         pytest.skip("no lintian")
     changes, = packages[1].glob("*.changes")
     r = subprocess.run(["lintian", "--pedantic", "--display-info", "--allow-root", "--fail-on", "error,warning,info,pedantic", changes],
-                       capture_output=True, text=True)
+                       capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert r.returncode == 0 and not r.stdout, r.stdout + r.stderr
 
 
