@@ -11,9 +11,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -74,7 +76,8 @@ static void req_done(struct block_req *r, int res)
 {
 	if (log_traces() && r->done != bounce_done)
 		req_trace(r, false, res);
-	if (r->block->mirror && r->op != BLOCK_READ && block_mirror_forwards(r->block->mirror, req_outer(r), r, res))
+	if (r->block->mirror && r->op != BLOCK_READ && !(r->flags & BLOCK_REQ_OWN) &&
+		block_mirror_forwards(r->block->mirror, req_outer(r), r, res))
 		return;
 	block_req_end(r, res);
 }
@@ -341,7 +344,7 @@ void block_submit(struct block *b, struct block_req *r)
 	bool outer = !b->submitting, data = r->op == BLOCK_READ || r->op == BLOCK_WRITE;
 	int res;
 
-	if (b->mirror && block_mirror_takes(b->mirror, r))
+	if (b->mirror && !(r->flags & BLOCK_REQ_OWN) && block_mirror_takes(b->mirror, r))
 		return;
 	r->block = b;
 	r->engine = NULL;
@@ -416,6 +419,19 @@ int block_resize(struct block *b, uint64_t size_bytes, struct err *e)
 	if (b->in_flight)
 		return err_set(e, -EBUSY, ERR_BUSY, "%s: requests are in flight", b->name);
 	return size_bytes == b->info.size_bytes ? 0 : b->ops->resize(b, size_bytes, e);
+}
+
+int block_device_bytes(const struct block *b, uint64_t *ret_bytes)
+{
+	struct stat st;
+
+	if (b->info.format != BLOCK_FORMAT_RAW)
+		return -ENOTSUP;
+	if (fstat(b->fd, &st) < 0)
+		return -errno;
+	if (!S_ISBLK(st.st_mode))
+		return -ENOTSUP;
+	return ioctl(b->fd, BLKGETSIZE64, ret_bytes) < 0 ? -errno : 0;
 }
 
 static void run_done(struct block_req *r, int res)

@@ -225,14 +225,27 @@ static int raw_flush_all(struct block *b)
 	return block_sync(b, b->fd);
 }
 
+static int device_resize(struct block *b, uint64_t size, struct err *e)
+{
+	uint64_t now;
+	int r = block_device_bytes(b, &now);
+
+	if (r < 0)
+		return err_set_errno(e, r, "%s: cannot ask the device for its size", b->name);
+	if (size != now)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is a block device of %llu bytes; change the size of the device first, and then "
+			"that of the disk", b->name, (unsigned long long)now);
+	b->info.size_bytes = size;
+	return 0;
+}
+
 static int raw_resize(struct block *b, uint64_t size, struct err *e)
 {
 	struct raw *w = container_of(b, struct raw, base);
 	int r;
 
 	if (w->is_device)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is a device and cannot be resized here; resize the device",
-			b->name);
+		return device_resize(b, size, e);
 	r = ftruncate(b->fd, (off_t)size) < 0 ? -errno : block_sync(b, b->fd);
 	if (r < 0)
 		return err_set_errno(e, r, "%s: cannot change the size", b->name);

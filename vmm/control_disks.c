@@ -7,6 +7,7 @@
 #include "vmm/snapshot/disk_commit.h"
 #include "vmm/snapshot/disk_copy.h"
 #include "vmm/snapshot/disk_layers.h"
+#include "vmm/snapshot/disk_resize.h"
 
 #include <errno.h>
 #include <string.h>
@@ -113,6 +114,14 @@ int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *
 
 	TERMINATE(what->disk);
 	return vm_disk_copy_end(c->vm, c->worker, what->disk, NULL, -1, false, control_work_done, c, e);
+}
+
+int control_disk_resize(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_disk_resize *what = m->body;
+
+	TERMINATE(what->id);
+	return vm_disk_resize(c->vm, c->worker, what, control_work_done, c, e);
 }
 
 int control_unplug(struct control *c, struct channel_msg *m, struct err *e)

@@ -83,6 +83,7 @@ int control_disk_copy(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_pivot(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_layers(struct control *c, struct channel_msg *m, struct err *e);
+int control_disk_resize(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_commit(struct control *c, struct channel_msg *m, struct err *e);
 
 /* Handler of VM_MSG_SCREENSHOT (control_screen.c). Returns LATER, or -errno. */

@@ -1,4 +1,4 @@
-/* vm_disk_commit: the body of VM_MSG_DISK_COMMIT. */
+/* vm_disk_commit: the bodies of VM_MSG_DISK_COMMIT and VM_MSG_DISK_RESIZE. */
 #ifndef CAIRN_VMM_VM_DISK_COMMIT_H
 #define CAIRN_VMM_VM_DISK_COMMIT_H
 
@@ -15,6 +15,11 @@ struct vm_disk_commit {
 	uint8_t top, base;	   /* copy the layers top to base - 1; top 0: all that are above base */
 	uint8_t reserved[6];
 	char backing_name[1024]; /* with `top`: the name of layer `base` in the header of layer top - 1 */
+};
+
+struct vm_disk_resize {
+	char id[16];	     /* of the disk */
+	uint64_t size_bytes; /* 0: what the host's block device has that is the image */
 };
 
 #endif

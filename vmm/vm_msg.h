@@ -176,6 +176,8 @@ enum vm_msg_type {
 	/* a request: no body + 1 fd, a memfd for struct vm_page (vmm/vm_page.h): write the VM's figures to it from now
 	 * on. Only to processes whose vm_info has shows_figures. */
 	VM_MSG_PAGE = 56,
+	/* a request: struct vm_disk_resize: grow a disk in use. Only if copies_disks is VM_RESIZES_DISKS. */
+	VM_MSG_DISK_RESIZE = 57,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -458,6 +460,7 @@ struct vm_config {
 /* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */
 #define VM_COPIES_DISKS 2
 #define VM_LAYERS_DISKS 3
+#define VM_RESIZES_DISKS 4 /* also _RESIZE */
 /* The part of struct vm_config in VM_MSG_PLUG: the same in each release, since an older process knows its length. */
 #define VM_PLUG_BYTES (offsetof(struct vm_config, disk_more) + sizeof(((struct vm_config *)0)->disk_more))
 #include "vmm/vm_disk_commit.h"

@@ -59,6 +59,7 @@ void command_vm_stats(struct call *c);
 void command_vm_addresses(struct call *c);
 void command_vm_set_interface(struct call *c);
 void command_vm_set_disk(struct call *c);
+void command_vm_resize_disk(struct call *c);
 void command_vm_attach_disk(struct call *c);
 void command_vm_attach_interface(struct call *c);
 void command_vm_detach_device(struct call *c);

@@ -1,4 +1,4 @@
-/* Handler of vm-set-disk: the limits of a disk of a running VM. */
+/* Handlers of vm-set-disk and vm-resize-disk: the limits and the size of a disk of a running VM. */
 #include "api/access/authors.h"
 #include "api/commands/command.h"
 #include "api/vm/vm.h"
@@ -14,6 +14,8 @@
 #include <string.h>
 
 #define SET_TIMEOUT_NS (20 * 1000000000ULL)
+/* The process waits at most 10 s for the disk's requests, and then for the image's file system. */
+#define RESIZE_TIMEOUT_NS (60 * 1000000000ULL)
 
 static const char *const keys[] = { "iops", "bps" };
 
@@ -93,4 +95,37 @@ void command_vm_set_disk(struct call *c)
 	memcpy(body.id, w->id, sizeof(body.id));
 	definition_free(d);
 	vm_process_request(c->vm->proc, VM_MSG_DISK_SET, &body, sizeof(body), -1, SET_TIMEOUT_NS, change_done, w);
+}
+
+/* ---- vm-resize-disk ---- */
+
+static void resize_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)a;
+	call_done(opaque, r, e);
+}
+
+void command_vm_resize_disk(struct call *c)
+{
+	struct vm_disk_resize body = { 0 };
+	int64_t size = js_get_int(c->args, "size", 0);
+	struct err e;
+	int r = 0, at = -1;
+
+	if (!c->vm->proc)
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; use cairn-img resize on its image", c->vm->def->name,
+			vm_state_name(c->vm->state));
+	if (!r)
+		r = vm_compat_check_live(c->vm, VM_KNOWS_DISK_RESIZE, &e);
+	if (!r && js_get(c->args, "size") && size < 1) /* the process takes 0 for the size of the block device */
+		r = err_set(&e, -EINVAL, ERR_INVALID, "size: must be at least 1");
+	if (!r)
+		at = vm_live_disk(c->vm, js_get_str(c->args, "disk"), &e);
+	if (r < 0 || at < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	snprintf(body.id, sizeof(body.id), "%s", vm_live(c->vm)->disks[at].id);
+	body.size_bytes = (uint64_t)size;
+	vm_process_request(c->vm->proc, VM_MSG_DISK_RESIZE, &body, sizeof(body), -1, RESIZE_TIMEOUT_NS, resize_done, c);
 }

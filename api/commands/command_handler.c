@@ -17,6 +17,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-addresses", command_vm_addresses },
 	{ "vm-set-interface", command_vm_set_interface },
 	{ "vm-set-disk", command_vm_set_disk },
+	{ "vm-resize-disk", command_vm_resize_disk },
 	{ "vm-attach-disk", command_vm_attach_disk },
 	{ "vm-attach-interface", command_vm_attach_interface },
 	{ "vm-detach-device", command_vm_detach_device },

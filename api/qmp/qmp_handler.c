@@ -45,6 +45,7 @@ const struct command_handler qmp_handlers[] = {
 	{ "snapshot-delete", qmp_snapshot_delete },
 	{ "block-stream", qmp_block_stream },
 	{ "block-commit", qmp_block_commit },
+	{ "block_resize", qmp_block_resize },
 	{ "blockdev-snapshot-sync", qmp_blockdev_snapshot_sync },
 	{ "agent-exec", qmp_agent_exec },
 	{ "agent-exec-output", qmp_agent_exec_output },

@@ -48,6 +48,7 @@ void qmp_snapshot_delete(struct call *c);
 void qmp_block_stream(struct call *c);
 void qmp_block_commit(struct call *c);
 void qmp_blockdev_snapshot_sync(struct call *c);
+void qmp_block_resize(struct call *c);
 void qmp_agent_exec(struct call *c);
 void qmp_agent_exec_output(struct call *c);
 void qmp_query_jobs(struct call *c);

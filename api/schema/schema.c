@@ -175,6 +175,9 @@ static const struct field disk_args[] = { FIELD_VM,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
 	{ "iops", FIELD_INT, OPTIONAL, "most requests in a second; 0: no limit [no change]" },
 	{ "bps", FIELD_INT, OPTIONAL, "most bytes in a second; 0: no limit [no change]" }, END };
+static const struct field resize_args[] = { FIELD_VM,
+	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
+	{ "size", FIELD_INT, OPTIONAL, "in bytes, not less than now [that of the block device that is the image]" }, END };
 static const struct field memory_args[] = { FIELD_VM, FIELDS_MEMORY, END };
 #define AGENT_COMMAND_ARGS \
 	FIELD_VM, \
@@ -558,6 +561,8 @@ static const struct command commands[] = {
 	{ "vm-set-interface", "change an interface of a running VM; a new start uses the definition again", interface_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-set-disk", "change the limits of a disk of a running VM; a new start uses the definition again", disk_args, NULL, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-resize-disk", "grow a disk of a running VM, whose guest sees the new size at once", resize_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-attach-disk", "attach a disk to a running VM; the definition of the next start is unchanged", attach_disk_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },

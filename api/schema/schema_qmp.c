@@ -165,6 +165,10 @@ static const struct field overlay_args[] = {
 	{ "snapshot-file", FIELD_STRING, REQUIRED, "path of the overlay, which the definition names already" },
 	{ "format", FIELD_STRING, OPTIONAL, "only qcow2" },
 	{ "mode", FIELD_STRING, OPTIONAL, "must be existing" }, END };
+static const struct field resize_args[] = {
+	{ "device", FIELD_STRING, OPTIONAL, "id of the disk" },
+	{ "node-name", FIELD_STRING, OPTIONAL, "name of its node; instead of device" },
+	{ "size", FIELD_INT, REQUIRED, "in bytes, not less than now" }, END };
 static const struct field exec_args[] = { FIELD_JOB, FIELDS_EXEC, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 static const struct field jobs_returns[] = {
@@ -245,6 +249,7 @@ const struct command qmp_commands[] = {
 	{ "block-stream", "copy the content of its backing files into a disk, and remove them from the disk", stream_args, NULL,
 		ROLE_OPERATOR, MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "block-commit", "merge upper layers of a disk into a lower one", commit_args, NULL, ROLE_ADMIN, MUTATES | COMMAND_JOB, ANY_STATE },
+	{ "block_resize", "grow a disk; the guest sees the new size at once", resize_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "blockdev-snapshot-sync", "let a disk go on with an overlay", overlay_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "agent-exec", "run a program in the guest as a job, with cairn-agent; not a command of QEMU", exec_args, NULL, ROLE_GUEST,
 		MUTATES | COMMAND_JOB, VM_ASK_GUEST },

@@ -46,7 +46,7 @@ static int size_check(const struct qcow2 *q, uint64_t size, struct err *e)
 
 static int zero_range(struct qcow2 *q, uint64_t off, uint64_t end)
 {
-	struct block_req z = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAY_UNMAP, .offset = off,
+	struct block_req z = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_OWN, .offset = off,
 		.len = end - off };
 
 	return end > off ? block_run(&q->base, &z) : 0;

@@ -108,6 +108,13 @@ void virtio_fault(struct virtio_dev *v, const char *sentence)
 	dev_event(v->host, &ev);
 }
 
+void virtio_config_changed(struct virtio_dev *v)
+{
+	v->generation++;
+	if (v->status & VIRTIO_STATUS_DRIVER_OK)
+		v->transport_ops->config_interrupt(v->transport);
+}
+
 /* ---- actions of the driver ---- */
 
 static bool features_are_acceptable(const struct virtio_dev *v)

@@ -127,6 +127,8 @@ void virtio_queue_interrupt(struct virtio_dev *v, unsigned q);
 /* Make the loop call queue_run. Any thread; needs no lock. */
 void virtio_queue_kick(struct virtio_dev *v, unsigned q);
 void virtio_kick_all(struct virtio_dev *v);
+/* Tell the driver, if there is one, that `config` has changed. The device is locked. */
+void virtio_config_changed(struct virtio_dev *v);
 /* Report a protocol violation by the driver: set NEEDS_RESET, send a config interrupt (if DRIVER_OK is set) and an
  * event. Does nothing if the device has reported one since its reset. sentence: a constant. */
 void virtio_fault(struct virtio_dev *v, const char *sentence);

@@ -517,10 +517,8 @@ void virtio_balloon_set_target(struct device *d, uint64_t bytes)
 	if (pages == load_le32(b->v.config + CONFIG_TARGET))
 		return;
 	store_le32(b->v.config + CONFIG_TARGET, pages);
-	b->v.generation++;
 	figures_update(b);
-	if (b->v.status & VIRTIO_STATUS_DRIVER_OK)
-		b->v.transport_ops->config_interrupt(b->v.transport);
+	virtio_config_changed(&b->v);
 }
 
 void virtio_balloon_set_period(struct device *d, uint32_t seconds)

@@ -805,6 +805,16 @@ void virtio_blk_set_block(struct device *d, struct block *block)
 	block_set_listener(block, &b->listener);
 }
 
+void virtio_blk_resized(struct device *d, uint64_t size_bytes)
+{
+	struct virtio_blk *b = blk_of(d);
+
+	LOCK_GUARD(&b->v.lock);
+	b->info.size_bytes = size_bytes;
+	capacity_set(b);
+	virtio_config_changed(&b->v);
+}
+
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *s)
 {
 	disk_counters_get(&blk_of(d)->stats, s);

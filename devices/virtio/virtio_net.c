@@ -277,7 +277,7 @@ static void net_dev_resume(struct device *d)
 	if (n->loaded) {
 		n->announce = n->v.features & NET_F_GUEST_ANNOUNCE;
 		net_link_update(n);
-		net_config_changed(n);
+		virtio_config_changed(&n->v);
 	}
 	n->loaded = false;
 	pthread_mutex_unlock(&n->v.lock);
@@ -461,7 +461,7 @@ void virtio_net_set_link(struct device *d, bool up)
 	if (atomic_load(&n->link_up) != was) {
 		for (unsigned i = 0; i < n->npairs; i++)
 			n->pairs[i].held = 0;
-		net_config_changed(n);
+		virtio_config_changed(&n->v);
 	}
 	virtio_kick_all(&n->v);
 }

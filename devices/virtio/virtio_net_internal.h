@@ -117,8 +117,6 @@ static inline void net_count(struct virtio_net *n, enum net_figure what, uint64_
 
 /* Write the link's state to the configuration that the driver reads. */
 void net_link_update(struct virtio_net *n);
-/* Tell the driver to read the configuration again. */
-void net_config_changed(struct virtio_net *n);
 /* Watch the pair's file for frames if rx_wanted, and for room if tx_blocked. On the loop. */
 void net_watch_update(struct net_pair *p);
 /* Set the link down, because the tap was deleted on the host or the process of the user network ended. On the loop. */

@@ -20,13 +20,6 @@ void net_link_update(struct virtio_net *n)
 		up ? VIRTIO_NET_STATUS_LINK_UP | (n->announce ? VIRTIO_NET_STATUS_ANNOUNCE : 0) : 0);
 }
 
-void net_config_changed(struct virtio_net *n)
-{
-	n->v.generation++;
-	if (n->v.status & VIRTIO_STATUS_DRIVER_OK)
-		n->v.transport_ops->config_interrupt(n->v.transport);
-}
-
 void net_watch_update(struct net_pair *p)
 {
 	if (p->watch)
@@ -51,7 +44,7 @@ void net_tap_lost(struct virtio_net *n, int error)
 		virtio_queue_kick(&n->v, DIRECTIONS * i + TX); /* drops the frames that wait in the ring */
 	}
 	net_link_update(n);
-	net_config_changed(n);
+	virtio_config_changed(&n->v);
 	dev_event(n->v.host, &ev);
 }
 

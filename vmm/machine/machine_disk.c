@@ -5,6 +5,8 @@
 #include "block/block.h"
 #include "block/mirror.h"
 #include "block/qcow2/warm.h"
+#include "devices/virtio/virtio_blk.h"
+#include "devices/virtio/virtio_scsi.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/kvm/thread_filter.h"
 #include "vmm/machine/machine.h"
@@ -169,6 +171,14 @@ void machine_disk_close(struct machine_disk *d)
 	if (d->loop)
 		d->io->ndisks--;
 	qcow2_warm_free(d->warm);
+}
+
+void machine_disk_resized(const struct machine_disk *d, uint64_t size_bytes)
+{
+	if (d->dev && d->scsi)
+		virtio_scsi_resized(d->dev, d->target, size_bytes);
+	else if (d->dev)
+		virtio_blk_resized(d->dev, size_bytes);
 }
 
 struct machine_disk *machine_snapshot_disk(struct machine *m)

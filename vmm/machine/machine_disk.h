@@ -31,6 +31,8 @@ void machine_disk_identify_by(struct machine_disk *d, const struct stat *st);
  * d: half-built after an error; machine_disk_close() frees it in every case. Returns 0 or -errno. */
 int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e);
 void machine_disk_close(struct machine_disk *d);
+/* Tell the guest the disk's new size. Any thread. */
+void machine_disk_resized(const struct machine_disk *d, uint64_t size_bytes);
 /* Return the disk that has the VM's snapshots, the first qcow2 disk that the guest may write to; NULL: none. */
 struct machine_disk *machine_snapshot_disk(struct machine *m);
 /* Get the offset in a fork's state file at which the source passes tables of its disk i on (block/qcow2/warm.h).

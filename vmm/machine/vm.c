@@ -792,7 +792,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->sets_interfaces = i->sets_disks = i->plugs = i->sets_medium = true;
 	i->screens = VM_SCREENS_KEYS;
 	i->shows_figures = true;
-	i->copies_disks = VM_LAYERS_DISKS;
+	i->copies_disks = VM_RESIZES_DISKS;
 	i->sets_balloon = i->reclaims = true;
 	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;

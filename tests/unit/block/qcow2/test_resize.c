@@ -2,6 +2,8 @@
 #include "fixture_powercut.h"
 #include "fixture_powerload.h"
 
+#include "block/mirror.h"
+
 #define SMALL (1 * MIB + 512)
 
 static void resize(struct fixture *f, uint64_t bytes)
@@ -60,12 +62,54 @@ static void test_l1_moves_from_a_cluster_that_is_partly_used(void **state)
 	fixture_end(&f);
 }
 
+static void held(void *opaque)
+{
+	*(bool *)opaque = true;
+}
+
+static void write_done(struct block_req *r, int res)
+{
+	assert_int_equal(res, 0);
+	r->len = 0;
+}
+
+/* A running VM's disk grows while its requests wait. The added part has an L2 table, so zeros are written there. */
+static void test_growth_while_requests_are_held(void **state)
+{
+	static uint8_t data[512] = { 7 };
+	struct iovec iov = { data, sizeof(data) };
+	struct block_req w = { .op = BLOCK_WRITE, .len = 512, .iov = &iov, .niov = 1, .done = write_done };
+	struct block_mirror *m;
+	struct fixture f;
+	struct block *b;
+	bool is_held = false;
+
+	(void)state;
+	fixture_begin(&f, 1);
+	fixture_run(&f, "qemu-img create -q -f qcow2 img 1M && qemu-io -c 'write -P 6 0 1M' img");
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	assert_int_equal(block_mirror_new(b, NULL, &m, &f.err), 0);
+	block_mirror_hold(m, held, &is_held);
+	assert_true(is_held);
+	block_submit(b, &w);
+	assert_int_equal(block_resize(b, 2 * MIB, &f.err), 0);
+	assert_int_equal(w.len, 512); /* it still waits */
+	block_mirror_submit(block_mirror_end(m), b);
+	while (w.len)
+		loop_run_once(f.loop, UINT64_MAX);
+	assert_int_equal(block_close(b), 0);
+	fixture_run(&f, "qemu-img check -q img && qemu-io -c 'read -P 7 0 1' -c 'read -P 6 512 1048064' -c 'read -P 0 1M 1M' img | "
+		"tee read && ! grep -q failed read");
+	fixture_end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_growth_above_backing_file_in_version_2),
 		cmocka_unit_test(test_power_cut_during_shrink_shows_no_backing_data),
 		cmocka_unit_test(test_l1_moves_from_a_cluster_that_is_partly_used),
+		cmocka_unit_test(test_growth_while_requests_are_held),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
