@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/xml.h"
 
@@ -100,15 +101,19 @@ static int keys_check(const char *text, size_t len, const char *name, struct err
 	return r;
 }
 
-static int json_read(const char *text, size_t len, const char *name, const char *xml, struct json_object **ret_o, struct err *e)
+/* what: what a file has, such as "a definition". xml: the same in libvirt's XML, such as "domain". */
+static int json_read(const char *text, size_t len, const char *name, const char *what, const char *xml, struct json_object **ret_o,
+	struct err *e)
 {
 	const char *at = len >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text; /* skip a byte order mark */
 	const char *end = text + len, *first = space_skip(at, end);
 	CLEANUP_JS struct json_object *o = NULL;
 	int r;
 
+	if (len > DEFINITION_FILE_MAX)
+		return err_set(e, -EFBIG, ERR_INVALID, "%s is larger than %d bytes", name, DEFINITION_FILE_MAX);
 	if (first == end)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is empty; a definition is JSON or libvirt's %s XML", name, xml);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is empty; %s is JSON or libvirt's %s XML", name, what, xml);
 	if (*first != '{')
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"%s: neither JSON (starts with {) nor libvirt's %s XML (starts with <)", name, xml);
@@ -131,14 +136,63 @@ int definition_file_read(const char *path, struct definition_file *f, struct err
 
 	if (!r && xml_is(text, len))
 		return (f->is_network ? xml_to_network : xml_to_definition)(text, len, &f->definition, &f->warnings, &f->origins, e);
-	if (!r && len > DEFINITION_FILE_MAX)
-		return err_set(e, -EFBIG, ERR_INVALID, "%s is larger than %d bytes", name,
-			DEFINITION_FILE_MAX);
 	if (!r)
-		r = json_read(text, len, name, f->is_network ? "network" : "domain", &f->definition, e);
+		r = json_read(text, len, name, "a definition", f->is_network ? "network" : "domain", &f->definition, e);
 	if (!r)
 		f->warnings = json_object_new_array();
 	return r;
+}
+
+/* ---- reading a device ---- */
+
+/* A definition's other keys; no one reads them. */
+#define DEVICE_XML_BEGIN                                                                            \
+	"<domain type='kvm'><name>device</name><memory>65536</memory><os><type>hvm</type><kernel>/kernel</kernel></os><devices>"
+#define DEVICE_XML_END "</devices></domain>"
+#define DEVICE_JSON "{\"name\": \"device\", \"memory\": \"64M\", \"boot\": {\"kernel\": \"/kernel\"}}"
+
+/* Put the element into a domain, in its first line, so that lines in errors are those of the file. */
+static int device_of_xml(const char *text, size_t len, struct definition_file *f, struct err *e)
+{
+	const char *after = !strncmp(text, "<?xml", 5) ? strstr(text, "?>") : NULL, *rest = after ? after + 2 : text;
+	CLEANUP_FREE char *all = NULL;
+	int n = asprintf(&all, DEVICE_XML_BEGIN "%.*s" DEVICE_XML_END, (int)(len - (size_t)(rest - text)), rest);
+
+	if (n < 0)
+		return err_set_errno(e, -ENOMEM, "the device");
+	return xml_to_definition(all, (size_t)n, &f->definition, &f->warnings, &f->origins, e);
+}
+
+static int device_of_json(const char *text, size_t len, const char *name, struct definition_file *f, struct err *e)
+{
+	static const char *const keys[] = { "disk", "interface" }, *const lists[] = { "disks", "interfaces" };
+	CLEANUP_JS struct json_object *o = NULL;
+	int r = json_read(text, len, name, "a device", "device", &o, e), found = -1;
+
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (!r && js_get(o, keys[i]))
+			found = (int)i;
+	if (!r && (found < 0 || json_object_object_length(o) != 1))
+		r = err_set(e, -EINVAL, ERR_INVALID, "%s must be {\"disk\": {...}} or {\"interface\": {...}}", name);
+	if (r < 0)
+		return r;
+	f->definition = json_tokener_parse(DEVICE_JSON);
+	f->warnings = json_object_new_array();
+	js_put(f->definition, lists[found], json_object_new_array());
+	json_object_array_add(js_get(f->definition, lists[found]), json_object_get(js_get(o, keys[found])));
+	return 0;
+}
+
+int device_file_read(const char *path, struct definition_file *f, struct err *e)
+{
+	const char *name = strcmp(path, "-") ? path : "standard input";
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	int r = text_read(path, f->folder, &text, &len, e);
+
+	if (r < 0)
+		return r;
+	return xml_is(text, len) ? device_of_xml(text, len, f, e) : device_of_json(text, len, name, f, e);
 }
 
 void definition_file_done(struct definition_file *f)

@@ -20,6 +20,9 @@ struct definition_file {
  * path: "-" is standard input. For standard input and pipes, the folder is the working directory. f: zeroed but for
  * is_network. Returns 0; -errno with a sentence. Call definition_file_done() in either case. */
 int definition_file_read(const char *path, struct definition_file *f, struct err *e);
+/* Read a file with one device: {"disk": {…}}, {"interface": {…}}, or libvirt's <disk> or <interface>. The definition is
+ * one that has only this device. Otherwise as definition_file_read(). */
+int device_file_read(const char *path, struct definition_file *f, struct err *e);
 void definition_file_done(struct definition_file *f);
 /* Prefix an error about a key with the place in the XML file.
  * e: an error of definition_parse(). Returns r. */

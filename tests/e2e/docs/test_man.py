@@ -96,6 +96,18 @@ cairn attach-interface web1 user --egress 'allow tcp 443 *.example.org'
 cairn detach-interface web1 user
     given: defined web1; cairn attach-interface web1 user
     then: lacks user cairn domiflist web1
+cairn attach-device web1 disk.xml
+    given: defined web1; truncate -s 1M data.raw
+    given: echo "<disk type='file'><driver type='raw'/><source file='$PWD/data.raw'/><target dev='vdb'/></disk>" >disk.xml
+    then: cairn domblklist web1 | grep 'vdb .*data.raw'
+cairn detach-device web1 disk.xml
+    given: defined web1; truncate -s 1M data.raw; cairn attach-disk web1 data.raw vdb
+    given: echo "<disk type='file'><driver type='raw'/><source file='$PWD/data.raw'/><target dev='vdb'/></disk>" >disk.xml
+    then: lacks vdb cairn domblklist web1
+cairn update-device web1 disk.xml --config
+    given: defined web1; truncate -s 1M data.raw other.raw; cairn attach-disk web1 data.raw vdb
+    given: echo "<disk type='file'><driver type='raw'/><source file='$PWD/other.raw'/><target dev='vdb'/></disk>" >disk.xml
+    then: cairn domblklist web1 | grep 'vdb .*other.raw'
 cairn undefine web1 --remove-all-storage --dry-run
     given: defined web1
     then: shows web1.qcow2; [ -e web1.qcow2 ]; is web1 'shut off'
@@ -367,6 +379,9 @@ cairn domif-setlink web1 net0 down
 cairn domiftune web1 net0 --live --config --inbound 1000,2000,512 --outbound-packets 5000
     given: defined web1; cairn attach-interface web1 user; cairn start web1
     then: cairn domiftune web1 net0 | grep 'inbound.peak *: 2000'; cairn domiftune web1 net0 --config | grep 'outbound.packets *: 5000'
+cairn blockresize web1 vda 80M
+    given: running web1
+    then: shows "'vda' is resized"; cairn domstats web1 | grep 'capacity=83886080'
 cairn blkdeviotune web1 vda --live --config --total-iops-sec 500 --total-bytes-sec 20M
     given: defined web1; cairn start web1
     then: cairn blkdeviotune web1 vda | grep 'total_iops_sec *: 500'; cairn blkdeviotune web1 vda --config | grep 'total_bytes_sec *: 20971520'

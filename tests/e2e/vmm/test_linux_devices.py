@@ -37,6 +37,12 @@ def names(console):
     return sorted(line.split()[0] for line in console.run("block"))
 
 
+def grow(daemon, console, disk, mib):
+    """Linux sees the disk's new size without any action in the guest."""
+    daemon.cairn("blockresize", "linux", disk, f"{mib}M")
+    until(lambda: any(line.startswith(f"{disk} sectors {mib << 11} ") for line in console.run("block")))
+
+
 def test_scsi_disk_and_cd_drive(daemon, tmp_path):
     """Unmap; a medium that is locked, changed, ejected by the host and by the guest, and inserted."""
     disk, cd, other = (filled(tmp_path / n, b, size) for n, b, size in (("disk", 1, 8 * MIB), ("cd", 2, MIB), ("other", 3, 2 * MIB)))
@@ -47,6 +53,7 @@ def test_scsi_disk_and_cd_drive(daemon, tmp_path):
     assert names(console) == ["sda", "sr0"]
     console.run("fill /dev/sda 0 4M 5 direct")
     console.run("verify /dev/sda 0 4M 5 direct")
+    grow(daemon, console, "sda", 12)
     console.run("discard /dev/sda 1M 1M")
     console.run("zeroout /dev/sda 2M 1M")
     with open(disk, "rb") as f:
@@ -92,6 +99,9 @@ def test_disk_comes_and_goes(daemon, tmp_path):
         console.run("await /dev/vdb gone")
     daemon.cairn("attach-disk", "linux", plugged, "vdb", "--live", "--subdriver", "qcow2")
     console.run("await /dev/vdb")
+    grow(daemon, console, "vdb", 40)
+    console.run("fill /dev/vdb 36M 1M 6 direct")
+    console.run("verify /dev/vdb 36M 1M 6 direct")
     console.run("fill-ram 4 3")
     daemon.cairn("snapshot-create-as", "linux", "with")
     console.run("fill /dev/vdb 0 4M 6 direct")

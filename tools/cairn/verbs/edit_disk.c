@@ -6,6 +6,7 @@
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/verbs/plug.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -103,9 +104,11 @@ static int layers_put(struct json_object *disk, struct err *e)
 static int attach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	struct json_object *disks = js_get_array(definition, "disks");
+	const char *id = js_get_str(opaque, "id");
 
-	if (change_find(disks, "id", c->pos[2]) >= 0)
-		return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists", c->pos[2]);
+	(void)c;
+	if (change_find(disks, "id", id) >= 0)
+		return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists", id);
 	json_object_array_add(disks, json_object_get(opaque));
 	return 0;
 }
@@ -128,17 +131,19 @@ static int attach_live(struct cli *c, void *disk, struct err *e)
 	return cli_execute(c, "vm-attach-disk", args, &answer, NULL, e);
 }
 
+int plug_disk_attach(struct cli *c, struct json_object *disk, struct err *e)
+{
+	int r = js_get(disk, "backing") ? 0 : layers_put(disk, e);
+
+	return r ? r : change_plug(c, attach_live, attach_edit, disk, e);
+}
+
 int verb_attach_disk(struct cli *c)
 {
 	CLEANUP_JS struct json_object *disk = disk_of_options(c);
 	struct err e;
-	int r;
+	int r = disk ? plug_disk_attach(c, disk, &e) : CLI_USAGE;
 
-	if (!disk)
-		return CLI_USAGE;
-	r = layers_put(disk, &e);
-	if (!r)
-		r = change_plug(c, attach_live, attach_edit, disk, &e);
 	return r == CLI_USAGE ? r : change_tell(r, &e, "attach disk", "Disk attached");
 }
 
@@ -157,12 +162,16 @@ static int disk_find(struct json_object *disks, const char *name, struct err *e)
 	return i;
 }
 
+struct detach {
+	const char *which;
+};
+
 static int detach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	struct json_object *disks = js_get_array(definition, "disks");
-	int i = disk_find(disks, c->pos[1], e);
+	int i = disk_find(disks, ((struct detach *)opaque)->which, e);
 
-	(void)opaque;
+	(void)c;
 	if (i < 0)
 		return i;
 	json_object_array_del_idx(disks, (size_t)i, 1);
@@ -175,17 +184,23 @@ static int detach_live(struct cli *c, void *opaque, struct err *e)
 	struct json_object *args = cli_vm_args(c->pos[0]);
 	const char *timeout = option_value(c, "timeout");
 
-	(void)opaque;
-	js_put_str(args, "device", c->pos[1]);
+	js_put_str(args, "device", ((struct detach *)opaque)->which);
 	if (timeout)
 		js_put_int(args, "timeout", strtol(timeout, NULL, 10));
 	return cli_execute(c, "vm-detach-device", args, &answer, NULL, e);
 }
 
+int plug_disk_detach(struct cli *c, const char *which, struct err *e)
+{
+	struct detach w = { which };
+
+	return change_plug(c, detach_live, detach_edit, &w, e);
+}
+
 int verb_detach_disk(struct cli *c)
 {
 	struct err e;
-	int r = change_plug(c, detach_live, detach_edit, NULL, &e);
+	int r = plug_disk_detach(c, c->pos[1], &e);
 
 	return r == CLI_USAGE ? r : change_tell(r, &e, "detach disk", "Disk detached");
 }

@@ -8,6 +8,7 @@
 #include "tools/cairn/egress_words.h"
 #include "tools/cairn/forward.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/verbs/plug.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -170,10 +171,16 @@ static int attach_live(struct cli *c, void *opaque, struct err *e)
 	return forwards_live(c, w->o, e);
 }
 
+int plug_interface_attach(struct cli *c, struct json_object *o, bool has_id, struct err *e)
+{
+	struct attach w = { o, has_id };
+
+	return change_plug(c, attach_live, attach_edit, &w, e);
+}
+
 int verb_attach_interface(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = interface_of_options(c);
-	struct attach w = { o, option_value(c, "target") };
 	struct err e;
 	int r = queues_option(c, o);
 
@@ -181,7 +188,7 @@ int verb_attach_interface(struct cli *c)
 		r = user_options(c, o);
 	if (r)
 		return r;
-	r = change_plug(c, attach_live, attach_edit, &w, &e);
+	r = plug_interface_attach(c, o, option_value(c, "target"), &e);
 	return r == CLI_USAGE ? r : change_tell(r, &e, "attach interface", "Interface attached");
 }
 
@@ -217,12 +224,17 @@ static int interface_meant(struct json_object *list, const char *type, const cha
 	return found;
 }
 
+struct detach {
+	const char *type, *mac;
+};
+
 static int detach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	struct json_object *list = js_get_array(definition, "interfaces");
-	int i = interface_meant(list, c->pos[1], option_value(c, "mac"), e);
+	const struct detach *w = opaque;
+	int i = interface_meant(list, w->type, w->mac, e);
 
-	(void)opaque;
+	(void)c;
 	if (i < 0)
 		return i;
 	json_object_array_del_idx(list, (size_t)i, 1);
@@ -233,14 +245,14 @@ static int detach_live(struct cli *c, void *opaque, struct err *e)
 {
 	CLEANUP_JS struct json_object *running = NULL, *answer = NULL;
 	const char *timeout = option_value(c, "timeout");
+	const struct detach *w = opaque;
 	struct json_object *args, *list;
 	int r = change_read_running(c, c->pos[0], &running, e), at;
 
-	(void)opaque;
 	if (r < 0)
 		return r;
 	list = js_get_array(running, "interfaces");
-	at = interface_meant(list, c->pos[1], option_value(c, "mac"), e);
+	at = interface_meant(list, w->type, w->mac, e);
 	if (at < 0)
 		return at;
 	args = cli_vm_args(c->pos[0]);
@@ -250,10 +262,17 @@ static int detach_live(struct cli *c, void *opaque, struct err *e)
 	return cli_execute(c, "vm-detach-device", args, &answer, NULL, e);
 }
 
+int plug_interface_detach(struct cli *c, const char *type, const char *mac, struct err *e)
+{
+	struct detach w = { type, mac };
+
+	return change_plug(c, detach_live, detach_edit, &w, e);
+}
+
 int verb_detach_interface(struct cli *c)
 {
 	struct err e;
-	int r = change_plug(c, detach_live, detach_edit, NULL, &e);
+	int r = plug_interface_detach(c, c->pos[1], option_value(c, "mac"), &e);
 
 	return r == CLI_USAGE ? r : change_tell(r, &e, "detach interface", "Interface detached");
 }

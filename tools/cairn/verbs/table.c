@@ -373,6 +373,11 @@ static const struct verb_option attach_disk_options[] = {
 	{ "io", "MODE", "no effect; accepted for virsh" }, PLUG_OPTIONS, END };
 static const struct verb_option detach_options[] = {
 	{ "timeout", "SECONDS", "wait at most SECONDS for the guest to release the disk, 1 to 600 [5]" }, PLUG_OPTIONS, END };
+static const struct verb_option attach_device_options[] = { PLUG_OPTIONS, END };
+static const struct verb_option detach_device_options[] = {
+	{ "timeout", "SECONDS", "wait at most SECONDS for the guest to release the device, 1 to 600 [5]" }, PLUG_OPTIONS, END };
+static const struct verb_option update_device_options[] = {
+	{ "force", NULL, "change a medium although the guest keeps the tray locked" }, PLUG_OPTIONS, END };
 static const struct verb_option change_media_options[] = {
 	{ "eject", NULL, "remove the medium" },
 	{ "insert", NULL, "insert SOURCE into an empty drive" },
@@ -403,6 +408,8 @@ static const struct verb_option domiftune_options[] = {
 	{ "outbound", "AVERAGE[,PEAK[,BURST]]", "limit the traffic from the guest" },
 	{ "inbound-packets", "NUMBER", "limit the packets to the guest in a second; 0: no limit" },
 	{ "outbound-packets", "NUMBER", "limit the packets from the guest" }, PLACE_OPTIONS, END };
+static const struct verb_option blockresize_options[] = {
+	{ "capacity", NULL, "with a block device as the image: take its present size" }, END };
 static const struct verb_option blkdeviotune_options[] = {
 	{ "total-bytes-sec", "NUMBER", "limit the bytes in a second, such as 20M; 0: no limit" },
 	{ "total-iops-sec", "NUMBER", "limit the requests in a second; 0: no limit" }, PLACE_OPTIONS, END };
@@ -499,10 +506,18 @@ const struct verb verbs[] = {
 		3, false, "vm-name", "vm-info vm-attach-interface forward-add vm-define vm-dump-definition", verb_attach_interface },
 	{ "detach-interface", "Definitions", "VM TYPE", "remove a network interface", detach_interface_options, 2, 2,
 		false, "vm-name", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_interface },
+	{ "attach-device", "Definitions", "VM FILE", "add the disk or interface that a file has, as JSON or libvirt's XML", attach_device_options,
+		2, 2, false, "vm-file", "vm-info vm-attach-disk vm-attach-interface forward-add vm-define vm-dump-definition", verb_attach_device },
+	{ "detach-device", "Definitions", "VM FILE", "remove the disk or interface that a file has", detach_device_options, 2, 2, false,
+		"vm-file", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_device },
+	{ "update-device", "Definitions", "VM FILE", "change a disk or interface to what a file has", update_device_options, 2, 2, false,
+		"vm-file", "vm-info vm-set-disk vm-set-interface vm-change-medium vm-define vm-dump-definition", verb_update_device },
 	{ "domiftune", "Definitions", "VM INTERFACE", "show or change the limits of a network interface", domiftune_options, 2, 2,
 		true, "vm-interface", "vm-info vm-set-interface vm-define vm-dump-definition", verb_domiftune },
 	{ "blkdeviotune", "Definitions", "VM DISK", "show or change the limits of a disk", blkdeviotune_options, 2, 2, true, "vm-disk",
 		"vm-info vm-set-disk vm-define vm-dump-definition", verb_blkdeviotune },
+	{ "blockresize", "Definitions", "VM DISK [SIZE]", "grow a disk of a running VM", blockresize_options, 2, 3, false, "vm-disk",
+		"vm-resize-disk", verb_blockresize },
 	{ "domif-setlink", "Definitions", "VM INTERFACE STATE", "set the link of a network interface up or down", domif_link_options,
 		3, 3, false, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_setlink },
 	{ "domif-egress", "Definitions", "VM INTERFACE [RULE...]", "show or replace the rules for what the guest of a user interface may reach",

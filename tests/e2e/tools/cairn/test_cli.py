@@ -23,7 +23,7 @@ from conftest import BUILD, ROOT, Console
 
 VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem",
          "set-lifecycle-action", "attach-disk", "detach-disk", "change-media", "attach-interface", "detach-interface",
-         "domiftune", "blkdeviotune", "domif-setlink", "domif-egress", "new", "seed", "forward-add", "forward-remove", "forward-list", "undefine", "start",
+         "attach-device", "detach-device", "update-device", "domiftune", "blkdeviotune", "blockresize", "domif-setlink", "domif-egress", "new", "seed", "forward-add", "forward-remove", "forward-list", "undefine", "start",
          "shutdown", "reboot", "reset", "suspend", "resume", "destroy", "reclaim", "restart-process", "autostart", "run", "dump",
          "clone", "template", "backup-begin", "blockcopy", "blockjob", "blockcommit", "blockpull", "export", "import", "save", "restore", "managedsave", "managedsave-remove",
          "snapshot-create", "snapshot-create-as", "snapshot-list", "snapshot-info", "snapshot-current",

@@ -269,6 +269,14 @@ detach-disk vm1 vdz --persistent
 attach-interface vm1 user --target netz --forward 2223:22 --live
 detach-interface vm1 user --timeout 1 --live
 change-media vm1 cd more.raw
+blockresize vm1 vda 64M
+attach-device vm1 disk.json --persistent
+detach-device vm1 disk.json --persistent
+attach-device vm1 nic.json --live
+detach-device vm1 nic.json --timeout 1 --live
+update-device vm1 limits.json --persistent
+update-device vm1 medium.json --live
+update-device vm1 link.json --live
 setmem vm1 40M --live
 dommemstat vm1
 dommemstat vm1 --period 5
@@ -361,6 +369,16 @@ daemon-stop --vms-only
 """.strip().splitlines()
 
 
+# The files of attach-device, detach-device and update-device.
+DEVICES = {
+    "disk": {"disk": {"id": "vdy", "path": "more.raw", "format": "raw"}},
+    "nic": {"interface": {"type": "user", "id": "nety", "forwards": [{"port": 2224, "to": 22}]}},
+    "limits": {"disk": {"id": "vda", "path": "vm1.img", "format": "qcow2", "iops": 7}},
+    "medium": {"disk": {"id": "cd", "path": "more.raw", "format": "raw", "device": "cdrom", "readonly": True}},
+    "link": {"interface": {"type": "network", "source": "lan", "link": "up"}},
+}
+
+
 @pytest.fixture
 def no_networks(tmp_path, monkeypatch):
     """Have cairnd find a cairn-net that makes nothing in the host's network namespace."""
@@ -381,6 +399,8 @@ def test_verb_sends_only_commands_named_in_help(no_networks, fake):
                     guest_agent=True, interfaces=[{"type": "network", "source": "lan", "link": "down"}], **boot)
     os.rename(fake.write("again"), fake.tmp / "again.json")
     (fake.tmp / "net.json").write_text(json.dumps({"name": "lan", "mode": "isolated"}))
+    for name, device in DEVICES.items():
+        (fake.tmp / f"{name}.json").write_text(json.dumps(device))
     recorder, asked = Recorder(fake), {}
     fake.env["EDITOR"] = 'sed -i -e s/32M/40M/ -e \'s/.mode.:/"mtu":1400,&/\''
     fake.env.pop("VISUAL", None)
