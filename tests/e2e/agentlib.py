@@ -25,6 +25,7 @@ class Agent:
         self.asked = []  # the commands so far
         self.answers = {}  # {command: value, bytes for the whole line, or function of the arguments}
         self.programs, self.files = {}, {}
+        self.vcpus = [True, True, True, False]  # online
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.bind(str(path))
         self.sock.listen(8)
@@ -127,6 +128,14 @@ class Agent:
         return {"paths": [{"path": "/", "trimmed": 4096, "minimum": minimum}]}
 
     guest_fsfreeze_freeze = guest_fsfreeze_thaw = 2
+
+    def guest_get_vcpus(self):
+        return [{"logical-id": n, "online": online, "can-offline": n > 0} for n, online in enumerate(self.vcpus)]
+
+    def guest_set_vcpus(self, vcpus):
+        for v in vcpus:
+            self.vcpus[v["logical-id"]] = v["online"]
+        return len(vcpus)
 
     def guest_fsfreeze_freeze_list(self, mountpoints):
         return len(mountpoints)

@@ -181,6 +181,7 @@ int verb_dumpjson(struct cli *c);
 int verb_dumpxml(struct cli *c);
 int verb_edit(struct cli *c);
 int verb_setvcpus(struct cli *c);
+int verb_guestvcpus(struct cli *c);
 int verb_setmem(struct cli *c);
 int verb_setmaxmem(struct cli *c);
 int verb_dommemstat(struct cli *c);

@@ -433,6 +433,12 @@ cairn cp web1:/etc/hostname .
 cairn guestinfo web1 --os
     given: running web1
     then: shows 'os.id *: debian'
+cairn guestvcpus web1
+    given: running web1
+    then: shows 'online *: 0-2'; shows 'offlinable *: 1-3'
+cairn guestvcpus web1 --cpulist 1 --disable
+    given: running web1
+    then: cairn guestvcpus web1 | grep 'online *: 0,2'
 cairn domhostname web1
     given: running web1
     then: [ "$(cat out)" = web1 ]
@@ -640,7 +646,7 @@ PAGES = {"cairn.1": CAIRN, "cairn-img.1": IMG, "cairnd.1": CAIRND, "nbdkit-cairn
 # Examples with a guest agent, which the simulated VM has.
 AGENT = ("--quiesce", "--for ip", "domifaddr")
 # Examples that send it commands, which agentlib answers.
-COMMANDS = ("exec", "cp", "guestinfo", "domhostname", "domfs", "set-user-password", "domtime", "qemu-agent-command")
+COMMANDS = ("exec", "cp", "guestinfo", "guestvcpus", "domhostname", "domfs", "set-user-password", "domtime", "qemu-agent-command")
 
 
 def examples(page):

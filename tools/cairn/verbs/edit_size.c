@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/verbs/vcpus.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -29,7 +30,10 @@ int verb_setvcpus(struct cli *c)
 
 	if (!isdigit((unsigned char)c->pos[1][0]) || *end || n < 1 || n > 1 << 20)
 		return cli_usage(c, "\"%s\" is not a number of virtual CPUs", c->pos[1]);
-	if (change_make(c, c->pos[0], vcpus_edit, &n, &e) < 0)
+	if (option_flag(c, "guest") && (option_flag(c, "live") || option_flag(c, "config") || option_flag(c, "current") ||
+		option_flag(c, "print-only")))
+		return cli_usage(c, "--guest changes only what the guest uses; leave out the other options");
+	if ((option_flag(c, "guest") ? vcpus_set_online(c, n, &e) : change_make(c, c->pos[0], vcpus_edit, &n, &e)) < 0)
 		return cli_fail(&e, "Failed to change the vcpus of domain '%s'", c->pos[0]);
 	return CLI_OK;
 }

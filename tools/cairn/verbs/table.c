@@ -357,7 +357,12 @@ static const struct verb_option dommemstat_options[] = {
 	{ "config", NULL, "refused: a definition has no period" },
 	{ "current", NULL, "the same as --live" }, END };
 static const struct verb_option setvcpus_options[] = {
-	{ "maximum", NULL, "no effect: the number of vCPUs is also the maximum" }, CHANGE_OPTIONS, END };
+	{ "maximum", NULL, "no effect: the number of vCPUs is also the maximum" },
+	{ "guest", NULL, "let the guest of the running VM use so many of its processors, by the guest agent" }, CHANGE_OPTIONS, END };
+static const struct verb_option guestvcpus_options[] = {
+	{ "cpulist", "LIST", "change these processors, such as 1-3,5" },
+	{ "enable", NULL, "take them online" },
+	{ "disable", NULL, "take them offline" }, END };
 static const struct verb_option desc_options[] = {
 	{ "title", NULL, "show or change the title" },
 	{ "new-desc", "TEXT", "set this text" }, CHANGE_OPTIONS, END };
@@ -488,7 +493,7 @@ const struct verb verbs[] = {
 	{ "desc", "Definitions", "VM [TEXT...]", "show or change the description or title of a VM", desc_options, 1, MANY,
 		false, "vm", "vm-define vm-dump-definition", verb_desc },
 	{ "setvcpus", "Definitions", "VM COUNT", "set the number of virtual CPUs", setvcpus_options, 2, 2, false,
-		"vm-name", "vm-define vm-dump-definition", verb_setvcpus },
+		"vm-name", "vm-define vm-dump-definition vm-agent-query vm-agent-command", verb_setvcpus },
 	{ "setmem", "Definitions", "VM SIZE", "set the memory, in KiB or with a unit (512M); with a balloon, the guest's share of it", setmem_options,
 		2, 2, false, "vm-name", "vm-set-memory vm-info vm-define vm-dump-definition", verb_setmem },
 	{ "setmaxmem", "Definitions", "VM SIZE", "set the memory; with a balloon, the most that setmem can give", change_options, 2, 2, false,
@@ -704,6 +709,8 @@ const struct verb verbs[] = {
 		false, "file", AGENT " " LOOKS " agent-connect", verb_cp },
 	{ "guestinfo", "Guests", "VM", "show what the guest agent knows of the guest, with virsh's names", guestinfo_options, 1, 1, true, "vm",
 		LOOKS, verb_guestinfo },
+	{ "guestvcpus", "Guests", "VM", "show or change which processors the guest uses", guestvcpus_options, 1, 1, true, "vm",
+		"vm-agent-query vm-agent-command", verb_guestvcpus },
 	{ "domhostname", "Guests", "VM", "print the guest's host name", NULL, 1, 1, false, "vm", LOOKS, verb_domhostname },
 	{ "domfsinfo", "Guests", "VM", "list the file systems that are mounted in the guest", NULL, 1, 1, true, "vm", LOOKS, verb_domfsinfo },
 	{ "domfstrim", "Guests", "VM", "give the free space of the guest's file systems back to the host", domfstrim_options, 1, 1, false, "vm",

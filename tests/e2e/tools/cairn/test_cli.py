@@ -36,7 +36,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "net-dhcp-leases",
          "net-undefine", "net-name", "net-uuid", "jobs", "domjobinfo", "domjobabort", "job-cancel", "job-dismiss", "exec", "exec-output",
          "cp", "guestinfo",
-         "domhostname", "domfsinfo", "domfstrim", "domfsfreeze", "domfsthaw", "set-user-password", "domtime",
+         "guestvcpus", "domhostname", "domfsinfo", "domfstrim", "domfsfreeze", "domfsthaw", "set-user-password", "domtime",
          "qemu-agent-command", "grant", "revoke", "permissions", "quota", "audit", "daemon-stop", "doctor",
          "cpu-models", "version", "help"]
 

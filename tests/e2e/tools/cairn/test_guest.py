@@ -50,6 +50,43 @@ def test_guestinfo_prints_virsh_keys(fake, agent):
         "timezone.name": "CET", "timezone.offset": 3600}
 
 
+def test_guest_uses_some_of_its_processors(fake, agent):
+    def shows(*lines):
+        assert fake.cairn("guestvcpus", "web1").stdout == "".join(f"{k:15s}: {v}\n" for k, v in zip(("vcpus", "online", "offlinable"), lines))
+    shows("0-3", "0-2", "1-3")
+    assert fake.cairn("setvcpus", "web1", "2", "--guest").stdout == ""
+    shows("0-3", "0-1", "1-3")
+    fake.cairn("setvcpus", "web1", "4", "--guest")
+    shows("0-3", "0-3", "1-3")
+    fake.cairn("setvcpus", "web1", "4", "--guest")
+    assert [args for name, args in agent.asked if name == "guest-set-vcpus"] == [
+        {"vcpus": [{"logical-id": 2, "online": False}]},
+        {"vcpus": [{"logical-id": 2, "online": True}, {"logical-id": 3, "online": True}]}]
+    fake.cairn("guestvcpus", "web1", "--cpulist", "1,3", "--disable")
+    shows("0-3", "0,2", "1-3")
+    fake.cairn("guestvcpus", "web1", "--cpulist", "0-2", "--enable")
+    assert json.loads(fake.cairn("guestvcpus", "web1", "--format", "json").stdout) == {"vcpus": "0-3", "online": "0-2", "offlinable": "1-3"}
+
+
+def test_guest_keeps_the_processors_that_it_needs(fake, agent):
+    for words, args in (("the guest has 4 processors; more come with the next start: cairn setvcpus web1 5 --config", ("setvcpus", "web1", "5", "--guest")),
+                        ("the guest has no processor 4", ("guestvcpus", "web1", "--cpulist", "4", "--enable")),
+                        ("the guest cannot take processor 0 offline", ("guestvcpus", "web1", "--cpulist", "0-1", "--disable"))):
+        assert words in fake.cairn(*args, ok=2).stderr
+    for args in (("setvcpus", "web1", "1", "--guest", "--live"), ("guestvcpus", "web1", "--enable"), ("guestvcpus", "web1", "--cpulist", "1"),
+                 ("guestvcpus", "web1", "--cpulist", "1", "--enable", "--disable"), ("guestvcpus", "web1", "--cpulist", "3-1", "--enable"),
+                 ("guestvcpus", "web1", "--cpulist", "1,", "--enable"), ("guestvcpus", "web1", "--cpulist", "99999", "--enable")):
+        fake.cairn(*args, ok=2)
+    assert "guest-set-vcpus" not in names(agent)
+    agent.answers["guest-set-vcpus"] = 0
+    assert "taken only 0 of 1 processors offline" in fake.cairn("setvcpus", "web1", "2", "--guest", ok=1).stderr
+    agent.answers["guest-get-vcpus"] = [{"logical-id": n, "online": True, "can-offline": n > 1} for n in range(4)]
+    assert "it needs at least 2" in fake.cairn("setvcpus", "web1", "1", "--guest", ok=2).stderr
+    for answer in ({}, [1], [{"logical-id": -1, "online": True}], [{"logical-id": 1 << 40, "online": True}], [{"online": True}]):
+        agent.answers["guest-get-vcpus"] = answer
+        assert "guest-get-vcpus" in fake.cairn("guestvcpus", "web1", ok=1).stderr
+
+
 def test_guestinfo_leaves_out_what_the_agent_refuses(fake, agent):
     def refuse():
         raise agentlib.Refused("disabled")

@@ -295,6 +295,9 @@ cp again.json vm1:/copy
 guestinfo vm1
 domhostname vm1
 domfsinfo vm1
+guestvcpus vm1
+guestvcpus vm1 --cpulist 1 --disable
+setvcpus vm1 1 --guest
 domfstrim vm1
 domfsfreeze vm1
 domfsthaw vm1

@@ -1,0 +1,11 @@
+/* vcpus: the processors that the guest of a running VM uses, by its guest agent. */
+#ifndef CAIRN_TOOLS_VERBS_VCPUS_H
+#define CAIRN_TOOLS_VERBS_VCPUS_H
+
+struct cli;
+struct err;
+
+/* Let the guest use n of its processors. Returns 0; -EINVAL: it has fewer, or cannot take so many offline; -errno. */
+int vcpus_set_online(struct cli *c, long n, struct err *e);
+
+#endif
