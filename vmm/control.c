@@ -569,10 +569,11 @@ static int interface_set_request(struct control *c, struct channel_msg *m, struc
 
 static int disk_set_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	struct vm_disk_set *want = m->body;
+	struct vm_disk_set want = { 0 };
 
-	TERMINATE(want->id);
-	return vm_set_disk(c->vm, want, e);
+	memcpy(&want, m->body, MIN(m->head.body_bytes, sizeof(want)));
+	TERMINATE(want.id);
+	return vm_set_disk(c->vm, &want, e);
 }
 
 static int reclaim_request(struct control *c, struct channel_msg *m, struct err *e)

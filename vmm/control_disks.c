@@ -21,6 +21,8 @@ static int part_check(struct channel_msg *m, struct err *e)
 	int r;
 
 	memset((char *)what + m->head.body_bytes, 0, sizeof(*what) - m->head.body_bytes);
+	/* Of a longer part, only the limits of disks count besides. */
+	memset((char *)what + VM_PLUG_BYTES, 0, offsetof(struct vm_config, disk_tune) - VM_PLUG_BYTES);
 	r = vm_config_take_held(what, m, e);
 	return r ? r : vm_config_check(what, m->nfds, e);
 }

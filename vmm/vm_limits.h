@@ -21,4 +21,22 @@ struct vm_disk_limits {
 	uint64_t iops, bps; /* requests and bytes a second */
 };
 
+/* One limit of a disk, and its bursts; 0: none. */
+struct vm_disk_rate {
+	uint64_t rate;	/* a second */
+	uint64_t max;	/* a second, in a burst */
+	uint64_t max_s; /* seconds of a burst; 0: 1 */
+};
+
+/* vm_info.sets_disks: the process knows struct vm_disk_tune in VM_MSG_DISK_SET, and in VM_MSG_PLUG up to
+ * VM_PLUG_TUNE_BYTES. */
+#define VM_SETS_DISK_TUNE 2
+#define VM_DISK_RATES 3 /* of all requests, of reads, of writes */
+
+/* All limits of a disk. In messages, iops[0].rate and bps[0].rate count for nothing: struct vm_disk_limits has them. */
+struct vm_disk_tune {
+	struct vm_disk_rate iops[VM_DISK_RATES], bps[VM_DISK_RATES];
+	uint64_t iops_bytes; /* a larger request counts as several for iops, each of this size; 0: as one */
+};
+
 #endif

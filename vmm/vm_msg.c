@@ -47,9 +47,9 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_ADDRESSES] = ROW_EMPTY,
 	[VM_MSG_WATCHDOG] = ROW(struct vm_watchdog, 0),
 	[VM_MSG_INTERFACE_SET] = ROW(struct vm_interface_set, 0),
-	[VM_MSG_DISK_SET] = ROW(struct vm_disk_set, 0),
+	[VM_MSG_DISK_SET] = { .body_min = offsetof(struct vm_disk_set, tune), .body_max = sizeof(struct vm_disk_set), .known = true },
 	/* The receiver zeroes the rest. */
-	[VM_MSG_PLUG] = { .body_min = VM_PLUG_BYTES, .body_max = VM_PLUG_BYTES, .fds_max = CHANNEL_FDS_MAX, .known = true },
+	[VM_MSG_PLUG] = { .body_min = VM_PLUG_BYTES, .body_max = VM_PLUG_TUNE_BYTES, .fds_max = CHANNEL_FDS_MAX, .known = true },
 	[VM_MSG_MEDIUM_SET] = { .body_min = VM_PLUG_BYTES, .body_max = VM_PLUG_BYTES, .fds_max = CHANNEL_FDS_MAX, .known = true },
 	[VM_MSG_UNPLUG] = ROW(struct vm_unplug, 0),
 	[VM_MSG_RECLAIM] = ROW_EMPTY,

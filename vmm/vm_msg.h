@@ -167,7 +167,7 @@ enum vm_msg_type {
 	/* a request: struct vm_config as VM_MSG_PLUG, with disks of the VM: let each go on with this chain of layers,
 	 * whose content is the same; all at once. Only if vm_info.copies_disks is VM_LAYERS_DISKS, as the next. */
 	VM_MSG_DISK_LAYERS = 53,
-	/* a request: struct vm_disk_commit (vm_disk_commit.h): copy upper layers of a disk to a lower one, and then,
+	/* a request: struct vm_disk_commit (vm_disk_msg.h): copy upper layers of a disk to a lower one, and then,
 	 * unless they are all that are above it, drop them. VM_EVENT_PROGRESS meanwhile. */
 	VM_MSG_DISK_COMMIT = 54,
 	/* a request: struct vm_keys: press the keys together, hold them, and release them. The answer comes then; one
@@ -455,6 +455,7 @@ struct vm_config {
 	 * nothing. */
 	uint8_t screen_rom;
 	uint16_t screen_rom_fd;
+	struct vm_disk_tune disk_tune[VM_DISKS_MAX]; /* of the disks */
 };
 
 /* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */
@@ -463,7 +464,8 @@ struct vm_config {
 #define VM_RESIZES_DISKS 4 /* also _RESIZE */
 /* The part of struct vm_config in VM_MSG_PLUG: the same in each release, since an older process knows its length. */
 #define VM_PLUG_BYTES (offsetof(struct vm_config, disk_more) + sizeof(((struct vm_config *)0)->disk_more))
-#include "vmm/vm_disk_commit.h"
+#define VM_PLUG_TUNE_BYTES (offsetof(struct vm_config, disk_tune) + sizeof(((struct vm_config *)0)->disk_tune))
+#include "vmm/vm_disk_msg.h"
 
 /* The disks and interfaces of the definition that is stored in the state. One may have been detached since the daemon
  * made it; then the save fails. Older daemons send it up to `interfaces`, and processes whose vm_info.checks_saves is 1
@@ -481,11 +483,6 @@ struct vm_interface_set {
 	uint8_t set_in, set_out; /* 1: set the limits of this direction */
 	uint8_t reserved[4];
 	struct vm_interface_limits limits;
-};
-
-struct vm_disk_set {
-	char id[16]; /* of the disk */
-	struct vm_disk_limits limits;
 };
 
 struct vm_unplug {
@@ -859,7 +856,7 @@ struct vm_info {
 	 * _DELETE, _REVERT or VM_MSG_DUMP; 0: none such, or an older process */
 	uint8_t work;
 	uint8_t work_then; /* of VM_MSG_DUMP: vm_dump.then, which only the daemon understands */
-	uint8_t sets_disks; /* 1: the process knows VM_MSG_DISK_SET */
+	uint8_t sets_disks; /* 1: the process knows VM_MSG_DISK_SET; VM_SETS_DISK_TUNE: and disk_tune */
 	uint8_t dumps_then; /* 1: the process knows vm_dump.then */
 	uint8_t plugs; /* 1: the process knows VM_MSG_PLUG */
 	/* 1: the process knows VM_MSG_BALLOON_SET, _RECLAIM, _MEDIUM_SET; VM_COPIES_DISKS: _DISK_COPY;

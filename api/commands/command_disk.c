@@ -1,6 +1,7 @@
 /* Handlers of vm-set-disk and vm-resize-disk: the limits and the size of a disk of a running VM. */
 #include "api/access/authors.h"
 #include "api/commands/command.h"
+#include "api/schema/disk_tune.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
@@ -17,12 +18,18 @@
 /* The process waits at most 10 s for the disk's requests, and then for the image's file system. */
 #define RESIZE_TIMEOUT_NS (60 * 1000000000ULL)
 
-static const char *const keys[] = { "iops", "bps" };
-
 struct limits_change {
 	struct call *call;
 	char id[16];
 };
+
+/* Return the value of a limit that the call gives; NULL: it does not. Borrowed. */
+static struct json_object *value_get(const struct call *c, const char *key)
+{
+	struct json_object *v = js_get(js_get(c->args, "limits"), key);
+
+	return v ? v : js_get(c->args, key);
+}
 
 /* Make the definition of the running VM with the limits that the call wants. The caller owns *ret. Returns 0; -EINVAL;
  * -ENOENT. */
@@ -35,12 +42,15 @@ static int definition_change(struct call *c, const char *which, struct definitio
 	if (at < 0)
 		return at;
 	disk = json_object_array_get_idx(js_get_array(o, "disks"), (size_t)at);
-	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
-		if (!js_get(c->args, keys[i]))
+	for (size_t i = 0; i < DISK_TUNE_KEYS; i++) {
+		const char *key = disk_tune_names[i];
+		struct json_object *v = value_get(c, key);
+
+		if (!v)
 			continue;
-		json_object_object_del(disk, keys[i]);
-		if (js_get_int(c->args, keys[i], 0)) /* a definition has no 0 */
-			js_put(disk, keys[i], json_object_get(js_get(c->args, keys[i])));
+		json_object_object_del(disk, key);
+		if (!json_object_is_type(v, json_type_int) || json_object_get_int64(v)) /* a definition has no 0 */
+			js_put(disk, key, json_object_get(v));
 	}
 	r = definition_parse_stored(o, ret, e);
 	if (!r)
@@ -68,33 +78,53 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 	free(w);
 }
 
+/* Check that the call names limits, and nothing else beside them. */
+static int args_check(const struct call *c, struct err *e)
+{
+	struct json_object *limits = js_get(c->args, "limits");
+	size_t known = 0, given = 0;
+
+	for (size_t i = 0; i < DISK_TUNE_KEYS; i++) {
+		known += js_get(limits, disk_tune_names[i]) != NULL;
+		given += value_get(c, disk_tune_names[i]) != NULL;
+	}
+	if (limits && known < (size_t)json_object_object_length(limits))
+		return err_set(e, -EINVAL, ERR_INVALID, "limits: has a key that is no limit of a disk; docs/definition.md lists them");
+	return given ? 0 : err_set(e, -EINVAL, ERR_INVALID, "nothing to change: give iops or bps, or another limit");
+}
+
 void command_vm_set_disk(struct call *c)
 {
 	struct vm_disk_set body = { 0 };
+	const struct definition_disk *disk = NULL;
 	struct definition *d = NULL;
 	struct limits_change *w;
 	struct err e;
 	int r = vm_compat_check_live(c->vm, VM_KNOWS_DISK_SET, &e);
 
-	if (!r && !js_get(c->args, keys[0]) && !js_get(c->args, keys[1]))
-		r = err_set(&e, -EINVAL, ERR_INVALID, "nothing to change: give iops or bps");
+	if (!r)
+		r = args_check(c, &e);
 	if (!r)
 		r = definition_change(c, js_get_str(c->args, "disk"), &d, &e);
+	if (!r)
+		disk = &d->disks[vm_live_disk(c->vm, js_get_str(c->args, "disk"), &e)];
+	if (!r && definition_tune_is_more(&disk->tune))
+		r = vm_compat_check_live(c->vm, VM_KNOWS_DISK_TUNE, &e);
 	if (r < 0) {
+		definition_free(d);
 		call_fail(c, &e);
 		return;
 	}
 	w = must_alloc(calloc(1, sizeof(*w)));
 	w->call = c;
-	for (unsigned i = 0; i < d->ndisks; i++) {
-		if (definition_disk_find(d, js_get_str(c->args, "disk")) != (int)i)
-			continue;
-		snprintf(w->id, sizeof(w->id), "%s", d->disks[i].id);
-		body.limits = (struct vm_disk_limits){ d->disks[i].iops, d->disks[i].bps };
-	}
+	snprintf(w->id, sizeof(w->id), "%s", disk->id);
 	memcpy(body.id, w->id, sizeof(body.id));
+	body.limits = (struct vm_disk_limits){ disk->tune.iops[0].rate, disk->tune.bps[0].rate };
+	body.tune = disk->tune;
 	definition_free(d);
-	vm_process_request(c->vm->proc, VM_MSG_DISK_SET, &body, sizeof(body), -1, SET_TIMEOUT_NS, change_done, w);
+	vm_process_request(c->vm->proc, VM_MSG_DISK_SET, &body,
+		vm_process_knows(c->vm->proc, VM_KNOWS_DISK_TUNE) ? sizeof(body) : offsetof(struct vm_disk_set, tune), -1, SET_TIMEOUT_NS,
+		change_done, w);
 }
 
 /* ---- vm-resize-disk ---- */

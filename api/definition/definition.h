@@ -45,8 +45,7 @@ struct definition_disk {
 	uint16_t boot_order; /* 0: none */
 	uint8_t error_policy;
 	bool read_only;
-	uint32_t iops; /* requests a second; 0: no limit */
-	uint64_t bps;  /* bytes a second; 0: no limit */
+	struct vm_disk_tune tune; /* its limits */
 	uint8_t bus;	       /* enum vm_bus */
 	uint8_t detect_zeroes; /* enum vm_zeroes */
 	uint8_t no_discard;    /* 1: the guest cannot discard */
@@ -251,5 +250,12 @@ int definition_make_uuid(struct definition *d, struct err *e);
 void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT]);
 /* Parse a UUID, with or without dashes, in upper or lower case. Returns 0; -EINVAL. */
 int uuid_parse(const char *text, uint8_t uuid[16]);
+
+/* Returns the limit of disk_tune_names[i] (api/schema/disk_tune.h); 0: none. */
+uint64_t definition_tune_get(const struct vm_disk_tune *t, size_t i);
+/* Returns whether there is another limit than iops and bps. */
+bool definition_tune_is_more(const struct vm_disk_tune *t);
+/* Put the keys of the limits that are set. */
+void definition_put_tune(struct json_object *o, const struct vm_disk_tune *t);
 
 #endif

@@ -1,5 +1,6 @@
 /* Parses the keys of a disk. */
 #include "api/definition/definition_key.h"
+#include "api/schema/disk_tune.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/size.h"
@@ -9,9 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define BPS_MIN 4096
-#define BPS_MAX (1ULL << 40)
 
 const struct choice definition_formats[] = { { "raw", DEFINITION_FORMAT_RAW },
 	{ "qcow2", DEFINITION_FORMAT_QCOW2 }, { NULL, 0 } };
@@ -61,7 +59,30 @@ static int parse_serial(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
-static int parse_bps(struct parse *p, struct json_object *v, void *into)
+static int number_parse(struct parse *p, struct json_object *v, uint64_t max, void *into)
+{
+	int64_t n;
+
+	if (!json_object_is_type(v, json_type_int))
+		return key_error(p, "must be a whole number from 1 to %llu, not %s", (unsigned long long)max, js_type_words(v));
+	n = json_object_get_int64(v);
+	if (n < 1 || (uint64_t)n > max)
+		return key_error(p, "%lld is out of range; give 1 to %llu", (long long)n, (unsigned long long)max);
+	*(uint64_t *)into = (uint64_t)n;
+	return 0;
+}
+
+static int parse_iops(struct parse *p, struct json_object *v, void *into)
+{
+	return number_parse(p, v, DISK_IOPS_MAX, into);
+}
+
+static int parse_burst(struct parse *p, struct json_object *v, void *into)
+{
+	return number_parse(p, v, DISK_BURST_SECONDS_MAX, into);
+}
+
+static int bytes_parse(struct parse *p, struct json_object *v, uint64_t min, const char *what, const char *range, void *into)
 {
 	const char *text = js_plain_string(v);
 	uint64_t bytes;
@@ -69,11 +90,21 @@ static int parse_bps(struct parse *p, struct json_object *v, void *into)
 	if (json_object_is_type(v, json_type_int))
 		bytes = json_object_get_int64(v) < 0 ? 0 : (uint64_t)json_object_get_int64(v);
 	else if (!text || size_parse(text, 1, &bytes) < 0)
-		return key_error(p, "must be a number of bytes a second, or a size such as \"20M\"");
-	if (bytes < BPS_MIN || bytes > BPS_MAX)
-		return key_error(p, "must be from 4096 bytes to 1T a second");
+		return key_error(p, "must be a number of %s, or a size such as \"20M\"", what);
+	if (bytes < min || bytes > DISK_BPS_MAX)
+		return key_error(p, "must be %s", range);
 	*(uint64_t *)into = bytes;
 	return 0;
+}
+
+static int parse_bps(struct parse *p, struct json_object *v, void *into)
+{
+	return bytes_parse(p, v, DISK_BPS_MIN, "bytes a second", "from 4096 bytes to 1T a second", into);
+}
+
+static int parse_iops_size(struct parse *p, struct json_object *v, void *into)
+{
+	return bytes_parse(p, v, 512, "bytes", "from 512 bytes to 1T", into);
 }
 
 #define LAYER(field) offsetof(struct definition_layer, field)
@@ -122,6 +153,16 @@ static int parse_backing(struct parse *p, struct json_object *v, void *into)
 }
 
 #define DISK(field) offsetof(struct definition_disk, field)
+#define BYTES_FORM(min) \
+	"{\"anyOf\":[{\"type\":\"integer\",\"minimum\":" min ",\"maximum\":1099511627776}," KEY_SIZE_FORM "]}"
+#define TUNE_IOPS_ROW .parse = parse_iops, \
+	.form = "{\"type\":\"integer\",\"minimum\":1,\"maximum\":4294967295}"
+#define TUNE_BPS_ROW .parse = parse_bps, .form = BYTES_FORM("4096")
+#define TUNE_SECONDS_ROW .parse = parse_burst, .initial = "1", \
+	.form = "{\"type\":\"integer\",\"minimum\":1,\"maximum\":86400}"
+#define TUNE_BYTES_ROW .parse = parse_iops_size, .form = BYTES_FORM("512")
+#define TUNE_ROW(key, libvirt, field, kind, meaning) \
+	{ key, KEY_CUSTOM, .offset = DISK(tune.field), .about = meaning, kind##_ROW },
 static const struct key disk_rows[] = {
 	{ "id", KEY_CUSTOM, .offset = DISK(id), .parse = key_parse_id,
 		.about = "id of the disk [vda, vdb, ... by position; sda, ... with bus scsi]", .form = KEY_ID_FORM },
@@ -162,17 +203,17 @@ static const struct key disk_rows[] = {
 		.about = "action when a request fails", .initial = "\"stop\"" },
 	{ "boot_order", KEY_NUMBER16, .offset = DISK(boot_order), .min = 1, .max = 999,
 		.about = "position in the boot order, unique; no effect on a VM that boots a kernel" },
-	{ "iops", KEY_NUMBER, .offset = DISK(iops), .min = 1, .max = UINT32_MAX,
-		.about = "requests a second, at most; others wait" },
-	{ "bps", KEY_CUSTOM, .offset = DISK(bps), .parse = parse_bps,
-		.about = "bytes read, written and zeroed in a second, at most, such as 20M",
-		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":4096,\"maximum\":1099511627776}," KEY_SIZE_FORM "]}" },
+	DISK_TUNE_EACH(TUNE_ROW)
 	{ "backing", KEY_ARRAY, .max = VM_DISK_LAYERS_MAX - 1, .of = &layer_keys,
 		.parse = parse_backing,
 		.about = "backing files, the nearest layer first" },
 };
 const struct keys definition_disk_keys = { disk_rows, ARRAY_SIZE(disk_rows),
-	"{\"if\":{\"properties\":{\"device\":{\"const\":\"cdrom\"}},\"required\":[\"device\"],"
+	"{\"dependentRequired\":{\"iops_max\":[\"iops\"],\"iops_max_length\":[\"iops_max\"],\"iops_rd_max\":[\"iops_rd\"],"
+	"\"iops_rd_max_length\":[\"iops_rd_max\"],\"iops_wr_max\":[\"iops_wr\"],\"iops_wr_max_length\":[\"iops_wr_max\"],"
+	"\"bps_max\":[\"bps\"],\"bps_max_length\":[\"bps_max\"],\"bps_rd_max\":[\"bps_rd\"],"
+	"\"bps_rd_max_length\":[\"bps_rd_max\"],\"bps_wr_max\":[\"bps_wr\"],\"bps_wr_max_length\":[\"bps_wr_max\"]},"
+	"\"if\":{\"properties\":{\"device\":{\"const\":\"cdrom\"}},\"required\":[\"device\"],"
 	"\"not\":{\"required\":[\"path\"]}},"
 	"\"then\":{\"properties\":{\"format\":false,\"data_file\":false,\"backing\":{\"maxItems\":0}}},"
 	"\"else\":{\"required\":[\"path\",\"format\"]}}" };
@@ -209,6 +250,39 @@ static int check_bus(struct parse *p, const struct definition_disk *d)
 	return 0;
 }
 
+static int rate_check(struct parse *p, const char *name, const struct vm_disk_rate *l)
+{
+	if (l->max && !l->rate)
+		return key_error(p, "%s_max: a burst needs the limit %s; add that, or remove %s_max", name, name, name);
+	if (l->max && l->max <= l->rate)
+		return key_error(p, "%s_max: %llu is not more than %s (%llu); give a higher %s_max, or none", name, (unsigned long long)l->max,
+			name, (unsigned long long)l->rate, name);
+	if (l->max_s && !l->max)
+		return key_error(p, "%s_max_length: there is no %s_max whose length that is; add it, or remove %s_max_length", name, name, name);
+	return 0;
+}
+
+static int check_tune(struct parse *p, const struct vm_disk_tune *t)
+{
+	static const char *const iops[] = { "iops", "iops_rd", "iops_wr" }, *const bps[] = { "bps", "bps_rd", "bps_wr" };
+	int r = 0;
+
+	for (unsigned i = 0; i < VM_DISK_RATES && !r; i++) {
+		r = rate_check(p, iops[i], &t->iops[i]);
+		if (!r)
+			r = rate_check(p, bps[i], &t->bps[i]);
+	}
+	if (r < 0)
+		return r;
+	if (t->iops[0].rate && (t->iops[1].rate || t->iops[2].rate))
+		return key_error(p, "iops: limits reads and writes together, so there are no iops_rd and iops_wr beside it");
+	if (t->bps[0].rate && (t->bps[1].rate || t->bps[2].rate))
+		return key_error(p, "bps: limits reads and writes together, so there are no bps_rd and bps_wr beside it");
+	if (t->iops_bytes && !t->iops[0].rate && !t->iops[1].rate && !t->iops[2].rate)
+		return key_error(p, "iops_size: counts for iops, iops_rd and iops_wr, of which there is none; add one, or remove iops_size");
+	return 0;
+}
+
 static int check_disk(struct parse *p, size_t i)
 {
 	struct definition_disk *d = &p->d->disks[i];
@@ -216,7 +290,8 @@ static int check_disk(struct parse *p, size_t i)
 
 	if (!r)
 		r = check_bus(p, d);
-
+	if (!r)
+		r = check_tune(p, &d->tune);
 	if (r < 0)
 		return r;
 	if (d->queue_size && (d->queue_size < 2 || !is_power_of_two(d->queue_size)))

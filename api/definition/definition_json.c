@@ -75,10 +75,7 @@ static struct json_object *disk_to_json(const struct definition_disk *d)
 	js_put_str(o, "errors", policies[MIN(d->error_policy, 2)]);
 	if (d->boot_order)
 		js_put_uint(o, "boot_order", d->boot_order);
-	if (d->iops)
-		js_put_uint(o, "iops", d->iops);
-	if (d->bps)
-		js_put_uint(o, "bps", d->bps);
+	definition_put_tune(o, &d->tune);
 	if (d->nlayers > 1) {
 		struct json_object *backing = json_object_new_array();
 

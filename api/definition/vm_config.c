@@ -422,7 +422,8 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++) {
 		const struct definition_disk *k = &d->disks[i];
 
-		v->disk_limits[i] = (struct vm_disk_limits){ k->iops, k->bps };
+		v->disk_limits[i] = (struct vm_disk_limits){ k->tune.iops[0].rate, k->tune.bps[0].rate };
+		v->disk_tune[i] = k->tune;
 		v->disk_more[i] = (struct vm_disk_more){ .wwn = k->wwn, .logical_bytes = k->logical_block_bytes,
 			.physical_bytes = k->physical_block_bytes, .bus = k->bus,
 			.cdrom = k->bus == VM_BUS_SCSI && k->device == DEFINITION_CDROM, .no_discard = k->no_discard,

@@ -9,6 +9,7 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 /* A disk, as the VM's process reports it. */
@@ -44,13 +45,23 @@ static struct json_object *image_to_json(const struct definition_disk *disk, con
 	return o;
 }
 
-/* Add the members that QEMU's type requires and Cairn does not support: limits of one direction, encryption, … */
+static void put_limits(struct json_object *o, const struct vm_disk_tune *t)
+{
+	static const char *const directions[] = { "", "_rd", "_wr" };
+	char key[16];
+
+	for (size_t i = 0; i < ARRAY_SIZE(directions); i++) {
+		snprintf(key, sizeof(key), "bps%s", directions[i]);
+		js_put_uint(o, key, t->bps[i].rate);
+		snprintf(key, sizeof(key), "iops%s", directions[i]);
+		js_put_uint(o, key, t->iops[i].rate);
+	}
+}
+
+/* Add the members that QEMU's type requires and Cairn does not support: encryption, … */
 static void put_absent(struct json_object *o)
 {
-	static const char *const limits[] = { "bps_rd", "bps_wr", "iops_rd", "iops_wr", "write_threshold" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(limits); i++)
-		js_put_int(o, limits[i], 0);
+	js_put_int(o, "write_threshold", 0);
 	js_put_bool(o, "encrypted", false);
 	js_put_str(o, "detect_zeroes", "off");
 }
@@ -71,8 +82,7 @@ static struct json_object *node_to_json(const struct definition_disk *disk, cons
 	js_put_bool(cache, "direct", r->direct);
 	js_put_bool(cache, "no-flush", false);
 	js_put(o, "cache", cache);
-	js_put_uint(o, "bps", disk->bps);
-	js_put_uint(o, "iops", disk->iops);
+	put_limits(o, &disk->tune);
 	put_absent(o);
 	return o;
 }

@@ -174,7 +174,8 @@ static const struct field interface_args[] = { FIELD_VM,
 static const struct field disk_args[] = { FIELD_VM,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
 	{ "iops", FIELD_INT, OPTIONAL, "most requests in a second; 0: no limit [no change]" },
-	{ "bps", FIELD_INT, OPTIONAL, "most bytes in a second; 0: no limit [no change]" }, END };
+	{ "bps", FIELD_INT, OPTIONAL, "most bytes in a second; 0: no limit [no change]" },
+	{ "limits", FIELD_OBJECT, OPTIONAL, "other limits, with the keys of a definition, such as iops_rd or bps_max; 0: none" }, END };
 static const struct field resize_args[] = { FIELD_VM,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
 	{ "size", FIELD_INT, OPTIONAL, "in bytes, not less than now [that of the block device that is the image]" }, END };

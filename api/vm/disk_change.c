@@ -336,11 +336,15 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 static void process_ask(struct disk_change *w, struct vm *vm,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e))
 {
+	size_t bytes = VM_PLUG_BYTES;
+
 	w->config.vm.images_only = false;
 	w->config.vm.firmware = VM_FIRMWARE_NONE; /* the message names no files of a UEFI, which the process has */
 	w->config.vm.disk_more[0].force = js_get_bool(w->call->args, "force", false);
 	w->config.vm.disk_more[0].check_only = w->check_only;
-	vm_process_request_fds(vm->proc, w->kind->type, &w->config.vm, VM_PLUG_BYTES, w->config.fds, w->config.nfds,
+	if (w->kind->type == VM_MSG_PLUG && vm_process_knows(vm->proc, VM_KNOWS_DISK_TUNE))
+		bytes = VM_PLUG_TUNE_BYTES;
+	vm_process_request_fds(vm->proc, w->kind->type, &w->config.vm, bytes, w->config.fds, w->config.nfds,
 		CHANGE_TIMEOUT_NS, done, w);
 }
 

@@ -3,6 +3,7 @@
 #include "api/access/client_file.h"
 #include "api/access/open_as.h"
 #include "api/definition/vm_config.h"
+#include "api/schema/disk_tune.h"
 #include "api/store/store.h"
 #include "api/vm/disk_doubt.h"
 #include "api/vm/observer.h"
@@ -170,11 +171,11 @@ static struct json_object *definition_look(const struct definition *d, bool whol
 /* Return the disks, without their limits and the media of drives, which can change while the guest runs. */
 static struct json_object *disks_look(const struct definition *d)
 {
-	static const char *const limits[] = { "iops", "bps" }, *const medium[] = { "path", "format" };
+	static const char *const medium[] = { "path", "format" };
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
 	struct json_object *disks = js_get_array(o, "disks");
 
-	keys_drop(disks, limits, ARRAY_SIZE(limits));
+	keys_drop(disks, disk_tune_names, DISK_TUNE_KEYS);
 	for (unsigned i = 0; i < d->ndisks; i++)
 		for (size_t k = 0; d->disks[i].device == DEFINITION_CDROM && k < ARRAY_SIZE(medium); k++)
 			json_object_object_del(json_object_array_get_idx(disks, i), medium[k]);

@@ -3,6 +3,7 @@
 #include "api/access/authors.h"
 #include "api/access/open_as.h"
 #include "api/schema/call.h"
+#include "api/schema/disk_tune.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
@@ -165,12 +166,11 @@ static struct json_object *machine_of(const struct definition *def)
 	static const char *const own[] = { "title", "description", "machine", "hugepages", "cpu_shares", "cpu_quota", "systemd_scope", "on_poweroff", "on_reboot", "on_crash",
 		"restart", "shutdown", "idle", "order", "start_delay", "stop_action" };
 	static const char *const interface[] = { "forwards", "restrict", "host_loopback", "egress", "filter", "isolated", "bandwidth" };
-	static const char *const disk[] = { "iops", "bps" };
 	struct json_object *o = definition_to_json(def), *interfaces = js_get_array(o, "interfaces"), *disks = js_get_array(o, "disks");
 
 	keys_drop(o, own, ARRAY_SIZE(own));
 	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
-		keys_drop(json_object_array_get_idx(disks, i), disk, ARRAY_SIZE(disk));
+		keys_drop(json_object_array_get_idx(disks, i), disk_tune_names, DISK_TUNE_KEYS);
 	for (size_t i = 0; interfaces && i < json_object_array_length(interfaces); i++)
 		keys_drop(json_object_array_get_idx(interfaces, i), interface, ARRAY_SIZE(interface));
 	return o;

@@ -1,5 +1,6 @@
 #include "api/vm/vm_plug.h"
 #include "api/schema/call.h"
+#include "api/schema/disk_tune.h"
 #include "api/vm/disk_change.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -31,6 +32,12 @@ static int attach_plan(const struct call *c, const struct vm *vm, struct json_ob
 
 	if (id && definition_disk_find(vm_live(vm), id) >= 0)
 		return err_set(e, -EEXIST, ERR_EXISTS, "target %.40s already exists", id);
+	for (size_t i = 0; i < DISK_TUNE_KEYS; i++) {
+		bool more = js_get(disk, disk_tune_names[i]) && strcmp(disk_tune_names[i], "iops") && strcmp(disk_tune_names[i], "bps");
+
+		if (more && vm_compat_check_live(vm, VM_KNOWS_DISK_TUNE, e) < 0)
+			return -ENOTSUP;
+	}
 	*ret_at = (unsigned)json_object_array_length(disks);
 	json_object_array_add(disks, json_object_get(disk));
 	return 1;

@@ -254,6 +254,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 		[VM_KNOWS_CONSOLE_END] = info->ends_consoles,
 		[VM_KNOWS_INTERFACE_SET] = info->sets_interfaces,
 		[VM_KNOWS_DISK_SET] = info->sets_disks,
+		[VM_KNOWS_DISK_TUNE] = info->sets_disks >= VM_SETS_DISK_TUNE,
 		[VM_KNOWS_AGENT_COMMAND] = info->agent_commands,
 		[VM_KNOWS_VSOCK] = info->vsock,
 		[VM_KNOWS_AGENT_END] = info->ends_agents,

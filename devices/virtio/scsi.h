@@ -7,6 +7,7 @@
 #define CAIRN_DEVICES_VIRTIO_SCSI_H
 
 #include "block/block.h"
+#include "devices/virtio/disk_throttle.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -89,6 +90,8 @@ struct scsi_answer {
 
 /* Carry out a command or begin it. cdb: SCSI_CDB_BYTES. */
 void scsi_command(struct scsi_unit *u, const uint8_t *cdb, const struct scsi_out *out, struct scsi_answer *ret);
+/* Return the limit that counts for a command besides that of all. */
+enum disk_limit scsi_limit_kind(const uint8_t *cdb);
 /* The same for a logical unit that does not exist, of a target that does. */
 void scsi_command_no_unit(const uint8_t *cdb, struct scsi_answer *ret);
 /* Return to the state after power-on. */

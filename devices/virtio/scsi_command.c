@@ -506,6 +506,27 @@ static bool command_without_medium(struct scsi_unit *u, const uint8_t *cdb, cons
 	}
 }
 
+enum disk_limit scsi_limit_kind(const uint8_t *cdb)
+{
+	switch (cdb[0]) {
+	case READ_6:
+	case READ_10:
+	case READ_12:
+	case READ_16:
+		return DISK_LIMIT_READ;
+	case WRITE_6:
+	case WRITE_10:
+	case WRITE_12:
+	case WRITE_16:
+	case WRITE_SAME_10:
+	case WRITE_SAME_16:
+	case UNMAP:
+		return DISK_LIMIT_WRITE;
+	default:
+		return DISK_LIMIT_ALL;
+	}
+}
+
 static void command_with_medium(struct scsi_unit *u, const uint8_t *cdb, const struct scsi_out *out, struct scsi_answer *a)
 {
 	switch (cdb[0]) {

@@ -7,7 +7,6 @@
 #include "block/block.h"
 #include "devices/dev_host.h"
 #include "devices/virtio/virtio_blk_internal.h"
-#include "snapshot/state.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -30,7 +29,7 @@
 #define F_DISCARD (1ULL << 13)
 #define F_WRITE_ZEROES (1ULL << 14)
 
-#define BURSTS_A_SECOND 10 /* a burst has the requests of a tenth of a second */
+#define ZEROES_A_SECOND 10 /* least requests that zero as much as a limit of bytes allows */
 #define REST_NS 1000000u   /* least wait at a limit, so that a wake-up serves several requests */
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
@@ -316,35 +315,52 @@ static int request_parse(struct blk_request *r)
 
 /* ---- limits ---- */
 
-static void limits_set(struct virtio_blk *b, const struct virtio_blk_limits *l)
-{
-	uint64_t now_ns = loop_now_ns();
-
-	token_bucket_set(&b->ops, l->iops, l->iops / BURSTS_A_SECOND, now_ns);
-	token_bucket_set(&b->bytes, l->bps, l->bps / BURSTS_A_SECOND, now_ns);
-}
-
-static void limit_take(const struct blk_request *r)
-{
-	token_bucket_take(&r->blk->ops, 1);
-	if (r->req.op == BLOCK_READ || r->req.op == BLOCK_WRITE || r->req.op == BLOCK_WRITE_ZEROES)
-		token_bucket_take(&r->blk->bytes, r->req.len);
-}
-
-/* Returns whether a limit is reached. If so, the timer serves the rings again when the limit allows a request. */
+/* Returns whether a limit of all requests is reached. If so, the timer serves the rings again when it allows one. */
 static bool limit_is_reached(struct virtio_blk *b)
 {
 	uint64_t now_ns, wait_ns;
 
-	if (!b->ops.rate && !b->bytes.rate)
+	if (!b->throttle.any)
 		return false;
 	now_ns = loop_now_ns();
-	wait_ns = MAX(token_bucket_wait(&b->ops, now_ns), token_bucket_wait(&b->bytes, now_ns));
+	wait_ns = disk_throttle_wait(&b->throttle, DISK_LIMIT_ALL, now_ns);
 	if (wait_ns) {
 		b->resting = true;
 		loop_timer_arm(b->rest, now_ns + MAX(wait_ns, (uint64_t)REST_NS));
 	}
 	return wait_ns;
+}
+
+/* Let the timer fire when the first of the requests that wait outside of their rings may pass. */
+static void waiting_arm(struct virtio_blk *b)
+{
+	uint64_t now_ns, first_ns = UINT64_MAX;
+
+	if (!b->waiting[DISK_LIMIT_READ] && !b->waiting[DISK_LIMIT_WRITE])
+		return;
+	now_ns = loop_now_ns();
+	for (unsigned i = DISK_LIMIT_READ; i < DISK_LIMITS; i++)
+		if (b->waiting[i])
+			first_ns = MIN(first_ns, disk_throttle_wait(&b->throttle, i, now_ns));
+	loop_timer_arm(b->rest, now_ns + MAX(first_ns, (uint64_t)REST_NS));
+}
+
+/* Returns whether a limit of reads or of writes holds the request back, which is then in `waiting`. */
+static bool request_waits(struct blk_request *r)
+{
+	struct virtio_blk *b = r->blk;
+	enum disk_limit kind = disk_throttle_kind(r->req.op);
+
+	if (!b->throttle.any_one_way || kind == DISK_LIMIT_ALL ||
+		(!b->waiting[kind] && !disk_throttle_wait(&b->throttle, kind, loop_now_ns())))
+		return false;
+	r->next = NULL;
+	if (!b->waiting[kind])
+		b->waiting_end[kind] = &b->waiting[kind];
+	*b->waiting_end[kind] = r;
+	b->waiting_end[kind] = &r->next;
+	waiting_arm(b);
+	return true;
 }
 
 static void blk_run(struct virtio_dev *v, unsigned qi);
@@ -379,6 +395,8 @@ static bool request_start(struct blk_request *r)
 		request_put(r);
 		return false;
 	}
+	if (s == TO_BLOCK_LAYER && request_waits(r))
+		return true;
 	if (!request_has_room(r)) {
 		r->blk->loaded[r->blk->nloaded++] = (struct blk_loaded){ (uint16_t)r->queue, r->elem.head };
 		r->blk->no_room = true;
@@ -386,11 +404,36 @@ static bool request_start(struct blk_request *r)
 		return false;
 	}
 	if (s == TO_BLOCK_LAYER) {
-		limit_take(r);
+		disk_throttle_take(&r->blk->throttle, r->req.op, r->req.len);
 		request_submit(r);
 	} else {
 		request_finish(r, (uint8_t)s);
 	}
+	return true;
+}
+
+/* Start the requests that a limit of reads or of writes held back, as far as it allows. Returns false if the disk
+ * rests, or a request waits for room. */
+static bool redo_waiting(struct virtio_blk *b)
+{
+	for (unsigned i = 0; i < DISK_LIMITS - 1; i++) {
+		unsigned kind = DISK_LIMIT_READ + (b->turn + i) % (DISK_LIMITS - 1);
+
+		while (b->waiting[kind] && !disk_throttle_wait(&b->throttle, kind, loop_now_ns())) {
+			struct blk_request *r = b->waiting[kind];
+
+			if (limit_is_reached(b))
+				return false;
+			if (!request_has_room(r)) {
+				b->no_room = true;
+				return false;
+			}
+			b->waiting[kind] = r->next;
+			disk_throttle_take(&b->throttle, r->req.op, r->req.len);
+			request_submit(r);
+		}
+	}
+	waiting_arm(b);
 	return true;
 }
 
@@ -474,7 +517,7 @@ static void blk_run(struct virtio_dev *v, unsigned qi)
 	if (b->held_wait || b->resting)
 		return; /* wait for the resume (the machine is about to pause), or for the timer */
 	b->no_room = false;
-	if (!redo_held(b) || !redo_loaded(b))
+	if (!redo_held(b) || !redo_loaded(b) || !redo_waiting(b))
 		return;
 	if (waited)
 		virtio_kick_all(v); /* doorbells that were rung meanwhile had no effect */
@@ -508,16 +551,23 @@ static void blk_update_write_through(struct virtio_blk *b)
 		b->write_through = !(v->features & F_FLUSH);
 }
 
+static void list_forget(struct blk_request **list)
+{
+	while (*list) {
+		struct blk_request *r = *list;
+
+		*list = r->next;
+		request_put(r);
+	}
+}
+
 static void blk_forget(struct virtio_dev *v)
 {
 	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
 
-	while (b->held) {
-		struct blk_request *r = b->held;
-
-		b->held = r->next;
-		request_put(r);
-	}
+	list_forget(&b->held);
+	for (unsigned i = 0; i < DISK_LIMITS; i++)
+		list_forget(&b->waiting[i]);
 	b->nloaded = 0;
 	b->no_room = false;
 	b->held_wait = false;
@@ -539,46 +589,14 @@ static void blk_features_set(struct virtio_dev *v)
 	blk_update_write_through(container_of(v, struct virtio_blk, v));
 }
 
-/* Save held requests by their descriptor index. All other requests that the guest waits for are still in
- * the ring. */
-static void blk_save(struct virtio_dev *v, struct state_writer *w)
-{
-	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
-	uint32_t n = b->nloaded;
-
-	for (struct blk_request *r = b->held; r; r = r->next)
-		n++;
-	state_put_u32(w, n);
-	for (struct blk_request *r = b->held; r; r = r->next) {
-		state_put_u16(w, (uint16_t)r->queue);
-		state_put_u16(w, r->elem.head);
-	}
-	for (uint32_t i = b->nloaded; i--;) {
-		state_put_u16(w, b->loaded[i].queue);
-		state_put_u16(w, b->loaded[i].head);
-	}
-}
-
 static int blk_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 {
 	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
-	uint32_t n = state_u32(r);
+	int res = virtio_blk_load(b, r, e);
 
-	if (r->failed || n > b->requests_max)
-		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: %u requests held back", v->dev.name,
-			n);
-	for (uint32_t i = n; i--;) {
-		struct blk_loaded l = { state_u16(r), state_u16(r) };
-
-		if (r->failed || l.queue >= v->nqueues || !v->queues[l.queue].vq.enabled ||
-			l.head >= v->queues[l.queue].vq.size)
-			return err_set(e, -EINVAL, ERR_CORRUPT, "%s: malformed held request",
-				v->dev.name);
-		b->loaded[i] = l; /* newest first: requests are taken from the array's end */
-	}
-	b->nloaded = n;
-	blk_update_write_through(b);
-	return 0;
+	if (!res)
+		blk_update_write_through(b);
+	return res;
 }
 
 static const struct virtio_ops blk_virtio_ops = {
@@ -589,7 +607,7 @@ static const struct virtio_ops blk_virtio_ops = {
 	.reset = blk_forget,
 	.features_set = blk_features_set,
 	.config_written = blk_config_written,
-	.save = blk_save,
+	.save = virtio_blk_save,
 	.load = blk_load,
 };
 
@@ -645,10 +663,9 @@ static void blk_dev_free(struct device *d)
 	block_set_listener(b->block, NULL);
 	virtio_pci_done(&b->pci);
 	virtio_done(&b->v);
-	for (struct blk_request *r = b->held, *next; r; r = next) {
-		next = r->next;
-		free(r);
-	}
+	list_forget(&b->held);
+	for (unsigned i = 0; i < DISK_LIMITS; i++)
+		list_forget(&b->waiting[i]);
 	for (struct blk_request *r = b->free, *next; r; r = next) {
 		next = r->next;
 		free(r);
@@ -675,9 +692,17 @@ static const struct device_ops blk_device_ops = {
  * another way writes the zeros, so they count, and other requests wait for the debt. */
 static uint32_t zeroes_sectors_max(uint64_t bps)
 {
-	uint64_t sectors = bps / BURSTS_A_SECOND / PHYSICAL_BYTES * (PHYSICAL_BYTES / BLOCK_SECTOR_BYTES);
+	uint64_t sectors = bps / ZEROES_A_SECOND / PHYSICAL_BYTES * (PHYSICAL_BYTES / BLOCK_SECTOR_BYTES);
 
 	return bps ? (uint32_t)MIN(MAX(sectors, PHYSICAL_BYTES / BLOCK_SECTOR_BYTES), DISCARD_SECTORS_MAX) : DISCARD_SECTORS_MAX;
+}
+
+/* Returns the bytes a second that limit writes; 0: nothing does. */
+static uint64_t write_rate(const struct virtio_blk_limits *l)
+{
+	uint64_t all = l->bps[DISK_LIMIT_ALL].rate, writes = l->bps[DISK_LIMIT_WRITE].rate;
+
+	return all && writes ? MIN(all, writes) : MAX(all, writes);
 }
 
 static void blk_fill_config(struct virtio_blk *b, unsigned queue_size, uint64_t bps)
@@ -745,8 +770,8 @@ static int blk_init(struct virtio_blk *b, struct dev_host *h, struct pci_host *p
 	r = loop_timer_new(c->loop, rest_end, b, &b->rest);
 	if (r)
 		return err_set_errno(e, r, "%s", c->name);
-	limits_set(b, &c->limits);
-	blk_fill_config(b, size, c->limits.bps);
+	disk_throttle_set(&b->throttle, &c->limits, loop_now_ns());
+	blk_fill_config(b, size, write_rate(&c->limits));
 	return virtio_pci_init(&b->pci, &b->v, p, c->slot, e);
 }
 
@@ -790,7 +815,7 @@ void virtio_blk_set_limits(struct device *d, const struct virtio_blk_limits *l)
 	struct virtio_blk *b = blk_of(d);
 
 	LOCK_GUARD(&b->v.lock);
-	limits_set(b, l);
+	disk_throttle_set(&b->throttle, l, loop_now_ns());
 	b->resting = false;
 	if (virtio_is_running(&b->v))
 		virtio_kick_all(&b->v);

@@ -10,11 +10,15 @@
  * neither guest nor user may believe that the write was done.
  *
  * A driver that does not accept VIRTIO_BLK_F_FLUSH, or turns the write cache off, gets writes that
- * complete only on stable storage, at the cost of speed. */
+ * complete only on stable storage, at the cost of speed.
+ *
+ * A request above a limit of all requests waits in its ring, and one above a limit of reads or of writes outside of it,
+ * so that those of the other kind pass. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_H
 
 #include "block/zeroes.h"
+#include "devices/virtio/disk_throttle.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -35,12 +39,6 @@ enum virtio_blk_errors {
 	VIRTIO_BLK_ERRORS_REPORT = 0, /* report the error to the guest */
 	VIRTIO_BLK_ERRORS_STOP = 1,   /* keep the request, ask for a pause; redo on resume */
 	VIRTIO_BLK_ERRORS_IGNORE = 2, /* report success to the guest */
-};
-
-/* Most requests, and most bytes that they read, write or zero, in a second; 0: no limit. The requests of a tenth of a
- * second may pass at once. Requests above a limit wait in their rings. */
-struct virtio_blk_limits {
-	uint64_t iops, bps;
 };
 
 struct virtio_blk_config {

@@ -2,7 +2,6 @@
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_INTERNAL_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_INTERNAL_H
 
-#include "base/token_bucket.h"
 #include "block/block.h"
 #include "devices/virtio/disk_counters.h"
 #include "devices/virtio/virtio_blk.h"
@@ -11,13 +10,15 @@
 #include <stdatomic.h>
 
 struct loop_timer;
+struct state_reader;
+struct state_writer;
 struct virtio_blk;
 
 /* A request of the guest, from the ring to the block layer and back. Allocated on demand and kept
  * for reuse. */
 struct blk_request {
 	struct virtio_blk *blk;
-	struct blk_request *next; /* next in `free` or `held` */
+	struct blk_request *next; /* next in `free`, `held` or `waiting` */
 	unsigned queue;
 	uint32_t type;
 	uint64_t start_ns;
@@ -57,10 +58,19 @@ struct virtio_blk {
 	bool no_room;		  /* a request in `loaded` waits for room to save the memory that it will write */
 	struct blk_loaded *loaded; /* newest first */
 	unsigned nloaded;
-	struct token_bucket ops, bytes;
-	bool resting; /* a limit is reached: take nothing from the rings until the timer `rest` */
+	struct disk_throttle throttle;
+	bool resting; /* a limit of all requests is reached: take nothing from the rings until the timer `rest` */
+	/* [DISK_LIMIT_READ] and [_WRITE]: requests that such a limit holds back, oldest first */
+	struct blk_request *waiting[DISK_LIMITS], **waiting_end[DISK_LIMITS];
 	unsigned turn; /* the ring that is served first after the rest */
 	struct loop_timer *rest;
 };
+
+/* virtio_blk_state.c */
+/* Save held and waiting requests by their descriptor index. All other requests that the guest waits for are still in
+ * the ring. */
+void virtio_blk_save(struct virtio_dev *v, struct state_writer *w);
+/* Returns 0; -EINVAL with a sentence. */
+int virtio_blk_load(struct virtio_blk *b, struct state_reader *r, struct err *e);
 
 #endif

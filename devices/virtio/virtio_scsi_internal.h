@@ -3,7 +3,6 @@
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_SCSI_INTERNAL_H
 
 #include "base/loop.h"
-#include "base/token_bucket.h"
 #include "block/block.h"
 #include "devices/virtio/disk_counters.h"
 #include "devices/virtio/scsi.h"
@@ -69,8 +68,8 @@ struct scsi_lun {
 	struct loop_task task; /* runs the waiting commands on `loop` */
 	bool posted, medium_changes;
 	bool told_of_reservations;
-	struct token_bucket ops, bytes;
-	bool resting; /* a limit is reached: begin nothing until the timer `rest` */
+	struct disk_throttle throttle;
+	bool resting; /* a limit of all commands is reached: begin nothing until the timer `rest` */
 	struct loop_timer *rest;
 };
 

@@ -15,7 +15,6 @@
 #define RESPONSE_BYTES 108 /* struct virtio_scsi_cmd_resp with sense data of 96 bytes */
 #define REQUEST_BYTES 51   /* struct virtio_scsi_cmd_req with a command of 32 bytes */
 #define PHYSICAL_BYTES 4096u
-#define BURSTS_A_SECOND 10
 #define REST_NS 1000000u /* least wait at a limit */
 #define MEDIUM_WAIT_NS 2000000000ULL
 
@@ -122,34 +121,28 @@ static void request_done(struct block_req *req, int res)
 
 /* ---- limits ---- */
 
-static void limits_set(struct scsi_lun *l, const struct virtio_blk_limits *n)
+/* Return the place in the list of the first command that the limits allow now; NULL: none. Commands
+ * that a limit of reads or of writes holds back let those of the other kind pass. */
+static struct scsi_request **allowed_find(struct scsi_lun *l)
 {
-	uint64_t now_ns = loop_now_ns();
+	uint64_t wait_ns[DISK_LIMITS], now_ns, first_ns = UINT64_MAX;
+	struct scsi_request **at = &l->waiting;
 
-	token_bucket_set(&l->ops, n->iops, n->iops / BURSTS_A_SECOND, now_ns);
-	token_bucket_set(&l->bytes, n->bps, n->bps / BURSTS_A_SECOND, now_ns);
-}
-
-static bool limit_is_reached(struct scsi_lun *l)
-{
-	uint64_t now_ns, wait_ns;
-
-	if (!l->ops.rate && !l->bytes.rate)
-		return false;
+	if (!l->throttle.any)
+		return at;
 	now_ns = loop_now_ns();
-	wait_ns = MAX(token_bucket_wait(&l->ops, now_ns), token_bucket_wait(&l->bytes, now_ns));
-	if (!wait_ns)
-		return false;
-	l->resting = true;
-	loop_timer_arm(l->rest, now_ns + MAX(wait_ns, (uint64_t)REST_NS));
-	return true;
-}
+	for (unsigned i = 0; i < DISK_LIMITS; i++)
+		wait_ns[i] = MAX(disk_throttle_wait(&l->throttle, i, now_ns), i ? wait_ns[DISK_LIMIT_ALL] : 0);
+	for (; *at; at = &(*at)->next) {
+		uint64_t this_ns = wait_ns[scsi_limit_kind((*at)->cdb)];
 
-static void limit_take(struct scsi_lun *l, const struct block_req *r)
-{
-	token_bucket_take(&l->ops, 1);
-	if (r->op == BLOCK_READ || r->op == BLOCK_WRITE || r->op == BLOCK_WRITE_ZEROES)
-		token_bucket_take(&l->bytes, r->len);
+		if (!this_ns)
+			return at;
+		first_ns = MIN(first_ns, this_ns);
+	}
+	l->resting = wait_ns[DISK_LIMIT_ALL]; /* otherwise a command of another kind may come, which passes */
+	loop_timer_arm(l->rest, now_ns + MAX(first_ns, (uint64_t)REST_NS));
+	return NULL;
 }
 
 static void rest_end(void *opaque)
@@ -194,7 +187,7 @@ static void request_submit(struct scsi_request *r, const struct scsi_answer *a)
 		r->transferred = r->elem.out_bytes - REQUEST_BYTES;
 	}
 	block_detect_zeroes(&r->req, l->detect_zeroes);
-	limit_take(l, &r->req);
+	disk_throttle_take(&l->throttle, r->req.op, r->req.len);
 	disk_counters_in_flight(&l->stats, ++l->in_flight);
 	r->in_flight = true;
 	r->start_ns = loop_now_ns();
@@ -266,13 +259,14 @@ static void lun_run(struct scsi_lun *l)
 	struct virtio_scsi *s = l->s;
 
 	while (l->waiting && virtio_is_running(&s->v) && !s->held_wait && !l->resting && !l->tmfs && !l->medium_changes) {
-		struct scsi_request *r = l->waiting;
+		struct scsi_request **at = allowed_find(l), *r;
 
-		if (limit_is_reached(l) || !request_has_room(r))
+		if (!at || !request_has_room(*at))
 			return;
-		l->waiting = r->next;
-		if (!l->waiting)
-			l->waiting_end = &l->waiting;
+		r = *at;
+		*at = r->next;
+		if (!*at)
+			l->waiting_end = at;
 		request_begin(r);
 	}
 }
@@ -370,7 +364,7 @@ int scsi_lun_init(struct virtio_scsi *s, unsigned target, const struct virtio_sc
 	r = loop_timer_new(d->loop, rest_end, l, &l->rest);
 	if (r < 0)
 		return err_set_errno(e, r, "%s", u->id);
-	limits_set(l, &d->limits);
+	disk_throttle_set(&l->throttle, &d->limits, loop_now_ns());
 	block_set_listener(l->block, &l->listener);
 	return 0;
 }
@@ -393,7 +387,7 @@ void virtio_scsi_set_limits(struct device *d, unsigned target, const struct virt
 	struct scsi_lun *l = lun_of(d, target);
 
 	LOCK_GUARD(&l->s->v.lock);
-	limits_set(l, n);
+	disk_throttle_set(&l->throttle, n, loop_now_ns());
 	l->resting = false;
 	if (virtio_is_running(&l->s->v))
 		scsi_lun_go(l, false);

@@ -154,7 +154,7 @@ static void step(struct run *x)
 	} else if (what == 13) {
 		state_check(x);
 	} else if (what == 14) {
-		virtio_scsi_set_limits(x->dev, take(x, 1) & 1, &(struct virtio_blk_limits){ .iops = take(x, 1) * 100000 });
+		virtio_scsi_set_limits(x->dev, take(x, 1) & 1, &(struct virtio_blk_limits){ .iops[0].rate = take(x, 1) * 100000 });
 	} else {
 		drain(x);
 		x->medium++;

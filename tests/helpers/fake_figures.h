@@ -50,7 +50,8 @@ static void works(struct vm_info *info, unsigned much)
 
 static void disks_tell(struct vm_info *info, const struct vm_config *c, bool change)
 {
-	info->sets_disks = info->plugs = info->sets_medium = info->screens = change;
+	info->plugs = info->sets_medium = info->screens = change;
+	info->sets_disks = change ? VM_SETS_DISK_TUNE : 0;
 	info->copies_disks = change ? VM_RESIZES_DISKS : 0;
 	info->ndisks = c->ndisks;
 	for (unsigned i = 0; i < c->ndisks; i++)

@@ -1,6 +1,7 @@
 /* Read the disks and sort them like libvirt: by bus, in the order in which the buses appear in the text, then by
  * target. The guest numbers the disks in this order. */
 #include "tools/xml/domain.h"
+#include "api/schema/disk_tune.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
@@ -13,7 +14,6 @@
 
 #define QUEUES_MAX 8
 #define SERIAL_MAX 20 /* limit of virtio; QEMU also truncates */
-#define BPS_MAX (1ULL << 40) /* as in api/definition/definition_disk.c */
 
 struct slot {
 	struct _xmlNode *node;
@@ -356,13 +356,13 @@ static int wwn_read(struct reading *r, const struct slot *s, struct json_object 
 /* Read the limits of <iotune>; 0 is none. */
 static int iotune_read(struct reading *r, struct _xmlNode *n, struct json_object *disk)
 {
-	static const struct {
-		const char *element, *key;
-		uint64_t max;
-	} rows[] = { { "total_iops_sec", "iops", UINT32_MAX }, { "total_bytes_sec", "bps", BPS_MAX } };
+	static const uint64_t max[] = { [TUNE_IOPS] = DISK_IOPS_MAX, [TUNE_BPS] = DISK_BPS_MAX, [TUNE_SECONDS] = DISK_BURST_SECONDS_MAX,
+		[TUNE_BYTES] = DISK_BPS_MAX };
 
-	for (size_t i = 0; n && i < ARRAY_SIZE(rows); i++) {
-		struct _xmlNode *child = node_child(n, rows[i].element);
+	for (size_t i = 0; n && i < DISK_TUNE_KEYS; i++) {
+		const struct disk_tune_key *k = &disk_tune_keys[i];
+		char element[DISK_TUNE_WORD_MAX];
+		struct _xmlNode *child = node_child(n, disk_tune_word(k, element));
 		CLEANUP_FREE char *text = child ? node_text(child) : NULL;
 		uint64_t value;
 
@@ -370,10 +370,10 @@ static int iotune_read(struct reading *r, struct _xmlNode *n, struct json_object
 			continue;
 		if (!text || number_parse(text, UINT64_MAX, &value) < 0)
 			return reading_error(r, child, NULL, ERR_INVALID, "is not a whole number");
-		if (value > rows[i].max)
-			reading_warn(r, child, NULL, "is %llu at most", (unsigned long long)rows[i].max);
+		if (value > max[k->kind])
+			reading_warn(r, child, NULL, "is %llu at most", (unsigned long long)max[k->kind]);
 		if (value)
-			js_put_uint(disk, rows[i].key, MIN(value, rows[i].max));
+			js_put_uint(disk, k->key, MIN(value, max[k->kind]));
 	}
 	return 0;
 }

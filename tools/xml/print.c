@@ -1,5 +1,6 @@
 #include "tools/xml/print.h"
 #include "api/definition/definition.h"
+#include "api/schema/disk_tune.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/cpu_model.h"
@@ -316,11 +317,16 @@ static void print_number(struct writer *w, struct json_object *o, const char *ke
 
 static void print_iotune(struct writer *w, struct json_object *o)
 {
-	if (!js_get(o, "iops") && !js_get(o, "bps"))
+	char element[DISK_TUNE_WORD_MAX];
+	size_t i = 0;
+
+	while (i < DISK_TUNE_KEYS && !js_get(o, disk_tune_names[i]))
+		i++;
+	if (i == DISK_TUNE_KEYS)
 		return;
 	writer_open(w, "iotune", NULL);
-	print_number(w, o, "bps", "total_bytes_sec");
-	print_number(w, o, "iops", "total_iops_sec");
+	for (i = 0; i < DISK_TUNE_KEYS; i++)
+		print_number(w, o, disk_tune_names[i], disk_tune_word(&disk_tune_keys[i], element));
 	writer_close(w, "iotune");
 }
 

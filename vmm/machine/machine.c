@@ -128,7 +128,7 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 		.physical_bytes = more->physical_bytes, .no_discard = more->no_discard, .detect_zeroes = more->detect_zeroes,
 		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX),
 		.queue_size = c->queue_size, .errors = (enum virtio_blk_errors)c->error_policy,
-		.slot = -1, .limits = { m->cfg.disk_limits[m->ndisks].iops, m->cfg.disk_limits[m->ndisks].bps } };
+		.slot = -1, .limits = machine_disk_limits(&m->cfg, m->ndisks) };
 	int r;
 
 	d->io = &m->disk_ios[m->ndisks];
@@ -165,7 +165,7 @@ static struct virtio_scsi_disk scsi_disk(const struct machine *m, unsigned i)
 		.wwn = more->wwn, .logical_bytes = more->logical_bytes, .physical_bytes = more->physical_bytes,
 		.cdrom = more->cdrom, .medium = m->disks[i].medium, .no_discard = more->no_discard, .detect_zeroes = more->detect_zeroes,
 		.errors = (enum virtio_blk_errors)c->error_policy,
-		.limits = { m->cfg.disk_limits[i].iops, m->cfg.disk_limits[i].bps } };
+		.limits = machine_disk_limits(&m->cfg, i) };
 }
 
 /* The controller of all disks with bus scsi comes last, so that a VM that gets one finds its other devices in their

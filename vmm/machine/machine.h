@@ -204,6 +204,8 @@ int machine_set_interface(struct machine *m, const struct vm_interface_set *want
 /* Keep vhost-net from the rings of all interfaces, as long as memory is being copied, or the dirty log, which lacks
  * vhost's writes, is on. hold: work begins; false: it has ended. */
 void machine_hold_vhost(struct machine *m, bool hold);
+/* Return the limits of disk i of the configuration. */
+struct virtio_blk_limits machine_disk_limits(const struct vm_config *c, unsigned i);
 /* Change the limits of a disk. Returns 0; -ENOENT. */
 int machine_set_disk(struct machine *m, const struct vm_disk_set *want, struct err *e);
 

@@ -1,5 +1,6 @@
 /* Changes of a running machine that a client asks for: of its interfaces and of its disks' limits. */
 #include "base/err.h"
+#include "base/util.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_scsi.h"
 #include "vmm/machine/machine.h"
@@ -40,14 +41,34 @@ int machine_set_interface(struct machine *m, const struct vm_interface_set *want
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no interface '%s'", want->id);
 }
 
+static struct disk_rate rate_of(const struct vm_disk_rate *l)
+{
+	return (struct disk_rate){ .rate = l->rate, .max = l->max, .max_s = (uint32_t)MIN(l->max_s, (uint64_t)UINT32_MAX) };
+}
+
+struct virtio_blk_limits machine_disk_limits(const struct vm_config *c, unsigned i)
+{
+	struct virtio_blk_limits l = { .iops_bytes = c->disk_tune[i].iops_bytes };
+
+	for (unsigned n = 0; n < VM_DISK_RATES; n++) {
+		l.iops[n] = rate_of(&c->disk_tune[i].iops[n]);
+		l.bps[n] = rate_of(&c->disk_tune[i].bps[n]);
+	}
+	l.iops[DISK_LIMIT_ALL].rate = c->disk_limits[i].iops;
+	l.bps[DISK_LIMIT_ALL].rate = c->disk_limits[i].bps;
+	return l;
+}
+
 int machine_set_disk(struct machine *m, const struct vm_disk_set *want, struct err *e)
 {
-	struct virtio_blk_limits l = { want->limits.iops, want->limits.bps };
+	struct virtio_blk_limits l;
 
 	for (unsigned n = 0; n < m->ndisks; n++) {
 		if (strcmp(m->disks[n].id, want->id) || !m->disks[n].dev)
 			continue;
 		m->cfg.disk_limits[n] = want->limits;
+		m->cfg.disk_tune[n] = want->tune;
+		l = machine_disk_limits(&m->cfg, n);
 		if (m->disks[n].scsi)
 			virtio_scsi_set_limits(m->disks[n].dev, m->disks[n].target, &l);
 		else

@@ -183,7 +183,7 @@ static int disk_device_new(struct machine *m, const struct vm_disk *c, unsigned 
 		.detect_zeroes = more->detect_zeroes,
 		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX), .queue_size = c->queue_size,
 		.errors = (enum virtio_blk_errors)c->error_policy, .slot = -1,
-		.limits = { m->cfg.disk_limits[i].iops, m->cfg.disk_limits[i].bps } };
+		.limits = machine_disk_limits(&m->cfg, i) };
 	int r = virtio_blk_new(&m->host, m->pci, &v, &d->dev, e);
 	unsigned at = m->disks_at;
 
@@ -209,6 +209,7 @@ static int disk_plug(struct machine *m, const struct vm_config *c, unsigned at, 
 
 	m->cfg.disks[i] = c->disks[at];
 	m->cfg.disk_limits[i] = c->disk_limits[at];
+	m->cfg.disk_tune[i] = c->disk_tune[at];
 	m->cfg.boot_place[i] = 0;
 	m->cfg.disk_more[i] = c->disk_more[at];
 	*d = (struct machine_disk){ .io = io_choose(m) };
@@ -427,8 +428,8 @@ static void device_end(struct machine *m, struct device *d)
 
 static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *e)
 {
-	const struct list lists[] = { LIST(m->disks), LIST(m->cfg.disks), LIST(m->cfg.disk_limits), LIST(m->cfg.boot_place),
-		LIST(m->cfg.disk_more), LIST(m->carried.disk_faults) };
+	const struct list lists[] = { LIST(m->disks), LIST(m->cfg.disks), LIST(m->cfg.disk_limits), LIST(m->cfg.disk_tune),
+		LIST(m->cfg.boot_place), LIST(m->cfg.disk_more), LIST(m->carried.disk_faults) };
 	struct machine_disk *d = &m->disks[i];
 	struct disk_io *io = d->io;
 	struct err own;

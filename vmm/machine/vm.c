@@ -467,6 +467,7 @@ int vm_set_disk(struct vm *vm, const struct vm_disk_set *want, struct err *e)
 	int r = machine_set_disk(vm->m, want, e);
 
 	memcpy(vm->cfg.disk_limits, vm->m->cfg.disk_limits, sizeof(vm->cfg.disk_limits)); /* likewise */
+	memcpy(vm->cfg.disk_tune, vm->m->cfg.disk_tune, sizeof(vm->cfg.disk_tune));
 	return r;
 }
 
@@ -789,7 +790,8 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->started_realtime_ns = vm->started_ns;
 	memcpy(i->detail, vm->detail, sizeof(i->detail));
 	i->hands_over = true;
-	i->sets_interfaces = i->sets_disks = i->plugs = i->sets_medium = true;
+	i->sets_interfaces = i->plugs = i->sets_medium = true;
+	i->sets_disks = VM_SETS_DISK_TUNE;
 	i->screens = VM_SCREENS_KEYS;
 	i->shows_figures = true;
 	i->copies_disks = VM_RESIZES_DISKS;

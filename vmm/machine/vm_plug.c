@@ -45,6 +45,7 @@ static void config_note(struct vm *vm)
 	vm->cfg.ndisks = from->ndisks;
 	memcpy(vm->cfg.disks, from->disks, sizeof(from->disks));
 	memcpy(vm->cfg.disk_limits, from->disk_limits, sizeof(from->disk_limits));
+	memcpy(vm->cfg.disk_tune, from->disk_tune, sizeof(from->disk_tune));
 	memcpy(vm->cfg.boot_place, from->boot_place, sizeof(from->boot_place));
 	memcpy(vm->cfg.disk_more, from->disk_more, sizeof(from->disk_more));
 	vm->cfg.ninterfaces = from->ninterfaces;

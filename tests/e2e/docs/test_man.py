@@ -385,6 +385,9 @@ cairn blockresize web1 vda 80M
 cairn blkdeviotune web1 vda --live --config --total-iops-sec 500 --total-bytes-sec 20M
     given: defined web1; cairn start web1
     then: cairn blkdeviotune web1 vda | grep 'total_iops_sec *: 500'; cairn blkdeviotune web1 vda --config | grep 'total_bytes_sec *: 20971520'
+cairn blkdeviotune web1 vda --total-iops-sec 500 --total-iops-sec-max 2000 --total-iops-sec-max-length 10
+    given: defined web1; cairn start web1
+    then: cairn blkdeviotune web1 vda | grep 'total_iops_sec_max_length: 10'
 cairn seed web1-seed.iso --hostname web1 --user admin
     given: defined web1
     then: shows 'Seed image web1-seed.iso created'

@@ -1,5 +1,6 @@
 /* blkdeviotune: limits of a disk, with virsh's words. */
 #include "tools/cairn/cli.h"
+#include "api/schema/disk_tune.h"
 #include "api/wire/json.h"
 #include "base/size.h"
 #include "base/util.h"
@@ -10,16 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The limits in the order in which virsh shows them. */
-static const struct {
-	const char *option, *key, *label;
-} limits[] = { { "total-bytes-sec", "bps", "total_bytes_sec" }, { "total-iops-sec", "iops", "total_iops_sec" } };
-
-#define LIMITS ARRAY_SIZE(limits)
-
 struct wish {
-	bool given[LIMITS];
-	uint64_t values[LIMITS]; /* 0: no limit */
+	bool any, given[DISK_TUNE_KEYS];
+	uint64_t values[DISK_TUNE_KEYS]; /* 0: no limit */
 };
 
 /* Return the disk of a list, by target or path; NULL, with a sentence. Borrowed. */
@@ -57,13 +51,15 @@ static int disk_get(struct cli *c, bool live, struct json_object **ret, struct e
 /* Returns 0; CLI_USAGE after an error message. */
 static int wish_read(struct cli *c, struct wish *w)
 {
-	for (size_t i = 0; i < LIMITS; i++) {
-		const char *text = option_value(c, limits[i].option);
+	for (size_t i = 0; i < DISK_TUNE_KEYS; i++) {
+		const struct disk_tune_key *k = &disk_tune_keys[i];
+		const char *text = option_value(c, k->libvirt);
 
 		w->given[i] = text != NULL;
+		w->any = w->any || text;
 		if (text && (size_parse(text, 1, &w->values[i]) < 0 || w->values[i] > INT64_MAX))
-			return cli_usage(c, "--%s must be a number in a second such as 20M, or 0 for no limit, not \"%s\"",
-				limits[i].option, text);
+			return cli_usage(c, "--%s must be a number%s such as %s, or 0 for no limit, not \"%s\"", k->libvirt,
+				k->kind <= TUNE_BPS ? " in a second" : "", k->kind == TUNE_SECONDS ? "5" : "20M", text);
 	}
 	return 0;
 }
@@ -73,25 +69,33 @@ static int config_edit(struct cli *c, struct json_object *definition, void *opaq
 	struct json_object *disk = disk_find(c, js_get_array(definition, "disks"), e);
 	const struct wish *w = opaque;
 
-	for (size_t i = 0; disk && i < LIMITS; i++) {
+	for (size_t i = 0; disk && i < DISK_TUNE_KEYS; i++) {
 		if (!w->given[i])
 			continue;
-		json_object_object_del(disk, limits[i].key);
+		json_object_object_del(disk, disk_tune_names[i]);
 		if (w->values[i])
-			js_put_uint(disk, limits[i].key, w->values[i]);
+			js_put_uint(disk, disk_tune_names[i], w->values[i]);
 	}
 	return disk ? 0 : -ENOENT;
 }
 
+/* Whether the command has an argument for the limit, as daemons from before the others have. */
+static bool is_own(const char *key)
+{
+	return !strcmp(key, "iops") || !strcmp(key, "bps");
+}
+
 static int live_set(struct cli *c, const struct wish *w, struct err *e)
 {
-	CLEANUP_JS struct json_object *answer = NULL;
+	CLEANUP_JS struct json_object *answer = NULL, *limits = json_object_new_object();
 	struct json_object *args = cli_vm_args(c->pos[0]);
 
 	js_put_str(args, "disk", c->pos[1]);
-	for (size_t i = 0; i < LIMITS; i++)
+	for (size_t i = 0; i < DISK_TUNE_KEYS; i++)
 		if (w->given[i])
-			js_put_uint(args, limits[i].key, w->values[i]);
+			js_put_uint(is_own(disk_tune_names[i]) ? args : limits, disk_tune_names[i], w->values[i]);
+	if (json_object_object_length(limits))
+		js_put(args, "limits", json_object_get(limits));
 	return cli_execute(c, "vm-set-disk", args, &answer, NULL, e);
 }
 
@@ -102,12 +106,13 @@ static int limits_show(struct cli *c, const struct place *p, struct err *e)
 
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < LIMITS; i++) {
-		int64_t n = js_get_int(disk, limits[i].key, 0);
+	for (size_t i = 0; i < DISK_TUNE_KEYS; i++) {
+		int64_t n = js_get_int(disk, disk_tune_names[i], 0);
+		char label[DISK_TUNE_WORD_MAX];
 
-		js_put_int(o, limits[i].key, n);
+		js_put_int(o, disk_tune_names[i], n);
 		if (c->format == CLI_TABLE)
-			printf("%-15s: %lld\n", limits[i].label, (long long)n);
+			printf("%-15s: %lld\n", disk_tune_word(&disk_tune_keys[i], label), (long long)n);
 	}
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, o);
@@ -122,7 +127,7 @@ int verb_blkdeviotune(struct cli *c)
 	bool show;
 	int r = wish_read(c, &w);
 
-	show = !w.given[0] && !w.given[1];
+	show = !w.any;
 	if (!r)
 		r = place_choose(c, &p, &e);
 	if (!r && show)

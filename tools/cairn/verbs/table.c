@@ -417,7 +417,24 @@ static const struct verb_option blockresize_options[] = {
 	{ "capacity", NULL, "with a block device as the image: take its present size" }, END };
 static const struct verb_option blkdeviotune_options[] = {
 	{ "total-bytes-sec", "NUMBER", "limit the bytes in a second, such as 20M; 0: no limit" },
-	{ "total-iops-sec", "NUMBER", "limit the requests in a second; 0: no limit" }, PLACE_OPTIONS, END };
+	{ "read-bytes-sec", "NUMBER", "limit the bytes that are read" },
+	{ "write-bytes-sec", "NUMBER", "limit the bytes that are written" },
+	{ "total-iops-sec", "NUMBER", "limit the requests in a second; 0: no limit" },
+	{ "read-iops-sec", "NUMBER", "limit the reads" },
+	{ "write-iops-sec", "NUMBER", "limit the writes" },
+	{ "total-bytes-sec-max", "NUMBER", "allow so many bytes in a second of a burst; 0: no burst" },
+	{ "read-bytes-sec-max", "NUMBER", "the same for reads" },
+	{ "write-bytes-sec-max", "NUMBER", "the same for writes" },
+	{ "total-iops-sec-max", "NUMBER", "allow so many requests in a second of a burst; 0: no burst" },
+	{ "read-iops-sec-max", "NUMBER", "the same for reads" },
+	{ "write-iops-sec-max", "NUMBER", "the same for writes" },
+	{ "size-iops-sec", "BYTES", "count a larger request as several, each of so many bytes; 0: as one" },
+	{ "total-bytes-sec-max-length", "SECONDS", "set how long a burst of bytes lasts [1]" },
+	{ "read-bytes-sec-max-length", "SECONDS", "the same for reads" },
+	{ "write-bytes-sec-max-length", "SECONDS", "the same for writes" },
+	{ "total-iops-sec-max-length", "SECONDS", "set how long a burst of requests lasts [1]" },
+	{ "read-iops-sec-max-length", "SECONDS", "the same for reads" },
+	{ "write-iops-sec-max-length", "SECONDS", "the same for writes" }, PLACE_OPTIONS, END };
 static const struct verb_option domif_link_options[] = { PLACE_OPTIONS, END };
 static const struct verb_option domif_egress_options[] = {
 	{ "clear", NULL, "remove all rules: the guest reaches everything" }, PLACE_OPTIONS, END };

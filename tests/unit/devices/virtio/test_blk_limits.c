@@ -56,7 +56,7 @@ static void clock_on(struct blk_test *t, uint64_t ns)
 
 static void requests_above_iops_wait(void **state)
 {
-	struct virtio_blk_config c = { .limits.iops = 40 };
+	struct virtio_blk_config c = { .limits.iops[0].rate = 40 };
 	struct blk_test t;
 
 	(void)state;
@@ -82,7 +82,7 @@ static void requests_above_iops_wait(void **state)
 
 static void bytes_above_bps_wait(void **state)
 {
-	struct virtio_blk_config c = { .limits.bps = 40960 };
+	struct virtio_blk_config c = { .limits.bps[0].rate = 40960 };
 	struct blk_test t;
 
 	(void)state;
@@ -103,22 +103,22 @@ static void bytes_above_bps_wait(void **state)
 /* A running disk serves what the new limit allows, and the change itself gives no burst. */
 static void changed_limit_holds_at_once(void **state)
 {
-	struct virtio_blk_config c = { .limits.iops = 10 };
+	struct virtio_blk_config c = { .limits.iops[0].rate = 10 };
 	struct blk_test t;
 
 	(void)state;
 	limited_begin(&t, &c);
 	assert_int_equal(written(&t), 1);
 	for (unsigned i = 0; i < 5; i++)
-		virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ .iops = 40 + i });
-	virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ .iops = 40 });
+		virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ .iops[0].rate = 40 + i });
+	virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ .iops[0].rate = 40 });
 	fx_run(&t.f, 20);
 	assert_int_equal(written(&t), 1);
 	clock_on(&t, 100 * MS);
 	assert_int_equal(written(&t), 5);
 	clock_on(&t, 100 * MS);
 	assert_int_equal(written(&t), 9);
-	virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ .bps = 10240 }); /* 10 requests a second, one at once */
+	virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ .bps[0].rate = 10240 }); /* 10 requests a second, one at once */
 	fx_run(&t.f, 20);
 	assert_int_equal(written(&t), 10);
 	clock_on(&t, 100 * MS);
@@ -135,7 +135,7 @@ static void zeroes_count_for_bps(void **state)
 		uint64_t bps;
 		uint32_t sectors;
 	} rows[] = { { 0, 1u << 22 }, { 4096, 8 }, { 409600, 80 }, { 600000, 112 }, { 1ULL << 40, 1u << 22 } };
-	struct virtio_blk_config c = { .limits.bps = 40960 };
+	struct virtio_blk_config c = { .limits.bps[0].rate = 40960 };
 	struct blk_test t;
 
 	(void)state;
@@ -153,7 +153,7 @@ static void zeroes_count_for_bps(void **state)
 	limited_end(&t);
 	/* So that no other request waits for long, the driver is asked for pieces of a tenth of a second. */
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
-		c = (struct virtio_blk_config){ .limits.bps = rows[i].bps };
+		c = (struct virtio_blk_config){ .limits.bps[0].rate = rows[i].bps };
 		disk_new(&t, &c);
 		disk_start(&t, &c, ALL);
 		assert_int_equal(fx_read(&t.f, t.d.device + 48, 4), rows[i].sectors);
@@ -182,7 +182,7 @@ static void disk_without_limits_looks_at_no_clock(void **state)
 
 static void rings_share_a_limit(void **state)
 {
-	struct virtio_blk_config c = { .queues = 4, .limits.iops = 10 };
+	struct virtio_blk_config c = { .queues = 4, .limits.iops[0].rate = 10 };
 	struct blk_test t;
 
 	(void)state;
@@ -204,7 +204,7 @@ static void early_timer_takes_no_rings_turn(void **state)
 
 static void limited_disk_is_paused_and_reset(void **state)
 {
-	struct virtio_blk_config c = { .limits.iops = 40 };
+	struct virtio_blk_config c = { .limits.iops[0].rate = 40 };
 	struct blk_test t;
 
 	(void)state;
@@ -228,9 +228,93 @@ static void limited_disk_is_paused_and_reset(void **state)
 	limited_end(&t);
 }
 
+/* In one ring: those of the other kind pass, and the order of those that wait stays. */
+static void reads_pass_while_writes_wait(void **state)
+{
+	struct virtio_blk_config c = { .limits.iops[DISK_LIMIT_WRITE].rate = 10 };
+	struct blk_test t;
+
+	(void)state;
+	clock_ns = __real_loop_now_ns();
+	disk_new(&t, &c);
+	disk_start(&t, &c, ALL);
+	for (unsigned i = 0; i < 4; i++)
+		submit(&t, 0, i, 1, 2 * i, t.data + 1024 * i, 1024);
+	for (unsigned i = 4; i < 8; i++)
+		submit(&t, 0, i, 0, 2 * i, t.data + 1024 * i, 1024);
+	submit(&t, 0, 8, 4, 0, 0, 0); /* a flush */
+	fx_run(&t.f, 20);
+	assert_int_equal(written(&t), 1);
+	for (unsigned i = 0; i < 9; i++)
+		assert_int_equal(status_get(&t, i), i == 0 || i >= 4 ? 0 : 0xee);
+	/* A state has those that wait, and a pause and a load keep them and their order. */
+	fx_state_test(&t.f, t.dev, 200);
+	fx_run(&t.f, 20);
+	assert_int_equal(written(&t), 1);
+	clock_on(&t, 110 * MS);
+	assert_int_equal(status_get(&t, 1), 0);
+	assert_int_equal(status_get(&t, 2), 0xee);
+	clock_on(&t, 100 * MS);
+	assert_int_equal(status_get(&t, 2), 0);
+	assert_int_equal(status_get(&t, 3), 0xee);
+	/* Without the limit, the last one passes. */
+	virtio_blk_set_limits(t.dev, &(struct virtio_blk_limits){ 0 });
+	fx_run(&t.f, 20);
+	assert_int_equal(status_get(&t, 3), 0);
+	limited_end(&t);
+}
+
+static void reset_forgets_requests_that_wait(void **state)
+{
+	struct virtio_blk_config c = { .limits.bps[DISK_LIMIT_READ].rate = 10240 };
+	struct blk_test t;
+
+	(void)state;
+	clock_ns = __real_loop_now_ns();
+	disk_new(&t, &c);
+	disk_start(&t, &c, ALL);
+	for (unsigned i = 0; i < 4; i++)
+		submit(&t, 0, i, 0, 2 * i, t.data + 1024 * i, 1024);
+	fx_run(&t.f, 20);
+	assert_int_equal(status_get(&t, 3), 0xee);
+	t.dev->ops->pause(t.dev);
+	t.dev->ops->resume(t.dev);
+	fx_run(&t.f, 20);
+	assert_int_equal(status_get(&t, 3), 0xee);
+	t.dev->ops->reset(t.dev);
+	drv_init(&t.d, &t.f, SLOT, ALL, true);
+	drv_queue_setup(&t.d, 0, RING);
+	drv_ok(&t.d);
+	submit(&t, 0, 50, 1, 0, t.data, 1024);
+	fx_run(&t.f, 20);
+	assert_int_equal(status_get(&t, 50), 0);
+	clock_on(&t, 500 * MS);
+	assert_int_equal(status_get(&t, 3), 0xee);
+	limited_end(&t); /* with none that waits */
+}
+
+static void writes_share_the_limit_of_all(void **state)
+{
+	struct virtio_blk_config c = { .limits = { .iops[DISK_LIMIT_ALL].rate = 40, .bps[DISK_LIMIT_WRITE].rate = 10240 } };
+	struct blk_test t;
+
+	(void)state;
+	limited_begin(&t, &c);
+	assert_int_equal(written(&t), 1); /* 1 KiB of a tenth of a second */
+	clock_on(&t, 100 * MS);
+	assert_int_equal(written(&t), 2);
+	submit(&t, 0, 40, 0, 0, t.data, 512);
+	clock_on(&t, 500 * MS);
+	assert_int_equal(status_get(&t, 40), 0);
+	limited_end(&t); /* while writes wait */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(reads_pass_while_writes_wait),
+		cmocka_unit_test(reset_forgets_requests_that_wait),
+		cmocka_unit_test(writes_share_the_limit_of_all),
 		cmocka_unit_test(requests_above_iops_wait),
 		cmocka_unit_test(bytes_above_bps_wait),
 		cmocka_unit_test(changed_limit_holds_at_once),

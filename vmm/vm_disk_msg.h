@@ -1,6 +1,6 @@
-/* vm_disk_commit: the bodies of VM_MSG_DISK_COMMIT and VM_MSG_DISK_RESIZE. */
-#ifndef CAIRN_VMM_VM_DISK_COMMIT_H
-#define CAIRN_VMM_VM_DISK_COMMIT_H
+/* vm_disk_msg: the bodies of VM_MSG_DISK_COMMIT, _RESIZE and _SET. */
+#ifndef CAIRN_VMM_VM_DISK_MSG_H
+#define CAIRN_VMM_VM_DISK_MSG_H
 
 #include "base/util.h"
 #include "vmm/vm_msg.h"
@@ -20,6 +20,12 @@ struct vm_disk_commit {
 struct vm_disk_resize {
 	char id[16];	     /* of the disk */
 	uint64_t size_bytes; /* 0: what the host's block device has that is the image */
+};
+
+struct vm_disk_set {
+	char id[16]; /* of the disk */
+	struct vm_disk_limits limits;
+	struct vm_disk_tune tune; /* only to processes whose vm_info.sets_disks is 2 or more; left out: all 0 */
 };
 
 #endif
