@@ -84,6 +84,9 @@ static void checksum_set(struct acpi_area *a, uint8_t *table, size_t bytes, size
 		t->checksums[t->nchecksums++] = (struct acpi_checksum){ (uint32_t)(table - a->host), (uint32_t)bytes,
 			(uint32_t)(table - a->host + at) };
 	table[at] = 0;
+	/* OVMF sums up the old checksum, too, so it has to be 0. */
+	if (t)
+		return;
 	for (size_t i = 0; i < bytes; i++)
 		sum = (uint8_t)(sum + table[i]);
 	table[at] = (uint8_t)-sum;
