@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define NO_PART UINT64_MAX
 #define WAIT_MS_MAX 100
 /* Changes go to both images while the rest is copied, once it is this small, or a round has not halved it. */
 #define REST_BYTES (8 * MIB)
@@ -130,9 +131,10 @@ void copy_rate_wait(struct copy_job *p, uint64_t done)
 	}
 }
 
+/* last_off: where the part before began; NO_PART: there was none. */
 static bool rounds_help(struct copy_job *p, const struct copy_call *x, uint64_t last_off)
 {
-	bool over = x->off <= last_off; /* equal: one part was the whole round */
+	bool over = last_off != NO_PART && x->off <= last_off; /* equal: one part was the whole round */
 	uint64_t before = p->round_due;
 
 	if (over)
@@ -151,7 +153,7 @@ static int write_through(struct copy_job *p, struct err *e)
  * images. */
 static int parts_copy(struct copy_job *p, struct err *e)
 {
-	uint64_t last = 0, done = 0;
+	uint64_t last = NO_PART, done = 0;
 	bool through = false;
 	int r = 0;
 
@@ -160,10 +162,13 @@ static int parts_copy(struct copy_job *p, struct err *e)
 		struct copy_call x = { .c.run = next_run, .job = p };
 
 		r = disk_call(p->disk, &x.c, e);
-		if (r < 0 || (!x.any && x.settled))
+		if (r < 0)
 			return r;
+		/* Before the end, too: the bandwidth's limit may have let the last part wait for long. */
 		if (vm_work_step(p->j.vm, p->size_bytes - MIN(x.due, p->size_bytes), p->size_bytes))
 			return err_set(e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; disk %s has no copy", p->disk->id);
+		if (!x.any && x.settled)
+			return 0;
 		if (x.any) {
 			r = p->part ? p->part(p, x.off, x.len, e) : part_copy(p, x.off, x.len, e);
 			done += x.len;
