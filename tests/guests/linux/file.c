@@ -113,12 +113,22 @@ static int stat_run(int argc, char **argv)
 	return 0;
 }
 
+/* The node of a disk exists shortly before the disk can be opened. */
+static int can_be_opened(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC), there = fd >= 0 || (errno != ENOENT && errno != ENXIO);
+
+	if (fd >= 0)
+		close(fd);
+	return there;
+}
+
 /* Wait without a limit, like the reader of the answer. */
 static int await_run(int argc, char **argv)
 {
 	int gone = argc > 2 && !strcmp(argv[2], "gone");
 
-	while ((access(argv[1], F_OK) != 0) != gone)
+	while (gone ? !access(argv[1], F_OK) : !can_be_opened(argv[1]))
 		usleep(1000);
 	return 0;
 }
