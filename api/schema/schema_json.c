@@ -80,6 +80,14 @@ static bool returns_builtin(const struct command *c)
 	return (c->flags & COMMAND_RETURNS_STRING) || (!c->returns && (c->flags & COMMAND_RETURNS_LIST));
 }
 
+/* The type without members, named as in QEMU. */
+#define EMPTY_TYPE "q_empty"
+
+static bool is_empty(const struct field *f)
+{
+	return !f || !f->name;
+}
+
 /* Find the first command or event with these members, and print the name of their type, which is named after it.
  * f: of a row of the dialect. */
 static void type_name(enum dialect d, const struct field *f, char name[TYPE_NAME_BYTES])
@@ -87,6 +95,10 @@ static void type_name(enum dialect d, const struct field *f, char name[TYPE_NAME
 	const struct command *c;
 	unsigned id = 0;
 
+	if (is_empty(f)) {
+		snprintf(name, TYPE_NAME_BYTES, EMPTY_TYPE);
+		return;
+	}
 	for (size_t i = 0; (c = schema_command(d, i)); i++)
 		if (c->args == f || (c->returns == f && !returns_builtin(c))) {
 			snprintf(name, TYPE_NAME_BYTES, "%s-%s", c->name, c->args == f ? "arg" : "ret");
@@ -184,8 +196,10 @@ static void add_event(enum dialect d, struct json_object *all, const struct even
 
 struct json_object *schema_to_json(enum dialect d)
 {
-	struct json_object *all = json_object_new_array();
+	struct json_object *all = json_object_new_array(), *empty = entry_put(EMPTY_TYPE, "object");
 
+	js_put(empty, "members", members_put(d, NULL));
+	json_object_array_add(all, empty);
 	for (size_t i = 0; schema_command(d, i); i++)
 		add_command(d, all, schema_command(d, i));
 	for (unsigned i = 0; i < EVENT_ID_COUNT; i++)
