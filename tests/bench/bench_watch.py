@@ -90,7 +90,6 @@ def measure(bench, daemon):
         sleeps = use(daemon.info("src")["pid"])[1] - sleeps
         bench.pairs(f"wake-ups of a VM in {2 * ROUNDS} scrapes", "", [(sleeps, 1)], "target", 1.0)
     finally:
-        daemon.cairn("destroy", "--all", ok=None)  # Daemon.close() ends the first page of VMs only
         server.kill()
         server.wait()
         qmp.close()

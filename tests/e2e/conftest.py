@@ -351,6 +351,16 @@ def environment(pid, program):
     return env
 
 
+def all_vms(q):
+    """Return the names of all VMs: vm-list gives them in pages."""
+    page = q.run("vm-list")
+    names = [vm["name"] for vm in page["vms"]]
+    while "next" in page:
+        page = q.run("vm-list", after=page["next"])
+        names += [vm["name"] for vm in page["vms"]]
+    return names
+
+
 class Daemon:
     """A cairnd with its own state folder and socket."""
 
@@ -495,9 +505,9 @@ class Daemon:
         if self.proc.poll() is not None:
             self.start()  # the new daemon finds VMs that are still running
         q = Qmp(self.socket)
-        for vm in q.run("vm-list")["vms"]:
+        for name in all_vms(q):
             try:
-                q.run("vm-destroy", vm=vm["name"])
+                q.run("vm-destroy", vm=name)
             except QmpError:
                 pass  # the VM is off (one that hangs in its start is not off, and has no id yet)
         q.close()
