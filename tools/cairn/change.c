@@ -186,3 +186,12 @@ int change_find(struct json_object *list, const char *key, const char *value)
 	}
 	return -1;
 }
+
+int change_find_disk(struct json_object *disks, const char *which, struct err *e)
+{
+	int i = disks ? change_find(disks, "id", which) : -1;
+
+	if (i < 0 && disks)
+		i = change_find(disks, "path", which);
+	return i >= 0 ? i : err_set(e, -ENOENT, ERR_NOT_FOUND, "No disk found whose source path or target is %s", which);
+}

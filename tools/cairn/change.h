@@ -68,5 +68,7 @@ int change_define(struct cli *c, struct json_object *was, struct json_object *no
 
 /* Returns the index of the first object in the array whose member `key` is `value`; -1: none. */
 int change_find(struct json_object *list, const char *key, const char *value);
+/* Find a disk by its target or the path of its image. disks: NULL: none. Returns its index; -ENOENT. */
+int change_find_disk(struct json_object *disks, const char *which, struct err *e);
 
 #endif

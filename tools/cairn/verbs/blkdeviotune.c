@@ -19,10 +19,8 @@ struct wish {
 /* Return the disk of a list, by target or path; NULL, with a sentence. Borrowed. */
 static struct json_object *disk_find(struct cli *c, struct json_object *disks, struct err *e)
 {
-	int i = change_find(disks, "id", c->pos[1]);
+	int i = change_find_disk(disks, c->pos[1], e);
 
-	if (i < 0)
-		i = change_find(disks, "path", c->pos[1]);
 	if (i < 0)
 		err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], c->pos[1], c->pos[0]);
 	return i < 0 ? NULL : json_object_array_get_idx(disks, (size_t)i);

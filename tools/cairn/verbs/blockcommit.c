@@ -64,12 +64,10 @@ static int merge_plan(struct cli *c, struct json_object *definition, struct merg
 {
 	const char *top = option_value(c, "top"), *base = option_value(c, "base");
 	struct json_object *disks = js_get_array(definition, "disks");
-	int i = disks ? change_find(disks, "id", c->pos[1]) : -1, r = 0;
+	int i = change_find_disk(disks, c->pos[1], e), r = 0;
 
-	if (i < 0 && disks)
-		i = change_find(disks, "path", c->pos[1]);
 	if (i < 0)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND, "No disk found whose source path or target is %s", c->pos[1]);
+		return i;
 	m->disk = json_object_array_get_idx(disks, (size_t)i);
 	if (top)
 		r = layer_find(m->disk, top, &m->top, e);

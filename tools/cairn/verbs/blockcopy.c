@@ -41,16 +41,6 @@ static int copy_parse(const struct cli *c, struct copy *x)
 	return 0;
 }
 
-static int disk_find(struct json_object *definition, const char *name, struct err *e)
-{
-	struct json_object *disks = js_get_array(definition, "disks");
-	int i = change_find(disks, "id", name);
-
-	if (i < 0)
-		i = change_find(disks, "path", name);
-	return i >= 0 ? i : err_set(e, -ENOENT, ERR_NOT_FOUND, "No disk found whose source path or target is %s", name);
-}
-
 /* Leave the disk the backing files of its layer `path`, if it has that. */
 static void layers_cut(struct json_object *disk, const char *path)
 {
@@ -71,7 +61,7 @@ static int copy_edit(struct cli *c, struct json_object *definition, void *opaque
 {
 	struct copy *x = opaque;
 	struct json_object *disk;
-	int i = disk_find(definition, c->pos[1], e);
+	int i = change_find_disk(js_get_array(definition, "disks"), c->pos[1], e);
 
 	if (i == -ENOENT)
 		return 0; /* the next start does not have the disk */
@@ -128,7 +118,7 @@ static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
 	struct err own;
 	int r = change_read_running(c, c->pos[0], &definition, e), i;
 
-	i = r < 0 ? r : disk_find(definition, c->pos[1], e);
+	i = r < 0 ? r : change_find_disk(js_get_array(definition, "disks"), c->pos[1], e);
 	if (i < 0)
 		return i;
 	id = js_get_str_or(json_object_array_get_idx(js_get_array(definition, "disks"), (size_t)i), "id", "");

@@ -2,6 +2,7 @@
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"
+#include "tools/cairn/change.h"
 #include "tools/cairn/output.h"
 
 #include <errno.h>
@@ -16,25 +17,21 @@ static const struct {
 	{ "rd_total_times", "rd-ns", "total duration of reads (ns):" }, { "wr_total_times", "wr-ns", "total duration of writes (ns):" },
 	{ "flush_total_times", "fl-ns", "total duration of flushes (ns):" } };
 
-/* Return the id of the disk with this id or image; NULL: none. */
-static const char *disk_id(struct cli *c, const char *which, struct err *e)
+/* Copy the id of the disk with this target or image to ret. Returns 0 or -errno. */
+static int disk_id(struct cli *c, const char *which, char ret[32], struct err *e)
 {
-	CLEANUP_JS struct json_object *d = NULL;
+	CLEANUP_JS struct json_object *definition = NULL;
 	struct json_object *disks;
-	static char id[32];
+	int r = change_read_running(c, c->pos[0], &definition, e), i;
 
-	if (cli_execute(c, "vm-dump-definition", cli_vm_args(c->pos[0]), &d, NULL, e) < 0)
-		return NULL;
-	disks = js_get_array(js_get(d, "definition"), "disks");
-	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
-		struct json_object *o = json_object_array_get_idx(disks, i);
-
-		snprintf(id, sizeof(id), "%s", js_get_str_or(o, "id", ""));
-		if (!strcmp(id, which) || !strcmp(js_get_str_or(o, "path", ""), which))
-			return id;
-	}
-	err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], which, c->pos[0]);
-	return NULL;
+	if (r < 0)
+		return r;
+	disks = js_get_array(definition, "disks");
+	i = change_find_disk(disks, which, e);
+	if (i < 0)
+		return err_set(e, i, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], which, c->pos[0]);
+	snprintf(ret, 32, "%s", js_get_str_or(json_object_array_get_idx(disks, (size_t)i), "id", ""));
+	return 0;
 }
 
 /* Add up the counters of the disk, or without an id of all disks. */
@@ -61,13 +58,10 @@ int verb_domblkstat(struct cli *c)
 	CLEANUP_JS struct json_object *info = NULL, *o = NULL;
 	const char *vm = c->pos[0], *which = c->npos > 1 ? c->pos[1] : NULL;
 	struct json_object *disks;
+	char id[32] = "";
 	struct err e;
-	int r = 0;
+	int r = which ? disk_id(c, which, id, &e) : 0;
 
-	if (which) {
-		which = disk_id(c, which, &e);
-		r = which ? 0 : -ENOENT;
-	}
 	if (!r)
 		r = cli_vm_info(c, vm, &info, &e);
 	disks = r < 0 ? NULL : js_get_array(info, "disks");
@@ -76,19 +70,18 @@ int verb_domblkstat(struct cli *c)
 			js_get_str(info, "state"), vm);
 	if (r < 0)
 		return cli_fail(&e, "Failed to get block stats %s %s", vm, c->npos > 1 ? c->pos[1] : "");
-	o = counters_of(disks, which);
+	o = counters_of(disks, which ? id : NULL);
 	if (c->format != CLI_TABLE) {
 		output_print(stdout, c->format, o);
 		return CLI_OK;
 	}
-	which = which ? which : "";
 	if (option_flag(c, "human"))
-		printf("Device: %s\n", which);
+		printf("Device: %s\n", id);
 	for (size_t k = 0; k < ARRAY_SIZE(all); k++) {
 		if (option_flag(c, "human"))
 			printf(" %-31s %lld\n", all[k].text, (long long)js_get_int(o, all[k].name, 0));
 		else
-			printf("%s %s %lld\n", which, all[k].name, (long long)js_get_int(o, all[k].name, 0));
+			printf("%s %s %lld\n", id, all[k].name, (long long)js_get_int(o, all[k].name, 0));
 	}
 	return CLI_OK;
 }

@@ -149,19 +149,6 @@ int verb_attach_disk(struct cli *c)
 
 /* ---- detach-disk ---- */
 
-/* Find a disk by target or source. Returns its index or -ENOENT. */
-static int disk_find(struct json_object *disks, const char *name, struct err *e)
-{
-	int i = change_find(disks, "id", name);
-
-	if (i < 0)
-		i = change_find(disks, "path", name);
-	if (i < 0)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND,
-			"No disk found whose source path or target is %s", name);
-	return i;
-}
-
 struct detach {
 	const char *which;
 };
@@ -169,7 +156,7 @@ struct detach {
 static int detach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	struct json_object *disks = js_get_array(definition, "disks");
-	int i = disk_find(disks, ((struct detach *)opaque)->which, e);
+	int i = change_find_disk(disks, ((struct detach *)opaque)->which, e);
 
 	(void)c;
 	if (i < 0)
@@ -233,7 +220,7 @@ static int media_edit(struct cli *c, struct json_object *definition, void *opaqu
 	static const char *const of_medium[] = { "path", "format", "data_file", "backing" };
 	struct json_object *disks = js_get_array(definition, "disks"), *disk;
 	const struct media_edit *m = opaque;
-	int i = disk_find(disks, c->pos[1], e), r;
+	int i = change_find_disk(disks, c->pos[1], e), r;
 
 	if (i < 0)
 		return i;
@@ -259,7 +246,7 @@ static int media_live(struct cli *c, void *opaque, struct err *e)
 
 	if (r < 0)
 		return r;
-	i = disk_find(js_get_array(definition, "disks"), c->pos[1], e);
+	i = change_find_disk(js_get_array(definition, "disks"), c->pos[1], e);
 	if (i < 0)
 		return i;
 	disk = json_object_array_get_idx(js_get_array(definition, "disks"), (size_t)i);
