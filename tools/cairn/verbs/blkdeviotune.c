@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/verbs/disk_limits.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -77,24 +78,35 @@ static int config_edit(struct cli *c, struct json_object *definition, void *opaq
 	return disk ? 0 : -ENOENT;
 }
 
-/* Whether the command has an argument for the limit, as daemons from before the others have. */
-static bool is_own(const char *key)
+/* iops and bps are arguments of their own, as daemons from before the other limits have them. */
+int disk_limits_set(struct cli *c, const char *disk, struct json_object *limits, struct err *e)
 {
-	return !strcmp(key, "iops") || !strcmp(key, "bps");
+	static const char *const own[] = { "iops", "bps" };
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+
+	js_put_str(args, "disk", disk);
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
+		if (!js_get(limits, own[i]))
+			continue;
+		js_put(args, own[i], json_object_get(js_get(limits, own[i])));
+		json_object_object_del(limits, own[i]);
+	}
+	if (json_object_object_length(limits))
+		js_put(args, "limits", limits);
+	else
+		json_object_put(limits);
+	return cli_execute(c, "vm-set-disk", args, &answer, NULL, e);
 }
 
 static int live_set(struct cli *c, const struct wish *w, struct err *e)
 {
-	CLEANUP_JS struct json_object *answer = NULL, *limits = json_object_new_object();
-	struct json_object *args = cli_vm_args(c->pos[0]);
+	struct json_object *limits = json_object_new_object();
 
-	js_put_str(args, "disk", c->pos[1]);
 	for (size_t i = 0; i < DISK_TUNE_KEYS; i++)
 		if (w->given[i])
-			js_put_uint(is_own(disk_tune_names[i]) ? args : limits, disk_tune_names[i], w->values[i]);
-	if (json_object_object_length(limits))
-		js_put(args, "limits", json_object_get(limits));
-	return cli_execute(c, "vm-set-disk", args, &answer, NULL, e);
+			js_put_uint(limits, disk_tune_names[i], w->values[i]);
+	return disk_limits_set(c, c->pos[1], limits, e);
 }
 
 static int limits_show(struct cli *c, const struct place *p, struct err *e)

@@ -1,11 +1,13 @@
 /* attach-device, detach-device and update-device: change the disk or the interface that a file describes. */
 #include "api/definition/definition.h"
+#include "api/schema/disk_tune.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/definition_file.h"
+#include "tools/cairn/verbs/disk_limits.h"
 #include "tools/cairn/verbs/plug.h"
 
 #include <errno.h>
@@ -162,7 +164,8 @@ static bool is_in(const char *key, const char *const *list)
 	return *list;
 }
 
-static const char *const of_limits[] = { "iops", "bps", NULL }, *const of_medium[] = { "path", "format", "data_file", "backing", NULL },
+#define LIMIT_KEY(key, libvirt, field, kind, about) key,
+static const char *const of_limits[] = { DISK_TUNE_EACH(LIMIT_KEY) NULL }, *const of_medium[] = { "path", "format", "data_file", "backing", NULL },
 	*const of_interface[] = { "link", "bandwidth", "egress", NULL };
 
 static bool is_cdrom(const struct device *d)
@@ -194,38 +197,31 @@ static bool differs(struct json_object *was, struct json_object *now, const char
 
 static int limits_live(struct cli *c, struct json_object *was, struct json_object *now, struct err *e)
 {
-	CLEANUP_JS struct json_object *answer = NULL;
-	struct json_object *args;
+	struct json_object *limits;
 
 	if (!differs(was, now, of_limits))
 		return 0;
-	args = cli_vm_args(c->pos[0]);
-	js_put_str(args, "disk", js_get_str(was, "id"));
+	limits = json_object_new_object();
 	for (unsigned i = 0; of_limits[i]; i++)
-		js_put_int(args, of_limits[i], js_get_int(now, of_limits[i], 0)); /* 0: no limit */
-	return cli_execute(c, "vm-set-disk", args, &answer, NULL, e);
+		if (!json_object_equal(js_get(was, of_limits[i]), js_get(now, of_limits[i])))
+			js_put_int(limits, of_limits[i], js_get_int(now, of_limits[i], 0)); /* 0: no limit */
+	return disk_limits_set(c, js_get_str(was, "id"), limits, e);
 }
 
 static int medium_live(struct cli *c, struct json_object *was, struct json_object *now, struct err *e)
 {
 	static const char *const source[] = { "path", "format", "data_file", NULL };
-	CLEANUP_JS struct json_object *answer = NULL;
-	struct json_object *args, *medium;
+	struct json_object *medium = NULL;
 
 	if (!differs(was, now, source)) /* the file may lack the backing files */
 		return 0;
-	args = cli_vm_args(c->pos[0]);
-	js_put_str(args, "disk", js_get_str(was, "id"));
-	if (option_flag(c, "force"))
-		js_put_bool(args, "force", true);
 	if (js_get(now, "path")) {
 		medium = json_object_new_object();
 		for (unsigned i = 0; of_medium[i]; i++)
 			if (js_get(now, of_medium[i]))
 				js_put(medium, of_medium[i], json_object_get(js_get(now, of_medium[i])));
-		js_put(args, "medium", medium);
 	}
-	return cli_execute(c, "vm-change-medium", args, &answer, NULL, e);
+	return plug_medium_change(c, js_get_str(was, "id"), medium, e);
 }
 
 /* egress has to be alone in its call. */

@@ -237,11 +237,26 @@ static int media_edit(struct cli *c, struct json_object *definition, void *opaqu
 	return layers_put(disk, e);
 }
 
+int plug_medium_change(struct cli *c, const char *id, struct json_object *medium, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+
+	js_put_str(args, "disk", id);
+	if (option_flag(c, "force"))
+		js_put_bool(args, "force", true);
+	if (medium) {
+		js_put(args, "medium", medium);
+		folder_put(args);
+	}
+	return cli_execute(c, "vm-change-medium", args, &answer, NULL, e);
+}
+
 static int media_live(struct cli *c, void *opaque, struct err *e)
 {
-	CLEANUP_JS struct json_object *definition = NULL, *answer = NULL;
+	CLEANUP_JS struct json_object *definition = NULL;
 	const struct media_edit *m = opaque;
-	struct json_object *args, *disk, *medium;
+	struct json_object *disk, *medium = NULL;
 	int r = change_read_running(c, c->pos[0], &definition, e), i;
 
 	if (r < 0)
@@ -253,23 +268,17 @@ static int media_live(struct cli *c, void *opaque, struct err *e)
 	r = media_check(m, disk, c->pos[1], e);
 	if (r < 0)
 		return r;
-	args = cli_vm_args(c->pos[0]);
-	js_put_str(args, "disk", js_get_str(disk, "id"));
-	if (option_flag(c, "force"))
-		js_put_bool(args, "force", true);
 	if (m->source) {
 		medium = json_object_new_object();
-		js_put(args, "medium", medium);
 		js_put_str(medium, "path", m->source);
 		js_put_str(medium, "format", m->format);
-		folder_put(args);
 		r = layers_put(medium, e);
 	}
 	if (r < 0) {
-		json_object_put(args);
+		json_object_put(medium);
 		return r;
 	}
-	return cli_execute(c, "vm-change-medium", args, &answer, NULL, e);
+	return plug_medium_change(c, js_get_str(disk, "id"), medium, e);
 }
 
 static int media_parse(struct cli *c, struct media_edit *m)

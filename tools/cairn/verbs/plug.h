@@ -12,6 +12,9 @@ struct json_object;
 
 /* disk: as in a definition, with its id; gets the backing files of its image if it names none. */
 int plug_disk_attach(struct cli *c, struct json_object *disk, struct err *e);
+/* Change the medium of a drive of the running VM. id: of the drive. medium: its keys in a definition; NULL: none; taken.
+ * Returns 0 or -errno. */
+int plug_medium_change(struct cli *c, const char *id, struct json_object *medium, struct err *e);
 /* which: target or path. */
 int plug_disk_detach(struct cli *c, const char *which, struct err *e);
 /* o: as in a definition; gets a free id unless has_id. */

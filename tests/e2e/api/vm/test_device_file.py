@@ -62,6 +62,12 @@ def test_limits_of_a_disk_change(daemon, guest, tmp_path):
     assert live(daemon)["disks"][1]["iops"] == 7 and live(daemon, "--inactive")["disks"][1]["iops"] == 100
     device(daemon, "update", disk_xml(b), "--persistent")
     assert "iops" not in live(daemon)["disks"][1] and "iops" not in live(daemon, "--inactive")["disks"][1]
+    more = "<iotune><read_bytes_sec>8192</read_bytes_sec><write_iops_sec>5</write_iops_sec><write_iops_sec_max>50</write_iops_sec_max></iotune>"
+    device(daemon, "update", disk_xml(b, more=more), "--live")
+    disk = live(daemon)["disks"][1]
+    assert (disk["bps_rd"], disk["iops_wr"], disk["iops_wr_max"]) == (8192, 5, 50)
+    device(daemon, "update", disk_xml(b), "--live")
+    assert not {"bps_rd", "iops_wr", "iops_wr_max"} & set(live(daemon)["disks"][1])
     r = device(daemon, "update", disk_xml(a), "--live", ok=False)
     assert "path of vdb cannot change while the VM runs; use --config" in r.stderr
     device(daemon, "update", disk_xml(a, "vdc"), "--config", ok=False)
