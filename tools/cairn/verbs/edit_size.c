@@ -6,7 +6,7 @@
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
-#include "tools/cairn/verbs/vcpus.h"
+#include "tools/cairn/verbs/guestvcpus.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -12,7 +12,7 @@ struct json_object;
 
 /* disk: as in a definition, with its id; gets the backing files of its image if it names none. */
 int plug_disk_attach(struct cli *c, struct json_object *disk, struct err *e);
-/* Change the medium of a drive of the running VM. id: of the drive. medium: its keys in a definition; NULL: none; taken.
+/* Change the medium of a drive of the running VM. id: the drive. medium: its keys in a definition; NULL: eject; taken.
  * Returns 0 or -errno. */
 int plug_medium_change(struct cli *c, const char *id, struct json_object *medium, struct err *e);
 /* which: target or path. */

@@ -70,19 +70,6 @@ static void figure_put(struct json_object *out, int64_t value, const char *fmt, 
 	js_put_int(out, key, value);
 }
 
-static void word_put(struct json_object *out, const char *word, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-
-static void word_put(struct json_object *out, const char *word, const char *fmt, ...)
-{
-	char key[64];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(key, sizeof(key), fmt, ap);
-	va_end(ap);
-	js_put_str(out, key, word);
-}
-
 struct figure {
 	const char *name, *from;
 };
@@ -132,14 +119,16 @@ static void vcpu_add(struct json_object *out, struct json_object *info)
 	struct json_object *times = js_get_array(info, "vcpu-times"), *halted = js_get_array(info, "vcpu-halted"),
 			   *delays = js_get_array(info, "vcpu-delays");
 	size_t n = times ? json_object_array_length(times) : 0;
+	char key[48];
 
 	figure_put(out, (int64_t)n, "vcpu.current");
 	figure_put(out, js_get_int(info, "vcpus", 0), "vcpu.maximum");
 	for (size_t i = 0; i < n; i++) {
 		figure_put(out, VCPU_RUNNING, "vcpu.%zu.state", i);
 		figure_put(out, json_object_get_int64(json_object_array_get_idx(times, i)), "vcpu.%zu.time", i);
+		snprintf(key, sizeof(key), "vcpu.%zu.halted", i);
 		if (halted)
-			word_put(out, json_object_get_boolean(json_object_array_get_idx(halted, i)) ? "yes" : "no", "vcpu.%zu.halted", i);
+			js_put_str(out, key, json_object_get_boolean(json_object_array_get_idx(halted, i)) ? "yes" : "no");
 		if (delays)
 			figure_put(out, json_object_get_int64(json_object_array_get_idx(delays, i)), "vcpu.%zu.delay", i);
 	}

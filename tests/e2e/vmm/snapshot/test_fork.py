@@ -375,6 +375,13 @@ def progress(q, job):
             return told
 
 
+def concluded(q, job):
+    """Wait for the job's end. Return its row of query-jobs."""
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    (j,) = q.run("query-jobs", id=job)
+    return j
+
+
 def forget_clones(vm, daemon):
     for name in names(daemon):
         if name != "src":
@@ -572,8 +579,7 @@ def test_fork_fails_when_source_dies(fake):
     q = fake.qmp()
     job = q.run("vm-fork", vm="src", name="c", count=3)["job"]
     os.kill(fake.info("src")["pid"], signal.SIGKILL)
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert "signal 9" in q.run("query-jobs", id=job)[0]["error"]
+    assert "signal 9" in concluded(q, job)["error"]
     assert left(fake) == ALONE and processes(fake) == []
 
 
@@ -592,7 +598,7 @@ def test_first_clone_uses_the_process_spawned_ahead(fake):
     pid = first_process(fake, fake.info("src")["pid"])
     assert fake.info("c-1")["state"] == "shut off"
     (fake.tmp / "go").touch()
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    concluded(q, job)
     assert fake.info("c-1")["pid"] == pid and len(processes(fake)) == 4
 
 
@@ -605,8 +611,7 @@ def test_clone_starts_when_its_process_ended_ahead(fake):
     os.kill(pid, signal.SIGKILL)
     until(lambda: len(processes(fake)) == 1)
     (fake.tmp / "go").touch()
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert "error" not in q.run("query-jobs", id=job)[0]
+    assert "error" not in concluded(q, job)
     assert fake.info("c")["pid"] != pid and len(processes(fake)) == 2
 
 
@@ -656,8 +661,7 @@ def test_fork_succeeds_when_source_has_answered(fake, ready):
     for args in (("clone", "--live", "src", "d"), ("undefine", "c-6")):
         assert fake.cairn(*args, ok=None).returncode in (4, 6)
     (fake.tmp / "go").touch()
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    (j,) = q.run("query-jobs", id=job)
+    j = concluded(q, job)
     assert "error" not in j
     assert set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 7))} and len(processes(fake)) == 7
 
@@ -665,8 +669,7 @@ def test_fork_succeeds_when_source_has_answered(fake, ready):
 def test_source_that_dies_ends_clones_that_run(fake, ready):
     q, job = ready
     os.kill(fake.info("src")["pid"], signal.SIGKILL)
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert "signal 9" in q.run("query-jobs", id=job)[0]["error"]
+    assert "signal 9" in concluded(q, job)["error"]
     assert left(fake) == ALONE and processes(fake) == []
 
 
@@ -677,8 +680,7 @@ def test_source_that_fails_ends_clones_that_start(fake):
     job = q.run("vm-fork", vm="src", name="c", count=3)["job"]
     assert {q.event("VM_STATE_CHANGE", state="running")["data"]["vm"] for _ in range(2)} == {"c-1", "c-3"}
     (fake.tmp / "go").touch()
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert "no space left" in q.run("query-jobs", id=job)[0]["error"]
+    assert "no space left" in concluded(q, job)["error"]
     assert left(fake) == ALONE and len(processes(fake)) == 1
 
 
@@ -686,7 +688,7 @@ def test_cancel_ends_clones_that_run(fake, ready):
     q, job = ready
     q.run("job-cancel", id=job)
     (fake.tmp / "go").touch()
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    concluded(q, job)
     assert left(fake) == ALONE and len(processes(fake)) == 1
 
 
@@ -699,8 +701,7 @@ def test_cancel_ends_clones_that_start(fake):
     q.run("job-cancel", id=job)
     until(lambda: "VM 'c-2': the VM was destroyed while starting" in fake.log.read_text())
     (fake.tmp / "go").touch()
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert "cancelled" in q.run("query-jobs", id=job)[0]["error"]
+    assert "cancelled" in concluded(q, job)["error"]
     assert left(fake) == ALONE and len(processes(fake)) == 1
 
 
@@ -714,8 +715,7 @@ def test_clone_waits_for_a_source_that_is_slower_than_a_start_may_be(fake):
     time.sleep(32)  # a start has 30 s
     assert q.run("query-jobs", id=job)[0]["status"] == "running"
     (fake.tmp / "go").touch()
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert "error" not in q.run("query-jobs", id=job)[0] and set(names(fake)) == {"src", "c-1", "c-2"}
+    assert "error" not in concluded(q, job) and set(names(fake)) == {"src", "c-1", "c-2"}
 
 
 def have_state(fake):
@@ -750,16 +750,14 @@ def test_first_clone_starts_before_the_state_is_written(fake, begun):
     assert j["status"] == "running"
     fake.cairn("destroy", "c-6")
     (fake.tmp / "end").touch()
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert "error" not in q.run("query-jobs", id=job)[0]
+    assert "error" not in concluded(q, job)
     assert set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 7))} and len(processes(fake)) == 6
 
 
 def test_source_that_dies_ends_clone_that_waits_for_its_state(fake, begun):
     q, job = begun
     os.kill(fake.info("src")["pid"], signal.SIGKILL)
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert "signal 9" in q.run("query-jobs", id=job)[0]["error"]
+    assert "signal 9" in concluded(q, job)["error"]
     assert left(fake) == ALONE and processes(fake) == []
 
 
@@ -767,8 +765,7 @@ def test_cancel_ends_clone_that_waits_for_the_state(fake, begun):
     q, job = begun
     q.run("job-cancel", id=job)
     (fake.tmp / "end").touch()
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert "cancelled" in q.run("query-jobs", id=job)[0]["error"]
+    assert "cancelled" in concluded(q, job)["error"]
     assert left(fake) == ALONE and len(processes(fake)) == 1
 
 
@@ -778,8 +775,7 @@ def test_source_that_dies_after_all_is_stored_does_not_fail_the_fork(fake, begun
     assert len({q.event("VM_STATE_CHANGE", state="running")["data"]["vm"] for _ in range(6)}) == 6
     until(lambda: not list(fake.state.glob("batches/*.json")))
     os.kill(fake.info("src")["pid"], signal.SIGKILL)
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert "error" not in q.run("query-jobs", id=job)[0]
+    assert "error" not in concluded(q, job)
     assert set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 7))} and len(processes(fake)) == 6
 
 
@@ -802,7 +798,7 @@ def test_clones_in_progress_refuse_other_operations(fake):
         assert fake.cairn(*args, ok=None).returncode in (4, 6)
     assert fake.cairn("destroy", "c-1", ok=None).returncode in (0, 4, 6)
     (fake.tmp / "go").touch()
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    concluded(q, job)
     assert "d" not in names(fake) and set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 9))}
     fake.cairn("clone", "--live", "src", "d")
 
@@ -814,7 +810,7 @@ def test_cancelled_fork_leaves_nothing(fake):
     job = q.run("vm-fork", vm="src", name="c", count=30)["job"]
     q.event("VM_DEFINED", vm="c-3")
     q.run("job-cancel", id=job)
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    concluded(q, job)
     assert left(fake) == ALONE and len(processes(fake)) == 1
 
 

@@ -19,12 +19,18 @@ uint64_t __wrap_loop_now_ns(void)
 #define MS 1000000ULL
 #define RING 16 /* disk_start()'s */
 
-/* Begin with a standing clock and full rings: requests of 1 KiB, of which each uses one descriptor. */
-static void limited_begin(struct blk_test *t, struct virtio_blk_config *c)
+/* Begin with a standing clock. */
+static void clock_begin(struct blk_test *t, struct virtio_blk_config *c)
 {
 	clock_ns = __real_loop_now_ns() - clock_lag_ns;
 	disk_new(t, c);
 	disk_start(t, c, ALL);
+}
+
+/* The same with full rings: requests of 1 KiB, of which each uses one descriptor. */
+static void limited_begin(struct blk_test *t, struct virtio_blk_config *c)
+{
+	clock_begin(t, c);
 	for (unsigned q = 0; q < MAX(c->queues, 1u); q++)
 		for (unsigned i = 0; i < RING; i++)
 			submit(t, q, (q * RING + i) % 64, 1, 2 * i, t->data + 1024 * i, 1024);
@@ -51,6 +57,17 @@ static void clock_on(struct blk_test *t, uint64_t ns)
 	clock_ns += ns;
 	while (__real_loop_now_ns() < clock_ns + 2 * MS)
 		fx_run(&t->f, 1);
+	fx_run(&t->f, 20);
+}
+
+/* Reset the disk, and have a new driver write by request 50. */
+static void reset_and_write(struct blk_test *t)
+{
+	t->dev->ops->reset(t->dev);
+	drv_init(&t->d, &t->f, SLOT, ALL, true);
+	drv_queue_setup(&t->d, 0, RING);
+	drv_ok(&t->d);
+	submit(t, 0, 50, 1, 0, t->data, 1024);
 	fx_run(&t->f, 20);
 }
 
@@ -139,9 +156,7 @@ static void zeroes_count_for_bps(void **state)
 	struct blk_test t;
 
 	(void)state;
-	clock_ns = __real_loop_now_ns();
-	disk_new(&t, &c);
-	disk_start(&t, &c, ALL);
+	clock_begin(&t, &c);
 	store_le32((uint8_t *)fx_ram(&t.f, t.data) + 8, 16); /* 8 KiB, for two tenths of a second */
 	submit(&t, 0, 0, 13, 0, t.data, 16);
 	submit(&t, 0, 1, 1, 0, t.data, 1024);
@@ -216,12 +231,7 @@ static void limited_disk_is_paused_and_reset(void **state)
 	fx_run(&t.f, 20);
 	assert_int_equal(written(&t), 8);
 	/* A driver after a reset finds the limit as it was left, not a disk that rests forever. */
-	t.dev->ops->reset(t.dev);
-	drv_init(&t.d, &t.f, SLOT, ALL, true);
-	drv_queue_setup(&t.d, 0, RING);
-	drv_ok(&t.d);
-	submit(&t, 0, 50, 1, 0, t.data, 1024);
-	fx_run(&t.f, 20);
+	reset_and_write(&t);
 	assert_int_equal(status_get(&t, 50), 0xee);
 	clock_on(&t, 100 * MS);
 	assert_int_equal(status_get(&t, 50), 0);
@@ -235,9 +245,7 @@ static void reads_pass_while_writes_wait(void **state)
 	struct blk_test t;
 
 	(void)state;
-	clock_ns = __real_loop_now_ns();
-	disk_new(&t, &c);
-	disk_start(&t, &c, ALL);
+	clock_begin(&t, &c);
 	for (unsigned i = 0; i < 4; i++)
 		submit(&t, 0, i, 1, 2 * i, t.data + 1024 * i, 1024);
 	for (unsigned i = 4; i < 8; i++)
@@ -270,9 +278,7 @@ static void reset_forgets_requests_that_wait(void **state)
 	struct blk_test t;
 
 	(void)state;
-	clock_ns = __real_loop_now_ns();
-	disk_new(&t, &c);
-	disk_start(&t, &c, ALL);
+	clock_begin(&t, &c);
 	for (unsigned i = 0; i < 4; i++)
 		submit(&t, 0, i, 0, 2 * i, t.data + 1024 * i, 1024);
 	fx_run(&t.f, 20);
@@ -281,12 +287,7 @@ static void reset_forgets_requests_that_wait(void **state)
 	t.dev->ops->resume(t.dev);
 	fx_run(&t.f, 20);
 	assert_int_equal(status_get(&t, 3), 0xee);
-	t.dev->ops->reset(t.dev);
-	drv_init(&t.d, &t.f, SLOT, ALL, true);
-	drv_queue_setup(&t.d, 0, RING);
-	drv_ok(&t.d);
-	submit(&t, 0, 50, 1, 0, t.data, 1024);
-	fx_run(&t.f, 20);
+	reset_and_write(&t);
 	assert_int_equal(status_get(&t, 50), 0);
 	clock_on(&t, 500 * MS);
 	assert_int_equal(status_get(&t, 3), 0xee);

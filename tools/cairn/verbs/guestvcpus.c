@@ -1,6 +1,6 @@
 /* guestvcpus: show or change which processors the guest uses, by its agent; setvcpus --guest. The answers come from the
  * guest, so each number is checked. */
-#include "tools/cairn/verbs/vcpus.h"
+#include "tools/cairn/verbs/guestvcpus.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"

@@ -1,6 +1,6 @@
-/* vcpus: the processors that the guest of a running VM uses, by its guest agent. */
-#ifndef CAIRN_TOOLS_VERBS_VCPUS_H
-#define CAIRN_TOOLS_VERBS_VCPUS_H
+/* guestvcpus: the processors that the guest of a running VM uses, by its guest agent. */
+#ifndef CAIRN_TOOLS_VERBS_GUESTVCPUS_H
+#define CAIRN_TOOLS_VERBS_GUESTVCPUS_H
 
 struct cli;
 struct err;
