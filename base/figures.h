@@ -10,7 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The latency of a request is counted in the first bin whose limit it is below; the last bin has no limit. */
+/* Limits of the latency bins. A request counts in the first bin whose limit exceeds its latency; the last bin has
+ * none. */
 #define LATENCY_BINS 19
 static const uint64_t latency_limits_ns[LATENCY_BINS - 1] = { 10000, 20000, 50000, 100000, 200000, 500000, 1000000, 2000000,
 	5000000, 10000000, 20000000, 50000000, 100000000, 200000000, 500000000, 1000000000, 2000000000, 5000000000 };
@@ -22,7 +23,7 @@ enum disk_figure {
 	DISK_FL_REQS, DISK_FL_NS,
 	DISK_ERRORS,
 	DISK_IN_FLIGHT, /* number of requests that the block layer has */
-	DISK_RD_LATENCY, /* the first of LATENCY_BINS, as the next two */
+	DISK_RD_LATENCY, /* the first of LATENCY_BINS counters; the next two likewise */
 	DISK_WR_LATENCY = DISK_RD_LATENCY + LATENCY_BINS,
 	DISK_FL_LATENCY = DISK_WR_LATENCY + LATENCY_BINS,
 	DISK_FIGURES = DISK_FL_LATENCY + LATENCY_BINS
@@ -38,7 +39,7 @@ enum net_figure {
 /* Figures of a vCPU. */
 enum vcpu_figure { VCPU_EXITS_IO, VCPU_EXITS_MMIO, VCPU_EXITS_OTHER, VCPU_FIGURES };
 
-/* Figures of a balloon (struct virtio_balloon_info). */
+/* Figures of a balloon, in the order of struct virtio_balloon_info. */
 enum balloon_figure {
 	BALLOON_DRIVER, BALLOON_TARGET, BALLOON_GUEST, BALLOON_REPORTED, BALLOON_PERIOD_S,
 	BALLOON_STATS_S, BALLOON_KNOWN, BALLOON_STAT, /* the first statistic */

@@ -126,7 +126,7 @@ int key_code(const char *codeset, const char *word, uint16_t *ret, struct err *e
 
 /* ---- QEMU's names ---- */
 
-/* Those that are not the kernel's names in small letters. */
+/* QEMU's names that differ from the kernel's in small letters. */
 static const struct {
 	const char *name;
 	uint16_t code;

@@ -6,7 +6,7 @@
 
 /* Block these signals in the calling thread, and in the threads that it creates later, and report them on a new fd,
  * which exec() closes, and which does not block: read a struct signalfd_siginfo for each.
- * signals: the numbers, with a 0 behind the last one. before: set to the mask of blocked signals until now, or NULL.
+ * signals: the numbers, ended by 0. before: set to the previous mask of blocked signals; or NULL.
  * Returns the fd, owned; -errno, with the signals blocked. */
 int signals_open(const int *signals, sigset_t *before);
 

@@ -17,7 +17,7 @@ bool utf8_is_clean(const char *s);
  * untrusted, and they end up in files and on terminals. */
 void utf8_clean(char *s);
 
-/* The same for a stream that comes in pieces, which may end within a character. {}: at its begin. */
+/* State of a stream whose pieces may end within a character. Initialize it to {}. */
 struct utf8_stream {
 	uint8_t left;	     /* bytes that the last character lacks */
 	uint8_t least, most; /* of these, the range of the next one */

@@ -30,7 +30,7 @@ enum block_req_flags {
 	BLOCK_REQ_MAY_UNMAP = 2, /* a zero write may free the space */
 	BLOCK_REQ_UNALLOCATED = 4, /* write only where the image has no cluster yet; set by block_pull_write() */
 	BLOCK_REQ_MAP_ZEROES = 8, /* a zero write of whole clusters maps them, because a backing file will be set */
-	BLOCK_REQ_OWN = 16, /* of the engine itself: goes on while a mirror holds requests back (block/mirror.h) */
+	BLOCK_REQ_OWN = 16, /* a request of the engine itself, which a mirror does not hold back (block/mirror.h) */
 };
 
 /* Largest READ or WRITE in bytes. */
@@ -194,8 +194,8 @@ int block_reserve(struct block *b, uint64_t host, uint64_t len);
  * Returns 0 or -errno with a sentence. */
 int block_resize(struct block *b, uint64_t size_bytes, struct err *e);
 
-/* Ask the host for the size of the block device that a raw disk is on, which may have grown. Returns 0; -ENOTSUP: the
- * disk is no such one; -errno. */
+/* Get the present size of the block device that holds a raw disk. Returns 0; -ENOTSUP: the disk
+ * is not raw on a block device; -errno. */
 int block_device_bytes(const struct block *b, uint64_t *ret_bytes);
 
 /* Submit a request and run the loop until it completes. Do not call it from a callback of the loop. The caller sets op,

@@ -1,4 +1,4 @@
-/* vm_page: the page with a VM's figures that its process shares with the daemon. Reading them wakes nobody.
+/* vm_page: the page with a VM's figures that its process shares with the daemon. Reading them wakes no process.
  *
  * The daemon makes a memfd of sizeof(struct vm_page), seals its size, maps it and sends it with VM_MSG_PAGE. The
  * process maps it, too, and writes to it from then on; the daemon only reads, and trusts nothing that it reads. A later
@@ -43,7 +43,7 @@ struct vm_page {
 	_Atomic uint64_t assist[2]; /* system calls and instructions */
 	_Atomic uint64_t balloon[BALLOON_FIGURES];
 	struct vm_page_interface first_interface; /* the others are in more_interfaces */
-	struct vm_page_disk first_disk;		  /* as well */
+	struct vm_page_disk first_disk;		  /* the others are in more_disks */
 	uint64_t vcpu_ns[VM_VCPUS_MAX]; /* CPU time of the vCPUs in the processes before */
 	_Atomic uint64_t vcpu_n[VM_VCPUS_MAX][VCPU_FIGURES];
 	struct vm_page_interface more_interfaces[VM_INTERFACES_MAX - 1];

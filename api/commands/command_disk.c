@@ -23,7 +23,7 @@ struct limits_change {
 	char id[16];
 };
 
-/* Return the value of a limit that the call gives; NULL: it does not. Borrowed. */
+/* Return the call's value of a limit; NULL: none. Borrowed. */
 static struct json_object *value_get(const struct call *c, const char *key)
 {
 	struct json_object *v = js_get(js_get(c->args, "limits"), key);
@@ -78,7 +78,7 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 	free(w);
 }
 
-/* Check that the call names limits, and nothing else beside them. */
+/* Check that the call names a limit, and that all keys of `limits` are limits. */
 static int args_check(const struct call *c, struct err *e)
 {
 	struct json_object *limits = js_get(c->args, "limits");
@@ -147,7 +147,7 @@ void command_vm_resize_disk(struct call *c)
 			vm_state_name(c->vm->state));
 	if (!r)
 		r = vm_compat_check_live(c->vm, VM_KNOWS_DISK_RESIZE, &e);
-	if (!r && js_get(c->args, "size") && size < 1) /* the process takes 0 for the size of the block device */
+	if (!r && js_get(c->args, "size") && size < 1) /* 0 means the size of the block device to the process */
 		r = err_set(&e, -EINVAL, ERR_INVALID, "size: must be at least 1");
 	if (!r)
 		at = vm_live_disk(c->vm, js_get_str(c->args, "disk"), &e);

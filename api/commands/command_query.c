@@ -398,7 +398,7 @@ static void put_balloon(struct json_object *o, const struct vm_balloon_info *b)
 	js_put(o, "balloon", balloon);
 }
 
-/* Add the numbers of requests by latency, without the bins behind the last request. */
+/* Add the bins up to the last one that is not 0. */
 static void latency_put(struct json_object *o, const char *key, const uint64_t bins[LATENCY_BINS])
 {
 	unsigned n = LATENCY_BINS;

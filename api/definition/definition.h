@@ -253,7 +253,7 @@ int uuid_parse(const char *text, uint8_t uuid[16]);
 
 /* Returns the limit of disk_tune_names[i] (api/schema/disk_tune.h); 0: none. */
 uint64_t definition_tune_get(const struct vm_disk_tune *t, size_t i);
-/* Returns whether there is another limit than iops and bps. */
+/* Return whether a limit other than iops and bps is set. */
 bool definition_tune_is_more(const struct vm_disk_tune *t);
 /* Put the keys of the limits that are set. */
 void definition_put_tune(struct json_object *o, const struct vm_disk_tune *t);

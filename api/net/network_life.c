@@ -32,7 +32,7 @@ struct network_operation {
 	void (*ended)(struct network *n, struct network_operation *op, int r, struct json_object *answer, const struct err *e);
 	struct network_definition *next; /* owned: of an update */
 	struct err failed;		 /* of the start that is being undone */
-	bool ended_look;		 /* it ended a check of the daemon's own, which is repeated after it */
+	bool ended_look;		 /* the operation has ended a check of the daemon's own; repeat the check */
 	network_done *done;		 /* NULL: nobody waits */
 	void *opaque;
 };

@@ -9,7 +9,7 @@ struct call;
 struct network;
 struct network_waits;
 
-/* Let a command wait while an operation that it must not overtake is under way, or while others wait.
+/* Let a command wait while an operation that it must not overtake is under way, or while other commands wait.
  * c: borrowed. run: the command's handler, which is called once from the loop and looks everything up again: the
  *    network may be gone by then. The client's role is checked before it.
  * Returns whether the command waits. false: it can go on; or too many wait already, and the operation that it begins

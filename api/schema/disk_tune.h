@@ -1,4 +1,4 @@
-/* disk_tune: the limits of a disk: their keys in a definition, which are QEMU's names, and libvirt's words. */
+/* disk_tune: names of a disk's limits: the keys of a definition, which QEMU has too, and libvirt's words. */
 #ifndef CAIRN_API_SCHEMA_DISK_TUNE_H
 #define CAIRN_API_SCHEMA_DISK_TUNE_H
 
@@ -46,7 +46,7 @@ extern const struct disk_tune_key disk_tune_keys[DISK_TUNE_KEYS];
 extern const char *const disk_tune_names[DISK_TUNE_KEYS];
 
 #define DISK_TUNE_WORD_MAX 32
-/* Write libvirt's word with "_", as elements of its XML and virsh's output have it. Returns ret. */
+/* Copy libvirt's word to ret, with "_" for "-", as in its XML and virsh's output. Returns ret. */
 const char *disk_tune_word(const struct disk_tune_key *k, char ret[DISK_TUNE_WORD_MAX]);
 
 #endif

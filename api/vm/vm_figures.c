@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define PAGE_TIMEOUT_NS (10 * 1000000000ULL)
-/* How often a page is read again that changes meanwhile. The process writes it within microseconds. */
+/* Most attempts to read a page while the process writes it, which takes microseconds. */
 #define READS_MAX 4
 
 /* ---- the page ---- */

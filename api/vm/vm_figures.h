@@ -1,5 +1,5 @@
 /* vm_figures: the figures of a running VM, read from the page that its process shares with the daemon (vmm/vm_page.h)
- * and from /proc, so that the process sleeps on.
+ * and from /proc, without waking the process.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_FIGURES_H
 #define CAIRN_API_VM_VM_FIGURES_H
@@ -17,13 +17,13 @@ struct vm_figures {
 	/* As in an answer to VM_MSG_QUERY, and trusted as little. Not filled in: phase to detail, what the
 	 * process knows, and what has no figures. vcpus_halted: see vcpu_sleeps. */
 	struct vm_info info;
-	uint64_t vcpu_delay_ns[VM_VCPUS_MAX]; /* how long the vCPU's thread waited for a processor; of this process */
-	uint64_t vcpu_user_ns, vcpu_system_ns; /* CPU time of all vCPU threads, to some milliseconds; of this process */
-	int vcpu_processor[VM_VCPUS_MAX]; /* of the host, on which the vCPU's thread runs or ran last */
+	uint64_t vcpu_delay_ns[VM_VCPUS_MAX]; /* time that the vCPU's thread waited for a processor; starts at 0 in each process */
+	uint64_t vcpu_user_ns, vcpu_system_ns; /* CPU time of all vCPU threads, within some milliseconds; starts at 0 in each process */
+	int vcpu_processor[VM_VCPUS_MAX]; /* the host's processor that runs the vCPU's thread, or ran it last */
 	bool vcpu_sleeps[VM_VCPUS_MAX]; /* the vCPU's thread sleeps: the vCPU is halted, if the VM runs */
 	struct {
 		uint64_t in_flight;
-		uint64_t latency[3][LATENCY_BINS]; /* numbers of reads, writes and flushes; of this process */
+		uint64_t latency[3][LATENCY_BINS]; /* numbers of reads, writes and flushes; start at 0 in each process */
 	} disks[VM_DISKS_MAX];
 };
 

@@ -41,8 +41,8 @@ struct vm_request {
 struct vm_shown {
 	struct vm_page *page; /* mapped for reading; owned; NULL: none */
 	pid_t threads[VM_VCPUS_MAX]; /* of the vCPUs */
-	unsigned nthreads; /* the number of them that were found */
-	uint64_t told_ns[VM_VCPUS_MAX]; /* CPU times of the vCPUs, as last told */
+	unsigned nthreads; /* number of entries in `threads` */
+	uint64_t told_ns[VM_VCPUS_MAX]; /* the last reported CPU times of the vCPUs */
 };
 
 struct vm_process {
@@ -75,7 +75,7 @@ struct vm_process {
 	bool unproven;	/* no message has arrived since vm_process_connect() */
 	bool replaced;	/* another process answered on that connection */
 	bool knows[VM_KNOWN_COUNT]; /* see vm_process_knows() */
-	struct vm_shown *shown; /* owned; NULL: the process was given no page */
+	struct vm_shown *shown; /* owned; NULL: the process has no page */
 	bool killed;	/* vm_process_kill() was called */
 	bool freed;	/* vm_process_free() was called */
 	unsigned busy;	/* number of callbacks that are on the stack */
@@ -84,8 +84,8 @@ struct vm_process {
 
 /* NULL allowed. */
 void vm_shown_free(struct vm_shown *s);
-/* Let no vCPU's CPU time go back: what /proc tells of a thread that runs is some milliseconds old, and what the process
- * answers is not. s: NULL: nothing happens. */
+/* Keep the vCPUs' CPU times from going back: /proc's time of a running thread is some milliseconds old, and the
+ * process's answer is exact. s: NULL: do nothing. */
 void vm_shown_settle(struct vm_shown *s, struct vm_info *info);
 /* Arm the timer for the earliest deadline. */
 void vm_requests_timer(struct vm_process *p);

@@ -238,8 +238,8 @@ static void fresh_passed(struct qcow2 *q, uint64_t end)
 	tail_grow(q);
 }
 
-/* Whether the refcount table has room for the block. Takes entries into use that were left alone when the image was
- * opened. */
+/* Return whether the refcount table has room for the block. Takes the entries into use that were unread when the image
+ * was opened. */
 static bool reftable_has(struct qcow2 *q, uint64_t block)
 {
 	struct table *t = &q->reftable;

@@ -32,7 +32,7 @@ void qcow2_warm_write(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], int
 struct qcow2_warm *qcow2_warm_open(int fd, uint64_t at);
 /* The number of slices. */
 unsigned qcow2_warm_slices(const struct qcow2_warm *w);
-/* Whether the slices are those of the pin `id`. */
+/* Return whether the slices belong to the pin `id`. */
 bool qcow2_warm_is_of(const struct qcow2_warm *w, const uint8_t id[BLOCK_PIN_ID_BYTES]);
 /* Read the slice at that offset of the image into buf, of QCOW2_WARM_SLICE_BYTES. Returns false if w, which may be
  * NULL, lacks it. */

@@ -1,4 +1,4 @@
-/* disk_counters: what a disk counts of its requests, in a struct of the device.
+/* disk_counters: counters of a disk's requests, in a struct of the device.
  * Threading: the device's lock is held; disk_counters_get() anywhere. */
 #ifndef CAIRN_DEVICES_VIRTIO_DISK_COUNTERS_H
 #define CAIRN_DEVICES_VIRTIO_DISK_COUNTERS_H
@@ -28,7 +28,7 @@ static inline void disk_counters_error(struct disk_counters *c)
 /* Show the counters on the page from now on. shown: an array of DISK_FIGURES; borrowed; NULL: no longer. */
 void disk_counters_show(struct disk_counters *c, _Atomic uint64_t *shown);
 void disk_counters_get(const struct disk_counters *c, struct virtio_blk_stats *ret);
-/* Add what the VM's earlier process has counted. */
+/* Add the counts of the VM's earlier process. */
 void disk_counters_carry(struct disk_counters *c, const struct virtio_blk_stats *before);
 
 #endif

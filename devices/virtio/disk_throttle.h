@@ -18,7 +18,7 @@
 enum disk_limit { DISK_LIMIT_ALL, DISK_LIMIT_READ, DISK_LIMIT_WRITE, DISK_LIMITS };
 
 struct disk_rate {
-	uint64_t rate;	/* a second; 0: no limit, and the other fields count for nothing */
+	uint64_t rate;	/* a second; 0: no limit, and the other fields are ignored */
 	uint64_t max;	/* a second, in a burst; more than rate; 0: no burst */
 	uint32_t max_s; /* seconds of a burst; 0: 1 */
 };
@@ -38,12 +38,12 @@ struct disk_throttle {
 	bool any, any_one_way; /* there is a limit; one of reads or of writes */
 };
 
-/* Change the limits. Those that were there before give no new burst. */
+/* Change the limits. A limit that existed before gives no new burst. */
 void disk_throttle_set(struct disk_throttle *t, const struct virtio_blk_limits *l, uint64_t now_ns);
 /* Returns 0 if a request for which this limit counts may pass now as far as this limit goes; otherwise for how many ns
  * it has to wait. */
 uint64_t disk_throttle_wait(struct disk_throttle *t, enum disk_limit of, uint64_t now_ns);
-/* Returns the limit that counts for a request besides DISK_LIMIT_ALL; DISK_LIMIT_ALL: no other. */
+/* Return the limit that applies to a request besides DISK_LIMIT_ALL; DISK_LIMIT_ALL: only that one. */
 enum disk_limit disk_throttle_kind(enum block_op op);
 /* Count a request that passes now. */
 void disk_throttle_take(struct disk_throttle *t, enum block_op op, uint64_t len);

@@ -90,7 +90,7 @@ struct scsi_answer {
 
 /* Carry out a command or begin it. cdb: SCSI_CDB_BYTES. */
 void scsi_command(struct scsi_unit *u, const uint8_t *cdb, const struct scsi_out *out, struct scsi_answer *ret);
-/* Return the limit that counts for a command besides that of all. */
+/* Return the limit that applies to a command besides DISK_LIMIT_ALL; DISK_LIMIT_ALL: only that one. */
 enum disk_limit scsi_limit_kind(const uint8_t *cdb);
 /* The same for a logical unit that does not exist, of a target that does. */
 void scsi_command_no_unit(const uint8_t *cdb, struct scsi_answer *ret);

@@ -29,7 +29,7 @@
 #define F_DISCARD (1ULL << 13)
 #define F_WRITE_ZEROES (1ULL << 14)
 
-#define ZEROES_A_SECOND 10 /* least requests that zero as much as a limit of bytes allows */
+#define ZEROES_A_SECOND 10 /* a request may zero the bytes that the limit allows in 1/10 s */
 #define REST_NS 1000000u   /* least wait at a limit, so that a wake-up serves several requests */
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
@@ -315,7 +315,7 @@ static int request_parse(struct blk_request *r)
 
 /* ---- limits ---- */
 
-/* Returns whether a limit of all requests is reached. If so, the timer serves the rings again when it allows one. */
+/* Return whether the limit of all requests is reached. If so, arm the timer, which serves the rings again. */
 static bool limit_is_reached(struct virtio_blk *b)
 {
 	uint64_t now_ns, wait_ns;
@@ -331,7 +331,7 @@ static bool limit_is_reached(struct virtio_blk *b)
 	return wait_ns;
 }
 
-/* Let the timer fire when the first of the requests that wait outside of their rings may pass. */
+/* Arm the timer for the first request that may leave `waiting`. */
 static void waiting_arm(struct virtio_blk *b)
 {
 	uint64_t now_ns, first_ns = UINT64_MAX;
@@ -345,7 +345,7 @@ static void waiting_arm(struct virtio_blk *b)
 	loop_timer_arm(b->rest, now_ns + MAX(first_ns, (uint64_t)REST_NS));
 }
 
-/* Returns whether a limit of reads or of writes holds the request back, which is then in `waiting`. */
+/* Put the request into `waiting` if a limit of reads or of writes holds it back. Returns whether it does. */
 static bool request_waits(struct blk_request *r)
 {
 	struct virtio_blk *b = r->blk;
@@ -697,7 +697,7 @@ static uint32_t zeroes_sectors_max(uint64_t bps)
 	return bps ? (uint32_t)MIN(MAX(sectors, PHYSICAL_BYTES / BLOCK_SECTOR_BYTES), DISCARD_SECTORS_MAX) : DISCARD_SECTORS_MAX;
 }
 
-/* Returns the bytes a second that limit writes; 0: nothing does. */
+/* Return the limit of written bytes a second; 0: none. */
 static uint64_t write_rate(const struct virtio_blk_limits *l)
 {
 	uint64_t all = l->bps[DISK_LIMIT_ALL].rate, writes = l->bps[DISK_LIMIT_WRITE].rate;

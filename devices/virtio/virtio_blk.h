@@ -72,11 +72,11 @@ void virtio_blk_set_limits(struct device *d, const struct virtio_blk_limits *l);
 /* Switch to another disk of the same size, which gets all later requests. No request is in flight, and the loop's
  * thread does not run. block: borrowed. */
 void virtio_blk_set_block(struct device *d, struct block *block);
-/* Go on with this size of the disk, and tell the guest. Any thread. */
+/* Set the disk's size, and notify the guest. Any thread. */
 void virtio_blk_resized(struct device *d, uint64_t size_bytes);
 /* Read the statistics. Any thread. Each value is exact, but the values are read one after the other. */
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *ret_s);
-/* Add what the VM's earlier process has counted. Any thread. */
+/* Add the counts of the VM's earlier process. Any thread. */
 void virtio_blk_carry(struct device *d, const struct virtio_blk_stats *before);
 /* Show the counters in an array of DISK_FIGURES (base/figures.h), which lives until the device ends or this is called
  * again. NULL: no longer. Any thread. */

@@ -82,7 +82,7 @@ void virtio_net_mark(struct device *d, uint64_t key);
 void virtio_net_revert(struct device *d, uint64_t key);
 /* Read the statistics. Any thread. Each value is exact, but the values are read one after the other. */
 void virtio_net_stats(struct device *d, struct virtio_net_stats *ret_s);
-/* Add what the VM's earlier process has counted. Any thread. */
+/* Add the counts of the VM's earlier process. Any thread. */
 void virtio_net_carry(struct device *d, const struct virtio_net_stats *before);
 /* Show the counters in an array of NET_FIGURES (base/figures.h), which lives until the device ends or this is called
  * again. NULL: no longer. Any thread. */

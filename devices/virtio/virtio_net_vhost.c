@@ -139,7 +139,7 @@ static int queue_set(const struct net_vhost *x, unsigned direction)
 	return r ? r : call(x, VHOST_SET_VRING_ERR, &error);
 }
 
-/* The kernel begins with what is in the ring, also if the loop has taken its doorbell: it polls the tap, which can take
+/* The kernel needs no doorbell for frames that are in the ring already: it polls the tap, which can take
  * a frame or has one, and else waits for the tap. */
 static int backend_set(const struct net_vhost *x, unsigned direction, int fd)
 {

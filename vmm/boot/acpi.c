@@ -230,7 +230,7 @@ static uint64_t facs_build(struct acpi_area *a)
 	return gpa;
 }
 
-/* SeaBIOS looks for a keyboard in the DSDT only, so with SeaBIOS the DSDT has the terms of the SSDT. */
+/* SeaBIOS looks for a keyboard in the DSDT only, so with SeaBIOS the DSDT also has the SSDT's content. */
 static bool keyboard_in_dsdt(const struct acpi_area *a)
 {
 	return a->keyboard && a->record && !a->uefi;

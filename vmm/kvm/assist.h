@@ -32,7 +32,7 @@ struct assist {
 	struct kvm *kvm;	  /* borrowed */
 	struct dev_host *host; /* borrowed: guest RAM */
 	atomic_ulong syscalls, instructions;
-	_Atomic uint64_t *_Atomic shown; /* both on the page (vmm/vm_page.h); borrowed; NULL: none */
+	_Atomic uint64_t *_Atomic shown; /* two counters on the page (vmm/vm_page.h); borrowed; NULL: none */
 	const uint8_t *rom; /* of a firmware, below 1 MiB up to its end; borrowed; NULL: none */
 	size_t rom_bytes;
 };

@@ -144,7 +144,7 @@ struct machine {
 	 * blocks that the tracker or the dirty log has noted as dirty since; empty: none. Set by a snapshot and by a
 	 * revert. */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1];
-	struct vm_page *page; /* that shows the figures to the daemon; NULL: none (machine_page.h) */
+	struct vm_page *page; /* the page of figures for the daemon; NULL: none (machine_page.h) */
 	struct vm_info carried; /* figures of the processes that had the VM before (machine_carry.h) */
 	/* Processor features that the guest sees and did not see where the loaded state was saved
 	 * (guest_cpu_more()); empty: none. */

@@ -131,7 +131,7 @@ void copy_rate_wait(struct copy_job *p, uint64_t done)
 	}
 }
 
-/* last_off: where the part before began; NO_PART: there was none. */
+/* last_off: offset of the previous part; NO_PART: none. */
 static bool rounds_help(struct copy_job *p, const struct copy_call *x, uint64_t last_off)
 {
 	bool over = last_off != NO_PART && x->off <= last_off; /* equal: one part was the whole round */
@@ -164,7 +164,7 @@ static int parts_copy(struct copy_job *p, struct err *e)
 		r = disk_call(p->disk, &x.c, e);
 		if (r < 0)
 			return r;
-		/* Before the end, too: the bandwidth's limit may have let the last part wait for long. */
+		/* Check before the end, too: the last part may have waited long for its bandwidth. */
 		if (vm_work_step(p->j.vm, p->size_bytes - MIN(x.due, p->size_bytes), p->size_bytes))
 			return err_set(e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; disk %s has no copy", p->disk->id);
 		if (!x.any && x.settled)

@@ -168,7 +168,7 @@ static int content_copy(struct copy *c, int (*step)(void *opaque, uint64_t done,
 	pthread_t helper;
 	bool helped = c->bytes > PIECE_BYTES && pthread_create(&helper, NULL, helper_main, c) == 0;
 
-	/* Asked before the first piece, too: the helper may copy all of a short file. */
+	/* Call step() before the first piece, too: the helper may copy all pieces of a short file. */
 	do {
 		if (step(opaque, file_position(c), c->bytes))
 			copy_failed(c, -ECANCELED);

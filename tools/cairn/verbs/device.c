@@ -84,7 +84,7 @@ static void device_done(struct device *d)
 	definition_file_done(&d->file);
 }
 
-/* Run a verb: read the device, and do something with it. */
+/* Run a verb: read the device, and act on it. */
 static int device_verb(struct cli *c, int (*act)(struct cli *c, struct device *d, struct err *e), const char *what, const char *done)
 {
 	struct device d = { 0 };
@@ -135,7 +135,7 @@ static bool names_interface(struct json_object *of, struct json_object *o)
 	return id ? !strcmp(js_get_str_or(o, "id", ""), id) : !strcmp(js_get_str_or(o, "type", ""), js_get_str_or(of, "type", "-"));
 }
 
-/* Find the device of a definition that is meant. Returns its index, or -errno. */
+/* Find the device in a definition. Returns its index, or -errno. */
 static int device_find(struct json_object *definition, const struct device *d, struct err *e)
 {
 	struct json_object *list = js_get_array(definition, d->list);

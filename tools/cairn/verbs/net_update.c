@@ -253,7 +253,7 @@ static int change_send_from(struct cli *c, const struct change *x, bool inactive
 	return r;
 }
 
-/* Whether the definition is another one by now, which is read: *ret. */
+/* Read the definition again into *ret. Returns whether it has changed. */
 static bool has_changed(struct cli *c, bool inactive, struct json_object *was, struct json_object **ret)
 {
 	struct err e;

@@ -41,7 +41,7 @@ static double line_number(const char *path, const char *name)
 	return 0;
 }
 
-/* Return how many different contents the files of this pattern have. */
+/* Return the number of different contents of the files that match the pattern. */
 static int64_t contents_count(const char *pattern)
 {
 	char texts[1024][32];
@@ -146,7 +146,7 @@ static int times_read(const char *which, uint64_t ret[CPU_TIMES])
 	return -ENOENT;
 }
 
-/* Print what part of a second the processor spent with what. */
+/* Print the shares of the processor's time in the next second. */
 static int percent_print(struct cli *c, const char *which, const uint64_t before[CPU_TIMES])
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();

@@ -40,7 +40,7 @@ static void affinity_print(const char *list, bool pretty)
 	printf("\n");
 }
 
-/* Return vCPU i, with what is known of it. */
+/* Return the known figures of vCPU i. */
 static struct json_object *vcpu_of(struct json_object *info, size_t i)
 {
 	static const char *const from[] = { "vcpu-processors", "vcpu-times", "vcpu-delays", "vcpu-halted", "vcpu-affinity" };
