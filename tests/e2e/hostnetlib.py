@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, until
+from netlib import ipv6_add
 
 PROGRAM = os.path.join(BUILD, "cairn-net")
 UUID = "3f2a9c1b-7d2e-4c55-9f10-0123456789ab"
@@ -185,7 +186,7 @@ class Host(Namespace):
         veth(self, "eth0", self.outside, "eth0")
         for where, number in (self, 2), (self.outside, 1):
             where.run("ip", "addr", "add", f"10.9.0.{number}/24", "dev", "eth0")
-            where.run("ip", "addr", "add", f"fd00:9::{number}/64", "dev", "eth0", "nodad")
+            ipv6_add(where, f"fd00:9::{number}/64", "eth0")
         self.run("ip", "route", "add", "default", "via", "10.9.0.1")
         self.run("ip", "-6", "route", "add", "default", "via", "fd00:9::1")
 

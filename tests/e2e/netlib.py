@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 
 TYPE = 0x88b5  # EtherType of the guest's frames
 ALL = b"\xff" * 6
@@ -20,6 +21,14 @@ def mac_bytes(mac):
 
 def frame(n, seed, to=ALL):
     return to + mac_bytes("02:00:00:00:00:99") + TYPE.to_bytes(2, "big") + payload(n, seed)
+
+
+def ipv6_add(where, address, link):
+    """Give a link in the namespace `where` an address with its prefix, and wait until the namespace can reach it: the
+    kernel adds an address's own route in a work queue, after `ip` has ended."""
+    where.ip("-6", "addr", "add", address, "dev", link, "nodad")
+    while not where.ip("-6", "route", "show", "table", "local", address.split("/")[0]):
+        time.sleep(0.01)
 
 
 class Lan:

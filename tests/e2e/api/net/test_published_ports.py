@@ -18,6 +18,7 @@ import pytest
 import guestlib
 from conftest import BUILD, Console, QmpError, until
 from hostnetlib import Namespace
+from netlib import ipv6_add
 from test_daemon import as_nobody
 from test_forward import added, forwards
 from test_network import MAC, host, lan  # noqa: F401 (fixtures)
@@ -144,7 +145,7 @@ def test_forwards_of_a_vm_on_a_network(real, lan):  # noqa: F811
 
 def test_ports_of_ipv6_addresses(real, lan):  # noqa: F811
     """From the definition, by forward-add and for live clones; "::" and 0.0.0.0 can have the same port."""
-    lan.ip("addr", "add", "fd00:1::7/64", "dev", "lo", "nodad")
+    ipv6_add(lan, "fd00:1::7/64", "lo")
 
     def answers6(port, address="::1"):
         s = lan.inside(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))

@@ -14,6 +14,7 @@ from conftest import until
 from egresslib import A, AAAA, ASKED, EVIL, PUBLIC, RULES, SYN, TXT, WAYS, Addresses, Resolver, datagram, dns, names, question, six, syn
 from egresslib import syn6, udp6
 from hostnetlib import IPV6, UUID, Host, as_root, netns, network
+from netlib import ipv6_add
 from slirplib import ACK, ICMP, IPV4, TCP, UDP, checksum, ethernet, ipv4, readable
 
 TABLE = "cairn_" + UUID.replace("-", "")
@@ -30,7 +31,7 @@ class World(Host):
         super().__init__(tmp)
         for address in "203.0.113.1/32", "203.0.113.99/32":
             self.run("ip", "addr", "add", address, "dev", "eth0")
-        self.run("ip", "addr", "add", "2001:db8:1::1/128", "dev", "eth0", "nodad")
+        ipv6_add(self, "2001:db8:1::1/128", "eth0")
         self.outside.run("ip", "route", "add", "local", "0.0.0.0/0", "dev", "lo")
         self.outside.run("ip", "-6", "route", "add", "local", "2001:db8::/64", "dev", "lo")
         self.outside.run("ip", "-6", "route", "add", "2001:db8:1::/64", "via", "fd00:9::2")

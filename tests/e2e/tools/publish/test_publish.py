@@ -12,6 +12,7 @@ import pytest
 
 from conftest import BUILD, until
 from hostnetlib import Namespace
+from netlib import ipv6_add
 
 PROGRAM = os.path.join(BUILD, "cairn-publish")
 GUEST = "127.0.0.9"
@@ -218,7 +219,7 @@ def test_clients_by_ipv6(begin, address):
     """TCP and UDP; the guest has IPv4. A removed port is closed, and another family's with its number is not."""
     p = begin(("tcp", 22))
     for a in "fd00::7", "fd00::8":
-        p.run("ip", "addr", "add", f"{a}/64", "dev", "lo", "nodad")
+        ipv6_add(p, f"{a}/64", "lo")
     p.lead()
     asked = ["::1", "fd00::7", "fd00::8"] if address == "::" else [address]
     with guest_of(p, port=22) as tcp, guest_of(p, "udp", 53) as udp, bound6(p, "tcp", address) as t, bound6(p, "udp", address) as u:

@@ -11,7 +11,7 @@ import pytest
 import slirplib
 from conftest import until
 from egresslib import A, AAAA, ASKED, PUBLIC, RULES, SLIRP, WAYS, Resolver, names, question, syn6, udp6
-from netlib import Lan
+from netlib import Lan, ipv6_add
 from slirplib import ACK, IPV4, IPV6, RST, TCP, UDP, Guest, readable
 
 class World:
@@ -24,7 +24,7 @@ class World:
             lan.ip("link", "set", "lo", "up")
             lan.ip("link", "set", link, "up")
             lan.ip("addr", "add", f"203.0.113.{ends}/24", "dev", link)
-            lan.ip("-6", "addr", "add", f"2001:db8:1::{ends}/64", "dev", link, "nodad")
+            ipv6_add(lan, f"2001:db8:1::{ends}/64", link)
         self.host.ip("addr", "add", "203.0.113.99/24", "dev", "up0")
         self.host.ip("route", "add", "default", "via", "203.0.113.254")
         self.host.ip("-6", "route", "add", "default", "via", "2001:db8:1::254")
