@@ -524,6 +524,8 @@ static void put_state(struct json_object *o, const struct vm *vm)
 	if (vm->scope)
 		js_put(o, "systemd-scope", systemd_scope_to_json(vm));
 	shutdown_put(vm, o);
+	if (vm_is_starting(vm))
+		js_put_bool(o, "starting", true);
 	if (restart_is_pending(vm))
 		js_put_uint(o, "restart-in", restart_in_ns(vm));
 	if (vm->exit.status >= 0)

@@ -173,14 +173,28 @@ static void restart_state_put(const struct vm *vm, struct json_object *state)
 
 /* ---- after the end of a VM's process ---- */
 
+/* Tell the clients that a VM stays off whose guest was to start again. */
+static void reboot_ended(void *opaque, int r, const struct err *e)
+{
+	struct vm *vm = opaque;
+	char reason[sizeof(vm->reason)], detail[sizeof(vm->detail)];
+
+	(void)e; /* vm->detail has it */
+	if (r >= 0)
+		return;
+	snprintf(reason, sizeof(reason), "%s", vm->reason);
+	snprintf(detail, sizeof(detail), "%s", vm->detail);
+	vm_say_reason(vm, reason, detail);
+}
+
 void restart_apply_policies(struct vm *vm, bool rebooting)
 {
-	static const struct vm_start_opts plainly = { .state_fd = -1 };
+	struct vm_start_opts reboot = { .state_fd = -1, .done = reboot_ended, .opaque = vm };
 	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown"),
 	     reset = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "guest reset");
 
 	if (rebooting && (shutdown || reset))
-		vm_start(vm, &plainly);
+		vm_start(vm, &reboot);
 	else if (vm->state == VM_CRASHED && (vm->def->on_crash == VM_ACTION_RESTART ||
 						    vm->def->on_crash == VM_ACTION_COREDUMP_RESTART))
 		restart_want(vm);

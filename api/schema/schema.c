@@ -102,6 +102,7 @@ static const struct field info_returns[] = {
 	{ "reboot-at", FIELD_INT, OPTIONAL, "time of the scheduled reboot: realtime, ns" },
 	{ "shutdown-deadline", FIELD_INT, OPTIONAL, "deadline of the shutdown under way: realtime, ns" },
 	{ "shutdown-then", FIELD_STRING, OPTIONAL, "action at the deadline: leave, destroy or save" },
+	{ "starting", FIELD_BOOL, OPTIONAL, "a start is under way or waits for its turn; state and reason are still those of the last end" },
 	{ "restart-in", FIELD_INT, OPTIONAL, "time until the daemon restarts the ended VM, ns" },
 	{ "exit-status", FIELD_INT, OPTIONAL, "exit status of the last process" },
 	{ "exit-signal", FIELD_INT, OPTIONAL, "signal that ended the last process" },

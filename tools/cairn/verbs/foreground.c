@@ -31,9 +31,13 @@ struct foreground {
 	bool ready;	/* the service manager knows that the VM runs */
 };
 
-static bool is_off(const char *word)
+/* Whether the VM is off, and no start of it is under way or due. */
+static bool is_off(struct json_object *info)
 {
-	return !strcmp(word, "shutoff") || !strcmp(word, "saved") || !strcmp(word, "crashed");
+	const char *word = js_get_str_or(info, "word", "");
+
+	return (!strcmp(word, "shutoff") || !strcmp(word, "saved") || !strcmp(word, "crashed")) &&
+		!js_get_bool(info, "starting", false) && !js_get(info, "restart-in");
 }
 
 /* Tell the service manager the VM's state, which `systemctl status` shows. */
@@ -44,6 +48,8 @@ static void state_notify(struct foreground *f, struct json_object *info)
 
 	if (js_get(info, "restart-in"))
 		snprintf(again, sizeof(again), "; the daemon restarts it in %lld s", in_s);
+	else if (js_get_bool(info, "starting", false))
+		snprintf(again, sizeof(again), "; the daemon starts it");
 	snprintf(text, sizeof(text), "%s%sSTATUS=%s (%s)%s%s%s", f->ready ? "" : "READY=1\n", f->wanted ? "STOPPING=1\n" : "",
 		js_get_str_or(info, "state", ""), js_get_str_or(info, "reason", ""), js_get(info, "detail") ? ": " : "",
 		js_get_str_or(info, "detail", ""), again);
@@ -60,7 +66,7 @@ static int end_status(struct foreground *f, struct json_object *info)
 		return EXIT_ENDED;
 	if (!strcmp(word, "crashed")) {
 		fprintf(stderr, "error: Domain '%s' has crashed: %s\n", f->name, reason);
-		return !strcmp(reason, "guest panicked") ? EXIT_PANICKED : EXIT_CRASHED;
+		return js_get_int(info, "exit-status", EXIT_CRASHED) == EXIT_PANICKED ? EXIT_PANICKED : EXIT_CRASHED;
 	}
 	if (!strcmp(reason, "failed"))
 		return EXIT_FAILED;
@@ -77,7 +83,7 @@ static int vm_look(struct foreground *f, int *ret_status, struct err *e)
 
 	if (r < 0)
 		return r;
-	if (!is_off(js_get_str_or(info, "word", "")) || js_get(info, "restart-in")) {
+	if (!is_off(info)) {
 		state_notify(f, info);
 		return 0;
 	}
@@ -206,7 +212,7 @@ bool foreground_may_start(struct cli *c)
 	CLEANUP_JS struct json_object *info = NULL;
 	struct err e;
 
-	return cli_vm_info(c, c->pos[0], &info, &e) < 0 || is_off(js_get_str_or(info, "word", ""));
+	return cli_vm_info(c, c->pos[0], &info, &e) < 0 || is_off(info);
 }
 
 int foreground_follow(struct cli *c)

@@ -113,14 +113,27 @@ def test_stop_without_a_daemon_says_so(fake):
     assert "running" in fake.cairn("domstate", "vm1").stdout
 
 
-def test_restart_policy_keeps_the_follower(fake):
+@pytest.mark.parametrize("delay", [0, 1])
+def test_restart_policy_keeps_the_follower(fake, delay):
+    """The follower ends when the daemon gives up, with the status of the last end."""
     fake.define("vm1", boot={"kernel": str(fake.tmp / "kernel"), "cmdline": "panic-after=300"}, on_crash="restart",
-                restart={"delay": 1, "tries": 1})
+                restart={"delay": delay, "tries": 2})
     f = Follower(fake)
     f.told("READY=1")
-    f.told("STATUS=running")
     code, _, err = f.end()
-    assert code == 10, err
+    assert code == 10 and "restart limit" in err, err
+    assert len(fake.qmp().run("query-events", event="RESTART_SCHEDULED")["events"]) == 2
+
+
+def test_follower_ends_when_a_reboot_fails(fake):
+    fake.define("vm1")
+    f = Follower(fake)
+    f.told("READY=1")
+    (fake.tmp / "kernel").rename(fake.tmp / "elsewhere")
+    fake.cairn("reboot", "vm1")
+    assert f.end()[0] == 1
+    info = fake.info("vm1")
+    assert (info["state"], info["reason"]) == ("shut off", "failed") and "kernel" in info["detail"]
 
 
 @pytest.mark.parametrize("args, words", [
