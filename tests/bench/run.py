@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import pwd
+import signal
 import sys
 import time
 
@@ -74,6 +75,13 @@ def table(rows):
         print("  ".join(t.ljust(w) for t, w in zip(c, width)).rstrip())
 
 
+def end_orderly(*_):
+    """End the benchmark's daemons and VMs before this process ends by a signal, such as that of a time limit."""
+    for s in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(s, signal.SIG_IGN)  # timeout and make each send one
+    sys.exit(1)
+
+
 def main():
     a = arguments()
     if a.list:
@@ -82,6 +90,8 @@ def main():
         return 0
     build = os.path.abspath(a.build)
     os.environ["CAIRN_BUILD"] = build  # guestlib reads it
+    for s in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(s, end_orderly)
     rows = []
     for n in [a.only] if a.only else names():
         for user in users(importlib.import_module("bench_" + n), a):

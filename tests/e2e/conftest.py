@@ -502,9 +502,13 @@ class Daemon:
     def close(self):
         for c in self.clients:
             c.close()
-        if self.proc.poll() is not None:
+        q = None
+        with contextlib.suppress(OSError, EOFError):  # it has ended, or is about to: a time limit signals the whole group
+            q = Qmp(self.socket)
+        if not q:
+            self.proc.wait(50 * guestlib.SLOW)
             self.start()  # the new daemon finds VMs that are still running
-        q = Qmp(self.socket)
+            q = Qmp(self.socket)
         for name in all_vms(q):
             try:
                 q.run("vm-destroy", vm=name)
