@@ -1,10 +1,12 @@
 #include "api/jobs/fork_impl.h"
 #include "api/access/authors.h"
+#include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/batch.h"
 #include "api/jobs/flatten.h"
 #include "api/jobs/fork_images.h"
+#include "api/jobs/fork_seal.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
 #include "api/net/network_ports.h"
@@ -43,6 +45,7 @@ static void fork_free(struct fork *f)
 		definition_free(f->clones[i].def);
 		definition_free(f->clones[i].live);
 	}
+	fork_as_free(f->sealing);
 	fork_images_free(f->files);
 	batch_free(f->batch);
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
@@ -327,6 +330,7 @@ static bool states_matter(const struct fork *f)
 static void fork_end(struct fork *f)
 {
 	f->ended = true;
+	fork_as_free(STEAL_PTR(f->sealing));
 	batch_await(f->batch, f->asked && !f->answered);
 	f->stored = (struct store_work){ .loop = f->host->loop, .done = states_stored };
 	if (states_matter(f))
@@ -358,7 +362,7 @@ static void clone_start(struct clone *c)
 	struct fork *f = c->fork;
 	struct vm_start_opts opts = { .state_fd = -1, .forked = true, .paused = f->paused,
 		.hint_hostname = f->hint_hostname, .by_job = true, .waits = !f->answered,
-		.state_ready_fd = f->ready ? 0 : f->ready_fd, .done = clone_started, .opaque = c };
+		.state_ready_fd = f->sealed ? 0 : f->ready_fd, .done = clone_started, .opaque = c };
 
 	opts.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);
 	f->begun++;
@@ -384,7 +388,7 @@ static bool is_over(const struct fork *f)
 {
 	if (f->begun || f->measures || f->ended)
 		return false;
-	return batch_has_failed(f->batch) ? f->answered : f->durable && f->measured;
+	return batch_has_failed(f->batch) ? f->answered : f->sealed && f->durable && f->measured;
 }
 
 static void clones_start_next(struct fork *f)
@@ -393,7 +397,7 @@ static void clones_start_next(struct fork *f)
 		return;
 	cancel_check(f);
 	f->going_on = true;
-	while (f->ready && !batch_has_failed(f->batch) && f->next < f->n && gate_has_room(&f->gate))
+	while (f->sealed && !batch_has_failed(f->batch) && f->next < f->n && gate_has_room(&f->gate))
 		clone_start(&f->clones[f->next++]);
 	f->going_on = false;
 	if (is_over(f))
@@ -406,22 +410,6 @@ static void gate_on_room(struct start_gate *g)
 }
 
 /* ---- beginning and cancelling the job ---- */
-
-/* Seal the memfd, so that neither the source nor a clone can change the state, and start the clones. Returns 0 or
- * -errno. */
-static int clones_begin(struct fork *f, struct err *e)
-{
-	uint64_t one = 1;
-
-	if (!f->ready && fcntl(f->state_fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-		return err_set_errno(e, -errno, "cannot seal the VM's state");
-	f->ready = true;
-	if (write(f->ready_fd, &one, sizeof(one)) < 0)
-		return err_set_errno(e, -errno, "cannot wake the clone");
-	f->job->unit = "clones";
-	clones_start_next(f);
-	return 0;
-}
 
 /* Start the first clone, whose process builds its machine while the source's process works. Not more than one: they
  * would compete with the source for the CPUs during its pause. */
@@ -447,6 +435,38 @@ static void fork_fail(struct fork *f, const struct err *e)
 	clones_start_next(f);
 }
 
+/* The state cannot change any more: wake the first clone, if it waits for that, and start the others. */
+static void state_sealed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct fork *f = opaque;
+	uint64_t one = 1;
+	struct err own;
+
+	(void)res;
+	f->sealing = NULL;
+	if (!r && write(f->ready_fd, &one, sizeof(one)) < 0) {
+		r = err_set_errno(&own, -errno, "cannot wake the clone");
+		e = &own;
+	}
+	f->sealed = !r;
+	if (r < 0)
+		fork_fail(f, e);
+	else
+		clones_start_next(f);
+}
+
+static void clones_begin(struct fork *f)
+{
+	struct err e;
+
+	if (f->ready)
+		return;
+	f->ready = true;
+	f->job->unit = "clones";
+	if (fork_seal_begin(f->host->helpers, f->state_fd, state_sealed, f, &f->sealing, &e) < 0)
+		fork_fail(f, &e);
+}
+
 /* The space that the first clone's files take is known. */
 static void files_measured(void *opaque, int r, const struct err *e)
 {
@@ -460,10 +480,12 @@ static void files_measured(void *opaque, int r, const struct err *e)
 		r = bytes_settle(f, &why);
 		e = &why;
 	}
-	if (!r)
-		r = clones_begin(f, &why);
 	if (r < 0)
 		fork_fail(f, e);
+	else if (f->ready)
+		clones_start_next(f);
+	else
+		clones_begin(f);
 }
 
 static void files_measure(struct fork *f)
@@ -478,10 +500,7 @@ static void files_measure(struct fork *f)
 /* Start the clones while the source's process flushes their disks. The job succeeds when that is done, too. */
 static void fork_ready(struct fork *f)
 {
-	struct err e;
-
-	if (clones_begin(f, &e) < 0)
-		batch_fail(f->batch, &e);
+	clones_begin(f);
 	files_measure(f);
 }
 
@@ -534,9 +553,10 @@ static void fork_cancel(struct job *j)
 {
 	struct fork *f = j->opaque;
 
-	if (f->begun) {
+	if (f->begun || f->sealing) {
 		cancel_check(f);
 		starting_end(f);
+		clones_start_next(f);
 	}
 	if (!f->ready && (j->vm->proc || j->vm->offline))
 		snapshots_cancel(j);

@@ -35,11 +35,13 @@ struct fork {
 	bool flat[VM_DISKS_MAX];      /* the clones get copies without backing files */
 	const char *why_copied[VM_DISKS_MAX]; /* static text; NULL: the clones get overlays. Unused if read-only */
 	uint8_t pins[VM_DISKS_MAX][VM_PIN_ID_BYTES];
+	struct fork_as *sealing; /* NULL: not begun, or ended */
 	struct fork_images *files;    /* for each writable disk: its image, then one file for each clone */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
 	bool paused, hint_hostname, isolated, publishes, going_on;
 	bool asked, answered; /* the source's process has the request; has answered */
-	bool ready; /* the state and the disks are written, so all clones may start */
+	bool ready; /* the state and the disks are written */
+	bool sealed; /* and the state's file is sealed, so all clones may start */
 	bool durable; /* they are on stable storage, with the pins */
 	bool measures, measured; /* made_bytes is being found; is known */
 	bool ended; /* fork_end() was called */

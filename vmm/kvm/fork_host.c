@@ -12,6 +12,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Offset of the section: between the definition and the checksums of snapshot/vmstate.h, a range
@@ -69,17 +71,34 @@ static bool facts_take(struct state_reader *r, struct fork_host *h)
 		(h->own != NULL) == (h->kind == CPU_KIND_PROCESSOR);
 }
 
+/* Copy the facts' pages through a mapping. read() marks a page as accessed, so the kernel may put it on a list of this
+ * CPU, which holds a reference to the page until the list is full. The daemon may be sealing the file at this time, and
+ * the kernel seals no file that has a page with such a reference. munmap() marks no page of a sequential mapping. */
+static bool facts_copy(int fd, uint8_t *page)
+{
+	struct stat st;
+	void *p;
+
+	if (fstat(fd, &st) < 0 || st.st_size < (off_t)(HOST_OFFSET + HOST_BYTES))
+		return false;
+	p = mmap(NULL, HOST_BYTES, PROT_READ, MAP_PRIVATE, fd, HOST_OFFSET);
+	if (p == MAP_FAILED)
+		return false;
+	madvise(p, HOST_BYTES, MADV_SEQUENTIAL);
+	memcpy(page, p, HOST_BYTES);
+	munmap(p, HOST_BYTES);
+	return true;
+}
+
 void fork_host_read(int fd, struct fork_host *h)
 {
 	CLEANUP_FREE uint8_t *page = aligned_alloc(4096, HOST_BYTES);
 	struct state_section s;
-	struct vmstate_file f;
 	struct err e;
 	size_t pos = 0;
 
 	memset(h, 0, sizeof(*h));
-	vmstate_file_init(&f, fd);
-	if (!page || f.store.read(&f.store, HOST_OFFSET, page, HOST_BYTES) < 0 ||
+	if (!page || !facts_copy(fd, page) ||
 		state_section_next(page, HOST_BYTES, &pos, &s, &e) <= 0 || strcmp(s.name, HOST_SECTION) ||
 		s.version != HOST_VERSION)
 		return;

@@ -718,6 +718,9 @@ def test_clone_waits_for_a_source_that_is_slower_than_a_start_may_be(fake):
     assert "error" not in concluded(q, job) and set(names(fake)) == {"src", "c-1", "c-2"}
 
 
+UNUSED = 14 << 20  # of a state; the sections, the definition, checksums and memory lie elsewhere
+
+
 def have_state(fake):
     """Return the processes that have the file of a fork's state open."""
     def has(pid):
@@ -785,6 +788,45 @@ def test_killed_daemon_ends_clone_that_waits_for_the_state(fake, begun):
     fake.start()
     until(lambda: left(fake) == ALONE)
     assert list(fake.state.glob("batches/*")) == []
+
+
+def sealing_or_over(j):
+    return j["unit"] == "clones" or j["status"] == "concluded"
+
+
+@pytest.fixture
+def in_use(fake, begun):
+    """As begun, once the source has written the state, of which the kernel uses a page: (client, job, release)."""
+    q, job = begun
+    pid = fake.info("src")["pid"]
+    (fd,) = [f for f in os.listdir(f"/proc/{pid}/fd") if "memfd:cairn-fork" in os.readlink(f"/proc/{pid}/fd/{f}")]
+    with open(f"/proc/{pid}/fd/{fd}", "r+b", buffering=0) as state:
+        os.pwrite(state.fileno(), b"x", UNUSED)
+        out, pipe = os.pipe()
+        assert os.splice(state.fileno(), pipe, 1, offset_src=UNUSED) == 1
+    (fake.tmp / "go").touch()
+    until(lambda: sealing_or_over(q.run("query-jobs", id=job)[0]))
+    yield q, job, lambda: os.read(out, 1)
+    os.close(out)
+    os.close(pipe)
+
+
+def test_fork_waits_for_pages_of_the_state_that_the_kernel_uses(fake, in_use):
+    q, job, release = in_use
+    time.sleep(0.5)  # the kernel waits 0.15 s
+    assert q.run("query-jobs", id=job)[0]["status"] == "running" and fake.info("c-1")["state"] == "shut off"
+    release()
+    (fake.tmp / "end").touch()
+    assert "error" not in concluded(q, job)
+    assert set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 7))}
+
+
+def test_cancel_ends_fork_whose_state_the_kernel_uses(fake, in_use):
+    q, job, _ = in_use
+    q.run("job-cancel", id=job)
+    (fake.tmp / "end").touch()
+    assert "cancelled" in concluded(q, job)["error"]
+    assert left(fake) == ALONE and len(processes(fake)) == 1
 
 
 def test_clones_in_progress_refuse_other_operations(fake):

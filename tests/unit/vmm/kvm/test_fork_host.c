@@ -8,6 +8,8 @@
 #include "snapshot/vmstate.h"
 #include "vmm/kvm/kvm.h"
 
+#include <fcntl.h>
+#include <linux/kernel-page-flags.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -108,6 +110,44 @@ static void test_damaged_facts_are_ignored(void **state)
 	close(fd);
 }
 
+/* Returns whether the kernel has put the page of the file at offset on a list of recently used pages. Skips the test
+ * for a plain user, who may not know. */
+static bool page_is_active(int fd, off_t offset)
+{
+	int map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), flags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	volatile const uint8_t *p = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, offset);
+	uint64_t entry = 0, bits = 0;
+
+	assert_true(p != MAP_FAILED);
+	(void)*p;
+	assert_int_equal(pread(map, &entry, sizeof(entry), (off_t)((uintptr_t)p / 4096 * sizeof(entry))), sizeof(entry));
+	entry &= (1ULL << 55) - 1;
+	if (!entry || pread(flags, &bits, sizeof(bits), (off_t)(entry * sizeof(bits))) != sizeof(bits))
+		skip();
+	assert_int_equal(madvise((void *)p, 4096, MADV_SEQUENTIAL), 0);
+	munmap((void *)p, 4096);
+	close(map);
+	close(flags);
+	return bits & (1 << KPF_ACTIVE);
+}
+
+/* On such a list a page has a reference, for which a seal of the file would wait. */
+static void test_reading_does_not_make_pages_active(void **state)
+{
+	int fd = file_new(75, CPU_KIND_PROCESSOR);
+	uint8_t b;
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(has_facts(fd));
+	for (unsigned i = 0; i < 4; i++)
+		assert_false(page_is_active(fd, HOST_OFFSET + i * 4096));
+	assert_int_equal(pread(fd, &b, 1, HOST_OFFSET), 1);
+	if (!page_is_active(fd, HOST_OFFSET))
+		skip(); /* this kernel has no such list */
+	close(fd);
+}
+
 /* Write a complete section with a valid checksum: a kind, a count of n and as many entries, and no own ones. */
 static void section_put(int fd, const char *name, uint16_t version, uint32_t kind, uint32_t promised, uint32_t there)
 {
@@ -160,6 +200,7 @@ static void test_missing_facts_read_as_none(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_facts_read_back),
+		cmocka_unit_test(test_reading_does_not_make_pages_active),
 		cmocka_unit_test(test_damaged_facts_are_ignored), cmocka_unit_test(test_missing_facts_read_as_none) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
