@@ -14,6 +14,7 @@ struct job;
 struct job_name;
 struct server_ops;
 struct vm;
+struct json_writer;
 struct vm_figures;
 struct vm_host;
 struct vm_info;
@@ -52,9 +53,9 @@ void command_vm_undefine(struct call *c);
 void command_vm_dump_definition(struct call *c);
 void command_vm_list(struct call *c);
 void command_vm_info(struct call *c);
-/* Return vm-info's answer, which the caller owns. info: the answer of the VM's process; NULL: without the figures that
- * only the process knows. */
-struct json_object *command_vm_figures(const struct vm *vm, const struct vm_info *info, const struct vm_figures *more);
+/* Write the members of vm-info's answer. info: the answer of the VM's process; NULL: without the figures that only the
+ * process knows. more: what vm_figures_read() knows besides; NULL: nothing. */
+void command_vm_figures(struct json_writer *w, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more);
 void command_vm_stats(struct call *c);
 void command_vm_addresses(struct call *c);
 void command_vm_set_interface(struct call *c);

@@ -18,6 +18,7 @@
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
+#include "api/wire/json_writer.h"
 #include "base/err.h"
 #include "base/utf8.h"
 #include "base/util.h"
@@ -164,30 +165,30 @@ void command_vm_dump_definition(struct call *c)
 
 /* ---- list ---- */
 
-/* Add a VM's identity to o. brief: only the columns of `cairn list`. */
-static void put_identity(struct json_object *o, const struct vm *vm, bool brief)
+/* Add a VM's identity. brief: only the columns of `cairn list`. */
+static void put_identity(struct json_writer *w, const struct vm *vm, bool brief)
 {
 	char uuid[DEFINITION_UUID_TEXT];
 
-	js_put_int(o, "id", vm->id);
-	js_put_str(o, "name", vm->def->name);
+	jw_int(w, "id", vm->id);
+	jw_str(w, "name", vm->def->name);
 	if (!brief) {
 		uuid_print(vm->def->uuid, uuid);
-		js_put_str(o, "uuid", uuid);
+		jw_str(w, "uuid", uuid);
 	}
 	if (!brief && vm->def->title)
-		js_put_str(o, "title", vm->def->title);
-	js_put_str(o, "state", vm_state_name(vm->state));
-	js_put_str(o, "word", vm_state_word(vm->state));
+		jw_str(w, "title", vm->def->title);
+	jw_str(w, "state", vm_state_name(vm->state));
+	jw_str(w, "word", vm_state_word(vm->state));
 	if (vm_compat_is_old(vm))
-		js_put_bool(o, "outdated", true);
+		jw_bool(w, "outdated", true);
 	if (brief)
 		return;
-	js_put_str(o, "reason", vm->reason);
-	js_put_bool(o, "persistent", true);
-	js_put_bool(o, "autostart", vm_has(vm, VM_FACT_AUTOSTART));
-	js_put_bool(o, "managed-save", vm->state == VM_SAVED);
-	js_put_bool(o, "template", vm_has(vm, VM_FACT_TEMPLATE));
+	jw_str(w, "reason", vm->reason);
+	jw_bool(w, "persistent", true);
+	jw_bool(w, "autostart", vm_has(vm, VM_FACT_AUTOSTART));
+	jw_bool(w, "managed-save", vm->state == VM_SAVED);
+	jw_bool(w, "template", vm_has(vm, VM_FACT_TEMPLATE));
 }
 
 /* Return the most bytes that js_line() prints for s. */
@@ -247,7 +248,8 @@ void command_vm_list(struct call *c)
 	int64_t limit = js_get_int(c->args, "limit", LIST_LIMIT);
 	size_t i = vm_index_after(host, after ? after : ""), bytes = 0;
 	bool brief = js_get_bool(c->args, "brief", false);
-	struct json_object *o, *vms;
+	struct json_writer vms = { 0 };
+	struct json_object *o;
 	struct err e;
 
 	if (limit < 1 || limit > LIST_LIMIT) {
@@ -257,21 +259,20 @@ void command_vm_list(struct call *c)
 		return;
 	}
 	o = json_object_new_object();
-	vms = json_object_new_array();
 	if (!after)
 		bytes = put_unloaded(o, c);
+	jw_array(&vms, NULL);
 	for (; i < host->nvms && limit && bytes < LIST_BYTES; i++) {
-		struct json_object *entry;
-
 		if (conn_role_for(c->conn, host->vms[i]->def->uuid) < ROLE_VIEWER)
 			continue;
-		entry = json_object_new_object();
-		put_identity(entry, host->vms[i], brief);
-		json_object_array_add(vms, entry);
+		jw_object(&vms, NULL);
+		put_identity(&vms, host->vms[i], brief);
+		jw_object_end(&vms);
 		bytes += entry_bytes(host->vms[i], brief);
 		limit--; /* only a visible VM ends a page, because `next` is the name of the page's last VM */
 	}
-	js_put(o, "vms", vms);
+	jw_array_end(&vms);
+	js_put(o, "vms", jw_value(&vms));
 	if (i < host->nvms)
 		js_put_str(o, "next", host->vms[i - 1]->def->name);
 	call_return(c, o);
@@ -279,38 +280,36 @@ void command_vm_list(struct call *c)
 
 /* ---- info ---- */
 
-static struct json_object *disk_figures(const struct vm_disk_info *d, unsigned fault, unsigned tray)
+static void put_disk(struct json_writer *w, const struct vm_disk_info *d, unsigned fault, unsigned tray)
 {
 	/* The first two words are virsh's. */
 	static const char *const faults[] = { [VM_DISK_FAILED] = "unspecified error",
 		[VM_DISK_NO_SPACE] = "no space", [VM_DISK_CORRUPT] = "image corrupt" };
-	struct json_object *o = json_object_new_object();
 	char id[sizeof(d->id)];
 
 	memcpy(id, d->id, sizeof(id));
 	id[sizeof(id) - 1] = 0;
 	utf8_clean(id);
-	js_put_str(o, "id", id);
-	js_put_uint(o, "size", d->size_bytes);
-	js_put_uint(o, "rd-reqs", d->rd_reqs);
-	js_put_uint(o, "rd-bytes", d->rd_bytes);
-	js_put_uint(o, "rd-ns", d->rd_ns);
-	js_put_uint(o, "wr-reqs", d->wr_reqs);
-	js_put_uint(o, "wr-bytes", d->wr_bytes);
-	js_put_uint(o, "wr-ns", d->wr_ns);
-	js_put_uint(o, "fl-reqs", d->fl_reqs);
-	js_put_uint(o, "fl-ns", d->fl_ns);
-	js_put_uint(o, "errors", d->errors);
+	jw_str(w, "id", id);
+	jw_uint(w, "size", d->size_bytes);
+	jw_uint(w, "rd-reqs", d->rd_reqs);
+	jw_uint(w, "rd-bytes", d->rd_bytes);
+	jw_uint(w, "rd-ns", d->rd_ns);
+	jw_uint(w, "wr-reqs", d->wr_reqs);
+	jw_uint(w, "wr-bytes", d->wr_bytes);
+	jw_uint(w, "wr-ns", d->wr_ns);
+	jw_uint(w, "fl-reqs", d->fl_reqs);
+	jw_uint(w, "fl-ns", d->fl_ns);
+	jw_uint(w, "errors", d->errors);
 	if (fault && fault < ARRAY_SIZE(faults))
-		js_put_str(o, "fault", faults[fault]);
+		jw_str(w, "fault", faults[fault]);
 	if (tray)
-		js_put_bool(o, "tray-open", tray == VM_TRAY_OPEN);
-	return o;
+		jw_bool(w, "tray-open", tray == VM_TRAY_OPEN);
 }
 
-static struct json_object *interface_figures(const struct vm_interface_info *i)
+static void put_interface(struct json_writer *w, const struct vm_info *info, uint32_t n)
 {
-	struct json_object *o = json_object_new_object();
+	const struct vm_interface_info *i = &info->interfaces[n];
 	char id[sizeof(i->id)], target[sizeof(i->target)], mac[DEFINITION_MAC_TEXT];
 
 	memcpy(id, i->id, sizeof(id));
@@ -319,160 +318,166 @@ static struct json_object *interface_figures(const struct vm_interface_info *i)
 	utf8_clean(id);
 	utf8_clean(target);
 	mac_print(i->mac, mac);
-	js_put_str(o, "id", id);
-	js_put_str(o, "mac", mac);
+	jw_str(w, "id", id);
+	jw_str(w, "mac", mac);
 	if (target[0])
-		js_put_str(o, "target", target);
-	js_put_str(o, "link", i->link_up ? "up" : "down");
-	js_put_uint(o, "rx-bytes", i->rx_bytes);
-	js_put_uint(o, "rx-packets", i->rx_packets);
-	js_put_uint(o, "rx-errors", i->rx_errors);
-	js_put_uint(o, "rx-drops", i->rx_drops);
-	js_put_uint(o, "tx-bytes", i->tx_bytes);
-	js_put_uint(o, "tx-packets", i->tx_packets);
-	js_put_uint(o, "tx-errors", i->tx_errors);
-	js_put_uint(o, "tx-drops", i->tx_drops);
-	return o;
-}
-
-static struct json_object *interface_put(const struct vm_interface_info *i, const struct vm_info *info, uint32_t n)
-{
-	struct json_object *o = interface_figures(i);
-
+		jw_str(w, "target", target);
+	jw_str(w, "link", i->link_up ? "up" : "down");
+	jw_uint(w, "rx-bytes", i->rx_bytes);
+	jw_uint(w, "rx-packets", i->rx_packets);
+	jw_uint(w, "rx-errors", i->rx_errors);
+	jw_uint(w, "rx-drops", i->rx_drops);
+	jw_uint(w, "tx-bytes", i->tx_bytes);
+	jw_uint(w, "tx-packets", i->tx_packets);
+	jw_uint(w, "tx-errors", i->tx_errors);
+	jw_uint(w, "tx-drops", i->tx_drops);
 	if (!info->sets_interfaces)
-		return o;
-	js_put_str(o, "set-link", info->link_down[n] ? "down" : "up");
-	js_put(o, "bandwidth", definition_limits_to_json(&info->limits[n]));
-	return o;
+		return;
+	jw_str(w, "set-link", info->link_down[n] ? "down" : "up");
+	jw_json(w, "bandwidth", definition_limits_to_json(&info->limits[n]));
 }
 
-static void put_counters(struct json_object *o, const struct vm_info *info)
+static void put_counters(struct json_writer *w, const struct vm_info *info)
 {
 	static const char *const hosts[] = { "unknown", "vmx", "svm", "pvm" };
-	struct json_object *exits = json_object_new_object(), *assist = json_object_new_object();
 
-	js_put_str(o, "host", hosts[info->host_kind < ARRAY_SIZE(hosts) ? info->host_kind : 0]);
-	js_put_bool(assist, "on", info->assist_on);
-	js_put_uint(assist, "syscalls", info->assist_syscalls);
-	js_put_uint(assist, "instructions", info->assist_instructions);
-	js_put(o, "assist", assist);
-	js_put_uint(exits, "io", info->exits_io);
-	js_put_uint(exits, "mmio", info->exits_mmio);
-	js_put_uint(exits, "other", info->exits_other);
-	js_put(o, "exits", exits);
+	jw_str(w, "host", hosts[info->host_kind < ARRAY_SIZE(hosts) ? info->host_kind : 0]);
+	jw_object(w, "assist");
+	jw_bool(w, "on", info->assist_on);
+	jw_uint(w, "syscalls", info->assist_syscalls);
+	jw_uint(w, "instructions", info->assist_instructions);
+	jw_object_end(w);
+	jw_object(w, "exits");
+	jw_uint(w, "io", info->exits_io);
+	jw_uint(w, "mmio", info->exits_mmio);
+	jw_uint(w, "other", info->exits_other);
+	jw_object_end(w);
 }
 
 /* Add what the egress rules of the interface have denied. */
-static void denied_put(struct json_object *o, const struct vm *vm, uint32_t at)
+static void denied_put(struct json_writer *w, const struct vm *vm, uint32_t at)
 {
 	uint64_t denied[2];
-	struct json_object *egress;
 
 	if (at >= vm_live(vm)->ninterfaces || !vm_live(vm)->interfaces[at].egress || !forwards_denied(vm, at, denied))
 		return;
-	egress = json_object_new_object();
-	js_put_uint(egress, "denied-packets", denied[0]);
-	js_put_uint(egress, "denied-questions", denied[1]);
-	js_put(o, "egress", egress);
+	jw_object(w, "egress");
+	jw_uint(w, "denied-packets", denied[0]);
+	jw_uint(w, "denied-questions", denied[1]);
+	jw_object_end(w);
 }
 
 /* The statistics in the order of vm_balloon_info.stats. */
 static const char *const balloon_names[VM_BALLOON_STATS] = { "swap-in", "swap-out", "major-faults", "minor-faults", "unused",
 	"available", "usable", "disk-caches", "hugetlb-allocs", "hugetlb-failures" };
 
-static void put_balloon(struct json_object *o, const struct vm_balloon_info *b)
+static void put_balloon(struct json_writer *w, const struct vm_balloon_info *b)
 {
-	struct json_object *balloon = json_object_new_object();
-
-	js_put_uint(o, "used-memory", b->guest_bytes);
-	js_put_bool(balloon, "driver", b->state == VM_BALLOON_WORKS);
-	js_put_uint(balloon, "target", b->target_bytes);
-	js_put_uint(balloon, "actual", b->guest_bytes);
-	js_put_uint(balloon, "reported", b->reported_bytes);
-	js_put_uint(balloon, "period", b->period_s);
+	jw_object(w, "balloon");
+	jw_bool(w, "driver", b->state == VM_BALLOON_WORKS);
+	jw_uint(w, "target", b->target_bytes);
+	jw_uint(w, "actual", b->guest_bytes);
+	jw_uint(w, "reported", b->reported_bytes);
+	jw_uint(w, "period", b->period_s);
 	if (b->stats_s)
-		js_put_uint(balloon, "last-update", b->stats_s);
+		jw_uint(w, "last-update", b->stats_s);
 	for (unsigned i = 0; i < VM_BALLOON_STATS; i++)
 		if (b->known >> i & 1)
-			js_put_uint(balloon, balloon_names[i], b->stats[i]);
-	js_put(o, "balloon", balloon);
+			jw_uint(w, balloon_names[i], b->stats[i]);
+	jw_object_end(w);
 }
 
 /* Add the bins up to the last one that is not 0. */
-static void latency_put(struct json_object *o, const char *key, const uint64_t bins[LATENCY_BINS])
+static void latency_put(struct json_writer *w, const char *key, const uint64_t bins[LATENCY_BINS])
 {
 	unsigned n = LATENCY_BINS;
-	struct json_object *list;
 
 	while (n && !bins[n - 1])
 		n--;
 	if (!n)
 		return;
-	list = json_object_new_array_ext((int)n);
+	jw_array(w, key);
 	for (unsigned i = 0; i < n; i++)
-		json_object_array_add(list, json_object_new_uint64(bins[i]));
-	js_put(o, key, list);
+		jw_uint(w, NULL, bins[i]);
+	jw_array_end(w);
 }
 
-static void put_more_of_disk(struct json_object *o, const struct vm_figures *more, unsigned i)
+static void put_more_of_disk(struct json_writer *w, const struct vm_figures *more, unsigned i)
 {
-	js_put_uint(o, "in-flight", more->disks[i].in_flight);
-	latency_put(o, "rd-latency", more->disks[i].latency[0]);
-	latency_put(o, "wr-latency", more->disks[i].latency[1]);
-	latency_put(o, "fl-latency", more->disks[i].latency[2]);
+	jw_uint(w, "in-flight", more->disks[i].in_flight);
+	latency_put(w, "rd-latency", more->disks[i].latency[0]);
+	latency_put(w, "wr-latency", more->disks[i].latency[1]);
+	latency_put(w, "fl-latency", more->disks[i].latency[2]);
 }
 
-static void put_more_of_vcpus(struct json_object *o, const struct vm *vm, const struct vm_figures *more)
+static void put_more_of_vcpus(struct json_writer *w, const struct vm *vm, const struct vm_figures *more)
 {
-	struct json_object *delays = json_object_new_array(), *halted = json_object_new_array(), *processors = json_object_new_array();
-
-	js_put_uint(o, "cpu-user", more->vcpu_user_ns);
-	js_put_uint(o, "cpu-system", more->vcpu_system_ns);
-	for (uint32_t i = 0; i < more->info.vcpus; i++) {
-		json_object_array_add(processors, json_object_new_int(more->vcpu_processor[i]));
-		json_object_array_add(delays, json_object_new_uint64(more->vcpu_delay_ns[i]));
-		json_object_array_add(halted, json_object_new_boolean(vm->state == VM_RUNNING && more->vcpu_sleeps[i]));
-	}
-	js_put(o, "vcpu-delays", delays);
-	js_put(o, "vcpu-halted", halted);
-	js_put(o, "vcpu-processors", processors);
+	jw_uint(w, "cpu-user", more->vcpu_user_ns);
+	jw_uint(w, "cpu-system", more->vcpu_system_ns);
+	jw_array(w, "vcpu-delays");
+	for (uint32_t i = 0; i < more->info.vcpus; i++)
+		jw_uint(w, NULL, more->vcpu_delay_ns[i]);
+	jw_array_end(w);
+	jw_array(w, "vcpu-halted");
+	for (uint32_t i = 0; i < more->info.vcpus; i++)
+		jw_bool(w, NULL, vm->state == VM_RUNNING && more->vcpu_sleeps[i]);
+	jw_array_end(w);
+	jw_array(w, "vcpu-processors");
+	for (uint32_t i = 0; i < more->info.vcpus; i++)
+		jw_int(w, NULL, more->vcpu_processor[i]);
+	jw_array_end(w);
 }
 
-static void put_figures(struct json_object *o, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
+static void put_vcpus(struct json_writer *w, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
 {
-	struct json_object *times = json_object_new_array(), *disks = json_object_new_array(),
-			   *interfaces = json_object_new_array();
-	uint32_t vcpus = MIN(info->vcpus, VM_VCPUS_MAX), ndisks = MIN(info->ndisks, VM_DISKS_MAX);
+	uint32_t vcpus = MIN(info->vcpus, VM_VCPUS_MAX);
 	uint64_t sum = 0;
 
-	for (uint32_t i = 0; i < vcpus; i++) {
+	for (uint32_t i = 0; i < vcpus; i++)
 		sum += info->vcpu_ns[i];
-		json_object_array_add(times, json_object_new_uint64(info->vcpu_ns[i]));
-	}
-	js_put_uint(o, "cpu-time", sum);
-	js_put(o, "vcpu-times", times);
+	jw_uint(w, "cpu-time", sum);
+	jw_array(w, "vcpu-times");
+	for (uint32_t i = 0; i < vcpus; i++)
+		jw_uint(w, NULL, info->vcpu_ns[i]);
+	jw_array_end(w);
 	if (more)
-		put_more_of_vcpus(o, vm, more);
-	put_counters(o, info);
-	for (uint32_t i = 0; i < ndisks; i++) {
-		struct json_object *one = disk_figures(&info->disks[i], info->disk_faults[i], info->trays[i]);
+		put_more_of_vcpus(w, vm, more);
+}
 
+/* Add what the daemon knows of the interface. */
+static void put_more_of_interface(struct json_writer *w, const struct vm *vm, uint32_t i)
+{
+	struct json_object *o = json_object_new_object();
+
+	denied_put(w, vm, i);
+	network_ports_show(vm, i, o);
+	publish_restart_show(vm, i, o);
+	jw_members(w, o);
+}
+
+static void put_figures(struct json_writer *w, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
+{
+	put_vcpus(w, vm, info, more);
+	put_counters(w, info);
+	jw_array(w, "disks");
+	for (uint32_t i = 0; i < MIN(info->ndisks, VM_DISKS_MAX); i++) {
+		jw_object(w, NULL);
+		put_disk(w, &info->disks[i], info->disk_faults[i], info->trays[i]);
 		if (more)
-			put_more_of_disk(one, more, i);
-		json_object_array_add(disks, one);
+			put_more_of_disk(w, more, i);
+		jw_object_end(w);
 	}
-	js_put(o, "disks", disks);
+	jw_array_end(w);
+	jw_array(w, "interfaces");
 	for (uint32_t i = 0; i < MIN(info->ninterfaces, VM_INTERFACES_MAX); i++) {
-		struct json_object *one = interface_put(&info->interfaces[i], info, i);
-
-		denied_put(one, vm, i);
-		network_ports_show(vm, i, one);
-		publish_restart_show(vm, i, one);
-		json_object_array_add(interfaces, one);
+		jw_object(w, NULL);
+		put_interface(w, info, i);
+		put_more_of_interface(w, vm, i);
+		jw_object_end(w);
 	}
-	js_put(o, "interfaces", interfaces);
+	jw_array_end(w);
 	if (info->balloon.state)
-		put_balloon(o, &info->balloon);
+		put_balloon(w, &info->balloon);
 }
 
 /* Return the resident bytes of a process; 0: unknown. */
@@ -493,10 +498,10 @@ static uint64_t resident_bytes(pid_t pid)
 	return sscanf(text, "%*u %llu", &pages) == 1 ? pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }
 
-static void put_process(struct json_object *o, pid_t pid)
+static void put_process(struct json_writer *w, pid_t pid, const struct vm_figures *more)
 {
-	js_put_int(o, "pid", pid);
-	js_put_uint(o, "resident-memory", resident_bytes(pid));
+	jw_int(w, "pid", pid);
+	jw_uint(w, "resident-memory", more ? more->resident_bytes : resident_bytes(pid));
 }
 
 static const char *agent_word(uint8_t state)
@@ -504,68 +509,83 @@ static const char *agent_word(uint8_t state)
 	return state == VM_AGENT_ANSWERS ? "connected" : state == VM_AGENT_OPEN ? "open" : "closed";
 }
 
-static void put_state(struct json_object *o, const struct vm *vm)
+/* Return the bytes that the guest has. */
+static uint64_t used_bytes(const struct vm *vm, const struct vm_info *info)
 {
-	if (vm->detail[0])
-		js_put_str(o, "detail", vm->detail);
-	if (vm->value)
-		js_put_int(o, "value", vm->value);
-	js_put_uint(o, "since", vm->since_ns);
-	js_put_uint(o, "machine", vm_live(vm)->machine);
-	js_put_uint(o, "vcpus", vm_live(vm)->vcpus);
-	js_put_uint(o, "memory", vm_live(vm)->ram_bytes);
-	js_put_uint(o, "used-memory", vm_state_is_active(vm->state) ? vm_live(vm)->ram_bytes : 0);
-	if (vm->proc && vm_process_pid(vm->proc) > 0)
-		put_process(o, vm_process_pid(vm->proc));
-	if (vm->proc && vm_live(vm)->guest_agent)
-		js_put_str(o, "agent", agent_word(vm->agent.now));
-	if (vm->operation.job)
-		js_put_str(o, "job", vm->operation.job->id);
-	if (vm->scope)
-		js_put(o, "systemd-scope", systemd_scope_to_json(vm));
-	shutdown_put(vm, o);
-	if (vm_is_starting(vm))
-		js_put_bool(o, "starting", true);
-	if (restart_is_pending(vm))
-		js_put_uint(o, "restart-in", restart_in_ns(vm));
-	if (vm->exit.status >= 0)
-		js_put_int(o, "exit-status", vm->exit.status);
-	if (vm->exit.signal)
-		js_put_int(o, "exit-signal", vm->exit.signal);
+	if (info && info->balloon.state)
+		return info->balloon.guest_bytes;
+	return vm_state_is_active(vm->state) ? vm_live(vm)->ram_bytes : 0;
 }
 
-struct json_object *command_vm_figures(const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
+static void put_state(struct json_writer *w, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
 {
-	struct json_object *o = json_object_new_object();
+	struct json_object *plan = json_object_new_object();
 
-	put_identity(o, vm, false);
-	put_state(o, vm);
+	if (vm->detail[0])
+		jw_str(w, "detail", vm->detail);
+	if (vm->value)
+		jw_int(w, "value", vm->value);
+	jw_uint(w, "since", vm->since_ns);
+	jw_uint(w, "machine", info && info->machine ? info->machine : vm_live(vm)->machine);
+	jw_uint(w, "vcpus", vm_live(vm)->vcpus);
+	jw_uint(w, "memory", vm_live(vm)->ram_bytes);
+	jw_uint(w, "used-memory", used_bytes(vm, info));
+	if (vm->proc && vm_process_pid(vm->proc) > 0)
+		put_process(w, vm_process_pid(vm->proc), more);
+	if (vm->proc && vm_live(vm)->guest_agent)
+		jw_str(w, "agent", agent_word(vm->agent.now));
+	if (vm->operation.job)
+		jw_str(w, "job", vm->operation.job->id);
+	if (vm->scope)
+		jw_json(w, "systemd-scope", systemd_scope_to_json(vm));
+	shutdown_put(vm, plan);
+	jw_members(w, plan);
+	if (vm_is_starting(vm))
+		jw_bool(w, "starting", true);
+	if (restart_is_pending(vm))
+		jw_uint(w, "restart-in", restart_in_ns(vm));
+	if (vm->exit.status >= 0)
+		jw_int(w, "exit-status", vm->exit.status);
+	if (vm->exit.signal)
+		jw_int(w, "exit-signal", vm->exit.signal);
+}
+
+void command_vm_figures(struct json_writer *w, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
+{
+	put_identity(w, vm, false);
+	put_state(w, vm, info, more);
 	if (info) {
-		js_put_bool(o, "idle", vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus);
-		if (info->machine)
-			js_put_uint(o, "machine", info->machine);
-		put_figures(o, vm, info, more);
+		jw_bool(w, "idle", vm->state == VM_RUNNING && info->vcpus && info->vcpus_halted == info->vcpus);
+		put_figures(w, vm, info, more);
 	}
-	return o;
+}
+
+static void put_affinities(struct json_writer *w, const struct vm *vm, uint32_t vcpus)
+{
+	char text[1024];
+
+	jw_array(w, "vcpu-affinity");
+	for (uint32_t i = 0; i < vcpus && vm_figures_affinity(vm->proc, i, text, sizeof(text)); i++)
+		jw_str(w, NULL, text);
+	jw_array_end(w);
+}
+
+static void info_answer(struct call *c, const struct vm_info *info, const struct vm_figures *more)
+{
+	struct json_writer w = { 0 };
+
+	jw_object(&w, NULL);
+	command_vm_figures(&w, c->vm, info, more);
+	if (more)
+		put_affinities(&w, c->vm, info->vcpus);
+	jw_object_end(&w);
+	call_return(c, jw_value(&w));
 }
 
 static void info_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
-	struct call *c = opaque;
-
 	(void)e;
-	call_return(c, command_vm_figures(c->vm, r == 0 ? a->info : NULL, NULL));
-}
-
-static struct json_object *affinities_put(struct json_object *o, const struct vm *vm, uint32_t vcpus)
-{
-	struct json_object *all = json_object_new_array();
-	char text[1024];
-
-	for (uint32_t i = 0; i < vcpus && vm_figures_affinity(vm->proc, i, text, sizeof(text)); i++)
-		json_object_array_add(all, json_object_new_string(text));
-	js_put(o, "vcpu-affinity", all);
-	return o;
+	info_answer(opaque, r == 0 ? a->info : NULL, NULL);
 }
 
 void command_vm_info(struct call *c)
@@ -574,7 +594,7 @@ void command_vm_info(struct call *c)
 	struct vm_figures f;
 
 	if (runs && vm_figures_read(c->vm->proc, &f))
-		call_return(c, affinities_put(command_vm_figures(c->vm, &f.info, &f), c->vm, f.info.vcpus));
+		info_answer(c, &f.info, &f);
 	else if (runs)
 		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS,
 			info_done, c);

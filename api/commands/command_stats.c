@@ -7,11 +7,13 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
+#include "api/wire/json_writer.h"
 #include "base/util.h"
 #include "vmm/vm_msg.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define STATS_TIMEOUT_NS (1000000000ULL)
 /* Most VMs of a page, and the size at which a page ends: some clients read lines of at most 64 KiB. The largest entry,
@@ -26,34 +28,52 @@ struct stats_page {
 	struct stats_row {
 		struct stats_page *page;
 		const struct vm *vm; /* borrowed until the answer, or the end of the VM's process */
-		struct json_object *entry;
+		struct json_writer entry;
+		char *name; /* of the VM when its entry was written */
 	} rows[STATS_VMS];
 };
+
+/* Write the entries that fit into a page. Returns how many these are. */
+static size_t entries_put(struct json_writer *w, const struct stats_page *p)
+{
+	size_t bytes = 0, i = 0;
+
+	jw_array(w, "vms");
+	for (; i < p->n; i++) {
+		bytes += p->rows[i].entry.length + 1;
+		if (i && bytes > STATS_BYTES)
+			break;
+		jw_text(w, NULL, p->rows[i].entry.text, p->rows[i].entry.length);
+	}
+	jw_array_end(w);
+	return i;
+}
 
 /* Answer with the entries that fit into a page. `next` is the name of the last one, if there are more VMs. */
 static void page_answer(struct stats_page *p)
 {
-	struct json_object *o = json_object_new_object(), *vms = json_object_new_array();
-	const char *last = NULL;
-	size_t bytes = 0, i = 0;
+	struct json_writer w = { 0 };
+	size_t n;
 
-	for (; i < p->n; i++) {
-		size_t length;
-
-		json_object_to_json_string_length(p->rows[i].entry, JSON_C_TO_STRING_PLAIN, &length);
-		bytes += length + 1;
-		if (i && bytes > STATS_BYTES)
-			break;
-		last = js_get_str(p->rows[i].entry, "name");
-		json_object_array_add(vms, json_object_get(p->rows[i].entry));
+	jw_object(&w, NULL);
+	n = entries_put(&w, p);
+	if (n && (n < p->n || p->more))
+		jw_str(&w, "next", p->rows[n - 1].name);
+	jw_object_end(&w);
+	for (size_t i = 0; i < p->n; i++) {
+		free(p->rows[i].entry.text);
+		free(p->rows[i].name);
 	}
-	js_put(o, "vms", vms);
-	if (last && (i < p->n || p->more))
-		js_put_str(o, "next", last);
-	for (i = 0; i < p->n; i++)
-		json_object_put(p->rows[i].entry);
-	call_return(p->call, o);
+	call_return(p->call, jw_value(&w));
 	free(p);
+}
+
+static void entry_put(struct stats_row *row, const struct vm_info *info, const struct vm_figures *more)
+{
+	jw_object(&row->entry, NULL);
+	command_vm_figures(&row->entry, row->vm, info, more);
+	jw_object_end(&row->entry);
+	row->name = must_alloc(strdup(row->vm->def->name));
 }
 
 static void row_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -61,7 +81,7 @@ static void row_done(void *opaque, int r, const struct vm_answer *a, const struc
 	struct stats_row *row = opaque;
 
 	(void)e;
-	row->entry = command_vm_figures(row->vm, r == 0 ? a->info : NULL, NULL);
+	entry_put(row, r == 0 ? a->info : NULL, NULL);
 	if (--row->page->waits == 0)
 		page_answer(row->page);
 }
@@ -98,7 +118,7 @@ static void row_begin(struct stats_row *row)
 	struct vm_figures f;
 
 	if (runs && vm_figures_read(vm->proc, &f)) {
-		row->entry = command_vm_figures(vm, &f.info, &f);
+		entry_put(row, &f.info, &f);
 		row->page->waits--;
 	} else if (runs) {
 		vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, STATS_TIMEOUT_NS, row_done, row);

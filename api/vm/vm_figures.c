@@ -231,28 +231,47 @@ static uint64_t ticks_ns(unsigned long ticks)
 	return (uint64_t)ticks * (1000000000ULL / (uint64_t)sysconf(_SC_CLK_TCK));
 }
 
+/* Fields of /proc/PID/stat, numbered as in proc(5), up to the last one that the daemon reads. */
+enum { STAT_STATE = 3, STAT_UTIME = 14, STAT_STIME = 15, STAT_RSS = 24, STAT_PROCESSOR = 39, STAT_FIELDS };
+
+/* Read the numbers from field 4 on, and the state's letter as field 3. Returns whether all fields are there. */
+static bool stat_parse(const char *text, long long fields[STAT_FIELDS])
+{
+	const char *p = strrchr(text, ')'); /* the end of the name, which the process chooses */
+
+	if (!p || strlen(p) < 4)
+		return false;
+	fields[STAT_STATE] = p[2];
+	p += 3;
+	for (unsigned i = STAT_STATE + 1; i < STAT_FIELDS; i++) {
+		char *end;
+
+		fields[i] = strtoll(p, &end, 10);
+		if (end == p)
+			return false;
+		p = end;
+	}
+	return true;
+}
+
 static bool thread_read(struct vm_process *p, unsigned i, struct vm_figures *ret)
 {
 	char thread[16], text[512];
+	long long stat[STAT_FIELDS];
 	uint64_t ns, delay;
-	unsigned long user, system;
-	const char *state;
 
 	snprintf(thread, sizeof(thread), "%d", (int)p->shown->threads[i]);
 	if (!thread_file(p, thread, "schedstat", text, sizeof(text)) || sscanf(text, "%" SCNu64 " %" SCNu64, &ns, &delay) != 2)
 		return false;
 	ret->info.vcpu_ns[i] += ns;
 	ret->vcpu_delay_ns[i] = delay;
-	if (!thread_file(p, thread, "stat", text, sizeof(text)))
+	if (!thread_file(p, thread, "stat", text, sizeof(text)) || !stat_parse(text, stat))
 		return false;
-	/* The fields 14, 15 and 39 of proc(5). Its name is the process's choice. */
-	state = strrchr(text, ')');
-	if (!state || sscanf(state, ") %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lu %lu %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
-				    "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d", &user, &system, &ret->vcpu_processor[i]) != 3)
-		return false;
-	ret->vcpu_user_ns += ticks_ns(user);
-	ret->vcpu_system_ns += ticks_ns(system);
-	ret->vcpu_sleeps[i] = state[2] == 'S';
+	ret->resident_bytes = (uint64_t)stat[STAT_RSS] * (uint64_t)sysconf(_SC_PAGESIZE);
+	ret->vcpu_processor[i] = (int)stat[STAT_PROCESSOR];
+	ret->vcpu_user_ns += ticks_ns((unsigned long)stat[STAT_UTIME]);
+	ret->vcpu_system_ns += ticks_ns((unsigned long)stat[STAT_STIME]);
+	ret->vcpu_sleeps[i] = stat[STAT_STATE] == 'S';
 	ret->info.vcpus_halted += ret->vcpu_sleeps[i];
 	return true;
 }

@@ -19,6 +19,7 @@ struct vm_figures {
 	struct vm_info info;
 	uint64_t vcpu_delay_ns[VM_VCPUS_MAX]; /* time that the vCPU's thread waited for a processor; starts at 0 in each process */
 	uint64_t vcpu_user_ns, vcpu_system_ns; /* CPU time of all vCPU threads, within some milliseconds; starts at 0 in each process */
+	uint64_t resident_bytes; /* of the process; 0: not known */
 	int vcpu_processor[VM_VCPUS_MAX]; /* the host's processor that runs the vCPU's thread, or ran it last */
 	bool vcpu_sleeps[VM_VCPUS_MAX]; /* the vCPU's thread sleeps: the vCPU is halted, if the VM runs */
 	struct {

@@ -80,6 +80,10 @@ static struct json_object *stats_fetch(const char *socket)
 
 /* ---- requests ---- */
 
+struct request {
+	struct json_object *vms; /* the statistics that the answer was printed from */
+};
+
 static enum MHD_Result answer(struct MHD_Connection *c, unsigned status, const char *type, char *text, size_t size,
 	enum MHD_ResponseMemoryMode mode)
 {
@@ -118,9 +122,10 @@ static bool token_fits(const struct server *s, const char *header)
 	return !differs;
 }
 
-static enum MHD_Result metrics_answer(struct MHD_Connection *c, const struct server *s)
+/* ret_vms: the objects of all VMs; the caller frees them when the answer is sent, since that takes some time. */
+static enum MHD_Result metrics_answer(struct MHD_Connection *c, const struct server *s, struct json_object **ret_vms)
 {
-	CLEANUP_JS struct json_object *vms = stats_fetch(s->socket);
+	struct json_object *vms = *ret_vms = stats_fetch(s->socket);
 	char *text = NULL;
 	size_t size = 0;
 	FILE *f = must_alloc(open_memstream(&text, &size));
@@ -137,12 +142,12 @@ static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, co
 	const char *body, size_t *body_bytes, void **request)
 {
 	const struct server *s = opaque;
-	static int begun;
+	struct request *q = *request;
 
 	(void)version;
 	(void)body;
-	if (!*request) { /* headers only; a client that is refused here need not send its body */
-		*request = &begun;
+	if (!q) { /* headers only; a client that is refused here need not send its body */
+		*request = must_alloc(calloc(1, sizeof(*q)));
 		if (strcmp(method, MHD_HTTP_METHOD_GET) && strcmp(method, MHD_HTTP_METHOD_HEAD))
 			return refuse(c, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET and HEAD\n");
 		return MHD_YES;
@@ -153,13 +158,25 @@ static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, co
 		return refuse(c, MHD_HTTP_UNAUTHORIZED, "send the token: Authorization: Bearer TOKEN\n");
 	if (strcmp(url, "/metrics"))
 		return refuse(c, MHD_HTTP_NOT_FOUND, "the metrics are at /metrics\n");
-	return metrics_answer(c, s);
+	return metrics_answer(c, s, &q->vms);
+}
+
+static void request_done(void *opaque, struct MHD_Connection *c, void **request, enum MHD_RequestTerminationCode why)
+{
+	struct request *q = STEAL_PTR(*request);
+
+	(void)opaque;
+	(void)c;
+	(void)why;
+	if (q)
+		json_object_put(q->vms);
+	free(q);
 }
 
 int server_start(struct server *s, struct err *e)
 {
 	s->http = MHD_start_daemon(MHD_NO_FLAG, 0, NULL, NULL, request_handle, s,
-		MHD_OPTION_LISTEN_SOCKET, s->fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CLIENTS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
+		MHD_OPTION_LISTEN_SOCKET, s->fd, MHD_OPTION_NOTIFY_COMPLETED, request_done, NULL, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CLIENTS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
 		(unsigned)CLIENT_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CLIENT_BYTES, MHD_OPTION_END);
 	if (!s->http)
 		return err_set(e, -EIO, ERR_HOST, "the web server does not start");

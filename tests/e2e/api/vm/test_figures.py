@@ -182,7 +182,7 @@ def test_domstats_and_its_relatives_have_virsh_names(daemon, guest, tmp_path):
     for i in range(2):
         assert stats[f"vcpu.{i}.state"] == 1 and stats[f"vcpu.{i}.halted"] in ("yes", "no") and stats[f"vcpu.{i}.delay"] >= 0
     assert stats["vcpu.1.halted"] == "yes"  # nothing starts it
-    assert stats["cpu.time"] >= info["cpu-time"] and stats["cpu.user"] + stats["cpu.system"] > 0
+    assert stats["cpu.time"] >= info["cpu-time"]
     assert stats["block.0.in-flight"] == 0
     bins = [stats[f"block.0.latency_histogram.write.bin.{k}.value"] for k in range(stats["block.0.latency_histogram.write.bin.count"])]
     starts = [stats[f"block.0.latency_histogram.write.bin.{k}.start"] for k in range(len(bins))]
@@ -201,6 +201,10 @@ def test_domstats_and_its_relatives_have_virsh_names(daemon, guest, tmp_path):
     assert text.count("CPU Affinity:   " + "".join("y" if i in allowed else "-" for i in range(os.cpu_count()))) == 2
     assert daemon.cairn("vcpucount", "a").stdout == (
         "maximum      config         2\nmaximum      live           2\ncurrent      config         2\ncurrent      live           2\n\n")
+    # The host counts these two in ticks of 10 ms for each vCPU.
+    while stats["cpu.user"] + stats["cpu.system"] == 0:
+        g.run("flush")
+        stats, = json.loads(daemon.cairn("domstats", "a", "--format", "json").stdout)
     g.close()
     daemon.cairn("destroy", "a")
     assert daemon.cairn("vcpucount", "a").stdout == "maximum      config         2\ncurrent      config         2\n\n"
