@@ -157,6 +157,37 @@ def test_clones_and_source_keep_their_own_content(vms, daemon, tmp_path):
     vms.holds("c-3", 0, 1)
 
 
+@pytest.mark.parametrize("way, by", [("faults", "reset"), ("faults", "revert"), ("log", "revert")])
+def test_clone_that_lets_go_of_its_sources_memory_closes_its_file(request, monkeypatch, way, by):
+    """The file holds the source's memory and the tables that the clone's disks read. With the base of the memory's
+    tracking gone, a revert replaces all memory by either way."""
+    monkeypatch.delenv("CAIRN_USERFAULTFD", raising=False)
+    if way == "log":
+        monkeypatch.setenv("CAIRN_USERFAULTFD", "refuse")
+    vms, daemon = request.getfixturevalue("vms"), request.getfixturevalue("daemon")
+    vms.start(vms.image("a.qcow2"), vms.image("b.qcow2"))
+    for disk in (0, 1):
+        vms.write("src", 0, 1 + disk, disk)
+    vms.fork("c")
+    pid = daemon.info("c")["pid"]
+    daemon.cairn("snapshot-create-as", "c", "s1")
+    daemon.cairn("snapshot-create-as", "c", "s2")
+    daemon.cairn("snapshot-delete", "c", "s2")
+    before = open_files(pid)
+    assert before.count("/memfd:cairn-fork (deleted)") == 3  # of the memory, and of each disk
+    if by == "reset":
+        daemon.cairn("reset", "c")
+    else:
+        daemon.cairn("snapshot-revert", "c", "s1")
+    after = open_files(pid)
+    assert "/memfd:cairn-fork (deleted)" not in after
+    assert len(after) <= len(before) - 3
+    assert "/memfd:cairn-fork" not in pathlib.Path(f"/proc/{pid}/maps").read_text()
+    if by == "revert":
+        for disk in (0, 1):
+            vms.holds("c", 0, 1 + disk, disk)  # read from the image itself
+
+
 def test_later_forks_have_later_content(vms, daemon):
     vms.start(vms.image("a.qcow2"))
     for i in range(4):
