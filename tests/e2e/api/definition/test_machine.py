@@ -1,6 +1,7 @@
 """The machine version: a VM keeps the one that it was defined with until its owner changes it."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -57,14 +58,19 @@ def test_version_of_another_vm_is_refused(fake, version):
     assert f"machine: a VM that boots a kernel does not boot as version {version}; the newest that this Cairn has for it is 6" in r.stderr
 
 
-def test_vm_from_before_the_key(fake):
-    fake.define("vm1", machine=3)
-    stored = fake.state / "vms" / "vm1" / "definition.json"
-    fake.stop()
+def key_removed(d, name="vm1"):
+    """Restart the daemon with a definition as one from before the key `machine` stored it."""
+    stored = d.state / "vms" / name / "definition.json"
+    d.stop()
     old = json.loads(stored.read_text())
     del old["machine"]
     stored.write_text(json.dumps(old))
-    fake.start()
+    d.start()
+
+
+def test_vm_from_before_the_key(fake):
+    fake.define("vm1", machine=3)
+    key_removed(fake)
     assert inactive(fake)["machine"] == 1  # as commit 823e769 booted it
 
 
@@ -85,19 +91,25 @@ def test_managed_save_outlives_a_change(fake):
     assert fake.info("vm1")["managed-save"]
 
 
-def anchor(d, name="vm1"):
-    """Return the guest's machine version, and whether it finds SMBIOS tables."""
+def console(d, name):
+    """Attach without the output so far."""
     q = d.qmp()
     q.run("vm-console", vm=name, history=False)
-    c = Console(d, name, q.fds.pop())
+    return Console(d, name, q.fds.pop())
+
+
+def anchor(d, name="vm1"):
+    """Return the guest's machine version, and whether it finds SMBIOS tables."""
+    c = console(d, name)
     word, = c.run("rd32 0xf0000")
     c.close()
     return d.figures(name)["machine"], int(word, 0) == ANCHOR
 
 
-def booted(d, *verb):
-    d.cairn(*verb)
-    c = Console(d, "vm1")
+def booted(d, verb, vm):
+    c = console(d, vm) if verb == "reset" else None
+    d.cairn(verb, vm)
+    c = c or Console(d, vm)
     while c.line() != "interp":
         pass
     c.close()
@@ -117,5 +129,28 @@ def test_guest_gets_the_version_when_it_boots(daemon, kvm, guest, tmp_path):
     daemon.cairn("reset", "vm1")
     until(lambda: daemon.figures("vm1")["machine"] == 6)
     daemon.cairn("destroy", "vm1")
+    booted(daemon, "start", "vm1")
+    assert anchor(daemon) == (6, True)
+
+
+def test_guest_from_before_the_key_boots_as_version_1(daemon, kvm, guest, tmp_path):
+    """It keeps that version, which has no hot-plug, over each kind of start, until its owner changes it."""
+    boot = {"kernel": guest("interp.elf")}
+    daemon.define("vm1", boot=boot)
+    key_removed(daemon)
+    booted(daemon, "start", "vm1")
+    assert anchor(daemon) == (1, False)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "b.qcow2", "1M"], check=True)
+    r = daemon.cairn("attach-disk", "vm1", str(tmp_path / "b.qcow2"), "vdb", "--subdriver", "qcow2", ok=False)
+    assert "version 1" in r.stderr and "--config" in r.stderr
+    booted(daemon, "reset", "vm1")
+    assert anchor(daemon) == (1, False)
+    assert json.loads(daemon.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert anchor(daemon) == (1, False)
+    daemon.cairn("managedsave", "vm1")
+    daemon.cairn("start", "vm1")
+    assert anchor(daemon) == (1, False)
+    daemon.cairn("destroy", "vm1")
+    daemon.define("vm1", boot=boot, machine=6)
     booted(daemon, "start", "vm1")
     assert anchor(daemon) == (6, True)
