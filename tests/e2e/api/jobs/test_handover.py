@@ -290,6 +290,23 @@ def test_handover_outlives_daemon(held, again):
     checked(held)
 
 
+@any_kind
+@pytest.mark.parametrize("first", ["daemon", "old"])
+def test_successor_ends_with_daemon_and_old_process(held, first):
+    """Nobody is left to tell the new process that the VM is its own."""
+    id, old, new = hold(held)
+    pids = [held.proc.pid, old]
+    for pid in pids if first == "daemon" else reversed(pids):
+        os.kill(pid, signal.SIGKILL)
+    held.proc.wait()
+    (held.tmp / "go").touch()
+    until(lambda: gone(old) and gone(new))
+    assert holders(held) == []
+    held.start()
+    assert held.info("vm1")["state"] == "crashed"
+    held.cairn("start", "vm1")
+
+
 def test_vm_is_destroyed_meanwhile(held):
     id, old, new = hold(held)
     held.cairn("destroy", "vm1")
