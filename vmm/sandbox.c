@@ -102,6 +102,19 @@ static void building_rules_add(struct call_filter *f, uint32_t answer)
 	call_filter_calls(f, answer, for_building, ARRAY_SIZE(for_building));
 }
 
+/* An interface's thread moves itself between two policies (base/batch_sched.h). */
+static void policies_allow(struct call_filter *f)
+{
+	static const int policies[] = { SCHED_OTHER, SCHED_BATCH };
+
+	call_filter_value(f, SYS_sched_getscheduler, SECCOMP_RET_ALLOW, 0, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(policies); i++) {
+		const struct call_filter_argument own[] = { CALL_FILTER_IS(0, 0), CALL_FILTER_IS(1, policies[i]) };
+
+		call_filter_rule(f, SYS_sched_setscheduler, SECCOMP_RET_ALLOW, own, ARRAY_SIZE(own));
+	}
+}
+
 static void rules_add(struct call_filter *f, const struct loop *l)
 {
 	static const uint32_t names[] = { PR_SET_NAME, PR_GET_NAME /* for violation_say() */ };
@@ -112,6 +125,7 @@ static void rules_add(struct call_filter *f, const struct loop *l)
 	call_filter_values(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, names, ARRAY_SIZE(names));
 	call_filter_value(f, SYS_tgkill, SECCOMP_RET_ALLOW, 0, (uint32_t)getpid()); /* signals to threads of this process only */
 	lockdown_allow_fcntl(f);
+	policies_allow(f);
 	/* Direct I/O queries its alignment with statx() on an open file: a clone's disk is opened
 	 * later (vmm/snapshot/clone_disk.h). */
 	call_filter_value(f, SYS_statx, SECCOMP_RET_ALLOW, 2, AT_EMPTY_PATH);

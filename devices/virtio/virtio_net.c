@@ -406,6 +406,7 @@ static int net_init(struct virtio_net *n, struct dev_host *h, struct pci_host *p
 	if (!r && c->tap_fd >= 0) {
 		n->poller = (struct loop_poller){ .poll = net_poll, .sleeps = net_sleeps, .opaque = n };
 		n->polled = loop_poll(c->loop, &n->poller) == 0; /* not if the loop has another interface */
+		n->has_thread = c->loop != h->loop;
 	}
 	return r;
 }

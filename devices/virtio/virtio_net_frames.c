@@ -370,6 +370,9 @@ bool net_sleeps(void *opaque)
 	struct virtio_net *n = opaque;
 	bool found = false;
 
+	if (n->has_thread)
+		batch_sched_update(&n->batch, loop_now_ns(),
+			figure_get(n->counters, NET_RX_BYTES) + figure_get(n->counters, NET_TX_BYTES));
 	LOCK_GUARD(&n->v.lock);
 	for (unsigned i = 0; i < net_pairs_known(n) && virtio_is_running(&n->v); i++)
 		found |= pair_sleeps(&n->pairs[i]);

@@ -8,6 +8,7 @@
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_NET_INTERNAL_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_NET_INTERNAL_H
 
+#include "base/batch_sched.h"
 #include "base/figures.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -61,6 +62,8 @@ struct virtio_net {
 	/* used on the loop only, with v.lock held: */
 	struct loop_poller poller;
 	bool polled; /* the loop calls poller */
+	bool has_thread; /* the loop is the interface's own, and so is its thread */
+	struct batch_sched batch;
 	unsigned offload; /* TUN_F_* flags that were last set */
 	struct loop_timer *pairs_rest; /* armed: a command waits, because the number of pairs has just been changed */
 	uint64_t pairs_changed_ns; /* 0: never */

@@ -107,8 +107,8 @@ class Vm:
 
     def cpu_s(self):
         total, pids = 0, self.pids()
-        # The threads of vhost-net are the kernel's, and named after their owners.
-        names = {f"vhost-{pid}\n" for pid in pids}
+        # The threads of vhost-net are the kernel's, and named after the threads that made them.
+        names = {f"vhost-{thread}\n" for pid in pids for thread in os.listdir(f"/proc/{pid}/task")}
         threads = [p for p in os.listdir("/proc") if p.isdigit() and comm(p) in names]
         for pid in pids + threads:
             with open(f"/proc/{pid}/stat") as f:

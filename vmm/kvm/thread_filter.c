@@ -35,6 +35,8 @@ static const int threads[] = { SYS_clone, SYS_clone3 };
  * their filters. */
 static const int hands_over[] = { SYS_sendmsg, SYS_recvmsg, SYS_sendto, SYS_recvfrom, SYS_shutdown, SYS_eventfd2,
 	SYS_seccomp };
+/* base/batch_sched.h; the process's filter lets a thread change its own policy only, and to one of two. */
+static const int policy[] = { SYS_sched_getscheduler, SYS_sched_setscheduler };
 static const int uring_loop[] = { SYS_io_uring_enter };
 /* The threads of a loop on epoll, which make its calls on files, inherit the filter. */
 static const int epoll_loop[] = { SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl, SYS_ppoll,
@@ -50,6 +52,7 @@ static const struct {
 	{ KIND(THREAD_DISK) | KIND(THREAD_TRACKER) | KIND(THREAD_WORKER), files, ARRAY_SIZE(files) },
 	{ KIND(THREAD_TRACKER) | KIND(THREAD_WORKER), waits, ARRAY_SIZE(waits) },
 	{ KIND(THREAD_TRACKER) | KIND(THREAD_WORKER), threads, ARRAY_SIZE(threads) },
+	{ KIND(THREAD_NET), policy, ARRAY_SIZE(policy) },
 	{ KIND(THREAD_WORKER), hands_over, ARRAY_SIZE(hands_over) },
 	/* The worker runs the loops of disks whose threads are stopped. The process's filter forbids one of the two. */
 	{ KIND(THREAD_WORKER), uring_loop, ARRAY_SIZE(uring_loop) },

@@ -161,6 +161,23 @@ def test_frames_without_buffers_wait_in_tap(host, lan):
     assert goes_through(c, s, 77, 3) == 1
 
 
+def test_thread_waits_for_its_turn_while_it_moves_bulk_data(host, lan):
+    """SCHED_BATCH during bulk data (base/batch_sched.h), SCHED_OTHER before and afterwards."""
+    c = start(host, "a")
+    opened(c)
+    tasks = pathlib.Path(f"/proc/{host.info('a')['pid']}/task")
+    thread, = [int(t.name) for t in tasks.iterdir() if (t / "comm").read_text() == "net0\n"]
+    assert goes_through(c, lan.socket(), 46, 1) == 1
+    assert os.sched_getscheduler(thread) == os.SCHED_OTHER
+
+    def sent(size, count, policy):
+        c.run(f"net send {size} 1 {count}")
+        return os.sched_getscheduler(thread) == policy
+
+    until(lambda: sent(60000, 200, os.SCHED_BATCH))
+    until(lambda: sent(46, 1, os.SCHED_OTHER))
+
+
 def test_two_vms_reach_each_other(host, lan):
     other = "52:54:00:00:00:02"
     a = start(host, "a")
