@@ -237,6 +237,7 @@ enum vm_event_kind {
 	VM_EVENT_UNPLUGGED,	 /* device: a disk or an interface that the VM has no more; detail: what got lost, or "" */
 	VM_EVENT_UNPLUG_REFUSED, /* device: the guest was asked to release it, and refuses */
 	VM_EVENT_BALLOON, /* the size of the balloon has changed; value: the memory that it leaves to the guest, bytes */
+	VM_EVENT_COPY_OUTPACED, /* the guest writes faster than the copy of a disk, so its writes go to both images */
 	VM_EVENT_KIND_COUNT,
 };
 

@@ -145,6 +145,8 @@ struct json_object *job_to_json(const struct job *j)
 		js_put_str(o, "error-class", err_class_name(j->e.cls));
 	}
 	if (j->result)
+	if (j->outpaced)
+		js_put_bool(o, "outpaced", true);
 		js_put(o, "result", json_object_get(j->result));
 	return o;
 }
@@ -661,6 +663,7 @@ struct recover {
 	struct job **at; /* where the list continues after the jobs of jobs.json; the events come newest first */
 	/* By id. Only the last event of each job counts, unless that is the end of an unknown job: then that event is
 	 * here, and the one before shows whether the job has succeeded. */
+	j->outpaced = js_get_bool(o, "outpaced", false);
 	struct json_object *seen;
 };
 
@@ -851,3 +854,20 @@ static void job_on_progress(struct vm *vm, const struct vm_event *ev)
 }
 
 const struct vm_observer job_observer = { .progress = job_on_progress };
+static void job_outpaced(struct job *j)
+{
+	struct json_object *data = json_object_new_object();
+
+	j->outpaced = true;
+	js_put_str(data, "id", j->id);
+	js_put_str(data, "status", status_names[j->status]);
+	js_put_str(data, "type", j->type);
+	event_emit(&j->host->sink, EVENT_JOB_OUTPACED, j->vm_name, job_vm_uuid(j), data);
+}
+
+	if (ev->kind == VM_EVENT_COPY_OUTPACED) {
+		if (j && !j->outpaced)
+			job_outpaced(j);
+		return;
+	}
+

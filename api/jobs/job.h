@@ -60,6 +60,7 @@ struct job {
 	bool cancelling;
 	char denied[160]; /* why the daemon cancels the job: its user has lost the role (job_deny()); "": not so */
 	bool concluding; /* its end is being told; jobs_trim() leaves it */
+	bool outpaced; /* the guest wrote faster than the job copied a disk, so its writes went to both images */
 	bool lost; /* the job of an earlier daemon, whose end no event reported (jobs_recover()) */
 	bool failed;
 	struct err e;

@@ -385,6 +385,7 @@ static const struct field query_jobs_returns[] = {
 	{ "unit", FIELD_STRING, OPTIONAL, "unit of the progress: bytes, snapshots or clones" },
 	{ "rate", FIELD_INT, OPTIONAL, "units a second" },
 	{ "remaining", FIELD_INT, OPTIONAL, "remaining time at that rate, ns" },
+	{ "outpaced", FIELD_BOOL, OPTIONAL, "true: after JOB_OUTPACED" },
 	{ "error", FIELD_STRING, OPTIONAL, "why it failed" },
 	{ "error-class", FIELD_STRING, OPTIONAL, "class of the error, for programs" },
 	{ "result", FIELD_OBJECT, OPTIONAL, "result; its members depend on the type" }, END };

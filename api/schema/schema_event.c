@@ -180,6 +180,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		refusals_data, false, true },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "the status of a job has changed", job_status_data, false, false },
 	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "progress of a job", job_progress_data, true, false },
+	[EVENT_JOB_OUTPACED] = { "JOB_OUTPACED", "the guest writes faster than a job copies its disk, because of the limit or of a slow disk: its writes go to both images from now on",
+		job_status_data, false, false },
 	[EVENT_NETWORK_DEFINED] = { "NETWORK_DEFINED", "a network was defined or changed", network_data, false, false },
 	[EVENT_NETWORK_UNDEFINED] = { "NETWORK_UNDEFINED", "the definition of a network was removed", network_data, false, false },
 	[EVENT_NETWORK_STATE_CHANGE] = { "NETWORK_STATE_CHANGE", "a network was started or stopped, or its start has failed",

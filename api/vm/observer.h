@@ -63,7 +63,10 @@ struct vm_observer {
 	void (*phase_known)(struct vm *vm);
 	/* Interface `at` of vm_live() was detached from the running VM; the definition still has it. */
 	void (*interface_gone)(struct vm *vm, unsigned at);
-	/* The VM process or the offline process reports progress of a job, by VM_EVENT_PROGRESS or _FORK_READY. */
+	/* A disk is not mirrored to a copy any more: the VM goes on with the copy, or with the disk. */
+	void (*copy_ended)(struct vm *vm, const char *disk);
+	/* The VM process or the offline process reports progress of a job, by VM_EVENT_PROGRESS, _FORK_READY or
+	 * _COPY_OUTPACED. */
 	void (*progress)(struct vm *vm, const struct vm_event *ev);
 
 	/* Hooks for the end of the VM process, in this order. process_gone: the process has ended. process_saved: the

@@ -258,6 +258,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_PROGRESS:
 	case VM_EVENT_FORK_READY:
+	case VM_EVENT_COPY_OUTPACED:
 		vm_notify(vm, progress, ev);
 		break;
 	case VM_EVENT_RESET_DELAYED:

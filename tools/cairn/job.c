@@ -89,6 +89,10 @@ static bool event_take(struct job_wait *w, struct json_object *ev)
 		return false;
 	if (!strcmp(name, "JOB_PROGRESS") && w->bar)
 		bar_draw(w, data);
+	if (!strcmp(name, "JOB_OUTPACED")) {
+		bar_end(w);
+		fputs("note: the guest writes faster than its disk is copied; its writes go to both images until that is done\n", stderr);
+	}
 	return !strcmp(name, "JOB_STATUS_CHANGE") && status && !strcmp(status, "concluded");
 }
 

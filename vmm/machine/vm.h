@@ -112,6 +112,8 @@ int vm_work_begin_on_copy(struct vm *vm, const char *what, struct err *e);
 /* Report progress in bytes. Called on the worker's thread after each step. Returns true when the work was
  * cancelled. */
 bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total);
+/* Report that the guest writes faster than the work copies. Called on the worker's thread. */
+void vm_work_outpaced(struct vm *vm);
 /* Return whether work is in progress. */
 bool vm_works(const struct vm *vm);
 /* Return whether the work was cancelled. Any thread. */

@@ -68,6 +68,7 @@ struct vm {
 	_Atomic uint64_t work_told_ns; /* time of the last progress event */
 	struct loop_task work_task;
 	atomic_bool work_posted;
+	atomic_bool work_outpaced; /* to be told */
 	uint32_t released; /* PCI slots whose devices the guest has released; removed when nothing uses them */
 	struct loop_timer *released_timer;
 };

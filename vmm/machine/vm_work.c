@@ -33,6 +33,7 @@ int vm_work_begin_on_copy(struct vm *vm, const char *what, struct err *e)
 	machine_hold_vhost(vm->m, true);
 	vm->work_live = 0;
 	atomic_store(&vm->work_cancelled, false);
+	atomic_store(&vm->work_outpaced, false);
 	atomic_store(&vm->work_told_ns, loop_now_ns());
 	return 0;
 }
@@ -55,6 +56,13 @@ bool vm_work_step(struct vm *vm, uint64_t done, uint64_t total)
 	return atomic_load(&vm->work_cancelled);
 }
 
+void vm_work_outpaced(struct vm *vm)
+{
+	atomic_store(&vm->work_outpaced, true);
+	if (!atomic_exchange(&vm->work_posted, true))
+		loop_post(vm->loop, &vm->work_task);
+}
+
 bool vm_work_cancelled(struct vm *vm)
 {
 	return atomic_load(&vm->work_cancelled);
@@ -68,7 +76,11 @@ void vm_work_progress(struct loop_task *t)
 	atomic_store(&vm->work_posted, false);
 	ev.value = (int64_t)atomic_load(&vm->work_bytes);
 	ev.total = (int64_t)atomic_load(&vm->work_total);
-	if (vm->work)
+	if (!vm->work)
+		return;
+	vm_event_send(vm, &ev);
+	ev = vm_event_new(vm, VM_EVENT_COPY_OUTPACED);
+	if (atomic_exchange(&vm->work_outpaced, false))
 		vm_event_send(vm, &ev);
 }
 

@@ -176,9 +176,11 @@ static int parts_copy(struct copy_job *p, struct err *e)
 			poll(NULL, 0, 1); /* changes are in flight that began before */
 		}
 		if (!r && !through && p->new_from >= p->size_bytes && !(x.any && rounds_help(p, &x, last))) {
-			if (x.due > REST_BYTES)
+			if (x.due > REST_BYTES) {
 				log_info(p->disk->id, "%s: the guest writes faster than that, so its writes go to both images from now on",
 					p->rate_bytes_per_s ? "the copy's bandwidth is limited" : "the copy is slow");
+				vm_work_outpaced(p->j.vm);
+			}
 			r = write_through(p, e);
 			through = true;
 		}
