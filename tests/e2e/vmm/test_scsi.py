@@ -241,3 +241,13 @@ def test_cd_without_boot_record_is_named(daemon, kvm, tmp_path):
         f.truncate(1 << 20)
     daemon.define("vm1", memory="64M", boot=None, disks=[{"device": "cdrom", "bus": "scsi", "path": str(path), "format": "raw"}])
     assert "no disk has a boot sector (sda)" in daemon.cairn("start", "vm1", ok=False).stderr
+
+
+@pytest.mark.parametrize("device", ["cdrom", "disk"])
+def test_raw_image_with_format_qcow2_is_refused(daemon, kvm, tmp_path, device):
+    """The reverse of a qcow2 image whose format is raw. The image stays as it is, also as a medium."""
+    iso, before = write_iso(tmp_path / "cd.iso"), (tmp_path / "cd.iso").read_bytes()
+    daemon.define("vm1", disks=[{"device": device, "bus": "scsi", "path": iso, "format": "qcow2"}])
+    assert "not a qcow2 image" in daemon.cairn("start", "vm1", ok=False).stderr
+    assert daemon.cairn("domstate", "vm1").stdout == "shut off\n"
+    assert (tmp_path / "cd.iso").read_bytes() == before
