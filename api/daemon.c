@@ -5,6 +5,7 @@
 #include "api/access/denial_log.h"
 #include "api/access/fork_as.h"
 #include "api/jobs/batch.h"
+#include "api/jobs/commit_ready.h"
 #include "api/jobs/dump.h"
 #include "api/jobs/flatten.h"
 #include "api/jobs/import.h"
@@ -133,7 +134,7 @@ static void permissions_changed(void *opaque)
 static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer,
-	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer,
+	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer, &commit_ready_observer,
 	&flatten_observer, &job_owner_observer, &vm_cgroup_observer,
 	&systemd_scope_observer, &start_observer, &offline_observer, NULL };
 

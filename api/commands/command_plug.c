@@ -29,7 +29,7 @@ void command_vm_change_medium(struct call *c)
 
 void command_vm_blockjob_pivot(struct call *c)
 {
-	vm_copy_pivot(c);
+	vm_copy_pivot(c, NULL);
 }
 
 void command_vm_blockjob_abort(struct call *c)

@@ -4,6 +4,7 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
+#include "api/jobs/commit_ready.h"
 #include "api/jobs/snapshots.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
@@ -34,6 +35,7 @@ struct commit {
 	char id[16];
 	char path[4096]; /* of the disk's image when the job began */
 	unsigned top, base;
+	bool ready; /* as in struct commit_opts */
 	bool live; /* the VM ran when the job began */
 	bool was_pending; /* the running definition differed from the next start's */
 	struct loop_timer *settle; /* NULL: none */
@@ -156,8 +158,12 @@ static void commit_done(void *opaque, int r, const struct vm_answer *a, const st
 	(void)a;
 	if (r < 0) {
 		commit_fail(x, e);
-	} else if (x->live && !x->top) {
-		job_succeed(x->job, NULL); /* both images get each change */
+	} else if (x->live && !x->top) { /* both images get each change */
+		if (x->ready)
+			commit_ready(x->job, x->vm, x->id, x->path, x->only->disks[0].layers[0].path,
+				x->only->disks[0].layers[0].format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw");
+		else
+			job_succeed(x->job, NULL);
 		commit_free(x);
 	} else {
 		definition_settle(x);
@@ -287,6 +293,7 @@ int disk_commit(struct vm *vm, const struct commit_opts *o, struct job **ret_j, 
 	int r;
 
 	x->vm = vm;
+	x->ready = o->ready;
 	r = commit_check(x, o, &d, e);
 	if (!r) {
 		snprintf(x->id, sizeof(x->id), "%s", d->id);
@@ -307,6 +314,7 @@ int disk_commit(struct vm *vm, const struct commit_opts *o, struct job **ret_j, 
 		return r;
 	}
 	x->job = *ret_j;
+	x->job->speed = o->rate;
 	x->job->cancel = cancel_early;
 	open_as_open(vm->host->helpers, x->only, OPEN_AS_IMAGES, commit_opened, x, &x->opener);
 	return 0;

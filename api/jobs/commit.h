@@ -19,6 +19,7 @@ struct commit_opts {
 	const char *base; /* path of the layer that gets all; NULL: the lowest one */
 	bool shallow;	  /* the base is the layer below top */
 	bool active;	  /* top may be the image of a running VM */
+	bool ready;	  /* then the job is ready at the end (commit_ready.h), not concluded */
 	uint64_t rate;	  /* in bytes/s; 0: no limit */
 	struct job_name name;
 };

@@ -20,7 +20,7 @@
 
 #define TELL_NS 250000000ULL
 
-static const char *const status_names[] = { "created", "running", "aborting", "waiting", "pending",
+static const char *const status_names[] = { "created", "running", "ready", "aborting", "waiting", "pending",
 	"concluded", "null" };
 
 /* ---- the job's VM ---- */
@@ -58,6 +58,11 @@ static void status_set(struct job *j, enum job_status s)
 	js_put_str(data, "status", status_names[s]);
 	js_put_str(data, "type", j->type);
 	event_emit(&j->host->sink, EVENT_JOB_STATUS_CHANGE, j->vm_name, job_vm_uuid(j), data);
+}
+
+const char *job_status_name(const struct job *j)
+{
+	return status_names[j->status];
 }
 
 /* Add the job's unit, the average rate so far in units per second, and the remaining time in ns at that rate. */
@@ -140,13 +145,13 @@ struct json_object *job_to_json(const struct job *j)
 		js_put_uint(o, "duration", j->ended_ns - j->begun_ns);
 	else
 		put_progress(o, j, loop_now_ns());
+	if (j->outpaced)
+		js_put_bool(o, "outpaced", true);
 	if (j->failed) {
 		js_put_str(o, "error", j->e.msg);
 		js_put_str(o, "error-class", err_class_name(j->e.cls));
 	}
 	if (j->result)
-	if (j->outpaced)
-		js_put_bool(o, "outpaced", true);
 		js_put(o, "result", json_object_get(j->result));
 	return o;
 }
@@ -176,14 +181,14 @@ struct job *job_find(struct vm_host *host, const char *id)
 static const struct job_type {
 	const char *type, *qmp;
 	enum vm_operation_kind kind;
-	bool makes_vms;
+	bool makes_vms, is_block;
 } types[] = {
 	{ .type = "save", .kind = VM_OP_SAVE },
 	{ .type = "managed-save", .kind = VM_OP_SAVE },
 	{ .type = "restart-process", .kind = VM_OP_SAVE },
-	{ .type = "blockpull", .qmp = "stream", .kind = VM_OP_JOB },
-	{ .type = "blockcopy", .qmp = "mirror", .kind = VM_OP_JOB },
-	{ .type = "blockcommit", .qmp = "commit", .kind = VM_OP_JOB },
+	{ .type = "blockpull", .qmp = "stream", .kind = VM_OP_JOB, .is_block = true },
+	{ .type = "blockcopy", .qmp = "mirror", .kind = VM_OP_JOB, .is_block = true },
+	{ .type = "blockcommit", .qmp = "commit", .kind = VM_OP_JOB, .is_block = true },
 	{ .type = "snapshot-create", .qmp = "snapshot-save", .kind = VM_OP_JOB },
 	{ .type = "snapshot-revert", .qmp = "snapshot-load", .kind = VM_OP_JOB },
 	{ .type = "snapshot-delete", .qmp = "snapshot-delete", .kind = VM_OP_JOB },
@@ -214,6 +219,13 @@ static const char *qmp_type(const char *type)
 const char *job_qmp_type(const struct job *j)
 {
 	return qmp_type(j->type);
+}
+
+bool job_qmp_is_block(const struct job *j)
+{
+	const struct job_type *t = type_find(j->type);
+
+	return t && t->is_block;
 }
 
 bool job_makes_vms(const struct job *j)
@@ -487,6 +499,22 @@ int job_new_beside(struct vm *vm, const char *type, const struct job_name *name,
 	return 0;
 }
 
+static void vm_let_go(struct job *j)
+{
+	if (j->vm) {
+		job_owner_end(j->vm);
+		vm_operation_end(j->vm);
+	}
+	j->vm = NULL;
+}
+
+void job_ready(struct job *j)
+{
+	j->done = j->total;
+	vm_let_go(j);
+	status_set(j, JOB_READY);
+}
+
 static void job_conclude(void *opaque)
 {
 	struct job *j = opaque;
@@ -497,11 +525,7 @@ static void job_conclude(void *opaque)
 	bool dump_due = vm && vm_has(vm, VM_FACT_DUMP_DUE);
 
 	j->ended_ns = loop_now_ns();
-	if (j->vm) {
-		job_owner_end(j->vm);
-		vm_operation_end(j->vm);
-	}
-	j->vm = NULL;
+	vm_let_go(j);
 	job_release(j);
 	/* The callbacks may begin other jobs, which drop concluded ones. */
 	j->concluding = true;
@@ -639,6 +663,7 @@ static void job_load(struct vm_host *host, struct json_object *o)
 	/* The monotonic clock starts at the host's boot, which may be later than the job. */
 	j->ended_ns = loop_now_ns() - MIN(age, loop_now_ns());
 	j->begun_ns = j->ended_ns - (uint64_t)duration;
+	j->outpaced = js_get_bool(o, "outpaced", false);
 	j->failed = error != NULL;
 	if (error)
 		err_set(&j->e, 0, class_known(js_get_str(o, "error-class")), "%s", error);
@@ -663,7 +688,6 @@ struct recover {
 	struct job **at; /* where the list continues after the jobs of jobs.json; the events come newest first */
 	/* By id. Only the last event of each job counts, unless that is the end of an unknown job: then that event is
 	 * here, and the one before shows whether the job has succeeded. */
-	j->outpaced = js_get_bool(o, "outpaced", false);
 	struct json_object *seen;
 };
 
@@ -838,9 +862,26 @@ void jobs_settle(struct vm_host *host)
 
 /* ---- messages of VM processes ---- */
 
+static void job_outpaced(struct job *j)
+{
+	struct json_object *data = json_object_new_object();
+
+	j->outpaced = true;
+	js_put_str(data, "id", j->id);
+	js_put_str(data, "status", status_names[j->status]);
+	js_put_str(data, "type", j->type);
+	event_emit(&j->host->sink, EVENT_JOB_OUTPACED, j->vm_name, job_vm_uuid(j), data);
+}
+
 static void job_on_progress(struct vm *vm, const struct vm_event *ev)
 {
 	struct job *j = vm->operation.job;
+
+	if (ev->kind == VM_EVENT_COPY_OUTPACED) {
+		if (j && !j->outpaced)
+			job_outpaced(j);
+		return;
+	}
 
 	if (ev->kind == VM_EVENT_FORK_READY) {
 		if (j && j->fork_stage)
@@ -854,20 +895,3 @@ static void job_on_progress(struct vm *vm, const struct vm_event *ev)
 }
 
 const struct vm_observer job_observer = { .progress = job_on_progress };
-static void job_outpaced(struct job *j)
-{
-	struct json_object *data = json_object_new_object();
-
-	j->outpaced = true;
-	js_put_str(data, "id", j->id);
-	js_put_str(data, "status", status_names[j->status]);
-	js_put_str(data, "type", j->type);
-	event_emit(&j->host->sink, EVENT_JOB_OUTPACED, j->vm_name, job_vm_uuid(j), data);
-}
-
-	if (ev->kind == VM_EVENT_COPY_OUTPACED) {
-		if (j && !j->outpaced)
-			job_outpaced(j);
-		return;
-	}
-

@@ -2,8 +2,10 @@
  * Events report the progress, and the result stays until a client dismisses it, within bounds of number and age.
  *
  * The status words are those of QMP's jobs. A job that succeeds passes through created, running, waiting, pending and
- * concluded; a job that fails through created, running, aborting and concluded. Dismissing makes it null. A job owns
- * its VM (api/vm/operation.h), so a VM has at most one job that is not concluded. Threading: the daemon's loop. */
+ * concluded; a job that fails passes through created, running, aborting and concluded. Dismissing makes it null. A job
+ * owns its VM (api/vm/operation.h), so a VM has at most one job that is not concluded. The commit of an active layer
+ * that QMP began is ready before it is waiting, and owns nothing then (commit_ready.h).
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_JOB_H
 #define CAIRN_API_JOBS_JOB_H
 
@@ -28,6 +30,7 @@ struct vm_host;
 enum job_status {
 	JOB_CREATED,
 	JOB_RUNNING,
+	JOB_READY, /* all is done but a choice of the client */
 	JOB_ABORTING,
 	JOB_WAITING,
 	JOB_PENDING,
@@ -57,10 +60,11 @@ struct job {
 	uint64_t begun_ns, ended_ns; /* monotonic */
 	uint64_t begun_realtime_ns;
 	uint64_t told_ns; /* time of the last JOB_PROGRESS */
+	uint64_t speed; /* the limit that the client gave, in bytes/s; 0: none */
+	bool outpaced; /* the guest wrote faster than the job copied a disk, so its writes went to both images */
 	bool cancelling;
 	char denied[160]; /* why the daemon cancels the job: its user has lost the role (job_deny()); "": not so */
 	bool concluding; /* its end is being told; jobs_trim() leaves it */
-	bool outpaced; /* the guest wrote faster than the job copied a disk, so its writes went to both images */
 	bool lost; /* the job of an earlier daemon, whose end no event reported (jobs_recover()) */
 	bool failed;
 	struct err e;
@@ -99,6 +103,9 @@ int job_new_beside(struct vm *vm, const char *type, const struct job_name *name,
 void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind);
 /* Set the progress. Emits at most four events a second, besides one whenever done equals total. */
 void job_progress(struct job *j, uint64_t done, uint64_t total);
+/* Let the job be ready: its VM may have other jobs meanwhile, and may end, and j->vm is NULL. */
+void job_ready(struct job *j);
+const char *job_status_name(const struct job *j);
 /* Conclude the job with success, when the VM's offline process, if there is one, has ended. The VM has no owner then.
  * result: taken; NULL: none. */
 void job_succeed(struct job *j, struct json_object *result);
@@ -120,6 +127,8 @@ struct json_object *job_to_json(const struct job *j);
 
 /* Return QEMU's name for the job's type; NULL: QEMU has no such job. */
 const char *job_qmp_type(const struct job *j);
+/* Whether QEMU's jobs of that type are block jobs, which have events of their own. */
+bool job_qmp_is_block(const struct job *j);
 /* Find a job by its name on the VM's QMP socket. NULL: none. */
 struct job *job_find_qmp(const struct vm *vm, const char *qmp_id);
 /* Hide all jobs of the VM so far from clients of its QMP socket. Call it when a run of the VM begins and when the run

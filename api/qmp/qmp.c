@@ -9,6 +9,7 @@
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "api/wire/listen.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -173,20 +174,48 @@ static struct json_object *event_data(enum event_id id, struct json_object *data
 	return out;
 }
 
+static void event_send(const struct vm *vm, enum event_id id, struct json_object *time, struct json_object *data)
+{
+	CLEANUP_JS struct json_object *out = json_object_new_object();
+
+	js_put(out, "timestamp", json_object_get(time));
+	js_put_str(out, "event", schema_event(DIALECT_QEMU, id)->name);
+	js_put(out, "data", data);
+	listener_broadcast(vm->qmp->listener, out);
+}
+
+/* Send QEMU's event of a block job that has become ready or is concluded, besides JOB_STATUS_CHANGE. */
+static void block_job_event(const struct vm *vm, struct json_object *time, const char *id)
+{
+	const struct job *j = job_find(vm->host, id);
+	bool cancelled = j && j->failed && j->e.cls == ERR_CANCELLED;
+	struct json_object *data;
+
+	if (!j || !job_qmp_is_block(j) || (j->status != JOB_READY && j->status != JOB_CONCLUDED))
+		return;
+	data = json_object_new_object();
+	js_put_str(data, "type", job_qmp_type(j));
+	js_put_str(data, "device", j->qmp_id);
+	js_put_uint(data, "len", j->total);
+	js_put_uint(data, "offset", j->done);
+	js_put_uint(data, "speed", j->speed);
+	if (j->failed && !cancelled)
+		js_put_str(data, "error", j->e.msg);
+	event_send(vm, j->status == JOB_READY ? EVENT_BLOCK_JOB_READY : cancelled ? EVENT_BLOCK_JOB_CANCELLED : EVENT_BLOCK_JOB_COMPLETED,
+		time, data);
+}
+
 void qmp_emit(struct vm_host *host, enum event_id id, const char *name, const uint8_t uuid[16], struct json_object *o)
 {
 	const struct vm *vm = vm_find(host, name);
-	struct json_object *data, *out;
+	struct json_object *data, *time = js_get(o, "timestamp");
 
 	data = vm && vm->qmp && !memcmp(vm->def->uuid, uuid, sizeof(vm->def->uuid)) ? event_data(id, js_get(o, "data")) : NULL;
 	if (!data)
 		return;
-	out = json_object_new_object();
-	js_put(out, "timestamp", json_object_get(js_get(o, "timestamp")));
-	js_put_str(out, "event", schema_event(DIALECT_QEMU, id)->name);
-	js_put(out, "data", data);
-	listener_broadcast(vm->qmp->listener, out);
-	json_object_put(out);
+	event_send(vm, id, time, data);
+	if (id == EVENT_JOB_STATUS_CHANGE)
+		block_job_event(vm, time, js_get_str(js_get(o, "data"), "id"));
 }
 
 const struct vm_observer qmp_observer = { .state_told = qmp_on_state_change };

@@ -1,5 +1,6 @@
 /* QMP handlers for snapshot jobs, and for jobs in general. */
 #include "api/jobs/commit.h"
+#include "api/jobs/commit_ready.h"
 #include "api/jobs/job.h"
 #include "api/jobs/job_owner.h"
 #include "api/jobs/pull.h"
@@ -169,12 +170,12 @@ void qmp_block_stream(struct call *c)
 	job_begun(c, r, j, &e);
 }
 
-/* Handler of block-commit. The end of a commit of the active layer is the daemon's: vm-blockjob-pivot. */
+/* Handler of block-commit. As in QEMU, the job of a commit of the active layer becomes ready, for job-complete. */
 void qmp_block_commit(struct call *c)
 {
 	const char *device = js_get_str(c->args, "device"), *id = js_get_str(c->args, "job-id");
 	struct commit_opts o = { .disk = device, .top = js_get_str(c->args, "top"), .base = js_get_str(c->args, "base"),
-		.name.qmp_id = id ? id : device };
+		.name.qmp_id = id ? id : device, .active = true, .ready = true };
 	int64_t speed = js_get_int(c->args, "speed", 0);
 	struct job *j = NULL;
 	struct err e;
@@ -282,6 +283,54 @@ static void job_act(struct call *c, int (*act)(struct job *j, struct err *e))
 void qmp_job_cancel(struct call *c)
 {
 	job_act(c, job_cancel);
+}
+
+void qmp_job_complete(struct call *c)
+{
+	struct job *j = job_find_qmp(c->vm, js_get_str(c->args, "id"));
+	struct err e;
+
+	if (j) {
+		commit_ready_complete(c, j);
+		return;
+	}
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "Job not found");
+	call_fail(c, &e);
+}
+
+/* Return the job of block-commit or block-stream that the call names; NULL: answered with QEMU's error. */
+static struct job *block_job_find(struct call *c)
+{
+	const char *id = js_get_str(c->args, "device");
+	struct job *j = job_find_qmp(c->vm, id);
+	char text[128];
+
+	if (j && j->status != JOB_CONCLUDED && job_qmp_is_block(j))
+		return j;
+	snprintf(text, sizeof(text), "Block job '%.60s' not found", id);
+	call_fail_class(c, "DeviceNotActive", text);
+	return NULL;
+}
+
+void qmp_block_job_complete(struct call *c)
+{
+	struct job *j = block_job_find(c);
+
+	if (j)
+		commit_ready_complete(c, j);
+}
+
+void qmp_block_job_cancel(struct call *c)
+{
+	struct job *j = block_job_find(c);
+	struct err e;
+
+	if (!j)
+		return;
+	if (j->status == JOB_READY && !js_get_bool(c->args, "force", false))
+		commit_ready_leave(c, j);
+	else
+		call_done(c, job_cancel(j, &e), &e);
 }
 
 void qmp_job_dismiss(struct call *c)

@@ -97,7 +97,7 @@ static const struct field recovered_data[] = { FIELDS_VM_NAME,
 static const struct field job_status_data[] = { FIELDS_VM_NAME,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
-		"created, running, aborting, waiting, pending, concluded, null" },
+		"created, running, ready, aborting, waiting, pending, concluded, null" },
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, ..." }, END };
 static const struct field job_progress_data[] = { FIELDS_VM_NAME,
@@ -202,7 +202,7 @@ const struct event_spec *schema_event(enum dialect d, enum event_id id)
 const struct event_spec *schema_event_find(const char *name)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
-		if (!strcmp(events[i].name, name))
+		if (events[i].name && !strcmp(events[i].name, name))
 			return &events[i];
 	return NULL;
 }

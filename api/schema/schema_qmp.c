@@ -157,7 +157,7 @@ static const struct field stream_args[] = {
 static const struct field commit_args[] = {
 	{ "job-id", FIELD_STRING, OPTIONAL, "id of the job [the device]" },
 	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
-	{ "top", FIELD_STRING, OPTIONAL, "path of the uppermost layer; not the image that the guest writes to" },
+	{ "top", FIELD_STRING, OPTIONAL, "path of the uppermost layer [the image that the guest writes to]" },
 	{ "base", FIELD_STRING, OPTIONAL, "path of the layer that gets all [the lowest]" },
 	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
 static const struct field overlay_args[] = {
@@ -171,6 +171,10 @@ static const struct field resize_args[] = {
 	{ "size", FIELD_INT, REQUIRED, "in bytes, not less than now" }, END };
 static const struct field exec_args[] = { FIELD_JOB, FIELDS_EXEC, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
+static const struct field block_job_args[] = { { "device", FIELD_STRING, REQUIRED, "id of the job" }, END };
+static const struct field block_job_cancel_args[] = {
+	{ "device", FIELD_STRING, REQUIRED, "id of the job" },
+	{ "force", FIELD_BOOL, OPTIONAL, "a job that is ready is cancelled, too; else it succeeds, and the disk keeps its layers [false]" }, END };
 static const struct field jobs_returns[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "type", FIELD_STRING, REQUIRED, "snapshot-save, snapshot-load, snapshot-delete, stream, commit, exec" },
@@ -258,6 +262,10 @@ const struct command qmp_commands[] = {
 	{ "query-jobs", "list the jobs of this run of the VM", no_fields, jobs_returns, ROLE_VIEWER, LIST,
 		ANY_STATE },
 	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
+	{ "job-complete", "end a ready job of block-commit: the disk goes on with the base", job_args, NULL, ROLE_ADMIN,
+		MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
+	{ "block-job-complete", "do as job-complete", block_job_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
+	{ "block-job-cancel", "cancel a job of block-commit or block-stream", block_job_cancel_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "job-dismiss", "remove a completed job from the list", job_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
 	{ "human-monitor-command", "execute a command line of QEMU's monitor and return its output", human_args, NULL,
 		ROLE_OPERATOR, MUTATES | COMMAND_RETURNS_STRING, ANY_STATE },
@@ -290,7 +298,20 @@ static const struct field device_data[] = {
 static const struct field job_data[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
-		"created, running, aborting, waiting, pending, concluded, null" }, END };
+		"created, running, ready, aborting, waiting, pending, concluded, null" }, END };
+static const struct field block_job_data[] = {
+	{ "type", FIELD_STRING, REQUIRED, "commit or stream" },
+	{ "device", FIELD_STRING, REQUIRED, "id of the job" },
+	{ "len", FIELD_INT, REQUIRED, "size of the work, in bytes" },
+	{ "offset", FIELD_INT, REQUIRED, "completed part of len" },
+	{ "speed", FIELD_INT, REQUIRED, "limit, bytes/s; 0: none" }, END };
+static const struct field block_job_end_data[] = {
+	{ "type", FIELD_STRING, REQUIRED, "commit or stream" },
+	{ "device", FIELD_STRING, REQUIRED, "id of the job" },
+	{ "len", FIELD_INT, REQUIRED, "size of the work, in bytes" },
+	{ "offset", FIELD_INT, REQUIRED, "completed part of len" },
+	{ "speed", FIELD_INT, REQUIRED, "limit, bytes/s; 0: none" },
+	{ "error", FIELD_STRING, OPTIONAL, "reason of the failure" }, END };
 
 const struct event_spec qmp_events[EVENT_ID_COUNT] = {
 	[EVENT_STOP] = { "STOP", "the VM was paused", no_fields, false, false },
@@ -307,4 +328,8 @@ const struct event_spec qmp_events[EVENT_ID_COUNT] = {
 	[EVENT_BLOCK_IO_ERROR] = { "BLOCK_IO_ERROR", "an image failed a request", io_error_data, false, false },
 	[EVENT_BALLOON_CHANGE] = { "BALLOON_CHANGE", "the balloon has another size", balloon_returns, false, false },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "the status of a job has changed", job_data, false, false },
+	[EVENT_BLOCK_JOB_READY] = { "BLOCK_JOB_READY", "a block-commit of the active layer waits for job-complete or job-cancel", block_job_data,
+		false, false },
+	[EVENT_BLOCK_JOB_COMPLETED] = { "BLOCK_JOB_COMPLETED", "a job of block-commit or block-stream is over", block_job_end_data, false, false },
+	[EVENT_BLOCK_JOB_CANCELLED] = { "BLOCK_JOB_CANCELLED", "such a job was cancelled", block_job_data, false, false },
 };

@@ -26,6 +26,7 @@
 struct disk_change {
 	const struct disk_change_kind *kind;
 	struct call *call; /* NULL: answered */
+	void (*answer)(void *call, int r, const struct err *e);
 	struct vm_host *host;
 	uint8_t uuid[16];
 	uint64_t run;		   /* the VM's run that the disk is for */
@@ -63,19 +64,20 @@ static struct vm *run_find(const struct disk_change *w)
 }
 
 /* A client that lost its role meanwhile learns nothing about the VM from the error. */
-static void call_answer_error(struct disk_change *w, const struct err *e)
+static void call_answer(struct disk_change *w, int r, const struct err *e)
 {
+	struct call *c = STEAL_PTR(w->call);
 	struct err own;
 
-	w->call->vm = vm_find_uuid(w->host, w->uuid);
-	if (call_check_role(w->call, ROLE_ADMIN, w->call->vm, &own) < 0)
+	c->vm = vm_find_uuid(w->host, w->uuid);
+	if (r < 0 && call_check_role(c, ROLE_ADMIN, c->vm, &own) < 0)
 		e = &own;
-	call_fail(STEAL_PTR(w->call), e);
+	w->answer(c, r, e);
 }
 
 static void change_fail(struct disk_change *w, const struct err *e)
 {
-	call_answer_error(w, e);
+	call_answer(w, -EIO, e);
 	change_free(w);
 }
 
@@ -304,7 +306,7 @@ static void change_query(struct disk_change *w, const struct err *e)
 {
 	struct vm *vm = run_find(w);
 
-	call_answer_error(w, e);
+	call_answer(w, -EIO, e);
 	if (vm)
 		vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, change_queried, w);
 	else
@@ -323,13 +325,8 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 	}
 	if (vm)
 		doubt_settle(vm, !r);
-	if (r < 0) {
-		change_fail(w, e);
-		return;
-	}
-	w->call->vm = vm_find_uuid(w->host, w->uuid);
-	w->call->when_stored = true;
-	call_return(w->call, NULL);
+	w->call->when_stored = !r;
+	call_answer(w, r, e);
 	change_free(w);
 }
 
@@ -370,12 +367,7 @@ static void checked(void *opaque, int r, const struct vm_answer *a, const struct
 	struct disk_change *w = opaque;
 
 	(void)a;
-	if (r < 0) {
-		change_fail(w, e);
-		return;
-	}
-	w->call->vm = vm_find_uuid(w->host, w->uuid);
-	call_return(w->call, NULL);
+	call_answer(w, r, e);
 	change_free(w);
 }
 
@@ -452,7 +444,7 @@ static void change_opened(void *opaque, int r, struct config *c, const struct er
 		change_store(w);
 }
 
-void disk_change_begin(struct call *c, const struct disk_change_kind *kind)
+void disk_change_begin(struct call *c, const struct disk_change_kind *kind, void (*answer)(void *call, int r, const struct err *e))
 {
 	struct disk_change *w = must_alloc(calloc(1, sizeof(*w)));
 	struct err e;
@@ -460,6 +452,7 @@ void disk_change_begin(struct call *c, const struct disk_change_kind *kind)
 
 	w->kind = kind;
 	w->call = c;
+	w->answer = answer ? answer : call_done;
 	w->host = c->host;
 	memcpy(w->uuid, c->vm->def->uuid, sizeof(w->uuid));
 	w->run = c->vm->run;

@@ -26,8 +26,9 @@ struct disk_change_kind {
 
 /* Change disks of the VM, and answer the call. The call's arguments may have `folder`, for relative paths, and
  * `force`, for the process; with `check-only`, the process is asked whether it would refuse the change, and nothing
- * changes. kind: static. */
-void disk_change_begin(struct call *c, const struct disk_change_kind *kind);
+ * changes. kind: static.
+ * answer: takes the call instead; its vm is NULL if the VM is gone. Called once, perhaps inside. NULL: call_done(). */
+void disk_change_begin(struct call *c, const struct disk_change_kind *kind, void (*answer)(void *call, int r, const struct err *e));
 /* Remove a disk from the definition that the VM runs with. Does nothing if that has no such disk. */
 void disk_change_remove(struct vm *vm, const char *id);
 /* A process that was connected to reports its disks: settle the disk in doubt, unless an answer about it is to come,

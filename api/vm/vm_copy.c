@@ -2,6 +2,7 @@
 #include "api/definition/definition.h"
 #include "api/schema/call.h"
 #include "api/vm/disk_change.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/wire/json.h"
@@ -10,6 +11,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define END_TIMEOUT_NS (60 * 1000000000ULL)
@@ -62,42 +64,83 @@ static int pivot_plan(const struct call *c, const struct vm *vm, struct json_obj
 	layers_cut(disk, path);
 	js_put_str(disk, "path", path);
 	js_put_str(disk, "format", js_get_str(c->args, "format"));
+	js_put_str(c->args, "disk", vm_live(vm)->disks[at].id); /* for pivot_answer(): it may be a path, which changes */
 	*ret_at = (unsigned)at;
 	return 1;
 }
 
-void vm_copy_pivot(struct call *c)
+static void copy_over(struct vm *vm, const char *id)
 {
-	static const struct disk_change_kind kind = { .type = VM_MSG_DISK_PIVOT, .known = VM_KNOWS_DISK_COPY, .plan = pivot_plan };
+	char own[16]; /* the hook may free the owner of id */
 
-	disk_change_begin(c, &kind);
+	snprintf(own, sizeof(own), "%s", id);
+	vm_notify(vm, copy_ended, own);
 }
 
-static void abort_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void pivot_answer(void *opaque, int r, const struct err *e)
 {
 	struct call *c = opaque;
 
+	if (!r && c->vm && !js_get_bool(c->args, "check-only", false))
+		copy_over(c->vm, js_get_str(c->args, "disk"));
+	call_done(c, r, e);
+}
+
+void vm_copy_pivot(struct call *c, void (*answer)(void *call, int r, const struct err *e))
+{
+	static const struct disk_change_kind kind = { .type = VM_MSG_DISK_PIVOT, .known = VM_KNOWS_DISK_COPY, .plan = pivot_plan };
+
+	disk_change_begin(c, &kind, answer ? answer : pivot_answer);
+}
+
+/* ---- aborting ---- */
+
+struct copy_end {
+	struct vm_host *host;
+	uint8_t uuid[16];
+	char disk[16];
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static void abort_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct copy_end *x = opaque;
+	struct vm *vm = vm_find_uuid(x->host, x->uuid);
+
 	(void)a;
-	if (r < 0)
-		call_fail(c, e);
-	else
-		call_return(c, NULL);
+	if (!r && vm)
+		copy_over(vm, x->disk);
+	x->done(x->opaque, r, e);
+	free(x);
+}
+
+int vm_copy_end(struct vm *vm, const char *disk, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+{
+	struct vm_disk_copy body = { 0 };
+	const struct definition_disk *d;
+	struct copy_end *x;
+	int r = vm_compat_check_live(vm, VM_KNOWS_DISK_COPY, e), at = r ? r : vm_live_disk(vm, disk, e);
+
+	d = at < 0 ? NULL : &vm_live(vm)->disks[at];
+	if (d && d->nlayers)
+		at = MIN(at, next_check(vm, d->id, d->layers[0].path, "change that back first, with cairn edit, or go on with --pivot", e));
+	if (at < 0)
+		return at;
+	snprintf(body.disk, sizeof(body.disk), "%s", d->id);
+	x = must_alloc(calloc(1, sizeof(*x)));
+	*x = (struct copy_end){ .host = vm->host, .done = done, .opaque = opaque };
+	memcpy(x->uuid, vm->def->uuid, sizeof(x->uuid));
+	snprintf(x->disk, sizeof(x->disk), "%s", d->id);
+	vm_process_request(vm->proc, VM_MSG_DISK_COPY_END, &body, sizeof(body), -1, END_TIMEOUT_NS, abort_done, x);
+	return 0;
 }
 
 void vm_copy_abort(struct call *c)
 {
-	struct vm_disk_copy body = { 0 };
-	const struct definition_disk *d;
 	struct err e;
-	int r = vm_compat_check_live(c->vm, VM_KNOWS_DISK_COPY, &e), at = r ? r : vm_live_disk(c->vm, js_get_str(c->args, "disk"), &e);
+	int r = vm_copy_end(c->vm, js_get_str(c->args, "disk"), call_done, c, &e);
 
-	d = at < 0 ? NULL : &vm_live(c->vm)->disks[at];
-	if (d && d->nlayers)
-		at = MIN(at, next_check(c->vm, d->id, d->layers[0].path, "change that back first, with cairn edit, or go on with --pivot", &e));
-	if (at < 0) {
+	if (r < 0)
 		call_fail(c, &e);
-		return;
-	}
-	snprintf(body.disk, sizeof(body.disk), "%s", d->id);
-	vm_process_request(c->vm->proc, VM_MSG_DISK_COPY_END, &body, sizeof(body), -1, END_TIMEOUT_NS, abort_done, c);
 }

@@ -123,5 +123,5 @@ void vm_layers_snapshot(struct call *c)
 {
 	static const struct disk_change_kind kind = { .type = VM_MSG_DISK_LAYERS, .known = VM_KNOWS_DISK_LAYERS, .plan = snapshot_plan };
 
-	disk_change_begin(c, &kind);
+	disk_change_begin(c, &kind, NULL);
 }

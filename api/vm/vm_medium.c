@@ -48,5 +48,5 @@ void vm_medium_change(struct call *c)
 {
 	static const struct disk_change_kind kind = { .type = VM_MSG_MEDIUM_SET, .known = VM_KNOWS_MEDIUM_SET, .plan = medium_plan };
 
-	disk_change_begin(c, &kind);
+	disk_change_begin(c, &kind, NULL);
 }

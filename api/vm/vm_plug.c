@@ -47,7 +47,7 @@ void vm_plug_attach(struct call *c)
 {
 	static const struct disk_change_kind kind = { .type = VM_MSG_PLUG, .known = VM_KNOWS_PLUG, .plan = attach_plan };
 
-	disk_change_begin(c, &kind);
+	disk_change_begin(c, &kind, NULL);
 }
 
 /* ---- detach ---- */

@@ -294,7 +294,7 @@ def test_commit_of_a_vm_that_is_off(vm, args):
     g.verify()
 
 
-@pytest.mark.parametrize("limit", [[], ["--bandwidth", "20"]], ids=["", "limited"])
+@pytest.mark.parametrize("limit", [[], ["--bandwidth", "10"]], ids=["", "limited"])
 def test_commit_beside_a_guest_that_writes(vm, limit):
     """Also with a bandwidth below what the guest writes: its writes then go to both images."""
     g = vm()
@@ -406,12 +406,140 @@ def test_qmp_gives_an_overlay_and_commits(vm):
     g.write(2)
     g.snapshot("s2")
     g.write(3)
-    with pytest.raises(QmpError, match="the active layer of disk vda"):
-        q.run("block-commit", device="vda")
     q.run("block-commit", device="vda", top=str(g.d.tmp / "a.qcow2"), job_id="c")
     q.event("JOB_STATUS_CHANGE", id="c", status="concluded")
     job, = q.run("query-jobs")
     assert (job["id"], job["type"]) == ("c", "commit") and "error" not in job
+    assert q.event("BLOCK_JOB_COMPLETED", device="c", type="commit", speed=0)["data"].keys() == {"type", "device", "len", "offset", "speed"}
     q.close()
     assert both(g.d) == [["a.s2", "disk0.qcow2"]]
+    g.again()
+
+
+# ---- the active layer by QMP ----
+
+@pytest.fixture
+def ready(vm):
+    """Make a VM with three layers, whose commit to the lowest one is ready."""
+    made = []
+
+    def make(format="qcow2"):
+        g = vm(format)
+        three(g)
+        q = Qmp(g.d.qmp().run("vm-qmp-path", vm="vm1")["path"])
+        made.append(q)
+        q.run("block-commit", device="vda", job_id="c", speed=1 << 40)
+        ev = q.event("BLOCK_JOB_READY", device="c")["data"]
+        assert (ev["type"], ev["speed"]) == ("commit", 1 << 40) and ev["len"] == ev["offset"]
+        job, = q.run("query-jobs")
+        assert (job["id"], job["type"], job["status"]) == ("c", "commit", "ready")
+        g.write(4)
+        return g, q
+    yield make
+    for q in made:
+        q.close()
+
+
+def ended(q, event, **data):
+    """Wait for the events of the end; return the error of the job."""
+    q.event(event, device="c", **data)
+    job, = q.run("query-jobs")
+    assert job["status"] == "concluded"
+    q.run("job-dismiss", id="c")
+    assert q.run("query-jobs") == []
+    return job.get("error")
+
+
+THREE = ["disk0.s2", "disk0.s1", "disk0.qcow2"]
+
+
+@pytest.mark.parametrize("format", ["qcow2", "raw"])
+@pytest.mark.parametrize("command", [("job-complete", "id"), ("block-job-complete", "device")], ids=lambda c: c[0])
+def test_qmp_completes_a_commit_of_the_active_layer(ready, command, format):
+    g, q = ready(format)
+    assert disks(g.d) == [[*THREE[:2], f"disk0.{format}"]]
+    q.run(command[0], **{command[1]: "c"})
+    assert ended(q, "BLOCK_JOB_COMPLETED") is None
+    assert both(g.d) == [[f"disk0.{format}"]]
+    with pytest.raises(QmpError, match="not found"):
+        q.run(command[0], **{command[1]: "c"})
+    g.write(5)
+    g.snapshot("s3")
+    g.again()
+
+
+@pytest.mark.parametrize("command,event,error", [
+    (["block-job-cancel", {"device": "c"}], "BLOCK_JOB_COMPLETED", None),
+    (["block-job-cancel", {"device": "c", "force": True}], "BLOCK_JOB_CANCELLED", "keeps its layers"),
+    (["job-cancel", {"id": "c"}], "BLOCK_JOB_CANCELLED", "keeps its layers")])
+def test_qmp_leaves_the_layers_of_a_ready_commit(ready, command, event, error):
+    g, q = ready()
+    q.run(command[0], **command[1])
+    said = ended(q, event)
+    assert said is None if error is None else error in said
+    assert both(g.d) == [THREE]
+    g.write(5)
+    g.again()
+    g.d.cairn("blockcommit", "vm1", "vda", "--pivot")  # the mirror is gone, so another one may begin
+    assert both(g.d) == [["disk0.qcow2"]]
+    g.verify()
+
+
+@pytest.mark.parametrize("how", ["pivot", "abort", "destroy", "daemon"])
+def test_ready_commit_ends_by_other_means(ready, how):
+    g, q = ready()
+    if how in ("pivot", "abort"):
+        g.d.cairn("blockjob", "vm1", "vda", f"--{how}", *(["--dest", "disk0.qcow2"] if how == "pivot" else []))
+        assert ended(q, "BLOCK_JOB_COMPLETED") is None
+        assert both(g.d) == [["disk0.qcow2"] if how == "pivot" else THREE]
+    elif how == "destroy":
+        id = next(j["id"] for j in g.d.qmp().run("query-jobs") if j.get("qmp-id") == "c")
+        g.console.close()
+        g.d.cairn("destroy", "vm1")
+        job = next(j for j in g.d.qmp().run("query-jobs") if j["id"] == id)
+        assert "the VM has ended; disk vda keeps its layers" in job["error"] and disks(g.d) == [THREE]
+        g.start()
+    else:
+        g.d.stop(signal.SIGKILL)
+        g.d.start()
+        g.write(5)
+        r = g.d.cairn("blockcommit", "vm1", "vda", "--active", ok=False)
+        assert "end that first, with cairn blockjob" in r.stderr and both(g.d) == [THREE]
+        g.d.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", "disk0.qcow2")
+        assert both(g.d) == [["disk0.qcow2"]]
+    g.verify()
+    g.again()
+
+
+def test_qmp_refuses_to_complete_what_is_not_ready(vm):
+    g = vm()
+    three(g)
+    q = Qmp(g.d.qmp().run("vm-qmp-path", vm="vm1")["path"])
+    q.run("block-commit", device="vda", speed=1 << 20)
+    with pytest.raises(QmpError, match="in state 'running' cannot accept command verb 'complete'"):
+        q.run("job-complete", id="vda")
+    q.run("block-job-cancel", device="vda")
+    q.event("BLOCK_JOB_CANCELLED", device="vda", type="commit", speed=1 << 20)
+    for args in ({"device": "vda"}, {"device": "none"}):
+        with pytest.raises(QmpError, match="Block job .* not found"):
+            q.run("block-job-cancel", **args)
+    q.close()
+    assert both(g.d) == [THREE]
+    g.write(4)
+    g.again()
+
+
+def test_completion_that_the_definition_excludes_leaves_the_job_ready(ready):
+    """A definition that names another image for the next start would lose what the guest writes after the pivot."""
+    g, q = ready()
+    definition = json.loads(g.d.cairn("dumpjson", "vm1").stdout)
+    img(g.d, "create", "-q", "-f", "qcow2", "other.qcow2", str(SIZE))
+    other = {**definition, "disks": [{**definition["disks"][0], "path": str(g.d.tmp / "other.qcow2"), "backing": []}]}
+    g.d.qmp().run("vm-define", definition=other)
+    with pytest.raises(QmpError, match="the definition of the next start has the image"):
+        q.run("job-complete", id="c")
+    assert q.run("query-jobs")[0]["status"] == "ready"
+    g.d.qmp().run("vm-define", definition=definition)
+    q.run("job-complete", id="c")
+    assert both(g.d) == [["disk0.qcow2"]]
     g.again()
