@@ -500,16 +500,22 @@ unsigned block_layers(const struct block *b, struct block_layer *layers)
 	return n;
 }
 
-int block_settle(struct block *b)
+int block_settle_beside_reads(struct block *b)
 {
 	int r = 0;
 
-	assert(!b->in_flight);
+	assert(!b->changing);
 	if (b->ops->flush_all && !b->info.read_only)
 		r = b->ops->flush_all(b);
 	while (b->error_armed)
 		loop_run_once(b->loop, UINT64_MAX);
 	return r;
+}
+
+int block_settle(struct block *b)
+{
+	assert(!b->in_flight);
+	return block_settle_beside_reads(b);
 }
 
 int block_close_but_files(struct block *b)

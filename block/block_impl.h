@@ -113,6 +113,9 @@ void block_complete_later(struct block_req *r, int res);
  * direct I/O all later syncs of the disk fail with the same error. Returns 0 or -errno. */
 int block_synced(struct block *b, int fd, int res);
 int block_sync(struct block *b, int fd);
+
+/* As block_settle(), beside reads in flight. */
+int block_settle_beside_reads(struct block *b);
 /* Report an error to the listener; see block.h. `corrupt` also marks the disk permanently corrupt. */
 void block_report_error(struct block *b, int error, bool corrupt, const char *why);
 

@@ -34,8 +34,8 @@ int block_restack_begin(struct block *b, struct block_restack *o, struct block *
 /* Switch to the new chain (go), or keep the old one. Cannot fail. Returns the chain that ends, which the caller closes
  * with block_close() or block_close_but_files(). */
 struct block *block_restack_end(struct block *b, struct block_restack *o, struct block *next, bool go);
-/* Settle a layer, and write no more to it; its lock becomes a reader's. No request to it may be in flight that changes
- * it. Returns 0; -errno: it may lack changes. */
+/* Settle a layer, and write no more to it; its lock becomes a reader's. No request that changes it may be in flight;
+ * the disk may go on reading it. Runs the loop. Returns 0; -errno: it may lack changes. */
 int block_stop_writing(struct block *b);
 /* Return layer n of a disk; NULL: there is none. */
 struct block *block_layer(struct block *b, unsigned n);

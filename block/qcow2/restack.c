@@ -19,7 +19,7 @@ struct block *block_layer(struct block *b, unsigned n)
 
 int block_stop_writing(struct block *b)
 {
-	int r = block_settle(b);
+	int r = block_settle_beside_reads(b);
 
 	b->info.read_only = true;
 	if (b->locked)

@@ -96,6 +96,44 @@ static void test_close_of_the_old_chain_leaves_the_image(void **state)
 	fixture_end(&f);
 }
 
+static void read_done(struct block_req *r, int res)
+{
+	(void)res;
+	r->niov = 0; /* over */
+}
+
+/* A commit that is cancelled leaves its layer to a guest that reads it all the time. */
+static void test_layer_becomes_read_only_beside_reads(void **state)
+{
+	struct block_restack o = { .nlayers = 2, .kept = { 0, BLOCK_NEW_LAYER }, .writable = 1 };
+	static uint8_t buf[PIECE], want[PIECE];
+	struct iovec iov = { buf, PIECE };
+	struct block_req r = { .op = BLOCK_READ, .len = PIECE, .iov = &iov, .niov = 1, .done = read_done };
+	struct block *b, *next, *base;
+	struct fixture f;
+
+	(void)state;
+	chain_make(&f);
+	b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
+	o.layers[1] = layer(&f, "base.img");
+	assert_int_equal(block_restack_begin(b, &o, &next, &f.err), 0);
+	block_restack_end(b, &o, next, true);
+	block_close(b);
+	base = block_layer(next, 1);
+	fill(base, 8 * MIB, 9);
+	has(next, 0, 7); /* its tables are read */
+	block_submit(next, &r);
+	assert_int_equal(block_in_flight(base), 1);
+	assert_int_equal(block_stop_writing(base), 0);
+	while (r.niov)
+		loop_run_once(f.loop, UINT64_MAX);
+	memset(want, 7, PIECE);
+	assert_memory_equal(buf, want, PIECE);
+	fixture_run(&f, "qemu-io -r -c 'read -P 9 8M 64k' base.img | grep ops && qemu-img check -q base.img");
+	assert_int_equal(block_close(next), 0);
+	fixture_end(&f);
+}
+
 static void test_refused_layers_leave_the_disk(void **state)
 {
 	struct block_restack o = { .nlayers = 2, .kept = { 0, BLOCK_NEW_LAYER }, .writable = 1 };
@@ -212,7 +250,8 @@ static void test_above_finds_what_upper_layers_have(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_overlay_goes_on_top),
-		cmocka_unit_test(test_close_of_the_old_chain_leaves_the_image), cmocka_unit_test(test_refused_layers_leave_the_disk),
+		cmocka_unit_test(test_close_of_the_old_chain_leaves_the_image), cmocka_unit_test(test_layer_becomes_read_only_beside_reads),
+		cmocka_unit_test(test_refused_layers_leave_the_disk),
 		cmocka_unit_test(test_backing_name_changes), cmocka_unit_test(test_above_finds_what_upper_layers_have) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
