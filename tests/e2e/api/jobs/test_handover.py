@@ -146,6 +146,7 @@ def writes(d, disk):
     return [x["wr-reqs"] for x in d.info("vm1")["disks"] if x["id"] == disk][0]
 
 
+@pytest.mark.seconds(180)  # two vCPUs that compute and 12,000 writes: 50 s at a load of 19
 def test_disk_and_memory_are_written_meanwhile(daemon, kvm, guest):
     """One vCPU writes to memory, one to a disk, with 16 requests at a time. A lost request would let the guest wait."""
     begin(daemon, guest, vcpus=2, disks=[image(daemon), image(daemon, "other.qcow2")])
