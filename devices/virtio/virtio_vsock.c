@@ -216,6 +216,8 @@ static void conn_packet(struct vsock_conn *c, const struct vsock_header *h, stru
 	switch (h->op) {
 	case VSOCK_OP_RESPONSE:
 		conn_accepted(c);
+		if (c->says_ok && conn_wants_input(c))
+			vsock_pump(c); /* the client may have sent data behind its CONNECT line */
 		break;
 	case VSOCK_OP_RST:
 		conn_reset_by_guest(c);

@@ -71,6 +71,8 @@ static void session_accept(int listener)
 	session_begin(&sessions[i], sock);
 	if (i >= SESSIONS_MAX)
 		session_fail(&sessions[i], AGENT_ERROR_BUSY, AGENT_STEP_AGENT);
+	/* The host's START may be there already. */
+	session_serve(&sessions[i], (struct pollfd[SESSION_FDS]){ { .fd = sock, .revents = POLLIN }, { .fd = -1 } });
 }
 
 static void children_look(void)
@@ -150,6 +152,7 @@ int main(int argc, char **argv)
 		return complain("usage: cairn-agent [--port PORT | --fd FD]", "");
 	if (is_first)
 		init_continue(argv);
+	session_signals_reset();
 	sigemptyset(&blocked);
 	sigaddset(&blocked, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &blocked, &open);

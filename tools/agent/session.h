@@ -49,6 +49,9 @@ void session_fail(struct session *s, int error, enum agent_step step);
 extern bool session_root_follows;
 /* Change to that folder, if session_root_follows is set. Returns 0 or -errno. */
 int session_root_follow(void);
+/* Give all signals their default actions, once at the agent's start: programs inherit the actions, and a call for each
+ * signal and each program takes milliseconds where the kernel is emulated. The agent ignores SIGPIPE only. */
+void session_signals_reset(void);
 /* Start the program (start.c). The answer is queued. */
 void session_start(struct session *s, const struct agent_start *want);
 

@@ -102,13 +102,25 @@ static int pipes_make(const struct agent_start *want, struct streams *t)
 /* ---- the new process ---- */
 
 /* The C library refuses the signals that it uses itself, so this asks the kernel, for which zeros are SIG_DFL. */
-static void signals_reset(void)
+static void signal_reset(int sig)
 {
 	static const uint64_t as_default[8];
+
+	syscall(SYS_rt_sigaction, sig, as_default, NULL, sizeof(uint64_t));
+}
+
+void session_signals_reset(void)
+{
+	for (int sig = 1; sig <= SIGNALS_MAX; sig++)
+		signal_reset(sig);
+}
+
+/* exec() itself resets the signals that have handlers. */
+static void signals_prepare(void)
+{
 	sigset_t none;
 
-	for (int sig = 1; sig <= SIGNALS_MAX; sig++)
-		syscall(SYS_rt_sigaction, sig, as_default, NULL, sizeof(uint64_t));
+	signal_reset(SIGPIPE);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -122,7 +134,7 @@ static void process_prepare(const struct streams *t, bool terminal)
 	dup2(t->in, 0);
 	dup2(t->out, 1);
 	dup2(t->err, 2);
-	signals_reset();
+	signals_prepare();
 }
 
 /* In the memory of the agent, which waits (vfork): nothing here changes what the agent has. */

@@ -15,20 +15,20 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define ANSWER_NS (30 * 1000000000ULL) /* for the agent to start the program */
 #define KILLED_NS (5 * 1000000000ULL)  /* for a killed program to end */
 #define INPUT_BYTES 32768u	       /* of a frame of input */
+#define LINE_BYTES 64		       /* of CONNECT and of its answer, at most */
 
 /* Frames for the guest, and what came from it. */
 struct stream {
 	struct guest_session *s;
 	int sock;
 	struct agent_order order;
-	bool input_open;
+	bool input_open, greets; /* greets: the answer to the line CONNECT has not come */
 	unsigned interrupts;
 	uint64_t wait_until_ns; /* for the start, or for a killed program's end; UINT64_MAX: no limit */
 	size_t tx_at, tx_len, rx_len;
@@ -40,9 +40,6 @@ struct stream {
 static int socket_connect(const char *path, int *ret_sock, struct err *e)
 {
 	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	struct timeval limit = { .tv_sec = ANSWER_NS / 1000000000 };
-	char line[64] = "";
-	size_t n = 0;
 	int sock;
 
 	if (strlen(path) >= sizeof(to.sun_path))
@@ -52,30 +49,35 @@ static int socket_connect(const char *path, int *ret_sock, struct err *e)
 	if (sock < 0)
 		return err_set_errno(e, -errno, "socket");
 	if (connect(sock, (struct sockaddr *)&to, sizeof(to)) < 0) {
-		err_set_errno(e, -errno, "%s", path);
-		goto fail;
+		int r = err_set_errno(e, -errno, "%s", path);
+
+		close(sock);
+		return r;
 	}
-	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	n = (size_t)snprintf(line, sizeof(line), "CONNECT %d\n", AGENT_PORT);
-	if (send(sock, line, n, MSG_NOSIGNAL) == (ssize_t)n)
-		for (n = 0; n < sizeof(line) - 1 && recv(sock, line + n, 1, 0) == 1 && line[n] != '\n'; n++)
-			;
-	if (!strncmp(line, "OK ", 3)) {
-		*ret_sock = sock;
-		return 0;
-	}
-	err_set(e, -ECONNREFUSED, ERR_GENERIC, "nothing in the guest listens on vsock port %d; start cairn-agent there, or the VM with cairn run --agent",
-		AGENT_PORT);
-fail:
-	close(sock);
-	return -ECONNREFUSED;
+	*ret_sock = sock;
+	return 0;
 }
 
-int guest_session_connect(struct cli *c, const char *vm, int *ret_sock, struct err *e)
+int guest_link_open(struct cli *c, const char *vm, struct guest_link *ret, struct err *e)
 {
-	int r = strchr(vm, '/') ? socket_connect(vm, ret_sock, e) : cli_execute(c, "agent-connect", cli_vm_args(vm), NULL, ret_sock, e);
+	int r;
 
-	return !r && *ret_sock < 0 ? err_set(e, -EPROTO, ERR_GENERIC, "the daemon returned no socket") : r;
+	ret->greets = strchr(vm, '/') != NULL;
+	r = ret->greets ? socket_connect(vm, &ret->sock, e) : cli_execute(c, "agent-connect", cli_vm_args(vm), NULL, &ret->sock, e);
+	return !r && ret->sock < 0 ? err_set(e, -EPROTO, ERR_GENERIC, "the daemon returned no socket") : r;
+}
+
+void guest_link_close(struct guest_link *link)
+{
+	if (link->sock >= 0)
+		close(link->sock);
+	link->sock = -1;
+}
+
+static int refused(struct err *e)
+{
+	return err_set(e, -ECONNREFUSED, ERR_GENERIC, "nothing in the guest listens on vsock port %d; start cairn-agent there, or the VM with cairn run --agent",
+		AGENT_PORT);
 }
 
 static int malformed(struct err *e)
@@ -116,10 +118,14 @@ static int tx_flush(struct stream *t)
 	return 0;
 }
 
+/* The request follows the line CONNECT at once: to wait for the answer would cost two more wake-ups of the guest. */
 static int start_put(struct stream *t, struct err *e)
 {
-	ssize_t n = agent_start_put(t->s->start, frame_begin(t));
+	ssize_t n;
 
+	if (t->greets)
+		t->tx_len = (size_t)snprintf((char *)t->tx, LINE_BYTES, "CONNECT %d\n", AGENT_PORT);
+	n = agent_start_put(t->s->start, frame_begin(t));
 	if (n < 0)
 		return err_set(e, -E2BIG, ERR_INVALID, "the command and its environment have more than %u bytes or %d words", AGENT_DATA_MAX - 1024,
 			AGENT_WORDS_MAX);
@@ -228,6 +234,20 @@ static int frame_take(struct stream *t, const struct agent_frame *f, struct err 
 	}
 }
 
+/* Take the answer to the line CONNECT, "OK PORT". *at: gets its length once it is complete. Returns 0; -errno. */
+static int answer_take(struct stream *t, size_t *at, struct err *e)
+{
+	const uint8_t *end = memchr(t->rx, '\n', MIN(t->rx_len, LINE_BYTES));
+
+	if (memcmp(t->rx, "OK ", MIN(t->rx_len, 3)) || (!end && t->rx_len >= LINE_BYTES))
+		return refused(e);
+	if (end) {
+		*at = (size_t)(end - t->rx) + 1;
+		t->greets = false;
+	}
+	return 0;
+}
+
 static int rx_read(struct stream *t, struct err *e)
 {
 	ssize_t n = recv(t->sock, t->rx + t->rx_len, sizeof(t->rx) - t->rx_len, MSG_DONTWAIT), used;
@@ -237,11 +257,15 @@ static int rx_read(struct stream *t, struct err *e)
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return 0;
+	if (n <= 0 && t->greets)
+		return refused(e);
 	if (n <= 0)
 		return err_set(e, -ECONNRESET, ERR_GENERIC, "the connection to the guest ended before the program: the guest was shut down, "
 			"reset or reverted, cairn-agent ended, or your role was revoked");
 	t->rx_len += (size_t)n;
-	while (!r && (used = agent_frame_parse(t->rx + at, t->rx_len - at, true, &f)) != 0) {
+	if (t->greets)
+		r = answer_take(t, &at, e);
+	while (!r && !t->greets && (used = agent_frame_parse(t->rx + at, t->rx_len - at, true, &f)) != 0) {
 		if (used < 0)
 			return malformed(e);
 		r = frame_take(t, &f, e);
@@ -318,13 +342,14 @@ static int loop_run(struct stream *t, struct err *e)
 	return r < 0 ? r : 0;
 }
 
-int guest_session_run(struct guest_session *s, int sock, struct err *e)
+int guest_session_run(struct guest_session *s, const struct guest_link *link, struct err *e)
 {
 	struct stream *t = must_alloc(calloc(1, sizeof(*t)));
 	int r;
 
 	t->s = s;
-	t->sock = sock;
+	t->sock = link->sock;
+	t->greets = link->greets;
 	t->order.terminal = s->start->flags & AGENT_START_TERMINAL;
 	t->input_open = s->start->flags & AGENT_START_INPUT;
 	t->wait_until_ns = clock_monotonic_ns() + ANSWER_NS;

@@ -29,13 +29,20 @@ struct guest_session {
 	int status, signal; /* of the program */
 };
 
-/* Connect to the agent.
+/* A connection to the agent. */
+struct guest_link {
+	int sock;    /* owned */
+	bool greets; /* it is to the VM's vsock socket, and the line CONNECT has not been sent */
+};
+
+/* Connect to the agent. The agent may turn out to be missing only when a session runs.
  * vm: a name, or the path of a VM's vsock socket, which has a slash.
- * Returns 0 and an owned *ret_sock; -errno with a sentence. */
-int guest_session_connect(struct cli *c, const char *vm, int *ret_sock, struct err *e);
+ * Returns 0 and *ret; -errno with a sentence. */
+int guest_link_open(struct cli *c, const char *vm, struct guest_link *ret, struct err *e);
+/* Close the connection, and with that the guest kills what still runs. Does nothing if sock is -1. */
+void guest_link_close(struct guest_link *link);
 /* Run the program until it has ended.
- * sock: borrowed; the caller closes it, and with that the guest kills what still runs.
  * Returns 0; -errno with a sentence. */
-int guest_session_run(struct guest_session *s, int sock, struct err *e);
+int guest_session_run(struct guest_session *s, const struct guest_link *link, struct err *e);
 
 #endif

@@ -97,6 +97,19 @@ def test_client_talks_to_guest(served):
     assert len(ports) == 3 and min(ports) >= 1 << 30
 
 
+def test_data_behind_the_connect_line_reaches_the_guest(served):
+    g, path = served
+    serve(g)
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(50 * guestlib.SLOW)
+        s.connect(str(path))
+        s.sendall(f"CONNECT {PORT}\nquestion".encode())
+        s.shutdown(socket.SHUT_WR)
+        with s.makefile("rb") as f:
+            assert f.readline().startswith(b"OK ") and f.read() == b"question"
+    assert "bytes=8 ended=1" in g.answer()[-1]
+
+
 @pytest.mark.seconds(240)  # once, for the fetch
 def test_systemds_client_of_firecrackers_sockets_is_understood(served):
     """systemd-ssh-proxy, which nobody has changed, connects and hands ssh the socket."""

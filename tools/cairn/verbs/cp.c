@@ -302,7 +302,7 @@ static const char *base_name(const char *path, char buf[PATH_MAX])
 }
 
 /* Copy with cairn-agent. */
-static int agent_copy(struct cli *c, int sock, bool in, const char *there, const char *from, const char *to, struct err *e)
+static int agent_copy(const struct guest_link *link, bool in, const char *there, const char *from, const char *to, struct err *e)
 {
 	const char *source = in ? from : there, *name;
 	char buf[PATH_MAX], target[PATH_MAX];
@@ -312,12 +312,12 @@ static int agent_copy(struct cli *c, int sock, bool in, const char *there, const
 	if (!name)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has no name of its own; name the folder", source);
 	if (in)
-		return cp_agent_send(c, sock, from, there, name, e);
+		return cp_agent_send(link, from, there, name, e);
 	if (!strcmp(to, "-") || stat(to, &st) < 0 || !S_ISDIR(st.st_mode))
-		return cp_agent_receive(c, sock, there, to, false, e);
+		return cp_agent_receive(link, there, to, false, e);
 	if (snprintf(target, sizeof(target), "%s/%s", to, name) >= (int)sizeof(target))
 		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "%s/%s is too long", to, name);
-	return cp_agent_receive(c, sock, there, target, true, e);
+	return cp_agent_receive(link, there, target, true, e);
 }
 
 int verb_cp(struct cli *c)
@@ -325,7 +325,7 @@ int verb_cp(struct cli *c)
 	struct copy k = { .c = c, .handle = -1, .fd = -1 }, other = { 0 };
 	const char *from = c->pos[0], *to = c->pos[1], *agent = option_value(c, "agent");
 	bool in = guest_path_parse(&k, to);
-	CLEANUP_CLOSE int sock = -1;
+	CLEANUP(guest_link_close) struct guest_link link = { .sock = -1 };
 	struct err e;
 	int r = -ENOTSUP;
 
@@ -334,9 +334,9 @@ int verb_cp(struct cli *c)
 	if (k.there[0] != '/')
 		return cli_usage(c, "the path in the guest must be absolute, such as %s:/tmp/file", k.vm);
 	if (!agent || !strcmp(agent, "cairn"))
-		r = guest_session_connect(c, k.vm, &sock, &e);
+		r = guest_link_open(c, k.vm, &link, &e);
 	if (!r)
-		r = agent_copy(c, sock, in, k.there, from, to, &e);
+		r = agent_copy(&link, in, k.there, from, to, &e);
 	else if ((!agent || strcmp(agent, "cairn")) && !strchr(k.vm, '/'))
 		r = qga_copy(&k, in, from, to, &e);
 	return r < 0 ? cli_fail(&e, "Failed to copy %s to %s", from, to) : CLI_OK;

@@ -90,13 +90,13 @@ static int session_result(const struct agent_copy *k, const struct guest_session
 	return 0;
 }
 
-static int session_run(struct agent_copy *k, struct guest_session *s, int sock, struct err *e)
+static int session_run(struct agent_copy *k, struct guest_session *s, const struct guest_link *link, struct err *e)
 {
 	int r;
 
 	s->deadline_ns = UINT64_MAX;
 	s->opaque = k;
-	r = session_result(k, s, guest_session_run(s, sock, e), e);
+	r = session_result(k, s, guest_session_run(s, link, e), e);
 	close(s->signals);
 	return r;
 }
@@ -132,7 +132,7 @@ static int ignore_output(void *opaque, bool is_error, uint8_t *data, size_t len,
 	return 0;
 }
 
-int cp_agent_send(struct cli *c, int sock, const char *from, const char *there, const char *name, struct err *e)
+int cp_agent_send(const struct guest_link *link, const char *from, const char *there, const char *name, struct err *e)
 {
 	static struct agent_start start;
 	static struct agent_copy k;
@@ -140,7 +140,6 @@ int cp_agent_send(struct cli *c, int sock, const char *from, const char *there, 
 	pthread_t thread;
 	int p[2], r;
 
-	(void)c;
 	k.from = from;
 	start = (struct agent_start){ .flags = AGENT_START_INPUT | AGENT_START_RECEIVE, .folder = "", .nargs = 2, .words = { there, name } };
 	if (strcmp(from, "-") && access(from, R_OK) < 0)
@@ -157,7 +156,7 @@ int cp_agent_send(struct cli *c, int sock, const char *from, const char *there, 
 		close(p[1]);
 		return err_set_errno(e, -r, "thread");
 	}
-	r = session_run(&k, &s, sock, e);
+	r = session_run(&k, &s, link, e);
 	close(p[0]); /* ends the writer */
 	if (r < 0 && !strcmp(from, "-"))
 		return r; /* the thread may block on standard input for ever */
@@ -204,7 +203,7 @@ int cp_data_write(int fd, const uint8_t *data, size_t len)
 	return r;
 }
 
-int cp_agent_receive(struct cli *c, int sock, const char *there, const char *to, bool nofollow, struct err *e)
+int cp_agent_receive(const struct guest_link *link, const char *there, const char *to, bool nofollow, struct err *e)
 {
 	static struct agent_start start;
 	static struct agent_copy k;
@@ -212,7 +211,6 @@ int cp_agent_receive(struct cli *c, int sock, const char *there, const char *to,
 	mode_t mask = umask(0);
 	int r, end;
 
-	(void)c;
 	umask(mask);
 	start = (struct agent_start){ .flags = AGENT_START_SEND, .folder = "", .nargs = 1, .words = { there } };
 	tree_reader_init(&k.reader, to, strcmp(to, "-") ? -1 : 1);
@@ -221,7 +219,7 @@ int cp_agent_receive(struct cli *c, int sock, const char *there, const char *to,
 	k.reader.write = cp_data_write;
 	bar_init(&k, "Copy", !strcmp(to, "-"));
 	s.signals = ends_open();
-	r = session_run(&k, &s, sock, e);
+	r = session_run(&k, &s, link, e);
 	end = tree_reader_end(&k.reader);
 	bar_show(&k, k.reader.done, k.reader.total, true);
 	if (!r && end < 0)

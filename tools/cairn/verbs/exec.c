@@ -308,7 +308,7 @@ static int exec_by_qga(struct cli *c, uint64_t limit_ns)
 
 int verb_exec(struct cli *c)
 {
-	CLEANUP_CLOSE int sock = -1;
+	CLEANUP(guest_link_close) struct guest_link link = { .sock = -1 };
 	const char *agent = option_value(c, "agent");
 	uint64_t limit_ns;
 	struct err e;
@@ -320,8 +320,8 @@ int verb_exec(struct cli *c)
 			return cli_usage(c, "--no-wait needs cairn-agent and a VM of the daemon, and gives the program no terminal");
 		return exec_as_job(c, limit_ns);
 	}
-	if ((!agent || !strcmp(agent, "cairn")) && guest_session_connect(c, c->pos[0], &sock, &e) == 0)
-		return exec_by_agent(c, sock, limit_ns);
+	if ((!agent || !strcmp(agent, "cairn")) && guest_link_open(c, c->pos[0], &link, &e) == 0)
+		return exec_by_agent(c, &link, limit_ns);
 	if (!agent && !option_flag(c, "tty") && !strchr(c->pos[0], '/'))
 		return exec_by_qga(c, limit_ns);
 	if (!agent || !strcmp(agent, "cairn"))

@@ -4,6 +4,8 @@
 
 #include "tools/cairn/cli.h"
 
+struct guest_link;
+
 /* Exit codes for what is not the program's own status, as docker and timeout(1) have them. */
 enum exec_exit {
 	EXEC_TIMEOUT = 124,
@@ -19,8 +21,8 @@ enum exec_exit {
 size_t exec_user_words(struct cli *c, const char *words[EXEC_USER_WORDS]);
 
 /* Run the program with cairn-agent (exec_agent.c).
- * sock: of guest_session_connect(); borrowed. limit_ns: 0: none. Returns the exit status. */
-int exec_by_agent(struct cli *c, int sock, uint64_t limit_ns);
+ * limit_ns: 0: none. Returns the exit status. */
+int exec_by_agent(struct cli *c, const struct guest_link *link, uint64_t limit_ns);
 /* Let a job of the daemon run the program (exec_job.c), and print the job's id. */
 int exec_as_job(struct cli *c, uint64_t limit_ns);
 

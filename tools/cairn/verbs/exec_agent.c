@@ -102,7 +102,7 @@ static int output_take(void *opaque, bool is_error, uint8_t *data, size_t len, s
 
 /* ---- the request ---- */
 
-/* Fill in the words. Returns 0; a usage error's status. */
+/* Fill in the words. s: all 0. Returns 0; a usage error's status. */
 static int start_fill(struct cli *c, struct agent_start *s)
 {
 	const char *vars[CLI_GIVEN_MAX], *term = getenv("TERM");
@@ -110,8 +110,7 @@ static int start_fill(struct cli *c, struct agent_start *s)
 	struct winsize size = { .ws_row = 24, .ws_col = 80 };
 	static char term_var[64];
 
-	*s = (struct agent_start){ .folder = option_value(c, "workdir") };
-	s->folder = s->folder ? s->folder : "";
+	s->folder = option_value(c, "workdir") ?: "";
 	if (option_flag(c, "interactive") || option_flag(c, "tty"))
 		s->flags |= AGENT_START_INPUT;
 	s->nargs = exec_user_words(c, s->words);
@@ -214,7 +213,7 @@ static int result_show(struct run *x, const struct guest_session *s)
 	return code;
 }
 
-int exec_by_agent(struct cli *c, int sock, uint64_t limit_ns)
+int exec_by_agent(struct cli *c, const struct guest_link *link, uint64_t limit_ns)
 {
 	static struct agent_start start;
 	struct run x = { .c = c, .terminal = option_flag(c, "tty") };
@@ -229,7 +228,7 @@ int exec_by_agent(struct cli *c, int sock, uint64_t limit_ns)
 	s.deadline_ns = limit_ns ? clock_monotonic_ns() + limit_ns : UINT64_MAX;
 	s.signals = wanted_open();
 	terminal_raw(&x);
-	r = guest_session_run(&s, sock, &e);
+	r = guest_session_run(&s, link, &e);
 	if (x.raw)
 		tcsetattr(0, TCSANOW, &x.saved);
 	close(s.signals);
