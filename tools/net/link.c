@@ -385,6 +385,31 @@ int link_add_address(struct links *l, int index, const struct address *a, unsign
 	return r < 0 && r != -EEXIST ? err_set_errno(e, r, "cannot add the address %s/%u", address_print(a, text), prefix) : 0;
 }
 
+/* a: NULL: the MAC address is for a bridge's port. */
+static int neighbour_put(struct links *l, int index, const uint8_t mac[MAC_BYTES], const struct address *a)
+{
+	struct nlmsghdr *n = request_begin(l, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE);
+	struct ndmsg *m = mnl_nlmsg_put_extra_header(n, sizeof(*m));
+
+	m->ndm_family = a ? (uint8_t)a->family : AF_BRIDGE;
+	m->ndm_ifindex = index;
+	m->ndm_state = a ? NUD_STALE : NUD_REACHABLE;
+	m->ndm_flags = a ? 0 : NTF_MASTER;
+	mnl_attr_put(n, NDA_LLADDR, MAC_BYTES, mac);
+	if (a)
+		mnl_attr_put(n, NDA_DST, address_len(a), a->bytes);
+	return request_confirm(l, n);
+}
+
+int link_introduce(struct links *l, int bridge, int port, const uint8_t mac[MAC_BYTES], const struct address *a, struct err *e)
+{
+	int r = neighbour_put(l, port, mac, NULL);
+
+	if (!r)
+		r = neighbour_put(l, bridge, mac, a);
+	return r < 0 ? err_set_errno(e, r, "cannot enter the MAC address of port %d of the bridge", port) : 0;
+}
+
 struct address_search {
 	int index;
 	const struct address *address;

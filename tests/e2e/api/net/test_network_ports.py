@@ -210,6 +210,13 @@ def test_live_clones_answer_at_addresses_of_their_own(real, lan):  # noqa: F811
         (f"c-{i}", "net0", "lan", address) for i in (1, 2, 3)]
     unique = [a["address"] for a in made]
     assert len({address, *unique}) == 4
+    # The host speaks to each clone without a question of ARP and without a flooded frame, which all guests would get.
+    known = {n["dst"]: n["lladdr"] for n in lan.ip("neigh", "show", "dev", "virbr0") if "lladdr" in n}
+    r = subprocess.run([*lan.enter, "bridge", "-j", "fdb", "show", "br", "virbr0"], check=True, stdout=subprocess.PIPE)
+    learnt = {(n["mac"], n["ifname"]) for n in json.loads(r.stdout)}
+    for a in made:
+        assert known[a["address"]] == mac_of_clone(real, a["name"])
+        assert (mac_of_clone(real, a["name"]), real.tap(a["name"])) in learnt
     for a in address, *unique:
         assert ask_by_udp(lan, a, a.encode())
     assert json.loads(real.cairn("net-info", "lan", "--format", "json").stdout)["clones"] == made
