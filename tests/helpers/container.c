@@ -1,10 +1,10 @@
-/* container: runs a command as in a container: container docker|podman FOLDER COMMAND...
+/* container: runs a command as in a container: container docker|podman|FILE FOLDER COMMAND...
  *
  * The command sees a read-only root, a /dev/shm of 64 MiB, and FOLDER at /mnt, writable. It belongs to user 65534 and
  * the group of /dev/kvm, without capabilities. libseccomp makes a filter of its system calls from PROFILE, Podman's
  * default profile, which comes from Docker's (moby's profiles/seccomp/default.json). For `docker`, the differences are
  * made up for: the calls of docker_own[], and EPERM for a call that no rule allows. Docker's own profile in Debian 12
- * still allows io_uring. Needs root. */
+ * still allows io_uring. FILE is another profile in JSON, taken as it is (docker_profile.sh). Needs root. */
 #include <errno.h>
 #include <grp.h>
 #include <json-c/json.h>
@@ -168,16 +168,17 @@ static int docker_rules(scmp_filter_ctx ctx)
 	return r ? r : rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, &vsock);
 }
 
-/* Without no_new_privs, as Docker does it. */
-static void calls_filter(bool docker)
+/* Without no_new_privs, as Docker does it. docker: make up for the differences of Podman's profile. */
+static void calls_filter(const char *path, bool docker)
 {
-	struct json_object *profile = json_object_from_file(PROFILE), *rules = member(profile, "syscalls");
-	uint32_t otherwise = SCMP_ACT_ERRNO(docker ? EPERM : ENOSYS);
+	struct json_object *profile = json_object_from_file(path), *rules = member(profile, "syscalls");
+	struct json_object *number = member(profile, "defaultErrnoRet");
+	uint32_t otherwise = SCMP_ACT_ERRNO(docker || !number ? EPERM : (uint32_t)json_object_get_int(number));
 	scmp_filter_ctx ctx = seccomp_init(otherwise);
 	int r = ctx ? seccomp_attr_set(ctx, SCMP_FLTATR_CTL_NNP, 0) : -ENOMEM;
 
 	if (!rules)
-		fail(PROFILE " (package golang-github-containers-common)");
+		fail(strcmp(path, PROFILE) ? path : PROFILE " (package golang-github-containers-common)");
 	if (!r && docker)
 		r = docker_rules(ctx);
 	for (size_t i = 0; i < json_object_array_length(rules) && !r; i++)
@@ -203,12 +204,12 @@ static void user_become(void)
 
 int main(int argc, char **argv)
 {
-	if (argc < 4 || (strcmp(argv[1], "docker") && strcmp(argv[1], "podman"))) {
-		fputs("usage: container docker|podman FOLDER COMMAND...\n", stderr);
+	if (argc < 4 || (strcmp(argv[1], "docker") && strcmp(argv[1], "podman") && !strchr(argv[1], '/'))) {
+		fputs("usage: container docker|podman|FILE FOLDER COMMAND...\n", stderr);
 		return 125;
 	}
 	mounts_set(argv[2]);
-	calls_filter(!strcmp(argv[1], "docker"));
+	calls_filter(strchr(argv[1], '/') ? argv[1] : PROFILE, !strcmp(argv[1], "docker"));
 	user_become();
 	check(prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl"); /* a test that ends takes the command with it */
 	execv(argv[3], argv + 3);

@@ -23,10 +23,11 @@ ENV = {"PATH": "/usr/bin:/bin", "HOME": "/mnt", "TMPDIR": "/mnt", "CAIRN_SOCKET"
 
 
 class Container:
-    """A folder that commands in containers see as /mnt. `path` names its files from outside."""
+    """A folder that commands in containers see as /mnt. `path` names its files from outside. file: the profile in JSON
+    of a container that refuses what those of `profile` do."""
 
-    def __init__(self, path, profile):
-        self.path, self.profile = path, profile
+    def __init__(self, path, profile, file=None):
+        self.path, self.profile, self.file = path, profile, file
         self.notice = f"io_uring is refused ({REFUSED[profile]}), so disk I/O uses epoll"
         self.socket = str(path / "cairn.sock")
         path.chmod(0o777)
@@ -34,7 +35,7 @@ class Container:
             shutil.copy(os.path.join(BUILD, name), path)
 
     def command(self, program, *args):
-        return [CONTAINER, self.profile, str(self.path), f"/mnt/{program}", *map(str, args)]
+        return [CONTAINER, self.file or self.profile, str(self.path), f"/mnt/{program}", *map(str, args)]
 
     def run(self, program, *args, ok=True):
         r = subprocess.run(self.command(program, *args), env=ENV, capture_output=True, text=True, timeout=50,
