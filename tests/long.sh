@@ -13,7 +13,7 @@
 # - bare-svm, linux-svm, snapshots-svm: all tests of the bare-metal guests, of Linux and of snapshots on the emulated
 #   host; make check runs a part of them there
 # - bios, bios-svm: GRUB with Linux, an ISO and the network under SeaBIOS, on this host and on the emulated one
-# - uefi-svm: OVMF boots a disk on the emulated host; its variables after a revert, a reset and a clone
+# - uefi-svm: OVMF boots a disk on the emulated host; its variables after a revert, a reset and a clone; its keyboard
 # - net-svm: vhost-net, and ten Linux guests on one network, in the emulated host
 # - plugs: LONG_PLUGS disks attached to a running VM and detached, while another disk works (1000), and as many as go
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)

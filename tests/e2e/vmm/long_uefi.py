@@ -11,6 +11,7 @@ import guestlib
 from conftest import GUESTS
 from long_bios import SECONDS, attach
 from test_bios import read_until
+from test_screen import shot
 
 CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 pytestmark = [
@@ -53,4 +54,31 @@ def test_boot_entry_survives_revert_reset_and_clone(daemon, kvm, tmp_path, scree
     daemon.cairn("start", "vm2")
     console = attach(daemon, "vm2")
     boot(console, "var=7 boot=yes")
+    console.close()
+
+
+def read_raw(console, end):
+    """Read until the console says `end`; a prompt has no newline."""
+    said = ""
+    while end not in said:
+        data = console.sock.recv(65536)
+        assert data, "the console ended"
+        said += data.decode(errors="replace")
+    return said
+
+
+def test_shell_reads_the_keyboard_and_writes_to_the_screen(daemon, kvm, tmp_path):
+    """Without a disk that boots, OVMF runs its shell, on the screen and on the serial console. Its driver reads the
+    PS/2 keyboard."""
+    with open(tmp_path / "raw", "wb") as f:
+        f.truncate(1 << 20)
+    daemon.define("vm1", memory="128M", boot={"firmware": "uefi"}, screen=True, disks=[{"path": str(tmp_path / "raw"), "format": "raw"}])
+    daemon.cairn("start", "vm1")
+    console = attach(daemon, "vm1")
+    read_raw(console, "Shell>")
+    before = shot(daemon, "vm1", tmp_path)
+    for key in ("KEY_V", "KEY_E", "KEY_R", "KEY_ENTER"):
+        daemon.cairn("send-key", "vm1", key)
+    assert "UEFI Interactive Shell v" in read_raw(console, "Shell>")
+    assert any(before.rgb) and shot(daemon, "vm1", tmp_path).rgb != before.rgb
     console.close()
