@@ -14,6 +14,8 @@
 #   host; make check runs a part of them there
 # - bios, bios-svm: GRUB with Linux, an ISO and the network under SeaBIOS, on this host and on the emulated one
 # - uefi-svm: OVMF boots a disk on the emulated host; its variables after a revert, a reset and a clone; its keyboard
+# - debian-svm: Debian on a partitioned disk boots by BIOS and by UEFI on the emulated host; tests/guests/debian/disk.sh
+#   makes the disk, for which it needs root
 # - net-svm: vhost-net, and ten Linux guests on one network, in the emulated host
 # - plugs: LONG_PLUGS disks attached to a running VM and detached, while another disk works (1000), and as many as go
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
@@ -139,6 +141,8 @@ e2e bios vmm/long_bios.py
 e2e bios-svm vmm/long_bios.py CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e uefi-svm vmm/long_uefi.py CAIRN_IN_SVMHOST=1 \
+	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
+e2e debian-svm vmm/long_debian.py CAIRN_IN_SVMHOST=1 tests/guests/debian/disk.sh \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e snapshots-svm "vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_fork_snapshot.py
 	tests/e2e/vmm/snapshot/test_tracking.py" CAIRN_IN_SVMHOST=1 \
