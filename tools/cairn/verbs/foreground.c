@@ -83,7 +83,8 @@ static int vm_look(struct foreground *f, int *ret_status, struct err *e)
 
 	if (r < 0)
 		return r;
-	if (!is_off(info)) {
+	/* A job may start the VM again: a restart of its process by a save, or a revert. */
+	if (!is_off(info) || js_get(info, "job")) {
 		state_notify(f, info);
 		return 0;
 	}
@@ -102,7 +103,8 @@ static int event_take(struct foreground *f, struct json_object *ev, struct err *
 		return 0;
 	if (!strcmp(event, "VM_UNDEFINED"))
 		return err_set(e, -EREMOTEIO, ERR_NOT_FOUND, "the VM was undefined or renamed meanwhile");
-	return !strcmp(event, "VM_STATE_CHANGE") || !strcmp(event, "RESTART_SCHEDULED");
+	return !strcmp(event, "VM_STATE_CHANGE") || !strcmp(event, "RESTART_SCHEDULED") ||
+		(!strcmp(event, "JOB_STATUS_CHANGE") && !strcmp(js_get_str_or(js_get(ev, "data"), "status", ""), "concluded"));
 }
 
 /* ---- signals ---- */

@@ -136,6 +136,32 @@ def test_follower_ends_when_a_reboot_fails(fake):
     assert (info["state"], info["reason"]) == ("shut off", "failed") and "kernel" in info["detail"]
 
 
+@pytest.mark.skipif(guestlib.SANITIZED, reason="slow_sync.so has to come behind a sanitizer")
+@pytest.mark.parametrize("command", [["restart-process", "vm1"], ["managedsave", "vm1"]])
+def test_follower_waits_for_the_end_of_a_job(fake, command):
+    """A restart of the VM's process by a save stores the saved state before it starts the VM from it."""
+    go, work = fake.tmp / "go", fake.tmp / "work"
+    go.touch()
+    fake.stop()
+    fake.env |= {"LD_PRELOAD": os.path.join(BUILD, "helpers/slow_sync.so"), "SLOW_SYNC_OF": "/vms/vm1", "SLOW_SYNC_UNTIL": str(go)}
+    fake.start()
+    fake.define("vm1", cmdline=f"work-until={work}")
+    f = Follower(fake)
+    f.told("READY=1")
+    fake.cairn(*command, "--no-wait")
+    f.told("paused")
+    go.unlink()
+    work.touch()
+    assert f.told("saved") == "STATUS=saved (saved)"
+    go.touch()
+    if "managedsave" in command:
+        assert f.end()[0] == 0
+        return
+    f.told("STATUS=running")
+    fake.cairn("destroy", "vm1")
+    assert f.end()[0] == 13
+
+
 @pytest.mark.parametrize("args, words", [
     (["vm1", "vm2"], "takes one VM"), (["vm*"], "takes one VM"), (["vm1", "--console"], "takes one VM"),
     (["--all"], "takes one VM")])
