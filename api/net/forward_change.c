@@ -35,6 +35,8 @@ struct change {
 	struct rights *rights;	     /* of the user who adds the forward; owned; NULL: the daemon's own */
 	struct open_as *opener;
 	int fd; /* the port's socket; -1: not opened */
+	struct publish_wait wait; /* for the interface's cairn-publish, which is started again */
+	char id[16]; /* of the interface, which may be detached meanwhile */
 };
 
 static void change_answer(struct change *g, int r, const struct err *e)
@@ -267,6 +269,41 @@ static int publish_begin(struct vm *vm, unsigned at, struct err *e)
 		"now; try again: %s", vm_live(vm)->interfaces[at].id, problem);
 }
 
+static void publish_lead(struct change *g, struct vm *vm)
+{
+	struct err e;
+	int r = publish_begin(vm, g->at, &e);
+
+	if (r < 0)
+		change_end(g, r, &e);
+	else
+		network_ports_lead(vm, g->at, add_led, g);
+}
+
+static void publish_restarted(struct publish_wait *w, bool ended)
+{
+	struct change *g = container_of(w, struct change, wait);
+	struct err e;
+	struct vm *vm = vm_of(g, &e);
+
+	if (vm && !ended && g->at < vm_live(vm)->ninterfaces && !strcmp(vm_live(vm)->interfaces[g->at].id, g->id)) {
+		publish_lead(g, vm);
+		return;
+	}
+	if (vm)
+		err_set(&e, -ENOENT, ERR_NOT_FOUND, "interface %s is gone", g->id);
+	change_end(g, -ENOENT, &e);
+}
+
+/* Begin as soon as the interface's cairn-publish, if it has ended, was started again. */
+static void publish_lead_later(struct change *g, struct vm *vm)
+{
+	g->wait.go_on = publish_restarted;
+	snprintf(g->id, sizeof(g->id), "%s", vm_live(vm)->interfaces[g->at].id);
+	if (!publish_restart_wait(vm, g->at, &g->wait))
+		publish_lead(g, vm);
+}
+
 static void forward_opened(void *opaque, int r, struct config *c, const struct err *e)
 {
 	struct change *g = opaque;
@@ -288,10 +325,8 @@ static void forward_opened(void *opaque, int r, struct config *c, const struct e
 	}
 	if (vm_live(vm)->interfaces[g->at].type != DEFINITION_NETWORK)
 		add_begin(g, vm);
-	else if ((r = publish_begin(vm, g->at, &own)) < 0)
-		change_end(g, r, &own);
 	else
-		network_ports_lead(vm, g->at, add_led, g);
+		publish_lead_later(g, vm);
 }
 
 /* Check the forward with the VM's others and with those of other VMs. *ret: a definition with this forward alone. */

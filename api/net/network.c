@@ -341,6 +341,21 @@ int network_bridge_for(void *opaque, const struct definition *d, unsigned at, co
 	return 0;
 }
 
+bool network_start_waits(struct vm *vm)
+{
+	const struct definition *d = vm_live(vm);
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		const struct definition_interface *at = &d->interfaces[i];
+		const struct network *n = at->type == DEFINITION_NETWORK ? network_find_name(vm->host, at->source) : NULL;
+		const struct rights *author = author_of_interface(d, at);
+
+		if (n && n->state == NETWORK_STARTING && !at->link && (!author || network_permits(n, author)))
+			return true;
+	}
+	return false;
+}
+
 bool network_is_used_by(const struct network *n, const struct vm *vm)
 {
 	const struct definition *d = vm_live(vm);

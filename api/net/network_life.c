@@ -6,6 +6,7 @@
 #include "api/net/network_wait.h"
 #include "api/schema/event.h"
 #include "api/store/store.h"
+#include "api/vm/vm.h"
 #include "api/vm/vm_host.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -73,6 +74,7 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 {
 	struct network *n = opaque;
 	struct network_operation op = *n->operation;
+	struct vm_host *host = n->host;
 
 	op.process = NULL; /* ends by itself */
 	free(STEAL_PTR(n->operation));
@@ -80,6 +82,7 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 		network_programs_watch(n, answer, program_lost, network_look);
 	network_waits_wake(n);
 	op.ended(n, &op, r, answer, e); /* may free the network */
+	vm_starts_go_on(host);
 }
 
 int network_request_make(const struct network *n, const char *verb, const struct network_definition *d, struct json_object **ret, struct err *e)

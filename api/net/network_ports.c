@@ -712,5 +712,5 @@ static void ports_load(struct vm *vm, struct json_object *state)
 }
 
 const struct vm_observer network_ports_observer = { .removed = ports_free, .state_put = ports_put, .state_load = ports_load,
-	.start_prepare = ports_begin, .start_failed = ports_on_start_failed, .interface_gone = port_on_interface_gone,
+	.start_waits = network_start_waits, .start_prepare = ports_begin, .start_failed = ports_on_start_failed, .interface_gone = port_on_interface_gone,
 	.process_gone = ports_end };

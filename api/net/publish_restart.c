@@ -32,6 +32,7 @@ struct restart {
 	struct backoff backoff;
 	char problem[ERR_SENTENCE_MAX]; /* empty: the process runs */
 	struct loop_timer *timer;
+	struct publish_wait *waits; /* who waits for the end of the next try */
 	struct open_as *opener;
 	struct definition *opening; /* of the last try: its forwards are those to open; owned; NULL: none */
 };
@@ -76,6 +77,16 @@ static void change_emit(const struct restart *r)
 	vm_emit(r->vm, EVENT_FORWARDS_CHANGE, data);
 }
 
+static void waits_end(struct publish_wait *waits, bool ended)
+{
+	while (waits) {
+		struct publish_wait *w = waits;
+
+		waits = w->next;
+		w->go_on(w, ended);
+	}
+}
+
 /* ---- starting the process again ---- */
 
 static void restart_later(struct restart *r, const char *why)
@@ -84,11 +95,12 @@ static void restart_later(struct restart *r, const char *why)
 
 	snprintf(r->problem, sizeof(r->problem), "%s", why);
 	loop_timer_arm(r->timer, now + wait);
-	if (!interface_of(r))
-		return;
-	log_error("usernet", "VM '%s': interface %s: its published ports are closed, and are opened again in %.1f s: %s", r->vm->def->name,
-		interface_of(r)->id, (double)wait / 1e9, why);
-	change_emit(r);
+	if (interface_of(r)) {
+		log_error("usernet", "VM '%s': interface %s: its published ports are closed, and are opened again in %.1f s: %s",
+			r->vm->def->name, interface_of(r)->id, (double)wait / 1e9, why);
+		change_emit(r);
+	}
+	waits_end(STEAL_PTR(r->waits), false);
 }
 
 /* Whether the opened ports are those of the interface's forwards, which may have changed meanwhile. */
@@ -108,6 +120,7 @@ static void restart_done(struct restart *r)
 	network_ports_tell(r->vm);
 	log_info("usernet", "VM '%s': interface %s: its published ports are open again", r->vm->def->name, interface_of(r)->id);
 	change_emit(r);
+	waits_end(STEAL_PTR(r->waits), false);
 }
 
 static void ports_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -157,6 +170,7 @@ static void restart_try(void *opaque)
 	definition_free(STEAL_PTR(r->opening));
 	if (!is_needed(r)) {
 		r->problem[0] = 0;
+		waits_end(STEAL_PTR(r->waits), false);
 		return;
 	}
 	if (definition_with(r, &r->opening, &e) < 0)
@@ -169,10 +183,14 @@ static void restart_try(void *opaque)
 
 static void restart_end(struct restart *r)
 {
+	struct publish_wait *waits;
+
 	loop_timer_free(r->timer);
 	open_as_free(r->opener);
 	definition_free(r->opening);
+	waits = r->waits;
 	*r = (struct restart){ 0 };
+	waits_end(waits, true);
 }
 
 static struct restart *restart_find(const struct vm *vm, const char *id)
@@ -231,6 +249,20 @@ const char *publish_restart_problem(const struct vm *vm, unsigned at)
 	const struct restart *r = at < vm_live(vm)->ninterfaces ? restart_find(vm, vm_live(vm)->interfaces[at].id) : NULL;
 
 	return r && r->problem[0] ? r->problem : NULL;
+}
+
+bool publish_restart_wait(struct vm *vm, unsigned at, struct publish_wait *w)
+{
+	struct restart *r = publish_restart_problem(vm, at) ? restart_find(vm, vm_live(vm)->interfaces[at].id) : NULL;
+	struct publish_wait **end;
+
+	if (!r)
+		return false;
+	for (end = &r->waits; *end; end = &(*end)->next)
+		;
+	w->next = NULL;
+	*end = w;
+	return true;
 }
 
 void publish_restart_show(const struct vm *vm, unsigned at, struct json_object *o)

@@ -17,6 +17,15 @@ void publish_restart_begin(struct vm *vm, unsigned at, const siginfo_t *si);
 void publish_restarts_take_up(struct vm *vm);
 /* Return why the ports of the interface are closed now, borrowed; NULL: nothing is wrong. */
 const char *publish_restart_problem(const struct vm *vm, unsigned at);
+/* Wait for the end of the try that comes next.
+ * w: borrowed until go_on() is called, once, from the loop. ended: the VM has ended; else the try may have failed, and
+ * publish_restart_problem() tells.
+ * Returns whether there will be a try; false: the ports are open, or there are none. */
+struct publish_wait {
+	struct publish_wait *next;
+	void (*go_on)(struct publish_wait *w, bool ended);
+};
+bool publish_restart_wait(struct vm *vm, unsigned at, struct publish_wait *w);
 /* Put that into the interface's object as forwards-problem. */
 void publish_restart_show(const struct vm *vm, unsigned at, struct json_object *o);
 /* Forget all: the VM has ended or was removed. */

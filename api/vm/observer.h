@@ -43,6 +43,9 @@ struct vm_observer {
 	bool (*has_forwards)(const struct vm *vm);
 	/* A port of the VM's forwards is in use. Returns true if the observer will call vm_start_goes_on() to retry. */
 	bool (*start_retries)(struct vm *vm);
+	/* Whether the start has to wait for something on the host. If so, the observer calls vm_starts_go_on() when
+	 * that may be over. */
+	bool (*start_waits)(struct vm *vm);
 	/* Add to the configuration for the VM process. */
 	int (*start_add)(struct vm *vm, struct config *c, struct err *e);
 	/* Prepare the host for the configured VM. Returns 0; 1: the observer will call ready() from the loop, unless

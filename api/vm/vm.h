@@ -80,6 +80,7 @@ struct vm_start_op {
 	struct open_as *opener;	 /* set in VM_OP_START_OPENS; else NULL */
 	struct err *failed;	 /* the error of a failed start whose process has not ended; else NULL */
 	struct vm *next;	 /* next VM in host->starts_wait */
+	bool for_network;	 /* set in VM_OP_START_WAITS: it waits for an observer's start_waits */
 	bool limits_memory;	 /* see vm_cgroup_may_limit_memory() */
 	bool was_ahead;		 /* vm_start_ahead() has spawned the process, so it has no limit of memory yet */
 	struct config *config;	 /* owned; set in VM_OP_START_PORTS; else NULL */
@@ -323,6 +324,9 @@ extern const struct vm_observer start_observer;
 bool vm_start_ahead_kill(struct vm *vm);
 /* Continue a start in VM_OP_START_WAITS; else do nothing. */
 void vm_start_goes_on(struct vm *vm);
+/* Continue all starts that wait for an observer (start_waits), and that no observer keeps waiting any more. May free
+ * VMs. */
+void vm_starts_go_on(struct vm_host *host);
 /* Answer a failed start, because its process has ended or is stuck. Does nothing without a failed start. The answer may
  * free the VM. */
 void vm_start_over(struct vm *vm);

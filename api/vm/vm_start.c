@@ -667,6 +667,12 @@ static void start_now(struct vm *vm)
 {
 	struct open_as *o = NULL;
 
+	/* The source of a fork's clones runs, so whatever their start needs is there. */
+	vm->start.for_network = !vm->start.opts.forked && vm_ask(vm, start_waits);
+	if (vm->start.for_network) {
+		vm->start.kind = VM_OP_START_WAITS;
+		return;
+	}
 	if (start_has_to_wait(vm))
 		return;
 	open_as_open(vm->host->helpers, vm_live(vm), vm_ask(vm, has_forwards) ? OPEN_AS_START_HELD : OPEN_AS_START, start_opened, vm, &o);
@@ -676,16 +682,16 @@ static void start_now(struct vm *vm)
 	vm->start.kind = VM_OP_START_OPENS;
 }
 
-/* Continue the first queued start, if there is one and it has room. */
+/* Continue the queued starts that have room. */
 static void start_next(struct vm_host *host)
 {
-	struct vm *vm = host->starts_wait;
+	struct vm *vm;
 
-	if (!vm || !start_has_room(host)) /* a start that ended may have been queued itself */
-		return;
-	host->starts_wait = vm->start.next;
-	vm->start.kind = VM_OP_NONE;
-	start_now(vm);
+	while ((vm = host->starts_wait) && start_has_room(host)) { /* a start that ended may have been queued itself */
+		host->starts_wait = vm->start.next;
+		vm->start.kind = VM_OP_NONE;
+		start_now(vm);
+	}
 }
 
 /* Check --max-running and --max-memory. */
@@ -752,6 +758,26 @@ void vm_start_goes_on(struct vm *vm)
 		return;
 	vm->start.kind = VM_OP_NONE;
 	start_now(vm);
+}
+
+/* The first VM whose start waits for an observer in vain; NULL: none. */
+static struct vm *start_find_free(const struct vm_host *host)
+{
+	for (size_t i = 0; i < host->nvms; i++) {
+		struct vm *vm = host->vms[i];
+
+		if (vm->start.kind == VM_OP_START_WAITS && vm->start.for_network && !vm_ask(vm, start_waits))
+			return vm;
+	}
+	return NULL;
+}
+
+void vm_starts_go_on(struct vm_host *host)
+{
+	struct vm *vm;
+
+	while ((vm = start_find_free(host)))
+		vm_start_goes_on(vm);
 }
 
 /* ---- stop by force ---- */

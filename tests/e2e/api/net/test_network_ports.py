@@ -13,7 +13,7 @@ import pytest
 import guestlib
 from conftest import Console, until
 from hostnetlib import PROGRAM, netns, processes
-from test_network import MAC, RealNetDaemon, host, lan  # noqa: F401
+from test_network import MAC, RealNetDaemon, asks, host, lan  # noqa: F401
 
 OTHER = "52:54:00:00:00:00"  # the guest's "net probe 1"
 ARP = 0x0806
@@ -385,6 +385,30 @@ def test_late_removal_leaves_the_rules_of_the_next_tap_of_that_name(host):  # no
     assert len(asked(host, "port-up")) == n + 1 and asked(host, "port-down") == []
     host.cairn("destroy", "vm1")
     until(lambda: asked(host, "port-down") == [[taps[0]]])
+
+
+def test_start_waits_for_the_start_of_its_network(real):
+    real.run_vm("vm1").run("net dhcp")
+    real.cairn("destroy", "vm1")
+    real.cairn("clone", "vm1", "vm2")
+    real.cairn("net-destroy", "lan")
+    gate, program = real.tmp / "gate", real.program / "cairn-net"
+    program.unlink()
+    program.write_text(f"#!/bin/sh\n[ ! -p {gate} ] || read -r line <{gate}\nexec {PROGRAM}\n")
+    program.chmod(0o755)
+    os.mkfifo(gate)
+    net, = asks(real, ("net-start", {"network": "lan"}))
+    until(lambda: real.states() == {"lan": "starting"})
+    one, two = asks(real, ("vm-start", {"vm": "vm1"}), ("vm-start", {"vm": "vm2"}))
+    real.cairn("destroy", "vm2")
+    assert "error" in two.answer()
+    writer = os.open(gate, os.O_RDWR)
+    gate.unlink()
+    os.close(writer)
+    assert "return" in net.answer()
+    assert "return" in one.answer()
+    assert guestlib.fields(Console(real, "vm1").run("net open 0")[-1])["link"] == 1
+    assert real.info("vm2")["state"] == "shut off"
 
 
 def test_clones_of_a_fork_share_a_call(real, lan):  # noqa: F811

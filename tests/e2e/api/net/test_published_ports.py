@@ -265,6 +265,19 @@ def test_ports_that_cannot_be_opened_again_are_told(real, lan):  # noqa: F811
     assert answers(lan, 8007) and answers(lan, 8008)
 
 
+def test_forward_add_waits_until_ports_are_opened_again(real, lan):  # noqa: F811
+    define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}])
+    real.serve("vm1", real.begin("vm1"))
+    program, away, pid = real.program / "cairn-publish", real.tmp / "away", real.publishers()[0]
+    program.rename(away)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: "cannot start" in forwards(real, "vm1")[0].get("problem", ""))
+    away.rename(program)  # for the next try, in a second or more
+    late = added(real, "vm1", "udp:auto:7")
+    assert all("problem" not in f for f in forwards(real, "vm1"))
+    assert answers(lan, late) and answers(lan, 8007) and len(real.publishers()) == 1
+
+
 def test_live_clones_publish_ports(real, lan):  # noqa: F811
     """Each has the source's addresses inside, and a port of its own."""
     define(real)
