@@ -166,7 +166,10 @@ $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/
 $(BUILD)/gen/dsdt_bios.h: IASL_DEFINES := -D BIOS
 $(BUILD)/gen/dsdt_uefi.h: IASL_DEFINES := -D BIOS -D UEFI
 $(BUILD)/gen/dsdt_1.h: IASL_DEFINES := -D NO_HOTPLUG
-DSDTS := $(addprefix $(BUILD)/gen/,dsdt.h dsdt_bios.h dsdt_uefi.h dsdt_1.h)
+$(BUILD)/gen/dsdt_7.h: IASL_DEFINES := -D SLOTS_APPENDED
+$(BUILD)/gen/dsdt_8.h: IASL_DEFINES := -D SLOTS_APPENDED -D BIOS
+$(BUILD)/gen/dsdt_9.h: IASL_DEFINES := -D SLOTS_APPENDED -D BIOS -D UEFI
+DSDTS := $(addprefix $(BUILD)/gen/,dsdt.h dsdt_bios.h dsdt_uefi.h dsdt_1.h dsdt_7.h dsdt_8.h dsdt_9.h)
 $(DSDTS): vmm/boot/dsdt.asl
 $(BUILD)/gen/ssdt_keyboard.h: vmm/boot/ssdt_keyboard.asl
 $(DSDTS) $(BUILD)/gen/ssdt_keyboard.h: $(BUILD)/gen/%.h:

@@ -3,7 +3,9 @@
 #define FIRMWARES 3
 
 /* By firmware. A row ends with 0; the first one is the newest. */
-static const unsigned versions[FIRMWARES][4] = { { 6, 3, 1 }, { 4 }, { 5 } };
+static const unsigned versions[FIRMWARES][5] = { { 7, 6, 3, 1 }, { 8, 4 }, { 9, 5 } };
+
+#define EJECTS_FROM 7
 
 unsigned machine_version_newest(unsigned firmware)
 {
@@ -23,4 +25,9 @@ bool machine_version_boots(unsigned firmware, unsigned version)
 		if (*v == version)
 			return true;
 	return false;
+}
+
+bool machine_version_ejects(unsigned version)
+{
+	return version >= EJECTS_FROM;
 }

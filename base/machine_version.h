@@ -14,5 +14,7 @@ unsigned machine_version_newest(unsigned firmware);
 unsigned machine_version_unnamed(unsigned firmware);
 /* Return whether such a VM can boot as this version. */
 bool machine_version_boots(unsigned firmware, unsigned version);
+/* Return whether a guest of this version can release disks and interfaces that it booted with. */
+bool machine_version_ejects(unsigned version);
 
 #endif

@@ -227,6 +227,21 @@ int fw_cfg_add_file(struct device *d, const char *name, const void *data, size_t
 	return directory_update(f, e);
 }
 
+int fw_cfg_replace_file(struct device *d, const char *name, const void *data, size_t bytes, struct err *e)
+{
+	struct fw_cfg *f = container_of(d, struct fw_cfg, dev);
+	int r = 0;
+
+	for (unsigned i = 0; i < f->nitems; i++) {
+		if (strcmp(f->items[i].name, name))
+			continue;
+		r = bytes > FW_CFG_ITEM_MAX_BYTES ? err_set(e, -E2BIG, ERR_GENERIC, "fw_cfg: %s is too large", name) :
+			item_set(&f->items[i], data, bytes, e);
+		return r ? r : directory_update(f, e);
+	}
+	return 0;
+}
+
 /* ---- device ---- */
 
 static void fw_cfg_reset(struct device *d)

@@ -37,5 +37,8 @@ int fw_cfg_new(struct dev_host *h, struct bus *pio, struct device **ret_dev, str
 /* Add an item or a file; the data is copied. No vCPU runs. Returns 0; -E2BIG; -ENOSPC; -EEXIST; -ENOMEM. */
 int fw_cfg_add_item(struct device *d, uint16_t key, const void *data, size_t bytes, struct err *e);
 int fw_cfg_add_file(struct device *d, const char *name, const void *data, size_t bytes, struct err *e);
+/* Replace the content of a file, which keeps its number; does nothing if there is no such file. The data is copied. No
+ * vCPU runs. Returns 0; -E2BIG; -ENOMEM. */
+int fw_cfg_replace_file(struct device *d, const char *name, const void *data, size_t bytes, struct err *e);
 
 #endif

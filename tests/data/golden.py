@@ -11,7 +11,8 @@ CAIRN_BUILD=build golden.py make devices bios >…     the same, started by a BI
 KIND is the kind of host (tests/hostkind.sh), which determines a vCPU's registers. A new format version or device
 adds files; existing files never change. VERSION 2bios is format version 2 with machine version 2, made by commit
 93798be9. VERSIONs from 3 on are format version 2 with these
-machine versions: with hot-plug; 4 with a BIOS; 5 with UEFI; 6 with SMBIOS tables. Since version 2, states have no frequency of the TSC. Those of kind svm are of the
+machine versions: with hot-plug; 4 with a BIOS; 5 with UEFI; 6 with SMBIOS tables; 7, 8 (BIOS) and 9 (UEFI) with slots
+for the devices of the start. Since version 2, states have no frequency of the TSC. Those of kind svm are of the
 processor `baseline`, so that each host that virtualises CPUID can load them; make them in the emulated SVM host. Those of
 kind pvm are of `host`, which is the only one there, and are then left with the features that each x86-64 processor has, so
 that each host of this kind can load them."""

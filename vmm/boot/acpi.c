@@ -5,6 +5,7 @@
 #include "devices/acpi_pm.h"
 #include "devices/legacy/rtc.h"
 #include "devices/pci/pci.h"
+#include "vmm/boot/slots_aml.h"
 #include "vmm/kvm/memory.h"
 
 #include <errno.h>
@@ -13,9 +14,13 @@
 #include <string.h>
 
 /* Generated from dsdt.asl: dsdt_aml_code[]; for a machine without hot-plug, with a BIOS or with UEFI,
- * dsdt_1_aml_code[], dsdt_bios_aml_code[] or dsdt_uefi_aml_code[]. From ssdt_keyboard.asl: ssdt_keyboard_aml_code[]. */
+ * dsdt_1_aml_code[], dsdt_bios_aml_code[] or dsdt_uefi_aml_code[]; for machine versions 7, 8 (with a BIOS) and 9 (with
+ * UEFI), dsdt_7_aml_code[] and so on. From ssdt_keyboard.asl: ssdt_keyboard_aml_code[]. */
 #include "dsdt.h"
 #include "dsdt_1.h"
+#include "dsdt_7.h"
+#include "dsdt_8.h"
+#include "dsdt_9.h"
 #include "dsdt_bios.h"
 #include "dsdt_uefi.h"
 #include "ssdt_keyboard.h"
@@ -39,7 +44,7 @@
 /* Memory left for tables, and the tables that the XSDT will list. */
 struct acpi_area {
 	uint8_t *host; /* of address 0 */
-	bool uefi, keyboard, hotplug;
+	const struct acpi_config *config;
 	struct acpi_tables *record; /* notes pointers and checksums; NULL: the tables lie where they are built */
 	uint64_t next, end;
 	uint64_t tables[8];
@@ -152,7 +157,7 @@ static void fadt_build(struct acpi_area *a, uint64_t facs, uint64_t dsdt)
 	store_le16(t + 96, 0xfff); /* there is no C2 state */
 	store_le16(t + 98, 0xfff); /* there is no C3 state */
 	t[108] = RTC_CENTURY_REGISTER;
-	store_le16(t + 109, BOOT_LEGACY_DEVICES | (a->uefi && !a->keyboard ? 0 : BOOT_8042) | BOOT_NO_VGA);
+	store_le16(t + 109, BOOT_LEGACY_DEVICES | (a->config->uefi && !a->config->keyboard ? 0 : BOOT_8042) | BOOT_NO_VGA);
 	store_le32(t + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_TMR_VAL_EXT |
 		FADT_RESET_REG_SUP | FADT_APIC_PHYSICAL);
 	c.pos = 116;
@@ -165,8 +170,9 @@ static void fadt_build(struct acpi_area *a, uint64_t facs, uint64_t dsdt)
 	checksum_set(a, t, FADT_BYTES, 9);
 }
 
-static void madt_build(struct acpi_area *a, unsigned vcpus)
+static void madt_build(struct acpi_area *a)
 {
+	unsigned vcpus = a->config->vcpus;
 	size_t bytes = HEADER_BYTES + 8 + 8 * vcpus + 12 + 10 + 6;
 	struct cursor c;
 	uint8_t *t = table_new(a, "APIC", bytes, 4, &c);
@@ -233,26 +239,39 @@ static uint64_t facs_build(struct acpi_area *a)
 /* SeaBIOS looks for a keyboard in the DSDT only, so with SeaBIOS the DSDT also has the SSDT's content. */
 static bool keyboard_in_dsdt(const struct acpi_area *a)
 {
-	return a->keyboard && a->record && !a->uefi;
+	return a->config->keyboard && a->record && !a->config->uefi;
+}
+
+static const uint8_t *dsdt_choose(const struct acpi_area *a)
+{
+	if (a->config->uefi)
+		return a->config->slots ? dsdt_9_aml_code : dsdt_uefi_aml_code;
+	if (a->record)
+		return a->config->slots ? dsdt_8_aml_code : dsdt_bios_aml_code;
+	if (!a->config->hotplug)
+		return dsdt_1_aml_code;
+	return a->config->slots ? dsdt_7_aml_code : dsdt_aml_code;
 }
 
 static uint64_t dsdt_build(struct acpi_area *a)
 {
-	const uint8_t *aml = a->uefi ? dsdt_uefi_aml_code : a->record ? dsdt_bios_aml_code :
-		a->hotplug ? dsdt_aml_code : dsdt_1_aml_code;
+	uint8_t slots[SLOTS_AML_MAX_BYTES];
+	const uint8_t *aml = dsdt_choose(a);
 	size_t bytes = load_le32(aml + 4); /* the table's header */
-	size_t more = keyboard_in_dsdt(a) ? sizeof(ssdt_keyboard_aml_code) - HEADER_BYTES : 0;
+	size_t keyboard = keyboard_in_dsdt(a) ? sizeof(ssdt_keyboard_aml_code) - HEADER_BYTES : 0;
+	size_t nslots = a->config->slots ? slots_aml_put(slots, a->config->slots) : 0, all = bytes + keyboard + nslots;
 	struct acpi_area none = { 0 };
 	uint64_t gpa = 0;
-	uint8_t *t = area_take(a, bytes + more, 16, &gpa);
+	uint8_t *t = area_take(a, all, 16, &gpa);
 
 	if (!t)
 		return gpa;
 	memcpy(t, aml, bytes);
-	if (more) {
-		memcpy(t + bytes, ssdt_keyboard_aml_code + HEADER_BYTES, more);
-		store_le32(t + 4, (uint32_t)(bytes + more));
-		checksum_set(&none, t, bytes + more, 9);
+	memcpy(t + bytes, ssdt_keyboard_aml_code + HEADER_BYTES, keyboard);
+	memcpy(t + bytes + keyboard, slots, nslots);
+	if (all > bytes) {
+		store_le32(t + 4, (uint32_t)all);
+		checksum_set(&none, t, all, 9);
 	}
 	return gpa;
 }
@@ -261,7 +280,7 @@ static uint64_t dsdt_build(struct acpi_area *a)
 static void ssdt_build(struct acpi_area *a)
 {
 	uint64_t gpa;
-	uint8_t *t = a->keyboard && !keyboard_in_dsdt(a) ? area_take(a, sizeof(ssdt_keyboard_aml_code), 16, &gpa) : NULL;
+	uint8_t *t = a->config->keyboard && !keyboard_in_dsdt(a) ? area_take(a, sizeof(ssdt_keyboard_aml_code), 16, &gpa) : NULL;
 
 	if (!t)
 		return;
@@ -300,26 +319,26 @@ static void rsdp_fill(struct acpi_area *a, uint8_t *t, uint64_t xsdt)
 }
 
 /* Build all tables but the RSDP. Returns the XSDT's address. */
-static uint64_t tables_build(struct acpi_area *a, unsigned vcpus)
+static uint64_t tables_build(struct acpi_area *a)
 {
 	uint64_t facs = facs_build(a), dsdt = dsdt_build(a);
 
 	fadt_build(a, facs, dsdt);
-	madt_build(a, vcpus);
-	if (!a->uefi)
+	madt_build(a);
+	if (!a->config->uefi)
 		mcfg_build(a);
 	ssdt_build(a);
 	return xsdt_build(a);
 }
 
-int acpi_build(struct memory *m, unsigned vcpus, bool keyboard, bool hotplug, uint64_t *ret_rsdp_gpa, struct err *e)
+int acpi_build(struct memory *m, const struct acpi_config *c, uint64_t *ret_rsdp_gpa, struct err *e)
 {
-	struct acpi_area a = { .host = m->host, .next = MEM_ACPI_BASE, .keyboard = keyboard, .hotplug = hotplug,
+	struct acpi_area a = { .host = m->host, .next = MEM_ACPI_BASE, .config = c,
 		.end = MIN(MEM_ACPI_BASE + MEM_ACPI_BYTES, m->low_bytes) };
 	uint64_t rsdp_gpa = 0, xsdt;
 	uint8_t *rsdp = area_take(&a, RSDP_BYTES, 16, &rsdp_gpa);
 
-	xsdt = tables_build(&a, vcpus);
+	xsdt = tables_build(&a);
 	if (a.full || !rsdp)
 		return err_set(e, -ENOSPC, ERR_GENERIC, "the ACPI tables do not fit");
 	rsdp_fill(&a, rsdp, xsdt);
@@ -327,15 +346,15 @@ int acpi_build(struct memory *m, unsigned vcpus, bool keyboard, bool hotplug, ui
 	return 0;
 }
 
-int acpi_tables_new(bool uefi, unsigned vcpus, bool keyboard, struct acpi_tables **ret, struct err *e)
+int acpi_tables_new(const struct acpi_config *c, struct acpi_tables **ret, struct err *e)
 {
 	struct acpi_tables *t = calloc(1, sizeof(*t));
-	struct acpi_area a = { .uefi = uefi, .keyboard = keyboard, .record = t, .end = ACPI_TABLES_MAX_BYTES }, none = { 0 };
+	struct acpi_area a = { .config = c, .record = t, .end = ACPI_TABLES_MAX_BYTES }, none = { 0 };
 
 	if (!t)
 		return err_set_errno(e, -ENOMEM, "ACPI tables");
 	a.host = t->bytes;
-	rsdp_fill(&none, t->rsdp, tables_build(&a, vcpus));
+	rsdp_fill(&none, t->rsdp, tables_build(&a));
 	t->nbytes = (uint32_t)a.next;
 	if (a.full) {
 		free(t);

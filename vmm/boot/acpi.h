@@ -9,12 +9,20 @@
 struct err;
 struct memory;
 
+struct acpi_config {
+	unsigned vcpus;
+	bool uefi; /* only for acpi_tables_new() */
+	bool keyboard;
+	bool hotplug;	/* the machine has the device "pci-hotplug" */
+	uint32_t slots; /* with hotplug: the PCI slots whose device the guest can release; 0: those of PCI_HOTPLUG_SLOTS, as
+			 * of machine versions before 7 */
+};
+
 /* Write RSDP, XSDT, FADT, FACS, DSDT, MADT, MCFG and, with a keyboard, an SSDT into the legacy hole, from MEM_ACPI_BASE
  * on. The RSDP comes first, where a guest's scan begins.
- * hotplug: the machine has the device "pci-hotplug".
  * *ret_rsdp_gpa: address of the RSDP, for boot protocols that pass it to the kernel.
  * Returns 0; -ENOSPC when the tables do not fit. */
-int acpi_build(struct memory *m, unsigned vcpus, bool keyboard, bool hotplug, uint64_t *ret_rsdp_gpa, struct err *e);
+int acpi_build(struct memory *m, const struct acpi_config *c, uint64_t *ret_rsdp_gpa, struct err *e);
 
 /* ---- tables that a firmware places ---- */
 
@@ -42,7 +50,8 @@ struct acpi_tables {
 };
 
 /* Build the tables of a machine with a BIOS or UEFI. UEFI's have no MCFG, since the firmware decides where ECAM is.
+ * c: its hotplug is taken as true.
  * *ret: free with free(). Returns 0; -ENOSPC; -ENOMEM. */
-int acpi_tables_new(bool uefi, unsigned vcpus, bool keyboard, struct acpi_tables **ret, struct err *e);
+int acpi_tables_new(const struct acpi_config *c, struct acpi_tables **ret, struct err *e);
 
 #endif

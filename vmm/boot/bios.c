@@ -84,19 +84,24 @@ static void loader_fill(struct loader *l, const struct acpi_tables *t)
 	loader_checksum(l, FILE_RSDP, 0, ACPI_RSDP_BYTES, 32);
 }
 
-static int acpi_describe(struct device *d, const struct bios_config *c, struct err *e)
+/* fw_cfg_add_file() or fw_cfg_replace_file() */
+typedef int file_put_fn(struct device *d, const char *name, const void *data, size_t bytes, struct err *e);
+
+static int acpi_describe(struct device *d, const struct bios_config *c, file_put_fn *file_put, struct err *e)
 {
+	const struct acpi_config a = { .vcpus = c->vcpus, .uefi = c->uefi, .keyboard = c->keyboard, .hotplug = true,
+		.slots = c->slots };
 	CLEANUP_FREE struct acpi_tables *t = NULL;
 	CLEANUP_FREE struct loader *l = calloc(1, sizeof(*l));
-	int r = l ? acpi_tables_new(c->uefi, c->vcpus, c->keyboard, &t, e) : err_set_errno(e, -ENOMEM, "firmware");
+	int r = l ? acpi_tables_new(&a, &t, e) : err_set_errno(e, -ENOMEM, "firmware");
 
 	if (r < 0)
 		return r;
 	loader_fill(l, t);
-	r = fw_cfg_add_file(d, FILE_RSDP, t->rsdp, sizeof(t->rsdp), e);
+	r = file_put(d, FILE_RSDP, t->rsdp, sizeof(t->rsdp), e);
 	if (!r)
-		r = fw_cfg_add_file(d, FILE_TABLES, t->bytes, t->nbytes, e);
-	return r ? r : fw_cfg_add_file(d, "etc/table-loader", l->script, l->n * LOADER_ENTRY_BYTES, e);
+		r = file_put(d, FILE_TABLES, t->bytes, t->nbytes, e);
+	return r ? r : file_put(d, "etc/table-loader", l->script, l->n * LOADER_ENTRY_BYTES, e);
 }
 
 /* ---- memory ---- */
@@ -145,7 +150,7 @@ static int number_item(struct device *d, uint16_t key, uint16_t value, struct er
 #define NETWORK_ROM "genroms/pxe-virtio.rom"
 
 /* One line for each device, as a path of Open Firmware; the ROM's is SeaBIOS' own. */
-static int order_add(struct device *d, const struct bios_config *c, struct err *e)
+static int order_describe(struct device *d, const struct bios_config *c, file_put_fn *file_put, struct err *e)
 {
 	char text[BIOS_ORDER_MAX * 48];
 	size_t n = 0;
@@ -162,7 +167,7 @@ static int order_add(struct device *d, const struct bios_config *c, struct err *
 		else
 			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s/pci@i0cf8/scsi@%x/disk@0,0", line, at);
 	}
-	return n && n < sizeof(text) ? fw_cfg_add_file(d, "bootorder", text, n + 1, e) : 0;
+	return n && n < sizeof(text) ? file_put(d, "bootorder", text, n + 1, e) : 0;
 }
 
 int bios_describe(struct device *d, const struct bios_config *c, struct err *e)
@@ -186,8 +191,15 @@ int bios_describe(struct device *d, const struct bios_config *c, struct err *e)
 	if (!r)
 		r = c->uefi ? smbios_add_tables(d, c, e) : smbios_add_fields(d, c, e);
 	if (!r)
-		r = order_add(d, c, e);
+		r = order_describe(d, c, fw_cfg_add_file, e);
 	if (!r && c->network_rom)
 		r = fw_cfg_add_file(d, NETWORK_ROM, c->network_rom, c->network_rom_bytes, e);
-	return r ? r : acpi_describe(d, c, e);
+	return r ? r : acpi_describe(d, c, fw_cfg_add_file, e);
+}
+
+int bios_describe_again(struct device *d, const struct bios_config *c, struct err *e)
+{
+	int r = order_describe(d, c, fw_cfg_replace_file, e);
+
+	return r ? r : acpi_describe(d, c, fw_cfg_replace_file, e);
 }

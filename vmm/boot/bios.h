@@ -21,6 +21,7 @@ struct bios_config {
 	bool uefi; /* for OVMF instead of SeaBIOS */
 	bool keyboard;
 	unsigned vcpus;
+	uint32_t slots; /* as in struct acpi_config */
 	uint8_t uuid[16];
 	const char *sysinfo; /* vm_config.sysinfo; borrowed */
 	bool menu;
@@ -33,5 +34,8 @@ struct bios_config {
 
 /* Fill the device "fw_cfg". Returns 0; -EINVAL: too little memory; -errno. */
 int bios_describe(struct device *fw_cfg, const struct bios_config *c, struct err *e);
+/* Replace what depends on the slots of PCI devices and on the machine version: the boot order and the ACPI tables.
+ * Returns 0 or -errno. */
+int bios_describe_again(struct device *fw_cfg, const struct bios_config *c, struct err *e);
 
 #endif

@@ -4,7 +4,8 @@
  * With BIOS defined, for a machine whose firmware places the PCI BARs and has the memory below 1 MiB. With UEFI
  * defined as well, that firmware also places ECAM: at 0xB0000000 with BARs above it, or at 0xE0000000 with BARs below
  * it, by its version.
- * With NO_HOTPLUG defined, for machine version 1.
+ * With NO_HOTPLUG defined, for machine version 1. With SLOTS_APPENDED defined, for the machine versions from 7 on: the
+ * slots and the event's method follow this table's content (vmm/boot/slots_aml.h).
  */
 DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
 {
@@ -70,7 +71,7 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
             })
 
             /*
-             * Hot-plug: the registers and slots (PCI_HOTPLUG_SLOTS) of devices/pci/pci_hotplug.h. Where KVM emulates
+             * Hot-plug: the registers and slots of devices/pci/pci_hotplug.h. Where KVM emulates
              * kernel mode, Linux takes about 70 ms of processor time for each of these devices at its start.
              * STAT takes a status other than success, of a notification of type 3 (release) or of the guest's own release.
              */
@@ -94,6 +95,7 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
                     STAS = (Arg0 << 24) | (Arg2 & 0xFF)
                 }
             }
+#ifndef SLOTS_APPENDED
             Device (S18)
             {
                 Name (_ADR, 0x00180000)
@@ -157,6 +159,7 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
                 If (Arg0 & 0x80000000) { Notify (S1F, Arg1) }
 #endif
             }
+#endif
 #endif
         }
 
@@ -224,11 +227,13 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "CAIRN ", "CAIRNVM ", 1)
     Scope (\_GPE)
     {
 #ifndef NO_HOTPLUG
+#ifndef SLOTS_APPENDED
         Method (_E01)
         {
             \_SB.PCI0.TELL (\_SB.PCI0.PLUG, 1)
             \_SB.PCI0.TELL (\_SB.PCI0.ASKD, 3)
         }
+#endif
 #endif
         Method (_E05)
         {

@@ -60,8 +60,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FIRST_DISK_SLOT 1
-
 /* ---- building the machine ---- */
 
 static int fd_take(uint16_t index, int *fds)
@@ -476,7 +474,7 @@ static int machine_build(struct machine *m, int *fds, struct memory *taken, stru
 	if (!r)
 		r = pci_devices_new(m, fds, e);
 	pci_host_begin_hotplug(m->pci);
-	return r || !m->cfg.firmware ? r : machine_describe_firmware(m, FIRST_DISK_SLOT, e);
+	return r || !m->cfg.firmware ? r : machine_describe_firmware(m, e);
 }
 
 int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_fd, struct memory *taken,
@@ -658,6 +656,7 @@ int machine_boot(struct machine *m, struct err *e)
 {
 	struct boot_source src = { .kernel_fd = m->kernel_fd, .initrd_fd = m->initrd_fd,
 		.cmdline = m->cfg.cmdline };
+	struct acpi_config acpi = { .vcpus = m->cfg.vcpus, .keyboard = m->cfg.screen };
 	struct boot_entry entry;
 	int r;
 
@@ -675,7 +674,9 @@ int machine_boot(struct machine *m, struct err *e)
 		entry = (struct boot_entry){ .mode = BOOT_RESET, .rip = BOOT_RESET_RIP };
 		return vcpus_reset(&m->vcpus, &entry, e);
 	}
-	r = acpi_build(&m->mem, m->cfg.vcpus, m->cfg.screen, pci_hotplug_is_on(m->pci_hotplug), &src.rsdp_gpa, e);
+	acpi.hotplug = pci_hotplug_is_on(m->pci_hotplug);
+	acpi.slots = machine_eject_slots(m, m->hardware);
+	r = acpi_build(&m->mem, &acpi, &src.rsdp_gpa, e);
 	if (!r) {
 		if (m->hardware != MACHINE_HARDWARE_VERSION_1 && m->hardware != MACHINE_HARDWARE_VERSION_3)
 			smbios_place(&m->mem, m->cfg.uuid, m->cfg.sysinfo);

@@ -9,6 +9,7 @@
 #include "devices/virtio/virtio_scsi.h"
 #include "vmm/boot/bios.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_state.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -22,15 +23,12 @@
 #define BOOT_RECORD "\0CD001\1EL TORITO SPECIFICATION"
 #define QCOW2_MAGIC "QFI\xfb"
 
-/* Add the devices with this place in the boot order. The disks with bus virtio are the first devices behind the host
- * bridge. */
-static void order_add(const struct machine *m, unsigned place, unsigned first_slot, struct bios_config *c)
+/* Add the devices with this place in the boot order. */
+static void order_add(const struct machine *m, unsigned place, struct bios_config *c)
 {
-	unsigned slot = first_slot;
-
 	for (unsigned i = 0; i < m->ndisks && c->norder < BIOS_ORDER_MAX; i++) {
 		const struct machine_disk *d = &m->disks[i];
-		unsigned at = d->scsi ? BIOS_ORDER_SCSI(virtio_scsi_slot(d->dev), d->target) : slot++;
+		unsigned at = d->scsi ? BIOS_ORDER_SCSI(virtio_scsi_slot(d->dev), d->target) : machine_slot(m, d->dev);
 
 		if (m->cfg.boot_place[i] == place)
 			c->order[c->norder++] = at;
@@ -57,25 +55,43 @@ int machine_read_rom(int fd, size_t max, const char *what, const char *package, 
 	return r < 0 ? err_set_errno(e, r, "%s", what) : 0;
 }
 
-int machine_describe_firmware(struct machine *m, unsigned first_slot, struct err *e)
+/* hardware: the machine version that the firmware is told of. */
+static void bios_config_fill(const struct machine *m, uint32_t hardware, struct bios_config *c)
 {
-	struct bios_config c = { .mem = &m->mem,
+	*c = (struct bios_config){ .mem = &m->mem,
 		.uefi = m->cfg.firmware == VM_FIRMWARE_UEFI, .keyboard = m->cfg.screen, .vcpus = m->cfg.vcpus, .menu = m->cfg.boot_menu,
-		.menu_ms = m->cfg.boot_menu_ms, .sysinfo = m->cfg.sysinfo };
+		.menu_ms = m->cfg.boot_menu_ms, .sysinfo = m->cfg.sysinfo, .slots = machine_eject_slots(m, hardware) };
+	memcpy(c->uuid, m->cfg.uuid, sizeof(c->uuid));
+	for (unsigned place = 1; place <= VM_BOOT_PLACES_MAX; place++)
+		order_add(m, place, c);
+	/* Without an order, a UEFI takes its own boot entries. */
+	if (!c->uefi)
+		order_add(m, 0, c);
+}
+
+int machine_describe_firmware(struct machine *m, struct err *e)
+{
+	struct bios_config c;
 	CLEANUP_FREE uint8_t *rom = NULL;
-	int r = machine_read_rom(m->network_rom_fd, BIOS_NETWORK_ROM_MAX, "the ROM for network boot", "ipxe-qemu", &rom,
-		&c.network_rom_bytes, e);
+	size_t bytes = 0;
+	int r = machine_read_rom(m->network_rom_fd, BIOS_NETWORK_ROM_MAX, "the ROM for network boot", "ipxe-qemu", &rom, &bytes, e);
 
 	if (r < 0)
 		return r;
+	bios_config_fill(m, machine_hardware_to_boot(m), &c);
 	c.network_rom = rom;
-	memcpy(c.uuid, m->cfg.uuid, sizeof(c.uuid));
-	for (unsigned place = 1; place <= VM_BOOT_PLACES_MAX; place++)
-		order_add(m, place, first_slot, &c);
-	/* Without an order, a UEFI takes its own boot entries. */
-	if (!c.uefi)
-		order_add(m, 0, first_slot, &c);
+	c.network_rom_bytes = bytes;
 	return bios_describe(m->fw_cfg, &c, e);
+}
+
+int machine_update_firmware(struct machine *m, struct err *e)
+{
+	struct bios_config c;
+
+	if (!m->cfg.firmware)
+		return 0;
+	bios_config_fill(m, m->hardware, &c);
+	return bios_describe_again(m->fw_cfg, &c, e);
 }
 
 /* A firmware volume begins so (UEFI PI 1.7, volume 3, section 3.2.1). Other programs in flash memory may run there. */

@@ -356,7 +356,7 @@ static int slot_of(const struct machine *m, const char *id)
 
 	if (disk < 0 && nic < 0)
 		return -ENOENT;
-	return m->slots[device_find(m, disk >= 0 ? m->disks[disk].dev : m->nics[nic].dev)];
+	return (int)machine_slot(m, disk >= 0 ? m->disks[disk].dev : m->nics[nic].dev);
 }
 
 bool machine_has(const struct machine *m, const char *id)
@@ -388,6 +388,18 @@ bool machine_is_scsi(const struct machine *m, const char *id, struct err *e)
 	return true;
 }
 
+/* The guest's machine version has no slots for devices of its start. */
+static int eject_refuse(const struct machine *m, const char *id, struct err *e)
+{
+	if (machine_version_ejects(machine_hardware_to_boot(m)))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s was there when the guest booted, with machine version %u, in which only devices "
+			"that were attached later can be detached; reboot the guest, which then has version %u, or detach %s with --config", id,
+			m->hardware, machine_hardware_to_boot(m), id);
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s was there when the VM started, and with machine version %u only devices that were "
+		"attached while it runs can be detached from it; detach %s with --config, or set the key machine of its definition to %u and "
+		"start the VM again", id, m->hardware, id, machine_version_newest(m->cfg.firmware));
+}
+
 int machine_ask_release(struct machine *m, const char *id, struct err *e)
 {
 	int slot = slot_of(m, id);
@@ -398,9 +410,8 @@ int machine_ask_release(struct machine *m, const char *id, struct err *e)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no device '%s'", id);
 	if (hotplug_check(m, e) < 0)
 		return -ENOTSUP;
-	if (!(PCI_HOTPLUG_SLOTS >> slot & 1))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s was there when the VM started, and only devices that were attached while it "
-			"ran can be detached from it; detach it with --config", id);
+	if (!((PCI_HOTPLUG_SLOTS | machine_eject_slots(m, m->hardware)) >> slot & 1))
+		return eject_refuse(m, id, e);
 	pci_hotplug_ask_release(m->pci_hotplug, (unsigned)slot);
 	return 0;
 }

@@ -12,6 +12,7 @@
 #include "vmm/agent/agent.h"
 #include "vmm/kvm/guest_cpu.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_firmware.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -150,6 +151,28 @@ static int machine_check(struct machine *m, const struct state_section *section,
 	return 0;
 }
 
+unsigned machine_slot(const struct machine *m, const struct device *d)
+{
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (m->devices[i] == d)
+			return m->slots[i];
+	return 0;
+}
+
+uint32_t machine_eject_slots(const struct machine *m, uint32_t hardware)
+{
+	uint32_t slots = PCI_HOTPLUG_SLOTS;
+
+	if (!machine_version_ejects(hardware))
+		return 0;
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (may_be_absent(m->devices[i]))
+			slots |= 1u << m->slots[i];
+		else
+			slots &= ~(1u << m->slots[i]); /* a UEFI's bridge */
+	return slots;
+}
+
 /* Make the machine one of that version, with its devices in the slots that they had, or in consecutive ones. */
 static int machine_fit(struct machine *m, const struct saved_machine *saved, struct err *e)
 {
@@ -171,7 +194,7 @@ static int machine_fit(struct machine *m, const struct saved_machine *saved, str
 	memcpy(m->slots, slots, sizeof(m->slots));
 	pci_hotplug_enable(m->pci_hotplug, saved->hotplug);
 	m->hardware = saved->hardware;
-	return 0;
+	return machine_update_firmware(m, e);
 }
 
 int machine_hardware_boot(struct machine *m, struct err *e)

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct device;
 struct err;
 struct machine;
 struct state_writer;
@@ -19,12 +20,18 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e);
 
 /* The machine version stands for the hardware that the guest sees: all devices with their registers, and the ACPI and
  * SMBIOS tables. A change that a guest can notice is a new version, and a row of machine_version_newest().
- * 3 is 6, the newest of a VM without firmware, without SMBIOS tables. 1 and 2 are 3 and 4 without hot-plug of PCI
- * devices; no VM boots as 2, but a guest keeps it until it boots again. */
+ * 7, 8 and 9 are 6, 4 (with a BIOS) and 5 (with UEFI), but the guest can also release the disks and interfaces that it
+ * booted with. 3 is 6 without SMBIOS tables. 1 and 2 are 3 and 4 without hot-plug of PCI devices; no VM boots as 2, but
+ * a guest keeps it until it boots again. */
 #define MACHINE_HARDWARE_VERSION_1 1
 #define MACHINE_HARDWARE_VERSION_3 3
 #define MACHINE_HARDWARE_FIRMWARE_2 2
 
+/* Return the PCI slot of a device of m; 0: it has none. */
+unsigned machine_slot(const struct machine *m, const struct device *d);
+/* Return the PCI slots whose device the guest's DSDT lets it release, if a guest with this machine version boots with
+ * the devices of m; 0: the version has no list of its own (struct acpi_config). */
+uint32_t machine_eject_slots(const struct machine *m, uint32_t hardware);
 /* Return the version that a guest of m gets when it boots. */
 uint32_t machine_hardware_to_boot(const struct machine *m);
 /* Make m a machine of that version: m->hardware, hot-plug, and without that consecutive

@@ -97,7 +97,7 @@ def test_boot_snapshot_revert_fork_and_reset(daemon, kvm, tmp_path):
 
 
 # CRC-32 of each device's section at power-on; of the ROM, its length
-MACHINE_4 = {
+MACHINE = {
     "serial serial0 1": 0x31960640, "i8042 i8042 1": 0xc0278534, "vmgenid vmgenid 1": 0x0, "pvpanic pvpanic 1": 0x0,
     "fw_cfg fw_cfg 1": 0xe38a6876, "debugcon debugcon 1": 0x0, "rom rom 1": 0x40000, "pci-hotplug pci-hotplug 1": 0x6522df69, "pci pci 1": 0x5a252d26,
     "virtio-blk vda 1": 0x20318627, "virtio-console virtio-console0 1": 0x12149eec,
@@ -106,14 +106,15 @@ MACHINE_4 = {
 }
 
 
-def test_machine_version_4_has_these_devices(daemon, kvm, tmp_path):
-    """A change of what the guest sees needs a new machine version. The golden states of version 4 are those of another
-    firmware, and have no interface."""
+@pytest.mark.parametrize("version", [4, 8])
+def test_machine_versions_have_these_devices(daemon, kvm, tmp_path, version):
+    """A change of what the guest sees needs a new machine version. The golden states of these versions are those of
+    another firmware, and have no interface."""
     sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../data"))
     import golden
     devices = golden.devices(tmp_path)
     write_disk(devices["disks"][0]["path"])
-    daemon.define("vm1", memory="16M", boot={"firmware": "bios"}, uuid=golden.UUID, **devices,
+    daemon.define("vm1", memory="16M", boot={"firmware": "bios"}, machine=version, uuid=golden.UUID, **devices,
                   interfaces=[{"type": "user", "mac": "52:54:00:12:34:56", "link": "down"}])
     daemon.cairn("start", "vm1", "--paused")
     daemon.cairn("save", "vm1", str(tmp_path / "saved"))
@@ -121,7 +122,7 @@ def test_machine_version_4_has_these_devices(daemon, kvm, tmp_path):
     skipped = ("machine", "cpu", "vcpu", "irqchip", "pit", "clock", "rtc", "acpi-pm")
     now = {f"{name} {instance} {version}": len(content) if name == "rom" else zlib.crc32(content)
            for name, instance, version, content in state.sections if name not in skipped}
-    assert now == MACHINE_4
+    assert now == MACHINE
 
 
 def test_start_without_boot_sector_fails(daemon, kvm, tmp_path):

@@ -127,7 +127,7 @@ def test_machine_version_1_has_no_hotplug(daemon, guest, tmp_path):
     g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}], machine=1)
     assert daemon.info("a")["machine"] == 1 and g.inl(PLUGGED) == 0xffffffff
     r = daemon.cairn("attach-disk", "a", b, "vdb", "--live", ok=False)
-    assert "machine version 1, which has no hot-plug; change its definition with --config, or set its key machine to 6" in r.stderr
+    assert "machine version 1, which has no hot-plug; change its definition with --config, or set its key machine to 7" in r.stderr
     daemon.cairn("attach-disk", "a", b, "vdb", "--config")
     assert disks(daemon) == ["vda"] and disks(daemon, "--inactive") == ["vda", "vdb"]
     g.close()
@@ -167,8 +167,88 @@ def test_eight_devices_can_be_attached(daemon, guest, tmp_path):
     g.run("open 9")
     g.run("write 0 8 1")
     g.run("verify 0 8 1")
+    g.close()
+
+
+def slot_of(g, device):
+    """Return the slot of the n-th device with this PCI device id."""
+    return [slot for slot in range(1, 32) if int(g.run(f"cfgrd {slot << 3} 0 4")[0], 16) == device << 16 | 0x1af4]
+
+
+BLK, NET = 0x1042, 0x1041
+
+
+def test_devices_of_the_start_are_detached(daemon, guest, tmp_path):
+    """A disk and an interface; and afterwards a handover, a reset and another disk."""
+    a, b, c = (image(tmp_path / f"{n}.raw") for n in "abc")
+    g = machine(daemon, guest, disks=[{"path": p, "format": "raw"} for p in (a, b, c)], rng=True,
+                interfaces=[{"type": "user"}, {"type": "user"}])
+    assert slot_of(g, BLK) == [1, 2, 3] and len(slot_of(g, NET)) == 2
+    g.run("open 2")
+    g.run("write 0 8 1")
+    assert detach(daemon, g.release).stdout == "Disk detached successfully\n"
+    assert slot_of(g, BLK) == [1, 3] and disks(daemon) == ["vda", "vdc"] and disks(daemon, "--inactive") == ["vda", "vdb", "vdc"]
+    g.run("verify 0 8 1")
+    faces, face = slot_of(g, NET), interfaces(daemon)[0]
+    t = threading.Thread(target=g.release)
+    t.start()
+    daemon.cairn("detach-interface", "a", "user", "--mac", face, "--live")
+    t.join()
+    assert slot_of(g, NET) == faces[1:] and len(interfaces(daemon)) == 1
+    assert len(interfaces(daemon, "--inactive")) == 2
+    bus = g.run("pci")
+    g.close()
+    # A process that takes the VM over needs the same definition.
+    daemon.cairn("detach-disk", "a", "vdb", "--config")
+    daemon.cairn("detach-interface", "a", "user", "--mac", face, "--config")
+    daemon.cairn("restart-process", "a")
+    g = Guest(daemon, "a")
+    assert g.run("pci") == bus
+    g.run("verify 0 8 1")
+    daemon.cairn("attach-disk", "a", b, "vdb", "--live")
+    assert slot_of(g, BLK) == [1, 3, 24]
+    g.close()
+    daemon.cairn("reset", "a")
+    g = Guest(daemon, "a")
+    assert slot_of(g, BLK) == [1, 3, 24]
+    g.run("open 1")
+    g.run("verify 0 8 1")
+    t = threading.Thread(target=g.release)
+    t.start()
+    daemon.cairn("detach-disk", "a", "vdc", "--persistent", "--timeout", "60")
+    t.join()
+    assert disks(daemon) == ["vda", "vdb"] and disks(daemon, "--inactive") == ["vda"]
+    assert slot_of(g, BLK) == [1, 24]
+    g.close()
+    daemon.cairn("destroy", "a")
+    g = machine(daemon, guest, "b", disks=[{"path": c, "format": "raw"}])
+    g.run("open 0")
+    g.run("verify 0 8 1")
+    g.close()
+
+
+def interfaces(d, *more):
+    return [x["mac"] for x in json.loads(d.cairn("domiflist", "a", "--format", "json", *more).stdout)]
+
+
+def test_machine_version_6_keeps_devices_of_the_start(daemon, guest, tmp_path):
+    """Until the guest boots with a newer version."""
+    cold = [{"path": image(tmp_path / f"{n}.raw"), "format": "raw"} for n in "ab"]
+    g = machine(daemon, guest, disks=cold, machine=6)
     r = daemon.cairn("detach-disk", "a", "vdb", "--live", ok=False)
-    assert "vdb was there when the VM started, and only devices that were attached while it ran can be detached" in r.stderr
+    assert "vdb was there when the VM started, and with machine version 6 only devices that were attached while it runs can be detached " \
+        "from it; detach vdb with --config, or set the key machine of its definition to 7 and start the VM again" in r.stderr
+    g.close()
+    daemon.cairn("save", "a", str(tmp_path / "saved"))
+    daemon.define("a", debug_exit=True, boot={"kernel": guest("interp.elf")}, disks=cold, machine=7)
+    daemon.cairn("restore", str(tmp_path / "saved"))
+    r = daemon.cairn("detach-disk", "a", "vdb", "--live", ok=False)
+    assert "with machine version 6, in which only devices that were attached later can be detached; reboot the guest, which then has " \
+        "version 7, or detach vdb with --config" in r.stderr
+    daemon.cairn("reset", "a")
+    g = Guest(daemon, "a")
+    detach(daemon, g.release)
+    assert disks(daemon) == ["vda"]
     g.close()
 
 

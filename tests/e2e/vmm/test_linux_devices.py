@@ -84,9 +84,13 @@ def test_scsi_disk_and_cd_drive(daemon, tmp_path):
 
 
 def test_disk_comes_and_goes(daemon, tmp_path):
-    """With I/O, a snapshot, a revert, and a revert to before the disk came."""
-    console = begin(daemon, disks=[qcow2(tmp_path / "a")])
+    """A disk of the start goes. Another one comes and goes, with I/O, a snapshot, a revert, and a revert to before the
+    disk came."""
+    console = begin(daemon, disks=[qcow2(tmp_path / "a"), qcow2(tmp_path / "c")])
     plugged = qcow2(tmp_path / "b")["path"]
+    console.run("fill /dev/vdb 0 4M 4 direct")
+    assert daemon.cairn("detach-disk", "linux", "vdb", "--timeout", "60").stdout == "Disk detached successfully\n"
+    console.run("await /dev/vdb gone")
     daemon.cairn("snapshot-create-as", "linux", "before")
     q = daemon.qmp()
     for _ in range(2):

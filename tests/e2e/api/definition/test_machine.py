@@ -16,12 +16,12 @@ def inactive(d, name="vm1"):
 
 def test_new_vm_gets_newest_version(fake):
     fake.define("vm1")
-    assert inactive(fake)["machine"] == fake.info("vm1")["machine"] == 6
-    assert "Machine type:   cairn-6\n" in fake.cairn("dominfo", "vm1").stdout
-    assert "<type arch='x86_64' machine='cairn-6'>hvm</type>" in fake.cairn("dumpxml", "vm1").stdout
+    assert inactive(fake)["machine"] == fake.info("vm1")["machine"] == 7
+    assert "Machine type:   cairn-7\n" in fake.cairn("dominfo", "vm1").stdout
+    assert "<type arch='x86_64' machine='cairn-7'>hvm</type>" in fake.cairn("dumpxml", "vm1").stdout
     disk = fake.tmp / "disk"
     disk.write_bytes(bytes(1 << 20))
-    for firmware, version, memory in (("bios", 4, "32M"), ("uefi", 5, "64M")):
+    for firmware, version, memory in (("bios", 8, "32M"), ("uefi", 9, "64M")):
         fake.define(firmware, memory=memory, boot={"firmware": firmware}, disks=[{"path": "disk", "format": "raw", "readonly": True}])
         assert inactive(fake, firmware)["machine"] == version
 
@@ -35,7 +35,7 @@ def test_vm_keeps_its_version_when_it_is_redefined(fake):
     fake.define("vm1", machine=3)
     (fake.tmp / "disk").write_bytes(bytes(1 << 20))
     fake.define("vm1", boot=None, disks=[{"path": "disk", "format": "raw"}])
-    assert inactive(fake)["machine"] == 4
+    assert inactive(fake)["machine"] == 8
 
 
 def test_version_passes_through_xml(fake):
@@ -48,14 +48,14 @@ def test_version_passes_through_xml(fake):
     r = fake.cairn("define", str(xml))
     assert '@machine: "pc-q35-7.2" has no effect: it is a machine of another hypervisor' in r.stderr
     assert inactive(fake)["machine"] == 6
-    xml.write_text(xml.read_text().replace("'pc-q35-7.2'", "'cairn-7'"))
-    assert "does not boot as version 7; the newest that this Cairn has for it is 6" in fake.cairn("define", str(xml), ok=2).stderr
+    xml.write_text(xml.read_text().replace("'pc-q35-7.2'", "'cairn-99'"))
+    assert "does not boot as version 99; the newest that this Cairn has for it is 7" in fake.cairn("define", str(xml), ok=2).stderr
 
 
-@pytest.mark.parametrize("version", [2, 4, 5, 7, 255])
+@pytest.mark.parametrize("version", [2, 4, 5, 8, 9, 255])
 def test_version_of_another_vm_is_refused(fake, version):
     r = fake.cairn("define", fake.write("vm1", machine=version), ok=2)
-    assert f"machine: a VM that boots a kernel does not boot as version {version}; the newest that this Cairn has for it is 6" in r.stderr
+    assert f"machine: a VM that boots a kernel does not boot as version {version}; the newest that this Cairn has for it is 7" in r.stderr
 
 
 def key_removed(d, name="vm1"):

@@ -179,7 +179,7 @@ def test_dominfo_shows_definition_and_state(fake):
         "Persistent:     yes\n"
         "Autostart:      disable\n"
         "Managed save:   no\n"
-        "Machine type:   cairn-6\n"
+        "Machine type:   cairn-7\n"
         "\n")
     fake.cairn("start", "vm1")
     out = fake.cairn("dominfo", "vm1").stdout

@@ -25,7 +25,7 @@ SESSION = [
     ("dominfo vm1", "Id:             1\nName:           vm1\nUUID:           7f0f3f5a-0f57-4a0c-9b1c-0c5a2d1f6d3e\n"
      "OS Type:        hvm\nState:          running\nCPU(s):         2\nCPU time:       <<\\d+.\\d>>s\n"
      "Max memory:     65536 KiB\nUsed memory:    65536 KiB\nPersistent:     yes\nAutostart:      disable\n"
-     "Managed save:   no\nMachine type:   cairn-6\n\n"),
+     "Managed save:   no\nMachine type:   cairn-7\n\n"),
     ("snapshot-create-as --domain vm1 --name fresh --description \"Right after the installation\"",
      "Domain snapshot fresh created\n"),
     ("snapshot-create-as vm1 patched \"All updates\"", "Domain snapshot patched created\n"),

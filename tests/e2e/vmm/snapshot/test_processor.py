@@ -404,8 +404,8 @@ def newer_format(state):
 
 def newer_machine(state):
     content = state.section("machine")[3]
-    assert content[16:20] == (6).to_bytes(4, "little")
-    state.section("machine")[3] = content[:16] + (7).to_bytes(4, "little") + content[20:]
+    assert content[16:20] == (7).to_bytes(4, "little")
+    state.section("machine")[3] = content[:16] + (10).to_bytes(4, "little") + content[20:]
 
 
 def newer_section(state):
@@ -414,7 +414,7 @@ def newer_section(state):
 
 @pytest.mark.parametrize("change, what", [
     (newer_format, "the saved state has format 3; this Cairn reads up to 2; "),
-    (newer_machine, "saved with machine version 7; this Cairn builds version 6; "),
+    (newer_machine, "saved with machine version 10; this Cairn builds version 7; "),
     (newer_section, "section cpu '' has version 2; this Cairn knows up to 1; ")])
 def test_state_of_newer_cairn_is_refused_and_kept(vm, change, what):
     def refused(path, load):
@@ -467,7 +467,7 @@ def test_vmstate_info_shows_the_processor(vm):
                               capture_output=True, text=True).stdout
 
     o = json.loads(shown("--output", "json"))
-    assert o["version"] == 2 and o["machine-version"] == 6
+    assert o["version"] == 2 and o["machine-version"] == 7
     assert o["cpu"]["cpuid"] == ("virtual" if VIRTUALISES else "processor")
     assert o["cpu"]["tsc-khz"] == cpu.tsc_khz and o["cpu"]["xcr0"] == cpu.xcr0
     assert len(o["cpu"]["leaves"]) == len(cpu.guest) and len(o["cpu"]["processor-leaves"]) == len(cpu.own)

@@ -24,11 +24,14 @@
 
 static uint64_t build_with(struct memory *m, uint64_t ram, unsigned vcpus, bool keyboard)
 {
+	struct acpi_config c = { .hotplug = true };
 	struct err e = { 0 };
 	uint64_t rsdp = 0;
 
 	assert_int_equal(memory_init(m, ram, false, &e), 0);
-	assert_int_equal(acpi_build(m, vcpus, keyboard, true, &rsdp, &e), 0);
+	c.vcpus = vcpus;
+	c.keyboard = keyboard;
+	assert_int_equal(acpi_build(m, &c, &rsdp, &e), 0);
 	return rsdp;
 }
 
@@ -187,13 +190,37 @@ static void test_dsdt_names_hotplug_only_where_it_is(void **state)
 		const uint8_t *t;
 
 		assert_int_equal(memory_init(&m, 64 * MIB, false, &e), 0);
-		assert_int_equal(acpi_build(&m, 1, false, hotplug, &rsdp, &e), 0);
+		assert_int_equal(acpi_build(&m, &(struct acpi_config){ .vcpus = 1, .hotplug = hotplug }, &rsdp, &e), 0);
 		t = table_at(&m, load_le32(table_find(&m, rsdp, "FACP") + 40), "DSDT");
 		assert_int_equal(sum(t, load_le32(t + 4)), 0);
 		assert_int_equal(has_text(t, "HPRG") && has_text(t, "S18_") && has_text(t, "_E01"), hotplug);
 		assert_int_equal(has_text(t, "HPRG") || has_text(t, "S18_") || has_text(t, "_E01"), hotplug);
 		memory_done(&m);
 	}
+}
+
+/* The DSDT of a machine version from 7 on has a device for each slot of the configuration, and no other ones. */
+static void test_dsdt_has_slots_of_configuration(void **state)
+{
+	const struct acpi_config c = { .vcpus = 1, .hotplug = true, .slots = 1u << 1 | 1u << 24 | 1u << 31 };
+	struct err e = { 0 };
+	struct memory m;
+	uint64_t rsdp = 0;
+	const uint8_t *t;
+
+	(void)state;
+	assert_int_equal(memory_init(&m, 64 * MIB, false, &e), 0);
+	assert_int_equal(acpi_build(&m, &c, &rsdp, &e), 0);
+	t = table_at(&m, load_le32(table_find(&m, rsdp, "FACP") + 40), "DSDT");
+	assert_int_equal(sum(t, load_le32(t + 4)), 0);
+	for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "S%02X_", slot);
+		assert_int_equal(has_text(t, name), c.slots >> slot & 1);
+	}
+	assert_true(has_text(t, "HPRG") && has_text(t, "TELL") && has_text(t, "_E01"));
+	memory_done(&m);
 }
 
 struct madt_seen {
@@ -312,7 +339,7 @@ static void test_tables_that_do_not_fit_are_refused(void **state)
 	(void)state;
 	assert_int_equal(memory_init(&m, 1 * MIB, false, &e), 0);
 	m.low_bytes = MEM_ACPI_BASE + 1024;
-	assert_int_equal(acpi_build(&m, 64, false, true, &rsdp, &e), -ENOSPC);
+	assert_int_equal(acpi_build(&m, &(struct acpi_config){ .vcpus = 64, .hotplug = true }, &rsdp, &e), -ENOSPC);
 	for (uint64_t a = m.low_bytes; a < MIB; a++)
 		assert_int_equal(m.host[a], 0);
 	memory_done(&m);
@@ -333,8 +360,10 @@ static void table_save(const char *dir, const char *sig, const uint8_t *t)
 /* ACPICA disassembles each table without errors, and the AML recompiles. */
 static void test_iasl_accepts_tables(void **state)
 {
+	const struct acpi_config bios = { .vcpus = 1, .keyboard = true, .hotplug = true };
+	const struct acpi_config all = { .vcpus = 1, .hotplug = true, .slots = ~1u };
 	struct acpi_tables *t;
-	char dir[96], cmd[512];
+	char dir[96], cmd[640];
 	struct memory m;
 	uint64_t rsdp;
 	int r;
@@ -351,15 +380,20 @@ static void test_iasl_accepts_tables(void **state)
 	table_save(dir, "APIC", table_find(&m, rsdp, "APIC"));
 	table_save(dir, "MCFG", table_find(&m, rsdp, "MCFG"));
 	table_save(dir, "SSDT", table_find(&m, rsdp, "SSDT"));
-	assert_int_equal(acpi_tables_new(false, 1, true, &t, NULL), 0);
+	assert_int_equal(acpi_tables_new(&bios, &t, NULL), 0);
 	table_save(dir, "BIOS", memmem(t->bytes, t->nbytes, "DSDT", 4));
+	free(t);
+	assert_int_equal(acpi_tables_new(&all, &t, NULL), 0);
+	table_save(dir, "SLOT", memmem(t->bytes, t->nbytes, "DSDT", 4));
 	free(t);
 	table_save(dir, "DSDT", table_at(&m, load_le32(table_find(&m, rsdp, "FACP") + 40), "DSDT"));
 	snprintf(cmd, sizeof(cmd),
-		"cd %s && for t in FACP APIC MCFG DSDT SSDT BIOS; do iasl -d $t.dat || exit; done >log 2>&1"
+		"cd %s && for t in FACP APIC MCFG DSDT SSDT BIOS SLOT; do iasl -d $t.dat || exit; done >log 2>&1"
 		" && ! grep -iE 'error|warning|invalid|unknown' log APIC.dsl MCFG.dsl FACP.dsl >bad"
 		" && iasl -we -p again DSDT.dsl >>log 2>&1 && iasl -we -p again SSDT.dsl >>log 2>&1"
-		" && iasl -we -p again BIOS.dsl >>log 2>&1 || { cat log bad; exit 1; }",
+		" && iasl -we -p again BIOS.dsl >>log 2>&1 && iasl -we -p again SLOT.dsl >>log 2>&1"
+		" && test $(grep -c '_EJ0' SLOT.dsl) = 31 && grep -q 'Notify (S1F, Arg1)' SLOT.dsl"
+		" && grep -q 'TELL (.*ASKD, 0x03)' SLOT.dsl || { cat log bad; exit 1; }",
 		dir);
 	r = system(cmd);
 	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", dir);
@@ -373,11 +407,13 @@ static void test_iasl_accepts_tables(void **state)
 /* Do what a firmware does with the tables and etc/table-loader, then read them from the RSDP on. */
 static void tables_place(bool uefi, bool keyboard)
 {
+	const struct acpi_config config = { .vcpus = 3, .uefi = uefi, .keyboard = keyboard, .hotplug = true,
+		.slots = keyboard ? 0 : ~1u };
 	struct acpi_tables *t;
 	const uint8_t *xsdt, *dsdt, *fadt = NULL;
 	bool mcfg = false, ssdt = false;
 
-	assert_int_equal(acpi_tables_new(uefi, 3, keyboard, &t, NULL), 0);
+	assert_int_equal(acpi_tables_new(&config, &t, NULL), 0);
 	for (unsigned i = 0; i < t->npointers; i++) {
 		uint8_t *p = t->bytes + t->pointers[i].at;
 
@@ -433,6 +469,7 @@ int main(void)
 		cmocka_unit_test(test_fadt_says_what_the_device_does),
 		cmocka_unit_test(test_fadt_references_facs_and_dsdt),
 		cmocka_unit_test(test_dsdt_names_hotplug_only_where_it_is),
+		cmocka_unit_test(test_dsdt_has_slots_of_configuration),
 		cmocka_unit_test(test_madt),
 		cmocka_unit_test(test_mcfg),
 		cmocka_unit_test(test_tables_stay_in_reserved_hole),

@@ -6,6 +6,7 @@
 #include "devices/dev_host.h"
 #include "devices/device.h"
 #include "devices/legacy/fw_cfg.h"
+#include "vmm/boot/acpi.h"
 #include "vmm/boot/bios.h"
 #include "vmm/boot/smbios.h"
 #include "vmm/kvm/memory.h"
@@ -81,6 +82,13 @@ static int file_read(struct state *s, const char *name, void *to, size_t cap)
 	return -1;
 }
 
+static int file_bytes(struct state *s, const char *name)
+{
+	static uint8_t all[ACPI_TABLES_MAX_BYTES];
+
+	return file_read(s, name, all, sizeof(all));
+}
+
 static void test_boot_order_has_disks_and_the_network(void **state)
 {
 	static const uint8_t rom[3] = { 0x55, 0xaa, 1 };
@@ -100,6 +108,35 @@ static void test_boot_order_has_disks_and_the_network(void **state)
 		"/pci@i0cf8/scsi@3/disk@0,0\n/rom@genroms/pxe-virtio.rom\n/pci@i0cf8/scsi@1f/disk@0,0");
 	assert_int_equal(file_read(s, "genroms/pxe-virtio.rom", got, sizeof(got)), 3);
 	assert_memory_equal(got, rom, 3);
+}
+
+/* The files keep their numbers: a firmware may have read the directory already. */
+static void test_tables_and_order_are_replaced(void **state)
+{
+	struct state *s = *state;
+	uint8_t before[4 + 64 * FW_CFG_ITEMS_MAX], after[sizeof(before)];
+	char text[256];
+	int tables;
+
+	s->c.order[0] = 3;
+	s->c.norder = 1;
+	s->c.slots = 1u << 24;
+	assert_int_equal(bios_describe(s->d, &s->c, NULL), 0);
+	item_read(s, FW_CFG_FILE_DIR, before, sizeof(before));
+	tables = file_bytes(s, "etc/acpi/tables");
+	s->c.order[0] = 4;
+	s->c.slots = 3u << 24;
+	assert_int_equal(bios_describe_again(s->d, &s->c, NULL), 0);
+	item_read(s, FW_CFG_FILE_DIR, after, sizeof(after));
+	assert_true(file_read(s, "bootorder", text, sizeof(text)) > 0);
+	assert_string_equal(text, "/pci@i0cf8/scsi@4/disk@0,0");
+	assert_true(file_bytes(s, "etc/acpi/tables") > tables);
+	assert_int_equal(load_be32(before), load_be32(after));
+	for (uint32_t i = 0; i < load_be32(before); i++)
+		assert_memory_equal(before + 4 + 64 * i + 4, after + 4 + 64 * i + 4, 60);
+	/* A file that was not there stays away. */
+	assert_int_equal(fw_cfg_replace_file(s->d, "etc/none", "x", 1, NULL), 0);
+	assert_int_equal(file_bytes(s, "etc/none"), -1);
 }
 
 static void test_no_rom_without_the_network(void **state)
@@ -297,6 +334,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_boot_order_has_disks_and_the_network, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_tables_and_order_are_replaced, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_rom_without_the_network, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_smbios_names_cairn_by_default, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_smbios_has_the_texts_of_the_definition, setup, teardown),

@@ -600,7 +600,7 @@ static void test_other_machine_version_is_refused(void **state)
 	save(f->m, &w);
 	state_rewrite(&w, &other, 5);
 	assert_int_equal(machine_state_check(f->m, other.buf, other.len, &e), -ENOTSUP);
-	assert_non_null(strstr(e.msg, "saved with machine version 5; this Cairn builds version 6"));
+	assert_non_null(strstr(e.msg, "saved with machine version 5; this Cairn builds version 7"));
 	state_writer_done(&w);
 	state_writer_done(&other);
 }
