@@ -1,5 +1,6 @@
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/job.h"
+#include "api/jobs/snapshot_devices.h"
 #include "api/jobs/snapshots.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
@@ -7,6 +8,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -28,6 +30,7 @@ struct work {
 	char name[VM_SNAPSHOT_NAME_MAX + 1];
 	char id[VM_SNAPSHOT_ID_MAX + 1];
 	struct json_object *result;
+	struct json_object *devices; /* only for a job that creates: snapshot_devices_look() */
 	/* only for a job that deletes */
 	enum snapshot_victims mode;
 	void (*choose)(void *opaque, const struct snapshots *s, bool *victims); /* NULL: name and mode choose */
@@ -38,6 +41,7 @@ struct work {
 	/* only for a job that reverts */
 	struct snapshot_revert revert;
 	struct vm_snapshot_revert body;
+	struct definition *definition; /* of a new process, which the revert needs; NULL: it needs none */
 	bool has_memory, stopped;
 	uint8_t taken; /* enum vm_snapshot_state of the snapshot */
 	struct {
@@ -59,6 +63,8 @@ static void work_release(struct job *j)
 	struct work *w = j->opaque;
 
 	json_object_put(w->result);
+	json_object_put(w->devices);
+	definition_free(w->definition);
 	free(w->victims);
 	free(w);
 }
@@ -155,8 +161,11 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 	}
 	snapshot_tell(w, EVENT_SNAPSHOT_CREATED, w->create.name);
 	js_put_str(w->result, "name", w->create.name);
-	if (a->snapshot)
+	if (a->snapshot) {
 		create_put(w->result, a->snapshot);
+		if (w->devices)
+			snapshot_devices_note(w->vm, a->snapshot->id, w->devices);
+	}
 	if (w->create.halt && w->vm->proc)
 		vm_when_gone(w->vm, vm_halted, w);
 	else
@@ -167,6 +176,8 @@ static void create_begin(struct work *w)
 {
 	w->vm->counts.snapshot_begun = true;
 	w->job->cancel = snapshots_cancel;
+	if (vm_state_is_active(w->vm->state) && !w->create.disks_only)
+		w->devices = snapshot_devices_look(w->vm);
 	snapshots_request(w->vm, VM_MSG_SNAPSHOT_CREATE, &w->create, sizeof(w->create), VM_PROCESS_NO_TIMEOUT,
 		create_done, w);
 }
@@ -546,26 +557,49 @@ static void fresh_started(void *opaque, int r, const struct err *e)
 {
 	struct work *w = opaque;
 
-	if (r < 0)
+	if (r < 0) {
+		if (!w->vm->proc && w->vm->live) {
+			vm_live_forget(w->vm);
+			vm_save(w->vm);
+		}
 		job_fail(w->job, e);
-	else
-		vm_process_request(w->vm->proc, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), -1,
-			VM_PROCESS_NO_TIMEOUT, fresh_reverted, w);
+		return;
+	}
+	vm_process_request(w->vm->proc, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), -1, VM_PROCESS_NO_TIMEOUT,
+		fresh_reverted, w);
 }
 
-static void off_revert(struct work *w)
+static void fresh_start(struct work *w)
 {
 	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .paused = true, .for_revert = true,
 		.done = fresh_started, .opaque = w };
 
+	vm_start(w->vm, &opts);
+}
+
+static void definition_stored(struct store_work *stored)
+{
+	fresh_start(container_of(stored, struct work, stored));
+}
+
+static void off_revert(struct work *w)
+{
 	w->before.state = w->vm->state;
 	w->before.value = w->vm->value;
 	memcpy(w->before.reason, w->vm->reason, sizeof(w->before.reason));
 	memcpy(w->before.detail, w->vm->detail, sizeof(w->before.detail));
-	if (w->has_memory)
-		vm_start(w->vm, &opts);
-	else
+	if (!w->has_memory) {
 		images_revert(w);
+		return;
+	}
+	if (!w->definition) {
+		fresh_start(w);
+		return;
+	}
+	/* A daemon that adopts the process has to know its devices. */
+	vm_live_replace(w->vm, STEAL_PTR(w->definition));
+	w->stored = (struct store_work){ .loop = w->vm->host->loop, .done = definition_stored };
+	store_after(w->vm->host->store, &w->stored);
 }
 
 static void revert_stopped(struct vm *vm, void *opaque)
@@ -636,12 +670,26 @@ static void stop_and_revert(struct work *w)
 		VM_PROCESS_NO_TIMEOUT, revert_looked, w);
 }
 
+/* The files of w->definition can be opened, so a new process will have them. */
+static void devices_checked(void *opaque, int r, const struct err *e)
+{
+	struct work *w = opaque;
+
+	if (r < 0)
+		job_fail(w->job, e);
+	else if (w->vm->proc && vm_state_is_active(w->vm->state))
+		revert_looked(w, 0, NULL, NULL);
+	else
+		revert_stopped(w->vm, w);
+}
+
 /* ---- dry run of a revert ---- */
 
 /* Whether the VM's present process continues after the revert. */
 static bool stays_active(const struct work *w)
 {
-	return vm_state_is_active(w->vm->state) && w->has_memory && w->vm->state != VM_PRESERVED && !vm_is_stopping(w->vm);
+	return vm_state_is_active(w->vm->state) && w->has_memory && !w->definition && w->vm->state != VM_PRESERVED &&
+		!vm_is_stopping(w->vm);
 }
 
 static enum vm_state state_then(const struct work *w)
@@ -678,8 +726,17 @@ static void would_revert(void *opaque, int r, const struct vm_answer *a, const s
 		work_succeed(w);
 }
 
+static void devices_would_revert(void *opaque, int r, const struct err *e)
+{
+	would_revert(opaque, r, NULL, e);
+}
+
 static void would_revert_ask(struct work *w)
 {
+	if (w->definition) {
+		snapshot_devices_check(w->vm, w->definition, devices_would_revert, w);
+		return;
+	}
 	w->body.look_only = 1;
 	w->body.disks_only = !stays_active(w);
 	if (w->vm->state == VM_PRESERVED || vm_is_stopping(w->vm))
@@ -699,6 +756,8 @@ static void revert_chosen(void *opaque, int r, const struct snapshots *s, const 
 		r = revert_choose(w, s, &why);
 		e = &why;
 	}
+	if (!r && w->has_memory && !w->revert.disk[0])
+		r = snapshot_devices_plan(vm, w->id, &w->definition, &why);
 	if (r < 0) {
 		job_fail(w->job, e);
 		return;
@@ -707,6 +766,8 @@ static void revert_chosen(void *opaque, int r, const struct snapshots *s, const 
 		would_revert_ask(w);
 	} else if (!vm_state_is_active(vm->state)) {
 		off_revert(w);
+	} else if (w->definition) {
+		snapshot_devices_check(vm, w->definition, devices_checked, w);
 	} else if (stays_active(w)) {
 		vm_process_request(vm->proc, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), -1,
 			VM_PROCESS_NO_TIMEOUT, memory_reverted, w);
@@ -802,8 +863,11 @@ static void adopted_answered(void *opaque, int r, const struct vm_answer *a, con
 	}
 	if (a->snapshot)
 		memcpy(w->id, a->snapshot->id, sizeof(w->id));
-	if (a->snapshot && w->adopted == VM_MSG_SNAPSHOT_CREATE)
+	if (a->snapshot && w->adopted == VM_MSG_SNAPSHOT_CREATE) {
 		create_put(w->result, a->snapshot);
+		w->devices = snapshot_devices_look(w->vm);
+		snapshot_devices_note(w->vm, w->id, w->devices);
+	}
 	if (w->adopted == VM_MSG_SNAPSHOT_REVERT)
 		revert_note(w, a->snapshot);
 	snapshots_fetch(w->vm, adopted_looked, w); /* this also counts them */

@@ -845,7 +845,7 @@ static int networks_add(struct vm *vm, struct config *c, struct err *e)
 	const struct tap_rules rules = { vm->host->paths->bridges_for_all, network_bridge_for, vm->host };
 	int r = forwards_start(vm, c, e);
 
-	return r ? r : taps_add(c, vm->def, &rules, e);
+	return r ? r : taps_add(c, vm_live(vm), &rules, e);
 }
 
 static void forwards_on_start_failed(struct vm *vm)

@@ -203,6 +203,7 @@ static const char *const vm_files[] = {
 	"fork.pending",
 	"import.pending",
 	"imported.json",
+	"devices.json",
 	"clone.pending",
 	"undefine.json",
 	"autostart.json",

@@ -57,6 +57,7 @@ static const struct kind {
 	{ "template.json", 1, true, { NULL } },
 	{ "undefine.json", 1, true, { NULL } },
 	{ "imported.json", 1, true, { NULL } },
+	{ "devices.json", 1, true, { NULL } },
 	{ STORE_RENAMED, 1, true, { NULL } }, /* a definition */
 	{ "permissions.json", 2, false, { permissions_1 } },
 	{ "jobs.json", 1, false, { NULL } },

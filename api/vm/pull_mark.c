@@ -61,8 +61,10 @@ void pull_unmark(struct vm *vm, const char *image)
 
 void pull_mark_add(const struct vm *vm, struct vm_config *c)
 {
-	for (uint32_t i = 0; i < vm->def->ndisks && i < c->ndisks; i++)
-		c->disks[i].may_stand_alone = vm->def->disks[i].nlayers && is_marked(vm, vm->def->disks[i].layers[0].path);
+	const struct definition *d = vm_live(vm);
+
+	for (uint32_t i = 0; i < d->ndisks && i < c->ndisks; i++)
+		c->disks[i].may_stand_alone = d->disks[i].nlayers && is_marked(vm, d->disks[i].layers[0].path);
 }
 
 /* ---- the observer ---- */

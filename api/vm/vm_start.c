@@ -83,7 +83,7 @@ static int disk_check_free(struct vm *vm, unsigned i, const struct file_id *imag
 	char key[32];
 
 	snprintf(key, sizeof(key), "disks[%u].path", i);
-	return vm_disk_check_free(vm, NULL, &vm->def->disks[i], image, key, e);
+	return vm_disk_check_free(vm, NULL, &vm_live(vm)->disks[i], image, key, e);
 }
 
 static int disks_check_free(struct vm *vm, const struct config *c, struct err *e)
@@ -97,7 +97,7 @@ static int disks_check_free(struct vm *vm, const struct config *c, struct err *e
 		r = config_identify(c, c->vm.disks[i].fd[0], image);
 		/* A fork has just created its clones' images. This check would look at the disks of all active VMs for
 		 * each clone. */
-		if (!r && !(vm->start.opts.forked && !vm->def->disks[i].read_only))
+		if (!r && !(vm->start.opts.forked && !vm_live(vm)->disks[i].read_only))
 			r = disk_check_free(vm, i, image, e);
 		else if (r < 0)
 			r = err_set_errno(e, r, "disks[%u].path", i);

@@ -347,16 +347,83 @@ def test_revert_to_before_the_plug_detaches_the_disk(daemon, guest, tmp_path):
     assert disks(daemon) == ["vda"]
     g = Guest(daemon, "a")
     g.run("verify 0 8 1")
-    # The snapshot from after the plug needs the disk: attach it, then revert.
-    r = daemon.cairn("snapshot-revert", "a", "after", ok=False)
-    assert "devices; this VM has" in r.stderr
-    g.run("verify 0 8 1")
-    daemon.cairn("attach-disk", "a", str(tmp_path / "b"), "vdb", "--live", "--subdriver", "qcow2")
     g.close()
-    daemon.cairn("snapshot-revert", "a", "after")
+    # The snapshot from after the plug has the disk. A new process gets it.
+    assert reverted(daemon, "after")["stopped"] and disks(daemon) == ["vda", "vdb"] and disks(daemon, "--inactive") == ["vda"]
+    g = Guest(daemon, "a")
+    g.run("verify 0 8 3")
+    # So does one of a VM that is off, and after the disk was attached anew.
+    g.close()
+    daemon.cairn("destroy", "a")
+    reverted(daemon, "after")
     g = Guest(daemon, "a")
     g.run("verify 0 8 3")
     g.close()
+    daemon.cairn("snapshot-revert", "a", "before")
+    daemon.cairn("attach-disk", "a", str(tmp_path / "b"), "vdb", "--live", "--subdriver", "qcow2")
+    assert not reverted(daemon, "after")["stopped"]
+    g = Guest(daemon, "a")
+    g.run("verify 0 8 3")
+    g.close()
+
+
+def reverted(d, name, *more):
+    return json.loads(d.cairn("snapshot-revert", "a", name, "--format", "json", *more).stdout)
+
+
+def qcow2(path):
+    subprocess.run([os.path.join(guestlib.BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(path), "4M"], check=True)
+    return {"path": str(path), "format": "qcow2"}
+
+
+def test_revert_brings_back_what_was_detached(daemon, guest, tmp_path):
+    """Disks in the order that they had, and an interface; a later daemon knows them, too."""
+    g = machine(daemon, guest, disks=[qcow2(tmp_path / n) for n in "abc"], interfaces=[{"type": "user"}], rng=True)
+    g.run("open 1")
+    g.run("write 0 8 1")
+    bus = g.run("pci")
+    daemon.cairn("snapshot-create-as", "a", "all")
+    g.run("write 0 8 2")
+    detach(daemon, g.release)
+    face, = interfaces(daemon)
+    t = threading.Thread(target=g.release)
+    t.start()
+    daemon.cairn("detach-interface", "a", "user", "--mac", face, "--live")
+    t.join()
+    daemon.cairn("attach-disk", "a", qcow2(tmp_path / "d")["path"], "vdd", "--live", "--subdriver", "qcow2")
+    g.close()
+    daemon.cairn("snapshot-create-as", "a", "fewer")
+    daemon.stop(9)
+    daemon.start()
+    # Nothing happens without the image, or while another VM uses it.
+    (tmp_path / "b").rename(tmp_path / "elsewhere")
+    r = daemon.cairn("snapshot-revert", "a", "all", ok=False)
+    assert "No such file" in r.stderr and str(tmp_path / "b") in r.stderr
+    assert "No such file" in daemon.cairn("snapshot-revert", "a", "all", "--dry-run", ok=False).stderr
+    (tmp_path / "elsewhere").rename(tmp_path / "b")
+    machine(daemon, guest, "b", disks=[{"path": str(tmp_path / "b"), "format": "qcow2"}]).close()
+    assert "is in use by VM 'b'" in daemon.cairn("snapshot-revert", "a", "all", ok=False).stderr
+    daemon.cairn("destroy", "b")
+    g = Guest(daemon, "a")
+    g.run("open 0")
+    g.run("sum 0 8")
+    g.close()
+    would = reverted(daemon, "all", "--dry-run")
+    assert would["stopped"] and disks(daemon) == ["vda", "vdc", "vdd"]
+    q = daemon.qmp()
+    assert reverted(daemon, "all")["state"] == "running"
+    q.event("DEVICE_DELETED", device="vdd")
+    assert disks(daemon) == ["vda", "vdb", "vdc"] and interfaces(daemon) == [face]
+    g = Guest(daemon, "a")
+    assert g.run("pci") == bus
+    g.run("verify 0 8 1")
+    g.close()
+    # In place: the VM has all that the other snapshot has, but for a disk that is not part of it.
+    assert reverted(daemon, "fewer")["stopped"] and disks(daemon) == ["vda", "vdc", "vdd"]
+    assert not reverted(daemon, "fewer")["stopped"] and interfaces(daemon) == []
+    assert disks(daemon, "--inactive") == ["vda", "vdb", "vdc"]
+    daemon.cairn("destroy", "a")
+    assert disks(daemon) == ["vda", "vdb", "vdc"]
 
 
 @pytest.mark.skipif(os.environ.get("CAIRN_USERFAULTFD") == "refuse", reason="memory is read on demand only with userfaultfd")

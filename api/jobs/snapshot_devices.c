@@ -1,0 +1,212 @@
+#include "api/jobs/snapshot_devices.h"
+#include "api/access/authors.h"
+#include "api/access/open_as.h"
+#include "api/definition/definition.h"
+#include "api/definition/vm_config.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_disk_free.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FILE_NAME "devices.json"
+#define ENTRIES_MAX 64 /* the oldest ones go */
+
+/* ---- the file ---- */
+
+struct json_object *snapshot_devices_look(const struct vm *vm)
+{
+	struct json_object *o = definition_to_json(vm_live(vm));
+
+	authors_put(o, vm_live(vm));
+	return o;
+}
+
+static struct json_object *last_of(struct json_object *list)
+{
+	size_t n = json_object_array_length(list);
+
+	return n ? json_object_array_get_idx(list, n - 1) : NULL;
+}
+
+static uint64_t first_id(struct json_object *entry)
+{
+	return (uint64_t)js_get_int(entry, "from", 0);
+}
+
+static bool devices_are_same(struct json_object *a, struct json_object *b)
+{
+	static const char *const keys[] = { "disks", "interfaces", "definer", "authors" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (!json_object_equal(js_get(a, keys[i]), js_get(b, keys[i])))
+			return false;
+	return true;
+}
+
+void snapshot_devices_note(const struct vm *vm, const char *id, struct json_object *definition)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(vm->host->store, vm->def->name, FILE_NAME);
+	struct json_object *list, *entry;
+	uint64_t from = strtoull(id, NULL, 10);
+	struct err e;
+
+	if (!o)
+		o = json_object_new_object();
+	list = js_get_array(o, "devices");
+	if (!list)
+		js_put(o, "devices", list = json_object_new_array());
+	/* Entries of deleted snapshots that had this id, or a higher one. */
+	while ((entry = last_of(list)) && first_id(entry) >= from)
+		json_object_array_del_idx(list, json_object_array_length(list) - 1, 1);
+	if (entry && devices_are_same(js_get(entry, "definition"), definition))
+		return;
+	if (json_object_array_length(list) == ENTRIES_MAX)
+		json_object_array_del_idx(list, 0, 1);
+	entry = json_object_new_object();
+	js_put_uint(entry, "from", from);
+	js_put(entry, "definition", json_object_get(definition));
+	json_object_array_add(list, entry);
+	if (store_put(vm->host->store, vm->def->name, FILE_NAME, o, STORE_SOON, NULL, &e) < 0)
+		log_warn("snapshot", "VM '%s': the devices of snapshot %s are not noted, so a revert cannot attach them again: %s",
+			vm->def->name, id, e.msg);
+}
+
+/* Load the definition that the VM ran with at a snapshot. NULL: it is unknown. */
+static struct definition *definition_then(const struct vm *vm, const char *id)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(vm->host->store, vm->def->name, FILE_NAME);
+	struct json_object *list = o ? js_get_array(o, "devices") : NULL, *found = NULL;
+	uint64_t n = strtoull(id, NULL, 10);
+	struct definition *d = NULL;
+	struct err e;
+
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		if (first_id(json_object_array_get_idx(list, i)) <= n)
+			found = js_get(json_object_array_get_idx(list, i), "definition");
+	if (found && authors_parse_stored(found, &d, &e) < 0) {
+		log_warn("snapshot", "VM '%s': " FILE_NAME " is damaged: %s", vm->def->name, e.msg);
+		return NULL;
+	}
+	return d;
+}
+
+/* ---- the plan ---- */
+
+static ssize_t device_find(struct json_object *list, const char *id)
+{
+	for (size_t i = 0; id && list && i < json_object_array_length(list); i++) {
+		const char *its = js_get_str(json_object_array_get_idx(list, i), "id");
+
+		if (its && !strcmp(its, id))
+			return (ssize_t)i;
+	}
+	return -1;
+}
+
+/* Put the devices of `then` first in the list of `now`, in their order. Those that are in both stay as they are now.
+ * Returns whether `now` lacked one, or had them in another order. */
+static bool devices_merge(struct json_object *now, struct json_object *then, const char *key)
+{
+	struct json_object *is = js_get_array(now, key), *was = js_get_array(then, key), *all = json_object_new_array();
+	ssize_t last = -1;
+	bool differ = false;
+
+	for (size_t i = 0; was && i < json_object_array_length(was); i++) {
+		struct json_object *device = json_object_array_get_idx(was, i);
+		ssize_t at = device_find(is, js_get_str(device, "id"));
+
+		differ |= at < 0 || at < last;
+		last = MAX(last, at);
+		json_object_array_add(all, json_object_get(at < 0 ? device : json_object_array_get_idx(is, (size_t)at)));
+	}
+	for (size_t i = 0; is && i < json_object_array_length(is); i++) {
+		struct json_object *device = json_object_array_get_idx(is, i);
+
+		if (device_find(was, js_get_str(device, "id")) < 0)
+			json_object_array_add(all, json_object_get(device));
+	}
+	js_put(now, key, all);
+	return differ;
+}
+
+int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *now = definition_to_json(vm_live(vm)), *was = NULL;
+	struct definition *then = definition_then(vm, id);
+	bool disks, interfaces;
+	int r = 0;
+
+	if (!then)
+		return 0;
+	was = definition_to_json(then);
+	disks = devices_merge(now, was, "disks");
+	interfaces = devices_merge(now, was, "interfaces");
+	if (disks || interfaces) {
+		r = definition_parse_stored(now, ret, e);
+		if (r < 0)
+			err_prefix(e, "the devices of the snapshot");
+		else
+			authors_restore(*ret, vm_live(vm), then);
+		r = r < 0 ? r : 1;
+	}
+	definition_free(then);
+	return r;
+}
+
+/* ---- the check ---- */
+
+struct check {
+	struct vm *vm;
+	const struct definition *definition;
+	struct open_as *opener;
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static int disks_check(const struct check *x, const struct config *c, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < c->vm.ndisks && !r; i++) {
+		struct file_id image;
+		char key[32];
+
+		snprintf(key, sizeof(key), "disks[%u].path", i);
+		r = config_identify(c, c->vm.disks[i].fd[0], &image);
+		r = r < 0 ? err_set_errno(e, r, "%s", key) :
+			vm_disk_check_free(x->vm, NULL, &x->definition->disks[i], &image, key, e);
+	}
+	return r;
+}
+
+static void check_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct check *x = opaque;
+	struct err own;
+
+	if (!r) {
+		r = disks_check(x, c, &own);
+		e = &own;
+		config_done(c);
+	}
+	x->done(x->opaque, r, e);
+	free(x);
+}
+
+void snapshot_devices_check(struct vm *vm, const struct definition *d, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque)
+{
+	struct check *x = must_alloc(calloc(1, sizeof(*x)));
+	struct open_as *o = NULL;
+
+	*x = (struct check){ .vm = vm, .definition = d, .done = done, .opaque = opaque };
+	open_as_open(vm->host->helpers, d, OPEN_AS_ALL, check_opened, x, &o);
+}

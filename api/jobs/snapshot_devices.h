@@ -1,0 +1,27 @@
+/* snapshot_devices: the disks and interfaces that a VM ran with at its snapshots, so that a revert can give it those
+ * that were detached since. The file devices.json in the VM's folder has an entry for the first snapshot after each
+ * change of them; the entry holds for the snapshots up to the next one. A new snapshot's id is above all others.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_JOBS_SNAPSHOT_DEVICES_H
+#define CAIRN_API_JOBS_SNAPSHOT_DEVICES_H
+
+struct definition;
+struct err;
+struct json_object;
+struct vm;
+
+/* Return the definition that the VM runs with as the file has it. The caller owns the object. */
+struct json_object *snapshot_devices_look(const struct vm *vm);
+/* Note what the VM ran with at a new snapshot. definition: borrowed. A failure is logged. */
+void snapshot_devices_note(const struct vm *vm, const char *id, struct json_object *definition);
+/* Make the definition that a new process needs for the revert to a snapshot: that of vm_live(), with the devices that
+ * it lacks, in the order that they had. Devices that the snapshot lacks are in it, too: the process detaches them.
+ * Returns 1: *ret is that definition; the caller owns it; 0: the VM has these devices, or nothing is known of the
+ * snapshot; -errno. */
+int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition **ret, struct err *e);
+/* Check that the files of d can be opened, and that no other VM uses its disks. d: borrowed until done() is called.
+ * done: called once, before the call returns or later. */
+void snapshot_devices_check(struct vm *vm, const struct definition *d, void (*done)(void *opaque, int r, const struct err *e),
+	void *opaque);
+
+#endif
