@@ -20,7 +20,7 @@
 # - plugs: LONG_PLUGS disks attached to a running VM and detached, while another disk works (1000), and as many as go
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
-# - kill-points: a kill before each call of a daemon that changes something outside of it, during 24 requests
+# - kill-points: a kill before each call of a daemon that changes something outside of it, during 25 requests
 # - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
 # - forks: LONG_FORKS steps with clones (1000)
 # - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000), and an image with 65,536 snapshots

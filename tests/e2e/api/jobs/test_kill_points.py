@@ -423,9 +423,31 @@ def detach(d):
     return before, request, look
 
 
+def revert_devices(d):
+    """The VM lacks a disk of the snapshot, which a new process brings back."""
+    def before():
+        d.cairn("start", "a", ok=None)
+        g = Guest(d, "a")
+        if has_attached(d, g):
+            detach_of(d, g, "vdb")
+        g.close()
+
+    def look(done):
+        assert state(d, "a") in ("shut off", "running") and (state(d, "a") == "running" or not done)
+        if state(d, "a") == "running":
+            g = Guest(d, "a")
+            assert has_attached(d, g) or not done
+            g.close()
+    d.cairn("start", "a")
+    image(d, "b", size="1M")
+    d.cairn("attach-disk", "a", str(d.tmp / "b"), "vdb", "--live", "--subdriver", "qcow2")
+    d.cairn("snapshot-create-as", "a", "s")
+    return before, ["snapshot-revert", "a", "s"], look
+
+
 FURTHER = {"managedsave": managedsave, "start": start_of_saved, "destroy": destroy, "rename": rename, "full": clone("--full"),
            "linked": clone("--linked"), "live": clone("--live"), "snapshot": snapshot, "revert": revert, "export": export,
-           "attach": attach, "detach": detach}
+           "attach": attach, "detach": detach, "revert-devices": revert_devices}
 
 
 @pytest.mark.parametrize("kind", FURTHER)
