@@ -12,8 +12,8 @@ enum vm_fork_stage {
 	/* The clones may start. The pins that their disks read may not be in the images yet, and the disks are not on
 	 * stable storage. */
 	VM_FORK_READY = 0,
-	/* The state's file has the facts about the host (vmm/kvm/fork_host.h), so a clone may start that waits for the
-	 * rest (vm_config.state_later). */
+	/* The state's file has the facts about the host (vmm/kvm/fork_host.h), and the pause is over or the process
+	 * writes memory in it. So a clone may start that waits for the rest (vm_config.state_later). */
 	VM_FORK_BEGUN,
 	/* After VM_FORK_READY: all is on stable storage, so the fork cannot fail any more. The answer comes when the
 	 * process has cleared up. */

@@ -411,8 +411,8 @@ static void gate_on_room(struct start_gate *g)
 
 /* ---- beginning and cancelling the job ---- */
 
-/* Start the first clone, whose process builds its machine while the source's process works. Not more than one: they
- * would compete with the source for the CPUs during its pause. */
+/* Start the first clone, whose process builds its machine while the source's process writes the state. Not more than
+ * one: they would compete with the source for the CPUs. */
 static void first_begin(struct fork *f)
 {
 	cancel_check(f);

@@ -263,6 +263,9 @@ static void vm_freeze(struct work *w)
 	}
 	if (x->j.r < 0 || !x->save.stands)
 		vm_go_on(x);
+	/* Not earlier: the first clone's process would compete for the CPUs with the pause. */
+	if (!x->j.r && x->stages && fork_disks_are_as_asked(&x->disks))
+		vm_fork_tell(x->j.vm, VM_FORK_BEGUN);
 	if (x->j.r < 0 && !x->disks.n) {
 		fork_done(w);
 		return;
@@ -277,8 +280,6 @@ static void vm_stop_for_fork(struct work *w)
 
 	if (!j->r && vm_phase(j->vm) != VM_PHASE_RUNNING && vm_phase(j->vm) != VM_PHASE_PAUSED)
 		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
-	if (!j->r && x->stages && fork_disks_are_as_asked(&x->disks))
-		vm_fork_tell(j->vm, VM_FORK_BEGUN);
 	vmsnap_job_stop_vm(j);
 	x->h.vm_clock_ns = machine_clock_ns(j->m);
 	if (!j->r)

@@ -15,6 +15,7 @@ import time
 import pytest
 
 from conftest import BUILD, Console, QmpError, until
+from fuselib import Op, fuse
 from mountlib import mounted, tmpfs
 
 MIB = 1 << 20
@@ -755,6 +756,22 @@ def test_first_clone_starts_before_the_state_is_written(fake, begun):
     (fake.tmp / "end").touch()
     assert "error" not in concluded(q, job)
     assert set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 7))} and len(processes(fake)) == 6
+
+
+def test_first_clone_begins_after_the_pause(vm, daemon, tmp_path):
+    """A raw disk is copied within the pause, which lasts here until its file system answers."""
+    with fuse(tmp_path / "fuse", vda=bytes(64 << 10)) as files:
+        vm.start(disks=[{"path": files["vda"], "format": "raw"}])
+        q = daemon.qmp()
+        files.hang(Op.READ)
+        job = q.run("vm-fork", vm="src", name="c")["job"]
+        until(files.hanging)
+        time.sleep(0.5)  # the daemon would configure a clone within milliseconds
+        assert len(have_state(daemon)) == 1
+        files.release()
+        assert "error" not in concluded(q, job)
+        assert len(have_state(daemon)) == 1 and names(daemon) == ["c", "src"]
+        daemon.cairn("destroy", "c", "src")
 
 
 def test_source_that_dies_ends_clone_that_waits_for_its_state(fake, begun):
