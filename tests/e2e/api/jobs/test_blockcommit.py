@@ -7,7 +7,6 @@ import subprocess
 import pytest
 
 from conftest import Console, Qmp, QmpError, open_files, until
-from test_blockcopy import start
 
 SIZE = 24 << 20
 
@@ -316,21 +315,27 @@ def test_commit_beside_a_guest_that_writes(vm, limit):
     img(g.d, "compare", "-f", "qcow2", "-F", "qcow2", "disk0.s2", "disk0.qcow2")
 
 
+def commit_slowly(g, top):
+    """Begin a commit of layer number `top` and those below it, which takes longer than any test. Return its job."""
+    disk, = g.d.qmp().run("vm-dump-definition", vm="vm1")["definition"]["disks"]
+    layers = [layer["path"] for layer in [disk, *disk["backing"]]]
+    return g.d.qmp().run("vm-blockcommit", vm="vm1", disk="vda", top=layers[top], base=layers[-1], active=True, bandwidth=4096)["job"]
+
+
 @pytest.mark.parametrize("who", ["process", "daemon"])
-@pytest.mark.parametrize("top", [[], ["--top", "disk0.s1"]])
+@pytest.mark.parametrize("top", [0, 1])
 def test_kill_during_a_commit_loses_nothing(vm, who, top):
     g = vm()
     three(g)
-    with start(g.d, "blockcommit", "vm1", "vda", "--active", "--bandwidth", "1", *top) as p:
-        until(lambda: os.stat(g.d.tmp / "disk0.qcow2").st_mtime_ns > os.stat(g.d.tmp / "disk0.s1").st_mtime_ns)
-        g.write(7)
-        if who == "process":
-            g.console.close()
-            os.kill(g.d.info("vm1")["pid"], signal.SIGKILL)
-            until(lambda: g.d.info("vm1")["state"] in ("crashed", "shut off"))
-        else:
-            g.d.stop(signal.SIGKILL)
-        p.wait()
+    commit_slowly(g, top)
+    until(lambda: os.stat(g.d.tmp / "disk0.qcow2").st_mtime_ns > os.stat(g.d.tmp / "disk0.s1").st_mtime_ns)
+    g.write(7)
+    if who == "process":
+        g.console.close()
+        os.kill(g.d.info("vm1")["pid"], signal.SIGKILL)
+        until(lambda: g.d.info("vm1")["state"] in ("crashed", "shut off"))
+    else:
+        g.d.stop(signal.SIGKILL)
     if who == "process":
         g.start()
     else:
@@ -345,8 +350,7 @@ def test_kill_during_a_commit_loses_nothing(vm, who, top):
 def test_cancelled_commit_leaves_the_layers(vm):
     g = vm()
     three(g)
-    id = g.d.cairn("blockcommit", "vm1", "vda", "--active", "--bandwidth", "1", "--no-wait").stdout.strip()
-    g.d.cairn("job-cancel", id)
+    g.d.cairn("job-cancel", commit_slowly(g, 0))
     until(lambda: g.d.cairn("blockcommit", "vm1", "vda", "--top", "disk0.s1", ok=None).returncode == 0)
     g.write(4)
     g.again()
