@@ -252,8 +252,9 @@ def test_guest_connects_to_programs_of_the_host(served):
             g.command(f"vsock connect {port}")
         listener = Listener(path, port)
         g.send(f"vsock connect {port} {port % 1000 + 5000}\n")
-        assert listener.serve(os.urandom(size))
-        assert f"bytes={size} ended=1" in g.answer()[-1]
+        same = listener.serve(os.urandom(size))
+        answer = g.answer()[-1]  # first, because it also says how a VM has ended
+        assert same and f"bytes={size} ended=1" in answer, (answer, g.log())
 
 
 def test_dialer_ends_with_its_vm(kvm, folder):
