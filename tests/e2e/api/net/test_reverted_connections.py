@@ -141,7 +141,9 @@ def test_revert_of_a_vm_that_was_off_resets_old_connections_at_the_first_segment
     assert echoes(old, b"since")
     host.cairn("destroy", "a")
     host.cairn("snapshot-revert", "a", "s1")
-    old.sendall(b"anybody?")
+    # The host's late acknowledgement of the last echo may have been the first segment.
+    with contextlib.suppress(ConnectionResetError):
+        old.sendall(b"anybody?")
     assert is_reset(old)
     with p.connect() as new:
         assert echoes(new, b"a new one")
