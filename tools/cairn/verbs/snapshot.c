@@ -219,6 +219,17 @@ static int would_revert_print(struct cli *c, struct json_object *result)
 	return CLI_OK;
 }
 
+/* Say why the revert has ended the domain's process. */
+static void stopped_print(struct cli *c, struct json_object *result)
+{
+	if (option_flag(c, "disks-only"))
+		printf("Domain '%s' was stopped: only the disks are reverted\n", c->pos[0]);
+	else if (strcmp(js_get_str_or(result, "state", ""), "shutoff"))
+		printf("Domain '%s' goes on in a new process\n", c->pos[0]);
+	else
+		printf("Domain '%s' was stopped: the snapshot has no memory\n", c->pos[0]);
+}
+
 int verb_snapshot_revert(struct cli *c)
 {
 	CLEANUP_JS struct json_object *result = NULL;
@@ -242,8 +253,7 @@ int verb_snapshot_revert(struct cli *c)
 	if (option_flag(c, "dry-run"))
 		return would_revert_print(c, result);
 	if (js_get_bool(result, "stopped", false) && c->format == CLI_TABLE)
-		printf("Domain '%s' was stopped: %s\n", c->pos[0],
-			option_flag(c, "disks-only") ? "only the disks are reverted" : "the snapshot has no memory");
+		stopped_print(c, result);
 	return job_result_print(c, result, NULL, "Domain snapshot %s reverted",
 		js_get_str(result, "name"));
 }
