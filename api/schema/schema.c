@@ -23,8 +23,8 @@ static const struct field version_fields[] = {
 	{ "cairn", FIELD_STRING, REQUIRED, "version of the daemon" }, END };
 
 static const struct field schema_args[] = {
-	{ "page", FIELD_INT, OPTIONAL, "show one page of the schema, from 0, in which arguments and other members have their "
-		"descriptions; an empty page follows the last [all without these]" }, END };
+	{ "page", FIELD_INT, OPTIONAL, "show one page of the schema, from 0, with descriptions; an empty page follows the last "
+		"[all without descriptions]" }, END };
 static const struct field commands_returns[] = { { "name", FIELD_STRING, REQUIRED, "name of a command" }, END };
 
 static const struct field define_args[] = {

@@ -158,8 +158,8 @@ int schema_check_args(const struct command *c, struct json_object *args, struct 
 /* Return the answers to query-qmp-schema, in QEMU's format, and to query-commands. The caller owns them. */
 struct json_object *schema_to_json(enum dialect d);
 struct json_object *schema_commands_to_json(enum dialect d);
-/* The same as schema_to_json(), without the descriptions of members, printed once and kept (js_text()): every user may
- * ask for it often, and making it takes longer than any other query. Its line stays short without these. */
+/* The same as schema_to_json(), without descriptions, printed once and kept (js_text()): every user may ask for it
+ * often, and making it takes longer than any other query. Its line stays short without these. */
 struct json_object *schema_printed(enum dialect d);
 /* Return a page of the daemon's schema_to_json(), printed and kept. page: from 0; pages behind the last are empty. */
 struct json_object *schema_page_printed(unsigned page);

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TYPE_NAME_BYTES 80
+#define TYPE_NAME_BYTES 16
 #define PAGE_BYTES (48 * 1024)
 #define PAGES_MAX 8 /* the last one is empty: a unit test checks that */
 
@@ -80,65 +80,59 @@ static bool returns_builtin(const struct command *c)
 	return (c->flags & COMMAND_RETURNS_STRING) || (!c->returns && (c->flags & COMMAND_RETURNS_LIST));
 }
 
-/* The type without members, named as in QEMU. */
-#define EMPTY_TYPE "q_empty"
+/* The schema while it is made. Object types have numbers as names, as in QEMU: names after the commands took 5 KiB of
+ * the line. Number 0 is the type without members. */
+struct schema_draft {
+	enum dialect dialect;
+	struct json_object *all;
+	const struct field **types; /* members of each object type so far; a member without a name ends each */
+	unsigned types_count;
+};
 
-static bool is_empty(const struct field *f)
+static bool fields_equal(const struct field *a, const struct field *b)
 {
-	return !f || !f->name;
+	for (; a->name && b->name; a++, b++)
+		if (strcmp(a->name, b->name) || a->type != b->type || a->optional != b->optional || strcmp(a->doc, b->doc))
+			return false;
+	return !a->name && !b->name;
 }
 
-/* Find the first command or event with these members, and print the name of their type, which is named after it.
- * f: of a row of the dialect. */
-static void type_name(enum dialect d, const struct field *f, char name[TYPE_NAME_BYTES])
+/* Print the name of the object type with these members, and add the type to the schema unless it is there.
+ * f: borrowed until the draft is done; NULL: no members. */
+static void add_object(struct schema_draft *s, const struct field *f, char name[TYPE_NAME_BYTES])
 {
-	const struct command *c;
-	unsigned id = 0;
+	static const struct field no_members[] = { { NULL, FIELD_ANY, false, NULL } };
+	struct json_object *o;
+	unsigned i = 0;
 
-	if (is_empty(f)) {
-		snprintf(name, TYPE_NAME_BYTES, EMPTY_TYPE);
+	f = f ? f : no_members;
+	while (i < s->types_count && !fields_equal(s->types[i], f))
+		i++;
+	snprintf(name, TYPE_NAME_BYTES, "%u", i);
+	if (i < s->types_count)
 		return;
-	}
-	for (size_t i = 0; (c = schema_command(d, i)); i++)
-		if (c->args == f || (c->returns == f && !returns_builtin(c))) {
-			snprintf(name, TYPE_NAME_BYTES, "%s-%s", c->name, c->args == f ? "arg" : "ret");
-			return;
-		}
-	while (!schema_event(d, id) || schema_event(d, id)->data != f)
-		id++;
-	snprintf(name, TYPE_NAME_BYTES, "%s-arg", schema_event(d, id)->name);
+	s->types[s->types_count++] = f;
+	o = entry_put(name, "object");
+	js_put(o, "members", members_put(s->dialect, f));
+	json_object_array_add(s->all, o);
 }
 
-/* Print the name of the object type with these members. Add the type to `all`, unless an earlier row has it: the line
- * with the schema must stay short. */
-static void add_object(enum dialect d, struct json_object *all, const char *of, const char *end, const struct field *f,
-	char name[TYPE_NAME_BYTES])
+static void add_list(struct schema_draft *s, const char *name, const char *element)
 {
-	char own[TYPE_NAME_BYTES];
 	struct json_object *o;
 
-	snprintf(own, sizeof(own), "%s-%s", of, end);
-	type_name(d, f, name);
-	if (strcmp(name, own))
-		return;
-	o = entry_put(name, "object");
-	js_put(o, "members", members_put(d, f));
-	json_object_array_add(all, o);
-}
-
-static void add_list(struct json_object *all, const char *name, const char *element)
-{
-	struct json_object *o = entry_put(name, "array");
-
+	for (size_t i = 0; i < json_object_array_length(s->all); i++)
+		if (!strcmp(js_get_str(json_object_array_get_idx(s->all, i), "name"), name))
+			return;
+	o = entry_put(name, "array");
 	js_put_str(o, "element-type", element);
-	json_object_array_add(all, o);
+	json_object_array_add(s->all, o);
 }
 
-/* Add the type of a command's result to `all`, and its name to `o`. */
-static void add_returns(enum dialect d, struct json_object *all, struct json_object *o,
-	const struct command *c)
+/* Add the type of a command's result to the schema, and its name to `o`. */
+static void add_returns(struct schema_draft *s, struct json_object *o, const struct command *c)
 {
-	char element[TYPE_NAME_BYTES], list[TYPE_NAME_BYTES + 4];
+	char element[TYPE_NAME_BYTES], list[TYPE_NAME_BYTES + 2];
 
 	if (c->flags & COMMAND_RETURNS_STRING) {
 		js_put_str(o, "ret-type", field_type_name(FIELD_STRING));
@@ -147,11 +141,11 @@ static void add_returns(enum dialect d, struct json_object *all, struct json_obj
 	if (returns_builtin(c))
 		snprintf(element, sizeof(element), "%s", field_type_name(FIELD_ANY));
 	else
-		add_object(d, all, c->name, "ret", c->returns, element);
+		add_object(s, c->returns, element);
 	snprintf(list, sizeof(list), "[%s]", element);
 	js_put_str(o, "ret-type", c->flags & COMMAND_RETURNS_LIST ? list : element);
 	if (c->flags & COMMAND_RETURNS_LIST)
-		add_list(all, list, element);
+		add_list(s, list, element);
 }
 
 static void put_rules(struct json_object *o, const struct command *c)
@@ -169,46 +163,51 @@ static void put_rules(struct json_object *o, const struct command *c)
 	}
 }
 
-static void add_command(enum dialect d, struct json_object *all, const struct command *c)
+static void add_command(struct schema_draft *s, const struct command *c)
 {
 	struct json_object *o = entry_put(c->name, "command");
 	char name[TYPE_NAME_BYTES];
 
-	add_object(d, all, c->name, "arg", c->args, name);
+	add_object(s, c->args, name);
 	js_put_str(o, "arg-type", name);
-	add_returns(d, all, o, c);
-	put_doc(d, o, c->doc);
-	if (d == DIALECT_DAEMON)
+	add_returns(s, o, c);
+	put_doc(s->dialect, o, c->doc);
+	if (s->dialect == DIALECT_DAEMON)
 		put_rules(o, c);
-	json_object_array_add(all, o);
+	json_object_array_add(s->all, o);
 }
 
-static void add_event(enum dialect d, struct json_object *all, const struct event_spec *ev)
+static void add_event(struct schema_draft *s, const struct event_spec *ev)
 {
 	struct json_object *o = entry_put(ev->name, "event");
 	char name[TYPE_NAME_BYTES];
 
-	add_object(d, all, ev->name, "arg", ev->data, name);
+	add_object(s, ev->data, name);
 	js_put_str(o, "arg-type", name);
-	put_doc(d, o, ev->doc);
-	json_object_array_add(all, o);
+	put_doc(s->dialect, o, ev->doc);
+	json_object_array_add(s->all, o);
 }
 
 struct json_object *schema_to_json(enum dialect d)
 {
-	struct json_object *all = json_object_new_array(), *empty = entry_put(EMPTY_TYPE, "object");
+	struct schema_draft s = { .dialect = d, .all = json_object_new_array() };
+	char empty[TYPE_NAME_BYTES];
+	size_t commands = 0;
 
-	js_put(empty, "members", members_put(d, NULL));
-	json_object_array_add(all, empty);
-	for (size_t i = 0; schema_command(d, i); i++)
-		add_command(d, all, schema_command(d, i));
+	while (schema_command(d, commands))
+		commands++;
+	s.types = must_alloc(calloc(1 + 2 * commands + EVENT_ID_COUNT, sizeof(*s.types)));
+	add_object(&s, NULL, empty);
+	for (size_t i = 0; i < commands; i++)
+		add_command(&s, schema_command(d, i));
 	for (unsigned i = 0; i < EVENT_ID_COUNT; i++)
 		if (schema_event(d, i))
-			add_event(d, all, schema_event(d, i));
-	add_builtins(all);
+			add_event(&s, schema_event(d, i));
+	add_builtins(s.all);
 	for (unsigned t = FIELD_WORDS; d == DIALECT_DAEMON && t < FIELD_TYPE_COUNT; t++)
-		add_enum(all, t);
-	return all;
+		add_enum(s.all, t);
+	free(s.types);
+	return s.all;
 }
 
 static struct json_object *schema_print(struct json_object *o)
@@ -216,11 +215,12 @@ static struct json_object *schema_print(struct json_object *o)
 	return js_text(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
-static void members_drop_docs(struct json_object *all)
+static void docs_drop(struct json_object *all)
 {
 	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *o = json_object_array_get_idx(all, i), *members = js_get_array(o, "members");
 
+		json_object_object_del(o, "doc");
 		for (size_t k = 0; members && k < json_object_array_length(members); k++)
 			json_object_object_del(json_object_array_get_idx(members, k), "doc");
 	}
@@ -233,7 +233,7 @@ struct json_object *schema_printed(enum dialect d)
 	if (!printed[d]) {
 		CLEANUP_JS struct json_object *all = schema_to_json(d);
 
-		members_drop_docs(all);
+		docs_drop(all);
 		printed[d] = schema_print(all);
 	}
 	return json_object_get(printed[d]);

@@ -150,17 +150,19 @@ static struct json_object *line_parse(struct json_object *printed)
 	return o;
 }
 
-/* Compare two entries. docs: whether the members of `is` have descriptions. */
+/* Compare two entries. docs: whether `is` has descriptions. */
 static void check_entry(struct json_object *is, struct json_object *full, bool docs)
 {
 	struct json_object *members = js_get_array(full, "members");
 
+	if (!docs)
+		json_object_object_del(full, "doc");
 	for (size_t i = 0; members && !docs && i < json_object_array_length(members); i++)
 		json_object_object_del(json_object_array_get_idx(members, i), "doc");
 	assert_true(json_object_equal(is, full));
 }
 
-/* What clients get is the whole schema, in lines that each client can read. */
+/* Clients get the whole schema, in lines that each client can read. */
 static void check_printed(enum dialect d, struct json_object *all)
 {
 	CLEANUP_JS struct json_object *copy = schema_to_json(d), *printed = schema_printed(d), *is = line_parse(printed);
@@ -233,8 +235,10 @@ static void test_introspection_is_consistent_and_short(void **state)
 	o = by_name(all, "vm-start");
 	assert_string_equal(js_get_str(o, "states"), "shutoff,saved,crashed");
 	assert_string_equal(js_get_str(o, "role"), "operator");
-	members = js_get_array(by_name(all, "vm-start-arg"), "members");
+	members = js_get_array(by_name(all, js_get_str(o, "arg-type")), "members");
 	assert_int_equal(json_object_array_length(members), 7);
+	/* Equal members, written down twice, are one type. */
+	assert_string_equal(js_get_str(by_name(all, "net-list"), "arg-type"), js_get_str(by_name(all, "vm-stats"), "arg-type"));
 	o = by_name(all, "shutdown-mode");
 	assert_string_equal(js_get_str(o, "meta-type"), "enum");
 	assert_int_equal(json_object_array_length(js_get_array(o, "values")), 2);
