@@ -114,6 +114,30 @@ static const char *cmd_wr64(const struct args *a)
 	return cmd_wr(a, 8);
 }
 
+struct exchange {
+	uint64_t gpa, low;
+};
+
+/* KVM's emulator of kernel mode refuses CMPXCHG16B, so that Cairn's assist carries it out. */
+static uint64_t kernel_exchange16(uint64_t exchange)
+{
+	const struct exchange *x = (const struct exchange *)exchange;
+	uint64_t low = ((volatile uint64_t *)x->gpa)[0], high = ((volatile uint64_t *)x->gpa)[1];
+
+	__asm__ volatile("lock cmpxchg16b (%2)" : "+a"(low), "+d"(high) : "r"(x->gpa), "b"(x->low), "c"(high) : "cc", "memory");
+	return 0;
+}
+
+static const char *cmd_exchange16(const struct args *a)
+{
+	struct exchange x = {a->v[0], a->v[1]};
+
+	if (x.gpa % 16 || x.gpa >> 32)
+		return "no such address";
+	kcall(kernel_exchange16, (uint64_t)&x);
+	return NULL;
+}
+
 static bool size_ok(uint64_t size)
 {
 	return size == 1 || size == 2 || size == 4;
@@ -182,6 +206,7 @@ const struct command io_commands[] = {
 	{"wr16", 0, 2, "GPA VALUE", cmd_wr16},
 	{"wr32", 0, 2, "GPA VALUE", cmd_wr32},
 	{"wr64", 0, 2, "GPA VALUE", cmd_wr64},
+	{"cx16", 0, 2, "GPA VALUE", cmd_exchange16},
 	{"cfgrd", 0, 2, "BDF REGISTER [SIZE]", cmd_cfgrd},
 	{"cfgwr", 0, 3, "BDF REGISTER VALUE [SIZE]", cmd_cfgwr},
 	{"pci", 0, 0, "", cmd_pci},

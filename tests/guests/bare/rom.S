@@ -3,12 +3,16 @@
  *   memset ok     3 MiB and 5 bytes are filled, and nothing beside them; none are filled if none are asked for
  *   step ok       an instruction raised the debug exception that the trap flag asks for, and no other did
  *   memset ok     the same again, after the guest's own debug exceptions
- * or "wrong" instead, and then stops at HLT. */
+ * or "wrong" instead, and then stops at HLT. After the last line it obeys characters from COM1:
+ *   f and a byte  fill 64 KiB at 8 MiB with the byte, by memset(); answer "filled"
+ *   r             answer with the first of these bytes, and a line's end */
 	.code16
 	.globl _start
 	.equ SEGMENT, 0xf0000
 	.equ AT, 0x200000
 	.equ BYTES, 0x300005
+	.equ BLOCK, 0x800000
+	.equ BLOCK_BYTES, 0x10000
 	.equ STEP, 0x100000	/* the assist's (MEMSET_STEP) */
 _start:	.org 0x10000	/* the segment of the reset vector */
 start16:
@@ -30,8 +34,34 @@ start32:
 	call fill
 	call trap
 	call fill
-1:	hlt
+1:	call take
+	cmpb $'f', %al
+	je obey_fill
+	cmpb $'r', %al
+	jne 1b
+	movb BLOCK, %al
+	outb %al, %dx
+	movl $line_end, %esi
+	jmp obeyed
+obey_fill:
+	call take
+	movl %eax, %ebx
+	movl $BLOCK, %eax
+	movb %bl, %dl
+	movl $BLOCK_BYTES, %ecx
+	call memset
+	movl $filled, %esi
+obeyed:	call puts
 	jmp 1b
+
+/* Wait for a character from COM1. It is in al; dx is the port. */
+take:	movw $0x3fd, %dx	/* the line status register; bit 0: there is one */
+	inb %dx, %al
+	testb $1, %al
+	jz take
+	movw $0x3f8, %dx
+	inb %dx, %al
+	ret
 
 /* eax: address, dl: byte, ecx: how many */
 memset:	testl %ecx, %ecx
@@ -123,6 +153,8 @@ puts:	lodsb
 memset_ok: .asciz "memset ok\r\n"
 step_ok:   .asciz "step ok\r\n"
 wrong_text: .asciz "wrong\r\n"
+filled:	.asciz "filled\r\n"
+line_end: .asciz "\r\n"
 	.balign 8
 gdt:	.quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
 gdtr:	.word gdtr - gdt - 1

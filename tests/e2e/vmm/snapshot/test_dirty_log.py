@@ -3,6 +3,7 @@ written, and memory is copied in rounds while the guest runs."""
 
 import contextlib
 import json
+import os
 import pathlib
 import random
 import re
@@ -12,7 +13,7 @@ import time
 import pytest
 
 import guestlib
-from conftest import Console, QmpError, until
+from conftest import GUESTS, Console, QmpError, until
 from netlib import frame
 from test_dump import storm_of
 from test_net import LanDaemon, figures, lan, opened  # noqa: F401 (lan is a fixture)
@@ -105,6 +106,84 @@ def test_data_read_from_disk_is_in_next_snapshot(vm, guest):  # noqa: F811
     assert vm.run(f"rd64 {at:#x}") == old
     vm.revert("s1")
     assert vm.run(f"rd64 {at:#x}") == new
+    vm.stop()
+
+
+def revert_elsewhere(daemon, name):
+    """Revert in another process, which has no memory but what the snapshot holds. Return the console."""
+    daemon.cairn("destroy", "vm1")
+    daemon.cairn("start", "vm1", "--paused")
+    daemon.cairn("snapshot-revert", "vm1", name)
+    return Console(daemon, "vm1")
+
+
+def test_emulated_write_is_in_next_snapshot(vm):  # noqa: F811
+    """Where KVM emulates kernel mode, it does not see that the assist carries out CMPXCHG16B."""
+    vm.start()
+    for at, value in ((0x2000000, 1), (0x2000008, 7), (0x2800000, 1), (0x2800008, 7)):
+        vm.run(f"wr64 {at:#x} {value}")
+    vm.snapshot("s1")
+    # KVM writes to the second block, too.
+    for text in ("cx16 0x2000000 2", "cx16 0x2800000 2", "wr64 0x2800008 8"):
+        vm.run(text)
+    vm.snapshot("s2")
+    vm.console.close()
+    if guestlib.host_kind() == "pvm":
+        assert vm.daemon.info("vm1")["assist"]["instructions"] >= 2
+    for name, words in (("s2", ["0x2", "0x7", "0x2", "0x8"]), ("s1", ["0x1", "0x7", "0x1", "0x7"])):
+        vm.console = revert_elsewhere(vm.daemon, name)
+        assert sum((vm.run(f"rd64 {at:#x}") for at in (0x2000000, 0x2000008, 0x2800000, 0x2800008)), []) == words
+        vm.console.close()
+    vm.attach()
+    vm.stop()
+
+
+@pytest.mark.seconds(120)
+def test_emulated_fill_is_in_next_snapshot(daemon, kvm, tmp_path):
+    """The same for SeaBIOS' memset(), which the assist carries out at once (tests/guests/bare/rom.S)."""
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", os.path.join(GUESTS, "boot_sector.bin"),
+                    tmp_path / "a.qcow2"], check=True)
+    daemon.define("vm1", memory="64M", boot={"firmware": "bios", "loader": os.path.join(GUESTS, "rom.bin")}, assist="on",
+                  disks=[{"path": str(tmp_path / "a.qcow2"), "format": "qcow2"}])
+    daemon.cairn("start", "vm1", "--paused")
+    c = Console(daemon, "vm1")
+    daemon.cairn("resume", "vm1")
+    assert [c.line().strip() for _ in range(3)] == ["memset ok", "step ok", "memset ok"]
+
+    def order(text):
+        c.sock.sendall(text.encode())
+        return c.line().strip()
+
+    assert order("fA") == "filled"
+    daemon.cairn("snapshot-create-as", "vm1", "s1")
+    before = daemon.info("vm1")["assist"]["instructions"]
+    assert order("fB") == "filled"
+    if guestlib.host_kind() == "pvm":
+        assert daemon.info("vm1")["assist"]["instructions"] > before
+    daemon.cairn("snapshot-create-as", "vm1", "s2")
+    c.close()
+    for name, byte in (("s2", "B"), ("s1", "A")):
+        c = revert_elsewhere(daemon, name)
+        assert order("r") == byte
+        c.close()
+
+
+def test_new_generation_id_is_in_next_snapshot(vm):  # noqa: F811
+    """A revert writes the id (VMGenID). Each further one writes it again, so look for it in the image."""
+    def generation():
+        return b"".join(int(vm.run(f"rd64 {at:#x}")[0], 16).to_bytes(8, "little") for at in (0xff000, 0xff008))
+
+    vm.start()
+    first = generation()
+    vm.snapshot("s1")
+    assert vm.disks[0].read_bytes().count(first) == 1
+    vm.revert("s1")
+    s2 = vm.snapshot("s2")  # before the guest reads the id, which KVM without nested paging counts as a write
+    assert s2["ram-bytes-shared"] > 32 * MIB
+    second = generation()
+    assert second != first
+    data = vm.disks[0].read_bytes()
+    assert (data.count(first), data.count(second)) == (1, 1)
     vm.stop()
 
 
