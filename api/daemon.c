@@ -214,12 +214,13 @@ static void jobs_found(struct vm_host *h)
 static void unread_found(void *opaque, const char *name, const char *sentence)
 {
 	struct vm_host *h = opaque;
-	int sock;
+	int sock = -1, r = vm_find(h, name) ? -EEXIST : vm_socket_connect(h->run_dir_fd, name, false, &sock);
 
-	if (vm_find(h, name) || vm_socket_connect(h->run_dir_fd, name, false, &sock) < 0)
+	if (r < 0 && r != -EAGAIN)
 		return;
 	log_error("state", "VM '%s' runs unmanaged: %s", name, sentence);
-	vm_socket_close(sock, h->closer);
+	if (sock >= 0)
+		vm_socket_close(sock, h->closer);
 }
 
 /* Whether the socket of the VM's old name can only be the VM's, as the stored states tell: a VM that runs and has no

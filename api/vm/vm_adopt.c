@@ -132,12 +132,11 @@ static void adopted_ended(struct vm *vm)
 	}
 }
 
-static void adopt_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void adopted_answered(struct vm *vm, const struct vm_info *info)
 {
-	struct vm *vm = opaque;
+	struct vm_info copy = *info;
 
-	vm->host->adopting--;
-	if (r == 0 && a->info->phase == VM_PHASE_NONE) {
+	if (info->phase == VM_PHASE_NONE) {
 		log_info("state", "VM '%s': an earlier daemon ended before it configured the VM's process; killing "
 			"the process",
 			vm->def->name);
@@ -147,13 +146,29 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 		vm_process_kill(vm->proc);
 		return;
 	}
-	if (r == 0) {
-		struct vm_info copy = *a->info;
+	copy.detail[sizeof(copy.detail) - 1] = 0;
+	utf8_clean(copy.detail);
+	taken_back(vm, &copy);
+	revert_lost(vm, &copy);
+}
 
-		copy.detail[sizeof(copy.detail) - 1] = 0;
-		utf8_clean(copy.detail);
-		taken_back(vm, &copy);
-		revert_lost(vm, &copy);
+/* The answer of a process that did not answer in time. */
+static void adopt_late(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	(void)e;
+	if (r == 0 && !vm_is_stopping(vm))
+		adopted_answered(vm, a->info);
+}
+
+static void adopt_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	vm->host->adopting--;
+	if (r == 0) {
+		adopted_answered(vm, a->info);
 		return;
 	}
 	if (r == -ESRCH) {
@@ -163,6 +178,8 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 	log_warn("state", "VM '%s' runs, but its process does not answer: %s", vm->def->name, e ? e->msg : "");
 	if (!vm_state_is_active(vm->state))
 		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
+	if (r == -ETIMEDOUT)
+		vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, adopt_late, vm);
 }
 
 /* Set the state of a VM whose process ended while no daemon ran, from the process's end file if there is one. */

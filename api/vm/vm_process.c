@@ -29,6 +29,8 @@
 #define END_TIMEOUT_NS (5 * SECOND_NS)
 /* Between two connections to one process: one that loses each at once must not keep the loop busy. */
 #define CONNECT_INTERVAL_NS SECOND_NS
+/* The first interval; each further one is twice as long, up to CONNECT_INTERVAL_NS. */
+#define ADOPT_INTERVAL_NS (SECOND_NS / 100)
 #define MESSAGES_PER_ROUND 32
 /* A guest changes its VM's phase a few times by itself, and so does each request. Each change is stored, logged and
  * told to clients, so a process that a guest has taken over must not report them without end. */
@@ -42,6 +44,7 @@ static void process_release(struct vm_process *p)
 	vm_requests_free(p);
 	vm_shown_free(p->shown);
 	free(p->spawn_error);
+	free(p->adopt_wait);
 	free(p);
 }
 
@@ -152,6 +155,8 @@ static bool adopt_sender(struct vm_process *p)
 	if (p->pidfd < 0)
 		return true;
 	p->pid = pid;
+	if (p->killed)
+		pidfd_send_signal(p->pidfd, SIGKILL, NULL, 0);
 	if (loop_watch(p->loop, p->pidfd, POLLIN, pid_ready, p, &p->pid_watch) < 0)
 		p->pid_watch = NULL; /* the end of the channel reports the process's end instead, somewhat later */
 	return true;
@@ -176,6 +181,8 @@ static bool process_ends(const struct vm_process *p)
 	return p->killed || p->end.said || p->pidfd < 0 || vm_process_has_ended(p);
 }
 
+static void adopt_again(struct vm_process *p);
+
 /* Connect again to a process that goes on without its connection, as one of an older version does whose guest causes
  * many events while the daemon stands still. */
 static void lost_fire(void *opaque)
@@ -184,6 +191,10 @@ static void lost_fire(void *opaque)
 	struct err e;
 	int r;
 
+	if (p->adopt_wait) {
+		adopt_again(p);
+		return;
+	}
 	if (process_ends(p) || !p->ops->lost)
 		return;
 	p->busy++;
@@ -637,6 +648,75 @@ void vm_process_configure_limit(struct vm_process *p)
 	vm_requests_timer(p);
 }
 
+static void adopt_later(struct vm_process *p)
+{
+	struct vm_adopt_wait *w = p->adopt_wait;
+
+	loop_timer_arm(p->lost_timer, loop_now_ns() + w->interval_ns);
+	w->interval_ns = MIN(2 * w->interval_ns, CONNECT_INTERVAL_NS);
+}
+
+/* Connect to an adopted process. Returns 0; -ENOENT: there is none (a stale socket is removed); -EAGAIN: its socket has
+ * no place; -errno. */
+static int adopt_connect(struct vm_process *p, int run_dir, const char *name, bool owns_hash)
+{
+	int r = vm_socket_connect(run_dir, name, owns_hash, &p->sock);
+
+	if (r == -ECONNREFUSED) {
+		vm_socket_remove(run_dir, name);
+		r = -ENOENT;
+	}
+	if (!r)
+		r = process_watch(p);
+	if (r < 0)
+		channel_close(p);
+	return r;
+}
+
+/* Try again to connect to an adopted process whose socket had no place. The process may have ended meanwhile. */
+static void adopt_again(struct vm_process *p)
+{
+	const struct vm_adopt_wait *w = p->adopt_wait;
+	int r = adopt_connect(p, w->run_dir, w->name, w->owns_hash);
+
+	if (r < 0 && r != -ENOENT) {
+		adopt_later(p); /* still no place, or the daemon has no fd left */
+		return;
+	}
+	p->busy++;
+	if (r < 0) {
+		process_end(p);
+	} else {
+		log_info("process", "VM '%s': connected to its process", p->name);
+		free(STEAL_PTR(p->adopt_wait));
+		if (!p->first) /* all have expired; only an answer tells the pid */
+			vm_process_request(p, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, NULL, NULL);
+		vm_requests_go_on(p);
+	}
+	busy_end(p);
+}
+
+/* Whether an error of adopt_connect() says nothing about the process. */
+static bool adopt_may_wait(int r)
+{
+	return r == -EAGAIN || r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS;
+}
+
+static void adopt_wait_begin(struct vm_process *p, const struct vm_process_paths *paths, int r)
+{
+	size_t bytes = strlen(paths->name) + 1;
+	struct vm_adopt_wait *w = must_alloc(calloc(1, sizeof(*w) + bytes));
+
+	w->run_dir = paths->run_dir;
+	w->owns_hash = paths->owns_hash;
+	w->interval_ns = ADOPT_INTERVAL_NS;
+	memcpy(w->name, paths->name, bytes);
+	p->adopt_wait = w;
+	log_warn("process", "VM '%s': cannot connect to its process: %s; trying again", p->name,
+		r == -EAGAIN ? "it accepts no connection" : strerror(-r));
+	adopt_later(p);
+}
+
 int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,
 	const struct vm_process_ops *ops, void *opaque,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
@@ -650,15 +730,11 @@ int vm_process_adopt(struct loop *l, const struct vm_process_paths *paths,
 	/* With an unknown version, channel_not_ours() reports it when the process answers the query in that version. */
 	if (p->end_fd >= 0 && vm_end_version(p->end_fd))
 		p->version = (uint16_t)vm_end_version(p->end_fd);
-	r = vm_socket_connect(paths->run_dir, paths->name, paths->owns_hash, &p->sock);
-	if (r == -ECONNREFUSED) {
-		vm_socket_remove(paths->run_dir, paths->name);
-		r = -ENOENT;
-	}
-	if (!r)
-		r = process_watch(p);
-	if (r < 0)
+	r = adopt_connect(p, paths->run_dir, paths->name, paths->owns_hash);
+	if (r < 0 && !adopt_may_wait(r))
 		return err_set_errno(e, r, "cannot reach the VM's process");
+	if (r < 0)
+		adopt_wait_begin(p, paths, r);
 	vm_process_request(p, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, done, done_opaque);
 	*ret_p = STEAL_PTR(p);
 	return 0;

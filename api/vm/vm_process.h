@@ -98,8 +98,10 @@ void vm_process_configure(struct vm_process *p, const struct config *c, bool wai
 void vm_process_configure_limit(struct vm_process *p);
 
 /* Connect to a VM process that an earlier daemon started, and send VM_MSG_QUERY in the message version that its end
- * file names, or in VM_MSG_VERSION if there is no such file or this daemon does not know that version. done: gets the
- * answer or an error.
+ * file names, or in VM_MSG_VERSION if there is no such file or this daemon does not know that version. As long as the
+ * process's socket has no place for one more connection, or the daemon lacks an fd or memory, this and all other
+ * requests wait, within their time limits.
+ * done: gets the answer or an error.
  * Returns 0; -ENOENT: there is no process (a stale socket is removed); -errno. On errors no callback comes. */
 int vm_process_adopt(struct loop *l, const struct vm_process_paths *p,
 	const struct vm_process_ops *ops, void *opaque,

@@ -79,15 +79,13 @@ void vm_requests_free(struct vm_process *p)
 	}
 }
 
-static void requests_go_on(struct vm_process *p);
-
 void vm_request_finish(struct vm_process *p, struct vm_request *r, int res,
 	const struct vm_answer *a, const struct err *e)
 {
 	static const struct vm_answer none;
 
 	request_remove(p, r);
-	requests_go_on(p);
+	vm_requests_go_on(p);
 	vm_requests_timer(p);
 	if (r->done)
 		r->done(r->opaque, res, a ? a : &none, e);
@@ -158,7 +156,7 @@ static void file_sent(void *opaque, int error)
 	/* The request may have been sent nevertheless. */
 	if (error == -EIO || error == -ETIMEDOUT)
 		request_send(request_add(p, VM_MSG_CANCEL, CANCEL_TIMEOUT_NS, NULL, NULL), NULL, 0, NULL, 0);
-	requests_go_on(p);
+	vm_requests_go_on(p);
 }
 
 /* Send the request, or let the process that holds its file send it. */
@@ -199,12 +197,12 @@ static bool request_must_wait(const struct vm_request *r)
 
 static void body_keep(struct vm_request *r, const void *body, size_t len)
 {
-	if (len)
+	if (len && !r->body)
 		r->body = memcpy(must_alloc(malloc(len)), body, len);
 	r->len = len;
 }
 
-/* Keep the request until those before it have been sent. */
+/* Keep the request until those before it have been sent, and the process is connected. */
 static void request_hold(struct vm_request *r, const void *body, size_t len, const int *fds, unsigned nfds)
 {
 	r->waits = r->unsent = true;
@@ -222,16 +220,15 @@ static void request_hold(struct vm_request *r, const void *body, size_t len, con
 
 static void request_begin(struct vm_request *r, const void *body, size_t len, const int *fds, unsigned nfds)
 {
-	if (request_must_wait(r))
+	if (r->process->adopt_wait || request_must_wait(r))
 		request_hold(r, body, len, fds, nfds);
 	else
 		request_send(r, body, len, fds, nfds);
 }
 
-/* Send the requests that wait, up to the next one that another process is to send. */
-static void requests_go_on(struct vm_process *p)
+void vm_requests_go_on(struct vm_process *p)
 {
-	for (struct vm_request *r = p->first; r; r = r->next) {
+	for (struct vm_request *r = p->adopt_wait ? NULL : p->first; r; r = r->next) {
 		if (r->waits) {
 			r->waits = false;
 			request_send(r, r->body, r->len, r->fds, r->nfds);
@@ -267,7 +264,8 @@ static void request_repeat(struct vm_process *p, struct vm_request *r)
 {
 	request_append(p, r);
 	r->process = p;
-	request_send(r, r->body, r->len, NULL, 0);
+	r->waits = false;
+	request_begin(r, r->body, r->len, NULL, 0);
 }
 
 void vm_process_pass_requests(struct vm_process *from, struct vm_process *p)

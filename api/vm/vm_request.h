@@ -30,7 +30,7 @@ struct vm_request {
 	size_t len;
 	struct vm_process *process;
 	struct client_file *file; /* its process sends the request; owned. NULL: none, or it was sent */
-	bool waits; /* to be sent behind a request with a file */
+	bool waits; /* to be sent behind a request with a file, or once the process is connected */
 	int *fds; /* of a request that waits; owned */
 	unsigned nfds;
 	int send_error; /* why the request could not be sent, as -errno; 0: none */
@@ -43,6 +43,14 @@ struct vm_shown {
 	pid_t threads[VM_VCPUS_MAX]; /* of the vCPUs */
 	unsigned nthreads; /* number of entries in `threads` */
 	uint64_t told_ns[VM_VCPUS_MAX]; /* the last reported CPU times of the vCPUs */
+};
+
+/* The socket of an adopted process that has no place for one more connection. */
+struct vm_adopt_wait {
+	int run_dir; /* borrowed */
+	bool owns_hash; /* see vm_socket_connect() */
+	uint64_t interval_ns; /* from one attempt to the next */
+	char name[]; /* of the VM */
 };
 
 struct vm_process {
@@ -59,7 +67,8 @@ struct vm_process {
 	struct loop_watch *pid_watch, *sock_watch, *spawn_watch;
 	struct loop_timer *timer;      /* armed for the earliest deadline of a request */
 	struct loop_timer *kill_timer;
-	struct loop_timer *lost_timer; /* armed while the connection is lost: calls lost() */
+	struct loop_timer *lost_timer; /* armed while the connection is lost: calls lost(); or while adopt_wait is set */
+	struct vm_adopt_wait *adopt_wait; /* owned; set until the process is connected: requests wait. NULL: it is */
 	struct vm_request *first, **last;
 	uint64_t seq; /* number of the last request */
 	uint64_t connected_ns; /* time of the last vm_process_connect() */
@@ -95,6 +104,8 @@ void vm_request_finish(struct vm_process *p, struct vm_request *r, int res, cons
  * be under way, or its answer was lost: cancel it, which makes the process send the answer, or say that there is no
  * work. */
 void vm_requests_resume(struct vm_process *p);
+/* Send the requests that wait, up to the next one that another process is to send. */
+void vm_requests_go_on(struct vm_process *p);
 /* Free all requests; done() is not called. */
 void vm_requests_free(struct vm_process *p);
 

@@ -25,6 +25,9 @@
 
 #define PART_MAX 72 /* "/proc/self/fd/2147483647/" and ".sock" fit beside it */
 #define FILE_BYTES (PART_MAX + 8)
+/* Connections that a process has not accepted. A stopped one accepts none, and each daemon that begins meanwhile makes
+ * one more. */
+#define BACKLOG 64
 #define CHANNEL_FD 3 /* of a VM process; fds of namespaces follow */
 
 /* ---- names of files ---- */
@@ -202,7 +205,7 @@ int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e)
 		return err_set_errno(e, dir, "cannot create the socket of VM '%s'", name);
 	part_name(rest, file);
 	socket_address(dir, file, &sa);
-	if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 4) < 0)
+	if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, BACKLOG) < 0)
 		return err_set_errno(e, -errno, "cannot create the socket of VM '%s'", name);
 	*ret_fd = steal_fd(&fd);
 	return 0;

@@ -30,7 +30,8 @@ bool vm_socket_old_names_meet(const char *a, const char *b);
  * owns_hash: if it has no socket of today's name, connect to that of the old name, although this is a hash; false: only
  * to an old name that no other VM can have.
  * *ret_fd: owned, non-blocking; receives credentials.
- * Returns 0; -ENOENT: there is no socket; -ECONNREFUSED: nobody listens; -errno. */
+ * Returns 0; -ENOENT: there is no socket; -ECONNREFUSED: nobody listens; -EAGAIN: a process listens, which has not
+ * accepted as many connections as its backlog holds: try again later; -errno. */
 int vm_socket_connect(int run_dir, const char *name, bool owns_hash, int *ret_fd);
 /* Close a connection: a VM's process that a guest has taken over may have sent files, which the kernel closes with the
  * socket. c: closes it beside the loop then (api/wire/close_async.h). */
