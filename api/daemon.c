@@ -49,6 +49,7 @@
 #include "api/vm/vm_log.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
+#include "api/vm/vm_spare.h"
 #include "api/wire/close_async.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
@@ -495,6 +496,7 @@ void daemon_close(struct daemon *d)
 	scheduler_free(h->scheduler);
 	h->scheduler = NULL;
 	vm_free_all(h);
+	vm_spares_free(h);
 	systemd_scopes_forget(h);
 	loop_timer_free(h->consoles_retry);
 	loop_timer_free(h->cgroup_sweep);

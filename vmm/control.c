@@ -670,6 +670,7 @@ static const struct {
 	[VM_MSG_HANDOVER] = { handover_request, true },
 	[VM_MSG_GO] = { go_request, false },
 	[VM_MSG_MEMORY] = { config_request, false },
+	[VM_MSG_SPARE] = { config_request, false },
 };
 
 /* Refuse requests during a handover: the disks' threads may be stopped, and the other process would not know of a

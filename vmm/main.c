@@ -1,5 +1,5 @@
-/* cairn-vm: one virtual machine. Started by cairnd (--listen, or --take-over for a VM that another process hands over)
- * or by `cairn run` (--channel), not by hand. */
+/* cairn-vm: one virtual machine. Started by cairnd (--listen, --spare ahead of a VM, or --take-over for a VM that
+ * another process hands over) or by `cairn run` (--channel), not by hand. */
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/lockdown.h"
@@ -19,6 +19,7 @@
 #include "vmm/machine/worker.h"
 #include "vmm/sandbox.h"
 #include "vmm/snapshot/vm_snapshot.h"
+#include "vmm/spare.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -26,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -56,7 +58,8 @@ struct process {
 static int usage(void)
 {
 	fputs("cairn-vm is started by cairnd or by `cairn run FILE`; see cairn(1).\n"
-	      "usage: cairn-vm --listen FD | --take-over FD | --channel FD [--namespaces N] [--user N]\n"
+	      "usage: cairn-vm --listen FD | --spare FD | --take-over FD | --channel FD\n"
+	      "                [--namespaces N] [--user N]\n"
 	      "                [--own-namespaces] [--end-file FD] [--require-sandbox] [--no-sandbox]\n"
 	      "       cairn-vm --version\n", stderr);
 	return VM_EXIT_CONFIG;
@@ -284,9 +287,21 @@ static int process_receive(struct process *p, const char *how, int fd, struct er
 {
 	int listen = -1, channel = -1;
 
-	*(strcmp(how, "--listen") ? &channel : &listen) = fd;
+	*(strcmp(how, "--listen") && strcmp(how, "--spare") ? &channel : &listen) = fd;
 	return control_new(listen, channel, !strcmp(how, "--take-over"), &p->host.pagemap_fd, &p->control, &p->cfg, p->fds,
 		&p->nfds, e);
+}
+
+/* Wait for a VM. A process without a part of the sandbox is of no use as a spare: the VM's own process will say what it
+ * lacks. r: of process_enter(). Returns as spare_wait(). */
+static int process_spare(struct process *p, int r, int fd, struct err *e)
+{
+	return r < 0 || p->sandbox.lacks[0] ? -ENOTSUP : spare_wait(fd, &p->host, e);
+}
+
+static bool way_is_known(const char *how)
+{
+	return !strcmp(how, "--listen") || !strcmp(how, "--spare") || !strcmp(how, "--take-over") || !strcmp(how, "--channel");
 }
 
 int main(int argc, char **argv)
@@ -299,9 +314,11 @@ int main(int argc, char **argv)
 		puts("cairn-vm " CAIRN_VERSION);
 		return 0;
 	}
-	if (argc < 3 || (fd = arg_fd(argv[2])) < 0 || (strcmp(argv[1], "--listen") && strcmp(argv[1], "--take-over") &&
-		strcmp(argv[1], "--channel")) || !options_parse(&p, argc, argv, fd))
+	if (argc < 3 || (fd = arg_fd(argv[2])) < 0 || !way_is_known(argv[1]) || !options_parse(&p, argc, argv, fd))
 		return usage();
+	p.options.spare = !strcmp(argv[1], "--spare");
+	if (p.options.spare)
+		prctl(PR_SET_NAME, SPARE_NAME);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit of file sizes fails, as on a full disk */
 	oom_protection_drop();
@@ -311,6 +328,8 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "--channel"))
 		p.notify_fd = notify_open();
 	r = process_enter(&p, &failure);
+	if (p.options.spare && (fd = process_spare(&p, r, fd, &e)) < 0)
+		return fd == -EPIPE ? 0 : VM_EXIT_HOST;
 	if (process_receive(&p, argv[1], fd, &e) < 0) {
 		fprintf(stderr, "cairn-vm: %s\n", e.msg);
 		return VM_EXIT_CONFIG;

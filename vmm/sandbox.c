@@ -82,6 +82,8 @@ static const unsigned ioctls[] = { KVM_RUN, KVM_SIGNAL_MSI, KVM_IRQ_LINE, UFFDIO
  * `cairn run` needs of its signals. */
 static const int for_building[] = { SYS_io_uring_setup, SYS_io_uring_register, SYS_epoll_create1,
 	SYS_memfd_create, SYS_signalfd4, SYS_capset };
+/* The same for a process that was made ahead. */
+static const int for_spares[] = { SYS_dup2 };
 /* The same, by the first argument. */
 static const struct {
 	int call;
@@ -115,8 +117,9 @@ static void policies_allow(struct call_filter *f)
 	}
 }
 
-static void rules_add(struct call_filter *f, const struct loop *l)
+static void rules_add(struct call_filter *f, const struct loop *l, const struct sandbox_options *o)
 {
+	static const uint32_t outputs[] = { STDOUT_FILENO, STDERR_FILENO };
 	static const uint32_t names[] = { PR_SET_NAME, PR_GET_NAME /* for violation_say() */ };
 
 	call_filter_ioctls(f, &(struct call_filter_ioctls){ -1, ioctls, ARRAY_SIZE(ioctls) }, 1);
@@ -135,6 +138,8 @@ static void rules_add(struct call_filter *f, const struct loop *l)
 	/* for sandbox_seal() and the filters of threads (vmm/kvm/thread_filter.h) */
 	call_filter_value(f, SYS_seccomp, SECCOMP_RET_ALLOW, 0, SECCOMP_SET_MODE_FILTER);
 	building_rules_add(f, SECCOMP_RET_ALLOW);
+	if (o->spare)
+		call_filter_values(f, SYS_dup2, SECCOMP_RET_ALLOW, 1, outputs, ARRAY_SIZE(outputs));
 	call_filter_calls(f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
 	lockdown_allow_loop(f, loop_kind(l));
 }
@@ -150,6 +155,7 @@ static void seal_rules_add(struct call_filter *f)
 	call_filter_value(f, SYS_seccomp, SECCOMP_RET_ALLOW, 1, 0);
 	call_filter_rule(f, SYS_seccomp, SECCOMP_RET_TRAP, NULL, 0);
 	building_rules_add(f, SECCOMP_RET_TRAP);
+	call_filter_calls(f, SECCOMP_RET_TRAP, for_spares, ARRAY_SIZE(for_spares));
 }
 
 /* Open the pagemap before, and without capabilities: after the change, the process's files in /proc belong to root. */
@@ -363,7 +369,7 @@ int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: signals");
 	call_filter_init(&f);
-	rules_add(&f, l);
+	rules_add(&f, l, o);
 	return lockdown_calls(&f, SECCOMP_RET_TRAP, false, e);
 }
 

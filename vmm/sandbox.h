@@ -19,6 +19,7 @@ struct sandbox_options {
 	bool own_all; /* make all namespaces, because no daemon has prepared any: `cairn run` */
 	uid_t uid; /* user and group to become; 0: none */
 	bool required; /* main() fails if a part is missing */
+	bool spare; /* allow the process to replace its stdout and stderr, until sandbox_seal() */
 };
 
 /* The parts of the sandbox that some hosts lack. */

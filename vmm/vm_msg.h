@@ -178,6 +178,7 @@ enum vm_msg_type {
 	VM_MSG_PAGE = 56,
 	/* a request: struct vm_disk_resize: grow a disk in use. Only if copies_disks is VM_RESIZES_DISKS. */
 	VM_MSG_DISK_RESIZE = 57,
+	VM_MSG_SPARE = 58, /* to a process made ahead (vmm/spare.h): no body; 3 fds, its VM's socket, log, end file */
 	VM_MSG_TYPE_COUNT,
 };
 

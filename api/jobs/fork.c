@@ -18,6 +18,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_process.h"
+#include "api/vm/vm_spare.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -39,8 +40,16 @@
  * so with two CPUs eight at a time took 0.93 of the time of four, and sixteen 0.90. */
 #define AT_ONCE_MAX 8
 
+/* End the spare that was meant for the first clone, if the clone has not taken it. */
+static void spare_drop(const struct fork *f)
+{
+	if (uuid_is_set(f->spare))
+		vm_spare_drop(f->host, f->spare);
+}
+
 static void fork_free(struct fork *f)
 {
+	spare_drop(f);
 	for (unsigned i = 0; i < f->n; i++) {
 		definition_free(f->clones[i].def);
 		definition_free(f->clones[i].live);
@@ -159,19 +168,22 @@ static void macs_drop(struct json_object *o)
 /* Make the clone's definition from the source's, o, with new name, uuid, MAC addresses and paths of writable disks. */
 static int clone_define(struct clone *c, struct json_object *o, const char *name, struct err *e)
 {
-	int r = clone_check(c->fork->host, name, e);
+	struct fork *f = c->fork;
+	int r = clone_check(f->host, name, e);
 
 	if (!r)
-		r = disks_rename(c->fork->source->def, o, name, e);
+		r = disks_rename(f->source->def, o, name, e);
 	if (r < 0)
 		return r;
 	js_put_str(o, "name", name);
 	r = definition_parse(o, NULL, &c->def, e);
 	if (!r)
-		authors_clone(c->fork->source->def, c->def); /* the author of a disk of the source makes its copy */
-	if (!r)
+		authors_clone(f->source->def, c->def); /* the author of a disk of the source makes its copy */
+	if (!r && c == f->clones && vm_spare_promise(f->host, c->def))
+		memcpy(f->spare, c->def->uuid, sizeof(f->spare));
+	else if (!r)
 		r = definition_make_uuid(c->def, e);
-	return r < 0 ? r : identity_complete(c->fork->host, c->def, NULL, e);
+	return r < 0 ? r : identity_complete(f->host, c->def, NULL, e);
 }
 
 static int clones_define(struct fork *f, const struct fork_opts *opts, struct err *e)
@@ -311,6 +323,9 @@ static void result_put(void *opaque, struct json_object *o)
 	identity_tell_forwards(f->source->def, o);
 	addresses_put(f, o);
 	published_put(f, o);
+	/* One more clone is likely to follow; a batch keeps the processors busy by itself. */
+	if (f->n == 1)
+		vm_spare_make(f->host, f->clones[0].vm->def);
 }
 
 static void states_stored(struct store_work *w)
@@ -330,6 +345,7 @@ static bool states_matter(const struct fork *f)
 static void fork_end(struct fork *f)
 {
 	f->ended = true;
+	spare_drop(f);
 	fork_as_free(STEAL_PTR(f->sealing));
 	batch_await(f->batch, f->asked && !f->answered);
 	f->stored = (struct store_work){ .loop = f->host->loop, .done = states_stored };

@@ -5,6 +5,7 @@
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_sandbox.h"
+#include "api/vm/vm_spare.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -14,6 +15,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* That of RLIMIT_NPROC (vmm/sandbox.c), which holds only for processes with a user id of their own. */
 #define THREADS_MAX 16384
@@ -26,14 +28,14 @@
 #define SWEEP_TURN_NS (10 * 1000000ULL)
 #define SWEEP_AT_ONCE 8
 
-static const struct cgroup_tree *tree_of_host(const struct vm_host *host)
+const struct cgroup_tree *vm_cgroup_tree_of_host(const struct vm_host *host)
 {
 	return host->sandbox && host->sandbox->cgroups.fd >= 0 ? &host->sandbox->cgroups : NULL;
 }
 
 const struct cgroup_tree *vm_cgroup_tree(const struct vm *vm)
 {
-	return vm->scope_tree ? vm->scope_tree : tree_of_host(vm->host);
+	return vm->scope_tree ? vm->scope_tree : vm_cgroup_tree_of_host(vm->host);
 }
 
 static uint64_t memory_max(const struct definition *d)
@@ -86,6 +88,15 @@ void vm_cgroup_place(struct vm *vm, bool limits_memory, bool keeps, struct cgrou
 	vm_cgroup_limits(vm->def, &ret->limits);
 	if (!limits_memory)
 		ret->limits.memory_bytes = 0;
+}
+
+int vm_cgroup_enter(const struct cgroup_place *place, struct err *e)
+{
+	int fd = place->name[0] ? cgroup_tree_enter(place->tree, place, e) : -1;
+
+	if (fd >= 0)
+		close(fd);
+	return place->name[0] && fd < 0 ? fd : 0;
 }
 
 bool vm_cgroup_may_limit_memory(const struct config *c)
@@ -197,7 +208,7 @@ static unsigned groups_remove(struct vm_host *host, const struct cgroup_tree *t)
 		if (uuid_parse(d->d_name, uuid) < 0)
 			continue;
 		vm = vm_find_uuid(host, uuid);
-		if (vm && has_process(vm) && !vm->scope_tree)
+		if ((vm && has_process(vm) && !vm->scope_tree) || vm_spares_have(host, uuid))
 			continue;
 		r = cgroup_tree_remove(t, d->d_name);
 		n += !r;
@@ -214,7 +225,7 @@ static unsigned groups_remove(struct vm_host *host, const struct cgroup_tree *t)
 static void sweep(void *opaque)
 {
 	struct vm_host *host = opaque;
-	const struct cgroup_tree *t = tree_of_host(host);
+	const struct cgroup_tree *t = vm_cgroup_tree_of_host(host);
 	unsigned n = t ? groups_remove(host, t) : 0;
 
 	for (size_t i = 0; i < host->nvms; i++)
@@ -233,7 +244,7 @@ static void sweep_later(struct vm_host *host, uint64_t ns)
 
 void vm_cgroups_sweep(struct vm_host *host)
 {
-	if (tree_of_host(host) || host->scopes)
+	if (vm_cgroup_tree_of_host(host) || host->scopes)
 		sweep_later(host, SWEEP_NS);
 }
 

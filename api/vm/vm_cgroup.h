@@ -13,6 +13,7 @@ struct cgroup_place;
 struct cgroup_tree;
 struct config;
 struct definition;
+struct err;
 struct vm;
 struct vm_host;
 struct vm_observer;
@@ -26,6 +27,8 @@ struct vm_observer;
  * The page cache of images counts, too, but the kernel drops it when the limit is reached. */
 void vm_cgroup_limits(const struct definition *d, struct cgroup_limits *ret);
 
+/* Return the daemon's tree; NULL: there is none. */
+const struct cgroup_tree *vm_cgroup_tree_of_host(const struct vm_host *host);
 /* Return the tree that the VM's group is in: that of its own scope of systemd, or the daemon's; NULL: it has no
  * group. */
 const struct cgroup_tree *vm_cgroup_tree(const struct vm *vm);
@@ -33,6 +36,8 @@ const struct cgroup_tree *vm_cgroup_tree(const struct vm *vm);
 /* Fill in the group of a process that is about to be spawned. There is none if the host has no tree.
  * limits_memory: set the limit of memory, too. keeps: see struct cgroup_place. */
 void vm_cgroup_place(struct vm *vm, bool limits_memory, bool keeps, struct cgroup_place *ret);
+/* Set the limits of the group of a process that is in it. Returns 0, also without a group; -errno with a sentence. */
+int vm_cgroup_enter(const struct cgroup_place *place, struct err *e);
 /* Whether the process may have a limit of memory: not if it writes to an image in memory (tmpfs), which counts as its
  * memory and which the kernel cannot drop. */
 bool vm_cgroup_may_limit_memory(const struct config *c);

@@ -30,6 +30,7 @@ struct vm;
 struct vm_logs;
 struct vm_observer;
 struct vm_sandbox;
+struct vm_spare;
 
 struct vm_host {
 	struct loop *loop;
@@ -59,6 +60,7 @@ struct vm_host {
 	struct pins *pins;	/* api/vm/pins.h; NULL until they are loaded */
 	struct loop_timer *consoles_retry; /* api/vm/consoles.h; NULL: not used yet */
 	struct loop_timer *cgroup_sweep; /* api/vm/vm_cgroup.h; NULL: not used yet */
+	struct vm_spare *spares; /* first of the processes made ahead (api/vm/vm_spare.h) */
 	struct systemd_scope *scopes; /* first of those with a process (api/vm/systemd_scope.h) */
 	uint64_t scopes_after_ns; /* systemd did not answer: no VM asks it before this time */
 	struct vm *starts_wait; /* first of the starts in VM_OP_START_QUEUED; linked by vm->start.next */

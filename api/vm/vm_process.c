@@ -6,6 +6,7 @@
 #include "api/vm/vm_request.h"
 #include "api/vm/vm_sandbox.h"
 #include "api/vm/vm_socket.h"
+#include "api/vm/vm_spare.h"
 #include "api/vm/vm_spawn.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -587,6 +588,13 @@ static int process_watch(struct vm_process *p)
 	return r;
 }
 
+static void child_knows_all(struct vm_process *p)
+{
+	p->child = true;
+	for (int i = 0; i < VM_KNOWN_COUNT; i++)
+		p->knows[i] = true;
+}
+
 /* Begin to spawn the process, and watch what there is. sock: taken. */
 static int child_begin(struct vm_process *p, const struct vm_process_paths *paths, const char *option, int sock, struct err *e)
 {
@@ -598,9 +606,7 @@ static int child_begin(struct vm_process *p, const struct vm_process_paths *path
 		r = vm_spawn_begin(paths, option, sock, &p->spawn, e);
 	if (r < 0)
 		return r;
-	p->child = true;
-	for (int i = 0; i < VM_KNOWN_COUNT; i++)
-		p->knows[i] = true;
+	child_knows_all(p);
 	r = loop_watch(p->loop, vm_spawn_fd(p->spawn), POLLIN, spawn_ready, p, &p->spawn_watch);
 	if (!r)
 		r = process_watch(p);
@@ -608,6 +614,21 @@ static int child_begin(struct vm_process *p, const struct vm_process_paths *path
 		return 0;
 	child_kill(p);
 	return err_set_errno(e, r, "cannot watch the VM process");
+}
+
+/* Make the VM's socket, and connect to it. *ret_listening: owned. */
+static int socket_make(struct vm_process *p, const struct vm_process_paths *paths, int *ret_listening, struct err *e)
+{
+	CLEANUP_CLOSE int listening = -1;
+	int r = vm_socket_listen(paths->run_dir, paths->name, &listening, e);
+
+	if (r < 0)
+		return r;
+	r = vm_socket_connect(paths->run_dir, paths->name, paths->owns_hash, &p->sock);
+	if (r < 0)
+		return err_set_errno(e, r, "cannot connect to the VM process's socket");
+	*ret_listening = steal_fd(&listening);
+	return 0;
 }
 
 int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const struct vm_process_ops *ops, void *opaque,
@@ -618,18 +639,42 @@ int vm_process_start(struct loop *l, const struct vm_process_paths *paths, const
 
 	if (r < 0)
 		return err_set_errno(e, r, "cannot start a VM process");
-	r = vm_socket_listen(paths->run_dir, paths->name, &listening, e);
-	if (r < 0)
-		return r;
-	r = vm_socket_connect(paths->run_dir, paths->name, paths->owns_hash, &p->sock);
-	if (r < 0) {
-		close(listening);
-		return err_set_errno(e, r, "cannot connect to the VM process's socket");
-	}
-	r = child_begin(p, paths, VM_PROCESS_LISTEN, listening, e);
+	r = socket_make(p, paths, &listening, e);
+	if (!r)
+		r = child_begin(p, paths, VM_PROCESS_LISTEN, listening, e);
 	if (!r)
 		*ret_p = STEAL_PTR(p);
 	return r;
+}
+
+int vm_process_start_spare(struct loop *l, const struct vm_process_paths *paths, const struct vm_spare_process *spare,
+	const struct vm_process_ops *ops, void *opaque, struct vm_process **ret_p, struct err *e)
+{
+	struct vm_process *p CLEANUP(process_free_p) = NULL;
+	CLEANUP_CLOSE int listening = -1;
+	int fds[3], r = process_new(l, paths, ops, opaque, &p);
+
+	if (r < 0)
+		return err_set_errno(e, r, "cannot start a VM process");
+	r = socket_make(p, paths, &listening, e);
+	if (r < 0)
+		return r;
+	fds[0] = listening;
+	fds[1] = paths->log_fd;
+	fds[2] = paths->end_fd;
+	r = channel_send(spare->sock, VM_MSG_VERSION, VM_MSG_SPARE, 0, NULL, 0, fds, ARRAY_SIZE(fds));
+	if (r < 0)
+		return err_set_errno(e, r, "the process made ahead");
+	child_knows_all(p);
+	p->pid = spare->pid;
+	p->pidfd = spare->pidfd;
+	r = process_watch(p);
+	if (r < 0) {
+		p->pidfd = -1;
+		return err_set_errno(e, r, "cannot watch the VM process");
+	}
+	*ret_p = STEAL_PTR(p);
+	return 0;
 }
 
 void vm_process_configure(struct vm_process *p, const struct config *c, bool waits,

@@ -20,6 +20,7 @@ struct err;
 struct loop;
 struct vm_process;
 struct vm_sandbox;
+struct vm_spare_process;
 
 struct vm_process_end {
 	bool said;	       /* the process reported the reason, by message or in its end file: event is set */
@@ -61,6 +62,7 @@ struct vm_process_paths {
 	uid_t uid;	  /* the process's user; 0: the daemon's */
 	int run_dir;	  /* folder of the sockets */
 	const char *name; /* name of the VM */
+	bool whole;	  /* spawn no process that lacks its control group or its pid namespace */
 	bool owns_hash;	  /* see vm_socket_connect() */
 	int log_fd;	  /* the process's stdout and stderr; borrowed */
 	int end_fd;	  /* the end file, see vm_config.end_fd; borrowed. -1: none */
@@ -88,6 +90,10 @@ struct vm_answer {
  * Returns 0; -errno, and then no callback comes. */
 int vm_process_start(struct loop *l, const struct vm_process_paths *p, const struct vm_process_ops *ops, void *opaque,
 	struct vm_process **ret_p, struct err *e);
+/* Give the process of a spare (api/vm/vm_spare.h) its socket, log and end file, and connect to it; otherwise as
+ * vm_process_start(). On success pid and pidfd are taken. */
+int vm_process_start_spare(struct loop *l, const struct vm_process_paths *p, const struct vm_spare_process *spare,
+	const struct vm_process_ops *ops, void *opaque, struct vm_process **ret_p, struct err *e);
 /* Send the configuration, once.
  * c: borrowed, with its fds. done: gets the process's answer to the configuration, or an error, as for
  * vm_process_request(); the time limit is 30 s. waits: the process waits for other work, so the limit is an hour until

@@ -409,7 +409,7 @@ int vm_process_spawn(const struct vm_process_paths *paths, const char *option, i
 	if (!wanted)
 		return spawn_plain(paths, argv, sock, end_file, ret_pid, e);
 	r = spawn_apart(paths, argv, sock, end_file, wanted, ret_pid, e);
-	if (r == 0 || paths->sandbox->required)
+	if (r == 0 || paths->sandbox->required || paths->whole)
 		return r;
 	return spawn_less_apart(paths, argv, sock, end_file, wanted, ret_pid, e);
 }

@@ -43,12 +43,14 @@ int vm_socket_peek_pid(int sock, pid_t *ret_pid);
 
 #define VM_PROCESS_LISTEN "--listen"
 #define VM_PROCESS_TAKE_OVER "--take-over"
+#define VM_PROCESS_SPARE "--spare"
 #define VM_SPAWN_FD_MIN 16 /* above all fds that the process gets */
 /* Spawn `program OPTION 3` in a new session, with no signal blocked or ignored. Its fd 0 is /dev/null, 1 and 2 are
  * log_fd, 3 is `sock`, and the namespaces of the sandbox follow, and then, for VM_PROCESS_TAKE_OVER, the end file; the
  * daemon's other fds are close-on-exec.
  * paths: its program, sandbox, uid, log_fd and end_fd, which is VM_SPAWN_FD_MIN or above.
- * option: VM_PROCESS_LISTEN: sock listens; VM_PROCESS_TAKE_OVER: sock is one end of a socket pair.
+ * option: VM_PROCESS_LISTEN: sock listens; VM_PROCESS_TAKE_OVER and _SPARE: sock is one end of a
+ * socket pair.
  * Returns 0; -errno. */
 int vm_process_spawn(const struct vm_process_paths *paths, const char *option, int sock, pid_t *ret_pid, struct err *e);
 

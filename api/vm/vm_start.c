@@ -12,13 +12,12 @@
 #include "api/vm/nvram.h"
 #include "api/vm/pull_mark.h"
 #include "api/vm/touched.h"
+#include "api/vm/vm_ahead.h"
 #include "api/vm/vm_answer.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_disk_free.h"
 #include "api/vm/vm_life.h"
-#include "api/vm/vm_log.h"
 #include "api/vm/vm_socket.h"
-#include "api/vm/vm_uid.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -205,29 +204,7 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 	start_next(host);
 }
 
-/* ---- starting the process ----
- * state.json is written in the background. Before the process starts, the number of the run is written to the file
- * "end". If a daemon finds a higher number there than in state.json, state.json does not know of the last start. */
-
-static int run_note(struct vm *vm, int end_fd, struct err *e)
-{
-	/* The zeros before it are written, too: the process maps the event (vmm/kvm/end_file.h), and a hole could find
-	 * the file system full. */
-	struct {
-		uint8_t event[VM_END_RAN];
-		uint64_t ran, run, version, before;
-	} note = { .ran = VM_RAN_NOT, .run = vm->run + 1, .version = VM_MSG_VERSION, .before = vm->state == VM_SAVED ?
-		VM_BEFORE_SAVED : vm->state == VM_CRASHED ? VM_BEFORE_CRASHED : VM_BEFORE_SHUT_OFF };
-	int r = pwrite_full(end_fd, &note, sizeof(note), 0);
-
-	_Static_assert(offsetof(typeof(note), run) == VM_END_RUN && offsetof(typeof(note), version) == VM_END_VERSION &&
-		offsetof(typeof(note), before) == VM_END_BEFORE, "where they are read");
-	if (r < 0)
-		return err_set_errno(e, r, "cannot record the start of VM '%s' in its file \"end\", so the VM "
-			"was not started", vm->def->name);
-	vm->run = note.run;
-	return 0;
-}
+/* ---- starting the process ---- */
 
 /* Empty the file "end" after a failed start, so that the next daemon does not count this run as started, even if
  * state.json is not written. */
@@ -335,85 +312,6 @@ static int check_host_shutdown(const struct vm *vm, struct err *e)
 	return vm->host->host_shutdown ? err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
 }
 
-/* A process that waits for its configuration, and the files that it is to receive. */
-struct start_process {
-	struct vm_process *proc;
-	int log_fd, end_fd; /* owned; -1: none */
-};
-
-/* Free the object of vm_start_ahead(). The process ends by itself, because its channel closes. NULL allowed. */
-static void start_process_free(struct start_process *s)
-{
-	if (!s)
-		return;
-	vm_process_free(s->proc);
-	if (s->log_fd >= 0)
-		close(s->log_fd);
-	if (s->end_fd >= 0)
-		close(s->end_fd);
-	free(s);
-}
-
-/* Spawn the process. limits_memory: as for vm_cgroup_place(). Returns 0, and *ret is the caller's; -errno. */
-static int process_spawn(struct vm *vm, bool limits_memory, const struct vm_process_ops *ops, struct start_process **ret, struct err *e)
-{
-	struct vm_host *host = vm->host;
-	struct vm_process_paths p = { .program = host->paths->vm_program, .closer = host->closer,
-		.sandbox = host->sandbox, .run_dir = host->run_dir_fd, .name = vm->def->name };
-	struct start_process *s = must_alloc(malloc(sizeof(*s)));
-	int r;
-
-	*s = (struct start_process){ NULL, -1, -1 };
-	r = s->log_fd = vm_log_open(vm, e);
-	if (r >= 0)
-		r = s->end_fd = store_open_file(host->store, vm->def->name, "end", O_RDWR | O_CREAT | O_TRUNC, e);
-	if (r >= 0)
-		r = run_note(vm, s->end_fd, e);
-	p.log_fd = s->log_fd;
-	p.end_fd = s->end_fd;
-	if (!r)
-		r = vm_uid_choose(vm, e);
-	p.uid = vm->uid;
-	vm_cgroup_place(vm, limits_memory, false, &p.place);
-	if (!r)
-		r = vm_process_start(host->loop, &p, ops, vm, &s->proc, e);
-	if (r < 0)
-		start_process_free(s);
-	else
-		*ret = s;
-	return r;
-}
-
-static void ahead_gone(void *opaque, const struct vm_process_end *end)
-{
-	struct vm *vm = opaque;
-
-	(void)end;
-	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
-	start_process_free(STEAL_PTR(vm->start.ahead));
-	vm_cgroups_sweep(vm->host);
-	vm_tell_gone(vm);
-}
-
-void vm_start_ahead(struct vm *vm)
-{
-	static const struct vm_process_ops ops = { .gone = ahead_gone };
-	struct err e;
-
-	if (vm->def->systemd_scope) /* the start waits for the scope, and the process is created there */
-		return;
-	/* The files of the VM are not known yet. */
-	if (process_spawn(vm, false, &ops, &vm->start.ahead, &e) < 0)
-		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
-}
-
-bool vm_start_ahead_kill(struct vm *vm)
-{
-	if (vm->start.ahead)
-		vm_process_kill(vm->start.ahead->proc);
-	return vm->start.ahead != NULL;
-}
-
 /* Set the boot order of the start. A VM that resumes a state needs one, too, for its next reset. */
 static int boot_set(struct vm *vm, struct config *c, struct err *e)
 {
@@ -455,13 +353,11 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	if (!r)
 		r = state_wait_add(vm, c, e);
 	if (!r)
-		s = STEAL_PTR(vm->start.ahead);
+		s = start_process_ahead(vm, &vm_life_ops);
 	vm->start.limits_memory = !r && vm_cgroup_may_limit_memory(c);
 	vm->start.was_ahead = s != NULL;
-	if (s)
-		vm_process_set_ops(s->proc, &vm_life_ops, vm);
-	else if (!r)
-		r = process_spawn(vm, vm->start.limits_memory, &vm_life_ops, &s, e);
+	if (!s && !r)
+		r = start_process_spawn(vm, vm->start.limits_memory, &vm_life_ops, &s, e);
 	if (r < 0)
 		return r;
 	c->vm.log_fd = (uint16_t)config_add_fd(c, steal_fd(&s->log_fd));
@@ -871,10 +767,3 @@ void vm_start_limit(struct vm *vm)
 	if (vm->start.kind == VM_OP_START && vm->proc)
 		vm_process_configure_limit(vm->proc);
 }
-
-static void start_removed(struct vm *vm)
-{
-	start_process_free(vm->start.ahead);
-}
-
-const struct vm_observer start_observer = { .removed = start_removed };

@@ -450,9 +450,17 @@ class Daemon:
 
     def children(self):
         """Return the pids of the daemon's living children without its helpers, thus VM processes and jobs on images.
-        Helpers that open files are called cairnd, too."""
-        helpers = ("cairnd", "cairnd-files", "cairn-groups", "cairn-log")
+        Helpers that open files are called cairnd, too. A process that was made ahead of a VM counts when it has one."""
+        helpers = ("cairnd", "cairnd-files", "cairn-groups", "cairn-log", "cairn-spare")
         return [pid for pid, name in self.all_children().items() if name not in helpers]
+
+    def spares(self):
+        """Return the pids of the processes that were made ahead and wait for a VM, each in recvmsg() on fd 3."""
+        ready = []
+        for pid in [pid for pid, name in self.all_children().items() if name == "cairn-spare"]:
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/syscall") as f:  # it is gone
+                ready += [pid] if f.read().split()[:2] == ["47", "0x3"] else []
+        return ready
 
     def log_process(self):
         """Return the pid of this daemon's cairn-log."""

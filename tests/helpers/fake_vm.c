@@ -876,6 +876,8 @@ int main(int argc, char **argv)
 		return 9;
 	if (argc < 3)
 		return VM_EXIT_CONFIG;
+	if (!strcmp(argv[1], "--spare")) /* this program cannot be made ahead */
+		return VM_EXIT_CONFIG;
 	if (!strcmp(argv[1], "--listen"))
 		f.listening = atoi(argv[2]);
 	else

@@ -50,6 +50,9 @@ void host_files_done(struct host_files *h)
 		close(h->kvm_fd);
 	if (h->pagemap_fd >= 0)
 		close(h->pagemap_fd);
+	if (h->vm_fd)
+		close(h->vm_fd);
 	h->kvm_fd = h->pagemap_fd = -1;
+	h->vm_fd = 0;
 	uffd_close(&h->uffd);
 }

@@ -11,6 +11,7 @@
 
 struct host_files {
 	int kvm_fd; /* /dev/kvm; a failure's -errno */
+	int vm_fd; /* a VM that was created ahead (kvm_create_ahead()); 0: none */
 	bool nested_paging_off; /* KVM's module was loaded without EPT or NPT */
 	struct uffd uffd;
 	int self_fd; /* the folder /proc/self, until the pagemap is open; a failure's -errno */

@@ -102,11 +102,19 @@ static uint8_t host_kind_detect(void)
 	return c & 1u << 2 ? VM_HOST_SVM : VM_HOST_PVM;
 }
 
-static int vm_create(struct kvm *k, struct err *e)
+void kvm_create_ahead(struct host_files *host)
+{
+	int r = host->kvm_fd >= 0 ? kvm_ioctl(host->kvm_fd, KVM_CREATE_VM, 0) : 0;
+
+	host->vm_fd = MAX(r, 0);
+}
+
+static int vm_create(struct kvm *k, struct host_files *host, struct err *e)
 {
 	uint64_t identity = IDENTITY_MAP_ADDR;
-	int r = kvm_ioctl(k->sys_fd, KVM_CREATE_VM, 0);
+	int r = host->vm_fd ? host->vm_fd : kvm_ioctl(k->sys_fd, KVM_CREATE_VM, 0);
 
+	host->vm_fd = 0;
 	if (r < 0)
 		return err_set(e, r, ERR_HOST, "KVM_CREATE_VM: %s%s", strerror(-r),
 			r == -ENOMEM ? "; is the host out of memory or of a cgroup's limit?" : "");
@@ -148,7 +156,7 @@ int kvm_init(struct kvm *k, struct host_files *host, struct fork_host *known, st
 	if (!r && !k->supported)
 		r = supported_cpuid(k, e);
 	if (!r)
-		r = vm_create(k, e);
+		r = vm_create(k, host, e);
 	if (r < 0)
 		kvm_done(k);
 	return r;

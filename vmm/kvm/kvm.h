@@ -49,6 +49,8 @@ struct kvm {
  * Returns 0 or -errno; the error (ERR_HOST or ERR_PERMISSION) names the missing capability. */
 int kvm_init(struct kvm *k, struct host_files *host, struct fork_host *known, struct err *e);
 void kvm_done(struct kvm *k);
+/* Create the VM before its configuration is known, for kvm_init(), which tries again if that fails. */
+void kvm_create_ahead(struct host_files *host);
 
 /* Create the in-kernel PICs, IOAPIC, LAPICs and PIT. Call after all memory slots and the MSR filter
  * are set: with an irqchip, each such call waits 7 to 13 ms for an RCU grace period. */

@@ -50,7 +50,7 @@ CGROUPS = (
     "test_limits_follow_the_definition", "test_image_in_memory_leaves_memory_without_limit",
     "test_process_beyond_its_memory_is_killed_alone", "test_taken_over_process_takes_memory_until_its_limit",
     "test_taken_over_process_makes_threads_until_its_limit", "test_full_vm_is_forked_and_its_clone_takes_a_snapshot",
-    "test_daemon_without_systemd_makes_a_tree", "test_daemon_of_systemd_asks_for_a_scope")
+    "test_process_made_ahead_has_the_limits_of_its_vm", "test_daemon_without_systemd_makes_a_tree", "test_daemon_of_systemd_asks_for_a_scope")
 # For each host, the test files and the tests of each file that run there. Other tests would take too long.
 HOSTS = (
     {"test_bare.py": BARE, "test_linux.py": LINUX, "test_fork.py": ("test_clone_continues_with_memory_of_its_source",)},

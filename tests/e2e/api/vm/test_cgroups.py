@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import uuid
@@ -14,6 +15,7 @@ import guestlib
 from conftest import Console, Daemon, until
 from plainlib import qcow2
 from test_namespaces import beginning
+from test_spare import spare
 from test_traitor import victims
 from traitorlib import MAIN, NEW_THREADS, VCPU
 
@@ -158,7 +160,36 @@ def test_clone_and_process_on_images_have_groups(daemon, guest, group, tmp_path)
     daemon.cairn("destroy", "b")
     daemon.cairn("snapshot-list", "b")
     daemon.cairn("undefine", "b", "--remove-all-storage")
-    until(lambda: folders_of(group) == [daemon.info("a")["uuid"]])
+    # The fork was followed by a process that is made ahead, in a group of its own.
+    ahead = group_of(spare(daemon)).name
+    until(lambda: folders_of(group) == sorted([daemon.info("a")["uuid"], ahead]))
+
+
+def test_process_made_ahead_is_in_group_of_its_vm(daemon, guest, group):
+    """The group bears the UUID of the clone that gets the process, and goes when no clone comes."""
+    start(daemon, guest)
+    daemon.cairn("clone", "--live", "a", "b")
+    pid = spare(daemon)
+    its = group_of(pid)
+    assert its.parent == group and its.name not in [daemon.info(name)["uuid"] for name in ("a", "b")]
+    daemon.cairn("clone", "--live", "a", "c")
+    assert daemon.info("c")["pid"] == pid and group_of(pid) == its == group / daemon.info("c")["uuid"]
+    pid = spare(daemon)
+    left = group_of(pid)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not left.exists())
+
+
+@pytest.mark.usefixtures("limits")
+def test_process_made_ahead_has_the_limits_of_its_vm(daemon, guest, group):
+    start(daemon, guest, memory="40M")
+    daemon.cairn("clone", "--live", "a", "b")
+    its = group_of(spare(daemon))
+    daemon.cairn("clone", "--live", "a", "c")
+    b = group / daemon.info("b")["uuid"]
+    assert its == group / daemon.info("c")["uuid"] and int((its / "memory.max").read_text()) == budget(40 * MIB)
+    for name in ("memory.max", "pids.max", "cpu.weight", "cpu.max"):
+        assert (its / name).read_text() == (b / name).read_text()
 
 
 def test_next_daemon_removes_groups_without_processes(daemon, guest, group):

@@ -1,0 +1,22 @@
+/* spare: a process that the daemon has made ahead of a VM (api/vm/vm_spare.h). It has loaded its program, entered the
+ * sandbox and created an empty VM of KVM, and waits for the files of the VM that it will run. It has nothing of a VM
+ * yet: no configuration, no file, no log.
+ *
+ * Threading: main thread. */
+#ifndef CAIRN_VMM_SPARE_H
+#define CAIRN_VMM_SPARE_H
+
+struct err;
+struct host_files;
+
+/* Name of the process while it waits, for ps and top. */
+#define SPARE_NAME "cairn-spare"
+
+/* Prepare what every VM needs, send VM_MSG_REPLY, and wait for VM_MSG_SPARE. Then take the VM's log as stdout and
+ * stderr, map its end file, and answer by VM_MSG_REPLY.
+ * sock: the socket to the daemon; taken.
+ * host: of process_enter().
+ * Returns the VM's listening socket, owned; -EPIPE: the daemon has ended or needs no process; -errno. */
+int spare_wait(int sock, struct host_files *host, struct err *e);
+
+#endif
