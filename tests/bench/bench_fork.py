@@ -4,6 +4,13 @@ clone's memory before it writes anything; the same for a VM with a disk that hol
 system holds for a clone's disk. A clone that is made while the source deletes the pin of earlier clones waits for
 that, so each round begins after it.
 
+The daemon makes a process ahead of the next clone (api/vm/vm_spare.h). The rows of one clone wait until it has; the
+rows "none made ahead" kill it first, as for a fork that follows another one at once.
+
+The floor of one with a disk is that of tests/helpers/fork_floor.c: two files made, a pin's three syncs in order, beside
+them a VM of KVM, made by a process that runs already, and one file removed, on stable storage; without a process made
+ahead, also the start of cairn-vm --version in namespaces of its own.
+
 All files are on a new file system (freshfs). Each clone creates seven files, and one more for each disk; a fork two.
 
 A batch is bound by the processors. What cannot be left out was measured with a C program that makes and syncs the same
@@ -15,13 +22,15 @@ ms in its own."""
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import time
 
 import freshfs
 import guestlib
 from benchlib import need_kvm
-from conftest import Console
+from conftest import Console, until
 from plainlib import qcow2
 from snapbench import daemon_of
 
@@ -91,10 +100,38 @@ def source_start(daemon, disks):
     console.close()
 
 
-def each(daemon, qmp, count):
+def spare_wait(daemon, wanted):
+    """Wait until a process is made ahead; or kill it."""
+    until(daemon.spares)
+    if not wanted:
+        for pid in daemon.spares():
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not daemon.spares())
+
+
+def floor_of(bench, daemon, program):
+    """Return a function that measures the floor in ms; see above."""
+    folder = daemon.tmp / "floor"
+    folder.mkdir(exist_ok=True)
+    if bench.uid:
+        os.chown(folder, bench.uid, bench.uid)
+    helper = shutil.copy(os.path.join(bench.build, "helpers", "fork_floor"), daemon.tmp)
+    user = {"user": bench.uid, "group": os.stat("/dev/kvm").st_gid, "extra_groups": []} if bench.uid else {}
+    return lambda: float(subprocess.run([helper, folder, program], check=True, capture_output=True, **user).stdout) / 1e6
+
+
+def each(daemon, qmp, count, ahead=True):
+    if count == 1:
+        spare_wait(daemon, ahead)
     total = clones(daemon, qmp, "c", count)["total"] / 1e6 / count
     forget(qmp, "c", count)
     return total
+
+
+def first(daemon, qmp):
+    """The first fork reads the program from the disk, and has no process made ahead."""
+    clones(daemon, qmp, "c", 1)
+    forget(qmp, "c", 1)
 
 
 def measure_disk(bench, daemon):
@@ -104,16 +141,21 @@ def measure_disk(bench, daemon):
     console.run("open 0")
     seeds = iter(range(1, 1000))
 
-    def once(count, writes=False):
+    def once(count, writes=False, ahead=True):
         if writes:
             console.run(f"bench randwrite 1 1 4096 {DISK_GIB << 21} {next(seeds)}")
-        ms = each(daemon, qmp, count)
+        ms = each(daemon, qmp, count, ahead)
         pins_wait(daemon)
         return ms
-    once(1)
+    first(daemon, qmp)
+    pins_wait(daemon)
     disk = f"{DISK_GIB} GiB on its disk"
     for case, writes in ((disk, False), (f"{disk}, written before each fork", True)):
         bench.compare(f"one, {case}", "ms", lambda w=writes: once(1, w), DISK_ONE_MS, "target", 1.0, rounds=ROUNDS)
+    bench.compare(f"one, {disk}, none made ahead", "ms", lambda: once(1, ahead=False), DISK_ONE_MS, "target", 0.0, rounds=ROUNDS)
+    program = daemon.vm_program or os.path.join(bench.build, "cairn-vm")
+    for case, ahead, started in (("", True, "ahead"), (", none made ahead", False, program)):
+        bench.compare(f"one, {disk}{case}", "ms", lambda a=ahead: once(1, ahead=a), floor_of(bench, daemon, started), "the floor", 0.0, rounds=ROUNDS)
     bench.compare(f"each of {BATCH}, {disk}", "ms", lambda: once(BATCH), DISK_EACH_MS, "target", 1.0, rounds=ROUNDS)
     console.close()
     clones(daemon, qmp, "m", 10, paused=True)
@@ -124,8 +166,9 @@ def measure_disk(bench, daemon):
 
 def measure(bench, daemon):
     qmp = daemon.qmp(timeout=60)
-    each(daemon, qmp, 1)  # the first one reads the program from the disk
+    first(daemon, qmp)
     bench.compare("one", "ms", lambda: each(daemon, qmp, 1), ONE_MS, "target", 1.0, rounds=ROUNDS)
+    bench.compare("one, none made ahead", "ms", lambda: each(daemon, qmp, 1, False), ONE_MS, "target", 0.0, rounds=ROUNDS)
     bench.compare(f"each of {BATCH}", "ms", lambda: each(daemon, qmp, BATCH), EACH_MS, "target", 1.0, rounds=ROUNDS)
     clones(daemon, qmp, "m", 10, paused=True)
     kib = [own_kib(daemon.info(f"m-{i}")["pid"]) for i in range(1, 11)]
