@@ -101,6 +101,9 @@ struct block_open {
 	/* The wait for a pin that a layer's header names and its backing file lacks: the process that writes the
 	 * file may be about to make the pin. */
 	struct block_pin_wait pin_wait;
+	/* The file has the pin at which layer 1 is read, but its header may not name the pin yet: the engine that makes
+	 * the pin has called block_snapshot_op.readable(). So do not look for the pin there, and do not wait. */
+	bool pin_readable;
 	/* Tables of the pin that layer 1 is read at (block/qcow2/warm.h); used if it is the same pin. Borrowed until
 	 * block_close(); NULL: none. */
 	struct qcow2_warm *warm;

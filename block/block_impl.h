@@ -82,6 +82,7 @@ struct block_format_open {
 	const char *snapshot;  /* NULL: the disk itself */
 	const struct qcow2_pin *pin; /* read-only qcow2: the pin to read; NULL: none */
 	struct block_pin_wait pin_wait;
+	bool pin_readable; /* see struct block_open */
 	struct qcow2_warm *warm; /* see struct block_open */
 	uint64_t cache_bytes;  /* 0: the format's default */
 	bool lazy_bitmaps; /* see struct block_open */

@@ -76,6 +76,10 @@ struct block_snapshot_op {
 	/* Called by the commit of a pin when the pin's place is known, so that overlays on it can be written while the
 	 * commit continues: the pin is not in the file yet, and done() may report an error. NULL: not wanted. */
 	void (*placed)(struct block_snapshot_op *op, const struct qcow2_pin *pin);
+	/* Called by the commit of a pin after placed(): the file has all tables and data of the pin, so overlays on it
+	 * can be read (block_open.pin_readable). It is not on stable storage, the header does not name it yet, and
+	 * done() may report an error. NULL: not wanted. */
+	void (*readable)(struct block_snapshot_op *op);
 	/* Called by a commit when the file names the snapshot, on stable storage. The commit cannot fail any more, but
 	 * goes on until done(). NULL: not wanted. */
 	void (*stands)(struct block_snapshot_op *op);

@@ -232,6 +232,7 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 		return r;
 	fo.pin = pin;
 	fo.pin_wait = o->pin_wait;
+	fo.pin_readable = o->pin_readable && i == 1;
 	fo.warm = o->warm;
 	mode = pin ? LOCK_AS_PIN_READER : read_only ? LOCK_AS_READER : o->beside_pins ? LOCK_AS_WRITER_BESIDE_PINS : LOCK_AS_WRITER;
 	r = file_open(layer->fd, o, read_only, mode, name, &file, &locked, e);

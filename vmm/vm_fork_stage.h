@@ -9,8 +9,9 @@
 
 /* Stage of a fork in VM_EVENT_FORK_READY, for a fork whose disks are as requested. */
 enum vm_fork_stage {
-	/* The clones may start. The pins that their disks read may not be in the images yet, and the disks are not on
-	 * stable storage. */
+	/* The clones may start. The pins that their disks read can be read (vm_config.pins_readable), but the images
+	 * may not name them yet, and the disks are not on stable storage. Of an older process (vm_info.pins_readable),
+	 * a clone waits until the image names the pin. */
 	VM_FORK_READY = 0,
 	/* The state's file has the facts about the host (vmm/kvm/fork_host.h), and the pause is over or the process
 	 * writes memory in it. So a clone may start that waits for the rest (vm_config.state_later). */

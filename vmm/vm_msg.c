@@ -384,6 +384,8 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state file");
 	if (c->state_later && (c->state_later > 1 || !c->forked || c->state_ready_fd == VM_NO_FD || !fd_ok(&f, c->state_ready_fd)))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: only a clone can wait for its state, and needs a file for that");
+	if (c->pins_readable && (!c->forked || c->ndisks > VM_DISKS_MAX || c->pins_readable >> c->ndisks))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: only a clone can read pins that are being made, with the disks that it has");
 	if (taken_check(c, &f, e) < 0 || disks_check(c, &f, e) < 0)
 		return -EINVAL;
 	return interfaces_check(c, &f, e);

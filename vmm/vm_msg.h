@@ -458,6 +458,7 @@ struct vm_config {
 	uint8_t screen_rom;
 	uint16_t screen_rom_fd;
 	struct vm_disk_tune disk_tune[VM_DISKS_MAX]; /* of the disks */
+	uint32_t pins_readable; /* forked: mask of disks; layer 1 is read at a pin that the image may not name yet */
 };
 
 /* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */
@@ -867,7 +868,7 @@ struct vm_info {
 	uint8_t screens; /* 1: the process knows VM_MSG_SCREENSHOT; VM_SCREENS_KEYS: also VM_MSG_SEND_KEYS */
 	uint8_t machine; /* the machine version that the guest has; 0: not known */
 	uint8_t shows_figures; /* 1: the process knows VM_MSG_PAGE */
-	uint8_t reserved_at_end;
+	uint8_t pins_readable; /* 1: VM_FORK_READY means that the pins can be read; 0: an older process, which has padding here */
 	struct vm_balloon_info balloon;
 	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */
 	struct {

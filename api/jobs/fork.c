@@ -373,11 +373,23 @@ static void clone_started(void *opaque, int r, const struct err *e)
 	clones_start_next(f);
 }
 
+/* The disks whose pins the source's process is making. When they are on stable storage, the images name them. */
+static uint32_t pins_readable(const struct fork *f)
+{
+	uint32_t mask = 0;
+
+	if (f->durable || f->snapshot[0] || !f->source->proc || !vm_process_knows(f->source->proc, VM_KNOWS_PINS_READABLE))
+		return 0;
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+		mask |= f->pinned[i] ? 1u << i : 0;
+	return mask;
+}
+
 static void clone_start(struct clone *c)
 {
 	struct fork *f = c->fork;
 	struct vm_start_opts opts = { .state_fd = -1, .forked = true, .paused = f->paused,
-		.hint_hostname = f->hint_hostname, .by_job = true, .waits = !f->answered,
+		.hint_hostname = f->hint_hostname, .by_job = true, .waits = !f->answered, .pins_readable = pins_readable(f),
 		.state_ready_fd = f->sealed ? 0 : f->ready_fd, .done = clone_started, .opaque = c };
 
 	opts.state_fd = fcntl(f->state_fd, F_DUPFD_CLOEXEC, 3);

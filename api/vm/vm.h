@@ -61,6 +61,7 @@ struct vm_start_opts {
 	/* With forked: an eventfd that is readable when state_fd and the disks' images are written; the process builds
 	 * the rest of its machine meanwhile. Borrowed until the start is over. 0: they are */
 	int state_ready_fd;
+	uint32_t pins_readable; /* with forked: as in vm_config */
 	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
 	const char *woken_by; /* in words, what woke the VM, for the state's detail; borrowed. NULL or "": not known */
 	/* Holds the saved state to resume, in place of state_fd; taken. NULL: none */

@@ -191,6 +191,7 @@ enum vm_known {
 	VM_KNOWS_SCREENSHOT,	/* VM_MSG_SCREENSHOT */
 	VM_KNOWS_SEND_KEYS,	/* VM_MSG_SEND_KEYS */
 	VM_KNOWS_PAGE,		/* VM_MSG_PAGE */
+	VM_KNOWS_PINS_READABLE, /* at VM_FORK_READY, the pins can be read */
 	VM_KNOWN_COUNT
 };
 /* False as long as an adopted process has not answered VM_MSG_QUERY. */

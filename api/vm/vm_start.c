@@ -368,6 +368,7 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	c->vm.for_revert = vm->start.opts.for_revert;
 	c->vm.eager = vm->start.opts.eager;
 	c->vm.forked = vm->start.opts.forked;
+	c->vm.pins_readable = vm->start.opts.pins_readable;
 	c->vm.hint_hostname = vm->start.opts.hint_hostname;
 	vm->proc = STEAL_PTR(s->proc);
 	vm_process_configure(vm->proc, c, vm->start.opts.waits, start_done, vm);

@@ -217,6 +217,19 @@ static bool header_write(struct qcow2 *q)
 	return true;
 }
 
+/* Tell the flush that wants to know it that all tables are in the file. */
+static void written_tell(struct commit *c)
+{
+	const struct wait *w = c->flushes.head;
+
+	while (w && w != c->watched)
+		w = w->next;
+	if (!w)
+		return;
+	c->written(c->watched);
+	c->watched = NULL;
+}
+
 /* Start the current step. Returns false if the step has nothing to do. */
 static bool step_start(struct qcow2 *q)
 {
@@ -240,6 +253,8 @@ static bool step_start(struct qcow2 *q)
 	case COMMIT_MAPS:
 		return !one_group && group_write(q, c->end_reftable, c->nwrites);
 	case COMMIT_SYNC_MAPS:
+		if (c->watched)
+			written_tell(c);
 		return (c->flushes.head || c->frees.n) && group_sync(q, c->flushes.head);
 	case COMMIT_IDLE:
 		break;

@@ -227,6 +227,9 @@ struct commit {
 	struct free_list frees;
 	struct wait_list flushes;      /* completed by the running commit */
 	struct wait_list next_flushes; /* completed by the next commit */
+	/* Told once, with written(), when only the sync is left of the commit that completes this flush; NULL: none. */
+	struct wait *watched;
+	void (*written)(struct wait *w);
 	struct wait_list throttled;    /* allocations and writers of the header that wait for the commit's end */
 };
 
@@ -424,7 +427,8 @@ void qcow2_pin_ext_put(uint8_t p[QCOW2_PIN_EXT_BYTES], const struct qcow2_pin *p
 /* Parse the header extension. Returns false if it is damaged or of another version. */
 bool qcow2_pin_ext_get(const uint8_t *p, uint32_t len, struct qcow2_pin *ret);
 /* Read the header of q's file at the pin that the overlay describes. wait, and what is returned: as for
- * qcow2_pin_header(); -EINVAL if the file has another pin of that id. */
+ * qcow2_pin_header(); -EINVAL if the file has another pin of that id. wait NULL: the file has the pin, whether its
+ * header names it or not. */
 int qcow2_pin_open(struct qcow2 *q, const struct qcow2_pin *pin, const struct block_pin_wait *wait, struct err *e);
 /* Check the loaded L1 against the overlay's checksum. Returns 0 or -EINVAL. */
 int qcow2_pin_check_l1(const struct qcow2 *q, const struct qcow2_pin *pin, struct err *e);

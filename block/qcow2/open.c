@@ -361,7 +361,7 @@ int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct e
 	q->parts_max = PARTS_MAX;
 	q->parts_bytes_max = PARTS_BYTES_MAX;
 	wait_list_init(&q->parts_waiters);
-	r = o->pin ? qcow2_pin_open(q, o->pin, &o->pin_wait, e) : qcow2_header_read(o->fd, q->base.name, &q->h, e);
+	r = o->pin ? qcow2_pin_open(q, o->pin, o->pin_readable ? NULL : &o->pin_wait, e) : qcow2_header_read(o->fd, q->base.name, &q->h, e);
 	if (!r)
 		r = supported_check(q, o, e);
 	if (!r)

@@ -267,9 +267,20 @@ int qcow2_pin_below(int fd, const char *name, struct qcow2_pin **ret, struct err
 	return 0;
 }
 
+/* Read the header of an image that does not name the pin yet. */
+static int unnamed_header(int fd, const char *name, const struct qcow2_pin *pin, struct qcow2_header *ret, struct err *e)
+{
+	struct qcow2_snapshot_info s = { .name = (char *)"of this fork", .l1_offset = pin->l1_offset, .l1_size = pin->l1_size,
+		.disk_bytes = pin->disk_bytes };
+	int r = qcow2_header_read(fd, name, ret, e);
+
+	return r < 0 ? r : entry_take(fd, &s, name, ret, e);
+}
+
 int qcow2_pin_open(struct qcow2 *q, const struct qcow2_pin *pin, const struct block_pin_wait *wait, struct err *e)
 {
-	int r = qcow2_pin_header(q->base.fd, q->base.name, pin->id, wait, &q->h, e);
+	int r = wait ? qcow2_pin_header(q->base.fd, q->base.name, pin->id, wait, &q->h, e) :
+		       unnamed_header(q->base.fd, q->base.name, pin, &q->h, e);
 
 	if (r < 0)
 		return r;

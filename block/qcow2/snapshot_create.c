@@ -474,13 +474,24 @@ static void vm_tables_given(struct block_snapshot *s)
 	}
 }
 
+/* The L1 was written before the flush, and the flush has written the tables below it. */
+static void tables_written(struct wait *w)
+{
+	struct block_snapshot *s = container_of(container_of(w, struct task, wait), struct block_snapshot, task);
+
+	s->op->readable(s->op);
+}
+
 static int step_table(struct block_snapshot *s)
 {
+	struct commit *c = &s->q->commit;
 	int r;
 
 	/* The flush writes refcounts, so the file must have the mark, and it must cover the write of the L1. */
 	if (table_swap_is_written(&s->swap) && beside_wait(s))
 		return -EINPROGRESS;
+	c->watched = table_swap_is_written(&s->swap) && s->op->readable ? &s->task.wait : NULL;
+	c->written = tables_written;
 	r = s->beside_res && !s->beside ? s->beside_res : table_swap_step(&s->swap, &s->task);
 	if (r < 0 && r != -EAGAIN && r != -EINPROGRESS)
 		return table_swap_failed(&s->swap, s->q, r);
@@ -656,6 +667,7 @@ static void create_end(struct task *t, int res)
 	else if (res < 0 && (!*e.msg || !s->commit))
 		err_set_errno(&e, res, "disk %s: snapshot", q->base.name);
 	q->creating = NULL;
+	q->commit.watched = NULL;
 	q->before_own = NULL;
 	q->snapshot_busy = false;
 	op->unknown = s->swap.unknown;

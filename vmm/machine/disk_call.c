@@ -185,6 +185,15 @@ static void op_placed(struct block_snapshot_op *op, const struct qcow2_pin *pin)
 	pthread_cond_signal(&c->cond);
 }
 
+static void op_readable(struct block_snapshot_op *op)
+{
+	struct disk_call *c = container_of(op, struct disk_call, op);
+	LOCK_GUARD(&c->lock);
+
+	container_of(c, struct disk_commit, c)->readable = true;
+	pthread_cond_signal(&c->cond);
+}
+
 static void op_stands(struct block_snapshot_op *op)
 {
 	struct disk_call *c = container_of(op, struct disk_call, op);
@@ -198,7 +207,7 @@ void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const s
 	struct disk_commit *x)
 {
 	*x = (struct disk_commit){ .c = { .run = commit_run, .op = { .done = op_done, .placed = op_placed,
-		.stands = op_stands } }, .s = s, .info = info };
+		.readable = op_readable, .stands = op_stands } }, .s = s, .info = info };
 	call_start(d, &x->c);
 }
 
@@ -210,6 +219,15 @@ bool disk_commit_place(struct disk_commit *x, struct qcow2_pin *ret)
 		pthread_cond_wait(&x->c.cond, &x->c.lock);
 	*ret = x->pin;
 	return x->placed;
+}
+
+bool disk_commit_readable(struct disk_commit *x)
+{
+	LOCK_GUARD(&x->c.lock);
+
+	while (!x->readable && !x->c.returned)
+		pthread_cond_wait(&x->c.cond, &x->c.lock);
+	return x->readable || !x->c.res;
 }
 
 bool disk_commit_stands(struct disk_commit *x)

@@ -53,7 +53,7 @@ struct disk_commit {
 	struct disk_call c;
 	struct block_snapshot *s;
 	const struct block_snapshot_info *info;
-	bool placed, stands;
+	bool placed, readable, stands;
 	struct qcow2_pin pin;
 };
 void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const struct block_snapshot_info *info,
@@ -61,6 +61,8 @@ void disk_commit_start(struct machine_disk *d, struct block_snapshot *s, const s
 /* Wait until the pin that is being committed has its place in the image, and return the pin in *ret. Returns false if
  * the commit has failed; disk_commit_wait() then returns the error. */
 bool disk_commit_place(struct disk_commit *x, struct qcow2_pin *ret);
+/* Wait until the pin that is being committed can be read (block_open.pin_readable). Returns as disk_commit_place(). */
+bool disk_commit_readable(struct disk_commit *x);
 /* Wait until the image names the snapshot, on stable storage; the commit may still clear up. Returns false if the
  * commit has failed; disk_commit_wait() then returns the error. */
 bool disk_commit_stands(struct disk_commit *x);

@@ -473,6 +473,7 @@ static int machine_build(struct machine *m, int *fds, struct memory *taken, stru
 		r = fork_await(m, fds, e);
 	if (!r)
 		r = pci_devices_new(m, fds, e);
+	m->cfg.pins_readable = 0; /* a disk that is attached later may have such a number, too */
 	pci_host_begin_hotplug(m->pci);
 	return r || !m->cfg.firmware ? r : machine_describe_firmware(m, e);
 }

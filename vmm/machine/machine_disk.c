@@ -130,7 +130,8 @@ int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct m
 		.may_stand_alone = c->may_stand_alone, .lock_wait_ns = LOCK_WAIT_NS,
 		.read_only = c->read_only || m->cfg.images_read, .name = c->id,
 		.as_handed_over = m->cfg.taken_over,
-		.pin_wait = { m->cfg.forked ? PIN_WAIT_NS : 0, m->peer_fd } };
+		.pin_wait = { m->cfg.forked ? PIN_WAIT_NS : 0, m->peer_fd },
+		.pin_readable = m->cfg.pins_readable >> m->ndisks & 1 };
 	int r = 0;
 
 	d->id = c->id;

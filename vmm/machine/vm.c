@@ -794,6 +794,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->sets_disks = VM_SETS_DISK_TUNE;
 	i->screens = VM_SCREENS_KEYS;
 	i->shows_figures = true;
+	i->pins_readable = true;
 	i->copies_disks = VM_RESIZES_DISKS;
 	i->sets_balloon = i->reclaims = true;
 	i->renewed = vm->renewed;

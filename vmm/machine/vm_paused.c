@@ -69,6 +69,7 @@ int vm_handover_pause(struct vm *vm, struct vm_config *cfg, struct err *e)
 	*cfg = vm->cfg;
 	cfg->taken_over = true;
 	cfg->forked = cfg->state_later = cfg->hint_hostname = false;
+	cfg->pins_readable = 0;
 	cfg->start_paused = true;
 	cfg->taken_memory = memory_view(&vm->m->mem) != NULL;
 	cfg->copy_rounds = cfg->copy_throttle = cfg->copy_stopped = 0;

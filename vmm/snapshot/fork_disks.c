@@ -445,6 +445,9 @@ int fork_disks_make(struct fork_disks *d, struct machine *m, struct err *e)
 		copies_sync_start(d, &d->list[i]);
 	}
 	warm_wait(d);
+	/* The clones open the pins when this function has returned. */
+	for (unsigned i = 0; i < d->n && !r && placed; i++)
+		placed = !d->list[i].committing || disk_commit_readable(&d->list[i].commit);
 	return r < 0 || placed ? r : pins_wait(d, 0, e);
 }
 

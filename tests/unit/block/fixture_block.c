@@ -193,7 +193,8 @@ int fixture_open_chain(struct fixture *f, const char *const *names, bool read_on
 {
 	struct block_layer layers[BLOCK_LAYERS_MAX];
 	struct block_open o = { .layers = layers, .name = "vda", .read_only = read_only, .cache_bytes = f->cache_bytes,
-		.buffered = f->buffered, .snapshot = f->snapshot, .beside_pins = true };
+		.buffered = f->buffered, .snapshot = f->snapshot, .beside_pins = true,
+		.pin_readable = f->pin_readable };
 	int r;
 
 	for (unsigned i = 0; names[i]; i++)

@@ -34,6 +34,7 @@ struct fixture {
 	uint64_t cache_bytes; /* used by fixture_open() */
 	bool buffered;
 	bool beside_pins; /* used by fixture_open() */
+	bool pin_readable; /* used by fixture_open_chain() */
 	const char *snapshot; /* used by fixture_open() */
 };
 

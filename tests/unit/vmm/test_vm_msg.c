@@ -326,6 +326,9 @@ static void test_duplicate_files_and_names_are_refused(void **state)
 	REFUSED((c.forked = c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = NFDS - 1));
 	REFUSED((c.forked = c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = VM_NO_FD));
 	REFUSED((c.forked = 1, c.state_later = 2, c.restore_fd = NFDS - 1, c.state_ready_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
+	ACCEPTED((c.forked = 1, c.restore_fd = NFDS - 1, c.pins_readable = 1));
+	REFUSED((c.restore_fd = NFDS - 1, c.pins_readable = 1));
+	REFUSED((c.forked = 1, c.restore_fd = NFDS - 1, c.pins_readable = 1u << c.ndisks));
 	REFUSED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = NFDS - 1));
 	REFUSED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = VM_NO_FD, c.nvram_template_fd = NFDS - 1));
 	REFUSED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = NFDS));

@@ -12,7 +12,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/socket.h>
 
 #define DISK (4 * MIB)
 #define DEPTH 4u
@@ -633,119 +632,6 @@ static void test_pin_is_found_while_the_table_is_replaced(void **state)
 	(void)state;
 }
 
-/* ---- a fork opens before the pin is in the image ---- */
-
-#define LONG_NS (600 * 1000000000ULL)
-
-struct early {
-	struct pin_op pin;
-	pthread_t thread;
-	int peer[2]; /* connected sockets; 0: none */
-	int at_once, later; /* results of an open that does not wait for the pin, and of one that does */
-	struct err e;
-};
-
-/* peer_fd: see struct block_pin_wait. */
-static int early_open(struct early *x, uint64_t wait_ns, int peer_fd)
-{
-	struct fixture *f = x->pin.f;
-	struct block_layer layers[] = { { .format = BLOCK_FORMAT_QCOW2, .fd = fixture_file(f, "fork", O_RDWR) },
-		{ .format = BLOCK_FORMAT_QCOW2, .fd = fixture_file(f, "img", O_RDONLY) } };
-	struct block_open o = { .layers = layers, .nlayers = 2, .name = "vda", .beside_pins = true, .pin_wait = { wait_ns, peer_fd } };
-	struct block *b = NULL;
-	struct loop *l;
-	int r;
-
-	assert_int_equal(loop_new(16, &l, &x->e), 0);
-	r = block_open(l, &o, &b, &x->e);
-	if (!r)
-		r = block_close(b);
-	for (unsigned i = 0; !b && i < o.nlayers; i++)
-		close(layers[i].fd);
-	loop_free(l);
-	return r;
-}
-
-static void *early_main(void *opaque)
-{
-	struct early *x = opaque;
-
-	x->later = early_open(x, LONG_NS, x->peer[0]);
-	return NULL;
-}
-
-/* The loop does not run on before this returns, so the pin is not in the image yet. */
-static void early_placed(struct block_snapshot_op *op, const struct qcow2_pin *pin)
-{
-	struct early *x = container_of(container_of(container_of(op, struct sync_op, op), struct pin_op, sync), struct early,
-		pin);
-	int to = fixture_file(x->pin.f, "fork", O_RDWR | O_CREAT);
-
-	assert_int_equal(qcow2_pin_overlays(&to, 1, pin, "img", &x->e), 0);
-	close(to);
-	x->at_once = early_open(x, 0, 0);
-	assert_int_equal(pthread_create(&x->thread, NULL, early_main, x), 0);
-}
-
-static void test_open_waits_for_a_pin_that_is_being_made(void **state)
-{
-	struct early x = { .pin.sync.op = { .done = sync_done, .placed = early_placed } };
-	struct block_snapshot_info info = { .sec = 1700000000 };
-	struct fixture f;
-	struct block *b = source_begin(&f, 30, CREATE), *fork;
-	struct block_snapshot *s = pin_begin(&f, b);
-	uint8_t *frozen = shadow_copy(&f);
-
-	x.pin.f = &f;
-	qcow2_pin_mark(&info, id_a);
-	block_snapshot_commit(s, &info, &x.pin.sync.op);
-	assert_int_equal(sync_wait(&f, &x.pin.sync), 0);
-	pthread_join(x.thread, NULL);
-	assert_int_equal(x.at_once, -ENOENT);
-	if (x.later < 0)
-		fail_msg("%s", x.e.msg);
-	fork = fork_open(&f);
-	content_is(&f, fork, frozen);
-	assert_int_equal(block_close(fork), 0);
-	assert_int_equal(block_close(b), 0);
-	free(frozen);
-	fixture_end(&f);
-	(void)state;
-}
-
-/* End the peer while an open waits for the pin. */
-static void early_abandon(struct block_snapshot_op *op, const struct qcow2_pin *pin)
-{
-	struct early *x = container_of(container_of(container_of(op, struct sync_op, op), struct pin_op, sync), struct early,
-		pin);
-
-	early_placed(op, pin);
-	close(x->peer[1]);
-	pthread_join(x->thread, NULL); /* the pin is not in the image before this loop runs on */
-}
-
-static void test_open_stops_waiting_for_a_pin_when_its_peer_ends(void **state)
-{
-	struct early x = { .pin.sync.op = { .done = sync_done, .placed = early_abandon } };
-	struct block_snapshot_info info = { .sec = 1700000000 };
-	struct fixture f;
-	struct block *b = source_begin(&f, 31, CREATE);
-	struct block_snapshot *s = pin_begin(&f, b);
-
-	x.pin.f = &f;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, x.peer), 0);
-	qcow2_pin_mark(&info, id_a);
-	block_snapshot_commit(s, &info, &x.pin.sync.op);
-	assert_int_equal(sync_wait(&f, &x.pin.sync), 0);
-	assert_int_equal(x.at_once, -ENOENT);
-	assert_int_equal(x.later, -ECANCELED);
-	assert_non_null(strstr(x.e.msg, "cairnd has ended"));
-	close(x.peer[0]);
-	assert_int_equal(block_close(b), 0);
-	fixture_end(&f);
-	(void)state;
-}
-
 /* ---- what a pin costs ---- */
 
 struct syncs {
@@ -863,8 +749,6 @@ int main(void)
 		cmocka_unit_test(test_fork_is_refused_when_qemu_deleted_the_pin),
 		cmocka_unit_test(test_fork_is_refused_on_another_file),
 		cmocka_unit_test(test_pin_is_found_while_the_table_is_replaced),
-		cmocka_unit_test(test_open_waits_for_a_pin_that_is_being_made),
-		cmocka_unit_test(test_open_stops_waiting_for_a_pin_when_its_peer_ends),
 		cmocka_unit_test(test_pin_takes_few_syncs),
 		cmocka_unit_test(test_reader_of_a_pin_keeps_other_programs_from_writing),
 		cmocka_unit_test(test_fork_is_refused_beside_a_writer_that_may_delete_the_pin),
