@@ -198,6 +198,7 @@ $(BUILD)/unit/api/test_api_fuzz: UNIT_LDFLAGS = -Wl,--wrap=vm_spawn_begin,--wrap
 $(BUILD)/unit/block/qcow2/test_qcow2: UNIT_LDFLAGS = -Wl,--wrap=loop_readv
 $(BUILD)/unit/vmm/kvm/test_guest_cpu: UNIT_LDFLAGS = -Wl,--wrap=kvm_cpuid_guest_run,--wrap=kvm_ioctl
 $(BUILD)/unit/devices/virtio/test_blk_limits: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
+$(BUILD)/unit/devices/pci/test_pci: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
 $(BUILD)/unit/devices/virtio/test_virtio_net: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
 $(BUILD)/unit/devices/virtio/test_net_pairs: UNIT_LDFLAGS = -Wl,--wrap=ioctl
 $(BUILD)/unit/devices/virtio/test_net_vhost: UNIT_LDFLAGS = -Wl,--wrap=ioctl

@@ -46,6 +46,12 @@ struct dev_host_ops {
 	 * edge-triggered line the caller sends a pulse: true, then false. */
 	void (*irq_set)(struct dev_host *h, unsigned gsi, bool level);
 	void (*msi_send)(struct dev_host *h, uint64_t addr, uint32_t data);
+	/* Let KVM send the message whenever eventfd is signalled, also for a signal that nobody has read yet, without a
+	 * thread of this process. eventfd: borrowed until msi_unlink(). NULL: not possible.
+	 * Returns a number for msi_unlink(), or -errno. */
+	int (*msi_link)(struct dev_host *h, int eventfd, uint64_t addr, uint32_t data);
+	/* Undo msi_link(). On return, the messages of all earlier signals are at the interrupt controllers. */
+	void (*msi_unlink)(struct dev_host *h, int eventfd, int link);
 	/* Register an eventfd that KVM signals when the guest writes to gpa (size 0: any width),
 	 * without an exit to userspace. eventfd: borrowed. Returns 0 or -errno. */
 	int (*doorbell_add)(struct dev_host *h, uint64_t gpa, unsigned size, int eventfd);

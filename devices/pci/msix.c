@@ -2,6 +2,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/loop.h"
 #include "devices/dev_host.h"
 #include "snapshot/state.h"
 
@@ -15,6 +16,8 @@
 #define CONTROL_MASK 0x4000
 #define VECTOR_MASKED 1u
 #define ENTRY_BYTES 16
+/* Each link and its end give a thread of the host's kernel work, for which nobody is charged. */
+#define LINKS_PER_S 256
 
 static bool vector_is_masked(const struct msix *m, unsigned v)
 {
@@ -34,16 +37,92 @@ static void msix_deliver(struct pci_function *f, unsigned v)
 	f->host->host->ops->msi_send(f->host->host, m->table[v].addr, m->table[v].data);
 }
 
-static void msix_deliver_pending(struct pci_function *f)
+/* ---- eventfds that KVM delivers ---- */
+
+static void wire_unlink(struct pci_function *f, struct msix_wire *w)
+{
+	if (w->link >= 0)
+		f->host->host->ops->msi_unlink(f->host->host, w->fd, w->link);
+	w->link = -1;
+}
+
+static bool wire_may_link(const struct msix *m, const struct msix_wire *w)
+{
+	return m->enabled && w->vector < m->nvectors && !vector_is_masked(m, w->vector);
+}
+
+/* m->lock is held. */
+static bool link_is_allowed(struct msix *m)
+{
+	uint64_t now_ns = loop_now_ns();
+
+	if (now_ns - m->links_since_ns >= 1000000000ULL) {
+		m->links_since_ns = now_ns;
+		m->nlinks = 0;
+	}
+	return m->nlinks++ < LINKS_PER_S;
+}
+
+/* Link a wire as the table says now. m->lock is held. */
+static void wire_update(struct pci_function *f, struct msix_wire *w)
+{
+	const struct dev_host_ops *ops = f->host->host->ops;
+	const struct msix_entry *t;
+
+	if (!wire_may_link(&f->msix, w)) {
+		wire_unlink(f, w);
+		return;
+	}
+	t = &f->msix.table[w->vector];
+	if (w->link >= 0 && (w->addr != t->addr || w->data != t->data))
+		wire_unlink(f, w);
+	if (w->link >= 0 || !ops->msi_link || !link_is_allowed(&f->msix))
+		return;
+	w->addr = t->addr;
+	w->data = t->data;
+	w->link = ops->msi_link(f->host->host, w->fd, w->addr, w->data);
+}
+
+static void wires_update(struct pci_function *f)
+{
+	for (struct msix_wire *w = f->msix.wires; w; w = w->next)
+		wire_update(f, w);
+}
+
+void msix_wire(struct pci_function *f, struct msix_wire *w, unsigned vector, int fd)
+{
+	LOCK_GUARD(&f->msix.lock);
+	*w = (struct msix_wire){ .next = f->msix.wires, .fd = fd, .vector = vector, .link = -1 };
+	f->msix.wires = w;
+	wire_update(f, w);
+}
+
+void msix_unwire(struct pci_function *f, struct msix_wire *w)
+{
+	struct msix_wire **at = &f->msix.wires;
+
+	if (w->fd < 0)
+		return;
+	LOCK_GUARD(&f->msix.lock);
+	wire_unlink(f, w);
+	while (*at != w)
+		at = &(*at)->next;
+	*at = w->next;
+	w->fd = -1;
+}
+
+/* ---- masks and pending bits ---- */
+
+/* After a change of the table or of the masks: deliver what is pending, and link the wires anew. */
+static void msix_changed(struct pci_function *f)
 {
 	struct msix *m = &f->msix;
 
-	if (!m->enabled || !m->pending)
-		return;
-	for (unsigned v = 0; v < m->nvectors; v++) {
+	for (unsigned v = 0; v < m->nvectors && m->enabled && m->pending; v++) {
 		if ((m->pending >> v & 1) && !vector_is_masked(m, v))
 			msix_deliver(f, v);
 	}
+	wires_update(f);
 }
 
 void msix_raise(struct pci_function *f, unsigned vector)
@@ -70,7 +149,7 @@ void msix_control(struct pci_function *f, uint16_t control)
 	LOCK_GUARD(&m->lock);
 	m->enabled = control & CONTROL_ENABLE;
 	m->masked = control & CONTROL_MASK;
-	msix_deliver_pending(f);
+	msix_changed(f);
 }
 
 /* ---- the table and the pending bits in their BAR ---- */
@@ -98,9 +177,8 @@ static uint64_t msix_read_dword(const struct msix *m, unsigned off)
 	}
 }
 
-static void msix_write_dword(struct pci_function *f, unsigned off, uint32_t value)
+static void msix_write_dword(struct msix *m, unsigned off, uint32_t value)
 {
-	struct msix *m = &f->msix;
 	unsigned v = off / ENTRY_BYTES;
 
 	if (off >= MSIX_PBA_OFFSET || v >= m->nvectors)
@@ -117,7 +195,6 @@ static void msix_write_dword(struct pci_function *f, unsigned off, uint32_t valu
 		break;
 	default:
 		m->table[v].control = value & VECTOR_MASKED;
-		msix_deliver_pending(f);
 		break;
 	}
 }
@@ -149,9 +226,10 @@ static void msix_bus_write(void *opaque, uint64_t off, unsigned size, uint64_t v
 	if (!access_is_defined(off, size))
 		return;
 	LOCK_GUARD(&f->msix.lock);
-	msix_write_dword(f, (unsigned)off, (uint32_t)value);
+	msix_write_dword(&f->msix, (unsigned)off, (uint32_t)value);
 	if (size == 8)
-		msix_write_dword(f, (unsigned)off + 4, (uint32_t)(value >> 32));
+		msix_write_dword(&f->msix, (unsigned)off + 4, (uint32_t)(value >> 32));
+	msix_changed(f);
 }
 
 static const struct bus_ops msix_bus_ops = { msix_bus_read, msix_bus_write };
@@ -182,6 +260,7 @@ void msix_reset(struct pci_function *f)
 	memset(m->table, 0, sizeof(m->table));
 	for (unsigned v = 0; v < m->nvectors; v++)
 		m->table[v].control = VECTOR_MASKED;
+	wires_update(f);
 }
 
 void msix_save(struct pci_function *f, struct state_writer *w)
@@ -221,5 +300,6 @@ int msix_load(struct pci_function *f, struct state_reader *r, struct err *e)
 	LOCK_GUARD(&m->lock);
 	memcpy(m->table, table, sizeof(table));
 	m->pending = pending;
+	wires_update(f);
 	return 0;
 }

@@ -91,12 +91,25 @@ struct msix_entry {
 #define MSIX_BAR_BYTES 4096
 #define MSIX_NO_VECTOR 0xffff
 
+/* An eventfd whose signals are a vector's interrupts. */
+struct msix_wire {
+	struct msix_wire *next;
+	int fd;		 /* borrowed; -1: unused */
+	unsigned vector; /* out of range: none */
+	int link;	 /* of dev_host_ops.msi_link(), with the message below; -1: the owner of fd reads it */
+	uint64_t addr;
+	uint32_t data;
+};
+
 struct msix {
 	pthread_mutex_t lock;
 	unsigned nvectors; /* 0: the function has no MSI-X */
 	bool enabled, masked;
 	uint64_t pending;
 	struct msix_entry table[MSIX_VECTORS_MAX];
+	struct msix_wire *wires;
+	uint64_t links_since_ns; /* begin of the second in which nlinks wires were linked */
+	unsigned nlinks;
 };
 
 struct pci_function {
@@ -157,6 +170,14 @@ void pci_function_intx(struct pci_function *f, bool level);
 bool msix_enabled(struct msix *m);
 /* Deliver a vector or mark it as pending. Ignored while MSI-X is off, or for a vector out of range. Any thread. */
 void msix_raise(struct pci_function *f, unsigned vector);
+/* Deliver a vector whenever fd, an eventfd, is signalled. KVM does that without a thread of this process, and resets
+ * the eventfd, except while MSI-X is off or the vector masked, if KVM refuses, or if the guest changes vectors all the
+ * time. So the caller goes on to read fd, and to call msix_raise().
+ * w: unused; borrowed until msix_unwire(). Any thread. */
+void msix_wire(struct pci_function *f, struct msix_wire *w, unsigned vector, int fd);
+/* Undo msix_wire(); do nothing for an unused w. On return, the interrupts of all signals that KVM has taken are
+ * delivered. Any thread. */
+void msix_unwire(struct pci_function *f, struct msix_wire *w);
 
 void pci_function_save(struct pci_function *f, struct state_writer *w);
 /* Load the function's state, with every field checked, and map BARs accordingly. Returns 0 or

@@ -71,6 +71,10 @@ struct virtio_ops {
 struct virtio_transport_ops {
 	void (*queue_interrupt)(void *transport, unsigned q);
 	void (*config_interrupt)(void *transport);
+	/* Let each signal of an eventfd be an interrupt of the queue, where possible without a thread of this process
+	 * (msix_wire()). fd: borrowed until the next call; -1: no more, and the interrupts of earlier signals are
+	 * delivered, or fd is still to be read. */
+	void (*queue_wire)(void *transport, unsigned q, int fd);
 	/* Update the doorbells after a change of the status or of a queue's enable bit. */
 	void (*changed)(void *transport);
 	/* Clear vectors and pending interrupts after a reset of the device. */

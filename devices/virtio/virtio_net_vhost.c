@@ -40,22 +40,36 @@ static int call(const struct net_vhost *x, unsigned long request, void *arg)
 	return -error;
 }
 
+static unsigned queue_index(const struct net_vhost *x, unsigned direction)
+{
+	return DIRECTIONS * x->p->index + direction;
+}
+
 static struct virtio_queue *queue_of(const struct net_vhost *x, unsigned direction)
 {
-	return &x->p->n->v.queues[DIRECTIONS * x->p->index + direction];
+	return &x->p->n->v.queues[queue_index(x, direction)];
 }
 
 /* ---- interrupts and faults ---- */
 
-/* Send the interrupt that vhost has asked for, if any. v.lock is held until the interrupt is sent: after a pause, none
- * is on its way. */
+/* Send the interrupt that vhost has asked for and that KVM has not sent, if any. v.lock is held until the interrupt is
+ * sent: after a pause, none is on its way. */
 static void interrupt_relay(struct net_vhost *x, unsigned direction)
 {
 	struct virtio_dev *v = &x->p->n->v;
 	uint64_t n;
 
 	if (read(x->call_fds[direction], &n, sizeof(n)) == sizeof(n))
-		v->transport_ops->queue_interrupt(v->transport, DIRECTIONS * x->p->index + direction);
+		v->transport_ops->queue_interrupt(v->transport, queue_index(x, direction));
+}
+
+/* Let KVM send vhost's interrupts, or no more. Then those that vhost has asked for are sent, or relayed next. */
+static void interrupts_wire(struct net_vhost *x, bool on)
+{
+	struct virtio_dev *v = &x->p->n->v;
+
+	for (unsigned d = 0; d < DIRECTIONS; d++)
+		v->transport_ops->queue_wire(v->transport, queue_index(x, d), on ? x->call_fds[d] : -1);
 }
 
 static void rx_called(void *opaque, unsigned revents)
@@ -199,6 +213,7 @@ static void kernel_stop(struct net_vhost *x)
 {
 	for (unsigned d = 0; d < DIRECTIONS; d++)
 		queue_take_back(x, d);
+	interrupts_wire(x, false);
 	for (unsigned d = 0; d < DIRECTIONS; d++)
 		interrupt_relay(x, d);
 	x->on = false;
@@ -263,6 +278,7 @@ bool net_vhost_serves(struct net_pair *p)
 		doorbells_watch(p->vhost, POLLIN);
 		return false;
 	}
+	interrupts_wire(p->vhost, true);
 	log_debug(v->dev.name, "vhost-net serves pair %u", p->index);
 	return true;
 }

@@ -62,6 +62,21 @@ static void transport_queue_interrupt(void *opaque, unsigned q)
 	transport_interrupt(t, t->queue_vector[q], ISR_QUEUE);
 }
 
+static void transport_queue_wire(void *opaque, unsigned q, int fd)
+{
+	struct virtio_pci *t = opaque;
+
+	msix_unwire(&t->fn, &t->wires[q]);
+	if (fd >= 0)
+		msix_wire(&t->fn, &t->wires[q], t->queue_vector[q], fd);
+}
+
+static void queue_vector_set(struct virtio_pci *t, unsigned q, uint16_t vector)
+{
+	t->queue_vector[q] = vector;
+	transport_queue_wire(t, q, t->wires[q].fd);
+}
+
 static void transport_config_interrupt(void *opaque)
 {
 	struct virtio_pci *t = opaque;
@@ -113,12 +128,14 @@ static void transport_reset(void *opaque)
 	t->device_feature_select = t->driver_feature_select = 0;
 	t->queue_select = 0;
 	t->config_vector = MSIX_NO_VECTOR;
-	memset(t->queue_vector, 0xff, sizeof(t->queue_vector));
+	for (unsigned q = 0; q < VIRTIO_QUEUES_MAX; q++)
+		queue_vector_set(t, q, MSIX_NO_VECTOR);
 }
 
 static const struct virtio_transport_ops transport_ops = {
 	.queue_interrupt = transport_queue_interrupt,
 	.config_interrupt = transport_config_interrupt,
+	.queue_wire = transport_queue_wire,
 	.changed = transport_changed,
 	.reset = transport_reset,
 };
@@ -217,7 +234,7 @@ static void queue_register_write(struct virtio_pci *t, unsigned off, uint32_t va
 		virtio_queue_set_size(t->v, q, (uint16_t)value);
 		break;
 	case COMMON_QUEUE_VECTOR:
-		t->queue_vector[q] = vector_valid(t, (uint16_t)value);
+		queue_vector_set(t, q, vector_valid(t, (uint16_t)value));
 		break;
 	case COMMON_QUEUE_ENABLE:
 		if (value == 1)
@@ -443,6 +460,8 @@ int virtio_pci_init(struct virtio_pci *t, struct virtio_dev *v, struct pci_host 
 	v->transport_ops = &transport_ops;
 	t->config_vector = MSIX_NO_VECTOR;
 	memset(t->queue_vector, 0xff, sizeof(t->queue_vector));
+	for (unsigned q = 0; q < VIRTIO_QUEUES_MAX; q++)
+		t->wires[q].fd = -1;
 	pci_function_init(&t->fn, &ids, &fn_ops);
 	pci_function_bar(&t->fn, 0, VIRTIO_PCI_BAR_BYTES, false, &bar_ops, t);
 	r = pci_function_msix(&t->fn, 1, v->nqueues + 1);

@@ -28,6 +28,7 @@ struct virtio_pci {
 	uint8_t isr;
 	uint64_t notify_base; /* address of BAR 0's doorbells; 0: not mapped */
 	uint64_t doorbell_gpa[VIRTIO_QUEUES_MAX]; /* registered address; 0: none */
+	struct msix_wire wires[VIRTIO_QUEUES_MAX];
 	unsigned access_cap; /* the configuration access capability */
 	unsigned notify_cap; /* the capability of the doorbells */
 };

@@ -68,6 +68,8 @@ static const unsigned vhost_ioctls[] = { VHOST_SET_OWNER, VHOST_GET_FEATURES, VH
 	VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR };
 /* A vCPU's thread resets the device, which takes the queues back. */
 static const unsigned vhost_stop_ioctls[] = { VHOST_NET_SET_BACKEND, VHOST_SET_VRING_KICK, VHOST_GET_VRING_BASE };
+/* Links vhost's eventfds to interrupts. A vCPU's thread masks vectors. */
+static const unsigned vhost_kvm_ioctls[] = { KVM_IRQFD, KVM_SET_GSI_ROUTING };
 static const unsigned tap_ioctls[] = { TUNSETOFFLOAD, TUNSETQUEUE };
 /* A disk's thread makes room for a request during a snapshot: fault_tracker_make_room(). */
 static const unsigned disk_ioctls[] = { UFFDIO_WRITEPROTECT, BLKGETSIZE64, BLKSSZGET };
@@ -89,7 +91,7 @@ static const struct {
 
 static void ioctls_add(struct call_filter *f, const struct kvm *k, enum thread_kind kind, int vcpu_fd)
 {
-	struct call_filter_ioctls groups[ARRAY_SIZE(allowed_ioctls) + 3];
+	struct call_filter_ioctls groups[ARRAY_SIZE(allowed_ioctls) + 4];
 	size_t n = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(allowed_ioctls); i++) {
@@ -102,8 +104,10 @@ static void ioctls_add(struct call_filter *f, const struct kvm *k, enum thread_k
 	}
 	if (kind == THREAD_NET && k->has_vhost)
 		groups[n++] = (struct call_filter_ioctls){ ANY_FD, vhost_ioctls, ARRAY_SIZE(vhost_ioctls) };
-	if ((kind == THREAD_VCPU || kind == THREAD_NET) && k->has_vhost)
+	if ((kind == THREAD_VCPU || kind == THREAD_NET) && k->has_vhost) {
 		groups[n++] = (struct call_filter_ioctls){ ANY_FD, vhost_stop_ioctls, ARRAY_SIZE(vhost_stop_ioctls) };
+		groups[n++] = (struct call_filter_ioctls){ k->vm_fd, vhost_kvm_ioctls, ARRAY_SIZE(vhost_kvm_ioctls) };
+	}
 	if (kind == THREAD_VCPU && k->has_screen)
 		groups[n++] = (struct call_filter_ioctls){ k->vm_fd, screen_ioctls, ARRAY_SIZE(screen_ioctls) };
 	call_filter_ioctls(f, groups, n);

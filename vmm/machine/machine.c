@@ -497,6 +497,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->fork_fd = fork_fd;
 	m->peer_fd = host ? host->peer_fd : 0;
 	m->host.ops = &machine_host_ops;
+	msi_links_init(&m->msi_links);
 	m->host.loop = l;
 	m->throttle.vcpus = &m->vcpus;
 	r = machine_build(m, fds, taken, host, e);

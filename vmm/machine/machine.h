@@ -16,6 +16,7 @@
 #include "vmm/kvm/memory.h"
 #include "vmm/kvm/throttle.h"
 #include "vmm/kvm/vcpu.h"
+#include "vmm/machine/msi_links.h"
 #include "vmm/machine/nic.h"
 #include "vmm/vm_msg.h"
 
@@ -89,6 +90,7 @@ struct machine {
 	struct assist assist;
 	bool assist_on;
 	struct dev_host host;
+	struct msi_links msi_links;
 	struct bus *pio, *mmio;
 	struct pci_host *pci;
 	struct device *acpi_pm, *vmgenid;

@@ -100,6 +100,49 @@ static const struct dev_host_ops fake_ops = {
 	.ram_dirty = fake_ram_dirty,
 };
 
+static int fake_msi_link(struct dev_host *h, int fd, uint64_t addr, uint32_t data)
+{
+	struct fixture *f = fx_of(h);
+	int i = 0;
+
+	f->nlinked++;
+	if (f->link_error)
+		return f->link_error;
+	assert_int_equal(fx_linked(f, fd), -1);
+	while (f->links[i].fd >= 0)
+		assert_true(++i < (int)ARRAY_SIZE(f->links));
+	f->links[i].fd = fd;
+	f->links[i].addr = addr;
+	f->links[i].data = data;
+	return i;
+}
+
+static void fake_msi_unlink(struct dev_host *h, int fd, int link)
+{
+	struct fixture *f = fx_of(h);
+
+	assert_int_equal(f->links[link].fd, fd);
+	f->links[link].fd = -1;
+}
+
+void fx_link_msi(struct fixture *f)
+{
+	static struct dev_host_ops ops;
+
+	ops = fake_ops;
+	ops.msi_link = fake_msi_link;
+	ops.msi_unlink = fake_msi_unlink;
+	f->host.ops = &ops;
+}
+
+int64_t fx_linked(const struct fixture *f, int fd)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(f->links); i++)
+		if (f->links[i].fd == fd)
+			return f->links[i].data;
+	return -1;
+}
+
 static void *ram_map(size_t bytes)
 {
 	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -117,6 +160,8 @@ void fx_init(struct fixture *f)
 	log_set_level(LOG_LEVEL_ERROR); /* the malformed rings below provoke messages on purpose */
 	pthread_mutex_init(&f->lock, NULL);
 	f->host.ops = &fake_ops;
+	for (size_t i = 0; i < ARRAY_SIZE(f->links); i++)
+		f->links[i].fd = -1;
 	f->host.ram[0] = (struct dev_ram_range){ 0, FX_LOW_BYTES, ram_map(FX_LOW_BYTES) };
 	f->host.ram[1] =
 		(struct dev_ram_range){ FX_HIGH_GPA, FX_HIGH_BYTES, ram_map(FX_HIGH_BYTES) };

@@ -50,10 +50,21 @@ struct fixture {
 		int fd;
 	} doorbells[64];
 	uint64_t dirty_bytes;
+	unsigned nlinked; /* calls of msi_link() */
+	int link_error; /* msi_link() fails with it */
+	struct {
+		int fd; /* -1: unused */
+		uint64_t addr;
+		uint32_t data;
+	} links[16];
 };
 
 void fx_init(struct fixture *f);
 void fx_done(struct fixture *f);
+/* Have a KVM that takes eventfds for MSI messages: f->links. It does not read them. */
+void fx_link_msi(struct fixture *f);
+/* Return the data of the message to which fd is linked; -1: none. */
+int64_t fx_linked(const struct fixture *f, int fd);
 /* Allocate zeroed guest memory below 4 GiB. */
 uint64_t fx_alloc(struct fixture *f, uint64_t bytes, uint64_t align);
 void *fx_ram(struct fixture *f, uint64_t gpa);

@@ -15,6 +15,15 @@ struct card {
 	unsigned changes;
 };
 
+static uint64_t now_ns;
+
+uint64_t __wrap_loop_now_ns(void);
+
+uint64_t __wrap_loop_now_ns(void)
+{
+	return now_ns;
+}
+
 static uint64_t card_read(void *opaque, uint64_t off, unsigned size)
 {
 	struct card *c = opaque;
@@ -287,6 +296,115 @@ static void msix_table(void **state)
 	fx_done(&f);
 }
 
+#define FD 70 /* no such file: only the fixture sees it */
+
+static void wires_are_linked_while_their_vectors_are_not_masked(void **state)
+{
+	struct msix_wire one = { .fd = -1 }, two = { .fd = -1 }, beyond = { .fd = -1 };
+	struct fixture f;
+	struct card c;
+	uint64_t bar;
+	unsigned control;
+
+	(void)state;
+	fx_init(&f);
+	fx_link_msi(&f);
+	card_add(&f, &c, 1);
+	control = c.fn.msix_cap + 2;
+	bar = fx_cfg_read(&f, 1, 0x14, 4);
+	msix_wire(&c.fn, &one, 1, FD);
+	msix_wire(&c.fn, &two, 1, FD + 1);
+	msix_wire(&c.fn, &beyond, 5, FD + 2);
+	fx_write(&f, bar + 16, 8, 0xfee01000);
+	fx_write(&f, bar + 24, 8, 0x4041); /* and not masked */
+	assert_int_equal(fx_linked(&f, FD), -1); /* MSI-X is off */
+	fx_cfg_write(&f, 1, control, 2, 0x8000);
+	assert_int_equal(fx_linked(&f, FD), 0x4041);
+	assert_int_equal(fx_linked(&f, FD + 1), 0x4041);
+	assert_int_equal(fx_linked(&f, FD + 2), -1);
+	assert_int_equal(f.links[0].addr, 0xfee01000);
+	/* A message that changes without a mask. */
+	fx_write(&f, bar + 24, 4, 0x4042);
+	assert_int_equal(fx_linked(&f, FD), 0x4042);
+	fx_write(&f, bar + 16, 4, 0xfee02000);
+	assert_int_equal(f.links[0].addr, 0xfee02000);
+	/* What comes while the vector is masked is pending, and sent once the mask is gone. */
+	fx_write(&f, bar + 28, 4, 1);
+	assert_int_equal(fx_linked(&f, FD), -1);
+	assert_int_equal(fx_linked(&f, FD + 1), -1);
+	msix_raise(&c.fn, 1);
+	assert_int_equal(f.nmsi, 0);
+	assert_int_equal(fx_read(&f, bar + MSIX_PBA_OFFSET, 8), 2);
+	fx_write(&f, bar + 24, 4, 0x4043);
+	assert_int_equal(fx_linked(&f, FD), -1);
+	fx_write(&f, bar + 28, 4, 0);
+	assert_int_equal(f.nmsi, 1);
+	assert_int_equal(f.msi_data[0], 0x4043);
+	assert_int_equal(fx_linked(&f, FD), 0x4043);
+	/* The mask of all vectors, another vector's, and MSI-X off. */
+	fx_cfg_write(&f, 1, control, 2, 0xc000);
+	assert_int_equal(fx_linked(&f, FD), -1);
+	fx_cfg_write(&f, 1, control, 2, 0x8000);
+	assert_int_equal(fx_linked(&f, FD), 0x4043);
+	fx_write(&f, bar + 44, 4, 0);
+	fx_write(&f, bar + 44, 4, 1);
+	assert_int_equal(fx_linked(&f, FD), 0x4043);
+	fx_cfg_write(&f, 1, control, 2, 0);
+	assert_int_equal(fx_linked(&f, FD), -1);
+	fx_cfg_write(&f, 1, control, 2, 0x8000);
+	/* One wire goes; a reset masks all. */
+	msix_unwire(&c.fn, &two);
+	msix_unwire(&c.fn, &two);
+	assert_int_equal(fx_linked(&f, FD + 1), -1);
+	assert_int_equal(fx_linked(&f, FD), 0x4043);
+	pci_function_reset(&c.fn);
+	assert_int_equal(fx_linked(&f, FD), -1);
+	/* KVM refuses: the owner of the eventfd sends. */
+	f.link_error = -EINVAL;
+	fx_write(&f, bar + 28, 4, 0);
+	fx_cfg_write(&f, 1, control, 2, 0x8000);
+	assert_int_equal(fx_linked(&f, FD), -1);
+	msix_raise(&c.fn, 1);
+	assert_int_equal(f.nmsi, 2);
+	f.link_error = 0;
+	msix_unwire(&c.fn, &one);
+	msix_unwire(&c.fn, &beyond);
+	assert_null(c.fn.msix.wires);
+	pci_host_remove(&c.fn);
+	fx_done(&f);
+}
+
+static void guest_that_masks_all_the_time_is_linked_no_more(void **state)
+{
+	struct msix_wire w = { .fd = -1 };
+	struct fixture f;
+	struct card c;
+	uint64_t bar;
+
+	(void)state;
+	fx_init(&f);
+	fx_link_msi(&f);
+	card_add(&f, &c, 1);
+	bar = fx_cfg_read(&f, 1, 0x14, 4);
+	fx_cfg_write(&f, 1, c.fn.msix_cap + 2, 2, 0x8000);
+	msix_wire(&c.fn, &w, 0, FD);
+	now_ns = 5000000000;
+	for (unsigned i = 0; i < 10000; i++)
+		fx_write(&f, bar + 12, 4, i % 2);
+	assert_int_equal(f.nlinked, 256);
+	fx_write(&f, bar + 12, 4, 0);
+	assert_int_equal(fx_linked(&f, FD), -1);
+	msix_raise(&c.fn, 0); /* by the owner of the eventfd */
+	assert_int_equal(f.nmsi, 1);
+	now_ns += 1000000000;
+	fx_write(&f, bar + 12, 4, 1);
+	fx_write(&f, bar + 12, 4, 0);
+	assert_true(fx_linked(&f, FD) >= 0);
+	msix_unwire(&c.fn, &w);
+	pci_host_remove(&c.fn);
+	fx_done(&f);
+}
+
 static void slots_and_windows_run_out(void **state)
 {
 	static struct card c[PCI_SLOTS];
@@ -451,6 +569,8 @@ int main(void)
 		cmocka_unit_test(bars_move_through_ecam),
 		cmocka_unit_test(lines_are_shared),
 		cmocka_unit_test(msix_table),
+		cmocka_unit_test(wires_are_linked_while_their_vectors_are_not_masked),
+		cmocka_unit_test(guest_that_masks_all_the_time_is_linked_no_more),
 		cmocka_unit_test(slots_and_windows_run_out),
 		cmocka_unit_test(reset_register),
 		cmocka_unit_test(firmware_finds_a_bridge_that_it_knows),

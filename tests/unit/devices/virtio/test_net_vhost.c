@@ -346,6 +346,69 @@ static void broken_ring_is_reported_by_the_loop(void **state)
 	end(&t);
 }
 
+static void kvm_sends_the_interrupts_while_vhost_serves(void **state)
+{
+	struct net_test t = { 0 };
+	unsigned msi;
+
+	(void)state;
+	begin(&t);
+	fx_link_msi(&t.f);
+	driver_begin(&t);
+	for (unsigned q = RX; q <= TX; q++)
+		assert_int_equal(fx_linked(&t.f, kernel.q[q].call), SLOT << 8 | q);
+	/* A masked vector's interrupt is pending, though nobody but vhost knows of it so far. */
+	fx_write(&t.f, t.d.msix + 16 * TX + 12, 4, 1);
+	assert_int_equal(fx_linked(&t.f, kernel.q[TX].call), -1);
+	assert_int_equal(fx_linked(&t.f, kernel.q[RX].call), SLOT << 8 | RX);
+	guest_sends(&t);
+	assert_int_equal(kernel_takes(), 1);
+	msi = t.f.nmsi;
+	fx_run(&t.f, 2);
+	assert_int_equal(t.f.nmsi, msi);
+	assert_int_equal(fx_read(&t.f, t.d.msix + MSIX_PBA_OFFSET, 8), 1 << TX);
+	fx_write(&t.f, t.d.msix + 16 * TX + 12, 4, 0);
+	assert_int_equal(t.f.nmsi, msi + 1);
+	assert_int_equal(fx_linked(&t.f, kernel.q[TX].call), SLOT << 8 | TX);
+	/* The driver gives the queue another vector, and none. */
+	fx_write(&t.f, t.d.common + 22, 2, TX);
+	fx_write(&t.f, t.d.common + 26, 2, RX);
+	assert_int_equal(fx_linked(&t.f, kernel.q[TX].call), SLOT << 8 | RX);
+	fx_write(&t.f, t.d.common + 26, 2, MSIX_NO_VECTOR);
+	assert_int_equal(fx_linked(&t.f, kernel.q[TX].call), -1);
+	fx_write(&t.f, t.d.common + 26, 2, TX);
+	/* A pause: the state has the masked vector's interrupt. */
+	fx_write(&t.f, t.d.msix + 16 * TX + 12, 4, 1);
+	guest_sends(&t);
+	assert_int_equal(kernel_takes(), 1);
+	t.dev->ops->pause(t.dev);
+	assert_int_equal(fx_linked(&t.f, kernel.q[RX].call), -1);
+	assert_int_equal(fx_read(&t.f, t.d.msix + MSIX_PBA_OFFSET, 8), 1 << TX);
+	fx_state_test(&t.f, t.dev, 200);
+	fx_run(&t.f, 4);
+	assert_true(serves());
+	assert_int_equal(fx_read(&t.f, t.d.msix + MSIX_PBA_OFFSET, 8), 1 << TX);
+	assert_int_equal(fx_linked(&t.f, kernel.q[RX].call), SLOT << 8 | RX);
+	fx_write(&t.f, t.d.common + 20, 1, 0);
+	assert_int_equal(fx_linked(&t.f, kernel.q[RX].call), -1);
+	/* Without MSI-X, the loop raises the line. */
+	drv_init(&t.d, &t.f, SLOT, ~0ULL, false);
+	for (unsigned cap = fx_cfg_read(&t.f, SLOT, 0x34, 1); cap; cap = fx_cfg_read(&t.f, SLOT, cap + 1, 1))
+		if (fx_cfg_read(&t.f, SLOT, cap, 1) == 0x11)
+			fx_cfg_write(&t.f, SLOT, cap + 2, 2, 0);
+	for (unsigned q = 0; q <= 2; q++)
+		drv_queue_setup(&t.d, q, QUEUE_SIZE);
+	drv_ok(&t.d);
+	fx_run(&t.f, 3);
+	assert_true(serves());
+	assert_int_equal(fx_linked(&t.f, kernel.q[TX].call), -1);
+	guest_sends(&t);
+	assert_int_equal(kernel_takes(), 1);
+	fx_run(&t.f, 2);
+	assert_true(t.f.level[PCI_INTX_GSI(SLOT)]);
+	end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -354,6 +417,7 @@ int main(void)
 		cmocka_unit_test(limits_link_and_snapshots_are_the_loops),
 		cmocka_unit_test(reset_of_the_driver_takes_the_queues_back),
 		cmocka_unit_test(loop_serves_if_the_kernel_refuses),
+		cmocka_unit_test(kvm_sends_the_interrupts_while_vhost_serves),
 		cmocka_unit_test(broken_ring_is_reported_by_the_loop),
 	};
 
