@@ -284,9 +284,9 @@ int network_denied(struct operation *o, struct err *e)
 
 	if (!o->req->net.egress)
 		return 0;
-	o->nft = nft_open();
+	o->nft = nft_open(e);
 	if (!o->nft)
-		return err_set(e, -ENOMEM, ERR_HOST, "libnftables does not start");
+		return -EIO;
 	r = counter_read(o, EGRESS_COUNTER, "packets", e);
 	return r || !network_has_names(&o->req->net) ? r : counter_read(o, EGRESS_QUESTIONS, "questions", e);
 }

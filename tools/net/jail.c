@@ -92,10 +92,10 @@ static int port_close(const struct jail *j, struct err *e)
 
 	if (!network_has_names(j->net))
 		return 0;
-	nft = nft_open();
 	snprintf(text, sizeof(text), "table inet cairn_dns {\nchain input {\ntype filter hook input priority filter; policy accept;\n"
 		"iifname != \"lo\" meta l4proto { tcp, udp } th dport %d drop\n}\n}\n", DNSMASQ_PORT);
-	r = nft ? nft_run(nft, text, e) : err_set(e, -ENOMEM, ERR_HOST, "libnftables does not start");
+	nft = nft_open(e);
+	r = nft ? nft_run(nft, text, e) : -EIO;
 	nft_close(nft);
 	return r;
 }

@@ -63,9 +63,8 @@ static int operation_run(struct operation *o, struct err *e)
 	if (!r)
 		r = links_open(&o->links, e);
 	if (!r && v->rules) {
-		o->nft = nft_open();
-		if (!o->nft)
-			r = err_set(e, -ENOMEM, ERR_HOST, "libnftables does not start");
+		o->nft = nft_open(e);
+		r = o->nft ? 0 : -EIO;
 	}
 	return r ? r : v->run(o, e);
 }

@@ -20,18 +20,6 @@ struct nft {
 	unsigned seq;
 };
 
-struct nft *nft_open(void)
-{
-	struct nft *n = must_alloc(calloc(1, sizeof(*n)));
-
-	n->ctx = nft_ctx_new(NFT_CTX_DEFAULT);
-	if (!n->ctx || nft_ctx_buffer_output(n->ctx) || nft_ctx_buffer_error(n->ctx)) {
-		nft_close(n);
-		return NULL;
-	}
-	return n;
-}
-
 void nft_close(struct nft *n)
 {
 	if (n && n->ctx)
@@ -78,6 +66,8 @@ int nft_list(struct nft *n, const char *command, struct json_object **ret_owner,
 
 /* ---- questions to the kernel without the library ---- */
 
+/* ---- questions to the kernel, without the library ---- */
+
 #define ANSWER_BYTES (64 * KIB)
 /* Another change of the ruleset interrupts a list; so many times it is begun again. */
 #define TRIES_MAX 100
@@ -120,6 +110,33 @@ static int question_failed(int r, const char *what, struct err *e)
 	if (r == -EPERM || r == -EACCES)
 		return err_set(e, r, ERR_PERMISSION, "nftables: %s: not permitted; run cairnd as root (CAP_NET_ADMIN)", what);
 	return err_set_errno(e, r, "nftables: %s", what);
+}
+
+/* Ask for the number of the ruleset. Where the kernel has no nf_tables, the library ends the process without a sentence
+ * for our caller. Returns 0; -errno with a sentence. */
+static int kernel_check(struct err *e)
+{
+	char buf[256];
+	int r = question_ask(question_begin(buf, NFT_MSG_GETGEN, NLM_F_ACK, 1), NULL, NULL);
+
+	if (r == -EPROTONOSUPPORT || r == -EAFNOSUPPORT || r == -EOPNOTSUPP || r == -EINVAL)
+		return err_set(e, r, ERR_HOST, "the kernel has no nf_tables (%s); load it with: modprobe nf_tables", strerror(-r));
+	return r ? question_failed(r, "the kernel's ruleset", e) : 0;
+}
+
+struct nft *nft_open(struct err *e)
+{
+	struct nft *n;
+
+	if (kernel_check(e))
+		return NULL;
+	n = must_alloc(calloc(1, sizeof(*n)));
+	n->ctx = nft_ctx_new(NFT_CTX_DEFAULT);
+	if (n->ctx && !nft_ctx_buffer_output(n->ctx) && !nft_ctx_buffer_error(n->ctx))
+		return n;
+	nft_close(n);
+	err_set(e, -ENOMEM, ERR_HOST, "libnftables does not start");
+	return NULL;
 }
 
 int nft_has_bridge_table(struct nft *n, const char *table, bool *ret, struct err *e)

@@ -10,8 +10,9 @@ struct err;
 struct json_object;
 struct nft;
 
-/* Returns NULL if the library cannot be set up. The caller frees it with nft_close(), which accepts NULL. */
-struct nft *nft_open(void);
+/* Returns NULL, with a sentence, if the kernel has no nf_tables or the library cannot be set up. The caller frees it
+ * with nft_close(), which accepts NULL. */
+struct nft *nft_open(struct err *e);
 void nft_close(struct nft *n);
 
 /* Run commands as one transaction. Returns 0; -errno with a sentence; -EPERM also if a table belongs to another

@@ -17,9 +17,11 @@ import time
 import pytest
 
 from conftest import until
+from guestlib import BUILD
 from hostnetlib import IPV6, PROGRAM, UUID, Host, as_root, netns, network, veth
 
 MODES = ["nat", "route", "isolated", "open"]
+PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/no_nftables.so"))
 
 
 @pytest.fixture
@@ -604,6 +606,15 @@ def test_dnsmasq_missing(host, tmp_path):
     before = host.state()
     e = host.call("up", network(), env={"PATH": str(tmp_path)})["error"]
     assert e["class"] == "HostError" and "apt install dnsmasq-base" in e["desc"]
+    assert host.state() == before
+
+
+@pytest.mark.parametrize("what", ["nfnetlink", "nf_tables"])
+def test_kernel_without_nf_tables_is_named(host, what):
+    assert os.path.exists(PRELOAD), "no_nftables.so is not built: make helpers"
+    before = host.state()
+    e = host.call("up", network(), env={"LD_PRELOAD": PRELOAD, "NO_NFTABLES": what})["error"]
+    assert e["class"] == "HostError" and "the kernel has no nf_tables (" in e["desc"] and "modprobe nf_tables" in e["desc"]
     assert host.state() == before
 
 
