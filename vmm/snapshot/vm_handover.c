@@ -68,6 +68,10 @@ static void handover_fail(struct handover *h)
 {
 	struct err e;
 
+	/* Waking the disks runs the loop, which would report the successor's end or its delay once more. */
+	loop_timer_disarm(h->timer);
+	loop_unwatch(h->watch);
+	h->watch = NULL;
 	log_warn(NULL, "cannot hand the VM over: %s", h->e.msg);
 	close(h->pair);
 	h->pair = -1;
