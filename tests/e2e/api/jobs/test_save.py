@@ -176,7 +176,7 @@ def test_restore_of_other_files_is_refused(fake, tmp_path):
     f = tmp_path / "saved.vm"
     fake.cairn("save", "vm1", str(f))
     good = f.read_bytes()
-    none, damaged = (b"", b"x", bytes(8192), good[:4000], b"X" + good[1:]), good[:60] + b"!" + good[61:]
+    none, damaged = (b"", b"x", bytes(8192), good[:4000], b"X" + good[1:]), good[:60] + bytes([good[60] ^ 1]) + good[61:]
     for bad in (*none, damaged):
         f.write_bytes(bad)
         r = fake.cairn("restore", str(f), ok=1 if bad == damaged else 2)
