@@ -101,6 +101,26 @@ def test_bad_requests_change_nothing(host, lan):
     g.close()
 
 
+def test_mac_that_another_vm_has_is_refused(host, lan):
+    """In a definition, in one for the next start, and at a running VM; the sentence says who has it."""
+    g, mac = machine(host), "52:54:00:00:00:0b"
+    host.define("b", interfaces=[{"type": "bridge", "source": "br0", "mac": mac}])
+    words = "interfaces[0].mac: is taken by VM 'b'; omit it to have one generated"
+    for scope in "--live", "--config":
+        assert words in host.cairn("attach-interface", "a", *BRIDGE, "--mac", mac.upper(), scope, ok=False).stderr
+    assert words in host.cairn("define", host.write("c", interfaces=[{"type": "bridge", "source": "br0", "mac": mac}]), ok=False).stderr
+    assert interfaces(host) == interfaces(host, "--inactive") == {} and lan.taps() == []
+    assert host.cairn("list", "--all", "--name").stdout.split() == ["a", "b"]
+    # A running VM keeps its address until it is off, though its definition has another one.
+    host.define("b", interfaces=[{"type": "bridge", "source": "br0", "mac": mac}], boot={"kernel": guestlib.bare("interp")})
+    host.cairn("start", "b")
+    host.define("b", interfaces=[{"type": "bridge", "source": "br0", "mac": "52:54:00:00:00:0c"}])
+    assert words in host.cairn("attach-interface", "a", *BRIDGE, "--mac", mac, "--live", ok=False).stderr
+    host.cairn("destroy", "b")
+    assert attach(host, *BRIDGE, "--mac", mac, "--live") == ("net0", mac)
+    assert g.event()
+
+
 def test_persistent_interface_survives_save_handover_and_daemon(host, lan):
     g = machine(host, disks=[{"path": image(host.tmp / "a.raw"), "format": "raw"}])
     one, mac = attach(host, *BRIDGE, "--live")

@@ -314,6 +314,40 @@ def test_live_clones_publish_ports(real, lan):  # noqa: F811
     assert forwards(real, "c-1") == []
 
 
+def test_fifty_live_clones_have_networks_macs_leases_and_ports(real, lan):  # noqa: F811
+    """Each answers on its own port, and at its own address."""
+    count = 50
+    define(real)
+    inside = real.serve("vm1", real.begin("vm1"))
+    r = json.loads(real.cairn("clone", "--live", "vm1", "c", "--count", str(count), "--publish", "auto:22", "--publish", "udp:auto:7",
+                              "--format", "json").stdout)
+    names = [f"c-{i}" for i in range(1, count + 1)]
+    assert [(p["name"], p["protocol"], p["to"]) for p in r["published"]] == [
+        (n, *p) for n in names for p in (("tcp", 22), ("udp", 7))]
+    ports = {p["name"]: p["port"] for p in r["published"] if p["protocol"] == "udp"}
+    assert len({p["port"] for p in r["published"] if p["protocol"] == "tcp"}) == len(set(ports.values())) == count
+    assert [(a["name"], a["network"], a["guest-address"]) for a in r["addresses"]] == [(n, "lan", inside) for n in names]
+    where = {a["name"]: a["address"] for a in r["addresses"]}
+    q = real.qmp()
+    macs = {n: q.run("vm-info", vm=n)["interfaces"][0]["mac"] for n in names}
+    assert len({inside, *where.values()}) == len({MAC, *macs.values()}) == count + 1
+    for n in names[::7]:
+        rows = real.cairn("domifaddr", n, "--source", "lease").stdout.splitlines()[2:]
+        assert [row.split() for row in rows if row] == [["net0", macs[n], "ipv4", f"{where[n]}/24"]]
+    asked = {socket_to(lan, *to): n for n in names for to in ((ports[n],), (7, where[n]))}
+    for s, n in asked.items():  # all at once
+        s.send(n.encode())
+    for s, n in asked.items():
+        def came(s=s, n=n):
+            try:
+                return s.recv(100) == n.encode()
+            except (TimeoutError, ConnectionRefusedError):
+                s.send(n.encode())
+        until(came)
+    real.cairn("destroy", *names)
+    until(lambda: not real.publishers() and "_forks" not in real.rules())
+
+
 def test_port_that_cannot_be_had(real, lan):  # noqa: F811
     define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}])
     real.begin("vm1").close()
