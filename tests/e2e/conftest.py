@@ -407,10 +407,10 @@ class Daemon:
         self.clients.append(q)
         return q
 
-    def cairn(self, *args, ok=True, **kwargs):
+    def cairn(self, *args, ok=True, timeout=50 * guestlib.SLOW, **kwargs):
         """Run the command line. ok: an exit code, True for 0, False for any other, None for any."""
         r = subprocess.run(
-            [os.path.join(BUILD, "cairn"), *args], env=self.env, text=True, timeout=50 * guestlib.SLOW,
+            [os.path.join(BUILD, "cairn"), *args], env=self.env, text=True, timeout=timeout,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             **{"stdin": subprocess.DEVNULL, **kwargs})
         said = f"{args}: {r.returncode}\n{r.stdout}{r.stderr}"

@@ -20,7 +20,8 @@ from hostnetlib import Host
 
 STATE = "/var/lib/cairn"
 IMAGE = os.environ.get("CAIRN_DEBIAN", "")
-SECONDS = 200  # times 10 in the SVM host
+SECONDS = 400  # times 10 in the SVM host
+COPY_SECONDS = 1800  # one way, and a checksum; minutes on a busy machine
 COPY_BYTES = 100 << 20
 RESET_SECONDS = 10  # one, in a host that is emulated
 NAMES = ("web1", "web2")
@@ -188,10 +189,10 @@ def digest(path):
 def test_copy_of_100_mb_has_the_same_checksum(cloud):
     here, back = cloud.tmp / "big", cloud.tmp / "back"
     here.write_bytes(os.urandom(1 << 20) * (COPY_BYTES >> 20))
-    cloud.cairn("cp", str(here), "web1:/var/tmp/big")
+    cloud.cairn("cp", str(here), "web1:/var/tmp/big", timeout=COPY_SECONDS)
     note("100 MB copied into the guest")
-    assert cloud.text("exec", "web1", "--", "sha256sum", "/var/tmp/big").split()[0] == digest(here)
-    cloud.cairn("cp", "web1:/var/tmp/big", str(back))
+    assert cloud.text("exec", "web1", "--", "sha256sum", "/var/tmp/big", timeout=COPY_SECONDS).split()[0] == digest(here)
+    cloud.cairn("cp", "web1:/var/tmp/big", str(back), timeout=COPY_SECONDS)
     note("100 MB copied out of the guest")
     assert digest(back) == digest(here)
     back.unlink()
