@@ -32,6 +32,8 @@ struct reader {
 	struct console_user who; /* of a socket */
 	struct loop_watch *watch;    /* socket: input and output; stdio: input */
 	bool wants_out;		     /* wait for POLLOUT: the socket was full, or output is left */
+	bool ending;		     /* the socket's input has ended: detach when the output before end_pos is sent */
+	uint64_t end_pos;
 	/* Output to stdio is an operation of the loop, because write(2) on a terminal may block. */
 	struct loop_op write_op;
 	struct iovec write_iov;
@@ -199,7 +201,7 @@ static void reader_detach(struct reader *r)
 
 static unsigned reader_events(const struct reader *r)
 {
-	unsigned in = r->console->input_paused ? 0 : POLLIN;
+	unsigned in = r->console->input_paused || r->ending ? 0 : POLLIN;
 
 	return in | (r->is_socket && r->wants_out ? POLLOUT : 0);
 }
@@ -237,11 +239,27 @@ static bool socket_flush(struct reader *r)
 		if (s < (ssize_t)n)
 			break;
 	}
+	if (r->ending && r->pos >= r->end_pos && r->note_pos == r->note_len) {
+		reader_detach(r);
+		return false;
+	}
 	r->wants_out = n; /* the socket is full, or the loop's next round sends the rest */
 	reader_update_watch(r);
 	if (moved)
 		room_tell(r->console);
 	return true;
+}
+
+/* The client has closed its side for writing, or all of the socket: send the output so far, then detach. Returns false
+ * when the reader is gone. */
+static bool socket_input_ended(struct reader *r)
+{
+	if (!r->ending) {
+		LOCK_GUARD(&r->console->lock);
+		r->ending = true;
+		r->end_pos = r->console->head;
+	}
+	return socket_flush(r);
 }
 
 static void stdio_flush(struct reader *r)
@@ -379,10 +397,12 @@ static bool reader_input(struct reader *r)
 		input_push(r->console, buf, (size_t)n);
 		return true;
 	}
-	if (r->is_socket) {
+	if (n < 0 && r->is_socket) {
 		reader_detach(r);
 		return false;
 	}
+	if (r->is_socket)
+		return socket_input_ended(r);
 	/* End of file on stdin ends only the input. */
 	loop_unwatch(r->watch);
 	r->watch = NULL;

@@ -42,7 +42,8 @@ struct console_user {
 };
 
 /* Attach a connected stream socket and make it non-blocking.
- * fd: taken on success only; closed when the peer hangs up.
+ * fd: taken on success only; closed when the peer hangs up. A peer that ends only its input first gets the output so
+ * far.
  * history: first send the retained output. who: copied.
  * Returns 0; -EMFILE at the limit of 64 readers; -errno. */
 int console_attach(struct console *c, int fd, bool history, struct console_user who, struct err *e);

@@ -308,7 +308,15 @@ int verb_cpu_models(struct cli *c);
 int verb_doctor(struct cli *c);
 int verb_help(struct cli *c);
 
-/* Attach the terminal to a console until the user detaches. Returns an exit code, after an error message on failure. */
-int console_attach(struct cli *c, const char *name, const char *kind);
+struct console_opts {
+	const char *kind; /* serial or virtio */
+	bool no_history, no_input;
+	const char *until;    /* text of the guest that ends the console, at most 256 bytes; NULL: none */
+	uint64_t deadline_ns; /* on loop_now_ns()'s clock; UINT64_MAX: none */
+};
+
+/* Attach standard input and output to a console until the user detaches, or as opts say. Returns an exit code, after an
+ * error message on failure. */
+int console_attach(struct cli *c, const char *name, const struct console_opts *opts);
 
 #endif

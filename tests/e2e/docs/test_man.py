@@ -505,6 +505,13 @@ cairn console web1
     given: running web1
     then: shows idle; cairn wait web1 --for shutoff --timeout 20
     how: keys | {}
+cairn console web1 --no-input --until 'login:' --timeout 60
+    given: running web1; echo login: | cairn console web1
+    then: shows login:
+cairn console web1 --no-history --until '# ' --timeout 10 < commands
+    given: running web1; echo uptime >commands
+    how: (until [ -e done ]; do printf '# ' | cairn console web1 --no-history >prompts; done) & {}; touch done; wait
+    then: shows '# '
 cairn vsock web1 5000
     given: definition web1; sed -i 's/{/{"vsock": true,/' web1.json; cairn define web1.json; cairn start web1
     how: {} 2>said || grep 'no driver for its vsock device' said

@@ -50,7 +50,7 @@ int verb_start(struct cli *c)
 		fflush(stdout);
 		return foreground_follow(c);
 	}
-	return console && !r ? console_attach(c, c->pos[0], "serial") : r;
+	return console && !r ? console_attach(c, c->pos[0], &(struct console_opts){ .kind = "serial", .deadline_ns = UINT64_MAX }) : r;
 }
 
 static void freed_tell(struct json_object *answer, bool would)

@@ -291,7 +291,11 @@ static const struct verb_option console_options[] = {
 	{ "force", NULL, "no effect: several clients can attach" },
 	{ "safe", NULL, "no effect: several clients can attach" },
 	{ "serial", NULL, "attach to the serial port [default]" },
-	{ "virtio", NULL, "attach to the virtio console" }, END };
+	{ "virtio", NULL, "attach to the virtio console" },
+	{ "no-history", NULL, "show only output from now on [the last 64 KiB first]" },
+	{ "no-input", NULL, "only show output; standard input is not read" },
+	{ "until", "TEXT", "exit when the guest has written TEXT; fail if the console ends first" },
+	{ "timeout", "SECONDS", "exit after SECONDS; with --until, fail [no limit]" }, END };
 static const struct verb_option wait_options[] = {
 	{ "for", "running|paused|shutoff|crashed|agent|ip", "wait for this state; agent: the guest agent answers; ip: the guest has an address" },
 	{ "timeout", "SECONDS", "give up after SECONDS [no limit]" }, END };

@@ -822,6 +822,49 @@ def test_console_of_real_vm(daemon, kvm, guest):
     os.close(fd)
 
 
+def piped_console(daemon, *args, text="", ok=0):
+    """The output of a console whose standard input is a pipe with this text."""
+    r = subprocess.run([os.path.join(BUILD, "cairn"), "console", *args], env=daemon.env, input=text, text=True,
+                       capture_output=True, timeout=50)
+    assert r.returncode == ok, r
+    return r
+
+
+def test_piped_console_shows_output_so_far_and_exits(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    piped_console(fake, "vm1", "--until", "fake guest", "--no-input", "--timeout", "45")
+    assert "fake guest" in piped_console(fake, "vm1").stdout
+    assert fake.info("vm1")["state"] == "running"
+
+
+def test_console_of_script_sends_input_and_waits_for_text(daemon, kvm, guest):
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True)
+    daemon.cairn("start", "vm1")
+    piped_console(daemon, "vm1", "--no-input", "--until", "interp", "--timeout", "45")
+    r = piped_console(daemon, "vm1", "--no-history", "--until", "ok", "--timeout", "45", text="cpuid 0 0\r")
+    assert r.stdout.startswith("eax=") and r.stdout.endswith("ok")
+    # More input than the guest's side buffers arrives before the console ends.
+    piped_console(daemon, "vm1", text="".join(f"wrong {i:050}\r" for i in range(400)) + "cpuid 0x80000000 0\r")
+    shown = piped_console(daemon, "vm1", "--until", "eax=0x8000", "--timeout", "45", "--no-input").stdout
+    assert shown.count("err") == 400
+
+
+def test_console_fails_when_text_does_not_appear(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    r = piped_console(fake, "vm1", "--until", "never", "--timeout", "0.2", ok=1)
+    assert 'error: timeout: the guest has not written "never"; see cairn domstate --reason vm1' in r.stderr
+    assert piped_console(fake, "vm1", "--no-input", "--timeout", "0.2").stderr == ""
+    assert "--until needs a text" in piped_console(fake, "vm1", "--until", "", ok=2).stderr
+    p = subprocess.Popen([os.path.join(BUILD, "cairn"), "console", "vm1", "--until", "never", "--no-input"], env=fake.env,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    read_until(p.stdout.fileno(), b"fake guest")
+    fake.cairn("destroy", "vm1")
+    assert b'the console ended before the guest wrote "never"' in p.communicate(timeout=50)[1]
+    assert p.returncode == 1
+
+
 # ---- run ----
 
 def test_run_refuses_invalid_definition(tmp_path):
