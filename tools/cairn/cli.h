@@ -78,6 +78,8 @@ extern const struct verb verbs[];
 const struct verb *verb_find(const char *name);
 /* Print that there is no such verb, with a suggestion. Returns CLI_USAGE. */
 int verb_missing(const char *name);
+/* Returns a sentence that names the verb for another tool's word, such as "ps"; NULL: none (foreign_words.c). */
+const char *foreign_word_advice(const char *word);
 
 /* Suggest a correction for a mistyped word (suggest.c).
  * at: returns the candidate number 0, 1, ...; NULL behind the last.

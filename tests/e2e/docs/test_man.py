@@ -520,6 +520,9 @@ cairn ssh root@web1 uptime
     given: definition web1; sed -i 's/{/{"vsock": true,/' web1.json; cairn define web1.json; cairn start web1
     how: {} 2>said || grep 'no driver for its vsock device' said
     then: is web1 running
+cairn wait web1
+    given: defined web1; (sleep 0.3; cairn start web1) &
+    then: is web1 running; wait
 cairn wait web1 --for ip --timeout 60
     given: running web1
 cairn event web1 --event SHUTDOWN --timeout 60

@@ -4,6 +4,7 @@
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/loop.h"
+#include "base/util.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/schema.h"
 
@@ -87,13 +88,55 @@ static void event_print(struct cli *c, struct json_object *ev)
 	fflush(stdout);
 }
 
+/* virsh's names of kinds of events. */
+static const struct {
+	const char *word;
+	const char *events; /* between blanks */
+} groups[] = {
+	{ "lifecycle", " VM_DEFINED VM_UNDEFINED VM_STATE_CHANGE SHUTDOWN GUEST_PANICKED " },
+	{ "reboot", " RESET " },
+	{ "watchdog", " WATCHDOG " },
+	{ "io-error", " BLOCK_IO_ERROR " },
+	{ "tray-change", " DEVICE_TRAY_MOVED " },
+	{ "balloon-change", " BALLOON_CHANGE " },
+	{ "device-removed", " DEVICE_DELETED " },
+	{ "device-removal-failed", " DEVICE_UNPLUG_GUEST_ERROR " },
+	{ "agent-lifecycle", " AGENT " },
+	{ "job-completed", " JOB_STATUS_CHANGE " },
+};
+
+static const char *group_events(const char *word)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
+		if (!strcmp(groups[i].word, word))
+			return groups[i].events;
+	return NULL;
+}
+
+/* Returns the name of --event, or the word behind the VM; NULL: all events. */
+static const char *kind_asked(const struct cli *c)
+{
+	return c->npos > 1 ? c->pos[1] : option_value(c, "event");
+}
+
+static bool kind_has(const char *kind, const char *name)
+{
+	const char *events = group_events(kind);
+	char padded[64];
+
+	if (!events)
+		return !strcmp(kind, name);
+	snprintf(padded, sizeof(padded), " %s ", name);
+	return strstr(events, padded) != NULL;
+}
+
 static bool event_wanted(struct cli *c, struct json_object *ev)
 {
 	struct json_object *data = js_get(ev, "data");
-	const char *kind = option_value(c, "event"), *name = js_get_str(ev, "event"), *vm = js_get_str(data, "vm"),
+	const char *kind = kind_asked(c), *name = js_get_str(ev, "event"), *vm = js_get_str(data, "vm"),
 		   *uuid = js_get_str(data, VM_UUID_KEY);
 
-	if (kind && (!name || strcmp(kind, name)))
+	if (kind && (!name || !kind_has(kind, name)))
 		return false;
 	return !c->npos || (vm && !strcmp(vm, c->pos[0])) || (uuid && !strcasecmp(uuid, c->pos[0]));
 }
@@ -161,10 +204,12 @@ static const char *name_at(const void *opaque, size_t i)
 static int kind_check(const struct cli *c)
 {
 	CLEANUP_JS struct json_object *schema = NULL, *names = NULL;
-	const char *kind = option_value(c, "event"), *is;
+	const char *kind = kind_asked(c), *is;
 	char hint[SUGGEST_HINT_BYTES];
 
-	if (!kind)
+	if (c->npos > 1 && option_value(c, "event"))
+		return cli_usage(c, "give the event once: %s or --event %s", c->pos[1], option_value(c, "event"));
+	if (!kind || group_events(kind))
 		return 0;
 	schema = schema_load();
 	names = schema_events(schema);

@@ -181,8 +181,26 @@ static int row_compare(const void *pa, const void *pb)
 	return a->id < 0 ? strcasecmp(a->name, b->name) : (a->id > b->id) - (a->id < b->id);
 }
 
+/* Ask for the VM's snapshots if an option depends on them. Returns whether the VM is listed. */
+static bool snapshots_wanted(struct cli *c, struct json_object *vm)
+{
+	bool with = option_flag(c, "with-snapshot"), without = option_flag(c, "without-snapshot"), any;
+	const char *name = js_get_str_or(vm, "name", "");
+	CLEANUP_JS struct json_object *list = NULL;
+	struct err e;
+
+	if (with == without)
+		return true;
+	if (cli_execute(c, "snapshot-list", cli_vm_args(name), &list, NULL, &e) < 0) {
+		fprintf(stderr, "warning: domain '%s' is not listed: %s\n", name, e.msg);
+		return false;
+	}
+	any = json_object_array_length(js_get_array(list, "snapshots")) > 0;
+	return any == with;
+}
+
 /* Returns an array of the VMs to list, which the caller owns. */
-static struct json_object *rows_pick(const struct cli *c, struct json_object *all, const struct legal_vms *can)
+static struct json_object *rows_pick(struct cli *c, struct json_object *all, const struct legal_vms *can)
 {
 	struct json_object *rows = json_object_new_array();
 	struct row *sorted = must_alloc(calloc(json_object_array_length(all) + 1, sizeof(*sorted)));
@@ -191,7 +209,7 @@ static struct json_object *rows_pick(const struct cli *c, struct json_object *al
 	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *vm = json_object_array_get_idx(all, i);
 
-		if (row_wanted(c, vm, can))
+		if (row_wanted(c, vm, can) && snapshots_wanted(c, vm))
 			sorted[n++] = (struct row){ js_get_int(vm, "id", -1), js_get_str_or(vm, "name", ""), vm };
 	}
 	qsort(sorted, n, sizeof(*sorted), row_compare);

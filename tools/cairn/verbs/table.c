@@ -213,6 +213,8 @@ static const struct verb_option list_options[] = {
 	{ "no-autostart", NULL, "list only VMs that do not start with the host" },
 	{ "with-managed-save", NULL, "list only VMs with a managed save" },
 	{ "without-managed-save", NULL, "list only VMs without a managed save" },
+	{ "with-snapshot", NULL, "list only VMs with snapshots" },
+	{ "without-snapshot", NULL, "list only VMs without snapshots" },
 	{ "managed-save", NULL, "no effect: the state shows a managed save" },
 	{ "persistent", NULL, "no effect: every VM is persistent" },
 	{ "transient", NULL, "list nothing: every VM is persistent" },
@@ -297,13 +299,14 @@ static const struct verb_option console_options[] = {
 	{ "until", "TEXT", "exit when the guest has written TEXT; fail if the console ends first" },
 	{ "timeout", "SECONDS", "exit after SECONDS; with --until, fail [no limit]" }, END };
 static const struct verb_option wait_options[] = {
-	{ "for", "running|paused|shutoff|crashed|agent|ip", "wait for this state; agent: the guest agent answers; ip: the guest has an address" },
+	{ "for", "running|paused|shutoff|crashed|agent|ip",
+		"wait for this state [running]; agent: the guest agent answers; ip: the guest has an address" },
 	{ "timeout", "SECONDS", "give up after SECONDS [no limit]" }, END };
 static const struct verb_option event_options[] = {
 	{ "loop", NULL, "print events until Ctrl-C or the timeout" },
 	{ "all", NULL, "wait for all events [default]" },
 	{ "list", NULL, "print the names of all events and exit" },
-	{ "event", "EVENT", "wait only for events of this name" },
+	{ "event", "EVENT", "wait only for events of this name, or of virsh's name, such as lifecycle" },
 	{ "timeout", "SECONDS", "give up after SECONDS [no limit]" },
 	{ "timestamp", NULL, "print the time of each event" },
 	{ "since", "NUMBER", "first print the events after this number; 0: all kept events" }, END };
@@ -632,7 +635,7 @@ const struct verb verbs[] = {
 		MANY, false, "vm-snapshot", "snapshot-set snapshot-list", verb_snapshot_tag },
 	{ "snapshot-schedule", "Snapshots", "[VM]", NULL, snapshot_schedule_options, 0, 1, true, "vm",
 		"snapshot-schedule-set snapshot-schedule-remove query-snapshot-schedules", verb_snapshot_schedule },
-	{ "list", "Monitoring", "", "list VMs", list_options, 0, 0, true, NULL, "vm-list", verb_list },
+	{ "list", "Monitoring", "", "list VMs", list_options, 0, 0, true, NULL, "vm-list snapshot-list", verb_list },
 	{ "dominfo", "Monitoring", "VM", "show state, resources and settings of a VM", dominfo_options, 1, 1, true, "vm",
 		"vm-info vm-sandbox", verb_dominfo },
 	{ "domstate", "Monitoring", "VM", "print the state of a VM", domstate_options, 1, 1, true, "vm", "vm-info", verb_domstate },
@@ -685,9 +688,9 @@ const struct verb verbs[] = {
 		false, "vm", "vsock-connect vm-dump-definition net-dhcp-leases vm-addresses vm-info", verb_ssh },
 	{ "wait", "Monitoring", "VM", "wait until a VM has a state, an agent or an address", wait_options, 1, 1, false, "vm",
 		"vm-info vm-addresses", verb_wait },
-	{ "event", "Monitoring", "[VM]", "wait for events and print them", event_options, 0, 1, true, "vm",
+	{ "event", "Monitoring", "[VM] [EVENT]", "wait for events and print them", event_options, 0, 2, true, "vm",
 		"query-events query-version", verb_event },
-	{ "events", "Monitoring", "[VM]", "print events until Ctrl-C, like event --loop", event_options, 0, 1, true, "vm",
+	{ "events", "Monitoring", "[VM] [EVENT]", "print events until Ctrl-C, like event --loop", event_options, 0, 2, true, "vm",
 		"query-events query-version", verb_event },
 	{ "net-list", "Networks", "", "list networks", net_list_options, 0, 0, true, NULL, "net-list", verb_net_list },
 	{ "net-info", "Networks", "NETWORK", NULL, NULL, 1, 1, true, "net", "net-info", verb_net_info },
@@ -783,8 +786,13 @@ static const char *verb_name_at(const void *opaque, size_t i)
 
 int verb_missing(const char *name)
 {
+	const char *advice = foreign_word_advice(name);
 	char hint[SUGGEST_HINT_BYTES];
 
+	if (advice) {
+		fprintf(stderr, "error: unknown verb \"%s\"\nerror: %s\n", name, advice);
+		return CLI_USAGE;
+	}
 	fprintf(stderr, "error: unknown verb \"%s\"%s\nerror: see cairn help for all verbs\n", name,
 		suggest_hint(name, "", verb_name_at, NULL, hint));
 	return CLI_USAGE;

@@ -192,7 +192,7 @@ static int wait_failed(const struct cli *c, const char *word, const struct err *
 
 int verb_wait(struct cli *c)
 {
-	const char *word = option_value(c, "for");
+	const char *given = option_value(c, "for"), *word = given ? given : "running";
 	uint64_t timeout_ns, deadline = UINT64_MAX;
 	char address[ADDRESS_TEXT];
 	struct err e;
@@ -201,9 +201,7 @@ int verb_wait(struct cli *c)
 
 	if (r)
 		return r;
-	ip = word && !strcmp(word, "ip");
-	if (!word || (!ip && !goal_states(word)))
-		return cli_usage(c, "wait needs --for running, paused, shutoff, crashed, agent or ip");
+	ip = !strcmp(word, "ip");
 	if (timeout_ns != UINT64_MAX)
 		deadline = loop_now_ns() + timeout_ns;
 	r = ip ? wait_for_ip(c, c->pos[0], deadline, address, &e) : wait_for_state(c, c->pos[0], word, deadline, &e);

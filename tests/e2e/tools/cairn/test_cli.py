@@ -255,7 +255,7 @@ def test_errors_have_exit_code_and_two_lines(fake):
     fake.define("busy", cmdline="refuse")
     fake.cairn("start", "busy", ok=6)
     for args in (["start"], ["start", "--pasued", "vm1"], ["list", "x"], ["nonsense"],
-                 ["shutdown", "--mode", "initctl", "vm1"], ["wait", "vm1"], ["-x", "list"],
+                 ["shutdown", "--mode", "initctl", "vm1"], ["wait", "vm1", "--for", "ready"], ["-x", "list"],
                  ["shutdown", "vm1", "--timeout", "soon"], ["start", "-v", "vm1"]):
         r = fake.cairn(*args, ok=2)
         assert r.stderr.count("\n") == 2 and r.stderr.startswith("error: "), args
@@ -408,6 +408,10 @@ def test_event_verb_prints_events(fake):
     timed_out = "event loop timed out\nevents received: 0\n"
     assert fake.cairn("event", "--timeout", "0.2", ok=1).stdout == timed_out
     assert not fake.cairn("event", "--timeout", "0.2", "--format", "json", ok=1).stdout
+    # virsh's words for kinds of events, after the VM or as the option.
+    states = fake.cairn("events", "vm1", "lifecycle", "--since", "0", "--timeout", "0").stdout.splitlines()
+    assert {line.split("'")[1] for line in states if "event '" in line} == {"VM_DEFINED", "VM_STATE_CHANGE", "SHUTDOWN"}
+    assert "give the event once" in fake.cairn("event", "vm1", "lifecycle", "--event", "STOP", ok=2).stderr
     # Events can be selected by uuid. Past events of an undefined VM can be read; waiting for new ones fails.
     since = ["event", "--since", "0", "--event", "SHUTDOWN", "--format", "json"]
     shutdown = fake.cairn(*since, "vm1").stdout

@@ -223,7 +223,7 @@ metrics
 domstats vm1
 top vm1 --once
 domstats
-list --all
+list --all --with-snapshot
 autostart vm1
 console vm1
 wait vm1 --for shutoff
@@ -495,6 +495,26 @@ def test_misspelled_words_get_suggestions(args, hint):
     assert r.returncode == 2 and r.stdout == ""
     assert first.endswith(hint) if hint else "did you mean" not in first
     assert "cairn help" in second
+
+
+@pytest.mark.parametrize("word,verb", [
+    ("ps", "list"), ("create", "define"), ("stop", "shutdown"), ("kill", "destroy"), ("rm", "undefine"), ("logs", "console"),
+    ("launch", "new"), ("fork", "clone"), ("migrate", "export"), ("loadvm", "snapshot-revert"), ("users", "permissions")])
+def test_words_of_other_tools_name_the_verb(word, verb):
+    r = cairn(word, "vm1")
+    first, second = r.stderr.splitlines()
+    assert r.returncode == 2 and first == f'error: unknown verb "{word}"' and f"cairn {verb} " in second + " "
+
+
+def test_advice_for_words_of_other_tools_names_verbs_that_exist():
+    text = pathlib.Path(ROOT, "tools/cairn/foreign_words.c").read_text()
+    verbs = {v["name"] for v in json.loads(cairn("help", "--format", "json").stdout)}
+    rows = re.findall(r'\{ "([^"]+)", "([^"]+)" \}', text)
+    words = [w for row, _ in rows for w in row.split()]
+    assert len(rows) > 30 and len(set(words)) == len(words) and not verbs & set(words)
+    for _, advice in rows:
+        named = re.findall(r"\bcairn ([a-z][a-z-]*)", advice)
+        assert named and set(named) <= verbs or "cairn-img" in advice, advice
 
 
 # ---- the manual page ----

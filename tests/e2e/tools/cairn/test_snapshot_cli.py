@@ -34,6 +34,13 @@ def names(fake, *args):
     return fake.cairn("snapshot-list", "vm1", "--name", *args).stdout.split()
 
 
+def test_list_by_snapshots(vm):
+    vm.define("vm2")
+    assert vm.cairn("list", "--all", "--with-snapshot", "--name").stdout == "vm1\n"
+    assert vm.cairn("list", "--all", "--without-snapshot", "--name").stdout == "vm2\n"
+    assert vm.cairn("list", "--all", "--with-snapshot", "--without-snapshot", "--name").stdout == "vm1\nvm2\n"
+
+
 # ---- create ----
 
 def test_create(fake):
