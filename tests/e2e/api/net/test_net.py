@@ -1,12 +1,14 @@
 """Network interfaces: a guest and a bridge in a network namespace of their own."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from test_daemon import as_nobody
 pytestmark = pytest.mark.usefixtures("kvm")
 
 MAC = "52:54:00:00:00:01"
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454ca, 2, 0x1000
 
 
 @pytest.fixture
@@ -379,6 +382,20 @@ def test_interface_without_source_has_no_link(daemon, interface, why):
 
 # ---- refusals ----
 
+class Tap:
+    """A tap that another program has open, for Lan.inside()."""
+
+    def __init__(self, name):
+        self.fd = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
+
+    def settimeout(self, seconds):
+        pass
+
+    def close(self):
+        os.close(self.fd)
+
+
 @pytest.mark.parametrize("source,why", [
     ("br9", "interfaces[0].source: there is no bridge 'br9'; create it with: ip link add br9 type bridge && "
             "ip link set br9 up"),
@@ -396,6 +413,20 @@ def test_failed_start_removes_created_taps(host, lan):
                                     {"type": "bridge", "source": "br9"}))
     assert "interfaces[1].source" in host.cairn("start", "a", ok=False).stderr
     until(lambda: not lan.taps())
+
+
+def test_taps_of_others_are_left_alone(host, lan):
+    """A name that is in use is not taken: neither that of a tap which another program has open, nor of one that it has
+    left."""
+    for name in "vnet0", "vnet1":
+        lan.ip("tuntap", "add", name, "mode", "tap")
+    lan.inside(lambda: Tap("vnet0"))
+    c = start(host, "a")
+    assert figures(host, "a")["target"] == "vnet2"
+    opened(c)
+    goes_through(c, lan.socket(), 100, 3)
+    host.cairn("destroy", "a")
+    until(lambda: lan.taps() == ["vnet0", "vnet1"])
 
 
 def test_start_fails_when_daemon_may_not_create_taps(tmp_path, lan):
