@@ -296,8 +296,6 @@ static int fixed_check(const struct network *n, const struct network_definition 
 	static const char *const keys[] = { "mode", "bridge", "mac", "mtu", "stp", "dev", "devs", "ipv4", "ipv6", "dns.enable" };
 	CLEANUP_JS struct json_object *is = NULL, *next = NULL;
 
-	if (!n->live) /* network_update() says so */
-		return 0;
 	is = fixed_part(n->live);
 	next = fixed_part(d);
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
@@ -322,9 +320,9 @@ void command_net_update(struct call *c)
 	if (!r && strcmp(d->name, network_any(n)->name))
 		r = err_set(&e, -EINVAL, ERR_INVALID, "definition.name: is \"%s\", and the network is '%s'; a network keeps its name",
 			d->name, network_any(n)->name);
-	if (!r)
+	if (!r && n->live) /* otherwise network_update() says that the network is inactive */
 		r = was_check(c, n->live, d->name, &e);
-	if (!r)
+	if (!r && n->live)
 		r = fixed_check(n, d, &e);
 	if (r < 0)
 		network_definition_free(d);

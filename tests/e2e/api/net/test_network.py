@@ -640,6 +640,11 @@ def test_net_update_changes_the_egress_rules_of_the_active_network(host):
 
 def test_refused_update_changes_nothing(host):
     host.define_net()
+    host_entry = '<host mac="52:54:00:00:00:05" ip="10.77.0.5"/>'
+    for scope in ("--live",), ("--live", "--config"):
+        r = host.cairn("net-update", "lan", "add", "ip-dhcp-host", host_entry, *scope, ok=4)
+        assert r.stderr == "error: Failed to update network lan\nerror: network 'lan' is not active\n"
+    assert host_entry[:10] not in host.cairn("net-dumpxml", "lan").stdout
     host.cairn("net-start", "lan")
     before = host.cairn("net-dumpjson", "lan").stdout
     d = json.loads(before)
