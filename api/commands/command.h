@@ -129,6 +129,7 @@ void command_schedule_remove(struct call *c);
 void command_query_schedules(struct call *c);
 void command_query_events(struct call *c);
 void command_query_audit(struct call *c);
+void command_vm_log(struct call *c);
 void command_permission_grant(struct call *c);
 void command_permission_revoke(struct call *c);
 void command_quota_set(struct call *c);

@@ -39,6 +39,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-resume", command_vm_resume },
 	{ "vm-destroy", command_vm_destroy },
 	{ "vm-console", command_vm_console },
+	{ "vm-log", command_vm_log },
 	{ "forward-add", forward_add },
 	{ "forward-remove", forward_remove },
 	{ "vsock-connect", command_vsock_connect },

@@ -417,7 +417,7 @@ static void save_runs_on(struct vm *vm, const struct vm_event *ev)
 	if (vm->operation.kind != VM_OP_SAVE_ADOPTED || ev->phase == VM_PHASE_CRASHED ||
 		(ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_SAVING))
 		return;
-	err_set(&e, -EIO, ERR_GENERIC, "the VM was not saved; its log has the reason");
+	err_set(&e, -EIO, ERR_GENERIC, "the VM was not saved; its log has the reason, see cairn log VM");
 	save_finish(vm, &e);
 }
 

@@ -411,6 +411,13 @@ static const struct field query_audit_returns[] = {
 		"left-out (the number of omitted lines) and since (ns)" },
 	{ "next", FIELD_INT, REQUIRED, "`from` of the next call" },
 	{ "more", FIELD_BOOL, REQUIRED, "another page follows" }, END };
+static const struct field vm_log_args[] = { FIELD_VM,
+	{ "from", FIELD_STRING, OPTIONAL, "`next` of the previous page [the oldest line]" }, END };
+static const struct field vm_log_returns[] = {
+	{ "text", FIELD_STRING, REQUIRED, "lines, at most 16 KiB" },
+	{ "next", FIELD_STRING, REQUIRED, "`from` of the next call" },
+	{ "more", FIELD_BOOL, REQUIRED, "another page follows" },
+	{ "lost", FIELD_BOOL, REQUIRED, "some lines after `from` are no longer kept" }, END };
 static const struct field schedule_set_args[] = { FIELD_VM,
 	{ "every", FIELD_STRING, OPTIONAL, "set the interval, such as 15m, 1h or 1d; required for a new schedule" },
 	{ "keep", FIELD_STRING, OPTIONAL, "set the retention rules WINDOW:PERIOD [" SCHEDULE_KEEP_DEFAULT "]" },
@@ -608,6 +615,7 @@ static const struct command commands[] = {
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DESTROY },
 	{ "vm-console", "connect to a console of the guest; the answer carries a socket as an fd", console_args, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_CONSOLE },
+	{ "vm-log", "show what the VM's process logged, page by page", vm_log_args, vm_log_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "forward-add", "forward a port of this host to the running guest, until the VM's process ends", forward_add_args,
 		forward_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "forward-remove", "remove a forward of the running VM; open connections continue", forward_remove_args,

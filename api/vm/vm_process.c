@@ -388,7 +388,7 @@ static void process_end(struct vm_process *p)
 	 * lead to its own listening socket, which the kernel closes late if a ring of io_uring still has it. */
 	p->end.replaced = p->replaced || (p->unproven && !p->end.signaled);
 	moved = p->ops->moved && p->ops->moved(p->opaque, &p->end);
-	err_set(&e, -ESRCH, ERR_GENERIC, "the VM's process ended (%s %d) before it answered",
+	err_set(&e, -ESRCH, ERR_GENERIC, "the VM's process ended (%s %d) before it answered; see cairn log VM",
 		p->end.signaled ? "signal" : "exit status", p->end.status);
 	if (moved && !p->end.signaled)
 		err_set(&e, -ESRCH, ERR_GENERIC, "the VM was handed over to a new process before the request was answered; it "

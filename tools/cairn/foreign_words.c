@@ -20,7 +20,7 @@ static const struct {
 	{ "unpause cont continue unfreeze", "cairn resume VM resumes a paused VM" },
 	{ "rm remove delete del", "cairn undefine VM removes a VM, with --remove-all-storage its images too" },
 	{ "rename mv", "cairn domrename VM NAME renames a VM" },
-	{ "log logs", "cairn console VM shows the guest's output, cairn event VM --since 0 what happened to the VM" },
+	{ "logs", "cairn log VM prints the VM's log, cairn console VM shows the guest's output" },
 	{ "attach ttyconsole", "cairn console VM connects the terminal to the guest" },
 	{ "shell sh bash", "cairn ssh VM logs in, cairn exec -it VM -- sh needs no network" },
 	{ "copy transfer scp", "cairn cp copies files to and from a guest, cairn clone VM clones a VM" },

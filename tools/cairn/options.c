@@ -161,7 +161,7 @@ static const struct {
 	char letter;
 	const char *name;
 } letters[] = { { 'e', "env" }, { 'i', "interactive" }, { 't', "tty" }, { 'u', "user" }, { 'w', "workdir" }, { 'o', "original" }, { 'n', "name" },
-	{ 'f', "file" }, { 'm', "mac" } };
+	{ 'f', "file" }, { 'f', "follow" }, { 'm', "mac" } };
 
 /* Keep the value of the option, or set it if it has none. place: of a positional that is given as an option, or -1.
  * Returns 0; CLI_USAGE. */
@@ -184,7 +184,7 @@ static int letters_take(struct cli *c, int argc, char **argv, int *i)
 		int at = -1, place = -1, r;
 		bool takes;
 
-		for (size_t k = 0; k < sizeof(letters) / sizeof(letters[0]); k++)
+		for (size_t k = 0; k < sizeof(letters) / sizeof(letters[0]) && at < 0 && place < 0; k++)
 			if (letters[k].letter == *p) {
 				at = option_index(c, letters[k].name, strlen(letters[k].name));
 				place = at < 0 ? positional_named(c, letters[k].name, strlen(letters[k].name)) : -1;

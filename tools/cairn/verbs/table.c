@@ -298,6 +298,9 @@ static const struct verb_option console_options[] = {
 	{ "no-input", NULL, "only show output; standard input is not read" },
 	{ "until", "TEXT", "exit when the guest has written TEXT; fail if the console ends first" },
 	{ "timeout", "SECONDS", "exit after SECONDS; with --until, fail [no limit]" }, END };
+static const struct verb_option log_options[] = {
+	{ "follow", NULL, "print further lines until Ctrl-C" },
+	{ "tail", "N", "print only the last N lines [all]" }, END };
 static const struct verb_option wait_options[] = {
 	{ "for", "running|paused|shutoff|crashed|agent|ip",
 		"wait for this state [running]; agent: the guest agent answers; ip: the guest has an address" },
@@ -682,6 +685,7 @@ const struct verb verbs[] = {
 		"vm", "vm-qmp-path", verb_qmp_path },
 	{ "console", "Monitoring", "VM", "attach the terminal to a VM's console; Ctrl-] detaches", console_options, 1, 1, false, "vm",
 		"vm-console", verb_console },
+	{ "log", "Monitoring", "VM", "print what the VM's process logged, such as why a start failed", log_options, 1, 1, false, "vm", "vm-log", verb_log },
 	{ "vsock", "Monitoring", "VM PORT", "connect standard input and output to a vsock port of the guest", NULL, 2, 2, false, "vm",
 		"vsock-connect", verb_vsock },
 	{ "ssh", "Monitoring", "[USER@]VM [COMMAND...]", "run ssh(1) over vsock port 22 of the guest, or else over the network", NULL, 1, MANY,

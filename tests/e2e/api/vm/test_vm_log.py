@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, Console, open_files, until
+from conftest import BUILD, Console, QmpError, open_files, until
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -129,6 +129,68 @@ def test_log_gives_no_orders_to_a_terminal(tmp_path):
             os.close(fd)
         ours.close()
         assert p.wait(50) == 0
+
+
+# ---- cairn log ----
+
+def pages(q, name="vm1"):
+    """The text of all pages, and how many pages it takes."""
+    text, n, page = "", 0, {"more": True}
+    while page["more"]:
+        page = q.run("vm-log", vm=name, **({"from": page["next"]} if n else {}))
+        text, n = text + page["text"], n + 1
+        assert not page["lost"] and len(page["text"].encode()) <= 16384
+    return text, n, page["next"]
+
+
+def test_log_is_read_page_by_page(daemon, guest):
+    daemon.define("vm1")
+    q, place = daemon.qmp(), folder(daemon)
+    assert pages(q)[:2] == ("", 1)  # before the first start
+    assert daemon.cairn("log", "vm1").stdout == ""
+    old = "".join(f"{i} \u20ac \"{'x' * (i % 90)}\n" for i in range(900))
+    (place / "log.1").write_text(old)
+    (place / "log").write_text("y" * 50000 + "\u20ac" * 9000 + "\nlast\n")
+    text, n, end = pages(q)
+    assert text == old + (place / "log").read_text() and n > 6
+    assert daemon.cairn("log", "vm1").stdout == text
+    assert daemon.cairn("log", "vm1", "--tail", "1").stdout == "last\n"
+    assert daemon.cairn("log", "vm1", "--tail", "901").stdout == text.split("\n", 1)[1]
+    assert daemon.cairn("log", "vm1", "--tail", "100000").stdout == text
+    # The file has become full, and two more began meanwhile.
+    with open(place / "log", "a") as f:
+        f.write("more\n")
+    os.rename(place / "log", place / "log.1")
+    (place / "log").write_text("new\n")
+    page = q.run("vm-log", vm="vm1", **{"from": end})
+    assert (page["text"], page["more"], page["lost"]) == ("more\n", True, False)
+    page = q.run("vm-log", vm="vm1", **{"from": page["next"]})
+    assert (page["text"], page["more"], page["lost"]) == ("new\n", False, False)
+    (place / "log.1").unlink()
+    page = q.run("vm-log", vm="vm1", **{"from": end})
+    assert (page["text"], page["more"], page["lost"]) == ("new\n", False, True)
+    for wrong in ("", "1", "1-", "a-b", "1-2x"):
+        with pytest.raises(QmpError, match="is not the `next` of a page"):
+            q.run("vm-log", vm="vm1", **{"from": wrong})
+    assert "--tail must be a number of lines" in daemon.cairn("log", "vm1", "--tail", "0", ok=2).stderr
+
+
+def test_log_is_followed_and_says_why_a_start_failed(daemon, guest):
+    console = start(daemon, guest)
+    p = subprocess.Popen([os.path.join(BUILD, "cairn"), "log", "-f", "--tail", "1", "vm1"], env=daemon.env,
+                         stdout=subprocess.PIPE, text=True)
+    try:
+        assert "running (booted)" in p.stdout.readline()
+        daemon.cairn("suspend", "vm1")
+        assert "paused (user)" in p.stdout.readline()
+        console.close()
+        daemon.cairn("destroy", "vm1")
+        assert any("ended (user)" in line for line in iter(p.stdout.readline, ""))
+        daemon.cairn("undefine", "vm1")
+        assert p.wait(50) == 3
+    finally:
+        p.kill()
+        p.communicate()
 
 
 @pytest.mark.usefixtures("sandbox")

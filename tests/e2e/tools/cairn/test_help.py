@@ -224,6 +224,7 @@ domstats vm1
 top vm1 --once
 domstats
 list --all --with-snapshot
+log vm1
 autostart vm1
 console vm1
 wait vm1 --for shutoff
@@ -498,7 +499,7 @@ def test_misspelled_words_get_suggestions(args, hint):
 
 
 @pytest.mark.parametrize("word,verb", [
-    ("ps", "list"), ("create", "define"), ("stop", "shutdown"), ("kill", "destroy"), ("rm", "undefine"), ("logs", "console"),
+    ("ps", "list"), ("create", "define"), ("stop", "shutdown"), ("kill", "destroy"), ("rm", "undefine"), ("logs", "log"),
     ("launch", "new"), ("fork", "clone"), ("migrate", "export"), ("loadvm", "snapshot-revert"), ("users", "permissions")])
 def test_words_of_other_tools_name_the_verb(word, verb):
     r = cairn(word, "vm1")
