@@ -86,9 +86,10 @@ def test_socket_exists_while_vm_runs(fake):
     assert fake.cairn("qmp-path", "vm1", ok=3).stderr
 
 
-def test_socket_name_reveals_no_vm_name(vm):
+def test_socket_name_reveals_no_vm_name(fake):
+    vm = Vm(fake, "confidential")
     folder = os.path.dirname(vm.path)
-    assert "vm1" not in vm.path and os.stat(folder).st_mode & 0o777 == 0o711
+    assert vm.name not in vm.path and os.stat(folder).st_mode & 0o777 == 0o711
 
 
 def test_crash_of_vm_process_ends_stream(fake):

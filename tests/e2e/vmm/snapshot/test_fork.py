@@ -2,6 +2,7 @@
 The guest is the bare-metal interpreter."""
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -10,6 +11,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import termios
 import time
 
 import pytest
@@ -224,6 +227,32 @@ def test_clone_of_paused_source(vm, daemon):
     vm.clone("a")
     assert daemon.cairn("domstate", "src").stdout == "paused\n"
     vm.holds("a", AT, FILL, 1)
+
+
+def unread(sock):
+    """Return how much of what was sent its receiver has not read."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def test_input_that_the_guest_has_not_read_stays_with_the_source(vm, daemon):
+    """Half a line waits at the source's serial port. The clone's next line is its own."""
+    vm.start()
+    source = vm.consoles["src"]
+    daemon.cairn("suspend", "src")
+    source.sock.sendall(b"echo of-the-")
+    until(lambda: not unread(source.sock))
+    assert vm.clone("copy").returncode == 0
+    assert vm.run("copy", "echo of-the-clone") == ["of-the-clone"]
+    daemon.cairn("resume", "src")
+    assert vm.run("src", "source") == ["of-the-source"]
+
+
+def test_new_console_takes_no_earlier_answer(vm, daemon):
+    """A test's console reads past the output that the guest had before."""
+    vm.start()
+    vm.attach("src")
+    with pytest.raises(AssertionError, match="differs"):
+        vm.holds("src", AT, FILL, 2)
 
 
 def test_refusals_change_nothing(vm, daemon, guest, tmp_path):
