@@ -304,25 +304,20 @@ static bool block_is_hole(struct fault_tracker *t, uint64_t block)
 	return !t->c.view && hole_at(&t->holes, block * VMSTATE_BLOCK_BYTES, block_len(t, block));
 }
 
-/* Get the next unsaved block from RAM. The block is protected, and the answer to a write fault on it needs the lock,
- * which the caller holds, so nobody changes the block meanwhile. Returns 1; 0: there is none; -errno. */
-static int ram_take(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf)
+/* Find the next unsaved block that was ever touched, and leave it unsaved. Returns 1; 0: there is none. */
+static int unsaved_find(struct fault_tracker *t, uint64_t *ret_block)
 {
 	while ((t->next = bitmap_next_set(&t->unsaved, t->next)) < t->blocks) {
-		uint64_t block = t->next;
-		int r;
-
-		bitmap_clear(&t->unsaved, block);
-		if (block_is_hole(t, block))
-			continue;
-		*ret_block = block;
-		r = block_copy(t, block, buf);
-		return r < 0 ? r : 1;
+		*ret_block = t->next;
+		if (!block_is_hole(t, t->next))
+			return 1;
+		bitmap_clear(&t->unsaved, t->next);
 	}
 	return 0;
 }
 
-int fault_tracker_save_next(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf)
+/* Find what to return next. Returns 1; 0: nothing is left; -errno. *ret_taken: set if buf has the block's content. */
+static int save_find(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf, bool *ret_taken)
 {
 	int r;
 
@@ -330,8 +325,36 @@ int fault_tracker_save_next(struct fault_tracker *t, uint64_t *ret_block, uint8_
 	r = t->save_error;
 	if (!r)
 		r = aside_take(t, ret_block, buf);
-	if (!r)
-		r = ram_take(t, ret_block, buf);
+	*ret_taken = r;
+	return r ? r : unsaved_find(t, ret_block);
+}
+
+/* Returns whether the copy of a block is good: nobody has preserved, and then changed, the block meanwhile. */
+static bool copy_counts(struct fault_tracker *t, uint64_t block)
+{
+	LOCK_GUARD(&t->lock);
+	if (!bitmap_test(&t->unsaved, block))
+		return false;
+	bitmap_clear(&t->unsaved, block);
+	return true;
+}
+
+/* Copy without the lock: a fault's answer needs the lock, and would wait as long as the host does not run this thread.
+ * Besides, a thread that gives the lock back and takes it again for the next block leaves a waiter no chance on a busy
+ * host. The block stays unsaved meanwhile, so it is protected, and its old content is copied aside before anybody
+ * changes it. */
+int fault_tracker_save_next(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf)
+{
+	bool taken;
+	int r;
+
+	while ((r = save_find(t, ret_block, buf, &taken)) > 0 && !taken) {
+		r = block_copy(t, *ret_block, buf);
+		if (r < 0)
+			return r;
+		if (copy_counts(t, *ret_block))
+			return 1;
+	}
 	return r;
 }
 

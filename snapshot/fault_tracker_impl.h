@@ -43,7 +43,7 @@ struct fault_tracker {
 	uint64_t armed_to;    /* in bytes; for fault_tracker_arm_step() */
 	atomic_bool loading;  /* the RAM reader has more blocks */
 	atomic_bool lazy;     /* the RAM reader's blocks are brought on access only */
-	pthread_mutex_t lock; /* guards the fields below and copying out of RAM */
+	pthread_mutex_t lock; /* guards the fields below; copying a block aside; protecting and releasing blocks */
 	struct bitmap dirty;  /* written since the last reset */
 	struct bitmap bare;   /* dirty blocks that are not protected now */
 	struct bitmap unsaved;

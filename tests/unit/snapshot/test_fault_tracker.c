@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -204,6 +206,82 @@ static void test_fault_answered_after_reset_counts(void **state)
 	fault_tracker_save_end(f->t);
 	tracker_reset_dirty(f);
 	assert_true(bitmap_test(&f->dirty, 0));
+}
+
+/* A buffer for a block's content that stops the thread that writes to it, until the test lets it. */
+struct trap {
+	struct uffd uffd;
+	uint8_t *buf;
+};
+
+static void trap_init(struct trap *t)
+{
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+
+	t->buf = mmap(NULL, VMSTATE_BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_true(t->buf != MAP_FAILED);
+	assert_int_equal(uffd_open(&t->uffd), 0);
+	reg.range = (struct uffdio_range){ (uintptr_t)t->buf, VMSTATE_BLOCK_BYTES };
+	assert_int_equal(ioctl(t->uffd.fd, UFFDIO_REGISTER, &reg), 0);
+}
+
+/* Wait until a thread is stopped. */
+static void trap_wait(const struct trap *t)
+{
+	struct pollfd fault = { .fd = t->uffd.fd, .events = POLLIN };
+
+	assert_int_equal(poll(&fault, 1, -1), 1);
+}
+
+static void trap_open(struct trap *t)
+{
+	uffd_close(&t->uffd); /* unregisters the buffer and wakes the thread */
+}
+
+struct taking {
+	struct fault_tracker *t;
+	uint8_t *buf;
+	uint64_t block;
+	int r;
+};
+
+static void *take_one(void *opaque)
+{
+	struct taking *x = opaque;
+
+	x->r = fault_tracker_save_next(x->t, &x->block, x->buf);
+	return NULL;
+}
+
+/* While a block is copied, a write to it and one to another block go on, and both are saved as of the reset. */
+static void test_copying_holds_up_no_writer(void **state)
+{
+	struct tracker_fixture *f = *state;
+	struct taking x;
+	struct trap trap;
+	pthread_t thread;
+	uint64_t block;
+
+	tracker_begin(f);
+	trap_init(&trap);
+	memset(f->c.ram, 1, 2 * VMSTATE_BLOCK_BYTES);
+	tracker_reset_dirty(f);
+	fault_tracker_save_begin(f->t, &f->dirty);
+	x = (struct taking){ .t = f->t, .buf = trap.buf };
+	assert_int_equal(pthread_create(&thread, NULL, take_one, &x), 0);
+	trap_wait(&trap);
+	f->c.ram[VMSTATE_BLOCK_BYTES] = 2;
+	f->c.ram[100] = 3;
+	trap_open(&trap);
+	pthread_join(thread, NULL);
+	assert_int_equal(x.r, 1);
+	assert_int_equal(x.buf[x.block ? 0 : 100], 1);
+	assert_int_equal(fault_tracker_save_next(f->t, &block, f->buf), 1);
+	assert_int_equal(block, !x.block);
+	assert_int_equal(f->buf[block ? 0 : 100], 1);
+	assert_int_equal(fault_tracker_save_next(f->t, &block, f->buf), 0);
+	fault_tracker_save_end(f->t);
+	munmap(trap.buf, VMSTATE_BLOCK_BYTES);
 }
 
 /* An incremental save: the blocks written since, plus the previous save, equal all of memory. */
@@ -670,6 +748,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_written_blocks_are_dirty, tracker_setup, tracker_teardown),
 		cmocka_unit_test_setup_teardown(test_save_has_memory_as_of_reset_while_writers_run, tracker_setup, tracker_teardown),
+		cmocka_unit_test_setup_teardown(test_copying_holds_up_no_writer, tracker_setup, tracker_teardown),
 		cmocka_unit_test_setup_teardown(test_hold_keeps_dirty_blocks, tracker_setup, tracker_teardown),
 		cmocka_unit_test_setup_teardown(test_preprotected_block_stays_dirty, tracker_setup, tracker_teardown),
 		cmocka_unit_test_setup_teardown(test_fault_answered_after_reset_counts, tracker_setup, tracker_teardown),
@@ -690,6 +769,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_later_mapping_is_not_touched, tracker_setup, tracker_teardown),
 		VIEW_TEST(test_written_blocks_are_dirty),
 		VIEW_TEST(test_save_has_memory_as_of_reset_while_writers_run),
+		VIEW_TEST(test_copying_holds_up_no_writer),
 		VIEW_TEST(test_hold_keeps_dirty_blocks),
 		VIEW_TEST(test_preprotected_block_stays_dirty),
 		VIEW_TEST(test_fault_answered_after_reset_counts),
