@@ -32,6 +32,7 @@
 #include "api/policy/restart.h"
 #include "api/policy/scheduler.h"
 #include "api/policy/shutdown.h"
+#include "api/policy/timekeeper.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/store/event_log.h"
@@ -132,7 +133,7 @@ static void permissions_changed(void *opaque)
  * - save continues an adopted VM's save job before idle looks for that job;
  * - job_owner looks for the jobs that all others have continued, or ended with the VM's process;
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
-static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &restart_observer,
+static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &timekeeper_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer,
 	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer, &commit_ready_observer,
@@ -463,6 +464,8 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (!r)
 		r = scheduler_new(h, &h->scheduler, e);
 	if (!r)
+		r = timekeeper_new(h, command_run_as, &d->commands, &h->timekeeper, e);
+	if (!r)
 		policies_go(h);
 	return r;
 }
@@ -495,6 +498,8 @@ void daemon_close(struct daemon *d)
 	autostart_free(h->autostart);
 	scheduler_free(h->scheduler);
 	h->scheduler = NULL;
+	timekeeper_free(h->timekeeper);
+	h->timekeeper = NULL;
 	vm_free_all(h);
 	vm_spares_free(h);
 	systemd_scopes_forget(h);

@@ -34,6 +34,7 @@ static void call_free(struct call *c)
 	json_object_put(c->id);
 	client_file_free(c->file);
 	free((void *)c->who.groups);
+	free(c->by);
 	account_call_end(&c->account);
 	free(c);
 }
@@ -78,6 +79,8 @@ static int call_audit(struct call *c, struct json_object *answer, void (*stored)
 	js_put_str(line, "command", c->command->name);
 	js_put_str(line, "vm", vm);
 	js_put(line, "arguments", arguments_audited(c));
+	if (c->by)
+		js_put_str(line, "schedule", c->by);
 	js_put_str(line, "outcome", error ? js_get_str(error, "class") : "ok");
 	if (error)
 		js_put_str(line, "error", js_get_str(error, "desc"));
@@ -112,6 +115,8 @@ static void answer_send(struct call *c)
 {
 	struct json_object *o = STEAL_PTR(c->answer);
 	struct conn *conn = c->conn;
+	void (*done)(void *opaque, struct json_object *answer);
+	void *opaque;
 
 	if (c->dialect == DIALECT_QEMU)
 		class_as_qemu(o);
@@ -121,9 +126,13 @@ static void answer_send(struct call *c)
 		conn_answer(conn, o, c->answer_fd);
 	else if (c->answer_fd >= 0)
 		close(c->answer_fd);
-	json_object_put(o);
 	conn = c->conn; /* may be NULL: sending may drop the connection */
+	done = c->done;
+	opaque = c->opaque;
 	call_free(c);
+	if (done)
+		done(opaque, o);
+	json_object_put(o);
 	if (conn)
 		conn_call_end(conn);
 }
@@ -286,13 +295,19 @@ static const struct vm *vm_defined(const struct call *c)
 	return name ? vm_find_name(c->host, name) : NULL;
 }
 
+/* Return the VM on whose socket the call came; NULL: on the daemon's. */
+static struct vm *vm_of_socket(const struct call *c)
+{
+	return c->conn ? conn_vm(c->conn) : NULL;
+}
+
 /* Return the VM that the call concerns; NULL: none, or it does not exist. */
 static const struct vm *vm_concerned(const struct call *c)
 {
 	const char *name = js_get_str(c->args, "vm");
 
-	if (conn_vm(c->conn))
-		return conn_vm(c->conn);
+	if (vm_of_socket(c))
+		return vm_of_socket(c);
 	if (c->command->flags & COMMAND_DEFINES)
 		return vm_defined(c);
 	return name && (c->command->flags & COMMAND_CONCERNS_VM) ? vm_find(c->host, name) : NULL;
@@ -302,7 +317,7 @@ static const struct vm *vm_concerned(const struct call *c)
 static const struct job *job_named(const struct call *c)
 {
 	const char *id = c->command->flags & COMMAND_CONCERNS_JOB ? js_get_str(c->args, "id") : NULL;
-	const struct vm *vm = conn_vm(c->conn);
+	const struct vm *vm = vm_of_socket(c);
 
 	return !id ? NULL : vm ? job_find_qmp(vm, id) : job_find(c->host, id);
 }
@@ -342,14 +357,15 @@ static void tell_denial(struct call *c)
 static int check_role(struct call *c, struct err *e)
 {
 	const struct vm *vm = vm_concerned(c);
-	enum role role = conn_role_for(c->conn, vm ? vm->def->uuid : job_concerned(c)), needed = role_needed(c);
+	const uint8_t *uuid = vm ? vm->def->uuid : job_concerned(c);
+	enum role role = c->conn ? conn_role_for(c->conn, uuid) : server_role(c->host->server, &c->who, uuid), needed = role_needed(c);
 
 	if (vm) {
 		c->concerns = true;
 		memcpy(c->uuid, vm->def->uuid, sizeof(c->uuid));
 	}
 	if (role >= needed ||
-		((c->command->flags & COMMAND_FILTERS) && conn_known(c->conn)))
+		((c->command->flags & COMMAND_FILTERS) && c->conn && conn_known(c->conn)))
 		return 0;
 	tell_denial(c);
 	return err_set(e, -EPERM, ERR_PERMISSION,
@@ -444,26 +460,26 @@ static struct peer peer_copy(struct peer who)
 	return who;
 }
 
-static struct call *call_new(const struct command_context *context, struct conn *conn, struct json_object *text)
+/* conn: NULL: the daemon calls as the user. */
+static struct call *call_new(const struct command_context *context, struct conn *conn, struct peer who, struct json_object *args)
 {
 	struct call *c = must_alloc(calloc(1, sizeof(*c)));
-	struct json_object *v;
 
 	c->host = context->host;
 	c->context = context;
 	c->reply = call_reply;
 	c->check_role = check_role_again;
 	c->conn = conn;
-	c->dialect = conn_dialect(conn);
-	c->vm = conn_vm(conn);
+	c->dialect = conn ? conn_dialect(conn) : DIALECT_DAEMON;
+	c->vm = vm_of_socket(c);
 	c->answer_fd = -1;
 	c->started_ns = loop_now_ns();
-	c->uid = conn_uid(conn);
-	c->pid = conn_pid(conn);
-	c->who = peer_copy(conn_peer(conn));
-	v = js_get(text, "arguments");
-	c->args = v ? json_object_get(v) : json_object_new_object();
-	conn_call_begin(conn, &c->conn, &c->account);
+	c->uid = who.uid;
+	c->pid = conn ? conn_pid(conn) : getpid();
+	c->who = peer_copy(who);
+	c->args = args ? json_object_get(args) : json_object_new_object();
+	if (conn)
+		conn_call_begin(conn, &c->conn, &c->account);
 	return c;
 }
 
@@ -505,9 +521,34 @@ static void vm_woken(void *opaque, int r, const struct err *e)
 	command_go(c, r, e);
 }
 
+/* Check the call of a known command, and run it. */
+static void command_begin(struct call *c)
+{
+	struct err e;
+	int r;
+
+	if (log_traces())
+		call_trace(c, "begins");
+	r = check_role(c, &e);
+	if (!r)
+		r = schema_check_args(c->command, c->args, &e);
+	if (!r)
+		r = take_file(c, &e);
+	if (!r)
+		r = find_vm(c, &e);
+	if (!r)
+		r = check_audit(c, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else if (c->vm && idle_has_to_wake(c->vm, c->command->trigger))
+		idle_wake(c->vm, vm_woken, c);
+	else
+		command_go(c, 0, NULL);
+}
+
 static void command_dispatch(void *opaque, struct conn *conn, struct json_object *text)
 {
-	struct call *c = call_new(opaque, conn, text);
+	struct call *c = call_new(opaque, conn, conn_peer(conn), js_get(text, "arguments"));
 	const char *name, *mode;
 	struct err e;
 	int r = take_id(c, text, &e);
@@ -530,23 +571,20 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 		call_fail_class(c, "CommandNotFound", e.msg);
 		return;
 	}
-	if (log_traces())
-		call_trace(c, "begins");
-	r = check_role(c, &e);
-	if (!r)
-		r = schema_check_args(c->command, c->args, &e);
-	if (!r)
-		r = take_file(c, &e);
-	if (!r)
-		r = find_vm(c, &e);
-	if (!r)
-		r = check_audit(c, &e);
-	if (r < 0)
-		call_fail(c, &e);
-	else if (c->vm && idle_has_to_wake(c->vm, c->command->trigger))
-		idle_wake(c->vm, vm_woken, c);
-	else
-		command_go(c, 0, NULL);
+	command_begin(c);
+}
+
+void command_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
+	void (*done)(void *opaque, struct json_object *answer), void *opaque)
+{
+	struct call *c = call_new(context, NULL, *who, args);
+
+	json_object_put(args);
+	c->by = must_alloc(strdup(by));
+	c->done = done;
+	c->opaque = opaque;
+	c->command = schema_find(DIALECT_DAEMON, command);
+	command_begin(c);
 }
 
 /* ---- callbacks of the server ---- */

@@ -29,6 +29,11 @@ struct command_context {
 /* Callbacks that let a server (api/wire/conn.h) run commands. Their opaque is a struct command_context. */
 extern const struct server_ops command_server_ops;
 
+/* Run a command as a user, without a client, as the daemon's own timekeeper does (timekeeper_run_as() in
+ * api/policy/timekeeper.h). context: a struct command_context. */
+void command_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
+	void (*done)(void *opaque, struct json_object *answer), void *opaque);
+
 /* Return the value of the argument "then" of a call that saves or reverts; SAVE_THEN_AS_IT_WAS if it is absent. */
 enum save_then save_then_asked(const struct call *c);
 
@@ -127,6 +132,11 @@ void command_vm_pins(struct call *c);
 void command_schedule_set(struct call *c);
 void command_schedule_remove(struct call *c);
 void command_query_schedules(struct call *c);
+void command_timetable_add(struct call *c);
+void command_timetable_remove(struct call *c);
+void command_timetable_pause(struct call *c);
+void command_query_timetables(struct call *c);
+void command_query_timetable_history(struct call *c);
 void command_query_events(struct call *c);
 void command_query_audit(struct call *c);
 void command_vm_log(struct call *c);

@@ -54,6 +54,11 @@ struct call {
 	uid_t uid; /* the client's, also after it has disconnected */
 	pid_t pid;
 	struct peer who; /* the same user; who.groups is owned */
+	/* A call that the daemon makes as a user, without a client: the answer goes to done(), and `by` names the
+	 * schedule for the audit log; owned. NULL: a client's call. */
+	void (*done)(void *opaque, struct json_object *answer);
+	void *opaque;
+	char *by;
 	bool concerns;	 /* the command's role was checked for the VM with this uuid; else for all VMs */
 	uint8_t uuid[16];
 };

@@ -406,7 +406,7 @@ static const struct field query_audit_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "show only calls that name this VM" }, END };
 static const struct field query_audit_returns[] = {
 	{ "lines", FIELD_ARRAY, REQUIRED,
-		"time (ns), uid, pid, command, vm, arguments, outcome, error, duration (ns); a command in parentheses is "
+		"time (ns), uid, pid, command, vm, arguments, schedule (of a run), outcome, error, duration (ns); a command in parentheses is "
 		"the daemon's own act; a line with left-out has only time, uid (none: several users), outcome (any: of any outcome), "
 		"left-out (the number of omitted lines) and since (ns)" },
 	{ "next", FIELD_INT, REQUIRED, "`from` of the next call" },
@@ -427,6 +427,30 @@ static const struct field schedule_set_args[] = { FIELD_VM,
 static const struct field schedule_set_returns[] = {
 	{ "would-delete", FIELD_ARRAY, OPTIONAL, "with dry-run: names of the first snapshots to delete" },
 	{ "count", FIELD_INT, OPTIONAL, "with dry-run: number of snapshots to delete" }, END };
+#define FIELD_SCHEDULE_NAME { "name", FIELD_STRING, REQUIRED, "name of the schedule" }
+static const struct field schedule_add_args[] = { FIELD_VM,
+	{ "action", FIELD_SCHEDULE_ACTION, REQUIRED, "do this" },
+	{ "on", FIELD_STRING, REQUIRED, "when: a calendar expression of systemd, such as Mon..Fri 02:30, daily or *-*-01 04:00 UTC" },
+	{ "zone", FIELD_STRING, OPTIONAL, "time zone, such as Europe/Berlin [the host's]" },
+	{ "missed", FIELD_SCHEDULE_MISSED, OPTIONAL,
+		"of missed runs: skip all, make up for them by one run, or do the last 10 of them all [skip]" },
+	{ "name", FIELD_STRING, OPTIONAL, "name of the schedule [the action, perhaps with a number]" }, END };
+static const struct field schedule_add_returns[] = { { "name", FIELD_STRING, REQUIRED, "name of the schedule" },
+	{ "next-run", FIELD_INT, REQUIRED, "time of the first run: realtime, ns" }, END };
+static const struct field schedule_name_args[] = { FIELD_VM, FIELD_SCHEDULE_NAME, END };
+static const struct field schedule_pause_args[] = { FIELD_VM, FIELD_SCHEDULE_NAME,
+	{ "resume", FIELD_BOOL, OPTIONAL, "let it run again; what fell into the pause is not made up for" }, END };
+static const struct field query_timetables_args[] = {
+	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedules of this VM (name or UUID)" },
+	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
+static const struct field query_timetables_returns[] = {
+	{ "schedules", FIELD_ARRAY, REQUIRED, "vm, name, action, on, zone (unless it is the host's), missed, uid (of its maker), paused (only if true), under-way (only if true), "
+		"next-run (ns), last-run (ns), outcome, detail" },
+	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
+static const struct field query_history_args[] = { FIELD_VM, END };
+static const struct field query_history_returns[] = {
+	{ "runs", FIELD_ARRAY, REQUIRED, "the last runs, oldest first: schedule, action, due (ns), time (of its end, ns), outcome (done, "
+		"skipped, missed, refused, failed), detail" }, END };
 static const struct field query_schedules_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedule of this VM (name or UUID)" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
@@ -698,6 +722,12 @@ static const struct command commands[] = {
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "query-snapshot-schedules", "list the snapshot schedules of all VMs", query_schedules_args,
 		query_schedules_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
+	{ "schedule-add", "do something with a VM at times of a calendar, with the rights that you have then", schedule_add_args, schedule_add_returns,
+		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
+	{ "schedule-remove", "remove a schedule of a VM; its history stays", schedule_name_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "schedule-pause", "pause a schedule of a VM", schedule_pause_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "query-schedules", "list the schedules of all VMs", query_timetables_args, query_timetables_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
+	{ "query-schedule-history", "list the last runs of a VM's schedules", query_history_args, query_history_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "query-events", "list past events; the last 10000 are kept", query_events_args,
 		query_events_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "query-audit", "show the audit log: calls that change something, including denied ones", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,

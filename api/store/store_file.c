@@ -200,6 +200,7 @@ static const char *const vm_files[] = {
 	"managed.save",
 	"managed.save.used",
 	"schedule.json",
+	"timetable.json",
 	"fork.pending",
 	"import.pending",
 	"imported.json",

@@ -31,6 +31,7 @@ struct schedule;
 struct schedule_past;
 struct shutdown;
 struct systemd_scope;
+struct timetable;
 struct cgroup_tree;
 struct start_process;
 struct vm_handover;
@@ -195,6 +196,7 @@ struct vm {
 	struct qmp *qmp; /* the VM's QMP socket; NULL: none */
 	struct schedule *schedule; /* NULL: none */
 	struct schedule_past *schedule_past;
+	struct timetable *timetable; /* NULL: the VM has no schedules and no history of them */
 	struct dump_state *dump; /* the last memory dump */
 	struct restart *restart;
 	struct shutdown *shutdown;

@@ -25,6 +25,7 @@ struct scheduler;
 struct server;
 struct store;
 struct systemd_scope;
+struct timekeeper;
 struct usernet;
 struct vm;
 struct vm_logs;
@@ -73,6 +74,7 @@ struct vm_host {
 	struct job *jobs;		     /* oldest first */
 	unsigned next_job;		     /* number in the last generated job id */
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */
+	struct timekeeper *timekeeper;	     /* NULL until the VMs are loaded */
 	struct host_shutdown *host_shutdown; /* NULL: not under way */
 	struct autostart *autostart;	     /* NULL until the VMs are loaded */
 };

@@ -122,6 +122,12 @@ _cairn()
 				_cairn_files # the medium of a drive
 			elif [[ $kind == vm-disk ]]; then
 				_cairn_names < <(cairn "${connect[@]}" domblklist --inactive -- "${pos[0]}" 2>/dev/null | sed '1,2d' | awk 'NF { print $1 }')
+			elif [[ $kind == vm-action || $kind == vm-schedule ]] && [[ ${pos[1]} ]]; then
+				:
+			elif [[ $kind == vm-action ]]; then
+				mapfile -t COMPREPLY < <(compgen -W "start shutdown reboot suspend resume save snapshot" -- "$cur")
+			elif [[ $kind == vm-schedule ]]; then
+				_cairn_names < <(cairn "${connect[@]}" schedule-list -- "${pos[0]}" 2>/dev/null | sed '1,2d' | awk 'NF { print $2 }')
 			elif [[ $kind != vm-name && ! ${pos[1]} ]]; then
 				_cairn_snapshots
 			fi

@@ -155,6 +155,27 @@ cairn restart-process web1
 cairn autostart web1
     given: defined web1
     then: cairn dominfo web1 | grep 'Autostart: *enable'
+cairn schedule web1 start --on "Mon..Fri 07:30" --zone Europe/Berlin --missed once
+    given: defined web1
+    then: cairn schedule-list web1 | grep 'start *start *Mon..Fri 07:30'
+cairn schedule web1 snapshot --on "Sat *-*-1..7 04:00" --name first-saturday
+    given: defined web1
+    then: cairn schedule-list web1 | grep first-saturday
+cairn schedule-list
+    given: defined web1; cairn schedule web1 start --on daily
+    then: shows 'web1 *start *start *daily'
+cairn schedule-history web1
+    given: defined web1
+    then: shows Outcome
+cairn schedule-pause web1 nightly
+    given: defined web1; cairn schedule web1 start --on daily --name nightly
+    then: cairn schedule-list web1 | grep paused
+cairn schedule-resume web1 nightly
+    given: defined web1; cairn schedule web1 start --on daily --name nightly; cairn schedule-pause web1 nightly
+    then: lacks nightly.*paused cairn schedule-list web1
+cairn schedule-remove web1 nightly
+    given: defined web1; cairn schedule web1 start --on daily --name nightly
+    then: lacks nightly cairn schedule-list web1
 cairn run web1.json
     given: definition web1
     then: shows idle

@@ -103,6 +103,11 @@ static const struct verb_option snapshot_schedule_options[] = {
 	{ "keep", "RULES", FROM_SCHEMA("keep") },
 	{ "min-free", "SIZE", FROM_SCHEMA("min-free") },
 	{ "remove", NULL, FROM_SCHEMA("snapshot-schedule-remove") }, DRY_RUN, END };
+static const struct verb_option schedule_options[] = {
+	{ "on", "CALENDAR", FROM_SCHEMA("on") },
+	{ "zone", "ZONE", FROM_SCHEMA("zone") },
+	{ "missed", FROM_SCHEMA("missed"), FROM_SCHEMA("missed") },
+	{ "name", "NAME", FROM_SCHEMA("name") }, END };
 static const struct verb_option restore_options[] = {
 	{ "running", NULL, "resume the VM [as at the save]" },
 	{ "paused", NULL, "leave the VM paused [as at the save]" },
@@ -583,6 +588,13 @@ const struct verb verbs[] = {
 		"vm-restart-process", verb_restart_process },
 	{ "autostart", "Lifecycle", "{VM...|--all}", NULL, autostart_options, 1, MANY, true, "vm", "vm-autostart",
 		verb_autostart },
+	{ "schedule", "Lifecycle", "VM ACTION", NULL, schedule_options, 2, 2, true, "vm-action", "schedule-add", verb_schedule },
+	{ "schedule-list", "Lifecycle", "[VM]", "list schedules, with the next run and the last outcome of each", NULL, 0, 1, true, "vm",
+		"query-schedules", verb_schedule_list },
+	{ "schedule-history", "Lifecycle", "VM", NULL, NULL, 1, 1, true, "vm", "query-schedule-history", verb_schedule_history },
+	{ "schedule-pause", "Lifecycle", "VM NAME", NULL, NULL, 2, 2, false, "vm-schedule", "schedule-pause", verb_schedule_act },
+	{ "schedule-resume", "Lifecycle", "VM NAME", "let a paused schedule run again", NULL, 2, 2, false, "vm-schedule", "schedule-pause", verb_schedule_act },
+	{ "schedule-remove", "Lifecycle", "VM NAME", NULL, NULL, 2, 2, false, "vm-schedule", "schedule-remove", verb_schedule_act },
 	{ "run", "Lifecycle", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1, false, "file",
 		NULL, verb_run },
 	{ "dump", "Lifecycle", "VM FILE", "dump memory and registers to an ELF core file", dump_memory_options, 2, 2,

@@ -1,0 +1,721 @@
+#include "api/policy/timekeeper.h"
+#include "api/access/fork_as.h"
+#include "api/access/groups.h"
+#include "api/access/rights.h"
+#include "api/jobs/job.h"
+#include "api/schema/schema.h"
+#include "api/store/store.h"
+#include "api/vm/observer.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NS 1000000000LL
+#define RETRY_S 30	  /* interval of retries while a VM is busy */
+#define WAIT_MAX_S 3600	  /* so long a run waits for a busy VM */
+#define BACK_MAX_S (24 * 3600) /* a clock that was set back by more than this begins schedules anew */
+#define ZONE_FRESH_S (24 * 3600) /* then a zone's file is read again: tzdata may be newer */
+
+/* A zone that schedules use. */
+struct zone {
+	struct zone *next;
+	char name[TIME_ZONE_NAME_MAX + 1];
+	struct time_zone *z; /* owned; NULL: UTC */
+	int64_t loaded_s;
+};
+
+struct timekeeper {
+	struct vm_host *host;
+	timekeeper_run_as *run_as;
+	void *context;
+	int fd;
+	struct loop_watch *watch;
+	struct zone *zones;
+};
+
+static int64_t now_s(void)
+{
+	return (int64_t)clock_realtime_ns() / NS;
+}
+
+static void timer_set(struct timekeeper *k, int64_t at_s)
+{
+	struct itimerspec when = { .it_value.tv_sec = at_s };
+
+	/* CANCEL_ON_SET: also wake when the clock is set. */
+	if (timerfd_settime(k->fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &when, NULL) < 0)
+		log_error("timetable", "timer: %s", strerror(errno));
+}
+
+/* Let the timer fire soon. k: NULL allowed. */
+static void timekeeper_soon(struct timekeeper *k)
+{
+	if (k)
+		timer_set(k, 1);
+}
+
+/* Arm the timer for the first run or retry. */
+static void timekeeper_arm(struct timekeeper *k, int64_t now)
+{
+	int64_t first = 0;
+
+	for (size_t i = 0; i < k->host->nvms; i++) {
+		const struct timetable *t = k->host->vms[i]->timetable;
+
+		for (size_t n = 0; t && n < t->n; n++) {
+			const struct timetable_entry *one = t->entries[n];
+			int64_t at = one->working || one->adding || one->removing ? 0 : one->begun_s ? now + RETRY_S : one->next_s;
+
+			if (at && (!first || at < first))
+				first = at;
+		}
+	}
+	timer_set(k, first);
+}
+
+/* ---- zones ---- */
+
+static const char *zone_of(const struct timetable_entry *t)
+{
+	return t->calendar.zone[0] ? t->calendar.zone : t->zone;
+}
+
+/* Set the zone of an entry. Returns as time_zone_load(). */
+static int zone_set(struct timekeeper *k, struct timetable_entry *t, struct err *e)
+{
+	struct zone *z = k->zones;
+	struct time_zone *loaded;
+	int r;
+
+	while (z && strcmp(z->name, zone_of(t)) != 0)
+		z = z->next;
+	if (!z) {
+		r = time_zone_load(zone_of(t), &loaded, e);
+		if (r < 0)
+			return r;
+		z = must_alloc(calloc(1, sizeof(*z)));
+		*z = (struct zone){ .next = k->zones, .z = loaded, .loaded_s = now_s() };
+		snprintf(z->name, sizeof(z->name), "%s", zone_of(t));
+		k->zones = z;
+	}
+	t->z = z->z;
+	return 0;
+}
+
+static void entry_look_ahead(struct timetable_entry *t)
+{
+	t->next_s = t->paused ? 0 : timetable_next(t);
+}
+
+/* Read a zone's file again, and let the entries use that. */
+static void zone_refresh(struct timekeeper *k, struct zone *z, int64_t now)
+{
+	struct time_zone *old = z->z, *fresh;
+	struct err e;
+
+	z->loaded_s = now;
+	if (time_zone_load(z->name, &fresh, &e) < 0) {
+		log_warn("timetable", "%s; schedules go on with what was read before", e.msg);
+		return;
+	}
+	z->z = fresh;
+	for (size_t i = 0; i < k->host->nvms; i++) {
+		struct timetable *t = k->host->vms[i]->timetable;
+
+		for (size_t n = 0; t && n < t->n; n++)
+			if (!strcmp(zone_of(t->entries[n]), z->name)) {
+				t->entries[n]->z = fresh;
+				entry_look_ahead(t->entries[n]);
+			}
+	}
+	time_zone_free(old);
+}
+
+static void zones_refresh(struct timekeeper *k, int64_t now)
+{
+	for (struct zone *z = k->zones; z; z = z->next)
+		if (now - z->loaded_s > ZONE_FRESH_S || now < z->loaded_s)
+			zone_refresh(k, z, now);
+}
+
+/* ---- storing ---- */
+
+/* A step of a schedule that goes on later, when the VM and the schedule may be gone. */
+struct step {
+	struct store_work work;
+	struct vm_host *host;
+	uint8_t uuid[16];
+	char name[TIMETABLE_NAME_MAX + 1];
+	int64_t begun_s;
+	bool added, removed, paused; /* what a client has asked for */
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static struct step *step_new(struct vm *vm, const struct timetable_entry *t)
+{
+	struct step *s = must_alloc(calloc(1, sizeof(*s)));
+
+	s->host = vm->host;
+	s->begun_s = t->begun_s;
+	memcpy(s->uuid, vm->def->uuid, sizeof(s->uuid));
+	snprintf(s->name, sizeof(s->name), "%s", t->name);
+	return s;
+}
+
+/* Find the step's schedule. Returns NULL: it is gone, or not in the step's run. */
+static struct timetable_entry *step_entry(const struct step *s, struct vm **ret_vm)
+{
+	struct vm *vm = s->host->timekeeper ? vm_find_uuid(s->host, s->uuid) : NULL;
+	int i = vm ? timetable_find(vm->timetable, s->name) : -1;
+
+	*ret_vm = vm;
+	return i < 0 || vm->timetable->entries[i]->begun_s != s->begun_s ? NULL : vm->timetable->entries[i];
+}
+
+/* Write the VM's timetable. s: done with its function; NULL: nobody waits. Returns 0; -errno: the step stays the
+ * caller's. */
+static int timetable_keep(struct vm *vm, struct step *s, void (*done)(struct store_work *w), struct err *e)
+{
+	CLEANUP_JS struct json_object *o = timetable_to_json(vm->timetable);
+
+	if (!s)
+		return store_put(vm->host->store, vm->def->name, TIMETABLE_FILE, o, STORE_EVENTUALLY, NULL, e);
+	s->work.done = done;
+	s->work.loop = vm->host->loop;
+	return store_put(vm->host->store, vm->def->name, TIMETABLE_FILE, o, STORE_WITH_WORK, &s->work, e);
+}
+
+/* Write it without waiting. The log has a failure. */
+static void timetable_keep_soon(struct vm *vm)
+{
+	struct err e;
+
+	if (timetable_keep(vm, NULL, NULL, &e) < 0)
+		log_error("timetable", "VM '%s': %s", vm->def->name, e.msg);
+}
+
+/* ---- outcomes ---- */
+
+static void outcome_note(struct vm *vm, const struct timetable_entry *t, int64_t due_s, const char *outcome, const char *detail)
+{
+	struct timetable_run run = { .action = t->action, .due_s = due_s, .run_s = now_s() };
+	struct json_object *data;
+
+	snprintf(run.schedule, sizeof(run.schedule), "%s", t->name);
+	snprintf(run.outcome, sizeof(run.outcome), "%s", outcome);
+	snprintf(run.detail, sizeof(run.detail), "%s", detail);
+	timetable_note(vm->timetable, &run);
+	data = timetable_run_to_json(&run);
+	json_object_object_del(data, "time");
+	vm_emit(vm, EVENT_SCHEDULE_RUN, data);
+	if (strcmp(outcome, "done") != 0)
+		log_info("timetable", "VM '%s': schedule %s, %s: %s: %s", vm->def->name, t->name, timetable_action_name(t->action),
+			outcome, detail);
+}
+
+static void run_end(struct vm *vm, struct timetable_entry *t, const char *outcome, const char *detail)
+{
+	outcome_note(vm, t, t->begun_s, outcome, detail);
+	t->begun_s = 0;
+	t->waits_s = 0;
+	t->working = t->resumed = false;
+	t->job[0] = 0;
+	entry_look_ahead(t);
+	timetable_keep_soon(vm);
+	timekeeper_soon(vm->host->timekeeper);
+}
+
+/* ---- doing a run ---- */
+
+/* Whether what the run of an earlier daemon was to do is done, as the VM's state tells. A snapshot's name tells it. */
+static bool effect_is_there(const struct vm *vm, const struct timetable_entry *t)
+{
+	bool ran_since = vm->run != t->begun_run;
+
+	switch (t->action) {
+	case TIMETABLE_START:
+		return ran_since || vm_state_is_active(vm->state);
+	case TIMETABLE_SHUTDOWN:
+		return ran_since || !vm_state_is_active(vm->state) || vm_has(vm, VM_FACT_OFF_ASKED);
+	case TIMETABLE_REBOOT:
+		return ran_since || vm_has(vm, VM_FACT_REBOOTS);
+	case TIMETABLE_SUSPEND:
+		return vm->state == VM_PAUSED;
+	case TIMETABLE_RESUME:
+		return vm->state == VM_RUNNING;
+	case TIMETABLE_SAVE:
+		return vm->state == VM_SAVED;
+	case TIMETABLE_SNAPSHOT:
+	case TIMETABLE_ACTION_COUNT:
+		break;
+	}
+	return false;
+}
+
+static const char *const commands[TIMETABLE_ACTION_COUNT] = {
+	[TIMETABLE_START] = "vm-start",
+	[TIMETABLE_SHUTDOWN] = "vm-shutdown",
+	[TIMETABLE_REBOOT] = "vm-reboot",
+	[TIMETABLE_SUSPEND] = "vm-suspend",
+	[TIMETABLE_RESUME] = "vm-resume",
+	[TIMETABLE_SAVE] = "vm-managed-save",
+	[TIMETABLE_SNAPSHOT] = "snapshot-create",
+};
+
+static struct json_object *args_make(const struct vm *vm, const struct timetable_entry *t)
+{
+	struct json_object *args = json_object_new_object();
+	time_t due = (time_t)t->begun_s;
+	char name[TIMETABLE_NAME_MAX + 32];
+	struct tm tm;
+	size_t n;
+
+	js_put_str(args, "vm", vm->def->name);
+	if (t->action == TIMETABLE_SNAPSHOT) {
+		n = (size_t)snprintf(name, sizeof(name), "%s-", t->name);
+		gmtime_r(&due, &tm);
+		strftime(name + n, sizeof(name) - n, "%Y-%m-%dT%H:%M:%SZ", &tm);
+		js_put_str(args, "name", name);
+	}
+	return args;
+}
+
+static const char *outcome_of_class(const char *class_name)
+{
+	if (!strcmp(class_name, err_class_name(ERR_WRONG_STATE)))
+		return "skipped";
+	return !strcmp(class_name, err_class_name(ERR_PERMISSION)) ? "refused" : "failed";
+}
+
+/* The VM is busy: try again soon, for WAIT_MAX_S at most. */
+static void run_wait(struct vm *vm, struct timetable_entry *t, const char *why)
+{
+	int64_t now = now_s();
+
+	if (!t->waits_s || t->waits_s > now)
+		t->waits_s = now;
+	if (now - t->waits_s >= WAIT_MAX_S) {
+		run_end(vm, t, "failed", why);
+		return;
+	}
+	t->working = false;
+	timekeeper_arm(vm->host->timekeeper, now);
+}
+
+static void run_answered(void *opaque, struct json_object *answer)
+{
+	struct step *s = opaque;
+	struct vm *vm;
+	struct timetable_entry *t = step_entry(s, &vm);
+	struct json_object *error = js_get(answer, "error");
+	const char *job = js_get_str(js_get(answer, "return"), "job"), *class_name = js_get_str_or(error, "class", ""),
+		   *why = js_get_str_or(error, "desc", "");
+
+	free(s);
+	if (!t)
+		return;
+	if (error && !strcmp(class_name, err_class_name(ERR_BUSY))) {
+		run_wait(vm, t, why);
+	} else if (error) {
+		run_end(vm, t, outcome_of_class(class_name), why);
+	} else if (job) {
+		snprintf(t->job, sizeof(t->job), "%s", job);
+		timekeeper_soon(vm->host->timekeeper); /* it may have concluded already */
+	} else {
+		run_end(vm, t, "done", "");
+	}
+}
+
+static void run_as(struct step *s, const struct peer *who)
+{
+	struct vm *vm;
+	struct timetable_entry *t = step_entry(s, &vm);
+	struct timekeeper *k = s->host->timekeeper;
+	char by[TIMETABLE_NAME_MAX + 1];
+
+	if (!t) {
+		free(s);
+		return;
+	}
+	snprintf(by, sizeof(by), "%s", t->name);
+	k->run_as(k->context, who, by, commands[t->action], args_make(vm, t), run_answered, s);
+}
+
+static void rights_found(void *opaque, const struct rights *now, const char *note)
+{
+	struct peer who = rights_peer(now);
+
+	(void)note; /* what the user lacks, the refusal says */
+	run_as(opaque, &who);
+}
+
+/* Do the run that has begun. */
+static void run_try(struct vm *vm, struct timetable_entry *t)
+{
+	struct groups_ask *ask;
+	struct step *s;
+
+	if (t->resumed && effect_is_there(vm, t)) {
+		run_end(vm, t, "done", "");
+		return;
+	}
+	t->working = true;
+	s = step_new(vm, t);
+	if (t->maker)
+		groups_ask(helpers_groups(vm->host->helpers), t->maker, rights_found, s, &ask);
+	else
+		run_as(s, &(struct peer){ .uid = t->uid, .gid = getegid() });
+}
+
+static void begin_stored(struct store_work *w)
+{
+	struct step *s = container_of(w, struct step, work);
+	struct vm *vm;
+	struct timetable_entry *t = step_entry(s, &vm);
+
+	if (t && w->r < 0)
+		run_end(vm, t, "failed", w->e.msg);
+	else if (t)
+		run_try(vm, t);
+	free(s);
+}
+
+static void run_begin(struct vm *vm, struct timetable_entry *t, int64_t due_s)
+{
+	struct step *s;
+	struct err e;
+
+	t->begun_s = t->last_s = due_s;
+	t->begun_run = vm->run;
+	t->working = true;
+	s = step_new(vm, t);
+	if (timetable_keep(vm, s, begin_stored, &e) < 0) {
+		free(s);
+		run_end(vm, t, "failed", e.msg);
+	}
+}
+
+/* Look whether the run's job has ended. */
+static void job_look(struct vm *vm, struct timetable_entry *t)
+{
+	struct job *j = job_find(vm->host, t->job);
+	char why[sizeof(j->e.msg)];
+
+	if (j && j->status != JOB_CONCLUDED)
+		return;
+	if (!j) {
+		run_end(vm, t, "failed", "its job was dismissed before the result was read");
+	} else if (j->failed && !(t->resumed && j->e.cls == ERR_EXISTS)) {
+		snprintf(why, sizeof(why), "%s", j->e.msg);
+		run_end(vm, t, "failed", why);
+	} else {
+		job_dismiss(j, NULL);
+		run_end(vm, t, "done", "");
+	}
+}
+
+static void entry_look(struct vm *vm, struct timetable_entry *t, int64_t now)
+{
+	struct timetable_due due;
+
+	if (t->job[0]) {
+		job_look(vm, t);
+		return;
+	}
+	if (t->working || t->adding || t->removing)
+		return;
+	if (t->begun_s) {
+		run_try(vm, t);
+		return;
+	}
+	if (t->last_s - now > BACK_MAX_S) {
+		log_warn("timetable", "VM '%s': the clock was set back; schedule %s begins anew", vm->def->name, t->name);
+		t->last_s = now;
+		entry_look_ahead(t);
+	}
+	if (t->paused || !t->next_s || t->next_s > now)
+		return;
+	due = timetable_due(t, now);
+	if (due.missed_s) {
+		t->last_s = MAX(t->last_s, due.missed_s);
+		outcome_note(vm, t, due.missed_s, "missed", "the daemon did not run, the host slept, or the run before had not ended");
+		timetable_keep_soon(vm);
+	}
+	if (due.run_s)
+		run_begin(vm, t, due.run_s);
+	entry_look_ahead(t);
+}
+
+/* ---- the timer ---- */
+
+static void timer_ready(void *opaque, unsigned revents)
+{
+	struct timekeeper *k = opaque;
+	int64_t now = now_s();
+	uint64_t times;
+
+	(void)revents;
+	if (read(k->fd, &times, sizeof(times)) < 0 && errno == EAGAIN)
+		return;
+	zones_refresh(k, now);
+	/* A run may end at once, and arm the timer again; a run adds and removes no VM before the loop's next turn. */
+	timekeeper_arm(k, now);
+	for (size_t i = 0; i < k->host->nvms; i++) {
+		struct vm *vm = k->host->vms[i];
+
+		for (size_t n = 0; vm->timetable && n < vm->timetable->n; n++)
+			entry_look(vm, vm->timetable->entries[n], now);
+	}
+	timekeeper_arm(k, now);
+}
+
+/* ---- changes by clients ---- */
+
+static void change_stored(struct store_work *w)
+{
+	struct step *s = container_of(w, struct step, work);
+	struct vm *vm = s->host->timekeeper ? vm_find_uuid(s->host, s->uuid) : NULL;
+	int i = vm ? timetable_find(vm->timetable, s->name) : -1;
+	struct timetable_entry *t = i < 0 ? NULL : vm->timetable->entries[i];
+
+	if (t && (s->added || s->removed)) {
+		t->adding = t->removing = false;
+		if (s->added ? w->r < 0 : w->r == 0)
+			timetable_drop(vm->timetable, (size_t)i);
+	} else if (t && w->r < 0) {
+		t->paused = !s->paused;
+	}
+	if (vm && w->r < 0)
+		timetable_keep_soon(vm); /* a later write may have had the change */
+	timekeeper_soon(s->host->timekeeper);
+	s->done(s->opaque, w->r, &w->e);
+	free(s);
+}
+
+static unsigned schedules_of(const struct vm_host *host, uid_t uid)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < host->nvms; i++)
+		for (size_t k = 0; host->vms[i]->timetable && k < host->vms[i]->timetable->n; k++)
+			n += host->vms[i]->timetable->entries[k]->uid == uid;
+	return n;
+}
+
+static int add_check(struct vm *vm, struct timetable_entry *t, struct err *e)
+{
+	if (timetable_find(vm->timetable, t->name) >= 0)
+		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%.200s' has a schedule '%s'; give another --name, or remove that one first: cairn "
+			"schedule-remove %.60s %s", vm->def->name, t->name, vm->def->name, t->name);
+	if (vm->timetable && vm->timetable->n == TIMETABLE_MAX)
+		return err_set(e, -ENOSPC, ERR_QUOTA, "VM '%.200s' has %d schedules, which is the most; remove one: cairn schedule-remove %.60s NAME",
+			vm->def->name, TIMETABLE_MAX, vm->def->name);
+	if (!uid_is_root_or_own(t->uid) && schedules_of(vm->host, t->uid) >= TIMETABLE_USER_MAX)
+		return err_set(e, -ENOSPC, ERR_QUOTA, "user %u has %d schedules, which is the most; remove one", t->uid, TIMETABLE_USER_MAX);
+	return 0;
+}
+
+int timekeeper_add(struct vm *vm, struct timetable_entry *t, void (*done)(void *opaque, int r, const struct err *e), void *opaque,
+	struct err *e)
+{
+	int r = add_check(vm, t, e);
+	struct step *s;
+
+	if (!r)
+		r = zone_set(vm->host->timekeeper, t, e);
+	if (r < 0)
+		return r;
+	t->last_s = now_s();
+	entry_look_ahead(t);
+	if (!t->next_s)
+		return err_set(e, -EINVAL, ERR_INVALID, "calendar: \"%.60s\" never comes again; give a time to come, for example daily or "
+			"*-*-01 04:00", t->on);
+	if (!vm->timetable)
+		vm->timetable = must_alloc(calloc(1, sizeof(*vm->timetable)));
+	t->adding = true;
+	vm->timetable->entries[vm->timetable->n++] = t;
+	s = step_new(vm, t);
+	s->added = true;
+	s->done = done;
+	s->opaque = opaque;
+	r = timetable_keep(vm, s, change_stored, e);
+	if (r < 0) {
+		vm->timetable->n--;
+		free(s);
+	}
+	return r;
+}
+
+static int entry_find(struct vm *vm, const char *name, struct timetable_entry **ret, struct err *e)
+{
+	int i = timetable_find(vm->timetable, name);
+
+	*ret = i < 0 || vm->timetable->entries[i]->adding || vm->timetable->entries[i]->removing ? NULL : vm->timetable->entries[i];
+	if (*ret)
+		return 0;
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no schedule '%.63s'. Next: cairn schedule-list %.60s", vm->def->name, name,
+		vm->def->name);
+}
+
+int timekeeper_remove(struct vm *vm, const char *name, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+{
+	struct timetable_entry *t;
+	struct step *s;
+	int r = entry_find(vm, name, &t, e);
+
+	if (r < 0)
+		return r;
+	s = step_new(vm, t);
+	s->removed = true;
+	s->done = done;
+	s->opaque = opaque;
+	t->removing = true;
+	r = timetable_keep(vm, s, change_stored, e);
+	if (r < 0) {
+		t->removing = false;
+		free(s);
+	}
+	return r;
+}
+
+int timekeeper_pause(struct vm *vm, const char *name, bool paused, void (*done)(void *opaque, int r, const struct err *e), void *opaque,
+	struct err *e)
+{
+	struct timetable_entry *t;
+	struct step *s;
+	int r = entry_find(vm, name, &t, e);
+
+	if (r < 0)
+		return r;
+	s = step_new(vm, t);
+	s->paused = paused;
+	s->done = done;
+	s->opaque = opaque;
+	/* What fell into the pause is not made up for. */
+	if (t->paused && !paused)
+		t->last_s = MAX(t->last_s, now_s());
+	t->paused = paused;
+	entry_look_ahead(t);
+	r = timetable_keep(vm, s, change_stored, e);
+	if (r < 0)
+		free(s);
+	return r;
+}
+
+struct json_object *timekeeper_to_json(const struct vm *vm, const struct timetable_entry *t)
+{
+	const struct timetable_run *last = timetable_last_run(vm->timetable, t->name);
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "vm", vm->def->name);
+	js_put_str(o, "name", t->name);
+	js_put_str(o, "action", timetable_action_name(t->action));
+	js_put_str(o, "on", t->on);
+	if (zone_of(t)[0])
+		js_put_str(o, "zone", zone_of(t));
+	js_put_str(o, "missed", field_type_word(FIELD_SCHEDULE_MISSED, t->missed));
+	js_put_int(o, "uid", t->uid);
+	if (t->paused)
+		js_put_bool(o, "paused", true);
+	if (t->begun_s)
+		js_put_bool(o, "under-way", true);
+	if (t->next_s)
+		js_put_int(o, "next-run", t->next_s * NS);
+	if (!last)
+		return o;
+	js_put_int(o, "last-run", last->run_s * NS);
+	js_put_str(o, "outcome", last->outcome);
+	if (last->detail[0])
+		js_put_str(o, "detail", last->detail);
+	return o;
+}
+
+/* ---- start and end ---- */
+
+static void timetable_load(struct timekeeper *k, struct vm *vm)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(k->host->store, vm->def->name, TIMETABLE_FILE);
+	struct err e;
+	unsigned bad;
+
+	if (!o)
+		return;
+	timetable_from_json(o, &vm->timetable, &bad);
+	if (bad)
+		log_error("timetable", "VM '%s': %u of its schedules are invalid and not used", vm->def->name, bad);
+	for (size_t i = 0; vm->timetable && i < vm->timetable->n; i++) {
+		struct timetable_entry *t = vm->timetable->entries[i];
+
+		/* Without its zone, the schedule waits for an admin who installs tzdata or removes it. */
+		if (zone_set(k, t, &e) < 0) {
+			log_error("timetable", "VM '%s': schedule %s is paused: %s", vm->def->name, t->name, e.msg);
+			t->paused = true;
+		}
+		entry_look_ahead(t);
+	}
+}
+
+int timekeeper_new(struct vm_host *host, timekeeper_run_as *run_as_user, void *context, struct timekeeper **ret_k, struct err *e)
+{
+	struct timekeeper *k = must_alloc(calloc(1, sizeof(*k)));
+	int r;
+
+	*k = (struct timekeeper){ .host = host, .run_as = run_as_user, .context = context };
+	k->fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+	r = k->fd < 0 ? -errno : loop_watch(host->loop, k->fd, POLLIN, timer_ready, k, &k->watch);
+	if (r < 0) {
+		timekeeper_free(k);
+		return err_set_errno(e, r, "schedules");
+	}
+	for (size_t i = 0; i < host->nvms; i++)
+		timetable_load(k, host->vms[i]);
+	timekeeper_soon(k);
+	*ret_k = k;
+	return 0;
+}
+
+void timekeeper_free(struct timekeeper *k)
+{
+	struct zone *z;
+
+	if (!k)
+		return;
+	loop_unwatch(k->watch);
+	if (k->fd >= 0)
+		close(k->fd);
+	while ((z = k->zones)) {
+		k->zones = z->next;
+		time_zone_free(z->z);
+		free(z);
+	}
+	free(k);
+}
+
+/* ---- hooks of the observer ---- */
+
+static void timekeeper_removed(struct vm *vm)
+{
+	timetable_free(vm->timetable);
+}
+
+static void timekeeper_on_job_concluded(struct vm_host *host, const char *name)
+{
+	(void)name;
+	timekeeper_soon(host->timekeeper);
+}
+
+const struct vm_observer timekeeper_observer = { .removed = timekeeper_removed, .job_concluded = timekeeper_on_job_concluded };

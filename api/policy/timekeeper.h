@@ -1,0 +1,46 @@
+/* timekeeper: does the runs of VMs' schedules (timetable.h) with the rights that their makers have then, as if the
+ * maker called the command. It wakes when a run is due, for retries while a VM is busy, when a job has ended, and when
+ * the clock is set.
+ *
+ * A run is neither lost nor done twice if the daemon is killed. It begins with a note in the VM's TIMETABLE_FILE, on
+ * stable storage; the note goes with the outcome. A daemon that finds the note does the run unless its effect is there:
+ * the VM's state, its number of starts, or the snapshot, whose name has the time of the run.
+ *
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_POLICY_TIMEKEEPER_H
+#define CAIRN_API_POLICY_TIMEKEEPER_H
+
+#include "api/policy/timetable.h"
+
+struct peer;
+struct timekeeper;
+struct vm;
+struct vm_host;
+struct vm_observer;
+
+extern const struct vm_observer timekeeper_observer;
+
+/* Runs a command of the daemon as a user, with the checks, the audit line and the effects of a client's call.
+ * by: for the audit log. args: taken. done: called once, at once or from the loop; answer: borrowed. */
+typedef void timekeeper_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
+	void (*done)(void *opaque, struct json_object *answer), void *opaque);
+
+/* Read the timetables of the loaded VMs and arm the timer. context: borrowed. Returns 0 or -errno. */
+int timekeeper_new(struct vm_host *host, timekeeper_run_as *run_as, void *context, struct timekeeper **ret_k, struct err *e);
+/* Runs under way are not noted any more. NULL allowed. */
+void timekeeper_free(struct timekeeper *k);
+
+/* Add a schedule, remove it, or pause or resume it, and store that.
+ * entry: taken on success; its zone gets loaded.
+ * done: called once, from the loop, unless the function fails. Returns 0; -EEXIST; -ENOENT; -ENOSPC: there are too
+ * many; -EINVAL: its zone is unknown, or it never runs; -errno. */
+int timekeeper_add(struct vm *vm, struct timetable_entry *entry, void (*done)(void *opaque, int r, const struct err *e), void *opaque,
+	struct err *e);
+int timekeeper_remove(struct vm *vm, const char *name, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
+int timekeeper_pause(struct vm *vm, const char *name, bool paused, void (*done)(void *opaque, int r, const struct err *e), void *opaque,
+	struct err *e);
+
+/* Return a schedule for clients. The caller owns it. */
+struct json_object *timekeeper_to_json(const struct vm *vm, const struct timetable_entry *t);
+
+#endif
