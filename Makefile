@@ -171,13 +171,14 @@ $(BUILD)/gen/dsdt_8.h: IASL_DEFINES := -D SLOTS_APPENDED -D BIOS
 $(BUILD)/gen/dsdt_9.h: IASL_DEFINES := -D SLOTS_APPENDED -D BIOS -D UEFI
 DSDTS := $(addprefix $(BUILD)/gen/,dsdt.h dsdt_bios.h dsdt_uefi.h dsdt_1.h dsdt_7.h dsdt_8.h dsdt_9.h)
 $(DSDTS): vmm/boot/dsdt.asl
-$(BUILD)/gen/ssdt_keyboard.h: vmm/boot/ssdt_keyboard.asl
-$(DSDTS) $(BUILD)/gen/ssdt_keyboard.h: $(BUILD)/gen/%.h:
+SSDTS := $(addprefix $(BUILD)/gen/,ssdt_keyboard.h ssdt_cpus.h)
+$(SSDTS): $(BUILD)/gen/%.h: vmm/boot/%.asl
+$(DSDTS) $(SSDTS): $(BUILD)/gen/%.h:
 	$(call say,IASL,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)iasl -vs -oa $(IASL_DEFINES) -p $(@D)/$* -tc $< >$(@D)/$*.log 2>&1 || { cat $(@D)/$*.log; exit 1; }
 	$(Q)sed -i 's/^unsigned char /static const unsigned char /' $(@D)/$*.hex && mv $(@D)/$*.hex $@
-$(BUILD)/vmm/boot/acpi.o: $(DSDTS) $(BUILD)/gen/ssdt_keyboard.h
+$(BUILD)/vmm/boot/acpi.o: $(DSDTS) $(SSDTS)
 
 # Fixtures lie in the top folder of their tests.
 unit_top = tests/unit/$(firstword $(subst /, ,$*))

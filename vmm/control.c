@@ -592,6 +592,11 @@ static int balloon_set_request(struct control *c, struct channel_msg *m, struct 
 	return r < 0 ? r : LATER;
 }
 
+static int vcpus_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	return vm_vcpus(c->vm, m->body, e);
+}
+
 static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_dump *how = m->body;
@@ -654,6 +659,7 @@ static const struct {
 	[VM_MSG_MEDIUM_SET] = { control_medium_set, false },
 	[VM_MSG_RECLAIM] = { reclaim_request, true },
 	[VM_MSG_BALLOON_SET] = { balloon_set_request, false },
+	[VM_MSG_VCPUS] = { vcpus_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
 	[VM_MSG_DISK_COPY] = { control_disk_copy, true },

@@ -65,6 +65,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SEND_KEYS] = ROW(struct vm_keys, 0),
 	[VM_MSG_PAGE] = { .fds_max = 1, .known = true },
 	[VM_MSG_DISK_RESIZE] = ROW(struct vm_disk_resize, 0),
+	[VM_MSG_VCPUS] = ROW(struct vm_vcpus, 0),
 	[VM_MSG_SPARE] = { .fds_max = 3, .known = true },
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
 	[VM_MSG_PINS_DELETE] = ROW(struct vm_pins, 0),
@@ -349,6 +350,9 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"configuration: vCPUs must be 1 to %d and equal the product of sockets, cores "
 			"and threads", VM_VCPUS_MAX);
+	if (c->vcpus_absent & 1 || (c->vcpus < VM_VCPUS_MAX && c->vcpus_absent >> c->vcpus) || (c->vcpus_absent && !c->cpu_hotplug) ||
+		c->cpu_hotplug > 1)
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the vCPUs that are absent at the start are not those that may come");
 	if (!fd_ok(&f, c->kernel_fd) || !fd_ok(&f, c->initrd_fd) || !fd_ok(&f, c->log_fd) ||
 		!fd_ok(&f, c->end_fd) || !fd_ok(&f, c->restore_fd) || !fd_ok(&f, c->working_sets_fd))
 		return err_set(e, -EINVAL, ERR_INVALID,

@@ -179,6 +179,9 @@ enum vm_msg_type {
 	/* a request: struct vm_disk_resize: grow a disk in use. Only if copies_disks is VM_RESIZES_DISKS. */
 	VM_MSG_DISK_RESIZE = 57,
 	VM_MSG_SPARE = 58, /* to a process made ahead (vmm/spare.h): no body; 3 fds, its VM's socket, log, end file */
+	/* a request: struct vm_vcpus: give the guest vCPUs, or ask it to release some. The answer comes at once,
+	 * VM_EVENT_UNPLUGGED when a vCPU is gone. Only to processes whose vm_info has plugs_vcpus. */
+	VM_MSG_VCPUS = 59,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -235,10 +238,13 @@ enum vm_event_kind {
 	VM_EVENT_LINK_LOST,	 /* device: an interface whose peer is gone; detail */
 	VM_EVENT_FORK_READY,	 /* value: enum vm_fork_stage, of the fork under way */
 	VM_EVENT_TRAY,		 /* device: a CD drive; value: 1: the guest opened its tray, 0: closed it */
-	VM_EVENT_UNPLUGGED,	 /* device: a disk or an interface that the VM has no more; detail: what got lost, or "" */
-	VM_EVENT_UNPLUG_REFUSED, /* device: the guest was asked to release it, and refuses */
+	/* device: a disk or an interface that the VM has no more; detail: what got lost, or "". Or a vCPU: value:
+	 * 1 + its number */
+	VM_EVENT_UNPLUGGED,
+	VM_EVENT_UNPLUG_REFUSED, /* device, value likewise: the guest was asked to release it, and refuses */
 	VM_EVENT_BALLOON, /* the size of the balloon has changed; value: the memory that it leaves to the guest, bytes */
 	VM_EVENT_COPY_OUTPACED, /* the guest writes faster than the copy of a disk, so its writes go to both images */
+	VM_EVENT_VCPUS, /* the guest has other vCPUs than before; value: vm_info.vcpus_absent */
 	VM_EVENT_KIND_COUNT,
 };
 
@@ -459,6 +465,8 @@ struct vm_config {
 	uint16_t screen_rom_fd;
 	struct vm_disk_tune disk_tune[VM_DISKS_MAX]; /* of the disks */
 	uint32_t pins_readable; /* forked: mask of disks; layer 1 is read at a pin that the image may not name yet */
+	uint8_t cpu_hotplug; /* vCPUs come and go; else vcpus_absent is 0 */
+	uint64_t vcpus_absent; /* a bit for each of the `vcpus` that the guest lacks at the start */
 };
 
 /* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */
@@ -469,6 +477,7 @@ struct vm_config {
 #define VM_PLUG_BYTES (offsetof(struct vm_config, disk_more) + sizeof(((struct vm_config *)0)->disk_more))
 #define VM_PLUG_TUNE_BYTES (offsetof(struct vm_config, disk_tune) + sizeof(((struct vm_config *)0)->disk_tune))
 #include "vmm/vm_disk_msg.h"
+#include "vmm/vm_resource_msg.h"
 
 /* The disks and interfaces of the definition that is stored in the state. One may have been detached since the daemon
  * made it; then the save fails. Older daemons send it up to `interfaces`, and processes whose vm_info.checks_saves is 1
@@ -492,13 +501,6 @@ struct vm_unplug {
 	char id[16];  /* of a disk or an interface */
 	uint8_t force; /* 1: remove it without asking the guest */
 	uint8_t reserved[7];
-};
-
-struct vm_balloon_set {
-	uint8_t set_target, set_period; /* 1: set it */
-	uint8_t reserved[2];
-	uint32_t period_s; /* 0: no statistics but on request */
-	uint64_t target_bytes; /* memory that the guest is to have, at most the VM's */
 };
 
 struct vm_memory {
@@ -799,21 +801,6 @@ struct vm_interface_info {
 	uint64_t tx_bytes, tx_packets, tx_errors, tx_drops;
 };
 
-enum vm_balloon_state { VM_BALLOON_NONE = 0, VM_BALLOON_NO_DRIVER, VM_BALLOON_WORKS };
-#define VM_BALLOON_STATS 10
-#define VM_BALLOON_PERIOD_MAX_S 86400
-
-struct vm_balloon_info {
-	uint8_t state; /* enum vm_balloon_state */
-	uint8_t reserved[3];
-	uint32_t period_s; /* how often the guest sends statistics; 0: only on request */
-	uint64_t target_bytes, guest_bytes; /* memory that the guest is to have, and that its driver says it has */
-	uint64_t reported_bytes; /* given back by free page reporting */
-	uint64_t stats_s; /* realtime of the statistics, in seconds; 0: none yet */
-	uint64_t known;	  /* bit n: stats[n] is known */
-	uint64_t stats[VM_BALLOON_STATS]; /* enum balloon_stat (devices/virtio/virtio_balloon.h) */
-};
-
 struct vm_info {
 	uint8_t phase, reason;
 	uint8_t host_kind; /* enum vm_host_kind */
@@ -874,6 +861,8 @@ struct vm_info {
 	struct {
 		uint64_t dev, ino; /* as fstat() has them; both 0: not known */
 	} images[VM_DISKS_MAX]; /* of the disks */
+	uint64_t vcpus_absent; /* a bit for each of the `vcpus` that the guest lacks now */
+	uint8_t plugs_vcpus; /* 1: the process knows VM_MSG_VCPUS */
 };
 
 enum vm_tray { VM_TRAY_NONE = 0, VM_TRAY_CLOSED, VM_TRAY_OPEN };

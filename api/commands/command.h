@@ -71,6 +71,7 @@ void command_vm_attach_interface(struct call *c);
 void command_vm_detach_device(struct call *c);
 void command_vm_change_medium(struct call *c);
 void command_vm_set_memory(struct call *c);
+void command_vm_set_vcpus(struct call *c);
 void command_vm_reclaim(struct call *c);
 void command_vm_agent_command(struct call *c);
 void command_vm_agent_query(struct call *c);

@@ -15,6 +15,7 @@
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_figures.h"
 #include "api/vm/vm_process.h"
+#include "api/vm/vm_vcpus.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
@@ -155,10 +156,13 @@ void command_vm_qmp_path(struct call *c)
 
 void command_vm_dump_definition(struct call *c)
 {
-	struct json_object *o = json_object_new_object();
 	bool inactive = js_get_bool(c->args, "inactive", false);
+	struct json_object *o = json_object_new_object();
+	struct json_object *d = definition_to_json(inactive ? c->vm->def : vm_live(c->vm));
 
-	js_put(o, "definition", definition_to_json(inactive ? c->vm->def : vm_live(c->vm)));
+	if (!inactive)
+		js_put_uint(d, "vcpus", vm_vcpus_now(c->vm));
+	js_put(o, "definition", d);
 	js_put_bool(o, "pending", vm_is_pending(c->vm));
 	call_return(c, o);
 }
@@ -517,6 +521,20 @@ static uint64_t used_bytes(const struct vm *vm, const struct vm_info *info)
 	return vm_state_is_active(vm->state) ? vm_live(vm)->ram_bytes : 0;
 }
 
+static void put_vcpu_counts(struct json_writer *w, const struct vm *vm)
+{
+	uint64_t absent = vm_vcpus_absent(vm);
+
+	jw_uint(w, "vcpus", vm_vcpus_now(vm));
+	jw_uint(w, "max-vcpus", definition_vcpus_max(vm_live(vm)));
+	if (!absent)
+		return;
+	jw_array(w, "vcpus-absent");
+	for (; absent; absent &= absent - 1)
+		jw_int(w, NULL, __builtin_ctzll(absent));
+	jw_array_end(w);
+}
+
 static void put_state(struct json_writer *w, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
 {
 	struct json_object *plan = json_object_new_object();
@@ -527,7 +545,7 @@ static void put_state(struct json_writer *w, const struct vm *vm, const struct v
 		jw_int(w, "value", vm->value);
 	jw_uint(w, "since", vm->since_ns);
 	jw_uint(w, "machine", info && info->machine ? info->machine : vm_live(vm)->machine);
-	jw_uint(w, "vcpus", vm_live(vm)->vcpus);
+	put_vcpu_counts(w, vm);
 	jw_uint(w, "memory", vm_live(vm)->ram_bytes);
 	jw_uint(w, "used-memory", used_bytes(vm, info));
 	if (vm->proc && vm_process_pid(vm->proc) > 0)

@@ -252,9 +252,11 @@ static const struct key top_rows[] = {
 	{ "hugepages", KEY_BOOL, .offset = DEF(huge_pages),
 		.about = "back guest memory with huge pages", .initial = "false" },
 	{ "vcpus", KEY_NUMBER, .offset = DEF(vcpus), .min = 1, .max = VM_VCPUS_MAX,
-		.about = "number of virtual CPUs", .initial = "1" },
+		.about = "number of virtual CPUs; with max_vcpus: at the start", .initial = "1" },
+	{ "max_vcpus", KEY_NUMBER, .offset = DEF(max_vcpus), .min = 1, .max = VM_VCPUS_MAX,
+		.about = "the most vCPUs that the VM can have; vCPUs come and go while it runs [they do not]" },
 	{ "topology", KEY_OBJECT, .of = &topology_keys, .parse = prepare_topology,
-		.about = "sockets x cores x threads must equal vcpus [one socket with vcpus cores]" },
+		.about = "sockets x cores x threads must equal vcpus or, if given, max_vcpus [one socket with that many cores]" },
 	{ "cpu", KEY_CUSTOM, .offset = DEF(cpu), .parse = parse_cpu,
 		.about = "processor that the guest sees: a model, then features to add or remove, as in baseline,+aes,-rdrand",
 		.initial = "\"host\"",
@@ -384,6 +386,18 @@ static int check_machine(struct parse *p)
 		machine_version_newest(d->firmware));
 }
 
+unsigned definition_vcpus_max(const struct definition *d)
+{
+	return d->max_vcpus ? d->max_vcpus : d->vcpus;
+}
+
+uint64_t definition_vcpus_absent(const struct definition *d)
+{
+	uint64_t all = definition_vcpus_max(d) < VM_VCPUS_MAX ? (1ULL << definition_vcpus_max(d)) - 1 : UINT64_MAX;
+
+	return d->vcpus < VM_VCPUS_MAX ? all & ~((1ULL << d->vcpus) - 1) : 0;
+}
+
 static int check_whole(struct parse *p)
 {
 	const struct definition *d = p->d;
@@ -406,10 +420,12 @@ static int check_whole(struct parse *p)
 		r = definition_check_sysinfo(p);
 	if (r < 0)
 		return r;
-	if (d->sockets && d->sockets * d->cores * d->threads != d->vcpus)
-		return key_error(p, "topology: %u sockets x %u cores x %u threads is %u, but vcpus is %u",
+	if (d->max_vcpus && d->vcpus > d->max_vcpus)
+		return key_error(p, "vcpus: %u is more than max_vcpus, which is %u", d->vcpus, d->max_vcpus);
+	if (d->sockets && d->sockets * d->cores * d->threads != definition_vcpus_max(d))
+		return key_error(p, "topology: %u sockets x %u cores x %u threads is %u, but %s is %u",
 			d->sockets, d->cores, d->threads, d->sockets * d->cores * d->threads,
-			d->vcpus);
+			d->max_vcpus ? "max_vcpus" : "vcpus", definition_vcpus_max(d));
 	r = definition_check_disks(p);
 	if (!r)
 		r = definition_check_interfaces(p);

@@ -145,7 +145,7 @@ struct definition {
 	uint8_t uuid[16]; /* all zero: none given */
 	char *title, *description; /* NULL: none */
 	uint64_t ram_bytes;
-	uint32_t vcpus;
+	uint32_t vcpus, max_vcpus; /* max_vcpus 0: vCPUs neither come nor go */
 	uint32_t sockets, cores, threads; /* 0 0 0: none given */
 	char *kernel, *initrd, *cmdline; /* NULL: none; paths are absolute */
 	uint8_t firmware; /* enum vm_firmware; with one, kernel, initrd and cmdline are NULL */
@@ -240,6 +240,10 @@ bool definition_forwards_meet(const struct definition_forward *a, const struct d
 /* Print a forward as "tcp 127.0.0.1:2222" or "tcp [::1]:2222". */
 void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT]);
 
+/* Return the most vCPUs that the VM can have. */
+unsigned definition_vcpus_max(const struct definition *d);
+/* Return the vCPUs of these that it lacks at its start, a bit for each. */
+uint64_t definition_vcpus_absent(const struct definition *d);
 bool definition_has_uuid(const struct definition *d);
 /* Find a disk by id or by the path of its image. Returns its index; -ENOENT. */
 int definition_disk_find(const struct definition *d, const char *which);

@@ -205,6 +205,8 @@ static void put_cpus(struct json_object *o, const struct definition *d)
 	struct json_object *t;
 
 	js_put_uint(o, "vcpus", d->vcpus);
+	if (d->max_vcpus)
+		js_put_uint(o, "max_vcpus", d->max_vcpus);
 	if (!d->sockets)
 		return;
 	t = json_object_new_object();

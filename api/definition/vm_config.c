@@ -378,7 +378,9 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	snprintf(v->name, sizeof(v->name), "%s", d->name);
 	memcpy(v->uuid, d->uuid, sizeof(v->uuid));
 	v->ram_bytes = d->ram_bytes;
-	v->vcpus = d->vcpus;
+	v->vcpus = definition_vcpus_max(d);
+	v->cpu_hotplug = d->max_vcpus != 0;
+	v->vcpus_absent = definition_vcpus_absent(d);
 	v->sockets = d->sockets;
 	v->cores = d->cores;
 	v->threads = d->threads;

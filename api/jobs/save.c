@@ -509,7 +509,10 @@ int save_check_fits(const struct definition *then, const struct definition *now,
 		return part_differs("uuid", e);
 	if (then->ram_bytes != now->ram_bytes)
 		return part_differs("memory", e);
-	if (then->vcpus != now->vcpus)
+	/* The state says which vCPUs the guest has. */
+	if (then->max_vcpus != now->max_vcpus)
+		return part_differs("max_vcpus", e);
+	if (!then->max_vcpus && then->vcpus != now->vcpus)
 		return part_differs("vcpus", e);
 	if (then->sockets != now->sockets || then->cores != now->cores ||
 		then->threads != now->threads)

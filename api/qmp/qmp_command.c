@@ -8,7 +8,6 @@
 #include "base/err.h"
 #include "base/util.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,64 +106,6 @@ void qmp_query_status(struct call *c)
 	js_put_bool(o, "singlestep", false);
 	js_put_bool(o, "running", !strcmp(state, "running"));
 	call_return(c, o);
-}
-
-/* ---- vCPUs ---- */
-
-/* Find the vCPU threads of a VM's process by their names ("vcpu0"). tids: one per vCPU; 0: not found. */
-static void find_threads(pid_t pid, int *tids, unsigned n)
-{
-	char path[64], name[32];
-	struct dirent *de;
-	unsigned i;
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
-	dir = opendir(path);
-	while (dir && (de = readdir(dir))) {
-		FILE *f;
-
-		snprintf(path, sizeof(path), "/proc/%d/task/%.12s/comm", (int)pid, de->d_name);
-		f = fopen(path, "re");
-		if (f && fgets(name, sizeof(name), f) && sscanf(name, "vcpu%u", &i) == 1 && i < n)
-			tids[i] = atoi(de->d_name);
-		if (f)
-			fclose(f);
-	}
-	if (dir)
-		closedir(dir);
-}
-
-static struct json_object *cpu_to_json(const struct definition *def, unsigned i, int tid)
-{
-	struct json_object *o = json_object_new_object(), *props = json_object_new_object();
-	unsigned threads = def->threads ? def->threads : 1, cores = def->cores ? def->cores : def->vcpus;
-	char path[32];
-
-	snprintf(path, sizeof(path), "/machine/vcpu[%u]", i);
-	js_put_int(o, "cpu-index", i);
-	js_put_str(o, "qom-path", path);
-	if (tid)
-		js_put_int(o, "thread-id", tid);
-	js_put_int(props, "thread-id", i % threads);
-	js_put_int(props, "core-id", i / threads % cores);
-	js_put_int(props, "socket-id", i / threads / cores);
-	js_put(o, "props", props);
-	js_put_str(o, "target", "x86_64");
-	return o;
-}
-
-void qmp_query_cpus(struct call *c)
-{
-	const struct definition *def = vm_live(c->vm);
-	struct json_object *list = json_object_new_array();
-	int tids[VM_VCPUS_MAX] = { 0 };
-
-	if (c->vm->proc && vm_process_pid(c->vm->proc) > 0)
-		find_threads(vm_process_pid(c->vm->proc), tids, VM_VCPUS_MAX);
-	for (unsigned i = 0; i < def->vcpus; i++)
-		json_object_array_add(list, cpu_to_json(def, i, tids[i]));
-	call_return(c, list);
 }
 
 /* ---- controlling the VM ---- */

@@ -3,9 +3,11 @@
 #include "api/qmp/qmp_device.h"
 #include "api/commands/command.h"
 #include "api/qmp/qmp.h"
+#include "api/qmp/qmp_cpu.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_plug.h"
+#include "api/vm/vm_vcpus.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -483,11 +485,16 @@ void qmp_device_add(struct call *c)
 	struct err e;
 	size_t i = 0;
 
+	if (qmp_cpu_is_driver(driver)) {
+		if (qmp_cpu_add(c, &e) < 0)
+			call_fail(c, &e);
+		return;
+	}
 	while (i < ARRAY_SIZE(drivers) && strcmp(drivers[i].driver, driver))
 		i++;
 	if (i == ARRAY_SIZE(drivers))
-		err_set(&e, -ENOTSUP, ERR_UNSUPPORTED, "'%.40s' is not a valid device model name; virtio-blk-pci and virtio-net-pci can be added "
-			"while the VM runs", driver);
+		err_set(&e, -ENOTSUP, ERR_UNSUPPORTED, "'%.40s' is not a valid device model name; virtio-blk-pci, virtio-net-pci and processors can "
+			"be added while the VM runs", driver);
 	else if (!drivers[i].add(c, &e))
 		return;
 	call_fail(c, &e);
@@ -497,10 +504,12 @@ void qmp_device_del(struct call *c)
 {
 	const char *id = js_get_str(c->args, "id");
 
-	if (qmp_device_find(c->vm, id) == QMP_IS_ABSENT)
-		fail_not_found(c, id);
-	else
+	if (qmp_device_find(c->vm, id) != QMP_IS_ABSENT)
 		vm_plug_ask(c, id);
+	else if (qmp_cpu_find(c->vm, id) >= 0)
+		vm_vcpus_ask(c, (unsigned)qmp_cpu_find(c->vm, id));
+	else
+		fail_not_found(c, id);
 }
 
 void qmp_set_link(struct call *c)

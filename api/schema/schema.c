@@ -83,6 +83,8 @@ static const struct field info_returns[] = {
 	{ "since", FIELD_INT, REQUIRED, "time of the last state change: realtime, ns" },
 	{ "machine", FIELD_INT, REQUIRED, "machine version: that of the running guest, if its process tells it, or else that of the definition" },
 	{ "vcpus", FIELD_INT, REQUIRED, "number of vCPUs" },
+	{ "max-vcpus", FIELD_INT, REQUIRED, "the most that the VM can have" },
+	{ "vcpus-absent", FIELD_ARRAY, OPTIONAL, "numbers of the vCPUs up to max-vcpus that the guest lacks; they are in the other lists" },
 	{ "memory", FIELD_INT, REQUIRED, "bytes" },
 	{ "used-memory", FIELD_INT, REQUIRED, "memory of the guest: what the balloon leaves to it, bytes; 0 when off" },
 	FIELD_BALLOON,
@@ -180,6 +182,8 @@ static const struct field disk_args[] = { FIELD_VM,
 static const struct field resize_args[] = { FIELD_VM,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
 	{ "size", FIELD_INT, OPTIONAL, "in bytes, not less than now [that of the block device that is the image]" }, END };
+static const struct field set_vcpus_args[] = { FIELD_VM, { "vcpus", FIELD_INT, REQUIRED, "number of vCPUs, at most max_vcpus of the definition" },
+	{ "timeout", FIELD_INT, OPTIONAL, "seconds to wait for the guest to release vCPUs, 1 to 600 [5]" }, END };
 static const struct field memory_args[] = { FIELD_VM, FIELDS_MEMORY, END };
 #define AGENT_COMMAND_ARGS \
 	FIELD_VM, \
@@ -607,6 +611,8 @@ static const struct command commands[] = {
 	{ "vm-change-medium", "change the medium of a cdrom drive of a running VM; the definition of the next start is unchanged", medium_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-set-memory", DOC_SET_MEMORY, memory_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-set-vcpus", "add vCPUs to a running VM, or ask the guest to release some and wait for it; a new start uses the definition again",
+		set_vcpus_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-reclaim", DOC_RECLAIM, vm_only, reclaim_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RECLAIM },
 	{ "vm-agent-command", "run a command of the guest agent", agent_command_args, agent_command_returns,
 		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_GUEST },

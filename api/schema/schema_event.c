@@ -69,10 +69,10 @@ static const struct field tray_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "id of the drive" },
 	{ "tray-open", FIELD_BOOL, REQUIRED, "position of the tray" }, FIELD_LEFT_OUT, END };
 static const struct field deleted_data[] = { FIELDS_VM_NAME,
-	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
+	{ "device", FIELD_STRING, REQUIRED, "id of the disk or the interface, or vcpu with a number" },
 	{ "detail", FIELD_STRING, OPTIONAL, "what was lost, if the last data could not be written" }, END };
 static const struct field unplug_data[] = { FIELDS_VM_NAME,
-	{ "device", FIELD_STRING, REQUIRED, "id of the disk" }, END };
+	{ "device", FIELD_STRING, REQUIRED, "id of the disk or the interface, or vcpu with a number" }, END };
 static const struct field balloon_data[] = { FIELDS_VM_NAME, FIELD_ACTUAL, FIELD_LEFT_OUT, END };
 static const struct field device_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "device that its driver must reset" }, FIELD_LEFT_OUT, END };
@@ -158,8 +158,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 		"the published ports of an interface of type network are closed, because its cairn-publish has ended and their connections with it, or are open again",
 		forwards_data, false, false },
 	[EVENT_TRAY_MOVED] = { "DEVICE_TRAY_MOVED", "the tray of a CD drive was opened or closed", tray_data, false, false },
-	[EVENT_DEVICE_DELETED] = { "DEVICE_DELETED", "a disk or an interface was detached from the running VM", deleted_data, false, false },
-	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a disk or an interface, which stays attached", unplug_data, false, false },
+	[EVENT_DEVICE_DELETED] = { "DEVICE_DELETED", "a disk, an interface or a vCPU was detached from the running VM", deleted_data, false, false },
+	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a disk, an interface or a vCPU, which stays attached", unplug_data, false, false },
 	[EVENT_BALLOON_CHANGE] = { "BALLOON_CHANGE", "the guest's balloon has another size; at most one event a second", balloon_data, false, false },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "the state of a VM has changed", change_data, false, false },
 	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or reboot was scheduled or cancelled, is overdue or has failed", plan_data, false,

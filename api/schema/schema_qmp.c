@@ -31,6 +31,11 @@ static const struct field cpus_returns[] = {
 	{ "thread-id", FIELD_INT, REQUIRED, "id of the host thread" },
 	{ "props", FIELD_OBJECT, OPTIONAL, "socket-id, core-id, thread-id" },
 	{ "target", FIELD_STRING, REQUIRED, "x86_64" }, END };
+static const struct field hotpluggable_returns[] = {
+	{ "type", FIELD_STRING, REQUIRED, "driver for device_add" },
+	{ "vcpus-count", FIELD_INT, REQUIRED, "1" },
+	{ "props", FIELD_OBJECT, REQUIRED, "socket-id, core-id, thread-id" },
+	{ "qom-path", FIELD_STRING, OPTIONAL, "name of the vCPU; missing: the guest lacks it" }, END };
 static const struct field memory_returns[] = {
 	{ "base-memory", FIELD_INT, REQUIRED, "memory of the VM, bytes" },
 	{ "plugged-memory", FIELD_INT, OPTIONAL, "hot-plugged memory, bytes; always 0" }, END };
@@ -127,7 +132,7 @@ static const struct field object_args[] = {
 	{ "id", FIELD_STRING, REQUIRED, "name of the object" }, END };
 static const struct field object_del_args[] = { { "id", FIELD_STRING, REQUIRED, "name of the object" }, END };
 static const struct field device_args[] = {
-	{ "driver", FIELD_STRING, REQUIRED, "virtio-blk-pci or virtio-net-pci" },
+	{ "driver", FIELD_STRING, REQUIRED, "virtio-blk-pci, virtio-net-pci, or the type of query-hotpluggable-cpus" },
 	{ "id", FIELD_STRING, OPTIONAL, "id of the disk or the interface, at most 15 characters [that of the node or netdev]" },
 	{ "bus", FIELD_STRING, OPTIONAL, "only pci.0" },
 	{ "drive", FIELD_STRING, OPTIONAL, "disk: name of a node" },
@@ -138,8 +143,11 @@ static const struct field device_args[] = {
 	{ "queue-size", FIELD_INT, OPTIONAL, "disk: entries per queue [256]" },
 	{ "iothread", FIELD_STRING, OPTIONAL, "disk: an object of type iothread; no effect" },
 	{ "netdev", FIELD_STRING, OPTIONAL, "interface: name of a netdev" },
-	{ "mac", FIELD_STRING, OPTIONAL, "interface: MAC address [a new one]" }, END };
-static const struct field device_del_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the disk or the interface" }, END };
+	{ "mac", FIELD_STRING, OPTIONAL, "interface: MAC address [a new one]" },
+	{ "socket-id", FIELD_INT, OPTIONAL, "vCPU: its place" },
+	{ "core-id", FIELD_INT, OPTIONAL, "likewise" },
+	{ "thread-id", FIELD_INT, OPTIONAL, "likewise" }, END };
+static const struct field device_del_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the disk or the interface, or vcpu with a number" }, END };
 static const struct field link_args[] = {
 	{ "name", FIELD_STRING, REQUIRED, "id of the interface, or of its netdev" },
 	{ "up", FIELD_BOOL, REQUIRED, "true: the link is up" }, END };
@@ -199,6 +207,7 @@ const struct command qmp_commands[] = {
 	{ "query-status", "show whether the VM runs, and the reason if not", no_fields, status_returns, ROLE_VIEWER, 0,
 		ANY_STATE },
 	{ "query-cpus-fast", "list the vCPUs", no_fields, cpus_returns, ROLE_VIEWER, LIST, ANY_STATE },
+	{ "query-hotpluggable-cpus", "list the vCPUs that the VM can have", no_fields, hotpluggable_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "query-memory-size-summary", "show the size of the memory", no_fields, memory_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-block", "list the disks", no_fields, block_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "query-blockstats", "show the counters of the disks", stats_args, stats_returns, ROLE_VIEWER, LIST,
@@ -239,9 +248,9 @@ const struct command qmp_commands[] = {
 	{ "netdev_del", "forget a network that netdev_add named", netdev_del_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "object-add", "name an I/O thread for device_add", object_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "object-del", "forget an I/O thread that object-add named", object_del_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
-	{ "device_add", "attach a disk or an interface; the definition of the next start is unchanged", device_args, NULL, ROLE_ADMIN,
+	{ "device_add", "attach a disk, an interface or a vCPU; the definition of the next start is unchanged", device_args, NULL, ROLE_ADMIN,
 		MUTATES, ANY_STATE },
-	{ "device_del", "ask the guest to release a disk or an interface; DEVICE_DELETED reports its end", device_del_args, NULL, ROLE_ADMIN,
+	{ "device_del", "ask the guest to release a disk, an interface or a vCPU; DEVICE_DELETED reports its end", device_del_args, NULL, ROLE_ADMIN,
 		MUTATES, ANY_STATE },
 	{ "set_link", "set the link of an interface up or down", link_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "snapshot-save", "create a snapshot", save_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_JOB,

@@ -47,7 +47,7 @@ static void vm_add_use(const struct vm *vm, uint64_t sum[QUOTA_ITEM_COUNT])
 		return;
 	sum[QUOTA_RUNNING]++;
 	sum[QUOTA_MEMORY] += vm->run_size.ram_bytes ? vm->run_size.ram_bytes : d->ram_bytes;
-	sum[QUOTA_VCPUS] += vm->run_size.vcpus ? vm->run_size.vcpus : d->vcpus;
+	sum[QUOTA_VCPUS] += vm->run_size.vcpus ? vm->run_size.vcpus : definition_vcpus_max(d);
 }
 
 /* Add what new VMs take, except their runs. */
@@ -161,7 +161,7 @@ static void runs_add(struct request *want, const struct definition *d, size_t n)
 {
 	want->add[QUOTA_RUNNING] = n;
 	want->add[QUOTA_MEMORY] = n * d->ram_bytes;
-	want->add[QUOTA_VCPUS] = n * d->vcpus;
+	want->add[QUOTA_VCPUS] = n * definition_vcpus_max(d);
 }
 
 int quota_check_new(const struct vm_host *host, const struct definition *def, const struct quota_new *what,
@@ -261,7 +261,7 @@ void quota_snapshots_set(struct vm *vm, uint64_t n)
 static bool only_continues(const struct vm *vm)
 {
 	return vm_has(vm, VM_FACT_CONTINUES) && vm->def->ram_bytes <= vm->run_size.ram_bytes &&
-		vm->def->vcpus <= vm->run_size.vcpus;
+		definition_vcpus_max(vm->def) <= vm->run_size.vcpus;
 }
 
 static int start_check(const struct vm *vm, struct err *e)
@@ -287,7 +287,7 @@ static void state_changed(struct vm *vm, enum vm_trigger t)
 	bool begins = t == VM_ASK_START || t == VM_ASK_START_PAUSED || !vm->run_size.ram_bytes;
 
 	if (vm_state_is_active(vm->state) && begins)
-		vm->run_size = (struct vm_run_size){ d->ram_bytes, d->vcpus };
+		vm->run_size = (struct vm_run_size){ d->ram_bytes, definition_vcpus_max(d) };
 	else if (!takes_memory(vm))
 		vm->run_size = (struct vm_run_size){ 0 };
 }

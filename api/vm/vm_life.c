@@ -9,6 +9,7 @@
 #include "api/vm/vm_handover.h"
 #include "api/vm/vm_interface.h"
 #include "api/vm/vm_plug.h"
+#include "api/vm/vm_vcpus.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -269,7 +270,10 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		break;
 	case VM_EVENT_UNPLUGGED:
 	case VM_EVENT_UNPLUG_REFUSED:
-		vm_plug_event(vm, ev);
+		if (ev->value)
+			vm_vcpus_event(vm, ev);
+		else
+			vm_plug_event(vm, ev);
 		break;
 	case VM_EVENT_LINK_LOST:
 		emit_link_lost(vm, ev);
@@ -399,6 +403,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
 	touched_keep(vm);
 	vm_plug_gone(vm);
+	vm_vcpus_gone(vm);
 	vm_notify(vm, process_gone);
 	vm_cgroups_sweep(vm->host);
 	if (was_active)

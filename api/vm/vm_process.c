@@ -130,6 +130,10 @@ static bool event_take(struct vm_process *p, struct vm_event *ev)
 	if (ev->kind == VM_EVENT_PHASE && !phase_permitted(p))
 		return false;
 	vm_event_clean(ev);
+	if (ev->kind == VM_EVENT_VCPUS) {
+		p->vcpus_absent = (uint64_t)ev->value;
+		return true;
+	}
 	if (ev->kind == VM_EVENT_PHASE && ev->phase == VM_PHASE_ENDED) {
 		p->end.said = true;
 		p->end.event = *ev;
@@ -283,10 +287,12 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 		[VM_KNOWS_SAVE_DISKS] = info->checks_saves,
 		[VM_KNOWS_SAVE_INTERFACES] = info->checks_saves > 1,
 		[VM_KNOWS_PAGE] = info->shows_figures,
+		[VM_KNOWS_VCPUS] = info->plugs_vcpus,
 		[VM_KNOWS_PINS_READABLE] = info->pins_readable,
 	};
 
 	memcpy(p->knows, knows, sizeof(knows));
+	p->vcpus_absent = info->vcpus_absent;
 }
 
 /* Handle up to `most` waiting messages. Returns false when the channel is closed. */
@@ -508,6 +514,11 @@ bool vm_process_has_ended(const struct vm_process *p)
 unsigned vm_process_version(const struct vm_process *p)
 {
 	return p->version;
+}
+
+uint64_t vm_process_vcpus_absent(const struct vm_process *p)
+{
+	return p->vcpus_absent;
 }
 
 bool vm_process_knows(const struct vm_process *p, enum vm_known what)

@@ -169,6 +169,8 @@ pid_t vm_process_pid(const struct vm_process *p);
 bool vm_process_has_ended(const struct vm_process *p);
 /* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
 unsigned vm_process_version(const struct vm_process *p);
+/* Return the vCPUs that the guest lacks, a bit for each, as the process has said last. */
+uint64_t vm_process_vcpus_absent(const struct vm_process *p);
 /* Features that only processes of later releases have. */
 enum vm_known {
 	VM_KNOWS_CONSOLE_END,	/* VM_MSG_CONSOLE_END */
@@ -191,6 +193,7 @@ enum vm_known {
 	VM_KNOWS_SCREENSHOT,	/* VM_MSG_SCREENSHOT */
 	VM_KNOWS_SEND_KEYS,	/* VM_MSG_SEND_KEYS */
 	VM_KNOWS_PAGE,		/* VM_MSG_PAGE */
+	VM_KNOWS_VCPUS,		/* VM_MSG_VCPUS */
 	VM_KNOWS_PINS_READABLE, /* at VM_FORK_READY, the pins can be read */
 	VM_KNOWN_COUNT
 };

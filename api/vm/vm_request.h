@@ -61,6 +61,7 @@ struct vm_process {
 	char name[64]; /* the VM's name for the daemon's log */
 	pid_t pid;
 	int pidfd, sock, end_fd;
+	uint64_t vcpus_absent; /* vCPUs that the guest lacks, a bit for each; 0: none, or an older process */
 	/* Until it is NULL, the process is being spawned, and pid is unknown. */
 	struct vm_spawn *spawn;
 	struct err *spawn_error; /* NULL: none */

@@ -242,6 +242,11 @@ int fw_cfg_replace_file(struct device *d, const char *name, const void *data, si
 	return 0;
 }
 
+int fw_cfg_replace_item(struct device *d, uint16_t key, const void *data, size_t bytes, struct err *e)
+{
+	return item_set(item_find(container_of(d, struct fw_cfg, dev), key), data, bytes, e);
+}
+
 /* ---- device ---- */
 
 static void fw_cfg_reset(struct device *d)

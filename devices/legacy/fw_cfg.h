@@ -40,5 +40,7 @@ int fw_cfg_add_file(struct device *d, const char *name, const void *data, size_t
 /* Replace the content of a file, which keeps its number; does nothing if there is no such file. The data is copied. No
  * vCPU runs. Returns 0; -E2BIG; -ENOMEM. */
 int fw_cfg_replace_file(struct device *d, const char *name, const void *data, size_t bytes, struct err *e);
+/* The same for an item, which exists. */
+int fw_cfg_replace_item(struct device *d, uint16_t key, const void *data, size_t bytes, struct err *e);
 
 #endif

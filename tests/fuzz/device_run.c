@@ -9,6 +9,7 @@
 #include "block/block.h"
 #include "devices/acpi_pm.h"
 #include "devices/console.h"
+#include "devices/cpu_hotplug.h"
 #include "devices/legacy/fw_cfg.h"
 #include "devices/legacy/i6300esb.h"
 #include "devices/legacy/i8042.h"
@@ -222,6 +223,35 @@ static int hotplug_make(struct run *x, struct device **ret)
 	return 0;
 }
 
+static void vcpus_released(void *opaque, uint64_t vcpus)
+{
+	struct device *d = *(struct device **)opaque;
+
+	/* Only one that was asked for, and that is there. */
+	must(vcpus && !(vcpus & ~cpu_hotplug_present(d)) && !(vcpus & 1) && !(vcpus >> 40));
+	for (; vcpus; vcpus &= vcpus - 1)
+		cpu_hotplug_removed(d, (unsigned)__builtin_ctzll(vcpus));
+}
+
+static void vcpus_refused(void *opaque, uint64_t vcpus)
+{
+	must(vcpus && !(vcpus & ~cpu_hotplug_present(*(struct device **)opaque)));
+}
+
+static int cpu_hotplug_make(struct run *x, struct device **ret)
+{
+	struct cpu_hotplug_config c = { .count = 40, .present = take(x, 5) };
+	struct cpu_hotplug_listener l = { vcpus_released, vcpus_refused, ret };
+
+	must(!acpi_pm_new(&x->f.host, x->f.pio, &x->devs[x->ndevs], NULL));
+	c.pm = x->devs[x->ndevs++];
+	must(!cpu_hotplug_new(&x->f.host, x->f.pio, &c, ret, NULL));
+	cpu_hotplug_listen(*ret, &l);
+	for (unsigned i = 1; i < 40; i++)
+		(cpu_hotplug_present(*ret) >> i & 1 ? cpu_hotplug_ask_release : cpu_hotplug_add)(*ret, i);
+	return 0;
+}
+
 /* As the machine does it for a VM without userfaultfd; fails at times, as during a snapshot. */
 static bool balloon_give_back(struct dev_host *h, uint64_t gpa, uint64_t len, int wake_fd)
 {
@@ -291,6 +321,8 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 		return fw_cfg_make(x, ret);
 	case DEVICE_PCI_HOTPLUG:
 		return hotplug_make(x, ret);
+	case DEVICE_CPU_HOTPLUG:
+		return cpu_hotplug_make(x, ret);
 	case DEVICE_PFLASH:
 		return pflash_make(x, ret);
 	default:

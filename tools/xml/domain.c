@@ -169,7 +169,7 @@ static int memory_read(struct reading *r, struct _xmlNode *domain)
 	return 0;
 }
 
-/* Read the number of vCPUs at the start: all, or current='...'. */
+/* Read the most vCPUs, and their number at the start: all, or current='...'. */
 static int vcpus_read(struct reading *r, struct _xmlNode *domain, uint64_t *ret_all,
 	uint64_t *ret_n)
 {
@@ -192,16 +192,12 @@ static int vcpus_read(struct reading *r, struct _xmlNode *domain, uint64_t *ret_
 	if (*ret_n > *ret_all)
 		return reading_error(r, n, "current", ERR_INVALID, "is more than the %llu vCPUs",
 			(unsigned long long)*ret_all);
-	if (*ret_n != *ret_all)
-		reading_warn(r, n, NULL,
-			"the VM has %llu of the %llu vCPUs: vCPU hot-plug is not supported",
-			(unsigned long long)*ret_n, (unsigned long long)*ret_all);
 	reading_origin(r, n, "vcpus");
 	return 0;
 }
 
 /* Read the topology. Only one cluster and one die are accepted, because a definition has neither. */
-static int topology_read(struct reading *r, struct _xmlNode *n, uint64_t all, uint64_t now)
+static int topology_read(struct reading *r, struct _xmlNode *n, uint64_t all)
 {
 	static const char *const names[] = { "sockets", "cores", "threads", "dies", "clusters" };
 	CLEANUP_JS struct json_object *o = json_object_new_object();
@@ -222,11 +218,7 @@ static int topology_read(struct reading *r, struct _xmlNode *n, uint64_t all, ui
 		return reading_error(r, n, NULL, ERR_INVALID,
 			"sockets times cores times threads is %llu, <vcpu> is %llu",
 			(unsigned long long)product, (unsigned long long)all);
-	if (all != now)
-		reading_warn(r, n, NULL, "has no effect: it describes %llu vCPUs, which the VM does not have",
-			(unsigned long long)all);
-	else
-		js_put(r->definition, "topology", STEAL_PTR(o));
+	js_put(r->definition, "topology", STEAL_PTR(o));
 	reading_origin(r, n, "topology");
 	return 0;
 }
@@ -289,15 +281,18 @@ static void processor_read(struct reading *r, struct _xmlNode *n)
 static int cpu_read(struct reading *r, struct _xmlNode *domain)
 {
 	struct _xmlNode *n = node_child(domain, "cpu"), *topology = node_child(n, "topology");
+	CLEANUP_FREE char *current = node_attr(node_child(domain, "vcpu"), "current");
 	uint64_t all, now;
 	int ret = vcpus_read(r, domain, &all, &now);
 
 	if (ret < 0)
 		return ret;
 	js_put_uint(r->definition, "vcpus", now);
+	if (current)
+		js_put_uint(r->definition, "max_vcpus", all);
 	if (n)
 		processor_read(r, n);
-	return topology ? topology_read(r, topology, all, now) : 0;
+	return topology ? topology_read(r, topology, all) : 0;
 }
 
 /* ---- cputune ---- */

@@ -537,10 +537,20 @@ static void print_devices(struct writer *w, struct json_object *o, bool has_meta
 
 /* ---- printing the whole domain ---- */
 
+static void print_vcpus(struct writer *w, struct json_object *o)
+{
+	char now[24], max[24];
+
+	number_text(o, "vcpus", now);
+	if (js_get(o, "max_vcpus"))
+		writer_text(w, "vcpu", number_text(o, "max_vcpus", max), "placement", "static", "current", now, NULL);
+	else
+		writer_text(w, "vcpu", now, "placement", "static", NULL);
+}
+
 static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char *id,
 	struct json_object *extra)
 {
-	char vcpus[24];
 	struct writer w;
 
 	if (writer_init(&w) < 0)
@@ -552,7 +562,7 @@ static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char 
 	print_text(&w, o, "description");
 	print_metadata(&w, extra);
 	print_memory(&w, o, ram_bytes);
-	writer_text(&w, "vcpu", number_text(o, "vcpus", vcpus), "placement", "static", NULL);
+	print_vcpus(&w, o);
 	print_cputune(&w, o);
 	print_os(&w, o);
 	print_sysinfo(&w, js_get(o, "sysinfo"));

@@ -5,6 +5,7 @@
 #include "devices/acpi_pm.h"
 #include "devices/legacy/rtc.h"
 #include "devices/pci/pci.h"
+#include "vmm/boot/cpus_aml.h"
 #include "vmm/boot/slots_aml.h"
 #include "vmm/kvm/memory.h"
 
@@ -15,7 +16,8 @@
 
 /* Generated from dsdt.asl: dsdt_aml_code[]; for a machine without hot-plug, with a BIOS or with UEFI,
  * dsdt_1_aml_code[], dsdt_bios_aml_code[] or dsdt_uefi_aml_code[]; for machine versions 7, 8 (with a BIOS) and 9 (with
- * UEFI), dsdt_7_aml_code[] and so on. From ssdt_keyboard.asl: ssdt_keyboard_aml_code[]. */
+ * UEFI), dsdt_7_aml_code[] and so on. From ssdt_keyboard.asl and ssdt_cpus.asl: ssdt_keyboard_aml_code[] and
+ * ssdt_cpus_aml_code[]. */
 #include "dsdt.h"
 #include "dsdt_1.h"
 #include "dsdt_7.h"
@@ -23,6 +25,7 @@
 #include "dsdt_9.h"
 #include "dsdt_bios.h"
 #include "dsdt_uefi.h"
+#include "ssdt_cpus.h"
 #include "ssdt_keyboard.h"
 
 #define HEADER_BYTES 36u
@@ -186,7 +189,7 @@ static void madt_build(struct acpi_area *a)
 		cursor_put_u8(&c, 8);
 		cursor_put_u8(&c, (uint8_t)i); /* processor UID */
 		cursor_put_u8(&c, (uint8_t)i); /* APIC id */
-		cursor_put_le32(&c, 1);	       /* enabled */
+		cursor_put_le32(&c, !(a->config->vcpus_absent >> i & 1)); /* enabled */
 	}
 	cursor_put_u8(&c, 1);
 	cursor_put_u8(&c, 12);
@@ -288,6 +291,23 @@ static void ssdt_build(struct acpi_area *a)
 	a->tables[a->ntables++] = gpa;
 }
 
+static void ssdt_cpus_build(struct acpi_area *a)
+{
+	uint8_t cpus[CPUS_AML_MAX_BYTES];
+	size_t own = sizeof(ssdt_cpus_aml_code), n = a->config->cpu_hotplug ? cpus_aml_put(cpus, a->config->vcpus) : 0;
+	struct acpi_area none = { 0 };
+	uint64_t gpa;
+	uint8_t *t = n ? area_take(a, own + n, 16, &gpa) : NULL;
+
+	if (!t)
+		return;
+	memcpy(t, ssdt_cpus_aml_code, own);
+	memcpy(t + own, cpus, n);
+	store_le32(t + 4, (uint32_t)(own + n));
+	checksum_set(&none, t, own + n, 9);
+	a->tables[a->ntables++] = gpa;
+}
+
 static uint64_t xsdt_build(struct acpi_area *a)
 {
 	size_t bytes = HEADER_BYTES + 8 * a->ntables;
@@ -328,6 +348,7 @@ static uint64_t tables_build(struct acpi_area *a)
 	if (!a->config->uefi)
 		mcfg_build(a);
 	ssdt_build(a);
+	ssdt_cpus_build(a);
 	return xsdt_build(a);
 }
 

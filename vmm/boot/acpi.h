@@ -11,6 +11,8 @@ struct memory;
 
 struct acpi_config {
 	unsigned vcpus;
+	bool cpu_hotplug; /* the machine has the device "cpu-hotplug" */
+	uint64_t vcpus_absent; /* a bit for each vCPU that is not there */
 	bool uefi; /* only for acpi_tables_new() */
 	bool keyboard;
 	bool hotplug;	/* the machine has the device "pci-hotplug" */
@@ -18,15 +20,15 @@ struct acpi_config {
 			 * of machine versions before 7 */
 };
 
-/* Write RSDP, XSDT, FADT, FACS, DSDT, MADT, MCFG and, with a keyboard, an SSDT into the legacy hole, from MEM_ACPI_BASE
- * on. The RSDP comes first, where a guest's scan begins.
+/* Write RSDP, XSDT, FADT, FACS, DSDT, MADT, MCFG and, with a keyboard and with hot-plug of vCPUs, an SSDT each into
+ * the legacy hole, from MEM_ACPI_BASE on. The RSDP comes first, where a guest's scan begins.
  * *ret_rsdp_gpa: address of the RSDP, for boot protocols that pass it to the kernel.
  * Returns 0; -ENOSPC when the tables do not fit. */
 int acpi_build(struct memory *m, const struct acpi_config *c, uint64_t *ret_rsdp_gpa, struct err *e);
 
 /* ---- tables that a firmware places ---- */
 
-#define ACPI_TABLES_MAX_BYTES 0x4000u
+#define ACPI_TABLES_MAX_BYTES 0x6000u
 #define ACPI_RSDP_BYTES 36u
 #define ACPI_RSDP_XSDT 24u /* offset of the XSDT's address, 8 bytes */
 #define ACPI_POINTERS_MAX 16

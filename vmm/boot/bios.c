@@ -89,7 +89,8 @@ typedef int file_put_fn(struct device *d, const char *name, const void *data, si
 
 static int acpi_describe(struct device *d, const struct bios_config *c, file_put_fn *file_put, struct err *e)
 {
-	const struct acpi_config a = { .vcpus = c->vcpus, .uefi = c->uefi, .keyboard = c->keyboard, .hotplug = true,
+	const struct acpi_config a = { .vcpus = c->vcpus, .cpu_hotplug = c->cpu_hotplug,
+		.vcpus_absent = c->vcpus_absent, .uefi = c->uefi, .keyboard = c->keyboard, .hotplug = true,
 		.slots = c->slots };
 	CLEANUP_FREE struct acpi_tables *t = NULL;
 	CLEANUP_FREE struct loader *l = calloc(1, sizeof(*l));
@@ -170,6 +171,12 @@ static int order_describe(struct device *d, const struct bios_config *c, file_pu
 	return n && n < sizeof(text) ? file_put(d, "bootorder", text, n + 1, e) : 0;
 }
 
+/* A firmware waits until so many vCPUs have answered. */
+static uint16_t vcpus_there(const struct bios_config *c)
+{
+	return (uint16_t)(c->vcpus - (unsigned)__builtin_popcountll(c->vcpus_absent));
+}
+
 int bios_describe(struct device *d, const struct bios_config *c, struct err *e)
 {
 	int r;
@@ -177,7 +184,7 @@ int bios_describe(struct device *d, const struct bios_config *c, struct err *e)
 	if (c->mem->bytes < MEM_FIRMWARE_MIN_BYTES)
 		return err_set(e, -EINVAL, ERR_INVALID, "a VM with a firmware needs at least %llu MiB of memory",
 			MEM_FIRMWARE_MIN_BYTES / MIB);
-	r = number_item(d, FW_CFG_NB_CPUS, (uint16_t)c->vcpus, e);
+	r = number_item(d, FW_CFG_NB_CPUS, vcpus_there(c), e);
 	if (!r)
 		r = number_item(d, FW_CFG_MAX_CPUS, (uint16_t)c->vcpus, e);
 	if (!r)
@@ -199,7 +206,11 @@ int bios_describe(struct device *d, const struct bios_config *c, struct err *e)
 
 int bios_describe_again(struct device *d, const struct bios_config *c, struct err *e)
 {
+	uint8_t there[2];
 	int r = order_describe(d, c, fw_cfg_replace_file, e);
 
+	store_le16(there, vcpus_there(c));
+	if (!r)
+		r = fw_cfg_replace_item(d, FW_CFG_NB_CPUS, there, sizeof(there), e);
 	return r ? r : acpi_describe(d, c, fw_cfg_replace_file, e);
 }

@@ -21,6 +21,8 @@ struct bios_config {
 	bool uefi; /* for OVMF instead of SeaBIOS */
 	bool keyboard;
 	unsigned vcpus;
+	bool cpu_hotplug;      /* see struct acpi_config */
+	uint64_t vcpus_absent;
 	uint32_t slots; /* as in struct acpi_config */
 	uint8_t uuid[16];
 	const char *sysinfo; /* vm_config.sysinfo; borrowed */
@@ -34,7 +36,7 @@ struct bios_config {
 
 /* Fill the device "fw_cfg". Returns 0; -EINVAL: too little memory; -errno. */
 int bios_describe(struct device *fw_cfg, const struct bios_config *c, struct err *e);
-/* Replace what depends on the slots of PCI devices and on the machine version: the boot order and the ACPI tables.
+/* Replace what depends on the slots of PCI devices, on the vCPUs that are there and on the machine version.
  * Returns 0 or -errno. */
 int bios_describe_again(struct device *fw_cfg, const struct bios_config *c, struct err *e);
 

@@ -52,12 +52,17 @@ static void kick_handler(int sig)
 	(void)sig; /* the signal only makes KVM_RUN return */
 }
 
-/* Clear immediate_exit, then set it again if a stop was requested meanwhile: the request must not
+static bool vcpu_must_park(const struct vcpu *v)
+{
+	return atomic_load(&v->set->stop_requested) || atomic_load(&v->absent);
+}
+
+/* Clear immediate_exit, then set it again if the vCPU has to park meanwhile: the request must not
  * be lost. */
 static void immediate_exit_clear(struct vcpu *v)
 {
 	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	if (atomic_load(&v->set->stop_requested))
+	if (vcpu_must_park(v))
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -93,12 +98,14 @@ static bool vcpu_park(struct vcpu *v)
 
 	pthread_mutex_lock(&s->lock);
 	s->nparked++;
+	v->parked = true;
 	v->drains = false;
 	pthread_cond_signal(&s->parked_cond);
-	while (atomic_load(&s->stop_requested) && !s->want_exit && !v->drains)
+	while (vcpu_must_park(v) && !s->want_exit && !v->drains)
 		pthread_cond_wait(&s->run_cond, &s->lock);
 	go = !s->want_exit;
 	s->nparked--;
+	v->parked = false;
 	immediate_exit_clear(v);
 	pthread_mutex_unlock(&s->lock);
 	return go;
@@ -106,11 +113,12 @@ static bool vcpu_park(struct vcpu *v)
 
 /* Sleep until nap_until_ns or a stop request. Sleep in short steps, because the signal of a stop may arrive just before
  * clock_nanosleep() and would then not interrupt it. */
-static void vcpu_nap(struct vcpus *s)
+static void vcpu_nap(struct vcpu *v)
 {
+	struct vcpus *s = v->set;
 	uint64_t now, until;
 
-	while ((now = loop_now_ns()) < (until = atomic_load(&s->nap_until_ns)) && !atomic_load(&s->stop_requested)) {
+	while ((now = loop_now_ns()) < (until = atomic_load(&s->nap_until_ns)) && !vcpu_must_park(v)) {
 		struct timespec step = { .tv_nsec = (long)MIN(until - now, NAP_STEP_NS) };
 
 		clock_nanosleep(CLOCK_MONOTONIC, 0, &step, NULL);
@@ -123,10 +131,10 @@ static void vcpu_run_until_stop(struct vcpu *v)
 	for (;;) {
 		int r = ioctl(v->fd, KVM_RUN, 0) < 0 ? errno : 0;
 
-		if (r == EINTR && atomic_load(&v->set->stop_requested))
+		if (r == EINTR && vcpu_must_park(v))
 			return;
 		if (r == EINTR || r == EAGAIN) {
-			vcpu_nap(v->set);
+			vcpu_nap(v);
 			/* A nap, or a stop request that was withdrawn early, has left immediate_exit set, and
 			 * KVM_RUN would never enter the guest. */
 			immediate_exit_clear(v);
@@ -198,14 +206,18 @@ int vcpus_start_threads(struct vcpus *s, struct err *e)
 	return 0;
 }
 
-/* Make KVM_RUN return EINTR on each vCPU's thread. */
+/* Make KVM_RUN return EINTR on the vCPU's thread. */
+static void vcpu_kick(struct vcpu *v)
+{
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	if (v->thread_made)
+		pthread_kill(v->thread, KICK_SIGNAL);
+}
+
 static void vcpus_kick(struct vcpus *s)
 {
-	for (unsigned i = 0; i < s->cfg.count; i++) {
-		__atomic_store_n(&s->vcpu[i].run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-		if (s->vcpu[i].thread_made)
-			pthread_kill(s->vcpu[i].thread, KICK_SIGNAL);
-	}
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		vcpu_kick(&s->vcpu[i]);
 }
 
 void vcpus_request_stop(struct vcpus *s)
@@ -266,7 +278,16 @@ static void vcpu_signal(struct vcpu *v, uint32_t data)
 void vcpus_nmi(struct vcpus *s)
 {
 	for (unsigned i = 0; i < s->cfg.count; i++)
-		vcpu_signal(&s->vcpu[i], MSI_DATA_NMI);
+		if (!atomic_load(&s->vcpu[i].absent))
+			vcpu_signal(&s->vcpu[i], MSI_DATA_NMI);
+}
+
+/* ---- vCPUs that come and go ---- */
+
+void vcpus_set_absent(struct vcpus *s, uint64_t absent)
+{
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		atomic_store(&s->vcpu[i].absent, absent >> i & 1);
 }
 
 /* ---- creation and teardown ---- */
@@ -352,6 +373,7 @@ int vcpus_init(struct vcpus *s, const struct vcpus_config *c, struct err *e)
 		return err_set_errno(e, -ENOMEM, "vCPUs");
 	for (unsigned i = 0; i < c->count; i++)
 		s->vcpu[i].fd = s->vcpu[i].stats_fd = -1;
+	vcpus_set_absent(s, c->absent);
 	sigaction(KICK_SIGNAL, &sa, NULL);
 	for (unsigned i = 0; i < c->count && !r; i++)
 		r = vcpu_make(s, i, e);
@@ -511,29 +533,34 @@ static int vcpu_interrupt_wait(struct vcpu *v)
 	return kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events);
 }
 
-static void vcpus_drain(struct vcpus *s)
+static void vcpus_drain(struct vcpus *s, unsigned from, unsigned to)
 {
 	pthread_mutex_lock(&s->lock);
-	for (unsigned i = 0; i < s->cfg.count; i++)
+	for (unsigned i = from; i < to; i++)
 		s->vcpu[i].drains = s->vcpu[i].ran;
 	pthread_cond_broadcast(&s->run_cond);
-	for (unsigned i = 0; i < s->cfg.count; i++)
+	for (unsigned i = from; i < to; i++)
 		while (s->vcpu[i].drains)
 			pthread_cond_wait(&s->parked_cond, &s->lock);
 	pthread_mutex_unlock(&s->lock);
 }
 
-int vcpus_drain_async_pf(struct vcpus *s, struct err *e)
+static int vcpus_drain_some(struct vcpus *s, unsigned from, unsigned to, struct err *e)
 {
 	int r = 0;
 
-	vcpus_drain(s);
+	vcpus_drain(s, from, to);
 	/* Reset all LAPICs before the first INIT: the guest may have changed the APIC ids. */
-	for (unsigned i = 0; i < s->cfg.count && !r; i++)
+	for (unsigned i = from; i < to && !r; i++)
 		r = s->vcpu[i].ran ? lapic_reset(&s->vcpu[i]) : 0;
-	for (unsigned i = 0; i < s->cfg.count && !r; i++)
+	for (unsigned i = from; i < to && !r; i++)
 		r = s->vcpu[i].ran ? vcpu_interrupt_wait(&s->vcpu[i]) : 0;
 	return r < 0 ? err_set(e, r, ERR_HOST, "cannot drain the vCPUs' async page faults: %s", strerror(-r)) : 0;
+}
+
+int vcpus_drain_async_pf(struct vcpus *s, struct err *e)
+{
+	return vcpus_drain_some(s, 0, s->cfg.count, e);
 }
 
 /* Clear all state that a vCPU has kept from before the reset. */
@@ -560,21 +587,57 @@ static int vcpu_clear(struct vcpu *v, struct err *e)
 	return r < 0 ? err_set(e, r, ERR_HOST, "cannot reset vCPU %u: %s", v->index, strerror(-r)) : 0;
 }
 
+/* Give a vCPU its state after a reset; vCPU 0 lacks the registers of its entry. */
+static int vcpu_fresh(struct vcpu *v, struct err *e)
+{
+	msrs_for_start(v);
+	if (v->set->cfg.assist)
+		assist_vcpu_reset(v->set->cfg.assist, v);
+	return vcpu_clear(v, e);
+}
+
 int vcpus_reset(struct vcpus *s, const struct boot_entry *entry, struct err *e)
 {
 	int r = 0;
 
 	for (unsigned i = 0; i < s->cfg.count && !r; i++) {
-		struct vcpu *v = &s->vcpu[i];
-
-		msrs_for_start(v);
-		if (s->cfg.assist)
-			assist_vcpu_reset(s->cfg.assist, v);
-		r = vcpu_clear(v, e);
+		r = vcpu_fresh(&s->vcpu[i], e);
 		if (!r && !i)
-			r = boot_vcpu_reset(v, entry, e);
+			r = boot_vcpu_reset(&s->vcpu[i], entry, e);
 	}
 	return r;
+}
+
+int vcpu_add(struct vcpus *s, unsigned i, struct err *e)
+{
+	struct vcpu *v = &s->vcpu[i];
+	struct kvm_mp_state mp;
+	int r;
+
+	/* Other vCPUs may have sent an INIT and a SIPI, which KVM keeps until somebody asks for the state. */
+	kvm_ioctl(v->fd, KVM_GET_MP_STATE, &mp);
+	r = vcpu_fresh(v, e);
+	if (r < 0)
+		return r;
+	LOCK_GUARD(&s->lock);
+	atomic_store(&v->absent, false);
+	pthread_cond_broadcast(&s->run_cond);
+	return 0;
+}
+
+int vcpu_remove(struct vcpus *s, unsigned i, struct err *e)
+{
+	struct vcpu *v = &s->vcpu[i];
+	int r;
+
+	atomic_store(&v->absent, true);
+	vcpu_kick(v);
+	pthread_mutex_lock(&s->lock);
+	while (v->thread_made && !v->parked)
+		pthread_cond_wait(&s->parked_cond, &s->lock);
+	pthread_mutex_unlock(&s->lock);
+	r = vcpus_drain_some(s, i, i + 1, e);
+	return r < 0 ? r : vcpu_fresh(v, e);
 }
 
 /* ---- statistics ---- */
@@ -620,7 +683,7 @@ unsigned vcpus_halted(const struct vcpus *s)
 		const struct vcpu *v = &s->vcpu[i];
 		uint64_t blocking = 0;
 
-		if (v->stats_fd >= 0 && v->stats_blocking_off &&
+		if (!atomic_load(&v->absent) && v->stats_fd >= 0 && v->stats_blocking_off &&
 			pread(v->stats_fd, &blocking, sizeof(blocking), v->stats_blocking_off) ==
 				sizeof(blocking))
 			n += blocking != 0;

@@ -69,6 +69,8 @@ struct vcpu {
 	pthread_t thread;
 	bool thread_made;
 	atomic_bool ran; /* has run since creation; written while the vCPU is not parked */
+	atomic_bool absent; /* the guest does not have the vCPU (vcpu_remove()): it stays parked */
+	bool parked; /* under the set's lock */
 	bool loaded;	/* vcpu_load() has written to it */
 	bool drains;	/* under the set's lock: the thread is to run vcpu_drain() and park again */
 	atomic_int tid; /* thread id; 0 before the thread runs */
@@ -83,6 +85,7 @@ struct vcpus_config {
 	struct kvm *kvm;	/* borrowed */
 	unsigned count;
 	unsigned sockets, cores, threads; /* all at least 1 */
+	uint64_t absent; /* a bit for each vCPU that the guest does not have yet */
 	struct bus *pio, *mmio; /* borrowed */
 	struct assist *assist;	/* borrowed; NULL: none */
 	/* Reports that a vCPU cannot continue. Runs on that vCPU's thread, once per stop; a stop of
@@ -103,7 +106,8 @@ struct vcpus {
 	atomic_ullong nap_until_ns; /* time until which the vCPUs do not enter the guest */
 };
 
-/* Create the vCPUs and set their CPUID, without threads. Returns 0 or -errno. */
+/* Create the vCPUs and set their CPUID, without threads. Returns 0 or -errno.
+ * The sandbox allows neither new vCPUs nor their maps later, so those that the guest lacks are created, too. */
 int vcpus_init(struct vcpus *s, const struct vcpus_config *c, struct err *e);
 /* Create the vCPU threads, parked. Returns 0 or -errno. */
 int vcpus_start_threads(struct vcpus *s, struct err *e);
@@ -119,6 +123,15 @@ int vcpus_reset(struct vcpus *s, const struct boot_entry *entry, struct err *e);
  * ends the wait; the call may block until the page is there.
  * vCPUs are parked; registers, events and LAPIC state are lost. Returns 0 or -errno. */
 int vcpus_drain_async_pf(struct vcpus *s, struct err *e);
+
+/* Give the guest a vCPU that it lacks, in the state after a reset: it waits for SIPI. Returns 0 or -errno. */
+int vcpu_add(struct vcpus *s, unsigned i, struct err *e);
+/* Take vCPU i, but never 0, from the guest, whatever it runs: wait until its thread is parked, where the thread stays.
+ * Its local APIC takes no interrupts any more. Also while all vCPUs are parked. Returns 0; -errno: it is parked, but
+ * not reset. */
+int vcpu_remove(struct vcpus *s, unsigned i, struct err *e);
+/* Before vcpu_load() for all, while all are parked: set which vCPUs the guest lacks. */
+void vcpus_set_absent(struct vcpus *s, uint64_t absent);
 
 /* Make all vCPUs leave the guest soon, without waiting. Any thread; takes no lock, so vCPU threads
  * may call it as well. */
@@ -143,7 +156,7 @@ void vcpu_show(struct vcpus *s, unsigned i, _Atomic uint64_t *shown);
 uint64_t vcpu_cpu_ns(const struct vcpus *s, unsigned i);
 /* Return whether tid is the thread of a vCPU. Any thread. */
 bool vcpus_has_tid(const struct vcpus *s, int tid);
-/* Return how many vCPUs are halted now; 0 when the host cannot tell. */
+/* Return how many of the guest's vCPUs are halted now; 0 when the host cannot tell. */
 unsigned vcpus_halted(const struct vcpus *s);
 
 /* Handle the exit that KVM_RUN returned for (vmm/kvm/vcpu_exit.c). Runs on the vCPU's thread.

@@ -49,6 +49,7 @@
 #include "vmm/machine/machine_restore.h"
 #include "vmm/machine/machine_screen.h"
 #include "vmm/machine/machine_state.h"
+#include "vmm/machine/machine_vcpus.h"
 #include "vmm/machine/ram_load.h"
 
 #include <errno.h>
@@ -115,7 +116,7 @@ static int board_devices_new(struct machine *m, struct err *e)
 		r = device_keep(m, pci_host_new(h, m->pio, m->mmio, &pci, &m->pci, &d, e), &d);
 	if (!r && is_uefi(m))
 		r = device_keep(m, lpc_new(m->pci, &d, e), &d);
-	return r;
+	return r ? r : machine_vcpus_new(m, e);
 }
 
 static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct err *e)
@@ -309,7 +310,7 @@ static int vcpus_setup(struct machine *m, struct err *e)
 {
 	const struct vm_config *c = &m->cfg;
 	struct vcpus_config v = { .kvm = &m->kvm, .count = c->vcpus, .sockets = c->sockets,
-		.cores = c->cores, .threads = c->threads, .pio = m->pio, .mmio = m->mmio,
+		.cores = c->cores, .threads = c->threads, .absent = c->vcpus_absent, .pio = m->pio, .mmio = m->mmio,
 		.assist = m->assist_on ? &m->assist : NULL, .fault = m->listener.fault,
 		.opaque = m->listener.opaque };
 
@@ -676,6 +677,8 @@ int machine_boot(struct machine *m, struct err *e)
 		entry = (struct boot_entry){ .mode = BOOT_RESET, .rip = BOOT_RESET_RIP };
 		return vcpus_reset(&m->vcpus, &entry, e);
 	}
+	acpi.cpu_hotplug = m->cpu_hotplug;
+	acpi.vcpus_absent = machine_vcpus_absent(m);
 	acpi.hotplug = pci_hotplug_is_on(m->pci_hotplug);
 	acpi.slots = machine_eject_slots(m, m->hardware);
 	r = acpi_build(&m->mem, &acpi, &src.rsdp_gpa, e);
@@ -795,7 +798,9 @@ void machine_info(struct machine *m, struct vm_info *i)
 	i->machine = (uint8_t)m->hardware;
 	i->assist_on = m->assist_on;
 	i->vcpus = m->cfg.vcpus;
-	i->vcpus_halted = vcpus_halted(&m->vcpus);
+	i->vcpus_absent = machine_vcpus_absent(m);
+	/* One that the guest lacks does nothing, either. */
+	i->vcpus_halted = vcpus_halted(&m->vcpus) + (uint32_t)__builtin_popcountll(i->vcpus_absent);
 	i->ram_bytes = m->cfg.ram_bytes;
 	i->assist_syscalls = atomic_load(&m->assist.syscalls);
 	i->assist_instructions = atomic_load(&m->assist.instructions);

@@ -95,6 +95,7 @@ struct machine {
 	struct pci_host *pci;
 	struct device *acpi_pm, *vmgenid;
 	struct device *pci_hotplug;
+	struct device *cpu_hotplug; /* NULL: the guest always has all vCPUs */
 	uint32_t hardware; /* the machine version that the guest has (machine_state.h) */
 	struct device *fw_cfg; /* NULL: no firmware */
 	/* [VIRTIO] and [AGENT] are NULL when the VM has no such console. */

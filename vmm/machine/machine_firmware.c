@@ -10,6 +10,7 @@
 #include "vmm/boot/bios.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_state.h"
+#include "vmm/machine/machine_vcpus.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -59,7 +60,8 @@ int machine_read_rom(int fd, size_t max, const char *what, const char *package, 
 static void bios_config_fill(const struct machine *m, uint32_t hardware, struct bios_config *c)
 {
 	*c = (struct bios_config){ .mem = &m->mem,
-		.uefi = m->cfg.firmware == VM_FIRMWARE_UEFI, .keyboard = m->cfg.screen, .vcpus = m->cfg.vcpus, .menu = m->cfg.boot_menu,
+		.uefi = m->cfg.firmware == VM_FIRMWARE_UEFI, .keyboard = m->cfg.screen, .vcpus = m->cfg.vcpus,
+		.cpu_hotplug = m->cpu_hotplug, .vcpus_absent = machine_vcpus_absent(m), .menu = m->cfg.boot_menu,
 		.menu_ms = m->cfg.boot_menu_ms, .sysinfo = m->cfg.sysinfo, .slots = machine_eject_slots(m, hardware) };
 	memcpy(c->uuid, m->cfg.uuid, sizeof(c->uuid));
 	for (unsigned place = 1; place <= VM_BOOT_PLACES_MAX; place++)

@@ -54,6 +54,9 @@ static void machine_write(struct machine *m, const struct vm_info *info)
 	to->host_kind = info->host_kind;
 	to->assist_on = info->assist_on;
 	to->machine = info->machine;
+	to->vcpus_change = m->cpu_hotplug != NULL;
+	if (to->vcpus_change)
+		to->vcpus_absent = info->vcpus_absent;
 	to->balloon_state = info->balloon.state;
 	to->exits_io = m->carried.exits_io;
 	to->exits_mmio = m->carried.exits_mmio;

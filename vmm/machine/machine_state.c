@@ -13,6 +13,7 @@
 #include "vmm/kvm/guest_cpu.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_firmware.h"
+#include "vmm/machine/machine_vcpus.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -584,6 +585,8 @@ int machine_load(struct machine *m, const uint8_t *buf, size_t len, struct err *
 	m->cpu_more[0] = 0;
 	while (!r && (r = state_section_next(buf, len, &pos, &s, e)) > 0)
 		r = section_load(m, &s, e);
+	if (!r)
+		machine_vcpus_loaded(m);
 	/* A VM that is handed over keeps its generation id: no second guest continues from this state. */
 	if (!r && !m->cfg.taken_over)
 		vmgenid_renew(m->vmgenid, true);

@@ -78,6 +78,8 @@ void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int
 {
 	struct vm_event ev;
 
+	if (vm->m && !vm->cfg.images_only)
+		vm_vcpus_tell(vm);
 	vm->phase = phase;
 	vm->reason = reason;
 	vm->value = value;
@@ -373,6 +375,7 @@ void vm_work_end(struct vm *vm)
 		reset_in_place(vm, true, &e);
 	vm->reset_pending = false;
 	vm_plug_settle(vm);
+	vm_vcpus_settle(vm);
 }
 
 static void guest_reset(struct vm *vm)
@@ -734,6 +737,7 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 	if (vm->m->agent)
 		agent_watch(vm->m->agent, agent_changed, vm);
 	vm_plug_listen(vm);
+	vm_vcpus_listen(vm);
 	*ret_vm = vm;
 	return 0;
 }
@@ -796,7 +800,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->shows_figures = true;
 	i->pins_readable = true;
 	i->copies_disks = VM_RESIZES_DISKS;
-	i->sets_balloon = i->reclaims = true;
+	i->sets_balloon = i->reclaims = i->plugs_vcpus = true;
 	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;
 	i->handover_pause_ns = vm->handover_pause_ns;

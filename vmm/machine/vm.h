@@ -139,6 +139,11 @@ void vm_fork_tell(struct vm *vm, enum vm_fork_stage stage);
 /* Send VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot);
 
+/* Change which vCPUs the guest has (vm_vcpus.c). Returns 0; -EBUSY; -errno of machine_vcpus.h. */
+int vm_vcpus(struct vm *vm, const struct vm_vcpus *want, struct err *e);
+/* Remove the vCPUs that the guest released while work was in progress. */
+void vm_vcpus_settle(struct vm *vm);
+
 enum vm_phase vm_phase(const struct vm *vm);
 /* Tell vm_info() the version of landlock that confines the process; 0: none. */
 void vm_set_landlock(struct vm *vm, int version);

@@ -1,4 +1,4 @@
-/* vm_impl: struct vm, for vm.c, vm_paused.c, vm_plug.c and vm_work.c alone. */
+/* vm_impl: struct vm, for vm.c, vm_paused.c, vm_plug.c, vm_vcpus.c and vm_work.c alone. */
 #ifndef CAIRN_VMM_MACHINE_VM_IMPL_H
 #define CAIRN_VMM_MACHINE_VM_IMPL_H
 
@@ -71,6 +71,8 @@ struct vm {
 	atomic_bool work_outpaced; /* to be told */
 	uint32_t released; /* PCI slots whose devices the guest has released; removed when nothing uses them */
 	struct loop_timer *released_timer;
+	uint64_t told_absent; /* of the last VM_EVENT_VCPUS; 0: none was sent */
+	uint64_t released_vcpus; /* vCPUs that the guest has released; removed when no work is in progress */
 };
 
 /* Return an event of the VM as it is now; send an event to the sink. */
@@ -80,6 +82,9 @@ void vm_event_send(struct vm *vm, const struct vm_event *ev);
 void vm_plug_listen(struct vm *vm);
 /* Call vm_plug_settle(). opaque: the VM. */
 void vm_plug_settle_later(void *opaque);
+/* The same for vCPUs. Send VM_EVENT_VCPUS if the guest has others than before. */
+void vm_vcpus_tell(struct vm *vm);
+void vm_vcpus_listen(struct vm *vm);
 /* Set the phase and send the event. detail: NULL: none. */
 void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value, const char *detail);
 /* Run the machine. For the first time after a restore, a revert or a handover, thaw file systems that were frozen in

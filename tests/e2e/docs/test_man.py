@@ -62,6 +62,9 @@ cairn desc web1 "shop, production"
 cairn setvcpus web1 4
     given: defined web1
     then: cairn dominfo web1 | grep 'CPU(s): *4'
+cairn setvcpus web1 8 --maximum --config
+    given: defined web1
+    then: cairn vcpucount web1 --maximum --config | grep -x 8; cairn dominfo web1 | grep 'CPU(s): *1'
 cairn setmem web1 2G
     given: defined web1
     then: cairn dominfo web1 | grep 'memory: *2097152 KiB'

@@ -151,3 +151,33 @@ def test_balloon(daemon):
     console.run("fill-ram 256 4")
     console.run("verify-ram 4")
     console.close()
+
+
+def vcpus_set(daemon, console, n):
+    """Linux gets the vCPUs, or releases them; it takes new ones online when it is told to."""
+    daemon.cairn("setvcpus", "linux", str(n), "--timeout", "45")
+    for i in range(1, n):
+        console.run(f"await /sys/devices/system/cpu/cpu{i}/online")
+        console.run(f"cpu {i} on")
+    assert console.run("cpus")[0] == str(n)
+
+
+def test_vcpus_come_and_go(daemon):
+    console = begin(daemon, vcpus=1, max_vcpus=3, boot=guestlib.linux_definition(variant="smp")["boot"])
+    assert console.run("cpus")[0] == "1"
+    vcpus_set(daemon, console, 3)
+    assert len(console.run("run-cpus 300")) == 3
+    q = daemon.qmp()
+    vcpus_set(daemon, console, 2)
+    q.event("DEVICE_DELETED", device="vcpu2")
+    console.run("await /sys/devices/system/cpu/cpu2/online gone")
+    vcpus_set(daemon, console, 3)
+    assert len(console.run("run-cpus 300")) == 3
+    vcpus_set(daemon, console, 1)
+    # After a reboot, Linux boots with what it has.
+    vcpus_set(daemon, console, 2)
+    console.sock.sendall(b"reboot\n")
+    until(lambda: console.line() == "cairn-guest: ready")
+    assert console.run("cpus")[0] == "2"
+    assert daemon.info("linux")["vcpus"] == 2
+    console.close()

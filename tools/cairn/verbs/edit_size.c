@@ -1,42 +1,16 @@
-/* setvcpus, setmem and setmaxmem: change the number of vCPUs or the memory in a definition; setmem also the target of
- * a running VM's balloon. dommemstat: show the guest's memory. */
+/* setmem and setmaxmem: change the memory in a definition; setmem also the target of a running VM's balloon.
+ * dommemstat: show the guest's memory. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
-#include "tools/cairn/verbs/guestvcpus.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int vcpus_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
-{
-	(void)c;
-	(void)e;
-	js_put_int(definition, "vcpus", *(long *)opaque);
-	return 0;
-}
-
-int verb_setvcpus(struct cli *c)
-{
-	char *end;
-	long n = strtol(c->pos[1], &end, 10);
-	struct err e;
-
-	if (!isdigit((unsigned char)c->pos[1][0]) || *end || n < 1 || n > 1 << 20)
-		return cli_usage(c, "\"%s\" is not a number of virtual CPUs", c->pos[1]);
-	if (option_flag(c, "guest") && (option_flag(c, "live") || option_flag(c, "config") || option_flag(c, "current") ||
-		option_flag(c, "print-only")))
-		return cli_usage(c, "--guest changes only what the guest uses; leave out the other options");
-	if ((option_flag(c, "guest") ? vcpus_set_online(c, n, &e) : change_make(c, c->pos[0], vcpus_edit, &n, &e)) < 0)
-		return cli_fail(&e, "Failed to change the vcpus of domain '%s'", c->pos[0]);
-	return CLI_OK;
-}
 
 /* Set a size, rounded up to whole KiB as virsh does. */
 static void size_put(struct json_object *definition, const char *key, uint64_t bytes)

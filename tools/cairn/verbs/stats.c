@@ -6,6 +6,7 @@
 #include "tools/cairn/interface.h"
 #include "tools/cairn/multi_vm.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/verbs/vcpu.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -121,9 +122,11 @@ static void vcpu_add(struct json_object *out, struct json_object *info)
 	size_t n = times ? json_object_array_length(times) : 0;
 	char key[48];
 
-	figure_put(out, (int64_t)n, "vcpu.current");
-	figure_put(out, js_get_int(info, "vcpus", 0), "vcpu.maximum");
+	figure_put(out, n ? js_get_int(info, "vcpus", 0) : 0, "vcpu.current");
+	figure_put(out, js_get_int(info, "max-vcpus", js_get_int(info, "vcpus", 0)), "vcpu.maximum");
 	for (size_t i = 0; i < n; i++) {
+		if (vcpu_is_absent(info, i))
+			continue;
 		figure_put(out, VCPU_RUNNING, "vcpu.%zu.state", i);
 		figure_put(out, json_object_get_int64(json_object_array_get_idx(times, i)), "vcpu.%zu.time", i);
 		snprintf(key, sizeof(key), "vcpu.%zu.halted", i);

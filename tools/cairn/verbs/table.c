@@ -240,7 +240,7 @@ static const struct verb_option vcpuinfo_options[] = {
 	{ "pretty", NULL, "print the affinity as ranges" }, END };
 static const struct verb_option vcpucount_options[] = {
 	{ "maximum", NULL, "print only the number that the VM can have" },
-	{ "active", NULL, "print only the number that the VM has; the same, as no vCPU comes or goes while the VM runs" },
+	{ "active", NULL, "print only the number that the VM has" },
 	{ "config", NULL, "print only the number of the next start" },
 	{ "live", NULL, "print only the number of the running VM" },
 	{ "current", NULL, "print --live of a running VM, or else --config" }, END };
@@ -372,8 +372,13 @@ static const struct verb_option dommemstat_options[] = {
 	{ "config", NULL, "refused: a definition has no period" },
 	{ "current", NULL, "the same as --live" }, END };
 static const struct verb_option setvcpus_options[] = {
-	{ "maximum", NULL, "no effect: the number of vCPUs is also the maximum" },
-	{ "guest", NULL, "let the guest of the running VM use so many of its processors, by the guest agent" }, CHANGE_OPTIONS, END };
+	{ "maximum", NULL, "set how many the VM can have from its next start on; vCPUs then come and go while it runs" },
+	{ "guest", NULL, "let the guest of the running VM use so many of its processors, by the guest agent" },
+	{ "timeout", "SECONDS", "wait at most SECONDS for the guest to release vCPUs, 1 to 600 [5]" },
+	{ "live", NULL, "change the running VM [default, if it runs with max_vcpus]" },
+	{ "config", NULL, "change the next start of the VM [default otherwise]" },
+	{ "current", NULL, "the running VM, or the next start of a VM that is off" },
+	{ "print-only", NULL, "show the change of the next start, and do not save it" }, END };
 static const struct verb_option guestvcpus_options[] = {
 	{ "cpulist", "LIST", "change these processors, such as 1-3,5" },
 	{ "enable", NULL, "take them online" },
@@ -525,7 +530,7 @@ const struct verb verbs[] = {
 	{ "desc", "Definitions", "VM [TEXT...]", "show or change the description or title of a VM", desc_options, 1, MANY,
 		false, "vm", "vm-define vm-dump-definition", verb_desc },
 	{ "setvcpus", "Definitions", "VM COUNT", "set the number of virtual CPUs", setvcpus_options, 2, 2, false,
-		"vm-name", "vm-define vm-dump-definition vm-agent-query vm-agent-command", verb_setvcpus },
+		"vm-name", "vm-set-vcpus vm-info vm-define vm-dump-definition vm-agent-query vm-agent-command", verb_setvcpus },
 	{ "setmem", "Definitions", "VM SIZE", "set the memory, in KiB or with a unit (512M); with a balloon, the guest's share of it", setmem_options,
 		2, 2, false, "vm-name", "vm-set-memory vm-info vm-define vm-dump-definition", verb_setmem },
 	{ "setmaxmem", "Definitions", "VM SIZE", "set the memory; with a balloon, the most that setmem can give", change_options, 2, 2, false,

@@ -1,14 +1,28 @@
-/* vcpuinfo and vcpucount: a VM's processors, as virsh shows them. */
+/* vcpuinfo and vcpucount: a VM's processors, as virsh shows them. setvcpus: change their number. */
+#include "tools/cairn/verbs/vcpu.h"
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"
+#include "tools/cairn/change.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/verbs/guestvcpus.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+bool vcpu_is_absent(struct json_object *info, size_t vcpu)
+{
+	struct json_object *list = js_get_array(info, "vcpus-absent");
+
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		if (json_object_get_int64(json_object_array_get_idx(list, i)) == (int64_t)vcpu)
+			return true;
+	return false;
+}
 
 /* ---- vcpuinfo ---- */
 
@@ -83,8 +97,9 @@ int verb_vcpuinfo(struct cli *c)
 
 	if (cli_vm_info(c, c->pos[0], &info, &e) < 0)
 		return cli_fail(&e, "Failed to get the vCPUs of domain '%s'", c->pos[0]);
-	for (size_t i = 0; i < (size_t)js_get_int(info, "vcpus", 0); i++)
-		json_object_array_add(all, vcpu_of(info, i));
+	for (size_t i = 0; i < (size_t)js_get_int(info, "max-vcpus", 0); i++)
+		if (!vcpu_is_absent(info, i))
+			json_object_array_add(all, vcpu_of(info, i));
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, all);
 	for (size_t i = 0; c->format == CLI_TABLE && i < json_object_array_length(all); i++)
@@ -94,8 +109,9 @@ int verb_vcpuinfo(struct cli *c)
 
 /* ---- vcpucount ---- */
 
+/* [0]: the most that the VM can have; [1]: what it has, or has at its start. */
 struct counts {
-	int64_t config, live; /* live: 0 if the VM is off */
+	int64_t config[2], live[2]; /* live: 0 if the VM is off */
 };
 
 static int counts_read(struct cli *c, struct counts *ret, struct err *e)
@@ -103,6 +119,7 @@ static int counts_read(struct cli *c, struct counts *ret, struct err *e)
 	CLEANUP_JS struct json_object *info = NULL, *d = NULL;
 	struct json_object *args = cli_vm_args(c->pos[0]);
 	int r = cli_vm_info(c, c->pos[0], &info, e);
+	bool on = !r && js_get_int(info, "id", -1) >= 0;
 
 	js_put_bool(args, "inactive", true);
 	if (r < 0)
@@ -111,8 +128,10 @@ static int counts_read(struct cli *c, struct counts *ret, struct err *e)
 		r = cli_execute(c, "vm-dump-definition", args, &d, NULL, e);
 	if (r < 0)
 		return r;
-	ret->config = js_get_int(js_get(d, "definition"), "vcpus", 1);
-	ret->live = js_get_int(info, "id", -1) < 0 ? 0 : js_get_int(info, "vcpus", 1);
+	ret->config[1] = js_get_int(js_get(d, "definition"), "vcpus", 1);
+	ret->config[0] = js_get_int(js_get(d, "definition"), "max_vcpus", ret->config[1]);
+	ret->live[1] = on ? js_get_int(info, "vcpus", 1) : 0;
+	ret->live[0] = on ? js_get_int(info, "max-vcpus", ret->live[1]) : 0;
 	return 0;
 }
 
@@ -122,17 +141,19 @@ static int counts_print(struct cli *c, const struct counts *n)
 	static const char *const kinds[] = { "maximum", "current" };
 
 	if (c->format != CLI_TABLE) {
-		js_put_int(o, "config", n->config);
-		if (n->live)
-			js_put_int(o, "live", n->live);
+		js_put_int(o, "config", n->config[1]);
+		js_put_int(o, "config-maximum", n->config[0]);
+		if (n->live[0]) {
+			js_put_int(o, "live", n->live[1]);
+			js_put_int(o, "live-maximum", n->live[0]);
+		}
 		output_print(stdout, c->format, o);
 		return CLI_OK;
 	}
-	/* A VM has all its vCPUs from the start. */
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		printf("%-12s %-12s %3d\n", kinds[i], "config", (int)n->config);
-		if (n->live)
-			printf("%-12s %-12s %3d\n", kinds[i], "live", (int)n->live);
+		printf("%-12s %-12s %3d\n", kinds[i], "config", (int)n->config[i]);
+		if (n->live[0])
+			printf("%-12s %-12s %3d\n", kinds[i], "live", (int)n->live[i]);
 	}
 	printf("\n");
 	return CLI_OK;
@@ -148,12 +169,79 @@ int verb_vcpucount(struct cli *c)
 	if (config + live + current > 1 || (option_flag(c, "maximum") && option_flag(c, "active")))
 		return cli_usage(c, "--config, --live and --current exclude each other, and so do --maximum and --active");
 	r = counts_read(c, &n, &e);
-	if (!r && live && !n.live)
+	if (!r && live && !n.live[0])
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is off. Next: cairn vcpucount %s --config", c->pos[0], c->pos[0]);
 	if (r < 0)
 		return cli_fail(&e, "Failed to get the number of vCPUs of domain '%s'", c->pos[0]);
 	if (!config && !live && !current && !option_flag(c, "maximum") && !option_flag(c, "active"))
 		return counts_print(c, &n);
-	printf("%d\n", (int)(config || !n.live ? n.config : n.live));
+	printf("%d\n", (int)(config || !n.live[0] ? n.config : n.live)[!option_flag(c, "maximum")]);
 	return CLI_OK;
+}
+
+/* ---- setvcpus ---- */
+
+static int vcpus_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
+{
+	int64_t n = *(long *)opaque, max = js_get_int(definition, "max_vcpus", 0), now = js_get_int(definition, "vcpus", 1);
+
+	if (option_flag(c, "maximum")) {
+		js_put_int(definition, "max_vcpus", n);
+		js_put_int(definition, "vcpus", MIN(n, now));
+		return 0;
+	}
+	if (max && n > max)
+		return err_set(e, -EINVAL, ERR_INVALID, "requested vcpus is greater than max allowable vcpus for the persistent domain: %lld > %lld. "
+			"Next: cairn setvcpus %s %lld --maximum --config", (long long)n, (long long)max, c->pos[0], (long long)n);
+	js_put_int(definition, "vcpus", n);
+	return 0;
+}
+
+static int vcpus_live(struct cli *c, void *opaque, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = cli_vm_args(c->pos[0]);
+	const char *timeout = option_value(c, "timeout");
+
+	js_put_int(args, "vcpus", *(long *)opaque);
+	if (timeout)
+		js_put_int(args, "timeout", strtol(timeout, NULL, 10));
+	return cli_execute(c, "vm-set-vcpus", args, &answer, NULL, e);
+}
+
+/* Without --live and --config, change a running VM if its vCPUs come and go; else its next start. */
+static int vcpus_set(struct cli *c, long n, struct err *e)
+{
+	CLEANUP_JS struct json_object *running = NULL;
+	int r = 0;
+
+	if (option_flag(c, "maximum") && option_flag(c, "live"))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the maximum of a running VM cannot change. Next: cairn setvcpus %s %ld --maximum --config",
+			c->pos[0], n);
+	if (option_flag(c, "maximum"))
+		return change_make(c, c->pos[0], vcpus_edit, &n, e);
+	if (!option_flag(c, "live") && !option_flag(c, "config"))
+		r = change_read_running(c, c->pos[0], &running, e);
+	if (r < 0)
+		return r;
+	return running && !js_get(running, "max_vcpus") ? change_make(c, c->pos[0], vcpus_edit, &n, e) :
+		change_plug(c, vcpus_live, vcpus_edit, &n, e);
+}
+
+int verb_setvcpus(struct cli *c)
+{
+	char *end;
+	long n = strtol(c->pos[1], &end, 10);
+	struct err e;
+	int r;
+
+	if (!isdigit((unsigned char)c->pos[1][0]) || *end || n < 1 || n > 1 << 20)
+		return cli_usage(c, "\"%s\" is not a number of virtual CPUs", c->pos[1]);
+	if (option_flag(c, "guest") && (option_flag(c, "live") || option_flag(c, "config") || option_flag(c, "current") ||
+		option_flag(c, "maximum") || option_flag(c, "print-only")))
+		return cli_usage(c, "--guest changes only what the guest uses; leave out the other options");
+	r = option_flag(c, "guest") ? vcpus_set_online(c, n, &e) : vcpus_set(c, n, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to change the vcpus of domain '%s'", c->pos[0]);
+	return r > 1 ? r : CLI_OK;
 }

@@ -34,7 +34,14 @@ def refused(fake, words, *args, ok=None):
 def test_setvcpus_and_setmem_change_the_definition(fake):
     fake.define("vm1")
     assert fake.cairn("setvcpus", "vm1", "3", "--config").stdout == ""
+    assert "max_vcpus" not in inactive(fake, "vm1")
     assert fake.cairn("setvcpus", "vm1", "4", "--config", "--maximum").stdout == ""
+    assert (inactive(fake, "vm1")["vcpus"], inactive(fake, "vm1")["max_vcpus"]) == (3, 4)
+    refused(fake, "requested vcpus is greater than max allowable vcpus for the persistent domain: 5 > 4", "setvcpus", "vm1", "5")
+    fake.cairn("setvcpus", "vm1", "2", "--maximum")
+    assert (inactive(fake, "vm1")["vcpus"], inactive(fake, "vm1")["max_vcpus"]) == (2, 2)
+    fake.cairn("setvcpus", "vm1", "4", "--maximum")
+    fake.cairn("setvcpus", "vm1", "4")
     assert inactive(fake, "vm1")["vcpus"] == 4
     for given, memory in (("65536", "64M"), ("128M", "128M"), ("1GiB", "1024M"), ("2g", "2048M"),
                           ("512MB", "500000K"), ("67108864b", "64M"), ("100KiB", None)):
@@ -47,7 +54,7 @@ def test_setvcpus_and_setmem_change_the_definition(fake):
     assert inactive(fake, "vm1")["memory"] == "32M"
     refused(fake, '"lots" is not a size', "setmem", "vm1", "lots", ok=2)
     refused(fake, "is not a number of virtual CPUs", "setvcpus", "vm1", "1x", ok=2)
-    refused(fake, "vcpus: 65 is out of range", "setvcpus", "vm1", "65", ok=2)
+    refused(fake, "max_vcpus: 65 is out of range", "setvcpus", "vm1", "65", "--maximum", ok=2)
     fake.cairn("setvcpus", "none", "1", ok=3)
 
 
@@ -208,8 +215,8 @@ def test_change_of_running_vm_applies_at_next_start(fake):
     fake.cairn("start", "vm1")
     r = fake.cairn("setvcpus", "vm1", "2", "--config")
     assert r.stderr == "note: domain 'vm1' runs; the change applies to its next start\n"
-    refused(fake, "--live is not supported: setvcpus cannot change a running VM; without --live the change applies to the next "
-            "start", "setvcpus", "vm1", "3", "--live")
+    refused(fake, "VM 'vm1' runs without max_vcpus, so its vCPUs neither come nor go. Next: cairn setvcpus vm1 N --maximum --config, "
+            "then shut the VM down and start it", "setvcpus", "vm1", "3", "--live")
     refused(fake, "VM 'vm1' runs, and setvcpus cannot change a running VM; with --config the change applies to the next start",
             "setvcpus", "vm1", "3", "--current")
     fake.cairn("attach-disk", "vm1", image(fake, "b.img"), "vdb", "--config")

@@ -307,6 +307,8 @@ domfsinfo vm1
 guestvcpus vm1
 guestvcpus vm1 --cpulist 1 --disable
 setvcpus vm1 1 --guest
+setvcpus vm1 1 --live
+setvcpus vm1 1 --current
 domfstrim vm1
 domfsfreeze vm1
 domfsthaw vm1

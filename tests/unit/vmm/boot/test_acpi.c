@@ -199,6 +199,34 @@ static void test_dsdt_names_hotplug_only_where_it_is(void **state)
 	}
 }
 
+/* With hot-plug of vCPUs: the MADT says which are there, and the SSDT has all. */
+static void test_absent_vcpus_are_disabled(void **state)
+{
+	const struct acpi_config c = { .vcpus = 4, .cpu_hotplug = true, .vcpus_absent = 1u << 1 | 1u << 3 };
+	const struct acpi_config full = { .vcpus = VM_VCPUS_MAX, .uefi = true, .keyboard = true, .hotplug = true, .slots = ~1u,
+		.cpu_hotplug = true };
+	struct acpi_tables *tables;
+	struct err e = { 0 };
+	struct memory m;
+	uint64_t rsdp = 0;
+	const uint8_t *t;
+
+	(void)state;
+	assert_int_equal(memory_init(&m, 64 * MIB, false, &e), 0);
+	assert_int_equal(acpi_build(&m, &c, &rsdp, &e), 0);
+	t = table_find(&m, rsdp, "APIC") + 44;
+	for (unsigned i = 0; i < 4; i++, t += 8) {
+		assert_int_equal(t[3], i);
+		assert_int_equal(load_le32(t + 4), !(i & 1));
+	}
+	t = table_find(&m, rsdp, "SSDT");
+	assert_int_equal(sum(t, load_le32(t + 4)), 0);
+	assert_true(has_text(t, "C000") && has_text(t, "C003") && has_text(t, "_E02") && !has_text(t, "C004"));
+	memory_done(&m);
+	assert_int_equal(acpi_tables_new(&full, &tables, &e), 0);
+	free(tables);
+}
+
 /* The DSDT of a machine version from 7 on has a device for each slot of the configuration, and no other ones. */
 static void test_dsdt_has_slots_of_configuration(void **state)
 {
@@ -362,8 +390,9 @@ static void test_iasl_accepts_tables(void **state)
 {
 	const struct acpi_config bios = { .vcpus = 1, .keyboard = true, .hotplug = true };
 	const struct acpi_config all = { .vcpus = 1, .hotplug = true, .slots = ~1u };
+	const struct acpi_config cpus = { .vcpus = 64, .hotplug = true, .cpu_hotplug = true };
 	struct acpi_tables *t;
-	char dir[96], cmd[640];
+	char dir[96], cmd[800];
 	struct memory m;
 	uint64_t rsdp;
 	int r;
@@ -386,12 +415,16 @@ static void test_iasl_accepts_tables(void **state)
 	assert_int_equal(acpi_tables_new(&all, &t, NULL), 0);
 	table_save(dir, "SLOT", memmem(t->bytes, t->nbytes, "DSDT", 4));
 	free(t);
+	assert_int_equal(acpi_tables_new(&cpus, &t, NULL), 0);
+	table_save(dir, "CPUS", memmem(t->bytes, t->nbytes, "SSDT", 4));
+	free(t);
 	table_save(dir, "DSDT", table_at(&m, load_le32(table_find(&m, rsdp, "FACP") + 40), "DSDT"));
 	snprintf(cmd, sizeof(cmd),
-		"cd %s && for t in FACP APIC MCFG DSDT SSDT BIOS SLOT; do iasl -d $t.dat || exit; done >log 2>&1"
+		"cd %s && for t in FACP APIC MCFG DSDT SSDT BIOS SLOT CPUS; do iasl -d $t.dat || exit; done >log 2>&1"
 		" && ! grep -iE 'error|warning|invalid|unknown' log APIC.dsl MCFG.dsl FACP.dsl >bad"
 		" && iasl -we -p again DSDT.dsl >>log 2>&1 && iasl -we -p again SSDT.dsl >>log 2>&1"
 		" && iasl -we -p again BIOS.dsl >>log 2>&1 && iasl -we -p again SLOT.dsl >>log 2>&1"
+		" && iasl -we -p again CPUS.dsl >>log 2>&1 && test $(grep -c '_EJ0' CPUS.dsl) = 63 && grep -q 'Notify (C03F, Local0)' CPUS.dsl"
 		" && test $(grep -c '_EJ0' SLOT.dsl) = 31 && grep -q 'Notify (S1F, Arg1)' SLOT.dsl"
 		" && grep -q 'TELL (.*ASKD, 0x03)' SLOT.dsl || { cat log bad; exit 1; }",
 		dir);
@@ -469,6 +502,7 @@ int main(void)
 		cmocka_unit_test(test_fadt_says_what_the_device_does),
 		cmocka_unit_test(test_fadt_references_facs_and_dsdt),
 		cmocka_unit_test(test_dsdt_names_hotplug_only_where_it_is),
+		cmocka_unit_test(test_absent_vcpus_are_disabled),
 		cmocka_unit_test(test_dsdt_has_slots_of_configuration),
 		cmocka_unit_test(test_madt),
 		cmocka_unit_test(test_mcfg),

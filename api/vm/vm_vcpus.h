@@ -1,0 +1,30 @@
+/* vm_vcpus: vCPUs that a running VM gets, and that its guest is asked to release. Nothing of that is stored: the VM's
+ * process knows which vCPUs the guest has, and its saved states and snapshots have that, too.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_VM_VM_VCPUS_H
+#define CAIRN_API_VM_VM_VCPUS_H
+
+#include <stdint.h>
+
+struct call;
+struct vm;
+struct vm_event;
+
+/* Return the vCPUs that the VM lacks, a bit for each: of the running VM; of one that is off, at its start. */
+uint64_t vm_vcpus_absent(const struct vm *vm);
+/* Return how many vCPUs the VM has now, or at its start. */
+unsigned vm_vcpus_now(const struct vm *vm);
+
+/* Let the running VM have `args.vcpus` vCPUs, and answer the call when the guest has released those above, or with the
+ * reason why it has not. */
+void vm_vcpus_set(struct call *c);
+/* Add a vCPU, or ask the guest to release one, and answer the call when the guest has been told. */
+void vm_vcpus_add(struct call *c, unsigned vcpu);
+void vm_vcpus_ask(struct call *c, unsigned vcpu);
+
+/* The process reports that a vCPU is gone, or that the guest refuses to release it. */
+void vm_vcpus_event(struct vm *vm, const struct vm_event *ev);
+/* The process has ended: answer the calls that wait for it. */
+void vm_vcpus_gone(struct vm *vm);
+
+#endif
