@@ -33,6 +33,7 @@
 #include "api/policy/scheduler.h"
 #include "api/policy/shutdown.h"
 #include "api/policy/timekeeper.h"
+#include "api/policy/trends.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/store/event_log.h"
@@ -137,7 +138,7 @@ static const struct vm_observer *const observers[] = { &quota_observer, &host_sh
 	&shutdown_observer, &job_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer,
 	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer, &commit_ready_observer,
-	&flatten_observer, &job_owner_observer, &vm_cgroup_observer,
+	&flatten_observer, &trends_observer, &job_owner_observer, &vm_cgroup_observer,
 	&systemd_scope_observer, &start_observer, &offline_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */
@@ -485,6 +486,7 @@ void daemon_close(struct daemon *d)
 {
 	struct vm_host *h = &d->host;
 
+	trends_finish(h);
 	answers_finish(d);
 	if (h->store)
 		store_settle(h->store); /* jobs own the store_work of their writes, and are freed below */
@@ -501,6 +503,7 @@ void daemon_close(struct daemon *d)
 	timekeeper_free(h->timekeeper);
 	h->timekeeper = NULL;
 	vm_free_all(h);
+	trends_free(h);
 	vm_spares_free(h);
 	systemd_scopes_forget(h);
 	loop_timer_free(h->consoles_retry);

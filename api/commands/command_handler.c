@@ -14,6 +14,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-list", command_vm_list },
 	{ "vm-info", command_vm_info },
 	{ "vm-stats", command_vm_stats },
+	{ "vm-trend", command_vm_trend },
 	{ "vm-addresses", command_vm_addresses },
 	{ "vm-set-interface", command_vm_set_interface },
 	{ "vm-set-disk", command_vm_set_disk },

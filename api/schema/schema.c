@@ -69,6 +69,18 @@ static const struct field stats_returns[] = {
 	{ "vms", FIELD_ARRAY, REQUIRED, "by name: as vm-info returns a VM" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 
+static const struct field trend_args[] = { FIELD_VM,
+	{ "series", FIELD_ARRAY, OPTIONAL, "names of the series [all]" },
+	{ "from", FIELD_INT, OPTIONAL, "begin: realtime, ns [an hour before `to`]" },
+	{ "to", FIELD_INT, OPTIONAL, "end: realtime, ns [now]" },
+	{ "points", FIELD_INT, OPTIONAL, "most points of a series, 1 to 2000 [100]" },
+	{ "step", FIELD_INT, OPTIONAL, "time between two points in ns, at least 1 s [as `points` and the time give]" }, END };
+static const struct field trend_returns[] = {
+	{ "from", FIELD_INT, REQUIRED, "begin of the first point: realtime, ns" },
+	{ "step", FIELD_INT, REQUIRED, "time between two points, ns" },
+	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the points that do not fit" },
+	{ "series", FIELD_ARRAY, REQUIRED, "per series: name, unit (of cpu, percent of one processor), and of each point average and maximum; null: not known" }, END };
+
 static const struct field info_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the VM" },
 	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the VM" },
@@ -594,6 +606,7 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-stats", "show what vm-info shows of all VMs, page by page; a process that does not answer within a second has no statistics",
 		stats_args, stats_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
+	{ "vm-trend", "show what a VM did over time: up to two years back", trend_args, trend_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-addresses", "show the guest's network interfaces and addresses, as the guest agent reports them", vm_only, addresses_returns,
 		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-set-interface", "change an interface of a running VM; a new start uses the definition again", interface_args, NULL, ROLE_ADMIN,

@@ -127,6 +127,14 @@ void store_after(struct store *s, struct store_work *w)
 	store_writer_work(&s->writer, PENDING_NONE, s->dir, NULL, w);
 }
 
+int store_run(struct store *s, const char *name, const char *file, char *path, size_t size, struct store_work *w, struct err *e)
+{
+	if (snprintf(path, size, "%s/vms/%s/%s", s->dir, name, file) >= (int)size)
+		return err_set_errno(e, -ENAMETOOLONG, "%s/vms/%s", s->dir, name);
+	store_writer_work(&s->writer, PENDING_RUN, path, NULL, w);
+	return 0;
+}
+
 void store_hold(struct store *s)
 {
 	store_writer_hold(&s->writer);

@@ -156,6 +156,9 @@ int store_remove_file(struct store *s, const char *vm, const char *file, enum st
 /* Rename a file in a VM's folder. d: not STORE_EVENTUALLY. w: as for store_put(). Returns 0 or -errno. */
 int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
 	enum store_durability d, struct store_work *w, struct err *e);
+/* Call w->run() on the thread, after all work that was queued before, such as a renaming of the VM's folder.
+ * path: gets the path of the file in the VM's folder. Returns 0; -errno: w stays the caller's. */
+int store_run(struct store *s, const char *name, const char *file, char *path, size_t size, struct store_work *w, struct err *e);
 /* Whether the VM's folder has the file. */
 bool store_has_file(struct store *s, const char *name, const char *file);
 /* Complete w after all work that was queued before. */

@@ -1,6 +1,7 @@
 #include "api/store/store_file.h"
 #include "api/store/file_close.h"
 #include "api/store/store.h"
+#include "api/store/trend_file.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -208,6 +209,7 @@ static const char *const vm_files[] = {
 	"clone.pending",
 	"undefine.json",
 	"autostart.json",
+	STORE_TRENDS,
 	STORE_RENAMED,
 	"template.json",
 };

@@ -57,7 +57,7 @@ static bool link_counters(const char *name, struct rtnl_link_stats64 *ret)
 }
 
 /* The host sends what the guest receives. */
-static void counters_take(struct vm_interface_info *i)
+void tap_counters_take_one(struct vm_interface_info *i)
 {
 	struct rtnl_link_stats64 s;
 	char name[sizeof(i->target)];
@@ -80,5 +80,5 @@ void tap_counters_take(struct vm_info *info)
 {
 	for (unsigned i = 0; i < MIN(info->ninterfaces, VM_INTERFACES_MAX); i++)
 		if (info->interfaces[i].vhost)
-			counters_take(&info->interfaces[i]);
+			tap_counters_take_one(&info->interfaces[i]);
 }

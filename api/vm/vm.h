@@ -36,6 +36,7 @@ struct cgroup_tree;
 struct start_process;
 struct vm_handover;
 struct vm_process;
+struct vm_trend;
 
 /* Files of the managed save in the VM's folder (api/jobs/save.h). */
 #define SAVE_MANAGED "managed.save"
@@ -201,6 +202,7 @@ struct vm {
 	struct restart *restart;
 	struct shutdown *shutdown;
 	struct idle *idle;
+	struct vm_trend *trend; /* api/policy/trends.h; NULL: the VM has not run yet */
 	int touched_fd; /* the process's list of memory blocks (api/vm/touched.h); -1: none */
 	uint64_t memory_kills; /* how often the kernel had killed a process of the VM's group for its memory when the last process was placed there */
 	struct systemd_scope *scope; /* api/vm/systemd_scope.h; NULL: the definition asks for none, or no run needs it */

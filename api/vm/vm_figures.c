@@ -14,9 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PAGE_TIMEOUT_NS (10 * 1000000000ULL)
+/* Two statistics of the balloon, as in enum balloon_stat (devices/virtio/virtio_balloon.h). */
+enum { STAT_TOTAL = 5, STAT_AVAILABLE = 6 };
 /* Most attempts to read a page while the process writes it, which takes microseconds. */
 #define READS_MAX 4
 
@@ -181,6 +184,121 @@ static bool page_read(struct vm_page *page, struct vm_figures *ret)
 	return false;
 }
 
+/* ---- sums, for trends ---- */
+
+static void disk_sum(struct vm_page *from, unsigned i, struct vm_sums *to)
+{
+	const _Atomic uint64_t *n = vm_page_disk(from, i)->n;
+
+	to->rd_reqs += figure_get(n, DISK_RD_REQS);
+	to->rd_bytes += figure_get(n, DISK_RD_BYTES);
+	to->rd_ns += figure_get(n, DISK_RD_NS);
+	to->wr_reqs += figure_get(n, DISK_WR_REQS);
+	to->wr_bytes += figure_get(n, DISK_WR_BYTES);
+	to->wr_ns += figure_get(n, DISK_WR_NS);
+	to->io_errors += figure_get(n, DISK_ERRORS);
+}
+
+static void interface_sum(struct vm_page *from, unsigned i, struct vm_sums *to)
+{
+	struct vm_page_interface *f = vm_page_interface(from, i);
+	struct vm_interface_info info = { .vhost = READ(f->vhost), .rx_bytes = figure_get(f->n, NET_RX_BYTES),
+		.rx_packets = figure_get(f->n, NET_RX_PACKETS), .tx_bytes = figure_get(f->n, NET_TX_BYTES),
+		.tx_packets = figure_get(f->n, NET_TX_PACKETS) };
+
+	if (info.vhost) {
+		memcpy(info.target, f->target, sizeof(info.target));
+		tap_counters_take_one(&info);
+	}
+	to->rx_bytes += info.rx_bytes;
+	to->rx_packets += info.rx_packets;
+	to->tx_bytes += info.tx_bytes;
+	to->tx_packets += info.tx_packets;
+}
+
+static void balloon_sum(const struct vm_page *from, struct vm_sums *to)
+{
+	const _Atomic uint64_t *n = from->balloon;
+	uint64_t known = figure_get(n, BALLOON_KNOWN), total, available;
+
+	if (READ(from->balloon_state) == VM_BALLOON_NONE)
+		return;
+	to->guest_bytes = figure_get(n, BALLOON_GUEST);
+	total = figure_get(n, BALLOON_STAT + STAT_TOTAL);
+	available = figure_get(n, BALLOON_STAT + STAT_AVAILABLE);
+	if ((known >> STAT_TOTAL & 1) && (known >> STAT_AVAILABLE & 1) && available < total)
+		to->used_bytes = total - available;
+}
+
+static void sums_read(struct vm_page *page, struct vm_sums *ret)
+{
+	unsigned ndisks = MIN(READ(page->ndisks), VM_DISKS_MAX), ninterfaces = MIN(READ(page->ninterfaces), VM_INTERFACES_MAX);
+
+	*ret = (struct vm_sums){ 0 };
+	for (unsigned i = 0; i < ndisks; i++)
+		disk_sum(page, i, ret);
+	for (unsigned i = 0; i < ninterfaces; i++)
+		interface_sum(page, i, ret);
+	balloon_sum(page, ret);
+}
+
+/* Give the process its page, if it can have one and has none. Returns whether it has one. */
+static bool page_ready(struct vm_process *p)
+{
+	if (!p->knows[VM_KNOWS_PAGE] || p->lost || p->unproven)
+		return false;
+	if (!p->shown)
+		page_give(p);
+	return p->shown != NULL;
+}
+
+bool vm_figures_sums(struct vm_process *p, struct vm_sums *ret)
+{
+	struct vm_page *page = page_ready(p) ? p->shown->page : NULL;
+
+	for (unsigned i = 0; page && i < READS_MAX; i++) {
+		uint64_t seq = atomic_load_explicit(&page->seq, memory_order_acquire);
+
+		if (!seq || READ(page->version) != VM_PAGE_VERSION)
+			return false;
+		if (seq & 1)
+			continue;
+		sums_read(page, ret);
+		atomic_thread_fence(memory_order_acquire);
+		if (atomic_load_explicit(&page->seq, memory_order_relaxed) == seq)
+			return true;
+	}
+	return false;
+}
+
+bool vm_figures_cpu(const struct vm_process *p, uint64_t *ret_ns)
+{
+	struct timespec t;
+	clockid_t clock;
+
+	if (p->pid <= 0 || clock_getcpuclockid(p->pid, &clock) || clock_gettime(clock, &t) < 0)
+		return false;
+	*ret_ns = (uint64_t)t.tv_sec * 1000000000ULL + (uint64_t)t.tv_nsec;
+	return true;
+}
+
+uint64_t vm_figures_resident(const struct vm_process *p)
+{
+	char path[40], text[128];
+	unsigned long long size, resident;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", (int)p->pid);
+	fd = p->pid > 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	if (fd < 0)
+		return 0;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n < 0 ? 0 : n] = 0;
+	return sscanf(text, "%llu %llu", &size, &resident) == 2 ? resident * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
 /* ---- the threads of the vCPUs ---- */
 
 /* Read a small file of a thread of the process. Returns whether that worked. */
@@ -313,11 +431,7 @@ static bool threads_read(struct vm_process *p, struct vm_figures *ret)
 
 bool vm_figures_read(struct vm_process *p, struct vm_figures *ret)
 {
-	if (!p->knows[VM_KNOWS_PAGE] || p->lost || p->unproven)
-		return false;
-	if (!p->shown)
-		page_give(p);
-	if (!p->shown || !page_read(p->shown->page, ret) || !threads_read(p, ret))
+	if (!page_ready(p) || !page_read(p->shown->page, ret) || !threads_read(p, ret))
 		return false;
 	vm_shown_settle(p->shown, &ret->info);
 	tap_counters_take(&ret->info);

@@ -32,6 +32,21 @@ struct vm_figures {
  * Returns false if the process has written nothing to its page yet, or is of a version that has none: then ask it with
  * VM_MSG_QUERY. */
 bool vm_figures_read(struct vm_process *p, struct vm_figures *ret);
+/* The sums of what trends record (api/policy/trends.h). Untrusted as the figures are. */
+struct vm_sums {
+	uint64_t rd_reqs, rd_bytes, rd_ns, wr_reqs, wr_bytes, wr_ns, io_errors; /* of all disks */
+	uint64_t rx_bytes, rx_packets, tx_bytes, tx_packets;			/* of all interfaces */
+	uint64_t guest_bytes; /* what the balloon leaves to the guest; 0: there is none */
+	uint64_t used_bytes;  /* memory that programs of the guest cannot have, as its driver tells; 0: not known */
+};
+
+/* Read the sums from the page alone, without a system call unless the kernel serves an interface. Otherwise as
+ * vm_figures_read(). */
+bool vm_figures_sums(struct vm_process *p, struct vm_sums *ret);
+/* Read the processor time of all threads of the process, in one system call. Returns false if it has ended. */
+bool vm_figures_cpu(const struct vm_process *p, uint64_t *ret_ns);
+/* Return the resident memory of the process; 0: not known. */
+uint64_t vm_figures_resident(const struct vm_process *p);
 /* Print the host's processors on which a vCPU may run, as "0-3,8". vcpu: one whose figures were just read. Returns
  * false if the thread has ended, or the text does not fit. */
 bool vm_figures_affinity(const struct vm_process *p, unsigned vcpu, char *text, size_t size);

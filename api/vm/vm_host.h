@@ -26,6 +26,7 @@ struct server;
 struct store;
 struct systemd_scope;
 struct timekeeper;
+struct trends;
 struct usernet;
 struct vm;
 struct vm_logs;
@@ -76,6 +77,7 @@ struct vm_host {
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */
 	struct timekeeper *timekeeper;	     /* NULL until the VMs are loaded */
 	struct host_shutdown *host_shutdown; /* NULL: not under way */
+	struct trends *trends;		     /* api/policy/trends.h; NULL: no VM has run yet */
 	struct autostart *autostart;	     /* NULL until the VMs are loaded */
 };
 

@@ -246,6 +246,7 @@ int verb_domstate(struct cli *c);
 int verb_domblkerror(struct cli *c);
 int verb_domstats(struct cli *c);
 int verb_metrics(struct cli *c);
+int verb_trend(struct cli *c);
 int verb_top(struct cli *c);
 int verb_qmp_path(struct cli *c);
 int verb_version(struct cli *c);

@@ -69,6 +69,32 @@ void table_finish(struct table *t, FILE *f)
 	free(t->cells);
 }
 
+bool time_parse(const char *text, int64_t *ret_ns)
+{
+	static const char *const dates[] = { "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d" };
+	static const char units[] = "smhd";
+	static const int64_t seconds[] = { 1, 60, 3600, 86400 };
+	const char *unit;
+	char *end;
+	long long n = strtoll(text, &end, 10);
+
+	unit = *end ? strchr(units, *end) : NULL;
+	if (end != text && n >= 0 && n < 1000000 && unit && !end[1]) {
+		*ret_ns = ((int64_t)time(NULL) - n * seconds[unit - units]) * 1000000000;
+		return true;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(dates); i++) {
+		struct tm tm = { .tm_isdst = -1 };
+		const char *rest = strptime(text, dates[i], &tm);
+
+		if (rest && !*rest) {
+			*ret_ns = (int64_t)mktime(&tm) * 1000000000;
+			return true;
+		}
+	}
+	return false;
+}
+
 const char *time_text(int64_t ns, bool zone, char buf[TIME_TEXT_BYTES])
 {
 	time_t s = (time_t)(ns / 1000000000);

@@ -29,6 +29,10 @@ void table_finish(struct table *t, FILE *f);
  * zone: add the offset of the time zone, such as " +0000". Returns buf. */
 const char *time_text(int64_t ns, bool zone, char buf[TIME_TEXT_BYTES]);
 
+/* Parse a date with or without a time, "2026-11-20 06:08:17", "2026-11-20 06:08" or "2026-11-20", in local time, or a
+ * time ago: "90s", "30m", "2h", "7d". Returns whether it is one. */
+bool time_parse(const char *text, int64_t *ret_ns);
+
 /* Print a line such as "Name:           vm1". */
 void label_print(FILE *f, const char *label, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

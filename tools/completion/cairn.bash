@@ -114,6 +114,8 @@ _cairn()
 		if [[ ${pos[0]} ]]; then
 			if [[ $kind == vm-file ]]; then
 				_cairn_files
+			elif [[ $kind == vm-trend ]]; then
+				mapfile -t COMPREPLY < <(compgen -W "cpu memory used balloon rd-bytes wr-bytes rd-reqs wr-reqs rd-latency wr-latency io-errors rx-bytes tx-bytes rx-packets tx-packets" -- "$cur")
 			elif [[ $kind == vm-interface && ! ${pos[1]} ]]; then
 				_cairn_names < <(cairn "${connect[@]}" domiflist --inactive -- "${pos[0]}" 2>/dev/null | sed '1,2d' | awk 'NF == 5 { print $1 }')
 			elif [[ $kind == vm-interface ]]; then

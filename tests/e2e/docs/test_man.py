@@ -506,6 +506,15 @@ cairn nodecpustats --percent
 cairn domstats web1 --block
     given: running web1
     then: shows block.0.name=vda
+cairn trend web1 cpu wr-bytes --last 1d
+    given: running web1
+    then: shows '^cpu: '; shows '^wr-bytes: '
+cairn trend web1 --last 1w --format svg > web1.svg
+    given: running web1
+    then: grep -q '^<svg' web1.svg
+cairn trend web1 cpu memory --from 2h --step 1m --format csv
+    given: running web1
+    then: shows '^time,cpu,cpu-maximum,memory,memory-maximum'
 cairn dommemstat web1
     given: running web1
     then: shows 'rss [0-9]'

@@ -10,35 +10,12 @@
 #include <string.h>
 #include <time.h>
 
-/* Parse "90s", "30m", "2h" or "7d" ago, or a date with or without a time, in local time. */
 static int since_parse(struct cli *c, int64_t *ret_ns)
 {
-	static const char *const dates[] = { "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d" };
-	static const char units[] = "smhd";
-	static const int64_t seconds[] = { 1, 60, 3600, 86400 };
-	const char *text = option_value(c, "since"), *unit;
-	char *end;
-	long long n;
+	const char *text = option_value(c, "since");
 
 	*ret_ns = 0;
-	if (!text)
-		return 0;
-	n = strtoll(text, &end, 10);
-	unit = *end ? strchr(units, *end) : NULL;
-	if (end != text && n >= 0 && n < 1000000 && unit && !end[1]) {
-		*ret_ns = ((int64_t)time(NULL) - n * seconds[unit - units]) * 1000000000;
-		return 0;
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(dates); i++) {
-		struct tm tm = { .tm_isdst = -1 };
-		const char *rest = strptime(text, dates[i], &tm);
-
-		if (rest && !*rest) {
-			*ret_ns = (int64_t)mktime(&tm) * 1000000000;
-			return 0;
-		}
-	}
-	return cli_usage(c, "--since must be 90s, 30m, 2h, 7d or YYYY-MM-DD [HH:MM[:SS]], not \"%s\"", text);
+	return !text || time_parse(text, ret_ns) ? 0 : cli_usage(c, "--since must be 90s, 30m, 2h, 7d or YYYY-MM-DD [HH:MM[:SS]], not \"%s\"", text);
 }
 
 static int user_parse(struct cli *c, int64_t *ret_uid)

@@ -290,6 +290,12 @@ static const struct verb_option domtime_options[] = {
 	{ "pretty", NULL, "print date and time, UTC" },
 	{ "sync", NULL, "set the time of the guest's hardware clock" },
 	{ "time", "SECONDS", "set this time, in seconds since 1970" }, END };
+static const struct verb_option trend_options[] = {
+	{ "last", "TIME", "show this time up to now or up to --to, such as 30m, 1d or 1y [1h]" },
+	{ "from", "TIME", "begin at this time: YYYY-MM-DD [HH:MM[:SS]], or so long ago, such as 2h" },
+	{ "to", "TIME", "end at this time [now]" },
+	{ "step", "TIME", "with csv, json or yaml: print a value for each TIME, at least 1s [100 values]" },
+	{ "format", "table|svg|csv|json|yaml", "draw in the terminal, or print an SVG image or numbers [table]" }, END };
 static const struct verb_option top_options[] = {
 	{ "sort", "cpu|memory|disk|net|name", "set the order [cpu]" },
 	{ "every", "SECONDS", "set the interval [2, for one sample 1]" },
@@ -689,6 +695,9 @@ const struct verb verbs[] = {
 		"vm", "vm-info vm-stats", verb_domstats },
 	{ "metrics", "Monitoring", "", "print statistics of all VMs as OpenMetrics text, for Prometheus", NULL, 0, 0, false, NULL, "vm-stats",
 		verb_metrics },
+	{ "trend", "Monitoring", "VM [SERIES...]", "draw what a VM did over time; series: cpu, memory, used, balloon, rd-bytes, wr-bytes, rd-reqs, "
+		"wr-reqs, rd-latency, wr-latency, io-errors, rx-bytes, tx-bytes, rx-packets, tx-packets [cpu]", trend_options, 1, 16, false, "vm-trend",
+		"vm-trend", verb_trend },
 	{ "dommemstat", "Monitoring", "VM", "show the guest's memory, and how often it sends statistics", dommemstat_options, 1, 1, true, "vm",
 		"vm-info vm-set-memory", verb_dommemstat },
 	{ "send-key", "Monitoring", "VM KEY...", "press keys of the guest's keyboard together, such as KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE",

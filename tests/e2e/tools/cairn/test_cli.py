@@ -31,7 +31,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "snapshot-parent", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist",
          "domblkinfo", "domblkstat", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "vcpuinfo", "vcpucount", "nodeinfo",
-         "nodecpustats", "domstats", "metrics", "dommemstat", "send-key", "screenshot", "vncdisplay", "top",
+         "nodecpustats", "domstats", "metrics", "trend", "dommemstat", "send-key", "screenshot", "vncdisplay", "top",
          "qmp-path", "console", "vsock", "ssh", "wait", "event", "events", "net-list", "net-info", "net-start",
          "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-dumpxml", "net-update", "net-edit",
          "net-dhcp-leases",

@@ -222,6 +222,7 @@ vcpucount vm1
 nodeinfo
 nodecpustats
 metrics
+trend vm1
 domstats vm1
 top vm1 --once
 domstats

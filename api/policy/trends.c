@@ -1,0 +1,414 @@
+#include "api/policy/trends.h"
+#include "api/store/store.h"
+#include "api/store/trend_file.h"
+#include "api/vm/observer.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_figures.h"
+#include "api/vm/vm_process.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SAMPLE_NS CLOCK_NS_PER_S
+/* Number of rows with which a VM's file is written, and the time after which it is tried again. */
+#define WRITE_ROWS 60
+#define RETRY_NS (60 * CLOCK_NS_PER_S)
+/* Resident memory changes slowly, and takes three system calls to read. */
+#define RESIDENT_NS (10 * CLOCK_NS_PER_S)
+/* The clock was set if it differs by more than so many seconds from the monotonic clock between two samples. */
+#define CLOCK_TOLERANCE_S 1.0
+
+struct trends {
+	struct loop_timer *timer;
+	bool armed;
+	bool ends; /* trends_finish() was called */
+};
+
+/* What the last sample has read. */
+struct sampled {
+	bool valid;
+	pid_t pid;
+	uint64_t at_ns; /* CLOCK_MONOTONIC */
+	uint32_t time;	/* in seconds since 1970 */
+	uint64_t cpu_ns;
+	struct vm_sums sums;
+};
+
+struct vm_trend {
+	struct trend_recorder recorder;
+	struct sampled last;
+	uint64_t resident_bytes, resident_at_ns, resident_cpu_ns;
+	struct trend_write *write; /* under way; NULL: none */
+	uint64_t retry_ns;	   /* after a failed write, none before this time */
+	bool failed;		   /* the failure is in the log */
+};
+
+/* ---- writing ---- */
+
+struct trend_write {
+	struct store_work work;
+	struct vm *vm; /* NULL: removed meanwhile */
+	char path[PATH_MAX];
+	struct trend_rows rows[TREND_RANGES];
+	int r;
+	struct err e;
+};
+
+/* On the store's thread. */
+static void write_run(struct store_work *w)
+{
+	struct trend_write *t = container_of(w, struct trend_write, work);
+	int fd = trend_file_open(t->path, true, &t->e);
+
+	t->r = fd < 0 ? fd : trend_file_append(fd, t->rows, &t->e);
+	if (fd >= 0)
+		close(fd);
+}
+
+static void write_begin(struct vm *vm);
+
+static void write_free(struct trend_write *t)
+{
+	for (unsigned i = 0; i < TREND_RANGES; i++)
+		trend_rows_done(&t->rows[i]);
+	free(t);
+}
+
+/* Put rows that could not be written before those that came meanwhile. */
+static void rows_return(struct trend_rows *to, struct trend_rows *rows)
+{
+	for (size_t i = 0; i < to->n; i++)
+		trend_rows_add(rows, &to->list[i], SIZE_MAX);
+	trend_rows_done(to);
+	*to = *rows;
+	*rows = (struct trend_rows){ 0 };
+}
+
+static void write_done(struct store_work *w)
+{
+	struct trend_write *t = container_of(w, struct trend_write, work);
+	struct vm_trend *v = t->vm ? t->vm->trend : NULL;
+
+	if (v) {
+		v->write = NULL;
+		if (t->r < 0 && !v->failed)
+			log_warn("trends", "VM '%s': %s", t->vm->def->name, t->e.msg);
+		v->failed = t->r < 0;
+		v->retry_ns = t->r < 0 ? loop_now_ns() + RETRY_NS : 0;
+		for (unsigned i = 0; t->r < 0 && t->r != -ENOTSUP && i < TREND_RANGES; i++)
+			rows_return(&v->recorder.closed[i], &t->rows[i]);
+		if (t->r == 0 && t->vm->host->trends->ends)
+			write_begin(t->vm);
+	}
+	write_free(t);
+}
+
+static void write_begin(struct vm *vm)
+{
+	struct vm_trend *v = vm->trend;
+	struct trend_write *t;
+	size_t n = 0;
+
+	for (unsigned i = 0; i < TREND_RANGES; i++)
+		n += v->recorder.closed[i].n;
+	if (!n || v->write)
+		return;
+	t = must_alloc(calloc(1, sizeof(*t)));
+	t->work = (struct store_work){ .done = write_done, .run = write_run, .loop = vm->host->loop };
+	t->vm = vm;
+	for (unsigned i = 0; i < TREND_RANGES; i++) {
+		t->rows[i] = v->recorder.closed[i];
+		v->recorder.closed[i] = (struct trend_rows){ 0 };
+	}
+	v->write = t;
+	t->r = store_run(vm->host->store, vm->def->name, STORE_TRENDS, t->path, sizeof(t->path), &t->work, &t->e);
+	if (t->r < 0)
+		write_done(&t->work);
+}
+
+/* ---- sampling ---- */
+
+static double rate(uint64_t now, uint64_t before, double seconds)
+{
+	return now > before ? (double)(now - before) / seconds : 0; /* a detached device takes its counters with it */
+}
+
+/* Round a number that is not negative. */
+static uint64_t whole(double v)
+{
+	return v < 1e18 ? (uint64_t)(v + 0.5) : (uint64_t)1e18;
+}
+
+static double latency(uint64_t ns, uint64_t ns_before, uint64_t reqs, uint64_t reqs_before)
+{
+	return reqs > reqs_before && ns >= ns_before ? (double)(ns - ns_before) / (double)(reqs - reqs_before) : NAN;
+}
+
+/* Compute the values of the time between two samples. */
+static void values_of(const struct vm_trend *v, const struct sampled *now, double seconds, float values[TREND_SERIES])
+{
+	const struct vm_sums *a = &v->last.sums, *b = &now->sums;
+	uint64_t cpu = now->pid == v->last.pid ? v->last.cpu_ns : 0; /* a successor's time begins at 0 */
+
+	/* To a tenth of a percent, so that the rows of a VM that does next to nothing are equal. */
+	values[TREND_CPU] = (float)((double)whole(rate(now->cpu_ns, cpu, seconds) / 1e6) / 10);
+	values[TREND_MEMORY] = v->resident_bytes ? (float)v->resident_bytes : NAN;
+	values[TREND_USED] = b->used_bytes ? (float)b->used_bytes : NAN;
+	values[TREND_BALLOON] = b->guest_bytes ? (float)b->guest_bytes : NAN;
+	values[TREND_RD_BYTES] = (float)rate(b->rd_bytes, a->rd_bytes, seconds);
+	values[TREND_WR_BYTES] = (float)rate(b->wr_bytes, a->wr_bytes, seconds);
+	values[TREND_RD_REQS] = (float)rate(b->rd_reqs, a->rd_reqs, seconds);
+	values[TREND_WR_REQS] = (float)rate(b->wr_reqs, a->wr_reqs, seconds);
+	values[TREND_RD_LATENCY] = (float)latency(b->rd_ns, a->rd_ns, b->rd_reqs, a->rd_reqs);
+	values[TREND_WR_LATENCY] = (float)latency(b->wr_ns, a->wr_ns, b->wr_reqs, a->wr_reqs);
+	values[TREND_IO_ERRORS] = (float)rate(b->io_errors, a->io_errors, seconds);
+	values[TREND_RX_BYTES] = (float)rate(b->rx_bytes, a->rx_bytes, seconds);
+	values[TREND_TX_BYTES] = (float)rate(b->tx_bytes, a->tx_bytes, seconds);
+	values[TREND_RX_PACKETS] = (float)rate(b->rx_packets, a->rx_packets, seconds);
+	values[TREND_TX_PACKETS] = (float)rate(b->tx_packets, a->tx_packets, seconds);
+}
+
+/* Return the number of seconds that a sample stands for; 0: wait for the next one. */
+static uint32_t span_of(const struct sampled *last, const struct sampled *now, double seconds)
+{
+	double span = (double)now->time - (double)last->time;
+
+	if (span - seconds <= CLOCK_TOLERANCE_S && seconds - span <= CLOCK_TOLERANCE_S)
+		return (uint32_t)MAX(span, 0);
+	return (uint32_t)MIN(MAX(whole(seconds), 1U), UINT32_MAX); /* the clock was set */
+}
+
+static void resident_read(struct vm *vm, const struct sampled *now)
+{
+	struct vm_trend *v = vm->trend;
+
+	if (v->resident_bytes && (now->at_ns < v->resident_at_ns + RESIDENT_NS || now->cpu_ns == v->resident_cpu_ns))
+		return;
+	v->resident_bytes = vm_figures_resident(vm->proc);
+	v->resident_at_ns = now->at_ns;
+	v->resident_cpu_ns = now->cpu_ns;
+}
+
+static void vm_sample(struct vm *vm, struct sampled *now)
+{
+	struct vm_trend *v = vm->trend;
+	float values[TREND_SERIES];
+	double seconds;
+	uint32_t span;
+
+	if (!vm_figures_sums(vm->proc, &now->sums) || !vm_figures_cpu(vm->proc, &now->cpu_ns))
+		return;
+	if (!v)
+		v = vm->trend = must_alloc(calloc(1, sizeof(*v)));
+	now->pid = vm_process_pid(vm->proc);
+	now->valid = true;
+	resident_read(vm, now);
+	if (v->last.valid) {
+		seconds = (double)(now->at_ns - v->last.at_ns) / CLOCK_NS_PER_S;
+		span = seconds > 0 ? span_of(&v->last, now, seconds) : 0;
+		if (!span)
+			return;
+		values_of(v, now, seconds, values);
+		trend_record(&v->recorder, now->time, span, values);
+	}
+	v->last = *now;
+	if (v->recorder.closed[TREND_SECONDS].n >= WRITE_ROWS && now->at_ns >= v->retry_ns)
+		write_begin(vm);
+}
+
+static void sample_later(struct vm_host *host)
+{
+	/* At whole seconds of the clock, so that the daemon's timers fire together. */
+	loop_timer_arm(host->trends->timer, ROUND_UP(loop_now_ns() + 1, SAMPLE_NS));
+	host->trends->armed = true;
+}
+
+static void sample_all(void *opaque)
+{
+	struct vm_host *host = opaque;
+	struct sampled now = { .at_ns = clock_monotonic_ns(), .time = (uint32_t)((clock_realtime_ns() + SAMPLE_NS / 2) / SAMPLE_NS) };
+	bool any = false;
+
+	for (size_t i = 0; i < host->nvms; i++) {
+		struct vm *vm = host->vms[i];
+
+		if (!vm->proc)
+			continue;
+		any = true;
+		if (vm_state_is_active(vm->state))
+			vm_sample(vm, &now);
+	}
+	host->trends->armed = false;
+	if (any)
+		sample_later(host);
+}
+
+/* ---- a VM's life ---- */
+
+static void trends_on_started(struct vm *vm)
+{
+	struct vm_host *host = vm->host;
+
+	if (!host->trends) {
+		host->trends = must_alloc(calloc(1, sizeof(*host->trends)));
+		if (loop_timer_new(host->loop, sample_all, host, &host->trends->timer) < 0)
+			abort();
+	}
+	if (!host->trends->armed)
+		sample_later(host);
+}
+
+static void trends_on_adopted(struct vm *vm, const struct vm_info *info)
+{
+	(void)info;
+	trends_on_started(vm);
+}
+
+static void trends_on_process_gone(struct vm *vm)
+{
+	struct vm_trend *v = vm->trend;
+
+	if (!v)
+		return;
+	v->last.valid = false;
+	v->resident_bytes = 0;
+	trend_record_pause(&v->recorder);
+	write_begin(vm);
+}
+
+static void trends_on_removed(struct vm *vm)
+{
+	struct vm_trend *v = vm->trend;
+
+	if (!v)
+		return;
+	if (v->write)
+		v->write->vm = NULL;
+	trend_recorder_done(&v->recorder);
+	free(v);
+	vm->trend = NULL;
+}
+
+const struct vm_observer trends_observer = { .removed = trends_on_removed, .started = trends_on_started, .adopted = trends_on_adopted,
+	.process_gone = trends_on_process_gone };
+
+void trends_finish(struct vm_host *host)
+{
+	if (!host->trends)
+		return;
+	host->trends->ends = true;
+	for (size_t i = 0; i < host->nvms; i++) {
+		if (!host->vms[i]->trend)
+			continue;
+		trend_record_end(&host->vms[i]->trend->recorder);
+		write_begin(host->vms[i]);
+	}
+}
+
+void trends_free(struct vm_host *host)
+{
+	if (host->trends)
+		loop_timer_free(host->trends->timer);
+	free(host->trends);
+	host->trends = NULL;
+}
+
+/* ---- questions ---- */
+
+struct trend_read {
+	struct store_work work;
+	char path[PATH_MAX];
+	uint32_t from, step_s;
+	size_t npoints;
+	struct trend_rows newest[TREND_RANGES]; /* not in the file yet */
+	struct trend_view view;
+	int r;
+	struct err e;
+	void (*done)(void *opaque, const struct trend_view *v, const struct err *e);
+	void *opaque;
+};
+
+/* Read the rows of all ranges. rows: TREND_RANGES lists, filled as far as possible. */
+static int rows_read(struct trend_read *t, struct trend_rows *rows)
+{
+	uint32_t to = (uint32_t)MIN(t->from + (uint64_t)t->npoints * t->step_s, UINT32_MAX);
+	int fd = trend_file_open(t->path, false, &t->e), r = fd < 0 ? fd : 0;
+
+	for (enum trend_range i = TREND_SECONDS; !r && i < TREND_RANGES; i++)
+		r = trend_file_read(fd, i, t->from, to, &rows[i], &t->e);
+	if (fd >= 0)
+		close(fd);
+	return r == -ENOENT ? 0 : r;
+}
+
+/* On the store's thread. */
+static void read_run(struct store_work *w)
+{
+	struct trend_read *t = container_of(w, struct trend_read, work);
+	struct trend_rows rows[TREND_RANGES] = { { 0 } };
+
+	t->r = rows_read(t, rows);
+	for (unsigned i = 0; !t->r && i < TREND_RANGES; i++)
+		for (size_t k = 0; k < t->newest[i].n; k++)
+			trend_rows_paint(&rows[i], &t->newest[i].list[k], trend_steps[i].step_s);
+	if (!t->r)
+		trend_view_make(&t->view, t->from, t->step_s, t->npoints, rows);
+	for (unsigned i = 0; i < TREND_RANGES; i++)
+		trend_rows_done(&rows[i]);
+}
+
+static void read_free(struct trend_read *t)
+{
+	for (unsigned i = 0; i < TREND_RANGES; i++)
+		trend_rows_done(&t->newest[i]);
+	trend_view_done(&t->view);
+	free(t);
+}
+
+static void read_done(struct store_work *w)
+{
+	struct trend_read *t = container_of(w, struct trend_read, work);
+
+	t->done(t->opaque, t->r < 0 ? NULL : &t->view, t->r < 0 ? &t->e : NULL);
+	read_free(t);
+}
+
+/* Copy the rows that no write has begun with; the rows of a write that is under way are in the file before. */
+static void newest_copy(const struct vm_trend *v, struct trend_rows newest[TREND_RANGES])
+{
+	for (unsigned i = 0; v && i < TREND_RANGES; i++) {
+		const struct trend_rows *closed = &v->recorder.closed[i];
+
+		for (size_t k = 0; k < closed->n; k++)
+			trend_rows_add(&newest[i], &closed->list[k], SIZE_MAX);
+		if (v->recorder.open[i].span)
+			trend_rows_add(&newest[i], &v->recorder.open[i], SIZE_MAX);
+	}
+}
+
+void trends_query(struct vm *vm, uint32_t from, uint32_t step_s, size_t npoints,
+	void (*done)(void *opaque, const struct trend_view *v, const struct err *e), void *opaque)
+{
+	struct trend_read *t = must_alloc(calloc(1, sizeof(*t)));
+
+	t->work = (struct store_work){ .done = read_done, .run = read_run, .loop = vm->host->loop };
+	t->from = from;
+	t->step_s = step_s;
+	t->npoints = npoints;
+	t->done = done;
+	t->opaque = opaque;
+	newest_copy(vm->trend, t->newest);
+	if (store_run(vm->host->store, vm->def->name, STORE_TRENDS, t->path, sizeof(t->path), &t->work, &t->e) < 0) {
+		done(opaque, NULL, &t->e);
+		read_free(t);
+	}
+}
