@@ -3,12 +3,14 @@ fork's clone of the same user gets it."""
 
 import contextlib
 import os
+import pwd
 import re
 import shutil
 import signal
 
 import pytest
 
+import guestlib
 from conftest import BUILD, Console, Daemon, until
 from plainlib import qcow2
 from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
@@ -168,6 +170,75 @@ def test_failed_fork_ends_the_spare_that_was_promised(daemon, guest, tmp_path):
     assert clone(daemon, "c3") != pid
 
 
+def test_spare_ends_after_an_idle_minute(tmp_path, guest):
+    if guestlib.SLOW > 1:
+        pytest.skip("later_clock.so has to come behind a sanitizer")
+    ahead = tmp_path / "ahead"
+    d = Daemon(tmp_path, env={"LD_PRELOAD": os.path.join(BUILD, "helpers/later_clock.so"), "CLOCK_AHEAD": str(ahead)})
+    with contextlib.closing(d):
+        start(d, guest)
+        clone(d, "c1")
+        pid = spare(d)
+        ahead.write_text("40")
+        d.cairn("list")
+        assert clone(d, "c2") == pid
+        pid = spare(d)  # its minute begins when it is made
+        ahead.write_text("80")
+        d.cairn("list")
+        assert d.spares() == [pid]
+        ahead.write_text("101")
+        d.cairn("list")  # wakes the daemon
+        until(lambda: not os.path.exists(f"/proc/{pid}"))
+        assert clone(d, "c3") != pid
+
+
+def users_vm_start(daemon, kernel, name, uid):
+    """Have a user define a VM, and start it."""
+    d = {"name": name, "memory": "64M", "debug_exit": True, "boot": {"kernel": kernel}}
+    assert "return" in as_nobody(daemon, ["vm-define", {"definition": d}], user=uid, group=uid)[0]
+    daemon.cairn("start", name)
+    with contextlib.closing(Console(daemon, name)) as c:
+        while c.line() != "interp":
+            pass
+        c.run(f"fill {AT} {FILL} 1")
+
+
+@pytest.fixture
+def of_users(shared, guest):  # noqa: F811
+    """A daemon of root with a running VM of each of five users, which are called as the users."""
+    shared.stop()
+    shared.vm_program = None
+    shared.start()
+    folder = shared.tmp / "users"
+    folder.mkdir(mode=0o755)
+    kernel = shutil.copy(guest("interp.elf"), folder)
+    os.chmod(kernel, 0o644)
+    names = ("daemon", "bin", "sys", "games", "nobody")
+    for name in names:
+        shared.cairn("grant", "admin", "--user", name)
+        users_vm_start(shared, kernel, name, pwd.getpwnam(name).pw_uid)
+    return shared, names
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's daemon has VMs of several users")
+def test_host_has_four_spares_at_most(of_users):
+    """The fifth user's fork makes none, until another one has ended."""
+    d, (*four, fifth) = of_users
+    for n, name in enumerate(four, 1):
+        clone(d, f"c-{name}", source=name)
+        spares = spare(d, n)
+    clone(d, "e1", source=fifth)
+    assert clone(d, "d1", source=four[0]) in spares  # and another one is made, later than one of e1's user would be
+    now = spare(d, 4)
+    assert len(now - spares) == 1 and clone(d, "e2", source=fifth) not in now
+    gone = min(now)
+    os.kill(gone, signal.SIGKILL)
+    until(lambda: gone not in d.all_children())
+    clone(d, "e3", source=fifth)
+    now = spare(d, 4)
+    assert clone(d, "e4", source=fifth) in now
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's daemon has VMs of several users")
 def test_spare_serves_its_own_user_only(shared, guest):  # noqa: F811
     shared.stop()
@@ -178,13 +249,7 @@ def test_spare_serves_its_own_user_only(shared, guest):  # noqa: F811
     folder.mkdir(mode=0o755)
     kernel = shutil.copy(guest("interp.elf"), folder)
     os.chmod(kernel, 0o644)
-    d = {"name": "theirs", "memory": "64M", "debug_exit": True, "boot": {"kernel": kernel}}
-    assert "return" in as_nobody(shared, ["vm-define", {"definition": d}])[0]
-    shared.cairn("start", "theirs")
-    with contextlib.closing(Console(shared, "theirs")) as c:
-        while c.line() != "interp":
-            pass
-        c.run(f"fill {AT} {FILL} 1")
+    users_vm_start(shared, kernel, "theirs", NOBODY)
     start(shared, guest)
     clone(shared, "c1")
     of_root = spare(shared)
