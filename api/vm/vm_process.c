@@ -67,7 +67,7 @@ static void send_error_set(const struct vm_process *p, int error, struct err *e)
 {
 	if (error == -ENOTSUP)
 		vm_compat_refuse(p->name, e);
-	else if (p->unknown_version)
+	else if (p->is_unmanaged)
 		unmanaged_set(p, e);
 	else
 		err_set_errno(e, error, "cannot send to the VM's process");
@@ -257,6 +257,7 @@ static void channel_not_ours(struct vm_process *p, unsigned version)
 {
 	struct err e;
 
+	p->is_unmanaged = true;
 	p->unknown_version = version;
 	unmanaged_set(p, &e);
 	channel_close(p);

@@ -77,7 +77,8 @@ struct vm_process {
 	uint64_t phase_seq; /* number of the last request before the last report of a phase */
 	unsigned phases_left; /* number of phases that the process may report before the next request */
 	uint16_t version; /* version of the messages that the process speaks */
-	unsigned unknown_version; /* version that this daemon does not know, so the process runs unmanaged; 0: none */
+	unsigned unknown_version; /* with is_unmanaged: the version of the process */
+	bool is_unmanaged; /* this daemon does not know the version of the process */
 	bool child;	/* this daemon started the process and has to reap it */
 	bool heard;	/* a valid message has arrived */
 	bool answered;	/* an answer has arrived */

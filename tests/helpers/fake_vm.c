@@ -337,7 +337,8 @@ static void answer_query(struct fake *f, uint64_t seq)
 		memcpy(info.interfaces[i].id, f->config.interfaces[i].id, sizeof(info.interfaces[i].id));
 	if (word(f, "works="))
 		works(&info, (unsigned)atoi(word(f, "works=")));
-	f->version += word(f, "other-version") ? 1 : 0;
+	if (word(f, "other-version="))
+		f->version = (uint16_t)atoi(word(f, "other-version="));
 	channel_send(f->sock, f->version, VM_MSG_INFO, seq, &info, sizeof(info), NULL, 0);
 }
 

@@ -555,16 +555,20 @@ def test_damaged_definition_of_running_vm_is_reported(fake):
     assert pid_of(fake, "vm1") == pid and fake.info("vm1")["state"] == "running"
 
 
-def test_vm_process_of_another_version_is_left_running(fake):
-    """The daemon neither kills the process nor takes it for ended, and tells clients what to do."""
-    fake.define("vm1", cmdline="other-version")
+@pytest.mark.parametrize("version", [3, 0], ids=["newer", "too-old"])
+def test_vm_process_of_another_version_is_left_running(fake, version):
+    """The daemon neither kills the process nor takes it for ended, and tells clients what to do. One that is too old
+    is of a release before the oldest whose version this daemon speaks; that release's daemon wrote the end file."""
+    fake.define("vm1", cmdline=f"other-version={version}")
     fake.cairn("start", "vm1")
     until(lambda: fake.kept("vm1").get("state") == "running")
     pid = fake.children()[0]
     fake.stop(signal.SIGKILL)
+    with open(fake.state / "vms/vm1/end", "r+b") as f:
+        os.pwrite(f.fileno(), struct.pack("<Q", version), 4104)  # VM_END_VERSION
     fake.start()
     assert fake.info("vm1")["state"] == "running" and not gone(pid)
-    what = "speaks version 3 of the protocol, this cairnd versions 1 to 2; the process keeps running unmanaged. " \
+    what = f"speaks version {version} of the protocol, this cairnd versions 1 to 2; the process keeps running unmanaged. " \
            "Next: shut the guest down from within, or run the cairnd that started the VM"
     assert what in fake.log.read_text()
     for verb, more in (("suspend", []), ("save", [fake.tmp / "x"]), ("restart-process", [])):
