@@ -330,9 +330,10 @@ class Console:
         return line.decode().rstrip("\r")
 
     def history_skip(self):
-        """Read until the guest has said a word that it never said before, and `ok`."""
+        """Read until the guest has said a word that it never said before, and `ok`. A guest that boots empties its
+        serial port, which holds one byte until then: the empty line."""
         word = f"console-{os.urandom(8).hex()}"
-        self.sock.sendall(f"echo {word}\n".encode())
+        self.sock.sendall(f"\necho {word}\n".encode())
         while self.line() != word:
             pass
         assert self.line() == "ok"
