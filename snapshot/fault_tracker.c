@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/short_slice.h"
 #include "base/util.h"
 #include "snapshot/holes.h"
 #include "snapshot/ram_reader.h"
@@ -706,6 +707,7 @@ static void *fault_tracker_thread(void *opaque)
 		{ .fd = t->stop_fd, .events = POLLIN }, { .fd = t->wake_fd, .events = POLLIN } };
 
 	pthread_setname_np(pthread_self(), "tracker");
+	short_slice_set(true); /* vCPUs wait for this thread */
 	if (t->c.begin)
 		t->c.begin(t->c.opaque);
 	for (;;) {

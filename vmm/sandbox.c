@@ -104,12 +104,15 @@ static void building_rules_add(struct call_filter *f, uint32_t answer)
 	call_filter_calls(f, answer, for_building, ARRAY_SIZE(for_building));
 }
 
-/* An interface's thread moves itself between two policies (base/batch_sched.h). */
+/* An interface's thread moves itself between two policies (base/batch_sched.h). A thread that others wait for takes a
+ * short slice (base/short_slice.h); what else it may ask for by this call needs a privilege or only slows it down. */
 static void policies_allow(struct call_filter *f)
 {
 	static const int policies[] = { SCHED_OTHER, SCHED_BATCH };
 
 	call_filter_value(f, SYS_sched_getscheduler, SECCOMP_RET_ALLOW, 0, 0);
+	call_filter_value(f, SYS_sched_getattr, SECCOMP_RET_ALLOW, 0, 0);
+	call_filter_value(f, SYS_sched_setattr, SECCOMP_RET_ALLOW, 0, 0);
 	for (size_t i = 0; i < ARRAY_SIZE(policies); i++) {
 		const struct call_filter_argument own[] = { CALL_FILTER_IS(0, 0), CALL_FILTER_IS(1, policies[i]) };
 

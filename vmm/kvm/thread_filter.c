@@ -37,6 +37,9 @@ static const int hands_over[] = { SYS_sendmsg, SYS_recvmsg, SYS_sendto, SYS_recv
 	SYS_seccomp };
 /* base/batch_sched.h; the process's filter lets a thread change its own policy only, and to one of two. */
 static const int policy[] = { SYS_sched_getscheduler, SYS_sched_setscheduler };
+/* base/short_slice.h, for the tracker's thread, which inherits the filter if the worker starts it; the process's filter
+ * lets a thread change itself only. */
+static const int slice[] = { SYS_sched_getattr, SYS_sched_setattr };
 static const int uring_loop[] = { SYS_io_uring_enter };
 /* The threads of a loop on epoll, which make its calls on files, inherit the filter. */
 static const int epoll_loop[] = { SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl, SYS_ppoll,
@@ -54,6 +57,7 @@ static const struct {
 	{ KIND(THREAD_TRACKER) | KIND(THREAD_WORKER), threads, ARRAY_SIZE(threads) },
 	{ KIND(THREAD_NET), policy, ARRAY_SIZE(policy) },
 	{ KIND(THREAD_WORKER), hands_over, ARRAY_SIZE(hands_over) },
+	{ KIND(THREAD_WORKER), slice, ARRAY_SIZE(slice) },
 	/* The worker runs the loops of disks whose threads are stopped. The process's filter forbids one of the two. */
 	{ KIND(THREAD_WORKER), uring_loop, ARRAY_SIZE(uring_loop) },
 	{ KIND(THREAD_WORKER), epoll_loop, ARRAY_SIZE(epoll_loop) },

@@ -2,6 +2,7 @@
 #include "vmm/snapshot/vm_snapshot.h"
 #include "base/cleanup.h"
 #include "base/loop.h"
+#include "base/short_slice.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "snapshot/fault_tracker.h"
@@ -151,8 +152,10 @@ void vmsnap_job_stop_vm(struct vmsnap_job *j)
 {
 	j->stopped_ns = loop_now_ns();
 	j->stopped = !j->r && vm_phase(j->vm) == VM_PHASE_RUNNING;
-	if (j->stopped)
-		machine_pause(j->m);
+	if (!j->stopped)
+		return;
+	short_slice_set(true); /* the guest waits for this thread until the VM is resumed */
+	machine_pause(j->m);
 }
 
 void vmsnap_job_resume_vm(struct vmsnap_job *j)
@@ -163,6 +166,7 @@ void vmsnap_job_resume_vm(struct vmsnap_job *j)
 	if (vm_phase(j->vm) == VM_PHASE_RUNNING)
 		machine_resume(j->m);
 	j->result.pause_ns = loop_now_ns() - j->stopped_ns;
+	short_slice_set(false);
 }
 
 void vmsnap_job_finish(struct vmsnap_job *j)

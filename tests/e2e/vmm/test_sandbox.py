@@ -87,7 +87,7 @@ FORBIDDEN = {
     "process_vm_writev": [311, 1, 0, 0, 0, 0, 0], "pidfd_open": [434, 1, 0], "pidfd_getfd": [438, 3, 0, 0],
     "pidfd_send_signal": [424, 3, 9, 0, 0], "kill": [62, 1, 0], "tkill": [200, 1, 0], "kcmp": [312, 1, 1, 0, 0, 0],
     "a signal to somebody else": [234, 2, 2, 0], "rt_sigqueueinfo": [129, 1, 1, 0], "setpriority": [141, 0, 0, 0],
-    "sched_setaffinity": [203, 0, 0, 0], "a real-time policy": [144, 0, 1, 0], "somebody else's policy": [144, 1, 3, 0], "prlimit64 of somebody else": [302, 1, 7, 0, 0],
+    "sched_setaffinity": [203, 0, 0, 0], "a real-time policy": [144, 0, 1, 0], "somebody else's policy": [144, 1, 3, 0], "somebody else's slice": [314, 1, 0, 0], "prlimit64 of somebody else": [302, 1, 7, 0, 0],
     # memory that can be executed
     "mmap": [9, 0, 4096, 5, 0x22, -1, 0], "mprotect": [10, 0, 4096, 5], "pkey_mprotect": [329, 0, 4096, 5, 0],
     "personality": [135, 0x400000],

@@ -1,11 +1,13 @@
 """Snapshots of real VMs: memory, disks and tree revert; qemu-img agrees; damage and crashes are survived. The guest
 is the bare-metal interpreter; the disk's content is its pattern by seed."""
 
+import ctypes
 import json
 import os
 import random
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -325,6 +327,29 @@ def test_snapshot_reports_its_pause(vm):
     vm.start()
     r = vm.snapshot("s1")
     assert 0 < r["pause"] < 50e9  # only a plausibility check; the benchmark has the goal
+
+
+def slices(pid):
+    """Return the slice of each of a process's threads in ns, by the thread's name (base/short_slice.h)."""
+    attr, found = ctypes.create_string_buffer(48), {}
+    for task in os.listdir(f"/proc/{pid}/task"):
+        assert ctypes.CDLL(None).syscall(315, int(task), attr, 48, 0) == 0  # sched_getattr
+        with open(f"/proc/{pid}/task/{task}/comm") as f:
+            found[f.read().rstrip()] = struct.unpack_from("<Q", attr, 24)[0]
+    return found
+
+
+@lazy
+def test_tracker_has_a_short_slice(vm):
+    """vCPUs wait for it. The main thread has one in the pause only, and hands it to no thread."""
+    vm.start()
+    usual = set(slices(vm.pid()).values())
+    if usual == {0}:
+        pytest.skip("this kernel does not tell the slice of a thread")
+    assert len(usual) == 1
+    vm.snapshot("s1")
+    found = slices(vm.pid())
+    assert found.pop("tracker") == 100000 and set(found.values()) == usual
 
 
 def test_snapshot_covers_two_disks(vm, tmp_path):
