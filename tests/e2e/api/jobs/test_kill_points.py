@@ -333,6 +333,32 @@ def clone(kind):
     return row
 
 
+def clone_with_spare(d):
+    """A fork of one clone, for which the daemon has made a process ahead."""
+    spares = set()
+
+    def before():
+        d.cairn("clone", "--live", "a", "s")
+        d.cairn("destroy", "s")
+        d.cairn("undefine", "s", "--remove-all-storage")
+        until(d.spares)
+        spares.update(d.spares())
+
+    def look(done):
+        clones = [name for name in listed(d) if name != "a"]
+        assert clones in ([], ["b"]) and (clones or not done)
+        assert sorted(p.name for p in d.tmp.glob("b-*")) == [f"{name}-vda.qcow2" for name in clones]
+        # A spare ends with its daemon, or is the clone's process.
+        pids = {d.info(name)["pid"] for name in clones} | set(d.spares())
+        until(lambda: not [pid for pid in spares - pids if os.path.exists(f"/proc/{pid}")])
+        for name in clones:
+            assert state(d, name) == "running"
+            d.cairn("destroy", name)
+            d.cairn("undefine", name, "--remove-all-storage")
+    d.cairn("start", "a")
+    return before, ["clone", "--live", "a", "b"], look
+
+
 def snapshot(d):
     def look(done):
         found = d.cairn("snapshot-list", "a", "--name").stdout.split()
@@ -446,7 +472,7 @@ def revert_devices(d):
 
 
 FURTHER = {"managedsave": managedsave, "start": start_of_saved, "destroy": destroy, "rename": rename, "full": clone("--full"),
-           "linked": clone("--linked"), "live": clone("--live"), "snapshot": snapshot, "revert": revert, "export": export,
+           "linked": clone("--linked"), "live": clone("--live"), "spare": clone_with_spare, "snapshot": snapshot, "revert": revert, "export": export,
            "attach": attach, "detach": detach, "revert-devices": revert_devices}
 
 
