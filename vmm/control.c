@@ -12,6 +12,7 @@
 #include "vmm/machine/machine_carry.h"
 #include "vmm/machine/machine_consoles.h"
 #include "vmm/machine/machine_page.h"
+#include "vmm/machine/machine_pci.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
 #include "vmm/send_queue.h"
@@ -597,6 +598,17 @@ static int vcpus_request(struct control *c, struct channel_msg *m, struct err *e
 	return vm_vcpus(c->vm, m->body, e);
 }
 
+static int pci_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_pci all;
+
+	if (!vm_machine(c->vm)->pci)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "this process only works on the VM's images; the VM is off");
+	machine_pci_list(vm_machine(c->vm), &all);
+	control_send(c, VM_MSG_PCI_LIST, m->head.seq, &all, sizeof(all));
+	return LATER;
+}
+
 static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_dump *how = m->body;
@@ -659,6 +671,7 @@ static const struct {
 	[VM_MSG_MEDIUM_SET] = { control_medium_set, false },
 	[VM_MSG_RECLAIM] = { reclaim_request, true },
 	[VM_MSG_BALLOON_SET] = { balloon_set_request, false },
+	[VM_MSG_PCI] = { pci_request, false },
 	[VM_MSG_VCPUS] = { vcpus_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },

@@ -182,6 +182,8 @@ enum vm_msg_type {
 	/* a request: struct vm_vcpus: give the guest vCPUs, or ask it to release some. The answer comes at once,
 	 * VM_EVENT_UNPLUGGED when a vCPU is gone. Only to processes whose vm_info has plugs_vcpus. */
 	VM_MSG_VCPUS = 59,
+	VM_MSG_PCI = 60, /* a request: no body; answered by VM_MSG_PCI_LIST. Only if plugs_vcpus is VM_SHOWS_PCI */
+	VM_MSG_PCI_LIST = 61, /* struct vm_pci */
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -469,6 +471,7 @@ struct vm_config {
 	uint64_t vcpus_absent; /* a bit for each of the `vcpus` that the guest lacks at the start */
 };
 
+#define VM_SHOWS_PCI 2 /* vm_info.plugs_vcpus */
 /* vm_info.copies_disks: the process knows VM_MSG_DISK_COPY and vm_disk_more.check_only; _DISK_LAYERS and _COMMIT. */
 #define VM_COPIES_DISKS 2
 #define VM_LAYERS_DISKS 3
@@ -477,6 +480,7 @@ struct vm_config {
 #define VM_PLUG_BYTES (offsetof(struct vm_config, disk_more) + sizeof(((struct vm_config *)0)->disk_more))
 #define VM_PLUG_TUNE_BYTES (offsetof(struct vm_config, disk_tune) + sizeof(((struct vm_config *)0)->disk_tune))
 #include "vmm/vm_disk_msg.h"
+#include "vmm/vm_pci_msg.h"
 #include "vmm/vm_resource_msg.h"
 
 /* The disks and interfaces of the definition that is stored in the state. One may have been detached since the daemon
@@ -862,7 +866,7 @@ struct vm_info {
 		uint64_t dev, ino; /* as fstat() has them; both 0: not known */
 	} images[VM_DISKS_MAX]; /* of the disks */
 	uint64_t vcpus_absent; /* a bit for each of the `vcpus` that the guest lacks now */
-	uint8_t plugs_vcpus; /* 1: the process knows VM_MSG_VCPUS */
+	uint8_t plugs_vcpus; /* 1: the process knows VM_MSG_VCPUS; VM_SHOWS_PCI: and _PCI */
 };
 
 enum vm_tray { VM_TRAY_NONE = 0, VM_TRAY_CLOSED, VM_TRAY_OPEN };

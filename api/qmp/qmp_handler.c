@@ -11,6 +11,7 @@ const struct command_handler qmp_handlers[] = {
 	{ "query-status", qmp_query_status },
 	{ "query-cpus-fast", qmp_query_cpus },
 	{ "query-hotpluggable-cpus", qmp_query_hotpluggable_cpus },
+	{ "query-pci", qmp_query_pci },
 	{ "query-memory-size-summary", qmp_query_memory },
 	{ "query-block", qmp_query_block },
 	{ "query-blockstats", qmp_query_blockstats },

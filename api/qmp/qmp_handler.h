@@ -15,6 +15,7 @@ void qmp_query_status(struct call *c);
 void qmp_query_memory(struct call *c);
 void qmp_query_cpus(struct call *c);
 void qmp_query_hotpluggable_cpus(struct call *c);
+void qmp_query_pci(struct call *c);
 void qmp_stop(struct call *c);
 void qmp_cont(struct call *c);
 void qmp_powerdown(struct call *c);

@@ -31,6 +31,9 @@ static const struct field cpus_returns[] = {
 	{ "thread-id", FIELD_INT, REQUIRED, "id of the host thread" },
 	{ "props", FIELD_OBJECT, OPTIONAL, "socket-id, core-id, thread-id" },
 	{ "target", FIELD_STRING, REQUIRED, "x86_64" }, END };
+static const struct field pci_returns[] = {
+	{ "bus", FIELD_INT, REQUIRED, "0" },
+	{ "devices", FIELD_ARRAY, REQUIRED, "by slot: bus, slot, function, class_info, id, qdev_id (id of the disk or the interface, or a name), irq_pin, irq, regions" }, END };
 static const struct field hotpluggable_returns[] = {
 	{ "type", FIELD_STRING, REQUIRED, "driver for device_add" },
 	{ "vcpus-count", FIELD_INT, REQUIRED, "1" },
@@ -208,6 +211,7 @@ const struct command qmp_commands[] = {
 		ANY_STATE },
 	{ "query-cpus-fast", "list the vCPUs", no_fields, cpus_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "query-hotpluggable-cpus", "list the vCPUs that the VM can have", no_fields, hotpluggable_returns, ROLE_VIEWER, LIST, ANY_STATE },
+	{ "query-pci", "list the buses of PCI, with their devices", no_fields, pci_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "query-memory-size-summary", "show the size of the memory", no_fields, memory_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-block", "list the disks", no_fields, block_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "query-blockstats", "show the counters of the disks", stats_args, stats_returns, ROLE_VIEWER, LIST,

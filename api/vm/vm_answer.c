@@ -64,6 +64,21 @@ static bool addresses_clean(struct vm_addresses *all)
 	return true;
 }
 
+static bool pci_clean(struct vm_pci *all)
+{
+	if (all->n > VM_PCI_DEVICES_MAX)
+		return false;
+	for (uint32_t i = 0; i < all->n; i++) {
+		struct vm_pci_device *d = &all->devices[i];
+
+		d->id[sizeof(d->id) - 1] = 0;
+		utf8_clean(d->id);
+		if (d->nregions > VM_PCI_REGIONS_MAX)
+			return false;
+	}
+	return true;
+}
+
 /* Point the message's member of *a to the message's body. Terminate and clean the body's texts, except those of struct
  * vm_info. *ret_r: the error in the message, or 0. Returns false if a count in the message is wrong. */
 static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *ret_r, struct err *e)
@@ -91,6 +106,9 @@ static bool answer_fill(const struct channel_msg *m, struct vm_answer *a, int *r
 	case VM_MSG_ADDRESS_LIST:
 		a->addresses = m->body;
 		return addresses_clean(m->body);
+	case VM_MSG_PCI_LIST:
+		a->pci = m->body;
+		return pci_clean(m->body);
 	case VM_MSG_AGENT_ANSWER:
 		a->agent = m->body;
 		return a->agent->bytes <= VM_AGENT_ANSWER_MAX;
@@ -121,6 +139,7 @@ static const uint8_t answer_types[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SNAPSHOT_LIST] = VM_MSG_SNAPSHOTS,
 	[VM_MSG_SNAPSHOT_SIZE] = VM_MSG_SNAPSHOTS,
 	[VM_MSG_SPACE] = VM_MSG_SPACES,
+	[VM_MSG_PCI] = VM_MSG_PCI_LIST,
 	[VM_MSG_ADDRESSES] = VM_MSG_ADDRESS_LIST,
 	[VM_MSG_AGENT_COMMAND] = VM_MSG_AGENT_ANSWER,
 	[VM_MSG_SNAPSHOT_CREATE] = VM_MSG_SNAPSHOT_DONE,

@@ -289,6 +289,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 		[VM_KNOWS_SAVE_INTERFACES] = info->checks_saves > 1,
 		[VM_KNOWS_PAGE] = info->shows_figures,
 		[VM_KNOWS_VCPUS] = info->plugs_vcpus,
+		[VM_KNOWS_PCI] = info->plugs_vcpus >= VM_SHOWS_PCI,
 		[VM_KNOWS_PINS_READABLE] = info->pins_readable,
 	};
 

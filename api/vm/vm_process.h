@@ -69,14 +69,15 @@ struct vm_process_paths {
 };
 
 /* Answer to a request; borrowed. At most one member is set: the one for the request's type. On an error, only
- * `snapshot` may be set. The process is not trusted: vm_process has checked the counts of `snapshots` and `addresses`,
- * and has terminated and cleaned all texts except those of `info` and the `msg` of `snapshot`. It has checked no other
- * value. */
+ * `snapshot` may be set. The process is not trusted: vm_process has checked the counts of `snapshots`, `pci` and
+ * `addresses`, and has terminated and cleaned all texts except those of `info` and the `msg` of `snapshot`. It has
+ * checked no other value. */
 struct vm_answer {
 	const char *note; /* text in a VM_MSG_REPLY that reports success, such as to VM_MSG_CONFIG; NULL: none */
 	const struct vm_info *info;		  /* answer to VM_MSG_QUERY */
 	const struct vm_snapshots *snapshots;	  /* answer to VM_MSG_SNAPSHOT_LIST and _SIZE */
 	const struct vm_spaces *spaces;		  /* answer to VM_MSG_SPACE */
+	const struct vm_pci *pci;		  /* answer to VM_MSG_PCI */
 	const struct vm_addresses *addresses;	  /* answer to VM_MSG_ADDRESSES */
 	const struct vm_agent_answer *agent;	  /* answer to VM_MSG_AGENT_COMMAND */
 	/* answer to VM_MSG_SNAPSHOT_CREATE, _REVERT (may be NULL), VM_MSG_FORK, _DUMP and _RECLAIM */
@@ -194,6 +195,7 @@ enum vm_known {
 	VM_KNOWS_SEND_KEYS,	/* VM_MSG_SEND_KEYS */
 	VM_KNOWS_PAGE,		/* VM_MSG_PAGE */
 	VM_KNOWS_VCPUS,		/* VM_MSG_VCPUS */
+	VM_KNOWS_PCI,		/* VM_MSG_PCI */
 	VM_KNOWS_PINS_READABLE, /* at VM_FORK_READY, the pins can be read */
 	VM_KNOWN_COUNT
 };

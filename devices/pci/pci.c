@@ -244,6 +244,19 @@ uint32_t pci_host_slots(struct pci_host *p)
 	return mask;
 }
 
+bool pci_host_view(struct pci_host *p, unsigned slot, struct pci_view *ret)
+{
+	const struct pci_function *f;
+
+	LOCK_GUARD(&p->lock);
+	f = p->functions[slot];
+	if (!f)
+		return false;
+	memcpy(ret->config, f->config, sizeof(ret->config));
+	memcpy(ret->bars, f->bars, sizeof(ret->bars));
+	return true;
+}
+
 /* Fill in where each function goes. Returns false if two would have one slot. */
 static bool moves_plan(const struct pci_host *p, const uint8_t to[PCI_SLOTS], struct pci_function *ret[PCI_SLOTS])
 {

@@ -157,6 +157,13 @@ int pci_host_add(struct pci_host *p, struct pci_function *f, int slot, struct er
 void pci_host_begin_hotplug(struct pci_host *p);
 /* Return the slots that have a function, as a mask. */
 uint32_t pci_host_slots(struct pci_host *p);
+/* A function as the guest has configured it. */
+struct pci_view {
+	uint8_t config[PCI_CONFIG_BYTES];
+	struct pci_bar bars[PCI_BARS + 1];
+};
+/* Look at the function in a slot. Returns false if there is none. */
+bool pci_host_view(struct pci_host *p, unsigned slot, struct pci_view *ret);
 /* Move functions to other slots, before the state of a machine is loaded that had them there. to[s]: the new slot of
  * the function in slot s; 0: it stays.
  * Returns 0; -EINVAL: two functions would have one slot, or a slot is out of range. */

@@ -800,7 +800,8 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->shows_figures = true;
 	i->pins_readable = true;
 	i->copies_disks = VM_RESIZES_DISKS;
-	i->sets_balloon = i->reclaims = i->plugs_vcpus = true;
+	i->sets_balloon = i->reclaims = true;
+	i->plugs_vcpus = VM_SHOWS_PCI;
 	i->renewed = vm->renewed;
 	i->for_revert = vm->cfg.for_revert && !vm->work;
 	i->handover_pause_ns = vm->handover_pause_ns;

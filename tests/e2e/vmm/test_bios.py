@@ -96,6 +96,21 @@ def test_boot_snapshot_revert_fork_and_reset(daemon, kvm, tmp_path):
         c.close()
 
 
+def test_firmware_waits_only_for_vcpus_that_are_there(daemon, kvm, tmp_path):
+    """SeaBIOS starts all others by INIT and SIPI, and waits until as many as it was told of have answered."""
+    daemon.define("vm1", memory="64M", vcpus=1, max_vcpus=3, boot={"firmware": "bios"},
+                  disks=[{"path": write_disk(tmp_path / "a"), "format": "raw"}])
+    daemon.cairn("start", "vm1")
+    console = attach(daemon, "vm1")
+    read_until(console, "boot sector ready")
+    daemon.cairn("setvcpus", "vm1", "2", "--live")
+    console.sock.sendall(b"k")
+    read_until(console, "boot sector ready")
+    assert "firmware: Found 1 cpu(s) max supported 3 cpu(s)" in daemon.log_of("vm1")
+    assert "firmware: Found 2 cpu(s) max supported 3 cpu(s)" in daemon.log_of("vm1")
+    console.close()
+
+
 # CRC-32 of each device's section at power-on; of the ROM, its length
 MACHINE = {
     "serial serial0 1": 0x31960640, "i8042 i8042 1": 0xc0278534, "vmgenid vmgenid 1": 0x0, "pvpanic pvpanic 1": 0x0,

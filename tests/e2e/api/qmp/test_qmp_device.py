@@ -189,3 +189,28 @@ def test_answers_are_qemus(daemon, guest, qemu, tmp_path):
             answers.append(said(who, command, mine))
         assert answers[0] == answers[1], (command, args)
     g.close()
+
+
+def test_query_pci_shows_what_the_guest_has_configured(daemon, guest, tmp_path):
+    a, b = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}], rng=True)
+    q = own(daemon)
+    daemon.cairn("attach-disk", "a", b, "vdb", "--live")
+    bus, = q.run("query-pci")
+    devices = bus["devices"]
+    assert bus["bus"] == 0 and [(d["slot"], d["qdev_id"]) for d in devices] == [(0, ""), (1, "vda"), (2, "rng0"), (24, "vdb")]
+    assert devices[0]["class_info"] == {"class": 0x600, "desc": "Host bridge"} and not devices[0]["regions"]
+    # The guest moves a BAR, and turns another one off.
+    g.run("cfgwr 0x08 0x10 0xd0000000 4")
+    g.run("cfgwr 0xc0 0x4 0 2")
+    for d in q.run("query-pci")[0]["devices"]:
+        bdf = d["slot"] << 3
+        ids = int(g.run(f"cfgrd {bdf} 0 4")[0], 16)
+        assert (d["id"]["vendor"], d["id"]["device"]) == (ids & 0xffff, ids >> 16)
+        ids = int(g.run(f"cfgrd {bdf} 0x2c 4")[0], 16)
+        assert (d["id"]["subsystem-vendor"], d["id"]["subsystem"]) == (ids & 0xffff, ids >> 16)
+        for r in d["regions"]:
+            at = int(g.run(f"cfgrd {bdf} {0x10 + 4 * r['bar']} 4")[0], 16) & ~0xf
+            assert r["address"] == (-1 if d["slot"] == 24 else at), (d, r)
+    assert q.run("query-pci")[0]["devices"][1]["regions"][0]["address"] == 0xd0000000
+    g.close()
