@@ -442,11 +442,22 @@ bool loop_polls(const struct loop *l)
 	return l->poller && l->busy.window_ns;
 }
 
+/* Look for work once, and report the operations that it completes. */
 static bool poll_once(struct loop *l)
 {
 	bool some = l->poller->poll(l->poller->opaque);
 
-	return (l->backend->handle_ready && l->backend->handle_ready(l)) || some;
+	some |= l->backend->handle_ready && l->backend->handle_ready(l);
+	if (!l->over)
+		return some;
+	completed_tell(l);
+	return true;
+}
+
+/* Whether only the back end's turn sees the end of an operation. */
+static bool polls_see_no_end(const struct loop *l)
+{
+	return l->in_flight && !l->backend->handle_ready;
 }
 
 /* Let other threads of this processor run. Returns whether one did, for long; *now_ns: the time afterwards. */
@@ -473,6 +484,8 @@ static bool busy_poll_run(struct loop *l)
 			found = true;
 			contended = false;
 			last_ns = now_ns;
+		} else if (polls_see_no_end(l)) {
+			break;
 		} else if (contended) {
 			break; /* another thread needs the processor, and this one has nothing to do */
 		} else {

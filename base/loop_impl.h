@@ -59,8 +59,8 @@ struct loop_backend {
 	void (*fallocate)(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t offset, uint64_t len);
 	/* Wait for an event, at most timeout_ns (UINT64_MAX: no limit), and handle a bounded number of events. */
 	void (*turn)(struct loop *l, uint64_t timeout_ns);
-	/* Handle the events that can be seen without a system call, and prepare the watches for their next events no
-	 * earlier than in the next turn. Returns whether there were any. May be NULL. */
+	/* Submit operations, handle the events that can be seen without a system call, and prepare the watches for
+	 * their next events no earlier than in the next turn. Returns whether there were any events. May be NULL. */
 	bool (*handle_ready)(struct loop *l);
 	/* See loop_defer_threads(); may be NULL. */
 	void (*defer_threads)(struct loop *l, bool defer);

@@ -16,6 +16,7 @@ struct loop_uring {
 	struct loop loop;
 	struct io_uring ring;
 	unsigned held; /* reads and writes that are queued but not submitted; those of files in memory do not count */
+	unsigned unsubmitted; /* operations in the queue */
 };
 
 static struct loop_uring *uring_of(struct loop *l)
@@ -127,6 +128,7 @@ static struct io_uring_sqe *data_sqe(struct loop *l, struct loop_op *op, enum lo
 	const struct iovec *iov, unsigned niov, uint64_t offset)
 {
 	uring_of(l)->held += !loop_fd_in_memory(l, fd);
+	uring_of(l)->unsubmitted++;
 	op->kind = kind;
 	op->fd = fd;
 	op->iov = iov;
@@ -163,6 +165,7 @@ static void uring_fdatasync(struct loop *l, struct loop_op *op, int fd)
 {
 	struct io_uring_sqe *sqe = get_sqe(l);
 
+	uring_of(l)->unsubmitted++;
 	op->kind = LOOP_OP_SYNC;
 	op->fd = fd;
 	op->offset = 0;
@@ -174,6 +177,7 @@ static void uring_fallocate(struct loop *l, struct loop_op *op, int fd, int mode
 {
 	struct io_uring_sqe *sqe = get_sqe(l);
 
+	uring_of(l)->unsubmitted++;
 	op->kind = LOOP_OP_FALLOCATE;
 	op->fd = fd;
 	op->mode = mode;
@@ -229,7 +233,7 @@ static void completion_handle(struct loop *l, uint64_t data, int res)
 
 static void sqes_submit(struct loop_uring *u)
 {
-	u->held = 0;
+	u->held = u->unsubmitted = 0;
 	io_uring_submit(&u->ring);
 }
 
@@ -264,17 +268,19 @@ static void uring_turn(struct loop *l, uint64_t timeout_ns)
 	if (!timeout_ns || io_uring_cq_ready(&u->ring)) {
 		sqes_submit(u);
 	} else {
-		u->held = 0;
+		u->held = u->unsubmitted = 0;
 		io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, tsp, NULL);
 		loop_woke(l);
 	}
 	completions_reap(u);
 }
 
-/* Leaves new entries in the queue: a watch that is not armed again costs no interrupt of this processor when its next
- * event comes. */
+/* Submits operations. Without any, leaves new entries in the queue: a watch that is not armed again costs no interrupt
+ * of this processor when its next event comes. */
 static bool uring_handle_ready(struct loop *l)
 {
+	if (uring_of(l)->unsubmitted)
+		sqes_submit(uring_of(l));
 	if (!io_uring_cq_ready(&uring_of(l)->ring))
 		return false;
 	completions_reap(uring_of(l));

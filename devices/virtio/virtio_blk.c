@@ -363,7 +363,6 @@ static bool request_waits(struct blk_request *r)
 	return true;
 }
 
-static void blk_run(struct virtio_dev *v, unsigned qi);
 
 /* Serve all rings. Begin with another ring each time, so that each ring gets its share of the limit. */
 static void rest_end(void *opaque)
@@ -380,7 +379,7 @@ static void rest_end(void *opaque)
 		unsigned q = (b->turn + i) % v->nqueues;
 
 		if (v->queues[q].vq.enabled)
-			blk_run(v, q);
+			virtio_blk_run(v, q);
 	}
 }
 
@@ -507,7 +506,7 @@ static void blk_pop_all(struct virtio_blk *b, unsigned qi, unsigned *budget)
 	}
 }
 
-static void blk_run(struct virtio_dev *v, unsigned qi)
+void virtio_blk_run(struct virtio_dev *v, unsigned qi)
 {
 	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
 	struct virtqueue *vq = &v->queues[qi].vq;
@@ -524,7 +523,7 @@ static void blk_run(struct virtio_dev *v, unsigned qi)
 	do {
 		virtqueue_notify_disable(vq);
 		blk_pop_all(b, qi, &budget);
-	} while (virtio_is_running(v) && !b->starved && !b->no_room && !b->resting && budget && virtqueue_notify_enable(vq));
+	} while (virtio_is_running(v) && !b->starved && !b->no_room && !b->resting && budget && virtio_blk_doorbell_enable(b, qi));
 	/* Interrupt for requests that completed at once (refused, GET_ID). */
 	virtio_queue_interrupt(v, qi);
 	if (!budget)
@@ -573,6 +572,7 @@ static void blk_forget(struct virtio_dev *v)
 	b->held_wait = false;
 	b->starved = false;
 	b->resting = false;
+	b->quiet = 0;
 	v->config[CONFIG_WRITEBACK] = 1;
 }
 
@@ -602,7 +602,7 @@ static int blk_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 static const struct virtio_ops blk_virtio_ops = {
 	.id = 2,
 	.class_code = 0x018000, /* mass storage, other */
-	.queue_run = blk_run,
+	.queue_run = virtio_blk_run,
 	.quiesce = blk_quiesce,
 	.reset = blk_forget,
 	.features_set = blk_features_set,
@@ -661,6 +661,7 @@ static void blk_dev_free(struct device *d)
 	struct virtio_blk *b = blk_of(d);
 
 	block_set_listener(b->block, NULL);
+	loop_poll_end(b->v.loop, &b->poller);
 	virtio_pci_done(&b->pci);
 	virtio_done(&b->v);
 	list_forget(&b->held);
@@ -772,7 +773,10 @@ static int blk_init(struct virtio_blk *b, struct dev_host *h, struct pci_host *p
 		return err_set_errno(e, r, "%s", c->name);
 	disk_throttle_set(&b->throttle, &c->limits, loop_now_ns());
 	blk_fill_config(b, size, write_rate(&c->limits));
-	return virtio_pci_init(&b->pci, &b->v, p, c->slot, e);
+	r = virtio_pci_init(&b->pci, &b->v, p, c->slot, e);
+	if (!r)
+		virtio_blk_poll_begin(b);
+	return r;
 }
 
 int virtio_blk_new(struct dev_host *h, struct pci_host *p, const struct virtio_blk_config *c,

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -204,6 +205,84 @@ static void test_stop_during_poll_ends_the_loop(void **state)
 }
 
 /* Otherwise the first poller would leave its notifications disabled for ever. */
+/* ---- operations of polls ---- */
+
+struct polled_op {
+	struct loop_op op;
+	struct polled *p;
+	struct iovec iov;
+	char buf[4];
+	uint64_t offset;
+	int fd, writer;
+	unsigned polls_at_end, sleeps_at_end;
+	int res;
+};
+
+static struct polled_op reading;
+
+static void reading_done(struct loop_op *op, int res)
+{
+	struct polled_op *o = (struct polled_op *)op;
+
+	o->res = res;
+	o->polls_at_end = o->p->polls;
+	o->sleeps_at_end = o->p->sleeps;
+	o->p->work = 0;
+}
+
+static void pipe_fill(struct polled *p)
+{
+	(void)p;
+	assert_int_equal(write(reading.writer, "abcd", 4), 4);
+}
+
+static void read_begin(struct polled *p)
+{
+	reading.iov = (struct iovec){ reading.buf, sizeof(reading.buf) };
+	loop_readv(p->l, &reading.op, reading.fd, &reading.iov, 1, reading.offset);
+	if (reading.writer >= 0)
+		p->act = pipe_fill;
+}
+
+/* Let a poll begin the read, and run the loop until it has ended. Each poll finds work until then. */
+static void read_during_polls(struct polled *p, int fd, int writer, uint64_t offset)
+{
+	polls_begin(p);
+	reading = (struct polled_op){ .op.done = reading_done, .p = p, .fd = fd, .writer = writer, .offset = offset };
+	p->act = read_begin;
+	p->work = 1000000;
+	while (!reading.res)
+		loop_run_once(p->l, MS);
+	assert_int_equal(reading.res, 4);
+	assert_memory_equal(reading.buf, "abcd", 4);
+}
+
+static void test_read_of_memory_ends_with_the_poll_that_began_it(void **state)
+{
+	struct polled *p = *state;
+	int fd = memfd_create("file", MFD_CLOEXEC);
+
+	assert_int_equal(write(fd, "abcd", 4), 4);
+	loop_file_in_memory(p->l, fd, true);
+	read_during_polls(p, fd, -1, 0);
+	assert_int_equal(reading.polls_at_end, 1);
+	loop_file_in_memory(p->l, fd, false);
+	close(fd);
+}
+
+static void test_read_of_a_poll_is_submitted_and_ends_before_the_sleep(void **state)
+{
+	struct polled *p = *state;
+	int fds[2];
+
+	assert_int_equal(pipe(fds), 0);
+	read_during_polls(p, fds[0], fds[1], UINT64_MAX);
+	if (loop_kind(p->l) == LOOP_IO_URING)
+		assert_int_equal(reading.sleeps_at_end, 0);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 static void test_second_poller_is_refused(void **state)
 {
 	struct loop_poller other = { polled_poll, polled_sleeps, *state };
@@ -229,6 +308,8 @@ int main(void)
 		POLL_TEST(test_timer_armed_by_poll_fires),
 		POLL_TEST(test_slow_poll_without_work_is_followed_by_a_sleep),
 		POLL_TEST(test_stop_during_poll_ends_the_loop),
+		POLL_TEST(test_read_of_memory_ends_with_the_poll_that_began_it),
+		POLL_TEST(test_read_of_a_poll_is_submitted_and_ends_before_the_sleep),
 		POLL_TEST(test_second_poller_is_refused),
 	};
 

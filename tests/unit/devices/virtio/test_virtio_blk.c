@@ -683,6 +683,74 @@ static void random_rings(void **state)
 	disk_end(&t);
 }
 
+/* ---- polls ---- */
+
+#define MS 1000000ULL
+
+/* Read until the loop, which measures its sleeps, polls before it sleeps. */
+static void loop_made_busy(struct blk_test *t)
+{
+	for (unsigned i = 0; i < 10000 && !loop_polls(t->f.host.loop); i++)
+		assert_int_equal(request(t, 0, 0, t->data, 512, NULL), 0);
+	assert_true(loop_polls(t->f.host.loop));
+}
+
+static void request_add(struct blk_test *t)
+{
+	struct drv_sg sg[3] = { { t->header, 16, false }, { t->data, 512, true }, { t->status, 1, true } };
+
+	header_put(t, 0, 0, 0);
+	drv_add(&t->d.q[0], sg, 3, false);
+}
+
+static void test_busy_loop_takes_requests_without_doorbells(void **state)
+{
+	for (unsigned event_idx = 0; event_idx < 2; event_idx++) {
+		struct blk_test t = { 0 };
+		struct drv_queue *q = &t.d.q[0];
+		uint16_t old;
+
+		(void)state;
+		disk_begin(&t, event_idx ? ALL : ALL & ~VIRTIO_F_EVENT_IDX);
+		loop_made_busy(&t);
+		/* A doorbell that rings while the loop polls disables the next one until the loop sleeps. */
+		request_add(&t);
+		drv_kick(q);
+		for (unsigned i = 0; i < 5; i++)
+			loop_run_once(t.f.host.loop, 0);
+		assert_int_equal(drv_used_idx(q), q->avail_idx);
+		old = q->avail_idx;
+		request_add(&t);
+		assert_false(drv_wants_kick(q, old));
+		loop_run_once(t.f.host.loop, MS);
+		loop_run_once(t.f.host.loop, MS);
+		assert_int_equal(drv_used_idx(q), q->avail_idx);
+		assert_int_equal(status_get(&t, 0), 0);
+		old = q->avail_idx;
+		request_add(&t);
+		assert_true(drv_wants_kick(q, old));
+		disk_end(&t);
+	}
+}
+
+static void test_paused_disk_is_not_polled(void **state)
+{
+	struct blk_test t = { 0 };
+
+	(void)state;
+	disk_begin(&t, ALL);
+	loop_made_busy(&t);
+	t.dev->ops->pause(t.dev);
+	request_add(&t);
+	for (unsigned i = 0; i < 5; i++)
+		loop_run_once(t.f.host.loop, MS);
+	assert_int_equal(drv_used_idx(&t.d.q[0]), (uint16_t)(t.d.q[0].avail_idx - 1));
+	t.dev->ops->resume(t.dev);
+	drv_wait(&t.d.q[0], NULL);
+	assert_int_equal(status_get(&t, 0), 0);
+	disk_end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -710,6 +778,8 @@ int main(void)
 		cmocka_unit_test(refuses_transfers_over_one_gib),
 		cmocka_unit_test(state_survives),
 		cmocka_unit_test(random_rings),
+		cmocka_unit_test(test_busy_loop_takes_requests_without_doorbells),
+		cmocka_unit_test(test_paused_disk_is_not_polled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,63 @@
+/* Polls of a disk: while requests come shortly after each other, the disk's thread looks at the rings itself
+ * (base/busy_poll.h), so that the guest needs no doorbells and the thread no wake-ups. */
+#include "devices/virtio/virtio_blk_internal.h"
+#include "base/cleanup.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+bool virtio_blk_doorbell_enable(struct virtio_blk *b, unsigned qi)
+{
+	bool quiet = b->polled && loop_polls(b->v.loop);
+
+	b->quiet = quiet ? b->quiet | 1u << qi : b->quiet & ~(1u << qi);
+	return !quiet && virtqueue_notify_enable(&b->v.queues[qi].vq);
+}
+
+static bool queue_poll(struct virtio_blk *b, unsigned qi)
+{
+	struct virtqueue *vq = &b->v.queues[qi].vq;
+	uint16_t waiting = virtqueue_waiting(vq);
+
+	/* Nothing is to be found in a ring from which the device takes nothing. */
+	if (!waiting || b->starved || b->no_room || b->resting || b->held_wait)
+		return false;
+	virtio_blk_run(&b->v, qi);
+	return true;
+}
+
+static bool blk_poll(void *opaque)
+{
+	struct virtio_blk *b = opaque;
+	struct virtio_dev *v = &b->v;
+	bool found = false;
+
+	LOCK_GUARD(&v->lock);
+	for (unsigned i = 0; i < v->nqueues && virtio_is_running(v); i++)
+		found |= queue_poll(b, i);
+	return found;
+}
+
+static bool blk_sleeps(void *opaque)
+{
+	struct virtio_blk *b = opaque;
+	struct virtio_dev *v = &b->v;
+	bool found = false;
+
+	LOCK_GUARD(&v->lock);
+	for (unsigned i = 0; b->quiet && i < v->nqueues && virtio_is_running(v); i++) {
+		if (!(b->quiet >> i & 1))
+			continue;
+		b->quiet &= ~(1u << i);
+		if (!virtqueue_notify_enable(&v->queues[i].vq))
+			continue;
+		virtio_queue_kick(v, i);
+		found = true;
+	}
+	return found;
+}
+
+void virtio_blk_poll_begin(struct virtio_blk *b)
+{
+	b->poller = (struct loop_poller){ .poll = blk_poll, .sleeps = blk_sleeps, .opaque = b };
+	b->polled = loop_poll(b->v.loop, &b->poller) == 0; /* not if the loop has another disk */
+}
