@@ -32,6 +32,7 @@
 #include "api/policy/restart.h"
 #include "api/policy/scheduler.h"
 #include "api/policy/shutdown.h"
+#include "api/policy/thresholds.h"
 #include "api/policy/timekeeper.h"
 #include "api/policy/trends.h"
 #include "api/qmp/qmp.h"
@@ -138,7 +139,7 @@ static const struct vm_observer *const observers[] = { &quota_observer, &host_sh
 	&shutdown_observer, &job_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer,
 	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer, &commit_ready_observer,
-	&flatten_observer, &trends_observer, &job_owner_observer, &vm_cgroup_observer,
+	&flatten_observer, &trends_observer, &thresholds_observer, &job_owner_observer, &vm_cgroup_observer,
 	&systemd_scope_observer, &start_observer, &offline_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */
@@ -467,6 +468,8 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (!r)
 		r = timekeeper_new(h, command_run_as, &d->commands, &h->timekeeper, e);
 	if (!r)
+		h->watchman = thresholds_new(h, command_run_as, &d->commands);
+	if (!r)
 		policies_go(h);
 	return r;
 }
@@ -500,6 +503,8 @@ void daemon_close(struct daemon *d)
 	autostart_free(h->autostart);
 	scheduler_free(h->scheduler);
 	h->scheduler = NULL;
+	thresholds_free(h->watchman);
+	h->watchman = NULL;
 	timekeeper_free(h->timekeeper);
 	h->timekeeper = NULL;
 	vm_free_all(h);

@@ -1,4 +1,5 @@
 #include "api/policy/trends.h"
+#include "api/policy/thresholds.h"
 #include "api/store/store.h"
 #include "api/store/trend_file.h"
 #include "api/vm/observer.h"
@@ -198,6 +199,23 @@ static void resident_read(struct vm *vm, const struct sampled *now)
 	v->resident_cpu_ns = now->cpu_ns;
 }
 
+/* Compare the sample with the VM's thresholds. */
+static void sample_compare(struct vm *vm, const struct sampled *now, const float values[TREND_SERIES], double seconds)
+{
+	struct threshold_figures f = { .seconds = seconds };
+	const struct vm_sums *a = &vm->trend->last.sums, *b = &now->sums;
+	double resident = (double)vm->trend->resident_bytes;
+
+	f.values[THRESHOLD_CPU] = (double)values[TREND_CPU] / MAX(vm_live(vm)->vcpus, 1U);
+	f.values[THRESHOLD_MEMORY] = b->total_bytes ? 100 * (double)b->used_bytes / (double)b->total_bytes :
+		resident > 0 ? 100 * resident / (double)vm_live(vm)->ram_bytes : NAN;
+	f.values[THRESHOLD_DISK_SPACE] = NAN;
+	f.values[THRESHOLD_LATENCY] = latency(b->rd_ns + b->wr_ns, a->rd_ns + a->wr_ns, b->rd_reqs + b->wr_reqs, a->rd_reqs + a->wr_reqs);
+	f.values[THRESHOLD_IO_ERRORS] = (double)values[TREND_IO_ERRORS];
+	f.values[THRESHOLD_NET] = (double)values[TREND_RX_BYTES] + (double)values[TREND_TX_BYTES];
+	thresholds_look(vm, &f);
+}
+
 static void vm_sample(struct vm *vm, struct sampled *now)
 {
 	struct vm_trend *v = vm->trend;
@@ -219,6 +237,7 @@ static void vm_sample(struct vm *vm, struct sampled *now)
 			return;
 		values_of(v, now, seconds, values);
 		trend_record(&v->recorder, now->time, span, values);
+		sample_compare(vm, now, values, seconds);
 	}
 	v->last = *now;
 	if (v->recorder.closed[TREND_SECONDS].n >= WRITE_ROWS && now->at_ns >= v->retry_ns)

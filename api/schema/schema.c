@@ -422,7 +422,7 @@ static const struct field query_audit_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "show only calls that name this VM" }, END };
 static const struct field query_audit_returns[] = {
 	{ "lines", FIELD_ARRAY, REQUIRED,
-		"time (ns), uid, pid, command, vm, arguments, schedule (of a run), outcome, error, duration (ns); a command in parentheses is "
+		"time (ns), uid, pid, command, vm, arguments, schedule (of a run; of an action of a threshold: threshold NAME), outcome, error, duration (ns); a command in parentheses is "
 		"the daemon's own act; a line with left-out has only time, uid (none: several users), outcome (any: of any outcome), "
 		"left-out (the number of omitted lines) and since (ns)" },
 	{ "next", FIELD_INT, REQUIRED, "`from` of the next call" },
@@ -450,7 +450,6 @@ static const struct field schedule_add_args[] = { FIELD_VM,
 	{ "zone", FIELD_STRING, OPTIONAL, "time zone, such as Europe/Berlin [the host's]" },
 	{ "missed", FIELD_SCHEDULE_MISSED, OPTIONAL,
 		"of missed runs: skip all, make up for them by one run, or do the last 10 of them all [skip]" },
-	{ "folder", FIELD_STRING, OPTIONAL, "absolute path of the folder in which export creates its archives; required for it, and only for it" },
 	{ "name", FIELD_STRING, OPTIONAL, "name of the schedule [the action, perhaps with a number]" }, END };
 static const struct field schedule_add_returns[] = { { "name", FIELD_STRING, REQUIRED, "name of the schedule" },
 	{ "next-run", FIELD_INT, REQUIRED, "time of the first run: realtime, ns" }, END };
@@ -461,13 +460,28 @@ static const struct field query_timetables_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedules of this VM (name or UUID)" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 static const struct field query_timetables_returns[] = {
-	{ "schedules", FIELD_ARRAY, REQUIRED, "vm, name, action, on, zone (unless it is the host's), missed, folder, uid (of its maker), paused (only if true), under-way (only if true), "
+	{ "schedules", FIELD_ARRAY, REQUIRED, "vm, name, action, on, zone (unless it is the host's), missed, uid (of its maker), paused (only if true), under-way (only if true), "
 		"next-run (ns), last-run (ns), outcome, detail" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field query_history_args[] = { FIELD_VM, END };
 static const struct field query_history_returns[] = {
 	{ "runs", FIELD_ARRAY, REQUIRED, "the last runs, oldest first: schedule, action, due (ns), time (of its end, ns), outcome (done, "
 		"skipped, missed, refused, failed), detail" }, END };
+static const struct field threshold_set_args[] = { FIELD_VM,
+	{ "measure", FIELD_MEASURE, REQUIRED, "watch this figure: cpu, memory and disk-space in percent, latency of disk requests, failed disk "
+		"requests a second, or bytes a second of all interfaces" },
+	{ "above", FIELD_STRING, REQUIRED, "raise it above this, such as 90, 20ms or 100M" },
+	{ "below", FIELD_STRING, OPTIONAL, "clear it at or below this [as above]" },
+	{ "for", FIELD_INT, OPTIONAL, "raise and clear it after so long without a break, ns [a minute]" },
+	{ "then", FIELD_THRESHOLD_ACTION, OPTIONAL, "do this when it is raised, with the rights that you have then, at most once in ten minutes [nothing]" },
+	{ "name", FIELD_STRING, OPTIONAL, "name of the threshold, which replaces one of this name [the measure]" }, END };
+static const struct field threshold_remove_args[] = { FIELD_VM, { "name", FIELD_STRING, REQUIRED, "name of the threshold" }, END };
+static const struct field query_thresholds_args[] = {
+	{ "vm", FIELD_STRING, OPTIONAL, "return only the thresholds of this VM (name or UUID)" },
+	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
+static const struct field query_thresholds_returns[] = {
+	{ "thresholds", FIELD_ARRAY, REQUIRED, "vm, name, measure, above, below, for (ns), then, uid (of its maker), value (the last one), raised, since (ns)" },
+	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field query_schedules_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedule of this VM (name or UUID)" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
@@ -748,6 +762,10 @@ static const struct command commands[] = {
 	{ "schedule-pause", "pause a schedule of a VM", schedule_pause_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "query-schedules", "list the schedules of all VMs", query_timetables_args, query_timetables_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "query-schedule-history", "list the last runs of a VM's schedules", query_history_args, query_history_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "threshold-set", "tell when a figure of a VM is too high", threshold_set_args, NULL, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
+	{ "threshold-remove", "remove a threshold of a VM", threshold_remove_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "query-thresholds", "list the thresholds of all VMs", query_thresholds_args, query_thresholds_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "query-events", "list past events; the last 10000 are kept", query_events_args,
 		query_events_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "query-audit", "show the audit log: calls that change something, including denied ones", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,

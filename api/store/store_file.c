@@ -202,6 +202,7 @@ static const char *const vm_files[] = {
 	"managed.save.used",
 	"schedule.json",
 	"timetable.json",
+	"thresholds.json",
 	"fork.pending",
 	"import.pending",
 	"imported.json",

@@ -54,6 +54,7 @@ static const struct kind {
 	{ "state.json", 2, true, { state_1 } },
 	{ "schedule.json", 1, true, { NULL } },
 	{ "timetable.json", 1, true, { NULL } },
+	{ "thresholds.json", 1, true, { NULL } },
 	{ "autostart.json", 1, true, { NULL } },
 	{ "template.json", 1, true, { NULL } },
 	{ "undefine.json", 1, true, { NULL } },

@@ -37,6 +37,7 @@ struct start_process;
 struct vm_handover;
 struct vm_process;
 struct vm_trend;
+struct vm_watch;
 
 /* Files of the managed save in the VM's folder (api/jobs/save.h). */
 #define SAVE_MANAGED "managed.save"
@@ -202,6 +203,7 @@ struct vm {
 	struct restart *restart;
 	struct shutdown *shutdown;
 	struct idle *idle;
+	struct vm_watch *watch; /* its thresholds (api/policy/thresholds.h); NULL: none yet */
 	struct vm_trend *trend; /* api/policy/trends.h; NULL: the VM has not run yet */
 	int touched_fd; /* the process's list of memory blocks (api/vm/touched.h); -1: none */
 	uint64_t memory_kills; /* how often the kernel had killed a process of the VM's group for its memory when the last process was placed there */

@@ -226,8 +226,10 @@ static void balloon_sum(const struct vm_page *from, struct vm_sums *to)
 	to->guest_bytes = figure_get(n, BALLOON_GUEST);
 	total = figure_get(n, BALLOON_STAT + STAT_TOTAL);
 	available = figure_get(n, BALLOON_STAT + STAT_AVAILABLE);
-	if ((known >> STAT_TOTAL & 1) && (known >> STAT_AVAILABLE & 1) && available < total)
+	if ((known >> STAT_TOTAL & 1) && (known >> STAT_AVAILABLE & 1) && available < total) {
 		to->used_bytes = total - available;
+		to->total_bytes = total;
+	}
 }
 
 static void sums_read(struct vm_page *page, struct vm_sums *ret)

@@ -38,6 +38,7 @@ struct vm_sums {
 	uint64_t rx_bytes, rx_packets, tx_bytes, tx_packets;			/* of all interfaces */
 	uint64_t guest_bytes; /* what the balloon leaves to the guest; 0: there is none */
 	uint64_t used_bytes;  /* memory that programs of the guest cannot have, as its driver tells; 0: not known */
+	uint64_t total_bytes; /* with used_bytes: the memory that the guest sees */
 };
 
 /* Read the sums from the page alone, without a system call unless the kernel serves an interface. Otherwise as

@@ -33,6 +33,7 @@ struct vm_logs;
 struct vm_observer;
 struct vm_sandbox;
 struct vm_spare;
+struct watchman;
 
 struct vm_host {
 	struct loop *loop;
@@ -77,6 +78,7 @@ struct vm_host {
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */
 	struct timekeeper *timekeeper;	     /* NULL until the VMs are loaded */
 	struct host_shutdown *host_shutdown; /* NULL: not under way */
+	struct watchman *watchman;	     /* api/policy/thresholds.h; NULL until the VMs are loaded */
 	struct trends *trends;		     /* api/policy/trends.h; NULL: no VM has run yet */
 	struct autostart *autostart;	     /* NULL until the VMs are loaded */
 };

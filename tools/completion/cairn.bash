@@ -114,6 +114,12 @@ _cairn()
 		if [[ ${pos[0]} ]]; then
 			if [[ $kind == vm-file ]]; then
 				_cairn_files
+			elif [[ $kind == vm-measure || $kind == vm-threshold ]] && [[ ${pos[1]} ]]; then
+				:
+			elif [[ $kind == vm-measure ]]; then
+				mapfile -t COMPREPLY < <(compgen -W "cpu memory disk-space latency io-errors net" -- "$cur")
+			elif [[ $kind == vm-threshold ]]; then
+				_cairn_names < <(cairn "${connect[@]}" threshold-list -- "${pos[0]}" 2>/dev/null | sed '1,2d' | awk 'NF { print $2 }')
 			elif [[ $kind == vm-trend ]]; then
 				mapfile -t COMPREPLY < <(compgen -W "cpu memory used balloon rd-bytes wr-bytes rd-reqs wr-reqs rd-latency wr-latency io-errors rx-bytes tx-bytes rx-packets tx-packets" -- "$cur")
 			elif [[ $kind == vm-interface && ! ${pos[1]} ]]; then
@@ -127,7 +133,7 @@ _cairn()
 			elif [[ $kind == vm-action || $kind == vm-schedule ]] && [[ ${pos[1]} ]]; then
 				:
 			elif [[ $kind == vm-action ]]; then
-				mapfile -t COMPREPLY < <(compgen -W "start shutdown reboot suspend resume save snapshot export" -- "$cur")
+				mapfile -t COMPREPLY < <(compgen -W "start shutdown reboot suspend resume save snapshot" -- "$cur")
 			elif [[ $kind == vm-schedule ]]; then
 				_cairn_names < <(cairn "${connect[@]}" schedule-list -- "${pos[0]}" 2>/dev/null | sed '1,2d' | awk 'NF { print $2 }')
 			elif [[ $kind != vm-name && ! ${pos[1]} ]]; then

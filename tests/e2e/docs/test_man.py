@@ -164,9 +164,6 @@ cairn schedule web1 start --on "Mon..Fri 07:30" --zone Europe/Berlin --missed on
 cairn schedule web1 snapshot --on "Sat *-*-1..7 04:00" --name first-saturday
     given: defined web1
     then: cairn schedule-list web1 | grep first-saturday
-cairn schedule web1 export --on "daily Europe/Berlin" --name nightly --to .
-    given: defined web1
-    then: cairn schedule-list web1 | grep 'nightly *export'
 cairn schedule-list
     given: defined web1; cairn schedule web1 start --on daily
     then: shows 'web1 *start *start *daily'
@@ -512,6 +509,18 @@ cairn domstats web1 --block
 cairn trend web1 cpu wr-bytes --last 1d
     given: running web1
     then: shows '^cpu: '; shows '^wr-bytes: '
+cairn threshold web1 cpu --above 90 --below 80 --for 5m
+    given: defined web1
+    then: cairn threshold-list web1 | grep 'web1 *cpu *cpu *90% *80% *5m'
+cairn threshold web1 latency --above 50ms --then snapshot --name slow
+    given: defined web1
+    then: cairn threshold-list web1 | grep 'slow *latency *50ms *50ms *1m *snapshot'
+cairn threshold-list
+    given: defined web1; cairn threshold web1 net --above 100M
+    then: shows 'web1 *net'
+cairn threshold-remove web1 cpu
+    given: defined web1; cairn threshold web1 cpu --above 90
+    then: lacks cpu cairn threshold-list web1
 cairn trend web1 --last 1w --format svg > web1.svg
     given: running web1
     then: grep -q '^<svg' web1.svg

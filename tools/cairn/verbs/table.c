@@ -107,7 +107,6 @@ static const struct verb_option schedule_options[] = {
 	{ "on", "CALENDAR", FROM_SCHEMA("on") },
 	{ "zone", "ZONE", FROM_SCHEMA("zone") },
 	{ "missed", FROM_SCHEMA("missed"), FROM_SCHEMA("missed") },
-	{ "to", "FOLDER", FROM_SCHEMA("folder") },
 	{ "name", "NAME", FROM_SCHEMA("name") }, END };
 static const struct verb_option restore_options[] = {
 	{ "running", NULL, "resume the VM [as at the save]" },
@@ -297,6 +296,12 @@ static const struct verb_option trend_options[] = {
 	{ "to", "TIME", "end at this time [now]" },
 	{ "step", "TIME", "with csv, json or yaml: print a value for each TIME, at least 1s [100 values]" },
 	{ "format", "table|svg|csv|json|yaml", "draw in the terminal, or print an SVG image or numbers [table]" }, END };
+static const struct verb_option threshold_options[] = {
+	{ "above", "VALUE", FROM_SCHEMA("above") },
+	{ "below", "VALUE", FROM_SCHEMA("below") },
+	{ "for", "TIME", "raise and clear it after so long without a break, such as 5m; 0: at once [1m]" },
+	{ "then", FROM_SCHEMA("then"), FROM_SCHEMA("then") },
+	{ "name", "NAME", FROM_SCHEMA("name") }, END };
 static const struct verb_option top_options[] = {
 	{ "sort", "cpu|memory|disk|net|name", "set the order [cpu]" },
 	{ "every", "SECONDS", "set the interval [2, for one sample 1]" },
@@ -699,6 +704,9 @@ const struct verb verbs[] = {
 	{ "trend", "Monitoring", "VM [SERIES...]", "draw what a VM did over time; series: cpu, memory, used, balloon, rd-bytes, wr-bytes, rd-reqs, "
 		"wr-reqs, rd-latency, wr-latency, io-errors, rx-bytes, tx-bytes, rx-packets, tx-packets [cpu]", trend_options, 1, 16, false, "vm-trend",
 		"vm-trend", verb_trend },
+	{ "threshold", "Monitoring", "VM MEASURE", NULL, threshold_options, 2, 2, false, "vm-measure", "threshold-set", verb_threshold },
+	{ "threshold-list", "Monitoring", "[VM]", NULL, NULL, 0, 1, true, "vm", "query-thresholds", verb_threshold_list },
+	{ "threshold-remove", "Monitoring", "VM NAME", NULL, NULL, 2, 2, false, "vm-threshold", "threshold-remove", verb_threshold_remove },
 	{ "dommemstat", "Monitoring", "VM", "show the guest's memory, and how often it sends statistics", dommemstat_options, 1, 1, true, "vm",
 		"vm-info vm-set-memory", verb_dommemstat },
 	{ "send-key", "Monitoring", "VM KEY...", "press keys of the guest's keyboard together, such as KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE",

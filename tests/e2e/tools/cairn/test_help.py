@@ -22,7 +22,7 @@ WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema"}
 ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cancel", "job-dismiss", "query-qmp-schema"}
 # Arguments with a fixed set of words that are no option of that name with these words: a positional, flags, or not
 # offered.
-OTHERWISE = {("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("blockcommit", "format"): [], ("grant", "role"): ["positional"], ("schedule", "action"): ["positional"], ("screenshot", "format"): ["positional"], ("start", "kind"): [],
+OTHERWISE = {("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("blockcommit", "format"): [], ("grant", "role"): ["positional"], ("schedule", "action"): ["positional"], ("threshold", "measure"): ["positional"], ("screenshot", "format"): ["positional"], ("start", "kind"): [],
              ("snapshot-delete", "children"): ["children", "children-only"], ("backup-begin", "children"): [], ("new", "boot"): [],
              ("domjobabort", "children"): []}
 MAN = pathlib.Path(ROOT, "docs/man/cairn.1").read_text().replace("\\-", "-")
@@ -116,6 +116,8 @@ def test_option_refuses_words_outside_its_list(fake):
                 args += ["x", "x"][:1 + (v["name"] == "attach-disk")]
             if v["name"] == "schedule":
                 args += ["start", "--on", "daily"]
+            if v["name"] == "threshold":
+                args += ["cpu", "--above", "90"]
             r = fake.cairn(*args, ok=2)
             said = r.stderr.splitlines()
             assert "nonsense" in r.stderr and all(w in said[0] + said[1] for w in o["words"]), (args, r.stderr)
@@ -223,6 +225,9 @@ nodeinfo
 nodecpustats
 metrics
 trend vm1
+threshold vm1 cpu --above 90 --name busy
+threshold-list vm1
+threshold-remove vm1 busy
 domstats vm1
 top vm1 --once
 domstats
@@ -480,7 +485,8 @@ def test_schema_lists_commands_refused_by_templates(fake, schema):
     fake.define("golden")
     fake.cairn("template", "golden")
     q, said = fake.qmp(), set()
-    given = {"vm-define": {"definition": q.run("vm-dump-definition", vm="golden")["definition"]}, "schedule-add": {"action": "start"}}
+    given = {"vm-define": {"definition": q.run("vm-dump-definition", vm="golden")["definition"]}, "schedule-add": {"action": "start"},
+             "threshold-set": {"measure": "cpu"}}
     for name, c in schema.items():
         members = {m["name"]: m for m in schema[c["arg-type"]]["members"]} if c["meta-type"] == "command" else {}
         if name in DEPENDS or not {"vm", "definition"} & set(members):

@@ -1,0 +1,94 @@
+"""Thresholds: events and actions when a figure of a VM is too high for a time."""
+
+import json
+
+import pytest
+
+from conftest import until
+from test_hotplug import image, machine
+from test_trends import started
+
+pytestmark = pytest.mark.usefixtures("kvm")
+
+
+def told(d, vm="a"):
+    """Return what the events say: name, state and value."""
+    q = d.qmp()
+    events = [e["data"] for e in q.run("query-events")["events"] if e["event"] == "THRESHOLD" and e["data"]["vm"] == vm]
+    q.close()
+    return [(e["threshold"], e["state"], e.get("value")) for e in events]
+
+
+def shown(d):
+    return {t["name"]: t for t in json.loads(d.cairn("threshold-list", "--format", "json").stdout)}
+
+
+def test_threshold_is_raised_suspends_the_vm_and_is_cleared(daemon, guest, tmp_path):
+    g = machine(daemon, guest, vcpus=2, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}])
+    daemon.cairn("threshold", "a", "cpu", "--above", "2", "--below", "1", "--for", "2s", "--then", "suspend")
+    daemon.cairn("threshold", "a", "io-errors", "--above", "0", "--for", "0")
+    g.run("storm start 1 0x1000000 0x400000")
+    until(lambda: daemon.cairn("domstate", "a").stdout.strip() == "paused")
+    assert shown(daemon)["cpu"]["raised"]
+    (name, state, value), = told(daemon)
+    assert (name, state) == ("cpu", "raised") and float(value.rstrip("%")) > 2
+    until(lambda: [t[1] for t in told(daemon)] == ["raised", "cleared"])
+    line, = [x for x in json.loads(daemon.cairn("audit", "--format", "json").stdout) if x["command"] == "vm-suspend"]
+    assert line["schedule"] == "threshold cpu" and line["outcome"] == "ok"
+    # The action has a rate limit, the event has not reached its own.
+    daemon.cairn("resume", "a")
+    until(lambda: [t[1] for t in told(daemon)] == ["raised", "cleared", "raised"])
+    assert daemon.cairn("domstate", "a").stdout.strip() == "running"
+
+
+def test_disk_space_is_reported_by_the_vms_process(daemon, guest, tmp_path):
+    machine(daemon, guest, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}])
+    daemon.cairn("threshold", "a", "disk-space", "--above", "0", "--for", "0")
+    until(lambda: [t[:2] for t in told(daemon)] == [("disk-space", "raised")])
+    assert 0 < float(told(daemon)[0][2].rstrip("%")) <= 100
+    daemon.cairn("destroy", "a")
+    until(lambda: told(daemon)[-1] == ("disk-space", "cleared", None))
+
+
+def test_thresholds_outlive_the_daemon_and_are_not_raised_twice(daemon, guest):
+    started(daemon, guest)
+    daemon.cairn("threshold", "a", "memory", "--above", "1", "--for", "0")
+    daemon.cairn("threshold", "a", "net", "--above", "100M", "--name", "traffic")
+    until(lambda: [t[:2] for t in told(daemon)] == [("memory", "raised")])
+    daemon.stop()
+    daemon.start()
+    assert set(shown(daemon)) == {"memory", "traffic"} and shown(daemon)["memory"]["raised"]
+    until(lambda: "value" in shown(daemon)["traffic"])
+    assert len(told(daemon)) == 1
+    # Another limit in its place clears it.
+    daemon.cairn("threshold", "a", "memory", "--above", "99")
+    until(lambda: [t[1] for t in told(daemon)] == ["raised", "cleared"])
+    assert not shown(daemon)["memory"]["raised"]
+    daemon.cairn("threshold-remove", "a", "memory")
+    daemon.stop()
+    daemon.start()
+    assert set(shown(daemon)) == {"traffic"}
+
+
+@pytest.mark.parametrize("args, sentence", [
+    (["cpu", "--above", "120"], "120 is more than 100 %"),
+    (["cpu", "--above", "50", "--below", "60"], "below: must not be more than"),
+    (["latency", "--above", "20"], "give a time such as 500us, 20ms or 1s"),
+    (["cpu", "--above", "90", "--for", "8d"], "--for must be a time"),
+    (["cpu", "--above", "90", "--name", "a b"], "is no name of a threshold"),
+    (["cpu"], "threshold needs --above"),
+    (["wind", "--above", "90"], "is not one of the choices"),
+])
+def test_bad_thresholds_get_a_sentence(fake, args, sentence):
+    fake.define("a")
+    assert sentence in fake.cairn("threshold", "a", *args, ok=False).stderr
+    assert "has no threshold 'cpu'" in fake.cairn("threshold-remove", "a", "cpu", ok=False).stderr
+
+
+def test_a_vm_has_at_most_32_thresholds(fake):
+    fake.define("a")
+    for i in range(32):
+        fake.cairn("threshold", "a", "cpu", "--above", "90", "--name", f"t{i}")
+    assert "has 32 thresholds, which is the most" in fake.cairn("threshold", "a", "net", "--above", "1", ok=False).stderr
+    fake.cairn("threshold", "a", "net", "--above", "1", "--name", "t3")
+    assert shown(fake)["t3"]["measure"] == "net"
