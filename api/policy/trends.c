@@ -118,6 +118,7 @@ static void write_begin(struct vm *vm)
 	struct vm_trend *v = vm->trend;
 	struct trend_write *t;
 	size_t n = 0;
+	int r;
 
 	for (unsigned i = 0; i < TREND_RANGES; i++)
 		n += v->recorder.closed[i].n;
@@ -131,9 +132,12 @@ static void write_begin(struct vm *vm)
 		v->recorder.closed[i] = (struct trend_rows){ 0 };
 	}
 	v->write = t;
-	t->r = store_run(vm->host->store, vm->def->name, STORE_TRENDS, t->path, sizeof(t->path), &t->work, &t->e);
-	if (t->r < 0)
+	/* From here on, the store's thread may set t->r. */
+	r = store_run(vm->host->store, vm->def->name, STORE_TRENDS, t->path, sizeof(t->path), &t->work, &t->e);
+	if (r < 0) {
+		t->r = r;
 		write_done(&t->work);
+	}
 }
 
 /* ---- sampling ---- */
