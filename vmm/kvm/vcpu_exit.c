@@ -15,7 +15,8 @@
 
 static void exit_count(struct vcpu *v, enum vcpu_figure what)
 {
-	figure_add(v->counters, atomic_load_explicit(&v->shown, memory_order_relaxed), what, 1);
+	/* The page is mapped before its address is stored. */
+	figure_add(v->counters, atomic_load_explicit(&v->shown, memory_order_acquire), what, 1);
 }
 
 void vcpu_fault(struct vcpu *v, enum vm_reason reason, const char *fmt, ...)
