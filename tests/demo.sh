@@ -190,7 +190,7 @@ shut_down
 say "Done"
 cairn snapshot-delete demo before-upgrade
 cairn undefine demo
-echo "A real Linux wrote a file to its disk, was snapshotted while it ran, lost everything, and was taken"
-echo "back to the moment before; then it was turned off by its ACPI button and read the file after a"
-echo "second start. Nothing of it is left on this machine but the kernel in its cache. By hand it is the"
-echo "same verbs: see README.md."
+echo "A real Linux wrote a file to its disk. Cairn took a snapshot while it ran, the guest lost everything,"
+echo "and a revert brought all of it back. Then the ACPI button turned the guest off, and after a second"
+echo "start it read the file again. Only the kernel in the cache is left on this machine. README.md shows"
+echo "how to use the same verbs by hand."
