@@ -381,6 +381,8 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a VM of this kind cannot boot as machine version %u", c->machine);
 	if (c->screen > 1 || c->display > 1 || (c->display && (!c->screen || c->taken_over || c->display_fd == VM_NO_FD || !fd_ok(&f, c->display_fd))))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the screen has a value out of range, or its file is missing or used twice");
+	if (c->tablet > 1 || (c->tablet && !c->screen))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a tablet needs a screen");
 	if (c->screen_rom > 1 || (c->screen_rom && (!c->screen || c->firmware != VM_FIRMWARE_BIOS || c->screen_rom_fd == VM_NO_FD ||
 		!fd_ok(&f, c->screen_rom_fd))))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the screen's ROM is not for this VM, missing or used twice");

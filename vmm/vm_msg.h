@@ -469,6 +469,7 @@ struct vm_config {
 	uint32_t pins_readable; /* forked: mask of disks; layer 1 is read at a pin that the image may not name yet */
 	uint8_t cpu_hotplug; /* vCPUs come and go; else vcpus_absent is 0 */
 	uint64_t vcpus_absent; /* a bit for each of the `vcpus` that the guest lacks at the start */
+	uint8_t tablet; /* with a screen: a virtio-input device for its pointer */
 };
 
 #define VM_SHOWS_PCI 2 /* vm_info.plugs_vcpus */

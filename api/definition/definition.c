@@ -295,6 +295,8 @@ static const struct key top_rows[] = {
 			"\"path\":{\"type\":\"string\",\"pattern\":\"^[^\\u0000-\\u001f\\u007f-\\u009f]+$\",\"maxLength\":4095}}}]}" },
 	{ "screen", KEY_BOOL, .offset = DEF(screen),
 		.about = "add a screen: a framebuffer, which cairn screenshot shows", .initial = "false" },
+	{ "tablet", KEY_BOOL, .offset = DEF(tablet),
+		.about = "add a tablet, by which the pointer of a VNC client is right; needs screen", .initial = "false" },
 	{ "vnc", KEY_CUSTOM, .parse = definition_parse_vnc,
 		.about = "show the screen to VNC clients: path [NAME.vnc], port, address, password_file; true stands for {}", .initial = "false",
 		.form = "{\"anyOf\":[{\"type\":\"boolean\"},{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
@@ -413,6 +415,8 @@ static int check_whole(struct parse *p)
 		return key_error(p, "current_memory: has no effect without a balloon; set balloon to true");
 	if (d->balloon_bytes > d->ram_bytes)
 		return key_error(p, "current_memory: is more than memory; a balloon cannot give the guest more");
+	if (d->tablet && !d->screen)
+		return key_error(p, "tablet: there is no screen to point at; set screen to true");
 	r = check_boot(p);
 	if (!r)
 		r = check_machine(p);

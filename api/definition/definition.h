@@ -171,7 +171,7 @@ struct definition {
 	uint8_t idle_action; /* enum definition_then: suspend or save */
 	bool balloon;
 	uint64_t balloon_bytes; /* memory that the balloon leaves to the guest at the start; 0: all */
-	bool rng, virtio_console, guest_agent, debug_exit, huge_pages, systemd_scope, screen;
+	bool rng, virtio_console, guest_agent, debug_exit, huge_pages, systemd_scope, screen, tablet;
 	uint32_t cpu_shares; /* 0: none given */
 	uint32_t cpu_quota; /* percent of one CPU; 0: no limit */
 	char *cpu; /* the processor (base/cpu_model.h); NULL: host */

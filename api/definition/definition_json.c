@@ -321,6 +321,8 @@ struct json_object *definition_to_json(const struct definition *d)
 	put_vsock(o, d);
 	if (d->screen)
 		js_put_bool(o, "screen", true);
+	if (d->tablet)
+		js_put_bool(o, "tablet", true);
 	put_vnc(o, &d->vnc);
 	put_watchdog(o, d);
 	put_policies(o, d);

@@ -434,6 +434,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->vsock_cid = d->vsock_cid;
 	v->vsock_listen_fd = v->vsock_dial_fd = VM_NO_FD;
 	v->screen = d->screen;
+	v->tablet = d->tablet;
 	v->machine = (uint8_t)(d->machine ? d->machine : machine_version_newest(d->firmware));
 	v->display_fd = VM_NO_FD;
 	v->log_fd = VM_NO_FD;

@@ -525,6 +525,8 @@ int save_check_fits(const struct definition *then, const struct definition *now,
 		return part_differs("vsock", e);
 	if (then->screen != now->screen)
 		return part_differs("screen", e);
+	if (then->tablet != now->tablet)
+		return part_differs("tablet", e);
 	if (then->rng != now->rng)
 		return part_differs("rng", e);
 	if (then->balloon != now->balloon)

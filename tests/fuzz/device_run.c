@@ -20,6 +20,7 @@
 #include "devices/virtio/virtio_balloon.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_console.h"
+#include "devices/virtio/virtio_input.h"
 #include "devices/virtio/virtio_net.h"
 #include "devices/virtio/virtio_rng.h"
 #include "devices/virtio/virtio_scsi.h"
@@ -252,6 +253,20 @@ static int cpu_hotplug_make(struct run *x, struct device **ret)
 	return 0;
 }
 
+static int input_make(struct run *x, struct device **ret)
+{
+	int r = virtio_input_new(&x->f.host, x->f.pci, "tablet0", SLOT, ret, NULL);
+
+	for (unsigned n = take8(x) % 8; n && !r; n--) {
+		struct input_event ev = { .kind = (uint8_t)take(x, 1), .code = take8(x), .down = take8(x), .x = (int16_t)take(x, 2),
+			.y = (int16_t)take(x, 2) };
+
+		if (input_event_ok(&ev) && ev.kind != INPUT_KEY)
+			virtio_input_event(*ret, &ev);
+	}
+	return r;
+}
+
 /* As the machine does it for a VM without userfaultfd; fails at times, as during a snapshot. */
 static bool balloon_give_back(struct dev_host *h, uint64_t gpa, uint64_t len, int wake_fd)
 {
@@ -323,6 +338,8 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 		return hotplug_make(x, ret);
 	case DEVICE_CPU_HOTPLUG:
 		return cpu_hotplug_make(x, ret);
+	case DEVICE_INPUT:
+		return input_make(x, ret);
 	case DEVICE_PFLASH:
 		return pflash_make(x, ret);
 	default:

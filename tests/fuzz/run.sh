@@ -107,7 +107,7 @@ limit=120
 target script tests/fuzz/fuzz_script.c 8192 tests/fuzz/script_run.c tests/fuzz/script_vm.c tests/fuzz/script_mutate.c \
 	-Wl,--wrap=vm_spawn_begin,--wrap=vm_spawn_fd,--wrap=vm_spawn_end,--wrap=vm_socket_peek_pid,--wrap=loop_run_once "$build/vmm/vm_msg.o" "$build/libapi.a" -ljson-c
 limit=
-for device in blk net console vsock scsi_rings balloon rng pci serial rtc i8042 i6300esb acpi_pm pci_hotplug fw_cfg pflash cpu_hotplug; do
+for device in blk net console vsock scsi_rings balloon rng pci serial rtc i8042 i6300esb acpi_pm pci_hotplug fw_cfg pflash cpu_hotplug input; do
 	target "$device" tests/fuzz/fuzz_device.c 2048 "-DDEVICE=DEVICE_$(echo "$device" | tr a-z A-Z)" -DTEST_SLOW=1 \
 		tests/fuzz/device_run.c tests/unit/devices/fixture.c "$build/libdevices.a" -lcmocka
 done

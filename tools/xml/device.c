@@ -361,6 +361,24 @@ static int videos_read(struct reading *r, struct _xmlNode *devices)
 	return 0;
 }
 
+/* After the videos. A VM with a screen has a PS/2 keyboard and mouse anyway. */
+static int inputs_read(struct reading *r, struct _xmlNode *devices)
+{
+	for (struct _xmlNode *n = node_child(devices, "input"); n; n = node_next(n)) {
+		bool screen = js_get_bool(r->definition, "screen", false);
+
+		if (screen && node_attr_is(n, "bus", "ps2"))
+			continue;
+		if (!screen || !node_attr_is(n, "type", "tablet") || node_attr_is(n, "bus", "usb")) {
+			reading_warn(r, n, NULL, "has no effect: a VM with a screen has a PS/2 keyboard and mouse, and can have a tablet with bus virtio");
+			continue;
+		}
+		js_put_bool(r->definition, "tablet", true);
+		reading_origin(r, n, "tablet");
+	}
+	return 0;
+}
+
 /* Set the port unless libvirt would choose one. Returns 0; -EINVAL. */
 static int graphics_port(struct reading *r, struct _xmlNode *n, struct json_object *vnc)
 {
@@ -425,7 +443,7 @@ int devices_read(struct reading *r, struct _xmlNode *domain)
 {
 	static int (*const parts[])(struct reading *, struct _xmlNode *) = { interfaces_read,
 		serials_read, consoles_read, channels_read, rngs_read, memballoon_read, panics_read,
-		watchdog_read, vsock_read, videos_read, graphics_read };
+		watchdog_read, vsock_read, videos_read, inputs_read, graphics_read };
 	struct _xmlNode *devices = node_child(domain, "devices");
 	int ret = 0;
 

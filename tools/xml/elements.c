@@ -272,7 +272,7 @@ const struct element elements[] = {
 		"guest_agent, if the type is unix and the target org.qemu.guest_agent.0; others cause a warning" },
 	{ "devices/channel/target", ELEMENT_READ, "type name state", NULL },
 	{ "devices/channel/source", ELEMENT_SILENT, "", NULL },
-	{ "devices/input", ELEMENT_NONE, "", "a VM with a screen has a PS/2 keyboard and mouse" },
+	{ "devices/input", ELEMENT_REPEATED, "type bus", "tablet: of type tablet and bus virtio, with a screen. Others cause a warning: a VM with a screen has a PS/2 keyboard and mouse" },
 	{ "devices/tpm", ELEMENT_NONE, "", "there is no TPM" },
 	{ "devices/graphics", ELEMENT_REPEATED, "type port autoport listen socket passwd",
 		"vnc: path, or port and address; a port needs vnc.password_file. Other types than vnc, and a VM without a screen, cause a warning" },

@@ -530,6 +530,8 @@ static void print_devices(struct writer *w, struct json_object *o, bool has_meta
 		writer_leaf(w, "model", "type", "bochs", NULL);
 		writer_close(w, "video");
 	}
+	if (js_get_bool(o, "tablet", false))
+		writer_leaf(w, "input", "type", "tablet", "bus", "virtio", NULL);
 	print_vnc(w, js_get(o, "vnc"), has_metadata);
 	writer_leaf(w, "panic", "model", "isa", NULL);
 	writer_close(w, "devices");

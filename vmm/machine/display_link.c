@@ -4,8 +4,8 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "devices/legacy/bochs_display.h"
-#include "devices/legacy/i8042.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_screen.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +31,7 @@ static void link_close(struct display_link *l)
 		return;
 	close(l->fd);
 	l->fd = -1;
-	i8042_release(l->m->keyboard);
+	machine_input_release(l->m);
 }
 
 static void link_ready(void *opaque, unsigned revents)
@@ -44,7 +44,7 @@ static void link_ready(void *opaque, unsigned revents)
 	for (unsigned i = 0; i < EVENTS_PER_TURN && n > 0; i++) {
 		n = recv(l->fd, &ev, sizeof(ev), MSG_DONTWAIT | MSG_TRUNC);
 		if (n == (ssize_t)sizeof(ev) && input_event_ok(&ev))
-			i8042_input(l->m->keyboard, &ev);
+			machine_input(l->m, &ev);
 		else if (n > 0)
 			n = -EPROTO;
 		else if (n < 0)

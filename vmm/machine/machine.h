@@ -106,6 +106,7 @@ struct machine {
 	struct machine_balloon *balloon; /* NULL: none */
 	struct device *keyboard; /* the keyboard controller; also in devices */
 	struct device *screen; /* NULL: none; also in devices */
+	struct device *tablet; /* NULL: none; also in devices */
 	struct display_link *display; /* NULL: none shows the screen */
 	int vsock_listen_fd, vsock_dial_fd; /* owned; -1: none */
 	struct device *devices[MACHINE_DEVICES_MAX];

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "devices/legacy/bochs_display.h"
 #include "devices/legacy/i8042.h"
+#include "devices/virtio/virtio_input.h"
 #include "vmm/machine/display_link.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_firmware.h"
@@ -33,7 +34,11 @@ int machine_screen_new(struct machine *m, struct err *e)
 	} else {
 		r = bochs_display_new(&m->host, m->pci, &m->screen, e);
 	}
-	return machine_device_insert(m, m->ndevices, r, m->screen);
+	r = machine_device_insert(m, m->ndevices, r, m->screen);
+	if (r || !m->cfg.tablet)
+		return r;
+	r = virtio_input_new(&m->host, m->pci, "tablet0", -1, &m->tablet, e);
+	return machine_device_insert(m, m->ndevices, r, m->tablet);
 }
 
 int machine_keyboard_new(struct machine *m, struct err *e)
@@ -58,6 +63,37 @@ int machine_display_open(struct machine *m, int *fds, struct err *e)
 	if (r < 0)
 		close(fd);
 	return r;
+}
+
+/* Scale a pixel to the tablet's coordinates: the middle of the pixel, of all `pixels`. */
+static int32_t axis_of(int32_t at, uint32_t pixels)
+{
+	return (int32_t)(((int64_t)at * 2 + 1) * VIRTIO_INPUT_AXIS / (2 * (int64_t)pixels));
+}
+
+void machine_input(struct machine *m, const struct input_event *ev)
+{
+	struct input_event scaled = *ev;
+	struct display_mode mode;
+
+	if (!m->tablet || ev->kind == INPUT_KEY || !virtio_input_takes(m->tablet)) {
+		i8042_input(m->keyboard, ev);
+		return;
+	}
+	if (ev->kind == INPUT_POINT) {
+		if (!bochs_display_mode(m->screen, &mode))
+			return;
+		scaled.x = axis_of(ev->x, mode.width);
+		scaled.y = axis_of(ev->y, mode.height);
+	}
+	virtio_input_event(m->tablet, &scaled);
+}
+
+void machine_input_release(struct machine *m)
+{
+	i8042_release(m->keyboard);
+	if (m->tablet)
+		virtio_input_release(m->tablet);
 }
 
 void machine_key(struct machine *m, uint16_t code, bool down)

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 struct err;
+struct input_event;
 struct machine;
 
 /* Create the devices of a screen if the configuration has one. Returns 0 or -errno. */
@@ -15,6 +16,11 @@ int machine_keyboard_new(struct machine *m, struct err *e);
 /* Connect the screen to the process that the configuration names, if any. fds: as for machine_new(). Returns 0 or
  * -errno. */
 int machine_display_open(struct machine *m, int *fds, struct err *e);
+/* Take an input_event_ok() event: a key; or of the pointer, at the pixel that it names. It goes to the tablet, if the
+ * guest has a driver for it, or to the PS/2 mouse. */
+void machine_input(struct machine *m, const struct input_event *ev);
+/* Release all keys and buttons. */
+void machine_input_release(struct machine *m);
 /* Press or release a key of the guest's keyboard. code: 1 to INPUT_KEY_MAX. */
 void machine_key(struct machine *m, uint16_t code, bool down);
 /* Write what the guest shows to an empty file. format: enum vm_image_format. Any thread, as long as the machine exists.

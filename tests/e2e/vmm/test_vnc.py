@@ -121,6 +121,29 @@ def test_client_types_and_points(vm, daemon):
     keys_come(vm, "m8", "m5", "m2", "m9", "m0", "m0", "m8", "m0", "m0")
 
 
+def test_tablet_is_where_the_client_points(vm, daemon):
+    """As long as the guest has no driver for it, the PS/2 mouse gets the client's pointer."""
+    path = begin(vm, daemon, tablet=True)
+    draw(vm, "src")  # 640 x 480
+    vm.run("src", "keyboard mouse 244")
+    client(path, "point:100,100,0", "point:105,98,0")
+    keys_come(vm, "m8", "m5", "m2")
+    assert vm.run("src", "tablet open") == ["Cairn virtio tablet, 32767"]
+    client(path, "point:0,479,0", "point:639,240,1", "point:639,240,0")
+    left = 0x110
+    wanted = [(3, 0, 25), (3, 1, 32733), (0, 0, 0), (3, 0, 32742), (3, 1, 16418), (0, 0, 0), (1, left, 1), (0, 0, 0),
+              (1, left, 0), (0, 0, 0)]
+    got = []
+    until(lambda: got.extend(tuple(map(int, line.split())) for line in vm.run("src", "tablet read")) or len(got) >= len(wanted))
+    assert got == wanted and read_keys(vm) == []
+    # It goes on in a clone, and in another process.
+    daemon.cairn("clone", "--live", "src", "b")
+    assert vm.run("b", "tablet read") == []
+    daemon.cairn("restart-process", "src")
+    client(path, "point:320,240,0")
+    until(lambda: vm.run("src", "tablet read")[:1] == ["3 0 16409"])
+
+
 def test_tcp_needs_the_password(vm, daemon, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("swordfis\n")

@@ -124,6 +124,8 @@ def test_values_are_converted(more, key, value):
     ("<console type='pty'><target type='virtio'/></console>", "console", {"virtio": True}),
     ("<video><model type='bochs'/></video>", "screen", True),
     ("<video><model type='none'/></video>", "screen", None),
+    ("<video><model type='bochs'/></video><input type='tablet' bus='virtio'/>", "tablet", True),
+    ("<video><model type='bochs'/></video><input type='mouse' bus='ps2'/>", "tablet", None),
     ("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>", "rng", True),
     ("<memballoon model='none'/>", "balloon", None),
     ("<memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='10'/></memballoon>", "balloon", True),
@@ -603,7 +605,7 @@ def test_every_key_survives_round_trip(fake):
                     {"type": "user", "network": "10.9.0.0/24", "restrict": True, "forwards": [{"port": 2222, "to": 22}]},
                     {"type": "user", "host_loopback": True, "forwards": [
                         {"protocol": "udp", "address": "0.0.0.0", "port": 53, "to": 53, "guest": "10.0.2.20"}]}],
-        console={"virtio": True}, guest_agent=True, rng=True, screen=True, debug_exit=True, assist="off",
+        console={"virtio": True}, guest_agent=True, rng=True, screen=True, tablet=True, debug_exit=True, assist="off",
         on_poweroff="preserve", on_reboot="destroy", on_crash="restart", shutdown_deadline=77)
     xml = round_trip(fake, "all")
     assert "<cairn:definition xmlns:cairn='urn:cairn:definition:1'>" in xml
