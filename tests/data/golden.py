@@ -6,6 +6,7 @@ golden.py pack STATE >vmstate-VERSION-KIND.hex
 golden.py unpack FILE.hex STATE
 CAIRN_BUILD=build golden.py make >vmstate-VERSION-KIND.hex     of a fresh guest
 CAIRN_BUILD=build golden.py make devices >vmstate-VERSION-KIND-devices.hex     of a guest with every device
+CAIRN_BUILD=build golden.py make plug >vmstate-VERSION-KIND-plug.hex     of a guest with hot-plug of vCPUs, a screen and a tablet
 CAIRN_BUILD=build golden.py make devices bios >…     the same, started by a BIOS of ours; uefi: by a UEFI of ours
 
 KIND is the kind of host (tests/hostkind.sh), which determines a vCPU's registers. A new format version or device
@@ -50,6 +51,10 @@ def devices(folder):
             "rng": True, "watchdog": {"model": "i6300esb", "action": "none"}}
 
 
+# The keys of devices that came later. One of the two vCPUs is absent.
+PLUG = {"vcpus": 1, "max_vcpus": 2, "screen": True, "tablet": True}
+
+
 # In real mode, from the reset vector on: write "A" to the serial port, and halt.
 RESET_CODE = bytes.fromhex("baf803b041eef4ebfd")
 
@@ -76,7 +81,7 @@ def edit(path):
     """Make the processor of the state one that each host of the kind can load."""
     import statelib
     state = statelib.State(path.read_bytes())
-    cpu, vcpu = state.cpu, state.section("vcpu")
+    cpu = state.cpu
     cpu.tsc_khz = 0
     if cpu.kind == statelib.PROCESSOR:
         cpu.xcr0 = 0
@@ -84,13 +89,14 @@ def edit(path):
             # No leaf 0: the state loads on hosts of each vendor.
             leaves[:] = [[*x[:3], *(r & m for r, m in zip(x[3:], EVERY_PROCESSOR[x[0]]))]
                          for x in leaves if x[0] in EVERY_PROCESSOR]
-        at = vcpu[3].index(ARCH_CAPABILITIES.to_bytes(4, "little"), len(vcpu[3]) // 2) + 4
-        vcpu[3] = vcpu[3][:at] + bytes(8) + vcpu[3][at + 8:]
+        for vcpu in (s for s in state.sections if s[0] == "vcpu"):
+            at = vcpu[3].index(ARCH_CAPABILITIES.to_bytes(4, "little"), len(vcpu[3]) // 2) + 4
+            vcpu[3] = vcpu[3][:at] + bytes(8) + vcpu[3][at + 8:]
     state.cpu = cpu
     path.write_bytes(state.pack())
 
 
-def make(with_devices, firmware):
+def make(with_devices, plug, firmware):
     """Return the state of a guest that has halted, with almost empty memory."""
     sys.path.insert(0, str(HERE.parent / "e2e"))
     import conftest
@@ -103,7 +109,7 @@ def make(with_devices, firmware):
             kernel.write_bytes((pathlib.Path(conftest.GUESTS) / "first_byte.elf").read_bytes())
             daemon.define("golden", uuid=UUID, **boot("/tmp", firmware, kernel),
                           cpu="baseline" if guestlib.virtualises_cpuid() else "host",
-                          **(devices("/tmp") if with_devices else {}))
+                          **(devices("/tmp") if with_devices else {}), **(PLUG if plug else {}))
             daemon.cairn("start", "golden")
             conftest.Console(daemon, "golden").close()
             subprocess.run(["sleep", "0.5"], check=True)
@@ -123,6 +129,6 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["unpack"]:
         unpack(pathlib.Path(sys.argv[2]).read_text(), sys.argv[3])
     elif sys.argv[1:2] == ["make"]:
-        print(pack(make("devices" in sys.argv[2:], next((a for a in sys.argv[2:] if a in ("bios", "uefi")), None))), end="")
+        print(pack(make("devices" in sys.argv[2:], "plug" in sys.argv[2:], next((a for a in sys.argv[2:] if a in ("bios", "uefi")), None))), end="")
     else:
         sys.exit(__doc__)

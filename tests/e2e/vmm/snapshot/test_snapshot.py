@@ -1093,7 +1093,7 @@ DATA = os.path.join(ROOT, "tests", "data")
 
 
 @pytest.fixture(params=["1", "1-devices", "2", "2-devices", "2bios-devices", "3", "3-devices", "4-devices", "5-devices",
-                        "6", "6-devices", "7", "7-devices", "8-devices", "9-devices"])
+                        "6", "6-devices", "7", "7-devices", "7-plug", "8-devices", "9-devices"])
 def golden(daemon, kvm, guest, tmp_path, request):
     """A state of an earlier or of this format version, of this kind of host, as a file; and its VM: the smallest, or
     one with each device."""
@@ -1111,7 +1111,7 @@ def golden_state(daemon, guest, tmp_path, kind, version, devices):
     firmware = {"2bios": "bios", "4": "bios", "5": "uefi", "8": "bios", "9": "uefi"}.get(version)
     daemon.define("golden", uuid=tool.UUID, **tool.boot(tmp_path, firmware, guest("first_byte.elf")),
                   machine=int(version) if version in "3456789" else None if firmware else 1,  # format 2 with a BIOS: a guest keeps machine version 2
-                  **(tool.devices(tmp_path) if devices else {}))
+                  **({"-devices": tool.devices(tmp_path), "-plug": tool.PLUG}.get(devices, {})))
     return tmp_path / "golden"
 
 
@@ -1140,8 +1140,8 @@ def hardware(path):
             **{f"{s[0]} {s[1]}": s[2:] for s in state.sections if s[0] not in TIMES}}
 
 
-@pytest.mark.parametrize("golden", ["2", "2-devices", "3", "3-devices", "4-devices", "5-devices", "6", "6-devices", "7", "7-devices", "8-devices", "9-devices"],
-                         indirect=True)
+@pytest.mark.parametrize("golden", ["2", "2-devices", "3", "3-devices", "4-devices", "5-devices", "6", "6-devices", "7", "7-devices", "7-plug", "8-devices",
+                                    "9-devices"], indirect=True)
 def test_machine_is_that_of_golden_states_of_its_version(daemon, golden, tmp_path):
     """A change of what the guest sees needs a new machine version, with golden states of its own."""
     then = hardware(golden)
