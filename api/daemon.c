@@ -27,6 +27,7 @@
 #include "api/net/network_watch.h"
 #include "api/net/publish_restart.h"
 #include "api/policy/autostart.h"
+#include "api/policy/hooks.h"
 #include "api/policy/host_shutdown.h"
 #include "api/policy/idle.h"
 #include "api/policy/restart.h"
@@ -107,6 +108,7 @@ static void daemon_emit(void *opaque, enum event_id id, const char *vm, const ui
 		uuid_print(uuid, text);
 		js_put_str(data, VM_UUID_KEY, text);
 	}
+	hooks_tell(h->hooks, o);
 	if (h->events && !schema_event(DIALECT_DAEMON, id)->passing)
 		event_log_add(h->events, o);
 	if (h->server && schema_event(DIALECT_DAEMON, id)->admins)
@@ -548,6 +550,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	d.host.sandbox = &sandbox;
 	d.host.closer = closer_new();
 	d.host.helpers = helpers_new(d.host.loop, d.host.closer, p->groups_program);
+	d.host.hooks = hooks_new(d.host.loop, p->hook_program, p->hooks_dir);
 	d.host.logs = vm_logs_new(&d.host, p->log_program);
 	r = signals_watch(d.host.loop, &signal_fd, &signals, e);
 	if (!r)
@@ -565,6 +568,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	daemon_close(&d);
 	heartbeat_free(heartbeat);
 	loop_unwatch(signals);
+	hooks_free(d.host.hooks);
 	helpers_free(d.host.helpers);
 	closer_free(d.host.closer);
 	vm_logs_free(d.host.logs);

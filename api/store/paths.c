@@ -187,5 +187,10 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		snprintf(p->net_program, sizeof(p->net_program), "cairn-net");
 	if (!r && paths_helper("cairn-scope", p->scope_program, sizeof(p->scope_program), NULL) < 0)
 		snprintf(p->scope_program, sizeof(p->scope_program), "cairn-scope");
+	if (!r && paths_helper("cairn-hook", p->hook_program, sizeof(p->hook_program), NULL) < 0)
+		snprintf(p->hook_program, sizeof(p->hook_program), "cairn-hook");
+	if (!r)
+		r = p->system ? path_put(p->hooks_dir, sizeof(p->hooks_dir), e, "/etc/cairn/hooks", "") :
+				path_put(p->hooks_dir, sizeof(p->hooks_dir), e, p->state_dir, "/hooks");
 	return r;
 }

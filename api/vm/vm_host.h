@@ -13,6 +13,7 @@ struct autostart;
 struct closer;
 struct event_log;
 struct helpers;
+struct hooks;
 struct host_shutdown;
 struct job;
 struct loop;
@@ -38,6 +39,7 @@ struct watchman;
 struct vm_host {
 	struct loop *loop;
 	struct helpers *helpers; /* processes with users' rights (api/access/fork_as.h) */
+	struct hooks *hooks;	 /* api/policy/hooks.h; NULL: none */
 	struct closer *closer;	 /* closes sockets in which files may be queued (api/wire/close_async.h) */
 	const struct daemon_paths *paths;
 	const struct vm_sandbox *sandbox; /* of VM processes; NULL: nothing is prepared for them */

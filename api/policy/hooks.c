@@ -1,0 +1,210 @@
+#include "api/policy/hooks.h"
+#include "api/access/spawn.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* A process that runs the hooks of one event. */
+struct hook_process {
+	struct hooks *of;
+	int pidfd; /* -1: none */
+	struct loop_watch *watch;
+};
+
+/* An event that waits. */
+struct hook_event {
+	struct hook_event *next;
+	const char *name; /* static */
+	struct json_object *o;
+};
+
+struct hooks {
+	struct loop *loop;
+	const char *program, *folder;
+	struct hook_process running[HOOKS_RUNNING_MAX];
+	struct hook_event *first, **last;
+	unsigned nwaiting;
+	unsigned left_out;
+};
+
+/* ---- which events have hooks ---- */
+
+static bool is_off(const char *state)
+{
+	return !strcmp(state, "shutoff") || !strcmp(state, "saved") || !strcmp(state, "crashed");
+}
+
+static const char *change_name(struct json_object *data)
+{
+	const char *from = js_get_str_or(data, "from", ""), *state = js_get_str_or(data, "state", "");
+
+	if (!strcmp(state, "crashed"))
+		return strcmp(from, "crashed") != 0 ? "crashed" : NULL;
+	if (is_off(from) == is_off(state))
+		return NULL;
+	return is_off(state) ? "stopped" : "started";
+}
+
+const char *hooks_event_of(struct json_object *event)
+{
+	const char *name = js_get_str_or(event, "event", "");
+	struct json_object *data = js_get(event, "data");
+
+	if (!strcmp(name, "VM_STATE_CHANGE"))
+		return change_name(data);
+	if (!strcmp(name, "SNAPSHOT_CREATED"))
+		return "snapshot";
+	if (!strcmp(name, "SCHEDULE_RUN"))
+		return "schedule";
+	if (!strcmp(name, "THRESHOLD"))
+		return "threshold";
+	return !strcmp(name, "BLOCK_IO_ERROR") && js_get_bool(data, "nospace", false) ? "disk-space" : NULL;
+}
+
+/* ---- the processes ---- */
+
+/* Return a file that has the event as a line of JSON, and that nobody can change. Returns -errno. */
+static int event_file(struct json_object *o)
+{
+	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
+	CLEANUP_CLOSE int fd = memfd_create("event", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	size_t len = strlen(text);
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, len) != (ssize_t)len || write(fd, "\n", 1) != 1)
+		return -EIO;
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
+		return -errno;
+	return steal_fd(&fd);
+}
+
+static void process_ended(void *opaque, unsigned revents);
+
+static int process_start(struct hook_process *p, const char *name, struct json_object *o)
+{
+	CLEANUP_CLOSE int event = event_file(o);
+	CLEANUP_CLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	char *const argv[] = { (char *)"cairn-hook", (char *)p->of->folder, (char *)name, NULL };
+	pid_t pid;
+	int r;
+
+	if (event < 0 || null < 0)
+		return event < 0 ? event : -errno;
+	r = spawn_program(&(struct spawn_spec){ .path = p->of->program, .argv = argv, .fds = (const int[]){ event, null, -1 }, .nfds = 3 }, &pid);
+	if (r < 0)
+		return r;
+	p->pidfd = pidfd_open(pid, 0);
+	r = p->pidfd < 0 ? -errno : loop_watch(p->of->loop, p->pidfd, POLLIN, process_ended, p, &p->watch);
+	if (r < 0) {
+		if (p->pidfd >= 0)
+			close(steal_fd(&p->pidfd));
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+	}
+	return r;
+}
+
+/* Start processes for events that wait. */
+static void hooks_go_on(struct hooks *h)
+{
+	for (size_t i = 0; i < HOOKS_RUNNING_MAX && h->first; i++) {
+		struct hook_event *ev = h->first;
+		int r;
+
+		if (h->running[i].pidfd >= 0)
+			continue;
+		h->first = ev->next;
+		if (!h->first)
+			h->last = &h->first;
+		h->nwaiting--;
+		r = process_start(&h->running[i], ev->name, ev->o);
+		if (r < 0)
+			log_error("hook", "cannot run the hooks of '%s': %s", ev->name, strerror(-r));
+		json_object_put(ev->o);
+		free(ev);
+	}
+	if (!h->first && h->left_out) {
+		log_warn("hook", "%u events came faster than their hooks ran, and were left out", h->left_out);
+		h->left_out = 0;
+	}
+}
+
+static void process_ended(void *opaque, unsigned revents)
+{
+	struct hook_process *p = opaque;
+	siginfo_t si = { 0 };
+
+	(void)revents;
+	if (waitid(P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) < 0 || !si.si_pid)
+		return;
+	if (si.si_code == CLD_EXITED && si.si_status == SPAWN_NO_PROGRAM)
+		log_error("hook", "%s cannot be run", p->of->program);
+	loop_unwatch(STEAL_PTR(p->watch));
+	close(steal_fd(&p->pidfd));
+	hooks_go_on(p->of);
+}
+
+void hooks_tell(struct hooks *h, struct json_object *event)
+{
+	const char *name = h ? hooks_event_of(event) : NULL;
+	char path[PATH_MAX];
+	struct hook_event *ev;
+
+	if (!name || snprintf(path, sizeof(path), "%s/%s", h->folder, name) >= (int)sizeof(path) || access(path, F_OK) < 0)
+		return;
+	if (h->nwaiting == HOOKS_WAITING_MAX) {
+		h->left_out++;
+		return;
+	}
+	ev = must_alloc(calloc(1, sizeof(*ev)));
+	*ev = (struct hook_event){ .name = name, .o = json_object_get(event) };
+	*h->last = ev;
+	h->last = &ev->next;
+	h->nwaiting++;
+	hooks_go_on(h);
+}
+
+struct hooks *hooks_new(struct loop *l, const char *program, const char *folder)
+{
+	struct hooks *h = must_alloc(calloc(1, sizeof(*h)));
+
+	*h = (struct hooks){ .loop = l, .program = program, .folder = folder };
+	h->last = &h->first;
+	for (size_t i = 0; i < HOOKS_RUNNING_MAX; i++)
+		h->running[i] = (struct hook_process){ .of = h, .pidfd = -1 };
+	return h;
+}
+
+void hooks_free(struct hooks *h)
+{
+	struct hook_event *ev;
+
+	if (!h)
+		return;
+	for (size_t i = 0; i < HOOKS_RUNNING_MAX; i++)
+		if (h->running[i].pidfd >= 0) {
+			loop_unwatch(h->running[i].watch);
+			close(h->running[i].pidfd);
+		}
+	while ((ev = h->first)) {
+		h->first = ev->next;
+		json_object_put(ev->o);
+		free(ev);
+	}
+	free(h);
+}

@@ -1,0 +1,25 @@
+/* hooks: runs the host admin's executables at events of VMs. The daemon starts cairn-hook (tools/hook) with the event,
+ * at most HOOKS_RUNNING_MAX at a time, so hooks of different events may run at the same time and in another order. Up
+ * to HOOKS_WAITING_MAX further events wait; what comes then is left out, and the log counts it.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_POLICY_HOOKS_H
+#define CAIRN_API_POLICY_HOOKS_H
+
+struct hooks;
+struct json_object;
+struct loop;
+
+#define HOOKS_RUNNING_MAX 4
+#define HOOKS_WAITING_MAX 256
+
+/* program: the path of cairn-hook; folder: the folder of hooks; both borrowed. */
+struct hooks *hooks_new(struct loop *l, const char *program, const char *folder);
+/* Processes that run go on; events that wait are dropped. NULL allowed. */
+void hooks_free(struct hooks *h);
+/* Return the hook's event for one of the daemon's events: started, stopped, crashed, snapshot, schedule, threshold or
+ * disk-space; NULL: there are no hooks for it. event: as sent to clients; borrowed. */
+const char *hooks_event_of(struct json_object *event);
+/* Run the hooks of an event. Does nothing without a folder for them. event: borrowed. h: NULL allowed. */
+void hooks_tell(struct hooks *h, struct json_object *event);
+
+#endif
