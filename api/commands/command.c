@@ -390,7 +390,8 @@ static int take_file(struct call *c, struct err *e)
 {
 	if (!(c->command->flags & COMMAND_TAKES_FD))
 		return 0;
-	c->file = conn_take_file(c->conn);
+	if (c->conn)
+		c->file = conn_take_file(c->conn);
 	if (c->file)
 		return 0;
 	return err_set(e, -EBADF, ERR_INVALID,
@@ -575,12 +576,13 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 }
 
 void command_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
-	void (*done)(void *opaque, struct json_object *answer), void *opaque)
+	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque)
 {
 	struct call *c = call_new(context, NULL, *who, args);
 
 	json_object_put(args);
 	c->by = must_alloc(strdup(by));
+	c->file = file;
 	c->done = done;
 	c->opaque = opaque;
 	c->command = schema_find(DIALECT_DAEMON, command);

@@ -32,7 +32,7 @@ extern const struct server_ops command_server_ops;
 /* Run a command as a user, without a client, as the daemon's own timekeeper does (timekeeper_run_as() in
  * api/policy/timekeeper.h). context: a struct command_context. */
 void command_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
-	void (*done)(void *opaque, struct json_object *answer), void *opaque);
+	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque);
 
 /* Return the value of the argument "then" of a call that saves or reverts; SAVE_THEN_AS_IT_WAS if it is absent. */
 enum save_then save_then_asked(const struct call *c);

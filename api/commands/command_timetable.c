@@ -51,6 +51,23 @@ static int calendar_set(struct call *c, struct timetable_entry *t, struct err *e
 	return 0;
 }
 
+static int folder_set(struct call *c, struct timetable_entry *t, struct err *e)
+{
+	const char *folder = js_get_str(c->args, "folder");
+	bool exports = t->action == TIMETABLE_EXPORT;
+
+	if (exports != !!folder)
+		return err_set(e, -EINVAL, ERR_INVALID, exports ? "folder: is missing; export needs a folder for its archives" :
+			"folder: is only for export");
+	if (!exports)
+		return 0;
+	if (*folder != '/' || strlen(folder) > TIMETABLE_FOLDER_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "folder: must be an absolute path of at most %d bytes", TIMETABLE_FOLDER_MAX);
+	t->folder = must_alloc(strdup(folder));
+	/* A run would be refused. */
+	return call_check_role(c, schema_find(DIALECT_DAEMON, "vm-export")->role, c->vm, e);
+}
+
 /* Set the user whose rights the schedule has. */
 static int maker_set(struct call *c, struct timetable_entry *t, struct err *e)
 {
@@ -96,6 +113,8 @@ void command_timetable_add(struct call *c)
 		r = name_choose(c, t, &e);
 	if (!r)
 		r = calendar_set(c, t, &e);
+	if (!r)
+		r = folder_set(c, t, &e);
 	if (!r)
 		r = maker_set(c, t, &e);
 	a->call = c;

@@ -105,7 +105,7 @@ static void action_run(struct action *a, const struct peer *who)
 		strftime(snapshot + n, sizeof(snapshot) - n, "%Y-%m-%dT%H:%M:%SZ", &tm);
 		js_put_str(args, "name", snapshot);
 	}
-	w->run_as(w->context, who, by, commands[a->then], args, action_answered, a);
+	w->run_as(w->context, who, by, commands[a->then], args, NULL, action_answered, a);
 }
 
 static void rights_found(void *opaque, const struct rights *now, const char *note)

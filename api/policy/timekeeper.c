@@ -1,13 +1,16 @@
 #include "api/policy/timekeeper.h"
+#include "api/access/client_file.h"
 #include "api/access/fork_as.h"
 #include "api/access/groups.h"
 #include "api/access/rights.h"
 #include "api/jobs/job.h"
+#include "api/policy/export_file.h"
 #include "api/schema/schema.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -156,6 +159,7 @@ static void zones_refresh(struct timekeeper *k, int64_t now)
 /* A step of a schedule that goes on later, when the VM and the schedule may be gone. */
 struct step {
 	struct store_work work;
+	struct client_file *file; /* the archive that is being opened */
 	struct vm_host *host;
 	uint8_t uuid[16];
 	char name[TIMETABLE_NAME_MAX + 1];
@@ -232,8 +236,10 @@ static void run_end(struct vm *vm, struct timetable_entry *t, const char *outcom
 	outcome_note(vm, t, t->begun_s, outcome, detail);
 	t->begun_s = 0;
 	t->waits_s = 0;
-	t->working = t->resumed = false;
-	t->job[0] = 0;
+	t->working = t->resumed = t->snapped = false;
+	t->job[0] = t->why[0] = 0;
+	t->stage = TIMETABLE_TAKE_SNAPSHOT;
+	client_file_free(STEAL_PTR(t->file));
 	entry_look_ahead(t);
 	timetable_keep_soon(vm);
 	timekeeper_soon(vm->host->timekeeper);
@@ -260,6 +266,7 @@ static bool effect_is_there(const struct vm *vm, const struct timetable_entry *t
 	case TIMETABLE_SAVE:
 		return vm->state == VM_SAVED;
 	case TIMETABLE_SNAPSHOT:
+	case TIMETABLE_EXPORT:
 	case TIMETABLE_ACTION_COUNT:
 		break;
 	}
@@ -276,21 +283,39 @@ static const char *const commands[TIMETABLE_ACTION_COUNT] = {
 	[TIMETABLE_SNAPSHOT] = "snapshot-create",
 };
 
+/* In the order of enum timetable_stage. */
+static const char *const export_commands[] = { "snapshot-create", "vm-export", "snapshot-delete" };
+
+#define RUN_NAME_BYTES (TIMETABLE_NAME_MAX + 32)
+
+/* Print the name of the run's snapshot. */
+static void run_name(const struct timetable_entry *t, char name[RUN_NAME_BYTES])
+{
+	time_t due = (time_t)t->begun_s;
+	struct tm tm;
+	size_t n = (size_t)snprintf(name, RUN_NAME_BYTES, "%s-", t->name);
+
+	gmtime_r(&due, &tm);
+	strftime(name + n, RUN_NAME_BYTES - n, "%Y-%m-%dT%H:%M:%SZ", &tm);
+}
+
 static struct json_object *args_make(const struct vm *vm, const struct timetable_entry *t)
 {
 	struct json_object *args = json_object_new_object();
-	time_t due = (time_t)t->begun_s;
-	char name[TIMETABLE_NAME_MAX + 32];
-	struct tm tm;
-	size_t n;
+	char name[RUN_NAME_BYTES];
 
+	run_name(t, name);
 	js_put_str(args, "vm", vm->def->name);
-	if (t->action == TIMETABLE_SNAPSHOT) {
-		n = (size_t)snprintf(name, sizeof(name), "%s-", t->name);
-		gmtime_r(&due, &tm);
-		strftime(name + n, sizeof(name) - n, "%Y-%m-%dT%H:%M:%SZ", &tm);
+	if (t->action == TIMETABLE_SNAPSHOT)
 		js_put_str(args, "name", name);
-	}
+	if (t->action != TIMETABLE_EXPORT)
+		return args;
+	if (t->stage != TIMETABLE_WRITE_ARCHIVE)
+		js_put_str(args, "name", name);
+	else if (t->snapped)
+		js_put_str(args, "snapshot", name);
+	if (t->stage == TIMETABLE_TAKE_SNAPSHOT)
+		js_put_bool(args, "disks-only", true);
 	return args;
 }
 
@@ -316,6 +341,30 @@ static void run_wait(struct vm *vm, struct timetable_entry *t, const char *why)
 	timekeeper_arm(vm->host->timekeeper, now);
 }
 
+static void run_try(struct vm *vm, struct timetable_entry *t);
+static void archive_end(struct vm *vm, struct timetable_entry *t, const char *why);
+
+/* Go on with the run after a command or its job. cls, why: of its failure; NULL: none. */
+static void run_step_end(struct vm *vm, struct timetable_entry *t, const char *class_name, const char *why)
+{
+	bool exists = why && t->resumed && !strcmp(class_name, err_class_name(ERR_EXISTS));
+
+	t->job[0] = 0;
+	if (t->action != TIMETABLE_EXPORT || (t->stage == TIMETABLE_TAKE_SNAPSHOT && why && !exists)) {
+		run_end(vm, t, !why || exists ? "done" : outcome_of_class(class_name), !why || exists ? "" : why);
+	} else if (t->stage == TIMETABLE_TAKE_SNAPSHOT) {
+		t->snapped = true;
+		t->stage = TIMETABLE_WRITE_ARCHIVE;
+		run_try(vm, t);
+	} else if (t->stage == TIMETABLE_WRITE_ARCHIVE) {
+		archive_end(vm, t, why);
+	} else if (why && t->snapped && strcmp(class_name, err_class_name(ERR_NOT_FOUND)) != 0 && !t->why[0]) {
+		run_end(vm, t, outcome_of_class(class_name), why);
+	} else {
+		run_end(vm, t, t->why[0] ? "failed" : "done", t->why);
+	}
+}
+
 static void run_answered(void *opaque, struct json_object *answer)
 {
 	struct step *s = opaque;
@@ -331,12 +380,12 @@ static void run_answered(void *opaque, struct json_object *answer)
 	if (error && !strcmp(class_name, err_class_name(ERR_BUSY))) {
 		run_wait(vm, t, why);
 	} else if (error) {
-		run_end(vm, t, outcome_of_class(class_name), why);
+		run_step_end(vm, t, class_name, why);
 	} else if (job) {
 		snprintf(t->job, sizeof(t->job), "%s", job);
 		timekeeper_soon(vm->host->timekeeper); /* it may have concluded already */
 	} else {
-		run_end(vm, t, "done", "");
+		run_step_end(vm, t, NULL, NULL);
 	}
 }
 
@@ -352,7 +401,8 @@ static void run_as(struct step *s, const struct peer *who)
 		return;
 	}
 	snprintf(by, sizeof(by), "%s", t->name);
-	k->run_as(k->context, who, by, commands[t->action], args_make(vm, t), run_answered, s);
+	k->run_as(k->context, who, by, t->action == TIMETABLE_EXPORT ? export_commands[t->stage] : commands[t->action], args_make(vm, t),
+		STEAL_PTR(t->file), run_answered, s);
 }
 
 static void rights_found(void *opaque, const struct rights *now, const char *note)
@@ -363,7 +413,93 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 	run_as(opaque, &who);
 }
 
-/* Do the run that has begun. */
+/* ---- the archive of an export ---- */
+
+#define ARCHIVE_NAME_BYTES (VM_NAME_MAX + RUN_NAME_BYTES + 16)
+
+static void archive_name(const struct vm *vm, const struct timetable_entry *t, char name[ARCHIVE_NAME_BYTES])
+{
+	char run[RUN_NAME_BYTES];
+
+	run_name(t, run);
+	snprintf(name, ARCHIVE_NAME_BYTES, "%s-%s.tar.zst", vm->def->name, run);
+}
+
+/* The archive is complete, or the export has failed: delete the snapshot, if there is one. */
+static void export_over(struct vm *vm, struct timetable_entry *t, const char *why)
+{
+	if (why)
+		snprintf(t->why, sizeof(t->why), "%s", why);
+	/* An earlier daemon may have made the snapshot of a VM that is off now. */
+	if (t->snapped || t->resumed) {
+		t->stage = TIMETABLE_DROP_SNAPSHOT;
+		run_try(vm, t);
+	} else {
+		run_end(vm, t, t->why[0] ? "failed" : "done", t->why);
+	}
+}
+
+static void archive_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct step *s = opaque;
+	struct vm *vm;
+	struct timetable_entry *t = step_entry(s, &vm);
+
+	(void)res;
+	if (!t || r < 0)
+		client_file_free(s->file);
+	if (t && r == -EEXIST && t->resumed) {
+		export_over(vm, t, NULL);
+	} else if (t && r < 0) {
+		export_over(vm, t, e->msg);
+	} else if (t) {
+		t->file = s->file;
+		run_try(vm, t);
+	}
+	free(s);
+}
+
+static void archive_open(struct vm *vm, struct timetable_entry *t)
+{
+	struct step *s = step_new(vm, t);
+	char name[ARCHIVE_NAME_BYTES];
+	struct err e;
+
+	archive_name(vm, t, name);
+	if (export_file_open(vm->host->helpers, t->maker, t->folder, name, archive_opened, s, &s->file, &e) < 0) {
+		free(s);
+		export_over(vm, t, e.msg);
+	}
+}
+
+static void archive_ended(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct step *s = opaque;
+	struct vm *vm;
+	struct timetable_entry *t = step_entry(s, &vm);
+
+	(void)res;
+	free(s);
+	if (t)
+		export_over(vm, t, r < 0 && !t->why[0] ? e->msg : NULL);
+}
+
+static void archive_end(struct vm *vm, struct timetable_entry *t, const char *why)
+{
+	struct step *s = step_new(vm, t);
+	char name[ARCHIVE_NAME_BYTES];
+	struct err e;
+
+	if (why)
+		snprintf(t->why, sizeof(t->why), "%s", why);
+	archive_name(vm, t, name);
+	if (export_file_end(vm->host->helpers, t->maker, t->folder, name, !why, archive_ended, s, &e) < 0) {
+		free(s);
+		export_over(vm, t, why ? NULL : e.msg);
+	}
+}
+
+/* Do the run that has begun, or its next stage. */
 static void run_try(struct vm *vm, struct timetable_entry *t)
 {
 	struct groups_ask *ask;
@@ -374,6 +510,12 @@ static void run_try(struct vm *vm, struct timetable_entry *t)
 		return;
 	}
 	t->working = true;
+	if (t->action == TIMETABLE_EXPORT && t->stage == TIMETABLE_TAKE_SNAPSHOT && !vm_state_is_active(vm->state))
+		t->stage = TIMETABLE_WRITE_ARCHIVE;
+	if (t->action == TIMETABLE_EXPORT && t->stage == TIMETABLE_WRITE_ARCHIVE && !t->file) {
+		archive_open(vm, t);
+		return;
+	}
 	s = step_new(vm, t);
 	if (t->maker)
 		groups_ask(helpers_groups(vm->host->helpers), t->maker, rights_found, s, &ask);
@@ -413,18 +555,22 @@ static void run_begin(struct vm *vm, struct timetable_entry *t, int64_t due_s)
 static void job_look(struct vm *vm, struct timetable_entry *t)
 {
 	struct job *j = job_find(vm->host, t->job);
+	const char *class_name;
 	char why[sizeof(j->e.msg)];
 
 	if (j && j->status != JOB_CONCLUDED)
 		return;
 	if (!j) {
-		run_end(vm, t, "failed", "its job was dismissed before the result was read");
-	} else if (j->failed && !(t->resumed && j->e.cls == ERR_EXISTS)) {
+		run_step_end(vm, t, "", "its job was dismissed before the result was read");
+	} else if (j->failed) {
 		snprintf(why, sizeof(why), "%s", j->e.msg);
-		run_end(vm, t, "failed", why);
+		class_name = err_class_name(j->e.cls);
+		if (t->resumed && j->e.cls == ERR_EXISTS)
+			job_dismiss(j, NULL);
+		run_step_end(vm, t, class_name, why);
 	} else {
 		job_dismiss(j, NULL);
-		run_end(vm, t, "done", "");
+		run_step_end(vm, t, NULL, NULL);
 	}
 }
 
@@ -628,6 +774,8 @@ struct json_object *timekeeper_to_json(const struct vm *vm, const struct timetab
 	if (zone_of(t)[0])
 		js_put_str(o, "zone", zone_of(t));
 	js_put_str(o, "missed", field_type_word(FIELD_SCHEDULE_MISSED, t->missed));
+	if (t->folder)
+		js_put_str(o, "folder", t->folder);
 	js_put_int(o, "uid", t->uid);
 	if (t->paused)
 		js_put_bool(o, "paused", true);

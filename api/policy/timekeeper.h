@@ -21,9 +21,10 @@ struct vm_observer;
 extern const struct vm_observer timekeeper_observer;
 
 /* Runs a command of the daemon as a user, with the checks, the audit line and the effects of a client's call.
- * by: for the audit log. args: taken. done: called once, at once or from the loop; answer: borrowed. */
+ * by: for the audit log. args: taken. file: taken; NULL: none. done: called once, at once or from the loop; answer:
+ * borrowed. */
 typedef void timekeeper_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
-	void (*done)(void *opaque, struct json_object *answer), void *opaque);
+	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque);
 
 /* Read the timetables of the loaded VMs and arm the timer. context: borrowed. Returns 0 or -errno. */
 int timekeeper_new(struct vm_host *host, timekeeper_run_as *run_as, void *context, struct timekeeper **ret_k, struct err *e);

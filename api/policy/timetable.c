@@ -1,4 +1,5 @@
 #include "api/policy/timetable.h"
+#include "api/access/client_file.h"
 #include "api/access/rights.h"
 #include "api/schema/schema.h"
 #include "api/wire/json.h"
@@ -33,6 +34,8 @@ void timetable_entry_free(struct timetable_entry *t)
 {
 	if (!t)
 		return;
+	client_file_free(t->file);
+	free(t->folder);
 	free(t->maker);
 	free(t);
 }
@@ -131,6 +134,8 @@ static struct json_object *entry_to_json(const struct timetable_entry *t)
 	js_put_str(o, "zone", t->zone);
 	js_put_str(o, "missed", field_type_word(FIELD_SCHEDULE_MISSED, t->missed));
 	js_put_bool(o, "paused", t->paused);
+	if (t->folder)
+		js_put_str(o, "folder", t->folder);
 	js_put_int(o, "uid", t->uid);
 	if (t->maker)
 		js_put(o, "maker", rights_to_json(t->maker));
@@ -158,7 +163,8 @@ struct json_object *timetable_to_json(const struct timetable *t)
 
 static struct timetable_entry *entry_from_json(struct json_object *o)
 {
-	const char *name = js_get_str_or(o, "name", ""), *on = js_get_str_or(o, "on", ""), *zone = js_get_str_or(o, "zone", "");
+	const char *name = js_get_str_or(o, "name", ""), *on = js_get_str_or(o, "on", ""), *zone = js_get_str_or(o, "zone", ""),
+		   *folder = js_get_str(o, "folder");
 	int action = field_type_index(FIELD_SCHEDULE_ACTION, js_get_str(o, "action")),
 	    missed = field_type_index(FIELD_SCHEDULE_MISSED, js_get_str(o, "missed"));
 	int64_t uid = js_get_int(o, "uid", -1), last = js_get_int(o, "last_s", -1), begun = js_get_int(o, "begun_s", 0);
@@ -168,7 +174,7 @@ static struct timetable_entry *entry_from_json(struct json_object *o)
 	struct err e;
 
 	if (!timetable_name_is_good(name) || strlen(zone) > TIME_ZONE_NAME_MAX || action < 0 || missed < 0 || uid < 0 || uid >= UINT32_MAX ||
-		last < 0 || begun < 0 || last > INT64_MAX / NS || calendar_parse(on, &calendar, &e) < 0)
+		(action == TIMETABLE_EXPORT && (!folder || *folder != '/' || strlen(folder) > TIMETABLE_FOLDER_MAX)) || last < 0 || begun < 0 || last > INT64_MAX / NS || calendar_parse(on, &calendar, &e) < 0)
 		return NULL;
 	t = must_alloc(calloc(1, sizeof(*t)));
 	t->action = (enum timetable_action)action;
@@ -180,6 +186,7 @@ static struct timetable_entry *entry_from_json(struct json_object *o)
 	t->begun_s = begun;
 	t->begun_run = (uint64_t)js_get_int(o, "begun_run", 0);
 	t->resumed = begun != 0;
+	t->folder = action == TIMETABLE_EXPORT ? must_alloc(strdup(folder)) : NULL;
 	snprintf(t->name, sizeof(t->name), "%s", name);
 	snprintf(t->on, sizeof(t->on), "%s", on);
 	snprintf(t->zone, sizeof(t->zone), "%s", zone);

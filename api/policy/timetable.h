@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+struct client_file;
 struct err;
 struct json_object;
 struct rights;
@@ -21,6 +22,7 @@ struct time_zone;
 #define TIMETABLE_MAX 32 /* schedules of a VM */
 #define TIMETABLE_USER_MAX 256 /* schedules of a user, of all VMs */
 #define TIMETABLE_NAME_MAX 63
+#define TIMETABLE_FOLDER_MAX 1023
 #define TIMETABLE_HISTORY_MAX 64 /* runs that a VM's history keeps */
 #define TIMETABLE_GRACE_S 60
 #define TIMETABLE_ALL_MAX 10 /* missed runs that "all" does */
@@ -34,6 +36,7 @@ enum timetable_action {
 	TIMETABLE_RESUME,
 	TIMETABLE_SAVE,
 	TIMETABLE_SNAPSHOT,
+	TIMETABLE_EXPORT,
 	TIMETABLE_ACTION_COUNT,
 };
 
@@ -44,6 +47,13 @@ enum timetable_missed {
 	TIMETABLE_ALL,	/* each of the last TIMETABLE_ALL_MAX runs, one after the other */
 };
 
+/* Stages of an export. A VM that is not off is exported from a snapshot of its disks. */
+enum timetable_stage {
+	TIMETABLE_TAKE_SNAPSHOT,
+	TIMETABLE_WRITE_ARCHIVE,
+	TIMETABLE_DROP_SNAPSHOT,
+};
+
 struct timetable_entry {
 	char name[TIMETABLE_NAME_MAX + 1];
 	enum timetable_action action;
@@ -52,6 +62,7 @@ struct timetable_entry {
 	char on[CALENDAR_TEXT_MAX + 1];
 	struct calendar calendar;
 	char zone[TIME_ZONE_NAME_MAX + 1]; /* "": the host's */
+	char *folder;		/* owned; for TIMETABLE_EXPORT: where the archives go; NULL: none */
 	uid_t uid;		/* of the user who made it, with whose rights it runs */
 	struct rights *maker;	/* owned; NULL: root or the daemon's own user */
 	int64_t last_s;		/* the last time that is handled; at first, when the schedule was made */
@@ -66,6 +77,10 @@ struct timetable_entry {
 	bool resumed;		/* an earlier daemon began the run */
 	int64_t waits_s;	/* since when the run waits for a busy VM; 0: it does not */
 	char job[64];		/* id of the run's job; "": none */
+	enum timetable_stage stage; /* of TIMETABLE_EXPORT; else 0 */
+	bool snapped;		/* the export has made a snapshot, which it has to delete */
+	struct client_file *file; /* owned: the archive, open; NULL: none */
+	char why[200];		/* why the export has failed, while its snapshot is deleted */
 };
 
 struct timetable_run {

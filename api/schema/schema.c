@@ -450,6 +450,7 @@ static const struct field schedule_add_args[] = { FIELD_VM,
 	{ "zone", FIELD_STRING, OPTIONAL, "time zone, such as Europe/Berlin [the host's]" },
 	{ "missed", FIELD_SCHEDULE_MISSED, OPTIONAL,
 		"of missed runs: skip all, make up for them by one run, or do the last 10 of them all [skip]" },
+	{ "folder", FIELD_STRING, OPTIONAL, "absolute path of the folder in which export creates its archives; required for it, and only for it" },
 	{ "name", FIELD_STRING, OPTIONAL, "name of the schedule [the action, perhaps with a number]" }, END };
 static const struct field schedule_add_returns[] = { { "name", FIELD_STRING, REQUIRED, "name of the schedule" },
 	{ "next-run", FIELD_INT, REQUIRED, "time of the first run: realtime, ns" }, END };
@@ -460,7 +461,7 @@ static const struct field query_timetables_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedules of this VM (name or UUID)" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 static const struct field query_timetables_returns[] = {
-	{ "schedules", FIELD_ARRAY, REQUIRED, "vm, name, action, on, zone (unless it is the host's), missed, uid (of its maker), paused (only if true), under-way (only if true), "
+	{ "schedules", FIELD_ARRAY, REQUIRED, "vm, name, action, on, zone (unless it is the host's), missed, folder, uid (of its maker), paused (only if true), under-way (only if true), "
 		"next-run (ns), last-run (ns), outcome, detail" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field query_history_args[] = { FIELD_VM, END };

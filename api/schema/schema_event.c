@@ -92,7 +92,7 @@ static const struct field skipped_data[] = { FIELDS_VM_NAME,
 	{ "detail", FIELD_STRING, REQUIRED, "details of the reason" }, END };
 static const struct field schedule_data[] = { FIELDS_VM_NAME,
 	{ "schedule", FIELD_STRING, REQUIRED, "name of the schedule" },
-	{ "action", FIELD_STRING, REQUIRED, "start, shutdown, reboot, suspend, resume, save or snapshot" },
+	{ "action", FIELD_STRING, REQUIRED, "start, shutdown, reboot, suspend, resume, save, snapshot or export" },
 	{ "due", FIELD_INT, REQUIRED, "time of the run by the calendar: realtime, ns" },
 	{ "outcome", FIELD_STRING, REQUIRED, "done, skipped (the VM's state did not fit), missed, refused (its maker lacks the role) or failed" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it was not done" }, END };

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WORDS_MAX 8
+#define WORDS_MAX 9
 
 static const struct {
 	const char *name, *json;
@@ -32,7 +32,7 @@ static const struct {
 	[FIELD_IMAGE_FORMAT] = { "image-format", "string", { "raw", "qcow2" } },
 	[FIELD_COMPRESS] = { "compress", "string", { "zstd", "gzip", "none" } },
 	[FIELD_ROLE] = { "role", "string", { "viewer", "guest", "operator", "admin", "owner" } },
-	[FIELD_SCHEDULE_ACTION] = { "schedule-action", "string", { "start", "shutdown", "reboot", "suspend", "resume", "save", "snapshot" } },
+	[FIELD_SCHEDULE_ACTION] = { "schedule-action", "string", { "start", "shutdown", "reboot", "suspend", "resume", "save", "snapshot", "export" } },
 	[FIELD_SCHEDULE_MISSED] = { "schedule-missed", "string", { "skip", "once", "all" } },
 	[FIELD_MEASURE] = { "measure", "string", { "cpu", "memory", "disk-space", "latency", "io-errors", "net" } },
 	[FIELD_THRESHOLD_ACTION] = { "threshold-action", "string", { "shutdown", "reboot", "suspend", "save", "snapshot" } },

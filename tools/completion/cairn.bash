@@ -133,7 +133,7 @@ _cairn()
 			elif [[ $kind == vm-action || $kind == vm-schedule ]] && [[ ${pos[1]} ]]; then
 				:
 			elif [[ $kind == vm-action ]]; then
-				mapfile -t COMPREPLY < <(compgen -W "start shutdown reboot suspend resume save snapshot" -- "$cur")
+				mapfile -t COMPREPLY < <(compgen -W "start shutdown reboot suspend resume save snapshot export" -- "$cur")
 			elif [[ $kind == vm-schedule ]]; then
 				_cairn_names < <(cairn "${connect[@]}" schedule-list -- "${pos[0]}" 2>/dev/null | sed '1,2d' | awk 'NF { print $2 }')
 			elif [[ $kind != vm-name && ! ${pos[1]} ]]; then

@@ -164,6 +164,9 @@ cairn schedule web1 start --on "Mon..Fri 07:30" --zone Europe/Berlin --missed on
 cairn schedule web1 snapshot --on "Sat *-*-1..7 04:00" --name first-saturday
     given: defined web1
     then: cairn schedule-list web1 | grep first-saturday
+cairn schedule web1 export --on "daily Europe/Berlin" --name nightly --to .
+    given: defined web1
+    then: cairn schedule-list web1 | grep 'nightly *export'
 cairn schedule-list
     given: defined web1; cairn schedule web1 start --on daily
     then: shows 'web1 *start *start *daily'

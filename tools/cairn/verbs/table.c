@@ -107,6 +107,7 @@ static const struct verb_option schedule_options[] = {
 	{ "on", "CALENDAR", FROM_SCHEMA("on") },
 	{ "zone", "ZONE", FROM_SCHEMA("zone") },
 	{ "missed", FROM_SCHEMA("missed"), FROM_SCHEMA("missed") },
+	{ "to", "FOLDER", FROM_SCHEMA("folder") },
 	{ "name", "NAME", FROM_SCHEMA("name") }, END };
 static const struct verb_option restore_options[] = {
 	{ "running", NULL, "resume the VM [as at the save]" },

@@ -5,7 +5,9 @@
 #include "tools/cairn/output.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *time_member(struct json_object *o, const char *key, char buf[TIME_TEXT_BYTES])
@@ -20,11 +22,16 @@ int verb_schedule(struct cli *c)
 	static const char *const settings[] = { "on", "zone", "missed", "name" };
 	CLEANUP_JS struct json_object *o = NULL;
 	struct json_object *args = cli_vm_args(c->pos[0]);
-	char next[TIME_TEXT_BYTES];
+	char next[TIME_TEXT_BYTES], folder[PATH_MAX];
 	struct err e;
 
 	if (!option_value(c, "on"))
 		return cli_usage(c, "schedule needs --on, such as --on 'Mon..Fri 02:30'");
+	if (option_value(c, "to")) {
+		if (!realpath(option_value(c, "to"), folder))
+			return cli_usage(c, "--to %s: %s", option_value(c, "to"), strerror(errno));
+		js_put_str(args, "folder", folder);
+	}
 	js_put_str(args, "action", c->pos[1]);
 	for (size_t i = 0; i < ARRAY_SIZE(settings); i++)
 		js_put_str(args, settings[i], option_value(c, settings[i]));

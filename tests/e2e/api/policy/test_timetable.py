@@ -2,11 +2,13 @@
 that comes soon, or a stopped daemon's file is changed so that a run is due, so no test waits for a clock."""
 
 import json
+import os
+import subprocess
 import time
 
 import pytest
 
-from conftest import QmpError, until
+from conftest import BUILD, QmpError, until
 from otherslib import NOBODY
 from test_daemon import as_nobody, audit, shared  # noqa: F401
 
@@ -252,6 +254,85 @@ def test_clock_that_went_back_begins_anew(vm):
     assert "the clock was set back" in vm.log.read_text()
 
 
+# ---- exports ----
+
+@pytest.fixture
+def archives(daemon, tmp_path):
+    """A daemon with real VM processes, and a VM that is off."""
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-f", "qcow2", tmp_path / "a.qcow2", "16M"], check=True, stdout=subprocess.DEVNULL)
+    daemon.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2"}])
+    (tmp_path / "to").mkdir()
+    return daemon
+
+
+def exported(d, due):
+    assert sorted(p.name for p in (d.tmp / "to").iterdir()) == [time.strftime("vm1-x-%Y-%m-%dT%H:%M:%SZ.tar.zst", time.gmtime(due))]
+    d.cairn("import", str(next((d.tmp / "to").iterdir())), "--name", "again", "--folder", str(d.tmp))
+    d.cairn("undefine", "again", "--remove-all-storage", "--snapshots-metadata")
+    return True
+
+
+def test_export_of_vm_that_is_off(archives):
+    archives.cairn("schedule", "vm1", "export", "--on", "hourly", "--missed", "once", "--name", "x", "--to", str(archives.tmp / "to"))
+    change(archives, last_s=int(time.time()) - DAY)
+    assert outcome(archives) == ("done", None)
+    assert exported(archives, history(archives)[0]["due"] // 10**9)
+    # A second archive of the same time replaces none.
+    due = history(archives)[0]["due"] // 10**9
+    change(archives, last_s=due - 1)
+    what, why = outcome(archives, 2)
+    assert what == "failed" and "exists in" in why
+
+
+@pytest.mark.parametrize("stage", ["begun", "snapshot", "archive", "all"])
+def test_export_of_a_killed_daemon_is_done_once(archives, stage):
+    """The daemon was killed before the snapshot, after it, while it wrote, or after all but the snapshot's end."""
+    archives.cairn("schedule", "vm1", "export", "--on", "yearly", "--name", "x", "--to", str(archives.tmp / "to"))
+    due = int(time.time()) - 5
+    name = time.strftime("vm1-x-%Y-%m-%dT%H:%M:%SZ.tar.zst", time.gmtime(due))
+    if stage != "begun":
+        archives.cairn("snapshot-create-as", "vm1", name[4:-8])
+    if stage == "archive":
+        (archives.tmp / "to" / f".{name}.part").write_bytes(b"half")
+    if stage == "all":
+        archives.cairn("export", "vm1", str(archives.tmp / "to" / name))
+    change(archives, 9, last_s=due, begun_s=due, begun_run=0)
+    assert outcome(archives) == ("done", None)
+    assert exported(archives, due)
+    assert archives.cairn("snapshot-list", "vm1", "--name").stdout == ""
+
+
+def test_export_of_running_vm(archives, guest, kvm):
+    archives.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2"}], boot={"kernel": guest("idle.elf")})
+    archives.cairn("start", "vm1")
+    archives.cairn("schedule", "vm1", "export", "--on", soon(), "--name", "x", "--to", str(archives.tmp / "to"))
+    assert outcome(archives) == ("done", None)
+    assert archives.cairn("snapshot-list", "vm1", "--name").stdout == "" and archives.info("vm1")["state"] == "running"
+    assert exported(archives, history(archives)[0]["due"] // 10**9)
+    assert json.loads(archives.cairn("jobs", "--format", "json").stdout) == []
+
+
+def test_export_that_fails_leaves_nothing(archives):
+    archives.cairn("schedule", "vm1", "export", "--on", "hourly", "--missed", "once", "--name", "x", "--to", str(archives.tmp / "to"))
+    (archives.tmp / "a.qcow2").rename(archives.tmp / "b.qcow2")
+    change(archives, last_s=int(time.time()) - DAY)
+    what, why = outcome(archives)
+    assert what == "failed" and "a.qcow2" in why
+    assert list((archives.tmp / "to").iterdir()) == []
+    (archives.tmp / "to").rmdir()
+    change(archives, last_s=int(time.time()) - DAY)
+    what, why = outcome(archives, 2)
+    assert what == "failed" and "/to: No such file or directory" in why
+
+
+def test_export_needs_a_folder(vm):
+    assert "folder: is missing" in vm.cairn("schedule", "vm1", "export", "--on", "daily", ok=2).stderr
+    assert "folder: is only for export" in vm.cairn("schedule", "vm1", "save", "--on", "daily", "--to", str(vm.tmp), ok=2).stderr
+    assert "No such file" in vm.cairn("schedule", "vm1", "export", "--on", "daily", "--to", "/no/where", ok=2).stderr
+    with pytest.raises(QmpError, match="absolute path"):
+        vm.qmp().run("schedule-add", vm="vm1", action="export", on="daily", folder="to")
+
+
 # ---- the maker's rights ----
 
 @pytest.fixture
@@ -292,6 +373,23 @@ def test_run_has_the_rights_of_its_maker(host):
     assert host.info("mine")["state"] == "shut off"
     line = [x for x in audit(host) if x["command"] == "vm-start"][-1]
     assert (line["uid"], line["outcome"]) == (NOBODY, "PermissionDenied")
+
+
+def test_export_has_the_rights_of_its_maker(host):
+    """An owner's export opens no folder that only root may write to; an operator's is refused at once."""
+    (host.tmp / "to").mkdir(mode=0o700)
+    ask = {"action": "export", "on": "hourly", "missed": "once", "folder": str(host.tmp / "to")}
+    assert "requires the role admin" in add_as_nobody(host, **ask)["error"]["desc"]
+    host.cairn("grant", "owner", "mine", "--user", "nobody")
+    assert "return" in add_as_nobody(host, **ask)
+    host.stop()
+    o = json.loads(table(host, "mine").read_text())
+    o["schedules"][0]["last_s"] = int(time.time()) - DAY
+    table(host, "mine").write_text(json.dumps(o))
+    host.start()
+    until(lambda: len(history(host, "mine")) == 1)
+    assert history(host, "mine")[0]["outcome"] == "failed" and "Permission denied" in history(host, "mine")[0]["detail"]
+    assert list((host.tmp / "to").iterdir()) == []
 
 
 def test_viewer_cannot_change_schedules(host):
