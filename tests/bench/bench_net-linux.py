@@ -1,6 +1,6 @@
-"""net-linux: iperf3 between two small Linux guests on one bridge, in the SVM host, beside two of QEMU with taps:
-MiB/s, and the processor time of both VMs' processes for each MiB. Then the same with vhost-net on both sides, with
-the processor time of its threads."""
+"""net-linux: iperf3 between two small Linux guests on one NAT network, in the SVM host, beside two of QEMU with taps on
+its bridge: MiB/s, and the processor time of both VMs' processes for each MiB. Then the same with vhost-net on both
+sides, with the processor time of its threads. Cairn's taps have the rules that the network gives them."""
 
 import contextlib
 import json
@@ -15,7 +15,8 @@ if __name__ == "__main__":  # in the SVM host, without run.py
 
 import guestlib
 from benchlib import QEMU, Program, Unfit, need_qemu
-from netlib import Lan
+from conftest import Console
+from netbench import BRIDGE, NETWORK, initrd_pack, nat_daemon
 
 SECONDS = 3  # each transfer
 ROUNDS = 5
@@ -51,7 +52,7 @@ def packages():
 
 
 def address(side, end):
-    return f"10.9.{SIDES.index(side)}.{ENDS.index(end) + 1}"
+    return f"10.77.0.{10 * SIDES.index(side) + ENDS.index(end) + 2}"
 
 
 def mac(side, end):
@@ -64,56 +65,92 @@ def comm(pid):
     return ""
 
 
-class Vm:
-    def __init__(self, folder, lan, initrd, side, end, vhost):
-        kernel = os.path.join(sys.argv[2], "vmlinux")
-        cmdline = guestlib.linux_cmdline() + f" address={address(side, end)}"
-        if side == "ours":
-            path = os.path.join(folder, end + ".json")
-            with open(path, "w") as f:
-                json.dump({"name": end, "memory": "256M", "vcpus": 1, "rng": True,
-                           "boot": {"kernel": kernel, "initrd": initrd, "cmdline": cmdline},
-                           "interfaces": [{"type": "bridge", "source": "br0", "mac": mac(side, end), "vhost": vhost}]}, f)
-            argv = [guestlib.CAIRN, "run", path]
-        else:
-            tap = "peer" + end
-            lan.ip("tuntap", "add", tap, "mode", "tap", "vnet_hdr")
-            lan.ip("link", "set", tap, "master", "br0", "up")
-            argv = [QEMU, "-M", "pc", "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-display",
-                    "none", "-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", cmdline, "-device", "virtio-rng-pci",
-                    "-netdev", f"tap,id=t,ifname={tap},script=no,downscript=no,vhost={'on' if vhost else 'off'}", "-device",
-                    f"virtio-net-pci,netdev=t,disable-legacy=on,mac={mac(side, end)}"]
-        self.program = Program(["/usr/bin/nsenter", *lan.enter[1:], *argv])
+def cpu_s(pids):
+    """Return the processor time of processes, and of the threads of vhost-net that work for them, which are the
+    kernel's, and named after the threads that made them."""
+    names = {f"vhost-{thread}\n" for pid in pids for thread in os.listdir(f"/proc/{pid}/task")}
+    threads = [int(p) for p in os.listdir("/proc") if p.isdigit() and comm(p) in names]
+    total = 0
+    for pid in pids + threads:
+        with open(f"/proc/{pid}/stat") as f:
+            total += sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
+    return total / TICKS
+
+
+def check(text):
+    if "status 0 over" not in text:
+        raise RuntimeError(text)
+    return text
+
+
+class Ours:
+    """A VM of the daemon, on its network."""
+
+    def __init__(self, daemon, initrd, end, vhost):
+        d = {"name": end, "memory": "256M", "vcpus": 1, "rng": True,
+             "boot": {"kernel": os.path.join(sys.argv[2], "vmlinux"), "initrd": initrd,
+                      "cmdline": guestlib.linux_cmdline() + f" address={address('ours', end)}"},
+             "interfaces": [{"type": "network", "source": NETWORK, "mac": mac("ours", end), "vhost": vhost}]}
+        path = daemon.tmp / f"{end}.json"
+        path.write_text(json.dumps(d))
+        self.daemon, self.name = daemon, end
+        daemon.cairn("define", str(path))
+        daemon.cairn("start", end)
+        self.console = Console(daemon, end)
+        self.pid = daemon.info(end)["pid"]
+
+    def until(self, word, seconds):
+        self.console.sock.settimeout(seconds)
+        lines = []
+        try:
+            while not lines or not lines[-1].endswith(word):
+                lines.append(self.console.line())
+        except TimeoutError as e:
+            raise RuntimeError(f"no {word!r} within {seconds} s: {lines}") from e
+        return "\n".join(lines)
 
     def do(self, line):
-        p = self.program
-        p.output = b""
-        os.write(p.stdin, line.encode() + b"\n")
-        p.until(b" over", ANSWER_SECONDS)
-        text = p.output.decode(errors="replace")
-        if "status 0 over" not in text:
-            raise RuntimeError(text)
-        return text
-
-    def pids(self):
-        """Return QEMU, or `cairn run` and the processes below it."""
-        found, more = [], [self.program.pid]
-        while more:
-            pid = more.pop()
-            found.append(pid)
-            with open(f"/proc/{pid}/task/{pid}/children") as f:
-                more += map(int, f.read().split())
-        return found
+        self.console.sock.sendall(line.encode() + b"\n")
+        return check(self.until(" over", ANSWER_SECONDS))
 
     def cpu_s(self):
-        total, pids = 0, self.pids()
-        # The threads of vhost-net are the kernel's, and named after the threads that made them.
-        names = {f"vhost-{thread}\n" for pid in pids for thread in os.listdir(f"/proc/{pid}/task")}
-        threads = [p for p in os.listdir("/proc") if p.isdigit() and comm(p) in names]
-        for pid in pids + threads:
-            with open(f"/proc/{pid}/stat") as f:
-                total += sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
-        return total / TICKS
+        return cpu_s([self.pid])
+
+    def close(self):
+        self.console.close()
+        self.daemon.cairn("destroy", self.name)
+
+
+class Peer:
+    """A VM of QEMU, with a tap on the network's bridge."""
+
+    def __init__(self, daemon, initrd, end, vhost):
+        tap = "peer" + end
+        daemon.lan.ip("tuntap", "add", tap, "mode", "tap", "vnet_hdr")
+        daemon.lan.ip("link", "set", tap, "master", BRIDGE, "up")
+        self.daemon, self.tap = daemon, tap
+        argv = [QEMU, "-M", "pc", "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-display",
+                "none", "-serial", "stdio", "-kernel", os.path.join(sys.argv[2], "vmlinux"), "-initrd", initrd,
+                "-append", guestlib.linux_cmdline() + f" address={address('peer', end)}", "-device", "virtio-rng-pci",
+                "-netdev", f"tap,id=t,ifname={tap},script=no,downscript=no,vhost={'on' if vhost else 'off'}", "-device",
+                f"virtio-net-pci,netdev=t,disable-legacy=on,mac={mac('peer', end)}"]
+        self.program = Program(["/usr/bin/nsenter", *daemon.lan.enter[1:], *argv])
+
+    def until(self, word, seconds):
+        self.program.until(word.encode(), seconds)
+        return self.program.output.decode(errors="replace")
+
+    def do(self, line):
+        self.program.output = b""
+        os.write(self.program.stdin, line.encode() + b"\n")
+        return check(self.until(" over", ANSWER_SECONDS))
+
+    def cpu_s(self):
+        return cpu_s([self.program.pid])
+
+    def close(self):
+        self.program.close()
+        self.daemon.lan.ip("link", "delete", self.tap)
 
 
 def transfer(server, client, to):
@@ -138,16 +175,14 @@ def round_run(vms):
 def rounds_run(initrd, vhost, result):
     """Start two VMs of each side, and append ROUNDS rounds to result, or fewer if a guest stops answering."""
     with contextlib.ExitStack() as stack:
-        lan = Lan()
-        stack.callback(lan.close)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cairn-bench-"))
+        daemon = stack.enter_context(nat_daemon(None))
         vms = {}
-        for side in SIDES:
+        for side, make in zip(SIDES, (Ours, Peer)):
             for end in ENDS:
-                vms[side, end] = Vm(folder, lan, initrd, side, end, vhost)
-                stack.callback(vms[side, end].program.close)
+                vms[side, end] = vm = make(daemon, initrd, end, vhost)
+                stack.callback(vm.close)
         for vm in vms.values():
-            vm.program.until(b"guest ready", START_SECONDS)
+            vm.until("guest ready", START_SECONDS)
         round_run(vms)  # the first one warms up
         while len(result) < ROUNDS:
             result.append(round_run(vms))
@@ -184,12 +219,8 @@ def initrd_make(folder, root):
                          stdout=subprocess.PIPE, text=True, check=True).stdout
     for path in re.findall(r"(/\S+) \(0x", ldd):
         subprocess.run([*copy, path, os.path.join(tree, "lib64" if "ld-linux" in path else lib)], check=True)
-    # The kernel opens /dev/console before init mounts anything: the archive of mkinitrd.sh has it.
     out = os.path.join(folder, "initrd")
-    more = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=tree, stdout=subprocess.PIPE, check=True,
-                          input=subprocess.run(["find", "."], cwd=tree, stdout=subprocess.PIPE, check=True).stdout).stdout
-    with open(guestlib.linux_initrd(), "rb") as f, open(out, "wb") as o:
-        o.write(f.read() + more)
+    initrd_pack(tree, out)
     return out
 
 

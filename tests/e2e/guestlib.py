@@ -250,7 +250,7 @@ def disk(path, **more):
 def linux_kernel(variant="up"):
     """Return the folder of the small kernel. The first call builds it, in minutes."""
     return subprocess.run([os.path.join(LINUX_SOURCE, "build.sh"), variant], check=True,
-                          stdout=subprocess.PIPE, text=True, timeout=1200).stdout.strip()
+                          stdout=subprocess.PIPE, text=True, timeout=3600).stdout.strip()
 
 
 def linux_initrd():
