@@ -682,6 +682,7 @@ static const struct {
 	[VM_MSG_DISK_COMMIT] = { control_disk_commit, true },
 	[VM_MSG_SCREENSHOT] = { control_screenshot, false },
 	[VM_MSG_SEND_KEYS] = { control_send_keys, false },
+	[VM_MSG_INPUT] = { control_input, false },
 	[VM_MSG_PAGE] = { page_request, false },
 	[VM_MSG_DISK_RESIZE] = { control_disk_resize, true },
 	[VM_MSG_FORK] = { fork_request, true },

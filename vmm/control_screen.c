@@ -133,6 +133,39 @@ int control_send_keys(struct control *c, struct channel_msg *m, struct err *e)
 	return LATER;
 }
 
+/* ---- other input ---- */
+
+static bool axis_ok(int32_t v)
+{
+	return v >= -1 && v < VM_INPUT_AXIS;
+}
+
+int control_input(struct control *c, struct channel_msg *m, struct err *e)
+{
+	const struct vm_input *in = m->body;
+	struct machine *machine = vm_machine(c->vm);
+
+	if (!machine->screen)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM has no screen, and so neither keyboard nor pointer");
+	if (in->n > VM_INPUT_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "at most %d events at once", VM_INPUT_MAX);
+	for (unsigned i = 0; i < in->n; i++) {
+		const struct input_event *ev = &in->events[i];
+
+		if (ev->kind == INPUT_POINT ? !axis_ok(ev->x) || !axis_ok(ev->y) : !input_event_ok(ev))
+			return err_set(e, -EINVAL, ERR_INVALID, "event %u has a value out of range", i);
+		if (ev->kind == INPUT_POINT && (ev->x < 0 || ev->y < 0) && !machine_has_tablet(machine))
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the guest has no driver for a tablet, so its mouse needs both coordinates");
+	}
+	for (unsigned i = 0; i < in->n; i++) {
+		if (in->events[i].kind == INPUT_POINT)
+			machine_point(machine, in->events[i].x, in->events[i].y);
+		else
+			machine_input(machine, &in->events[i]);
+	}
+	return 0;
+}
+
 void control_keys_forget(struct control *c)
 {
 	for (struct key_request *q = c->keys; q; q = q->next)

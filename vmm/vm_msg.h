@@ -184,6 +184,8 @@ enum vm_msg_type {
 	VM_MSG_VCPUS = 59,
 	VM_MSG_PCI = 60, /* a request: no body; answered by VM_MSG_PCI_LIST. Only if plugs_vcpus is VM_SHOWS_PCI */
 	VM_MSG_PCI_LIST = 61, /* struct vm_pci */
+	/* a request: struct vm_input: events of keyboard and pointer, in order. Only if screens is VM_SCREENS_INPUT */
+	VM_MSG_INPUT = 62,
 	VM_MSG_TYPE_COUNT,
 };
 

@@ -25,6 +25,7 @@ const struct command_handler qmp_handlers[] = {
 	{ "watchdog-set-action", qmp_watchdog_set_action },
 	{ "dump-guest-memory", qmp_dump },
 	{ "send-key", qmp_send_key },
+	{ "input-send-event", qmp_input_send_event },
 	{ "screendump", qmp_screendump },
 	{ "query-dump", qmp_query_dump },
 	{ "query-dump-guest-memory-capability", qmp_query_dump_capability },

@@ -23,6 +23,7 @@ void qmp_reset(struct call *c);
 void qmp_nmi(struct call *c);
 void qmp_dump(struct call *c);
 void qmp_send_key(struct call *c);
+void qmp_input_send_event(struct call *c);
 void qmp_screendump(struct call *c);
 void qmp_query_dump(struct call *c);
 void qmp_query_dump_capability(struct call *c);

@@ -88,6 +88,10 @@ static const struct field dump_args[] = {
 	{ "begin", FIELD_INT, OPTIONAL, "refused: all memory is dumped" },
 	{ "length", FIELD_INT, OPTIONAL, "refused: all memory is dumped" },
 	{ "format", FIELD_STRING, OPTIONAL, "format of the dump; only elf" }, END };
+static const struct field input_args[] = {
+	{ "device", FIELD_STRING, OPTIONAL, "no effect" },
+	{ "head", FIELD_INT, OPTIONAL, "no effect" },
+	{ "events", FIELD_ARRAY, REQUIRED, "at most 64: each a type (key, btn, abs) and data; coordinates are 0 to 32767" }, END };
 static const struct field send_key_args[] = {
 	{ "keys", FIELD_ARRAY, REQUIRED, "at most 16 objects with type qcode and QEMU's name of a key as data, or with type number and its code" },
 	{ "hold-time", FIELD_INT, OPTIONAL, "how long the keys are held, ms, at most 10000 [100]" }, END };
@@ -232,6 +236,7 @@ const struct command qmp_commands[] = {
 		ROLE_OPERATOR, MUTATES, ANY_STATE },
 	{ "dump-guest-memory", "dump memory and registers, as of one instant, as an ELF core", dump_args, NULL, ROLE_OPERATOR,
 		MUTATES, ANY_STATE },
+	{ "input-send-event", "press and release keys and buttons, and move the pointer", input_args, NULL, ROLE_OPERATOR, MUTATES, ANY_STATE },
 	{ "send-key", "press keys of the guest's keyboard together, and release them", send_key_args, NULL, ROLE_OPERATOR, MUTATES,
 		VM_ASK_GUEST },
 	{ "screendump", "write what the guest shows on its screen to a file", screendump_args, NULL, ROLE_OPERATOR, MUTATES, ANY_STATE },

@@ -281,6 +281,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 		[VM_KNOWS_RECLAIM] = info->reclaims,
 		[VM_KNOWS_SCREENSHOT] = info->screens,
 		[VM_KNOWS_SEND_KEYS] = info->screens >= VM_SCREENS_KEYS,
+		[VM_KNOWS_INPUT] = info->screens >= VM_SCREENS_INPUT,
 		[VM_KNOWS_MEDIUM_SET] = info->sets_medium,
 		[VM_KNOWS_DISK_COPY] = info->copies_disks >= VM_COPIES_DISKS,
 		[VM_KNOWS_DISK_LAYERS] = info->copies_disks >= VM_LAYERS_DISKS,

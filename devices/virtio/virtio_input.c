@@ -229,8 +229,8 @@ void virtio_input_event(struct device *d, const struct input_event *ev)
 
 	LOCK_GUARD(&t->v.lock);
 	if (ev->kind == INPUT_POINT) {
-		t->now.x = (uint16_t)MIN(ev->x, VIRTIO_INPUT_AXIS - 1);
-		t->now.y = (uint16_t)MIN(ev->y, VIRTIO_INPUT_AXIS - 1);
+		t->now.x = ev->x < 0 ? t->now.x : (uint16_t)MIN(ev->x, VIRTIO_INPUT_AXIS - 1);
+		t->now.y = ev->y < 0 ? t->now.y : (uint16_t)MIN(ev->y, VIRTIO_INPUT_AXIS - 1);
 	} else if (ev->kind == INPUT_BUTTON) {
 		t->now.buttons = (uint8_t)(ev->down ? t->now.buttons | bit : t->now.buttons & ~bit);
 	} else if (ev->kind == INPUT_WHEEL) {

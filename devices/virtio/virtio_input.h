@@ -20,7 +20,8 @@ struct pci_host;
 int virtio_input_new(struct dev_host *h, struct pci_host *p, const char *name, int slot, struct device **ret_dev, struct err *e);
 /* Return whether the guest has a driver for the device. */
 bool virtio_input_takes(struct device *d);
-/* Take an input_event_ok() event of the pointer. INPUT_POINT: x, y: below VIRTIO_INPUT_AXIS; larger ones are cut. */
+/* Take an input_event_ok() event of the pointer. INPUT_POINT: x, y: below VIRTIO_INPUT_AXIS; larger
+ * ones are cut, and a negative one is a coordinate that stays. */
 void virtio_input_event(struct device *d, const struct input_event *ev);
 /* Release all buttons. */
 void virtio_input_release(struct device *d);

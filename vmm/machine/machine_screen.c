@@ -71,12 +71,19 @@ static int32_t axis_of(int32_t at, uint32_t pixels)
 	return (int32_t)(((int64_t)at * 2 + 1) * VIRTIO_INPUT_AXIS / (2 * (int64_t)pixels));
 }
 
+_Static_assert(VM_INPUT_AXIS == VIRTIO_INPUT_AXIS, "the tablet's coordinates");
+
+bool machine_has_tablet(struct machine *m)
+{
+	return m->tablet && virtio_input_takes(m->tablet);
+}
+
 void machine_input(struct machine *m, const struct input_event *ev)
 {
 	struct input_event scaled = *ev;
 	struct display_mode mode;
 
-	if (!m->tablet || ev->kind == INPUT_KEY || !virtio_input_takes(m->tablet)) {
+	if (ev->kind == INPUT_KEY || !machine_has_tablet(m)) {
 		i8042_input(m->keyboard, ev);
 		return;
 	}
@@ -87,6 +94,20 @@ void machine_input(struct machine *m, const struct input_event *ev)
 		scaled.y = axis_of(ev->y, mode.height);
 	}
 	virtio_input_event(m->tablet, &scaled);
+}
+
+void machine_point(struct machine *m, int32_t x, int32_t y)
+{
+	struct input_event ev = { .kind = INPUT_POINT, .x = x, .y = y };
+	struct display_mode mode;
+
+	if (machine_has_tablet(m)) {
+		virtio_input_event(m->tablet, &ev);
+	} else if (bochs_display_mode(m->screen, &mode)) {
+		ev.x = (int32_t)((int64_t)x * mode.width / VM_INPUT_AXIS);
+		ev.y = (int32_t)((int64_t)y * mode.height / VM_INPUT_AXIS);
+		i8042_input(m->keyboard, &ev);
+	}
 }
 
 void machine_input_release(struct machine *m)

@@ -796,7 +796,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->hands_over = true;
 	i->sets_interfaces = i->plugs = i->sets_medium = true;
 	i->sets_disks = VM_SETS_DISK_TUNE;
-	i->screens = VM_SCREENS_KEYS;
+	i->screens = VM_SCREENS_INPUT;
 	i->shows_figures = true;
 	i->pins_readable = true;
 	i->copies_disks = VM_RESIZES_DISKS;

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 import guestlib
-from conftest import BUILD, until
+from conftest import BUILD, Qmp, QmpError, until
 from test_fork import image, vm  # noqa: F401 (vm is a fixture)
 from test_screen import BLUE, GREEN, RED, draw, read_keys, read_ppm
 
@@ -142,6 +142,36 @@ def test_tablet_is_where_the_client_points(vm, daemon):
     daemon.cairn("restart-process", "src")
     client(path, "point:320,240,0")
     until(lambda: vm.run("src", "tablet read")[:1] == ["3 0 16409"])
+
+
+def test_input_of_qmp(vm, daemon):
+    """input-send-event: keys, buttons, the wheel, and coordinates, for the mouse or the tablet."""
+    begin(vm, daemon, tablet=True)
+    draw(vm, "src")  # 640 x 480
+    vm.run("src", "keyboard mouse 244")
+    q = Qmp(daemon.cairn("qmp-path", "src").stdout.rstrip("\n"))
+
+    def at(axis, value):
+        return {"type": "abs", "data": {"axis": axis, "value": value}}
+
+    def press(button, down=True):
+        return {"type": "btn", "data": {"button": button, "down": down}}
+
+    key = [{"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": "a"}}} for down in (True, False)]
+    assert q.run("input-send-event", events=[*key, at("x", 5120), at("y", 6827), at("x", 5376), at("y", 6691)]) == {}
+    keys_come(vm, "1e", "9e", "m8", "m5", "m2")
+    with pytest.raises(QmpError, match="its mouse needs both coordinates"):
+        q.run("input-send-event", events=[at("x", 1)])
+    vm.run("src", "tablet open")
+    q.run("input-send-event", events=[at("x", 7), press("right"), press("wheel-down"), press("wheel-down", False), at("y", 32767)])
+    assert vm.run("src", "tablet read") == ["3 0 7", "0 0 0", "1 273 1", "0 0 0", "2 8 4294967295", "0 0 0", "3 1 32767", "0 0 0"]
+    for event, words in ((at("z", 1), "does not accept value 'z'"), (at("x", 32768), "a coordinate is 0 to 32767"),
+                         (press("nose"), "does not accept value 'nose'"), ({"type": "mtt", "data": {}}, "does not accept value 'mtt'"),
+                         ({"type": "rel", "data": {"axis": "x", "value": 1}}, "send coordinates, with type abs")):
+        with pytest.raises(QmpError, match=words):
+            q.run("input-send-event", events=[at("x", 9), event])
+    assert vm.run("src", "tablet read") == []
+    q.close()
 
 
 def test_tcp_needs_the_password(vm, daemon, tmp_path):
