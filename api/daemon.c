@@ -30,6 +30,7 @@
 #include "api/policy/hooks.h"
 #include "api/policy/host_shutdown.h"
 #include "api/policy/idle.h"
+#include "api/policy/pool_space.h"
 #include "api/policy/restart.h"
 #include "api/policy/scheduler.h"
 #include "api/policy/shutdown.h"
@@ -432,6 +433,7 @@ int daemon_open(struct daemon *d, struct err *e)
 		return r;
 	permissions_found(h);
 	quotas_load(&h->quotas, h->store);
+	pools_load(&h->pools, h->store);
 	pins_load(h);
 	rename_resume_pending(h);
 	store_load(h->store, vm_found, h);
@@ -470,6 +472,8 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (!r)
 		r = timekeeper_new(h, command_run_as, &d->commands, &h->timekeeper, e);
 	if (!r)
+		h->pool_space = pool_space_new(h);
+	if (!r)
 		h->watchman = thresholds_new(h, command_run_as, &d->commands);
 	if (!r)
 		policies_go(h);
@@ -505,6 +509,8 @@ void daemon_close(struct daemon *d)
 	autostart_free(h->autostart);
 	scheduler_free(h->scheduler);
 	h->scheduler = NULL;
+	pool_space_free(h->pool_space);
+	h->pool_space = NULL;
 	thresholds_free(h->watchman);
 	h->watchman = NULL;
 	timekeeper_free(h->timekeeper);
@@ -522,6 +528,7 @@ void daemon_close(struct daemon *d)
 	jobs_free(h);
 	permissions_done(&h->permissions);
 	quotas_done(&h->quotas);
+	pools_done(&h->pools);
 	denial_log_close(d->commands.denials);
 	audit_close(h->audit);
 	event_log_close(h->events);

@@ -509,6 +509,13 @@ static const struct field query_permissions_returns[] = {
 	{ "user", FIELD_INT, OPTIONAL, "uid; give user, group or default" },                       \
 	{ "group", FIELD_INT, OPTIONAL, "gid; give user, group or default" },                      \
 	{ "default", FIELD_BOOL, OPTIONAL, "true: the quota of each user without a quota of its own" }
+static const struct field pool_define_args[] = { { "name", FIELD_STRING, REQUIRED, "name of the pool" },
+	{ "target", FIELD_STRING, REQUIRED, "absolute path of its folder, which the daemon does not open" }, END };
+static const struct field pool_name_args[] = { { "name", FIELD_STRING, REQUIRED, "name of the pool" }, END };
+static const struct field query_pools_args[] = { { "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
+static const struct field query_pools_returns[] = { { "pools", FIELD_ARRAY, REQUIRED, "name, target, and when the daemon has looked at its file system: looked (realtime, ns), used and total (bytes), "
+		"growth (bytes a day), days-left, low (only if true)" },
+	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field quota_set_args[] = { FIELDS_SUBJECT,
 	{ "vms", FIELD_INT, OPTIONAL, "defined VMs [as now]; in each limit, -1: no limit" },
 	{ "running", FIELD_INT, OPTIONAL, "running VMs [as now]" },
@@ -783,6 +790,9 @@ static const struct command commands[] = {
 		COMMAND_MUTATES, ANY_STATE },
 	{ "query-quotas", "list quotas, and what is used of them", query_quotas_args, query_quotas_returns, ROLE_VIEWER,
 		COMMAND_FILTERS, ANY_STATE },
+	{ "pool-define", "give a folder for images a name", pool_define_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
+	{ "pool-undefine", "forget the name of a pool; its folder and its volumes stay", pool_name_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
+	{ "query-pools", "list pools", query_pools_args, query_pools_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-jobs", "list jobs under way, and results that were not dismissed", query_jobs_args,
 		query_jobs_returns, ROLE_VIEWER, COMMAND_FILTERS | COMMAND_RETURNS_LIST, ANY_STATE },
 	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR,

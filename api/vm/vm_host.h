@@ -7,6 +7,7 @@
 #include "api/access/quotas.h"
 #include "api/schema/event.h"
 #include "api/store/paths.h"
+#include "api/store/pools.h"
 
 struct audit;
 struct autostart;
@@ -25,6 +26,7 @@ struct quota_claim;
 struct scheduler;
 struct server;
 struct store;
+struct pool_space;
 struct systemd_scope;
 struct timekeeper;
 struct trends;
@@ -47,6 +49,7 @@ struct vm_host {
 	struct store *store;
 	struct permissions permissions;
 	struct quotas quotas;
+	struct pools pools;
 	struct quota_claim *claims; /* first of the claims of jobs (api/vm/quota_use.h) */
 	struct event_sink sink;	  /* takes every event */
 	struct event_log *events; /* NULL until it is open */
@@ -80,6 +83,7 @@ struct vm_host {
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */
 	struct timekeeper *timekeeper;	     /* NULL until the VMs are loaded */
 	struct host_shutdown *host_shutdown; /* NULL: not under way */
+	struct pool_space *pool_space;	     /* api/policy/pool_space.h; NULL until the VMs are loaded */
 	struct watchman *watchman;	     /* api/policy/thresholds.h; NULL until the VMs are loaded */
 	struct trends *trends;		     /* api/policy/trends.h; NULL: no VM has run yet */
 	struct autostart *autostart;	     /* NULL until the VMs are loaded */

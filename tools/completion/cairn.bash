@@ -145,6 +145,12 @@ _cairn()
 	vm | vm-*)
 		_cairn_vms
 		;;
+	pool)
+		[[ ${pos[0]} ]] || _cairn_names < <(cairn "${connect[@]}" pool-list --name 2>/dev/null)
+		;;
+	vol)
+		[[ ${pos[0]} ]] || _cairn_files
+		;;
 	net)
 		[[ ${pos[0]} ]] && return
 		case $verb in

@@ -287,6 +287,42 @@ cairn snapshot-tag web1 before-upgrade keep
 cairn snapshot-schedule web1 --every 1h --keep 24h:all,30d:daily
     given: defined web1
     then: cairn snapshot-schedule web1 | grep 1h
+cairn pool-list --details
+    given: mkdir srv; cairn pool-define-as images dir --target srv
+    then: shows '^ images *active *yes *yes'
+cairn pool-info images
+    given: mkdir srv; cairn pool-define-as images dir --target srv
+    then: shows '^Available: *[0-9.]* .iB'
+cairn pool-define-as images dir --target /srv/images
+    how: mkdir srv; cairn pool-define-as images dir --target srv
+    then: cairn pool-list | grep images
+cairn pool-undefine images
+    given: mkdir srv; cairn pool-define-as images dir --target srv
+    then: lacks images cairn pool-list
+cairn vol-list images --details
+    given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
+    then: shows 'web1.qcow2 *.*file *1.00 MiB'
+cairn vol-info web1.qcow2 --pool images
+    given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
+    then: shows '^Capacity: *1.00 MiB'
+cairn vol-path web1.qcow2 --pool images
+    given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
+    then: shows '/srv/web1.qcow2$'
+cairn vol-create-as images web2.qcow2 20G
+    given: mkdir srv; cairn pool-define-as images dir --target srv
+    then: cairn-img info srv/web2.qcow2 | grep '20 GiB'
+cairn vol-create-as images web3.qcow2 20G --backing-vol web1.qcow2
+    given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
+    then: cairn-img info srv/web3.qcow2 | grep web1.qcow2
+cairn vol-clone web1.qcow2 copy.qcow2 --pool images
+    given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
+    then: cairn-img compare srv/web1.qcow2 srv/copy.qcow2
+cairn vol-delete web1.qcow2 --pool images
+    given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
+    then: test ! -e srv/web1.qcow2
+cairn vol-resize web1.qcow2 40G --pool images
+    given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
+    then: cairn-img info srv/web1.qcow2 | grep '40 GiB'
 cairn net-list --all
     given: network default
     then: shows 'default *inactive *no *yes'

@@ -297,6 +297,23 @@ static const struct verb_option trend_options[] = {
 	{ "to", "TIME", "end at this time [now]" },
 	{ "step", "TIME", "with csv, json or yaml: print a value for each TIME, at least 1s [100 values]" },
 	{ "format", "table|svg|csv|json|yaml", "draw in the terminal, or print an SVG image or numbers [table]" }, END };
+#define POOL { "pool", "POOL", "name the pool that has the volume; not needed for an absolute path" }
+static const struct verb_option pool_define_options[] = { { "target", "FOLDER", "name the folder" }, END };
+static const struct verb_option pool_list_options[] = {
+	{ "details", NULL, "also show the space of the file system" },
+	{ "name", NULL, "print only names" },
+	{ "all", NULL, "no effect: all pools are listed" }, END };
+static const struct verb_option vol_list_options[] = { { "details", NULL, "also show type, capacity and allocation" }, END };
+static const struct verb_option vol_options[] = { POOL, END };
+static const struct verb_option vol_create_options[] = {
+	{ "format", "qcow2|raw", "set the format [qcow2]" },
+	{ "allocation", "SIZE", "reserve all space, if SIZE is the capacity [none]" },
+	{ "prealloc-metadata", NULL, "make the tables of a qcow2 image complete" },
+	{ "backing-vol", "VOL", "create an overlay on this volume of the pool, or on this path" },
+	{ "backing-vol-format", "qcow2|raw", "set the format of the backing file [detected]" }, END };
+static const struct verb_option vol_resize_options[] = { POOL,
+	{ "delta", NULL, "CAPACITY is a difference" },
+	{ "shrink", NULL, "allow a smaller size; the data beyond it is lost" }, END };
 static const struct verb_option threshold_options[] = {
 	{ "above", "VALUE", FROM_SCHEMA("above") },
 	{ "below", "VALUE", FROM_SCHEMA("below") },
@@ -732,6 +749,22 @@ const struct verb verbs[] = {
 		"query-events query-version", verb_event },
 	{ "events", "Monitoring", "[VM] [EVENT]", "print events until Ctrl-C, like event --loop", event_options, 0, 2, true, "vm",
 		"query-events query-version", verb_event },
+	{ "pool-list", "Storage", "", "list pools: folders for images that have a name", pool_list_options, 0, 0, true, NULL, "query-pools", verb_pool_list },
+	{ "pool-info", "Storage", "POOL", "show the space of a pool", NULL, 1, 1, true, "pool", "query-pools", verb_pool_info },
+	{ "pool-define-as", "Storage", "POOL [TYPE]", "give a folder a name; TYPE is dir", pool_define_options, 1, 2, false, NULL, "pool-define",
+		verb_pool_define_as },
+	{ "pool-undefine", "Storage", "POOL", NULL, NULL, 1, 1, false, "pool", "pool-undefine", verb_pool_undefine },
+	{ "vol-list", "Storage", "POOL", "list the volumes of a pool: its images", vol_list_options, 1, 1, true, "pool", "query-pools", verb_vol_list },
+	{ "vol-info", "Storage", "VOL", "show format, capacity and allocation of a volume", vol_options, 1, 1, true, "vol", "query-pools", verb_vol_info },
+	{ "vol-path", "Storage", "VOL", "print the path of a volume", vol_options, 1, 1, false, "vol", "query-pools", verb_vol_path },
+	{ "vol-create-as", "Storage", "POOL NAME CAPACITY", "create a volume", vol_create_options, 3, 3, false, "pool", "query-pools",
+		verb_vol_create_as },
+	{ "vol-clone", "Storage", "VOL NAME", "copy a volume that no running VM uses, in its folder", vol_options, 2, 2, false, "vol", "query-pools",
+		verb_vol_clone },
+	{ "vol-delete", "Storage", "VOL", "delete a volume that no VM and no overlay uses", vol_options, 1, 1, false, "vol",
+		"query-pools vm-dump-definition", verb_vol_delete },
+	{ "vol-resize", "Storage", "VOL CAPACITY", "change the size of a volume that no running VM uses; for others: blockresize", vol_resize_options,
+		2, 2, false, "vol", "query-pools", verb_vol_resize },
 	{ "net-list", "Networks", "", "list networks", net_list_options, 0, 0, true, NULL, "net-list", verb_net_list },
 	{ "net-info", "Networks", "NETWORK", NULL, NULL, 1, 1, true, "net", "net-info", verb_net_info },
 	{ "net-start", "Networks", "NETWORK", NULL, NULL, 1, 1, false, "net", "net-start", verb_net_act },

@@ -353,6 +353,17 @@ shutdown vm1
 shutdown vm1 --cancel
 destroy vm1
 undefine vm1
+pool-define-as images dir --target pool
+pool-list
+pool-info images
+vol-create-as images v 1M
+vol-list images
+vol-info v --pool images
+vol-path v --pool images
+vol-clone v w --pool images
+vol-resize v 2M --pool images
+vol-delete v --pool images
+pool-undefine images
 net-define net.json
 net-list --all
 net-info lan
@@ -418,6 +429,7 @@ def test_verb_sends_only_commands_named_in_help(no_networks, fake):
                                  {"id": "cd", "path": "cd.iso", "format": "raw", "device": "cdrom", "readonly": True}],
                     guest_agent=True, interfaces=[{"type": "network", "source": "lan", "link": "down"}], **boot)
     os.rename(fake.write("again"), fake.tmp / "again.json")
+    (fake.tmp / "pool").mkdir()
     (fake.tmp / "net.json").write_text(json.dumps({"name": "lan", "mode": "isolated"}))
     for name, device in DEVICES.items():
         (fake.tmp / f"{name}.json").write_text(json.dumps(device))
