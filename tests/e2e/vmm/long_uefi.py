@@ -82,3 +82,16 @@ def test_shell_reads_the_keyboard_and_writes_to_the_screen(daemon, kvm, tmp_path
     assert "UEFI Interactive Shell v" in read_raw(console, "Shell>")
     assert any(before.rgb) and shot(daemon, "vm1", tmp_path).rgb != before.rgb
     console.close()
+
+
+def test_shell_comes_with_vcpus_that_are_absent(daemon, kvm, tmp_path):
+    """OVMF waits for those that it is told of, also after a vCPU has come."""
+    daemon.define("vm1", memory="128M", vcpus=1, max_vcpus=3, boot={"firmware": "uefi"})
+    daemon.cairn("start", "vm1")
+    console = attach(daemon, "vm1")
+    read_raw(console, "Shell>")
+    daemon.cairn("setvcpus", "vm1", "2", "--live")
+    daemon.cairn("reset", "vm1")
+    assert "UEFI Interactive Shell v" in read_raw(console, "Shell>")
+    assert daemon.info("vm1")["vcpus"] == 2
+    console.close()
