@@ -140,7 +140,7 @@ static void permissions_changed(void *opaque)
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &timekeeper_observer, &restart_observer,
 	&shutdown_observer, &job_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
-	&forwards_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer,
+	&forwards_observer, &hooks_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer,
 	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer, &commit_ready_observer,
 	&flatten_observer, &trends_observer, &thresholds_observer, &job_owner_observer, &vm_cgroup_observer,
 	&systemd_scope_observer, &start_observer, &offline_observer, NULL };

@@ -8,6 +8,10 @@
 struct hooks;
 struct json_object;
 struct loop;
+struct vm_observer;
+
+/* Asks the hooks of before-start whether a VM may start, before the host is prepared for it. */
+extern const struct vm_observer hooks_observer;
 
 #define HOOKS_RUNNING_MAX 4
 #define HOOKS_WAITING_MAX 256

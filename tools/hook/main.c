@@ -6,7 +6,11 @@
  * in the log. A hook of root's daemon runs as the user cairn-hook, or nobody if there is no such user, without
  * capabilities and groups, in a PID namespace of its own; a hook of another daemon runs as that user. A hook has
  * SECONDS [30], then it is killed with all that it has started, and so is what a hook leaves behind when it ends. Its
- * output goes to the log, HOOK_LINES lines of it. */
+ * output goes to the log, HOOK_LINES lines of it.
+ *
+ * The hooks of an event whose name begins with "before-" decide whether that may happen: the first one that fails, or
+ * that is refused, says no. Then cairn-hook runs no further one, writes a line with the reason to standard output, and
+ * ends with the status 1. */
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -41,6 +45,7 @@
 #define HOOK_LINE_BYTES 400
 #define HOOKS_MAX 32 /* of an event */
 #define HOOK_USER "cairn-hook"
+#define BEFORE "before-"
 #define NOBODY 65534
 #define HOOK_PROCESSES 256 /* of the hooks' user */
 #define HOOK_FILES 256
@@ -52,6 +57,7 @@ struct who {
 	gid_t gid;
 	bool drops; /* the hooks run as another user than this process */
 	unsigned seconds; /* how long each may run */
+	bool decide;
 };
 
 /* ---- which files are hooks ---- */
@@ -172,6 +178,7 @@ struct output {
 	size_t len;
 	unsigned lines;
 	unsigned long long left_out;
+	char first[HOOK_LINE_BYTES + 1]; /* the first line that is not empty */
 };
 
 static void line_end(struct output *o)
@@ -179,6 +186,8 @@ static void line_end(struct output *o)
 	o->line[o->len] = 0;
 	utf8_clean(o->line);
 	o->len = 0;
+	if (!o->first[0])
+		snprintf(o->first, sizeof(o->first), "%s", o->line);
 	if (o->lines++ >= HOOK_LINES)
 		o->left_out += strlen(o->line);
 	else if (o->line[0])
@@ -276,17 +285,24 @@ static pid_t hook_fork(const struct who *who)
 	return fork();
 }
 
-/* Run one hook, in a process of its own, because each needs another PID namespace. */
-static void hook_run(const struct who *who, int file, const char *path, const char *name, const char *event)
+/* Say why a hook that decides says no. */
+static void hook_say_no(const struct output *o, const char *name)
+{
+	printf("hook %s: %s\n", name, o->first[0] ? o->first : "it failed, and the daemon's log says why");
+	fflush(stdout);
+}
+
+/* Run one hook, in a process of its own, because each needs another PID namespace. Returns whether it succeeded. */
+static bool hook_run(const struct who *who, int file, const char *path, const char *name, const char *event)
 {
 	struct output o = { .name = path };
 	pid_t runner = fork(), pid;
-	int fds[2], status;
+	int fds[2], status = 1;
 
 	if (runner != 0) {
-		while (runner > 0 && waitpid(runner, NULL, 0) < 0 && errno == EINTR)
+		while (runner > 0 && waitpid(runner, &status, 0) < 0 && errno == EINTR)
 			;
-		return;
+		return runner > 0 && !status;
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -310,22 +326,24 @@ static void hook_run(const struct who *who, int file, const char *path, const ch
 	if (o.len)
 		line_end(&o);
 	hook_report(&o, who->seconds, status);
-	_exit(0);
+	if (status && who->decide)
+		hook_say_no(&o, name);
+	_exit(status ? 1 : 0);
 }
 
 static struct who who_find(unsigned seconds)
 {
-	struct who who = { geteuid(), getegid(), geteuid() == 0, seconds };
+	struct who who = { geteuid(), getegid(), geteuid() == 0, seconds, false };
 	struct passwd *user = who.drops ? getpwnam(HOOK_USER) : NULL;
 
 	if (user && user->pw_uid)
-		who = (struct who){ user->pw_uid, user->pw_gid, true, seconds };
+		who = (struct who){ user->pw_uid, user->pw_gid, true, seconds, false };
 	else if (who.drops)
-		who = (struct who){ NOBODY, NOBODY, true, seconds };
+		who = (struct who){ NOBODY, NOBODY, true, seconds, false };
 	return who;
 }
 
-static void hook_try(const struct who *who, int folder, const char *path, const char *name, const char *event)
+static bool hook_try(const struct who *who, int folder, const char *path, const char *name, const char *event)
 {
 	CLEANUP_CLOSE int file = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	char full[PATH_MAX];
@@ -334,14 +352,14 @@ static void hook_try(const struct who *who, int folder, const char *path, const 
 	snprintf(full, sizeof(full), "%s/%s", path, name);
 	if (file < 0 || fstat(file, &st) < 0) {
 		log_error("hook", "%s: %s", full, strerror(errno));
-		return;
-	}
-	if (!is_trusted(&st, full))
-		return;
-	if (!S_ISREG(st.st_mode) || !(st.st_mode & S_IXUSR))
+	} else if (is_trusted(&st, full)) {
+		if (S_ISREG(st.st_mode) && st.st_mode & S_IXUSR)
+			return hook_run(who, file, full, name, event);
 		log_error("hook", "%s is refused: it is no executable file; next: chmod +x %s", full, full);
-	else
-		hook_run(who, file, full, name, event);
+	}
+	if (who->decide)
+		printf("hook %s cannot be run, and the daemon's log says why\n", name);
+	return false;
 }
 
 int main(int argc, char **argv)
@@ -369,12 +387,18 @@ int main(int argc, char **argv)
 	top = folder_open(AT_FDCWD, argv[1], argv[1]);
 	snprintf(path, sizeof(path), "%s/%s", argv[1], argv[2]);
 	folder = top < 0 ? -1 : folder_open(top, argv[2], path);
-	if (folder < 0)
-		return 0;
 	who = who_find((unsigned)seconds);
+	who.decide = !strncmp(argv[2], BEFORE, strlen(BEFORE));
+	if (folder < 0 && (!who.decide || (top >= 0 ? faccessat(top, argv[2], F_OK, 0) : access(argv[1], F_OK)) < 0))
+		return 0;
+	if (folder < 0) {
+		printf("the folder of its hooks, %s, cannot be used, and the daemon's log says why\n", path);
+		return 1;
+	}
 	n = names_list(folder, path, names);
 	for (size_t i = 0; i < n; i++) {
-		hook_try(&who, folder, path, names[i], argv[2]);
+		if (!hook_try(&who, folder, path, names[i], argv[2]) && who.decide)
+			return 1;
 		free(names[i]);
 	}
 	return 0;

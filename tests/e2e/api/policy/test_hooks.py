@@ -208,3 +208,41 @@ def test_no_hook_runs_without_a_folder(vm):
     vm.cairn("start", "vm1")
     vm.cairn("destroy", "vm1")
     assert "cairn-hook" not in vm.log.read_text()
+
+
+# ---- hooks that decide ----
+
+def test_start_is_refused_with_the_hooks_reason(vm):
+    no = vm.hooks.write("before-start", "a", "cat; echo; echo more; exit 1")
+    vm.hooks.write("before-start", "b", "echo b ran")
+    said = vm.cairn("start", "vm1", ok=5).stderr
+    assert said.startswith("error: Failed to start domain 'vm1'\nerror: the host's admin does not let VM 'vm1' start: hook a: {")
+    assert json.loads(said[said.index("{"):]) == {"event": "before-start", "data": {"vm": "vm1", "vm-uuid": vm.info("vm1")["uuid"]}}
+    assert vm.info("vm1")["state"] == "shut off" and "b ran" not in vm.log.read_text()
+    no.write_text("#!/bin/sh\n")
+    vm.cairn("start", "vm1")
+    assert vm.info("vm1")["state"] == "running" and "b ran" in vm.log.read_text()
+
+
+def test_untrusted_hook_lets_nothing_start(vm):
+    path = vm.hooks.write("before-start", "a", "", 0o777)
+    assert "hook a cannot be run" in vm.cairn("start", "vm1", ok=5).stderr
+    path.unlink()
+    (vm.hooks.folder / "before-start").chmod(0o777)
+    assert "cannot be used" in vm.cairn("start", "vm1", ok=5).stderr
+    (vm.hooks.folder / "before-start").chmod(0o755)
+    vm.cairn("start", "vm1")
+
+
+def test_hook_that_hangs_delays_only_that_start(vm):
+    mark = str(uuid.uuid4())
+    vm.hooks.write("before-start", "a", f"grep -q vm1 || exit 0; sh -c 'sleep 900; : {mark}'; :")
+    q = vm.qmp()
+    q.send(json.dumps({"execute": "vm-start", "arguments": {"vm": "vm1"}}).encode())
+    until(lambda: alive(mark))
+    define(vm, "vm2")
+    vm.cairn("start", "vm2")
+    vm.cairn("destroy", "vm1")
+    assert "error" in q.answer()
+    until(lambda: alive(mark) == [])
+    assert vm.info("vm1")["state"] == "shut off" and vm.info("vm2")["state"] == "running"
