@@ -62,7 +62,7 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lseccomp -lcmocka
 # the dynamic one.
 VM_LINK := $(if $(SAN),-pie,-static-pie)
 
-PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-hook cairn-log cairn-metrics cairn-net cairn-publish cairn-scope cairn-seed cairn-vnc cairn-agent)
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-hook cairn-log cairn-metrics cairn-net cairn-publish cairn-scope cairn-seed cairn-shell cairn-vnc cairn-agent)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
@@ -130,6 +130,10 @@ $(BUILD)/cairn-groups: $(call prog_objs,tools/groups) $(call lib,base)
 $(BUILD)/cairn-hook: $(call prog_objs,tools/hook) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-luring)
+# libedit is in this program alone: it would slow each start of cairn.
+$(BUILD)/cairn-shell: $(call prog_objs,tools/shell) $(call lib,base)
+	$(call say,LINK,$@)
+	$(call link,-pie,-ledit -luring)
 $(BUILD)/cairn-scope: $(call prog_objs,tools/scope) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-luring)

@@ -326,6 +326,7 @@ int verb_net_list(struct cli *c);
 int verb_net_dhcp_leases(struct cli *c);
 int verb_net_update(struct cli *c);
 int verb_log(struct cli *c);
+int verb_shell(struct cli *c);
 int verb_cpu_models(struct cli *c);
 int verb_doctor(struct cli *c);
 int verb_help(struct cli *c);

@@ -22,7 +22,7 @@ static const struct {
 	{ "rename mv", "cairn domrename VM NAME renames a VM" },
 	{ "logs", "cairn log VM prints the VM's log, cairn console VM shows the guest's output" },
 	{ "attach ttyconsole", "cairn console VM connects the terminal to the guest" },
-	{ "shell sh bash", "cairn ssh VM logs in, cairn exec -it VM -- sh needs no network" },
+	{ "sh bash login", "cairn ssh VM logs in, cairn exec -it VM -- sh needs no network" },
 	{ "copy transfer scp", "cairn cp copies files to and from a guest, cairn clone VM clones a VM" },
 	{ "fork", "cairn clone --live VM NAME forks a running VM" },
 	{ "virt-clone", "cairn clone takes the options of virt-clone" },

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- printing errors ---- */
 
@@ -310,7 +311,7 @@ int main(int argc, char **argv)
 	if (at < 0)
 		return CLI_USAGE;
 	if (at == argc)
-		r = verb_help(&c);
+		r = isatty(0) && isatty(1) ? verb_shell(&c) : verb_help(&c);
 	else
 		r = verb_run_by_name(&c, argc - at, argv + at);
 	client_free(c.client);

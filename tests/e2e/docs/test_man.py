@@ -626,6 +626,9 @@ cairn events --timestamp
     how: exec 2>>loop; kill $listener; wait $listener || :
 cairn version
     then: shows cairn
+cairn shell < setup.txt
+    given: definition web1; echo 'define web1.json; start web1' >setup.txt
+    then: is web1 running
 cairn help snapshot-revert
     then: shows 'snapshot-revert '
 cairn grant operator web1 --user alice

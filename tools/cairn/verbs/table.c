@@ -839,6 +839,7 @@ const struct verb verbs[] = {
 		NULL, 0, 1, true, NULL, NULL, verb_cpu_models },
 	{ "version", "Help", "", "print the versions of cairn and of the daemon", NULL, 0, 0, true, NULL, "query-version",
 		verb_version },
+	{ "shell", "Help", "", "read verbs line by line, on a terminal with history and completion", NULL, 0, 0, false, NULL, NULL, verb_shell },
 	{ "help", "Help", "[VERB]", "list all verbs, or show the options of a verb", help_options, 0, 1, true, "verb", NULL, verb_help },
 	{ NULL, NULL, NULL, NULL, NULL, 0, 0, false, NULL, NULL, NULL },
 };

@@ -40,7 +40,7 @@ VERBS = ["define", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc
          "cp", "guestinfo",
          "guestvcpus", "domhostname", "domfsinfo", "domfstrim", "domfsfreeze", "domfsthaw", "set-user-password", "domtime",
          "qemu-agent-command", "grant", "revoke", "permissions", "quota", "audit", "daemon-stop", "doctor",
-         "cpu-models", "version", "help"]
+         "cpu-models", "version", "shell", "help"]
 
 
 def cairn(*args, **kwargs):

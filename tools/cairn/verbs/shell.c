@@ -1,0 +1,26 @@
+/* shell: replaces this process by the interactive shell, a program of its own (tools/shell): its library of line
+ * editing would slow each start of this one. */
+#include "tools/cairn/cli.h"
+#include "api/store/paths.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <unistd.h>
+
+int verb_shell(struct cli *c)
+{
+	char program[PATH_MAX], self[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	struct err e;
+
+	if (n < 0)
+		err_set_errno(&e, -errno, "/proc/self/exe");
+	else if (paths_helper("cairn-shell", program, sizeof(program), &e) == 0) {
+		self[n] = 0;
+		execl(program, "cairn-shell", self, c->socket ? c->socket : "", (char *)NULL);
+		err_set_errno(&e, -errno, "%s", program);
+	}
+	return cli_fail(&e, "Failed to start the shell");
+}
