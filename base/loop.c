@@ -447,11 +447,16 @@ static bool poll_once(struct loop *l)
 {
 	bool some = l->poller->poll(l->poller->opaque);
 
-	some |= l->backend->handle_ready && l->backend->handle_ready(l);
-	if (!l->over)
-		return some;
-	completed_tell(l);
-	return true;
+	if (l->backend->handle_ready && l->backend->handle_ready(l)) {
+		l->polled_events++;
+		some = true;
+	}
+	if (l->over) {
+		completed_tell(l);
+		l->polled_events++;
+		some = true;
+	}
+	return some;
 }
 
 /* Whether only the back end's turn sees the end of an operation. */
@@ -511,12 +516,14 @@ static uint64_t sleep_limit(const struct loop *l, uint64_t timeout_ns)
 	return timeout_ns;
 }
 
-/* Poll, and then wait for events in the back end. Callbacks of the polls may arm timers. */
-static void turn_with_polls(struct loop *l, uint64_t timeout_ns)
+/* Poll, and then wait for events in the back end. Callbacks of the polls may arm timers. awaited: the caller may wait
+ * for what the polls have reported, so do not wait for more. */
+static void turn_with_polls(struct loop *l, uint64_t timeout_ns, bool awaited)
 {
-	uint64_t began_ns;
+	uint64_t began_ns, events = l->polled_events;
+	bool again = l->busy.window_ns && busy_poll_run(l);
 
-	if ((l->busy.window_ns && busy_poll_run(l)) || l->poller->sleeps(l->poller->opaque))
+	if (again || (awaited && l->polled_events != events) || l->poller->sleeps(l->poller->opaque))
 		timeout_ns = 0;
 	timeout_ns = sleep_limit(l, timeout_ns);
 	l->woke_ns = began_ns = clock_monotonic_ns();
@@ -525,21 +532,26 @@ static void turn_with_polls(struct loop *l, uint64_t timeout_ns)
 		busy_poll_slept(&l->busy, l->woke_ns - began_ns);
 }
 
-void loop_run_once(struct loop *l, uint64_t timeout_ns)
+static void loop_turn(struct loop *l, uint64_t timeout_ns, bool awaited)
 {
 	timeout_ns = sleep_limit(l, timeout_ns);
 	if (l->poller && timeout_ns)
-		turn_with_polls(l, timeout_ns);
+		turn_with_polls(l, timeout_ns, awaited);
 	else
 		l->backend->turn(l, timeout_ns);
 	completed_tell(l);
 	timers_run(l);
 }
 
+void loop_run_once(struct loop *l, uint64_t timeout_ns)
+{
+	loop_turn(l, timeout_ns, true);
+}
+
 void loop_run(struct loop *l)
 {
 	while (!atomic_load(&l->stop))
-		loop_run_once(l, UINT64_MAX);
+		loop_turn(l, UINT64_MAX, false);
 	atomic_store(&l->stop, false);
 }
 

@@ -86,6 +86,7 @@ struct loop {
 	const struct loop_poller *poller;
 	struct busy_poll busy;
 	uint64_t woke_ns; /* end of the back end's last wait, if there is a poller */
+	uint64_t polled_events; /* how often polls reported an operation or an event of the back end */
 };
 
 /* Create a loop without wake_fd. The back end's free() frees it. Returns 0 or -errno. */

@@ -270,6 +270,25 @@ static void test_read_of_memory_ends_with_the_poll_that_began_it(void **state)
 	close(fd);
 }
 
+/* The caller of loop_run_once() waits for nothing else: without the turn's end, it would sleep for ever. */
+static void test_turn_ends_when_a_poll_has_reported_a_read(void **state)
+{
+	struct polled *p = *state;
+	int fd = memfd_create("file", MFD_CLOEXEC);
+
+	assert_int_equal(write(fd, "abcd", 4), 4);
+	loop_file_in_memory(p->l, fd, true);
+	polls_begin(p);
+	reading = (struct polled_op){ .op.done = reading_done, .p = p, .fd = fd, .writer = -1 };
+	p->act = read_begin;
+	alarm(60);
+	while (!reading.res)
+		loop_run_once(p->l, UINT64_MAX);
+	alarm(0);
+	loop_file_in_memory(p->l, fd, false);
+	close(fd);
+}
+
 static void test_read_of_a_poll_is_submitted_and_ends_before_the_sleep(void **state)
 {
 	struct polled *p = *state;
@@ -309,6 +328,7 @@ int main(void)
 		POLL_TEST(test_slow_poll_without_work_is_followed_by_a_sleep),
 		POLL_TEST(test_stop_during_poll_ends_the_loop),
 		POLL_TEST(test_read_of_memory_ends_with_the_poll_that_began_it),
+		POLL_TEST(test_turn_ends_when_a_poll_has_reported_a_read),
 		POLL_TEST(test_read_of_a_poll_is_submitted_and_ends_before_the_sleep),
 		POLL_TEST(test_second_poller_is_refused),
 	};
