@@ -288,6 +288,7 @@ def test_ipv6_on_kernels_before_force_forwarding(host):
     other = host.add(type(host.outside)())
     veth(host, "eth1", other, "eth0")
     host.sysctl("ipv6.conf.eth1.accept_ra", 0)
+    until(lambda: "fe80::/64 dev eth1" in host.run("ip", "-6", "route").stdout)  # the kernel follows the carrier some time later
     before = host.state()
     n = network(ipv6=IPV6)
     host.do("up", n, before=hidden)
