@@ -76,6 +76,23 @@ void virtio_queue_kick(struct virtio_dev *v, unsigned q)
 		;
 }
 
+bool virtio_doorbell_enable(struct virtio_dev *v, unsigned q, bool polled)
+{
+	v->queues[q].quiet = polled && loop_polls(v->loop);
+	return !v->queues[q].quiet && virtqueue_notify_enable(&v->queues[q].vq);
+}
+
+bool virtio_doorbell_wake(struct virtio_dev *v, unsigned q)
+{
+	if (!v->queues[q].quiet)
+		return false;
+	v->queues[q].quiet = false;
+	if (!virtqueue_notify_enable(&v->queues[q].vq))
+		return false;
+	virtio_queue_kick(v, q);
+	return true;
+}
+
 void virtio_kick_all(struct virtio_dev *v)
 {
 	for (unsigned q = 0; q < v->nqueues; q++) {
@@ -140,8 +157,10 @@ static void reset_locked(struct virtio_dev *v)
 		v->ops->quiesce(v);
 	v->features = 0;
 	v->faulted = false;
-	for (unsigned q = 0; q < v->nqueues; q++)
+	for (unsigned q = 0; q < v->nqueues; q++) {
 		virtqueue_reset(&v->queues[q].vq);
+		v->queues[q].quiet = false;
+	}
 	if (v->ops->reset)
 		v->ops->reset(v);
 	v->transport_ops->reset(v->transport);

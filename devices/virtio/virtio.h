@@ -87,6 +87,7 @@ struct virtio_queue {
 	unsigned index;
 	int kick_fd; /* eventfd */
 	struct loop_watch *watch;
+	bool quiet; /* the doorbell stays disabled until the loop, which polls, is about to sleep */
 };
 
 struct virtio_dev {
@@ -131,6 +132,12 @@ void virtio_queue_interrupt(struct virtio_dev *v, unsigned q);
 /* Make the loop call queue_run. Any thread; needs no lock. */
 void virtio_queue_kick(struct virtio_dev *v, unsigned q);
 void virtio_kick_all(struct virtio_dev *v);
+/* Enable the doorbell of a queue that was just emptied, unless the loop is about to poll. polled: the loop polls for
+ * this device. The device is locked. Returns whether requests came meanwhile. */
+bool virtio_doorbell_enable(struct virtio_dev *v, unsigned q, bool polled);
+/* The loop is about to sleep: enable a doorbell that polls left disabled, and kick the queue if requests came
+ * meanwhile. The device is locked. Returns whether any came. */
+bool virtio_doorbell_wake(struct virtio_dev *v, unsigned q);
 /* Tell the driver, if there is one, that `config` has changed. The device is locked. */
 void virtio_config_changed(struct virtio_dev *v);
 /* Report a protocol violation by the driver: set NEEDS_RESET, send a config interrupt (if DRIVER_OK is set) and an

@@ -523,7 +523,7 @@ void virtio_blk_run(struct virtio_dev *v, unsigned qi)
 	do {
 		virtqueue_notify_disable(vq);
 		blk_pop_all(b, qi, &budget);
-	} while (virtio_is_running(v) && !b->starved && !b->no_room && !b->resting && budget && virtio_blk_doorbell_enable(b, qi));
+	} while (virtio_is_running(v) && !b->starved && !b->no_room && !b->resting && budget && virtio_doorbell_enable(v, qi, b->polled));
 	/* Interrupt for requests that completed at once (refused, GET_ID). */
 	virtio_queue_interrupt(v, qi);
 	if (!budget)
@@ -572,7 +572,6 @@ static void blk_forget(struct virtio_dev *v)
 	b->held_wait = false;
 	b->starved = false;
 	b->resting = false;
-	b->quiet = 0;
 	v->config[CONFIG_WRITEBACK] = 1;
 }
 

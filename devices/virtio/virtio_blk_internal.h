@@ -54,7 +54,6 @@ struct virtio_blk {
 	pthread_cond_t idle; /* signalled when in_flight drops to 0 */
 	unsigned nrequests, requests_max;
 	struct blk_request *free;
-	uint32_t quiet; /* queues whose doorbells stay disabled until the loop sleeps, because the loop polls; a bit each */
 	bool held_wait;		  /* take nothing from the rings until resume */
 	struct blk_request *held; /* requests whose error stopped the VM; oldest first */
 	bool no_room;		  /* a request in `loaded` waits for room to save the memory that it will write */
@@ -76,9 +75,6 @@ void virtio_blk_run(struct virtio_dev *v, unsigned qi);
 /* virtio_blk_poll.c */
 /* Let the loop poll the rings, if it polls for no other device. */
 void virtio_blk_poll_begin(struct virtio_blk *b);
-/* Enable the doorbell of a ring that was just emptied, unless the loop is about to poll. v.lock is held. Returns
- * whether requests came meanwhile. */
-bool virtio_blk_doorbell_enable(struct virtio_blk *b, unsigned qi);
 
 /* virtio_blk_state.c */
 /* Save held and waiting requests by their descriptor index. All other requests that the guest waits for are still in

@@ -5,14 +5,6 @@
 #include "base/loop.h"
 #include "base/util.h"
 
-bool virtio_blk_doorbell_enable(struct virtio_blk *b, unsigned qi)
-{
-	bool quiet = b->polled && loop_polls(b->v.loop);
-
-	b->quiet = quiet ? b->quiet | 1u << qi : b->quiet & ~(1u << qi);
-	return !quiet && virtqueue_notify_enable(&b->v.queues[qi].vq);
-}
-
 static bool queue_poll(struct virtio_blk *b, unsigned qi)
 {
 	struct virtqueue *vq = &b->v.queues[qi].vq;
@@ -44,15 +36,8 @@ static bool blk_sleeps(void *opaque)
 	bool found = false;
 
 	LOCK_GUARD(&v->lock);
-	for (unsigned i = 0; b->quiet && i < v->nqueues && virtio_is_running(v); i++) {
-		if (!(b->quiet >> i & 1))
-			continue;
-		b->quiet &= ~(1u << i);
-		if (!virtqueue_notify_enable(&v->queues[i].vq))
-			continue;
-		virtio_queue_kick(v, i);
-		found = true;
-	}
+	for (unsigned i = 0; i < v->nqueues && virtio_is_running(v); i++)
+		found |= virtio_doorbell_wake(v, i);
 	return found;
 }
 

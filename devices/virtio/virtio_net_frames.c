@@ -296,14 +296,6 @@ static int tx_pump(struct net_pair *p, unsigned *budget)
 	return got;
 }
 
-/* Enable the doorbell of the queue that was just emptied, unless the loop is about to poll. Returns whether frames came
- * meanwhile. */
-static bool doorbell_enable(struct net_pair *p, struct virtqueue *vq)
-{
-	p->quiet = p->n->polled && loop_polls(p->n->v.loop);
-	return !p->quiet && virtqueue_notify_enable(vq);
-}
-
 /* Serve the pair also if the driver does not use it: frames from before the driver changed the number of pairs go
  * out by the first pair's file. */
 static void tx_run(struct net_pair *p)
@@ -317,7 +309,7 @@ static void tx_run(struct net_pair *p)
 	do {
 		virtqueue_notify_disable(vq);
 		r = tx_pump(p, &budget);
-	} while (r >= 0 && budget && !p->tx_blocked && doorbell_enable(p, vq));
+	} while (r >= 0 && budget && !p->tx_blocked && virtio_doorbell_enable(v, q, p->n->polled));
 	net_watch_update(p);
 	virtio_queue_interrupt(v, q);
 	if (r == -EPROTO)
@@ -356,13 +348,7 @@ bool net_poll(void *opaque)
 
 static bool pair_sleeps(struct net_pair *p)
 {
-	if (!p->quiet || net_vhost_is_on(p))
-		return false;
-	p->quiet = false;
-	if (!virtqueue_notify_enable(net_queue(p, TX)))
-		return false;
-	virtio_queue_kick(&p->n->v, DIRECTIONS * p->index + TX);
-	return true;
+	return !net_vhost_is_on(p) && virtio_doorbell_wake(&p->n->v, DIRECTIONS * p->index + TX);
 }
 
 bool net_sleeps(void *opaque)

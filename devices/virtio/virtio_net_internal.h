@@ -43,7 +43,6 @@ struct net_pair {
 	struct loop_timer *rests[DIRECTIONS]; /* armed: the limit lets no frame pass before */
 	bool rx_wanted;	 /* the guest has buffers, so wait for frames */
 	bool tx_blocked; /* the socket is full; the frame stays in the ring until the socket's peer reads */
-	bool quiet; /* the doorbell of the queue of sent frames stays disabled while the loop polls */
 	uint32_t held; /* bytes of `packet`, which waits for buffers; 0: none */
 	uint16_t too_few; /* number of buffers that were too few for `packet` */
 	uint8_t packet[NET_HEADER_BYTES + NET_FRAME_MAX];

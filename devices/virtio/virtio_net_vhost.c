@@ -266,7 +266,7 @@ bool net_vhost_serves(struct net_pair *p)
 	if (!may_start(p))
 		return false;
 	net_offload_update(p->n);
-	p->rx_wanted = p->quiet = false;
+	p->rx_wanted = v->queues[DIRECTIONS * p->index + TX].quiet = false;
 	net_watch_update(p);
 	doorbells_watch(p->vhost, 0);
 	r = kernel_start(p->vhost);
