@@ -2,8 +2,6 @@
 #include "tools/cairn/cli.h"
 #include "base/util.h"
 
-#include <string.h>
-
 static const struct {
 	const char *words; /* separated by blanks */
 	const char *advice;
@@ -50,20 +48,10 @@ static const struct {
 	{ "list-users users", "cairn permissions lists who may do what" },
 };
 
-static bool has_word(const char *words, const char *word)
-{
-	size_t len = strlen(word);
-
-	for (const char *p = words; *p; p += strcspn(p, " "), p += *p == ' ')
-		if (!strncmp(p, word, len) && (p[len] == ' ' || !p[len]))
-			return len > 0;
-	return false;
-}
-
 const char *foreign_word_advice(const char *word)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(foreign); i++)
-		if (has_word(foreign[i].words, word))
+		if (words_have(foreign[i].words, ' ', word))
 			return foreign[i].advice;
 	return NULL;
 }

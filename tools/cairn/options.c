@@ -88,14 +88,13 @@ static int option_missing(const struct cli *c, const char *name, size_t len)
 		suggest_hint(word, "--", option_name_at, c->verb, hint));
 }
 
-/* Is the value one of the words? words: "a|b|c". */
-static bool is_word(const char *words, const char *value)
+bool words_have(const char *words, char between, const char *word)
 {
-	size_t len = strlen(value);
+	size_t len = strlen(word);
 
-	for (size_t n; *words; words += n + (words[n] == '|')) {
-		n = strcspn(words, "|");
-		if (n == len && !strncmp(words, value, n))
+	for (size_t n; *words; words += n + (words[n] == between)) {
+		n = (size_t)(strchrnul(words, between) - words);
+		if (n == len && !strncmp(words, word, n))
 			return true;
 	}
 	return false;
@@ -116,7 +115,7 @@ static int option_words_check(const struct cli *c, const struct verb_option *o, 
 {
 	char list[80];
 
-	if (!strchr(o->value, '|') || is_word(o->value, value))
+	if (!strchr(o->value, '|') || words_have(o->value, '|', value))
 		return 0;
 	words_or(o->value, '|', list, sizeof(list));
 	return cli_usage(c, "--%s must be %s, not \"%s\"", o->name, list, value);

@@ -91,18 +91,18 @@ static void event_print(struct cli *c, struct json_object *ev)
 /* virsh's names of kinds of events. */
 static const struct {
 	const char *word;
-	const char *events; /* between blanks */
+	const char *events; /* separated by blanks */
 } groups[] = {
-	{ "lifecycle", " VM_DEFINED VM_UNDEFINED VM_STATE_CHANGE SHUTDOWN GUEST_PANICKED " },
-	{ "reboot", " RESET " },
-	{ "watchdog", " WATCHDOG " },
-	{ "io-error", " BLOCK_IO_ERROR " },
-	{ "tray-change", " DEVICE_TRAY_MOVED " },
-	{ "balloon-change", " BALLOON_CHANGE " },
-	{ "device-removed", " DEVICE_DELETED " },
-	{ "device-removal-failed", " DEVICE_UNPLUG_GUEST_ERROR " },
-	{ "agent-lifecycle", " AGENT " },
-	{ "job-completed", " JOB_STATUS_CHANGE " },
+	{ "lifecycle", "VM_DEFINED VM_UNDEFINED VM_STATE_CHANGE SHUTDOWN GUEST_PANICKED" },
+	{ "reboot", "RESET" },
+	{ "watchdog", "WATCHDOG" },
+	{ "io-error", "BLOCK_IO_ERROR" },
+	{ "tray-change", "DEVICE_TRAY_MOVED" },
+	{ "balloon-change", "BALLOON_CHANGE" },
+	{ "device-removed", "DEVICE_DELETED" },
+	{ "device-removal-failed", "DEVICE_UNPLUG_GUEST_ERROR" },
+	{ "agent-lifecycle", "AGENT" },
+	{ "job-completed", "JOB_STATUS_CHANGE" },
 };
 
 static const char *group_events(const char *word)
@@ -122,12 +122,8 @@ static const char *kind_asked(const struct cli *c)
 static bool kind_has(const char *kind, const char *name)
 {
 	const char *events = group_events(kind);
-	char padded[64];
 
-	if (!events)
-		return !strcmp(kind, name);
-	snprintf(padded, sizeof(padded), " %s ", name);
-	return strstr(events, padded) != NULL;
+	return events ? words_have(events, ' ', name) : !strcmp(kind, name);
 }
 
 static bool event_wanted(struct cli *c, struct json_object *ev)

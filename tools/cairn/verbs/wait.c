@@ -18,11 +18,11 @@ static const struct {
 	const char *word;
 	const char *states; /* separated by spaces */
 } goals[] = {
-	{ "running", " running " },
-	{ "paused", " paused " },
-	{ "shutoff", " shutoff saved crashed " },
-	{ "crashed", " crashed preserved " },
-	{ "agent", " connected " }, /* state of the agent, not of the VM */
+	{ "running", "running" },
+	{ "paused", "paused" },
+	{ "shutoff", "shutoff saved crashed" },
+	{ "crashed", "crashed preserved" },
+	{ "agent", "connected" }, /* state of the agent, not of the VM */
 };
 
 static const char *goal_states(const char *word)
@@ -35,10 +35,7 @@ static const char *goal_states(const char *word)
 
 static bool goal_reached(const char *states, const char *word)
 {
-	char padded[40];
-
-	snprintf(padded, sizeof(padded), " %s ", word ? word : "");
-	return strstr(states, padded) != NULL;
+	return word && words_have(states, ' ', word);
 }
 
 /* Does this event satisfy the goal? name: the VM's name, as in events. */
