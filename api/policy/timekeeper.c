@@ -652,6 +652,19 @@ static void change_stored(struct store_work *w)
 	free(s);
 }
 
+/* Write a client's change. done: called when it is stored. Returns 0; -errno: the step is freed. */
+static int change_keep(struct vm *vm, struct step *s, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+{
+	int r;
+
+	s->done = done;
+	s->opaque = opaque;
+	r = timetable_keep(vm, s, change_stored, e);
+	if (r < 0)
+		free(s);
+	return r;
+}
+
 static unsigned schedules_of(const struct vm_host *host, uid_t uid)
 {
 	unsigned n = 0;
@@ -696,13 +709,9 @@ int timekeeper_add(struct vm *vm, struct timetable_entry *t, void (*done)(void *
 	vm->timetable->entries[vm->timetable->n++] = t;
 	s = step_new(vm, t);
 	s->added = true;
-	s->done = done;
-	s->opaque = opaque;
-	r = timetable_keep(vm, s, change_stored, e);
-	if (r < 0) {
+	r = change_keep(vm, s, done, opaque, e);
+	if (r < 0)
 		vm->timetable->n--;
-		free(s);
-	}
 	return r;
 }
 
@@ -727,14 +736,10 @@ int timekeeper_remove(struct vm *vm, const char *name, void (*done)(void *opaque
 		return r;
 	s = step_new(vm, t);
 	s->removed = true;
-	s->done = done;
-	s->opaque = opaque;
 	t->removing = true;
-	r = timetable_keep(vm, s, change_stored, e);
-	if (r < 0) {
+	r = change_keep(vm, s, done, opaque, e);
+	if (r < 0)
 		t->removing = false;
-		free(s);
-	}
 	return r;
 }
 
@@ -749,17 +754,12 @@ int timekeeper_pause(struct vm *vm, const char *name, bool paused, void (*done)(
 		return r;
 	s = step_new(vm, t);
 	s->paused = paused;
-	s->done = done;
-	s->opaque = opaque;
 	/* What fell into the pause is not made up for. */
 	if (t->paused && !paused)
 		t->last_s = MAX(t->last_s, now_s());
 	t->paused = paused;
 	entry_look_ahead(t);
-	r = timetable_keep(vm, s, change_stored, e);
-	if (r < 0)
-		free(s);
-	return r;
+	return change_keep(vm, s, done, opaque, e);
 }
 
 struct json_object *timekeeper_to_json(const struct vm *vm, const struct timetable_entry *t)
