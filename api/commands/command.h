@@ -37,6 +37,13 @@ void command_run_as(void *context, const struct peer *who, const char *by, const
 /* Return the value of the argument "then" of a call that saves or reverts; SAVE_THEN_AS_IT_WAS if it is absent. */
 enum save_then save_then_asked(const struct call *c);
 
+/* So many bytes of a list fill a page: with what the last entry adds, the answer stays below 64 KiB. */
+#define COMMAND_PAGE_BYTES (40 * 1024)
+/* Answer with a page of a list of what VMs have: of args.vm, or of all VMs after the one args.after that the client may
+ * see.
+ * member: the list's name. append: appends what the VM has; returns how many bytes that takes in the answer at most. */
+void command_return_page(struct call *c, const char *member, size_t (*append)(const struct vm *vm, struct json_object *list));
+
 /* The name of a command of the schema, and the function that runs the command. */
 struct command_handler {
 	const char *name; /* NULL ends a table */

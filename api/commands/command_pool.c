@@ -10,8 +10,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define PAGE_BYTES (40 * 1024)
-
 static void pools_changed(void *opaque, int r, const struct err *e)
 {
 	struct call *c = opaque;
@@ -63,7 +61,7 @@ void command_query_pools(struct call *c)
 	struct pool_state state;
 	size_t i = after ? (size_t)(pool_find(p, after) + 1) : 0, bytes = 0;
 
-	for (; i < p->n && bytes < PAGE_BYTES; i++) {
+	for (; i < p->n && bytes < COMMAND_PAGE_BYTES; i++) {
 		struct json_object *one = json_object_new_object();
 
 		js_put_str(one, "name", p->list[i].name);

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE_BYTES (40 * 1024)
 #define NAMES_TOLD_MAX 1000 /* these names fit into one answer: an automatic snapshot's name has at most 31 bytes */
 
 /* Set *p to the VM's plan, changed by the arguments. Without a plan, absent arguments get their defaults. */
@@ -154,39 +153,16 @@ void command_schedule_remove(struct call *c)
 	schedule_store(c, NULL);
 }
 
-static bool may_see(const struct call *c, const struct vm *vm)
+static size_t schedule_append(const struct vm *vm, struct json_object *list)
 {
-	return conn_role_for(c->conn, vm->def->uuid) >= ROLE_VIEWER;
+	if (!vm->schedule)
+		return 0;
+	json_object_array_add(list, scheduler_to_json(vm));
+	/* A non-ASCII byte may take six bytes in the answer. */
+	return 400 + 6 * (strlen(vm->def->name) + strlen(vm->schedule_past->detail));
 }
 
 void command_query_schedules(struct call *c)
 {
-	const char *name = js_get_str(c->args, "vm"), *after = js_get_str(c->args, "after");
-	struct vm_host *host = c->host;
-	struct vm *only = name ? vm_find(host, name) : NULL;
-	size_t i = vm_index_after(host, after ? after : ""), bytes = 0;
-	struct json_object *o, *list;
-	struct err e;
-
-	if (name && (!only || !may_see(c, only))) {
-		err_set(&e, -ENOENT, ERR_NOT_FOUND,
-			"there is no VM '%.255s'. Next: cairn list --all", name);
-		call_fail(c, &e);
-		return;
-	}
-	o = json_object_new_object();
-	list = json_object_new_array();
-	for (; i < host->nvms && bytes < PAGE_BYTES; i++) {
-		struct vm *vm = host->vms[i];
-
-		if (!vm->schedule || (only && vm != only) || !may_see(c, vm))
-			continue;
-		json_object_array_add(list, scheduler_to_json(vm));
-		/* A non-ASCII byte may take six bytes in the answer. */
-		bytes += 400 + 6 * (strlen(vm->def->name) + strlen(vm->schedule_past->detail));
-	}
-	js_put(o, "schedules", list);
-	if (i < host->nvms)
-		js_put_str(o, "next", host->vms[i - 1]->def->name);
-	call_return(c, o);
+	command_return_page(c, "schedules", schedule_append);
 }

@@ -18,7 +18,6 @@
 #include <string.h>
 #include <time.h>
 
-#define PAGE_BYTES (40 * 1024)
 #define LIST_TIMEOUT_NS (30 * 1000000000ULL)
 #define SET_TIMEOUT_NS (30 * 1000000000ULL)
 /* Check that the VM is free for an operation that changes its images. */
@@ -270,7 +269,7 @@ static void list_done(void *opaque, int r, const struct vm_answer *a, const stru
 		quota_snapshots_set(c->vm, s->total);
 	o = json_object_new_object();
 	list = json_object_new_array();
-	for (; i < s->n && bytes < PAGE_BYTES; i++) {
+	for (; i < s->n && bytes < COMMAND_PAGE_BYTES; i++) {
 		struct json_object *info = snapshot_to_json(&s->list[i]);
 
 		json_object_array_add(list, info);

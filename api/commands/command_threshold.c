@@ -15,8 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define PAGE_BYTES (40 * 1024)
-
 static int name_set(struct call *c, struct threshold *t, struct err *e)
 {
 	const char *name = js_get_str_or(c->args, "name", field_type_word(FIELD_MEASURE, t->measure));
@@ -77,39 +75,16 @@ void command_threshold_remove(struct call *c)
 		call_fail(c, &e);
 }
 
-static bool may_see(const struct call *c, const struct vm *vm)
+static size_t thresholds_append(const struct vm *vm, struct json_object *list)
 {
-	return conn_role_for(c->conn, vm->def->uuid) >= ROLE_VIEWER;
+	const struct thresholds *all = thresholds_of(vm);
+
+	for (size_t k = 0; all && k < all->n; k++)
+		json_object_array_add(list, thresholds_show(vm, all->list[k]));
+	return all ? 700 * all->n : 0;
 }
 
 void command_query_thresholds(struct call *c)
 {
-	const char *name = js_get_str(c->args, "vm"), *after = js_get_str(c->args, "after");
-	struct vm_host *host = c->host;
-	struct vm *only = name ? vm_find(host, name) : NULL;
-	size_t i = vm_index_after(host, after ? after : ""), bytes = 0;
-	struct json_object *o, *list;
-	struct err e;
-
-	if (name && (!only || !may_see(c, only))) {
-		err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s'. Next: cairn list --all", name);
-		call_fail(c, &e);
-		return;
-	}
-	o = json_object_new_object();
-	list = json_object_new_array();
-	for (; i < host->nvms && bytes < PAGE_BYTES; i++) {
-		const struct thresholds *all = thresholds_of(host->vms[i]);
-
-		if (!all || (only && host->vms[i] != only) || !may_see(c, host->vms[i]))
-			continue;
-		for (size_t k = 0; k < all->n; k++) {
-			json_object_array_add(list, thresholds_show(host->vms[i], all->list[k]));
-			bytes += 700;
-		}
-	}
-	js_put(o, "thresholds", list);
-	if (i < host->nvms)
-		js_put_str(o, "next", host->vms[i - 1]->def->name);
-	call_return(c, o);
+	command_return_page(c, "thresholds", thresholds_append);
 }

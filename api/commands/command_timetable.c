@@ -15,7 +15,6 @@
 #include <string.h>
 
 #define NS 1000000000LL
-#define PAGE_BYTES (40 * 1024)
 
 /* Set the name that the client gave, or the action's with a number if that is taken. */
 static int name_choose(struct call *c, struct timetable_entry *t, struct err *e)
@@ -146,43 +145,22 @@ void command_timetable_pause(struct call *c)
 		call_fail(c, &e);
 }
 
-static bool may_see(const struct call *c, const struct vm *vm)
+static size_t timetable_append(const struct vm *vm, struct json_object *list)
 {
-	return conn_role_for(c->conn, vm->def->uuid) >= ROLE_VIEWER;
+	size_t bytes = 0;
+
+	for (size_t k = 0; vm->timetable && k < vm->timetable->n; k++) {
+		if (vm->timetable->entries[k]->adding || vm->timetable->entries[k]->removing)
+			continue;
+		json_object_array_add(list, timekeeper_to_json(vm, vm->timetable->entries[k]));
+		bytes += 900;
+	}
+	return bytes;
 }
 
 void command_query_timetables(struct call *c)
 {
-	const char *name = js_get_str(c->args, "vm"), *after = js_get_str(c->args, "after");
-	struct vm_host *host = c->host;
-	struct vm *only = name ? vm_find(host, name) : NULL;
-	size_t i = vm_index_after(host, after ? after : ""), bytes = 0;
-	struct json_object *o, *list;
-	struct err e;
-
-	if (name && (!only || !may_see(c, only))) {
-		err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s'. Next: cairn list --all", name);
-		call_fail(c, &e);
-		return;
-	}
-	o = json_object_new_object();
-	list = json_object_new_array();
-	for (; i < host->nvms && bytes < PAGE_BYTES; i++) {
-		const struct vm *vm = host->vms[i];
-
-		if (!vm->timetable || (only && vm != only) || !may_see(c, vm))
-			continue;
-		for (size_t k = 0; k < vm->timetable->n; k++) {
-			if (vm->timetable->entries[k]->adding || vm->timetable->entries[k]->removing)
-				continue;
-			json_object_array_add(list, timekeeper_to_json(vm, vm->timetable->entries[k]));
-			bytes += 900;
-		}
-	}
-	js_put(o, "schedules", list);
-	if (i < host->nvms)
-		js_put_str(o, "next", host->vms[i - 1]->def->name);
-	call_return(c, o);
+	command_return_page(c, "schedules", timetable_append);
 }
 
 void command_query_timetable_history(struct call *c)
