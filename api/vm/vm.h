@@ -215,8 +215,7 @@ struct vm {
 	struct job_owner *job_owner; /* of the job that works on the VM; NULL: root, the daemon, or no job */
 	struct network_ports *ports; /* rules for its taps (api/net/network_ports.h); NULL: none yet */
 	struct gated *gated; /* its start as a clone of a fork (api/jobs/start_gate.h); NULL: none is under way */
-	struct unplug_wait *unplugs; /* calls that wait for the guest to release a device (api/vm/vm_plug.c) */
-	struct vcpus_wait *vcpus_waits; /* calls that wait for the guest to release vCPUs (api/vm/vm_vcpus.c) */
+	struct release_wait *release_waits; /* calls that wait for the guest to release a device or vCPUs */
 	struct publish_restarts *publish_restarts; /* api/net/publish_restart.h; NULL: no such process has ended */
 	struct forwards *forwards; /* sockets whose clients wake the VM; NULL: none yet */
 };

@@ -7,6 +7,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_handover.h"
+#include "api/vm/release_wait.h"
 #include "api/vm/vm_interface.h"
 #include "api/vm/vm_plug.h"
 #include "api/vm/vm_vcpus.h"
@@ -402,8 +403,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	disk_doubt_forget(&vm->disk_change);
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
 	touched_keep(vm);
-	vm_plug_gone(vm);
-	vm_vcpus_gone(vm);
+	release_waits_gone(vm);
 	vm_notify(vm, process_gone);
 	vm_cgroups_sweep(vm->host);
 	if (was_active)

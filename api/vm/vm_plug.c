@@ -3,6 +3,7 @@
 #include "api/schema/disk_tune.h"
 #include "api/vm/disk_change.h"
 #include "api/vm/observer.h"
+#include "api/vm/release_wait.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_interface.h"
@@ -18,10 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define PLUG_TIMEOUT_NS (30 * 1000000000ULL)
-#define RELEASE_DEFAULT_S 5
-#define RELEASE_MAX_S 600
 
 /* ---- attach ---- */
 
@@ -52,59 +49,6 @@ void vm_plug_attach(struct call *c)
 
 /* ---- detach ---- */
 
-struct unplug_wait {
-	struct unplug_wait *next;
-	struct vm *vm;
-	struct call *call;
-	struct loop_timer *timer;
-	char id[16];
-	unsigned seconds;
-	bool asking; /* the process has not answered the request yet */
-};
-
-/* Answer a call that waits. r < 0: with e, unless the client lost its role meanwhile. */
-static void wait_end(struct unplug_wait *w, int r, const struct err *e)
-{
-	struct unplug_wait **at = &w->vm->unplugs;
-	struct err own;
-
-	while (*at != w)
-		at = &(*at)->next;
-	*at = w->next;
-	if (r < 0 && call_check_role(w->call, ROLE_ADMIN, w->vm, &own) < 0)
-		e = &own;
-	if (r < 0) {
-		call_fail(w->call, e);
-	} else {
-		w->call->when_stored = true;
-		call_return(w->call, NULL);
-	}
-	loop_timer_free(w->timer);
-	free(w);
-}
-
-static void waits_end(struct vm *vm, const char *id, int r, const struct err *e)
-{
-	struct unplug_wait *next;
-
-	for (struct unplug_wait *w = vm->unplugs; w; w = next) {
-		next = w->next;
-		if (!id || (!w->asking && !strcmp(w->id, id)))
-			wait_end(w, r, e);
-	}
-}
-
-static void wait_timeout(void *opaque)
-{
-	struct unplug_wait *w = opaque;
-	struct err e;
-
-	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "the guest has not released %s within %u s, so it stays attached; a guest without ACPI "
-		"hot-plug never does. If the guest still releases it, it is detached then, and the event DEVICE_DELETED reports that",
-		w->id, w->seconds);
-	wait_end(w, -ETIMEDOUT, &e);
-}
-
 static bool is_attached(const struct vm *vm, const char *id)
 {
 	struct err e;
@@ -112,16 +56,30 @@ static bool is_attached(const struct vm *vm, const char *id)
 	return definition_disk_find(vm_live(vm), id) >= 0 || vm_live_interface(vm, id, &e) >= 0;
 }
 
-static void asked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static bool device_is_over(const struct release_wait *w)
 {
-	struct unplug_wait *w = opaque;
+	return !w->seconds || !is_attached(w->vm, w->id);
+}
 
-	(void)a;
-	w->asking = false;
-	if (r < 0 || !w->seconds || !is_attached(w->vm, w->id))
-		wait_end(w, r, e);
-	else
-		loop_timer_arm(w->timer, loop_now_ns() + w->seconds * 1000000000ULL);
+static void device_is_late(const struct release_wait *w, struct err *e)
+{
+	err_set(e, -ETIMEDOUT, ERR_TIMEOUT, "the guest has not released %s within %u s, so it stays attached; a guest without ACPI "
+		"hot-plug never does. If the guest still releases it, it is detached then, and the event DEVICE_DELETED reports that",
+		w->id, w->seconds);
+}
+
+static const struct release_kind device_kind = { .role = ROLE_ADMIN, .stored = true, .is_over = device_is_over, .late = device_is_late };
+
+/* End the waits for this device that the process has answered. */
+static void waits_end(struct vm *vm, const char *id, int r, const struct err *e)
+{
+	struct release_wait *next;
+
+	for (struct release_wait *w = vm->release_waits; w; w = next) {
+		next = w->next;
+		if (w->kind == &device_kind && !w->asking && !strcmp(w->id, id))
+			release_wait_end(w, r, e);
+	}
 }
 
 /* The guest runs from the first disk of the definition, and that disk may hold the VM's snapshots. */
@@ -151,8 +109,8 @@ static int device_find(const struct vm *vm, const char *which, char id[16], stru
 /* seconds: 0: do not wait for the guest. */
 static void release_ask(struct call *c, const char *which, unsigned seconds)
 {
+	struct release_wait what = { .kind = &device_kind, .seconds = seconds };
 	struct vm_unplug body = { 0 };
-	struct unplug_wait *w;
 	struct err e;
 	int r = vm_compat_check_live(c->vm, VM_KNOWS_PLUG, &e);
 
@@ -162,22 +120,8 @@ static void release_ask(struct call *c, const char *which, unsigned seconds)
 		call_fail(c, &e);
 		return;
 	}
-	w = must_alloc(calloc(1, sizeof(*w)));
-	w->vm = c->vm;
-	w->call = c;
-	w->seconds = seconds;
-	w->asking = true;
-	memcpy(w->id, body.id, sizeof(w->id));
-	r = loop_timer_new(c->host->loop, wait_timeout, w, &w->timer);
-	if (r < 0) {
-		free(w);
-		err_set_errno(&e, r, "timer");
-		call_fail(c, &e);
-		return;
-	}
-	w->next = c->vm->unplugs;
-	c->vm->unplugs = w;
-	vm_process_request(c->vm->proc, VM_MSG_UNPLUG, &body, sizeof(body), -1, PLUG_TIMEOUT_NS, asked, w);
+	memcpy(what.id, body.id, sizeof(what.id));
+	release_wait_begin(c, &what, VM_MSG_UNPLUG, &body, sizeof(body));
 }
 
 void vm_plug_detach(struct call *c)
@@ -185,12 +129,10 @@ void vm_plug_detach(struct call *c)
 	int64_t seconds = js_get_int(c->args, "timeout", RELEASE_DEFAULT_S);
 	struct err e;
 
-	if (seconds < 1 || seconds > RELEASE_MAX_S) {
-		err_set(&e, -EINVAL, ERR_INVALID, "timeout: must be 1 to %d seconds", RELEASE_MAX_S);
+	if (release_timeout_check(seconds, &e) < 0)
 		call_fail(c, &e);
-		return;
-	}
-	release_ask(c, js_get_str(c->args, "device"), (unsigned)seconds);
+	else
+		release_ask(c, js_get_str(c->args, "device"), (unsigned)seconds);
 }
 
 void vm_plug_ask(struct call *c, const char *id)
@@ -224,12 +166,4 @@ void vm_plug_event(struct vm *vm, const struct vm_event *ev)
 		err_set(&e, -EBUSY, ERR_BUSY, "the guest refuses to release %s, so it stays attached; end its use in the guest, and try again",
 			ev->device);
 	waits_end(vm, ev->device, -EBUSY, &e);
-}
-
-void vm_plug_gone(struct vm *vm)
-{
-	struct err e;
-
-	err_set(&e, -ESRCH, ERR_WRONG_STATE, "the VM has ended meanwhile");
-	waits_end(vm, NULL, -ESRCH, &e);
 }

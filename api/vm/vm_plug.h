@@ -20,7 +20,5 @@ void vm_plug_ask(struct call *c, const char *id);
 
 /* The process reports that a device is gone, or that the guest refuses to release it. */
 void vm_plug_event(struct vm *vm, const struct vm_event *ev);
-/* The process has ended: answer the calls that wait for it. */
-void vm_plug_gone(struct vm *vm);
 
 #endif

@@ -1,6 +1,7 @@
 #include "api/vm/vm_vcpus.h"
 #include "api/definition/definition.h"
 #include "api/schema/call.h"
+#include "api/vm/release_wait.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
@@ -11,10 +12,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-
-#define SET_TIMEOUT_NS (30 * 1000000000ULL)
-#define RELEASE_DEFAULT_S 5
-#define RELEASE_MAX_S 600
 
 /* ---- how many ---- */
 
@@ -32,82 +29,29 @@ unsigned vm_vcpus_now(const struct vm *vm)
 
 /* ---- calls that wait ---- */
 
-struct vcpus_wait {
-	struct vcpus_wait *next;
-	struct vm *vm;
-	struct call *call;
-	struct loop_timer *timer;
-	unsigned vcpus; /* wait until the guest has no more; 0: wait only for the process's answer */
-	unsigned seconds;
-	bool asking; /* the process has not answered the request yet */
-};
-
-/* Answer a call that waits. r < 0: with e, unless the client lost its role meanwhile. */
-static void wait_end(struct vcpus_wait *w, int r, const struct err *e)
+static bool vcpus_are_over(const struct release_wait *w)
 {
-	struct vcpus_wait **at = &w->vm->vcpus_waits;
-	struct err own;
-
-	while (*at != w)
-		at = &(*at)->next;
-	*at = w->next;
-	if (r < 0 && call_check_role(w->call, ROLE_OPERATOR, w->vm, &own) < 0)
-		e = &own;
-	call_done(w->call, r, e);
-	loop_timer_free(w->timer);
-	free(w);
+	return !w->vcpus || vm_vcpus_now(w->vm) <= w->vcpus;
 }
 
-static void wait_timeout(void *opaque)
+static void vcpus_are_late(const struct release_wait *w, struct err *e)
 {
-	struct vcpus_wait *w = opaque;
-	unsigned now = vm_vcpus_now(w->vm);
-	struct err e;
-
-	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "the guest has not released all vCPUs within %u s, so it still has %u; a guest that does not know "
+	err_set(e, -ETIMEDOUT, ERR_TIMEOUT, "the guest has not released all vCPUs within %u s, so it still has %u; a guest that does not know "
 		"ACPI's hot-plug of processors never does. If the guest still releases one, the event DEVICE_DELETED reports that", w->seconds,
-		now);
-	wait_end(w, -ETIMEDOUT, &e);
+		vm_vcpus_now(w->vm));
 }
 
-static void asked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	struct vcpus_wait *w = opaque;
-
-	(void)a;
-	w->asking = false;
-	if (r < 0 || !w->vcpus || vm_vcpus_now(w->vm) <= w->vcpus)
-		wait_end(w, r, e);
-	else
-		loop_timer_arm(w->timer, loop_now_ns() + w->seconds * 1000000000ULL);
-}
+static const struct release_kind vcpus_kind = { .role = ROLE_OPERATOR, .is_over = vcpus_are_over, .late = vcpus_are_late };
 
 static void change_begin(struct call *c, const struct vm_vcpus *body, unsigned seconds)
 {
-	struct vcpus_wait *w;
+	struct release_wait what = { .kind = &vcpus_kind, .seconds = seconds, .vcpus = body->op == VM_VCPUS_COUNT ? body->n : 0 };
 	struct err e;
-	int r = vm_compat_check_live(c->vm, VM_KNOWS_VCPUS, &e);
 
-	if (r < 0) {
+	if (vm_compat_check_live(c->vm, VM_KNOWS_VCPUS, &e) < 0)
 		call_fail(c, &e);
-		return;
-	}
-	w = must_alloc(calloc(1, sizeof(*w)));
-	w->vm = c->vm;
-	w->call = c;
-	w->vcpus = body->op == VM_VCPUS_COUNT ? body->n : 0;
-	w->seconds = seconds;
-	w->asking = true;
-	r = loop_timer_new(c->host->loop, wait_timeout, w, &w->timer);
-	if (r < 0) {
-		free(w);
-		err_set_errno(&e, r, "timer");
-		call_fail(c, &e);
-		return;
-	}
-	w->next = c->vm->vcpus_waits;
-	c->vm->vcpus_waits = w;
-	vm_process_request(c->vm->proc, VM_MSG_VCPUS, body, sizeof(*body), -1, SET_TIMEOUT_NS, asked, w);
+	else
+		release_wait_begin(c, &what, VM_MSG_VCPUS, body, sizeof(*body));
 }
 
 /* ---- requests ---- */
@@ -121,8 +65,8 @@ static int count_check(const struct call *c, int64_t n, int64_t seconds, struct 
 	if (r < 0)
 		return r;
 	max = definition_vcpus_max(vm_live(c->vm));
-	if (seconds < 1 || seconds > RELEASE_MAX_S)
-		return err_set(e, -EINVAL, ERR_INVALID, "timeout: must be 1 to %d seconds", RELEASE_MAX_S);
+	if (release_timeout_check(seconds, e) < 0)
+		return -EINVAL;
 	if (n < 1)
 		return err_set(e, -EINVAL, ERR_INVALID, "vcpus: a VM needs at least 1");
 	if (!vm_live(c->vm)->max_vcpus && n != max)
@@ -164,7 +108,7 @@ void vm_vcpus_event(struct vm *vm, const struct vm_event *ev)
 {
 	bool gone = ev->kind == VM_EVENT_UNPLUGGED;
 	struct json_object *data = json_object_new_object();
-	struct vcpus_wait *next;
+	struct release_wait *next;
 	struct err e;
 
 	js_put_str(data, "device", ev->device);
@@ -172,18 +116,9 @@ void vm_vcpus_event(struct vm *vm, const struct vm_event *ev)
 	if (!gone)
 		err_set(&e, -EBUSY, ERR_BUSY, "the guest refuses to release %s, so it still has %u vCPUs; look why in the guest, and try again",
 			ev->device, vm_vcpus_now(vm));
-	for (struct vcpus_wait *w = vm->vcpus_waits; w; w = next) {
+	for (struct release_wait *w = vm->release_waits; w; w = next) {
 		next = w->next;
-		if (!w->asking && (!gone || vm_vcpus_now(vm) <= w->vcpus))
-			wait_end(w, gone ? 0 : -EBUSY, &e);
+		if (w->kind == &vcpus_kind && !w->asking && (!gone || vm_vcpus_now(vm) <= w->vcpus))
+			release_wait_end(w, gone ? 0 : -EBUSY, &e);
 	}
-}
-
-void vm_vcpus_gone(struct vm *vm)
-{
-	struct err e;
-
-	err_set(&e, -ESRCH, ERR_WRONG_STATE, "the VM has ended meanwhile");
-	while (vm->vcpus_waits)
-		wait_end(vm->vcpus_waits, -ESRCH, &e);
 }

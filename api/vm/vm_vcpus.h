@@ -24,7 +24,5 @@ void vm_vcpus_ask(struct call *c, unsigned vcpu);
 
 /* The process reports that a vCPU is gone, or that the guest refuses to release it. */
 void vm_vcpus_event(struct vm *vm, const struct vm_event *ev);
-/* The process has ended: answer the calls that wait for it. */
-void vm_vcpus_gone(struct vm *vm);
 
 #endif
