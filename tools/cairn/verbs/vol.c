@@ -82,16 +82,22 @@ int verb_vol_list(struct cli *c)
 	return CLI_OK;
 }
 
+/* Find the volume of the first positional, and look at it. Returns 0 or -errno. */
+static int volume_find(struct cli *c, char path[PATH_MAX], struct volume *ret, struct err *e)
+{
+	int r = volume_path(c, c->pos[0], path, e);
+
+	return r ? r : volume_look(path, ret, e);
+}
+
 int verb_vol_info(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	char path[PATH_MAX], text[VOLUME_SIZE_TEXT];
 	struct volume v;
 	struct err e;
-	int r = volume_path(c, c->pos[0], path, &e);
+	int r = volume_find(c, path, &v, &e);
 
-	if (!r)
-		r = volume_look(path, &v, &e);
 	if (r < 0)
 		return cli_fail(&e, "failed to get vol '%s'", c->pos[0]);
 	o = volume_json(strrchr(path, '/') + 1, path, &v);
@@ -115,10 +121,8 @@ int verb_vol_path(struct cli *c)
 	char path[PATH_MAX];
 	struct volume v;
 	struct err e;
-	int r = volume_path(c, c->pos[0], path, &e);
+	int r = volume_find(c, path, &v, &e);
 
-	if (!r)
-		r = volume_look(path, &v, &e);
 	if (r < 0)
 		return cli_fail(&e, "failed to get vol '%s'", c->pos[0]);
 	printf("%s\n", path);
@@ -265,10 +269,8 @@ int verb_vol_delete(struct cli *c)
 	char path[PATH_MAX];
 	struct volume v;
 	struct err e;
-	int r = volume_path(c, c->pos[0], path, &e);
+	int r = volume_find(c, path, &v, &e);
 
-	if (!r)
-		r = volume_look(path, &v, &e);
 	if (!r)
 		r = volume_check_unused(c, path, &e);
 	if (!r && unlink(path) < 0)
