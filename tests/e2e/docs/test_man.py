@@ -83,7 +83,7 @@ cairn attach-disk web1 data.qcow2 vdb --subdriver qcow2 --persistent
 cairn detach-disk web1 vdb
     given: defined web1; cairn-img create -q -f qcow2 data.qcow2 1M
     given: cairn attach-disk web1 data.qcow2 vdb --subdriver qcow2
-    then: lacks vdb cairn domblklist web1
+    then: lacks '^ vdb ' cairn domblklist web1
 cairn change-media web1 cd debian.iso
     given: defined web1; truncate -s 1M debian.iso old.iso; cairn attach-disk web1 old.iso cd --type cdrom
     then: cairn domblklist web1 | grep 'cd .*debian.iso'
@@ -106,7 +106,7 @@ cairn attach-device web1 disk.xml
 cairn detach-device web1 disk.xml
     given: defined web1; truncate -s 1M data.raw; cairn attach-disk web1 data.raw vdb
     given: echo "<disk type='file'><driver type='raw'/><source file='$PWD/data.raw'/><target dev='vdb'/></disk>" >disk.xml
-    then: lacks vdb cairn domblklist web1
+    then: lacks '^ vdb ' cairn domblklist web1
 cairn update-device web1 disk.xml --config
     given: defined web1; truncate -s 1M data.raw other.raw; cairn attach-disk web1 data.raw vdb
     given: echo "<disk type='file'><driver type='raw'/><source file='$PWD/other.raw'/><target dev='vdb'/></disk>" >disk.xml
