@@ -62,14 +62,14 @@ TEST_SYSLIBS   := -ljson-c $(VM_SYSLIBS) -lseccomp -lcmocka
 # the dynamic one.
 VM_LINK := $(if $(SAN),-pie,-static-pie)
 
-PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-hook cairn-log cairn-metrics cairn-net cairn-publish cairn-scope cairn-seed cairn-shell cairn-vnc cairn-agent)
+PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-delegate cairn-diff cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-hook cairn-log cairn-login cairn-metrics cairn-net cairn-publish cairn-root cairn-scope cairn-seed cairn-share cairn-shell cairn-vnc cairn-web cairn-webhook cairn-agent)
 # A sanitizer would have to be in nbdkit before its plugins are.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 
-.PHONY: all deps demo check check-unit check-e2e check-long check-iotests check-asan check-tsan check-asan-e2e check-tsan-e2e style bench soak fuzz install uninstall deb clean help units
-all: $(PROGRAMS) $(NBDKIT_PLUGIN) $(BUILD)/libcairn.a
+.PHONY: all deps demo check check-unit check-e2e check-long check-iotests check-asan check-tsan check-asan-e2e check-tsan-e2e style bench bench-compare soak fuzz kernel install uninstall deb clean help units
+all: $(PROGRAMS) $(NBDKIT_PLUGIN) $(BUILD)/libcairn.a $(BUILD)/api.schema.json
 units: $(UNITS)
 
 define folder_rule
@@ -103,6 +103,10 @@ $(BUILD)/cairn-img: $(call prog_objs,tools/img) $(call lib,api) $(IMG_LIBS)
 $(BUILD)/cairn-archive: $(call prog_objs,tools/archive) $(call lib,api) $(call lib,devices) $(IMG_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-larchive -ldeflate -lnettle $(IMG_SYSLIBS))
+# libext2fs is in this program alone: it reads what guests have written.
+$(BUILD)/cairn-diff: $(call prog_objs,tools/diff) $(BUILD)/tools/archive/helper.o $(call lib,api) $(IMG_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,-lext2fs -lcom_err $(IMG_SYSLIBS))
 # libxml2 is in a program of its own: it is not in the static one, and the daemon has none of it.
 $(BUILD)/cairn-xml: $(call prog_objs,tools/xml) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
@@ -116,6 +120,9 @@ $(BUILD)/cairn-publish: $(call prog_objs,tools/publish) $(BUILD)/tools/slirp/con
 $(BUILD)/cairn-vnc: $(call prog_objs,tools/vnc) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lvncserver -luring)
+$(BUILD)/cairn-share: $(call prog_objs,tools/share) $(call lib,base)
+	$(call say,LINK,$@)
+	$(call link,-pie,-luring)
 $(BUILD)/cairn-dial: $(call prog_objs,tools/dial) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-luring)
@@ -130,6 +137,10 @@ $(BUILD)/cairn-groups: $(call prog_objs,tools/groups) $(call lib,base)
 $(BUILD)/cairn-hook: $(call prog_objs,tools/hook) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-luring)
+# libcurl is in this program alone: the daemon speaks to no server.
+$(BUILD)/cairn-webhook: $(call prog_objs,tools/webhook) $(DAEMON_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,-lcurl -lnettle -ljson-c -luring)
 # libedit is in this program alone: it would slow each start of cairn.
 $(BUILD)/cairn-shell: $(call prog_objs,tools/shell) $(call lib,base)
 	$(call say,LINK,$@)
@@ -144,6 +155,17 @@ $(BUILD)/cairn-log: $(call prog_objs,tools/log) $(call lib,base)
 $(BUILD)/cairn-metrics: $(call prog_objs,tools/metrics) $(call lib,api) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lmicrohttpd -ljson-c -luring)
+$(BUILD)/cairn-web: $(call prog_objs,tools/web) $(BUILD)/tools/metrics/listen.o $(BUILD)/tools/delegate/link.o $(BUILD)/tools/login/message.o $(call lib,api) $(call lib,base)
+	$(call say,LINK,$@)
+	$(call link,-pie,-lmicrohttpd -lgnutls -ljson-c -luring)
+# PAM is in this program alone, with root's rights and without a web server.
+$(BUILD)/cairn-login: $(call prog_objs,tools/login) $(call lib,base)
+	$(call say,LINK,$@)
+	$(call link,-pie,-lpam -luring)
+$(BUILD)/cairn-delegate: $(call prog_objs,tools/delegate) $(DAEMON_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,$(DAEMON_SYSLIBS))
+$(BUILD)/tools/web/pages.o: $(wildcard tools/web/page/*)
 $(BUILD)/cairn-net: $(call prog_objs,tools/net) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lmnl -lnftables -ljson-c -luring)
@@ -155,11 +177,26 @@ $(BUILD)/cairn-agent: $(AGENT_SRCS) $(wildcard tools/agent/*.h) base/agent_frame
 	$(Q)mkdir -p $(@D)
 	$(Q)$(AGENT_CC) -std=gnu11 -D_GNU_SOURCE -I. -Os -Wall -Wextra -Wshadow -Wmissing-prototypes -Werror -static -s -ffunction-sections \
 		-Wl,--gc-sections -o $@ $(AGENT_SRCS)
+$(BUILD)/cairn-root: $(call prog_objs,tools/root) $(DAEMON_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,-larchive -lnettle -ljson-c -luring)
 $(BUILD)/cairn-seed: $(call prog_objs,tools/seed) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-larchive -ljson-c -luring)
+# What files for clients in other languages are made from.
+$(BUILD)/schema-print: $(call prog_objs,tools/client) $(DAEMON_LIBS)
+	$(call say,LINK,$@)
+	$(call link,-pie,$(DAEMON_SYSLIBS))
+$(BUILD)/gen/api.json: $(BUILD)/schema-print
+	$(call say,GEN,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$< >$@.tmp && mv $@.tmp $@
+# And the JSON Schema of a network's definition, the types for TypeScript, and the Python package.
+$(BUILD)/api.schema.json: $(BUILD)/gen/api.json $(wildcard tools/client/*.py tools/client/python/* tools/client/python/*/*)
+	$(call say,GEN,$@)
+	$(Q)tools/client/generate.py $< $(BUILD)
 # For programs in C (api/wire/client.h): one object, in which all names but the client's are its own.
-CLIENT_OBJS := $(addprefix $(BUILD)/,api/wire/client.o api/wire/wire.o api/wire/json.o base/utf8.o base/err.o base/file.o)
+CLIENT_OBJS := $(addprefix $(BUILD)/,api/wire/client.o api/wire/wire.o api/wire/json.o base/utf8.o base/err.o base/file.o base/unix_socket.o)
 $(BUILD)/libcairn.a: $(CLIENT_OBJS)
 	$(call say,AR,$@)
 	$(Q)ld -r -o $(BUILD)/libcairn.o $^
@@ -212,6 +249,7 @@ $(BUILD)/unit/devices/virtio/test_virtio_net: UNIT_LDFLAGS = -Wl,--wrap=loop_now
 $(BUILD)/unit/devices/virtio/test_net_pairs: UNIT_LDFLAGS = -Wl,--wrap=ioctl
 $(BUILD)/unit/devices/virtio/test_net_vhost: UNIT_LDFLAGS = -Wl,--wrap=ioctl
 $(BUILD)/unit/api/policy/test_scheduler: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime,--wrap=vm_process_request,--wrap=snapshots_fetch,--wrap=snapshot_delete_where
+$(BUILD)/unit/api/policy/test_timekeeper: UNIT_LDFLAGS = -Wl,--wrap=store_put
 $(BUILD)/unit/api/jobs/test_fork_files: UNIT_LDFLAGS = -Wl,--wrap=open
 $(BUILD)/unit/api/access/test_groups: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns,--wrap=pidfd_send_signal
 $(BUILD)/unit/api/store/test_store: UNIT_LDFLAGS = -Wl,--wrap=file_close_async
@@ -220,8 +258,12 @@ $(BUILD)/unit/vmm/agent/test_agent: UNIT_LDFLAGS = -Wl,--wrap=loop_timer_new
 $(BUILD)/unit/vmm/machine/test_machine_fork: UNIT_LDFLAGS = -Wl,--wrap=memory_attach
 $(BUILD)/unit/api/vm/test_vm_log: | $(BUILD)/cairn-log
 $(BUILD)/unit/tools/test_openmetrics: $(BUILD)/tools/metrics/openmetrics.o
-$(BUILD)/unit/tools/test_agent_busy: $(addprefix $(BUILD)/tools/agent/,session.o start.o copy.o)
+$(BUILD)/unit/tools/test_agent_busy: $(addprefix $(BUILD)/tools/agent/,session.o start.o root.o user.o copy.o renew.o network.o)
+$(BUILD)/unit/tools/test_login: $(addprefix $(BUILD)/tools/login/,message.o limits.o)
 $(BUILD)/unit/tools/test_vnc_picture: $(addprefix $(BUILD)/tools/vnc/,keymap.o link.o picture.o)
+SHARE_OBJ := $(addprefix $(BUILD)/tools/share/,share.o share_names.o share_files.o nodes.o)
+$(BUILD)/unit/tools/test_share_fuzz: $(addprefix $(FUZZ_OBJ)share_,run.o seed.o) $(SHARE_OBJ)
+$(BUILD)/unit/tools/test_share: $(SHARE_OBJ)
 $(BUILD)/unit/api/wire/test_client: UNIT_LDFLAGS = -Wl,--wrap=ppoll
 $(BUILD)/unit/api/test_api_fuzz: $(addprefix $(FUZZ_OBJ),wire_run.o config_run.o script_run.o script_vm.o script_mutate.o)
 
@@ -279,7 +321,8 @@ check-long: all units helpers guests
 # QEMU's own tests of its image tool, with cairn-img in its place.
 check-iotests: $(BUILD)/cairn-img
 	$(Q)tests/iotests/run.py $(BUILD)
-ASAN := BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g"
+# gcc 12 takes two members of one struct for overlapping when it instruments them.
+ASAN := BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g -Wno-restrict"
 # gcc warns that it does not follow fences; the figures that they order are read by another process.
 TSAN := BUILD=build-tsan SAN=thread CFLAGS="-O1 -g -Wno-tsan"
 check-asan:
@@ -309,6 +352,8 @@ style:
 	$(Q)tests/style.sh
 bench: all helpers guests
 	$(Q)tests/bench/run.py --build $(BUILD) $(if $(ONLY),--only $(ONLY))
+bench-compare: all helpers guests
+	$(Q)tests/bench/compare.py --build $(BUILD) --ref "$(REF)" $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS))
 # Random requests of several users against a model: SEED repeats a run.
 TIME ?= 600
 soak: all guests
@@ -323,20 +368,40 @@ $(BUILD)/definition.schema.json: $(BUILD)/cairn
 
 LIBEXEC := $(addprefix $(BUILD)/,$(filter cairn-%,$(filter-out cairn-img,$(notdir $(PROGRAMS)))))
 UNITS_INSTALLED := $(notdir $(wildcard tools/systemd/*.service tools/systemd/*.socket))
+FISH_COMPLETIONS := share/fish/vendor_completions.d
+# PAM looks in /etc only; an installation elsewhere, as for a look, changes nothing there.
+PAMDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc/pam.d,$(PREFIX)/etc/pam.d)
+# Debian's zsh looks here for packages' files, and below /usr/local as zsh does everywhere.
+ZSH_COMPLETIONS := share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+# The kernel of cairn run: install and deb take it if it has been built.
+VARIANT ?= up
+VMLINUX ?= $(wildcard $(BUILD)/vmlinux)
+kernel:
+	$(Q)dir=$$(tests/guests/linux/build.sh $(VARIANT)) && install -D -m 644 "$$dir/vmlinux" $(BUILD)/vmlinux
+
 install: all $(BUILD)/definition.schema.json
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin sbin libexec/cairn share/cairn share/man/man1 share/man/man3 share/bash-completion/completions \
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin sbin libexec/cairn share/cairn share/man/man1 share/man/man3 share/bash-completion/completions $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS) \
 		include/cairn/api include/cairn/base lib/systemd/system lib/sysusers.d lib/tmpfiles.d lib/udev/rules.d) \
 		$(DESTDIR)$(LIBDIR)/nbdkit/plugins $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 755 $(BUILD)/cairn $(BUILD)/cairn-img $(DESTDIR)$(PREFIX)/bin
-	install -m 644 $(BUILD)/definition.schema.json tools/metrics/examples/* $(DESTDIR)$(PREFIX)/share/cairn
+	install -m 644 $(addprefix $(BUILD)/,definition.schema.json network-definition.schema.json api.schema.json cairn.d.ts) tools/metrics/examples/* $(DESTDIR)$(PREFIX)/share/cairn
+	$(if $(VMLINUX),install -m 644 $(VMLINUX) $(DESTDIR)$(PREFIX)/share/cairn/vmlinux)
+	install -d $(DESTDIR)$(PREFIX)/share/cairn/python/cairn_client
+	install -m 644 $(BUILD)/python/pyproject.toml $(DESTDIR)$(PREFIX)/share/cairn/python
+	install -m 644 $(BUILD)/python/cairn_client/*.py $(BUILD)/python/cairn_client/py.typed $(DESTDIR)$(PREFIX)/share/cairn/python/cairn_client
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
 	install -m 755 $(LIBEXEC) $(DESTDIR)$(PREFIX)/libexec/cairn
 	for u in $(UNITS_INSTALLED); do \
 		sed '/^# make install/d; s,@SBINDIR@,$(PREFIX)/sbin,; s,@BINDIR@,$(PREFIX)/bin,; s,@LIBEXECDIR@,$(PREFIX)/libexec/cairn,' tools/systemd/$$u >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$u || exit 1; done
 	install -m 644 tools/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/cairn.conf
+	install -m 644 tools/systemd/sysusers-web.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/cairn-web.conf
 	install -m 644 tools/systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/cairn.conf
+	install -d $(DESTDIR)$(PAMDIR)
+	install -m 644 tools/login/cairn-web.pam $(DESTDIR)$(PAMDIR)/cairn-web
 	install -m 644 tools/udev/60-cairn.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	for p in cairn cairn-img; do install -m 644 tools/completion/$$p.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$p; done
+	install -m 644 tools/completion/cairn.zsh $(DESTDIR)$(PREFIX)/$(ZSH_COMPLETIONS)/_cairn
+	install -m 644 tools/completion/cairn.fish $(DESTDIR)$(PREFIX)/$(FISH_COMPLETIONS)/cairn.fish
 	install -m 644 api/wire/client.h $(DESTDIR)$(PREFIX)/include/cairn/api
 	install -m 644 base/err.h $(DESTDIR)$(PREFIX)/include/cairn/base
 	install -m 644 $(BUILD)/libcairn.a $(DESTDIR)$(LIBDIR)
@@ -346,11 +411,12 @@ install: all $(BUILD)/definition.schema.json
 # Folders that are not Cairn's own go when nothing else is in them.
 LIB := $(patsubst $(PREFIX)/%,%,$(LIBDIR))
 INSTALLED := bin/cairn bin/cairn-img sbin/cairnd libexec/cairn share/cairn include/cairn $(LIB)/libcairn.a $(LIB)/pkgconfig/cairn.pc \
-             $(LIB)/nbdkit/plugins/nbdkit-cairn-plugin.so $(addprefix share/bash-completion/completions/,cairn cairn-img) \
-             lib/udev/rules.d/60-cairn.rules lib/sysusers.d/cairn.conf lib/tmpfiles.d/cairn.conf \
+             $(LIB)/nbdkit/plugins/nbdkit-cairn-plugin.so $(addprefix share/bash-completion/completions/,cairn cairn-img) $(ZSH_COMPLETIONS)/_cairn $(FISH_COMPLETIONS)/cairn.fish \
+             lib/udev/rules.d/60-cairn.rules lib/sysusers.d/cairn.conf lib/sysusers.d/cairn-web.conf lib/tmpfiles.d/cairn.conf \
              $(addprefix lib/systemd/system/,$(UNITS_INSTALLED)) $(addprefix share/man/man1/,$(notdir $(wildcard docs/man/*.1))) \
              $(addprefix share/man/man3/,$(notdir $(wildcard docs/man/*.3)))
 uninstall:
+	rm -f $(DESTDIR)$(PAMDIR)/cairn-web
 	rm -rf $(addprefix $(DESTDIR)$(PREFIX)/,$(INSTALLED))
 	for d in $(sort $(dir $(INSTALLED))); do \
 		(cd $(DESTDIR)$(PREFIX) 2>/dev/null && rmdir -p --ignore-fail-on-non-empty $$d 2>/dev/null) || :; done
@@ -374,7 +440,9 @@ help:
 	@echo "fuzz         run each fuzzer for FUZZ=60 seconds"
 	@echo "style        check the rules of the house style that a machine can check"
 	@echo "bench        run benchmarks, also of peers; ONLY=NAME for one of them"
+	@echo "bench-compare  run benchmarks of this build and of commit REF by turns and name the rows that changed; ONLY=NAME,NAME, ROUNDS=7"
 	@echo "soak         make random requests of several users and compare with a model; TIME=600 seconds, SEED=N repeats a run, HITS=0.1 kills the daemon during that part of the requests, KILLS=no lets one daemon answer all of them"
+	@echo "kernel       build the kernel of cairn run; VARIANT=smp for one that uses several vCPUs [up]; needs linux-source-6.1"
 	@echo "install      install into PREFIX=/usr/local, below DESTDIR="
 	@echo "uninstall    remove the files that install has put there"
 	@echo "deb          build Debian packages, in build/deb"

@@ -8,11 +8,15 @@
 #include "api/jobs/commit_ready.h"
 #include "api/jobs/dump.h"
 #include "api/jobs/flatten.h"
+#include "api/jobs/group_clone.h"
+#include "api/jobs/group_snapshot.h"
 #include "api/jobs/import.h"
 #include "api/jobs/job.h"
+#include "api/jobs/job_wait.h"
 #include "api/jobs/job_owner.h"
 #include "api/jobs/pin_release.h"
 #include "api/jobs/pull.h"
+#include "api/jobs/promote.h"
 #include "api/jobs/rename.h"
 #include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
@@ -20,22 +24,29 @@
 #include "api/jobs/start_gate.h"
 #include "api/jobs/undefine.h"
 #include "api/net/forwards.h"
+#include "api/net/group_network.h"
 #include "api/net/network.h"
 #include "api/net/network_default.h"
 #include "api/net/network_life.h"
 #include "api/net/network_ports.h"
 #include "api/net/network_watch.h"
 #include "api/net/publish_restart.h"
+#include "api/policy/approver.h"
 #include "api/policy/autostart.h"
+#include "api/policy/balancer.h"
+#include "api/policy/hook_ask.h"
 #include "api/policy/hooks.h"
 #include "api/policy/host_shutdown.h"
 #include "api/policy/idle.h"
 #include "api/policy/pool_space.h"
+#include "api/policy/pressure.h"
 #include "api/policy/restart.h"
 #include "api/policy/scheduler.h"
 #include "api/policy/shutdown.h"
 #include "api/policy/thresholds.h"
 #include "api/policy/timekeeper.h"
+#include "api/policy/transient.h"
+#include "api/policy/web_hooks.h"
 #include "api/policy/trends.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
@@ -83,6 +94,8 @@
 #define FINISH_TIMEOUT_NS (10 * 1000000000ULL)
 
 /* Return an event, owned by the caller. data: taken. */
+_Static_assert(EVENT_ID_COUNT <= CONN_EVENTS_MAX, "numbers of events");
+
 static struct json_object *event_make(enum event_id id, struct json_object *data)
 {
 	struct json_object *o = json_object_new_object(), *time = json_object_new_object();
@@ -104,18 +117,22 @@ static void daemon_emit(void *opaque, enum event_id id, const char *vm, const ui
 	char text[DEFINITION_UUID_TEXT];
 
 	data = js_get(o, "data");
-	js_put_str(data, "vm", vm);
 	if (uuid) {
 		uuid_print(uuid, text);
-		js_put_str(data, VM_UUID_KEY, text);
+		if (!schema_event(DIALECT_DAEMON, id)->passing)
+			journal_send_event(&h->journal, vm, text, schema_event(DIALECT_DAEMON, id)->name, data);
 	}
+	js_put_str(data, "vm", vm);
+	if (uuid)
+		js_put_str(data, VM_UUID_KEY, text);
 	hooks_tell(h->hooks, o);
+	web_hooks_tell(h->web_hooks, o);
 	if (h->events && !schema_event(DIALECT_DAEMON, id)->passing)
 		event_log_add(h->events, o);
 	if (h->server && schema_event(DIALECT_DAEMON, id)->admins)
-		server_tell_admins(h->server, o);
+		server_tell_admins(h->server, o, uuid, id);
 	else if (h->server)
-		server_broadcast(h->server, o, uuid);
+		server_broadcast(h->server, o, uuid, id);
 	if (uuid)
 		qmp_emit(h, id, vm, uuid, o);
 }
@@ -138,12 +155,12 @@ static void permissions_changed(void *opaque)
  * - save continues an adopted VM's save job before idle looks for that job;
  * - job_owner looks for the jobs that all others have continued, or ended with the VM's process;
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
-static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &timekeeper_observer, &restart_observer,
-	&shutdown_observer, &job_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
-	&forwards_observer, &hooks_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer,
+static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &timekeeper_observer, &restart_observer, &transient_observer,
+	&shutdown_observer, &job_observer, &job_wait_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
+	&forwards_observer, &hook_ask_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer, &group_network_observer,
 	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer, &commit_ready_observer,
-	&flatten_observer, &trends_observer, &thresholds_observer, &job_owner_observer, &vm_cgroup_observer,
-	&systemd_scope_observer, &start_observer, &offline_observer, NULL };
+	&flatten_observer, &trends_observer, &thresholds_observer, &pressure_observer, &balancer_observer, &job_owner_observer, &vm_cgroup_observer,
+	&systemd_scope_observer, &approver_observer, &start_observer, &offline_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */
 
@@ -170,6 +187,7 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 		return;
 	}
 	vm_set(vm, VM_FACT_TEMPLATE, store_has_file(h->store, name, VM_TEMPLATE_FILE));
+	vm_load_transient(vm);
 	if (state)
 		vm_load_state(vm, state);
 	if (vm->id > h->next_id)
@@ -180,7 +198,7 @@ static void permissions_found(struct vm_host *h)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(h->store, NULL, PERMISSIONS_FILE);
 
-	permissions_load(&h->permissions, js_get(o, "permissions"));
+	permissions_load_file(&h->permissions, o);
 }
 
 /* Whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. */
@@ -406,6 +424,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	int fd = h->paths->listening;
 	int r;
 
+	journal_open(&h->journal, "events of VMs", h->paths->journal);
 	d->commands.host = h;
 	d->commands.handlers[DIALECT_DAEMON] = command_handlers;
 	d->commands.handlers[DIALECT_QEMU] = qmp_handlers;
@@ -452,6 +471,9 @@ int daemon_open(struct daemon *d, struct err *e)
 	batch_clear_up(h);
 	import_clear_up(h);
 	undefine_resume_pending(h);
+	promote_resume_pending(h);
+	group_snapshot_clear_up(h);
+	group_clone_clear_up(h);
 	permissions_mend(h);
 	jobs_settle(h);
 	states_correct(h);
@@ -472,11 +494,17 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (!r)
 		r = timekeeper_new(h, command_run_as, &d->commands, &h->timekeeper, e);
 	if (!r)
+		r = approver_new(h, command_run_approved, &d->commands, &h->approver, e);
+	if (!r)
 		h->pool_space = pool_space_new(h);
 	if (!r)
 		h->watchman = thresholds_new(h, command_run_as, &d->commands);
 	if (!r)
+		h->web_hooks = web_hooks_new(h);
+	if (!r)
 		policies_go(h);
+	if (!r)
+		r = transients_new(h, &h->transients, e);
 	return r;
 }
 
@@ -496,6 +524,8 @@ void daemon_close(struct daemon *d)
 	struct vm_host *h = &d->host;
 
 	trends_finish(h);
+	if (h->store)
+		permissions_finish(&h->permissions, h->store);
 	answers_finish(d);
 	if (h->store)
 		store_settle(h->store); /* jobs own the store_work of their writes, and are freed below */
@@ -511,12 +541,20 @@ void daemon_close(struct daemon *d)
 	h->scheduler = NULL;
 	pool_space_free(h->pool_space);
 	h->pool_space = NULL;
+	transients_free(h->transients);
+	h->transients = NULL;
 	thresholds_free(h->watchman);
 	h->watchman = NULL;
+	web_hooks_free(h->web_hooks);
+	h->web_hooks = NULL;
 	timekeeper_free(h->timekeeper);
 	h->timekeeper = NULL;
+	approver_free(h->approver);
+	h->approver = NULL;
 	vm_free_all(h);
 	trends_free(h);
+	pressure_free(h);
+	balancer_free(h);
 	vm_spares_free(h);
 	systemd_scopes_forget(h);
 	loop_timer_free(h->consoles_retry);
@@ -525,6 +563,7 @@ void daemon_close(struct daemon *d)
 	forwards_processes_free(h);
 	network_watch_free(h->network_watch);
 	networks_free(h);
+	job_waits_free(h);
 	jobs_free(h);
 	permissions_done(&h->permissions);
 	quotas_done(&h->quotas);
@@ -533,6 +572,7 @@ void daemon_close(struct daemon *d)
 	audit_close(h->audit);
 	event_log_close(h->events);
 	h->events = NULL;
+	journal_close(&h->journal);
 	store_close(h->store);
 	if (h->run_dir_fd >= 0)
 		close(h->run_dir_fd);
@@ -575,6 +615,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	daemon_close(&d);
 	heartbeat_free(heartbeat);
 	loop_unwatch(signals);
+	hook_asks_free(&d.host);
 	hooks_free(d.host.hooks);
 	helpers_free(d.host.helpers);
 	closer_free(d.host.closer);

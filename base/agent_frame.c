@@ -20,6 +20,8 @@ static const struct {
 	[AGENT_FRAME_SIGNAL] = { false, 4, 4 },
 	[AGENT_FRAME_SIZE] = { false, 4, 4 },
 	[AGENT_FRAME_EXIT] = { true, 8, 8 },
+	[AGENT_FRAME_RENEW] = { false, AGENT_RENEW_BYTES, AGENT_RENEW_BYTES + AGENT_NAME_MAX },
+	[AGENT_FRAME_RENEWED] = { true, 4, 4 },
 };
 
 void agent_header_put(uint8_t buf[AGENT_HEADER_BYTES], enum agent_frame_type type, size_t len)
@@ -81,7 +83,11 @@ int agent_order_check(struct agent_order *o, const struct agent_frame *f)
 		o->step = 3;
 		return 0;
 	}
-	if (o->step == 1 && f->type == AGENT_FRAME_STARTED) {
+	if (o->step == 1 && o->renews && f->type == AGENT_FRAME_RENEWED) {
+		o->renews = false;
+		return 0;
+	}
+	if (o->step == 1 && !o->renews && f->type == AGENT_FRAME_STARTED) {
 		o->step = 2;
 		return 0;
 	}
@@ -111,6 +117,8 @@ ssize_t agent_start_put(const struct agent_start *s, uint8_t buf[AGENT_DATA_MAX]
 	store_le16(buf + 8, (uint16_t)s->nargs);
 	store_le16(buf + 10, (uint16_t)s->nvars);
 	at = word_put(buf, at, s->folder);
+	if (s->flags & AGENT_START_USER && at <= AGENT_DATA_MAX)
+		at = word_put(buf, at, s->user);
 	for (size_t i = 0; i < n && at <= AGENT_DATA_MAX; i++)
 		at = word_put(buf, at, s->words[i]);
 	return at <= AGENT_DATA_MAX ? (ssize_t)at : -E2BIG;
@@ -137,10 +145,11 @@ int agent_start_parse(const uint8_t *data, size_t len, struct agent_start *ret)
 	ret->columns = load_le16(data + 6);
 	ret->nargs = load_le16(data + 8);
 	ret->nvars = load_le16(data + 10);
-	if (!ret->nargs || ret->nargs + ret->nvars > AGENT_WORDS_MAX || ret->flags > 15)
+	if (!ret->nargs || ret->nargs + ret->nvars > AGENT_WORDS_MAX || ret->flags > 31)
 		return -EPROTO;
 	ret->folder = word_get(data, len, &at);
-	if (!ret->folder)
+	ret->user = ret->folder && ret->flags & AGENT_START_USER ? word_get(data, len, &at) : NULL;
+	if (!ret->folder || (ret->flags & AGENT_START_USER && !ret->user))
 		return -EPROTO;
 	for (size_t i = 0; i < ret->nargs + ret->nvars; i++) {
 		ret->words[i] = word_get(data, len, &at);

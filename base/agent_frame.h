@@ -34,8 +34,17 @@ enum agent_frame_type {
 	AGENT_FRAME_SIGNAL = 9,	 /* host: send a signal to the program's process group, SIGKILL to its session (4) */
 	AGENT_FRAME_SIZE = 10,	 /* host: the terminal's rows (2) and columns (2) */
 	AGENT_FRAME_EXIT = 11,	 /* guest: exit status (4), signal (4; 0: none); the last frame */
+	/* host: the guest is one of several that continue from one state (docs/agent.md): AGENT_RENEW_BYTES, and
+	 * perhaps the guest's host name; before START */
+	AGENT_FRAME_RENEW = 12,
+	AGENT_FRAME_RENEWED = 13, /* guest: errno (4; 0: done) */
 	AGENT_FRAME_TYPE_COUNT,
 };
+
+/* The data of AGENT_FRAME_RENEW: the time in ns since 1970 (8), and random bytes. */
+#define AGENT_RANDOM_BYTES 32
+#define AGENT_RENEW_BYTES (8 + AGENT_RANDOM_BYTES)
+#define AGENT_NAME_MAX 63
 
 /* The step of a program's start that failed. */
 enum agent_step {
@@ -43,6 +52,7 @@ enum agent_step {
 	AGENT_STEP_TERMINAL = 2, /* the pseudo terminal */
 	AGENT_STEP_FOLDER = 3,	 /* the working folder */
 	AGENT_STEP_PROGRAM = 4,
+	AGENT_STEP_USER = 5,	 /* the user, or becoming the user */
 };
 
 /* The errno of FAILED while the agent serves as many connections as it can (EUSERS), and what the user reads then. */
@@ -68,6 +78,7 @@ ssize_t agent_frame_parse(const uint8_t *buf, size_t len, bool from_guest, struc
 struct agent_order {
 	uint8_t step;	 /* 0: HELLO is due; 1: STARTED or FAILED is due; 2: the program runs; 3: the last frame came */
 	bool terminal;	 /* the program has a terminal, so no standard error */
+	bool renews;	 /* RENEW was sent, so RENEWED is due before STARTED */
 	size_t in_flight; /* bytes of standard input that were sent and not taken; the sender adds to it */
 };
 
@@ -84,14 +95,16 @@ enum agent_start_flags {
 	AGENT_START_RECEIVE = 4,
 	/* No program: write the file or folder in the first argument to standard output. */
 	AGENT_START_SEND = 8,
+	AGENT_START_USER = 16, /* run the program as `user` */
 };
 
 /* The data of AGENT_FRAME_START: flags (4), rows (2), columns (2), number of arguments (2) and of variables (2), then
- * the working folder, the arguments and the variables, each with a NUL. */
+ * the working folder, the user with AGENT_START_USER, the arguments and the variables, each with a NUL. */
 struct agent_start {
 	uint32_t flags;
 	uint16_t rows, columns;
 	const char *folder; /* "": the agent's own, / */
+	const char *user; /* with AGENT_START_USER: NAME or UID, perhaps with ":" and the name or number of a group */
 	size_t nargs, nvars;
 	const char *words[AGENT_WORDS_MAX]; /* arguments, at least one, then variables, each with a '=' after its name */
 };

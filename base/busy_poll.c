@@ -6,6 +6,11 @@
 #define FAILED_MAX 3
 #define SKIP_SHIFT_MAX 8
 
+static uint32_t window_max(const struct busy_poll *b)
+{
+	return b->max_ns ? b->max_ns : BUSY_POLL_NS;
+}
+
 static void back_off(struct busy_poll *b)
 {
 	b->failed = (uint16_t)MIN(b->failed + 1, FAILED_MAX + SKIP_SHIFT_MAX);
@@ -23,16 +28,16 @@ void busy_poll_ended(struct busy_poll *b, bool found, bool contended)
 	}
 	if (contended)
 		b->failed = MAX(b->failed, (uint16_t)FAILED_MAX);
-	if (contended || b->window_ns == BUSY_POLL_NS)
+	if (contended || b->window_ns == window_max(b))
 		back_off(b);
 }
 
 void busy_poll_slept(struct busy_poll *b, uint64_t ns)
 {
-	if (ns > BUSY_POLL_SLEEP_NS)
+	if (ns > BUSY_POLL_SLEEPS * (uint64_t)window_max(b))
 		b->window_ns = 0;
 	else if (b->skip)
 		b->skip--;
 	else
-		b->window_ns = b->window_ns ? MIN(2 * b->window_ns, BUSY_POLL_NS) : WINDOW_FIRST_NS;
+		b->window_ns = MIN(b->window_ns ? 2 * b->window_ns : WINDOW_FIRST_NS, window_max(b));
 }

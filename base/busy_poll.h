@@ -9,10 +9,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Longest poll without work. */
+/* Longest poll without work, unless the owner chooses another one. */
 #define BUSY_POLL_NS 50000u
-/* Work that ends a sleep of at most this length might have come within BUSY_POLL_NS: a sleep includes the wake-up. */
-#define BUSY_POLL_SLEEP_NS 200000u
+/* Work that ends a sleep of at most so many times the longest poll might have come within that poll: a sleep includes
+ * the wake-up. */
+#define BUSY_POLL_SLEEPS 4u
 /* A poll that other threads of the processor delay by this much takes time that they need. */
 #define BUSY_POLL_CONTENDED_NS 20000u
 
@@ -21,6 +22,7 @@ struct busy_poll {
 	uint32_t window_ns; /* length of the next poll; 0: none */
 	uint16_t failed;    /* polls in sequence that found nothing, or that others needed the processor for */
 	uint16_t skip;	    /* short sleeps that are to pass before the window opens again */
+	uint32_t max_ns;    /* constant: longest poll without work, in place of BUSY_POLL_NS; 0: that */
 };
 
 /* Learn from a poll that has ended. contended: another thread wanted the processor. */

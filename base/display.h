@@ -40,6 +40,7 @@ enum input_kind {
 };
 enum input_button { INPUT_LEFT = 0, INPUT_RIGHT = 1, INPUT_MIDDLE = 2, INPUT_BUTTONS };
 #define INPUT_KEY_MAX 255
+#define INPUT_PLACE_MAX 65535
 
 /* One message of a SOCK_SEQPACKET socket. */
 struct input_event {
@@ -57,7 +58,7 @@ static inline bool input_event_ok(const struct input_event *ev)
 	case INPUT_BUTTON:
 		return ev->code < INPUT_BUTTONS && ev->down <= 1;
 	case INPUT_POINT:
-		return ev->x >= 0 && ev->y >= 0 && ev->x < 65536 && ev->y < 65536;
+		return ev->x >= 0 && ev->y >= 0 && ev->x <= INPUT_PLACE_MAX && ev->y <= INPUT_PLACE_MAX;
 	case INPUT_WHEEL:
 		return ev->x > -128 && ev->x < 128;
 	default:

@@ -1,5 +1,6 @@
 #include "base/egress.h"
 #include "base/bytes.h"
+#include "base/hash.h"
 #include "base/util.h"
 
 #include <arpa/inet.h>
@@ -349,10 +350,8 @@ bool egress_address_is_public(const uint8_t address[EGRESS_ADDRESS_BYTES])
 
 uint64_t egress_rule_name_hash(const struct egress_rule *r)
 {
-	uint64_t hash = 0xcbf29ce484222325 ^ r->below; /* FNV-1a */
+	uint64_t hash = hash_add(HASH_BEGIN ^ r->below, r->name, strlen(r->name));
 
-	for (const char *c = r->name; *c; c++)
-		hash = (hash ^ (uint8_t)*c) * 0x100000001b3;
 	return hash ? hash : 1;
 }
 

@@ -21,6 +21,7 @@ static const char *const class_names[ERR_CLASS_COUNT] = {
 	[ERR_TIMEOUT] = "Timeout",
 	[ERR_CANCELLED] = "Cancelled",
 	[ERR_QUOTA] = "QuotaExceeded",
+	[ERR_APPROVAL] = "ApprovalRequired",
 };
 
 const char *err_class_name(enum err_class cls)

@@ -23,6 +23,7 @@ enum err_class {
 	ERR_TIMEOUT,
 	ERR_CANCELLED,
 	ERR_QUOTA,	/* the quota of the user or group leaves no room (api/access/quotas.h) */
+	ERR_APPROVAL,	/* another user has to approve the act (api/policy/approver.h) */
 	ERR_CLASS_COUNT,
 };
 

@@ -8,10 +8,16 @@
 #include <stdio.h>
 #include <string.h>
 #include <linux/magic.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
+
+/* Of tries to lock a file. */
+#define LOCK_TRIES 5
+#define LOCK_PAUSE_NS 2000000
 
 int write_full(int fd, const void *buf, size_t len)
 {
@@ -164,6 +170,18 @@ int file_write_atomic(const char *path, const void *buf, size_t len, mode_t mode
 	return r < 0 ? err_set_errno(e, r, "cannot sync the folder of %s", path) : 0;
 }
 
+int file_lock(int fd)
+{
+	for (unsigned i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
+		if (errno != EWOULDBLOCK)
+			return -errno;
+		if (i == LOCK_TRIES)
+			return -EBUSY;
+		nanosleep(&(struct timespec){ .tv_nsec = LOCK_PAUSE_NS }, NULL);
+	}
+	return 0;
+}
+
 static int folder_make(const char *path, mode_t mode, struct err *e)
 {
 	struct stat st;
@@ -225,4 +243,16 @@ bool file_is_older(const char *path, uint64_t ns)
 
 	return ns && statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BTIME, &st) == 0 && (st.stx_mask & STATX_BTIME) &&
 		(uint64_t)st.stx_btime.tv_sec * 1000000000ULL + st.stx_btime.tv_nsec < ns;
+}
+
+double file_number_behind(const char *path, const char *word)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char text[1024 + 1];
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	const char *at;
+
+	text[n > 0 ? n : 0] = 0;
+	at = strstr(text, word);
+	return at ? strtod(at + strlen(word), NULL) : 0;
 }

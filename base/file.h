@@ -35,6 +35,8 @@ int line_append(int fd, const char *text, size_t *ret_bytes);
 int file_read(const char *path, size_t max, char **ret_buf, size_t *ret_len, struct err *e);
 int file_read_fd(int fd, const char *name, size_t max, char **ret_buf, size_t *ret_len,
 	struct err *e);
+/* Return the number behind the first occurrence of a word in the first KiB of a file of /proc; 0: there is none. */
+double file_number_behind(const char *path, const char *word);
 
 /* Replace a file atomically: write a temporary file, fsync, rename, fsync the folder. After a crash
  * at any point, the file has either the old or the new content.
@@ -47,6 +49,11 @@ int file_identify(int fd, struct file_id *ret);
 /* Whether the file was created before this time, in ns since 1970. False for ns 0, if there is no such file, and if the
  * file system does not tell. */
 bool file_is_older(const char *path, uint64_t ns);
+
+/* Lock a file exclusively by flock(). Waits some 10 ms, because a process that looks whether a file is locked has the
+ * lock for a moment.
+ * Returns 0; -EBUSY: another process has it; -errno: no lock is possible. */
+int file_lock(int fd);
 
 /* Create a folder and its missing parents, like mkdir -p.
  * Returns 0 or -errno. */

@@ -146,6 +146,12 @@ static const struct {
 
 int lockdown_outside(void)
 {
+	return lockdown_inside(-1, 0);
+}
+
+int lockdown_inside(int folder, uint64_t rights)
+{
+	struct landlock_path_beneath_attr rule = { .parent_fd = folder };
 	struct ruleset all = { 0 };
 	CLEANUP_CLOSE int rules = -1;
 	size_t bytes = 0;
@@ -163,7 +169,9 @@ int lockdown_outside(void)
 		bytes = landlock_versions[i].bytes;
 	}
 	rules = (int)syscall(SYS_landlock_create_ruleset, &all, bytes, 0);
-	if (rules < 0 || syscall(SYS_landlock_restrict_self, rules, 0) < 0)
+	rule.allowed_access = rights & all.files;
+	if (rules < 0 || (folder >= 0 && syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0) ||
+		syscall(SYS_landlock_restrict_self, rules, 0) < 0)
 		return -errno;
 	return (int)version;
 }

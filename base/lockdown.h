@@ -80,6 +80,10 @@ int lockdown_rules_apply(int rules);
  * Returns the kernel's version of landlock, which decides what of that it forbids (version 1: files); 0: it has no
  * landlock; -errno. */
 int lockdown_outside(void);
+/* The same, but files beneath a folder stay accessible with these rights (LANDLOCK_ACCESS_FS_*), of which the kernel's
+ * version may lack some.
+ * folder: borrowed. Returns as lockdown_outside(). */
+int lockdown_inside(int folder, uint64_t rights);
 
 /* Allow fcntl() on open files: flags, locks, seals, duplication. */
 void lockdown_allow_fcntl(struct call_filter *f);

@@ -264,38 +264,50 @@ void loop_op_completed(struct loop *l, struct loop_op *op, int res)
 	l->over_tail = &op->next;
 }
 
-static unsigned memory_fd_find(const struct loop *l, int fd)
+static struct loop_file *file_find(const struct loop *l, int fd)
 {
-	unsigned i = 0;
+	for (unsigned i = 0; i < l->nfiles; i++)
+		if (l->files[i].fd == fd)
+			return &l->files[i];
+	return NULL;
+}
 
-	while (i < l->nmemory_fds && l->memory_fds[i] != fd)
-		i++;
-	return i;
+static void file_add(struct loop *l, struct loop_file f)
+{
+	struct loop_file *files = file_find(l, f.fd) ? NULL : reallocarray(l->files, l->nfiles + 1, sizeof(*files));
+
+	if (!files)
+		return; /* known, or out of memory: without the entry, operations on fd are only slower */
+	l->files = files;
+	files[l->nfiles++] = f;
 }
 
 void loop_file_in_memory(struct loop *l, int fd, bool in_memory)
 {
-	unsigned i = memory_fd_find(l, fd);
-	int *fds;
+	struct loop_file *f = file_find(l, fd);
 
-	if (in_memory == (i < l->nmemory_fds))
-		return;
-	if (!in_memory) {
-		l->memory_fds[i] = l->memory_fds[--l->nmemory_fds];
-		return;
-	}
-	fds = reallocarray(l->memory_fds, i + 1, sizeof(*fds));
-	if (!fds)
-		return; /* out of memory: without the entry, operations on fd are only slower */
-	fds[i] = fd;
-	l->memory_fds = fds;
-	l->nmemory_fds++;
+	if (in_memory)
+		file_add(l, (struct loop_file){ .fd = fd, .in_memory = true });
+	else if (f)
+		*f = l->files[--l->nfiles];
+}
+
+void loop_file_cached(struct loop *l, int fd)
+{
+	file_add(l, (struct loop_file){ .fd = fd });
 }
 
 bool loop_fd_in_memory(const struct loop *l, int fd)
 {
-	return memory_fd_find(l, fd) < l->nmemory_fds;
+	const struct loop_file *f = file_find(l, fd);
+
+	return f && f->in_memory;
 }
+
+/* A write to the page cache takes a few us. If one takes this long, the host holds back those who write faster than its
+ * disks, and the ring writes for a while, so that the loop's other work goes on. */
+#define WRITE_SLOW_NS 2000000ULL
+#define WRITE_SLOW_REST_NS 200000000ULL
 
 bool loop_iov_is_small(const struct iovec *iov, unsigned niov)
 {
@@ -313,11 +325,21 @@ static int read_now(int fd, const struct iovec *iov, unsigned niov, uint64_t off
 	return n < 0 ? -errno : (int)n;
 }
 
-static int write_now(int fd, const struct iovec *iov, unsigned niov, uint64_t offset)
+static int write_now(struct loop_file *f, const struct iovec *iov, unsigned niov, uint64_t offset)
 {
-	ssize_t n = pwritev(fd, iov, (int)niov, (off_t)offset);
+	uint64_t begin = f->in_memory ? 0 : clock_monotonic_ns();
+	ssize_t n = pwritev(f->fd, iov, (int)niov, (off_t)offset);
+	int res = n < 0 ? -errno : (int)n;
 
-	return n < 0 ? -errno : (int)n;
+	if (begin && clock_monotonic_ns() - begin > WRITE_SLOW_NS)
+		f->slow_until_ns = clock_monotonic_ns() + WRITE_SLOW_REST_NS;
+	return res;
+}
+
+/* Whether the loop's thread performs a write to the file itself. */
+static bool writes_now(const struct loop_file *f, const struct iovec *iov, unsigned niov)
+{
+	return f && loop_iov_is_small(iov, niov) && (!f->slow_until_ns || clock_monotonic_ns() > f->slow_until_ns);
 }
 
 void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
@@ -335,11 +357,13 @@ void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *
 void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov,
 	unsigned niov, uint64_t offset)
 {
+	struct loop_file *f = file_find(l, fd);
+
 	if (l->trace)
 		l->trace->submit(l->trace, op, LOOP_OP_WRITE, fd, iov, niov, offset, 0, 0);
 	l->in_flight++;
-	if (loop_fd_in_memory(l, fd) && loop_iov_is_small(iov, niov))
-		loop_op_completed(l, op, write_now(fd, iov, niov, offset));
+	if (writes_now(f, iov, niov))
+		loop_op_completed(l, op, write_now(f, iov, niov, offset));
 	else
 		l->backend->writev(l, op, fd, iov, niov, offset);
 }
@@ -422,6 +446,7 @@ int loop_poll(struct loop *l, const struct loop_poller *p)
 	if (l->poller)
 		return -EBUSY;
 	l->poller = p;
+	l->busy.max_ns = p->max_ns;
 	return 0;
 }
 
@@ -677,7 +702,7 @@ void loop_free(struct loop *l)
 	for (size_t i = 0; i < l->heap_len; i++)
 		l->heap[i]->heap_pos = 0;
 	free(l->heap);
-	free(l->memory_fds);
+	free(l->files);
 	if (l->wake_fd >= 0)
 		close(l->wake_fd);
 	l->backend->free(l);

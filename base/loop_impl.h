@@ -80,8 +80,8 @@ struct loop {
 	/* completed operations that completed_tell() has still to report */
 	struct loop_op *over, **over_tail;
 	struct loop_op *telling; /* operations that are being reported in this round */
-	int *memory_fds;
-	unsigned nmemory_fds;
+	struct loop_file *files; /* of loop_file_in_memory() and loop_file_cached() */
+	unsigned nfiles;
 	struct loop_trace *trace;
 	const struct loop_poller *poller;
 	struct busy_poll busy;
@@ -101,6 +101,11 @@ void loop_watch_free(struct loop_watch *w);
 void loop_op_completed(struct loop *l, struct loop_op *op, int res);
 /* Call op's done() now. Not allowed inside the submitting call. */
 void loop_op_tell(struct loop *l, struct loop_op *op, int res);
+struct loop_file {
+	int fd;
+	bool in_memory;
+	uint64_t slow_until_ns; /* the host holds writers of this file back */
+};
 /* Whether loop_file_in_memory() said that fd is a file in memory. */
 bool loop_fd_in_memory(const struct loop *l, int fd);
 

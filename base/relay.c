@@ -3,8 +3,10 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
 #define VERSION 1
 
@@ -121,6 +123,33 @@ int relay_take(int sock, int *fds, unsigned n)
 			break;
 	}
 	channel_msg_close_fds(&m);
+	return r;
+}
+
+/* First move the relays out of the way, and then each file, because its number may be another one's. */
+int relay_take_at(int first, int64_t relays, int64_t n)
+{
+	int fds[CHANNEL_FDS_MAX], r = 0;
+
+	if (n < 0 || n > CHANNEL_FDS_MAX || relays < 0 || relays > CHANNEL_FDS_MAX)
+		return -EINVAL;
+	for (int i = 0; i < n; i++)
+		fds[i] = -1;
+	for (int i = 0; i < relays && !r; i++) {
+		r = relay_take(first + i, fds, (unsigned)n);
+		close(first + i);
+	}
+	for (int i = 0; i < n && !r; i++) {
+		int fd = fds[i] < 0 ? -1 : fcntl(fds[i], F_DUPFD_CLOEXEC, first + CHANNEL_FDS_MAX);
+
+		r = fd < 0 ? -EBADF : 0;
+		close(fds[i]);
+		fds[i] = fd;
+	}
+	for (int i = 0; i < n && !r; i++) {
+		r = dup2(fds[i], first + i) < 0 ? -errno : 0;
+		close(fds[i]);
+	}
 	return r;
 }
 

@@ -20,6 +20,10 @@ int relay_serve(int sock, const int *fds, const uint16_t *at, unsigned n, bool a
  * Returns 0; -EPIPE: the process that held the files has ended; -EPROTO: a file has no free place in the list;
  * -errno. */
 int relay_take(int sock, int *fds, unsigned n);
+/* Take n files from the processes behind several sockets, which are the fds from `first` on. The files get the numbers
+ * from `first` on, and the sockets are closed. The caller moves other fds in that range away before.
+ * Returns 0; -EINVAL: more than CHANNEL_FDS_MAX files or sockets; -EBADF: a file is missing; as relay_take(). */
+int relay_take_at(int first, int64_t relays, int64_t n);
 
 /* A message to a third process (base/channel.h). */
 struct relay_message {

@@ -17,6 +17,14 @@
 #define MIB (1024 * KIB)
 #define GIB (1024 * MIB)
 
+/* Exchange two variables of one type. */
+#define SWAP(a, b) \
+	do { \
+		__typeof__(a) swap_ = (a); \
+		(a) = (b); \
+		(b) = swap_; \
+	} while (0)
+
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 static inline bool is_power_of_two(uint64_t v)

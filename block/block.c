@@ -157,7 +157,15 @@ int block_synced(struct block *b, int fd, int res)
 
 int block_sync(struct block *b, int fd)
 {
-	return block_synced(b, fd, fdatasync(fd) < 0 ? -errno : 0);
+	return block_synced(b, fd, !b->no_flush && fdatasync(fd) < 0 ? -errno : 0);
+}
+
+void block_fdatasync(struct block *b, struct loop_op *op, int fd)
+{
+	if (b->no_flush)
+		loop_nop(b->loop, op);
+	else
+		loop_fdatasync(b->loop, op, fd);
 }
 
 void block_set_listener(struct block *b, struct block_listener *l)
@@ -185,6 +193,8 @@ void block_init(struct block *b, const struct block_ops *ops, const struct block
 	b->bounce.max_bytes = BOUNCE_BYTES_MAX;
 	b->bounce_piece = BOUNCE_PIECE_BYTES;
 	b->bounce_tail = &b->bounce_first;
+	b->buffered = o->buffered;
+	b->no_flush = o->no_flush;
 	b->defer_op.done = deferred_run;
 	b->error_op.done = error_tell;
 }

@@ -110,7 +110,8 @@ struct block_open {
 	/* Ignore backing layers if the disk's header names none: a pull (block/pull.h) has ended, and
 	 * the caller does not know yet. */
 	bool may_stand_alone;
-	bool buffered;	 /* use the page cache: for tools and for copies of disks */
+	bool buffered;	 /* use the page cache */
+	bool no_flush;	 /* sync no file: changes survive the process, but not the host */
 	bool keep_flags; /* use direct I/O only for fds that have O_DIRECT; false: for all files that allow it */
 	uint64_t cache_bytes; /* limit for cached tables of each qcow2 layer; 0: 4 MiB */
 	const char *snapshot; /* read-only qcow2 disk: a snapshot's id or name; NULL: the disk itself */

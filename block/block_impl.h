@@ -58,6 +58,7 @@ struct block {
 	int error_code;
 	char error_why[256];
 	int sync_error; /* 0: none; see block_synced() */
+	bool buffered, no_flush; /* see struct block_open */
 };
 
 /* A file's capabilities, probed once. */
@@ -86,6 +87,7 @@ struct block_format_open {
 	struct qcow2_warm *warm; /* see struct block_open */
 	uint64_t cache_bytes;  /* 0: the format's default */
 	bool lazy_bitmaps; /* see struct block_open */
+	bool buffered, no_flush; /* see struct block_open */
 	bool no_mend; /* do not repair a qcow2 image that was not closed, but refuse it */
 };
 int raw_open(const struct block_format_open *o, struct block **ret_b, struct err *e);
@@ -109,11 +111,14 @@ void block_complete(struct block_req *r, int res);
 void block_req_end(struct block_req *r, int res);
 /* Complete a request in the loop's next round. */
 void block_complete_later(struct block_req *r, int res);
-/* Every sync of an open disk's files passes its result through block_synced(), or is a block_sync(). If a sync fails,
- * the kernel drops what it could not write from its page cache, and the next sync of the file succeeds. So without
- * direct I/O all later syncs of the disk fail with the same error. Returns 0 or -errno. */
+/* Every sync of an open disk's files is a block_fdatasync() that passes its result through block_synced(), or a
+ * block_sync(); with no_flush, both do nothing. If a sync fails, the kernel drops what it could not write from its page
+ * cache, and the next sync of the file succeeds. So without direct I/O all later syncs of the disk fail with the same
+ * error. Return 0 or -errno. */
 int block_synced(struct block *b, int fd, int res);
 int block_sync(struct block *b, int fd);
+/* As loop_fdatasync(); with no_flush, complete op without a sync. */
+void block_fdatasync(struct block *b, struct loop_op *op, int fd);
 
 /* As block_settle(), beside reads in flight. */
 int block_settle_beside_reads(struct block *b);

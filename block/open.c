@@ -60,6 +60,11 @@ static void direct_probe(int fd, bool keep_flags, struct block_file *f, bool *re
 		f->direct = !fcntl(fd, F_SETFL, flags | O_DIRECT);
 }
 
+static void direct_off(int fd)
+{
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT);
+}
+
 /* Try a direct read, because some file systems that do not tell their alignment accept O_DIRECT and then fail reads. */
 static void direct_try(int fd, struct block_file *f)
 {
@@ -68,7 +73,7 @@ static void direct_try(int fd, struct block_file *f)
 	if (!f->direct || !buf || pread(fd, buf, f->offset_align, 0) >= 0)
 		return;
 	if (errno == EINVAL) {
-		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT);
+		direct_off(fd);
 		f->direct = false;
 	}
 }
@@ -95,7 +100,9 @@ static int block_file_probe(int fd, const struct block_open *o, const char *name
 			S_ISDIR(st.st_mode) ? "a folder" : "neither a file nor a block device");
 	if (r < 0)
 		return r;
-	if (!o->buffered)
+	if (o->buffered && o->as_handed_over)
+		direct_off(fd);
+	else if (!o->buffered)
 		direct_probe(fd, o->keep_flags, &f, &sure);
 	if (!o->keep_flags && !sure)
 		direct_try(fd, &f);
@@ -219,7 +226,8 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	struct block_format_open fo = { .loop = l, .fd = layer->fd, .data_fd = layer->data_fd,
 		.read_only = read_only, .name = name, .backing = backing, .file = &file,
 		.data_file = &data_file, .snapshot = i ? NULL : o->snapshot,
-		.cache_bytes = o->cache_bytes, .no_mend = o->as_handed_over, .lazy_bitmaps = o->lazy_bitmaps };
+		.cache_bytes = o->cache_bytes, .no_mend = o->as_handed_over, .lazy_bitmaps = o->lazy_bitmaps,
+		.buffered = o->buffered, .no_flush = o->no_flush };
 	int r = layer_pin(o, i, &pin, e);
 
 	if (!r && layer->open && (pin || backing || layer->format != BLOCK_FORMAT_RAW))
@@ -264,12 +272,21 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	return 0;
 }
 
-static void file_note_memory(struct loop *l, int fd)
+/* Tell the loop which files its thread may write to itself: those in memory, and those in the page cache of a local
+ * file system. The file system of a block device's file, which is a tmpfs, says nothing. */
+static void file_note(struct block *b, int fd)
 {
 	struct statfs fs;
+	struct stat st;
+	bool local;
 
-	if (!fstatfs(fd, &fs) && fs.f_type == TMPFS_MAGIC)
-		loop_file_in_memory(l, fd, true);
+	if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
+		return;
+	local = S_ISBLK(st.st_mode) || fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC;
+	if (S_ISREG(st.st_mode) && fs.f_type == TMPFS_MAGIC)
+		loop_file_in_memory(b->loop, fd, true);
+	else if (b->buffered && local)
+		loop_file_cached(b->loop, fd);
 }
 
 /* Returns the number of layers to open. */
@@ -315,9 +332,9 @@ int block_open(struct loop *l, const struct block_open *o, struct block **ret_b,
 	for (unsigned i = used; i < o->nlayers; i++)
 		layer_close(&o->layers[i]);
 	/* Only the top layer is written to. */
-	file_note_memory(l, b->fd);
+	file_note(b, b->fd);
 	if (b->data_fd)
-		file_note_memory(l, b->data_fd);
+		file_note(b, b->data_fd);
 	*ret_b = b;
 	return 0;
 }

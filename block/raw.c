@@ -79,7 +79,7 @@ static void raw_data_done(struct raw_req *q, int res)
 		return;
 	}
 	q->op.done = sync_done;
-	loop_fdatasync(q->raw->base.loop, &q->op, q->raw->base.fd);
+	block_fdatasync(&q->raw->base, &q->op, q->raw->base.fd);
 }
 
 static void rw_done(struct io *io, int res)
@@ -202,7 +202,7 @@ static void raw_submit(struct block *b, struct block_req *r)
 		io_write(&q->io, b->loop, b->fd, r->iov, r->niov, r->offset, r->len);
 		break;
 	case BLOCK_FLUSH:
-		loop_fdatasync(b->loop, &q->op, b->fd);
+		block_fdatasync(b, &q->op, b->fd);
 		break;
 	case BLOCK_DISCARD:
 	case BLOCK_WRITE_ZEROES:

@@ -5,7 +5,6 @@ api_doc.py BUILD          print the differences; exit status 1 if there are any
 api_doc.py BUILD --write  write the sections"""
 
 import difflib
-import itertools
 import os
 import pathlib
 import sys
@@ -28,7 +27,22 @@ def fields(types, name):
 
 
 def words(types, name):
-    return "|".join(types[name]["values"]) if types[name]["meta-type"] == "enum" else name
+    """Return the type's name, or the words of an enumeration."""
+    type = types[name]
+    if type["meta-type"] == "enum":
+        return "|".join(type["values"])
+    if type["meta-type"] == "alternate":
+        return " or ".join(m["type"] for m in type["members"])
+    if type["meta-type"] == "array":
+        return "list of " + words(types, type["element-type"])
+    if type["meta-type"] == "map":
+        return "object of " + words(types, type["value-type"])
+    return name if not is_named(type) else f"[{name}](#{name})"
+
+
+def is_named(type):
+    """Return whether it is an object type with a heading of its own, and not that of a command or an event."""
+    return type["meta-type"] == "object" and not type["name"].isdigit()
 
 
 def command(types, c):
@@ -49,6 +63,10 @@ def command(types, c):
         lines += ["Arguments:", *takes, ""]
     if gives:
         lines += ["Returns:", *gives, ""]
+    if "result-type" in c:
+        result = fields(types, c["result-type"])
+        lines += [f"Result of the job, whose type is `{c['job-type']}`:" if result else
+                  f"The job, whose type is `{c['job-type']}`, has no result.", *result, ""]
     return lines
 
 
@@ -74,17 +92,21 @@ def chapter(title, schema, short):
                                 for m in types[e["arg-type"]]["members"])
             lines.append(f"- **{e['name']}**" + (f" {members}" if members else ""))
         lines += [""] if short else []
+    if not short:
+        lines += [f"## {title}: types of objects", ""]
+        for e in sorted(filter(is_named, schema), key=lambda e: e["name"]):
+            lines += [f"### {e['name']}", "", *fields(types, e["name"]), ""]
     return lines
 
 
 def schema_with_docs(q):
-    """Return the daemon's schema with the descriptions of members, which comes in pages."""
-    schema = []
-    for n in itertools.count():
-        page = q.run("query-qmp-schema", page=n)
-        if not page:
-            return schema
-        schema += page
+    """Return the daemon's schema with descriptions, which comes in pages."""
+    page = q.run("schema-get")
+    schema = page["schema"]
+    while "next" in page:
+        page = q.run("schema-get", page=page["next"])
+        schema += page["schema"]
+    return schema
 
 
 def generate(build):

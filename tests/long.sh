@@ -14,17 +14,22 @@
 #   host; make check runs a part of them there
 # - bios, bios-svm: GRUB with Linux, an ISO and the network under SeaBIOS, on this host and on the emulated one
 # - uefi-svm: OVMF boots a disk on the emulated host; its variables after a revert, a reset and a clone; its keyboard
+# - installer-svm: Debian's installer from an ISO up to its first question, on the emulated host;
+#   tests/guests/debian/installer.sh fetches the installer
+# - memtest-svm: a whole pass of memtest86+ over 64 MiB, on the emulated host
 # - debian-svm: Debian on a partitioned disk boots by BIOS and by UEFI on the emulated host; tests/guests/debian/disk.sh
 #   makes the disk, for which it needs root
 # - net-svm: vhost-net, and ten Linux guests on one network, in the emulated host
 # - plugs: LONG_PLUGS disks attached to a running VM and detached, while another disk works (1000), and as many as go
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
-# - kill-points: a kill before each call of a daemon that changes something outside of it, during 25 requests
+# - kill-points: a kill before each call of a daemon that changes something outside of it, during 38 requests
 # - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
 # - forks: LONG_FORKS steps with clones (1000)
+# - promotions: LONG_PROMOTIONS promotions of a live clone while a client connects (1000)
 # - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000), and an image with 65,536 snapshots
 # - policies: LONG_POLICIES rounds with policies (300)
+# - definitions: schema and parser agree about each value in each place of a definition
 # - soak: LONG_SOAK steps of each of three users of one daemon (3000)
 # - cpu-models: all processor models in guests of the emulated host
 # - sysprep: a clone with another identity by the real virt-sysprep, in an emulated machine
@@ -34,6 +39,7 @@
 # - systemd: the daemon and its scope under a real systemd in the emulated host
 # - packages: the Debian packages: reproducible, lintian, and upgraded with a running VM in a clean Debian
 # - prometheus: a scrape by Debian's Prometheus, the expressions of the board, and the alert rules in promtool
+# - browser: the page of cairn web in Debian's Chromium, with screenshots in BUILD/web
 # - firewalls: networks beside the real ufw and firewalld
 # - cloud: a Debian cloud image in the emulated host, from first boot to ssh
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
@@ -57,6 +63,7 @@ kills=${LONG_KILLS:-300}
 daemon_kills=${LONG_DAEMON_KILLS:-500}
 copies=${LONG_COPIES:-200}
 forks=${LONG_FORKS:-1000}
+promotions=${LONG_PROMOTIONS:-1000}
 images=${LONG_IMAGES:-100000}
 policies=${LONG_POLICIES:-300}
 soak=${LONG_SOAK:-3000}
@@ -128,14 +135,16 @@ unit mirror-cuts block/test_mirror MIRROR_CUTS="$((cuts / 1000))" MIRROR_SEED="$
 unit commit-cuts block/qcow2/test_powercut_commit COMMIT_CUTS="$((cuts / 1000))" COMMIT_SEED="$seed"
 unit disk-set-cuts vmm/snapshot/test_snapshot_set SET_CUTS="$seed"
 e2e storm vmm/snapshot/test_storm.py CAIRN_STORM_ROUNDS="$storm" CAIRN_STORM_SEED="$seed"
-e2e storm-linux "vmm/test_linux.py tests/e2e/api/jobs/test_handover_devices.py
+e2e storm-linux "vmm/test_linux.py tests/e2e/vmm/test_linux_root.py tests/e2e/vmm/test_linux_warm.py tests/e2e/api/net/test_net.py
+	tests/e2e/api/jobs/test_handover_devices.py
 	tests/e2e/api/net/test_usernet.py -k linux" \
 	CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed"
 e2e storm-linux-svm "vmm/test_linux.py -k middle_of_work" CAIRN_LINUX_ROUNDS="$linux" CAIRN_STORM_SEED="$seed" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e bare-svm vmm/test_bare.py CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
-e2e linux-svm vmm/test_linux.py CAIRN_IN_SVMHOST=1 \
+e2e linux-svm "vmm/test_linux.py tests/e2e/vmm/test_linux_devices.py tests/e2e/vmm/test_linux_root.py tests/e2e/vmm/test_linux_warm.py
+	tests/e2e/vmm/test_boot.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e bios vmm/long_bios.py
 e2e bios-svm vmm/long_bios.py CAIRN_IN_SVMHOST=1 \
@@ -144,19 +153,25 @@ e2e uefi-svm vmm/long_uefi.py CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e debian-svm vmm/long_debian.py CAIRN_IN_SVMHOST=1 tests/guests/debian/disk.sh \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
+e2e installer-svm vmm/long_installer.py CAIRN_IN_SVMHOST=1 tests/guests/debian/installer.sh \
+	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
+e2e memtest-svm vmm/long_memtest.py CAIRN_IN_SVMHOST=1 \
+	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e snapshots-svm "vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_fork_snapshot.py
 	tests/e2e/vmm/snapshot/test_tracking.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e net-svm "api/net/test_vhost.py tests/e2e/api/net/long_linux_guests.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
-e2e plugs vmm/test_hotplug.py CAIRN_PLUGS="$plugs"
+e2e plugs "vmm/test_hotplug.py tests/e2e/vmm/test_scsi_hotplug.py" CAIRN_PLUGS="$plugs"
 e2e kills "vmm/snapshot/test_snapshot_set.py -k killed" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed"
 e2e daemon-kills api/vm/test_killed.py CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_SEED="$seed"
-e2e kill-points api/jobs/test_kill_points.py CAIRN_KILL_STEP=1 CAIRN_KILL_SEED="$seed"
+e2e kill-points "api/jobs/test_kill_points.py tests/e2e/api/policy/test_timetable_kills.py" CAIRN_KILL_STEP=1 CAIRN_KILL_SEED="$seed"
 e2e copy-kills api/jobs/test_killed_copies.py CAIRN_COPY_ROUNDS="$copies" CAIRN_COPY_SEED="$seed"
 e2e forks vmm/snapshot/test_fork_random.py CAIRN_FORK_STEPS="$forks" CAIRN_FORK_SEED="$seed"
+e2e promotions "api/jobs/test_promote.py -k rounds_refuse" CAIRN_PROMOTE_ROUNDS="$promotions"
 e2e images "tools/img/test_img_random.py tests/e2e/tools/img/test_img_many.py" CAIRN_IMG_STEPS="$images" CAIRN_IMG_SEED="$seed"
 e2e policies api/policy/test_policy_random.py CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed"
+e2e definitions api/definition/test_validate.py CAIRN_VALIDATE_STEP=1
 e2e soak soak/test_soak.py CAIRN_SOAK_STEPS="$soak" CAIRN_SOAK_SEED="$seed" CAIRN_SOAK_HITS=0.1
 e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --cpu max,-la57 --mem 2048 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
@@ -167,6 +182,7 @@ e2e attacks attacks/long_attacks.py
 e2e systemd tools/systemd/long_scope.py
 e2e packages tools/packaging/long_packages.py
 e2e prometheus tools/metrics/long_prometheus.py
+e2e browser tools/web/long_browser.py
 e2e firewalls tools/net/long_firewalls.py
 e2e cloud cloud/long_cloud.py
 part epoll-unit UNIT_SECONDS=600 CAIRN_LOOP=epoll tests/run.sh "$build" unit

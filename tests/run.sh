@@ -48,7 +48,7 @@ LONG_UNITS="block/qcow2/test_powercut_snapshot block/qcow2/test_header_rewrite b
 
 passed=0 failed=0 skipped=0 watcher='' workers='' others=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-XXXXXX") || exit 1
-# The pytest processes share their compiled tests: compiling all takes 5 s. So does a run inside a test.
+# The pytest processes share their compiled tests: compiling all takes 17 s, loading them 3. So does a run in a test.
 unset PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$work/pycache}"
 results=$work/results tmp=$work/t # short: paths of sockets have a limit
@@ -70,6 +70,7 @@ count() { # PASSED FAILED SKIPPED
 
 fault() { # WHAT
 	echo "  FAILED: $1"
+	echo "$1" >>"$results/failed"
 	count 0 1 0
 }
 
@@ -130,10 +131,14 @@ pytest_run() { # NUMBER PART
 		--basetemp="$own/e" --junitxml="$results/$2/e2e-$1.xml" $tests 3>&1 >"$results/$2/e2e-$1.out" 2>&1
 }
 
-# Take a share of each part of the end-to-end tests. No process waits for another one between two parts.
-worker_run() { # NUMBER PART...
-	number=$1
-	shift
+# Take a share of each part of the end-to-end tests. No process waits for another one between two parts. FIRST is the
+# process that compiles the tests; empty: this one.
+worker_run() { # NUMBER FIRST PART...
+	number=$1 first=$2
+	shift 2
+	while [ -n "$first" ] && kill -0 "$first" 2>/dev/null && [ -z "$(ls "$results/main/share")" ]; do
+		sleep 0.1
+	done
 	child=
 	trap '[ -z "$child" ] || kill "$child"; exit 143' TERM
 	for part; do
@@ -168,7 +173,8 @@ part_end() { # PART
 }
 
 # The small parts come first: at the end, the other processes would wait for those that have test_snapshot.py. One
-# process begins with the longest file of all, that of the emulated SVM hosts, which compute from the begin so.
+# process begins with the longest file of all, that of the emulated SVM hosts, which compute from the begin so. The
+# others begin when it has compiled all tests: each would compile them, too.
 e2e_begin() {
 	small=
 	if [ -z "${E2E_ARGS:-}${CAIRN_LOOP:-}" ] && [ -d tests/e2e/block ]; then
@@ -178,12 +184,14 @@ e2e_begin() {
 	for part in $small main; do
 		mkdir -p "$results/$part/share"
 	done
+	leader=
 	for i in $(seq "$E2E_JOBS"); do
 		# shellcheck disable=SC2086 # one word a part
 		if [ "$i" = 1 ]; then
-			worker_run "$i" main $small &
+			worker_run "$i" "" main $small &
+			leader=$!
 		else
-			worker_run "$i" $small main &
+			worker_run "$i" "$leader" $small main &
 		fi
 		workers="$workers $!"
 	done
@@ -228,7 +236,7 @@ style_end() {
 	if [ "$(cat "$results/style-status" 2>/dev/null)" = 0 ]; then
 		count 1 0 0
 	else
-		count 0 1 0
+		fault style
 	fi
 	sed 's/^/  /' "$results/style"
 }
@@ -260,7 +268,7 @@ kinds_end() {
 }
 
 tmp_size() { # in KiB
-	du -skc "$tmp" ${shm:+"$shm"} 2>/dev/null | sed -n '$s/\t.*//p'
+	du -skxc "$tmp" ${shm:+"$shm"} 2>/dev/null | sed -n '$s/\t.*//p'
 }
 
 tmp_watch() {
@@ -312,6 +320,16 @@ $left"
 	fi
 }
 
+# Name what failed once more, at the end: a log that is kept in part has the rest of it seldom.
+failed_names() {
+	[ "$failed" != 0 ] || return 0
+	echo "Failed:"
+	{
+		grep -h -e FAILED -e '^ *not ok ' "$results"/*.told "$results/iotests"
+		cat "$results/failed" "$results"/*/failed
+	} 2>/dev/null | head -n 40 | sed 's/^ */  /'
+}
+
 echo "Host: $(tests/hostkind.sh) (vmx, svm, pvm, or none without a usable /dev/kvm), $(nproc) CPUs, $(uname -r)"
 tmp_watch &
 watcher=$!
@@ -336,5 +354,6 @@ all)
 	;;
 esac
 tmp_check
+failed_names
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

@@ -51,7 +51,8 @@ api/qmp base vmm/vm_msg.h api/wire api/schema api/store api/definition api/acces
 api base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands api/qmp
 tools base block block/qcow2 snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands
 tools/archive base block block/qcow2 snapshot devices/legacy/flash_file.h devices/legacy/flash_state.h api/wire api/jobs
-tools/cairn base block snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy
+tools/diff base block snapshot tools/archive/helper.h api/wire
+tools/cairn base block block/qcow2 snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy
 tools/cairn/verbs base block block/qcow2 snapshot tools/metrics/openmetrics.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy tools/cairn
 END
 }
@@ -66,17 +67,21 @@ zlib.h block/ vmm/machine/screen_image.c
 zstd.h block/
 linux/kvm.h vmm/ base/kvm_host.c tools/cairn/host_probe.c
 nbdkit-plugin.h tools/nbd/
-archive.h tools/archive/ tools/seed/
-archive_entry.h tools/archive/ tools/seed/
-nettle/ tools/archive/
+archive.h tools/archive/ tools/seed/ tools/root/
+archive_entry.h tools/archive/ tools/seed/ tools/root/
+nettle/ tools/archive/ tools/root/ tools/webhook/
+curl/ tools/webhook/
 libdeflate.h tools/archive/
+ext2fs/ tools/diff/
 libxml/ tools/xml/
 libnbd.h tools/img/
 slirp/ tools/slirp/
 rfb/ tools/vnc/
 libmnl/ tools/net/
-microhttpd.h tools/metrics/
+microhttpd.h tools/metrics/ tools/web/
+gnutls/ tools/web/
 nftables/ tools/net/
+security/ tools/login/
 END
 }
 

@@ -15,7 +15,7 @@ lines() { # PATTERN
 }
 
 if [ ! -x "$program" ]; then
-	echo "  $name FAILED: not built (make units)"
+	echo "  $name FAILED: not built (make units)" | tee "$base.told"
 	echo 0 1 0 >"$base.sum"
 	exit 0
 fi

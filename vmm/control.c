@@ -424,7 +424,17 @@ static int space_request(struct control *c, struct channel_msg *m, struct err *e
 
 static int snapshot_create_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	return vm_snapshot_create(c->vm, c->worker, m->body, create_done, c, e);
+	const struct vm_snapshot_create *what = m->body;
+	int r = vm_snapshot_create(c->vm, c->worker, what, create_done, c, e);
+
+	/* Of a group, all snapshots are made or none, and only a daemon can see to that. */
+	c->for_daemon = c->for_daemon || (!r && what->group);
+	return r;
+}
+
+static int snapshot_go_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	return vm_snapshot_go(c->vm, m->body, e);
 }
 
 static int snapshot_revert_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -654,6 +664,7 @@ static const struct {
 	[VM_MSG_SAVE] = { save_request, true },
 	[VM_MSG_CANCEL] = { cancel_request, false },
 	[VM_MSG_SNAPSHOT_CREATE] = { snapshot_create_request, true },
+	[VM_MSG_SNAPSHOT_GO] = { snapshot_go_request, false },
 	[VM_MSG_SNAPSHOT_LIST] = { snapshot_list_request, false },
 	[VM_MSG_SNAPSHOT_REVERT] = { snapshot_revert_request, true },
 	[VM_MSG_SNAPSHOT_DELETE] = { snapshot_delete_request, true },

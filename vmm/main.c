@@ -275,6 +275,7 @@ static int process_run(struct process *p, int r, struct err *e)
 static void process_done(struct process *p)
 {
 	foreground_free(p->foreground);
+	vm_snapshot_give_up(p->vm);
 	worker_free(p->worker);
 	/* Close the socket last: while it is open, a daemon can tell that the images are still in
 	 * use. */

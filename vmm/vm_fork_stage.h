@@ -6,6 +6,8 @@
 #define VM_FORK_ISOLATED (1u << 31)
 /* The daemon knows all of enum vm_fork_stage. Without it, only VM_FORK_READY is sent. */
 #define VM_FORK_STAGES (1u << 30)
+/* Wait for VM_MSG_SNAPSHOT_GO (vm_snapshot_msg.h); only to processes whose vm_info.groups is VM_GROUPS_FORK. */
+#define VM_FORK_GROUP (1u << 29)
 
 /* Stage of a fork in VM_EVENT_FORK_READY, for a fork whose disks are as requested. */
 enum vm_fork_stage {
@@ -19,6 +21,9 @@ enum vm_fork_stage {
 	/* After VM_FORK_READY: all is on stable storage, so the fork cannot fail any more. The answer comes when the
 	 * process has cleared up. */
 	VM_FORK_DURABLE,
+	/* Stages of a snapshot or a fork of a group (vm_snapshot_msg.h). */
+	VM_GROUP_HELD,
+	VM_GROUP_FROZEN,
 };
 
 /* How a fork made a disk. */

@@ -1,8 +1,10 @@
-/* vm_limits: limits of disks and interfaces, in messages (vmm/vm_msg.h). */
+/* vm_limits: limits of VMs, disks and interfaces, in messages (vmm/vm_msg.h). */
 #ifndef CAIRN_VMM_VM_LIMITS_H
 #define CAIRN_VMM_VM_LIMITS_H
 
 #include <stdint.h>
+
+#define VM_FORMER_MAX 4 /* vm_config.former */
 
 /* Limits of one direction of an interface; 0: none. */
 struct vm_interface_limit {
@@ -15,6 +17,9 @@ struct vm_interface_limit {
 struct vm_interface_limits {
 	struct vm_interface_limit in, out; /* in: to the guest */
 };
+
+/* How long a disk polls its rings for the next request, us, or one of these. */
+enum vm_poll { VM_POLL_DEFAULT = 0, VM_POLL_US_MAX = 254, VM_POLL_OFF = 255 };
 
 /* Limits of a disk; 0: none. */
 struct vm_disk_limits {

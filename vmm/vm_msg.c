@@ -42,6 +42,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SNAPSHOT_DELETE] = ROW(struct vm_snapshot_name, 0),
 	[VM_MSG_SNAPSHOT_SET] = ROW(struct vm_snapshot_set, 0),
 	[VM_MSG_SNAPSHOT_SIZE] = ROW(struct vm_snapshot_name, 0),
+	[VM_MSG_SNAPSHOT_GO] = ROW(struct vm_snapshot_go, 0),
 	[VM_MSG_DUMP] = { .body_min = offsetof(struct vm_dump, then), .body_max = sizeof(struct vm_dump), .fds_max = 1, .known = true },
 	[VM_MSG_SPACE] = ROW_EMPTY,
 	[VM_MSG_ADDRESSES] = ROW_EMPTY,
@@ -187,7 +188,7 @@ static bool block_bytes_ok(uint32_t n)
 
 static bool disk_more_ok(const struct vm_disk_more *d)
 {
-	return d->bus <= VM_BUS_SCSI && d->cdrom <= 1 && d->no_discard <= 1 && d->detect_zeroes <= VM_ZEROES_UNMAP && d->force <= 1 &&
+	return d->bus <= VM_BUS_SCSI && d->cdrom <= 1 && d->no_discard <= 1 && d->detect_zeroes <= VM_ZEROES_UNMAP && d->cache <= VM_CACHE_UNSAFE && d->force <= 1 &&
 		d->check_only <= 1 && block_bytes_ok(d->logical_bytes) && block_bytes_ok(d->physical_bytes);
 }
 
@@ -337,6 +338,16 @@ static bool sysinfo_ok(const struct vm_config *c)
 
 _Static_assert(VM_FIRMWARE_BIOS == 1 && VM_FIRMWARE_UEFI == 2, "as base/machine_version.h has them");
 
+static int shares_check(struct vm_config *c, struct files *f, struct err *e)
+{
+	for (unsigned i = 0; i < MIN(c->nshares, VM_SHARES_MAX); i++) {
+		c->shares[i].tag[SHARE_TAG_MAX] = 0;
+		if (!c->shares[i].tag[0] || !fd_ok(f, c->shares[i].fd))
+			return err_set(e, -EINVAL, ERR_INVALID, "configuration: a share has no tag, or its file is missing or used twice");
+	}
+	return c->nshares <= VM_SHARES_MAX ? 0 : err_set(e, -EINVAL, ERR_INVALID, "configuration: more than %d shares", VM_SHARES_MAX);
+}
+
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 {
 	struct files f = { .n = nfds };
@@ -395,7 +406,7 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: only a clone can wait for its state, and needs a file for that");
 	if (c->pins_readable && (!c->forked || c->ndisks > VM_DISKS_MAX || c->pins_readable >> c->ndisks))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: only a clone can read pins that are being made, with the disks that it has");
-	if (taken_check(c, &f, e) < 0 || disks_check(c, &f, e) < 0)
+	if (taken_check(c, &f, e) < 0 || disks_check(c, &f, e) < 0 || shares_check(c, &f, e) < 0)
 		return -EINVAL;
 	return interfaces_check(c, &f, e);
 }

@@ -23,6 +23,8 @@
 #include "vmm/vm_fork_stage.h"
 #include "vmm/vm_limits.h"
 #include "vmm/vm_screen.h"
+#include "vmm/vm_share.h"
+#include "vmm/vm_snapshot_msg.h"
 #include "vmm/vm_sysinfo.h"
 
 #include <stdint.h>
@@ -186,6 +188,8 @@ enum vm_msg_type {
 	VM_MSG_PCI_LIST = 61, /* struct vm_pci */
 	/* a request: struct vm_input: events of keyboard and pointer, in order. Only if screens is VM_SCREENS_INPUT */
 	VM_MSG_INPUT = 62,
+	/* a request: struct vm_snapshot_go: go on with the snapshot of a group. Only if vm_info has groups */
+	VM_MSG_SNAPSHOT_GO = 63,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -240,7 +244,7 @@ enum vm_event_kind {
 	VM_EVENT_RESET_DELAYED,
 	VM_EVENT_AGENT,		 /* value: enum vm_agent_state */
 	VM_EVENT_LINK_LOST,	 /* device: an interface whose peer is gone; detail */
-	VM_EVENT_FORK_READY,	 /* value: enum vm_fork_stage, of the fork under way */
+	VM_EVENT_FORK_READY,	 /* value: enum vm_fork_stage, of the fork or the snapshot of a group under way */
 	VM_EVENT_TRAY,		 /* device: a CD drive; value: 1: the guest opened its tray, 0: closed it */
 	/* device: a disk or an interface that the VM has no more; detail: what got lost, or "". Or a vCPU: value:
 	 * 1 + its number */
@@ -327,8 +331,9 @@ struct vm_interface {
 /* VM_VHOST_BEFORE: vhost-net has moved frames of an interface that is handed over. */
 enum vm_vhost { VM_VHOST_NO = 0, VM_VHOST_YES = 1, VM_VHOST_BEFORE = 2 };
 enum vm_bus { VM_BUS_VIRTIO = 0, VM_BUS_SCSI = 1 };
-/* Values as enum block_zeroes. */
-enum vm_zeroes { VM_ZEROES_OFF = 0, VM_ZEROES_ON = 1, VM_ZEROES_UNMAP = 2 };
+enum vm_zeroes { VM_ZEROES_OFF = 0, VM_ZEROES_ON = 1, VM_ZEROES_UNMAP = 2 }; /* as enum block_zeroes */
+/* The host's page cache: bypassed (O_DIRECT); used; used, and a flush does nothing. */
+enum vm_cache { VM_CACHE_NONE = 0, VM_CACHE_WRITEBACK = 1, VM_CACHE_UNSAFE = 2 };
 
 /* More of a disk. A process that hands its VM over and does not know this leaves zeros, which are its disks. */
 struct vm_disk_more {
@@ -340,7 +345,7 @@ struct vm_disk_more {
 	uint8_t detect_zeroes; /* enum vm_zeroes */
 	uint8_t force;	       /* only in VM_MSG_MEDIUM_SET: although the guest keeps the tray locked */
 	uint8_t check_only;    /* only in VM_MSG_DISK_PIVOT and _LAYERS: look whether it would be refused */
-	uint8_t reserved[2];
+	uint8_t cache, poll_max_us; /* enum vm_cache; VM_POLL_*. An older process has VM_CACHE_NONE and VM_POLL_DEFAULT */
 };
 
 struct vm_config {
@@ -377,7 +382,7 @@ struct vm_config {
 	uint8_t eager; /* load all memory before the VM runs, not on demand */
 	uint8_t images_only; /* no machine, only the disks: for snapshots and clones of a VM that is off */
 	uint8_t guest_agent; /* add a guest agent port */
-	uint8_t forked; /* restore_fd is the sealed file of a VM_MSG_FORK: RAM is a private mapping of it */
+	uint8_t forked; /* restore_fd is the file of a VM_MSG_FORK, sealed unless `foreground`; RAM maps it privately */
 	/* VM_NO_FD: none. Otherwise the file that keeps working sets: the blocks that were touched
 	 * first after a restore or a revert, for the next one; see snapshot/working_set.h. */
 	uint16_t working_sets_fd;
@@ -463,8 +468,7 @@ struct vm_config {
 	uint16_t display_fd;
 	uint8_t state_later; /* forked: use restore_fd and the images only when state_ready_fd, an eventfd, is readable */
 	uint16_t state_ready_fd;
-	/* 1: screen_rom_fd is the option ROM by which SeaBIOS writes to the screen; otherwise the fd counts for
-	 * nothing. */
+	/* 1: screen_rom_fd is the option ROM by which SeaBIOS writes to the screen; 0: the fd counts for nothing */
 	uint8_t screen_rom;
 	uint16_t screen_rom_fd;
 	struct vm_disk_tune disk_tune[VM_DISKS_MAX]; /* of the disks */
@@ -472,6 +476,9 @@ struct vm_config {
 	uint8_t cpu_hotplug; /* vCPUs come and go; else vcpus_absent is 0 */
 	uint64_t vcpus_absent; /* a bit for each of the `vcpus` that the guest lacks at the start */
 	uint8_t tablet; /* with a screen: a virtio-input device for its pointer */
+	uint8_t nshares;
+	struct vm_share shares[VM_SHARES_MAX]; /* virtio-fs devices */
+	uint8_t former[VM_FORMER_MAX][16]; /* UUIDs that the VM had when it wrote states; all 0: none */
 };
 
 #define VM_SHOWS_PCI 2 /* vm_info.plugs_vcpus */
@@ -629,7 +636,8 @@ struct vm_snapshot_create {
 	uint8_t disks_only;
 	uint8_t halt; /* end the VM after the snapshot */
 	uint8_t quiesce; /* freeze the guest's file systems meanwhile */
-	uint8_t reserved[5];
+	uint8_t group; /* 1: wait for VM_MSG_SNAPSHOT_GO (vm_snapshot_msg.h); only to processes whose vm_info has groups */
+	uint8_t reserved[4];
 	uint64_t rate_bytes_per_s; /* limit for writing memory; 0: none */
 };
 
@@ -651,17 +659,7 @@ struct vm_snapshot_done {
 	uint8_t reserved[4];
 	char memory_tracking_reason[184]; /* empty with VM_TRACKING_USERFAULTFD and VM_TRACKING_UNKNOWN */
 	uint8_t disks_made[VM_DISKS_MAX]; /* enum vm_disk_made: of a fork, for each writable disk */
-};
-
-/* The mechanism that tracked the guest's accesses to memory while the memory was copied or loaded. */
-enum vm_memory_tracking {
-	VM_TRACKING_UNKNOWN = 0,     /* the operation did not include memory, or the process is older than this field */
-	VM_TRACKING_USERFAULTFD,
-	VM_TRACKING_UNAVAILABLE,     /* the host offers no userfaultfd to the VM process's user */
-	VM_TRACKING_NONE,	     /* this VM's memory cannot be tracked */
-	VM_TRACKING_DIRTY_LOG,	     /* KVM's dirty log: the host offers no userfaultfd to the VM process's user */
-	VM_TRACKING_HUGE_PAGES,	     /* KVM's dirty log, only while memory is copied: memory is in huge pages */
-	VM_TRACKING_COUNT,
+	uint64_t instant_ns; /* of a create or a fork: the instant that it shows, of CLOCK_MONOTONIC; 0: an older process */
 };
 
 /* Free space on the file system of each disk's image, in the order of the configuration. */
@@ -677,7 +675,7 @@ struct vm_spaces {
 struct vm_fork {
 	uint32_t copies;
 	/* Bit n: the copies of writable disk n get the content of its backing files, too. VM_FORK_ISOLATED: no clone
-	 * may read the image of another VM. VM_FORK_STAGES: see vm_fork_stage.h. */
+	 * may read the image of another VM. VM_FORK_STAGES, VM_FORK_GROUP: see vm_fork_stage.h. */
 	uint32_t flatten;
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* name or id; empty: the VM's current state */
 	/* For each writable disk, in order. */
@@ -687,7 +685,7 @@ struct vm_fork {
 	} pins[VM_DISKS_MAX];
 };
 
-_Static_assert(VM_DISKS_MAX <= 30, "VM_FORK_STAGES and VM_FORK_ISOLATED are no disk's bits");
+_Static_assert(VM_DISKS_MAX <= 29, "VM_FORK_GROUP and the bits above it are no disk's");
 #define VM_PINS_MAX 256
 
 struct vm_pins {
@@ -870,6 +868,8 @@ struct vm_info {
 	} images[VM_DISKS_MAX]; /* of the disks */
 	uint64_t vcpus_absent; /* a bit for each of the `vcpus` that the guest lacks now */
 	uint8_t plugs_vcpus; /* 1: the process knows VM_MSG_VCPUS; VM_SHOWS_PCI: and _PCI */
+	/* 1: the process knows VM_MSG_SNAPSHOT_GO; VM_GROUPS_FORK: and VM_FORK_GROUP; 0: older; it has padding here */
+	uint8_t groups;
 };
 
 enum vm_tray { VM_TRAY_NONE = 0, VM_TRAY_CLOSED, VM_TRAY_OPEN };

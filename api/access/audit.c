@@ -308,7 +308,7 @@ int audit_open(struct loop *loop, const char *dir, struct audit **ret_a, struct 
 	}
 	for (unsigned i = 0; i < CLASSES; i++)
 		a->files[i].fd = -1;
-	journal_open(&a->journal, NULL);
+	journal_open(&a->journal, "copies of audit lines", NULL);
 	a->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (a->dir_fd < 0)
 		r = err_set_errno(e, -errno, "%s", dir);
@@ -350,7 +350,7 @@ bool audit_owes(const struct audit *a)
 void audit_copy_to_journal(struct audit *a, const char *path)
 {
 	journal_close(&a->journal);
-	journal_open(&a->journal, path);
+	journal_open(&a->journal, "copies of audit lines", path);
 }
 
 void audit_close(struct audit *a)

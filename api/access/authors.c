@@ -125,6 +125,8 @@ static void claims_make(struct claims *c, const struct definition *d)
 	claim_add(c, d->vsock_path, GAIN_WRITE);
 	claim_add(c, d->vnc.path, GAIN_WRITE);
 	claim_add(c, d->vnc.password_file, 0);
+	for (uint32_t i = 0; i < d->nshares; i++)
+		claim_add(c, d->shares[i].path, d->shares[i].read_only ? 0 : GAIN_WRITE);
 	for (uint32_t i = 0; i < d->ndisks; i++)
 		disk_claims(c, &d->disks[i]);
 	for (uint32_t i = 0; i < d->ninterfaces; i++)
@@ -134,6 +136,8 @@ static void claims_make(struct claims *c, const struct definition *d)
 	setting_claim(c, "deadline", d->shutdown_deadline_s);
 	if (d->cpu_shares)
 		setting_claim(c, "cpu_shares", d->cpu_shares);
+	if (d->balance.shares_max)
+		setting_claim(c, "balance_shares", d->balance.shares_max);
 }
 
 /* ---- looking up authors ---- */

@@ -242,7 +242,7 @@ static void process_timed_out(void *opaque)
 	/* process_ended() forgets the process when it has ended. Until then no further one is started for this user. */
 }
 
-static int process_start(struct user *u, pid_t *ret_pid)
+static int process_start(struct user *u)
 {
 	CLEANUP_CLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	char uid[16], *argv[] = { (char *)"cairn-groups", uid, NULL };
@@ -253,29 +253,19 @@ static int process_start(struct user *u, pid_t *ret_pid)
 	if (null < 0 || u->out < 0)
 		return -errno;
 	snprintf(uid, sizeof(uid), "%u", u->uid);
-	return spawn_program(&s, ret_pid);
+	return spawn_watched(u->all->loop, &s, process_ended, u, &u->pidfd, &u->watch);
 }
 
 static int look_up_start(struct user *u)
 {
-	struct loop *l = u->all->loop;
-	pid_t pid = 0;
-	int r = loop_timer_new(l, process_timed_out, u, &u->timer);
+	int r = loop_timer_new(u->all->loop, process_timed_out, u, &u->timer);
 
 	u->asked_ns = loop_now_ns();
 	if (!r)
-		r = process_start(u, &pid);
-	if (r < 0)
-		return r;
-	u->pidfd = pidfd_open(pid, 0);
-	r = u->pidfd < 0 ? -errno : loop_watch(l, u->pidfd, POLLIN, process_ended, u, &u->watch);
-	if (r < 0) {
-		kill(pid, SIGKILL);
-		waitpid(pid, NULL, 0);
-		return r;
-	}
-	loop_timer_arm(u->timer, u->asked_ns + GROUPS_TIMEOUT_NS);
-	return 0;
+		r = process_start(u);
+	if (!r)
+		loop_timer_arm(u->timer, u->asked_ns + GROUPS_TIMEOUT_NS);
+	return r;
 }
 
 /* ---- users ---- */

@@ -1,4 +1,5 @@
 #include "api/access/journal.h"
+#include "api/wire/json.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -9,15 +10,15 @@
 
 #define FIELDS_BYTES 5120 /* a line has at most 4 KiB */
 
-void journal_open(struct journal *j, const char *path)
+void journal_open(struct journal *j, const char *what, const char *path)
 {
-	*j = (struct journal){ .at.sun_family = AF_UNIX, .fd = -1 };
+	*j = (struct journal){ .at.sun_family = AF_UNIX, .what = what, .fd = -1 };
 	if (!path || !*path || strlen(path) >= sizeof(j->at.sun_path))
 		return;
 	snprintf(j->at.sun_path, sizeof(j->at.sun_path), "%s", path);
 	j->fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (j->fd < 0)
-		log_warn("audit", "no copies go to the journal: %s", strerror(errno));
+		log_warn("journal", "no %s go to the journal: %s", what, strerror(errno));
 }
 
 void journal_close(struct journal *j)
@@ -31,22 +32,14 @@ void journal_close(struct journal *j)
 static void lost_note(struct journal *j, int error)
 {
 	if (!j->lost++ && error != ENOENT)
-		log_warn("audit", "the journal takes no copies of audit lines: %s", strerror(error));
+		log_warn("journal", "the journal takes no %s: %s", j->what, strerror(error));
 }
 
-/* The socket is not connected: a journal that was restarted has another one at the same path. */
-void journal_send(struct journal *j, const char *text, int64_t uid)
+/* n: length of the fields, as snprintf() counts it. The socket is not connected: a journal that was restarted has
+ * another one at the same path. */
+static void fields_send(struct journal *j, const char *fields, int n)
 {
-	char fields[FIELDS_BYTES], client[48] = "";
-	int n;
-
-	if (j->fd < 0)
-		return;
-	if (uid >= 0)
-		snprintf(client, sizeof(client), "CAIRN_AUDIT_UID=%lld\n", (long long)uid);
-	n = snprintf(fields, sizeof(fields), "PRIORITY=5\nSYSLOG_FACILITY=10\nSYSLOG_IDENTIFIER=cairnd-audit\n%sMESSAGE=%s\n",
-		client, text);
-	if (n < 0 || (size_t)n >= sizeof(fields)) {
+	if (n < 0 || n >= FIELDS_BYTES) {
 		lost_note(j, EMSGSIZE);
 		return;
 	}
@@ -55,6 +48,28 @@ void journal_send(struct journal *j, const char *text, int64_t uid)
 		return;
 	}
 	if (j->lost)
-		log_info("audit", "the journal takes copies of audit lines again; %llu are not there", (unsigned long long)j->lost);
+		log_info("journal", "the journal takes %s again; %llu are not there", j->what, (unsigned long long)j->lost);
 	j->lost = 0;
+}
+
+void journal_send(struct journal *j, const char *text, int64_t uid)
+{
+	char fields[FIELDS_BYTES], client[48] = "";
+
+	if (j->fd < 0)
+		return;
+	if (uid >= 0)
+		snprintf(client, sizeof(client), "CAIRN_AUDIT_UID=%lld\n", (long long)uid);
+	fields_send(j, fields, snprintf(fields, sizeof(fields), "PRIORITY=5\nSYSLOG_FACILITY=10\nSYSLOG_IDENTIFIER=cairnd-audit\n%sMESSAGE=%s\n", client, text));
+}
+
+void journal_send_event(struct journal *j, const char *vm, const char *uuid, const char *event, struct json_object *data)
+{
+	char fields[FIELDS_BYTES];
+
+	if (j->fd < 0)
+		return;
+	fields_send(j, fields, snprintf(fields, sizeof(fields),
+		"PRIORITY=6\nSYSLOG_FACILITY=3\nSYSLOG_IDENTIFIER=cairnd\nCAIRN_VM=%s\nCAIRN_VM_UUID=%s\nCAIRN_EVENT=%s\nMESSAGE=VM '%s': %s %.4000s\n",
+		vm, uuid, event, vm, event, json_object_to_json_string_ext(data, JSON_C_TO_STRING_PLAIN)));
 }

@@ -1,5 +1,6 @@
-/* journal: sends copies of audit lines to the systemd journal of this host, by its native protocol (systemd's
- * "JOURNAL_NATIVE_PROTOCOL"). A journal that is full, stopped or missing delays nothing: its copies are lost.
+/* journal: sends copies of audit lines, and events of VMs, to the systemd journal of this host, by its native
+ * protocol (systemd's "JOURNAL_NATIVE_PROTOCOL"). A journal that is full, stopped or missing delays nothing: what it
+ * does not take is lost.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_JOURNAL_H
 #define CAIRN_API_ACCESS_JOURNAL_H
@@ -10,16 +11,23 @@
 
 #define JOURNAL_SOCKET "/run/systemd/journal/socket"
 
+struct json_object;
+
 struct journal {
 	struct sockaddr_un at;
+	const char *what; /* "audit lines", say; static */
 	int fd; /* -1: no copies are sent */
 	uint64_t lost; /* copies since the last one that the journal took */
 };
 
-/* Prepare to send. path: of the journal's socket, which need not exist yet; NULL, empty or too long: send nothing. */
-void journal_open(struct journal *j, const char *path);
+/* Prepare to send. what: static text for the log. path: of the journal's socket, which need not exist yet; NULL, empty
+ * or too long: send nothing. */
+void journal_open(struct journal *j, const char *what, const char *path);
 void journal_close(struct journal *j);
 /* Send a copy of a line. text: has no newline. uid: of the client; -1: none. Never waits. */
 void journal_send(struct journal *j, const char *text, int64_t uid);
+/* Send an event of a VM, with the fields CAIRN_VM, CAIRN_VM_UUID and CAIRN_EVENT. data: printed as JSON and
+ * cut at 4 KB, unless nothing is sent. Never waits. */
+void journal_send_event(struct journal *j, const char *vm, const char *uuid, const char *event, struct json_object *data);
 
 #endif

@@ -3,6 +3,7 @@
 #include "api/schema/schema.h"
 #include "api/store/store.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -17,7 +18,7 @@ struct permissions_writer {
 	struct store_work work;
 	struct permissions *p;
 	struct store *store;
-	struct loop_timer *retry;
+	struct loop_timer *retry, *uses;
 	bool busy, again; /* again: the table has changed since the write under way */
 	uint64_t wait_ns;
 };
@@ -27,6 +28,7 @@ static void writer_free(struct permissions_writer *w)
 	if (!w)
 		return;
 	loop_timer_free(w->retry);
+	loop_timer_free(w->uses);
 	free(w);
 }
 
@@ -41,7 +43,7 @@ void permissions_done(struct permissions *p)
 
 /* ---- looking up roles ---- */
 
-static bool is_about(const struct permission *p, const struct peer *who)
+bool permission_is_about(const struct permission *p, const struct peer *who)
 {
 	return p->is_group ? peer_is_in_group(who, p->id) : p->id == who->uid;
 }
@@ -59,7 +61,7 @@ enum role permissions_role(const struct permissions *p, const struct peer *who, 
 	for (size_t i = 0; i < p->n; i++) {
 		const struct permission *e = &p->list[i];
 
-		if (e->role > role && (!e->vm || is_for(e, uuid)) && is_about(e, who))
+		if (e->role > role && (!e->vm || is_for(e, uuid)) && permission_is_about(e, who))
 			role = e->role;
 	}
 	return role;
@@ -81,7 +83,7 @@ size_t permissions_ids(const struct permissions *p, const uint8_t uuid[16], enum
 bool permissions_know(const struct permissions *p, const struct peer *who)
 {
 	for (size_t i = 0; i < p->n; i++)
-		if (p->list[i].role && is_about(&p->list[i], who))
+		if (p->list[i].role && permission_is_about(&p->list[i], who))
 			return true;
 	return false;
 }
@@ -99,7 +101,7 @@ uint64_t permissions_mark(const struct permissions *p, const struct peer *who)
 	uint64_t mark = 0;
 
 	for (size_t i = 0; i < p->n; i++)
-		if (p->list[i].role && is_about(&p->list[i], who))
+		if (p->list[i].role && permission_is_about(&p->list[i], who))
 			mark += bits_mix(p->list[i].serial * (ROLE_ADMIN + 1) + p->list[i].role);
 	return mark;
 }
@@ -134,6 +136,7 @@ static int permission_add(struct permissions *p, const struct permission *e, con
 	if (vm && !(copy = strdup(vm->name)))
 		return -ENOMEM;
 	p->list[p->n] = *e;
+	p->list[p->n].origin = p->list[p->n].promised_origin = (struct permission_origin){ .by = (uid_t)-1 };
 	p->list[p->n].vm = copy;
 	p->list[p->n].serial = ++p->serial;
 	if (vm && vm->uuid)
@@ -184,7 +187,7 @@ int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct
 }
 
 int permissions_promise(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role,
-	uint64_t *ret_serial)
+	const struct permission_origin *from, uint64_t *ret_serial)
 {
 	struct permission *e = entry_find(p, is_group, id, vm);
 	int r = 0;
@@ -194,6 +197,8 @@ int permissions_promise(struct permissions *p, bool is_group, uid_t id, const st
 	if (r < 0)
 		return r;
 	e = e ? e : &p->list[p->n - 1];
+	if (e->promised != role)
+		e->promised_origin = *from;
 	e->role = MIN(e->role, role);
 	e->promised = role;
 	e->promises++;
@@ -215,6 +220,10 @@ void permissions_promise_end(struct permissions *p, uint64_t serial, enum role r
 		e->role = MAX(e->role, MIN(role, e->promised));
 	else if (!e->promises)
 		e->promised = e->role;
+	if (stored && e->role == e->promised)
+		e->origin = e->promised_origin;
+	else if (!e->promises)
+		e->promised_origin = e->origin;
 	if (!e->promises && e->role == ROLE_NONE)
 		remove_at(p, (size_t)(e - p->list));
 }
@@ -258,6 +267,28 @@ bool permissions_find_vms(struct permissions *p, const uint8_t *(*find)(void *op
 	return any;
 }
 
+void permissions_promote(struct permissions *p, const uint8_t uuid[16], const char *name, const uint8_t left[16], const uint8_t old[16],
+	const char *old_name, struct json_object *roles)
+{
+	const struct permission_vm copy = { old_name, old };
+	size_t n;
+
+	permissions_forget_vm(p, left);
+	permissions_forget_vm(p, old);
+	n = p->n;
+	for (size_t i = 0; i < n; i++) {
+		struct permission *e = &p->list[i];
+
+		if (!e->vm || !is_for(e, uuid))
+			continue;
+		free(e->vm);
+		e->vm = must_alloc(strdup(name));
+		if (!roles && e->role && permissions_set(p, e->is_group, e->id, &copy, e->role) < 0)
+			log_warn("promote", "a role for VM '%s' is not given for '%s': there are too many", name, old_name);
+	}
+	permissions_load(p, roles);
+}
+
 void permissions_rename_vm(struct permissions *p, const char *old, const char *name)
 {
 	for (size_t i = 0; i < p->n; i++) {
@@ -294,32 +325,100 @@ static void uuid_put(struct json_object *o, const struct permission *e)
 	js_put_str(o, VM_UUID_KEY, uuid_is_set(e->uuid) ? text : "");
 }
 
-/* to_store: with the roles that are in force once the table is stored. */
-static struct json_object *table_to_json(const struct permissions *p, bool to_store)
+static struct json_object *entry_to_json(const struct permission *e, enum role role)
 {
-	struct json_object *list = json_object_new_array();
+	struct json_object *o;
 
-	for (size_t i = 0; i < p->n; i++) {
-		const struct permission *e = &p->list[i];
-		enum role role = to_store ? e->promised : e->role;
-		struct json_object *o;
+	if (role == ROLE_NONE)
+		return NULL;
+	o = json_object_new_object();
+	js_put_int(o, e->is_group ? "group" : "user", e->id);
+	js_put_str(o, "role", e->vm && role == ROLE_ADMIN ? "owner" : role_name(role));
+	js_put_str(o, "vm", e->vm);
+	if (e->vm)
+		uuid_put(o, e);
+	return o;
+}
 
-		if (role == ROLE_NONE)
-			continue;
-		o = json_object_new_object();
-		js_put_int(o, e->is_group ? "group" : "user", e->id);
-		js_put_str(o, "role", e->vm && role == ROLE_ADMIN ? "owner" : role_name(role));
-		js_put_str(o, "vm", e->vm);
-		if (e->vm)
-			uuid_put(o, e);
-		json_object_array_add(list, o);
-	}
-	return list;
+static void origin_put(struct json_object *o, const struct permission_origin *from)
+{
+	if (from->since_ns)
+		js_put_int(o, "since", from->since_ns);
+	if (from->by != (uid_t)-1)
+		js_put_int(o, "by", from->by);
+}
+
+struct json_object *permission_to_json(const struct permission *e)
+{
+	return entry_to_json(e, e->role);
+}
+
+struct json_object *permission_to_review(const struct permissions *p, const struct permission *e, int64_t now_ns)
+{
+	struct json_object *o = permission_to_json(e);
+
+	if (!o)
+		return NULL;
+	origin_put(o, &e->origin);
+	if (e->used_ns)
+		js_put_int(o, "last-used", e->used_ns);
+	js_put_int(o, "unused", permission_unused_ns(p, e, now_ns));
+	return o;
 }
 
 struct json_object *permissions_to_json(const struct permissions *p)
 {
-	return table_to_json(p, false);
+	struct json_object *list = json_object_new_array(), *o;
+
+	for (size_t i = 0; i < p->n; i++)
+		if ((o = permission_to_json(&p->list[i])))
+			json_object_array_add(list, o);
+	return list;
+}
+
+/* Add the entry as it is in the file, with the role that is in force once it is stored. */
+static void entry_store(const struct permission *e, struct json_object *list)
+{
+	struct json_object *o = entry_to_json(e, e->promised);
+
+	if (!o)
+		return;
+	origin_put(o, &e->promised_origin);
+	if (e->used_ns)
+		js_put_int(o, "used", e->used_ns);
+	json_object_array_add(list, o);
+}
+
+struct json_object *permissions_of_vm(const struct permissions *p, const uint8_t uuid[16])
+{
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < p->n; i++)
+		if (p->list[i].vm && is_for(&p->list[i], uuid))
+			entry_store(&p->list[i], list);
+	return list;
+}
+
+struct json_object *permissions_to_file(const struct permissions *p)
+{
+	struct json_object *file = json_object_new_object(), *list = json_object_new_array();
+
+	for (size_t i = 0; i < p->n; i++)
+		entry_store(&p->list[i], list);
+	js_put(file, "permissions", list);
+	if (p->uses_since_ns)
+		js_put_int(file, "uses-since", p->uses_since_ns);
+	return file;
+}
+
+static void history_load(struct permission *e, struct json_object *o)
+{
+	int64_t by = js_get_int(o, "by", -1);
+
+	e->origin.since_ns = MAX(js_get_int(o, "since", 0), 0);
+	e->origin.by = by >= 0 && by < UINT32_MAX ? (uid_t)by : (uid_t)-1;
+	e->promised_origin = e->origin;
+	e->used_ns = MAX(js_get_int(o, "used", 0), 0);
 }
 
 void permissions_load(struct permissions *p, struct json_object *list)
@@ -345,8 +444,19 @@ void permissions_load(struct permissions *p, struct json_object *list)
 		} else if (vm && !uuid) {
 			continue;
 		}
-		permissions_set(p, group >= 0, (uid_t)id, vm ? &of : NULL, role);
+		if (!permissions_set(p, group >= 0, (uid_t)id, vm ? &of : NULL, role))
+			history_load(entry_find(p, group >= 0, (uid_t)id, vm ? &of : NULL), o);
 	}
+}
+
+void permissions_load_file(struct permissions *p, struct json_object *file)
+{
+	permissions_load(p, js_get(file, "permissions"));
+	p->uses_since_ns = MAX(js_get_int(file, "uses-since", 0), 0);
+	if (p->uses_since_ns)
+		return;
+	p->uses_since_ns = (int64_t)clock_realtime_ns();
+	p->uses_unsaved = true;
 }
 
 /* ---- storing the table ---- */
@@ -354,12 +464,22 @@ void permissions_load(struct permissions *p, struct json_object *list)
 #define RETRY_FIRST_NS 1000000000ULL
 #define RETRY_LONGEST_NS (60 * 1000000000ULL)
 
+#define USES_WAIT_NS (3600 * 1000000000ULL) /* between two writes that only store uses */
+
+/* w: NULL: nobody waits, and a failure does not matter. */
 static void table_write(struct permissions *p, struct store *s, struct store_work *w)
 {
-	CLEANUP_JS struct json_object *o = json_object_new_object();
+	CLEANUP_JS struct json_object *o = permissions_to_file(p);
 
-	js_put(o, "permissions", table_to_json(p, true));
-	store_put(s, NULL, PERMISSIONS_FILE, o, STORE_WITH_WORK, w, NULL);
+	store_put(s, NULL, PERMISSIONS_FILE, o, w ? STORE_WITH_WORK : STORE_EVENTUALLY, w, NULL);
+	p->uses_unsaved = false;
+}
+
+static void uses_store(void *opaque)
+{
+	struct permissions_writer *w = opaque;
+
+	permissions_finish(w->p, w->store);
 }
 
 static void writer_go(void *opaque)
@@ -399,7 +519,7 @@ static struct permissions_writer *writer_of(struct permissions *p, struct loop *
 	w = must_alloc(calloc(1, sizeof(*w)));
 	*w = (struct permissions_writer){ .work = { .loop = l, .done = writer_done }, .p = p, .store = s,
 		.wait_ns = RETRY_FIRST_NS };
-	if (loop_timer_new(l, writer_go, w, &w->retry) < 0)
+	if (loop_timer_new(l, writer_go, w, &w->retry) < 0 || loop_timer_new(l, uses_store, w, &w->uses) < 0)
 		abort();
 	p->writer = w;
 	return w;
@@ -421,4 +541,36 @@ void permissions_keep(struct permissions *p, struct loop *l, struct store *s, st
 	}
 	if (p->changed)
 		p->changed(p->opaque);
+}
+
+/* ---- uses of permissions ---- */
+
+void permissions_note_use(struct permissions *p, struct loop *l, struct store *s, const struct peer *who, const uint8_t *uuid,
+	enum role role, bool lists)
+{
+	int64_t now = (int64_t)clock_realtime_ns();
+	bool any = false;
+
+	for (size_t i = 0; i < p->n; i++) {
+		struct permission *e = &p->list[i];
+
+		if (!((!e->vm || is_for(e, uuid)) ? e->role >= role : lists && e->role == ROLE_VIEWER) || !permission_is_about(e, who))
+			continue;
+		e->used_ns = now;
+		any = true;
+	}
+	if (any && !p->uses_unsaved)
+		loop_timer_arm(writer_of(p, l, s)->uses, loop_now_ns() + USES_WAIT_NS);
+	p->uses_unsaved |= any;
+}
+
+void permissions_finish(struct permissions *p, struct store *s)
+{
+	if (p->uses_unsaved && p->n)
+		table_write(p, s, NULL);
+}
+
+int64_t permission_unused_ns(const struct permissions *p, const struct permission *e, int64_t now_ns)
+{
+	return MAX(now_ns - MAX(MAX(e->used_ns, e->origin.since_ns), p->uses_since_ns), 0);
 }

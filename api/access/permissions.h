@@ -20,6 +20,12 @@ struct store_work;
 #define PERMISSIONS_MAX 4096
 #define PERMISSIONS_FILE "permissions.json"
 
+/* Who gave a role, and when. */
+struct permission_origin {
+	int64_t since_ns; /* realtime; 0: not known, because an older Cairn stored the entry */
+	uid_t by;	  /* (uid_t)-1: not known */
+};
+
 struct permission {
 	bool is_group;
 	uid_t id;
@@ -27,6 +33,8 @@ struct permission {
 	enum role promised; /* in force once the table is stored; equal to role while promises is 0 */
 	unsigned promises; /* roles that are being stored */
 	uint64_t serial;   /* of the entry; a later entry for the same user and VM has another one */
+	struct permission_origin origin, promised_origin; /* of `role` and of `promised` */
+	int64_t used_ns; /* realtime of the last command that the role allowed; 0: none */
 	char *vm; /* name of the VM; NULL: all VMs */
 	/* The VM. All zero: an older Cairn stored the name only, and permissions_find_vms() was not called yet. Such an
 	 * entry gives no role. */
@@ -41,6 +49,8 @@ struct permission_vm {
 
 struct permissions {
 	uint64_t serial; /* of the newest entry */
+	int64_t uses_since_ns; /* uses are recorded since this time; 0: not yet */
+	bool uses_unsaved;     /* a use, or uses_since_ns, is not stored yet */
 	struct permission *list; /* owned array */
 	size_t n;
 	/* Called by permissions_keep(). NULL: not wanted. */
@@ -69,9 +79,10 @@ bool permissions_seen_together(const struct permissions *p, const uint8_t a[16],
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
 /* As permissions_set() for a role that is not ROLE_NONE, but what the new role adds to the old one is in force only
  * after permissions_promise_end(). Until then, the entry is stored with the new role.
+ * from: a role that the entry has already keeps its origin.
  * ret_serial: the entry's. Returns 0; -ENOSPC; -ENOMEM. */
 int permissions_promise(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role,
-	uint64_t *ret_serial);
+	const struct permission_origin *from, uint64_t *ret_serial);
 /* End a promise. stored: the table is on stable storage; false: the old role stays, and the table has to be stored
  * again. Does nothing if the entry was removed meanwhile. */
 void permissions_promise_end(struct permissions *p, uint64_t serial, enum role role, bool stored);
@@ -83,13 +94,40 @@ bool permissions_prune(struct permissions *p, bool (*there)(void *opaque, const 
  * name; NULL: there is none, or it was not loaded. Returns whether any were set. */
 bool permissions_find_vms(struct permissions *p, const uint8_t *(*find)(void *opaque, const char *name), void *opaque);
 
+/* The VM `uuid` is called `name` now, and no entry is for `left` any more.
+ * roles: the entries for the VM `old`, by permissions_of_vm(); NULL: as for `uuid`. */
+void permissions_promote(struct permissions *p, const uint8_t uuid[16], const char *name, const uint8_t left[16], const uint8_t old[16],
+	const char *old_name, struct json_object *roles);
 /* Change a VM's name in all entries. */
 void permissions_rename_vm(struct permissions *p, const char *old, const char *name);
 
-/* Return [{user or group, role, vm, vm-uuid}], owned by the caller. */
+/* Note that a command was allowed: the entries for the user that give at least this role for the VM are in use.
+ * uuid: NULL: the command needs the role for all VMs. lists: the command lists what the user may see; this also uses
+ * the user's entries with the role viewer for one VM.
+ * Stores the table at most once an hour; permissions_finish() stores the rest. */
+void permissions_note_use(struct permissions *p, struct loop *l, struct store *s, const struct peer *who, const uint8_t *uuid,
+	enum role role, bool lists);
+/* Store the uses that are not stored yet, at the daemon's end. */
+void permissions_finish(struct permissions *p, struct store *s);
+/* Return for how many ns the entry was not used, at most since it was given and since uses are recorded. */
+int64_t permission_unused_ns(const struct permissions *p, const struct permission *e, int64_t now_ns);
+/* Whether the entry is for the user or one of the user's groups. */
+bool permission_is_about(const struct permission *e, const struct peer *who);
+
+/* Return {user or group, role, vm, vm-uuid}, owned by the caller; NULL: the entry gives no role. */
+struct json_object *permission_to_json(const struct permission *e);
+/* The same with since, by, last-used and unused, as far as known. */
+struct json_object *permission_to_review(const struct permissions *p, const struct permission *e, int64_t now_ns);
+/* Return a list of permission_to_json(), owned by the caller. */
 struct json_object *permissions_to_json(const struct permissions *p);
+/* Return the entries for one VM as they are in PERMISSIONS_FILE, owned by the caller. */
+struct json_object *permissions_of_vm(const struct permissions *p, const uint8_t uuid[16]);
+/* Return the content of PERMISSIONS_FILE, owned by the caller, with the roles that are in force once it is stored. */
+struct json_object *permissions_to_file(const struct permissions *p);
 /* Load entries; invalid ones are skipped. */
 void permissions_load(struct permissions *p, struct json_object *list);
+/* Load the content of PERMISSIONS_FILE. file: NULL: there is none. */
+void permissions_load_file(struct permissions *p, struct json_object *file);
 /* Return the role for a word; ROLE_NONE if there is none. of_vm: the role is for one VM; then the word for ROLE_ADMIN
  * is "owner", not "admin". */
 enum role permissions_role_from_word(const char *word, bool of_vm);

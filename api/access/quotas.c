@@ -15,31 +15,16 @@
 
 /* A change of the table that waits or is being stored. */
 struct quota_change {
-	struct store_work work;
-	struct quota_change *next;
+	struct queued_change change;
 	struct quotas *quotas;
-	struct store *store;
 	struct quota what;
 	unsigned given;
 	struct quotas table; /* the changed table, while it is being stored */
-	void (*done)(void *opaque, int r, const struct err *e);
-	void *opaque;
 };
-
-static void change_free(struct quota_change *c)
-{
-	free(c->table.list);
-	free(c);
-}
 
 void quotas_done(struct quotas *q)
 {
-	struct quota_change *c;
-
-	while ((c = q->changes)) {
-		q->changes = c->next;
-		change_free(c);
-	}
+	change_queue_done(&q->changes);
 	free(q->list);
 	*q = (struct quotas){ 0 };
 }
@@ -165,59 +150,46 @@ static void table_copy(struct quotas *to, const struct quotas *from)
 		memcpy(to->list, from->list, from->n * sizeof(*to->list));
 }
 
-static void change_stored(struct store_work *work);
-
-/* Begin to store the first change. Each change starts from the table that is in force, so a change that is not stored
- * has no effect on those behind it. */
-static void change_begin(struct quotas *q)
+static int change_make(struct queued_change *change, struct json_object **ret, struct err *e)
 {
-	struct quota_change *c = q->changes;
-	CLEANUP_JS struct json_object *o = NULL;
+	struct quota_change *c = container_of(change, struct quota_change, change);
+	const struct quotas *q = c->quotas;
 	int r;
 
 	table_copy(&c->table, q);
-	r = q->keeps_file ? err_set(&c->work.e, -EIO, ERR_HOST, "%s", q->unknown) :
-		table_change(&c->table, &c->what, c->given, &c->work.e);
-	if (!r) {
-		o = table_to_json(&c->table);
-		r = store_put(c->store, NULL, QUOTAS_FILE, o, STORE_WITH_WORK, &c->work, &c->work.e);
-	}
-	if (r < 0) {
-		c->work.r = r;
-		change_stored(&c->work);
-	}
+	r = q->keeps_file ? err_set(e, -EIO, ERR_HOST, "%s", q->unknown) : table_change(&c->table, &c->what, c->given, e);
+	if (!r)
+		*ret = table_to_json(&c->table);
+	return r;
 }
 
-static void change_stored(struct store_work *work)
+static void change_apply(struct queued_change *change)
 {
-	struct quota_change *c = container_of(work, struct quota_change, work);
+	struct quota_change *c = container_of(change, struct quota_change, change);
 	struct quotas *q = c->quotas;
 
-	if (!work->r) {
-		free(q->list);
-		q->list = STEAL_PTR(c->table.list);
-		q->n = c->table.n;
-		q->unknown = NULL;
-	}
-	q->changes = c->next;
-	if (q->changes)
-		change_begin(q);
-	c->done(c->opaque, work->r, &work->e);
-	change_free(c);
+	free(q->list);
+	q->list = STEAL_PTR(c->table.list);
+	q->n = c->table.n;
+	q->unknown = NULL;
+}
+
+static void change_release(struct queued_change *change)
+{
+	struct quota_change *c = container_of(change, struct quota_change, change);
+
+	free(c->table.list);
+	free(c);
 }
 
 void quotas_change(struct quotas *q, struct loop *l, struct store *s, const struct quota *change, unsigned given,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque)
 {
-	struct quota_change *c = must_alloc(calloc(1, sizeof(*c))), **end = &q->changes;
+	static const struct queued_change_ops ops = { QUOTAS_FILE, change_make, change_apply, change_release };
+	struct quota_change *c = must_alloc(calloc(1, sizeof(*c)));
 
-	*c = (struct quota_change){ .work = { .done = change_stored, .loop = l }, .quotas = q, .store = s,
-		.what = *change, .given = given, .done = done, .opaque = opaque };
-	while (*end)
-		end = &(*end)->next;
-	*end = c;
-	if (q->changes == c)
-		change_begin(q);
+	*c = (struct quota_change){ .change = { .ops = &ops, .done = done, .opaque = opaque }, .quotas = q, .what = *change, .given = given };
+	change_queue_add(&q->changes, &c->change, l, s);
 }
 
 /* ---- loading the table ---- */

@@ -5,6 +5,8 @@
 #ifndef CAIRN_API_ACCESS_QUOTAS_H
 #define CAIRN_API_ACCESS_QUOTAS_H
 
+#include "api/store/change_queue.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -14,7 +16,6 @@ struct err;
 struct json_object;
 struct loop;
 struct peer;
-struct quota_change;
 struct rights;
 struct store;
 
@@ -50,7 +51,7 @@ struct quotas {
 	size_t n;
 	const char *unknown; /* static: why the limits are not known, and what root can do; NULL: they are known */
 	bool keeps_file; /* the file could not be read, and must not be overwritten */
-	struct quota_change *changes; /* owned list: the first is being stored, the others wait */
+	struct change_queue changes;
 };
 
 /* Free the table and the changes that are not stored. */

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+struct loop;
+struct loop_watch;
 struct rights;
 
 #define SPAWN_NO_PROGRAM 127 /* the exit status when execve() failed */
@@ -22,11 +24,17 @@ struct spawn_spec {
 	/* fds[i] becomes fd i of the process; -1: fd i stays as it is in the daemon. At least 3 entries. Borrowed. */
 	const int *fds;
 	size_t nfds;
+	const char *variable; /* of the daemon's environment, which the program gets, too; NULL: none */
 	int death_signal; /* the process gets this signal when the daemon dies; 0: none */
 };
 
 /* Start the program in a process group of its own; the caller reaps the process. A failure after fork() shows in the
  * exit status: SPAWN_NO_PROGRAM if execve() failed, else 1. Returns 0; -errno of fork(). */
 int spawn_program(const struct spawn_spec *p, pid_t *ret_pid);
+/* Start the program, and watch its end.
+ * ended: called when the process has ended; the caller reaps it by *ret_pidfd, ends the watch and closes the fd.
+ * Returns 0; -errno: no process is left, and neither result is set. */
+int spawn_watched(struct loop *l, const struct spawn_spec *p, void (*ended)(void *opaque, unsigned revents), void *opaque,
+	int *ret_pidfd, struct loop_watch **ret_watch);
 
 #endif

@@ -4,6 +4,7 @@
 #include "api/access/denial_log.h"
 #include "api/access/fork_as.h"
 #include "api/jobs/job.h"
+#include "api/policy/approver.h"
 #include "api/policy/idle.h"
 #include "api/policy/restart.h"
 #include "api/store/store.h"
@@ -365,8 +366,12 @@ static int check_role(struct call *c, struct err *e)
 		memcpy(c->uuid, vm->def->uuid, sizeof(c->uuid));
 	}
 	if (role >= needed ||
-		((c->command->flags & COMMAND_FILTERS) && c->conn && conn_known(c->conn)))
+		((c->command->flags & COMMAND_FILTERS) && c->conn && conn_known(c->conn))) {
+		if (needed > ROLE_NONE && !uid_is_root_or_own(c->uid))
+			permissions_note_use(&c->host->permissions, c->host->loop, c->host->store, &c->who, uuid, needed,
+				c->command->flags & COMMAND_FILTERS);
 		return 0;
+	}
 	tell_denial(c);
 	return err_set(e, -EPERM, ERR_PERMISSION,
 		"%s requires the role %s, and you have %s%s; an admin can change your role with cairn grant",
@@ -408,7 +413,7 @@ static int find_vm(struct call *c, struct err *e)
 	name = js_get_str(c->args, "vm");
 	if (!c->vm && name)
 		c->vm = vm_find(c->host, name);
-	if (c->vm)
+	if (c->vm || (!name && c->command->args[0].optional))
 		return 0;
 	if (name && store_check_vm(c->host->store, name, e) < 0) {
 		err_prefix(e, "VM '%.255s' is not loaded", name);
@@ -522,6 +527,19 @@ static void vm_woken(void *opaque, int r, const struct err *e)
 	command_go(c, r, e);
 }
 
+/* Let a call that needs the approval of another user wait for it.
+ * Returns 0: the call may go on; 1: the call is taken; -errno. */
+static int check_approval(struct call *c, struct err *e)
+{
+	int r;
+
+	if (!approver_binds(c))
+		return 0;
+	/* An act that is not possible now would wait for nothing. */
+	r = c->vm && idle_has_to_wake(c->vm, c->command->trigger) ? 0 : check_state(c, e);
+	return r < 0 ? r : approver_ask(c, e);
+}
+
 /* Check the call of a known command, and run it. */
 static void command_begin(struct call *c)
 {
@@ -539,6 +557,10 @@ static void command_begin(struct call *c)
 		r = find_vm(c, &e);
 	if (!r)
 		r = check_audit(c, &e);
+	if (!r)
+		r = check_approval(c, &e);
+	if (r > 0)
+		return;
 	if (r < 0)
 		call_fail(c, &e);
 	else if (c->vm && idle_has_to_wake(c->vm, c->command->trigger))
@@ -575,7 +597,8 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 	command_begin(c);
 }
 
-void command_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
+/* args, file: taken. */
+static struct call *call_new_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
 	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque)
 {
 	struct call *c = call_new(context, NULL, *who, args);
@@ -586,6 +609,21 @@ void command_run_as(void *context, const struct peer *who, const char *by, const
 	c->done = done;
 	c->opaque = opaque;
 	c->command = schema_find(DIALECT_DAEMON, command);
+	return c;
+}
+
+void command_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
+	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque)
+{
+	command_begin(call_new_as(context, who, by, command, args, file, done, opaque));
+}
+
+void command_run_approved(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
+	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque)
+{
+	struct call *c = call_new_as(context, who, by, command, args, file, done, opaque);
+
+	c->approved = true;
 	command_begin(c);
 }
 

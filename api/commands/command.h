@@ -34,11 +34,18 @@ extern const struct server_ops command_server_ops;
 void command_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
 	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque);
 
+/* The same for a command that another user has approved (api/policy/approver.h). */
+void command_run_approved(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
+	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque);
+
 /* Return the value of the argument "then" of a call that saves or reverts; SAVE_THEN_AS_IT_WAS if it is absent. */
 enum save_then save_then_asked(const struct call *c);
 
 /* So many bytes of a list fill a page: with what the last entry adds, the answer stays below 64 KiB. */
 #define COMMAND_PAGE_BYTES (40 * 1024)
+/* Find the VM that the argument `vm` names; NULL: the call has none. Returns whether the client may see it: otherwise
+ * the call has failed. */
+bool command_vm_found(struct call *c, const struct vm **ret);
 /* Answer with a page of a list of what VMs have: of args.vm, or of all VMs after the one args.after that the client may
  * see.
  * member: the list's name. append: appends what the VM has; returns how many bytes that takes in the answer at most. */
@@ -59,7 +66,10 @@ void command_qmp_capabilities(struct call *c);
 void command_query_version(struct call *c);
 void command_query_commands(struct call *c);
 void command_query_schema(struct call *c);
+void command_schema_get(struct call *c);
 void command_vm_define(struct call *c);
+void command_vm_create(struct call *c);
+void command_vm_promote(struct call *c);
 void command_vm_rename(struct call *c);
 void command_vm_undefine(struct call *c);
 void command_vm_dump_definition(struct call *c);
@@ -70,9 +80,14 @@ void command_vm_info(struct call *c);
 void command_vm_figures(struct json_writer *w, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more);
 void command_vm_stats(struct call *c);
 void command_vm_trend(struct call *c);
+void command_advise(struct call *c);
 void command_threshold_set(struct call *c);
 void command_threshold_remove(struct call *c);
 void command_query_thresholds(struct call *c);
+void command_web_hook_set(struct call *c);
+void command_web_hook_remove(struct call *c);
+void command_web_hook_test(struct call *c);
+void command_query_web_hooks(struct call *c);
 void command_vm_addresses(struct call *c);
 void command_vm_set_interface(struct call *c);
 void command_vm_set_disk(struct call *c);
@@ -130,16 +145,23 @@ void command_vm_dump(struct call *c);
 void command_vm_screenshot(struct call *c);
 void command_vm_send_key(struct call *c);
 void command_vm_fork(struct call *c);
+void command_group_clone(struct call *c);
 void command_vm_export(struct call *c);
 void command_vm_import(struct call *c);
 void command_vm_clone(struct call *c);
 void command_vm_template(struct call *c);
 void command_snapshot_create(struct call *c);
+void command_group_snapshot(struct call *c);
+/* Find the VMs that the argument vms names: different ones, for each of which the client has the command's role.
+ * vms: gets *ret_n, at most GROUP_VMS_MAX. Returns 0; -EINVAL; -EPERM; -ENOENT. */
+int command_group_find(struct call *c, struct vm **vms, size_t *ret_n, struct err *e);
 void command_snapshot_list(struct call *c);
 void command_snapshot_revert(struct call *c);
 void command_snapshot_delete(struct call *c);
 void command_snapshot_set(struct call *c);
 void command_snapshot_size(struct call *c);
+void command_snapshot_diff(struct call *c);
+void command_snapshot_diff_files(struct call *c);
 void command_vm_pins(struct call *c);
 void command_schedule_set(struct call *c);
 void command_schedule_remove(struct call *c);
@@ -150,6 +172,7 @@ void command_timetable_pause(struct call *c);
 void command_query_timetables(struct call *c);
 void command_query_timetable_history(struct call *c);
 void command_query_events(struct call *c);
+void command_event_filter(struct call *c);
 void command_query_audit(struct call *c);
 void command_vm_log(struct call *c);
 void command_permission_grant(struct call *c);
@@ -158,11 +181,19 @@ void command_quota_set(struct call *c);
 void command_quota_remove(struct call *c);
 void command_query_quotas(struct call *c);
 void command_query_permissions(struct call *c);
+void command_query_permissions_review(struct call *c);
+void command_approval_rule_set(struct call *c);
+void command_query_approval_rules(struct call *c);
+void command_query_requests(struct call *c);
+void command_request_permission(struct call *c);
+void command_request_approve(struct call *c);
+void command_request_deny(struct call *c);
 void command_pool_define(struct call *c);
 void command_pool_undefine(struct call *c);
 void command_query_pools(struct call *c);
 void command_query_jobs(struct call *c);
 void command_job_cancel(struct call *c);
+void command_job_wait(struct call *c);
 void command_job_dismiss(struct call *c);
 void command_net_define(struct call *c);
 void command_net_create(struct call *c);

@@ -1,13 +1,17 @@
 /* Handlers of jobs. */
 #include "api/commands/command.h"
 #include "api/jobs/job.h"
+#include "api/jobs/job_wait.h"
 #include "api/vm/vm_host.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/err.h"
 
 #include <errno.h>
 #include <string.h>
+
+#define WAIT_MAX_S 86400 /* as long as the daemon keeps results */
 
 void command_query_jobs(struct call *c)
 {
@@ -50,6 +54,20 @@ static void job_act(struct call *c, int (*act)(struct job *j, struct err *e))
 	struct job *j = job_of(c, &e);
 
 	call_done(c, j ? act(j, &e) : -ENOENT, &e);
+}
+
+void command_job_wait(struct call *c)
+{
+	int64_t timeout_s = js_get_int(c->args, "timeout", 0);
+	struct err e;
+	int r = 0;
+
+	if (js_get(c->args, "timeout") && (timeout_s < 1 || timeout_s > WAIT_MAX_S))
+		r = err_set(&e, -EINVAL, ERR_INVALID, "timeout: %lld is out of range; give 1 to %d seconds", (long long)timeout_s, WAIT_MAX_S);
+	if (!r)
+		r = job_wait_begin(c, js_get_str(c->args, "id"), (uint64_t)timeout_s * CLOCK_NS_PER_S, &e);
+	if (r < 0)
+		call_fail(c, &e);
 }
 
 void command_job_cancel(struct call *c)

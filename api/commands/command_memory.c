@@ -1,6 +1,7 @@
 /* Handlers of vm-set-memory (the target of a running VM's balloon, and how often its guest sends statistics) and of
  * vm-reclaim. */
 #include "api/commands/command.h"
+#include "api/policy/balancer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
@@ -15,8 +16,12 @@
 
 static void set_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
+	struct call *c = opaque;
+
 	(void)a;
-	call_done(opaque, r, e);
+	if (!r && js_get(c->args, "target"))
+		balancer_hold_memory(c->vm);
+	call_done(c, r, e);
 }
 
 static int process_check(const struct vm *vm, struct err *e)

@@ -4,7 +4,9 @@
 #include "api/store/store.h"
 #include "api/vm/consoles.h"
 #include "api/vm/vm.h"
+#include "api/wire/conn.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -96,6 +98,7 @@ static int arg_vm(struct call *c, bool granting, struct permission_vm *buf, cons
 
 static void permission_set(struct call *c, enum role role, const struct permission_vm *vm)
 {
+	struct permission_origin from = { .since_ns = (int64_t)clock_realtime_ns(), .by = c->uid };
 	struct keep k = { .role = role, .of_vm = vm };
 	struct permissions *p = &c->host->permissions;
 	bool is_group;
@@ -106,7 +109,7 @@ static void permission_set(struct call *c, enum role role, const struct permissi
 	if (vm && vm->uuid)
 		memcpy(k.uuid, vm->uuid, sizeof(k.uuid));
 	if (!r) {
-		r = role ? permissions_promise(p, is_group, id, vm, role, &k.serial) : permissions_set(p, is_group, id, vm, role);
+		r = role ? permissions_promise(p, is_group, id, vm, role, &from, &k.serial) : permissions_set(p, is_group, id, vm, role);
 		if (r == -ENOENT)
 			err_set(&e, r, ERR_NOT_FOUND, "%s %u has no such permission. Next: cairn permissions",
 				is_group ? "group" : "user", (unsigned)id);
@@ -152,7 +155,10 @@ void command_permission_revoke(struct call *c)
 		permission_set(c, ROLE_NONE, vm);
 }
 
+/* ---- listing permissions ---- */
+
 #define PAGE_ENTRIES 25 /* fit into one answer: a name has at most 255 bytes, each printed as at most six */
+#define PAGE_LOOKS 256	/* entries that one call of a user looks at: each may need a look at all others */
 
 void command_query_permissions(struct call *c)
 {
@@ -167,5 +173,48 @@ void command_query_permissions(struct call *c)
 	if (i < n)
 		js_put_uint(o, "next", i);
 	json_object_put(all);
+	call_return(c, o);
+}
+
+/* Whether the client may see the entry: an admin sees all, an owner those for the VM, and a user the user's own. */
+static bool review_may_show(const struct call *c, const struct permission *e)
+{
+	return conn_role(c->conn) >= ROLE_ADMIN || permission_is_about(e, &c->who) ||
+		(e->vm && uuid_is_set(e->uuid) && conn_role_for(c->conn, e->uuid) >= ROLE_ADMIN);
+}
+
+/* Append the role of the socket's group, which has no entry. */
+static void review_add_operators(const struct call *c, struct json_object *list)
+{
+	gid_t operators = server_operators(c->host->server);
+	struct json_object *o;
+
+	if (operators == (gid_t)-1 || (conn_role(c->conn) < ROLE_ADMIN && !peer_is_in_group(&c->who, operators)))
+		return;
+	o = json_object_new_object();
+	js_put_int(o, "group", operators);
+	js_put_str(o, "role", role_name(ROLE_OPERATOR));
+	js_put_bool(o, "socket", true);
+	json_object_array_add(list, o);
+}
+
+void command_query_permissions_review(struct call *c)
+{
+	const struct permissions *p = &c->host->permissions;
+	struct json_object *o = json_object_new_object(), *list = json_object_new_array(), *one;
+	int64_t from = js_get_int(c->args, "from", 0), limit = js_get_int(c->args, "unused-for", 0), now = (int64_t)clock_realtime_ns();
+	size_t i = from < 0 ? 0 : (size_t)from, looks = i + PAGE_LOOKS;
+
+	for (; i < p->n && i < looks && json_object_array_length(list) < PAGE_ENTRIES; i++) {
+		const struct permission *e = &p->list[i];
+
+		if (permission_unused_ns(p, e, now) >= limit && review_may_show(c, e) && (one = permission_to_review(p, e, now)))
+			json_object_array_add(list, one);
+	}
+	if (i < p->n)
+		js_put_uint(o, "next", i);
+	else if (limit <= 0)
+		review_add_operators(c, list);
+	js_put(o, "permissions", list);
 	call_return(c, o);
 }

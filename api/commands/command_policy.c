@@ -52,6 +52,9 @@ void command_vm_autostart(struct call *c)
 	*m = (struct mark){ { .done = mark_stored, .loop = c->host->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
 	memcpy(m->uuid, c->vm->def->uuid, sizeof(m->uuid));
 	r = m->on ? template_check(c->vm, "start", &e) : 0;
+	if (!r && m->on && vm_has(c->vm, VM_FACT_TRANSIENT))
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is transient, so it cannot start with the host; make it persistent with: cairn "
+			"dumpjson %s | cairn define -", c->vm->def->name, c->vm->def->name);
 	if (!r)
 		r = autostart_keep(c->vm, m->on, &m->work, &e);
 	if (r < 0) {
@@ -69,7 +72,7 @@ static int mode_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 	p->agent = mode && !strcmp(mode, "agent");
 	if (p->agent && !vm_live(c->vm)->guest_agent)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the VM has no port for a guest agent; set \"guest_agent\": true and restart the VM");
+			"the VM has no port for a guest agent; set \"guest_agent\": true with cairn edit, shut the VM down and start it");
 	return 0;
 }
 
@@ -120,6 +123,24 @@ static int stop_check(const struct call *c, struct err *e)
 		c->vm->def->name, c->vm->def->name);
 }
 
+static void shutdown_done(void *opaque, int r, const struct err *e)
+{
+	struct call *c = opaque;
+	struct json_object *o = NULL;
+
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	if (r && c->dialect == DIALECT_DAEMON) {
+		o = json_object_new_object();
+		js_put_str(o, "delayed", c->vm->shutdown->plan.delay_reason);
+		js_put_int(o, "at", c->vm->shutdown->plan.at_s * NS);
+	}
+	c->when_stored |= r > 0;
+	call_return(c, o);
+}
+
 static void shutdown_ask(struct call *c, bool reboot)
 {
 	struct shutdown_plan p;
@@ -145,7 +166,7 @@ static void shutdown_ask(struct call *c, bool reboot)
 		shutdown_plan(c->vm, &p);
 		call_return(c, NULL);
 	} else {
-		shutdown_begin(c->vm, &p, call_done, c);
+		shutdown_request(c->vm, &p, shutdown_done, c);
 	}
 }
 

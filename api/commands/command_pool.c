@@ -7,7 +7,6 @@
 #include "base/clock.h"
 #include "base/err.h"
 
-#include <errno.h>
 #include <string.h>
 
 static void pools_changed(void *opaque, int r, const struct err *e)
@@ -38,19 +37,15 @@ static void space_put(struct json_object *o, const struct pool_state *s)
 void command_pool_define(struct call *c)
 {
 	struct vm_host *h = c->host;
-	struct err e;
 
-	if (pool_define(&h->pools, h->loop, h->store, js_get_str(c->args, "name"), js_get_str(c->args, "target"), pools_changed, c, &e) < 0)
-		call_fail(c, &e);
+	pool_change(&h->pools, h->loop, h->store, js_get_str(c->args, "name"), js_get_str(c->args, "target"), pools_changed, c);
 }
 
 void command_pool_undefine(struct call *c)
 {
 	struct vm_host *h = c->host;
-	struct err e;
 
-	if (pool_undefine(&h->pools, h->loop, h->store, js_get_str(c->args, "name"), pools_changed, c, &e) < 0)
-		call_fail(c, &e);
+	pool_change(&h->pools, h->loop, h->store, js_get_str(c->args, "name"), NULL, pools_changed, c);
 }
 
 void command_query_pools(struct call *c)

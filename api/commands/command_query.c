@@ -6,6 +6,8 @@
 #include "api/net/forwards.h"
 #include "api/net/network_ports.h"
 #include "api/net/publish_restart.h"
+#include "api/policy/balancer.h"
+#include "api/policy/hook_ask.h"
 #include "api/policy/restart.h"
 #include "api/policy/shutdown.h"
 #include "api/store/event_log.h"
@@ -64,17 +66,39 @@ void command_query_commands(struct call *c)
 	call_return(c, schema_commands_to_json(c->dialect));
 }
 
-void command_query_schema(struct call *c)
+/* Take the number of a page; fallback: the client names none. Returns whether the call goes on. */
+static bool page_take(struct call *c, int64_t fallback, int64_t *ret)
 {
-	int64_t page = js_get_int(c->args, "page", -1);
 	struct err e;
 
-	if (js_get(c->args, "page") && (page < 0 || page > INT_MAX)) {
-		err_set(&e, -EINVAL, ERR_INVALID, "page: %lld is no page; give 0 for the first one", (long long)page);
-		call_fail(c, &e);
+	*ret = js_get_int(c->args, "page", fallback);
+	if (!js_get(c->args, "page") || (*ret >= 0 && *ret <= INT_MAX))
+		return true;
+	err_set(&e, -EINVAL, ERR_INVALID, "page: %lld is no page; give 0 for the first one", (long long)*ret);
+	call_fail(c, &e);
+	return false;
+}
+
+void command_query_schema(struct call *c)
+{
+	int64_t page;
+
+	if (page_take(c, -1, &page))
+		call_return(c, page < 0 ? schema_printed(c->dialect) : schema_page_printed((unsigned)page));
+}
+
+void command_schema_get(struct call *c)
+{
+	struct json_object *o;
+	int64_t page;
+
+	if (!page_take(c, 0, &page))
 		return;
-	}
-	call_return(c, page < 0 ? schema_printed(c->dialect) : schema_page_printed((unsigned)page));
+	o = json_object_new_object();
+	js_put(o, "schema", schema_page_printed((unsigned)page));
+	if (page + 1 < schema_pages())
+		js_put_int(o, "next", page + 1);
+	call_return(c, o);
 }
 
 void command_query_audit(struct call *c)
@@ -139,6 +163,45 @@ void command_query_events(struct call *c)
 	call_return(c, event_log_page(c->host->events, since > 0 ? (uint64_t)since : 0, event_wanted, &f));
 }
 
+/* Leave out the events that the list does not have. Returns 0; -EINVAL: it has something else than events' names. */
+static int events_choose(struct json_object *list, struct conn_filter *f, struct err *e)
+{
+	for (unsigned id = 0; id < EVENT_ID_COUNT; id++)
+		f->left_out[id] = true;
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		const char *name = js_plain_string(json_object_array_get_idx(list, i));
+		const struct event_spec *s = name ? schema_event_find(name) : NULL;
+		unsigned id = 0;
+
+		if (!s)
+			return err_set(e, -EINVAL, ERR_INVALID, "events[%zu] is no event's name. Next: cairn event --list", i);
+		while (schema_event(DIALECT_DAEMON, id) != s)
+			id++;
+		f->left_out[id] = false;
+	}
+	return 0;
+}
+
+void command_event_filter(struct call *c)
+{
+	struct json_object *list = js_get_array(c->args, "events");
+	struct conn_filter f = { 0 };
+	const struct vm *vm;
+	struct err e;
+
+	if (!command_vm_found(c, &vm))
+		return;
+	if (list && events_choose(list, &f, &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
+	f.one_vm = vm;
+	if (vm)
+		memcpy(f.uuid, vm->def->uuid, sizeof(f.uuid));
+	conn_set_filter(c->conn, &f);
+	call_return(c, NULL);
+}
+
 void command_vm_qmp_path(struct call *c)
 {
 	char path[PATH_MAX];
@@ -172,6 +235,7 @@ void command_vm_dump_definition(struct call *c)
 /* Add a VM's identity. brief: only the columns of `cairn list`. */
 static void put_identity(struct json_writer *w, const struct vm *vm, bool brief)
 {
+	const char *waits = shutdown_hook_waits(vm);
 	char uuid[DEFINITION_UUID_TEXT];
 
 	jw_int(w, "id", vm->id);
@@ -182,14 +246,18 @@ static void put_identity(struct json_writer *w, const struct vm *vm, bool brief)
 	}
 	if (!brief && vm->def->title)
 		jw_str(w, "title", vm->def->title);
-	jw_str(w, "state", vm_state_name(vm->state));
+	jw_str(w, "state", vm_state_word(vm->state));
 	jw_str(w, "word", vm_state_word(vm->state));
 	if (vm_compat_is_old(vm))
 		jw_bool(w, "outdated", true);
+	if (vm_has(vm, VM_FACT_EPHEMERAL))
+		jw_bool(w, "ephemeral", true);
+	if (waits)
+		jw_str(w, "waits-for-hook", waits);
 	if (brief)
 		return;
 	jw_str(w, "reason", vm->reason);
-	jw_bool(w, "persistent", true);
+	jw_bool(w, "persistent", !vm_has(vm, VM_FACT_TRANSIENT));
 	jw_bool(w, "autostart", vm_has(vm, VM_FACT_AUTOSTART));
 	jw_bool(w, "managed-save", vm->state == VM_SAVED);
 	jw_bool(w, "template", vm_has(vm, VM_FACT_TEMPLATE));
@@ -208,7 +276,7 @@ static size_t escaped_bytes(const char *s)
 /* Return the most bytes of an entry. The constant covers keys, uuid, words and a reason of 31 bytes. */
 static size_t entry_bytes(const struct vm *vm, bool brief)
 {
-	return (brief ? 97 : 309) + escaped_bytes(vm->def->name) + (brief ? 0 : escaped_bytes(vm->def->title));
+	return (brief ? 144 : 357) + escaped_bytes(vm->def->name) + (brief ? 0 : escaped_bytes(vm->def->title));
 }
 
 struct unloaded {
@@ -554,9 +622,12 @@ static void put_state(struct json_writer *w, const struct vm *vm, const struct v
 		jw_str(w, "agent", agent_word(vm->agent.now));
 	if (vm->operation.job)
 		jw_str(w, "job", vm->operation.job->id);
+	if (vm->balance)
+		jw_json(w, "balance", balancer_to_json(vm));
 	if (vm->scope)
 		jw_json(w, "systemd-scope", systemd_scope_to_json(vm));
 	shutdown_put(vm, plan);
+	hook_ask_put(vm, plan);
 	jw_members(w, plan);
 	if (vm_is_starting(vm))
 		jw_bool(w, "starting", true);

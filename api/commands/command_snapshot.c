@@ -2,13 +2,18 @@
 #include "api/commands/command.h"
 #include "api/jobs/commit.h"
 #include "api/jobs/copy.h"
+#include "api/jobs/group_snapshot.h"
+#include "api/jobs/group_steps.h"
 #include "api/jobs/job.h"
 #include "api/jobs/pull.h"
+#include "api/jobs/snapshot_diff.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/snapshots.h"
 #include "api/vm/image_users.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_compat.h"
+#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 
@@ -113,6 +118,25 @@ static void job_answer(struct call *c, int r, struct job *j, const struct err *e
 		call_return_job(c, j);
 }
 
+/* Take name and description. As in virsh, the default name is the time in seconds: unique in practice, and such names
+ * sort by time. */
+static int arg_names(struct call *c, struct vm_snapshot_create *body, struct err *e)
+{
+	int r;
+
+	snprintf(body->name, sizeof(body->name), "%lld", (long long)time(NULL));
+	r = arg_text(c, "name", true, body->name, sizeof(body->name), e);
+	return r < 0 ? r : arg_text(c, "description", false, body->description, sizeof(body->description), e);
+}
+
+static int quiesce_check(const struct vm *vm, bool quiesce, struct err *e)
+{
+	if (!quiesce || vm_state_is_active(vm->state))
+		return 0;
+	return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s, so there is nothing to quiesce; omit quiesce", vm->def->name,
+		vm_state_name(vm->state));
+}
+
 void command_snapshot_create(struct call *c)
 {
 	struct vm_snapshot_create body = { .disks_only = js_get_bool(c->args, "disks-only", false),
@@ -124,24 +148,87 @@ void command_snapshot_create(struct call *c)
 	struct err e;
 	int r = free_check(c->vm, "take a snapshot", &e);
 
-	/* As in virsh, the default name is the time in seconds: unique in practice, and such names sort by time. */
-	snprintf(body.name, sizeof(body.name), "%lld", (long long)time(NULL));
 	if (!r)
-		r = arg_text(c, "name", true, body.name, sizeof(body.name), &e);
-	if (!r)
-		r = arg_text(c, "description", false, body.description, sizeof(body.description), &e);
+		r = arg_names(c, &body, &e);
 	if (!r)
 		r = arg_tags(c, body.tags, &e);
-	if (!r && body.quiesce && !vm_state_is_active(c->vm->state))
-		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
-			"VM '%s' is %s, so there is nothing to quiesce; omit quiesce", c->vm->def->name,
-			vm_state_name(c->vm->state));
+	if (!r)
+		r = quiesce_check(c->vm, body.quiesce, &e);
 	if (!r && rate < 0)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "rate: must not be negative; give bytes a second, or 0 for no "
 			"limit");
 	body.rate_bytes_per_s = (uint64_t)rate;
 	if (!r)
 		r = snapshot_create(c->vm, &body, &called, &j, &e);
+	job_answer(c, r, j, &e);
+}
+
+/* ---- snapshots of a group ---- */
+
+/* Find a VM of the group, of which the client needs the command's role. Who lacks it learns nothing of the VM. */
+static int group_find(struct call *c, const char *name, struct vm **ret_vm, struct err *e)
+{
+	struct vm *vm = name ? vm_find(c->host, name) : NULL;
+	const uint8_t *uuid = vm ? vm->def->uuid : NULL;
+
+	if (!name)
+		return err_set(e, -EINVAL, ERR_INVALID, "vms: must be a list of names");
+	if ((c->conn ? conn_role_for(c->conn, uuid) : server_role(c->host->server, &c->who, uuid)) < c->command->role)
+		return err_set(e, -EPERM, ERR_PERMISSION, "%s requires the role %s for VM '%.100s'; an admin can change your role with cairn grant",
+			c->command->name, role_name(c->command->role), name);
+	if (!vm)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s'. Next: cairn list --all", name);
+	*ret_vm = vm;
+	return 0;
+}
+
+static int group_vm_check(const struct vm *vm, bool quiesce, struct err *e)
+{
+	int r = vm_state_check(vm->def->name, vm->state, VM_ASK_SNAPSHOT, e);
+
+	if (!r)
+		r = free_check(vm, "take a snapshot", e);
+	if (!r && vm_state_is_active(vm->state))
+		r = vm_compat_check_live(vm, VM_KNOWS_GROUPS, e);
+	return r < 0 ? r : quiesce_check(vm, quiesce, e);
+}
+
+int command_group_find(struct call *c, struct vm **vms, size_t *ret_n, struct err *e)
+{
+	struct json_object *list = js_get_array(c->args, "vms");
+	size_t n = json_object_array_length(list);
+	int r = 0;
+
+	if (!n || n > GROUP_VMS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "vms: names %zu VMs; give 1 to %d", n, GROUP_VMS_MAX);
+	for (size_t i = 0; i < n && !r; i++) {
+		r = group_find(c, js_plain_string(json_object_array_get_idx(list, i)), &vms[i], e);
+		for (size_t k = 0; k < i && !r; k++)
+			if (vms[k] == vms[i])
+				r = err_set(e, -EINVAL, ERR_INVALID, "vms: VM '%.200s' is there twice; name each VM once", vms[i]->def->name);
+	}
+	*ret_n = n;
+	return r;
+}
+
+void command_group_snapshot(struct call *c)
+{
+	struct vm_snapshot_create body = { .quiesce = js_get_bool(c->args, "quiesce", false) };
+	struct vm *vms[GROUP_VMS_MAX];
+	char id[GROUP_ID_TEXT];
+	struct job *j = NULL;
+	struct err e;
+	size_t n = 0;
+	int r = command_group_find(c, vms, &n, &e);
+
+	for (size_t i = 0; i < n && !r; i++)
+		r = group_vm_check(vms[i], body.quiesce, &e);
+	if (!r)
+		r = arg_names(c, &body, &e);
+	if (!r)
+		r = group_id_make(id, &e);
+	if (!r)
+		r = group_snapshot_begin(vms, n, id, &body, js_get_str(c->args, "job-id"), c, &j, &e);
 	job_answer(c, r, j, &e);
 }
 
@@ -340,6 +427,24 @@ void command_vm_blockcommit(struct call *c)
 		call_fail(c, &e);
 	else
 		call_return_job(c, j);
+}
+
+void command_snapshot_diff(struct call *c)
+{
+	struct job *j;
+	struct err e;
+	int r = snapshot_diff_begin(c->vm, SNAPSHOT_DIFF, c->args, &j, &e);
+
+	job_answer(c, r, j, &e);
+}
+
+void command_snapshot_diff_files(struct call *c)
+{
+	struct job *j;
+	struct err e;
+	int r = snapshot_diff_begin(c->vm, SNAPSHOT_DIFF_FILES, c->args, &j, &e);
+
+	job_answer(c, r, j, &e);
 }
 
 void command_vm_blockpull(struct call *c)

@@ -2,10 +2,15 @@
 #include "api/commands/command.h"
 #include "api/access/rights.h"
 #include "api/definition/uefi_files.h"
+#include "api/jobs/promote.h"
 #include "api/jobs/rename.h"
 #include "api/jobs/undefine.h"
 #include "api/net/network.h"
+#include "api/policy/advice.h"
+#include "api/policy/disk_room.h"
 #include "api/policy/restart.h"
+#include "api/policy/start_room.h"
+#include "api/policy/transient.h"
 #include "api/vm/consoles.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
@@ -79,34 +84,118 @@ static void define_done(void *opaque, int r, const struct vm_defined *what, cons
 	call_return(c, o);
 }
 
-void command_vm_define(struct call *c)
+/* Parse the call's definition; the caller owns it. Returns 0 or -errno. */
+static int definition_of(struct call *c, struct definition **ret, struct err *e)
 {
 	struct definition *def CLEANUP(definition_free_p) = NULL;
 	const char *folder = js_get_str(c->args, "folder");
 	struct peer who = conn_peer(c->conn);
-	enum vm_define_mode mode = js_get_bool(c->args, "validate-only", false) ? VM_VALIDATE :
-		conn_role(c->conn) < ROLE_ADMIN ? VM_REDEFINE : VM_DEFINE;
 	const struct vm *old;
-	struct err e;
 	int r = 0;
 
 	if (folder && *folder != '/')
-		r = err_set(&e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
+		r = err_set(e, -EINVAL, ERR_INVALID, "folder: must be an absolute path");
 	if (!r)
-		r = definition_parse(js_get(c->args, "definition"), folder, &def, &e);
+		r = definition_parse(js_get(c->args, "definition"), folder, &def, e);
 	old = r ? NULL : vm_find_name(c->host, def->name);
 	if (!r)
-		r = uefi_choose(uefi_folders, def, old ? old->def : NULL, &e);
+		r = uefi_choose(uefi_folders, def, old ? old->def : NULL, e);
 	if (!r)
-		r = rights_of_peer(&who, &def->rights, &e);
-	if (r < 0)
-		call_fail(c, &e);
-	else
-		vm_define(c->host, STEAL_PTR(def), mode, c, json_object_get(js_get(c->args, "was")),
-			define_done, c);
+		r = rights_of_peer(&who, &def->rights, e);
+	if (!r)
+		*ret = STEAL_PTR(def);
+	return r;
 }
 
-/* ---- rename and undefine ---- */
+void command_vm_define(struct call *c)
+{
+	struct definition *def;
+	enum vm_define_mode mode = js_get_bool(c->args, "validate-only", false) ? VM_VALIDATE :
+		conn_role(c->conn) < ROLE_ADMIN ? VM_REDEFINE : VM_DEFINE;
+	struct err e;
+
+	if (definition_of(c, &def, &e) < 0)
+		call_fail(c, &e);
+	else
+		vm_define(c->host, def, mode, c, json_object_get(js_get(c->args, "was")), define_done, c);
+}
+
+/* ---- create ---- */
+
+struct create {
+	struct call *call;
+	struct vm *vm;
+	struct json_object *warnings; /* owned */
+};
+
+static void create_undo(struct create *w, const struct err *why)
+{
+	const struct undefine_opts opts = { .snapshots_metadata = true, .nvram = true, .then_fail = why };
+	struct err e;
+
+	if (!w->vm->proc && undefine_begin(w->vm, &opts, w->call, &e) == 0)
+		return;
+	transient_over(w->vm);
+	call_fail(w->call, why);
+}
+
+static void create_started(void *opaque, int r, const struct err *e)
+{
+	char uuid[DEFINITION_UUID_TEXT];
+	struct create *w = opaque;
+	struct json_object *o;
+
+	if (r < 0) {
+		create_undo(w, e);
+	} else {
+		o = json_object_new_object();
+		uuid_print(w->vm->def->uuid, uuid);
+		js_put_str(o, "name", w->vm->def->name);
+		js_put_str(o, "uuid", uuid);
+		js_put_int(o, "id", w->vm->id);
+		js_put(o, "warnings", json_object_get(w->warnings));
+		call_return(w->call, o);
+	}
+	json_object_put(w->warnings);
+	free(w);
+}
+
+static void create_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)
+{
+	struct call *c = opaque;
+	struct vm_start_opts opts = { .state_fd = -1, .paused = js_get_bool(c->args, "paused", false), .done = create_started };
+	struct create *w;
+
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	w = must_alloc(malloc(sizeof(*w)));
+	*w = (struct create){ c, what->vm, warnings_of(c, what) };
+	opts.opaque = w;
+	vm_start(w->vm, &opts);
+}
+
+void command_vm_create(struct call *c)
+{
+	struct definition *def;
+	struct err e;
+
+	if (definition_of(c, &def, &e) < 0)
+		call_fail(c, &e);
+	else
+		vm_define(c->host, def, VM_CREATE, c, NULL, create_defined, c);
+}
+
+/* ---- promote, rename and undefine ---- */
+
+void command_vm_promote(struct call *c)
+{
+	struct err e;
+
+	if (promote_begin(c->vm, js_get_bool(c->args, "undo", false), c, &e) < 0)
+		call_fail(c, &e);
+}
 
 void command_vm_rename(struct call *c)
 {
@@ -152,17 +241,90 @@ void command_vm_undefine(struct call *c)
 
 /* ---- lifecycle ---- */
 
-static void start_done(void *opaque, int r, const struct err *e)
+/* Put what the VM's start is short of into the answer. */
+static void warnings_put(struct json_object *o, const struct advice_list *l)
 {
-	struct call *c = opaque;
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < l->n; i++)
+		json_object_array_add(list, json_object_new_string(l->list[i].text));
+	if (l->n)
+		js_put(o, "warnings", list);
+	else
+		json_object_put(list);
+}
+
+/* A start, and what it is short of. */
+struct start_call {
+	struct call *call;
+	struct advice_list room;
+	unsigned waits; /* for the start, and for the look at its disks */
+	int r;
+	struct err e;
+	int64_t id;
+};
+
+static void start_wait_end(struct start_call *s)
+{
 	struct json_object *o;
 
+	if (--s->waits)
+		return;
+	if (s->r < 0) {
+		call_fail(s->call, &s->e);
+	} else {
+		o = json_object_new_object();
+		js_put_int(o, "id", s->id);
+		warnings_put(o, &s->room);
+		call_return(s->call, o);
+	}
+	advice_list_done(&s->room);
+	free(s);
+}
+
+static void start_looked(void *opaque, const struct disk_room *low)
+{
+	struct start_call *s = opaque;
+	struct vm *vm = low ? vm_find_uuid(s->call->host, s->call->uuid) : NULL;
+
+	if (vm)
+		start_room_disk(vm, s->call, low, &s->room);
+	start_wait_end(s);
+}
+
+static void start_done(void *opaque, int r, const struct err *e)
+{
+	struct start_call *s = opaque;
+
+	s->r = r;
+	if (r < 0)
+		s->e = *e;
+	else
+		s->id = s->call->vm->id;
+	start_wait_end(s);
+}
+
+/* Say whether the VM could start, and what would be short. */
+static void start_check(void *opaque, const struct disk_room *low)
+{
+	struct call *c = opaque;
+	struct vm *vm = vm_find_uuid(c->host, c->uuid);
+	struct json_object *o;
+	struct advice_list l = { 0 };
+	struct err e;
+	int r = vm ? vm_check_claim(vm, VM_CLAIM_START, "start it", &e) :
+		     err_set(&e, -ENOENT, ERR_NOT_FOUND, "the VM is gone. Next: cairn list --all");
+
+	if (!r)
+		r = start_room_check(vm, &e);
 	if (r < 0) {
-		call_fail(c, e);
+		call_fail(c, &e);
 		return;
 	}
+	start_room_look(vm, c, true, low, &l);
 	o = json_object_new_object();
-	js_put_int(o, "id", c->vm->id);
+	warnings_put(o, &l);
+	advice_list_done(&l);
 	call_return(c, o);
 }
 
@@ -174,8 +336,17 @@ void command_vm_start(struct call *c)
 		.eager = js_get_bool(c->args, "eager", false),
 		.boot = { (enum vm_boot_kind)(field_type_index(FIELD_BOOT_KIND, js_get_str(c->args, "boot")) + 1),
 			js_get_bool(c->args, "bootmenu", false) },
-		.done = start_done, .opaque = c };
+		.done = start_done };
+	struct start_call *s;
 
+	if (js_get_bool(c->args, "dry-run", false)) {
+		disk_room_look(c->vm, start_check, c);
+		return;
+	}
+	opts.opaque = s = must_alloc(calloc(1, sizeof(*s)));
+	*s = (struct start_call){ .call = c, .waits = 2 };
+	start_room_look(c->vm, c, false, NULL, &s->room);
+	disk_room_look(c->vm, start_looked, s);
 	vm_start(c->vm, &opts);
 }
 

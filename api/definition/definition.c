@@ -5,7 +5,6 @@
 #include "base/cpu_model.h"
 #include "base/err.h"
 #include "base/machine_version.h"
-#include "base/size.h"
 #include "base/utf8.h"
 #include "base/util.h"
 
@@ -82,38 +81,6 @@ static int parse_name(struct parse *p, struct json_object *v, void *into)
 	if ((p->stored ? name_check_form(s, &why) : definition_check_name(s, &why)) < 0)
 		return key_error(p, "%s", why.msg);
 	snprintf(into, VM_NAME_MAX + 1, "%s", s);
-	return 0;
-}
-
-static int parse_memory(struct parse *p, struct json_object *v, void *into)
-{
-	uint64_t bytes;
-	const char *text = js_plain_string(v);
-	char given[48];
-
-	if (json_object_is_type(v, json_type_int)) {
-		int64_t n = json_object_get_int64(v);
-
-		if (n < 0)
-			return key_error(p, "must not be negative");
-		text = NULL;
-		bytes = n > (int64_t)(UINT64_MAX / (2 * MIB)) ? UINT64_MAX : (uint64_t)n * MIB;
-	} else if (!text) {
-		return key_error(p, "must be a size such as \"512M\" or a number of MiB, not %s",
-			js_type_words(v));
-	} else if (size_parse(text, MIB, &bytes) == -EINVAL) {
-		key_quote(text, given);
-		return key_error(p, "\"%s\" is not a size; use \"512M\", \"2G\" or a number of MiB",
-			given);
-	}
-	key_quote(json_object_get_string(v), given);
-	if (bytes < VM_RAM_MIN_BYTES)
-		return key_error(p, "%s is too little; give at least 1 MiB", given);
-	if (bytes > VM_RAM_MAX_BYTES)
-		return key_error(p, "%s is too much; at most 1 TiB", given);
-	if (bytes % 4096)
-		return key_error(p, "%s is not a multiple of 4 KiB", given);
-	*(uint64_t *)into = bytes;
 	return 0;
 }
 
@@ -235,22 +202,26 @@ static const struct key top_rows[] = {
 			"\"pattern\":\"^[^-./\\\\u0000-\\\\u001f\\\\u007f-\\\\u009f][^/\\\\u0000-\\\\u001f\\\\u007f-\\\\u009f]*$\"}" },
 	{ "uuid", KEY_CUSTOM, .offset = DEF(uuid), .parse = key_parse_uuid,
 		.about = "UUID, unique in the daemon [the existing VM's UUID, or a new one]",
-		.form = "{\"type\":\"string\",\"not\":{\"pattern\":\"^[0-]*$\"},"
-			"\"pattern\":\"^[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}$\"}" },
+		.form = KEY_UUID_FORM },
 	{ "title", KEY_TEXT, .offset = DEF(title), .max = 255,
 		.about = "one-line title of the VM" },
 	{ "description", KEY_TEXT, .offset = DEF(description), .max = 4096,
 		.about = "one line of text about the VM" },
-	{ "memory", KEY_CUSTOM, .offset = DEF(ram_bytes), .parse = parse_memory, .needed = true,
+	{ "memory", KEY_CUSTOM, .offset = DEF(ram_bytes), .parse = key_parse_memory, .needed = true,
 		.about = "a size such as 512M, or a number of MiB; 1 MiB to 1 TiB, a multiple of 4 KiB",
-		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576}," KEY_SIZE_FORM "]}" },
-	{ "current_memory", KEY_CUSTOM, .offset = DEF(balloon_bytes), .parse = parse_memory,
+		.form = KEY_MEMORY_FORM },
+	{ "current_memory", KEY_CUSTOM, .offset = DEF(balloon_bytes), .parse = key_parse_memory,
 		.about = "memory that the balloon leaves to the guest at the start [memory]",
-		.form = "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576}," KEY_SIZE_FORM "]}" },
+		.form = KEY_MEMORY_FORM },
+	{ "memory_max", KEY_CUSTOM, .offset = DEF(memory_max_bytes), .parse = key_parse_memory,
+		.about = "most memory that the VM's process may take, as memory; beyond it, the kernel kills the process [a budget for memory]",
+		.form = KEY_MEMORY_FORM },
 	{ "balloon", KEY_BOOL, .offset = DEF(balloon),
 		.about = "add a virtio-balloon device, by which the guest gives memory back; not with hugepages", .initial = "false" },
 	{ "hugepages", KEY_BOOL, .offset = DEF(huge_pages),
 		.about = "back guest memory with huge pages", .initial = "false" },
+	{ "reclaim_on_pressure", KEY_BOOL, .offset = DEF(reclaim_on_pressure), .initial = "false",
+		.about = "under memory pressure, free memory that was not written since the last snapshot or revert; not with hugepages" },
 	{ "vcpus", KEY_NUMBER, .offset = DEF(vcpus), .min = 1, .max = VM_VCPUS_MAX,
 		.about = "number of virtual CPUs; with max_vcpus: at the start", .initial = "1" },
 	{ "max_vcpus", KEY_NUMBER, .offset = DEF(max_vcpus), .min = 1, .max = VM_VCPUS_MAX,
@@ -264,8 +235,10 @@ static const struct key top_rows[] = {
 			"\"pattern\":\"^(host|baseline|x86-64-v2|x86-64-v3)(,[-+][A-Za-z0-9_.-]+)*$\"}" },
 	{ "cpu_shares", KEY_NUMBER, .offset = DEF(cpu_shares), .min = 2, .max = 262144,
 		.about = "processor time, against other VMs that want it at the same time; a VM without this key has 1024" },
-	{ "cpu_quota", KEY_NUMBER, .offset = DEF(cpu_quota), .min = 1, .max = 25600,
+	{ "cpu_quota", KEY_NUMBER, .offset = DEF(cpu_quota), .min = 1, .max = DEFINITION_CPU_QUOTA_MAX,
 		.about = "most processor time, in percent of one processor: 150 is one and a half" },
+	{ "balance", KEY_OBJECT, .of = &definition_balance_keys,
+		.about = "bounds in which the daemon shifts processor time and memory between VMs by their load" },
 	{ "systemd_scope", KEY_BOOL, .offset = DEF(systemd_scope), .initial = "false",
 		.about = "a scope of systemd of its own, and a machine of systemd-machined" },
 	{ "machine", KEY_NUMBER16, .offset = DEF(machine), .min = 1, .max = UINT8_MAX,
@@ -281,6 +254,8 @@ static const struct key top_rows[] = {
 	{ "interfaces", KEY_ARRAY, .max = DEFINITION_INTERFACES_MAX, .of = &definition_interface_keys,
 		.parse = definition_parse_interfaces,
 		.about = "network interfaces" },
+	{ "shares", KEY_ARRAY, .max = VM_SHARES_MAX, .of = &definition_share_keys, .parse = definition_parse_shares,
+		.about = "folders of the host that the guest can mount" },
 	{ "console", KEY_OBJECT, .of = &console_keys,
 		.about = "consoles besides the serial port, which always exists" },
 	{ "guest_agent", KEY_BOOL, .offset = DEF(guest_agent),
@@ -409,6 +384,8 @@ static int check_whole(struct parse *p)
 		return key_error(p, "name: is missing; give the VM a name");
 	if (!d->ram_bytes)
 		return key_error(p, "memory: is missing; give a size such as \"512M\"");
+	if (d->reclaim_on_pressure && d->huge_pages)
+		return key_error(p, "reclaim_on_pressure: memory in huge pages cannot be reclaimed; set either this key or hugepages to false");
 	if (d->balloon && d->huge_pages)
 		return key_error(p, "balloon: memory in huge pages cannot be given back; set either balloon or hugepages to false");
 	if (d->balloon_bytes && !d->balloon)
@@ -417,7 +394,9 @@ static int check_whole(struct parse *p)
 		return key_error(p, "current_memory: is more than memory; a balloon cannot give the guest more");
 	if (d->tablet && !d->screen)
 		return key_error(p, "tablet: there is no screen to point at; set screen to true");
-	r = check_boot(p);
+	r = definition_check_balance(p);
+	if (!r)
+		r = check_boot(p);
 	if (!r)
 		r = check_machine(p);
 	if (!r)
@@ -487,6 +466,7 @@ void definition_free(struct definition *d)
 	free(d->cpu);
 	free(d->vsock_path);
 	definition_free_vnc(&d->vnc);
+	definition_free_shares(d);
 	free(d->description);
 	free(d->kernel);
 	free(d->loader);

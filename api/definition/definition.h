@@ -48,6 +48,8 @@ struct definition_disk {
 	struct vm_disk_tune tune; /* its limits */
 	uint8_t bus;	       /* enum vm_bus */
 	uint8_t detect_zeroes; /* enum vm_zeroes */
+	uint8_t cache;	       /* enum vm_cache */
+	uint8_t poll_max_us;   /* VM_POLL_* */
 	uint8_t no_discard;    /* 1: the guest cannot discard */
 	uint16_t logical_block_bytes, physical_block_bytes; /* 0: the defaults */
 	uint64_t wwn; /* 0: none */
@@ -80,6 +82,7 @@ enum definition_then { DEFINITION_LEAVE, DEFINITION_DESTROY, DEFINITION_SAVE, DE
 enum definition_clock { DEFINITION_UTC = 0, DEFINITION_LOCALTIME = 1 };
 
 #define DEFINITION_FORWARDS_MAX 16 /* per interface */
+#define DEFINITION_CPU_QUOTA_MAX 25600 /* percent of one CPU */
 /* Text sizes include the NUL. */
 #define DEFINITION_ADDRESS_TEXT 16 /* IPv4 */
 #define DEFINITION_HOST_ADDRESS_TEXT 46 /* IPv4 or IPv6 */
@@ -171,9 +174,15 @@ struct definition {
 	uint8_t idle_action; /* enum definition_then: suspend or save */
 	bool balloon;
 	uint64_t balloon_bytes; /* memory that the balloon leaves to the guest at the start; 0: all */
-	bool rng, virtio_console, guest_agent, debug_exit, huge_pages, systemd_scope, screen, tablet;
+	bool rng, virtio_console, guest_agent, debug_exit, huge_pages, reclaim_on_pressure, systemd_scope, screen, tablet;
+	uint64_t memory_max_bytes; /* of the process; 0: the budget of api/vm/vm_cgroup.h */
 	uint32_t cpu_shares; /* 0: none given */
-	uint32_t cpu_quota; /* percent of one CPU; 0: no limit */
+	uint32_t cpu_quota; /* percent of one CPU, at most DEFINITION_CPU_QUOTA_MAX; 0: no limit */
+	struct definition_balance {
+		bool shares, memory; /* whether the daemon may change them; without, the bounds are 0 */
+		uint32_t shares_min, shares_max;   /* 0: the VM's cpu_shares */
+		uint64_t memory_min, memory_max;   /* bytes; 0: the memory that the VM starts with, and all */
+	} balance; /* api/policy/balancer.h */
 	char *cpu; /* the processor (base/cpu_model.h); NULL: host */
 	uint8_t assist, on_poweroff, on_reboot, on_crash; /* enums in vm_msg.h */
 	uint32_t vsock_cid; /* 0: no vsock device */
@@ -185,6 +194,11 @@ struct definition {
 		uint32_t port; /* 0: a Unix socket */
 		char *password_file; /* NULL: clients need no password */
 	} vnc;
+	struct definition_share {
+		char *path, *tag; /* owned */
+		bool read_only;
+	} shares[VM_SHARES_MAX];
+	uint32_t nshares;
 	uint8_t watchdog, watchdog_action; /* enum vm_watchdog_model, vm_watchdog_action */
 	/* The user whose rights open the files; owned. NULL (the parser's result): the daemon itself. Not
 	 * part of the JSON. */
@@ -240,6 +254,13 @@ bool definition_forwards_meet(const struct definition_forward *a, const struct d
 /* Print a forward as "tcp 127.0.0.1:2222" or "tcp [::1]:2222". */
 void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT]);
 
+/* What a VM without cpu_shares has. */
+#define DEFINITION_CPU_SHARES 1024
+/* Return the memory that the balloon leaves to the guest at the start, or all. */
+static inline uint64_t definition_first_memory(const struct definition *d)
+{
+	return d->balloon_bytes ? d->balloon_bytes : d->ram_bytes;
+}
 /* Return the most vCPUs that the VM can have. */
 unsigned definition_vcpus_max(const struct definition *d);
 /* Return the vCPUs of these that it lacks at its start, a bit for each. */

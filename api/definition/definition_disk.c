@@ -22,6 +22,8 @@ static const struct choice buses[] = { { "virtio", VM_BUS_VIRTIO }, { "scsi", VM
 static const struct choice discards[] = { { "unmap", 0 }, { "ignore", 1 }, { NULL, 0 } };
 static const struct choice zeroes[] = { { "off", VM_ZEROES_OFF }, { "on", VM_ZEROES_ON },
 	{ "unmap", VM_ZEROES_UNMAP }, { NULL, 0 } };
+static const struct choice caches[] = { { "none", VM_CACHE_NONE }, { "writeback", VM_CACHE_WRITEBACK },
+	{ "unsafe", VM_CACHE_UNSAFE }, { NULL, 0 } };
 
 static int parse_wwn(struct parse *p, struct json_object *v, void *into)
 {
@@ -41,6 +43,17 @@ static int parse_block_bytes(struct parse *p, struct json_object *v, void *into)
 	if (n < 512 || n > 4096 || !is_power_of_two((uint64_t)n))
 		return key_error(p, "must be 512, 1024, 2048 or 4096");
 	*(uint16_t *)into = (uint16_t)n;
+	return 0;
+}
+
+/* 0 ns turns the polls off; other values are rounded up to us. */
+static int parse_poll(struct parse *p, struct json_object *v, void *into)
+{
+	int64_t n = json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : -1;
+
+	if (n < 0 || n > VM_POLL_US_MAX * 1000)
+		return key_error(p, "must be 0 to %d ns; 0 turns polling off", VM_POLL_US_MAX * 1000);
+	*(uint8_t *)into = n ? (uint8_t)DIV_ROUND_UP(n, 1000) : VM_POLL_OFF;
 	return 0;
 }
 
@@ -194,6 +207,12 @@ static const struct key disk_rows[] = {
 		.initial = "\"unmap\"" },
 	{ "detect_zeroes", KEY_CHOICE, .offset = DISK(detect_zeroes), .choices = zeroes,
 		.about = "on: writes of zeros are not written; unmap: they free space, too", .initial = "\"off\"" },
+	{ "cache", KEY_CHOICE, .offset = DISK(cache), .choices = caches,
+		.about = "none: bypass the host's page cache; writeback: use it; unsafe: use it, and ignore the guest's flushes",
+		.initial = "\"none\"" },
+	{ "poll_max_ns", KEY_CUSTOM, .offset = DISK(poll_max_us), .parse = parse_poll,
+		.about = "how long a busy disk polls its queues for the next request; 0: it never polls", .initial = "50000",
+		.form = "{\"type\":\"integer\",\"minimum\":0,\"maximum\":254000}" },
 	{ "queues", KEY_NUMBER16, .offset = DISK(queues), .max = 8,
 		.about = "number of queues; 0: one per vCPU", .initial = "0" },
 	{ "queue_size", KEY_NUMBER16, .offset = DISK(queue_size), .max = 1024,

@@ -113,7 +113,7 @@ static const struct key interface_rows[] = {
 		.form = "{\"type\":\"string\",\"maxLength\":63,\"pattern\":\"^[A-Za-z0-9][A-Za-z0-9_.-]*$\"}" },
 	{ "mac", KEY_CUSTOM, .offset = INTERFACE(mac), .parse = parse_mac,
 		.about = "MAC address, unique in the daemon [the interface's present one, or a new one]",
-		.form = "{\"type\":\"string\",\"pattern\":\"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$\",\"not\":{\"pattern\":\"^[0:]*$\"}}" },
+		.form = KEY_MAC_FORM },
 	{ "model", KEY_CHOICE, .offset = INTERFACE(model), .choices = models,
 		.about = "model of the device",
 		.initial = "\"virtio\"" },

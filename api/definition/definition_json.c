@@ -34,10 +34,10 @@ static void put_layer(struct json_object *o, const struct definition_layer *l)
 	js_put_str(o, "data_file", l->data_file);
 }
 
-/* Put what the guest sees of a disk's blocks; keys with their default are left out. */
+/* Put what the guest sees of a disk's blocks, and how they are cached; keys with their default are left out. */
 static void put_blocks(struct json_object *o, const struct definition_disk *d)
 {
-	static const char *const zeroes[] = { "off", "on", "unmap" };
+	static const char *const zeroes[] = { "off", "on", "unmap" }, *const caches[] = { "none", "writeback", "unsafe" };
 	char wwn[17];
 
 	snprintf(wwn, sizeof(wwn), "%016" PRIx64, d->wwn);
@@ -51,6 +51,10 @@ static void put_blocks(struct json_object *o, const struct definition_disk *d)
 		js_put_str(o, "discard", "ignore");
 	if (d->detect_zeroes)
 		js_put_str(o, "detect_zeroes", zeroes[MIN(d->detect_zeroes, 2)]);
+	if (d->cache)
+		js_put_str(o, "cache", caches[MIN(d->cache, 2)]);
+	if (d->poll_max_us)
+		js_put_uint(o, "poll_max_ns", d->poll_max_us == VM_POLL_OFF ? 0 : d->poll_max_us * 1000u);
 }
 
 static struct json_object *disk_to_json(const struct definition_disk *d)
@@ -189,17 +193,6 @@ static void put_sysinfo(struct json_object *o, const struct definition *d)
 		json_object_put(s);
 }
 
-static void put_memory(struct json_object *o, const char *key, uint64_t bytes)
-{
-	char text[24];
-
-	if (bytes % MIB)
-		snprintf(text, sizeof(text), "%lluK", (unsigned long long)(bytes / KIB));
-	else
-		snprintf(text, sizeof(text), "%lluM", (unsigned long long)(bytes / MIB));
-	js_put_str(o, key, text);
-}
-
 static void put_cpus(struct json_object *o, const struct definition *d)
 {
 	struct json_object *t;
@@ -264,6 +257,24 @@ static void put_vnc(struct json_object *o, const struct definition_vnc *v)
 	js_put(o, "vnc", vnc);
 }
 
+static void put_shares(struct json_object *o, const struct definition *d)
+{
+	struct json_object *list;
+
+	if (!d->nshares)
+		return;
+	list = json_object_new_array();
+	for (unsigned i = 0; i < d->nshares; i++) {
+		struct json_object *share = json_object_new_object();
+
+		js_put_str(share, "path", d->shares[i].path);
+		js_put_str(share, "tag", d->shares[i].tag);
+		js_put_bool(share, "readonly", d->shares[i].read_only);
+		json_object_array_add(list, share);
+	}
+	js_put(o, "shares", list);
+}
+
 static void put_policies(struct json_object *o, const struct definition *d)
 {
 	static const char *const assists[] = { "auto", "on", "off" };
@@ -288,18 +299,23 @@ struct json_object *definition_to_json(const struct definition *d)
 		js_put_str(o, "uuid", uuid);
 	js_put_str(o, "title", d->title);
 	js_put_str(o, "description", d->description);
-	put_memory(o, "memory", d->ram_bytes);
+	key_put_memory(o, "memory", d->ram_bytes);
 	if (d->balloon)
 		js_put_bool(o, "balloon", true);
 	if (d->balloon_bytes)
-		put_memory(o, "current_memory", d->balloon_bytes);
+		key_put_memory(o, "current_memory", d->balloon_bytes);
+	if (d->memory_max_bytes)
+		key_put_memory(o, "memory_max", d->memory_max_bytes);
 	js_put_bool(o, "hugepages", d->huge_pages);
+	if (d->reclaim_on_pressure)
+		js_put_bool(o, "reclaim_on_pressure", true);
 	put_cpus(o, d);
 	js_put_str(o, "cpu", d->cpu ? d->cpu : CPU_MODEL_HOST);
 	if (d->cpu_shares)
 		js_put_uint(o, "cpu_shares", d->cpu_shares);
 	if (d->cpu_quota)
 		js_put_uint(o, "cpu_quota", d->cpu_quota);
+	definition_put_balance(o, d);
 	if (d->systemd_scope)
 		js_put_bool(o, "systemd_scope", true);
 	if (d->machine)
@@ -324,6 +340,7 @@ struct json_object *definition_to_json(const struct definition *d)
 	if (d->tablet)
 		js_put_bool(o, "tablet", true);
 	put_vnc(o, &d->vnc);
+	put_shares(o, d);
 	put_watchdog(o, d);
 	put_policies(o, d);
 	return o;

@@ -2,7 +2,9 @@
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/size.h"
 #include "base/utf8.h"
+#include "base/util.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -206,6 +208,49 @@ int key_parse_uuid(struct parse *p, struct json_object *v, void *into)
 	return 0;
 }
 
+int key_parse_memory(struct parse *p, struct json_object *v, void *into)
+{
+	uint64_t bytes;
+	const char *text = js_plain_string(v);
+	char given[48];
+
+	if (json_object_is_type(v, json_type_int)) {
+		int64_t n = json_object_get_int64(v);
+
+		if (n < 0)
+			return key_error(p, "must not be negative");
+		text = NULL;
+		bytes = n > (int64_t)(UINT64_MAX / (2 * MIB)) ? UINT64_MAX : (uint64_t)n * MIB;
+	} else if (!text) {
+		return key_error(p, "must be a size such as \"512M\" or a number of MiB, not %s",
+			js_type_words(v));
+	} else if (size_parse(text, MIB, &bytes) == -EINVAL) {
+		key_quote(text, given);
+		return key_error(p, "\"%s\" is not a size; use \"512M\", \"2G\" or a number of MiB",
+			given);
+	}
+	key_quote(json_object_get_string(v), given);
+	if (bytes < VM_RAM_MIN_BYTES)
+		return key_error(p, "%s is too little; give at least 1 MiB", given);
+	if (bytes > VM_RAM_MAX_BYTES)
+		return key_error(p, "%s is too much; at most 1 TiB", given);
+	if (bytes % 4096)
+		return key_error(p, "%s is not a multiple of 4 KiB", given);
+	*(uint64_t *)into = bytes;
+	return 0;
+}
+
+void key_put_memory(struct json_object *o, const char *key, uint64_t bytes)
+{
+	char text[24];
+
+	if (bytes % MIB)
+		snprintf(text, sizeof(text), "%lluK", (unsigned long long)(bytes / KIB));
+	else
+		snprintf(text, sizeof(text), "%lluM", (unsigned long long)(bytes / MIB));
+	js_put_str(o, key, text);
+}
+
 static int parse_value(struct parse *p, struct json_object *v, const struct key *k, void *base)
 {
 	void *into = (char *)base + k->offset;
@@ -236,6 +281,7 @@ static int parse_value(struct parse *p, struct json_object *v, const struct key 
 		return r < 0 ? r : keys_parse(p, v, k->of, into);
 	case KEY_OBJECT_OWNED:
 	case KEY_ARRAY:
+	case KEY_LIST:
 	case KEY_CUSTOM:
 		return k->parse(p, v, into);
 	}

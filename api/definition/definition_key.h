@@ -26,6 +26,7 @@ enum key_kind {
 	KEY_OBJECT,   /* `of` lists its keys; parse() prepares the struct and may be NULL */
 	KEY_OBJECT_OWNED, /* the same in a struct that parse() allocates and reads */
 	KEY_ARRAY,    /* at most max objects with the keys of `of`; parse() reads them */
+	KEY_LIST,     /* at most max values of the form; parse() reads them */
 	KEY_CUSTOM,   /* parse() reads it */
 };
 
@@ -45,7 +46,7 @@ struct key {
 	const struct keys *of;
 	int (*parse)(struct parse *p, struct json_object *v, void *into);
 	/* For the JSON Schema (definition_schema.c): a description; the default as JSON text; for KEY_CUSTOM
-	 * the schema's members that describe the values which parse() accepts, as JSON text. */
+	 * and for each value of KEY_LIST, the schema's members that describe what parse() accepts, as JSON text. */
 	const char *about, *initial, *form;
 	bool needed;
 };
@@ -59,10 +60,15 @@ struct keys {
 #define KEYS(name, rows) static const struct keys name = { rows, ARRAY_SIZE(rows), NULL }
 #define KEY_SIZE_FORM "{\"type\":\"string\",\"pattern\":\"^[0-9]+([.][0-9]+)?([KMGTPEkmgtpe]([Ii]?[Bb])?|" \
 	"[Bb]([Yy][Tt][Ee][Ss]?)?)?$\"}"
+#define KEY_MEMORY_FORM "{\"anyOf\":[{\"type\":\"integer\",\"minimum\":1,\"maximum\":1048576}," KEY_SIZE_FORM "]}"
 #define KEY_ID_FORM "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9_-]{1,15}$\"}"
 
 #define KEY_BYTE_FORM "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 #define KEY_IPV4_FORM "(" KEY_BYTE_FORM "\\\\.){3}" KEY_BYTE_FORM
+#define KEY_MAC_FORM "{\"type\":\"string\",\"pattern\":\"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$\"," \
+	"\"not\":{\"pattern\":\"^[0:]*$\"}}"
+#define KEY_UUID_FORM "{\"type\":\"string\",\"not\":{\"pattern\":\"^[0-]*$\"}," \
+	"\"pattern\":\"^[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}$\"}"
 
 /* Parse the object o by its table into the struct at base. Returns 0; -EINVAL; -ENOMEM. */
 int keys_parse(struct parse *p, struct json_object *o, const struct keys *keys, void *base);
@@ -80,7 +86,12 @@ int key_parse_id(struct parse *p, struct json_object *v, void *into);
 /* Parse a UUID, which has to be set. Returns 0; -EINVAL. */
 int key_parse_uuid(struct parse *p, struct json_object *v, void *into);
 
+/* Parse a size of memory, and print one. Returns 0; -EINVAL. */
+int key_parse_memory(struct parse *p, struct json_object *v, void *into);
+void key_put_memory(struct json_object *o, const char *key, uint64_t bytes);
+
 extern const struct keys definition_keys; /* the top-level keys */
+extern const struct keys network_definition_keys; /* those of a network */
 extern const struct keys definition_disk_keys, definition_interface_keys;
 int definition_parse_disks(struct parse *p, struct json_object *v, void *into);
 int definition_parse_interfaces(struct parse *p, struct json_object *v, void *into);
@@ -102,6 +113,10 @@ void definition_put_bandwidth(struct json_object *o, const struct definition_ban
 extern const struct keys definition_egress_keys;
 int definition_parse_egress(struct parse *p, struct json_object *v, void *into);
 void definition_put_egress(struct json_object *o, const struct egress *e);
+/* The key `shares`. */
+extern const struct keys definition_share_keys;
+int definition_parse_shares(struct parse *p, struct json_object *v, void *into);
+void definition_free_shares(struct definition *d);
 /* The key `vnc`. */
 struct definition_vnc;
 int definition_parse_vnc(struct parse *p, struct json_object *v, void *into);
@@ -113,6 +128,10 @@ void definition_encode_sysinfo(const struct definition *d, char to[VM_SYSINFO_MA
 void definition_free_sysinfo(struct definition *d);
 extern const struct keys definition_restart_keys, definition_shutdown_keys, definition_idle_keys;
 extern const struct choice definition_stop_actions[];
+/* The key `balance`. */
+extern const struct keys definition_balance_keys;
+int definition_check_balance(struct parse *p);
+void definition_put_balance(struct json_object *o, const struct definition *d);
 int definition_prepare_idle(struct parse *p, struct json_object *v, void *into);
 void definition_policy_default(struct definition *d);
 void definition_put_policies(struct json_object *o, const struct definition *d);

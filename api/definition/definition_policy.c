@@ -1,4 +1,4 @@
-/* Parses and prints the policies: restart, shutdown, idle, start order. */
+/* Parses and prints the policies: restart, shutdown, idle, start order, balance. */
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/duration.h"
@@ -91,6 +91,81 @@ int definition_check_policy(struct parse *p)
 	return 0;
 }
 
+/* ---- balance ---- */
+
+static int prepare_shares(struct parse *p, struct json_object *v, void *into)
+{
+	(void)v;
+	(void)into;
+	p->d->balance.shares = true;
+	return 0;
+}
+
+static int prepare_memory(struct parse *p, struct json_object *v, void *into)
+{
+	(void)v;
+	(void)into;
+	p->d->balance.memory = true;
+	return 0;
+}
+
+static const struct key shares_rows[] = {
+	{ "min", KEY_NUMBER, .offset = DEF(balance.shares_min), .min = 2, .max = 262144, .about = "fewest shares [cpu_shares]" },
+	{ "max", KEY_NUMBER, .offset = DEF(balance.shares_max), .min = 2, .max = 262144, .about = "most shares [cpu_shares]" },
+};
+KEYS(shares_keys, shares_rows);
+
+static const struct key memory_rows[] = {
+	{ "min", KEY_CUSTOM, .offset = DEF(balance.memory_min), .parse = key_parse_memory, .form = KEY_MEMORY_FORM,
+		.about = "least memory, as memory [current_memory]" },
+	{ "max", KEY_CUSTOM, .offset = DEF(balance.memory_max), .parse = key_parse_memory, .form = KEY_MEMORY_FORM,
+		.about = "most memory, as memory [memory]" },
+};
+KEYS(memory_keys, memory_rows);
+
+static const struct key balance_rows[] = {
+	{ "cpu_shares", KEY_OBJECT, .of = &shares_keys, .parse = prepare_shares,
+		.about = "bounds of the VM's cpu_shares, which change with its need of processors" },
+	{ "memory", KEY_OBJECT, .of = &memory_keys, .parse = prepare_memory,
+		.about = "bounds of the memory that the balloon leaves to the guest, which changes with its need" },
+};
+const struct keys definition_balance_keys = { balance_rows, ARRAY_SIZE(balance_rows), NULL };
+
+static int check_shares(struct parse *p)
+{
+	const struct definition_balance *b = &p->d->balance;
+	uint32_t shares = p->d->cpu_shares ? p->d->cpu_shares : DEFINITION_CPU_SHARES;
+
+	if (b->shares_min > shares)
+		return key_error(p, "balance.cpu_shares.min: %u is more than cpu_shares, which is %u; change one of them", b->shares_min, shares);
+	if (b->shares_max && b->shares_max < shares)
+		return key_error(p, "balance.cpu_shares.max: %u is less than cpu_shares, which is %u; change one of them", b->shares_max, shares);
+	return 0;
+}
+
+static int check_memory(struct parse *p)
+{
+	const struct definition_balance *b = &p->d->balance;
+	uint64_t first = definition_first_memory(p->d);
+
+	if (!p->d->balloon)
+		return key_error(p, "balance.memory: has no effect without a balloon; set balloon to true");
+	if (b->memory_min > first)
+		return key_error(p, "balance.memory.min: is more than the VM starts with; raise current_memory, or give a smaller min");
+	if (b->memory_max > p->d->ram_bytes)
+		return key_error(p, "balance.memory.max: is more than memory; a balloon cannot give the guest more");
+	if (b->memory_max && b->memory_max < first)
+		return key_error(p, "balance.memory.max: is less than the VM starts with; give a smaller current_memory, or a larger max");
+	return 0;
+}
+
+int definition_check_balance(struct parse *p)
+{
+	int r = p->d->balance.shares ? check_shares(p) : 0;
+
+	return !r && p->d->balance.memory ? check_memory(p) : r;
+}
+
 /* ---- to JSON ---- */
 
 static struct json_object *restart_to_json(const struct backoff_rule *r)
@@ -127,4 +202,30 @@ void definition_put_policies(struct json_object *o, const struct definition *d)
 	js_put_uint(o, "order", d->order);
 	js_put_uint(o, "start_delay", d->start_delay_s);
 	js_put_str(o, "stop_action", names[d->stop_action]);
+}
+
+/* min, max: 0: not given. put: prints one of them. */
+static struct json_object *bounds_to_json(uint64_t min, uint64_t max, void (*put)(struct json_object *o, const char *key, uint64_t v))
+{
+	struct json_object *o = json_object_new_object();
+
+	if (min)
+		put(o, "min", min);
+	if (max)
+		put(o, "max", max);
+	return o;
+}
+
+void definition_put_balance(struct json_object *o, const struct definition *d)
+{
+	struct json_object *balance;
+
+	if (!d->balance.shares && !d->balance.memory)
+		return;
+	balance = json_object_new_object();
+	if (d->balance.shares)
+		js_put(balance, "cpu_shares", bounds_to_json(d->balance.shares_min, d->balance.shares_max, js_put_uint));
+	if (d->balance.memory)
+		js_put(balance, "memory", bounds_to_json(d->balance.memory_min, d->balance.memory_max, key_put_memory));
+	js_put(o, "balance", balance);
 }

@@ -35,11 +35,11 @@ static void choices_put(struct json_object *o, const struct choice *c)
 	js_put(o, "enum", list);
 }
 
-static void array_put(struct json_object *o, const struct key *k)
+static void array_put(struct json_object *o, const struct key *k, struct json_object *items)
 {
 	js_put_str(o, "type", "array");
 	js_put_uint(o, "maxItems", k->max);
-	js_put(o, "items", keys_schema(k->of));
+	js_put(o, "items", items);
 }
 
 static void number_put(struct json_object *o, const struct key *k)
@@ -83,7 +83,10 @@ static struct json_object *key_schema(const struct key *k)
 	case KEY_OBJECT_OWNED:
 		break;
 	case KEY_ARRAY:
-		array_put(o, k);
+		array_put(o, k, keys_schema(k->of));
+		break;
+	case KEY_LIST:
+		array_put(o, k, own_json(k->form));
 		break;
 	case KEY_CUSTOM:
 		members_put(o, k->form);
@@ -113,14 +116,24 @@ static struct json_object *keys_schema(const struct keys *keys)
 	return o;
 }
 
-struct json_object *definition_schema(void)
+static struct json_object *whole_schema(const struct keys *keys, const char *title)
 {
-	struct json_object *o = json_object_new_object(), *whole = keys_schema(&definition_keys);
+	struct json_object *o = json_object_new_object(), *whole = keys_schema(keys);
 
 	js_put_str(o, "$schema", "https://json-schema.org/draft/2020-12/schema");
-	js_put_str(o, "title", "definition of a Cairn VM");
+	js_put_str(o, "title", title);
 	json_object_object_foreach(whole, name, v)
 		js_put(o, name, json_object_get(v));
 	json_object_put(whole);
 	return o;
+}
+
+struct json_object *definition_schema(void)
+{
+	return whole_schema(&definition_keys, "definition of a Cairn VM");
+}
+
+struct json_object *network_definition_schema(void)
+{
+	return whole_schema(&network_definition_keys, "definition of a Cairn network");
 }

@@ -1,6 +1,7 @@
 /* Parses and prints the keys of an interface of type user: its network and its forwards. */
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
+#include "base/user_network.h"
 #include "base/util.h"
 
 #include <arpa/inet.h>
@@ -13,11 +14,6 @@
  * broadcast address. */
 #define PREFIX_MIN 8
 #define PREFIX_MAX 27
-
-/* Host parts of the gateway's and the resolver's addresses, the same as QEMU's (docs/slirp.md). The bits that the
- * prefix covers are ignored. */
-#define GATEWAY 0x0202
-#define RESOLVER 0x0203
 
 static const struct choice protocols[] = { { "tcp", DEFINITION_TCP }, { "udp", DEFINITION_UDP }, { NULL, 0 } };
 
@@ -183,8 +179,8 @@ static int guest_check(struct parse *p, unsigned i, unsigned k, const struct def
 		return -EINVAL;
 	mask = 0xffffffffu >> strtoul(slash + 1, NULL, 10);
 	host = ntohl(guest.s_addr) & mask;
-	if ((ntohl(guest.s_addr) & ~mask) == ntohl(net.s_addr) && host && host != mask && host != (GATEWAY & mask) &&
-		host != (RESOLVER & mask))
+	if ((ntohl(guest.s_addr) & ~mask) == ntohl(net.s_addr) && host && host != mask && host != (USER_NETWORK_GATEWAY & mask) &&
+		host != (USER_NETWORK_RESOLVER & mask))
 		return 0;
 	return key_error(p, "interfaces[%u].forwards[%u].guest: %s is not an address that the guest can have in %s",
 		i, k,

@@ -37,6 +37,22 @@ bool network_is_direct(const struct network_definition *d)
 	return d->mode > NETWORK_BRIDGE || (d->mode == NETWORK_BRIDGE && (d->dev[0] || d->devs.n));
 }
 
+/* ---- forms: what the parsers below accept, for the JSON Schema. The schema takes some addresses and names that they
+ * refuse, such as 127.0.0.1 ---- */
+
+#define TEXT_FORM(pattern) "{\"type\":\"string\",\"pattern\":\"^" pattern "$\"}"
+#define LINK_FORM "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9._+@-]{1,15}$\"," \
+	"\"not\":{\"enum\":[\".\",\"..\",\"all\",\"default\",\"lo\"]}}"
+#define LABEL_FORM "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+#define DOMAIN_FORM "{\"type\":\"string\",\"maxLength\":253,\"pattern\":\"^" LABEL_FORM "(\\\\." LABEL_FORM ")*$\"}"
+/* Not what dnsmasq takes for a duration or a command. */
+#define HOSTNAME_FORM "{\"type\":\"string\",\"pattern\":\"^" LABEL_FORM "$\"," \
+	"\"not\":{\"pattern\":\"^([0-9]+[wdhmsWDHMS]?|ignore|infinite)$\"}}"
+#define ADDRESS4_FORM TEXT_FORM(KEY_IPV4_FORM)
+#define ADDRESS6_FORM TEXT_FORM("[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,40}")
+#define ADDRESS_FORM "{\"anyOf\":[" ADDRESS4_FORM "," ADDRESS6_FORM "]}"
+#define ID_FORM "{\"type\":\"integer\",\"minimum\":0,\"maximum\":4294967294}"
+
 /* ---- names ---- */
 
 /* Check a network's name. The error names no key. Returns 0; -EINVAL. */
@@ -289,12 +305,12 @@ static int parse_devs(struct parse *p, struct json_object *v, void *into)
 /* ---- DHCP ---- */
 
 #define RANGE(field) offsetof(struct network_range, field)
-#define RANGE_ROWS(parser) { \
-	{ "start", KEY_CUSTOM, .offset = RANGE(start), .parse = parser, .needed = true, .about = "first address" }, \
-	{ "end", KEY_CUSTOM, .offset = RANGE(end), .parse = parser, .needed = true, .about = "last address" }, \
+#define RANGE_ROWS(parser, takes) { \
+	{ "start", KEY_CUSTOM, .offset = RANGE(start), .parse = parser, .needed = true, .about = "first address", .form = takes }, \
+	{ "end", KEY_CUSTOM, .offset = RANGE(end), .parse = parser, .needed = true, .about = "last address", .form = takes }, \
 }
-static const struct key range4_rows[] = RANGE_ROWS(parse_address4);
-static const struct key range6_rows[] = RANGE_ROWS(parse_address6);
+static const struct key range4_rows[] = RANGE_ROWS(parse_address4, ADDRESS4_FORM);
+static const struct key range6_rows[] = RANGE_ROWS(parse_address6, ADDRESS6_FORM);
 KEYS(range4_keys, range4_rows);
 KEYS(range6_keys, range6_rows);
 
@@ -331,15 +347,18 @@ static int parse_duid(struct parse *p, struct json_object *v, void *into)
 }
 
 #define HOST(field) offsetof(struct network_host, field)
-#define HOST_ROWS(parser) \
-	{ "mac", KEY_CUSTOM, .offset = HOST(mac), .parse = parse_mac, .about = "MAC address of the guest" }, \
-	{ "name", KEY_CUSTOM, .offset = HOST(name), .parse = parse_hostname, .about = "name that the guest gets" }, \
-	{ "address", KEY_CUSTOM, .offset = HOST(address), .parse = parser, .about = "address that the guest gets" }
-static const struct key host4_rows[] = { HOST_ROWS(parse_address4) };
-static const struct key host6_rows[] = { HOST_ROWS(parse_address6),
-	{ "duid", KEY_CUSTOM, .offset = HOST(duid), .parse = parse_duid, .about = "DUID of the guest, in place of its MAC address" } };
-KEYS(host4_keys, host4_rows);
-KEYS(host6_keys, host6_rows);
+#define HOST_ROWS(parser, takes) \
+	{ "mac", KEY_CUSTOM, .offset = HOST(mac), .parse = parse_mac, .about = "MAC address of the guest", .form = KEY_MAC_FORM }, \
+	{ "name", KEY_CUSTOM, .offset = HOST(name), .parse = parse_hostname, .about = "name that the guest gets", .form = HOSTNAME_FORM }, \
+	{ "address", KEY_CUSTOM, .offset = HOST(address), .parse = parser, .about = "address that the guest gets", .form = takes }
+#define NAME_OR_ADDRESS "\"anyOf\":[{\"required\":[\"name\"]},{\"required\":[\"address\"]}]"
+static const struct key host4_rows[] = { HOST_ROWS(parse_address4, ADDRESS4_FORM) };
+static const struct key host6_rows[] = { HOST_ROWS(parse_address6, ADDRESS6_FORM),
+	{ "duid", KEY_CUSTOM, .offset = HOST(duid), .parse = parse_duid, .about = "DUID of the guest, in place of its MAC address",
+		.form = TEXT_FORM("[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){0,129}") } };
+static const struct keys host4_keys = { host4_rows, ARRAY_SIZE(host4_rows), "{" NAME_OR_ADDRESS ",\"required\":[\"mac\"]}" };
+static const struct keys host6_keys = { host6_rows, ARRAY_SIZE(host6_rows),
+	"{" NAME_OR_ADDRESS ",\"oneOf\":[{\"required\":[\"mac\"]},{\"required\":[\"duid\"]}]}" };
 
 static int parse_host4(struct parse *p, struct json_object *v, void *into)
 {
@@ -380,16 +399,17 @@ static int parse_hosts6(struct parse *p, struct json_object *v, void *into)
 }
 
 #define SUBNET(field) offsetof(struct network_subnet, field)
-#define DHCP_ROWS(parse_ranges, parse_hosts) { \
-	{ "ranges", KEY_CUSTOM, .offset = 0, .parse = parse_ranges, .about = "addresses for guests, as {start, end}" }, \
-	{ "hosts", KEY_CUSTOM, .offset = 0, .parse = parse_hosts, .about = "guests with a fixed address or name" }, \
+#define DHCP_ROWS(parse_ranges, range_keys, parse_hosts, host_keys) { \
+	{ "ranges", KEY_ARRAY, .max = NETWORK_RANGES_MAX, .of = &range_keys, .parse = parse_ranges, .about = "addresses for guests" }, \
+	{ "hosts", KEY_ARRAY, .max = NETWORK_HOSTS_MAX, .of = &host_keys, .parse = parse_hosts, .about = "guests with a fixed address or name" }, \
 	{ "lease_seconds", KEY_NUMBER, .offset = SUBNET(lease_seconds), .min = 120, .max = UINT32_MAX, \
-		.about = "duration of a lease [3600]" }, \
+		.about = "duration of a lease", .initial = "3600" }, \
 }
-static const struct key dhcp4_rows[] = DHCP_ROWS(parse_ranges4, parse_hosts4);
-static const struct key dhcp6_rows[] = DHCP_ROWS(parse_ranges6, parse_hosts6);
-KEYS(dhcp4_keys, dhcp4_rows);
-KEYS(dhcp6_keys, dhcp6_rows);
+static const struct key dhcp4_rows[] = DHCP_ROWS(parse_ranges4, range4_keys, parse_hosts4, host4_keys);
+static const struct key dhcp6_rows[] = DHCP_ROWS(parse_ranges6, range6_keys, parse_hosts6, host6_keys);
+#define RANGES_OR_HOSTS "{\"anyOf\":[{\"required\":[\"ranges\"]},{\"required\":[\"hosts\"]}]}"
+static const struct keys dhcp4_keys = { dhcp4_rows, ARRAY_SIZE(dhcp4_rows), RANGES_OR_HOSTS };
+static const struct keys dhcp6_keys = { dhcp6_rows, ARRAY_SIZE(dhcp6_rows), RANGES_OR_HOSTS };
 
 static int prepare_dhcp(struct parse *p, struct json_object *v, void *into)
 {
@@ -410,14 +430,16 @@ static int prepare_subnet(struct parse *p, struct json_object *v, void *into)
 }
 
 static const struct key ipv4_rows[] = {
-	{ "address", KEY_CUSTOM, .offset = SUBNET(address), .parse = parse_address4, .needed = true, .about = "address of the host" },
+	{ "address", KEY_CUSTOM, .offset = SUBNET(address), .parse = parse_address4, .needed = true, .about = "address of the host",
+		.form = ADDRESS4_FORM },
 	{ "prefix", KEY_NUMBER, .offset = SUBNET(prefix), .min = 8, .max = 29, .needed = true, .about = "length of the prefix" },
 	{ "dhcp", KEY_OBJECT, .offset = 0, .of = &dhcp4_keys, .parse = prepare_dhcp, .about = "addresses for the guests" },
 };
 static const struct key ipv6_rows[] = {
-	{ "address", KEY_CUSTOM, .offset = SUBNET(address), .parse = parse_address6, .needed = true, .about = "address of the host" },
+	{ "address", KEY_CUSTOM, .offset = SUBNET(address), .parse = parse_address6, .needed = true, .about = "address of the host",
+		.form = ADDRESS6_FORM },
 	{ "prefix", KEY_NUMBER, .offset = SUBNET(prefix), .min = 64, .max = 120, .needed = true, .about = "length of the prefix" },
-	{ "nat", KEY_BOOL, .offset = SUBNET(nat), .about = "translate addresses" },
+	{ "nat", KEY_BOOL, .offset = SUBNET(nat), .about = "translate addresses", .initial = "false" },
 	{ "dhcp", KEY_OBJECT, .offset = 0, .of = &dhcp6_keys, .parse = prepare_dhcp, .about = "addresses for the guests" },
 };
 KEYS(ipv4_keys, ipv4_rows);
@@ -437,8 +459,9 @@ static int parse_dns_names(struct parse *p, struct json_object *v, void *into)
 
 static const struct key dns_host_rows[] = {
 	{ "address", KEY_CUSTOM, .offset = offsetof(struct network_dns_host, address), .parse = address_any, .needed = true,
-		.about = "address of the names" },
-	{ "names", KEY_CUSTOM, .offset = 0, .parse = parse_dns_names, .needed = true, .about = "names that guests may ask for" },
+		.about = "address of the names", .form = ADDRESS_FORM },
+	{ "names", KEY_LIST, .max = NETWORK_DNS_NAMES_MAX, .parse = parse_dns_names, .needed = true, .about = "names that guests may ask for",
+		.form = DOMAIN_FORM },
 };
 KEYS(dns_host_keys, dns_host_rows);
 
@@ -478,9 +501,11 @@ static int prepare_dns(struct parse *p, struct json_object *v, void *into)
 }
 
 static const struct key dns_rows[] = {
-	{ "enable", KEY_CUSTOM, .offset = 0, .parse = parse_dns_enable, .about = "answer the guests' questions [true]" },
-	{ "forwarders", KEY_CUSTOM, .offset = 0, .parse = parse_forwarders, .about = "resolvers to ask [the host's]" },
-	{ "hosts", KEY_CUSTOM, .offset = 0, .parse = parse_dns_hosts, .about = "names with their addresses" },
+	{ "enable", KEY_CUSTOM, .offset = 0, .parse = parse_dns_enable, .about = "answer the guests' questions", .initial = "true",
+		.form = "{\"type\":\"boolean\"}" },
+	{ "forwarders", KEY_LIST, .max = NETWORK_FORWARDERS_MAX, .parse = parse_forwarders, .about = "resolvers to ask [the host's]",
+		.form = ADDRESS_FORM },
+	{ "hosts", KEY_ARRAY, .max = NETWORK_DNS_HOSTS_MAX, .of = &dns_host_keys, .parse = parse_dns_hosts, .about = "names with their addresses" },
 };
 KEYS(dns_keys, dns_rows);
 
@@ -488,34 +513,39 @@ KEYS(dns_keys, dns_rows);
 
 #define NETWORK(field) offsetof(struct network_definition, field)
 static const struct key network_rows[] = {
-	{ "name", KEY_CUSTOM, .offset = NETWORK(name), .parse = parse_name, .needed = true, .about = "name of the network" },
-	{ "uuid", KEY_CUSTOM, .offset = NETWORK(uuid), .parse = key_parse_uuid, .about = "UUID [generated]" },
-	{ "mode", KEY_CHOICE, .offset = NETWORK(mode), .choices = modes, .about = "how guests reach other networks" },
-	{ "bridge", KEY_CUSTOM, .offset = NETWORK(bridge), .parse = parse_link, .about = "name of the bridge [virbr0, ...]" },
-	{ "mac", KEY_CUSTOM, .offset = NETWORK(mac), .parse = parse_mac, .about = "MAC address of the bridge [generated]" },
-	{ "mtu", KEY_NUMBER, .offset = NETWORK(mtu), .min = 576, .max = 65535, .about = "MTU [1500]" },
-	{ "stp", KEY_BOOL, .offset = NETWORK(stp), .about = "spanning tree protocol [false]" },
-	{ "dev", KEY_CUSTOM, .offset = NETWORK(dev), .parse = parse_link, .about = "the only link that leads outside [any]; the link for macvtap" },
-	{ "devs", KEY_CUSTOM, .offset = NETWORK(devs), .parse = parse_devs, .about = "several links for macvtap, of which each guest gets one" },
-	{ "domain", KEY_CUSTOM, .offset = NETWORK(domain), .parse = parse_domain, .about = "DNS domain of the guests" },
-	{ "domain_local", KEY_BOOL, .offset = NETWORK(domain_local), .about = "never ask others for the domain's names [false]" },
-	{ "ipv4", KEY_OBJECT, .offset = NETWORK(ipv4), .of = &ipv4_keys, .parse = prepare_subnet, .about = "IPv4" },
-	{ "ipv6", KEY_OBJECT, .offset = NETWORK(ipv6), .of = &ipv6_keys, .parse = prepare_subnet, .about = "IPv6" },
-	{ "dns", KEY_OBJECT, .offset = NETWORK(dns), .of = &dns_keys, .parse = prepare_dns, .about = "DNS" },
-	{ "users", KEY_CUSTOM, .offset = NETWORK(users), .parse = parse_ids, .about = "users whose VMs may connect, by number [none]" },
-	{ "groups", KEY_CUSTOM, .offset = NETWORK(groups), .parse = parse_ids, .about = "groups whose members' VMs may connect [none]" },
+	{ "name", KEY_CUSTOM, .offset = NETWORK(name), .parse = parse_name, .needed = true, .about = "name of the network",
+		.form = TEXT_FORM("[A-Za-z0-9][A-Za-z0-9._-]{0,62}") },
+	{ "uuid", KEY_CUSTOM, .offset = NETWORK(uuid), .parse = key_parse_uuid, .about = "UUID, unique in the daemon [generated]",
+		.form = KEY_UUID_FORM },
+	{ "mode", KEY_CHOICE, .offset = NETWORK(mode), .choices = modes, .about = "how guests reach other networks", .initial = "\"nat\"" },
+	{ "bridge", KEY_CUSTOM, .offset = NETWORK(bridge), .parse = parse_link, .about = "name of the bridge [virbr0, ...]", .form = LINK_FORM },
+	{ "mac", KEY_CUSTOM, .offset = NETWORK(mac), .parse = parse_mac, .about = "MAC address of the bridge [generated]", .form = KEY_MAC_FORM },
+	{ "mtu", KEY_NUMBER, .offset = NETWORK(mtu), .min = 576, .max = 65535, .about = "MTU of the bridge", .initial = "1500" },
+	{ "stp", KEY_BOOL, .offset = NETWORK(stp), .about = "spanning tree protocol", .initial = "false" },
+	{ "dev", KEY_CUSTOM, .offset = NETWORK(dev), .parse = parse_link, .about = "the only link that leads outside [any]; the link for macvtap",
+		.form = LINK_FORM },
+	{ "devs", KEY_LIST, .max = NETWORK_DEVS_MAX, .offset = NETWORK(devs), .parse = parse_devs, .about = "several links for macvtap, of which each guest gets one",
+		.form = LINK_FORM },
+	{ "domain", KEY_CUSTOM, .offset = NETWORK(domain), .parse = parse_domain, .about = "DNS domain of the guests", .form = DOMAIN_FORM },
+	{ "domain_local", KEY_BOOL, .offset = NETWORK(domain_local), .about = "never ask others for the domain's names", .initial = "false" },
+	{ "ipv4", KEY_OBJECT, .offset = NETWORK(ipv4), .of = &ipv4_keys, .parse = prepare_subnet, .about = "addresses of IPv4" },
+	{ "ipv6", KEY_OBJECT, .offset = NETWORK(ipv6), .of = &ipv6_keys, .parse = prepare_subnet, .about = "addresses of IPv6" },
+	{ "dns", KEY_OBJECT, .offset = NETWORK(dns), .of = &dns_keys, .parse = prepare_dns, .about = "answers to the guests' questions for names" },
+	{ "users", KEY_LIST, .max = NETWORK_IDS_MAX, .offset = NETWORK(users), .parse = parse_ids, .about = "users whose VMs may connect, by number [none]", .form = ID_FORM },
+	{ "groups", KEY_LIST, .max = NETWORK_IDS_MAX, .offset = NETWORK(groups), .parse = parse_ids, .about = "groups whose members' VMs may connect, by number [none]",
+		.form = ID_FORM },
 	{ "egress", KEY_OBJECT_OWNED, .offset = NETWORK(egress), .of = &definition_egress_keys, .parse = definition_parse_egress,
 		.about = "what the guests may reach [everything]" },
-	{ "filter", KEY_CHOICE, .offset = NETWORK(filter), .choices = filters, .about = "whose addresses guests may use" },
-	{ "isolated_ports", KEY_BOOL, .offset = NETWORK(isolated_ports), .about = "keep guests from one another [false]" },
+	{ "filter", KEY_CHOICE, .offset = NETWORK(filter), .choices = filters, .about = "whose addresses guests may use [none for mode open, else no-spoofing]" },
+	{ "isolated_ports", KEY_BOOL, .offset = NETWORK(isolated_ports), .about = "keep guests from one another", .initial = "false" },
 };
-KEYS(network_keys, network_rows);
+const struct keys network_definition_keys = { network_rows, ARRAY_SIZE(network_rows), NULL };
 
 int network_definition_parse(struct json_object *o, struct network_definition **ret_d, struct err *e)
 {
 	struct network_definition *d = calloc(1, sizeof(*d));
 	struct parse p = { .e = e };
-	int r = d ? keys_parse(&p, o, &network_keys, d) : err_set_errno(e, -ENOMEM, "network");
+	int r = d ? keys_parse(&p, o, &network_definition_keys, d) : err_set_errno(e, -ENOMEM, "network");
 
 	p.path[0] = 0;
 	if (!r)

@@ -1,6 +1,7 @@
 #include "api/definition/vm_config.h"
 #include "api/definition/definition.h"
 #include "api/definition/definition_key.h"
+#include "api/definition/share_start.h"
 #include "api/definition/vnc_start.h"
 #include "api/definition/vsock_socket.h"
 #include "base/cleanup.h"
@@ -82,7 +83,8 @@ static int listen_failed(const struct definition_forward *f, const char *key, st
 	return err_set_errno(e, -error, "%s: %s", key, text);
 }
 
-static int forward_listen(const struct definition_forward *f, const char *key, struct err *e)
+/* Return a socket of the forward's port that does not listen yet, owned by the caller; -errno with a sentence. */
+static int forward_bind(const struct definition_forward *f, const char *key, struct err *e)
 {
 	int type = f->protocol == DEFINITION_UDP ? SOCK_DGRAM : SOCK_STREAM, on = 1;
 	int family = strchr(f->address, ':') ? AF_INET6 : AF_INET;
@@ -103,9 +105,25 @@ static int forward_listen(const struct definition_forward *f, const char *key, s
 	/* On TCP the option ignores old connections in TIME_WAIT; on UDP it would let two processes share the port. */
 	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
 		return listen_failed(f, key, e);
-	if (bind(fd, &address.any, family == AF_INET ? sizeof(address.four) : sizeof(address.six)) < 0 || (type == SOCK_STREAM && listen(fd, BACKLOG) < 0))
+	if (bind(fd, &address.any, family == AF_INET ? sizeof(address.four) : sizeof(address.six)) < 0)
 		return listen_failed(f, key, e);
 	return steal_fd(&fd);
+}
+
+static int forward_listen(const struct definition_forward *f, const char *key, struct err *e)
+{
+	CLEANUP_CLOSE int fd = forward_bind(f, key, e);
+
+	if (fd >= 0 && f->protocol == DEFINITION_TCP && listen(fd, BACKLOG) < 0)
+		return listen_failed(f, key, e);
+	return steal_fd(&fd);
+}
+
+int config_check_forward(const struct definition_forward *f, const char *key, struct err *e)
+{
+	CLEANUP_CLOSE int fd = forward_bind(f, key, e);
+
+	return fd < 0 ? fd : 0;
 }
 
 static int screen_show(const struct definition *d, struct err *e)
@@ -135,6 +153,8 @@ int config_open_file(const struct config_file *f, struct err *e)
 		return vsock_dial_start(f->path, f->key, e);
 	if (f->kind == CONFIG_SHOWS)
 		return screen_show(f->definition, e);
+	if (f->kind == CONFIG_SHARES)
+		return share_start(f->definition, f->key, f->path, f->write, e);
 	fd = open(f->path, (f->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 
 	if (fd < 0 || fstat(fd, &st) < 0 || fcntl(fd, F_SETFL, 0) < 0)
@@ -429,7 +449,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 		v->disk_more[i] = (struct vm_disk_more){ .wwn = k->wwn, .logical_bytes = k->logical_block_bytes,
 			.physical_bytes = k->physical_block_bytes, .bus = k->bus,
 			.cdrom = k->bus == VM_BUS_SCSI && k->device == DEFINITION_CDROM, .no_discard = k->no_discard,
-			.detect_zeroes = k->detect_zeroes };
+			.detect_zeroes = k->detect_zeroes, .cache = k->cache, .poll_max_us = k->poll_max_us };
 	}
 	v->vsock_cid = d->vsock_cid;
 	v->vsock_listen_fd = v->vsock_dial_fd = VM_NO_FD;
@@ -503,6 +523,26 @@ static int vnc_add(const struct definition *d, struct config_files *files, struc
 	return 0;
 }
 
+static int shares_add(const struct definition *d, struct config_files *files, struct vm_config *v, struct err *e)
+{
+	char key[64];
+
+	for (unsigned i = 0; i < d->nshares; i++) {
+		int at;
+
+		snprintf(key, sizeof(key), "shares[%u].path", i);
+		at = file_add(files, key, d->shares[i].path, !d->shares[i].read_only, false, e);
+		if (at < 0)
+			return at;
+		files->list[at].kind = CONFIG_SHARES;
+		files->list[at].definition = d;
+		snprintf(v->shares[i].tag, sizeof(v->shares[i].tag), "%s", d->shares[i].tag);
+		v->shares[i].fd = (uint16_t)at;
+		v->nshares = (uint8_t)(i + 1);
+	}
+	return 0;
+}
+
 int config_prepare_sockets(const struct definition *d, struct config *c, struct config_files *files, struct err *e)
 {
 	bool listens = d->vsock_cid && d->vsock_path;
@@ -510,7 +550,9 @@ int config_prepare_sockets(const struct definition *d, struct config *c, struct 
 
 	if (!r && listens)
 		r = vsock_add(d, files, CONFIG_DIALS, &c->vm.vsock_dial_fd, e);
-	return r || !d->vnc.on ? r : vnc_add(d, files, &c->vm, e);
+	if (!r && d->vnc.on)
+		r = vnc_add(d, files, &c->vm, e);
+	return r ? r : shares_add(d, files, &c->vm, e);
 }
 
 int config_prepare_forwards(const struct definition *d, struct config *c, struct config_files *files, struct err *e)

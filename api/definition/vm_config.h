@@ -29,6 +29,7 @@ enum config_file_kind {
 	CONFIG_LISTENS, /* make a Unix socket at path and listen on it */
 	CONFIG_DIALS,	/* start cairn-dial for path */
 	CONFIG_SHOWS,	/* start cairn-vnc for the definition */
+	CONFIG_SHARES,	/* start cairn-share for the folder */
 };
 
 /* A file to open. Its index in the list is also its index in struct config; without relays, which come between the
@@ -38,7 +39,7 @@ struct config_file {
 	const char *path; /* borrowed from the definition; NULL: an empty file, for a drive without a medium */
 	bool write, block; /* write: open for writing; block: a block device is allowed */
 	enum config_file_kind kind;
-	const struct definition *definition; /* with CONFIG_SHOWS; borrowed */
+	const struct definition *definition; /* with CONFIG_SHOWS and CONFIG_SHARES; borrowed */
 	const struct definition_forward *forward; /* NULL: a file; else open a socket that listens for this forward */
 };
 
@@ -68,12 +69,15 @@ int config_choose_boot(const struct definition *d, const struct boot_choice *cho
  * Returns 0; -EMFILE; -errno. */
 int config_add_nvram(struct config *c, int fd, struct err *e);
 /* Append to c and files the sockets of a vsock device with a path, one for the host's clients and one to cairn-dial;
- * and the socket to cairn-vnc of a VM with `vnc`. Opening them waits up to 2 s for the end of a VM that was killed, and
- * forks, so do that in a process of its own. Returns 0; -EINVAL: too many files. */
+ * the socket to cairn-vnc of a VM with `vnc`; and those to cairn-share. Opening them waits up to 2 s for the end of a
+ * VM that was killed, and forks, so do that in a process of its own. Returns 0; -EINVAL: too many files. */
 int config_prepare_sockets(const struct definition *d, struct config *c, struct config_files *files, struct err *e);
 /* Append the sockets of the forwards of all user interfaces whose link is up, in order, to c and files.
  * Returns 0; -EINVAL: too many files. */
 int config_prepare_forwards(const struct definition *d, struct config *c, struct config_files *files, struct err *e);
+/* Check that the forward's port is free: bind a socket to it for a moment, as the start does later. Returns as
+ * config_open_file() does, but for the fd. */
+int config_check_forward(const struct definition_forward *f, const char *key, struct err *e);
 /* Open a file of the list. Returns an owned fd; -errno with an error that names the key. */
 int config_open_file(const struct config_file *f, struct err *e);
 /* Open all files of the list into c. Returns 0; -errno, and then c has no fds. */

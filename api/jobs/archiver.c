@@ -1,16 +1,19 @@
 #include "api/jobs/archiver.h"
 #include "api/access/spawn.h"
+#include "api/definition/definition.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "vmm/vm_msg.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -25,13 +28,14 @@
 /* Time for removing files after a cancel. */
 #define CANCEL_NS (5 * 1000000000ULL)
 #define ARCHIVER_FDS_MAX 400
-/* Kept bytes of cairn-archive's stderr. Its own errors come as messages; this is for a loader or a library. */
+/* Kept bytes of the program's stderr. Its own errors come as messages; this is for a loader or a library. */
 #define STDERR_BYTES 256
 
 struct archiver {
 	struct loop *loop;
 	const struct archiver_ops *ops;
 	void *opaque;
+	char name[32]; /* "cairn-archive", for errors */
 	/* in, out, errors: the daemon's ends of the pipes to the process's stdin and from its stdout and stderr. The
 	 * daemon does not read `errors` while the process runs, so a process cannot write more than the pipe holds. */
 	int in, out, errors, pidfd;
@@ -45,7 +49,7 @@ struct archiver {
 	struct err e;
 };
 
-/* ---- running cairn-archive ---- */
+/* ---- running the program ---- */
 
 struct plan {
 	const char *program, *verb;
@@ -87,7 +91,7 @@ static void ended_early(struct archiver *a)
 
 	line[MAX(n, 0)] = 0;
 	line[strcspn(line, "\n")] = 0;
-	err_set(&a->e, -EIO, ERR_HOST, "cairn-archive ended early%s%s", line[0] ? ": " : "", line);
+	err_set(&a->e, -EIO, ERR_HOST, "%s ended early%s%s", a->name, line[0] ? ": " : "", line);
 	a->failed = true;
 }
 
@@ -97,7 +101,7 @@ static void archiver_finish(struct archiver *a)
 	a->gone = NULL;
 	loop_unwatch(a->watch);
 	a->watch = NULL;
-	if (!a->failed && !a->result && a->cancelled) { /* cairn-archive ended without a message */
+	if (!a->failed && !a->result && a->cancelled) { /* the program ended without a message */
 		err_set(&a->e, -ECANCELED, ERR_CANCELLED, "cancelled");
 		a->failed = true;
 	} else if (!a->failed && !a->result) {
@@ -122,7 +126,7 @@ static void error_take(struct archiver *a, struct json_object *o)
 	for (int i = 0; cls && i < ERR_CLASS_COUNT; i++)
 		if (!strcmp(err_class_name((enum err_class)i), cls))
 			c = (enum err_class)i;
-	err_set(&e, -EIO, c, "%s", message ? message : "cairn-archive failed");
+	err_set(&e, -EIO, c, "%s", message ? message : "a helper program failed");
 	archiver_fail(a, &e);
 }
 
@@ -157,7 +161,7 @@ static void lines_take(struct archiver *a)
 		size_t n = (size_t)(end - (a->line + at));
 
 		*end = 0;
-		if (js_parse(a->line + at, n, "cairn-archive", &o, &e) == 0)
+		if (js_parse(a->line + at, n, a->name, &o, &e) == 0)
 			line_take(a, o);
 		else
 			archiver_fail(a, &e);
@@ -192,7 +196,7 @@ static bool output_read(struct archiver *a)
 	int r = room_make(a);
 
 	if (r < 0) {
-		err_set_errno(&e, r, "reading the output of cairn-archive");
+		err_set_errno(&e, r, "reading the output of %s", a->name);
 		archiver_fail(a, &e);
 		a->len = 0;
 	}
@@ -311,13 +315,18 @@ void archiver_free(struct archiver *a)
 	free(a);
 }
 
+/* Whether the program opens files of the user by their names. */
+static bool opens_files(const char *verb)
+{
+	return !strcmp(verb, "import") || !strcmp(verb, "clear");
+}
+
 int archiver_start(struct loop *l, const char *program, const char *verb, struct json_object *spec,
 	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
 	void *opaque, struct archiver **ret_a, struct err *e)
 {
-	/* SIGTERM lets an import remove its folder. An export has nothing to remove and may block on its pipe; it opens
-	 * no file by its name. */
-	struct plan p = { .program = program, .verb = verb, .rights = rights, .with_groups = strcmp(verb, "export") != 0,
+	/* SIGTERM lets an import remove its folder. An export has nothing to remove and may block on its pipe. */
+	struct plan p = { .program = program, .verb = verb, .rights = rights, .with_groups = opens_files(verb),
 		.fds = fds, .nfds = nfds, .death_signal = strcmp(verb, "import") ? SIGKILL : SIGTERM };
 	struct archiver *a = calloc(1, sizeof(*a));
 	int r;
@@ -325,6 +334,7 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	if (!a)
 		abort(); /* otherwise done() would never be called */
 	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .errors = -1, .pidfd = -1 };
+	snprintf(a->name, sizeof(a->name), "%s", strrchr(program, '/') ? strrchr(program, '/') + 1 : program);
 	r = loop_timer_new(l, process_timed_out, a, &a->timer);
 	if (!r)
 		r = process_start(a, &p, spec);
@@ -333,11 +343,33 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	if (!r)
 		r = loop_watch(l, a->pidfd, POLLIN, process_ended, a, &a->gone);
 	if (r < 0) {
+		err_set_errno(e, r, "cannot start %s", a->name);
 		archiver_free(a);
-		return err_set_errno(e, r, "cannot start cairn-archive");
+		return r;
 	}
 	*ret_a = a;
 	return 0;
+}
+
+const char *archiver_format(unsigned format)
+{
+	return format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
+}
+
+struct json_object *archiver_layers(const struct definition_disk *d, const struct vm_disk *v, int first)
+{
+	struct json_object *layers = json_object_new_array();
+
+	for (unsigned k = 0; k < d->nlayers; k++) {
+		struct json_object *y = json_object_new_object();
+
+		js_put_int(y, "fd", first + v->fd[k]);
+		js_put_str(y, "format", archiver_format(d->layers[k].format));
+		if (d->layers[k].data_file)
+			js_put_int(y, "data_fd", first + v->data_fd[k]);
+		json_object_array_add(layers, y);
+	}
+	return layers;
 }
 
 void archiver_keep(struct archiver *a)

@@ -1,6 +1,6 @@
-/* archiver: a run of cairn-archive (docs/archive.md), which packs a VM's files into an archive or unpacks them.
- * cairn-archive parses images and archives, so it is a process of its own, with a user's rights. When the daemon dies,
- * the process gets SIGTERM if it imports, so that it removes its files, and else SIGKILL.
+/* archiver: a run of cairn-archive (docs/archive.md), which packs a VM's files into an archive or unpacks them, or of
+ * cairn-diff (tools/diff/diff.h). They parse images and archives, so each is a process of its own, with a user's
+ * rights. When the daemon dies, the process gets SIGTERM if it imports, so that it removes its files, and else SIGKILL.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_ARCHIVER_H
 #define CAIRN_API_JOBS_ARCHIVER_H
@@ -9,10 +9,12 @@
 #include <stdint.h>
 
 struct archiver;
+struct definition_disk;
 struct err;
 struct json_object;
 struct loop;
 struct rights;
+struct vm_disk;
 
 /* Callbacks on the loop. done() is called once, as the last callback, and never after archiver_free(). */
 struct archiver_ops {
@@ -24,8 +26,8 @@ struct archiver_ops {
 	void (*done)(void *opaque, int r, struct json_object *result, const struct err *e);
 };
 
-/* Start cairn-archive.
- * verb:  "export", "import" or "clear".
+/* Start the program.
+ * verb:  "export", "import", "clear" or "diff".
  * spec:  the task, borrowed; it names files by fd number.
  * fds:   borrowed; fds[i] becomes number ARCHIVER_FD + i in the process.
  * Returns 0 or -errno. */
@@ -35,6 +37,11 @@ struct archiver_ops {
 int archiver_start(struct loop *l, const char *program, const char *verb, struct json_object *spec,
 	const int *fds, size_t nfds, const struct rights *rights, const struct archiver_ops *ops,
 	void *opaque, struct archiver **ret_a, struct err *e);
+/* Returns the layers of a disk for a spec; owned by the caller. first: number of the file in the process whose index in
+ * the configuration is 0. */
+struct json_object *archiver_layers(const struct definition_disk *d, const struct vm_disk *v, int first);
+/* Returns "qcow2" or "raw" for a layer's DEFINITION_FORMAT_*. */
+const char *archiver_format(unsigned format);
 /* Tell an import, after ready() was called for it, to give its folder the final name. */
 void archiver_keep(struct archiver *a);
 /* Make the process stop and remove its files: send SIGTERM, and SIGKILL some seconds later. done() follows. */

@@ -44,14 +44,14 @@ int clone_pattern_name(const char *pattern, unsigned i, char *ret, size_t cap, s
 	return 0;
 }
 
-static int name_make(const struct clone_opts *opts, unsigned i, char ret[VM_NAME_MAX + 16], struct err *e)
+int clone_name_print(const char *name, const char *pattern, unsigned count, unsigned i, char *ret, size_t cap, struct err *e)
 {
-	if (opts->pattern)
-		return clone_pattern_name(opts->pattern, i + 1, ret, VM_NAME_MAX + 16, e);
-	if (opts->count)
-		snprintf(ret, VM_NAME_MAX + 16, "%.*s-%u", VM_NAME_MAX + 1, opts->name, i + 1);
+	if (pattern)
+		return clone_pattern_name(pattern, i + 1, ret, cap, e);
+	if (count)
+		snprintf(ret, cap, "%.*s-%u", VM_NAME_MAX + 1, name, i + 1);
 	else
-		snprintf(ret, VM_NAME_MAX + 16, "%.*s", VM_NAME_MAX + 1, opts->name);
+		snprintf(ret, cap, "%.*s", VM_NAME_MAX + 1, name);
 	return 0;
 }
 
@@ -228,7 +228,7 @@ static int clone_define(const struct vm *source, const struct clone_opts *opts, 
 	struct definition **ret, struct err *e)
 {
 	char name[VM_NAME_MAX + 16];
-	int r = name_make(opts, i, name, e);
+	int r = clone_name_print(opts->name, opts->pattern, opts->count, i, name, sizeof(name), e);
 
 	if (!r)
 		r = name_check(source, name, e);

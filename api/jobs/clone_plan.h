@@ -36,6 +36,9 @@ void clone_plan_done(struct clone_plan *p);
 /* Return the plan for --dry-run: an array of name, disks (id, path, from). The caller owns it. */
 struct json_object *clone_plan_to_json(const struct clone_plan *p, const struct vm *source);
 
+/* Print the name of clone i, counted from 0: by the pattern, else NAME-1, NAME-2, … unless count is 0. The name is not
+ * checked. Returns 0; -EINVAL. */
+int clone_name_print(const char *name, const char *pattern, unsigned count, unsigned i, char *ret, size_t cap, struct err *e);
 /* Print a pattern with i in place of its one number: %d, %3d or %03d. Returns 0; -EINVAL. */
 int clone_pattern_name(const char *pattern, unsigned i, char *ret, size_t cap, struct err *e);
 

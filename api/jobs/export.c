@@ -65,11 +65,6 @@ static void name_make(const char *id, unsigned layer, const char *kind, char ret
 		snprintf(ret, NAME_BYTES, "%s%.15s.%s", first, id, kind);
 }
 
-static const char *format_word(unsigned format)
-{
-	return format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
-}
-
 /* Find a file in the list by its path; NULL: not listed yet. So an image that several disks share is exported once. */
 static struct json_object *file_find(struct export *x, const char *path)
 {
@@ -103,7 +98,7 @@ static const char *layer_add(struct export *x, const struct definition_disk *d, 
 
 	if (f)
 		return js_get_str(f, "name");
-	name_make(d->id, k, format_word(y->format), name);
+	name_make(d->id, k, archiver_format(y->format), name);
 	f = file_add(x, name, y->path, v->fd[k]);
 	if (y->format == DEFINITION_FORMAT_QCOW2)
 		js_put_str(f, "format", "qcow2");
@@ -114,7 +109,7 @@ static const char *layer_add(struct export *x, const struct definition_disk *d, 
 	}
 	if (k + 1u < d->nlayers) {
 		js_put_str(f, "backing", layer_add(x, d, v, k + 1));
-		js_put_str(f, "backing_format", format_word(d->layers[k + 1].format));
+		js_put_str(f, "backing_format", archiver_format(d->layers[k + 1].format));
 	}
 	return js_get_str(f, "name");
 }
@@ -149,22 +144,13 @@ static void disk_whole(struct export *x, const struct definition_disk *d, const 
 static void disk_of_snapshot(struct export *x, const struct definition_disk *d, const struct vm_disk *v,
 	struct json_object *o)
 {
-	struct json_object *layers = json_object_new_array(), *f;
+	struct json_object *f;
 	char name[NAME_BYTES];
 
 	name_make(d->id, 0, "qcow2", name);
 	f = file_add(x, name, d->layers[0].path, v->fd[0]);
 	js_put_str(f, "format", "qcow2");
-	for (unsigned k = 0; k < d->nlayers; k++) {
-		struct json_object *y = json_object_new_object();
-
-		js_put_int(y, "fd", ARCHIVER_FD + 1 + v->fd[k]);
-		js_put_str(y, "format", format_word(d->layers[k].format));
-		if (d->layers[k].data_file)
-			js_put_int(y, "data_fd", ARCHIVER_FD + 1 + v->data_fd[k]);
-		json_object_array_add(layers, y);
-	}
-	js_put(f, "layers", layers);
+	js_put(f, "layers", archiver_layers(d, v, ARCHIVER_FD + 1));
 	js_put_str(o, "path", name);
 	json_object_object_del(o, "backing");
 }

@@ -4,9 +4,11 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/batch.h"
+#include "api/jobs/clone_plan.h"
 #include "api/jobs/flatten.h"
 #include "api/jobs/fork_images.h"
 #include "api/jobs/fork_seal.h"
+#include "api/jobs/group_steps.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshots.h"
 #include "api/net/network_ports.h"
@@ -39,6 +41,8 @@
  * soon. A start waits for the kernel some four times (grace periods of KVM, a thread of its timer), and for messages,
  * so with two CPUs eight at a time took 0.93 of the time of four, and sixteen 0.90. */
 #define AT_ONCE_MAX 8
+/* Clones that the result lists: some clients read lines of at most 64 KiB. */
+#define CLONES_LISTED 100
 
 /* End the spare that was meant for the first clone, if the clone has not taken it. */
 static void spare_drop(const struct fork *f)
@@ -186,23 +190,43 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 	return r < 0 ? r : identity_complete(f->host, c->def, NULL, e);
 }
 
+/* Let the clones use other networks. The rules of a filter would know no address of theirs there. */
+static void networks_replace(struct json_object *o, struct json_object *networks)
+{
+	struct json_object *list = js_get_array(o, "interfaces");
+
+	for (size_t i = 0; networks && i < json_object_array_length(list); i++) {
+		struct json_object *face = json_object_array_get_idx(list, i);
+		const char *source = js_get_str(face, "source"), *other = source ? js_get_str(networks, source) : NULL;
+
+		if (!other || strcmp(js_get_str_or(face, "type", ""), "network") != 0)
+			continue;
+		js_put_str(face, "source", other);
+		json_object_object_del(face, "filter");
+	}
+}
+
 static int clones_define(struct fork *f, const struct fork_opts *opts, struct err *e)
 {
 	CLEANUP_JS struct json_object *source = definition_to_json(f->source->def);
-	char name[VM_NAME_MAX + 16];
+	char name[VM_NAME_MAX + 16], size[24];
 	int r = 0;
 
 	json_object_object_del(source, "uuid");
 	macs_drop(source);
 	identity_drop_forwards(source);
 	fork_put_backing(f, source);
+	networks_replace(source, opts->networks);
+	if (opts->cpu_quota)
+		js_put_uint(source, "cpu_quota", opts->cpu_quota);
+	snprintf(size, sizeof(size), "%lluK", (unsigned long long)(opts->memory_max_bytes / KIB));
+	if (opts->memory_max_bytes)
+		js_put_str(source, "memory_max", size);
 	for (unsigned i = 0; i < f->n && !r; i++) {
 		f->clones[i].fork = f;
-		if (opts->count)
-			snprintf(name, sizeof(name), "%.*s-%u", VM_NAME_MAX + 1, opts->name, i + 1);
-		else
-			snprintf(name, sizeof(name), "%.*s", VM_NAME_MAX + 1, opts->name);
-		r = clone_define(&f->clones[i], source, name, e);
+		r = clone_name_print(opts->name, opts->pattern, opts->count, i, name, sizeof(name), e);
+		if (!r)
+			r = clone_define(&f->clones[i], source, name, e);
 		for (unsigned k = 0; k < i && !r; k++)
 			r = identity_differ(f->host, f->clones[i].def, f->clones[k].def, e);
 		if (!r && opts->forwards)
@@ -285,6 +309,22 @@ static struct json_object *disks_to_json(const struct fork *f)
 	return all;
 }
 
+static struct json_object *clones_to_json(const struct fork *f)
+{
+	struct json_object *all = json_object_new_array();
+
+	for (unsigned i = 0; i < MIN(f->n, CLONES_LISTED); i++) {
+		struct json_object *o = json_object_new_object();
+		char uuid[DEFINITION_UUID_TEXT];
+
+		uuid_print(f->clones[i].vm->def->uuid, uuid);
+		js_put_str(o, "name", f->clones[i].vm->def->name);
+		js_put_str(o, "uuid", uuid);
+		json_object_array_add(all, o);
+	}
+	return all;
+}
+
 /* The addresses that networks have given the clones. */
 static void addresses_put(const struct fork *f, struct json_object *o)
 {
@@ -316,15 +356,17 @@ static void result_put(void *opaque, struct json_object *o)
 	struct fork *f = opaque;
 
 	js_put_uint(o, "pause", f->taken.pause_ns);
+	group_put_instant(o, &f->taken);
 	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
 	js_put_uint(o, "ram-bytes-written", f->taken.ram_bytes_written);
 	job_put_tracking(o, &f->taken);
 	js_put(o, "disks", disks_to_json(f));
+	js_put(o, "clones", clones_to_json(f));
 	identity_tell_forwards(f->source->def, o);
 	addresses_put(f, o);
 	published_put(f, o);
 	/* One more clone is likely to follow; a batch keeps the processors busy by itself. */
-	if (f->n == 1)
+	if (f->n == 1 && !f->group_stage)
 		vm_spare_make(f->host, f->clones[0].vm->def);
 }
 
@@ -538,7 +580,9 @@ static void fork_stage(struct job *j, int64_t stage)
 
 	if (!f->asked || f->answered)
 		return;
-	if (stage == VM_FORK_BEGUN && !f->ready)
+	if (stage >= VM_GROUP_HELD && f->group_stage)
+		f->group_stage(f->group_opaque, stage);
+	else if (stage == VM_FORK_BEGUN && !f->ready)
 		first_begin(f);
 	else if (stage == VM_FORK_READY && !f->ready)
 		fork_ready(f);
@@ -602,7 +646,9 @@ static int clone_keep(struct clone *c, struct err *e)
 
 	if (!r)
 		c->def = NULL;
-	return r;
+	if (!r)
+		memcpy(c->vm->source, c->fork->source->def->uuid, sizeof(c->vm->source));
+	return r || !c->fork->ephemeral ? r : vm_make_transient(c->vm, true, e);
 }
 
 static void begin_failed(struct loop_task *t)
@@ -615,7 +661,7 @@ static void fork_send(struct fork *f)
 {
 	bool copies = fork_images_any(f->files);
 	struct vm_fork body = { .copies = copies ? f->n : 0,
-		.flatten = VM_FORK_STAGES | (f->isolated ? VM_FORK_ISOLATED : 0) };
+		.flatten = VM_FORK_STAGES | (f->isolated ? VM_FORK_ISOLATED : 0) | (f->group_stage ? VM_FORK_GROUP : 0) };
 
 	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
 		struct vm_fork_pin *p = &body.pins[w];
@@ -634,7 +680,8 @@ static void fork_send(struct fork *f)
 		VM_PROCESS_NO_TIMEOUT, fork_answered, f);
 	/* Load the first clone's program while the source's process works: a fork of one takes 0.8 ms less. Do not do
 	 * this for more clones: they would compete with the source for the CPUs during its pause. */
-	vm_start_ahead(f->clones[0].vm);
+	if (!f->group_stage)
+		vm_start_ahead(f->clones[0].vm);
 }
 
 static void begin_fail(struct fork *f, const struct err *e)
@@ -774,7 +821,10 @@ int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, 
 	f->source = vm;
 	f->paused = opts->paused;
 	f->isolated = opts->isolated;
+	f->ephemeral = opts->ephemeral;
 	f->publishes = opts->forwards;
+	f->group_stage = opts->group_stage;
+	f->group_opaque = opts->group_opaque;
 	f->hint_hostname = opts->hint_hostname;
 	snprintf(f->snapshot, sizeof(f->snapshot), "%s", opts->snapshot ? opts->snapshot : "");
 	r = fork_prepare(f, opts, e);
@@ -786,4 +836,12 @@ int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, 
 	}
 	*ret_j = f->job;
 	return 0;
+}
+
+void fork_first_uuid(const struct job *j, uint8_t uuid[16])
+{
+	const struct fork *f = j->opaque;
+	const struct clone *c = &f->clones[0];
+
+	memcpy(uuid, c->def ? c->def->uuid : c->vm->def->uuid, 16);
 }

@@ -12,6 +12,7 @@
 #define CAIRN_API_JOBS_FORK_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct err;
 struct json_object;
@@ -22,21 +23,33 @@ struct vm;
 #define FORK_CLONES_MAX 1000
 
 struct fork_opts {
-	const char *name;
-	unsigned count; /* 0: one clone with the given name; else that many, named NAME-1, NAME-2, … */
+	const char *name;    /* NULL: use the pattern */
+	const char *pattern; /* "web-%02d"; NULL: use the name */
+	unsigned count; /* 0: one clone; else that many, without a pattern named NAME-1, NAME-2, … */
+	unsigned cpu_quota; /* of each clone, as in its definition; 0: the source's */
+	uint64_t memory_max_bytes; /* likewise */
 	bool paused, hint_hostname;
 	bool isolated; /* copy all writable disks, so that the clones' processes get no writable image of another VM */
+	bool ephemeral; /* undefine each clone, and remove its images, when it has ended */
 	struct json_object *forwards;	      /* of each clone's first run (api/net/publish.h); borrowed; NULL: none */
 	const struct rights *forwards_rights; /* of the user who adds them; borrowed; NULL: the daemon's own */
 	const char *snapshot; /* name or id; the VM may be off. NULL: clone the VM's present state */
+	/* Of a group (group_clone.h): the VM's process waits in the stages VM_GROUP_HELD and VM_GROUP_FROZEN, and this
+	 * is called in each. NULL: no group. */
+	void (*group_stage)(void *opaque, int64_t stage);
+	void *group_opaque;
+	struct json_object *networks; /* object: from a network of the source to the clones' in its place; borrowed; NULL: none */
 };
 
-/* Start the job. Its result: count, first, last (names), pause, total (both in ns), ram-bytes-written, the members of
- * job_put_tracking(), forwards-left-out, addresses and published (if there are any), and disks: for each writable disk
- * id, made ("overlay" or "copy"), flattened-layers (the number of layers, if it is so large that flatten.h pulls the
- * disk), the reason for a copy, and the bytes that the first clone's file occupies.
+/* Start the job. Its result: count, first, last (names), clones (name and uuid), pause, total (both in ns), instant,
+ * ram-bytes-written, the members of job_put_tracking(), forwards-left-out, addresses and published (if there are any),
+ * and disks: for each writable disk id, made ("overlay" or "copy"), flattened-layers (the number of layers, if it is so
+ * large that flatten.h pulls the disk), the reason for a copy, and the bytes that the first clone's file occupies.
  * Returns 0; -errno, and then nothing was created: a name is in use, or the VM cannot be cloned. */
 int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, struct job **ret_j,
 	struct err *e);
+
+/* Get the UUID of the first clone of a fork that is under way. */
+void fork_first_uuid(const struct job *j, uint8_t uuid[16]);
 
 #endif

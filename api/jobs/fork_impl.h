@@ -39,7 +39,9 @@ struct fork {
 	struct fork_images *files;    /* for each writable disk: its image, then one file for each clone */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
 	uint8_t spare[16]; /* UUID of the first clone, which a spare has (api/vm/vm_spare.h); all 0: none has */
-	bool paused, hint_hostname, isolated, publishes, going_on;
+	void (*group_stage)(void *opaque, int64_t stage); /* as in struct fork_opts */
+	void *group_opaque;
+	bool paused, hint_hostname, isolated, ephemeral, publishes, going_on;
 	bool asked, answered; /* the source's process has the request; has answered */
 	bool ready; /* the state and the disks are written */
 	bool sealed; /* and the state's file is sealed, so all clones may start */

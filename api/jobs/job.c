@@ -195,9 +195,13 @@ static const struct job_type {
 	{ .type = "fork", .kind = VM_OP_JOB, .makes_vms = true },
 	{ .type = "dump", .kind = VM_OP_JOB },
 	{ .type = "export", .kind = VM_OP_JOB },
+	{ .type = "snapshot-diff", .kind = VM_OP_JOB },
+	{ .type = "snapshot-diff-files", .kind = VM_OP_JOB },
 	{ .type = "import", .kind = VM_OP_MAKE, .makes_vms = true },
 	{ .type = "clone", .kind = VM_OP_JOB, .makes_vms = true },
-	{ .type = "exec", .qmp = "exec" }, /* owns no VM */
+	{ .type = "exec", .qmp = "exec" }, /* owns no VM, as the next */
+	{ .type = "group-snapshot" },
+	{ .type = "group-clone" },
 };
 
 /* Find the row of a job type; NULL: unknown, or type is NULL. */
@@ -882,7 +886,6 @@ static void job_on_progress(struct vm *vm, const struct vm_event *ev)
 			job_outpaced(j);
 		return;
 	}
-
 	if (ev->kind == VM_EVENT_FORK_READY) {
 		if (j && j->fork_stage)
 			j->fork_stage(j, ev->value);

@@ -133,11 +133,11 @@ int rename_begin(struct vm *vm, const char *name, struct call *c, struct err *e)
 
 static int rename_step(struct vm_host *host, const char *old, const char *name, struct err *e)
 {
-	CLEANUP_JS struct json_object *o = json_object_new_object();
+	CLEANUP_JS struct json_object *o = NULL;
 	int r;
 
 	permissions_rename_vm(&host->permissions, old, name);
-	js_put(o, "permissions", permissions_to_json(&host->permissions));
+	o = permissions_to_file(&host->permissions);
 	r = store_put(host->store, NULL, PERMISSIONS_FILE, o, STORE_NOW, NULL, e);
 	return r < 0 ? r : store_rename_file(host->store, name, STORE_RENAMED, "definition.json", STORE_NOW, NULL, e);
 }

@@ -503,6 +503,17 @@ static int interfaces_fit(const struct definition *then, const struct definition
 	return 0;
 }
 
+/* Another folder may have the same tag: nothing of it is in a saved state. */
+static int shares_fit(const struct definition *then, const struct definition *now, struct err *e)
+{
+	if (then->nshares != now->nshares)
+		return part_differs("shares", e);
+	for (unsigned i = 0; i < now->nshares; i++)
+		if (strcmp(then->shares[i].tag, now->shares[i].tag) != 0)
+			return part_differs("shares", e);
+	return 0;
+}
+
 int save_check_fits(const struct definition *then, const struct definition *now, struct err *e)
 {
 	if (memcmp(then->uuid, now->uuid, sizeof(now->uuid)))
@@ -537,7 +548,7 @@ int save_check_fits(const struct definition *then, const struct definition *now,
 		return part_differs("boot.firmware", e);
 	if (then->debug_exit != now->debug_exit)
 		return part_differs("debug_exit", e);
-	if (interfaces_fit(then, now, e) < 0)
+	if (interfaces_fit(then, now, e) < 0 || shares_fit(then, now, e) < 0)
 		return -EINVAL;
 	return disks_fit(then, now, e);
 }

@@ -1,4 +1,5 @@
 #include "api/jobs/snapshot_job.h"
+#include "api/jobs/group_steps.h"
 #include "api/jobs/job.h"
 #include "api/jobs/snapshot_devices.h"
 #include "api/jobs/snapshots.h"
@@ -11,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -69,8 +71,7 @@ static void work_release(struct job *j)
 	free(w);
 }
 
-static int work_begin(struct vm *vm, const char *type, const struct job_name *name, struct work **ret_w,
-	struct err *e)
+static int work_begin(struct vm *vm, const char *type, const struct job_name *name, struct work **ret_w, struct err *e)
 {
 	struct work *w = calloc(1, sizeof(*w));
 	int r;
@@ -148,6 +149,7 @@ static void create_put(struct json_object *result, const struct vm_snapshot_done
 	js_put_uint(result, "ram-bytes-shared", d->ram_bytes_shared);
 	left_out_put(result, d->left_out);
 	job_put_tracking(result, d);
+	group_put_instant(result, d);
 }
 
 static void create_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -327,7 +329,6 @@ static void delete_done(void *opaque, int r, const struct vm_answer *a, const st
 	if (w->at < NAMES_TOLD_MAX)
 		json_object_array_add(deleted, json_object_new_string(w->victims[w->at].name));
 	w->at++;
-	js_put_uint(w->result, "count", w->at);
 	delete_next(w);
 }
 
@@ -336,6 +337,7 @@ static void delete_next(struct work *w)
 	struct vm_snapshot_name body = { "" };
 	struct err e;
 
+	js_put_uint(w->result, "count", w->at);
 	if (w->nvictims != 1)
 		job_progress(w->job, w->at, w->nvictims);
 	if (w->at == w->nvictims) {
@@ -403,8 +405,7 @@ int snapshot_delete(struct vm *vm, const char *snapshot, enum snapshot_victims v
 	return 0;
 }
 
-int snapshot_delete_where(struct vm *vm,
-	void (*choose)(void *opaque, const struct snapshots *s, bool *victims), void *opaque,
+int snapshot_delete_where(struct vm *vm, void (*choose)(void *opaque, const struct snapshots *s, bool *victims), void *opaque,
 	struct job **ret_j, struct err *e)
 {
 	struct work *w;

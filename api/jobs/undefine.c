@@ -31,9 +31,10 @@ struct undefine {
 	struct vm *vm; /* with the owner VM_OP_UNDEFINE, so only this module frees it */
 	bool dry_run, snapshots_metadata; /* options of struct undefine_opts */
 	bool forgets; /* the VM had permissions */
+	bool fails;   /* answer with `why` when the VM is gone */
 	struct volumes volumes;
 	struct fork_as *errand;
-	struct err why; /* the error with which plan_dropped() gives up */
+	struct err why; /* of `fails`; with images to remove: the error with which plan_dropped() gives up */
 };
 
 /* ---- the end of the undefine ---- */
@@ -60,8 +61,12 @@ static void undefine_answer(struct undefine *u)
 
 	if (!u->call)
 		return;
-	o = json_object_new_object();
 	u->call->vm = NULL;
+	if (u->fails) {
+		call_fail(u->call, &u->why);
+		return;
+	}
+	o = json_object_new_object();
 	if (u->volumes.n)
 		js_put(o, "volumes", volumes_to_json(&u->volumes));
 	call_return(u->call, o);
@@ -331,6 +336,9 @@ int undefine_begin(struct vm *vm, const struct undefine_opts *opts, struct call 
 		abort(); /* otherwise the client would never get an answer */
 	*u = (struct undefine){ .call = c, .host = vm->host, .vm = vm, .dry_run = opts->dry_run,
 		.snapshots_metadata = opts->snapshots_metadata, .volumes = v };
+	u->fails = opts->then_fail;
+	if (u->fails)
+		u->why = *opts->then_fail;
 	vm_operation_begin(vm, &undefining);
 	snapshots_look(u);
 	return 0;

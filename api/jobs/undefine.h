@@ -19,9 +19,11 @@ struct vm_host;
  * snapshots_metadata:  do not look for snapshots in the images; otherwise snapshots there are an error.
  * nvram:               remove UEFI variables; otherwise they are an error.
  * keep_nvram:          keep them, which is an error for a VM that has some.
+ * then_fail:           when the VM is gone, answer with this error; copied. NULL: with the result.
  * dry_run:             change nothing, only answer with the listed images and whether each would be removed. */
 struct undefine_opts {
 	struct json_object *storage;
+	const struct err *then_fail;
 	bool remove_all_storage, managed_save, snapshots_metadata, nvram, keep_nvram, dry_run;
 };
 

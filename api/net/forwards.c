@@ -336,6 +336,22 @@ static bool process_ends_soon(const struct vm_host *host)
 	return false;
 }
 
+int forwards_check_ports(const struct vm *vm, struct err *e)
+{
+	const struct definition *d = vm_live(vm);
+	char key[64];
+	int r = 0;
+
+	if (vm_ask(vm, has_forwards) || process_ends_soon(vm->host))
+		return 0;
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		for (unsigned k = 0; forwards_may_lead_to(&d->interfaces[i]) && k < d->interfaces[i].user.nforwards && !r; k++) {
+			snprintf(key, sizeof(key), "interfaces[%u].forwards[%u]", i, k);
+			r = config_check_forward(&d->interfaces[i].user.forwards[k], key, e);
+		}
+	return r;
+}
+
 static bool forwards_start_waits(struct vm *vm)
 {
 	struct forwards *f = forwards_get(vm);

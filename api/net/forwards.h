@@ -42,6 +42,10 @@ bool forwards_hold(struct vm *vm);
 void forwards_release(struct vm *vm);
 /* Check that no other VM has one of the forwards of d, a definition of this VM. Returns 0; -EBUSY. */
 int forwards_check_others(const struct vm *vm, const struct definition *d, struct err *e);
+/* Check that no other program has one of the ports of the VM, which is off: the daemon binds a socket to each for a
+ * moment. Ports that the daemon holds for the VM are free, and while a process of a VM ends, all count as free.
+ * Returns 0; -errno. */
+int forwards_check_ports(const struct vm *vm, struct err *e);
 /* Whether an interface can have forwards: it is of type user or network, and its link is up. */
 bool forwards_may_lead_to(const struct definition_interface *i);
 /* Find an interface that can have forwards. id: NULL: the first of type user, else the first of type network.

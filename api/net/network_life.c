@@ -62,12 +62,22 @@ void network_operation_free(struct network *n)
 	free(op);
 }
 
+/* During an operation, cairn-net may have ended it itself, but not during a look. */
 static void program_lost(struct network *n, const char *program)
 {
 	char text[80];
 
+	if (network_is_busy(n))
+		return;
 	snprintf(text, sizeof(text), "its %s has ended, and is started again", program);
 	tell_state(n, text);
+}
+
+static void seen(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e);
+
+static bool is_look(const struct network_operation *op)
+{
+	return op && op->ended == seen;
 }
 
 static void program_done(void *opaque, int r, struct json_object *answer, const struct err *e)
@@ -78,7 +88,9 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 
 	op.process = NULL; /* ends by itself */
 	free(STEAL_PTR(n->operation));
-	if (!r)
+	if (is_look(&op)) /* before it mends what it has found missing */
+		network_programs_notice(n);
+	else if (!r)
 		network_programs_watch(n, answer, program_lost, network_look);
 	network_waits_wake(n);
 	op.ended(n, &op, r, answer, e); /* may free the network */
@@ -116,13 +128,6 @@ static int program_run(struct network *n, const struct network_operation *op, co
 	*n->operation = *op;
 	n->operation->process = process;
 	return 0;
-}
-
-static void seen(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e);
-
-static bool is_look(const struct network_operation *op)
-{
-	return op && op->ended == seen;
 }
 
 bool network_is_busy(const struct network *n)

@@ -150,13 +150,13 @@ static int input_make(struct json_object *request)
 	return r < 0 ? r : steal_fd(&fd);
 }
 
-static int process_spawn(struct network_process *p, const char *program, int in, pid_t *ret_pid)
+static int process_spawn(struct network_process *p, struct loop *l, const char *program, int in)
 {
 	char *argv[] = { (char *)PROGRAM, NULL };
 	int fds[] = { in, p->out, -1 };
 	struct spawn_spec s = { .path = program, .argv = argv, .fds = fds, .nfds = ARRAY_SIZE(fds), .death_signal = SIGKILL };
 
-	return p->out < 0 ? -errno : spawn_program(&s, ret_pid);
+	return p->out < 0 ? -errno : spawn_watched(l, &s, process_ended, p, &p->pidfd, &p->watch);
 }
 
 int network_process_start(struct loop *l, const char *program, struct json_object *request, uint64_t timeout_ns,
@@ -165,21 +165,13 @@ int network_process_start(struct loop *l, const char *program, struct json_objec
 {
 	struct network_process *p = must_alloc(calloc(1, sizeof(*p)));
 	CLEANUP_CLOSE int in = input_make(request);
-	pid_t pid = 0;
 	int r = in < 0 ? in : 0;
 
 	*p = (struct network_process){ .pidfd = -1, .out = memfd_create(PROGRAM, MFD_CLOEXEC), .done = done, .opaque = opaque };
 	if (!r)
 		r = loop_timer_new(l, process_timed_out, p, &p->timer);
 	if (!r)
-		r = process_spawn(p, program, in, &pid);
-	if (!r && (p->pidfd = pidfd_open(pid, 0)) < 0) {
-		r = -errno;
-		kill(pid, SIGKILL);
-		waitpid(pid, NULL, 0);
-	}
-	if (!r)
-		r = loop_watch(l, p->pidfd, POLLIN, process_ended, p, &p->watch);
+		r = process_spawn(p, l, program, in);
 	if (r < 0) {
 		network_process_free(p);
 		return err_set_errno(e, r, "cannot start " PROGRAM);

@@ -61,7 +61,6 @@ static void look(void *opaque)
 		look_later(p);
 }
 
-/* During an operation, cairn-net may have ended it itself. */
 static void program_ended(void *opaque, unsigned revents)
 {
 	struct program *p = opaque;
@@ -72,8 +71,7 @@ static void program_ended(void *opaque, unsigned revents)
 	if (n->state != NETWORK_ACTIVE)
 		return;
 	look_later(p->owner);
-	if (!n->operation)
-		p->owner->ended(n, kinds[p - p->owner->list].name);
+	p->owner->ended(n, kinds[p - p->owner->list].name);
 }
 
 static struct network_programs *programs_new(struct network *n)
@@ -109,6 +107,17 @@ void network_programs_watch(struct network *n, struct json_object *answer, void 
 			p->pid = pid;
 		else
 			program_forget(p);
+	}
+}
+
+void network_programs_notice(struct network *n)
+{
+	for (int i = 0; n->programs && i < PROGRAMS; i++) {
+		struct program *p = &n->programs->list[i];
+		struct pollfd end = { .fd = p->pidfd, .events = POLLIN };
+
+		if (p->pidfd >= 0 && poll(&end, 1, 0) > 0)
+			program_ended(p, POLLIN);
 	}
 }
 

@@ -195,11 +195,26 @@ static int vhost_add(struct config *c, const struct tap *t, struct err *e)
 	return 0;
 }
 
+/* Detach all queues but the first, so that no frame waits in a queue that the guest's driver may never use. The VM's
+ * process attaches those that the driver uses. */
+static int queues_detach(const struct tap *t, struct err *e)
+{
+	struct ifreq r = { .ifr_flags = IFF_DETACH_QUEUE };
+
+	for (unsigned i = 1; i < t->queues; i++)
+		if (ioctl(t->fds[i], TUNSETQUEUE, &r) < 0)
+			return tap_failed(t, "cannot detach a queue of the tap device", e);
+	return 0;
+}
+
 /* Add the queues' files to c, which takes them. */
 static int tap_hand_over(struct config *c, struct tap *t, struct err *e)
 {
 	struct vm_interface *v = &c->vm.interfaces[t->at];
+	int r = queues_detach(t, e);
 
+	if (r < 0)
+		return r;
 	for (unsigned i = 0; i < t->queues; i++) {
 		unsigned at = config_add_fd(c, steal_fd(&t->fds[i]));
 

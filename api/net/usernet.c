@@ -107,6 +107,16 @@ void usernet_forget_old(int run_dir, const char *vm, unsigned at)
 	vm_socket_remove(run_dir, name);
 }
 
+void usernet_link(int run_dir, const char *from, const char *to, const char *id)
+{
+	char old[SOCKET_NAME_MAX], new[SOCKET_NAME_MAX];
+	struct err e;
+
+	socket_name(from, id, old);
+	socket_name(to, id, new);
+	vm_socket_link(run_dir, old, new, &e);
+}
+
 int usernet_order_failed(const char *program, const char *id, int r, struct err *e)
 {
 	switch (r) {

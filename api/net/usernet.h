@@ -49,6 +49,8 @@ int usernet_pidfd(int control);
  * earlier release named by the index. */
 void usernet_forget(int run_dir, const char *vm, const char *id);
 void usernet_forget_old(int run_dir, const char *vm, unsigned at);
+/* Give the control socket of an interface of VM `from`, if it has one, the name of that of VM `to`, too. Any thread. */
+void usernet_link(int run_dir, const char *from, const char *to, const char *id);
 /* Set the error of an order that such a process did not carry out (forwards_order()). program: cairn-slirp or
  * cairn-publish. id: of the interface. Returns r; -ENOENT if the program has ended. */
 int usernet_order_failed(const char *program, const char *id, int r, struct err *e);

@@ -4,21 +4,18 @@
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/boot_id.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define BOOT_FILE "boot.json"
-#define BOOT_ID "/proc/sys/kernel/random/boot_id"
-#define BOOT_ID_TEXT 40
 
 struct autostart {
 	struct vm_host *host;
@@ -47,17 +44,6 @@ int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e)
 }
 
 /* ---- finding out whether the host has booted ---- */
-
-static void boot_id_read(char id[BOOT_ID_TEXT])
-{
-	int fd = open(BOOT_ID, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, id, BOOT_ID_TEXT - 1);
-
-	if (fd >= 0)
-		close(fd);
-	id[n < 0 ? 0 : n] = 0;
-	id[strcspn(id, "\n")] = 0;
-}
 
 static void boot_keep(struct autostart *a)
 {

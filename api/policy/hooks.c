@@ -1,13 +1,9 @@
 #include "api/policy/hooks.h"
 #include "api/access/spawn.h"
-#include "api/vm/observer.h"
-#include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
-#include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
-#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -36,18 +32,7 @@ struct hook_event {
 	struct json_object *o;
 };
 
-/* A start that waits for the decision of hooks. */
-struct hook_ask {
-	struct hook_ask *next;
-	struct hooks *of;
-	struct vm *vm; /* NULL: it is gone */
-	int pidfd, out; /* owned; -1: none */
-	struct loop_watch *watch;
-	void (*ready)(struct vm *vm, int r, const struct err *e);
-};
-
 struct hooks {
-	struct hook_ask *asks;
 	struct loop *loop;
 	const char *program, *folder;
 	struct hook_process running[HOOKS_RUNNING_MAX];
@@ -94,15 +79,14 @@ const char *hooks_event_of(struct json_object *event)
 
 /* ---- the processes ---- */
 
-static bool has_folder(const struct hooks *h, const char *name)
+bool hooks_exist(const struct hooks *h, const char *name)
 {
 	char path[PATH_MAX];
 
 	return snprintf(path, sizeof(path), "%s/%s", h->folder, name) < (int)sizeof(path) && access(path, F_OK) == 0;
 }
 
-/* Return a file that has the event as a line of JSON, and that nobody can change. Returns -errno. */
-static int event_file(struct json_object *o)
+int hooks_event_file(struct json_object *o)
 {
 	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
 	CLEANUP_CLOSE int fd = memfd_create("event", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -117,38 +101,24 @@ static int event_file(struct json_object *o)
 	return steal_fd(&fd);
 }
 
-/* Start cairn-hook. out: its standard output; -1: none. ended: called when it has ended. Returns 0; -errno. */
-static int program_start(struct hooks *h, const char *name, struct json_object *o, int out, void (*ended)(void *opaque, unsigned revents),
+int hooks_start(struct hooks *h, const char *name, struct json_object *o, int out, void (*ended)(void *opaque, unsigned revents),
 	void *opaque, int *ret_pidfd, struct loop_watch **ret_watch)
 {
-	CLEANUP_CLOSE int event = event_file(o);
+	CLEANUP_CLOSE int event = hooks_event_file(o);
 	CLEANUP_CLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	char *const argv[] = { (char *)"cairn-hook", (char *)h->folder, (char *)name, NULL };
-	pid_t pid;
-	int r;
 
 	if (event < 0 || null < 0)
 		return event < 0 ? event : -errno;
-	r = spawn_program(&(struct spawn_spec){ .path = h->program, .argv = argv, .fds = (const int[]){ event, out < 0 ? null : out, -1 },
-		.nfds = 3 }, &pid);
-	if (r < 0)
-		return r;
-	*ret_pidfd = pidfd_open(pid, 0);
-	r = *ret_pidfd < 0 ? -errno : loop_watch(h->loop, *ret_pidfd, POLLIN, ended, opaque, ret_watch);
-	if (r < 0) {
-		if (*ret_pidfd >= 0)
-			close(steal_fd(ret_pidfd));
-		kill(pid, SIGKILL);
-		waitpid(pid, NULL, 0);
-	}
-	return r;
+	return spawn_watched(h->loop, &(struct spawn_spec){ .path = h->program, .argv = argv,
+		.fds = (const int[]){ event, out < 0 ? null : out, -1 }, .nfds = 3 }, ended, opaque, ret_pidfd, ret_watch);
 }
 
 static void process_ended(void *opaque, unsigned revents);
 
 static int process_start(struct hook_process *p, const char *name, struct json_object *o)
 {
-	return program_start(p->of, name, o, -1, process_ended, p, &p->pidfd, &p->watch);
+	return hooks_start(p->of, name, o, -1, process_ended, p, &p->pidfd, &p->watch);
 }
 
 /* Start processes for events that wait. */
@@ -196,7 +166,7 @@ void hooks_tell(struct hooks *h, struct json_object *event)
 	const char *name = h ? hooks_event_of(event) : NULL;
 	struct hook_event *ev;
 
-	if (!name || !has_folder(h, name))
+	if (!name || !hooks_exist(h, name))
 		return;
 	if (h->nwaiting == HOOKS_WAITING_MAX) {
 		h->left_out++;
@@ -221,121 +191,9 @@ struct hooks *hooks_new(struct loop *l, const char *program, const char *folder)
 	return h;
 }
 
-/* ---- hooks that decide ---- */
-
-#define BEFORE_START "before-start"
-#define REASON_MAX 400
-
-static void ask_free(struct hook_ask *a)
-{
-	loop_unwatch(a->watch);
-	if (a->pidfd >= 0)
-		close(a->pidfd);
-	if (a->out >= 0)
-		close(a->out);
-	free(a);
-}
-
-static void ask_ended(void *opaque, unsigned revents)
-{
-	struct hook_ask *a = opaque, **at = &a->of->asks;
-	char reason[REASON_MAX + 1];
-	siginfo_t si = { 0 };
-	struct err e;
-	ssize_t n;
-	int r;
-
-	(void)revents;
-	if (waitid(P_PIDFD, (id_t)a->pidfd, &si, WEXITED | WNOHANG) < 0 || !si.si_pid)
-		return;
-	n = read(a->out, reason, REASON_MAX);
-	reason[MAX(n, 0)] = 0;
-	reason[strcspn(reason, "\n")] = 0;
-	utf8_clean(reason);
-	r = si.si_code == CLD_EXITED && !si.si_status ? 0 :
-		err_set(&e, -EPERM, ERR_PERMISSION, "the host's admin does not let VM '%.200s' start: %s", a->vm ? a->vm->def->name : "",
-			reason[0] ? reason : "cairn-hook failed");
-	while (*at != a)
-		at = &(*at)->next;
-	*at = a->next;
-	if (a->vm)
-		a->ready(a->vm, r, &e);
-	ask_free(a);
-}
-
-static struct hook_ask *ask_of(const struct vm *vm)
-{
-	struct hook_ask *a = vm->host->hooks ? vm->host->hooks->asks : NULL;
-
-	while (a && a->vm != vm)
-		a = a->next;
-	return a;
-}
-
-static struct json_object *start_event(const struct vm *vm)
-{
-	struct json_object *o = json_object_new_object(), *data = json_object_new_object();
-	char uuid[DEFINITION_UUID_TEXT];
-
-	uuid_print(vm->def->uuid, uuid);
-	js_put_str(data, "vm", vm->def->name);
-	js_put_str(data, VM_UUID_KEY, uuid);
-	js_put_str(o, "event", BEFORE_START);
-	js_put(o, "data", data);
-	return o;
-}
-
-static int hooks_prepare(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e), struct err *e)
-{
-	CLEANUP_JS struct json_object *o = NULL;
-	CLEANUP_CLOSE int theirs = -1;
-	struct hooks *h = vm->host->hooks;
-	struct hook_ask *a;
-	int fds[2], r;
-
-	(void)c;
-	if (!h || !has_folder(h, BEFORE_START))
-		return 0;
-	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
-		return err_set_errno(e, -errno, "the hooks of " BEFORE_START);
-	theirs = fds[1];
-	o = start_event(vm);
-	a = must_alloc(calloc(1, sizeof(*a)));
-	*a = (struct hook_ask){ .next = h->asks, .of = h, .vm = vm, .pidfd = -1, .out = fds[0], .ready = ready };
-	r = program_start(h, BEFORE_START, o, theirs, ask_ended, a, &a->pidfd, &a->watch);
-	if (r < 0) {
-		ask_free(a);
-		return err_set_errno(e, r, "the hooks of " BEFORE_START);
-	}
-	h->asks = a;
-	return 1;
-}
-
-/* The hook ends with its process, and ask_ended() follows. */
-static void hooks_on_called_off(struct vm *vm)
-{
-	struct hook_ask *a = ask_of(vm);
-
-	if (a)
-		pidfd_send_signal(a->pidfd, SIGKILL, NULL, 0);
-}
-
-static void hooks_on_removed(struct vm *vm)
-{
-	struct hook_ask *a = ask_of(vm);
-
-	hooks_on_called_off(vm);
-	if (a)
-		a->vm = NULL;
-}
-
-const struct vm_observer hooks_observer = { .removed = hooks_on_removed, .start_prepare = hooks_prepare,
-	.start_called_off = hooks_on_called_off };
-
 void hooks_free(struct hooks *h)
 {
 	struct hook_event *ev;
-	struct hook_ask *a;
 
 	if (!h)
 		return;
@@ -344,10 +202,6 @@ void hooks_free(struct hooks *h)
 			loop_unwatch(h->running[i].watch);
 			close(h->running[i].pidfd);
 		}
-	while ((a = h->asks)) {
-		h->asks = a->next;
-		ask_free(a);
-	}
 	while ((ev = h->first)) {
 		h->first = ev->next;
 		json_object_put(ev->o);

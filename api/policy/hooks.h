@@ -5,13 +5,12 @@
 #ifndef CAIRN_API_POLICY_HOOKS_H
 #define CAIRN_API_POLICY_HOOKS_H
 
+#include <stdbool.h>
+
 struct hooks;
 struct json_object;
 struct loop;
-struct vm_observer;
-
-/* Asks the hooks of before-start whether a VM may start, before the host is prepared for it. */
-extern const struct vm_observer hooks_observer;
+struct loop_watch;
 
 #define HOOKS_RUNNING_MAX 4
 #define HOOKS_WAITING_MAX 256
@@ -25,5 +24,15 @@ void hooks_free(struct hooks *h);
 const char *hooks_event_of(struct json_object *event);
 /* Run the hooks of an event. Does nothing without a folder for them. event: borrowed. h: NULL allowed. */
 void hooks_tell(struct hooks *h, struct json_object *event);
+
+/* Return an owned fd of a file that has the object as a line of JSON, and that nobody can change. Returns -errno. */
+int hooks_event_file(struct json_object *o);
+/* Whether an event has a folder of hooks. */
+bool hooks_exist(const struct hooks *h, const char *name);
+/* Start cairn-hook for an event, beside HOOKS_RUNNING_MAX. o: borrowed. out: its standard output; -1: none.
+ * ended: called from the loop when it has ended; then the caller reaps it, closes the pidfd and frees the watch.
+ * Returns 0 or -errno. */
+int hooks_start(struct hooks *h, const char *name, struct json_object *o, int out, void (*ended)(void *opaque, unsigned revents),
+	void *opaque, int *ret_pidfd, struct loop_watch **ret_watch);
 
 #endif

@@ -314,6 +314,9 @@ int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct ca
 			restart_call_off(host->vms[i]);
 			outcome_put(s, host->vms[i], "its restart is cancelled");
 		}
+	for (size_t i = 0; i < host->nvms; i++)
+		if (vm_is_starting(host->vms[i]) && host->vms[i]->start.kind != VM_OP_START)
+			host->vms[i]->start.opts.too_late = true;
 	s->sequence = staged_run_of(host, host->paths->limits.starting, &ops, s);
 	host->host_shutdown = s;
 	staged_run_go(s->sequence);

@@ -655,5 +655,11 @@ static void scheduler_on_job_concluded(struct vm_host *host, const char *name)
 	scheduler_soon(host->scheduler);
 }
 
-const struct vm_observer scheduler_observer = { .added = scheduler_added, .removed = scheduler_removed,
+static void scheduler_on_promoted(struct vm *clone, struct vm *other)
+{
+	SWAP(clone->schedule, other->schedule);
+	SWAP(clone->schedule_past, other->schedule_past);
+}
+
+const struct vm_observer scheduler_observer = { .promoted = scheduler_on_promoted, .added = scheduler_added, .removed = scheduler_removed,
 	.state_put = scheduler_state_put, .state_load = scheduler_state_load, .job_concluded = scheduler_on_job_concluded };

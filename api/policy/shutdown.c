@@ -23,6 +23,8 @@
 #define REQUEST_TIMEOUT_NS (12 * 1000000000ULL)
 /* The wall clock may be set, so check a planned time at this interval. */
 #define LOOK_S 60
+/* A planned shutdown waits in such steps while hooks are being asked about another request. */
+#define ASKED_AGAIN_NS CLOCK_NS_PER_S
 
 static const char *const thens[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION_DESTROY] = "destroy",
 	[DEFINITION_SAVE] = "save" };
@@ -44,7 +46,7 @@ static void shutdown_tell(struct vm *vm, const char *what, const char *detail)
 
 	js_put_str(data, "what", what);
 	js_put_bool(data, "reboot", p->reboot);
-	if (!strcmp(what, "planned"))
+	if (!strcmp(what, "planned") || !strcmp(what, "delayed"))
 		js_put_int(data, "at", p->at_s * NS);
 	if (!strcmp(what, "overdue"))
 		js_put_str(data, "then", thens[p->then]);
@@ -190,6 +192,7 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	struct vm_agent body = { .errand = p->reboot ? VM_AGENT_REBOOT : VM_AGENT_SHUTDOWN };
 	struct begun *b = must_alloc(malloc(sizeof(*b)));
 
+	hook_ask_cancel(vm, HOOK_SHUTDOWN);
 	*b = (struct begun){ vm, done, opaque, !p->agent };
 	vm->event_limits.powerdowns_asked += b->presses;
 	shutdown_forget(vm);
@@ -208,14 +211,129 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	vm_save(vm);
 }
 
+/* ---- asking the hooks ---- */
+
+struct request {
+	struct shutdown_plan plan;
+	bool planned; /* the plan's time has come */
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static bool can_shut_down(const struct vm *vm)
+{
+	return vm->proc && vm_state_is_active(vm->state) && vm->state != VM_PRESERVED;
+}
+
+/* Tell the outcome if it is not the shutdown itself. */
+static void request_end(struct vm *vm, const struct request *q, int r, const struct err *e)
+{
+	if (q->planned && r < 0 && vm) {
+		shutdown_tell(vm, "failed", e->msg);
+		shutdown_forget(vm);
+		vm_save(vm);
+	}
+	if (q->done)
+		q->done(q->opaque, r, e);
+}
+
+static void shutdown_delay(struct vm *vm, const struct request *q, const struct hook_answer *a)
+{
+	struct shutdown *s = vm->shutdown;
+
+	s->stage = SHUTDOWN_PLANNED;
+	s->plan = q->plan;
+	s->plan.at_s = now_s() + a->delay_s;
+	snprintf(s->plan.delay_reason, sizeof(s->plan.delay_reason), "%s", a->reason);
+	s->warn_s = 0;
+	timer_arm(vm);
+	log_info("shutdown", "VM '%s': its %s is delayed by %u s: %s", vm->def->name, q->plan.reboot ? "reboot" : "shutdown", a->delay_s,
+		a->reason);
+	vm_save(vm);
+	shutdown_tell(vm, "delayed", a->reason);
+}
+
+/* Look whether the VM can be shut down after the hooks were asked. */
+static int answer_check(const struct vm *vm, const struct hook_answer *a, bool reboot, struct err *e)
+{
+	if (!vm)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "the VM was removed meanwhile");
+	if (host_shutdown_waits_for(vm))
+		return err_set(e, -EBUSY, ERR_BUSY, "VM '%.200s' is being stopped by cairn daemon-stop", vm->def->name);
+	if (!can_shut_down(vm))
+		return err_set(e, -EINVAL, ERR_WRONG_STATE, "VM '%.200s' is %s", vm->def->name, vm_state_name(vm->state));
+	if (a->says == HOOK_CANCELLED)
+		return err_set(e, -ECANCELED, ERR_CANCELLED, "VM '%.200s' keeps running: its shutdown was cancelled", vm->def->name);
+	if (a->says == HOOK_NO)
+		return err_set(e, -EPERM, ERR_PERMISSION, "the host's admin does not let VM '%.200s' %s: %s", vm->def->name,
+			reboot ? "reboot" : "shut down", a->reason);
+	return 0;
+}
+
+static void hooks_answered(struct vm *vm, const struct hook_answer *ans, void *opaque)
+{
+	struct request *q = opaque;
+	struct hook_answer a = *ans;
+	struct err e;
+	int r;
+
+	if (q->planned && a.says == HOOK_CANCELLED)
+		return; /* the plan is cancelled, replaced or moot */
+	if (a.says == HOOK_LATER)
+		hook_delays_add(&q->plan.delays, &a);
+	r = answer_check(vm, &a, q->plan.reboot, &e);
+	if (!r && a.says == HOOK_YES) {
+		shutdown_begin(vm, &q->plan, q->done, q->opaque);
+		return;
+	}
+	if (!r) {
+		shutdown_delay(vm, q, &a);
+		r = 1;
+	}
+	request_end(vm, q, r, &e);
+}
+
+static void request_ask(struct vm *vm, const struct request *q)
+{
+	struct request *own;
+	struct err e;
+	int r;
+
+	if (hook_ask_is_under_way(vm, HOOK_SHUTDOWN)) {
+		err_set(&e, -EBUSY, ERR_BUSY, "the hooks of the host's admin are being asked about another request; to cancel that: cairn "
+			"shutdown --cancel %.60s", vm->def->name);
+		request_end(vm, q, -EBUSY, &e);
+		return;
+	}
+	own = must_alloc(malloc(sizeof(*own)));
+	*own = *q;
+	r = hook_ask(vm, HOOK_SHUTDOWN, q->plan.reboot, hooks_answered, own, &e);
+	if (r > 0)
+		return;
+	free(own);
+	if (r < 0)
+		request_end(vm, q, r, &e);
+	else
+		shutdown_begin(vm, &q->plan, q->done, q->opaque);
+}
+
+void shutdown_request(struct vm *vm, const struct shutdown_plan *p, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	request_ask(vm, &(struct request){ .plan = *p, .done = done, .opaque = opaque });
+}
+
 /* ---- planned shutdown ---- */
 
 static void planned_begin(struct vm *vm)
 {
-	struct shutdown_plan p = vm->shutdown->plan;
+	struct request q = { .plan = vm->shutdown->plan, .planned = true };
 
-	if (vm->proc && vm_state_is_active(vm->state) && vm->state != VM_PRESERVED) {
-		shutdown_begin(vm, &p, NULL, NULL);
+	if (hook_ask_is_under_way(vm, HOOK_SHUTDOWN)) {
+		loop_timer_arm(vm->shutdown->timer, loop_now_ns() + ASKED_AGAIN_NS);
+		return;
+	}
+	if (can_shut_down(vm)) {
+		request_ask(vm, &q);
 		return;
 	}
 	shutdown_forget(vm);
@@ -248,6 +366,7 @@ void shutdown_plan(struct vm *vm, const struct shutdown_plan *p)
 {
 	struct shutdown *s = vm->shutdown;
 
+	hook_ask_cancel(vm, HOOK_SHUTDOWN);
 	s->stage = SHUTDOWN_PLANNED;
 	s->plan = *p;
 	s->warn_s = policy_next_warning(p->at_s, now_s());
@@ -259,9 +378,12 @@ void shutdown_plan(struct vm *vm, const struct shutdown_plan *p)
 
 int shutdown_cancel(struct vm *vm, struct err *e)
 {
-	if (vm->shutdown->stage == SHUTDOWN_NONE)
+	bool asked = hook_ask_is_under_way(vm, HOOK_SHUTDOWN);
+
+	if (vm->shutdown->stage == SHUTDOWN_NONE && !asked)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"VM '%.200s' has no shutdown planned, and no deadline runs", vm->def->name);
+	hook_ask_cancel(vm, HOOK_SHUTDOWN);
 	shutdown_tell(vm, "cancelled", NULL);
 	shutdown_forget(vm);
 	vm_save(vm);
@@ -279,6 +401,16 @@ static int64_t deadline_wall_s(const struct shutdown *s)
 	return s->stage == SHUTDOWN_BEGUN ? ((int64_t)(clock_realtime_ns() + left) + NS - 1) / NS : 0;
 }
 
+const char *shutdown_hook_waits(const struct vm *vm)
+{
+	const struct shutdown *s = vm->shutdown;
+	const char *asked = hook_ask_waits(vm);
+
+	if (asked || s->stage != SHUTDOWN_PLANNED || !s->plan.delay_reason[0])
+		return asked;
+	return s->plan.reboot ? "reboot" : "shutdown";
+}
+
 void shutdown_put(const struct vm *vm, struct json_object *o)
 {
 	const struct shutdown *s = vm->shutdown;
@@ -291,6 +423,8 @@ void shutdown_put(const struct vm *vm, struct json_object *o)
 		js_put_int(o, "shutdown-deadline", deadline_wall_s(s) * NS);
 	if (!s->plan.reboot)
 		js_put_str(o, "shutdown-then", thens[s->plan.then]);
+	if (s->stage == SHUTDOWN_PLANNED && s->plan.delay_reason[0])
+		js_put_str(o, "delayed", s->plan.delay_reason);
 }
 
 static struct json_object *shutdown_to_json(const struct vm *vm)
@@ -309,6 +443,11 @@ static struct json_object *shutdown_to_json(const struct vm *vm)
 	js_put_int(o, "at_s", s->plan.at_s);
 	js_put_int(o, "due_s", deadline_wall_s(s));
 	js_put_str(o, "message", s->plan.message);
+	if (s->plan.delay_reason[0]) {
+		js_put_int(o, "delays", s->plan.delays.n);
+		js_put_int(o, "delayed_s", s->plan.delays.sum_s);
+		js_put_str(o, "delay_reason", s->plan.delay_reason);
+	}
 	return o;
 }
 
@@ -329,6 +468,9 @@ static void shutdown_load(struct vm *vm, struct json_object *state)
 		.agent = js_get_bool(o, "agent", false), .then = (uint8_t)then, .deadline_s = (uint32_t)deadline,
 		.at_s = js_get_int(o, "at_s", 0) };
 	snprintf(s->plan.message, sizeof(s->plan.message), "%s", message ? message : "");
+	snprintf(s->plan.delay_reason, sizeof(s->plan.delay_reason), "%s", js_get_str_or(o, "delay_reason", ""));
+	s->plan.delays.n = (uint32_t)MIN(MAX(js_get_int(o, "delays", 0), 0), HOOK_DELAYS_MAX);
+	s->plan.delays.sum_s = (uint32_t)MIN(MAX(js_get_int(o, "delayed_s", 0), 0), HOOK_DELAY_MAX_S);
 	/* If the clock was set back meanwhile, give the guest no more time than at the beginning. */
 	s->due_ns = loop_now_ns() + (due > now ? (uint64_t)MIN(due - now, deadline) : 0) * CLOCK_NS_PER_S;
 }
@@ -343,7 +485,7 @@ void shutdown_take_up(struct vm *vm)
 		shutdown_forget(vm);
 		return;
 	}
-	s->warn_s = policy_next_warning(s->plan.at_s, now_s());
+	s->warn_s = s->plan.delay_reason[0] ? 0 : policy_next_warning(s->plan.at_s, now_s());
 	timer_arm(vm);
 }
 
@@ -370,10 +512,12 @@ static void shutdown_on_state_change(struct vm *vm, enum vm_trigger t)
 	/* A VM that gets a new process keeps its plan. */
 	if (vm_has(vm, VM_FACT_CONTINUES) && vm->shutdown->stage == SHUTDOWN_PLANNED)
 		return;
-	if (!vm_state_is_active(vm->state))
+	if (!vm_state_is_active(vm->state)) {
+		hook_ask_cancel(vm, HOOK_SHUTDOWN);
 		shutdown_forget(vm);
-	else if (t == VM_ASK_RESET)
+	} else if (t == VM_ASK_RESET) {
 		deadline_drop(vm);
+	}
 }
 
 static void shutdown_on_renewed(struct vm *vm)

@@ -75,10 +75,14 @@ static void action_answered(void *opaque, struct json_object *answer)
 	struct action *a = opaque;
 	const struct vm *vm = vm_find_uuid(a->host, a->uuid);
 	struct json_object *error = js_get(answer, "error");
+	const char *delayed = js_get_str(js_get(answer, "return"), "delayed");
 
 	if (error)
 		log_info("threshold", "VM '%s': threshold %s: %s was not done: %s", vm ? vm->def->name : "-", a->name,
 			field_type_word(FIELD_THRESHOLD_ACTION, (unsigned)a->then), js_get_str_or(error, "desc", ""));
+	if (delayed)
+		log_info("threshold", "VM '%s': threshold %s: %s is delayed: %s", vm ? vm->def->name : "-", a->name,
+			field_type_word(FIELD_THRESHOLD_ACTION, (unsigned)a->then), delayed);
 	free(a);
 }
 
@@ -420,4 +424,9 @@ static void thresholds_on_removed(struct vm *vm)
 	vm->watch = NULL;
 }
 
-const struct vm_observer thresholds_observer = { .removed = thresholds_on_removed, .process_gone = thresholds_on_process_gone };
+static void thresholds_on_promoted(struct vm *clone, struct vm *other)
+{
+	SWAP(clone->watch, other->watch);
+}
+
+const struct vm_observer thresholds_observer = { .promoted = thresholds_on_promoted, .removed = thresholds_on_removed, .process_gone = thresholds_on_process_gone };

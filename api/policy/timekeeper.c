@@ -5,6 +5,7 @@
 #include "api/access/rights.h"
 #include "api/jobs/job.h"
 #include "api/policy/export_file.h"
+#include "api/policy/timetable_run.h"
 #include "api/schema/schema.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
@@ -165,6 +166,7 @@ struct step {
 	char name[TIMETABLE_NAME_MAX + 1];
 	int64_t begun_s;
 	bool added, removed, paused; /* what a client has asked for */
+	unsigned pause; /* its number */
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
 };
@@ -247,78 +249,6 @@ static void run_end(struct vm *vm, struct timetable_entry *t, const char *outcom
 
 /* ---- doing a run ---- */
 
-/* Whether what the run of an earlier daemon was to do is done, as the VM's state tells. A snapshot's name tells it. */
-static bool effect_is_there(const struct vm *vm, const struct timetable_entry *t)
-{
-	bool ran_since = vm->run != t->begun_run;
-
-	switch (t->action) {
-	case TIMETABLE_START:
-		return ran_since || vm_state_is_active(vm->state);
-	case TIMETABLE_SHUTDOWN:
-		return ran_since || !vm_state_is_active(vm->state) || vm_has(vm, VM_FACT_OFF_ASKED);
-	case TIMETABLE_REBOOT:
-		return ran_since || vm_has(vm, VM_FACT_REBOOTS);
-	case TIMETABLE_SUSPEND:
-		return vm->state == VM_PAUSED;
-	case TIMETABLE_RESUME:
-		return vm->state == VM_RUNNING;
-	case TIMETABLE_SAVE:
-		return vm->state == VM_SAVED;
-	case TIMETABLE_SNAPSHOT:
-	case TIMETABLE_EXPORT:
-	case TIMETABLE_ACTION_COUNT:
-		break;
-	}
-	return false;
-}
-
-static const char *const commands[TIMETABLE_ACTION_COUNT] = {
-	[TIMETABLE_START] = "vm-start",
-	[TIMETABLE_SHUTDOWN] = "vm-shutdown",
-	[TIMETABLE_REBOOT] = "vm-reboot",
-	[TIMETABLE_SUSPEND] = "vm-suspend",
-	[TIMETABLE_RESUME] = "vm-resume",
-	[TIMETABLE_SAVE] = "vm-managed-save",
-	[TIMETABLE_SNAPSHOT] = "snapshot-create",
-};
-
-/* In the order of enum timetable_stage. */
-static const char *const export_commands[] = { "snapshot-create", "vm-export", "snapshot-delete" };
-
-#define RUN_NAME_BYTES (TIMETABLE_NAME_MAX + 32)
-
-/* Print the name of the run's snapshot. */
-static void run_name(const struct timetable_entry *t, char name[RUN_NAME_BYTES])
-{
-	time_t due = (time_t)t->begun_s;
-	struct tm tm;
-	size_t n = (size_t)snprintf(name, RUN_NAME_BYTES, "%s-", t->name);
-
-	gmtime_r(&due, &tm);
-	strftime(name + n, RUN_NAME_BYTES - n, "%Y-%m-%dT%H:%M:%SZ", &tm);
-}
-
-static struct json_object *args_make(const struct vm *vm, const struct timetable_entry *t)
-{
-	struct json_object *args = json_object_new_object();
-	char name[RUN_NAME_BYTES];
-
-	run_name(t, name);
-	js_put_str(args, "vm", vm->def->name);
-	if (t->action == TIMETABLE_SNAPSHOT)
-		js_put_str(args, "name", name);
-	if (t->action != TIMETABLE_EXPORT)
-		return args;
-	if (t->stage != TIMETABLE_WRITE_ARCHIVE)
-		js_put_str(args, "name", name);
-	else if (t->snapped)
-		js_put_str(args, "snapshot", name);
-	if (t->stage == TIMETABLE_TAKE_SNAPSHOT)
-		js_put_bool(args, "disks-only", true);
-	return args;
-}
-
 static const char *outcome_of_class(const char *class_name)
 {
 	if (!strcmp(class_name, err_class_name(ERR_WRONG_STATE)))
@@ -384,6 +314,8 @@ static void run_answered(void *opaque, struct json_object *answer)
 	} else if (job) {
 		snprintf(t->job, sizeof(t->job), "%s", job);
 		timekeeper_soon(vm->host->timekeeper); /* it may have concluded already */
+	} else if (js_get_str(js_get(answer, "return"), "delayed")) { /* the plan goes on without the schedule */
+		run_end(vm, t, "delayed", js_get_str(js_get(answer, "return"), "delayed"));
 	} else {
 		run_step_end(vm, t, NULL, NULL);
 	}
@@ -401,8 +333,7 @@ static void run_as(struct step *s, const struct peer *who)
 		return;
 	}
 	snprintf(by, sizeof(by), "%s", t->name);
-	k->run_as(k->context, who, by, t->action == TIMETABLE_EXPORT ? export_commands[t->stage] : commands[t->action], args_make(vm, t),
-		STEAL_PTR(t->file), run_answered, s);
+	k->run_as(k->context, who, by, timetable_command(vm, t), timetable_args(vm, t), STEAL_PTR(t->file), run_answered, s);
 }
 
 static void rights_found(void *opaque, const struct rights *now, const char *note)
@@ -415,13 +346,13 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 
 /* ---- the archive of an export ---- */
 
-#define ARCHIVE_NAME_BYTES (VM_NAME_MAX + RUN_NAME_BYTES + 16)
+#define ARCHIVE_NAME_BYTES (VM_NAME_MAX + TIMETABLE_RUN_NAME_BYTES + 16)
 
 static void archive_name(const struct vm *vm, const struct timetable_entry *t, char name[ARCHIVE_NAME_BYTES])
 {
-	char run[RUN_NAME_BYTES];
+	char run[TIMETABLE_RUN_NAME_BYTES];
 
-	run_name(t, run);
+	timetable_run_name(t, run);
 	snprintf(name, ARCHIVE_NAME_BYTES, "%s-%s.tar.zst", vm->def->name, run);
 }
 
@@ -505,7 +436,12 @@ static void run_try(struct vm *vm, struct timetable_entry *t)
 	struct groups_ask *ask;
 	struct step *s;
 
-	if (t->resumed && effect_is_there(vm, t)) {
+	/* Whether the guest of a start in which the earlier daemon ended has run, the VM's process has yet to tell. */
+	if (t->resumed && vm->proc && !vm_state_is_active(vm->state)) {
+		t->working = false;
+		return;
+	}
+	if (t->resumed && timetable_effect_is_there(vm, t)) {
 		run_end(vm, t, "done", "");
 		return;
 	}
@@ -543,6 +479,7 @@ static void run_begin(struct vm *vm, struct timetable_entry *t, int64_t due_s)
 
 	t->begun_s = t->last_s = due_s;
 	t->begun_run = vm->run;
+	t->begun_on = vm_state_is_active(vm->state);
 	t->working = true;
 	s = step_new(vm, t);
 	if (timetable_keep(vm, s, begin_stored, &e) < 0) {
@@ -631,6 +568,12 @@ static void timer_ready(void *opaque, unsigned revents)
 
 /* ---- changes by clients ---- */
 
+static void pause_set(struct timetable_entry *t, bool paused)
+{
+	t->paused = paused;
+	entry_look_ahead(t);
+}
+
 static void change_stored(struct store_work *w)
 {
 	struct step *s = container_of(w, struct step, work);
@@ -642,8 +585,11 @@ static void change_stored(struct store_work *w)
 		t->adding = t->removing = false;
 		if (s->added ? w->r < 0 : w->r == 0)
 			timetable_drop(vm->timetable, (size_t)i);
-	} else if (t && w->r < 0) {
-		t->paused = !s->paused;
+	} else if (t) {
+		if (w->r == 0)
+			t->stored_paused = s->paused;
+		if (s->pause == t->pauses) /* a later one may be under way */
+			pause_set(t, t->stored_paused);
 	}
 	if (vm && w->r < 0)
 		timetable_keep_soon(vm); /* a later write may have had the change */
@@ -749,17 +695,24 @@ int timekeeper_pause(struct vm *vm, const char *name, bool paused, void (*done)(
 	struct timetable_entry *t;
 	struct step *s;
 	int r = entry_find(vm, name, &t, e);
+	bool was;
 
 	if (r < 0)
 		return r;
+	was = t->paused;
 	s = step_new(vm, t);
 	s->paused = paused;
-	/* What fell into the pause is not made up for. */
-	if (t->paused && !paused)
+	s->pause = t->pauses + 1;
+	/* What fell into the pause is not made up for. If this is undone, last_s stays: the next resume sets it. */
+	if (was && !paused)
 		t->last_s = MAX(t->last_s, now_s());
-	t->paused = paused;
-	entry_look_ahead(t);
-	return change_keep(vm, s, done, opaque, e);
+	pause_set(t, paused);
+	r = change_keep(vm, s, done, opaque, e);
+	if (r < 0)
+		pause_set(t, was);
+	else
+		t->pauses++;
+	return r;
 }
 
 struct json_object *timekeeper_to_json(const struct vm *vm, const struct timetable_entry *t)
@@ -813,6 +766,7 @@ static void timetable_load(struct timekeeper *k, struct vm *vm)
 			log_error("timetable", "VM '%s': schedule %s is paused: %s", vm->def->name, t->name, e.msg);
 			t->paused = true;
 		}
+		t->stored_paused = t->paused;
 		entry_look_ahead(t);
 	}
 }
@@ -866,4 +820,21 @@ static void timekeeper_on_job_concluded(struct vm_host *host, const char *name)
 	timekeeper_soon(host->timekeeper);
 }
 
-const struct vm_observer timekeeper_observer = { .removed = timekeeper_removed, .job_concluded = timekeeper_on_job_concluded };
+static void timekeeper_on_process(struct vm *vm)
+{
+	timekeeper_soon(vm->host->timekeeper);
+}
+
+static void timekeeper_on_adopted(struct vm *vm, const struct vm_info *info)
+{
+	(void)info;
+	timekeeper_soon(vm->host->timekeeper);
+}
+
+static void timekeeper_on_promoted(struct vm *clone, struct vm *other)
+{
+	SWAP(clone->timetable, other->timetable);
+}
+
+const struct vm_observer timekeeper_observer = { .promoted = timekeeper_on_promoted, .removed = timekeeper_removed, .job_concluded = timekeeper_on_job_concluded,
+	.adopted = timekeeper_on_adopted, .process_gone = timekeeper_on_process };

@@ -143,6 +143,7 @@ static struct json_object *entry_to_json(const struct timetable_entry *t)
 	if (t->begun_s) {
 		js_put_int(o, "begun_s", t->begun_s);
 		js_put_int(o, "begun_run", (int64_t)t->begun_run);
+		js_put_bool(o, "begun_on", t->begun_on);
 	}
 	return o;
 }
@@ -185,6 +186,7 @@ static struct timetable_entry *entry_from_json(struct json_object *o)
 	t->last_s = last;
 	t->begun_s = begun;
 	t->begun_run = (uint64_t)js_get_int(o, "begun_run", 0);
+	t->begun_on = js_get_bool(o, "begun_on", false);
 	t->resumed = begun != 0;
 	t->folder = action == TIMETABLE_EXPORT ? must_alloc(strdup(folder)) : NULL;
 	snprintf(t->name, sizeof(t->name), "%s", name);

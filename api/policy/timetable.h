@@ -68,9 +68,12 @@ struct timetable_entry {
 	int64_t last_s;		/* the last time that is handled; at first, when the schedule was made */
 	int64_t begun_s;	/* time of the run under way; 0: none */
 	uint64_t begun_run;	/* the VM's number of starts when it began */
+	bool begun_on;		/* the VM was on when it began */
 	/* Not stored. */
 	const struct time_zone *z; /* borrowed; NULL: UTC */
 	int64_t next_s;		/* the next run; 0: none */
+	bool stored_paused;	/* what the last pause or resume that was stored has set */
+	unsigned pauses;	/* the number of pauses and resumes */
 	bool adding;		/* it is not on stable storage yet */
 	bool removing;		/* its removal is not on stable storage yet */
 	bool working;		/* the run's command or job is under way */
@@ -87,7 +90,7 @@ struct timetable_run {
 	char schedule[TIMETABLE_NAME_MAX + 1];
 	enum timetable_action action;
 	int64_t due_s, run_s; /* when it was due, and when it ended */
-	char outcome[12];     /* done, skipped, missed, refused, failed */
+	char outcome[12];     /* done, skipped, missed, refused, failed, delayed */
 	char detail[200];
 };
 

@@ -25,6 +25,13 @@
 #define RETRY_NS (60 * CLOCK_NS_PER_S)
 /* Resident memory changes slowly, and takes three system calls to read. */
 #define RESIDENT_NS (10 * CLOCK_NS_PER_S)
+/* Waiting of vCPUs takes some system calls for each vCPU to read. The first time comes later, so that starts of many
+ * VMs do without. */
+#define WAITED_NS (300 * CLOCK_NS_PER_S)
+#define WAITED_FIRST_NS (60 * CLOCK_NS_PER_S)
+/* In one sample, this is read of so many VMs of n, so that the loop is not held up when many are due. */
+#define WAITED_VMS(n) (4 + (n) / 256)
+#define CPUS_S 60
 /* The clock was set if it differs by more than so many seconds from the monotonic clock between two samples. */
 #define CLOCK_TOLERANCE_S 1.0
 
@@ -32,6 +39,7 @@ struct trends {
 	struct loop_timer *timer;
 	bool armed;
 	bool ends; /* trends_finish() was called */
+	size_t waited_left; /* see WAITED_VMS */
 };
 
 /* What the last sample has read. */
@@ -44,10 +52,19 @@ struct sampled {
 	struct vm_sums sums;
 };
 
+/* How long the vCPUs' threads had run, and waited for a processor, at one time. */
+struct waited {
+	pid_t pid; /* of the process; 0: nothing is known */
+	uint64_t at_ns, ran_ns, waited_ns;
+};
+
 struct vm_trend {
 	struct trend_recorder recorder;
 	struct sampled last;
 	uint64_t resident_bytes, resident_at_ns, resident_cpu_ns;
+	double cpus, cpus_s; /* average of the processors that the process kept busy in about the last CPUS_S seconds, and of how many it is */
+	struct waited waited[2]; /* WAITED_NS apart, the newer one first */
+	uint64_t waited_due_ns;
 	struct trend_write *write; /* under way; NULL: none */
 	uint64_t retry_ns;	   /* after a failed write, none before this time */
 	bool failed;		   /* the failure is in the log */
@@ -203,6 +220,69 @@ static void resident_read(struct vm *vm, const struct sampled *now)
 	v->resident_cpu_ns = now->cpu_ns;
 }
 
+static void waited_read(struct vm *vm, struct waited *ret)
+{
+	struct vm_figures f;
+
+	*ret = (struct waited){ 0 };
+	if (!vm_figures_read(vm->proc, &f))
+		return;
+	ret->pid = vm_process_pid(vm->proc);
+	ret->at_ns = clock_monotonic_ns();
+	for (unsigned i = 0; i < f.info.vcpus; i++) {
+		ret->ran_ns += f.info.vcpu_ns[i];
+		ret->waited_ns += f.vcpu_delay_ns[i];
+	}
+}
+
+static void waited_look(struct vm *vm, const struct sampled *now)
+{
+	struct vm_trend *v = vm->trend;
+
+	if (!v->last.valid || v->last.pid != now->pid) {
+		v->waited_due_ns = now->at_ns + WAITED_FIRST_NS;
+		return;
+	}
+	if (now->at_ns < v->waited_due_ns || !vm->host->trends->waited_left)
+		return;
+	vm->host->trends->waited_left--;
+	v->waited[1] = v->waited[0];
+	waited_read(vm, &v->waited[0]);
+	v->waited_due_ns = now->at_ns + WAITED_NS;
+}
+
+bool trends_waited(struct vm *vm, struct trends_waited *ret)
+{
+	const struct vm_trend *v = vm->trend;
+	struct waited now;
+
+	if (!v || !vm->proc)
+		return false;
+	waited_read(vm, &now);
+	for (int i = 1; now.pid && i >= 0; i--) {
+		const struct waited *then = &v->waited[i];
+
+		/* vCPUs that left have taken their times with them. */
+		if (then->pid != now.pid || now.at_ns <= then->at_ns || now.ran_ns < then->ran_ns || now.waited_ns < then->waited_ns)
+			continue;
+		ret->span_s = (double)(now.at_ns - then->at_ns) / CLOCK_NS_PER_S;
+		ret->ran_s = (double)(now.ran_ns - then->ran_ns) / CLOCK_NS_PER_S;
+		ret->waited_s = (double)(now.waited_ns - then->waited_ns) / CLOCK_NS_PER_S;
+		return true;
+	}
+	return false;
+}
+
+double trends_cpus(const struct vm *vm)
+{
+	return vm->trend ? vm->trend->cpus : 0;
+}
+
+uint64_t trends_resident(const struct vm *vm)
+{
+	return vm->trend ? vm->trend->resident_bytes : 0;
+}
+
 /* Compare the sample with the VM's thresholds. */
 static void sample_compare(struct vm *vm, const struct sampled *now, const float values[TREND_SERIES], double seconds)
 {
@@ -234,6 +314,7 @@ static void vm_sample(struct vm *vm, struct sampled *now)
 	now->pid = vm_process_pid(vm->proc);
 	now->valid = true;
 	resident_read(vm, now);
+	waited_look(vm, now);
 	if (v->last.valid) {
 		seconds = (double)(now->at_ns - v->last.at_ns) / CLOCK_NS_PER_S;
 		span = seconds > 0 ? span_of(&v->last, now, seconds) : 0;
@@ -241,6 +322,8 @@ static void vm_sample(struct vm *vm, struct sampled *now)
 			return;
 		values_of(v, now, seconds, values);
 		trend_record(&v->recorder, now->time, span, values);
+		v->cpus_s = MIN(v->cpus_s + seconds, CPUS_S);
+		v->cpus += ((double)values[TREND_CPU] / 100 - v->cpus) * MIN(seconds / v->cpus_s, 1);
 		sample_compare(vm, now, values, seconds);
 	}
 	v->last = *now;
@@ -261,6 +344,7 @@ static void sample_all(void *opaque)
 	struct sampled now = { .at_ns = clock_monotonic_ns(), .time = (uint32_t)((clock_realtime_ns() + SAMPLE_NS / 2) / SAMPLE_NS) };
 	bool any = false;
 
+	host->trends->waited_left = WAITED_VMS(host->nvms);
 	for (size_t i = 0; i < host->nvms; i++) {
 		struct vm *vm = host->vms[i];
 
@@ -304,6 +388,7 @@ static void trends_on_process_gone(struct vm *vm)
 		return;
 	v->last.valid = false;
 	v->resident_bytes = 0;
+	v->cpus = v->cpus_s = 0;
 	trend_record_pause(&v->recorder);
 	write_begin(vm);
 }

@@ -21,6 +21,16 @@ extern const struct vm_observer trends_observer;
  * NULL: *e is set. */
 void trends_query(struct vm *vm, uint32_t from, uint32_t step_s, size_t npoints,
 	void (*done)(void *opaque, const struct trend_view *v, const struct err *e), void *opaque);
+/* What the VM's vCPUs did in the last minutes: how long they ran, and waited for a processor. Returns false if that is
+ * not known: the process is younger than a minute, or shares no page. */
+struct trends_waited {
+	double span_s, ran_s, waited_s;
+};
+bool trends_waited(struct vm *vm, struct trends_waited *ret);
+/* Return the processors that the VM's process kept busy in about the last minute; 0: it has just started, or is off. */
+double trends_cpus(const struct vm *vm);
+/* Return the resident memory of the VM's process, some seconds old; 0: not known. */
+uint64_t trends_resident(const struct vm *vm);
 /* The daemon ends: queue what is not written yet. The caller then waits for the store. */
 void trends_finish(struct vm_host *host);
 void trends_free(struct vm_host *host);

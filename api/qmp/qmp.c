@@ -184,6 +184,18 @@ static void event_send(const struct vm *vm, enum event_id id, struct json_object
 	listener_broadcast(vm->qmp->listener, out);
 }
 
+struct json_object *qmp_block_job_to_json(const struct job *j)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "type", job_qmp_type(j));
+	js_put_str(o, "device", j->qmp_id);
+	js_put_uint(o, "len", j->total);
+	js_put_uint(o, "offset", j->done);
+	js_put_uint(o, "speed", j->speed);
+	return o;
+}
+
 /* Send QEMU's event of a block job that has become ready or is concluded, besides JOB_STATUS_CHANGE. */
 static void block_job_event(const struct vm *vm, struct json_object *time, const char *id)
 {
@@ -193,12 +205,7 @@ static void block_job_event(const struct vm *vm, struct json_object *time, const
 
 	if (!j || !job_qmp_is_block(j) || (j->status != JOB_READY && j->status != JOB_CONCLUDED))
 		return;
-	data = json_object_new_object();
-	js_put_str(data, "type", job_qmp_type(j));
-	js_put_str(data, "device", j->qmp_id);
-	js_put_uint(data, "len", j->total);
-	js_put_uint(data, "offset", j->done);
-	js_put_uint(data, "speed", j->speed);
+	data = qmp_block_job_to_json(j);
 	if (j->failed && !cancelled)
 		js_put_str(data, "error", j->e.msg);
 	event_send(vm, j->status == JOB_READY ? EVENT_BLOCK_JOB_READY : cancelled ? EVENT_BLOCK_JOB_CANCELLED : EVENT_BLOCK_JOB_COMPLETED,
@@ -218,4 +225,15 @@ void qmp_emit(struct vm_host *host, enum event_id id, const char *name, const ui
 		block_job_event(vm, time, js_get_str(js_get(o, "data"), "id"));
 }
 
-const struct vm_observer qmp_observer = { .state_told = qmp_on_state_change };
+/* The socket's name is made of the uuid. */
+static void qmp_on_promoted(struct vm *clone, struct vm *other)
+{
+	(void)other;
+	if (!clone->qmp)
+		return;
+	jobs_forget_qmp(clone);
+	qmp_close(clone);
+	open_or_log(clone);
+}
+
+const struct vm_observer qmp_observer = { .state_told = qmp_on_state_change, .promoted = qmp_on_promoted };

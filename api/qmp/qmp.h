@@ -36,6 +36,10 @@ struct qmp_fds *qmp_fds(struct vm *vm);
 /* Return the VM's list of qmp_device.h; NULL while it has no socket. */
 struct qmp_backend **qmp_backends(const struct vm *vm);
 
+struct job;
+/* Return what QEMU's events and query-block-jobs say of a block job. */
+struct json_object *qmp_block_job_to_json(const struct job *j);
+
 /* Return QEMU's RunState: "running", "paused", "io-error", … */
 const char *qmp_run_state(const struct vm *vm);
 

@@ -80,7 +80,7 @@ static struct json_object *node_to_json(const struct definition_disk *disk, cons
 	js_put(o, "image", image_to_json(disk, r->figures));
 	js_put_bool(cache, "writeback", true); /* a guest's flush syncs the file */
 	js_put_bool(cache, "direct", r->direct);
-	js_put_bool(cache, "no-flush", false);
+	js_put_bool(cache, "no-flush", disk->cache == VM_CACHE_UNSAFE);
 	js_put(o, "cache", cache);
 	put_limits(o, &disk->tune);
 	put_absent(o);

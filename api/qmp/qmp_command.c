@@ -1,5 +1,6 @@
 /* QMP handlers for the VM's lifecycle, and for queries that the daemon answers by itself. */
 #include "api/commands/command.h"
+#include "api/policy/balancer.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
@@ -193,6 +194,15 @@ static bool has_balloon(struct call *c)
 	return false;
 }
 
+static void balloon_set(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct call *c = opaque;
+
+	if (!r)
+		balancer_hold_memory(c->vm);
+	asked_done(c, r, a, e);
+}
+
 void qmp_balloon(struct call *c)
 {
 	struct vm_balloon_set body = { .set_target = 1 };
@@ -208,7 +218,7 @@ void qmp_balloon(struct call *c)
 		return;
 	}
 	body.target_bytes = MIN((uint64_t)value, all);
-	vm_process_request(c->vm->proc, VM_MSG_BALLOON_SET, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, asked_done, c);
+	vm_process_request(c->vm->proc, VM_MSG_BALLOON_SET, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, balloon_set, c);
 }
 
 static void balloon_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)

@@ -97,12 +97,11 @@ void qmp_query_cpus(struct call *c)
 	call_return(c, list);
 }
 
-/* Write the driver of the VM's vCPUs. */
-static void driver_print(const struct definition *d, char text[64])
+void qmp_cpu_driver(const struct definition *d, char text[QMP_CPU_DRIVER])
 {
 	const char *cpu = d->cpu ? d->cpu : "host";
 
-	snprintf(text, 64, "%.*s" DRIVER_END, (int)MIN(strcspn(cpu, ","), 40), cpu);
+	snprintf(text, QMP_CPU_DRIVER, "%.*s" DRIVER_END, (int)MIN(strcspn(cpu, ","), 40), cpu);
 }
 
 void qmp_query_hotpluggable_cpus(struct call *c)
@@ -112,7 +111,7 @@ void qmp_query_hotpluggable_cpus(struct call *c)
 	uint64_t absent = vm_vcpus_absent(c->vm);
 	char driver[64];
 
-	driver_print(d, driver);
+	qmp_cpu_driver(d, driver);
 	for (unsigned i = definition_vcpus_max(d); i--;) { /* QEMU's order */
 		struct json_object *o = json_object_new_object();
 
@@ -163,7 +162,7 @@ static int cpu_check(const struct call *c, unsigned vcpu, struct err *e)
 	const char *driver = js_get_str(c->args, "driver"), *id = js_get_str(c->args, "id");
 	char own[64], name[16];
 
-	driver_print(vm_live(c->vm), own);
+	qmp_cpu_driver(vm_live(c->vm), own);
 	snprintf(name, sizeof(name), "vcpu%u", vcpu);
 	json_object_object_foreach(c->args, key, value)
 	{

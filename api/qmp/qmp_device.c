@@ -15,6 +15,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,6 +181,34 @@ static int backing_put(struct call *c, struct json_object *disk, struct err *e)
 	return 0;
 }
 
+/* Put the cache mode. QEMU's default of both members is false. A node on a file takes that of its file. */
+static int cache_put(struct call *c, struct json_object *disk, struct err *e)
+{
+	struct json_object *cache = js_get(c->args, "cache"), *file = js_get(c->args, "file");
+	const struct qmp_backend *b = backend_find(c->vm, QMP_FILE, js_plain_string(file));
+	bool known, direct, no_flush;
+
+	if (!cache && b)
+		js_put_str(disk, "cache", js_get_str(b->part, "cache"));
+	if (!cache && !js_plain_string(file))
+		cache = js_get(file, "cache");
+	if (!cache)
+		return 0;
+	known = json_object_is_type(cache, json_type_object);
+	if (known) {
+		json_object_object_foreach(cache, key, value)
+			known &= (!strcmp(key, "direct") || !strcmp(key, "no-flush")) && json_object_is_type(value, json_type_boolean);
+	}
+	if (!known)
+		return err_set(e, -EINVAL, ERR_GENERIC, "cache: must be an object with the members direct and no-flush, true or false");
+	direct = js_get_bool(cache, "direct", false);
+	no_flush = js_get_bool(cache, "no-flush", false);
+	if (direct && no_flush)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "cache: direct with no-flush is not supported; use one of them");
+	js_put_str(disk, "cache", direct ? "none" : no_flush ? "unsafe" : "writeback");
+	return 0;
+}
+
 /* Put what a disk of a definition says likewise. */
 static int node_options_put(struct call *c, struct json_object *disk, struct err *e)
 {
@@ -192,7 +221,7 @@ static int node_options_put(struct call *c, struct json_object *disk, struct err
 	js_put_bool(disk, "readonly", js_get_bool(c->args, "read-only", false));
 	js_put_str(disk, "discard", discard);
 	js_put_str(disk, "detect_zeroes", zeroes);
-	return 0;
+	return cache_put(c, disk, e);
 }
 
 static int node_add(struct call *c, const char *name, const char *driver, struct err *e)
@@ -260,7 +289,7 @@ void qmp_blockdev_del(struct call *c)
 /* Return whether the interface that was attached with a netdev is there. */
 static bool netdev_is_used(const struct vm *vm, const struct qmp_backend *b)
 {
-	return qmp_device_find(vm, b->device) == QMP_IS_INTERFACE;
+	return qmp_device_find(vm, b->device, NULL) == QMP_IS_INTERFACE;
 }
 
 static int netdev_add(struct call *c, const char *id, const char *type, struct err *e)
@@ -360,15 +389,16 @@ void qmp_object_del(struct call *c)
 
 /* ---- devices ---- */
 
-enum qmp_device_kind qmp_device_find(const struct vm *vm, const char *id)
+enum qmp_device_kind qmp_device_find(const struct vm *vm, const char *id, uint32_t *ret_index)
 {
 	const struct definition *d = vm_live(vm);
+	uint32_t ignored, *i = ret_index ? ret_index : &ignored;
 
-	for (unsigned i = 0; i < d->ndisks; i++)
-		if (!strcmp(d->disks[i].id, id))
+	for (*i = 0; *i < d->ndisks; ++*i)
+		if (!strcmp(d->disks[*i].id, id))
 			return QMP_IS_DISK;
-	for (unsigned i = 0; i < d->ninterfaces; i++)
-		if (!strcmp(d->interfaces[i].id, id))
+	for (*i = 0; *i < d->ninterfaces; ++*i)
+		if (!strcmp(d->interfaces[*i].id, id))
 			return QMP_IS_INTERFACE;
 	return QMP_IS_ABSENT;
 }
@@ -385,14 +415,21 @@ struct property {
 	const char *theirs, *ours;
 };
 
+static int bus_check(struct call *c, const char *const *buses, struct err *e)
+{
+	const char *bus = js_get_str(c->args, "bus");
+
+	for (; bus && *buses; buses++)
+		if (!strcmp(*buses, bus))
+			return 0;
+	return bus ? err_set(e, -ENOENT, ERR_GENERIC, "Bus '%.40s' not found", bus) : 0;
+}
+
 /* Copy the properties that a definition has likewise; refuse another one. */
 static int properties_put(struct call *c, const struct property *p, size_t n, struct json_object *o, struct err *e)
 {
 	static const char *const common[] = { "driver", "id", "bus" };
-	const char *bus = js_get_str(c->args, "bus");
 
-	if (bus && strcmp(bus, "pci.0") && strcmp(bus, "pcie.0"))
-		return err_set(e, -ENOENT, ERR_GENERIC, "Bus '%.40s' not found", bus);
 	json_object_object_foreach(c->args, key, value)
 	{
 		size_t i = 0, k = 0;
@@ -421,7 +458,7 @@ static struct json_object *device_begin(struct call *c, enum qmp_backend_kind ki
 		err_set(e, -EINVAL, ERR_GENERIC, "%s property not set", by);
 	else if (!b)
 		err_set(e, -ENOENT, ERR_GENERIC, "Property '%.40s.%s' can't find value '%.60s'", js_get_str(c->args, "driver"), by, name);
-	else if (qmp_device_find(c->vm, id ? id : b->id) != QMP_IS_ABSENT)
+	else if (qmp_device_find(c->vm, id ? id : b->id, NULL) != QMP_IS_ABSENT)
 		err_set(e, -EEXIST, ERR_GENERIC, "Duplicate device ID '%.60s'", id ? id : b->id);
 	else if (json_object_deep_copy(b->part, &o, NULL) < 0)
 		err_set_errno(e, -ENOMEM, "device_add");
@@ -432,18 +469,16 @@ static struct json_object *device_begin(struct call *c, enum qmp_backend_kind ki
 	return o;
 }
 
-static int disk_add(struct call *c, struct err *e)
-{
-	static const struct property known[] = { { "drive", NULL }, { "serial", "serial" }, { "logical_block_size", "logical_block_size" },
-		{ "physical_block_size", "physical_block_size" }, { "num-queues", "queues" }, { "queue-size", "queue_size" },
-		{ "iothread", NULL } };
-	const char *thread = js_get_str(c->args, "iothread");
-	struct qmp_backend *b;
-	struct json_object *o = device_begin(c, QMP_NODE, "drive", &b, e);
-	int r = o ? properties_put(c, known, ARRAY_SIZE(known), o, e) : -EINVAL;
+static const char *const pci_buses[] = { "pci.0", "pcie.0", NULL };
 
-	if (!r && thread && !backend_find(c->vm, QMP_IOTHREAD, thread))
-		r = err_set(e, -ENOENT, ERR_GENERIC, "Property '%.40s.iothread' can't find value '%.60s'", js_get_str(c->args, "driver"), thread);
+/* Attach a disk with the properties `known`, and what else the caller has put into o. o: taken. */
+static int disk_add(struct call *c, const struct property *known, size_t n, const char *const *buses, struct json_object *o,
+	struct qmp_backend *b, struct err *e)
+{
+	int r = o ? bus_check(c, buses, e) : -EINVAL;
+
+	if (!r)
+		r = properties_put(c, known, n, o, e);
 	if (!r && node_user(c->vm, b) && !js_get_bool(b->part, "readonly", false))
 		r = err_set(e, -EBUSY, ERR_BUSY, "Node '%s' is in use by '%s'", b->id, node_user(c->vm, b)->id);
 	if (r < 0) {
@@ -455,13 +490,79 @@ static int disk_add(struct call *c, struct err *e)
 	return 0;
 }
 
+static int blk_add(struct call *c, struct err *e)
+{
+	static const struct property known[] = { { "drive", NULL }, { "serial", "serial" }, { "logical_block_size", "logical_block_size" },
+		{ "physical_block_size", "physical_block_size" }, { "num-queues", "queues" }, { "queue-size", "queue_size" },
+		{ "iothread", NULL } };
+	const char *thread = js_get_str(c->args, "iothread");
+	struct qmp_backend *b;
+	struct json_object *o = device_begin(c, QMP_NODE, "drive", &b, e);
+
+	if (o && thread && !backend_find(c->vm, QMP_IOTHREAD, thread)) {
+		json_object_put(o);
+		return err_set(e, -ENOENT, ERR_GENERIC, "Property '%.40s.iothread' can't find value '%.60s'", js_get_str(c->args, "driver"), thread);
+	}
+	return disk_add(c, known, ARRAY_SIZE(known), pci_buses, o, b, e);
+}
+
+/* Read a world wide name as QEMU does. Returns false for what is no number or has more than 64 bits. */
+static bool wwn_read(struct json_object *wwn, uint64_t *ret)
+{
+	const char *text = js_plain_string(wwn);
+	char *end = NULL;
+
+	if (!text) {
+		*ret = json_object_get_uint64(wwn);
+		return json_object_is_type(wwn, json_type_int) && *ret != UINT64_MAX; /* which a larger number becomes */
+	}
+	errno = 0;
+	*ret = strtoull(text, &end, 0);
+	return text[0] >= '0' && text[0] <= '9' && !*end && !errno;
+}
+
+/* A definition has a world wide name as 16 digits, QEMU as a number. */
+static void wwn_put(struct call *c, struct json_object *o)
+{
+	struct json_object *wwn = js_get(c->args, "wwn");
+	char digits[17];
+	uint64_t n;
+
+	if (wwn_read(wwn, &n)) {
+		snprintf(digits, sizeof(digits), "%016" PRIx64, n);
+		js_put_str(o, "wwn", digits);
+	} else if (wwn) {
+		json_object_object_add(o, "wwn", json_object_get(wwn)); /* refused as part of the disk */
+	}
+}
+
+/* A disk or a CD drive at the SCSI controller, which comes with the first one. */
+static int scsi_add(struct call *c, struct err *e)
+{
+	static const struct property known[] = { { "drive", NULL }, { "serial", "serial" }, { "wwn", NULL },
+		{ "logical_block_size", "logical_block_size" }, { "physical_block_size", "physical_block_size" } };
+	static const char *const buses[] = { "scsi0.0", NULL };
+	struct qmp_backend *b;
+	struct json_object *o = device_begin(c, QMP_NODE, "drive", &b, e);
+
+	if (o) {
+		js_put_str(o, "bus", "scsi");
+		if (!strcmp(js_get_str(c->args, "driver"), "scsi-cd"))
+			js_put_str(o, "device", "cdrom");
+		wwn_put(c, o);
+	}
+	return disk_add(c, known, ARRAY_SIZE(known), buses, o, b, e);
+}
+
 static int interface_add(struct call *c, struct err *e)
 {
 	static const struct property known[] = { { "netdev", NULL }, { "mac", "mac" } };
 	struct qmp_backend *b;
 	struct json_object *o = device_begin(c, QMP_NETDEV, "netdev", &b, e);
-	int r = o ? properties_put(c, known, ARRAY_SIZE(known), o, e) : -EINVAL;
+	int r = o ? bus_check(c, pci_buses, e) : -EINVAL;
 
+	if (!r)
+		r = properties_put(c, known, ARRAY_SIZE(known), o, e);
 	if (!r && netdev_is_used(c->vm, b))
 		r = err_set(e, -EBUSY, ERR_BUSY, "Property '%.40s.netdev' can't take value '%s', it's in use", js_get_str(c->args, "driver"), b->id);
 	if (r < 0) {
@@ -479,8 +580,8 @@ void qmp_device_add(struct call *c)
 	static const struct {
 		const char *driver;
 		int (*add)(struct call *c, struct err *e);
-	} drivers[] = { { "virtio-blk-pci", disk_add }, { "virtio-blk", disk_add }, { "virtio-net-pci", interface_add },
-		{ "virtio-net", interface_add } };
+	} drivers[] = { { "virtio-blk-pci", blk_add }, { "virtio-blk", blk_add }, { "scsi-hd", scsi_add }, { "scsi-cd", scsi_add },
+		{ "virtio-net-pci", interface_add }, { "virtio-net", interface_add } };
 	const char *driver = js_get_str(c->args, "driver");
 	struct err e;
 	size_t i = 0;
@@ -493,8 +594,8 @@ void qmp_device_add(struct call *c)
 	while (i < ARRAY_SIZE(drivers) && strcmp(drivers[i].driver, driver))
 		i++;
 	if (i == ARRAY_SIZE(drivers))
-		err_set(&e, -ENOTSUP, ERR_UNSUPPORTED, "'%.40s' is not a valid device model name; virtio-blk-pci, virtio-net-pci and processors can "
-			"be added while the VM runs", driver);
+		err_set(&e, -ENOTSUP, ERR_UNSUPPORTED, "'%.40s' is not a valid device model name; virtio-blk-pci, scsi-hd, scsi-cd, virtio-net-pci "
+			"and processors can be added while the VM runs", driver);
 	else if (!drivers[i].add(c, &e))
 		return;
 	call_fail(c, &e);
@@ -504,7 +605,7 @@ void qmp_device_del(struct call *c)
 {
 	const char *id = js_get_str(c->args, "id");
 
-	if (qmp_device_find(c->vm, id) != QMP_IS_ABSENT)
+	if (qmp_device_find(c->vm, id, NULL) != QMP_IS_ABSENT)
 		vm_plug_ask(c, id);
 	else if (qmp_cpu_find(c->vm, id) >= 0)
 		vm_vcpus_ask(c, (unsigned)qmp_cpu_find(c->vm, id));
@@ -520,7 +621,7 @@ void qmp_set_link(struct call *c)
 	char id[16] = "";
 
 	snprintf(id, sizeof(id), "%s", b ? b->device : strlen(name) < sizeof(id) ? name : "");
-	if (qmp_device_find(c->vm, id) != QMP_IS_INTERFACE) {
+	if (qmp_device_find(c->vm, id, NULL) != QMP_IS_INTERFACE) {
 		fail_not_found(c, name);
 		return;
 	}

@@ -3,6 +3,8 @@
 #ifndef CAIRN_API_QMP_QMP_DEVICE_H
 #define CAIRN_API_QMP_QMP_DEVICE_H
 
+#include <stdint.h>
+
 struct definition_disk;
 struct json_object;
 struct vm;
@@ -21,9 +23,9 @@ struct qmp_backend {
 	char device[16]; /* QMP_NETDEV: id of the interface that was attached with it last; "": none */
 };
 
-/* A running VM's device, found by its id. */
+/* A running VM's device, found by its id. ret_index: its place in the definition's list; NULL: not wanted. */
 enum qmp_device_kind { QMP_IS_ABSENT, QMP_IS_DISK, QMP_IS_INTERFACE };
-enum qmp_device_kind qmp_device_find(const struct vm *vm, const char *id);
+enum qmp_device_kind qmp_device_find(const struct vm *vm, const char *id, uint32_t *ret_index);
 
 void qmp_backends_free(struct qmp_backend *list);
 /* Return the name of the node that a disk's image was added as; the disk's id if it was not added so. */

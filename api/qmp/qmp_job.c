@@ -5,6 +5,7 @@
 #include "api/jobs/job_owner.h"
 #include "api/jobs/pull.h"
 #include "api/jobs/snapshot_job.h"
+#include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_layers.h"
@@ -266,6 +267,28 @@ void qmp_query_jobs(struct call *c)
 	for (struct job *j = c->host->jobs; j; j = j->next)
 		if (j->qmp_id[0] && job_is_of(j, c->vm))
 			json_object_array_add(list, as_qemu(j));
+	list_shorten(list);
+	call_return(c, list);
+}
+
+void qmp_query_block_jobs(struct call *c)
+{
+	struct json_object *list = json_object_new_array(), *o;
+
+	for (struct job *j = c->host->jobs; j; j = j->next) {
+		if (!j->qmp_id[0] || !job_is_of(j, c->vm) || !job_qmp_is_block(j) || j->status == JOB_CONCLUDED)
+			continue;
+		o = qmp_block_job_to_json(j);
+		json_object_array_add(list, o);
+		js_put_str(o, "status", job_status_name(j));
+		js_put_bool(o, "busy", j->status != JOB_READY);
+		js_put_bool(o, "ready", j->status == JOB_READY);
+		js_put_bool(o, "paused", false);
+		js_put_str(o, "io-status", "ok");
+		js_put_bool(o, "auto-finalize", true);
+		js_put_bool(o, "auto-dismiss", false);
+		js_put_str(o, "error", j->failed ? j->e.msg : NULL);
+	}
 	list_shorten(list);
 	call_return(c, list);
 }

@@ -55,10 +55,11 @@ struct call {
 	pid_t pid;
 	struct peer who; /* the same user; who.groups is owned */
 	/* A call that the daemon makes as a user, without a client: the answer goes to done(), and `by` names the
-	 * schedule for the audit log; owned. NULL: a client's call. */
+	 * schedule or the request for the audit log; owned. NULL: a client's call. */
 	void (*done)(void *opaque, struct json_object *answer);
 	void *opaque;
 	char *by;
+	bool approved; /* another user has approved it (api/policy/approver.h) */
 	bool concerns;	 /* the command's role was checked for the VM with this uuid; else for all VMs */
 	uint8_t uuid[16];
 };

@@ -15,22 +15,26 @@
 static const struct field no_fields[] = { END };
 static const struct field vm_only[] = { FIELD_VM, END };
 
-static const struct field capabilities_args[] = { { "enable", FIELD_ARRAY, OPTIONAL, "capabilities to enable; none exist" }, END };
+static const struct field capabilities_args[] = { { "enable", LIST_OF(FIELD_STRING), OPTIONAL, "capabilities to enable; none exist" }, END };
 
 static const struct field version_fields[] = {
-	{ "qemu", FIELD_OBJECT, REQUIRED, "QEMU version whose QMP the socket speaks: major, minor, micro" },
+	{ "qemu", FIELD_QEMU_VERSION, REQUIRED, "QEMU version whose QMP the socket speaks" },
 	{ "package", FIELD_STRING, REQUIRED, "program and version" },
 	{ "cairn", FIELD_STRING, REQUIRED, "version of the daemon" }, END };
 
 static const struct field schema_args[] = {
 	{ "page", FIELD_INT, OPTIONAL, "show one page of the schema, from 0, with descriptions; an empty page follows the last "
 		"[all without descriptions]" }, END };
+static const struct field schema_get_args[] = { { "page", FIELD_INT, OPTIONAL, "page, from 0 [0]" }, END };
+static const struct field schema_get_returns[] = {
+	{ "schema", LIST_OF(FIELD_SCHEMA_ENTRY), REQUIRED, "commands, events and types of this page" },
+	{ "next", FIELD_INT, OPTIONAL, "`page` of the call for the next page, if there is one" }, END };
 static const struct field commands_returns[] = { { "name", FIELD_STRING, REQUIRED, "name of a command" }, END };
 
 static const struct field define_args[] = {
-	{ "definition", FIELD_OBJECT, REQUIRED, "definition of the VM; see docs/definition.md" },
+	{ "definition", FIELD_DEFINITION, REQUIRED, "definition of the VM; see docs/definition.md" },
 	{ "folder", FIELD_STRING, OPTIONAL, "absolute path; relative paths in the definition start here" },
-	{ "was", FIELD_OBJECT, OPTIONAL, "definition from vm-dump-definition; the call fails if the VM's definition "
+	{ "was", FIELD_DEFINITION, OPTIONAL, "definition from vm-dump-definition; the call fails if the VM's definition "
 		"has changed since" },
 	{ "validate-only", FIELD_BOOL, OPTIONAL, "check the definition and change nothing" }, END };
 
@@ -39,38 +43,46 @@ static const struct field define_returns[] = {
 	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the VM" },
 	{ "created", FIELD_BOOL, REQUIRED, "true: new VM; false: existing VM was redefined" },
 	{ "pending", FIELD_BOOL, REQUIRED, "the VM runs with another definition until its next start" },
-	{ "warnings", FIELD_ARRAY, REQUIRED, "sentences about keys that are kept and have no effect" }, END };
+	{ "warnings", LIST_OF(FIELD_STRING), REQUIRED, "sentences about keys that are kept and have no effect" }, END };
+
+static const struct field create_args[] = {
+	{ "definition", FIELD_DEFINITION, REQUIRED, "definition of the VM; see docs/definition.md" },
+	{ "folder", FIELD_STRING, OPTIONAL, "absolute path; relative paths in the definition start here" },
+	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" }, END };
+static const struct field create_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "name of the VM" },
+	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the VM" },
+	{ "id", FIELD_INT, REQUIRED, "id of the running VM" },
+	{ "warnings", LIST_OF(FIELD_STRING), REQUIRED, "sentences about keys that are kept and have no effect" }, END };
 
 static const struct field dump_args[] = { FIELD_VM,
 	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the running VM" },
 	END };
 static const struct field dump_returns[] = {
-	{ "definition", FIELD_OBJECT, REQUIRED, "canonical definition, with every key" },
+	{ "definition", FIELD_DEFINITION, REQUIRED, "canonical definition, with every key" },
 	{ "pending", FIELD_BOOL, REQUIRED, "the running definition and that of the next start differ" }, END };
 
 static const struct field list_args[] = {
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" },
 	{ "limit", FIELD_INT, OPTIONAL, "maximum number of entries in one answer, 1 to 1000" },
-	{ "brief", FIELD_BOOL, OPTIONAL, "return only id, name, state, word and outdated" }, END };
+	{ "brief", FIELD_BOOL, OPTIONAL, "return only id, name, state, word, outdated and waits-for-hook" }, END };
 
 static const struct field list_returns[] = {
-	{ "vms", FIELD_ARRAY, REQUIRED,
-		"by name: id (-1: off), name, uuid, title, state, word, outdated (only if true: an older version of "
-		"Cairn started the VM's process), reason, persistent, autostart, managed-save, template" },
-	{ "unloaded", FIELD_ARRAY, OPTIONAL,
-		"on the first page: VMs that the daemon could not load (not all if there are very many): name, and "
-		"why, with the remedy" },
+	{ "vms", LIST_OF(FIELD_VM_ENTRY), REQUIRED,
+		"VMs by name" },
+	{ "unloaded", LIST_OF(FIELD_UNLOADED_VM), OPTIONAL,
+		"on the first page: VMs that the daemon could not load (not all if there are very many)" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 
 static const struct field stats_args[] = {
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 
 static const struct field stats_returns[] = {
-	{ "vms", FIELD_ARRAY, REQUIRED, "by name: as vm-info returns a VM" },
+	{ "vms", LIST_OF(FIELD_VM_FIGURES), REQUIRED, "by name: as vm-info returns a VM" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 
 static const struct field trend_args[] = { FIELD_VM,
-	{ "series", FIELD_ARRAY, OPTIONAL, "names of the series [all]" },
+	{ "series", LIST_OF(FIELD_STRING), OPTIONAL, "names of the series [all]" },
 	{ "from", FIELD_INT, OPTIONAL, "begin: realtime, ns [an hour before `to`]" },
 	{ "to", FIELD_INT, OPTIONAL, "end: realtime, ns [now]" },
 	{ "points", FIELD_INT, OPTIONAL, "most points of a series, 1 to 2000 [100]" },
@@ -79,89 +91,59 @@ static const struct field trend_returns[] = {
 	{ "from", FIELD_INT, REQUIRED, "begin of the first point: realtime, ns" },
 	{ "step", FIELD_INT, REQUIRED, "time between two points, ns" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the points that do not fit" },
-	{ "series", FIELD_ARRAY, REQUIRED, "per series: name, unit (of cpu, percent of one processor), and of each point average and maximum; null: not known" }, END };
+	{ "series", LIST_OF(FIELD_TREND_SERIES), REQUIRED, "the series" }, END };
 
-static const struct field info_returns[] = {
-	{ "name", FIELD_STRING, REQUIRED, "name of the VM" },
-	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the VM" },
-	{ "id", FIELD_INT, REQUIRED, "id of the running VM; -1: off" },
-	{ "state", FIELD_STRING, REQUIRED, "state for users: \"shut off\"" },
-	{ "word", FIELD_STRING, REQUIRED, "state for programs: \"shutoff\"" },
-	{ "outdated", FIELD_BOOL, OPTIONAL, "true: an older version of Cairn started the VM's process, which lacks newer "
-		"functions; vm-restart-process brings it up to date" },
-	{ "reason", FIELD_STRING, REQUIRED, "reason of the state" },
-	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
-	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" },
-	{ "since", FIELD_INT, REQUIRED, "time of the last state change: realtime, ns" },
-	{ "machine", FIELD_INT, REQUIRED, "machine version: that of the running guest, if its process tells it, or else that of the definition" },
-	{ "vcpus", FIELD_INT, REQUIRED, "number of vCPUs" },
-	{ "max-vcpus", FIELD_INT, REQUIRED, "the most that the VM can have" },
-	{ "vcpus-absent", FIELD_ARRAY, OPTIONAL, "numbers of the vCPUs up to max-vcpus that the guest lacks; they are in the other lists" },
-	{ "memory", FIELD_INT, REQUIRED, "bytes" },
-	{ "used-memory", FIELD_INT, REQUIRED, "memory of the guest: what the balloon leaves to it, bytes; 0 when off" },
-	FIELD_BALLOON,
-	{ "cpu-time", FIELD_INT, OPTIONAL, "CPU time of all vCPU threads, ns" },
-	{ "vcpu-times", FIELD_ARRAY, OPTIONAL, "CPU time of each vCPU thread, ns" },
-	{ "vcpu-delays", FIELD_ARRAY, OPTIONAL, "time that each vCPU thread waited for a processor, ns; starts at 0 in each process" },
-	{ "vcpu-halted", FIELD_ARRAY, OPTIONAL, "of each vCPU: whether it is halted, true or false" },
-	{ "vcpu-processors", FIELD_ARRAY, OPTIONAL, "of each vCPU: the host's processor on which it runs, or ran last" },
-	{ "vcpu-affinity", FIELD_ARRAY, OPTIONAL, "of each vCPU: the host's processors on which it may run: \"0-3,8\"; only in vm-info" },
-	{ "cpu-user", FIELD_INT, OPTIONAL, "part of cpu-time that the host counts as user time, the guest's included, ns; of this process" },
-	{ "cpu-system", FIELD_INT, OPTIONAL, "part of cpu-time in the host's kernel, ns; of this process" },
-	{ "pid", FIELD_INT, OPTIONAL, "pid of the VM's process" },
-	{ "systemd-scope", FIELD_OBJECT, OPTIONAL, "with systemd_scope: its unit, its machine of machined, and lack: why one is missing" },
-	{ "resident-memory", FIELD_INT, OPTIONAL, "resident memory of the VM's process, bytes; 0: not known" },
-	{ "job", FIELD_STRING, OPTIONAL, "id of the job under way" },
-	{ "shutdown-at", FIELD_INT, OPTIONAL, "time of the scheduled shutdown: realtime, ns" },
-	{ "reboot-at", FIELD_INT, OPTIONAL, "time of the scheduled reboot: realtime, ns" },
-	{ "shutdown-deadline", FIELD_INT, OPTIONAL, "deadline of the shutdown under way: realtime, ns" },
-	{ "shutdown-then", FIELD_STRING, OPTIONAL, "action at the deadline: leave, destroy or save" },
-	{ "starting", FIELD_BOOL, OPTIONAL, "a start is under way or waits for its turn; state and reason are still those of the last end" },
-	{ "restart-in", FIELD_INT, OPTIONAL, "time until the daemon restarts the ended VM, ns" },
-	{ "exit-status", FIELD_INT, OPTIONAL, "exit status of the last process" },
-	{ "exit-signal", FIELD_INT, OPTIONAL, "signal that ended the last process" },
-	{ "persistent", FIELD_BOOL, REQUIRED, "always true: the daemon keeps the definition" },
-	{ "autostart", FIELD_BOOL, REQUIRED, "the daemon starts the VM after a boot of the host" },
-	{ "managed-save", FIELD_BOOL, REQUIRED, "the VM has a managed save" },
-	{ "template", FIELD_BOOL, REQUIRED, "the VM is a template" },
-	{ "host", FIELD_STRING, OPTIONAL, "kind of KVM: vmx, svm, pvm" },
-	{ "assist", FIELD_OBJECT, OPTIONAL, "on: whether the assist is in use; syscalls, instructions: how many it has completed" },
-	{ "exits", FIELD_OBJECT, OPTIONAL, "VM exits by kind: io, mmio, other" },
-	{ "idle", FIELD_BOOL, OPTIONAL, "the VM runs and all vCPUs are halted" },
-	{ "agent", FIELD_STRING, OPTIONAL, "state of the guest agent's port: closed, open, connected (an agent answers)" },
-	{ "disks", FIELD_ARRAY, OPTIONAL, "per disk: id, size, counters, and fault if an error has paused the VM: "
-		"no space, image corrupt, or unspecified error; of a CD drive tray-open; in-flight: requests that wait for the image; "
-		"rd-latency, wr-latency, fl-latency: numbers of requests of this process that took less than 10, 20, 50, 100, 200, 500 us, "
-		"1, 2, 5, 10, 20, 50, 100, 200, 500 ms, 1, 2, 5 s, or longer, up to the last number that is not 0; the last three "
-		"and in-flight are missing if the process shares no page of figures" }, END };
+static const struct field advise_args[] = {
+	{ "vm", FIELD_STRING, OPTIONAL, "return only advice about this VM (name or UUID) [all VMs, pools and the host]" },
+	{ "verbose", FIELD_BOOL, OPTIONAL, "also name the rules that say nothing because they lack data" },
+	{ "snapshots", FIELD_BOOL, OPTIONAL, "with `vm`: also look for old snapshots; the VM's process, or another one if the VM is off, reads its images for that" },
+	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
+static const struct field advise_returns[] = {
+	{ "advice", LIST_OF(FIELD_ADVICE), REQUIRED, "the advice" },
+	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 
 #define FIELD_FOLDER { "folder", FIELD_STRING, OPTIONAL, "folder of relative paths" }
 #define FIELD_JOB_ID { "job-id", FIELD_STRING, OPTIONAL, "id for the job [generated]" }
 static const struct field rename_args[] = { FIELD_VM,
 	{ "name", FIELD_STRING, REQUIRED, "new name of the VM" }, END };
+static const struct field promote_args[] = { FIELD_VM,
+	{ "undo", FIELD_BOOL, OPTIONAL, "the VM was promoted: let the VM that it replaced take everything back [false]" }, END };
+static const struct field promote_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "name of the promoted VM" },
+	{ "uuid", FIELD_STRING, REQUIRED, "its UUID" },
+	{ "old", FIELD_STRING, REQUIRED, "new name of the VM that was replaced" },
+	{ "old-uuid", FIELD_STRING, REQUIRED, "new UUID of that VM" },
+	{ "gap", FIELD_INT, OPTIONAL, "longest time for which a port had no process, ns; its clients waited" },
+	{ "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "ports that could not be opened" }, END };
 static const struct field undefine_args[] = { FIELD_VM,
 	{ "managed-save", FIELD_BOOL, OPTIONAL, "remove the managed save too" },
 	{ "snapshots-metadata", FIELD_BOOL, OPTIONAL, "undefine the VM although its images have snapshots" },
 	{ "remove-all-storage", FIELD_BOOL, OPTIONAL, "delete the image files that the VM writes to; refused if another VM uses any of them" },
-	{ "storage", FIELD_ARRAY, OPTIONAL, "delete only these images, given by disk id or path" },
+	{ "storage", LIST_OF(FIELD_STRING), OPTIONAL, "delete only these images, given by disk id or path" },
 	{ "nvram", FIELD_BOOL, OPTIONAL, "remove the UEFI variables too" },
 	{ "keep-nvram", FIELD_BOOL, OPTIONAL, "refused for a VM that has UEFI variables, which are in its state folder" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would be deleted, and change nothing" }, END };
-static const struct field undefine_returns[] = { { "volumes", FIELD_ARRAY, OPTIONAL, "id, path, removed, and why if the file stays" }, END };
+static const struct field undefine_returns[] = { { "volumes", LIST_OF(FIELD_VOLUME), OPTIONAL, "images that were deleted or stay" }, END };
 static const struct field start_args[] = { FIELD_VM,
 	{ "force-boot", FIELD_BOOL, OPTIONAL, "discard a managed save and boot" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory of a managed save before the vCPUs run" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },
 	{ "boot", FIELD_BOOT_KIND, OPTIONAL, "boot from this kind of device first [boot_order]" },
 	{ "bootmenu", FIELD_BOOL, OPTIONAL, "let the firmware offer its boot menu" },
-	{ "reset-nvram", FIELD_BOOL, OPTIONAL, "replace the UEFI variables by their template" }, END };
-static const struct field start_returns[] = { { "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
+	{ "reset-nvram", FIELD_BOOL, OPTIONAL, "replace the UEFI variables by their template" },
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "check quotas, limits, ports, images, networks, memory, space of pools and processors, and start nothing" }, END };
+static const struct field start_returns[] = {
+	{ "id", FIELD_INT, OPTIONAL, "id of the running VM, unless dry-run" },
+	{ "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "sentences about what the host is short of, the most pressing first: memory, space of a pool, and with dry-run processors" }, END };
 
 #define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, \
 	"press the power button (acpi) or ask the guest agent (agent) [acpi]" }
 #define FIELDS_AT                                                                                  \
 	{ "at", FIELD_INT, OPTIONAL, "schedule the action for this time (realtime, ns); the guest agent warns users before" }, \
 	{ "message", FIELD_STRING, OPTIONAL, "start warnings to users and on consoles with this line" }
+static const struct field shutdown_returns[] = {
+	{ "delayed", FIELD_STRING, OPTIONAL, "a hook of the host's admin has delayed it: the hook and its reason" },
+	{ "at", FIELD_INT, OPTIONAL, "with delayed: time of the next try: realtime, ns" }, END };
 static const struct field shutdown_args[] = { FIELD_VM, FIELD_MODE,
 	{ "then", FIELD_SHUTDOWN_THEN, OPTIONAL, "do this if the guest still runs at the deadline [shutdown.then of the definition]" },
 	{ "timeout", FIELD_INT, OPTIONAL, "set the deadline, in seconds [shutdown.deadline of the definition]" }, FIELDS_AT, END };
@@ -171,26 +153,25 @@ static const struct field daemon_stop_args[] = {
 	{ "vms-only", FIELD_BOOL, OPTIONAL, "keep the daemon running" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would happen, in order, and change nothing" }, END };
 static const struct field daemon_stop_returns[] = {
-	{ "vms", FIELD_ARRAY, REQUIRED, "VMs that ran or were about to be restarted: vm, action, outcome" }, END };
+	{ "vms", LIST_OF(FIELD_STOPPED_VM), REQUIRED, "VMs that ran or were about to be restarted" }, END };
 static const struct field autostart_args[] = { FIELD_VM,
 	{ "disable", FIELD_BOOL, OPTIONAL, "turn the automatic start off" }, END };
 static const struct field addresses_returns[] = {
-	{ "interfaces", FIELD_ARRAY, REQUIRED,
-		"the guest's interfaces as its agent reports them: name; mac, if any; addresses: type (ipv4, ipv6), "
-		"address, prefix; own: the MAC address is that of an interface of the VM" },
+	{ "interfaces", LIST_OF(FIELD_GUEST_INTERFACE), REQUIRED,
+		"the guest's interfaces as its agent reports them" },
 	{ "cut", FIELD_BOOL, OPTIONAL, "the list is truncated" }, END };
 static const struct field interface_args[] = { FIELD_VM,
 	{ "interface", FIELD_STRING, REQUIRED, "id or MAC address of the interface" },
 	{ "link", FIELD_STRING, OPTIONAL, "up or down" },
-	{ "inbound", FIELD_OBJECT, OPTIONAL, "limits of the frames to the guest, as in a definition; {}: none" },
-	{ "outbound", FIELD_OBJECT, OPTIONAL, "limits of the frames from the guest" },
-	{ "egress", FIELD_OBJECT, OPTIONAL, "type user: what the guest may reach, as in a definition; alone" },
+	{ "inbound", FIELD_INTERFACE_LIMIT, OPTIONAL, "limits of the frames to the guest; {}: none" },
+	{ "outbound", FIELD_INTERFACE_LIMIT, OPTIONAL, "limits of the frames from the guest" },
+	{ "egress", FIELD_EGRESS_DEFINITION, OPTIONAL, "type user: what the guest may reach, as in a definition; alone" },
 	{ "no-egress", FIELD_BOOL, OPTIONAL, "type user: remove the egress rules" }, END };
 static const struct field disk_args[] = { FIELD_VM,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
 	{ "iops", FIELD_INT, OPTIONAL, "most requests in a second; 0: no limit [no change]" },
 	{ "bps", FIELD_INT, OPTIONAL, "most bytes in a second; 0: no limit [no change]" },
-	{ "limits", FIELD_OBJECT, OPTIONAL, "other limits, with the keys of a definition, such as iops_rd or bps_max; 0: none" }, END };
+	{ "limits", MAP_OF(FIELD_INT), OPTIONAL, "other limits, with the keys of a definition, such as iops_rd or bps_max; 0: none" }, END };
 static const struct field resize_args[] = { FIELD_VM,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
 	{ "size", FIELD_INT, OPTIONAL, "in bytes, not less than now [that of the block device that is the image]" }, END };
@@ -199,7 +180,7 @@ static const struct field set_vcpus_args[] = { FIELD_VM, { "vcpus", FIELD_INT, R
 static const struct field memory_args[] = { FIELD_VM, FIELDS_MEMORY, END };
 #define AGENT_COMMAND_ARGS \
 	FIELD_VM, \
-	{ "command", FIELD_OBJECT, REQUIRED, "execute and arguments, at most 64 KiB" }, \
+	{ "command", FIELD_AGENT_COMMAND, REQUIRED, "at most 64 KiB" }, \
 	{ "timeout", FIELD_INT, OPTIONAL, "seconds, 1 to 120 [5]" }, \
 	{ "fd", FIELD_BOOL, OPTIONAL, "return the answer as a file" }
 static const struct field agent_command_args[] = { AGENT_COMMAND_ARGS, END };
@@ -208,9 +189,9 @@ static const struct field agent_command_returns[] = {
 	{ "bytes", FIELD_INT, REQUIRED, "its length" }, END };
 static const struct field sandbox_returns[] = {
 	{ "pid", FIELD_INT, REQUIRED, "pid of the VM's process" },
-	{ "uids", FIELD_ARRAY, OPTIONAL, "its user ids: real, effective, saved, and that for files" },
-	{ "gids", FIELD_ARRAY, OPTIONAL, "its group ids, likewise" },
-	{ "groups", FIELD_ARRAY, OPTIONAL, "ids of its other groups" },
+	{ "uids", LIST_OF(FIELD_INT), OPTIONAL, "its user ids: real, effective, saved, and that for files" },
+	{ "gids", LIST_OF(FIELD_INT), OPTIONAL, "its group ids, likewise" },
+	{ "groups", LIST_OF(FIELD_INT), OPTIONAL, "ids of its other groups" },
 	{ "cap-effective", FIELD_STRING, OPTIONAL, "effective capabilities, hexadecimal" },
 	{ "cap-permitted", FIELD_STRING, OPTIONAL, "permitted capabilities, hexadecimal" },
 	{ "no-new-privs", FIELD_BOOL, OPTIONAL, "it cannot gain privileges from programs" },
@@ -219,17 +200,16 @@ static const struct field sandbox_returns[] = {
 	{ "landlock", FIELD_INT, OPTIONAL, "version of landlock that it uses; 0: none. The kernel does not report this: the "
 		"process tells it" },
 	{ "threads", FIELD_INT, OPTIONAL, "number of threads" },
-	{ "limit-core", FIELD_ARRAY, OPTIONAL, "soft and hard limit of core files, bytes; -1: unlimited" },
-	{ "limit-fsize", FIELD_ARRAY, OPTIONAL, "the same of other files" },
-	{ "limit-nofile", FIELD_ARRAY, OPTIONAL, "soft and hard limit of open files; -1: unlimited" },
-	{ "limit-nproc", FIELD_ARRAY, OPTIONAL, "soft and hard limit of threads of its user id; -1: unlimited" },
-	{ "cgroups", FIELD_ARRAY, OPTIONAL, "its control groups, as the kernel writes them: \"0::/path\" is that of version 2" },
-	{ "cgroup-limits", FIELD_OBJECT, OPTIONAL, "limits of its own control group, by the kernel's file" },
-	{ "namespaces", FIELD_OBJECT, OPTIONAL, "mnt, net, pid, ipc, uts, user: own, or daemon if it is the daemon's. All VMs that "
-		"a daemon of root has started share own mnt and net" },
+	{ "limit-core", LIST_OF(FIELD_INT), OPTIONAL, "soft and hard limit of core files, bytes; -1: unlimited" },
+	{ "limit-fsize", LIST_OF(FIELD_INT), OPTIONAL, "the same of other files" },
+	{ "limit-nofile", LIST_OF(FIELD_INT), OPTIONAL, "soft and hard limit of open files; -1: unlimited" },
+	{ "limit-nproc", LIST_OF(FIELD_INT), OPTIONAL, "soft and hard limit of threads of its user id; -1: unlimited" },
+	{ "cgroups", LIST_OF(FIELD_STRING), OPTIONAL, "its control groups, as the kernel writes them: \"0::/path\" is that of version 2" },
+	{ "cgroup-limits", MAP_OF(FIELD_STRING), OPTIONAL, "limits of its own control group, by the kernel's file" },
+	{ "namespaces", FIELD_NAMESPACES, OPTIONAL, "own, or daemon if it is the daemon's. All VMs that a daemon of root has started share own mnt and net" },
 	{ "mounts", FIELD_INT, OPTIONAL, "number of file systems that it could see; 1: only the empty root of its sandbox" },
-	{ "interfaces", FIELD_ARRAY, OPTIONAL, "network interfaces of its namespace; those of the VM are open files instead" },
-	{ "lacks", FIELD_ARRAY, OPTIONAL, "parts of the sandbox that are missing, each with the reason" }, END };
+	{ "interfaces", LIST_OF(FIELD_STRING), OPTIONAL, "network interfaces of its namespace; those of the VM are open files instead" },
+	{ "lacks", LIST_OF(FIELD_STRING), OPTIONAL, "parts of the sandbox that are missing, each with the reason" }, END };
 static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute path" }, END };
 static const struct field console_args[] = { FIELD_VM,
 	{ "kind", FIELD_CONSOLE_KIND, OPTIONAL, "console to open [serial]" },
@@ -268,10 +248,10 @@ static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,
 static const struct field import_args[] = { FIELD_JOB_ID,
 	{ "folder", FIELD_STRING, REQUIRED, "absolute path of the folder in which to create the folder of the VM" },
 	{ "name", FIELD_STRING, OPTIONAL, "name of the VM [the name in the archive]" },
-	{ "increments", FIELD_ARRAY, OPTIONAL, "absolute paths of the increments that follow the archive, opened with the client's rights" },
+	{ "increments", LIST_OF(FIELD_STRING), OPTIONAL, "absolute paths of the increments that follow the archive, opened with the client's rights" },
 	{ "max-bytes", FIELD_INT, OPTIONAL, "refuse an archive with more data than this [free space of the file system]" }, END };
 static const struct field restore_args[] = {
-	{ "definition", FIELD_OBJECT, REQUIRED, "definition in the saved state" },
+	{ "definition", FIELD_DEFINITION, REQUIRED, "definition in the saved state" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory before the vCPUs run" }, END };
 static const struct field restore_returns[] = {
@@ -282,7 +262,7 @@ static const struct field dump_memory_args[] = { FIELD_VM, FIELD_JOB_ID,
 static const struct field screenshot_args[] = { FIELD_VM,
 	{ "format", FIELD_PICTURE_FORMAT, OPTIONAL, "format of the picture [ppm]" }, END };
 static const struct field send_key_args[] = { FIELD_VM,
-	{ "keys", FIELD_ARRAY, REQUIRED, "keys to press together, at most 16: names such as \"KEY_ENTER\", or numbers" },
+	{ "keys", LIST_OF(FIELD_STRING_OR_INT), REQUIRED, "keys to press together, at most 16: names such as \"KEY_ENTER\", or numbers" },
 	{ "codeset", FIELD_STRING, OPTIONAL, "what the numbers mean: linux, xt, atset1, qnum or rfb [linux]" },
 	{ "hold-time", FIELD_INT, OPTIONAL, "how long the keys are held, ms, at most 10000 [100]" }, END };
 #define FIELDS_FORWARD                                                                                  \
@@ -297,13 +277,17 @@ static const struct field forward_remove_args[] = { FIELD_VM, FIELDS_FORWARD,
 	{ "port", FIELD_INT, REQUIRED, "port of this host" }, END };
 static const struct field forward_returns[] = { { "port", FIELD_INT, REQUIRED, "port of this host" }, END };
 static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "name", FIELD_STRING, REQUIRED, "name of the clone" },
+	{ "name", FIELD_STRING, OPTIONAL, "name of the clone" },
 	{ "count", FIELD_INT, OPTIONAL, "create this many clones, named NAME-1, NAME-2, ..." },
+	{ "name-pattern", FIELD_STRING, OPTIONAL, "name the clones by this pattern, such as web-%02d" },
+	{ "ephemeral", FIELD_BOOL, OPTIONAL, "undefine each clone, and remove its images, when it has ended [false]" },
+	{ "cpu-quota", FIELD_INT, OPTIONAL, "cpu_quota of the clones: most processor time, in percent of one processor [that of the VM]" },
+	{ "memory-max", FIELD_INT, OPTIONAL, "memory_max of the clones: most memory that the process of each may take, bytes [that of the VM]" },
 	{ "snapshot", FIELD_STRING, OPTIONAL,
 		"continue from this snapshot (name or id) [the present state of a running or paused VM]" },
 	{ "hostname", FIELD_BOOL, OPTIONAL,
 		"false: do not ask the guest agent to set the host name to the clone's name [true]" },
-	{ "forwards", FIELD_ARRAY, OPTIONAL, "forwards of each clone's first run, as for forward-add; one without port gets a free port" },
+	{ "forwards", LIST_OF(FIELD_FORWARD), OPTIONAL, "forwards of each clone's first run" },
 	{ "isolated", FIELD_BOOL, OPTIONAL, "copy all writable disks, so that no clone can read the images of its source [false]" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "leave the clones paused" }, END };
 static const struct field clone_args[] = { FIELD_VM, FIELD_JOB_ID,
@@ -312,32 +296,45 @@ static const struct field clone_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name-pattern", FIELD_STRING, OPTIONAL, "name the clones by this pattern, such as web-%02d" },
 	{ "kind", FIELD_CLONE_KIND, OPTIONAL, "independent disks (full) or qcow2 overlays on the VM's disks (linked) [full]" },
 	{ "snapshots", FIELD_BOOL, OPTIONAL, "copy the images with their snapshots and backing files (full clones only)" },
-	{ "files", FIELD_ARRAY, OPTIONAL, "path of the copy, for each disk that the VM writes to [beside the image]" },
-	{ "macs", FIELD_ARRAY, OPTIONAL, "MAC address of each interface [generated]" },
+	{ "files", LIST_OF(FIELD_STRING), OPTIONAL, "path of the copy, for each disk that the VM writes to [beside the image]" },
+	{ "macs", LIST_OF(FIELD_STRING), OPTIONAL, "MAC address of each interface [generated]" },
 	{ "uuid", FIELD_STRING, OPTIONAL, "set the UUID of the clone [generated]" },
 	{ "reset-identity", FIELD_BOOL, OPTIONAL,
 		"give the guest a new machine-id, SSH host keys and host name with virt-sysprep" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would be created, and create nothing" }, END };
 static const struct field clone_returns[] = {
 	{ "job", FIELD_STRING, OPTIONAL, "id of the job" },
-	{ "clones", FIELD_ARRAY, OPTIONAL, "with dry-run: name, disks (id, path, from)" }, END };
+	{ "clones", LIST_OF(FIELD_PLANNED_CLONE), OPTIONAL, "with dry-run: the clones that would be created" }, END };
 static const struct field template_args[] = { FIELD_VM,
 	{ "disable", FIELD_BOOL, OPTIONAL, "turn the template back into an ordinary VM" }, END };
 static const struct field snapshot_create_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot [seconds since 1970]" },
 	{ "description", FIELD_STRING, OPTIONAL, "one line" },
-	{ "tags", FIELD_ARRAY, OPTIONAL, "tags; \"keep\" protects the snapshot from deletion" },
+	{ "tags", LIST_OF(FIELD_STRING), OPTIONAL, "tags; \"keep\" protects the snapshot from deletion" },
 	{ "disks-only", FIELD_BOOL, OPTIONAL, "leave memory out of the snapshot" },
 	{ "halt", FIELD_BOOL, OPTIONAL, "stop the VM after the snapshot" },
 	{ "quiesce", FIELD_BOOL, OPTIONAL,
 		"have the guest agent freeze the file systems during the snapshot" },
 	{ "rate", FIELD_INT, OPTIONAL, "limit for writing memory, bytes a second" }, END };
+static const struct field group_snapshot_args[] = {
+	{ "vms", LIST_OF(FIELD_STRING), REQUIRED, "names of the VMs, up to 64" }, FIELD_JOB_ID,
+	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshots [seconds since 1970]" },
+	{ "description", FIELD_STRING, OPTIONAL, "one line" },
+	{ "quiesce", FIELD_BOOL, OPTIONAL,
+		"have the guest agents freeze the file systems of the VMs that run" }, END };
+static const struct field group_clone_args[] = {
+	{ "vms", LIST_OF(FIELD_STRING), REQUIRED, "names of the VMs, up to 64, which run or are paused" }, FIELD_JOB_ID,
+	{ "name-pattern", FIELD_STRING, OPTIONAL, "name each clone by this pattern, with %s for the name of its VM [%s-clone]" },
+	{ "ephemeral", FIELD_BOOL, OPTIONAL, "undefine each clone, and remove its images, when it has ended [false]" },
+	{ "hostname", FIELD_BOOL, OPTIONAL,
+		"false: do not ask the guest agents to set the host names to the clones' names [true]" },
+	{ "isolated", FIELD_BOOL, OPTIONAL, "copy all writable disks, so that no clone can read the images of its source [false]" },
+	{ "paused", FIELD_BOOL, OPTIONAL, "leave the clones paused" }, END };
 static const struct field snapshot_list_args[] = { FIELD_VM,
 	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
 static const struct field snapshot_list_returns[] = {
-	{ "snapshots", FIELD_ARRAY, REQUIRED,
-		"id, parent, name, description, tags, state, disks-missing, current, time (ns), vm-clock (ns), "
-		"vm-state-size, disk-size" },
+	{ "snapshots", LIST_OF(FIELD_SNAPSHOT_ENTRY), REQUIRED,
+		"the snapshots" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 #define FIELD_SNAPSHOT { "name", FIELD_STRING, REQUIRED, "name or id of the snapshot" }
 static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
@@ -363,8 +360,7 @@ static const struct field pivot_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQ
 	{ "check-only", FIELD_BOOL, OPTIONAL, "look whether the pivot would be refused; the definition need not name the copy [false]" }, END };
 static const struct field copy_abort_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" }, END };
 static const struct field disk_snapshot_args[] = { FIELD_VM,
-	{ "disks", FIELD_ARRAY, REQUIRED, "for each disk: disk, its id or the path of its image; path, the absolute path of its new overlay, a "
-		"qcow2 image with the present image as its backing file" },
+	{ "disks", LIST_OF(FIELD_OVERLAY), REQUIRED, "the new overlay of each disk" },
 	{ "check-only", FIELD_BOOL, OPTIONAL, "look whether it would be refused; the definition need not name the overlays [false]" }, END };
 static const struct field blockcommit_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" },
@@ -374,46 +370,40 @@ static const struct field blockcommit_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "active", FIELD_BOOL, OPTIONAL, "top may be the image that the guest of a running VM writes to [false]" },
 	{ "bandwidth", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
 static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END };
+#define FIELDS_DIFF                                                                                      \
+	FIELD_VM, FIELD_JOB_ID, { "from", FIELD_STRING, REQUIRED, "name or id of the earlier snapshot" },    \
+	{ "to", FIELD_STRING, OPTIONAL, "name or id of the later snapshot [the present content of a VM that is off]" }, \
+	{ "disk", FIELD_STRING, OPTIONAL, "compare only the disk with this id [all]" },                      \
+	{ "page", FIELD_STRING, OPTIONAL, "the `next` of the page before [the first page]" },                    \
+	{ "limit", FIELD_INT, OPTIONAL, "greatest number of entries in the page [as many as fit into an answer]" }
+static const struct field snapshot_diff_args[] = { FIELDS_DIFF,
+	{ "extents", FIELD_BOOL, OPTIONAL, "list what differs, page by page" }, END };
+static const struct field snapshot_diff_files_args[] = { FIELDS_DIFF, END };
 static const struct field snapshot_size_returns[] = {
 	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot uses, and that its deletion frees" },
 	END };
 static const struct field pins_returns[] = {
-	{ "pins", FIELD_ARRAY, REQUIRED, "for each pin: disk; pin, its id; clones, the number of disks of clones that read "
-		"it, 0 if it is about to be deleted; own-size, the bytes that only it uses, if the VM's process tells them" },
+	{ "pins", LIST_OF(FIELD_PIN), REQUIRED, "the pins" },
 	END };
 static const struct field snapshot_set_args[] = { FIELD_VM, FIELD_SNAPSHOT,
 	{ "new-name", FIELD_STRING, OPTIONAL, "new name of the snapshot" },
 	{ "description", FIELD_STRING, OPTIONAL, "one line" },
-	{ "tags", FIELD_ARRAY, OPTIONAL, "new tags, in place of the present ones" }, END };
+	{ "tags", LIST_OF(FIELD_STRING), OPTIONAL, "new tags, in place of the present ones" }, END };
 static const struct field query_jobs_args[] = {
 	{ "id", FIELD_STRING, OPTIONAL, "return only this job" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this id" }, END };
-static const struct field query_jobs_returns[] = {
-	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
-	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
-	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, snapshot-create, ..." },
-	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
-	FIELDS_VM_NAME,
-	{ "current-progress", FIELD_INT, REQUIRED, "units done" },
-	{ "total-progress", FIELD_INT, REQUIRED, "units in all" },
-	{ "started", FIELD_INT, REQUIRED, "realtime, ns" },
-	{ "duration", FIELD_INT, OPTIONAL, "duration of a concluded job, ns" },
-	{ "unit", FIELD_STRING, OPTIONAL, "unit of the progress: bytes, snapshots or clones" },
-	{ "rate", FIELD_INT, OPTIONAL, "units a second" },
-	{ "remaining", FIELD_INT, OPTIONAL, "remaining time at that rate, ns" },
-	{ "outpaced", FIELD_BOOL, OPTIONAL, "true: after JOB_OUTPACED" },
-	{ "error", FIELD_STRING, OPTIONAL, "why it failed" },
-	{ "error-class", FIELD_STRING, OPTIONAL, "class of the error, for programs" },
-	{ "result", FIELD_OBJECT, OPTIONAL, "result; its members depend on the type" }, END };
 static const struct field query_events_args[] = {
 	{ "since", FIELD_INT, OPTIONAL, "number of the last event seen [0]" },
 	{ "vm", FIELD_STRING, OPTIONAL, "return only events of VMs that had this name, or of the VM with this UUID" },
 	{ "event", FIELD_STRING, OPTIONAL, "return only events of this name" }, END };
+static const struct field event_filter_args[] = {
+	{ "vm", FIELD_STRING, OPTIONAL, "name or UUID of the VM whose events to send [those of all VMs and of no VM]" },
+	{ "events", LIST_OF(FIELD_STRING), OPTIONAL, "names of the events to send [all]" }, END };
 static const struct field query_events_returns[] = {
-	{ "events", FIELD_ARRAY, REQUIRED, "events as sent, each with its number as seq" },
+	{ "events", LIST_OF(FIELD_EVENT), REQUIRED, "events as sent, each with its number as seq" },
 	{ "next", FIELD_INT, REQUIRED, "`since` of the next call" },
 	{ "last", FIELD_INT, REQUIRED, "number of the newest event" },
-	{ "lost", FIELD_BOOL, REQUIRED, "some events after `since` are no longer kept" },
+	{ "lost", FIELD_BOOL, REQUIRED, "some events after `since` are no longer kept, or `since` is beyond `last`: the state folder is another one" },
 	{ "more", FIELD_BOOL, REQUIRED, "another page follows" }, END };
 static const struct field query_audit_args[] = {
 	{ "from", FIELD_INT, OPTIONAL, "`next` of the previous page [the oldest line]" },
@@ -421,10 +411,8 @@ static const struct field query_audit_args[] = {
 	{ "uid", FIELD_INT, OPTIONAL, "show only calls of this user" },
 	{ "vm", FIELD_STRING, OPTIONAL, "show only calls that name this VM" }, END };
 static const struct field query_audit_returns[] = {
-	{ "lines", FIELD_ARRAY, REQUIRED,
-		"time (ns), uid, pid, command, vm, arguments, schedule (of a run; of an action of a threshold: threshold NAME), outcome, error, duration (ns); a command in parentheses is "
-		"the daemon's own act; a line with left-out has only time, uid (none: several users), outcome (any: of any outcome), "
-		"left-out (the number of omitted lines) and since (ns)" },
+	{ "lines", LIST_OF(FIELD_AUDIT_LINE), REQUIRED,
+		"lines of the log, oldest first" },
 	{ "next", FIELD_INT, REQUIRED, "`from` of the next call" },
 	{ "more", FIELD_BOOL, REQUIRED, "another page follows" }, END };
 static const struct field vm_log_args[] = { FIELD_VM,
@@ -441,7 +429,7 @@ static const struct field schedule_set_args[] = { FIELD_VM,
 		"create no snapshot with less free space than this (10%, 5G) [" SCHEDULE_MIN_FREE_DEFAULT "]" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show which existing snapshots the schedule would delete after its next run, and change nothing" }, END };
 static const struct field schedule_set_returns[] = {
-	{ "would-delete", FIELD_ARRAY, OPTIONAL, "with dry-run: names of the first snapshots to delete" },
+	{ "would-delete", LIST_OF(FIELD_STRING), OPTIONAL, "with dry-run: names of the first snapshots to delete" },
 	{ "count", FIELD_INT, OPTIONAL, "with dry-run: number of snapshots to delete" }, END };
 #define FIELD_SCHEDULE_NAME { "name", FIELD_STRING, REQUIRED, "name of the schedule" }
 static const struct field schedule_add_args[] = { FIELD_VM,
@@ -461,13 +449,11 @@ static const struct field query_timetables_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedules of this VM (name or UUID)" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 static const struct field query_timetables_returns[] = {
-	{ "schedules", FIELD_ARRAY, REQUIRED, "vm, name, action, on, zone (unless it is the host's), missed, folder, uid (of its maker), paused (only if true), under-way (only if true), "
-		"next-run (ns), last-run (ns), outcome, detail" },
+	{ "schedules", LIST_OF(FIELD_SCHEDULE), REQUIRED, "the schedules" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field query_history_args[] = { FIELD_VM, END };
 static const struct field query_history_returns[] = {
-	{ "runs", FIELD_ARRAY, REQUIRED, "the last runs, oldest first: schedule, action, due (ns), time (of its end, ns), outcome (done, "
-		"skipped, missed, refused, failed), detail" }, END };
+	{ "runs", LIST_OF(FIELD_SCHEDULE_RUN), REQUIRED, "the last runs, oldest first" }, END };
 static const struct field threshold_set_args[] = { FIELD_VM,
 	{ "measure", FIELD_MEASURE, REQUIRED, "watch this figure: cpu, memory and disk-space in percent, latency of disk requests, failed disk "
 		"requests a second, or bytes a second of all interfaces" },
@@ -481,67 +467,32 @@ static const struct field query_thresholds_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the thresholds of this VM (name or UUID)" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 static const struct field query_thresholds_returns[] = {
-	{ "thresholds", FIELD_ARRAY, REQUIRED, "vm, name, measure, above, below, for (ns), then, uid (of its maker), value (the last one), raised, since (ns)" },
+	{ "thresholds", LIST_OF(FIELD_THRESHOLD), REQUIRED, "the thresholds" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field query_schedules_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedule of this VM (name or UUID)" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 static const struct field query_schedules_returns[] = {
-	{ "schedules", FIELD_ARRAY, REQUIRED,
-		"vm, every, keep, min-free, next-run (ns), last-run (ns), outcome (taken, skipped, failed), "
-		"detail" },
+	{ "schedules", LIST_OF(FIELD_SNAPSHOT_SCHEDULE), REQUIRED,
+		"the schedules" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
-#define FIELD_USER { "user", FIELD_INT, OPTIONAL, "uid; give user or group" }
-#define FIELD_GROUP { "group", FIELD_INT, OPTIONAL, "gid; give user or group" }
-static const struct field grant_args[] = { FIELD_USER, FIELD_GROUP,
-	{ "role", FIELD_ROLE, REQUIRED, "role; for one VM viewer, guest, operator or owner" },
-	{ "vm", FIELD_STRING, OPTIONAL, "give the role for this VM only [all VMs]" }, END };
-static const struct field grant_returns[] = {
-	{ "warnings", FIELD_ARRAY, OPTIONAL, "sentences about consoles that could not be closed" }, END };
-static const struct field revoke_args[] = { FIELD_USER, FIELD_GROUP,
-	{ "vm", FIELD_STRING, OPTIONAL, "remove the role for this VM [the role for all VMs]" },
-	END };
-static const struct field query_permissions_args[] = { { "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
-static const struct field query_permissions_returns[] = {
-	{ "permissions", FIELD_ARRAY, REQUIRED, "user or group, role, vm, vm-uuid" },
-	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
-#define FIELDS_SUBJECT                                                                             \
-	{ "user", FIELD_INT, OPTIONAL, "uid; give user, group or default" },                       \
-	{ "group", FIELD_INT, OPTIONAL, "gid; give user, group or default" },                      \
-	{ "default", FIELD_BOOL, OPTIONAL, "true: the quota of each user without a quota of its own" }
 static const struct field pool_define_args[] = { { "name", FIELD_STRING, REQUIRED, "name of the pool" },
 	{ "target", FIELD_STRING, REQUIRED, "absolute path of its folder, which the daemon does not open" }, END };
 static const struct field pool_name_args[] = { { "name", FIELD_STRING, REQUIRED, "name of the pool" }, END };
 static const struct field query_pools_args[] = { { "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
-static const struct field query_pools_returns[] = { { "pools", FIELD_ARRAY, REQUIRED, "name, target, and when the daemon has looked at its file system: looked (realtime, ns), used and total (bytes), "
-		"growth (bytes a day), days-left, low (only if true)" },
+static const struct field query_pools_returns[] = { { "pools", LIST_OF(FIELD_POOL), REQUIRED, "the pools" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
-static const struct field quota_set_args[] = { FIELDS_SUBJECT,
-	{ "vms", FIELD_INT, OPTIONAL, "defined VMs [as now]; in each limit, -1: no limit" },
-	{ "running", FIELD_INT, OPTIONAL, "running VMs [as now]" },
-	{ "memory", FIELD_INT, OPTIONAL, "bytes of memory of the running VMs [as now]" },
-	{ "vcpus", FIELD_INT, OPTIONAL, "vCPUs of the running VMs [as now]" },
-	{ "disk", FIELD_INT, OPTIONAL, "bytes of the images that Cairn made for the VMs [as now]" },
-	{ "snapshots", FIELD_INT, OPTIONAL, "snapshots of the VMs [as now]" }, END };
-static const struct field quota_remove_args[] = { FIELDS_SUBJECT, END };
-static const struct field query_quotas_args[] = { { "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
-static const struct field query_quotas_returns[] = {
-	{ "quotas", FIELD_ARRAY, REQUIRED,
-		"user, group or default (with user: the user has no quota of its own); limits and used: vms, running, memory, "
-		"vcpus, disk, snapshots; a missing limit: none. Users who are not admins see the default, their own entry and their groups" },
-	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
+static const struct field job_wait_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" },
+	{ "timeout", FIELD_INT, OPTIONAL, "time limit, 1 to 86400 seconds [none]" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
 
 #define FIELD_NETWORK { "network", FIELD_STRING, REQUIRED, "name or UUID of the network" }
-#define FIELD_DIRECT { "dev", FIELD_STRING, OPTIONAL, \
-	"with macvtap: the link that the guests are on, in place of bridge" }, \
-	{ "devs", FIELD_ARRAY, OPTIONAL, "with several links for macvtap: their names, in place of dev" }
-#define FIELD_WARNINGS { "warnings", FIELD_ARRAY, OPTIONAL, \
+#define FIELD_WARNINGS { "warnings", LIST_OF(FIELD_STRING), OPTIONAL, \
 	"sentences, such as about another firewall that drops the traffic" }
 static const struct field network_only[] = { FIELD_NETWORK, END };
 static const struct field net_define_args[] = {
-	{ "definition", FIELD_OBJECT, REQUIRED, "definition of the network; see docs/networks.md" },
-	{ "was", FIELD_OBJECT, OPTIONAL, "definition from net-dump-definition; the call fails if the network's definition has "
+	{ "definition", FIELD_NETWORK_DEFINITION, REQUIRED, "definition of the network; see docs/networks.md" },
+	{ "was", FIELD_NETWORK_DEFINITION, OPTIONAL, "definition from net-dump-definition; the call fails if the network's definition has "
 		"changed since" },
 	{ "validate-only", FIELD_BOOL, OPTIONAL, "check the definition and change nothing" }, END };
 static const struct field net_define_returns[] = {
@@ -550,7 +501,7 @@ static const struct field net_define_returns[] = {
 	{ "created", FIELD_BOOL, REQUIRED, "true: new definition; false: the existing one was replaced" },
 	{ "pending", FIELD_BOOL, REQUIRED, "the network is active with another definition until its next start" }, END };
 static const struct field net_create_args[] = {
-	{ "definition", FIELD_OBJECT, REQUIRED, "definition of the network; see docs/networks.md" }, END };
+	{ "definition", FIELD_NETWORK_DEFINITION, REQUIRED, "definition of the network; see docs/networks.md" }, END };
 static const struct field net_create_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the network" },
 	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the network" },
@@ -558,9 +509,9 @@ static const struct field net_create_returns[] = {
 static const struct field net_start_returns[] = {
 	{ "bridge", FIELD_STRING, OPTIONAL, "name of the bridge" }, FIELD_DIRECT, FIELD_WARNINGS, END };
 static const struct field net_update_args[] = { FIELD_NETWORK,
-	{ "definition", FIELD_OBJECT, REQUIRED, "definition that the active network gets; only DHCP, DNS, egress, users and "
+	{ "definition", FIELD_NETWORK_DEFINITION, REQUIRED, "definition that the active network gets; only DHCP, DNS, egress, users and "
 		"groups may differ. net-define changes the next start's" },
-	{ "was", FIELD_OBJECT, OPTIONAL, "definition from net-dump-definition; the call fails if the active one has changed since" }, END };
+	{ "was", FIELD_NETWORK_DEFINITION, OPTIONAL, "definition from net-dump-definition; the call fails if the active one has changed since" }, END };
 static const struct field net_update_returns[] = {
 	{ "restarted", FIELD_BOOL, OPTIONAL, "DHCP and DNS were away for a moment" }, FIELD_WARNINGS, END };
 static const struct field net_autostart_args[] = { FIELD_NETWORK,
@@ -568,8 +519,7 @@ static const struct field net_autostart_args[] = { FIELD_NETWORK,
 static const struct field net_list_args[] = {
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 static const struct field net_list_returns[] = {
-	{ "networks", FIELD_ARRAY, REQUIRED, "by name: name, uuid, state (active, inactive, starting or stopping), persistent, "
-		"autostart, mode, bridge" },
+	{ "networks", LIST_OF(FIELD_NETWORK_ENTRY), REQUIRED, "networks by name" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field net_info_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the network" },
@@ -580,29 +530,29 @@ static const struct field net_info_returns[] = {
 	{ "mode", FIELD_STRING, REQUIRED, "nat, route, isolated, open or bridge" },
 	{ "bridge", FIELD_STRING, OPTIONAL, "name of the bridge" }, FIELD_DIRECT,
 	{ "pending", FIELD_BOOL, REQUIRED, "the active definition and that of the next start differ" },
-	{ "vms", FIELD_ARRAY, REQUIRED, "names of the VMs that run with an interface of the network" },
+	{ "vms", LIST_OF(FIELD_STRING), REQUIRED, "names of the VMs that run with an interface of the network" },
 	{ "denied-packets", FIELD_INT, OPTIONAL, "packets that the egress rules have denied since they were made" },
 	{ "denied-questions", FIELD_INT, OPTIONAL, "questions of DNS that they have refused, if they have names" },
-	{ "clones", FIELD_ARRAY, OPTIONAL, "running live clones: name, interface, network, address (in the network), guest-address (if known)" },
-	{ "reserved", FIELD_ARRAY, OPTIONAL, "running VMs whose address is reserved for their published ports: name, interface, network, address" }, END };
+	{ "clones", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "running live clones" },
+	{ "reserved", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "running VMs whose address is reserved for their published ports" }, END };
 static const struct field net_dump_args[] = { FIELD_NETWORK,
 	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the active network" }, END };
 static const struct field net_dump_returns[] = {
-	{ "definition", FIELD_OBJECT, REQUIRED, "canonical definition" } , END };
+	{ "definition", FIELD_NETWORK_DEFINITION, REQUIRED, "canonical definition" } , END };
 static const struct field net_leases_args[] = { FIELD_NETWORK,
 	{ "mac", FIELD_STRING, OPTIONAL, "show only leases of this MAC address" },
 	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
 static const struct field net_leases_returns[] = {
-	{ "leases", FIELD_ARRAY, REQUIRED, "expires (realtime, seconds; 0: never), mac, address, prefix, family (ipv4, ipv6), name, client_id" },
+	{ "leases", LIST_OF(FIELD_LEASE), REQUIRED, "the leases" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 
-static const struct field attach_disk_args[] = { FIELD_VM, { "disk", FIELD_OBJECT, REQUIRED, "the disk, as in a definition" }, FIELD_FOLDER, END };
-static const struct field attach_interface_args[] = { FIELD_VM, { "interface", FIELD_OBJECT, REQUIRED, "the interface, as in a definition, without forwards" }, END };
+static const struct field attach_disk_args[] = { FIELD_VM, { "disk", FIELD_DISK_DEFINITION, REQUIRED, "the disk, as in a definition" }, FIELD_FOLDER, END };
+static const struct field attach_interface_args[] = { FIELD_VM, { "interface", FIELD_INTERFACE_DEFINITION, REQUIRED, "the interface, as in a definition, without forwards" }, END };
 static const struct field attach_interface_returns[] = {
 	{ "interface", FIELD_STRING, REQUIRED, "id of the interface" },
 	{ "mac", FIELD_STRING, REQUIRED, "its MAC address" }, END };
 static const struct field medium_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the drive or path of its image" },
-	{ "medium", FIELD_OBJECT, OPTIONAL, "path, format, data_file, backing, as in a definition [none]" }, FIELD_FOLDER,
+	{ "medium", FIELD_DISK_DEFINITION, OPTIONAL, "the medium: only path, format, data_file and backing [none]" }, FIELD_FOLDER,
 	{ "force", FIELD_BOOL, OPTIONAL, "although the guest keeps the tray locked" }, END };
 static const struct field detach_device_args[] = { FIELD_VM, { "device", FIELD_STRING, REQUIRED, "id of the disk or path of its image; id or MAC address of the interface" },
 	{ "timeout", FIELD_INT, OPTIONAL, "seconds to wait for the guest, 1 to 600 [5]" }, END };
@@ -615,10 +565,15 @@ static const struct command commands[] = {
 	{ "query-commands", "list the names of all commands", no_fields, commands_returns, ROLE_NONE,
 		COMMAND_RETURNS_LIST, ANY_STATE },
 	{ "query-qmp-schema", "show all commands, events and types", schema_args, NULL, ROLE_NONE, COMMAND_RETURNS_LIST, ANY_STATE },
+	{ "schema-get", "show all commands, events and types with descriptions, page by page; lists and objects are typed down to the last member",
+		schema_get_args, schema_get_returns, ROLE_NONE, 0, ANY_STATE },
 	{ "vm-define", "define a VM, or redefine an existing one (an owner may only redefine)", define_args,
 		define_returns, ROLE_ADMIN, COMMAND_DEFINES | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
+	{ "vm-create", "define and start a VM that is undefined when it has ended", create_args, create_returns, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "vm-rename", "rename a VM that is off; its state, permissions and snapshots stay", rename_args,
 		NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_RENAME },
+	{ "vm-promote", "give a running live clone the name, UUID, ports, permissions, schedules and autostart of the VM that it was made of, which is "
+		"stopped and stays as NAME-old", promote_args, promote_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-undefine", "remove a VM; its disk images are kept by default", undefine_args, undefine_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_UNDEFINE },
 	{ "vm-dump-definition", "show the definition of a VM", dump_args, dump_returns, ROLE_VIEWER,
@@ -630,6 +585,8 @@ static const struct command commands[] = {
 	{ "vm-stats", "show what vm-info shows of all VMs, page by page; a process that does not answer within a second has no statistics",
 		stats_args, stats_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "vm-trend", "show what a VM did over time: up to two years back", trend_args, trend_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "advise", "say what is wasted, short or unusual and what will run out, from the trends of VMs, the space of pools and the memory of the host", advise_args, advise_returns,
+		ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "vm-addresses", "show the guest's network interfaces and addresses, as the guest agent reports them", vm_only, addresses_returns,
 		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-set-interface", "change an interface of a running VM; a new start uses the definition again", interface_args, NULL, ROLE_ADMIN,
@@ -660,10 +617,10 @@ static const struct command commands[] = {
 		path_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-start", "start a VM; return when its vCPUs run", start_args, start_returns,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_START },
-	{ "vm-shutdown", "shut the guest down, by the power button or the guest agent", shutdown_args, NULL, ROLE_OPERATOR,
+	{ "vm-shutdown", "shut the guest down, by the power button or the guest agent", shutdown_args, shutdown_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SHUTDOWN },
 	{ "vm-reboot", "shut the guest down, and start the VM again when it is off", reboot_args,
-		NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_REBOOT },
+		shutdown_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_REBOOT },
 	{ "vm-shutdown-cancel", "cancel the scheduled shutdown or reboot and any deadline", vm_only, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "daemon-stop", "stop the running VMs in their order, then the daemon; return when the VMs are stopped", daemon_stop_args,
@@ -745,6 +702,10 @@ static const struct command commands[] = {
 	{ "snapshot-create", "create a snapshot of disks, memory and devices (if the VM is off: of disks only)",
 		snapshot_create_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_SNAPSHOT },
+	{ "group-snapshot", "create snapshots of several VMs at one instant, all of them or none; needs the role for each VM", group_snapshot_args,
+		job_returns, ROLE_OPERATOR, COMMAND_FILTERS | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, ANY_STATE },
+	{ "group-clone", "create a running copy of each of several VMs, all at one instant, all of them or none", group_clone_args, job_returns,
+		ROLE_ADMIN, COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "snapshot-list", "list the snapshots of a VM, page by page", snapshot_list_args,
 		snapshot_list_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "snapshot-revert", "revert the VM to a snapshot", snapshot_revert_args, job_returns,
@@ -756,6 +717,11 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_SNAPSHOT },
 	{ "snapshot-size", "show the space that only this snapshot uses", snapshot_size_args, snapshot_size_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "snapshot-diff", "find what parts of the disks differ between two snapshots; memory is not compared", snapshot_diff_args, job_returns,
+		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
+	{ "snapshot-diff-files", "list the files of ext2, ext3 and ext4 file systems that differ between two snapshots, page by page; owners only, "
+		"because it reads the content of the disks", snapshot_diff_files_args, job_returns, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "vm-pins", "list what live clones keep in the VM's images", vm_only, pins_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "snapshot-schedule-set", "create snapshots automatically, and delete old automatic ones",
@@ -774,8 +740,16 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
 	{ "threshold-remove", "remove a threshold of a VM", threshold_remove_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "query-thresholds", "list the thresholds of all VMs", query_thresholds_args, query_thresholds_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
+	{ "web-hook-set", "send events of a VM, or of all VMs, to a URL; replaces the web hook of this name", web_hook_set_args, web_hook_set_returns, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "web-hook-remove", "remove a web hook, and the events that wait for it", web_hook_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "web-hook-test", "send an event of the type test once, and wait for the outcome", web_hook_args, web_hook_test_returns, ROLE_ADMIN,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "query-web-hooks", "list your web hooks; admins see all", query_web_hooks_args, query_web_hooks_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "query-events", "list past events; the last 10000 are kept", query_events_args,
 		query_events_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
+	{ "event-filter", "choose the events that the daemon sends on this connection from now on, of those that your roles show; at the begin it sends all",
+		event_filter_args, NULL, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "query-audit", "show the audit log: calls that change something, including denied ones", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,
 		ANY_STATE },
 	{ "permission-grant", "give a user or a group a role", grant_args, grant_returns, ROLE_ADMIN,
@@ -784,6 +758,19 @@ static const struct command commands[] = {
 		ANY_STATE },
 	{ "query-permissions", "list the roles of all users and groups", query_permissions_args,
 		query_permissions_returns, ROLE_ADMIN, 0, ANY_STATE },
+	{ "query-permissions-review", "show who has which role, since when, from whom, and when the role was last used; an admin sees all, an owner the "
+		"roles for the VM, and a user the user's own", query_review_args, query_review_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
+	{ "approval-rule-set", "let acts of users wait for the approval of another user; only for root and the daemon's own user", approval_rule_args, NULL,
+		ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
+	{ "query-approval-rules", "list the rules of approval", no_fields, approval_rules_returns, ROLE_ADMIN, 0, ANY_STATE },
+	{ "query-requests", "list the requests that you made, and those that you may answer", query_requests_args, query_requests_returns, ROLE_NONE,
+		COMMAND_FILTERS, ANY_STATE },
+	{ "request-permission", "ask the admins for a role; the name of the VM is not checked", request_permission_args, request_permission_returns,
+		ROLE_NONE, COMMAND_MUTATES, ANY_STATE },
+	{ "request-approve", "approve a request of another user, whose act then runs with that user's rights; you need the role for the act",
+		request_answer_args, request_answer_returns, ROLE_VIEWER, COMMAND_FILTERS | COMMAND_MUTATES, ANY_STATE },
+	{ "request-deny", "deny a request, or withdraw your own", request_answer_args, request_answer_returns, ROLE_NONE,
+		COMMAND_FILTERS | COMMAND_MUTATES, ANY_STATE },
 	{ "quota-set", "limit what the VMs of a user or of a group's members take; only for root and the daemon's own user",
 		quota_set_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "quota-remove", "remove a quota; only for root and the daemon's own user", quota_remove_args, NULL, ROLE_ADMIN,
@@ -794,7 +781,9 @@ static const struct command commands[] = {
 	{ "pool-undefine", "forget the name of a pool; its folder and its volumes stay", pool_name_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "query-pools", "list pools", query_pools_args, query_pools_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-jobs", "list jobs under way, and results that were not dismissed", query_jobs_args,
-		query_jobs_returns, ROLE_VIEWER, COMMAND_FILTERS | COMMAND_RETURNS_LIST, ANY_STATE },
+		job_entry, ROLE_VIEWER, COMMAND_FILTERS | COMMAND_RETURNS_LIST, ANY_STATE },
+	{ "job-wait", "wait until a job has concluded, or for the time limit, and show the job as it is then", job_wait_args, job_entry, ROLE_VIEWER,
+		COMMAND_CONCERNS_JOB, ANY_STATE },
 	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
 	{ "job-dismiss", "delete the result of a finished job", job_args, NULL, ROLE_OPERATOR,

@@ -34,16 +34,19 @@ static const struct field restart_data[] = { FIELDS_VM_NAME,
 	{ "try", FIELD_INT, REQUIRED, "number of this restart in the window" },
 	{ "tries", FIELD_INT, REQUIRED, "maximum number of restarts; 0: no limit" }, END };
 static const struct field plan_data[] = { FIELDS_VM_NAME,
-	{ "what", FIELD_STRING, REQUIRED, "planned, cancelled, overdue (the deadline has passed) or failed" },
+	{ "what", FIELD_STRING, REQUIRED, "planned, delayed (by a hook), cancelled, overdue (the deadline has passed) or failed" },
 	{ "reboot", FIELD_BOOL, REQUIRED, "true: reboot; false: shutdown" },
-	{ "at", FIELD_INT, OPTIONAL, "time of a planned shutdown or reboot: realtime, ns" },
+	{ "at", FIELD_INT, OPTIONAL, "time of a planned or delayed shutdown or reboot: realtime, ns" },
 	{ "then", FIELD_STRING, OPTIONAL, "action at the deadline: leave, destroy or save" },
-	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
+	{ "detail", FIELD_STRING, OPTIONAL, "why it is delayed or failed" }, END };
+static const struct field start_delayed_data[] = { FIELDS_VM_NAME,
+	{ "at", FIELD_INT, REQUIRED, "time of the next try: realtime, ns" },
+	{ "detail", FIELD_STRING, REQUIRED, "the hook and its reason" }, END };
 static const struct field autostart_data[] = { FIELDS_VM_NAME,
 	{ "outcome", FIELD_STRING, REQUIRED, "started or failed" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };
 static const struct field dump_data[] = { FIELDS_VM_NAME,
-	{ "result", FIELD_OBJECT, REQUIRED, "status (completed, failed), completed, total: bytes" },
+	{ "result", FIELD_DUMP_STATE, REQUIRED, "state of the dump: completed or failed" },
 	{ "path", FIELD_STRING, OPTIONAL, "path of the file, if the daemon chose it" },
 	{ "error", FIELD_STRING, OPTIONAL, "why it failed" }, END };
 static const struct field agent_data[] = { FIELDS_VM_NAME,
@@ -77,8 +80,8 @@ static const struct field balloon_data[] = { FIELDS_VM_NAME, FIELD_ACTUAL, FIELD
 static const struct field device_data[] = { FIELDS_VM_NAME,
 	{ "device", FIELD_STRING, REQUIRED, "device that its driver must reset" }, FIELD_LEFT_OUT, END };
 static const struct field change_data[] = { FIELDS_VM_NAME,
-	{ "from", FIELD_STRING, REQUIRED, "previous state, as vm-info's word" },
-	{ "state", FIELD_STRING, REQUIRED, "new state, as vm-info's word" },
+	{ "from", FIELD_VM_STATE, REQUIRED, "previous state" },
+	{ "state", FIELD_VM_STATE, REQUIRED, "new state" },
 	{ "reason", FIELD_STRING, REQUIRED, "reason of the new state" },
 	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" }, END };
@@ -94,7 +97,7 @@ static const struct field schedule_data[] = { FIELDS_VM_NAME,
 	{ "schedule", FIELD_STRING, REQUIRED, "name of the schedule" },
 	{ "action", FIELD_STRING, REQUIRED, "start, shutdown, reboot, suspend, resume, save, snapshot or export" },
 	{ "due", FIELD_INT, REQUIRED, "time of the run by the calendar: realtime, ns" },
-	{ "outcome", FIELD_STRING, REQUIRED, "done, skipped (the VM's state did not fit), missed, refused (its maker lacks the role) or failed" },
+	{ "outcome", FIELD_STRING, REQUIRED, "done, skipped (the VM's state did not fit), missed, refused (its maker lacks the role), delayed (a hook has planned it for later) or failed" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it was not done" }, END };
 static const struct field threshold_data[] = { FIELDS_VM_NAME,
 	{ "threshold", FIELD_STRING, REQUIRED, "name of the threshold" },
@@ -109,10 +112,28 @@ static const struct field pool_data[] = { { "pool", FIELD_STRING, REQUIRED, "nam
 	{ "total", FIELD_INT, REQUIRED, "bytes of its file system" },
 	{ "growth", FIELD_INT, OPTIONAL, "bytes a day, of the last week" },
 	{ "days-left", FIELD_INT, OPTIONAL, "days until it is full" }, END };
+static const struct field memory_data[] = { FIELDS_VM_NAME,
+	{ "freed", FIELD_INT, REQUIRED, "bytes that were freed" },
+	{ "pressure", FIELD_STRING, REQUIRED, "whose memory pressure was the cause: vm (of its control group) or host" }, END };
+static const struct field balance_data[] = { FIELDS_VM_NAME,
+	{ "resource", FIELD_STRING, REQUIRED, "cpu_shares or memory" },
+	{ "from", FIELD_INT, REQUIRED, "the value before: shares, or bytes that the balloon shall leave to the guest" },
+	{ "to", FIELD_INT, REQUIRED, "the value now" },
+	{ "reason", FIELD_STRING, REQUIRED, "why it has changed" }, END };
 static const struct field recovered_data[] = { FIELDS_VM_NAME,
 	{ "snapshot", FIELD_STRING, REQUIRED, "name of the snapshot" },
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk that showed the interruption" },
 	{ "action", FIELD_STRING, REQUIRED, "taken, rolled-back, deleted, reverted" }, FIELD_LEFT_OUT, END };
+static const struct field request_data[] = {
+	{ "id", FIELD_INT, REQUIRED, "number of the request" },
+	{ "state", FIELD_STRING, REQUIRED, "waiting, approved, running, done, failed, denied, withdrawn or expired" },
+	{ "command", FIELD_STRING, REQUIRED, "the command" },
+	{ "user", FIELD_INT, REQUIRED, "uid of the asker" },
+	{ "by", FIELD_INT, OPTIONAL, "uid of who answered" },
+	{ "reason", FIELD_STRING, OPTIONAL, "the reason that this user gave" },
+	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" },
+	{ "vm", FIELD_STRING, OPTIONAL, "name of the VM, if it is about one" },
+	{ VM_UUID_KEY, FIELD_STRING, OPTIONAL, "UUID of the VM" }, END };
 static const struct field job_status_data[] = { FIELDS_VM_NAME,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
@@ -175,8 +196,9 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a disk, an interface or a vCPU, which stays attached", unplug_data, false, false },
 	[EVENT_BALLOON_CHANGE] = { "BALLOON_CHANGE", "the guest's balloon has another size; at most one event a second", balloon_data, false, false },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE", "the state of a VM has changed", change_data, false, false },
-	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or reboot was scheduled or cancelled, is overdue or has failed", plan_data, false,
+	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or reboot was scheduled, delayed or cancelled, is overdue or has failed", plan_data, false,
 		false },
+	[EVENT_START_DELAYED] = { "START_DELAYED", "a hook of before-start has delayed a start", start_delayed_data, false, false },
 	[EVENT_AUTOSTART] = { "AUTOSTART", "the daemon has tried to start the VM after a boot of the host", autostart_data,
 		false, false },
 	[EVENT_VM_DEFINED] = { "VM_DEFINED", "a VM was defined, redefined or renamed", defined_data, false, false },
@@ -188,6 +210,10 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_SCHEDULE_RUN] = { "SCHEDULE_RUN", "a run of a schedule has ended, or was missed", schedule_data, false, false },
 	[EVENT_THRESHOLD] = { "THRESHOLD", "a figure of a VM is too high, or no longer", threshold_data, false, false },
 	[EVENT_POOL_SPACE] = { "POOL_SPACE", "the file system of a pool has little space, or enough again", pool_data, false, true },
+	[EVENT_MEMORY_RECLAIMED] = { "MEMORY_RECLAIMED", "memory of a VM with reclaim_on_pressure was freed; at most one event a minute", memory_data,
+		false, false },
+	[EVENT_BALANCE_CHANGE] = { "BALANCE_CHANGE", "the daemon has shifted processor time or memory of a VM by load; at most one event a minute for each", balance_data,
+		false, false },
 	[EVENT_SNAPSHOT_RECOVERED] = { "SNAPSHOT_RECOVERED", "an operation on a snapshot that a crash had interrupted between two disks was completed or undone",
 		recovered_data, false, false },
 	[EVENT_GUEST_FROZEN] = { "GUEST_FROZEN", "the restored guest has frozen file systems, and no agent thaws them",
@@ -200,6 +226,8 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_REFUSALS_LEFT_OUT] = { "REFUSALS_LEFT_OUT",
 		"number of PERMISSION_DENIED and CLIENT_DROPPED events of a user that were suppressed",
 		refusals_data, false, true },
+	[EVENT_REQUEST_CHANGE] = { "REQUEST_CHANGE", "a request waits for approval, was approved, denied or withdrawn, has expired, or has ended",
+		request_data, false, false },
 	[EVENT_JOB_STATUS_CHANGE] = { "JOB_STATUS_CHANGE", "the status of a job has changed", job_status_data, false, false },
 	[EVENT_JOB_PROGRESS] = { "JOB_PROGRESS", "progress of a job", job_progress_data, true, false },
 	[EVENT_JOB_OUTPACED] = { "JOB_OUTPACED", "the guest writes faster than a job copies its disk, because of the limit or of a slow disk: its writes go to both images from now on",

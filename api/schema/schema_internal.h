@@ -1,4 +1,4 @@
-/* schema_internal: what the tables of both sockets share. Only schema.c, schema_event.c and schema_qmp.c include it. */
+/* schema_internal: what the tables of both sockets share. Only the files schema*.c include it. */
 #ifndef CAIRN_API_SCHEMA_SCHEMA_INTERNAL_H
 #define CAIRN_API_SCHEMA_SCHEMA_INTERNAL_H
 
@@ -15,8 +15,8 @@
 	{ VM_UUID_KEY, FIELD_STRING, OPTIONAL, "UUID of the VM, if known" }
 /* agent-exec and agent-exec-output, in schema.c */
 #define FIELDS_EXEC                                                                   \
-	{ "arg", FIELD_ARRAY, REQUIRED, "the program and its arguments" },            \
-	{ "env", FIELD_ARRAY, OPTIONAL, "variables, NAME=VALUE" },                    \
+	{ "arg", LIST_OF(FIELD_STRING), REQUIRED, "the program and its arguments" },  \
+	{ "env", LIST_OF(FIELD_STRING), OPTIONAL, "variables, NAME=VALUE" },                    \
 	{ "folder", FIELD_STRING, OPTIONAL, "working folder [/]" },                   \
 	{ "input-data", FIELD_STRING, OPTIONAL, "standard input, base64 [none]" },    \
 	{ "timeout", FIELD_INT, OPTIONAL, "kill the program after this many seconds [no limit]" }
@@ -32,11 +32,44 @@
 	"it back from the image"
 static const struct field reclaim_returns[] = { { "freed", FIELD_INT, REQUIRED, "bytes" }, END };
 #define FIELD_ACTUAL { "actual", FIELD_INT, REQUIRED, "memory of the guest, bytes" }
-#define FIELD_BALLOON \
-	{ "balloon", FIELD_OBJECT, OPTIONAL, "of a running VM with a balloon: driver (the guest has one), target, actual, reported (given " \
-	"back by free page reporting so far), all in bytes; period, last-update; and the guest's statistics, as far as known: " \
-	"swap-in, swap-out, unused, available, usable, disk-caches (bytes), major-faults, minor-faults, hugetlb-allocs, " \
-	"hugetlb-failures" }
+#define FIELD_BALLOON { "balloon", FIELD_BALLOON_FIGURES, OPTIONAL, "of a running VM with a balloon: its figures" }
+#define FIELD_DIRECT { "dev", FIELD_STRING, OPTIONAL, \
+	"with macvtap: the link that the guests are on, in place of bridge" }, \
+	{ "devs", LIST_OF(FIELD_STRING), OPTIONAL, "with several links for macvtap: their names, in place of dev" }
+
+/* schema_web_hook.c */
+extern const struct field web_hook_members[];
+extern const struct field web_hook_set_args[];
+extern const struct field web_hook_set_returns[];
+extern const struct field web_hook_args[];
+extern const struct field web_hook_test_returns[];
+extern const struct field query_web_hooks_args[];
+extern const struct field query_web_hooks_returns[];
+/* schema_access.c */
+extern const struct field grant_args[];
+extern const struct field grant_returns[];
+extern const struct field revoke_args[];
+extern const struct field query_permissions_args[];
+extern const struct field query_permissions_returns[];
+extern const struct field query_review_args[];
+extern const struct field query_review_returns[];
+extern const struct field approval_rule_args[];
+extern const struct field approval_rules_returns[];
+extern const struct field query_requests_args[];
+extern const struct field query_requests_returns[];
+extern const struct field request_answer_args[];
+extern const struct field request_permission_args[];
+extern const struct field request_permission_returns[];
+extern const struct field request_answer_returns[];
+extern const struct field quota_set_args[];
+extern const struct field quota_remove_args[];
+extern const struct field query_quotas_args[];
+extern const struct field query_quotas_returns[];
+
+/* schema_object.c */
+extern const struct field info_returns[];
+extern const struct field job_entry[];
+extern const struct field block_node[];
 
 extern const struct field exec_output_args[];
 extern const struct field exec_returns[];

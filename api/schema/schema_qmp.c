@@ -9,9 +9,9 @@
 static const struct field no_fields[] = { END };
 
 static const struct field capabilities_args[] = {
-	{ "enable", FIELD_ARRAY, OPTIONAL, "capabilities to enable; none exist" }, END };
+	{ "enable", LIST_OF(FIELD_STRING), OPTIONAL, "capabilities to enable; none exist" }, END };
 static const struct field version_returns[] = {
-	{ "qemu", FIELD_OBJECT, REQUIRED, "QEMU version whose QMP the socket speaks: major, minor, micro" },
+	{ "qemu", FIELD_QEMU_VERSION, REQUIRED, "QEMU version whose QMP the socket speaks" },
 	{ "package", FIELD_STRING, REQUIRED, "program and version" }, END };
 static const struct field commands_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of a command" }, END };
@@ -28,20 +28,76 @@ static const struct field status_returns[] = {
 static const struct field cpus_returns[] = {
 	{ "cpu-index", FIELD_INT, REQUIRED, "index of the vCPU, from 0" },
 	{ "qom-path", FIELD_STRING, REQUIRED, "name of the vCPU; Cairn has no object model" },
-	{ "thread-id", FIELD_INT, REQUIRED, "id of the host thread" },
-	{ "props", FIELD_OBJECT, OPTIONAL, "socket-id, core-id, thread-id" },
+	{ "thread-id", FIELD_INT, OPTIONAL, "id of the host thread; missing while the VM's process does not answer" },
+	{ "props", FIELD_CPU_PROPS, OPTIONAL, "its place" },
 	{ "target", FIELD_STRING, REQUIRED, "x86_64" }, END };
 static const struct field pci_returns[] = {
 	{ "bus", FIELD_INT, REQUIRED, "0" },
-	{ "devices", FIELD_ARRAY, REQUIRED, "by slot: bus, slot, function, class_info, id, qdev_id (id of the disk or the interface, or a name), irq_pin, irq, regions" }, END };
+	{ "devices", LIST_OF(FIELD_PCI_DEVICE), REQUIRED, "devices by slot" }, END };
 static const struct field hotpluggable_returns[] = {
 	{ "type", FIELD_STRING, REQUIRED, "driver for device_add" },
 	{ "vcpus-count", FIELD_INT, REQUIRED, "1" },
-	{ "props", FIELD_OBJECT, REQUIRED, "socket-id, core-id, thread-id" },
+	{ "props", FIELD_CPU_PROPS, REQUIRED, "its place" },
 	{ "qom-path", FIELD_STRING, OPTIONAL, "name of the vCPU; missing: the guest lacks it" }, END };
 static const struct field memory_returns[] = {
 	{ "base-memory", FIELD_INT, REQUIRED, "memory of the VM, bytes" },
 	{ "plugged-memory", FIELD_INT, OPTIONAL, "hot-plugged memory, bytes; always 0" }, END };
+
+static const struct field target_returns[] = { { "arch", FIELD_STRING, REQUIRED, "always x86_64" }, END };
+static const struct field machines_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "cairn- and the machine version" },
+	{ "alias", FIELD_STRING, OPTIONAL, "cairn, of the newest" },
+	{ "is-default", FIELD_BOOL, OPTIONAL, "true, of the newest" },
+	{ "cpu-max", FIELD_INT, REQUIRED, "the most vCPUs" },
+	{ "hotpluggable-cpus", FIELD_BOOL, REQUIRED, "always true" },
+	{ "numa-mem-supported", FIELD_BOOL, REQUIRED, "always false" },
+	{ "deprecated", FIELD_BOOL, REQUIRED, "always false" },
+	{ "default-cpu-type", FIELD_STRING, OPTIONAL, "the host's processor" }, END };
+static const struct field cpu_definitions_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "name of the model" },
+	{ "typename", FIELD_STRING, REQUIRED, "driver for device_add" },
+	{ "static", FIELD_BOOL, REQUIRED, "always false" },
+	{ "migration-safe", FIELD_BOOL, OPTIONAL, "the same on each host" },
+	{ "deprecated", FIELD_BOOL, REQUIRED, "always false" }, END };
+static const struct field iothreads_returns[] = {
+	{ "id", FIELD_STRING, REQUIRED, "name that object-add gave" },
+	{ "thread-id", FIELD_INT, REQUIRED, "id of the VM's process: each disk has a thread of its own" },
+	{ "poll-max-ns", FIELD_INT, REQUIRED, "always 0" },
+	{ "poll-grow", FIELD_INT, REQUIRED, "always 0" },
+	{ "poll-shrink", FIELD_INT, REQUIRED, "always 0" },
+	{ "aio-max-batch", FIELD_INT, REQUIRED, "always 0" }, END };
+static const struct field mice_returns[] = {
+	{ "index", FIELD_INT, REQUIRED, "number, from 1" },
+	{ "name", FIELD_STRING, REQUIRED, "the device" },
+	{ "absolute", FIELD_BOOL, REQUIRED, "true: the tablet" },
+	{ "current", FIELD_BOOL, REQUIRED, "true: the one that input-send-event moves" }, END };
+static const struct field chardev_returns[] = {
+	{ "label", FIELD_STRING, REQUIRED, "compat_monitor0, serial0 or org.qemu.guest_agent.0" },
+	{ "filename", FIELD_STRING, REQUIRED, "the host's end" },
+	{ "frontend-open", FIELD_BOOL, REQUIRED, "the guest has opened the port" }, END };
+static const struct field vnc_returns[] = {
+	{ "enabled", FIELD_BOOL, REQUIRED, "the VM has a VNC server" },
+	{ "host", FIELD_STRING, OPTIONAL, "its address, or the path of its Unix socket" },
+	{ "service", FIELD_STRING, OPTIONAL, "its port; empty: a Unix socket" },
+	{ "family", FIELD_STRING, OPTIONAL, "ipv4, ipv6 or unix" },
+	{ "auth", FIELD_STRING, OPTIONAL, "vnc: a password, or none" }, END };
+static const struct field spice_returns[] = {
+	{ "enabled", FIELD_BOOL, REQUIRED, "always false" },
+	{ "migrated", FIELD_BOOL, REQUIRED, "always false" },
+	{ "mouse-mode", FIELD_STRING, REQUIRED, "client: the VM has a tablet; or server" }, END };
+static const struct field display_returns[] = { { "type", FIELD_STRING, REQUIRED, "always none" }, END };
+static const struct field replay_returns[] = {
+	{ "mode", FIELD_STRING, REQUIRED, "always none" },
+	{ "icount", FIELD_INT, REQUIRED, "always 0" }, END };
+static const struct field rx_filter_args[] = { { "name", FIELD_STRING, OPTIONAL, "id of an interface, which cannot tell" }, END };
+static const struct field option_args[] = { { "option", FIELD_STRING, OPTIONAL, "no effect" }, END };
+static const struct field qom_list_args[] = { { "path", FIELD_STRING, REQUIRED, "/machine, /machine/peripheral or an object in them" }, END };
+static const struct field qom_list_returns[] = {
+	{ "name", FIELD_STRING, REQUIRED, "name of a property" },
+	{ "type", FIELD_STRING, REQUIRED, "its type; child<...>: an object" }, END };
+static const struct field qom_get_args[] = {
+	{ "path", FIELD_STRING, REQUIRED, "as of qom-list" },
+	{ "property", FIELD_STRING, REQUIRED, "type, realized, drive, serial, mac, guest-stats, guest-stats-polling-interval" }, END };
 
 static const struct field block_returns[] = {
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
@@ -49,26 +105,8 @@ static const struct field block_returns[] = {
 	{ "type", FIELD_STRING, REQUIRED, "always unknown, as in QEMU" },
 	{ "removable", FIELD_BOOL, REQUIRED, "true: a CD drive" },
 	{ "locked", FIELD_BOOL, REQUIRED, "always false" },
-	{ "inserted", FIELD_OBJECT, OPTIONAL, "the image, as in query-named-block-nodes" },
+	{ "inserted", FIELD_BLOCK_NODE, OPTIONAL, "the image, as in query-named-block-nodes" },
 	{ "io-status", FIELD_STRING, OPTIONAL, "ok, failed, nospace" }, END };
-static const struct field nodes_returns[] = {
-	{ "file", FIELD_STRING, REQUIRED, "path of the image" },
-	{ "node-name", FIELD_STRING, OPTIONAL, "name from blockdev-add, or else the id of the disk" },
-	{ "ro", FIELD_BOOL, REQUIRED, "true: read-only" },
-	{ "drv", FIELD_STRING, REQUIRED, "format: raw or qcow2" },
-	{ "backing_file", FIELD_STRING, OPTIONAL, "path of the backing file" },
-	{ "backing_file_depth", FIELD_INT, REQUIRED, "number of backing files below the image" },
-	{ "encrypted", FIELD_BOOL, REQUIRED, "always false" },
-	{ "detect_zeroes", FIELD_STRING, REQUIRED, "always off" },
-	{ "bps", FIELD_INT, REQUIRED, "rate limit, bytes per second; 0: none" },
-	{ "bps_rd", FIELD_INT, REQUIRED, "rate limit of reads" },
-	{ "bps_wr", FIELD_INT, REQUIRED, "rate limit of writes" },
-	{ "iops", FIELD_INT, REQUIRED, "rate limit, requests per second; 0: none" },
-	{ "iops_rd", FIELD_INT, REQUIRED, "rate limit of reads" },
-	{ "iops_wr", FIELD_INT, REQUIRED, "rate limit of writes" },
-	{ "image", FIELD_OBJECT, REQUIRED, "filename, format, virtual-size" },
-	{ "cache", FIELD_OBJECT, REQUIRED, "writeback, direct, no-flush" },
-	{ "write_threshold", FIELD_INT, REQUIRED, "always 0: no threshold" }, END };
 static const struct field nodes_args[] = {
 	{ "flat", FIELD_BOOL, OPTIONAL, "omit backing images; the answer never contains them" }, END };
 static const struct field stats_args[] = {
@@ -77,9 +115,8 @@ static const struct field stats_returns[] = {
 	{ "device", FIELD_STRING, OPTIONAL, "id of the disk" },
 	{ "qdev", FIELD_STRING, OPTIONAL, "the same" },
 	{ "node-name", FIELD_STRING, OPTIONAL, "the same" },
-	{ "stats", FIELD_OBJECT, REQUIRED,
-		"rd_bytes, rd_operations, rd_total_time_ns, the same for wr_, flush_operations, "
-		"flush_total_time_ns; QEMU's other counters are 0" }, END };
+	{ "stats", FIELD_BLOCK_STATS, REQUIRED,
+		"its counters" }, END };
 
 static const struct field dump_args[] = {
 	{ "paging", FIELD_BOOL, REQUIRED, "must be false: the dump has physical addresses" },
@@ -91,9 +128,9 @@ static const struct field dump_args[] = {
 static const struct field input_args[] = {
 	{ "device", FIELD_STRING, OPTIONAL, "no effect" },
 	{ "head", FIELD_INT, OPTIONAL, "no effect" },
-	{ "events", FIELD_ARRAY, REQUIRED, "at most 64: each a type (key, btn, abs) and data; coordinates are 0 to 32767" }, END };
+	{ "events", LIST_OF(FIELD_INPUT_EVENT), REQUIRED, "at most 64 events" }, END };
 static const struct field send_key_args[] = {
-	{ "keys", FIELD_ARRAY, REQUIRED, "at most 16 objects with type qcode and QEMU's name of a key as data, or with type number and its code" },
+	{ "keys", LIST_OF(FIELD_KEY_VALUE), REQUIRED, "at most 16 keys" },
 	{ "hold-time", FIELD_INT, OPTIONAL, "how long the keys are held, ms, at most 10000 [100]" }, END };
 static const struct field screendump_args[] = {
 	{ "filename", FIELD_STRING, REQUIRED, "absolute path of a regular file, which is opened with the rights of the client, and replaced" },
@@ -103,7 +140,7 @@ static const struct field dump_returns[] = {
 	{ "completed", FIELD_INT, REQUIRED, "written bytes" },
 	{ "total", FIELD_INT, REQUIRED, "bytes of the whole dump" }, END };
 static const struct field capability_returns[] = {
-	{ "formats", FIELD_ARRAY, REQUIRED, "formats of a dump: elf" }, END };
+	{ "formats", LIST_OF(FIELD_STRING), REQUIRED, "formats of a dump: elf" }, END };
 static const struct field fd_args[] = {
 	{ "fdname", FIELD_STRING, REQUIRED, "name for the fd; getfd closes an earlier fd of that name" }, END };
 static const struct field watchdog_args[] = {
@@ -122,7 +159,7 @@ static const struct field node_args[] = {
 	{ "auto-read-only", FIELD_BOOL, OPTIONAL, "no effect" },
 	{ "discard", FIELD_STRING, OPTIONAL, "unmap or ignore [unmap]" },
 	{ "detect-zeroes", FIELD_STRING, OPTIONAL, "off, on or unmap [off]" },
-	{ "cache", FIELD_OBJECT, OPTIONAL, "no effect: Cairn chooses direct I/O by itself" }, END };
+	{ "cache", FIELD_OBJECT, OPTIONAL, "direct and no-flush [of the file's node; else direct]" }, END };
 static const struct field memory_devices_returns[] = {
 	{ "type", FIELD_STRING, REQUIRED, "kind of the device" },
 	{ "data", FIELD_OBJECT, REQUIRED, "the device" }, END };
@@ -139,11 +176,12 @@ static const struct field object_args[] = {
 	{ "id", FIELD_STRING, REQUIRED, "name of the object" }, END };
 static const struct field object_del_args[] = { { "id", FIELD_STRING, REQUIRED, "name of the object" }, END };
 static const struct field device_args[] = {
-	{ "driver", FIELD_STRING, REQUIRED, "virtio-blk-pci, virtio-net-pci, or the type of query-hotpluggable-cpus" },
+	{ "driver", FIELD_STRING, REQUIRED, "virtio-blk-pci, scsi-hd, scsi-cd, virtio-net-pci, or the type of query-hotpluggable-cpus" },
 	{ "id", FIELD_STRING, OPTIONAL, "id of the disk or the interface, at most 15 characters [that of the node or netdev]" },
-	{ "bus", FIELD_STRING, OPTIONAL, "only pci.0" },
+	{ "bus", FIELD_STRING, OPTIONAL, "only pci.0; with scsi-hd and scsi-cd only scsi0.0" },
 	{ "drive", FIELD_STRING, OPTIONAL, "disk: name of a node" },
 	{ "serial", FIELD_STRING, OPTIONAL, "disk: serial number that the guest sees" },
+	{ "wwn", FIELD_ANY, OPTIONAL, "scsi-hd, scsi-cd: world wide name that the guest sees, a number or a text such as 0x5000c50015ea71aa" },
 	{ "logical_block_size", FIELD_INT, OPTIONAL, "disk: bytes in a block [512]" },
 	{ "physical_block_size", FIELD_INT, OPTIONAL, "disk: block size to which the guest aligns its writes [4096]" },
 	{ "num-queues", FIELD_INT, OPTIONAL, "disk: number of queues [one per vCPU]" },
@@ -162,7 +200,7 @@ static const struct field link_args[] = {
 #define FIELD_JOB { "job-id", FIELD_STRING, REQUIRED, "id for the new job" }
 #define FIELD_TAG { "tag", FIELD_STRING, REQUIRED, "name of the snapshot" }
 #define FIELD_VMSTATE { "vmstate", FIELD_STRING, REQUIRED, "disk that stores the memory: the first qcow2 disk" }
-#define FIELD_DEVICES { "devices", FIELD_ARRAY, REQUIRED, "disks: all writable disks of the VM" }
+#define FIELD_DEVICES { "devices", LIST_OF(FIELD_STRING), REQUIRED, "disks: all writable disks of the VM" }
 static const struct field save_args[] = { FIELD_JOB, FIELD_TAG, FIELD_VMSTATE, FIELD_DEVICES, END };
 static const struct field delete_args[] = { FIELD_JOB, FIELD_TAG, FIELD_DEVICES, END };
 static const struct field stream_args[] = {
@@ -197,6 +235,20 @@ static const struct field jobs_returns[] = {
 	{ "current-progress", FIELD_INT, REQUIRED, "completed part of total-progress" },
 	{ "total-progress", FIELD_INT, REQUIRED, "size of the work; may grow" },
 	{ "error", FIELD_STRING, OPTIONAL, "reason of the failure" }, END };
+static const struct field block_jobs_returns[] = {
+	{ "device", FIELD_STRING, REQUIRED, "id of the job" },
+	{ "type", FIELD_STRING, REQUIRED, "stream, mirror or commit" },
+	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
+	{ "len", FIELD_INT, REQUIRED, "size of the work, in bytes" },
+	{ "offset", FIELD_INT, REQUIRED, "completed part of len" },
+	{ "speed", FIELD_INT, REQUIRED, "limit, bytes/s; 0: none" },
+	{ "busy", FIELD_BOOL, REQUIRED, "it copies" },
+	{ "ready", FIELD_BOOL, REQUIRED, "it waits for job-complete" },
+	{ "paused", FIELD_BOOL, REQUIRED, "always false" },
+	{ "io-status", FIELD_STRING, REQUIRED, "always ok" },
+	{ "auto-finalize", FIELD_BOOL, REQUIRED, "always true" },
+	{ "auto-dismiss", FIELD_BOOL, REQUIRED, "always false" },
+	{ "error", FIELD_STRING, OPTIONAL, "reason of the failure" }, END };
 static const struct field human_args[] = {
 	{ "command-line", FIELD_STRING, REQUIRED, "command line of QEMU's monitor" },
 	{ "cpu-index", FIELD_INT, OPTIONAL, "no effect" }, END };
@@ -217,10 +269,30 @@ const struct command qmp_commands[] = {
 	{ "query-hotpluggable-cpus", "list the vCPUs that the VM can have", no_fields, hotpluggable_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "query-pci", "list the buses of PCI, with their devices", no_fields, pci_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "query-memory-size-summary", "show the size of the memory", no_fields, memory_returns, ROLE_VIEWER, 0, ANY_STATE },
+	{ "query-target", "show the architecture of the guest", no_fields, target_returns, ROLE_NONE, 0, ANY_STATE },
+	{ "query-machines", "list the machine versions", no_fields, machines_returns, ROLE_NONE, LIST, ANY_STATE },
+	{ "query-cpu-definitions", "list the models of processors", no_fields, cpu_definitions_returns, ROLE_NONE, LIST, ANY_STATE },
+	{ "query-iothreads", "list the I/O threads that object-add named", no_fields, iothreads_returns, ROLE_VIEWER, LIST, ANY_STATE },
+	{ "query-mice", "list the pointing devices", no_fields, mice_returns, ROLE_VIEWER, LIST, ANY_STATE },
+	{ "query-chardev", "list the character devices", no_fields, chardev_returns, ROLE_VIEWER, LIST, ANY_STATE },
+	{ "query-vnc", "show the VNC server", no_fields, vnc_returns, ROLE_VIEWER, 0, ANY_STATE },
+	{ "query-spice", "show the SPICE server; there is none", no_fields, spice_returns, ROLE_VIEWER, 0, ANY_STATE },
+	{ "query-display-options", "show the display of the VM's process; it has none", no_fields, display_returns, ROLE_VIEWER, 0, ANY_STATE },
+	{ "query-replay", "show whether a record of the execution is made or replayed", no_fields, replay_returns, ROLE_VIEWER, 0, ANY_STATE },
+	{ "query-migrate", "show the migration; always empty", no_fields, NULL, ROLE_VIEWER, 0, ANY_STATE },
+	{ "query-rx-filter", "list the filters of interfaces that can tell them; always empty", rx_filter_args, NULL, ROLE_VIEWER, LIST,
+		ANY_STATE },
+	{ "query-fdsets", "list sets of passed fds; always empty", no_fields, NULL, ROLE_VIEWER, LIST, ANY_STATE },
+	{ "query-command-line-options", "list the options of QEMU's command line; always empty", option_args, NULL, ROLE_NONE, LIST, ANY_STATE },
+	{ "query-tpm-models", "list the models of TPMs; always empty", no_fields, NULL, ROLE_NONE, LIST, ANY_STATE },
+	{ "query-yank", "list what yank can end; always empty", no_fields, NULL, ROLE_VIEWER, LIST, ANY_STATE },
+	{ "query-stats-schemas", "list the statistics of query-stats; always empty", no_fields, NULL, ROLE_NONE, LIST, ANY_STATE },
+	{ "qom-list", "list the properties of an object", qom_list_args, qom_list_returns, ROLE_VIEWER, LIST, ANY_STATE },
+	{ "qom-get", "show a property of an object", qom_get_args, NULL, ROLE_VIEWER, COMMAND_RETURNS_ANY, ANY_STATE },
 	{ "query-block", "list the disks", no_fields, block_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "query-blockstats", "show the counters of the disks", stats_args, stats_returns, ROLE_VIEWER, LIST,
 		ANY_STATE },
-	{ "query-named-block-nodes", "list the images of the disks", nodes_args, nodes_returns, ROLE_VIEWER, LIST,
+	{ "query-named-block-nodes", "list the images of the disks", nodes_args, block_node, ROLE_VIEWER, LIST,
 		ANY_STATE },
 	{ "stop", "pause the VM; a paused VM is no error", no_fields, NULL,
 		ROLE_OPERATOR, MUTATES, ANY_STATE },
@@ -277,6 +349,7 @@ const struct command qmp_commands[] = {
 		MUTATES | COMMAND_JOB, VM_ASK_GUEST },
 	{ "agent-exec-output", "show the output so far of a job of agent-exec that is not dismissed", exec_output_args, exec_returns,
 		ROLE_GUEST, COMMAND_CONCERNS_JOB, ANY_STATE },
+	{ "query-block-jobs", "list the jobs of disks that are not over", no_fields, block_jobs_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "query-jobs", "list the jobs of this run of the VM", no_fields, jobs_returns, ROLE_VIEWER, LIST,
 		ANY_STATE },
 	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
@@ -298,7 +371,7 @@ static const struct field panicked_data[] = {
 static const struct field watchdog_data[] = {
 	{ "action", FIELD_STRING, REQUIRED, "reset, shutdown, poweroff, pause, none or inject-nmi" }, END };
 static const struct field dump_data[] = { 
-	{ "result", FIELD_OBJECT, REQUIRED, "status (completed, failed), completed, total: bytes" },
+	{ "result", FIELD_DUMP_STATE, REQUIRED, "state of the dump: completed or failed" },
 	{ "error", FIELD_STRING, OPTIONAL, "reason of the failure" }, END };
 static const struct field port_data[] = { 
 	{ "id", FIELD_STRING, REQUIRED, "id of the port" },

@@ -1,6 +1,7 @@
 #include "api/store/event_log.h"
 #include "api/schema/schema.h"
 #include "api/wire/json.h"
+#include "base/boot_id.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -23,7 +24,6 @@
 #define PAGE_LOOKED_AT 500 /* entries; bounds the time that a filter without matches takes on the loop */
 /* Numbers that are skipped after a boot of the host: more than the events that a power cut can lose. */
 #define POWER_CUT_GAP (1ULL << 20)
-#define BOOT_ID "/proc/sys/kernel/random/boot_id"
 
 struct entry {
 	uint64_t seq;
@@ -127,16 +127,6 @@ static void line_write(struct event_log *l, const char *text)
 	l->lines++;
 }
 
-static void boot_id(char buf[64])
-{
-	CLEANUP_FREE char *text = NULL;
-	size_t len;
-
-	buf[0] = 0;
-	if (file_read(BOOT_ID, 63, &text, &len, NULL) == 0)
-		snprintf(buf, 64, "%.*s", (int)strcspn(text, "\n"), text);
-}
-
 /* Write the host's boot and the last number, so that numbers are skipped although no event follows. */
 static void boot_write(struct event_log *l, const char *id)
 {
@@ -148,7 +138,7 @@ static void boot_write(struct event_log *l, const char *id)
 
 static void file_turn(struct event_log *l)
 {
-	char id[64];
+	char id[BOOT_ID_TEXT];
 
 	close(l->fd);
 	if (renameat(l->dir_fd, FILE_NAME, l->dir_fd, OLD_NAME) < 0)
@@ -156,12 +146,12 @@ static void file_turn(struct event_log *l)
 	l->lines = 0;
 	if (file_open(l, O_TRUNC) < 0)
 		log_error("events", "%s: %s", FILE_NAME, strerror(errno));
-	boot_id(id);
+	boot_id_read(id);
 	boot_write(l, id);
 }
 
 /* Load a line. Skips a line that does not parse, such as one that a power cut truncated. */
-static void line_load(struct event_log *l, const char *line, size_t len, char boot[64])
+static void line_load(struct event_log *l, const char *line, size_t len, char boot[BOOT_ID_TEXT])
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	struct entry entry;
@@ -184,7 +174,7 @@ static void line_load(struct event_log *l, const char *line, size_t len, char bo
 }
 
 /* Load the file's events. Returns whether the file exists. */
-static bool file_load(struct event_log *l, const char *name, char boot[64], unsigned *lines)
+static bool file_load(struct event_log *l, const char *name, char boot[BOOT_ID_TEXT], unsigned *lines)
 {
 	CLEANUP_CLOSE int fd = openat(l->dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	FILE *f = fd < 0 ? NULL : fdopen(dup(fd), "re");
@@ -227,7 +217,7 @@ int event_log_open(const char *dir, struct event_log **ret_l, struct err *e)
 		event_log_close(l);
 		return r;
 	}
-	boot_id(now);
+	boot_id_read(now);
 	is_first = !existed || strcmp(before, now) != 0;
 	/* A power cut may have left an empty file, or a truncated line: write a line break, so that the next event
 	 * begins a new line. */
@@ -288,10 +278,13 @@ struct json_object *event_log_page(struct event_log *l, uint64_t since,
 	bool (*wanted)(void *opaque, const struct event_log_subject *s), void *opaque)
 {
 	struct json_object *page = json_object_new_object(), *list = json_object_new_array();
-	unsigned i = ring_after(l, since), looked = 0;
+	bool is_beyond = since > l->last; /* the client knows another log than this one */
+	unsigned i, looked = 0;
 	size_t bytes = 0;
 
-	js_put_bool(page, "lost", l->n && since + 1 < ring_at(l, 0)->seq);
+	js_put_bool(page, "lost", is_beyond || (l->n && since + 1 < ring_at(l, 0)->seq));
+	since = MIN(since, l->last);
+	i = ring_after(l, since);
 	for (; i < l->n && bytes < PAGE_BYTES && looked < PAGE_LOOKED_AT; i++, looked++) {
 		const struct entry *entry = ring_at(l, i);
 

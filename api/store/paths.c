@@ -1,6 +1,7 @@
 #include "api/store/paths.h"
 #include "api/wire/listen.h"
 #include "base/err.h"
+#include "base/home.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -87,25 +88,75 @@ static bool program_in(const char *dir, const char *sub, const char *name, char 
 	return snprintf(buf, size, "%s%s%s", dir, sub, name) < (int)size && access(buf, X_OK) == 0;
 }
 
-int paths_helper(const char *name, char *buf, size_t size, struct err *e)
+/* Get the folder of the running program, with a slash at its end. */
+static int own_folder(char self[PATH_MAX], struct err *e)
 {
-	const char *libexec = path_from_env("CAIRN_LIBEXEC");
-	char self[PATH_MAX], *slash;
-	ssize_t n;
+	ssize_t n = readlink("/proc/self/exe", self, PATH_MAX - 1);
 
-	if (libexec && program_in(libexec, "/", name, buf, size))
-		return 0;
-	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	if (n < 0)
 		return err_set_errno(e, -errno, "/proc/self/exe");
 	self[n] = 0;
-	slash = strrchr(self, '/');
-	slash[1] = 0;
+	strrchr(self, '/')[1] = 0;
+	return 0;
+}
+
+int paths_shared(const char *name, char *buf, size_t size, struct err *e)
+{
+	char self[PATH_MAX], beside[PATH_MAX], *slash;
+	int r = own_folder(self, e);
+
+	if (r < 0)
+		return r;
+	strcpy(beside, self);
+	self[strlen(self) - 1] = 0;
+	slash = strrchr(self, '/'); /* the prefix, as text that a user knows again */
+	if (slash)
+		slash[1] = 0;
+	if (snprintf(buf, size, "%sshare/cairn/%s", self, name) < (int)size && access(buf, R_OK) == 0)
+		return 0;
+	if (snprintf(buf, size, "%s%s", beside, name) < (int)size && access(buf, R_OK) == 0)
+		return 0;
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "%.200sshare/cairn/%s does not exist", self, name);
+}
+
+int paths_helper(const char *name, char *buf, size_t size, struct err *e)
+{
+	const char *libexec = path_from_env("CAIRN_LIBEXEC");
+	char self[PATH_MAX];
+	int r;
+
+	if (libexec && program_in(libexec, "/", name, buf, size))
+		return 0;
+	r = own_folder(self, e);
+	if (r < 0)
+		return r;
 	if (program_in(self, "", name, buf, size) ||
 		program_in(self, "../libexec/cairn/", name, buf, size))
 		return 0;
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s is neither in %.150s nor in %.150s../libexec/cairn",
 		name, self, self);
+}
+
+/* fallback: below home_folder(). */
+static int path_of_user(const char *variable, const char *fallback, const char *name, char *buf, size_t size, struct err *e)
+{
+	const char *xdg = env_folder(variable), *home = home_folder();
+	int n;
+
+	if (!xdg && !home)
+		return err_set(e, -ENOENT, ERR_INVALID, "there is no folder for %s; set %s or HOME", name, variable);
+	n = snprintf(buf, size, "%s%s/cairn/%s", xdg ? xdg : home, xdg ? "" : fallback, name);
+	return (size_t)n >= size ? err_set_errno(e, -ENAMETOOLONG, "the folder for %s", name) : 0;
+}
+
+int paths_cache(const char *name, char *buf, size_t size, struct err *e)
+{
+	return path_of_user("XDG_CACHE_HOME", "/.cache", name, buf, size, e);
+}
+
+int paths_data(const char *name, char *buf, size_t size, struct err *e)
+{
+	return path_of_user("XDG_DATA_HOME", "/.local/share", name, buf, size, e);
 }
 
 int paths_vm_program(const char *option, char *buf, size_t size, struct err *e)
@@ -171,10 +222,13 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		r = qmp_dir_name(p, e);
 	if (!r)
 		r = paths_vm_program(vm_program, p->vm_program, sizeof(p->vm_program), e);
-	/* A missing helper is no error here: only export, import, networks and starts of VMs with a user network fail
-	 * later, and other users' files are opened without supplementary groups, or VMs have no logs or no scopes. */
+	/* A missing helper is no error here: only export, import, comparisons of snapshots, networks and starts of VMs
+	 * with a user network fail later, and other users' files are opened without supplementary groups, or VMs have
+	 * no logs or no scopes. */
 	if (!r && paths_helper("cairn-archive", p->archive_program, sizeof(p->archive_program), NULL) < 0)
 		snprintf(p->archive_program, sizeof(p->archive_program), "cairn-archive");
+	if (!r && paths_helper("cairn-diff", p->diff_program, sizeof(p->diff_program), NULL) < 0)
+		snprintf(p->diff_program, sizeof(p->diff_program), "cairn-diff");
 	if (!r && paths_helper("cairn-slirp", p->slirp_program, sizeof(p->slirp_program), NULL) < 0)
 		snprintf(p->slirp_program, sizeof(p->slirp_program), "cairn-slirp");
 	if (!r && paths_helper("cairn-publish", p->publish_program, sizeof(p->publish_program), NULL) < 0)
@@ -189,6 +243,8 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		snprintf(p->scope_program, sizeof(p->scope_program), "cairn-scope");
 	if (!r && paths_helper("cairn-hook", p->hook_program, sizeof(p->hook_program), NULL) < 0)
 		snprintf(p->hook_program, sizeof(p->hook_program), "cairn-hook");
+	if (!r && paths_helper("cairn-webhook", p->webhook_program, sizeof(p->webhook_program), NULL) < 0)
+		snprintf(p->webhook_program, sizeof(p->webhook_program), "cairn-webhook");
 	if (!r)
 		r = p->system ? path_put(p->hooks_dir, sizeof(p->hooks_dir), e, "/etc/cairn/hooks", "") :
 				path_put(p->hooks_dir, sizeof(p->hooks_dir), e, p->state_dir, "/hooks");

@@ -36,11 +36,11 @@ struct daemon_paths {
 	bool replace; /* kill a daemon that has the state folder and does not answer (api/store/store_lock.h) */
 	bool require_sandbox; /* no VM runs without a part of its sandbox (api/vm/vm_sandbox.h) */
 	const char *bridges_for_all; /* comma-separated; NULL: none (api/net/tap.h) */
-	char archive_program[PATH_MAX], slirp_program[PATH_MAX], groups_program[PATH_MAX], log_program[PATH_MAX],
-		net_program[PATH_MAX], publish_program[PATH_MAX], scope_program[PATH_MAX], hook_program[PATH_MAX];
+	char archive_program[PATH_MAX], diff_program[PATH_MAX], slirp_program[PATH_MAX], groups_program[PATH_MAX], log_program[PATH_MAX],
+		net_program[PATH_MAX], publish_program[PATH_MAX], scope_program[PATH_MAX], hook_program[PATH_MAX], webhook_program[PATH_MAX];
 	char hooks_dir[PATH_MAX]; /* folder of the host admin's hooks (api/policy/hooks.h) */
 	bool system; /* root's daemon with the default state folder; a group may use its socket */
-	const char *journal; /* socket of the journal for audit lines; NULL: none (api/access/journal.h) */
+	const char *journal; /* socket of the systemd journal; NULL: none (api/access/journal.h) */
 	int listening; /* the listening socket that the service manager passed; taken. -1: none */
 };
 
@@ -58,6 +58,17 @@ int paths_client_socket(const char *option, char *buf, size_t size, struct err *
 /* Find a helper program in the folder CAIRN_LIBEXEC, beside the running program, or in ../libexec/cairn from there.
  * Returns 0; -ENOENT; -errno. */
 int paths_helper(const char *name, char *buf, size_t size, struct err *e);
+
+/* Find a file of Cairn that is no program, in ../share/cairn from the running program's folder, or in that folder,
+ * which is the one of a build. Returns 0; -ENOENT, and the sentence says where it was looked for; -errno. */
+int paths_shared(const char *name, char *buf, size_t size, struct err *e);
+
+/* Compute the path of a folder of this user's cache: $XDG_CACHE_HOME/cairn/NAME, or ~/.cache/cairn/NAME; ~ is
+ * home_folder().
+ * Returns 0; -ENOENT: neither variable is set; -ENAMETOOLONG. */
+int paths_cache(const char *name, char *buf, size_t size, struct err *e);
+/* The same for what is not made again: $XDG_DATA_HOME/cairn/NAME, or ~/.local/share/cairn/NAME. */
+int paths_data(const char *name, char *buf, size_t size, struct err *e);
 
 /* Find the VM program: `option`, CAIRN_VM, or the helper cairn-vm. Returns 0; -errno. */
 int paths_vm_program(const char *option, char *buf, size_t size, struct err *e);

@@ -24,27 +24,30 @@ void pool_history_add(struct pool_history *h, const struct pool_point *p)
 	h->points[h->n++] = *p;
 }
 
-bool pool_history_growth(const struct pool_history *h, double *ret)
+bool pool_history_line(const struct pool_history *h, int64_t last_s, struct line_fit *ret)
 {
 	const struct pool_point *last = h->n ? &h->points[h->n - 1] : NULL;
-	double n = 0, x_sum = 0, y_sum = 0, xx = 0, xy = 0;
+	double x[POOL_HISTORY_POINTS], y[POOL_HISTORY_POINTS];
 	size_t first = 0;
 
-	while (last && last->time_s - h->points[first].time_s > WEEK_S)
+	while (last && last->time_s - h->points[first].time_s > last_s)
 		first++;
 	if (!last || h->n - first < GROWTH_POINTS || last->time_s - h->points[first].time_s < GROWTH_SPAN_S)
 		return false;
-	/* Relative to the last point, so that no digits are lost. */
 	for (size_t i = first; i < h->n; i++) {
-		double x = (double)(h->points[i].time_s - last->time_s) / DAY_S, y = (double)h->points[i].used_bytes - (double)last->used_bytes;
-
-		n++;
-		x_sum += x;
-		y_sum += y;
-		xx += x * x;
-		xy += x * y;
+		x[i] = (double)(h->points[i].time_s - last->time_s) / DAY_S;
+		y[i] = (double)h->points[i].used_bytes;
 	}
-	*ret = (n * xy - x_sum * y_sum) / (n * xx - x_sum * x_sum);
+	return line_fit(x + first, y + first, h->n - first, ret);
+}
+
+bool pool_history_growth(const struct pool_history *h, double *ret)
+{
+	struct line_fit line;
+
+	if (!pool_history_line(h, WEEK_S, &line))
+		return false;
+	*ret = line.slope;
 	return true;
 }
 

@@ -3,6 +3,8 @@
 #ifndef CAIRN_API_STORE_POOL_HISTORY_H
 #define CAIRN_API_STORE_POOL_HISTORY_H
 
+#include "api/store/line_fit.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,6 +27,9 @@ struct pool_history {
 /* Add a look at the file system. The last point is replaced if the one before is at most an hour old. Points that a
  * clock that was set back puts into the future are dropped. */
 void pool_history_add(struct pool_history *h, const struct pool_point *p);
+/* Fit a line through the points of the last `last_s` seconds: bytes over days, of which the last point is 0. Returns
+ * false if the points are fewer than three, or span less than six hours. */
+bool pool_history_line(const struct pool_history *h, int64_t last_s, struct line_fit *ret);
 /* Compute the growth of the last week as the slope of a line through its points. Returns false if they are fewer than
  * three, or span less than six hours. */
 bool pool_history_growth(const struct pool_history *h, double *ret_bytes_a_day);

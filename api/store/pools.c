@@ -1,6 +1,7 @@
 #include "api/store/pools.h"
 #include "api/store/store.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -105,47 +106,25 @@ void pools_load(struct pools *p, struct store *s)
 	}
 }
 
+/* ---- changes ---- */
+
+struct pool_change {
+	struct queued_change change;
+	struct pools *pools;
+	char *name, *target; /* owned; target NULL: the pool goes */
+	struct pools after; /* the list with the change; owned */
+};
+
 void pools_done(struct pools *p)
 {
+	change_queue_done(&p->changes);
 	free(p->list);
 	*p = (struct pools){ 0 };
 }
 
-/* ---- changes ---- */
-
-struct change {
-	struct store_work work;
-	void (*done)(void *opaque, int r, const struct err *e);
-	void *opaque;
-};
-
-static void change_stored(struct store_work *w)
-{
-	struct change *c = container_of(w, struct change, work);
-
-	c->done(c->opaque, w->r, &w->e);
-	free(c);
-}
-
-static int pools_keep(const struct pools *p, struct loop *l, struct store *s, void (*done)(void *opaque, int r, const struct err *e),
-	void *opaque, struct err *e)
-{
-	CLEANUP_JS struct json_object *o = pools_to_json(p);
-	struct change *c = must_alloc(calloc(1, sizeof(*c)));
-	int r;
-
-	*c = (struct change){ { .done = change_stored, .loop = l }, done, opaque };
-	r = store_put(s, NULL, POOLS_FILE, o, STORE_WITH_WORK, &c->work, e);
-	if (r < 0)
-		free(c);
-	return r;
-}
-
-int pool_define(struct pools *p, struct loop *l, struct store *s, const char *name, const char *target,
-	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+static int define(struct pools *p, const char *name, const char *target, struct err *e)
 {
 	const struct pool *same = pool_of_target(p, target);
-	int r;
 
 	if (!name_is_good(name))
 		return err_set(e, -EINVAL, ERR_INVALID, "name: \"%.80s\" is no name of a pool; give up to %d letters, digits, '.', '_' and '-'", name,
@@ -160,19 +139,59 @@ int pool_define(struct pools *p, struct loop *l, struct store *s, const char *na
 	if (p->n == POOLS_MAX)
 		return err_set(e, -ENOSPC, ERR_QUOTA, "there are %d pools, which is the most; remove one: cairn pool-undefine NAME", POOLS_MAX);
 	pool_add(p, name, target);
-	r = pools_keep(p, l, s, done, opaque, e);
-	if (r < 0)
-		pool_drop(p, p->n - 1);
-	return r;
+	return 0;
 }
 
-int pool_undefine(struct pools *p, struct loop *l, struct store *s, const char *name,
-	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+static int undefine(struct pools *p, const char *name, struct err *e)
 {
 	int i = pool_find(p, name);
 
 	if (i < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no pool '%.63s'. Next: cairn pool-list", name);
 	pool_drop(p, (size_t)i);
-	return pools_keep(p, l, s, done, opaque, e);
+	return 0;
+}
+
+static int change_make(struct queued_change *change, struct json_object **ret, struct err *e)
+{
+	struct pool_change *c = container_of(change, struct pool_change, change);
+	const struct pools *p = c->pools;
+	int r;
+
+	for (size_t i = 0; i < p->n; i++)
+		pool_add(&c->after, p->list[i].name, p->list[i].target);
+	r = c->target ? define(&c->after, c->name, c->target, e) : undefine(&c->after, c->name, e);
+	if (!r)
+		*ret = pools_to_json(&c->after);
+	return r;
+}
+
+static void change_apply(struct queued_change *change)
+{
+	struct pool_change *c = container_of(change, struct pool_change, change);
+
+	free(c->pools->list);
+	c->pools->list = STEAL_PTR(c->after.list);
+	c->pools->n = c->after.n;
+}
+
+static void change_release(struct queued_change *change)
+{
+	struct pool_change *c = container_of(change, struct pool_change, change);
+
+	free(c->name);
+	free(c->target);
+	free(c->after.list);
+	free(c);
+}
+
+void pool_change(struct pools *p, struct loop *l, struct store *s, const char *name, const char *target,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	static const struct queued_change_ops ops = { POOLS_FILE, change_make, change_apply, change_release };
+	struct pool_change *c = must_alloc(calloc(1, sizeof(*c)));
+
+	*c = (struct pool_change){ .change = { .ops = &ops, .done = done, .opaque = opaque }, .pools = p, .name = must_alloc(strdup(name)),
+		.target = target ? must_alloc(strdup(target)) : NULL };
+	change_queue_add(&p->changes, &c->change, l, s);
 }

@@ -4,6 +4,8 @@
 #ifndef CAIRN_API_STORE_POOLS_H
 #define CAIRN_API_STORE_POOLS_H
 
+#include "api/store/change_queue.h"
+
 #include <stddef.h>
 
 struct err;
@@ -24,6 +26,7 @@ struct pool {
 struct pools {
 	struct pool *list; /* owned; in the order of their definition */
 	size_t n;
+	struct change_queue changes;
 };
 
 /* Read the pools at the daemon's start. Entries that are malformed are left out. */
@@ -31,11 +34,10 @@ void pools_load(struct pools *p, struct store *s);
 void pools_done(struct pools *p);
 /* Return the index of a pool; -1: none. */
 int pool_find(const struct pools *p, const char *name);
-/* Add or remove a pool, and store that. done: called once, from the loop, unless the function fails.
- * Returns 0; -EINVAL; -EEXIST: the name or the folder is taken; -ENOSPC: there are too many; -ENOENT; -errno. */
-int pool_define(struct pools *p, struct loop *l, struct store *s, const char *name, const char *target,
-	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
-int pool_undefine(struct pools *p, struct loop *l, struct store *s, const char *name,
-	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
+/* Add a pool, or remove it if target is NULL. This takes effect when it is on stable storage.
+ * done: called once, perhaps inside the call: 0; -EINVAL; -EEXIST: the name or the folder is taken; -ENOSPC: there are
+ * too many; -ENOENT; -errno: it is not stored, and nothing has changed. */
+void pool_change(struct pools *p, struct loop *l, struct store *s, const char *name, const char *target,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 
 #endif

@@ -155,7 +155,7 @@ void store_settle(struct store *s)
 /* Make the folders, and sync the state folder, so that only a VM's own folder can be missing after a power cut. */
 static int folders_make(struct store *s, struct err *e)
 {
-	static const char *const names[] = { "vms", STORE_BATCHES, "networks" };
+	static const char *const names[] = { "vms", STORE_BATCHES, STORE_GROUPS, "networks" };
 	char path[PATH_MAX];
 	int r = 0;
 

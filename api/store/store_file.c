@@ -207,12 +207,15 @@ static const char *const vm_files[] = {
 	"import.pending",
 	"imported.json",
 	"devices.json",
+	"promote.json",
+	"promoted.json",
 	"clone.pending",
 	"undefine.json",
 	"autostart.json",
 	STORE_TRENDS,
 	STORE_RENAMED,
 	"template.json",
+	"transient.json",
 };
 
 /* Remove a folder in a VM's folder with all its files. If it has a subfolder, both remain. */

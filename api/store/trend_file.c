@@ -360,6 +360,29 @@ static void rows_cut(struct trend_rows *rows, uint32_t from, uint32_t to)
 	rows->n = n;
 }
 
+/* Find a row from which on the file has to be read: one that ended at `from` or before. It has replaced all that
+ * earlier rows say of the time behind its beginning, so these matter only before. Looks at each READ_ROWS-th row, the
+ * newest first. *seq: the file's oldest row; kept if there is none. */
+static int begin_find(int fd, enum trend_range range, uint32_t next, uint32_t from, uint32_t *seq)
+{
+	uint8_t p[ROW_BYTES_MAX];
+	struct trend_row row;
+
+	for (uint32_t at = next; at > *seq && at - *seq > READ_ROWS;) {
+		int r;
+
+		at -= READ_ROWS;
+		r = rows_read(fd, range, at, 1, p);
+		if (r < 0)
+			return r;
+		if (row_decode(range, at, p, &row) && row.time <= from) {
+			*seq = at;
+			break;
+		}
+	}
+	return 0;
+}
+
 int trend_file_read(int fd, enum trend_range range, uint32_t from, uint32_t to, struct trend_rows *ret, struct err *e)
 {
 	uint8_t buf[READ_ROWS * ROW_BYTES_MAX];
@@ -371,6 +394,9 @@ int trend_file_read(int fd, enum trend_range range, uint32_t from, uint32_t to, 
 	if (r < 0)
 		return err_set_errno(e, r, "cannot read the VM's trends");
 	seq = h.next[range] > trend_steps[range].rows ? h.next[range] - trend_steps[range].rows : 1;
+	r = begin_find(fd, range, h.next[range], from, &seq);
+	if (r < 0)
+		return err_set_errno(e, r, "cannot read the VM's trends");
 	for (; seq < h.next[range]; seq += k) {
 		k = rows_together(range, seq, MIN(h.next[range] - seq, READ_ROWS));
 		r = rows_read(fd, range, seq, k, buf);

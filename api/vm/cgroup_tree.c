@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -25,7 +26,7 @@
 #define SCOPE "cairn-vms"
 #define SCOPE_FILE "cgroup" /* in the run folder: the scope's folder */
 #define HOLDER_FOLDER "holder"
-#define HOLDER_TIMEOUT_MS 10000
+#define HOLDER_TIMEOUT_MS 30000
 /* Weight relative to the sibling groups: with the default, all VMs together would get no more than one service. */
 #define TREE_WEIGHT 1000
 #define CPU_PERIOD_US 100000
@@ -117,10 +118,8 @@ static int tree_use(struct cgroup_tree *t, const char *path)
 /* Print the name of a scope or folder, another one for each state folder but the default. */
 static void tree_name(const struct daemon_paths *p, const char *suffix, char *buf, size_t size)
 {
-	uint64_t h = 0xcbf29ce484222325ULL; /* 64-bit FNV-1a */
+	uint64_t h = hash_add(HASH_BEGIN, p->state_dir, strlen(p->state_dir));
 
-	for (const char *c = p->state_dir; *c; c++)
-		h = (h ^ (unsigned char)*c) * 0x100000001b3ULL;
 	if (p->system)
 		snprintf(buf, size, SCOPE "%s", suffix);
 	else
@@ -411,6 +410,15 @@ int cgroup_tree_limit_memory(const struct cgroup_tree *t, const char *name, uint
 
 	memory_print(bytes, text);
 	snprintf(path, sizeof(path), "%.40s/memory.max", name);
+	return value_write(t->fd, path, text);
+}
+
+int cgroup_tree_write(const struct cgroup_tree *t, const char *name, const char *file, uint64_t n)
+{
+	char path[80], text[24];
+
+	snprintf(path, sizeof(path), "%.40s/%.30s", name, file);
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)n);
 	return value_write(t->fd, path, text);
 }
 

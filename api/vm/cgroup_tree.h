@@ -53,6 +53,8 @@ int cgroup_tree_join(const char *path, struct cgroup_tree *ret);
 int cgroup_tree_enter(const struct cgroup_tree *t, const struct cgroup_place *place, struct err *e);
 /* Set the limit of a group's memory. bytes: 0: none. Returns 0; -ENOENT: there is no such group; -errno. */
 int cgroup_tree_limit_memory(const struct cgroup_tree *t, const char *name, uint64_t bytes);
+/* Write a number to a file of a group. Returns 0; -ENOENT; -errno. */
+int cgroup_tree_write(const struct cgroup_tree *t, const char *name, const char *file, uint64_t n);
 /* Read a file of a group, of which buf gets the first size - 1 bytes. Returns 0; -ENOENT; -errno. */
 int cgroup_tree_read_text(const struct cgroup_tree *t, const char *name, const char *file, char *buf, size_t size);
 /* Read a number from a file of a group. Returns 0; -ENOENT; -EINVAL: it has none, as with "max"; -errno. */

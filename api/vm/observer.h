@@ -25,6 +25,9 @@ struct vm_observer {
 	void (*removed)(struct vm *vm);
 	/* The VM's definition was replaced. */
 	void (*redefined)(struct vm *vm);
+	/* The clone has got the name and uuid of another VM (api/jobs/promote.h), which has got others: it takes over
+	 * what users have set for the uuid. */
+	void (*promoted)(struct vm *clone, struct vm *other);
 
 	/* Write and read the observer's members of state.json. Borrow `state`. */
 	void (*state_put)(const struct vm *vm, struct json_object *state);
@@ -49,7 +52,8 @@ struct vm_observer {
 	/* Add to the configuration for the VM process. */
 	int (*start_add)(struct vm *vm, struct config *c, struct err *e);
 	/* Prepare the host for the configured VM. Returns 0; 1: the observer will call ready() from the loop, unless
-	 * the VM is removed before; -errno. */
+	 * the VM is removed before; -errno. With -EAGAIN from ready(), the start waits without its files until the
+	 * observer calls vm_start_goes_on(); then it begins anew. */
 	int (*start_prepare)(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e),
 		struct err *e);
 	/* End the wait for ready() soon, since the start was called off. */

@@ -272,6 +272,7 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	c->vm.log_fd = (uint16_t)config_add_fd(c, fcntl(log_fd, F_DUPFD_CLOEXEC, 3));
 	c->vm.log_level = (uint8_t)host->log_level;
 	c->vm.clone_copiers = i->vm->operation.copiers;
+	memcpy(c->vm.former, i->vm->former, sizeof(c->vm.former));
 	pull_mark_add(i->vm, &c->vm);
 	r = vm_uid_choose(i->vm, e);
 	p.uid = i->vm->uid;

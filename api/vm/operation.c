@@ -41,6 +41,7 @@ static const struct {
 	[VM_OP_UNDEFINE] = { EACH & ~(READ | CONTROL), " is being undefined" },
 	[VM_OP_TEMPLATE] = { EACH & ~(READ | CONTROL), " is being changed" },
 	[VM_OP_RENAME] = { EACH & ~CONTROL, " is being renamed" },
+	[VM_OP_PROMOTE] = { EACH & ~CONTROL, " is part of a promotion" },
 	[VM_OP_DROP_SAVED] = { EACH & ~(READ | DEFINE | CONTROL), ": its managed save is being removed" },
 	[VM_OP_READ] = { BIT(VM_CLAIM_ALL), ": its snapshots are being read" },
 };

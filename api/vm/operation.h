@@ -41,6 +41,7 @@ enum vm_operation_kind {
 	VM_OP_UNDEFINE,
 	VM_OP_TEMPLATE,
 	VM_OP_RENAME,
+	VM_OP_PROMOTE, /* both VMs of a promotion */
 	VM_OP_DROP_SAVED,
 	VM_OP_READ, /* derived: the VM has an offline process */
 	VM_OP_COUNT,

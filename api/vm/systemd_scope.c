@@ -9,6 +9,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/hex.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/utf8.h"
@@ -114,18 +115,13 @@ static int process_start(struct systemd_scope *s, char *const *argv)
 	CLEANUP_CLOSE int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	CLEANUP_CLOSE int theirs = -1;
 	int pair[2], r;
-	pid_t pid;
 
 	if (null < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
 	s->sock = pair[0];
 	theirs = pair[1];
-	r = spawn_program(&(struct spawn_spec){ .path = program, .argv = argv, .fds = (const int[]){ theirs, null, -1 }, .nfds = 3,
-		.death_signal = SIGKILL }, &pid);
-	if (r < 0)
-		return r;
-	s->pidfd = pidfd_open(pid, 0);
-	r = s->pidfd < 0 ? -errno : loop_watch(s->host->loop, s->pidfd, POLLIN, process_ended, s, &s->ended);
+	r = spawn_watched(s->host->loop, &(struct spawn_spec){ .path = program, .argv = argv, .fds = (const int[]){ theirs, null, -1 },
+		.nfds = 3, .death_signal = SIGKILL }, process_ended, s, &s->pidfd, &s->ended);
 	return r ? r : loop_watch(s->host->loop, s->sock, POLLIN, scope_said, s, &s->said);
 }
 
@@ -291,8 +287,7 @@ static void machine_ask(struct vm *vm, const char *how)
 	if (!s || s->tree.fd < 0 || s->sock < 0 || pid <= 0 || s->told == pid)
 		return;
 	s->told = pid;
-	for (unsigned i = 0; i < sizeof(vm->def->uuid); i++)
-		snprintf(uuid + 2 * (size_t)i, sizeof(uuid) - 2 * (size_t)i, "%02x", vm->def->uuid[i]);
+	hex_print(vm->def->uuid, sizeof(vm->def->uuid), uuid);
 	machine_print(vm, machine);
 	snprintf(text, sizeof(text), "%s %s %s %d", how, machine, uuid, (int)pid);
 	if (send(s->sock, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)

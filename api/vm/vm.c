@@ -329,6 +329,60 @@ void vm_live_replace(struct vm *vm, struct definition *d)
 	vm_save(vm);
 }
 
+static void uuid_put(struct json_object *o, const char *key, const uint8_t uuid[16])
+{
+	char text[DEFINITION_UUID_TEXT];
+
+	uuid_print(uuid, text);
+	js_put_str(o, key, uuid_is_set(uuid) ? text : NULL);
+}
+
+static void uuid_load(struct json_object *o, const char *key, uint8_t ret[16])
+{
+	const char *text = js_get_str(o, key);
+
+	if (!text || uuid_parse(text, ret) < 0)
+		memset(ret, 0, 16);
+}
+
+void vm_former_add(struct vm *vm, const uint8_t uuid[16])
+{
+	size_t i = VM_FORMER_MAX - 1;
+
+	while (i && memcmp(vm->former[i], uuid, 16) != 0)
+		i--;
+	memmove(vm->former[i], vm->former[i + 1], (VM_FORMER_MAX - 1 - i) * 16);
+	memcpy(vm->former[VM_FORMER_MAX - 1], uuid, 16);
+}
+
+static void former_put(const struct vm *vm, struct json_object *o)
+{
+	struct json_object *list = json_object_new_array();
+	char text[DEFINITION_UUID_TEXT];
+
+	for (size_t i = 0; i < VM_FORMER_MAX; i++)
+		if (uuid_is_set(vm->former[i])) {
+			uuid_print(vm->former[i], text);
+			json_object_array_add(list, json_object_new_string(text));
+		}
+	if (json_object_array_length(list))
+		js_put(o, "former", json_object_get(list));
+	json_object_put(list);
+}
+
+static void former_load(struct vm *vm, struct json_object *o)
+{
+	struct json_object *list = js_get_array(o, "former");
+	uint8_t uuid[16];
+
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		const char *text = js_plain_string(json_object_array_get_idx(list, i));
+
+		if (text && uuid_parse(text, uuid) == 0)
+			vm_former_add(vm, uuid);
+	}
+}
+
 void vm_save(struct vm *vm)
 {
 	struct json_object *o = json_object_new_object();
@@ -346,6 +400,9 @@ void vm_save(struct vm *vm)
 	js_put_uint(o, "since_ns", vm->since_ns);
 	if (vm->uid)
 		js_put_uint(o, "uid", vm->uid);
+	uuid_put(o, "source", vm->source);
+	uuid_put(o, "group", vm->group);
+	former_put(vm, o);
 	js_put_bool(o, "saved_paused", vm_has(vm, VM_FACT_SAVED_PAUSED));
 	vm_notify(vm, state_put, o);
 	if (vm_has(vm, VM_FACT_OFF_ASKED))
@@ -380,6 +437,9 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm->run = (uint64_t)js_get_int(o, "run", 0);
 	vm->since_ns = (uint64_t)js_get_int(o, "since_ns", 0);
 	vm->uid = (uid_t)js_get_int(o, "uid", 0);
+	uuid_load(o, "source", vm->source);
+	uuid_load(o, "group", vm->group);
+	former_load(vm, o);
 	vm_set(vm, VM_FACT_SAVED_PAUSED, js_get_bool(o, "saved_paused", false));
 	vm_notify(vm, state_load, o);
 	vm_set(vm, VM_FACT_OFF_ASKED, js_get_bool(o, "off_asked", false));

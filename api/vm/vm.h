@@ -30,6 +30,7 @@ struct restart;
 struct schedule;
 struct schedule_past;
 struct shutdown;
+struct start_delay;
 struct systemd_scope;
 struct timetable;
 struct cgroup_tree;
@@ -48,6 +49,7 @@ struct vm_watch;
 #define VM_WOKEN "woken"
 
 #define VM_TEMPLATE_FILE "template.json" /* its presence makes the VM a template */
+#define VM_TRANSIENT_FILE "transient.json" /* its presence makes the VM transient */
 
 struct vm_start_opts {
 	bool paused;
@@ -60,6 +62,7 @@ struct vm_start_opts {
 	bool for_revert; /* the VM starts only to be reverted: without its job, it has no state to run */
 	bool forked;	 /* state_fd is the source's saved state, for a clone (api/jobs/fork.h) */
 	bool called_off; /* vm_start_call_off() */
+	bool too_late;	 /* a stop of all VMs began while the start waited for something */
 	bool waits; /* the process waits for other work (vm_start_limit()), so its start takes as long as that work */
 	/* With forked: an eventfd that is readable when state_fd and the disks' images are written; the process builds
 	 * the rest of its machine meanwhile. Borrowed until the start is over. 0: they are */
@@ -109,6 +112,11 @@ enum vm_fact {
 	VM_FACT_FLATTEN_TRIED = 1 << 13, /* a pull by api/jobs/flatten.c runs, or failed in this run of the VM */
 	VM_FACT_OWNS_HASH = 1 << 14, /* no other VM can have the socket of its old name (vm_socket_connect()) */
 	VM_FACT_FOR_REVERT = 1 << 15, /* the VM was started for a revert, and is not reverted yet: a failure restarts nothing */
+	VM_FACT_TRANSIENT = 1 << 16, /* the VM is undefined when it has ended (api/policy/transient.h), */
+	VM_FACT_TRANSIENT_OVER = 1 << 17, /* which it has, or a daemon has found it off */
+	VM_FACT_EPHEMERAL = 1 << 18, /* with VM_FACT_TRANSIENT: its images are removed, too */
+	VM_FACT_MEMORY_SET = 1 << 20, /* saved: a user has set the balloon's target in this run (api/policy/balancer.h), */
+	VM_FACT_WEIGHT_SET = 1 << 21, /* saved: or another program the cpu.weight of its control group */
 	VM_FACT_CRASH_DUMPED = 1 << 9, /* the dump of a crashed VM has ended, and its process has been asked to exit */
 };
 
@@ -162,6 +170,9 @@ struct vm {
 		int status; /* -1: killed by a signal, unknown, or none yet */
 		int signal; /* 0: none */
 	} exit; /* how the last process ended */
+	uint8_t source[16];	 /* saved: uuid of the VM of which it is a live clone; all 0: it is none, or was promoted */
+	uint8_t former[VM_FORMER_MAX][16]; /* saved: UUIDs that it had before promotions, the latest last; all 0: none */
+	uint8_t group[16];	 /* saved: uuid that names its control group; all 0: its own (vm_cgroup.h) */
 	uid_t uid;		 /* saved: user id of its last process (vm_uid.h); 0: the daemon's */
 	uint64_t run;		 /* number of starts, including the one under way */
 	struct file_id disk_ids[VM_DISKS_MAX]; /* of the disks' images at the last start by this daemon; */
@@ -202,8 +213,11 @@ struct vm {
 	struct dump_state *dump; /* the last memory dump */
 	struct restart *restart;
 	struct shutdown *shutdown;
+	struct start_delay *start_delay; /* api/policy/hook_ask.h; NULL: hooks have not delayed the start */
 	struct idle *idle;
 	struct vm_watch *watch; /* its thresholds (api/policy/thresholds.h); NULL: none yet */
+	struct vm_pressure *pressure; /* api/policy/pressure.h; NULL: the VM runs without reclaim_on_pressure, or is off */
+	struct vm_balance *balance; /* api/policy/balancer.h; NULL: the VM runs without bounds, or is off */
 	struct vm_trend *trend; /* api/policy/trends.h; NULL: the VM has not run yet */
 	int touched_fd; /* the process's list of memory blocks (api/vm/touched.h); -1: none */
 	uint64_t memory_kills; /* how often the kernel had killed a process of the VM's group for its memory when the last process was placed there */
@@ -260,6 +274,8 @@ void vm_say_reason(struct vm *vm, const char *reason, const char *detail);
 void vm_emit(const struct vm *vm, enum event_id id, struct json_object *data);
 /* Emit VM_STATE_CHANGE. from: the previous state. */
 void vm_emit_change(struct vm *vm, enum vm_state from);
+/* Note that the VM has had this UUID, which its states and snapshots have. Forgets the oldest of too many. */
+void vm_former_add(struct vm *vm, const uint8_t uuid[16]);
 /* Store the VM's state in state.json, written in the background. */
 void vm_save(struct vm *vm);
 /* Set the VM's state from the content of state.json. Keeps the state if that content is not valid. */
@@ -306,6 +322,7 @@ int vm_refuse_other(const struct vm *vm, const char *kind, const char *effect, s
 enum vm_define_mode {
 	VM_DEFINE,
 	VM_REDEFINE, /* the VM must exist */
+	VM_CREATE, /* the VM must not exist, and becomes transient */
 	VM_VALIDATE, /* check only; store nothing */
 };
 /* Define a VM, or redefine the VM of that name (vm_define.c). Checks the files with the definition's rights. Unless the
@@ -317,11 +334,22 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 	struct json_object *was, void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque);
 
+/* Store that the VM is transient, on stable storage before what is stored later. ephemeral: its images go with it.
+ * Returns 0; -errno. */
+int vm_make_transient(struct vm *vm, bool ephemeral, struct err *e);
+/* Store that the VM is not transient. Returns 0; -errno. */
+int vm_make_persistent(struct vm *vm, struct err *e);
+/* Load what these two have stored. */
+void vm_load_transient(struct vm *vm);
+
 /* ---- start and stop (vm_start.c, vm_adopt.c, vm_life.c) ---- */
 
 /* Check that the VM may start, and begin the start or queue it. opts->done() reports the result. opts: copied;
  * opts->state_fd, opts->state_file: taken, also on errors. */
 void vm_start(struct vm *vm, const struct vm_start_opts *opts);
+/* Check what makes a start fail at once: frozen images, quotas, ports of other VMs, the host's shutdown, and the limits
+ * of the daemon. Returns 0; -errno. */
+int vm_start_check(struct vm *vm, struct err *e);
 /* Spawn the process of a VM that a job is going to start, so that the process loads its program meanwhile. It gets no
  * file of the VM but its log. If it cannot be spawned, or ends before the start, the start spawns one. */
 void vm_start_ahead(struct vm *vm);

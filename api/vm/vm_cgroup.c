@@ -8,12 +8,15 @@
 #include "api/vm/vm_spare.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/memory_pressure.h"
 #include "base/util.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,7 +24,6 @@
 #define THREADS_MAX 16384
 #define PROGRAM_BYTES (1 * GIB)
 #define DISK_BYTES (512 * MIB)
-#define SHARES_DEFAULT 1024
 /* A VM that is started again within this time has its group still. */
 #define SWEEP_NS (1000000000ULL)
 /* The kernel needs some 50 us for each removal, and the loop serves clients between two turns. */
@@ -40,28 +42,78 @@ const struct cgroup_tree *vm_cgroup_tree(const struct vm *vm)
 
 static uint64_t memory_max(const struct definition *d)
 {
-	return 2 * d->ram_bytes + d->ram_bytes / 8 + PROGRAM_BYTES + d->ndisks * DISK_BYTES;
+	uint64_t budget = 2 * d->ram_bytes + d->ram_bytes / 8 + PROGRAM_BYTES + d->ndisks * DISK_BYTES;
+
+	return d->memory_max_bytes ? MIN(d->memory_max_bytes, budget) : budget;
 }
 
-/* Users other than root get no greater share than a VM without the setting. */
-static uint32_t shares_of(const struct definition *d)
+uint32_t vm_cgroup_shares(const struct definition *d)
 {
-	uint32_t shares = d->cpu_shares ? d->cpu_shares : SHARES_DEFAULT;
+	uint32_t shares = d->cpu_shares ? d->cpu_shares : DEFINITION_CPU_SHARES;
 
-	return author_of_setting(d, "cpu_shares", d->cpu_shares) ? MIN(shares, SHARES_DEFAULT) : shares;
+	return author_of_setting(d, "cpu_shares", d->cpu_shares) ? MIN(shares, DEFINITION_CPU_SHARES) : shares;
+}
+
+uint32_t vm_cgroup_weight_of(uint32_t shares)
+{
+	uint32_t weight = (uint32_t)((uint64_t)shares * CGROUP_WEIGHT / DEFINITION_CPU_SHARES);
+
+	return MIN(MAX(weight, 1), 10000);
+}
+
+uint32_t vm_cgroup_shares_of(uint32_t weight)
+{
+	return (uint32_t)DIV_ROUND_UP((uint64_t)weight * DEFINITION_CPU_SHARES, CGROUP_WEIGHT);
 }
 
 void vm_cgroup_limits(const struct definition *d, struct cgroup_limits *ret)
 {
-	uint32_t weight = (uint32_t)((uint64_t)shares_of(d) * CGROUP_WEIGHT / SHARES_DEFAULT);
-
-	*ret = (struct cgroup_limits){ .memory_bytes = memory_max(d), .pids = THREADS_MAX, .cpu_weight = MIN(MAX(weight, 1), 10000),
+	*ret = (struct cgroup_limits){ .memory_bytes = memory_max(d), .pids = THREADS_MAX, .cpu_weight = vm_cgroup_weight_of(vm_cgroup_shares(d)),
 		.cpu_percent = d->cpu_quota };
+}
+
+/* A VM that got another uuid while it ran, as a promoted clone, keeps its group until its end. */
+static const uint8_t *group_of(const struct vm *vm)
+{
+	return uuid_is_set(vm->group) ? vm->group : vm->def->uuid;
 }
 
 static void place_name(const struct vm *vm, char name[DEFINITION_UUID_TEXT])
 {
-	uuid_print(vm->def->uuid, name);
+	uuid_print(group_of(vm), name);
+}
+
+const char *vm_cgroup_weight_lack(const struct vm *vm)
+{
+	const struct cgroup_tree *t = vm_cgroup_tree_of_host(vm->host);
+	const char *lack = vm->host->sandbox ? vm_sandbox_cgroup_lack(vm->host->sandbox) : NULL;
+
+	if (vm->scope_tree)
+		return "with systemd_scope, the VM shares no control group with other VMs";
+	return t && t->has[CGROUP_CPU] ? NULL : lack ? lack : "VMs have no control groups";
+}
+
+int vm_cgroup_weight(const struct vm *vm, uint32_t *ret)
+{
+	const struct cgroup_tree *t = vm_cgroup_tree(vm);
+	char name[DEFINITION_UUID_TEXT];
+	uint64_t weight;
+	int r;
+
+	place_name(vm, name);
+	r = t ? cgroup_tree_read(t, name, "cpu.weight", &weight) : -ENOENT;
+	if (!r)
+		*ret = (uint32_t)MIN(weight, 10000);
+	return r;
+}
+
+int vm_cgroup_set_weight(const struct vm *vm, uint32_t weight)
+{
+	const struct cgroup_tree *t = vm_cgroup_tree(vm);
+	char name[DEFINITION_UUID_TEXT];
+
+	place_name(vm, name);
+	return t ? cgroup_tree_write(t, name, "cpu.weight", weight) : -ENOENT;
 }
 
 /* Returns how often the kernel has killed a process of a group for its memory. */
@@ -167,7 +219,7 @@ static void room_take_back(struct vm *vm)
 		vm->cgroup_room = false; /* the group has no limit */
 		return;
 	}
-	wanted = MAX(memory_max(d), now + memory_max(d) - d->ram_bytes);
+	wanted = MAX(memory_max(d), now + memory_max(d) - MIN(now + memory_max(d), d->ram_bytes));
 	if (wanted < limit)
 		memory_set(vm, t, wanted);
 	vm->cgroup_room = wanted > memory_max(d);
@@ -184,6 +236,31 @@ bool vm_cgroup_was_killed(const struct vm *vm)
 	return memory_kills(t, name) > vm->memory_kills;
 }
 
+double vm_cgroup_pressure(const struct vm *vm)
+{
+	const struct cgroup_tree *t = vm_cgroup_tree(vm);
+	char name[DEFINITION_UUID_TEXT], text[256];
+	const char *at = NULL;
+
+	place_name(vm, name);
+	/* The first line is that of "some". */
+	if (t && !cgroup_tree_read_text(t, name, MEMORY_PRESSURE_GROUP, text, sizeof(text)))
+		at = strstr(text, "avg300=");
+	return at ? strtod(at + strlen("avg300="), NULL) : NAN;
+}
+
+int vm_cgroup_open_pressure(const struct vm *vm)
+{
+	const struct cgroup_tree *t = vm_cgroup_tree(vm);
+	char name[DEFINITION_UUID_TEXT], path[DEFINITION_UUID_TEXT + sizeof(MEMORY_PRESSURE_GROUP)];
+
+	if (!t)
+		return -ENOENT;
+	place_name(vm, name);
+	snprintf(path, sizeof(path), "%s/" MEMORY_PRESSURE_GROUP, name);
+	return memory_pressure_open(t->fd, path);
+}
+
 /* ---- removing groups ---- */
 
 static bool has_process(const struct vm *vm)
@@ -193,6 +270,15 @@ static bool has_process(const struct vm *vm)
 
 static void sweep_later(struct vm_host *host, uint64_t ns);
 
+/* Whether a VM with a process is in the group of this name in the daemon's tree. */
+static bool is_used(const struct vm_host *host, const uint8_t uuid[16])
+{
+	for (size_t i = 0; i < host->nvms; i++)
+		if (!memcmp(group_of(host->vms[i]), uuid, 16) && has_process(host->vms[i]) && !host->vms[i]->scope_tree)
+			return true;
+	return false;
+}
+
 /* Remove up to SWEEP_AT_ONCE groups from the daemon's tree. Folders with other names are not ours. Returns how many. */
 static unsigned groups_remove(struct vm_host *host, const struct cgroup_tree *t)
 {
@@ -201,14 +287,12 @@ static unsigned groups_remove(struct vm_host *host, const struct cgroup_tree *t)
 	unsigned n = 0;
 
 	for (struct dirent *d; dir && n < SWEEP_AT_ONCE && (d = readdir(dir));) {
-		const struct vm *vm;
 		uint8_t uuid[16];
 		int r;
 
 		if (uuid_parse(d->d_name, uuid) < 0)
 			continue;
-		vm = vm_find_uuid(host, uuid);
-		if ((vm && has_process(vm) && !vm->scope_tree) || vm_spares_have(host, uuid))
+		if (is_used(host, uuid) || vm_spares_have(host, uuid))
 			continue;
 		r = cgroup_tree_remove(t, d->d_name);
 		n += !r;
@@ -265,4 +349,20 @@ static void cgroup_on_adopted(struct vm *vm, const struct vm_info *info)
 	vm->cgroup_room = true;
 }
 
-const struct vm_observer vm_cgroup_observer = { .job_concluded = cgroup_on_job_concluded, .adopted = cgroup_on_adopted };
+static void group_forget(struct vm *vm)
+{
+	if (!uuid_is_set(vm->group))
+		return;
+	memset(vm->group, 0, sizeof(vm->group));
+	vm_save(vm);
+}
+
+static void cgroup_on_run_over(struct vm *vm, bool was_active, bool rebooting)
+{
+	(void)was_active;
+	(void)rebooting;
+	group_forget(vm);
+}
+
+const struct vm_observer vm_cgroup_observer = { .job_concluded = cgroup_on_job_concluded, .adopted = cgroup_on_adopted,
+	.run_over = cgroup_on_run_over, .found_off = group_forget };

@@ -24,8 +24,21 @@ struct vm_observer;
  *   - an eighth of the memory: page tables of the process and of KVM, bitmaps of tracked blocks;
  *   - 1 GiB: the program, its stacks and rings, bounce buffers, old contents that a snapshot keeps (192 MiB at most);
  *   - 512 MiB for each disk: tables of its images.
- * The page cache of images counts, too, but the kernel drops it when the limit is reached. */
+ * The page cache of images counts, too, but the kernel drops it when the limit is reached. A definition may ask for
+ * less (memory_max). */
 void vm_cgroup_limits(const struct definition *d, struct cgroup_limits *ret);
+
+/* Return the cpu_shares that count for the definition's VM: those of a user other than root are at most
+ * DEFINITION_CPU_SHARES. */
+uint32_t vm_cgroup_shares(const struct definition *d);
+/* Convert to cpu.weight, and back. */
+uint32_t vm_cgroup_weight_of(uint32_t shares);
+uint32_t vm_cgroup_shares_of(uint32_t weight);
+/* Return why the weight of the running VM's group has no effect on other VMs; NULL: it has. */
+const char *vm_cgroup_weight_lack(const struct vm *vm);
+/* Read or set cpu.weight of the running VM's group. Returns 0; -ENOENT: there is no such group; -errno. */
+int vm_cgroup_weight(const struct vm *vm, uint32_t *ret);
+int vm_cgroup_set_weight(const struct vm *vm, uint32_t weight);
 
 /* Return the daemon's tree; NULL: there is none. */
 const struct cgroup_tree *vm_cgroup_tree_of_host(const struct vm_host *host);
@@ -48,6 +61,11 @@ void vm_cgroup_limit_memory(const struct vm *vm);
  * has then and what it may still take for itself. */
 void vm_cgroup_make_room(struct vm *vm);
 extern const struct vm_observer vm_cgroup_observer;
+/* Open the file of the group's memory pressure (base/memory_pressure.h). Returns the fd, owned by the caller; -ENOENT:
+ * the VM has no group, or the kernel tells of no pressure; -errno. */
+int vm_cgroup_open_pressure(const struct vm *vm);
+/* Return the percentage of the last five minutes in which threads of the group waited for memory; NAN: not known. */
+double vm_cgroup_pressure(const struct vm *vm);
 /* Return whether the kernel has killed the VM's process, which has ended, because of the limit of memory. */
 bool vm_cgroup_was_killed(const struct vm *vm);
 

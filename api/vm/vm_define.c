@@ -25,11 +25,13 @@
 /* Check that the definition may be stored beside those of the existing VMs, and complete its uuid, machine version and
  * MAC addresses.
  * *ret_old: the VM of that name; NULL: none. */
-static int define_check(struct vm_host *host, struct definition *def, struct vm **ret_old, struct err *e)
+static int define_check(struct vm_host *host, struct definition *def, enum vm_define_mode mode, struct vm **ret_old, struct err *e)
 {
 	struct vm *old = vm_find_name(host, def->name), *holder;
 
 	*ret_old = old;
+	if (old && mode == VM_CREATE)
+		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already; start it: cairn start %s", def->name, def->name);
 	if (old && vm_check_claim(old, VM_CLAIM_DEFINE, "define it", e) < 0)
 		return -EBUSY;
 	if (old && template_check(old, "change its definition", e) < 0)
@@ -163,7 +165,7 @@ static void keys_drop(struct json_object *o, const char *const *keys, size_t n)
 /* Return the definition without the keys that a managed save does not depend on; the caller owns it. */
 static struct json_object *machine_of(const struct definition *def)
 {
-	static const char *const own[] = { "title", "description", "machine", "hugepages", "cpu_shares", "cpu_quota", "systemd_scope", "on_poweroff", "on_reboot", "on_crash",
+	static const char *const own[] = { "title", "description", "machine", "memory_max", "hugepages", "reclaim_on_pressure", "cpu_shares", "cpu_quota", "balance", "systemd_scope", "on_poweroff", "on_reboot", "on_crash",
 		"restart", "shutdown", "idle", "order", "start_delay", "stop_action" };
 	static const char *const interface[] = { "forwards", "restrict", "host_loopback", "egress", "filter", "isolated", "bandwidth" };
 	struct json_object *o = definition_to_json(def), *interfaces = js_get_array(o, "interfaces"), *disks = js_get_array(o, "disks");
@@ -206,6 +208,37 @@ static void definition_replace(struct vm *vm, struct definition *def)
 	vm_save(vm);
 }
 
+int vm_make_transient(struct vm *vm, bool ephemeral, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	int r;
+
+	js_put_bool(o, "ephemeral", ephemeral);
+	r = store_put(vm->host->store, vm->def->name, VM_TRANSIENT_FILE, o, STORE_SOON, NULL, e);
+	if (!r)
+		vm_set(vm, VM_FACT_TRANSIENT | (ephemeral ? VM_FACT_EPHEMERAL : 0), true);
+	return r;
+}
+
+int vm_make_persistent(struct vm *vm, struct err *e)
+{
+	int r = store_remove_file(vm->host->store, vm->def->name, VM_TRANSIENT_FILE, STORE_SOON, NULL, e);
+
+	if (!r)
+		vm_set(vm, VM_FACT_TRANSIENT | VM_FACT_EPHEMERAL, false);
+	return r;
+}
+
+void vm_load_transient(struct vm *vm)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+
+	vm_set(vm, VM_FACT_TRANSIENT, store_has_file(vm->host->store, vm->def->name, VM_TRANSIENT_FILE));
+	if (vm_has(vm, VM_FACT_TRANSIENT))
+		o = store_load_file(vm->host->store, vm->def->name, VM_TRANSIENT_FILE);
+	vm_set(vm, VM_FACT_EPHEMERAL, js_get_bool(o, "ephemeral", false));
+}
+
 /* Replace or create the VM's definition, in memory and in the state folder. */
 static int define_keep(struct define *w, struct err *e)
 {
@@ -214,11 +247,14 @@ static int define_keep(struct define *w, struct err *e)
 	int r = may_define(w, e);
 
 	if (!r)
-		r = define_check(host, w->def, &vm, e);
+		r = define_check(host, w->def, w->mode, &vm, e);
 	if (!r)
 		r = owners_check(w, vm, e);
 	if (!r && !vm && w->mode == VM_REDEFINE)
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "another user has undefined VM '%s' meanwhile", w->def->name);
+	/* An edit with `was` leaves a transient VM transient. */
+	if (!r && vm && vm_has(vm, VM_FACT_TRANSIENT) && !w->was)
+		r = vm_make_persistent(vm, e);
 	if (!r)
 		r = store_keep_draft(host->store, &w->work, w->def->name, e);
 	if (r < 0)
@@ -234,7 +270,7 @@ static int define_keep(struct define *w, struct err *e)
 		return err_set_errno(e, r, "VM '%s'", w->def->name);
 	w->def = NULL;
 	vm_save(vm);
-	return 0;
+	return w->mode == VM_CREATE ? vm_make_transient(vm, false, e) : 0;
 }
 
 static void define_drafted(struct store_work *work)
@@ -281,7 +317,7 @@ static void define_go(void *opaque)
 	int r = may_define(w, &e);
 
 	if (!r)
-		r = define_check(w->host, w->def, &old, &e);
+		r = define_check(w->host, w->def, w->mode, &old, &e);
 	if (!r)
 		r = owners_check(w, old, &e);
 	if (r < 0 || w->mode == VM_VALIDATE) {

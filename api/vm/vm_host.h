@@ -3,17 +3,21 @@
 #ifndef CAIRN_API_VM_VM_HOST_H
 #define CAIRN_API_VM_VM_HOST_H
 
+#include "api/access/journal.h"
 #include "api/access/permissions.h"
 #include "api/access/quotas.h"
 #include "api/schema/event.h"
 #include "api/store/paths.h"
 #include "api/store/pools.h"
 
+struct approver;
 struct audit;
+struct balancer;
 struct autostart;
 struct closer;
 struct event_log;
 struct helpers;
+struct hook_ask;
 struct hooks;
 struct host_shutdown;
 struct job;
@@ -27,8 +31,10 @@ struct scheduler;
 struct server;
 struct store;
 struct pool_space;
+struct pressure;
 struct systemd_scope;
 struct timekeeper;
+struct transients;
 struct trends;
 struct usernet;
 struct vm;
@@ -37,11 +43,13 @@ struct vm_observer;
 struct vm_sandbox;
 struct vm_spare;
 struct watchman;
+struct web_hooks;
 
 struct vm_host {
 	struct loop *loop;
 	struct helpers *helpers; /* processes with users' rights (api/access/fork_as.h) */
 	struct hooks *hooks;	 /* api/policy/hooks.h; NULL: none */
+	struct hook_ask *hook_asks; /* first of those under way (api/policy/hook_ask.h) */
 	struct closer *closer;	 /* closes sockets in which files may be queued (api/wire/close_async.h) */
 	const struct daemon_paths *paths;
 	const struct vm_sandbox *sandbox; /* of VM processes; NULL: nothing is prepared for them */
@@ -54,6 +62,7 @@ struct vm_host {
 	struct event_sink sink;	  /* takes every event */
 	struct event_log *events; /* NULL until it is open */
 	struct audit *audit;	  /* NULL until it is open */
+	struct journal journal;	  /* gets the events of VMs, too */
 	const struct vm_observer *const *observers; /* NULL-terminated, in the order of calls; NULL: none */
 	struct server *server;	  /* NULL until the daemon listens */
 	int run_dir_fd;
@@ -67,6 +76,8 @@ struct vm_host {
 	unsigned adopting;	/* number of adopted VM processes that have not answered the first query yet */
 	struct pins *pins;	/* api/vm/pins.h; NULL until they are loaded */
 	struct loop_timer *consoles_retry; /* api/vm/consoles.h; NULL: not used yet */
+	struct pressure *pressure; /* api/policy/pressure.h; NULL: not used yet */
+	struct balancer *balancer; /* api/policy/balancer.h; NULL: not used yet */
 	struct loop_timer *cgroup_sweep; /* api/vm/vm_cgroup.h; NULL: not used yet */
 	struct vm_spare *spares; /* first of the processes made ahead (api/vm/vm_spare.h) */
 	struct systemd_scope *scopes; /* first of those with a process (api/vm/systemd_scope.h) */
@@ -79,12 +90,16 @@ struct vm_host {
 	struct networks *networks;	     /* api/net/network.h; NULL: none */
 	struct network_watch *network_watch; /* api/net/network_watch.h; NULL: not root's daemon */
 	struct job *jobs;		     /* oldest first */
+	struct job_wait *job_waits;	     /* calls that wait for a job (api/jobs/job_wait.h) */
 	unsigned next_job;		     /* number in the last generated job id */
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */
 	struct timekeeper *timekeeper;	     /* NULL until the VMs are loaded */
+	struct approver *approver;	     /* api/policy/approver.h; NULL until the VMs are loaded */
 	struct host_shutdown *host_shutdown; /* NULL: not under way */
 	struct pool_space *pool_space;	     /* api/policy/pool_space.h; NULL until the VMs are loaded */
 	struct watchman *watchman;	     /* api/policy/thresholds.h; NULL until the VMs are loaded */
+	struct web_hooks *web_hooks;	     /* api/policy/web_hooks.h; NULL until the VMs are loaded */
+	struct transients *transients;	     /* api/policy/transient.h; NULL until the VMs are loaded */
 	struct trends *trends;		     /* api/policy/trends.h; NULL: no VM has run yet */
 	struct autostart *autostart;	     /* NULL until the VMs are loaded */
 };

@@ -33,7 +33,7 @@ struct log_pipe {
 	int fd;
 	int folder; /* of the VM, which may have been removed; -1: a process still writes, so the VM has the name */
 	bool sent; /* to the present cairn-log */
-	char name[VM_LOG_NAME_MAX + 1]; /* of the VM, which is not renamed while it has a process */
+	char name[VM_LOG_NAME_MAX + 1]; /* of the VM */
 };
 
 struct vm_logs {
@@ -274,6 +274,13 @@ void vm_logs_free(struct vm_logs *l)
 	process_forget(l);
 	loop_timer_free(l->timer);
 	free(l);
+}
+
+void vm_log_rename(struct vm_logs *l, const char *from, const char *to)
+{
+	for (struct log_pipe *p = l ? l->pipes : NULL; p; p = p->next)
+		if (p->folder < 0 && !strcmp(p->name, from))
+			snprintf(p->name, sizeof(p->name), "%s", to);
 }
 
 int vm_log_open(const struct vm *vm, struct err *e)

@@ -32,4 +32,7 @@ void vm_logs_free(struct vm_logs *l);
  * cannot be made. */
 int vm_log_open(const struct vm *vm, struct err *e);
 
+/* Note that the VM `from`, which may run, is called `to` now. NULL allowed. */
+void vm_log_rename(struct vm_logs *l, const char *from, const char *to);
+
 #endif

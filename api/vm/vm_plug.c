@@ -15,6 +15,7 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,15 +83,39 @@ static void waits_end(struct vm *vm, const char *id, int r, const struct err *e)
 	}
 }
 
-/* The guest runs from the first disk of the definition, and that disk may hold the VM's snapshots. */
+static unsigned disk_rank(const struct definition_disk *d)
+{
+	return d->boot_order && d->device != DEFINITION_CDROM ? d->boot_order : UINT_MAX;
+}
+
+/* Return the first disk in a firmware's boot order; without one, the first disk of all. CD drives do not count: a guest
+ * is installed from one, and runs without it. NULL: there is no disk. */
+static const struct definition_disk *boot_disk(const struct definition *d)
+{
+	unsigned best = 0;
+
+	for (unsigned i = 1; i < d->ndisks && d->firmware; i++)
+		best = disk_rank(&d->disks[i]) < disk_rank(&d->disks[best]) ? i : best;
+	return d->ndisks ? &d->disks[best] : NULL;
+}
+
+static bool is_disk(const struct definition_disk *d, const char *id)
+{
+	return d && !strcmp(d->id, id);
+}
+
+/* The guest runs from the first disk of the definition or of the boot order, and the former may hold the VM's
+ * snapshots. A disk that only the running VM has was attached later. */
 static int disk_check(const struct vm *vm, unsigned at, struct err *e)
 {
-	const struct definition_disk *d = &vm_live(vm)->disks[at];
+	const struct definition *live = vm_live(vm), *next = vm->def;
+	const char *id = live->disks[at].id;
+	bool first = !at && next->ndisks && is_disk(&next->disks[0], id);
 
-	if (at || !vm->def->ndisks || strcmp(vm->def->disks[0].id, d->id))
+	if (!first && !(is_disk(boot_disk(live), id) && is_disk(boot_disk(next), id)))
 		return 0;
-	return err_set(e, -EPERM, ERR_WRONG_STATE, "%s is the first disk of VM '%.200s', from which its guest runs; shut the VM down, and "
-		"detach the disk with --config", d->id, vm->def->name);
+	return err_set(e, -EPERM, ERR_WRONG_STATE, "%s is the first disk %s VM '%.200s', from which its guest runs; shut the VM down, and "
+		"detach the disk with --config", id, first ? "of" : "in the boot order of", next->name);
 }
 
 /* Find the disk or the interface that `which` names, and check that it may go. id: gets its id. Returns 0; -errno. */

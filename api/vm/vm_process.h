@@ -198,6 +198,8 @@ enum vm_known {
 	VM_KNOWS_VCPUS,		/* VM_MSG_VCPUS */
 	VM_KNOWS_PCI,		/* VM_MSG_PCI */
 	VM_KNOWS_PINS_READABLE, /* at VM_FORK_READY, the pins can be read */
+	VM_KNOWS_GROUPS,	/* VM_MSG_SNAPSHOT_GO */
+	VM_KNOWS_GROUP_FORKS,	/* VM_FORK_GROUP */
 	VM_KNOWN_COUNT
 };
 /* False as long as an adopted process has not answered VM_MSG_QUERY. */

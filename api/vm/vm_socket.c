@@ -7,6 +7,7 @@
 #include "api/wire/listen.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -48,15 +49,10 @@ static void part_name(const char *name, char buf[FILE_BYTES])
 /* Print the name that older daemons gave the socket of a VM. */
 static void old_file_name(const char *name, char buf[FILE_BYTES])
 {
-	uint64_t h = 0xcbf29ce484222325ULL; /* 64-bit FNV-1a */
-
-	if (!is_split(name)) {
+	if (is_split(name))
+		snprintf(buf, FILE_BYTES, "%016llx.vm", (unsigned long long)hash_add(HASH_BEGIN, name, strlen(name)));
+	else
 		snprintf(buf, FILE_BYTES, "%s.vm", name);
-		return;
-	}
-	for (; *name; name++)
-		h = (h ^ (unsigned char)*name) * 0x100000001b3ULL;
-	snprintf(buf, FILE_BYTES, "%016llx.vm", (unsigned long long)h);
 }
 
 bool vm_socket_old_name_is_hash(const char *name)
@@ -123,6 +119,24 @@ void vm_socket_remove(int run_dir, const char *name)
 		return; /* the path may be the socket of another running VM */
 	old_file_name(name, old);
 	unlinkat(run_dir, old, 0);
+}
+
+int vm_socket_link(int run_dir, const char *from, const char *to, struct err *e)
+{
+	const char *old_rest = from, *new_rest = to;
+	CLEANUP_CLOSE int old_dir = folder_open(run_dir, false, &old_rest), new_dir = folder_open(run_dir, true, &new_rest);
+	char old[FILE_BYTES], new[FILE_BYTES];
+	struct stat st;
+	bool there;
+
+	part_name(old_rest, old);
+	part_name(new_rest, new);
+	there = old_dir >= 0 && !fstatat(old_dir, old, &st, AT_SYMLINK_NOFOLLOW);
+	if (new_dir >= 0 && there)
+		unlinkat(new_dir, new, 0);
+	if (new_dir >= 0 && (there ? !linkat(old_dir, old, new_dir, new, 0) : !fstatat(new_dir, new, &st, AT_SYMLINK_NOFOLLOW)))
+		return 0;
+	return err_set_errno(e, new_dir < 0 ? new_dir : -errno, "the socket of VM '%s'", from);
 }
 
 /* ---- sockets ---- */

@@ -38,6 +38,9 @@ int vm_socket_connect(int run_dir, const char *name, bool owns_hash, int *ret_fd
 void vm_socket_close(int sock, struct closer *c);
 /* Remove the socket of VM `name`, if there is one, but not one whose old name another VM may have, too. */
 void vm_socket_remove(int run_dir, const char *name);
+/* Give the socket of VM `from` the name of that of VM `to`, too, which replaces a socket of this name. Any thread.
+ * Returns 0, also if only the new name exists; -ENOENT: there is no socket; -errno. */
+int vm_socket_link(int run_dir, const char *from, const char *to, struct err *e);
 /* Get the sender's pid of the first message in sock, without receiving it. Returns 0; -EAGAIN: no message; -errno. */
 int vm_socket_peek_pid(int sock, pid_t *ret_pid);
 

@@ -180,6 +180,13 @@ static void managed_release(struct vm *vm, bool used)
 
 static void start_next(struct vm_host *host);
 
+/* Let the start wait until vm_start_goes_on(). A queued start can have its place. */
+static void start_wait(struct vm *vm)
+{
+	vm->start.kind = VM_OP_START_WAITS;
+	start_next(vm->host);
+}
+
 /* Answer the calls of vm-destroy that ended a start before it had a process. */
 static void stop_answer(struct vm *vm)
 {
@@ -309,7 +316,8 @@ static int check_called_off(const struct vm *vm, struct err *e)
 
 static int check_host_shutdown(const struct vm *vm, struct err *e)
 {
-	return vm->host->host_shutdown ? err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
+	return vm->host->host_shutdown || vm->start.opts.too_late ?
+		err_set(e, -EBUSY, ERR_BUSY, "the VMs are being stopped (cairn daemon-stop)") : 0;
 }
 
 /* Set the boot order of the start. A VM that resumes a state needs one, too, for its next reset. */
@@ -370,13 +378,16 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 	c->vm.forked = vm->start.opts.forked;
 	c->vm.pins_readable = vm->start.opts.pins_readable;
 	c->vm.hint_hostname = vm->start.opts.hint_hostname;
+	memcpy(c->vm.former, vm->former, sizeof(c->vm.former));
 	vm->proc = STEAL_PTR(s->proc);
 	vm_process_configure(vm->proc, c, vm->start.opts.waits, start_done, vm);
 	start_process_free(s);
 	return 0;
 }
 
-/* Add the saved state that the VM resumes, if any, to the configuration. *ret_hold: as for managed_look(). */
+/* Add the saved state that the VM resumes, if any, to the configuration. state_fd can be used once, but only clones of
+ * a fork have one, and their starts never begin anew: hooks cannot delay them, and VM_OP_MAKE excludes an offline
+ * process. *ret_hold: as for managed_look(). */
 static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err *e)
 {
 	const struct client_file *held = vm->start.opts.state_file;
@@ -412,12 +423,13 @@ static void start_prepared(struct vm *vm, int r, const struct err *e)
 			return;
 	}
 	vm->start.config = NULL;
-	if (vm->offline && !vm->start.opts.called_off) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
-		vm->start.kind = VM_OP_START_WAITS;
+	/* If an offline process began meanwhile, its end calls vm_start_goes_on(); after -EAGAIN, the observer does. */
+	if ((vm->offline || r == -EAGAIN) && !vm->start.opts.called_off) {
 		managed_release(vm, false);
+		start_wait(vm);
 	} else {
 		vm->start.kind = VM_OP_NONE;
-		if (!r) {
+		if (!r || vm->start.opts.called_off) {
 			r = process_start(vm, c, &own);
 			e = &own;
 		}
@@ -490,8 +502,8 @@ static void start_held(struct store_work *work)
 	int r = work->r;
 
 	if (vm->offline && !vm->start.opts.called_off) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
-		vm->start.kind = VM_OP_START_WAITS;
 		managed_release(vm, false);
+		start_wait(vm);
 	} else {
 		vm->start.kind = VM_OP_NONE;
 		if (!r)
@@ -515,14 +527,16 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 
 	vm->start.opener = NULL;
 	if (vm->offline) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
-		vm->start.kind = VM_OP_START_WAITS;
 		if (!r)
 			config_done(c);
+		start_wait(vm);
 		return;
 	}
-	vm->start.kind = r == -EADDRINUSE && vm_ask(vm, start_retries) ? VM_OP_START_WAITS : VM_OP_NONE;
-	if (vm_is_starting(vm))
+	if (r == -EADDRINUSE && vm_ask(vm, start_retries)) {
+		start_wait(vm);
 		return;
+	}
+	vm->start.kind = VM_OP_NONE;
 	if (!r) {
 		r = start_with(vm, c, &own);
 		e = &own;
@@ -618,6 +632,17 @@ static int check_room(const struct vm *vm, struct err *e)
 	return 0;
 }
 
+int vm_start_check(struct vm *vm, struct err *e)
+{
+	int r = image_check_writable(vm, "start", e);
+
+	if (!r)
+		r = vm_ask(vm, start_check, e);
+	if (!r)
+		r = check_host_shutdown(vm, e);
+	return r ? r : check_room(vm, e);
+}
+
 void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 {
 	bool waits = vm->offline || vm->operation.kind == VM_OP_SAVE_KEPT;
@@ -625,13 +650,7 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 	int r = opts->by_job ? 0 : vm_check_claim(vm, VM_CLAIM_START, "start it", &e);
 
 	if (!r)
-		r = image_check_writable(vm, "start", &e);
-	if (!r)
-		r = vm_ask(vm, start_check, &e);
-	if (!r)
-		r = check_host_shutdown(vm, &e);
-	if (!r)
-		r = check_room(vm, &e);
+		r = vm_start_check(vm, &e);
 	if (r < 0) {
 		if (opts->state_fd >= 0)
 			close(opts->state_fd);

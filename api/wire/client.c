@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/unix_socket.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 
 #define READ_BYTES 16384
@@ -20,13 +20,15 @@
 #define GREETING_TIMEOUT_NS (GREETING_TIMEOUT_S * 1000000000ULL)
 
 struct client {
-	char *path; /* of the daemon's socket */
+	char *path; /* of the daemon's socket; NULL: not known */
 	int sock;
 	struct wire wire;
 	char buf[READ_BYTES];
 	size_t len, at;
 	struct json_object *version;
 	struct json_object *events; /* array: queued while an answer was awaited */
+	void (*told)(void *opaque, struct json_object *ev); /* NULL: none */
+	void *told_opaque;
 	uint64_t next_id;
 	int fd; /* came with the current answer; -1: none */
 };
@@ -46,19 +48,15 @@ static int connect_failed(const char *path, int error, struct err *e)
 	return err_set_errno(e, -error, "cannot connect to %s", path);
 }
 
-static int socket_connect(const char *path, int *ret_fd, struct err *e)
+int client_socket(const char *path, int *ret_fd, struct err *e)
 {
-	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	int fd = unix_connect(path, 0);
 
+	if (fd == -ENAMETOOLONG)
+		return err_set(e, fd, ERR_INVALID, "%.200s: a socket's path has at most %d bytes", path, UNIX_PATH_MAX);
 	if (fd < 0)
-		return err_set_errno(e, -errno, "socket");
-	if (snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path) >= (int)sizeof(sa.sun_path))
-		return err_set(e, -ENAMETOOLONG, ERR_INVALID,
-			"%.200s: a socket's path has at most 107 bytes", path);
-	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
-		return connect_failed(path, errno, e);
-	*ret_fd = steal_fd(&fd);
+		return connect_failed(path, -fd, e);
+	*ret_fd = fd;
 	return 0;
 }
 
@@ -210,7 +208,9 @@ static bool daemon_works(const struct client *c)
 	CLEANUP_CLOSE int fd = -1;
 	struct timespec limit = { GREETING_TIMEOUT_S, 0 };
 
-	return socket_connect(c->path, &fd, NULL) == 0 &&
+	if (!c->path)
+		return true;
+	return client_socket(c->path, &fd, NULL) == 0 &&
 		ppoll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, &limit, NULL) != 0;
 }
 
@@ -232,6 +232,8 @@ static int answer_await(struct client *c, uint64_t id, struct json_object **ret_
 				"whether cairnd is stopped and what its log says; it may still carry out the command");
 		if (r < 0)
 			return r;
+		if (js_get(o, "event") && c->told)
+			c->told(c->told_opaque, o);
 		if (js_get(o, "event"))
 			json_object_array_add(c->events, STEAL_PTR(o));
 		else if (js_get_int(o, "id", -1) == (int64_t)id || !js_get(o, "id"))
@@ -256,6 +258,12 @@ int client_execute(struct client *c, const char *command, struct json_object *ar
 	struct json_object **ret_v, int *ret_fd, struct err *e)
 {
 	return client_execute_with_fd(c, command, args, -1, ret_v, ret_fd, e);
+}
+
+void client_on_event(struct client *c, void (*told)(void *opaque, struct json_object *ev), void *opaque)
+{
+	c->told = told;
+	c->told_opaque = opaque;
 }
 
 int client_fd(const struct client *c)
@@ -308,21 +316,22 @@ static int greeting_take(struct client *c, struct err *e)
 		err_set(e, -EPROTO, ERR_GENERIC, "the program that listens there is not a Cairn daemon");
 }
 
-int client_connect(const char *socket, struct client **ret_c, struct err *e)
+/* path: of the socket; copied; NULL: not known. */
+static int negotiate(int sock, const char *path, struct client **ret_c, struct err *e)
 {
 	struct client *c = calloc(1, sizeof(*c));
 	int r;
 
-	if (!c || !(c->path = strdup(socket))) {
+	if (!c || (path && !(c->path = strdup(path)))) {
 		free(c);
+		close(sock);
 		return err_set_errno(e, -ENOMEM, "client");
 	}
-	c->sock = c->fd = -1;
+	c->sock = sock;
+	c->fd = -1;
 	wire_init(&c->wire, NULL);
 	c->events = json_object_new_array();
-	r = socket_connect(socket, &c->sock, e);
-	if (!r)
-		r = greeting_take(c, e);
+	r = greeting_take(c, e);
 	if (!r)
 		r = client_execute(c, "qmp_capabilities", NULL, NULL, NULL, e);
 	if (r < 0) {
@@ -331,6 +340,18 @@ int client_connect(const char *socket, struct client **ret_c, struct err *e)
 	}
 	*ret_c = c;
 	return 0;
+}
+
+int client_attach(int sock, struct client **ret_c, struct err *e)
+{
+	return negotiate(sock, NULL, ret_c, e);
+}
+
+int client_connect(const char *socket, struct client **ret_c, struct err *e)
+{
+	int fd, r = client_socket(socket, &fd, e);
+
+	return r < 0 ? r : negotiate(fd, socket, ret_c, e);
 }
 
 void client_free(struct client *c)

@@ -13,6 +13,11 @@ struct json_object;
 /* Connect and negotiate. socket: a path of at most 107 bytes.
  * Returns 0; -errno. If no daemon listens, or the client may not connect, the error says what to do. */
 int client_connect(const char *socket, struct client **ret_c, struct err *e);
+/* The two steps of client_connect(). Connect only. Returns 0 and an fd that the caller owns; -errno. */
+int client_socket(const char *socket, int *ret_fd, struct err *e);
+/* Negotiate on a connected socket. The client cannot find out whether a daemon that is silent works, and waits for it.
+ * sock: taken, on errors, too. Returns 0; -errno. */
+int client_attach(int sock, struct client **ret_c, struct err *e);
 /* Disconnect and free the client. NULL allowed. */
 void client_free(struct client *c);
 
@@ -28,6 +33,10 @@ int client_execute(struct client *c, const char *command, struct json_object *ar
 /* Run one command and send fd (borrowed; -1: none) with it. */
 int client_execute_with_fd(struct client *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e);
+
+/* Have told() called by client_execute() for each event that arrives while it waits. The event also stays queued.
+ * told: NULL: none. ev: borrowed. */
+void client_on_event(struct client *c, void (*told)(void *opaque, struct json_object *ev), void *opaque);
 
 /* Get the next event: a queued one, or wait for one. deadline_ns: CLOCK_MONOTONIC; UINT64_MAX: none.
  * Returns 0 and an object owned by the caller; -ETIMEDOUT, which sets no error; -errno. */

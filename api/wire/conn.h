@@ -28,6 +28,8 @@ struct vm;
 #define CONN_USER_MAX 500      /* clients of one user */
 #define CONN_STRANGERS_MAX 500 /* clients of all users without a role for any VM */
 #define CONN_OTHERS_MAX 1800   /* clients of all users to whom these limits apply */
+#define CONN_EVENTS_MAX 128
+
 /* Callbacks to the server's owner. The server calls role(), mark() and known() only for users other than root and the
  * daemon's own user. */
 struct server_ops {
@@ -71,13 +73,23 @@ int listener_new(struct server *s, struct vm *vm, const uint8_t uuid[16], const 
 /* Stop listening. Connected clients get their outstanding answers, then the end of the stream. NULL allowed. */
 void listener_free(struct listener *l);
 
-/* Send a line to all negotiated clients of the daemon's socket with at least the role viewer.
- * o: borrowed. uuid: the VM that the line is about: viewers of that VM get it, too; NULL: none. */
-void server_broadcast(struct server *s, struct json_object *o, const uint8_t *uuid);
+/* Events that a client of the daemon's socket does not want. */
+struct conn_filter {
+	bool one_vm; /* it wants only those of the VM with this UUID */
+	uint8_t uuid[16];
+	bool left_out[CONN_EVENTS_MAX];
+};
+
+/* Send only these events from now on. All zeros, as at the begin: all. f: copied. */
+void conn_set_filter(struct conn *c, const struct conn_filter *f);
+/* Send an event to all negotiated clients of the daemon's socket with at least the role viewer that want it.
+ * o: borrowed. uuid: the VM that the event is about: viewers of that VM get it, too; NULL: none. event: its number,
+ * below CONN_EVENTS_MAX. */
+void server_broadcast(struct server *s, struct json_object *o, const uint8_t *uuid, unsigned event);
 /* Send a line to all negotiated clients of a VM's socket with at least the role viewer for the VM. o: borrowed. */
 void listener_broadcast(struct listener *l, struct json_object *o);
-/* Send a line to all negotiated clients of the daemon's socket that are admins for all VMs. o: borrowed. */
-void server_tell_admins(struct server *s, struct json_object *o);
+/* Send an event to those that are admins for all VMs and want it. Arguments as of server_broadcast(). */
+void server_tell_admins(struct server *s, struct json_object *o, const uint8_t *uuid, unsigned event);
 /* Look up the roles of all clients again, set the modes of the sockets, and send a line to the negotiated clients of
  * the daemon's socket whose roles have changed. Call this function after permissions have changed. o: borrowed. */
 void server_permissions_changed(struct server *s, struct json_object *o);

@@ -143,28 +143,9 @@ static int socket_option(int fd, int name)
 	return getsockopt(fd, SOL_SOCKET, name, &v, &len) < 0 ? -1 : v;
 }
 
-static int passed_check(int fd, char *path, size_t size, struct err *e)
-{
-	struct sockaddr_un sa = { .sun_family = AF_UNSPEC };
-	socklen_t len = sizeof(sa);
-
-	if (socket_option(fd, SO_DOMAIN) != AF_UNIX || socket_option(fd, SO_TYPE) != SOCK_STREAM ||
-		socket_option(fd, SO_ACCEPTCONN) != 1)
-		return err_set(e, -EINVAL, ERR_INVALID,
-			"the fd passed by LISTEN_FDS is not a listening Unix stream socket");
-	if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
-		return err_set_errno(e, -errno, "the socket that was passed");
-	if (len <= offsetof(struct sockaddr_un, sun_path) || sa.sun_path[0] != '/' ||
-		snprintf(path, size, "%.*s", (int)sizeof(sa.sun_path), sa.sun_path) >= (int)size)
-		return err_set(e, -EINVAL, ERR_INVALID,
-			"the socket passed by LISTEN_FDS has no absolute path; see ListenStream");
-	return 0;
-}
-
-int listen_passed(int *ret_fd, char *path, size_t size, struct err *e)
+int listen_passed_fd(int *ret_fd, struct err *e)
 {
 	long n = env_number("LISTEN_PID") == getpid() ? env_number("LISTEN_FDS") : 0;
-	int r;
 
 	/* Child processes must not see these variables. */
 	unsetenv("LISTEN_PID");
@@ -174,12 +155,31 @@ int listen_passed(int *ret_fd, char *path, size_t size, struct err *e)
 		return 0;
 	if (n > 1)
 		return err_set(e, -EINVAL, ERR_INVALID, "LISTEN_FDS passes %ld sockets; pass one", n);
-	r = passed_check(PASSED_FD, path, size, e);
-	if (r < 0)
-		return r;
+	if (socket_option(PASSED_FD, SO_TYPE) != SOCK_STREAM || socket_option(PASSED_FD, SO_ACCEPTCONN) != 1)
+		return err_set(e, -EINVAL, ERR_INVALID, "the fd passed by LISTEN_FDS is not a listening stream socket");
 	if (fcntl(PASSED_FD, F_SETFD, FD_CLOEXEC) < 0 || fcntl(PASSED_FD, F_SETFL, O_NONBLOCK) < 0)
 		return err_set_errno(e, -errno, "the socket that was passed");
 	*ret_fd = PASSED_FD;
+	return 1;
+}
+
+int listen_passed(int *ret_fd, char *path, size_t size, struct err *e)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNSPEC };
+	socklen_t len = sizeof(sa);
+	int fd, r = listen_passed_fd(&fd, e);
+
+	if (r <= 0)
+		return r;
+	if (socket_option(fd, SO_DOMAIN) != AF_UNIX)
+		return err_set(e, -EINVAL, ERR_INVALID, "the socket passed by LISTEN_FDS is not a Unix socket");
+	if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+		return err_set_errno(e, -errno, "the socket that was passed");
+	if (len <= offsetof(struct sockaddr_un, sun_path) || sa.sun_path[0] != '/' ||
+		snprintf(path, size, "%.*s", (int)sizeof(sa.sun_path), sa.sun_path) >= (int)size)
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"the socket passed by LISTEN_FDS has no absolute path; see ListenStream");
+	*ret_fd = fd;
 	return 1;
 }
 

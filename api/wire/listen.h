@@ -20,9 +20,11 @@ int listen_prepare(const char *path, bool replace, struct err *e);
  * belongs to that group with mode 0660, and *ret_group is set.
  * Returns 0 and an owned non-blocking fd; -errno. */
 int listen_open(const char *path, bool system, int *ret_fd, gid_t *ret_group, struct err *e);
-/* Take the listening socket that a service manager passed (LISTEN_PID, LISTEN_FDS: see sd_listen_fds(3)), make
- * it non-blocking, write its path into `path` and remove these variables from the environment.
+/* Take the listening stream socket that a service manager passed (LISTEN_PID, LISTEN_FDS: see sd_listen_fds(3)), make
+ * it non-blocking, and remove these variables from the environment.
  * Returns 1 and an owned fd; 0 if none was passed; -errno. */
+int listen_passed_fd(int *ret_fd, struct err *e);
+/* The same with a Unix socket, whose path is written into `path`. */
 int listen_passed(int *ret_fd, char *path, size_t size, struct err *e);
 
 /* In system mode, give a passed socket to the group `cairn`, as listen_open() does; else change nothing.

@@ -189,11 +189,11 @@ static bool group_sync(struct qcow2 *q, bool data)
 	data = data && q->external && !c->data_synced;
 	c->pending = data ? 2 : 1;
 	c->op.done = sync_done;
-	loop_fdatasync(q->base.loop, &c->op, q->base.fd);
+	block_fdatasync(&q->base, &c->op, q->base.fd);
 	if (data) {
 		c->data_synced = true;
 		c->data_op.done = data_sync_done;
-		loop_fdatasync(q->base.loop, &c->data_op, q->data_fd);
+		block_fdatasync(&q->base, &c->data_op, q->data_fd);
 	}
 	return true;
 }

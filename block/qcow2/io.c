@@ -462,7 +462,7 @@ static void gate_written(struct io *io, int res)
 		return;
 	}
 	q->gate_op.done = gate_synced;
-	loop_fdatasync(q->base.loop, &q->gate_op, q->base.fd);
+	block_fdatasync(&q->base, &q->gate_op, q->base.fd);
 }
 
 bool gate_wait(struct qcow2 *q, struct wait *w)

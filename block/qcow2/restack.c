@@ -204,7 +204,7 @@ int block_restack_begin(struct block *b, struct block_restack *o, struct block *
 {
 	struct block_layer layers[BLOCK_LAYERS_MAX] = { 0 };
 	struct block_open open = { .layers = layers, .nlayers = o->nlayers, .writable = o->writable, .as_handed_over = true,
-		.beside_pins = true, .name = b->name };
+		.beside_pins = true, .buffered = b->buffered, .no_flush = b->no_flush, .name = b->name };
 	struct block *next;
 	int r = chain_settle(b);
 

@@ -271,7 +271,7 @@ static void header_written(struct io *io, int res)
 		return;
 	}
 	h->op.done = header_synced;
-	loop_fdatasync(h->q->base.loop, &h->op, h->q->base.fd);
+	block_fdatasync(&h->q->base, &h->op, h->q->base.fd);
 }
 
 int header_put(struct qcow2 *q, struct header_update *h, struct wait *w)

@@ -774,7 +774,7 @@ static int blk_init(struct virtio_blk *b, struct dev_host *h, struct pci_host *p
 	blk_fill_config(b, size, write_rate(&c->limits));
 	r = virtio_pci_init(&b->pci, &b->v, p, c->slot, e);
 	if (!r)
-		virtio_blk_poll_begin(b);
+		virtio_blk_poll_begin(b, c->poll_max_ns);
 	return r;
 }
 

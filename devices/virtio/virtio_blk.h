@@ -33,6 +33,7 @@ struct pci_host;
 #define VIRTIO_BLK_QUEUES_MAX 8
 #define VIRTIO_BLK_QUEUE_SIZE_MAX 1024
 #define VIRTIO_BLK_SERIAL_BYTES 20
+#define VIRTIO_BLK_POLL_OFF UINT32_MAX
 
 /* Values as enum vm_error_policy. */
 enum virtio_blk_errors {
@@ -54,6 +55,7 @@ struct virtio_blk_config {
 	uint32_t logical_bytes, physical_bytes; /* blocks that the guest sees; 0: of the image; 4096 */
 	bool no_discard; /* do not offer discards */
 	enum block_zeroes detect_zeroes;
+	uint32_t poll_max_ns; /* longest poll of the rings without work; 0: the usual length; VIRTIO_BLK_POLL_OFF: none */
 };
 
 struct virtio_blk_stats {

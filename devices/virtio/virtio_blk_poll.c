@@ -41,8 +41,8 @@ static bool blk_sleeps(void *opaque)
 	return found;
 }
 
-void virtio_blk_poll_begin(struct virtio_blk *b)
+void virtio_blk_poll_begin(struct virtio_blk *b, uint32_t max_ns)
 {
-	b->poller = (struct loop_poller){ .poll = blk_poll, .sleeps = blk_sleeps, .opaque = b };
-	b->polled = loop_poll(b->v.loop, &b->poller) == 0; /* not if the loop has another disk */
+	b->poller = (struct loop_poller){ .poll = blk_poll, .sleeps = blk_sleeps, .opaque = b, .max_ns = max_ns };
+	b->polled = max_ns != VIRTIO_BLK_POLL_OFF && loop_poll(b->v.loop, &b->poller) == 0; /* not if the loop has another disk */
 }

@@ -555,6 +555,19 @@ unsigned virtio_pci_state_queues(const struct state_reader *r)
 	return vectors ? vectors - 1 : 0;
 }
 
+void virtio_pci_state_skip(struct state_reader *r)
+{
+	unsigned queues = virtio_pci_state_queues(r);
+	/* pci_function_save(), registers, features, status, generation, numbers of queues and of bytes of
+	 * configuration */
+	size_t bytes = PCI_CONFIG_BYTES + 1 + 2 + 8 + 16 * (queues + 1) + 12 + 2 * queues + 1 + 22, left = r->len - r->pos;
+
+	if (queues && left >= bytes)
+		bytes += load_le16(r->buf + r->pos + bytes - 2) + VIRTQUEUE_STATE_BYTES * queues;
+	r->failed |= !queues || left < bytes;
+	r->pos += r->failed ? 0 : bytes;
+}
+
 /* Load transport registers before virtio_load(), which ends by calling changed(). */
 int virtio_pci_device_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
 {

@@ -48,6 +48,8 @@ void virtio_pci_device_resume(struct device *d);
 void virtio_pci_device_save(struct device *d, struct state_writer *w);
 /* Returns the number of queues of the device whose state r has, by its interrupt vectors; 0 if it is cut short. */
 unsigned virtio_pci_state_queues(const struct state_reader *r);
+/* Move r from the begin of such a state to the device's own part. Sets r->failed if the state is cut short. */
+void virtio_pci_state_skip(struct state_reader *r);
 /* Returns 0; -EINVAL, also when bytes are left over. */
 int virtio_pci_device_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e);
 

@@ -81,10 +81,10 @@ void scsi_request_respond(struct scsi_request *r, enum scsi_response response)
 /* The address of a unit (5.6.6.1): 1, the target, and the unit in two bytes of SAM's flat format. */
 struct scsi_lun *scsi_lun_find(struct virtio_scsi *s, const uint8_t lun[8], bool *ret_unit_0)
 {
-	if (lun[0] != 1 || lun[1] >= s->nluns)
+	if (lun[0] != 1 || lun[1] >= VIRTIO_SCSI_TARGETS_MAX)
 		return NULL;
 	*ret_unit_0 = !(load_be16(lun + 2) & 0x3fff) && !load_be32(lun + 4);
-	return &s->luns[lun[1]];
+	return s->luns[lun[1]];
 }
 
 /* Answer a command for a unit that a target does not have. */
@@ -208,29 +208,31 @@ static bool ring_pop_all(struct virtio_scsi *s, unsigned qi, unsigned *budget)
 	return !s->held_wait;
 }
 
-static void scsi_run(struct virtio_dev *v, unsigned qi)
+void scsi_run(struct virtio_dev *v, unsigned qi)
 {
 	struct virtio_scsi *s = container_of(v, struct virtio_scsi, v);
 	struct virtqueue *vq = &v->queues[qi].vq;
 	unsigned budget = 2u * vq->size;
 	bool more;
 
-	if (qi == SCSI_QUEUE_EVENT)
-		return; /* its buffers wait for events */
+	if (qi == SCSI_QUEUE_EVENT) {
+		scsi_events_run(s);
+		return;
+	}
 	if (qi == SCSI_QUEUE_CONTROL) {
 		scsi_control_run(s);
 		return;
 	}
 	if (s->held_wait)
 		return;
-	for (unsigned i = 0; i < s->nluns; i++)
-		scsi_lun_go(&s->luns[i], true);
+	SCSI_EACH_LUN(s, l)
+		scsi_lun_go(l, true);
 	if (!redo_loaded(s))
 		return;
 	do {
 		virtqueue_notify_disable(vq);
 		more = ring_pop_all(s, qi, &budget);
-	} while (more && virtio_is_running(v) && budget && virtqueue_notify_enable(vq));
+	} while (more && virtio_is_running(v) && budget && virtio_doorbell_enable(v, qi, s->polled));
 	if (!budget)
 		virtio_queue_kick(v, qi);
 }
@@ -241,8 +243,8 @@ static void scsi_quiesce(struct virtio_dev *v)
 {
 	struct virtio_scsi *s = container_of(v, struct virtio_scsi, v);
 
-	for (unsigned i = 0; i < s->nluns; i++)
-		while (s->luns[i].in_flight)
+	for (unsigned i = 0; i < VIRTIO_SCSI_TARGETS_MAX; i++)
+		while (s->luns[i] && s->luns[i]->in_flight)
 			pthread_cond_wait(&s->idle, &v->lock);
 }
 
@@ -251,11 +253,12 @@ static void scsi_forget(struct virtio_dev *v)
 {
 	struct virtio_scsi *s = container_of(v, struct virtio_scsi, v);
 
-	for (unsigned i = 0; i < s->nluns; i++) {
-		scsi_lun_forget(&s->luns[i]);
-		s->luns[i].unit.locked = false;
-		s->luns[i].unit.write_cache = !s->luns[i].unit.cdrom;
-		s->luns[i].unit.attention = SENSE_RESET;
+	SCSI_EACH_LUN(s, l)
+	{
+		scsi_lun_forget(l);
+		l->unit.locked = false;
+		l->unit.write_cache = !l->unit.cdrom;
+		l->unit.attention = SENSE_RESET;
 	}
 	s->nloaded = 0;
 	s->held_wait = false;
@@ -263,7 +266,7 @@ static void scsi_forget(struct virtio_dev *v)
 	s->events_missed = false;
 }
 
-/* The state: version 1
+/* The device's own part of the state:
  * u8 events missed, u32 units; of each unit: u8 1 for a CD drive, u8 flags (UNIT_*), u8 media event, u32 attention,
  * u64 size, u64 medium; u32 commands that have not begun; of each: u16 ring, u16 descriptor. */
 enum { UNIT_TRAY_OPEN = 1, UNIT_LOCKED = 2, UNIT_WRITE_CACHE = 4, UNIT_FLAGS = 7 };
@@ -279,12 +282,21 @@ static void unit_save(const struct scsi_unit *u, struct state_writer *w)
 	state_put_u64(w, u->medium);
 }
 
+static unsigned units_count(const struct virtio_scsi *s)
+{
+	unsigned n = 0;
+
+	SCSI_EACH_LUN(s, l)
+		n++;
+	return n;
+}
+
 static uint32_t waiting_count(const struct virtio_scsi *s)
 {
 	uint32_t n = s->nloaded;
 
-	for (unsigned i = 0; i < s->nluns; i++)
-		for (const struct scsi_request *r = s->luns[i].waiting; r; r = r->next)
+	SCSI_EACH_LUN(s, l)
+		for (const struct scsi_request *r = l->waiting; r; r = r->next)
 			n++;
 	return n;
 }
@@ -294,12 +306,12 @@ static void scsi_save(struct virtio_dev *v, struct state_writer *w)
 	struct virtio_scsi *s = container_of(v, struct virtio_scsi, v);
 
 	state_put_u8(w, s->events_missed);
-	state_put_u32(w, s->nluns);
-	for (unsigned i = 0; i < s->nluns; i++)
-		unit_save(&s->luns[i].unit, w);
+	state_put_u32(w, units_count(s));
+	SCSI_EACH_LUN(s, l)
+		unit_save(&l->unit, w);
 	state_put_u32(w, waiting_count(s));
-	for (unsigned i = 0; i < s->nluns; i++)
-		for (struct scsi_request *r = s->luns[i].waiting; r; r = r->next) {
+	SCSI_EACH_LUN(s, l)
+		for (struct scsi_request *r = l->waiting; r; r = r->next) {
 			state_put_u16(w, (uint16_t)r->queue);
 			state_put_u16(w, r->elem.head);
 		}
@@ -362,12 +374,11 @@ static int scsi_load(struct virtio_dev *v, struct state_reader *r, struct err *e
 
 	if (r->failed || missed > 1)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: the state is malformed", v->dev.name);
-	if (n != s->nluns)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: the state has %u disks with bus scsi and the definition %u; add or remove disks, "
-			"or drop the state with cairn start --force-boot", v->dev.name, n, s->nluns);
+	if (n != units_count(s)) /* scsi_targets_load() has compared them */
+		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: the state is malformed", v->dev.name);
 	s->events_missed = missed;
-	for (unsigned i = 0; i < n && !res; i++)
-		res = unit_load(&s->luns[i].unit, r, e);
+	SCSI_EACH_LUN(s, l)
+		res = res ? res : unit_load(&l->unit, r, e);
 	return res ? res : waiting_load(s, r, e);
 }
 
@@ -390,8 +401,8 @@ static void scsi_dev_reset(struct device *d)
 {
 	struct virtio_scsi *s = scsi_of(d);
 
-	for (unsigned i = 0; i < s->nluns; i++) {
-		struct scsi_lun *l = &s->luns[i];
+	SCSI_EACH_LUN(s, l)
+	{
 		struct block_info info;
 
 		block_info(l->block, &info); /* a revert may have changed the size */
@@ -403,11 +414,34 @@ static void scsi_dev_reset(struct device *d)
 	virtio_pci_device_reset(d);
 }
 
+/* The state: in version 2, u8 targets; of each, in ascending order: u8 target, 16 bytes id. Then
+ * virtio_pci_device_save(). In version 1, the targets are 0, 1, ... in the order of the definition. */
+static void scsi_dev_save(struct device *d, struct state_writer *w)
+{
+	scsi_targets_save(scsi_of(d), w);
+	virtio_pci_device_save(d, w);
+}
+
+static int scsi_dev_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e)
+{
+	int ret = scsi_targets_load(scsi_of(d), r, version, e);
+
+	if (!ret)
+		return virtio_pci_device_load(d, r, version, e);
+	virtio_pci_device_reset(d);
+	return ret;
+}
+
 static int scsi_dev_check(struct device *d, const struct state_reader *r, uint16_t version, struct err *e)
 {
-	unsigned queues = virtio_pci_state_queues(r), ours = scsi_of(d)->v.nqueues;
+	unsigned queues, ours = scsi_of(d)->v.nqueues;
+	struct state_reader rest;
+	uint32_t lacks;
+	int ret = virtio_scsi_state_look(d, r, version, &lacks, &rest, e);
 
-	(void)version;
+	if (ret < 0)
+		return ret;
+	queues = virtio_pci_state_queues(&rest);
 	if (!queues || queues == ours || queues > SCSI_QUEUE_FIRST + VIRTIO_SCSI_QUEUES_MAX)
 		return 0;
 	return err_set(e, -EINVAL, ERR_INVALID, "%s: the state has %u rings and the definition makes %u; give the VM the number of vCPUs that it "
@@ -420,8 +454,8 @@ static void scsi_dev_resume(struct device *d)
 
 	pthread_mutex_lock(&s->v.lock);
 	s->held_wait = false;
-	for (unsigned i = 0; i < s->nluns; i++)
-		atomic_store(&s->luns[i].stats.failed, 0);
+	SCSI_EACH_LUN(s, l)
+		atomic_store(&l->stats.failed, 0);
 	pthread_mutex_unlock(&s->v.lock);
 	virtio_resume(&s->v);
 }
@@ -430,8 +464,9 @@ static void scsi_dev_free(struct device *d)
 {
 	struct virtio_scsi *s = scsi_of(d);
 
-	for (unsigned i = 0; i < s->nluns; i++)
-		scsi_lun_done(&s->luns[i]);
+	SCSI_EACH_LUN(s, l)
+		scsi_lun_free(l);
+	loop_poll_end(s->v.loop, &s->poller);
 	virtio_pci_done(&s->pci);
 	virtio_done(&s->v);
 	for (struct scsi_request *r = s->all, *next; r; r = next) {
@@ -445,13 +480,13 @@ static void scsi_dev_free(struct device *d)
 
 static const struct device_ops scsi_device_ops = {
 	.type = "virtio-scsi",
-	.state_version = 1,
+	.state_version = 2,
 	.reset = scsi_dev_reset,
 	.pause = virtio_pci_device_pause,
 	.resume = scsi_dev_resume,
-	.save = virtio_pci_device_save,
+	.save = scsi_dev_save,
 	.check = scsi_dev_check,
-	.load = virtio_pci_device_load,
+	.load = scsi_dev_load,
 	.free = scsi_dev_free,
 };
 
@@ -485,14 +520,16 @@ static int scsi_init(struct virtio_scsi *s, struct dev_host *h, struct pci_host 
 	s->loaded = calloc(s->requests_max, sizeof(*s->loaded));
 	if (!s->loaded)
 		return err_set_errno(e, -ENOMEM, "%s", c->name);
-	for (unsigned i = 0; i < c->ndisks && !r; i++) {
-		s->nluns++;
-		r = scsi_lun_init(s, i, &c->disks[i], e);
-	}
+	for (unsigned i = 0; i < c->ndisks && !r; i++)
+		r = scsi_lun_new(s, i, &c->disks[i], &s->luns[i], e);
 	if (r)
 		return r;
+	s->next_target = c->ndisks % VIRTIO_SCSI_TARGETS_MAX;
 	config_fill(s, size);
-	return virtio_pci_init(&s->pci, &s->v, p, c->slot, e);
+	r = virtio_pci_init(&s->pci, &s->v, p, c->slot, e);
+	if (!r)
+		scsi_poll_begin(s, c->disks[0].poll_max_ns);
+	return r;
 }
 
 int virtio_scsi_new(struct dev_host *h, struct pci_host *p, const struct virtio_scsi_config *c, struct device **ret_dev,

@@ -1,5 +1,5 @@
 /* virtio_scsi: a SCSI controller (virtio 1.2, section 5.6) with a target for each disk or CD drive. Each target has one
- * logical unit, 0.
+ * logical unit, 0. Targets come and go while the guest runs, so their numbers need not be in a row.
  *
  * Threading: the controller's loop serves the rings. A request goes on to the loop of its disk, where its struct block
  * lives; if both loops are one, nothing waits. Call virtio_scsi_new() before the loops' threads start and the device's
@@ -23,6 +23,7 @@ struct device;
 struct err;
 struct loop;
 struct pci_host;
+struct state_reader;
 
 #define VIRTIO_SCSI_TARGETS_MAX 24
 #define VIRTIO_SCSI_QUEUES_MAX 8
@@ -40,6 +41,7 @@ struct virtio_scsi_disk {
 	enum block_zeroes detect_zeroes;
 	enum virtio_blk_errors errors;
 	struct virtio_blk_limits limits;
+	uint32_t poll_max_ns; /* as in struct virtio_blk_config; that of disk 0 counts, on whose loop the controller is */
 };
 
 struct virtio_scsi_config {
@@ -68,10 +70,10 @@ bool virtio_scsi_tray_is_open(struct device *d, unsigned target);
 /* Return whether the guest keeps a CD drive's medium locked; if so, and ask is set, tell the guest that somebody wants
  * to have it ejected. Any thread. */
 bool virtio_scsi_is_locked(struct device *d, unsigned target, bool ask);
-/* Let no command of a drive begin until virtio_scsi_set_medium() or virtio_scsi_release(), and wait for those in
- * flight, at most 2 s. Call from no thread of a disk's loop.
- * Returns 0; -EBUSY: some are in flight, and the drive is not held. */
-int virtio_scsi_hold(struct device *d, unsigned target, struct err *e);
+/* Let no command of a target begin until virtio_scsi_set_medium(), virtio_scsi_release() or virtio_scsi_unplug(), and
+ * wait for those in flight, at most 2 s. patient: wait as long as it takes. Call from no thread of a disk's loop.
+ * Returns 0; -EBUSY: some are in flight, and the target is not held. */
+int virtio_scsi_hold(struct device *d, unsigned target, bool patient);
 void virtio_scsi_release(struct device *d, unsigned target);
 /* Replace the medium of a CD drive that is held, close its tray and release the drive.
  * block: borrowed; a block device of 0 bytes is an empty drive. After success, the caller closes the block device that
@@ -79,6 +81,22 @@ void virtio_scsi_release(struct device *d, unsigned target);
  * medium: as in virtio_scsi_disk.
  * Returns 0; -EINVAL. */
 int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *block, uint64_t medium, struct err *e);
+/* Add a target, and tell the guest. The loop's thread does not run. Returns 0; -EINVAL; -ENOSPC; -errno. */
+int virtio_scsi_plug(struct device *d, const struct virtio_scsi_disk *disk, unsigned *ret_target, struct err *e);
+/* Remove a target that is held, and tell the guest: commands that wait, and later ones, get the response that there is
+ * no such target. The loop's thread does not run. The controller may be left without targets, but cannot be saved
+ * then. */
+void virtio_scsi_unplug(struct device *d, unsigned target);
+/* Return the target of a disk, which a load may have changed; -ENOENT. Any thread. */
+int virtio_scsi_find(struct device *d, const char *id);
+/* Compare the targets of a saved state with those of d. content: of the state's section, from its begin on.
+ * ret_lacks: gets a bit for each target of d that the state lacks; version 1 cannot lack one.
+ * ret_rest: what follows the targets; NULL allowed.
+ * Returns 0; -EINVAL: it is malformed (ERR_CORRUPT), or has a disk that d lacks (ERR_INVALID). Any thread. */
+int virtio_scsi_state_look(struct device *d, const struct state_reader *content, uint16_t version, uint32_t *ret_lacks,
+	struct state_reader *ret_rest, struct err *e);
+/* As virtio_blk_set_block(), for a target that is no CD drive: its loop's thread does not run. */
+void virtio_scsi_set_block(struct device *d, unsigned target, struct block *block);
 /* Tell the guest that the size of a disk has changed. Any thread. */
 void virtio_scsi_resized(struct device *d, unsigned target, uint64_t size_bytes);
 

@@ -179,12 +179,12 @@ static bool control_serve(struct virtio_scsi *s, struct virtqueue_elem *el)
 	return true;
 }
 
-static bool has_room(struct virtio_scsi *s, struct virtqueue_elem *el)
+static bool has_room(struct virtio_scsi *s, unsigned queue, struct virtqueue_elem *el)
 {
 	struct dev_host *h = s->v.host;
 
 	return !h->ops->ram_make_room || h->ops->ram_make_room(h, el->iov + el->nout, el->nin,
-		s->v.queues[SCSI_QUEUE_CONTROL].kick_fd);
+		s->v.queues[queue].kick_fd);
 }
 
 void scsi_control_run(struct virtio_scsi *s)
@@ -198,7 +198,7 @@ void scsi_control_run(struct virtio_scsi *s)
 	do {
 		while (virtio_is_running(&s->v) && budget && (got = virtqueue_pop(vq, &el)) > 0) {
 			budget--;
-			if (!has_room(s, &el)) {
+			if (!has_room(s, SCSI_QUEUE_CONTROL, &el)) {
 				virtqueue_unpop(vq); /* the doorbell rings when it is time to ask again */
 				return;
 			}
@@ -214,29 +214,48 @@ void scsi_control_run(struct virtio_scsi *s)
 		virtio_queue_kick(&s->v, SCSI_QUEUE_CONTROL);
 }
 
-void scsi_event_send(struct scsi_lun *l, uint64_t feature, uint32_t event, uint32_t reason)
+/* Give the driver an event. Without a buffer for it, the driver is to know that it has missed one. */
+static void event_push(struct virtio_scsi *s, uint8_t m[EVENT_BYTES])
 {
-	struct virtio_scsi *s = l->s;
 	struct virtqueue *vq = &s->v.queues[SCSI_QUEUE_EVENT].vq;
-	uint8_t m[EVENT_BYTES] = { 0 };
 	struct virtqueue_elem el;
-	int got;
+	int got = virtio_is_running(&s->v) ? virtqueue_pop(vq, &el) : 0;
 
-	if (!virtio_is_running(&s->v) || !(s->v.features & feature) || !vq->enabled)
+	if (got > 0 && el.in_bytes >= EVENT_BYTES && !has_room(s, SCSI_QUEUE_EVENT, &el)) {
+		virtqueue_unpop(vq); /* the doorbell rings when it is time to ask again */
+		s->events_missed = true;
 		return;
-	got = virtqueue_pop(vq, &el);
-	if (got <= 0 || el.in_bytes < sizeof(m)) {
+	}
+	if (got <= 0 || el.in_bytes < EVENT_BYTES) {
 		s->events_missed = true;
 		if (got)
 			virtio_fault(&s->v, got < 0 ? vq->fault : "a buffer for events of a SCSI controller is too short");
+		else if (virtio_is_running(&s->v) && virtqueue_notify_enable(vq))
+			virtio_queue_kick(&s->v, SCSI_QUEUE_EVENT);
 		return;
 	}
-	store_le32(m, event | (s->events_missed ? EVENTS_MISSED : 0));
-	m[4] = 1;
-	m[5] = (uint8_t)l->target;
-	store_le32(m + 12, reason);
+	store_le32(m, load_le32(m) | (s->events_missed ? EVENTS_MISSED : 0));
 	s->events_missed = false;
-	iov_write(el.iov + el.nout, el.nin, 0, m, sizeof(m));
-	virtqueue_push(vq, &el, sizeof(m));
+	iov_write(el.iov + el.nout, el.nin, 0, m, EVENT_BYTES);
+	virtqueue_push(vq, &el, EVENT_BYTES);
 	virtio_queue_interrupt(&s->v, SCSI_QUEUE_EVENT);
+}
+
+void scsi_event_send(struct virtio_scsi *s, unsigned target, uint64_t feature, uint32_t event, uint32_t reason)
+{
+	uint8_t m[EVENT_BYTES] = { [4] = 1, [5] = (uint8_t)target };
+
+	if (!(s->v.features & feature) || !s->v.queues[SCSI_QUEUE_EVENT].vq.enabled)
+		return;
+	store_le32(m, event);
+	store_le32(m + 12, reason);
+	event_push(s, m);
+}
+
+void scsi_events_run(struct virtio_scsi *s)
+{
+	uint8_t m[EVENT_BYTES] = { SCSI_EVENT_NONE };
+
+	if (s->events_missed)
+		event_push(s, m);
 }

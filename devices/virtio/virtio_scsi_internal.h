@@ -52,12 +52,12 @@ struct scsi_tmf {
 /* A target with its logical unit. Fields without a comment of their own: protected by the controller's lock. */
 struct scsi_lun {
 	struct virtio_scsi *s; /* constant, as the next lines */
-	unsigned target;
 	struct loop *loop;
 	enum virtio_blk_errors errors;
 	enum block_zeroes detect_zeroes;
 	bool no_discard;
 	uint32_t logical_bytes;
+	unsigned target; /* its index in luns; a load changes it */
 	struct block *block; /* NULL: no medium */
 	struct block_listener listener;
 	struct disk_counters stats; /* atomic */
@@ -66,7 +66,8 @@ struct scsi_lun {
 	unsigned in_flight;
 	struct scsi_tmf *tmfs;
 	struct loop_task task; /* runs the waiting commands on `loop` */
-	bool posted, medium_changes;
+	bool posted;
+	bool held; /* begin nothing until virtio_scsi_set_medium(), virtio_scsi_release() or virtio_scsi_unplug() */
 	bool told_of_reservations;
 	struct disk_throttle throttle;
 	bool resting; /* a limit of all commands is reached: begin nothing until the timer `rest` */
@@ -80,28 +81,33 @@ struct scsi_loaded {
 struct virtio_scsi {
 	struct virtio_dev v;
 	struct virtio_pci pci;
-	struct scsi_lun luns[VIRTIO_SCSI_TARGETS_MAX]; /* [target] */
-	unsigned nluns;
-	pthread_cond_t idle; /* signalled when a unit's in_flight drops to 0 */
+	pthread_cond_t idle; /* signalled when a unit's in_flight drops to 0, or when its task has run */
 	/* protected by v.lock: */
+	struct scsi_lun *luns[VIRTIO_SCSI_TARGETS_MAX]; /* [target]; owned; NULL: there is no such target */
+	unsigned next_target; /* where the search for a free target begins */
 	bool held_wait; /* begin nothing until the resume, since an error stopped the VM */
 	bool starved;	/* requests wait in a ring for a free scsi_request */
 	bool events_missed;
 	unsigned nrequests, requests_max;
 	unsigned ntmfs; /* task management functions that wait */
 	struct scsi_request *free, *all;
+	struct loop_poller poller;
+	bool polled; /* constant */
 	struct scsi_loaded *loaded; /* commands of a saved state that have not begun, oldest first from loaded[nloaded - 1] on */
 	unsigned nloaded;
 };
 
 /* virtio_scsi.c */
+/* Serve a ring. v->lock is held. */
+void scsi_run(struct virtio_dev *v, unsigned qi);
 void scsi_request_put(struct scsi_request *r);
 void scsi_request_respond(struct scsi_request *r, enum scsi_response response);
 struct scsi_lun *scsi_lun_find(struct virtio_scsi *s, const uint8_t lun[8], bool *ret_unit_0);
 
 /* virtio_scsi_lun.c */
-int scsi_lun_init(struct virtio_scsi *s, unsigned target, const struct virtio_scsi_disk *d, struct err *e);
-void scsi_lun_done(struct scsi_lun *l);
+/* Create a unit that no list has yet. scsi_lun_free() frees it, while its loop's thread does not run; NULL allowed. */
+int scsi_lun_new(struct virtio_scsi *s, unsigned target, const struct virtio_scsi_disk *d, struct scsi_lun **ret_l, struct err *e);
+void scsi_lun_free(struct scsi_lun *l);
 /* Queue a command, and begin it if the caller is on the unit's loop. */
 void scsi_lun_append(struct scsi_lun *l, struct scsi_request *r);
 /* Let the unit's loop begin the commands that wait. here: the caller is on the controller's loop. */
@@ -109,16 +115,37 @@ void scsi_lun_go(struct scsi_lun *l, bool here);
 /* Drop the commands that wait, after a reset of the controller. */
 void scsi_lun_forget(struct scsi_lun *l);
 
+/* virtio_scsi_poll.c */
+/* Let the controller's loop poll the rings of commands, if it polls for no other device. */
+void scsi_poll_begin(struct virtio_scsi *s, uint32_t max_ns);
+
 /* virtio_scsi_control.c */
 void scsi_control_run(struct virtio_scsi *s);
 /* Finish the functions that waited for the unit. */
 void scsi_tmfs_finish(struct scsi_lun *l);
 void scsi_tmfs_forget(struct scsi_lun *l);
-/* Send an event of the unit, if the driver has given room for one and has negotiated `feature`. */
-void scsi_event_send(struct scsi_lun *l, uint64_t feature, uint32_t event, uint32_t reason);
+/* Send an event of a target, if the driver has negotiated `feature`. If there is no buffer for it, or the device is
+ * paused, the driver learns later that it has missed events. */
+void scsi_event_send(struct virtio_scsi *s, unsigned target, uint64_t feature, uint32_t event, uint32_t reason);
+/* The event ring may have buffers: tell the driver if it has missed events. */
+void scsi_events_run(struct virtio_scsi *s);
+
+/* virtio_scsi_plug.c: the targets' part of the state, see scsi_dev_save() */
+void scsi_targets_save(struct virtio_scsi *s, struct state_writer *w);
+/* Put the units at the targets that they had. version: of the state. */
+int scsi_targets_load(struct virtio_scsi *s, struct state_reader *r, uint16_t version, struct err *e);
+
+/* For each target that there is. */
+#define SCSI_EACH_LUN(s, l) \
+	for (unsigned l##_at = 0; l##_at < VIRTIO_SCSI_TARGETS_MAX; l##_at++) \
+		for (struct scsi_lun *l = (s)->luns[l##_at]; l; l = NULL)
 
 #define SCSI_F_HOTPLUG (1ULL << 1)
 #define SCSI_F_CHANGE (1ULL << 2)
+#define SCSI_EVENT_NONE 0
+#define SCSI_EVENT_TRANSPORT_RESET 1
+#define SCSI_RESET_RESCAN 1
+#define SCSI_RESET_REMOVED 2
 #define SCSI_EVENT_PARAM_CHANGE 3
 
 #endif

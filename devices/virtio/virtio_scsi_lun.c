@@ -9,6 +9,7 @@
 #include "devices/virtio/virtio_scsi_internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -16,7 +17,7 @@
 #define REQUEST_BYTES 51   /* struct virtio_scsi_cmd_req with a command of 32 bytes */
 #define PHYSICAL_BYTES 4096u
 #define REST_NS 1000000u /* least wait at a limit */
-#define MEDIUM_WAIT_NS 2000000000ULL
+#define HOLD_NS 2000000000ULL
 
 /* ---- completing commands ---- */
 
@@ -258,7 +259,7 @@ static void lun_run(struct scsi_lun *l)
 {
 	struct virtio_scsi *s = l->s;
 
-	while (l->waiting && virtio_is_running(&s->v) && !s->held_wait && !l->resting && !l->tmfs && !l->medium_changes) {
+	while (l->waiting && virtio_is_running(&s->v) && !s->held_wait && !l->resting && !l->tmfs && !l->held) {
 		struct scsi_request **at = allowed_find(l), *r;
 
 		if (!at || !request_has_room(*at))
@@ -278,11 +279,13 @@ static void task_run(struct loop_task *t)
 	LOCK_GUARD(&l->s->v.lock);
 	l->posted = false;
 	lun_run(l);
+	if (l->held)
+		pthread_cond_broadcast(&l->s->idle);
 }
 
 void scsi_lun_go(struct scsi_lun *l, bool here)
 {
-	if (!l->waiting)
+	if (!l->waiting || l->held)
 		return;
 	if (here && l->loop == l->s->v.loop) {
 		lun_run(l);
@@ -333,9 +336,8 @@ static int medium_take(struct scsi_lun *l, struct err *e)
 	return 0;
 }
 
-int scsi_lun_init(struct virtio_scsi *s, unsigned target, const struct virtio_scsi_disk *d, struct err *e)
+static int lun_init(struct scsi_lun *l, struct virtio_scsi *s, unsigned target, const struct virtio_scsi_disk *d, struct err *e)
 {
-	struct scsi_lun *l = &s->luns[target];
 	struct scsi_unit *u = &l->unit;
 	int r;
 
@@ -369,17 +371,32 @@ int scsi_lun_init(struct virtio_scsi *s, unsigned target, const struct virtio_sc
 	return 0;
 }
 
-void scsi_lun_done(struct scsi_lun *l)
+int scsi_lun_new(struct virtio_scsi *s, unsigned target, const struct virtio_scsi_disk *d, struct scsi_lun **ret_l, struct err *e)
 {
-	if (l->block && l->rest)
+	struct scsi_lun *l = calloc(1, sizeof(*l));
+	int r = l ? lun_init(l, s, target, d, e) : err_set_errno(e, -ENOMEM, "%s", d->id);
+
+	if (r < 0)
+		scsi_lun_free(l);
+	else
+		*ret_l = l;
+	return r;
+}
+
+void scsi_lun_free(struct scsi_lun *l)
+{
+	if (!l)
+		return;
+	if (l->rest)
 		block_set_listener(l->block, NULL);
 	scsi_tmfs_forget(l);
 	loop_timer_free(l->rest);
+	free(l);
 }
 
 static struct scsi_lun *lun_of(struct device *d, unsigned target)
 {
-	return &container_of(d, struct virtio_scsi, v.dev)->luns[target];
+	return container_of(d, struct virtio_scsi, v.dev)->luns[target];
 }
 
 void virtio_scsi_set_limits(struct device *d, unsigned target, const struct virtio_blk_limits *n)
@@ -432,22 +449,21 @@ bool virtio_scsi_is_locked(struct device *d, unsigned target, bool ask)
 	return l->unit.locked;
 }
 
-int virtio_scsi_hold(struct device *d, unsigned target, struct err *e)
+int virtio_scsi_hold(struct device *d, unsigned target, bool patient)
 {
 	struct scsi_lun *l = lun_of(d, target);
-	uint64_t end = loop_now_ns() + MEDIUM_WAIT_NS;
+	uint64_t end = patient ? UINT64_MAX : loop_now_ns() + HOLD_NS;
 	struct timespec until = { .tv_sec = (time_t)(end / 1000000000), .tv_nsec = (long)(end % 1000000000) };
 
 	LOCK_GUARD(&l->s->v.lock);
-	l->medium_changes = true;
-	while (l->in_flight && !pthread_cond_timedwait(&l->s->idle, &l->s->v.lock, &until))
+	l->held = true;
+	while ((l->in_flight || l->posted) && !pthread_cond_timedwait(&l->s->idle, &l->s->v.lock, &until))
 		;
-	if (!l->in_flight)
+	if (!l->in_flight && !l->posted)
 		return 0;
-	l->medium_changes = false;
+	l->held = false;
 	scsi_lun_go(l, false);
-	return err_set(e, -EBUSY, ERR_BUSY, "the image in the drive does not answer the guest's commands, so the medium stays; try again "
-		"when it does");
+	return -EBUSY;
 }
 
 void virtio_scsi_release(struct device *d, unsigned target)
@@ -455,7 +471,7 @@ void virtio_scsi_release(struct device *d, unsigned target)
 	struct scsi_lun *l = lun_of(d, target);
 
 	LOCK_GUARD(&l->s->v.lock);
-	l->medium_changes = false;
+	l->held = false;
 	scsi_lun_go(l, false);
 }
 
@@ -484,9 +500,19 @@ int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *bloc
 		l->unit.media_event = l->unit.size_bytes ? SCSI_MEDIA_NEW : SCSI_MEDIA_GONE;
 		l->unit.attention = SENSE_MEDIUM_CHANGED;
 	}
-	l->medium_changes = false;
+	l->held = false;
 	scsi_lun_go(l, false);
 	return r;
+}
+
+void virtio_scsi_set_block(struct device *d, unsigned target, struct block *block)
+{
+	struct scsi_lun *l = lun_of(d, target);
+
+	LOCK_GUARD(&l->s->v.lock); /* the controller may be on another loop */
+	block_set_listener(l->block, NULL);
+	l->block = block;
+	block_set_listener(block, &l->listener);
 }
 
 void virtio_scsi_resized(struct device *d, unsigned target, uint64_t size_bytes)
@@ -496,5 +522,5 @@ void virtio_scsi_resized(struct device *d, unsigned target, uint64_t size_bytes)
 	LOCK_GUARD(&l->s->v.lock);
 	l->unit.size_bytes = size_bytes;
 	l->unit.attention = SENSE_CAPACITY_CHANGED;
-	scsi_event_send(l, SCSI_F_CHANGE, SCSI_EVENT_PARAM_CHANGE, 0x2a | 9 << 8);
+	scsi_event_send(l->s, target, SCSI_F_CHANGE, SCSI_EVENT_PARAM_CHANGE, 0x2a | 9 << 8);
 }

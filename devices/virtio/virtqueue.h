@@ -83,6 +83,7 @@ bool virtqueue_notify_enable(struct virtqueue *q);
  * these at once. Returns as virtqueue_notify_enable(). */
 bool virtqueue_notify_enable_beyond(struct virtqueue *q, uint16_t known);
 
+#define VIRTQUEUE_STATE_BYTES 33
 void virtqueue_save(const struct virtqueue *q, struct state_writer *w);
 /* Load the fields and check the queue's size; q stays disabled.
  * *ret_enabled: the caller has to call virtqueue_resume() with the features.

@@ -1,7 +1,7 @@
 """blk-guest: a guest's disk requests of 4 KiB at random, compared with QEMU's virtio-blk with an iothread and io_uring.
 
 The guest is our own and polls its ring. Files are full and raw or qcow2, on a tmpfs (QEMU: page cache, because a tmpfs of
-Linux 6.1 has no O_DIRECT) and on disk (both: O_DIRECT)."""
+Linux 6.1 has no O_DIRECT), on disk (both: O_DIRECT) and on disk with the cache mode writeback (both: page cache)."""
 
 import contextlib
 import json
@@ -14,8 +14,8 @@ from imgbench import Box
 
 DISK_MIB = 256
 DEPTHS = {1: 2000, 32: 20000}
-# On tmpfs, and on disk; at each depth.
-GOALS = {"shm": {1: 1.0, 32: 2.5}, "disk": {1: 1.0, 32: 1.3}}
+# By place and cache mode; at each depth.
+GOALS = {("shm", "none"): {1: 1.0, 32: 2.5}, ("disk", "none"): {1: 1.0, 32: 1.3}, ("disk", "writeback"): {1: 1.0, 32: 1.3}}
 
 
 def image(box, name, format):
@@ -25,19 +25,19 @@ def image(box, name, format):
     return path
 
 
-def cairn(box, format):
-    path = box.path("vm.json")
+def cairn(box, format, cache):
+    path, more = box.path("vm.json"), {} if cache == "none" else {"cache": cache}
     with open(path, "w") as f:
-        json.dump(guestlib.definition(disks=[{"path": image(box, "cairn", format), "format": format}]), f)
+        json.dump(guestlib.definition(disks=[{"path": image(box, "cairn", format), "format": format, **more}]), f)
     return [guestlib.CAIRN, "run", path]
 
 
-def qemu(box, format):
+def qemu(box, format, cache):
     cpu = "host,-arch-capabilities" if guestlib.host_kind() == "pvm" else "host"
-    cache = "on" if box.place == "disk" else "off"
+    direct = "on" if (box.place, cache) == ("disk", "none") else "off"
     return [QEMU, "-M", "pc", "-accel", "kvm", "-cpu", cpu, "-m", "64", "-nodefaults", "-display", "none", "-serial", "stdio",
             "-object", "iothread,id=t",
-            "-blockdev", f"driver=file,filename={image(box, 'qemu', format)},node-name=f,aio=io_uring,cache.direct={cache}",
+            "-blockdev", f"driver=file,filename={image(box, 'qemu', format)},node-name=f,aio=io_uring,cache.direct={direct}",
             "-blockdev", f"driver={format},file=f,node-name=d", "-device", "virtio-blk-pci,drive=d,iothread=t,disable-legacy=on",
             "-kernel", guestlib.bare("interp")]
 
@@ -58,16 +58,17 @@ def iops(guest, kind, depth):
 def run(bench):
     need_kvm()
     need_qemu()
-    for place in GOALS:
+    for place, cache in GOALS:
+        cached = "" if cache == "none" else f", {cache}"
         for format in ("raw", "qcow2"):
             with contextlib.ExitStack() as stack:
                 box = stack.enter_context(Box(bench, place, 2 * DISK_MIB))
-                guests = [stack.enter_context(Program(argv(box, format))) for argv in (cairn, qemu)]
+                guests = [stack.enter_context(Program(argv(box, format, cache))) for argv in (cairn, qemu)]
                 for g in guests:
                     g.until(b"interp")
                     command(g, "open 0")
                 for kind in ("randread", "randwrite"):
-                    for depth, goal in GOALS[place].items():
+                    for depth, goal in GOALS[place, cache].items():
                         ours, peer = (lambda g=g: iops(g, kind, depth) for g in guests)
                         ours(), peer()
-                        bench.compare(f"{kind}, depth {depth}, {format} on {place}", "IOPS", ours, peer, "QEMU pc, iothread", goal, rate=True, rounds=5)
+                        bench.compare(f"{kind}, depth {depth}, {format} on {place}{cached}", "IOPS", ours, peer, "QEMU pc, iothread", goal, rate=True, rounds=5)

@@ -1,14 +1,19 @@
-"""hotplug: from the command that attaches a disk until the guest has read its PCI id, next to QEMU's pc; and, where a
-kernel does not run in an emulator, until Linux has /dev/vdb."""
+"""hotplug: from the command that attaches a disk until the guest has read its PCI id, next to QEMU's pc. In the SVM
+host (or here, where a kernel does not run in an emulator), also next to QEMU's pc: until Linux has /dev/vdb; and from
+the command that adds a vCPU until Linux has it online."""
 
 import contextlib
 import json
 import os
+import sys
 import tempfile
 import time
 
+if __name__ == "__main__":  # in the SVM host, without run.py
+    sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "e2e"))
+
 import guestlib
-from benchlib import QEMU, ROUNDS, Program, need_kvm, need_qemu
+from benchlib import QEMU, ROUNDS, Program, need_kvm, need_qemu, pairs_in_svmhost, print_pairs
 from conftest import Console, Qmp, until
 from snapbench import daemon_of
 
@@ -17,6 +22,11 @@ from snapbench import daemon_of
 FRACTION = 2.5
 TARGET_MS = 100.0
 PLUGGED = "plugged 0xae00"  # both have this port
+DISKS = [f"vd{c}" for c in "bcdefghi"[:ROUNDS]]  # there are 8 slots
+VCPUS = 6
+LINUX_LINE = guestlib.linux_cmdline("svm") + " cairn.port=ttyS0"
+START_SECONDS = 120
+INSIDE_SECONDS = 600
 VIRTIO_BLK = 0x10421af4
 VIRTIO_BLK_OLD = 0x10011af4  # QEMU's also serves drivers of before virtio 1
 
@@ -53,27 +63,6 @@ class Ours:
         return found
 
 
-class Linux(Ours):
-    """The small Linux, which waits for the disk's node in /dev."""
-
-    def __init__(self, stack, daemon):
-        self.folder = daemon.tmp
-        keys = guestlib.linux_definition(disks=[{"path": image(daemon.tmp, "root"), "format": "raw"}])
-        daemon.define(**{**keys, "name": "vm"})
-        daemon.cairn("start", "vm")
-        self.console = stack.enter_context(contextlib.closing(Console(daemon, "vm")))
-        while self.console.line() != "cairn-guest: ready":
-            pass
-        self.q = stack.enter_context(contextlib.closing(Qmp(daemon.socket)))
-
-    def ms(self, name):
-        begin = time.perf_counter_ns()
-        [(command, args)] = self.plug(name)
-        self.q.run(command, **args)
-        self.console.run(f"await /dev/{name}")
-        return (time.perf_counter_ns() - begin) / 1e6
-
-
 class Peer:
     def __init__(self, stack):
         self.folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cairn-bench-"))
@@ -100,6 +89,71 @@ class Peer:
         return self.program.output.decode().split()[0]
 
 
+class Linux(Ours):
+    """The small Linux, which waits for the disk's node in /dev."""
+
+    def __init__(self, stack, daemon, kernel):
+        self.folder = daemon.tmp
+        keys = {"name": "vm", "memory": "128M", "vcpus": 1, "max_vcpus": VCPUS, "rng": True,
+                "boot": {"kernel": kernel, "initrd": guestlib.linux_initrd(), "cmdline": LINUX_LINE},
+                "disks": [{"path": image(daemon.tmp, "root"), "format": "raw"}]}
+        (daemon.tmp / "vm.json").write_text(json.dumps(keys))
+        daemon.cairn("define", str(daemon.tmp / "vm.json"))
+        daemon.cairn("start", "vm")
+        self.console = stack.enter_context(contextlib.closing(Console(daemon, "vm")))
+        self.console.sock.settimeout(START_SECONDS)
+        while self.console.line() != "cairn-guest: ready":
+            pass
+        self.q = stack.enter_context(contextlib.closing(Qmp(daemon.socket)))
+        self.vm_q = stack.enter_context(contextlib.closing(Qmp(daemon.cairn("qmp-path", "vm").stdout.rstrip("\n"))))
+        self.run = self.console.run
+
+
+class LinuxPeer(Peer):
+    def __init__(self, stack, kernel):
+        self.folder = folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cairn-bench-"))
+        self.program = stack.enter_context(Program([
+            QEMU, "-M", "pc", "-accel", "kvm", "-cpu", "host", "-m", "128", "-smp", f"1,maxcpus={VCPUS}", "-nodefaults",
+            "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd",
+            guestlib.linux_initrd(), "-append", LINUX_LINE, "-device", "virtio-rng-pci",
+            "-drive", f"if=virtio,format=raw,file={image(folder, 'root')}", "-qmp", f"unix:{folder}/qmp,server=on,wait=off"]))
+        self.program.until(b"cairn-guest: ready", START_SECONDS)
+        self.q = self.vm_q = stack.enter_context(contextlib.closing(Qmp(f"{folder}/qmp")))
+
+    def run(self, command):
+        self.program.output = b""
+        os.write(self.program.stdin, command.encode() + b"\n")
+        self.program.until(b"ok")
+
+
+def disk_ms(machine, name):
+    commands = machine.plug(name)
+    begin = time.perf_counter_ns()
+    for command, args in commands:
+        machine.q.run(command, **args)
+    machine.run(f"await /dev/{name}")
+    return (time.perf_counter_ns() - begin) / 1e6
+
+
+def vcpu_ms(machine, n):
+    """Add the first absent vCPU, which the guest names cpuN. The guest takes it online, as a rule of udev does."""
+    absent = [c for c in machine.vm_q.run("query-hotpluggable-cpus") if "qom-path" not in c]
+    cpu = min(absent, key=lambda c: sorted(c["props"].items()))
+    begin = time.perf_counter_ns()
+    machine.vm_q.run("device_add", driver=cpu["type"], id=f"vcpu{n}", **cpu["props"])
+    machine.run(f"await /sys/devices/system/cpu/cpu{n}/online")
+    machine.run(f"cpu {n} on")
+    return (time.perf_counter_ns() - begin) / 1e6
+
+
+def linux_measure(kernel):
+    """Return [[ms to /dev/vdb, QEMU's], ...] and [[ms to a vCPU, QEMU's], ...]."""
+    with contextlib.ExitStack() as stack:
+        linux, peer = Linux(stack, stack.enter_context(daemon_of(None)), kernel), LinuxPeer(stack, kernel)
+        return ([(disk_ms(linux, n), disk_ms(peer, n)) for n in DISKS],
+                [(vcpu_ms(linux, n), vcpu_ms(peer, n)) for n in range(1, VCPUS)])
+
+
 def milliseconds(machine, name):
     commands = machine.plug(name)
     machine.listen()
@@ -122,12 +176,17 @@ def run(bench):
     need_qemu()
     with contextlib.ExitStack() as stack:
         ours, peer = Ours(stack, stack.enter_context(daemon_of(None))), Peer(stack)
-        names = [f"vd{c}" for c in "bcdefghi"[:ROUNDS]]  # there are 8 slots
-        pairs = [(milliseconds(ours, n), milliseconds(peer, n)) for n in names]
+        pairs = [(milliseconds(ours, n), milliseconds(peer, n)) for n in DISKS]
     bench.pairs("command to the guest's device", "ms", pairs, "QEMU pc", 1 / FRACTION)
     bench.pairs("command to the guest's device", "ms", [(o, TARGET_MS) for o, _ in pairs], "target", 1.0)
-    if guestlib.host_kind() in ("svm", "vmx"):
-        with contextlib.ExitStack() as stack:
-            linux = Linux(stack, stack.enter_context(daemon_of(None)))
-            times = [linux.ms(n) for n in names]
-        bench.pairs("command to Linux's /dev/vdb", "ms", [(t, TARGET_MS) for t in times], "target", 1.0)
+    kernel = os.path.join(guestlib.linux_kernel("smp"), "vmlinux")
+    here = guestlib.host_kind() in ("svm", "vmx")
+    disks, vcpus = linux_measure(kernel) if here else pairs_in_svmhost(__file__, INSIDE_SECONDS, kernel,
+                                                                                      options=("--smp", "2"))
+    bench.pairs("command to Linux's /dev/vdb", "ms", disks, "QEMU pc", 1 / FRACTION)
+    bench.pairs("command to Linux's /dev/vdb", "ms", [(o, TARGET_MS) for o, _ in disks], "target", 1.0)
+    bench.pairs("command to Linux's new vCPU online", "ms", vcpus, "QEMU pc", 0.9)
+
+
+if __name__ == "__main__":
+    print_pairs(linux_measure(sys.argv[1]))

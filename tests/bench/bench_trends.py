@@ -1,11 +1,14 @@
 """trends: what recording trends costs the daemon, in percent of a core, with 100 and 200 running VMs; the wake-ups of
-an idle VM; how many idle VMs have a file; and the bytes of a file that was written."""
+an idle VM; how many idle VMs have a file; the bytes of a file that was written; and how long it takes to advise about
+all VMs, with two years of trends each."""
 
 import os
+import shutil
 import time
 
 import freshfs
 import guestlib
+import trendlib
 from bench_fork import clones
 from bench_idle import use
 from benchlib import ROUNDS, need_kvm
@@ -13,7 +16,7 @@ from conftest import Console
 from snapbench import daemon_of
 
 FEW, MANY, SECONDS = 100, 200, 20
-TARGET_PERCENT, FILE_BYTES = 1.0, 4 << 20
+TARGET_PERCENT, FILE_BYTES, ADVISE_SECONDS = 1.0, 4 << 20, 0.5
 
 
 def percent(pid):
@@ -33,6 +36,15 @@ def wake_ups(pid):
     return use(pid)[1] - before
 
 
+def advise(qmp):
+    begin, after = time.monotonic(), {}
+    while True:
+        answer = qmp.run("advise", **after)
+        if "next" not in answer:
+            return time.monotonic() - begin
+        after = {"after": answer["next"]}
+
+
 def measure(bench, daemon):
     qmp = daemon.qmp(timeout=300)
     rounds = min(ROUNDS, 3)
@@ -44,6 +56,11 @@ def measure(bench, daemon):
     bench.pairs(f"{MANY} VMs", "%", [(percent(daemon.proc.pid), TARGET_PERCENT) for _ in range(rounds)], "target", 1.0)
     bench.pairs(f"wake-ups of an idle VM in {SECONDS} s", "", [(wake_ups(daemon.info("src")["pid"]), 1)], "target", 1.0)
     bench.pairs("files of idle VMs", "", [(len(files(daemon)), 1)], "target", 1.0)
+    made = daemon.state / "two-years"
+    trendlib.write(made, [trendlib.busy()] * 2 * 366 * 24)
+    for name in os.listdir(daemon.state / "vms"):
+        shutil.copy(made, daemon.state / "vms" / name / "trends")
+    bench.pairs(f"advise about {MANY} VMs", "s", [(advise(qmp), ADVISE_SECONDS) for _ in range(rounds)], "target", 1.0)
     daemon.cairn("destroy", "src")
     time.sleep(1)
     bench.pairs("largest file of a VM", "bytes", [(max(files(daemon), default=0), FILE_BYTES)], "target", 1.0)

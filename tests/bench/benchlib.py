@@ -45,8 +45,8 @@ class Bench:
         ratio = above / below if below else 1000.0
         if self.user:
             case += f", as {self.user}"
-        self.rows.append({"name": self.name, "case": case, "on": self.on, "unit": unit, "ours": round(ours, 6),
-                          "peer": round(peer, 6), "peer_name": peer_name, "ratio": round(ratio, 3),
+        self.rows.append({"name": self.name, "case": case, "on": self.on, "unit": unit, "rate": rate,
+                          "ours": round(ours, 6), "peer": round(peer, 6), "peer_name": peer_name, "ratio": round(ratio, 3),
                           "goal": round(goal, 3), "holds": ratio >= goal})
 
 
@@ -127,9 +127,10 @@ class Program:
         self.close()
 
 
-def pairs_in_svmhost(script, seconds, *args):
-    """Measure in the emulated host, where the script runs as a program and ends with print_pairs()."""
-    r = subprocess.run([*guestlib.SVMHOST, "--timeout", str(seconds), "--", "/usr/bin/python3", os.path.abspath(script), *args],
+def pairs_in_svmhost(script, seconds, *args, options=()):
+    """Measure in the emulated host, where the script runs as a program and ends with print_pairs(). options: of
+    svmhost."""
+    r = subprocess.run([*guestlib.SVMHOST, *options, "--timeout", str(seconds), "--", "/usr/bin/python3", os.path.abspath(script), *args],
                        stdout=subprocess.PIPE, text=True, errors="replace")
     for line in r.stdout.splitlines():
         if line.startswith(PAIRS):

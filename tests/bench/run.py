@@ -1,15 +1,15 @@
 #!/usr/bin/python3
 """Run benchmarks of Cairn and its peers alternately; the median of 9 counts.
 
-run.py [--build DIR] [--only NAME] [--as USER] [--list]
-Prints a table and appends one JSON line for each case to DIR/bench.json. A benchmark is a file bench_NAME.py in
+run.py [--build DIR] [--only NAME] [--as USER] [--history FILE] [--list]
+Prints a table. DIR/bench.json has one JSON line for each case of the last run, and DIR/bench-history.jsonl those of all
+runs with their commit and machine (history.py). A benchmark is a file bench_NAME.py in
 this folder with a function run(bench); its docstring describes the measurement. A benchmark with AS_PLAIN_USER takes
 its daemons from snapbench.daemon_of(). Called by root, it runs as root and again as the user nobody in the group of
 /dev/kvm; --as USER runs it only as that user."""
 
 import argparse
 import importlib
-import json
 import os
 import pwd
 import signal
@@ -18,6 +18,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "e2e")]
+
+import history  # noqa: E402
 
 
 def names():
@@ -29,6 +31,7 @@ def arguments():
     p.add_argument("--build", default="build", help="build folder (build)")
     p.add_argument("--only", metavar="NAME", help="one benchmark: " + ", ".join(names()))
     p.add_argument("--as", dest="user", metavar="USER", help="root, or the plain user who runs VMs (root, then nobody)")
+    p.add_argument("--history", metavar="FILE", help="add the rows to this history (BUILD/bench-history.jsonl)")
     p.add_argument("--list", action="store_true", help="what there is")
     a = p.parse_args()
     if a.only and a.only not in names():
@@ -50,19 +53,18 @@ def users(module, a):
     return [None, "nobody"] if plain else [None]
 
 
-def measure(name, user, build):
-    """Run a benchmark; return its rows."""
+def measure(name, user, build, past):
+    """Run a benchmark, and add its rows to the history; return the rows."""
     from benchlib import Bench, Unfit
-    bench, begin = Bench(name, build, user), time.monotonic()
+    bench, begin, stamp = Bench(name, build, user), time.monotonic(), history.stamp(build)
     title = f"{name} as {user}" if user else name
     try:
         importlib.import_module("bench_" + name).run(bench)
     except Unfit as why:
         print(f"{title}: not run: {why}")
     print(f"{title}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
-    with open(os.path.join(build, "bench.json"), "a") as f:
-        for row in bench.rows:
-            f.write(json.dumps(row) + "\n")
+    history.add(past, bench.rows, stamp)
+    history.add(os.path.join(build, "bench.json"), bench.rows, {})
     return bench.rows
 
 
@@ -92,10 +94,11 @@ def main():
     os.environ["CAIRN_BUILD"] = build  # guestlib reads it
     for s in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(s, end_orderly)
-    rows = []
+    past, rows = a.history or os.path.join(build, history.FILE), []
+    open(os.path.join(build, "bench.json"), "w").close()
     for n in [a.only] if a.only else names():
         for user in users(importlib.import_module("bench_" + n), a):
-            rows += measure(n, user, build)
+            rows += measure(n, user, build, past)
     if rows:
         table(rows)
     return 0

@@ -13,7 +13,7 @@ PROGRAM = os.path.join(BUILD, "cairn-archive")
 class Archive:
     """One run. Fds keep their numbers, because the specification refers to them."""
 
-    def __init__(self, verb, spec, fds, before=lambda: None, **how):
+    def __init__(self, verb, spec, fds, before=lambda: None, program=PROGRAM, **how):
         def prepare():
             os.dup2(memory, 3, inheritable=True)
             before()
@@ -21,7 +21,7 @@ class Archive:
         os.write(memory, json.dumps(spec).encode())
         os.lseek(memory, 0, os.SEEK_SET)
         self.process = subprocess.Popen(
-            [PROGRAM, verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[3, *fds],
+            [program, verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[3, *fds],
             preexec_fn=prepare, **how)
         os.close(memory)
         for fd in fds:

@@ -1,5 +1,6 @@
 """clonelib: how long a clone stands still and how much memory it has for itself, for tests and benchmarks."""
 
+import contextlib
 import os
 import re
 import time
@@ -12,9 +13,19 @@ def own_kib(daemon, name):
         views = f.read().split("memfd:cairn-fork")[1:]
     kib = sum(int(k) for part in views for k in re.findall(r"Anonymous: +(\d+)", part.split("VmFlags")[0]))
     for fd in os.listdir(f"/proc/{pid}/fd"):
-        if "memfd:cairn-ram" in os.readlink(f"/proc/{pid}/fd/{fd}"):
-            return kib + os.stat(f"/proc/{pid}/fd/{fd}").st_blocks // 2
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            if "memfd:cairn-ram" in os.readlink(f"/proc/{pid}/fd/{fd}"):
+                return kib + os.stat(f"/proc/{pid}/fd/{fd}").st_blocks // 2
     raise AssertionError("no memory")
+
+
+def thread_name(task):
+    """Return the name of a thread, "" if it has ended."""
+    try:
+        with open(f"{task}/comm") as f:
+            return f.read().strip()
+    except OSError:
+        return ""
 
 
 class Clock:
@@ -32,7 +43,7 @@ class Clock:
         """Measure in another VM, a clone with the same program."""
         self.name = name
         tasks = f"/proc/{self.daemon.info(name)['pid']}/task"
-        self.task, = (f"{tasks}/{t}" for t in os.listdir(tasks) if open(f"{tasks}/{t}/comm").read() == "vcpu1\n")
+        self.task, = (f"{tasks}/{t}" for t in os.listdir(tasks) if thread_name(f"{tasks}/{t}") == "vcpu1")
 
     def show(self):
         line, = (l for l in self.vm.run(self.name, "gap show") if "largest=" in l)

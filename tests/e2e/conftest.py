@@ -30,9 +30,10 @@ INJECT_CALL = os.path.join(BUILD, "helpers", "inject_call")
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[1:1] = [folder for folder, _, files in os.walk(HERE) if any(f.endswith(".py") for f in files)]
 
+import schemalib  # noqa: E402
 import sharelib  # noqa: E402
 
-TEST_SECONDS = 60
+TEST_SECONDS = 120  # some six times what the longest test without a mark takes on a quiet machine
 KEPT_MAX = 256 << 20  # bytes that folders of failed tests have in all
 
 
@@ -42,7 +43,7 @@ REPORTS = tempfile.mkdtemp(prefix="cairn-reports-") if guestlib.SANITIZED else N
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "seconds(n): time limit of a test, instead of 60")
+    config.addinivalue_line("markers", "seconds(n): time limit of a test, if 120 are too few")
     share = os.environ.pop("CAIRN_TESTS_SHARE", None)
     if share:
         lines, part = (os.environ.pop("CAIRN_TESTS_" + name) for name in ("LINES", "PART"))
@@ -141,16 +142,21 @@ def sandbox():
 
 @pytest.fixture(autouse=True)
 def time_limit(request):
-    """Fail a test that exceeds its time limit, and then a wait in its cleanup that takes as long. Needs no plugin."""
+    """Fail a test that exceeds its time limit, and then a wait in its cleanup that takes as long. Needs no plugin.
+
+    Whoever reads the result of a run sees which tests took more than half: on a slower host, these fail first."""
     mark = request.node.get_closest_marker("seconds")
     seconds = (mark.args[0] if mark else TEST_SECONDS) * guestlib.SLOW
 
     def late(signum, frame):
         pytest.fail(f"no end within {seconds} s")  # no OSError: a test that expects one must not catch it
 
+    begin = time.monotonic()
     old = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     yield
+    if time.monotonic() - begin > seconds / 2:
+        request.node.user_properties.append(("slow", f"{time.monotonic() - begin:.0f} s of at most {seconds}"))
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, old)
 
@@ -183,18 +189,22 @@ def until(true):
         time.sleep(0.01)
 
 
-def open_files(pid):
-    """Return the targets of a process's open fds, without fds closed meanwhile: [] for a process that has ended."""
-    targets = []
+def open_fds(pid):
+    """Return the targets of a process's open fds by number, without fds closed meanwhile: {} for a process that has
+    ended."""
+    targets = {}
     try:
         for fd in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                targets.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-            except FileNotFoundError:
-                pass
+            with contextlib.suppress(FileNotFoundError):
+                targets[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
     except OSError:
         pass
     return targets
+
+
+def open_files(pid):
+    """Return the targets of a process's open fds."""
+    return list(open_fds(pid).values())
 
 
 def inject_call(pid, number, *args):
@@ -243,7 +253,7 @@ class QmpError(Exception):
 class Qmp:
     """A QMP client that uses only the standard library, so no bug of Cairn's own client can hide one of the daemon."""
 
-    def __init__(self, path, negotiate=True, timeout=50 * guestlib.SLOW, longest=65535):
+    def __init__(self, path, negotiate=True, timeout=100 * guestlib.SLOW, longest=65535):
         self.longest = longest  # bytes of the longest permitted line; some clients read no more than 64 KiB
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(timeout)
@@ -275,6 +285,7 @@ class Qmp:
             m = self.read()
             if "event" not in m:
                 return m
+            schemalib.check_event(m)
             self.events.append(m)
 
     def run(self, command, /, **args):
@@ -285,6 +296,7 @@ class Qmp:
         m = self.answer()
         if "error" in m:
             raise QmpError(m["error"])
+        schemalib.check_answer(command, m["return"])
         return m["return"]
 
     def jobs(self):
@@ -298,7 +310,7 @@ class Qmp:
     def event(self, name, **data):
         """Return the next event of that name whose data has these values. Earlier events are dropped."""
         while True:
-            m = self.events.pop(0) if self.events else self.read()
+            m = self.events.pop(0) if self.events else schemalib.check_event(self.read())
             if m.get("event") == name and all(m["data"].get(k) == v for k, v in data.items()):
                 return m
 
@@ -318,7 +330,7 @@ class Console:
             fd = q.fds.pop()
             q.close()
         self.sock = socket.socket(fileno=fd)
-        self.sock.settimeout(30 * guestlib.SLOW)
+        self.sock.settimeout(100 * guestlib.SLOW)
         self.buffer = b""
 
     def line(self):
@@ -397,7 +409,7 @@ class Daemon:
     def start(self):
         with open(self.log, "ab") as log:
             self.proc = subprocess.Popen(self.command(), env=self.env, stderr=log)
-        end = time.monotonic() + 50 * guestlib.SLOW
+        end = time.monotonic() + 100 * guestlib.SLOW
         while time.monotonic() < end:
             assert self.proc.poll() is None, f"cairnd ended: {self.log.read_text()}"
             try:
@@ -412,7 +424,7 @@ class Daemon:
     def stop(self, sig=signal.SIGTERM):
         """Send sig, wait for the end and return the exit status. After SIGTERM it must be 0."""
         self.proc.send_signal(sig)
-        status = self.proc.wait(50 * guestlib.SLOW)
+        status = self.proc.wait(100 * guestlib.SLOW)
         assert status == 0 or sig != signal.SIGTERM, self.log.read_text()
         return status
 
@@ -421,7 +433,7 @@ class Daemon:
         self.clients.append(q)
         return q
 
-    def cairn(self, *args, ok=True, timeout=50 * guestlib.SLOW, **kwargs):
+    def cairn(self, *args, ok=True, timeout=100 * guestlib.SLOW, **kwargs):
         """Run the command line. ok: an exit code, True for 0, False for any other, None for any."""
         r = subprocess.run(
             [os.path.join(BUILD, "cairn"), *args], env=self.env, text=True, timeout=timeout,
@@ -496,7 +508,7 @@ class Daemon:
         except FileNotFoundError:
             return {}
 
-    def wait(self, name, state, timeout=50 * guestlib.SLOW):
+    def wait(self, name, state, timeout=90 * guestlib.SLOW):
         self.cairn("wait", name, "--for", state, "--timeout", str(timeout))
 
     def info(self, name):
@@ -522,13 +534,27 @@ class Daemon:
                     os.kill(int(pid), signal.SIGKILL)
 
     def close(self):
+        try:
+            self.close_in_order()
+        except BaseException:
+            self.kill_all()  # or its VMs would take the processors from all tests that follow
+            raise
+
+    def kill_all(self):
+        """Kill the daemon and what it started."""
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if f"TMPDIR={self.tmp}".encode() in pathlib.Path("/proc", pid, "environ").read_bytes().split(b"\0"):
+                    os.kill(int(pid), signal.SIGKILL)
+
+    def close_in_order(self):
         for c in self.clients:
             c.close()
         q = None
         with contextlib.suppress(OSError, EOFError):  # it has ended, or is about to: a time limit signals the whole group
             q = Qmp(self.socket)
         if not q:
-            self.proc.wait(50 * guestlib.SLOW)
+            self.proc.wait(100 * guestlib.SLOW)
             self.start()  # the new daemon finds VMs that are still running
             q = Qmp(self.socket)
         for name in all_vms(q):

@@ -18,6 +18,7 @@ import sys
 
 ROOT = 1  # the node of the folder
 DIRECT_IO = 1
+NOTIFY_POLL = 1
 
 
 class Op(enum.IntEnum):
@@ -36,6 +37,7 @@ class Op(enum.IntEnum):
     ACCESS = 34
     CREATE = 35
     INTERRUPT = 36
+    POLL = 40
     BATCH_FORGET = 42
 
 
@@ -73,6 +75,11 @@ class Fuse:
     def seen(self):
         """Return the operations of all requests."""
         return [op for op, _, _ in self.ask("seen")]
+
+    def urge(self, name, times=1):
+        """Let poll() report POLLPRI of a file once, as it does of a file of /proc/pressure. Before the first poll() of
+        the file, call this with times=0, else the kernel asks the file system for no poll()."""
+        self.ask("urge", name, times)
 
     def users(self, name, operation):
         """Return the ids of the users whose processes made such requests of a file."""
@@ -122,6 +129,8 @@ class Server:
         self.hung = {}  # operation: number of requests that are still answered
         self.waiting = []  # requests without an answer
         self.requests = []  # operations, nodes and users of all requests
+        self.urgent = {}  # node: number of POLLPRI to report
+        self.polled = {}  # node: the kernel's handle of the last poll()
 
     def serve(self):
         """Serve until the test hangs up. All requests fail then."""
@@ -157,6 +166,12 @@ class Server:
 
     def do_seen(self):
         return self.requests
+
+    def do_urge(self, name, times=1):
+        node = self.files[name].node
+        self.urgent[node] = self.urgent.get(node, 0) + times
+        if times and node in self.polled:
+            os.write(self.device, struct.pack("<IiQQ", 24, NOTIFY_POLL, 0, self.polled[node]))
 
     def do_node(self, name):
         return self.files[name].node
@@ -260,6 +275,14 @@ class Server:
         content.extend(bytes(max(0, offset - len(content))))
         content[offset:offset + size] = body[40:40 + size]
         return struct.pack("<2I", size, 0)
+
+    def op_poll(self, node, body):
+        if node not in self.urgent:
+            raise OSError(errno.ENOSYS, "poll")
+        self.polled[node], = struct.unpack_from("<8xQ", body)
+        urgent = self.urgent[node] > 0
+        self.urgent[node] -= urgent
+        return struct.pack("<2I", select.POLLIN | select.POLLOUT | select.POLLPRI * urgent, 0)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ SANITIZED = _sanitized()
 # Time limits are for plain builds on a real host.
 SLOW = 5 if SANITIZED else 10 if "CAIRN_IN_SVMHOST" in os.environ else 1
 # A KVM that emulates kernel mode, or a host that is itself emulated, is slow.
-PATIENCE = 60.0 * SLOW
+PATIENCE = 100.0 * SLOW
 
 
 def host_kind():

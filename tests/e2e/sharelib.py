@@ -4,7 +4,8 @@ CAIRN_TESTS_SHARE is a folder that the processes share. Each process collects th
 claims one file of tests after another, the longest first (`durations` beside this file), so that no process works on a
 long one when the others have ended. Each process writes the tests it has collected to `collected-<pid>` in that folder,
 named as in its JUnit result: tests/run.sh compares both. `durations-<pid>` gets the seconds of each file that the process
-claimed. CAIRN_TESTS_LINES is an open fd that gets a line for each test file, with its part (CAIRN_TESTS_PART)."""
+claimed, and those of processors: of this process and of those that it has waited for. CAIRN_TESTS_LINES is an open fd that gets a line for each test file, with its part (CAIRN_TESTS_PART), and one
+for each test that came near its time limit (conftest.py)."""
 
 import contextlib
 import os
@@ -25,7 +26,12 @@ def durations():
             rows = [line.split() for line in f if not line.startswith("#")]
     except FileNotFoundError:
         return {}
-    return {name: float(seconds) for seconds, name in rows}
+    return {name: float(seconds) for seconds, *_, name in rows}
+
+
+def cpu_seconds():
+    """Return the seconds that this process and its ended children were on a processor."""
+    return sum(os.times()[:4])
 
 
 SECONDS = 0.1  # of one test of a short file
@@ -34,7 +40,7 @@ SECONDS = 0.1  # of one test of a short file
 class Share:
     def __init__(self, config, folder, lines, suffix):
         self.config, self.folder, self.lines, self.suffix = config, folder, lines, suffix
-        self.counts, self.seconds = {}, 0
+        self.counts, self.slow, self.seconds, self.cpu = {}, [], 0, cpu_seconds()
 
     def claim(self, name):
         """Claim a file for this process. Return False when another process has it."""
@@ -84,12 +90,14 @@ class Share:
             self.counts[report.nodeid] = "skipped"
         elif report.when == "call":
             self.counts[report.nodeid] = "passed"
+        if report.when == "teardown":
+            self.slow += [f"    {report.nodeid.split('::', 1)[1]}: {value}\n" for key, value in report.user_properties if key == "slow"]
 
     def tell(self, name):
         kinds = list(self.counts.values())
         words = [f"{kinds.count(kind)} {kind}" for kind in ("passed", "FAILED", "skipped")
                  if kinds.count(kind) or kind == "passed"]
-        os.write(self.lines, f"  {name + self.suffix:<44} {', '.join(words)}\n".encode())
+        os.write(self.lines, f"  {name + self.suffix:<44} {', '.join(words)}\n{''.join(self.slow)}".encode())
         with open(os.path.join(self.folder, f"durations-{os.getpid()}"), "a") as f:
-            f.write(f"{self.seconds:.0f} {name}\n")
-        self.counts, self.seconds = {}, 0
+            f.write(f"{self.seconds:.0f} {cpu_seconds() - self.cpu:.0f} {name}\n")
+        self.counts, self.slow, self.seconds, self.cpu = {}, [], 0, cpu_seconds()

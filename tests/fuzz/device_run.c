@@ -5,11 +5,13 @@
 
 #include "base/bytes.h"
 #include "base/display.h"
+#include "base/share_link.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "devices/acpi_pm.h"
 #include "devices/console.h"
 #include "devices/cpu_hotplug.h"
+#include "devices/legacy/bochs_display.h"
 #include "devices/legacy/fw_cfg.h"
 #include "devices/legacy/i6300esb.h"
 #include "devices/legacy/i8042.h"
@@ -20,18 +22,21 @@
 #include "devices/virtio/virtio_balloon.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_console.h"
+#include "devices/virtio/virtio_fs.h"
 #include "devices/virtio/virtio_input.h"
 #include "devices/virtio/virtio_net.h"
 #include "devices/virtio/virtio_rng.h"
 #include "devices/virtio/virtio_scsi.h"
 #include "devices/virtio/virtio_vsock.h"
 
+#include <linux/fuse.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define SLOT 3
+#define SCREEN_SLOT 1
 #define DISK_BYTES (1u << 20)
 #define RING_SIZE 8u
 #define STEPS_MAX 400u
@@ -44,10 +49,12 @@ struct run {
 	struct fixture f;
 	struct device *devs[2];
 	unsigned ndevs;
-	struct device *keyboard; /* also in devs; NULL: none */
+	struct device *keyboard, *screen; /* also in devs; NULL: none */
+	uint64_t shown_at; /* where the guest sees the framebuffer; 0: nowhere */
+	bool serves; /* peers[0] answers requests as cairn-share does */
 	struct drv d;
 	unsigned nqueues; /* queues that driver_start() has set up; 0: the program has to set them up */
-	struct dev_host_ops ops; /* of the balloon's host */
+	struct dev_host_ops ops; /* of the balloon's host, or the screen's */
 	unsigned refusals;	 /* so many pages are not given back at first */
 	struct block *block, *cd; /* NULL: none */
 	int files[2];	/* of a pflash; 0: none */
@@ -188,6 +195,17 @@ static int vsock_make(struct run *x, struct device **ret)
 	return virtio_vsock_new(&x->f.host, x->f.pci, &c, ret, NULL);
 }
 
+static int fs_make(struct run *x, struct device **ret)
+{
+	struct virtio_fs_config c = { .name = "share0", .tag = "data", .slot = SLOT };
+	int ours[PORTS];
+
+	peers_make(x, 1, SOCK_SEQPACKET, ours);
+	c.fd = x->lent[0] = ours[0];
+	x->serves = true;
+	return virtio_fs_new(&x->f.host, x->f.pci, &c, ret, NULL);
+}
+
 static void vsock_answered(void *opaque, int r, const struct err *e)
 {
 	(void)opaque;
@@ -304,6 +322,59 @@ static int balloon_make(struct run *x, struct device **ret)
 	return r;
 }
 
+static int screen_show(struct dev_host *h, uint64_t gpa, uint64_t bytes, void *memory)
+{
+	struct run *x = container_of(h, struct run, f.host);
+
+	must(bytes ? memory && !x->shown_at : gpa == x->shown_at);
+	x->shown_at = bytes ? gpa : 0;
+	return 0;
+}
+
+/* Read all that the mode shows, as those do who serve the screen. */
+static void screen_look(const struct run *x)
+{
+	const uint8_t *memory = bochs_display_memory(x->screen);
+	volatile uint8_t seen = 0;
+	struct display_mode m;
+	uint64_t line;
+
+	if (!bochs_display_mode(x->screen, &m))
+		return;
+	line = (uint64_t)m.width * (m.bits / 8);
+	must(line && m.height && line <= m.stride);
+	must(m.offset + (uint64_t)m.stride * (m.height - 1) + line <= BOCHS_DISPLAY_BYTES);
+	for (uint64_t y = 0; y < m.height; y++)
+		seen = memory[m.offset + y * m.stride + line - 1];
+	(void)seen;
+}
+
+/* Let the program begin with a mode, most likely one that fits. */
+static int screen_make(struct run *x, struct device **ret)
+{
+	/* The registers' values: least + step * any number below span. */
+	static const struct {
+		uint16_t least, span, step;
+	} mode[] = { { 0xb0c5, 1, 1 }, { 0, 2048, 1 }, { 0, 1200, 1 }, { 16, 2, 16 }, { 0x41, 1, 1 }, { 0, 1, 1 }, { 0, 4096, 1 }, { 0, 4096, 1 },
+		{ 0, 256, 1 }, { 0, 256, 1 } };
+	uint64_t registers;
+	int r;
+
+	x->ops = *x->f.host.ops;
+	x->ops.show = screen_show;
+	x->f.host.ops = &x->ops;
+	r = bochs_display_new(&x->f.host, x->f.pci, ret, NULL);
+	x->screen = *ret;
+	registers = fx_cfg_read(&x->f, SCREEN_SLOT, 0x18, 4) & ~0xfu;
+	x->d.common = registers + 0x500; /* those of the mode */
+	x->d.notify = registers;	 /* the EDID */
+	x->d.isr = fx_cfg_read(&x->f, SCREEN_SLOT, 0x10, 4) & ~0xfu;
+	for (unsigned i = 0; i < ARRAY_SIZE(mode); i++)
+		fx_write(&x->f, x->d.common + 2 * i, 2, mode[i].least + take(x, 2) % mode[i].span * mode[i].step);
+	screen_look(x);
+	return r;
+}
+
 static int device_make(struct run *x, enum device_kind kind, struct device **ret)
 {
 	struct dev_host *h = &x->f.host;
@@ -319,6 +390,8 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 		return console_make(x, ret);
 	case DEVICE_VSOCK:
 		return vsock_make(x, ret);
+	case DEVICE_FS:
+		return fs_make(x, ret);
 	case DEVICE_BALLOON:
 		return balloon_make(x, ret);
 	case DEVICE_PCI:
@@ -340,6 +413,8 @@ static int device_make(struct run *x, enum device_kind kind, struct device **ret
 		return cpu_hotplug_make(x, ret);
 	case DEVICE_INPUT:
 		return input_make(x, ret);
+	case DEVICE_DISPLAY:
+		return screen_make(x, ret);
 	case DEVICE_PFLASH:
 		return pflash_make(x, ret);
 	default:
@@ -467,10 +542,41 @@ static void input_act(struct run *x)
 		i8042_release(x->keyboard);
 }
 
+/* Answer a request, mostly with its id. */
+static void request_serve(struct run *x)
+{
+	static struct {
+		struct share_header head;
+		union {
+			struct fuse_in_header in;
+			uint8_t bytes[SHARE_FUSE_MAX];
+		} fuse;
+	} m;
+	ssize_t n = recv(x->peers[0], &m, sizeof(m), MSG_DONTWAIT);
+	size_t answer = take(x, 2) % sizeof(m);
+
+	if (n < 0)
+		return;
+	must((size_t)n >= sizeof(m.head) + sizeof(m.fuse.in) && (size_t)n == sizeof(m.head) + m.fuse.in.len);
+	if (take8(x) % 8)
+		answer = MAX(answer, sizeof(m.head));
+	else
+		m.head.id = take8(x);
+	(void)!send(x->peers[0], &m, MAX(answer, 1), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 static void peer_act(struct run *x)
 {
 	if (x->keyboard) {
 		input_act(x);
+		return;
+	}
+	if (x->screen) {
+		screen_look(x);
+		return;
+	}
+	if (x->serves) {
+		request_serve(x);
 		return;
 	}
 
@@ -527,7 +633,7 @@ static void step(struct run *x)
 	case 4:
 		at = take(x, 2);
 		disk_drain(x);
-		fx_cfg_write(&x->f, SLOT + (at >> 8) % 2, at & 0xfc, MIN(size, 4u), (uint32_t)take(x, MIN(size, 4u)));
+		fx_cfg_write(&x->f, (x->screen ? SCREEN_SLOT : SLOT) + (at >> 8) % 2, at & 0xfc, MIN(size, 4u), (uint32_t)take(x, MIN(size, 4u)));
 		return;
 	case 5:
 		memory_write(x);

@@ -16,6 +16,7 @@ enum device_kind {
 	DEVICE_VSOCK,
 	DEVICE_SCSI_RINGS, /* its rings; its commands: fuzz_scsi.c */
 	DEVICE_BALLOON,
+	DEVICE_FS,
 	DEVICE_RNG,
 	DEVICE_PCI, /* configuration space, BARs and MSI-X of two functions */
 	DEVICE_SERIAL,
@@ -28,6 +29,7 @@ enum device_kind {
 	DEVICE_PFLASH,
 	DEVICE_CPU_HOTPLUG,
 	DEVICE_INPUT,
+	DEVICE_DISPLAY,
 	DEVICE_KINDS,
 };
 #define DEVICE_INPUT_MAX 2048u

@@ -1,6 +1,7 @@
 /* fuzz_scsi: libFuzzer target for the commands of the SCSI controller: a disk of 1 MiB and a CD drive, over the raw
  * format on memfds. An input is a list of steps: commands with their data, task management, pauses with a saved state
- * that must load and be the same again, limits, and changes of the medium. */
+ * that must load and be the same again, limits, changes of the medium, buffers for events, and a second disk that
+ * comes and goes. */
 #include "tests/fuzz/fuzz_api.h"
 #include "tests/fuzz/fuzz_disk.h"
 #include "tests/unit/devices/fixture.h"
@@ -30,7 +31,8 @@ struct run {
 	struct fixture f;
 	struct device *dev;
 	struct drv d;
-	struct block *disk, *cd[2];
+	struct block *disk, *cd[2], *more;
+	int more_target; /* -1: it is not there */
 	unsigned medium;
 	uint64_t request, response, data, control;
 };
@@ -67,6 +69,8 @@ static void machine_make(struct run *x)
 	disks[0].block = x->disk = fuzz_disk_open(x->f.host.loop, DISK_BYTES, false);
 	disks[1].block = x->cd[0] = fuzz_disk_open(x->f.host.loop, DISK_BYTES, true);
 	x->cd[1] = fuzz_disk_open(x->f.host.loop, how & 8 ? 0 : 5 * 2048, true);
+	x->more = fuzz_disk_open(x->f.host.loop, DISK_BYTES, false);
+	x->more_target = -1;
 	must(!virtio_scsi_new(&x->f.host, x->f.pci, &c, &x->dev, NULL));
 	drv_init(&x->d, &x->f, SLOT, ~0ULL, true);
 	for (unsigned q = 0; q < 3; q++)
@@ -82,7 +86,7 @@ static void drain(struct run *x)
 {
 	for (unsigned i = 0; i < 8; i++)
 		fx_run(&x->f, 1);
-	while (block_in_flight(x->disk) || block_in_flight(x->cd[0]) || block_in_flight(x->cd[1]))
+	while (block_in_flight(x->disk) || block_in_flight(x->cd[0]) || block_in_flight(x->cd[1]) || block_in_flight(x->more))
 		loop_run_once(x->f.host.loop, 1000000);
 }
 
@@ -96,7 +100,7 @@ static void command(struct run *x)
 
 	memset(r, 0, REQUEST_BYTES);
 	r[0] = how & 0x80 ? (uint8_t)take(x, 1) : 1;
-	r[1] = how & 1;
+	r[1] = how & 128 && x->more_target >= 0 ? (uint8_t)x->more_target : how & 1;
 	r[3] = how & 0x40 ? 1 : 0;
 	r[8] = how;
 	take_into(x, r + 19, 16);
@@ -120,7 +124,7 @@ static void task_management(struct run *x)
 	m[0] = (uint8_t)take(x, 1) % 4;
 	m[4] = (uint8_t)take(x, 1) % 9;
 	m[8] = 1;
-	m[9] = (uint8_t)take(x, 1) % 3;
+	m[9] = (uint8_t)take(x, 1) % 8;
 	m[16] = (uint8_t)take(x, 1);
 	drv_add(&x->d.q[0], sg, 2, false);
 	drv_kick(&x->d.q[0]);
@@ -141,9 +145,39 @@ static void state_check(struct run *x)
 	free(second.buf);
 }
 
+/* Commands may wait for a limit, but none is in flight: the loop of the fuzzer would have to end them. */
+static void plug_or_unplug(struct run *x)
+{
+	struct virtio_scsi_disk d = { .id = "sdc", .block = x->more, .loop = x->f.host.loop, .limits.iops[0].rate = take(x, 1) & 1 };
+	unsigned target;
+	bool paused = take(x, 1) & 1;
+
+	drain(x);
+	if (paused)
+		x->dev->ops->pause(x->dev);
+	if (x->more_target < 0) {
+		must(!virtio_scsi_plug(x->dev, &d, &target, NULL));
+		x->more_target = (int)target;
+	} else {
+		must(!virtio_scsi_hold(x->dev, (unsigned)x->more_target, false));
+		virtio_scsi_unplug(x->dev, (unsigned)x->more_target);
+		x->more_target = -1;
+	}
+	if (paused)
+		x->dev->ops->resume(x->dev);
+}
+
+static void event_buffer(struct run *x)
+{
+	struct drv_sg sg = { x->control + 64, 15 + (uint32_t)take(x, 1) % 32, true };
+
+	drv_add(&x->d.q[1], &sg, 1, false);
+	drv_kick(&x->d.q[1]);
+}
+
 static void step(struct run *x)
 {
-	unsigned what = (unsigned)take(x, 1) % 16;
+	unsigned what = (unsigned)take(x, 1) % 18;
 
 	if (what < 9) {
 		command(x);
@@ -153,6 +187,10 @@ static void step(struct run *x)
 		task_management(x);
 	} else if (what == 13) {
 		state_check(x);
+	} else if (what == 16) {
+		plug_or_unplug(x);
+	} else if (what == 17) {
+		event_buffer(x);
 	} else if (what == 14) {
 		virtio_scsi_set_limits(x->dev, take(x, 1) & 1, &(struct virtio_blk_limits){ .iops[0].rate = take(x, 1) * 100000 });
 	} else {
@@ -179,6 +217,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	block_close(x.disk);
 	block_close(x.cd[0]);
 	block_close(x.cd[1]);
+	block_close(x.more);
 	fx_done(&x.f);
 	return 0;
 }

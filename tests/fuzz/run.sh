@@ -11,6 +11,7 @@ build=$(realpath "$1") seconds=$2
 flags="-std=gnu11 -D_GNU_SOURCE -I. -O1 -g -Wall -Wextra -Wshadow -Werror -fno-sanitize-recover=all"
 shared="tests/fuzz/image_run.c tests/fuzz/image_seed.c tests/fuzz/image_mutate.c tests/fuzz/image_finds.c"
 state="tests/fuzz/state_run.c tests/fuzz/state_seed.c"
+share="tests/fuzz/share_run.c tests/fuzz/share_seed.c tools/share/share.c tools/share/share_names.c tools/share/share_files.c tools/share/nodes.c"
 libs="$build/libsnapshot.a $build/libblock.a $build/libbase.a -luring -lzstd -lz"
 # Freed memory is kept for less time, which the many large buffers want.
 export ASAN_OPTIONS=quarantine_size_mb=32
@@ -23,6 +24,8 @@ commit=$(git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || 
 clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/image_tool" tests/fuzz/image_tool.c $shared $libs
 # shellcheck disable=SC2086
 clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/state_tool" tests/fuzz/state_tool.c $state $libs
+# shellcheck disable=SC2086
+clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/share_tool" tests/fuzz/share_tool.c $share $libs
 
 # target: NAME SOURCE LONGEST-INPUT MORE-SOURCES-AND-LIBRARIES...
 found=0
@@ -34,7 +37,7 @@ target() {
 	mkdir -p "$corpus" "$finds"
 	# shellcheck disable=SC2086
 	clang $flags -fsanitize=address,undefined,fuzzer -o "$build/fuzz/fuzz_$name" "$source" "$@" $libs
-	FUZZ_KEEP=$build TMPDIR=$build "$build/fuzz/fuzz_$name" -fork=1 -ignore_crashes=1 -ignore_ooms=1 -ignore_timeouts=1 \
+	FUZZ_KEEP=$build TMPDIR=${tmp:-$build} "$build/fuzz/fuzz_$name" -fork=1 -ignore_crashes=1 -ignore_ooms=1 -ignore_timeouts=1 \
 		-print_funcs=0 -max_len="$longest" -rss_limit_mb=1024 -malloc_limit_mb=256 -timeout="${limit:-10}" -max_total_time="$seconds" \
 		-artifact_prefix="$finds/" "$corpus" 2>&1 | tee "$log" >&2 || true
 	n=$(find "$finds" -type f | wc -l)
@@ -58,6 +61,7 @@ corpus_of() { # NAME: print the folder of its corpus, which exists afterwards
 
 "$build/fuzz/image_tool" seeds "$(corpus_of qcow2)"
 "$build/fuzz/state_tool" "$(corpus_of state)"
+"$build/fuzz/share_tool" "$(corpus_of share)"
 cp tests/data/xml/*.xml "$(corpus_of xml)"
 cp tests/data/wire/* "$(corpus_of wire)"
 cp tests/data/script/* "$(corpus_of script)"
@@ -107,7 +111,7 @@ limit=120
 target script tests/fuzz/fuzz_script.c 8192 tests/fuzz/script_run.c tests/fuzz/script_vm.c tests/fuzz/script_mutate.c \
 	-Wl,--wrap=vm_spawn_begin,--wrap=vm_spawn_fd,--wrap=vm_spawn_end,--wrap=vm_socket_peek_pid,--wrap=loop_run_once "$build/vmm/vm_msg.o" "$build/libapi.a" -ljson-c
 limit=
-for device in blk net console vsock scsi_rings balloon rng pci serial rtc i8042 i6300esb acpi_pm pci_hotplug fw_cfg pflash cpu_hotplug input; do
+for device in blk net console vsock scsi_rings balloon fs rng pci serial rtc i8042 i6300esb acpi_pm pci_hotplug fw_cfg pflash cpu_hotplug input display; do
 	target "$device" tests/fuzz/fuzz_device.c 2048 "-DDEVICE=DEVICE_$(echo "$device" | tr a-z A-Z)" -DTEST_SLOW=1 \
 		tests/fuzz/device_run.c tests/unit/devices/fixture.c "$build/libdevices.a" -lcmocka
 done
@@ -117,6 +121,11 @@ target exec tests/fuzz/fuzz_exec.c 4096
 target boot tests/fuzz/fuzz_boot.c 262144 "$build/libvmm.a" "$build/libdevices.a"
 target manifest tests/fuzz/fuzz_manifest.c 65536 '-DCAIRN_VERSION="fuzz"' tools/archive/manifest.c "$build/libapi.a" -ljson-c
 target frames tests/fuzz/fuzz_frames.c 4096 tools/slirp/frames.c tools/slirp/segments.c tools/slirp/udp.c
+# Its requests have files written to the disk.
+[ ! -w /dev/shm ] || tmp=/dev/shm
+# shellcheck disable=SC2086
+target share tests/fuzz/fuzz_share.c 8192 $share
+tmp=
 target egress tests/fuzz/fuzz_egress.c 4096 tools/slirp/egress_filter.c tools/slirp/guest_packet.c
 notes_sum
 exit $found

@@ -25,7 +25,7 @@ static uint64_t pick(struct random *r, uint64_t n)
 
 #define PICK(r, list) ((list)[pick((r), ARRAY_SIZE(list))])
 
-static const char *const strings[] = { "a", "b", "secret", "s1", "s2", "1", "vda", "hda", "job1", "job2", "viewer", "owner",
+static const char *const strings[] = { "a", "b", "hidden", "s1", "s2", "1", "vda", "hda", "job1", "job2", "viewer", "owner",
 	"operator", "1h", "2d:all", "10%", "acpi", "agent", "paused", "running", "linked", "full", "raw", "qcow2", "/mnt/disk",
 	"/mnt/kernel", "/mnt/new", "/mnt", "a-{n}", "", "x y", "\\u0000", "\\ud800", "\\u00e4", "%n", "../a", "*", "-1", "now+1",
 	"info status", "info block", "savevm s1", "loadvm s1", "memory", "STOP", "auto,daily", "52:54:00:00:00:01",
@@ -71,7 +71,7 @@ __attribute__((format(printf, 2, 3))) static void text_add(struct text *t, const
 
 static void value_add(struct text *t, struct random *r, enum field_type type)
 {
-	switch (pick(r, 12) ? type : (enum field_type)pick(r, FIELD_ANY + 1)) {
+	switch (pick(r, 12) ? field_type_plain(type) : (enum field_type)pick(r, FIELD_ANY + 1)) {
 	case FIELD_INT:
 		text_add(t, "%s", PICK(r, numbers));
 		break;

@@ -51,8 +51,8 @@
 #define SETTLE_TURNS 3u
 #define SETTLE_NS (30 * SECOND_NS)
 #define RESTARTS_MAX 64u /* an input has room for 4000, and each reads all events */
-/* SECRET is an existing VM, NOT_THERE a name of the same length that no VM has. */
-#define SECRET "secret"
+/* SECRET is an existing VM, NOT_THERE a name of the same length that no VM has. SECRET is no word of the schema. */
+#define SECRET "hidden"
 #define NOT_THERE "nobody"
 
 struct client {

@@ -51,6 +51,7 @@ static void works(struct vm_info *info, unsigned much)
 static void disks_tell(struct vm_info *info, const struct vm_config *c, bool change)
 {
 	info->plugs = info->sets_medium = info->screens = change;
+	info->groups = strstr(c->cmdline, "no-groups") ? 0 : strstr(c->cmdline, "no-group-forks") ? 1 : VM_GROUPS_FORK;
 	info->sets_disks = change ? VM_SETS_DISK_TUNE : 0;
 	info->copies_disks = change ? VM_RESIZES_DISKS : 0;
 	info->ndisks = c->ndisks;

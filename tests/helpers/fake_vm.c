@@ -23,7 +23,7 @@
  *   clone-until=FILE:NAME (the clone of that name waits at its start for FILE)
  *   work-takes=MS (duration of saves and snapshots; with progress)  work-fails  work-until=FILE  fork-ready
  *   fork-stages (tell of all stages of a fork: the first at once, the others when the work ends)
- *   answer-until=FILE (answer work that ends only once FILE exists)
+ *   answer-until=FILE (answer work that ends only once FILE exists)  group-stays-at=N (ignore that vm_snapshot_step)
  * A save is a valid state file with empty memory. Snapshots are kept at the start of the first disk, as an array of
  * struct vm_snapshot_info: a tree without disk content.
  * FAKE_VM=die-at-start in the environment: end before accepting a connection. */
@@ -35,6 +35,7 @@
 #include "tests/helpers/fake_agent.h"
 #include "tests/helpers/fake_consoles.h"
 #include "tests/helpers/fake_figures.h"
+#include "tests/helpers/fake_group.h"
 #include "tests/helpers/fake_kill.h"
 #include "tests/helpers/fake_state.h"
 #include "tests/helpers/fake_tree.h"
@@ -58,7 +59,7 @@
 struct work {
 	uint64_t seq, begun_ms, due_ms; /* due 0: none */
 	enum vm_msg_type type;
-	bool was_running;
+	bool was_running, group;
 	int fds[2];
 	uint8_t body[2048] __attribute__((aligned(8)));
 };
@@ -188,8 +189,7 @@ static void due(struct fake *f)
 	else if (!strcmp(what, "exit-after=")) {
 		const char *colon = strchr(word(f, what), ':');
 
-		end(f, VM_REASON_DEBUG_EXIT, colon ? atoi(colon + 1) : 0, "",
-			colon ? atoi(colon + 1) : 0);
+		end(f, VM_REASON_DEBUG_EXIT, colon ? atoi(colon + 1) : 0, "", colon ? atoi(colon + 1) : 0);
 	} else if (!strcmp(what, "agent-after=")) {
 		f->agent = VM_AGENT_ANSWERS;
 		event(f, (struct vm_event){ .kind = VM_EVENT_AGENT, .value = VM_AGENT_OPEN });
@@ -199,8 +199,7 @@ static void due(struct fake *f)
 	} else if (!strcmp(what, "crash-after="))
 		phase(f, VM_PHASE_CRASHED, VM_REASON_TRIPLE_FAULT, 0, "rip 0x1000");
 	else if (!strcmp(what, "io-error-after=")) {
-		struct vm_event ev = { .kind = VM_EVENT_IO_ERROR, .value = ENOSPC, .is_write = 1,
-			.device = "vda", .detail = "stop" };
+		struct vm_event ev = { .kind = VM_EVENT_IO_ERROR, .value = ENOSPC, .is_write = 1, .device = "vda", .detail = "stop" };
 
 		event(f, ev);
 		phase(f, VM_PHASE_PAUSED, VM_REASON_IO_ERROR, ENOSPC, "vda: No space left on device");
@@ -226,13 +225,16 @@ static bool restore(struct fake *f, int fd, uint64_t seq)
 	struct vmstate_header h;
 	struct vmstate_file file;
 	struct err e;
+	bool own = f->config.forked;
 
 	vmstate_file_init(&file, fd);
 	if (vmstate_read_header(&file.store, &h, &e) < 0) {
 		reply(f, seq, -EINVAL, e.cls, e.msg);
 		return false;
 	}
-	if (!f->config.forked && memcmp(h.uuid, f->config.uuid, sizeof(h.uuid))) {
+	for (unsigned i = 0; i < VM_FORMER_MAX; i++)
+		own |= !memcmp(h.uuid, f->config.former[i], sizeof(h.uuid));
+	if (!own && memcmp(h.uuid, f->config.uuid, sizeof(h.uuid))) {
 		reply(f, seq, -EINVAL, ERR_INVALID, "the saved state belongs to another VM");
 		return false;
 	}
@@ -474,30 +476,21 @@ static void size_send(struct fake *f, const struct vm_snapshot_name *n, uint64_t
 	s = (struct vm_snapshots){ .total = 1, .n = 1 };
 	s.list[0] = *info;
 	s.list[0].own_bytes = 65536;
-	channel_send(f->sock, f->version, VM_MSG_SNAPSHOTS, seq, &s,
-		offsetof(struct vm_snapshots, list) + sizeof(s.list[0]), NULL, 0);
+	channel_send(f->sock, f->version, VM_MSG_SNAPSHOTS, seq, &s, offsetof(struct vm_snapshots, list) + sizeof(s.list[0]), NULL, 0);
 }
 
 static void snapshots_send(struct fake *f, const struct vm_snapshot_list *l, uint64_t seq)
 {
-	static struct vm_snapshots s;
 	struct tree t;
 
 	tree_load(f, &t);
-	memset(&s, 0, sizeof(s));
-	s.total = t.n;
-	s.from = l->from;
-	for (uint32_t i = l->from; i < t.n && s.n < VM_SNAPSHOTS_PER_MESSAGE; i++)
-		s.list[s.n++] = t.list[i];
-	channel_send(f->sock, f->version, VM_MSG_SNAPSHOTS, seq, &s,
-		offsetof(struct vm_snapshots, list) + s.n * sizeof(s.list[0]), NULL, 0);
+	tree_send(f->sock, f->version, &t, l->from, seq);
 }
 
 static void work_reply(struct fake *f, const struct work *w, const char *id, int r, const struct err *e)
 {
 	const struct vm_snapshot_create *c = (const void *)w->body;
-	struct vm_snapshot_done d = { .error = r, .pause_ns = 1500000, .total_ns = 20000000,
-		.ram_bytes_written = 3 << 20, .ram_bytes_shared = 5 << 20 };
+	struct vm_snapshot_done d = { .error = r, .pause_ns = 1500000, .total_ns = 20000000, .ram_bytes_written = 3 << 20, .ram_bytes_shared = 5 << 20 };
 
 	if (word(f, "loses-answer") && !f->lost_answer) {
 		f->lost_answer = true;
@@ -549,10 +542,8 @@ static void work_finish(struct fake *f, int r, struct err *e)
 	f->work.due_ms = 0;
 	if (!r)
 		r = work_do(f, &w, id, e);
-	if (w.type == VM_MSG_SAVE && r && w.was_running)
-		phase(f, VM_PHASE_RUNNING, VM_REASON_USER, 0, "");
-	else if (w.type == VM_MSG_SAVE && r)
-		phase(f, VM_PHASE_PAUSED, VM_REASON_USER, 0, "");
+	if (w.type == VM_MSG_SAVE && r)
+		phase(f, w.was_running ? VM_PHASE_RUNNING : VM_PHASE_PAUSED, VM_REASON_USER, 0, "");
 	if (!r && w.type == VM_MSG_FORK && word(f, "fork-stages")) {
 		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY, .value = VM_FORK_READY });
 		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY, .value = VM_FORK_DURABLE });
@@ -571,7 +562,7 @@ static void work_finish(struct fake *f, int r, struct err *e)
 static void work_begin(struct fake *f, struct channel_msg *m)
 {
 	const char *takes = word(f, "work-takes=");
-	uint64_t ms = word(f, "work-until=") ? UNTIL_MS : takes ? (uint64_t)atoi(takes) : 0;
+	uint64_t ms = word(f, "work-until=") || group_begins(m) ? UNTIL_MS : takes ? (uint64_t)atoi(takes) : 0;
 	struct err e;
 
 	if (f->work.due_ms) {
@@ -580,19 +571,33 @@ static void work_begin(struct fake *f, struct channel_msg *m)
 		return;
 	}
 	f->work = (struct work){ .seq = m->head.seq, .type = m->head.type, .begun_ms = now_ms(),
-		.was_running = f->phase == VM_PHASE_RUNNING };
+		.was_running = f->phase == VM_PHASE_RUNNING, .group = group_begins(m),
+		.fds = { m->nfds ? m->fds[0] : -1, m->nfds > 1 ? m->fds[1] : -1 } };
 	f->work.due_ms = f->work.begun_ms + ms;
 	memcpy(f->work.body, m->body, MIN(m->head.body_bytes, sizeof(f->work.body)));
-	f->work.fds[0] = m->nfds ? m->fds[0] : -1;
-	f->work.fds[1] = m->nfds > 1 ? m->fds[1] : -1;
 	if (m->head.type == VM_MSG_SAVE)
 		phase(f, VM_PHASE_PAUSED, VM_REASON_SAVING, 0, "");
 	if (m->head.type == VM_MSG_FORK && word(f, "fork-ready") && !fake_state_write(&f->config, f->work.fds, &e))
 		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY });
 	if (m->head.type == VM_MSG_FORK && word(f, "fork-stages"))
 		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY, .value = VM_FORK_BEGUN });
-	if (!ms)
+	if (f->work.group)
+		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY, .value = VM_GROUP_HELD });
+	else if (!ms)
 		work_finish(f, 0, &e);
+}
+
+static void group_go(struct fake *f, struct channel_msg *m)
+{
+	const char *takes = word(f, "work-takes=");
+	int stage = group_step(m, word(f, "group-stays-at="));
+
+	reply(f, m->head.seq, 0, 0, "");
+	if (stage > 0)
+		event(f, (struct vm_event){ .kind = VM_EVENT_FORK_READY, .value = stage });
+	f->work.group = stage >= 0;
+	if (stage < 0 && !word(f, "work-until="))
+		f->work.due_ms = now_ms() + (takes ? (uint64_t)atoi(takes) : 0);
 }
 
 static void work_resume_pending(struct fake *f)
@@ -614,10 +619,8 @@ static void work_cancel(struct fake *f, uint64_t seq)
 {
 	struct err e;
 
-	if (!f->work.due_ms) {
-		reply(f, seq, -ENOENT, ERR_WRONG_STATE, "nothing is under way");
-		return;
-	}
+	if (!f->work.due_ms)
+		return reply(f, seq, -ENOENT, ERR_WRONG_STATE, "nothing is under way");
 	reply(f, seq, 0, 0, "");
 	work_finish(f, err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled"), &e);
 }
@@ -777,6 +780,8 @@ static void handle(struct fake *f, struct channel_msg *m)
 		return;
 	case VM_MSG_CANCEL:
 		return work_cancel(f, m->head.seq);
+	case VM_MSG_SNAPSHOT_GO:
+		return group_go(f, m);
 	case VM_MSG_POWERDOWN:
 		event(f, (struct vm_event){ .kind = VM_EVENT_POWERDOWN });
 		if (!word(f, "deaf")) {
@@ -831,14 +836,14 @@ static void receive(struct fake *f)
 	}
 	close(f->sock);
 	f->sock = -1;
+	f->work.due_ms = f->work.group ? 0 : f->work.due_ms;
 	if (f->listening < 0)
 		exit(VM_EXIT_OK); /* `cairn run` sends one message and closes the socket */
 }
 
 static void turn(struct fake *f)
 {
-	struct pollfd p[2 + CONSOLES_MAX] = { { .fd = f->listening, .events = POLLIN },
-		{ .fd = f->sock, .events = POLLIN } };
+	struct pollfd p[2 + CONSOLES_MAX] = { { .fd = f->listening, .events = POLLIN }, { .fd = f->sock, .events = POLLIN } };
 	uint64_t now = now_ms();
 	int left = f->due_ms ? (int)(f->due_ms > now ? f->due_ms - now : 0) : -1;
 
@@ -859,6 +864,7 @@ static void turn(struct fake *f)
 		if (fd >= 0 && f->sock >= 0)
 			close(f->sock);
 		f->sock = fd >= 0 ? fd : f->sock;
+		f->work.due_ms = fd >= 0 && f->work.group ? 0 : f->work.due_ms;
 		f->version = f->configured && word(f, "version-1") ? 1 : f->version;
 		return;
 	}

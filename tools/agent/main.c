@@ -3,6 +3,7 @@
  * One process, one thread. It listens on a vsock port, accepts the host's connections only, and serves each one as a
  * session. It allocates nothing after its start. */
 #include "base/util.h"
+#include "tools/agent/root.h"
 #include "tools/agent/session.h"
 
 #include <errno.h>
@@ -121,6 +122,23 @@ static void init_continue(char **argv)
 	_exit(complain(argv[0], ": cannot be run")); /* the kernel panics */
 }
 
+/* The kernel has started the agent, and the first disk has the root. Returns in the agent. */
+static void init_be(void)
+{
+	const char *what;
+	int r = root_enter(&what);
+
+	unsetenv("CAIRN_ROOT");
+	unsetenv("CAIRN_NET");
+	unsetenv("CAIRN_NAME");
+	unsetenv("CAIRN_KEEP");
+	if (r < 0) { /* the kernel panics */
+		complain("cannot mount the image: ", what);
+		_exit(complain("mount: ", strerror(-r)));
+	}
+	root_fork();
+}
+
 /* The driver may be a module that init loads. */
 static int vsock_await(uint32_t port)
 {
@@ -141,7 +159,7 @@ static long number_parse(const char *text)
 
 int main(int argc, char **argv)
 {
-	bool is_first = getpid() == 1;
+	bool is_first = getpid() == 1, has_root = is_first && getenv("CAIRN_ROOT");
 	long port = argc == 3 && !strcmp(argv[1], "--port") ? number_parse(argv[2]) : argc == 1 || is_first ? AGENT_PORT : -1;
 	long fd = argc == 3 && !strcmp(argv[1], "--fd") ? number_parse(argv[2]) : -1;
 	struct sigaction act = { .sa_handler = on_child };
@@ -150,7 +168,9 @@ int main(int argc, char **argv)
 
 	if ((port < 0 || port >= UINT32_MAX) && (fd < 0 || fd > 1023))
 		return complain("usage: cairn-agent [--port PORT | --fd FD]", "");
-	if (is_first)
+	if (has_root)
+		init_be();
+	else if (is_first)
 		init_continue(argv);
 	session_signals_reset();
 	sigemptyset(&blocked);
@@ -162,7 +182,7 @@ int main(int argc, char **argv)
 	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 0);
 	for (unsigned i = 0; i < ARRAY_SIZE(sessions); i++)
 		sessions[i].sock = sessions[i].in = sessions[i].out[0] = sessions[i].out[1] = -1;
-	session_root_follows = is_first;
+	session_root_follows = is_first && !has_root;
 	if (fd >= 0) {
 		fcntl((int)fd, F_SETFD, FD_CLOEXEC);
 		session_begin(&sessions[0], (int)fd);

@@ -1,6 +1,7 @@
 #include "tools/agent/session.h"
 #include "base/bytes.h"
 #include "base/util.h"
+#include "tools/agent/renew.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -339,6 +340,14 @@ static void signal_send(struct session *s, int sig)
 		kill(-s->pid, sig);
 }
 
+static void renewed_tell(struct session *s, int r)
+{
+	uint8_t data[4];
+
+	store_le32(data, (uint32_t)-r);
+	session_send(s, AGENT_FRAME_RENEWED, data, sizeof(data));
+}
+
 static bool frame_take(struct session *s, const struct agent_frame *f)
 {
 	static struct agent_start start;
@@ -346,6 +355,10 @@ static bool frame_take(struct session *s, const struct agent_frame *f)
 	if (s->told)
 		return true; /* the host did not know yet */
 	if (!s->pid) {
+		if (f->type == AGENT_FRAME_RENEW) {
+			renewed_tell(s, renew(f->data, f->len));
+			return true;
+		}
 		if (f->type != AGENT_FRAME_START || agent_start_parse(f->data, f->len, &start) < 0)
 			return false;
 		session_start(s, &start);

@@ -2,6 +2,7 @@
 #include "tools/agent/session.h"
 #include "base/bytes.h"
 #include "tools/agent/copy.h"
+#include "tools/agent/user.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -78,17 +79,26 @@ static int pipe_make(int *ret_read, int *ret_write)
 	return 0;
 }
 
+/* Open an input that has ended. Init may not have mounted /dev yet: then it is a pipe that nobody writes to. */
+static int null_open(int *ret_fd)
+{
+	int writer = -1, r;
+
+	*ret_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (*ret_fd >= 0)
+		return 0;
+	r = pipe_make(ret_fd, &writer);
+	if (!r)
+		close(writer);
+	return r;
+}
+
 static int pipes_make(const struct agent_start *want, struct streams *t)
 {
-	int r = 0;
+	int r;
 
 	t->step = AGENT_STEP_AGENT;
-	if (want->flags & AGENT_START_INPUT) {
-		r = pipe_make(&t->in, &t->ours[0]);
-	} else {
-		t->in = open("/dev/null", O_RDONLY | O_CLOEXEC);
-		r = t->in < 0 ? -errno : 0;
-	}
+	r = want->flags & AGENT_START_INPUT ? pipe_make(&t->in, &t->ours[0]) : null_open(&t->in);
 	if (!r)
 		r = pipe_make(&t->ours[1], &t->out);
 	if (!r)
@@ -137,15 +147,31 @@ static void process_prepare(const struct streams *t, bool terminal)
 	signals_prepare();
 }
 
+/* Call the kernel itself: the C library's functions act on all threads, of which the agent's memory has records.
+ * Returns whether it worked. */
+static bool user_become(const struct user *u, const struct streams *t, bool terminal)
+{
+	if (terminal && fchown(t->in, u->uid, (gid_t)-1) < 0)
+		return false;
+	if (syscall(SYS_setgroups, u->ngroups, u->groups) == 0 && syscall(SYS_setgid, u->gid) == 0 && syscall(SYS_setuid, u->uid) == 0)
+		return true;
+	return errno == ENOSYS && !u->uid && !u->gid; /* a kernel without CONFIG_MULTIUSER has root only */
+}
+
 /* In the memory of the agent, which waits (vfork): nothing here changes what the agent has. */
 static void __attribute__((noreturn)) program_become(const struct agent_start *want, const struct streams *t,
-	char *const *argv, char *const *env, volatile int *error, volatile enum agent_step *step)
+	const struct user *user, char *const *argv, char *const *env, volatile int *error, volatile enum agent_step *step)
 {
-	process_prepare(t, want->flags & AGENT_START_TERMINAL);
+	bool terminal = want->flags & AGENT_START_TERMINAL;
+
+	process_prepare(t, terminal);
 	*step = AGENT_STEP_FOLDER;
 	if (chdir(want->folder[0] ? want->folder : "/") == 0) {
-		*step = AGENT_STEP_PROGRAM;
-		execvpe(argv[0], argv, env);
+		*step = AGENT_STEP_USER;
+		if (!user || user_become(user, t, terminal)) {
+			*step = AGENT_STEP_PROGRAM;
+			execvpe(argv[0], argv, env);
+		}
 	}
 	*error = errno;
 	_exit(127);
@@ -158,40 +184,70 @@ static bool same_name(const char *a, const char *b)
 	return !strncmp(a, b, n) && b[n] == '=';
 }
 
-/* Make the arguments, and the environment: the agent's own, with the variables of the request in front. */
-static void words_make(const struct agent_start *want, char **argv, char **env)
+/* Add HOME of the user, unless the request has it. */
+static size_t home_add(const struct agent_start *want, const struct user *user, char **env, size_t n)
 {
-	size_t n = 0;
+	static char home[sizeof(user->home) + 5];
+
+	for (size_t k = 0; k < n; k++)
+		if (!strncmp(env[k], "HOME=", 5))
+			return n;
+	if (!user || !(want->flags & AGENT_START_USER))
+		return n;
+	strcpy(home, "HOME=");
+	strcat(home, user->home);
+	env[n] = home;
+	return n + 1;
+}
+
+/* Make the arguments, and the environment: the agent's own, with the variables of the request in front. */
+static void words_make(const struct agent_start *want, const struct user *user, char **argv, char **env)
+{
+	size_t n = 0, nown;
 
 	for (size_t i = 0; i < want->nargs; i++)
 		argv[i] = (char *)(uintptr_t)want->words[i];
 	argv[want->nargs] = NULL;
 	for (; n < want->nvars; n++)
 		env[n] = (char *)(uintptr_t)want->words[want->nargs + n];
+	nown = n = home_add(want, user, env, n);
 	for (size_t i = 0; environ[i] && i < ENVIRONMENT_MAX; i++) {
 		size_t k = 0;
 
-		while (k < want->nvars && !same_name(environ[i], env[k]))
+		while (k < nown && !same_name(environ[i], env[k]))
 			k++;
-		if (k == want->nvars)
+		if (k == nown)
 			env[n++] = environ[i];
 	}
 	env[n] = NULL;
 }
 
-/* vfork() copies no page tables, which takes most of a fork's time where the kernel is emulated.
+/* vfork() copies no page tables, which takes most of a fork's time where the kernel is emulated. The program is
+ * searched in the PATH of its own environment.
  * Returns the pid; -errno. */
 static pid_t program_start(const struct agent_start *want, struct streams *t)
 {
-	static char *argv[AGENT_WORDS_MAX + 1], *env[AGENT_WORDS_MAX + ENVIRONMENT_MAX + 1];
+	static char *argv[AGENT_WORDS_MAX + 1], *env[AGENT_WORDS_MAX + 1 + ENVIRONMENT_MAX + 1];
+	static struct user user;
+	const struct user *as = want->flags & AGENT_START_USER ? &user : NULL;
+	char **own = environ;
 	volatile int error = 0;
 	volatile enum agent_step step = AGENT_STEP_AGENT;
 	pid_t pid;
 
-	words_make(want, argv, env);
+	t->step = AGENT_STEP_USER;
+	if (as) {
+		int r = user_find(want->user, &user);
+
+		if (r < 0)
+			return r;
+	}
+	words_make(want, as, argv, env);
+	environ = env;
 	pid = vfork();
 	if (!pid)
-		program_become(want, t, argv, env, &error, &step);
+		program_become(want, t, as, argv, env, &error, &step);
+	environ = own;
 	if (pid < 0)
 		return -errno;
 	t->step = step;

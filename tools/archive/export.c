@@ -7,6 +7,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "tools/archive/gzip.h"
+#include "tools/archive/helper.h"
 #include "tools/archive/sandbox.h"
 #include "tools/archive/source.h"
 
@@ -43,26 +44,6 @@ struct exporter {
 
 /* ---- reading the specification ---- */
 
-static int layers_take(struct json_object *list, struct block_layer *layers, unsigned *ret_n,
-	struct err *e)
-{
-	size_t n = json_object_array_length(list);
-
-	if (!n || n > BLOCK_LAYERS_MAX)
-		return err_set(e, -EINVAL, ERR_INVALID, "too many layers");
-	for (size_t i = 0; i < n; i++) {
-		struct json_object *o = json_object_array_get_idx(list, i);
-		const char *format = js_get_str(o, "format");
-
-		layers[i] = (struct block_layer){ .fd = (int)js_get_int(o, "fd", -1),
-			.format = format && !strcmp(format, "qcow2") ? BLOCK_FORMAT_QCOW2
-								     : BLOCK_FORMAT_RAW,
-			.data_fd = (int)js_get_int(o, "data_fd", 0) };
-	}
-	*ret_n = (unsigned)n;
-	return 0;
-}
-
 /* The disks come first in the specification. */
 static int variables_open(struct exporter *x, struct json_object *o, struct source **ret, struct err *e)
 {
@@ -84,7 +65,7 @@ static int source_open(struct exporter *x, struct json_object *o, struct source 
 		return variables_open(x, o, ret, e);
 	if (!list)
 		return source_of_file((int)js_get_int(o, "fd", -1), name, ret, e);
-	r = layers_take(list, layers, &n, e);
+	r = helper_layers_take(list, layers, &n, e);
 	return r < 0 ? r : source_of_snapshot(x->loop, layers, n, &x->since, name, ret, e);
 }
 

@@ -10,11 +10,11 @@
 #include "base/channel.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/file.h"
 #include "base/loop.h"
 #include "base/program.h"
 #include "base/relay.h"
 #include "base/util.h"
+#include "tools/archive/helper.h"
 #include "tools/archive/sandbox.h"
 #include "tools/archive/stage.h"
 
@@ -26,7 +26,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SPEC_FD 3
 #define ARCHIVE_FD 4
 #define HELD_FD 5 /* the first relay, and then the first of the held files */
 #define PROGRESS_STEP_NS 200000000ULL
@@ -57,25 +56,6 @@ void archive_progress_add(struct archive_progress *p, uint64_t bytes)
 	fflush(stdout);
 }
 
-static void status_print(const char *what, struct json_object *o)
-{
-	CLEANUP_JS struct json_object *line = json_object_new_object();
-
-	js_put(line, what, o);
-	puts(json_object_to_json_string_ext(line, JSON_C_TO_STRING_PLAIN));
-	fflush(stdout);
-}
-
-static int status_fail(const struct err *e)
-{
-	struct json_object *o = json_object_new_object();
-
-	js_put_str(o, "class", err_class_name(e->cls));
-	js_put_str(o, "message", e->msg);
-	status_print("error", o);
-	return 1;
-}
-
 static int export_main(struct json_object *spec)
 {
 	struct json_object *result = json_object_new_object();
@@ -83,9 +63,9 @@ static int export_main(struct json_object *spec)
 
 	if (archive_export(spec, result, &e) < 0) {
 		json_object_put(result);
-		return status_fail(&e);
+		return helper_fail(&e);
 	}
-	status_print("result", result);
+	helper_say("result", result);
 	return 0;
 }
 
@@ -105,15 +85,15 @@ static int import_into(struct json_object *spec, struct stage *stage, struct err
 		if (r < 0)
 			json_object_put(ready);
 		else
-			status_print("result", ready);
+			helper_say("result", ready);
 		return r;
 	}
-	status_print("ready", ready);
+	helper_say("ready", ready);
 	if (!told_to_keep())
 		return err_set(e, -ECANCELED, ERR_CANCELLED, "cancelled");
 	r = stage_keep(stage, e);
 	if (!r)
-		status_print("result", json_object_new_object());
+		helper_say("result", json_object_new_object());
 	return r;
 }
 
@@ -159,8 +139,8 @@ static int clear_main(struct json_object *spec)
 	if (!r)
 		r = stage_clear(parent, name ? name : "", &e);
 	if (r < 0)
-		return status_fail(&e);
-	status_print("result", json_object_new_object());
+		return helper_fail(&e);
+	helper_say("result", json_object_new_object());
 	return 0;
 }
 
@@ -179,7 +159,7 @@ static int import_main(struct json_object *spec)
 	if (!r)
 		r = import_into(spec, stage, &e);
 	stage_free(stage);
-	return r < 0 ? status_fail(&e) : 0;
+	return r < 0 ? helper_fail(&e) : 0;
 }
 
 static const struct {
@@ -210,46 +190,15 @@ static void nvram_move(struct json_object *spec)
 		js_put_int(spec, "nvram", fcntl(fd, F_DUPFD_CLOEXEC, HELD_FD + CHANNEL_FDS_MAX));
 }
 
-/* Take the files that other processes hold. They get the numbers from HELD_FD on, as if they had come with the program:
- * first move the relays out of the way, and then each file, because its number may be another one's. */
-static int held_take(struct json_object *spec, struct err *e)
-{
-	int64_t n = js_get_int(spec, "held", 0), relays = js_get_int(spec, "relays", 0);
-	int fds[CHANNEL_FDS_MAX], r = 0;
-
-	nvram_move(spec);
-	if (n < 0 || n > CHANNEL_FDS_MAX || relays < 0 || relays > CHANNEL_FDS_MAX)
-		return err_set(e, -EINVAL, ERR_INVALID, "held, relays: must be 0 to %d", CHANNEL_FDS_MAX);
-	for (int i = 0; i < n; i++)
-		fds[i] = -1;
-	for (int i = 0; i < relays && !r; i++) {
-		r = relay_take(HELD_FD + i, fds, (unsigned)n);
-		close(HELD_FD + i);
-	}
-	for (int i = 0; i < n && !r; i++) {
-		int fd = fds[i] < 0 ? -1 : fcntl(fds[i], F_DUPFD_CLOEXEC, HELD_FD + CHANNEL_FDS_MAX);
-
-		r = fd < 0 ? -EBADF : 0;
-		close(fds[i]);
-		fds[i] = fd;
-	}
-	for (int i = 0; i < n && !r; i++) {
-		r = dup2(fds[i], HELD_FD + i) < 0 ? -errno : 0;
-		close(fds[i]);
-	}
-	return r < 0 ? err_set_errno(e, r, "cannot get the files from the processes that opened them") : 0;
-}
-
 int main(int argc, char **argv)
 {
 	CLEANUP_JS struct json_object *spec = NULL;
-	CLEANUP_FREE char *text = NULL;
 	struct err e;
-	size_t len, v = 0;
+	size_t v = 0;
 	int r;
 
 	if (program_begin(&e) < 0)
-		return status_fail(&e);
+		return helper_fail(&e);
 	signal(SIGPIPE, SIG_IGN);
 	sigaction(SIGTERM, &(struct sigaction){ .sa_handler = on_term }, NULL);
 	while (v < ARRAY_SIZE(verbs) && (argc != 2 || strcmp(argv[1], verbs[v].name)))
@@ -258,14 +207,14 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: cairn-archive export|import|clear (cairnd and `cairn import --dry-run` run this program)\n");
 		return 2;
 	}
-	r = file_read_fd(SPEC_FD, "the specification", ARCHIVE_JSON_MAX, &text, &len, &e);
-	if (!r)
-		r = js_parse(text, len, "the specification", &spec, &e);
+	r = helper_spec_read(&spec, &e);
 	if (!r)
 		r = archive_take(spec, &e);
-	if (!r)
-		r = held_take(spec, &e);
+	if (!r) {
+		nvram_move(spec);
+		r = helper_held_take(spec, HELD_FD, &e);
+	}
 	if (r < 0)
-		return status_fail(&e);
+		return helper_fail(&e);
 	return verbs[v].run(spec);
 }

@@ -2,6 +2,7 @@
 #include "tools/archive/source.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/hex.h"
 #include "snapshot/tree.h"
 
 #include <errno.h>
@@ -26,8 +27,7 @@ static void identity_print(const struct tree_node *n, char ret[SOURCE_IDENTITY])
 		snprintf(ret, SOURCE_IDENTITY, "qemu-%s-%u-%u", n->info.id, n->info.sec, n->info.nsec);
 		return;
 	}
-	for (unsigned i = 0; i < TREE_SET_ID_BYTES; i++)
-		snprintf(ret + 2 * i, 3, "%02x", n->data.set.id[i]);
+	hex_print(n->data.set.id, TREE_SET_ID_BYTES, ret);
 }
 
 /* Take the two snapshots from the first disk that has both. Snapshots of QEMU are in no tree. */

@@ -1,5 +1,6 @@
 #include "tools/archive/archive.h"
 #include "base/bytes.h"
+#include "base/hex.h"
 #include "base/util.h"
 
 #include <stdio.h>
@@ -73,6 +74,5 @@ void sum_final(struct sum *s, char ret_text[SUM_TEXT])
 
 	sum_flush(s);
 	sha256_digest(&s->sha, sizeof(digest), digest);
-	for (unsigned i = 0; i < sizeof(digest); i++)
-		snprintf(ret_text + 2 * i, 3, "%02x", digest[i]);
+	hex_print(digest, sizeof(digest), ret_text);
 }

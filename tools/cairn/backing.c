@@ -5,6 +5,18 @@
 #include "tools/cairn/img_run.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+bool image_looks_like_qcow2(const char *path)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	char magic[4];
+
+	return fd >= 0 && pread(fd, magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) &&
+		!memcmp(magic, "QFI\xfb", sizeof(magic));
+}
 
 /* Have cairn-img read the image's chain of backing files. Returns an array; NULL if cairn-img cannot read the image. */
 static struct json_object *chain_read(const char *image)

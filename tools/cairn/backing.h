@@ -1,10 +1,15 @@
-/* backing: find the backing files of a qcow2 image for a definition. The daemon parses no image, so cairn runs
- * cairn-img with the rights of the user. */
+/* backing: look at images for a definition: find the backing files of a qcow2 image. The daemon parses no image, so
+ * cairn runs cairn-img with the rights of the user. */
 #ifndef CAIRN_TOOLS_BACKING_H
 #define CAIRN_TOOLS_BACKING_H
 
+#include <stdbool.h>
+
 struct err;
 struct json_object;
+
+/* Whether the file has a qcow2 header. This process reads it, because the daemon reads no image. */
+bool image_looks_like_qcow2(const char *path);
 
 /* Add the member "backing" to a disk.
  * disk: JSON of the disk; its "path" names the image. An image that cannot be read gets no member: a later check

@@ -22,12 +22,14 @@ enum cli_exit {
 	CLI_PERMISSION = 5,
 	CLI_BUSY = 6,
 	CLI_HOST = 7,
+	CLI_APPROVAL = 8,
+	CLI_NO_STATUS = 125, /* Cairn's own failure where the exit status is otherwise a program's in the guest */
 };
 
 enum cli_format { CLI_TABLE, CLI_JSON, CLI_YAML, CLI_CSV };
 
 #define CLI_POSITIONALS_MAX 256
-#define CLI_OPTIONS_MAX 24
+#define CLI_OPTIONS_MAX 40
 #define CLI_GIVEN_MAX 64
 #define CLI_NAMED_MAX 3
 
@@ -44,10 +46,12 @@ struct verb_option {
 struct cli {
 	const struct verb *verb;
 	const char *socket; /* argument of -c; NULL: the default socket */
+	bool readonly;	    /* -r: refuse commands that change something */
 	struct client *client;
 	enum cli_format format;
 	const char *pos[CLI_POSITIONALS_MAX];
 	size_t npos;
+	size_t nplain; /* positionals before "--"; all of them without it */
 	const char *named[CLI_NAMED_MAX]; /* positionals given as options, by index; NULL: not given */
 	/* value of each option, by its index in the verb's list; NULL: not given */
 	const char *options[CLI_OPTIONS_MAX];
@@ -65,7 +69,7 @@ struct verb {
 	const struct verb_option *options; /* the last element has a NULL name; NULL: no options */
 	size_t min, max;		   /* number of positionals */
 	bool prints;			   /* accepts --format */
-	const char *completes;		   /* kind of words to complete: "vm", "file", "verb", ... or NULL */
+	const char *names;		   /* "vm", "file": what the first positional, also --domain or --file, names; NULL: else */
 	/* Commands of the daemon that the verb calls, separated by blanks. The first one decides which role and VM
 	 * state the verb needs. Commands that every verb may call, to find VMs or wait for jobs, are not listed. NULL:
 	 * none. */
@@ -80,6 +84,9 @@ const struct verb *verb_find(const char *name);
 int verb_missing(const char *name);
 /* Returns a sentence that names the verb for another tool's word, such as "ps"; NULL: none (foreign_words.c). */
 const char *foreign_word_advice(const char *word);
+/* Returns a sentence that names what does the same as another tool's option of this verb; NULL: none.
+ * word: the option without its dashes. */
+const char *foreign_option_advice(const char *verb, const char *word);
 
 /* Suggest a correction for a mistyped word (suggest.c).
  * at: returns the candidate number 0, 1, ...; NULL behind the last.
@@ -93,6 +100,12 @@ const char *suggest_hint(const char *word, const char *prefix, const char *(*at)
  * Returns 0; CLI_USAGE after an error message; CLI_HELP_ASKED: the user gave --help. */
 #define CLI_HELP_ASKED 256
 int options_parse(struct cli *c, int argc, char **argv);
+/* Find an option of the verb by its name. Returns its index in the verb's list; -1: the verb has no such option. */
+int option_index(const struct cli *c, const char *name, size_t len);
+/* Find the positional that this option gives, such as --domain. Returns the positional's index; -1: none. */
+int option_positional(const struct cli *c, const char *name, size_t len);
+/* Find an option by its letter. Returns its index, or -1. ret_place: the positional that it gives, or -1. */
+int option_of_letter(const struct cli *c, char letter, int *ret_place);
 bool option_flag(const struct cli *c, const char *name);
 const char *option_value(const struct cli *c, const char *name); /* NULL: not given */
 /* Collect all values of a repeatable option, at most max. Returns their number. */
@@ -152,6 +165,8 @@ int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct 
 /* Returns the text of a member of a VM from vm-list; "-" if it is missing or is the id of a VM that is off. Borrowed
  * from vm. */
 const char *cli_vm_member(struct json_object *vm, const char *key);
+/* Return the state of a VM from vm-list or vm-info for people, as virsh has it: "shut off", "in shutdown". Borrowed. */
+const char *cli_vm_state(struct json_object *vm);
 /* Call vm-info. The caller owns *ret_o. Returns 0 or -errno. */
 int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e);
 
@@ -180,6 +195,7 @@ int foreground_follow(struct cli *c);
 
 /* ---- verbs ---- */
 int verb_define(struct cli *c);
+int verb_create(struct cli *c);
 int verb_validate(struct cli *c);
 int verb_dumpjson(struct cli *c);
 int verb_dumpxml(struct cli *c);
@@ -190,6 +206,10 @@ int verb_setmem(struct cli *c);
 int verb_setmaxmem(struct cli *c);
 int verb_dommemstat(struct cli *c);
 int verb_domrename(struct cli *c);
+int verb_promote(struct cli *c);
+int verb_group_snapshot(struct cli *c);
+int verb_group_clone(struct cli *c);
+int verb_group_revert(struct cli *c);
 int verb_set_lifecycle_action(struct cli *c);
 int verb_desc(struct cli *c);
 int verb_attach_disk(struct cli *c);
@@ -251,6 +271,8 @@ int verb_metrics(struct cli *c);
 int verb_trend(struct cli *c);
 int verb_pool_define_as(struct cli *c);
 int verb_pool_undefine(struct cli *c);
+int verb_image_list(struct cli *c);
+int verb_image_remove(struct cli *c);
 int verb_pool_list(struct cli *c);
 int verb_pool_info(struct cli *c);
 int verb_vol_list(struct cli *c);
@@ -260,9 +282,14 @@ int verb_vol_create_as(struct cli *c);
 int verb_vol_clone(struct cli *c);
 int verb_vol_delete(struct cli *c);
 int verb_vol_resize(struct cli *c);
+int verb_advise(struct cli *c);
 int verb_threshold(struct cli *c);
 int verb_threshold_list(struct cli *c);
 int verb_threshold_remove(struct cli *c);
+int verb_web_hook(struct cli *c);
+int verb_web_hook_list(struct cli *c);
+int verb_web_hook_remove(struct cli *c);
+int verb_web_hook_test(struct cli *c);
 int verb_top(struct cli *c);
 int verb_qmp_path(struct cli *c);
 int verb_version(struct cli *c);
@@ -294,6 +321,7 @@ int verb_import(struct cli *c);
 int verb_template(struct cli *c);
 int verb_snapshot_create(struct cli *c);
 int verb_snapshot_create_as(struct cli *c);
+int verb_snapshot_diff(struct cli *c);
 int verb_snapshot_revert(struct cli *c);
 int verb_snapshot_delete(struct cli *c);
 int verb_snapshot_rename(struct cli *c);
@@ -310,6 +338,12 @@ int verb_schedule_act(struct cli *c);
 int verb_grant(struct cli *c);
 int verb_revoke(struct cli *c);
 int verb_permissions(struct cli *c);
+int verb_permissions_review(struct cli *c);
+int verb_requests(struct cli *c);
+int verb_request_permission(struct cli *c);
+int verb_approve(struct cli *c);
+int verb_deny(struct cli *c);
+int verb_approval_rule(struct cli *c);
 int verb_quota(struct cli *c);
 int verb_audit(struct cli *c);
 int verb_jobs(struct cli *c);
@@ -331,6 +365,8 @@ int verb_log(struct cli *c);
 int verb_shell(struct cli *c);
 int verb_cpu_models(struct cli *c);
 int verb_doctor(struct cli *c);
+int verb_web(struct cli *c);
+int verb_complete(struct cli *c);
 int verb_help(struct cli *c);
 
 struct console_opts {

@@ -1,6 +1,8 @@
-/* Verbs that users of virsh, docker, multipass and others type, and what does the same here. */
+/* Verbs and options that users of virsh, docker, multipass and others type, and what does the same here. */
 #include "tools/cairn/cli.h"
 #include "base/util.h"
+
+#include <string.h>
 
 static const struct {
 	const char *words; /* separated by blanks */
@@ -9,7 +11,6 @@ static const struct {
 	{ "ps ls vms domains", "cairn list --all lists the VMs" },
 	{ "status state", "cairn domstate --reason VM shows the state" },
 	{ "show inspect info", "cairn dominfo VM shows a VM, cairn dumpjson VM its definition" },
-	{ "create", "cairn define FILE defines a VM and cairn start VM starts it; cairn run FILE runs one that leaves nothing behind" },
 	{ "launch install init virt-install", "cairn new NAME --image FILE makes and starts a VM from an image" },
 	{ "up boot on poweron", "cairn start VM starts a VM" },
 	{ "stop halt poweroff down off", "cairn shutdown VM shuts the guest down, cairn destroy VM stops the VM at once" },
@@ -27,6 +28,18 @@ static const struct {
 	{ "stats cpu-stats domperf perf", "cairn domstats VM prints the counters, cairn top shows all VMs" },
 	{ "port ports publish", "cairn forward-list VM lists the forwarded ports, cairn forward-add VM adds one" },
 	{ "network networks", "cairn net-list lists the networks" },
+	{ "iface-list iface-dumpxml", "cairn net-list lists the networks, cairn domiflist VM the interfaces of a VM" },
+	{ "volume volumes df", "cairn pool-list lists the pools, cairn vol-list POOL the images in one" },
+	{ "pool-define pool-create pool-create-as", "cairn pool-define-as POOL dir --target FOLDER makes a pool of a folder" },
+	{ "pull", "cairn run --image IMAGE --pull -- COMMAND gets a container image and runs a command in it" },
+	{ "container containers", "cairn list --all lists the VMs, cairn run --image IMAGE -- COMMAND runs a command in a VM of its own" },
+	{ "build compose", "build container images with another tool; cairn run --image IMAGE -- COMMAND runs them" },
+	{ "checkpoint-create checkpoint-create-as checkpoint-list", "cairn snapshot-create-as VM NAME takes a snapshot, cairn export --since SNAPSHOT writes "
+		"what changed after it" },
+	{ "history", "cairn snapshot-list VM --tree shows the snapshots, cairn log VM what happened" },
+	{ "search virsh qemu", "cairn help lists all verbs" },
+	{ "nodedev-list nodedev-dumpxml", "Cairn passes no devices of the host to guests; cairn nodeinfo shows the host" },
+	{ "context machine", "cairn -c SOCKET VERB speaks to another daemon; cairn list --all lists the VMs" },
 	{ "snapshot snap checkpoint savevm", "cairn snapshot-create-as VM NAME takes a snapshot" },
 	{ "snapshots", "cairn snapshot-list VM lists the snapshots" },
 	{ "revert rollback loadvm", "cairn snapshot-revert VM NAME reverts to a snapshot" },
@@ -41,9 +54,14 @@ static const struct {
 	{ "migrate", "cairn export VM FILE and cairn import FILE move a VM to another host" },
 	{ "capabilities domcapabilities cpu-baseline cpu-compare hypervisor-cpu-baseline", "cairn doctor shows what the host offers, cairn cpu-models the processor models" },
 	{ "sysinfo freecell", "cairn nodeinfo shows the host" },
+	{ "convert check resize rebase map amend measure compare", "cairn-img has the verbs of qemu-img; cairn vol-resize and cairn blockresize resize disks" },
+	{ "commit", "cairn snapshot-create-as VM NAME takes a snapshot, cairn clone VM NAME makes another VM, cairn-img commit merges an overlay" },
+	{ "tag push", "cairn domrename VM NAME renames a VM, cairn export VM FILE writes it to a file" },
 	{ "config", "cairn edit VM changes the definition" },
 	{ "domxml-from-native domxml-to-native", "cairn define FILE reads libvirt's XML, cairn dumpxml VM prints it" },
-	{ "images image create-image", "cairn-img creates and inspects images" },
+	{ "image create-image", "cairn-img creates and inspects images" },
+	{ "images", "cairn image-list lists the images of cairn run --image; cairn-img creates and inspects disk images" },
+	{ "rmi prune image-rm", "cairn image-remove removes images of cairn run --image" },
 	{ "chown useradd adduser", "cairn grant gives a user a role" },
 	{ "list-users users", "cairn permissions lists who may do what" },
 };
@@ -53,5 +71,29 @@ const char *foreign_word_advice(const char *word)
 	for (size_t i = 0; i < ARRAY_SIZE(foreign); i++)
 		if (words_have(foreign[i].words, ' ', word))
 			return foreign[i].advice;
+	return NULL;
+}
+
+/* words: without their dashes, separated by blanks. */
+static const struct {
+	const char *verb, *words, *advice;
+} options[] = {
+	{ "run", "d detach", "cairn run stays in the foreground; cairn new NAME --image FILE and cairn define FILE make VMs that the daemon runs" },
+	{ "run", "rm", "leave --rm out: cairn run keeps no VM" },
+	{ "run", "p P", "--publish PORT:TO forwards a port" },
+	{ "run", "v volume mount", "--share TAG=FOLDER[,rw] shares a folder; in the guest: mount -t virtiofs TAG /mnt" },
+	{ "run", "m", "--memory SIZE sets the memory" },
+	{ "run", "c", "write -- before the command: cairn run --image IMAGE -- COMMAND" },
+	{ "run", "entrypoint", "--no-entrypoint leaves the entry point out: cairn run --image IMAGE --no-entrypoint -- COMMAND" },
+	{ "run", "net", "--network user lets the guest connect out, --publish PORT:TO forwards a port to it" },
+	{ "run", "restart", "cairn run does not restart a VM; the key \"restart\" of a definition has the daemon do so" },
+	{ "list", "a", "--all lists VMs that are off, too" },
+};
+
+const char *foreign_option_advice(const char *verb, const char *word)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+		if (!strcmp(options[i].verb, verb) && words_have(options[i].words, ' ', word))
+			return options[i].advice;
 	return NULL;
 }

@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 
@@ -15,7 +16,6 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define ANSWER_NS (30 * 1000000000ULL) /* for the agent to start the program */
@@ -39,21 +39,12 @@ struct stream {
 /* Connect through the socket at the definition's vsock.path, which needs no daemon. */
 static int socket_connect(const char *path, int *ret_sock, struct err *e)
 {
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	int sock;
+	int sock = unix_connect(path, 0);
 
-	if (strlen(path) >= sizeof(to.sun_path))
-		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "%s: the path of a socket has at most %zu bytes", path, sizeof(to.sun_path) - 1);
-	strcpy(to.sun_path, path);
-	sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (sock == -ENAMETOOLONG)
+		return err_set(e, sock, ERR_INVALID, "%s: the path of a socket has at most %d bytes", path, UNIX_PATH_MAX);
 	if (sock < 0)
-		return err_set_errno(e, -errno, "socket");
-	if (connect(sock, (struct sockaddr *)&to, sizeof(to)) < 0) {
-		int r = err_set_errno(e, -errno, "%s", path);
-
-		close(sock);
-		return r;
-	}
+		return err_set_errno(e, sock, "%s", path);
 	*ret_sock = sock;
 	return 0;
 }
@@ -86,6 +77,12 @@ static int malformed(struct err *e)
 		"restart cairn-agent in the guest, or use --agent qga", AGENT_PORT);
 }
 
+static int renewal_failed(uint32_t error, struct err *e)
+{
+	return err_set(e, -EIO, ERR_GENERIC, "cairn-agent cannot give the guest random numbers and a time of its own: %s; run with --cold",
+		strerror((int)(error & 4095)));
+}
+
 /* ---- to the guest ---- */
 
 static uint8_t *frame_begin(struct stream *t)
@@ -116,6 +113,20 @@ static int tx_flush(struct stream *t)
 	if (t->tx_at == t->tx_len)
 		t->tx_at = t->tx_len = 0;
 	return 0;
+}
+
+size_t guest_renewal_put(const struct guest_link *link, uint8_t frame[GUEST_RENEWAL_MAX])
+{
+	size_t len = link->name ? strnlen(link->name, AGENT_NAME_MAX) : 0;
+	uint8_t *data = frame + AGENT_HEADER_BYTES;
+
+	agent_header_put(frame, AGENT_FRAME_RENEW, AGENT_RENEW_BYTES + len);
+	if (len)
+		memcpy(data + AGENT_RENEW_BYTES, link->name, len);
+	store_le64(data, clock_realtime_ns());
+	if (getentropy(data + 8, AGENT_RANDOM_BYTES) < 0)
+		must_alloc(NULL); /* every kernel that has KVM has it */
+	return AGENT_HEADER_BYTES + AGENT_RENEW_BYTES + len;
 }
 
 /* The request follows the line CONNECT at once: to wait for the answer would cost two more wake-ups of the guest. */
@@ -195,8 +206,10 @@ static int signal_take(struct stream *t)
 		size_put(t);
 		return 0;
 	}
-	if (copies || (si.ssi_signo != SIGINT && si.ssi_signo != SIGTERM) || t->interrupts > 1)
+	if (copies || (si.ssi_signo != SIGINT && si.ssi_signo != SIGTERM) || t->interrupts > !t->s->second_ends) {
+		t->s->ended_by = (int)si.ssi_signo;
 		return -EINTR;
+	}
 	if (t->interrupts++)
 		killed_wait(t);
 	else
@@ -218,6 +231,8 @@ static int frame_take(struct stream *t, const struct agent_frame *f, struct err 
 	case AGENT_FRAME_STARTED:
 		t->wait_until_ns = UINT64_MAX;
 		return 0;
+	case AGENT_FRAME_RENEWED:
+		return load_le32(f->data) ? renewal_failed(load_le32(f->data), e) : 0;
 	case AGENT_FRAME_FAILED:
 		s->failed = (int)(load_le32(f->data) & 4095);
 		s->step = (int)load_le32(f->data + 4);
@@ -350,6 +365,7 @@ int guest_session_run(struct guest_session *s, const struct guest_link *link, st
 	t->s = s;
 	t->sock = link->sock;
 	t->greets = link->greets;
+	t->order.renews = link->renews;
 	t->order.terminal = s->start->flags & AGENT_START_TERMINAL;
 	t->input_open = s->start->flags & AGENT_START_INPUT;
 	t->wait_until_ns = clock_monotonic_ns() + ANSWER_NS;

@@ -18,6 +18,7 @@ struct guest_session {
 	int in;			/* standard input; read only if the start has AGENT_START_INPUT */
 	int signals;		/* signalfd: SIGINT and SIGTERM go to the program, but end a copy; SIGWINCH tells the size of
 				 * terminal 0, others end the session; -1: none */
+	bool second_ends;	/* the second SIGINT or SIGTERM ends the session [it kills the program] */
 	uint64_t deadline_ns;	/* the program is killed then; UINT64_MAX: never */
 	/* Take output. Returns 0; -errno with a sentence ends the session. */
 	int (*output)(void *opaque, bool is_error, uint8_t *data, size_t len, struct err *e);
@@ -27,12 +28,15 @@ struct guest_session {
 	bool timed_out;
 	int failed, step;   /* errno of the guest and enum agent_step: the program was not started; 0: it was */
 	int status, signal; /* of the program */
+	int ended_by;	    /* the signal to this process that has ended the session; 0: none */
 };
 
 /* A connection to the agent. */
 struct guest_link {
 	int sock;    /* owned */
 	bool greets; /* it is to the VM's vsock socket, and the line CONNECT has not been sent */
+	bool renews; /* the guest continues from a state of several guests, so RENEW is sent with the line CONNECT */
+	const char *name; /* then, the guest's host name; borrowed; NULL: that of the state */
 };
 
 /* Connect to the agent. The agent may turn out to be missing only when a session runs.
@@ -41,6 +45,9 @@ struct guest_link {
 int guest_link_open(struct cli *c, const char *vm, struct guest_link *ret, struct err *e);
 /* Close the connection, and with that the guest kills what still runs. Does nothing if sock is -1. */
 void guest_link_close(struct guest_link *link);
+/* Write the frame RENEW, with the present time, random bytes and link->name. Returns its length. */
+#define GUEST_RENEWAL_MAX (AGENT_HEADER_BYTES + AGENT_RENEW_BYTES + AGENT_NAME_MAX)
+size_t guest_renewal_put(const struct guest_link *link, uint8_t frame[GUEST_RENEWAL_MAX]);
 /* Run the program until it has ended.
  * Returns 0; -errno with a sentence. */
 int guest_session_run(struct guest_session *s, const struct guest_link *link, struct err *e);

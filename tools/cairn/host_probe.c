@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/kvm_host.h"
 #include "base/loop.h"
+#include "base/memory_pressure.h"
 #include "base/util.h"
 #include "snapshot/uffd_open.h"
 #include "tools/cairn/user.h"
@@ -194,6 +195,21 @@ void host_cpu_done(struct host_cpu *h)
 {
 	free(h->supported);
 	h->supported = NULL;
+}
+
+bool host_emulates_kernel_mode(void)
+{
+	struct host_cpu h;
+	struct err e;
+
+	if (access("/dev/kvm", F_OK) < 0)
+		return false;
+	if (!cpu_virtualization())
+		return true;
+	if (!access("/sys/module/kvm_intel", F_OK) || !access("/sys/module/kvm_amd", F_OK) || host_cpu_read(&h, &e) < 0)
+		return false;
+	host_cpu_done(&h);
+	return !h.is_virtual;
 }
 
 static void cpuid_probe(struct host_check *c)
@@ -412,6 +428,19 @@ static void macvtap_probe(struct host_check *c)
 	remedy(c, "use networks of mode nat, or of an existing bridge; or a kernel with CONFIG_MACVTAP");
 }
 
+static void memory_pressure_probe(struct host_check *c)
+{
+	CLEANUP_CLOSE int fd = memory_pressure_open(AT_FDCWD, MEMORY_PRESSURE_HOST);
+
+	if (fd >= 0) {
+		found(c, HOST_OK, "the kernel tells this user of it");
+		return;
+	}
+	found(c, HOST_MISSING, MEMORY_PRESSURE_HOST ": %s", strerror(-fd));
+	remedy(c, fd == -ENOENT || fd == -EOPNOTSUPP ? "use a kernel with CONFIG_PSI, with psi=1 on its command line"
+		: "run the daemon as root, or use Linux 6.5 or newer, which tells each user");
+}
+
 /* ---- user namespaces ---- */
 
 /* Ask a child to enter a user namespace and use its privileges: AppArmor may allow the former and deny the latter.
@@ -564,6 +593,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "landlock", "confine VM processes, and the programs for archives and user networks", false, landlock_probe },
 		{ "user-namespaces", "namespaces around the VMs of users other than root", false, user_namespaces_probe },
 		{ "cgroups", "limit a VM's memory, threads and processor time", false, cgroups_probe },
+		{ "memory-pressure", "VMs with \"reclaim_on_pressure\": true", false, memory_pressure_probe },
 		{ "modules", "KVM and taps", false, modules_probe },
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
 		{ "macvtap", "networks of guests on a link of the host (\"dev\" with mode bridge, private, vepa or passthrough)", false,

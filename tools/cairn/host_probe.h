@@ -23,6 +23,10 @@ struct host_check {
 /* Run all checks. Returns their number. */
 size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX]);
 
+/* Whether this host's KVM emulates the guest's kernel mode (kvm-pvm), so that a kernel needs words on its command line.
+ * Takes some ms on a host whose CPU shows VMX or SVM, but whose kernel has neither kvm_intel nor kvm_amd. */
+bool host_emulates_kernel_mode(void);
+
 struct host_cpu {
 	struct cpuid *supported; /* owned: the leaves that KVM supports */
 	bool is_virtual;	 /* KVM virtualises CPUID, so that a guest can have a processor of its own */

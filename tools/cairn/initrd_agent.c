@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/host_name.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -84,11 +85,16 @@ static int agent_append(int fd, uint64_t at, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot write the initrd to memory") : 0;
 }
 
-/* Put the agent in place of init. What follows " -- " are init's arguments. */
-static int cmdline_change(char *cmdline, struct err *e)
+const char *agent_host_name(const char *vm)
 {
+	return host_label_is_valid(vm) ? vm : "vm";
+}
+
+/* Put the agent in place of init. What follows " -- " are init's arguments. */
+static int cmdline_change(struct config *c, const char *root, struct err *e)
+{
+	char *cmdline = c->vm.cmdline, init[256] = "", text[VM_CMDLINE_MAX + 600] = "";
 	CLEANUP_FREE char *copy = must_alloc(strdup(cmdline));
-	char init[256] = "", text[VM_CMDLINE_MAX + 400] = "";
 	const char *rest = strstr(cmdline, " -- ");
 	char *saved, *word;
 	size_t n = 0;
@@ -101,19 +107,41 @@ static int cmdline_change(char *cmdline, struct err *e)
 		else
 			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s ", word);
 	}
-	n += (size_t)snprintf(text + n, sizeof(text) - n, "rdinit=/" AGENT_NAME "%s%s", init, rest ? rest : "");
+	n += (size_t)snprintf(text + n, sizeof(text) - n, "rdinit=/" AGENT_NAME "%s%s%s", init, root ? " " : "", root ? root : "");
+	if (root)
+		n += (size_t)snprintf(text + n, sizeof(text) - n, " CAIRN_NAME=%s", agent_host_name(c->vm.name));
+	n += (size_t)snprintf(text + n, sizeof(text) - n, "%s", rest ? rest : "");
 	if (n > VM_CMDLINE_MAX)
-		return err_set(e, -E2BIG, ERR_INVALID, "boot.cmdline is too long for --agent, which adds 20 characters");
+		return err_set(e, -E2BIG, ERR_INVALID, "boot.cmdline is too long: with cairn-agent in place of init, %zu characters are at most %d",
+			n, VM_CMDLINE_MAX);
 	memcpy(cmdline, text, n + 1);
 	return 0;
 }
 
-int initrd_agent_add(struct config *c, struct err *e)
+/* Take a place for a file. Returns 0; -EMFILE. */
+static int initrd_place(struct config *c, struct err *e)
+{
+	if (c->vm.initrd_fd != VM_NO_FD)
+		return err_set(e, -EINVAL, ERR_INVALID, "--root and --image bring an initramfs of their own; leave out --initrd and boot.initrd");
+	if (c->vm.firmware)
+		return err_set(e, -EINVAL, ERR_INVALID, "--root and --image need a kernel, and the VM has a firmware; name the kernel with --kernel");
+	if (c->nfds == CHANNEL_FDS_MAX)
+		return err_set(e, -EMFILE, ERR_INVALID, "the VM has too many files; use fewer disks");
+	c->fds[c->nfds] = -1;
+	c->vm.initrd_fd = (uint16_t)(c->nheld + c->nfds++);
+	return 0;
+}
+
+int initrd_agent_add(struct config *c, const char *root, struct err *e)
 {
 	CLEANUP_CLOSE int fd = -1;
-	uint64_t bytes;
-	int *initrd, r;
+	uint64_t bytes = 0;
+	int *initrd, r = 0;
 
+	if (root)
+		r = initrd_place(c, e);
+	if (r < 0)
+		return r;
 	if (c->vm.initrd_fd == VM_NO_FD)
 		return err_set(e, -EINVAL, ERR_INVALID, "--agent needs \"boot.initrd\", an initramfs with an /init");
 	if (!c->vm.vsock_cid)
@@ -122,14 +150,16 @@ int initrd_agent_add(struct config *c, struct err *e)
 	fd = memfd_create("initrd", MFD_CLOEXEC);
 	if (fd < 0)
 		return err_set_errno(e, -errno, "memfd");
-	r = initrd_copy(*initrd, fd, &bytes, e);
+	if (!root)
+		r = initrd_copy(*initrd, fd, &bytes, e);
 	if (!r)
 		r = agent_append(fd, bytes, e);
 	if (!r)
-		r = cmdline_change(c->vm.cmdline, e);
+		r = cmdline_change(c, root, e);
 	if (r < 0)
 		return r;
-	close(*initrd);
+	if (*initrd >= 0)
+		close(*initrd);
 	*initrd = steal_fd(&fd);
 	return 0;
 }

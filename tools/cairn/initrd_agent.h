@@ -6,7 +6,12 @@ struct config;
 struct err;
 
 /* Replace the initrd by a copy in memory with /cairn-agent behind it, and let the kernel start that first; it then
- * becomes the init that the command line named, or /init. Returns 0; -errno with a sentence. */
-int initrd_agent_add(struct config *c, struct err *e);
+ * becomes the init that the command line named, or /init.
+ * root: words for the kernel's command line, if the first disk has the root (run_root_words()): there is no other
+ * initrd, and the agent is the init. NULL: there is no such root.
+ * Returns 0; -errno with a sentence. */
+int initrd_agent_add(struct config *c, const char *root, struct err *e);
+/* Returns the host name that the agent gives a guest whose init it is: the VM's name, if that is one. */
+const char *agent_host_name(const char *vm);
 
 #endif

@@ -1,12 +1,16 @@
 /* cairn: the command line: errors, the connection to the daemon, main(). */
 #include "tools/cairn/cli.h"
+#include "api/schema/vm_state.h"
 #include "api/store/paths.h"
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "tools/cairn/output.h"
+#include "tools/cairn/schema.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,6 +37,8 @@ int cli_exit_code(enum err_class cls)
 		return CLI_BUSY;
 	case ERR_HOST:
 		return CLI_HOST;
+	case ERR_APPROVAL:
+		return CLI_APPROVAL;
 	default:
 		return CLI_FAILURE;
 	}
@@ -116,13 +122,32 @@ void cli_texts_clean(struct json_object *o)
 		cli_texts_clean(json_object_array_get_idx(o, i));
 }
 
+/* Say why the VM that a command is about does not start yet. */
+static void start_delay_tell(void *opaque, struct json_object *ev)
+{
+	const char *vm = js_get_str(opaque, "vm");
+	struct json_object *data = js_get(ev, "data");
+	char at[TIME_TEXT_BYTES];
+
+	if (!vm)
+		vm = js_get_str(js_get(opaque, "definition"), "name");
+	if (!vm || strcmp(js_get_str_or(ev, "event", ""), "START_DELAYED") != 0 ||
+		(strcmp(vm, js_get_str_or(data, "vm", "")) != 0 && strcmp(vm, js_get_str_or(data, "vm-uuid", "")) != 0))
+		return;
+	cli_texts_clean(data);
+	fprintf(stderr, "Domain '%s' waits until %s to start: %s\n", js_get_str(data, "vm"), time_text(js_get_int(data, "at", 0), false, at),
+		js_get_str_or(data, "detail", "-"));
+}
+
 int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e)
 {
 	char socket[PATH_MAX];
 	int r = 0;
 
-	if (!c->client)
+	if (c->readonly && schema_mutates(command))
+		r = err_set(e, -EPERM, ERR_PERMISSION, "-r allows only what changes nothing; leave it out to run %s", command);
+	if (!r && !c->client)
 		r = paths_client_socket(c->socket, socket, sizeof(socket), e);
 	if (!r && !c->client)
 		r = client_connect(socket, &c->client, e);
@@ -130,7 +155,11 @@ int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *
 		json_object_put(args);
 		return r;
 	}
+	json_object_get(args);
+	client_on_event(c->client, args ? start_delay_tell : NULL, args);
 	r = client_execute_with_fd(c->client, command, args, fd, ret_v, ret_fd, e);
+	client_on_event(c->client, NULL, NULL);
+	json_object_put(args);
 	if (!r && ret_v)
 		cli_texts_clean(*ret_v);
 	return r;
@@ -189,6 +218,14 @@ struct json_object *cli_vm_args(const char *name)
 	return o;
 }
 
+const char *cli_vm_state(struct json_object *vm)
+{
+	const char *word = js_get_str_or(vm, "word", "-");
+	enum vm_state s = vm_state_from_word(word);
+
+	return s < VM_STATE_COUNT ? vm_state_name(s) : word;
+}
+
 int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e)
 {
 	return cli_execute(c, "vm-info", cli_vm_args(name), ret_o, NULL, e);
@@ -199,11 +236,11 @@ int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, str
 /* Returns how many positionals, from the first on, name VMs and thus may be ids to resolve. */
 static size_t vms_count(const struct cli *c)
 {
-	const char *what = c->verb->completes;
+	const char *what = c->verb->names;
 
 	/* With --all there are no names. Verbs about permissions accept names of VMs that do not exist, so a number is
 	 * a name there. */
-	if (!what || strncmp(what, "vm", 2) || option_flag(c, "all") || !strcmp(c->verb->group, "Administration"))
+	if (!what || strcmp(what, "vm") || option_flag(c, "all") || !strcmp(c->verb->group, "Administration"))
 		return 0;
 	return strstr(c->verb->args, "VM...") ? c->npos : c->npos ? 1 : 0;
 }
@@ -245,6 +282,14 @@ static void ids_resolve(struct cli *c)
 	}
 }
 
+static bool has_word(int argc, char **argv, const char *word)
+{
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], word))
+			return true;
+	return false;
+}
+
 static int verb_run_by_name(struct cli *c, int argc, char **argv)
 {
 	int r;
@@ -253,6 +298,8 @@ static int verb_run_by_name(struct cli *c, int argc, char **argv)
 	if (!c->verb)
 		return verb_missing(argv[0]);
 	r = options_parse(c, argc, argv);
+	if (r == CLI_USAGE && c->verb->run == verb_run && has_word(argc, argv, "--"))
+		return CLI_NO_STATUS;
 	if (r == CLI_HELP_ASKED) {
 		c->pos[0] = c->verb->name;
 		c->npos = 1;
@@ -280,6 +327,10 @@ static int global_options(struct cli *c, int argc, char **argv)
 		} else if (!strcmp(a, "-c") || !strcmp(a, "--connect")) {
 			cli_usage(c, "%s needs a socket", a);
 			return -1;
+		} else if (!strcmp(a, "-q") || !strcmp(a, "--quiet")) {
+			output_quiet();
+		} else if (!strcmp(a, "-r") || !strcmp(a, "--readonly")) {
+			c->readonly = true;
 		} else if (!strcmp(a, "--version") || !strcmp(a, "-v")) {
 			argv[i] = (char *)"version";
 			return i;
@@ -303,13 +354,26 @@ static int output_finish(int code)
 	return code ? code : CLI_FAILURE;
 }
 
+/* Open closed standard streams, so that no file gets the number of a stream, and with it the stream's output. Reading
+ * from such an input, and writing to such an output, still fails. */
+static void streams_open(void)
+{
+	for (int i = 0; i < 3; i++)
+		if (fcntl(i, F_GETFD) < 0)
+			(void)open("/dev/null", i ? O_RDONLY : O_WRONLY);
+}
+
 int main(int argc, char **argv)
 {
 	struct cli c = { .format = CLI_TABLE };
-	int at = global_options(&c, argc, argv), r;
+	int at, r;
 
+	streams_open();
+	at = global_options(&c, argc, argv);
 	if (at < 0)
 		return CLI_USAGE;
+	if (c.socket && strstr(c.socket, "://"))
+		return cli_usage(NULL, "-c takes the path of the daemon's socket, not the URI \"%s\"; leave -c out for the default one", c.socket);
 	if (at == argc)
 		r = isatty(0) && isatty(1) ? verb_shell(&c) : verb_help(&c);
 	else

@@ -44,7 +44,7 @@ static void target_add(struct multi_vm *f, const char *name, struct json_object 
 	if (!vm)
 		return;
 	snprintf(t->word, sizeof(t->word), "%s", js_get_str(vm, "word"));
-	snprintf(t->state, sizeof(t->state), "%s", js_get_str(vm, "state"));
+	snprintf(t->state, sizeof(t->state), "%s", cli_vm_state(vm));
 	f->table = true;
 }
 
@@ -216,7 +216,7 @@ static void target_do(struct cli *c, const struct work *w, struct multi_vm_targe
 static void *worker_main(void *opaque)
 {
 	struct work *w = opaque;
-	struct cli own = { .socket = w->c->socket };
+	struct cli own = { .socket = w->c->socket, .readonly = w->c->readonly };
 
 	pthread_mutex_lock(&w->mutex);
 	while (w->next < w->f->n) {
@@ -254,10 +254,15 @@ static int target_code(const struct multi_vm_target *t)
 
 static void line_print(const struct multi_vm_act *a, const struct multi_vm_target *t)
 {
+	char at[TIME_TEXT_BYTES];
+
 	if (t->r < 0)
 		cli_fail(&t->e, "Failed to %s domain '%s'", a->fail, t->name);
+	else if (js_get_str(t->answer, "delayed"))
+		printf("Domain '%s' waits until %s: %s\n", t->name, time_text(js_get_int(t->answer, "at", 0), false, at),
+			js_get_str(t->answer, "delayed"));
 	else
-		printf("Domain '%s' %s\n", t->name, a->done);
+		say("Domain '%s' %s\n", t->name, a->done);
 	if (!t->r && a->told)
 		a->told(t->answer, false);
 	fflush(stdout);
@@ -281,6 +286,8 @@ static void multi_vm_table_print(const struct multi_vm *f)
 		snprintf(took, sizeof(took), "%.2f s", (double)t->took_ns / 1e9);
 		if (js_get_str(t->answer, "why")) /* of restart-process */
 			snprintf(why, sizeof(why), "saved and started: %s", js_get_str(t->answer, "why"));
+		else if (js_get_str(t->answer, "delayed"))
+			snprintf(why, sizeof(why), "delayed: %s", js_get_str(t->answer, "delayed"));
 		else if (js_get_int(t->answer, "memory-throttle", 0) && js_get_str(t->answer, "way"))
 			job_slowed_text(t->answer, why);
 		else
@@ -293,7 +300,7 @@ static void multi_vm_table_print(const struct multi_vm *f)
 static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 {
 	static const char *const passed_on[] = { "volumes", "pause", "memory-tracking", "memory-tracking-reason",
-		"memory-rounds", "memory-throttle", "memory-stopped", "way", "why" };
+		"memory-rounds", "memory-throttle", "memory-stopped", "way", "why", "delayed", "at" };
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 
 	for (size_t i = 0; i < f->n; i++) {
@@ -315,6 +322,13 @@ static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 
 /* ---- dry run ---- */
 
+static void would_print(const struct cli *c, const struct multi_vm_act *a, const char *name, const char *state, const char *word)
+{
+	const char *lost = a->lost ? a->lost(c, word) : NULL;
+
+	printf("Would %s domain '%s' (%s)%s%s\n", a->fail, name, state, lost ? "; lost: " : "", lost ? lost : "");
+}
+
 /* Print what the command would do, which only the daemon can tell. Returns an exit code. */
 static int target_ask(struct cli *c, const struct multi_vm_act *a, const struct multi_vm_target *t,
 	struct json_object *info)
@@ -328,16 +342,9 @@ static int target_ask(struct cli *c, const struct multi_vm_act *a, const struct 
 	js_put_bool(args, "dry-run", true);
 	if (cli_execute(c, a->command, args, &answer, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to %s domain '%s'", a->fail, t->name);
-	printf("Would %s domain '%s' (%s)\n", a->fail, js_get_str(info, "name"), js_get_str(info, "state"));
+	would_print(c, a, js_get_str(info, "name"), cli_vm_state(info), js_get_str(info, "word"));
 	a->told(answer, true);
 	return CLI_OK;
-}
-
-static void would_print(const struct cli *c, const struct multi_vm_act *a, const char *name, const char *state, const char *word)
-{
-	const char *lost = a->lost ? a->lost(c, word) : NULL;
-
-	printf("Would %s domain '%s' (%s)%s%s\n", a->fail, name, state, lost ? "; lost: " : "", lost ? lost : "");
 }
 
 static int target_say(struct cli *c, const struct multi_vm_act *a, const struct multi_vm_target *t,
@@ -357,7 +364,7 @@ static int target_say(struct cli *c, const struct multi_vm_act *a, const struct 
 		return cli_fail(&e, "Failed to %s domain '%s'", a->fail, t->name);
 	if (a->told)
 		return target_ask(c, a, t, o);
-	would_print(c, a, js_get_str(o, "name"), js_get_str(o, "state"), js_get_str(o, "word"));
+	would_print(c, a, js_get_str(o, "name"), cli_vm_state(o), js_get_str(o, "word"));
 	return CLI_OK;
 }
 

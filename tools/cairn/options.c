@@ -21,7 +21,7 @@ static int format_set(struct cli *c, const char *value)
 	return 0;
 }
 
-static int option_index(const struct cli *c, const char *name, size_t len)
+int option_index(const struct cli *c, const char *name, size_t len)
 {
 	for (int i = 0; c->verb->options && c->verb->options[i].name; i++)
 		if (strlen(c->verb->options[i].name) == len &&
@@ -41,20 +41,19 @@ static int option_keep(struct cli *c, int at, const char *value)
 
 static bool names_first(const struct cli *c, const char *name, size_t len)
 {
-	const char *what = c->verb->completes;
+	const char *what = c->verb->names;
 
 	if (!what)
 		return false;
 	if (!strcmp(c->verb->name, "clone") && len == 8 && !strncmp(name, "original", len))
 		return true; /* virt-clone's word */
-	return (len == 6 && !strncmp(name, "domain", len) && !strncmp(what, "vm", 2)) ||
+	return (len == 6 && !strncmp(name, "domain", len) && !strcmp(what, "vm")) ||
 	       (len == 4 && !strncmp(name, "file", len) && !strcmp(what, "file"));
 }
 
-/* Find the positional that is given as an option. As in virsh, the option is --domain or --file for the first
- * positional, and for others the word in the verb's line of arguments. Returns the positional's index; -1: no such
- * positional. */
-static int positional_named(const struct cli *c, const char *name, size_t len)
+/* As in virsh, the option is --domain or --file for the first positional, and for others the word in the verb's line of
+ * arguments. */
+int option_positional(const struct cli *c, const char *name, size_t len)
 {
 	const char *word = c->verb->args;
 
@@ -79,11 +78,20 @@ static const char *option_name_at(const void *opaque, size_t i)
 	return i < n ? v->options[i].name : i > n ? NULL : v->prints ? "format" : NULL;
 }
 
-static int option_missing(const struct cli *c, const char *name, size_t len)
+/* name: of the option, without its dashes. */
+static int option_missing(const struct cli *c, const char *dashes, const char *name, size_t len)
 {
 	char hint[SUGGEST_HINT_BYTES], word[64];
+	const char *advice;
 
 	snprintf(word, sizeof(word), "%.*s", (int)len, name);
+	advice = foreign_option_advice(c->verb->name, word);
+	if (advice) {
+		fprintf(stderr, "error: %s has no option %s%s\nerror: %s\n", c->verb->name, dashes, word, advice);
+		return CLI_USAGE;
+	}
+	if (!dashes[1])
+		return cli_usage(c, "%s has no option -%.*s", c->verb->name, (int)len, name);
 	return cli_usage(c, "%s has no option --%.*s%s", c->verb->name, (int)len, name,
 		suggest_hint(word, "--", option_name_at, c->verb, hint));
 }
@@ -130,10 +138,10 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 	bool format = c->verb->prints && len == 6 && !strncmp(name, "format", 6);
 	int at = option_index(c, name, len);
 	const struct verb_option *o = at >= 0 ? &c->verb->options[at] : NULL;
-	int place = o ? -1 : positional_named(c, name, len), r;
+	int place = o ? -1 : option_positional(c, name, len), r;
 
 	if (!o && !format && place < 0)
-		return option_missing(c, name, len);
+		return option_missing(c, "--", name, len);
 	if (o && !o->value) {
 		if (eq)
 			return cli_usage(c, "--%s takes no value", o->name);
@@ -162,6 +170,19 @@ static const struct {
 } letters[] = { { 'e', "env" }, { 'i', "interactive" }, { 't', "tty" }, { 'u', "user" }, { 'w', "workdir" }, { 'o', "original" }, { 'n', "name" },
 	{ 'f', "file" }, { 'f', "follow" }, { 'm', "mac" } };
 
+int option_of_letter(const struct cli *c, char letter, int *ret_place)
+{
+	int at = -1;
+
+	*ret_place = -1;
+	for (size_t k = 0; k < sizeof(letters) / sizeof(letters[0]) && at < 0 && *ret_place < 0; k++)
+		if (letters[k].letter == letter) {
+			at = option_index(c, letters[k].name, strlen(letters[k].name));
+			*ret_place = at < 0 ? option_positional(c, letters[k].name, strlen(letters[k].name)) : -1;
+		}
+	return at;
+}
+
 /* Keep the value of the option, or set it if it has none. place: of a positional that is given as an option, or -1.
  * Returns 0; CLI_USAGE. */
 static int letter_keep(struct cli *c, int at, int place, const char *value)
@@ -180,16 +201,11 @@ static int letters_take(struct cli *c, int argc, char **argv, int *i)
 	const char *word = argv[*i];
 
 	for (const char *p = word + 1; *p; p++) {
-		int at = -1, place = -1, r;
+		int place, at = option_of_letter(c, *p, &place), r;
 		bool takes;
 
-		for (size_t k = 0; k < sizeof(letters) / sizeof(letters[0]) && at < 0 && place < 0; k++)
-			if (letters[k].letter == *p) {
-				at = option_index(c, letters[k].name, strlen(letters[k].name));
-				place = at < 0 ? positional_named(c, letters[k].name, strlen(letters[k].name)) : -1;
-			}
 		if (at < 0 && place < 0)
-			return cli_usage(c, "%s has no option %s", c->verb->name, word);
+			return option_missing(c, "-", word + 1, strlen(word + 1));
 		takes = place >= 0 || c->verb->options[at].value;
 		if (takes && (p[1] || *i + 1 == argc))
 			return cli_usage(c, "-%c needs a value", *p);
@@ -212,6 +228,7 @@ static int named_insert(struct cli *c)
 			return cli_usage(c, "more than %d names", CLI_POSITIONALS_MAX);
 		memmove(c->pos + i + 1, c->pos + i, (c->npos++ - i) * sizeof(*c->pos));
 		c->pos[i] = c->named[i];
+		c->nplain++;
 	}
 	return 0;
 }
@@ -253,6 +270,8 @@ int options_parse(struct cli *c, int argc, char **argv)
 			c->pos[c->npos++] = a;
 		if (r)
 			return r;
+		if (!only_positionals)
+			c->nplain = c->npos;
 	}
 	return positionals_check(c);
 }

@@ -47,6 +47,23 @@ static void row_print(const struct table *t, const char *const *cells, const siz
 	fputc('\n', f);
 }
 
+static bool quiet;
+
+void output_quiet(void)
+{
+	quiet = true;
+}
+
+void say(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	if (!quiet)
+		vprintf(fmt, ap);
+	va_end(ap);
+}
+
 void table_finish(struct table *t, FILE *f)
 {
 	size_t widths[TABLE_COLUMNS_MAX] = { 0 }, ruler = 0;
@@ -57,13 +74,16 @@ void table_finish(struct table *t, FILE *f)
 			widths[i] = MAX(widths[i], text_width(t->cells[r * t->columns + i]));
 		ruler += widths[i] + 3;
 	}
-	row_print(t, t->heads, widths, f);
-	while (ruler--)
-		fputc('-', f);
-	fputc('\n', f);
+	if (!quiet) {
+		row_print(t, t->heads, widths, f);
+		while (ruler--)
+			fputc('-', f);
+		fputc('\n', f);
+	}
 	for (size_t r = 0; r < t->rows; r++)
 		row_print(t, (const char *const *)&t->cells[r * t->columns], widths, f);
-	fputc('\n', f);
+	if (!quiet)
+		fputc('\n', f);
 	for (size_t i = 0; i < t->rows * t->columns; i++)
 		free(t->cells[i]);
 	free(t->cells);

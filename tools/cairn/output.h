@@ -6,6 +6,11 @@
 
 #include <stdio.h>
 
+/* Leave out the heads of tables, and what say() prints. */
+void output_quiet(void);
+/* Print a sentence about what was done. */
+void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
 #define TABLE_COLUMNS_MAX 12
 
 /* A table under construction. Cells are copied. */

@@ -10,6 +10,13 @@ struct json_object *schema_load(void)
 	return schema_to_json(DIALECT_DAEMON);
 }
 
+bool schema_mutates(const char *command)
+{
+	const struct command *c = schema_find(DIALECT_DAEMON, command);
+
+	return c && c->flags & COMMAND_MUTATES;
+}
+
 struct json_object *schema_entry(struct json_object *schema, const char *name)
 {
 	size_t n = json_object_is_type(schema, json_type_array) ? json_object_array_length(schema) : 0;
@@ -83,4 +90,9 @@ bool legal_states_have(const char *states, const char *word)
 		if (!strncmp(p, word, len) && (p[len] == ',' || !p[len]))
 			return true;
 	return !*states;
+}
+
+bool legal_vms_have(const struct legal_vms *can, struct json_object *vm)
+{
+	return legal_states_have(can->states, js_get_str_or(vm, "word", "")) && !(can->never_templates && js_get_bool(vm, "template", false));
 }

@@ -6,6 +6,8 @@
 
 /* Return the schema of the daemon that was built with this program, as query-qmp-schema answers. The caller owns it. */
 struct json_object *schema_load(void);
+/* Whether a command changes something. */
+bool schema_mutates(const char *command);
 /* Find a command, an event or a type by name. Borrowed; NULL: none. */
 struct json_object *schema_entry(struct json_object *schema, const char *name);
 /* Find an argument of a command. Borrowed; NULL: none. */
@@ -29,6 +31,8 @@ struct legal_vms {
 
 /* Read the rules of a command from the schema. Returns 0; -errno with a sentence. */
 int legal_vms_ask(struct cli *c, const char *command, struct legal_vms *ret, struct err *e);
+/* Return whether a VM of vm-list is one of them. */
+bool legal_vms_have(const struct legal_vms *can, struct json_object *vm);
 /* Return whether the state `word` is in the list `states`, or the list is empty. */
 bool legal_states_have(const char *states, const char *word);
 

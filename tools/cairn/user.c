@@ -1,4 +1,6 @@
 #include "tools/cairn/user.h"
+#include "api/wire/json.h"
+#include "tools/cairn/cli.h"
 
 #include <errno.h>
 #include <grp.h>
@@ -58,4 +60,18 @@ void user_name(bool group, int64_t id, char *buf, size_t size)
 		snprintf(buf, size, "%s", found.name);
 	else
 		snprintf(buf, size, "%lld", (long long)id);
+}
+
+int user_option_put(struct cli *c, struct json_object *args, char who[USER_WORDS])
+{
+	const char *user = option_value(c, "user"), *name = user ? user : option_value(c, "group"), *kind = user ? "user" : "group";
+	int64_t n = name ? user_number(!user, name) : -1;
+
+	if (!name)
+		return 0;
+	if (n < 0)
+		return cli_usage(c, "unknown %s \"%s\"", kind, name);
+	js_put_int(args, kind, n);
+	snprintf(who, USER_WORDS, "%s %.80s", kind, name);
+	return 0;
 }

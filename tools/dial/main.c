@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/lockdown.h"
 #include "base/program.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
 #include "base/vsock_dial.h"
 
@@ -19,22 +20,18 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 /* A listener whose queue is full refuses, too: nobody waits here. */
 static int port_connect(const char *path, uint32_t port, int *ret_fd)
 {
-	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	int n = snprintf(to.sun_path, sizeof(to.sun_path), "%s_%u", path, port);
+	char to[UNIX_PATH_MAX + 1];
+	int n = snprintf(to, sizeof(to), "%s_%u", path, port);
 
-	if (n >= (int)sizeof(to.sun_path))
+	if (n >= (int)sizeof(to))
 		return -ENAMETOOLONG;
-	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0)
-		return -errno;
-	*ret_fd = steal_fd(&fd);
-	return 0;
+	*ret_fd = unix_connect(to, SOCK_NONBLOCK);
+	return MIN(*ret_fd, 0);
 }
 
 /* fd: -1: none. Returns whether the VM's process lives. */

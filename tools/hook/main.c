@@ -10,7 +10,9 @@
  *
  * The hooks of an event whose name begins with "before-" decide whether that may happen: the first one that fails, or
  * that is refused, says no. Then cairn-hook runs no further one, writes a line with the reason to standard output, and
- * ends with the status 1. */
+ * ends with the status 1. The exit status 75 (EX_TEMPFAIL) of a hook says later. Then the line begins with the seconds
+ * to wait, which are those at the beginning of the hook's first line or DELAY_SECONDS, and cairn-hook's status is
+ * 75. */
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -36,6 +38,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -46,6 +49,7 @@
 #define HOOKS_MAX 32 /* of an event */
 #define HOOK_USER "cairn-hook"
 #define BEFORE "before-"
+#define DELAY_SECONDS 10
 #define NOBODY 65534
 #define HOOK_PROCESSES 256 /* of the hooks' user */
 #define HOOK_FILES 256
@@ -265,15 +269,21 @@ static int hook_watch(pid_t pid, int pipe_fd, unsigned seconds, struct output *o
 	return status;
 }
 
-static void hook_report(const struct output *o, unsigned seconds, int status)
+/* Whether a hook that decides says later. */
+static bool is_later(const struct who *who, int status)
+{
+	return who->decide && status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == EX_TEMPFAIL;
+}
+
+static void hook_report(const struct output *o, const struct who *who, int status)
 {
 	if (o->left_out || o->lines > HOOK_LINES)
 		log_warn("hook", "%s: %llu more bytes of output are left out", o->name, o->left_out);
 	if (status == -1)
-		log_error("hook", "%s did not end within %u s and was killed", o->name, seconds);
+		log_error("hook", "%s did not end within %u s and was killed", o->name, who->seconds);
 	else if (WIFSIGNALED(status))
 		log_error("hook", "%s was ended by signal %d", o->name, WTERMSIG(status));
-	else if (WEXITSTATUS(status))
+	else if (WEXITSTATUS(status) && !is_later(who, status))
 		log_error("hook", "%s failed with exit status %d", o->name, WEXITSTATUS(status));
 }
 
@@ -292,8 +302,24 @@ static void hook_say_no(const struct output *o, const char *name)
 	fflush(stdout);
 }
 
-/* Run one hook, in a process of its own, because each needs another PID namespace. Returns whether it succeeded. */
-static bool hook_run(const struct who *who, int file, const char *path, const char *name, const char *event)
+/* Say for how long to wait, and why. */
+static void hook_say_later(const struct output *o, const char *name)
+{
+	unsigned long seconds = DELAY_SECONDS;
+	const char *why = o->first;
+	char *end;
+
+	if (*why >= '0' && *why <= '9') {
+		seconds = strtoul(why, &end, 10);
+		why = end + strspn(end, " ");
+	}
+	printf("%lu hook %s: %s\n", seconds, name, *why ? why : "not now");
+	fflush(stdout);
+}
+
+/* Run one hook, in a process of its own, because each needs another PID namespace. Returns 0: it succeeded; 1;
+ * EX_TEMPFAIL. */
+static int hook_run(const struct who *who, int file, const char *path, const char *name, const char *event)
 {
 	struct output o = { .name = path };
 	pid_t runner = fork(), pid;
@@ -302,7 +328,7 @@ static bool hook_run(const struct who *who, int file, const char *path, const ch
 	if (runner != 0) {
 		while (runner > 0 && waitpid(runner, &status, 0) < 0 && errno == EINTR)
 			;
-		return runner > 0 && !status;
+		return runner > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -325,7 +351,11 @@ static bool hook_run(const struct who *who, int file, const char *path, const ch
 	}
 	if (o.len)
 		line_end(&o);
-	hook_report(&o, who->seconds, status);
+	hook_report(&o, who, status);
+	if (is_later(who, status)) {
+		hook_say_later(&o, name);
+		_exit(EX_TEMPFAIL);
+	}
 	if (status && who->decide)
 		hook_say_no(&o, name);
 	_exit(status ? 1 : 0);
@@ -343,7 +373,8 @@ static struct who who_find(unsigned seconds)
 	return who;
 }
 
-static bool hook_try(const struct who *who, int folder, const char *path, const char *name, const char *event)
+/* Returns as hook_run(). */
+static int hook_try(const struct who *who, int folder, const char *path, const char *name, const char *event)
 {
 	CLEANUP_CLOSE int file = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	char full[PATH_MAX];
@@ -359,7 +390,7 @@ static bool hook_try(const struct who *who, int folder, const char *path, const 
 	}
 	if (who->decide)
 		printf("hook %s cannot be run, and the daemon's log says why\n", name);
-	return false;
+	return 1;
 }
 
 int main(int argc, char **argv)
@@ -397,8 +428,10 @@ int main(int argc, char **argv)
 	}
 	n = names_list(folder, path, names);
 	for (size_t i = 0; i < n; i++) {
-		if (!hook_try(&who, folder, path, names[i], argv[2]) && who.decide)
-			return 1;
+		int r = hook_try(&who, folder, path, names[i], argv[2]);
+
+		if (r && who.decide)
+			return r;
 		free(names[i]);
 	}
 	return 0;

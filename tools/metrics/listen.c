@@ -78,7 +78,7 @@ static int listen_at(const char *where, const struct addrinfo *a, int *ret_fd, s
 	return 0;
 }
 
-int listen_tcp(const char *where, int *ret_fd, struct err *e)
+int listen_tcp(const char *option, const char *where, unsigned port_min, int *ret_fd, struct err *e)
 {
 	static const struct addrinfo hints = { .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE, .ai_socktype = SOCK_STREAM };
 	struct addrinfo *a;
@@ -86,9 +86,9 @@ int listen_tcp(const char *where, int *ret_fd, struct err *e)
 	char address[64];
 	int r;
 
-	if (!where_split(where, address, &port) || port[strspn(port, "0123456789")] || atol(port) < 1 || atol(port) > 65535 ||
+	if (!where_split(where, address, &port) || port[strspn(port, "0123456789")] || atol(port) < port_min || atol(port) > 65535 ||
 		getaddrinfo(address, port, &hints, &a))
-		return err_set(e, -EINVAL, ERR_INVALID, "--tcp must be ADDRESS:PORT, such as 127.0.0.1:9177 or [::1]:9177, not \"%s\"", where);
+		return err_set(e, -EINVAL, ERR_INVALID, "%s must be ADDRESS:PORT, such as 127.0.0.1:9177 or [::1]:9177, not \"%s\"", option, where);
 	r = listen_at(where, a, ret_fd, e);
 	freeaddrinfo(a);
 	return r;
@@ -104,7 +104,7 @@ static bool stale_remove(const struct sockaddr_un *a)
 		connect(fd, (const struct sockaddr *)a, sizeof(*a)) < 0 && errno == ECONNREFUSED && unlink(a->sun_path) == 0;
 }
 
-int listen_unix(const char *path, int *ret_fd, struct err *e)
+int listen_unix(const char *path, mode_t mode, int *ret_fd, struct err *e)
 {
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
@@ -115,7 +115,7 @@ int listen_unix(const char *path, int *ret_fd, struct err *e)
 	if (strlen(path) >= sizeof(a.sun_path))
 		return err_set(e, -EINVAL, ERR_INVALID, "--unix: a path has at most %zu bytes", sizeof(a.sun_path) - 1);
 	memcpy(a.sun_path, path, strlen(path));
-	umask(0117);
+	umask(0777 & ~mode);
 	r = bind(fd, (struct sockaddr *)&a, sizeof(a));
 	if (r < 0 && errno == EADDRINUSE && stale_remove(&a))
 		r = bind(fd, (struct sockaddr *)&a, sizeof(a));

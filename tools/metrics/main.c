@@ -67,7 +67,7 @@ static int server_begin(const struct options *o, struct server *s, struct err *e
 	if (!r && o->token_file)
 		r = token_read(o->token_file, s->token, e);
 	if (!r)
-		r = o->tcp ? listen_tcp(o->tcp, &s->fd, e) : listen_unix(o->unix_path, &s->fd, e);
+		r = o->tcp ? listen_tcp("--tcp", o->tcp, 1, &s->fd, e) : listen_unix(o->unix_path, 0660, &s->fd, e);
 	return r < 0 ? r : server_start(s, e);
 }
 

@@ -53,6 +53,16 @@ static int subnet_add(struct operation *o, int index, const struct subnet *s, st
 	return s->given ? link_add_address(o->links, index, &s->address, s->prefix, e) : 0;
 }
 
+#define ARP_SILENT 8 /* Documentation/networking/ip-sysctl.rst: "do not reply for all local addresses" */
+
+/* Without addresses of its own, the bridge is silent about the host's addresses on other links. */
+static int arp_set(const struct network *n, struct err *e)
+{
+	bool silent = link_sysctl_read("ipv4", n->bridge, "arp_ignore") == ARP_SILENT;
+
+	return silent == network_is_apart(n) ? 0 : link_sysctl_write("ipv4", n->bridge, "arp_ignore", silent ? 0 : ARP_SILENT, e);
+}
+
 /* The bridge takes no addresses from router advertisements, and without IPv6 no link-local one. */
 static int bridge_sysctls(const struct network *n, struct err *e)
 {
@@ -76,6 +86,8 @@ static int bridge_make(struct operation *o, struct link *bridge, struct err *e)
 		r = link_find(o->links, n->bridge, bridge, e);
 	if (!r)
 		r = link_protect_bridge(o->links, bridge->index, e);
+	if (!r)
+		r = arp_set(n, e);
 	if (!r)
 		r = bridge_sysctls(n, e);
 	if (!r)

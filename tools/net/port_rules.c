@@ -1,4 +1,5 @@
 #include "tools/net/port_rules.h"
+#include "base/hex.h"
 #include "base/util.h"
 
 #include <stdarg.h>
@@ -17,10 +18,8 @@
 /* Bits that nft compares with raw expressions. Returns text. */
 static const char *raw_print(const uint8_t *bytes, size_t n, char text[RAW_TEXT_MAX])
 {
-	int len = snprintf(text, RAW_TEXT_MAX, "0x");
-
-	for (size_t i = 0; i < n; i++)
-		len += snprintf(text + len, RAW_TEXT_MAX - (size_t)len, "%02x", bytes[i]);
+	strcpy(text, "0x");
+	hex_print(bytes, n, text + 2);
 	return text;
 }
 

@@ -51,6 +51,11 @@ bool network_has_dnsmasq(const struct network *n)
 		(n->ipv4.dhcp || n->dns || n->ipv6.given);
 }
 
+bool network_is_apart(const struct network *n)
+{
+	return n->mode == MODE_ISOLATED && !n->ipv4.given && !n->ipv6.given && !n->egress;
+}
+
 bool network_has_names(const struct network *n)
 {
 	return n->egress && egress_has_names(n->egress);

@@ -163,6 +163,8 @@ bool network_is_direct(const struct network *n);
 bool network_has_dnsmasq(const struct network *n);
 /* Whether the egress rules have names, so that cairn-dns answers the guests. */
 bool network_has_names(const struct network *n);
+/* Whether the guests reach each other only, and not the host: an isolated network without addresses. */
+bool network_is_apart(const struct network *n);
 /* Whether the host passes on packets between the network and others. */
 bool network_is_forwarded(const struct network *n);
 bool port_has_guest_mac(const struct port *p);

@@ -67,6 +67,14 @@ static void forward_print(FILE *f, const struct network *n, const struct service
 	fputs("}\n", f);
 }
 
+/* The host answers no question of ARP there (operation.c), and takes no packet: guests may have addresses that it also
+ * knows on other links. */
+static void apart_print(FILE *f, const struct network *n)
+{
+	if (network_is_apart(n))
+		fprintf(f, "chain input {\ntype filter hook input priority filter; policy accept;\niifname \"%s\" drop\n}\n", n->bridge);
+}
+
 /* Multicast on the link and broadcasts keep their source address. */
 static void masquerade_print(FILE *f, const struct network *n, const struct subnet *s, const char *family, const char *local)
 {
@@ -228,6 +236,7 @@ int rules_apply(struct nft *nft, const struct network *n, const struct service *
 	set_print(f, SET_IPV6, &fw->ipv6);
 	set_print(f, SET_ACCEPT_RA, &fw->accept_ra);
 	forward_print(f, n, s);
+	apart_print(f, n);
 	postrouting_print(f, n, s);
 	dns_print(f, n, s);
 	fputs("}\n", f);

@@ -29,7 +29,7 @@ git ls-files -co --exclude-standard | while IFS= read -r f; do
 done | tar -cf - -T - | tar -xf - -C "$tree"
 cp -a "$tree/tools/packaging/debian" "$tree/debian"
 depends=$(awk '/^#/ || !NF {next} /^\[/ {on = /build/; next} on && !/^(gcc|binutils|make|libc6-dev)$/ {printf ", %s", $0}' tests/packages.txt)
-sed -i "s/@BUILD_DEPENDS@/debhelper-compat (= 13)$depends, musl-tools, python3/" "$tree/debian/control"
+sed -i "s/@BUILD_DEPENDS@/debhelper-compat (= 13)$depends, musl-tools/" "$tree/debian/control"
 cat >"$tree/debian/changelog" <<END_CHANGELOG
 cairn ($version) unstable; urgency=medium
 
@@ -38,6 +38,8 @@ cairn ($version) unstable; urgency=medium
  -- $(sed -n 's/^Maintainer: //p' "$tree/debian/control")  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
 END_CHANGELOG
 
+# The kernel of `cairn run`, if make kernel has built it: Debian's own source with tests/guests/linux/config.fragment.
+[ ! -f "${out%/deb}/vmlinux" ] || export VMLINUX="${out%/deb}/vmlinux"
 cd "$tree"
 umask 022
 dpkg-buildpackage --no-sign "-j$(nproc)" >"$out/build.log" 2>&1 || {

@@ -86,13 +86,20 @@ static bool published_is(const struct published *k, const char *text)
 	return !strcmp(its, text);
 }
 
-/* text: the address of its socket. */
-static void published_remove(struct publisher *p, const char *text)
+/* text: the address of its socket. Returns p->n: none. */
+static unsigned published_find(const struct publisher *p, const char *text)
 {
 	unsigned at = 0;
 
 	while (at < p->n && !published_is(&p->list[at], text))
 		at++;
+	return at;
+}
+
+static void published_remove(struct publisher *p, const char *text)
+{
+	unsigned at = published_find(p, text);
+
 	if (at == p->n)
 		return; /* a daemon that was killed has removed it */
 	close(p->list[at].fd);
@@ -101,6 +108,17 @@ static void published_remove(struct publisher *p, const char *text)
 	relays_remove_forward(&p->relays, at);
 	datagrams_remove_forward(&p->datagrams, at);
 	control_remove_forward(&p->control, at);
+}
+
+/* Send the port's socket to another process, which goes on with its clients. */
+static bool published_give(struct publisher *p, const struct control_order *order)
+{
+	unsigned at = published_find(p, order->text);
+
+	if (at == p->n || !control_give(order->fd, p->list[at].fd))
+		return false;
+	published_remove(p, order->text);
+	return true;
 }
 
 static struct sockaddr_in guest_of(const struct publisher *p, unsigned at)
@@ -159,6 +177,10 @@ static bool order_obey(struct publisher *p)
 		break;
 	case CONTROL_REMOVE:
 		published_remove(p, order.text);
+		break;
+	case CONTROL_GIVE:
+		done = published_give(p, &order);
+		close(order.fd);
 		break;
 	case CONTROL_LEAD:
 		return lead(p, order.text);

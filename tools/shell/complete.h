@@ -1,5 +1,4 @@
-/* complete: the shell's completion of verbs, options, their values, VMs and files. It asks cairn (`cairn help --names`,
- * `cairn list --name`), as bash's completion does. */
+/* complete: the shell's completion. It asks `cairn complete`, as the completion of other shells does. */
 #ifndef CAIRN_TOOLS_SHELL_COMPLETE_H
 #define CAIRN_TOOLS_SHELL_COMPLETE_H
 

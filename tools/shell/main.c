@@ -4,6 +4,7 @@
  * Arguments: the path of cairn; the daemon's socket, or an empty word for cairn's own choice. */
 #include "tools/shell/complete.h"
 #include "tools/shell/words.h"
+#include "base/home.h"
 #include "base/util.h"
 
 #include <editline/readline.h>
@@ -133,7 +134,7 @@ static void line_run(struct shell *s, const char *line)
 
 static void history_begin(struct shell *s)
 {
-	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+	const char *cache = getenv("XDG_CACHE_HOME"), *home = home_folder();
 	char folder[PATH_MAX - 16];
 	int n = cache && *cache ? snprintf(folder, sizeof(folder), "%s/cairn", cache) :
 			  home	? snprintf(folder, sizeof(folder), "%s/.cache/cairn", home) : -1;

@@ -1,6 +1,7 @@
 #include "tools/slirp/control.h"
 #include "base/util.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -13,6 +14,8 @@
 #define HOLD "{\"hold\": true}"
 #define HELD "{\"held\": true}"
 #define ADD "{\"add\": \""
+#define GIVE "{\"give\": \""
+#define TAKE "{\"take\": \""
 #define LEAD "{\"lead\": \""
 #define REMOVE "{\"remove\": "
 #define SOCKET ", \"socket\": \""
@@ -22,7 +25,7 @@
 
 int control_init(struct control *c, int listening)
 {
-	*c = (struct control){ .listening = listening, .fd = -1, .order.fd = -1 };
+	*c = (struct control){ .listening = listening, .fd = -1, .order.fd = -1, .take.fd = -1 };
 	if (listening < 0)
 		return 0;
 	/* The daemon already listens on the socket. Calling listen() again makes the kernel report this process as the
@@ -40,6 +43,13 @@ static void order_drop(struct control *c)
 	c->order = (struct control_order){ .fd = -1 };
 }
 
+static void take_drop(struct control *c)
+{
+	if (c->take.fd >= 0)
+		close(c->take.fd);
+	c->take.fd = -1;
+}
+
 static void daemon_forget(struct control *c)
 {
 	if (c->fd >= 0)
@@ -52,6 +62,7 @@ static void daemon_forget(struct control *c)
 void control_done(struct control *c)
 {
 	daemon_forget(c);
+	take_drop(c);
 }
 
 /* Send a message. Returns false if the daemon does not read now or is gone; the caller then keeps the message for the
@@ -154,6 +165,8 @@ unsigned control_poll_add(const struct control *c, struct pollfd *fds)
 		fds[n++] = (struct pollfd){ .fd = c->listening, .events = POLLIN };
 	if (c->fd >= 0)
 		fds[n++] = (struct pollfd){ .fd = c->fd, .events = POLLIN };
+	if (c->take.fd >= 0)
+		fds[n++] = (struct pollfd){ .fd = c->take.fd, .events = POLLIN };
 	return n;
 }
 
@@ -180,6 +193,30 @@ static ssize_t message_receive(int sock, char text[MESSAGE_MAX], int *ret_fd)
 	return got;
 }
 
+/* Copy the text up to the quotation mark. Returns false if it is too long. */
+static bool text_take(const char *text, char ret[CONTROL_FORWARD_TEXT])
+{
+	size_t len = strcspn(text, "\"");
+
+	if (len >= CONTROL_FORWARD_TEXT)
+		return false;
+	memcpy(ret, text, len);
+	ret[len] = 0;
+	return true;
+}
+
+/* Note that a socket is to come by fd, which is taken on success. */
+static bool take_note(struct control *c, const char *text, int fd)
+{
+	const char *from = strstr(text, SOCKET);
+
+	if (!from || !text_take(text, c->take.text) || !text_take(from + strlen(SOCKET), c->take.from))
+		return false;
+	take_drop(c);
+	c->take.fd = fd;
+	return true;
+}
+
 /* Note a change that the daemon wants. Returns false if the message is something else. */
 static bool order_note(struct control *c, const char *text, int fd)
 {
@@ -200,6 +237,15 @@ static bool order_note(struct control *c, const char *text, int fd)
 	if (fd >= 0 && !strcmp(text, EGRESS)) {
 		c->order = (struct control_order){ .kind = CONTROL_EGRESS, .fd = fd };
 		return true;
+	}
+	if (fd >= 0 && !strncmp(text, TAKE, strlen(TAKE)))
+		return take_note(c, text + strlen(TAKE), fd);
+	if (fd >= 0 && !strncmp(text, GIVE, strlen(GIVE))) {
+		c->order = (struct control_order){ .kind = CONTROL_GIVE, .fd = fd };
+		if (text_take(text + strlen(GIVE), c->order.text))
+			return true;
+		c->order = (struct control_order){ .fd = -1 };
+		return false;
 	}
 	if (!strncmp(text, fd < 0 ? LEAD : ADD, strlen(fd < 0 ? LEAD : ADD)))
 		text += strlen(fd < 0 ? LEAD : ADD);
@@ -226,6 +272,60 @@ static void daemon_hear(struct control *c)
 		if (fd >= 0)
 			close(fd);
 	}
+}
+
+/* Whether fd is a bound socket of this address, "tcp:127.0.0.1:8022". */
+static bool socket_is(int fd, const char *text)
+{
+	struct sockaddr_in6 own = { 0 }; /* an IPv4 one has its port at the same place */
+	const void *address = &own.sin6_addr;
+	char its[CONTROL_FORWARD_TEXT], host[INET6_ADDRSTRLEN];
+	socklen_t size = sizeof(own), type_size = sizeof(int);
+	int type = 0;
+
+	if (getsockname(fd, (struct sockaddr *)&own, &size) < 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_size) < 0)
+		return false;
+	if (own.sin6_family == AF_INET)
+		address = &((const struct sockaddr_in *)(const void *)&own)->sin_addr;
+	if (!inet_ntop(own.sin6_family, address, host, sizeof(host)))
+		return false;
+	snprintf(its, sizeof(its), "%s:%s:%u", type == SOCK_DGRAM ? "udp" : "tcp", host, ntohs(own.sin6_port));
+	return !strcmp(its, text);
+}
+
+/* A socket has come, or the process that was to send it has none. Another VM's process sends it, so look at it. */
+static void take_end(struct control *c)
+{
+	char text[MESSAGE_MAX];
+	int fd;
+	ssize_t got = message_receive(c->take.fd, text, &fd);
+
+	if (got == -EAGAIN || got == -EINTR)
+		return;
+	take_drop(c);
+	if (fd >= 0 && socket_is(fd, c->take.from)) {
+		order_drop(c);
+		c->order = (struct control_order){ .kind = CONTROL_ADD, .fd = fd };
+		memcpy(c->order.text, c->take.text, sizeof(c->order.text));
+		return;
+	}
+	if (fd >= 0)
+		close(fd);
+	control_answer(c, false);
+}
+
+bool control_give(int to, int socket)
+{
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} room = { .head = { .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
+	char text[] = "socket";
+	struct iovec iov = { text, strlen(text) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &room, .msg_controllen = sizeof(room) };
+
+	memcpy(CMSG_DATA(&room.head), &socket, sizeof(socket));
+	return sendmsg(to, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
 }
 
 struct control_order control_order(struct control *c)
@@ -270,6 +370,8 @@ void control_poll_done(struct control *c, const struct pollfd *fds, unsigned n, 
 			daemon_take(c);
 		else if (fds[i].fd == c->fd)
 			daemon_hear(c);
+		else if (fds[i].fd == c->take.fd)
+			take_end(c);
 	}
 	control_run(c, now_ns);
 }

@@ -17,6 +17,10 @@
  * its socket names the forward, and N counts only without it, as of an older daemon: a daemon that was killed between a
  * change and its note of it knows other numbers. If no forward has that socket, it is removed already.
  *
+ * {"give": "tcp:127.0.0.1:8022"} and {"take": "tcp:-:22", "socket": "tcp:127.0.0.1:8022"}, to two processes, each with
+ * one end of a Unix socket pair, move a forward without closing its port: the first process sends the forward's socket
+ * to the second one, and removes its forward.
+ *
  * cairn-publish (tools/publish) has the same messages, and one of its own: {"lead": "10.0.0.5 vnet0"}. */
 #ifndef CAIRN_TOOLS_SLIRP_CONTROL_H
 #define CAIRN_TOOLS_SLIRP_CONTROL_H
@@ -27,16 +31,18 @@
 #include <stdint.h>
 
 #define CONTROL_INTERVAL_NS 500000000ULL
-#define CONTROL_FDS 2
+#define CONTROL_FDS 3
 #define CONTROL_FORWARD_TEXT 64 /* "udp:" with an IPv6 address and ":65535"; "255.255.255.255 " and the name of a tap */
 
 /* A change of the forwards or of the egress rules that the daemon wants. */
 struct control_order {
-	enum { CONTROL_NONE, CONTROL_ADD, CONTROL_REMOVE, CONTROL_LEAD, CONTROL_EGRESS } kind;
-	/* CONTROL_ADD: for options_add_forward(). CONTROL_REMOVE: the address of the socket; "": `at` counts.
-	 * CONTROL_LEAD: the guest's address and its tap */
+	enum { CONTROL_NONE, CONTROL_ADD, CONTROL_REMOVE, CONTROL_GIVE, CONTROL_LEAD, CONTROL_EGRESS } kind;
+	/* CONTROL_ADD: for options_add_forward(). CONTROL_REMOVE and _GIVE: the address of the socket; CONTROL_REMOVE
+	 * with "": `at` counts. CONTROL_LEAD: the guest's address and its tap */
 	char text[CONTROL_FORWARD_TEXT];
-	int fd;		    /* CONTROL_ADD: the socket; CONTROL_EGRESS: the file; owned; otherwise -1 */
+	/* CONTROL_ADD: the socket; CONTROL_GIVE: where to send it (control_give()); CONTROL_EGRESS: the file; owned;
+	 * otherwise -1 */
+	int fd;
 	unsigned at;	    /* CONTROL_REMOVE */
 };
 
@@ -50,6 +56,10 @@ struct control {
 	bool denied_pending;
 	uint64_t denied_next_ns;
 	struct control_order order; /* waits for control_order() */
+	struct {
+		int fd; /* end of a Unix socket pair, by which a socket comes; owned; -1: none */
+		char text[CONTROL_FORWARD_TEXT], from[CONTROL_FORWARD_TEXT]; /* as in the message */
+	} take;
 	struct {
 		bool pending, told;
 		uint64_t next_ns;
@@ -74,6 +84,8 @@ void control_poll_done(struct control *c, const struct pollfd *fds, unsigned n, 
  * calls control_answer(). */
 struct control_order control_order(struct control *c);
 void control_answer(struct control *c, bool done);
+/* Send the socket of a forward by `to`, the fd of a CONTROL_GIVE. Returns whether it is sent. */
+bool control_give(int to, int socket);
 /* Note that the forward `at` is removed, and that those behind it moved up. */
 void control_remove_forward(struct control *c, unsigned at);
 

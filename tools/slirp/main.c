@@ -163,6 +163,18 @@ static bool forward_remove(struct network *n, const struct control_order *order)
 	return true;
 }
 
+/* Send the forward's socket to another process, which goes on with its clients. */
+static bool forward_give(struct network *n, const struct control_order *order)
+{
+	unsigned at = forward_find(n, order->text);
+	int fd;
+
+	if (at == n->options.nforwards)
+		return false;
+	fd = n->options.forwards[at].udp ? n->options.forwards[at].fd : stack_listener(n->stack, at);
+	return fd >= 0 && control_give(order->fd, fd) && forward_remove(n, order);
+}
+
 static bool connection_may_go_on(void *opaque, const uint8_t to[16], uint16_t port)
 {
 	struct network *n = opaque;
@@ -230,7 +242,10 @@ static void order_obey(struct network *n)
 		control_answer(&n->control, forward_add(n, &order));
 	else if (order.kind == CONTROL_REMOVE)
 		control_answer(&n->control, forward_remove(n, &order));
-	else if (order.kind == CONTROL_EGRESS) {
+	else if (order.kind == CONTROL_GIVE) {
+		control_answer(&n->control, forward_give(n, &order));
+		close(order.fd);
+	} else if (order.kind == CONTROL_EGRESS) {
 		control_answer(&n->control, rules_change(n, order.fd));
 		close(order.fd);
 	}

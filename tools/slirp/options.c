@@ -1,6 +1,7 @@
 #include "tools/slirp/options.h"
 #include "base/err.h"
 #include "base/host_name.h"
+#include "base/user_network.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -105,10 +106,9 @@ static int network_parse(struct options *o, const char *text, struct err *e)
 	if (!(ntohl(o->network.s_addr) >> 24) || ntohl(o->network.s_addr) >> 24 == 127 ||
 		ntohl(o->network.s_addr) >> 28 >= 14)
 		return option_invalid(e, "network", text, "these addresses have a meaning of their own; take private ones");
-	/* QEMU's user network has the same addresses. */
-	o->gateway = host_in(o, 0x0202);
-	o->resolver = host_in(o, 0x0203);
-	o->first = host_in(o, 0x020f);
+	o->gateway = host_in(o, USER_NETWORK_GATEWAY);
+	o->resolver = host_in(o, USER_NETWORK_RESOLVER);
+	o->first = host_in(o, USER_NETWORK_GUEST);
 	return 0;
 }
 

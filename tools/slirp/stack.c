@@ -234,6 +234,14 @@ static void listener_remove(struct stack *s, int fd)
 		slirp_remove_hostxfwd(s->slirp, (const struct sockaddr *)&ours, size, 0);
 }
 
+int stack_listener(const struct stack *s, unsigned at)
+{
+	for (int fd = 0; fd < FDS_MAX; fd++)
+		if (s->fds[fd].listens && s->fds[fd].forward == at + 1)
+			return fd;
+	return -1;
+}
+
 void stack_remove_forward(struct stack *s, unsigned at)
 {
 	for (int fd = 0; fd < FDS_MAX; fd++) {

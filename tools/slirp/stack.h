@@ -32,6 +32,8 @@ void stack_free(struct stack *s);
 /* Begin to accept connections of the TCP forward `at` of the options; takes the forward's socket. Returns 0; -errno
  * with a sentence. */
 int stack_add_forward(struct stack *s, unsigned at, struct err *e);
+/* Return the listening socket of the TCP forward `at`, which libslirp owns; -1: none. */
+int stack_listener(const struct stack *s, unsigned at);
 /* Close the socket of the forward `at`, if it is a TCP forward. Open connections continue. The forwards behind it move
  * up. */
 void stack_remove_forward(struct stack *s, unsigned at);

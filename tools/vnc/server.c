@@ -110,7 +110,10 @@ static void pointer_event(int mask, int x, int y, rfbClientPtr client)
 	struct server *s = server_of(client->screen);
 	int pressed = mask & ~s->buttons;
 
-	link_send(s->link, (struct input_event){ .kind = INPUT_POINT, .x = MAX(x, 0), .y = MAX(y, 0) });
+	/* For a client that asked for a smaller picture, the library has multiplied them. */
+	x = MIN(MAX(x, 0), INPUT_PLACE_MAX);
+	y = MIN(MAX(y, 0), INPUT_PLACE_MAX);
+	link_send(s->link, (struct input_event){ .kind = INPUT_POINT, .x = x, .y = y });
 	for (unsigned i = 0; i < INPUT_BUTTONS; i++)
 		if ((mask ^ s->buttons) & bits[i])
 			link_send(s->link, (struct input_event){ .kind = INPUT_BUTTON, .code = (uint16_t)i, .down = (mask & bits[i]) != 0 });

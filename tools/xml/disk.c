@@ -287,6 +287,21 @@ static void errors_read(struct reading *r, struct _xmlNode *driver, struct json_
 			"has no effect: reads have the same policy as writes");
 }
 
+static void cache_read(struct reading *r, struct _xmlNode *driver, struct json_object *disk)
+{
+	static const char *const set[] = { "writeback", "unsafe" }, *const unset[] = { "none", "default" };
+	bool known = !xmlHasProp(driver, BAD_CAST "cache");
+
+	for (size_t i = 0; i < ARRAY_SIZE(set); i++) {
+		if (node_attr_is(driver, "cache", set[i]))
+			js_put_str(disk, "cache", set[i]);
+		known |= node_attr_is(driver, "cache", set[i]) || node_attr_is(driver, "cache", unset[i]);
+	}
+	if (!known)
+		reading_warn(r, driver, "cache", "has no effect: Cairn has none, writeback and unsafe; the disk has none, which is as durable "
+			"as the guest's flushes");
+}
+
 static int driver_read(struct reading *r, const struct slot *s, struct _xmlNode *driver, struct json_object *disk)
 {
 	static const char *const numbers[] = { "queues", "queue_size" };
@@ -307,8 +322,10 @@ static int driver_read(struct reading *r, const struct slot *s, struct _xmlNode 
 		else if (!ret)
 			js_put_uint(disk, numbers[i], MIN(v, most[i]));
 	}
-	if (driver)
+	if (driver) {
 		errors_read(r, driver, disk);
+		cache_read(r, driver, disk);
+	}
 	if (driver && node_attr_is(driver, "discard", "ignore"))
 		js_put_str(disk, "discard", "ignore");
 	for (size_t i = 0; driver && i < ARRAY_SIZE(zeroes); i++)

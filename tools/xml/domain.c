@@ -123,6 +123,23 @@ static int memory_value(struct reading *r, struct _xmlNode *n, uint64_t *ret_kib
 	return 0;
 }
 
+#define UNLIMITED_KIB 9007199254740988ULL /* libvirt's word for no limit */
+
+static int memtune_read(struct reading *r, struct _xmlNode *domain)
+{
+	struct _xmlNode *n = node_child(node_child(domain, "memtune"), "hard_limit");
+	char text[32];
+	uint64_t kib;
+	int ret = n ? memory_value(r, n, &kib) : 0;
+
+	if (!n || ret < 0 || kib >= UNLIMITED_KIB)
+		return ret;
+	snprintf(text, sizeof(text), "%lluK", (unsigned long long)ROUND_UP(kib, 4));
+	js_put_str(r->definition, "memory_max", text);
+	reading_origin(r, n, "memory_max");
+	return 0;
+}
+
 static bool has_balloon(struct _xmlNode *domain)
 {
 	struct _xmlNode *n = node_child(node_child(domain, "devices"), "memballoon");
@@ -691,8 +708,8 @@ static int root_check(struct reading *r, struct _xmlNode *root)
 int domain_read(struct reading *r, struct _xmlDoc *doc)
 {
 	static int (*const parts[])(struct reading *, struct _xmlNode *) = { root_check, type_check,
-		elements_check, texts_read, memory_read, cpu_read, cputune_read, os_read, sysinfo_read, clock_read, disks_read,
-		devices_read };
+		elements_check, texts_read, memory_read, memtune_read, cpu_read, cputune_read, os_read, sysinfo_read, clock_read, disks_read,
+		devices_read, shares_read };
 	static const char *const actions[] = { "on_poweroff", "on_reboot", "on_crash" };
 	struct _xmlNode *domain = xmlDocGetRootElement(doc);
 	int ret = 0;

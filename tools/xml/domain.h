@@ -25,6 +25,7 @@ int domain_parse(const char *text, size_t len, struct _xmlDoc **ret_doc, struct 
 /* Steps of domain_read(): the disks, and the other devices. */
 int disks_read(struct reading *r, struct _xmlNode *domain);
 int devices_read(struct reading *r, struct _xmlNode *domain);
+int shares_read(struct reading *r, struct _xmlNode *domain);
 
 /* Read one <interface type='user'> into its JSON (usernet.c). */
 int usernet_read(struct reading *r, struct _xmlNode *interface, struct json_object *into);

@@ -84,6 +84,19 @@ static void print_memory(struct writer *w, struct json_object *o, uint64_t bytes
 	writer_close(w, "memoryBacking");
 }
 
+static void print_memtune(struct writer *w, struct json_object *o)
+{
+	char kib[24];
+	uint64_t bytes;
+
+	if (!js_get_str(o, "memory_max") || size_parse(js_get_str(o, "memory_max"), MIB, &bytes) < 0)
+		return;
+	snprintf(kib, sizeof(kib), "%llu", (unsigned long long)(bytes / 1024));
+	writer_open(w, "memtune", NULL);
+	writer_text(w, "hard_limit", kib, "unit", "KiB", NULL);
+	writer_close(w, "memtune");
+}
+
 static void print_os(struct writer *w, struct json_object *o)
 {
 	static const char *const keys[] = { "kernel", "initrd", "cmdline" };
@@ -287,10 +300,11 @@ static void print_backing(struct writer *w, struct json_object *list)
 
 static void print_driver(struct writer *w, struct json_object *o)
 {
-	const char *format = js_get_str(o, "format"), *errors = js_get_str(o, "errors");
+	const char *format = js_get_str(o, "format"), *errors = js_get_str(o, "errors"),
+		   *cache = js_get_str(o, "cache");
 	char queues[24], size[24];
 
-	writer_leaf(w, "driver", "name", "qemu", "type", format ? format : "raw", "error_policy", errors,
+	writer_leaf(w, "driver", "name", "qemu", "type", format ? format : "raw", "cache", cache ? cache : "none", "error_policy", errors,
 		"discard", js_get_str(o, "discard"), "detect_zeroes", js_get_str(o, "detect_zeroes"), "queues", number_text(o, "queues", queues), "queue_size",
 		number_text(o, "queue_size", size), NULL);
 }
@@ -492,6 +506,18 @@ static void print_vsock(struct writer *w, struct json_object *vsock)
 	writer_close(w, "vsock");
 }
 
+static void print_share(struct writer *w, struct json_object *o, size_t i)
+{
+	(void)i;
+	writer_open(w, "filesystem", "type", "mount", "accessmode", "passthrough", NULL);
+	writer_leaf(w, "driver", "type", "virtiofs", NULL);
+	writer_leaf(w, "source", "dir", js_get_str(o, "path"), NULL);
+	writer_leaf(w, "target", "dir", js_get_str(o, "tag"), NULL);
+	if (js_get_bool(o, "readonly", true))
+		writer_leaf(w, "readonly", NULL);
+	writer_close(w, "filesystem");
+}
+
 /* A port without its password, which has no element, is no definition: it is printed only beside <metadata>. */
 static void print_vnc(struct writer *w, struct json_object *vnc, bool has_metadata)
 {
@@ -513,6 +539,7 @@ static void print_devices(struct writer *w, struct json_object *o, bool has_meta
 	writer_open(w, "devices", NULL);
 	print_each(w, js_get_array(o, "disks"), print_disk);
 	print_controller(w, js_get_array(o, "disks"));
+	print_each(w, js_get_array(o, "shares"), print_share);
 	print_each(w, js_get_array(o, "interfaces"), print_interface);
 	print_consoles(w, o);
 	if (json_object_is_type(watchdog, json_type_object))
@@ -564,6 +591,7 @@ static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char 
 	print_text(&w, o, "description");
 	print_metadata(&w, extra);
 	print_memory(&w, o, ram_bytes);
+	print_memtune(&w, o);
 	print_vcpus(&w, o);
 	print_cputune(&w, o);
 	print_os(&w, o);

@@ -126,8 +126,8 @@ static bool exit_internal_error(struct vcpu *v)
 		assist_instruction_text(v, regs.rip, insn, sizeof(insn));
 	vcpu_fault(v, VM_REASON_EMULATION_FAILURE, "vCPU %u, RIP 0x%llx%s%s", v->index,
 		(unsigned long long)regs.rip, insn,
-		is_emulated(v) ? "; this host's KVM emulates kernel mode (kvm-pvm) and does not know this instruction: use a host with "
-			"VMX or SVM" : "");
+		is_emulated(v) ? "; this host's KVM emulates kernel mode (kvm-pvm) and does not know this instruction: boot Linux with the "
+			"words of docs/bring-your-own-kernel.md (cairn run adds them with --append-for-host auto), or use a host with VMX or SVM" : "");
 	return false;
 }
 

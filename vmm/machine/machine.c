@@ -25,6 +25,7 @@
 #include "devices/pci/pci_hotplug.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_console.h"
+#include "devices/virtio/virtio_fs.h"
 #include "devices/virtio/virtio_rng.h"
 #include "devices/virtio/virtio_scsi.h"
 #include "devices/virtio/virtio_vsock.h"
@@ -48,6 +49,7 @@
 #include "vmm/machine/machine_plug.h"
 #include "vmm/machine/machine_restore.h"
 #include "vmm/machine/machine_screen.h"
+#include "vmm/machine/machine_scsi.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/machine_vcpus.h"
 #include "vmm/machine/ram_load.h"
@@ -55,6 +57,7 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -125,18 +128,19 @@ static int disk_new(struct machine *m, const struct vm_disk *c, int *fds, struct
 	const struct vm_disk_more *more = &m->cfg.disk_more[m->ndisks];
 	struct virtio_blk_config v = { .name = c->id, .serial = c->serial, .logical_bytes = more->logical_bytes,
 		.physical_bytes = more->physical_bytes, .no_discard = more->no_discard, .detect_zeroes = more->detect_zeroes,
+		.poll_max_ns = machine_disk_poll_max_ns(more),
 		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX),
 		.queue_size = c->queue_size, .errors = (enum virtio_blk_errors)c->error_policy,
 		.slot = -1, .limits = machine_disk_limits(&m->cfg, m->ndisks) };
 	int r;
 
 	d->io = &m->disk_ios[m->ndisks];
-	r = machine_disk_open(m, c, d, fds, e);
+	r = machine_disk_open(m, c, more, d, fds, e);
 	m->ndisks++; /* count the disk before the check, so that machine_free() frees a half-built disk */
 	if (r < 0)
 		return r;
 	if (m->cfg.images_only || more->bus == VM_BUS_SCSI)
-		return 0; /* scsi_new() makes the controller when all its disks are open */
+		return 0; /* machine_scsi_new() makes the controller when all its disks are open */
 	v.block = d->block;
 	v.loop = d->loop;
 	return device_keep(m, virtio_blk_new(&m->host, m->pci, &v, &d->dev, e), &d->dev);
@@ -152,44 +156,6 @@ static int disks_new(struct machine *m, int *fds, struct err *e)
 		r = machine_disk_loop(&m->disk_ios[0], "disks", e);
 	for (unsigned i = 0; i < m->cfg.ndisks && !r; i++)
 		r = disk_new(m, &m->cfg.disks[i], fds, e);
-	return r;
-}
-
-static struct virtio_scsi_disk scsi_disk(const struct machine *m, unsigned i)
-{
-	const struct vm_disk *c = &m->cfg.disks[i];
-	const struct vm_disk_more *more = &m->cfg.disk_more[i];
-
-	return (struct virtio_scsi_disk){ .id = c->id, .block = m->disks[i].block, .loop = m->disks[i].loop, .serial = c->serial,
-		.wwn = more->wwn, .logical_bytes = more->logical_bytes, .physical_bytes = more->physical_bytes,
-		.cdrom = more->cdrom, .medium = m->disks[i].medium, .no_discard = more->no_discard, .detect_zeroes = more->detect_zeroes,
-		.errors = (enum virtio_blk_errors)c->error_policy,
-		.limits = machine_disk_limits(&m->cfg, i) };
-}
-
-/* The controller of all disks with bus scsi comes last, so that a VM that gets one finds its other devices in their
- * slots. */
-static int scsi_new(struct machine *m, struct err *e)
-{
-	struct virtio_scsi_disk disks[VM_DISKS_MAX];
-	struct virtio_scsi_config c = { .name = "scsi0", .disks = disks, .queues = MIN(m->cfg.vcpus, VIRTIO_SCSI_QUEUES_MAX),
-		.slot = -1 };
-	struct device *d = NULL;
-	int r;
-
-	for (unsigned i = 0; i < m->ndisks; i++) {
-		if (m->cfg.disk_more[i].bus != VM_BUS_SCSI)
-			continue;
-		m->disks[i].scsi = true;
-		m->disks[i].target = c.ndisks;
-		disks[c.ndisks++] = scsi_disk(m, i);
-	}
-	if (!c.ndisks)
-		return 0;
-	r = device_keep(m, virtio_scsi_new(&m->host, m->pci, &c, &d, e), &d);
-	for (unsigned i = 0; i < m->ndisks && !r; i++)
-		if (m->disks[i].scsi)
-			m->disks[i].dev = d;
 	return r;
 }
 
@@ -227,6 +193,22 @@ static int vsock_new(struct machine *m, int *fds, struct err *e)
 	return device_keep(m, virtio_vsock_new(&m->host, m->pci, &c, &m->vsock, e), &m->vsock);
 }
 
+static int shares_new(struct machine *m, int *fds, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->cfg.nshares && !r; i++) {
+		char name[16];
+		struct virtio_fs_config c = { .name = name, .tag = m->cfg.shares[i].tag, .slot = -1 };
+
+		snprintf(name, sizeof(name), "share%u", i);
+		c.fd = m->share_fds[i] = fd_take(m->cfg.shares[i].fd, fds);
+		m->nshares++;
+		r = device_keep(m, virtio_fs_new(&m->host, m->pci, &c, &m->shares[i], e), &m->shares[i]);
+	}
+	return r;
+}
+
 static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 {
 	struct virtio_console_port_config port = { .console = m->consoles[VM_CONSOLE_VIRTIO] };
@@ -251,8 +233,9 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 		r = nics_new(m, fds, e);
 	if (!r)
 		r = vsock_new(m, fds, e);
+	/* After these, so that a VM that gets a controller finds its other devices in their slots. */
 	if (!r)
-		r = scsi_new(m, e);
+		r = machine_scsi_new(m, e);
 	/* Last of all, for the same reason. */
 	if (!r)
 		r = machine_balloon_new(m, &d, e);
@@ -260,6 +243,8 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 		r = device_keep(m, 0, &d);
 	if (!r)
 		r = machine_screen_new(m, e);
+	if (!r)
+		r = shares_new(m, fds, e);
 	return r ? r : machine_display_open(m, fds, e);
 }
 
@@ -387,7 +372,8 @@ static int kvm_open(struct machine *m, struct host_files *host, struct err *e)
 	struct fork_host known = { 0 };
 	int r;
 
-	if (m->fork_fd >= 0)
+	/* The host may have changed since the state of `cairn run` was saved, so ask KVM then. */
+	if (m->fork_fd >= 0 && !m->cfg.foreground)
 		fork_host_read(m->fork_fd, &known);
 	r = kvm_init(&m->kvm, host, known.supported ? &known : NULL, e);
 	fork_host_done(&known);
@@ -574,6 +560,9 @@ void machine_free(struct machine *m)
 		close(m->vsock_listen_fd);
 	if (m->vsock_dial_fd >= 0)
 		close(m->vsock_dial_fd);
+	for (unsigned i = 0; i < m->nshares; i++)
+		if (m->share_fds[i] >= 0)
+			close(m->share_fds[i]);
 	machine_balloon_free(m);
 	machine_page_done(m);
 	free(m->nvram_content);

@@ -38,6 +38,7 @@ struct pci_host;
 struct fault_tracker;
 struct qcow2_warm;
 struct vm_page;
+struct vmsnap_hold;
 
 #define MACHINE_DEVICES_MAX 64
 
@@ -54,7 +55,7 @@ struct disk_io {
 	struct loop *loop; /* NULL: unused */
 	const struct kvm *kvm; /* for the thread's filter */
 	char name[16]; /* of the thread: its first disk */
-	unsigned ndisks; /* devices that use it */
+	unsigned ndisks; /* devices that use it: disks, and the SCSI controller */
 	pthread_t thread;
 	bool thread_made;
 };
@@ -65,6 +66,7 @@ struct machine_disk {
 	ino_t image_ino;
 	uint64_t medium; /* tells this image from others, as of a CD drive */
 	struct block *block;
+	uint8_t cache; /* enum vm_cache */
 	/* The file may have a snapshot that the block engine does not know of (disk_call.c). */
 	bool snapshot_unknown;
 	/* A snapshot was applied or an entry updated, or that failed and the file may have the change; cleared by the
@@ -104,11 +106,16 @@ struct machine {
 	struct device *vsock; /* NULL: none; also in devices */
 	struct device *balloon_dev; /* NULL: none; also in devices */
 	struct machine_balloon *balloon; /* NULL: none */
+	struct device *scsi; /* the SCSI controller; NULL: no disk has bus scsi; also in devices */
+	struct disk_io *scsi_io; /* whose loop serves the controller's rings */
 	struct device *keyboard; /* the keyboard controller; also in devices */
 	struct device *screen; /* NULL: none; also in devices */
 	struct device *tablet; /* NULL: none; also in devices */
 	struct display_link *display; /* NULL: none shows the screen */
 	int vsock_listen_fd, vsock_dial_fd; /* owned; -1: none */
+	struct device *shares[VM_SHARES_MAX]; /* also in devices */
+	int share_fds[VM_SHARES_MAX];	      /* owned; -1: none */
+	unsigned nshares;
 	struct device *devices[MACHINE_DEVICES_MAX];
 	uint8_t slots[MACHINE_DEVICES_MAX]; /* the PCI slot of each device; 0: it has none */
 	unsigned ndevices;
@@ -148,6 +155,7 @@ struct machine {
 	 * blocks that the tracker or the dirty log has noted as dirty since; empty: none. Set by a snapshot and by a
 	 * revert. */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1];
+	struct vmsnap_hold *held; /* the snapshot of a group that waits for the daemon; NULL: none */
 	struct vm_page *page; /* the page of figures for the daemon; NULL: none (machine_page.h) */
 	struct vm_info carried; /* figures of the processes that had the VM before (machine_carry.h) */
 	/* Processor features that the guest sees and did not see where the loaded state was saved

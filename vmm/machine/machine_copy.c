@@ -9,7 +9,6 @@
 #include "block/restack.h"
 #include "block/qcow2/qcow2.h"
 #include "block/qcow2/warm.h"
-#include "devices/virtio/virtio_blk.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_disk.h"
@@ -62,9 +61,6 @@ static int begin_check(const struct machine *m, unsigned i, const struct vm_disk
 	block_info(d->block, &info);
 	if (info.read_only)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s is read-only; copy its image", d->id);
-	if (d->scsi)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s has bus scsi; only disks with bus virtio can be copied while the VM runs",
-			d->id);
 	if (what->format != BLOCK_FORMAT_RAW && what->format != BLOCK_FORMAT_QCOW2)
 		return err_set(e, -EINVAL, ERR_INVALID, "unknown format of the copy");
 	if (m->file_bytes_max && info.size_bytes > m->file_bytes_max / 2)
@@ -108,7 +104,8 @@ static void open_run(struct disk_call *c, struct block *b)
 	struct open_call *x = container_of(c, struct open_call, c);
 	struct machine_disk *d = c->disk;
 	struct block_layer layer = { .fd = x->fd, .format = x->format };
-	struct block_open o = { .layers = &layer, .nlayers = 1, .beside_pins = true, .name = d->id };
+	struct block_open o = { .layers = &layer, .nlayers = 1, .beside_pins = true, .buffered = d->cache != VM_CACHE_NONE,
+		.no_flush = d->cache == VM_CACHE_UNSAFE, .name = d->id };
 	int r = block_open(d->loop, &o, &d->copy, &c->e);
 
 	if (!r) {
@@ -211,9 +208,7 @@ struct block *machine_copy_swap(struct machine *m, struct machine_disk *d, const
 		block_cut(d->block, d->copy_layer);
 	d->copy_layer = 0;
 	if (pivot) {
-		if (d->dev)
-			virtio_blk_set_block(d->dev, copy);
-		d->block = copy;
+		machine_disk_set_block(d, copy);
 		disk_describe(m, d, pivot, fd);
 	}
 	block_mirror_submit(held_back, d->block);

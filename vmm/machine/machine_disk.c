@@ -123,7 +123,8 @@ void machine_disks_cool(struct machine *m)
 		qcow2_warm_close(m->disks[i].warm);
 }
 
-int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e)
+int machine_disk_open(const struct machine *m, const struct vm_disk *c, const struct vm_disk_more *more, struct machine_disk *d, int *fds,
+	struct err *e)
 {
 	struct block_layer layers[VM_DISK_LAYERS_MAX];
 	struct block_open o = { .layers = layers, .nlayers = c->nlayers, .beside_pins = true,
@@ -134,6 +135,10 @@ int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct m
 		.pin_readable = m->cfg.pins_readable >> m->ndisks & 1 };
 	int r = 0;
 
+	/* Work on the images of a VM that is off always uses direct I/O and syncs the files. */
+	d->cache = m->cfg.images_only ? VM_CACHE_NONE : more->cache;
+	o.buffered = d->cache != VM_CACHE_NONE;
+	o.no_flush = d->cache == VM_CACHE_UNSAFE;
 	d->id = c->id;
 	warm_take(m, d);
 	o.warm = d->warm;
@@ -172,6 +177,20 @@ void machine_disk_close(struct machine_disk *d)
 	if (d->loop)
 		d->io->ndisks--;
 	qcow2_warm_free(d->warm);
+}
+
+uint32_t machine_disk_poll_max_ns(const struct vm_disk_more *more)
+{
+	return more->poll_max_us == VM_POLL_OFF ? VIRTIO_BLK_POLL_OFF : more->poll_max_us * 1000u;
+}
+
+void machine_disk_set_block(struct machine_disk *d, struct block *block)
+{
+	if (d->dev && d->scsi)
+		virtio_scsi_set_block(d->dev, d->target, block);
+	else if (d->dev)
+		virtio_blk_set_block(d->dev, block);
+	d->block = block;
 }
 
 void machine_disk_resized(const struct machine_disk *d, uint64_t size_bytes)

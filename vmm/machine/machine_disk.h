@@ -7,12 +7,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct block;
 struct disk_io;
 struct err;
 struct machine;
 struct machine_disk;
 struct stat;
 struct vm_disk;
+struct vm_disk_more;
 
 /* Create a disk's loop. name: of its thread, truncated. Returns 0 or -errno. */
 int machine_disk_loop(struct disk_io *io, const char *name, struct err *e);
@@ -29,8 +31,14 @@ void machine_disk_identify_by(struct machine_disk *d, const struct stat *st);
  * yet.
  * fds: the fds that came with the configuration; those that are taken are replaced by -1.
  * d: half-built after an error; machine_disk_close() frees it in every case. Returns 0 or -errno. */
-int machine_disk_open(const struct machine *m, const struct vm_disk *c, struct machine_disk *d, int *fds, struct err *e);
+int machine_disk_open(const struct machine *m, const struct vm_disk *c, const struct vm_disk_more *more, struct machine_disk *d, int *fds,
+	struct err *e);
 void machine_disk_close(struct machine_disk *d);
+/* Return poll_max_ns of struct virtio_blk_config. */
+uint32_t machine_disk_poll_max_ns(const struct vm_disk_more *more);
+/* Let the disk go on with another image of the same size, while its loop's thread does not run and no request is in
+ * flight. The caller closes the one before. */
+void machine_disk_set_block(struct machine_disk *d, struct block *block);
 /* Tell the guest the disk's new size. Any thread. */
 void machine_disk_resized(const struct machine_disk *d, uint64_t size_bytes);
 /* Return the disk that has the VM's snapshots, the first qcow2 disk that the guest may write to; NULL: none. */

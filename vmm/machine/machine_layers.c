@@ -5,7 +5,6 @@
 #include "base/util.h"
 #include "block/block_snapshot.h"
 #include "block/mirror.h"
-#include "devices/virtio/virtio_blk.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_copy.h"
@@ -21,9 +20,6 @@ static int disk_check(const struct machine *m, const struct machine_disk *d, str
 {
 	struct block_info info;
 
-	if (d->scsi && d->dev)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s has bus scsi; only the layers of disks with bus virtio can change while the "
-			"VM runs", d->id);
 	block_info(d->block, &info);
 	if (info.read_only)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s is read-only", d->id);
@@ -212,9 +208,7 @@ void machine_layers_go(struct machine *m, struct machine_layers *list, unsigned 
 
 		machine_disk_io_stop(d->io);
 		held[i] = block_mirror_end(STEAL_PTR(d->mirror));
-		if (d->dev)
-			virtio_blk_set_block(d->dev, list[i].next);
-		d->block = list[i].next;
+		machine_disk_set_block(d, list[i].next);
 		if (list[i].mirror) {
 			d->mirror = list[i].to_layer;
 			d->copy = block_layer(d->block, list[i].o.writable);
@@ -222,11 +216,11 @@ void machine_layers_go(struct machine *m, struct machine_layers *list, unsigned 
 		}
 		disk_describe(m, &list[i]);
 	}
-	for (unsigned i = 0; i < n; i++) {
+	for (unsigned i = 0; i < n; i++) /* before the first loop's thread starts: disks may share a loop */
 		block_mirror_submit(held[i], list[i].disk->block);
+	for (unsigned i = 0; i < n; i++)
 		if (machine_disk_io_begin(m, list[i].disk->io, &e) < 0)
 			log_error(list[i].disk->id, "%s", e.msg);
-	}
 }
 
 struct read_only_call {

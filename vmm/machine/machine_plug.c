@@ -13,6 +13,7 @@
 #include "snapshot/ram_reader.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_disk.h"
+#include "vmm/machine/machine_scsi.h"
 #include "vmm/machine/machine_state.h"
 
 #include <errno.h>
@@ -33,6 +34,14 @@ static struct disk_io *io_choose(struct machine *m)
 			least = io;
 	}
 	return least;
+}
+
+static void io_restart(struct machine *m, struct disk_io *io)
+{
+	struct err e;
+
+	if (machine_disk_io_begin(m, io, &e) < 0)
+		log_error(io->name, "%s", e.msg);
 }
 
 /* ---- the lists of the machine ---- */
@@ -136,22 +145,32 @@ static int hotplug_check(const struct machine *m, struct err *e)
 		"reboot it, or change its definition with --config");
 }
 
+/* Return the number of PCI devices that come. */
+static unsigned slots_needed(const struct machine *m, const struct vm_config *c)
+{
+	bool controller = m->scsi;
+	unsigned n = c->ninterfaces;
+
+	for (unsigned i = 0; i < c->ndisks; i++) {
+		n += c->disk_more[i].bus != VM_BUS_SCSI || !controller;
+		controller |= c->disk_more[i].bus == VM_BUS_SCSI;
+	}
+	return n;
+}
+
 static int plug_check(const struct machine *m, const struct vm_config *c, struct err *e)
 {
 	uint32_t slots = ~pci_host_slots(m->pci) & PCI_HOTPLUG_SLOTS;
+	unsigned needed = slots_needed(m, c);
 
-	if (hotplug_check(m, e) < 0)
+	if (needed && hotplug_check(m, e) < 0)
 		return -ENOTSUP;
-	if ((unsigned)__builtin_popcount(slots) < c->ndisks + c->ninterfaces)
+	if ((unsigned)__builtin_popcount(slots) < needed)
 		return err_set(e, -ENOSPC, ERR_INVALID, "all %d PCI slots for devices that are attached while the VM runs are taken; detach one "
 			"first, or attach the device with --config", PCI_SLOTS - PCI_HOTPLUG_FIRST_SLOT - (m->cfg.firmware == VM_FIRMWARE_UEFI));
 	if (m->ndisks + c->ndisks > VM_DISKS_MAX || m->nnics + c->ninterfaces > VM_INTERFACES_MAX)
 		return err_set(e, -ENOSPC, ERR_INVALID, "a VM has at most %d disks and %d interfaces; detach one first", VM_DISKS_MAX,
 			VM_INTERFACES_MAX);
-	for (unsigned i = 0; i < c->ndisks; i++)
-		if (c->disk_more[i].bus == VM_BUS_SCSI)
-			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s has bus scsi; only disks with bus virtio can be attached to a VM that "
-				"runs: attach it with --config", c->disks[i].id);
 	for (unsigned i = 0; i < c->ndisks; i++)
 		if (disk_find(m, c->disks[i].id) >= 0)
 			return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists", c->disks[i].id);
@@ -174,13 +193,14 @@ static int size_check(const struct machine *m, const struct machine_disk *d, str
 		(unsigned long long)(m->file_bytes_max / MIB), d->id);
 }
 
-static int disk_device_new(struct machine *m, const struct vm_disk *c, unsigned i, struct err *e)
+static int blk_new(struct machine *m, const struct vm_disk *c, unsigned i, struct err *e)
 {
 	struct machine_disk *d = &m->disks[i];
 	const struct vm_disk_more *more = &m->cfg.disk_more[i];
 	struct virtio_blk_config v = { .name = c->id, .serial = c->serial, .block = d->block, .loop = d->loop,
 		.logical_bytes = more->logical_bytes, .physical_bytes = more->physical_bytes, .no_discard = more->no_discard,
 		.detect_zeroes = more->detect_zeroes,
+		.poll_max_ns = machine_disk_poll_max_ns(more),
 		.queues = c->queues ? c->queues : MIN(m->cfg.vcpus, VIRTIO_BLK_QUEUES_MAX), .queue_size = c->queue_size,
 		.errors = (enum virtio_blk_errors)c->error_policy, .slot = -1,
 		.limits = machine_disk_limits(&m->cfg, i) };
@@ -204,6 +224,7 @@ static int disk_plug(struct machine *m, const struct vm_config *c, unsigned at, 
 {
 	unsigned i = m->ndisks;
 	struct machine_disk *d = &m->disks[i];
+	bool made = true;
 	struct err own;
 	int r, started;
 
@@ -214,24 +235,27 @@ static int disk_plug(struct machine *m, const struct vm_config *c, unsigned at, 
 	m->cfg.disk_more[i] = c->disk_more[at];
 	*d = (struct machine_disk){ .io = io_choose(m) };
 	machine_disk_io_stop(d->io);
-	r = machine_disk_open(m, &m->cfg.disks[i], d, fds, e);
+	r = machine_disk_open(m, &m->cfg.disks[i], &m->cfg.disk_more[i], d, fds, e);
 	if (!r)
 		r = size_check(m, d, e);
-	if (!r)
-		r = disk_device_new(m, &m->cfg.disks[i], i, e);
+	if (!r && m->cfg.disk_more[i].bus == VM_BUS_SCSI)
+		r = machine_scsi_attach(m, i, &made, e);
+	else if (!r)
+		r = blk_new(m, &m->cfg.disks[i], i, e);
 	if (r < 0)
 		machine_disk_close(d);
 	started = machine_disk_io_begin(m, d->io, &own);
 	if (r < 0)
 		return r;
 	m->ndisks = m->cfg.ndisks = i + 1;
-	m->nics_at++;
+	m->nics_at += !d->scsi;
 	if (started < 0) {
 		machine_unplug(m, c->disks[at].id, running, NULL);
 		*e = own;
 		return started;
 	}
-	device_begin(m, d->dev, running);
+	if (made)
+		device_begin(m, d->dev, running);
 	return 0;
 }
 
@@ -292,24 +316,24 @@ static int medium_check(const struct machine *m, int at, const struct vm_config 
 static void disk_drop(struct machine *m, struct machine_disk *d, bool restart)
 {
 	struct disk_io *io = d->io;
-	struct err e;
 
 	machine_disk_io_stop(io);
 	machine_disk_close(d);
-	if (restart && machine_disk_io_begin(m, io, &e) < 0)
-		log_error(io->name, "%s", e.msg);
+	if (restart)
+		io_restart(m, io);
 }
 
 /* Open the medium of a drive while the thread of its loop stands still. */
 static int medium_open(struct machine *m, const struct vm_disk *c, const struct machine_disk *d, struct machine_disk *ret, int *fds,
 	struct err *e)
 {
+	const struct vm_disk_more *more = &m->cfg.disk_more[d - m->disks];
 	struct err own;
 	int r, started;
 
 	*ret = (struct machine_disk){ .io = d->io, .dev = d->dev, .scsi = true, .target = d->target };
 	machine_disk_io_stop(d->io);
-	r = machine_disk_open(m, c, ret, fds, e);
+	r = machine_disk_open(m, c, more, ret, fds, e);
 	if (r < 0)
 		machine_disk_close(ret);
 	started = machine_disk_io_begin(m, d->io, &own);
@@ -328,7 +352,7 @@ int machine_set_medium(struct machine *m, const struct vm_config *c, int *fds, s
 
 	/* Before the loop's thread is stopped: it may wait for an image that does not answer. */
 	if (!r)
-		r = virtio_scsi_hold(d->dev, d->target, e);
+		r = machine_scsi_hold(m, (unsigned)at, false, "the medium stays", e);
 	if (r < 0)
 		return r;
 	r = medium_open(m, &c->disks[0], d, &next, fds, e);
@@ -377,20 +401,26 @@ bool machine_loads_from(struct machine *m, const char *id)
 	return !s.complete;
 }
 
-bool machine_is_scsi(const struct machine *m, const char *id, struct err *e)
+bool machine_goes_at_once(const struct machine *m, const char *id)
 {
 	int i = disk_find(m, id);
 
-	if (i < 0 || !m->disks[i].scsi)
-		return false;
-	err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s has bus scsi; only disks with bus virtio can be detached from a VM that runs: "
-		"detach it with --config", id);
-	return true;
+	return i >= 0 && machine_scsi_has(m, (unsigned)i) && !machine_scsi_is_last(m, (unsigned)i);
+}
+
+int machine_hold_target(struct machine *m, const char *id, struct err *e)
+{
+	return machine_scsi_hold(m, (unsigned)disk_find(m, id), false, "it stays attached", e);
 }
 
 /* The guest's machine version has no slots for devices of its start. */
 static int eject_refuse(const struct machine *m, const char *id, struct err *e)
 {
+	int disk = disk_find(m, id);
+
+	if (disk >= 0 && machine_scsi_has(m, (unsigned)disk))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is the last disk at the SCSI controller, which was there when the guest booted and "
+			"stays as long as the guest runs; detach %s with --config, or attach another disk with bus scsi first", id, id);
 	if (machine_version_ejects(machine_hardware_to_boot(m)))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s was there when the guest booted, with machine version %u, in which only devices "
 			"that were attached later can be detached; reboot the guest, which then has version %u, or detach %s with --config", id,
@@ -404,8 +434,6 @@ int machine_ask_release(struct machine *m, const char *id, struct err *e)
 {
 	int slot = slot_of(m, id);
 
-	if (machine_is_scsi(m, id, e))
-		return -ENOTSUP;
 	if (slot < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no device '%s'", id);
 	if (hotplug_check(m, e) < 0)
@@ -419,7 +447,7 @@ int machine_ask_release(struct machine *m, const char *id, struct err *e)
 const char *machine_in_slot(const struct machine *m, unsigned slot)
 {
 	for (unsigned i = 0; i < m->ndisks; i++)
-		if (!m->disks[i].scsi && slot_of(m, m->disks[i].id) == (int)slot)
+		if (slot_of(m, m->disks[i].id) == (int)slot)
 			return m->disks[i].id;
 	for (unsigned i = 0; i < m->nnics; i++)
 		if (slot_of(m, m->cfg.interfaces[i].id) == (int)slot)
@@ -437,30 +465,60 @@ static void device_end(struct machine *m, struct device *d)
 	device_remove(m, (unsigned)at);
 }
 
+/* Drain a device that disks have, stop its loop, and free it. */
+static void disk_device_end(struct machine *m, struct disk_io *io, struct device *d, bool running)
+{
+	if (running && d->ops->pause)
+		d->ops->pause(d);
+	machine_disk_io_stop(io);
+	device_end(m, d);
+}
+
+/* Take a disk from the SCSI controller, or free the controller with its last disk. The loop of the disk is stopped
+ * then. Return the loop of the controller, which may be stopped, too. */
+static struct disk_io *scsi_end(struct machine *m, unsigned i, bool running)
+{
+	struct machine_disk *d = &m->disks[i];
+	struct device *controller = m->scsi;
+	struct disk_io *io = m->scsi_io;
+
+	if (!machine_scsi_is_last(m, i)) {
+		(void)machine_scsi_hold(m, i, true, "", NULL); /* cannot fail */
+		machine_disk_io_stop(d->io);
+		virtio_scsi_unplug(controller, d->target);
+		return io;
+	}
+	if (running)
+		controller->ops->pause(controller);
+	machine_disk_io_stop(d->io);
+	machine_scsi_forget(m);
+	disk_device_end(m, io, controller, false);
+	return io;
+}
+
 static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *e)
 {
 	const struct list lists[] = { LIST(m->disks), LIST(m->cfg.disks), LIST(m->cfg.disk_limits), LIST(m->cfg.disk_tune),
 		LIST(m->cfg.boot_place), LIST(m->cfg.disk_more), LIST(m->carried.disk_faults) };
 	struct machine_disk *d = &m->disks[i];
-	struct disk_io *io = d->io;
-	struct err own;
-	int r, started;
+	struct disk_io *ios[] = { d->io, d->io };
+	bool is_device = !d->scsi;
+	int r;
 
 	if (d == machine_snapshot_disk(m))
 		m->base_id[0] = 0; /* another disk's snapshots may have the same ids */
-	if (running && d->dev->ops->pause)
-		d->dev->ops->pause(d->dev);
-	machine_disk_io_stop(io);
-	device_end(m, d->dev);
+	if (is_device)
+		disk_device_end(m, d->io, d->dev, running);
+	else
+		ios[1] = scsi_end(m, i, running);
 	r = block_settle(d->block);
 	if (r < 0)
 		err_set_errno(e, r, "%s: the last data could not be written", d->id);
 	machine_disk_close(d);
-	started = machine_disk_io_begin(m, io, &own);
-	if (started < 0)
-		log_error(io->name, "%s", own.msg);
+	for (unsigned k = 0; k < ARRAY_SIZE(ios); k++)
+		io_restart(m, ios[k]);
 	m->cfg.ndisks = lists_remove(lists, ARRAY_SIZE(lists), i, &m->ndisks);
-	m->nics_at--;
+	m->nics_at -= is_device;
 	names_refresh(m);
 	return r;
 }
@@ -484,8 +542,6 @@ int machine_unplug(struct machine *m, const char *id, bool running, struct err *
 {
 	int disk = disk_find(m, id), nic = nic_find(m, id);
 
-	if (machine_is_scsi(m, id, e))
-		return -ENOTSUP;
 	if (disk >= 0)
 		return disk_unplug(m, (unsigned)disk, running, e);
 	if (nic < 0)

@@ -28,13 +28,16 @@ int machine_plug(struct machine *m, const struct vm_config *c, int *fds, bool ru
 int machine_set_medium(struct machine *m, const struct vm_config *c, int *fds, struct err *e);
 /* Ask the guest to release a disk or an interface. Returns 0; -ENOENT; -ENOTSUP. */
 int machine_ask_release(struct machine *m, const char *id, struct err *e);
-/* Whether a disk is at the SCSI controller, so that it has no slot of its own and cannot be removed; then e says so. */
-bool machine_is_scsi(const struct machine *m, const char *id, struct err *e);
+/* Whether a disk goes without the guest's help, since only a target of the SCSI controller goes with it. */
+bool machine_goes_at_once(const struct machine *m, const char *id);
+/* Hold the requests of such a disk, for machine_unplug(). Returns 0; -EBUSY: its image does not answer. */
+int machine_hold_target(struct machine *m, const char *id, struct err *e);
 bool machine_has(const struct machine *m, const char *id);
 /* Whether guest memory is still to be read from the disk's image, as after a revert, so that the disk must stay. Then
  * let all of it be read now. */
 bool machine_loads_from(struct machine *m, const char *id);
-/* Return the id of the disk or the interface in a PCI slot; NULL: there is none. Valid until the next change. */
+/* Return the id of the disk or the interface in a PCI slot; of several disks, the first one; NULL: there is none.
+ * Valid until the next change. */
 const char *machine_in_slot(const struct machine *m, unsigned slot);
 /* Remove a disk or an interface, whatever the guest does with it. Returns 0; -ENOENT; -errno: it is removed, but its
  * last data could not be written. */

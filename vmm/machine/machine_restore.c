@@ -13,14 +13,31 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- restoring a fork's state ---- */
 
-/* Check the seals: memory that clones share must never change. */
-static int seals_check(int fd, struct err *e)
+/* Check the size of the state of `cairn run`, which is a file of its user's cache: an access beyond its end would kill
+ * this process. */
+static int size_check(const struct machine *m, int fd, struct err *e)
 {
-	int want = F_SEAL_WRITE | F_SEAL_SHRINK, seals = fcntl(fd, F_GET_SEALS);
+	struct vmstate_layout l;
+	struct stat st;
 
+	vmstate_layout_of(m->cfg.ram_bytes, &l);
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, -errno, "the saved state");
+	return (uint64_t)st.st_size < l.total_bytes ? err_set(e, -EINVAL, ERR_CORRUPT, "the saved state is cut off") : 0;
+}
+
+/* Check the seals: memory that clones share must never change. */
+static int seals_check(const struct machine *m, int fd, struct err *e)
+{
+	int want = F_SEAL_WRITE | F_SEAL_SHRINK, seals;
+
+	if (m->cfg.foreground)
+		return size_check(m, fd, e);
+	seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0 || (seals & want) != want)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"the file of a clone's memory is not sealed against writing");
@@ -31,7 +48,7 @@ int machine_map_fork(struct machine *m, struct err *e)
 {
 	CLEANUP_CLOSE int fd = fcntl(m->fork_fd, F_DUPFD_CLOEXEC, 3);
 	struct vmstate_layout l;
-	int r = fd < 0 ? err_set_errno(e, -errno, "the clone's memory") : m->cfg.state_later ? 0 : seals_check(fd, e);
+	int r = fd < 0 ? err_set_errno(e, -errno, "the clone's memory") : m->cfg.state_later ? 0 : seals_check(m, fd, e);
 
 	if (r < 0)
 		return r;
@@ -66,7 +83,7 @@ int machine_await_fork(struct machine *m, int ready_fd, struct err *e)
 	int r = ready_fd >= 0 ? state_await(m, ready_fd, e) : 0;
 
 	if (!r && ready_fd >= 0)
-		r = seals_check(m->fork_fd, e);
+		r = seals_check(m, m->fork_fd, e);
 	if (r < 0)
 		return r;
 	vmstate_file_init(&f, m->fork_fd);
@@ -129,9 +146,19 @@ static int take_over(struct machine *m, int fd, struct err *e)
 
 /* ---- restoring a saved state ---- */
 
+bool machine_has_uuid(const struct machine *m, const uint8_t uuid[16])
+{
+	static const uint8_t none[16];
+	bool has = !memcmp(uuid, m->cfg.uuid, 16);
+
+	for (size_t i = 0; i < VM_FORMER_MAX && !has; i++)
+		has = memcmp(uuid, none, 16) != 0 && !memcmp(uuid, m->cfg.former[i], 16);
+	return has;
+}
+
 static int header_check(struct machine *m, const struct vmstate_header *h, struct err *e)
 {
-	if (memcmp(h->uuid, m->cfg.uuid, sizeof(h->uuid)))
+	if (!machine_has_uuid(m, h->uuid))
 		return err_set(e, -EINVAL, ERR_INVALID, "the saved state belongs to another VM (its uuid "
 			"differs); start with --force-boot to drop it");
 	if (h->layout.ram_bytes != m->mem.bytes)

@@ -3,6 +3,9 @@
 #ifndef CAIRN_VMM_MACHINE_MACHINE_RESTORE_H
 #define CAIRN_VMM_MACHINE_MACHINE_RESTORE_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 struct err;
 struct machine;
 
@@ -19,5 +22,7 @@ int machine_await_fork(struct machine *m, int ready_fd, struct err *e);
  * return.
  * fd: taken; the file of a fork or of a handover if the configuration says so. Returns 0 or -errno. */
 int machine_restore(struct machine *m, int fd, struct err *e);
+/* Return whether the VM has this UUID, or had it before a promotion. */
+bool machine_has_uuid(const struct machine *m, const uint8_t uuid[16]);
 
 #endif

@@ -6,6 +6,7 @@
 #include "devices/device.h"
 #include "devices/pci/pci.h"
 #include "devices/pci/pci_hotplug.h"
+#include "devices/virtio/virtio_fs.h"
 #include "devices/vmgenid.h"
 #include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
@@ -13,6 +14,7 @@
 #include "vmm/kvm/guest_cpu.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_firmware.h"
+#include "vmm/machine/machine_scsi.h"
 #include "vmm/machine/machine_vcpus.h"
 
 #include <errno.h>
@@ -65,11 +67,18 @@ struct saved_machine {
 	 * unless the caller allows that. */
 	bool absent[MACHINE_DEVICES_MAX];
 	unsigned nabsent;
+	bool disks_absent[VM_DISKS_MAX]; /* of those at a SCSI controller that both machines have */
 };
 
-static bool may_be_absent(const struct device *d)
+/* Whether the guest can release a device that it booted with. */
+static bool may_be_ejected(const struct device *d)
 {
 	return !strcmp(d->ops->type, "virtio-blk") || !strcmp(d->ops->type, "virtio-net");
+}
+
+static bool may_be_absent(const struct machine *m, const struct device *d)
+{
+	return may_be_ejected(d) || d == m->scsi;
 }
 
 /* Find the disks and interfaces that the state lacks. A damaged state would seem to lack those behind the damage. */
@@ -80,7 +89,7 @@ static int absent_find(const struct machine *m, const uint8_t *buf, size_t len, 
 	int r;
 
 	for (unsigned i = 0; i < m->ndevices; i++)
-		ret->absent[i] = may_be_absent(m->devices[i]);
+		ret->absent[i] = may_be_absent(m, m->devices[i]);
 	while ((r = state_section_next(buf, len, &pos, &s, e)) > 0)
 		for (unsigned i = 0; i < m->ndevices; i++)
 			if (!strcmp(m->devices[i]->ops->type, s.name) && !strcmp(m->devices[i]->name, s.instance))
@@ -167,9 +176,9 @@ uint32_t machine_eject_slots(const struct machine *m, uint32_t hardware)
 	if (!machine_version_ejects(hardware))
 		return 0;
 	for (unsigned i = 0; i < m->ndevices; i++)
-		if (may_be_absent(m->devices[i]))
+		if (may_be_ejected(m->devices[i]))
 			slots |= 1u << m->slots[i];
-		else
+		else if (m->devices[i] != m->scsi)
 			slots &= ~(1u << m->slots[i]); /* a UEFI's bridge */
 	return slots;
 }
@@ -379,11 +388,21 @@ static struct device *device_find(struct machine *m, const struct state_section 
 	return NULL;
 }
 
-static int device_check(struct machine *m, const struct state_section *s, struct err *e)
+static int device_check(struct machine *m, const struct state_section *s, struct saved_machine *saved, struct err *e)
 {
 	struct device *d = device_find(m, s);
+	int r = d && d->ops->check ? d->ops->check(d, &s->content, s->version, e) : 0;
 
-	return d && d->ops->check ? d->ops->check(d, &s->content, s->version, e) : 0;
+	return !r && d && d == m->scsi ? machine_scsi_check(m, s, saved->disks_absent, e) : r;
+}
+
+/* Refuse a state that lacks a disk at the SCSI controller. */
+static int disks_check(const struct machine *m, const struct saved_machine *saved, struct err *e)
+{
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (saved->disks_absent[i])
+			return err_set(e, -EINVAL, ERR_INVALID, "VM state: saved without the disk %s; this VM has it", m->disks[i].id);
+	return 0;
 }
 
 static int device_load(struct device *d, struct state_section *s, struct err *e)
@@ -401,10 +420,22 @@ static int device_load(struct device *d, struct state_section *s, struct err *e)
  * thaw them. */
 #define FROZEN_SECTION "frozen"
 
+/* The process that serves a folder knows the files that the guest has open, which no saved state has. */
+static int shares_check_unused(const struct machine *m, struct err *e)
+{
+	for (unsigned i = 0; i < m->nshares; i++)
+		if (virtio_fs_is_used(m->shares[i]))
+			return err_set(e, -EBUSY, ERR_BUSY, "the guest uses the shared folder '%s', whose open files no saved state has; "
+				"unmount it in the guest first (umount), and mount it again afterwards", virtio_fs_tag(m->shares[i]));
+	return 0;
+}
+
 int machine_save(struct machine *m, struct state_writer *w, struct err *e)
 {
-	int r = 0;
+	int r = shares_check_unused(m, e);
 
+	if (r < 0)
+		return r;
 	machine_put(m, w);
 	r = guest_cpu_save(&m->vcpus, w, e);
 	for (unsigned i = 0; i < m->cfg.vcpus && !r; i++)
@@ -518,14 +549,14 @@ static int state_check(struct machine *m, const uint8_t *buf, size_t len, bool l
 		else if (!r && ret_saved->has_cpu && n == 1)
 			r = cpu_check(m, &s, e);
 		else if (!r)
-			r = device_check(m, &s, e);
+			r = device_check(m, &s, ret_saved, e);
 		if (r < 0)
 			return r;
 		n++;
 	}
 	if (!r && section_expected(m, ret_saved, n, &x) && !x.optional)
 		r = err_set(e, -EINVAL, ERR_CORRUPT, "VM state: ends before section %s '%s'", x.name, x.instance);
-	return r;
+	return r || lacks ? r : disks_check(m, ret_saved, e);
 }
 
 int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struct err *e)
@@ -535,12 +566,23 @@ int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struc
 	return state_check(m, buf, len, false, &saved, e);
 }
 
-int machine_state_check_lacking(struct machine *m, const uint8_t *buf, size_t len, bool *ret_absent, struct err *e)
+static bool device_is_absent(const struct machine *m, const struct saved_machine *saved, const struct device *d)
+{
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (m->devices[i] == d)
+			return saved->absent[i];
+	return false;
+}
+
+int machine_state_check_lacking(struct machine *m, const uint8_t *buf, size_t len, struct machine_absent *ret_absent, struct err *e)
 {
 	struct saved_machine saved;
 	int r = state_check(m, buf, len, true, &saved, e);
 
-	memcpy(ret_absent, saved.absent, sizeof(saved.absent));
+	for (unsigned i = 0; i < m->ndisks; i++)
+		ret_absent->disks[i] = saved.disks_absent[i] || device_is_absent(m, &saved, m->disks[i].dev);
+	for (unsigned i = 0; i < m->nnics; i++)
+		ret_absent->interfaces[i] = device_is_absent(m, &saved, m->nics[i].dev);
 	return r;
 }
 
@@ -585,6 +627,7 @@ int machine_load(struct machine *m, const uint8_t *buf, size_t len, struct err *
 	m->cpu_more[0] = 0;
 	while (!r && (r = state_section_next(buf, len, &pos, &s, e)) > 0)
 		r = section_load(m, &s, e);
+	machine_scsi_loaded(m);
 	if (!r)
 		machine_vcpus_loaded(m);
 	/* A VM that is handed over keeps its generation id: no second guest continues from this state. */

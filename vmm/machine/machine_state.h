@@ -6,6 +6,8 @@
 #ifndef CAIRN_VMM_MACHINE_MACHINE_STATE_H
 #define CAIRN_VMM_MACHINE_MACHINE_STATE_H
 
+#include "vmm/vm_msg.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -47,9 +49,15 @@ int machine_hardware_boot(struct machine *m, struct err *e);
  * newer version); -ENOTSUP for another machine version; -errno of guest_cpu_check(). */
 int machine_state_check(struct machine *m, const uint8_t *buf, size_t len, struct err *e);
 
-/* The same, but the machine may have disks and interfaces that the state lacks. ret_absent: whether device i is one of
- * these, which have to be removed before machine_load(). MACHINE_DEVICES_MAX entries; also set on errors. */
-int machine_state_check_lacking(struct machine *m, const uint8_t *buf, size_t len, bool *ret_absent, struct err *e);
+/* The disks and interfaces of a machine that a state lacks. */
+struct machine_absent {
+	bool disks[VM_DISKS_MAX];
+	bool interfaces[VM_INTERFACES_MAX];
+};
+
+/* The same, but the machine may have disks and interfaces that the state lacks. They have to be removed before
+ * machine_load(). ret_absent: also set on errors. */
+int machine_state_check_lacking(struct machine *m, const uint8_t *buf, size_t len, struct machine_absent *ret_absent, struct err *e);
 
 /* Check the state, then load all sections and, unless the VM is handed over, give the guest a new generation id. RAM
  * has to be in place, because devices read their rings.

@@ -799,6 +799,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->screens = VM_SCREENS_INPUT;
 	i->shows_figures = true;
 	i->pins_readable = true;
+	i->groups = VM_GROUPS_FORK;
 	i->copies_disks = VM_RESIZES_DISKS;
 	i->sets_balloon = i->reclaims = true;
 	i->plugs_vcpus = VM_SHOWS_PCI;

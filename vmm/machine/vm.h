@@ -15,6 +15,7 @@ struct err;
 struct host_files;
 struct loop;
 struct machine;
+struct machine_absent;
 struct memory;
 struct vm;
 
@@ -68,9 +69,8 @@ void vm_disk_changed(struct vm *vm);
 /* Ask the guest to release a disk or an interface; force: remove it at once. VM_EVENT_UNPLUGGED reports the removal.
  * Returns 0; -ENOENT; -EBUSY; -ENOTSUP. */
 int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e);
-/* Remove the disks and interfaces that a snapshot lacks, to which the VM is being reverted. absent: of each device of
- * the machine. The VM is paused. */
-void vm_unplug_absent(struct vm *vm, const bool *absent);
+/* Remove the disks and interfaces that a snapshot lacks, to which the VM is being reverted. The VM is paused. */
+void vm_unplug_absent(struct vm *vm, const struct machine_absent *absent);
 /* Remove the devices that the guest released while work was in progress. */
 void vm_plug_settle(struct vm *vm);
 /* End the VM: phase ENDED, loop_stop(). */

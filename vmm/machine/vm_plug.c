@@ -8,6 +8,7 @@
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_copy.h"
 #include "vmm/machine/machine_plug.h"
+#include "vmm/machine/machine_state.h"
 #include "vmm/machine/vm_impl.h"
 
 #include <errno.h>
@@ -113,10 +114,10 @@ int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e)
 	if (!r && machine_loads_from(vm->m, id))
 		r = err_set(e, -EBUSY, ERR_BUSY, "the guest's memory is still being read from the image of %s, since its snapshot was "
 			"reverted to or memory was reclaimed; try again in a moment", id);
-	if (!r && !force)
+	if (!r && !force && !machine_goes_at_once(vm->m, id))
 		return machine_ask_release(vm->m, id, e);
-	if (!r && machine_is_scsi(vm->m, id, e))
-		r = -ENOTSUP;
+	if (!r && !force)
+		r = machine_hold_target(vm->m, id, e);
 	if (!r && !machine_has(vm->m, id))
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no device '%s'", id);
 	if (!r)
@@ -124,17 +125,28 @@ int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e)
 	return r;
 }
 
-void vm_unplug_absent(struct vm *vm, const bool *absent)
+void vm_unplug_absent(struct vm *vm, const struct machine_absent *absent)
 {
 	const struct machine *m = vm->m;
 	char names[VM_DISKS_MAX + VM_INTERFACES_MAX][16];
 	unsigned n = 0;
 
-	for (unsigned i = 0; i < m->ndevices && n < ARRAY_SIZE(names); i++)
-		if (absent[i])
-			snprintf(names[n++], sizeof(names[0]), "%.15s", m->devices[i]->name);
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (absent->disks[i])
+			snprintf(names[n++], sizeof(names[0]), "%s", m->disks[i].id);
+	for (unsigned i = 0; i < m->nnics; i++)
+		if (absent->interfaces[i])
+			snprintf(names[n++], sizeof(names[0]), "%s", m->cfg.interfaces[i].id);
 	while (n--)
 		remove_and_tell(vm, names[n]);
+}
+
+static bool slot_is_loaded_from(struct vm *vm, unsigned slot)
+{
+	for (unsigned i = 0; i < vm->m->ndisks; i++)
+		if (machine_slot(vm->m, vm->m->disks[i].dev) == slot && machine_loads_from(vm->m, vm->m->disks[i].id))
+			return true;
+	return false;
 }
 
 void vm_plug_settle(struct vm *vm)
@@ -146,9 +158,11 @@ void vm_plug_settle(struct vm *vm)
 		const char *id = vm->released >> slot & 1 ? machine_in_slot(vm->m, slot) : NULL;
 
 		vm->released &= ~(1u << slot);
-		if (id && machine_loads_from(vm->m, id))
+		if (id && slot_is_loaded_from(vm, slot)) {
 			left |= 1u << slot;
-		else if (id)
+			continue;
+		}
+		for (; id; id = machine_in_slot(vm->m, slot)) /* all disks of a SCSI controller */
 			remove_and_tell(vm, id);
 	}
 	vm->released |= left;

@@ -21,7 +21,9 @@
  * work that needs the pause), freeze (main thread: protect memory, resume the guest), write (worker: memory as of the
  * pause, copies of disks), tell (main thread: the clones may start), sync (worker: flush the disks), tell (main thread:
  * all is on stable storage), finish (worker: the pins' commits clear up). With the dirty log, `wait` writes memory in
- * rounds (ram_save.h), and `write` only the blocks that are left. Without tracking, `stand` writes all memory. */
+ * rounds (ram_save.h), and `write` only the blocks that are left. Without tracking, `stand` writes all memory. The fork
+ * of a group also waits for the daemon before `stop`, and in `freeze` before the guest resumes
+ * (vmm/vm_snapshot_msg.h). */
 struct fork_job {
 	struct vmsnap_job j;
 	int state_fd;
@@ -30,6 +32,8 @@ struct fork_job {
 	bool held;    /* the tracker holds memory as of the pause */
 	bool told;    /* the daemon knows that the clones may start */
 	bool stages;  /* the daemon knows all of enum vm_fork_stage */
+	bool group;
+	struct vmsnap_hold hold; /* of a group */
 	struct state_writer sections;
 	struct fork_disks disks;
 	struct fork_progress progress;
@@ -60,21 +64,26 @@ static int ram_write_failed(struct fork_job *x, int r)
 	return r < 0 ? err_set_errno(&x->j.e, r, "cannot copy the VM's memory") : 0;
 }
 
-/* Write memory in rounds until few dirty blocks are left. The file has a hole, so zeros, for each block that is not
- * written. */
+/* Write memory in rounds until few dirty blocks are left. */
 static int rounds_write(struct fork_job *x)
+{
+	int r;
+
+	do {
+		r = ram_write_failed(x, blocks_write(x));
+		if (!r)
+			r = ram_save_round_end(&x->save, &x->j.e);
+	} while (r > 0);
+	return r;
+}
+
+/* The file has a hole, so zeros, for each block that is not written. */
+static int rounds_begin(struct fork_job *x)
 {
 	int r = ram_save_begin(&x->save, x->j.m, true, &x->j.e);
 
 	fork_progress_next(&x->progress, x->h.layout.ram_bytes);
-	while (r >= 0) {
-		r = ram_write_failed(x, blocks_write(x));
-		if (!r)
-			r = ram_save_round_end(&x->save, &x->j.e);
-		if (!r)
-			break;
-	}
-	return r;
+	return r < 0 ? r : rounds_write(x);
 }
 
 static int crcs_init(struct fork_job *x)
@@ -105,7 +114,7 @@ static void wait_run(struct work *w)
 	if (!j->r && x->way == RAM_FAULTS)
 		j->r = ram_watch(j->m, &j->e);
 	else if (!j->r && x->way == RAM_LOG)
-		j->r = rounds_write(x);
+		j->r = rounds_begin(x);
 	cpu_probe_learn(&j->m->kvm); /* before the pause, because it may take a millisecond */
 	if (!j->r)
 		j->r = fork_host_write(&x->file, &j->m->kvm, x->h.layout.total_bytes, &j->e);
@@ -248,6 +257,21 @@ static void clones_tell(struct work *w)
 	vmsnap_job_stage(&x->j, sync_run, durable_tell);
 }
 
+/* End the pause. */
+static void freeze_end(struct fork_job *x)
+{
+	if (x->j.r < 0 || !x->save.stands)
+		vm_go_on(x);
+	/* Not earlier: the first clone's process would compete for the CPUs with the pause. */
+	if (!x->j.r && x->stages && fork_disks_are_as_asked(&x->disks))
+		vm_fork_tell(x->j.vm, VM_FORK_BEGUN);
+	if (x->j.r < 0 && !x->disks.n && !x->held) {
+		fork_done(&x->j.work);
+		return;
+	}
+	vmsnap_job_stage(&x->j, write_run, clones_tell);
+}
+
 static void vm_freeze(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
@@ -261,16 +285,10 @@ static void vm_freeze(struct work *w)
 		x->j.r = ram_save_freeze(&x->save, &x->j.e);
 		vmsnap_job_tell_rounds(&x->j, &x->save);
 	}
-	if (x->j.r < 0 || !x->save.stands)
-		vm_go_on(x);
-	/* Not earlier: the first clone's process would compete for the CPUs with the pause. */
-	if (!x->j.r && x->stages && fork_disks_are_as_asked(&x->disks))
-		vm_fork_tell(x->j.vm, VM_FORK_BEGUN);
-	if (x->j.r < 0 && !x->disks.n) {
-		fork_done(w);
-		return;
-	}
-	vmsnap_job_stage(&x->j, write_run, clones_tell);
+	if (x->group && !x->j.r)
+		x->j.r = vmsnap_hold_begin(&x->hold, x->j.vm, VM_GROUP_FROZEN, &x->j.e);
+	if (!x->group || x->j.r < 0)
+		freeze_end(x);
 }
 
 static void vm_stop_for_fork(struct work *w)
@@ -281,6 +299,8 @@ static void vm_stop_for_fork(struct work *w)
 	if (!j->r && vm_phase(j->vm) != VM_PHASE_RUNNING && vm_phase(j->vm) != VM_PHASE_PAUSED)
 		j->r = err_set(&j->e, -ECANCELED, ERR_CANCELLED, "the VM ended meanwhile");
 	vmsnap_job_stop_vm(j);
+	if (!j->stopped)
+		j->result.instant_ns = j->stopped_ns;
 	x->h.vm_clock_ns = machine_clock_ns(j->m);
 	if (!j->r)
 		j->r = machine_save(j->m, &x->sections, &j->e);
@@ -290,6 +310,50 @@ static void vm_stop_for_fork(struct work *w)
 	else
 		vmsnap_job_stage(&x->j, stand_run, vm_freeze);
 }
+
+/* ---- the fork of a group waits until those of the other VMs are as far; on the main thread ---- */
+
+static void vm_hold(struct work *w);
+
+/* The guest has dirtied memory again, so protect or copy it again. */
+static void prepare_again(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	if (x->way != RAM_STANDS)
+		x->j.r = x->way == RAM_LOG ? rounds_write(x) : ram_watch(x->j.m, &x->j.e);
+}
+
+static void hold_over(struct vmsnap_hold *h, enum vm_snapshot_step step, int r, const struct err *e)
+{
+	struct fork_job *x = container_of(h, struct fork_job, hold);
+
+	if (step == VM_STEP_SETTLE) {
+		vmsnap_job_stage(&x->j, prepare_again, vm_hold);
+		return;
+	}
+	x->j.r = r;
+	if (r < 0)
+		x->j.e = *e;
+	if (h->stage == VM_GROUP_FROZEN) {
+		freeze_end(x);
+		return;
+	}
+	x->j.stand_until_ns = h->stand_until_ns;
+	vm_stop_for_fork(&x->j.work);
+}
+
+static void vm_hold(struct work *w)
+{
+	struct fork_job *x = container_of(w, struct fork_job, j.work);
+
+	if (x->group && !x->j.r)
+		x->j.r = vmsnap_hold_begin(&x->hold, x->j.vm, VM_GROUP_HELD, &x->j.e);
+	if (!x->group || x->j.r < 0)
+		vm_stop_for_fork(w);
+}
+
+/* ---- beginning a fork ---- */
 
 static int fork_check(struct machine *m, struct fork_disks *d, struct err *e)
 {
@@ -315,6 +379,8 @@ static struct fork_job *fork_new(struct vm *vm, struct worker *w, const struct v
 	memcpy(x->disks.pins, f->pins, sizeof(x->disks.pins));
 	x->disks.flatten = f->flatten;
 	x->stages = f->flatten & VM_FORK_STAGES;
+	x->group = f->flatten & VM_FORK_GROUP;
+	x->hold.over = hold_over;
 	x->disks.nfds = nfds - 1;
 	memcpy(x->disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));
 	x->disks.progress = &x->progress;
@@ -348,6 +414,6 @@ int vm_fork(struct vm *vm, struct worker *w, const struct vm_fork *f, const int 
 	memcpy(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid));
 	vmstate_file_init(&x->file, x->state_fd);
 	vmstate_layout_of(m->mem.bytes, &x->h.layout);
-	vmsnap_job_stage(&x->j, wait_run, vm_stop_for_fork);
+	vmsnap_job_stage(&x->j, wait_run, vm_hold);
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "vmm/kvm/fork_host.h"
+#include "vmm/machine/machine_restore.h"
 #include "vmm/snapshot/fork_disks.h"
 #include "vmm/snapshot/map_store.h"
 #include "vmm/snapshot/vm_fork.h"
@@ -61,7 +62,7 @@ static int state_open(struct snapshot_fork *x, struct machine_disk *first, const
 
 	if (!r)
 		r = vmstate_read_header(&x->store->store, &x->h, e);
-	if (!r && memcmp(x->h.uuid, x->j.m->cfg.uuid, sizeof(x->h.uuid)))
+	if (!r && !machine_has_uuid(x->j.m, x->h.uuid))
 		r = err_set(e, -EINVAL, ERR_INVALID, "the snapshot's state belongs to another VM");
 	if (!r && x->h.layout.total_bytes > x->store->map.n * x->store->map.cluster_bytes)
 		r = err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot's state is truncated");

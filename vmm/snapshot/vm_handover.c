@@ -140,6 +140,8 @@ static int files_add(struct handover *h, struct err *e)
 	}
 	c->vsock_listen_fd = fd_add(h, m->vsock_listen_fd);
 	c->vsock_dial_fd = fd_add(h, m->vsock_dial_fd);
+	for (unsigned i = 0; i < m->nshares; i++)
+		c->shares[i].fd = fd_add(h, m->share_fds[i]);
 	c->display = 0;
 	return h->nfds <= CHANNEL_FDS_MAX ? 0 :
 		err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM has more open files than one message can carry (%u of %d)",

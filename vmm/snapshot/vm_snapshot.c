@@ -155,7 +155,10 @@ void vmsnap_job_stop_vm(struct vmsnap_job *j)
 	if (!j->stopped)
 		return;
 	short_slice_set(true); /* the guest waits for this thread until the VM is resumed */
-	machine_pause(j->m);
+	vcpus_stop(&j->m->vcpus);
+	j->result.instant_ns = loop_now_ns();
+	vmsnap_sleep_until(j->stand_until_ns);
+	machine_hold(j->m);
 }
 
 void vmsnap_job_resume_vm(struct vmsnap_job *j)

@@ -24,6 +24,10 @@ typedef void vm_snapshot_done_fn(void *opaque, const struct vm_snapshot_done *d)
 
 int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot_create *c,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
+/* Go on with the snapshot of a group. Returns 0; -EPERM: none waits for this step. */
+int vm_snapshot_go(struct vm *vm, const struct vm_snapshot_go *go, struct err *e);
+/* The VM has ended: undo the snapshot of a group that waits, if there is one, by work for the worker. */
+void vm_snapshot_give_up(struct vm *vm);
 int vm_snapshot_delete(struct vm *vm, struct worker *w, const char *name,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
 /* Revert the VM in place: its process, control socket and consoles stay. The saved state is checked before the VM is

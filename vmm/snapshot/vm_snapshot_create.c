@@ -13,6 +13,7 @@
 #include "vmm/agent/agent.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/machine/disk_call.h"
+#include "vmm/machine/machine_restore.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
@@ -47,6 +48,7 @@ struct create_job {
 	bool with_ram, was_running, incremental;
 	enum ram_way way;
 	bool stands; /* the VM stays paused until its memory is written */
+	struct vmsnap_hold hold; /* of a group */
 	struct ram_save save; /* used with RAM_LOG */
 	struct state_writer sections;
 	struct bitmap wanted; /* blocks of RAM that are written */
@@ -107,7 +109,7 @@ static int name_check(struct create_job *x, struct err *e)
  * d: the disk; n: the leftover. */
 static int namesake_delete(struct create_job *x, struct machine_disk *d, const struct tree_node *n)
 {
-	if (!n->ours || (tree_has_set(n) && memcmp(n->data.set.vm, x->j.m->cfg.uuid, sizeof(n->data.set.vm))))
+	if (!n->ours || (tree_has_set(n) && !machine_has_uuid(x->j.m, n->data.set.vm)))
 		return err_set(&x->j.e, -EEXIST, ERR_EXISTS,
 			"disk %s has a snapshot '%s' of another VM or program; choose another name, "
 			"or shut the VM off and delete it with `cairn-img snapshot -d`", d->id, x->c.name);
@@ -275,7 +277,9 @@ static int ram_prepare(struct create_job *x)
 	return r;
 }
 
+static void vm_hold(struct work *w);
 static void vm_freeze(struct work *w);
+static void freeze_end(struct create_job *x);
 static void write_run(struct work *w);
 static void write_done(struct work *w);
 
@@ -301,20 +305,28 @@ static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, stru
 		return 0;
 	if (!vm_machine(vm)->agent)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the VM has no port for a guest agent; set \"guest_agent\": true and restart "
-			"it");
+			"the VM has no port for a guest agent; set \"guest_agent\": true with cairn edit, shut the VM down and start it");
 	if (vm_phase(vm) != VM_PHASE_RUNNING)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"cannot freeze the guest's file systems: the VM does not run; resume it first");
 	return 0;
 }
 
-/* The guest's write-back has dirtied memory again, so protect or copy it again. */
+/* The guest has dirtied memory again, so protect or copy it again. */
 static void prepare_again(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
 
 	x->j.r = x->way == RAM_LOG ? rounds_write(x) : ram_watch(x->j.m, &x->j.e);
+}
+
+/* Prepare again, or skip that if no memory is tracked. */
+static void settle(struct create_job *x)
+{
+	if (x->with_ram && x->way != RAM_STANDS)
+		vmsnap_job_stage(&x->j, prepare_again, vm_hold);
+	else
+		vm_hold(&x->j.work);
 }
 
 static void quiesce_done(void *opaque, int r, const struct err *e)
@@ -324,11 +336,10 @@ static void quiesce_done(void *opaque, int r, const struct err *e)
 	if (r < 0)
 		x->j.e = *e;
 	x->j.r = r;
-	if (r < 0 || x->way == RAM_STANDS) {
+	if (r < 0)
 		vm_freeze(&x->j.work);
-		return;
-	}
-	vmsnap_job_stage(&x->j, prepare_again, vm_freeze);
+	else
+		settle(x);
 }
 
 static void guest_quiesce(struct work *w)
@@ -339,6 +350,38 @@ static void guest_quiesce(struct work *w)
 	if (!j->r && x->c.quiesce)
 		j->r = agent_freeze(j->m->agent, quiesce_done, x, &j->e);
 	if (j->r < 0 || !x->c.quiesce)
+		vm_hold(w);
+}
+
+/* ---- hold: the snapshot of a group waits until those of the other VMs are as far; on the main thread ---- */
+
+static void hold_over(struct vmsnap_hold *h, enum vm_snapshot_step step, int r, const struct err *e)
+{
+	struct create_job *x = container_of(h, struct create_job, hold);
+
+	if (step == VM_STEP_SETTLE) {
+		settle(x);
+		return;
+	}
+	x->j.r = r;
+	if (r < 0)
+		x->j.e = *e;
+	if (h->stage == VM_GROUP_HELD) {
+		x->j.stand_until_ns = h->stand_until_ns;
+		vm_freeze(&x->j.work);
+	} else {
+		vm_work_set_live(x->j.vm, false);
+		freeze_end(x);
+	}
+}
+
+static void vm_hold(struct work *w)
+{
+	struct create_job *x = container_of(w, struct create_job, j.work);
+
+	if (x->c.group && !x->j.r)
+		x->j.r = vmsnap_hold_begin(&x->hold, x->j.vm, VM_GROUP_HELD, &x->j.e);
+	if (!x->c.group || x->j.r < 0)
 		vm_freeze(w);
 }
 
@@ -419,6 +462,32 @@ static void freeze_give_up(struct create_job *x)
 		write_done(w);
 }
 
+static void freeze_end(struct create_job *x)
+{
+	struct vmsnap_job *j = &x->j;
+
+	x->stands = x->stands && !j->r;
+	if (x->stands)
+		vm_work_set_alone(j->vm); /* a resume would change the memory that the worker reads */
+	else
+		vmsnap_job_resume_vm(j);
+	agent_thaw(j->m->agent);
+	if (!x->started_ns)
+		x->started_ns = j->stopped_ns;
+	vmsnap_job_stage(j, write_run, write_done);
+}
+
+/* End the pause, in a group when all VMs are frozen. */
+static void freeze_hold(struct create_job *x)
+{
+	if (x->c.group && !x->j.r)
+		x->j.r = vmsnap_hold_begin(&x->hold, x->j.vm, VM_GROUP_FROZEN, &x->j.e);
+	if (x->c.group && !x->j.r)
+		vm_work_set_alone(x->j.vm);
+	else
+		freeze_end(x);
+}
+
 static void vm_freeze(struct work *w)
 {
 	struct create_job *x = container_of(w, struct create_job, j.work);
@@ -437,6 +506,8 @@ static void vm_freeze(struct work *w)
 	}
 	vmsnap_job_stop_vm(j);
 	x->was_running = j->stopped;
+	if (!j->stopped)
+		j->result.instant_ns = j->stopped_ns;
 	x->h.vm_clock_ns = machine_clock_ns(j->m);
 	x->h.realtime_ns = clock_realtime_ns();
 	if (x->with_ram)
@@ -445,15 +516,7 @@ static void vm_freeze(struct work *w)
 		nic_mark(&j->m->nics[i], x->h.realtime_ns);
 	if (!j->r)
 		j->r = disks_begin(x);
-	x->stands = x->stands && !j->r;
-	if (x->stands)
-		vm_work_set_alone(j->vm); /* a resume would change the memory that the worker reads */
-	else
-		vmsnap_job_resume_vm(j);
-	agent_thaw(j->m->agent);
-	if (!x->started_ns)
-		x->started_ns = j->stopped_ns;
-	vmsnap_job_stage(j, write_run, write_done);
+	freeze_hold(x);
 }
 
 /* ---- write: on the worker's thread; the guest runs unless x->stands is set ---- */
@@ -817,6 +880,7 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 	x->j.done = done;
 	x->j.opaque = opaque;
 	x->c = *c;
+	x->hold.over = hold_over;
 	x->c.name[VM_SNAPSHOT_NAME_MAX] = x->c.description[VM_SNAPSHOT_TEXT_MAX] =
 		x->c.tags[VM_SNAPSHOT_TAGS_MAX] = 0;
 	x->first = vmsnap_first_disk(m, NULL);

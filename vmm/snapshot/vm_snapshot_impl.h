@@ -27,6 +27,7 @@ struct vmsnap_job {
 	struct vm_snapshot_done result;
 	bool stopped; /* vmsnap_job_stop_vm() paused the VM, and the job has to resume it */
 	uint64_t stopped_ns;
+	uint64_t stand_until_ns; /* vmsnap_job_stop_vm() waits so long after the stop of the vCPUs; 0: not at all */
 };
 
 /* Return the disk that holds VM state and tree: the first writable qcow2 disk; NULL with an
@@ -63,12 +64,32 @@ int vmsnap_job_hold_memory(struct vmsnap_job *j);
 int vmsnap_job_block_next(struct vmsnap_job *j, enum ram_way way, struct ram_save *s, uint64_t *ret_block, uint8_t *buf);
 /* Note in the result how a copy in rounds went. */
 void vmsnap_job_tell_rounds(struct vmsnap_job *j, const struct ram_save *s);
-/* Pause the VM if it runs and the job has not failed; note the time in stopped_ns. On the main thread. */
+/* Pause the VM if it runs and the job has not failed; note the time in stopped_ns, and in the result when the vCPUs
+ * stood still. On the main thread. */
 void vmsnap_job_stop_vm(struct vmsnap_job *j);
 /* Resume the VM if vmsnap_job_stop_vm() paused it; note the pause in the result. On the main thread. */
 void vmsnap_job_resume_vm(struct vmsnap_job *j);
 /* Fill in the result from r and e, end the work and call done(). The caller then frees the job. */
 void vmsnap_job_finish(struct vmsnap_job *j);
+
+/* ---- vm_snapshot_hold.c: the snapshot of a group waits for the daemon; on the main thread ---- */
+
+struct vmsnap_hold {
+	struct vm *vm; /* NULL: nothing waits */
+	struct loop_timer *timer; /* owned */
+	enum vm_fork_stage stage;
+	uint64_t at_ns;    /* of VM_STEP_FREEZE; 0: not told yet */
+	uint64_t until_ns; /* give up then; 0: never */
+	uint64_t stand_until_ns; /* of VM_STEP_FREEZE, for vmsnap_job_stop_vm() */
+	/* The wait is over. r: 0: go on with the step; -errno: give up, with e. */
+	void (*over)(struct vmsnap_hold *h, enum vm_snapshot_step step, int r, const struct err *e);
+};
+
+/* Sleep until that time of CLOCK_MONOTONIC. */
+void vmsnap_sleep_until(uint64_t ns);
+/* Tell the daemon the stage, and wait until the daemon says how to go on, the work is cancelled, or for VM_GROUP_FROZEN
+ * the time is up. The caller has set over. Returns 0; -ENOMEM. */
+int vmsnap_hold_begin(struct vmsnap_hold *h, struct vm *vm, enum vm_fork_stage stage, struct err *e);
 
 /* ---- vm_snapshot_parts.c: blocking calls, on the main thread or the worker's ---- */
 

@@ -2,6 +2,7 @@
  * disk's entry is authoritative: docs/ARCHITECTURE.md, "Life of a snapshot". */
 #include "base/log.h"
 #include "block/block.h"
+#include "vmm/machine/machine_restore.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -307,7 +308,7 @@ static int part_recover(struct recovery *x, struct machine_disk *d, const struct
 		r = vmsnap_part_settle(d, part, whole, e);
 		if (!r && making)
 			part_recovered(x, VM_RECOVERY_MADE, d, whole);
-	} else if (making && memcmp(part->data.set.vm, x->m->cfg.uuid, sizeof(part->data.set.vm))) {
+	} else if (making && !machine_has_uuid(x->m, part->data.set.vm)) {
 		log_warn(d->id, "another VM did not complete snapshot '%s'; leaving it alone",
 			part->info.name);
 	} else if (making && !x->first->snapshot_unknown) {

@@ -8,6 +8,7 @@
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
 #include "vmm/machine/machine_disk.h"
+#include "vmm/machine/machine_restore.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/ram_load.h"
 #include "vmm/machine/ram_revert.h"
@@ -37,7 +38,7 @@ struct revert_job {
 	struct bitmap changed;	 /* blocks that differ between that snapshot and the one to revert to */
 	bool by_log;		 /* the dirty log tracks memory */
 	struct ram_revert ram;	 /* used with by_log */
-	bool absent[MACHINE_DEVICES_MAX]; /* see machine_state_check_lacking() */
+	struct machine_absent absent; /* what was attached after the snapshot */
 	uint64_t started_ns, paused_ns;
 };
 
@@ -159,7 +160,7 @@ static int state_look(struct revert_job *x)
 		s = &x->store->store;
 		r = vmstate_read_header(s, &x->h, e);
 	}
-	if (!r && memcmp(x->h.uuid, m->cfg.uuid, sizeof(x->h.uuid)))
+	if (!r && !machine_has_uuid(m, x->h.uuid))
 		r = err_set(e, -EINVAL, ERR_INVALID, "the snapshot's state belongs to another VM");
 	if (!r && x->h.layout.ram_bytes != m->mem.bytes)
 		r = err_set(e, -EINVAL, ERR_INVALID,
@@ -171,7 +172,7 @@ static int state_look(struct revert_job *x)
 	if (!r)
 		r = vmstate_read_sections(s, &x->h, &x->sections, e);
 	if (!r)
-		r = machine_state_check_lacking(m, x->sections, x->h.sections_bytes, x->absent, e);
+		r = machine_state_check_lacking(m, x->sections, x->h.sections_bytes, &x->absent, e);
 	if (!r && x->v.verify)
 		r = verify_ram(x);
 	if (!r)
@@ -183,21 +184,10 @@ static int state_look(struct revert_job *x)
 	return r < 0 ? (err_prefix(e, "snapshot '%s'", x->node->info.name), r) : 0;
 }
 
-/* Set ret[i] if disk i was attached after the snapshot. */
-static void disks_absent(const struct revert_job *x, bool ret[VM_DISKS_MAX])
-{
-	const struct machine *m = x->j.m;
-
-	for (unsigned i = 0; i < m->ndisks; i++)
-		for (unsigned k = 0; k < m->ndevices; k++)
-			ret[i] |= m->devices[k] == m->disks[i].dev && x->absent[k];
-}
-
 static void look_run(struct work *w)
 {
 	struct revert_job *x = container_of(w, struct revert_job, j.work);
 	struct vmsnap_job *j = &x->j;
-	bool absent[VM_DISKS_MAX] = { 0 };
 	struct err e;
 
 	x->started_ns = loop_now_ns();
@@ -214,9 +204,7 @@ static void look_run(struct work *w)
 	if (x->with_ram)
 		j->r = state_look(x);
 	e = j->e;
-	if (!j->r)
-		disks_absent(x, absent);
-	if (vmsnap_ids(j->m, x->first, x->node, x->v.disk, absent, x->id, &j->e) < 0)
+	if (vmsnap_ids(j->m, x->first, x->node, x->v.disk, j->r ? NULL : x->absent.disks, x->id, &j->e) < 0)
 		j->r = -ENOENT;
 	else if (j->r < 0)
 		j->e = e;
@@ -378,7 +366,7 @@ static int machine_revert(struct revert_job *x)
 	if (!r && x->v.eager)
 		r = ram_wait(m, &x->j.e);
 	m->run_ns = x->h.vm_clock_ns;
-	vm_unplug_absent(x->j.vm, x->absent);
+	vm_unplug_absent(x->j.vm, &x->absent);
 	x->first = vmsnap_first_disk(m, &x->j.e);
 	if (!r)
 		r = machine_load(m, x->sections, x->h.sections_bytes, &x->j.e);

@@ -15,7 +15,7 @@ import threading
 import pytest
 
 import guestlib
-from conftest import BUILD, Console, Daemon, Qmp, QmpError, until
+from conftest import BUILD, Console, Daemon, Qmp, QmpError, open_fds, until
 from otherslib import NOBODY, as_user, run_as_user
 
 PORT = 52
@@ -468,7 +468,7 @@ def test_rights_of_the_user_decide_about_the_sockets(reached):
     assert f"\nUid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}\n" in status
     if "san" not in BUILD:
         assert "\nCapPrm:\t0000000000000000\n" in status and "\nSeccomp:\t2\n" in status and "\nNoNewPrivs:\t1\n" in status
-    fds = {os.readlink(f"/proc/{pid}/fd/{n}").split(":")[0] for n in os.listdir(f"/proc/{pid}/fd") if int(n) > 2}
+    fds = {target.split(":")[0] for n, target in open_fds(pid).items() if n > 2}
     assert fds == {"socket"}
 
 
@@ -579,6 +579,29 @@ def test_clone_and_source_have_connections_of_their_own(vm):
     clone.answer()
     assert echoes(held, b"the source's")
     assert vm.answer()["events"] == 0
+
+
+@pytest.mark.parametrize("way", ["revert", "save", "fork"])
+def test_guest_that_listened_before_listens_on(vm, way):
+    d, at = vm.daemon, vm
+    vm.serve()
+    if way == "revert":
+        d.cairn("snapshot-create-as", "vm1", "s1")
+        with vm.connect() as s:
+            assert echoes(s, b"before the revert")
+        vm.answer()
+        d.cairn("snapshot-revert", "vm1", "s1")
+    elif way == "save":
+        d.cairn("managedsave", "vm1")
+        d.cairn("start", "vm1")
+    else:
+        d.cairn("clone", "--live", "vm1", "vm2")
+        at = Vm.__new__(Vm)
+        at.daemon, at.name = d, "vm2"
+    at.again()
+    with at.connect() as s:
+        assert echoes(s, b"after it")
+    assert at.answer()["events"] == 1
 
 
 def test_new_process_serves_the_same_socket(kvm, daemon, guest, folder):

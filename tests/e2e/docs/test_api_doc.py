@@ -25,16 +25,17 @@ def test_reference_matches_schema():
     assert page.splitlines() == wanted.splitlines(), "run: tests/api_doc.py BUILD --write"
 
 
-@pytest.mark.parametrize("n", range(3))
+@pytest.mark.parametrize("n", range(4))
 def test_examples_run_as_printed(fake, n):
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
     language, code, prints = EXAMPLES[n]
     (fake.tmp / "disk").write_bytes(bytes(1 << 20))
     fake.define("web1", disks=[{"path": "disk", "format": "qcow2"}])
     fake.define("db1")
     fake.cairn("start", "web1")
     r = subprocess.run({"sh": ["sh", "-c"], "python": ["/usr/bin/python3", "-c"]}[language] + [code],
-                       env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"]}, capture_output=True, text=True)
+                       env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"],
+                                              "PYTHONPATH": os.path.join(BUILD, "python")}, capture_output=True, text=True)
     assert r.returncode == 0 and not r.stderr, r.stderr
     pattern = ".*?".join(map(re.escape, prints.splitlines() and prints.split("…")))
     assert re.fullmatch(pattern, r.stdout.replace("\r\n", "\n")), r.stdout

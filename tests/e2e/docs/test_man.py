@@ -32,12 +32,17 @@ lacks() { text=$1; shift; "$@" >list; if grep -e "$text" list; then return 1; fi
 fails() { if "$@"; then return 1; fi; }
 netfile() { printf '{"name":"%s","ipv4":{"address":"192.168.122.1","prefix":24}}' "$1" | sed 's/}}/,"dhcp":{"ranges":[{"start":"192.168.122.100","end":"192.168.122.200"}]}}}/' >"$1.json"; }
 network() { netfile "$1"; cairn net-define "$1.json"; }
+nobody() { setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=+dac_override --ambient-caps=+dac_override "$@"; }  # opens pytest's folders
+asks() { cairn grant operator web1 --user nobody; cairn approval-rule web1 --acts destroy; nobody cairn destroy web1 2>asked || [ $? = 8 ]; }
 keys() { while sleep 0.2; do echo q; done; }  # the guest powers off
 """
 
 # Each example of cairn.1, then shell lines: "given" prepares, "then" checks the effect, and "how" runs the example,
 # which is "{}" there. Its output is in the file `out`.
 CAIRN = r"""
+cairn create web1.json
+    given: definition web1
+    then: cairn dominfo web1 | grep "Persistent: *no"; cairn destroy web1; while cairn domstate web1; do :; done
 cairn define web1.json
     given: definition web1
     then: shows "'web1' defined"; is web1 'shut off'
@@ -114,9 +119,12 @@ cairn update-device web1 disk.xml --config
 cairn undefine web1 --remove-all-storage --dry-run
     given: defined web1
     then: shows web1.qcow2; [ -e web1.qcow2 ]; is web1 'shut off'
+cairn start web1 --dry-run
+    given: defined web1
+    then: shows 'Would start'; is web1 'shut off'
 cairn start web1 --console
     given: defined web1
-    then: shows idle; cairn wait web1 --for shutoff --timeout 20
+    then: shows idle; cairn wait web1 --for shutoff --timeout 45
     how: keys | {}
 cairn metrics > cairn.prom
     given: running web1
@@ -186,6 +194,17 @@ cairn run web1.json
     given: definition web1
     then: shows idle
     how: keys | {}
+cairn run web1.json -- make test
+    given: definition web1
+    how: {} 2>said || grep 'needs "boot.initrd"' said
+cairn run --kernel vmlinux --initrd initrd --memory 1G -- make test
+    given: definition web1; echo x >vmlinux; echo x >initrd
+    how: {} 2>said || grep -i 'kernel' said
+cairn run --image python:3.12 -- python3 -c 'print(1)'
+    how: CAIRN_KERNEL=/dev/null HTTPS_PROXY=http://127.0.0.1:1 {} 2>said || grep 'skopeo: .*127.0.0.1:1' said
+cairn run --root ./rootfs -w /src -- make test
+    given: echo x >vmlinux; mkdir -p rootfs/src
+    how: CAIRN_KERNEL=vmlinux {} 2>said || grep -i 'kernel' said
 cairn dump web1 web1.core
     given: running web1
     then: head -c 4 web1.core | grep ELF; is web1 running
@@ -226,6 +245,18 @@ cairn clone golden --linked --count 3 web
 cairn clone web1 test --live
     given: running web1
     then: is test running; is web1 running
+cairn group-clone web1 db1 --name-pattern 'try-%s'
+    given: running web1; defined db1; cairn start db1
+    then: is try-web1 running; is try-db1 running
+cairn promote try1
+    given: running web1; cairn clone --live web1 try1
+    then: is web1 running; is web1-old 'shut off'
+cairn promote --undo web1
+    given: running web1; cairn clone --live web1 try1; cairn promote try1; cairn start web1-old
+    then: is web1 running; is try1 'shut off'
+cairn clone web1 --live --ephemeral --cpus 0.5 --memory-max 512M --count 50 --name-pattern 'try-%02d'
+    given: running web1
+    then: test $(cairn list --transient --name | grep -c try-) = 50
 cairn new web1 --image debian.qcow2 --size 20G --user debian --ssh-key id.pub
     given: truncate -s 8M d.raw; printf U\\252 | dd of=d.raw bs=1 seek=510 conv=notrunc 2>/dev/null
     given: qemu-img convert -f raw -O qcow2 d.raw debian.qcow2; echo ssh-ed25519 AAAA > id.pub
@@ -255,11 +286,17 @@ cairn snapshot-create web1
     given: running web1
     then: [ "$(cairn snapshot-list web1 --name | grep -c .)" = 1 ]
 cairn snapshot-create-as web1 before-upgrade --quiesce
-    given: running web1; cairn wait web1 --for agent --timeout 20
+    given: running web1; cairn wait web1 --for agent --timeout 45
     then: cairn snapshot-info web1 before-upgrade
 cairn snapshot-create-as web1 monday --disk-only --external
     given: running web1
     then: cairn domblklist web1 | grep web1.monday
+cairn group-snapshot --name before-upgrade web1 db1
+    given: running web1; defined db1; cairn start db1
+    then: cairn snapshot-info web1 before-upgrade; cairn snapshot-info db1 before-upgrade
+cairn group-revert --name before-upgrade web1 db1
+    given: running web1; defined db1; cairn start db1; cairn group-snapshot --name before-upgrade web1 db1
+    then: is web1 running; is db1 running
 cairn snapshot-list web1 --tree
     given: snapshot
     then: shows before-upgrade
@@ -272,6 +309,16 @@ cairn snapshot-parent web1 before-upgrade
 cairn snapshot-current web1 --name
     given: snapshot
     then: [ "$(cat out)" = before-upgrade ]
+cairn snapshot-diff web1 mon tue
+    given: days
+    then: grep -E '^ vda +0 B' out
+cairn snapshot-diff web1 mon tue --extents
+    given: days
+    then: grep Start out
+cairn snapshot-diff web1 mon tue --files
+    given: days
+    how: {} 2>notes
+    then: grep 'vda: no ext2, ext3 or ext4' notes
 cairn snapshot-revert web1 before-upgrade
     given: snapshot
     then: is web1 running
@@ -323,6 +370,12 @@ cairn vol-delete web1.qcow2 --pool images
 cairn vol-resize web1.qcow2 40G --pool images
     given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
     then: cairn-img info srv/web1.qcow2 | grep '40 GiB'
+cairn image-list
+    given: export XDG_CACHE_HOME=$PWD/cache; mkdir fs; cairn-root fs
+    then: shows '/fs  *[0-9a-f]* *4.00 KiB *0.00 B .* no'
+cairn image-remove --unused-for 30
+    given: export XDG_CACHE_HOME=$PWD/cache; mkdir fs; cairn-root fs; touch -d '40 days ago' cache/cairn/roots/*/image.json
+    then: shows '/fs removed'; lacks '/fs' cairn image-list
 cairn net-list --all
     given: network default
     then: shows 'default *inactive *no *yes'
@@ -421,6 +474,9 @@ cairn domblklist web1 --details
 cairn domblkinfo web1
     given: defined web1
     then: shows 'vda .* 0 .*0 B'
+cairn domblkinfo web1 vda --human
+    given: defined web1
+    then: shows '^Capacity: *[0-9.]* [MG]iB$'
 cairn domblkstat web1 vda
     given: running web1
     then: shows '^vda rd_req [0-9]'
@@ -473,7 +529,7 @@ cairn forward-list web1
     given: defined web1; cairn attach-interface web1 user --forward 2222:22
     then: shows 'net0 *tcp *127.0.0.1:2222 *:22'
 cairn domifaddr web1
-    given: running web1; cairn wait web1 --for ip --timeout 20
+    given: running web1; cairn wait web1 --for ip --timeout 45
     then: shows ipv4
 cairn domifaddr web1 --source lease
     given: running web1
@@ -548,6 +604,15 @@ cairn domstats web1 --block
 cairn trend web1 cpu wr-bytes --last 1d
     given: running web1
     then: shows '^cpu: '; shows '^wr-bytes: '
+cairn advise
+    given: running web1
+    then: lacks web1: cat out
+cairn advise web1 --snapshots --verbose
+    given: running web1
+    then: shows 'web1: idle lacks data'
+cairn advise --apply
+    given: running web1
+    then: lacks web1: cat out
 cairn threshold web1 cpu --above 90 --below 80 --for 5m
     given: defined web1
     then: cairn threshold-list web1 | grep 'web1 *cpu *cpu *90% *80% *5m'
@@ -560,6 +625,20 @@ cairn threshold-list
 cairn threshold-remove web1 cpu
     given: defined web1; cairn threshold web1 cpu --above 90
     then: lacks cpu cairn threshold-list web1
+cairn web-hook chat --url https://chat.example.org/hook --event crashed,threshold
+    then: shows 'nothing shows again: whsec_'; cairn web-hook-list | grep 'chat *- *https://chat.example.org/hook *crashed,threshold *0'
+cairn web-hook ci --vm web1 --url https://ci.example.org/vm --secret-file key
+    given: defined web1; echo 0123456789abcdef01234567 >key
+    then: cairn web-hook-list | grep 'ci *web1'
+cairn web-hook-list
+    given: cairn web-hook chat --url https://chat.example.org/hook
+    then: shows 'chat *-'
+cairn web-hook-remove chat
+    given: cairn web-hook chat --url https://chat.example.org/hook
+    then: lacks chat cairn web-hook-list
+cairn web-hook-test chat
+    given: cairn web-hook chat --url http://127.0.0.1:1/ --private
+    how: {} 2>said || grep 'did not get the event' said
 cairn trend web1 --last 1w --format svg > web1.svg
     given: running web1
     then: grep -q '^<svg' web1.svg
@@ -587,10 +666,10 @@ cairn qmp-path web1
     then: [ -S "$(cat out)" ]
 cairn console web1
     given: running web1
-    then: shows idle; cairn wait web1 --for shutoff --timeout 20
+    then: shows idle; cairn wait web1 --for shutoff --timeout 45
     how: keys | {}
 cairn console web1 --no-input --until 'login:' --timeout 60
-    given: running web1; echo login: | cairn console web1
+    given: running web1; cairn console web1 --no-input --until idle --timeout 45; echo login: | cairn console web1
     then: shows login:
 cairn console web1 --no-history --until '# ' --timeout 10 < commands
     given: running web1; echo uptime >commands
@@ -618,6 +697,8 @@ cairn event web1 --event SHUTDOWN --timeout 60
     how: while :; do cairn start web1; cairn destroy web1; done >loop 2>&1 & loop=$!
     how: {}
     how: exec 2>>loop; kill $loop; wait $loop || :
+cairn events --notify
+    how: DBUS_SESSION_BUS_ADDRESS=unix:path=/nowhere {} 2>said || grep 'the desktop shows no messages' said
 cairn events --timestamp
     given: running web1
     then: shows '^20[0-9-]* [0-9:.+]*: .*STOP'
@@ -629,6 +710,8 @@ cairn version
 cairn shell < setup.txt
     given: definition web1; echo 'define web1.json; start web1' >setup.txt
     then: is web1 running
+cairn complete -- autostart --d
+    then: shows disable
 cairn help snapshot-revert
     then: shows 'snapshot-revert '
 cairn grant operator web1 --user alice
@@ -640,6 +723,24 @@ cairn revoke web1 --user alice
 cairn permissions
     given: defined web1; cairn grant viewer web1 --user nobody
     then: shows 'nobody.*viewer\|viewer.*nobody'
+cairn permissions-review --unused-for 90
+    given: defined web1; cairn grant viewer web1 --user nobody
+    then: lacks viewer cat out; cairn permissions-review | grep 'nobody.*viewer.*web1.*never'
+cairn approval-rule web1 --acts destroy,undefine,snapshot-delete --expire 8h
+    given: defined web1
+    then: cairn approval-rule | grep 'web1.*destroy.*8h'
+cairn request-permission operator web1 --reason "on call this week"
+    given: defined web1; cairn grant viewer web1 --user nobody
+    how: nobody {}
+    then: shows 'Request 1 waits'; cairn requests 1 | grep 'on call'
+cairn requests
+    then: shows Expires
+cairn approve 1 --reason "as agreed"
+    given: running web1; asks
+    then: cairn requests 1 --wait | grep 'as agreed'; is web1 'shut off'
+cairn deny 1 --reason "after the backup"
+    given: running web1; asks
+    then: cairn requests 1 | grep 'State: *denied'; is web1 running
 cairn quota --default --vms 10 --running 4 --memory 8G
     then: cairn quota --default | grep '10.* 4 .*8 GiB'
 cairn quota --user alice --memory 32G --vcpus none --disk 100G --snapshots 50
@@ -653,6 +754,9 @@ cairn audit --since 2h --vm web1
 cairn daemon-stop --save
     given: running web1
     then: shows saved
+cairn web --listen 127.0.0.1:9178
+    then: shows '^http://127.0.0.1:[0-9]*/#token='
+    how: touch address; $(echo '{}' | sed 's/9178/0/') >address & until grep token address; do sleep 0.1; done; kill $!
 cairn doctor
     then: shows kvm
     how: {} || [ $? = 1 ]
@@ -745,7 +849,7 @@ nbdkit -U - nbdkit-cairn-plugin.so web1.qcow2 snapshot=tue since=mon --run 'qemu
     then: qemu-img info tue.qcow2 | grep 'backing file. mon.qcow2'
 """
 
-PAGES = {"cairn.1": CAIRN, "cairn-img.1": IMG, "cairnd.1": CAIRND, "nbdkit-cairn-plugin.1": NBDKIT, "libcairn.3": "", "cairn-metrics.1": ""}
+PAGES = {"cairn.1": CAIRN, "cairn-img.1": IMG, "cairnd.1": CAIRND, "nbdkit-cairn-plugin.1": NBDKIT, "libcairn.3": "", "cairn-metrics.1": "", "cairn-web.1": ""}
 # Examples with a guest agent, which the simulated VM has.
 AGENT = ("--quiesce", "--for ip", "domifaddr")
 # Examples that send it commands, which agentlib answers.
@@ -825,7 +929,7 @@ def test_example_works(kvm, guest, tmp_path, page, example):
     try:
         run(daemon, guest("idle.elf"), example, steps)
         if "daemon-stop" in example:
-            assert daemon.proc.wait(20) == 0
+            assert daemon.proc.wait(50) == 0
             daemon.start()
             assert daemon.cairn("list", "--all", "--with-managed-save", "--name").stdout.split() == ["web1"]
     finally:

@@ -34,7 +34,8 @@ class Tree:
         self.path, self.build, self.env = path, path / "build", {}
         for folder in ("tests/unit/x", "tests/e2e", "build/unit/x", "tmp"):
             (path / folder).mkdir(parents=True)
-        for name in ("run.sh", "unit.sh", "long.sh", "e2e_sum.py", "hostkind.sh", "e2e/conftest.py", "e2e/sharelib.py", "e2e/guestlib.py"):
+        for name in ("run.sh", "unit.sh", "long.sh", "e2e_sum.py", "hostkind.sh", "e2e/conftest.py", "e2e/sharelib.py", "e2e/guestlib.py",
+                     "e2e/schemalib.py"):
             shutil.copy(os.path.join(ROOT, "tests", name), path / "tests" / name)
 
     def unit(self, name, script, folder="x"):
@@ -91,6 +92,19 @@ def test_unit_program_fails_that_says_less_than_planned(tree, script, says):
 def test_unit_program_fails_that_is_not_built(tree):
     (tree.path / "tests/unit/x/test_a.c").touch()
     assert tree.run("unit")[:4] == (1, 0, 1, 0)
+
+
+def test_failures_are_named_once_more_at_the_end(tree):
+    tree.unit("test_a", "echo 1..2; echo not ok 1 - a_is_b; echo ok 2 - b")
+    tree.e2e("test_x", """
+        def test_sum():
+            print("a long log")
+            assert 1 + 1 == 3, "they differ"
+        def test_right(): pass
+        """)
+    status, _, failed, _, out = tree.run("all")
+    end = out[out.index("\nFailed:\n"):]
+    assert status == 1 and failed >= 2 and "not ok 1 - a_is_b" in end and "test_x::test_sum: " in end and "test_right" not in end, out
 
 
 def test_run_fails_when_a_unit_program_leaves_files(tree):
@@ -178,6 +192,18 @@ def test_longest_file_comes_first(tree):
     tree.env["TEST_JOBS"] = "1"
     status, *_, out = tree.run("e2e")
     assert status == 0 and re.findall(r"^  (test_.)\.py", out, re.M) == ["test_c", "test_b", "test_a"], out
+
+
+def test_test_that_came_near_its_time_limit_is_named(tree):
+    tree.e2e("test_a", """\
+        import time, pytest
+        @pytest.mark.seconds(4)
+        @pytest.mark.parametrize("seconds", [3, 0])
+        def test_sleeps(seconds):
+            time.sleep(seconds)
+        """)
+    status, passed, _, _, out = tree.run("e2e")
+    assert (status, passed) == (0, 2) and re.findall(r".*of at most.*", out) == ["    test_sleeps[3]: 3 s of at most 4"], out
 
 
 def test_part_on_epoll_keeps_folders_of_failed_tests(tree):

@@ -400,7 +400,7 @@ def test_power_button_reaches_the_guest():
         assert g.wait() == guestlib.EXIT_OK
 
 
-@pytest.mark.parametrize("way", ["cf9", "keyboard"])
+@pytest.mark.parametrize("way", ["cf9", "keyboard", "port92"])
 def test_reset_restarts_guest(image, way):
     with interp(disks=[disk(image)], vcpus=2) as g:
         for _ in range(3):

@@ -96,6 +96,21 @@ def test_boot_snapshot_revert_fork_and_reset(daemon, kvm, tmp_path):
         c.close()
 
 
+def test_disk_that_the_firmware_boots_from_stays(daemon, kvm, tmp_path):
+    """A CD drive before it in the boot order may go, as after an installation."""
+    disks = [disk(write_disk(tmp_path / n), id=f"vd{n}") for n in "abc"]
+    disks[1]["boot_order"] = 2
+    disks[2].update(device="cdrom", boot_order=1)
+    daemon.define("vm1", memory="64M", boot={"firmware": "bios"}, disks=disks)
+    daemon.cairn("start", "vm1", "--paused")
+    for target, words in (("vda", "of"), ("vdb", "in the boot order of")):
+        assert f"{target} is the first disk {words} VM 'vm1', from which its guest runs; shut the VM down, and detach the disk with " \
+            "--config" in daemon.cairn("detach-disk", "vm1", target, "--live", ok=False).stderr
+    assert "has not released vdc" in daemon.cairn("detach-disk", "vm1", "vdc", "--live", "--timeout", "1", ok=False).stderr
+    daemon.cairn("destroy", "vm1")
+    daemon.cairn("detach-disk", "vm1", "vdb", "--config")
+
+
 def test_firmware_waits_only_for_vcpus_that_are_there(daemon, kvm, tmp_path):
     """SeaBIOS starts all others by INIT and SIPI, and waits until as many as it was told of have answered."""
     daemon.define("vm1", memory="64M", vcpus=1, max_vcpus=3, boot={"firmware": "bios"},

@@ -178,7 +178,7 @@ def test_block_device_is_followed(daemon, guest, tmp_path):
         g.run(f"verify {6 * SECTORS} 64 2")
         g.close()
         daemon.cairn("destroy", "a")
-        until(lambda: daemon.info("a")["state"] == "shut off")
+        until(lambda: daemon.info("a")["state"] == "shutoff")
     finally:
         subprocess.run(["losetup", "-d", device], check=True)
 

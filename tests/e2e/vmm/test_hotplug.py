@@ -9,6 +9,7 @@ import threading
 import pytest
 
 import guestlib
+from carrylib import carry
 from conftest import Console, until
 
 pytestmark = pytest.mark.usefixtures("kvm")
@@ -280,16 +281,7 @@ def test_plugged_disk_survives_handover_save_and_daemon(daemon, guest, tmp_path)
     # The next start would not have the disk.
     assert "runs with other disks than its next start would have" in daemon.cairn("managedsave", "a", ok=False).stderr
     daemon.cairn("attach-disk", "a", b, "vdb", "--config")
-    for move in (["restart-process", "a"], None, ["save", "a", str(tmp_path / "saved")], ["managedsave", "a"]):
-        if move:
-            daemon.cairn(*move)
-        else:
-            daemon.stop(9)
-            daemon.start()
-        if move and move[0] == "save":
-            daemon.cairn("restore", str(tmp_path / "saved"))
-        elif move and move[0] == "managedsave":
-            daemon.cairn("start", "a")
+    for move in carry(daemon, tmp_path):
         g = Guest(daemon, "a")
         assert g.run("pci") == bus, move
         assert disks(daemon) == ["vda", "vdb"], move

@@ -24,10 +24,12 @@ pytestmark = [
     pytest.mark.skipif(KIND == "none", reason="no usable /dev/kvm"),
     pytest.mark.seconds(1500),  # the first test that needs a kernel builds it
 ]
-# What make check leaves to test_revert_brings_deleted_files_back and to the emulated host; the part storm-linux of
-# make check-long runs it.
+# What make check leaves to test_revert_brings_deleted_files_back and to the emulated host; the parts storm-linux and
+# linux-svm of make check-long run it.
 one_start = pytest.mark.skipif(KIND == "pvm" and "CAIRN_LINUX_ROUNDS" not in os.environ,
                                reason="one start is enough where a kernel runs in an emulator; make check-long runs this one")
+elsewhere = pytest.mark.skipif(KIND == "pvm" and "CAIRN_LINUX_ROUNDS" not in os.environ,
+                               reason="one start is enough where a kernel runs in an emulator; test_svmhost.py runs this one, and make check-long here")
 slow_kernel = pytest.mark.skipif(KIND == "pvm", reason="one start is enough where a kernel runs in an emulator; "
                                  "test_svmhost.py runs this one")
 
@@ -80,7 +82,7 @@ def test_vmlinux_and_bzimage_boot(kernel):
         press_button(g)
 
 
-@slow_kernel
+@one_start
 def test_memory_above_4_gib():
     with guestlib.linux(memory="5G") as g:
         total = re.search(r"MemTotal:\s+(\d+) kB", "\n".join(g.command("mem")))
@@ -555,6 +557,26 @@ def test_agent_in_the_initramfs(tmp_path):
 
 
 @slow_kernel
+def test_command_in_a_guest_of_its_own(tmp_path):
+    """test_run_command.py has all else, with the agent on the host."""
+    (tmp_path / "vm.json").write_text(json.dumps(guestlib.linux_definition()))
+    out, err = cli("run", tmp_path / "vm.json", "--", "/cairn-agent", "--usage", ok=1)
+    assert not out and "usage: cairn-agent" in err
+
+
+@slow_kernel
+def test_command_in_a_guest_without_a_definition(image):
+    """Options are enough, and what the guest writes to the ephemeral disk vanishes."""
+    with open(image, "rb") as f:
+        before = f.read()
+    out, err = cli("run", "--kernel", os.path.join(guestlib.linux_kernel(), "vmlinux"), "--initrd", guestlib.linux_initrd(), "--memory", "128M",
+                   "--disk", image + ",ephemeral", "--share", f"data={os.path.dirname(image)}", "--", "/cairn-agent", "--usage", ok=1)
+    assert not out and "usage: cairn-agent" in err
+    with open(image, "rb") as f:
+        assert f.read() == before
+
+
+@slow_kernel
 def test_vsock(daemon, tmp_path):
     """Linux's driver echoes, and ends its connections after a revert; a new one works at once."""
     qcow2 = tmp_path / "vda.qcow2"
@@ -596,6 +618,53 @@ def test_vsock(daemon, tmp_path):
         s.sendall(b"after")
         assert s.recv(5) == b"after"
     ended()
+    console.close()
+
+
+@slow_kernel
+def test_quiesced_group_of_two(daemon, image, tmp_path):
+    """The guests of a group are frozen at its instant, and thawed whether the group succeeds or not."""
+    qcow2 = tmp_path / "vda.qcow2"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
+    console = begin(daemon, disks=[{"path": str(qcow2), "format": "qcow2"}], guest_agent=True)
+    console.run("mount /dev/vda /mnt ext2")
+    console.run("agent work /mnt")
+
+    def did(c):
+        return [word for word in agent_did(c) if word in ("freeze", "thaw")]
+
+    daemon.cairn("clone", "--live", "linux", "twin")
+    twin = Console(daemon, "twin")
+    daemon.cairn("group-snapshot", "linux", "twin", "--name", "g", "--quiesce")
+    for c in (console, twin):
+        assert did(c) == ["freeze", "thaw"]
+        c.run("write /mnt/more after the group")
+    twin.run("agent refuse")
+    said = daemon.cairn("group-snapshot", "linux", "twin", "--name", "h", "--quiesce", ok=1).stderr
+    assert "VM 'twin': " in said and "cannot freeze its file systems: not today" in said
+    for c in (console, twin):
+        c.run("write /mnt/more after the failure")
+    assert did(console)[-1] == "thaw"
+    daemon.cairn("destroy", "twin")
+    said = daemon.cairn("group-snapshot", "linux", "twin", "--name", "h", "--quiesce", ok=4).stderr
+    assert "VM 'twin' is" in said and "nothing to quiesce" in said
+    for name in ("linux", "twin"):
+        assert daemon.cairn("snapshot-list", name, "--name").stdout.split() == ["g"]
+    twin.close()
+    console.close()
+
+
+@slow_kernel
+def test_serial_port_for_a_person(daemon):
+    """cairn.port=terminal: the guest echoes what is typed, backspace takes a character back, and Return ends a line."""
+    boot = guestlib.linux_definition()["boot"]
+    boot["cmdline"] = boot["cmdline"].replace("cairn.port=ttyS0", "cairn.port=terminal")
+    console = begin(daemon, boot=boot)
+    console.sock.sendall(b"echo onX\x7fe\r")
+    assert [console.line() for _ in range(3)] == ["echo onX\b \be", "one", "ok"]
+    console.sock.sendall(b"no-such\necho two\r")
+    assert [console.line() for _ in range(2)] == ["no-such", "echo two"] and console.line().startswith("error: ")
+    assert [console.line() for _ in range(2)] == ["two", "ok"]
     console.close()
 
 

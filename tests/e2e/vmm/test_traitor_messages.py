@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from conftest import until
+from conftest import open_fds, until
 from fuselib import Op, fuse
 from plainlib import qcow2
 from test_traitor import MAIN, POLL, SENDMSG, SENDTO, taken  # noqa: F401
@@ -91,7 +91,7 @@ def test_message_with_files_ends_that_vm_only(taken, blob, count):  # noqa: F811
 
 def fd_of(pid, path):
     """Return the process's number of an open file."""
-    return next(int(fd) for fd in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{fd}") == path)
+    return next(fd for fd, target in open_fds(pid).items() if target == path)
 
 
 @pytest.mark.parametrize("first", [b"", event(255)], ids=["first", "behind another message"])

@@ -2,11 +2,14 @@
 confined, and outlives neither its VM nor troubles it. The clients are libvncclient (tests/helpers/vnc_client.c) and
 Debian's vncsnapshot; the guest is the bare-metal interpreter."""
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 
 import pytest
@@ -19,6 +22,7 @@ from test_screen import BLUE, GREEN, RED, draw, read_keys, read_ppm
 VNC_PW_FILE = "45d011ed9ab348f4"  # "pw", as vncpasswd writes it
 CLIENT = os.path.join(BUILD, "helpers", "vnc_client")
 SHIFT_L, RETURN = 0xffe1, 0xff0d
+SESSIONS = 150
 
 
 def begin(vm, daemon, vnc=True, **keys):
@@ -318,4 +322,48 @@ def test_hostile_clients_end_alone(vm, daemon):
         s.close()
     # The server refuses clients until it has closed enough of these connections.
     until(lambda: subprocess.run([CLIENT, path, "wait:640,480,10,20,ff0000", "/dev/null"], capture_output=True).returncode == 0)
+    vm.run("src", "screen mode 640 480 32")
+
+
+def rfb_message(rng):
+    """Return a message of a client, also of kinds that only some servers know, mostly well formed."""
+    kind = rng.choice([0, 2, 3, 3, 4, 5, 6, 7, 8, 10, 11, 12, 15, 150, 248, 250, 251, rng.randrange(256)])
+    u16 = lambda: rng.choice([0, 1, 15, 16, 640, 65535, rng.randrange(65536)])  # noqa: E731
+    if kind == 0:
+        return struct.pack(">B3xBBBBHHHBBB3x", 0, rng.choice([8, 16, 32, 24, 0, 255]), rng.choice([24, 16, 8, 0, 255]), rng.randrange(2), rng.randrange(2),
+                           u16(), u16(), u16(), rng.randrange(64), rng.randrange(64), rng.randrange(64))
+    if kind == 2:
+        known = [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 15, 16, 17, -223, -224, -239, -240, -257, -308, 0xC0A1E5CE - (1 << 32), rng.randrange(1 << 31)]
+        chosen = [rng.choice(known) for _ in range(rng.randrange(12))]
+        return struct.pack(f">BxH{len(chosen)}i", 2, len(chosen), *chosen)
+    if kind == 3:
+        return struct.pack(">BBHHHH", 3, rng.randrange(2), u16(), u16(), u16(), u16())
+    if kind == 4:
+        return struct.pack(">BBxxI", 4, rng.randrange(2), rng.randrange(1 << 32))
+    if kind == 5:
+        return struct.pack(">BBHH", 5, rng.randrange(256), u16(), u16())
+    if kind == 6:
+        text = rng.randbytes(rng.randrange(200))
+        return struct.pack(">B3xI", 6, rng.choice([len(text), len(text) - 1 & 0xffffffff, 1 << 31, 0xffffffff])) + text
+    return bytes([kind]) + rng.randbytes(rng.randrange(40))
+
+
+@pytest.mark.seconds(180)
+def test_random_sessions_of_clients_harm_nobody(vm, daemon):
+    path = begin(vm, daemon)
+    draw(vm, "src")
+    rng, before = random.Random(1), vnc_pids(path)
+    for _ in range(SESSIONS):
+        session = bytearray(b"RFB 003.008\n\1\1" + b"".join(rfb_message(rng) for _ in range(rng.randrange(1, 30))))
+        for _ in range(rng.choice([0, 0, 1, 5])):
+            session[rng.randrange(len(session))] ^= 1 << rng.randrange(8)
+        with socket.socket(socket.AF_UNIX) as s, contextlib.suppress(OSError):
+            s.settimeout(0.05)
+            s.connect(path)
+            s.sendall(session)
+            for _ in range(40):  # a server that waits for the rest of a message is left
+                if not s.recv(1 << 16):
+                    break
+    until(lambda: subprocess.run([CLIENT, path, "wait:640,480,10,20,ff0000", "/dev/null"], capture_output=True).returncode == 0)
+    assert vnc_pids(path) == before
     vm.run("src", "screen mode 640 480 32")

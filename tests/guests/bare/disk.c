@@ -342,43 +342,6 @@ static const char *cmd_flood(const struct args *a)
 
 /* ---- interrupts ---- */
 
-static unsigned msix_find(void)
-{
-	uint16_t bdf = (uint16_t)vblk.v.bdf;
-	unsigned cap = pci_read(bdf, 0x34, 1) & 0xfc;
-
-	for (int n = 0; cap && n < 48; n++, cap = pci_read(bdf, cap + 1, 1) & 0xfc)
-		if (pci_read(bdf, cap, 1) == 0x11)
-			return cap;
-	return 0;
-}
-
-static bool msix_enable(void)
-{
-	uint16_t bdf = (uint16_t)vblk.v.bdf;
-	unsigned cap = msix_find();
-	uint32_t table = cap ? pci_read(bdf, cap + 4, 4) : 0;
-	uint64_t entry = cap ? pci_bar(bdf, table & 7) : 0;
-
-	if (!entry)
-		return false;
-	entry += table & ~7u;
-	mmio_write(entry, 4, 0xfee00000);
-	mmio_write(entry + 4, 4, 0);
-	mmio_write(entry + 8, 4, VECTOR_MSI);
-	mmio_write(entry + 12, 4, 0);
-	pci_write(bdf, cap + 2, 2, 0x8000);
-	return true;
-}
-
-static void msix_disable(void)
-{
-	unsigned cap = msix_find();
-
-	if (cap)
-		pci_write((uint16_t)vblk.v.bdf, cap + 2, 2, 0);
-}
-
 /* Read once with completion by interrupt, the processor halted meanwhile. */
 static const char *cmd_irq(const struct args *a)
 {
@@ -389,8 +352,8 @@ static const char *cmd_irq(const struct args *a)
 
 	if (!disk_is_open)
 		return "open a disk first";
-	msix_disable();
-	if (msix && !msix_enable())
+	virtio_msix_disable(&vblk.v);
+	if (msix && !virtio_msix_enable(&vblk.v))
 		return "no MSI-X";
 	mmio_write(vblk.v.common + COMMON_QUEUE_SELECT, 2, 0);
 	mmio_write(vblk.v.common + COMMON_QUEUE_VECTOR, 2, msix ? 0 : 0xffff);

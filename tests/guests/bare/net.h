@@ -5,6 +5,8 @@
 #include "bare.h"
 
 bool net_is_open(void);
+/* Let each frame that comes raise VECTOR_MSI. Returns NULL or what is wrong. */
+const char *net_interrupts_enable(void);
 const uint8_t *net_mac(void);
 /* Wait for a frame. Returns its length and the frame, which stays until the next one; 0: none in time. */
 uint32_t net_frame_receive(const uint8_t **ret_f, uint64_t cycles);

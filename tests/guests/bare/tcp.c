@@ -1,5 +1,5 @@
-/* Commands for TCP over IPv4 (RFC 9293): a server that echoes. All of its state is in memory, so a revert takes it
- * back. */
+/* Commands for TCP over IPv4 (RFC 9293): a server that echoes, and one of HTTP. All of its state is in memory, so a
+ * revert takes it back. */
 #include "net.h"
 
 #define CONNS 8
@@ -15,12 +15,14 @@ struct conn {
 	unsigned port;
 	uint32_t next, wanted; /* numbers of the next byte to send, and of the next one to receive */
 	uint32_t received;
+	bool answered; /* a request of HTTP; no more data goes to the client */
 	const char *state; /* NULL: unused */
 };
 
 static struct {
 	uint8_t ip[4];
 	unsigned port;
+	bool is_http;
 	struct conn conns[CONNS];
 } tcp;
 
@@ -93,6 +95,26 @@ static struct conn *conn_find(const uint8_t *f, bool opens)
 	return unused;
 }
 
+/* Answer a request, whatever it is, and end the connection. */
+static void page_send(struct conn *c)
+{
+	static const char page[] = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\nserved\n";
+
+	segment_send(c, PUSH | FIN | ACK, c->next, c->wanted, (const uint8_t *)page, sizeof(page) - 1);
+	c->next += sizeof(page); /* with the FIN */
+	c->answered = true;
+}
+
+static void data_answer(struct conn *c, const uint8_t *data, unsigned bytes)
+{
+	if (tcp.is_http && !c->answered) {
+		page_send(c);
+	} else if (!tcp.is_http) {
+		segment_send(c, PUSH | ACK, c->next, c->wanted, data, bytes);
+		c->next += bytes;
+	}
+}
+
 static void segment_take(struct conn *c, const uint8_t *f, const uint8_t *data, unsigned bytes)
 {
 	uint32_t seq = (uint32_t)get32(f + 38), ack = (uint32_t)get32(f + 42);
@@ -112,9 +134,11 @@ static void segment_take(struct conn *c, const uint8_t *f, const uint8_t *data, 
 	c->wanted += bytes + (flags & FIN);
 	c->received += bytes;
 	if (bytes)
-		segment_send(c, PUSH | ACK, c->next, c->wanted, data, bytes);
-	c->next += bytes;
-	if (flags & FIN) {
+		data_answer(c, data, bytes);
+	if (flags & FIN && c->answered) {
+		acknowledge(c);
+		c->state = NULL;
+	} else if (flags & FIN) {
 		segment_send(c, FIN | ACK, c->next++, c->wanted, NULL, 0);
 		c->state = "closed";
 	}
@@ -132,6 +156,7 @@ static void tcp_receive(const uint8_t *f, uint32_t have)
 		c->next = (uint32_t)rdtsc();
 		c->wanted = (uint32_t)get32(f + 38) + 1;
 		c->received = 0;
+		c->answered = false;
 		c->state = "open";
 		segment_send(c, SYN | ACK, c->next++, c->wanted, NULL, 0);
 	} else if (c && !str_equal(c->state, "reset")) {
@@ -161,20 +186,46 @@ static const char *tcp_listen(const struct args *a)
 	return NULL;
 }
 
+static void frame_take(const uint8_t *f, uint32_t have)
+{
+	if (have >= 42 && get16(f + 12) == 0x0806 && f[21] == 1 && memcmp(f + 38, tcp.ip, 4) == 0)
+		arp_answer(f);
+	else if (have >= HEADERS_BYTES && get16(f + 12) == 0x0800 && f[14] == 0x45 && f[23] == 6 && memcmp(f + 30, tcp.ip, 4) == 0)
+		tcp_receive(f, have);
+}
+
 /* Echo until there is input. */
 static const char *tcp_serve(const struct args *a)
 {
 	(void)a;
+	tcp.is_http = false;
 	while (!serial_ready()) {
 		const uint8_t *f;
 		uint32_t have = net_frame_receive(&f, PAUSE_CYCLES);
 
-		if (have >= 42 && get16(f + 12) == 0x0806 && f[21] == 1 && memcmp(f + 38, tcp.ip, 4) == 0)
-			arp_answer(f);
-		else if (have >= HEADERS_BYTES && get16(f + 12) == 0x0800 && f[14] == 0x45 && f[23] == 6 && memcmp(f + 30, tcp.ip, 4) == 0)
-			tcp_receive(f, have);
+		frame_take(f, have);
 	}
 	return NULL;
+}
+
+/* Answer requests of HTTP until there is input. The processor halts until a frame comes. */
+static const char *tcp_http(const struct args *a)
+{
+	const char *wrong = net_interrupts_enable();
+
+	(void)a;
+	tcp.is_http = true;
+	while (!wrong && !serial_ready()) {
+		uint64_t seen = irq_count[VECTOR_MSI];
+		const uint8_t *f;
+		uint32_t have = net_frame_receive(&f, 0);
+
+		if (have)
+			frame_take(f, have);
+		else
+			halt_unless(&irq_count[VECTOR_MSI], seen);
+	}
+	return wrong;
 }
 
 static const char *tcp_show(const struct args *a)
@@ -194,10 +245,12 @@ static const char *cmd_tcp(const struct args *a)
 		return tcp_listen(a);
 	if (str_equal(a->s[0], "serve"))
 		return tcp_serve(a);
+	if (str_equal(a->s[0], "http"))
+		return tcp_http(a);
 	return str_equal(a->s[0], "show") ? tcp_show(a) : "no such command";
 }
 
 const struct command tcp_commands[] = {
-	{"tcp", 1, 1, "listen ADDRESS PORT|serve|show", cmd_tcp},
+	{"tcp", 1, 1, "listen ADDRESS PORT|serve|http|show", cmd_tcp},
 	{0},
 };

@@ -42,6 +42,42 @@ const char *virtio_find(struct virtio *v, uint16_t device, unsigned index)
 	return v->common && v->notify && v->isr && v->config ? NULL : "the device lacks a capability";
 }
 
+static unsigned msix_find(uint16_t bdf)
+{
+	unsigned cap = pci_read(bdf, 0x34, 1) & 0xfc;
+
+	for (int n = 0; cap && n < 48; n++, cap = pci_read(bdf, cap + 1, 1) & 0xfc)
+		if (pci_read(bdf, cap, 1) == 0x11)
+			return cap;
+	return 0;
+}
+
+bool virtio_msix_enable(const struct virtio *v)
+{
+	uint16_t bdf = (uint16_t)v->bdf;
+	unsigned cap = msix_find(bdf);
+	uint32_t table = cap ? pci_read(bdf, cap + 4, 4) : 0;
+	uint64_t entry = cap ? pci_bar(bdf, table & 7) : 0;
+
+	if (!entry)
+		return false;
+	entry += table & ~7u;
+	mmio_write(entry, 4, 0xfee00000);
+	mmio_write(entry + 4, 4, 0);
+	mmio_write(entry + 8, 4, VECTOR_MSI);
+	mmio_write(entry + 12, 4, 0);
+	pci_write(bdf, cap + 2, 2, 0x8000);
+	return true;
+}
+
+void virtio_msix_disable(const struct virtio *v)
+{
+	unsigned cap = msix_find((uint16_t)v->bdf);
+
+	if (cap)
+		pci_write((uint16_t)v->bdf, cap + 2, 2, 0);
+}
+
 uint8_t virtio_status(const struct virtio *v)
 {
 	return (uint8_t)mmio_read(v->common + COMMON_STATUS, 1);

@@ -75,6 +75,9 @@ struct virtio {
 
 /* Find the device `index` of those with this PCI id, and set all of v but queue_size. */
 const char *virtio_find(struct virtio *v, uint16_t device, unsigned index);
+/* Let entry 0 of the device's MSI-X table raise VECTOR_MSI. Returns false: the device has no MSI-X. */
+bool virtio_msix_enable(const struct virtio *v);
+void virtio_msix_disable(const struct virtio *v);
 uint8_t virtio_status(const struct virtio *v);
 void virtio_status_add(const struct virtio *v, uint8_t bits);
 /* Reset the device, and accept those of the wanted features that it offers. */

@@ -1,7 +1,7 @@
 /* Requests of virtio-blk as SCSI commands of virtio-scsi (virtio 1.2, section 5.6.6). */
 #include "virtio_blk.h"
 
-enum { READ_16 = 0x88, WRITE_16 = 0x8a, SYNCHRONIZE_CACHE_10 = 0x35, UNMAP = 0x42 };
+enum { READ_16 = 0x88, WRITE_16 = 0x8a, SYNCHRONIZE_CACHE_10 = 0x35, UNMAP = 0x42, WRITE_SAME_16 = 0x93 };
 enum { ILLEGAL_REQUEST = 5 };
 
 struct scsi_slot scsi_slots[VBLK_QUEUES][VIRTIO_QUEUE_SIZE];
@@ -21,14 +21,25 @@ void scsi_cdb_set(const uint8_t *cdb, unsigned n)
 	memcpy(own_cdb, cdb, n);
 }
 
-/* The range of a discard as the parameters of UNMAP. */
-static void unmap_fill(struct scsi_slot *s, const void *range)
-{
-	const struct {
-		uint64_t sector;
-		uint32_t count, flags;
-	} *r = range;
+struct range {
+	uint64_t sector;
+	uint32_t count, flags;
+};
 
+/* Zeros need no data (NDOB). */
+static void write_same_fill(struct scsi_slot *s, const struct range *r)
+{
+	uint8_t *cdb = s->header + 19;
+
+	cdb[0] = WRITE_SAME_16;
+	cdb[1] = 1;
+	be_store(cdb + 2, r->sector * SECTOR_BYTES / vblk.block_bytes, 8);
+	be_store(cdb + 10, r->count * SECTOR_BYTES / vblk.block_bytes, 4);
+}
+
+/* The range of a discard as the parameters of UNMAP. */
+static void unmap_fill(struct scsi_slot *s, const struct range *r)
+{
 	memset(s->parameters, 0, sizeof(s->parameters));
 	be_store(s->parameters, 22, 2);
 	be_store(s->parameters + 2, 16, 2);
@@ -75,6 +86,10 @@ unsigned scsi_chain_fill(struct desc *d, uint16_t first, struct scsi_slot *s, co
 	s->header[1] = vblk.target;
 	s->header[2] = 0x40;
 	reads = cdb_fill(s, h, bytes);
+	if (h->type == BLK_WRITE_ZEROES) {
+		write_same_fill(s, data);
+		bytes = 0;
+	}
 	if (h->type == BLK_DISCARD) {
 		unmap_fill(s, data);
 		data = s->parameters;

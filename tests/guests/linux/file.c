@@ -193,6 +193,18 @@ static int mkdir_run(int argc, char **argv)
 	return errno_or_0(mkdir(argv[1], 0755));
 }
 
+static int mv_run(int argc, char **argv)
+{
+	(void)argc;
+	return errno_or_0(rename(argv[1], argv[2]));
+}
+
+static int ln_run(int argc, char **argv)
+{
+	(void)argc;
+	return errno_or_0(symlink(argv[1], argv[2]));
+}
+
 static int sync_run(int argc, char **argv)
 {
 	(void)argc, (void)argv;
@@ -361,6 +373,8 @@ const struct command file_commands[] = {
 	{"await", 1, 2, await_run, "await PATH [gone]"},
 	{"rm", 1, 2, rm_run, "rm [-r] PATH"},
 	{"mkdir", 1, 1, mkdir_run, "mkdir DIR"},
+	{"mv", 2, 2, mv_run, "mv OLD NEW"},
+	{"ln", 2, 2, ln_run, "ln TEXT LINK"},
 	{"sync", 0, 0, sync_run, "sync"},
 	{"fsync", 1, 1, fsync_run, "fsync PATH"},
 	{"drop-caches", 0, 0, drop_caches_run, "drop-caches"},

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -296,8 +297,10 @@ static int vport_find(char *path, size_t size)
 	return found;
 }
 
+/* Open a port. kind: vport, hvc0, ttyS0, or terminal: ttyS0 for people, with echo, line editing and CR as line end. */
 static int port_try(const char *kind)
 {
+	bool is_terminal = !strcmp(kind, "terminal");
 	char path[300] = "/dev/ttyS0";
 	struct termios t;
 	int fd;
@@ -309,7 +312,11 @@ static int port_try(const char *kind)
 	fd = open(path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
 	if (fd >= 0 && !tcgetattr(fd, &t)) {
 		cfmakeraw(&t);
-		t.c_oflag = 0;
+		t.c_oflag = is_terminal ? OPOST | ONLCR : 0;
+		if (is_terminal) {
+			t.c_iflag |= ICRNL;
+			t.c_lflag |= ICANON | ECHO | ECHOE | ECHOK;
+		}
 		t.c_cflag |= CLOCAL | CREAD;
 		tcsetattr(fd, TCSANOW, &t);
 	}

@@ -32,8 +32,25 @@ static void test_short_sleeps_open_window_and_a_long_one_closes_it(void **state)
 	assert_int_equal(b.window_ns, BUSY_POLL_NS);
 	busy_poll_ended(&b, true, false);
 	assert_int_equal(b.window_ns, BUSY_POLL_NS);
-	busy_poll_slept(&b, BUSY_POLL_SLEEP_NS + 1);
+	busy_poll_slept(&b, BUSY_POLL_SLEEPS * BUSY_POLL_NS + 1);
 	assert_int_equal(b.window_ns, 0);
+}
+
+static void test_owner_chooses_longest_poll(void **state)
+{
+	struct busy_poll b = { .max_ns = 5 * US };
+
+	(void)state;
+	for (unsigned i = 0; i < 10; i++) {
+		busy_poll_slept(&b, 20 * US);
+		assert_int_equal(b.window_ns, 5 * US);
+	}
+	busy_poll_slept(&b, 20 * US + 1);
+	assert_int_equal(b.window_ns, 0);
+	b.max_ns = 200 * US;
+	for (unsigned i = 0; i < 10; i++)
+		busy_poll_slept(&b, 800 * US);
+	assert_int_equal(b.window_ns, 200 * US);
 }
 
 /* Return the share of `events` polls that a loop makes whose polls find nothing, though its sleeps are short. */
@@ -88,6 +105,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_long_sleeps_open_no_window),
 		cmocka_unit_test(test_short_sleeps_open_window_and_a_long_one_closes_it),
+		cmocka_unit_test(test_owner_chooses_longest_poll),
 		cmocka_unit_test(test_polls_that_find_nothing_become_rare),
 		cmocka_unit_test(test_polls_on_a_contended_processor_become_rare_at_once),
 		cmocka_unit_test(test_work_found_ends_the_back_off),

@@ -103,6 +103,18 @@ static void test_read_errors_name_the_path(void **state)
 	assert_int_equal(e.cls, ERR_INVALID);
 }
 
+static void test_number_behind_a_word(void **state)
+{
+	static const char text[] = "MemTotal:  24 kB\nsome avg10=0.50 avg300=1.25 total=9\nfull avg300=3\n";
+	struct err e;
+
+	assert_int_equal(file_write_atomic(path_in(*state, "f"), text, strlen(text), 0600, &e), 0);
+	assert_true(file_number_behind(path_in(*state, "f"), "MemTotal:") == 24);
+	assert_true(file_number_behind(path_in(*state, "f"), "avg300=") == 1.25);
+	assert_true(file_number_behind(path_in(*state, "f"), "SwapFree:") == 0);
+	assert_true(file_number_behind(path_in(*state, "missing"), "MemTotal:") == 0);
+}
+
 static void test_empty_file(void **state)
 {
 	struct err e;
@@ -338,6 +350,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		FILE_TEST(test_read_at_most_max),
 		FILE_TEST(test_read_errors_name_the_path),
+		FILE_TEST(test_number_behind_a_word),
 		FILE_TEST(test_empty_file),
 		FILE_TEST(test_an_endless_file_is_refused),
 		FILE_TEST(test_atomic_write_replaces_and_leaves_nothing),

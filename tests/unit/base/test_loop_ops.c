@@ -11,6 +11,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -20,6 +21,8 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -41,6 +44,21 @@ struct bench {
 	struct loop *loop;
 	int fd; /* a memfd */
 };
+
+static long write_wait_ns;
+static pthread_t loop_thread; /* of the test that counts writes */
+static atomic_uint writes_here;
+
+ssize_t pwritev(int fd, const struct iovec *iov, int n, off_t offset);
+
+/* Replaces libc's. */
+ssize_t pwritev(int fd, const struct iovec *iov, int n, off_t offset)
+{
+	if (write_wait_ns)
+		nanosleep(&(struct timespec){ .tv_nsec = write_wait_ns }, NULL);
+	atomic_fetch_add(&writes_here, pthread_equal(pthread_self(), loop_thread));
+	return syscall(SYS_pwritev, fd, iov, n, offset, 0);
+}
 
 static int bench_setup(void **state)
 {
@@ -245,6 +263,32 @@ static void test_memory_file_is_read_at_once(void **state)
 	op = op_over(back, sizeof(back));
 	loop_readv(b->loop, &op.op, b->fd, op.iov, 1, 100);
 	assert_int_equal(waited(b, &op), 13); /* the end of the file */
+}
+
+/* A file in the page cache: small writes take effect at once, but not after one that took long. */
+static void test_cached_file_is_written_at_once_unless_writes_are_slow(void **state)
+{
+	struct bench *b = *state;
+	char text[] = "hello, cache", back[32] = { 0 };
+	struct op op = op_over(text, 12);
+	uint64_t begin = loop_now_ns();
+
+	loop_thread = pthread_self();
+	loop_file_cached(b->loop, b->fd);
+	loop_file_cached(b->loop, b->fd); /* setting it twice is allowed */
+	/* The first one is slow. */
+	for (int i = 0; i < 2; i++) {
+		atomic_store(&writes_here, 0);
+		write_wait_ns = i ? 0 : 3000000;
+		loop_writev(b->loop, &op.op, b->fd, op.iov, 1, 100 * i);
+		if (!i || loop_now_ns() - begin < 150 * MS) /* a long pause of the test would outlast the rest */
+			assert_int_equal(atomic_load(&writes_here), !i);
+		assert_int_equal(waited(b, &op), 12);
+		assert_int_equal(pread(b->fd, back, sizeof(back), 100 * i), 12);
+		assert_string_equal(back, text);
+		op = op_over(text, 12);
+	}
+	loop_file_in_memory(b->loop, b->fd, false);
 }
 
 static void test_memory_file_errors_and_large_writes(void **state)
@@ -726,6 +770,7 @@ int main(void)
 		OPS_TEST(test_memory_file_is_written_at_once),
 		OPS_TEST(test_memory_file_is_read_at_once),
 		OPS_TEST(test_memory_file_errors_and_large_writes),
+		OPS_TEST(test_cached_file_is_written_at_once_unless_writes_are_slow),
 		OPS_TEST(test_more_than_the_ring_holds),
 		OPS_TEST(test_burst_from_a_completion),
 		OPS_TEST(test_stream_of_operations_does_not_starve_timers),

@@ -82,7 +82,7 @@ static int polled_setup(void **state)
 	p->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (loop_new(8, &p->l, &e) || loop_timer_new(p->l, polled_fire, p, &p->timer))
 		return -1;
-	p->poller = (struct loop_poller){ polled_poll, polled_sleeps, p };
+	p->poller = (struct loop_poller){ polled_poll, polled_sleeps, p, 0 };
 	if (loop_poll(p->l, &p->poller))
 		return -1;
 	return loop_watch(p->l, p->fd, POLLIN, polled_ready, p, &p->watch);
@@ -304,7 +304,7 @@ static void test_read_of_a_poll_is_submitted_and_ends_before_the_sleep(void **st
 
 static void test_second_poller_is_refused(void **state)
 {
-	struct loop_poller other = { polled_poll, polled_sleeps, *state };
+	struct loop_poller other = { polled_poll, polled_sleeps, *state, 0 };
 	struct polled *p = *state;
 
 	polls_begin(p);

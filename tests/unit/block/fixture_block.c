@@ -145,7 +145,7 @@ int fixture_try_open(struct fixture *f, const char *name, enum block_format fmt,
 	struct block_layer layers[2] = { { .fd = path_open(f, name, read_only ? O_RDONLY : O_RDWR),
 		.format = fmt } };
 	struct block_open o = { .layers = layers, .nlayers = 1, .read_only = read_only, .name = "vda",
-		.cache_bytes = f->cache_bytes, .buffered = f->buffered, .snapshot = f->snapshot,
+		.cache_bytes = f->cache_bytes, .buffered = f->buffered, .no_flush = f->no_flush, .snapshot = f->snapshot,
 		.beside_pins = f->beside_pins };
 	struct qcow2_header h = { 0 };
 	int r;

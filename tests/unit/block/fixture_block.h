@@ -32,7 +32,7 @@ struct fixture {
 	uint8_t *shadow; /* mapped */
 	uint64_t shadow_bytes;
 	uint64_t cache_bytes; /* used by fixture_open() */
-	bool buffered;
+	bool buffered, no_flush; /* no_flush: used by fixture_open() */
 	bool beside_pins; /* used by fixture_open() */
 	bool pin_readable; /* used by fixture_open_chain() */
 	const char *snapshot; /* used by fixture_open() */

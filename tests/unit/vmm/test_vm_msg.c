@@ -339,6 +339,13 @@ static void test_duplicate_files_and_names_are_refused(void **state)
 	REFUSED(memcpy(c.sysinfo, "\1\0", 3));		/* an empty text */
 	REFUSED(memset(c.sysinfo, 'a' - '`', sizeof(c.sysinfo))); /* no end of the text */
 	REFUSED((memset(c.sysinfo, 'x', sizeof(c.sysinfo)), c.sysinfo[0] = 1, c.sysinfo[VM_SYSINFO_MAX - 1] = 0)); /* nor of the list */
+	ACCEPTED((c.nshares = 1, strcpy(c.shares[0].tag, "t"), c.shares[0].fd = NFDS - 1));
+	ACCEPTED((c.nshares = 1, strcpy(c.shares[0].tag, "t"), c.shares[0].fd = VM_NO_FD));
+	ACCEPTED(c.shares[0].fd = c.kernel_fd); /* not used */
+	REFUSED((c.nshares = 1, c.shares[0].fd = NFDS - 1)); /* no tag */
+	REFUSED((c.nshares = 1, strcpy(c.shares[0].tag, "t"), c.shares[0].fd = c.kernel_fd));
+	REFUSED((c.nshares = 1, strcpy(c.shares[0].tag, "t"), c.shares[0].fd = NFDS));
+	REFUSED((c.nshares = VM_SHARES_MAX + 1, memset(c.shares, 'x', sizeof(c.shares))));
 	REFUSED(c.initrd_fd = c.kernel_fd);
 	REFUSED(c.log_fd = c.kernel_fd);
 	REFUSED(c.end_fd = c.disks[0].fd[1]);
@@ -552,6 +559,7 @@ static void test_vm_msg_numbers(void **state)
 		{ VM_MSG_SNAPSHOT_SIZE, 21 }, { VM_MSG_FORK, 22 }, { VM_MSG_WATCHDOG, 23 }, { VM_MSG_DUMP, 24 },
 		{ VM_MSG_AGENT, 25 }, { VM_MSG_SPACE, 27 }, { VM_MSG_SPACES, 28 }, { VM_MSG_ADDRESSES, 29 },
 		{ VM_MSG_ADDRESS_LIST, 30 }, { VM_MSG_EVENT, 32 }, { VM_PHASE_ENDED, 4 }, { VM_REASON_WATCHDOG, 19 },
+		{ VM_MSG_SNAPSHOT_GO, 63 }, { VM_GROUP_HELD, 3 }, { VM_GROUP_FROZEN, 4 }, { VM_STEP_RESUME, 3 },
 		{ VM_EVENT_LINK_LOST, 13 }, { VM_EVENT_FORK_READY, 14 }, { VM_FORK_READY, 0 }, { VM_FORK_BEGUN, 1 }, { VM_FORK_DURABLE, 2 }, { VM_RECOVERY_REVERTED, 4 }, { VM_WATCHDOG_NMI, 6 }, { VM_CONSOLE_VIRTIO, 1 },
 		{ VM_SNAPSHOT_PAUSED, 2 }, { VM_AGENT_REBOOT, 2 }, { VM_AGENT_ANSWERS, 3 }, { VM_DISK_CORRUPT, 3 },
 		{ VM_HOST_PVM, 3 } };

@@ -36,7 +36,7 @@ static int disk_get(struct cli *c, bool live, struct json_object **ret, struct e
 
 	if (!r && live && !js_get(info, "pid"))
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s; use --config. Next: cairn start %s", c->pos[0],
-			js_get_str_or(info, "state", "-"), c->pos[0]);
+			cli_vm_state(info), c->pos[0]);
 	if (!r && live)
 		r = cli_execute(c, "vm-dump-definition", cli_vm_args(c->pos[0]), &o, NULL, e);
 	if (r < 0)

@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/job.h"
+#include "tools/cairn/output.h"
 #include "tools/cairn/verbs/pivot.h"
 
 #include <errno.h>
@@ -120,7 +121,7 @@ static int merge_end(struct cli *c, const struct merge *m, struct err *e)
 	else if (m->live && option_flag(c, "keep-overlay"))
 		r = pivot_abort(c, e);
 	else if (m->live) {
-		printf("Now in synchronized phase\nNext: cairn blockjob %s %s --pivot --dest %s\n", c->pos[0], c->pos[1],
+		say("Now in synchronized phase\nNext: cairn blockjob %s %s --pivot --dest %s\n", c->pos[0], c->pos[1],
 			js_get_str_or(base, "path", ""));
 		return 0;
 	}

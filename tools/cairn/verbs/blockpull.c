@@ -1,5 +1,6 @@
 /* blockpull: make a disk independent of its backing files, by a job of the daemon. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 #include "api/wire/json.h"
 #include "base/util.h"
 #include "tools/cairn/job.h"
@@ -31,6 +32,6 @@ int verb_blockpull(struct cli *c)
 		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to pull disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
-	printf("Pull complete\n");
+	say("Pull complete\n");
 	return CLI_OK;
 }

@@ -4,6 +4,7 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -39,6 +40,6 @@ int verb_blockresize(struct cli *c)
 	r = cli_execute(c, "vm-resize-disk", args, &answer, NULL, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to resize block device '%s'", c->pos[1]);
-	printf("Block device '%s' is resized\n", c->pos[1]);
+	say("Block device '%s' is resized\n", c->pos[1]);
 	return CLI_OK;
 }

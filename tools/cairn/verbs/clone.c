@@ -1,12 +1,15 @@
-/* clone: copy a VM that is off (vm-clone) or, with --live, a running one (vm-fork). template: make a VM a template. */
+/* clone: copy a VM that is off (vm-clone) or, with --live, a running one (vm-fork). promote: let a live clone
+ * take its source's place. template: make a VM a template. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/clone_seed.h"
 #include "tools/cairn/forward.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/verbs/clone.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -28,15 +31,39 @@ static int count_take(struct cli *c, struct json_object *args)
 	return 0;
 }
 
-/* List the forwards of the source that the clone lacks. */
-static void forwards_print(struct json_object *list)
+/* Read --cpus as a percentage of one processor; 0: not given. Returns an exit code. */
+static int cpus_take(struct cli *c, int *ret_percent)
+{
+	const char *text = option_value(c, "cpus");
+	char *end;
+	double n = text ? strtod(text, &end) : 0;
+
+	if (!text)
+		return 0;
+	if (*end || end == text || !(n >= 0.01 && n <= 256))
+		return cli_usage(c, "--cpus must be a number of processors from 0.01 to 256, not \"%s\"", text);
+	*ret_percent = (int)(n * 100 + 0.5);
+	return 0;
+}
+
+/* Read --memory-max; 0: not given. Returns an exit code. */
+static int memory_take(struct cli *c, uint64_t *ret_bytes)
+{
+	const char *text = option_value(c, "memory-max");
+
+	if (text && (size_parse(text, 1, ret_bytes) < 0 || !*ret_bytes || *ret_bytes > INT64_MAX))
+		return cli_usage(c, "--memory-max must be a size such as 512M, not \"%s\"", text);
+	return 0;
+}
+
+void clone_forwards_print(struct json_object *list)
 {
 	for (size_t i = 0; list && i < json_object_array_length(list); i++)
 		printf("not cloned: forward %s, which stays with the source\n",
 			json_object_get_string(json_object_array_get_idx(list, i)));
 }
 
-static void addresses_print(struct json_object *list)
+void clone_addresses_print(struct json_object *list)
 {
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 		struct json_object *o = json_object_array_get_idx(list, i);
@@ -117,9 +144,9 @@ static int result_print(struct cli *c, struct json_object *o)
 		job_result_print(c, o, figures_print, "Domain '%s' cloned %d times, as '%s' to '%s'",
 			c->pos[0], (int)js_get_int(o, "count", 0), first, last);
 	if (c->format == CLI_TABLE)
-		forwards_print(js_get_array(o, "forwards-left-out"));
+		clone_forwards_print(js_get_array(o, "forwards-left-out"));
 	if (c->format == CLI_TABLE)
-		addresses_print(js_get_array(o, "addresses"));
+		clone_addresses_print(js_get_array(o, "addresses"));
 	if (c->format == CLI_TABLE && !option_flag(c, "verbose"))
 		copies_print(js_get_array(o, "disks"));
 	if (c->format == CLI_TABLE)
@@ -304,7 +331,6 @@ static int clone_off(struct cli *c, struct json_object *args)
 {
 	if (option_flag(c, "linked"))
 		js_put_str(args, "kind", "linked");
-	js_put_str(args, "name-pattern", option_value(c, "name-pattern"));
 	if (option_flag(c, "snapshots"))
 		js_put_bool(args, "snapshots", true);
 	if (option_flag(c, "reset-identity"))
@@ -318,8 +344,9 @@ static int clone_off(struct cli *c, struct json_object *args)
 /* Refuse options that do not fit together, such as --paused without --live, or --linked with --live. */
 static int options_check(struct cli *c)
 {
-	static const char *const off[] = { "full", "linked", "name-pattern", "snapshots", "file", "mac", "uuid",
+	static const char *const off[] = { "full", "linked", "snapshots", "file", "mac", "uuid",
 		"reset-identity", "dry-run", NULL };
+	static const char *const only_live[] = { "paused", "ephemeral", "cpus", "memory-max", "publish", NULL };
 	bool live = option_flag(c, "live");
 
 	for (unsigned i = 0; live && off[i]; i++)
@@ -329,12 +356,13 @@ static int options_check(struct cli *c)
 		return cli_usage(c, "--snapshotname requires --live. For a clone that is off: cairn export %s FILE "
 			"--snapshotname %s, then cairn import FILE --name NAME",
 			c->pos[0], option_value(c, "snapshotname"));
-	if (!live && option_flag(c, "paused"))
-		return cli_usage(c, "--paused requires --live: other clones are off");
 	if (!live && option_flag(c, "isolated"))
 		return cli_usage(c, "--isolated requires --live: use --full for independent disks");
-	if (!live && option_value(c, "publish"))
-		return cli_usage(c, "--publish requires --live: other clones are off");
+	for (unsigned i = 0; !live && only_live[i]; i++)
+		if (option_flag(c, only_live[i]) || option_value(c, only_live[i]))
+			return cli_usage(c, "--%s requires --live: other clones are off", only_live[i]);
+	if (live && option_flag(c, "new-seed") && option_value(c, "name-pattern"))
+		return cli_usage(c, "with --live, --new-seed and --name-pattern exclude each other; give NAME and --count");
 	if (option_flag(c, "new-seed") && option_flag(c, "no-wait"))
 		return cli_usage(c, "--new-seed and --no-wait exclude each other: a seed is made when its clone exists");
 	if (publish_check(c))
@@ -379,7 +407,8 @@ int verb_clone(struct cli *c)
 {
 	struct json_object *args = cli_vm_args(c->pos[0]);
 	char name[512];
-	int r = options_check(c);
+	uint64_t memory = 0;
+	int quota = 0, r = options_check(c);
 
 	if (!r && option_flag(c, "auto-clone") && c->npos < 2 && !option_value(c, "name-pattern")) {
 		r = name_generate(c, name);
@@ -387,14 +416,25 @@ int verb_clone(struct cli *c)
 	}
 	if (!r)
 		r = count_take(c, args);
+	if (!r)
+		r = cpus_take(c, &quota);
+	if (!r)
+		r = memory_take(c, &memory);
 	if (r) {
 		json_object_put(args);
 		return r;
 	}
 	if (c->npos > 1)
 		js_put_str(args, "name", c->pos[1]);
+	js_put_str(args, "name-pattern", option_value(c, "name-pattern"));
 	if (!option_flag(c, "live"))
 		return clone_off(c, args);
+	if (quota)
+		js_put_int(args, "cpu-quota", quota);
+	if (memory)
+		js_put_uint(args, "memory-max", memory);
+	if (option_flag(c, "ephemeral"))
+		js_put_bool(args, "ephemeral", true);
 	js_put_bool(args, "paused", option_flag(c, "paused"));
 	if (option_flag(c, "isolated"))
 		js_put_bool(args, "isolated", true);
@@ -403,6 +443,34 @@ int verb_clone(struct cli *c)
 	js_put_str(args, "snapshot", option_value(c, "snapshotname"));
 	publish_put(c, args);
 	return clone_run(c, "vm-fork", args);
+}
+
+/* ---- promote ---- */
+
+int verb_promote(struct cli *c)
+{
+	struct json_object *args = cli_vm_args(c->pos[0]), *list;
+	CLEANUP_JS struct json_object *o = NULL;
+	struct err e;
+
+	if (option_flag(c, "undo"))
+		js_put_bool(args, "undo", true);
+	if (cli_execute(c, "vm-promote", args, &o, NULL, &e) < 0)
+		return cli_fail(&e, option_flag(c, "undo") ? "Failed to undo the promotion of domain '%s'" : "Failed to promote domain '%s'", c->pos[0]);
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, o);
+		return CLI_OK;
+	}
+	if (option_flag(c, "undo"))
+		say("Promotion undone: '%s' is the former domain again, and the clone is '%s', which is off\n", js_get_str_or(o, "name", "?"),
+			js_get_str_or(o, "old", "?"));
+	else
+		say("Domain '%s' promoted to '%s'; the former '%s' is off and named '%s'\n", c->pos[0], js_get_str_or(o, "name", "?"),
+			js_get_str_or(o, "name", "?"), js_get_str_or(o, "old", "?"));
+	list = js_get_array(o, "warnings");
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		fprintf(stderr, "warning: %s\n", json_object_get_string(json_object_array_get_idx(list, i)));
+	return CLI_OK;
 }
 
 /* ---- template ---- */
@@ -416,6 +484,6 @@ int verb_template(struct cli *c)
 	js_put_bool(args, "disable", disable);
 	if (cli_execute(c, "vm-template", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to make domain '%s' %s template", c->pos[0], disable ? "no" : "a");
-	printf("Domain '%s' is %s template\n", c->pos[0], disable ? "no longer a" : "a");
+	say("Domain '%s' is %s template\n", c->pos[0], disable ? "no longer a" : "a");
 	return CLI_OK;
 }

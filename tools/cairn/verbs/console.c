@@ -1,5 +1,6 @@
 /* console: connect the terminal, or a script, to a console of the guest, byte for byte. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/file.h"
@@ -217,7 +218,7 @@ int console_attach(struct cli *c, const char *name, const struct console_opts *o
 	signal(SIGPIPE, SIG_IGN);
 	signals = signals_open(signals_of_end, NULL);
 	if (k.input_open && isatty(0)) {
-		printf("Connected to domain '%s'\nEscape character is ^] (Ctrl + ])\n", name);
+		say("Connected to domain '%s'\nEscape character is ^] (Ctrl + ])\n", name);
 		fflush(stdout);
 		terminal_raw(&k);
 	}

@@ -1,4 +1,4 @@
-/* define: send a definition file to the daemon. validate: check one without the daemon. dumpjson: print a VM's
+/* define, create: send a definition file to the daemon. validate: check one without the daemon. dumpjson: print a VM's
  * definition. */
 #include "tools/cairn/definition_file.h"
 #include "api/definition/definition.h"
@@ -10,12 +10,12 @@
 
 #include <stdio.h>
 
-int verb_define(struct cli *c)
+/* Send the file with a command that takes a definition. flag: set in the arguments; NULL: none. The caller owns the
+ * answer. Returns an exit code, after warnings or an error message. */
+static int definition_send(struct cli *c, const char *command, const char *flag, const char *verb, struct json_object **ret)
 {
 	struct definition_file f CLEANUP(definition_file_done) = { 0 };
-	CLEANUP_JS struct json_object *answer = NULL;
 	struct json_object *args;
-	bool validate = option_flag(c, "validate");
 	struct err e;
 	int r = definition_file_read(c->pos[0], &f, &e);
 
@@ -23,19 +23,42 @@ int verb_define(struct cli *c)
 		args = json_object_new_object();
 		js_put(args, "definition", json_object_get(f.definition));
 		js_put_str(args, "folder", f.folder);
-		if (validate)
-			js_put_bool(args, "validate-only", true);
-		r = definition_file_blame(&f,
-			cli_execute(c, "vm-define", args, &answer, NULL, &e), &e);
+		if (flag)
+			js_put_bool(args, flag, true);
+		r = definition_file_blame(&f, cli_execute(c, command, args, ret, NULL, &e), &e);
 	}
 	if (r < 0)
-		return cli_fail(&e, "Failed to define domain from %s", c->pos[0]);
+		return cli_fail(&e, "Failed to %s domain from %s", verb, c->pos[0]);
 	warnings_print(f.warnings);
-	warnings_print(js_get_array(answer, "warnings"));
+	warnings_print(js_get_array(*ret, "warnings"));
+	return CLI_OK;
+}
+
+int verb_create(struct cli *c)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	int r = definition_send(c, "vm-create", option_flag(c, "paused") ? "paused" : NULL, "create", &answer);
+
+	if (r)
+		return r;
+	say("Domain '%s' created from %s\n", js_get_str(answer, "name"), c->pos[0]);
+	if (!option_flag(c, "console"))
+		return CLI_OK;
+	return console_attach(c, js_get_str(answer, "name"), &(struct console_opts){ .kind = "serial", .deadline_ns = UINT64_MAX });
+}
+
+int verb_define(struct cli *c)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	bool validate = option_flag(c, "validate");
+	int r = definition_send(c, "vm-define", validate ? "validate-only" : NULL, "define", &answer);
+
+	if (r)
+		return r;
 	if (validate)
 		printf("%s validates\n", c->pos[0]);
 	else
-		printf("Domain '%s' defined from %s\n", js_get_str(answer, "name"), c->pos[0]);
+		say("Domain '%s' defined from %s\n", js_get_str(answer, "name"), c->pos[0]);
 	return CLI_OK;
 }
 

@@ -1,16 +1,21 @@
 /* domblkinfo: the space that a VM's disks take: a live clone's disk has only what it holds beyond its source; pins are
- * what live clones keep in the source's image. */
+ * what live clones keep in the source's image. Of one disk, it prints virsh's three sizes. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/pool.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* Return the path of the image that the disk reads; NULL: none. */
 static const char *source_of(struct json_object *disk)
@@ -85,15 +90,110 @@ static void disks_print(struct json_object *all)
 	table_finish(&t, stdout);
 }
 
+/* ---- one disk ---- */
+
+/* Return the size that the guest sees, as the VM's process says; 0: the VM is off. */
+static uint64_t guest_size(struct cli *c, const char *id)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	struct json_object *disks;
+	struct err e;
+	int i;
+
+	if (cli_vm_info(c, c->pos[0], &info, &e) < 0)
+		return 0;
+	disks = js_get_array(info, "disks");
+	i = disks ? change_find(disks, "id", id) : -1;
+	return i < 0 ? 0 : (uint64_t)js_get_int(json_object_array_get_idx(disks, (size_t)i), "size", 0);
+}
+
+/* Return the size of a block device. Returns 0; -errno. */
+static int device_size(const char *path, uint64_t *ret, struct err *e)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+
+	if (end < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	*ret = (uint64_t)end;
+	return 0;
+}
+
+/* Add the sizes of a disk's image to `o`. */
+static int sizes_put(struct cli *c, struct json_object *disk, struct json_object *o, struct err *e)
+{
+	const char *path = js_get_str(disk, "path"), *id = js_get_str_or(disk, "id", "");
+	uint64_t capacity, physical, allocation;
+	struct volume v;
+	struct stat st;
+	int r = 0;
+
+	if (!path)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "drive %s is empty. Next: cairn change-media %s %s IMAGE --insert", id, c->pos[0], id);
+	if (stat(path, &st) < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	physical = (uint64_t)st.st_size;
+	allocation = (uint64_t)st.st_blocks * 512;
+	if (S_ISBLK(st.st_mode)) {
+		r = device_size(path, &physical, e);
+		allocation = physical;
+	}
+	capacity = guest_size(c, id);
+	if (!r && !capacity && strcmp(js_get_str_or(disk, "format", "raw"), "raw")) {
+		r = volume_look(path, &v, e);
+		capacity = r < 0 ? 0 : v.capacity_bytes;
+	} else if (!capacity) {
+		capacity = physical;
+	}
+	js_put_uint(o, "capacity", capacity);
+	js_put_uint(o, "allocation", allocation);
+	js_put_uint(o, "physical", physical);
+	return r;
+}
+
+static int disk_print(struct cli *c, struct json_object *disks, struct json_object *all)
+{
+	static const char *const rows[][2] = { { "Capacity:", "capacity" }, { "Allocation:", "allocation" }, { "Physical:", "physical" } };
+	struct json_object *o;
+	struct err e;
+	int i = change_find_disk(disks, c->pos[1], &e), r = i;
+
+	if (i < 0)
+		err_set(&e, i, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], c->pos[1], c->pos[0]);
+	o = i < 0 ? NULL : json_object_array_get_idx(all, (size_t)i);
+	if (o)
+		r = sizes_put(c, json_object_array_get_idx(disks, (size_t)i), o, &e);
+	if (r < 0)
+		return cli_fail(&e, "failed to get the sizes of disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, o);
+		return CLI_OK;
+	}
+	for (size_t k = 0; k < ARRAY_SIZE(rows); k++) {
+		uint64_t bytes = (uint64_t)js_get_int(o, rows[k][1], 0);
+		char text[VOLUME_SIZE_TEXT];
+
+		if (option_flag(c, "human"))
+			printf("%-15s %s\n", rows[k][0], volume_size_text(bytes, text));
+		else
+			printf("%-15s %llu\n", rows[k][0], (unsigned long long)bytes);
+	}
+	return CLI_OK;
+}
+
 int verb_domblkinfo(struct cli *c)
 {
 	CLEANUP_JS struct json_object *disks = NULL, *pins = NULL, *all = NULL;
 	struct err e;
 
+	if (option_flag(c, "human") && c->npos < 2)
+		return cli_usage(c, "--human is for one disk; the table has units");
 	if (change_read_list(c, c->pos[0], "disks", &disks, &e) < 0 ||
 		cli_execute(c, "vm-pins", cli_vm_args(c->pos[0]), &pins, NULL, &e) < 0)
 		return cli_fail(&e, "failed to get the disks of domain '%s'", c->pos[0]);
 	all = disks_of(disks, js_get_array(pins, "pins"));
+	if (c->npos > 1)
+		return disk_print(c, disks, all);
 	if (c->format == CLI_TABLE)
 		disks_print(all);
 	else

@@ -67,7 +67,7 @@ int verb_domblkstat(struct cli *c)
 	disks = r < 0 ? NULL : js_get_array(info, "disks");
 	if (!r && !disks)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s and has no process that counts requests. Next: cairn start %s", vm,
-			js_get_str(info, "state"), vm);
+			cli_vm_state(info), vm);
 	if (r < 0)
 		return cli_fail(&e, "Failed to get block stats %s %s", vm, c->npos > 1 ? c->pos[1] : "");
 	o = counters_of(disks, which ? id : NULL);

@@ -98,6 +98,6 @@ int verb_domif_egress(struct cli *c)
 	if (r < 0)
 		return cli_fail(&e, "Failed to %s the egress rules", show ? "show" : "change");
 	if (!r && !show)
-		printf("Egress rules changed successfully\n");
+		say("Egress rules changed successfully\n");
 	return r;
 }

@@ -27,7 +27,7 @@ static int interface_get(struct cli *c, bool live, struct json_object **ret, str
 		return r;
 	if (live && !js_get_array(o, "interfaces"))
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s; use --config. Next: cairn start %s", c->pos[0],
-			js_get_str_or(o, "state", "-"), c->pos[0]);
+			cli_vm_state(o), c->pos[0]);
 	found = interface_find(js_get_array(o, "interfaces"), c->pos[1]);
 	if (!found)
 		return interface_missing(c->pos[0], c->pos[1], e);
@@ -229,7 +229,7 @@ int verb_domif_setlink(struct cli *c)
 	if (r < 0)
 		return cli_fail(&e, "Failed to update interface link state");
 	if (!r)
-		printf("Device updated successfully\n");
+		say("Device updated successfully\n");
 	return r;
 }
 

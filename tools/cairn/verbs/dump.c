@@ -1,5 +1,6 @@
 /* dump: write a guest's memory to a core file. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 #include "api/wire/json.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/target.h"
@@ -40,7 +41,7 @@ int verb_dump(struct cli *c)
 		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to core dump domain '%s' to %s", c->pos[0], t.path);
-	printf("Domain '%s' dumped to %s\n", c->pos[0], t.path);
+	say("Domain '%s' dumped to %s\n", c->pos[0], t.path);
 	job_tracking_print(c, result);
 	return CLI_OK;
 }

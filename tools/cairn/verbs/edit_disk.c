@@ -17,16 +17,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Does the file have a qcow2 header? This process reads it, because the daemon reads no image. */
-static bool looks_like_qcow2(const char *path)
-{
-	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	char magic[4];
-
-	return fd >= 0 && pread(fd, magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) &&
-		!memcmp(magic, "QFI\xfb", sizeof(magic));
-}
-
 /* Set *ret_format to --subdriver, or else to raw as virsh does; without --subdriver, refuse a qcow2 image. Returns 0;
  * CLI_USAGE after an error message. */
 static int format_choose(struct cli *c, const char *source, const char **ret_format)
@@ -34,7 +24,7 @@ static int format_choose(struct cli *c, const char *source, const char **ret_for
 	*ret_format = option_value(c, "subdriver");
 	if (*ret_format)
 		return 0;
-	if (looks_like_qcow2(source))
+	if (image_looks_like_qcow2(source))
 		return cli_usage(c, "%s is a qcow2 image; add --subdriver qcow2, or --subdriver raw to show the "
 				    "file itself to the guest", source);
 	*ret_format = "raw";
@@ -60,16 +50,14 @@ static int attach_check(struct cli *c)
 	static const char *const modes[] = { "readonly", NULL };
 	static const char *const buses[] = { "virtio", "scsi", NULL };
 	static const char *const drivers[] = { "qemu", NULL };
-	static const char *const without[] = { "cache", "io" };
 	int r = choice_check(c, "mode", modes);
 
 	if (!r)
 		r = choice_check(c, "targetbus", buses);
 	if (!r)
 		r = choice_check(c, "driver", drivers);
-	for (size_t i = 0; i < ARRAY_SIZE(without) && !r; i++)
-		if (option_value(c, without[i]))
-			fprintf(stderr, "warning: --%s has no effect\n", without[i]);
+	if (!r && option_value(c, "io"))
+		fprintf(stderr, "warning: --io has no effect\n");
 	return r;
 }
 
@@ -90,6 +78,7 @@ static struct json_object *disk_of_options(struct cli *c)
 	js_put_str(disk, "format", format);
 	js_put_bool(disk, "readonly", option_value(c, "mode") || (type && !strcmp(type, "cdrom")));
 	js_put_str(disk, "serial", serial);
+	js_put_str(disk, "cache", option_value(c, "cache"));
 	return disk;
 }
 
@@ -313,7 +302,7 @@ int verb_change_media(struct cli *c)
 	if (r < 0)
 		return cli_fail(&e, "Failed to %s media", wanted[m.what]);
 	if (!r)
-		printf("Successfully %s media.\n", done[m.what]);
+		say("Successfully %s media.\n", done[m.what]);
 	return CLI_OK;
 }
 
@@ -328,15 +317,15 @@ static const char *type_of(const char *path)
 
 static void disks_print(struct json_object *disks, bool details)
 {
-	static const char *const heads[] = { "Type", "Device", "Target", "Source" };
+	static const char *const heads[] = { "Type", "Device", "Target", "Source", "Cache" };
 	size_t from = details ? 0 : 2;
 	struct table t;
 
-	table_init(&t, heads + from, ARRAY_SIZE(heads) - from);
+	table_init(&t, heads + from, details ? 5 : 2);
 	for (size_t i = 0; i < json_object_array_length(disks); i++) {
 		struct json_object *d = json_object_array_get_idx(disks, i);
 		const char *cells[] = { type_of(js_get_str(d, "path")), js_get_str_or(d, "device", "-"),
-			js_get_str_or(d, "id", "-"), js_get_str_or(d, "path", "-") };
+			js_get_str_or(d, "id", "-"), js_get_str_or(d, "path", "-"), js_get_str_or(d, "cache", "none") };
 
 		table_add(&t, cells + from);
 	}

@@ -158,7 +158,7 @@ static int stats_show(struct cli *c, struct err *e)
 
 	if (!r && !js_get(info, "pid"))
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s. Next: cairn start %s", c->pos[0],
-			js_get_str_or(info, "state", "-"), c->pos[0]);
+			cli_vm_state(info), c->pos[0]);
 	if (r < 0)
 		return r;
 	stats = memory_stats(info);

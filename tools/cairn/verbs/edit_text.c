@@ -2,6 +2,7 @@
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 
 #include <stdio.h>
 
@@ -60,7 +61,7 @@ int verb_domrename(struct cli *c)
 	js_put_str(args, "name", c->pos[1]);
 	if (cli_execute(c, "vm-rename", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to rename domain '%s'", c->pos[0]);
-	printf("Domain successfully renamed\n");
+	say("Domain successfully renamed\n");
 	return CLI_OK;
 }
 
@@ -84,6 +85,6 @@ int verb_desc(struct cli *c)
 	if (r < 0)
 		return cli_fail(&e, "Failed to change the %s of domain '%s'", t.key, c->pos[0]);
 	if (!r)
-		printf("Domain %s updated successfully\n", t.key);
+		say("Domain %s updated successfully\n", t.key);
 	return CLI_OK;
 }

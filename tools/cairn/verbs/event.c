@@ -5,6 +5,7 @@
 #include "api/wire/json.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "tools/cairn/desktop.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/schema.h"
 
@@ -252,11 +253,29 @@ static int kinds_print(const struct cli *c)
 	return CLI_OK;
 }
 
+/* Let the daemon send only the events that are wanted. An older daemon sends all. info: the VM's; NULL: any VM. */
+static void filter_set(struct cli *c, struct json_object *info)
+{
+	struct json_object *args = json_object_new_object(), *list = json_object_new_array();
+	const char *kind = kind_asked(c), *names = kind ? group_events(kind) ?: kind : "";
+	struct err e;
+
+	js_put_str(args, "vm", js_get_str(info, "uuid"));
+	for (size_t n; (n = strcspn(names, " ")); names += n + (names[n] == ' '))
+		json_object_array_add(list, json_object_new_string_len(names, (int)n));
+	if (kind)
+		js_put(args, "events", list);
+	else
+		json_object_put(list);
+	cli_execute(c, "event-filter", args, NULL, NULL, &e);
+}
+
 int verb_event(struct cli *c)
 {
-	bool loop = option_flag(c, "loop") || !strcmp(c->verb->name, "events");
+	bool loop = option_flag(c, "loop") || !strcmp(c->verb->name, "events"), notify = option_flag(c, "notify");
 	CLEANUP_JS struct json_object *info = NULL;
 	uint64_t timeout_ns, deadline = UINT64_MAX;
+	struct desktop desktop;
 	int64_t last;
 	unsigned n = 0;
 	struct err e;
@@ -274,8 +293,11 @@ int verb_event(struct cli *c)
 		return r;
 	if (timeout_ns != UINT64_MAX)
 		deadline = loop_now_ns() + timeout_ns;
+	if (notify && desktop_open(&desktop, &e) < 0)
+		return cli_fail(&e, "Failed to show desktop messages");
 	if (cli_execute(c, "query-version", NULL, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to listen for events");
+	filter_set(c, info);
 	csv_begin(c);
 	if (last >= 0 && missed_print(c, &last, &n, &e) < 0)
 		return cli_fail(&e, "Failed to listen for events");
@@ -296,6 +318,8 @@ int verb_event(struct cli *c)
 		if (!event_wanted(c, ev) || event_seen(ev, last))
 			continue;
 		event_print(c, ev);
+		if (notify)
+			desktop_tell(&desktop, ev, kind_asked(c));
 		n++;
 		if (!loop)
 			return CLI_OK;

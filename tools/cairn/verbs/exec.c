@@ -321,7 +321,7 @@ int verb_exec(struct cli *c)
 		return exec_as_job(c, limit_ns);
 	}
 	if ((!agent || !strcmp(agent, "cairn")) && guest_link_open(c, c->pos[0], &link, &e) == 0)
-		return exec_by_agent(c, &link, limit_ns);
+		return exec_by_agent(c, &link, NULL, limit_ns, NULL);
 	if (!agent && !option_flag(c, "tty") && !strchr(c->pos[0], '/'))
 		return exec_by_qga(c, limit_ns);
 	if (!agent || !strcmp(agent, "cairn"))

@@ -5,11 +5,12 @@
 #include "tools/cairn/cli.h"
 
 struct guest_link;
+struct run_root;
 
 /* Exit codes for what is not the program's own status, as docker and timeout(1) have them. */
 enum exec_exit {
 	EXEC_TIMEOUT = 124,
-	EXEC_CAIRN = 125,
+	EXEC_CAIRN = CLI_NO_STATUS,
 	EXEC_NOT_EXECUTABLE = 126,
 	EXEC_MISSING = 127,
 	EXEC_SIGNAL = 128,
@@ -20,9 +21,22 @@ enum exec_exit {
  * that option. */
 size_t exec_user_words(struct cli *c, const char *words[EXEC_USER_WORDS]);
 
+/* How a program ended, for a caller that ends its VM and tells its own failures apart from the program's. */
+struct exec_outcome {
+	const char *reason; /* of a status that is not the program's own, such as "timeout"; NULL: it is the program's */
+	int signal;	    /* that ended the program; 0: none */
+	bool warm;	    /* the guest began from a saved state (run_warm.h) */
+	struct err err;	    /* with a reason */
+};
+
 /* Run the program with cairn-agent (exec_agent.c).
- * limit_ns: 0: none. Returns the exit status. */
-int exec_by_agent(struct cli *c, const struct guest_link *link, uint64_t limit_ns);
+ * root: of `cairn run`, with an environment, a user and a folder for the program; NULL: none.
+ * limit_ns: 0: none.
+ * ret: filled, and the second SIGINT or SIGTERM ends the session, with the status 128 and its number; NULL: the second
+ * one kills the program.
+ * Returns the exit status. */
+int exec_by_agent(struct cli *c, const struct guest_link *link, const struct run_root *root, uint64_t limit_ns,
+	struct exec_outcome *ret);
 /* Let a job of the daemon run the program (exec_job.c), and print the job's id. */
 int exec_as_job(struct cli *c, uint64_t limit_ns);
 

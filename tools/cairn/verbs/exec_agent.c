@@ -10,6 +10,7 @@
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/guest_stream.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/run_root.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -34,6 +35,7 @@ struct kept {
 
 struct run {
 	struct cli *c;
+	struct exec_outcome *outcome;
 	bool terminal, hides[2];
 	struct utf8_stream shown[2];
 	struct kept kept[2];
@@ -102,8 +104,32 @@ static int output_take(void *opaque, bool is_error, uint8_t *data, size_t len, s
 
 /* ---- the request ---- */
 
+static bool has_variable(const struct agent_start *s, const char *var)
+{
+	size_t len = strcspn(var, "=") + 1;
+
+	for (size_t i = 0; i < s->nvars; i++)
+		if (!strncmp(s->words[s->nargs + i], var, len))
+			return true;
+	return false;
+}
+
+/* Add what the image says: variables that the user has not set, user and folder. */
+static void root_fill(struct cli *c, const struct run_root *root, struct agent_start *s)
+{
+	const char *user = option_value(c, "user"), *var;
+
+	s->flags |= AGENT_START_USER;
+	s->user = user ? user : *root->user ? root->user : "0";
+	if (!option_value(c, "workdir"))
+		s->folder = root->folder;
+	for (size_t i = 0; (var = run_root_variable(root, i)); i++)
+		if (strchr(var, '=') && var[0] != '=' && !has_variable(s, var))
+			s->words[s->nargs + s->nvars++] = var;
+}
+
 /* Fill in the words. s: all 0. Returns 0; a usage error's status. */
-static int start_fill(struct cli *c, struct agent_start *s)
+static int start_fill(struct cli *c, const struct run_root *root, struct agent_start *s)
 {
 	const char *vars[CLI_GIVEN_MAX], *term = getenv("TERM");
 	size_t nvars = option_values(c, "env", vars, ARRAY_SIZE(vars));
@@ -113,7 +139,7 @@ static int start_fill(struct cli *c, struct agent_start *s)
 	s->folder = option_value(c, "workdir") ?: "";
 	if (option_flag(c, "interactive") || option_flag(c, "tty"))
 		s->flags |= AGENT_START_INPUT;
-	s->nargs = exec_user_words(c, s->words);
+	s->nargs = root ? 0 : exec_user_words(c, s->words);
 	for (size_t i = 1; i < c->npos; i++)
 		s->words[s->nargs++] = c->pos[i];
 	for (size_t i = 0; i < nvars; i++) {
@@ -121,15 +147,16 @@ static int start_fill(struct cli *c, struct agent_start *s)
 			return cli_usage(c, "--env takes NAME=VALUE, not '%s'", vars[i]);
 		s->words[s->nargs + s->nvars++] = vars[i];
 	}
+	if (root)
+		root_fill(c, root, s);
 	if (!option_flag(c, "tty"))
 		return 0;
 	ioctl(0, TIOCGWINSZ, &size);
 	s->flags |= AGENT_START_TERMINAL;
 	s->rows = size.ws_row;
 	s->columns = size.ws_col;
-	for (size_t i = 0; i < nvars; i++)
-		if (!strncmp(vars[i], "TERM=", 5))
-			term = NULL;
+	if (has_variable(s, "TERM="))
+		term = NULL;
 	if (term && strlen(term) < sizeof(term_var) - 5) {
 		snprintf(term_var, sizeof(term_var), "TERM=%s", term);
 		s->words[s->nargs + s->nvars++] = term_var;
@@ -172,8 +199,16 @@ static int wanted_open(void)
 
 /* ---- the result ---- */
 
+/* Print why the program has no status of its own. Returns the status. */
+static int cairn_failed(struct run *x, int status, const char *reason, const struct err *e)
+{
+	cli_fail(e, "Failed to run a program in domain '%s'", x->c->pos[0]);
+	*x->outcome = (struct exec_outcome){ .reason = reason, .err = *e };
+	return status;
+}
+
 /* Print why the program was not started. Returns the exit status. */
-static int failed_show(struct cli *c, const struct guest_session *s)
+static int failed_show(struct run *x, const struct guest_session *s)
 {
 	struct err e;
 
@@ -181,17 +216,20 @@ static int failed_show(struct cli *c, const struct guest_session *s)
 		err_set(&e, -s->failed, ERR_GENERIC, "the guest has no pseudo terminal: %s; mount devpts on /dev/pts there, or run without --tty",
 			strerror(s->failed));
 	else if (s->step == AGENT_STEP_FOLDER)
-		err_set(&e, -s->failed, ERR_GENERIC, "the folder %s: %s", option_value(c, "workdir") ?: "/", strerror(s->failed));
+		err_set(&e, -s->failed, ERR_GENERIC, "the folder %s: %s", *s->start->folder ? s->start->folder : "/", strerror(s->failed));
 	else if (s->step == AGENT_STEP_PROGRAM)
 		err_set(&e, -s->failed, ERR_GENERIC, "%s: %s", s->start->words[0], strerror(s->failed)); /* runuser, with --user */
+	else if (s->step == AGENT_STEP_USER && s->failed == ENOENT)
+		err_set(&e, -s->failed, ERR_GENERIC, "the root has no user or group %s; choose another one with --user", s->start->user);
+	else if (s->step == AGENT_STEP_USER)
+		err_set(&e, -s->failed, ERR_GENERIC, "cannot become the user %s: %s", s->start->user, strerror(s->failed));
 	else if (s->failed == AGENT_ERROR_BUSY)
 		err_set(&e, -EBUSY, ERR_BUSY, AGENT_BUSY_TEXT);
 	else
 		err_set(&e, -s->failed, ERR_GENERIC, "cairn-agent cannot start a program: %s", strerror(s->failed));
-	cli_fail(&e, "Failed to run a program in domain '%s'", c->pos[0]);
 	if (s->step != AGENT_STEP_PROGRAM)
-		return EXEC_CAIRN;
-	return s->failed == ENOENT ? EXEC_MISSING : EXEC_NOT_EXECUTABLE;
+		return cairn_failed(x, EXEC_CAIRN, "failed", &e);
+	return s->failed == ENOENT ? cairn_failed(x, EXEC_MISSING, "not-found", &e) : cairn_failed(x, EXEC_NOT_EXECUTABLE, "not-executable", &e);
 }
 
 static int result_show(struct run *x, const struct guest_session *s)
@@ -199,8 +237,13 @@ static int result_show(struct run *x, const struct guest_session *s)
 	CLEANUP_JS struct json_object *o = NULL;
 	int code = s->timed_out ? EXEC_TIMEOUT : s->signal ? EXEC_SIGNAL + s->signal : s->status;
 
+	x->outcome->signal = s->signal;
+	if (s->timed_out) {
+		x->outcome->reason = "timeout";
+		err_set(&x->outcome->err, -ETIMEDOUT, ERR_TIMEOUT, "the program was killed, because its time limit passed");
+	}
 	if (s->timed_out && x->c->format == CLI_TABLE)
-		fprintf(stderr, "error: the program was killed, because its time limit passed\n");
+		fprintf(stderr, "error: %s\n", x->outcome->err.msg);
 	if (x->c->format == CLI_TABLE)
 		return code;
 	o = json_object_new_object();
@@ -213,15 +256,27 @@ static int result_show(struct run *x, const struct guest_session *s)
 	return code;
 }
 
-int exec_by_agent(struct cli *c, const struct guest_link *link, uint64_t limit_ns)
+/* A session that was ended by a signal ends a VM that exists only for it. */
+static int session_failed(struct run *x, const struct guest_session *s, bool ends_vm, struct err *e)
+{
+	if (!ends_vm || !s->ended_by)
+		return cairn_failed(x, EXEC_CAIRN, "failed", e);
+	err_set(e, -EINTR, ERR_CANCELLED, "signal %d ended the VM", s->ended_by);
+	return cairn_failed(x, EXEC_SIGNAL + s->ended_by, "interrupted", e);
+}
+
+int exec_by_agent(struct cli *c, const struct guest_link *link, const struct run_root *root, uint64_t limit_ns,
+	struct exec_outcome *ret)
 {
 	static struct agent_start start;
-	struct run x = { .c = c, .terminal = option_flag(c, "tty") };
-	struct guest_session s = { .start = &start, .output = output_take, .opaque = &x };
+	struct exec_outcome ignored;
+	struct run x = { .c = c, .outcome = ret ?: &ignored, .terminal = option_flag(c, "tty") };
+	struct guest_session s = { .start = &start, .output = output_take, .opaque = &x, .second_ends = ret };
 	struct err e;
-	int r = start_fill(c, &start);
+	int r = start_fill(c, root, &start);
 
-	if (r)
+	*x.outcome = (struct exec_outcome){ .reason = r ? "usage" : NULL };
+	if (r) /* an error was printed */
 		return EXEC_CAIRN;
 	for (int i = 0; i < 2; i++)
 		x.hides[i] = !x.terminal && isatty(1 + i);
@@ -232,12 +287,10 @@ int exec_by_agent(struct cli *c, const struct guest_link *link, uint64_t limit_n
 	if (x.raw)
 		tcsetattr(0, TCSANOW, &x.saved);
 	close(s.signals);
-	if (r < 0) {
-		cli_fail(&e, "Failed to run a program in domain '%s'", c->pos[0]);
-		r = EXEC_CAIRN;
-	} else {
-		r = s.failed ? failed_show(c, &s) : result_show(&x, &s);
-	}
+	if (r < 0)
+		r = session_failed(&x, &s, ret, &e);
+	else
+		r = s.failed ? failed_show(&x, &s) : result_show(&x, &s);
 	free(x.kept[0].data);
 	free(x.kept[1].data);
 	return r;

@@ -51,7 +51,7 @@ static void state_notify(struct foreground *f, struct json_object *info)
 	else if (js_get_bool(info, "starting", false))
 		snprintf(again, sizeof(again), "; the daemon starts it");
 	snprintf(text, sizeof(text), "%s%sSTATUS=%s (%s)%s%s%s", f->ready ? "" : "READY=1\n", f->wanted ? "STOPPING=1\n" : "",
-		js_get_str_or(info, "state", ""), js_get_str_or(info, "reason", ""), js_get(info, "detail") ? ": " : "",
+		cli_vm_state(info), js_get_str_or(info, "reason", ""), js_get(info, "detail") ? ": " : "",
 		js_get_str_or(info, "detail", ""), again);
 	f->ready = true;
 	notify_send(f->notify, text);

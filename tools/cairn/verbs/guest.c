@@ -330,7 +330,7 @@ int verb_domfsfreeze(struct cli *c)
 	}
 	if (ask(c, n ? "guest-fsfreeze-freeze-list" : "guest-fsfreeze-freeze", args, false, FREEZE_TIMEOUT_S, &v, &e) < 0)
 		return cli_fail(&e, "Unable to freeze filesystems of domain '%s'", c->pos[0]);
-	printf("Froze %lld filesystem(s)\n", (long long)json_object_get_int64(v));
+	say("Froze %lld filesystem(s)\n", (long long)json_object_get_int64(v));
 	return CLI_OK;
 }
 
@@ -341,7 +341,7 @@ int verb_domfsthaw(struct cli *c)
 
 	if (ask(c, "guest-fsfreeze-thaw", NULL, false, FREEZE_TIMEOUT_S, &v, &e) < 0)
 		return cli_fail(&e, "Unable to thaw filesystems of domain '%s'", c->pos[0]);
-	printf("Thawed %lld filesystem(s)\n", (long long)json_object_get_int64(v));
+	say("Thawed %lld filesystem(s)\n", (long long)json_object_get_int64(v));
 	return CLI_OK;
 }
 
@@ -382,7 +382,7 @@ int verb_set_user_password(struct cli *c)
 	js_put_bool(args, "crypted", option_flag(c, "encrypted"));
 	if (ask(c, "guest-set-user-password", args, false, GUEST_AGENT_TIMEOUT_S, &v, &e) < 0)
 		return cli_fail(&e, "Failed to set the password of %s in domain '%s'", c->pos[1], c->pos[0]);
-	printf("Password set successfully for %s in %s\n", c->pos[1], c->pos[0]);
+	say("Password set successfully for %s in %s\n", c->pos[1], c->pos[0]);
 	return CLI_OK;
 }
 

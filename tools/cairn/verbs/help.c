@@ -3,74 +3,15 @@
 #include "api/wire/json.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/schema.h"
+#include "tools/cairn/verb_words.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define VERB_WIDTH 34
 #define OPTION_WIDTH 24
-#define FORMATS "table|json|yaml|csv"
-/* Placeholder for an event's name; the schema has all names. */
-#define EVENT_VALUE "EVENT"
 
-/* ---- texts from the schema ---- */
-
-/* Find an argument of any of the verb's commands; NULL: none has it. */
-static struct json_object *argument_find(struct json_object *schema, const struct verb *v, const char *name)
-{
-	struct json_object *found = NULL;
-	const char *p = v->commands;
-	char command[64];
-
-	while (!found && (p = verb_command_next(p, command)))
-		found = schema_argument(schema, command, name);
-	return found;
-}
-
-static const char *summary_of(struct json_object *schema, const struct verb *v)
-{
-	char command[64];
-
-	if (v->summary)
-		return v->summary;
-	verb_command_next(v->commands, command);
-	return js_get_str(schema_entry(schema, command), "doc");
-}
-
-static const char *doc_of(struct json_object *schema, const struct verb *v, const struct verb_option *o)
-{
-	struct json_object *a;
-
-	if (o->doc[0] != '=')
-		return o->doc;
-	a = argument_find(schema, v, o->doc + 1);
-	return js_get_str(a ? a : schema_entry(schema, o->doc + 1), "doc");
-}
-
-/* ---- the words of an option ---- */
-
-static struct json_object *words_split(const char *text)
-{
-	struct json_object *words = json_object_new_array();
-
-	for (size_t len; *text; text += len + (text[len] == '|')) {
-		len = strcspn(text, "|");
-		json_object_array_add(words, json_object_new_string_len(text, (int)len));
-	}
-	return words;
-}
-
-/* Returns an array of the words that an option accepts, which the caller owns; NULL: any value, or none. */
-static struct json_object *words_of(struct json_object *schema, const struct verb *v, const struct verb_option *o)
-{
-	if (!o->value)
-		return NULL;
-	if (o->value[0] == '=')
-		return json_object_get(schema_words(schema, argument_find(schema, v, o->value + 1)));
-	if (!strcmp(o->value, EVENT_VALUE))
-		return schema_events(schema);
-	return strchr(o->value, '|') ? words_split(o->value) : NULL;
-}
+/* ---- help for people ---- */
 
 /* Write the placeholder of the value: "a|b" or "FILE"; empty: the option is a flag. */
 static void value_of(struct json_object *schema, const struct verb *v, const struct verb_option *o, char *buf,
@@ -82,14 +23,12 @@ static void value_of(struct json_object *schema, const struct verb *v, const str
 	snprintf(buf, size, "%s", o->value ? o->value : "");
 	if (buf[0] != '=')
 		return;
-	words = words_of(schema, v, o);
+	words = verb_option_words(schema, v, o);
 	buf[0] = 0;
 	for (size_t i = 0; words && i < json_object_array_length(words) && n < size; i++)
 		n += (size_t)snprintf(buf + n, size - n, "%s%s", i ? "|" : "",
 			json_object_get_string(json_object_array_get_idx(words, i)));
 }
-
-/* ---- help for people ---- */
 
 /* Print two columns; the right one starts on a new line if the left one is too wide. */
 static void columns_print(int width, const char *left, const char *right)
@@ -145,13 +84,13 @@ static void one_print(struct json_object *schema, const struct verb *v)
 	char value[64];
 
 	printf("cairn %s%s%s%s: %s\n", v->name, v->args[0] ? " " : "", v->args,
-		v->options || v->prints ? " [OPTIONS]" : "", summary_of(schema, v));
+		v->options || v->prints ? " [OPTIONS]" : "", verb_summary(schema, v));
 	for (const struct verb_option *o = v->options; o && o->name; o++) {
 		value_of(schema, v, o, value, sizeof(value));
-		option_print(o->name, value, doc_of(schema, v, o));
+		option_print(o->name, value, verb_option_doc(schema, v, o));
 	}
 	if (v->prints)
-		option_print("format", FORMATS, "set the output format [table]");
+		option_print(FORMAT_OPTION.name, FORMAT_OPTION.value, FORMAT_OPTION.doc);
 	commands_print(schema, v);
 }
 
@@ -160,13 +99,13 @@ static void all_print(struct json_object *schema)
 	const char *group = "";
 	char left[80];
 
-	printf("usage: cairn [-c SOCKET] VERB [ARGUMENTS]\n");
+	printf("usage: cairn [-c SOCKET] [-q] [-r] VERB [ARGUMENTS]\n");
 	for (const struct verb *v = verbs; v->name; v++) {
 		if (strcmp(group, v->group))
 			printf("\n%s\n", v->group);
 		group = v->group;
 		snprintf(left, sizeof(left), "%s %s", v->name, v->args);
-		columns_print(VERB_WIDTH, left, summary_of(schema, v));
+		columns_print(VERB_WIDTH, left, verb_summary(schema, v));
 	}
 	printf("\ncairn help VERB shows the options of a verb, man cairn has examples. -c or CAIRN_SOCKET sets the daemon's socket.\n");
 }
@@ -175,7 +114,7 @@ static void all_print(struct json_object *schema)
 
 static struct json_object *option_to_json(struct json_object *schema, const struct verb *v, const struct verb_option *o)
 {
-	struct json_object *one = json_object_new_object(), *words = words_of(schema, v, o);
+	struct json_object *one = json_object_new_object(), *words = verb_option_words(schema, v, o);
 	char value[64];
 
 	value_of(schema, v, o, value, sizeof(value));
@@ -184,7 +123,7 @@ static struct json_object *option_to_json(struct json_object *schema, const stru
 		js_put_str(one, "value", value);
 	if (words)
 		js_put(one, "words", words);
-	js_put_str(one, "doc", doc_of(schema, v, o));
+	js_put_str(one, "doc", verb_option_doc(schema, v, o));
 	return one;
 }
 
@@ -202,17 +141,16 @@ static struct json_object *commands_to_json(struct json_object *schema, const st
 
 static struct json_object *verb_to_json(struct json_object *schema, const struct verb *v)
 {
-	static const struct verb_option format = { "format", FORMATS, "set the output format [table]" };
 	struct json_object *one = json_object_new_object(), *options = json_object_new_array();
 
 	for (const struct verb_option *o = v->options; o && o->name; o++)
 		json_object_array_add(options, option_to_json(schema, v, o));
 	if (v->prints)
-		json_object_array_add(options, option_to_json(schema, v, &format));
+		json_object_array_add(options, option_to_json(schema, v, &FORMAT_OPTION));
 	js_put_str(one, "name", v->name);
 	js_put_str(one, "group", v->group);
 	js_put_str(one, "arguments", v->args);
-	js_put_str(one, "summary", summary_of(schema, v));
+	js_put_str(one, "summary", verb_summary(schema, v));
 	js_put(one, "options", options);
 	js_put(one, "commands", commands_to_json(schema, v));
 	return one;
@@ -229,55 +167,15 @@ static void json_print(const struct cli *c, struct json_object *schema, const st
 	output_print(stdout, c->format, list);
 }
 
-/* ---- words for the shell's completion ---- */
-
-static void names_list(void)
-{
-	for (const struct verb *v = verbs; v->name; v++)
-		printf("%s %s\n", v->name, v->completes ? v->completes : "-");
-}
-
-static void options_list(const struct verb *v)
-{
-	for (const struct verb_option *o = v->options; o && o->name; o++)
-		printf("--%s%s\n", o->name, o->value ? " VALUE" : "");
-	if (v->prints)
-		printf("--format VALUE\n");
-	printf("--help\n");
-}
-
-/* Print the words that an option accepts. name: the option, with or without the two hyphens. */
-static void words_list(struct json_object *schema, const struct verb *v, const char *name)
-{
-	static const struct verb_option format = { "format", FORMATS, "" };
-	CLEANUP_JS struct json_object *words = NULL;
-
-	name += strspn(name, "-");
-	for (const struct verb_option *o = v->options; !words && o && o->name; o++)
-		if (!strcmp(o->name, name))
-			words = words_of(schema, v, o);
-	if (!words && v->prints && !strcmp(name, "format"))
-		words = words_of(schema, v, &format);
-	for (size_t i = 0; words && i < json_object_array_length(words); i++)
-		puts(json_object_get_string(json_object_array_get_idx(words, i)));
-}
-
 int verb_help(struct cli *c)
 {
 	const struct verb *v = c->npos ? verb_find(c->pos[0]) : NULL;
 	CLEANUP_JS struct json_object *schema = NULL;
-	bool asked = c->verb && c->verb->run == verb_help; /* false for VERB --help, whose options belong to VERB */
 
 	if (c->npos && !v)
 		return verb_missing(c->pos[0]);
 	schema = schema_load();
-	if (asked && option_flag(c, "names"))
-		names_list();
-	else if (asked && v && option_flag(c, "options"))
-		options_list(v);
-	else if (asked && v && option_flag(c, "values"))
-		words_list(schema, v, option_value(c, "values"));
-	else if (c->format != CLI_TABLE)
+	if (c->format != CLI_TABLE)
 		json_print(c, schema, v);
 	else if (v)
 		one_print(schema, v);

@@ -30,6 +30,17 @@ static void member_label(struct json_object *o, const char *key, const char *lab
 		label_print(stdout, label, "%s", text);
 }
 
+/* Print what the daemon shifts by load, in `unit`. */
+static void balanced_print(struct json_object *o, int64_t unit, const char *label, const char *unit_text)
+{
+	const char *lack = js_get_str(o, "lack"), *reason = js_get_str(o, "reason");
+
+	if (o)
+		label_print(stdout, label, "%lld%s, balanced from %lld to %lld%s%s%s", (long long)(js_get_int(o, "now", 0) / unit), unit_text,
+			(long long)(js_get_int(o, "min", 0) / unit), (long long)(js_get_int(o, "max", 0) / unit), unit_text,
+			lack ? "; without effect: " : reason ? "; last change: " : "", lack ? lack : reason ? reason : "");
+}
+
 static void info_print(struct json_object *o)
 {
 	int64_t id = js_get_int(o, "id", -1), cpu = js_get_int(o, "cpu-time", -1),
@@ -42,12 +53,15 @@ static void info_print(struct json_object *o)
 	label_print(stdout, "Name:", "%s", js_get_str_or(o, "name", "-"));
 	label_print(stdout, "UUID:", "%s", js_get_str_or(o, "uuid", "-"));
 	label_print(stdout, "OS Type:", "hvm");
-	label_print(stdout, "State:", "%s", js_get_str_or(o, "state", "-"));
+	label_print(stdout, "State:", "%s", cli_vm_state(o));
 	if (js_get_bool(o, "outdated", false))
 		label_print(stdout, "Process:", "outdated (older Cairn; update: cairn restart-process %s)",
 			js_get_str_or(o, "name", "-"));
+	member_label(o, "waits-for-hook", "Waits for hook:");
 	time_print(o, "shutdown-at", "Shutdown at:");
 	time_print(o, "reboot-at", "Reboot at:");
+	time_print(o, "start-at", "Start at:");
+	member_label(o, "delayed", "Delayed by:");
 	time_print(o, "shutdown-deadline", "Deadline:");
 	if (again >= 0)
 		label_print(stdout, "Restarts in:", "%.1fs", (double)again / 1e9);
@@ -57,7 +71,11 @@ static void info_print(struct json_object *o)
 	label_print(stdout, "Max memory:", "%lld KiB", (long long)js_get_int(o, "memory", 0) / 1024);
 	label_print(stdout, "Used memory:", "%lld KiB",
 		(long long)js_get_int(o, "used-memory", 0) / 1024);
+	balanced_print(js_get(js_get(o, "balance"), "cpu-shares"), 1, "CPU shares:", "");
+	balanced_print(js_get(js_get(o, "balance"), "memory"), 1024, "Balloon:", " KiB");
 	label_print(stdout, "Persistent:", "%s", js_get_bool(o, "persistent", true) ? "yes" : "no");
+	if (js_get_bool(o, "ephemeral", false))
+		label_print(stdout, "Ephemeral:", "yes");
 	label_print(stdout, "Autostart:", "%s",
 		js_get_bool(o, "autostart", false) ? "enable" : "disable");
 	label_print(stdout, "Managed save:", "%s",
@@ -274,10 +292,10 @@ int verb_domstate(struct cli *c)
 		js_put_str(shown, "detail", detail);
 		output_print(stdout, c->format, shown);
 	} else if (option_flag(c, "reason")) {
-		printf("%s (%s%s)\n", js_get_str_or(o, "state", "-"), js_get_str_or(o, "reason", "-"),
+		printf("%s (%s%s)\n", cli_vm_state(o), js_get_str_or(o, "reason", "-"),
 			js_get(o, "restart-in") ? ", restarting" : "");
 	} else {
-		printf("%s\n", js_get_str_or(o, "state", "-"));
+		printf("%s\n", cli_vm_state(o));
 	}
 	return CLI_OK;
 }
@@ -312,7 +330,7 @@ int verb_domblkerror(struct cli *c)
 	if (!r && !disks)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' is %s and has no process that knows the errors of its disks. Next: cairn start %s",
-			c->pos[0], js_get_str_or(o, "state", "-"), c->pos[0]);
+			c->pos[0], cli_vm_state(o), c->pos[0]);
 	if (r < 0)
 		return cli_fail(&e, "failed to get disk errors of domain '%s'", c->pos[0]);
 	faults = faults_of(disks);

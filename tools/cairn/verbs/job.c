@@ -86,7 +86,7 @@ static int job_act(struct cli *c, const char *command, const char *fail, const c
 		if (cli_execute(c, command, args, NULL, NULL, &e) < 0)
 			code = cli_fail(&e, "Failed to %s job %s", fail, c->pos[i]);
 		else
-			printf("Job %s %s\n", c->pos[i], done);
+			say("Job %s %s\n", c->pos[i], done);
 		worst = worst ? worst : code;
 	}
 	return worst;

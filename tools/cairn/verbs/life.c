@@ -1,5 +1,6 @@
 /* The verbs start, reset, suspend, resume, destroy and undefine: each runs one command for each chosen VM. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 #include "api/wire/json.h"
 #include "tools/cairn/forward.h"
 #include "tools/cairn/multi_vm.h"
@@ -28,10 +29,20 @@ static const char *start_loses(const struct cli *c, const char *word)
 	return option_flag(c, "force-boot") && word && !strcmp(word, "saved") ? "its saved state" : NULL;
 }
 
+/* Print what the host is short of. */
+static void start_warns(struct json_object *answer, bool would)
+{
+	struct json_object *list = js_get_array(answer, "warnings");
+
+	(void)would;
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		fprintf(stderr, "warning: %s\n", json_object_get_string(json_object_array_get_idx(list, i)));
+}
+
 int verb_start(struct cli *c)
 {
 	static const struct multi_vm_act a = { .command = "vm-start", .fail = "start", .done = "started", .add = start_add,
-		.lost = start_loses };
+		.told = start_warns, .lost = start_loses };
 	bool console = option_flag(c, "console"), foreground = option_flag(c, "foreground");
 	int r;
 
@@ -112,7 +123,7 @@ static void undefine_print(struct json_object *answer, bool would)
 		else if (would)
 			printf("Would remove volume '%s'(%s)\n", id, path);
 		else
-			printf("Volume '%s'(%s) removed.\n", id, path);
+			say("Volume '%s'(%s) removed.\n", id, path);
 	}
 }
 

@@ -58,7 +58,7 @@ static bool row_wanted(const struct cli *c, struct json_object *vm, const struct
 		return false;
 	if (option_flag(c, "without-managed-save") && js_get_bool(vm, "managed-save", false))
 		return false;
-	if (option_flag(c, "transient") && !option_flag(c, "persistent"))
+	if (option_flag(c, "transient") != option_flag(c, "persistent") && option_flag(c, "persistent") != js_get_bool(vm, "persistent", true))
 		return false;
 	if (option_flag(c, "template") && !js_get_bool(vm, "template", false))
 		return false;
@@ -66,9 +66,7 @@ static bool row_wanted(const struct cli *c, struct json_object *vm, const struct
 		return false;
 	if (!option_flag(c, "all") && !option_flag(c, "inactive") && !option_flag(c, "template") && !by_state && !active)
 		return false;
-	if (can && can->never_templates && js_get_bool(vm, "template", false))
-		return false;
-	return state_wanted(c, word) && (!can || legal_states_have(can->states, word));
+	return state_wanted(c, word) && (!can || legal_vms_have(can, vm));
 }
 
 static int can_parse(struct cli *c, struct legal_vms *can)
@@ -129,11 +127,13 @@ static void rows_print(struct json_object *rows, bool title)
 	for (size_t i = 0; i < json_object_array_length(rows); i++) {
 		struct json_object *vm = json_object_array_get_idx(rows, i);
 		long long id = (long long)js_get_int(vm, "id", -1);
-		char number[24], state[64];
+		const char *waits = js_get_str(vm, "waits-for-hook");
+		char number[24], state[96];
 
 		snprintf(number, sizeof(number), "%lld", id);
-		snprintf(state, sizeof(state), "%s%s", js_get_str_or(vm, "state", ""),
-			js_get_bool(vm, "outdated", false) ? " (outdated)" : "");
+		snprintf(state, sizeof(state), "%s%s%s%s%s%s", cli_vm_state(vm),
+			js_get_bool(vm, "outdated", false) ? " (outdated)" : "", js_get_bool(vm, "ephemeral", false) ? " (ephemeral)" : "", waits ? " (" : "", waits ? waits : "",
+			waits ? " waits for a hook)" : "");
 		table_add(&t, (const char *const[]){ id < 0 ? "-" : number, js_get_str_or(vm, "name", ""),
 			state, js_get_str_or(vm, "title", "") });
 	}
@@ -144,7 +144,7 @@ static void rows_print(struct json_object *rows, bool title)
 static bool is_brief(const struct cli *c)
 {
 	static const char *const more[] = { "uuid", "title", "autostart", "no-autostart", "with-managed-save",
-		"without-managed-save", "template" };
+		"without-managed-save", "template", "persistent", "transient" };
 
 	for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++)
 		if (option_flag(c, more[i]))

@@ -53,7 +53,7 @@ int verb_net_define(struct cli *c)
 	if (validate)
 		printf("%s validates\n", c->pos[0]);
 	else
-		printf("Network %s defined from %s\n", js_get_str(answer, "name"), c->pos[0]);
+		say("Network %s defined from %s\n", js_get_str(answer, "name"), c->pos[0]);
 	return CLI_OK;
 }
 
@@ -64,7 +64,7 @@ int verb_net_create(struct cli *c)
 
 	if (file_send(c, "net-create", false, &answer, &e) < 0)
 		return cli_fail(&e, "Failed to create network from %s", c->pos[0]);
-	printf("Network %s created from %s\n", js_get_str(answer, "name"), c->pos[0]);
+	say("Network %s created from %s\n", js_get_str(answer, "name"), c->pos[0]);
 	return CLI_OK;
 }
 
@@ -128,7 +128,7 @@ int verb_net_act(struct cli *c)
 	if (cli_execute(c, acts[i].command, cli_net_args(c->pos[0]), &answer, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to %s network %s", acts[i].fail, c->pos[0]);
 	warnings_print(js_get_array(answer, "warnings"));
-	printf("Network %s %s\n", c->pos[0], acts[i].done);
+	say("Network %s %s\n", c->pos[0], acts[i].done);
 	return CLI_OK;
 }
 
@@ -142,7 +142,7 @@ int verb_net_autostart(struct cli *c)
 		js_put_bool(args, "disable", true);
 	if (cli_execute(c, "net-autostart", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "failed to %smark network %s as autostarted", disable ? "un" : "", c->pos[0]);
-	printf("Network %s %smarked as autostarted\n", c->pos[0], disable ? "un" : "");
+	say("Network %s %smarked as autostarted\n", c->pos[0], disable ? "un" : "");
 	return CLI_OK;
 }
 

@@ -1,6 +1,7 @@
 /* net-update: add, change or remove one host, range, name, egress rule or user in the definition of a network, now and
  * for its next start, with virsh's words. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
@@ -313,6 +314,6 @@ int verb_net_update(struct cli *c)
 	json_object_put(x.entry);
 	if (r < 0)
 		return cli_fail(&e, "Failed to update network %s", c->pos[0]);
-	printf("Updated network %s %s\n", c->pos[0], live && config ? "persistent config and live state" : live ? "live state" : "persistent config");
+	say("Updated network %s %s\n", c->pos[0], live && config ? "persistent config and live state" : live ? "live state" : "persistent config");
 	return CLI_OK;
 }

@@ -250,11 +250,11 @@ int verb_new(struct cli *c)
 	r = n ? vm_make(c, n, &e) : err_set_errno(&e, -ENOMEM, "the domain");
 	if (r < 0)
 		return cli_fail(&e, "Failed to create domain '%s'", c->pos[0]);
-	printf("Domain '%s' defined with %s, over %s\n", n->name, n->disk, n->base);
+	say("Domain '%s' defined with %s, over %s\n", n->name, n->disk, n->base);
 	if (option_flag(c, "no-start"))
 		return CLI_OK;
 	if (cli_execute(c, "vm-start", cli_vm_args(n->name), &answer, NULL, &e) < 0)
 		return cli_fail(&e, "Domain '%s' is defined, but does not start", n->name);
-	printf("Domain '%s' started\n", n->name);
+	say("Domain '%s' started\n", n->name);
 	return CLI_OK;
 }

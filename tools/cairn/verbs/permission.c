@@ -1,4 +1,4 @@
-/* grant, revoke and permissions: change and list the roles of users and groups. */
+/* grant, revoke, permissions and permissions-review: change and list the roles of users and groups. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"
@@ -7,30 +7,16 @@
 #include "tools/cairn/user.h"
 
 #include <stdio.h>
-
-/* Add --user or --group as a number. Returns 0; CLI_USAGE after an error message. */
-static int subject_put(struct cli *c, struct json_object *args, char who[96])
-{
-	const char *user = option_value(c, "user"), *group = option_value(c, "group");
-	int64_t n = user || group ? user_number(!user, user ? user : group) : -1;
-
-	if (!user == !group)
-		return cli_usage(c, "%s needs --user or --group", c->verb->name);
-	if (n < 0)
-		return cli_usage(c, "unknown %s \"%s\"", user ? "user" : "group",
-			user ? user : group);
-	js_put_int(args, user ? "user" : "group", n);
-	snprintf(who, 96, "%s %.80s", user ? "user" : "group", user ? user : group);
-	return 0;
-}
+#include <stdlib.h>
 
 static int permission_act(struct cli *c, const char *command, const char *role, const char *vm)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
 	struct json_object *args = json_object_new_object();
-	char who[96];
+	char who[USER_WORDS];
 	struct err e;
-	int r = subject_put(c, args, who);
+	int r = !option_value(c, "user") == !option_value(c, "group") ? cli_usage(c, "%s needs --user or --group", c->verb->name) :
+		user_option_put(c, args, who);
 
 	if (r) {
 		json_object_put(args);
@@ -86,5 +72,71 @@ int verb_permissions(struct cli *c)
 	for (size_t i = 0; i < json_object_array_length(all); i++)
 		row_add(&t, json_object_array_get_idx(all, i));
 	table_finish(&t, stdout);
+	return CLI_OK;
+}
+
+/* ---- permissions-review ---- */
+
+#define DAY_NS (24 * 3600 * 1000000000LL)
+#define DAYS_MAX 36500
+#define DAYS_HINT 90 /* roles that were not used for so many days are mentioned */
+
+static void review_row_add(struct table *t, struct json_object *o)
+{
+	int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1), since = js_get_int(o, "since", 0),
+		by = js_get_int(o, "by", -1), used = js_get_int(o, "last-used", 0);
+	bool socket = js_get_bool(o, "socket", false);
+	char name[64], giver[64], since_text[TIME_TEXT_BYTES] = "-", used_text[TIME_TEXT_BYTES], unused[24];
+
+	user_name(group >= 0, group >= 0 ? group : user, name, sizeof(name));
+	user_name(false, by, giver, sizeof(giver));
+	if (since)
+		time_text(since, false, since_text);
+	if (used)
+		time_text(used, false, used_text);
+	snprintf(unused, sizeof(unused), "%lld d", (long long)(js_get_int(o, "unused", 0) / DAY_NS));
+	table_add(t, (const char *const[]){ group >= 0 ? "group" : "user", name, js_get_str_or(o, "role", "-"), js_get_str_or(o, "vm", "all"),
+		since_text, socket ? "(socket)" : by < 0 ? "-" : giver, used ? used_text : socket ? "-" : "never", socket ? "-" : unused });
+}
+
+static int review_print(struct json_object *all, bool limited)
+{
+	static const char *const heads[] = { "Kind", "Name", "Role", "Domain", "Since", "By", "Last used", "Unused" };
+	size_t n = json_object_array_length(all), old = 0;
+	struct table t;
+
+	table_init(&t, heads, ARRAY_SIZE(heads));
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+
+		review_row_add(&t, o);
+		old += js_get_int(o, "unused", 0) >= DAYS_HINT * DAY_NS;
+	}
+	table_finish(&t, stdout);
+	if (old && !limited)
+		printf("Nobody used %zu of these roles for %d days; list them: cairn permissions-review --unused-for %d; remove one: cairn revoke\n",
+			old, DAYS_HINT, DAYS_HINT);
+	return CLI_OK;
+}
+
+int verb_permissions_review(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	const char *text = option_value(c, "unused-for");
+	struct json_object *args;
+	char *end = NULL;
+	unsigned long days = text && *text >= '0' && *text <= '9' ? strtoul(text, &end, 10) : 0;
+	struct err e;
+
+	if (text && (!end || *end || days > DAYS_MAX))
+		return cli_usage(c, "--unused-for takes a number of days up to %d, such as 90, not \"%s\"", DAYS_MAX, text);
+	args = json_object_new_object();
+	if (text)
+		js_put_int(args, "unused-for", (int64_t)days * DAY_NS);
+	if (cli_fetch_all(c, "query-permissions-review", args, "permissions", "from", &all, NULL, &e) < 0)
+		return cli_fail(&e, "Failed to review permissions");
+	if (c->format == CLI_TABLE)
+		return review_print(all, text);
+	output_print(stdout, c->format, all);
 	return CLI_OK;
 }

@@ -37,7 +37,7 @@ int verb_pool_define_as(struct cli *c)
 	js_put_str(args, "target", path);
 	if (cli_execute(c, "pool-define", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to define pool %s", name);
-	printf("Pool %s defined\n", name);
+	say("Pool %s defined\n", name);
 	return CLI_OK;
 }
 
@@ -49,7 +49,7 @@ int verb_pool_undefine(struct cli *c)
 	js_put_str(args, "name", c->pos[0]);
 	if (cli_execute(c, "pool-undefine", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to undefine pool %s", c->pos[0]);
-	printf("Pool %s has been undefined\n", c->pos[0]);
+	say("Pool %s has been undefined\n", c->pos[0]);
 	return CLI_OK;
 }
 

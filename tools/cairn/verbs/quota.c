@@ -18,23 +18,17 @@ static const struct {
 	{ "vcpus", "vCPUs", false }, { "disk", "Disk", true }, { "snapshots", "Snapshots", false } };
 
 /* Add --user, --group or --default. *ret_given: whether any was given. Returns 0; CLI_USAGE after an error message. */
-static int subject_put(struct cli *c, struct json_object *args, char who[96], bool *ret_given)
+static int subject_put(struct cli *c, struct json_object *args, char who[USER_WORDS], bool *ret_given)
 {
-	const char *user = option_value(c, "user"), *group = option_value(c, "group"), *name = user ? user : group;
-	bool is_default = option_flag(c, "default");
-	int64_t n = name ? user_number(!user, name) : -1;
+	bool user = option_value(c, "user"), group = option_value(c, "group"), is_default = option_flag(c, "default");
 
-	*ret_given = name || is_default;
-	if (!!user + !!group + is_default > 1)
+	*ret_given = user || group || is_default;
+	if (user + group + is_default > 1)
 		return cli_usage(c, "%s takes one of --user, --group and --default", c->verb->name);
-	if (name && n < 0)
-		return cli_usage(c, "unknown %s \"%s\"", user ? "user" : "group", name);
-	if (name)
-		js_put_int(args, user ? "user" : "group", n);
 	if (is_default)
 		js_put_bool(args, "default", true);
-	snprintf(who, 96, name ? "%s %.80s" : "%s", user ? "user" : group ? "group" : "users without a quota", name);
-	return 0;
+	snprintf(who, USER_WORDS, "users without a quota");
+	return user_option_put(c, args, who);
 }
 
 static int limit_parse(const char *text, bool is_size, int64_t *ret)
@@ -151,7 +145,7 @@ int verb_quota(struct cli *c)
 {
 	CLEANUP_JS struct json_object *args = json_object_new_object();
 	bool removes = option_flag(c, "remove"), names, limits;
-	char who[96];
+	char who[USER_WORDS];
 	struct err e;
 	int r = subject_put(c, args, who, &names);
 
@@ -167,6 +161,6 @@ int verb_quota(struct cli *c)
 		return cli_usage(c, "%s needs --user, --group or --default", c->verb->name);
 	if (cli_execute(c, removes ? "quota-remove" : "quota-set", json_object_get(args), NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to %s the quota of %s", removes ? "remove" : "set", who);
-	printf("Quota of %s %s\n", who, removes ? "removed" : "set");
+	say("Quota of %s %s\n", who, removes ? "removed" : "set");
 	return CLI_OK;
 }

@@ -1,6 +1,7 @@
 /* save, restore, managedsave and managedsave-remove: save a VM's state to a file or in the daemon's state folder, start
  * a VM from a file, and remove a managed save. restart-process: give a running VM a new process. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "snapshot/vmstate.h"
@@ -41,7 +42,7 @@ int verb_save(struct cli *c)
 		return save_lost(c, &t, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to save domain '%s' to %s", c->pos[0], t.path);
-	printf("Domain '%s' saved to %s\n", c->pos[0], t.path);
+	say("Domain '%s' saved to %s\n", c->pos[0], t.path);
 	return CLI_OK;
 }
 
@@ -105,7 +106,7 @@ int verb_restore(struct cli *c)
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to restore domain from %s", c->pos[0]);
-	printf("Domain restored from %s\n", c->pos[0]);
+	say("Domain restored from %s\n", c->pos[0]);
 	return CLI_OK;
 }
 
@@ -144,7 +145,7 @@ int verb_managedsave(struct cli *c)
 		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to save domain '%s' state", c->pos[0]);
-	printf("Domain '%s' state saved by cairn\n", c->pos[0]);
+	say("Domain '%s' state saved by cairn\n", c->pos[0]);
 	return CLI_OK;
 }
 
@@ -166,14 +167,14 @@ int verb_managedsave_remove(struct cli *c)
 		return managedsave_remove_many(c);
 	r = cli_vm_info(c, c->pos[0], &info, &e);
 	if (!r && !js_get_bool(info, "managed-save", false)) {
-		printf("Domain '%s' has no manage save image; removal skipped\n", c->pos[0]);
+		say("Domain '%s' has no manage save image; removal skipped\n", c->pos[0]);
 		return CLI_OK;
 	}
 	if (!r)
 		r = cli_execute(c, "vm-managed-save-remove", cli_vm_args(c->pos[0]), NULL, NULL, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to remove managed save image for domain '%s'", c->pos[0]);
-	printf("Removed managedsave image for domain '%s'\n", c->pos[0]);
+	say("Removed managedsave image for domain '%s'\n", c->pos[0]);
 	return CLI_OK;
 }
 

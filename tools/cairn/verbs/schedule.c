@@ -107,7 +107,7 @@ static int schedule_change(struct cli *c, bool remove)
 			remove ? "remove" : "set", c->pos[0]);
 	if (dry_run)
 		return would_print(c, o);
-	printf("Domain '%s' snapshot schedule %s\n", c->pos[0], remove ? "removed" : "set");
+	say("Domain '%s' snapshot schedule %s\n", c->pos[0], remove ? "removed" : "set");
 	return CLI_OK;
 }
 

@@ -1,6 +1,7 @@
 /* screenshot: save a picture of a guest's screen. send-key: press keys. vncdisplay:
  * print where VNC clients find the screen. */
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "tools/cairn/target.h"
@@ -31,7 +32,7 @@ int verb_screenshot(struct cli *c)
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to take a screenshot of domain '%s'", c->pos[0]);
-	printf("Screenshot of domain '%s' saved to %s\n", c->pos[0], t.path);
+	say("Screenshot of domain '%s' saved to %s\n", c->pos[0], t.path);
 	return CLI_OK;
 }
 
@@ -79,7 +80,7 @@ int verb_vncdisplay(struct cli *c)
 	int r = cli_vm_info(c, name, &info, &e);
 
 	if (!r && !js_get(info, "pid"))
-		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s. Next: cairn start %s", name, js_get_str_or(info, "state", "-"), name);
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s. Next: cairn start %s", name, cli_vm_state(info), name);
 	if (!r)
 		r = cli_execute(c, "vm-dump-definition", cli_vm_args(name), &o, NULL, &e);
 	if (!r) {

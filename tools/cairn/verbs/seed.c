@@ -7,6 +7,7 @@
 #include "base/utf8.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 #include "tools/cairn/seed_image.h"
 #include "tools/cairn/verbs/seed.h"
 
@@ -220,6 +221,6 @@ int verb_seed(struct cli *c)
 		r = seed_image_write(files, c->pos[0], option_flag(c, "force"), &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to create seed image %s", c->pos[0]);
-	printf("Seed image %s created. Next: cairn attach-disk VM %s vdb --mode readonly\n", c->pos[0], c->pos[0]);
+	say("Seed image %s created. Next: cairn attach-disk VM %s vdb --mode readonly\n", c->pos[0], c->pos[0]);
 	return CLI_OK;
 }

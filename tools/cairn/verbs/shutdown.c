@@ -32,7 +32,7 @@ static int wait_all_off(struct cli *c, const struct multi_vm *f, uint64_t timeou
 			continue;
 		}
 		if (c->format == CLI_TABLE)
-			printf("Domain '%s' is shut off\n", name);
+			say("Domain '%s' is shut off\n", name);
 		fflush(stdout);
 	}
 	return worst;

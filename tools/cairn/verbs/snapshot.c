@@ -223,11 +223,11 @@ static int would_revert_print(struct cli *c, struct json_object *result)
 static void stopped_print(struct cli *c, struct json_object *result)
 {
 	if (option_flag(c, "disks-only"))
-		printf("Domain '%s' was stopped: only the disks are reverted\n", c->pos[0]);
+		say("Domain '%s' was stopped: only the disks are reverted\n", c->pos[0]);
 	else if (strcmp(js_get_str_or(result, "state", ""), "shutoff"))
-		printf("Domain '%s' goes on in a new process\n", c->pos[0]);
+		say("Domain '%s' goes on in a new process\n", c->pos[0]);
 	else
-		printf("Domain '%s' was stopped: the snapshot has no memory\n", c->pos[0]);
+		say("Domain '%s' was stopped: the snapshot has no memory\n", c->pos[0]);
 }
 
 int verb_snapshot_revert(struct cli *c)
@@ -359,7 +359,7 @@ int verb_snapshot_rename(struct cli *c)
 	js_put_str(args, "new-name", c->pos[at]);
 	if (cli_execute(c, "snapshot-set", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to rename snapshot %s", name);
-	printf("Domain snapshot %s renamed to %s\n", name, c->pos[at]);
+	say("Domain snapshot %s renamed to %s\n", name, c->pos[at]);
 	return CLI_OK;
 }
 
@@ -413,6 +413,6 @@ int verb_snapshot_tag(struct cli *c)
 	js_put(args, "tags", tags_change(c, had, option_flag(c, "remove")));
 	if (cli_execute(c, "snapshot-set", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to tag snapshot %s", name);
-	printf("Domain snapshot %s tagged\n", name);
+	say("Domain snapshot %s tagged\n", name);
 	return CLI_OK;
 }

@@ -355,7 +355,7 @@ static int external_print(struct cli *c, const struct external *x, const char *n
 		output_print(stdout, c->format, o);
 		return CLI_OK;
 	}
-	printf("Domain snapshot %s created\n", name);
+	say("Domain snapshot %s created\n", name);
 	for (size_t i = 0; i < x->n; i++)
 		printf("disk %s: %s, over %s\n", x->list[i].disk, x->list[i].path, x->list[i].base);
 	return CLI_OK;

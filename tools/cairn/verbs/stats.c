@@ -83,6 +83,18 @@ static void state_add(struct json_object *out, struct json_object *info)
 	figure_put(out, reason_number(state, js_get_str(info, "reason")), "state.reason");
 }
 
+/* Add a value that the daemon shifts by load, and its bounds. */
+static void balanced_add(struct json_object *out, struct json_object *info, const char *key, const char *name, int64_t unit)
+{
+	struct json_object *o = js_get(js_get(info, "balance"), key);
+
+	if (!o)
+		return;
+	figure_put(out, js_get_int(o, "now", 0) / unit, "%s", name);
+	figure_put(out, js_get_int(o, "min", 0) / unit, "%s.min", name);
+	figure_put(out, js_get_int(o, "max", 0) / unit, "%s.max", name);
+}
+
 static void cpu_add(struct json_object *out, struct json_object *info)
 {
 	static const struct figure all[] = { { "time", "cpu-time" }, { "user", "cpu-user" }, { "system", "cpu-system" } };
@@ -90,6 +102,7 @@ static void cpu_add(struct json_object *out, struct json_object *info)
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		if (js_get(info, all[i].from))
 			figure_put(out, js_get_int(info, all[i].from, 0), "cpu.%s", all[i].name);
+	balanced_add(out, info, "cpu-shares", "cpu.shares", 1);
 }
 
 /* Add the figures of the memory, in KiB like virsh. */
@@ -111,6 +124,7 @@ static void balloon_add(struct json_object *out, struct json_object *info)
 			if (js_get(balloon, all[i].from))
 				figure_put(out, js_get_int(balloon, all[i].from, 0) / all[i].unit, "balloon.%s", all[i].name);
 	}
+	balanced_add(out, info, "memory", "balloon.target", 1024);
 	if (js_get(info, "resident-memory"))
 		figure_put(out, js_get_int(info, "resident-memory", 0) / 1024, "balloon.rss");
 }
@@ -321,7 +335,7 @@ int verb_domifstat(struct cli *c)
 	if (!r && !list)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' is %s and has no process that counts packets. Next: cairn start %s", vm,
-			js_get_str(info, "state"), vm);
+			cli_vm_state(info), vm);
 	if (list)
 		found = interface_find(list, which);
 	if (list && !found)

@@ -3,21 +3,27 @@
 #include "api/policy/schedule.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/verb_words.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/multi_vm.h"
+#include "tools/cairn/verbs/access_options.h"
+#include "tools/cairn/verbs/alert_options.h"
+#include "tools/cairn/verbs/clone_options.h"
+#include "tools/cairn/verbs/option_words.h"
+#include "tools/cairn/verbs/snapshot_options.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define MANY CLI_POSITIONALS_MAX
-#define END { NULL, NULL, NULL }
-/* Options that virsh users type by habit. */
-#define BYPASS_CACHE { "bypass-cache", NULL, "no effect; accepted for virsh" }
-#define ATOMIC { "atomic", NULL, "no effect: every snapshot is atomic" }
-#define DRY_RUN { "dry-run", NULL, FROM_SCHEMA("dry-run") }
-
-#define PUBLISH \
-	{ "publish", "[PROTOCOL:][ADDRESS:]PORT:TO", "forward PORT of this host (auto: a free one) to port TO of the guest; repeatable" }
+static const struct verb_option web_options[] = {
+	{ "listen", "ADDRESS:PORT", "listen on this address, without TLS of loopback; port 0: a free one [127.0.0.1:0]" },
+	{ "unix", "PATH", "listen on this Unix socket, which only you may open" },
+	{ "certificate", "FILE", "with TLS: PEM file of the certificate and its chain" },
+	{ "key", "FILE", "PEM file of its key, which only you may read" },
+	{ "pam", NULL, "serve each user who logs in with a password of this host; needs root" },
+	{ "allow-root", NULL, "with --pam: root may log in, too" }, END
+};
 static const struct verb_option start_options[] = {
 	{ "console", NULL, "attach the terminal to the serial console after the start" },
 	{ "foreground", NULL, "stay until the VM ends, and exit as run does; SIGTERM shuts the guest down, a second one destroys the VM" },
@@ -46,63 +52,6 @@ static const struct verb_option dump_memory_options[] = {
 	{ "memory-only", NULL, "no effect: a dump holds only memory and registers" },
 	{ "format", "elf", "write an ELF core file [default]" }, BYPASS_CACHE, JOB_OPTIONS, END };
 static const struct verb_option save_options[] = { BYPASS_CACHE, JOB_OPTIONS, END };
-#define SNAPSHOTNAME { "snapshotname", "NAME", "give the name of the snapshot" }
-#define CURRENT { "current", NULL, "use the current snapshot" }
-static const struct verb_option snapshot_create_options[] = {
-	{ "tag", "TAG", "add a tag; repeatable; \"keep\" protects the snapshot" },
-	{ "disk-only", NULL, FROM_SCHEMA("disks-only") },
-	{ "halt", NULL, FROM_SCHEMA("halt") },
-	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
-	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },
-	ATOMIC, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
-static const struct verb_option snapshot_create_as_options[] = {
-	{ "name", "NAME", "give the name of the snapshot" }, SNAPSHOTNAME,
-	{ "description", "TEXT", "give the description of the snapshot" },
-	{ "tag", "TAG", "add a tag; repeatable; \"keep\" protects the snapshot" },
-	{ "disk-only", NULL, FROM_SCHEMA("disks-only") },
-	{ "external", NULL, "with --disk-only: let each disk go on with an overlay, and leave its image as it is" },
-	{ "diskspec", "SPEC", "the same; SPEC is DISK[,snapshot=external|no][,file=OVERLAY]; repeatable" },
-	{ "reuse-external", NULL, "with --external: use overlays that exist" },
-	{ "no-metadata", NULL, "no effect: an external snapshot has no entry in a list" },
-	{ "halt", NULL, FROM_SCHEMA("halt") },
-	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
-	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },
-	ATOMIC, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
-static const struct verb_option snapshot_list_options[] = {
-	{ "tree", NULL, "print a tree" },
-	{ "parent", NULL, "add a column with the parent" },
-	{ "roots", NULL, "list only snapshots without a parent" },
-	{ "leaves", NULL, "list only snapshots without children" },
-	{ "no-leaves", NULL, "list only snapshots with children" },
-	{ "active", NULL, "list only snapshots with memory" },
-	{ "inactive", NULL, "list only snapshots without memory" },
-	{ "metadata", NULL, "no effect: every snapshot has metadata" },
-	{ "internal", NULL, "no effect: every snapshot is internal" },
-	{ "name", NULL, "print only names" },
-	{ "from", "NAME", "list only the children of NAME; with --tree, NAME and all descendants" },
-	{ "current", NULL, "list only the children of the current snapshot, as --from does" },
-	{ "descendants", NULL, "with --from or --current: list all descendants" }, END };
-static const struct verb_option snapshot_one_options[] = { SNAPSHOTNAME, CURRENT, END };
-static const struct verb_option snapshot_current_options[] = {
-	{ "name", NULL, "print only the name" }, END };
-static const struct verb_option snapshot_revert_options[] = { SNAPSHOTNAME, CURRENT,
-	{ "running", NULL, "resume the VM after the revert [as in the snapshot]" },
-	{ "paused", NULL, "leave the VM paused after the revert [as in the snapshot]" },
-	{ "disks-only", NULL, FROM_SCHEMA("disks-only") },
-	{ "disk", "ID", FROM_SCHEMA("disk") },
-	{ "eager", NULL, FROM_SCHEMA("eager") },
-	{ "verify", NULL, FROM_SCHEMA("verify") }, DRY_RUN, JOB_OPTIONS, END };
-static const struct verb_option snapshot_delete_options[] = { SNAPSHOTNAME, CURRENT,
-	{ "children", NULL, "delete all descendants too" },
-	{ "children-only", NULL, "delete only the descendants" }, DRY_RUN, JOB_OPTIONS, END };
-static const struct verb_option snapshot_rename_options[] = { SNAPSHOTNAME, END };
-static const struct verb_option snapshot_tag_options[] = { SNAPSHOTNAME,
-	{ "remove", NULL, "remove the given tags" }, END };
-static const struct verb_option snapshot_schedule_options[] = {
-	{ "every", "TIME", FROM_SCHEMA("every") },
-	{ "keep", "RULES", FROM_SCHEMA("keep") },
-	{ "min-free", "SIZE", FROM_SCHEMA("min-free") },
-	{ "remove", NULL, FROM_SCHEMA("snapshot-schedule-remove") }, DRY_RUN, END };
 static const struct verb_option schedule_options[] = {
 	{ "on", "CALENDAR", FROM_SCHEMA("on") },
 	{ "zone", "ZONE", FROM_SCHEMA("zone") },
@@ -116,69 +65,7 @@ static const struct verb_option restore_options[] = {
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "resume the VM at its next start [as at the save]" },
 	{ "paused", NULL, "leave the VM paused at its next start [as at the save]" }, BYPASS_CACHE, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
-static const struct verb_option blockpull_options[] = {
-	{ "bandwidth", "MIB", "limit the rate, in MiB/s [no limit]" },
-	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
-static const struct verb_option backup_begin_options[] = {
-	{ "pull", NULL, "serve the disks over NBD until domjobabort [copy them to files]" },
-	{ "socket", "DIR", "with --pull: make the sockets in DIR [VM.backup]" },
-	{ "since", "NAME", "with --pull: offer only what differs from this earlier snapshot" },
-	{ "to", "DIR", "write the files to DIR [beside the images]" },
-	{ "disk", "ID", "back up this disk only; repeatable [all writable disks]" },
-	{ "checkpoint", "NAME", "keep the snapshot with this name, for a later --since" },
-	{ "quiesce", NULL, FROM_SCHEMA("quiesce") }, END };
-static const struct verb_option blockcommit_options[] = {
-	{ "base", "FILE", "commit to this layer, a path or DISK[N] [the lowest one]" },
-	{ "top", "FILE", "commit this layer and those between it and the base [the image]" },
-	{ "shallow", NULL, "commit to the layer below the top" },
-	{ "active", NULL, "commit the image that the guest of a running VM writes to" },
-	{ "pivot", NULL, "the same, and go on with the base" },
-	{ "keep-overlay", NULL, "the same, and go on with the image" },
-	{ "delete", NULL, "remove the files of the layers that left the disk" },
-	{ "bandwidth", "MIB", "limit the rate, in MiB/s [no limit]" },
-	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
-#define COPY_OPTIONS                                                                                         \
-	{ "dest", "FILE", "the file of the copy" },                                                          \
-	{ "dest-format", "FMT", "the format of the copy: raw or qcow2 [qcow2 if FILE ends in .qcow2, else raw]" }, \
-	{ "pivot", NULL, "go on with the copy" }
-static const struct verb_option blockcopy_options[] = { COPY_OPTIONS,
-	{ "finish", NULL, "leave the copy as it is, and go on with the disk" },
-	{ "bandwidth", "MIB", "limit the rate, in MiB/s [no limit]" },
-	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
-static const struct verb_option blockjob_options[] = { COPY_OPTIONS,
-	{ "abort", NULL, "leave the copy as it is, and go on with the disk" }, END };
 static const struct verb_option restart_process_options[] = { JOB_OPTIONS, MULTI_VM_OPTIONS, END };
-static const struct verb_option export_options[] = {
-	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
-	{ "since", "NAME", "with --snapshotname: export only what differs from this earlier snapshot" },
-	{ "compress", FROM_SCHEMA("compress"), "set the compression method [from the name of FILE]" },
-	{ "force", NULL, "replace an existing FILE" },
-	{ "level", "N", "set the compression level: 1 to 19, with gzip 1 to 9" }, JOB_OPTIONS, END };
-static const struct verb_option import_options[] = {
-	{ "name", "NAME", "give the VM another name [the name in the archive]" },
-	{ "folder", "DIR", "create the VM's folder in DIR [the working directory]" },
-	{ "max-bytes", "SIZE", FROM_SCHEMA("max-bytes") },
-	{ "dry-run", NULL, "check the archive, list its content, and change nothing" }, JOB_OPTIONS, END };
-static const struct verb_option clone_options[] = {
-	{ "full", NULL, "create independent disks; the VM must be off [default]" },
-	{ "linked", NULL, "create qcow2 overlays on the source's disks; the VM must be off" },
-	{ "live", NULL, "create running clones of a running or paused VM" },
-	{ "snapshotname", "NAME", "with --live: continue from this snapshot; the VM may be off" },
-	{ "isolated", NULL, "with --live: copy all disks, so that no clone can read the images of its source" },
-	{ "no-hostname", NULL, "with --live: do not ask the guest agents to set the host name" },
-	{ "count", "N", FROM_SCHEMA("count") },
-	{ "name-pattern", "PATTERN", FROM_SCHEMA("name-pattern") },
-	{ "snapshots", NULL, FROM_SCHEMA("snapshots") },
-	{ "file", "PATH", "set the path of a disk's copy; repeat for each disk" },
-	{ "mac", "ADDRESS", "set the MAC address of an interface; repeat for each interface [generated]" },
-	{ "uuid", "UUID", FROM_SCHEMA("uuid") },
-	{ "reset-identity", NULL, FROM_SCHEMA("reset-identity") },
-	DRY_RUN,
-	{ "paused", NULL, FROM_SCHEMA("paused") }, PUBLISH,
-	{ "new-seed", NULL, "give each clone a seed image of its own, so that cloud-init configures it anew" },
-	{ "auto-clone", NULL, "name the clone VM-clone, or VM-clone1 and so on, as virt-clone does" }, JOB_OPTIONS, END };
-static const struct verb_option template_options[] = {
-	{ "disable", NULL, FROM_SCHEMA("disable") }, END };
 #define WHEN_OPTIONS                                                                                \
 	{ "mode", FROM_SCHEMA("mode"), FROM_SCHEMA("mode") },                                       \
 	{ "at", "TIME", "schedule the action for TIME: HH:MM or YYYY-MM-DD HH:MM" },                           \
@@ -204,6 +91,10 @@ static const struct verb_option dumpxml_options[] = {
 	{ "update-cpu", NULL, "no effect; accepted for virsh" }, END };
 static const struct verb_option define_options[] = {
 	{ "validate", NULL, FROM_SCHEMA("validate-only") }, END };
+static const struct verb_option create_options[] = {
+	{ "paused", NULL, FROM_SCHEMA("paused") },
+	{ "console", NULL, "attach the terminal to the serial console after the start" },
+	{ "validate", NULL, "no effect: each definition is checked" }, END };
 static const struct verb_option validate_options[] = {
 	{ "schema", NULL, "print the JSON Schema of a definition" }, END };
 static const struct verb_option dump_options[] = {
@@ -222,8 +113,8 @@ static const struct verb_option list_options[] = {
 	{ "with-snapshot", NULL, "list only VMs with snapshots" },
 	{ "without-snapshot", NULL, "list only VMs without snapshots" },
 	{ "managed-save", NULL, "no effect: the state shows a managed save" },
-	{ "persistent", NULL, "no effect: every VM is persistent" },
-	{ "transient", NULL, "list nothing: every VM is persistent" },
+	{ "persistent", NULL, "list only VMs with a definition of their own" },
+	{ "transient", NULL, "list only VMs that create made, which are undefined when they end" },
 	{ "table", NULL, "print a table [default]" },
 	{ "template", NULL, "list only templates" },
 	{ "state-running", NULL, "list only running VMs" },
@@ -235,6 +126,8 @@ static const struct verb_option dominfo_options[] = {
 	{ "sandbox", NULL, FROM_SCHEMA("vm-sandbox") }, END };
 static const struct verb_option domstate_options[] = {
 	{ "reason", NULL, "add the reason" }, END };
+static const struct verb_option domblkinfo_options[] = {
+	{ "human", NULL, "with DISK: print sizes with units" }, END };
 static const struct verb_option domblkstat_options[] = {
 	{ "human", NULL, "print words instead of the names of counters" }, END };
 static const struct verb_option vcpuinfo_options[] = {
@@ -314,12 +207,10 @@ static const struct verb_option vol_create_options[] = {
 static const struct verb_option vol_resize_options[] = { POOL,
 	{ "delta", NULL, "CAPACITY is a difference" },
 	{ "shrink", NULL, "allow a smaller size; the data beyond it is lost" }, END };
-static const struct verb_option threshold_options[] = {
-	{ "above", "VALUE", FROM_SCHEMA("above") },
-	{ "below", "VALUE", FROM_SCHEMA("below") },
-	{ "for", "TIME", "raise and clear it after so long without a break, such as 5m; 0: at once [1m]" },
-	{ "then", FROM_SCHEMA("then"), FROM_SCHEMA("then") },
-	{ "name", "NAME", FROM_SCHEMA("name") }, END };
+static const struct verb_option advise_options[] = {
+	{ "apply", NULL, "do what is harmless: free memory of idle VMs that their images have" },
+	{ "snapshots", NULL, "also look for old snapshots of the VM; its process, or another one if it is off, reads its images for that" },
+	{ "verbose", NULL, FROM_SCHEMA("verbose") }, END };
 static const struct verb_option top_options[] = {
 	{ "sort", "cpu|memory|disk|net|name", "set the order [cpu]" },
 	{ "every", "SECONDS", "set the interval [2, for one sample 1]" },
@@ -347,37 +238,47 @@ static const struct verb_option event_options[] = {
 	{ "event", "EVENT", "wait only for events of this name, or of virsh's name, such as lifecycle" },
 	{ "timeout", "SECONDS", "give up after SECONDS [no limit]" },
 	{ "timestamp", NULL, "print the time of each event" },
+	{ "notify", NULL, "also show a message on your desktop, for what matters or, with an event's name, for each" },
 	{ "since", "NUMBER", "first print the events after this number; 0: all kept events" }, END };
-static const struct verb_option permission_options[] = {
-	{ "user", "USER", "select a user, by name or uid" },
-	{ "group", "GROUP", "select a group, by name or gid" }, END };
-static const struct verb_option quota_options[] = {
-	{ "user", "USER", "select a user, by name or uid" },
-	{ "group", "GROUP", "select a group, by name or gid" },
-	{ "default", NULL, "select the quota of each user without a quota of its own" },
-	{ "vms", "N", "limit the number of defined VMs; none: no limit [as now]" },
-	{ "running", "N", "limit the number of running VMs [as now]" },
-	{ "memory", "SIZE", "limit the memory of the running VMs, such as 8G [as now]" },
-	{ "vcpus", "N", "limit the number of vCPUs of the running VMs [as now]" },
-	{ "disk", "SIZE", "limit the bytes of the images that Cairn makes for the VMs [as now]" },
-	{ "snapshots", "N", "limit the number of snapshots of the VMs [as now]" },
-	{ "remove", NULL, "remove the quota" }, END };
-static const struct verb_option audit_options[] = {
-	{ "since", "TIME", "show only calls since TIME: 90s, 30m, 2h or 7d ago, or YYYY-MM-DD [HH:MM[:SS]]" },
-	{ "user", "USER", FROM_SCHEMA("uid") },
-	{ "vm", "VM", FROM_SCHEMA("vm") }, END };
 static const struct verb_option run_options[] = {
+	{ "kernel", "PATH", "boot this kernel [that of FILE; without FILE: CAIRN_KERNEL, then share/cairn/vmlinux]" },
+	{ "initrd", "PATH", "give the kernel this initramfs" },
+	{ "append", "WORDS", "add words to the kernel's command line; repeatable" },
+	{ "append-for-host", "auto|none", "auto: add the words that a kernel needs on this host [auto if the kernel is not FILE's]" },
+	{ "name", "NAME", "name the VM [vm]" },
+	{ "memory", "SIZE", "give the VM so much memory [512M]" },
+	{ "cpus", "NUMBER", "give the VM so many vCPUs [1]" },
+	{ "disk", "PATH[,WORD]", "add a disk; repeatable; ,ro: read-only; ,ephemeral: forget what the guest writes; ,format=qcow2 or ,format=raw [by the name's end]" },
+	{ "image", "IMAGE", "run in this container image: NAME of a registry, oci:FOLDER:TAG, oci-archive:FILE, or a path" }, { "root", "PATH", "run in this folder or tar archive as the root; the guest's changes vanish with it" }, { "pull", NULL, "with --image: ask the registry, even if the image is in the cache" }, { "insecure-registry", NULL, "accept a registry without TLS" }, { "no-entrypoint", NULL, "with --image: run COMMAND itself, without the image's entry point before it" },
+	{ "rw", NULL, "with --root: let the guest write to the folder itself" },
+	{ "keep", "NAME", "with --image or --root: keep what the guest writes as layer NAME, and continue with it in later runs" },
+	{ "share", "TAG=FOLDER[,rw]", "let the guest mount a folder of the host, read-only or read-write; repeatable" },
+	{ "publish", "[PROTOCOL:][ADDRESS:]PORT:TO", "forward a port of the host to the guest; repeatable" },
+	{ "network", "user|none", "user: let the guest connect out through the host; none: no network [user with --publish; that of FILE]" },
+	{ "cold", NULL, "boot the guest, and neither begin from a saved state of an earlier run nor leave one" },
 	{ "log-level", "error|warning|info|debug|trace", "set the log level [warning]" },
 	{ "vm-program", "PATH", "run PATH as the VM process [cairn-vm]" },
 	{ "agent", NULL, "put cairn-agent into the initramfs, for cairn exec SOCKET, where SOCKET is vsock.path" },
+	{ "env", "NAME=VALUE", "set an environment variable of the command; repeatable; also -e" },
+	{ "workdir", "FOLDER", "run the command in this folder of the guest; also -w" },
+	{ "user", "USER", "run the command as this user of the guest [root]; also -u" },
+	{ "interactive", NULL, "pass the standard input on to the command; also -i" },
+	{ "tty", NULL, "give the command a terminal, and pass the standard input on; also -t" },
+	{ "timeout", "SECONDS", "kill the VM after SECONDS; exit status 124 [no limit]" },
+	{ "status-fd", "NUMBER", "write a line of JSON to this open file: whether the exit status is the command's or VM's" },
+	{ "show-console", NULL, "with a command: print the guest's console on standard error" },
+	{ "print-only", NULL, "print the definition that FILE and the options give, and run nothing" },
 	{ "boot", "hd|cdrom|network", "boot from the first device of this kind [boot_order]" },
 	{ "bootmenu", NULL, "have the firmware show its boot menu" },
 	{ "require-sandbox", NULL, "fail if the host lacks a part of the sandbox" },
 	{ "no-sandbox", NULL, "run the VM process without its sandbox; for debugging only" }, END };
-static const struct verb_option help_options[] = {
-	{ "names", NULL, "print the names of all verbs, for completion" },
-	{ "options", NULL, "print the options of VERB, for completion" },
-	{ "values", "OPTION", "print the values of an option of VERB, for completion" }, END };
+
+static const struct verb_option image_list_options[] = {
+	{ "kept", NULL, "list the layers of cairn run --keep [the images]" }, END };
+static const struct verb_option image_remove_options[] = {
+	{ "kept", NULL, "remove layers of cairn run --keep [images]" },
+	{ "unused-for", "DAYS", "remove all that no run has used for so many days" },
+	{ "all", NULL, "remove all that no run uses" }, END };
 
 static const struct verb_option edit_options[] = {
 	{ "format", "json|xml", "edit JSON or libvirt's domain XML [json]" },
@@ -424,7 +325,7 @@ static const struct verb_option attach_disk_options[] = {
 	{ "targetbus", "virtio|scsi", "set the bus of the disk [virtio]" },
 	{ "sourcetype", "file|block", "no effect: detected" },
 	{ "driver", "qemu", "no effect; accepted for virsh" },
-	{ "cache", "MODE", "no effect; accepted for virsh" },
+	{ "cache", "none|writeback|unsafe", "bypass the host's page cache, use it, or use it and ignore the guest's flushes [none]" },
 	{ "io", "MODE", "no effect; accepted for virsh" }, PLUG_OPTIONS, END };
 static const struct verb_option detach_options[] = {
 	{ "timeout", "SECONDS", "wait at most SECONDS for the guest to release the disk, 1 to 600 [5]" }, PLUG_OPTIONS, END };
@@ -521,7 +422,7 @@ static const struct verb_option forward_add_options[] = {
 static const struct verb_option forward_remove_options[] = { PLACE_OPTIONS, END };
 static const struct verb_option domblklist_options[] = {
 	{ "inactive", NULL, FROM_SCHEMA("inactive") },
-	{ "details", NULL, "add type and device" }, END };
+	{ "details", NULL, "add type, device and cache mode" }, END };
 
 static const struct verb_option net_define_options[] = {
 	{ "validate", NULL, FROM_SCHEMA("validate-only") }, END };
@@ -548,6 +449,7 @@ static const struct verb_option net_update_options[] = {
 const struct verb verbs[] = {
 	{ "define", "Definitions", "FILE", "define or redefine a VM from JSON or libvirt's domain XML", define_options,
 		1, 1, false, "file", "vm-define", verb_define },
+	{ "create", "Lifecycle", "FILE", NULL, create_options, 1, 1, false, "file", "vm-create vm-console", verb_create },
 	{ "validate", "Definitions", "FILE", "check a definition without the daemon", validate_options, 0, 1,
 		true, "file", NULL, verb_validate },
 	{ "dumpjson", "Definitions", "VM", "print the definition of a VM as JSON", dump_options, 1, 1, true, "vm",
@@ -556,52 +458,52 @@ const struct verb verbs[] = {
 		false, "vm", "vm-dump-definition", verb_dumpxml },
 	{ "edit", "Definitions", "VM", "edit the definition of a VM in $VISUAL or $EDITOR", edit_options, 1, 1, false, "vm",
 		"vm-define vm-dump-definition", verb_edit },
-	{ "domrename", "Definitions", "VM NEW-NAME", NULL, NULL, 2, 2, false, "vm-name", "vm-rename", verb_domrename },
+	{ "domrename", "Definitions", "VM NEW-NAME", NULL, NULL, 2, 2, false, "vm", "vm-rename", verb_domrename },
 	{ "desc", "Definitions", "VM [TEXT...]", "show or change the description or title of a VM", desc_options, 1, MANY,
 		false, "vm", "vm-define vm-dump-definition", verb_desc },
 	{ "setvcpus", "Definitions", "VM COUNT", "set the number of virtual CPUs", setvcpus_options, 2, 2, false,
-		"vm-name", "vm-set-vcpus vm-info vm-define vm-dump-definition vm-agent-query vm-agent-command", verb_setvcpus },
+		"vm", "vm-set-vcpus vm-info vm-define vm-dump-definition vm-agent-query vm-agent-command", verb_setvcpus },
 	{ "setmem", "Definitions", "VM SIZE", "set the memory, in KiB or with a unit (512M); with a balloon, the guest's share of it", setmem_options,
-		2, 2, false, "vm-name", "vm-set-memory vm-info vm-define vm-dump-definition", verb_setmem },
+		2, 2, false, "vm", "vm-set-memory vm-info vm-define vm-dump-definition", verb_setmem },
 	{ "setmaxmem", "Definitions", "VM SIZE", "set the memory; with a balloon, the most that setmem can give", change_options, 2, 2, false,
-		"vm-name", "vm-define vm-dump-definition", verb_setmaxmem },
+		"vm", "vm-define vm-dump-definition", verb_setmaxmem },
 	{ "set-lifecycle-action", "Definitions", "VM TYPE ACTION", "set the action after poweroff, reboot or crash: destroy, "
-		"restart, preserve, ...", change_options, 3, 3, false, "vm-name", "vm-define vm-dump-definition",
+		"restart, preserve, ...", change_options, 3, 3, false, "vm", "vm-define vm-dump-definition",
 		verb_set_lifecycle_action },
-	{ "attach-disk", "Definitions", "VM SOURCE TARGET", "add a disk", attach_disk_options, 3, 3, false, "vm-file",
+	{ "attach-disk", "Definitions", "VM SOURCE TARGET", "add a disk", attach_disk_options, 3, 3, false, "vm",
 		"vm-info vm-attach-disk vm-define vm-dump-definition", verb_attach_disk },
 	{ "detach-disk", "Definitions", "VM TARGET", "remove a disk; its image is not deleted", detach_options, 2, 2, false,
-		"vm-disk", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_disk },
+		"vm", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_disk },
 	{ "change-media", "Definitions", "VM PATH [SOURCE]", "change the medium of a cdrom drive", change_media_options,
-		2, 3, false, "vm-disk", "vm-info vm-change-medium vm-define vm-dump-definition", verb_change_media },
+		2, 3, false, "vm", "vm-info vm-change-medium vm-define vm-dump-definition", verb_change_media },
 	{ "attach-interface", "Definitions", "VM TYPE [SOURCE]", "add a network interface", attach_interface_options, 2,
-		3, false, "vm-name", "vm-info vm-attach-interface forward-add vm-define vm-dump-definition", verb_attach_interface },
+		3, false, "vm", "vm-info vm-attach-interface forward-add vm-define vm-dump-definition", verb_attach_interface },
 	{ "detach-interface", "Definitions", "VM TYPE", "remove a network interface", detach_interface_options, 2, 2,
-		false, "vm-name", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_interface },
+		false, "vm", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_interface },
 	{ "attach-device", "Definitions", "VM FILE", "add the disk or interface that a file has, as JSON or libvirt's XML", attach_device_options,
-		2, 2, false, "vm-file", "vm-info vm-attach-disk vm-attach-interface forward-add vm-define vm-dump-definition", verb_attach_device },
+		2, 2, false, "vm", "vm-info vm-attach-disk vm-attach-interface forward-add vm-define vm-dump-definition", verb_attach_device },
 	{ "detach-device", "Definitions", "VM FILE", "remove the disk or interface that a file has", detach_device_options, 2, 2, false,
-		"vm-file", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_device },
+		"vm", "vm-info vm-detach-device vm-define vm-dump-definition", verb_detach_device },
 	{ "update-device", "Definitions", "VM FILE", "change a disk or interface to what a file has", update_device_options, 2, 2, false,
-		"vm-file", "vm-info vm-set-disk vm-set-interface vm-change-medium vm-define vm-dump-definition", verb_update_device },
+		"vm", "vm-info vm-set-disk vm-set-interface vm-change-medium vm-define vm-dump-definition", verb_update_device },
 	{ "domiftune", "Definitions", "VM INTERFACE", "show or change the limits of a network interface", domiftune_options, 2, 2,
-		true, "vm-interface", "vm-info vm-set-interface vm-define vm-dump-definition", verb_domiftune },
-	{ "blkdeviotune", "Definitions", "VM DISK", "show or change the limits of a disk", blkdeviotune_options, 2, 2, true, "vm-disk",
+		true, "vm", "vm-info vm-set-interface vm-define vm-dump-definition", verb_domiftune },
+	{ "blkdeviotune", "Definitions", "VM DISK", "show or change the limits of a disk", blkdeviotune_options, 2, 2, true, "vm",
 		"vm-info vm-set-disk vm-define vm-dump-definition", verb_blkdeviotune },
-	{ "blockresize", "Definitions", "VM DISK [SIZE]", "grow a disk of a running VM", blockresize_options, 2, 3, false, "vm-disk",
+	{ "blockresize", "Definitions", "VM DISK [SIZE]", "grow a disk of a running VM", blockresize_options, 2, 3, false, "vm",
 		"vm-resize-disk", verb_blockresize },
 	{ "domif-setlink", "Definitions", "VM INTERFACE STATE", "set the link of a network interface up or down", domif_link_options,
-		3, 3, false, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_setlink },
+		3, 3, false, "vm", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_setlink },
 	{ "domif-egress", "Definitions", "VM INTERFACE [RULE...]", "show or replace the rules for what the guest of a user interface may reach",
-		domif_egress_options, 2, MANY, true, "vm-interface", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_egress },
+		domif_egress_options, 2, MANY, true, "vm", "vm-set-interface vm-info vm-define vm-dump-definition", verb_domif_egress },
 	{ "new", "Definitions", "VM", "create and start a VM from a disk image, with an overlay on it", new_options, 1, 1, false, NULL,
 		"vm-info vm-define vm-start", verb_new },
 	{ "seed", "Definitions", "FILE", "create an image from which cloud-init configures a guest", seed_options, 1, 1, false, "file",
 		NULL, verb_seed },
 	{ "forward-add", "Definitions", "VM [PROTOCOL:][ADDRESS:]PORT:TO", "forward a port of the host to a guest",
-		forward_add_options, 2, 2, true, "vm-name", "forward-add vm-define vm-dump-definition", verb_forward_add },
+		forward_add_options, 2, 2, true, "vm", "forward-add vm-define vm-dump-definition", verb_forward_add },
 	{ "forward-remove", "Definitions", "VM [PROTOCOL:][ADDRESS:]PORT", "remove a forward", forward_remove_options, 2, 2,
-		false, "vm-name", "forward-remove vm-define vm-dump-definition", verb_forward_remove },
+		false, "vm", "forward-remove vm-define vm-dump-definition", verb_forward_remove },
 	{ "forward-list", "Definitions", "VM", "list the forwards of a VM", dump_options, 1, 1, true, "vm",
 		"vm-dump-definition vm-info", verb_forward_list },
 	{ "undefine", "Definitions", "{VM...|--all}", NULL, undefine_options, 1, MANY, true, "vm", "vm-undefine",
@@ -623,40 +525,44 @@ const struct verb verbs[] = {
 		"vm-restart-process", verb_restart_process },
 	{ "autostart", "Lifecycle", "{VM...|--all}", NULL, autostart_options, 1, MANY, true, "vm", "vm-autostart",
 		verb_autostart },
-	{ "schedule", "Lifecycle", "VM ACTION", NULL, schedule_options, 2, 2, true, "vm-action", "schedule-add", verb_schedule },
+	{ "schedule", "Lifecycle", "VM ACTION", NULL, schedule_options, 2, 2, true, "vm", "schedule-add", verb_schedule },
 	{ "schedule-list", "Lifecycle", "[VM]", "list schedules, with the next run and the last outcome of each", NULL, 0, 1, true, "vm",
 		"query-schedules", verb_schedule_list },
 	{ "schedule-history", "Lifecycle", "VM", NULL, NULL, 1, 1, true, "vm", "query-schedule-history", verb_schedule_history },
-	{ "schedule-pause", "Lifecycle", "VM NAME", NULL, NULL, 2, 2, false, "vm-schedule", "schedule-pause", verb_schedule_act },
-	{ "schedule-resume", "Lifecycle", "VM NAME", "let a paused schedule run again", NULL, 2, 2, false, "vm-schedule", "schedule-pause", verb_schedule_act },
-	{ "schedule-remove", "Lifecycle", "VM NAME", NULL, NULL, 2, 2, false, "vm-schedule", "schedule-remove", verb_schedule_act },
-	{ "run", "Lifecycle", "FILE", "run one VM in the foreground, without a daemon", run_options, 1, 1, false, "file",
+	{ "schedule-pause", "Lifecycle", "VM NAME", NULL, NULL, 2, 2, false, "vm", "schedule-pause", verb_schedule_act },
+	{ "schedule-resume", "Lifecycle", "VM NAME", "let a paused schedule run again", NULL, 2, 2, false, "vm", "schedule-pause", verb_schedule_act },
+	{ "schedule-remove", "Lifecycle", "VM NAME", NULL, NULL, 2, 2, false, "vm", "schedule-remove", verb_schedule_act },
+	{ "run", "Lifecycle", "[FILE] [COMMAND [ARGUMENT...]]", "run one VM in the foreground, without a daemon; with a command: run it in the guest, exit with its status, and end the VM", run_options, 0, MANY, true, "file",
 		NULL, verb_run },
 	{ "dump", "Lifecycle", "VM FILE", "dump memory and registers to an ELF core file", dump_memory_options, 2, 2,
-		false, "vm-file", "vm-dump", verb_dump },
-	{ "clone", "Clones", "VM [NAME]", "create copies of a VM", clone_options, 1, 2, true, "vm-name",
+		false, "vm", "vm-dump", verb_dump },
+	{ "clone", "Clones", "VM [NAME]", "create copies of a VM", clone_options, 1, 2, true, "vm",
 		"vm-clone vm-fork vm-define vm-dump-definition",
 		verb_clone },
+	{ "group-clone", "Clones", "VM...", NULL, group_clone_options, 1, MANY,
+		true, "vm", "group-clone", verb_group_clone },
+	{ "promote", "Clones", "VM", "let a live clone replace its source", promote_options, 1, 1, true, "vm", "vm-promote",
+		verb_promote },
 	{ "template", "Clones", "VM", NULL, template_options, 1, 1, false, "vm", "vm-template", verb_template },
 	{ "backup-begin", "Clones", "VM", "back up a VM's disks, as of one instant", backup_begin_options, 1, 1, true, "vm",
 		"snapshot-create snapshot-list snapshot-set snapshot-delete vm-dump-definition", verb_backup_begin },
-	{ "blockcopy", "Clones", "VM DISK", "copy a disk of a running VM", blockcopy_options, 2, 2, false, "vm-disk",
+	{ "blockcopy", "Clones", "VM DISK", "copy a disk of a running VM", blockcopy_options, 2, 2, false, "vm",
 		"vm-blockcopy vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
 		verb_blockcopy },
-	{ "blockjob", "Clones", "VM DISK", "end the copy of a disk", blockjob_options, 2, 2, false, "vm-disk",
+	{ "blockjob", "Clones", "VM DISK", "end the copy of a disk", blockjob_options, 2, 2, false, "vm",
 		"vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
 		verb_blockjob },
-	{ "blockcommit", "Clones", "VM DISK", "merge upper layers of a disk into a lower one", blockcommit_options, 2, 2, false, "vm-disk",
+	{ "blockcommit", "Clones", "VM DISK", "merge upper layers of a disk into a lower one", blockcommit_options, 2, 2, false, "vm",
 		"vm-blockcommit vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
 		verb_blockcommit },
 	{ "blockpull", "Clones", "VM DISK", "make a disk independent of its backing files", blockpull_options, 2, 2, true, "vm",
 		"vm-blockpull", verb_blockpull },
 	{ "export", "Clones", "VM FILE", "export a VM to one archive file: .tar.zst, .tar.gz or .tar", export_options, 2, 2, true,
-		"vm-file", "vm-export", verb_export },
+		"vm", "vm-export", verb_export },
 	{ "import", "Clones", "FILE [INCREMENT...]", "define a VM from archives that export has written", import_options, 1, MANY, true, "file", "vm-import",
 		verb_import },
 	{ "save", "Saved states", "VM FILE", "save the state of a VM to a file, and stop the VM", save_options, 2, 2, false,
-		"vm-file", "vm-save", verb_save },
+		"vm", "vm-save", verb_save },
 	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1, false, "file",
 		"vm-restore", verb_restore },
 	{ "managedsave", "Saved states", "{VM...|--all}", NULL, managedsave_options, 1, MANY, true, "vm",
@@ -667,22 +573,28 @@ const struct verb verbs[] = {
 		true, "vm", "snapshot-create", verb_snapshot_create },
 	{ "snapshot-create-as", "Snapshots", "{VM|--all} [NAME [DESCRIPTION]]", "create a snapshot with a name and a description", snapshot_create_as_options,
 		1, 3, true, "vm", "snapshot-create vm-disk-snapshot vm-define vm-dump-definition vm-agent-command", verb_snapshot_create_as },
+	{ "group-snapshot", "Snapshots", "VM...", "create snapshots of several VMs at one instant, all of them or none", group_snapshot_options, 1, MANY,
+		true, "vm", "group-snapshot", verb_group_snapshot },
+	{ "group-revert", "Snapshots", "--name NAME VM...", "revert several VMs to snapshots that group-snapshot has made", group_revert_options, 1, MANY,
+		false, "vm", "snapshot-revert snapshot-list vm-resume", verb_group_revert },
 	{ "snapshot-list", "Snapshots", "VM", "list the snapshots of a VM", snapshot_list_options, 1, 1, true, "vm", "snapshot-list",
 		verb_snapshot_list },
-	{ "snapshot-info", "Snapshots", "VM NAME", "show a snapshot", snapshot_one_options, 1, 2, true, "vm-snapshot",
+	{ "snapshot-info", "Snapshots", "VM NAME", "show a snapshot", snapshot_one_options, 1, 2, true, "vm",
 		"snapshot-list snapshot-size", verb_snapshot_info },
 	{ "snapshot-current", "Snapshots", "VM", "show the current snapshot", snapshot_current_options, 1, 1,
 		true, "vm", "snapshot-list", verb_snapshot_current },
-	{ "snapshot-parent", "Snapshots", "VM NAME", "print the parent of a snapshot", snapshot_one_options, 1, 2, false, "vm-snapshot",
+	{ "snapshot-parent", "Snapshots", "VM NAME", "print the parent of a snapshot", snapshot_one_options, 1, 2, false, "vm",
 		"snapshot-list", verb_snapshot_parent },
-	{ "snapshot-revert", "Snapshots", "VM NAME", NULL, snapshot_revert_options, 1, 2, true, "vm-snapshot",
+	{ "snapshot-diff", "Snapshots", "VM FROM [TO]", "show what differs between two snapshots, or between a snapshot and the disks of a VM that is off",
+		snapshot_diff_options, 2, 3, true, "vm", "snapshot-diff snapshot-diff-files", verb_snapshot_diff },
+	{ "snapshot-revert", "Snapshots", "VM NAME", NULL, snapshot_revert_options, 1, 2, true, "vm",
 		"snapshot-revert vm-dump-definition", verb_snapshot_revert },
 	{ "snapshot-delete", "Snapshots", "VM NAME", "delete a snapshot; its children stay", snapshot_delete_options, 1, 2,
-		true, "vm-snapshot", "snapshot-delete snapshot-size vm-dump-definition", verb_snapshot_delete },
+		true, "vm", "snapshot-delete snapshot-size vm-dump-definition", verb_snapshot_delete },
 	{ "snapshot-rename", "Snapshots", "VM NAME NEW", "rename a snapshot", snapshot_rename_options, 2, 3, false,
-		"vm-snapshot", "snapshot-set", verb_snapshot_rename },
+		"vm", "snapshot-set", verb_snapshot_rename },
 	{ "snapshot-tag", "Snapshots", "VM NAME [TAG...]", "print, add or remove tags of a snapshot", snapshot_tag_options, 1,
-		MANY, false, "vm-snapshot", "snapshot-set snapshot-list", verb_snapshot_tag },
+		MANY, false, "vm", "snapshot-set snapshot-list", verb_snapshot_tag },
 	{ "snapshot-schedule", "Snapshots", "[VM]", NULL, snapshot_schedule_options, 0, 1, true, "vm",
 		"snapshot-schedule-set snapshot-schedule-remove query-snapshot-schedules", verb_snapshot_schedule },
 	{ "list", "Monitoring", "", "list VMs", list_options, 0, 0, true, NULL, "vm-list snapshot-list", verb_list },
@@ -694,17 +606,17 @@ const struct verb verbs[] = {
 	{ "domname", "Monitoring", "VM", "print the name of a VM", NULL, 1, 1, false, "vm", "vm-info", verb_domname },
 	{ "domblklist", "Monitoring", "VM", "list the disks of a VM", domblklist_options, 1, 1, true, "vm", "vm-dump-definition",
 		verb_domblklist },
-	{ "domblkinfo", "Monitoring", "VM", "show the space that a VM's disks take, and what live clones keep in them", NULL, 1,
-		1, true, "vm", "vm-dump-definition vm-pins", verb_domblkinfo },
+	{ "domblkinfo", "Monitoring", "VM [DISK]", "show the space that a VM's disks take, and what live clones keep in them; with DISK: its sizes",
+		domblkinfo_options, 1, 2, true, "vm", "vm-dump-definition vm-pins vm-info", verb_domblkinfo },
 	{ "domblkstat", "Monitoring", "VM [DISK]", "show the requests of one disk of a running VM, or of all together", domblkstat_options, 1, 2,
-		true, "vm-disk", "vm-info vm-dump-definition", verb_domblkstat },
+		true, "vm", "vm-info vm-dump-definition", verb_domblkstat },
 	{ "domiflist", "Monitoring", "VM", "list the network interfaces of a VM", dump_options, 1, 1, true, "vm",
 		"vm-dump-definition", verb_domiflist },
 	{ "domifstat", "Monitoring", "VM INTERFACE", "show the traffic of a network interface", NULL, 2, 2, true, "vm", "vm-info",
 		verb_domifstat },
 	{ "domif-getlink", "Monitoring", "VM INTERFACE", "show whether the link of a network interface is up", domif_link_options, 2,
-		2, true, "vm-interface", "vm-info vm-dump-definition", verb_domif_getlink },
-	{ "domifaddr", "Monitoring", "VM [INTERFACE]", NULL, domifaddr_options, 1, 2, true, "vm-name", "vm-addresses vm-dump-definition net-dhcp-leases vm-info",
+		2, true, "vm", "vm-info vm-dump-definition", verb_domif_getlink },
+	{ "domifaddr", "Monitoring", "VM [INTERFACE]", NULL, domifaddr_options, 1, 2, true, "vm", "vm-addresses vm-dump-definition net-dhcp-leases vm-info",
 		verb_domifaddr },
 	{ "domblkerror", "Monitoring", "VM", "show the disks whose errors have paused a VM", NULL, 1, 1, true, "vm", "vm-info",
 		verb_domblkerror },
@@ -719,19 +631,23 @@ const struct verb verbs[] = {
 		"vm", "vm-info vm-stats", verb_domstats },
 	{ "metrics", "Monitoring", "", "print statistics of all VMs as OpenMetrics text, for Prometheus", NULL, 0, 0, false, NULL, "vm-stats",
 		verb_metrics },
-	{ "trend", "Monitoring", "VM [SERIES...]", "draw what a VM did over time; series: cpu, memory, used, balloon, rd-bytes, wr-bytes, rd-reqs, "
-		"wr-reqs, rd-latency, wr-latency, io-errors, rx-bytes, tx-bytes, rx-packets, tx-packets [cpu]", trend_options, 1, 16, false, "vm-trend",
+	{ "trend", "Monitoring", "VM [SERIES...]", "draw what a VM did over time; series: " TREND_SERIES " [cpu]", trend_options, 1, 16, false, "vm",
 		"vm-trend", verb_trend },
-	{ "threshold", "Monitoring", "VM MEASURE", NULL, threshold_options, 2, 2, false, "vm-measure", "threshold-set", verb_threshold },
+	{ "advise", "Monitoring", "[VM]", NULL, advise_options, 0, 1, true, "vm", "advise", verb_advise },
+	{ "threshold", "Monitoring", "VM MEASURE", NULL, threshold_options, 2, 2, false, "vm", "threshold-set", verb_threshold },
 	{ "threshold-list", "Monitoring", "[VM]", NULL, NULL, 0, 1, true, "vm", "query-thresholds", verb_threshold_list },
-	{ "threshold-remove", "Monitoring", "VM NAME", NULL, NULL, 2, 2, false, "vm-threshold", "threshold-remove", verb_threshold_remove },
+	{ "threshold-remove", "Monitoring", "VM NAME", NULL, NULL, 2, 2, false, "vm", "threshold-remove", verb_threshold_remove },
+	{ "web-hook", "Monitoring", "NAME", NULL, web_hook_options, 1, 1, false, NULL, "web-hook-set", verb_web_hook },
+	{ "web-hook-list", "Monitoring", "", NULL, NULL, 0, 0, true, NULL, "query-web-hooks", verb_web_hook_list },
+	{ "web-hook-remove", "Monitoring", "NAME", NULL, web_hook_vm_options, 1, 1, false, NULL, "web-hook-remove", verb_web_hook_remove },
+	{ "web-hook-test", "Monitoring", "NAME", NULL, web_hook_vm_options, 1, 1, false, NULL, "web-hook-test", verb_web_hook_test },
 	{ "dommemstat", "Monitoring", "VM", "show the guest's memory, and how often it sends statistics", dommemstat_options, 1, 1, true, "vm",
 		"vm-info vm-set-memory", verb_dommemstat },
 	{ "send-key", "Monitoring", "VM KEY...", "press keys of the guest's keyboard together, such as KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE",
-		send_key_options, 2, MANY, false, "vm-name", "vm-send-key", verb_send_key },
+		send_key_options, 2, MANY, false, "vm", "vm-send-key", verb_send_key },
 	{ "screenshot", "Monitoring", "VM FILE", "save a picture of the guest's screen, as PNG if FILE ends in .png, or else as PPM", NULL, 2, 2,
-		false, "vm-file", "vm-screenshot", verb_screenshot },
-	{ "vncdisplay", "Monitoring", "VM", "print where VNC clients find the screen of a running VM", NULL, 1, 1, false, "vm-name",
+		false, "vm", "vm-screenshot", verb_screenshot },
+	{ "vncdisplay", "Monitoring", "VM", "print where VNC clients find the screen of a running VM", NULL, 1, 1, false, "vm",
 		"vm-dump-definition vm-info", verb_vncdisplay },
 	{ "top", "Monitoring", "[VM...]", "show the resource usage of VMs, continuously", top_options, 0, MANY, true, "vm", "vm-info", verb_top },
 	{ "qmp-path", "Monitoring", "VM", "print the path of a VM's own socket, for programs that speak QEMU's QMP", NULL, 1, 1, false,
@@ -746,61 +662,64 @@ const struct verb verbs[] = {
 	{ "wait", "Monitoring", "VM", "wait until a VM has a state, an agent or an address", wait_options, 1, 1, false, "vm",
 		"vm-info vm-addresses", verb_wait },
 	{ "event", "Monitoring", "[VM] [EVENT]", "wait for events and print them", event_options, 0, 2, true, "vm",
-		"query-events query-version", verb_event },
+		"query-events event-filter query-version", verb_event },
 	{ "events", "Monitoring", "[VM] [EVENT]", "print events until Ctrl-C, like event --loop", event_options, 0, 2, true, "vm",
-		"query-events query-version", verb_event },
+		"query-events event-filter query-version", verb_event },
 	{ "pool-list", "Storage", "", "list pools: folders for images that have a name", pool_list_options, 0, 0, true, NULL, "query-pools", verb_pool_list },
-	{ "pool-info", "Storage", "POOL", "show the space of a pool", NULL, 1, 1, true, "pool", "query-pools", verb_pool_info },
+	{ "pool-info", "Storage", "POOL", "show the space of a pool", NULL, 1, 1, true, NULL, "query-pools", verb_pool_info },
 	{ "pool-define-as", "Storage", "POOL [TYPE]", "give a folder a name; TYPE is dir", pool_define_options, 1, 2, false, NULL, "pool-define",
 		verb_pool_define_as },
-	{ "pool-undefine", "Storage", "POOL", NULL, NULL, 1, 1, false, "pool", "pool-undefine", verb_pool_undefine },
-	{ "vol-list", "Storage", "POOL", "list the volumes of a pool: its images", vol_list_options, 1, 1, true, "pool", "query-pools", verb_vol_list },
-	{ "vol-info", "Storage", "VOL", "show format, capacity and allocation of a volume", vol_options, 1, 1, true, "vol", "query-pools", verb_vol_info },
-	{ "vol-path", "Storage", "VOL", "print the path of a volume", vol_options, 1, 1, false, "vol", "query-pools", verb_vol_path },
-	{ "vol-create-as", "Storage", "POOL NAME CAPACITY", "create a volume", vol_create_options, 3, 3, false, "pool", "query-pools",
+	{ "pool-undefine", "Storage", "POOL", NULL, NULL, 1, 1, false, NULL, "pool-undefine", verb_pool_undefine },
+	{ "vol-list", "Storage", "POOL", "list the volumes of a pool: its images", vol_list_options, 1, 1, true, NULL, "query-pools", verb_vol_list },
+	{ "vol-info", "Storage", "VOL", "show format, capacity and allocation of a volume", vol_options, 1, 1, true, NULL, "query-pools", verb_vol_info },
+	{ "vol-path", "Storage", "VOL", "print the path of a volume", vol_options, 1, 1, false, NULL, "query-pools", verb_vol_path },
+	{ "vol-create-as", "Storage", "POOL NAME CAPACITY", "create a volume", vol_create_options, 3, 3, false, NULL, "query-pools",
 		verb_vol_create_as },
-	{ "vol-clone", "Storage", "VOL NAME", "copy a volume that no running VM uses, in its folder", vol_options, 2, 2, false, "vol", "query-pools",
+	{ "vol-clone", "Storage", "VOL NAME", "copy a volume that no running VM uses, in its folder", vol_options, 2, 2, false, NULL, "query-pools",
 		verb_vol_clone },
-	{ "vol-delete", "Storage", "VOL", "delete a volume that no VM and no overlay uses", vol_options, 1, 1, false, "vol",
+	{ "vol-delete", "Storage", "VOL", "delete a volume that no VM and no overlay uses", vol_options, 1, 1, false, NULL,
 		"query-pools vm-dump-definition", verb_vol_delete },
 	{ "vol-resize", "Storage", "VOL CAPACITY", "change the size of a volume that no running VM uses; for others: blockresize", vol_resize_options,
-		2, 2, false, "vol", "query-pools", verb_vol_resize },
+		2, 2, false, NULL, "query-pools", verb_vol_resize },
+	{ "image-list", "Storage", "", "list the images that cairn run keeps in the cache", image_list_options, 0, 0, true, NULL, NULL, verb_image_list },
+	{ "image-remove", "Storage", "[IMAGE...]", "remove images from the cache of cairn run, and the saved states of their guests", image_remove_options,
+		0, MANY, false, NULL, NULL, verb_image_remove },
 	{ "net-list", "Networks", "", "list networks", net_list_options, 0, 0, true, NULL, "net-list", verb_net_list },
-	{ "net-info", "Networks", "NETWORK", NULL, NULL, 1, 1, true, "net", "net-info", verb_net_info },
-	{ "net-start", "Networks", "NETWORK", NULL, NULL, 1, 1, false, "net", "net-start", verb_net_act },
-	{ "net-destroy", "Networks", "NETWORK", NULL, NULL, 1, 1, false, "net", "net-destroy", verb_net_act },
-	{ "net-autostart", "Networks", "NETWORK", NULL, net_autostart_options, 1, 1, false, "net", "net-autostart", verb_net_autostart },
+	{ "net-info", "Networks", "NETWORK", NULL, NULL, 1, 1, true, NULL, "net-info", verb_net_info },
+	{ "net-start", "Networks", "NETWORK", NULL, NULL, 1, 1, false, NULL, "net-start", verb_net_act },
+	{ "net-destroy", "Networks", "NETWORK", NULL, NULL, 1, 1, false, NULL, "net-destroy", verb_net_act },
+	{ "net-autostart", "Networks", "NETWORK", NULL, net_autostart_options, 1, 1, false, NULL, "net-autostart", verb_net_autostart },
 	{ "net-define", "Networks", "FILE", "define or redefine a network from JSON or libvirt's network XML", net_define_options, 1, 1,
 		false, "file", "net-define", verb_net_define },
 	{ "net-create", "Networks", "FILE", "start a network from JSON or libvirt's network XML; it is forgotten when it stops", NULL, 1, 1,
 		false, "file", "net-create", verb_net_create },
-	{ "net-dumpjson", "Networks", "NETWORK", "print the definition of a network as JSON", net_dump_options, 1, 1, true, "net",
+	{ "net-dumpjson", "Networks", "NETWORK", "print the definition of a network as JSON", net_dump_options, 1, 1, true, NULL,
 		"net-dump-definition", verb_net_dumpjson },
 	{ "net-dumpxml", "Networks", "NETWORK", "print the definition of a network as libvirt's network XML", net_dump_options, 1, 1, false,
-		"net", "net-dump-definition", verb_net_dumpxml },
+		NULL, "net-dump-definition", verb_net_dumpxml },
 	{ "net-update", "Networks", "NETWORK ACTION SECTION ENTRY", "add, modify or delete an ip-dhcp-host, ip-dhcp-range, dns-host, egress, egress-rule, user or "
-		"group", net_update_options, 4, 4, false, "net", "net-update net-define net-dump-definition net-info", verb_net_update },
-	{ "net-edit", "Networks", "NETWORK", "edit the definition of a network in $VISUAL or $EDITOR", net_edit_options, 1, 1, false, "net",
+		"group", net_update_options, 4, 4, false, NULL, "net-update net-define net-dump-definition net-info", verb_net_update },
+	{ "net-edit", "Networks", "NETWORK", "edit the definition of a network in $VISUAL or $EDITOR", net_edit_options, 1, 1, false, NULL,
 		"net-define net-dump-definition", verb_edit },
-	{ "net-dhcp-leases", "Networks", "NETWORK [MAC]", NULL, NULL, 1, 2, true, "net", "net-dhcp-leases", verb_net_dhcp_leases },
-	{ "net-undefine", "Networks", "NETWORK", NULL, NULL, 1, 1, false, "net", "net-undefine", verb_net_act },
-	{ "net-name", "Networks", "UUID", "print the name of a network", NULL, 1, 1, false, "net", "net-info", verb_net_name },
-	{ "net-uuid", "Networks", "NETWORK", "print the UUID of a network", NULL, 1, 1, false, "net", "net-info", verb_net_name },
+	{ "net-dhcp-leases", "Networks", "NETWORK [MAC]", NULL, NULL, 1, 2, true, NULL, "net-dhcp-leases", verb_net_dhcp_leases },
+	{ "net-undefine", "Networks", "NETWORK", NULL, NULL, 1, 1, false, NULL, "net-undefine", verb_net_act },
+	{ "net-name", "Networks", "UUID", "print the name of a network", NULL, 1, 1, false, NULL, "net-info", verb_net_name },
+	{ "net-uuid", "Networks", "NETWORK", "print the UUID of a network", NULL, 1, 1, false, NULL, "net-info", verb_net_name },
 	{ "jobs", "Jobs", "", "list jobs under way and results of finished jobs", NULL, 0, 0, true, NULL,
 		"query-jobs", verb_jobs },
 	{ "domjobinfo", "Jobs", "VM", "show the job or backup of a VM that is under way", NULL, 1, 1, true, "vm",
 		"query-jobs vm-info snapshot-list", verb_domjobinfo },
 	{ "domjobabort", "Jobs", "VM", "cancel the job of a VM that is under way, or end its backup", NULL, 1, 1, false, "vm",
 		"query-jobs vm-info snapshot-list snapshot-set snapshot-delete vm-dump-definition", verb_domjobabort },
-	{ "job-cancel", "Jobs", "ID...", "cancel jobs", NULL, 1, MANY, false, "job", "job-cancel",
+	{ "job-cancel", "Jobs", "ID...", "cancel jobs", NULL, 1, MANY, false, NULL, "job-cancel",
 		verb_job_cancel },
-	{ "job-dismiss", "Jobs", "ID...", "delete results of finished jobs", NULL, 1, MANY, false, "job", "job-dismiss",
+	{ "job-dismiss", "Jobs", "ID...", "delete results of finished jobs", NULL, 1, MANY, false, NULL, "job-dismiss",
 		verb_job_dismiss },
 #define AGENT "vm-agent-command"
 #define LOOKS "vm-agent-query"
 	{ "exec", "Guests", "VM COMMAND [ARGUMENT...]", "run a program in the guest, and exit with its status; VM may be the path of a VM's vsock socket", exec_options, 2, MANY, true,
 		"vm-name", AGENT " " LOOKS " agent-connect agent-exec", verb_exec },
-	{ "exec-output", "Guests", "JOB", "show the output of a program that exec --no-wait runs, and exit with its status", NULL, 1, 1, true, "job",
+	{ "exec-output", "Guests", "JOB", "show the output of a program that exec --no-wait runs, and exit with its status", NULL, 1, 1, true, NULL,
 		"agent-exec-output", verb_exec_output },
 	{ "cp", "Guests", "SRC DST", "copy a file or folder into the guest or out of it; one of SRC and DST is VM:PATH", cp_options, 2, 2,
 		false, "file", AGENT " " LOOKS " agent-connect", verb_cp },
@@ -828,11 +747,23 @@ const struct verb verbs[] = {
 		"permission-revoke", verb_revoke },
 	{ "permissions", "Administration", "", NULL, NULL, 0, 0, true, NULL, "query-permissions",
 		verb_permissions },
+	{ "permissions-review", "Administration", "", "show who has which role, since when, from whom, and when it was last used", review_options,
+		0, 0, true, NULL, "query-permissions-review", verb_permissions_review },
+	{ "request-permission", "Administration", "ROLE [VM]", "ask the admins for a role: viewer, guest, operator, admin, or owner of a VM", role_ask_options, 1, 2,
+		false, NULL, "request-permission", verb_request_permission },
+	{ "requests", "Administration", "[REQUEST]", "list requests that wait for approval, or show one and what it would do", requests_options, 0, 1, true,
+		NULL, "query-requests", verb_requests },
+	{ "approve", "Administration", "REQUEST", "approve a request of another user", answer_options, 1, 1, false, NULL, "request-approve", verb_approve },
+	{ "deny", "Administration", "REQUEST", NULL, answer_options, 1, 1, false, NULL, "request-deny", verb_deny },
+	{ "approval-rule", "Administration", "[VM]", "list, set or remove rules that let acts wait for the approval of another user", rule_options, 0, 1,
+		true, "vm", "query-approval-rules approval-rule-set", verb_approval_rule },
 	{ "quota", "Administration", "", "list, set or remove limits on what the VMs of a user or a group take", quota_options, 0, 0,
 		true, NULL, "query-quotas quota-set quota-remove", verb_quota },
 	{ "audit", "Administration", "", NULL, audit_options, 0, 0, true, NULL, "query-audit", verb_audit },
 	{ "daemon-stop", "Administration", "", "stop VMs as their definitions say, then stop the daemon",
 		daemon_stop_options, 0, 0, true, NULL, "daemon-stop", verb_daemon_stop },
+	{ "web", "Administration", "", "serve a page to manage VMs with a browser, and print its address", web_options, 0, 0, false, NULL, NULL,
+		verb_web },
 	{ "doctor", "Administration", "", "check what this host offers to VMs, and say what to change", NULL, 0, 0, true, NULL, NULL,
 		verb_doctor },
 	{ "cpu-models", "Administration", "[ARCH]", "list the processor models that a VM can have, and which of them this host offers",
@@ -840,7 +771,9 @@ const struct verb verbs[] = {
 	{ "version", "Help", "", "print the versions of cairn and of the daemon", NULL, 0, 0, true, NULL, "query-version",
 		verb_version },
 	{ "shell", "Help", "", "read verbs line by line, on a terminal with history and completion", NULL, 0, 0, false, NULL, NULL, verb_shell },
-	{ "help", "Help", "[VERB]", "list all verbs, or show the options of a verb", help_options, 0, 1, true, "verb", NULL, verb_help },
+	{ "complete", "Help", "[WORD...]", "print the words that may stand in place of the last WORD, for the completion of shells", NULL, 0, MANY,
+		false, NULL, "vm-list snapshot-list vm-dump-definition query-schedules query-thresholds query-pools query-requests net-list query-jobs", verb_complete },
+	{ "help", "Help", "[VERB]", "list all verbs, or show the options of a verb", NULL, 0, 1, true, NULL, NULL, verb_help },
 	{ NULL, NULL, NULL, NULL, NULL, 0, 0, false, NULL, NULL, NULL },
 };
 

@@ -31,7 +31,7 @@ int verb_threshold(struct cli *c)
 		js_put_int(args, "for", strcmp(length, "0") ? s * NS : 0);
 	if (cli_execute(c, "threshold-set", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to set threshold '%s' of domain '%s'", measure, vm);
-	printf("Threshold '%s' of domain '%s' set\n", option_value(c, "name") ? option_value(c, "name") : measure, vm);
+	say("Threshold '%s' of domain '%s' set\n", option_value(c, "name") ? option_value(c, "name") : measure, vm);
 	return CLI_OK;
 }
 
@@ -72,6 +72,6 @@ int verb_threshold_remove(struct cli *c)
 	js_put_str(args, "name", c->pos[1]);
 	if (cli_execute(c, "threshold-remove", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to remove threshold '%s' of domain '%s'", c->pos[1], c->pos[0]);
-	printf("Threshold '%s' of domain '%s' removed\n", c->pos[1], c->pos[0]);
+	say("Threshold '%s' of domain '%s' removed\n", c->pos[1], c->pos[0]);
 	return CLI_OK;
 }

@@ -40,7 +40,7 @@ int verb_schedule(struct cli *c)
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, o);
 	else
-		printf("Schedule '%s' of domain '%s' added; it runs next at %s\n", js_get_str_or(o, "name", "-"), c->pos[0],
+		say("Schedule '%s' of domain '%s' added; it runs next at %s\n", js_get_str_or(o, "name", "-"), c->pos[0],
 			time_member(o, "next-run", next));
 	return CLI_OK;
 }
@@ -113,6 +113,6 @@ int verb_schedule_act(struct cli *c)
 		js_put_bool(args, "resume", true);
 	if (cli_execute(c, remove ? "schedule-remove" : "schedule-pause", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to %s schedule '%s' of domain '%s'", act, name, vm);
-	printf("Schedule '%s' of domain '%s' %s\n", name, vm, remove ? "removed" : resume ? "resumed" : "paused");
+	say("Schedule '%s' of domain '%s' %s\n", name, vm, remove ? "removed" : resume ? "resumed" : "paused");
 	return CLI_OK;
 }

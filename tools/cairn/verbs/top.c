@@ -30,7 +30,7 @@ enum counter { CPU, DISK_READ, DISK_WRITE, NET_IN, NET_OUT, COUNTERS };
 
 struct sample {
 	char *name; /* owned */
-	char state[24];
+	char state[24], word[24]; /* for people; for programs */
 	int64_t id;
 	uint64_t at_ns, memory, resident;
 	uint64_t counters[COUNTERS];
@@ -86,7 +86,8 @@ static void sample_take(struct look *l, struct json_object *info)
 		.resident = (uint64_t)js_get_int(info, "resident-memory", 0) };
 	if (!s->name)
 		abort();
-	snprintf(s->state, sizeof(s->state), "%s", js_get_str(info, "state"));
+	snprintf(s->state, sizeof(s->state), "%s", cli_vm_state(info));
+	snprintf(s->word, sizeof(s->word), "%s", js_get_str(info, "word"));
 	s->counters[CPU] = (uint64_t)js_get_int(info, "cpu-time", 0);
 	s->counters[DISK_READ] = sum_of(info, "disks", "rd-bytes");
 	s->counters[DISK_WRITE] = sum_of(info, "disks", "wr-bytes");
@@ -246,7 +247,7 @@ static void json_show(const struct top *t)
 
 		js_put_int(o, "id", s->id);
 		js_put_str(o, "name", s->name);
-		js_put_str(o, "state", s->state);
+		js_put_str(o, "state", s->word);
 		percent_put(o, s);
 		js_put_uint(o, "memory", s->memory);
 		js_put_uint(o, "resident-memory", s->resident);

@@ -237,7 +237,7 @@ int verb_vol_create_as(struct cli *c)
 		r = volume_create(c, path, capacity, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to create vol %s", c->pos[1]);
-	printf("Vol %s created\n", c->pos[1]);
+	say("Vol %s created\n", c->pos[1]);
 	return CLI_OK;
 }
 
@@ -258,7 +258,7 @@ int verb_vol_clone(struct cli *c)
 		r = volume_make(to, (const char *const[]){ "convert", "-q", "-f", v.format, "-O", v.format, "--", from, to, NULL }, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to clone vol from %s", c->pos[0]);
-	printf("Vol %s cloned from %s\n", c->pos[1], c->pos[0]);
+	say("Vol %s cloned from %s\n", c->pos[1], c->pos[0]);
 	return CLI_OK;
 }
 
@@ -277,7 +277,7 @@ int verb_vol_delete(struct cli *c)
 		r = err_set_errno(&e, -errno, "%s", path);
 	if (r < 0)
 		return cli_fail(&e, "Failed to delete vol %s", c->pos[0]);
-	printf("Vol %s deleted\n", c->pos[0]);
+	say("Vol %s deleted\n", c->pos[0]);
 	return CLI_OK;
 }
 
@@ -315,6 +315,6 @@ int verb_vol_resize(struct cli *c)
 	args[n] = size;
 	if (img_run(args, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to change size of volume '%s'", c->pos[0]);
-	printf("Size of volume '%s' successfully changed %s %s\n", c->pos[0], delta ? "by" : "to", text);
+	say("Size of volume '%s' successfully changed %s %s\n", c->pos[0], delta ? "by" : "to", text);
 	return CLI_OK;
 }

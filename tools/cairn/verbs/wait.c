@@ -83,7 +83,7 @@ static int agent_possible(struct json_object *info, const char *name, struct err
 	if (js_get_int(info, "pid", 0) <= 0 || js_get_str(info, "agent"))
 		return 0;
 	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-		"the VM has no port for a guest agent; set \"guest_agent\": true and restart %s", name);
+		"the VM has no port for a guest agent; set \"guest_agent\": true with cairn edit %s, shut the VM down and start it", name);
 }
 
 /* Returns 1: the user's roles have changed, so look again; 0; -errno. */

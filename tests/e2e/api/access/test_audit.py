@@ -91,12 +91,32 @@ def journal(fake):
     s.close()
 
 
+def received(journal, identifier):
+    """Return the fields of the next message with this identifier."""
+    while True:
+        fields = dict(x.split("=", 1) for x in journal.recv(65536).decode().splitlines())
+        if fields["SYSLOG_IDENTIFIER"] == identifier:
+            return fields
+
+
+def test_journal_gets_events_of_vms_with_fields(fake, journal):
+    fake.define("web1")
+    fake.cairn("start", "web1")
+    uuid, seen = fake.info("web1")["uuid"], []
+    while "VM_STATE_CHANGE" not in seen:
+        fields = received(journal, "cairnd")
+        assert (fields["CAIRN_VM"], fields["CAIRN_VM_UUID"], fields["PRIORITY"]) == ("web1", uuid, "6")
+        seen.append(fields["CAIRN_EVENT"])
+        start = f"VM 'web1': {seen[-1]} "
+        assert fields["MESSAGE"].startswith(start) and isinstance(json.loads(fields["MESSAGE"].removeprefix(start)), dict)
+
+
 def test_journal_gets_copy_of_each_line(fake, journal):
     fake.define("a")
     with pytest.raises(QmpError, match="NotFound"):
         fake.qmp().run("vm-start", vm="x\nPRIORITY=0\n")
     for line in audit(fake):
-        fields = dict(x.split("=", 1) for x in journal.recv(65536).decode().splitlines())
+        fields = received(journal, "cairnd-audit")
         assert json.loads(fields.pop("MESSAGE")) == line
         assert fields == {"PRIORITY": "5", "SYSLOG_FACILITY": "10", "SYSLOG_IDENTIFIER": "cairnd-audit", "CAIRN_AUDIT_UID": str(os.geteuid())}
 
@@ -116,7 +136,7 @@ def test_journal_that_reads_nothing_delays_nothing(fake, journal):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as again:
         again.bind(str(fake.tmp / "journal"))
         fake.define("b")
-        assert b'"name":"b"' in again.recv(65536)
+        assert '"name":"b"' in received(again, "cairnd-audit")["MESSAGE"]
     assert "are not there" in fake.log.read_text()
 
 

@@ -101,7 +101,7 @@ def test_later_events_do_not_overtake_the_answer(tmp_path):
         ask(q, "vm-start", vm="a")
         until(lambda: log_lines(d)[-1]["command"] == "vm-start")
         ask(other, "vm-destroy", vm="a")
-        until(lambda: d.qmp().run("vm-info", vm="a")["state"] == "shut off")
+        until(lambda: d.qmp().run("vm-info", vm="a")["state"] == "shutoff")
         hold.touch()
         assert "return" in q.answer()
         assert "shutoff" not in [e["data"].get("state") for e in q.events]
@@ -193,7 +193,7 @@ def test_required_audit_on_full_disk(tmp_path):
         for _ in range(2):
             with pytest.raises(QmpError, match="NoSpace: " + REFUSED.format("No space left on device")):
                 q.run("vm-start", vm="a")
-        assert q.run("vm-info", vm="a")["state"] == "shut off" and q.run("query-audit")["lines"]
+        assert q.run("vm-info", vm="a")["state"] == "shutoff" and q.run("query-audit")["lines"]
         (disk / "rest").unlink()
         until(lambda: "audit.log can be written again" in d.log.read_text())
         q.run("vm-start", vm="a")
@@ -216,7 +216,7 @@ def test_removed_log_begins_anew(tmp_path, kind):
                 q.run("vm-start", vm="a")
         else:
             q.run("vm-start", vm="a")
-        assert q.run("vm-info", vm="a")["state"] == ("shut off" if kind is Requiring else "running")
+        assert q.run("vm-info", vm="a")["state"] == ("shutoff" if kind is Requiring else "running")
         (d.state / "audit.log").rmdir()
         until(lambda: "audit.log can be written again" in d.log.read_text())
         q.run("vm-start", vm="b")

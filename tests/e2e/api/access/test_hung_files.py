@@ -280,7 +280,7 @@ def test_hung_removal_of_images_does_not_block_the_daemon(hostile, uid):
     q = d.qmp()
     q.send(b'{"execute":"vm-undefine","arguments":{"vm":"mine","remove-all-storage":true}}')
     until(lambda: Op.UNLINK in f.hanging())
-    assert serves(d) and d.info("mine")["state"] == "shut off"
+    assert serves(d) and d.info("mine")["state"] == "shutoff"
     assert "is being undefined" in d.cairn("start", "mine", ok=False).stderr
     f.release()
     assert "return" in q.answer()
@@ -345,10 +345,10 @@ def test_destroy_ends_a_start_that_waits_for_files(hostile, op, uid):
     e = start.answer()["error"]
     assert e["desc"] == "the VM was destroyed while starting" and op in f.hanging()
     info = q.run("vm-info", vm="mine")
-    assert (info["state"], info["reason"], info.get("pid")) == ("shut off", "failed", None)
+    assert (info["state"], info["reason"], info.get("pid")) == ("shutoff", "failed", None)
     f.release()
     until(lambda: f.seen().count(Op.RELEASE) == f.seen().count(Op.OPEN))
-    assert d.info("mine")["state"] == "shut off" and not d.children()
+    assert d.info("mine")["state"] == "shutoff" and not d.children()
     d.cairn("start", "mine")
 
 

@@ -90,13 +90,13 @@ def test_attach_and_detach_disk(fake):
     said = fake.cairn("detach-disk", "vm1", "vdc", "--print-only").stdout
     assert said.startswith('  disks[vdc]: removed { "id": "vdc"') and len(inactive(fake, "vm1")["disks"]) == 2
     # A relative source is relative to the current folder.
-    r = fake.cairn("attach-disk", "vm1", "cow.qcow2", "vdd", "--subdriver", "qcow2", "--cache", "none",
+    r = fake.cairn("attach-disk", "vm1", "cow.qcow2", "vdd", "--subdriver", "qcow2", "--io", "native",
                    cwd=str(fake.tmp))
-    assert r.stderr == "warning: --cache has no effect\n"
+    assert r.stderr == "warning: --io has no effect\n"
     assert inactive(fake, "vm1")["disks"][2]["path"] == cow
     said = fake.cairn("domblklist", "vm1", "--details").stdout.splitlines()
-    assert said[0] == " Type   Device   Target   Source" and set(said[1]) == {"-"}
-    assert said[3] == f" file   disk     vdc      {data}"
+    assert said[0].split() == ["Type", "Device", "Target", "Source", "Cache"] and set(said[1]) == {"-"}
+    assert said[3] == f" file   disk     vdc      {data}".ljust(said[0].index("Cache")) + "none"
     assert fake.cairn("detach-disk", "vm1", "vdc", "--config").stdout == "Disk detached successfully\n"
     assert fake.cairn("detach-disk", "vm1", cow).stdout == "Disk detached successfully\n"
     assert [x["id"] for x in inactive(fake, "vm1")["disks"]] == ["vda"]

@@ -9,6 +9,7 @@ import pytest
 from conftest import Console, Qmp, QmpError, open_files, until
 
 SIZE = 24 << 20
+each_bus = pytest.mark.parametrize("bus", ["virtio", "scsi"])
 
 
 def img(d, *args, check=True):
@@ -36,14 +37,17 @@ def both(d):
 class Guest:
     """A VM, and what its guest has written to each of its disks."""
 
-    def __init__(self, daemon, kernel, formats):
-        self.d = daemon
+    def __init__(self, daemon, kernel, formats, bus):
+        self.d, self.bus = daemon, bus
         self.written = {i: {} for i in range(len(formats))}
         for i, fmt in enumerate(formats):
             img(daemon, "create", "-q", "-f", fmt, f"disk{i}.{fmt}", str(SIZE))
         daemon.define("vm1", boot={"kernel": kernel}, debug_exit=True, disks=[
-            {"id": f"vd{'ab'[i]}", "path": f"disk{i}.{fmt}", "format": fmt} for i, fmt in enumerate(formats)])
+            {"id": self.id(i), "bus": bus, "path": f"disk{i}.{fmt}", "format": fmt} for i, fmt in enumerate(formats)])
         self.start()
+
+    def id(self, disk):
+        return f"{'s' if self.bus == 'scsi' else 'v'}d{'ab'[disk]}"
 
     def start(self):
         self.d.cairn("start", "vm1")
@@ -53,7 +57,7 @@ class Guest:
 
     def on(self, disk):
         if self.now != disk:
-            self.console.run(f"open {disk}")
+            self.console.run(f"sopen {disk} 512" if self.bus == "scsi" else f"open {disk}")
         self.now = disk
 
     def write(self, seed, disk=0, step=1200, n=20):
@@ -87,8 +91,8 @@ def vm(daemon, kvm, guest, monkeypatch):
     monkeypatch.chdir(daemon.tmp)
     made = []
 
-    def make(*formats):
-        made.append(Guest(daemon, guest("interp.elf"), formats or ["qcow2"]))
+    def make(*formats, bus="virtio"):
+        made.append(Guest(daemon, guest("interp.elf"), formats or ["qcow2"], bus))
         return made[-1]
     yield make
     for g in made:
@@ -103,8 +107,9 @@ def check(d, *images):
 
 # ---- external snapshots ----
 
-def test_external_snapshot_gives_each_disk_an_overlay(vm):
-    g = vm("qcow2", "raw")
+@each_bus
+def test_external_snapshot_gives_each_disk_an_overlay(vm, bus):
+    g = vm("qcow2", "raw", bus=bus)
     g.write(1)
     g.write(2, disk=1)
     r = g.snapshot("s1")
@@ -120,7 +125,7 @@ def test_external_snapshot_gives_each_disk_an_overlay(vm):
     img(g.d, "compare", "-U", "-f", "raw", "-F", "raw", "disk1.raw", "was1.raw")
     assert chain(g.d, "disk0.s1") == ["disk0.s1", "disk0.qcow2"]
     g.again()
-    g.snapshot("s2", "--diskspec", "vdb,snapshot=no", "--diskspec", "vda,file=other.qcow2")
+    g.snapshot("s2", "--diskspec", f"{g.id(1)},snapshot=no", "--diskspec", f"{g.id(0)},file=other.qcow2")
     assert both(g.d) == [["other.qcow2", "disk0.s1", "disk0.qcow2"], ["disk1.s1", "disk1.raw"]]
     g.write(5)
     g.again()
@@ -198,6 +203,24 @@ def test_revert_and_delete_of_an_external_snapshot_say_what_to_do(vm):
     assert "blockcommit vm1 vda --pivot --delete" in g.d.cairn("snapshot-delete", "vm1", "s1", ok=False).stderr
 
 
+def test_disks_that_share_a_loop_change_together(vm):
+    """A disk that is attached later is on the loop of the first one. Both get their overlays while the guest writes."""
+    g = vm(bus="scsi")
+    img(g.d, "create", "-q", "-f", "qcow2", "disk1.qcow2", str(SIZE))
+    g.d.cairn("attach-disk", "vm1", str(g.d.tmp / "disk1.qcow2"), g.id(1), "--subdriver", "qcow2", "--targetbus", "scsi", "--live", "--config")
+    g.written[1] = {}
+    g.write(1)
+    g.write(2, disk=1, n=3)
+    g.console.sock.sendall(b"bench randwrite 8 8000 4096 40000\n")
+    for n in range(3):
+        g.snapshot(f"s{n}")
+    assert both(g.d) == [[f"disk{i}.s2", f"disk{i}.s1", f"disk{i}.s0", f"disk{i}.qcow2"] for i in (0, 1)]
+    until(lambda: "errors=0" in g.console.line())
+    assert g.console.line() == "ok"
+    del g.written[1]
+    g.verify()
+
+
 # ---- blockcommit ----
 
 def three(g):
@@ -211,13 +234,13 @@ def three(g):
     g.write(3, step=700)
 
 
-@pytest.mark.parametrize("format", ["qcow2", "raw"])
-def test_commit_of_the_active_layer(vm, format):
-    g = vm(format)
+@pytest.mark.parametrize("format,bus", [("qcow2", "virtio"), ("raw", "virtio"), ("qcow2", "scsi")])
+def test_commit_of_the_active_layer(vm, format, bus):
+    g = vm(format, bus=bus)
     three(g)
-    r = g.d.cairn("blockcommit", "vm1", "vda", ok=False)
-    assert "the active layer of disk vda" in r.stderr
-    assert g.d.cairn("blockcommit", "vm1", "vda", "--pivot", "--wait", "--delete").stdout == "Successfully pivoted\n"
+    r = g.d.cairn("blockcommit", "vm1", g.id(0), ok=False)
+    assert f"the active layer of disk {g.id(0)}" in r.stderr
+    assert g.d.cairn("blockcommit", "vm1", g.id(0), "--pivot", "--wait", "--delete").stdout == "Successfully pivoted\n"
     assert both(g.d) == [[f"disk0.{format}"]]
     assert not [f for f in os.listdir(g.d.tmp) if f in ("disk0.s1", "disk0.s2")]
     assert [os.path.basename(f) for f in open_files(g.d.info("vm1")["pid"]) if "disk0" in f] == [f"disk0.{format}"]
@@ -252,13 +275,13 @@ def test_commit_of_the_active_layer_to_the_next_one(vm):
     g.again()
 
 
-@pytest.mark.parametrize("args,left,headers", [
-    (["--top", "disk0.s1"], ["disk0.s2", "disk0.qcow2"], ["disk0.s2", "disk0.qcow2"]),
-    (["--top", "vda[1]", "--base", "vda[2]", "--delete"], ["disk0.s2", "disk0.qcow2"], ["disk0.s2", "disk0.qcow2"])])
-def test_commit_of_a_layer_in_the_middle(vm, args, left, headers):
-    g = vm()
+@pytest.mark.parametrize("bus,args,left,headers", [
+    ("virtio", ["--top", "disk0.s1"], ["disk0.s2", "disk0.qcow2"], ["disk0.s2", "disk0.qcow2"]),
+    ("scsi", ["--top", "{id}[1]", "--base", "{id}[2]", "--delete"], ["disk0.s2", "disk0.qcow2"], ["disk0.s2", "disk0.qcow2"])])
+def test_commit_of_a_layer_in_the_middle(vm, bus, args, left, headers):
+    g = vm(bus=bus)
     three(g)
-    assert g.d.cairn("blockcommit", "vm1", "vda", *args).stdout == "Commit complete\n"
+    assert g.d.cairn("blockcommit", "vm1", g.id(0), *(a.format(id=g.id(0)) for a in args)).stdout == "Commit complete\n"
     assert both(g.d) == [left] and chain(g.d, "disk0.s2") == headers
     assert os.path.exists(g.d.tmp / "disk0.s1") == ("--delete" not in args)
     g.verify()
@@ -293,23 +316,23 @@ def test_commit_of_a_vm_that_is_off(vm, args):
     g.verify()
 
 
-@pytest.mark.parametrize("limit", [[], ["--bandwidth", "10"]], ids=["", "limited"])
-def test_commit_beside_a_guest_that_writes(vm, limit):
+@pytest.mark.parametrize("bus,limit", [("virtio", []), ("virtio", ["--bandwidth", "10"]), ("scsi", ["--bandwidth", "10"])])
+def test_commit_beside_a_guest_that_writes(vm, limit, bus):
     """Also with a bandwidth below what the guest writes: its writes then go to both images."""
-    g = vm()
+    g = vm(bus=bus)
     three(g)
     g.console.sock.sendall(b"bench randwrite 8 1000000000 4096 20000\n")
     if limit:
         q = g.d.qmp()
-        id = g.d.cairn("blockcommit", "vm1", "vda", "--active", *limit, "--no-wait").stdout.strip()
+        id = g.d.cairn("blockcommit", "vm1", g.id(0), "--active", *limit, "--no-wait").stdout.strip()
         q.event("JOB_OUTPACED", id=id, type="blockcommit", status="running")
         q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
         job = next(j for j in q.run("query-jobs") if j["id"] == id)
         assert job["outpaced"] and "error" not in job
     else:
-        assert "synchronized phase" in g.d.cairn("blockcommit", "vm1", "vda", "--active").stdout
+        assert "synchronized phase" in g.d.cairn("blockcommit", "vm1", g.id(0), "--active").stdout
     g.d.cairn("suspend", "vm1")
-    g.d.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", "disk0.qcow2")
+    g.d.cairn("blockjob", "vm1", g.id(0), "--pivot", "--dest", "disk0.qcow2")
     assert both(g.d) == [["disk0.qcow2"]]
     g.d.cairn("destroy", "vm1")  # writes the tables that are in memory
     img(g.d, "compare", "-f", "qcow2", "-F", "qcow2", "disk0.s2", "disk0.qcow2")
@@ -333,7 +356,7 @@ def test_kill_during_a_commit_loses_nothing(vm, who, top):
     if who == "process":
         g.console.close()
         os.kill(g.d.info("vm1")["pid"], signal.SIGKILL)
-        until(lambda: g.d.info("vm1")["state"] in ("crashed", "shut off"))
+        until(lambda: g.d.info("vm1")["state"] in ("crashed", "shutoff"))
     else:
         g.d.stop(signal.SIGKILL)
     if who == "process":

@@ -13,19 +13,27 @@ from guestlib import SLOW
 
 MIB = 1 << 20
 SIZE = 24 * MIB
+each_bus = pytest.mark.parametrize("vm", ["virtio", "scsi"], indirect=True)
 
 
 @pytest.fixture
-def vm(daemon, kvm, guest, monkeypatch):
-    """A running VM with data on its disk, and its console with the disk open."""
+def vm(request, daemon, kvm, guest, monkeypatch):
+    """A running VM with data on its disk, and its console with the disk open.
+
+    With bus scsi, the controller is on the loop of another disk."""
+    bus = getattr(request, "param", "virtio")
     monkeypatch.chdir(daemon.tmp)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "disk.qcow2", str(SIZE)], cwd=daemon.tmp, check=True)
-    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[
-        {"id": "vda", "path": "disk.qcow2", "format": "qcow2"}])
+    disks = [{"id": "vda", "bus": bus, "path": "disk.qcow2", "format": "qcow2"}]
+    if bus == "scsi":
+        (daemon.tmp / "first.raw").write_bytes(bytes(MIB))
+        disks.insert(0, {"id": "sda", "bus": bus, "path": "first.raw", "format": "raw", "readonly": True})
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=disks)
     daemon.cairn("start", "vm1")
     c = Console(daemon, "vm1")
     assert c.line() == "interp"
-    c.run("open 0")
+    daemon.open_disk = "sopen 1 512" if bus == "scsi" else "open 0"
+    c.run(daemon.open_disk)
     for n in range(0, 40, 2):
         c.run(f"write {n * 1200} 256 {n}")
     c.run("flush")
@@ -42,11 +50,11 @@ def compare(d, a, b):
 
 def path_of(d, running):
     done = d.cairn("dumpjson", "vm1", *([] if running else ["--inactive"]))
-    disk, = json.loads(done.stdout)["disks"]
+    disk, = [x for x in json.loads(done.stdout)["disks"] if x["id"] == "vda"]
     return os.path.basename(disk["path"]), disk["format"]
 
 
-@pytest.mark.parametrize("to", ["copy.raw", "copy.qcow2"])
+@pytest.mark.parametrize("vm,to", [("virtio", "copy.raw"), ("virtio", "copy.qcow2"), ("scsi", "copy.qcow2")], indirect=["vm"])
 def test_pivot_goes_on_with_the_copy(vm, to):
     c, fmt = vm.console_of_guest, to.split(".")[1]
     pid = vm.info("vm1")["pid"]
@@ -68,7 +76,7 @@ def test_pivot_goes_on_with_the_copy(vm, to):
     vm.cairn("start", "vm1")
     d = Console(vm, "vm1")
     assert d.line() == "interp"
-    for line in ("open 0", "verify 100 64 77", "verify 2400 256 2"):
+    for line in (vm.open_disk, "verify 100 64 77", "verify 2400 256 2"):
         d.run(line)
     d.close()
 
@@ -86,7 +94,7 @@ def test_finish_leaves_a_copy_of_the_moment(vm):
     assert vm.cairn("blockcopy", "vm1", "vda", "--dest", "two.raw", "--finish").stdout == "Successfully copied\n"
 
 
-@pytest.mark.parametrize("who", ["process", "daemon"])
+@pytest.mark.parametrize("vm,who", [("virtio", "process"), ("virtio", "daemon"), ("scsi", "process")], indirect=["vm"])
 def test_flushed_data_is_on_both_when_one_is_killed(vm, who):
     """In the mirroring phase, with guest writes during the copy and after it."""
     c = vm.console_of_guest
@@ -102,7 +110,7 @@ def test_flushed_data_is_on_both_when_one_is_killed(vm, who):
     assert "is being mirrored to a copy" in vm.cairn("snapshot-create-as", "vm1", "s1", ok=False).stderr
     if who == "process":
         os.kill(vm.info("vm1")["pid"], signal.SIGKILL)
-        until(lambda: vm.info("vm1")["state"] in ("crashed", "shut off"))
+        until(lambda: vm.info("vm1")["state"] in ("crashed", "shutoff"))
         for image in ("disk.qcow2", "copy.qcow2"):
             done = subprocess.run(["qemu-img", "check", image], cwd=vm.tmp, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
             assert done.returncode in (0, 3), done.stdout  # leaks at most
@@ -188,7 +196,8 @@ def test_process_answers_while_the_copy_is_made_on_a_hung_file_system(vm, hung):
 
 
 @pytest.mark.seconds(120)
-@pytest.mark.parametrize("how", [["--abort"], ["--pivot", "--dest", "fuse/copy.raw"]])
+@pytest.mark.parametrize("vm,how", [("virtio", ["--abort"]), ("virtio", ["--pivot", "--dest", "fuse/copy.raw"]),
+                                    ("scsi", ["--pivot", "--dest", "fuse/copy.raw"])], indirect=["vm"])
 def test_end_of_a_copy_on_a_hung_file_system(vm, hung, how):
     f, answers = hung
     c = vm.console_of_guest
@@ -220,6 +229,7 @@ def test_closing_the_copy_on_a_hung_file_system_delays_no_guest(vm, hung):
         assert p.communicate()[0] == "Successfully copied\n"
 
 
+@each_bus
 def test_copy_ends_beside_a_guest_that_writes_without_end(vm):
     """Slower than the guest writes: each round leaves as much as the one before."""
     c = vm.console_of_guest

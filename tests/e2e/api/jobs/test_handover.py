@@ -311,7 +311,7 @@ def test_successor_ends_with_daemon_and_old_process(held, first):
 def test_vm_is_destroyed_meanwhile(held):
     id, old, new = hold(held)
     held.cairn("destroy", "vm1")
-    assert gone(old) and held.info("vm1")["state"] == "shut off"
+    assert gone(old) and held.info("vm1")["state"] == "shutoff"
     assert "the VM ended" in job_of(held, id)["error"]
     (held.tmp / "go").touch()
     until(lambda: gone(new))

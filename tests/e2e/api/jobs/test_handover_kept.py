@@ -183,7 +183,7 @@ def test_new_daemon_follows_a_handover_that_came_before_its_query_was_read(fake,
         info = fake.info("vm1")
         assert info["state"] == "running" and info["pid"] == new[0].pid != old
         fake.cairn("destroy", "vm1")
-        assert fake.info("vm1")["state"] == "shut off"
+        assert fake.info("vm1")["state"] == "shutoff"
 
 
 def test_daemon_follows_a_handover_while_the_old_process_ends_slowly(tmp_path):

@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import subprocess
 import threading
 
@@ -46,7 +47,7 @@ class Killer:
             q.close()
             return False
         except (OSError, EOFError):
-            assert self.daemon.proc.wait(10) == -signal.SIGKILL, self.daemon.log.read_text()
+            assert self.daemon.proc.wait(50) == -signal.SIGKILL, self.daemon.log.read_text()
             return True
 
     def next_daemon(self):
@@ -59,10 +60,10 @@ class Killer:
         if self.was_killed():
             self.daemon.start()
 
-    def sweep(self, before, request, look, settled):
+    def sweep(self, before, request, look, settled, step=STEP):
         """Make the request again and again, until the daemon survives it. request() returns whether it succeeded.
-        look(done) checks the result. settled(): the daemon has no more to do."""
-        at, kills = self.random.randint(1, STEP), 0
+        look(done) checks the result. settled(): the daemon has no more to do. step: calls from one kill to the next."""
+        at, kills = self.random.randint(1, step), 0
         while True:
             before()
             self.arm(at)
@@ -71,7 +72,7 @@ class Killer:
             if not self.was_killed():
                 assert kills
                 look(done)
-                print(f"{kills} kills, the last one before call {at - STEP}")
+                print(f"{kills} kills, the last one before call {at - step}")
                 return
             kills += 1
             self.next_daemon()
@@ -81,7 +82,7 @@ class Killer:
             except BaseException:
                 print(f"killed before call {at}")
                 raise
-            at += STEP
+            at += step
 
 
 def patient(settled):
@@ -303,7 +304,7 @@ def start_of_saved(d):
 
 def destroy(d):
     def look(done):
-        assert state(d, "a") in ("shut off", "running") and (state(d, "a") == "shut off" or not done)
+        assert state(d, "a") in ("shutoff", "running") and (state(d, "a") == "shutoff" or not done)
     return lambda: d.cairn("start", "a", ok=None), ["destroy", "a"], look
 
 
@@ -316,6 +317,39 @@ def rename(d):
     return lambda: None, ["domrename", "a", "b"], look
 
 
+def promote(d):
+    """Either VM has the name, the uuid and the port, and it runs."""
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        port = s.getsockname()[1]
+    definition = json.loads(d.cairn("dumpjson", "a").stdout)
+    definition["interfaces"] = [{"type": "user", "forwards": [{"port": port, "to": 80}]}]
+    d.cairn("define", "-", input=json.dumps(definition), stdin=None)
+    d.cairn("start", "a")
+    uuid = d.info("a")["uuid"]
+    d.cairn("autostart", "a")
+
+    def before():
+        if listed(d) == ["a"]:
+            d.cairn("clone", "--live", "a", "b")
+
+    def look(done):
+        vms = sorted(listed(d))
+        assert vms in (["a", "b"], ["a", "a-old"]) and (vms == ["a", "a-old"] or not done)
+        assert state(d, "a") == "running" and d.info("a")["uuid"] == uuid and d.info("a")["autostart"]
+        socket.create_connection(("127.0.0.1", port), 50).close()
+        marks = [str(p) for p in (d.state / "vms").glob("*/promote.json")] + [str(p) for p in (d.state / "vms").glob("*/renamed.json")]
+        assert not marks
+        if vms == ["a", "b"]:
+            assert state(d, "b") == "running"
+            return
+        assert state(d, "a-old") == "shutoff"
+        d.cairn("start", "a-old")
+        d.cairn("promote", "--undo", "a")
+        assert sorted(listed(d)) == ["a", "b"] and state(d, "b") == "shutoff" and d.info("a")["uuid"] == uuid
+        d.cairn("undefine", "b", "--remove-all-storage")
+    return before, ["promote", "b"], look
+
+
 def clone(kind):
     def row(d):
         def look(done):
@@ -323,7 +357,7 @@ def clone(kind):
             assert clones in ([], ["b-1", "b-2"]) and (clones or not done)
             assert sorted(p.name for p in d.tmp.glob("b-*")) == [f"{name}-vda.qcow2" for name in clones]
             for name in clones:
-                assert state(d, name) == ("running" if kind == "--live" else "shut off")
+                assert state(d, name) == ("running" if kind == "--live" else "shutoff")
                 if kind == "--live":
                     d.cairn("destroy", name)
                 d.cairn("undefine", name, "--remove-all-storage")
@@ -375,7 +409,7 @@ def revert(d):
             d.cairn("destroy", "a")
 
     def look(done):
-        assert state(d, "a") in ("shut off", "running") and (state(d, "a") == "running" or not done)
+        assert state(d, "a") in ("shutoff", "running") and (state(d, "a") == "running" or not done)
     d.cairn("start", "a")
     d.cairn("snapshot-create-as", "a", "s")
     return before, ["snapshot-revert", "a", "s"], look
@@ -459,7 +493,7 @@ def revert_devices(d):
         g.close()
 
     def look(done):
-        assert state(d, "a") in ("shut off", "running") and (state(d, "a") == "running" or not done)
+        assert state(d, "a") in ("shutoff", "running") and (state(d, "a") == "running" or not done)
         if state(d, "a") == "running":
             g = Guest(d, "a")
             assert has_attached(d, g) or not done
@@ -486,6 +520,14 @@ def test_further_request(real, guest, kind):
     before, args, look = FURTHER[kind](d)
     request = args if callable(args) else lambda: d.cairn(*args, ok=None).returncode == 0
     real.sweep(before, request, look, lambda: is_settled(d))
+
+
+@pytest.mark.seconds(600)
+def test_promotion(real, guest):
+    d = real.daemon
+    d.define("a", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[image(d, size="1M")])
+    before, args, look = promote(d)
+    real.sweep(before, lambda: d.cairn(*args, ok=None).returncode == 0, look, lambda: is_settled(d))
 
 
 @pytest.mark.seconds(600)

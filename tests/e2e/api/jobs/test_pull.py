@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, Console, Qmp, QmpError, open_files, until
+from test_qmp import qemu  # noqa: F401 (a fixture)
 from test_slow_disk import PRELOAD
 
 MIB = 1 << 20
@@ -35,10 +36,14 @@ def stands_alone(d):
     assert d.qmp().run("vm-dump-definition", vm="vm1")["pending"] is False
 
 
+each_bus = pytest.mark.parametrize("vm", ["virtio", "scsi"], indirect=True)
+
+
 @pytest.fixture
-def vm(daemon, kvm, guest):
+def vm(request, daemon, kvm, guest):
     """A running VM with an overlay."""
-    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[overlay(daemon)])
+    daemon.bus = getattr(request, "param", "virtio")
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[{**overlay(daemon), "bus": daemon.bus}])
     daemon.cairn("start", "vm1")
     until(lambda: daemon.kept("vm1").get("state") == "running")
     return daemon
@@ -51,6 +56,7 @@ def same_content(d):
     subprocess.run(["qemu-img", "check", "-q", "disk.qcow2"], cwd=d.tmp, check=True)
 
 
+@each_bus
 def test_disk_of_running_vm_is_pulled(vm):
     pid = vm.info("vm1")["pid"]
     assert str(vm.tmp / "base.raw") in open_files(pid)
@@ -64,11 +70,12 @@ def test_disk_of_running_vm_is_pulled(vm):
     vm.cairn("start", "vm1")
 
 
+@each_bus
 def test_guest_writes_during_pull(vm):
     """The guest's data wins over the backing file's, whether the guest writes a cluster before or after the pull."""
     c = Console(vm, "vm1")
     assert c.line() == "interp"
-    c.run("open 0")
+    c.run("open 0" if vm.bus == "virtio" else "sopen 0 512")
     sectors = range(8192 - 64, 24576, 1000)  # across the backing file's data
     for n, sector in enumerate(sectors[::2]):
         c.run(f"write {sector} 128 {n}")
@@ -111,6 +118,20 @@ def test_qmp_streams_a_disk(vm):
     assert (job["id"], job["type"]) == ("s", "stream") and "error" not in job
     q.close()
     stands_alone(vm)
+
+
+def test_qmp_shows_the_job_of_a_disk_as_qemu_does(vm, qemu):  # noqa: F811
+    q = Qmp(vm.qmp().run("vm-qmp-path", vm="vm1")["path"])
+    vm.clients.append(q)
+    q.run("block-stream", device="vda", job_id="s", speed=1 << 20)  # half a minute
+    until(lambda: q.run("query-block-jobs")[0]["len"])
+    job, = jobs = q.run("query-block-jobs")
+    qemu.check(qemu.by_name["query-block-jobs"]["ret-type"], jobs, "query-block-jobs")
+    assert (job["device"], job["type"], job["status"], job["speed"]) == ("s", "stream", "running", 1 << 20)
+    assert job["busy"] and not job["ready"] and job["offset"] < job["len"]
+    q.run("job-cancel", id="s")
+    q.event("JOB_STATUS_CHANGE", id="s", status="concluded")
+    assert q.run("query-block-jobs") == [] and len(q.run("query-jobs")) == 1
 
 
 def test_disk_of_vm_that_is_off_is_pulled(vm):

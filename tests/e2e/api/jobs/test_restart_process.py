@@ -75,7 +75,7 @@ def test_failed_save_leaves_vm_running(fake):
     assert fake.info("vm1")["pid"] == pid and fake.info("vm1")["state"] == "running"
     until(lambda: "restarting_process" not in fake.kept("vm1"))
     fake.cairn("destroy", "vm1")  # and no start follows
-    assert fake.info("vm1")["state"] == "shut off"
+    assert fake.info("vm1")["state"] == "shutoff"
 
 
 def test_cancelled_save_leaves_vm_running(fake):
@@ -174,7 +174,7 @@ def test_torso_of_a_save_does_not_stay(fake, runs):
     if runs:
         assert fake.info("vm1")["state"] == "running"
         fake.cairn("destroy", "vm1")
-    assert not torso.exists() and fake.info("vm1")["state"] == "shut off"
+    assert not torso.exists() and fake.info("vm1")["state"] == "shutoff"
 
 
 # ---- real VMs ----

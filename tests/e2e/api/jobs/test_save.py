@@ -780,7 +780,7 @@ def test_damaged_state_is_refused(daemon, filled, tmp_path):
         f.write_bytes(bad)
         r = daemon.cairn("restore", str(f), ok=None)
         assert r.returncode != 0 and r.stderr.startswith("error: Failed to restore domain from")
-        assert daemon.info("vm1")["state"] == "shut off"
+        assert daemon.info("vm1")["state"] == "shutoff"
     until(lambda: not daemon.children())
     f.write_bytes(good)
     daemon.cairn("restore", str(f))

@@ -1,14 +1,17 @@
 """Forwards of VMs that run: forward-add, forward-remove, forward-list and --publish."""
 
+import ipaddress
 import json
 import os
 import re
 import signal
 import socket
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import guestlib
 from conftest import BUILD, Console, Daemon, QmpError, until
 from test_daemon import as_nobody
 from test_net import lan  # noqa: F401
@@ -253,3 +256,21 @@ def test_real_cairn_slirp_listens_at_new_port(tmp_path):
         assert os.path.samefile(f"/proc/{slirps(d)[0]}/exe", os.path.join(BUILD, "cairn-slirp"))
     finally:
         d.close()
+
+
+def test_clones_answer_http_on_ports_of_their_own(daemon):
+    """As in the benchmark fork-serve. A guest answers again after its client has gone, and the source goes on."""
+    daemon.define("src", memory="32M", boot={"kernel": guestlib.bare("interp")}, interfaces=[user({"port": (port := free_port()), "to": 80})])
+    daemon.cairn("start", "src")
+    c = Console(daemon, "src")
+    c.run("net open 0")
+    address = c.run("net dhcp")[0]
+    c.run(f"tcp listen {int(ipaddress.ip_address(address))} 80")
+    c.sock.sendall(b"tcp http\n")
+    c.close()
+    r = daemon.cairn("clone", "--live", "src", "c", "--count", "3", "--publish", "auto:80", "--format", "json")
+    ports = {p["name"]: p["port"] for p in json.loads(r.stdout)["published"]}
+    assert len(set(ports.values()) | {port}) == 4
+    for p in [port, *ports.values()] * 2:
+        with urllib.request.urlopen(f"http://127.0.0.1:{p}/", timeout=30) as answer:
+            assert (answer.status, answer.read()) == (200, b"served\n")

@@ -39,10 +39,10 @@ class Direct(RealNetDaemon):
     def links(self):
         return [i["ifname"] for i in self.lan.ip("link", "show", "type", "macvtap")]
 
-    def close(self):
+    def close_in_order(self):
         for name in self.cairn("list", "--name", ok=None).stdout.split():
             self.cairn("destroy", name, ok=None)
-        super().close()
+        super().close_in_order()
 
 
 @pytest.fixture

@@ -51,12 +51,12 @@ class RealDaemon(RealNetDaemon):
             came += [mac] if mac in (MAC, OTHER) else []
         return came
 
-    def close(self):
+    def close_in_order(self):
         if self.cairn("net-list", "--name", ok=None).stdout.strip():
             for name in self.cairn("list", "--name", ok=None).stdout.split():
                 self.cairn("destroy", name, ok=None)
             self.cairn("net-destroy", "lan", ok=None)
-        super().close()
+        super().close_in_order()
 
 
 @pytest.fixture
@@ -97,6 +97,28 @@ def test_guest_does_not_send_with_the_mac_of_a_fixed_host(real, lan):  # noqa: F
     assert real.probes(c, s) == [OTHER, MAC]
     real.cairn("net-update", "lan", "add", "ip-dhcp-host", json.dumps({"mac": OTHER, "address": "10.77.0.50"}), "--live")
     assert real.probes(c, s) == [MAC]
+
+
+def test_links_and_rules_stay_over_a_kill_of_the_daemon_and_go_with_the_network(real, lan):  # noqa: F811
+    def now():
+        return [(i["ifname"], i["address"], i.get("master"), i["flags"]) for i in lan.ip("link", "show")], real.rules()
+    real.cairn("net-destroy", "lan")
+    before = now()
+    assert [name for name, *_ in before[0]] == ["lo", "br0"] and not before[1]
+    real.cairn("net-start", "lan")
+    c = real.run_vm("vm1")
+    running = now()
+    assert running != before
+    real.stop(signal.SIGKILL)
+    assert now() == running
+    real.start()
+    c.close()
+    s = lan.socket("virbr0", ARP)
+    assert real.probes(Console(real, "vm1"), s) == [MAC]  # the daemon has taken both over
+    assert now() == running
+    real.cairn("destroy", "vm1")
+    real.cairn("net-destroy", "lan")
+    assert now() == before
 
 
 def mac_of_clone(d, name):
@@ -288,7 +310,7 @@ def test_each_tap_has_its_rules_before_the_guest_runs(host):  # noqa: F811
     q = host.qmp()
     q.send(json.dumps({"execute": "vm-start", "arguments": {"vm": "vm1"}}).encode())
     until(lambda: ports(host))
-    assert host.info("vm1")["state"] == "shut off" and len(ports(host)) == 1
+    assert host.info("vm1")["state"] == "shutoff" and len(ports(host)) == 1
     host.untell("port-up", "hold")
     assert "return" in q.answer()
     up = ports(host)
@@ -408,7 +430,7 @@ def test_start_waits_for_the_start_of_its_network(real):
     assert "return" in net.answer()
     assert "return" in one.answer()
     assert guestlib.fields(Console(real, "vm1").run("net open 0")[-1])["link"] == 1
-    assert real.info("vm2")["state"] == "shut off"
+    assert real.info("vm2")["state"] == "shutoff"
 
 
 def test_clones_of_a_fork_share_a_call(real, lan):  # noqa: F811

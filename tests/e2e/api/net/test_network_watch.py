@@ -23,9 +23,9 @@ class WatchDaemon(NetDaemon):
         self.define_net()
         self.cairn("net-start", "lan")
 
-    def close(self):
+    def close_in_order(self):
         self.cairn("net-destroy", "lan", ok=None)
-        super().close()
+        super().close_in_order()
 
 
 @pytest.fixture

@@ -86,4 +86,14 @@ def test_network_needs_root_and_says_so(plain):
     (plain.tmp / "lan.json").write_text(json.dumps({"name": "lan", "ipv4": {"address": "10.77.0.1", "prefix": 24}}))
     plain.cairn("net-define", str(plain.tmp / "lan.json"))
     said = plain.cairn("net-start", "lan", ok=5).stderr
-    assert "networks need CAP_NET_ADMIN; run cairnd as root, or use interfaces of type 'user'" in said
+    assert "networks need CAP_NET_ADMIN; run cairnd as root; an interface of type user needs no network" in said
+
+
+def test_group_is_cloned_with_a_network_for_each_clone(plain):
+    for name in "ab":
+        serving(plain, name)
+    result = json.loads(plain.cairn("group-clone", "a", "b", "--ephemeral", "--format", "json").stdout)
+    assert result["networks"] == [] and [c["name"] for c in result["clones"]] == ["a-clone", "b-clone"]
+    for name in "a-clone", "b-clone":
+        plain.cairn("forward-add", name, "udp:auto:7")
+        assert answers(forwards(plain, name)[0])

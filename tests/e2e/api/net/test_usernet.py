@@ -408,7 +408,7 @@ def test_start_fails_when_cairn_slirp_is_missing(tmp_path, guest):
         os.unlink(tmp_path / "cairn-slirp")
         define(d, "a", user())
         assert "interfaces[0]: cannot start " in d.cairn("start", "a", ok=False).stderr
-        assert d.info("a")["state"] == "shut off"
+        assert d.info("a")["state"] == "shutoff"
     finally:
         d.close()
 
@@ -422,7 +422,7 @@ def test_start_fails_when_port_is_taken(host):
     r = host.cairn("start", "b", ok=6)
     assert (f"interfaces[0].forwards[0]: tcp 0.0.0.0:{port} is forwarded to VM 'a'; shut that VM down first, or choose another port"
             in r.stderr)
-    assert host.info("b")["state"] == "shut off"
+    assert host.info("b")["state"] == "shutoff"
     with connect(port) as s:
         answers(c, s, 1)
     host.cairn("destroy", "a")
@@ -723,7 +723,7 @@ def test_vm_whose_cairn_slirp_ends_does_not_fall_asleep(tmp_path, libexec):
         d.cairn("start", "a")
         until(lambda: (d.state / "vms/a/managed.save.tmp").exists())
         d.cairn("destroy", "a")
-        assert d.info("a")["state"] == "shut off"
+        assert d.info("a")["state"] == "shutoff"
         until(lambda: not listens(port))
 
 

@@ -51,7 +51,7 @@ def test_start_delay_of_a_user_holds_no_other_vms(shared):  # noqa: F811
     d.cairn("autostart", "other")
     booted(d, "--max-user-delay", "86400")
     until(lambda: d.info("mine")["state"] == d.info("other")["state"] == d.info("a")["state"] == "running")
-    assert d.info("b")["state"] == "shut off"
+    assert d.info("b")["state"] == "shutoff"
 
 
 def test_start_delay_and_order_of_a_user_are_bounded(shared):  # noqa: F811
@@ -73,7 +73,7 @@ def test_autostarts_of_a_user_are_bounded(shared):  # noqa: F811
     until(lambda: d.info("mine")["state"] == d.info("other")["state"] == d.info("a")["state"] == "running")
     events = [e for e in autostarts(d) if e["outcome"] == "failed"]
     assert [e["vm"] for e in events] == ["b", "c"] and "--max-user-autostart" in events[0]["detail"]
-    assert d.info("b")["state"] == d.info("c")["state"] == "shut off"
+    assert d.info("b")["state"] == d.info("c")["state"] == "shutoff"
 
 
 def test_deadlines_are_bounded_when_the_host_shuts_down(shared):  # noqa: F811
@@ -89,7 +89,7 @@ def test_deadlines_are_bounded_when_the_host_shuts_down(shared):  # noqa: F811
     assert "after 7 s, destroyed" in said and "after 86400 s, destroyed" in said
     restarted(d, "--shutdown-limit", "1")
     assert "destroyed" in d.cairn("daemon-stop", "--vms-only").stdout
-    assert d.info("z")["state"] == d.info("a")["state"] == "shut off"
+    assert d.info("z")["state"] == d.info("a")["state"] == "shutoff"
 
 
 def dump_begun(d):

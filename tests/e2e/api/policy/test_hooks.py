@@ -1,10 +1,12 @@
 """Hooks: executables that run at events of VMs, as an unprivileged user, bounded in time, number and output. cairn-hook
 alone, and under a daemon with fake_vm."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -12,8 +14,10 @@ import uuid
 
 import pytest
 
-from conftest import BUILD, until
-from test_timetable import define
+from conftest import BUILD, FAKE_VM, Qmp, QmpError, until
+from mountlib import tmpfs
+from test_policy import bounded
+from test_timetable import define, outcome, schedules, soon
 
 PROGRAM = os.path.join(BUILD, "cairn-hook")
 USER = 65534 if os.geteuid() == 0 else os.geteuid()
@@ -184,6 +188,16 @@ def test_events_of_a_vm(vm):
     assert len(log_of(vm, "stopped")) == 1 and len(log_of(vm, "crashed")) == 1
 
 
+def test_pool_that_gets_full_runs_the_disk_space_hooks(vm):
+    vm.hooks.write("disk-space", "a", "cat")
+    with tmpfs(vm.tmp / "full", "16M") as full:
+        (full / "filler").write_bytes(bytes(15 << 20))
+        vm.cairn("pool-define-as", "images", "dir", "--target", str(full))
+        until(lambda: log_of(vm, "disk-space"))
+        ev = json.loads(log_of(vm, "disk-space")[0])
+        assert (ev["event"], ev["data"]["pool"], ev["data"]["state"]) == ("POOL_SPACE", "images", "low")
+
+
 def test_number_of_hooks_at_once_is_bounded(vm):
     mark = str(uuid.uuid4())
     vm.hooks.write("started", "a", f"sh -c 'sleep 900; : {mark}'; :")
@@ -218,7 +232,7 @@ def test_start_is_refused_with_the_hooks_reason(vm):
     said = vm.cairn("start", "vm1", ok=5).stderr
     assert said.startswith("error: Failed to start domain 'vm1'\nerror: the host's admin does not let VM 'vm1' start: hook a: {")
     assert json.loads(said[said.index("{"):]) == {"event": "before-start", "data": {"vm": "vm1", "vm-uuid": vm.info("vm1")["uuid"]}}
-    assert vm.info("vm1")["state"] == "shut off" and "b ran" not in vm.log.read_text()
+    assert vm.info("vm1")["state"] == "shutoff" and "b ran" not in vm.log.read_text()
     no.write_text("#!/bin/sh\n")
     vm.cairn("start", "vm1")
     assert vm.info("vm1")["state"] == "running" and "b ran" in vm.log.read_text()
@@ -245,4 +259,260 @@ def test_hook_that_hangs_delays_only_that_start(vm):
     vm.cairn("destroy", "vm1")
     assert "error" in q.answer()
     until(lambda: alive(mark) == [])
-    assert vm.info("vm1")["state"] == "shut off" and vm.info("vm2")["state"] == "running"
+    assert vm.info("vm1")["state"] == "shutoff" and vm.info("vm2")["state"] == "running"
+
+
+def own_socket(d):
+    q = Qmp(d.qmp().run("vm-qmp-path", vm="vm1")["path"])
+    d.clients.append(q)
+    return q
+
+
+def refuse(d, event, name="a"):
+    return d.hooks.write(event, name, "echo it is busy; exit 1")
+
+
+def delay(d, event, seconds=1, name="a"):
+    return d.hooks.write(event, name, f"echo '{seconds} a backup runs'; exit 75")
+
+
+def allow(path):
+    path.write_text("#!/bin/sh\n")
+
+
+def ask(q, command, vm="vm1"):
+    q.send(json.dumps({"execute": command, "arguments": {"vm": vm}}).encode())
+
+
+def test_start_is_delayed_until_the_hook_lets_it(vm):
+    hook = delay(vm, "before-start")
+    q, events = vm.qmp(), vm.qmp()
+    ask(q, "vm-start")
+    for _ in range(2):
+        told = events.event("START_DELAYED", vm="vm1")["data"]
+        assert told["detail"] == "hook a: a backup runs" and told["at"] > (time.time() - 60) * 1e9
+    allow(hook)
+    assert "id" in q.answer()["return"]
+    assert vm.info("vm1")["state"] == "running" and "delayed" not in vm.info("vm1") and "start-at" not in vm.info("vm1")
+
+
+def test_info_tells_of_a_delayed_start(vm):
+    delay(vm, "before-start", 900)
+    q = vm.qmp()
+    ask(q, "vm-start")
+    until(lambda: "delayed" in vm.info("vm1"))
+    seen = vm.info("vm1")
+    assert seen["starting"] and seen["delayed"] == "hook a: a backup runs" and 0 < seen["start-at"] / 1e9 - time.time() <= 900
+    assert re.search(r"Start at: .*\nDelayed by: +hook a: a backup runs\n", vm.cairn("dominfo", "vm1").stdout)
+    vm.cairn("destroy", "vm1")
+    assert q.answer()["error"]["desc"] == "the VM was destroyed while starting"
+
+
+def test_delayed_starts_take_no_places_of_others(tmp_path):
+    with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
+        d.hooks = Hooks(d.state / "hooks")
+        # v2 is asked for while the hook decides on v1, which has the only place until then.
+        d.hooks.write("before-start", "a", "grep -q '\"free\"' || { sleep 1; echo 60; exit 75; }")
+        clients = []
+        for name in ("v1", "v2"):
+            define(d, name)
+            clients.append(d.qmp())
+            ask(clients[-1], "vm-start", name)
+            until(lambda: d.info("v1").get("waits-for-hook") == "start")
+        until(lambda: all("delayed" in d.info(v) for v in ("v1", "v2")))
+        assert d.info("v1")["delayed"] == "hook a: not now" and 0 < d.info("v1")["start-at"] / 1e9 - time.time() <= 60
+        define(d, "free")
+        d.cairn("start", "free")
+        d.cairn("destroy", "v1")
+        assert clients[0].answer()["error"]["desc"] == "the VM was destroyed while starting"
+        assert d.info("v1")["state"] == "shutoff" and "delayed" not in d.info("v1")
+
+
+def test_delayed_start_ends_with_the_daemon(vm):
+    hook = delay(vm, "before-start")
+    ask(vm.qmp(), "vm-start")
+    until(lambda: "delayed" in vm.info("vm1"))
+    vm.stop(signal.SIGKILL)
+    vm.start()
+    allow(hook)
+    time.sleep(1.5)
+    assert vm.info("vm1")["state"] == "shutoff" and "delayed" not in vm.info("vm1")
+
+
+def test_start_of_a_job_cannot_wait(vm):
+    vm.cairn("start", "vm1")
+    vm.cairn("snapshot-create-as", "vm1", "s1")
+    vm.cairn("destroy", "vm1")
+    delay(vm, "before-start", 600)
+    said = vm.cairn("snapshot-revert", "vm1", "s1", "--running", ok=False).stderr
+    assert "does not let VM 'vm1' start: hook a: a backup runs" in said
+
+
+def test_shutdown_is_refused_with_the_hooks_reason(vm):
+    no = vm.hooks.write("before-shutdown", "a", "cat; exit 1")
+    vm.cairn("start", "vm1")
+    for verb, says, reboot in (("shutdown", "shut down", False), ("reboot", "reboot", True)):
+        said = vm.cairn(verb, "vm1", ok=5).stderr
+        assert f"the host's admin does not let VM 'vm1' {says}: hook a: {{" in said
+        assert json.loads(said[said.index("{"):]) == {"event": "before-shutdown", "data": {"vm": "vm1", "vm-uuid": vm.info("vm1")["uuid"], "reboot": reboot}}
+    assert vm.info("vm1")["state"] == "running"
+    with pytest.raises(QmpError, match="hook a"):
+        own_socket(vm).run("system_powerdown")
+    allow(no)
+    vm.cairn("shutdown", "--wait", "vm1")
+    vm.cairn("start", "vm1")
+    refuse(vm, "before-shutdown")
+    vm.cairn("destroy", "vm1")
+
+
+def test_hooks_do_not_hold_the_daemons_stop(vm):
+    vm.hooks.write("before-shutdown", "a", "sleep 900")
+    vm.cairn("start", "vm1")
+    q = vm.qmp()
+    ask(q, "vm-shutdown")
+    until(lambda: alive("before-shutdown"))
+    begun = time.monotonic()
+    answer = vm.qmp().run("daemon-stop", **{"vms-only": True, "action": "shutdown"})
+    assert answer["vms"][0]["vm"] == "vm1" and time.monotonic() - begun < 25
+    assert "error" in q.answer() and vm.info("vm1")["state"] == "shutoff"
+
+
+def test_shutdown_is_delayed_over_a_killed_daemon(vm):
+    hook = delay(vm, "before-shutdown", 10)
+    vm.cairn("start", "vm1")
+    q = vm.qmp()
+    said = vm.cairn("shutdown", "vm1").stdout
+    assert re.fullmatch(r"Domain 'vm1' waits until .*: hook a: a backup runs\n", said)
+    told = q.event("SHUTDOWN_PLAN", vm="vm1", what="delayed")["data"]
+    assert told["detail"] == "hook a: a backup runs" and told["at"] == vm.info("vm1")["shutdown-at"] and vm.info("vm1")["delayed"] == told["detail"]
+    vm.stop(signal.SIGKILL)
+    vm.start()
+    assert vm.info("vm1")["shutdown-at"] == told["at"] and vm.info("vm1")["delayed"] == told["detail"]
+    vm.qmp().event("SHUTDOWN_PLAN", vm="vm1", what="delayed")
+    assert vm.info("vm1")["state"] == "running"
+    allow(hook)
+    until(lambda: vm.info("vm1")["state"] == "shutoff")
+    assert "delayed" not in vm.info("vm1")
+
+
+def test_delayed_shutdown_is_cancelled(vm):
+    delay(vm, "before-shutdown", 8)
+    vm.cairn("start", "vm1")
+    assert vm.qmp().run("vm-shutdown", vm="vm1")["delayed"] == "hook a: a backup runs"
+    assert own_socket(vm).run("system_powerdown") == {}
+    vm.cairn("shutdown", "--cancel", "vm1")
+    allow(vm.hooks.folder / "before-shutdown" / "a")
+    time.sleep(8.5)
+    assert vm.info("vm1")["state"] == "running" and "delayed" not in vm.info("vm1")
+
+
+def test_sum_of_delays_is_bounded(vm):
+    delay(vm, "before-shutdown", 600)
+    vm.cairn("start", "vm1")
+    vm.cairn("shutdown", "vm1")
+    path = vm.state / "vms" / "vm1" / "state.json"
+    until(lambda: vm.kept("vm1").get("shutdown"))
+    vm.stop()
+    kept = json.loads(path.read_text())
+    assert (kept["shutdown"]["delays"], kept["shutdown"]["delayed_s"]) == (1, 600)
+    kept["shutdown"].update(delays=6, delayed_s=3600, at_s=int(time.time()) + 2)
+    path.write_text(json.dumps(kept))
+    vm.start()
+    told = vm.qmp().event("SHUTDOWN_PLAN", vm="vm1", what="failed")["data"]
+    assert told["detail"] == "the host's admin does not let VM 'vm1' shut down: hook a: a backup runs (it was delayed 6 times, by 3600 s)"
+    assert vm.info("vm1")["state"] == "running" and "shutdown-at" not in vm.info("vm1")
+
+
+def test_hanging_hook_of_a_shutdown_holds_nobody_else(vm):
+    mark = str(uuid.uuid4())
+    vm.hooks.write("before-shutdown", "a", f"grep -q vm1 || exit 0; sh -c 'sleep 900; : {mark}'; :")
+    define(vm, "vm2")
+    vm.cairn("start", "vm1", "vm2")
+    q = vm.qmp()
+    ask(q, "vm-shutdown")
+    until(lambda: alive(mark))
+    vm.cairn("shutdown", "--wait", "vm2")
+    assert "another request" in vm.cairn("shutdown", "vm1", ok=False).stderr
+    vm.cairn("shutdown", "--cancel", "vm1")
+    assert q.answer()["error"]["desc"] == "VM 'vm1' keeps running: its shutdown was cancelled"
+    until(lambda: alive(mark) == [])
+    ask(q, "vm-shutdown")
+    until(lambda: alive(mark))
+    vm.cairn("destroy", "vm1")
+    assert q.answer()["error"]["desc"] == "VM 'vm1' is shut off"
+    vm.cairn("undefine", "vm1")
+    until(lambda: alive(mark) == [])
+
+
+def test_planned_shutdown_asks_at_its_time(vm):
+    hook = refuse(vm, "before-shutdown")
+    vm.cairn("start", "vm1")
+    q = vm.qmp()
+    vm.cairn("shutdown", "--in", "1s", "vm1")
+    assert "it is busy" in q.event("SHUTDOWN_PLAN", vm="vm1", what="failed")["data"]["detail"]
+    assert vm.info("vm1")["state"] == "running" and "shutdown-at" not in vm.info("vm1")
+    allow(hook)
+    vm.cairn("shutdown", "--in", "1s", "vm1")
+    until(lambda: vm.info("vm1")["state"] == "shutoff")
+
+
+# ---- what users see of a delay ----
+
+def state_shown(d, vm="vm1"):
+    """Return the state that `cairn list --all` shows."""
+    return next(line.split(None, 2)[2] for line in d.cairn("list", "--all").stdout.splitlines() if f" {vm} " in line)
+
+
+def test_start_says_which_hook_delays_it_and_until_when(vm):
+    hook = delay(vm, "before-start", 2)
+    define(vm, "vm2")
+    with subprocess.Popen([os.path.join(BUILD, "cairn"), "start", "vm1"], env=vm.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+        line = p.stderr.readline()
+        assert re.fullmatch(r"Domain 'vm1' waits until \d{4}-.* to start: hook a: a backup runs\n", line)
+        assert state_shown(vm) == "shut off (start waits for a hook)" and state_shown(vm, "vm2") == "shut off"
+        assert re.search(r"Waits for hook: start\nStart at: .*\nDelayed by: +hook a: a backup runs\n", vm.cairn("dominfo", "vm1").stdout)
+        allow(hook)
+        out, err = p.communicate(timeout=30)
+    assert (p.returncode, out) == (0, "Domain 'vm1' started\n") and all("waits until" in more for more in err.splitlines())
+    assert state_shown(vm) == "running" and "waits-for-hook" not in vm.info("vm1")
+
+
+def test_list_tells_of_a_delayed_shutdown(vm):
+    delay(vm, "before-shutdown", 900)
+    vm.cairn("start", "vm1")
+    for verb, word in (("shutdown", "shutdown"), ("reboot", "reboot")):
+        vm.cairn(verb, "vm1")
+        assert vm.info("vm1")["waits-for-hook"] == word and state_shown(vm) == f"running ({word} waits for a hook)"
+        vm.cairn("shutdown", "--cancel", "vm1")
+        assert state_shown(vm) == "running"
+    vm.cairn("shutdown", "--in", "1h", "vm1")
+    assert state_shown(vm) == "running"
+
+
+def test_list_tells_of_a_hook_that_is_being_asked(vm):
+    mark = str(uuid.uuid4())
+    for event in ("before-start", "before-shutdown"):
+        vm.hooks.write(event, "a", f"sh -c 'sleep 900; : {mark}'; :")
+    q = vm.qmp()
+    ask(q, "vm-start")
+    until(lambda: vm.info("vm1").get("waits-for-hook") == "start")
+    assert "delayed" not in vm.info("vm1") and state_shown(vm) == "shut off (start waits for a hook)"
+    vm.cairn("destroy", "vm1")
+    assert "error" in q.answer() and state_shown(vm) == "shut off"
+    (vm.hooks.folder / "before-start" / "a").unlink()
+    vm.cairn("start", "vm1")
+    ask(q, "vm-reboot")
+    until(lambda: vm.info("vm1").get("waits-for-hook") == "reboot")
+    vm.cairn("shutdown", "--cancel", "vm1")
+    assert "error" in q.answer() and "waits-for-hook" not in vm.info("vm1")
+
+
+def test_schedule_whose_shutdown_is_delayed_is_not_done(vm):
+    hook = delay(vm, "before-shutdown", 2)
+    vm.cairn("start", "vm1")
+    vm.cairn("schedule", "vm1", "shutdown", "--on", soon())
+    assert outcome(vm) == ("delayed", "hook a: a backup runs")
+    assert vm.info("vm1")["waits-for-hook"] == "shutdown" and "under-way" not in schedules(vm)[0]
+    allow(hook)
+    until(lambda: vm.info("vm1")["state"] == "shutoff")
+    assert outcome(vm) == ("delayed", "hook a: a backup runs")

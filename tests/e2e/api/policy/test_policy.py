@@ -112,7 +112,7 @@ def test_requested_shutdown_is_not_followed_by_restart(daemon, guest, kvm):
     console.sock.sendall(b"button wait\npoweroff\n")
     daemon.cairn("shutdown", "--wait", "vm1")
     console.close()
-    assert daemon.info("vm1")["state"] == "shut off" and not scheduled(daemon)
+    assert daemon.info("vm1")["state"] == "shutoff" and not scheduled(daemon)
 
 
 @pytest.mark.parametrize("how, reason", [("triple", "triple fault"), ("panic", "guest panicked"),
@@ -227,7 +227,7 @@ def test_autostart_starts_vms_after_boot(fake):
     until(lambda: json.loads((fake.state / "boot.json").read_text())["over"])
     fake.stop(signal.SIGKILL)
     fake.start()
-    assert fake.info("a")["state"] == "shut off" and fake.info("b")["state"] == "running"
+    assert fake.info("a")["state"] == "shutoff" and fake.info("b")["state"] == "running"
     fake.cairn("undefine", "a")
     fake.define("a")
     assert not fake.info("a")["autostart"]
@@ -245,7 +245,7 @@ def test_next_daemon_completes_autostart(fake):
     boot_anew(fake, over=False, begun=begun)
     fake.start()
     until(lambda: json.loads((fake.state / "boot.json").read_text())["over"])
-    assert fake.info("a")["state"] == "running" and fake.info("b")["state"] == "shut off"
+    assert fake.info("a")["state"] == "running" and fake.info("b")["state"] == "shutoff"
 
 
 def test_host_reboot_is_not_followed_by_restart(fake):
@@ -303,7 +303,7 @@ def test_queue_never_exceeds_the_limit(tmp_path):
         until(lambda: len(d.children()) == 1)
         second.send(b'{"execute":"vm-start","arguments":{"vm":"vm1"}}')
         for _ in range(500):  # an answer could arrive meanwhile
-            assert q.run("vm-info", vm="vm1")["state"] == "shut off"
+            assert q.run("vm-info", vm="vm1")["state"] == "shutoff"
         os.kill(d.children()[0], signal.SIGKILL)
         assert "error" in first.answer() and second.answer()["return"]["id"]
 
@@ -317,7 +317,7 @@ def test_clones_that_wait_for_their_source_delay_no_start(tmp_path):
         job = q.run("vm-fork", vm="src", name="c", count=2)["job"]
         q.event("VM_STATE_CHANGE", vm="c-2", state="running")
         d.cairn("start", "vm1")
-        assert q.run("vm-info", vm="c-1")["state"] == "shut off"
+        assert q.run("vm-info", vm="c-1")["state"] == "shutoff"
         (tmp_path / "go").touch()
         q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
         assert "error" not in q.run("query-jobs", id=job)[0]

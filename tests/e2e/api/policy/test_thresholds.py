@@ -5,6 +5,8 @@ import json
 import pytest
 
 from conftest import until
+from plainlib import qcow2
+from test_hooks import Hooks, log_of
 from test_hotplug import image, machine
 from test_trends import started
 
@@ -48,6 +50,18 @@ def test_disk_space_is_reported_by_the_vms_process(daemon, guest, tmp_path):
     assert 0 < float(told(daemon)[0][2].rstrip("%")) <= 100
     daemon.cairn("destroy", "a")
     until(lambda: told(daemon)[-1] == ("disk-space", "cleared", None))
+
+
+def test_threshold_takes_a_snapshot_and_runs_hooks(daemon, guest, tmp_path):
+    hooks = Hooks(daemon.state / "hooks")
+    hooks.write("threshold", "a", "cat")
+    machine(daemon, guest, disks=[qcow2(tmp_path / "a.qcow2", "16M")])
+    daemon.cairn("threshold", "a", "disk-space", "--above", "0", "--for", "0", "--then", "snapshot")
+    until(lambda: daemon.cairn("snapshot-list", "a", "--name").stdout.strip())
+    assert daemon.cairn("domstate", "a").stdout.strip() == "running"
+    until(lambda: log_of(daemon, "threshold"))
+    event = json.loads(log_of(daemon, "threshold")[0])
+    assert (event["event"], event["data"]["threshold"], event["data"]["state"]) == ("THRESHOLD", "disk-space", "raised")
 
 
 def test_thresholds_outlive_the_daemon_and_are_not_raised_twice(daemon, guest):

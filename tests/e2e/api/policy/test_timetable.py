@@ -35,7 +35,7 @@ def history(fake, name="vm1"):
     return json.loads(fake.cairn("schedule-history", name, "--format", "json").stdout)
 
 
-def soon(seconds=1):
+def soon(seconds=4):
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() + 1 + seconds))
 
 
@@ -166,10 +166,10 @@ def test_run_at_its_time(vm):
 
 
 @pytest.mark.parametrize("action, before, after", [
-    ("start", "shut off", "running"), ("shutdown", "running", "shut off"), ("suspend", "running", "paused"),
+    ("start", "shutoff", "running"), ("shutdown", "running", "shutoff"), ("suspend", "running", "paused"),
     ("resume", "paused", "running"), ("save", "running", "saved"), ("reboot", "running", "running"), ("snapshot", "running", "running")])
 def test_missed_run_is_made_up_for(vm, action, before, after):
-    if before != "shut off":
+    if before != "shutoff":
         vm.cairn("start", "vm1")
     if before == "paused":
         vm.cairn("suspend", "vm1")
@@ -198,7 +198,7 @@ def test_missed_runs_are_skipped_by_default(vm):
     midnight = time.time() // DAY * DAY
     if time.time() - midnight > 2 * MINUTE:
         assert what == "missed" and history(vm)[0]["due"] == midnight * 10**9
-        assert vm.info("vm1")["state"] == "shut off" and schedules(vm)[0]["next-run"] == (midnight + DAY) * 10**9
+        assert vm.info("vm1")["state"] == "shutoff" and schedules(vm)[0]["next-run"] == (midnight + DAY) * 10**9
 
 
 def test_all_missed_runs_are_bounded(vm):
@@ -218,7 +218,7 @@ def test_paused_schedule_does_not_run(vm):
     change(vm, last_s=int(time.time()) - DAY)
     vm.cairn("schedule-resume", "vm1", "start")
     time.sleep(0.3)
-    assert history(vm) == [] and vm.info("vm1")["state"] == "shut off"
+    assert history(vm) == [] and vm.info("vm1")["state"] == "shutoff"
 
 
 def test_run_waits_for_busy_vm(fake):
@@ -370,7 +370,7 @@ def test_run_has_the_rights_of_its_maker(host):
     until(lambda: len(history(host, "mine")) == 2)
     last = history(host, "mine")[1]
     assert last["outcome"] == "refused" and "vm-start requires the role operator" in last["detail"]
-    assert host.info("mine")["state"] == "shut off"
+    assert host.info("mine")["state"] == "shutoff"
     line = [x for x in audit(host) if x["command"] == "vm-start"][-1]
     assert (line["uid"], line["outcome"]) == (NOBODY, "PermissionDenied")
 
@@ -441,12 +441,12 @@ def test_run_of_a_killed_daemon_is_done_once(vm, action, acted):
     if acted:
         vm.cairn(*{"save": ["managedsave", "vm1"], "snapshot": ["snapshot-create-as", "vm1", name]}.get(action, [action, "vm1"]))
         if action in ("shutdown", "reboot"):
-            until(lambda: vm.info("vm1")["state"] == ("shut off" if action == "shutdown" else "running"))
+            until(lambda: vm.info("vm1")["state"] == ("shutoff" if action == "shutdown" else "running"))
     if acted and action == "start":
         vm.cairn("destroy", "vm1")  # it was done, and then the user stopped the VM
     change(vm, 9, last_s=due, begun_s=due, begun_run=run)
     assert outcome(vm) == ("done", None)
-    after = {"start": "shut off" if acted else "running", "shutdown": "shut off", "suspend": "paused", "save": "saved"}
+    after = {"start": "shutoff" if acted else "running", "shutdown": "shutoff", "suspend": "paused", "save": "saved"}
     until(lambda: vm.info("vm1")["state"] == after.get(action, "running"))
     if action == "snapshot":
         assert vm.cairn("snapshot-list", "vm1", "--name").stdout.split() == [name]

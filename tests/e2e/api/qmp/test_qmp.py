@@ -1,6 +1,7 @@
 """A VM's own socket: QEMU's commands, events and jobs, in QEMU's format."""
 
 import base64
+import contextlib
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import uuid
 
 import pytest
 
-from conftest import FAKE_VM, Console, Daemon, Qmp, QmpError, until
+from conftest import FAKE_VM, Console, Daemon, Qmp, QmpError, open_fds, until
 from test_daemon import shared  # noqa: F401
 
 NOBODY = 65534
@@ -649,13 +650,13 @@ class Schema:
         assert (f := self.fault(name, value, at)) is None, f
 
 
-@pytest.fixture(scope="module")
-def qemu(tmp_path_factory):
+@contextlib.contextmanager
+def running_qemu(folder, *args):
+    """Start QEMU, and return a client of its monitor."""
     if not os.path.exists(QEMU):
         pytest.skip("qemu-system-x86 is not installed")
-    path = str(tmp_path_factory.mktemp("q") / "s")
-    p = subprocess.Popen([QEMU, "-M", "none", "-nodefaults", "-display", "none", "-S", "-qmp",
-                          f"unix:{path},server=on,wait=off"])
+    path = str(folder / "s")
+    p = subprocess.Popen([QEMU, *args, "-nodefaults", "-display", "none", "-S", "-qmp", f"unix:{path},server=on,wait=off"])
     try:
         end = time.monotonic() + 30
         while True:
@@ -665,12 +666,18 @@ def qemu(tmp_path_factory):
             except OSError:
                 assert time.monotonic() < end and p.poll() is None
                 time.sleep(0.02)
-        yield Schema(q.run("query-qmp-schema"), q.run)
+        yield q
         q.run("quit")
         q.close()
     finally:
         p.terminate()
         p.wait(20)
+
+
+@pytest.fixture(scope="module")
+def qemu(tmp_path_factory):
+    with running_qemu(tmp_path_factory.mktemp("q"), "-M", "none") as q:
+        yield Schema(q.run("query-qmp-schema"), q.run)
 
 
 def test_commands_and_events_are_qemus(vm, qemu):
@@ -688,7 +695,7 @@ def test_commands_and_events_are_qemus(vm, qemu):
         for variant in qemu.by_name[theirs["arg-type"]].get("variants", ()):
             them.update((m["name"], True) for m in qemu.by_name[variant["type"]]["members"])
         if e["name"] == "device_add":
-            them.update((p["name"], True) for kind in ("virtio-blk-pci", "virtio-net-pci", "qemu64-x86_64-cpu")
+            them.update((p["name"], True) for kind in ("virtio-blk-pci", "virtio-net-pci", "scsi-hd", "scsi-cd", "qemu64-x86_64-cpu")
                             for p in qemu.properties(kind))
         if e["meta-type"] == "command":
             assert mine == {k: v for k, v in them.items() if k in mine}, e["name"]
@@ -697,9 +704,72 @@ def test_commands_and_events_are_qemus(vm, qemu):
             assert set(mine) <= set(them), e["name"]
 
 
+def kinds(value):
+    """Return the value's shape: of a list that of its first element."""
+    if isinstance(value, dict):
+        return {k: kinds(v) for k, v in value.items()}
+    return [kinds(v) for v in value[:1]] if isinstance(value, list) else type(value)
+
+
+def test_first_questions_of_clients_are_answered(daemon, guest, kvm, tmp_path):
+    (tmp_path / "d.img").write_bytes(bytes(1 << 20))
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, vcpus=2, balloon=True, screen=True, tablet=True, guest_agent=True,
+                  disks=[{"path": "d.img", "format": "raw", "serial": "d1"}], interfaces=[{"type": "user", "mac": "52:54:00:00:00:07"}])
+    daemon.cairn("start", "vm1")
+    path = daemon.cairn("qmp-path", "vm1").stdout.rstrip("\n")
+    q = Qmp(path)
+    daemon.clients.append(q)
+    assert q.run("query-target") == {"arch": "x86_64"}
+    assert q.run("query-replay") == {"mode": "none", "icount": 0} and q.run("query-display-options") == {"type": "none"}
+    assert q.run("query-vnc") == {"enabled": False} == {"enabled": q.run("query-spice")["enabled"]} and q.run("query-migrate") == {}
+    for nothing in ("block-jobs", "fdsets", "command-line-options", "iothreads", "rx-filter", "tpm-models", "yank", "stats-schemas"):
+        assert q.run(f"query-{nothing}") == []
+    q.run("object-add", qom_type="iothread", id="io1")
+    assert [(t["id"], t["thread-id"]) for t in q.run("query-iothreads")] == [("io1", daemon.info("vm1")["pid"])]
+    machines = q.run("query-machines")
+    newest, = [m["name"] for m in machines if m.get("is-default")]
+    assert newest == machines[-1]["name"] == f"cairn-{daemon.info('vm1')['machine']}"
+    assert {"host", "baseline"} < {m["name"] for m in q.run("query-cpu-definitions")}
+    assert [(m["absolute"], m["current"]) for m in q.run("query-mice")] == [(True, True), (False, False)]
+    assert [(d["label"], d["frontend-open"]) for d in q.run("query-chardev")] == [
+        ("compat_monitor0", True), ("serial0", True), ("org.qemu.guest_agent.0", False)]
+    assert q.run("query-chardev")[0]["filename"] == f"unix:{path},server=on"
+    # The tree of objects.
+    types = {(p, o["name"]): o["type"] for p in ("/", "/machine", "/machine/peripheral") for o in q.run("qom-list", path=p)}
+    assert types["/", "machine"] == f"child<{newest}-machine>" and types["/machine", "vcpu[1]"] == "child<host-x86_64-cpu>"
+    assert types["/machine/peripheral", "vda"] == "child<virtio-blk-pci>" and types["/machine/peripheral", "net0"] == "child<virtio-net-pci>"
+    for cpu in q.run("query-cpus-fast"):
+        assert q.run("qom-get", path=cpu["qom-path"], property="type") == "host-x86_64-cpu"
+    for at, name, value in (("/machine/peripheral/net0", "mac", "52:54:00:00:00:07"), ("net0", "realized", True), ("vda", "drive", "vda"),
+                            ("/machine/peripheral/vda", "serial", "d1"), ("/machine/peripheral/balloon0", "guest-stats-polling-interval", 0)):
+        assert name in [o["name"] for o in q.run("qom-list", path=at)]
+        assert q.run("qom-get", path=at, property=name) == value
+    stats = q.run("qom-get", path="/machine/peripheral/balloon0", property="guest-stats")
+    assert stats["last-update"] == 0 and stats["stats"]["stat-free-memory"] == (1 << 64) - 1
+    for at, name, error in (("/nope", "type", "Device '/nope' not found"), ("/machine/vcpu[2]", "type", "Device '/machine/vcpu[2]' not found"),
+                            ("vda", "mac", "Property 'virtio-blk-pci.mac' not found")):
+        with pytest.raises(QmpError, match=re.escape(error)):
+            q.run("qom-get", path=at, property=name)
+    with pytest.raises(QmpError, match="doesn't support rx-filter"):
+        q.run("query-rx-filter", name="net0")
+    with pytest.raises(QmpError, match="invalid net client name"):
+        q.run("query-rx-filter", name="vda")
+
+
+def test_statistics_of_the_balloon_have_qemus_shape(daemon, guest, kvm, tmp_path):
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, balloon=True)
+    daemon.cairn("start", "vm1")
+    q = Qmp(daemon.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
+    daemon.clients.append(q)
+    with running_qemu(tmp_path, "-M", "q35", "-device", "virtio-balloon-pci,id=balloon0") as theirs:
+        for name in ("type", "guest-stats", "guest-stats-polling-interval"):
+            answers = [s.run("qom-get", path="/machine/peripheral/balloon0", property=name) for s in (q, theirs)]
+            assert kinds(answers[0]) == kinds(answers[1])
+
+
 def is_direct(pid, path):
     """Whether the process bypasses the page cache for the file, as the kernel says."""
-    fd, = [fd for fd in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{fd}") == str(path)]
+    fd, = [fd for fd, target in open_fds(pid).items() if target == str(path)]
     flags, = re.findall(r"^flags:\t(\d+)$", pathlib.Path(f"/proc/{pid}/fdinfo/{fd}").read_text(), re.MULTILINE)
     return bool(int(flags, 8) & os.O_DIRECT)
 
@@ -734,6 +804,8 @@ def test_answers_fit_qemus_types(daemon, guest, kvm, qemu, tmp_path):
     for command in [c["name"] for c in q.run("query-commands")]:
         if command.startswith("query-") and command != "query-balloon":
             qemu.check(qemu.by_name[command]["ret-type"], q.run(command), command)
+    for path in ("/", "/machine", "/machine/peripheral", "/machine/peripheral/vda", "/objects"):
+        qemu.check(qemu.by_name["qom-list"]["ret-type"], q.run("qom-list", path=path), path)
     threads = {c["thread-id"] for c in q.run("query-cpus-fast")}
     assert len(threads) == 2 and all(os.path.exists(f"/proc/{t}") for t in threads)
     assert q.run("query-block")[0]["inserted"]["image"]["virtual-size"] == 64 << 20

@@ -79,7 +79,7 @@ def test_stopped_vm_process_delays_nobody_else(fake):
     q.run("vm-resume", vm="other")
     q.run("vm-destroy", vm="stopped")
     assert "error" in asks.answer()
-    assert fake.info("stopped")["state"] == "shut off" and fake.info("other")["state"] == "running"
+    assert fake.info("stopped")["state"] == "shutoff" and fake.info("other")["state"] == "running"
 
 
 @pytest.fixture

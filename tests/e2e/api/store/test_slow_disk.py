@@ -159,7 +159,7 @@ def test_overlapping_requests_act_in_sequence(slow):
     for t in threads:
         t.start()
     for t in threads:
-        t.join(20)
+        t.join(50)
     assert len(answers) == 6 and set(answers) <= {"ok", "NotFound", "AlreadyExists", "Busy"} and "ok" in answers
     names = [v["name"] for v in slow.qmp().run("vm-list")["vms"]]
     assert names == os.listdir(slow.state / "vms")
@@ -196,7 +196,7 @@ def test_daemon_end_during_import_leaves_consistent_state(slow):
     assert slow.stop() == 0
     who.join()
     slow.start()
-    assert slow.info("a")["state"] == "shut off" and (slow.state / "vms/a/imported.json").exists()
+    assert slow.info("a")["state"] == "shutoff" and (slow.state / "vms/a/imported.json").exists()
     assert not (slow.state / "vms/a/import.pending").exists()
 
 
@@ -252,7 +252,7 @@ def test_other_files_are_answered_when_stored(slow):
     assert slow.info("a")["reason"] == "restored"
     slow.cairn("managedsave", "a")
     assert took(q, "vm-managed-save-remove", vm="a") >= SYNC_MS
-    assert slow.info("a")["state"] == "shut off"
+    assert slow.info("a")["state"] == "shutoff"
     assert loop_syncs(slow) == before
 
 
@@ -362,7 +362,7 @@ def test_end_of_a_revert_waits_for_the_state_of_a_vm_that_is_off(slow):
     go = hold(slow, "/vms/a")
     q = slow.qmp()
     q.run("snapshot-revert", vm="a", name="one", job_id="j")
-    until(lambda: slow.info("a")["state"] == "shut off")
+    until(lambda: slow.info("a")["state"] == "shutoff")
     try:
         assert slow.qmp().run("query-jobs", id="j")[0]["status"] == "running"
     finally:
@@ -403,7 +403,7 @@ def test_clones_are_stored_before_answer(slow, how):
     until(lambda: not list((slow.state / "batches").glob("*")))
     assert [j["status"] for j in slow.qmp().run("query-jobs") if j["id"] == job] == ["running"]
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert q.run("vm-info", vm="b")["state"] == ("running" if how == "vm-fork" else "shut off")
+    assert q.run("vm-info", vm="b")["state"] == ("running" if how == "vm-fork" else "shutoff")
 
 
 @pytest.mark.parametrize("how", ["vm-clone", "vm-fork"])

@@ -67,7 +67,7 @@ def test_state_of_each_older_version_loads(old, folder):
         ("clocked", late, False), ("plain", False, late), ("planned", False, False), ("ran", False, False)]
     # It ran, and its process ended while no daemon ran.
     assert (list_["planned"]["state"], list_["planned"]["reason"]) == ("crashed", "killed")
-    assert {list_[n]["state"] for n in NAMES if n != "planned"} == {"shut off"} and list_["ran"]["reason"] == "saved"
+    assert {list_[n]["state"] for n in NAMES if n != "planned"} == {"shutoff"} and list_["ran"]["reason"] == "saved"
     assert q.run("vm-dump-definition", vm="ran")["definition"]["boot"]["kernel"] == str(d.tmp / "kernel")
     schedule, = q.run("query-snapshot-schedules")["schedules"]
     assert (schedule["vm"], schedule["every"], schedule["keep"]) == ("clocked", "1h", "1w:daily")

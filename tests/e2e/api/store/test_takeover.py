@@ -115,10 +115,10 @@ def test_next_daemon_takes_over_from_killed_one_that_cannot_end(stuck, thread, w
     old.wait(30)
     assert f"another cairnd (pid {d.proc.pid}) serves" in d.second()
     d.options = []
-    assert d.info("new")["state"] == "shut off"
+    assert d.info("new")["state"] == "shutoff"
     d.stop()
     d.start()
-    assert d.info("new")["state"] == "shut off"
+    assert d.info("new")["state"] == "shutoff"
 
 
 @pytest.mark.usefixtures("kvm")
@@ -255,4 +255,4 @@ def test_frozen_daemon_is_not_replaced(tmp_path, freezer):
         says = d.second()
         assert f"another cairnd (pid {d.proc.pid}) serves" in says and "waits for a file system" not in says
         (freezer / "freezer.state").write_text("THAWED")
-        assert d.info("a")["state"] == "shut off"
+        assert d.info("a")["state"] == "shutoff"

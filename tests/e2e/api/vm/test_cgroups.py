@@ -249,6 +249,9 @@ def test_limits_follow_the_definition(daemon, guest, tmp_path):
     pid = start(daemon, guest, "b", memory="64M")
     values = {f: (group_of(pid) / f).read_text().strip() for f in ("cpu.weight", "cpu.max")}
     assert values == {"cpu.weight": "100", "cpu.max": "max 100000"}
+    daemon.cairn("clone", "--live", "b", "d", "--memory-max", "96M", "--cpus", "0.5")
+    values = {f: (group_of(daemon.info("d")["pid"]) / f).read_text().strip() for f in ("memory.max", "cpu.max")}
+    assert values == {"memory.max": str(96 * MIB), "cpu.max": "50000 100000"}
     daemon.define("c", cpu_shares=2)
     assert json.loads(daemon.cairn("dumpjson", "c").stdout)["cpu_shares"] == 2
 
@@ -402,21 +405,35 @@ def test_daemon_without_systemd_makes_a_tree(tmp_path, guest, kvm):
 
 # A host that systemd runs, as far as the daemon can see.
 BOOTED = ["unshare", "-m", "sh", "-c", 'mkdir -p /run/systemd && mount -t tmpfs none /run/systemd && mkdir /run/systemd/system && exec "$@"', "sh"]
-SYSTEMD_RUN = """#!/usr/bin/python3
-import os, sys
-assert sys.argv[1:4] == ["--scope", "--quiet", "--collect"], sys.argv
-options = dict(a.lstrip("-").split("=", 1) for a in sys.argv[4:] if "=" in a and "property" not in a)
-assert "--property=Delegate=yes" in sys.argv and "--property=Before=cairnd.service" in sys.argv
-folder = os.path.join("{group}", options["slice"], options["unit"])
-if os.path.exists(folder):
-    sys.exit("Unit " + options["unit"] + " was already loaded")
-os.makedirs(folder)
-for path in ("{group}", os.path.dirname(folder)):
-    for c in ("cpu", "memory", "pids"):
-        open(path + "/cgroup.subtree_control", "w").write("+" + c)
-open(folder + "/cgroup.procs", "w").write("0")
-command = sys.argv[1:][[i for i, a in enumerate(sys.argv[1:]) if not a.startswith("-")][0]:]
-os.execvp(command[0], command)
+# In the shell: Python takes seconds to start in an emulated host.
+SYSTEMD_RUN = """#!/bin/sh
+set -e
+[ "$1 $2 $3" = "--scope --quiet --collect" ]
+while :; do
+	case $1 in
+	--slice=*) slice=${1#*=} ;;
+	--unit=*) unit=${1#*=} ;;
+	--property=Delegate=yes) delegates=1 ;;
+	--property=Before=cairnd.service) before=1 ;;
+	-*) ;;
+	*) break ;;
+	esac
+	shift
+done
+[ "$delegates$before" = 11 ]
+folder=GROUP/$slice/$unit
+if [ -e "$folder" ]; then
+	echo "Unit $unit was already loaded" >&2
+	exit 1
+fi
+mkdir -p "$folder"
+for path in GROUP "GROUP/$slice"; do
+	for c in cpu memory pids; do
+		echo "+$c" >"$path/cgroup.subtree_control"
+	done
+done
+echo 0 >"$folder/cgroup.procs"
+exec "$@"
 """
 
 
@@ -425,7 +442,7 @@ def test_daemon_of_systemd_asks_for_a_scope(tmp_path, guest, group):
     """In the place of systemd, a script that makes the scope's group."""
     (tmp_path / "bin").mkdir()
     fake = tmp_path / "bin" / "systemd-run"
-    fake.write_text(SYSTEMD_RUN.format(group=group))
+    fake.write_text(SYSTEMD_RUN.replace("GROUP", str(group)))
     fake.chmod(0o755)
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(tmp_path / "notify"))

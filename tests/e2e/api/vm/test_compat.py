@@ -63,7 +63,7 @@ def test_old_process_is_managed(old):
     old.cairn("dump", "vm1", str(old.tmp / "core"))
     assert old.info("vm1")["pid"] == pid and old.info("vm1")["state"] == "running"
     old.cairn("save", "vm1", str(old.tmp / "vm1.state"))
-    assert old.info("vm1")["state"] == "shut off"
+    assert old.info("vm1")["state"] == "shutoff"
     old.cairn("restore", str(old.tmp / "vm1.state"))
     assert "outdated" not in old.info("vm1")
 

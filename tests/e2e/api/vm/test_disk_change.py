@@ -104,7 +104,7 @@ def test_medium_is_the_old_one_if_the_daemon_ended_before_it_sent_the_new_one(da
     d.console.close()
 
 
-def test_medium_stays_if_its_image_does_not_answer_the_guest(daemon, kvm, tmp_path):
+def test_medium_and_drive_stay_if_the_image_does_not_answer_the_guest(daemon, kvm, tmp_path):
     """The VM's process goes on."""
     d = Drive(daemon, tmp_path)
     with fuse(tmp_path / "fuse", iso=b"\xef" * (1 << 20)) as f:
@@ -114,6 +114,10 @@ def test_medium_stays_if_its_image_does_not_answer_the_guest(daemon, kvm, tmp_pa
         d.console.sock.sendall(b"scsi 28000000018000000100 2048\n")
         until(lambda: Op.READ in f.hanging())
         assert "does not answer the guest's commands, so the medium stays" in d.change(d.cd, "--force", ok=False).stderr
+        daemon.cairn("attach-disk", "vm1", d.cd, "sdc", "--targetbus", "scsi", "--live")
+        assert "the image of sdb does not answer the guest's commands, so it stays attached; try again when it does" in \
+            daemon.cairn("detach-disk", "vm1", "sdb", "--live", ok=False).stderr
+        daemon.cairn("detach-disk", "vm1", "sdc", "--live")
         assert d.source() == f["iso"]
         f.release()
         until(lambda: d.console.line() == "ok")

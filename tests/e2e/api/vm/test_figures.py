@@ -7,10 +7,11 @@ import json
 import os
 import random
 import re
+import subprocess
 
 import pytest
 
-from conftest import Qmp, until
+from conftest import BUILD, Qmp, until
 from test_hotplug import Guest, detach, image, machine
 
 pytestmark = pytest.mark.usefixtures("kvm")
@@ -211,6 +212,29 @@ def test_domstats_and_its_relatives_have_virsh_names(daemon, guest, tmp_path):
     assert "VM 'a' is off. Next: cairn vcpucount a --config" in daemon.cairn("vcpucount", "a", "--live", ok=4).stderr
     assert "State:          N/A\n" in daemon.cairn("vcpuinfo", "a").stdout
     assert "Next: cairn start a" in daemon.cairn("domblkstat", "a", ok=4).stderr
+
+
+def test_sizes_of_one_disk_are_virshs(daemon, guest, tmp_path):
+    """domblkinfo VM DISK, of a VM that runs and of one that is off."""
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(tmp_path / "b.qcow2"), "64M"], check=True)
+    (tmp_path / "a.raw").write_bytes(b"x" * 8192)
+    os.truncate(tmp_path / "a.raw", 4 << 20)
+    disks = [{"path": str(tmp_path / "a.raw"), "format": "raw"}, {"path": str(tmp_path / "b.qcow2"), "format": "qcow2"},
+             {"id": "sda", "bus": "scsi", "device": "cdrom"}]
+    daemon.define("a", boot={"kernel": guest("idle.elf")}, disks=disks)
+    for state in ("off", "running"):
+        for disk, path, capacity in (("vda", "a.raw", 4 << 20), ("vdb", "b.qcow2", 64 << 20)):
+            st = (tmp_path / path).stat()
+            want = f"Capacity:       {capacity}\nAllocation:     {st.st_blocks * 512}\nPhysical:       {st.st_size}\n"
+            assert daemon.cairn("domblkinfo", "a", disk).stdout == daemon.cairn("domblkinfo", "a", str(tmp_path / path)).stdout == want, state
+            o = json.loads(daemon.cairn("domblkinfo", "a", disk, "--format", "json").stdout)
+            assert (o["id"], o["capacity"], o["physical"], o["clones"]) == (disk, capacity, st.st_size, 0)
+        if state == "off":
+            daemon.cairn("start", "a")
+    assert daemon.cairn("domblkinfo", "--human", "a", "vdb").stdout.startswith("Capacity:       64.00 MiB\nAllocation: ")
+    assert "VM 'a' has no disk 'vdz'. Next: cairn domblklist a" in daemon.cairn("domblkinfo", "a", "vdz", ok=3).stderr
+    assert "drive sda is empty. Next: cairn change-media a sda" in daemon.cairn("domblkinfo", "a", "sda", ok=3).stderr
+    assert "--human is for one disk" in daemon.cairn("domblkinfo", "a", "--human", ok=2).stderr
 
 
 def test_node_verbs_show_the_host(fake):

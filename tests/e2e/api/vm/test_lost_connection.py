@@ -86,7 +86,6 @@ def test_request_without_a_connection_fails_with_the_end_of_the_process(fake):
     assert "ended (signal 9) before it answered" in error or "crashed" in error
 
 
-@pytest.mark.seconds(60)
 @pytest.mark.parametrize("then", ["stops-listening", "mute"])
 def test_process_that_does_not_answer_on_a_new_connection_is_killed(fake, then):
     fake.define("vm1", cmdline=f"close-after=1 when={fake.tmp}/go {then}")

@@ -172,7 +172,7 @@ def is_refused(d, guest, why):
     d.define("a", debug_exit=True, boot={"kernel": guest("interp.elf")}, systemd_scope=True)
     r = d.cairn("start", "a", ok=7)
     assert "the VM has no scope of systemd, and cairnd runs with --require-sandbox: " in r.stderr and why in r.stderr, r.stderr
-    assert d.info("a")["state"] == "shut off"
+    assert d.info("a")["state"] == "shutoff"
     until(lambda: not {"cairn-vm", "cairn-scope", "systemd-run"} & set(d.all_children().values()))
 
 

@@ -48,7 +48,7 @@ def start_hangs(slow):
 def test_daemon_answers_while_a_program_is_loaded(slow):
     q = start_hangs(slow)
     slow.define("vm2")
-    assert slow.info("vm1")["state"] == "shut off"
+    assert slow.info("vm1")["state"] == "shutoff"
     with pytest.raises(QmpError, match="is being started"):
         slow.qmp().run("vm-undefine", vm="vm1")
     slow.files.release()
@@ -81,11 +81,11 @@ def test_vm_can_be_destroyed_while_its_program_is_loaded(slow):
     start, q = start_hangs(slow), slow.qmp()
     q.send(b'{"execute":"vm-destroy","arguments":{"vm":"vm1"}}')
     for _ in range(2):  # the daemon has read what came before
-        assert slow.info("vm1")["state"] == "shut off"
+        assert slow.info("vm1")["state"] == "shutoff"
     slow.files.release()
     assert "return" in q.answer()
     start.answer()  # a success, if the process was ready before it was killed
-    assert slow.info("vm1")["state"] == "shut off" and not slow.children()
+    assert slow.info("vm1")["state"] == "shutoff" and not slow.children()
 
 
 def test_program_that_cannot_be_loaded_fails_the_start(slow):
@@ -94,7 +94,7 @@ def test_program_that_cannot_be_loaded_fails_the_start(slow):
     slow.files.release()
     error = q.answer()["error"]["desc"]
     assert "programs/vm: No such file or directory" in error
-    assert slow.info("vm1")["state"] == "shut off" and not slow.children()
+    assert slow.info("vm1")["state"] == "shutoff" and not slow.children()
     slow.qmp().run("vm-undefine", vm="vm1")
 
 

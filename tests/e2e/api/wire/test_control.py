@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import resource
 import signal
 import socket
@@ -220,6 +221,46 @@ def test_vm_socket_reveals_nothing_without_permission(shared):  # noqa: F811
         assert s.run("query-status")["status"] == "running"
     finally:
         s.close()
+
+
+def test_connection_gets_only_the_events_that_it_chose(shared):  # noqa: F811
+    """Of one VM, of some names, none, and all again. Another connection still gets all."""
+    q, all_events = shared.qmp(), shared.qmp()
+
+    def got(vm="mine"):
+        """Return the events of starting and ending both VMs, up to the answer behind them."""
+        q.events.clear()
+        for name in ("mine", "other"):
+            shared.cairn("start", name)
+            shared.cairn("destroy", name)
+        q.run("query-version")
+        return {(m["event"], m["data"]["vm"]) for m in q.events}
+
+    everything = got()
+    assert {vm for _, vm in everything} == {"mine", "other"} and len({event for event, _ in everything}) > 1
+    q.run("event-filter", vm="mine")
+    assert got() == {e for e in everything if e[1] == "mine"}
+    q.run("event-filter", events=["VM_STATE_CHANGE", "SHUTDOWN"])
+    assert got() == {e for e in everything if e[0] in ("VM_STATE_CHANGE", "SHUTDOWN")}
+    q.run("event-filter", events=["VM_STATE_CHANGE"], vm="other")
+    assert got() == {("VM_STATE_CHANGE", "other")}
+    q.run("event-filter", events=[])
+    assert got() == set()
+    for wrong, says in (({"events": ["STOP", "stop"]}, "events[1] is no event's name. Next: cairn event --list"), ({"events": [1]}, "events[0]"),
+                        ({"vm": "none"}, "there is no VM 'none'")):
+        with pytest.raises(QmpError, match=re.escape(says)):
+            q.run("event-filter", **wrong)
+    assert got() == set()  # as before
+    q.run("event-filter")
+    assert got() == everything
+    all_events.run("query-version")
+    assert {(m["event"], m["data"]["vm"]) for m in all_events.events} == everything
+
+
+def test_filter_of_events_shows_no_hidden_vm(shared):  # noqa: F811
+    shared.cairn("grant", "viewer", "mine", "--user", "nobody")
+    answers = as_nobody(shared, ["event-filter", {"vm": "other"}], ["event-filter", {"vm": "mine"}], ["event-filter", {"events": ["STOP"]}])
+    assert answers[0]["error"]["class"] == "NotFound" and [a.get("return") for a in answers[1:]] == [{}, {}]
 
 
 def test_only_admins_can_fetch_denial_events(shared):  # noqa: F811

@@ -336,5 +336,5 @@ def test_long_list_has_pages(fake):
             vms += page["vms"]
         names = [v["name"] for v in vms]
         assert len(names) == 280 and names == sorted(names)
-    assert vms[0] == {"id": -1, "name": names[0], "state": "shut off", "word": "shutoff"}
+    assert vms[0] == {"id": -1, "name": names[0], "state": "shutoff", "word": "shutoff"}
     assert len(fake.cairn("list", "--all", "--name").stdout.split()) == 280

@@ -93,7 +93,8 @@ BAD = {
     "no NUL at the end": frame(START, struct.pack("<IHHHH", 0, 0, 0, 1, 0) + b"\0true"),
     "variable without a name": start("true", env=["=x"]),
     "variable without a value": start("true", env=["x"]),
-    "unknown flag": start("true", flags=16),
+    "unknown flag": start("true", flags=32),
+    "no user": start("true", flags=16),
     "short": frame(START, bytes(14)),
 }
 
@@ -220,6 +221,7 @@ def test_left_over_child_does_not_hold_a_terminal(agent):
     assert f == (EXIT, bytes(8)) and out == b"x" * 300000
 
 
+# Run the agent as process 1 with the root folder $0, which has no /dev and no /proc; then mount $2 over it.
 OTHER_ROOT = """set -e
 mount -t tmpfs none "$0"
 mkdir "$0"/bin "$0"/lib "$0"/lib64 "$0"/usr
@@ -228,34 +230,46 @@ cp "$1" "$0"/cairn-agent
 printf '#!/bin/sh\nread x </go\nread x </go\n' >"$0"/init
 chmod 755 "$0"/init
 mkfifo "$0"/go
-unshare -pf --kill-child chroot "$0" /cairn-agent --fd "$2" &
+unshare -pf --kill-child chroot "$0" /cairn-agent --fd "$3" &
 exec 9>"$0"/go
 echo >&9
-mount --rbind / "$0"
+[ -z "$2" ] || mount --rbind "$2" "$0"
 wait
 """
 
 
-def test_agent_follows_init_to_another_root(tmp_path):
-    """As process 1, in a root folder without /dev and /proc, above which another one is mounted later."""
-    root = tmp_path / "root"
+@contextlib.contextmanager
+def agent_as_init(root, later):
     root.mkdir()
     enter = ["unshare", "-m"] if not os.geteuid() else ["unshare", "-Urm"]
     if subprocess.run([*enter, "mount", "-t", "tmpfs", "none", root], stderr=subprocess.DEVNULL).returncode:
         pytest.skip("needs mount namespaces")
-    a = Agent(*enter, "sh", "-c", OTHER_ROOT, root, os.path.join(BUILD, "cairn-agent"))
-
-    def mounts():
-        with open(f"/proc/{a.p.pid}/mountinfo") as f:
-            return [line for line in f if line.split()[4] == str(root)]
-    until(lambda: len(mounts()) == 2)
-    a.send(start("sh", "-c", "cat; pwd; test -e /proc/self", flags=0))
-    assert a.until(STDOUT) == (STDOUT, b"/\n")
-    assert a.until(EXIT)[1] == bytes(8)
+    a = Agent(*enter, "sh", "-c", OTHER_ROOT, root, os.path.join(BUILD, "cairn-agent"), later)
+    yield a
     a.p.terminate()
     a.f.close()
     a.sock.close()
     a.p.wait(50)
+
+
+def test_agent_follows_init_to_another_root(tmp_path):
+    """As process 1, in a root folder above which another one is mounted later."""
+    root = tmp_path / "root"
+    with agent_as_init(root, "/") as a:
+        def mounts():
+            with open(f"/proc/{a.p.pid}/mountinfo") as f:
+                return [line for line in f if line.split()[4] == str(root)]
+        until(lambda: len(mounts()) == 2)
+        a.send(start("sh", "-c", "cat; pwd; test -e /proc/self", flags=0))
+        assert a.until(STDOUT) == (STDOUT, b"/\n")
+        assert a.until(EXIT)[1] == bytes(8)
+
+
+def test_program_without_input_before_init_mounts_dev(tmp_path):
+    with agent_as_init(tmp_path / "root", "") as a:
+        a.send(start("sh", "-c", "cat; pwd; test ! -e /dev/null", flags=0))
+        assert a.until(STDOUT) == (STDOUT, b"/\n")
+        assert a.until(EXIT)[1] == bytes(8)
 
 
 def test_random_frames_do_no_harm():

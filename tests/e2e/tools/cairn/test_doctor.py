@@ -4,6 +4,7 @@ away."""
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import time
 
@@ -14,7 +15,7 @@ from test_host import needs_root
 from test_tracking import SYSCTL, folder  # noqa: F401
 
 NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "cpuid", "userfaultfd", "landlock", "user-namespaces",
-         "cgroups", "modules", "tun", "macvtap", "vhost-net", "bios", "uefi", "network-boot", "huge-pages"]
+         "cgroups", "memory-pressure", "modules", "tun", "macvtap", "vhost-net", "bios", "uefi", "network-boot", "huge-pages"]
 
 
 def in_namespace(script, *flags):
@@ -118,7 +119,7 @@ def cgroup(tmp_path):
     except OSError as e:
         pytest.skip(f"cannot make a control group: {e}")
     yield group
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 50
     while group.exists():  # busy until the kernel has freed the process
         try:
             group.rmdir()
@@ -191,3 +192,40 @@ def test_modules_that_are_not_loaded_are_named(cairn_path, names, modular, statu
     assert c["status"] == status
     assert c["found"] == "; ".join(filter(None, [", ".join(names), absent and f"not loaded: {', '.join(absent)}"]))
     assert (remedy or "") in c.get("remedy", "")
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+@pytest.mark.parametrize("check, call, error, status, found, remedy", [
+    ("landlock", "landlock_create_ruleset", "EOPNOTSUPP", 0, "Operation not supported", "lsm="),
+    ("landlock", "landlock_create_ruleset", "ENOSYS", 0, "Function not implemented", "Linux 5.13"),
+    ("seccomp", "seccomp", "EOPNOTSUPP", 1, "system call seccomp: Operation not supported", "CONFIG_SECCOMP_FILTER"),
+])
+def test_kernel_without_a_call_is_told(kvm, cairn_path, check, call, error, status, found, remedy):
+    before = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error={error}"]
+    c = checks(cairn_path, before=before, status=status)[check]
+    assert (c["status"], c["found"]) == ("missing", found) and remedy in c["remedy"]
+
+
+@needs_root
+@pytest.mark.parametrize("total, unused, status", [(0, 0, "missing"), (8, 3, "ok")])
+def test_huge_pages_are_counted(cairn_path, tmp_path, total, unused, status):
+    script = "".join(f"echo {n} > {tmp_path}/{name}; mount --bind {tmp_path}/{name} /sys/kernel/mm/hugepages/hugepages-2048kB/{name}\n"
+                     for name, n in (("nr_hugepages", total), ("free_hugepages", unused)))
+    c = checks(cairn_path, before=in_namespace(script))["huge-pages"]
+    assert (c["status"], c["found"]) == (status, f"{unused} of {total} pages of 2 MiB are free")
+    assert ("vm.nr_hugepages=N" in c.get("remedy", "")) == (status == "missing")
+
+
+@needs_root
+def test_nested_paging_that_is_off_or_absent_is_told(cairn_path, tmp_path):
+    if vendor_module() == "kvm_pvm":
+        c = checks(cairn_path)["nested-paging"]
+        assert c["status"] == "slow" and "KVM emulates kernel mode" in c["found"] and "nested virtualization" in c["remedy"]
+        c = checks(cairn_path, before=in_namespace("mount -t tmpfs none /dev"), status=1)["nested-paging"]
+        assert (c["status"], c["found"]) == ("missing", "the CPU shows neither VMX nor SVM")
+        return
+    module, parameter = vendor_module(), "ept" if vendor_module() == "kvm_intel" else "npt"
+    script = f"echo N > {tmp_path}/off; mount --bind {tmp_path}/off /sys/module/{module}/parameters/{parameter}"
+    c = checks(cairn_path, before=in_namespace(script))["nested-paging"]
+    assert (c["status"], c["found"]) == ("slow", f"nested paging is off ({module} {parameter}=0)")
+    assert c["remedy"] == f"load the module with {module} {parameter}=1"

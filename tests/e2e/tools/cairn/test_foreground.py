@@ -133,7 +133,7 @@ def test_follower_ends_when_a_reboot_fails(fake):
     fake.cairn("reboot", "vm1")
     assert f.end()[0] == 1
     info = fake.info("vm1")
-    assert (info["state"], info["reason"]) == ("shut off", "failed") and "kernel" in info["detail"]
+    assert (info["state"], info["reason"]) == ("shutoff", "failed") and "kernel" in info["detail"]
 
 
 @pytest.mark.skipif(guestlib.SANITIZED, reason="slow_sync.so has to come behind a sanitizer")

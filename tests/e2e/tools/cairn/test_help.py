@@ -17,16 +17,17 @@ from conftest import BUILD, ROOT, QmpError
 from test_cli import cairn
 
 # Commands without a verb: the protocol's own, and those that help is made from.
-WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema"}
+WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema", "schema-get", "job-wait"}
 # Commands that any verb may send: to query VMs and to wait for jobs.
 ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cancel", "job-dismiss", "query-qmp-schema"}
 # Arguments with a fixed set of words that are no option of that name with these words: a positional, flags, or not
 # offered.
-OTHERWISE = {("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("blockcommit", "format"): [], ("grant", "role"): ["positional"], ("schedule", "action"): ["positional"], ("threshold", "measure"): ["positional"], ("screenshot", "format"): ["positional"], ("start", "kind"): [],
+OTHERWISE = {("group-revert", "then"): [], ("blockcopy", "format"): ["dest-format"], ("blockjob", "format"): ["dest-format"], ("blockcommit", "format"): [], ("grant", "role"): ["positional"], ("request-permission", "role"): ["positional"], ("schedule", "action"): ["positional"], ("threshold", "measure"): ["positional"], ("screenshot", "format"): ["positional"], ("start", "kind"): [], ("create", "kind"): [],
              ("snapshot-delete", "children"): ["children", "children-only"], ("backup-begin", "children"): [], ("new", "boot"): [],
              ("domjobabort", "children"): []}
 MAN = pathlib.Path(ROOT, "docs/man/cairn.1").read_text().replace("\\-", "-")
-VERBS_C = pathlib.Path(ROOT, "tools/cairn/verbs/table.c").read_text()
+VERBS_C = "".join(p.read_text() for p in (pathlib.Path(ROOT, "tools/cairn/verbs/table.c"),
+                                          *pathlib.Path(ROOT, "tools/cairn/verbs").glob("*_options.h")))
 
 
 def help_of(*verb):
@@ -83,7 +84,7 @@ def test_verb_table_does_not_repeat_schema(schema):
     twice = docs & set(re.findall(r'"((?:[^"\\]|\\.)*)"', VERBS_C))
     assert not twice
     # And every placeholder was found: another verb's argument would not be.
-    assert VERBS_C.count("FROM_SCHEMA(") > 40
+    assert VERBS_C.count("FROM_SCHEMA(") > 30
 
 
 def test_words_of_options_match_schema(schema):
@@ -186,7 +187,18 @@ class Recorder:
 
 # In this order, because some lines enable later ones. `vm1` is off at first.
 LINES = """
+complete start x
+complete snapshot-delete vm1 x
+complete detach-disk vm1 x
+complete schedule-pause vm1 x
+complete threshold-remove vm1 x
+complete pool-info x
+complete approve x
+complete net-info x
+complete job-cancel x
 define again.json
+create once.json --console
+destroy once
 dumpjson vm1
 dumpxml vm1
 edit vm1
@@ -204,6 +216,7 @@ forward-remove vm1 2222 --config
 detach-interface vm1 user
 domblklist vm1
 domblkinfo vm1
+domblkinfo vm1 vda --human
 domblkstat vm1 vda
 domiflist vm1
 domifstat vm1 net0
@@ -225,9 +238,14 @@ nodeinfo
 nodecpustats
 metrics
 trend vm1
+advise vm1
 threshold vm1 cpu --above 90 --name busy
 threshold-list vm1
 threshold-remove vm1 busy
+web-hook chat --url https://chat.example.org/
+web-hook-list
+web-hook-test none
+web-hook-remove chat
 domstats vm1
 top vm1 --once
 domstats
@@ -243,6 +261,8 @@ snapshot-list vm1
 snapshot-info vm1 s1
 snapshot-current vm1
 snapshot-parent vm1 s1
+snapshot-diff vm1 s1
+snapshot-diff vm1 s1 --files
 snapshot-rename vm1 s1 s2
 snapshot-tag vm1 s2 old
 snapshot-tag vm1 s2
@@ -264,6 +284,8 @@ snapshot-create-as vm1 served --disk-only --tag backup
 domjobabort vm1
 clone vm1 full
 clone vm1 live --live
+clone live try --live
+promote try
 clone vm2 seeded --new-seed
 export vm1 vm1.tar
 import vm1.tar --name vm3
@@ -324,6 +346,9 @@ domtime vm1 --now
 qemu-agent-command vm1 {"execute":"guest-info"}
 start vm2 --console
 qmp-path vm1
+group-snapshot --name g vm1
+group-revert --name g vm1
+group-clone --name-pattern try-%s vm1
 suspend vm1
 resume vm1
 reset vm1
@@ -390,6 +415,14 @@ job-cancel none
 job-dismiss none
 grant viewer --user 12345
 permissions
+permissions-review
+approval-rule --acts destroy
+approval-rule
+request-permission viewer
+requests
+approve 1
+deny 1
+approval-rule --remove
 quota --user 12345 --vms 3
 quota
 quota --user 12345 --remove
@@ -428,7 +461,8 @@ def test_verb_sends_only_commands_named_in_help(no_networks, fake):
         fake.define(name, balloon=True, disks=[{"path": f"{name}.img", "format": "qcow2"},
                                  {"id": "cd", "path": "cd.iso", "format": "raw", "device": "cdrom", "readonly": True}],
                     guest_agent=True, interfaces=[{"type": "network", "source": "lan", "link": "down"}], **boot)
-    os.rename(fake.write("again"), fake.tmp / "again.json")
+    for name in ("again", "once"):
+        os.rename(fake.write(name), fake.tmp / f"{name}.json")
     (fake.tmp / "pool").mkdir()
     (fake.tmp / "net.json").write_text(json.dumps({"name": "lan", "mode": "isolated"}))
     for name, device in DEVICES.items():
@@ -445,7 +479,7 @@ def test_verb_sends_only_commands_named_in_help(no_networks, fake):
     finally:
         recorder.close()
         agent.close()
-    assert set(asked) == set(VERBS) - {"validate", "run", "doctor", "cpu-models", "help", "seed", "shell"}
+    assert set(asked) == set(VERBS) - {"validate", "run", "image-list", "image-remove", "doctor", "cpu-models", "help", "seed", "shell", "web"}
     wrong = {}
     for verb, seen in asked.items():
         said = set(commands_of(verb))
@@ -501,9 +535,9 @@ def test_schema_lists_commands_refused_by_templates(fake, schema):
              "threshold-set": {"measure": "cpu"}}
     for name, c in schema.items():
         members = {m["name"]: m for m in schema[c["arg-type"]]["members"]} if c["meta-type"] == "command" else {}
-        if name in DEPENDS or not {"vm", "definition"} & set(members):
+        if name in DEPENDS or not {"vm", "vms", "definition"} & set(members):
             continue
-        args = {m: "golden" if m == "vm" else [] if schema[t["type"]].get("json-type") == "array" else "x"
+        args = {m: "golden" if m == "vm" else ["golden"] if m == "vms" else [] if schema[t["type"]].get("json-type") == "array" else "x"
                 for m, t in members.items() if "default" not in t}
         try:
             q.run(name, **args | given.get(name, {}))
@@ -528,7 +562,7 @@ def test_misspelled_words_get_suggestions(args, hint):
 
 
 @pytest.mark.parametrize("word,verb", [
-    ("ps", "list"), ("create", "define"), ("stop", "shutdown"), ("kill", "destroy"), ("rm", "undefine"), ("logs", "log"),
+    ("ps", "list"), ("stop", "shutdown"), ("kill", "destroy"), ("rm", "undefine"), ("logs", "log"),
     ("launch", "new"), ("fork", "clone"), ("migrate", "export"), ("loadvm", "snapshot-revert"), ("users", "permissions")])
 def test_words_of_other_tools_name_the_verb(word, verb):
     r = cairn(word, "vm1")
@@ -536,12 +570,29 @@ def test_words_of_other_tools_name_the_verb(word, verb):
     assert r.returncode == 2 and first == f'error: unknown verb "{word}"' and f"cairn {verb} " in second + " "
 
 
+@pytest.mark.parametrize("args,advice", [
+    (["run", "-it", "-d", "nginx"], "cairn new NAME --image FILE"), (["run", "--rm", "alpine"], "leave --rm out"),
+    (["run", "-p", "80:80", "nginx"], "--publish PORT:TO"), (["run", "-v", "/a:/b", "x"], "--share TAG=FOLDER"),
+    (["run", "python:3.12", "python3", "-c", "1"], "cairn run --image IMAGE -- COMMAND"), (["list", "-a"], "--all lists"),
+    (["list", "-z"], "see cairn help list"), (["-c", "qemu:///system", "list"], "see cairn help")])
+def test_options_of_other_tools_get_advice(args, advice):
+    r = cairn(*args)
+    first, second = r.stderr.splitlines()
+    assert r.returncode == 2 and r.stdout == "" and ("has no option -" in first or 'not the URI "qemu:///system"' in first) and advice in second
+
+
+def test_run_of_an_image_without_its_option_names_the_option():
+    r = cairn("run", "ubuntu", "bash")
+    assert "there is no file ubuntu; to run a command in a container image: cairn run --image ubuntu -- COMMAND" in r.stderr
+    assert "there is no file ls; if this is the command, write -- before it" in cairn("run", "--root", "/", "ls").stderr
+
+
 def test_advice_for_words_of_other_tools_names_verbs_that_exist():
     text = pathlib.Path(ROOT, "tools/cairn/foreign_words.c").read_text()
     verbs = {v["name"] for v in json.loads(cairn("help", "--format", "json").stdout)}
     rows = re.findall(r'\{ "([^"]+)", "([^"]+)" \}', text)
     words = [w for row, _ in rows for w in row.split()]
-    assert len(rows) > 30 and len(set(words)) == len(words) and not verbs & set(words)
+    assert len(rows) > 40 and len(set(words)) == len(words) and not verbs & set(words)
     for _, advice in rows:
         named = re.findall(r"\bcairn ([a-z][a-z-]*)", advice)
         assert named and set(named) <= verbs or "cairn-img" in advice, advice

@@ -49,7 +49,7 @@ def test_pattern_matches_vm_names(farm):
     assert [x[0] for x in rows(r)] == ["web1", "web2", "web3", "db1"]
     r = farm.cairn("shutdown", "web[12]", "--wait")
     assert "Domain 'web1' is shut off\nDomain 'web2' is shut off\n" in r.stdout
-    assert states(farm) == {"db1": "running", "web1": "shut off", "web2": "shut off", "web3": "running"}
+    assert states(farm) == {"db1": "running", "web1": "shutoff", "web2": "shutoff", "web3": "running"}
     # A pattern without a match: nothing is done.
     r = farm.cairn("destroy", "db1", "mail*", ok=3)
     assert r.stderr == ("error: Failed to destroy 'mail*'\n"
@@ -58,7 +58,7 @@ def test_pattern_matches_vm_names(farm):
     # An exact name takes precedence over a pattern.
     farm.define("web*")
     assert farm.cairn("start", "web*").stdout == "Domain 'web*' started\n"
-    assert states(farm)["web1"] == "shut off"
+    assert states(farm)["web1"] == "shutoff"
 
 
 def test_exit_code_is_that_of_failed_vm(farm):
@@ -84,7 +84,7 @@ def test_dry_run_changes_nothing(farm):
         "Would skip domain 'web1' (running)")
     assert farm.cairn("suspend", "web1", "nope", "--dry-run", ok=3).stdout == (
         "Would suspend domain 'web1' (running)\n")
-    assert states(farm) == {"db1": "shut off", "web1": "running", "web2": "shut off", "web3": "shut off"}
+    assert states(farm) == {"db1": "shutoff", "web1": "running", "web2": "shutoff", "web3": "shutoff"}
 
 
 def test_many_vms_print_in_each_format(farm):
@@ -119,7 +119,7 @@ def test_jobs_option_limits_parallel_vms(farm):
     p = begin("2")
     until(lambda: len(farm.children()) == 2)
     for _ in range(200):  # a third could begin meanwhile
-        assert states(farm)["db1"] == "shut off"
+        assert states(farm)["db1"] == "shutoff"
     farm.cairn("destroy", "slow1", "slow2")
     out, err = p.communicate()
     assert out.count("started") == 3
@@ -133,7 +133,7 @@ def test_result_line_comes_after_job_ends(farm):
     assert r.stdout == "Domain 'slow' state saved by cairn\nDomain 'web1' state saved by cairn\n"
     assert [x[:2] for x in rows(farm.cairn("managedsave", "--all"))] == [
         ["db1", "skipped"], ["slow", "skipped"], ["web1", "skipped"], ["web2", "done"], ["web3", "skipped"]]
-    assert set(states(farm).values()) == {"saved", "shut off"}
+    assert set(states(farm).values()) == {"saved", "shutoff"}
     assert "Would skip domain 'db1'" in farm.cairn("managedsave", "--all", "--dry-run").stdout
     farm.cairn("managedsave", "--all", "--no-wait", ok=2)
     farm.cairn("managedsave", ok=2)
@@ -147,7 +147,7 @@ def test_saved_states_of_many(farm):
     r = farm.cairn("managedsave-remove", "--all")
     assert [(x[0], x[1]) for x in rows(r)] == [
         ("db1", "skipped"), ("web1", "done"), ("web2", "done"), ("web3", "skipped")]
-    assert set(states(farm).values()) == {"shut off"}
+    assert set(states(farm).values()) == {"shutoff"}
 
 
 def test_snapshots_of_many(fake):

@@ -40,7 +40,7 @@ def test_new_vm_with_cloud_init(base):
     os.mkdir(d.tmp / "vms")
     new(d, "web2", "--image", "base.raw", "--image-format", "raw", "--folder", "vms", "--cloud-init", "--user", "debian", "--ssh-key", "key.pub",
         "--ssh-over-vsock", "--no-start")
-    assert d.info("web2")["state"] == "shut off"
+    assert d.info("web2")["state"] == "shutoff"
     definition = json.loads(d.cairn("dumpjson", "web2").stdout)
     assert [os.path.basename(x["path"]) for x in definition["disks"]] == ["web2.qcow2", "web2-seed.img"] and definition["disks"][1]["readonly"]
     assert definition["vsock"]

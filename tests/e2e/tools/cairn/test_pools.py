@@ -1,5 +1,6 @@
 """Pools: folders for images that have a name, and volumes in them. Tables and sentences are virsh's."""
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import time
 import pytest
 
 from conftest import BUILD, until
+from test_slow_disk import PRELOAD
 
 MIB = 1 << 20
 
@@ -43,6 +45,22 @@ def test_pools_are_listed_with_their_space_and_outlive_the_daemon(fake, pool):
     assert shown["capacity"] == s.f_blocks * s.f_frsize and shown["volume-capacity"] == 10 * MIB
     assert fake.cairn("pool-undefine", "images").stdout == "Pool images has been undefined\n"
     assert (pool / "a.qcow2").exists() and fake.cairn("pool-list", "--name").stdout == ""
+
+
+def test_change_that_is_not_stored_has_no_effect(fake, pool):
+    fails = fake.tmp / "fails"
+    fake.stop()
+    fake.env |= {"LD_PRELOAD": PRELOAD, "SLOW_SYNC_OF": "/pools.json", "SLOW_SYNC_FAIL": str(errno.EIO), "SLOW_SYNC_FAIL_IF": str(fails)}
+    fake.start()
+    fails.touch()
+    for args in (["pool-undefine", "images"], ["pool-define-as", "other", "dir", "--target", str(fake.tmp)]):
+        assert "pools.json: Input/output error" in fake.cairn(*args, ok=False).stderr
+    assert fake.cairn("pool-list", "--name").stdout.split() == ["images"]
+    fails.unlink()
+    fake.cairn("pool-define-as", "other", "dir", "--target", str(fake.tmp))
+    fake.stop()
+    fake.start()
+    assert fake.cairn("pool-list", "--name").stdout.split() == ["images", "other"]
 
 
 def test_volumes_are_created_cloned_resized_and_deleted(fake, pool):

@@ -447,7 +447,7 @@ def test_killed_offline_process_fails_its_job(fake):
     os.kill(child(fake), signal.SIGKILL)
     q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
     assert "before it answered" in q.run("query-jobs", id="j")[0]["error"]
-    assert q.run("vm-info", vm="vm1")["state"] == "shut off"
+    assert q.run("vm-info", vm="vm1")["state"] == "shutoff"
     assert q.run("snapshot-list", vm="vm1") == {"snapshots": []}
 
 
@@ -525,7 +525,7 @@ def test_requests_wait_for_earlier_daemons_offline_process(fake, command):
     asks, q = fake.qmp(), fake.qmp()
     asks.send(b'{"execute":"%s","arguments":{"vm":"vm1"}}' % command.encode())
     for _ in range(50):  # an answer could arrive meanwhile
-        assert q.run("vm-info", vm="vm1")["state"] == "shut off" and is_there(pid)
+        assert q.run("vm-info", vm="vm1")["state"] == "shutoff" and is_there(pid)
     (fake.tmp / "go").touch()
     assert "return" in asks.answer() and not is_there(pid)
 

@@ -5,6 +5,7 @@ import os
 import resource
 import struct
 import subprocess
+import sys
 
 import pytest
 
@@ -32,13 +33,15 @@ def img(path, *args):
     return subprocess.run([IMG, *args], cwd=path, capture_output=True, text=True, timeout=120, preexec_fn=bounded)
 
 
+# A process begins with the memory of the one that made it, and pytest may have much.
+PEAK = "import os, sys; _, status, used = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ), 0); print(status, used.ru_maxrss)"
+
+
 def peak_bytes(path, *args):
-    """Run cairn-img. Returns the most memory that it had, or that this process had when it forked."""
-    with open(path / "output", "w") as out, subprocess.Popen([IMG, *args], cwd=path, stdout=out, stderr=out,
-                                                             preexec_fn=bounded) as p:
-        _, status, used = os.wait4(p.pid, 0)
-        p.returncode = os.waitstatus_to_exitcode(status)
-    return used.ru_maxrss * 1024
+    """Run cairn-img from a small process. Return the most memory that either had."""
+    r = subprocess.run([sys.executable, "-I", "-S", "-c", PEAK, IMG, *args], cwd=path, capture_output=True, text=True, timeout=120,
+                       preexec_fn=bounded, check=True)
+    return int(r.stdout.split()[-1]) * 1024
 
 
 def up(n):

@@ -329,6 +329,7 @@ def test_compressed_data_fills_partly_used_clusters(box, options):
         assert ours <= theirs + 3 * 65536 // (1 if of == "st_size" else 512)
 
 
+@pytest.mark.seconds(180)  # clusters of 512 bytes: 33 s at a load of 14
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_convert_compressed_into_existing_image(box, options):
     """Over data, zeros, compressed data and a snapshot of these; repeatedly."""

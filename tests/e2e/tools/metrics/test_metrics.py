@@ -191,6 +191,7 @@ def serve_second(shared, token, port):
     (["--tcp", "127.0.0.1:99999", "--token-file", "TOKEN"], 2, "must be ADDRESS:PORT"),
     (["--tcp", "127.0.0.1:9177", "--token-file", "OPEN"], 2, "every user may read the token"),
     (["--tcp", "127.0.0.1:9177", "--token-file", "SHORT"], 2, "16 to 256 printable characters"),
+    (["--tcp", "TAKEN", "--token-file", "TOKEN"], 1, "Address already in use"),
     (["--unix", "/" + "a" * 108], 2, "at most 107 bytes"), (["--unix", "/nonexistent/s"], 1, "cannot listen on /nonexistent/s")])
 def test_bad_options_are_refused(tmp_path, args, status, words):
     os.chmod(tmp_path, 0o755)
@@ -205,7 +206,9 @@ def test_bad_options_are_refused(tmp_path, args, status, words):
             os.chmod(folder, 0o755)
         subprocess.run(["cp", os.path.join(BUILD, "cairn-metrics"), tmp_path], check=True)
     program = tmp_path / "cairn-metrics" if as_user else os.path.join(BUILD, "cairn-metrics")
-    r = subprocess.run([program, *(str(tmp_path / a) if a in files else a for a in args)], capture_output=True, text=True, timeout=30, **as_user)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words_of = {"TAKEN": "127.0.0.1:%u" % taken.getsockname()[1], **{name: str(tmp_path / name) for name in files}}
+        r = subprocess.run([program, *(words_of.get(a, a) for a in args)], capture_output=True, text=True, timeout=30, **as_user)
     assert r.returncode == status and words in r.stderr, r
 
 

@@ -55,7 +55,7 @@ def build(where, **env):
     subprocess.run(["make", "-s", f"BUILD={where}", "deb"], cwd=ROOT, check=True, env={**os.environ, **env}, stdout=subprocess.DEVNULL)
     found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (where / "deb").iterdir()
              if p.suffix in (".deb", ".dsc", ".xz")}
-    assert len(found) == 8, found  # four packages, two of debug symbols, two files of the source
+    assert len(found) == 10, found  # five packages, three of debug symbols, two files of the source
     return found, where / "deb"
 
 
@@ -130,8 +130,8 @@ def newer(path, folder):
 def clean_debian(share):
     """Make a minimal Debian 12 with what the packages depend on, from this machine's mirrors."""
     depends = ", ".join(subprocess.run(["dpkg-deb", "-f", share / f"{name}.deb", "Depends"], capture_output=True, text=True,
-                                       check=True).stdout.strip() for name in ("cairn", "cairn-img", "libcairn-dev"))
-    names = sorted({d.split()[0] for d in depends.split(",")} | {"systemd", "udev"})
+                                       check=True).stdout.strip() for name in ("cairn", "cairn-img", "cairn-web", "libcairn-dev"))
+    names = sorted({d.split()[0] for d in depends.split(",")} - {"cairn"} | {"systemd", "udev"})
     lines = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Identifier: Packages"],
                            capture_output=True, text=True, check=True).stdout.split("\n")
     sources = sorted({"deb " + line for line in lines if re.search(r" bookworm(-updates|-security)? main$", line)})
@@ -145,13 +145,14 @@ def clean_debian(share):
 @pytest.mark.skipif(not shutil.which("qemu-system-x86_64") or not shutil.which("mmdebstrap") or os.geteuid() != 0,
                     reason="needs root, QEMU and mmdebstrap")
 def test_packages_in_clean_debian(packages, tmp_path):
-    for name in ("cairn", "cairn-img", "cairn-doc", "libcairn-dev"):
+    for name in ("cairn", "cairn-img", "cairn-web", "cairn-doc", "libcairn-dev"):
         shutil.copy(package(packages[1], name), tmp_path / f"{name}.deb")
     newer(tmp_path / "cairn.deb", tmp_path)
     clean_debian(tmp_path)
     for name in ("idle.elf", "interp.elf"):
         shutil.copy(os.path.join(guestlib.BUILD, "guests", name), tmp_path)
     shutil.copy(os.path.join(HERE, "package_checks.sh"), tmp_path)
+    shutil.copy(os.path.join(ROOT, "tools/packaging/debian/tests/tools"), tmp_path / "autopkgtest")
     (tmp_path / "outer").write_text(OUTER)
     run = subprocess.run(
         [*guestlib.SVMHOST, "--timeout", "900", "--share", str(tmp_path), "--", "unshare", "--pid", "--fork", "--mount",

@@ -12,13 +12,14 @@ is_gone() { # nothing of the packages is left
 }
 
 in_chroot() {
-	dpkg -i /share/cairn.deb /share/cairn-img.deb /share/libcairn-dev.deb /share/cairn-doc.deb
+	dpkg -i /share/cairn.deb /share/cairn-img.deb /share/cairn-web.deb /share/libcairn-dev.deb /share/cairn-doc.deb
 	cairn --version
 	cairn-img create -f qcow2 /root/a.qcow2 16M
 	getent group kvm
 	[ -L /etc/systemd/system/multi-user.target.wants/cairnd.service ]
+	AUTOPKGTEST_TMP=$(mktemp -d) sh /share/autopkgtest
 	dpkg -i /share/newer.deb
-	dpkg -P cairn cairn-img libcairn-dev cairn-doc
+	dpkg -P cairn-web cairn cairn-img libcairn-dev cairn-doc
 	is_gone
 }
 
@@ -65,6 +66,36 @@ units() {
 	systemctl start cairn-vm@web1
 }
 
+page() { bash -c 'exec 3<>/dev/tcp/127.0.0.1/9178 && printf "GET / HTTP/1.0\\r\\nHost: localhost:9178\\r\\n\\r\\n" >&3 && head -n 1 <&3'; }
+
+# Log in at the page: USER PASSWORD. Print the first line of the answer.
+log_in() {
+	bash -c 'b=$(printf "%s\n%s" "$1" "$2"); exec 3<>/dev/tcp/127.0.0.1/9178 && printf "POST /login HTTP/1.1\r\nHost: localhost:9178\r\nOrigin: http://localhost:9178\r\nContent-Length: ${#b}\r\n\r\n%s" "$b" >&3 && head -n 1 <&3' bash "$1" "$2"
+}
+
+# A connection starts the page's service, which checks passwords and starts a process with the user's id.
+web_unit() {
+	dpkg -i /share/cairn-web.deb
+	[ "$(state_of cairn-web.socket)" = inactive ]
+	systemctl enable --now cairn-web.socket
+	[ "$(state_of cairn-web.service)" = inactive ]
+	page | grep '200 OK'
+	[ "$(state_of cairn-web.service)" = active ]
+	systemctl start systemd-user-sessions.service # as a boot does: until then, /run/nologin refuses logins
+	useradd tester
+	echo tester:secret | chpasswd
+	log_in tester wrong | grep '403 Forbidden'
+	log_in tester secret | grep '200 OK'
+	id=$(id -u tester)
+	grep "^Uid:[[:space:]]$id[[:space:]]$id[[:space:]]$id[[:space:]]$id\$" $(grep -l cairn-delegate /proc/[0-9]*/comm | sed 's,comm$,status,')
+	systemctl stop cairn-web.service
+	if grep -q cairn-delegate /proc/[0-9]*/comm; then return 1; fi
+	page | grep '200 OK'
+	systemctl stop cairn-web.service
+	dpkg -P cairn-web
+	userdel tester
+}
+
 under_systemd() {
 	dpkg -i /share/cairn.deb
 	[ "$(state_of cairnd.service)" = active ]
@@ -72,6 +103,7 @@ under_systemd() {
 	[ "$(state_of cairn-guests.service)" = active ]
 	[ "$(stat -c '%a %U' /var/lib/cairn)" = "700 root" ]
 	units
+	web_unit
 
 	# The VM goes on over an upgrade, and a new daemon adopts it.
 	vm=$(vm_pid web1) daemon=$(daemon_pid)

@@ -78,16 +78,17 @@ def test_socket_mode_follows_permissions(service):
 
 
 @pytest.mark.parametrize("make, sockets, words", [
-    (lambda: socket.socket(socket.AF_INET), 1, "not a listening Unix stream socket"),
-    (lambda: socket.socketpair()[0], 1, "not a listening Unix stream socket"),
-    (lambda: open("/dev/null"), 1, "not a listening Unix stream socket"),
+    (lambda: socket.socket(socket.AF_INET), 1, "not a listening stream socket"),
+    (lambda: socket.create_server(("127.0.0.1", 0)), 1, "not a Unix socket"),
+    (lambda: socket.socketpair()[0], 1, "not a listening stream socket"),
+    (lambda: open("/dev/null"), 1, "not a listening stream socket"),
     (lambda: open("/dev/null"), 2, "LISTEN_FDS passes 2 sockets; pass one")])
 def test_unsuitable_passed_socket_is_refused(service, make, sockets, words):
     service.stop()
     service.notify.recv(999)
     wrong = make()
     service.start(fd=wrong.fileno(), sockets=sockets)
-    assert service.proc.wait(15) == 1
+    assert service.proc.wait(50) == 1
     assert words in service.log.read_text()
     wrong.close()
     service.start()
@@ -118,6 +119,10 @@ def test_installed_units(tmp_path):
     program = service["Service"]["ExecStart"]
     assert subprocess.run([program, "--version"], stdout=subprocess.PIPE).stdout.startswith(b"cairnd ")
     assert "@" not in (units / "cairnd.service").read_text()
+    web = (units / "cairn-web.service").read_text()
+    assert "Requires=cairn-web.socket\n" in web and "--pam" in web and "@" not in web
+    assert (prefix / "lib/sysusers.d/cairn-web.conf").read_text().splitlines()[-1].startswith("u cairn-web ")
+    assert "pam_nologin" in (prefix / "etc/pam.d/cairn-web").read_text()
     guests = configparser.ConfigParser(strict=False, interpolation=None)
     guests.optionxform = str
     guests.read(units / "cairn-guests.service")
@@ -128,11 +133,13 @@ def test_installed_units(tmp_path):
     assert subprocess.run([*program, "--help"], stdout=subprocess.PIPE).stdout.startswith(b"cairn daemon-stop")
     assert (prefix / "share/bash-completion/completions/cairn").exists()
     assert (prefix / "share/bash-completion/completions/cairn-img").exists()
+    assert (prefix / "share/zsh/site-functions/_cairn").exists() and (prefix / "share/fish/vendor_completions.d/cairn.fish").exists()
     assert (prefix / "lib/udev/rules.d/60-cairn.rules").read_text().splitlines()[-1].startswith('SUBSYSTEM=="misc"')
     if shutil.which("systemd-analyze"):
         r = subprocess.run(["systemd-analyze", "--man=no", "verify", units / "cairnd.service",
-                            units / "cairnd.socket", units / "cairn-guests.service"], capture_output=True, text=True)
-        assert "cairnd" not in r.stderr, r.stderr
+                            units / "cairnd.socket", units / "cairn-guests.service", units / "cairn-web.socket",
+                            units / "cairn-web.service"], capture_output=True, text=True)
+        assert "cairn" not in r.stderr, r.stderr
 
 
 def test_unit_protects_the_host(tmp_path):
@@ -220,6 +227,7 @@ def test_daemon_sends_no_beats_that_nobody_asked_for(tmp_path):
         d.define("a")
         d.stop()
         assert d.notify.recv(999) == b"STOPPING=1"
+        d.start()  # the socket of the manager accepts connections as before, and close() wants an answer
 
 
 def oom_score(pid):

@@ -87,6 +87,8 @@ def test_invalid_memory_is_refused():
     ("<description>a\n\n  b  c</description>", "description", "a b  c"),
     ("<memoryBacking><hugepages/></memoryBacking>", "hugepages", True),
     ("<cputune><shares>2048</shares></cputune>", "cpu_shares", 2048),
+    ("<memtune><hard_limit unit='MiB'>96</hard_limit></memtune>", "memory_max", "98304K"),
+    ("<memtune><hard_limit>9007199254740991</hard_limit></memtune>", "memory_max", None),
     ("<cputune><global_period>50000</global_period><global_quota>75001</global_quota></cputune>", "cpu_quota", 151),
     ("<vcpu>4</vcpu><cputune><quota>50000</quota></cputune>", "cpu_quota", 200),
     ("<vcpu>4</vcpu><cputune><quota>-1</quota><shares>7</shares></cputune>", "cpu_shares", 7),
@@ -134,6 +136,10 @@ def test_values_are_converted(more, key, value):
     ("<vsock model='virtio'><cid auto='yes'/></vsock>", "vsock", {"cid": 3}),
     ("<vsock model='virtio'><cid auto='no' address='77'/></vsock>", "vsock", {"cid": 77}),
     ("<vsock/>", "vsock", {"cid": 3}),
+    ("<filesystem type='mount' accessmode='passthrough'><driver type='virtiofs'/><source dir='/s'/><target dir='t'/>"
+     "</filesystem>", "shares", [{"path": "/s", "tag": "t", "readonly": False}]),
+    ("<filesystem><driver type='virtiofs'/><source dir='/s'/><target dir='t'/><readonly/></filesystem>", "shares",
+     [{"path": "/s", "tag": "t", "readonly": True}]),
     ("<watchdog model='i6300esb'/>", "watchdog", {"model": "i6300esb", "action": "reset"}),
     ("<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>",
      "guest_agent", True),
@@ -286,7 +292,8 @@ def test_boot_order():
      "devices/disk/iotune/group_name"),
     ("", disk(driver="<driver type='raw'/>", more="<iotune><total_bytes_sec>9999999999999</total_bytes_sec></iotune>"),
      "devices/disk/iotune/total_bytes_sec"),
-    ("", disk(driver="<driver type='raw' cache='none'/>"), "devices/disk/driver/@cache"),
+    ("", disk(driver="<driver type='raw' cache='writethrough'/>"), "devices/disk/driver/@cache"),
+    ("", disk(driver="<driver type='raw' cache='directsync'/>"), "devices/disk/driver/@cache"),
     ("", disk(driver="<driver type='raw' error_policy='enospace'/>"),
      "devices/disk/driver/@error_policy"),
     ("", disk(driver=""), "devices/disk"), ("", disk(more="<shareable/>"), "devices/disk/shareable"),
@@ -323,7 +330,7 @@ def test_version_of_model_is_printed(fake):
 
 def test_each_warning_is_printed_once():
     got = read(domain("<features><hap/><kvm/></features>", "<sound/>" * 3 + disk(
-        driver="<driver type='raw' cache='none' io='native'/>")))
+        driver="<driver type='raw' cache='directsync' io='native'/>")))
     assert [re.sub(": has no effect.*", "", w) for w in sorted(got["warnings"])] == [
         "line 1: /domain/devices/disk/driver/@cache", "line 1: /domain/devices/disk/driver/@io",
         "line 1: /domain/devices/sound[1] and 2 more", "line 1: /domain/features/hap",
@@ -344,7 +351,12 @@ def test_each_warning_is_printed_once():
     ("<vcpu>4</vcpu><cpu><topology sockets='1' dies='2' cores='2' threads='1'/></cpu>", "", "@dies: "),
     ("<title>1</title><title>2</title>", "", "/domain/title[2]: is there twice; the first is in line 1"),
     ("", "<hostdev mode='subsystem'/>", "/domain/devices/hostdev: passing a host device"),
-    ("", "<filesystem/>", "sharing a host folder"), ("", "<memory model='dimm'/>", "memory modules"),
+    ("", "<filesystem type='mount'><source dir='/s'/><target dir='t'/></filesystem>", "by 9p, which is not supported; add"),
+    ("", "<filesystem type='file'/>", '/domain/devices/filesystem/@type: "file" is not supported; use mount'),
+    ("", "<filesystem><driver type='virtiofs'/><target dir='t'/></filesystem>", "has no <source dir='...'/>"),
+    ("", "<filesystem><driver type='virtiofs'/><source dir='/s'/></filesystem>", "has no <target dir='...'/>"),
+    ("", "<filesystem><driver type='virtiofs'/><source dir='/s'/><target dir='t'/><idmap/></filesystem>", "other owners of files"),
+    ("", "<memory model='dimm'/>", "memory modules"),
     ("", disk() + disk(), '/domain/devices/disk[2]/target/@dev: "vda" is also the target of the disk in line 1'),
     ("", disk(attrs="type='network'"), '@type: "network" is not supported; give a file'),
     ("", disk(attrs="type='file' device='lun'"), '@device: "lun" is not supported; use disk or cdrom'),
@@ -596,10 +608,10 @@ def test_every_key_survives_round_trip(fake):
         disks=[{"id": "root", "path": "a.qcow2", "format": "qcow2", "data_file": "data", "queues": 2,
                 "queue_size": 512, "errors": "report", "boot_order": 2, "serial": "A & B",
                 "backing": [{"path": "b.qcow2", "format": "qcow2"}]},
-               {"id": "vda", "path": "c.raw", "format": "raw", "readonly": True, "errors": "ignore"},
+               {"id": "vda", "path": "c.raw", "format": "raw", "readonly": True, "errors": "ignore", "cache": "writeback"},
                {"device": "cdrom"}, {"device": "cdrom", "path": "c.raw", "format": "raw", "boot_order": 1},
                {"bus": "scsi", "path": "c.raw", "format": "raw", "readonly": True, "wwn": "5000c50015ea71aa", "logical_block_size": 4096,
-                "physical_block_size": 4096, "discard": "ignore", "detect_zeroes": "unmap"}],
+                "physical_block_size": 4096, "discard": "ignore", "detect_zeroes": "unmap", "cache": "unsafe", "poll_max_ns": 0}],
         interfaces=[{"type": "network", "source": "default"},
                     {"id": "lan", "type": "bridge", "source": "br0", "link": "down", "boot_order": 7}, {"type": "user"},
                     {"type": "user", "network": "10.9.0.0/24", "restrict": True, "forwards": [{"port": 2222, "to": 22}]},
@@ -610,8 +622,13 @@ def test_every_key_survives_round_trip(fake):
     xml = round_trip(fake, "all")
     assert "<cairn:definition xmlns:cairn='urn:cairn:definition:1'>" in xml
     assert "<alias name='ua-root'/>" in xml and "<alias name='ua-lan'/>" in xml
-    fake.define("some", memory="64M", balloon=True, current_memory="48M")
-    assert "<memballoon model='virtio'/>" in round_trip(fake, "some")
+    fake.define("balanced", memory="64M", balloon=True, balance={"cpu_shares": {"max": 4096}, "memory": {"min": "32M", "max": "64M"}})
+    assert '"balance": {' in round_trip(fake, "balanced")
+    fake.define("some", memory="64M", balloon=True, current_memory="48M", reclaim_on_pressure=True)
+    some = round_trip(fake, "some")
+    assert "<memballoon model='virtio'/>" in some
+    assert re.search(r'<cairn:definition [^>]*>\{\s*"reclaim_on_pressure": true\s*\}</cairn:definition>', some)
+    assert json.loads(fake.cairn("dumpjson", "some").stdout)["reclaim_on_pressure"]
     # Metadata adds keys; it does not override the elements.
     sly = fake.tmp / "sly.xml"
     sly.write_text(xml.replace('"debug_exit"', '"memory": "64M", "debug_exit"'))

@@ -17,7 +17,7 @@ def define(fake, name="vm1", words="agent-after=1", **more):
 def test_domifaddr_prints_table(fake):
     define(fake)
     fake.cairn("start", "vm1")
-    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
+    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "45")
     assert fake.cairn("domifaddr", "vm1").stdout == (
         " Name       MAC address         Protocol   Address\n"
         "--------------------------------------------------------------------\n"
@@ -36,7 +36,7 @@ def test_domifaddr_prints_table(fake):
 def test_addresses_in_qmp_and_json(fake):
     define(fake)
     fake.cairn("start", "vm1")
-    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
+    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "45")
     all_of_them = json.loads(fake.cairn("domifaddr", "vm1", "--format", "json").stdout)
     assert [(i["name"], i["own"]) for i in all_of_them] == [("lo", False), ("docker0", False), ("eth0", True), ("tun??[2J", False)]
     assert all_of_them[2]["addresses"][2] == {"type": "ipv4", "address": "192.0.2.7", "prefix": 24}
@@ -78,11 +78,11 @@ def test_wait_ends_when_address_appears(fake):
 def test_address_of_clone_whose_guest_uses_sources_mac(fake):
     define(fake, interfaces=[])
     fake.cairn("start", "vm1")
-    assert fake.cairn("wait", "vm1", "--for", "ip", "--timeout", "20").stdout == "172.17.0.1\n"
+    assert fake.cairn("wait", "vm1", "--for", "ip", "--timeout", "45").stdout == "172.17.0.1\n"
 
 
 def test_wait_for_address_times_out(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
-    assert '"guest_agent": true' in fake.cairn("wait", "vm1", "--for", "ip", "--timeout", "20", ok=False).stderr
+    assert '"guest_agent": true' in fake.cairn("wait", "vm1", "--for", "ip", "--timeout", "45", ok=False).stderr
     assert fake.cairn("wait", "nope", "--for", "ip", ok=3).stderr.startswith("error: failed to get domain 'nope'\n")

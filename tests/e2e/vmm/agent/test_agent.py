@@ -13,7 +13,7 @@ def test_agent_state_changes_are_reported(fake):
     fake.cairn("start", "vm1")
     own = Qmp(fake.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
     (fake.tmp / "go").touch()
-    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
+    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "45")
     vm = {"vm": "vm1", "vm-uuid": fake.info("vm1")["uuid"]}
     assert q.event("VSERPORT_CHANGE", vm="vm1")["data"] == {**vm, "id": "guest-agent0", "open": True}
     assert q.event("AGENT", vm="vm1")["data"] == {**vm, "connected": True}
@@ -26,10 +26,10 @@ def test_agent_state_changes_are_reported(fake):
 def test_next_daemon_knows_agent_state(fake):
     fake.define("vm1", cmdline="agent-after=1", guest_agent=True)
     fake.cairn("start", "vm1")
-    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
+    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "45")
     fake.stop(signal.SIGKILL)
     fake.start()
-    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20")
+    fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "45")
 
 
 def test_wait_for_agent_times_out(fake):
@@ -44,7 +44,7 @@ def test_wait_for_agent_fails_without_port(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     assert "agent" not in fake.info("vm1")
-    r = fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "20", ok=None)
+    r = fake.cairn("wait", "vm1", "--for", "agent", "--timeout", "45", ok=None)
     assert r.returncode and '"guest_agent": true' in r.stderr
 
 

@@ -8,6 +8,7 @@ import pathlib
 import random
 import re
 import subprocess
+import threading
 import time
 
 import pytest
@@ -24,6 +25,7 @@ MIB = 1 << 20
 REASON = "CAIRN_USERFAULTFD is refuse"
 READS = 1024  # sectors
 FRAMES = 48
+LAST_BYTES = 500  # of a frame that marks the end
 OTHERS = 8  # frames of the host's own (IPv6) that the interface may count as well
 RATE = 384 * MIB
 ZEROED_AT, ZEROED_BYTES, ZEROED_TIMES = 0x1000000, 16 * MIB, 10
@@ -205,37 +207,101 @@ def test_snapshots_during_disk_reads_are_consistent(vm):  # noqa: F811
     check(vm.disks[0])
 
 
-def test_received_frames_are_in_next_snapshot(lan, kvm, tmp_path):  # noqa: F811
-    d = LanDaemon(tmp_path, lan)
-    try:
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "vda.qcow2", "64M"], check=True)
+class Receiver:
+    """A VM with a disk and an interface on a bridge of the test's own."""
+
+    def __init__(self, tmp_path, lan, **keys):  # noqa: F811
+        self.d = LanDaemon(tmp_path, lan)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "vda.qcow2", "1G"], check=True)
         definition = guestlib.definition("vm1", interfaces=[{"type": "bridge", "source": "br0"}],
-                                         disks=[{"path": str(tmp_path / "vda.qcow2"), "format": "qcow2"}])
+                                         disks=[{"path": str(tmp_path / "vda.qcow2"), "format": "qcow2"}], **keys)
         (tmp_path / "vm1.json").write_text(json.dumps(definition))
-        d.cairn("define", str(tmp_path / "vm1.json"))
-        d.cairn("start", "vm1")
-        c = Console(d, "vm1")
-        assert c.line() == "interp"
-        opened(c)
-        s = lan.socket()
-        d.cairn("snapshot-create-as", "vm1", "s1")
-        before = figures(d, "vm1")["rx-packets"]
-        # The guest does not touch these buffers until `net recv`; they fill a block of memory and more.
-        for i in range(FRAMES):
-            s.send(frame(1000, i))
-        until(lambda: figures(d, "vm1")["rx-packets"] >= before + FRAMES)
-        d.cairn("snapshot-create-as", "vm1", "s2")
-        c.close()
-        # Another process has no memory but what s2 holds.
-        d.cairn("destroy", "vm1")
-        d.cairn("start", "vm1")
-        d.cairn("snapshot-revert", "vm1", "s2")
-        c = Console(d, "vm1")
-        for i in range(FRAMES - OTHERS):
-            c.run(f"net recv {i}")
-        c.close()
-    finally:
-        d.close()
+        self.d.cairn("define", str(tmp_path / "vm1.json"))
+        self.d.cairn("start", "vm1")
+        self.console = Console(self.d, "vm1")
+        assert self.console.line() == "interp"
+        opened(self.console)
+
+    def received(self):
+        return figures(self.d, "vm1")["rx-packets"]
+
+    def receive(self, seed):
+        """Return the length of the guest's next frame, and "ok", or how it differs."""
+        if self.console.has_history:
+            self.console.history_skip()
+        self.console.sock.sendall(f"net recv {seed}\n".encode())
+        length = guestlib.fields(self.console.line())["bytes"]
+        return length, self.console.line()
+
+    def restored(self, name):
+        """Go on from a snapshot in another process, which has no memory but what that holds."""
+        self.console.close()
+        self.d.cairn("destroy", "vm1")
+        self.d.cairn("start", "vm1")
+        self.d.cairn("snapshot-revert", "vm1", name)
+        self.console = Console(self.d, "vm1")
+
+
+@pytest.fixture
+def receiver(lan, kvm, tmp_path):  # noqa: F811
+    made = []
+
+    def make(**keys):
+        made.append(Receiver(tmp_path, lan, **keys))
+        return made[0]
+    yield make
+    for r in made:
+        r.console.close()
+        r.d.close()
+
+
+def test_received_frames_are_in_next_snapshot(lan, receiver):  # noqa: F811
+    r = receiver()
+    s = lan.socket()
+    r.d.cairn("snapshot-create-as", "vm1", "s1")
+    before = r.received()
+    # The guest does not touch these buffers until `net recv`; they fill a block of memory and more.
+    for i in range(FRAMES):
+        s.send(frame(1000, i))
+    until(lambda: r.received() >= before + FRAMES)
+    r.d.cairn("snapshot-create-as", "vm1", "s2")
+    r.restored("s2")
+    for i in range(FRAMES - OTHERS):
+        r.console.run(f"net recv {i}")
+
+
+@pytest.mark.seconds(180)  # it tries until frames came while memory was copied
+def test_frames_received_while_memory_is_copied_are_in_the_snapshot(lan, receiver):  # noqa: F811
+    r = receiver(memory="256M")
+    s = lan.socket()
+    r.console.run("fill 0x1000000 0x8000000 1")  # so that copying takes longer than the frames
+    for seed in range(0, 5 * FRAMES, FRAMES):  # another one each time: a buffer's old frame would be wrong
+        r.console.run("net drain")
+        go, sent, name = threading.Event(), [], f"s{seed}"
+
+        def send():
+            for i in range(FRAMES - OTHERS):
+                s.send(frame(1000, seed + i))
+                sent.append(i)
+                if len(sent) == OTHERS:
+                    go.set()
+                time.sleep(0.001)
+        sender = threading.Thread(target=send)
+        sender.start()
+        go.wait(60)
+        at_begin = len(sent)
+        told = json.loads(r.d.cairn("snapshot-create-as", "vm1", name, "--format", "json").stdout)
+        assert told["memory-rounds"] >= 1
+        sender.join()
+        r.restored(name)
+        s.send(frame(LAST_BYTES, 0))
+        got = 0
+        while (one := r.receive(seed + got)) == (1000, "ok"):
+            got += 1
+        assert one[0] == LAST_BYTES, (got, one)
+        if got > at_begin:
+            return
+    raise AssertionError("no frame came between the begin of a snapshot and its instant")
 
 
 def test_damaged_block_refuses_revert_and_vm_runs_on(vm):  # noqa: F811

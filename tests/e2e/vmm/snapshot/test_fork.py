@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, Console, QmpError, until
+from conftest import BUILD, Console, QmpError, open_fds, open_files, until
 from fuselib import Op, fuse
 from mountlib import mounted, tmpfs
 
@@ -626,7 +626,7 @@ def test_first_clone_uses_the_process_spawned_ahead(fake):
     q = fake.qmp()
     job = q.run("vm-fork", vm="src", name="c", count=3)["job"]
     pid = first_process(fake, fake.info("src")["pid"])
-    assert fake.info("c-1")["state"] == "shut off"
+    assert fake.info("c-1")["state"] == "shutoff"
     (fake.tmp / "go").touch()
     concluded(q, job)
     assert fake.info("c-1")["pid"] == pid and len(processes(fake)) == 4
@@ -753,12 +753,7 @@ UNUSED = 14 << 20  # of a state; the sections, the definition, checksums and mem
 
 def have_state(fake):
     """Return the processes that have the file of a fork's state open."""
-    def has(pid):
-        try:
-            return any("memfd:cairn-fork" in os.readlink(f"/proc/{pid}/fd/{f}") for f in os.listdir(f"/proc/{pid}/fd"))
-        except OSError:
-            return False
-    return [p for p in processes(fake) if has(p)]
+    return [p for p in processes(fake) if any("memfd:cairn-fork" in target for target in open_files(p))]
 
 
 @pytest.fixture
@@ -775,7 +770,7 @@ def begun(fake):
 def test_first_clone_starts_before_the_state_is_written(fake, begun):
     q, job = begun
     (j,) = q.run("query-jobs", id=job)
-    assert j["status"] == "running" and fake.info("c-1")["state"] == "shut off" and len(processes(fake)) == 2
+    assert j["status"] == "running" and fake.info("c-1")["state"] == "shutoff" and len(processes(fake)) == 2
     (fake.tmp / "go").touch()
     assert len({q.event("VM_STATE_CHANGE", state="running")["data"]["vm"] for _ in range(6)}) == 6
     until(lambda: not list(fake.state.glob("batches/*.json")))  # all is on stable storage
@@ -845,7 +840,7 @@ def in_use(fake, begun):
     """As begun, once the source has written the state, of which the kernel uses a page: (client, job, release)."""
     q, job = begun
     pid = fake.info("src")["pid"]
-    (fd,) = [f for f in os.listdir(f"/proc/{pid}/fd") if "memfd:cairn-fork" in os.readlink(f"/proc/{pid}/fd/{f}")]
+    (fd,) = [f for f, target in open_fds(pid).items() if "memfd:cairn-fork" in target]
     with open(f"/proc/{pid}/fd/{fd}", "r+b", buffering=0) as state:
         os.pwrite(state.fileno(), b"x", UNUSED)
         out, pipe = os.pipe()
@@ -860,7 +855,7 @@ def in_use(fake, begun):
 def test_fork_waits_for_pages_of_the_state_that_the_kernel_uses(fake, in_use):
     q, job, release = in_use
     time.sleep(0.5)  # the kernel waits 0.15 s
-    assert q.run("query-jobs", id=job)[0]["status"] == "running" and fake.info("c-1")["state"] == "shut off"
+    assert q.run("query-jobs", id=job)[0]["status"] == "running" and fake.info("c-1")["state"] == "shutoff"
     release()
     (fake.tmp / "end").touch()
     assert "error" not in concluded(q, job)
@@ -950,7 +945,7 @@ def test_clones_survive_daemon(fake):
     fake.stop(signal.SIGKILL)
     fake.start()
     assert {n: fake.info(n)["uuid"] for n in names(fake)} == before and len(before) == 4
-    assert all(fake.info(n)["state"] != "shut off" for n in before)
+    assert all(fake.info(n)["state"] != "shutoff" for n in before)
 
 
 def test_fork_is_audited(fake):

@@ -466,7 +466,7 @@ def pulls(q, name):
 def stands_alone(vms, daemon, name):
     """Check that a VM's process reads one image only, and that QEMU reads that image."""
     pid = daemon.info(name)["pid"]
-    files = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    files = set(open_files(pid))
     assert [f for f in files if f.endswith(".qcow2")] == [str(vms.path(name))]
     off(vms, daemon, name)
     subprocess.run(["qemu-img", "check", "-q", vms.path(name)], check=True)
@@ -626,7 +626,7 @@ def test_isolated_clone_of_a_clone_reads_no_other_image(vms, daemon, tmp_path, o
     (disk,) = json.loads(daemon.cairn("dumpjson", "d-1").stdout)["disks"]
     assert "backing" not in disk
     pid = daemon.info("d-1")["pid"]
-    files = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    files = set(open_files(pid))
     assert [f for f in files if f.endswith(".qcow2")] == [str(vms.path("d-1"))]
     overlays = json.loads((daemon.state / "pins.json").read_text())["used"]
     assert sorted(os.path.basename(o["overlay"]) for o in overlays) == ["b-vda.qcow2", "c-vda.qcow2"]

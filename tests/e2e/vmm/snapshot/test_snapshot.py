@@ -20,6 +20,7 @@ from mountlib import tmpfs
 from statelib import State, crc32c
 
 BLOCK = 65536
+EMULATED = "CAIRN_IN_SVMHOST" in os.environ  # where a guest fills some 10 MiB a second
 lazy = pytest.mark.skipif(os.environ.get("CAIRN_USERFAULTFD") == "refuse", reason="memory is read on demand only with userfaultfd")
 
 
@@ -313,7 +314,7 @@ def test_disk_write_from_unloaded_memory_does_not_deadlock(vm):
     vm.start()
     for seed in (1, 2):
         vm.run(f"write 0 8192 {seed}")  # the buffer is in memory as well
-        vm.run(f"fill 0x1000000 0x6000000 {seed}")
+        vm.run(f"fill 0x1000000 {0x3000000 if EMULATED else 0x6000000:#x} {seed}")
         vm.snapshot(f"s{seed}")
     for seed in (1, 2):
         vm.revert(f"s{seed}")
@@ -479,7 +480,7 @@ def test_reset_while_vcpu_waits_for_memory(vm):
     vm.console.sock.sendall(b"check 0x1000000 0x5000000 5\n" * 50)
     vm.snapshot("s1")
     q = vm.daemon.qmp()
-    for _ in range(15):
+    for _ in range(5 if EMULATED else 15):
         job = q.run("snapshot-revert", vm="vm1", name="s1")["job"]
         q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
         q.run("vm-reset", vm="vm1")
@@ -495,7 +496,7 @@ def test_end_while_memory_is_loaded(vm):
     vm.run("fill 0x1000000 0x5000000 5")
     vm.console.sock.sendall(b"check 0x1000000 0x5000000 5\n" * 50)
     vm.snapshot("s1")
-    for _ in range(8):
+    for _ in range(1 if EMULATED else 8):
         pid = vm.daemon.info("vm1")["pid"]
         vm.stop()
         until(lambda: not is_vm(pid))
@@ -899,10 +900,9 @@ def rtc_seconds(vm):
 
     while True:
         before, mode = time.time(), register(0xb)
-        a = [register(n) for n in (4, 2, 0)]
-        b = [register(n) for n in (4, 2, 0)]
-        if a == b:
-            h, m, s = a if mode & 4 else [(v >> 4) * 10 + (v & 15) for v in a]
+        minute, second, again = [register(n) for n in (4, 2)], register(0), [register(n) for n in (4, 2)]
+        if minute == again:  # each reading takes its time, so the second may change between two
+            h, m, s = [v if mode & 4 else (v >> 4) * 10 + (v & 15) for v in (*minute, second)]
             return h * 3600 + m * 60 + s, before, time.time()
 
 

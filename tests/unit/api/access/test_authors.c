@@ -93,6 +93,22 @@ static void test_removed_file_has_no_author_any_more(void **state)
 	definition_free(d);
 }
 
+#define SHARE(more) "\"shares\":[{\"path\":\"/s\",\"tag\":\"t\"" more "}]"
+
+static void test_share_that_becomes_writable_has_another_author(void **state)
+{
+	struct definition *d = definition_of(SHARE(""), ANN);
+
+	(void)state;
+	edit(&d, SHARE(RO), BOB); /* the default */
+	assert_int_equal(uid_of(author_of(d, "/s")), ANN);
+	edit(&d, SHARE(",\"readonly\":false"), BOB);
+	assert_int_equal(uid_of(author_of(d, "/s")), BOB);
+	edit(&d, SHARE(RO), ANN);
+	assert_int_equal(uid_of(author_of(d, "/s")), BOB);
+	definition_free(d);
+}
+
 #define USER(more) "\"interfaces\":[{\"type\":\"user\",\"id\":\"net0\"" more "}]"
 
 static void test_interfaces_have_authors(void **state)
@@ -217,6 +233,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_editor_is_author_of_what_the_edit_adds),
 		cmocka_unit_test(test_removed_file_has_no_author_any_more),
+		cmocka_unit_test(test_share_that_becomes_writable_has_another_author),
 		cmocka_unit_test(test_interfaces_have_authors),
 		cmocka_unit_test(test_changed_egress_rules_change_the_author),
 		cmocka_unit_test(test_settings_have_authors),

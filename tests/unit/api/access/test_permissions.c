@@ -18,6 +18,7 @@ static const struct peer alice = { 1000, 10, groups, 2 };
 static const struct peer bob = { 1001, 11, NULL, 0 };
 
 static const uint8_t WEB[16] = { 1 }, DB[16] = { 2 }, OTHER[16] = { 3 };
+static const struct permission_origin root = { 1000, 0 }, carol = { 5000, 1002 };
 static const struct permission_vm web = { "web", WEB }, db = { "db", DB };
 
 static bool is_web(void *opaque, const struct permission *e)
@@ -60,7 +61,7 @@ static void test_mark_changes_with_the_roles(void **state)
 	(void)state;
 	assert_int_equal(permissions_set(&p, false, 1001, &web, ROLE_VIEWER), 0);
 	assert_true(permissions_mark(&p, &alice) == none);
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &serial), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &root, &serial), 0);
 	assert_true(permissions_mark(&p, &alice) == none);
 	permissions_promise_end(&p, serial, ROLE_VIEWER, true);
 	one = permissions_mark(&p, &alice);
@@ -74,6 +75,97 @@ static void test_mark_changes_with_the_roles(void **state)
 	assert_true(permissions_mark(&p, &alice) != one);
 	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
 	assert_true(permissions_mark(&p, &alice) == none);
+	permissions_done(&p);
+}
+
+static const struct permission *entry(const struct permissions *p, uid_t id)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->list[i].id == id)
+			return &p->list[i];
+	return NULL;
+}
+
+/* Who gave a role, and when, changes with the role only, and a grant that is not stored leaves no trace. */
+static void test_origin_is_that_of_the_role_in_force(void **state)
+{
+	struct permissions p = { 0 };
+	CLEANUP_JS struct json_object *file = NULL;
+	uint64_t serial;
+
+	(void)state;
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &root, &serial), 0);
+	permissions_promise_end(&p, serial, ROLE_VIEWER, true);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &carol, &serial), 0);
+	permissions_promise_end(&p, serial, ROLE_VIEWER, true);
+	assert_int_equal(entry(&p, 1000)->origin.since_ns, 1000);
+	assert_int_equal(entry(&p, 1000)->origin.by, 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &carol, &serial), 0);
+	file = permissions_to_file(&p);
+	assert_int_equal(js_get_int(json_object_array_get_idx(js_get(file, "permissions"), 0), "by", -1), 1002);
+	permissions_promise_end(&p, serial, ROLE_ADMIN, false);
+	assert_int_equal(entry(&p, 1000)->origin.by, 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &carol, &serial), 0);
+	permissions_promise_end(&p, serial, ROLE_ADMIN, true);
+	assert_int_equal(entry(&p, 1000)->origin.by, 1002);
+	assert_int_equal(entry(&p, 1000)->origin.since_ns, 5000);
+	permissions_done(&p);
+}
+
+/* Entries of an older Cairn have no dates, and are unused at most since uses are recorded. Nonsense in the file becomes
+ * "not known". */
+static void test_history_is_loaded_and_older_files_have_none(void **state)
+{
+	CLEANUP_JS struct json_object *old = NULL, *file = NULL, *review = NULL;
+	static const char text[] = "{\"permissions\": [{\"user\": 1000, \"role\": \"viewer\"}, "
+		"{\"user\": 1001, \"role\": \"viewer\", \"since\": -5, \"by\": 99999999999, \"used\": \"x\"}, "
+		"{\"user\": 1002, \"role\": \"viewer\", \"since\": 100, \"by\": 7, \"used\": 300}]}";
+	struct permissions p = { 0 };
+	int64_t now;
+
+	(void)state;
+	assert_int_equal(js_parse(text, strlen(text), "table", &old, NULL), 0);
+	permissions_load_file(&p, old);
+	assert_true(p.uses_unsaved && p.uses_since_ns > 0);
+	now = p.uses_since_ns + 50;
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(p.list[i].origin.since_ns, 0);
+		assert_true(p.list[i].origin.by == (uid_t)-1);
+		assert_int_equal(permission_unused_ns(&p, &p.list[i], now), 50);
+	}
+	assert_int_equal(permission_unused_ns(&p, &p.list[0], 0), 0); /* the clock was set back */
+	file = permissions_to_file(&p);
+	permissions_done(&p);
+	permissions_load_file(&p, file);
+	assert_false(p.uses_unsaved);
+	p.uses_since_ns = 50;
+	review = permission_to_review(&p, &p.list[2], 1000);
+	assert_int_equal(js_get_int(review, "since", 0), 100);
+	assert_int_equal(js_get_int(review, "by", 0), 7);
+	assert_int_equal(js_get_int(review, "last-used", 0), 300);
+	assert_int_equal(js_get_int(review, "unused", 0), 700);
+	permissions_done(&p);
+}
+
+/* A use counts for the entries that allow it, for those of the user only. */
+static void test_use_counts_for_the_entries_that_allow_it(void **state)
+{
+	struct permissions p = { .uses_unsaved = true /* no timer */ };
+
+	(void)state;
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_VIEWER), 0);
+	assert_int_equal(permissions_set(&p, true, 20, &web, ROLE_OPERATOR), 0);
+	assert_int_equal(permissions_set(&p, false, 1001, NULL, ROLE_ADMIN), 0);
+	permissions_note_use(&p, NULL, NULL, &alice, WEB, ROLE_OPERATOR, false);
+	assert_int_equal(p.list[0].used_ns, 0);
+	assert_true(p.list[1].used_ns > 0);
+	assert_int_equal(p.list[2].used_ns, 0);
+	permissions_note_use(&p, NULL, NULL, &alice, DB, ROLE_VIEWER, false);
+	assert_int_equal(p.list[0].used_ns, 0);
+	permissions_note_use(&p, NULL, NULL, &alice, NULL, ROLE_VIEWER, true);
+	assert_true(p.list[0].used_ns > 0);
+	permissions_note_use(&p, NULL, NULL, &bob, OTHER, ROLE_VIEWER, false);
+	assert_true(p.list[2].used_ns > 0);
 	permissions_done(&p);
 }
 
@@ -144,40 +236,40 @@ static void test_grant_is_in_force_once_stored(void **state)
 	uint64_t first, second;
 
 	(void)state;
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_OPERATOR, &first), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_OPERATOR, &root, &first), 0);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
 	permissions_promise_end(&p, first, ROLE_OPERATOR, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_OPERATOR);
 	/* The write fails, so the old role stays. */
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &first), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &root, &first), 0);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_OPERATOR);
 	permissions_promise_end(&p, first, ROLE_ADMIN, false);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_OPERATOR);
 	assert_int_equal(p.list[0].promised, ROLE_OPERATOR);
 	/* Two grants at once: the later one is a lower role, which the end of the first does not raise. */
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &first), 0);
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &second), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &root, &first), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &root, &second), 0);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
 	permissions_promise_end(&p, first, ROLE_ADMIN, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
 	permissions_promise_end(&p, second, ROLE_VIEWER, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
 	/* A revoke meanwhile wins. */
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &first), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &root, &first), 0);
 	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
 	permissions_promise_end(&p, first, ROLE_ADMIN, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
 	/* So does a grant after the revoke: the end of the first grant does not change the second one's entry. */
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &second), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &root, &second), 0);
 	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
-	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &first), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &root, &first), 0);
 	permissions_promise_end(&p, second, ROLE_VIEWER, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
 	permissions_promise_end(&p, first, ROLE_ADMIN, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_ADMIN);
 	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
 	/* A new entry whose write fails goes away. */
-	assert_int_equal(permissions_promise(&p, false, 1000, NULL, ROLE_ADMIN, &first), 0);
+	assert_int_equal(permissions_promise(&p, false, 1000, NULL, ROLE_ADMIN, &root, &first), 0);
 	permissions_promise_end(&p, first, ROLE_ADMIN, false);
 	assert_int_equal(p.n, 0);
 	permissions_done(&p);
@@ -260,6 +352,9 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_entries_of_deleted_vm_are_removed),
 		cmocka_unit_test(test_mark_changes_with_the_roles),
+		cmocka_unit_test(test_origin_is_that_of_the_role_in_force),
+		cmocka_unit_test(test_history_is_loaded_and_older_files_have_none),
+		cmocka_unit_test(test_use_counts_for_the_entries_that_allow_it),
 		cmocka_unit_test(test_highest_matching_role_counts),
 		cmocka_unit_test(test_vms_visible_to_same_users_are_recognized),
 		cmocka_unit_test(test_entries_are_replaced_and_removed),

@@ -105,7 +105,7 @@ static void test_unknown_and_missing_keys_are_refused(void **state)
 	refuse_key("\"memroy\":1", "\"memroy\" is not a key of a definition; known here: version, name");
 	refuse_key("\"boot\":{\"kernal\":\"/k\"}",
 		"boot: \"kernal\" is not a key; known here: kernel, firmware");
-	refuse_disk("\"cache\":\"none\"", "disks[0]: \"cache\" is not a key");
+	refuse_disk("\"io\":\"native\"", "disks[0]: \"io\" is not a key");
 	refuse("{\"memory\":1,\"boot\":{\"kernel\":\"/k\"}}", "name: is missing");
 	refuse("{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"}}", "memory: is missing");
 	refuse("{\"name\":\"a\",\"memory\":1}", "boot: nothing to start");
@@ -176,6 +176,7 @@ static void test_cpus_and_topology_are_checked(void **state)
 	refuse_key("\"vcpus\":10000", "vcpus: 10000 is out of range; give 1 to 64");
 	refuse_key("\"vcpus\":-1", "out of range");
 	refuse_key("\"cpu_shares\":1", "cpu_shares: 1 is out of range; give 2 to 262144");
+	refuse_key("\"memory_max\":\"1K\"", "memory_max: ");
 	refuse_key("\"cpu_quota\":0", "cpu_quota: 0 is out of range; give 1 to 25600");
 	refuse_key("\"vcpus\":\"2\"", "vcpus: must be a whole number from 1 to 64, not a string");
 	refuse_key("\"vcpus\":1.5", "not a number with a fraction");
@@ -253,11 +254,16 @@ static void test_disk_keys_are_checked(void **state)
 	refuse_disk("\"bus\":\"ide\"", "disks[0].bus: ");
 	refuse_disk("\"wwn\":\"5000c50015ea71aa\"", "wwn: only a disk with \"bus\": \"scsi\" has one");
 	refuse_disk("\"bus\":\"scsi\",\"wwn\":\"5000c50015ea71a\"", "disks[0].wwn: must be 16 hexadecimal digits");
+	refuse_disk("\"bus\":\"scsi\",\"wwn\":\"15000c50015ea71aa\"", "disks[0].wwn: must be 16 hexadecimal digits");
 	refuse_disk("\"bus\":\"scsi\",\"queues\":2", "queues: the disks with bus scsi share a controller");
 	refuse_disk("\"logical_block_size\":520", "logical_block_size: must be 512, 1024, 2048 or 4096");
 	refuse_disk("\"logical_block_size\":4096,\"physical_block_size\":512", "physical_block_size: 512 is less than logical_block_size");
 	refuse_disk("\"bus\":\"scsi\",\"device\":\"cdrom\",\"logical_block_size\":512", "a CD drive has blocks of 2048 bytes");
 	refuse_disk("\"detect_zeroes\":true", "disks[0].detect_zeroes: ");
+	refuse_disk("\"cache\":\"writethrough\"", "use none, writeback or unsafe");
+	refuse_disk("\"poll_max_ns\":254001", "poll_max_ns: must be 0 to 254000 ns; 0 turns polling off");
+	refuse_disk("\"poll_max_ns\":-1", "poll_max_ns: must be 0 to 254000 ns");
+	refuse_disk("\"poll_max_ns\":\"0\"", "poll_max_ns: must be 0 to 254000 ns");
 	refuse_disk("\"queue_size\":3", "queue_size: 3 is not a power of two");
 	refuse_disk("\"queue_size\":1", "queue_size: 1 is not a power of two");
 	refuse_disk("\"queue_size\":65536", "queue_size: 65536 is out of range");
@@ -513,6 +519,9 @@ static void test_cdrom_keys_are_checked(void **state)
 	refuse_key("\"vsock\":{\"port\":2}", "\"port\" is not a key");
 	refuse_key("\"vsock\":{\"path\":\"/0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456\"}",
 		"vsock: path: is 98 bytes long; the path of a socket has at most 96");
+	refuse_key("\"shares\":[{\"path\":\"/s\"}]", "shares[0]: tag: is missing");
+	refuse_key("\"shares\":[{\"path\":\"/s\",\"tag\":\"\"}]", "shares[0].tag: is empty");
+	refuse_key("\"shares\":[{\"path\":\"/s\",\"tag\":\"t\"},{\"path\":\"/r\",\"tag\":\"t\"}]", "shares[1]: tag: is that of shares[0], too");
 	refuse_key("\"clock\":\"gmt\"", "clock: \"gmt\" is not one of the choices; use utc or localtime");
 }
 
@@ -562,11 +571,12 @@ static void test_canonical_json_round_trips(void **state)
 		"\"disks\":[{\"id\":\"root\",\"path\":\"/a\",\"format\":\"qcow2\",\"serial\":\"S1\","
 		"\"queues\":2,\"queue_size\":64,\"errors\":\"stop\",\"iops\":9,\"bps\":\"20M\",\"data_file\":\"/a.data\","
 		"\"backing\":[{\"path\":\"/b\",\"format\":\"raw\"}]},{\"path\":\"/c\",\"format\":\"raw\",\"readonly\":true},"
-		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\",\"cpu_shares\":2,\"cpu_quota\":150,\"systemd_scope\":true,"
+		"{\"device\":\"cdrom\",\"boot_order\":2}],\"clock\":\"localtime\",\"cpu_shares\":2,\"memory_max\":\"640M\",\"cpu_quota\":150,\"systemd_scope\":true,"
 		"\"interfaces\":[{\"type\":\"bridge\",\"source\":\"br0\",\"mac\":\"52:54:00:AA:bb:01\",\"link\":\"down\",\"boot_order\":3},"
 		"{\"id\":\"lan\",\"type\":\"user\",\"forwards\":[{\"port\":2222,\"to\":22,\"guest\":\"10.0.2.20\"}],\"egress\":{\"rules\":["
 		"{\"allow\":\"*.Example.org.\",\"protocol\":\"tcp\",\"ports\":443},{\"deny\":\"10.0.0.0/8\"},{\"deny\":\"::/0\"},"
 		"{\"allow\":\"any\",\"ports\":\"80,8000-8100\"}]}}],"
+		"\"shares\":[{\"path\":\"s\",\"tag\":\"t\"},{\"path\":\"/w\",\"tag\":\"w\",\"readonly\":false}],"
 		"\"console\":{\"virtio\":true},\"guest_agent\":true,\"rng\":true,\"vsock\":{\"cid\":9,\"path\":\"s\"},\"debug_exit\":true,\"watchdog\":{\"action\":\"inject-nmi\"},\"hugepages\":true,"
 		"\"assist\":\"off\",\"on_poweroff\":\"restart\",\"on_reboot\":\"destroy\","
 		"\"on_crash\":\"preserve\",\"restart\":{\"delay\":2,\"max_delay\":9,\"tries\":0,\"window\":7},"
@@ -604,6 +614,8 @@ static void test_canonical_json_round_trips(void **state)
 	assert_string_equal(js_get_str(json_object_array_get_idx(js_get_array(i, "forwards"), 0), "address"), "127.0.0.1");
 	assert_int_equal(js_get_int(js_get(o, "vsock"), "cid", 0), 9);
 	assert_string_equal(js_get_str(js_get(o, "vsock"), "path"), "/folder/s");
+	assert_string_equal(json_object_to_json_string_ext(js_get(o, "shares"), JSON_C_TO_STRING_NOSLASHESCAPE | JSON_C_TO_STRING_PLAIN),
+		"[{\"path\":\"/folder/s\",\"tag\":\"t\",\"readonly\":true},{\"path\":\"/w\",\"tag\":\"w\",\"readonly\":false}]");
 	assert_string_equal(js_get_str(o, "on_crash"), "preserve");
 	assert_int_equal(d->restart.delay_s, 2);
 	assert_int_equal(d->restart.max_delay_s, 9);
@@ -616,10 +628,30 @@ static void test_canonical_json_round_trips(void **state)
 	assert_int_equal(d->start_delay_s, 4);
 	assert_int_equal(js_get_int(o, "cpu_shares", 0), 2);
 	assert_int_equal(js_get_int(o, "cpu_quota", 0), 150);
+	assert_string_equal(js_get_str(o, "memory_max"), "640M");
 	assert_true(js_get_bool(o, "systemd_scope", false));
 	assert_string_equal(js_get_str(o, "stop_action"), "shutdown");
 	definition_free(d);
 	definition_free(d2);
+}
+
+static void test_memory_is_reclaimed_on_pressure_if_its_pages_are_small(void **state)
+{
+	static const char text[] = "{\"name\":\"a\",\"memory\":64,\"boot\":{\"kernel\":\"/k\"},\"reclaim_on_pressure\":true%s}";
+	CLEANUP_JS struct json_object *o = NULL;
+	struct definition *d = NULL;
+	char json[256];
+	struct err e;
+
+	(void)state;
+	snprintf(json, sizeof(json), text, "");
+	assert_int_equal(parse_text(json, &d, &e), 0);
+	o = definition_to_json(d);
+	assert_true(js_get_bool(o, "reclaim_on_pressure", false));
+	definition_free(d);
+	snprintf(json, sizeof(json), text, ",\"hugepages\":true");
+	assert_int_equal(parse_text(json, &d, &e), -EINVAL);
+	assert_non_null(strstr(e.msg, "memory in huge pages cannot be reclaimed"));
 }
 
 static void test_disk_without_kernel_means_bios(void **state)
@@ -852,6 +884,7 @@ int main(void)
 		cmocka_unit_test(test_overlapping_forwards_are_refused),
 		cmocka_unit_test(test_cdrom_keys_are_checked),
 		cmocka_unit_test(test_canonical_json_round_trips),
+		cmocka_unit_test(test_memory_is_reclaimed_on_pressure_if_its_pages_are_small),
 		cmocka_unit_test(test_disk_without_kernel_means_bios),
 		cmocka_unit_test(test_boot_order_becomes_places),
 		cmocka_unit_test(test_choice_of_a_start_comes_first),

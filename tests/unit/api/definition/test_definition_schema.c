@@ -18,13 +18,13 @@ static void key_check(const struct key *k)
 	/* For a number, the name may be description enough. */
 	if (!k->about && k->kind != KEY_NUMBER)
 		fail_msg("%s: .about is missing", k->name);
-	if (k->kind == KEY_CUSTOM && !k->form)
+	if ((k->kind == KEY_CUSTOM || k->kind == KEY_LIST) && !k->form)
 		fail_msg("%s: .form is missing", k->name);
-	if ((k->kind == KEY_OBJECT || k->kind == KEY_ARRAY) && !k->of)
+	if ((k->kind == KEY_OBJECT || k->kind == KEY_OBJECT_OWNED || k->kind == KEY_ARRAY) && !k->of)
 		fail_msg("%s: .of is missing", k->name);
 	if (k->kind == KEY_CHOICE && !k->choices)
 		fail_msg("%s: .choices is missing", k->name);
-	if ((k->kind == KEY_CUSTOM || k->kind == KEY_ARRAY) && !k->parse)
+	if ((k->kind == KEY_CUSTOM || k->kind == KEY_LIST || k->kind == KEY_ARRAY) && !k->parse)
 		fail_msg("%s: .parse is missing", k->name);
 }
 
@@ -43,18 +43,21 @@ static void test_every_key_has_a_description(void **state)
 {
 	(void)state;
 	keys_check(&definition_keys);
+	keys_check(&network_definition_keys);
 }
 
-/* All texts in the tables are valid JSON; otherwise definition_schema() aborts. */
+/* All texts in the tables are valid JSON; otherwise the functions abort. */
 static void test_schema_is_valid_json(void **state)
 {
-	CLEANUP_JS struct json_object *s = definition_schema();
+	CLEANUP_JS struct json_object *s = definition_schema(), *network = network_definition_schema();
 	struct json_object *disk = js_get(js_get(js_get(s, "properties"), "disks"), "items");
 
 	(void)state;
 	assert_non_null(disk);
 	assert_non_null(js_get(js_get(js_get(disk, "properties"), "backing"), "items"));
 	assert_int_equal(json_object_array_length(js_get(s, "required")), 2);
+	assert_non_null(js_get(js_get(js_get(js_get(network, "properties"), "users"), "items"), "minimum"));
+	assert_int_equal(json_object_array_length(js_get(network, "required")), 1);
 }
 
 int main(void)

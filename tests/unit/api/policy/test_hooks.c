@@ -1,4 +1,5 @@
-/* Which of the daemon's events have hooks. */
+/* Which of the daemon's events have hooks, and how long they may delay. */
+#include "api/policy/hook_ask.h"
 #include "api/policy/hooks.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -53,9 +54,40 @@ static void test_events_with_hooks(void **state)
 	}
 }
 
+static void test_delays_are_bounded_in_number_and_sum(void **state)
+{
+	struct hook_delays d = { 0 };
+	struct hook_answer a = { HOOK_LATER, HOOK_DELAY_MAX_S - 1, "r" };
+
+	(void)state;
+	hook_delays_add(&d, &a);
+	a.delay_s = 2;
+	hook_delays_add(&d, &a);
+	assert_int_equal(a.says, HOOK_NO);
+	assert_string_equal(a.reason, "r (it was delayed 1 times, by 3599 s)");
+	a = (struct hook_answer){ HOOK_LATER, 1, "" };
+	hook_delays_add(&d, &a);
+	assert_int_equal(a.says, HOOK_LATER);
+	assert_int_equal(d.sum_s, HOOK_DELAY_MAX_S);
+
+	d = (struct hook_delays){ 0 };
+	for (unsigned i = 0; i <= HOOK_DELAYS_MAX; i++)
+		hook_delays_add(&d, &a);
+	assert_int_equal(a.says, HOOK_NO);
+	assert_int_equal(d.n, HOOK_DELAYS_MAX);
+
+	/* A reason that fills its space. */
+	a.says = HOOK_LATER;
+	memset(a.reason, 'x', HOOK_REASON_MAX);
+	a.reason[HOOK_REASON_MAX] = 0;
+	hook_delays_add(&d, &a);
+	assert_int_equal(strlen(a.reason), HOOK_REASON_MAX);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_delays_are_bounded_in_number_and_sum),
 		cmocka_unit_test(test_events_with_hooks),
 	};
 

@@ -214,6 +214,23 @@ static void test_page_prints_events_as_they_are_in_the_file(void **state)
 		"\"next\":4,\"last\":4,\"more\":false}");
 }
 
+/* A client that knows higher numbers, of a log that was lost, is told so, and goes on from the last event. */
+static void test_page_beyond_the_last_event_is_lost(void **state)
+{
+	CLEANUP_JS struct json_object *page = NULL, *last = NULL;
+	struct fixture *f = *state;
+
+	append(f, "{\"data\":{\"vm\":\"a\"},\"event\":\"A\",\"seq\":1}\n");
+	reopen(f);
+	page = event_log_page(f->log, 2, of_vm, "a");
+	assert_true(js_get_bool(page, "lost", false));
+	assert_int_equal(json_object_array_length(js_get_array(page, "events")), 0);
+	assert_int_equal(js_get_int(page, "next", 0), 1);
+	last = event_log_page(f->log, 1, of_vm, "a");
+	assert_false(js_get_bool(last, "lost", true));
+	assert_int_equal(js_get_int(last, "next", 0), 1);
+}
+
 static void test_page_looks_at_a_limited_number_of_events(void **state)
 {
 	CLEANUP_JS struct json_object *page = NULL;
@@ -303,6 +320,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_oldest_events_are_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_filters_get_event_and_vm, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_page_prints_events_as_they_are_in_the_file, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_page_beyond_the_last_event_is_lost, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_page_looks_at_a_limited_number_of_events, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_boot_of_the_host_skips_numbers_whatever_is_left, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_each_boot_skips_other_numbers, setup, teardown),

@@ -231,6 +231,58 @@ static void test_newer_rows_replace_those_behind_a_clock_set_back(void **state)
 	trend_view_done(&v);
 }
 
+/* Whether the rows from `from` on are those that are left of all rows. */
+static void assert_rows_from(struct fixture *f, const struct trend_rows *all, uint32_t from)
+{
+	struct trend_rows some = read_range(f, TREND_SECONDS, from, UINT32_MAX);
+	size_t n = 0;
+
+	for (size_t i = 0; i < all->n; i++) {
+		if (all->list[i].time <= from)
+			continue;
+		assert_true(n < some.n);
+		assert_int_equal(some.list[n].time, all->list[i].time);
+		assert_int_equal(some.list[n].span, all->list[i].span);
+		assert_near(some.list[n].average[TREND_CPU], all->list[i].average[TREND_CPU]);
+		n++;
+	}
+	assert_int_equal(n, some.n);
+	assert_true(!some.begin == !all->begin && (some.begin == all->begin || some.begin <= from));
+	trend_rows_done(&some);
+}
+
+/* The file has lost rows, and the clock was set at random. */
+static void test_rows_from_a_time_on_are_read_without_all_before(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t time = BEGIN_S + 200000, random = 1;
+	struct trend_rows all;
+
+	for (unsigned i = 0; i < 9000; i++) {
+		uint32_t span = 1 + (random >> 16) % 5;
+
+		random = random * 1664525U + 1013904223U;
+		time += span;
+		if ((random >> 8) % 700 == 0)
+			time -= (random >> 20) % 3000;
+		else if ((random >> 8) % 700 == 1)
+			time += (random >> 20) % 3000;
+		sample(f, time, span, (float)(i % 97));
+		if (i % 50 == 0)
+			write_closed(f);
+		if (i % 3000 == 2000) {
+			all = read_range(f, TREND_SECONDS, 0, UINT32_MAX);
+			for (unsigned k = 0; k < 200; k++) {
+				random = random * 1664525U + 1013904223U;
+				assert_rows_from(f, &all, all.list[(random >> 8) % all.n].time - (random >> 4) % 4);
+			}
+			assert_rows_from(f, &all, 0);
+			assert_rows_from(f, &all, UINT32_MAX);
+			trend_rows_done(&all);
+		}
+	}
+}
+
 static void test_daemon_that_restarts_within_an_hour_adds_to_the_hour(void **state)
 {
 	struct fixture *f = *state;
@@ -407,6 +459,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_idle_vm_has_no_new_row, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_two_years, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_newer_rows_replace_those_behind_a_clock_set_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_rows_from_a_time_on_are_read_without_all_before, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_daemon_that_restarts_within_an_hour_adds_to_the_hour, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_torn_write_loses_one_row, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_damaged_head_loses_nothing, setup, teardown),

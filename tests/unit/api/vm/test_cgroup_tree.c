@@ -190,6 +190,12 @@ static void test_limits_of_a_definition(void **state)
 	assert_int_equal(l.pids, 16384);
 	assert_int_equal(l.cpu_weight, 100);
 	assert_int_equal(l.cpu_percent, 50);
+	d.memory_max_bytes = 512 * MIB;
+	vm_cgroup_limits(&d, &l);
+	assert_true(l.memory_bytes == 512 * MIB);
+	d.memory_max_bytes = 64 * GIB;
+	vm_cgroup_limits(&d, &l);
+	assert_true(l.memory_bytes == 2 * GIB + 128 * MIB + 1 * GIB + 2 * 512 * MIB);
 }
 
 /* Shares have the range of version 1 (2 to 262144), weights that of version 2 (1 to 10000). */

@@ -733,6 +733,21 @@ static void test_busy_loop_takes_requests_without_doorbells(void **state)
 	}
 }
 
+static void test_disk_without_polls_is_not_polled(void **state)
+{
+	struct virtio_blk_config c = { .poll_max_ns = VIRTIO_BLK_POLL_OFF };
+	struct blk_test t = { 0 };
+
+	(void)state;
+	disk_new(&t, &c);
+	disk_start(&t, &c, ALL);
+	for (unsigned i = 0; i < 2000; i++) {
+		assert_int_equal(request(&t, 0, 0, t.data, 512, NULL), 0);
+		assert_false(loop_polls(t.f.host.loop));
+	}
+	disk_end(&t);
+}
+
 static void test_paused_disk_is_not_polled(void **state)
 {
 	struct blk_test t = { 0 };
@@ -779,6 +794,7 @@ int main(void)
 		cmocka_unit_test(state_survives),
 		cmocka_unit_test(random_rings),
 		cmocka_unit_test(test_busy_loop_takes_requests_without_doorbells),
+		cmocka_unit_test(test_disk_without_polls_is_not_polled),
 		cmocka_unit_test(test_paused_disk_is_not_polled),
 	};
 

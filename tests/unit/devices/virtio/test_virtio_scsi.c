@@ -1,145 +1,7 @@
-/* The SCSI controller, driven through PCI registers and rings: target 0 is a disk, target 1 a CD drive. */
-#include "blk_fixture.h"
-
-#include "devices/virtio/virtio_scsi.h"
+/* The SCSI controller: commands, task management, errors, limits and the state. */
+#include "scsi_fixture.h"
 
 #include <pthread.h>
-
-#define REQUEST_BYTES 51
-#define RESPONSE_BYTES 108
-#define EVENT_BUFFERS 2
-#define CD_BYTES (64u * 2048)
-#define SENSE(key, asc, ascq) ((key) << 16 | (asc) << 8 | (ascq))
-#define OK 0
-#define CONTROL 0
-#define EVENTS 1
-#define REQUESTS 2
-
-struct scsi_test {
-	struct fixture f;
-	struct block disk, cd;
-	struct device *dev;
-	struct drv d;
-	uint64_t request, response, data, control, events;
-	struct virtio_scsi_disk disks[2];
-	uint32_t resid;
-	uint8_t code; /* the response's */
-};
-
-static void block_make(struct block *b, struct loop *l, uint64_t bytes, bool read_only)
-{
-	memset(b, 0, sizeof(*b));
-	b->fd = memfd_create("disk", 0);
-	assert_int_equal(ftruncate(b->fd, (off_t)bytes), 0);
-	b->loop = l;
-	b->info = (struct block_info){ .format = BLOCK_FORMAT_RAW, .size_bytes = bytes, .logical_block_bytes = 512,
-		.buffer_align = 1, .discard_granularity = 4096, .read_only = read_only };
-}
-
-static void scsi_new(struct scsi_test *t)
-{
-	memset(t, 0, sizeof(*t));
-	fx_init(&t->f);
-	block_make(&t->disk, t->f.host.loop, DISK_BYTES, false);
-	block_make(&t->cd, t->f.host.loop, CD_BYTES, true);
-	t->disks[0] = (struct virtio_scsi_disk){ .id = "sda", .block = &t->disk, .loop = t->f.host.loop, .serial = "CAIRN-0001",
-		.wwn = 0x5000c50015ea71aaULL, .errors = VIRTIO_BLK_ERRORS_REPORT };
-	t->disks[1] = (struct virtio_scsi_disk){ .id = "sdb", .block = &t->cd, .loop = t->f.host.loop, .cdrom = true };
-}
-
-static void scsi_start(struct scsi_test *t)
-{
-	struct virtio_scsi_config c = { .name = "scsi0", .disks = t->disks, .ndisks = 2, .queue_size = 16, .slot = SLOT };
-
-	assert_int_equal(virtio_scsi_new(&t->f.host, t->f.pci, &c, &t->dev, NULL), 0);
-	drv_init(&t->d, &t->f, SLOT, ALL, true);
-	for (unsigned q = 0; q < 3; q++)
-		drv_queue_setup(&t->d, q, 16);
-	drv_ok(&t->d);
-	t->request = fx_alloc(&t->f, 64 * 16, 64);
-	t->response = fx_alloc(&t->f, 128 * 16, 64);
-	t->control = fx_alloc(&t->f, 64, 64);
-	t->events = fx_alloc(&t->f, 64, 64);
-	t->data = fx_alloc(&t->f, 64 * 1024, 4096);
-	fx_run(&t->f, 3);
-}
-
-static void scsi_begin(struct scsi_test *t)
-{
-	scsi_new(t);
-	scsi_start(t);
-}
-
-static void scsi_end(struct scsi_test *t)
-{
-	t->dev->ops->free(t->dev);
-	close(t->disk.fd);
-	close(t->cd.fd);
-	fx_done(&t->f);
-}
-
-/* Put a command into the ring; slot selects its memory, and is its tag. */
-static void command_put(struct scsi_test *t, unsigned slot, unsigned target, const uint8_t *cdb, size_t n, uint32_t out, uint32_t in)
-{
-	uint64_t request = t->request + 64 * slot, response = t->response + 128 * slot;
-	uint8_t *r = fx_ram(&t->f, request);
-	struct drv_sg sg[4] = { { request, REQUEST_BYTES, false } };
-	unsigned nsg = 1;
-
-	memset(r, 0, REQUEST_BYTES);
-	r[0] = 1;
-	r[1] = (uint8_t)target;
-	r[2] = 0x40;
-	store_le64(r + 8, slot);
-	memcpy(r + 19, cdb, n);
-	memset(fx_ram(&t->f, response), 0xee, RESPONSE_BYTES);
-	if (out)
-		sg[nsg++] = (struct drv_sg){ t->data, out, false };
-	sg[nsg++] = (struct drv_sg){ response, RESPONSE_BYTES, true };
-	if (in)
-		sg[nsg++] = (struct drv_sg){ t->data, in, true };
-	drv_add(&t->d.q[REQUESTS], sg, nsg, false);
-	drv_kick(&t->d.q[REQUESTS]);
-}
-
-/* Returns the sense, or OK. */
-static uint32_t response_get(struct scsi_test *t, unsigned slot)
-{
-	const uint8_t *r = fx_ram(&t->f, t->response + 128 * slot);
-
-	t->resid = load_le32(r + 4);
-	t->code = r[11];
-	if (r[11] || !r[10])
-		return OK;
-	assert_int_equal(r[10], 2);
-	assert_int_equal(load_le32(r), 18);
-	return SENSE((uint32_t)r[12 + 2], (uint32_t)r[12 + 12], (uint32_t)r[12 + 13]);
-}
-
-static uint32_t command(struct scsi_test *t, unsigned target, const uint8_t *cdb, size_t n, uint32_t out, uint32_t in)
-{
-	command_put(t, 0, target, cdb, n, out, in);
-	drv_wait(&t->d.q[REQUESTS], NULL);
-	return response_get(t, 0);
-}
-
-#define COMMAND(t, target, out, in, ...) \
-	command(t, target, (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }), out, in)
-#define PUT(t, slot, target, out, in, ...) \
-	command_put(t, slot, target, (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }), out, in)
-
-static uint8_t *data(struct scsi_test *t)
-{
-	return fx_ram(&t->f, t->data);
-}
-
-/* Begin with both units' power-on attentions reported. */
-static void scsi_ready(struct scsi_test *t)
-{
-	scsi_begin(t);
-	assert_int_equal(COMMAND(t, 0, 0, 0, 0x00), SENSE(6, 0x29, 0));
-	assert_int_equal(COMMAND(t, 1, 0, 0, 0x00), SENSE(6, 0x29, 0));
-}
 
 /* ---- tests ---- */
 
@@ -492,26 +354,6 @@ static void medium_is_changed(void **state)
 	scsi_end(&t);
 }
 
-/* Returns the response. */
-static uint8_t tmf(struct scsi_test *t, uint32_t subtype, unsigned target, uint64_t tag)
-{
-	struct drv_sg sg[2] = { { t->control, 24, false }, { t->control + 32, 1, true } };
-	uint8_t *m = fx_ram(&t->f, t->control);
-
-	store_le32(m, 0);
-	store_le32(m + 4, subtype);
-	store_le64(m + 8, 0);
-	m[8] = 1;
-	m[9] = (uint8_t)target;
-	store_le64(m + 16, tag);
-	m[32] = 0xee;
-	drv_add(&t->d.q[CONTROL], sg, 2, false);
-	drv_kick(&t->d.q[CONTROL]);
-	for (unsigned i = 0; i < 10 && m[32] == 0xee; i++)
-		fx_run(&t->f, 1);
-	return m[32];
-}
-
 static void tasks_are_managed(void **state)
 {
 	struct scsi_test t;
@@ -566,23 +408,20 @@ static void number_of_functions_that_wait_is_bounded(void **state)
 	scsi_end(&t);
 }
 
+/* An event without a buffer is missed: the next buffer tells, or the next event if it comes in the same moment. */
 static void resize_is_an_event(void **state)
 {
 	struct scsi_test t;
-	struct drv_sg sg = { 0, 16, true };
-	const uint8_t *m;
 
 	(void)state;
 	scsi_ready(&t);
-	virtio_scsi_resized(t.dev, 0, 2 * DISK_BYTES); /* no buffer: missed */
-	sg.gpa = t.events;
-	drv_add(&t.d.q[EVENTS], &sg, 1, false);
-	drv_kick(&t.d.q[EVENTS]);
-	fx_run(&t.f, 2);
 	virtio_scsi_resized(t.dev, 0, 2 * DISK_BYTES);
-	m = fx_ram(&t.f, t.events);
-	assert_int_equal(load_le32(m), 0x80000003);
-	assert_int_equal(load_le32(m + 12), 0x92a);
+	event_buffer_add(&t, 0, 16);
+	assert_int_equal(load_le32(fx_ram(&t.f, t.events)), 0x80000000);
+	event_buffer_add(&t, 1, 16);
+	assert_int_equal(drv_used_idx(&t.d.q[EVENTS]), 1);
+	virtio_scsi_resized(t.dev, 0, 2 * DISK_BYTES);
+	event_check(&t, 1, 3, 0, 0x92a);
 	assert_int_equal(COMMAND(&t, 0, 0, 8, 0x25), SENSE(6, 0x2a, 9));
 	assert_int_equal(COMMAND(&t, 0, 0, 8, 0x25), OK);
 	assert_int_equal(load_be32(data(&t)), 2 * DISK_BYTES / 512 - 1);
@@ -753,6 +592,91 @@ static void units_have_loops_of_their_own(void **state)
 	loop_free(l);
 }
 
+/* ---- polls ---- */
+
+#define MS 1000000ULL
+
+/* Read until the loop, which measures its sleeps, polls before it sleeps. */
+static void loop_made_busy(struct scsi_test *t)
+{
+	for (unsigned i = 0; i < 10000 && !loop_polls(t->f.host.loop); i++)
+		assert_int_equal(COMMAND(t, 0, 0, 512, 0x28, 0, 0, 0, 0, 0, 0, 0, 1), OK);
+	assert_true(loop_polls(t->f.host.loop));
+}
+
+/* Add TEST UNIT READY, without a doorbell. */
+static void command_add(struct scsi_test *t, unsigned slot)
+{
+	command_add_cdb(t, slot, 0, (const uint8_t[6]){ 0 }, 6, 0, 0);
+}
+
+static void busy_loop_takes_commands_without_doorbells(void **state)
+{
+	for (unsigned event_idx = 0; event_idx < 2; event_idx++) {
+		struct scsi_test t;
+		struct drv_queue *q = &t.d.q[REQUESTS];
+		uint16_t old;
+
+		(void)state;
+		scsi_new(&t);
+		t.features = event_idx ? ALL : ALL & ~VIRTIO_F_EVENT_IDX;
+		scsi_start(&t);
+		(void)COMMAND(&t, 0, 0, 0, 0); /* the attention after the start */
+		loop_made_busy(&t);
+		/* A doorbell that rings while the loop polls disables the next one until the loop sleeps. */
+		PUT(&t, 1, 0, 0, 0, 0);
+		for (unsigned i = 0; i < 5; i++)
+			loop_run_once(t.f.host.loop, 0);
+		assert_int_equal(drv_used_idx(q), q->avail_idx);
+		old = q->avail_idx;
+		command_add(&t, 2);
+		assert_false(drv_wants_kick(q, old));
+		loop_run_once(t.f.host.loop, MS);
+		loop_run_once(t.f.host.loop, MS);
+		assert_int_equal(drv_used_idx(q), q->avail_idx);
+		assert_int_equal(response_get(&t, 2), OK);
+		old = q->avail_idx;
+		command_add(&t, 3);
+		assert_true(drv_wants_kick(q, old));
+		scsi_end(&t);
+	}
+}
+
+static void controller_without_polls_is_not_polled(void **state)
+{
+	struct scsi_test t;
+
+	(void)state;
+	scsi_new(&t);
+	t.disks[0].poll_max_ns = VIRTIO_BLK_POLL_OFF;
+	scsi_start(&t);
+	(void)COMMAND(&t, 0, 0, 0, 0);
+	for (unsigned i = 0; i < 2000; i++) {
+		assert_int_equal(COMMAND(&t, 0, 0, 512, 0x28, 0, 0, 0, 0, 0, 0, 0, 1), OK);
+		assert_false(loop_polls(t.f.host.loop));
+	}
+	scsi_end(&t);
+}
+
+static void paused_controller_is_not_polled(void **state)
+{
+	struct scsi_test t;
+
+	(void)state;
+	scsi_begin(&t);
+	(void)COMMAND(&t, 0, 0, 0, 0);
+	loop_made_busy(&t);
+	t.dev->ops->pause(t.dev);
+	command_add(&t, 1);
+	for (unsigned i = 0; i < 5; i++)
+		loop_run_once(t.f.host.loop, MS);
+	assert_int_equal(drv_used_idx(&t.d.q[REQUESTS]), (uint16_t)(t.d.q[REQUESTS].avail_idx - 1));
+	t.dev->ops->resume(t.dev);
+	drv_wait(&t.d.q[REQUESTS], NULL);
+	assert_int_equal(response_get(&t, 1), OK);
+	scsi_end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -779,6 +703,9 @@ int main(void)
 		cmocka_unit_test(limit_of_reads_lets_writes_pass),
 		cmocka_unit_test(short_requests_are_faults),
 		cmocka_unit_test(units_have_loops_of_their_own),
+		cmocka_unit_test(busy_loop_takes_commands_without_doorbells),
+		cmocka_unit_test(controller_without_polls_is_not_polled),
+		cmocka_unit_test(paused_controller_is_not_polled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,36 @@
+#include "api/definition/share_start.h"
+#include "api/definition/definition.h"
+#include "api/definition/orphan.h"
+#include "api/store/paths.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int share_start(const struct definition *d, const char *key, const char *path, bool write, struct err *e)
+{
+	CLEANUP_CLOSE int folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	char program[PATH_MAX];
+	char *argv[] = { "cairn-share", (char *)d->name, (char *)(write ? "rw" : "ro"), NULL };
+	int pair[2], r = paths_helper("cairn-share", program, sizeof(program), e);
+
+	if (r < 0)
+		return r;
+	if (folder < 0 && errno == ENOTDIR)
+		return err_set(e, -ENOTDIR, ERR_INVALID, "%s: %s is not a folder; only folders can be shared", key, path);
+	if (folder < 0 || faccessat(folder, ".", write ? R_OK | W_OK | X_OK : R_OK | X_OK, AT_EACCESS) < 0)
+		return err_set_errno(e, -errno, "%s: %s", key, path);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_set_errno(e, -errno, "%s", key);
+	r = orphan_start(program, argv, (const int[]){ pair[1], folder }, 2);
+	close(pair[1]);
+	if (r < 0) {
+		close(pair[0]);
+		return err_set_errno(e, r, "%s: cannot start %s", key, program);
+	}
+	return pair[0];
+}

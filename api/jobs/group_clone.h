@@ -1,0 +1,35 @@
+/* group_clone: the job that makes live clones of several VMs at one instant, one of each, all of them or none.
+ *
+ * Each VM has a job fork of its own; the group's job owns no VM and leads the others through the steps of
+ * vmm/vm_snapshot_msg.h. The clones are paused until all are there. A file in the state folder names them until then: a
+ * daemon that finds it at its start removes those that were made. VMs that share a network get clones that share a
+ * network of their own (api/net/group_network.h). Threading: the daemon's loop. */
+#ifndef CAIRN_API_JOBS_GROUP_CLONE_H
+#define CAIRN_API_JOBS_GROUP_CLONE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct call;
+struct err;
+struct job;
+struct vm;
+struct vm_host;
+
+struct group_clone_opts {
+	const char *pattern; /* of the names: %s is the source's name; NULL: "%s-clone" */
+	bool paused, ephemeral, hint_hostname; /* as in struct fork_opts */
+	const bool *isolated; /* for each VM, as in struct fork_opts */
+};
+
+/* Start the job. Its result: spread and total (both in ns), clones (for each: vm, name, uuid, instant, pause, and if
+ * there are any, addresses and forwards-left-out), and networks (for each: name and source).
+ * vms: n different VMs, at most GROUP_VMS_MAX, which can be forked now. by: its user owns the jobs.
+ * Returns 0; -errno: nothing was begun. */
+int group_clone_begin(struct vm *const *vms, size_t n, const struct group_clone_opts *opts, const char *job_id, const struct call *by,
+	struct job **ret_j, struct err *e);
+/* Begin to remove the clones of groups that an earlier daemon has not completed. Call it when the running VMs are
+ * adopted. */
+void group_clone_clear_up(struct vm_host *host);
+
+#endif

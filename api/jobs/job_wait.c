@@ -1,0 +1,123 @@
+#include "api/jobs/job_wait.h"
+#include "api/jobs/job.h"
+#include "api/schema/call.h"
+#include "api/vm/observer.h"
+#include "api/vm/vm_host.h"
+#include "api/wire/conn.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct job_wait {
+	struct job_wait *next;
+	struct call *call;
+	struct loop_timer *timer; /* NULL: no time limit */
+	char id[JOB_ID_MAX + 1];
+};
+
+/* Answer a call that is in no list any more, and free the wait. */
+static void wait_answer(struct job_wait *w, struct vm_host *host)
+{
+	struct call *c = w->call;
+	struct job *j = job_find(host, w->id);
+	struct err e;
+
+	if (!j) {
+		err_set(&e, -ENOENT, ERR_NOT_FOUND, "job %s was dismissed meanwhile", w->id);
+		call_fail(c, &e);
+	} else if (c->conn && conn_role_for(c->conn, job_vm_uuid(j)) < ROLE_VIEWER) {
+		err_set(&e, -EPERM, ERR_PERMISSION, "you have lost the role for the VM of job %s", w->id);
+		call_fail(c, &e);
+	} else {
+		call_return(c, job_to_json(j));
+	}
+	loop_timer_free(w->timer);
+	free(w);
+}
+
+static bool is_over(struct vm_host *host, const struct job_wait *w)
+{
+	const struct job *j = job_find(host, w->id);
+
+	return !j || j->status == JOB_CONCLUDED;
+}
+
+static void on_job_concluded(struct vm_host *host, const char *name)
+{
+	struct job_wait *over = NULL, **at = &host->job_waits;
+
+	(void)name;
+	while (*at) {
+		struct job_wait *w = *at;
+
+		if (!is_over(host, w)) {
+			at = &w->next;
+			continue;
+		}
+		*at = w->next;
+		w->next = over;
+		over = w;
+	}
+	while (over) {
+		struct job_wait *w = over;
+
+		over = w->next;
+		wait_answer(w, host);
+	}
+}
+
+const struct vm_observer job_wait_observer = { .job_concluded = on_job_concluded };
+
+static void wait_expired(void *opaque)
+{
+	struct job_wait *w = opaque, **at = &w->call->host->job_waits;
+
+	while (*at != w)
+		at = &(*at)->next;
+	*at = w->next;
+	wait_answer(w, w->call->host);
+}
+
+int job_wait_begin(struct call *c, const char *id, uint64_t timeout_ns, struct err *e)
+{
+	const struct job *j = job_find(c->host, id);
+	struct job_wait *w;
+
+	if (!j)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no job '%.63s'. Next: cairn jobs", id);
+	w = must_alloc(calloc(1, sizeof(*w)));
+	w->call = c;
+	snprintf(w->id, sizeof(w->id), "%s", j->id);
+	if (j->status == JOB_CONCLUDED) {
+		wait_answer(w, c->host);
+		return 0;
+	}
+	if (timeout_ns && loop_timer_new(c->host->loop, wait_expired, w, &w->timer) < 0) {
+		free(w);
+		return err_set(e, -ENOMEM, ERR_HOST, "job-wait: no memory for a timer");
+	}
+	if (timeout_ns)
+		loop_timer_arm(w->timer, loop_now_ns() + timeout_ns);
+	w->next = c->host->job_waits;
+	c->host->job_waits = w;
+	return 0;
+}
+
+void job_waits_free(struct vm_host *host)
+{
+	struct err e;
+
+	while (host->job_waits) {
+		struct job_wait *w = host->job_waits;
+
+		host->job_waits = w->next;
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "the daemon ends; job %s goes on or is in query-jobs of the next one", w->id);
+		call_fail(w->call, &e);
+		loop_timer_free(w->timer);
+		free(w);
+	}
+}

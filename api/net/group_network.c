@@ -1,0 +1,179 @@
+#include "api/net/group_network.h"
+#include "api/access/authors.h"
+#include "api/access/rights.h"
+#include "api/definition/definition.h"
+#include "api/net/network.h"
+#include "api/vm/observer.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PREFIX "group-"
+#define ID_DIGITS 16
+
+/* Whether the daemon has made the network: users cannot know a group's id beforehand. */
+static bool is_made(const struct network_definition *d)
+{
+	const char *id = d->name + strlen(PREFIX);
+
+	return !strncmp(d->name, PREFIX, strlen(PREFIX)) && strspn(id, "0123456789abcdef") == ID_DIGITS && id[ID_DIGITS] == '-' &&
+		d->mode == NETWORK_ISOLATED;
+}
+
+static bool has_interface(const struct definition *d, const char *network)
+{
+	for (uint32_t i = 0; d && i < d->ninterfaces; i++)
+		if (d->interfaces[i].type == DEFINITION_NETWORK && !strcmp(d->interfaces[i].source, network))
+			return true;
+	return false;
+}
+
+/* ---- making ---- */
+
+struct json_object *group_networks_choose(struct vm *const *vms, size_t n, const char *id)
+{
+	struct json_object *all = json_object_new_object();
+	char name[NETWORK_NAME_MAX + 1];
+
+	for (size_t i = 0; i < n; i++)
+		for (uint32_t k = 0; k < vms[i]->def->ninterfaces; k++) {
+			const struct definition_interface *face = &vms[i]->def->interfaces[k];
+			bool shared = false;
+
+			for (size_t other = i + 1; other < n && face->type == DEFINITION_NETWORK; other++)
+				shared |= has_interface(vms[other]->def, face->source);
+			if (!shared || js_get(all, face->source))
+				continue;
+			snprintf(name, sizeof(name), PREFIX "%.*s-%d", ID_DIGITS, id, json_object_object_length(all) + 1);
+			js_put_str(all, face->source, name);
+		}
+	return all;
+}
+
+static void user_add(struct json_object *users, const struct rights *r)
+{
+	for (size_t i = 0; r && i < json_object_array_length(users); i++)
+		if (json_object_get_int64(json_object_array_get_idx(users, i)) == (int64_t)r->uid)
+			return;
+	if (r && json_object_array_length(users) < NETWORK_IDS_MAX)
+		json_object_array_add(users, json_object_new_int64(r->uid));
+}
+
+/* The users whose rights connect the clones: see authors_clone(). */
+static struct json_object *users_make(struct vm *const *vms, size_t n, const char *source)
+{
+	struct json_object *users = json_object_new_array();
+	const struct rights *r;
+	struct err e;
+
+	for (size_t i = 0; i < n; i++)
+		if (has_interface(vms[i]->def, source))
+			user_add(users, authors_of_disks(vms[i]->def, &r, &e) < 0 ? vms[i]->def->rights : r);
+	return users;
+}
+
+int group_network_make(struct vm *const *vms, size_t n, const char *source, const char *name, network_done *done, void *opaque, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct vm_host *host = vms[0]->host;
+	const struct network *old = network_find_name(host, source);
+	struct network_definition *d = NULL;
+	struct network *made;
+	bool created;
+	int r;
+
+	js_put_str(o, "name", name);
+	js_put_str(o, "mode", "isolated");
+	js_put(o, "users", users_make(vms, n, source));
+	if (old && network_any(old)->mtu)
+		js_put_uint(o, "mtu", network_any(old)->mtu);
+	r = network_definition_parse(o, &d, e);
+	if (!r)
+		r = network_complete(host, d, e);
+	if (!r)
+		r = network_define(host, d, &made, &created, e);
+	if (r < 0) {
+		network_definition_free(d);
+		return r;
+	}
+	r = network_start(made, false, done, opaque, e);
+	if (r < 0)
+		network_undefine(made, NULL);
+	return r;
+}
+
+/* ---- removing ---- */
+
+static bool is_wanted(const struct vm_host *host, const char *network)
+{
+	for (size_t i = 0; i < host->nvms; i++)
+		if (has_interface(host->vms[i]->def, network) || has_interface(host->vms[i]->live, network))
+			return true;
+	return false;
+}
+
+/* Stop and undefine the network, unless it is being made, or a VM has an interface of it. */
+static void network_sweep(struct network *n)
+{
+	struct err e = { 0 };
+	bool active = n->state == NETWORK_ACTIVE;
+	int r = 0;
+
+	if (!is_made(network_any(n)) || (n->def && !n->autostart) || is_wanted(n->host, network_any(n)->name) || network_is_busy(n))
+		return;
+	/* An active network is transient then, and gone when it has stopped. */
+	if (n->def)
+		r = network_undefine(n, &e);
+	if (!r && active)
+		r = network_stop(n, NULL, NULL, &e);
+	if (r < 0)
+		log_info("network", "the network of a group of clones stays for now: %s", e.msg);
+}
+
+static void sweep(struct vm_host *host)
+{
+	for (size_t i = networks_count(host); i--;)
+		network_sweep(network_at(host, i));
+}
+
+void group_network_keep(struct vm_host *host, const char *name)
+{
+	struct network *n = network_find_name(host, name);
+	struct err e;
+
+	if (!n || !n->def)
+		return;
+	n->autostart = true; /* the clones' guests need it after a boot of the host, too */
+	if (network_save(n, &e) < 0)
+		log_warn("network", "%s", e.msg);
+}
+
+void group_networks_take_back(struct vm_host *host)
+{
+	for (size_t i = 0; i < networks_count(host); i++)
+		if (is_made(network_any(network_at(host, i))))
+			group_network_keep(host, network_any(network_at(host, i))->name);
+	sweep(host);
+}
+
+/* A VM that is being removed is not in the registry any more. At the daemon's end there is no server. */
+static void vm_removed(struct vm *vm)
+{
+	if (vm->host->server)
+		sweep(vm->host);
+}
+
+static void job_concluded(struct vm_host *host, const char *name)
+{
+	(void)name;
+	if (host->server)
+		sweep(host);
+}
+
+const struct vm_observer group_network_observer = { .removed = vm_removed, .job_concluded = job_concluded };

@@ -1,0 +1,29 @@
+/* group_network: isolated networks that the daemon makes for the clones of a group of VMs (api/jobs/group_clone.h).
+ * Such a network is a bridge without addresses, so the clones' guests keep the MAC and IP addresses of their sources.
+ * It is stopped and undefined when no VM has an interface of it any more. Threading: the daemon's loop. */
+#ifndef CAIRN_API_NET_GROUP_NETWORK_H
+#define CAIRN_API_NET_GROUP_NETWORK_H
+
+#include "api/net/network_life.h"
+
+#include <stddef.h>
+
+struct definition;
+struct json_object;
+struct vm;
+struct vm_observer;
+
+extern const struct vm_observer group_network_observer;
+
+/* Find the networks that two or more of the VMs have an interface of. id: 16 hexadecimal digits. Returns an object,
+ * owned by the caller: from the name of each to the name of a network for the clones. */
+struct json_object *group_networks_choose(struct vm *const *vms, size_t n, const char *id);
+/* Define and start a network with the MTU of `source`. The users who own the VMs may connect others. Returns 0, and
+ * done() is called as that of network_start(); -errno. */
+int group_network_make(struct vm *const *vms, size_t n, const char *source, const char *name, network_done *done, void *opaque, struct err *e);
+/* From now on, remove the network as soon as no VM has an interface of it. */
+void group_network_keep(struct vm_host *host, const char *name);
+/* Keep the networks of an earlier daemon. Call it when the running VMs are adopted. */
+void group_networks_take_back(struct vm_host *host);
+
+#endif

@@ -1,0 +1,50 @@
+/* approver: lets the acts of users that a rule names (api/access/approvals.h) wait until another user, who could do the
+ * same himself, approves them. An approved act runs once, with the rights that its asker has then, as if the asker
+ * called the command. A command that takes an open file cannot wait: the asker repeats it after the approval.
+ *
+ * An act that was approved runs after that is on stable storage, and an act that was running when the daemon ended is
+ * not run again.
+ *
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_POLICY_APPROVER_H
+#define CAIRN_API_POLICY_APPROVER_H
+
+#include "api/access/approvals.h"
+#include "api/policy/timekeeper.h"
+
+struct approver;
+struct call;
+struct err;
+struct json_object;
+struct vm_host;
+struct vm_observer;
+
+extern const struct vm_observer approver_observer;
+
+/* Read the rules and requests. run_as: must not ask for approval again. context: borrowed. Returns 0 or -errno. */
+int approver_new(struct vm_host *host, timekeeper_run_as *run_as, void *context, struct approver **ret_a, struct err *e);
+/* NULL allowed. */
+void approver_free(struct approver *a);
+
+/* Whether a checked call is an act that waits for approval. */
+bool approver_binds(const struct call *c);
+/* Make a request of such a call.
+ * Returns 0: the call was approved before, and may go on now, once; 1: the call is taken, and answered later; -errno:
+ * the call is refused. */
+int approver_ask(struct call *c, struct err *e);
+
+/* Ask for a role for the call's user. Takes the call.
+ * vm: a valid name, which need not be a VM's; NULL: for all VMs. note: the reason; NULL: none. */
+void approver_ask_role(struct call *c, const char *role, const char *vm, const char *note);
+
+/* Answer request number `id` with the rights of the call's user. Takes the call. */
+void approver_answer(struct call *c, int64_t id, bool approves, const char *reason);
+/* Set a rule, or remove it if it has no acts. Takes the call. */
+void approver_set_rule(struct call *c, const struct approval_rule *rule);
+
+/* Return the table, for lists. */
+const struct approvals *approver_table(const struct approver *a);
+/* Whether the user of the call may see the request: the asker, and those who could approve it. */
+bool approver_shows(const struct call *c, const struct approval_request *r);
+
+#endif

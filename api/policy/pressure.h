@@ -1,0 +1,19 @@
+/* pressure: frees memory of VMs with reclaim_on_pressure when threads wait for memory, as vm-reclaim does, and emits
+ * MEMORY_RECLAIMED. The kernel tells of pressure in a VM's control group, which concerns this VM, and of the host,
+ * which concerns all (base/memory_pressure.h). The daemon polls for that, so VM processes neither wake up nor open a
+ * file.
+ *
+ * A VM is reclaimed at most once a minute, because what it still uses comes back from its image at once.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_POLICY_PRESSURE_H
+#define CAIRN_API_POLICY_PRESSURE_H
+
+struct vm_host;
+struct vm_observer;
+
+extern const struct vm_observer pressure_observer;
+
+/* Free what the observer has made for all VMs. Call it after vm_free_all(). */
+void pressure_free(struct vm_host *host);
+
+#endif

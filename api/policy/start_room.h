@@ -1,0 +1,27 @@
+/* start_room: looks before a VM's start whether the host has what it needs, and says what is short and what holds it.
+ *
+ * What makes a start fail is an error, and the start would report the same one. Memory, processors and disk space that
+ * are short are advice: a guest takes memory and space as it uses them, so such a start works, and may be what the user
+ * wants. No file is opened, so locks of images by programs other than Cairn are found at the start only.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_POLICY_START_ROOM_H
+#define CAIRN_API_POLICY_START_ROOM_H
+
+#include <stdbool.h>
+
+struct advice_list;
+struct call;
+struct disk_room;
+struct err;
+struct vm;
+
+/* Check what a start checks: quotas, limits of the daemon, ports, images and networks. Returns 0; -errno. */
+int start_room_check(struct vm *vm, struct err *e);
+/* Add what is short. c: other VMs are named if this call's client may view them. low: a disk outside of pools that is
+ * short (disk_room.h), which is not added if one in a pool is; NULL: none. vcpus: also compare the vCPUs with the
+ * host's processors. */
+void start_room_look(const struct vm *vm, const struct call *c, bool vcpus, const struct disk_room *low, struct advice_list *ret);
+/* Add only the disk outside of pools. */
+void start_room_disk(const struct vm *vm, const struct call *c, const struct disk_room *low, struct advice_list *ret);
+
+#endif

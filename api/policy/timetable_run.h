@@ -1,0 +1,24 @@
+/* timetable_run: what a run of a schedule does: commands, their arguments, and how the VM tells that it is done.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_POLICY_TIMETABLE_RUN_H
+#define CAIRN_API_POLICY_TIMETABLE_RUN_H
+
+#include "api/policy/timetable.h"
+
+#include <stdbool.h>
+
+struct json_object;
+struct vm;
+
+#define TIMETABLE_RUN_NAME_BYTES (TIMETABLE_NAME_MAX + 32)
+
+/* Print the name of the run's snapshot. */
+void timetable_run_name(const struct timetable_entry *t, char name[TIMETABLE_RUN_NAME_BYTES]);
+/* Whether what the run of an earlier daemon was to do is done, as the VM's state tells. A snapshot's name tells it. */
+bool timetable_effect_is_there(const struct vm *vm, const struct timetable_entry *t);
+/* Return the command for the run, or for its next stage. */
+const char *timetable_command(const struct vm *vm, const struct timetable_entry *t);
+/* Return the command's arguments. The caller owns them. */
+struct json_object *timetable_args(const struct vm *vm, const struct timetable_entry *t);
+
+#endif

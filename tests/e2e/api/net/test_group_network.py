@@ -1,0 +1,135 @@
+"""VMs that share a network: group-clone gives their clones an isolated network of their own, which goes with its last
+VM. With a stand-in for cairn-net; and with the real one and guests that ask for each other."""
+
+import ipaddress
+import json
+import os
+import re
+import signal
+
+import pytest
+
+import guestlib
+from conftest import Console, until
+from test_kill_points import has_no_job, listed, patient
+from test_network import bridges, host, lan  # noqa: F401
+from test_network_ports import real  # noqa: F401
+
+SHARED = [{"type": "network", "source": "lan"}]
+
+
+def begin(d, name, interfaces=None, **more):
+    d.define(name, interfaces=SHARED if interfaces is None else interfaces, **more)
+    d.cairn("start", name)
+
+
+@pytest.fixture
+def two(host):  # noqa: F811
+    host.define_net(mtu=1400)
+    host.cairn("net-start", "lan")
+    begin(host, "a")
+    begin(host, "b")
+    return host
+
+
+def source_of(d, name):
+    return json.loads(d.cairn("dumpjson", name).stdout)["interfaces"][0]["source"]
+
+
+def only_the_sources_are_left(d, lan):  # noqa: F811
+    return sorted(listed(d)) == ["a", "b"] and d.states() == {"lan": "active"} and bridges(lan) == ["virbr0"] and has_no_job(d)
+
+
+def test_clones_get_a_network_that_goes_with_the_last(two, lan):  # noqa: F811
+    begin(two, "c", interfaces=[])
+    r = two.cairn("group-clone", "a", "b", "c").stdout
+    name, = set(two.states()) - {"lan"}
+    assert re.fullmatch("group-[0-9a-f]{16}-1", name) and f"Network '{name}' in place of 'lan' for the clones\n" in r
+    assert two.states() == {"lan": "active", name: "active"} and len(bridges(lan)) == 2
+    assert [source_of(two, f"{vm}-clone") for vm in "ab"] == [name] * 2 and source_of(two, "a") == "lan"
+    made = next(x["network"] for x in two.requests() if x["verb"] == "up" and x["network"]["name"] == name)
+    assert made["mode"] == "isolated" and made["mtu"] == 1400 and "ipv4" not in made
+    two.stop(signal.SIGKILL)
+    two.start()
+    assert two.states() == {"lan": "active", name: "active"}
+    for vm in "abc":
+        two.cairn("destroy", f"{vm}-clone")
+    two.cairn("undefine", "a-clone")
+    assert two.states()[name] == "active"  # b-clone may start again
+    two.cairn("start", "b-clone")
+    two.cairn("destroy", "b-clone")
+    two.cairn("undefine", "b-clone")
+    two.cairn("undefine", "c-clone")
+    two.cairn("destroy", "c")
+    two.cairn("undefine", "c")
+    until(lambda: only_the_sources_are_left(two, lan))
+
+
+def test_networks_that_one_vm_has_alone_stay(two):
+    two.define_net("other", ipv4={"address": "10.78.0.1", "prefix": 24, "dhcp": {"ranges": [{"start": "10.78.0.2", "end": "10.78.0.99"}]}})
+    two.cairn("net-start", "other")
+    begin(two, "c", interfaces=[{"type": "network", "source": "other"}])
+    result = json.loads(two.cairn("group-clone", "a", "c", "--format", "json").stdout)
+    assert result["networks"] == [] and sorted(two.states()) == ["lan", "other"]
+    assert source_of(two, "a-clone") == "lan" and source_of(two, "c-clone") == "other"
+
+
+def test_network_that_cannot_be_made_leaves_no_clone(two, lan):  # noqa: F811
+    two.tell("up", "json", {"error": {"class": "HostError", "desc": "no room for a bridge"}})
+    r = two.cairn("group-clone", "a", "b", ok=False).stderr
+    assert "no room for a bridge" in r and "no domain was cloned" in r
+    until(lambda: only_the_sources_are_left(two, lan))
+    assert not list((two.state / "groups").glob("*"))
+
+
+def test_failure_of_a_clone_leaves_no_network(two, lan):  # noqa: F811
+    two.cairn("destroy", "b")
+    begin(two, "b", cmdline="work-fails")
+    assert "VM 'b': vda: no space left" in two.cairn("group-clone", "a", "b", ok=False).stderr
+    until(lambda: only_the_sources_are_left(two, lan))
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("makes", [True, False])
+def test_daemon_that_ends_leaves_no_network(two, lan, sig, makes):  # noqa: F811
+    """While the network is made, and while a VM's process works."""
+    two.cairn("destroy", "b")
+    begin(two, "b", cmdline=f"work-until={two.tmp / 'go'}")
+    if makes:
+        two.tell("up", "hold")
+    two.qmp().run("group-clone", vms=["a", "b"])
+    until(lambda: len(two.states()) == 2 and (makes or two.info("a").get("job") is None))
+    two.stop(sig)
+    if makes:
+        two.untell("up", "hold")
+    (two.tmp / "go").touch()
+    two.start()
+    until(lambda: patient(lambda: only_the_sources_are_left(two, lan)))
+
+
+def test_clones_meet_and_do_not_reach_their_sources(real, lan):  # noqa: F811
+    def run_vm(name, mac):
+        v = guestlib.definition(name, interfaces=[{"type": "network", "source": "lan", "mac": mac}])
+        (real.tmp / f"{name}.json").write_text(json.dumps(v))
+        real.cairn("define", str(real.tmp / f"{name}.json"))
+        return real.begin(name)
+
+    def answers(c, address):
+        return c.run(f"net ask {int(ipaddress.ip_address(address))} 3")[0] == "answered=1"
+    a, b = run_vm("vm1", "52:54:00:00:00:01"), run_vm("vm2", "52:54:00:00:00:02")
+    address, own = a.run("net dhcp")[0], b.run("net dhcp")[0]
+    a.run("pit 100")
+    a.sock.sendall(b"net serve\n")
+    real.cairn("group-clone", "vm1", "vm2", "--name-pattern", "%s-b")
+    assert answers(b, address) and answers(b, "10.77.0.1")
+    real.cairn("destroy", "vm1")
+    clone = Console(real, "vm2-b")
+    assert answers(clone, address) and not answers(clone, "10.77.0.1") and not answers(b, address)
+    real.stop(signal.SIGKILL)
+    real.start()
+    assert answers(clone, address) and own != address
+    for name in "vm1-b", "vm2-b":
+        real.cairn("destroy", name)
+        real.cairn("undefine", name)
+    until(lambda: bridges(lan) == ["virbr0"] and list(real.states()) == ["lan"])
+    assert os.listdir(real.state / "networks")

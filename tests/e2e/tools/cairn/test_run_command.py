@@ -1,0 +1,292 @@
+"""cairn run FILE -- COMMAND. In place of cairn-vm, a program serves the VM's vsock socket as its device does, with a
+real cairn-agent behind it; test_linux.py has a real guest."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import BUILD, until
+from test_img_budget import PEAK
+
+CAIRN = os.path.join(BUILD, "cairn")
+VM = f"""#!/usr/bin/python3
+import os, signal, socket, subprocess, sys, time
+open(os.environ["PIDS"], "a").write(f"{{os.getpid()}}\\n")
+def button(*_):
+    open(os.environ["PIDS"] + ".button", "w").close()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, button)
+if os.environ.get("ENDS"):
+    sys.exit(int(os.environ["ENDS"]))
+channel, fds = socket.socket(fileno=int(sys.argv[sys.argv.index("--channel") + 1])), []
+while (got := socket.recv_fds(channel, 1 << 20, 253))[0]:
+    fds += got[1]
+def listens(fd):
+    try:
+        return socket.socket(fileno=os.dup(fd)).getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        return 0
+listener = socket.socket(fileno=next(fd for fd in fds if listens(fd)))
+listener.setblocking(True)
+ready = time.monotonic() + float(os.environ.get("BOOTS", "0.05"))
+print("the console", flush=True)
+while True:
+    peer, _ = listener.accept()
+    line = b""
+    while not line.endswith(b"\\n"):
+        line += peer.recv(1)
+    if line == b"CONNECT 522\\n" and time.monotonic() >= ready:
+        peer.sendall(b"OK 1\\n")
+        subprocess.Popen(["{BUILD}/cairn-agent", "--fd", str(peer.fileno())], pass_fds=[peer.fileno()])
+    peer.close()
+"""
+
+
+class Runner:
+    def __init__(self, tmp_path):
+        self.tmp = tmp_path
+        self.vm = tmp_path / "vm"
+        self.vm.write_text(VM)
+        self.vm.chmod(0o755)
+        (tmp_path / "kernel").write_bytes(b"kernel")
+        self.env = {**os.environ, "PIDS": str(tmp_path / "pids"), "XDG_RUNTIME_DIR": str(tmp_path / "r")}
+        (tmp_path / "r").mkdir()
+        assert len(self.env["XDG_RUNTIME_DIR"]) <= 80, "the tests' folder has too long a name"
+        self.write()
+
+    def write(self, **keys):
+        (self.tmp / "vm.json").write_text(json.dumps({"name": "x", "memory": "32M", "boot": {"kernel": "kernel", "initrd": "kernel"}, **keys}))
+
+    def argv(self, *args):
+        return [CAIRN, "run", "--vm-program", self.vm, *args[:-1], self.tmp / "vm.json", "--", *args[-1]]
+
+    def run(self, *args, status=0, env=None, **how):
+        r = subprocess.run(self.argv(*args), stdin=how.pop("stdin", None if "input" in how else subprocess.DEVNULL), stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, text=True, check=False, timeout=50, env={**self.env, **(env or {})}, **how)
+        assert r.returncode == status, (r.stdout, r.stderr)
+        self.leaves_nothing()
+        return r
+
+    def spawn(self, *args, env=None, **how):
+        return subprocess.Popen(self.argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env={**self.env, **(env or {})}, start_new_session=True, **how)
+
+    def pids(self):
+        return [int(x) for x in open(self.env["PIDS"])] if os.path.exists(self.env["PIDS"]) else []
+
+    def leaves_nothing(self):
+        until(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in self.pids()))
+        until(lambda: not os.listdir(self.env["XDG_RUNTIME_DIR"]))
+
+
+@pytest.fixture
+def vm(tmp_path):
+    return Runner(tmp_path)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 77, 124, 125, 126, 127, 128, 137, 255])
+def test_status_is_the_commands(vm, code):
+    vm.run(("sh", "-c", f"exit {code}"), status=code)
+
+
+@pytest.mark.parametrize("sig", [1, 2, 6, 9, 11, 15])
+def test_signal_is_128_and_its_number(vm, sig):
+    vm.run(("sh", "-c", f"kill -{sig} $$"), status=128 + sig)
+
+
+def test_streams(vm):
+    r = vm.run(("sh", "-c", "echo out; echo err >&2; cat"))
+    assert r.stdout == "out\n" and r.stderr == "err\n"  # no standard input, and nothing of the console
+    assert vm.run("-i", ("cat",), input="all of it\n" * 50000).stdout == "all of it\n" * 50000
+    assert vm.run("--show-console", ("true",)).stderr == "the console\n"
+    assert vm.run("-e", "A=b c", "-w", "/usr", ("sh", "-c", 'echo "$A" $PWD')).stdout == "b c /usr\n"
+    said = json.loads(vm.run("--format", "json", ("sh", "-c", "echo out; exit 3"), status=3).stdout)
+    assert said["status"] == 3 and said["stdout"] == "out\n" and said["stderr"] == ""
+
+
+def test_terminal(vm):
+    master, slave = pty.openpty()
+    p = vm.spawn("-t", ("sh", "-c", "test -t 0 && test -t 1 && exit 5"), stdin=slave)
+    os.close(slave)
+    assert p.wait(50) == 5, p.stderr.read()
+    os.close(master)
+    vm.leaves_nothing()
+
+
+def test_command_that_cannot_run(vm):
+    (vm.tmp / "file").write_text("x")
+    assert "/missing: No such file or directory" in vm.run(("/missing",), status=127).stderr
+    assert "Permission denied" in vm.run((str(vm.tmp / "file"),), status=126).stderr
+    assert "the folder /missing" in vm.run("-w", "/missing", ("true",), status=125).stderr
+
+
+def test_time_limit(vm):
+    begin = time.monotonic()
+    assert "its time limit passed before cairn-agent answered" in vm.run("--timeout", "0.3", ("true",), status=124, env={"BOOTS": "100"}).stderr
+    assert "its time limit passed" in vm.run("--timeout", "1", ("sleep", "100"), status=124).stderr
+    assert time.monotonic() - begin < 40
+
+
+def test_vm_that_ends_before_the_agent_answers(vm):
+    said = vm.run(("true",), status=125, env={"ENDS": "11"}).stderr
+    assert "the VM ended before cairn-agent answered in the guest (exit status 11); to see its console: --show-console" in said
+
+
+def test_vm_that_ends_meanwhile(vm):
+    p = vm.spawn(("sh", "-c", "echo begins; sleep 100"))
+    assert p.stdout.readline() == "begins\n"
+    os.killpg(vm.pids()[0], signal.SIGKILL)  # and the agent, whose connection is the guest's
+    assert p.wait(50) == 125 and "the connection to the guest ended before the program" in p.stderr.read()
+    vm.leaves_nothing()
+
+
+def test_signals(vm):
+    """Ctrl-C is for the command; while the VM boots, it ends all."""
+    p = vm.spawn(("sh", "-c", "trap 'echo caught; exit 9' INT; echo begins; sleep 100 & wait"))
+    assert p.stdout.readline() == "begins\n"
+    os.killpg(p.pid, signal.SIGINT)
+    assert p.wait(50) == 9 and p.stdout.read() == "caught\n"
+    vm.leaves_nothing()
+    p = vm.spawn(("true",), env={"BOOTS": "100"})
+    until(lambda: len(vm.pids()) == 2)
+    os.killpg(p.pid, signal.SIGINT)
+    assert p.wait(50) == -signal.SIGINT
+    vm.leaves_nothing()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_ends_the_vm_at_once(vm, sig):
+    """Also a VM with a writable disk, whose guest would have time to shut down, and a program that ignores signals."""
+    (vm.tmp / "disk").write_bytes(bytes(1 << 20))
+    vm.write(disks=[{"path": "disk", "format": "raw"}])
+    p = vm.spawn(("sh", "-c", "trap 'echo caught' INT TERM; echo begins; while :; do sleep 0.1; done"))
+    assert p.stdout.readline() == "begins\n"
+    os.kill(p.pid, sig)
+    assert p.stdout.readline() == "caught\n" and p.poll() is None
+    os.kill(p.pid, sig)
+    assert p.wait(50) == 128 + sig and f"signal {sig} ended the VM" in p.stderr.read()
+    vm.leaves_nothing()
+    assert not (vm.tmp / "pids.button").exists()
+
+
+def status_of(vm, *args, status, env=None):
+    """Return the lines of --status-fd."""
+    read, write = os.pipe()
+    try:
+        vm.run("--status-fd", str(write), *args, status=status, env=env, pass_fds=[write])
+    finally:
+        os.close(write)
+    with os.fdopen(read) as f:
+        return [json.loads(line) for line in f]
+
+
+def test_status_fd_tells_the_commands_status_from_cairns(vm):
+    for code in (0, 3, 124, 125, 126, 127, 255):
+        assert status_of(vm, ("sh", "-c", f"exit {code}"), status=code) == [{"by": "command", "status": code, "signal": None}]
+    assert status_of(vm, ("sh", "-c", "kill -9 $$"), status=137) == [{"by": "command", "status": 137, "signal": 9}]
+
+    def cairns(*args, status, env=None):
+        line, = status_of(vm, *args, status=status, env=env)
+        assert line["by"] == "cairn" and line["status"] == status and line["error"]
+        return line["reason"]
+    (vm.tmp / "file").write_text("x")
+    assert cairns(("/missing",), status=127) == "not-found"
+    assert cairns((str(vm.tmp / "file"),), status=126) == "not-executable"
+    assert cairns("-w", "/missing", ("true",), status=125) == "failed"
+    assert cairns(("true",), status=125, env={"ENDS": "3"}) == "vm-ended"
+    assert cairns("--timeout", "0.3", ("true",), status=124, env={"BOOTS": "100"}) == "timeout"
+    assert cairns("--timeout", "1", ("sleep", "100"), status=124) == "timeout"
+    assert cairns("--disk", "/missing", ("true",), status=125) == "failed"
+    assert status_of(vm, "--env", "=x", ("true",), status=125) == [{"by": "cairn", "status": 125, "signal": None, "reason": "usage"}]
+
+
+def test_bad_status_fd(vm):
+    for fd in ("x", "-1", "", "99999999999", "77"):
+        assert "--status-fd" in vm.run("--status-fd", fd, ("true",), status=125).stderr
+    read, write = os.pipe()
+    os.close(read)
+    assert "warning: --status-fd" in vm.run("--status-fd", str(write), ("sh", "-c", "exit 3"), status=3, pass_fds=[write]).stderr
+    os.close(write)
+
+
+def test_wrong_options_beside_a_command_are_no_status_of_it(vm):
+    for args in (["--nonsense"], ["--timeout", "x"], ["--boot", "x"], ["--require-sandbox", "--no-sandbox"], ["--publish", "x"], ["--cpus", "x"]):
+        vm.run(*args, ("true",), status=125)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5])
+def test_kill_leaves_nothing(vm, after):
+    p = vm.spawn(("sleep", "0.2"))
+    time.sleep(after)
+    p.kill()
+    p.wait()
+    time.sleep(0.2)  # the VM's process may be about to begin
+    vm.leaves_nothing()
+
+
+def test_vm_with_a_writable_disk_is_shut_down(vm):
+    """Others are killed: nothing of them stays."""
+    button = vm.tmp / "pids.button"
+    vm.run(("true",))
+    (vm.tmp / "disk").write_bytes(bytes(1 << 20))
+    vm.write(disks=[{"path": "disk", "format": "raw", "readonly": True}])
+    vm.run(("true",))
+    assert not button.exists()
+    vm.write(disks=[{"path": "disk", "format": "raw"}])
+    vm.run(("sh", "-c", "exit 4"), status=4)
+    assert button.exists()
+
+
+def test_reader_that_goes_away(vm):
+    p = vm.spawn(("yes",))
+    assert p.stdout.readline() == "y\n"
+    p.stdout.close()
+    assert p.wait(50) == 125 and "cannot write the program's output" in p.stderr.read()
+    vm.leaves_nothing()
+
+
+def test_bad_definition_and_options(vm):
+    def bad(*args):
+        r = subprocess.run([CAIRN, "run", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, timeout=50, env=vm.env)
+        vm.leaves_nothing()
+        return r.returncode, r.stderr
+    for option in (("-e", "A=b"), ("-i",), ("-t",), ("--show-console",), ("--format", "json")):
+        status, said = bad(*option, vm.tmp / "vm.json")
+        assert status == 2 and "needs a command to run: cairn run FILE -- COMMAND" in said
+    assert bad(vm.tmp / "missing.json", "--", "true")[0] == 125
+    vm.write(boot={"kernel": "kernel"})
+    status, said = bad(vm.tmp / "vm.json", "--", "true")
+    assert status == 125 and '--agent needs "boot.initrd"' in said
+    status, said = bad("--vm-program", "/missing/vm", vm.tmp / "vm.json", "--", "true")
+    assert status == 125
+
+
+def test_output_without_end_takes_no_memory(vm):
+    for option, size in ((), 1 << 30), (("--format", "json"), 100 << 20):
+        argv = ["/bin/sh", "-c", 'exec "$@" >/dev/null', "sh", *map(str, vm.argv(*option, ("head", "-c", str(size), "/dev/zero")))]
+        r = subprocess.run([sys.executable, "-I", "-S", "-c", PEAK, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True,
+                           timeout=50, env=vm.env)
+        status, kib = map(int, r.stdout.split())
+        assert status == 0 and kib < 100 << 10, r
+    vm.leaves_nothing()
+
+
+def test_closed_standard_input_that_is_asked_for_is_named(vm):
+    r = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *vm.argv("-i", ("cat",))], capture_output=True, text=True, check=False, timeout=50, env=vm.env)
+    assert r.returncode == 125 and "cannot pass the standard input on: Bad file descriptor" in r.stderr
+    vm.leaves_nothing()
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- 2>&-"])
+def test_closed_streams(vm, closed):
+    """Nothing that the run opens takes the place of a stream."""
+    r = subprocess.run(["sh", "-c", f'"$@" {closed}; echo $? >{vm.tmp}/status', "sh", *vm.argv(("sh", "-c", "cat; echo out; exit 4"))],
+                       stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=50, env=vm.env)
+    assert (vm.tmp / "status").read_text() == "4\n" and r.stdout == "out\n", r
+    vm.leaves_nothing()

@@ -1,0 +1,276 @@
+"""The files for clients that the build makes from the schema: the Python package and the JSON Schema."""
+
+import asyncio
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+
+import schemalib
+from conftest import BUILD, ROOT, until
+from test_exec import AGENT
+
+PACKAGE = os.path.join(BUILD, "python")
+PLATFORM = os.path.join(ROOT, "tests", "clients", "platform.py")
+sys.path.insert(0, PACKAGE)
+import cairn_client  # noqa: E402
+
+
+def run(*command, **kwargs):
+    r = subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+    assert r.returncode == 0, r.stdout + r.stderr
+    return r.stdout
+
+
+@pytest.mark.seconds(300)
+def test_package_and_its_user_pass_mypy(tmp_path):
+    run("mypy", "--strict", "--cache-dir", str(tmp_path), os.path.join(PACKAGE, "cairn_client"), PLATFORM,
+        env={**os.environ, "MYPYPATH": PACKAGE})
+
+
+@pytest.mark.seconds(120)
+def test_types_of_typescript_compile_and_refuse_wrong_types(tmp_path):
+    """A wrong type that is not refused fails too: the directive above it has no error then."""
+    if not shutil.which("tsc"):
+        pytest.skip("needs tsc: node-typescript")
+    for path in (os.path.join(BUILD, "cairn.d.ts"), os.path.join(ROOT, "tests", "clients", "types.ts")):
+        shutil.copy(path, tmp_path)
+    run("tsc", "--strict", "--noEmit", "--skipDefaultLibCheck", "--target", "es2020", "--lib", "es2020", "types.ts", cwd=str(tmp_path))
+
+
+@pytest.mark.seconds(120)
+def test_pip_installs_the_package(tmp_path):
+    source = tmp_path / "source"
+    run("cp", "-r", PACKAGE, str(source))
+    run("/usr/bin/python3", "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation", "--no-deps", "--no-compile",
+        "--target", str(tmp_path / "there"), str(source), env={**os.environ, "HOME": str(tmp_path), "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    code = "import cairn_client as c; print(c.Client.vm_start.__doc__.splitlines()[0], len(c.events_by_name))"
+    said = run("/usr/bin/python3", "-c", code, env={"PYTHONPATH": str(tmp_path / "there")}, cwd=str(tmp_path))
+    assert said.startswith("Start a VM; return when its vCPUs run.")
+    assert (tmp_path / "there" / "cairn_client" / "py.typed").exists()
+
+
+def test_every_command_and_event_is_in_the_package():
+    schema = schemalib.schemas()[0].by_name
+    for name, e in schema.items():
+        if e["meta-type"] == "event":
+            assert cairn_client.events_by_name[name].name == name
+        if e["meta-type"] != "command" or name == "qmp_capabilities":
+            continue
+        for client in (cairn_client.Client, cairn_client.AsyncClient):
+            method = getattr(client, name.replace("-", "_"))
+            code = method.__code__
+            parameters = code.co_varnames[1:code.co_argcount + code.co_kwonlyargcount]
+            wanted = {m["name"].replace("-", "_") for m in schema[e["arg-type"]]["members"]} | ({"fd"} if e.get("takes-fd") else set())
+            assert {p.rstrip("_") for p in parameters} == wanted, name
+
+
+def test_client_runs_commands_jobs_and_events(fake, tmp_path):
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    fake.define("vm1", disks=[{"path": "disk", "format": "qcow2"}])
+    with cairn_client.Client(fake.socket) as c:
+        assert c.vm_start("vm1").id == 1
+        info = c.vm_info("vm1")
+        assert (info.word, info.managed_save, info.exit_status) == ("running", False, None)
+        job = c.snapshot_create("vm1", name="s1", tags=["keep"])
+        assert job.wait(timeout=50).name == "s1" and c.query_jobs() == []
+        assert [(s.name, s.tags) for s in c.snapshot_list("vm1").snapshots] == [("s1", ["keep"])]
+        names = [e.name for e in c.events(timeout=0)]
+        assert "VM_STATE_CHANGE" in names and "SNAPSHOT_CREATED" in names
+        with open(tmp_path / "core", "wb+") as f:
+            assert c.vm_dump("vm1", f.fileno()).wait().written >= 0
+        with pytest.raises(cairn_client.NotFound, match="no snapshot") as e:
+            c.snapshot_revert("vm1", name="none").wait()
+        assert isinstance(e.value, cairn_client.CairnError) and e.value.error_class == "NotFound"
+        with pytest.raises(cairn_client.WrongState):
+            c.vm_start("vm1")
+        assert c.vm_trend("vm1", series=["cpu"]).series[0].average
+        console = c.console("vm1")
+        console.close()
+        c.vm_destroy("vm1")
+        event = next(e for e in c.events(timeout=50) if isinstance(e, cairn_client.ShutdownEvent))
+        assert (event.vm, event.reason) == ("vm1", "host-qmp-quit") and event.timestamp > 1e9
+
+
+def test_waiting_for_a_job_times_out(fake, tmp_path):
+    """The job goes on, and its end can be awaited again."""
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    fake.define("vm1", cmdline=f"work-until={tmp_path}/go", disks=[{"path": "disk", "format": "qcow2"}])
+    with cairn_client.Client(fake.socket) as c:
+        c.vm_start("vm1")
+        job = c.snapshot_create("vm1", name="s1")
+        with pytest.raises(TimeoutError):
+            job.wait(timeout=0.05)
+        (tmp_path / "go").touch()
+        assert job.wait(timeout=50).name == "s1"
+
+
+def test_asyncio_client_awaits_many_jobs(fake, tmp_path):
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    for i in range(8):
+        (tmp_path / f"disk{i}").write_bytes(bytes(1 << 20))
+        fake.define(f"vm{i}", disks=[{"path": f"disk{i}", "format": "qcow2"}])
+
+    async def one(c, vm):
+        await c.vm_start(vm)
+        job = await c.snapshot_create(vm, name="s1")
+        result = await job.wait()
+        with open(tmp_path / f"core-{vm}", "wb+") as f:
+            await (await c.vm_dump(vm, f.fileno())).wait()
+        return result.name
+
+    async def all_of_them():
+        seen = []
+
+        async def watch(c):
+            async for e in c.events():
+                seen.append(e.name)
+
+        async with cairn_client.AsyncClient(fake.socket) as c:
+            watcher = asyncio.create_task(watch(c))
+            names = await asyncio.gather(*(one(c, f"vm{i}") for i in range(8)))
+            with pytest.raises(cairn_client.NotFound):
+                await c.vm_info("none")
+            left = await c.query_jobs()
+        await watcher  # the iteration ends with the connection
+        return names, left, seen
+
+    names, left, seen = asyncio.run(all_of_them())
+    assert names == ["s1"] * 8 and left == [] and seen.count("SNAPSHOT_CREATED") == 8
+
+
+def test_lost_connections_are_told(fake):
+    c = cairn_client.Client(fake.socket)
+    fake.stop()
+    with pytest.raises((cairn_client.ConnectionLost, BrokenPipeError)):
+        c.query_version()
+    c.close()
+    fake.start()
+
+    async def lost():
+        async with cairn_client.AsyncClient(fake.socket) as c:
+            fake.stop()
+            with pytest.raises((cairn_client.ConnectionLost, BrokenPipeError)):
+                await c.query_version()
+
+    asyncio.run(lost())
+    fake.start()
+
+
+# ---- exec(): cairn-agent is a process of this machine, behind a fake VM ----
+
+SCRIPT = 'cat; echo "$A" $PWD >&2; exit 7'
+
+
+@pytest.fixture
+def guest_agent(fake):
+    fake.define("web1", cmdline=f"cairn-agent={AGENT}", vsock=True)
+    fake.define("deaf")
+    with cairn_client.Client(fake.socket) as c:
+        for vm in ("web1", "deaf"):
+            c.vm_start(vm)
+        yield c
+
+
+def test_exec_returns_status_and_streams(guest_agent):
+    c = guest_agent
+    r = c.exec("web1", ["sh", "-c", SCRIPT], env=["A=b c"], folder="/usr", input_data=b"text\0\377")
+    assert r == cairn_client.ExecResult(exit_status=7, signal=None, stdout=b"text\0\377", stderr=b"b c /usr\n", truncated=False)
+    assert c.exec("web1", ["cat"], input_data="dGV4dA==").stdout == b"text"  # a text is base64, as in agent-exec
+    r = c.exec("web1", ["sh", "-c", "kill -15 $$"])
+    assert (r.signal, r.exit_status) == (15, 143)
+    # More than one page, and more than the daemon keeps.
+    r = c.exec("web1", ["sh", "-c", "head -c 60000 /dev/zero; head -c 60000 /dev/zero | tr '\\0' x >&2"])
+    assert (len(r.stdout), r.stderr, r.truncated) == (60000, b"x" * 60000, False)
+    r = c.exec("web1", ["sh", "-c", "head -c 300000 /dev/zero"])
+    assert len(r.stdout) == 65536 and r.truncated
+    assert c.query_jobs() == []
+
+
+def test_exec_that_fails_raises_and_leaves_no_job(guest_agent):
+    c = guest_agent
+    with pytest.raises(cairn_client.CairnError, match="No such file"):
+        c.exec("web1", ["/missing"])
+    with pytest.raises(cairn_client.CairnError, match="time limit"):
+        c.exec("web1", ["sleep", "3600"], timeout=1)
+    with pytest.raises(cairn_client.NotFound):
+        c.exec("none", ["true"])
+    with pytest.raises(cairn_client.CairnError, match="no vsock device"):
+        c.exec("deaf", ["true"])
+    with pytest.raises(cairn_client.CairnError, match="NAME=VALUE"):
+        c.exec("web1", ["true"], env=["A"])
+    assert c.query_jobs() == []
+
+
+def test_asyncio_client_executes_many_programs_at_once(guest_agent, fake):
+    """Each waits for a file that the last one makes."""
+    wait = f"until [ -e {fake.tmp}/go ]; do sleep 0.02; done; cat; exit $0"
+
+    async def all_of_them():
+        async with cairn_client.AsyncClient(fake.socket) as c:
+            started = [asyncio.create_task(c.exec("web1", ["sh", "-c", wait, str(i)], input_data=str(i).encode())) for i in range(5)]
+            made = await c.exec("web1", ["touch", f"{fake.tmp}/go"])
+            with pytest.raises(cairn_client.CairnError, match="No such file"):
+                await c.exec("web1", ["/missing"])
+            return made, await asyncio.gather(*started), await c.query_jobs()
+
+    made, results, left = asyncio.run(all_of_them())
+    assert (made.exit_status, left) == (0, [])
+    assert [(r.exit_status, r.stdout) for r in results] == [(i, str(i).encode()) for i in range(5)]
+
+
+@pytest.mark.seconds(200)
+def test_platform_boots_forks_executes_and_destroys(daemon, kvm, guest):
+    """A platform in 200 lines, on real VMs: fifty sandboxes of one template, each of which answers."""
+    count = 50
+    assert len(pathlib.Path(PLATFORM).read_text().splitlines()) <= 200
+    r = json.loads(run("/usr/bin/python3", PLATFORM, daemon.socket, guest("interp.elf"), str(count), env={**os.environ, "PYTHONPATH": PACKAGE}))
+    assert r["answers"] == {f"box-{i}": f"hello-from-box-{i}" for i in range(1, count + 1)}
+    assert r["left"] == [] and r["refusals"] == ["NotFound", "WrongState"]
+    assert r["words"] == ["running"] * 3 and all(r["cpu"])
+    assert r["states"]["running"] == count + 1 and r["states"]["SHUTDOWN"] == count + 1
+    until(lambda: not daemon.children())
+
+
+# ---- JSON Schema ----
+
+SCHEMA = json.loads(pathlib.Path(BUILD, "api.schema.json").read_text())
+
+
+def validator(of):
+    return jsonschema.Draft202012Validator({"$schema": SCHEMA["$schema"], "$ref": f"#/$defs/{of}", "$defs": SCHEMA["$defs"]})
+
+
+def test_json_schema_is_valid_and_complete():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    schema = schemalib.schemas()[0].by_name
+    for name, e in schema.items():
+        if e["meta-type"] == "command":
+            assert {f"{name}.arguments", f"{name}.result"} <= SCHEMA["$defs"].keys()
+            assert (f"{name}.job" in SCHEMA["$defs"]) == e["job"]
+        elif e["meta-type"] == "event":
+            assert f"event.{name}" in SCHEMA["$defs"]
+    for ref in set(re.findall(r'"\$ref": "#/\$defs/([^"/]*)', json.dumps(SCHEMA))):
+        assert ref in SCHEMA["$defs"], ref
+
+
+def test_json_schema_accepts_messages_of_the_daemon(fake):
+    commands = jsonschema.Draft202012Validator(SCHEMA)
+    definition = json.loads(pathlib.Path(fake.write("vm1")).read_text())
+    define = {"execute": "vm-define", "arguments": {"definition": definition, "folder": str(fake.tmp)}}
+    assert commands.is_valid(define) and commands.is_valid({"execute": "query-version"})
+    assert not commands.is_valid({"execute": "vm-start"}) and not commands.is_valid({"execute": "vm-start", "arguments": {"vm": 1}})
+    assert not commands.is_valid({"execute": "vm-define", "arguments": {"definition": {"name": "x", "memory": 3.5}}})
+    q = fake.qmp()
+    validator("vm-define.result").validate(q.run("vm-define", **define["arguments"]))
+    validator("vm-start.result").validate(q.run("vm-start", vm="vm1"))
+    validator("event.VM_STATE_CHANGE").validate(q.event("VM_STATE_CHANGE", state="running"))
+    validator("vm-info.result").validate(q.run("vm-info", vm="vm1"))
+    validator("query-events.result").validate(q.run("query-events"))
+    assert not validator("vm-info.result").is_valid({"name": "vm1"})

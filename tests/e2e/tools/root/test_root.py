@@ -1,0 +1,466 @@
+"""cairn-root: squashfs images of container images, tar archives and folders. unsquashfs says what is in them."""
+
+import bz2
+import contextlib
+import gzip
+import http.server
+import io
+import json
+import lzma
+import os
+import signal
+import subprocess
+import tarfile
+import threading
+import time
+
+import pytest
+
+import guestlib
+from conftest import BUILD
+from rootlib import NOBODY, TYPES, Layout, cat, entry, left, link, listing, make, symlink, tar
+
+UIDS = range(100, 110)
+
+
+@pytest.fixture(params=[None, NOBODY], ids=["root", "nobody"])
+def user(request, tmp_path):
+    """The user who makes the image, with a cache in tmp_path/cache."""
+    if os.geteuid() != 0 and request.param is not None:
+        pytest.skip("needs root to become nobody")
+    (tmp_path / "cache").mkdir()
+    if request.param:
+        for folder in [tmp_path, *tmp_path.parents][:3]:
+            os.chmod(folder, 0o755)
+        os.chown(tmp_path / "cache", NOBODY, NOBODY)
+    return request.param
+
+
+def folders(*names):
+    return [entry(n + "/") for n in names]
+
+
+def layers():
+    """Three layers: the second one changes and removes files of the first one; the third adds a link to one of them."""
+    first = tar(*folders("bin", "srv", "old", "old/deep", "opaque", "opaque/sub"), entry("./", mode=0o751, uid=0),
+                *[entry(f"srv/u{u}", b"%d" % u, uid=u, gid=u + 50) for u in UIDS],
+                entry("bin/su", b"s" * 300000, mode=0o4755, xattrs={"user.a": "b"}), link("bin/su2", "bin/su"),
+                entry("old/deep/gone", b"1"), entry("opaque/gone", b"1"), entry("opaque/sub/gone", b"1"),
+                entry("null", kind=tarfile.CHRTYPE, mode=0o666, device=(1, 3)), entry("fifo", kind=tarfile.FIFOTYPE),
+                entry("changed", b"first", uid=5), symlink("lib", "usr/lib"), entry("usr/lib/"), entry("keep", b"keep"),
+                entry("linked", b"L" * 5000), link("name", "linked"))
+    second = tar(entry(".wh.old"), entry("opaque/.wh..wh..opq"), entry("opaque/new", b"2"), entry("changed", b"second", uid=6),
+                 entry("lib/added", b"3"), entry(".wh.linked"), entry("caf\u00e9 \u0065\u0301", b"4"), entry("bad\udcff", b"5"),
+                 entry("x" * 200 + "/" + "y" * 200, b"6"), entry("a/b/c", b"7", uid=9))
+    third = tar(link("a/again", "name"), entry("srv/.wh.u100"), entry("null/"), entry("null/in", b"8"))
+    return first, second, third
+
+
+EXPECTED = {"/": "drwxr-x--x 0/0", "/bin": "drwxr-xr-x 0/0", "/srv": "drwxr-xr-x 0/0", "/opaque": "drwxr-xr-x 0/0", "/opaque/new": "-rw-r--r-- 0/0 1",
+            "/bin/su": "-rwsr-xr-x 0/0 300000", "/bin/su2": "-rwsr-xr-x 0/0 300000", "/fifo": "prw-r--r-- 0/0", "/changed": "-rw-r--r-- 6/0 6",
+            "/lib": "lrwxrwxrwx 0/0 usr/lib", "/usr": "drwxr-xr-x 0/0", "/usr/lib": "drwxr-xr-x 0/0",
+            "/usr/lib/added": "-rw-r--r-- 0/0 1", "/keep": "-rw-r--r-- 0/0 4", "/name": "-rw-r--r-- 0/0 5000", "/a": "drwxr-xr-x 0/0",
+            "/a/again": "-rw-r--r-- 0/0 5000", "/a/b": "drwxr-xr-x 0/0", "/a/b/c": "-rw-r--r-- 9/0 1", "/null": "drwxr-xr-x 0/0",
+            "/null/in": "-rw-r--r-- 0/0 1", "/" + "x" * 200: "drwxr-xr-x 0/0", "/" + "x" * 200 + "/" + "y" * 200: "-rw-r--r-- 0/0 1",
+            **{f"/srv/u{u}": f"-rw-r--r-- {u}/{u + 50} 3" for u in UIDS if u != 100}}
+
+
+def test_layers_are_merged_with_owners_modes_and_links_as_any_user(tmp_path, user):
+    layout = Layout(tmp_path / "layout")
+    manifest = layout.add(layout.manifest(*layers()), "tag")
+    image = make(f"oci:{layout.path}:tag", tmp_path / "cache", user=user)
+    assert image["digest"] == manifest["digest"]
+    assert image["config"] == {"entrypoint": ["/bin/sh"], "cmd": ["-c", "id"], "env": ["PATH=/bin", "A=b c"], "user": "daemon", "working_dir": "/srv"}
+    raw = subprocess.run(["unsquashfs", "-ls", image["image"]], capture_output=True, check=True, timeout=50).stdout
+    assert b"/caf\xc3\xa9 e\xcc\x81\n" in raw and b"/bad\xff\n" in raw, "names are bytes, not normalized text"
+    found = listing(image["image"])
+    assert {k: v for k, v in found.items() if not k.startswith(("/caf", "/bad"))} == EXPECTED
+    assert cat(image["image"], "changed") == b"second" and cat(image["image"], "a/again") == b"L" * 5000
+    assert os.path.getsize(image["image"]) == image["size"]
+    assert left(tmp_path / "cache") == ["sha256-" + manifest["digest"].split(":")[1]]
+
+
+def test_image_has_devices_extended_attributes_and_hard_links(tmp_path):
+    source = tmp_path / "root.tar"
+    source.write_bytes(tar(entry("null", kind=tarfile.CHRTYPE, device=(1, 3)), entry("sda", kind=tarfile.BLKTYPE, mode=0o660, device=(8, 0)),
+                           entry("f", b"x", xattrs={"user.a": "b", "security.capability": "\x01\0\0\x02\0\x20" + 14 * "\0"}), link("g", "f"),
+                           entry(".wh.f", b"no layer"), entry("d/")))
+    image = make(source, tmp_path / "cache")["image"]
+    files = listing(image)
+    assert files["/null"] == "crw-r--r-- 0/0 1,3" and files["/sda"] == "brw-rw---- 0/0 8,0"
+    assert files["/.wh.f"].endswith(" 8"), "a tar archive is no layer, so it has no whiteouts"
+    subprocess.run(["unsquashfs", "-q", "-n", "-d", tmp_path / "out", image], check=os.geteuid() == 0, capture_output=True, timeout=50)
+    assert os.path.samefile(tmp_path / "out" / "f", tmp_path / "out" / "g")
+    assert os.getxattr(tmp_path / "out" / "f", "user.a") == b"b" and len(os.getxattr(tmp_path / "out" / "f", "security.capability")) == 20
+
+
+@pytest.mark.parametrize("pack", [lambda d: d, gzip.compress, bz2.compress, lzma.compress], ids=["none", "gzip", "bzip2", "xz"])
+def test_tar_archive_of_any_compression(tmp_path, pack):
+    source = tmp_path / "root.tar"
+    source.write_bytes(pack(tar(entry("etc/"), entry("etc/a", b"text"))))
+    image = make(source, tmp_path / "cache")
+    assert cat(image["image"], "etc/a") == b"text" and image["config"] == {}
+
+
+def test_zstd_layer(tmp_path):
+    layout = Layout(tmp_path / "layout")
+    data = subprocess.run(["zstd", "-c"], input=tar(entry("a", b"z")), capture_output=True, check=True, timeout=20).stdout
+    layout.add(layout.manifest(layout.blob(TYPES["layer"] + "+zstd", data)))
+    assert cat(make(layout.path, tmp_path / "cache")["image"], "a") == b"z"
+
+
+def test_folder_is_made_again_when_it_has_changed(tmp_path, user):
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc" / "a").write_text("1")
+    os.link(root / "etc" / "a", root / "b")
+    if user:
+        for path in (root, root / "etc", root / "b"):
+            os.chown(path, user, user)
+    first, second = (make(root, tmp_path / "cache", user=user) for _ in range(2))
+    assert first == second and listing(first["image"])["/b"] == "-rw-r--r-- 0/0 1"
+    assert listing(first["image"])["/"] == "drwxr-xr-x 0/0"
+    (root / "etc" / "a").write_text("2")
+    third = make(root, tmp_path / "cache", user=user)
+    assert third["digest"] != first["digest"] and cat(third["image"], "b") == b"2"
+
+
+def archive(layout, path):
+    with tarfile.open(path, "w") as t:
+        for name in sorted(os.listdir(layout.path), reverse=True):
+            t.add(layout.path / name, name)
+    return path
+
+
+def test_oci_archive_is_read_in_place(tmp_path):
+    layout = Layout(tmp_path / "layout")
+    layout.add(layout.manifest(*layers()), "v1")
+    layout.add(layout.manifest(tar(entry("two", b"2"))), "v2")
+    path = archive(layout, tmp_path / "image.tar")
+    assert listing(make(f"oci-archive:{path}:v1", tmp_path / "cache")["image"])["/keep"] == "-rw-r--r-- 0/0 4"
+    assert "append :TAG, one of: v1, v2" in make(path, tmp_path / "cache", ok=False)
+    assert "v3; it has: v1, v2" in make(f"oci-archive:{path}:v3", tmp_path / "cache", ok=False)
+
+
+def test_skopeo_writes_the_same_image(tmp_path):
+    layout = Layout(tmp_path / "layout")
+    layout.add(layout.manifest(*layers()), "v1")
+    subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", f"oci:{layout.path}:v1", f"oci-archive:{tmp_path}/i.tar:v1"], check=True, timeout=50)
+    subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", f"oci:{layout.path}:v1", f"docker-archive:{tmp_path}/d.tar:a/b:v1"], check=True, timeout=50)
+    mine, theirs, docker = (make(s, tmp_path / "cache") for s in (f"oci:{layout.path}:v1", f"{tmp_path}/i.tar", f"docker-archive:{tmp_path}/d.tar"))
+    assert mine == theirs
+    assert listing(docker["image"]) == listing(mine["image"]) and docker["config"] == mine["config"]
+    assert make(f"docker-archive:{tmp_path}/d.tar", tmp_path / "cache", "--pull") == docker
+    assert not [n for n in left(tmp_path / "cache") if n.endswith(".tmp")]
+
+
+def test_index_chooses_the_image_of_this_processor(tmp_path):
+    layout = Layout(tmp_path / "layout")
+    arm = {**layout.manifest(tar(entry("arm")), architecture="arm64"), "platform": {"os": "linux", "architecture": "arm64"}}
+    amd = {**layout.manifest(tar(entry("amd"))), "platform": {"os": "linux", "architecture": "amd64"}}
+    layout.add(layout.blob("index", {"schemaVersion": 2, "manifests": [arm, amd]}), "both")
+    layout.add(layout.blob("index", {"schemaVersion": 2, "manifests": [arm]}), "arm")
+    layout.add(layout.manifest(tar(entry("arm")), architecture="arm64"), "plain")
+    assert "/amd" in listing(make(f"oci:{layout.path}:both", tmp_path / "cache")["image"])
+    for tag in ("arm", "plain"):
+        assert make(f"oci:{layout.path}:{tag}", tmp_path / "cache", ok=False) == \
+            "the image is for linux arm64; this host runs images for linux amd64"
+
+
+# ---- bad input ----
+
+BAD_LAYERS = {
+    "name": (tar(entry("a/../../b")), "the name a/../../b leaves the root of the image"),
+    "whiteout": (tar(entry("a/.wh...")), "the whiteout a/.wh... leaves"),
+    "whiteout_up": (tar(entry("../.wh.a")), "the name ../.wh.a leaves"),
+    "link": (tar(entry("a"), link("b", "../../etc/passwd")), "the target of a hard link, ../../etc/passwd leaves"),
+    "link_host": (tar(link("b", "/etc/passwd")), "the hard link b has the target /etc/passwd, which is no file of the image"),
+    "link_folder": (tar(entry("d/"), link("b", "d")), "which is no file"),
+    "link_cycle": (tar(link("a", "b"), link("b", "a")), "which is no file"),
+    "cycle": (tar(symlink("a", "b"), symlink("b", "a"), entry("a/f")), "the name a/f leads through a cycle of symbolic links"),
+    "root_file": (tar(entry(".", kind=tarfile.REGTYPE)), "must be a folder"),
+    "long": (tar(entry("n" * 300)), "is too long"),
+    "owner": (tar(entry("a", uid=1 << 33)), "the owner of a is no number"),
+    "garbage": (b"no tar archive" * 100, "is no tar archive that can be read"),
+    "truncated": (tar(entry("a", b"x" * 5000))[:3000], "is no tar archive that can be read"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LAYERS)
+def test_bad_layer_is_one_sentence_and_leaves_nothing(tmp_path, bad, user):
+    layout = Layout(tmp_path / "layout")
+    data, sentence = BAD_LAYERS[bad]
+    if bad == "whiteout":
+        data = tar(entry("a/"), entry("a/.wh..."))
+    layout.add(layout.manifest(tar(entry("ok", b"ok")), data))
+    assert sentence in make(layout.path, tmp_path / "cache", ok=False, user=user)
+    assert left(tmp_path / "cache") == []
+
+
+def test_symbolic_links_of_layers_stay_inside_the_root(tmp_path):
+    layout = Layout(tmp_path / "layout")
+    layout.add(layout.manifest(tar(symlink("up", "../../.."), symlink("abs", "/etc")), tar(entry("up/escaped"), entry("abs/passwd"), entry("/top"))))
+    found = listing(make(layout.path, tmp_path / "cache")["image"])
+    assert {"/escaped", "/etc/passwd", "/top"} <= set(found)
+
+
+def damage(path, change):
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+
+
+def flip(data):
+    data[len(data) // 2] ^= 1
+
+
+def cut(data):
+    del data[len(data) // 2:]
+
+
+@pytest.mark.parametrize("what", ["manifest", "config", "layer"])
+@pytest.mark.parametrize("change", [flip, cut])
+def test_damaged_blob_is_named(tmp_path, what, change):
+    layout = Layout(tmp_path / "layout")
+    m = layout.add(layout.manifest(tar(entry("a", os.urandom(9000)))))
+    content = json.loads(layout.blob_path(m).read_text())
+    d = {"manifest": m, "config": content["config"], "layer": content["layers"][0]}[what]
+    damage(layout.blob_path(d), change)
+    sentence = make(layout.path, tmp_path / "cache", ok=False)
+    assert d["digest"] in sentence and "is damaged" in sentence and "get the image anew" in sentence
+    assert left(tmp_path / "cache") == []
+
+
+def bad_manifests(layout):
+    good = layout.layer(tar(entry("a")))
+    yield "missing", {**layout.manifest(good), "digest": "sha256:" + "0" * 64}, "is incomplete: blobs/sha256/000"
+    yield "digest", {**layout.manifest(good), "digest": "sha512:" + "0" * 128}, "has no digest of the form sha256:HEX"
+    yield "path", {**layout.manifest(good), "digest": "sha256:../../../../" + "0" * 52}, "has no digest of the form"
+    yield "layer type", layout.manifest({**good, "mediaType": "application/wasm"}), "a layer of the type application/wasm"
+    yield "no layers", layout.manifest(), "has 0 layers"
+    yield "many layers", layout.manifest(*[good] * 513), "has 513 layers"
+    yield "no image", layout.blob("manifest", {"config": layout.blob("application/vnd.example+json", {}), "layers": [good]}), "no container image"
+    yield "no JSON", layout.blob("manifest", b"{"), "manifest"
+    yield "array", layout.blob("manifest", b"[]"), "is no object"
+    yield "large", layout.blob("manifest", b" " * (4 << 20) + b"{}"), "larger than 4 MiB"
+    yield "config", layout.manifest(good, config={"Cmd": "ls"}), "Entrypoint, Cmd and Env are lists of texts"
+    yield "environment", layout.manifest(good, config={"Env": ["A=\0"]}), "Entrypoint, Cmd and Env are lists of texts"
+    nested = layout.manifest(good)
+    for _ in range(6):
+        nested = layout.blob("index", {"manifests": [nested]})
+    yield "nested", nested, "nested more than 4 deep"
+    yield "other", layout.blob("text/plain", b"{}"), "names no image"
+
+
+def test_bad_manifests_are_one_sentence_each(tmp_path):
+    layout = Layout(tmp_path / "layout")
+    for name, descriptor, sentence in list(bad_manifests(layout)):
+        layout.write({"manifests": [descriptor]})
+        assert sentence in make(layout.path, tmp_path / "cache", ok=False), name
+        assert left(tmp_path / "cache") == [], name
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"manifests":1}', '{"manifests":[1,null,{}]}'])
+def test_bad_index_is_one_sentence(tmp_path, content):
+    layout = Layout(tmp_path / "layout")
+    (layout.path / "index.json").write_text(content)
+    make(layout.path, tmp_path / "cache", ok=False)
+
+
+def test_limit_of_files(tmp_path):
+    source = tmp_path / "root.tar"
+    source.write_bytes(tar(*[entry(f"f{i}") for i in range(50)]))
+    assert "more than 49 files" in make(source, tmp_path / "cache", "--files-max", "49", ok=False)
+    assert left(tmp_path / "cache") == []
+    make(source, tmp_path / "cache", "--files-max", "50")
+
+
+def test_archive_that_expands_without_end_is_refused(tmp_path):
+    i = tarfile.TarInfo("zeros")
+    i.size = 2 << 40
+    source = tmp_path / "root.tar"
+    source.write_bytes(i.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
+    assert "more than 1 TiB" in make(source, tmp_path / "cache", ok=False)
+
+
+def test_missing_things_are_named(tmp_path):
+    assert "./nothing does not exist" in make("./nothing", tmp_path / "cache", ok=False, cwd=tmp_path)
+    assert "is no OCI layout" in make(f"oci:{tmp_path}/nothing:tag", tmp_path / "cache", ok=False)
+    assert "skopeo: " in make("localhost:1/no/image:tag", tmp_path / "cache", ok=False)
+    assert left(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("program, package, source", [("sqfstar", "squashfs-tools", "root.tar"), ("skopeo", "skopeo", "docker://a")])
+def test_missing_program_names_its_package(tmp_path, program, package, source, monkeypatch):
+    (tmp_path / "root.tar").write_bytes(tar(entry("a")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert make(source, tmp_path / "cache", ok=False, cwd=tmp_path) == f"the program {program} is missing; install the package {package}"
+    assert left(tmp_path / "cache") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_full_cache_is_one_sentence(tmp_path):
+    (tmp_path / "root.tar").write_bytes(tar(entry("a", os.urandom(6 << 20))))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", cache], check=True, timeout=20)
+    try:
+        assert f"the cache {cache}/cairn/roots is full" in make(tmp_path / "root.tar", cache, ok=False)
+        assert left(cache) == []
+    finally:
+        subprocess.run(["umount", cache], check=True, timeout=20)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+@pytest.mark.parametrize("before", [False, True], ids=["empty", "with-an-image"])
+def test_read_only_cache_is_one_sentence(tmp_path, before):
+    (tmp_path / "root.tar").write_bytes(tar(entry("a")))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", cache], check=True, timeout=50)
+    try:
+        if before:
+            make(tmp_path / "root.tar", cache)
+        subprocess.run(["mount", "-o", "remount,ro", cache], check=True, timeout=50)
+        said = make(tmp_path / "root.tar", cache, ok=False)
+        assert said == f"the cache {cache}/cairn/roots cannot be written (Read-only file system); set XDG_CACHE_HOME to a folder that you may write to and that has space"
+    finally:
+        subprocess.run(["umount", cache], check=True, timeout=50)
+
+
+# ---- registry ----
+
+class Registry(http.server.BaseHTTPRequestHandler):
+    """Serve the blobs of one layout, as name/image:tag."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        word = self.path.split("/")
+        kind, what = word[-2:] if len(word) > 4 else (None, None)
+        if kind == "manifests" and not what.startswith("sha256:"):
+            what = self.server.tags.get(what, "")
+        path = self.server.layout.path / "blobs" / "sha256" / what.removeprefix("sha256:") if kind else None
+        data = b"{}" if not kind else path.read_bytes() if what and path.exists() else None
+        self.send_response(404 if data is None else 200)
+        self.send_header("Content-Length", str(len(data or b"")))
+        self.send_header("Content-Type", TYPES["manifest"] if kind == "manifests" else "application/octet-stream")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write((data or b"")[:self.server.most if kind == "blobs" else None])
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def registry(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry)
+    server.asked, server.tags, server.most, server.layout = [], {}, None, Layout(tmp_path / "registry")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_image_of_a_registry_is_fetched_once(tmp_path, registry, user):
+    registry.tags["1"] = registry.layout.manifest(*layers())["digest"]
+    name, cache = f"127.0.0.1:{registry.server_port}/a/image:1", tmp_path / "cache"
+    home = {"user": user, "cwd": cache}
+    first = make(name, cache, "--insecure-registry", **home)
+    assert first["digest"] == registry.tags["1"] and listing(first["image"])["/keep"]
+    registry.asked.clear()
+    assert make("docker://" + name, cache, **home) == first and not registry.asked
+    registry.tags["1"] = registry.layout.manifest(tar(entry("new", b"new")))["digest"]
+    assert make(name, cache, **home) == first
+    second = make(name, cache, "--pull", "--insecure-registry", **home)
+    assert second["digest"] == registry.tags["1"] and "/new" in listing(second["image"])
+    assert len(left(cache)) == 2
+
+
+def test_registry_that_sends_a_part_leaves_nothing(tmp_path, registry):
+    registry.tags["1"] = registry.layout.manifest(tar(entry("a", os.urandom(100000))))["digest"]
+    registry.most = 50000
+    name = f"127.0.0.1:{registry.server_port}/a/image"
+    assert "skopeo: " in make(name + ":1", tmp_path / "cache", "--insecure-registry", ok=False)
+    assert "skopeo: " in make(name + ":none", tmp_path / "cache", "--insecure-registry", ok=False)
+    assert left(tmp_path / "cache") == []
+
+
+# ---- several makers, and killed ones ----
+
+def start(source, cache):
+    return subprocess.Popen([os.path.join(BUILD, "cairn-root"), source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, "XDG_CACHE_HOME": str(cache)})
+
+
+def test_two_makers_make_one_image(tmp_path):
+    source = tmp_path / "root.tar"
+    source.write_bytes(tar(entry("a", os.urandom(20 << 20))))
+    makers = [start(source, tmp_path / "cache") for _ in range(4)]
+    answers = [m.communicate(timeout=50) for m in makers]
+    assert len({a[0] for a in answers}) == 1 and not any(a[1] for a in answers), answers
+    assert len(left(tmp_path / "cache")) == 1
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_maker_leaves_no_image(tmp_path, sig):
+    source, small = tmp_path / "root.tar", tmp_path / "small.tar"
+    source.write_bytes(tar(entry("a", os.urandom(50 << 20))))
+    small.write_bytes(tar(entry("a")))
+    maker = start(source, tmp_path / "cache")
+    work = lambda: [n for n in left(tmp_path / "cache") if n.endswith(".tmp") and os.listdir(tmp_path / "cache/cairn/roots" / n)]  # noqa: E731
+    deadline = time.monotonic() + 20
+    while not work() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    maker.send_signal(sig)
+    out, err = maker.communicate(timeout=20)
+    assert out == "" and (sig == signal.SIGKILL or err == "cancelled\n")
+    if sig == signal.SIGKILL:
+        make(small, tmp_path / "cache")
+    assert not [n for n in left(tmp_path / "cache") if n.endswith(".tmp")]
+    assert cat(make(source, tmp_path / "cache")["image"], "a") == tarfile.open(fileobj=io.BytesIO(source.read_bytes())).extractfile("a").read()
+
+
+def children(pid):
+    found = []
+    with contextlib.suppress(OSError):  # the process, or a thread of it, has ended
+        for t in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{t}/children") as f:
+                found += map(int, f.read().split())
+    return found
+
+
+@pytest.mark.skipif(guestlib.SANITIZED, reason="a sanitizer's runtime needs more than the sandbox allows")
+def test_process_that_reads_layers_is_confined(tmp_path):
+    source = tmp_path / "root.tar"
+    source.write_bytes(tar(entry("a", os.urandom(50 << 20))))
+    maker = start(source, tmp_path / "cache")
+    found, deadline = {}, time.monotonic() + 20
+    while found.get("Seccomp") != "2" and time.monotonic() < deadline and maker.poll() is None:
+        for pid in children(maker.pid):
+            try:
+                with open(f"/proc/{pid}/status") as f:
+                    status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+            except OSError:
+                continue
+            if status["Name"] == "cairn-root" and status.get("Seccomp") == "2":
+                found = status
+    assert found["Seccomp"] == "2" and found["NoNewPrivs"] == "1" and int(found["CapEff"], 16) == 0 and int(found["CapPrm"], 16) == 0
+    assert maker.communicate(timeout=50)[1] == ""
+
+
+def test_image_that_was_cut_off_is_made_anew(tmp_path):
+    source = tmp_path / "root.tar"
+    source.write_bytes(tar(entry("a", b"x" * 9000)))
+    first = make(source, tmp_path / "cache")
+    os.truncate(first["image"], 4096)
+    assert make(source, tmp_path / "cache") == first
+    assert cat(first["image"], "a") == b"x" * 9000
+
+
+def test_usage():
+    for args in ([], ["a", "b"], ["--files-max", "x", "a"], ["--what", "a"]):
+        r = subprocess.run([os.path.join(BUILD, "cairn-root"), *args], capture_output=True, text=True, timeout=20)
+        assert r.returncode == 2 and "usage: cairn-root" in r.stderr

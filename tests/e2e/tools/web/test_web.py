@@ -1,0 +1,426 @@
+"""cairn web: the server of the page, as programs and hostile pages see it."""
+
+import contextlib
+import http.client
+import json
+import os
+import struct
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+
+import guestlib
+from conftest import BUILD, FAKE_VM, Daemon, until
+from weblib import SECONDS, Web, certificate, start
+
+
+@pytest.fixture
+def fake(tmp_path):
+    with contextlib.closing(Daemon(tmp_path, FAKE_VM)) as d:
+        yield d
+
+
+@pytest.fixture
+def web(fake):
+    with contextlib.closing(Web(fake)) as w:
+        yield w
+
+
+def test_address_works_once(web):
+    first = web.token
+    web.login()
+    assert "HttpOnly" in web.set_cookie and "SameSite=Strict" in web.set_cookie
+    assert web.run("query-version")["return"]
+    r, text = web.ask("POST", "/login", first)
+    assert r.status == 403 and "has been used" in text
+    for wrong in ("", "0" * 64, web.token[:-1], web.token + "0"):
+        assert web.ask("POST", "/login", wrong)[0].status == 403
+    assert web.token != first
+    web.login()
+
+
+def test_session_needs_cookie_and_key(web):
+    assert web.ask("POST", "/api", "{}")[0].status == 401
+    assert web.ask("GET", "/events")[0].status == 401
+    # A session that the client has made up does not become one by a login.
+    name = f"cairn-web-{web.port}"
+    own = {"Cookie": f"{name}={'a' * 64}", "X-Cairn-Key": "b" * 64}
+    r, text = web.ask("POST", "/login", web.token, **own)
+    assert r.status == 200 and "a" * 64 not in r.headers["Set-Cookie"]
+    web.next_address()
+    assert web.ask("POST", "/api", "{}", **own)[0].status == 401
+    web.login()
+    cookie, key = web.headers["Cookie"], web.headers["X-Cairn-Key"]
+    request = json.dumps({"execute": "query-version"})
+    assert web.ask("POST", "/api", request, Cookie="other=1; " + cookie)[0].status == 200
+    for headers in ({"Cookie": None}, {"X-Cairn-Key": None}, {"Cookie": cookie[:-1]}, {"X-Cairn-Key": "0" * 64}, {"Cookie": "x" + cookie}):
+        assert web.ask("POST", "/api", request, **headers)[0].status == 401
+    web.headers = {"Cookie": cookie, "X-Cairn-Key": key}
+    assert web.ask("POST", "/logout")[0].status == 200
+    assert web.ask("POST", "/api", request)[0].status == 401
+
+
+def test_logout_ends_streams(web):
+    web.login()
+    streams = [web.send("GET", "/events") for _ in range(2)]
+    other, web.headers = web.headers, {}
+    web.login()
+    stays = web.send("GET", "/events")
+    web.headers, own = other, web.headers
+    assert web.ask("POST", "/logout")[0].status == 200
+    for r in streams:
+        with contextlib.suppress(http.client.IncompleteRead):
+            r.read()
+    web.headers = own
+    # The oldest of more sessions than there is room for ends, with its streams.
+    for _ in range(15):
+        web.headers = {}
+        web.login()
+    assert stays.readline() == b"{}\n"
+    web.headers = {}
+    web.login()
+    with contextlib.suppress(http.client.IncompleteRead):
+        stays.read()
+    assert web.ask("POST", "/api", "{}", **own)[0].status == 401
+
+
+def test_other_hosts_and_origins_are_refused(web):
+    web.login()
+    request = json.dumps({"execute": "query-version"})
+    for host in ("evil.example", f"evil.example:{web.port}", "127.0.0.1", f"127.0.0.1:{web.port + 1}", f"127.0.0.1.evil:{web.port}", None):
+        r, text = web.ask("POST", "/api", request, Host=host, Origin=f"http://{host}")
+        assert r.status in (421, 400), host
+        assert web.ask("GET", "/", Host=host)[0].status in (421, 400)
+    for host in (f"localhost:{web.port}", f"[::1]:{web.port}"):
+        assert web.ask("POST", "/api", request, Host=host, Origin=f"http://{host}")[0].status == 200
+    for origin in (None, "null", "http://evil.example", f"https://127.0.0.1:{web.port}", f"http://127.0.0.1:{web.port + 1}", f"http://localhost:{web.port}"):
+        r, text = web.ask("POST", "/api", request, Origin=origin)
+        assert r.status == 403 and "Another page" in text
+    assert web.ask("GET", "/events", Origin="http://evil.example")[0].status == 403
+
+
+def test_headers_forbid_foreign_scripts_and_frames(web):
+    for path in ("/", "/main.js", "/style.css", "/nothing"):
+        r, text = web.ask("GET", path)
+        policy = r.headers["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in policy and "script-src 'self';" in policy and "unsafe" not in policy
+        assert r.headers["X-Content-Type-Options"] == "nosniff" and r.headers["Cache-Control"] == "no-store"
+        assert r.status == (404 if path == "/nothing" else 200)
+    assert "<script>" not in text and " on" not in web.ask("GET", "/")[1]
+
+
+def test_scripts_insert_texts_only():
+    page = os.path.join(os.path.dirname(__file__), "../../../../tools/web/page")
+    for name in os.listdir(page):
+        with open(os.path.join(page, name)) as f:
+            text = f.read()
+        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
+            assert word not in text, name
+
+
+def test_name_with_markup_is_data(fake, web):
+    web.login()
+    title = "<script>alert(1)</script>\u001b]0;x\u0007"
+    definition = {"name": "vm1", "title": title, "memory": "32M", "boot": {"kernel": str(fake.tmp / "kernel")}}
+    (fake.tmp / "kernel").write_bytes(b"")
+    assert "return" in web.run("vm-define", definition={**definition, "title": "<script>"})
+    r, text = web.ask("POST", "/api", json.dumps({"execute": "vm-list"}))
+    assert r.headers["Content-Type"] == "application/json" and json.loads(text)["return"]["vms"][0]["title"] == "<script>"
+    assert "\u001b" not in web.ask("POST", "/api", json.dumps({"execute": "vm-define", "arguments": {"definition": definition}}))[1]
+
+
+def test_commands_of_another_form_are_refused(web):
+    web.login()
+    for request in ({}, [{}], 5, "x", {"execute": 5}, {"execute": "qmp_capabilities"}, {"execute": "query-version", "id": 1},
+                    {"execute": "query-version", "arguments": []}, [{"execute": "query-version"}] * 65):
+        answer = web.api(request)
+        answer = answer[0] if isinstance(answer, list) else answer
+        assert answer["error"]["class"] == "InvalidArgument", request
+    r, text = web.ask("POST", "/api", '{"execute": ')
+    assert "error" in json.loads(text)
+    many = web.api([{"execute": "query-version"}, {"execute": "vm-info", "arguments": {"vm": "none"}}])
+    assert "return" in many[0] and many[1]["error"]["class"] == "NotFound"
+    # The page has no way to take an open file.
+    assert web.ask("PUT", "/api", "x")[0].status == 405
+    assert web.ask("POST", "/", "")[0].status == 404
+
+
+def test_vm_starts_and_events_tell_it(fake, web):
+    web.login()
+    r = web.send("GET", "/events")
+    assert r.readline() == b"{}\n"
+    fake.define("vm1")
+    assert "id" in web.run("vm-start", vm="vm1")["return"]
+    seen = []
+    while "VM_STATE_CHANGE" not in seen:
+        seen.append(json.loads(r.readline())["event"])
+    r.connection.close()
+    assert web.run("vm-info", vm="vm1")["return"]["word"] == "running"
+    fake.stop()
+    answer = web.run("vm-info", vm="vm1")
+    assert answer["error"]["desc"] and "cairnd" in answer["error"]["desc"]
+    r, text = web.ask("GET", "/events")
+    assert r.status == 503 and "cairnd" in text
+    fake.start()
+    assert "return" in web.run("vm-info", vm="vm1")
+
+
+def test_events_end_with_the_daemon(fake, web):
+    web.login()
+    r = web.send("GET", "/events")
+    assert r.readline() == b"{}\n"
+    fake.stop()
+    while r.readline():
+        pass
+
+
+def test_large_body_is_refused(web):
+    web.login()
+    r, text = web.ask("POST", "/api", b"x", Content_Length=str(100 << 20))
+    assert r.status == 413 and "too large" in text
+    assert web.ask("POST", "/login", b"x" * 1025)[0].status == 413
+    # Without a length, the connection ends when it is too much.
+    with socket.create_connection(("127.0.0.1", web.port), timeout=SECONDS) as s:
+        head = "".join(f"{k}: {v}\r\n" for k, v in {**web.headers, "Origin": web.base, "Host": web.base[7:]}.items())
+        s.sendall(f"POST /api HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        with contextlib.suppress(OSError):
+            for _ in range(200):
+                s.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+            assert not s.recv(1)
+    big = json.dumps({"execute": "query-version", "arguments": {"x": "y" * 1000000}})
+    assert "error" in json.loads(web.ask("POST", "/api", big)[1])
+
+
+@pytest.mark.seconds(120)
+def test_slow_clients_do_not_keep_others_out(web):
+    web.login()
+    slow = []
+    for i in range(500):
+        s = socket.create_connection(("127.0.0.1", web.port), timeout=SECONDS)
+        s.sendall(b"GET / HTTP/1.1\r\nX: ")
+        slow.append(s)
+        if i % 100 == 99:
+            began = time.monotonic()
+            assert "return" in web.run("query-version")
+            assert time.monotonic() - began < 15 * guestlib.SLOW
+
+    # A byte now and then does not prolong the time of a request.
+    def ended(s):
+        try:
+            s.sendall(b"y")
+            return s.recv(1, socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    until(lambda: time.sleep(0.5) or all([ended(s) for s in slow]))
+    for s in slow:
+        s.close()
+    assert "return" in web.run("query-version")
+
+
+def test_page_has_the_rights_of_its_user(tmp_path_factory):
+    if os.geteuid():
+        pytest.skip("needs root, to become another user")
+    tmp = tmp_path_factory.mktemp("web")
+    for folder in (tmp, tmp.parent, tmp.parent.parent):
+        folder.chmod(0o755)
+    shutil.copy(os.path.join(BUILD, "cairn-web"), tmp)
+    with contextlib.closing(Daemon(tmp, FAKE_VM)) as d:
+        d.define("vm1")
+        d.cairn("grant", "viewer", "--user", "nobody")
+        with contextlib.closing(Web(d, program=tmp / "cairn-web", user=65534, group=65534, extra_groups=[])) as w:
+            w.login()
+            assert [vm["name"] for vm in w.run("vm-list")["return"]["vms"]] == ["vm1"]
+            assert w.run("vm-start", vm="vm1")["error"]["class"] == "PermissionDenied"
+
+
+def unix_connection(path):
+    c = http.client.HTTPConnection("localhost", timeout=SECONDS)
+    c.sock = socket.socket(socket.AF_UNIX)
+    c.sock.connect(str(path))
+    return c
+
+
+def test_unix_socket_is_the_users_own(fake, tmp_path):
+    path = tmp_path / "web.sock"
+    with contextlib.closing(Web(fake, "--unix", str(path))) as w:
+        assert path.stat().st_mode & 0o777 == 0o600 and w.base == "http://localhost"
+        w.connect = lambda: unix_connection(path)
+        assert "return" in w.login().run("query-version")
+        assert w.ask("GET", "/", Host="localhost:8080")[0].status == 200  # of ssh -L
+        assert w.ask("GET", "/", Host="localhost:x")[0].status == 421
+
+
+def test_passed_socket_keeps_clients_for_the_next_server(fake):
+    """As a service manager does: the socket stays when the server ends for lack of work."""
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        with contextlib.closing(Web(fake, "--idle", "5s", passed=[port])) as w:
+            assert w.port == port.getsockname()[1] and w.base == f"http://127.0.0.1:{w.port}"
+            w.login()
+            time.sleep(7)
+            assert "return" in w.run("query-version")  # a session holds it
+            assert w.ask("POST", "/logout")[0].status == 200
+            assert w.proc.wait(SECONDS) == 0
+            early = w.connect()
+            early.request("GET", "/")
+        with contextlib.closing(Web(fake, "--idle", "5s", passed=[port])) as w:
+            assert early.getresponse().read()
+            time.sleep(7)
+            early.request("GET", "/")  # a connection holds it, too
+            assert early.getresponse().read()
+            early.close()
+            assert w.proc.wait(SECONDS) == 0
+
+
+def test_passed_unix_socket_is_served(fake, tmp_path):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(tmp_path / "web.sock"))
+        s.listen()
+        with contextlib.closing(Web(fake, passed=[s])) as w:
+            assert w.base == "http://localhost"
+            w.connect = lambda: unix_connection(tmp_path / "web.sock")
+            assert "return" in w.login().run("query-version")
+
+
+def test_unsuitable_passed_socket_is_told(fake, tmp_path):
+    tls = certificate(tmp_path, "DNS:vms.cairn.test")
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.create_server(("0.0.0.0", 0)) as all_addresses, \
+            socket.socket() as silent, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "web.sock"))
+        unix.listen()
+        for sockets, args, word in (([tcp, unix], [], "passes 2 sockets; pass one"), ([tcp], ["--listen", "127.0.0.1:0"], "neither --listen nor --unix"),
+                                    ([all_addresses], [], "without TLS"), ([silent], [], "not a listening stream socket"),
+                                    ([unix], tls, "TLS needs a TCP port"), ([tcp], ["--idle", "0s"], "--idle must be a time"),
+                                    ([tcp], ["--idle", "5"], "--idle must be a time")):
+            out, err = start(fake, *args, passed=sockets).communicate(timeout=SECONDS)
+            assert word in err and not out, (word, err)
+
+
+@pytest.mark.parametrize("args,word", [
+    (["--listen", "0.0.0.0:0"], "TLS"), (["--listen", "[::]:0"], "TLS"), (["--listen", "127.0.0.1"], "ADDRESS:PORT"),
+    (["--listen", "localhost:80"], "ADDRESS:PORT"), (["--listen", "127.0.0.1:0", "--unix", "/tmp/x"], "either"), (["--what"], "--what")])
+def test_bad_options_are_told(fake, args, word):
+    r = subprocess.run([os.path.join(BUILD, "cairn-web"), *args], env=fake.env, capture_output=True, text=True, timeout=SECONDS)
+    assert r.returncode == 2 and word in r.stderr and not r.stdout
+
+
+def test_port_in_use_is_told(fake, web):
+    r = fake.cairn("web", "--listen", f"127.0.0.1:{web.port}", ok=False)
+    assert "another program has this port" in r.stderr
+
+
+def test_console_passes_output_and_input(kvm, guest, tmp_path):
+    with contextlib.closing(Daemon(tmp_path)) as d, contextlib.closing(Web(d)) as web:
+        web.login()
+        d.define("vm1", boot={"kernel": guest("idle.elf")})
+        r, text = web.ask("GET", "/console?vm=vm1&id=a")
+        assert r.status == 503 and "not running" in text or "shut off" in text, text
+        d.cairn("start", "vm1")
+        out = web.send("GET", "/console?vm=vm1&id=a")
+        seen = out.read1(1)
+        assert seen == b"\0"
+        while b"idle" not in seen:
+            seen += out.read1()
+        assert web.ask("POST", "/console?id=a", "hello")[0].status == 200
+        while b"hello" not in seen:
+            seen += out.read1()
+        # Another session cannot write there, nor can another console have its id.
+        assert web.ask("GET", "/console?vm=vm1&id=a")[0].status == 503
+        assert web.ask("POST", "/console?id=b", "x")[0].status == 503
+        first, web.headers = web.headers, {}
+        web.login()
+        assert web.ask("POST", "/console?id=a", "x")[0].status == 503
+        web.headers = first
+        assert web.ask("POST", "/console?id=a", "q")[0].status == 200  # the guest powers off
+        while out.read1():
+            pass
+        until(lambda: web.ask("POST", "/console?id=a", "x")[0].status == 503)
+        assert web.ask("GET", "/console?vm=vm1&id=")[0].status == 400
+        assert web.ask("GET", "/console?vm=vm1&id=" + "a" * 33)[0].status == 400
+
+
+def test_page_has_tls_beyond_loopback(fake, tmp_path):
+    tls = certificate(tmp_path, "DNS:*.cairn.test", "DNS:vms.cairn.test", "IP:127.0.0.1")
+    with contextlib.closing(Web(fake, "--listen", "0.0.0.0:0", *tls)) as w:
+        assert w.base == f"https://vms.cairn.test:{w.port}"
+        w.authority = tls[1]
+        base = w.base = f"https://127.0.0.1:{w.port}"
+        w.login()
+        w.base = base
+        assert w.set_cookie.startswith(f"__Host-cairn-web-{w.port}=") and w.set_cookie.endswith("; Secure")
+        assert w.run("query-version")["return"]
+        w.send("GET", "/events").read1()
+        for host, status in ((f"vms.cairn.test:{w.port}", 200), (f"b.cairn.test:{w.port}", 200), (f"localhost:{w.port}", 421), (f"cairn.test:{w.port}", 421),
+                             ("vms.cairn.test:1", 421), (f"[::1]:{w.port}", 421), ("[", 421), ("", 421), ("a" * 300 + f":{w.port}", 421)):
+            assert w.ask("GET", "/", Host=host)[0].status == status, host
+        # Pages of the same names without TLS are others.
+        assert w.ask("POST", "/api", '{"execute": "query-version"}', Origin=f"http://127.0.0.1:{w.port}")[0].status == 403
+        w.authority = None
+        with pytest.raises((http.client.HTTPException, OSError)):
+            w.ask("GET", "/")
+
+
+def test_tls_names_what_is_wrong(fake, tmp_path):
+    web, other, old = (certificate(tmp_path, "DNS:a", name=name, days=days) for name, days in (("web", 3), ("other", 3), ("old", -1)))
+    (tmp_path / "shared.key").write_bytes((tmp_path / "web.key").read_bytes())
+    os.chmod(tmp_path / "shared.key", 0o640)
+
+    def says(*args):
+        r = subprocess.run([os.path.join(BUILD, "cairn-web"), "--listen", "127.0.0.1:0", *args], env=fake.env, capture_output=True, text=True,
+                           timeout=SECONDS)
+        assert r.returncode in (1, 2) and not r.stdout
+        return r.stderr
+    assert "TLS needs both --certificate and --key" in says(*web[:2]) and "TLS needs both" in says(*web[2:])
+    assert "others may read or change this file; make it yours alone: chmod 600" in says(*web[:2], "--key", str(tmp_path / "shared.key"))
+    assert "certificate and the given key do not match" in says(*web[:2], *other[2:])
+    assert "has expired: no browser accepts it" in says(*old)
+    assert "No such file" in says("--certificate", "none", *web[2:]) and "No such file" in says(*web[:2], "--key", "none")
+    assert "--certificate" in says("--certificate", web[3], *web[2:])
+
+
+def test_screen_passes_what_a_vnc_client_says(kvm, guest, tmp_path):
+    with contextlib.closing(Daemon(tmp_path)) as d, contextlib.closing(Web(d)) as web:
+        web.login()
+        d.define("vm1", boot={"kernel": guest("interp.elf")}, screen=True)
+
+        def refused():
+            r, text = web.ask("GET", "/screen?vm=vm1&id=a")
+            assert r.status == 503
+            return text
+        assert refused() == "VM 'vm1' has no VNC; set \"vnc\": true (cairn edit) for its next start"
+        d.define("vm1", boot={"kernel": guest("interp.elf")}, screen=True, vnc=True)
+        assert refused() == "VM 'vm1' shows no screen: it is off, or its cairn-vnc has ended"
+        d.cairn("start", "vm1")
+        out = web.send("GET", "/screen?vm=vm1&id=a")
+        assert out.read(13) == b"\0RFB 003.008\n"
+
+        def say(data):
+            assert web.ask("POST", "/console?id=a", data)[0].status == 200
+        say(b"RFB 003.008\n")
+        assert out.read(2) == b"\1\1"
+        say(b"\1")
+        assert out.read(4) == bytes(4)
+        say(b"\1")
+        width, height = struct.unpack(">HH", out.read(24)[:4])
+        assert (width, height) == (640, 480)
+        d.cairn("destroy", "vm1")
+        while out.read1():
+            pass
+
+
+def test_gone_browser_leaves_no_stream(fake, web):
+    web.login()
+
+    def threads():
+        return len(os.listdir(f"/proc/{web.proc.pid}/task"))
+    before = threads()
+    streams = [web.send("GET", "/events") for _ in range(20)]
+    assert threads() >= before + 19
+    for r in streams:
+        r.close()
+        r.connection.close()
+    until(lambda: threads() <= before)

@@ -1,0 +1,131 @@
+"""cairn run: later runs begin from a saved state of the booted guest. A boot costs some ten seconds of processor time
+where KVM emulates kernel mode, so there is one whole boot; test_warm_state.c has the keys and damage."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+
+import guestlib
+from conftest import BUILD
+from test_linux import elsewhere
+
+pytestmark = [pytest.mark.skipif(not guestlib.host_kind() or guestlib.host_kind() == "none", reason="needs /dev/kvm"), pytest.mark.seconds(600)]
+# What the shell does itself starts no process.
+SCRIPT = 'read -r a </proc/sys/kernel/random/uuid; read -r b </data/note; read -r c </proc/sys/kernel/hostname; read -r d </etc/hostname; echo "$a $b $EPOCHSECONDS $1 $c $d"; echo own >/data/note; exit 3'
+
+
+SERVE = "echo hello | busybox nc -l -p 80; exit 3"
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def first_line(port):
+    """Return the guest's line. Before its program listens, its kernel resets the connection."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 60) as s:
+                data = s.recv(100)
+                if data:
+                    return data.decode()
+        except OSError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError("no answer")
+
+
+class Runner:
+    script = SCRIPT
+
+    def __init__(self, tmp_path):
+        self.root, self.states = tmp_path / "fs", tmp_path / "cache" / "cairn" / "warm"
+        (self.root / "bin").mkdir(parents=True)
+        (self.root / "data").mkdir()
+        (self.root / "data" / "note").write_text("first\n")
+        shutil.copy(shutil.which("bash"), self.root / "bin" / "sh")
+        shutil.copy(shutil.which("busybox"), self.root / "bin" / "busybox")
+        for line in subprocess.run(["ldd", shutil.which("bash")], capture_output=True, text=True, check=True).stdout.splitlines():
+            for path in (word for word in line.split() if word.startswith("/")):
+                (self.root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, self.root / path[1:])
+        self.env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def start(self, *args):
+        read, write = os.pipe()
+        p = subprocess.Popen([os.path.join(BUILD, "cairn"), "run", "--kernel", os.path.join(guestlib.linux_kernel(), "vmlinux"), "--memory", "96M",
+                              "--log-level", "info", "--timeout", "280", "--status-fd", str(write), *args, "--root", self.root, "--", "/bin/sh", "-c",
+                              self.script, "sh", "word"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.env,
+                             pass_fds=[write])
+        os.close(write)
+        return p, read
+
+    def status(self, started):
+        """Return (whether the guest began from a state, standard output, standard error)."""
+        p, read = started
+        out, said = p.communicate(timeout=290)
+        with os.fdopen(read) as f:
+            line = json.load(f)
+        assert p.returncode == 3 and line["status"] == 3, (p.returncode, out, said)
+        return line.get("warm", False), out, said
+
+    def end(self, started):
+        """Return (whether the guest began from a state, its random number, its name, standard error)."""
+        warm, out, said = self.status(started)
+        number, note, seconds, word, name, written = out.split()
+        assert (note, word) == ("first", "word") and name == written and abs(int(seconds) - time.time()) < 60, out
+        return warm, number, name, said
+
+    def run(self, *args):
+        return self.end(self.start(*args))
+
+    def files(self):
+        return sorted(os.listdir(self.states)) if self.states.exists() else []
+
+
+@elsewhere
+def test_later_runs_begin_from_a_state_and_a_damaged_one_is_not_used(tmp_path):
+    vm = Runner(tmp_path)
+
+    def publish():
+        return "--publish", f"127.0.0.1:{free_port()}:80"
+
+    runs = [vm.run(*publish())]
+    assert "leaves a state" in runs[0][3], runs
+    state, = vm.files()
+    runs += [vm.end(s) for s in [vm.start(*publish()), vm.start(*publish(), "--name", "other")]]
+    assert [r[0] for r in runs] == [False, True, True], runs
+    assert len({r[1] for r in runs}) == 3, "random numbers of their own"
+    assert [r[2] for r in runs] == ["vm", "vm", "other"]
+
+    vm.script, port = SERVE, free_port()
+    started = vm.start("--publish", f"127.0.0.1:{port}:80")
+    assert first_line(port) == "hello\n"
+    assert vm.status(started)[0]
+
+    p, read = vm.start(*publish())  # killed at any moment
+    time.sleep(0.05)
+    p.kill()
+    p.communicate()
+    os.close(read)
+    assert vm.files() == [state]
+
+    with open(vm.states / state, "r+b") as f:  # in memory that has content
+        f.seek(32 << 20)
+        f.seek(os.lseek(f.fileno(), 32 << 20, os.SEEK_DATA) + 100)
+        byte = f.read(1)
+        f.seek(-1, os.SEEK_CUR)
+        f.write(bytes([byte[0] ^ 1]))
+    p, read = vm.start(*publish(), "--timeout", "6")  # it boots, which takes longer where KVM emulates kernel mode
+    said = p.communicate(timeout=60)[1]
+    os.close(read)
+    assert p.returncode in (3, 124) and "is damaged" in said and "the guest boots" in said, said
+    assert p.returncode == 3 or vm.files() in ([], [state])

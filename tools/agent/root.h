@@ -1,0 +1,14 @@
+/* root: makes the agent the init of a VM whose root is a squashfs image (`cairn run --image`): mounts the image below
+ * an overlay in memory, and cares for orphans and the power button. */
+#ifndef CAIRN_TOOLS_AGENT_ROOT_H
+#define CAIRN_TOOLS_AGENT_ROOT_H
+
+/* Mount the image on the first disk, and change the root folder. For the first process of an initramfs.
+ * ret_what: on an error, what failed.
+ * Returns 0 or -errno. */
+int root_enter(const char **ret_what);
+/* Fork, and return in the child, which is to be the agent. This process reaps orphans, and ends the VM when the child
+ * ends. */
+void root_fork(void);
+
+#endif

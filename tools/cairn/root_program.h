@@ -1,0 +1,13 @@
+/* root_program: cairn-root, which makes, lists and removes the images of `cairn run --image` (tools/root/main.c). */
+#ifndef CAIRN_TOOLS_ROOT_PROGRAM_H
+#define CAIRN_TOOLS_ROOT_PROGRAM_H
+
+struct err;
+struct json_object;
+
+/* Run cairn-root, and wait for it.
+ * subject: what an error's sentence begins with. ret: its answer; the caller owns it; NULL: it has none.
+ * Returns 0; -EBUSY: a run uses the image to remove; -errno with a sentence. */
+int root_program_run(char *const argv[], const char *subject, struct json_object **ret, struct err *e);
+
+#endif

@@ -1,0 +1,44 @@
+/* run_definition: compose the definition of the VM of `cairn run` from a definition file, if there is one, and
+ * options. Options that give the VM more, such as a disk, add it with the functions below; then errors about it name
+ * the option. */
+#ifndef CAIRN_TOOLS_RUN_DEFINITION_H
+#define CAIRN_TOOLS_RUN_DEFINITION_H
+
+#include "tools/cairn/definition_file.h"
+
+#include <stddef.h>
+
+struct cli;
+
+struct run_definition {
+	struct definition_file file; /* what is composed; `origins` has the options of its keys */
+	bool from_file;		     /* the user has named a definition file */
+	int *overlays;		     /* files of ephemeral disks: the definition has them as /proc/self/fd/N */
+	size_t noverlays;
+};
+
+/* Compose the definition. Moves the positionals: afterwards c->pos[0] is what messages call the VM, the file or its
+ * name, and c->pos[1] begins the command, if there is one.
+ * d: zeroed. Returns 0; CLI_USAGE after an error message; -errno with a sentence that names the option. Call
+ * run_definition_done() in either case. */
+int run_definition_make(struct cli *c, struct run_definition *d, struct err *e);
+void run_definition_done(struct run_definition *d);
+
+/* Prefix an error of definition_parse(), or about a file of the definition, with the option or the place in the XML
+ * that gave the key. Returns r. */
+int run_definition_blame(const struct run_definition *d, int r, struct err *e);
+
+/* Add a disk behind the others, or before them, as the guest's first one.
+ * option: which gave it, such as "--disk x.img". o: JSON of the disk, with an absolute path; taken. */
+/* Add a share. o: taken. */
+void run_definition_add_share(struct run_definition *d, const char *option, struct json_object *o);
+void run_definition_add_disk(struct run_definition *d, const char *option, struct json_object *o, bool is_first);
+/* Add words to the kernel's command line, behind those that it has; before " -- " and what follows it. */
+void run_definition_add_words(struct run_definition *d, const char *option, const char *words);
+/* Set a key of an object of the definition, such as "initrd" of "boot".
+ * object: NULL: the definition itself. v: taken. */
+void run_definition_put(struct run_definition *d, const char *option, const char *object, const char *key, struct json_object *v);
+/* Set the command, unless the user has given one. words: borrowed for as long as c. Returns 0; -E2BIG. */
+int run_definition_command(struct cli *c, const char *const *words, size_t n, struct err *e);
+
+#endif

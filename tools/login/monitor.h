@@ -1,0 +1,47 @@
+/* monitor: the part of cairn-web --pam that has root's rights. It checks logins (check.h), and starts a delegate
+ * (cairn-delegate) for each user who has logged in. One thread, which never waits for a process. */
+#ifndef CAIRN_TOOLS_LOGIN_MONITOR_H
+#define CAIRN_TOOLS_LOGIN_MONITOR_H
+
+#include "tools/login/check.h"
+#include "tools/login/limits.h"
+#include "tools/login/message.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct monitor_check {
+	uint64_t session; /* 0: the row is free */
+	pid_t pid;	  /* 0: it has ended */
+	int out;	  /* the process writes its result to it; -1: closed */
+	uint64_t begin_ns;
+	size_t got;
+	struct check_result result;
+	char user[LOGIN_USER_BYTES], address[LOGIN_ADDRESS_BYTES];
+};
+
+struct monitor_delegate {
+	uint64_t session; /* 0: the row is free */
+	pid_t pid;
+	bool ending; /* it was killed */
+};
+
+struct monitor {
+	int channel;  /* to cairn-web */
+	int signals;  /* signalfd */
+	pid_t web;    /* cairn-web, a child */
+	int program;  /* cairn-delegate, opened */
+	const char *socket; /* the daemon's */
+	bool allow_root;
+	int notify; /* the service manager; -1: none */
+	int ended; /* exit status; -1: not yet */
+	struct limits limits;
+	struct monitor_check checks[LOGIN_CHECKS_MAX];
+	struct monitor_delegate delegates[LOGIN_SESSIONS_MAX];
+};
+
+/* Run until cairn-web or a signal ends it. Returns the exit status. */
+int monitor_run(struct monitor *m);
+
+#endif

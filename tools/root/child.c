@@ -1,0 +1,133 @@
+#include "tools/root/child.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define SAID_BYTES 65536 /* of the end of the output */
+
+/* Returns the errno of what failed. */
+static int program_become(char *const argv[], int in, int out, int err)
+{
+	sigset_t none;
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (dup2(in < 0 ? null : in, 0) < 0 || dup2(out < 0 ? err : out, 1) < 0 || dup2(err, 2) < 0)
+		return errno;
+	execvp(argv[0], argv);
+	return errno;
+}
+
+/* The pipe tells whether exec() worked: it closes then. */
+static int exec_await(struct child *c, int pipe_fd, const char *package, struct err *e)
+{
+	int error = 0;
+	ssize_t n;
+
+	do
+		n = read(pipe_fd, &error, sizeof(error));
+	while (n < 0 && errno == EINTR);
+	if (n <= 0)
+		return 0;
+	child_done(c);
+	if (error == ENOENT)
+		return err_set(e, -ENOENT, ERR_HOST, "the program %s is missing; install the package %s", c->name, package);
+	return err_set_errno(e, -error, "%s", c->name);
+}
+
+int child_start(struct child *c, const char *package, char *const argv[], int in, int out, struct err *e)
+{
+	pid_t parent = getpid();
+	int p[2], r, error;
+
+	*c = (struct child){ .name = argv[0], .said = memfd_create(argv[0], MFD_CLOEXEC) };
+	if (c->said < 0 || pipe2(p, O_CLOEXEC) < 0)
+		return err_set_errno(e, -errno, "%s", argv[0]);
+	c->pid = fork();
+	if (!c->pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		error = getppid() == parent ? program_become(argv, in, out, c->said) : ESRCH;
+		if (write(p[1], &error, sizeof(error)) < 0)
+			_exit(126);
+		_exit(127);
+	}
+	close(p[1]);
+	r = c->pid < 0 ? err_set_errno(e, -errno, "fork") : exec_await(c, p[0], package, e);
+	close(p[0]);
+	return r;
+}
+
+/* skopeo writes: time="..." level=fatal msg="the reason, with \" in it" */
+static const char *log_unwrap(char *line)
+{
+	char *message = strstr(line, " msg=\""), *to;
+
+	if (strncmp(line, "time=", 5) || !message)
+		return line;
+	message += 6;
+	to = message;
+	for (char *p = message; *p && *p != '"'; p++) {
+		p += *p == '\\' && p[1];
+		*to++ = *p;
+	}
+	*to = 0;
+	return message;
+}
+
+static const char *said_read(struct child *c, char buf[SAID_BYTES + 1])
+{
+	off_t end = lseek(c->said, 0, SEEK_END);
+	ssize_t n = pread(c->said, buf, SAID_BYTES, MAX(0, end - SAID_BYTES));
+	char *line;
+
+	buf[n > 0 ? n : 0] = 0;
+	while (n > 0 && (buf[n - 1] == '\n' || buf[n - 1] == ' '))
+		buf[--n] = 0;
+	line = strrchr(buf, '\n');
+	line = line ? line + 1 : buf;
+	return log_unwrap(line);
+}
+
+static int child_blame(struct child *c, int status, struct err *e)
+{
+	char buf[SAID_BYTES + 1];
+	const char *line = said_read(c, buf);
+
+	if (strstr(buf, "No space left on device") || strstr(buf, "no space left on device") || strstr(buf, "Disk quota exceeded"))
+		return err_set(e, -ENOSPC, ERR_NO_SPACE, "no space left");
+	if (WIFSIGNALED(status))
+		return err_set(e, -EIO, ERR_IO, "%s was killed by signal %d", c->name, WTERMSIG(status));
+	return err_set(e, -EIO, ERR_IO, "%s: %.300s", c->name, *line ? line : "failed without a message");
+}
+
+int child_wait(struct child *c, struct err *e)
+{
+	int status;
+
+	if (waitpid(c->pid, &status, 0) < 0)
+		return err_set_errno(e, -errno, "%s", c->name);
+	c->pid = 0;
+	return WIFEXITED(status) && !WEXITSTATUS(status) ? 0 : child_blame(c, status, e);
+}
+
+void child_done(struct child *c)
+{
+	if (c->pid > 0) {
+		kill(c->pid, SIGKILL);
+		while (waitpid(c->pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
+	if (c->said > 0)
+		close(c->said);
+	c->pid = 0;
+	c->said = -1;
+}

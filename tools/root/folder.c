@@ -1,0 +1,83 @@
+#include "tools/root/folder.h"
+#include "base/err.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <fts.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TICK_NS 20000000LL /* more than a tick of any kernel, by which times of change advance */
+
+struct walk {
+	struct sha256_ctx sha;
+	int64_t newest_ns;
+	uint32_t files;
+};
+
+static int name_compare(const FTSENT **a, const FTSENT **b)
+{
+	return strcmp((*a)->fts_name, (*b)->fts_name);
+}
+
+static void file_add(struct walk *w, const FTSENT *f)
+{
+	const struct stat *st = f->fts_statp;
+	int64_t changed = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec;
+	char text[256];
+	int n = snprintf(text, sizeof(text), "%ju %ju %o %u %u %jd %jd %ju", (uintmax_t)st->st_dev, (uintmax_t)st->st_ino, st->st_mode,
+		st->st_uid, st->st_gid, (intmax_t)st->st_size, (intmax_t)changed, (uintmax_t)st->st_nlink);
+
+	w->newest_ns = MAX(w->newest_ns, changed);
+	sha256_update(&w->sha, f->fts_pathlen + 1u, (const uint8_t *)f->fts_path);
+	sha256_update(&w->sha, (size_t)n + 1, (const uint8_t *)text);
+}
+
+static int walk_run(struct walk *w, FTS *fts, uint32_t files_max, struct err *e)
+{
+	FTSENT *f;
+
+	while (errno = 0, (f = fts_read(fts))) {
+		if (f->fts_info == FTS_DP)
+			continue;
+		if (f->fts_info == FTS_DNR || f->fts_info == FTS_ERR || f->fts_info == FTS_NS)
+			return err_set_errno(e, -f->fts_errno, "%s", f->fts_path);
+		if (++w->files > files_max)
+			return err_set(e, -E2BIG, ERR_UNSUPPORTED, "the folder has more than %u files; use a smaller one, or raise --files-max",
+				files_max);
+		file_add(w, f);
+	}
+	return errno ? err_set_errno(e, -errno, "cannot list the folder") : 0;
+}
+
+/* A file that changes again within a tick keeps its time of change. */
+static void tick_await(int64_t newest_ns)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	if ((int64_t)now.tv_sec * 1000000000 + now.tv_nsec - newest_ns < TICK_NS)
+		nanosleep(&(struct timespec){ .tv_nsec = TICK_NS }, NULL);
+}
+
+int folder_digest(const char *path, uint32_t files_max, uint8_t ret[SHA256_DIGEST_SIZE], struct err *e)
+{
+	char *const paths[] = { (char *)path, NULL };
+	FTS *fts = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR, name_compare);
+	struct walk w = { .files = 0 };
+	int r;
+
+	if (!fts)
+		return err_set_errno(e, -errno, "%s", path);
+	sha256_init(&w.sha);
+	r = walk_run(&w, fts, files_max, e);
+	fts_close(fts);
+	if (r < 0)
+		return r;
+	tick_await(w.newest_ns);
+	sha256_digest(&w.sha, SHA256_DIGEST_SIZE, ret);
+	return 0;
+}

@@ -1,0 +1,72 @@
+#include "tools/web/bridge.h"
+#include "api/wire/client.h"
+#include "api/wire/json.h"
+#include "base/err.h"
+#include "tools/web/links.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#define COMMANDS_MAX 64
+
+/* Returns the name of the command; NULL: no command of the allowed form. */
+static const char *command_name(struct json_object *command, struct json_object **ret_args)
+{
+	const char *name = js_get_str(command, "execute");
+
+	*ret_args = js_get(command, "arguments");
+	json_object_object_foreach (command, key, value) {
+		(void)value;
+		if (strcmp(key, "execute") && strcmp(key, "arguments"))
+			return NULL;
+	}
+	if (*ret_args && !json_object_is_type(*ret_args, json_type_object))
+		return NULL;
+	return name && strcmp(name, "qmp_capabilities") ? name : NULL;
+}
+
+static struct json_object *command_execute(struct client *c, struct json_object *command)
+{
+	struct json_object *args, *value = NULL, *answer;
+	const char *name = json_object_is_type(command, json_type_object) ? command_name(command, &args) : NULL;
+	struct err e;
+	int fd = -1;
+
+	if (!name)
+		err_set(&e, -EINVAL, ERR_INVALID, "a command is {\"execute\": NAME, \"arguments\": {...}}");
+	else if (client_execute(c, name, json_object_get(args), &value, &fd, &e) == 0) {
+		if (fd >= 0)
+			close(fd); /* the page cannot have it */
+		answer = json_object_new_object();
+		js_put(answer, "return", value);
+		return answer;
+	}
+	return js_error(err_class_name(e.cls), e.msg);
+}
+
+struct json_object *bridge_execute(const struct links *links, const char *body, size_t len)
+{
+	struct json_object *request = NULL, *answer = NULL;
+	struct client *c = NULL;
+	struct err e;
+	int r = js_parse(body, len, "the request", &request, &e);
+	bool many = r == 0 && json_object_is_type(request, json_type_array);
+
+	if (many && json_object_array_length(request) > COMMANDS_MAX)
+		r = err_set(&e, -EINVAL, ERR_INVALID, "a request has at most %d commands", COMMANDS_MAX);
+	if (r == 0)
+		r = links_client(links, &c, &e);
+	if (r < 0)
+		answer = js_error(err_class_name(e.cls), e.msg);
+	else if (!many)
+		answer = command_execute(c, request);
+	else {
+		answer = json_object_new_array();
+		for (size_t i = 0; i < json_object_array_length(request); i++)
+			json_object_array_add(answer, command_execute(c, json_object_array_get_idx(request, i)));
+	}
+	client_free(c);
+	json_object_put(request);
+	return answer;
+}

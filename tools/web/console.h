@@ -1,0 +1,36 @@
+/* console: serial consoles and screens of guests for pages. The output is an answer without an end, and the input comes
+ * in requests of its own. Any thread. */
+#ifndef CAIRN_TOOLS_WEB_CONSOLE_H
+#define CAIRN_TOOLS_WEB_CONSOLE_H
+
+#include "tools/web/links.h"
+
+#include <pthread.h>
+#include <stddef.h>
+
+struct err;
+struct MHD_Response;
+
+#define CONSOLES_MAX 128
+#define CONSOLE_ID_BYTES 33
+
+struct consoles {
+	pthread_mutex_t lock;
+	struct console {
+		int fd; /* -1: the row is free */
+		int session; /* that may write to it */
+		char id[CONSOLE_ID_BYTES];
+	} rows[CONSOLES_MAX];
+};
+
+void consoles_init(struct consoles *c);
+/* Connect to the serial console or the screen (VNC) of a VM, and make an answer of what the guest's side sends; its
+ * first byte is 0. The answer ends when that side or the browser does.
+ * id: the page's name for it, for console_write(); 1 to 32 characters. browser: the connection's fd, borrowed.
+ * Returns 0; -errno with a sentence. */
+int console_open(struct consoles *c, const struct links *links, enum link_kind kind, int session, const char *vm, const char *id,
+	int browser, struct MHD_Response **ret_r, struct err *e);
+/* Pass input to the guest. Returns 0; -EAGAIN: the guest reads none; -ENOENT: the session has no such console. */
+int console_write(struct consoles *c, int session, const char *id, const char *data, size_t len, struct err *e);
+
+#endif

@@ -1,0 +1,130 @@
+// The daemon, through the server of this page.
+
+const KEY = "cairn-key";
+
+export class LoginNeeded extends Error {}
+
+export async function request(method, path, body, signal) {
+	let answer;
+	try {
+		answer = await fetch(path, { method, body, signal, headers: { "X-Cairn-Key": localStorage.getItem(KEY) || "" } });
+	} catch {
+		throw new Error("cairn web does not answer; start it again and open the address that it prints");
+	}
+	if (answer.status === 401)
+		throw new LoginNeeded(await answer.text());
+	if (!answer.ok)
+		throw new Error(await answer.text());
+	return answer;
+}
+
+// secret: the token of an address, or a user and a password on two lines.
+export async function login(secret) {
+	localStorage.setItem(KEY, (await (await request("POST", "/login", secret)).json()).key);
+}
+
+// Returns { login: "address" or "password", user: who has logged in with a password }.
+export async function session() {
+	return (await request("GET", "/session")).json();
+}
+
+export async function logout() {
+	await request("POST", "/logout");
+	localStorage.removeItem(KEY);
+}
+
+function result(answer) {
+	if (answer.error)
+		throw Object.assign(new Error(answer.error.desc), { class: answer.error.class });
+	return answer.return;
+}
+
+// Run a command of the daemon, as docs/api.md describes it.
+export async function execute(name, args = {}) {
+	return result(await (await request("POST", "/api", JSON.stringify({ execute: name, arguments: args }))).json());
+}
+
+// Run one command for each of the arguments, at most 64. A failure gives null.
+export async function executeEach(name, listOfArgs) {
+	const body = JSON.stringify(listOfArgs.map((args) => ({ execute: name, arguments: args })));
+	const answers = await (await request("POST", "/api", body)).json();
+	result(answers); // the daemon does not answer
+	return answers.map((a) => a.return || null);
+}
+
+// Fetch all pages of a list.
+export async function executePages(name, member, key, args = {}) {
+	const all = [];
+	for (let next; ;) {
+		const page = await execute(name, next === undefined ? args : { ...args, [key]: next });
+		all.push(...page[member]);
+		next = page.next;
+		if (next === undefined || next === null)
+			return all;
+	}
+}
+
+const listeners = new Set();
+
+// Call listener(event) for each event, and listener(null) when events may have been missed. Returns a function that
+// ends that.
+export function listen(listener) {
+	listeners.add(listener);
+	return () => listeners.delete(listener);
+}
+
+async function readEvents(signal) {
+	const answer = await request("GET", "/events", undefined, signal);
+	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+	let rest = "";
+	for (;;) {
+		const { done, value } = await reader.read();
+		if (done)
+			return;
+		const lines = (rest + value).split("\n");
+		rest = lines.pop();
+		for (const line of lines) {
+			const event = JSON.parse(line);
+			for (const listener of [...listeners])
+				listener(event.event ? event : null);
+		}
+	}
+}
+
+function visibility(hidden) {
+	return new Promise((resolve) => {
+		const look = () => {
+			if (document.hidden !== hidden)
+				return;
+			document.removeEventListener("visibilitychange", look);
+			resolve();
+		};
+		document.addEventListener("visibilitychange", look);
+		look();
+	});
+}
+
+// Follow the daemon's events until a login is needed, or isOver(). failed(error) is told when they end. A tab in the
+// background follows none, since browsers have six connections to a server for all tabs together.
+export async function followEvents(failed, isOver) {
+	for (;;) {
+		await visibility(false);
+		if (isOver())
+			return;
+		const abort = new AbortController();
+		visibility(true).then(() => abort.abort());
+		try {
+			await readEvents(abort.signal);
+			failed(new Error("The connection to the daemon has ended."));
+		} catch (error) {
+			if (abort.signal.aborted)
+				continue;
+			if (isOver())
+				return;
+			failed(error);
+			if (error instanceof LoginNeeded)
+				return;
+		}
+		await new Promise((resolve) => setTimeout(resolve, 2000));
+	}
+}

@@ -1,0 +1,60 @@
+// Elements of the page. Texts of others, such as names of VMs, become text nodes, never HTML.
+
+// Make an element. A property that begins with "on" is a listener, one with "-" or named role an attribute.
+export function element(tag, properties = {}, ...children) {
+	const e = document.createElement(tag);
+	for (const [name, value] of Object.entries(properties)) {
+		if (name.startsWith("on"))
+			e.addEventListener(name.slice(2), value);
+		else if (name.includes("-") || name === "role")
+			e.setAttribute(name, value);
+		else
+			e[name] = value;
+	}
+	e.append(...children.filter((c) => c !== null && c !== undefined));
+	return e;
+}
+
+// Change a text only if it differs, so that an update without news costs no layout.
+export function setText(e, text) {
+	if (e.textContent !== text)
+		e.textContent = text;
+}
+
+export function bytes(n) {
+	const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+	let i = 0;
+	for (; n >= 1024 && i < units.length - 1; i++)
+		n /= 1024;
+	return `${n >= 100 || i === 0 ? Math.round(n) : n.toFixed(1)} ${units[i]}`;
+}
+
+export function when(ns) {
+	return new Date(ns / 1e6).toLocaleString();
+}
+
+const messageLine = document.getElementById("message");
+
+export function message(text, isError = false) {
+	messageLine.textContent = text;
+	messageLine.className = isError ? "error" : "";
+	messageLine.hidden = !text;
+}
+
+// Return the state of a VM for people.
+export function stateName(vm) {
+	return { shutoff: "shut off", "in-shutdown": "in shutdown", preserved: "crashed" }[vm.state] || vm.state;
+}
+
+// Run an action of a button, and show its error. The button is disabled meanwhile.
+export async function act(button, action) {
+	button.disabled = true;
+	message("");
+	try {
+		await action();
+	} catch (error) {
+		message(error.message, true);
+	} finally {
+		button.disabled = false;
+	}
+}

@@ -1,0 +1,138 @@
+// The list of all VMs. Only the rows that are in sight are elements, so that 1,000 VMs cost no more than twenty.
+import { execute, executeEach, executePages, listen } from "./daemon.js";
+import { act, bytes, element, message, setText, stateName } from "./element.js";
+
+const ROW = 44; // height of a row in style.css
+const FIGURES_MS = 2000;
+const OFF = ["shutoff", "saved", "crashed"];
+
+function rowNew() {
+	const row = {
+		name: element("a"), state: element("span"), cpu: element("span", { className: "figure" }),
+		memory: element("span", { className: "figure" }), button: element("button"),
+	};
+	row.line = element("div", { className: "row", role: "row" }, row.name, row.state, row.cpu, row.memory, row.button);
+	for (const cell of row.line.children)
+		if (cell !== row.button && cell !== row.name)
+			cell.setAttribute("role", "cell");
+	row.button.addEventListener("click", () => act(row.button, () =>
+		execute(OFF.includes(row.vm.word) ? "vm-start" : "vm-shutdown", { vm: row.vm.name })));
+	return row;
+}
+
+function rowShow(row, vm, index) {
+	row.vm = vm;
+	row.line.style.transform = `translateY(${index * ROW}px)`;
+	row.line.setAttribute("aria-rowindex", index + 1);
+	setText(row.name, vm.name);
+	row.name.href = `#/vm/${encodeURIComponent(vm.name)}`;
+	setText(row.state, vm["waits-for-hook"] ? `${stateName(vm)}, ${vm["waits-for-hook"]} waits for a hook` : stateName(vm));
+	row.state.className = `state ${vm.word}`;
+	setText(row.cpu, vm.cpu === undefined ? "" : `${vm.cpu.toFixed(0)} %`);
+	setText(row.memory, vm.memory === undefined ? "" : bytes(vm.memory));
+	setText(row.button, OFF.includes(vm.word) ? "Start" : "Shut down");
+	row.button.setAttribute("aria-label", `${row.button.textContent} ${vm.name}`);
+	row.button.disabled = vm.template || vm.word === "in-shutdown";
+}
+
+// Show the list in `main`. Returns a function that ends it.
+export function showList(main) {
+	let vms = new Map(), shown = [], dead = false, loading = null, drawing = false;
+	const rows = [];
+	const filter = element("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter by name" });
+	const count = element("span", { className: "soft" });
+	const box = element("div", { className: "rows", role: "table", "aria-label": "Virtual machines" });
+	main.replaceChildren(element("div", { className: "bar" }, filter, count), box);
+
+	function draw() {
+		drawing = false;
+		const top = Math.max(0, -box.getBoundingClientRect().top);
+		const first = Math.max(0, Math.floor(top / ROW) - 4);
+		const n = Math.max(0, Math.min(shown.length - first, Math.ceil(innerHeight / ROW) + 8));
+		while (rows.length < n) {
+			rows.push(rowNew());
+			box.append(rows.at(-1).line);
+		}
+		// A row keeps its VM while it is in sight, and with it the keyboard's focus.
+		const free = new Set(rows), wanted = [];
+		for (let i = first; i < first + n; i++) {
+			const row = rows[i % rows.length];
+			if (free.delete(row))
+				wanted.push([row, i]);
+		}
+		for (const [row, i] of wanted) {
+			row.line.hidden = false;
+			rowShow(row, shown[i], i);
+		}
+		for (const row of free) {
+			row.line.hidden = true;
+			row.vm = null;
+		}
+	}
+
+	function drawSoon() {
+		if (!drawing && !dead) {
+			drawing = true;
+			requestAnimationFrame(draw);
+		}
+	}
+
+	function sort() {
+		const word = filter.value.toLowerCase();
+		shown = [...vms.values()].filter((vm) => vm.name.toLowerCase().includes(word));
+		shown.sort((a, b) => (a.name < b.name ? -1 : 1));
+		box.style.height = `${shown.length * ROW}px`;
+		box.setAttribute("aria-rowcount", shown.length);
+		const running = shown.filter((vm) => vm.word === "running").length;
+		setText(count, `${shown.length} VMs, ${running} running`);
+		drawSoon();
+	}
+
+	async function loadOnce() {
+		const all = await executePages("vm-list", "vms", "after", { brief: true, limit: 1000 });
+		vms = new Map(all.map((vm) => [vm.name, { ...vms.get(vm.name), ...vm }]));
+		sort();
+	}
+
+	// Several events in a row make one request.
+	function load() {
+		loading ??= loadOnce().catch((error) => message(error.message, true)).finally(() => { loading = null; });
+		return loading;
+	}
+
+	function onEvent(event) {
+		if (!event || ["VM_DEFINED", "VM_UNDEFINED", "VM_STATE_CHANGE", "START_DELAYED", "ROLES_CHANGED"].includes(event.event))
+			setTimeout(load, event ? 100 : 0);
+	}
+
+	async function figures() {
+		const seen = rows.filter((row) => row.vm && row.vm.word === "running").map((row) => row.vm).slice(0, 64);
+		if (!seen.length || document.hidden)
+			return;
+		const now = performance.now();
+		const infos = await executeEach("vm-info", seen.map((vm) => ({ vm: vm.name })));
+		infos.forEach((info, i) => {
+			const vm = seen[i];
+			if (!info)
+				return;
+			if (vm.cpuTime !== undefined && info["cpu-time"] >= vm.cpuTime)
+				vm.cpu = (info["cpu-time"] - vm.cpuTime) / 1e4 / (now - vm.at);
+			Object.assign(vm, { cpuTime: info["cpu-time"], at: now, memory: info["resident-memory"] });
+		});
+		drawSoon();
+	}
+
+	const stop = listen(onEvent);
+	const timer = setInterval(() => figures().catch(() => {}), FIGURES_MS);
+	filter.addEventListener("input", sort);
+	addEventListener("scroll", drawSoon, { passive: true });
+	addEventListener("resize", drawSoon);
+	load();
+	return () => {
+		dead = true;
+		stop();
+		clearInterval(timer);
+		removeEventListener("scroll", drawSoon);
+		removeEventListener("resize", drawSoon);
+	};
+}

@@ -1,0 +1,94 @@
+// The start of the page: login, and the view that the address names.
+import { followEvents, listen, login, logout, LoginNeeded, session } from "./daemon.js";
+import { act, element, message } from "./element.js";
+import { showHost } from "./host.js";
+import { showList } from "./list.js";
+import { showLogin } from "./login.js";
+import { showVm } from "./vm.js";
+
+const main = document.getElementById("main");
+const logoutButton = document.getElementById("logout");
+const userName = document.getElementById("user");
+let viewEnd = null;
+let loginCount = 0; // of the login that the page shows
+let isIn = false;
+let lost = false;
+
+function leave() {
+	isIn = false;
+	loginCount++;
+	viewEnd?.();
+	viewEnd = null;
+	logoutButton.hidden = userName.hidden = true;
+	message("");
+}
+
+async function loginNeeded() {
+	leave();
+	const count = loginCount;
+	const { login: kind } = await session().catch(() => ({}));
+	if (count !== loginCount)
+		return;
+	if (kind === "password")
+		showLogin(main, enter);
+	else
+		main.replaceChildren(element("p", {}, "Log in: run cairn web, and open the address that it prints."));
+}
+
+function show() {
+	if (!isIn)
+		return;
+	viewEnd?.();
+	message("");
+	const vm = location.hash.match(/^#\/vm\/(.+)$/);
+	if (vm)
+		viewEnd = showVm(main, decodeURIComponent(vm[1]));
+	else
+		viewEnd = location.hash === "#/host" ? showHost(main) : showList(main);
+}
+
+function enter() {
+	const count = ++loginCount;
+	isIn = true;
+	logoutButton.hidden = false;
+	show();
+	session().then(({ user }) => {
+		userName.textContent = user || "";
+		userName.hidden = !user || count !== loginCount;
+	}).catch(() => {});
+	followEvents((error) => {
+		if (error instanceof LoginNeeded) {
+			loginNeeded();
+		} else {
+			lost = true;
+			message(error.message, true);
+		}
+	}, () => count !== loginCount);
+}
+
+async function begin() {
+	logoutButton.addEventListener("click", () => act(logoutButton, async () => {
+		await logout();
+		loginNeeded();
+	}));
+	addEventListener("hashchange", show);
+	listen(() => {
+		if (lost)
+			message("");
+		lost = false;
+	});
+	const token = location.hash.match(/^#token=([0-9a-f]+)$/);
+	if (token) {
+		history.replaceState(null, "", "/");
+		try {
+			await login(token[1]);
+		} catch (error) {
+			await loginNeeded();
+			message(error.message, true);
+			return;
+		}
+	}
+	enter();
+}
+
+begin();

@@ -1,0 +1,211 @@
+// The screen of a guest: a client of RFB 3.8 (RFC 6143), the protocol of VNC, with raw pixels.
+import { request } from "./daemon.js";
+import { element, message } from "./element.js";
+import { StreamInput } from "./stream_input.js";
+
+const UPDATE_MS = 33;
+const RAW = 0, DESKTOP_SIZE = -223;
+const SIZE_MAX = 8192;
+const KEYS = {
+	Backspace: 0xff08, Tab: 0xff09, Enter: 0xff0d, Escape: 0xff1b, Home: 0xff50, ArrowLeft: 0xff51, ArrowUp: 0xff52, ArrowRight: 0xff53, ArrowDown: 0xff54,
+	PageUp: 0xff55, PageDown: 0xff56, End: 0xff57, Insert: 0xff63, CapsLock: 0xffe5, Shift: 0xffe1, Control: 0xffe3, Meta: 0xffe7, Alt: 0xffe9, AltGraph: 0xffea,
+	Delete: 0xffff,
+};
+
+function keysym(key) {
+	const f = key.match(/^F([1-9]|1[0-2])$/);
+	const code = key.codePointAt(0);
+	if (f)
+		return 0xffbd + Number(f[1]);
+	if (key.length > 2 || key in KEYS)
+		return KEYS[key] ?? null;
+	return code < 0x100 ? code : 0x01000000 + code;
+}
+
+// Make a message: [bits, value] for each number, or a number for a byte.
+function packet(...fields) {
+	const bytes = [];
+	for (const field of fields) {
+		const [bits, value] = Array.isArray(field) ? field : [8, field];
+		for (let shift = bits - 8; shift >= 0; shift -= 8)
+			bytes.push((value >>> shift) & 255);
+	}
+	return new Uint8Array(bytes);
+}
+
+// The bytes of an answer, by number.
+class Bytes {
+	constructor(reader) {
+		this.reader = reader;
+		this.parts = [];
+		this.length = 0;
+	}
+
+	async take(n) {
+		while (this.length < n) {
+			const { done, value } = await this.reader.read();
+			if (done)
+				throw new Error("The screen has ended.");
+			this.parts.push(value);
+			this.length += value.length;
+		}
+		const all = new Uint8Array(n);
+		for (let at = 0; at < n;) {
+			const part = this.parts[0].subarray(0, n - at);
+			all.set(part, at);
+			at += part.length;
+			if (part.length === this.parts[0].length)
+				this.parts.shift();
+			else
+				this.parts[0] = this.parts[0].subarray(part.length);
+		}
+		this.length -= n;
+		return all;
+	}
+
+	async view(n) {
+		return new DataView((await this.take(n)).buffer);
+	}
+}
+
+async function handshake(bytes, input) {
+	await bytes.take(1 + 12); // the server's 0, and the version
+	input.send(new TextEncoder().encode("RFB 003.008\n"));
+	const types = await bytes.take((await bytes.take(1))[0]);
+	if (!types.includes(1))
+		throw new Error("This screen asks for a password; use a VNC client.");
+	input.send(packet(1));
+	if ((await bytes.view(4)).getUint32(0) !== 0)
+		throw new Error("The screen was refused.");
+	input.send(packet(1)); // others may look, too
+	const init = await bytes.view(24);
+	await bytes.take(init.getUint32(20));
+	input.send(packet(0, [24, 0], 32, 24, 0, 1, [16, 255], [16, 255], [16, 255], 0, 8, 16, [24, 0])); // bytes red, green, blue, 0
+	input.send(packet(2, 0, [16, 2], [32, RAW], [32, DESKTOP_SIZE]));
+	return [init.getUint16(0), init.getUint16(2)];
+}
+
+// Show the screen in `box`. Returns a function that ends it.
+export function showScreen(box, vm) {
+	const input = new StreamInput(), abort = new AbortController();
+	const canvas = element("canvas", { className: "screen", tabIndex: 0, role: "img", "aria-label": `Screen of ${vm}` });
+	const context = canvas.getContext("2d");
+	const held = new Map(); // keysym by physical key
+	let buttons = 0;
+
+	function ask(incremental) {
+		input.send(packet(3, incremental, [16, 0], [16, 0], [16, canvas.width], [16, canvas.height]));
+	}
+
+	function resize(width, height) {
+		if (width > SIZE_MAX || height > SIZE_MAX)
+			throw new Error("The screen is too large for this page.");
+		canvas.width = width;
+		canvas.height = height;
+	}
+
+	async function rectangle(bytes) {
+		const head = await bytes.view(12);
+		const [x, y, width, height] = [0, 2, 4, 6].map((at) => head.getUint16(at));
+		const encoding = head.getInt32(8);
+		if (encoding === DESKTOP_SIZE) {
+			resize(width, height);
+			return true;
+		}
+		if (encoding !== RAW || width > SIZE_MAX || height > SIZE_MAX)
+			throw new Error("The screen sends what this page does not know.");
+		if (!width || !height)
+			return false;
+		const pixels = new Uint8ClampedArray((await bytes.take(4 * width * height)).buffer);
+		for (let i = 3; i < pixels.length; i += 4)
+			pixels[i] = 255;
+		context.putImageData(new ImageData(pixels, width, height), x, y);
+		return false;
+	}
+
+	async function update(bytes) {
+		let resized = false;
+		for (let n = (await bytes.view(3)).getUint16(1); n; n--)
+			resized = await rectangle(bytes) || resized;
+		setTimeout(() => abort.signal.aborted || ask(resized ? 0 : 1), UPDATE_MS);
+	}
+
+	async function read() {
+		const answer = await request("GET", `/screen?vm=${encodeURIComponent(vm)}&id=${input.id}`, undefined, abort.signal);
+		const bytes = new Bytes(answer.body.getReader());
+		resize(...await handshake(bytes, input));
+		ask(0);
+		for (;;) {
+			const kind = (await bytes.take(1))[0];
+			if (kind === 0)
+				await update(bytes);
+			else if (kind === 3) // text of the guest's clipboard
+				await bytes.take((await bytes.view(7)).getUint32(3));
+			else if (kind !== 2) // a bell
+				throw new Error("The screen sends what this page does not know.");
+		}
+	}
+
+	function key(down, sym) {
+		input.send(packet(4, down ? 1 : 0, [16, 0], [32, sym]));
+	}
+
+	function releaseAll() {
+		for (const sym of held.values())
+			key(false, sym);
+		held.clear();
+	}
+
+	function point(event) {
+		const place = canvas.getBoundingClientRect();
+		const scaled = (at, size, most) => Math.max(0, Math.min(most - 1, Math.floor(at * most / size)));
+		input.send(packet(5, buttons, [16, scaled(event.clientX - place.left, place.width, canvas.width)],
+			[16, scaled(event.clientY - place.top, place.height, canvas.height)]));
+	}
+
+	canvas.addEventListener("keydown", (event) => {
+		const sym = keysym(event.key);
+		// Shift-Tab leaves the screen, so that it is no trap for the keyboard.
+		if (sym === null || event.isComposing || (event.shiftKey && event.key === "Tab"))
+			return;
+		event.preventDefault();
+		held.set(event.code, sym);
+		key(true, sym);
+	});
+	canvas.addEventListener("keyup", (event) => {
+		if (!held.has(event.code))
+			return;
+		key(false, held.get(event.code));
+		held.delete(event.code);
+	});
+	canvas.addEventListener("blur", releaseAll);
+	canvas.addEventListener("pointermove", point);
+	for (const [name, pressed] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]])
+		canvas.addEventListener(name, (event) => {
+			const bit = [1, 2, 4][event.button] ?? 0;
+			buttons = pressed ? buttons | bit : buttons & ~bit;
+			if (pressed)
+				canvas.setPointerCapture(event.pointerId);
+			point(event);
+		});
+	canvas.addEventListener("wheel", (event) => {
+		event.preventDefault();
+		for (const mask of [event.deltaY < 0 ? 8 : 16, 0]) {
+			buttons = (buttons & 7) | mask;
+			point(event);
+		}
+	}, { passive: false });
+	canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+	const combination = element("button", { onclick: () => {
+		const syms = [KEYS.Control, KEYS.Alt, KEYS.Delete];
+		syms.forEach((sym) => key(true, sym));
+		syms.reverse().forEach((sym) => key(false, sym));
+	} }, "Ctrl-Alt-Delete");
+	box.replaceChildren(canvas, element("div", { className: "bar" }, combination),
+		element("p", { className: "soft" }, "Keys go to the guest while the screen has the focus. Shift-Tab leaves it."));
+	read().catch((error) => {
+		if (!abort.signal.aborted)
+			message(error.message, true);
+	});
+	return () => abort.abort();
+}

@@ -1,0 +1,66 @@
+// What a VM did over time, as graphs.
+import { execute } from "./daemon.js";
+import { act, bytes, element } from "./element.js";
+
+const WIDTH = 300, HEIGHT = 60;
+const SPANS = [["Hour", 3600], ["Day", 86400], ["Week", 7 * 86400], ["Month", 30 * 86400]];
+
+function svg(tag, attributes) {
+	const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
+	for (const [name, value] of Object.entries(attributes))
+		e.setAttribute(name, value);
+	return e;
+}
+
+function valueText(value, unit) {
+	if (unit === "bytes" || unit === "bytes/s")
+		return bytes(value) + unit.slice(5);
+	return `${value >= 100 ? Math.round(value) : Number(value.toPrecision(3))} ${unit}`;
+}
+
+// Draw the known points as lines with gaps. values: null where nothing is known.
+function graph(values, most) {
+	let path = "", gap = true;
+	values.forEach((v, i) => {
+		if (v !== null)
+			path += `${gap ? "M" : "L"}${(i * WIDTH / Math.max(1, values.length - 1)).toFixed(1)} ${(HEIGHT - 2 - v / most * (HEIGHT - 4)).toFixed(1)}`;
+		gap = v === null;
+	});
+	const image = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+	image.append(svg("path", { d: path }));
+	return image;
+}
+
+function figure(series) {
+	const values = series.average, known = values.filter((v) => v !== null);
+	if (!known.some((v) => v))
+		return null;
+	const most = Math.max(...known);
+	return element("figure", {}, element("figcaption", {}, element("span", {}, series.name),
+		element("span", { className: "soft" }, `now ${valueText(values.at(-1) ?? known.at(-1), series.unit)}, most ${valueText(most, series.unit)}`)), graph(values, most));
+}
+
+export function showTrends(box, vm) {
+	const figures = element("div", { className: "figures" });
+
+	async function show(seconds) {
+		const all = [];
+		const to = Date.now() * 1e6;
+		for (let from = to - seconds * 1e9, page; from; from = page.next) {
+			page = await execute("vm-trend", { vm, from: Math.round(from), to, points: 120 });
+			for (const s of page.series) {
+				const before = all.find((a) => a.name === s.name);
+				if (before)
+					before.average.push(...s.average);
+				else
+					all.push(s);
+			}
+		}
+		const shown = all.map(figure).filter((f) => f);
+		figures.replaceChildren(...(shown.length ? shown : [element("p", { className: "soft" }, "Nothing is recorded for this time.")]));
+	}
+
+	const buttons = SPANS.map(([label, seconds]) => element("button", { onclick: (event) => act(event.target, () => show(seconds)) }, label));
+	box.replaceChildren(element("div", { className: "bar" }, ...buttons), figures);
+	buttons[0].click();
+}

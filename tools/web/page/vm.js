@@ -1,0 +1,156 @@
+// One VM: its state, buttons, snapshots, console, screen, schedules, events and definition.
+import { execute, listen } from "./daemon.js";
+import { act, bytes, element, message, setText, stateName, when } from "./element.js";
+import { showConsole } from "./console.js";
+import { showDefinition } from "./definition.js";
+import { showScreen } from "./screen.js";
+import { showSchedules } from "./schedules.js";
+import { showSnapshots } from "./snapshots.js";
+import { showTrends } from "./trends.js";
+
+const FIGURES_MS = 2000;
+const OFF = ["shutoff", "saved", "crashed"];
+const ON = ["running", "paused", "in-shutdown", "preserved"];
+// Label, command, states in which it is possible, question before it.
+const ACTIONS = [
+	["Start", "vm-start", OFF], ["Shut down", "vm-shutdown", ["running"]], ["Reboot", "vm-reboot", ["running"]], ["Pause", "vm-suspend", ["running"]],
+	["Resume", "vm-resume", ["paused"]], ["Save", "vm-managed-save", ["running", "paused"]],
+	["Reset", "vm-reset", ["running", "paused"], "Reset it like a reset button? Unsaved data is lost."],
+	["Destroy", "vm-destroy", ON, "Stop it like pulling the plug? Unsaved data is lost."],
+];
+
+// Run a command that is a job, and wait for its end.
+export async function runJob(name, args) {
+	const { job } = await execute(name, args);
+	message(`${name}: under way`);
+	for (let wait = 50; job; wait = Math.min(1000, wait * 2)) {
+		const found = (await execute("query-jobs", { id: job }))[0];
+		if (!found || found.status === "concluded") {
+			if (found)
+				await execute("job-dismiss", { id: job });
+			if (found?.error)
+				throw new Error(found.error);
+			message(`${name}: done`);
+			return;
+		}
+		const all = found["total-progress"];
+		if (all)
+			message(`${name}: ${Math.round(found["current-progress"] * 100 / all)} %`);
+		await new Promise((resolve) => setTimeout(resolve, wait));
+	}
+}
+
+function actionButtons(vm) {
+	return ACTIONS.map(([label, command, states, question]) => {
+		const button = element("button", { className: question ? "danger" : "", onclick: () => {
+			if (question && !confirm(`${vm}: ${question}`))
+				return;
+			act(button, async () => {
+				await (command === "vm-managed-save" ? runJob(command, { vm }) : execute(command, { vm }));
+			});
+		} }, label);
+		return { button, states };
+	});
+}
+
+function facts(info, cpu) {
+	const all = [["State", `${stateName(info)} (${info.detail || info.reason})`], ["Since", when(info.since)], ["vCPUs", info.vcpus],
+		["Memory", bytes(info.memory)]];
+	if (info["waits-for-hook"])
+		all.push(["Waits for a hook", info["waits-for-hook"] + (info.delayed ? `: ${info.delayed}` : "")]);
+	if (cpu !== null)
+		all.push(["CPU", `${cpu.toFixed(0)} %`]);
+	if (info["resident-memory"])
+		all.push(["Memory in use on the host", bytes(info["resident-memory"])]);
+	for (const d of info.disks || [])
+		all.push([`Disk ${d.id}`, bytes(d.size || 0) + (d.fault ? `: ${d.fault}` : "")]);
+	all.push(["UUID", info.uuid]);
+	return all;
+}
+
+function eventText(e) {
+	const words = Object.entries(e.data).filter(([k]) => k !== "vm" && k !== "vm-uuid").map(([k, v]) => `${k} ${typeof v === "object" ? JSON.stringify(v) : v}`);
+	return `${new Date(e.timestamp.seconds * 1000).toLocaleString()}  ${e.event}  ${words.join(", ")}`;
+}
+
+function section(title, content) {
+	const box = element("div");
+	const whole = element("details", { ontoggle: () => {
+		if (whole.open)
+			content(box);
+		else
+			whole.dispatchEvent(new Event("closed"));
+	} }, element("summary", {}, element("h3", {}, title)), box);
+	return whole;
+}
+
+// A section that has a stream of the guest while it is open.
+function streamSection(title, show, vm) {
+	let running = null;
+	const end = () => {
+		running?.();
+		running = null;
+	};
+	const whole = section(title, (box) => { running = show(box, vm); });
+	whole.addEventListener("closed", end);
+	return { whole, end };
+}
+
+// Show the VM in `main`. Returns a function that ends it.
+export function showVm(main, vm) {
+	let last = null, lastAt = 0, dead = false;
+	const state = element("span", { className: "state" });
+	const table = element("dl");
+	const actions = actionButtons(vm);
+	const snapshotBox = element("div");
+	const refreshSnapshots = showSnapshots(snapshotBox, vm);
+	const eventList = element("pre", { className: "events", tabIndex: 0, "aria-label": "Events" });
+	const events = [];
+	const streams = [streamSection("Console", showConsole, vm), streamSection("Screen", showScreen, vm)];
+	main.replaceChildren(element("h2", {}, vm, " ", state), element("div", { className: "bar" }, ...actions.map((a) => a.button)), table,
+		element("h3", {}, "Snapshots"), snapshotBox, ...streams.map((stream) => stream.whole),
+		section("Trends", (box) => showTrends(box, vm)),
+		section("Schedules", (box) => showSchedules(box, vm)),
+		section("Events", (box) => box.replaceChildren(eventList)),
+		section("Definition", (box) => showDefinition(box, vm)));
+
+	async function refresh() {
+		const info = await execute("vm-info", { vm });
+		if (dead)
+			return;
+		const now = performance.now(), time = info["cpu-time"];
+		const cpu = last !== null && time >= last ? (time - last) / 1e4 / (now - lastAt) : null;
+		last = time ?? null;
+		lastAt = now;
+		setText(state, stateName(info));
+		state.className = `state ${info.word}`;
+		for (const { button, states } of actions)
+			button.hidden = !states.includes(info.word) || info.template;
+		table.replaceChildren(...facts(info, cpu).flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, String(v))]));
+	}
+
+	const failed = (error) => message(error.message, true);
+	const stop = listen((event) => {
+		if (!event || event.data?.vm === vm)
+			refresh().catch(failed);
+		if (!event || (event.data?.vm === vm && /^SNAPSHOT_/.test(event.event)))
+			refreshSnapshots();
+		if (event?.data?.vm === vm) {
+			events.push(eventText(event));
+			eventList.textContent = events.slice(-200).reverse().join("\n");
+		}
+	});
+	execute("query-events", { vm, since: 0 }).then((page) => {
+		events.unshift(...page.events.map(eventText));
+		eventList.textContent = events.slice(-200).reverse().join("\n");
+	}).catch(() => {});
+	const timer = setInterval(() => document.hidden || refresh().catch(() => {}), FIGURES_MS);
+	refresh().catch(failed);
+	refreshSnapshots();
+	return () => {
+		dead = true;
+		stop();
+		clearInterval(timer);
+		streams.forEach((stream) => stream.end());
+	};
+}

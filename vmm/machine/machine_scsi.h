@@ -1,0 +1,35 @@
+/* machine_scsi: the SCSI controller, at which all disks with bus scsi are. The controller is there as long as it has a
+ * disk: the first one to be attached brings it, as a PCI device, and the last one to be detached takes it along. So
+ * the disks of a configuration tell whether the machine has a controller.
+ *
+ * Threading: main thread, unless a comment says otherwise. */
+#ifndef CAIRN_VMM_MACHINE_MACHINE_SCSI_H
+#define CAIRN_VMM_MACHINE_MACHINE_SCSI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct err;
+struct machine;
+struct state_section;
+
+/* Create the controller for the disks of m, if one has bus scsi. Returns 0 or -errno. */
+int machine_scsi_new(struct machine *m, struct err *e);
+/* Give disk i, which is open and the next one, to the controller, while its loop's thread does not run.
+ * ret_made: whether the controller is new. Returns 0 or -errno. */
+int machine_scsi_attach(struct machine *m, unsigned i, bool *ret_made, struct err *e);
+/* Return whether disk i is at the controller, and whether no other disk is. */
+bool machine_scsi_has(const struct machine *m, unsigned i);
+bool machine_scsi_is_last(const struct machine *m, unsigned i);
+/* Let no command of disk i begin, and wait for those in flight, at most 2 s. patient: wait as long as it takes.
+ * what: what stays as it is after the error -EBUSY. Returns 0; -EBUSY. */
+int machine_scsi_hold(struct machine *m, unsigned i, bool patient, const char *what, struct err *e);
+/* Take the controller from the machine's disks: its device is about to be freed. Returns the loop that it used. */
+struct disk_io *machine_scsi_forget(struct machine *m);
+/* Compare the section of the controller with its disks. Set ret_lacks[i] if the state lacks disk i. Any thread.
+ * Returns 0; -EINVAL. */
+int machine_scsi_check(const struct machine *m, const struct state_section *s, bool *ret_lacks, struct err *e);
+/* A state was loaded, or the load has failed: disks may be other targets than before. */
+void machine_scsi_loaded(struct machine *m);
+
+#endif
