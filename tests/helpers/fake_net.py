@@ -1,8 +1,10 @@
 #!/usr/bin/python3
 """A stand-in for cairn-net: makes and removes only the bridge. Beside it lie `requests`, to which it adds each request
 as a line, and files of a test: VERB.json has the answer in place of its own, VERB.hold lets it wait until the file is
-gone, VERB.die lets it kill itself after its work, VERB.refuse has the MAC address of a port that it refuses."""
+gone, VERB.die lets it kill itself after its work, VERB.refuse has the MAC address of a port that it refuses. As the
+real one, it ends with its daemon: otherwise it would make what the next daemon has removed already."""
 
+import ctypes
 import json
 import os
 import pathlib
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import time
 
+PR_SET_PDEATHSIG = 1
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -47,6 +50,10 @@ def work(verb, network, folder):
     return {"return": {}}
 
 
+death, parent = map(int, os.environ["CAIRN_DEATH"].split(":"))
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death)
+if os.getppid() != parent:
+    sys.exit(1)
 request = json.load(sys.stdin)
 verb = request["verb"]
 told = HERE / f"{verb}.json"

@@ -34,7 +34,7 @@ class Agent:
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(50 * guestlib.SLOW)
         command = command or (os.path.join(BUILD, "cairn-agent"), "--fd")
-        self.p = subprocess.Popen([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        self.p = subprocess.Popen([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()], process_group=0)
         theirs.close()
         self.f = self.sock.makefile("rb")
         assert self.frame() == (1, b"cairn-agent 1\n")
@@ -246,7 +246,7 @@ def agent_as_init(root, later):
         pytest.skip("needs mount namespaces")
     a = Agent(*enter, "sh", "-c", OTHER_ROOT, root, os.path.join(BUILD, "cairn-agent"), later)
     yield a
-    a.p.terminate()
+    os.killpg(a.p.pid, signal.SIGKILL)  # also unshare, with which process 1 ends, whatever init waits for
     a.f.close()
     a.sock.close()
     a.p.wait(50)
