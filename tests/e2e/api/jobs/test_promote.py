@@ -218,9 +218,9 @@ def test_guest_answers_on_and_overlay_reads_its_pin(daemon, kvm, guest, tmp_path
             s.sendall(b"x")
             return s.recv(1)
     assert echo() == b"x"
-    q = daemon.qmp()
+    q, begun = daemon.qmp(), time.monotonic_ns()
     gap = q.run("vm-promote", vm="try")["gap"]
-    assert echo() == b"x" and 0 < gap < 5_000_000_000
+    assert 0 < gap < time.monotonic_ns() - begun and echo() == b"x"
     assert daemon.info("web-old")["word"] == "shutoff"
     daemon.cairn("destroy", "web")
     daemon.cairn("start", "web")

@@ -32,11 +32,11 @@ SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
 
 class Receiver:
-    """An HTTP server. answers: what to say to the requests, one after the other, and then 200: a status, "close",
+    """An HTTP server. answers: what to say to the requests, one after the other, and then `otherwise`: a status, "close",
     "hang", or bytes to send as they are. tls: the names of the files with certificate and key."""
 
     def __init__(self, *answers, host="127.0.0.1", tls=None):
-        self.answers = list(answers)
+        self.answers, self.otherwise = list(answers), 200
         self.got = []
         receiver = self
 
@@ -44,7 +44,7 @@ class Receiver:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.got.append((self.path, dict(self.headers), body, time.time()))
-                answer = receiver.answers.pop(0) if receiver.answers else 200
+                answer = receiver.answers.pop(0) if receiver.answers else receiver.otherwise
                 if answer == "close":
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
@@ -148,8 +148,7 @@ def test_server_that_hangs_is_left(receiver):
 def test_closed_port_is_tried_again():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    assert deliver(f"http://127.0.0.1:{port}/")[0] == 75
+        assert deliver(f"http://127.0.0.1:{s.getsockname()[1]}/")[0] == 75
 
 
 @pytest.mark.parametrize("host", [
@@ -325,22 +324,30 @@ def test_event_that_is_refused_is_counted(vm, receiver):
 
 
 def test_queue_survives_the_daemon(vm, receiver):
-    receiver.answers = [500]
+    def delivered():
+        h, = hooks(vm)
+        return h["delivered"], h["waiting"]
+    receiver.otherwise = 500
     hook(vm, receiver, "--event", "started,stopped")
     vm.cairn("start", "vm1")
-    until(lambda: len(receiver.got) == 1 and hooks(vm)[0].get("last") == "HTTP 500")
+    until(lambda: hooks(vm)[0].get("last") == "HTTP 500")
     vm.stop()
+    before = len(receiver.got)
+    receiver.otherwise = 200
     vm.start()
-    until(lambda: len(receiver.got) == 2 and hooks(vm)[0]["waiting"] == 0)
-    assert receiver.got[0][1]["webhook-id"] == receiver.got[1][1]["webhook-id"]
-    receiver.answers = [500]
+    until(lambda: delivered() == (1, 0))
+    assert len(receiver.got) > before and len({(headers["webhook-id"], body) for _, headers, body, _ in receiver.got}) == 1
+    before = len(receiver.got)
+    receiver.otherwise = 500
     vm.cairn("destroy", "vm1")
     queue = vm.state / "webhook-queue.json"
     until(lambda: [json.loads(e["body"])["type"] for e in json.loads(queue.read_text())["queues"][0]["queue"]] == ["stopped"])
     vm.stop(signal.SIGKILL)
+    receiver.otherwise = 200
     vm.start()
-    until(lambda: len(receiver.got) == 4 and hooks(vm)[0]["waiting"] == 0)
-    assert types(receiver)[2:] == ["stopped", "stopped"]
+    until(lambda: delivered() == (2, 0))
+    assert {(e["type"], got[1]["webhook-id"]) for e, got in zip(receiver.events()[before:], receiver.got[before:])} == {
+        ("stopped", receiver.got[-1][1]["webhook-id"])}
     assert (vm.state / "webhooks.json").stat().st_mode & 0o777 == 0o600 and queue.stat().st_mode & 0o777 == 0o600
 
 
@@ -362,13 +369,14 @@ def test_server_that_hangs_holds_no_other_hook_and_its_queue_is_bounded(vm, rece
     with contextlib.closing(Receiver(*["hang"] * 99)) as slow:
         hook(vm, slow, "--event", "started,stopped", name="slow")
         hook(vm, receiver, "--event", "started")
-        q = vm.qmp()
+        q, begun = vm.qmp(), time.monotonic()
         for i in range(40):
             q.run("vm-start", vm="vm1")
             q.run("vm-destroy", vm="vm1")
         until(lambda: len(receiver.got) == 40)
         seen = {h["name"]: h for h in hooks(vm)}
-        assert seen["slow"]["waiting"] == 64 and seen["slow"]["dropped"] == 16 and len(slow.got) <= 2
+        assert seen["slow"]["waiting"] == 64 and seen["slow"]["dropped"] == 16
+        assert len(slow.got) <= 1 + (time.monotonic() - begun) / 10  # each try takes so many seconds
         vm.cairn("web-hook-remove", "slow")
         assert [h["name"] for h in hooks(vm)] == ["h"]
 
