@@ -12,7 +12,7 @@ import pytest
 from conftest import BUILD, QmpError, until
 from test_daemon import NOBODY, as_nobody, audit, shared  # noqa: F401
 from test_qmp import as_nobody as as_nobody_on
-from test_timetable import history
+from test_timetable import far, history
 
 OTHER = 4711
 
@@ -236,7 +236,7 @@ def test_no_way_round_by_the_vms_own_socket_or_a_schedule(host):
     *refused, status = [json.loads(x) for x in r.stdout.splitlines()[1:]]
     assert len(refused) == len(lines) and all("approval" in json.dumps(x) for x in refused) and "running" in status["return"]
     assert state(host) == "running" and requests(host) == []
-    a, = as_nobody(host, ["schedule-add", {"vm": "mine", "action": "shutdown", "on": "*:0/10", "missed": "once"}])
+    a, = as_nobody(host, ["schedule-add", {"vm": "mine", "action": "shutdown", "on": far(), "missed": "once"}])
     assert "return" in a
     host.stop()
     p = host.state / "vms/mine/timetable.json"
