@@ -497,7 +497,7 @@ static void state_survives_and_is_checked(void **state)
 static void limit_keeps_commands_waiting(void **state)
 {
 	struct scsi_test t;
-	struct virtio_blk_limits l = { .iops[0].rate = 10 };
+	struct virtio_blk_limits l = { .bps[0].rate = 1 }; /* the second read waits for minutes */
 
 	(void)state;
 	scsi_ready(&t);
@@ -507,7 +507,7 @@ static void limit_keeps_commands_waiting(void **state)
 	fx_run(&t.f, 2);
 	assert_int_equal(drv_used_idx(&t.d.q[REQUESTS]), 3);
 	assert_int_equal(COMMAND(&t, 1, 0, 2048, 0x28, 0, 0, 0, 0, 0, 0, 0, 1), OK); /* the other unit does not wait */
-	l.iops[0].rate = 0;
+	l.bps[0].rate = 0;
 	virtio_scsi_set_limits(t.dev, 0, &l);
 	drv_wait(&t.d.q[REQUESTS], NULL);
 	assert_int_equal(response_get(&t, 1), OK);
@@ -517,7 +517,7 @@ static void limit_keeps_commands_waiting(void **state)
 /* A limit of reads lets writes pass, in whatever order they came. */
 static void limit_of_reads_lets_writes_pass(void **state)
 {
-	struct virtio_blk_limits l = { .iops[DISK_LIMIT_READ].rate = 10 };
+	struct virtio_blk_limits l = { .bps[DISK_LIMIT_READ].rate = 1 };
 	struct scsi_test t;
 
 	(void)state;
@@ -528,7 +528,7 @@ static void limit_of_reads_lets_writes_pass(void **state)
 	PUT(&t, 2, 0, 0, 0, 0x00, 0, 0, 0, 0, 0);
 	fx_run(&t.f, 2);
 	assert_int_equal(drv_used_idx(&t.d.q[REQUESTS]), 4); /* TEST UNIT READY has passed */
-	l.iops[DISK_LIMIT_READ].rate = 0;
+	l.bps[DISK_LIMIT_READ].rate = 0;
 	virtio_scsi_set_limits(t.dev, 0, &l);
 	drv_wait(&t.d.q[REQUESTS], NULL);
 	assert_int_equal(response_get(&t, 1), OK);

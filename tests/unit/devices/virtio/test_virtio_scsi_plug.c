@@ -128,7 +128,7 @@ static void number_of_targets_is_bounded(void **state)
 /* Commands that a limit holds back are answered, those in flight end first. */
 static void commands_of_a_target_that_goes_are_answered(void **state)
 {
-	struct virtio_blk_limits l = { .iops[0].rate = 1 };
+	struct virtio_blk_limits l = { .bps[0].rate = 1 }; /* the next read waits for minutes */
 	struct scsi_test t;
 
 	(void)state;
@@ -156,7 +156,7 @@ static void commands_of_a_target_that_goes_are_answered(void **state)
 /* While the VM is paused, nothing is written to its memory: the event and the answers come with the resume. */
 static void target_goes_and_comes_while_paused(void **state)
 {
-	struct virtio_blk_limits l = { .iops[0].rate = 1 };
+	struct virtio_blk_limits l = { .bps[0].rate = 1 }; /* the next read waits for minutes */
 	struct virtio_scsi_disk d;
 	struct fx_state saved;
 	struct scsi_test t;
