@@ -15,7 +15,7 @@ import threading
 import pytest
 
 import guestlib
-from conftest import BUILD, Console, Daemon, Qmp, QmpError, open_fds, until
+from conftest import BUILD, Console, Daemon, Qmp, QmpError, open_fds, status_confined, until
 from otherslib import NOBODY, as_user, run_as_user
 
 PORT = 52
@@ -464,10 +464,10 @@ def test_rights_of_the_user_decide_about_the_sockets(reached):
     st = os.stat(path)
     assert st.st_uid == NOBODY and st.st_mode & 0o777 == 0o600
     pid, = dialer(path)
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    assert f"\nUid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}\n" in status
-    if "san" not in BUILD:
-        assert "\nCapPrm:\t0000000000000000\n" in status and "\nSeccomp:\t2\n" in status and "\nNoNewPrivs:\t1\n" in status
+    status = status_confined(pid)
+    assert status["Uid"].split() == [str(NOBODY)] * 4
+    if not guestlib.SANITIZED:
+        assert (status["CapPrm"], status["Seccomp"], status["NoNewPrivs"]) == ("0" * 16, "2", "1")
     fds = {target.split(":")[0] for n, target in open_fds(pid).items() if n > 2}
     assert fds == {"socket"}
 

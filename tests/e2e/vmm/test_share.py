@@ -11,7 +11,7 @@ import tempfile
 import pytest
 
 import guestlib
-from conftest import BUILD, Daemon, Qmp, until
+from conftest import BUILD, Daemon, Qmp, status_confined, until
 from otherslib import NOBODY, run_as_user
 from test_fork import image
 from test_linux import begin, slow_kernel
@@ -139,15 +139,11 @@ def start_bare(daemon, guest, shares, **keys):
     return daemon.cairn("start", "src", ok=None)
 
 
-def status_of(pid):
-    return dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
-
-
 def check_confined(pid, uid):
-    status = status_of(pid)
+    status = status_confined(pid)
     assert status["Uid"].split() == [str(uid)] * 4 and int(status["CapPrm"], 16) == int(status["CapEff"], 16) == 0
     if not guestlib.SANITIZED:
-        assert status["Seccomp"].strip() == "2" and status["NoNewPrivs"].strip() == "1"
+        assert status["Seccomp"] == "2" and status["NoNewPrivs"] == "1"
     assert os.stat(f"/proc/{pid}/maps").st_uid == 0  # not dumpable
 
 

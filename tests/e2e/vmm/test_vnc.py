@@ -15,7 +15,7 @@ import subprocess
 import pytest
 
 import guestlib
-from conftest import BUILD, Qmp, QmpError, until
+from conftest import BUILD, Qmp, QmpError, status_confined, until
 from test_fork import image, vm  # noqa: F401 (vm is a fixture)
 from test_screen import BLUE, GREEN, RED, draw, read_keys, read_ppm
 
@@ -213,8 +213,8 @@ def test_another_projects_client(vm, daemon, tmp_path):
 def test_process_is_confined_and_ends_with_the_vm(vm, daemon, tmp_path):
     path = begin(vm, daemon)
     pid, = vnc_pids(path)
-    status = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status"))
-    assert status["Seccomp"].strip() == "2" and status["NoNewPrivs"].strip() == "1"
+    status = status_confined(pid)
+    assert status["Seccomp"] == "2" and status["NoNewPrivs"] == "1"
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
     assert os.stat(f"/proc/{pid}/maps").st_uid == 0  # not dumpable
     limits = {line[:26].strip(): line[26:].split()[0] for line in open(f"/proc/{pid}/limits")}

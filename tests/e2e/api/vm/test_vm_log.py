@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, Console, QmpError, open_files, until
+from conftest import BUILD, Console, QmpError, open_files, status_confined, until
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -195,7 +195,6 @@ def test_log_is_followed_and_says_why_a_start_failed(daemon, guest):
 
 @pytest.mark.usefixtures("sandbox")
 def test_log_process_has_no_privileges(daemon):
-    with open(f"/proc/{daemon.log_process()}/status") as f:
-        status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+    status = status_confined(daemon.log_process())
     assert status["CapEff"] == status["CapPrm"] == "0" * 16
     assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
