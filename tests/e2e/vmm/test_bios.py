@@ -196,7 +196,7 @@ def test_fill_of_memory_by_the_firmware(daemon, kvm, tmp_path):
     assert [console.line().strip() for _ in range(3)] == ["memset ok", "step ok", "memset ok"]
     console.close()
     if guestlib.host_kind() == "pvm":
-        assert daemon.info("vm1")["assist"]["instructions"] >= 4
+        assert daemon.figures("vm1")["assist"]["instructions"] >= 4
 
 
 @pytest.mark.parametrize("boot, version", [({"firmware": "bios"}, 2), ({"kernel": guestlib.bare("interp")}, 1)], ids=["bios", "kernel"])

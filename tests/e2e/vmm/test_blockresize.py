@@ -31,7 +31,7 @@ def sectors(g):
 
 
 def size(daemon):
-    return daemon.info("a")["disks"][0]["size"]
+    return daemon.figures("a")["disks"][0]["size"]
 
 
 def resize(daemon, *args):
@@ -44,7 +44,7 @@ def test_disk_grows_while_the_guest_writes(daemon, guest, tmp_path, make):
     g.run("open 0")
     g.run("write 0 64 1")
     g.sock.sendall(b"bench randwrite 8 3000 4096 4096 1\n")
-    until(lambda: daemon.info("a")["disks"][0]["wr-reqs"] > 10)
+    until(lambda: daemon.figures("a")["disks"][0]["wr-reqs"] > 10)
     resize(daemon, "a", "vda", "8M")
     work = fields(g.line())
     assert (work["requests"], work["errors"]) == (3000, 0) and g.line() == "ok"

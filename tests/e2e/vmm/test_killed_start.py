@@ -13,7 +13,7 @@ WRITE_UNSHARED = 201  # the byte that QEMU and Cairn lock if nobody else may wri
 
 
 def writes(vm):  # noqa: F811
-    return vm.daemon.info("vm1")["disks"][0]["wr-reqs"]
+    return vm.daemon.figures("vm1")["disks"][0]["wr-reqs"]
 
 
 def test_vm_starts_right_after_its_process_was_killed(vm):  # noqa: F811

@@ -182,7 +182,7 @@ def test_scsi_disk_comes_and_goes(daemon, tmp_path):
 
 
 def balloon(daemon):
-    return daemon.info("linux")["balloon"]
+    return daemon.figures("linux")["balloon"]
 
 
 def test_balloon(daemon):
@@ -196,14 +196,14 @@ def test_balloon(daemon):
     stats = dict(l.split() for l in daemon.cairn("dommemstat", "linux").stdout.splitlines())
     assert 200 << 10 < int(stats["usable"]) <= int(stats["available"]) <= int(stats["actual"]) == 256 << 10
     daemon.cairn("setmem", "linux", "96M", "--live")
-    until(lambda: daemon.info("linux")["used-memory"] == 96 * MIB)
+    until(lambda: daemon.figures("linux")["used-memory"] == 96 * MIB)
     assert before - own_kib(daemon, "linux") > 64 << 10
     # Linux takes pages out of the balloon before it kills a process.
     console.run("fill-ram 112 2")
     console.run("verify-ram 2")
-    assert daemon.info("linux")["used-memory"] > 112 * MIB
+    assert daemon.figures("linux")["used-memory"] > 112 * MIB
     daemon.cairn("setmem", "linux", "256M", "--live")
-    until(lambda: daemon.info("linux")["used-memory"] == 256 * MIB)
+    until(lambda: daemon.figures("linux")["used-memory"] == 256 * MIB)
     console.run("verify-ram 2")
     full, reported = own_kib(daemon, "linux"), balloon(daemon)["reported"]
     console.run("free-ram")

@@ -92,7 +92,7 @@ def test_revert_goes_on_with_commands_in_flight(daemon, kvm, tmp_path):
     console.run("sopen 0 512")
     console.run("write 8 1 6")
     console.sock.sendall(b"bench randwrite 32 1500 4096 2048 1\n")
-    until(lambda: daemon.info("vm1")["disks"][0]["wr-reqs"] > 2)
+    until(lambda: daemon.figures("vm1")["disks"][0]["wr-reqs"] > 2)
     daemon.cairn("snapshot-create-as", "vm1", "one")
     daemon.cairn("snapshot-revert", "vm1", "one")
     daemon.cairn("blkdeviotune", "vm1", "sda", "--total-iops-sec", "0", "--live")
@@ -209,7 +209,7 @@ def test_bios_boots_disk_and_cd_of_the_controller(daemon, kvm, tmp_path):
     assert count(console) == "2"
     daemon.cairn("snapshot-revert", "vm1", "one")
     assert count(console) == "2"
-    stats = daemon.info("vm1")["disks"]
+    stats = daemon.figures("vm1")["disks"]
     assert [d["id"] for d in stats] == ["sda", "sdb"] and "rd" in str(stats[1]), stats
     said = read_until(cd, "boot sector ready")
     assert "Booting from DVD/CD" in said

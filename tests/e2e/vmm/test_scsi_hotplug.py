@@ -70,7 +70,7 @@ def test_target_is_attached_and_detached(daemon, guest, tmp_path):
     g.run("sopen 1 512")
     g.run("write 16 64 7")
     g.run("verify 16 64 7")
-    assert daemon.info("a")["disks"][1]["wr-reqs"] > 0
+    assert daemon.figures("a")["disks"][1]["wr-reqs"] > 0
     assert "target sdb already exists" in attach(daemon, image(tmp_path / "c.raw"), ok=False).stderr
     assert "sda is the first disk of VM 'a', from which its guest runs" in detach(daemon, "sda", ok=False).stderr
     assert detach(daemon).stdout == "Disk detached successfully\n"
@@ -171,7 +171,7 @@ def test_targets_survive_handover_daemon_and_save(daemon, guest, tmp_path):
         assert disks(daemon) == ["vda", "sdd", "sdb"]
         g.run("sopen 3 512")
         g.run("verify 0 8 5")
-        assert daemon.info("a")["disks"][2]["rd-reqs"] > 0, move
+        assert daemon.figures("a")["disks"][2]["rd-reqs"] > 0, move
         g.close()
     g = Guest(daemon, "a")
     plug(plugged[2], "detach-device")
@@ -311,7 +311,7 @@ def test_target_goes_while_requests_are_under_way(daemon, guest, tmp_path):
         daemon.cairn("blkdeviotune", "a", "sdb", "--total-iops-sec", "50", "--live")
         g.run(f"sopen {target} 512")
         bench_begin(g, 3000)
-        until(lambda: daemon.info("a")["disks"][1]["wr-reqs"] > 2)
+        until(lambda: daemon.figures("a")["disks"][1]["wr-reqs"] > 2)
         if paused:
             daemon.cairn("suspend", "a")
         detach(daemon)

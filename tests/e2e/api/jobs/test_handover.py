@@ -143,7 +143,7 @@ def test_snapshots_before_and_after(vm):
 
 
 def writes(d, disk):
-    return [x["wr-reqs"] for x in d.info("vm1")["disks"] if x["id"] == disk][0]
+    return [x["wr-reqs"] for x in d.figures("vm1")["disks"] if x["id"] == disk][0]
 
 
 @pytest.mark.seconds(180)  # two vCPUs that compute and 12,000 writes: 50 s at a load of 19

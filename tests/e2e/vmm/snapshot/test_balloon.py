@@ -49,9 +49,9 @@ def test_memory_goes_back_and_comes_back(vm, daemon):
     assert state(vm, "src")["actual"] == (FILL // 2 - MIB) // 4096
     vm.run("src", f"balloon report {AT + FILL // 2} {FILL // 4}")
     assert is_about(before - own_kib(daemon, "src"), FILL // 2 - MIB + FILL // 4)
-    balloon = daemon.info("src")["balloon"]
+    balloon = daemon.figures("src")["balloon"]
     assert balloon["reported"] == FILL // 4 and balloon["actual"] == 64 * MIB - FILL // 2 + MIB
-    assert daemon.info("src")["used-memory"] == balloon["actual"]
+    assert daemon.figures("src")["used-memory"] == balloon["actual"]
 
 
 def test_setmem_changes_the_target(vm, daemon):
@@ -83,7 +83,7 @@ def test_less_than_the_guest_uses_is_refused(vm, daemon):
     """The guest says that 30 of its 60 MiB are available, so it needs 34 of the 64 MiB."""
     ready(vm)
     vm.consoles["src"].sock.sendall(f"balloon stats {60 * MIB} {30 * MIB} 2\n".encode())
-    until(lambda: "available" in daemon.info("src")["balloon"])
+    until(lambda: "available" in daemon.figures("src")["balloon"])
     error = daemon.cairn("setmem", "src", "33M", "--live", ok=False).stderr
     assert "the guest uses 34 MiB of its memory, so 33 MiB is too little; give 34 MiB or more" in error
     daemon.cairn("setmem", "src", "34M", "--live")
@@ -169,7 +169,7 @@ def test_inflated_balloon_is_saved_forked_and_handed_over(vm, daemon, tmp_path):
     assert state(vm, "src")["actual"] == FILL // 2 // 4096
     assert own_kib(daemon, "src") <= before + 1024
     daemon.cairn("reset", "src")
-    assert daemon.info("src")["used-memory"] == 64 * MIB
+    assert daemon.figures("src")["used-memory"] == 64 * MIB
 
 
 def test_reclaimed_memory_comes_back_from_the_image(vm, daemon, tmp_path):
