@@ -333,17 +333,20 @@ def test_targets_come_and_go_with_io_under_way(daemon, guest, tmp_path, rounds):
     there."""
     a, b = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
     g = machine(daemon, guest, disks=[scsi(a)], vcpus=2)
-    failed = 0
+    failed, total, requests = 0, 0, 2000
     for i in range(rounds):
         attach(daemon, b)
         g.run(f"sopen {1 + i % 23} 512 64 2 0")
         g.run(f"verify 8000 8 {i}" if i else "sum 8000 8")
         g.run(f"write 8000 8 {i + 1}")
         g.run("flush")
-        bench_begin(g, 2000)
+        bench_begin(g, requests)
         detach(daemon)
-        failed += bench_end(g, 2000)
-    assert 0 < failed < 2000 * rounds and disks(daemon) == ["sda"]
+        errors = bench_end(g, requests)
+        failed, total = failed + errors, total + requests
+        if not errors:  # on a busy machine the command may come after the last request
+            requests *= 2
+    assert 0 < failed < total and disks(daemon) == ["sda"]
     g.run("sopen 0 512")
     g.run("write 0 8 1")
     g.run("verify 0 8 1")
