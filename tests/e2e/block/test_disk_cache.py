@@ -66,13 +66,13 @@ def opened(g, bus, index=0):
 def syncs(pid, log):
     """Record the calls of fdatasync; yields a function that returns how many there were."""
     with subprocess.Popen(["strace", "-f", "-o", log, "-e", "trace=fdatasync", "-p", str(pid)], stderr=subprocess.PIPE, text=True) as strace:
-        threads = lambda: [t for t in pathlib.Path(f"/proc/{pid}/task").iterdir()]
-        traced = lambda t: f"TracerPid:\t{strace.pid}\n" in (t / "status").read_text()
-        until(lambda: strace.poll() is not None or all(traced(t) for t in threads()))
-        if strace.poll() is not None:
-            pytest.skip("strace may not trace the VM's process")
-        yield lambda: pathlib.Path(log).read_text().count("fdatasync(") - pathlib.Path(log).read_text().count("resumed")
-        strace.send_signal(signal.SIGINT)
+        try:
+            # It says so when it has stopped all threads, and a call that was under way before is not counted.
+            if " attached" not in strace.stderr.readline():
+                pytest.skip("strace may not trace the VM's process")
+            yield lambda: pathlib.Path(log).read_text().count("fdatasync(")
+        finally:
+            strace.send_signal(signal.SIGINT)
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is missing")
