@@ -186,10 +186,10 @@ def test_killed_process_leaves_no_clone_and_no_copy(vm, daemon, tmp_path, whose)
 
 
 def forget(daemon, tmp_path, *clones):
-    """Remove the clones. The signal may have met the new process of a clone that was complete."""
+    """Remove the clones. The signal may have met the new process of a clone that was complete, which then crashes."""
     for name in clones:
-        if daemon.info(name)["state"] != "crashed":
-            daemon.cairn("destroy", name)
+        daemon.cairn("destroy", name, ok=None)
+        until(lambda: daemon.info(name)["state"] in ("shutoff", "crashed"))
     daemon.cairn("undefine", *clones)
     for f in tmp_path.glob("c-*"):
         f.unlink()
