@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+import guestlib
 from conftest import BUILD, Console
 from test_img import MIB, be64, poke
 
@@ -81,7 +82,7 @@ class Vm:
         except BlockingIOError:
             return b"ok" not in self.console.buffer
         finally:
-            self.console.sock.settimeout(30)
+            self.console.sock.settimeout(100 * guestlib.SLOW)
 
     def error(self, **data):
         """Return the next I/O error event, and check the stop after it if expected."""

@@ -49,7 +49,7 @@ def run_to_end(**more):
 
 def test_first_byte():
     with Guest(definition(guest="first_byte")) as g:
-        g.expect("A", 10)
+        g.expect("A")
 
 
 def test_start_info(tmp_path):

@@ -70,7 +70,7 @@ def daemon(container):
     for name in container.run("cairn", "list", "--name").stdout.split():
         container.run("cairn", "destroy", name)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0, log.read_text()
+    assert process.wait(100) == 0, log.read_text()
 
 
 def write_definition(container, name, **more):
