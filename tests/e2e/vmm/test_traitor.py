@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Console, Daemon, until
+from conftest import Console, Daemon, open_files, until
 from plainlib import PlainDaemon, plain_folder, qcow2
 from test_sandbox import FORBIDDEN, FORBIDDEN_IN_THREAD, FORBIDDEN_LATER
 from traitorlib import CONTROL_FD, DISK, MAIN, NET, NEW_THREADS, OTHER_MODE, PROGRAM, RING, TRACKER, VCPU, WORKER, Traitor
@@ -241,8 +241,7 @@ def test_ring_does_nothing_but_read_write_and_poll(taken):
     """Operations of a ring are no system calls."""
     taken.define()
     taken.start(MAIN)
-    if not any("io_uring" in os.readlink(f"/proc/{taken.daemon.info('a')['pid']}/fd/{fd}")
-               for fd, _ in files_of(taken.daemon.info("a")["pid"])):
+    if not any("io_uring" in target for target in open_files(taken.daemon.info("a")["pid"])):
         pytest.skip("the host refuses io_uring")
     t = taken.traitor
     t.order(act=RING)

@@ -592,8 +592,7 @@ def test_isolated_clones_get_copies(vms, daemon, tmp_path):
     assert not snapshots(tmp_path / "a.qcow2")
     (disk,) = json.loads(daemon.cairn("dumpjson", "c").stdout)["disks"]
     assert "backing" not in disk
-    files = {os.readlink(f"/proc/{daemon.info('c')['pid']}/fd/{fd}") for fd in
-             os.listdir(f"/proc/{daemon.info('c')['pid']}/fd")}
+    files = set(open_files(daemon.info("c")["pid"]))
     assert str(tmp_path / "a.qcow2") not in files and str(vms.path("c")) in files
     vms.write("src", 0, 2)
     vms.holds("c", 0, 1)
