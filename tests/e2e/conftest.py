@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -187,6 +188,18 @@ def until(true):
     """Wait until true() holds. Has no time limit except the test's, because a slow machine may take long."""
     while not true():
         time.sleep(0.01)
+
+
+def free_port(kind=socket.SOCK_STREAM):
+    """Return a port of this host that a program of the test can take. The kernel gives it to none of those that ask for
+    any port, of which many run beside."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+        first = int(f.read().split()[0])
+    while True:
+        port = random.randrange(10000, max(first, 20000))
+        with socket.socket(socket.AF_INET, kind) as s, contextlib.suppress(OSError):
+            s.bind(("", port))
+            return port
 
 
 def open_fds(pid):

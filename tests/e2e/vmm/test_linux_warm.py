@@ -11,7 +11,7 @@ import time
 import pytest
 
 import guestlib
-from conftest import BUILD
+from conftest import BUILD, free_port
 from test_linux import elsewhere
 
 pytestmark = [pytest.mark.skipif(not guestlib.host_kind() or guestlib.host_kind() == "none", reason="needs /dev/kvm"), pytest.mark.seconds(600)]
@@ -20,12 +20,6 @@ SCRIPT = 'read -r a </proc/sys/kernel/random/uuid; read -r b </data/note; read -
 
 
 SERVE = "echo hello | busybox nc -l -p 80; exit 3"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def first_line(port):

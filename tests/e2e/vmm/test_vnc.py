@@ -15,7 +15,7 @@ import subprocess
 import pytest
 
 import guestlib
-from conftest import BUILD, Qmp, QmpError, status_confined, until
+from conftest import BUILD, Qmp, QmpError, free_port, status_confined, until
 from test_fork import image, vm  # noqa: F401 (vm is a fixture)
 from test_screen import BLUE, GREEN, RED, draw, read_keys, read_ppm
 
@@ -80,12 +80,6 @@ def vnc_pids(path):
         except OSError:
             pass
     return pids
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @pytest.mark.parametrize("encodings", ["raw", "zrle", "tight", "hextile"])

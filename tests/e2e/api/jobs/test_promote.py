@@ -11,17 +11,12 @@ import time
 
 import pytest
 
-from conftest import BUILD, Console, QmpError, until
+from conftest import BUILD, Console, QmpError, free_port, until
 from guestlib import disk
 from test_daemon import as_nobody, audit, shared  # noqa: F401
 from test_undefine import names
 
 pytestmark = pytest.mark.seconds(120)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        return s.getsockname()[1]
 
 
 class Client(threading.Thread):

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import guestlib
-from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, open_files, until
+from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, free_port, open_files, until
 from guestlib import fields
 from netlib import payload
 from slirplib import readable
@@ -48,13 +48,6 @@ def host(tmp_path, libexec):
     d = Daemon(tmp_path, env=libexec)
     yield d
     d.close()
-
-
-def free_port(kind=socket.SOCK_STREAM):
-    """Return a port that was free a moment ago."""
-    with socket.socket(socket.AF_INET, kind) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def user(*ports, **more):

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import guestlib
-from conftest import BUILD, FAKE_VM, Daemon
+from conftest import BUILD, FAKE_VM, Daemon, free_port
 from metricslib import Server, open_daemon, parse, value
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -152,12 +152,6 @@ def token(shared):
     path.chmod(0o600)
     os.chown(path, 65534, 65534)
     return path
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def test_tcp_port_wants_token(shared, serve, token):
