@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TRIES_MAX 3
+#define TRIES_MAX 20
 #define RUN_ROOT_TAG "cairn-root"
 
 /* ---- the image ---- */
