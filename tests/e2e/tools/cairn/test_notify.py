@@ -138,15 +138,24 @@ def header_fields(data):
     return found
 
 
+def accepts(path):
+    """Whether a client can connect: between bind() and listen(), there is only the file."""
+    with socket.socket(socket.AF_UNIX) as s:
+        return s.connect_ex(str(path)) == 0
+
+
 @pytest.fixture
 def bus(tmp_path):
     """Return the path of a bus."""
     path, config = pathlib.Path("/tmp") / f"cairn-bus-{os.getpid()}", tmp_path / "bus.conf"
     config.write_text(CONFIG.format(path))
+    path.unlink(missing_ok=True)  # of a run that was killed
     with subprocess.Popen(["dbus-daemon", f"--config-file={config}", "--nofork"]) as p:
-        until(path.exists)
-        yield path
-        p.terminate()
+        try:
+            until(lambda: accepts(path))
+            yield path
+        finally:
+            p.terminate()
     path.unlink(missing_ok=True)
 
 

@@ -139,7 +139,7 @@ def test_vm_that_ends_before_the_agent_answers(vm):
 
 
 def test_vm_that_ends_meanwhile(vm):
-    p = vm.spawn(("sh", "-c", "echo begins; sleep 100"))
+    p = vm.spawn("-i", ("sh", "-c", "echo begins; exec cat"), stdin=subprocess.PIPE)  # cat ends with the agent
     assert p.stdout.readline() == "begins\n"
     os.killpg(vm.pids()[0], signal.SIGKILL)  # and the agent, whose connection is the guest's
     assert p.wait(50) == 125 and "the connection to the guest ended before the program" in p.stderr.read()

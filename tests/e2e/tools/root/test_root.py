@@ -8,16 +8,16 @@ import io
 import json
 import lzma
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
 import threading
-import time
 
 import pytest
 
 import guestlib
-from conftest import BUILD
+from conftest import BUILD, until
 from rootlib import NOBODY, TYPES, Layout, cat, entry, left, link, listing, make, symlink, tar
 
 UIDS = range(100, 110)
@@ -390,9 +390,17 @@ def test_registry_that_sends_a_part_leaves_nothing(tmp_path, registry):
 
 # ---- several makers, and killed ones ----
 
-def start(source, cache):
+def start(source, cache, **env):
     return subprocess.Popen([os.path.join(BUILD, "cairn-root"), source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "XDG_CACHE_HOME": str(cache)})
+                            env={**os.environ, "XDG_CACHE_HOME": str(cache), **env})
+
+
+def path_with_sqfstar(folder, script):
+    """Return a PATH on which a script is in sqfstar's place: it decides how far the maker gets."""
+    folder.mkdir()
+    (folder / "sqfstar").write_text("#!/bin/sh\n" + script)
+    (folder / "sqfstar").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
 
 
 def test_two_makers_make_one_image(tmp_path):
@@ -409,13 +417,11 @@ def test_killed_maker_leaves_no_image(tmp_path, sig):
     source, small = tmp_path / "root.tar", tmp_path / "small.tar"
     source.write_bytes(tar(entry("a", os.urandom(50 << 20))))
     small.write_bytes(tar(entry("a")))
-    maker = start(source, tmp_path / "cache")
-    work = lambda: [n for n in left(tmp_path / "cache") if n.endswith(".tmp") and os.listdir(tmp_path / "cache/cairn/roots" / n)]  # noqa: E731
-    deadline = time.monotonic() + 20
-    while not work() and time.monotonic() < deadline:
-        time.sleep(0.001)
+    # The image has begun, and it does not end.
+    maker = start(source, tmp_path / "cache", PATH=path_with_sqfstar(tmp_path / "bin", 'for last; do :; done; head -c 1000000 >"$last"; exec sleep 1000'))
+    until(lambda: [n for n in left(tmp_path / "cache") if n.endswith(".tmp") and os.listdir(tmp_path / "cache/cairn/roots" / n)])
     maker.send_signal(sig)
-    out, err = maker.communicate(timeout=20)
+    out, err = maker.communicate(timeout=50)
     assert out == "" and (sig == signal.SIGKILL or err == "cancelled\n")
     if sig == signal.SIGKILL:
         make(small, tmp_path / "cache")
@@ -436,9 +442,11 @@ def children(pid):
 def test_process_that_reads_layers_is_confined(tmp_path):
     source = tmp_path / "root.tar"
     source.write_bytes(tar(entry("a", os.urandom(50 << 20))))
-    maker = start(source, tmp_path / "cache")
-    found, deadline = {}, time.monotonic() + 20
-    while found.get("Seccomp") != "2" and time.monotonic() < deadline and maker.poll() is None:
+    # The process waits in a write until sqfstar reads.
+    script = f'until [ -e {tmp_path}/go ]; do sleep 0.02; done; exec {shutil.which("sqfstar")} "$@"'
+    maker = start(source, tmp_path / "cache", PATH=path_with_sqfstar(tmp_path / "bin", script))
+    found = {}
+    while found.get("Seccomp") != "2" and maker.poll() is None:
         for pid in children(maker.pid):
             try:
                 with open(f"/proc/{pid}/status") as f:
@@ -448,6 +456,7 @@ def test_process_that_reads_layers_is_confined(tmp_path):
             if status["Name"] == "cairn-root" and status.get("Seccomp") == "2":
                 found = status
     assert found["Seccomp"] == "2" and found["NoNewPrivs"] == "1" and int(found["CapEff"], 16) == 0 and int(found["CapPrm"], 16) == 0
+    (tmp_path / "go").touch()
     assert maker.communicate(timeout=50)[1] == ""
 
 
