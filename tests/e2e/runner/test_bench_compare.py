@@ -74,7 +74,7 @@ def commit(tree, figures):
 
 def run(tree, program, *args):
     env = {k: v for k, v in os.environ.items() if not k.startswith("CAIRN_")}
-    return subprocess.run([tree / "tests/bench" / program, *args], cwd=tree, env=env, capture_output=True, text=True, timeout=50)
+    return subprocess.run([tree / "tests/bench" / program, *args], cwd=tree, env=env, capture_output=True, text=True, timeout=100)
 
 
 def rows(tree):
