@@ -32,8 +32,8 @@ SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
 
 class Receiver:
-    """An HTTP server. answers: what to say to the requests, one after the other, and then `otherwise`: a status, "close",
-    "hang", or bytes to send as they are. tls: the names of the files with certificate and key."""
+    """An HTTP server. answers: what to say to the requests, one after the other, and then `otherwise`: a status,
+    "close", "hang", or bytes to send as they are. tls: the names of the files with certificate and key."""
 
     def __init__(self, *answers, host="127.0.0.1", tls=None):
         self.answers, self.otherwise = list(answers), 200
