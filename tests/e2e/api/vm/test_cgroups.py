@@ -365,8 +365,9 @@ def test_full_vm_is_forked_and_its_clone_takes_a_snapshot(daemon, guest, group, 
     c = Console(daemon, "clone0")
     c.run(f"fill {at} {fill} 2")
     c.run(f"check {at} {fill} 2")
-    daemon.cairn("dump", "clone0", "/dev/shm/cairn-test-dump")
-    os.unlink("/dev/shm/cairn-test-dump")
+    dump = f"/dev/shm/cairn-test-dump-{os.getpid()}"
+    daemon.cairn("dump", "clone0", dump)
+    os.unlink(dump)
     c.run(f"check {at} {fill} 2")
     # The limit falls after the jobs, and to its first value when the clones have ended, whose files are freed then.
     until(lambda: budget(size) < int((source / "memory.max").read_text()) < raised)

@@ -100,7 +100,7 @@ def test_cancel_kills_the_program(vm, q):  # noqa: F811
 
 
 def test_time_limit_kills_the_program(vm, q):  # noqa: F811
-    name = begin(q, "sh", "-c", f"echo $$; {HOUR}", timeout=1)
+    name = begin(q, "sh", "-c", f"echo $$; {HOUR}", timeout=5)  # enough to begin and to say its number
     j = over(q, name)
     assert "time limit" in j["error"]
     until(lambda: not host_pid(vm, output(q, name)["stdout"]))
