@@ -619,8 +619,9 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 		files_measure(f);
 }
 
-/* Ask the source's process to stop. Once all clones may start, the source has no work left to cancel; then end the
- * starts. If none is under way, clones_start_next() checks for the cancel. */
+/* Ask the source's process to stop. Before it has the request, fork_send() checks for the cancel. Once all clones may
+ * start, the source has no work left to cancel; then end the starts. If none is under way, clones_start_next() checks
+ * for the cancel. */
 static void fork_cancel(struct job *j)
 {
 	struct fork *f = j->opaque;
@@ -630,7 +631,7 @@ static void fork_cancel(struct job *j)
 		starting_end(f);
 		clones_start_next(f);
 	}
-	if (!f->ready && (j->vm->proc || j->vm->offline))
+	if (f->asked && !f->ready && (j->vm->proc || j->vm->offline))
 		snapshots_cancel(j);
 }
 
@@ -656,6 +657,18 @@ static void begin_failed(struct loop_task *t)
 	fork_end(container_of(t, struct fork, task));
 }
 
+static void begin_end(struct fork *f)
+{
+	f->task.run = begin_failed;
+	loop_post(f->host->loop, &f->task);
+}
+
+static void begin_fail(struct fork *f, const struct err *e)
+{
+	batch_fail(f->batch, e);
+	begin_end(f);
+}
+
 /* The process that holds the opened files sends them with the request, behind the file for the state. */
 static void fork_send(struct fork *f)
 {
@@ -663,6 +676,11 @@ static void fork_send(struct fork *f)
 	struct vm_fork body = { .copies = copies ? f->n : 0,
 		.flatten = VM_FORK_STAGES | (f->isolated ? VM_FORK_ISOLATED : 0) | (f->group_stage ? VM_FORK_GROUP : 0) };
 
+	cancel_check(f);
+	if (batch_has_failed(f->batch)) {
+		begin_end(f);
+		return;
+	}
 	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
 		struct vm_fork_pin *p = &body.pins[w];
 
@@ -682,13 +700,6 @@ static void fork_send(struct fork *f)
 	 * this for more clones: they would compete with the source for the CPUs during its pause. */
 	if (!f->group_stage)
 		vm_start_ahead(f->clones[0].vm);
-}
-
-static void begin_fail(struct fork *f, const struct err *e)
-{
-	batch_fail(f->batch, e);
-	f->task.run = begin_failed;
-	loop_post(f->host->loop, &f->task);
 }
 
 static void files_opened(void *opaque, int r, const struct err *e)

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from conftest import QmpError, until
+from fuselib import Op, fuse
 from test_daemon import as_nobody, audit, shared  # noqa: F401
 from test_group_snapshot import PHASES, define, job_of, pair, trio  # noqa: F401
 from test_handover import console
@@ -137,6 +138,23 @@ def test_group_that_ends_in_a_phase_leaves_nothing(fake, staying, phase, how):
     assert nothing_is_left(fake)
     assert [fake.info(name)["state"] for name in "ac"] == ["running"] * 2
     fake.cairn("group-clone", "a", "c")
+
+
+@pytest.mark.seconds(50)  # the process of b would stay for longer
+def test_clone_that_is_cancelled_while_its_files_are_opened(fake):
+    define(fake, "a")
+    with fuse(fake.tmp / "fuse", image=bytes(1 << 20)) as f:
+        fake.define("b", cmdline="group-stays-at=1", disks=[{"path": f["image"], "format": "raw"}])
+        fake.cairn("start", "a", "b")
+        f.hang(Op.OPEN, Op.CREATE)
+        q = fake.qmp()
+        job = q.run("group-clone", vms=["a", "b"])["job"]
+        until(f.hanging)
+        q.run("job-cancel", id=fake.info("b")["job"])
+        f.release()
+        until(lambda: job_of(fake, job)["status"] == "concluded")
+        assert "VM 'b': the job was cancelled" in job_of(fake, job)["error"]
+        assert has_no_job(fake) and sorted(listed(fake)) == ["a", "b"] and not os.path.exists(fake.tmp / "fuse/b-clone-vda.raw")
 
 
 @pytest.mark.parametrize("phase", PHASES)
