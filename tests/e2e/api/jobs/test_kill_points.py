@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Console, Daemon, Qmp, QmpError, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, Qmp, QmpError, free_port, until
 from test_handover import console, image
 from test_hotplug import ASKED, RELEASE, Guest, detach_of
 from test_undefine import names
@@ -319,8 +319,7 @@ def rename(d):
 
 def promote(d):
     """Either VM has the name, the uuid and the port, and it runs."""
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        port = s.getsockname()[1]
+    port = free_port()
     definition = json.loads(d.cairn("dumpjson", "a").stdout)
     definition["interfaces"] = [{"type": "user", "forwards": [{"port": port, "to": 80}]}]
     d.cairn("define", "-", input=json.dumps(definition), stdin=None)
