@@ -39,8 +39,8 @@ def _sanitized():
 SANITIZED = _sanitized()
 # Time limits are for plain builds on a real host.
 SLOW = 5 if SANITIZED else 10 if "CAIRN_IN_SVMHOST" in os.environ else 1
-# A KVM that emulates kernel mode, or a host that is itself emulated, is slow.
-PATIENCE = 100.0 * SLOW
+# Seconds of a wait for a guest, which may run on a KVM that emulates kernel mode. Guest multiplies all waits with SLOW.
+PATIENCE = 100.0
 
 
 def host_kind():
@@ -143,6 +143,7 @@ class Guest:
     def expect(self, text, timeout=PATIENCE):
         """Wait for text on the console. Return the output before it since the last call."""
         want = text.encode() if isinstance(text, str) else text
+        timeout *= SLOW
         deadline = time.monotonic() + timeout
         while True:
             at = self.output.find(want, self.seen)
@@ -189,6 +190,7 @@ class Guest:
 
     def wait(self, timeout=PATIENCE):
         """Wait for the end of the process; return its exit status."""
+        timeout *= SLOW
         deadline = time.monotonic() + timeout
         while not self.eof and time.monotonic() < deadline:
             self.read(min(0.5, deadline - time.monotonic()))
