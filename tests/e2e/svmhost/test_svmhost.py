@@ -67,8 +67,6 @@ HOSTS = (
      "test_vhost.py": ("test_kernel_moves_the_frames", "test_snapshot_and_revert_have_what_the_kernel_wrote"),
      "test_namespaces.py": ("test_required_sandbox_that_is_complete", "test_required_sandbox_that_lacks_a_part_starts_no_vm")},
 )
-# The other tests' share of the processors is smaller meanwhile: a guest of an emulated processor is the slowest of all.
-FIRST = () if os.geteuid() else ("nice", "-n", "-5")
 E2E = os.path.join(guestlib.ROOT, "tests", "e2e")
 SECONDS = 2400  # on an idle machine each host takes 2 minutes; beside a dozen busy processes, more than 20
 
@@ -91,7 +89,7 @@ def run_there(files):
     nodes = [f"{path_of(name)}::{test}" for name, tests in files.items() for test in tests]
     with tempfile.TemporaryDirectory(prefix="cairn-svmhost-") as share:
         run = subprocess.run(
-            [*FIRST, *guestlib.SVMHOST, "--timeout", str(SECONDS), "--share", share, "--", "/usr/bin/python3", "-m", "pytest",
+            [*guestlib.SVMHOST, "--timeout", str(SECONDS), "--share", share, "--", "/usr/bin/python3", "-m", "pytest",
              "-v", "--tb=short", "-p", "no:cacheprovider", "--junitxml=/host-share/results.xml", *nodes],
             env={**os.environ, "CAIRN_IN_SVMHOST": "1", "CAIRN_BUILD": guestlib.BUILD},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=SECONDS + 60)

@@ -1,6 +1,7 @@
 """tests/svmhost/svmhost: what it does with a host that stands still."""
 
 import os
+import re
 import shutil
 import subprocess
 
@@ -26,6 +27,17 @@ def test_each_cpu_has_a_periodic_tick():
     assert done.returncode == 0, done.stdout
     handlers = [line.split()[-1] for line in done.stdout.splitlines() if "event_handler" in line]
     assert handlers.count("tick_handle_periodic") == done.stdout.count("Per CPU device") > 0, done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--cold",)])
+def test_clock_has_the_speed_of_the_machine(options, tmp_path):
+    """The kernel measures it wrongly on a busy machine, and the clock of a saved host would be wrong for ever."""
+    program = tmp_path / "tsc_khz"
+    subprocess.run(["gcc", "-O2", "-o", program, os.path.join(guestlib.ROOT, "tests/svmhost/tsc_khz.c")], check=True)
+    mhz = int(subprocess.run([program], capture_output=True, text=True, check=True).stdout) / 1000
+    done = run("dmesg", *options)
+    seen = [float(n) for n in re.findall(r"tsc: .*?([0-9.]+) MHz", done.stdout)]
+    assert seen and all(abs(n - mhz) < mhz / 100 for n in seen), (mhz, done.stdout)
 
 
 def test_host_without_a_sign_of_life_is_ended_and_its_processors_are_told():
