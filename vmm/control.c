@@ -4,7 +4,6 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
-#include "block/block.h"
 #include "vmm/agent/agent.h"
 #include "vmm/first_messages.h"
 #include "vmm/machine/machine.h"
@@ -12,7 +11,6 @@
 #include "vmm/machine/machine_carry.h"
 #include "vmm/machine/machine_consoles.h"
 #include "vmm/machine/machine_page.h"
-#include "vmm/machine/machine_pci.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
 #include "vmm/send_queue.h"
@@ -199,18 +197,6 @@ static int vsock_request(struct control *c, struct channel_msg *m, struct err *e
 	return r < 0 ? r : LATER;
 }
 
-static int query_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	struct vm_info info;
-
-	(void)e;
-	vm_info(c->vm, &info);
-	info.work = vm_works(c->vm) ? c->work_type : 0;
-	info.work_then = info.work == VM_MSG_DUMP ? c->work_then : 0;
-	control_send(c, VM_MSG_INFO, m->head.seq, &info, sizeof(info));
-	return LATER;
-}
-
 static int work_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	if (!vm_works(c->vm) || !c->work_type)
@@ -375,51 +361,6 @@ static int snapshot_size_request(struct control *c, struct channel_msg *m, struc
 	if (r < 0)
 		free(s);
 	return r < 0 ? r : LATER;
-}
-
-struct space_request {
-	struct work work;
-	struct control *control;
-	uint64_t seq;
-	struct vm_spaces spaces;
-};
-
-/* Runs on the worker's thread, since a file system may block. */
-static void space_run(struct work *w)
-{
-	struct space_request *s = container_of(w, struct space_request, work);
-	struct machine *m = vm_machine(s->control->vm);
-
-	for (unsigned i = 0; i < m->ndisks; i++)
-		if (!m->cfg.disks[i].read_only)
-			block_space(m->disks[i].block, &s->spaces.disks[i].free_bytes,
-				&s->spaces.disks[i].total_bytes);
-	m->disk_readers--;
-}
-
-static void space_done(struct work *w)
-{
-	struct space_request *s = container_of(w, struct space_request, work);
-
-	control_send(s->control, VM_MSG_SPACES, s->seq, &s->spaces, sizeof(s->spaces));
-	vm_plug_settle(s->control->vm);
-	free(s);
-}
-
-static int space_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	int r = worker_start(c->worker, e);
-	struct space_request *s = r ? NULL : calloc(1, sizeof(*s));
-
-	if (!s)
-		return r ? r : -ENOMEM;
-	s->control = c;
-	s->seq = m->head.seq;
-	s->work.run = space_run;
-	s->work.done = space_done;
-	vm_machine(c->vm)->disk_readers++;
-	worker_submit(c->worker, c->loop, &s->work);
-	return LATER;
 }
 
 static int snapshot_create_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -608,17 +549,6 @@ static int vcpus_request(struct control *c, struct channel_msg *m, struct err *e
 	return vm_vcpus(c->vm, m->body, e);
 }
 
-static int pci_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	struct vm_pci all;
-
-	if (!vm_machine(c->vm)->pci)
-		return err_set(e, -EBUSY, ERR_WRONG_STATE, "this process only works on the VM's images; the VM is off");
-	machine_pci_list(vm_machine(c->vm), &all);
-	control_send(c, VM_MSG_PCI_LIST, m->head.seq, &all, sizeof(all));
-	return LATER;
-}
-
 static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_dump *how = m->body;
@@ -631,12 +561,6 @@ static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 	if (!r)
 		c->work_then = m->head.body_bytes > offsetof(struct vm_dump, then) ? how->then : 0; /* an older daemon sends none */
 	return r;
-}
-
-static int page_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	return m->nfds == 1 ? machine_page_take(vm_machine(c->vm), m->fds[0], e) :
-		err_set(e, -EINVAL, ERR_INVALID, "the request needs a file for the page");
 }
 
 /* ---- the table of requests, and the socket ---- */
@@ -654,7 +578,7 @@ static const struct {
 	[VM_MSG_POWERDOWN] = { powerdown_request, false },
 	[VM_MSG_RESET] = { reset_request, false },
 	[VM_MSG_QUIT] = { quit_request, false },
-	[VM_MSG_QUERY] = { query_request, false },
+	[VM_MSG_QUERY] = { control_query, false },
 	[VM_MSG_WORK] = { work_request, false },
 	[VM_MSG_CONSOLE] = { console_request, false },
 	[VM_MSG_CONSOLE_END] = { console_end_request, false },
@@ -671,7 +595,7 @@ static const struct {
 	[VM_MSG_SNAPSHOT_SET] = { snapshot_set_request, false },
 	[VM_MSG_SNAPSHOT_SIZE] = { snapshot_size_request, false },
 	[VM_MSG_DUMP] = { dump_request, true },
-	[VM_MSG_SPACE] = { space_request, false },
+	[VM_MSG_SPACE] = { control_space, false },
 	[VM_MSG_ADDRESSES] = { control_addresses, false },
 	[VM_MSG_AGENT_COMMAND] = { control_agent_command, false },
 	[VM_MSG_WATCHDOG] = { watchdog_request, false },
@@ -682,7 +606,7 @@ static const struct {
 	[VM_MSG_MEDIUM_SET] = { control_medium_set, false },
 	[VM_MSG_RECLAIM] = { reclaim_request, true },
 	[VM_MSG_BALLOON_SET] = { balloon_set_request, false },
-	[VM_MSG_PCI] = { pci_request, false },
+	[VM_MSG_PCI] = { control_pci, false },
 	[VM_MSG_VCPUS] = { vcpus_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
@@ -694,7 +618,7 @@ static const struct {
 	[VM_MSG_SCREENSHOT] = { control_screenshot, false },
 	[VM_MSG_SEND_KEYS] = { control_send_keys, false },
 	[VM_MSG_INPUT] = { control_input, false },
-	[VM_MSG_PAGE] = { page_request, false },
+	[VM_MSG_PAGE] = { control_page, false },
 	[VM_MSG_DISK_RESIZE] = { control_disk_resize, true },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },

@@ -86,6 +86,12 @@ int control_disk_layers(struct control *c, struct channel_msg *m, struct err *e)
 int control_disk_resize(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_commit(struct control *c, struct channel_msg *m, struct err *e);
 
+/* Handlers of requests for figures and facts (control_figures.c). Each returns LATER, 0 or -errno. */
+int control_query(struct control *c, struct channel_msg *m, struct err *e);
+int control_space(struct control *c, struct channel_msg *m, struct err *e);
+int control_pci(struct control *c, struct channel_msg *m, struct err *e);
+int control_page(struct control *c, struct channel_msg *m, struct err *e);
+
 /* Handler of VM_MSG_SCREENSHOT (control_screen.c). Returns LATER, or -errno. */
 int control_screenshot(struct control *c, struct channel_msg *m, struct err *e);
 /* Handler of VM_MSG_SEND_KEYS. Returns LATER, or -errno. */
