@@ -59,6 +59,20 @@ int ram_view_read(const struct ram_view *v, uint64_t off, uint8_t *buf, size_t l
 	return r;
 }
 
+int ram_view_read_page(const struct ram_view *v, uint64_t off, uint8_t *buf, bool *ret_own)
+{
+	uint64_t entry;
+	int r = entries_read(v, off, &entry, 1);
+
+	if (r < 0)
+		return r;
+	*ret_own = entry_is_own(entry);
+	if (!*ret_own)
+		return pread_full(v->base_fd, buf, PAGE_BYTES, (off_t)(v->base_offset + off));
+	memcpy(buf, v->ram + off, PAGE_BYTES);
+	return 0;
+}
+
 int ram_block_read(const struct ram_view *v, int fd, uint64_t ram_bytes, uint64_t block, uint8_t *buf)
 {
 	uint64_t off = block * VMSTATE_BLOCK_BYTES;

@@ -23,6 +23,9 @@ struct ram_view {
 
 /* Read [off, off + len) of RAM. Offsets and lengths are whole pages. Returns 0 or -errno. */
 int ram_view_read(const struct ram_view *v, uint64_t off, uint8_t *buf, size_t len);
+/* Read the page at off. *ret_own: the clone has its own copy; or the page is not mapped, and not known to be its own.
+ * Returns 0 or -errno. */
+int ram_view_read_page(const struct ram_view *v, uint64_t off, uint8_t *buf, bool *ret_own);
 /* Read a block of VMSTATE_BLOCK_BYTES without faults and without allocating pages. What lies behind the end of RAM
  * reads as zeros.
  * v: the view; NULL: RAM is a mapping of fd. Returns 0 or -errno. */

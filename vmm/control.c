@@ -607,6 +607,7 @@ static const struct {
 	[VM_MSG_RECLAIM] = { reclaim_request, true },
 	[VM_MSG_BALLOON_SET] = { balloon_set_request, false },
 	[VM_MSG_PCI] = { control_pci, false },
+	[VM_MSG_DIRTY_RATE] = { control_dirty_rate, false },
 	[VM_MSG_VCPUS] = { vcpus_request, false },
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },

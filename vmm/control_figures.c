@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "block/block.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_dirty_rate.h"
 #include "vmm/machine/machine_page.h"
 #include "vmm/machine/machine_pci.h"
 #include "vmm/machine/vm.h"
@@ -85,4 +86,17 @@ int control_page(struct control *c, struct channel_msg *m, struct err *e)
 {
 	return m->nfds == 1 ? machine_page_take(vm_machine(c->vm), m->fds[0], e) :
 		err_set(e, -EINVAL, ERR_INVALID, "the request needs a file for the page");
+}
+
+int control_dirty_rate(struct control *c, struct channel_msg *m, struct err *e)
+{
+	const struct vm_dirty_rate_ask *ask = m->body;
+
+	if (vm_machine(c->vm)->cfg.images_only)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "this process only works on the VM's images; the VM is off");
+	if (!ask->seconds || ask->seconds > VM_DIRTY_RATE_SECONDS_MAX || ask->pages_per_gib < VM_DIRTY_RATE_PAGES_MIN ||
+		ask->pages_per_gib > VM_DIRTY_RATE_PAGES_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "a measurement takes 1 to %d seconds and samples %d to %d pages of each GiB",
+			VM_DIRTY_RATE_SECONDS_MAX, VM_DIRTY_RATE_PAGES_MIN, VM_DIRTY_RATE_PAGES_MAX);
+	return machine_dirty_rate_begin(vm_machine(c->vm), ask, e);
 }

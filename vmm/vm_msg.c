@@ -69,6 +69,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_DISK_RESIZE] = ROW(struct vm_disk_resize, 0),
 	[VM_MSG_VCPUS] = ROW(struct vm_vcpus, 0),
 	[VM_MSG_PCI] = ROW_EMPTY,
+	[VM_MSG_DIRTY_RATE] = ROW(struct vm_dirty_rate_ask, 0),
 	[VM_MSG_SPARE] = { .fds_max = 3, .known = true },
 	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
 	[VM_MSG_PINS_DELETE] = ROW(struct vm_pins, 0),

@@ -190,6 +190,9 @@ enum vm_msg_type {
 	VM_MSG_INPUT = 62,
 	/* a request: struct vm_snapshot_go: go on with the snapshot of a group. Only if vm_info has groups */
 	VM_MSG_SNAPSHOT_GO = 63,
+	/* a request: struct vm_dirty_rate_ask: measure how fast the guest changes its memory. The answer comes at once,
+	 * the result in vm_info.dirty_rate. Only to processes whose vm_info has samples_pages. */
+	VM_MSG_DIRTY_RATE = 64,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -832,6 +835,8 @@ struct vm_info {
 	uint8_t plugs_vcpus; /* 1: the process knows VM_MSG_VCPUS; VM_SHOWS_PCI: and _PCI */
 	/* 1: the process knows VM_MSG_SNAPSHOT_GO; VM_GROUPS_FORK: and VM_FORK_GROUP; 0: older; it has padding here */
 	uint8_t groups;
+	uint8_t samples_pages; /* 1: the process knows VM_MSG_DIRTY_RATE; 0: likewise */
+	struct vm_dirty_rate dirty_rate;
 };
 
 enum vm_tray { VM_TRAY_NONE = 0, VM_TRAY_CLOSED, VM_TRAY_OPEN };

@@ -38,7 +38,8 @@ struct vm_page {
 	uint32_t vcpus, ndisks, ninterfaces;
 	uint8_t host_kind, assist_on, machine, balloon_state; /* as in vm_info; VM_BALLOON_NONE: there is none */
 	uint8_t vcpus_change; /* 1: vcpus_absent counts */
-	uint8_t reserved[3];
+	uint8_t dirty_rate_status; /* VM_DIRTY_RATE_UNSTARTED: dirty_rate does not count */
+	uint8_t reserved[2];
 	/* Of the processes that had the VM before; those of this process are in vcpu_n and assist. */
 	uint64_t exits_io, exits_mmio, exits_other, assist_syscalls, assist_instructions;
 	_Atomic uint64_t assist[2]; /* system calls and instructions */
@@ -50,6 +51,7 @@ struct vm_page {
 	struct vm_page_interface more_interfaces[VM_INTERFACES_MAX - 1];
 	struct vm_page_disk more_disks[VM_DISKS_MAX - 1];
 	uint64_t vcpus_absent; /* as in vm_info */
+	struct vm_dirty_rate dirty_rate; /* as in vm_info */
 };
 
 /* Return a member of the lists. i: below VM_DISKS_MAX, VM_INTERFACES_MAX. */

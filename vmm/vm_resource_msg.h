@@ -1,4 +1,5 @@
-/* vm_resource_msg: structs of the messages about vCPUs and memory that come and go, for vm_msg.h. */
+/* vm_resource_msg: structs of the messages about vCPUs and memory that come and go, and about how fast memory changes,
+ * for vm_msg.h. */
 #ifndef CAIRN_VMM_VM_RESOURCE_MSG_H
 #define CAIRN_VMM_VM_RESOURCE_MSG_H
 
@@ -31,6 +32,29 @@ struct vm_balloon_info {
 	uint64_t stats_s; /* realtime of the statistics, in seconds; 0: none yet */
 	uint64_t known;	  /* bit n: stats[n] is known */
 	uint64_t stats[VM_BALLOON_STATS]; /* enum balloon_stat (devices/virtio/virtio_balloon.h) */
+};
+
+#define VM_DIRTY_RATE_SECONDS_MAX 60
+/* QEMU's default and bounds of the pages that are sampled of each GiB. */
+#define VM_DIRTY_RATE_PAGES 512
+#define VM_DIRTY_RATE_PAGES_MIN 128
+#define VM_DIRTY_RATE_PAGES_MAX 16384
+
+struct vm_dirty_rate_ask {
+	uint32_t seconds;	/* 1 to VM_DIRTY_RATE_SECONDS_MAX */
+	uint32_t pages_per_gib; /* VM_DIRTY_RATE_PAGES_MIN to _MAX */
+};
+
+/* With libvirt's numbers (virDomainDirtyRateStatus). */
+enum vm_dirty_rate_status { VM_DIRTY_RATE_UNSTARTED = 0, VM_DIRTY_RATE_MEASURING = 1, VM_DIRTY_RATE_MEASURED = 2 };
+
+/* The last measurement; if the status is VM_DIRTY_RATE_UNSTARTED, all 0. */
+struct vm_dirty_rate {
+	uint8_t status; /* enum vm_dirty_rate_status */
+	uint8_t reserved[7];
+	struct vm_dirty_rate_ask ask;
+	uint64_t start_s;     /* realtime of the start, in seconds */
+	uint64_t bytes_per_s; /* 0 unless measured */
 };
 
 #endif

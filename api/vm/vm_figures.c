@@ -143,8 +143,10 @@ static void members_read(struct vm_page *from, struct vm_figures *ret)
 	to->vcpus = MIN(READ(from->vcpus), VM_VCPUS_MAX);
 	to->ndisks = MIN(READ(from->ndisks), VM_DISKS_MAX);
 	to->ninterfaces = MIN(READ(from->ninterfaces), VM_INTERFACES_MAX);
-	/* The member is in a page of its own, which takes memory when it is read. */
+	/* These members are in a page of their own, which takes memory when it is read. */
 	to->vcpus_absent = READ(from->vcpus_change) ? READ(from->vcpus_absent) : 0;
+	if (READ(from->dirty_rate_status))
+		to->dirty_rate = from->dirty_rate;
 	to->host_kind = READ(from->host_kind);
 	to->assist_on = READ(from->assist_on);
 	to->machine = READ(from->machine);

@@ -43,6 +43,7 @@
 #include "vmm/kvm/thread_filter.h"
 #include "vmm/machine/display_link.h"
 #include "vmm/machine/machine_balloon.h"
+#include "vmm/machine/machine_dirty_rate.h"
 #include "vmm/machine/machine_firmware.h"
 #include "vmm/machine/machine_host.h"
 #include "vmm/machine/machine_page.h"
@@ -529,6 +530,16 @@ static void disk_threads_stop(struct machine *m)
 		machine_disk_io_stop(&m->disk_ios[i]);
 }
 
+static void files_close(const struct machine *m)
+{
+	const int fds[] = { m->pagemap_fd, m->network_rom_fd, m->screen_rom_fd, m->nvram_fd, m->nvram_template_fd, m->kernel_fd,
+		m->initrd_fd };
+
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+}
+
 void machine_free(struct machine *m)
 {
 	if (!m)
@@ -564,6 +575,7 @@ void machine_free(struct machine *m)
 		if (m->share_fds[i] >= 0)
 			close(m->share_fds[i]);
 	machine_balloon_free(m);
+	machine_dirty_rate_free(m);
 	machine_page_done(m);
 	free(m->nvram_content);
 	agent_free(m->agent);
@@ -576,20 +588,7 @@ void machine_free(struct machine *m)
 	memory_done(&m->mem);
 	ram_working_sets_done(m);
 	uffd_close(&m->uffd);
-	if (m->pagemap_fd >= 0)
-		close(m->pagemap_fd);
-	if (m->network_rom_fd >= 0)
-		close(m->network_rom_fd);
-	if (m->screen_rom_fd >= 0)
-		close(m->screen_rom_fd);
-	if (m->nvram_fd >= 0)
-		close(m->nvram_fd);
-	if (m->nvram_template_fd >= 0)
-		close(m->nvram_template_fd);
-	if (m->kernel_fd >= 0)
-		close(m->kernel_fd);
-	if (m->initrd_fd >= 0)
-		close(m->initrd_fd);
+	files_close(m);
 	free(m);
 }
 
@@ -691,6 +690,7 @@ int machine_reset(struct machine *m, struct err *e)
 	int r;
 
 	machine_reset_devices(m);
+	machine_dirty_rate_drop(m);
 	r = vcpus_drain_async_pf(&m->vcpus, e);
 	machine_forget_memory(m);
 	agent_restored(m->agent, false);
@@ -817,5 +817,6 @@ void machine_info(struct machine *m, struct vm_info *i)
 	memcpy(i->link_down, m->cfg.link_down, sizeof(i->link_down));
 	i->vsock = m->vsock ? 1 + virtio_vsock_users(m->vsock) : 0;
 	machine_balloon_info(m, i);
+	machine_dirty_rate_info(m, i);
 	machine_carry_figures(m, i);
 }

@@ -33,6 +33,7 @@ struct err;
 struct host_files;
 struct loop;
 struct machine_balloon;
+struct machine_dirty_rate;
 struct ram_reader;
 struct pci_host;
 struct fault_tracker;
@@ -156,6 +157,7 @@ struct machine {
 	 * revert. */
 	char base_id[VM_SNAPSHOT_ID_MAX + 1];
 	struct vmsnap_hold *held; /* the snapshot of a group that waits for the daemon; NULL: none */
+	struct machine_dirty_rate *dirty_rate; /* NULL: none was measured (machine_dirty_rate.h) */
 	struct vm_page *page; /* the page of figures for the daemon; NULL: none (machine_page.h) */
 	struct vm_info carried; /* figures of the processes that had the VM before (machine_carry.h) */
 	/* Processor features that the guest sees and did not see where the loaded state was saved

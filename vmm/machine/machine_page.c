@@ -58,6 +58,9 @@ static void machine_write(struct machine *m, const struct vm_info *info)
 	if (to->vcpus_change)
 		to->vcpus_absent = info->vcpus_absent;
 	to->balloon_state = info->balloon.state;
+	to->dirty_rate_status = info->dirty_rate.status;
+	if (to->dirty_rate_status)
+		to->dirty_rate = info->dirty_rate;
 	to->exits_io = m->carried.exits_io;
 	to->exits_mmio = m->carried.exits_mmio;
 	to->exits_other = m->carried.exits_other;

@@ -7,6 +7,7 @@
 #include "base/util.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
+#include "vmm/machine/machine_dirty_rate.h"
 #include "vmm/machine/machine_disk.h"
 #include "vmm/machine/machine_restore.h"
 #include "vmm/machine/machine_state.h"
@@ -354,6 +355,7 @@ static int machine_revert(struct revert_job *x)
 	int r;
 
 	machine_reset_devices(m);
+	machine_dirty_rate_drop(m);
 	r = vcpus_drain_async_pf(&m->vcpus, &x->j.e);
 	if (!r)
 		r = memory_revert(x);
