@@ -97,6 +97,9 @@ void command_vm_attach_interface(struct call *c);
 void command_vm_detach_device(struct call *c);
 void command_vm_change_medium(struct call *c);
 void command_vm_set_memory(struct call *c);
+void command_vm_calc_dirty_rate(struct call *c);
+/* Begin to measure the dirty rate, and answer the call. seconds: the name of the argument with the length. */
+void command_calc_dirty_rate(struct call *c, const char *seconds);
 void command_vm_set_vcpus(struct call *c);
 void command_vm_reclaim(struct call *c);
 void command_vm_agent_command(struct call *c);

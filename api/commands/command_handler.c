@@ -28,6 +28,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-detach-device", command_vm_detach_device },
 	{ "vm-change-medium", command_vm_change_medium },
 	{ "vm-set-memory", command_vm_set_memory },
+	{ "vm-calc-dirty-rate", command_vm_calc_dirty_rate },
 	{ "vm-set-vcpus", command_vm_set_vcpus },
 	{ "vm-reclaim", command_vm_reclaim },
 	{ "vm-agent-command", command_vm_agent_command },

@@ -1,5 +1,5 @@
-/* Handlers of vm-set-memory (the target of a running VM's balloon, and how often its guest sends statistics) and of
- * vm-reclaim. */
+/* Handlers of vm-set-memory (the target of a running VM's balloon, and how often its guest sends statistics), of
+ * vm-reclaim and of vm-calc-dirty-rate. */
 #include "api/commands/command.h"
 #include "api/policy/balancer.h"
 #include "api/vm/vm.h"
@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #define SET_TIMEOUT_NS (20 * 1000000000ULL)
+#define DIRTY_RATE_TIMEOUT_NS (10 * 1000000000ULL)
 #define RECLAIM_TIMEOUT_NS (120 * 1000000000ULL)
 
 static void set_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -95,4 +96,37 @@ void command_vm_reclaim(struct call *c)
 		vm_compat_refuse(c->vm->def->name, &e);
 		call_fail(c, &e);
 	}
+}
+
+static void dirty_rate_begun(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)a;
+	call_done(opaque, r, e);
+}
+
+static int dirty_rate_check(const struct call *c, const char *key, int64_t seconds, int64_t pages, struct err *e)
+{
+	if (seconds < 1 || seconds > VM_DIRTY_RATE_SECONDS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: give 1 to %d seconds", key, VM_DIRTY_RATE_SECONDS_MAX);
+	if (pages < VM_DIRTY_RATE_PAGES_MIN || pages > VM_DIRTY_RATE_PAGES_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "sample-pages: give %d to %d pages of each GiB", VM_DIRTY_RATE_PAGES_MIN,
+			VM_DIRTY_RATE_PAGES_MAX);
+	return vm_compat_check_live(c->vm, VM_KNOWS_DIRTY_RATE, e);
+}
+
+void command_calc_dirty_rate(struct call *c, const char *seconds)
+{
+	int64_t s = js_get_int(c->args, seconds, 1), pages = js_get_int(c->args, "sample-pages", VM_DIRTY_RATE_PAGES);
+	struct vm_dirty_rate_ask ask = { .seconds = (uint32_t)s, .pages_per_gib = (uint32_t)pages };
+	struct err e;
+
+	if (dirty_rate_check(c, seconds, s, pages, &e) < 0)
+		call_fail(c, &e);
+	else
+		vm_process_request(c->vm->proc, VM_MSG_DIRTY_RATE, &ask, sizeof(ask), -1, DIRTY_RATE_TIMEOUT_NS, dirty_rate_begun, c);
+}
+
+void command_vm_calc_dirty_rate(struct call *c)
+{
+	command_calc_dirty_rate(c, "seconds");
 }

@@ -459,6 +459,20 @@ static void put_balloon(struct json_writer *w, const struct vm_balloon_info *b)
 	jw_object_end(w);
 }
 
+static void put_dirty_rate(struct json_writer *w, const struct vm_dirty_rate *d)
+{
+	bool measured = d->status == VM_DIRTY_RATE_MEASURED;
+
+	jw_object(w, "dirty-rate");
+	jw_str(w, "status", measured ? "measured" : "measuring");
+	jw_uint(w, "start-time", d->start_s);
+	jw_uint(w, "seconds", d->ask.seconds);
+	jw_uint(w, "sample-pages", d->ask.pages_per_gib);
+	if (measured)
+		jw_uint(w, "bytes-per-second", d->bytes_per_s);
+	jw_object_end(w);
+}
+
 /* Add the bins up to the last one that is not 0. */
 static void latency_put(struct json_writer *w, const char *key, const uint64_t bins[LATENCY_BINS])
 {
@@ -550,6 +564,8 @@ static void put_figures(struct json_writer *w, const struct vm *vm, const struct
 	jw_array_end(w);
 	if (info->balloon.state)
 		put_balloon(w, &info->balloon);
+	if (info->dirty_rate.status)
+		put_dirty_rate(w, &info->dirty_rate);
 }
 
 /* Return the resident bytes of a process; 0: unknown. */

@@ -4,6 +4,7 @@
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -238,6 +239,53 @@ void qmp_query_balloon(struct call *c)
 {
 	if (has_balloon(c))
 		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, balloon_told, c);
+}
+
+#define DIRTY_RATE_MODE "page-sampling"
+
+void qmp_calc_dirty_rate(struct call *c)
+{
+	const char *mode = js_get_str(c->args, "mode");
+	struct err e;
+
+	if (mode && strcmp(mode, DIRTY_RATE_MODE)) {
+		err_set(&e, -ENOTSUP, ERR_UNSUPPORTED, "mode: '%.40s' is not offered; use " DIRTY_RATE_MODE, mode);
+		call_fail(c, &e);
+	} else {
+		command_calc_dirty_rate(c, "calc-time");
+	}
+}
+
+static void dirty_rate_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	static const char *const words[] = { "unstarted", "measuring", "measured" };
+	const struct vm_dirty_rate *d;
+	struct json_object *o;
+
+	if (r < 0) {
+		call_done(opaque, r, e);
+		return;
+	}
+	d = &a->info->dirty_rate;
+	o = json_object_new_object();
+	js_put_str(o, "status", words[MIN(d->status, ARRAY_SIZE(words) - 1)]);
+	js_put_uint(o, "start-time", d->start_s);
+	js_put_uint(o, "calc-time", d->ask.seconds);
+	js_put_uint(o, "sample-pages", d->ask.pages_per_gib);
+	js_put_str(o, "mode", DIRTY_RATE_MODE);
+	if (d->status >= VM_DIRTY_RATE_MEASURED)
+		js_put_uint(o, "dirty-rate", d->bytes_per_s / MIB);
+	call_return(opaque, o);
+}
+
+void qmp_query_dirty_rate(struct call *c)
+{
+	struct err e;
+
+	if (vm_compat_check_live(c->vm, VM_KNOWS_DIRTY_RATE, &e) < 0)
+		call_fail(c, &e);
+	else
+		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, dirty_rate_told, c);
 }
 
 void qmp_human(struct call *c)

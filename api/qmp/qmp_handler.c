@@ -52,6 +52,8 @@ const struct command_handler qmp_handlers[] = {
 	{ "closefd", qmp_closefd },
 	{ "balloon", qmp_balloon },
 	{ "query-balloon", qmp_query_balloon },
+	{ "calc-dirty-rate", qmp_calc_dirty_rate },
+	{ "query-dirty-rate", qmp_query_dirty_rate },
 	{ "query-memory-devices", qmp_query_memory_devices },
 	{ "blockdev-add", qmp_blockdev_add },
 	{ "blockdev-del", qmp_blockdev_del },

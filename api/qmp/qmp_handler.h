@@ -48,6 +48,8 @@ void qmp_closefd(struct call *c);
 void qmp_watchdog_set_action(struct call *c);
 void qmp_balloon(struct call *c);
 void qmp_query_balloon(struct call *c);
+void qmp_calc_dirty_rate(struct call *c);
+void qmp_query_dirty_rate(struct call *c);
 void qmp_query_memory_devices(struct call *c);
 void qmp_blockdev_add(struct call *c);
 void qmp_blockdev_del(struct call *c);

@@ -178,6 +178,8 @@ static const struct field resize_args[] = { FIELD_VM,
 static const struct field set_vcpus_args[] = { FIELD_VM, { "vcpus", FIELD_INT, REQUIRED, "number of vCPUs, at most max_vcpus of the definition" },
 	{ "timeout", FIELD_INT, OPTIONAL, "seconds to wait for the guest to release vCPUs, 1 to 600 [5]" }, END };
 static const struct field memory_args[] = { FIELD_VM, FIELDS_MEMORY, END };
+static const struct field dirty_rate_args[] = { FIELD_VM, { "seconds", FIELD_INT, OPTIONAL, "length of the measurement, 1 to 60 [1]" },
+	FIELD_SAMPLE_PAGES, END };
 #define AGENT_COMMAND_ARGS \
 	FIELD_VM, \
 	{ "command", FIELD_AGENT_COMMAND, REQUIRED, "at most 64 KiB" }, \
@@ -604,6 +606,7 @@ static const struct command commands[] = {
 	{ "vm-change-medium", "change the medium of a cdrom drive of a running VM; the definition of the next start is unchanged", medium_args, NULL, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-set-memory", DOC_SET_MEMORY, memory_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-calc-dirty-rate", DOC_DIRTY_RATE, dirty_rate_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DIRTY_RATE },
 	{ "vm-set-vcpus", "add vCPUs to a running VM, or ask the guest to release some and wait for it; a new start uses the definition again",
 		set_vcpus_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-reclaim", DOC_RECLAIM, vm_only, reclaim_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RECLAIM },

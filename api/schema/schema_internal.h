@@ -30,9 +30,16 @@
 #define DOC_RECLAIM \
 	"free the memory of a running VM that was not written since its last snapshot or revert; the guest's accesses bring " \
 	"it back from the image"
+#define DOC_DIRTY_RATE \
+	"measure how fast a running VM's guest changes its memory, by samples; the answer comes at once, the result is " \
+	"dirty-rate of vm-info and vm-stats"
+#define FIELD_SAMPLE_PAGES { "sample-pages", FIELD_INT, OPTIONAL, \
+	"pages to sample of each GiB of memory, 128 to 16384; in all at least 512 and at most 131072 [512]" }
 static const struct field reclaim_returns[] = { { "freed", FIELD_INT, REQUIRED, "bytes" }, END };
 #define FIELD_ACTUAL { "actual", FIELD_INT, REQUIRED, "memory of the guest, bytes" }
 #define FIELD_BALLOON { "balloon", FIELD_BALLOON_FIGURES, OPTIONAL, "of a running VM with a balloon: its figures" }
+#define FIELD_DIRTY \
+	{ "dirty-rate", FIELD_DIRTY_RATE, OPTIONAL, "the last measurement of vm-calc-dirty-rate in this process" }
 #define FIELD_DIRECT { "dev", FIELD_STRING, OPTIONAL, \
 	"with macvtap: the link that the guests are on, in place of bridge" }, \
 	{ "devs", LIST_OF(FIELD_STRING), OPTIONAL, "with several links for macvtap: their names, in place of dev" }

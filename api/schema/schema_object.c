@@ -76,6 +76,7 @@ const struct field info_returns[] = {
 	{ "memory", FIELD_INT, REQUIRED, "bytes" },
 	{ "used-memory", FIELD_INT, REQUIRED, "memory of the guest: what the balloon leaves to it, bytes; 0 when off" },
 	FIELD_BALLOON,
+	FIELD_DIRTY,
 	{ "cpu-time", FIELD_INT, OPTIONAL, "CPU time of all vCPU threads, ns" },
 	{ "vcpu-times", LIST_OF(FIELD_INT), OPTIONAL, "CPU time of each vCPU thread, ns" },
 	{ "vcpu-delays", LIST_OF(FIELD_INT), OPTIONAL, "time that each vCPU thread waited for a processor, ns; starts at 0 in each process" },
@@ -129,6 +130,12 @@ static const struct field balloon_figures[] = {
 	{ "disk-caches", FIELD_INT, OPTIONAL, "memory of caches, bytes" },
 	{ "hugetlb-allocs", FIELD_INT, OPTIONAL, "huge pages that were allocated" },
 	{ "hugetlb-failures", FIELD_INT, OPTIONAL, "failed allocations of huge pages" }, END };
+static const struct field dirty_rate[] = {
+	{ "status", FIELD_STRING, REQUIRED, "measuring or measured" },
+	{ "start-time", FIELD_INT, REQUIRED, "time of the start: realtime, seconds" },
+	{ "seconds", FIELD_INT, REQUIRED, "length of the measurement" },
+	{ "sample-pages", FIELD_INT, REQUIRED, "pages that are sampled of each GiB" },
+	{ "bytes-per-second", FIELD_INT, OPTIONAL, "once measured: bytes of pages that change in a second" }, END };
 static const struct field systemd_scope[] = {
 	{ "unit", FIELD_STRING, OPTIONAL, "name of its unit" },
 	{ "machine", FIELD_STRING, OPTIONAL, "name of its machine in machined" },
@@ -600,6 +607,7 @@ static const struct field *const members[FIELD_TYPE_COUNT] = {
 	[FIELD_UNLOADED_VM] = unloaded_vm,
 	[FIELD_VM_FIGURES] = info_returns,
 	[FIELD_BALLOON_FIGURES] = balloon_figures,
+	[FIELD_DIRTY_RATE] = dirty_rate,
 	[FIELD_SYSTEMD_SCOPE] = systemd_scope,
 	[FIELD_BALANCE] = balance,
 	[FIELD_BALANCED] = balanced,

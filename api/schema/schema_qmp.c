@@ -146,6 +146,17 @@ static const struct field fd_args[] = {
 static const struct field watchdog_args[] = {
 	{ "action", FIELD_STRING, REQUIRED, "reset, shutdown, poweroff, pause, none or inject-nmi" }, END };
 static const struct field balloon_args[] = { { "value", FIELD_INT, REQUIRED, "memory of the guest, bytes" }, END };
+static const struct field dirty_rate_args[] = {
+	{ "calc-time", FIELD_INT, REQUIRED, "length of the measurement, 1 to 60 seconds" },
+	FIELD_SAMPLE_PAGES,
+	{ "mode", FIELD_STRING, OPTIONAL, "only page-sampling" }, END };
+static const struct field dirty_rate_returns[] = {
+	{ "status", FIELD_STRING, REQUIRED, "unstarted, measuring or measured" },
+	{ "start-time", FIELD_INT, REQUIRED, "time of the start: realtime, seconds; 0: unstarted" },
+	{ "calc-time", FIELD_INT, REQUIRED, "length of the measurement, seconds" },
+	{ "sample-pages", FIELD_INT, REQUIRED, "pages that are sampled of each GiB" },
+	{ "mode", FIELD_STRING, REQUIRED, "page-sampling" },
+	{ "dirty-rate", FIELD_INT, OPTIONAL, "once measured: MiB of pages that change in a second" }, END };
 static const struct field balloon_returns[] = { { "actual", FIELD_INT, REQUIRED, "memory of the guest, bytes" }, END };
 
 /* Arguments that belong to some drivers or types only are optional here; the handlers check them. */
@@ -322,6 +333,9 @@ const struct command qmp_commands[] = {
 		ANY_STATE },
 	{ "query-balloon", "show the memory that the balloon leaves to the guest", no_fields, balloon_returns,
 		ROLE_VIEWER, 0, ANY_STATE },
+	{ "calc-dirty-rate", "measure how fast the guest changes its memory, by samples; query-dirty-rate shows the result", dirty_rate_args, NULL,
+		ROLE_OPERATOR, MUTATES, ANY_STATE },
+	{ "query-dirty-rate", "show the last measurement of calc-dirty-rate", no_fields, dirty_rate_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-memory-devices", "list memory that was attached; always empty", no_fields, memory_devices_returns, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "blockdev-add", "name an image for device_add; forgotten when the daemon ends", node_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "blockdev-del", "forget an image that blockdev-add named", node_del_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },

@@ -55,6 +55,7 @@ static const struct {
 	[FIELD_UNLOADED_VM] = { "unloaded-vm", "object", { NULL } },
 	[FIELD_VM_FIGURES] = { "vm-figures", "object", { NULL } },
 	[FIELD_BALLOON_FIGURES] = { "balloon-figures", "object", { NULL } },
+	[FIELD_DIRTY_RATE] = { "dirty-rate", "object", { NULL } },
 	[FIELD_SYSTEMD_SCOPE] = { "systemd-scope", "object", { NULL } },
 	[FIELD_BALANCE] = { "balance", "object", { NULL } },
 	[FIELD_BALANCED] = { "balanced", "object", { NULL } },

@@ -44,6 +44,9 @@ static const struct vm_transition transitions[] = {
 	{ VM_ASK_RECLAIM, BIT(VM_RUNNING), VM_RUNNING, VM_EMITS_NOTHING },
 	{ VM_ASK_RECLAIM, BIT(VM_PAUSED), VM_PAUSED, VM_EMITS_NOTHING },
 	{ VM_ASK_RECLAIM, BIT(VM_IN_SHUTDOWN), VM_IN_SHUTDOWN, VM_EMITS_NOTHING },
+	{ VM_ASK_DIRTY_RATE, BIT(VM_RUNNING), VM_RUNNING, VM_EMITS_NOTHING },
+	{ VM_ASK_DIRTY_RATE, BIT(VM_PAUSED), VM_PAUSED, VM_EMITS_NOTHING },
+	{ VM_ASK_DIRTY_RATE, BIT(VM_IN_SHUTDOWN), VM_IN_SHUTDOWN, VM_EMITS_NOTHING },
 	{ VM_ASK_TEMPLATE, BIT(VM_SHUT_OFF) | BIT(VM_CRASHED), VM_SHUT_OFF, VM_EMITS_NOTHING },
 	/* The next five rows say where a request is legal. vm_move() uses only the last one, when the offline process
 	 * has reverted the disks; otherwise the VM_SAW rows set the state. */
@@ -100,6 +103,7 @@ static const char *const trigger_names[VM_TRIGGER_COUNT] = {
 	[VM_ASK_FORK_SNAPSHOT] = "clone --live --snapshotname",
 	[VM_ASK_DUMP] = "dump",
 	[VM_ASK_RECLAIM] = "reclaim",
+	[VM_ASK_DIRTY_RATE] = "domdirtyrate-calc",
 	[VM_ASK_TEMPLATE] = "template",
 	[VM_ASK_SNAPSHOT] = "a snapshot",
 	[VM_ASK_REVERT] = "snapshot-revert",

@@ -41,6 +41,7 @@ enum vm_trigger {
 	VM_ASK_FORK_SNAPSHOT, /* live clones of a snapshot */
 	VM_ASK_DUMP,
 	VM_ASK_RECLAIM,
+	VM_ASK_DIRTY_RATE,
 	VM_ASK_TEMPLATE,
 	VM_ASK_SNAPSHOT, /* create, delete or change a snapshot */
 	VM_ASK_REVERT,

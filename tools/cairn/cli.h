@@ -267,6 +267,7 @@ int verb_domname(struct cli *c);
 int verb_domstate(struct cli *c);
 int verb_domblkerror(struct cli *c);
 int verb_domstats(struct cli *c);
+int verb_domdirtyrate_calc(struct cli *c);
 int verb_metrics(struct cli *c);
 int verb_trend(struct cli *c);
 int verb_pool_define_as(struct cli *c);

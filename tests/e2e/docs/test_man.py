@@ -601,6 +601,9 @@ cairn nodecpustats --percent
 cairn domstats web1 --block
     given: running web1
     then: shows block.0.name=vda
+cairn domdirtyrate-calc web1 --seconds 10
+    given: running web1
+    then: shows "Start to calculate domain's memory dirty rate"; cairn domstats web1 --dirtyrate | grep dirtyrate.calc_period=10
 cairn trend web1 cpu wr-bytes --last 1d
     given: running web1
     then: shows '^cpu: '; shows '^wr-bytes: '

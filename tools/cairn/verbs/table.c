@@ -146,7 +146,11 @@ static const struct verb_option domstats_options[] = {
 	{ "balloon", NULL, "print the memory, KiB" },
 	{ "vcpu", NULL, "print statistics of each vCPU" },
 	{ "interface", NULL, "print statistics of each network interface" },
-	{ "block", NULL, "print statistics of each disk" }, END };
+	{ "block", NULL, "print statistics of each disk" },
+	{ "dirtyrate", NULL, "print the last measurement of domdirtyrate-calc" }, END };
+static const struct verb_option domdirtyrate_options[] = {
+	{ "seconds", "SECONDS", FROM_SCHEMA("seconds") },
+	{ "mode", "page-sampling", "compare samples of pages [default]; the only mode" }, END };
 static const struct verb_option domifaddr_options[] = {
 	{ "source", "agent|lease", "ask the guest agent [default], or the DHCP servers of the VM's networks" },
 	{ "full", NULL, "repeat name and MAC address in each line" }, END };
@@ -629,6 +633,7 @@ const struct verb verbs[] = {
 		0, 1, true, NULL, NULL, verb_nodecpustats },
 	{ "domstats", "Monitoring", "[VM...]", "print statistics of VMs, with virsh's names", domstats_options, 0, MANY, true,
 		"vm", "vm-info vm-stats", verb_domstats },
+	{ "domdirtyrate-calc", "Monitoring", "VM", NULL, domdirtyrate_options, 1, 1, false, "vm", "vm-calc-dirty-rate", verb_domdirtyrate_calc },
 	{ "metrics", "Monitoring", "", "print statistics of all VMs as OpenMetrics text, for Prometheus", NULL, 0, 0, false, NULL, "vm-stats",
 		verb_metrics },
 	{ "trend", "Monitoring", "VM [SERIES...]", "draw what a VM did over time; series: " TREND_SERIES " [cpu]", trend_options, 1, 16, false, "vm",

@@ -31,7 +31,7 @@ VERBS = ["define", "create", "validate", "dumpjson", "dumpxml", "edit", "domrena
          "snapshot-parent", "snapshot-diff", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist",
          "domblkinfo", "domblkstat", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "vcpuinfo", "vcpucount", "nodeinfo",
-         "nodecpustats", "domstats", "metrics", "trend", "advise", "threshold", "threshold-list", "threshold-remove", "web-hook", "web-hook-list", "web-hook-remove", "web-hook-test", "dommemstat", "send-key", "screenshot", "vncdisplay", "top",
+         "nodecpustats", "domstats", "domdirtyrate-calc", "metrics", "trend", "advise", "threshold", "threshold-list", "threshold-remove", "web-hook", "web-hook-list", "web-hook-remove", "web-hook-test", "dommemstat", "send-key", "screenshot", "vncdisplay", "top",
          "qmp-path", "console", "log", "vsock", "ssh", "wait", "event", "events", "pool-list", "pool-info", "pool-define-as", "pool-undefine", "vol-list", "vol-info", "vol-path",
          "vol-create-as", "vol-clone", "vol-delete", "vol-resize", "image-list", "image-remove", "net-list", "net-info", "net-start",
          "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-dumpxml", "net-update", "net-edit",
@@ -565,7 +565,7 @@ def test_completion_offers_matching_words(fake):
     assert complete("cairn snapshot-revert --disk ") == complete("cairn snapshot-revert web1 --disk =") == set()
     assert complete("cairn snapshot-revert --domain web1 ") == {"before"}
     assert complete("cairn snapshot-revert --di") == {"--disk", "--disks-only"}
-    assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblkinfo", "domblklist", "domblkstat", "domiflist", "domifstat", "domif-getlink", "domif-egress", "domif-setlink", "domiftune", "domifaddr", "domrename", "domstats", "dommemstat", "domhostname", "domfsinfo",
+    assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblkinfo", "domblklist", "domblkstat", "domiflist", "domifstat", "domif-getlink", "domif-egress", "domif-setlink", "domiftune", "domifaddr", "domrename", "domstats", "domdirtyrate-calc", "dommemstat", "domhostname", "domfsinfo",
                                          "domfstrim", "domfsfreeze", "domfsthaw", "domtime", "domjobinfo", "domjobabort"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
 

@@ -317,6 +317,7 @@ update-device vm1 link.json --live
 setmem vm1 40M --live
 dommemstat vm1
 dommemstat vm1 --period 5
+domdirtyrate-calc vm1 --seconds 1
 reclaim vm1
 domif-setlink vm1 net0 down --live --config
 domif-egress vm1 net0

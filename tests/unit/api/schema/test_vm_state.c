@@ -39,6 +39,7 @@ static const struct {
 	{ VM_ASK_TEMPLATE, "o----o-" },
 	{ VM_ASK_DUMP, "-rpi--v" },
 	{ VM_ASK_RECLAIM, "-rpi---" },
+	{ VM_ASK_DIRTY_RATE, "-rpi---" },
 	{ VM_ASK_SNAPSHOT, "orrroo-" },
 	{ VM_ASK_REVERT, "oooo-oo" },
 	{ VM_SAW_RUNNING, "--r---r" },
