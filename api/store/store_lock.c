@@ -150,12 +150,12 @@ static bool hangs_in_file_system(const struct owner *o)
 	return !process_is_frozen(o->pid);
 }
 
-/* Whether SIGKILL waits for all threads, or they are exiting. */
+/* Its threads may still be on their way to the end, or to where they are stuck. */
 static bool was_killed(const struct owner *o)
 {
 	struct process_look l;
 
-	return process_look(o->pid, &l) == 0 && !l.free && l.stuck;
+	return process_look(o->pid, &l) == 0 && l.killed;
 }
 
 /* Decide whether the owner may be killed. Returns 0; -EBUSY. */

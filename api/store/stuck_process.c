@@ -165,6 +165,8 @@ static int thread_look(void *opaque, const char *folder, const struct thread *t,
 	else
 		l->free++;
 	l->switches += t->switches;
+	l->killed |= t->killed;
+	l->alive += !t->killed && !(t->flags & PF_EXITING);
 	if (!is_main)
 		return 0;
 	l->main_switches = t->switches;
@@ -175,8 +177,12 @@ static int thread_look(void *opaque, const char *folder, const struct thread *t,
 
 int process_look(pid_t pid, struct process_look *ret)
 {
+	int r;
+
 	*ret = (struct process_look){ 0 };
-	return threads_each(pid, thread_look, ret);
+	r = threads_each(pid, thread_look, ret);
+	ret->killed |= !r && !ret->alive;
+	return r;
 }
 
 /* Print the path of a process's group of the freezer. Returns false if there is none, or it is not mounted here. */
