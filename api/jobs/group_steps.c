@@ -7,14 +7,11 @@
 #include "base/hex.h"
 #include "base/log.h"
 #include "base/loop.h"
-#include "base/util.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
-#define ID_DIGITS (GROUP_ID_TEXT - 1)
 #define STEP_TIMEOUT_NS (10 * 1000000000ULL)
 /* Time from the last message to the instant: enough for all processes to read it. */
 #define LEAD_NS 2000000ULL
@@ -23,22 +20,12 @@
 
 int group_id_make(char id[GROUP_ID_TEXT], struct err *e)
 {
-	uint8_t own[ID_DIGITS / 2];
+	uint8_t own[(GROUP_ID_TEXT - 1) / 2];
 
 	if (getrandom(own, sizeof(own), 0) != (ssize_t)sizeof(own))
 		return err_set_errno(e, -errno, "cannot name a group");
 	hex_print(own, sizeof(own), id);
 	return 0;
-}
-
-bool group_file_is(const char *name, const char *prefix, char id[GROUP_ID_TEXT])
-{
-	const char *digits = name + strlen(prefix);
-
-	if (strncmp(name, prefix, strlen(prefix)) != 0 || strspn(digits, "0123456789abcdef") != ID_DIGITS || strcmp(digits + ID_DIGITS, ".json") != 0)
-		return false;
-	snprintf(id, GROUP_ID_TEXT, "%.*s", ID_DIGITS, digits);
-	return true;
 }
 
 void group_steps_add(struct group_steps *s, const uint8_t uuid[16], bool is_on)
@@ -95,17 +82,4 @@ void group_put_instant(struct json_object *result, const struct vm_snapshot_done
 {
 	if (d->instant_ns && d->instant_ns <= loop_now_ns())
 		js_put_uint(result, "instant", clock_realtime_ns() - (loop_now_ns() - d->instant_ns));
-}
-
-int64_t group_spread(struct json_object *const *results, size_t n)
-{
-	int64_t first = INT64_MAX, last = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		int64_t at = js_get_int(results[i], "instant", 0);
-
-		first = at ? MIN(first, at) : first;
-		last = MAX(last, at);
-	}
-	return last > first ? last - first : 0;
 }

@@ -1,5 +1,5 @@
 /* group_steps: leads the processes of several VMs through the steps of vmm/vm_snapshot_msg.h, so that all stand still
- * at one instant. The jobs group-snapshot and group-clone use it. Threading: the daemon's loop. */
+ * at one instant. The jobs of groups use it (group_job.h). Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_GROUP_STEPS_H
 #define CAIRN_API_JOBS_GROUP_STEPS_H
 
@@ -29,15 +29,11 @@ struct group_steps {
 
 /* Draw a group's id. Returns 0; -errno. */
 int group_id_make(char id[GROUP_ID_TEXT], struct err *e);
-/* Whether a file's name is that of a group with this prefix: PREFIXid.json. id: gets the id. */
-bool group_file_is(const char *name, const char *prefix, char id[GROUP_ID_TEXT]);
 /* Add a VM, which is number s->n - 1 then. */
 void group_steps_add(struct group_steps *s, const uint8_t uuid[16], bool is_on);
 /* Send the next step if the processes of all VMs that are on wait for it. */
 void group_steps_next(struct group_steps *s);
 /* Add `instant`, in realtime, to the result of a job. */
 void group_put_instant(struct json_object *result, const struct vm_snapshot_done *d);
-/* Return the time from the first instant to the last in these results, in ns. Results without one do not count. */
-int64_t group_spread(struct json_object *const *results, size_t n);
 
 #endif

@@ -116,7 +116,7 @@ void store_release(struct store *s);
 /* Wait until the thread has done all queued work. */
 void store_settle(struct store *s);
 #define STORE_BATCHES "batches" /* a folder beside the VMs' folder */
-#define STORE_GROUPS "groups"	/* another one: api/jobs/group_snapshot.h */
+#define STORE_GROUPS "groups"	/* another one: api/jobs/group_job.h */
 /* Rename a VM's folder to `to`. When w is done, the folder has its new name and `definition` as STORE_RENAMED, on
  * stable storage. Writes that were queued before go to the old name first. Afterwards store_rename_end() renames
  * STORE_RENAMED to definition.json.
