@@ -95,7 +95,7 @@ void command_net_define(struct call *c)
 	if (!r)
 		r = was_check(c, n ? n->def : NULL, d->name, &e);
 	if (!r && !js_get_bool(c->args, "validate-only", false))
-		r = network_define(c->host, d, &n, &created, &e);
+		r = network_define(c->host, d, false, &n, &created, &e);
 	else if (!r)
 		n = NULL;
 	if (r < 0) {

@@ -14,18 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PREFIX "group-"
-#define ID_DIGITS 16
-
-/* Whether the daemon has made the network: users cannot know a group's id beforehand. */
-static bool is_made(const struct network_definition *d)
-{
-	const char *id = d->name + strlen(PREFIX);
-
-	return !strncmp(d->name, PREFIX, strlen(PREFIX)) && strspn(id, "0123456789abcdef") == ID_DIGITS && id[ID_DIGITS] == '-' &&
-		d->mode == NETWORK_ISOLATED;
-}
-
 static bool has_interface(const struct definition *d, const char *network)
 {
 	for (uint32_t i = 0; d && i < d->ninterfaces; i++)
@@ -50,7 +38,7 @@ struct json_object *group_networks_choose(struct vm *const *vms, size_t n, const
 				shared |= has_interface(vms[other]->def, face->source);
 			if (!shared || js_get(all, face->source))
 				continue;
-			snprintf(name, sizeof(name), PREFIX "%.*s-%d", ID_DIGITS, id, json_object_object_length(all) + 1);
+			snprintf(name, sizeof(name), "group-%.16s-%d", id, json_object_object_length(all) + 1);
 			js_put_str(all, face->source, name);
 		}
 	return all;
@@ -97,7 +85,7 @@ int group_network_make(struct vm *const *vms, size_t n, const char *source, cons
 	if (!r)
 		r = network_complete(host, d, e);
 	if (!r)
-		r = network_define(host, d, &made, &created, e);
+		r = network_define(host, d, true, &made, &created, e);
 	if (r < 0) {
 		network_definition_free(d);
 		return r;
@@ -125,7 +113,7 @@ static void network_sweep(struct network *n)
 	bool active = n->state == NETWORK_ACTIVE;
 	int r = 0;
 
-	if (!is_made(network_any(n)) || (n->def && !n->autostart) || is_wanted(n->host, network_any(n)->name) || network_is_busy(n))
+	if (!n->of_group || (n->def && !n->autostart) || is_wanted(n->host, network_any(n)->name) || network_is_busy(n))
 		return;
 	/* An active network is transient then, and gone when it has stopped. */
 	if (n->def)
@@ -147,7 +135,7 @@ void group_network_keep(struct vm_host *host, const char *name)
 	struct network *n = network_find_name(host, name);
 	struct err e;
 
-	if (!n || !n->def)
+	if (!n || !n->def || !n->of_group)
 		return;
 	n->autostart = true; /* the clones' guests need it after a boot of the host, too */
 	if (network_save(n, &e) < 0)
@@ -157,8 +145,7 @@ void group_network_keep(struct vm_host *host, const char *name)
 void group_networks_take_back(struct vm_host *host)
 {
 	for (size_t i = 0; i < networks_count(host); i++)
-		if (is_made(network_any(network_at(host, i))))
-			group_network_keep(host, network_any(network_at(host, i))->name);
+		group_network_keep(host, network_any(network_at(host, i))->name);
 	sweep(host);
 }
 

@@ -1,6 +1,7 @@
 /* group_network: isolated networks that the daemon makes for the clones of a group of VMs (api/jobs/group_clone.h).
  * Such a network is a bridge without addresses, so the clones' guests keep the MAC and IP addresses of their sources.
- * It is stopped and undefined when no VM has an interface of it any more. Threading: the daemon's loop. */
+ * It is stopped and undefined when no VM has an interface of it any more. Its file says that it is of a group
+ * (`of_group`); the name decides nothing. Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_GROUP_NETWORK_H
 #define CAIRN_API_NET_GROUP_NETWORK_H
 

@@ -178,6 +178,7 @@ int network_save(struct network *n, struct err *e)
 		js_put(o, "live", network_definition_to_json(n->live));
 	js_put_str(o, "state", state_words[n->state]);
 	js_put_bool(o, "autostart", n->autostart);
+	js_put_bool(o, "group", n->of_group);
 	return store_put(n->host->store, NULL, file, o, STORE_SOON, NULL, e);
 }
 
@@ -236,6 +237,7 @@ static void network_found(void *opaque, const char *file)
 	n->live = live;
 	n->state = state;
 	n->autostart = def && js_get_bool(o, "autostart", false);
+	n->of_group = js_get_bool(o, "group", false);
 }
 
 void networks_load(struct vm_host *host)
@@ -466,20 +468,22 @@ int network_complete(struct vm_host *host, struct network_definition *d, struct 
 	return r;
 }
 
-int network_define(struct vm_host *host, struct network_definition *d, struct network **ret_n, bool *ret_created,
+int network_define(struct vm_host *host, struct network_definition *d, bool of_group, struct network **ret_n, bool *ret_created,
 	struct err *e)
 {
 	struct network *n = network_find_name(host, d->name);
 	struct network_definition *before = n ? n->def : NULL;
-	bool created = !n;
+	bool created = !n, was_of_group = n && n->of_group;
 	int r;
 
 	if (!n)
 		n = network_add(host, d->name);
 	n->def = d;
+	n->of_group = before ? was_of_group : of_group;
 	r = network_save(n, e);
 	if (r < 0) {
 		n->def = before;
+		n->of_group = was_of_group;
 		if (created)
 			registry_drop(n);
 		return r;

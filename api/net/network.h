@@ -33,6 +33,7 @@ struct network {
 	struct network_definition *live; /* owned; NULL if and only if inactive */
 	enum network_state state;
 	bool autostart;
+	bool of_group; /* made for the clones of a group, and removed with the last of them (group_network.h) */
 	bool was_lost; /* active for the last daemon, and gone now */
 	struct network_operation *operation; /* under way (network_life.c); NULL: none */
 	struct network_query *queries;	     /* likewise */
@@ -64,9 +65,9 @@ const char *network_state_word(enum network_state s);
  * d: of a new network, or of the one with that name. Returns 0; -EEXIST; -errno. */
 int network_complete(struct vm_host *host, struct network_definition *d, struct err *e);
 /* Define a network, or redefine the one of that name; stores it and emits NETWORK_DEFINED.
- * d: from network_complete(); taken on success. ret_created: whether it is new.
- * Returns 0; -errno. */
-int network_define(struct vm_host *host, struct network_definition *d, struct network **ret_n, bool *ret_created,
+ * d: from network_complete(); taken on success. of_group: as in struct network; counts if no definition is replaced.
+ * ret_created: whether that is so. Returns 0; -errno. */
+int network_define(struct vm_host *host, struct network_definition *d, bool of_group, struct network **ret_n, bool *ret_created,
 	struct err *e);
 /* Add a network that has no definition for a next start. d: taken. */
 struct network *network_add_transient(struct vm_host *host, struct network_definition *d);

@@ -94,7 +94,7 @@ void network_default_define(struct vm_host *host)
 		if (!r)
 			r = network_complete(host, d, &e);
 		if (!r)
-			r = network_define(host, d, &n, &created, &e);
+			r = network_define(host, d, false, &n, &created, &e);
 		if (r < 0) {
 			log_warn("network", "network '" NAME "' cannot be defined: %s", e.msg);
 			network_definition_free(d);

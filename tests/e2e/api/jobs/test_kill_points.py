@@ -25,12 +25,12 @@ PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/kill_point.so"))
 
 
 class Killer:
-    def __init__(self, tmp, vm_program=None):
+    def __init__(self, tmp, vm_program=None, daemon=Daemon):
         if "asan" in BUILD:
             pytest.skip("kill_point.so has to come behind a sanitizer")
         self.point, self.random, self.armed = tmp / "point", random.Random(SEED), 0
         # With epoll, the loop's writes are calls of the C library, too.
-        self.daemon = Daemon(tmp, vm_program=vm_program,
+        self.daemon = daemon(tmp, vm_program=vm_program,
                              env={"LD_PRELOAD": PRELOAD, "KILL_POINT": str(self.point), "CAIRN_LOOP": "epoll"})
 
     def arm(self, at):

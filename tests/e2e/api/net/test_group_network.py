@@ -1,6 +1,7 @@
 """VMs that share a network: group-clone gives their clones an isolated network of their own, which goes with its last
 VM. With a stand-in for cairn-net; and with the real one and guests that ask for each other."""
 
+import functools
 import ipaddress
 import json
 import os
@@ -10,9 +11,9 @@ import signal
 import pytest
 
 import guestlib
-from conftest import Console, until
-from test_kill_points import has_no_job, listed, patient
-from test_network import bridges, host, lan  # noqa: F401
+from conftest import FAKE_VM, Console, Qmp, until
+from test_kill_points import Killer, has_no_job, listed, patient
+from test_network import NetDaemon, bridges, host, lan  # noqa: F401
 from test_network_ports import real  # noqa: F401
 
 SHARED = [{"type": "network", "source": "lan"}]
@@ -63,6 +64,92 @@ def test_clones_get_a_network_that_goes_with_the_last(two, lan):  # noqa: F811
     two.cairn("destroy", "c")
     two.cairn("undefine", "c")
     until(lambda: only_the_sources_are_left(two, lan))
+
+
+def test_network_of_an_admin_with_such_a_name_stays(two, lan):  # noqa: F811
+    """The daemon knows a network of its own by a fact in the network's file, not by the name."""
+    own, other, short = (f"group-{digit * 16}-1" for digit in "abc")
+    for name in own, other:
+        two.define_net(name, mode="isolated", ipv4=None)
+        two.cairn("net-start", name)
+    two.cairn("net-autostart", own)
+    two.cairn("net-create", two.network(short, mode="isolated", ipv4=None))
+    begin(two, "c", interfaces=[{"type": "network", "source": own}])
+    two.cairn("group-clone", "a", "b")
+    two.cairn("destroy", "c")
+    two.cairn("undefine", "c")
+    for sig in signal.SIGKILL, signal.SIGTERM:
+        two.stop(sig)
+        two.start()
+    for vm in "ab":
+        two.cairn("destroy", f"{vm}-clone")
+        two.cairn("undefine", f"{vm}-clone")
+    left = {"lan", own, other, short}
+    until(lambda: two.states() == dict.fromkeys(left, "active"))
+    assert len(bridges(lan)) == 4 and not two.net(other)["autostart"]
+
+
+def test_definition_that_replaces_that_of_a_group_does_not_keep_the_network(two, lan):  # noqa: F811
+    two.cairn("group-clone", "a", "b")
+    name, = set(two.states()) - {"lan"}
+    two.cairn("net-update", name, "add", "user", "1000", "--live", "--config")
+    two.stop(signal.SIGKILL)
+    two.start()
+    for vm in "ab":
+        two.cairn("destroy", f"{vm}-clone")
+        two.cairn("undefine", f"{vm}-clone")
+    until(lambda: only_the_sources_are_left(two, lan))
+
+
+def test_network_that_an_admin_defines_after_undefining_that_of_a_group_stays(two):
+    two.cairn("group-clone", "a", "b")
+    name, = set(two.states()) - {"lan"}
+    two.cairn("net-undefine", name)
+    two.define_net(name, mode="isolated", ipv4=None)
+    two.cairn("net-autostart", name)
+    for vm in "ab":
+        two.cairn("destroy", f"{vm}-clone")
+        two.cairn("undefine", f"{vm}-clone")
+    two.stop(signal.SIGKILL)
+    two.start()
+    assert two.states() == {"lan": "active", name: "active"}
+
+
+@pytest.mark.seconds(600)
+def test_daemon_killed_at_any_call_leaves_no_network(tmp_path, lan):  # noqa: F811
+    """While it makes the clones with their network, and while it removes both."""
+    killer = Killer(tmp_path, FAKE_VM, functools.partial(NetDaemon, lan=lan))
+    d = killer.daemon
+    d.define_net()
+    d.cairn("net-start", "lan")
+    begin(d, "a")
+    begin(d, "b")
+
+    def settled():
+        q = Qmp(d.socket)
+        try:
+            return (has_no_job(d) and not list((d.state / "groups").glob("*"))
+                    and len(q.run("net-list")["networks"]) == 1 + (len(listed(d)) > 2))
+        finally:
+            q.close()
+
+    def clone_and_remove():
+        done = d.cairn("group-clone", "a", "b", ok=None).returncode == 0
+        for command in "destroy", "undefine":
+            for name in "ab":
+                done &= d.cairn(command, f"{name}-clone", ok=None).returncode == 0
+        return done
+
+    def look(done):
+        for name in set(listed(d)) - set("ab"):
+            d.cairn("destroy", name, ok=None)
+            d.cairn("undefine", name)
+        until(lambda: only_the_sources_are_left(d, lan))
+    try:
+        killer.sweep(lambda: None, clone_and_remove, look, settled, step=24)
+    finally:
+        killer.point.unlink(missing_ok=True)
+        d.close()
 
 
 def test_networks_that_one_vm_has_alone_stay(two):

@@ -23,12 +23,12 @@ MAC = "52:54:00:00:00:01"
 
 
 class NetDaemon(Daemon):
-    def __init__(self, tmp, lan, vm_program=FAKE_VM):
+    def __init__(self, tmp, lan, vm_program=FAKE_VM, env=None):
         self.lan = lan
         self.program = tmp / "libexec"
         self.program.mkdir(exist_ok=True)
         shutil.copy(os.path.join(ROOT, "tests/helpers/fake_net.py"), self.program / "cairn-net")
-        super().__init__(tmp, vm_program, env={"CAIRN_LIBEXEC": str(self.program)})
+        super().__init__(tmp, vm_program, env={"CAIRN_LIBEXEC": str(self.program), **(env or {})})
 
     def command(self):
         return [*(self.lan.enter if self.lan else []), *super().command()]
