@@ -22,7 +22,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define LOCK_TRIES 60
+#define LOCK_TRIES 200
 #define TRY_US 50000
 #define STUCK_NS (10 * CLOCK_NS_PER_S) /* so long without an answer, or in one system call */
 #define END_NS (10 * CLOCK_NS_PER_S)   /* for the end of a killed daemon */
@@ -84,8 +84,8 @@ static bool owner_is_gone(const struct owner *o)
 	return o->pid > 0 && kill(o->pid, 0) < 0 && errno == ESRCH;
 }
 
-/* Take the lock. If the owner's process is gone, retry for 3 s: a child that a killed daemon was spawning holds the
- * lock until its exec() closes the fd. */
+/* Take the lock. If the owner's process is gone, retry for 10 s: a child that a killed daemon was spawning holds
+ * the lock until its exec() closes the fd, and a busy host may let it wait for a processor. */
 static int lock_try(int fd, struct owner *o)
 {
 	for (unsigned i = 0;; i++) {

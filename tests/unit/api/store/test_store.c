@@ -19,11 +19,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#define HOLDER_WAITS 3
 
 struct seen {
 	unsigned count, with_state;
@@ -432,29 +435,55 @@ static void test_second_daemon_is_refused(void **state)
 	store_close(opened(*state));
 }
 
+/* The process that holds the lock of a killed daemon; 0: none. It ends when its pipe does, which is while a store waits
+ * for the lock, or with the test. */
+static pid_t holder;
+static int holder_pipe = -1;
+static unsigned holder_waits;
+
+int __real_usleep(useconds_t us);
+int __wrap_usleep(useconds_t us);
+
+int __wrap_usleep(useconds_t us)
+{
+	if (!holder)
+		return __real_usleep(us);
+	if (++holder_waits == HOLDER_WAITS) {
+		close(holder_pipe);
+		assert_int_equal(waitpid(holder, NULL, 0), holder);
+		holder = 0;
+	}
+	return 0;
+}
+
 /* The daemon was killed while it started a process, which holds the lock for a moment longer. */
 static void test_lock_of_dying_process_is_waited_for(void **state)
 {
-	int gone[2], status;
-	char byte;
+	int status, pids[2], end[2];
 	pid_t pid;
 
-	assert_int_equal(pipe(gone), 0);
+	assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0); /* the holder becomes a child of this process */
+	assert_int_equal(pipe(pids) | pipe(end), 0);
 	pid = fork();
 	if (!pid) {
+		close(end[1]);
 		opened(*state);
-		if (!fork()) {
-			usleep(300000);
-			_exit(0); /* closes the pipe's end */
-		}
-		_exit(0);
+		pid = fork();
+		if (!pid)
+			_exit((int)read(end[0], &pid, 1));
+		_exit(write(pids[1], &pid, sizeof(pid)) != sizeof(pid));
 	}
-	close(gone[1]);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
+	assert_int_equal(read(pids[0], &holder, sizeof(holder)), sizeof(holder));
+	close(pids[0]);
+	close(pids[1]);
+	close(end[0]);
+	holder_pipe = end[1];
+	holder_waits = 0;
 	store_close(opened(*state));
-	assert_int_equal(read(gone[0], &byte, 1), 0);
-	close(gone[0]);
+	assert_int_equal(holder_waits, HOLDER_WAITS);
+	assert_int_equal(holder, 0);
 }
 
 /* ---- large files ---- */
