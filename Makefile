@@ -252,6 +252,7 @@ $(BUILD)/unit/api/policy/test_scheduler: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime
 $(BUILD)/unit/api/policy/test_timekeeper: UNIT_LDFLAGS = -Wl,--wrap=store_put
 $(BUILD)/unit/api/jobs/test_fork_files: UNIT_LDFLAGS = -Wl,--wrap=open
 $(BUILD)/unit/api/access/test_groups: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns,--wrap=pidfd_send_signal
+$(BUILD)/unit/api/access/test_open_as: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
 $(BUILD)/unit/api/store/test_store: UNIT_LDFLAGS = -Wl,--wrap=file_close_async,--wrap=usleep
 $(BUILD)/unit/api/wire/test_conn: UNIT_LDFLAGS = -Wl,--wrap=accounts_new
 $(BUILD)/unit/vmm/agent/test_agent: UNIT_LDFLAGS = -Wl,--wrap=loop_timer_new
