@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "snapshot/uffd_open.h"
+#include "tests/unit/tmp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -103,7 +104,7 @@ static int denied_check(const char *path)
 
 static void test_denied_user_gets_both_reasons(void **state)
 {
-	char path[] = "/tmp/test_uffd_XXXXXX";
+	char path[96];
 	int fd, status;
 	pid_t pid;
 
@@ -112,6 +113,7 @@ static void test_denied_user_gets_both_reasons(void **state)
 		print_message("skipped: every user may use the system call on this host\n");
 		skip();
 	}
+	snprintf(path, sizeof(path), "%s/test_uffd_XXXXXX", tmp_folder());
 	fd = mkstemp(path);
 	assert_true(fd >= 0);
 	assert_int_equal(fchmod(fd, 0), 0);

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/util.h"
+#include "tests/unit/tmp.h"
 #include "tools/share/share.h"
 
 #include <errno.h>
@@ -26,7 +27,7 @@
 
 struct bench {
 	struct share s;
-	char folder[64]; /* with "in", which is shared, and "secret" beside it */
+	char folder[96]; /* with "in", which is shared, and "secret" beside it */
 	int in;
 	_Alignas(8) uint8_t request[SHARE_FUSE_MAX];
 	_Alignas(8) uint8_t answer[SHARE_FUSE_MAX];
@@ -112,7 +113,7 @@ static void bench_init(struct bench *b, bool read_only)
 	int outside;
 
 	memset(b, 0, sizeof(*b));
-	snprintf(b->folder, sizeof(b->folder), "/tmp/cairn-share-XXXXXX");
+	snprintf(b->folder, sizeof(b->folder), "%s/cairn-share-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(b->folder));
 	outside = open(b->folder, O_PATH | O_DIRECTORY);
 	file_put(outside, "secret", "outside\n");
@@ -130,7 +131,7 @@ static void bench_init(struct bench *b, bool read_only)
 
 static void bench_done(struct bench *b)
 {
-	char command[96];
+	char command[128];
 
 	nodes_reset(&b->s.nodes);
 	close(b->s.nodes.list[0].fd);

@@ -1,6 +1,7 @@
 /* Saved states of `cairn run`: what makes two runs' keys differ, and which states are not used. */
 #include "tools/cairn/warm_key.c" /* a program's files: in no library */
 
+#include "tests/unit/tmp.h"
 #include "tools/cairn/warm_state.c"
 
 #include <setjmp.h>
@@ -14,7 +15,7 @@
 #define EMPTY_BLOCK 7
 
 struct fixture {
-	char folder[40], kernel[64], agent[64], program[64], states[64];
+	char folder[96], kernel[128], agent[128], program[128], states[128];
 	const char *root;
 	struct config config;
 };
@@ -32,7 +33,7 @@ static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	strcpy(f->folder, "/tmp/cairn-warm-XXXXXX");
+	snprintf(f->folder, sizeof(f->folder), "%s/cairn-warm-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(f->folder));
 	snprintf(f->kernel, sizeof(f->kernel), "%s/kernel", f->folder);
 	snprintf(f->agent, sizeof(f->agent), "%s/cairn-agent", f->folder);
@@ -372,7 +373,7 @@ static void test_states_used_last_are_kept(void **state)
 {
 	struct fixture *f = *state;
 	struct warm_key *first = NULL, *second = NULL;
-	char folder[80];
+	char folder[160];
 	struct err e;
 	int fd;
 

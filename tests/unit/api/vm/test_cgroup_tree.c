@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "tests/unit/tmp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,7 +26,7 @@
 static const char *const files[] = { "memory.max", "memory.current", "pids.max", "cpu.weight", "cpu.max", NULL };
 
 struct fake {
-	char folder[64];
+	char folder[96];
 	struct cgroup_tree tree;
 };
 
@@ -59,7 +60,7 @@ static int setup(void **state)
 	char path[128];
 
 	assert_non_null(f);
-	strcpy(f->folder, "/tmp/cairn-cgroup-XXXXXX");
+	snprintf(f->folder, sizeof(f->folder), "%s/cairn-cgroup-XXXXXX", tmp_folder());
 	assert_non_null(mkdtemp(f->folder));
 	snprintf(path, sizeof(path), "%s/vm", f->folder);
 	assert_int_equal(mkdir(path, 0755), 0);
