@@ -550,6 +550,16 @@ class Daemon:
             pass
         return info
 
+    def sandbox(self, name):
+        """Return the answer of vm-sandbox with what only the VM's process knows, as figures() does."""
+        q = Qmp(self.socket)
+        try:
+            while "landlock" not in (o := q.run("vm-sandbox", vm=name)):
+                pass
+            return o
+        finally:
+            q.close()
+
     def processes_end(self):
         """Kill what simulated VMs leave: work that was cut off waits for a next daemon. Real VMs must leave nothing."""
         mine = f"TMPDIR={self.tmp}".encode()

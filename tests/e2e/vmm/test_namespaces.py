@@ -54,7 +54,7 @@ def test_processes_have_an_empty_root_and_no_interfaces(daemon, guest):
     assert_caged(b)
     first, second = spaces(a), spaces(b)
     assert {n for n in first if first[n] == second[n]} == {*SHARED, *KEPT}
-    assert lacks_here(daemon.qmp().run("vm-sandbox", vm="a")) == []
+    assert lacks_here(daemon.sandbox("a")) == []
     assert said_to_lack(daemon.log.read_text()) == []
 
 
@@ -152,7 +152,7 @@ LACKING = {
 def lacks_of(daemon, guest):
     try:
         pid = start(daemon, guest, "a")
-        return pid, daemon.qmp().run("vm-sandbox", vm="a"), daemon.log.read_text()
+        return pid, daemon.sandbox("a"), daemon.log.read_text()
     finally:
         daemon.close()
 
@@ -262,7 +262,7 @@ def test_required_sandbox_that_is_complete(guest, tmp_path):
     try:
         pid = start(d, guest, "a", disks=[qcow2(tmp_path / "a.qcow2", "16M")])
         d.cairn("restart-process", "a")
-        assert d.info("a")["pid"] != pid and d.qmp().run("vm-sandbox", vm="a")["lacks"] == []
+        assert d.info("a")["pid"] != pid and d.sandbox("a")["lacks"] == []
         assert "sandbox" not in d.log.read_text()
     finally:
         d.close()
@@ -273,7 +273,7 @@ def test_running_vm_stays_in_its_process_if_the_new_one_lacks_a_part(guest, tmp_
     try:
         pid = start(d, guest, "a")
         assert "the sandbox lacks landlock: this kernel has none" in d.log_of("a")
-        assert lacks_here(d.qmp().run("vm-sandbox", vm="a")) == ["landlock: the kernel has none, or it is switched off"]
+        assert lacks_here(d.sandbox("a")) == ["landlock: the kernel has none, or it is switched off"]
         d.stop()
         d.options = ["--require-sandbox"]
         d.start()
@@ -322,7 +322,7 @@ def test_vms_of_plain_user_are_caged(guest):
             d.cairn("clone", "--live", "a", "b")
             assert_caged(d.info("b")["pid"], user=True, pids=False)
             console.close()
-            assert "namespace" not in " ".join(lacks_here(d.qmp().run("vm-sandbox", vm="a")))
+            assert "namespace" not in " ".join(lacks_here(d.sandbox("a")))
         finally:
             d.close()
 
@@ -334,7 +334,7 @@ def test_plain_user_on_a_host_that_forbids_namespaces(guest):
         d = Chrooted(folder, folder / "denied")
         try:
             start(d, guest, "a")
-            lacks = lacks_here(d.qmp().run("vm-sandbox", vm="a"))
+            lacks = lacks_here(d.sandbox("a"))
             assert lacks[:5] == [f"{n} namespace: {REFUSED}" for n in ("user", *SHARED, "ipc", "uts")]
             said = ", ".join(f"{n} namespace ({REFUSED})" for n in ("user", *SHARED, "ipc", "uts"))
             assert said_to_lack(d.log.read_text()) == [said]

@@ -74,7 +74,7 @@ def test_each_vm_has_a_user_id_of_its_own(daemon, guest):
     a, b = (start(daemon, guest, name) for name in ("a", "b"))
     first, second = uid_of(a), uid_of(b)
     assert first != second and FIRST <= first <= LAST and FIRST <= second <= LAST
-    o = daemon.qmp().run("vm-sandbox", vm="a")
+    o = daemon.sandbox("a")
     assert o["uids"] == o["gids"] == [first] * 4 and o["groups"] == [] and lacks_here(o) == []
     assert int(o["cap-permitted"], 16) == 0
     until(lambda: daemon.kept("a").get("uid") == first)
@@ -163,7 +163,7 @@ def test_ids_of_vms_that_are_off_are_lent(ranged, guest):
 def test_without_range_processes_run_as_root(ranged, guest):
     d = ranged("none")
     assert uid_of(start(d, guest, "a")) == 0
-    assert lacks_here(d.qmp().run("vm-sandbox", vm="a")) == ["own user id: cairnd runs with --uid-range none"]
+    assert lacks_here(d.sandbox("a")) == ["own user id: cairnd runs with --uid-range none"]
 
 
 def test_vm_that_runs_as_root_gets_an_id_with_its_next_process(ranged, guest):
@@ -175,7 +175,7 @@ def test_vm_that_runs_as_root_gets_an_id_with_its_next_process(ranged, guest):
     d.stop()
     d.uids = f"{MINE}-{MINE + 9}"
     d.start()
-    assert lacks_here(d.qmp().run("vm-sandbox", vm="a")) == ["own user id: an older version of Cairn started the process"]
+    assert lacks_here(d.sandbox("a")) == ["own user id: an older version of Cairn started the process"]
     d.cairn("restart-process", "a")
     assert MINE <= uid_of(d.info("a")["pid"]) <= MINE + 9
     console.run("check 0x1000000 1048576 1")
@@ -187,7 +187,7 @@ def test_lacking_right_is_said(ranged, guest, right):
     """Without CAP_KILL the daemon could not end processes of other users."""
     d = ranged(f"{MINE}-{MINE + 9}", "setpriv", "--bounding-set", f"-{right}", "--")
     assert ids(start(d, guest, "a"), "Uid") == [0] * 4
-    assert lacks_here(d.qmp().run("vm-sandbox", vm="a")) == ["own user id: Operation not permitted"]
+    assert lacks_here(d.sandbox("a")) == ["own user id: Operation not permitted"]
     assert said_to_lack(d.log.read_text()) == ["own user id (Operation not permitted)"]
 
 

@@ -112,7 +112,7 @@ def test_spare_is_confined_as_any_process(first):
         pytest.skip("a sanitized process has no namespaces of its own")
     pid = spare(first)
     assert clone(first, "c2") == pid
-    ordinary, made = (first.qmp().run("vm-sandbox", vm=name) for name in ("c1", "c2"))
+    ordinary, made = (first.sandbox(name) for name in ("c1", "c2"))
     own = ("pid", "uids", "gids", "cgroups", "namespaces", "threads")
     assert {k: v for k, v in ordinary.items() if k not in own} == {k: v for k, v in made.items() if k not in own}
     assert sorted(ordinary) == sorted(made)
