@@ -22,9 +22,10 @@ def row(seq, end, values):
     return summed(struct.pack("<4I", seq, end, HOUR, HOUR) + b"".join(struct.pack("<f", p[k]) for k in (0, 1) for p in pairs))
 
 
-def write(path, hours):
-    """hours: the values of each whole hour, the newest last; None: a gap."""
-    end = int(time.time()) // HOUR * HOUR
+def write(path, hours, ahead=0):
+    """hours: the values of each whole hour, the newest last; None: a gap. ahead: seconds by which the daemon's clock is
+    ahead."""
+    end = (int(time.time()) + ahead) // HOUR * HOUR
     header = b"CAIRNTRD" + struct.pack("<2I", 1, len(SERIES)) + b"".join(struct.pack("<2I", *s) for s in STEPS)
     header += b"".join(s.encode().ljust(16, b"\0") for s in SERIES)
     rows = [row(n + 1, end - k * HOUR, values) for n, (k, values) in enumerate(

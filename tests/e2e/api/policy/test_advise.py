@@ -1,5 +1,6 @@
 """advise: what trends, states and pools say about waste and about what runs out."""
 
+import contextlib
 import json
 import os
 import struct
@@ -9,11 +10,11 @@ import pytest
 
 import guestlib
 from clonelib import own_kib
-from conftest import Console, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, until
 from plainlib import qcow2
 from test_daemon import NOBODY, as_nobody, shared  # noqa: F401 (fixture)
 from test_host import needs_root
-from trendlib import busy, idle, write
+from trendlib import HOUR, busy, idle, write
 
 MIB, DAY = 1 << 20, 24
 AT, FILL = 0x1000000, 16 * MIB
@@ -25,11 +26,11 @@ def advice(d, *args, **keys):
     return {a["rule"] if args else (a.get("vm", a.get("pool")), a["rule"]): a for a in found if a["kind"] != "lacks" and "host" not in a}
 
 
-def machine(d, name, hours, **keys):
+def machine(d, name, hours, ahead=0, **keys):
     keys = {"memory": "1G", "vcpus": 8, **keys}
     d.define(name, **keys)
     d.cairn("start", name)
-    write(d.state / "vms" / name / "trends", hours)
+    write(d.state / "vms" / name / "trends", hours, ahead)
 
 
 def test_idle_vm_and_busy_one(fake):
@@ -73,19 +74,32 @@ def test_rule_that_lacks_data_says_so_only_if_asked(fake):
     assert "`cairn trend a` says why" in fake.cairn("advise", "a", "--verbose").stdout
 
 
-def test_rise_and_slow_disk(fake):
+@pytest.fixture
+def half_past(tmp_path):
+    """A daemon whose clock says half past, so that no hour ends during the test, and the seconds that it is ahead."""
+    if guestlib.SANITIZED:
+        pytest.skip("set_clock.so has to come behind a sanitizer")
+    ahead = HOUR // 2 - int(time.time()) % HOUR
+    (tmp_path / "clock").write_text(str(ahead))
+    clock = {"LD_PRELOAD": os.path.join(BUILD, "helpers/set_clock.so"), "SET_CLOCK": str(tmp_path / "clock")}
+    with contextlib.closing(Daemon(tmp_path, FAKE_VM, clock)) as d:
+        yield d, ahead
+
+
+def test_rise_and_slow_disk(half_past):
     """Five weeks as usual; in the last two hours, the disk is slow, and much is written."""
+    d, ahead = half_past
     usual = busy(memory=(900 * MIB, 900 * MIB), cpu=(300, 790), wr_bytes=(MIB, 9 * MIB), wr_latency=(3e6, 9e6))
-    machine(fake, "a", [usual] * (35 * DAY - 2) + [{**usual, "wr-latency": (50e6, 90e6), "wr-bytes": (20 * MIB, 90 * MIB)}] * 2)
-    found = advice(fake, "a")
+    machine(d, "a", [usual] * (35 * DAY - 2) + [{**usual, "wr-latency": (50e6, 90e6), "wr-bytes": (20 * MIB, 90 * MIB)}] * 2, ahead)
+    found = advice(d, "a")
     assert set(found) == {"latency", "unusual-disk"}
     assert found["latency"]["kind"] == "short" and found["latency"]["figures"]["now"] == pytest.approx(0.05)
     assert found["latency"]["figures"]["usual"] == pytest.approx(0.003) and found["latency"]["figures"]["hours"] > 700
     assert found["unusual-disk"]["kind"] == "unusual"
     assert found["unusual-disk"]["figures"] == {"now": 20 * MIB, "low": MIB, "high": MIB}
-    assert "disk: 20.0 MiB/s, in this hour of the past weeks 1.0 to 1.0" in fake.cairn("advise").stdout
+    assert "disk: 20.0 MiB/s, in this hour of the past weeks 1.0 to 1.0" in d.cairn("advise").stdout
     for a in found.values():
-        fake.cairn(*a["command"].split()[1:])
+        d.cairn(*a["command"].split()[1:])
 
 
 def test_vms_that_are_off(fake):
