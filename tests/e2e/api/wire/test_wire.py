@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import Qmp, QmpError, until
+from conftest import Qmp, QmpError
 
 
 class Side:
@@ -226,25 +226,18 @@ def test_500_clients_are_served(side):
 
 @pytest.mark.seconds(120)
 def test_queries_are_answered_during_snapshots(fake):
+    """Of 500 clients. The snapshots take a day, so a daemon that waits for one of them never answers."""
     names = [f"vm{i}" for i in range(20)]
     for n in names:
         (fake.tmp / n).write_bytes(bytes(1 << 20))
-        fake.define(n, cmdline="work-takes=100000", disks=[{"path": n, "format": "qcow2"}])
+        fake.define(n, cmdline="work-takes=100000000", disks=[{"path": n, "format": "qcow2"}])
     fake.cairn("start", "--all")
     q, *_ = [fake.qmp() for _ in range(500)]
     for n in names:
         q.run("snapshot-create", vm=n, name="s")
-    def median(command, args):
-        took = []
-        for _ in range(100):
-            begin = time.monotonic()
-            q.run(command, **args)
-            took.append(time.monotonic() - begin)
-        return sorted(took)[50]
-
     for command, args in (("vm-list", {}), ("vm-info", {"vm": "vm7"}), ("query-jobs", {})):
-        # Retry on a busy machine; a daemon that waits for the work never passes.
-        until(lambda: median(command, args) < 0.01 or "asan" in os.environ.get("CAIRN_BUILD", ""))
+        for _ in range(100):
+            q.run(command, **args)
     assert [j["status"] for j in q.jobs()] == ["running"] * 20
     for j in q.jobs():
         q.run("job-cancel", id=j["id"])
