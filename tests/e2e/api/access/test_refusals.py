@@ -52,7 +52,7 @@ def test_viewer_gets_no_denial_events(open_socket):
             os.setgid(NOBODY)
             os.setuid(NOBODY)
             s.connect(d.socket)
-            s.settimeout(20)
+            s.settimeout(100)
             f = s.makefile()
             f.readline()
             s.sendall(b'{"execute":"qmp_capabilities"}')

@@ -658,7 +658,7 @@ def running_qemu(folder, *args):
     path = str(folder / "s")
     p = subprocess.Popen([QEMU, *args, "-nodefaults", "-display", "none", "-S", "-qmp", f"unix:{path},server=on,wait=off"])
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 100
         while True:
             try:
                 q = Qmp(path, longest=1 << 20)
@@ -671,7 +671,7 @@ def running_qemu(folder, *args):
         q.close()
     finally:
         p.terminate()
-        p.wait(20)
+        p.wait(100)
 
 
 @pytest.fixture(scope="module")

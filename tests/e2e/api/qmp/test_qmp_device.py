@@ -137,7 +137,7 @@ def qemu(tmp_path):
         q.close()
     finally:
         p.terminate()
-        p.wait(20)
+        p.wait(100)
 
 
 def said(q, command, args):

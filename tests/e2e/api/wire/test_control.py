@@ -49,7 +49,7 @@ class Crowd:
               "resource.setrlimit(resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)\n"
               "kept = []\n"
               "for _ in range(int(sys.argv[2])):\n"
-              "    s = socket.socket(socket.AF_UNIX); s.settimeout(20); s.connect(sys.argv[1])\n"
+              "    s = socket.socket(socket.AF_UNIX); s.settimeout(100); s.connect(sys.argv[1])\n"
               "    m = json.loads(s.makefile().readline())\n"
               "    if 'QMP' in m: kept.append(s)\n"
               "    elif m['error']['class'] != 'Busy': sys.exit(str(m))\n"
@@ -159,7 +159,7 @@ class Stranger:
     """A connected client of another user."""
 
     SCRIPT = ("import socket, sys\n"
-              "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(20)\n"
+              "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(100)\n"
               "f = s.makefile(); f.readline()\n"
               "for line in sys.stdin:\n"
               "    s.sendall(line.encode())\n"

@@ -30,7 +30,7 @@ def names(agent):
 def test_qemu_agent_command_prints_the_answer(fake, agent):
     r = fake.cairn("qemu-agent-command", "web1", '{"execute": "guest-get-timezone"}')
     assert r.stdout == '{"return":{"zone":"CET","offset":3600}}\n'
-    r = fake.cairn("qemu-agent-command", "web1", '{"execute": "guest-get-host-name"}', "--pretty", "--timeout", "2")
+    r = fake.cairn("qemu-agent-command", "web1", '{"execute": "guest-get-host-name"}', "--pretty", "--timeout", "100")
     assert r.stdout.count("\n") > 2 and json.loads(r.stdout) == {"return": {"host-name": "web1"}}
     assert "must be an object" in fake.cairn("qemu-agent-command", "web1", "[1]", ok=2).stderr
     assert "COMMAND" in fake.cairn("qemu-agent-command", "web1", "{", ok=2).stderr

@@ -31,7 +31,7 @@ def test_alert_rules(tmp_path):
 def query(port, expression):
     url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
     try:
-        with urllib.request.urlopen(url, timeout=10) as r:
+        with urllib.request.urlopen(url, timeout=60) as r:
             return json.load(r)["data"]["result"]
     except OSError:  # it does not listen yet
         return []
@@ -71,7 +71,7 @@ def test_prometheus_scrapes(scraped):
     state, = query(port, 'cairn_domain_state{cairn_domain_state="running"} == 1')
     assert state["metric"]["domain"] == "on"
     until(lambda: query(port, 'rate(cairn_domain_cpu_time_seconds_total{domain="on"}[30s]) > 0'))
-    kinds = urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/metadata", timeout=10)
+    kinds = urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/metadata", timeout=60)
     kinds = {name: m[0]["type"] for name, m in json.load(kinds)["data"].items()}
     assert kinds["cairn_domain_cpu_time_seconds"] == "counter" and kinds["cairn_domain_state"] == "stateset" and kinds["cairn_domain"] == "info"
     # A board asks only for metrics that exist, and in expressions that Prometheus accepts.
@@ -82,7 +82,7 @@ def test_prometheus_scrapes(scraped):
         assert set(re.findall(r"cairn_domain_[a-z_]+(?=\{)", target["expr"])) <= names, target
         expression = target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".*").replace("$domain", ".*")
         url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(url, timeout=10) as r:
+        with urllib.request.urlopen(url, timeout=60) as r:
             assert json.load(r)["status"] == "success"
     d.stop()
     until(lambda: query(port, "cairn_up == 0"))

@@ -40,9 +40,9 @@ def serve(shared):
 
 
 def unix(daemon, path="/metrics", method="GET", **headers):
-    c = http.client.HTTPConnection("localhost", timeout=20 * guestlib.SLOW)
+    c = http.client.HTTPConnection("localhost", timeout=100 * guestlib.SLOW)
     c.sock = socket.socket(socket.AF_UNIX)
-    c.sock.settimeout(20 * guestlib.SLOW)
+    c.sock.settimeout(100 * guestlib.SLOW)
     c.sock.connect(str(daemon.tmp / "m/metrics.sock"))
     return ask(c, path, method, **headers)
 
@@ -160,7 +160,7 @@ def test_tcp_port_wants_token(shared, serve, token):
     serve("--tcp", f"127.0.0.1:{port}", "--token-file", str(token)).ready()
 
     def tcp(**headers):
-        return ask(http.client.HTTPConnection("127.0.0.1", port, timeout=20 * guestlib.SLOW), **headers)
+        return ask(http.client.HTTPConnection("127.0.0.1", port, timeout=100 * guestlib.SLOW), **headers)
     for wrong in ({}, {"Authorization": "Bearer " + TOKEN[:-1]}, {"Authorization": "Bearer " + TOKEN + "0"},
                   {"Authorization": "Basic " + TOKEN}, {"Authorization": TOKEN}, {"Authorization": "Bearer "}):
         r, text = tcp(**wrong)

@@ -752,7 +752,7 @@ class Wire:
     def __init__(self, guest):
         self.s = guest.inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
         self.s.bind(("eth0", 3))
-        self.s.settimeout(20)
+        self.s.settimeout(100)
 
     def send(self, f):
         self.s.send(f.ljust(60, b"\0"))

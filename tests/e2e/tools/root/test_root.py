@@ -104,7 +104,7 @@ def test_tar_archive_of_any_compression(tmp_path, pack):
 
 def test_zstd_layer(tmp_path):
     layout = Layout(tmp_path / "layout")
-    data = subprocess.run(["zstd", "-c"], input=tar(entry("a", b"z")), capture_output=True, check=True, timeout=20).stdout
+    data = subprocess.run(["zstd", "-c"], input=tar(entry("a", b"z")), capture_output=True, check=True, timeout=100).stdout
     layout.add(layout.manifest(layout.blob(TYPES["layer"] + "+zstd", data)))
     assert cat(make(layout.path, tmp_path / "cache")["image"], "a") == b"z"
 
@@ -303,12 +303,12 @@ def test_full_cache_is_one_sentence(tmp_path):
     (tmp_path / "root.tar").write_bytes(tar(entry("a", os.urandom(6 << 20))))
     cache = tmp_path / "cache"
     cache.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", cache], check=True, timeout=20)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", cache], check=True, timeout=100)
     try:
         assert f"the cache {cache}/cairn/roots is full" in make(tmp_path / "root.tar", cache, ok=False)
         assert left(cache) == []
     finally:
-        subprocess.run(["umount", cache], check=True, timeout=20)
+        subprocess.run(["umount", cache], check=True, timeout=100)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
@@ -471,5 +471,5 @@ def test_image_that_was_cut_off_is_made_anew(tmp_path):
 
 def test_usage():
     for args in ([], ["a", "b"], ["--files-max", "x", "a"], ["--what", "a"]):
-        r = subprocess.run([os.path.join(BUILD, "cairn-root"), *args], capture_output=True, text=True, timeout=20)
+        r = subprocess.run([os.path.join(BUILD, "cairn-root"), *args], capture_output=True, text=True, timeout=100)
         assert r.returncode == 2 and "usage: cairn-root" in r.stderr

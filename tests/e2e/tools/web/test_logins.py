@@ -251,14 +251,15 @@ def test_all_processes_end_together(host, web, who, sig, status):
         web.ask("GET", "/")
 
 
+@pytest.mark.seconds(180)
 def test_sessions_expire(host):
     host.daemon.define("vm-a")
     host.daemon.cairn("grant", "operator", "--user", str(ALICE))
-    with contextlib.closing(host.serve(host.daemon, "--session-idle", "12s")) as w:
+    with contextlib.closing(host.serve(host.daemon, "--session-idle", "21s")) as w:
         alice = w.user("alice")
         events = alice.send("GET", "/events")
         for _ in range(7):
-            time.sleep(2)
+            time.sleep(3.5)
             assert names(alice) == ["vm-a"]  # in use, so it goes on
         assert ended(events)
         assert alice.ask("POST", "/api", "{}")[0].status == 401
