@@ -17,7 +17,7 @@ from test_usernet import free_port
 pytestmark = pytest.mark.usefixtures("kvm")
 
 PORT = 7
-RESET_SECONDS = 1 * guestlib.SLOW
+RESET_SECONDS = 50 * guestlib.SLOW
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def echoes(sock, data):
 
 
 def is_reset(sock):
-    """Whether the connection is reset within a second, though nobody sends anything."""
+    """Whether the connection is reset, though nobody sends anything."""
     if not select.select([sock], [], [], RESET_SECONDS)[0]:
         return False
     with contextlib.suppress(ConnectionResetError):
