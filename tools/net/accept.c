@@ -154,14 +154,13 @@ static int chains_find(struct nft *nft, struct chains *ret, struct err *e)
 
 /* ---- rules ---- */
 
-/* Returns the number of rules that the chain needs; prints the commands if f is not NULL. */
+/* Print the rules that the chain needs, if f is not NULL. One is for packets from guest to guest: where br_netfilter is
+ * on, the chains of both families see them, whatever addresses the network has. Returns the number of rules. */
 static size_t rules_print(FILE *f, const struct chain *c, const struct network *n, const struct uplinks *up)
 {
 	bool v4 = strcmp(c->family, "ip6") != 0, v6 = strcmp(c->family, "ip") != 0;
 	struct names links = { 0 };
 
-	if ((!v4 || !n->ipv4.given) && (!v6 || !n->ipv6.given))
-		return 0;
 	for (size_t i = 0; v4 && i < up->ipv4.n; i++)
 		names_add(&links, up->ipv4.list[i]);
 	for (size_t i = 0; v6 && i < up->ipv6.n; i++)

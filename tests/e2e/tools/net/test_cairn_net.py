@@ -19,6 +19,7 @@ import pytest
 from conftest import until
 from guestlib import BUILD
 from hostnetlib import IPV6, PROGRAM, UUID, Host, as_root, netns, network, veth
+from netlib import ipv6_add
 
 MODES = ["nat", "route", "isolated", "open"]
 PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/no_nftables.so"))
@@ -441,6 +442,22 @@ def test_containers_stay_unreachable(host):
         assert c.connect_ex(("172.17.0.2", s.getsockname()[1])) != 0
         c.close()
     assert talk(host.outside, guest, "10.9.0.1")
+
+
+def test_guests_of_a_network_without_addresses_reach_each_other_beside_docker(host):
+    """Where br_netfilter is on, Docker's chain also sees what a bridge forwards. group-clone makes such networks."""
+    host.run("nft", "-f", "-", input=DOCKER + DOCKER.replace("table ip ", "table ip6 "))
+    n = {"name": "bare", "uuid": UUID, "mode": "isolated", "bridge": "virbr0"}
+    assert host.do("up", n)["notes"] == []
+    assert host.do("check", n)["missing"] == []
+    guests = [host.guest(number) for number in (1, 2)]
+    for i, g in enumerate(guests):
+        g.run("ip", "addr", "add", f"192.0.2.{i + 1}/24", "dev", "eth0")
+        ipv6_add(g, f"fd00:5::{i + 1}/64", "eth0")
+    assert talk(*guests, "192.0.2.1") == "192.0.2.2"
+    assert talk(*guests, "fd00:5::1", socket.AF_INET6) == "fd00:5::2"
+    host.do("down", n)
+    assert UUID not in host.run("nft", "list", "ruleset").stdout
 
 
 # ---- killed, mended, changed ----
