@@ -12,7 +12,7 @@
 #define NFT_NAME_MAX 128
 #define CHAINS_MAX 32
 #define DOCKER_CHAIN "DOCKER-USER"
-#define LEGACY_TABLES "/proc/net/ip_tables_names"
+#define BRIDGED "/proc/sys/net/bridge/bridge-nf-call-"
 
 /* A chain of somebody else's in which the rules belong. */
 struct chain {
@@ -221,19 +221,47 @@ static void chain_note(const struct chain *c, const struct network *n, const str
 	note(arg, text);
 }
 
-/* Whether iptables-legacy has rules, which nft does not show. */
-static void legacy_note(const struct network *n, note_fn *note, void *arg)
+static bool file_has(const char *path, const char *what)
 {
 	CLEANUP_FREE char *text = NULL;
-	char sentence[512];
 	size_t len;
 
-	if (file_read(LEGACY_TABLES, 4096, &text, &len, NULL) < 0 || !strstr(text, "filter"))
+	return file_read(path, 4096, &text, &len, NULL) == 0 && strstr(text, what);
+}
+
+/* Name the commands for rules of iptables-legacy, which nft does not show: the same rules as in other chains. */
+static void legacy_note(const struct network *n, const struct names *uplinks, const char *program, note_fn *note, void *arg)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+
+	if (!f)
 		return;
-	snprintf(sentence, sizeof(sentence), "iptables-legacy has a filter table, which nftables does not show; if guests of network '%s' "
-		"reach nothing outside, run: iptables-legacy -I FORWARD -i %s -j ACCEPT && iptables-legacy -I FORWARD -o %s -j ACCEPT",
-		n->name, n->bridge, n->bridge);
-	note(arg, sentence);
+	fprintf(f, "%s has a filter table, which nftables does not show; if that drops packets of network '%s', run: "
+		"%s -I FORWARD -i %s -o %s -j ACCEPT", program, n->name, program, n->bridge, n->bridge);
+	for (size_t i = 0; i < uplinks->n; i++)
+		fprintf(f, " && %s -I FORWARD -i %s -o %s -j ACCEPT && %s -I FORWARD -i %s -o %s -j ACCEPT", program, n->bridge,
+			uplinks->list[i], program, uplinks->list[i], n->bridge);
+	if (!fclose(f))
+		note(arg, text);
+}
+
+static void legacy_notes(const struct network *n, const struct uplinks *up, note_fn *note, void *arg)
+{
+	const struct {
+		bool given;
+		const struct names *uplinks;
+		const char *program, *tables, *bridged;
+	} families[] = {
+		{ n->ipv4.given, &up->ipv4, "iptables-legacy", "/proc/net/ip_tables_names", BRIDGED "iptables" },
+		{ n->ipv6.given, &up->ipv6, "ip6tables-legacy", "/proc/net/ip6_tables_names", BRIDGED "ip6tables" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
+		if (file_has(families[i].tables, "filter") &&
+			(network_is_forwarded(n) ? families[i].given : file_has(families[i].bridged, "1")))
+			legacy_note(n, families[i].uplinks, families[i].program, note, arg);
 }
 
 int accept_add(struct nft *nft, const struct network *n, const struct uplinks *up, note_fn *note, void *arg, struct err *e)
@@ -247,8 +275,8 @@ int accept_add(struct nft *nft, const struct network *n, const struct uplinks *u
 		if (chain_change(nft, &chains.list[i], n, up, &why) < 0)
 			chain_note(&chains.list[i], n, &why, note, arg);
 	}
-	if (!r && network_is_forwarded(n))
-		legacy_note(n, note, arg);
+	if (!r)
+		legacy_notes(n, up, note, arg);
 	return r;
 }
 
