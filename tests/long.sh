@@ -40,7 +40,7 @@
 # - packages: the Debian packages: reproducible, lintian, and upgraded with a running VM in a clean Debian
 # - prometheus: a scrape by Debian's Prometheus, the expressions of the board, and the alert rules in promtool
 # - browser: the page of cairn web in Debian's Chromium, with screenshots in BUILD/web
-# - firewalls: networks beside the real ufw and firewalld
+# - firewalls: networks beside the real ufw, firewalld and Docker
 # - cloud: a Debian cloud image in the emulated host, from first boot to ssh
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
 # - fresh: a build and check on a fresh machine (fresh.sh)
@@ -183,7 +183,7 @@ e2e systemd tools/systemd/long_scope.py
 e2e packages tools/packaging/long_packages.py
 e2e prometheus tools/metrics/long_prometheus.py
 e2e browser tools/web/long_browser.py
-e2e firewalls tools/net/long_firewalls.py
+e2e firewalls "tools/net/long_firewalls.py tests/e2e/tools/net/long_docker.py"
 e2e cloud cloud/long_cloud.py
 part epoll-unit UNIT_SECONDS=600 CAIRN_LOOP=epoll tests/run.sh "$build" unit
 part epoll-e2e CAIRN_LOOP=epoll tests/run.sh "$build" e2e

@@ -43,7 +43,10 @@ class Namespace:
         self.holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "ip link set lo up; echo; exec sleep 3000"],
                                        stdout=subprocess.PIPE)
         assert self.holder.stdout.readline()
-        self.enter = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"]
+        self.set_path(f"/proc/{self.holder.pid}/ns/net")
+
+    def set_path(self, path):
+        self.path, self.enter = path, ["nsenter", f"--net={path}"]
 
     def run(self, *command, check=True, **more):
         return subprocess.run([*self.enter, *command], capture_output=True, text=True, check=check, **more)
@@ -60,7 +63,7 @@ class Namespace:
 
     def inside(self, make):
         """Enter the namespace: a socket stays in the namespace in which it was created."""
-        with open("/proc/self/ns/net") as ours, open(f"/proc/{self.holder.pid}/ns/net") as theirs:
+        with open("/proc/self/ns/net") as ours, open(self.path) as theirs:
             assert LIBC.setns(theirs.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
             try:
                 return make()
