@@ -1,13 +1,21 @@
-/* Which of the daemon's events have hooks, and how long they may delay. */
+/* Which of the daemon's events have hooks, how many events wait for them, and how long they may delay. */
 #include "api/policy/hook_ask.h"
 #include "api/policy/hooks.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
 #include "base/util.h"
+#include "tests/unit/tmp.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -84,11 +92,127 @@ static void test_delays_are_bounded_in_number_and_sum(void **state)
 	assert_int_equal(strlen(a.reason), HOOK_REASON_MAX);
 }
 
+/* ---- the queue ---- */
+
+#define LEFT_OUT 5
+
+struct queue {
+	char dir[96], program[128], folder[128], ran[128], log[128];
+	struct loop *loop;
+	struct hooks *hooks;
+};
+
+static void queue_setup(struct queue *q)
+{
+	/* Instead of cairn-hook: it adds the event to a file. */
+	static const char script[] = "#!/bin/sh\nexec cat /proc/self/fd/0 >>\"$1/../ran\"\n";
+	char path[160];
+	struct err e;
+	FILE *file;
+
+	snprintf(q->dir, sizeof(q->dir), "%s/cairn-test-XXXXXX", tmp_folder());
+	assert_non_null(mkdtemp(q->dir));
+	snprintf(q->program, sizeof(q->program), "%s/program", q->dir);
+	snprintf(q->folder, sizeof(q->folder), "%s/hooks", q->dir);
+	snprintf(q->ran, sizeof(q->ran), "%s/ran", q->dir);
+	snprintf(q->log, sizeof(q->log), "%s/log", q->dir);
+	file = fopen(q->program, "w");
+	assert_non_null(file);
+	fputs(script, file);
+	assert_int_equal(fclose(file), 0);
+	assert_int_equal(chmod(q->program, 0755), 0);
+	assert_int_equal(mkdir(q->folder, 0755), 0);
+	snprintf(path, sizeof(path), "%s/snapshot", q->folder);
+	assert_int_equal(mkdir(path, 0755), 0);
+	log_set_fd(open(q->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+	assert_int_equal(loop_new(16, &q->loop, &e), 0);
+	q->hooks = hooks_new(q->loop, q->program, q->folder);
+}
+
+static void queue_teardown(struct queue *q)
+{
+	char command[128];
+
+	hooks_free(q->hooks);
+	loop_free(q->loop);
+	log_set_fd(STDERR_FILENO);
+	snprintf(command, sizeof(command), "rm -r %s", q->dir);
+	assert_int_equal(system(command), 0);
+}
+
+static void event_tell(struct queue *q, unsigned number)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	char text[80];
+	struct err e;
+
+	snprintf(text, sizeof(text), "{\"event\":\"SNAPSHOT_CREATED\",\"data\":{\"number\":%u}}", number);
+	assert_int_equal(js_parse(text, strlen(text), "event", &o, &e), 0);
+	hooks_tell(q->hooks, o);
+}
+
+/* Return the content of a file; "": there is none. */
+static const char *content(const char *path, char *buf, size_t size)
+{
+	FILE *file = fopen(path, "r");
+	size_t n = file ? fread(buf, 1, size - 1, file) : 0;
+
+	if (file)
+		fclose(file);
+	buf[n] = 0;
+	return buf;
+}
+
+static bool has_run(const char *ran, unsigned number)
+{
+	char text[40];
+
+	snprintf(text, sizeof(text), "\"number\":%u}", number);
+	return strstr(ran, text) != NULL;
+}
+
+/* Run the loop until so many hooks have run. */
+static void run_until(struct queue *q, unsigned n, char *buf, size_t size)
+{
+	for (unsigned lines = 0; lines < n;) {
+		loop_run_once(q->loop, 10000000);
+		lines = 0;
+		for (const char *at = content(q->ran, buf, size); (at = strchr(at, '\n')); at++)
+			lines++;
+	}
+}
+
+/* The daemon's loop does not run while the events come, so no hook ends before the last one. */
+static void test_events_beyond_the_queue_are_left_out_and_counted(void **state)
+{
+	static char ran[1 << 16], log[4096];
+	const unsigned n = HOOKS_RUNNING_MAX + HOOKS_WAITING_MAX;
+	struct queue q = { 0 };
+
+	(void)state;
+	queue_setup(&q);
+	for (unsigned i = 0; i < n + LEFT_OUT; i++)
+		event_tell(&q, i);
+	assert_string_equal(content(q.log, log, sizeof(log)), "");
+	run_until(&q, n, ran, sizeof(ran));
+	for (unsigned i = 0; i < n + LEFT_OUT; i++)
+		assert_int_equal(has_run(ran, i), i < n);
+	assert_non_null(strstr(content(q.log, log, sizeof(log)), "5 events came faster than their hooks ran, and were left out"));
+	/* The queue has room again, and the count begins anew. */
+	event_tell(&q, n + LEFT_OUT);
+	run_until(&q, n + 1, ran, sizeof(ran));
+	assert_true(has_run(ran, n + LEFT_OUT));
+	content(q.log, log, sizeof(log));
+	assert_null(strstr(strstr(log, "left out") + 1, "left out"));
+	queue_teardown(&q);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_delays_are_bounded_in_number_and_sum),
 		cmocka_unit_test(test_events_with_hooks),
+		cmocka_unit_test(test_events_beyond_the_queue_are_left_out_and_counted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
