@@ -1,14 +1,18 @@
 """Thresholds: events and actions when a figure of a VM is too high for a time."""
 
 import json
+import os
+import time
 
 import pytest
 
 from conftest import until
+from fuselib import Op, fuse
 from plainlib import qcow2
+from test_disk_errors import MIB, Small
 from test_hooks import Hooks, log_of
-from test_hotplug import image, machine
-from test_trends import started
+from test_hotplug import Guest, image, machine
+from test_trends import recorded, started
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -40,7 +44,9 @@ def test_threshold_is_raised_suspends_the_vm_and_is_cleared(daemon, guest, tmp_p
     # The action has a rate limit, the event has not reached its own.
     daemon.cairn("resume", "a")
     until(lambda: [t[1] for t in told(daemon)] == ["raised", "cleared", "raised"])
+    until(lambda: "VM 'a': threshold cpu: no second action within ten minutes" in daemon.log.read_text())
     assert daemon.cairn("domstate", "a").stdout.strip() == "running"
+    assert len([x for x in json.loads(daemon.cairn("audit", "--format", "json").stdout) if x["command"] == "vm-suspend"]) == 1
 
 
 def test_disk_space_is_reported_by_the_vms_process(daemon, guest, tmp_path):
@@ -50,6 +56,100 @@ def test_disk_space_is_reported_by_the_vms_process(daemon, guest, tmp_path):
     assert 0 < float(told(daemon)[0][2].rstrip("%")) <= 100
     daemon.cairn("destroy", "a")
     until(lambda: told(daemon)[-1] == ("disk-space", "cleared", None))
+
+
+def watched(d, measure, *options):
+    """Set a threshold and wait until the daemon knows the figure, so that it counts what comes from now on."""
+    recorded(d, "a", 1)
+    d.cairn("threshold", "a", measure, "--for", "0", *options)
+    if measure != "latency":  # it is unknown without requests
+        until(lambda: "value" in shown(d)[measure])
+    assert told(d) == []
+
+
+def number(d, unit):
+    """Return the figure of the first event."""
+    return float(told(d)[0][2].removesuffix(unit))
+
+
+def test_failing_disk_raises_io_errors(daemon, guest, tmp_path):
+    g = machine(daemon, guest, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw", "errors": "report"}])
+    g.run("open 0")
+    g.run("write 4096 8 1")
+    watched(daemon, "io-errors", "--above", "0")
+    os.truncate(tmp_path / "a.raw", MIB)
+    g.sock.sendall(b"verify 4096 8 1\n")
+    until(lambda: g.line() == "err I/O error")
+    until(lambda: [t[:2] for t in told(daemon)] == [("io-errors", "raised"), ("io-errors", "cleared")])
+    assert 0 < number(daemon, "/s") and told(daemon)[1][2] == "0/s"
+    g.close()
+
+
+def test_traffic_raises_net(daemon, guest):
+    g = machine(daemon, guest, interfaces=[{"id": "net0", "type": "user"}])
+    g.run("net open 0")
+    watched(daemon, "net", "--above", "4K")
+
+    def sends():
+        g.run("net send 1400 1 100")
+        return told(daemon)
+    until(sends)
+    assert told(daemon)[0][:2] == ("net", "raised") and number(daemon, "B/s") > 4096
+    until(lambda: told(daemon)[-1][:2] == ("net", "cleared"))
+    g.close()
+
+
+def test_slow_disk_raises_latency(daemon, guest, tmp_path):
+    with fuse(tmp_path / "fuse", disk=bytes(MIB)) as f:
+        g = machine(daemon, guest, disks=[{"path": f["disk"], "format": "raw"}])
+        g.run("open 0")
+        watched(daemon, "latency", "--above", "500ms")
+        f.hang(Op.WRITE)
+        g.sock.sendall(b"write 0 8 1\n")
+        until(lambda: Op.WRITE in f.hanging())
+        time.sleep(0.6)  # the least latency of this request
+        f.release()
+        until(lambda: g.line() == "ok")
+        until(lambda: told(daemon))
+        assert told(daemon)[0][:2] == ("latency", "raised") and number(daemon, "ms") > 500
+
+        def is_fast():
+            g.run("write 0 8 1")
+            return told(daemon)[-1][:2] == ("latency", "cleared")
+        until(is_fast)
+        g.close()
+
+
+@pytest.fixture
+def small(tmp_path):
+    s = Small(tmp_path / "small", "24m")
+    yield s
+    s.close()
+
+
+def test_vm_pauses_before_its_file_system_is_full(daemon, guest, small):
+    """Nothing fails, and its disk goes on where it was."""
+    g = machine(daemon, guest, disks=[{"path": image(small.path / "a.raw", 16 * MIB), "format": "raw"}])
+    g.run("open 0")
+    watched(daemon, "disk-space", "--above", "50", "--then", "suspend")
+    for i in range(14):
+        g.run(f"write {i * 2048} 2048 {i}")
+    g.close()
+    # A daemon asks for the space when it starts, and then once a minute.
+    daemon.stop()
+    daemon.start()
+    until(lambda: daemon.info("a")["state"] == "paused")
+    assert daemon.info("a")["reason"] == "user" and [t[:2] for t in told(daemon)] == [("disk-space", "raised")]
+    assert 50 < number(daemon, "%") < 70
+    space = os.statvfs(small.path)
+    assert space.f_bavail * space.f_bsize >= 9 * MIB
+    assert daemon.cairn("domblkerror", "a").stdout == "No errors found\n"
+    daemon.cairn("resume", "a")
+    g = Guest(daemon, "a")
+    g.run("write 28672 2048 14")
+    for i in range(15):
+        g.run(f"verify {i * 2048} 2048 {i}")
+    g.close()
 
 
 def test_threshold_takes_a_snapshot_and_runs_hooks(daemon, guest, tmp_path):
