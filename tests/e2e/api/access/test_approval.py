@@ -168,7 +168,9 @@ def test_deny_and_withdraw(host):
     assert (request(host, n)["state"], request(host, n)["reason"]) == ("denied", "not now")
     n = asked(destroy(host))
     a, = as_nobody(host, ["request-deny", {"id": n}])
-    assert a["return"] == {"state": "withdrawn"}
+    assert a["return"] == {"state": "withdrawn"} and request(host, n)["state"] == "withdrawn"
+    assert [(x["uid"], x["vm"], x["arguments"], x["outcome"]) for x in audit(host) if x["command"] == "request-deny"] == [
+        (os.geteuid(), "mine", {"id": n - 1, "reason": "not now", "vm": "mine"}, "ok"), (NOBODY, "mine", {"id": n, "vm": "mine"}, "ok")]
     host.cairn("approve", str(n), ok=4)
     assert state(host) == "running"
     for bad in ("x", "-1", "0", "99999999999999999999", ""):
