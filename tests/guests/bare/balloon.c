@@ -8,6 +8,7 @@
 #define F_REPORTING (1ULL << 5)
 
 enum { INFLATE, DEFLATE, STATS, REPORTS, QUEUES };
+enum { TOTAL = 5, AVAILABLE = 6, STATS_MAX = 10 }; /* tags of statistics */
 
 struct stat {
 	uint16_t tag;
@@ -19,7 +20,7 @@ static bool is_open;
 
 static struct queue queues[QUEUES];
 static uint32_t pfns[PFNS_MAX];
-static struct stat stats[2];
+static struct stat stats[STATS_MAX];
 
 /* Wait until the device has used a request, or asks for a reset. */
 static const char *used_wait(unsigned i)
@@ -87,13 +88,16 @@ static const char *balloon_report(const struct args *a)
 	return used_wait(REPORTS);
 }
 
-/* Offer statistics, and again each time the host asks for them: TIMES times. */
+/* Offer statistics, and again each time the host asks for them: TIMES times. Each one without an argument is 1 MiB more
+ * than the one with the tag before, beginning with 1 MiB. */
 static const char *balloon_stats(const struct args *a)
 {
 	const char *wrong = NULL;
 
-	stats[0] = (struct stat){5, a->v[1]}; /* total */
-	stats[1] = (struct stat){6, a->v[2]}; /* available */
+	for (uint16_t tag = 0; tag < STATS_MAX; tag++)
+		stats[tag] = (struct stat){tag, (tag + 1ULL) << 20};
+	stats[TOTAL].value = a->v[1];
+	stats[AVAILABLE].value = a->v[2];
 	stats_offer();
 	for (uint64_t i = 0; i < a->v[3] && !wrong; i++) {
 		wrong = used_wait(STATS);

@@ -214,6 +214,60 @@ def test_domstats_and_its_relatives_have_virsh_names(daemon, guest, tmp_path):
     assert "Next: cairn start a" in daemon.cairn("domblkstat", "a", ok=4).stderr
 
 
+# Keys of domstats in virsh's manual, with N for numbers; the latency histograms are libvirt 11.9's.
+VIRSH = set("""
+    state.state state.reason
+    cpu.time cpu.user cpu.system cpu.haltpoll.success.time cpu.haltpoll.fail.time cpu.cache.monitor.count
+    balloon.current balloon.maximum balloon.swap_in balloon.swap_out balloon.major_fault balloon.minor_fault balloon.unused
+    balloon.available balloon.rss balloon.usable balloon.last-update balloon.disk_caches balloon.hugetlb_pgalloc
+    balloon.hugetlb_pgfail
+    vcpu.current vcpu.maximum vcpu.N.state vcpu.N.time vcpu.N.wait vcpu.N.halted vcpu.N.delay
+    net.count net.N.name net.N.rx.bytes net.N.rx.pkts net.N.rx.errs net.N.rx.drop net.N.tx.bytes net.N.tx.pkts net.N.tx.errs
+    net.N.tx.drop
+    block.count block.N.name block.N.backingIndex block.N.path block.N.rd.reqs block.N.rd.bytes block.N.rd.times
+    block.N.wr.reqs block.N.wr.bytes block.N.wr.times block.N.fl.reqs block.N.fl.times block.N.errors block.N.allocation
+    block.N.capacity block.N.physical block.N.threshold
+    block.N.latency_histogram.read.bin.count block.N.latency_histogram.read.bin.N.start block.N.latency_histogram.read.bin.N.value
+    block.N.latency_histogram.write.bin.count block.N.latency_histogram.write.bin.N.start
+    block.N.latency_histogram.write.bin.N.value
+    block.N.latency_histogram.flush.bin.count block.N.latency_histogram.flush.bin.N.start
+    block.N.latency_histogram.flush.bin.N.value
+    iothread.count memory.bandwidth.monitor.count
+    dirtyrate.calc_status dirtyrate.calc_start_time dirtyrate.calc_period dirtyrate.megabytes_per_second dirtyrate.calc_mode
+    dirtyrate.vcpu.N.megabytes_per_second
+""".split())
+# cairn(1) has the reasons. perf.* and KVM's own counters, which have no names in the manual, are absent, too.
+ABSENT = set("""
+    block.N.path block.N.allocation block.N.physical block.N.backingIndex block.N.threshold vcpu.N.wait
+    cpu.haltpoll.success.time cpu.haltpoll.fail.time cpu.cache.monitor.count iothread.count memory.bandwidth.monitor.count
+    dirtyrate.vcpu.N.megabytes_per_second
+""".split())
+OWN = {"block.N.in-flight"}
+
+
+def test_domstats_has_the_keys_of_virsh_but_those_that_the_manual_names(daemon, guest, tmp_path):
+    g = machine(daemon, guest, vcpus=2, balloon=True, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}],
+                interfaces=[{"id": "net0", "type": "user"}])
+    for command in ("open 0", "write 0 8 1", "verify 0 8 1", "flush", "balloon open", "balloon stats 0x3000000 0x1000000 0"):
+        g.run(command)
+    daemon.cairn("domdirtyrate-calc", "a")
+    late = {"balloon.rss", "balloon.last-update", "vcpu.0.halted", "dirtyrate.megabytes_per_second"}
+    found = []
+    until(lambda: late <= set(found.append(json.loads(daemon.cairn("domstats", "a", "--format", "json").stdout)[0]) or found[-1]))
+    stats = found[-1]
+    assert stats.pop("name") == "a"
+    assert {re.sub(r"\.\d+(?=\.)", ".N", key) for key in stats} == VIRSH - ABSENT | OWN
+    assert (stats["vcpu.current"], stats["block.count"], stats["net.count"]) == (2, 1, 1)
+    for group, numbers in (("vcpu", {0, 1}), ("block", {0}), ("net", {0})):
+        assert {int(n) for n in re.findall(rf"^{group}\.(\d+)\.", "\n".join(stats), re.M)} == numbers
+    assert {key for key in stats if key.startswith("vcpu.1.")} == {key.replace(".0.", ".1.") for key in stats if key.startswith("vcpu.0.")}
+    # Sizes are in KiB, the others are numbers of what the guest counts.
+    assert [stats["balloon." + key] for key in ("swap_in", "swap_out", "unused", "available", "usable", "disk_caches")] == [
+        1024, 2048, 5120, 0xc000, 0x4000, 8192]
+    assert [stats["balloon." + key] >> 20 for key in ("major_fault", "minor_fault", "hugetlb_pgalloc", "hugetlb_pgfail")] == [3, 4, 9, 10]
+    g.close()
+
+
 def test_sizes_of_one_disk_are_virshs(daemon, guest, tmp_path):
     """domblkinfo VM DISK, of a VM that runs and of one that is off."""
     subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(tmp_path / "b.qcow2"), "64M"], check=True)
