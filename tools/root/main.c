@@ -7,6 +7,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/hex.h"
+#include "base/util.h"
 #include "tools/root/cache.h"
 #include "tools/root/source.h"
 
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define FILES_MAX 2000000
 #define EXIT_BUSY 3
@@ -49,10 +51,12 @@ static const struct option options[] = {
 	{ NULL, 0, NULL, 0 },
 };
 
-/* Ends a wait; the work folder is removed on the way out. */
+/* Ends a wait; the work folder is removed on the way out. The signal may come before the wait begins, so it comes again
+ * each second. */
 static void on_signal(int sig)
 {
 	(void)sig;
+	alarm(1);
 }
 
 static int usage_fail(void)
@@ -101,6 +105,7 @@ static int source_main(const struct source_options *o, const char *name, const c
 
 int main(int argc, char **argv)
 {
+	static const int cancels[] = { SIGINT, SIGTERM, SIGHUP, SIGALRM };
 	struct source_options o = { .files_max = FILES_MAX };
 	const char *gone = NULL;
 	bool lists = false;
@@ -134,7 +139,7 @@ int main(int argc, char **argv)
 	if (argc - optind != !(lists || gone) || (lists && gone) || (argc > optind && !*argv[optind]))
 		return usage_fail();
 	signal(SIGPIPE, SIG_IGN);
-	for (size_t i = 0; i < 3; i++)
-		sigaction((const int[]){ SIGINT, SIGTERM, SIGHUP }[i], &(struct sigaction){ .sa_handler = on_signal }, NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(cancels); i++)
+		sigaction(cancels[i], &(struct sigaction){ .sa_handler = on_signal }, NULL);
 	return source_main(&o, argv[optind], gone);
 }
