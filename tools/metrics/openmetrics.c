@@ -2,7 +2,7 @@
 #include "api/wire/json.h"
 #include "base/util.h"
 
-#include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Metrics are named as by libvirt's exporter, with base units. A family's samples must be contiguous, so each family is
@@ -74,6 +74,18 @@ static const struct family of_vcpu[] = {
 	{ "vcpu_delay_seconds", "vcpu-delays", COUNTER, true, "Time that a vCPU waited for a processor of the host." },
 };
 
+/* A VM, and how each of its samples begins behind the name: {domain="NAME" */
+struct row {
+	struct json_object *vm; /* borrowed */
+	char *labels;
+	size_t length;
+};
+
+struct rows {
+	struct row *row;
+	size_t n;
+};
+
 /* Print the value of a label, with the three escapes of the format. */
 static void label_print(FILE *f, const char *text)
 {
@@ -87,35 +99,65 @@ static void label_print(FILE *f, const char *text)
 	}
 }
 
+static void labels_make(struct row *r)
+{
+	FILE *f = must_alloc(open_memstream(&r->labels, &r->length));
+
+	fputs_unlocked("{domain=\"", f);
+	label_print(f, js_get_str_or(r->vm, "name", ""));
+	putc_unlocked('"', f);
+	if (fclose(f) != 0)
+		must_alloc(NULL);
+}
+
+static void rows_make(struct rows *all, struct json_object *vms)
+{
+	all->n = json_object_array_length(vms);
+	all->row = must_alloc(calloc(all->n + 1, sizeof(*all->row)));
+	for (size_t i = 0; i < all->n; i++) {
+		all->row[i].vm = json_object_array_get_idx(vms, i);
+		labels_make(&all->row[i]);
+	}
+}
+
+static void rows_free(struct rows *all)
+{
+	for (size_t i = 0; i < all->n; i++)
+		free(all->row[i].labels);
+	free(all->row);
+}
+
 static void family_head(FILE *f, const char *name, const char *type, const char *help)
 {
 	fprintf(f, "# TYPE cairn_%s %s\n# HELP cairn_%s %s\n", name, type, name, help);
 }
 
 /* Print a sample up to its labels. label, value: a second label; NULL: none. */
-static void sample_begin(FILE *f, const char *name, const char *suffix, struct json_object *vm, const char *label, const char *value)
+static void sample_begin(FILE *f, const char *name, const char *suffix, const struct row *r, const char *label, const char *value)
 {
 	fputs_unlocked("cairn_domain_", f);
 	fputs_unlocked(name, f);
 	fputs_unlocked(suffix, f);
-	fputs_unlocked("{domain=\"", f);
-	label_print(f, js_get_str_or(vm, "name", ""));
+	fwrite_unlocked(r->labels, 1, r->length, f);
 	if (label) {
-		fputs_unlocked("\",", f);
+		putc_unlocked(',', f);
 		fputs_unlocked(label, f);
 		fputs_unlocked("=\"", f);
 		label_print(f, value);
+		putc_unlocked('"', f);
 	}
-	fputs_unlocked("\"} ", f);
+	fputs_unlocked("} ", f);
 }
 
-static void number_print(FILE *f, uint64_t n)
+/* Print the number with at least so many digits, and what follows. Of 60,000 samples of 1,000 VMs, fprintf() is slower. */
+static void number_print(FILE *f, uint64_t n, unsigned digits, char end)
 {
-	char text[24], *p = text + sizeof(text);
+	char text[24], *p = text + sizeof(text), *least = p - 1 - digits;
 
+	*--p = end;
 	do
 		*--p = (char)('0' + n % 10);
-	while (n /= 10);
+	while ((n /= 10) || p > least);
 	fwrite_unlocked(p, 1, (size_t)(text + sizeof(text) - p), f);
 }
 
@@ -123,22 +165,22 @@ static void value_print(FILE *f, const struct family *m, struct json_object *v)
 {
 	uint64_t n = json_object_is_type(v, json_type_string) ? 1 : json_object_get_uint64(v);
 
-	if (m->ns)
-		fprintf(f, "%" PRIu64 ".%09" PRIu64 "\n", n / 1000000000, n % 1000000000);
-	else
-		number_print(f, n);
-	if (!m->ns)
-		putc_unlocked('\n', f);
+	if (m->ns) {
+		number_print(f, n / 1000000000, 1, '.');
+		number_print(f, n % 1000000000, 9, '\n');
+	} else {
+		number_print(f, n, 1, '\n');
+	}
 }
 
-static void member_print(FILE *f, const struct family *m, struct json_object *vm, struct json_object *o, const char *label,
+static void member_print(FILE *f, const struct family *m, const struct row *r, struct json_object *o, const char *label,
 	const char *value)
 {
 	struct json_object *v = js_get(o, m->from);
 
 	if (!v)
 		return;
-	sample_begin(f, m->name, m->kind == COUNTER ? "_total" : "", vm, label, value);
+	sample_begin(f, m->name, m->kind == COUNTER ? "_total" : "", r, label, value);
 	value_print(f, m, v);
 }
 
@@ -151,9 +193,9 @@ static const char *device_name(struct json_object *list, size_t i, const char *n
 
 /* Leave out devices with the name of an earlier one: names come from the VM's process, and a sample that is there twice
  * makes the whole text invalid. */
-static void list_print(FILE *f, const struct family *m, struct json_object *vm, const char *list, const char *name)
+static void list_print(FILE *f, const struct family *m, const struct row *r, const char *list, const char *name)
 {
-	struct json_object *all = js_get_array(vm, list);
+	struct json_object *all = js_get_array(r->vm, list);
 
 	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
 		size_t first = 0;
@@ -161,13 +203,13 @@ static void list_print(FILE *f, const struct family *m, struct json_object *vm, 
 		while (strcmp(device_name(all, first, name), device_name(all, i, name)))
 			first++;
 		if (first == i)
-			member_print(f, m, vm, json_object_array_get_idx(all, i), "target_device", device_name(all, i, name));
+			member_print(f, m, r, json_object_array_get_idx(all, i), "target_device", device_name(all, i, name));
 	}
 }
 
 /* Print families of all VMs. object: member of a VM that is an object with the figures; list: one that is an array of
  * such, whose elements have a name. Both NULL: the figures are the VM's members. */
-static void families_print(FILE *f, struct json_object *vms, const struct family *all, size_t n, const char *object, const char *list,
+static void families_print(FILE *f, const struct rows *vms, const struct family *all, size_t n, const char *object, const char *list,
 	const char *name)
 {
 	for (size_t k = 0; k < n; k++) {
@@ -175,78 +217,84 @@ static void families_print(FILE *f, struct json_object *vms, const struct family
 
 		snprintf(title, sizeof(title), "domain_%s", all[k].name);
 		family_head(f, title, all[k].kind == COUNTER ? "counter" : "gauge", all[k].help);
-		for (size_t i = 0; i < json_object_array_length(vms); i++) {
-			struct json_object *vm = json_object_array_get_idx(vms, i);
+		for (size_t i = 0; i < vms->n; i++) {
+			const struct row *r = &vms->row[i];
 
 			if (list)
-				list_print(f, &all[k], vm, list, name);
+				list_print(f, &all[k], r, list, name);
 			else
-				member_print(f, &all[k], vm, object ? js_get(vm, object) : vm, NULL, NULL);
+				member_print(f, &all[k], r, object ? js_get(r->vm, object) : r->vm, NULL, NULL);
 		}
 	}
 }
 
-static void states_print(FILE *f, struct json_object *vms)
+static void states_print(FILE *f, const struct rows *vms)
 {
 	static const char *const words[] = { "running", "paused", "in-shutdown", "shutoff", "saved", "crashed", "preserved" };
 
 	family_head(f, "domain_state", "stateset", "State of the VM: 1 for the state that it has.");
-	for (size_t i = 0; i < json_object_array_length(vms); i++) {
-		struct json_object *vm = json_object_array_get_idx(vms, i);
-		const char *word = js_get_str_or(vm, "word", "");
+	for (size_t i = 0; i < vms->n; i++) {
+		const char *word = js_get_str_or(vms->row[i].vm, "word", "");
 
 		for (size_t k = 0; k < ARRAY_SIZE(words); k++) {
-			sample_begin(f, "state", "", vm, "cairn_domain_state", words[k]);
+			sample_begin(f, "state", "", &vms->row[i], "cairn_domain_state", words[k]);
 			fputs_unlocked(strcmp(word, words[k]) ? "0\n" : "1\n", f);
 		}
 	}
 }
 
-static void infos_print(FILE *f, struct json_object *vms)
+static void infos_print(FILE *f, const struct rows *vms)
 {
 	family_head(f, "domain", "info", "UUID of the VM.");
-	for (size_t i = 0; i < json_object_array_length(vms); i++) {
-		struct json_object *vm = json_object_array_get_idx(vms, i);
-
-		sample_begin(f, "info", "", vm, "uuid", js_get_str_or(vm, "uuid", ""));
+	for (size_t i = 0; i < vms->n; i++) {
+		sample_begin(f, "info", "", &vms->row[i], "uuid", js_get_str_or(vms->row[i].vm, "uuid", ""));
 		fputs_unlocked("1\n", f);
 	}
 }
 
-static void vcpu_family_print(FILE *f, struct json_object *vms, const struct family *m)
+static void vcpu_family_print(FILE *f, const struct rows *vms, const struct family *m)
 {
 	char title[64];
 
 	snprintf(title, sizeof(title), "domain_%s", m->name);
 	family_head(f, title, "counter", m->help);
-	for (size_t i = 0; i < json_object_array_length(vms); i++) {
-		struct json_object *vm = json_object_array_get_idx(vms, i), *times = js_get_array(vm, m->from);
+	for (size_t i = 0; i < vms->n; i++) {
+		struct json_object *times = js_get_array(vms->row[i].vm, m->from);
 
 		for (size_t k = 0; times && k < json_object_array_length(times); k++) {
 			char number[24];
 
 			snprintf(number, sizeof(number), "%zu", k);
-			sample_begin(f, m->name, "_total", vm, "vcpu", number);
+			sample_begin(f, m->name, "_total", &vms->row[i], "vcpu", number);
 			value_print(f, m, json_object_array_get_idx(times, k));
 		}
 	}
 }
 
+static void vms_print(FILE *f, const struct rows *vms)
+{
+	infos_print(f, vms);
+	states_print(f, vms);
+	families_print(f, vms, of_vm, ARRAY_SIZE(of_vm), NULL, NULL, NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(of_vcpu); i++)
+		vcpu_family_print(f, vms, &of_vcpu[i]);
+	families_print(f, vms, of_balloon, ARRAY_SIZE(of_balloon), "balloon", NULL, NULL);
+	families_print(f, vms, of_disk, ARRAY_SIZE(of_disk), NULL, "disks", "id");
+	families_print(f, vms, of_interface, ARRAY_SIZE(of_interface), NULL, "interfaces", "target");
+}
+
 void openmetrics_print(FILE *f, struct json_object *vms)
 {
+	struct rows rows;
+
 	family_head(f, "up", "gauge", "1: the daemon answers.");
 	fprintf(f, "cairn_up %d\n", vms != NULL);
 	family_head(f, "exporter", "info", "Version of Cairn.");
 	fprintf(f, "cairn_exporter_info{version=\"%s\"} 1\n", CAIRN_VERSION);
 	if (vms) {
-		infos_print(f, vms);
-		states_print(f, vms);
-		families_print(f, vms, of_vm, ARRAY_SIZE(of_vm), NULL, NULL, NULL);
-		for (size_t i = 0; i < ARRAY_SIZE(of_vcpu); i++)
-			vcpu_family_print(f, vms, &of_vcpu[i]);
-		families_print(f, vms, of_balloon, ARRAY_SIZE(of_balloon), "balloon", NULL, NULL);
-		families_print(f, vms, of_disk, ARRAY_SIZE(of_disk), NULL, "disks", "id");
-		families_print(f, vms, of_interface, ARRAY_SIZE(of_interface), NULL, "interfaces", "target");
+		rows_make(&rows, vms);
+		vms_print(f, &rows);
+		rows_free(&rows);
 	}
 	fputs("# EOF\n", f);
 }
