@@ -200,6 +200,20 @@ static void test_action_runs_once_in_ten_minutes(void **state)
 	assert_int_equal(f->actions, 6);
 }
 
+static void test_second_action_within_ten_minutes_is_left_out(void **state)
+{
+	(void)state;
+	threshold_add(THRESHOLD_CPU, THRESHOLD_SUSPEND);
+	second(THRESHOLD_CPU, 90);
+	while (fake_s < BEGIN_S + 599)
+		second(THRESHOLD_CPU, 10);
+	second(THRESHOLD_CPU, 90);
+	assert_int_equal(f->actions, 1);
+	second(THRESHOLD_CPU, 10);
+	second(THRESHOLD_CPU, 90);
+	assert_int_equal(f->actions, 2);
+}
+
 static void test_limit_is_of_each_threshold(void **state)
 {
 	(void)state;
@@ -277,6 +291,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_action_runs_once_in_ten_minutes, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_second_action_within_ten_minutes_is_left_out, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limit_is_of_each_threshold, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_ten_events_an_hour_pass_and_the_next_one_counts_the_others, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_disk_that_fills_suspends_its_vm_within_a_minute, setup, teardown),
