@@ -46,8 +46,9 @@ export function stateName(vm) {
 	return { shutoff: "shut off", "in-shutdown": "in shutdown", preserved: "crashed" }[vm.state] || vm.state;
 }
 
-// Run an action of a button, and show its error. The button is disabled meanwhile.
+// Run an action of a button, and show its error. The button is disabled meanwhile, and keeps the keyboard's focus.
 export async function act(button, action) {
+	const hadFocus = document.activeElement === button;
 	button.disabled = true;
 	message("");
 	try {
@@ -56,5 +57,7 @@ export async function act(button, action) {
 		message(error.message, true);
 	} finally {
 		button.disabled = false;
+		if (hadFocus && document.activeElement === document.body)
+			button.focus();
 	}
 }

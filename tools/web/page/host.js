@@ -12,15 +12,17 @@ function table(head, rows) {
 function jobRow(job) {
 	const done = job.status === "concluded", all = job["total-progress"];
 	const progress = done ? (job.error || "done") : element("progress", { max: all || 1, value: job["current-progress"] || 0, "aria-label": `Progress of ${job.id}` });
-	const button = element("button", { onclick: () => act(button, () => execute(done ? "job-dismiss" : "job-cancel", { id: job.id })) },
-		done ? "Dismiss" : "Cancel");
+	const label = done ? "Dismiss" : "Cancel";
+	const button = element("button", { "aria-label": `${label} ${job.id}`, onclick: () => act(button, () =>
+		execute(done ? "job-dismiss" : "job-cancel", { id: job.id })) }, label);
 	return [job.vm, job.type, when(job.started), progress, button];
 }
 
 function netRow(net) {
 	const active = net.state === "active";
-	const button = element("button", { onclick: () => act(button, () => execute(active ? "net-destroy" : "net-start", { network: net.name })) },
-		active ? "Stop" : "Start");
+	const label = active ? "Stop" : "Start";
+	const button = element("button", { "aria-label": `${label} ${net.name}`, onclick: () => act(button, () =>
+		execute(active ? "net-destroy" : "net-start", { network: net.name })) }, label);
 	return [net.name, net.state, net.mode, net.bridge || "", button];
 }
 
@@ -66,8 +68,13 @@ export function showHost(main) {
 	async function refresh() {
 		waiting = null;
 		const lists = await Promise.all(TABLES.map(([, , load]) => load()));
-		if (!dead)
-			TABLES.forEach(([, head, , row], i) => boxes[i].replaceChildren(table(head, lists[i].map((entry) => row(entry, refreshSoon)))));
+		if (dead)
+			return;
+		// The keyboard's focus stays, however often the rows are made anew.
+		const focused = main.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+		TABLES.forEach(([, head, , row], i) => boxes[i].replaceChildren(table(head, lists[i].map((entry) => row(entry, refreshSoon)))));
+		if (focused)
+			[...main.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === focused)?.focus();
 	}
 
 	// At most four times a second, however fast the jobs report.

@@ -4,6 +4,7 @@ import { act, bytes, element, message, setText, stateName } from "./element.js";
 
 const ROW = 44; // height of a row in style.css
 const FIGURES_MS = 2000;
+const LOAD_MS = 1000; // time between two requests for all VMs
 const OFF = ["shutoff", "saved", "crashed"];
 
 function rowNew() {
@@ -37,7 +38,8 @@ function rowShow(row, vm, index) {
 
 // Show the list in `main`. Returns a function that ends it.
 export function showList(main) {
-	let vms = new Map(), shown = [], dead = false, loading = null, drawing = false;
+	let vms = new Map(), shown = [], dead = false, drawing = false;
+	let loading = Promise.resolve(), loadTimer = null, loadedAt = -LOAD_MS;
 	const rows = [];
 	const filter = element("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter by name" });
 	const count = element("span", { className: "soft" });
@@ -77,32 +79,50 @@ export function showList(main) {
 		}
 	}
 
+	function countShow() {
+		const running = shown.filter((vm) => vm.word === "running").length;
+		setText(count, `${shown.length} VMs, ${running} running`);
+		drawSoon();
+	}
+
 	function sort() {
 		const word = filter.value.toLowerCase();
 		shown = [...vms.values()].filter((vm) => vm.name.toLowerCase().includes(word));
 		shown.sort((a, b) => (a.name < b.name ? -1 : 1));
 		box.style.height = `${shown.length * ROW}px`;
 		box.setAttribute("aria-rowcount", shown.length);
-		const running = shown.filter((vm) => vm.word === "running").length;
-		setText(count, `${shown.length} VMs, ${running} running`);
-		drawSoon();
+		countShow();
 	}
 
-	async function loadOnce() {
+	async function load() {
+		loadTimer = null;
+		loadedAt = performance.now();
+		if (dead)
+			return;
 		const all = await executePages("vm-list", "vms", "after", { brief: true, limit: 1000 });
-		vms = new Map(all.map((vm) => [vm.name, { ...vms.get(vm.name), ...vm }]));
+		// Of what was known, keep only the figures of VMs that run.
+		vms = new Map(all.map((vm) => {
+			const { cpu, memory, cpuTime, at } = vm.word === "running" ? vms.get(vm.name) ?? {} : {};
+			return [vm.name, { cpu, memory, cpuTime, at, ...vm }];
+		}));
 		sort();
 	}
 
-	// Several events in a row make one request.
-	function load() {
-		loading ??= loadOnce().catch((error) => message(error.message, true)).finally(() => { loading = null; });
-		return loading;
+	// Several events in a row make one request. One that comes during a request makes another.
+	function loadSoon(wait) {
+		loadTimer ??= setTimeout(() => {
+			loading = loading.then(load).catch((error) => dead || message(error.message, true));
+		}, Math.max(wait, loadedAt + LOAD_MS - performance.now()));
 	}
 
 	function onEvent(event) {
+		const vm = event?.event === "VM_STATE_CHANGE" && vms.get(event.data.vm);
+		if (vm) {
+			vm.state = vm.word = event.data.state;
+			countShow();
+		}
 		if (!event || ["VM_DEFINED", "VM_UNDEFINED", "VM_STATE_CHANGE", "START_DELAYED", "ROLES_CHANGED"].includes(event.event))
-			setTimeout(load, event ? 100 : 0);
+			loadSoon(event ? 100 : 0);
 	}
 
 	async function figures() {
@@ -127,10 +147,11 @@ export function showList(main) {
 	filter.addEventListener("input", sort);
 	addEventListener("scroll", drawSoon, { passive: true });
 	addEventListener("resize", drawSoon);
-	load();
+	loadSoon(0);
 	return () => {
 		dead = true;
 		stop();
+		clearTimeout(loadTimer);
 		clearInterval(timer);
 		removeEventListener("scroll", drawSoon);
 		removeEventListener("resize", drawSoon);

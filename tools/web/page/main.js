@@ -71,7 +71,10 @@ async function begin() {
 		await logout();
 		loginNeeded();
 	}));
-	addEventListener("hashchange", show);
+	addEventListener("hashchange", () => {
+		show();
+		main.focus({ preventScroll: true }); // Tab goes on in the new view
+	});
 	listen(() => {
 		if (lost)
 			message("");

@@ -3,6 +3,7 @@ import { execute } from "./daemon.js";
 import { act, bytes, element } from "./element.js";
 
 const WIDTH = 300, HEIGHT = 60;
+const LIVE_MS = 5000; // time between two drawings of the shortest span; longer spans change less often
 const SPANS = [["Hour", 3600], ["Day", 86400], ["Week", 7 * 86400], ["Month", 30 * 86400]];
 
 function svg(tag, attributes) {
@@ -40,11 +41,13 @@ function figure(series) {
 		element("span", { className: "soft" }, `now ${valueText(values.at(-1) ?? known.at(-1), series.unit)}, most ${valueText(most, series.unit)}`)), graph(values, most));
 }
 
+// Show the trends in `box`, and draw them again as they grow. Returns a function that ends that.
 export function showTrends(box, vm) {
 	const figures = element("div", { className: "figures" });
+	let timer = null, newest = 0; // number of the newest request
 
 	async function show(seconds) {
-		const all = [];
+		const all = [], mine = ++newest;
 		const to = Date.now() * 1e6;
 		for (let from = to - seconds * 1e9, page; from; from = page.next) {
 			page = await execute("vm-trend", { vm, from: Math.round(from), to, points: 120 });
@@ -56,11 +59,23 @@ export function showTrends(box, vm) {
 					all.push(s);
 			}
 		}
+		if (mine !== newest)
+			return;
 		const shown = all.map(figure).filter((f) => f);
 		figures.replaceChildren(...(shown.length ? shown : [element("p", { className: "soft" }, "Nothing is recorded for this time.")]));
 	}
 
-	const buttons = SPANS.map(([label, seconds]) => element("button", { onclick: (event) => act(event.target, () => show(seconds)) }, label));
+	function choose(seconds) {
+		clearInterval(timer);
+		timer = setInterval(() => document.hidden || show(seconds).catch(() => {}), LIVE_MS * seconds / SPANS[0][1]);
+		return show(seconds);
+	}
+
+	const buttons = SPANS.map(([label, seconds]) => element("button", { onclick: (event) => act(event.target, () => choose(seconds)) }, label));
 	box.replaceChildren(element("div", { className: "bar" }, ...buttons), figures);
 	buttons[0].click();
+	return () => {
+		newest++;
+		clearInterval(timer);
+	};
 }

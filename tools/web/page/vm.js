@@ -84,8 +84,8 @@ function section(title, content) {
 	return whole;
 }
 
-// A section that has a stream of the guest while it is open.
-function streamSection(title, show, vm) {
+// A section that changes by itself while it is open.
+function liveSection(title, show, vm) {
 	let running = null;
 	const end = () => {
 		running?.();
@@ -106,10 +106,9 @@ export function showVm(main, vm) {
 	const refreshSnapshots = showSnapshots(snapshotBox, vm);
 	const eventList = element("pre", { className: "events", tabIndex: 0, "aria-label": "Events" });
 	const events = [];
-	const streams = [streamSection("Console", showConsole, vm), streamSection("Screen", showScreen, vm)];
+	const live = [liveSection("Console", showConsole, vm), liveSection("Screen", showScreen, vm), liveSection("Trends", showTrends, vm)];
 	main.replaceChildren(element("h2", {}, vm, " ", state), element("div", { className: "bar" }, ...actions.map((a) => a.button)), table,
-		element("h3", {}, "Snapshots"), snapshotBox, ...streams.map((stream) => stream.whole),
-		section("Trends", (box) => showTrends(box, vm)),
+		element("h3", {}, "Snapshots"), snapshotBox, ...live.map((one) => one.whole),
 		section("Schedules", (box) => showSchedules(box, vm)),
 		section("Events", (box) => box.replaceChildren(eventList)),
 		section("Definition", (box) => showDefinition(box, vm)));
@@ -151,6 +150,6 @@ export function showVm(main, vm) {
 		dead = true;
 		stop();
 		clearInterval(timer);
-		streams.forEach((stream) => stream.end());
+		live.forEach((one) => one.end());
 	};
 }
