@@ -39,7 +39,8 @@
 # - systemd: the daemon and its scope under a real systemd in the emulated host
 # - packages: the Debian packages: reproducible, lintian, and upgraded with a running VM in a clean Debian
 # - prometheus: a scrape by Debian's Prometheus, the expressions of the board, and the alert rules in promtool
-# - browser: the page of cairn web in Debian's Chromium, with screenshots in BUILD/web
+# - browser: the page of cairn web in Debian's Chromium, which is fetched if it is not installed (needs root);
+#   screenshots in BUILD/web
 # - firewalls: networks beside the real ufw, firewalld and Docker
 # - cloud: a Debian cloud image in the emulated host, from first boot to ssh
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
