@@ -41,7 +41,9 @@ class NetDaemon(Daemon):
         return [r["verb"] for r in self.requests()]
 
     def tell(self, verb, kind, text=""):
-        (self.program / f"{verb}.{kind}").write_text(text if isinstance(text, str) else json.dumps(text))
+        new = self.program / "new"  # a stand-in that runs reads all of it or nothing
+        new.write_text(text if isinstance(text, str) else json.dumps(text))
+        new.rename(self.program / f"{verb}.{kind}")
 
     def untell(self, verb, kind):
         (self.program / f"{verb}.{kind}").unlink()
