@@ -679,7 +679,7 @@ cairn console web1 --no-history --until '# ' --timeout 10 < commands
     how: (until [ -e done ]; do printf '# ' | cairn console web1 --no-history >prompts; done) & {}; touch done; wait
     then: shows '# '
 cairn log web1 --tail 20
-    given: running web1
+    given: running web1; until cairn log web1 | grep 'running (booted)'; do :; done  # another process writes it
     then: shows 'running (booted)'
 cairn vsock web1 5000
     given: definition web1; sed -i 's/{/{"vsock": true,/' web1.json; cairn define web1.json; cairn start web1

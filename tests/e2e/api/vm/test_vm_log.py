@@ -57,11 +57,11 @@ def test_end_of_a_vm_that_changed_its_process_is_known(daemon, guest):
     """The new process gets the end file from the daemon, because the old one holds none."""
     console = start(daemon, guest)
     daemon.cairn("restart-process", "vm1")
-    pid = daemon.info("vm1")["pid"]
+    old, pid = daemon.log_process(), daemon.info("vm1")["pid"]
     daemon.stop(signal.SIGKILL)
     console.sock.sendall(b"crash triple\n")
     console.close()
-    until(lambda: ended(pid))
+    until(lambda: ended(pid) and ended(old))
     daemon.start()
     assert daemon.info("vm1")["reason"] == "triple fault"
     assert "ended (triple fault)" in (folder(daemon) / "log").read_text()
