@@ -197,9 +197,12 @@ class Guest:
             if self.process.poll() is not None:
                 break
         try:
-            return self.process.wait(max(0.1, deadline - time.monotonic()))
+            status = self.process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.fail(f"still running after {timeout} s")
+        while self.read(0):  # what it wrote between the last look and its end
+            pass
+        return status
 
     def terminate(self):
         """Send SIGTERM: the ACPI button, then the deadline."""
