@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 
-from cairn_client import AsyncClient, Busy, Definition, Event, NotFound, ResumeEvent, ShutdownEvent, VmStateChangeEvent, WrongState
+from cairn_client import AsyncClient, Busy, Definition, Event, NotFound, ResumeEvent, ShutdownEvent, VmFigures, VmStateChangeEvent, WrongState
 
 TEMPLATE = "template"
 
@@ -106,6 +106,13 @@ class Platform:
             names += [vm.name for vm in page.vms]
         return names
 
+    async def figures(self, name: str) -> VmFigures:
+        """What the VM's process says of itself. One that stands still says nothing: ask again."""
+        while True:
+            vm = await self.client.vm_info(name)
+            if vm.cpu_time is not None:
+                return vm
+
     async def refusals(self) -> list[str]:
         """What goes wrong has a class of its own."""
         seen = []
@@ -133,7 +140,7 @@ async def run(path: str, kernel: str, count: int) -> dict[str, object]:
         # Each sandbox has a console of its own, so all of them work at once.
         answers = await asyncio.gather(*map(platform.execute, names))
         executed = time.monotonic()
-        figures = [await client.vm_info(name) for name in names[:3]]
+        figures = [await platform.figures(name) for name in names[:3]]
 
         for name in [*names, TEMPLATE]:
             await platform.destroy(name)
