@@ -201,12 +201,12 @@ def test_command_works_for_many_vms(fake):
 def test_suspend_all_pauses_every_running_vm(daemon, kvm, guest):
     """suspend --all: every running VM stops; one that is off or paused is no failure."""
     def work(name):
-        """CPU time of its one vCPU, in ns."""
-        return daemon.info(name).get("cpu-time", 0)
+        """CPU time of its one vCPU, in ms."""
+        return daemon.figures(name)["cpu-time"] // 1000000
 
     busy = ["a", "b", "c"]
     for n in (*busy, "off", "stands"):
-        daemon.define(n, boot={"kernel": guest("interp.elf"), "cmdline": "pit 100; wait 1000000000"})
+        daemon.define(n, boot={"kernel": guest("interp.elf"), "cmdline": "crash spin"})
     daemon.cairn("start", *busy, "stands")
     daemon.cairn("suspend", "stands")
     started = {n: work(n) for n in busy}
@@ -216,8 +216,8 @@ def test_suspend_all_pauses_every_running_vm(daemon, kvm, guest):
         ["a", "done"], ["b", "done"], ["c", "done"], ["off", "skipped"], ["stands", "skipped"]]
     still = {n: work(n) for n in busy}
     daemon.cairn("resume", "a")
-    until(lambda: work("a") > still["a"])
-    assert {n: work(n) for n in ("b", "c")} == {n: still[n] for n in ("b", "c")}
+    until(lambda: work("a") > still["a"] + 50)
+    assert all(work(n) < still[n] + 10 for n in ("b", "c"))  # a thread falls asleep after the answer, which takes some time, too
     assert [x[:2] for x in rows(daemon.cairn("resume", "--all"))] == [
         ["a", "skipped"], ["b", "done"], ["c", "done"], ["off", "skipped"], ["stands", "done"]]
     for n in ("b", "c"):
