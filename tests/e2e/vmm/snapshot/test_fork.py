@@ -561,13 +561,15 @@ def left(fake):
 
 
 def processes(fake):
+    """Return the processes of VMs. The one that the daemon makes ahead of the next fork of one clone is none; fake_vm
+    refuses to be that, and ends."""
     return [p for p in os.listdir("/proc") if p.isdigit() and _environ(p, fake.socket)]
 
 
 def _environ(pid, path):
     try:
-        with open(f"/proc/{pid}/environ", "rb") as f, open(f"/proc/{pid}/comm") as c:
-            return path.encode() in f.read() and c.read().strip() in ("fake_vm", "cairn-vm")
+        with open(f"/proc/{pid}/environ", "rb") as f, open(f"/proc/{pid}/comm") as c, open(f"/proc/{pid}/cmdline", "rb") as a:
+            return path.encode() in f.read() and c.read().strip() in ("fake_vm", "cairn-vm") and b"\0--spare\0" not in a.read()
     except OSError:
         return False
 
@@ -827,8 +829,7 @@ def test_killed_daemon_ends_clone_that_waits_for_the_state(fake, begun):
     fake.stop(signal.SIGKILL)
     until(lambda: len(processes(fake)) == 1)
     fake.start()
-    until(lambda: left(fake) == ALONE)
-    assert list(fake.state.glob("batches/*")) == []
+    until(lambda: left(fake) == ALONE and not list(fake.state.glob("batches/*")))
 
 
 def sealing_or_over(j):
@@ -907,8 +908,7 @@ def test_killed_daemon_leaves_no_partial_clones(fake):
     (fake.tmp / "go").touch()
     assert len(list(fake.state.glob("batches/*.json"))) == 1
     fake.start()
-    until(lambda: left(fake) == ALONE)
-    assert list(fake.state.glob("batches/*")) == []
+    until(lambda: left(fake) == ALONE and not list(fake.state.glob("batches/*")))
     assert len(processes(fake)) == 1
     fake.cairn("clone", "--live", "src", "c", "--count", "3")
 
