@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 
+from clonelib import thread_name
 from conftest import BUILD, Console, Daemon, QmpError, open_files, until
 from test_fork import qemu_snapshots
 
@@ -776,7 +777,7 @@ def test_clone_that_waits_for_its_pin_ends_with_the_daemon(vms, daemon, tmp_path
     vms.start(vms.image("a.qcow2"))
     vms.close()
     pid = daemon.info("src")["pid"]
-    thread, = (t.name for t in pathlib.Path(f"/proc/{pid}/task").iterdir() if (t / "comm").read_text() == "vda\n")
+    thread, = (t.name for t in pathlib.Path(f"/proc/{pid}/task").iterdir() if thread_name(t) == "vda")
     q = daemon.qmp()
     slow = "inject=io_uring_enter,epoll_wait:delay_exit=300000"
     with subprocess.Popen(["strace", "-o", tmp_path / "calls", "-e", slow, "-p", thread]) as strace:
