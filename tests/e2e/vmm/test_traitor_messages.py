@@ -170,11 +170,10 @@ def flood(taken, blobs, count):
     room = t.data(struct.pack("<ihh", t.control_fd(), 4, 0))  # POLLOUT
     waits = [[POLL, room, 1, -1]] * len(blobs)
     t.order(*(call for pair in zip(waits, map(send, blobs)) for call in pair), rounds=count // len(blobs), keep=True)
-    answers = 0
-    while not t.done() and d.info("a")["state"] != "crashed":
+    while True:
         q.run("vm-info", vm="honest")
-        answers += 1
-    assert answers
+        if t.done() or d.info("a")["state"] == "crashed":
+            break
     return resident(d.proc.pid) - before[0], d.log.stat().st_size - before[1]
 
 
