@@ -276,6 +276,7 @@ static void standard_fds_open(void)
 
 int main(int argc, char **argv)
 {
+	struct journal log_journal;
 	struct options o = { .log_level = LOG_LEVEL_INFO,
 		.limits = { .starting = (unsigned)MAX(8, 2 * sysconf(_SC_NPROCESSORS_ONLN)), .user_delay_s = 60,
 			.user_deadline_s = 120, .shutdown_s = 900 } };
@@ -302,6 +303,7 @@ int main(int argc, char **argv)
 	paths.replace = o.replace;
 	paths.bridges_for_all = o.bridges_for_all;
 	paths.journal = getenv("CAIRN_JOURNAL") ? getenv("CAIRN_JOURNAL") : JOURNAL_SOCKET;
+	journal_take_log(&log_journal, paths.journal);
 	if (!r && listen_passed(&paths.listening, paths.socket, sizeof(paths.socket), &e) < 0)
 		r = -EINVAL;
 	if (!r)

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 atomic_int log_level_now = LOG_LEVEL_INFO;
 static atomic_int log_fd = 2;
 static char log_owner[64];
+static struct log_sink log_sink;
 static unsigned lines_burst; /* lines of a kind in LINES_WINDOW_NS; 0: no limit */
 static struct ratelimit lines[2]; /* errors; warnings and information */
 static atomic_ullong lines_lost; /* since the last line that was written */
@@ -37,20 +39,45 @@ void log_set_fd(int fd)
 	atomic_store(&log_fd, fd);
 }
 
+void log_set_sink(const struct log_sink *sink)
+{
+	log_sink = sink ? *sink : (struct log_sink){ NULL, NULL };
+}
+
 void log_set_owner(const char *name)
 {
 	snprintf(log_owner, sizeof(log_owner), "%s", name);
 }
 
-static void line_write(enum log_level level, const char *device, const char *fmt, va_list ap)
+/* Give a line to the sink. vm: or NULL. Returns whether the sink has taken the line. */
+static bool line_sink(enum log_level level, const char *device, const char *vm, const char *msg)
 {
+	char text[1024], name[256];
+
+	snprintf(text, sizeof(text), "%s%s%s", device ? device : "", device ? ": " : "", msg);
+	snprintf(name, sizeof(name), "%s", vm ? vm : "");
+	utf8_clean(text);
+	utf8_clean(name);
+	return log_sink.take(log_sink.opaque, level, vm ? name : NULL, text);
+}
+
+__attribute__((format(printf, 3, 0))) static void line_write(enum log_level level, const char *device, const char *fmt, va_list ap)
+{
+	const char *vm = NULL;
+	va_list first;
 	static const char *const names[] = { "error", "warning", "info", "debug", "trace" };
 	char line[1024], msg[800];
 	struct timespec ts;
 	struct tm tm;
 	int n;
 
+	va_copy(first, ap);
 	vsnprintf(msg, sizeof(msg), fmt, ap);
+	if (log_sink.take && !strncmp(fmt, LOG_VM, strlen(LOG_VM)))
+		vm = va_arg(first, const char *);
+	va_end(first);
+	if (log_sink.take && line_sink(level, device, vm, msg))
+		return;
 	clock_gettime(CLOCK_REALTIME, &ts);
 	gmtime_r(&ts.tv_sec, &tm);
 	n = snprintf(line, sizeof(line), "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ %s %s%s%s%s%s\n",

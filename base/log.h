@@ -21,6 +21,17 @@ void log_set_level(enum log_level level);
 void log_set_limit(unsigned lines_a_minute);
 /* Set the fd for log lines: borrowed; initially 2. */
 void log_set_fd(int fd);
+/* Takes lines in place of the fd. take() returns false if the line shall go to the fd. It runs in the thread that logs,
+ * and logs nothing itself.
+ * vm: name of the VM that the line is about: the first argument of a format that begins with LOG_VM; NULL: no VM.
+ * text: "device: message", without owner. Neither has control characters. */
+#define LOG_VM "VM '%s'"
+struct log_sink {
+	bool (*take)(void *opaque, enum log_level level, const char *vm, const char *text);
+	void *opaque;
+};
+/* Set the sink, which is copied. Call it before there are threads. NULL: none, as initially. */
+void log_set_sink(const struct log_sink *sink);
 /* Set the name before the device's: the VM's name, or a program's, such as "cairnd". Copies up to 63 bytes. */
 void log_set_owner(const char *name);
 

@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define FIELDS_BYTES 5120 /* a line has at most 4 KiB */
@@ -72,4 +74,35 @@ void journal_send_event(struct journal *j, const char *vm, const char *uuid, con
 	fields_send(j, fields, snprintf(fields, sizeof(fields),
 		"PRIORITY=6\nSYSLOG_FACILITY=3\nSYSLOG_IDENTIFIER=cairnd\nCAIRN_VM=%s\nCAIRN_VM_UUID=%s\nCAIRN_EVENT=%s\nMESSAGE=VM '%s': %s %.4000s\n",
 		vm, uuid, event, vm, event, json_object_to_json_string_ext(data, JSON_C_TO_STRING_PLAIN)));
+}
+
+/* Whether standard error is the socket or file that the service manager has named in JOURNAL_STREAM: "DEVICE:INODE". */
+static bool is_stderr_journal(void)
+{
+	const char *stream = getenv("JOURNAL_STREAM");
+	unsigned long long device, inode;
+	struct stat st;
+
+	return stream && sscanf(stream, "%llu:%llu", &device, &inode) == 2 && !fstat(STDERR_FILENO, &st) && st.st_dev == device &&
+		st.st_ino == inode;
+}
+
+/* Any thread may call it: it only reads j. */
+static bool log_taken(void *opaque, enum log_level level, const char *vm, const char *text)
+{
+	static const int priorities[] = { [LOG_LEVEL_ERROR] = 3, [LOG_LEVEL_WARN] = 4, [LOG_LEVEL_INFO] = 6, [LOG_LEVEL_DEBUG] = 7,
+		[LOG_LEVEL_TRACE] = 7 };
+	const struct journal *j = opaque;
+	char fields[FIELDS_BYTES];
+	int n = snprintf(fields, sizeof(fields), "PRIORITY=%d\nSYSLOG_FACILITY=3\nSYSLOG_IDENTIFIER=cairnd\n%s%s%sMESSAGE=%s\n",
+		priorities[level], vm ? "CAIRN_VM=" : "", vm ? vm : "", vm ? "\n" : "", text);
+
+	return sendto(j->fd, fields, (size_t)n, MSG_NOSIGNAL, (const struct sockaddr *)&j->at, sizeof(j->at)) >= 0;
+}
+
+void journal_take_log(struct journal *j, const char *path)
+{
+	journal_open(j, "lines of the log", is_stderr_journal() ? path : NULL);
+	if (j->fd >= 0)
+		log_set_sink(&(struct log_sink){ log_taken, j });
 }

@@ -248,12 +248,58 @@ static void test_full_pipe_loses_lines_and_counts_them(void **state)
 	close(ends[1]);
 }
 
+struct taken {
+	bool all;
+	enum log_level level;
+	char vm[300], text[2000];
+};
+
+static bool take(void *opaque, enum log_level level, const char *vm, const char *text)
+{
+	struct taken *t = opaque;
+
+	t->level = level;
+	snprintf(t->vm, sizeof(t->vm), "%s", vm ? vm : "-");
+	snprintf(t->text, sizeof(t->text), "%s", text);
+	return t->all;
+}
+
+/* As the daemon's lines in the journal (api/access/journal.h). */
+static void test_sink_gets_the_vm_that_a_line_is_about(void **state)
+{
+	struct taken t = { .all = true };
+
+	log_set_owner("cairnd");
+	log_set_sink(&(struct log_sink){ take, &t });
+	log_warn("state", "VM '%s': %s", "web1", "runs");
+	assert_int_equal(t.level, LOG_LEVEL_WARN);
+	assert_string_equal(t.vm, "web1");
+	assert_string_equal(t.text, "state: VM 'web1': runs");
+	log_error(NULL, "VM '%s' is lost", "o'b'\nPRIORITY=0");
+	assert_string_equal(t.vm, "o'b'?PRIORITY=0");
+	assert_string_equal(t.text, "VM 'o'b'?PRIORITY=0' is lost");
+	/* The text of a message names no VM. */
+	log_info("state", "%s", "VM 'web1': runs");
+	assert_string_equal(t.vm, "-");
+	log_debug("state", "VM '%s'", "not written");
+	assert_string_equal(t.text, "state: VM 'web1': runs");
+	assert_string_equal(captured(*state), "");
+	t.all = false;
+	log_info("state", "VM '%s': %s", "web1", "is back");
+	assert_non_null(strstr(captured(*state), " info cairnd/state: VM 'web1': is back\n"));
+	log_set_sink(NULL);
+	log_info("state", "VM '%s' runs", "web1");
+	assert_string_equal(t.text, "state: VM 'web1': is back");
+	assert_int_equal(lines_in(captured(*state)), 1);
+}
+
 int main(void)
 {
 #define LOG_TEST(t) cmocka_unit_test_setup_teardown(t, capture_setup, capture_teardown)
 	const struct CMUnitTest tests[] = {
 		LOG_TEST(test_time_level_owner_device),
 		LOG_TEST(test_level_filters),
+		LOG_TEST(test_sink_gets_the_vm_that_a_line_is_about),
 		LOG_TEST(test_no_control_characters),
 		LOG_TEST(test_lines_of_process_are_limited),
 		LOG_TEST(test_no_control_characters_in_names),

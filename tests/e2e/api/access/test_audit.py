@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from conftest import QmpError
+from conftest import QmpError, until
 from otherslib import NOBODY, run_as_user
 from test_daemon import as_nobody, audit, shared  # noqa: F401
 
@@ -91,11 +91,11 @@ def journal(fake):
     s.close()
 
 
-def received(journal, identifier):
-    """Return the fields of the next message with this identifier."""
+def received(journal, identifier, begin=""):
+    """Return the fields of the next message with this identifier that begins so."""
     while True:
         fields = dict(x.split("=", 1) for x in journal.recv(65536).decode().splitlines())
-        if fields["SYSLOG_IDENTIFIER"] == identifier:
+        if fields["SYSLOG_IDENTIFIER"] == identifier and fields["MESSAGE"].startswith(begin):
             return fields
 
 
@@ -109,6 +109,37 @@ def test_journal_gets_events_of_vms_with_fields(fake, journal):
         seen.append(fields["CAIRN_EVENT"])
         start = f"VM 'web1': {seen[-1]} "
         assert fields["MESSAGE"].startswith(start) and isinstance(json.loads(fields["MESSAGE"].removeprefix(start)), dict)
+
+
+def test_journal_gets_lines_about_a_vm_with_its_name(fake, journal):
+    """Lines of the log go to the journal if standard error is the journal's, and to standard error if it takes none."""
+    st = fake.log.stat()
+    fake.stop()
+    fake.env["JOURNAL_STREAM"] = f"{st.st_dev}:{st.st_ino}"
+    before = fake.log.read_bytes()
+    # Each step has fewer lines than a socket takes without a reader (net.unix.max_dgram_qlen, 10).
+    fake.start()
+    started = received(journal, "cairnd", "start: Cairn ")
+    assert "CAIRN_VM" not in started and started["PRIORITY"] == "6"
+    fake.define("web1")
+    received(journal, "cairnd", "VM 'web1': VM_DEFINED")
+    fake.cairn("start", "web1")
+    line = received(journal, "cairnd", "state: ")
+    assert line == {"PRIORITY": "6", "SYSLOG_FACILITY": "3", "SYSLOG_IDENTIFIER": "cairnd", "CAIRN_VM": "web1",
+                    "MESSAGE": "state: VM 'web1': running (booted)"}
+    assert fake.log.read_bytes() == before
+    journal.close()
+    fake.cairn("destroy", "web1")
+    until(lambda: b"info cairnd/state: VM 'web1': shut off" in fake.log.read_bytes().removeprefix(before))
+
+
+def test_log_is_not_sent_if_stderr_is_not_the_journals(fake, journal):
+    fake.stop()
+    fake.env["JOURNAL_STREAM"] = "1:1"
+    fake.start()
+    fake.define("web1")
+    received(journal, "cairnd", "VM 'web1': VM_DEFINED")
+    assert " info cairnd/start: Cairn " in fake.log.read_text().split("cairnd/stop: ")[-1]
 
 
 def test_journal_gets_copy_of_each_line(fake, journal):
