@@ -284,7 +284,7 @@ void permissions_promote(struct permissions *p, const uint8_t uuid[16], const ch
 		free(e->vm);
 		e->vm = must_alloc(strdup(name));
 		if (!roles && e->role && permissions_set(p, e->is_group, e->id, &copy, e->role) < 0)
-			log_warn("promote", "a role for VM '%s' is not given for '%s': there are too many", name, old_name);
+			log_warn("promote", "VM '%s' does not get a role of VM '%s': there are too many", old_name, name);
 	}
 	permissions_load(p, roles);
 }

@@ -439,7 +439,7 @@ static void policy_begin(struct vm *vm, enum dump_then then)
 	}
 	if (r == 0)
 		return;
-	log_error("dump", "cannot dump VM '%s': %s", vm->def->name, e.msg);
+	log_error("dump", "VM '%s' cannot be dumped: %s", vm->def->name, e.msg);
 	*vm->dump = (struct dump_state){ DUMP_FAILED, 0, vm_live(vm)->ram_bytes };
 	emit_completed(vm, "", &e);
 	then_do(vm, then);

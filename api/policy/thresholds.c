@@ -73,15 +73,15 @@ struct action {
 static void action_answered(void *opaque, struct json_object *answer)
 {
 	struct action *a = opaque;
-	const struct vm *vm = vm_find_uuid(a->host, a->uuid);
+	const struct vm *vm = vm_find_uuid(a->host, a->uuid); /* NULL: it was undefined meanwhile */
 	struct json_object *error = js_get(answer, "error");
 	const char *delayed = js_get_str(js_get(answer, "return"), "delayed");
 
-	if (error)
-		log_info("threshold", "VM '%s': threshold %s: %s was not done: %s", vm ? vm->def->name : "-", a->name,
+	if (vm && error)
+		log_info("threshold", "VM '%s': threshold %s: %s was not done: %s", vm->def->name, a->name,
 			field_type_word(FIELD_THRESHOLD_ACTION, (unsigned)a->then), js_get_str_or(error, "desc", ""));
-	if (delayed)
-		log_info("threshold", "VM '%s': threshold %s: %s is delayed: %s", vm ? vm->def->name : "-", a->name,
+	if (vm && delayed)
+		log_info("threshold", "VM '%s': threshold %s: %s is delayed: %s", vm->def->name, a->name,
 			field_type_word(FIELD_THRESHOLD_ACTION, (unsigned)a->then), delayed);
 	free(a);
 }
