@@ -12,15 +12,16 @@ import urllib.request
 import pytest
 
 from conftest import ROOT, until
+from deblib import needed
 from metricslib import NOBODY, Server, open_daemon
 from test_metrics import TOKEN, free_port
 
 EXAMPLES = os.path.join(ROOT, "tools/metrics/examples")
-pytestmark = [pytest.mark.skipif(not shutil.which("prometheus") or os.geteuid() != 0, reason="needs root and prometheus"),
-              pytest.mark.seconds(180)]
+pytestmark = pytest.mark.seconds(180)
 
 
 def test_alert_rules(tmp_path):
+    needed("promtool")
     shutil.copy(os.path.join(EXAMPLES, "cairn-alerts.yml"), tmp_path)
     shutil.copy(os.path.join(os.path.dirname(__file__), "alerts_test.yml"), tmp_path)
     for args in (["check", "rules", "cairn-alerts.yml"], ["test", "rules", "alerts_test.yml"]):
@@ -40,6 +41,9 @@ def query(port, expression):
 @pytest.fixture
 def scraped():
     """Yield a daemon with two VMs, and the port of a Prometheus that scrapes it each second."""
+    if os.geteuid():
+        pytest.skip("needs root, to run cairn-metrics as another user")
+    needed("prometheus")
     ours, theirs = free_port(), free_port()
     with open_daemon() as d:
         token = d.tmp / "m/token"

@@ -12,6 +12,7 @@ import traceback
 BUILD, RESULT = sys.argv[1:]
 os.environ["CAIRN_SOCKET"] = "/run/cairn/cairn.sock"
 SCOPE = "cairn-vms.scope"
+UNTIL_SECONDS = 100
 
 
 NOBODY = 65534
@@ -28,45 +29,116 @@ def cairn(*args, **more):
 
 
 def until(true):
+    end = time.monotonic() + UNTIL_SECONDS
     while not true():
+        assert time.monotonic() < end
         time.sleep(0.1)
 
 
-def start(name, **keys):
+def begin(name, **keys):
+    """Define and start a VM; return what its sandbox is, and its control group."""
     path = f"/root/{name}.json"
     with open(path, "w") as f:
         json.dump({"name": name, "memory": "64M", "boot": {"kernel": f"{BUILD}/guests/idle.elf"}, **keys}, f)
     cairn("define", path)
     cairn("start", name)
     o = json.loads(cairn("dominfo", name, "--sandbox", "--format", "json"))
-    assert o["lacks"] == [], o
     group, = o["cgroups"]
+    return o, group
+
+
+def start(name, **keys):
+    o, group = begin(name, **keys)
+    assert o["lacks"] == [], o
     assert group.startswith(f"0::/machine.slice/{SCOPE}/"), o
     return o, group
+
+
+def info(name):
+    return json.loads(cairn("dominfo", name, "--format", "json"))
+
+
+def begin_in_scope(name, **keys):
+    """Start a VM with a scope of its own; return what its sandbox is, its control group and the scope."""
+    o, group = begin(name, systemd_scope=True, **keys)
+    unit = info(name)["systemd-scope"]["unit"]
+    assert group.startswith(f"0::/machine.slice/{unit}/"), o
+    assert is_active(unit)
+    return o, group, unit
 
 
 def check_own_scope():
     """A VM with systemd_scope is in a scope of its own, which survives the daemon and ends with the VM. There is no
     machined."""
-    path = "/root/own.json"
-    with open(path, "w") as f:
-        json.dump({"name": "own", "memory": "64M", "boot": {"kernel": f"{BUILD}/guests/idle.elf"}, "cpu_quota": 50, "systemd_scope": True}, f)
-    cairn("define", path)
-    cairn("start", "own")
-    o = json.loads(cairn("dominfo", "own", "--sandbox", "--format", "json"))
-    shown = json.loads(cairn("dominfo", "own", "--format", "json"))["systemd-scope"]
-    group, = o["cgroups"]
-    assert group.startswith(f"0::/machine.slice/{shown['unit']}/"), o
+    o, group, unit = begin_in_scope("own", cpu_quota=50)
     assert o["cgroup-limits"]["cpu.max"] == "50000 100000" and o["cgroup-limits"]["pids.max"] == "16384", o
-    assert is_active(shown["unit"])
-    until(lambda: "systemd-container" in json.loads(cairn("dominfo", "own", "--format", "json"))["systemd-scope"].get("lack", ""))
+    until(lambda: "systemd-container" in info("own")["systemd-scope"].get("lack", ""))
     kill_daemon()
     until(lambda: "running" in cairn("domstate", "own", ok=False))
-    assert group_of(o["pid"]) == group and is_active(shown["unit"])
-    assert json.loads(cairn("dominfo", "own", "--format", "json"))["systemd-scope"]["unit"] == shown["unit"]
+    assert group_of(o["pid"]) == group and is_active(unit)
+    assert info("own")["systemd-scope"]["unit"] == unit
     cairn("destroy", "own")
-    until(lambda: not is_active(shown["unit"]))
+    until(lambda: not is_active(unit))
     cairn("undefine", "own")
+
+
+def machines():
+    return [line.split()[:3] for line in run("machinectl", "list", "--no-legend").splitlines() if line]
+
+
+def machine(name):
+    return dict(line.split("=", 1) for line in run("machinectl", "show", name).splitlines())
+
+
+def check_machine():
+    """machined lists a VM with systemd_scope, also with another daemon and another process, until the VM ends."""
+    run("systemctl", "start", "dbus.socket")
+    for _ in range(2):  # the second run begins while machined may know the first
+        o, group, unit = begin_in_scope("seen")
+        until(lambda unit=unit: info("seen")["systemd-scope"] == {"unit": unit, "machine": "cairn-seen"})
+        assert machines() == [["cairn-seen", "vm", "cairn"]]
+        shown = machine("cairn-seen")
+        assert (shown["Leader"], shown["Unit"], shown["Class"], shown["State"]) == (str(o["pid"]), unit, "vm", "running"), shown
+        assert shown["Id"] == info("seen")["uuid"].replace("-", ""), shown
+        cairn("destroy", "seen")
+        cairn("undefine", "seen")
+    until(lambda: machines() == [])
+    o, group, unit = begin_in_scope("seen")
+    status = run("machinectl", "status", "--no-pager", "cairn-seen")
+    assert f"Leader: {o['pid']} (" in status and "Service: cairn; class vm" in status and f"Unit: {unit}" in status, status
+    kill_daemon()
+    until(lambda: "running" in cairn("domstate", "seen", ok=False))
+    until(lambda: info("seen")["systemd-scope"].get("machine") == "cairn-seen")
+    assert machine("cairn-seen")["Leader"] == str(o["pid"])
+    cairn("restart-process", "seen")
+    pid = info("seen")["pid"]
+    assert pid != o["pid"]
+    until(lambda: [m[0] for m in machines()] == ["cairn-seen"] and machine("cairn-seen")["Leader"] == str(pid))
+    run("machinectl", "terminate", "cairn-seen")
+    until(lambda: "crashed" in cairn("domstate", "seen"))
+    until(lambda: machines() == [] and not is_active(unit))
+    check_journal("seen")
+    cairn("undefine", "seen")
+
+
+def journal(*match):
+    return [json.loads(line) for line in run("journalctl", "--output=json", "--quiet", *match).splitlines()]
+
+
+def check_journal(name):
+    """The journal finds the VM's events and the daemon's lines about the VM by its name."""
+    messages = [f"state: VM '{name}': running (booted)", f"sandbox: VM '{name}': machine cairn-{name}", f"state: VM '{name}' adopted: ",
+                f"state: VM '{name}': crashed "]
+    until(lambda: all(any(x["MESSAGE"].startswith(m) for x in journal(f"CAIRN_VM={name}")) for m in messages))
+    found = journal(f"CAIRN_VM={name}")
+    assert {(x["_SYSTEMD_UNIT"], x["SYSLOG_IDENTIFIER"]) for x in found} == {("cairnd.service", "cairnd")}, found
+    assert {"VM_DEFINED", "VM_STATE_CHANGE", "VM_UNDEFINED"} <= {x.get("CAIRN_EVENT") for x in found}, found
+    priorities = {x["MESSAGE"]: x["PRIORITY"] for x in found}
+    assert priorities[messages[0]] == "6", priorities
+    # No line about a VM lacks the field, and the daemon writes none beside its entries.
+    lines = journal("_SYSTEMD_UNIT=cairnd.service", "_PID=" + str(main_pid()))
+    assert [x["MESSAGE"] for x in lines if "VM '" in x["MESSAGE"] and "CAIRN_VM" not in x] == []
+    assert {x["_TRANSPORT"] for x in lines} == {"journal"}, lines
 
 
 def group_of(pid):
@@ -116,6 +188,7 @@ def check():
     run("systemctl", "start", "cairnd.service")
     check_folders()
     check_own_scope()
+    check_machine()
     o, group = start("a", cpu_quota=50)
     assert o["cgroup-limits"]["cpu.max"] == "50000 100000" and o["cgroup-limits"]["pids.max"] == "16384", o
     for act in (lambda: run("systemctl", "restart", "cairnd.service"), lambda: run("systemctl", "daemon-reload"),
