@@ -37,7 +37,7 @@
 # - upgrade: an upgrade with VMs of an older commit, which is built from git's history
 # - attacks: attacks that work against commit 823e769, which is built from git's history, and fail here
 # - systemd: the daemon and its scope under a real systemd in the emulated host, with machined and journald
-# - packages: the Debian packages: reproducible, lintian, and upgraded with a running VM in a clean Debian
+# - packages: the Debian packages: reproducible, lintian, autopkgtest, and upgraded with a running VM in a clean Debian
 # - prometheus: a scrape by Debian's Prometheus, the expressions of the board, and the alert rules in promtool
 # - browser: the page of cairn web in Debian's Chromium, which is fetched if it is not installed (needs root);
 #   screenshots in BUILD/web

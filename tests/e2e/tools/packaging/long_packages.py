@@ -1,9 +1,11 @@
-"""The Debian packages as `make deb` builds them: reproducible, accepted by lintian, and installed, upgraded, removed
-and purged in a clean Debian under its own systemd, in the emulated SVM host. `make check-long`, part "packages"."""
+"""The Debian packages as `make deb` builds them: reproducible, accepted by lintian, tested by autopkgtest, and
+installed, upgraded, removed and purged in a clean Debian under its own systemd, in the emulated SVM host.
+`make check-long`, part "packages"."""
 
 import hashlib
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -12,8 +14,10 @@ import pytest
 
 import guestlib
 from conftest import ROOT
+from deblib import deb_unpacked, debs_fetched, needed
 
 HERE = os.path.dirname(__file__)
+TESTS = pathlib.Path(ROOT, "tools/packaging/debian/tests")
 SECONDS = 1500
 # The clean Debian, unpacked in RAM. $1: how to go on in it.
 OUTER = r"""
@@ -50,6 +54,22 @@ exec /lib/systemd/systemd --system --unit=checks.target --log-target=console --s
 """
 
 
+# autopkgtest in the clean Debian, unpacked in RAM, in which it installs what it needs. $1: the archive of that Debian.
+# $2: an empty folder. The rest: what runs autopkgtest.
+IN_CHROOT = r"""
+set -e
+mount --make-rprivate /
+mount -t tmpfs -o mode=755,size=3G tmpfs "$2"
+tar -xf "$1" -C "$2"
+mount --rbind /dev "$2/dev"
+mount -t proc proc "$2/proc"
+cp /etc/resolv.conf /etc/hosts "$2/etc/"
+root=$2
+shift 2
+exec "$@" -- chroot "$root"
+"""
+
+
 def build(where, **env):
     """Build the packages from scratch; return {file name: its checksum}, and the folder."""
     subprocess.run(["make", "-s", f"BUILD={where}", "deb"], cwd=ROOT, check=True, env={**os.environ, **env}, stdout=subprocess.DEVNULL)
@@ -61,8 +81,7 @@ def build(where, **env):
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
-    if not shutil.which("dh"):
-        pytest.skip("no debhelper")
+    needed("dh")
     return build(tmp_path_factory.mktemp("first"))
 
 
@@ -79,8 +98,7 @@ def test_packages_are_reproducible(packages, tmp_path):
 
 @pytest.mark.seconds(SECONDS)
 def test_lintian_accepts_packages(packages, tmp_path):
-    if not shutil.which("lintian"):
-        pytest.skip("no lintian")
+    needed("lintian")
     changes, = packages[1].glob("*.changes")
     r = subprocess.run(["lintian", "--pedantic", "--display-info", "--allow-root", "--fail-on", "error,warning,info,pedantic", changes],
                        capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
@@ -127,8 +145,21 @@ def newer(path, folder):
     shutil.rmtree(root)
 
 
+@pytest.fixture(scope="module")
+def clean(packages, tmp_path_factory):
+    """A folder with the packages, and in clean.tar a minimal Debian 12 with what they depend on."""
+    if os.geteuid():
+        pytest.skip("needs root, for a clean Debian")
+    needed("mmdebstrap")
+    folder = tmp_path_factory.mktemp("clean")
+    for name in ("cairn", "cairn-img", "cairn-web", "cairn-doc", "libcairn-dev"):
+        shutil.copy(package(packages[1], name), folder / f"{name}.deb")
+    clean_debian(folder)
+    return folder
+
+
 def clean_debian(share):
-    """Make a minimal Debian 12 with what the packages depend on, from this machine's mirrors."""
+    """Make the clean Debian from this machine's mirrors."""
     depends = ", ".join(subprocess.run(["dpkg-deb", "-f", share / f"{name}.deb", "Depends"], capture_output=True, text=True,
                                        check=True).stdout.strip() for name in ("cairn", "cairn-img", "cairn-web", "libcairn-dev"))
     names = sorted({d.split()[0] for d in depends.split(",")} - {"cairn"} | {"systemd", "udev"})
@@ -142,17 +173,35 @@ def clean_debian(share):
 
 
 @pytest.mark.seconds(SECONDS)
-@pytest.mark.skipif(not shutil.which("qemu-system-x86_64") or not shutil.which("mmdebstrap") or os.geteuid() != 0,
-                    reason="needs root, QEMU and mmdebstrap")
-def test_packages_in_clean_debian(packages, tmp_path):
-    for name in ("cairn", "cairn-img", "cairn-web", "cairn-doc", "libcairn-dev"):
-        shutil.copy(package(packages[1], name), tmp_path / f"{name}.deb")
+def test_autopkgtest_accepts_packages(packages, clean, tmp_path):
+    """Debian's own runner takes the tests from the source package, and installs the packages that these need."""
+    for deb in debs_fetched(tmp_path / "debs", "autopkgtest", "python3-debian"):
+        deb_unpacked(deb, tmp_path / "tools")
+    root = tmp_path / "root"
+    root.mkdir()
+    tools, out = tmp_path / "tools/usr", tmp_path / "out"
+    # autopkgtest gives TMPDIR to the commands in the chroot, too.
+    env = {**os.environ, "TMPDIR": "/tmp", "PATH": f"{tools}/bin:{os.environ['PATH']}",
+           "PYTHONPATH": f"{tools}/share/autopkgtest/lib:{tools}/lib/python3/dist-packages"}
+    source, = packages[1].glob("*.dsc")
+    r = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", IN_CHROOT, "sh", clean / "clean.tar", root, "/usr/bin/python3",
+         tools / "bin/autopkgtest", "--apt-upgrade", "--output-dir", out, clean / "cairn.deb", clean / "cairn-img.deb", source],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env)
+    assert r.returncode == 0, r.stdout[-4000:]
+    names = [d.strip() for d in (TESTS / "control").read_text().splitlines() if d.startswith("Tests:")]
+    assert [f"Tests: {line.split()[0]}" for line in (out / "summary").read_text().splitlines() if line.split()[1] == "PASS"] == names
+
+
+@pytest.mark.seconds(SECONDS)
+def test_packages_in_clean_debian(clean, tmp_path):
+    for path in (*clean.glob("*.deb"), clean / "clean.tar"):
+        os.link(path, tmp_path / path.name)
     newer(tmp_path / "cairn.deb", tmp_path)
-    clean_debian(tmp_path)
     for name in ("idle.elf", "interp.elf"):
         shutil.copy(os.path.join(guestlib.BUILD, "guests", name), tmp_path)
     shutil.copy(os.path.join(HERE, "package_checks.sh"), tmp_path)
-    shutil.copy(os.path.join(ROOT, "tools/packaging/debian/tests/tools"), tmp_path / "autopkgtest")
+    shutil.copy(TESTS / "tools", tmp_path / "autopkgtest")
     (tmp_path / "outer").write_text(OUTER)
     run = subprocess.run(
         [*guestlib.SVMHOST, "--timeout", "900", "--share", str(tmp_path), "--", "unshare", "--pid", "--fork", "--mount",

@@ -35,6 +35,15 @@ until_is() { # WANTED COMMAND...
 	done
 	return 1
 }
+until_logged() { # PATTERN MATCH...: journald writes an entry a moment after it is sent
+	pattern=$1
+	shift
+	for _ in $(seq 600); do
+		! journalctl --output=cat "$@" | grep -e "$pattern" || return 0
+		sleep 0.1
+	done
+	return 1
+}
 define() { # NAME KERNEL CMDLINE
 	printf '{"name": "%s", "memory": "64M", "boot": {"kernel": "/root/%s", "cmdline": "%s"}}' "$1" "$2" "$3" >"/root/$1.json"
 	cairn define "/root/$1.json"
@@ -56,6 +65,7 @@ units() {
 	systemctl start cairn-vm@crash || :
 	until_is failed state_of cairn-vm@crash
 	[ "$(systemctl show --property=ExecMainStatus --value cairn-vm@crash)" = 11 ]
+	until_logged "'crash' has crashed" _SYSTEMD_UNIT=cairn-vm@crash.service CAIRN_VM=crash
 	if systemctl start cairn-vm@nothing; then return 1; fi
 	[ "$(state_of cairn-vm@nothing)" = failed ]
 	systemctl enable cairn-vm@web1
@@ -113,7 +123,7 @@ under_systemd() {
 	[ "$(cairn domstate web1)" = running ]
 	[ "$(vm_pid web1)" = "$vm" ]
 	[ "$(state_of cairn-vm@web1)" = active ]
-	journalctl -u cairnd.service | grep adopted
+	until_logged "VM 'web1' adopted" _SYSTEMD_UNIT=cairnd.service CAIRN_VM=web1
 	until_is 'running (booted)' systemctl show --property=StatusText --value cairn-vm@web1
 
 	# A removal shuts the guests of units down, and leaves a VM running whose definition says so. The state folder
