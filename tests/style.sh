@@ -52,7 +52,7 @@ api base vmm/vm_msg.h api/wire api/schema api/store api/definition api/access ap
 tools base block block/qcow2 snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy api/commands
 tools/archive base block block/qcow2 snapshot devices/legacy/flash_file.h devices/legacy/flash_state.h api/wire api/jobs
 tools/diff base block snapshot tools/archive/helper.h api/wire
-tools/cairn base block block/qcow2 snapshot api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy
+tools/cairn base block block/qcow2 snapshot tools/root/hand_over.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy
 tools/cairn/verbs base block block/qcow2 snapshot tools/metrics/openmetrics.h api/wire api/schema api/store api/definition api/access api/vm api/net api/jobs api/policy tools/cairn
 END
 }

@@ -9,5 +9,9 @@ struct json_object;
  * subject: what an error's sentence begins with. ret: its answer; the caller owns it; NULL: it has none.
  * Returns 0; -EBUSY: a run uses the image to remove; -errno with a sentence. */
 int root_program_run(char *const argv[], const char *subject, struct json_object **ret, struct err *e);
+/* As root_program_run(), for argv with --hand-over ROOT_PROGRAM_SOCKET.
+ * *ret_lock: an fd of the image, which stays in the cache until the fd is closed; the caller owns it. */
+int root_program_take(char *const argv[], const char *subject, struct json_object **ret, int *ret_lock, struct err *e);
+#define ROOT_PROGRAM_SOCKET "3"
 
 #endif

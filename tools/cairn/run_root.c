@@ -12,26 +12,27 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#define TRIES_MAX 20
 #define RUN_ROOT_TAG "cairn-root"
 
 /* ---- the image ---- */
 
-static int image_make(struct cli *c, struct run_root *root, struct err *e)
+/* Find or make the image. Nobody removes it until this process ends. */
+static int image_take(struct cli *c, struct run_root *root, struct err *e)
 {
 	const char *image = option_value(c, "image"), *path = option_value(c, "root");
-	char *argv[6] = { (char *)"cairn-root" }, absolute[PATH_MAX + 2];
-	unsigned n = 1;
+	char *argv[8] = { (char *)"cairn-root", (char *)"--hand-over", (char *)ROOT_PROGRAM_SOCKET }, absolute[PATH_MAX + 2];
+	time_t begin_s = time(NULL);
+	unsigned n = 3;
+	struct stat st;
+	int r;
 
 	/* A path, even if it looks like the name of an image. */
 	snprintf(absolute, sizeof(absolute), "%s%s", path && *path == '/' ? "" : "./", path ? path : "");
@@ -41,43 +42,9 @@ static int image_make(struct cli *c, struct run_root *root, struct err *e)
 		argv[n++] = (char *)"--insecure-registry";
 	argv[n++] = (char *)"--";
 	argv[n] = image ? (char *)image : absolute;
-	return root_program_run(argv, image ? image : path, &root->image, e);
-}
-
-/* Lock the image, so that nobody removes it until this process ends.
- * begin_s: of the run. Returns 0; -ENOENT: it is gone. */
-static int image_lock(struct run_root *root, time_t begin_s)
-{
-	CLEANUP_CLOSE int fd = open(js_get_str_or(root->image, "image", ""), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	struct stat st;
-
-	if (fd < 0)
-		return -errno;
-	flock(fd, LOCK_SH); /* where it fails, no lock is possible */
-	if (fstat(fd, &st) < 0 || !st.st_nlink)
-		return -ENOENT;
-	root->is_new = st.st_mtim.tv_sec + 1 >= begin_s;
-	root->lock = steal_fd(&fd);
-	return 0;
-}
-
-/* Find or make the image, and lock it. */
-static int image_take(struct cli *c, struct run_root *root, struct err *e)
-{
-	time_t begin_s = time(NULL);
-
-	for (unsigned i = 0; i < TRIES_MAX; i++) {
-		int r = image_make(c, root, e);
-
-		if (r < 0)
-			return r;
-		r = image_lock(root, begin_s);
-		if (r != -ENOENT)
-			return r < 0 ? err_set_errno(e, r, "%s", js_get_str_or(root->image, "image", "")) : 0;
-		json_object_put(root->image);
-		root->image = NULL;
-	}
-	return err_set(e, -EBUSY, ERR_BUSY, "another process removes the image from the cache again and again; end it");
+	r = root_program_take(argv, image ? image : path, &root->image, &root->lock, e);
+	root->is_new = !r && fstat(root->lock, &st) == 0 && st.st_mtim.tv_sec + 1 >= begin_s;
+	return r;
 }
 
 /* ---- the command ---- */

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -62,6 +63,14 @@ int cache_lock(struct cache *c, const char *key, struct err *e)
 	struct flock l = lock_of(key);
 
 	return fcntl(c->lock, F_OFD_SETLKW, &l) < 0 ? err_set_errno(e, -errno, "cannot lock %s/lock", c->path) : 0;
+}
+
+void cache_unlock(struct cache *c, const char *key)
+{
+	struct flock l = lock_of(key);
+
+	l.l_type = F_UNLCK;
+	fcntl(c->lock, F_OFD_SETLK, &l);
 }
 
 /* ---- work folders ---- */
@@ -168,6 +177,18 @@ void cache_find(struct cache *c, const char *key, struct json_object **ret)
 	image_path(c, key, folder);
 	snprintf(path, sizeof(path), "%s/image.json", folder);
 	utimensat(AT_FDCWD, path, (struct timespec[]){ { .tv_nsec = UTIME_OMIT }, { .tv_nsec = UTIME_NOW } }, 0);
+}
+
+int cache_use(struct json_object *image, struct err *e)
+{
+	const char *path = js_get_str_or(image, "image", "");
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK);
+
+	if (fd < 0)
+		return err_set_errno(e, -errno, "%s", path);
+	if (flock(fd, LOCK_SH) < 0 && errno == EINTR)
+		return err_set(e, -EINTR, ERR_CANCELLED, "cancelled"); /* after other errors, no lock is possible */
+	return steal_fd(&fd);
 }
 
 static int path_sync(const char *path)

@@ -5,7 +5,8 @@
  *   lock                                   has one byte to lock for each KEY
  *   names/HEX.json                         which image a reference meant when it was fetched
  *
- * The time of change of image.json is that of the image's last use. A run holds a lock (flock) of root.squashfs.
+ * The time of change of image.json is that of the image's last use. A run holds a lock (flock) of root.squashfs, which
+ * cairn-root takes while it holds the lock of the key: only who holds that removes an image.
  *
  * A key is a text of hexadecimal digits. Locks end with their process, and the next maker of any image removes work
  * that no process holds.
@@ -32,8 +33,15 @@ int cache_open(struct cache *c, struct err *e);
 void cache_close(struct cache *c);
 /* Lock a key until cache_close(), or the end of the process. Waits for another maker. Returns 0; -EINTR; -errno. */
 int cache_lock(struct cache *c, const char *key, struct err *e);
-/* Look for a finished image, and note its use. *ret: its description; owned; NULL: there is none. */
+void cache_unlock(struct cache *c, const char *key);
+/* Look for a finished image, and note its use. The process holds the key's lock.
+ * *ret: its description; owned; NULL: there is none. */
 void cache_find(struct cache *c, const char *key, struct json_object **ret);
+/* Open a finished image, and lock it as a run does. The process holds the key's lock.
+ * image: from cache_find() or cache_finish().
+ * Returns an fd that the caller owns: the image stays in the cache while it or a duplicate is open, in any process.
+ * -errno with a sentence. */
+int cache_use(struct json_object *image, struct err *e);
 /* Make an empty work folder for a key whose lock the process holds. Returns 0; -errno with a sentence. */
 int cache_begin(struct cache *c, const char *key, char ret_path[PATH_MAX], struct err *e);
 /* Write the description, and make the work folder with it and CACHE_IMAGE the image of the key.

@@ -5,18 +5,24 @@
  * Prints a line of JSON: image (its path), digest, size, config. With --list, an array: cache_list().
  * Exit status: 0; 1 with a sentence on stderr; 2: usage; 3, with a sentence: a run uses the image to remove. */
 #include "api/wire/json.h"
+#include "base/channel.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/hex.h"
 #include "base/util.h"
 #include "tools/root/cache.h"
+#include "tools/root/hand_over.h"
 #include "tools/root/source.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define FILES_MAX 2000000
@@ -35,16 +41,18 @@ static const char usage[] =
 	"  --pull                     ask the registry, even if the image is in the cache\n"
 	"  --files-max N              refuse an image of more files [2000000]\n"
 	"  --insecure-registry        accept a registry without TLS\n"
+	"  --hand-over FD             lock the image as a run does, and send its file to the socket FD\n"
 	"  --list                     print all images of the cache, as JSON\n"
 	"  --remove DIGEST            remove an image that no run uses\n"
 	"  --help                     print this text\n";
 
-enum option_id { OPTION_PULL = 256, OPTION_FILES_MAX, OPTION_INSECURE, OPTION_LIST, OPTION_REMOVE, OPTION_HELP };
+enum option_id { OPTION_PULL = 256, OPTION_FILES_MAX, OPTION_INSECURE, OPTION_HAND_OVER, OPTION_LIST, OPTION_REMOVE, OPTION_HELP };
 
 static const struct option options[] = {
 	{ "pull", no_argument, NULL, OPTION_PULL },
 	{ "files-max", required_argument, NULL, OPTION_FILES_MAX },
 	{ "insecure-registry", no_argument, NULL, OPTION_INSECURE },
+	{ "hand-over", required_argument, NULL, OPTION_HAND_OVER },
 	{ "list", no_argument, NULL, OPTION_LIST },
 	{ "remove", required_argument, NULL, OPTION_REMOVE },
 	{ "help", no_argument, NULL, OPTION_HELP },
@@ -82,8 +90,30 @@ static const char *digest_key(const char *digest)
 	return !strncmp(digest, "sha256:", 7) && strlen(digest) == 71 && hex_parse(digest + 7, bytes, sizeof(bytes)) ? digest + 7 : NULL;
 }
 
-/* Do the work, and print the answer. name: NULL: all images; gone: the image to remove; NULL: none. */
-static int source_main(const struct source_options *o, const char *name, const char *gone)
+/* A socket that the caller has left open. Returns false: it is none. */
+static bool socket_parse(const char *text, int *ret)
+{
+	char *end;
+	unsigned long v = strtoul(text, &end, 10);
+	struct stat st;
+
+	*ret = (int)v;
+	return *text >= '0' && *text <= '9' && !*end && v <= INT_MAX && fstat(*ret, &st) == 0 && S_ISSOCK(st.st_mode) &&
+		fcntl(*ret, F_SETFD, FD_CLOEXEC) == 0;
+}
+
+/* Hand the image over to the caller while the lock of its key keeps others from removing it. */
+static int image_hand_over(struct json_object *image, int sock, struct err *e)
+{
+	CLEANUP_CLOSE int fd = cache_use(image, e);
+	int r = fd < 0 ? fd : channel_send(sock, HAND_OVER_VERSION, HAND_OVER_TYPE, 0, NULL, 0, &fd, 1);
+
+	return fd >= 0 && r < 0 ? err_set_errno(e, r, "cannot hand the image over") : r;
+}
+
+/* Do the work, and print the answer.
+ * name: NULL: all images. gone: the image to remove; NULL: none. sock: gets the image's file; -1: nobody does. */
+static int source_main(const struct source_options *o, const char *name, const char *gone, int sock)
 {
 	struct json_object *answer = NULL;
 	struct cache cache;
@@ -94,6 +124,8 @@ static int source_main(const struct source_options *o, const char *name, const c
 		r = cache_remove(&cache, gone, &e);
 	else if (!r)
 		r = name ? source_make(&cache, name, o, &answer, &e) : cache_list(&cache, &answer, &e);
+	if (!r && name && sock >= 0)
+		r = image_hand_over(answer, sock, &e);
 	cache_close(&cache);
 	if (r < 0)
 		fprintf(stderr, "%s\n", e.msg);
@@ -109,7 +141,7 @@ int main(int argc, char **argv)
 	struct source_options o = { .files_max = FILES_MAX };
 	const char *gone = NULL;
 	bool lists = false;
-	int id;
+	int id, sock = -1;
 
 	while ((id = getopt_long(argc, argv, "", options, NULL)) != -1)
 		switch (id) {
@@ -118,6 +150,10 @@ int main(int argc, char **argv)
 			break;
 		case OPTION_INSECURE:
 			o.insecure = true;
+			break;
+		case OPTION_HAND_OVER:
+			if (!socket_parse(optarg, &sock))
+				return usage_fail();
 			break;
 		case OPTION_LIST:
 			lists = true;
@@ -141,5 +177,5 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	for (size_t i = 0; i < ARRAY_SIZE(cancels); i++)
 		sigaction(cancels[i], &(struct sigaction){ .sa_handler = on_signal }, NULL);
-	return source_main(&o, argv[optind], gone);
+	return source_main(&o, argv[optind], gone, sock);
 }

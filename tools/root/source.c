@@ -75,18 +75,14 @@ static int image_make(struct cache *c, const char *key, const struct source *s, 
 	return r;
 }
 
-/* Find the image of a key, or make it under its lock. */
+/* Lock a key, and find its image or make it. */
 static int image_get(struct cache *c, const char *key, const struct source *s, struct json_object **ret, struct err *e)
 {
-	int r;
+	int r = cache_lock(c, key, e);
 
-	cache_find(c, key, ret);
-	if (*ret)
-		return 0;
-	r = cache_lock(c, key, e);
 	if (r < 0)
 		return r;
-	cache_find(c, key, ret); /* another process may have made it meanwhile */
+	cache_find(c, key, ret);
 	return *ret ? 0 : image_make(c, key, s, ret, e);
 }
 
@@ -202,22 +198,37 @@ static int fetched_make(struct cache *c, const char *name, const char *folder, c
 	return digest ? cache_name_put(c, name, digest + strlen("sha256:"), e) : r;
 }
 
+/* Find the image that a reference meant when it was fetched. name: of the reference. */
+static int fetched_find(struct cache *c, const char *name, struct json_object **ret, struct err *e)
+{
+	char key[KEY_BYTES];
+	int r;
+
+	cache_name_get(c, name, key);
+	r = *key ? cache_lock(c, key, e) : 0;
+	if (r < 0 || !*key)
+		return r;
+	cache_find(c, key, ret);
+	if (!*ret)
+		cache_unlock(c, key); /* a fetch locks its name first, and then the key */
+	return 0;
+}
+
 static int fetch_make(struct cache *c, const char *reference, const struct source_options *o, struct json_object **ret, struct err *e)
 {
 	uint8_t digest[SHA256_DIGEST_SIZE];
-	char name[KEY_BYTES], key[KEY_BYTES], work[PATH_MAX];
+	char name[KEY_BYTES], work[PATH_MAX];
 	struct sha256_ctx sha;
-	int r;
+	int r = 0;
 
 	sha256_init(&sha);
 	sha256_update(&sha, strlen(reference), (const uint8_t *)reference);
 	sha256_digest(&sha, sizeof(digest), digest);
 	hex_print(digest, sizeof(digest), name);
-	cache_name_get(c, name, key);
-	if (!o->pull && *key)
-		cache_find(c, key, ret);
-	if (*ret)
-		return 0;
+	if (!o->pull)
+		r = fetched_find(c, name, ret, e);
+	if (r < 0 || *ret)
+		return r;
 	r = cache_lock(c, name, e);
 	if (!r)
 		r = cache_begin(c, name, work, e);

@@ -17,7 +17,7 @@ struct source_options {
 	uint32_t files_max;
 };
 
-/* Find the image in the cache, or make it.
+/* Find the image in the cache, or make it. The process then holds the lock of its key.
  * name: see the usage in main.c.
  * *ret: image, digest, size, config; owned.
  * Returns 0; -errno with a sentence, and nothing stays in the cache. */

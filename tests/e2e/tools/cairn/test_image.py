@@ -118,7 +118,7 @@ def test_image_that_a_run_uses_stays(vm):
 
 
 def test_runs_go_on_while_images_are_removed(vm):
-    """A run whose image goes away between its making and its use makes another one."""
+    """cairn-root makes the image anew if it is gone, and hands it over locked."""
     image, end = vm.image("race"), threading.Event()
 
     def remove():

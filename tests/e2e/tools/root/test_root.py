@@ -10,6 +10,7 @@ import lzma
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import threading
@@ -427,6 +428,63 @@ def test_killed_maker_leaves_no_image(tmp_path, sig):
         make(small, tmp_path / "cache")
     assert not [n for n in left(tmp_path / "cache") if n.endswith(".tmp")]
     assert cat(make(source, tmp_path / "cache")["image"], "a") == tarfile.open(fileobj=io.BytesIO(source.read_bytes())).extractfile("a").read()
+
+
+def take(source, cache, *options):
+    """Take an image as a run does. Returns the answer, and the open file that holds its lock."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        answer = make(source, cache, "--hand-over", str(theirs.fileno()), *options, pass_fds=[theirs.fileno()])
+        _, fds, _, _ = socket.recv_fds(ours, 100, 8, socket.MSG_DONTWAIT)
+    fd, = fds
+    return answer, os.fdopen(fd, "rb")
+
+
+def remove(cache, digest):
+    return subprocess.run([os.path.join(BUILD, "cairn-root"), "--remove", digest], capture_output=True, text=True, check=False, timeout=50,
+                          env={**os.environ, "XDG_CACHE_HOME": str(cache)})
+
+
+def test_image_that_is_handed_over_stays_until_its_file_is_closed(tmp_path):
+    source, cache = tmp_path / "root.tar", tmp_path / "cache"
+    source.write_bytes(tar(entry("a", b"x" * 9000)))
+    for _ in range(2):  # made for the caller, and found
+        answer, file = take(source, cache)
+        with file:
+            assert os.path.samestat(os.fstat(file.fileno()), os.stat(answer["image"]))
+            r = remove(cache, answer["digest"])
+            assert (r.returncode, r.stderr) == (3, "a run uses the image; end it first\n")
+    assert remove(cache, answer["digest"]).returncode == 0 and left(cache) == []
+
+
+def test_image_is_there_when_it_is_handed_over(tmp_path):
+    """Another process removes the image as often as it can."""
+    source, cache, end = tmp_path / "root.tar", tmp_path / "cache", threading.Event()
+    source.write_bytes(tar(entry("a")))
+    digest = make(source, cache)["digest"]
+    removed = []
+
+    def remover():
+        while not end.is_set():
+            removed.append(remove(cache, digest).returncode == 0)
+    t = threading.Thread(target=remover)
+    t.start()
+    try:
+        for _ in range(20):
+            answer, file = take(source, cache)
+            with file:
+                assert os.fstat(file.fileno()).st_nlink == 1 and os.path.samestat(os.fstat(file.fileno()), os.stat(answer["image"]))
+    finally:
+        end.set()
+        t.join()
+    assert any(removed)
+
+
+@pytest.mark.parametrize("fd", ["x", "", "-1", "99", "0"])
+def test_hand_over_needs_a_socket(tmp_path, fd):
+    r = subprocess.run([os.path.join(BUILD, "cairn-root"), "--hand-over", fd, tmp_path], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                       check=False, timeout=50)
+    assert r.returncode == 2 and r.stderr.startswith("usage: cairn-root")
 
 
 def children(pid):
