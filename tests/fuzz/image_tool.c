@@ -7,6 +7,7 @@
  *   image_tool random N COUNT FILE run COUNT mutants of all seeds, starting with number N; FILE
  *   keeps the last one */
 #include "tests/fuzz/fuzz_image.h"
+#include "tests/fuzz/seed_file.h"
 
 #include "base/util.h"
 
@@ -36,19 +37,14 @@ static size_t load(const char *path)
 
 static int seeds_write(const char *folder)
 {
-	for (size_t i = 0; i < image_seeds(); i++) {
-		size_t n = image_seed(i, seed, sizeof(seed));
-		char path[4096];
-		FILE *f;
+	int r = 0;
 
-		snprintf(path, sizeof(path), "%s/seed-%s", folder, image_seed_name(i));
-		f = fopen(path, "w");
-		if (!f || fwrite(seed, 1, n, f) != n || fclose(f)) {
-			perror(path);
-			return 1;
-		}
+	for (size_t i = 0; i < image_seeds() && !r; i++) {
+		size_t n = image_seed(i, seed, sizeof(seed));
+
+		r = seed_file_write(folder, image_seed_name(i), seed, n);
 	}
-	return 0;
+	return r;
 }
 
 static uint64_t word(const uint8_t *p)

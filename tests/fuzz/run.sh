@@ -21,11 +21,11 @@ mkdir -p "$build/fuzz" "$(dirname "$notes")"
 commit=$(git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo none)
 
 # shellcheck disable=SC2086
-clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/image_tool" tests/fuzz/image_tool.c $shared $libs
+clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/image_tool" tests/fuzz/image_tool.c tests/fuzz/seed_file.c $shared $libs
 # shellcheck disable=SC2086
-clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/state_tool" tests/fuzz/state_tool.c $state $libs
+clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/state_tool" tests/fuzz/state_tool.c tests/fuzz/seed_file.c $state $libs
 # shellcheck disable=SC2086
-clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/share_tool" tests/fuzz/share_tool.c $share $libs
+clang $flags -fsanitize=address,undefined,fuzzer-no-link -o "$build/fuzz/share_tool" tests/fuzz/share_tool.c tests/fuzz/seed_file.c $share $libs
 
 # target: NAME SOURCE LONGEST-INPUT MORE-SOURCES-AND-LIBRARIES...
 found=0

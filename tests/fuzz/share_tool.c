@@ -1,24 +1,15 @@
 /* share_tool FOLDER: write the seeds of fuzz_share as files. */
 #include "tests/fuzz/fuzz_share.h"
+#include "tests/fuzz/seed_file.h"
 
-#include <stdio.h>
+static size_t seed_make(size_t i, uint8_t *seed)
+{
+	unsigned requests;
+
+	return share_seed(i, seed, &requests);
+}
 
 int main(int argc, char **argv)
 {
-	static uint8_t input[SHARE_INPUT_MAX];
-	unsigned requests;
-
-	for (size_t i = 0; argc == 2 && i < share_seeds(); i++) {
-		size_t n = share_seed(i, input, &requests);
-		char path[4096];
-		FILE *f;
-
-		snprintf(path, sizeof(path), "%s/seed-%zu", argv[1], i);
-		f = fopen(path, "w");
-		if (!f || fwrite(input, 1, n, f) != n || fclose(f)) {
-			perror(path);
-			return 1;
-		}
-	}
-	return argc != 2;
+	return argc != 2 || seed_files_write(argv[1], share_seeds(), SHARE_INPUT_MAX, seed_make);
 }
