@@ -79,10 +79,11 @@ static void put_doc(const struct schema_draft *s, struct json_object *o, const c
 		js_put_str(o, "doc", doc);
 }
 
-static bool fields_equal(const struct field *a, const struct field *b)
+/* Whether two types are one. Without descriptions, types that only those distinguish are one, too. */
+static bool fields_equal(const struct schema_draft *s, const struct field *a, const struct field *b)
 {
 	for (; a->name && b->name; a++, b++)
-		if (strcmp(a->name, b->name) || a->type != b->type || a->optional != b->optional || strcmp(a->doc, b->doc))
+		if (strcmp(a->name, b->name) || a->type != b->type || a->optional != b->optional || (!s->brief && strcmp(a->doc, b->doc)))
 			return false;
 	return !a->name && !b->name;
 }
@@ -184,7 +185,7 @@ static void add_object(struct schema_draft *s, const struct field *f, char name[
 			add_type(s, t, name);
 			return;
 		}
-	while (i < s->types_count && !fields_equal(s->types[i], f))
+	while (i < s->types_count && !fields_equal(s, s->types[i], f))
 		i++;
 	snprintf(name, TYPE_NAME_BYTES, "%u", i);
 	if (i < s->types_count)
