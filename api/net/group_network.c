@@ -113,7 +113,7 @@ static void network_sweep(struct network *n)
 	bool active = n->state == NETWORK_ACTIVE;
 	int r = 0;
 
-	if (!n->of_group || (n->def && !n->autostart) || is_wanted(n->host, network_any(n)->name) || network_is_busy(n))
+	if (!n->of_group || (n->def && !n->group_is_complete) || is_wanted(n->host, network_any(n)->name) || network_is_busy(n))
 		return;
 	/* An active network is transient then, and gone when it has stopped. */
 	if (n->def)
@@ -135,8 +135,9 @@ void group_network_keep(struct vm_host *host, const char *name)
 	struct network *n = network_find_name(host, name);
 	struct err e;
 
-	if (!n || !n->def || !n->of_group)
+	if (!n || !n->def || !n->of_group || n->group_is_complete)
 		return;
+	n->group_is_complete = true;
 	n->autostart = true; /* the clones' guests need it after a boot of the host, too */
 	if (network_save(n, &e) < 0)
 		log_warn("network", "%s", e.msg);

@@ -179,6 +179,7 @@ int network_save(struct network *n, struct err *e)
 	js_put_str(o, "state", state_words[n->state]);
 	js_put_bool(o, "autostart", n->autostart);
 	js_put_bool(o, "group", n->of_group);
+	js_put_bool(o, "group-complete", n->group_is_complete);
 	return store_put(n->host->store, NULL, file, o, STORE_SOON, NULL, e);
 }
 
@@ -238,6 +239,7 @@ static void network_found(void *opaque, const char *file)
 	n->state = state;
 	n->autostart = def && js_get_bool(o, "autostart", false);
 	n->of_group = js_get_bool(o, "group", false);
+	n->group_is_complete = js_get_bool(o, "group-complete", n->autostart); /* an older Cairn has no such key */
 }
 
 void networks_load(struct vm_host *host)
@@ -473,17 +475,19 @@ int network_define(struct vm_host *host, struct network_definition *d, bool of_g
 {
 	struct network *n = network_find_name(host, d->name);
 	struct network_definition *before = n ? n->def : NULL;
-	bool created = !n, was_of_group = n && n->of_group;
+	bool created = !n, was_of_group = n && n->of_group, was_complete = n && n->group_is_complete;
 	int r;
 
 	if (!n)
 		n = network_add(host, d->name);
 	n->def = d;
 	n->of_group = before ? was_of_group : of_group;
+	n->group_is_complete = before && was_complete;
 	r = network_save(n, e);
 	if (r < 0) {
 		n->def = before;
 		n->of_group = was_of_group;
+		n->group_is_complete = was_complete;
 		if (created)
 			registry_drop(n);
 		return r;

@@ -34,6 +34,7 @@ struct network {
 	enum network_state state;
 	bool autostart;
 	bool of_group; /* made for the clones of a group, and removed with the last of them (group_network.h) */
+	bool group_is_complete; /* of_group: all clones are there, so the network goes when no VM has an interface of it */
 	bool was_lost; /* active for the last daemon, and gone now */
 	struct network_operation *operation; /* under way (network_life.c); NULL: none */
 	struct network_query *queries;	     /* likewise */

@@ -101,6 +101,38 @@ def test_definition_that_replaces_that_of_a_group_does_not_keep_the_network(two,
     until(lambda: only_the_sources_are_left(two, lan))
 
 
+def test_network_that_shall_not_start_with_the_host_goes_with_the_last_clone(two, lan):  # noqa: F811
+    two.cairn("group-clone", "a", "b")
+    name, = set(two.states()) - {"lan"}
+    assert two.net(name)["autostart"]
+    two.cairn("net-autostart", name, "--disable")
+    two.stop(signal.SIGKILL)
+    two.start()
+    assert two.states()[name] == "active" and not two.net(name)["autostart"]
+    for vm in "ab":
+        two.cairn("destroy", f"{vm}-clone")
+        two.cairn("undefine", f"{vm}-clone")
+    until(lambda: only_the_sources_are_left(two, lan))
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_network_whose_file_an_older_cairn_wrote(two, lan, completed):  # noqa: F811
+    """There, autostart tells that all clones are there."""
+    two.cairn("group-clone", "a", "b")
+    name, = set(two.states()) - {"lan"}
+    two.stop()
+    file = two.state / "networks" / f"net-{name}.json"
+    o = json.loads(file.read_text())
+    del o["group-complete"]
+    file.write_text(json.dumps(o | {"autostart": completed}))
+    two.start()
+    assert two.net(name)["autostart"]
+    for vm in "ab":
+        two.cairn("destroy", f"{vm}-clone")
+        two.cairn("undefine", f"{vm}-clone")
+    until(lambda: only_the_sources_are_left(two, lan))
+
+
 def test_network_that_an_admin_defines_after_undefining_that_of_a_group_stays(two):
     two.cairn("group-clone", "a", "b")
     name, = set(two.states()) - {"lan"}
