@@ -27,23 +27,33 @@ static bool is_owner(const struct call *c, const struct vm *vm)
 	return c->uid == 0 || (authors_of_disks(vm->def, &r, &e) == 0 && c->uid == (r ? r->uid : geteuid()));
 }
 
-static int opts_take(struct call *c, struct fork_opts *opts, struct err *e)
+/* Read the limits of each clone. */
+static int limits_take(struct call *c, unsigned *ret_quota, uint64_t *ret_memory, struct err *e)
 {
-	int64_t count = js_get_int(c->args, "count", 0), quota = js_get_int(c->args, "cpu-quota", 0),
-		memory = js_get_int(c->args, "memory-max", 0);
+	int64_t quota = js_get_int(c->args, "cpu-quota", 0), memory = js_get_int(c->args, "memory-max", 0);
 
-	if (js_get(c->args, "count") && (count < 1 || count > FORK_CLONES_MAX))
-		return err_set(e, -EINVAL, ERR_INVALID, "count: %lld is out of range; give 1 to %d",
-			(long long)count, FORK_CLONES_MAX);
 	if (js_get(c->args, "cpu-quota") && (quota < 1 || quota > DEFINITION_CPU_QUOTA_MAX))
 		return err_set(e, -EINVAL, ERR_INVALID, "cpu-quota: %lld is out of range; give 1 to %d, in percent of one processor",
 			(long long)quota, DEFINITION_CPU_QUOTA_MAX);
 	if (js_get(c->args, "memory-max") && (memory < (int64_t)VM_RAM_MIN_BYTES || memory % 4096))
 		return err_set(e, -EINVAL, ERR_INVALID, "memory-max: %lld is not a multiple of 4 KiB from 1 MiB on, in bytes", (long long)memory);
+	*ret_quota = (unsigned)quota;
+	*ret_memory = (uint64_t)memory;
+	return 0;
+}
+
+static int opts_take(struct call *c, struct fork_opts *opts, struct err *e)
+{
+	int64_t count = js_get_int(c->args, "count", 0);
+	int r = limits_take(c, &opts->cpu_quota, &opts->memory_max_bytes, e);
+
+	if (js_get(c->args, "count") && (count < 1 || count > FORK_CLONES_MAX))
+		return err_set(e, -EINVAL, ERR_INVALID, "count: %lld is out of range; give 1 to %d",
+			(long long)count, FORK_CLONES_MAX);
+	if (r < 0)
+		return r;
 	opts->name = js_get_str(c->args, "name");
 	opts->pattern = js_get_str(c->args, "name-pattern");
-	opts->cpu_quota = (unsigned)quota;
-	opts->memory_max_bytes = (uint64_t)memory;
 	opts->count = (unsigned)count;
 	opts->paused = js_get_bool(c->args, "paused", false);
 	opts->isolated = js_get_bool(c->args, "isolated", false) || !is_owner(c, c->vm);
@@ -109,12 +119,19 @@ void command_group_clone(struct call *c)
 	struct vm *vms[GROUP_VMS_MAX];
 	bool isolated[GROUP_VMS_MAX];
 	struct group_clone_opts opts = { .pattern = js_get_str(c->args, "name-pattern"), .paused = js_get_bool(c->args, "paused", false),
-		.ephemeral = js_get_bool(c->args, "ephemeral", false), .hint_hostname = js_get_bool(c->args, "hostname", true), .isolated = isolated };
+		.ephemeral = js_get_bool(c->args, "ephemeral", false), .hint_hostname = js_get_bool(c->args, "hostname", true), .isolated = isolated,
+		.forwards = js_get_array(c->args, "forwards") };
+	CLEANUP_FREE struct rights *rights = NULL;
 	struct job *j = NULL;
 	struct err e;
 	size_t n = 0;
 	int r = command_group_find(c, vms, &n, &e);
 
+	if (!r)
+		r = limits_take(c, &opts.cpu_quota, &opts.memory_max_bytes, &e);
+	if (!r && opts.forwards)
+		r = rights_of_peer(&c->who, &rights, &e);
+	opts.forwards_rights = rights;
 	for (size_t i = 0; i < n && !r; i++) {
 		isolated[i] = js_get_bool(c->args, "isolated", false) || !is_owner(c, vms[i]);
 		r = group_vm_check(vms[i], &e);

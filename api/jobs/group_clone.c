@@ -6,9 +6,11 @@
 #include "api/jobs/snapshots.h"
 #include "api/jobs/undefine.h"
 #include "api/net/group_network.h"
+#include "api/net/publish.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -76,7 +78,7 @@ static const char *clone_name(const struct group_member *m)
 
 static struct json_object *clone_to_json(const struct group_member *m)
 {
-	static const char *const same[] = { "instant", "pause", "addresses", "forwards-left-out" };
+	static const char *const same[] = { "instant", "pause", "addresses", "published", "forwards-left-out" };
 	struct json_object *o = json_object_new_object();
 	char uuid[DEFINITION_UUID_TEXT];
 
@@ -253,15 +255,37 @@ static int names_check(struct vm *const *vms, size_t n, const char *pattern, str
 	return r;
 }
 
+/* Check the forwards of all VMs, before anything has begun. */
+static int forwards_check(struct vm *const *vms, size_t n, struct json_object *forwards, struct json_object *networks, struct err *e)
+{
+	int r = n > 1 ? publish_check_shared(forwards, e) : 0;
+
+	for (size_t i = 0; i < n && !r; i++) {
+		CLEANUP_JS struct json_object *placed = NULL;
+
+		r = group_network_place_forwards(vms[i], forwards, networks, &placed, e);
+		if (!r)
+			r = publish_validate(vms[i]->host, placed, vms[i]->def, false, e);
+		if (r < 0)
+			err_prefix(e, "VM '%.100s'", vms[i]->def->name);
+	}
+	return r;
+}
+
 static int clone_begin(struct group_member *m, struct vm *vm, const struct group_clone_opts *opts, bool isolated, const struct call *by, struct err *e)
 {
+	CLEANUP_JS struct json_object *forwards = NULL;
 	char name[VM_NAME_MAX + 1];
-	struct fork_opts fork = { .name = name, .paused = true, .ephemeral = opts->ephemeral, .isolated = isolated,
+	struct fork_opts fork = { .name = name, .cpu_quota = opts->cpu_quota, .memory_max_bytes = opts->memory_max_bytes, .paused = true, .ephemeral = opts->ephemeral, .isolated = isolated,
 		.hint_hostname = opts->hint_hostname, .group_stage = clone_stage, .group_opaque = m, .networks = clone_of(m->group)->networks };
 	uint8_t uuid[16];
 	struct job *j;
 	int r = name_print(opts->pattern, vm->def->name, name, e);
 
+	if (!r && opts->forwards)
+		r = group_network_place_forwards(vm, opts->forwards, fork.networks, &forwards, e);
+	fork.forwards = forwards;
+	fork.forwards_rights = opts->forwards_rights;
 	if (!r)
 		r = fork_begin(vm, &fork, NULL, &j, e);
 	if (r < 0) {
@@ -276,6 +300,7 @@ static int clone_begin(struct group_member *m, struct vm *vm, const struct group
 int group_clone_begin(struct vm *const *vms, size_t n, const struct group_clone_opts *opts, const char *job_id, const struct call *by,
 	struct job **ret_j, struct err *e)
 {
+	CLEANUP_JS struct json_object *networks = NULL;
 	char id[GROUP_ID_TEXT];
 	struct group_job *g;
 	int r = names_check(vms, n, opts->pattern, e);
@@ -283,12 +308,16 @@ int group_clone_begin(struct vm *const *vms, size_t n, const struct group_clone_
 	if (!r)
 		r = group_id_make(id, e);
 	if (!r)
+		networks = group_networks_choose(vms, n, id);
+	if (!r && opts->forwards)
+		r = forwards_check(vms, n, opts->forwards, networks, e);
+	if (!r)
 		r = group_begin(&clone_kind, vms, n, id, job_id, &g, e);
 	if (r < 0)
 		return r;
 	*ret_j = g->job;
 	clone_of(g)->paused = opts->paused;
-	clone_of(g)->networks = group_networks_choose(vms, n, id);
+	clone_of(g)->networks = STEAL_PTR(networks);
 	for (size_t i = 0; i < n && !r; i++)
 		r = clone_begin(&g->members[i], vms[i], opts, opts->isolated[i], by, &g->e);
 	group_record(g, r);

@@ -9,10 +9,13 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct call;
 struct err;
 struct job;
+struct json_object;
+struct rights;
 struct vm;
 struct vm_host;
 
@@ -20,10 +23,14 @@ struct group_clone_opts {
 	const char *pattern; /* of the names: %s is the source's name; NULL: "%s-clone" */
 	bool paused, ephemeral, hint_hostname; /* as in struct fork_opts */
 	const bool *isolated; /* for each VM, as in struct fork_opts */
+	unsigned cpu_quota; /* of each clone, as in struct fork_opts, and so are the others */
+	uint64_t memory_max_bytes;
+	struct json_object *forwards;
+	const struct rights *forwards_rights;
 };
 
 /* Start the job. Its result: spread and total (both in ns), clones (for each: vm, name, uuid, instant, pause, and if
- * there are any, addresses and forwards-left-out), and networks (for each: name and source).
+ * there are any, addresses, published and forwards-left-out), and networks (for each: name and source).
  * vms: n different VMs, at most GROUP_VMS_MAX, which can be forked now. by: its user owns the jobs.
  * Returns 0; -errno: nothing was begun. */
 int group_clone_begin(struct vm *const *vms, size_t n, const struct group_clone_opts *opts, const char *job_id, const struct call *by,

@@ -2,6 +2,7 @@
 #include "api/access/authors.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
+#include "api/net/forwards.h"
 #include "api/net/network.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -22,8 +23,6 @@ static bool has_interface(const struct definition *d, const char *network)
 	return false;
 }
 
-/* ---- making ---- */
-
 struct json_object *group_networks_choose(struct vm *const *vms, size_t n, const char *id)
 {
 	struct json_object *all = json_object_new_object();
@@ -43,6 +42,58 @@ struct json_object *group_networks_choose(struct vm *const *vms, size_t n, const
 		}
 	return all;
 }
+
+/* ---- forwards ---- */
+
+static bool is_replaced(const struct definition_interface *face, struct json_object *networks)
+{
+	return face->type == DEFINITION_NETWORK && js_get(networks, face->source);
+}
+
+/* Find the interface for forwards that name none, as forwards_interface_find() does among those whose network stays.
+ * Returns its index; -ENOENT. */
+static int interface_find(const struct definition *d, struct json_object *networks)
+{
+	int found = forwards_interface_find(d, NULL);
+
+	for (uint32_t i = 0; found >= 0 && is_replaced(&d->interfaces[found], networks) && i < d->ninterfaces; i++)
+		if (forwards_interface_find(d, d->interfaces[i].id) >= 0 && !is_replaced(&d->interfaces[i], networks))
+			return (int)i;
+	return found;
+}
+
+static int forward_place(const struct vm *vm, struct json_object *forward, struct json_object *networks, struct err *e)
+{
+	const struct definition *d = vm->def;
+	const char *id = js_get_str(forward, "interface");
+	int at = id ? forwards_interface_find(d, id) : interface_find(d, networks);
+
+	if (at < 0 || !json_object_is_type(forward, json_type_object))
+		return 0;
+	if (is_replaced(&d->interfaces[at], networks))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "forwards: interface '%s' is on network '%s', which several of the VMs share, and the "
+			"network that their clones get instead has no way to the host; give the VM an interface of type user or of another network",
+			d->interfaces[at].id, d->interfaces[at].source);
+	js_put_str(forward, "interface", d->interfaces[at].id);
+	return 0;
+}
+
+int group_network_place_forwards(const struct vm *vm, struct json_object *forwards, struct json_object *networks, struct json_object **ret,
+	struct err *e)
+{
+	CLEANUP_JS struct json_object *list = NULL;
+	int r = 0;
+
+	if (json_object_deep_copy(forwards, &list, NULL) < 0)
+		return err_set_errno(e, -ENOMEM, "forwards");
+	for (size_t i = 0; i < json_object_array_length(list) && !r; i++)
+		r = forward_place(vm, json_object_array_get_idx(list, i), networks, e);
+	if (!r)
+		*ret = STEAL_PTR(list);
+	return r;
+}
+
+/* ---- making ---- */
 
 static void user_add(struct json_object *users, const struct rights *r)
 {

@@ -19,6 +19,13 @@ extern const struct vm_observer group_network_observer;
 /* Find the networks that two or more of the VMs have an interface of. id: 16 hexadecimal digits. Returns an object,
  * owned by the caller: from the name of each to the name of a network for the clones. */
 struct json_object *group_networks_choose(struct vm *const *vms, size_t n, const char *id);
+/* Let each forward name the interface of the VM's clone that it leads to: the one that it names, or one of type user or
+ * of another network than these, in which the host reaches no clone. publish_validate() refuses what is left: a VM
+ * without an interface that can have forwards.
+ * forwards: as forward-add takes them; borrowed. networks: from group_networks_choose(). *ret: the caller's.
+ * Returns 0; -ENOTSUP: the clone has such an interface only on a network of the group. */
+int group_network_place_forwards(const struct vm *vm, struct json_object *forwards, struct json_object *networks, struct json_object **ret,
+	struct err *e);
 /* Define and start a network with the MTU of `source`. The users who own the VMs may connect others. Returns 0, and
  * done() is called as that of network_start(); -errno. */
 int group_network_make(struct vm *const *vms, size_t n, const char *source, const char *name, network_done *done, void *opaque, struct err *e);

@@ -60,6 +60,18 @@ static int guest_check(struct vm_host *host, const struct definition *d, unsigne
 	return network_ports_check(host, &d->interfaces[at], at, true, &f, 1, e);
 }
 
+int publish_check_shared(struct json_object *forwards, struct err *e)
+{
+	for (size_t i = 0; i < json_object_array_length(forwards); i++) {
+		struct json_object *f = json_object_array_get_idx(forwards, i);
+
+		if (js_get(f, "port"))
+			return err_set(e, -EINVAL, ERR_INVALID, "forwards[%zu].port: several clones cannot share port %lld; let each have a free one "
+				"(--publish auto:%lld)", i, (long long)js_get_int(f, "port", 0), (long long)js_get_int(f, "to", 0));
+	}
+	return 0;
+}
+
 int publish_validate(struct vm_host *host, struct json_object *forwards, const struct definition *source, bool several, struct err *e)
 {
 	size_t n = json_object_array_length(forwards), max = (size_t)DEFINITION_FORWARDS_MAX * source->ninterfaces;
@@ -77,11 +89,8 @@ int publish_validate(struct vm_host *host, struct json_object *forwards, const s
 		r = MIN(at, 0);
 		if (!r)
 			r = guest_check(host, source, (unsigned)at, f, e);
-		if (!r && several && js_get(f, "port"))
-			r = err_set(e, -EINVAL, ERR_INVALID, "forwards[%zu].port: several clones cannot share port %lld; let each have a free one "
-				"(--publish auto:%lld)", i, (long long)js_get_int(f, "port", 0), (long long)js_get_int(f, "to", 0));
 	}
-	return r;
+	return !r && several ? publish_check_shared(forwards, e) : r;
 }
 
 /* ---- definitions ---- */

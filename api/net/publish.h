@@ -19,6 +19,8 @@ struct vm_host;
 /* Check forwards as forward-add takes them, for one clone or for several, which cannot share a port.
  * forwards: an array of objects; borrowed. source: what is cloned. Returns 0; -EINVAL; -ENOENT: no such interface. */
 int publish_validate(struct vm_host *host, struct json_object *forwards, const struct definition *source, bool several, struct err *e);
+/* Check that no forward has a port of its own, which several clones cannot share. Returns 0; -EINVAL. */
+int publish_check_shared(struct json_object *forwards, struct err *e);
 /* Make the definition that a clone starts with. rights: of the user who adds the forwards; NULL: the daemon's own.
  * *ret: the caller's; a forward that gets its port from the kernel has the port 0. Returns 0; -errno. */
 int publish_define(struct json_object *forwards, const struct rights *rights, const struct definition *clone, struct definition **ret,

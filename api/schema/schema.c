@@ -278,18 +278,22 @@ static const struct field forward_add_args[] = { FIELD_VM, FIELDS_FORWARD,
 static const struct field forward_remove_args[] = { FIELD_VM, FIELDS_FORWARD,
 	{ "port", FIELD_INT, REQUIRED, "port of this host" }, END };
 static const struct field forward_returns[] = { { "port", FIELD_INT, REQUIRED, "port of this host" }, END };
+#define FIELDS_LIVE_CLONE                                                                                          \
+	{ "ephemeral", FIELD_BOOL, OPTIONAL, "undefine each clone, and remove its images, when it has ended [false]" }, \
+	{ "cpu-quota", FIELD_INT, OPTIONAL,                                                                     \
+		"cpu_quota of the clones: most processor time, in percent of one processor [that of the VM]" },     \
+	{ "memory-max", FIELD_INT, OPTIONAL,                                                                    \
+		"memory_max of the clones: most memory that the process of each may take, bytes [that of the VM]" }, \
+	{ "forwards", LIST_OF(FIELD_FORWARD), OPTIONAL, "forwards of each clone's first run" }
 static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "name of the clone" },
 	{ "count", FIELD_INT, OPTIONAL, "create this many clones, named NAME-1, NAME-2, ..." },
 	{ "name-pattern", FIELD_STRING, OPTIONAL, "name the clones by this pattern, such as web-%02d" },
-	{ "ephemeral", FIELD_BOOL, OPTIONAL, "undefine each clone, and remove its images, when it has ended [false]" },
-	{ "cpu-quota", FIELD_INT, OPTIONAL, "cpu_quota of the clones: most processor time, in percent of one processor [that of the VM]" },
-	{ "memory-max", FIELD_INT, OPTIONAL, "memory_max of the clones: most memory that the process of each may take, bytes [that of the VM]" },
+	FIELDS_LIVE_CLONE,
 	{ "snapshot", FIELD_STRING, OPTIONAL,
 		"continue from this snapshot (name or id) [the present state of a running or paused VM]" },
 	{ "hostname", FIELD_BOOL, OPTIONAL,
 		"false: do not ask the guest agent to set the host name to the clone's name [true]" },
-	{ "forwards", LIST_OF(FIELD_FORWARD), OPTIONAL, "forwards of each clone's first run" },
 	{ "isolated", FIELD_BOOL, OPTIONAL, "copy all writable disks, so that no clone can read the images of its source [false]" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "leave the clones paused" }, END };
 static const struct field clone_args[] = { FIELD_VM, FIELD_JOB_ID,
@@ -327,7 +331,7 @@ static const struct field group_snapshot_args[] = {
 static const struct field group_clone_args[] = {
 	{ "vms", LIST_OF(FIELD_STRING), REQUIRED, "names of the VMs, up to 64, which run or are paused" }, FIELD_JOB_ID,
 	{ "name-pattern", FIELD_STRING, OPTIONAL, "name each clone by this pattern, with %s for the name of its VM [%s-clone]" },
-	{ "ephemeral", FIELD_BOOL, OPTIONAL, "undefine each clone, and remove its images, when it has ended [false]" },
+	FIELDS_LIVE_CLONE,
 	{ "hostname", FIELD_BOOL, OPTIONAL,
 		"false: do not ask the guest agents to set the host names to the clones' names [true]" },
 	{ "isolated", FIELD_BOOL, OPTIONAL, "copy all writable disks, so that no clone can read the images of its source [false]" },

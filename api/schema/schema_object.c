@@ -276,6 +276,7 @@ static const struct field group_clone[] = {
 	{ "instant", FIELD_INT, OPTIONAL, "when the guest stood still, realtime, ns" },
 	{ "pause", FIELD_INT, REQUIRED, "time that the guest did not run, ns" },
 	{ "addresses", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "addresses of the clone in the host's networks" },
+	{ "published", LIST_OF(FIELD_PUBLISHED_PORT), OPTIONAL, "with forwards: the ports of the clone" },
 	{ "forwards-left-out", LIST_OF(FIELD_STRING), OPTIONAL, "forwards of the VM that the clone lacks" }, END };
 static const struct field group_network[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the network" },

@@ -248,6 +248,9 @@ cairn clone web1 test --live
 cairn group-clone web1 db1 --name-pattern 'try-%s'
     given: running web1; defined db1; cairn start db1
     then: is try-web1 running; is try-db1 running
+cairn group-clone web1 db1 --ephemeral --cpus 0.5 --memory-max 512M --publish auto:22
+    given: for vm in web1 db1; do defined $vm; cairn attach-interface $vm user; cairn start $vm; done
+    then: shows "db1-clone: tcp 127.0.0.1:.* leads to port 22"; is web1-clone running
 cairn promote try1
     given: running web1; cairn clone --live web1 try1
     then: is web1 running; is web1-old 'shut off'

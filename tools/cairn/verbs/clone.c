@@ -56,6 +56,38 @@ static int memory_take(struct cli *c, uint64_t *ret_bytes)
 	return 0;
 }
 
+/* Put the forwards of --publish into the arguments. */
+static void publish_put(struct cli *c, struct json_object *args)
+{
+	const char *texts[CLI_GIVEN_MAX];
+	size_t n = option_values(c, "publish", texts, CLI_GIVEN_MAX);
+	struct json_object *list = n ? json_object_new_array() : NULL;
+
+	for (size_t i = 0; i < n; i++)
+		json_object_array_add(list, forward_parse(c, "--publish", texts[i], true)); /* publish_check() has read them */
+	if (n)
+		js_put(args, "forwards", list);
+}
+
+int clone_limits_put(struct cli *c, struct json_object *args)
+{
+	uint64_t memory = 0;
+	int quota = 0, r = publish_check(c);
+
+	if (!r)
+		r = cpus_take(c, &quota);
+	if (!r)
+		r = memory_take(c, &memory);
+	if (r)
+		return r;
+	if (quota)
+		js_put_int(args, "cpu-quota", quota);
+	if (memory)
+		js_put_uint(args, "memory-max", memory);
+	publish_put(c, args);
+	return 0;
+}
+
 void clone_forwards_print(struct json_object *list)
 {
 	for (size_t i = 0; list && i < json_object_array_length(list); i++)
@@ -214,20 +246,7 @@ static int dry_run(struct cli *c, struct json_object *args)
 	return plan_print(c, o);
 }
 
-/* Put the forwards of --publish into the arguments. */
-static void publish_put(struct cli *c, struct json_object *args)
-{
-	const char *texts[CLI_GIVEN_MAX];
-	size_t n = option_values(c, "publish", texts, CLI_GIVEN_MAX);
-	struct json_object *list = n ? json_object_new_array() : NULL;
-
-	for (size_t i = 0; i < n; i++)
-		json_object_array_add(list, forward_parse(c, "--publish", texts[i], true)); /* publish_check() has read them */
-	if (n)
-		js_put(args, "forwards", list);
-}
-
-static void published_print(struct json_object *list)
+void clone_published_print(struct json_object *list)
 {
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 		struct json_object *o = json_object_array_get_idx(list, i);
@@ -298,7 +317,7 @@ static int clones_make(struct cli *c, const char *command, struct json_object *a
 	if (r < 0)
 		return r == -EINPROGRESS ? CLI_OK : cli_fail(&e, "Failed to clone domain '%s'", c->pos[0]);
 	if (c->format == CLI_TABLE)
-		published_print(js_get_array(result, "published"));
+		clone_published_print(js_get_array(result, "published"));
 	return result_print(c, result);
 }
 
@@ -365,8 +384,6 @@ static int options_check(struct cli *c)
 		return cli_usage(c, "with --live, --new-seed and --name-pattern exclude each other; give NAME and --count");
 	if (option_flag(c, "new-seed") && option_flag(c, "no-wait"))
 		return cli_usage(c, "--new-seed and --no-wait exclude each other: a seed is made when its clone exists");
-	if (publish_check(c))
-		return CLI_USAGE;
 	if (option_flag(c, "full") && option_flag(c, "linked"))
 		return cli_usage(c, "--full and --linked exclude each other");
 	if (!option_value(c, "name-pattern") && !option_flag(c, "auto-clone") && c->npos < 2)
@@ -407,8 +424,7 @@ int verb_clone(struct cli *c)
 {
 	struct json_object *args = cli_vm_args(c->pos[0]);
 	char name[512];
-	uint64_t memory = 0;
-	int quota = 0, r = options_check(c);
+	int r = options_check(c);
 
 	if (!r && option_flag(c, "auto-clone") && c->npos < 2 && !option_value(c, "name-pattern")) {
 		r = name_generate(c, name);
@@ -417,9 +433,7 @@ int verb_clone(struct cli *c)
 	if (!r)
 		r = count_take(c, args);
 	if (!r)
-		r = cpus_take(c, &quota);
-	if (!r)
-		r = memory_take(c, &memory);
+		r = clone_limits_put(c, args);
 	if (r) {
 		json_object_put(args);
 		return r;
@@ -429,10 +443,6 @@ int verb_clone(struct cli *c)
 	js_put_str(args, "name-pattern", option_value(c, "name-pattern"));
 	if (!option_flag(c, "live"))
 		return clone_off(c, args);
-	if (quota)
-		js_put_int(args, "cpu-quota", quota);
-	if (memory)
-		js_put_uint(args, "memory-max", memory);
 	if (option_flag(c, "ephemeral"))
 		js_put_bool(args, "ephemeral", true);
 	js_put_bool(args, "paused", option_flag(c, "paused"));
@@ -441,7 +451,6 @@ int verb_clone(struct cli *c)
 	if (option_flag(c, "no-hostname"))
 		js_put_bool(args, "hostname", false);
 	js_put_str(args, "snapshot", option_value(c, "snapshotname"));
-	publish_put(c, args);
 	return clone_run(c, "vm-fork", args);
 }
 

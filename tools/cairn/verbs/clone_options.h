@@ -70,8 +70,10 @@ static const struct verb_option clone_options[] = {
 	{ "auto-clone", NULL, "name the clone VM-clone, or VM-clone1 and so on, as virt-clone does" }, JOB_OPTIONS, END };
 static const struct verb_option group_clone_options[] = {
 	{ "name-pattern", "PATTERN", FROM_SCHEMA("name-pattern") },
-	{ "paused", NULL, FROM_SCHEMA("paused") },
+	{ "paused", NULL, FROM_SCHEMA("paused") }, PUBLISH,
 	{ "ephemeral", NULL, FROM_SCHEMA("ephemeral") },
+	{ "cpus", "NUMBER", "give each clone at most the time of so many processors, such as 0.5 [as its VM]" },
+	{ "memory-max", "SIZE", "let the process of each clone take at most SIZE of memory, such as 512M [as its VM]" },
 	{ "isolated", NULL, FROM_SCHEMA("isolated") },
 	{ "no-hostname", NULL, "do not ask the guest agents to set the host names" }, JOB_OPTIONS, END };
 static const struct verb_option promote_options[] = { { "undo", NULL, "give the replaced VM its name, UUID and ports back" }, END };

@@ -214,6 +214,7 @@ static void clones_print(struct json_object *clones)
 		printf("Domain '%s' cloned as '%s'\n", js_get_str_or(o, "vm", "?"), js_get_str_or(o, "name", "?"));
 		clone_forwards_print(js_get_array(o, "forwards-left-out"));
 		clone_addresses_print(js_get_array(o, "addresses"));
+		clone_published_print(js_get_array(o, "published"));
 	}
 }
 
@@ -232,8 +233,10 @@ int verb_group_clone(struct cli *c)
 	CLEANUP_JS struct json_object *result = NULL;
 	struct json_object *args = json_object_new_object();
 	struct err e;
-	int r = vms_put(c, args);
+	int r = clone_limits_put(c, args);
 
+	if (!r)
+		r = vms_put(c, args);
 	js_put_str(args, "name-pattern", option_value(c, "name-pattern"));
 	for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
 		if (option_flag(c, flags[i]))

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from conftest import until
+from conftest import QmpError, until
 from fuselib import Op, fuse
 from grouplib import Clones, begin_staying, define, job_of, trio  # noqa: F401
 from test_daemon import as_nobody, audit, shared  # noqa: F401
@@ -44,6 +44,22 @@ def test_clones_are_paused_or_ephemeral_if_asked(trio):  # noqa: F811
         trio.cairn("destroy", f"{name}-clone")
     until(lambda: nothing_is_left(trio))
     assert [trio.info(name)["state"] for name in "ab"] == ["running", "paused"]
+
+
+def test_clones_have_limits_if_asked(trio):  # noqa: F811
+    trio.cairn("group-clone", "a", "b", "--cpus", "0.5", "--memory-max", "512M")
+    for name, limits in (("a", (None, None)), ("a-clone", (50, "512M")), ("b-clone", (50, "512M"))):
+        d = json.loads(trio.cairn("dumpjson", name).stdout)
+        assert (d.get("cpu_quota"), d.get("memory_max")) == limits
+    q = trio.qmp()
+    for args, why in (({"cpu-quota": 0}, "cpu-quota: 0 is out of range; give 1 to 25600"), ({"memory-max": 4097}, "memory-max: 4097 is not a multiple of 4 KiB"),
+                      ({"forwards": [{}]}, "forwards"), ({"forwards": [None]}, "forwards"), ({"forwards": 1}, "forwards")):
+        with pytest.raises(QmpError, match=why):
+            q.run("group-clone", vms=["c"], **args)
+    for args, why in ((["--cpus", "nan"], "--cpus must be a number of processors"), (["--memory-max", "much"], "--memory-max must be a size such as 512M"),
+                      (["--publish", "x"], "--publish")):
+        assert why in trio.cairn("group-clone", "c", *args, ok=2).stderr
+    assert sorted(listed(trio)) == ["a", "a-clone", "b", "b-clone", "c"]
 
 
 @pytest.mark.parametrize("args, code, says", [

@@ -87,6 +87,26 @@ def test_forward_for_now_and_next_start(host):  # noqa: F811
     assert forwards(host, "a") == []
 
 
+def test_clones_of_a_group_publish_ports(host):  # noqa: F811
+    for i, name in enumerate("ab", 1):
+        start(host, name, user(mac=f"52:54:00:00:00:0{i}")).close()
+    r = host.cairn("group-clone", "a", "b", "--publish", "auto:22", "--publish", "udp:auto:53", "--name-pattern", "%s2")
+    ports = re.findall(r"^([ab]2): (tcp|udp) 127.0.0.1:(\d+) leads to port (22|53)$", r.stdout, re.M)
+    assert [(n, kind, to) for n, kind, _, to in ports] == [(n, *p) for n in ("a2", "b2") for p in (("tcp", "22"), ("udp", "53"))]
+    tcp = {n: int(p) for n, kind, p, _ in ports if kind == "tcp"}
+    assert len({p for *_, p, _ in ports}) == 4 and all(listens(p) for p in tcp.values())
+    assert forwards(host, "a2", "--inactive") == []
+    host.stop(signal.SIGKILL)
+    host.start()
+    assert all(listens(p) and p in [f["port"] for f in forwards(host, n)] for n, p in tcp.items())
+    result = json.loads(host.cairn("group-clone", "a", "--publish", f"{(one := free_port())}:22", "--format", "json").stdout)
+    assert [(p["name"], p["port"], p["to"]) for p in result["clones"][0]["published"]] == [("a-clone", one, 22)] and listens(one)
+    r = host.cairn("group-clone", "a", "b", "--publish", f"{one}:22", "--name-pattern", "%s3", ok=False).stderr
+    assert f"several clones cannot share port {one}" in r and "--publish auto:22" in r
+    assert "is forwarded to VM 'a-clone'" in host.cairn("group-clone", "b", "--publish", f"{one}:22", ok=False).stderr
+    assert sorted(host.cairn("list", "--all", "--name").stdout.split()) == ["a", "a-clone", "a2", "b", "b2"]
+
+
 def test_start_and_live_clones_publish_ports(host):  # noqa: F811
     define(host, "a", user())
     r = host.cairn("start", "a", "--publish", "auto:22", "--publish", "udp:auto:53")

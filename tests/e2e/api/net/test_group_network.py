@@ -193,6 +193,15 @@ def test_networks_that_one_vm_has_alone_stay(two):
     assert source_of(two, "a-clone") == "lan" and source_of(two, "c-clone") == "other"
 
 
+def test_ports_are_refused_where_the_clones_share_their_only_network(two, lan):  # noqa: F811
+    r = two.cairn("group-clone", "a", "b", "--publish", "auto:22", ok=False).stderr
+    assert "VM 'a': forwards: interface 'net0' is on network 'lan', which several of the VMs share" in r and "no domain was cloned" in r
+    assert only_the_sources_are_left(two, lan)
+    begin(two, "c", interfaces=[])
+    assert "VM 'c': forwards: 1, and VM 'c' can have 0" in two.cairn("group-clone", "c", "--publish", "auto:22", ok=False).stderr
+    assert two.states() == {"lan": "active"} and sorted(listed(two)) == ["a", "b", "c"]
+
+
 def test_network_that_cannot_be_made_leaves_no_clone(two, lan):  # noqa: F811
     two.tell("up", "json", {"error": {"class": "HostError", "desc": "no room for a bridge"}})
     r = two.cairn("group-clone", "a", "b", ok=False).stderr

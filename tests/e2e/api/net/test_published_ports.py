@@ -280,6 +280,35 @@ def test_forward_add_waits_until_ports_are_opened_again(real, lan):  # noqa: F81
     assert answers(lan, late) and answers(lan, 8007) and len(real.publishers()) == 1
 
 
+def test_clones_of_a_group_publish_ports_on_networks_that_they_do_not_share(real, lan):  # noqa: F811
+    """The network that the clones get in place of the shared one has no way to the host."""
+    for i, name in enumerate(("vm1", "vm2")):
+        net = f"10.{80 + i}.0"
+        real.define_net(f"own{i}", ipv4={"address": f"{net}.1", "prefix": 24, "dhcp": {"ranges": [{"start": f"{net}.2", "end": f"{net}.99"}]}})
+        real.cairn("net-start", f"own{i}")
+        v = guestlib.definition(name, interfaces=[{"type": "network", "source": "lan"}, {"type": "network", "source": f"own{i}"}])
+        (real.tmp / f"{name}.json").write_text(json.dumps(v))
+        real.cairn("define", str(real.tmp / f"{name}.json"))
+        real.cairn("start", name)
+        c = Console(real, name)
+        assert c.line() == "interp" and guestlib.fields(c.run("net open 1")[-1])["link"] == 1
+        real.serve(name, c)
+    r = json.loads(real.cairn("group-clone", "vm1", "vm2", "--publish", "udp:auto:7", "--format", "json").stdout)
+    published = [p for c in r["clones"] for p in c["published"]]
+    assert [(p["name"], p["protocol"], p["to"]) for p in published] == [("vm1-clone", "udp", 7), ("vm2-clone", "udp", 7)]
+    for p in published:
+        assert answers(lan, p["port"], str(p).encode())
+    q = real.qmp()
+    with pytest.raises(QmpError, match="VM 'vm1': forwards: interface 'net0' is on network 'lan', which several of the VMs share"):
+        q.run("group-clone", vms=["vm1", "vm2"], forwards=[{"to": 7, "interface": "net0"}], **{"name-pattern": "%s-b"})
+    assert len(real.publishers()) == 2
+    for name in "vm1", "vm2":
+        real.cairn("destroy", f"{name}-clone")
+        real.cairn("destroy", name)
+    for i in range(2):
+        real.cairn("net-destroy", f"own{i}")
+
+
 def test_live_clones_publish_ports(real, lan):  # noqa: F811
     """Each has the source's addresses inside, and a port of its own."""
     define(real)
