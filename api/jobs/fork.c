@@ -669,6 +669,18 @@ static void begin_fail(struct fork *f, const struct err *e)
 	begin_end(f);
 }
 
+/* Fail if the VM whose present state is to be cloned has ended meanwhile: an offline process would get the request. */
+static void source_check_alive(struct fork *f)
+{
+	const struct vm *vm = f->source;
+	struct err e;
+
+	if (f->snapshot[0] || (vm->proc && vm_state_is_active(vm->state)) || batch_has_failed(f->batch))
+		return;
+	err_set(&e, -ECANCELED, ERR_WRONG_STATE, "the VM ended before its state was taken");
+	batch_fail(f->batch, &e);
+}
+
 /* The process that holds the opened files sends them with the request, behind the file for the state. */
 static void fork_send(struct fork *f)
 {
@@ -677,6 +689,7 @@ static void fork_send(struct fork *f)
 		.flatten = VM_FORK_STAGES | (f->isolated ? VM_FORK_ISOLATED : 0) | (f->group_stage ? VM_FORK_GROUP : 0) };
 
 	cancel_check(f);
+	source_check_alive(f);
 	if (batch_has_failed(f->batch)) {
 		begin_end(f);
 		return;

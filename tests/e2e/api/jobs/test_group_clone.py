@@ -109,7 +109,8 @@ def test_end_of_a_clone_before_all_are_there_leaves_nothing(fake):
 
 
 @pytest.mark.seconds(50)  # the process of b would stay for longer
-def test_clone_that_is_cancelled_while_its_files_are_opened(fake):
+@pytest.mark.parametrize("how, error", [("cancelled", "the job was cancelled"), ("killed", "the VM ended before its state was taken")])
+def test_clone_that_ends_while_its_files_are_opened(fake, how, error):
     define(fake, "a")
     with fuse(fake.tmp / "fuse", image=bytes(1 << 20)) as f:
         fake.define("b", cmdline="group-stays-at=1", disks=[{"path": f["image"], "format": "raw"}])
@@ -118,10 +119,14 @@ def test_clone_that_is_cancelled_while_its_files_are_opened(fake):
         q = fake.qmp()
         job = q.run("group-clone", vms=["a", "b"])["job"]
         until(f.hanging)
-        q.run("job-cancel", id=fake.info("b")["job"])
+        if how == "cancelled":
+            q.run("job-cancel", id=fake.info("b")["job"])
+        else:
+            os.kill(fake.info("b")["pid"], signal.SIGKILL)
+            until(lambda: fake.info("b")["state"] != "running")
         f.release()
         until(lambda: job_of(fake, job)["status"] == "concluded")
-        assert "VM 'b': the job was cancelled" in job_of(fake, job)["error"]
+        assert f"VM 'b': {error}" in job_of(fake, job)["error"]
         assert has_no_job(fake) and sorted(listed(fake)) == ["a", "b"] and not os.path.exists(fake.tmp / "fuse/b-clone-vda.raw")
 
 
