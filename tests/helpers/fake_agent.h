@@ -44,6 +44,8 @@ static int64_t fake_agent_copy(int sock, int fd, char *first, size_t size)
 		char *end = got > 0 ? memchr(buf, '\n', (size_t)got) : NULL;
 		size_t len = got > 0 ? (size_t)(end ? end - buf : got) : 0;
 
+		if (got < 0 && errno == EINTR) /* with a time limit, SIGCONT ends it */
+			continue;
 		if (got <= 0 || pwrite_full(fd, buf, len, n) < 0)
 			return got < 0 ? -errno : -EPROTO;
 		if (!n)
@@ -115,16 +117,17 @@ static void fake_agent_mount_proc(void)
 static void fake_cairn_agent(const char *path, const struct channel_msg *m, int sock, uint16_t version)
 {
 	struct vm_reply reply = { 0 };
-	char program[256] = "", fd[16];
+	char program[256] = "";
 
 	if (path)
 		sscanf(path, "%255[^ ]", program);
-	snprintf(fd, sizeof(fd), "%d", m->fds[0]);
 	if (*program && !fork()) {
 		signal(SIGCHLD, SIG_DFL);
 		fake_agent_mount_proc();
-		fcntl(m->fds[0], F_SETFD, 0);
-		execl(program, program, "--fd", fd, NULL);
+		/* A script's shell knows only fds of one digit, and that of the connection may have two. */
+		if (m->fds[0] == 3 ? fcntl(3, F_SETFD, 0) < 0 : dup2(m->fds[0], 3) < 0)
+			_exit(126);
+		execl(program, program, "--fd", "3", NULL);
 		_exit(127);
 	}
 	close(m->fds[0]);
