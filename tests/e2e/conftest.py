@@ -240,6 +240,27 @@ def status_confined(pid):
     return status()
 
 
+def children_of(parent):
+    """Return the pids and names of a process's children. Its /proc/.../children may lack one while another ends."""
+    names = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as f:  # it is gone
+            name, rest = f.read().split("(", 1)[1].rsplit(")", 1)
+            if int(rest.split()[1]) == parent:
+                names[int(pid)] = name
+    return names
+
+
+def has_ended(pid):
+    """Whether the process has ended with all its threads, of which the first may end before others."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+            return fields[0] == "Z" and int(fields[17]) <= 1
+    except (FileNotFoundError, ProcessLookupError):  # the latter: its parent waited for it after the open
+        return True
+
+
 def is_vm(pid):
     """Return whether pid is a process of a VM or of a job on its images: both are called cairn-vm."""
     try:
@@ -489,15 +510,7 @@ class Daemon:
 
     def all_children(self):
         """Return the pids and names of the daemon's living children."""
-        tasks, first, pids, names = f"/proc/{self.proc.pid}/task", str(self.proc.pid), [], {}
-        # A thread that ends leaves the processes that it spawned to the first thread, so look at that one last.
-        for task in [t for t in os.listdir(tasks) if t != first] + [first]:
-            with contextlib.suppress(OSError), open(f"{tasks}/{task}/children") as f:  # the thread has ended
-                pids += map(int, f.read().split())
-        for pid in pids:
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as comm:  # it is gone
-                names[pid] = comm.read().strip()
-        return names
+        return children_of(self.proc.pid)
 
     def children(self):
         """Return the pids of the daemon's living children without its helpers, thus VM processes and jobs on images.
@@ -518,12 +531,16 @@ class Daemon:
         pid, = [pid for pid, name in self.all_children().items() if name == "cairn-log"]
         return pid
 
+    def logs_written(self):
+        """Wait until the VMs' logs have all lines so far. A write to its pipe wakes cairn-log, which writes the file
+        before it sleeps again."""
+        pid = self.log_process()
+        until(lambda: open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "S")
+
     def log_of(self, name):
-        """Return a VM's log. A write to its pipe wakes cairn-log, which writes the file before it sleeps again: when it
-        sleeps, all earlier lines are there. Without a daemon, the last lines may still be missing."""
+        """Return a VM's log. Without a daemon, the last lines may still be missing."""
         if self.proc.poll() is None:
-            pid = self.log_process()
-            until(lambda: open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "S")
+            self.logs_written()
         return (self.state / "vms" / name / "log").read_text()
 
     def kept(self, name):

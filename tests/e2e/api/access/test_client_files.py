@@ -175,9 +175,7 @@ def test_files_of_a_user_that_no_command_takes_are_limited(hostile):
 
 def processes(d):
     """The daemon's processes that hold files."""
-    with open(f"/proc/{d.proc.pid}/task/{d.proc.pid}/children") as f:
-        pids = {int(pid) for pid in f.read().split()}
-    return pids - set(d.children()) - {d.log_process()}
+    return set(d.all_children()) - set(d.children()) - {d.log_process()}
 
 
 def store_file(d, f):

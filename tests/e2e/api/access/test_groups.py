@@ -1,7 +1,6 @@
 """Files of a definition are opened with the groups that their author has when they are opened, not with those of the
 moment of the define. The daemon runs in a mount namespace with a user database of its own."""
 
-import contextlib
 import grp
 import json
 import os
@@ -171,12 +170,7 @@ def test_unknown_user_keeps_own_files_only(host, disk):
 
 def looking_up(host):
     """Return the pids of the daemon's processes that look up groups."""
-    found = []
-    for pid in open(f"/proc/{host.proc.pid}/task/{host.proc.pid}/children").read().split():
-        with contextlib.suppress(OSError):
-            if open(f"/proc/{pid}/comm").read() == "cairn-groups\n":
-                found.append(int(pid))
-    return found
+    return [pid for pid, name in host.all_children().items() if name == "cairn-groups"]
 
 
 def test_database_that_hangs_does_not_stop_the_daemon(host, disk):
@@ -191,8 +185,10 @@ def test_database_that_hangs_does_not_stop_the_daemon(host, disk):
         # The daemon does what needs no groups, and a second user of the look-up shares it.
         host.cairn("start", "roots")
         pid, = looking_up(host)
-        status = open(f"/proc/{pid}/status").read()
-        assert re.search(r"(?m)^CapEff:\t0+$", status) and re.search(r"(?m)^NoNewPrivs:\t1$", status)
+        def confined():  # it does this first
+            status = open(f"/proc/{pid}/status").read()
+            return re.search(r"(?m)^CapEff:\t0+$", status) and re.search(r"(?m)^NoNewPrivs:\t1$", status)
+        until(confined)
         assert waiting.poll() is None
         host.cairn("start", "own")
         error = waiting.communicate(timeout=50)[1]

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, Console, Qmp, QmpError, until
+from conftest import BUILD, Console, Qmp, QmpError, has_ended, until
 from fuselib import Op, fuse
 from guestlib import SANITIZED
 
@@ -350,7 +350,7 @@ def test_crash_without_daemon_is_dumped_by_next_daemon(daemon, guest, kvm):
     assert os.path.exists(f"/proc/{pid}")
     daemon.start()
     daemon.wait("vm1", "crashed")
-    until(lambda: state(daemon) == "crashed (triple fault)" and not os.path.exists(f"/proc/{pid}/exe"))
+    until(lambda: state(daemon) == "crashed (triple fault)" and has_ended(pid))
     assert len(cores(daemon)) == 1 and cores(daemon)[0].endswith(".core")
 
 

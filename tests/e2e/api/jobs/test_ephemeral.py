@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, QmpError, until
+from conftest import BUILD, QmpError, has_ended, until
 from test_transient import gone, names
 
 pytestmark = pytest.mark.seconds(120)
@@ -49,7 +49,7 @@ def test_clone_is_gone_with_its_images(daemon, src):
     pid = daemon.info("try-03")["pid"]
     daemon.stop(signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
+    until(lambda: has_ended(pid))
     daemon.start()
     gone(daemon, "try-03")
     assert os.listdir(src) == ["src.qcow2"] and names(daemon) == ["src"]

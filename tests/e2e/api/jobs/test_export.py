@@ -17,9 +17,11 @@ import pytest
 
 import archivelib
 from conftest import BUILD, Console, Daemon, FAKE_VM, until
+from fuselib import Op, fuse
 from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
 
 MIB = 1024 * 1024
+READ_BYTES = 128 * 1024  # that the kernel asks a FUSE file system for at once
 CAIRN = os.path.join(BUILD, "cairn")
 
 
@@ -310,6 +312,30 @@ def large(fake, tmp_path, monkeypatch):
     return fake
 
 
+@pytest.fixture
+def halfway(fake, tmp_path, monkeypatch):
+    """The path of an archive of which an import can read but the first half before release()."""
+    monkeypatch.chdir(tmp_path)
+    with open("a.raw", "wb") as f:
+        f.write(random.Random(1).randbytes(4 * MIB))
+    fake.define("vm1", disks=[{"path": "a.raw", "format": "raw"}])
+    fake.cairn("export", "vm1", "x.tar")
+    with open("x.tar", "rb") as x, fuse(tmp_path / "fuse", archive=x.read()) as f:
+        f.hang(Op.READ, after=2 * MIB // READ_BYTES)
+        yield f
+
+
+def begin_import(q, f):
+    """Begin an import of vm2, and return its job when it has unpacked something and waits for more."""
+    with open(f["archive"], "rb") as x:
+        message = json.dumps({"execute": "vm-import", "arguments": {"folder": os.getcwd(), "name": "vm2"}}).encode()
+        socket.send_fds(q.sock, [message], [x.fileno()])
+        job = q.answer()["return"]["job"]
+    until(lambda: f.hanging() == [Op.READ])
+    assert left() == [".vm2.importing"]
+    return job
+
+
 def left():
     return sorted(n for n in os.listdir(".") if "vm2" in n or n.startswith("y."))
 
@@ -317,18 +343,22 @@ def left():
 def test_cancelled_export_leaves_no_file(large):
     q = large.qmp()
     with open("y.tar", "w+b") as f:
-        for command, args in (("vm-export", {"vm": "vm1", "compress": "gzip", "level": 9}),
-                              ("vm-import", {"folder": os.getcwd(), "name": "vm2"})):
-            with open("x.tar", "rb") as x:
-                fd = f.fileno() if command == "vm-export" else x.fileno()
-                message = json.dumps({"execute": command, "arguments": args}).encode()
-                socket.send_fds(q.sock, [message], [fd])
-                job = q.answer()["return"]["job"]
-            q.run("job-cancel", id=job)
-            q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-            assert [j for j in q.run("query-jobs") if j["id"] == job][0]["error"] == "cancelled"
-    until(lambda: left() == ["y.tar"])
-    assert names(large) == ["vm1"] and os.listdir(large.state / "vms") == ["vm1"]
+        socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1","compress":"gzip","level":9}}'], [f.fileno()])
+        job = q.answer()["return"]["job"]
+    q.run("job-cancel", id=job)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert q.run("query-jobs", id=job)[0]["error"] == "cancelled"
+
+
+def test_cancelled_import_leaves_no_file(fake, halfway):
+    q = fake.qmp()
+    job = begin_import(q, halfway)
+    q.run("job-cancel", id=job)
+    halfway.release()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert q.run("query-jobs", id=job)[0]["error"] == "cancelled"
+    until(lambda: left() == [])
+    assert names(fake) == ["vm1"] and os.listdir(fake.state / "vms") == ["vm1"]
 
 
 def test_export_into_unsuitable_file_is_refused(large):
@@ -396,19 +426,16 @@ def test_import_is_complete_or_absent_after_kill_of_daemon(large):
         assert left() == []
 
 
-def test_next_daemon_removes_leftovers_of_killed_import(large):
+def test_next_daemon_removes_leftovers_of_killed_import(fake, halfway):
     """The next daemon removes what both have left behind."""
-    p = subprocess.Popen([CAIRN, "import", "x.tar", "--name", "vm2"], env=large.env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    until(lambda: ".vm2.importing" in left())
-    unpacks, = large.children()
-    os.kill(unpacks, signal.SIGSTOP)
-    large.proc.kill()
-    os.kill(unpacks, signal.SIGKILL)
-    large.stop(signal.SIGKILL)
-    p.wait()
+    begin_import(fake.qmp(), halfway)
+    unpacks, = fake.children()
+    os.kill(unpacks, signal.SIGKILL)  # deaf to it before release()
+    fake.stop(signal.SIGKILL)
+    halfway.release()
     assert left() == [".vm2.importing"]
-    large.start()
-    until(lambda: names(large) == ["vm1"])
+    fake.start()
+    until(lambda: names(fake) == ["vm1"])
     assert left() == []
 
 
@@ -424,25 +451,39 @@ def test_killed_export_leaves_no_partial_file(large):
     large.cairn("export", "vm1", "y.tar.gz")
 
 
+def kill_child(d):
+    """Kill the process of an export or an import."""
+    pids = []
+    until(lambda: pids.extend(d.children()) or pids)
+    os.kill(pids[0], signal.SIGKILL)
+
+
+def assert_failed(q, job):
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    (j,) = q.run("query-jobs", id=job)
+    assert "cairn-archive" in j["error"], j
+
+
 def test_export_fails_when_its_process_dies(large):
     q = large.qmp()
-    for command, args, path, flags in (("vm-export", {"vm": "vm1", "compress": "gzip", "level": 9}, "y.tar", os.O_RDWR | os.O_CREAT),
-                                       ("vm-import", {"folder": os.getcwd(), "name": "vm2"}, "x.tar", os.O_RDONLY)):
-        fd = os.open(path, flags)
-        socket.send_fds(q.sock, [json.dumps({"execute": command, "arguments": args}).encode()], [fd])
+    with open("y.tar", "w+b") as f:
+        socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1","compress":"gzip","level":9}}'], [f.fileno()])
         job = q.answer()["return"]["job"]
-        os.close(fd)
-        pids = []
-        until(lambda: pids.extend(large.children()) or pids)
-        os.kill(pids[0], signal.SIGKILL)
-        q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-        (j,) = q.run("query-jobs", id=job)
-        assert "cairn-archive" in j["error"], j
-    assert names(large) == ["vm1"] and os.listdir(large.state / "vms") == ["vm1"]
-    assert left() == ["y.tar"]
-    large.cairn("import", "x.tar", "--name", "vm2")
-    assert left() == ["vm2", "y.tar"]
+    kill_child(large)
+    assert_failed(q, job)
     large.cairn("export", "vm1", "y.tar", "--force")
+
+
+def test_import_fails_when_its_process_dies(fake, halfway):
+    q = fake.qmp()
+    job = begin_import(q, halfway)
+    kill_child(fake)
+    halfway.release()  # before, it is deaf to SIGKILL
+    assert_failed(q, job)
+    assert names(fake) == ["vm1"] and os.listdir(fake.state / "vms") == ["vm1"]
+    assert left() == []
+    fake.cairn("import", "x.tar", "--name", "vm2")
+    assert left() == ["vm2"]
 
 
 def test_exported_vm_refuses_other_work(large):

@@ -9,8 +9,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, Console, Daemon, Qmp, QmpError, is_vm, open_files, until
-from test_daemon import gone
+from conftest import BUILD, Console, Daemon, Qmp, QmpError, has_ended, is_vm, open_files, until
 from test_snapshot import wait_released
 
 SECTORS = range(0, 16384, 512)
@@ -107,7 +106,7 @@ def test_guest_goes_on_in_new_process(vm):
     for _ in range(3):
         r = restart(vm)
         assert r["way"] == "handover" and 0 < r["pause"] < 50e9
-        assert vm.info("vm1")["pid"] != pid and gone(pid)
+        assert vm.info("vm1")["pid"] != pid and has_ended(pid)
         assert vm.cairn("domstate", "--reason", "vm1").stdout == "running (booted)\n"
         pid = vm.info("vm1")["pid"]
         goes_on(vm)
@@ -262,7 +261,7 @@ def test_killed_vm_ends_as_by_crash(held):
     os.kill(old, signal.SIGKILL)
     assert "the VM ended before its new process ran" in job_of(held, id)["error"]
     assert held.cairn("domstate", "--reason", "vm1").stdout == "crashed (killed)\n"
-    until(lambda: gone(new))
+    until(lambda: has_ended(new))
     (held.tmp / "go").touch()
     if not is_clone(held):
         wait_released(held.tmp / "disk.qcow2")
@@ -280,14 +279,14 @@ def test_handover_outlives_daemon(held, again):
         held.start()
         assert held.info("vm1")["pid"] == old
     (held.tmp / "go").touch()
-    until(lambda: gone(old))
+    until(lambda: has_ended(old))
     if not again:
         held.start()
     until(lambda: held.info("vm1")["state"] == "running")
     assert held.info("vm1")["pid"] == new
     goes_on(held)
     held.cairn("destroy", "vm1")
-    until(lambda: gone(new))
+    until(lambda: has_ended(new))
     checked(held)
 
 
@@ -301,7 +300,7 @@ def test_successor_ends_with_daemon_and_old_process(held, first):
         os.kill(pid, signal.SIGKILL)
     held.proc.wait()
     (held.tmp / "go").touch()
-    until(lambda: gone(old) and gone(new))
+    until(lambda: has_ended(old) and has_ended(new))
     assert holders(held) == []
     held.start()
     assert held.info("vm1")["state"] == "crashed"
@@ -311,10 +310,10 @@ def test_successor_ends_with_daemon_and_old_process(held, first):
 def test_vm_is_destroyed_meanwhile(held):
     id, old, new = hold(held)
     held.cairn("destroy", "vm1")
-    assert gone(old) and held.info("vm1")["state"] == "shutoff"
+    assert has_ended(old) and held.info("vm1")["state"] == "shutoff"
     assert "the VM ended" in job_of(held, id)["error"]
     (held.tmp / "go").touch()
-    until(lambda: gone(new))
+    until(lambda: has_ended(new))
     checked(held)
 
 
@@ -390,7 +389,7 @@ def test_process_is_killed_at_any_moment(vm, victim):
         if victim == "daemon":
             vm.proc.wait()
             vm.start()
-        until(lambda: all(gone(p) for p in pids))
+        until(lambda: all(has_ended(p) for p in pids))
         until(lambda: has_settled(vm, pids))
         until(lambda: holders(vm) == ([vm.info("vm1")["pid"]] if vm.info("vm1")["state"] == "running" else []))
         if vm.info("vm1")["state"] == "running":

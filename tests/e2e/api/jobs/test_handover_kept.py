@@ -12,8 +12,7 @@ import threading
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Console, Daemon, until
-from test_daemon import gone
+from conftest import BUILD, FAKE_VM, Console, Daemon, has_ended, until
 from test_handover import begin, goes_on, hold, held, job_of, restart, vm  # noqa: F401 (held, vm are fixtures)
 
 
@@ -132,10 +131,9 @@ def test_figures_are_kept(vm):  # noqa: F811
 
 def waiting(d, *args):
     """Begin a request, and return when the VM's process has it."""
-    log = d.state / "vms" / "vm1" / "log"
-    before = log.read_text().count("the agent has request")
+    before = d.log_of("vm1").count("the agent has request")
     p = subprocess.Popen([os.path.join(BUILD, "cairn"), *args], env=d.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until(lambda: log.read_text().count("the agent has request") > before)
+    until(lambda: d.log_of("vm1").count("the agent has request") > before)
     return p
 
 
@@ -204,7 +202,7 @@ def test_daemon_follows_a_handover_while_the_old_process_ends_slowly(tmp_path):
         assert j.get("error") is None, d.log.read_text() + d.log_of('vm1')
         assert looked.exists()
         info = d.info("vm1")
-        assert info["state"] == "running" and info["pid"] != old and not gone(info["pid"])
+        assert info["state"] == "running" and info["pid"] != old and not has_ended(info["pid"])
 
 
 @pytest.mark.parametrize("first", ["answer", "end"])
@@ -222,7 +220,7 @@ def test_daemon_follows_a_handover_that_it_was_not_told_of(fake, tmp_path, first
         goes_on_when.touch()
         until(lambda: f"process {new} answers in place of process {old}" in fake.log.read_text())
     ends.touch()
-    until(lambda: gone(old))
+    until(lambda: has_ended(old))
     goes_on_when.touch()
     assert job_of(fake, job).get("error") is None, fake.log.read_text()
     info = fake.info("vm1")

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, Console, Qmp, QmpError, open_files, until
+from conftest import BUILD, Console, Qmp, QmpError, has_ended, open_files, until
 from test_qmp import qemu  # noqa: F401 (a fixture)
 from test_slow_disk import PRELOAD
 
@@ -256,6 +256,7 @@ def test_killed_daemon_leaves_a_vm_that_starts(vm, process):
         stands_alone(vm)
         return
     os.kill(pid, signal.SIGKILL)
+    until(lambda: has_ended(pid))
     vm.start()
     vm.cairn("snapshot-create-as", "vm1", "s1")
     vm.cairn("start", "vm1")

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from conftest import until
-from test_daemon import gone
+from conftest import has_ended, until
 from test_save import check, filled  # noqa: F401
 
 
@@ -25,7 +24,7 @@ def test_vm_gets_new_process(fake):
     pid = fake.info("vm1")["pid"]
     r = json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)
     assert 0 < r["pause"] < 50e9
-    assert fake.info("vm1")["pid"] != pid and gone(pid)
+    assert fake.info("vm1")["pid"] != pid and has_ended(pid)
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
     out = fake.cairn("restart-process", "vm1").stdout
     assert out.startswith("Domain 'vm1' runs in a new process (saved and started, paused ")
@@ -134,7 +133,7 @@ def test_next_daemon_goes_on(fake, ended):
     fake.stop(signal.SIGKILL)
     if ended:
         go.touch()
-        until(lambda: gone(pid))
+        until(lambda: has_ended(pid))
     fake.start()
     q = fake.qmp()
     if not ended:

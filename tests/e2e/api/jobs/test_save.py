@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Daemon, QmpError, open_files, until
+from conftest import BUILD, FAKE_VM, Daemon, QmpError, has_ended, open_files, until
 
 
 def run_with_fd(q, command, fd, **args):
@@ -29,10 +29,6 @@ def run_with_fd(q, command, fd, **args):
 
 def kept(fake, name, vm="vm1"):
     return (fake.state / "vms" / vm / name).exists()
-
-
-def wait_gone(pid):
-    until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
 
 
 def jobs(fake):
@@ -313,7 +309,7 @@ def test_save_continues_without_daemon(fake):
     pid = fake.info("vm1")["pid"]
     fake.stop(signal.SIGKILL)
     (fake.tmp / "go").touch()
-    wait_gone(pid)
+    until(lambda: has_ended(pid))
     fake.start()
     assert fake.cairn("domstate", "vm1").stdout == "saved\n"
     fake.cairn("start", "vm1")
@@ -334,7 +330,7 @@ def test_next_daemon_knows_start_that_state_json_missed(fake, cmdline, save, wan
     (fake.tmp / "go").touch()
     (fake.state / "vms/vm1/state.json").unlink(missing_ok=True)
     if cmdline:
-        wait_gone(pid)
+        until(lambda: has_ended(pid))
     fake.start()
     assert fake.cairn("domstate", "--reason", "vm1").stdout == want + "\n"
     fake.stop()
@@ -738,7 +734,7 @@ def test_client_of_a_killed_daemon_learns_where_the_saved_state_is(daemon, fille
     written = re.search(r"error: Next: cairn restore (\S+)\n", said)[1]
     assert 'says "shut off (saved)", the state is in ' + written in said and not (tmp_path / "saved.vm").exists()
     os.kill(pid, signal.SIGCONT)
-    wait_gone(pid)
+    until(lambda: has_ended(pid))
     daemon.start()
     assert daemon.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
     daemon.cairn("restore", written)

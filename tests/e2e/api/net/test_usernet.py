@@ -102,12 +102,7 @@ def answers(c, s, seed):
 
 def slirps(daemon):
     """Return the daemon's cairn-slirp processes that have not ended."""
-    pids = []
-    with open(f"/proc/{daemon.proc.pid}/task/{daemon.proc.pid}/children") as f:
-        for pid in f.read().split():
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as comm:
-                pids += [int(pid)] if comm.read().strip() == "cairn-slirp" else []
-    return pids
+    return [pid for pid, name in daemon.all_children().items() if name == "cairn-slirp"]
 
 
 def log(daemon, name):

@@ -37,6 +37,7 @@ class Host(LanDaemon):
 
     def served(self, name="a"):
         """Return how often vhost has begun to serve a pair, and how often it has given one back."""
+        self.logs_written()
         log = "".join(p.read_text(errors="replace") for p in self.state.glob("vms/*/log") if name in self.names(p))
         return log.count("vhost-net serves pair"), log.count("vhost-net gives pair")
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Console, Daemon, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, has_ended, until
 
 AT_ONCE = {"delay": 0, "tries": 3}
 
@@ -92,7 +92,7 @@ def test_crash_without_daemon_is_followed_by_restart(fake):
     fake.stop(signal.SIGKILL)
     for p in pids:
         os.kill(p, signal.SIGKILL)
-    until(lambda: not any(os.path.exists(f"/proc/{p}/exe") for p in pids))
+    until(lambda: all(has_ended(p) for p in pids))
     fake.start()
     fake.wait("vm1", "running")
     assert fake.info("vm2")["state"] == "crashed"
@@ -186,7 +186,7 @@ def boot_anew(d, over=True, begun=None):
     d.stop(signal.SIGKILL)
     for p in pids:
         os.kill(p, signal.SIGKILL)
-    until(lambda: not any(os.path.exists(f"/proc/{p}/exe") for p in pids))
+    until(lambda: all(has_ended(p) for p in pids))
     boot = json.loads(path.read_text())
     if over:
         boot["boot_id"] = "00000000-0000-4000-8000-000000000000"

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Console, Daemon, QmpError, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, QmpError, has_ended, until
 from guestlib import SANITIZED, SLOW
 from plainlib import qcow2
 from test_policy import bounded, ready, scheduled
@@ -248,7 +248,7 @@ def test_reboot_is_completed_by_next_daemon(fake):
     until(lambda: fake.kept("vm1").get("rebooting"))
     fake.stop(signal.SIGKILL)
     (fake.tmp / "go").touch()
-    until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
+    until(lambda: has_ended(pid))
     fake.start()
     q = fake.qmp()
     until(lambda: [e for e in q.run("query-events", vm="vm1")["events"]

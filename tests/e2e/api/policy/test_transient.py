@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from conftest import until
+from conftest import has_ended, until
 
 
 def names(d):
@@ -102,7 +102,7 @@ def test_killed_daemon(fake, ends):
     fake.stop(signal.SIGKILL)
     if ends:
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
+        until(lambda: has_ended(pid))
     fake.start()
     if not ends:
         assert fake.info("vm1")["persistent"] is False and fake.info("vm1")["word"] == "running"

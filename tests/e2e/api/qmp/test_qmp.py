@@ -16,7 +16,7 @@ import uuid
 
 import pytest
 
-from conftest import FAKE_VM, Console, Daemon, Qmp, QmpError, open_fds, until
+from conftest import FAKE_VM, Console, Daemon, Qmp, QmpError, has_ended, open_fds, until
 from test_daemon import shared  # noqa: F401
 
 NOBODY = 65534
@@ -154,7 +154,7 @@ def test_next_daemon_reopens_socket(fake):
     with pytest.raises((OSError, EOFError)):  # the dead daemon's ring may hold it for a moment
         Qmp(paths[0])
     (fake.tmp / "go").touch()
-    until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
+    until(lambda: has_ended(pid))
     fake.start()
     assert one.qmp().run("query-status")["status"] == "running"
     # Its VM ended meanwhile.

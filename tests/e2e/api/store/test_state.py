@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from conftest import FAKE_VM, ROOT, Daemon, QmpError, until
-from test_daemon import audit, gone, kept_events, pid_of
+from conftest import FAKE_VM, ROOT, Daemon, QmpError, has_ended, until
+from test_daemon import audit, kept_events, pid_of
 from test_slow_disk import PRELOAD
 
 DATA = pathlib.Path(ROOT) / "tests/data"
@@ -174,7 +174,7 @@ def test_end_file_of_unknown_version_is_ignored(fake, version, reason):
     until(lambda: fake.kept("vm1").get("state") == "running")
     fake.stop(signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: gone(pid))
+    until(lambda: has_ended(pid))
     path.write_bytes(said + struct.pack("<Q", 1) + (struct.pack("<Q", version) if version else b""))
     fake.start()
     assert fake.info("vm1")["reason"] == reason
@@ -238,12 +238,12 @@ def test_unfinished_clones_of_newer_cairn_stay(fake):
     assert [v["name"] for v in q.run("vm-list")["vms"]] == ["other"]
     left = q.run("vm-list")["unloaded"]
     assert sorted(v["name"] for v in left) == ["c-1", "c-2"] and all(f"batches/x.json: {NEWER}" in v["why"] for v in left)
-    assert "VM 'c-2' runs unmanaged: " in fake.log.read_text() and not gone(pid)
+    assert "VM 'c-2' runs unmanaged: " in fake.log.read_text() and not has_ended(pid)
     for verb in ("start", "undefine"):
         assert NEWER in fake.cairn(verb, "c-1", ok=False).stderr
     assert NEWER in fake.cairn("define", fake.write("c-1"), ok=False).stderr
     fake.stop()
-    assert {p: p.read_text() for p in before} == before and not gone(pid)
+    assert {p: p.read_text() for p in before} == before and not has_ended(pid)
     batch.unlink()  # as the newer daemon does when they are complete
     fake.start()
     assert [v["name"] for v in fake.qmp().run("vm-list")["vms"]] == ["c-1", "c-2", "other"] and pid_of(fake, "c-2") == pid
@@ -258,7 +258,7 @@ def test_running_vm_of_newer_cairn_is_left_alone(fake):
     was = path.read_text()
     path.write_text(json.dumps({**json.loads(was), "version": 9}))
     fake.start()
-    assert "VM 'vm1' runs unmanaged: " in fake.log.read_text() and not gone(pid)
+    assert "VM 'vm1' runs unmanaged: " in fake.log.read_text() and not has_ended(pid)
     fake.stop()
     path.write_text(was)
     fake.start()

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, Daemon, until
+from conftest import BUILD, Daemon, children_of, until
 from fuselib import Op, fuse
 
 PROGRAM = os.path.join(BUILD, "helpers", "stuck_cairnd")
@@ -74,17 +74,6 @@ def stuck(tmp_path):
             yield d, f
         finally:
             f.release()
-
-
-def children(pid):
-    """Return pids and names of a process's children."""
-    found = {}
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, rest = stat.read_text().split("(", 1)[1].rsplit(")", 1)
-            if int(rest.split()[1]) == pid:
-                found[int(stat.parent.name)] = name
-    return found
 
 
 def is_killed(pid):
@@ -151,7 +140,7 @@ def test_takeover_kills_helper_processes(stuck):
     definition = {"name": "a", "memory": "32M", "boot": {"kernel": f["file"]}}
     q.send(json.dumps({"execute": "vm-define", "arguments": {"definition": definition}}).encode())
     until(lambda: Op.GETATTR in f.hanging())
-    helper = next(pid for pid, name in children(d.proc.pid).items() if name == "stuck_cairnd")
+    helper = next(pid for pid, name in children_of(d.proc.pid).items() if name == "stuck_cairnd")
     d.hang(f, "main", "close", Op.FLUSH)
     d.kill()
     assert not is_killed(helper)

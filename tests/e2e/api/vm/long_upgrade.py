@@ -8,9 +8,8 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, Console, Daemon, until
+from conftest import BUILD, Console, Daemon, has_ended, until
 from oldlib import old_build
-from test_daemon import gone
 
 FILLS = "0x800000 0x300000 1", "0x1000000 0x300000 2"
 
@@ -85,7 +84,7 @@ def test_vm_of_older_commit_gets_new_process(upgraded):
     d = upgraded
     pid = d.info("vm1")["pid"]
     r = json.loads(d.cairn("restart-process", "vm1", "--format", "json").stdout)
-    assert r["pause"] > 0 and gone(pid) and "outdated" not in d.info("vm1")
+    assert r["pause"] > 0 and has_ended(pid) and "outdated" not in d.info("vm1")
     check(d)
     d.cairn("snapshot-create-as", "vm1", "s1")
 

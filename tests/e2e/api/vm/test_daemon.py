@@ -15,19 +15,11 @@ import time
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Daemon, QmpError, open_files, until
+from conftest import BUILD, FAKE_VM, Daemon, QmpError, has_ended, open_files, until
 
 
 def pid_of(daemon, name):
     return daemon.info(name)["pid"]
-
-
-def gone(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # the latter: its parent waited for it after the open
-        return True
 
 
 # ---- a VM process that fails ----
@@ -170,7 +162,7 @@ def test_destroy_kills_process_that_ignores_quit(fake):
     fake.cairn("start", "vm1")
     pid = pid_of(fake, "vm1")
     fake.cairn("destroy", "vm1")
-    assert gone(pid)
+    assert has_ended(pid)
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (destroyed)\n"
 
 
@@ -305,7 +297,7 @@ def test_vms_survive_daemon(fake, sig):
     fake.cairn("suspend", "vm2")
     pids = [pid_of(fake, "vm1"), pid_of(fake, "vm2")]
     fake.stop(sig)
-    assert not any(map(gone, pids))
+    assert not any(map(has_ended, pids))
     fake.start()
     assert [pid_of(fake, "vm1"), pid_of(fake, "vm2")] == pids
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
@@ -332,7 +324,7 @@ def test_end_without_daemon_is_known_to_next_daemon(fake, how, state):
     pid = pid_of(fake, "vm1")
     fake.stop(signal.SIGKILL)
     (fake.tmp / "go").touch()
-    until(lambda: gone(pid))
+    until(lambda: has_ended(pid))
     fake.start()
     assert fake.cairn("domstate", "--reason", "vm1").stdout == state + "\n"
     fake.cairn("start", "vm1")
@@ -551,7 +543,7 @@ def test_damaged_definition_of_running_vm_is_reported(fake):
     path.write_text(whole[:-5])
     fake.start()
     assert fake.cairn("list", "--all", "--name").stdout.strip() == ""
-    assert "VM 'vm1' runs unmanaged" in fake.log.read_text() and not gone(pid)
+    assert "VM 'vm1' runs unmanaged" in fake.log.read_text() and not has_ended(pid)
     fake.stop()
     path.with_name("definition.json.damaged").unlink()
     path.write_text(whole)
@@ -571,7 +563,7 @@ def test_vm_process_of_another_version_is_left_running(fake, version):
     with open(fake.state / "vms/vm1/end", "r+b") as f:
         os.pwrite(f.fileno(), struct.pack("<Q", version), 4104)  # VM_END_VERSION
     fake.start()
-    assert fake.info("vm1")["state"] == "running" and not gone(pid)
+    assert fake.info("vm1")["state"] == "running" and not has_ended(pid)
     what = f"speaks version {version} of the protocol, this cairnd versions 1 to 2; the process keeps running unmanaged. " \
            "Next: shut the guest down from within, or run the cairnd that started the VM"
     assert what in fake.log.read_text()
@@ -579,7 +571,7 @@ def test_vm_process_of_another_version_is_left_running(fake, version):
         assert what in fake.cairn(verb, "vm1", *more, ok=False).stderr
     fake.cairn("start", "vm1", ok=4)
     fake.cairn("destroy", "vm1")
-    until(lambda: gone(pid))
+    until(lambda: has_ended(pid))
     fake.cairn("start", "vm1")
 
 
@@ -741,7 +733,7 @@ def test_missed_events_can_be_fetched(fake):
     pid = pid_of(fake, "vm1")
     fake.stop(signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
-    while not gone(pid):
+    while not has_ended(pid):
         time.sleep(0.01)
     fake.start()
     # The next daemon reports what happened while none ran.

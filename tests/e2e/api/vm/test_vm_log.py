@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, Console, QmpError, open_files, status_confined, until
+from conftest import BUILD, Console, QmpError, has_ended, open_files, status_confined, until
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -24,10 +24,6 @@ def start(d, guest, name="vm1", **keys):
 
 def folder(d, name="vm1"):
     return d.state / "vms" / name
-
-
-def ended(pid):
-    return not os.path.exists(f"/proc/{pid}/exe")
 
 
 def test_process_has_no_file_of_its_log(daemon, guest):
@@ -45,7 +41,7 @@ def test_log_and_reason_are_kept_while_no_daemon_runs(daemon, guest):
     daemon.stop(signal.SIGKILL)
     console.sock.sendall(b"crash triple\n")
     console.close()
-    until(lambda: ended(pid) and ended(old))
+    until(lambda: has_ended(pid) and has_ended(old))
     assert "ended (triple fault)" in (folder(daemon) / "log").read_text()
     daemon.start()
     assert daemon.info("vm1")["reason"] == "triple fault"
@@ -61,7 +57,7 @@ def test_end_of_a_vm_that_changed_its_process_is_known(daemon, guest):
     daemon.stop(signal.SIGKILL)
     console.sock.sendall(b"crash triple\n")
     console.close()
-    until(lambda: ended(pid) and ended(old))
+    until(lambda: has_ended(pid) and has_ended(old))
     daemon.start()
     assert daemon.info("vm1")["reason"] == "triple fault"
     assert "ended (triple fault)" in (folder(daemon) / "log").read_text()
@@ -177,6 +173,7 @@ def test_log_is_read_page_by_page(daemon, guest):
 
 def test_log_is_followed_and_says_why_a_start_failed(daemon, guest):
     console = start(daemon, guest)
+    assert "running (booted)" in daemon.log_of("vm1")
     p = subprocess.Popen([os.path.join(BUILD, "cairn"), "log", "-f", "--tail", "1", "vm1"], env=daemon.env,
                          stdout=subprocess.PIPE, text=True)
     try:

@@ -11,9 +11,9 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, ROOT, Daemon, Qmp, until
+from conftest import BUILD, FAKE_VM, ROOT, Daemon, Qmp, has_ended, until
 from test_control import inherited
-from test_daemon import gone, pid_of
+from test_daemon import pid_of
 
 
 class Service(Daemon):
@@ -294,7 +294,7 @@ def test_vm_end_between_two_daemons_is_reported(service):
     service.stop()
     assert service.notify.recv(999) == b"STOPPING=1"
     os.kill(pids["killed"], signal.SIGKILL)
-    until(lambda: gone(pids["killed"]))
+    until(lambda: has_ended(pids["killed"]))
     service.start()
     assert pid_of(service, "runs") == pids["runs"] and service.info("killed")["reason"] == "killed"
     events = service.qmp().run("query-events", since=last)["events"]

@@ -9,9 +9,8 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, Daemon, is_vm, open_files, until
+from conftest import BUILD, Daemon, has_ended, is_vm, open_files, until
 from relaylib import Relay
-from test_daemon import gone
 from test_fork import AT, FILL, MIB, check, disk_holds, disk_write, image, vm  # noqa: F401 (vm is a fixture)
 from test_handover import job_of
 
@@ -107,7 +106,7 @@ def test_processes_are_killed_and_messages_cut(vm, daemon, relay, tmp_path, step
             assert keeps is None or daemon.info("c")["pid"] == old
             holds(vm, "c")
         else:
-            until(lambda: gone(old))
+            until(lambda: has_ended(old))
             undefine(vm, daemon, "c")
             cloned(vm, "c")
     daemon.cairn("restart-process", "c")
@@ -156,7 +155,7 @@ def test_late_message(vm, daemon, relay, tmp_path, step, n):  # noqa: F811
     relay.release("c")
     assert "error" not in job_of(daemon, id)
     assert one_has_it(daemon, tmp_path, "c") and daemon.info("c")["pid"] != old
-    until(lambda: gone(old))
+    until(lambda: has_ended(old))
     holds(vm, "c")
     source_holds(vm)
 
