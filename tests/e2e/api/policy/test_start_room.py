@@ -12,13 +12,25 @@ import time
 import pytest
 
 import guestlib
-from conftest import BUILD, Console, Daemon, until
+from conftest import BUILD, Console, Daemon, free_port, until
 from mountlib import tmpfs
 from plainlib import qcow2
 from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 from test_hung_files import asked
 
-FORWARD = [{"type": "user", "forwards": [{"port": 29876, "to": 22}]}]
+
+@pytest.fixture
+def port():
+    """A port that no program has, neither with TCP nor with UDP."""
+    while True:
+        port = free_port()
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.bind(("", port))
+            return port
+
+
+def forward(port, **more):
+    return [{"type": "user", "forwards": [{"port": port, "to": 22, **more}]}]
 
 
 def short(d, name):
@@ -49,10 +61,10 @@ def test_vm_that_has_all_it_needs(fake):
     q.close()
 
 
-def test_image_and_port_that_a_running_vm_has(fake):
+def test_image_and_port_that_a_running_vm_has(fake, port):
     disk = qcow2(fake.tmp / "a.qcow2", "64M")
     for name in "ab":
-        fake.define(name, disks=[disk], interfaces=FORWARD)
+        fake.define(name, disks=[disk], interfaces=forward(port))
     fake.cairn("start", "a")
     refused(fake, "b", "is forwarded to VM 'a'; shut that VM down first, or choose another port")
     fake.define("b", disks=[disk])
@@ -62,19 +74,18 @@ def test_image_and_port_that_a_running_vm_has(fake):
     assert not {"start"} & set(short(fake, "b"))
 
 
-def test_ports_that_another_program_has(fake):
-    address = ("127.0.0.1", FORWARD[0]["forwards"][0]["port"])
-    fake.define("a", interfaces=FORWARD)
-    fake.define("b", interfaces=[{"type": "user", "forwards": [{"port": address[1], "to": 53, "protocol": "udp"}]}])
-    fake.define("screen", screen=True, vnc={"port": address[1], "password_file": "/etc/hostname"})
+def test_ports_that_another_program_has(fake, port):
+    fake.define("a", interfaces=forward(port))
+    fake.define("b", interfaces=forward(port, protocol="udp"))
+    fake.define("screen", screen=True, vnc={"port": port, "password_file": "/etc/hostname"})
     for kind, taken in ((socket.SOCK_STREAM, {"a": "forwards[0]: tcp", "screen": "vnc.port: tcp"}), (socket.SOCK_DGRAM, {"b": "forwards[0]: udp"})):
         with socket.socket(socket.AF_INET, kind) as s:
-            s.bind(address)
+            s.bind(("127.0.0.1", port))
             if kind == socket.SOCK_STREAM:
                 s.listen()
             for name in ("a", "b", "screen"):
                 if name in taken:
-                    refused(fake, name, f"{taken[name]} 127.0.0.1:{address[1]} is used by another program; end that program (ss -ln")
+                    refused(fake, name, f"{taken[name]} 127.0.0.1:{port} is used by another program; end that program (ss -ln")
                 else:
                     fake.cairn("start", name, "--dry-run")
         for name in taken:
