@@ -171,7 +171,11 @@ static void wait_over(struct start_process *s)
 
 static void answer_late(void *opaque)
 {
-	wait_over(opaque);
+	struct start_process *s = opaque;
+
+	/* The daemon may have stood still longer than the process. */
+	s->answered = vm_spare_answered(s->spare_fd);
+	wait_over(s);
 }
 
 static void answer_ready(void *opaque, unsigned revents)
