@@ -1,5 +1,6 @@
 """cairn restart-process of a real VM: its process hands the VM over to a new one, and saves it where it cannot."""
 
+import contextlib
 import json
 import os
 import signal
@@ -206,21 +207,23 @@ def held(tmp_path, kvm, guest, request):
         d.close()
 
 
+def taking_over(d):
+    """Return the daemon's processes that become those of VMs, not one that is made ahead meanwhile."""
+    found = []
+    for pid in d.children():
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as f:  # it is gone
+            found += [pid] if "\0--take-over\0" in f.read() else []
+    return found
+
+
 def hold(d):
     """Begin a handover, and return its job and the pids of the old process and of the new one."""
     old = d.info("vm1")["pid"]
-    before = set(d.children())
     id = d.cairn("restart-process", "--no-wait", "vm1").stdout.strip()
     # A clone runs until the new process has read most of its memory.
     until(lambda: d.info("vm1")["reason"] == "handing over" or is_clone(d))
-    found = [set()]
-
-    def sees_new():
-        found[0] = set(d.children()) - before
-        return len(found[0]) == 1
-
-    until(sees_new)  # the kernel's list may lack a child for a moment
-    new, = found[0]
+    until(lambda: taking_over(d))
+    new, = taking_over(d)
     return id, old, new
 
 

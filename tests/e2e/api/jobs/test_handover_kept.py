@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from conftest import BUILD, FAKE_VM, Console, Daemon, has_ended, until
-from test_handover import begin, goes_on, hold, held, job_of, restart, vm  # noqa: F401 (held, vm are fixtures)
+from test_handover import begin, goes_on, hold, held, job_of, restart, taking_over, vm  # noqa: F401 (held, vm are fixtures)
 
 
 # Figures of the present process; docs/man/cairn.1 says so.
@@ -215,7 +215,7 @@ def test_daemon_follows_a_handover_that_it_was_not_told_of(fake, tmp_path, first
     old = fake.info("vm1")["pid"]
     job = fake.cairn("restart-process", "--no-wait", "vm1").stdout.strip()
     until(lambda: f"(pid {old}) is lost; connecting again" in fake.log.read_text())
-    new, = set(fake.children()) - {old}
+    new, = taking_over(fake)
     if first == "answer":
         goes_on_when.touch()
         until(lambda: f"process {new} answers in place of process {old}" in fake.log.read_text())
