@@ -1,9 +1,10 @@
 """figures: what a daemon takes of the host, and by how much that may grow."""
 
+import contextlib
 import os
 import pathlib
 
-from conftest import open_files
+from conftest import children_of, open_files
 
 FILE_THREADS = 4  # idle threads that the daemon keeps, see api/access/file_thread.c
 HEAP_MAX = 8 << 20  # tables with a largest number of rows: events, jobs, refusals
@@ -22,13 +23,19 @@ def rss(pid):
 def descendants(pid):
     """Return a process's living descendants, as "pid name"."""
     found = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children") as f:
-            for child in f.read().split():
-                try:
-                    found += [f"{child} {pathlib.Path('/proc', child, 'comm').read_text().strip()}", *descendants(child)]
-                except OSError:
-                    pass  # it has ended meanwhile
+    for child, name in children_of(pid).items():
+        found += [f"{child} {name}", *descendants(child)]
+    return found
+
+
+def sizes(folder):
+    """Return the sizes of the files in a folder and its folders, some of which may be removed meanwhile."""
+    found = {}
+    for at, _, names in os.walk(folder):
+        for path in [pathlib.Path(at, name) for name in names]:
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file():
+                    found[path.relative_to(folder)] = path.stat().st_size
     return found
 
 
@@ -79,7 +86,7 @@ class Figures:
         # The daemon starts the process that closes sockets when it first needs one, and keeps it and a socket to it.
         self.closer = min(1, sum(p.endswith(" cairnd") for p in self.processes))
         self.rss = rss(pid)
-        self.state = {p.relative_to(daemon.state): p.stat().st_size for p in daemon.state.rglob("*") if p.is_file()}
+        self.state = sizes(daemon.state)
         self.outside = sorted(p.name for p in daemon.tmp.iterdir())
 
     def __str__(self):
