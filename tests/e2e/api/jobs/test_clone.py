@@ -426,11 +426,10 @@ def test_clone_fails_when_copying_process_dies(daemon, tmp_path, large):
     while True:
         q, job = clone_begin(daemon, count=4)
         until(lambda: made(tmp_path))
-        for pid in daemon.children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-        (j,) = q.run("query-jobs", id=job)
+        while (j := q.run("query-jobs", id=job)[0])["status"] != "concluded":  # the process may begin after its images
+            for pid in daemon.children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         if "error" in j:
             break
         away(daemon)  # already complete: try again
