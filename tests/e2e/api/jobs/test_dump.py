@@ -399,7 +399,7 @@ def test_next_daemon_adopts_dump(fake, tmp_path, option, ends):
         args = {"vm": "vm1", **({"then": option} if option else {})}
         socket.send_fds(q.sock, [json.dumps({"execute": "vm-dump", "arguments": args}).encode()], [f.fileno()])
         was = q.answer()["return"]["job"]
-    q.event("JOB_PROGRESS", id=was)
+    until(lambda: q.jobs()[-1]["current-progress"] > 0)  # the process has the request
     for _ in range(2):
         fake.stop(signal.SIGKILL)
         fake.start()

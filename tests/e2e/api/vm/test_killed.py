@@ -248,7 +248,7 @@ def test_next_daemon_adopts_work_on_snapshots(fake, command, old):
     go.unlink()
     q = fake.qmp()
     was = q.run(command, vm="a", **args)["job"]
-    q.event("JOB_PROGRESS", id=was)
+    until(lambda: q.jobs()[-1]["current-progress"] > 0)  # the process has the request
     fake.stop(signal.SIGKILL)
     fake.start()
     q = fake.qmp()
