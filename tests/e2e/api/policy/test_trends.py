@@ -10,7 +10,7 @@ import xml.dom.minidom
 import pytest
 
 from conftest import until
-from test_figures import switches
+from test_figures import at_rest, switches
 from test_hotplug import image, machine
 
 pytestmark = pytest.mark.usefixtures("kvm")
@@ -44,7 +44,7 @@ def started(d, guest, name="a", kind="idle"):
 def test_sampling_wakes_no_process_and_writes_nothing_of_an_idle_vm(daemon, guest):
     pid = started(daemon, guest)
     recorded(daemon, "a", 3)
-    before = switches(pid)
+    before = at_rest(pid)
     seen = len(known(trend(daemon, "a", "cpu")[0]))
     until(lambda: len(known(trend(daemon, "a", "cpu")[0])) >= seen + 3)
     assert switches(pid) == before

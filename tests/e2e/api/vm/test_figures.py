@@ -8,6 +8,7 @@ import os
 import random
 import re
 import subprocess
+import time
 
 import pytest
 
@@ -44,6 +45,19 @@ def switches(pid):
     return found
 
 
+def at_rest(pid):
+    """Return switches(pid) when no thread is on its way to sleep any more: then they stay the same."""
+    found = [switches(pid)]
+
+    def same():
+        time.sleep(0.1)
+        found.append(switches(pid))
+        return found[-1] == found[-2]
+
+    until(same)
+    return found[-1]
+
+
 def asked(d, name="a"):
     """Return the counters of vda as the process answers them."""
     q = d.qmp()
@@ -66,7 +80,7 @@ def test_reading_figures_wakes_no_process(daemon, guest, tmp_path):
     daemon.cairn("start", "a")
     pid = shown(daemon)["pid"]
     until(lambda: daemon.info("a")["idle"])
-    before = switches(pid)
+    before = at_rest(pid)
     for _ in range(20):
         daemon.cairn("domstats", "a")
         daemon.cairn("metrics")
