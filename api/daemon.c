@@ -48,6 +48,7 @@
 #include "api/policy/transient.h"
 #include "api/policy/web_hooks.h"
 #include "api/policy/trends.h"
+#include "api/policy/vm_space.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/store/event_log.h"
@@ -159,7 +160,7 @@ static const struct vm_observer *const observers[] = { &quota_observer, &host_sh
 	&shutdown_observer, &job_observer, &job_wait_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &hook_ask_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer, &group_network_observer,
 	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer, &commit_ready_observer,
-	&flatten_observer, &trends_observer, &thresholds_observer, &pressure_observer, &balancer_observer, &job_owner_observer, &vm_cgroup_observer,
+	&flatten_observer, &trends_observer, &vm_space_observer, &thresholds_observer, &pressure_observer, &balancer_observer, &job_owner_observer, &vm_cgroup_observer,
 	&systemd_scope_observer, &approver_observer, &start_observer, &offline_observer, NULL };
 
 /* ---- loading state, and adopting VMs ---- */

@@ -487,18 +487,30 @@ void block_chain_free(struct block *b, bool close_fds, const struct block *keep)
 	}
 }
 
-void block_space(const struct block *b, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes)
+void block_space(int fd, struct block_space *ret)
 {
 	struct statfs fs;
 	struct stat st;
 	uint64_t unit;
+	off_t end;
 
-	*ret_free_bytes = *ret_total_bytes = 0;
-	if (fstat(b->fd, &st) < 0 || !S_ISREG(st.st_mode) || fstatfs(b->fd, &fs) < 0)
+	*ret = (struct block_space){ 0 };
+	if (fstat(fd, &st) < 0)
+		return;
+	if (S_ISBLK(st.st_mode)) {
+		/* No I/O depends on the position, which the duplicates of the fd share. */
+		end = lseek(fd, 0, SEEK_END);
+		ret->allocation_bytes = ret->physical_bytes = end < 0 ? 0 : (uint64_t)end;
+	}
+	if (!S_ISREG(st.st_mode))
+		return;
+	ret->allocation_bytes = (uint64_t)st.st_blocks * 512;
+	ret->physical_bytes = (uint64_t)st.st_size;
+	if (fstatfs(fd, &fs) < 0)
 		return;
 	unit = (uint64_t)(fs.f_frsize ? fs.f_frsize : fs.f_bsize);
-	*ret_free_bytes = fs.f_bavail * unit;
-	*ret_total_bytes = fs.f_blocks * unit;
+	ret->free_bytes = fs.f_bavail * unit;
+	ret->total_bytes = fs.f_blocks * unit;
 }
 
 unsigned block_layers(const struct block *b, struct block_layer *layers)

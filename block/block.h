@@ -163,9 +163,15 @@ struct block_listener {
 void block_set_listener(struct block *b, struct block_listener *l);
 /* Returns whether the image is corrupt. Any thread. */
 bool block_is_corrupt(const struct block *b);
-/* Return the free and total bytes of the file system that holds the image; 0 and 0 if the image is
- * no file or the host does not know. Any thread; as slow as the file system. */
-void block_space(const struct block *b, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes);
+/* The space of an image, and of the file system that holds it. */
+struct block_space {
+	uint64_t allocation_bytes; /* that the image's file takes; of a device, its size */
+	uint64_t physical_bytes;   /* size of the file or device; 0: unknown, and the allocation, too */
+	uint64_t free_bytes, total_bytes; /* of the file system; 0: the image is no file, or the host does not know */
+};
+/* Get the space by a duplicate of the fd in block_layer, so that the disk may be closed meanwhile. Any thread; as slow
+ * as the file system. */
+void block_space(int fd, struct block_space *ret);
 /* Returns the reason of the corruption; NULL: the image is not corrupt. */
 const char *block_corruption(const struct block *b);
 

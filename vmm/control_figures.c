@@ -12,7 +12,10 @@
 #include "vmm/machine/worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 int control_query(struct control *c, struct channel_msg *m, struct err *e)
 {
@@ -30,6 +33,8 @@ struct space_request {
 	struct work work;
 	struct control *control;
 	uint64_t seq;
+	int fds[VM_DISKS_MAX]; /* owned; -1: none */
+	bool read_only[VM_DISKS_MAX];
 	struct vm_spaces spaces;
 };
 
@@ -37,13 +42,21 @@ struct space_request {
 static void space_run(struct work *w)
 {
 	struct space_request *s = container_of(w, struct space_request, work);
-	struct machine *m = vm_machine(s->control->vm);
 
-	for (unsigned i = 0; i < m->ndisks; i++)
-		if (!m->cfg.disks[i].read_only)
-			block_space(m->disks[i].block, &s->spaces.disks[i].free_bytes,
-				&s->spaces.disks[i].total_bytes);
-	m->disk_readers--;
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++) {
+		struct block_space space;
+
+		if (s->fds[i] < 0)
+			continue;
+		block_space(s->fds[i], &space);
+		close(s->fds[i]);
+		s->spaces.images[i].allocation_bytes = space.allocation_bytes;
+		s->spaces.images[i].physical_bytes = space.physical_bytes;
+		if (s->read_only[i])
+			continue;
+		s->spaces.disks[i].free_bytes = space.free_bytes;
+		s->spaces.disks[i].total_bytes = space.total_bytes;
+	}
 }
 
 static void space_done(struct work *w)
@@ -51,14 +64,31 @@ static void space_done(struct work *w)
 	struct space_request *s = container_of(w, struct space_request, work);
 
 	control_send(s->control, VM_MSG_SPACES, s->seq, &s->spaces, sizeof(s->spaces));
-	vm_plug_settle(s->control->vm);
 	free(s);
+}
+
+/* Note a disk with a duplicate of its image's fd, so that the disk may change or go meanwhile. */
+static void space_note(struct space_request *s, const struct machine *m, unsigned i)
+{
+	const struct machine_disk *d = &m->disks[i];
+	struct block_layer layers[BLOCK_LAYERS_MAX];
+	struct block_info info;
+
+	snprintf(s->spaces.images[i].id, sizeof(s->spaces.images[i].id), "%s", d->id);
+	if (!d->block)
+		return;
+	block_info(d->block, &info);
+	s->spaces.images[i].capacity_bytes = info.size_bytes;
+	s->read_only[i] = m->cfg.disks[i].read_only;
+	block_layers(d->block, layers);
+	s->fds[i] = fcntl(layers[0].fd, F_DUPFD_CLOEXEC, 3);
 }
 
 int control_space(struct control *c, struct channel_msg *m, struct err *e)
 {
 	int r = worker_start(c->worker, e);
 	struct space_request *s = r ? NULL : calloc(1, sizeof(*s));
+	const struct machine *machine = vm_machine(c->vm);
 
 	if (!s)
 		return r ? r : -ENOMEM;
@@ -66,7 +96,10 @@ int control_space(struct control *c, struct channel_msg *m, struct err *e)
 	s->seq = m->head.seq;
 	s->work.run = space_run;
 	s->work.done = space_done;
-	vm_machine(c->vm)->disk_readers++;
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+		s->fds[i] = -1;
+	for (unsigned i = 0; i < machine->ndisks; i++)
+		space_note(s, machine, i);
 	worker_submit(c->worker, c->loop, &s->work);
 	return LATER;
 }

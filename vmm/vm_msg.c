@@ -85,7 +85,7 @@ const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
 	 * VM_MSG_SNAPSHOT_DONE; the receiver zeroes the rest. */
 	[VM_MSG_INFO] = { .body_min = offsetof(struct vm_info, console_bytes), .body_max = sizeof(struct vm_info),
 		.known = true },
-	[VM_MSG_SPACES] = ROW(struct vm_spaces, 0),
+	[VM_MSG_SPACES] = { .body_min = offsetof(struct vm_spaces, images), .body_max = sizeof(struct vm_spaces), .known = true },
 	[VM_MSG_PCI_LIST] = ROW(struct vm_pci, 0),
 	[VM_MSG_ADDRESS_LIST] = ROW(struct vm_addresses, 0),
 	[VM_MSG_AGENT_ANSWER] = ROW(struct vm_agent_answer, 0),

@@ -632,6 +632,12 @@ struct vm_spaces {
 	struct {
 		uint64_t free_bytes, total_bytes; /* total 0: unknown, or a read-only disk */
 	} disks[VM_DISKS_MAX];
+	/* Since here: an older process sends nothing, and the receiver zeroes the rest. In the order of `disks`. */
+	struct vm_space_image {
+		char id[16]; /* of the disk; empty: there are no more */
+		uint64_t capacity_bytes; /* size that the guest sees */
+		uint64_t allocation_bytes, physical_bytes; /* as in struct block_space (block/block.h) */
+	} images[VM_DISKS_MAX];
 };
 
 #define VM_PIN_ID_BYTES 16

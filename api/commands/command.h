@@ -79,6 +79,7 @@ void command_vm_info(struct call *c);
  * process knows. more: what vm_figures_read() knows besides; NULL: nothing. */
 void command_vm_figures(struct json_writer *w, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more);
 void command_vm_stats(struct call *c);
+void command_vm_space(struct call *c);
 void command_vm_trend(struct call *c);
 void command_advise(struct call *c);
 void command_threshold_set(struct call *c);

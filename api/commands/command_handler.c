@@ -17,6 +17,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-list", command_vm_list },
 	{ "vm-info", command_vm_info },
 	{ "vm-stats", command_vm_stats },
+	{ "vm-space", command_vm_space },
 	{ "vm-trend", command_vm_trend },
 	{ "advise", command_advise },
 	{ "vm-addresses", command_vm_addresses },

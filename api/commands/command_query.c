@@ -10,6 +10,7 @@
 #include "api/policy/hook_ask.h"
 #include "api/policy/restart.h"
 #include "api/policy/shutdown.h"
+#include "api/policy/vm_space.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
 #include "api/vm/systemd_scope.h"
@@ -488,6 +489,29 @@ static void latency_put(struct json_writer *w, const char *key, const uint64_t b
 	jw_array_end(w);
 }
 
+/* Add the disk's image: where it is, and what it takes. */
+static void put_image(struct json_writer *w, const struct vm *vm, const char *id)
+{
+	const struct vm_space_disk *space = vm_space_of(vm, id);
+	const struct definition *d = vm_live(vm);
+	uint32_t i = 0;
+
+	while (i < d->ndisks && strncmp(d->disks[i].id, id, sizeof(d->disks[i].id)) != 0)
+		i++;
+	if (i < d->ndisks && d->disks[i].nlayers)
+		jw_str(w, "path", d->disks[i].layers[0].path);
+	if (i < d->ndisks && d->disks[i].nlayers > 1) {
+		jw_array(w, "backing");
+		for (uint16_t k = 1; k < d->disks[i].nlayers; k++)
+			jw_str(w, NULL, d->disks[i].layers[k].path);
+		jw_array_end(w);
+	}
+	if (!space || !space->physical_bytes)
+		return;
+	jw_uint(w, "allocation", space->allocation_bytes);
+	jw_uint(w, "physical", space->physical_bytes);
+}
+
 static void put_more_of_disk(struct json_writer *w, const struct vm_figures *more, unsigned i)
 {
 	jw_uint(w, "in-flight", more->disks[i].in_flight);
@@ -549,6 +573,7 @@ static void put_figures(struct json_writer *w, const struct vm *vm, const struct
 	for (uint32_t i = 0; i < MIN(info->ndisks, VM_DISKS_MAX); i++) {
 		jw_object(w, NULL);
 		put_disk(w, &info->disks[i], info->disk_faults[i], info->trays[i]);
+		put_image(w, vm, info->disks[i].id);
 		if (more)
 			put_more_of_disk(w, more, i);
 		jw_object_end(w);

@@ -91,7 +91,7 @@ static size_t row_bytes(const struct vm *vm)
 {
 	if (!vm->proc || !vm_state_is_active(vm->state))
 		return 400;
-	return 800 + definition_vcpus_max(vm_live(vm)) * 16 + vm_live(vm)->ndisks * 160 + vm_live(vm)->ninterfaces * 240;
+	return 800 + definition_vcpus_max(vm_live(vm)) * 16 + vm_live(vm)->ndisks * 320 + vm_live(vm)->ninterfaces * 240;
 }
 
 static void page_pick(struct stats_page *p, const char *after)

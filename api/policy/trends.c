@@ -1,5 +1,6 @@
 #include "api/policy/trends.h"
 #include "api/policy/thresholds.h"
+#include "api/policy/vm_space.h"
 #include "api/store/store.h"
 #include "api/store/trend_file.h"
 #include "api/vm/observer.h"
@@ -315,6 +316,7 @@ static void vm_sample(struct vm *vm, struct sampled *now)
 	now->valid = true;
 	resident_read(vm, now);
 	waited_look(vm, now);
+	vm_space_look(vm, &now->sums, now->at_ns);
 	if (v->last.valid) {
 		seconds = (double)(now->at_ns - v->last.at_ns) / CLOCK_NS_PER_S;
 		span = seconds > 0 ? span_of(&v->last, now, seconds) : 0;

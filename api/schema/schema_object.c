@@ -172,12 +172,23 @@ static const struct field disk_figures[] = {
 	{ "fl-reqs", FIELD_INT, REQUIRED, "number of flushes" },
 	{ "fl-ns", FIELD_INT, REQUIRED, "time of all flushes, ns" },
 	{ "errors", FIELD_INT, REQUIRED, "number of failed requests" },
+	{ "path", FIELD_STRING, OPTIONAL, "path of its image" },
+	{ "backing", LIST_OF(FIELD_STRING), OPTIONAL, "paths of the image's backing files, the nearest first" },
+	{ "allocation", FIELD_INT, OPTIONAL, "bytes that its image takes, some seconds old at most; this and physical are missing before the guest writes, or a client runs vm-space" },
+	{ "physical", FIELD_INT, OPTIONAL, "size of the image's file or device, bytes" },
 	{ "fault", FIELD_STRING, OPTIONAL, "error that has paused the VM: no space, image corrupt, or unspecified error" },
 	{ "tray-open", FIELD_BOOL, OPTIONAL, "of a CD drive: its tray is open" },
 	{ "in-flight", FIELD_INT, OPTIONAL, "requests that wait for the image; this and the next three are missing if the process shares no page of figures" },
 	{ "rd-latency", LIST_OF(FIELD_INT), OPTIONAL, "numbers of reads " DOC_LATENCY },
 	{ "wr-latency", LIST_OF(FIELD_INT), OPTIONAL, "likewise of writes" },
 	{ "fl-latency", LIST_OF(FIELD_INT), OPTIONAL, "likewise of flushes" }, END };
+static const struct field disk_space[] = {
+	{ "id", FIELD_STRING, REQUIRED, "id of the disk" },
+	{ "capacity", FIELD_INT, REQUIRED, "size that the guest sees, bytes; 0: a drive without a medium" },
+	{ "allocation", FIELD_INT, OPTIONAL, "bytes that its image takes, of a block device its size" },
+	{ "physical", FIELD_INT, OPTIONAL, "size of the image's file or device, bytes" },
+	{ "free", FIELD_INT, OPTIONAL, "free bytes of the file system that holds the image, of a disk that the VM writes" },
+	{ "total", FIELD_INT, OPTIONAL, "bytes of that file system" }, END };
 static const struct field interface_figures[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the interface" },
 	{ "mac", FIELD_STRING, REQUIRED, "its MAC address" },
@@ -615,6 +626,7 @@ static const struct field *const members[FIELD_TYPE_COUNT] = {
 	[FIELD_ASSIST] = assist,
 	[FIELD_EXITS] = exits,
 	[FIELD_DISK_FIGURES] = disk_figures,
+	[FIELD_DISK_SPACE] = disk_space,
 	[FIELD_INTERFACE_FIGURES] = interface_figures,
 	[FIELD_INTERFACE_LIMITS] = interface_limits,
 	[FIELD_INTERFACE_LIMIT] = interface_limit,

@@ -37,6 +37,7 @@ struct cgroup_tree;
 struct start_process;
 struct vm_handover;
 struct vm_process;
+struct vm_space;
 struct vm_trend;
 struct vm_watch;
 
@@ -218,6 +219,7 @@ struct vm {
 	struct vm_watch *watch; /* its thresholds (api/policy/thresholds.h); NULL: none yet */
 	struct vm_pressure *pressure; /* api/policy/pressure.h; NULL: the VM runs without reclaim_on_pressure, or is off */
 	struct vm_balance *balance; /* api/policy/balancer.h; NULL: the VM runs without bounds, or is off */
+	struct vm_space *space; /* api/policy/vm_space.h; NULL: nothing is known of its images' space */
 	struct vm_trend *trend; /* api/policy/trends.h; NULL: the VM has not run yet */
 	int touched_fd; /* the process's list of memory blocks (api/vm/touched.h); -1: none */
 	uint64_t memory_kills; /* how often the kernel had killed a process of the VM's group for its memory when the last process was placed there */

@@ -603,7 +603,10 @@ cairn nodecpustats --percent
     then: shows '^usage: *[0-9.]*%$'
 cairn domstats web1 --block
     given: running web1
-    then: shows block.0.name=vda
+    then: shows block.0.name=vda; shows block.0.allocation=
+cairn domstats web1 --block --backing
+    given: running web1
+    then: shows block.0.path=; lacks backingIndex cat out
 cairn domdirtyrate-calc web1 --seconds 10
     given: running web1
     then: shows "Start to calculate domain's memory dirty rate"; cairn domstats web1 --dirtyrate | grep dirtyrate.calc_period=10

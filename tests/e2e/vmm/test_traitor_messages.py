@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("kvm", "sandbox")
 VERSION = 2
 REPLY, INFO, SNAPSHOTS, DONE, SPACES, ADDRESSES, EVENT = 16, 17, 19, 20, 28, 30, 32
 # enum vm_msg_type: the answers, and the length of those whose length is fixed
-LENGTHS = {REPLY: 488, SPACES: 16 * 24, ADDRESSES: 8 + 96 * 64, EVENT: 8 + 16 + 32 + 384 + 8}
+SPACES_BYTES = 24 * (16 + 40)  # an older process sends the first part
+LENGTHS = {REPLY: 488, ADDRESSES: 8 + 96 * 64, EVENT: 8 + 16 + 32 + 384 + 8}
 REQUESTS = [*range(16), 18, 21, 22, 23, 24, 25, 26, 27, 29, 31, 33, 34, 35, 36, 37, 38, 65535]
 NOSIGNAL = 0x4000
 PROTOCOL = ("host error", "its process violated the protocol and was killed")
@@ -48,7 +49,9 @@ def malformed():
     for kind, length in LENGTHS.items():
         for n in (0, 1, length - 1, length + 1, 65536):
             yield f"{n} bytes of {length}, type {kind}", message(kind, bytes(n))
-    for kind in (INFO, SNAPSHOTS, DONE):
+    for n in (1, 24 * 16 - 1, SPACES_BYTES + 1, 65536):
+        yield f"{n} bytes of at most {SPACES_BYTES}, type {SPACES}", message(SPACES, bytes(n))
+    for kind in (INFO, SNAPSHOTS, DONE, SPACES):
         yield f"an empty message of type {kind}", message(kind)
         yield f"a long message of type {kind}", message(kind, bytes(98304))
     for kind in REQUESTS:
@@ -116,7 +119,7 @@ LIES = {
     "info": (INFO, 8192, [["dominfo", "a"], ["domblkstat", "a"], ["domiflist", "a"]]),
     "reply": (REPLY, LENGTHS[REPLY], [["suspend", "a"], ["resume", "a"], ["snapshot-delete", "a", "x"]]),
     "snapshots": (SNAPSHOTS, 16, [["snapshot-list", "a"]]),
-    "spaces": (SPACES, LENGTHS[SPACES], [["domblkinfo", "a"]]),
+    "spaces": (SPACES, SPACES_BYTES, [["domstats", "a"], ["domblkinfo", "a"]]),
     "done": (DONE, 2000, [["snapshot-create-as", "a", "s"]]),
 }
 

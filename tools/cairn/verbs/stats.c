@@ -1,8 +1,10 @@
 /* domstats, domifstat and domdirtyrate-calc: statistics with virsh's names and numbers. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/err.h"
 #include "base/figures.h"
 #include "base/util.h"
+#include "tools/cairn/change.h"
 #include "tools/cairn/interface.h"
 #include "tools/cairn/multi_vm.h"
 #include "tools/cairn/output.h"
@@ -159,22 +161,16 @@ static void figures_add(struct json_object *out, const char *group, size_t i, st
 		figure_put(out, js_get_int(o, all[k].from, 0), "%s.%zu.%s", group, i, all[k].name);
 }
 
-/* Add the name and the figures of each element of a list. */
-static void list_add(struct json_object *out, struct json_object *list, const char *group, const char *name,
+/* Add the name and the figures of an element of a list. */
+static void element_add(struct json_object *out, struct json_object *o, const char *group, size_t i, const char *name,
 	const struct figure *all, size_t n)
 {
-	size_t count = list ? json_object_array_length(list) : 0;
+	const char *called = js_get_str(o, name);
 	char key[48];
 
-	figure_put(out, (int64_t)count, "%s.count", group);
-	for (size_t i = 0; i < count; i++) {
-		struct json_object *o = json_object_array_get_idx(list, i);
-		const char *called = js_get_str(o, name);
-
-		snprintf(key, sizeof(key), "%s.%zu.name", group, i);
-		js_put_str(out, key, called ? called : js_get_str(o, "id"));
-		figures_add(out, group, i, o, all, n);
-	}
+	snprintf(key, sizeof(key), "%s.%zu.name", group, i);
+	js_put_str(out, key, called ? called : js_get_str(o, "id"));
+	figures_add(out, group, i, o, all, n);
 }
 
 static void net_add(struct json_object *out, struct json_object *info)
@@ -183,7 +179,12 @@ static void net_add(struct json_object *out, struct json_object *info)
 		{ "rx.errs", "rx-errors" }, { "rx.drop", "rx-drops" }, { "tx.bytes", "tx-bytes" },
 		{ "tx.pkts", "tx-packets" }, { "tx.errs", "tx-errors" }, { "tx.drop", "tx-drops" } };
 
-	list_add(out, js_get_array(info, "interfaces"), "net", "target", all, ARRAY_SIZE(all));
+	struct json_object *list = js_get_array(info, "interfaces");
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	figure_put(out, (int64_t)n, "net.count");
+	for (size_t i = 0; i < n; i++)
+		element_add(out, json_object_array_get_idx(list, i), "net", i, "target", all, ARRAY_SIZE(all));
 }
 
 /* Add the bins of a histogram, as libvirt does from 11.9 on. */
@@ -209,18 +210,54 @@ static void disk_more_add(struct json_object *out, struct json_object *disk, siz
 	histogram_add(out, i, "flush", js_get_array(disk, "fl-latency"));
 }
 
+static void path_add(struct json_object *out, const char *path, size_t i)
+{
+	char key[48];
+
+	snprintf(key, sizeof(key), "block.%zu.path", i);
+	if (path)
+		js_put_str(out, key, path);
+}
+
+/* Add the backing files of a disk, which is number `i`, as further disks. Returns their number. */
+static size_t backing_add(struct json_object *out, struct json_object *disk, size_t i)
+{
+	struct json_object *backing = js_get_array(disk, "backing");
+	size_t n = backing ? json_object_array_length(backing) : 0;
+	char key[48];
+
+	for (size_t k = 1; k <= n; k++) {
+		snprintf(key, sizeof(key), "block.%zu.name", i + k);
+		js_put_str(out, key, js_get_str(disk, "id"));
+		path_add(out, json_object_get_string(json_object_array_get_idx(backing, k - 1)), i + k);
+		figure_put(out, (int64_t)k, "block.%zu.backingIndex", i + k);
+	}
+	return n;
+}
+
 static void block_add(struct json_object *out, struct json_object *info)
 {
 	static const struct figure all[] = { { "rd.reqs", "rd-reqs" }, { "rd.bytes", "rd-bytes" },
 		{ "rd.times", "rd-ns" }, { "wr.reqs", "wr-reqs" }, { "wr.bytes", "wr-bytes" },
 		{ "wr.times", "wr-ns" }, { "fl.reqs", "fl-reqs" }, { "fl.times", "fl-ns" },
 		{ "errors", "errors" }, { "capacity", "size" } };
-
+	static const char *const sizes[] = { "allocation", "physical" };
 	struct json_object *disks = js_get_array(info, "disks");
+	size_t n = 0;
 
-	list_add(out, disks, "block", "id", all, ARRAY_SIZE(all));
-	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
-		disk_more_add(out, json_object_array_get_idx(disks, i), i);
+	figure_put(out, 0, "block.count");
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++, n++) {
+		struct json_object *disk = json_object_array_get_idx(disks, i);
+
+		element_add(out, disk, "block", n, "id", all, ARRAY_SIZE(all));
+		path_add(out, js_get_str(disk, "path"), n);
+		for (size_t k = 0; k < ARRAY_SIZE(sizes); k++)
+			if (js_get(disk, sizes[k]))
+				figure_put(out, js_get_int(disk, sizes[k], 0), "block.%zu.%s", n, sizes[k]);
+		disk_more_add(out, disk, n);
+		n += backing_add(out, disk, n);
+	}
+	figure_put(out, (int64_t)n, "block.count");
 }
 
 /* Add the last measurement of domdirtyrate-calc. Without one, libvirt shows a running VM the status 0, too. */
@@ -247,6 +284,49 @@ static const struct group {
 } groups[] = { { "state", state_add }, { "cpu-total", cpu_add }, { "balloon", balloon_add },
 	{ "vcpu", vcpu_add }, { "interface", net_add }, { "block", block_add }, { "dirtyrate", dirty_rate_add } };
 
+/* Whether the daemon has asked the VM's process for the space of the images. */
+static bool space_is_known(struct json_object *disks)
+{
+	bool known = json_object_array_length(disks) == 0;
+
+	for (size_t i = 0; !known && i < json_object_array_length(disks); i++)
+		known = js_get(json_object_array_get_idx(disks, i), "physical") != NULL;
+	return known;
+}
+
+/* Have the daemon ask the VM's process for the space of the images, and add that to the disks. A VM that has ended
+ * meanwhile, or an older daemon, tells nothing. */
+static void space_fetch(struct cli *c, const char *vm, struct json_object *disks)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *list;
+	struct err e;
+
+	if (cli_execute(c, "vm-space", cli_vm_args(vm), &answer, NULL, &e) < 0)
+		return;
+	list = js_get_array(answer, "disks");
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *from = json_object_array_get_idx(list, i);
+		int at = js_get(from, "physical") ? change_find(disks, "id", js_get_str_or(from, "id", "")) : -1;
+
+		if (at < 0)
+			continue;
+		js_put(json_object_array_get_idx(disks, (size_t)at), "allocation", json_object_get(js_get(from, "allocation")));
+		js_put(json_object_array_get_idx(disks, (size_t)at), "physical", json_object_get(js_get(from, "physical")));
+	}
+}
+
+/* Complete the disks for block_add(): with --backing, they keep their backing files. */
+static void disks_complete(struct cli *c, struct json_object *info)
+{
+	struct json_object *disks = js_get_array(info, "disks");
+
+	if (disks && !space_is_known(disks))
+		space_fetch(c, js_get_str(info, "name"), disks);
+	for (size_t i = 0; disks && !option_flag(c, "backing") && i < json_object_array_length(disks); i++)
+		json_object_object_del(json_object_array_get_idx(disks, i), "backing");
+}
+
 /* Collect the groups that the options select; without such an option, all. */
 static struct json_object *stats_of(struct cli *c, struct json_object *info)
 {
@@ -255,6 +335,8 @@ static struct json_object *stats_of(struct cli *c, struct json_object *info)
 
 	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
 		chosen = chosen || option_flag(c, groups[i].option);
+	if (!chosen || option_flag(c, "block"))
+		disks_complete(c, info);
 	js_put_str(out, "name", js_get_str(info, "name"));
 	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
 		if (!chosen || option_flag(c, groups[i].option))

@@ -147,6 +147,7 @@ static const struct verb_option domstats_options[] = {
 	{ "vcpu", NULL, "print statistics of each vCPU" },
 	{ "interface", NULL, "print statistics of each network interface" },
 	{ "block", NULL, "print statistics of each disk" },
+	{ "backing", NULL, "with statistics of disks, also list their backing files" },
 	{ "dirtyrate", NULL, "print the last measurement of domdirtyrate-calc" }, END };
 static const struct verb_option domdirtyrate_options[] = {
 	{ "seconds", "SECONDS", FROM_SCHEMA("seconds") },
@@ -632,7 +633,7 @@ const struct verb verbs[] = {
 	{ "nodecpustats", "Monitoring", "[CPU]", "show what the host's processors, or one of them, spent their time with", nodecpustats_options,
 		0, 1, true, NULL, NULL, verb_nodecpustats },
 	{ "domstats", "Monitoring", "[VM...]", "print statistics of VMs, with virsh's names", domstats_options, 0, MANY, true,
-		"vm", "vm-info vm-stats", verb_domstats },
+		"vm", "vm-info vm-stats vm-space", verb_domstats },
 	{ "domdirtyrate-calc", "Monitoring", "VM", NULL, domdirtyrate_options, 1, 1, false, "vm", "vm-calc-dirty-rate", verb_domdirtyrate_calc },
 	{ "metrics", "Monitoring", "", "print statistics of all VMs as OpenMetrics text, for Prometheus", NULL, 0, 0, false, NULL, "vm-stats",
 		verb_metrics },

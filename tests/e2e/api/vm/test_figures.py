@@ -79,6 +79,7 @@ def test_reading_figures_wakes_no_process(daemon, guest, tmp_path):
     daemon.define("a", boot={"kernel": guest("idle.elf")}, vcpus=2, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}])
     daemon.cairn("start", "a")
     pid = shown(daemon)["pid"]
+    daemon.cairn("domstats", "a")  # the first one asks the process for the space of its images
     until(lambda: daemon.info("a")["idle"])
     before = at_rest(pid)
     for _ in range(20):
@@ -252,25 +253,40 @@ VIRSH = set("""
 """.split())
 # cairn(1) has the reasons. perf.* and KVM's own counters, which have no names in the manual, are absent, too.
 ABSENT = set("""
-    block.N.path block.N.allocation block.N.physical block.N.backingIndex block.N.threshold vcpu.N.wait
+    block.N.threshold vcpu.N.wait
     cpu.haltpoll.success.time cpu.haltpoll.fail.time cpu.cache.monitor.count iothread.count memory.bandwidth.monitor.count
     dirtyrate.vcpu.N.megabytes_per_second
 """.split())
+BACKING = {"block.N.backingIndex"}  # only with --backing
 OWN = {"block.N.in-flight"}
 
 
+def stats_of(d, *options):
+    stats, = json.loads(d.cairn("domstats", "a", *options, "--format", "json").stdout)
+    return stats
+
+
+def overlay(folder):
+    """Make a qcow2 image over a raw one of 4 MiB, and return its disk."""
+    base, path = image(folder / "base.raw"), str(folder / "a.qcow2")
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, path], check=True)
+    return {"path": path, "format": "qcow2", "backing": [{"path": base, "format": "raw"}]}
+
+
 def test_domstats_has_the_keys_of_virsh_but_those_that_the_manual_names(daemon, guest, tmp_path):
-    g = machine(daemon, guest, vcpus=2, balloon=True, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}],
-                interfaces=[{"id": "net0", "type": "user"}])
+    g = machine(daemon, guest, vcpus=2, balloon=True, disks=[overlay(tmp_path)], interfaces=[{"id": "net0", "type": "user"}])
     for command in ("open 0", "write 0 8 1", "verify 0 8 1", "flush", "balloon open", "balloon stats 0x3000000 0x1000000 0"):
         g.run(command)
     daemon.cairn("domdirtyrate-calc", "a")
     late = {"balloon.rss", "balloon.last-update", "vcpu.0.halted", "dirtyrate.megabytes_per_second"}
     found = []
-    until(lambda: late <= set(found.append(json.loads(daemon.cairn("domstats", "a", "--format", "json").stdout)[0]) or found[-1]))
+    until(lambda: late <= set(found.append(stats_of(daemon, "--backing")) or found[-1]))
     stats = found[-1]
     assert stats.pop("name") == "a"
-    assert {re.sub(r"\.\d+(?=\.)", ".N", key) for key in stats} == VIRSH - ABSENT | OWN
+    assert [stats.pop(f"block.1.{key}") for key in ("name", "path", "backingIndex")] == ["vda", str(tmp_path / "base.raw"), 1]
+    assert not any(key.startswith("block.1.") for key in stats) and stats["block.count"] == 2
+    stats = {key: value for key, value in stats_of(daemon).items() if key != "name"}
+    assert {re.sub(r"\.\d+(?=\.)", ".N", key) for key in stats} == VIRSH - ABSENT - BACKING | OWN
     assert (stats["vcpu.current"], stats["block.count"], stats["net.count"]) == (2, 1, 1)
     for group, numbers in (("vcpu", {0, 1}), ("block", {0}), ("net", {0})):
         assert {int(n) for n in re.findall(rf"^{group}\.(\d+)\.", "\n".join(stats), re.M)} == numbers
@@ -279,6 +295,50 @@ def test_domstats_has_the_keys_of_virsh_but_those_that_the_manual_names(daemon, 
     assert [stats["balloon." + key] for key in ("swap_in", "swap_out", "unused", "available", "usable", "disk_caches")] == [
         1024, 2048, 5120, 0xc000, 0x4000, 8192]
     assert [stats["balloon." + key] >> 20 for key in ("major_fault", "minor_fault", "hugetlb_pgalloc", "hugetlb_pgfail")] == [3, 4, 9, 10]
+    g.close()
+
+
+def sizes(stats, n=0):
+    return [stats.get(f"block.{n}.{key}") for key in ("capacity", "allocation", "physical")]
+
+
+def test_domstats_shows_what_images_take(daemon, guest, tmp_path):
+    """Also the first time, without the guest's help; later figures follow the guest's writes."""
+    paths = [tmp_path / "a.qcow2", tmp_path / "b.raw"]
+    disks = [overlay(tmp_path), {"path": image(paths[1]), "format": "raw", "readonly": True},
+             {"id": "sda", "bus": "scsi", "device": "cdrom"}]
+    g = machine(daemon, guest, disks=disks)
+
+    def want():
+        return [[4 << 20, p.stat().st_blocks * 512, p.stat().st_size] for p in paths]
+
+    stats = stats_of(daemon, "--block")
+    assert [sizes(stats, i) for i in range(2)] == want()
+    assert [stats[f"block.{i}.path"] for i in range(2)] == [str(p) for p in paths]
+    assert sizes(stats, 2) == [0, None, None] and "block.2.path" not in stats
+    before = sizes(stats)
+    g.run("open 0")
+    g.run("write 0 128 1")
+    g.run("flush")
+    until(lambda: sizes(stats_of(daemon))[1] > before[1] and [sizes(stats_of(daemon), i) for i in range(2)] == want())
+    g.close()
+    # A daemon that adopts the VM does not know them, and asks when it is asked.
+    daemon.stop()
+    daemon.start()
+    assert [sizes(stats_of(daemon), i) for i in range(2)] == want()
+    space = daemon.qmp().run("vm-space", vm="a")
+    assert [d["id"] for d in space["disks"]] == ["vda", "vdb", "sda"]
+    assert ["free" in d for d in space["disks"]] == [True, False, False] and 0 < space["disks"][0]["free"] <= space["disks"][0]["total"]
+    daemon.cairn("destroy", "a")
+    assert daemon.qmp().run("vm-space", vm="a") == {"disks": []}
+
+
+def test_space_of_an_attached_disk_is_known_after_some_seconds(daemon, guest, tmp_path):
+    g = machine(daemon, guest, disks=[{"path": image(tmp_path / "a.raw"), "format": "raw"}])
+    assert sizes(stats_of(daemon))[2] == 4 << 20
+    daemon.cairn("attach-disk", "a", image(tmp_path / "b.raw", 8 << 20), "vdb", "--live")
+    g.event()
+    until(lambda: sizes(stats_of(daemon), 1) == [8 << 20, 0, 8 << 20])
     g.close()
 
 

@@ -249,6 +249,7 @@ web-hook-remove chat
 domstats vm1
 top vm1 --once
 domstats
+domstats vm1 --backing
 list --all --with-snapshot
 log vm1
 autostart vm1

@@ -1,0 +1,40 @@
+/* vm_space: what the images of running VMs take. A VM's process has the files open, so it says that (VM_MSG_SPACE): a
+ * file system that hangs holds up a thread of that process, and the daemon opens no file of a user.
+ *
+ * The daemon asks when a client wants the figures for the first time in a run, and then within some seconds after the
+ * guest has written, a job has ended or the definition has changed. Samples of trends (trends.h) show the writes, so a
+ * VM that writes nothing is not woken.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_POLICY_VM_SPACE_H
+#define CAIRN_API_POLICY_VM_SPACE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct vm;
+struct vm_observer;
+struct vm_sums;
+
+/* A disk as the VM's process described it last; untrusted. */
+struct vm_space_disk {
+	char id[16];
+	uint64_t capacity_bytes; /* size that the guest sees */
+	uint64_t allocation_bytes, physical_bytes; /* of the top image; physical 0: both are unknown */
+	uint64_t free_bytes, total_bytes; /* of the file system; total 0: unknown, or the disk is read-only */
+};
+
+extern const struct vm_observer vm_space_observer;
+
+/* Return what is known of a disk; NULL: nothing. id: terminated, or of 16 bytes. Borrowed until the loop's next
+ * turn. */
+const struct vm_space_disk *vm_space_of(const struct vm *vm, const char *id);
+/* Return the number of disks that are known, and those. Borrowed until the loop's next turn. */
+size_t vm_space_disks(const struct vm *vm, const struct vm_space_disk **ret);
+/* Ask the process, unless it has answered in this run, or was asked in vain. done: called once, in this call or from
+ * the loop, also if the process ends, or does not answer within a second. */
+void vm_space_fetch(struct vm *vm, void (*done)(void *opaque), void *opaque);
+/* A second's sample of a running VM: ask the process, if it is time. now_ns: CLOCK_MONOTONIC. */
+void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns);
+
+#endif
