@@ -72,7 +72,7 @@ const char *hooks_event_of(struct json_object *event)
 		return "schedule";
 	if (!strcmp(name, "THRESHOLD"))
 		return "threshold";
-	if (!strcmp(name, "POOL_SPACE"))
+	if (!strcmp(name, "POOL_SPACE") || !strcmp(name, "DISK_SPACE"))
 		return strcmp(js_get_str_or(data, "state", ""), "low") ? NULL : "disk-space";
 	return !strcmp(name, "BLOCK_IO_ERROR") && js_get_bool(data, "nospace", false) ? "disk-space" : NULL;
 }

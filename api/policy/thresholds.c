@@ -39,8 +39,8 @@ struct watchman {
 /* Of a VM with thresholds. */
 struct vm_watch {
 	struct thresholds *all; /* owned; NULL: none */
-	uint64_t space_ns;	/* when the space was asked for; 0: not in this run */
-	double space_seconds;	/* time since the report before */
+	uint64_t space_ns;	/* when the space was asked for, or reported; 0: not in this run */
+	uint64_t reported_ns;	/* of the last report; 0: none in this run */
 	bool asking;
 };
 
@@ -192,34 +192,49 @@ static double space_taken(const struct vm *vm, const struct vm_spaces *s)
 	return most;
 }
 
+static bool space_is_wanted(const struct vm_watch *w)
+{
+	for (size_t i = 0; w && w->all && i < w->all->n; i++)
+		if (w->all->list[i]->measure == THRESHOLD_DISK_SPACE)
+			return true;
+	return false;
+}
+
+void thresholds_take_space(struct vm *vm, const struct vm_spaces *s)
+{
+	struct vm_watch *w = vm->watch;
+	uint64_t now = clock_monotonic_ns();
+	double seconds, taken;
+
+	if (!space_is_wanted(w))
+		return;
+	seconds = w->reported_ns ? (double)(now - w->reported_ns) / (double)NS : 1;
+	taken = space_taken(vm, s);
+	w->space_ns = w->reported_ns = now;
+	for (size_t i = 0; w->all && i < w->all->n; i++)
+		if (w->all->list[i]->measure == THRESHOLD_DISK_SPACE)
+			threshold_apply(vm, w->all->list[i], taken, seconds);
+}
+
 static void space_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
-	double taken;
 
 	(void)e; /* unknown; asked again in a minute */
 	if (!vm->watch)
 		return;
 	vm->watch->asking = false;
-	if (r < 0 || !a->spaces)
-		return;
-	taken = space_taken(vm, a->spaces);
-	for (size_t i = 0; vm->watch->all && i < vm->watch->all->n; i++)
-		if (vm->watch->all->list[i]->measure == THRESHOLD_DISK_SPACE)
-			threshold_apply(vm, vm->watch->all->list[i], taken, vm->watch->space_seconds);
+	if (!r && a->spaces)
+		thresholds_take_space(vm, a->spaces);
 }
 
 static void space_ask(struct vm *vm)
 {
 	struct vm_watch *w = vm->watch;
 	uint64_t now = clock_monotonic_ns();
-	bool wanted = false;
 
-	for (size_t i = 0; i < w->all->n; i++)
-		wanted |= w->all->list[i]->measure == THRESHOLD_DISK_SPACE;
-	if (!wanted || w->asking || (w->space_ns && now - w->space_ns < SPACE_NS))
+	if (!space_is_wanted(w) || w->asking || (w->space_ns && now - w->space_ns < SPACE_NS))
 		return;
-	w->space_seconds = w->space_ns ? (double)(now - w->space_ns) / (double)NS : 1;
 	w->space_ns = now;
 	w->asking = true;
 	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, SPACE_TIMEOUT_NS, space_done, vm);
@@ -403,7 +418,7 @@ static void thresholds_on_process_gone(struct vm *vm)
 	if (!w)
 		return;
 	w->asking = false;
-	w->space_ns = 0;
+	w->space_ns = w->reported_ns = 0;
 	for (size_t i = 0; w->all && i < w->all->n; i++) {
 		struct threshold *t = w->all->list[i];
 

@@ -1,7 +1,7 @@
 /* thresholds: compares the figures of running VMs with their rules (threshold.h), emits THRESHOLD, and runs the actions
  * with the rights of the rules' makers. The figures come from the samples of trends (trends.h), so no VM's process
- * wakes up for them, but for the space of file systems, which the VM's process reports once a minute: it has the files
- * open, and a hanging file system must not block the daemon.
+ * wakes up for them, but for the space of file systems, which the VM's process reports once a minute, and in between
+ * while the guest writes (vm_space.h): it has the files open, and a hanging file system must not block the daemon.
  *
  * A VM that ends clears its thresholds. A guest could raise and clear one at will, so THRESHOLD has a rate limit, and
  * an action runs at most once in ten minutes.
@@ -15,6 +15,7 @@
 struct vm;
 struct vm_host;
 struct vm_observer;
+struct vm_spaces;
 struct watchman;
 
 extern const struct vm_observer thresholds_observer;
@@ -41,5 +42,7 @@ struct threshold_figures {
 };
 /* Compare the figures of a running VM. disk-space is not looked at. */
 void thresholds_look(struct vm *vm, const struct threshold_figures *f);
+/* The VM's process has reported the space of its file systems: compare it with disk-space. s: borrowed. */
+void thresholds_take_space(struct vm *vm, const struct vm_spaces *s);
 
 #endif

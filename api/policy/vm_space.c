@@ -1,9 +1,16 @@
 #include "api/policy/vm_space.h"
+#include "api/policy/space_fill.h"
+#include "api/policy/thresholds.h"
+#include "api/schema/event.h"
+#include "api/schema/schema.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_figures.h"
 #include "api/vm/vm_process.h"
+#include "api/wire/json.h"
 #include "base/clock.h"
+#include "base/log.h"
+#include "base/ratelimit.h"
 #include "base/util.h"
 #include "base/utf8.h"
 
@@ -12,8 +19,10 @@
 
 #define ASK_TIMEOUT_NS (30 * CLOCK_NS_PER_S)
 #define FETCH_TIMEOUT_NS (1 * CLOCK_NS_PER_S)
-/* Time between two questions while the guest writes. */
-#define LOOK_NS (5 * CLOCK_NS_PER_S)
+/* Time between two questions of a VM that does not write, while space is low. */
+#define LOW_NS (30 * CLOCK_NS_PER_S)
+#define EVENTS_BURST 10
+#define EVENTS_WINDOW_NS (3600 * CLOCK_NS_PER_S)
 
 struct vm_space {
 	struct vm_space_disk disks[VM_DISKS_MAX];
@@ -24,7 +33,10 @@ struct vm_space {
 	bool stale;  /* ask again, whether the guest writes or not */
 	uint64_t live_changes; /* of the VM, when the process was asked last */
 	uint64_t asked_ns; /* CLOCK_MONOTONIC */
-	uint64_t writes; /* of the guest, when the process was asked last */
+	uint64_t writes, bytes; /* of the guest, when the process was asked last */
+	struct space_fill fills[VM_DISKS_MAX]; /* of the disks' file systems */
+	bool low; /* as told */
+	struct ratelimit events; /* outlives the run */
 };
 
 static struct vm_space *space_of(struct vm *vm)
@@ -34,9 +46,63 @@ static struct vm_space *space_of(struct vm *vm)
 	return vm->space;
 }
 
+/* ---- low space ---- */
+
+/* Return the disk whose file system has the smallest part free; NULL: none is known. */
+static const struct vm_space_disk *fullest(const struct vm_space *s)
+{
+	const struct vm_space_disk *ret = NULL;
+
+	for (size_t i = 0; i < s->ndisks; i++) {
+		const struct vm_space_disk *d = &s->disks[i];
+
+		if (s->fills[i].total_bytes && (!ret || (double)d->free_bytes / (double)d->total_bytes < (double)ret->free_bytes / (double)ret->total_bytes))
+			ret = d;
+	}
+	return ret;
+}
+
+static void low_tell(struct vm *vm, const struct vm_space_disk *d)
+{
+	struct vm_space *s = vm->space;
+	double seconds = space_fill_seconds_left(&s->fills[d - s->disks]);
+	struct json_object *data;
+	uint64_t left_out;
+
+	if (!ratelimit_take_of(&s->events, EVENTS_BURST, EVENTS_WINDOW_NS, clock_monotonic_ns(), &left_out))
+		return;
+	data = json_object_new_object();
+	js_put_str(data, "device", d->id);
+	js_put_str(data, "state", s->low ? "low" : "enough");
+	js_put_uint(data, "free", d->free_bytes);
+	js_put_uint(data, "total", d->total_bytes);
+	if (s->low && seconds >= 0 && seconds < 86400)
+		js_put_uint(data, "seconds-left", (uint64_t)seconds);
+	if (left_out)
+		js_put_uint(data, "left-out", left_out);
+	vm_emit(vm, EVENT_DISK_SPACE, data);
+	if (s->low)
+		log_warn("space", "VM '%s': the file system of disk %s has little space: %llu of %llu MiB are free", vm->def->name, d->id,
+			(unsigned long long)(d->free_bytes >> 20), (unsigned long long)(d->total_bytes >> 20));
+}
+
+static void low_look(struct vm *vm)
+{
+	const struct vm_space_disk *d = fullest(vm->space);
+	struct vm_space *s = vm->space;
+	bool low = false;
+
+	for (size_t i = 0; i < s->ndisks; i++)
+		low |= s->fills[i].low;
+	if (low == s->low || !d)
+		return;
+	s->low = low;
+	low_tell(vm, d);
+}
+
 /* ---- answers ---- */
 
-static void answer_take(struct vm_space *s, const struct vm_spaces *from)
+static void disks_take(struct vm_space *s, const struct vm_spaces *from)
 {
 	s->answered = true;
 	s->ndisks = 0;
@@ -44,11 +110,22 @@ static void answer_take(struct vm_space *s, const struct vm_spaces *from)
 		const struct vm_space_image *image = &from->images[i];
 		struct vm_space_disk *d = &s->disks[s->ndisks++];
 
+		if (strncmp(d->id, image->id, sizeof(d->id)) != 0)
+			s->fills[i] = (struct space_fill){ 0 };
 		*d = (struct vm_space_disk){ .capacity_bytes = image->capacity_bytes, .allocation_bytes = image->allocation_bytes,
 			.physical_bytes = image->physical_bytes, .free_bytes = from->disks[i].free_bytes, .total_bytes = from->disks[i].total_bytes };
 		memcpy(d->id, image->id, sizeof(d->id) - 1);
 		utf8_clean(d->id);
+		d->free_bytes = MIN(d->free_bytes, d->total_bytes);
+		space_fill_add(&s->fills[i], d->free_bytes, d->total_bytes, clock_monotonic_ns());
 	}
+}
+
+static void answer_take(struct vm *vm, const struct vm_spaces *from)
+{
+	disks_take(vm->space, from);
+	low_look(vm);
+	thresholds_take_space(vm, from);
 }
 
 const struct vm_space_disk *vm_space_of(const struct vm *vm, const char *id)
@@ -78,24 +155,38 @@ static void look_done(void *opaque, int r, const struct vm_answer *a, const stru
 		return;
 	vm->space->asking = false;
 	if (!r && a->spaces)
-		answer_take(vm->space, a->spaces);
+		answer_take(vm, a->spaces);
+}
+
+/* Whether it is time to ask the process again. bytes: that the guest has written since the last question. */
+static bool is_due(const struct vm *vm, bool writes, uint64_t bytes, uint64_t ns)
+{
+	const struct vm_space *s = vm->space;
+	uint64_t next_ns = space_fill_next_ns(&(struct space_fill){ 0 }), next_bytes = UINT64_MAX;
+
+	if (!writes && !s->stale && vm->live_changes == s->live_changes)
+		return s->low && ns >= LOW_NS;
+	for (size_t i = 0; i < s->ndisks; i++) {
+		next_ns = MIN(next_ns, space_fill_next_ns(&s->fills[i]));
+		next_bytes = MIN(next_bytes, space_fill_next_bytes(&s->fills[i]));
+	}
+	return ns >= next_ns || bytes >= next_bytes;
 }
 
 void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns)
 {
 	struct vm_space *s = vm->space;
-	uint64_t writes = sums->wr_reqs;
 
-	if (!s && !writes)
+	if (!s && !sums->wr_reqs)
 		return;
 	s = space_of(vm);
-	if (s->asking || (writes == s->writes && !s->stale && vm->live_changes == s->live_changes) ||
-		(s->asked_ns && now_ns - s->asked_ns < LOOK_NS))
+	if (s->asking || (s->asked_ns && !is_due(vm, sums->wr_reqs != s->writes, sums->wr_bytes - MIN(s->bytes, sums->wr_bytes), now_ns - s->asked_ns)))
 		return;
 	s->asking = true;
 	s->stale = false;
 	s->asked_ns = now_ns;
-	s->writes = writes;
+	s->writes = sums->wr_reqs;
+	s->bytes = sums->wr_bytes;
 	s->live_changes = vm->live_changes;
 	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, ASK_TIMEOUT_NS, look_done, vm);
 }
@@ -112,7 +203,7 @@ static void fetch_done(void *opaque, int r, const struct vm_answer *a, const str
 
 	(void)e;
 	if (f->vm->space && !r && a->spaces)
-		answer_take(f->vm->space, a->spaces);
+		answer_take(f->vm, a->spaces);
 	else if (f->vm->space)
 		f->vm->space->silent = true;
 	f->done(f->opaque);
@@ -152,7 +243,7 @@ static void space_on_job_concluded(struct vm_host *host, const char *name)
 static void space_on_process_gone(struct vm *vm)
 {
 	if (vm->space)
-		*vm->space = (struct vm_space){ 0 };
+		*vm->space = (struct vm_space){ .events = vm->space->events };
 }
 
 static void space_on_removed(struct vm *vm)

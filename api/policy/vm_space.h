@@ -1,9 +1,11 @@
-/* vm_space: what the images of running VMs take. A VM's process has the files open, so it says that (VM_MSG_SPACE): a
+/* vm_space: what the images of running VMs take, and how full their file systems are: DISK_SPACE tells when one has
+ * little space (space_fill.h), and when it is enough again. A VM's process has the files open, so it says that (VM_MSG_SPACE): a
  * file system that hangs holds up a thread of that process, and the daemon opens no file of a user.
  *
  * The daemon asks when a client wants the figures for the first time in a run, and then within some seconds after the
  * guest has written, a job has ended or the definition has changed. Samples of trends (trends.h) show the writes, so a
- * VM that writes nothing is not woken.
+ * VM that writes nothing is not woken. The sooner a file system can be full, the sooner is the next question, each second
+ * at the most; while space is low, the daemon asks each half minute also without writes.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_VM_SPACE_H
 #define CAIRN_API_POLICY_VM_SPACE_H

@@ -112,6 +112,13 @@ static const struct field pool_data[] = { { "pool", FIELD_STRING, REQUIRED, "nam
 	{ "total", FIELD_INT, REQUIRED, "bytes of its file system" },
 	{ "growth", FIELD_INT, OPTIONAL, "bytes a day, of the last week" },
 	{ "days-left", FIELD_INT, OPTIONAL, "days until it is full" }, END };
+static const struct field space_data[] = { FIELDS_VM_NAME,
+	{ "device", FIELD_STRING, REQUIRED, "id of the disk with the fullest file system" },
+	{ "state", FIELD_STRING, REQUIRED, "low (less than 5 % is free, at most 4 GiB, or it will be full in 5 minutes) or enough" },
+	{ "free", FIELD_INT, REQUIRED, "free bytes of its file system" },
+	{ "total", FIELD_INT, REQUIRED, "bytes of its file system" },
+	{ "seconds-left", FIELD_INT, OPTIONAL, "seconds until it is full, as it fills now" },
+	{ "left-out", FIELD_INT, OPTIONAL, "number of such events of this VM that were left out before: it has at most 10 an hour" }, END };
 static const struct field memory_data[] = { FIELDS_VM_NAME,
 	{ "freed", FIELD_INT, REQUIRED, "bytes that were freed" },
 	{ "pressure", FIELD_STRING, REQUIRED, "whose memory pressure was the cause: vm (of its control group) or host" }, END };
@@ -210,6 +217,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_SCHEDULE_RUN] = { "SCHEDULE_RUN", "a run of a schedule has ended, or was missed", schedule_data, false, false },
 	[EVENT_THRESHOLD] = { "THRESHOLD", "a figure of a VM is too high, or no longer", threshold_data, false, false },
 	[EVENT_POOL_SPACE] = { "POOL_SPACE", "the file system of a pool has little space, or enough again", pool_data, false, true },
+	[EVENT_DISK_SPACE] = { "DISK_SPACE", "a file system that holds images of a running VM has little space, or enough again", space_data, false, false },
 	[EVENT_MEMORY_RECLAIMED] = { "MEMORY_RECLAIMED", "memory of a VM with reclaim_on_pressure was freed; at most one event a minute", memory_data,
 		false, false },
 	[EVENT_BALANCE_CHANGE] = { "BALANCE_CHANGE", "the daemon has shifted processor time or memory of a VM by load; at most one event a minute for each", balance_data,

@@ -147,6 +147,8 @@ static bool message_of(struct message *m, const char *name, struct json_object *
 			js_get_str(data, "value") ? ": " : "", js_get_str_or(data, "value", ""));
 	} else if (!strcmp(name, "POOL_SPACE") && !strcmp(js_get_str_or(data, "state", ""), "low")) {
 		summary_set(m, "Pool %s has little space", js_get_str_or(data, "pool", "-"));
+	} else if (!strcmp(name, "DISK_SPACE") && !strcmp(js_get_str_or(data, "state", ""), "low")) {
+		summary_set(m, "VM %s: disk %s has little space on the host", vm, js_get_str_or(data, "device", "-"));
 	} else if (!strcmp(name, "BLOCK_IO_ERROR")) {
 		summary_set(m, "VM %s: disk %s has failed", vm, js_get_str_or(data, "device", "-"));
 		text_set(m->body, sizeof(m->body), js_get_str_or(data, "reason", ""));

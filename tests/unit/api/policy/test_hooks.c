@@ -43,6 +43,8 @@ static void test_events_with_hooks(void **state)
 		{ "{\"event\":\"BLOCK_IO_ERROR\",\"data\":{\"nospace\":true}}", "disk-space" },
 		{ "{\"event\":\"POOL_SPACE\",\"data\":{\"state\":\"low\"}}", "disk-space" },
 		{ "{\"event\":\"POOL_SPACE\",\"data\":{\"state\":\"enough\"}}", NULL },
+		{ "{\"event\":\"DISK_SPACE\",\"data\":{\"state\":\"low\"}}", "disk-space" },
+		{ "{\"event\":\"DISK_SPACE\",\"data\":{\"state\":\"enough\"}}", NULL },
 		{ "{\"event\":\"BLOCK_IO_ERROR\",\"data\":{\"nospace\":false}}", NULL },
 		{ "{\"event\":\"JOB_PROGRESS\",\"data\":{}}", NULL },
 	};
