@@ -501,6 +501,8 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (!r)
 		h->watchman = thresholds_new(h, command_run_as, &d->commands);
 	if (!r)
+		vm_space_load(h);
+	if (!r)
 		h->web_hooks = web_hooks_new(h);
 	if (!r)
 		policies_go(h);

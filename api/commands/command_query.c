@@ -700,12 +700,24 @@ static void put_affinities(struct json_writer *w, const struct vm *vm, uint32_t 
 	jw_array_end(w);
 }
 
+static void put_growth(struct json_writer *w, const struct vm *vm)
+{
+	struct vm_space_growth g;
+
+	if (!vm_space_growth(vm, &g))
+		return;
+	jw_int(w, "growth", (int64_t)g.bytes_a_day);
+	if (g.days_left >= 0)
+		jw_int(w, "days-left", g.days_left < 1e6 ? (int64_t)g.days_left : 1000000);
+}
+
 static void info_answer(struct call *c, const struct vm_info *info, const struct vm_figures *more)
 {
 	struct json_writer w = { 0 };
 
 	jw_object(&w, NULL);
 	command_vm_figures(&w, c->vm, info, more);
+	put_growth(&w, c->vm);
 	if (more)
 		put_affinities(&w, c->vm, info->vcpus);
 	jw_object_end(&w);

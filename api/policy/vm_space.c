@@ -3,6 +3,8 @@
 #include "api/policy/thresholds.h"
 #include "api/schema/event.h"
 #include "api/schema/schema.h"
+#include "api/store/pool_history.h"
+#include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_figures.h"
@@ -21,6 +23,8 @@
 #define FETCH_TIMEOUT_NS (1 * CLOCK_NS_PER_S)
 /* Time between two questions of a VM that does not write, while space is low. */
 #define LOW_NS (30 * CLOCK_NS_PER_S)
+#define STORE_NS (3600 * CLOCK_NS_PER_S)
+#define FILE_NAME "space.json"
 #define EVENTS_BURST 10
 #define EVENTS_WINDOW_NS (3600 * CLOCK_NS_PER_S)
 
@@ -30,13 +34,18 @@ struct vm_space {
 	bool answered; /* in this run */
 	bool silent; /* has not answered vm_space_fetch() */
 	bool asking; /* vm_space_look() waits for an answer */
-	bool stale;  /* ask again, whether the guest writes or not */
+	bool stale;  /* ask again, whether the guest writes or not: a job has changed the images */
+	bool unsettled; /* ask again, since the image's tables are written later than the guest's data */
 	uint64_t live_changes; /* of the VM, when the process was asked last */
-	uint64_t asked_ns; /* CLOCK_MONOTONIC */
+	uint64_t asked_ns; /* CLOCK_MONOTONIC; 0: not in this run */
 	uint64_t writes, bytes; /* of the guest, when the process was asked last */
 	struct space_fill fills[VM_DISKS_MAX]; /* of the disks' file systems */
 	bool low; /* as told */
-	struct ratelimit events; /* outlives the run */
+	/* These outlive the run. */
+	struct ratelimit events;
+	struct pool_history *history; /* owned: bytes that the images take, of those that the guest sees; NULL: none yet */
+	uint64_t store_ns;	      /* not stored before this time */
+	bool unstored;
 };
 
 static struct vm_space *space_of(struct vm *vm)
@@ -100,6 +109,74 @@ static void low_look(struct vm *vm)
 	low_tell(vm, d);
 }
 
+/* ---- growth ---- */
+
+static void history_keep(struct vm *vm)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+
+	js_put(o, "points", pool_history_to_json(vm->space->history));
+	store_put(vm->host->store, vm->def->name, FILE_NAME, o, STORE_EVENTUALLY, NULL, NULL);
+	vm->space->store_ns = clock_monotonic_ns() + STORE_NS;
+	vm->space->unstored = false;
+}
+
+/* Note what all images that the VM writes take. */
+static void history_add(struct vm *vm)
+{
+	struct pool_point p = { .time_s = (int64_t)(clock_realtime_ns() / CLOCK_NS_PER_S) };
+	struct vm_space *s = vm->space;
+
+	for (size_t i = 0; i < s->ndisks; i++) {
+		p.used_bytes += s->disks[i].total_bytes ? MIN(s->disks[i].allocation_bytes, 1ULL << 56) : 0;
+		p.total_bytes += s->disks[i].total_bytes ? MIN(s->disks[i].capacity_bytes, 1ULL << 56) : 0;
+	}
+	if (!p.total_bytes)
+		return;
+	if (!s->history) {
+		s->history = must_alloc(calloc(1, sizeof(*s->history)));
+		s->store_ns = clock_monotonic_ns() + STORE_NS;
+	}
+	pool_history_add(s->history, &p);
+	s->unstored = true;
+	if (clock_monotonic_ns() >= s->store_ns)
+		history_keep(vm);
+}
+
+bool vm_space_growth(const struct vm *vm, struct vm_space_growth *ret)
+{
+	const struct pool_history *h = vm->space ? vm->space->history : NULL;
+	struct pool_history now;
+	struct pool_point p;
+
+	if (!h || !h->n)
+		return false;
+	/* Nothing has been written since the last point. */
+	now = *h;
+	p = h->points[h->n - 1];
+	p.time_s = MAX(p.time_s, (int64_t)(clock_realtime_ns() / CLOCK_NS_PER_S));
+	pool_history_add(&now, &p);
+	if (!pool_history_growth(&now, &ret->bytes_a_day))
+		return false;
+	ret->days_left = pool_history_days_left(&now);
+	return true;
+}
+
+void vm_space_load(struct vm_host *host)
+{
+	for (size_t i = 0; i < host->nvms; i++) {
+		struct vm *vm = host->vms[i];
+		CLEANUP_JS struct json_object *o = store_load_file(host->store, vm->def->name, FILE_NAME);
+		struct vm_space *s = o ? space_of(vm) : NULL;
+
+		if (!s)
+			continue;
+		s->history = must_alloc(calloc(1, sizeof(*s->history)));
+		pool_history_from_json(js_get(o, "points"), s->history);
+		s->store_ns = clock_monotonic_ns() + STORE_NS;
+	}
+}
+
 /* ---- answers ---- */
 
 static void disks_take(struct vm_space *s, const struct vm_spaces *from)
@@ -124,6 +201,7 @@ static void disks_take(struct vm_space *s, const struct vm_spaces *from)
 static void answer_take(struct vm *vm, const struct vm_spaces *from)
 {
 	disks_take(vm->space, from);
+	history_add(vm);
 	low_look(vm);
 	thresholds_take_space(vm, from);
 }
@@ -158,15 +236,17 @@ static void look_done(void *opaque, int r, const struct vm_answer *a, const stru
 		answer_take(vm, a->spaces);
 }
 
-/* Whether it is time to ask the process again. bytes: that the guest has written since the last question. */
+/* Whether it is time to ask the process. bytes: that the guest has written since the last question. */
 static bool is_due(const struct vm *vm, bool writes, uint64_t bytes, uint64_t ns)
 {
 	const struct vm_space *s = vm->space;
 	uint64_t next_ns = space_fill_next_ns(&(struct space_fill){ 0 }), next_bytes = UINT64_MAX;
 
-	if (!writes && !s->stale && vm->live_changes == s->live_changes)
+	if (!s->asked_ns)
+		return writes;
+	if (!writes && !s->stale && !s->unsettled && vm->live_changes == s->live_changes)
 		return s->low && ns >= LOW_NS;
-	for (size_t i = 0; i < s->ndisks; i++) {
+	for (size_t i = 0; i < s->ndisks && writes; i++) {
 		next_ns = MIN(next_ns, space_fill_next_ns(&s->fills[i]));
 		next_bytes = MIN(next_bytes, space_fill_next_bytes(&s->fills[i]));
 	}
@@ -176,14 +256,17 @@ static bool is_due(const struct vm *vm, bool writes, uint64_t bytes, uint64_t ns
 void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns)
 {
 	struct vm_space *s = vm->space;
+	bool writes;
 
 	if (!s && !sums->wr_reqs)
 		return;
 	s = space_of(vm);
-	if (s->asking || (s->asked_ns && !is_due(vm, sums->wr_reqs != s->writes, sums->wr_bytes - MIN(s->bytes, sums->wr_bytes), now_ns - s->asked_ns)))
+	writes = sums->wr_reqs != s->writes;
+	if (s->asking || !is_due(vm, writes, sums->wr_bytes - MIN(s->bytes, sums->wr_bytes), now_ns - s->asked_ns))
 		return;
 	s->asking = true;
 	s->stale = false;
+	s->unsettled = writes;
 	s->asked_ns = now_ns;
 	s->writes = sums->wr_reqs;
 	s->bytes = sums->wr_bytes;
@@ -220,6 +303,8 @@ void vm_space_fetch(struct vm *vm, void (*done)(void *opaque), void *opaque)
 	}
 	f = must_alloc(calloc(1, sizeof(*f)));
 	*f = (struct fetch){ vm, done, opaque };
+	vm->space->asked_ns = clock_monotonic_ns();
+	vm->space->live_changes = vm->live_changes;
 	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, FETCH_TIMEOUT_NS, fetch_done, f);
 }
 
@@ -242,12 +327,19 @@ static void space_on_job_concluded(struct vm_host *host, const char *name)
 
 static void space_on_process_gone(struct vm *vm)
 {
-	if (vm->space)
-		*vm->space = (struct vm_space){ .events = vm->space->events };
+	struct vm_space *s = vm->space;
+
+	if (!s)
+		return;
+	if (s->unstored)
+		history_keep(vm);
+	*s = (struct vm_space){ .events = s->events, .history = s->history, .store_ns = s->store_ns };
 }
 
 static void space_on_removed(struct vm *vm)
 {
+	if (vm->space)
+		free(vm->space->history);
 	free(vm->space);
 	vm->space = NULL;
 }

@@ -1,11 +1,13 @@
 /* vm_space: what the images of running VMs take, and how full their file systems are: DISK_SPACE tells when one has
- * little space (space_fill.h), and when it is enough again. A VM's process has the files open, so it says that (VM_MSG_SPACE): a
- * file system that hangs holds up a thread of that process, and the daemon opens no file of a user.
+ * little space (space_fill.h), and when it is enough again. A VM's process has the files open, so it says that
+ * (VM_MSG_SPACE): a file system that hangs holds up a thread of that process, and the daemon opens no file of a user.
  *
  * The daemon asks when a client wants the figures for the first time in a run, and then within some seconds after the
  * guest has written, a job has ended or the definition has changed. Samples of trends (trends.h) show the writes, so a
- * VM that writes nothing is not woken. The sooner a file system can be full, the sooner is the next question, each second
- * at the most; while space is low, the daemon asks each half minute also without writes.
+ * VM that writes nothing is not woken. The sooner a file system can be full, the sooner is the next question, each
+ * second at the most; while space is low, the daemon asks each half minute also without writes.
+ *
+ * The sizes of two weeks are kept in space.json in the VM's folder, an hour apart, and tell how fast the VM grows.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_VM_SPACE_H
 #define CAIRN_API_POLICY_VM_SPACE_H
@@ -15,6 +17,7 @@
 #include <stdint.h>
 
 struct vm;
+struct vm_host;
 struct vm_observer;
 struct vm_sums;
 
@@ -36,6 +39,15 @@ size_t vm_space_disks(const struct vm *vm, const struct vm_space_disk **ret);
 /* Ask the process, unless it has answered in this run, or was asked in vain. done: called once, in this call or from
  * the loop, also if the process ends, or does not answer within a second. */
 void vm_space_fetch(struct vm *vm, void (*done)(void *opaque), void *opaque);
+/* How fast the images grew that the VM writes, of the last week. */
+struct vm_space_growth {
+	double bytes_a_day;
+	double days_left; /* until they have the size that the guest sees; -1: they do not grow */
+};
+/* Returns false if that is not known: the guest has not written for six hours yet. */
+bool vm_space_growth(const struct vm *vm, struct vm_space_growth *ret);
+/* Load what earlier daemons have kept of all VMs. */
+void vm_space_load(struct vm_host *host);
 /* A second's sample of a running VM: ask the process, if it is time. now_ns: CLOCK_MONOTONIC. */
 void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns);
 

@@ -111,6 +111,8 @@ const struct field info_returns[] = {
 	{ "exits", FIELD_EXITS, OPTIONAL, "number of VM exits by kind" },
 	{ "idle", FIELD_BOOL, OPTIONAL, "the VM runs and all vCPUs are halted" },
 	{ "agent", FIELD_STRING, OPTIONAL, "state of the guest agent's port: closed, open, connected (an agent answers)" },
+	{ "growth", FIELD_INT, OPTIONAL, "bytes a day by which the images grew that the VM writes, of the last week; this and days-left only in vm-info" },
+	{ "days-left", FIELD_INT, OPTIONAL, "days until these images have the size that the guest sees" },
 	{ "disks", LIST_OF(FIELD_DISK_FIGURES), OPTIONAL, "figures of each disk" },
 	{ "interfaces", LIST_OF(FIELD_INTERFACE_FIGURES), OPTIONAL, "figures of each interface" }, END };
 static const struct field balloon_figures[] = {

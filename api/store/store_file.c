@@ -203,6 +203,7 @@ static const char *const vm_files[] = {
 	"schedule.json",
 	"timetable.json",
 	"thresholds.json",
+	"space.json",
 	"fork.pending",
 	"import.pending",
 	"imported.json",

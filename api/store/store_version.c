@@ -55,6 +55,7 @@ static const struct kind {
 	{ "schedule.json", 1, true, { NULL } },
 	{ "timetable.json", 1, true, { NULL } },
 	{ "thresholds.json", 1, true, { NULL } },
+	{ "space.json", 1, true, { NULL } },
 	{ "autostart.json", 1, true, { NULL } },
 	{ "template.json", 1, true, { NULL } },
 	{ "transient.json", 1, true, { NULL } },

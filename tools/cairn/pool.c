@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/output.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -236,4 +237,15 @@ int volume_check_unused(struct cli *c, const char *path, struct err *e)
 	s.file = &st;
 	r = volumes_each(*folder ? folder : "/", backing_look, &s, e);
 	return !r && s.user[0] ? err_set(e, -EBUSY, ERR_BUSY, "%.300s is the backing file of %.100s; delete that first", path, s.user) : r;
+}
+
+void growth_print(struct json_object *o)
+{
+	int64_t growth = js_get_int(o, "growth", 0);
+	char text[VOLUME_SIZE_TEXT];
+
+	if (js_get(o, "growth"))
+		label_print(stdout, "Growth:", "%s%s a day", growth < 0 ? "-" : "", volume_size_text((uint64_t)llabs(growth), text));
+	if (js_get(o, "days-left"))
+		label_print(stdout, "Full in:", "%lld days%s", (long long)js_get_int(o, "days-left", 0), js_get_bool(o, "low", false) ? " (low)" : "");
 }

@@ -43,4 +43,7 @@ bool volume_name_is_good(const char *name);
 /* Check that no VM and no volume of the same folder uses the file. Returns 0; -EBUSY; -errno. */
 int volume_check_unused(struct cli *c, const char *path, struct err *e);
 
+/* Print "growth" and "days-left" of an answer, those that are there. */
+void growth_print(struct json_object *o);
+
 #endif

@@ -183,7 +183,7 @@ static int disk_print(struct cli *c, struct json_object *disks, struct json_obje
 
 int verb_domblkinfo(struct cli *c)
 {
-	CLEANUP_JS struct json_object *disks = NULL, *pins = NULL, *all = NULL;
+	CLEANUP_JS struct json_object *disks = NULL, *pins = NULL, *all = NULL, *info = NULL;
 	struct err e;
 
 	if (option_flag(c, "human") && c->npos < 2)
@@ -194,9 +194,13 @@ int verb_domblkinfo(struct cli *c)
 	all = disks_of(disks, js_get_array(pins, "pins"));
 	if (c->npos > 1)
 		return disk_print(c, disks, all);
-	if (c->format == CLI_TABLE)
+	if (c->format == CLI_TABLE && cli_vm_info(c, c->pos[0], &info, &e) < 0)
+		return cli_fail(&e, "failed to get information of domain '%s'", c->pos[0]);
+	if (c->format == CLI_TABLE) {
 		disks_print(all);
-	else
+		growth_print(info);
+	} else {
 		output_print(stdout, c->format, all);
+	}
 	return CLI_OK;
 }

@@ -4,6 +4,7 @@
 #include "api/wire/json.h"
 #include "base/util.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/pool.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -73,6 +74,7 @@ static void info_print(struct json_object *o)
 		(long long)js_get_int(o, "used-memory", 0) / 1024);
 	balanced_print(js_get(js_get(o, "balance"), "cpu-shares"), 1, "CPU shares:", "");
 	balanced_print(js_get(js_get(o, "balance"), "memory"), 1024, "Balloon:", " KiB");
+	growth_print(o);
 	label_print(stdout, "Persistent:", "%s", js_get_bool(o, "persistent", true) ? "yes" : "no");
 	if (js_get_bool(o, "ephemeral", false))
 		label_print(stdout, "Ephemeral:", "yes");

@@ -144,11 +144,7 @@ static void info_print(struct json_object *o)
 	label_print(stdout, "Capacity:", "%s", size_cell(o, "capacity", text));
 	label_print(stdout, "Allocation:", "%s", size_cell(o, "allocation", text));
 	label_print(stdout, "Available:", "%s", size_cell(o, "available", text));
-	if (js_get(o, "growth"))
-		label_print(stdout, "Growth:", "%s%s a day", js_get_int(o, "growth", 0) < 0 ? "-" : "",
-			volume_size_text((uint64_t)llabs(js_get_int(o, "growth", 0)), text));
-	if (js_get(o, "days-left"))
-		label_print(stdout, "Full in:", "%lld days%s", (long long)js_get_int(o, "days-left", 0), js_get_bool(o, "low", false) ? " (low)" : "");
+	growth_print(o);
 	label_print(stdout, "Volumes:", "%lld", (long long)js_get_int(o, "volumes", 0));
 	label_print(stdout, "Of volumes:", "%s", size_cell(o, "volume-allocation", text));
 	printf("\n");

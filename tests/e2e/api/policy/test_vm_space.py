@@ -1,6 +1,7 @@
-"""The space that images of running VMs take, and file systems that fill below them."""
+"""The space that images of running VMs take, how it grows, and file systems that fill below them."""
 
 import json
+import time
 
 import pytest
 
@@ -49,3 +50,49 @@ def test_low_space_is_told_before_a_vm_pauses(daemon, guest, small):
     assert told(daemon)[1]["free"] > 40 * MIB
     assert daemon.info("a")["state"] == "running"
     g.close()
+
+
+def test_growth_of_a_vm_comes_from_what_is_kept(fake):
+    """Of a VM that is off, too: nothing has grown since the last point."""
+    fake.define("vm1")
+    assert "Growth:" not in fake.cairn("dominfo", "vm1").stdout
+    fake.stop()
+    now, hour, gib = int(time.time()), 3600, 1 << 30
+    points = [[now - i * hour, 10 * gib - i * gib // 24, 20 * gib] for i in range(72, 0, -1)]
+    (fake.state / "vms/vm1/space.json").write_text(json.dumps({"version": 1, "points": points}))
+    fake.start()
+    info = fake.info("vm1")
+    assert info["growth"] == pytest.approx(gib, rel=0.05) and info["days-left"] in (9, 10)
+    for verb in ("dominfo", "domblkinfo"):
+        out = fake.cairn(verb, "vm1").stdout
+        assert "Growth: " in out and " GiB a day\n" in out and f"{info['days-left']} days\n" in out
+    fake.cairn("domrename", "vm1", "vm2")
+    assert fake.info("vm2")["growth"] == info["growth"]
+    fake.cairn("clone", "vm2", "--name", "vm3")
+    assert "growth" not in fake.info("vm3")
+    fake.cairn("undefine", "vm2")
+    assert not (fake.state / "vms/vm2").exists()
+
+
+def test_damaged_history_is_left_out(fake):
+    fake.define("vm1")
+    fake.stop()
+    path = fake.state / "vms/vm1/space.json"
+    path.write_text(json.dumps({"version": 1, "points": [[-1, 2, 3], "x", [1, 2], [5, 2**70, 1]]}))
+    fake.start()
+    assert "growth" not in fake.info("vm1")
+
+
+def test_run_leaves_what_its_images_took(daemon, guest, tmp_path):
+    disks = [{"path": image(tmp_path / f"{n}.raw"), "format": "raw"} for n in "ab"]
+    g = machine(daemon, guest, disks=[*disks, {"path": image(tmp_path / "c.raw"), "format": "raw", "readonly": True}])
+    g.run("open 0")
+    g.run("write 0 128 1")
+    g.run("flush")
+    want = [sum((tmp_path / f"{n}.raw").stat().st_blocks * 512 for n in "ab"), 2 * 4 * MIB]
+    until(lambda: daemon.info("a")["disks"][0].get("allocation") == want[0])
+    g.close()
+    daemon.cairn("destroy", "a")
+    path = daemon.state / "vms/a/space.json"
+    until(path.exists)
+    assert [p[1:] for p in json.loads(path.read_text())["points"]][-1] == want

@@ -1,0 +1,266 @@
+/* When a VM's process is asked for the space of its images, over hours of a fake clock, and what is told then. */
+#include "api/policy/vm_space.h"
+#include "api/store/store.h"
+#include "api/vm/observer.h"
+#include "api/vm/vm.h"
+#include "api/vm/vm_figures.h"
+#include "api/vm/vm_process.h"
+#include "api/wire/json.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "tests/unit/tmp.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define DEFINITION "{\"name\":\"vm1\",\"memory\":\"32M\",\"boot\":{\"kernel\":\"/kernel\"}," \
+	"\"disks\":[{\"path\":\"/vda.qcow2\",\"format\":\"qcow2\"}]}"
+#define BEGIN_S 1000000
+
+static const struct vm_observer *const observers[] = { &vm_space_observer, NULL };
+
+struct fixture {
+	char dir[96];
+	struct vm_host d;
+	struct vm *vm;
+	struct vm_sums sums; /* of the guest */
+	unsigned requests, lows, enoughs, kept;
+	struct vm_spaces spaces; /* what the VM's process answers */
+	bool is_silent;
+};
+
+static struct fixture *f;
+static _Thread_local time_t fake_s; /* 0: the host's clock */
+
+int __real_clock_gettime(clockid_t id, struct timespec *ts);
+int __wrap_clock_gettime(clockid_t id, struct timespec *ts);
+int __wrap_store_put(struct store *s, const char *vm, const char *file, struct json_object *o, enum store_durability d,
+	struct store_work *w, struct err *e);
+void __wrap_vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len, int fd,
+	uint64_t timeout_ns, void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque);
+
+int __wrap_clock_gettime(clockid_t id, struct timespec *ts)
+{
+	if (!fake_s || (id != CLOCK_MONOTONIC && id != CLOCK_REALTIME))
+		return __real_clock_gettime(id, ts);
+	*ts = (struct timespec){ .tv_sec = fake_s };
+	return 0;
+}
+
+int __wrap_store_put(struct store *s, const char *vm, const char *file, struct json_object *o, enum store_durability d,
+	struct store_work *w, struct err *e)
+{
+	(void)s, (void)vm, (void)o, (void)d, (void)w, (void)e;
+	f->kept += !strcmp(file, "space.json");
+	return 0;
+}
+
+void __wrap_vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len, int fd,
+	uint64_t timeout_ns, void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
+	void *opaque)
+{
+	const struct vm_answer a = { .spaces = &f->spaces };
+
+	(void)p, (void)body, (void)len, (void)fd, (void)timeout_ns;
+	assert_int_equal(type, VM_MSG_SPACE);
+	f->requests++;
+	if (!f->is_silent)
+		done(opaque, 0, &a, NULL);
+}
+
+static void told(void *opaque, enum event_id id, const char *vm, const uint8_t *uuid, struct json_object *data)
+{
+	(void)opaque, (void)vm, (void)uuid;
+	if (id == EVENT_DISK_SPACE) {
+		assert_string_equal(js_get_str(data, "device"), "vda");
+		f->lows += !strcmp(js_get_str(data, "state"), "low");
+		f->enoughs += !strcmp(js_get_str(data, "state"), "enough");
+	}
+	json_object_put(data);
+}
+
+/* Say what the image takes, and what is free of a file system of 100 GiB. */
+static void space_is(uint64_t allocation_bytes, uint64_t free_bytes)
+{
+	f->spaces.images[0] = (struct vm_space_image){ .id = "vda", .capacity_bytes = 50 * GIB, .allocation_bytes = allocation_bytes,
+		.physical_bytes = allocation_bytes };
+	f->spaces.disks[0].free_bytes = free_bytes;
+	f->spaces.disks[0].total_bytes = 100 * GIB;
+}
+
+static int setup(void **state)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct definition *def;
+	struct err e;
+
+	(void)state;
+	f = calloc(1, sizeof(*f));
+	log_set_fd(open("/dev/null", O_WRONLY));
+	snprintf(f->dir, sizeof(f->dir), "%s/cairn-test-XXXXXX", tmp_folder());
+	assert_non_null(mkdtemp(f->dir));
+	assert_int_equal(loop_new(16, &f->d.loop, &e), 0);
+	assert_int_equal(store_open(f->dir, NULL, &f->d.store, &e), 0);
+	assert_int_equal(js_parse(DEFINITION, strlen(DEFINITION), "vm", &o, &e), 0);
+	assert_int_equal(definition_parse(o, NULL, &def, &e), 0);
+	f->d.observers = observers;
+	f->d.sink.emit = told;
+	assert_int_equal(vm_add(&f->d, def, &f->vm), 0);
+	space_is(GIB, 50 * GIB);
+	fake_s = BEGIN_S;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	char command[128];
+	int r;
+
+	(void)state;
+	fake_s = 0;
+	vm_free_all(&f->d);
+	store_close(f->d.store);
+	loop_free(f->d.loop);
+	snprintf(command, sizeof(command), "rm -r %s", f->dir);
+	r = system(command);
+	free(f);
+	return r;
+}
+
+/* Let seconds pass, in each of which the guest writes so much. Returns how often the process was asked. */
+static unsigned seconds(unsigned n, uint64_t bytes)
+{
+	unsigned before = f->requests;
+
+	for (unsigned i = 0; i < n; i++) {
+		f->sums.wr_reqs += bytes > 0;
+		f->sums.wr_bytes += bytes;
+		vm_space_look(f->vm, &f->sums, clock_monotonic_ns());
+		fake_s++;
+	}
+	return f->requests - before;
+}
+
+static void test_vm_that_writes_nothing_is_not_asked(void **state)
+{
+	(void)state;
+	assert_int_equal(seconds(3600, 0), 0);
+	assert_null(vm_space_of(f->vm, "vda"));
+	assert_int_equal(seconds(1, 4096), 1);
+	assert_int_equal(vm_space_of(f->vm, "vda")->allocation_bytes, GIB);
+	/* Once more for the image's tables, and then not again. */
+	assert_int_equal(seconds(3600, 0), 1);
+	/* The next run, too. */
+	vm_space_observer.process_gone(f->vm);
+	f->sums = (struct vm_sums){ 0 };
+	assert_int_equal(seconds(3600, 0), 0);
+	assert_null(vm_space_of(f->vm, "vda"));
+}
+
+static void test_vm_that_writes_is_asked_each_five_seconds(void **state)
+{
+	(void)state;
+	assert_int_equal(seconds(600, 4096), 120);
+	f->is_silent = true;
+	assert_int_equal(seconds(600, 4096), 1);
+}
+
+static void test_job_and_definition_make_the_figures_stale(void **state)
+{
+	(void)state;
+	vm_space_observer.job_concluded(&f->d, "vm1");
+	assert_int_equal(seconds(600, 0), 0);
+	seconds(60, 4096);
+	seconds(60, 0);
+	vm_space_observer.job_concluded(&f->d, "vm1");
+	assert_int_equal(seconds(600, 0), 1);
+	f->vm->live_changes++;
+	assert_int_equal(seconds(600, 0), 1);
+}
+
+static void test_large_writes_near_the_limit_are_asked_for_at_once(void **state)
+{
+	(void)state;
+	space_is(GIB, 5 * GIB); /* low below 4 GiB */
+	assert_int_equal(seconds(5, 300 * MIB), 5);
+	assert_int_equal(f->lows, 0);
+	space_is(2 * GIB, 3 * GIB);
+	seconds(2, 300 * MIB);
+	assert_int_equal(f->lows, 1);
+}
+
+static void test_low_space_is_told_once_and_its_end_without_writes(void **state)
+{
+	(void)state;
+	space_is(GIB, 4 * GIB - 1);
+	seconds(600, 4096);
+	assert_int_equal(f->lows, 1);
+	space_is(GIB, 50 * GIB);
+	f->requests = 0;
+	seconds(60, 0);
+	assert_int_equal(f->enoughs, 1);
+	assert_true(f->requests >= 1 && f->requests <= 3);
+	assert_int_equal(seconds(600, 0), 0);
+}
+
+static void test_ten_events_an_hour_pass(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 100; i++) {
+		space_is(GIB, i % 2 ? 50 * GIB : GIB);
+		seconds(5, 4096);
+	}
+	assert_int_equal(f->lows + f->enoughs, 10);
+}
+
+static void test_growth_is_that_of_the_images(void **state)
+{
+	struct vm_space_growth g;
+
+	(void)state;
+	for (unsigned hour = 0; hour < 48; hour++) {
+		space_is(GIB + hour * (GIB / 24), 50 * GIB);
+		seconds(10, 4096);
+		fake_s += 3590;
+		if (hour == 2)
+			assert_false(vm_space_growth(f->vm, &g));
+	}
+	assert_true(vm_space_growth(f->vm, &g));
+	assert_true(g.bytes_a_day > 0.9 * (double)GIB && g.bytes_a_day < 1.1 * (double)GIB);
+	assert_true(g.days_left > 40 && g.days_left < 55);
+	assert_true(f->kept >= 40 && f->kept <= 49);
+	/* It outlives the run. Nothing has grown in two days more. */
+	vm_space_observer.process_gone(f->vm);
+	fake_s += 2 * 24 * 3600;
+	assert_true(vm_space_growth(f->vm, &g));
+	assert_true(g.bytes_a_day < 0.95 * (double)GIB);
+	fake_s += 14 * 24 * 3600;
+	assert_false(vm_space_growth(f->vm, &g));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_vm_that_writes_nothing_is_not_asked, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_vm_that_writes_is_asked_each_five_seconds, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_job_and_definition_make_the_figures_stale, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_large_writes_near_the_limit_are_asked_for_at_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_low_space_is_told_once_and_its_end_without_writes, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_ten_events_an_hour_pass, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_growth_is_that_of_the_images, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
