@@ -216,12 +216,6 @@ const struct vm_space_disk *vm_space_of(const struct vm *vm, const char *id)
 	return NULL;
 }
 
-size_t vm_space_disks(const struct vm *vm, const struct vm_space_disk **ret)
-{
-	*ret = vm->space ? vm->space->disks : NULL;
-	return vm->space ? vm->space->ndisks : 0;
-}
-
 /* ---- questions ---- */
 
 static void look_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)

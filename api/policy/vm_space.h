@@ -34,8 +34,6 @@ extern const struct vm_observer vm_space_observer;
 /* Return what is known of a disk; NULL: nothing. id: terminated, or of 16 bytes. Borrowed until the loop's next
  * turn. */
 const struct vm_space_disk *vm_space_of(const struct vm *vm, const char *id);
-/* Return the number of disks that are known, and those. Borrowed until the loop's next turn. */
-size_t vm_space_disks(const struct vm *vm, const struct vm_space_disk **ret);
 /* Ask the process, unless it has answered in this run, or was asked in vain. done: called once, in this call or from
  * the loop, also if the process ends, or does not answer within a second. */
 void vm_space_fetch(struct vm *vm, void (*done)(void *opaque), void *opaque);

@@ -81,8 +81,6 @@ static const struct field stats_returns[] = {
 	{ "vms", LIST_OF(FIELD_VM_FIGURES), REQUIRED, "by name: as vm-info returns a VM" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 
-static const struct field space_returns[] = {
-	{ "disks", LIST_OF(FIELD_DISK_SPACE), REQUIRED, "the disks of a running VM; none if its process does not answer" }, END };
 static const struct field trend_args[] = { FIELD_VM,
 	{ "series", LIST_OF(FIELD_STRING), OPTIONAL, "names of the series [all]" },
 	{ "from", FIELD_INT, OPTIONAL, "begin: realtime, ns [an hour before `to`]" },
@@ -592,7 +590,7 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-stats", "show what vm-info shows of all VMs, page by page; a process that does not answer within a second has no statistics",
 		stats_args, stats_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
-	{ "vm-space", "show the space that the images of a running VM take", vm_only, space_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "vm-space", "as vm-info, but ask the VM's process first for the space of its images, if it has not said that in this run", vm_only, info_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-trend", "show what a VM did over time: up to two years back", trend_args, trend_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "advise", "say what is wasted, short or unusual and what will run out, from the trends of VMs, the space of pools and the memory of the host", advise_args, advise_returns,
 		ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },

@@ -184,13 +184,6 @@ static const struct field disk_figures[] = {
 	{ "rd-latency", LIST_OF(FIELD_INT), OPTIONAL, "numbers of reads " DOC_LATENCY },
 	{ "wr-latency", LIST_OF(FIELD_INT), OPTIONAL, "likewise of writes" },
 	{ "fl-latency", LIST_OF(FIELD_INT), OPTIONAL, "likewise of flushes" }, END };
-static const struct field disk_space[] = {
-	{ "id", FIELD_STRING, REQUIRED, "id of the disk" },
-	{ "capacity", FIELD_INT, REQUIRED, "size that the guest sees, bytes; 0: a drive without a medium" },
-	{ "allocation", FIELD_INT, OPTIONAL, "bytes that its image takes, of a block device its size" },
-	{ "physical", FIELD_INT, OPTIONAL, "size of the image's file or device, bytes" },
-	{ "free", FIELD_INT, OPTIONAL, "free bytes of the file system that holds the image, of a disk that the VM writes" },
-	{ "total", FIELD_INT, OPTIONAL, "bytes of that file system" }, END };
 static const struct field interface_figures[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the interface" },
 	{ "mac", FIELD_STRING, REQUIRED, "its MAC address" },
@@ -628,7 +621,6 @@ static const struct field *const members[FIELD_TYPE_COUNT] = {
 	[FIELD_ASSIST] = assist,
 	[FIELD_EXITS] = exits,
 	[FIELD_DISK_FIGURES] = disk_figures,
-	[FIELD_DISK_SPACE] = disk_space,
 	[FIELD_INTERFACE_FIGURES] = interface_figures,
 	[FIELD_INTERFACE_LIMITS] = interface_limits,
 	[FIELD_INTERFACE_LIMIT] = interface_limit,

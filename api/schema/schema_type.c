@@ -62,7 +62,6 @@ static const struct {
 	[FIELD_ASSIST] = { "assist", "object", { NULL } },
 	[FIELD_EXITS] = { "exits", "object", { NULL } },
 	[FIELD_DISK_FIGURES] = { "disk-figures", "object", { NULL } },
-	[FIELD_DISK_SPACE] = { "disk-space", "object", { NULL } },
 	[FIELD_INTERFACE_FIGURES] = { "interface-figures", "object", { NULL } },
 	[FIELD_INTERFACE_LIMITS] = { "interface-limits", "object", { NULL } },
 	[FIELD_INTERFACE_LIMIT] = { "interface-limit", "object", { NULL } },

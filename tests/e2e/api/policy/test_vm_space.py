@@ -65,7 +65,7 @@ def test_growth_of_a_vm_comes_from_what_is_kept(fake):
     assert info["growth"] == pytest.approx(gib, rel=0.05) and info["days-left"] in (9, 10)
     for verb in ("dominfo", "domblkinfo"):
         out = fake.cairn(verb, "vm1").stdout
-        assert "Growth: " in out and " GiB a day\n" in out and f"{info['days-left']} days\n" in out
+        assert "Growth: " in out and "iB a day\n" in out and f"{info['days-left']} days\n" in out
     fake.cairn("domrename", "vm1", "vm2")
     assert fake.info("vm2")["growth"] == info["growth"]
     fake.cairn("clone", "vm2", "--name", "vm3")

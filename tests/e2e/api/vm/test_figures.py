@@ -326,11 +326,8 @@ def test_domstats_shows_what_images_take(daemon, guest, tmp_path):
     daemon.stop()
     daemon.start()
     assert [sizes(stats_of(daemon), i) for i in range(2)] == want()
-    space = daemon.qmp().run("vm-space", vm="a")
-    assert [d["id"] for d in space["disks"]] == ["vda", "vdb", "sda"]
-    assert ["free" in d for d in space["disks"]] == [True, False, False] and 0 < space["disks"][0]["free"] <= space["disks"][0]["total"]
     daemon.cairn("destroy", "a")
-    assert daemon.qmp().run("vm-space", vm="a") == {"disks": []}
+    assert "disks" not in daemon.qmp().run("vm-space", vm="a")
 
 
 def test_space_of_an_attached_disk_is_known_after_some_seconds(daemon, guest, tmp_path):

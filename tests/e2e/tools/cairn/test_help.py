@@ -295,6 +295,7 @@ template vm1 --disable
 domrename vm1 vm9
 domrename vm9 vm1
 start vm1 --publish 2222:22
+domstats vm1
 forward-add vm1 2222:22 --live
 forward-remove vm1 2222 --live
 forward-list vm1
