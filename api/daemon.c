@@ -15,6 +15,7 @@
 #include "api/jobs/job_wait.h"
 #include "api/jobs/job_owner.h"
 #include "api/jobs/pin_release.h"
+#include "api/jobs/pool_volumes.h"
 #include "api/jobs/pull.h"
 #include "api/jobs/promote.h"
 #include "api/jobs/rename.h"
@@ -567,6 +568,7 @@ void daemon_close(struct daemon *d)
 	network_watch_free(h->network_watch);
 	networks_free(h);
 	job_waits_free(h);
+	pool_volumes_free(h);
 	jobs_free(h);
 	permissions_done(&h->permissions);
 	quotas_done(&h->quotas);

@@ -215,18 +215,21 @@ static bool definition_has(const struct definition *def, const struct stat *st)
 		is_file(def->nvram_template, st));
 }
 
+const struct vm *volumes_user(const struct vm_host *host, const struct vm *except, const struct stat *st)
+{
+	for (size_t i = 0; i < host->nvms; i++)
+		if (host->vms[i] != except && (definition_has(host->vms[i]->def, st) || definition_has(host->vms[i]->live, st)))
+			return host->vms[i];
+	return NULL;
+}
+
 /* Check that no other VM uses the same file under another path. The error does not name the other VM, because this
  * process does not check whether the user may see that VM. */
 static int others_check(const struct removal *w, const struct volume *x, const struct stat *st, struct err *e)
 {
-	const struct vm_host *host = w->vm->host;
-
-	for (size_t i = 0; i < host->nvms; i++)
-		if (host->vms[i] != w->vm && (definition_has(host->vms[i]->def, st) || definition_has(host->vms[i]->live, st)))
-			return err_set(e, -EBUSY, ERR_BUSY,
-				"disk %s: another VM uses the file %s by another path; nothing was done", x->id,
-				x->path);
-	return 0;
+	if (!volumes_user(w->vm->host, w->vm, st))
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "disk %s: another VM uses the file %s by another path; nothing was done", x->id, x->path);
 }
 
 static int folder_check(const struct volume *x, struct err *e)

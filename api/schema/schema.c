@@ -488,6 +488,22 @@ static const struct field pool_name_args[] = { { "name", FIELD_STRING, REQUIRED,
 static const struct field query_pools_args[] = { { "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 static const struct field query_pools_returns[] = { { "pools", LIST_OF(FIELD_POOL), REQUIRED, "the pools" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
+#define FIELD_VOLUME_POOL { "pool", FIELD_STRING, REQUIRED, "name of the pool" }
+#define FIELD_VOLUME_NAME { "name", FIELD_STRING, REQUIRED, "name of the volume: a file in the pool's folder" }
+static const struct field query_volumes_args[] = { FIELD_VOLUME_POOL,
+	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
+static const struct field query_volumes_returns[] = {
+	{ "volumes", LIST_OF(FIELD_POOL_VOLUME), REQUIRED, "the volumes, without names that are no UTF-8 or have control characters" },
+	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
+static const struct field volume_create_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME,
+	{ "capacity", FIELD_INT, REQUIRED, "size that a guest sees, bytes" },
+	{ "format", FIELD_STRING, OPTIONAL, "qcow2 or raw [qcow2]" }, END };
+static const struct field volume_clone_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME,
+	{ "new-name", FIELD_STRING, REQUIRED, "name of the copy" }, END };
+static const struct field volume_resize_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME,
+	{ "capacity", FIELD_INT, REQUIRED, "its new size, bytes" },
+	{ "shrink", FIELD_BOOL, OPTIONAL, "it may get smaller; what is in its end is lost" }, END };
+static const struct field volume_delete_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME, END };
 static const struct field job_wait_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "timeout", FIELD_INT, OPTIONAL, "time limit, 1 to 86400 seconds [none]" }, END };
 static const struct field job_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" }, END };
@@ -788,6 +804,15 @@ static const struct command commands[] = {
 	{ "pool-define", "give a folder for images a name", pool_define_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "pool-undefine", "forget the name of a pool; its folder and its volumes stay", pool_name_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "query-pools", "list pools", query_pools_args, query_pools_returns, ROLE_VIEWER, 0, ANY_STATE },
+	{ "query-volumes", "list the volumes of a pool, as your user may see the files", query_volumes_args, query_volumes_returns, ROLE_VIEWER, 0,
+		ANY_STATE },
+	{ "volume-create", "create an empty volume in a pool, as your user", volume_create_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
+	{ "volume-clone", "copy a volume within its pool, as your user; answers when the copy is there", volume_clone_args, NULL, ROLE_ADMIN, COMMAND_MUTATES,
+		ANY_STATE },
+	{ "volume-resize", "change the size of a volume that no running VM has, as your user", volume_resize_args, NULL, ROLE_ADMIN, COMMAND_MUTATES,
+		ANY_STATE },
+	{ "volume-delete", "delete a volume that no VM and no other volume of the pool uses, as your user", volume_delete_args, NULL, ROLE_ADMIN,
+		COMMAND_MUTATES, ANY_STATE },
 	{ "query-jobs", "list jobs under way, and results that were not dismissed", query_jobs_args,
 		job_entry, ROLE_VIEWER, COMMAND_FILTERS | COMMAND_RETURNS_LIST, ANY_STATE },
 	{ "job-wait", "wait until a job has concluded, or for the time limit, and show the job as it is then", job_wait_args, job_entry, ROLE_VIEWER,

@@ -448,6 +448,13 @@ static const struct field pool[] = {
 	{ "growth", FIELD_INT, OPTIONAL, "bytes a day, of the last week" },
 	{ "days-left", FIELD_INT, OPTIONAL, "days until it is full" },
 	{ "low", FIELD_BOOL, OPTIONAL, "true: above 90 %, or full in less than a week" }, END };
+static const struct field pool_volume[] = {
+	{ "name", FIELD_STRING, REQUIRED, "name of the file in the pool's folder" },
+	{ "format", FIELD_STRING, OPTIONAL, "qcow2 or raw: as VMs use it, or else as its header says; missing with the next three if you may not read the file" },
+	{ "capacity", FIELD_INT, OPTIONAL, "size that a guest sees, bytes" },
+	{ "allocation", FIELD_INT, OPTIONAL, "bytes that it takes in the file system" },
+	{ "backing", FIELD_STRING, OPTIONAL, "backing file, as its header names it" },
+	{ "vms", LIST_OF(FIELD_STRING), REQUIRED, "VMs with the file in their definition, at most 8 of those that you may see" }, END };
 static const struct field network_entry[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the network" },
 	{ "uuid", FIELD_STRING, REQUIRED, "UUID of the network" },
@@ -660,6 +667,7 @@ static const struct field *const members[FIELD_TYPE_COUNT] = {
 	[FIELD_WEB_HOOK] = web_hook_members,
 	[FIELD_SNAPSHOT_SCHEDULE] = snapshot_schedule,
 	[FIELD_POOL] = pool,
+	[FIELD_POOL_VOLUME] = pool_volume,
 	[FIELD_NETWORK_ENTRY] = network_entry,
 	[FIELD_LEASE] = lease,
 	[FIELD_PERMISSION] = permission,

@@ -101,6 +101,7 @@ static const struct {
 	[FIELD_WEB_HOOK] = { "web-hook", "object", { NULL } },
 	[FIELD_SNAPSHOT_SCHEDULE] = { "snapshot-schedule", "object", { NULL } },
 	[FIELD_POOL] = { "pool", "object", { NULL } },
+	[FIELD_POOL_VOLUME] = { "pool-volume", "object", { NULL } },
 	[FIELD_NETWORK_ENTRY] = { "network-entry", "object", { NULL } },
 	[FIELD_LEASE] = { "lease", "object", { NULL } },
 	[FIELD_PERMISSION] = { "permission", "object", { NULL } },

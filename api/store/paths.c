@@ -222,9 +222,9 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		r = qmp_dir_name(p, e);
 	if (!r)
 		r = paths_vm_program(vm_program, p->vm_program, sizeof(p->vm_program), e);
-	/* A missing helper is no error here: only export, import, comparisons of snapshots, networks and starts of VMs
-	 * with a user network fail later, and other users' files are opened without supplementary groups, or VMs have
-	 * no logs or no scopes. */
+	/* A missing helper is no error here: only export, import, comparisons of snapshots, networks, changes of
+	 * volumes and starts of VMs with a user network fail later, and other users' files are opened without
+	 * supplementary groups, or VMs have no logs or no scopes. */
 	if (!r && paths_helper("cairn-archive", p->archive_program, sizeof(p->archive_program), NULL) < 0)
 		snprintf(p->archive_program, sizeof(p->archive_program), "cairn-archive");
 	if (!r && paths_helper("cairn-diff", p->diff_program, sizeof(p->diff_program), NULL) < 0)
@@ -245,6 +245,8 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		snprintf(p->hook_program, sizeof(p->hook_program), "cairn-hook");
 	if (!r && paths_helper("cairn-webhook", p->webhook_program, sizeof(p->webhook_program), NULL) < 0)
 		snprintf(p->webhook_program, sizeof(p->webhook_program), "cairn-webhook");
+	if (!r && paths_helper("cairn-img", p->img_program, sizeof(p->img_program), NULL) < 0)
+		snprintf(p->img_program, sizeof(p->img_program), "cairn-img");
 	if (!r)
 		r = p->system ? path_put(p->hooks_dir, sizeof(p->hooks_dir), e, "/etc/cairn/hooks", "") :
 				path_put(p->hooks_dir, sizeof(p->hooks_dir), e, p->state_dir, "/hooks");

@@ -37,7 +37,8 @@ struct daemon_paths {
 	bool require_sandbox; /* no VM runs without a part of its sandbox (api/vm/vm_sandbox.h) */
 	const char *bridges_for_all; /* comma-separated; NULL: none (api/net/tap.h) */
 	char archive_program[PATH_MAX], diff_program[PATH_MAX], slirp_program[PATH_MAX], groups_program[PATH_MAX], log_program[PATH_MAX],
-		net_program[PATH_MAX], publish_program[PATH_MAX], scope_program[PATH_MAX], hook_program[PATH_MAX], webhook_program[PATH_MAX];
+		net_program[PATH_MAX], publish_program[PATH_MAX], scope_program[PATH_MAX], hook_program[PATH_MAX], webhook_program[PATH_MAX],
+		img_program[PATH_MAX];
 	char hooks_dir[PATH_MAX]; /* folder of the host admin's hooks (api/policy/hooks.h) */
 	bool system; /* root's daemon with the default state folder; a group may use its socket */
 	const char *journal; /* socket of the systemd journal; NULL: none (api/access/journal.h) */

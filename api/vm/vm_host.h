@@ -91,6 +91,7 @@ struct vm_host {
 	struct network_watch *network_watch; /* api/net/network_watch.h; NULL: not root's daemon */
 	struct job *jobs;		     /* oldest first */
 	struct job_wait *job_waits;	     /* calls that wait for a job (api/jobs/job_wait.h) */
+	struct volume_call *volume_calls;    /* work on volumes under way (api/jobs/pool_volumes.h) */
 	unsigned next_job;		     /* number in the last generated job id */
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */
 	struct timekeeper *timekeeper;	     /* NULL until the VMs are loaded */

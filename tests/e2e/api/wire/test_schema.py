@@ -13,12 +13,12 @@ from conftest import QmpError
 QUERIES = {
     "schema-get": {"page": 0}, "advise": {"verbose": True}, "snapshot-size": {"name": "s1"}, "query-requests": {"all": True},
     "net-info": {"network": "lan"}, "net-dump-definition": {"network": "lan"}, "net-dhcp-leases": None, "vm-addresses": None,
-    "vm-agent-query": None, "agent-exec-output": None, "job-wait": None,
+    "query-volumes": {"pool": "p"}, "vm-agent-query": None, "agent-exec-output": None, "job-wait": None,
 }
 # Their answers must have a list with an entry.
 FILLED = ["vm-list", "vm-stats", "vm-trend", "snapshot-list", "query-snapshot-schedules", "query-schedules", "query-thresholds",
           "query-events", "query-audit", "query-permissions", "query-permissions-review", "query-approval-rules", "query-quotas",
-          "query-pools", "query-jobs", "net-list"]
+          "query-pools", "query-volumes", "query-jobs", "net-list"]
 
 
 def job(q, command, **args):

@@ -16,8 +16,10 @@ import pytest
 from conftest import BUILD, ROOT, QmpError
 from test_cli import cairn
 
-# Commands without a verb: the protocol's own, and those that help is made from.
-WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema", "schema-get", "job-wait"}
+# Commands without a verb: the protocol's own, those that help is made from, and those for clients that cannot touch
+# files themselves, as the verbs vol-... do.
+WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema", "schema-get", "job-wait", "query-volumes", "volume-create", "volume-clone",
+                "volume-resize", "volume-delete"}
 # Commands that any verb may send: to query VMs and to wait for jobs.
 ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cancel", "job-dismiss", "query-qmp-schema"}
 # Arguments with a fixed set of words that are no option of that name with these words: a positional, flags, or not

@@ -1,0 +1,68 @@
+/* pool_volumes: lists and changes the volumes of a pool: the regular files in its folder. A process with the client's
+ * rights (fork_as.h) does the work, so a client can do what its user may do with the files, and no more; new images and
+ * changes of images are cairn-img's.
+ * Threading: the daemon's loop, except for volume_work_run(), which runs in the process and takes no lock. */
+#ifndef CAIRN_API_JOBS_POOL_VOLUMES_H
+#define CAIRN_API_JOBS_POOL_VOLUMES_H
+
+#include "api/store/pools.h"
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct call;
+struct err;
+struct fork_as_result;
+struct vm_host;
+
+#define VOLUME_BACKING_MAX 1023 /* bytes of a backing file's name in a qcow2 header */
+
+enum volume_act { VOLUME_LIST, VOLUME_CREATE, VOLUME_CLONE, VOLUME_RESIZE, VOLUME_DELETE };
+
+/* VOLUME_NO_FORMAT: the user may not read the file, or its format is not known yet. */
+enum volume_format { VOLUME_NO_FORMAT, VOLUME_RAW, VOLUME_QCOW2 };
+
+struct volume_work {
+	enum volume_act act;
+	char folder[POOL_TARGET_MAX + 1];
+	char name[NAME_MAX + 1]; /* VOLUME_LIST: list the names after this one; "": all */
+	char copy[NAME_MAX + 1]; /* VOLUME_CLONE: the copy's name */
+	enum volume_format format; /* of the new image; of an existing one: as VMs use it; VOLUME_NO_FORMAT: as its header says */
+	uint64_t capacity_bytes;
+	bool shrink;
+	const struct vm_host *host; /* its VMs, which use volumes, and its paths */
+};
+
+/* A volume in the answer of VOLUME_LIST. */
+struct volume_entry {
+	char name[NAME_MAX + 1];
+	enum volume_format format;
+	uint64_t capacity_bytes, allocation_bytes, file_bytes;
+	char backing[VOLUME_BACKING_MAX + 1]; /* as in the header; "": none */
+};
+
+/* Whether this may be the name of a volume: a file's name without a folder, which begins with neither '.' nor '-', in
+ * UTF-8 without control characters. */
+bool volume_name_is_valid(const char *name);
+const char *volume_format_name(enum volume_format f);
+
+/* Do the work, with the rights of the process.
+ * arg: a struct volume_work. out: VOLUME_LIST: data has the entries, in the order of their names, and count is 1 if
+ * there are more.
+ * Returns 0; -ENOENT; -EEXIST: the new name is taken; -EINVAL: it is no regular file, or has less than it has now and
+ * shrink is false; -EBUSY: a VM or another volume in the folder uses it; -EIO: cairn-img has failed; -errno. */
+int volume_work_run(const void *arg, struct fork_as_result *out, struct err *e);
+/* Take the next entry out of the data. Returns false at its end. */
+bool volume_entry_take(const char **data, size_t *left, struct volume_entry *ret);
+
+/* Begin the work for a call, with the rights of the call's client, who has a role for all VMs: errors name them.
+ * w: borrowed for the call. done: called once; answers the call. w: the work. res: see volume_work_run().
+ * Returns 0; -errno, and then done() is not called. */
+int pool_volumes_begin(struct call *c, const struct volume_work *w,
+	void (*done)(struct call *c, const struct volume_work *w, int r, const struct fork_as_result *res, const struct err *e), struct err *e);
+/* Answer the calls whose work is under way, at the daemon's end. A cairn-img that runs goes on. */
+void pool_volumes_free(struct vm_host *host);
+
+#endif
