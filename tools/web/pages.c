@@ -13,6 +13,7 @@ PAGE_DATA(page_style, "style.css")
 PAGE_DATA(page_main, "main.js")
 PAGE_DATA(page_daemon, "daemon.js")
 PAGE_DATA(page_element, "element.js")
+PAGE_DATA(page_lines, "lines.js")
 PAGE_DATA(page_list, "list.js")
 PAGE_DATA(page_vm, "vm.js")
 PAGE_DATA(page_snapshots, "snapshots.js")
@@ -34,6 +35,7 @@ static const struct page pages[] = {
 	{ "/main.js", JS, page_main },
 	{ "/daemon.js", JS, page_daemon },
 	{ "/element.js", JS, page_element },
+	{ "/lines.js", JS, page_lines },
 	{ "/list.js", JS, page_list },
 	{ "/vm.js", JS, page_vm },
 	{ "/snapshots.js", JS, page_snapshots },

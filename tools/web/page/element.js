@@ -29,6 +29,14 @@ export function bytes(n) {
 	return `${n >= 100 || i === 0 ? Math.round(n) : n.toFixed(1)} ${units[i]}`;
 }
 
+// Parse a size such as 20G or 512 MiB. Throws an error that says what is expected.
+export function sizeBytes(text) {
+	const parts = text.trim().match(/^(\d+(?:\.\d+)?) *([KMGTP]?)(?:i?B)?$/i);
+	if (!parts)
+		throw new Error(`"${text}" is no size such as 20G.`);
+	return Math.round(Number(parts[1]) * 1024 ** "BKMGTP".indexOf(parts[2].toUpperCase() || "B"));
+}
+
 export function when(ns) {
 	return new Date(ns / 1e6).toLocaleString();
 }
@@ -46,9 +54,17 @@ export function stateName(vm) {
 	return { shutoff: "shut off", "in-shutdown": "in shutdown", preserved: "crashed" }[vm.state] || vm.state;
 }
 
-// Run an action of a button, and show its error. The button is disabled meanwhile, and keeps the keyboard's focus.
+// Give the keyboard's focus to the line at this place of a list or table; if there is none, to the one before or the list.
+export function focusLine(list, at) {
+	(list.children[Math.min(at, list.children.length - 1)] || list).focus();
+}
+
+// Run an action of a button, and show its error. The button is disabled meanwhile, and keeps the keyboard's focus. If its
+// line goes, the line at its place gets the focus.
 export async function act(button, action) {
 	const hadFocus = document.activeElement === button;
+	const line = button.closest("li, tbody > tr"), list = line?.parentElement;
+	const at = list ? [...list.children].indexOf(line) : -1;
 	button.disabled = true;
 	message("");
 	try {
@@ -57,7 +73,11 @@ export async function act(button, action) {
 		message(error.message, true);
 	} finally {
 		button.disabled = false;
-		if (hadFocus && document.activeElement === document.body)
-			button.focus();
+		if (hadFocus && document.activeElement === document.body) {
+			if (button.isConnected || !list)
+				button.focus();
+			else
+				focusLine(list, at);
+		}
 	}
 }
