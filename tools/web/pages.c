@@ -16,6 +16,7 @@ PAGE_DATA(page_element, "element.js")
 PAGE_DATA(page_lines, "lines.js")
 PAGE_DATA(page_list, "list.js")
 PAGE_DATA(page_vm, "vm.js")
+PAGE_DATA(page_disks, "disks.js")
 PAGE_DATA(page_snapshots, "snapshots.js")
 PAGE_DATA(page_definition, "definition.js")
 PAGE_DATA(page_console, "console.js")
@@ -24,6 +25,7 @@ PAGE_DATA(page_screen, "screen.js")
 PAGE_DATA(page_stream_input, "stream_input.js")
 PAGE_DATA(page_trends, "trends.js")
 PAGE_DATA(page_host, "host.js")
+PAGE_DATA(page_volumes, "volumes.js")
 PAGE_DATA(page_schedules, "schedules.js")
 PAGE_DATA(page_login, "login.js")
 
@@ -38,6 +40,7 @@ static const struct page pages[] = {
 	{ "/lines.js", JS, page_lines },
 	{ "/list.js", JS, page_list },
 	{ "/vm.js", JS, page_vm },
+	{ "/disks.js", JS, page_disks },
 	{ "/snapshots.js", JS, page_snapshots },
 	{ "/definition.js", JS, page_definition },
 	{ "/console.js", JS, page_console },
@@ -46,6 +49,7 @@ static const struct page pages[] = {
 	{ "/stream_input.js", JS, page_stream_input },
 	{ "/trends.js", JS, page_trends },
 	{ "/host.js", JS, page_host },
+	{ "/volumes.js", JS, page_volumes },
 	{ "/schedules.js", JS, page_schedules },
 	{ "/login.js", JS, page_login },
 };

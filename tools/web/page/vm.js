@@ -1,8 +1,9 @@
-// One VM: its state, buttons, snapshots, console, screen, schedules, events and definition.
+// One VM: its state, buttons, disks, snapshots, console, screen, schedules, events and definition.
 import { execute, listen } from "./daemon.js";
 import { act, bytes, element, message, setText, stateName, when } from "./element.js";
 import { showConsole } from "./console.js";
 import { showDefinition } from "./definition.js";
+import { showDisks } from "./disks.js";
 import { showScreen } from "./screen.js";
 import { showSchedules } from "./schedules.js";
 import { showSnapshots } from "./snapshots.js";
@@ -62,8 +63,6 @@ function facts(info, cpu) {
 		all.push(["CPU", `${cpu.toFixed(0)} %`]);
 	if (info["resident-memory"])
 		all.push(["Memory in use on the host", bytes(info["resident-memory"])]);
-	for (const d of info.disks || [])
-		all.push([`Disk ${d.id}`, bytes(d.size || 0) + (d.fault ? `: ${d.fault}` : "")]);
 	all.push(["UUID", info.uuid]);
 	return all;
 }
@@ -102,13 +101,14 @@ export function showVm(main, vm) {
 	const state = element("span", { className: "state" });
 	const table = element("dl");
 	const actions = actionButtons(vm);
+	const diskBox = element("div"), disks = showDisks(diskBox, vm);
 	const snapshotBox = element("div");
 	const refreshSnapshots = showSnapshots(snapshotBox, vm);
 	const eventList = element("pre", { className: "events", tabIndex: 0, "aria-label": "Events" });
 	const events = [];
 	const live = [liveSection("Console", showConsole, vm), liveSection("Screen", showScreen, vm), liveSection("Trends", showTrends, vm)];
 	main.replaceChildren(element("h2", {}, vm, " ", state), element("div", { className: "bar" }, ...actions.map((a) => a.button)), table,
-		element("h3", {}, "Snapshots"), snapshotBox, ...live.map((one) => one.whole),
+		element("h3", {}, "Disks"), diskBox, element("h3", {}, "Snapshots"), snapshotBox, ...live.map((one) => one.whole),
 		section("Schedules", (box) => showSchedules(box, vm)),
 		section("Events", (box) => box.replaceChildren(eventList)),
 		section("Definition", (box) => showDefinition(box, vm)));
@@ -125,6 +125,7 @@ export function showVm(main, vm) {
 		state.className = `state ${info.word}`;
 		for (const { button, states } of actions)
 			button.hidden = !states.includes(info.word) || info.template;
+		disks.figures(info.disks || []);
 		table.replaceChildren(...facts(info, cpu).flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, String(v))]));
 	}
 
@@ -132,6 +133,8 @@ export function showVm(main, vm) {
 	const stop = listen((event) => {
 		if (!event || event.data?.vm === vm)
 			refresh().catch(failed);
+		if (!event || (event.data?.vm === vm && !/_PROGRESS$/.test(event.event)))
+			disks.load().catch(failed);
 		if (!event || (event.data?.vm === vm && /^SNAPSHOT_/.test(event.event)))
 			refreshSnapshots();
 		if (event?.data?.vm === vm) {
@@ -145,6 +148,7 @@ export function showVm(main, vm) {
 	}).catch(() => {});
 	const timer = setInterval(() => document.hidden || refresh().catch(() => {}), FIGURES_MS);
 	refresh().catch(failed);
+	disks.load().catch(failed);
 	refreshSnapshots();
 	return () => {
 		dead = true;

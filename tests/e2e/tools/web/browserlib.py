@@ -50,8 +50,9 @@ def picture(browser, name):
     browser.save_screenshot(os.path.join(BUILD, "web", name + ".png"))
 
 
-def text(browser):
-    return browser.find_element("tag name", "body").text
+def text(browser, selector="body"):
+    """Return the text that is seen in an element; "" without one. In one step: the page may replace the element."""
+    return browser.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
 
 
 def wait(browser, selector):
@@ -59,20 +60,35 @@ def wait(browser, selector):
     return browser.find_element("css selector", selector)
 
 
-def click(browser, label):
-    """Click on a button, once there is one: by its name for screen readers, or by its text."""
-    from selenium.common.exceptions import StaleElementReferenceException
+def click_one(find):
+    """Click on the first element that find() returns, once it can be clicked."""
+    from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 
     def clicked():
         try:
-            for e in browser.find_elements("css selector", "button, summary"):
-                if label in (e.get_attribute("aria-label"), e.text) and e.is_displayed() and e.is_enabled():
+            for e in find():
+                if e.is_displayed() and e.is_enabled():
                     e.click()
                     return True
-        except StaleElementReferenceException:  # the page has replaced it meanwhile
+        except (StaleElementReferenceException, ElementClickInterceptedException):  # the page has replaced or moved it meanwhile
             pass
         return False
     until(clicked)
+
+
+def click(browser, label):
+    """Click on a button, once there is one: by its name for screen readers, or by its text."""
+    click_one(lambda: (e for e in browser.find_elements("css selector", "button, summary") if label in (e.get_attribute("aria-label"), e.text)))
+
+
+def follow(browser, name):
+    """Click on a link, once there is one: the list of VMs draws its rows a moment after their number."""
+    click_one(lambda: browser.find_elements("link text", name))
+
+
+def labels(browser):
+    """The names of all buttons for screen readers."""
+    return browser.execute_script("return [...document.querySelectorAll('button')].map((e) => e.getAttribute('aria-label'))")
 
 
 def press(browser, *keys):

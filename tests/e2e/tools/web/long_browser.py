@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from browserlib import (assert_fits_phone, click, focused, foreign, open_browser, phone, picture, press, tab_to, text,
-                        wait)
+from browserlib import (assert_fits_phone, click, focused, follow, foreign, labels, open_browser, phone, picture, press,
+                        tab_to, text, wait)
 from conftest import BUILD, FAKE_VM, Console, Daemon, all_vms, until
 from loginlib import ALICE, host_with_daemon
 from netlib import Lan
@@ -48,7 +48,7 @@ def image(path):
 
 
 def heading(browser):
-    return wait(browser, "h2").text
+    return text(browser, "h2")
 
 
 def test_vm_is_managed_by_clicks(kvm, guest, tmp_path, browser):
@@ -62,7 +62,7 @@ def test_vm_is_managed_by_clicks(kvm, guest, tmp_path, browser):
         click(browser, "Start vm1")
         until(lambda: "1 running" in text(browser))
         picture(browser, "list")
-        browser.find_element("link text", "vm1").click()
+        follow(browser, "vm1")
         click(browser, "Console")
         console = wait(browser, "pre.console")
         until(lambda: "idle" in console.text)
@@ -100,7 +100,7 @@ def test_vm_is_managed_by_clicks(kvm, guest, tmp_path, browser):
         click(browser, "Save definition")
         until(lambda: "Defined" in text(browser))
         assert "by form" in d.cairn("dumpjson", "vm1", "--inactive").stdout
-        browser.find_element("link text", "Host").click()
+        follow(browser, "Host")
         until(lambda: "Networks" in text(browser) and "Pools" in text(browser) and text(browser).count("none") == 5)
         d.cairn("web-hook", "chat", "--url", "https://127.0.0.1:1/", "--private")
         browser.refresh()
@@ -113,7 +113,7 @@ def test_vm_is_managed_by_clicks(kvm, guest, tmp_path, browser):
         browser.back()
         click(browser, "Destroy")
         browser.switch_to.alert.accept()
-        until(lambda: "shut off" in browser.find_element("tag name", "h2").text)
+        until(lambda: "shut off" in heading(browser))
         # The address is used up, in this browser as elsewhere.
         browser.get("about:blank")
         browser.get(first)
@@ -171,7 +171,7 @@ def test_screen_shows_pixels_and_takes_keys(kvm, guest, tmp_path, browser):
             console.run(command)
         browser.get(web.address)
         until(lambda: "1 running" in text(browser))
-        browser.find_element("link text", "vm1").click()
+        follow(browser, "vm1")
         click(browser, "Screen")
         canvas = wait(browser, "canvas.screen")
 
@@ -244,6 +244,7 @@ def test_thousand_running_vms_are_quick(tmp_path, browser):
         browser.get(web.base)
         until(lambda: "1000 VMs, 1000 running" in text(browser))
         paints = browser.execute_script("return performance.getEntriesByType('paint').map((e) => e.startTime)")
+        wait(browser, ".row")
         rows = browser.execute_script("return document.querySelectorAll('.row').length")
         sizes = browser.execute_script("return performance.getEntries().reduce((n, e) => n + (e.transferSize || 0), 0)")
         browser.execute_cdp_cmd("Performance.enable", {})
@@ -295,13 +296,12 @@ def test_markup_in_names_is_text(tmp_path, browser):
             q.run("vm-start", vm=name)
         browser.get(web.address)
         until(lambda: f"{len(NAMES)} VMs, 2 running" in text(browser))
-        assert [e.text for e in browser.find_elements("css selector", ".row a")] == sorted(NAMES)
+        until(lambda: browser.execute_script("return [...document.querySelectorAll('.row a')].map((e) => e.innerText)") == sorted(NAMES))
         assert foreign(browser) == []
         picture(browser, "markup-list")
         for name in NAMES:
             browser.get(web.base)
-            until(lambda: browser.find_elements("link text", name))
-            browser.find_element("link text", name).click()
+            follow(browser, name)
             until(lambda: heading(browser).startswith(name))
             click(browser, "Events")
             click(browser, "Definition")
@@ -320,21 +320,68 @@ def test_markup_in_names_is_text(tmp_path, browser):
                 until(lambda: "running" in heading(browser) or browser.find_element("id", "message").get_attribute("class") == "error")
             assert foreign(browser) == []
             picture(browser, f"markup-{NAMES.index(name)}")
-        browser.find_element("link text", "Host").click()
+        follow(browser, "Host")
         until(lambda: NAMES[1] in text(browser) and browser.find_elements("tag name", "progress"))
         assert foreign(browser) == []
         picture(browser, "markup-jobs")
         job, = (job["id"] for job in q.jobs())
-        # The focus stays on the button, though each report of progress makes the row anew.
+        # The focus stays on the button, though the row shows each report of progress.
         tab_to(browser, f"Cancel {job}")
-        old = browser.switch_to.active_element
-        until(lambda: browser.switch_to.active_element != old)
+        value = "return document.querySelector('progress').value"
+        old = browser.execute_script(value)
+        until(lambda: browser.execute_script(value) != old)
         assert focused(browser) == f"Cancel {job}"
         press(browser, ENTER)
         until(lambda: browser.find_elements("css selector", f"button[aria-label='Dismiss {job}']"))
         click(browser, f"Dismiss {job}")
         until(lambda: NAMES[1] not in text(browser))
         assert browser.title == "Cairn" and foreign(browser) == []
+
+
+# In answers, the pool "images" and the only network are called `name`; requests with that pool are about it.
+MARKED_NAMES = """const name = arguments[0], send = window.fetch;
+window.fetch = async (path, options) => {
+    if (path !== "/api")
+        return send(path, options);
+    const request = JSON.parse(options.body);
+    if (request.execute === "net-list")
+        return Response.json({ return: { networks: [{ name, uuid: name, state: "inactive", mode: name, bridge: name }] } });
+    const answer = await send(path, { ...options, body: options.body.replace(`"pool":${JSON.stringify(name)}`, '"pool":"images"') });
+    return new Response((await answer.text()).replaceAll('"images"', JSON.stringify(name)), { status: answer.status });
+};"""
+
+
+def test_markup_in_names_of_the_host_is_text(tmp_path, browser):
+    """Of pools, folders, volumes, VMs that use them, and networks: names that the daemon would refuse, too."""
+    with fake_daemon(tmp_path) as (d, web):
+        folder = tmp_path / NAMES[2]
+        folder.mkdir()
+        for name in NAMES:
+            (folder / name.replace("/", "")).write_bytes(bytes(4096))
+        d.define(NAMES[0], disks=[{"path": str(folder / NAMES[0]), "format": "raw"}])
+        d.cairn("pool-define-as", "images", "dir", "--target", str(folder))
+        browser.get(web.address)
+        until(lambda: "1 VMs" in text(browser))
+        for name in NAMES[:2]:
+            browser.execute_script(MARKED_NAMES, name)
+            browser.execute_script("location.hash = '#/host'")
+            until(lambda: f"Start {name}" in labels(browser))
+            click(browser, f"Start {name}")
+            until(lambda: f"there is no network '{name}'" in browser.find_element("id", "message").text)
+            wait(browser, "details > summary").click()
+            until(lambda: f"used by {NAMES[0]}" in text(browser))
+            assert text(browser).count(str(folder)) == 1 and all(f"Delete {n.replace('/', '')}" in labels(browser) for n in NAMES)
+            click(browser, f"Delete {NAMES[0]}")
+            browser.switch_to.alert.accept()
+            until(lambda: f"is an image of VM '{NAMES[0]}'" in browser.find_element("id", "message").text)
+            assert foreign(browser) == [] and browser.title == "Cairn"
+            picture(browser, f"markup-host-{NAMES.index(name)}")
+            browser.get("about:blank")
+            browser.get(web.base)
+            until(lambda: "1 VMs" in text(browser))
+        follow(browser, NAMES[0])
+        until(lambda: str(folder / NAMES[0]) in text(browser))
+        assert foreign(browser) == []
 
 
 def test_markup_from_a_guest_is_text(kvm, guest, tmp_path, browser):
@@ -346,7 +393,7 @@ def test_markup_from_a_guest_is_text(kvm, guest, tmp_path, browser):
         guest_console.run(f"echo {words[0]}")
         browser.get(web.address)
         until(lambda: "1 running" in text(browser))
-        browser.find_element("link text", "vm1").click()
+        follow(browser, "vm1")
         click(browser, "Console")
         console = wait(browser, "pre.console")
         until(lambda: words[0] in console.text)
@@ -439,7 +486,7 @@ def test_buttons_of_a_vm(tmp_path, browser):
         d.define("vm1", cmdline="works=1")
         browser.get(web.address)
         until(lambda: "1 VMs" in text(browser))
-        browser.find_element("link text", "vm1").click()
+        follow(browser, "vm1")
         click(browser, "Events")
 
         def in_state(state):
@@ -461,6 +508,10 @@ def test_buttons_of_a_vm(tmp_path, browser):
         click(browser, "Reset")
         browser.switch_to.alert.accept()
         until(lambda: resets() == 1)
+        pid = d.info("vm1")["pid"]
+        click(browser, "Reboot")
+        until(lambda: d.info("vm1").get("pid", pid) != pid)
+        in_state("running")
         # All of it on a phone in dark mode.
         for label in ("Console", "Trends", "Schedules", "Definition"):
             click(browser, label)
@@ -477,6 +528,135 @@ def test_buttons_of_a_vm(tmp_path, browser):
         picture(browser, "host-phone-dark")
 
 
+def test_focus_stays_when_snapshots_and_schedules_change(tmp_path, browser):
+    with fake_daemon(tmp_path) as (d, web):
+        (tmp_path / "vm.raw").write_bytes(bytes(1 << 20))
+        d.define("vm1", disks=[{"path": "vm.raw", "format": "raw"}])
+        d.cairn("start", "vm1")
+        for name in ("s1", "s2", "s3"):
+            d.cairn("snapshot-create-as", "vm1", name)
+        browser.get(web.address)
+        until(lambda: "1 running" in text(browser))
+        follow(browser, "vm1")
+        until(lambda: "s3 (current)" in text(browser))
+        tab_to(browser, "Fork s2")
+        d.cairn("snapshot-create-as", "vm1", "s4")
+        until(lambda: "s4 (current)" in text(browser))
+        assert focused(browser) == "Fork s2"
+        # The line that takes the place of a deleted one gets the focus, not one of its buttons.
+        tab_to(browser, "Delete s2")
+        press(browser, ENTER)
+        browser.switch_to.alert.accept()
+        until(lambda: "Delete s2" not in labels(browser) and focused(browser).startswith("s3"))
+        press(browser, TAB)
+        assert focused(browser) == "Revert s3"
+        tab_to(browser, "Delete s4")
+        press(browser, ENTER)
+        browser.switch_to.alert.accept()
+        until(lambda: "Delete s4" not in labels(browser) and focused(browser).startswith("s3"))
+        tab_to(browser, "Schedules")
+        press(browser, ENTER)
+        tab_to(browser, "Calendar expression")
+        browser.switch_to.active_element.send_keys("Mon 02:30")
+        press(browser, TAB)
+        press(browser, ENTER)
+        tab_to(browser, "Pause start")
+        for label in ("Resume start", "Pause start"):
+            press(browser, ENTER)
+            until(lambda: focused(browser) == label)
+        d.cairn("schedule", "vm1", "shutdown", "--on", "Mon 03:30")
+        press(browser, TAB)
+        press(browser, ENTER)
+        until(lambda: "Remove start" not in labels(browser) and focused(browser).startswith("shutdown"))
+        tab_to(browser, "Remove shutdown")
+        press(browser, ENTER)
+        until(lambda: "Remove shutdown" not in labels(browser) and focused(browser) == "Schedules")
+
+
+POOL_TEXT = """
+const [pools, done] = arguments;
+import("/volumes.js").then(({ poolLineNew }) => done(pools.map((pool) => {
+    const one = poolLineNew(() => pool);
+    one.show();
+    return one.line.textContent;
+})));
+"""
+
+
+def test_volumes_are_managed_by_clicks(tmp_path, browser):
+    with fake_daemon(tmp_path) as (d, web):
+        folder = tmp_path / "images"
+        folder.mkdir()
+        d.cairn("pool-define-as", "images", "dir", "--target", str(folder))
+        q = d.qmp()
+        until(lambda: "used" in q.run("query-pools")["pools"][0])
+        browser.get(web.address)
+        until(lambda: "0 VMs" in text(browser))
+        follow(browser, "Host")
+        until(lambda: f"{folder} · " in text(browser))
+        wait(browser, "details > summary").click()
+
+        def shown(name, *words):
+            until(lambda: any(line.startswith(name) and all(w in line for w in words) for line in (
+                browser.execute_script("return [...document.querySelectorAll('li li')].map((e) => e.textContent)"))))
+
+        def answers(label, words):
+            click(browser, label)
+            browser.switch_to.alert.send_keys(words)
+            browser.switch_to.alert.accept()
+
+        def fails(words):
+            line = browser.find_element("id", "message")
+            until(lambda: words in line.text and line.get_attribute("class") == "error")
+        name, size = wait(browser, "input[aria-label='Name of a new volume']"), wait(browser, "input[aria-label=Size]")
+        name.send_keys("a.qcow2")
+        size.send_keys("much")
+        click(browser, "Create volume")
+        fails('"much" is no size such as 20G')
+        size.clear()
+        size.send_keys("10M")
+        click(browser, "Create volume")
+        shown("a.qcow2", "qcow2 · 10.0 MiB · ", "on disk")
+        answers("Resize a.qcow2", "1.5 GiB")
+        shown("a.qcow2", "qcow2 · 1.5 GiB")
+        answers("Resize a.qcow2", "1G")
+        fails("whose end would be lost")
+        answers("Clone a.qcow2", "b.qcow2")
+        shown("b.qcow2", "qcow2 · 1.5 GiB")
+        answers("Clone a.qcow2", "b.qcow2")
+        fails("File exists")
+        d.define("vm1", disks=[{"path": str(folder / "a.qcow2"), "format": "qcow2"}])
+        for _ in range(2):  # closed and opened, it is looked at again
+            browser.find_element("css selector", "details > summary").click()
+        shown("a.qcow2", "used by vm1")
+        click(browser, "Delete a.qcow2")
+        browser.switch_to.alert.accept()
+        fails("is an image of VM 'vm1'")
+        picture(browser, "volumes")
+        # By keys: the line that takes the place of the deleted one gets the focus.
+        browser.execute_script("document.querySelector(\"input[aria-label='Name of a new volume']\").focus()")
+        tab_to(browser, "Delete b.qcow2")
+        press(browser, ENTER)
+        browser.switch_to.alert.dismiss()
+        assert focused(browser) == "Delete b.qcow2"
+        press(browser, ENTER)
+        browser.switch_to.alert.accept()
+        until(lambda: "Delete b.qcow2" not in labels(browser) and focused(browser).startswith("a.qcow2"))
+        assert [p.name for p in folder.iterdir()] == ["a.qcow2"]
+        phone(browser)
+        assert_fits_phone(browser)
+        picture(browser, "volumes-phone-dark")
+        assert browser.execute_async_script(POOL_TEXT, [
+            {"name": "p", "target": "/p"},
+            {"name": "q", "target": "/q", "used": 3 << 30, "total": 10 << 30, "growth": 1 << 29, "days-left": 14},
+            {"name": "r", "target": "/r", "used": 3 << 30, "total": 10 << 30, "growth": -(1 << 30)}]) == [
+                "p/p", "q/q · 3.0 GiB of 10.0 GiB used · 7.0 GiB free · grows 512 MiB a day · full in 14 days",
+                "r/r · 3.0 GiB of 10.0 GiB used · 7.0 GiB free · shrinks 1.0 GiB a day"]
+        browser.execute_script("location.hash = '#/vm/vm1'")
+        until(lambda: f"{folder}/a.qcow2 · qcow2" in text(browser))
+        assert_fits_phone(browser)
+
+
 def test_snapshot_is_forked_by_clicks(kvm, guest, tmp_path, browser):
     with contextlib.closing(Daemon(tmp_path)) as d, contextlib.closing(Web(d)) as web:
         image(tmp_path / "vm1.qcow2")
@@ -485,7 +665,7 @@ def test_snapshot_is_forked_by_clicks(kvm, guest, tmp_path, browser):
         d.cairn("snapshot-create-as", "vm1", "before")
         browser.get(web.address)
         until(lambda: "1 running" in text(browser))
-        browser.find_element("link text", "vm1").click()
+        follow(browser, "vm1")
         click(browser, "Fork before")
         browser.switch_to.alert.dismiss()
         click(browser, "Fork before")
@@ -498,7 +678,7 @@ def test_snapshot_is_forked_by_clicks(kvm, guest, tmp_path, browser):
         browser.switch_to.alert.accept()
         until(lambda: browser.find_element("id", "message").get_attribute("class") == "error")
         assert "vm2" in browser.find_element("id", "message").text
-        browser.find_element("link text", "VMs").click()
+        follow(browser, "VMs")
         until(lambda: "2 VMs, 2 running" in text(browser))
 
 
@@ -508,7 +688,7 @@ def test_network_is_started_and_stopped_by_clicks(tmp_path, browser):
         d.define_net()
         browser.get(web.address)
         until(lambda: "0 VMs" in text(browser))
-        browser.find_element("link text", "Host").click()
+        follow(browser, "Host")
 
         def in_state(state):
             until(lambda: state in browser.execute_script("return [...document.querySelectorAll('td')].map((e) => e.textContent)"))
@@ -539,7 +719,7 @@ def test_trends_follow_the_vm_while_they_are_seen(kvm, guest, tmp_path, browser)
         d.cairn("start", "vm1")
         browser.get(web.address)
         until(lambda: "1 running" in text(browser))
-        browser.find_element("link text", "vm1").click()
+        follow(browser, "vm1")
         browser.execute_script(COUNT_TRENDS)
         click(browser, "Trends")
 
