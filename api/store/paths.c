@@ -137,6 +137,16 @@ int paths_helper(const char *name, char *buf, size_t size, struct err *e)
 		name, self, self);
 }
 
+/* cairn-img is a program of users: it is beside the daemon in a build, and in ../bin where both are installed. */
+static void img_program(char *buf, size_t size)
+{
+	char self[PATH_MAX];
+
+	if (paths_helper("cairn-img", buf, size, NULL) < 0 &&
+		(own_folder(self, NULL) < 0 || !program_in(self, "../bin/", "cairn-img", buf, size)))
+		snprintf(buf, size, "cairn-img");
+}
+
 /* fallback: below home_folder(). */
 static int path_of_user(const char *variable, const char *fallback, const char *name, char *buf, size_t size, struct err *e)
 {
@@ -245,8 +255,8 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 		snprintf(p->hook_program, sizeof(p->hook_program), "cairn-hook");
 	if (!r && paths_helper("cairn-webhook", p->webhook_program, sizeof(p->webhook_program), NULL) < 0)
 		snprintf(p->webhook_program, sizeof(p->webhook_program), "cairn-webhook");
-	if (!r && paths_helper("cairn-img", p->img_program, sizeof(p->img_program), NULL) < 0)
-		snprintf(p->img_program, sizeof(p->img_program), "cairn-img");
+	if (!r)
+		img_program(p->img_program, sizeof(p->img_program));
 	if (!r)
 		r = p->system ? path_put(p->hooks_dir, sizeof(p->hooks_dir), e, "/etc/cairn/hooks", "") :
 				path_put(p->hooks_dir, sizeof(p->hooks_dir), e, p->state_dir, "/hooks");

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import struct
@@ -9,7 +10,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, QmpError, until
+from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
 from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 
 MIB = 1 << 20
@@ -205,3 +206,34 @@ def test_work_goes_on_when_the_client_or_the_daemon_ends(fake, pool):
     until(lambda: (pool / "a").stat().st_size > 0)
     fake.start()
     until(lambda: image(pool / "a")["virtual-size"] == MIB)
+
+
+class Installed(Daemon):
+    """The daemon in sbin, cairn-img in bin and the other programs in libexec/cairn, as `make install` puts them."""
+
+    def __init__(self, tmp):
+        for folder in ("sbin", "bin", "libexec/cairn"):
+            (tmp / folder).mkdir(parents=True)
+        shutil.copy(os.path.join(BUILD, "cairnd"), tmp / "sbin")
+        shutil.copy(os.path.join(BUILD, "cairn-img"), tmp / "bin")
+        for name in ("cairn-log", "cairn-groups"):
+            shutil.copy(os.path.join(BUILD, name), tmp / "libexec/cairn")
+        super().__init__(tmp, vm_program=FAKE_VM)
+
+    def command(self):
+        return [str(self.tmp / "sbin/cairnd"), *super().command()[1:]]
+
+
+def test_installed_daemon_finds_cairn_img(tmp_path):
+    daemon = Installed(tmp_path)
+    try:
+        (tmp_path / "images").mkdir()
+        daemon.cairn("pool-define-as", "images", "dir", "--target", str(tmp_path / "images"))
+        q = daemon.qmp()
+        q.run("volume-create", pool="images", name="a.qcow2", capacity=MIB)
+        assert image(tmp_path / "images/a.qcow2")["virtual-size"] == MIB
+        (tmp_path / "bin/cairn-img").unlink()
+        refused(q, "cairn-img is not installed", "volume-create", name="b.qcow2", capacity=MIB)
+        assert list(volumes(q)) == ["a.qcow2"]
+    finally:
+        daemon.close()
