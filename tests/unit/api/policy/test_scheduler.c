@@ -10,18 +10,15 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/loop.h"
-#include "tests/unit/tmp.h"
+#include "tests/unit/api/policy/one_vm.h"
 
-#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -32,7 +29,7 @@
 static const struct vm_observer *const observers[] = { &scheduler_observer, NULL };
 
 struct fixture {
-	char dir[96];
+	char dir[ONE_VM_DIR_BYTES];
 	struct vm_host d;
 	struct vm *vm;
 	struct schedule_plan plan;
@@ -41,21 +38,12 @@ struct fixture {
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	CLEANUP_JS struct json_object *o = NULL, *kept = NULL;
-	struct definition *def;
+	CLEANUP_JS struct json_object *kept = NULL;
 	struct err e;
 
-	log_set_fd(open("/dev/null", O_WRONLY));
-	snprintf(f->dir, sizeof(f->dir), "%s/cairn-test-XXXXXX", tmp_folder());
-	assert_non_null(mkdtemp(f->dir));
-	assert_int_equal(loop_new(16, &f->d.loop, &e), 0);
-	assert_int_equal(store_open(f->dir, NULL, &f->d.store, &e), 0);
-	assert_int_equal(js_parse(DEFINITION, strlen(DEFINITION), "vm", &o, &e), 0);
-	assert_int_equal(definition_parse(o, NULL, &def, &e), 0);
-	kept = definition_to_json(def);
+	f->vm = one_vm_open(&f->d, f->dir, DEFINITION, observers);
+	kept = definition_to_json(f->vm->def);
 	assert_int_equal(store_save_definition_soon(f->d.store, "vm1", kept, "marker", &e), 0);
-	f->d.observers = observers;
-	assert_int_equal(vm_add(&f->d, def, &f->vm), 0);
 	assert_int_equal(scheduler_new(&f->d, &f->d.scheduler, &e), 0);
 	assert_int_equal(schedule_set_every(&f->plan, "1h", &e), 0);
 	assert_int_equal(schedule_set_keep(&f->plan, "1d:all", &e), 0);
@@ -67,15 +55,10 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
-	char command[64];
 	int r;
 
 	scheduler_free(f->d.scheduler);
-	vm_free_all(&f->d);
-	store_close(f->d.store);
-	loop_free(f->d.loop);
-	snprintf(command, sizeof(command), "rm -r %s", f->dir);
-	r = system(command);
+	r = one_vm_close(&f->d, f->dir);
 	free(f);
 	return r;
 }

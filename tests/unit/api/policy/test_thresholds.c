@@ -7,11 +7,8 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
-#include "base/log.h"
-#include "base/loop.h"
-#include "tests/unit/tmp.h"
+#include "tests/unit/api/policy/one_vm.h"
 
-#include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -30,7 +26,7 @@
 static const struct vm_observer *const observers[] = { &thresholds_observer, NULL };
 
 struct fixture {
-	char dir[96];
+	char dir[ONE_VM_DIR_BYTES];
 	struct vm_host d;
 	struct vm *vm;
 	struct store_work *work; /* of the threshold that is being set */
@@ -127,22 +123,10 @@ static void threshold_add(enum threshold_measure m, enum threshold_action then)
 
 static int setup(void **state)
 {
-	CLEANUP_JS struct json_object *o = NULL;
-	struct definition *def;
-	struct err e;
-
 	(void)state;
 	f = calloc(1, sizeof(*f));
-	log_set_fd(open("/dev/null", O_WRONLY));
-	snprintf(f->dir, sizeof(f->dir), "%s/cairn-test-XXXXXX", tmp_folder());
-	assert_non_null(mkdtemp(f->dir));
-	assert_int_equal(loop_new(16, &f->d.loop, &e), 0);
-	assert_int_equal(store_open(f->dir, NULL, &f->d.store, &e), 0);
-	assert_int_equal(js_parse(DEFINITION, strlen(DEFINITION), "vm", &o, &e), 0);
-	assert_int_equal(definition_parse(o, NULL, &def, &e), 0);
-	f->d.observers = observers;
 	f->d.sink.emit = told;
-	assert_int_equal(vm_add(&f->d, def, &f->vm), 0);
+	f->vm = one_vm_open(&f->d, f->dir, DEFINITION, observers);
 	f->d.watchman = thresholds_new(&f->d, run_as, NULL);
 	fake_s = BEGIN_S;
 	return 0;
@@ -150,18 +134,13 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	char command[128];
 	int r;
 
 	(void)state;
 	fake_s = 0;
 	thresholds_free(f->d.watchman);
 	f->d.watchman = NULL;
-	vm_free_all(&f->d);
-	store_close(f->d.store);
-	loop_free(f->d.loop);
-	snprintf(command, sizeof(command), "rm -r %s", f->dir);
-	r = system(command);
+	r = one_vm_close(&f->d, f->dir);
 	free(f);
 	return r;
 }

@@ -5,12 +5,9 @@
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
-#include "base/log.h"
-#include "base/loop.h"
-#include "tests/unit/tmp.h"
+#include "tests/unit/api/policy/one_vm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -26,7 +23,7 @@
 static const struct vm_observer *const observers[] = { &timekeeper_observer, NULL };
 
 struct fixture {
-	char dir[96];
+	char dir[ONE_VM_DIR_BYTES];
 	struct vm_host d;
 	struct vm *vm;
 	struct timetable_entry *t;
@@ -84,21 +81,11 @@ static void no_run(void *context, const struct peer *who, const char *by, const 
 
 static int setup(void **state)
 {
-	CLEANUP_JS struct json_object *o = NULL;
-	struct definition *def;
 	struct err e;
 
 	(void)state;
 	f = calloc(1, sizeof(*f));
-	log_set_fd(open("/dev/null", O_WRONLY));
-	snprintf(f->dir, sizeof(f->dir), "%s/cairn-test-XXXXXX", tmp_folder());
-	assert_non_null(mkdtemp(f->dir));
-	assert_int_equal(loop_new(16, &f->d.loop, &e), 0);
-	assert_int_equal(store_open(f->dir, NULL, &f->d.store, &e), 0);
-	assert_int_equal(js_parse(DEFINITION, strlen(DEFINITION), "vm", &o, &e), 0);
-	assert_int_equal(definition_parse(o, NULL, &def, &e), 0);
-	f->d.observers = observers;
-	assert_int_equal(vm_add(&f->d, def, &f->vm), 0);
+	f->vm = one_vm_open(&f->d, f->dir, DEFINITION, observers);
 	assert_int_equal(timekeeper_new(&f->d, no_run, NULL, &f->d.timekeeper, &e), 0);
 	f->t = calloc(1, sizeof(*f->t));
 	strcpy(f->t->name, "a");
@@ -114,17 +101,12 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	char command[128];
 	int r;
 
 	(void)state;
 	assert_int_equal(f->nworks, 0);
 	timekeeper_free(f->d.timekeeper);
-	vm_free_all(&f->d);
-	store_close(f->d.store);
-	loop_free(f->d.loop);
-	snprintf(command, sizeof(command), "rm -r %s", f->dir);
-	r = system(command);
+	r = one_vm_close(&f->d, f->dir);
 	free(f);
 	return r;
 }

@@ -8,19 +8,15 @@
 #include "api/wire/json.h"
 #include "base/clock.h"
 #include "base/err.h"
-#include "base/log.h"
-#include "base/loop.h"
 #include "base/util.h"
-#include "tests/unit/tmp.h"
+#include "tests/unit/api/policy/one_vm.h"
 
-#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -31,7 +27,7 @@
 static const struct vm_observer *const observers[] = { &vm_space_observer, NULL };
 
 struct fixture {
-	char dir[96];
+	char dir[ONE_VM_DIR_BYTES];
 	struct vm_host d;
 	struct vm *vm;
 	struct vm_sums sums; /* of the guest */
@@ -102,22 +98,10 @@ static void space_is(uint64_t allocation_bytes, uint64_t free_bytes)
 
 static int setup(void **state)
 {
-	CLEANUP_JS struct json_object *o = NULL;
-	struct definition *def;
-	struct err e;
-
 	(void)state;
 	f = calloc(1, sizeof(*f));
-	log_set_fd(open("/dev/null", O_WRONLY));
-	snprintf(f->dir, sizeof(f->dir), "%s/cairn-test-XXXXXX", tmp_folder());
-	assert_non_null(mkdtemp(f->dir));
-	assert_int_equal(loop_new(16, &f->d.loop, &e), 0);
-	assert_int_equal(store_open(f->dir, NULL, &f->d.store, &e), 0);
-	assert_int_equal(js_parse(DEFINITION, strlen(DEFINITION), "vm", &o, &e), 0);
-	assert_int_equal(definition_parse(o, NULL, &def, &e), 0);
-	f->d.observers = observers;
 	f->d.sink.emit = told;
-	assert_int_equal(vm_add(&f->d, def, &f->vm), 0);
+	f->vm = one_vm_open(&f->d, f->dir, DEFINITION, observers);
 	space_is(GIB, 50 * GIB);
 	fake_s = BEGIN_S;
 	return 0;
@@ -125,16 +109,11 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	char command[128];
 	int r;
 
 	(void)state;
 	fake_s = 0;
-	vm_free_all(&f->d);
-	store_close(f->d.store);
-	loop_free(f->d.loop);
-	snprintf(command, sizeof(command), "rm -r %s", f->dir);
-	r = system(command);
+	r = one_vm_close(&f->d, f->dir);
 	free(f);
 	return r;
 }
