@@ -155,9 +155,15 @@ static int threads_each(pid_t pid, int (*look)(void *opaque, const char *folder,
 	return r;
 }
 
+struct threads_look {
+	struct process_look look;
+	unsigned alive; /* threads that are neither killed nor exiting */
+};
+
 static int thread_look(void *opaque, const char *folder, const struct thread *t, bool is_main)
 {
-	struct process_look *l = opaque;
+	struct threads_look *all = opaque;
+	struct process_look *l = &all->look;
 	struct thread_call c;
 
 	if (t->state == 'D' && (t->killed || t->flags & PF_EXITING))
@@ -166,7 +172,7 @@ static int thread_look(void *opaque, const char *folder, const struct thread *t,
 		l->free++;
 	l->switches += t->switches;
 	l->killed |= t->killed;
-	l->alive += !t->killed && !(t->flags & PF_EXITING);
+	all->alive += !t->killed && !(t->flags & PF_EXITING);
 	if (!is_main)
 		return 0;
 	l->main_switches = t->switches;
@@ -177,11 +183,11 @@ static int thread_look(void *opaque, const char *folder, const struct thread *t,
 
 int process_look(pid_t pid, struct process_look *ret)
 {
-	int r;
+	struct threads_look all = { .alive = 0 };
+	int r = threads_each(pid, thread_look, &all);
 
-	*ret = (struct process_look){ 0 };
-	r = threads_each(pid, thread_look, ret);
-	ret->killed |= !r && !ret->alive;
+	*ret = all.look;
+	ret->killed |= !r && !all.alive;
 	return r;
 }
 

@@ -14,7 +14,6 @@ struct err;
 struct process_look {
 	unsigned free;	   /* threads that may still run the program's code */
 	unsigned stuck;	   /* threads that SIGKILL waits for, or that are exiting, and that sleep without interruption */
-	unsigned alive;	   /* threads that are neither killed nor exiting */
 	bool killed;	   /* SIGKILL waits for a thread, or each one is exiting: all will end, unless they are stuck */
 	uint64_t switches; /* how often all of them gave the processor away: the same number twice means no progress */
 	bool main_in_file_system; /* the main thread waits in a system call on a file, and none that waits for events */
