@@ -6,7 +6,6 @@
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
-#include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -27,8 +26,6 @@
 #define EVENTS_BURST 10
 #define EVENTS_WINDOW_NS (3600 * NS)
 #define ACTION_NS (600 * NS)
-#define SPACE_NS (60 * NS)
-#define SPACE_TIMEOUT_NS (30 * NS)
 
 struct watchman {
 	struct vm_host *host;
@@ -39,9 +36,7 @@ struct watchman {
 /* Of a VM with thresholds. */
 struct vm_watch {
 	struct thresholds *all; /* owned; NULL: none */
-	uint64_t space_ns;	/* when the space was asked for, or reported; 0: not in this run */
-	uint64_t reported_ns;	/* of the last report; 0: none in this run */
-	bool asking;
+	uint64_t reported_ns;	/* of the last report of space; 0: none in this run */
 };
 
 static int64_t now_s(void)
@@ -192,8 +187,10 @@ static double space_taken(const struct vm *vm, const struct vm_spaces *s)
 	return most;
 }
 
-static bool space_is_wanted(const struct vm_watch *w)
+bool thresholds_want_space(const struct vm *vm)
 {
+	const struct vm_watch *w = vm->watch;
+
 	for (size_t i = 0; w && w->all && i < w->all->n; i++)
 		if (w->all->list[i]->measure == THRESHOLD_DISK_SPACE)
 			return true;
@@ -206,38 +203,14 @@ void thresholds_take_space(struct vm *vm, const struct vm_spaces *s)
 	uint64_t now = clock_monotonic_ns();
 	double seconds, taken;
 
-	if (!space_is_wanted(w))
+	if (!thresholds_want_space(vm))
 		return;
 	seconds = w->reported_ns ? (double)(now - w->reported_ns) / (double)NS : 1;
 	taken = space_taken(vm, s);
-	w->space_ns = w->reported_ns = now;
+	w->reported_ns = now;
 	for (size_t i = 0; w->all && i < w->all->n; i++)
 		if (w->all->list[i]->measure == THRESHOLD_DISK_SPACE)
 			threshold_apply(vm, w->all->list[i], taken, seconds);
-}
-
-static void space_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	struct vm *vm = opaque;
-
-	(void)e; /* unknown; asked again in a minute */
-	if (!vm->watch)
-		return;
-	vm->watch->asking = false;
-	if (!r && a->spaces)
-		thresholds_take_space(vm, a->spaces);
-}
-
-static void space_ask(struct vm *vm)
-{
-	struct vm_watch *w = vm->watch;
-	uint64_t now = clock_monotonic_ns();
-
-	if (!space_is_wanted(w) || w->asking || (w->space_ns && now - w->space_ns < SPACE_NS))
-		return;
-	w->space_ns = now;
-	w->asking = true;
-	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, SPACE_TIMEOUT_NS, space_done, vm);
 }
 
 void thresholds_look(struct vm *vm, const struct threshold_figures *f)
@@ -249,7 +222,6 @@ void thresholds_look(struct vm *vm, const struct threshold_figures *f)
 	for (size_t i = 0; i < w->all->n; i++)
 		if (w->all->list[i]->measure != THRESHOLD_DISK_SPACE)
 			threshold_apply(vm, w->all->list[i], f->values[w->all->list[i]->measure], f->seconds);
-	space_ask(vm);
 }
 
 /* ---- changes by clients ---- */
@@ -417,8 +389,7 @@ static void thresholds_on_process_gone(struct vm *vm)
 
 	if (!w)
 		return;
-	w->asking = false;
-	w->space_ns = w->reported_ns = 0;
+	w->reported_ns = 0;
 	for (size_t i = 0; w->all && i < w->all->n; i++) {
 		struct threshold *t = w->all->list[i];
 

@@ -1,7 +1,6 @@
 /* thresholds: compares the figures of running VMs with their rules (threshold.h), emits THRESHOLD, and runs the actions
  * with the rights of the rules' makers. The figures come from the samples of trends (trends.h), so no VM's process
- * wakes up for them, but for the space of file systems, which the VM's process reports once a minute, and in between
- * while the guest writes (vm_space.h): it has the files open, and a hanging file system must not block the daemon.
+ * wakes up for them. The space of file systems comes from the VM's process, and vm_space.h asks for it.
  *
  * A VM that ends clears its thresholds. A guest could raise and clear one at will, so THRESHOLD has a rate limit, and
  * an action runs at most once in ten minutes.
@@ -11,6 +10,8 @@
 
 #include "api/policy/threshold.h"
 #include "api/policy/timekeeper.h"
+
+#include <stdbool.h>
 
 struct vm;
 struct vm_host;
@@ -42,6 +43,9 @@ struct threshold_figures {
 };
 /* Compare the figures of a running VM. disk-space is not looked at. */
 void thresholds_look(struct vm *vm, const struct threshold_figures *f);
+/* Whether the VM has a threshold of disk-space, so that its process has to report the space also if the guest writes
+ * nothing. */
+bool thresholds_want_space(const struct vm *vm);
 /* The VM's process has reported the space of its file systems: compare it with disk-space. s: borrowed. */
 void thresholds_take_space(struct vm *vm, const struct vm_spaces *s);
 

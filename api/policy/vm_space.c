@@ -23,6 +23,8 @@
 #define FETCH_TIMEOUT_NS (1 * CLOCK_NS_PER_S)
 /* Time between two questions of a VM that does not write, while space is low. */
 #define LOW_NS (30 * CLOCK_NS_PER_S)
+/* The same, while the VM has a threshold of disk-space. */
+#define WANTED_NS (60 * CLOCK_NS_PER_S)
 #define STORE_NS (3600 * CLOCK_NS_PER_S)
 #define FILE_NAME "space.json"
 #define EVENTS_BURST 10
@@ -36,6 +38,7 @@ struct vm_space {
 	bool asking; /* vm_space_look() waits for an answer */
 	bool stale;  /* ask again, whether the guest writes or not: a job has changed the images */
 	bool unsettled; /* ask again, since the image's tables are written later than the guest's data */
+	bool wanted; /* the VM had a threshold of disk-space at the last sample */
 	uint64_t live_changes; /* of the VM, when the process was asked last */
 	uint64_t asked_ns; /* CLOCK_MONOTONIC; 0: not in this run */
 	uint64_t writes, bytes; /* of the guest, when the process was asked last */
@@ -237,7 +240,9 @@ static bool is_due(const struct vm *vm, bool writes, uint64_t bytes, uint64_t ns
 	uint64_t next_ns = space_fill_next_ns(&(struct space_fill){ 0 }), next_bytes = UINT64_MAX;
 
 	if (!s->asked_ns)
-		return writes;
+		return writes || s->wanted;
+	if (s->wanted && ns >= WANTED_NS)
+		return true;
 	if (!writes && !s->stale && !s->unsettled && vm->live_changes == s->live_changes)
 		return s->low && ns >= LOW_NS;
 	for (size_t i = 0; i < s->ndisks && writes; i++) {
@@ -249,14 +254,18 @@ static bool is_due(const struct vm *vm, bool writes, uint64_t bytes, uint64_t ns
 
 void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns)
 {
+	bool wanted = thresholds_want_space(vm), is_new, writes;
 	struct vm_space *s = vm->space;
-	bool writes;
 
-	if (!s && !sums->wr_reqs)
+	if (!s && !sums->wr_reqs && !wanted)
 		return;
 	s = space_of(vm);
+	is_new = wanted && !s->wanted;
+	if (s->asking)
+		return;
+	s->wanted = wanted;
 	writes = sums->wr_reqs != s->writes;
-	if (s->asking || !is_due(vm, writes, sums->wr_bytes - MIN(s->bytes, sums->wr_bytes), now_ns - s->asked_ns))
+	if (!is_new && !is_due(vm, writes, sums->wr_bytes - MIN(s->bytes, sums->wr_bytes), now_ns - s->asked_ns))
 		return;
 	s->asking = true;
 	s->stale = false;

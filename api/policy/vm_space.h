@@ -5,7 +5,8 @@
  * The daemon asks when a client wants the figures for the first time in a run, and then within some seconds after the
  * guest has written, a job has ended or the definition has changed. Samples of trends (trends.h) show the writes, so a
  * VM that writes nothing is not woken. The sooner a file system can be full, the sooner is the next question, each
- * second at the most; while space is low, the daemon asks each half minute also without writes.
+ * second at the most; while space is low, the daemon asks each half minute also without writes, and each minute if the
+ * VM has a threshold of disk-space (thresholds.h), which gets each answer.
  *
  * The sizes of two weeks are kept in space.json in the VM's folder, an hour apart, and tell how fast the VM grows.
  * Threading: the daemon's loop. */

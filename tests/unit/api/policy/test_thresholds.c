@@ -1,11 +1,14 @@
 /* Thresholds over hours of a fake clock: the rate limits of their events and actions, and how often a VM's process is
  * asked for the space of its file systems. */
 #include "api/policy/thresholds.h"
+#include "api/policy/vm_space.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_figures.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "tests/unit/api/policy/one_vm.h"
 
@@ -23,7 +26,7 @@
 	"\"disks\":[{\"path\":\"/vda.qcow2\",\"format\":\"qcow2\"}]}"
 #define BEGIN_S 1000000
 
-static const struct vm_observer *const observers[] = { &thresholds_observer, NULL };
+static const struct vm_observer *const observers[] = { &vm_space_observer, &thresholds_observer, NULL };
 
 struct fixture {
 	char dir[ONE_VM_DIR_BYTES];
@@ -33,6 +36,7 @@ struct fixture {
 	unsigned raised, cleared, actions, requests;
 	int64_t left_out; /* what the last event says */
 	char command[32]; /* the last action */
+	struct vm_sums sums; /* of the guest */
 	/* What the VM's process answers. */
 	struct vm_spaces spaces;
 	bool is_silent;
@@ -153,6 +157,7 @@ static void second(enum threshold_measure m, double value)
 	for (unsigned i = 0; i < THRESHOLD_MEASURES; i++)
 		figures.values[i] = NAN;
 	figures.values[m] = value;
+	vm_space_look(f->vm, &f->sums, clock_monotonic_ns());
 	thresholds_look(f->vm, &figures);
 	fake_s++;
 }
@@ -260,10 +265,61 @@ static void test_process_that_does_not_answer_is_asked_once(void **state)
 	/* The next process is asked at once. */
 	f->is_silent = false;
 	taken(60);
+	vm_space_observer.process_gone(f->vm);
 	thresholds_observer.process_gone(f->vm);
 	seconds(1);
 	assert_int_equal(f->requests, 2);
 	assert_int_equal(f->actions, 1);
+}
+
+static void writes(unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		f->sums.wr_reqs++;
+		f->sums.wr_bytes += 4096;
+		seconds(1);
+	}
+}
+
+static void test_one_look_serves_threshold_and_writes(void **state)
+{
+	(void)state;
+	taken(40);
+	writes(600);
+	assert_int_equal(f->requests, 120);
+	threshold_add(THRESHOLD_DISK_SPACE, THRESHOLD_SUSPEND);
+	f->requests = 0;
+	writes(600);
+	assert_int_equal(f->requests, 120);
+}
+
+static void test_new_threshold_is_looked_at_at_once_and_a_removed_one_asks_nothing(void **state)
+{
+	struct err e;
+
+	(void)state;
+	taken(60);
+	writes(1);
+	seconds(10); /* the image's tables are settled */
+	f->requests = 0;
+	threshold_add(THRESHOLD_DISK_SPACE, THRESHOLD_NOTHING);
+	seconds(1);
+	assert_int_equal(f->requests, 1);
+	assert_int_equal(f->raised, 1);
+	seconds(600);
+	assert_int_equal(f->requests, 11);
+	assert_int_equal(thresholds_remove(f->vm, "t2", is_set, NULL, &e), 0);
+	f->work->done(f->work);
+	seconds(3600);
+	assert_int_equal(f->requests, 11);
+}
+
+static void test_thresholds_of_other_figures_ask_nothing(void **state)
+{
+	(void)state;
+	threshold_add(THRESHOLD_CPU, THRESHOLD_NOTHING);
+	seconds(3600);
+	assert_int_equal(f->requests, 0);
 }
 
 int main(void)
@@ -275,6 +331,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_ten_events_an_hour_pass_and_the_next_one_counts_the_others, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_disk_that_fills_suspends_its_vm_within_a_minute, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_process_that_does_not_answer_is_asked_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_look_serves_threshold_and_writes, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_new_threshold_is_looked_at_at_once_and_a_removed_one_asks_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_thresholds_of_other_figures_ask_nothing, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
