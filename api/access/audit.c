@@ -195,10 +195,11 @@ static struct json_object *line_cut(struct json_object *line)
 
 /* ---- writing the log ---- */
 
-static int line_write(struct audit *a, enum class c, const char *text, int64_t uid, void (*stored)(void *opaque, int r),
+/* line: the text as an object, without control characters. */
+static int line_write(struct audit *a, enum class c, struct json_object *line, const char *text, void (*stored)(void *opaque, int r),
 	void *opaque)
 {
-	journal_send(&a->journal, text, uid);
+	journal_send(&a->journal, text, js_get_int(line, "uid", -1), js_get_str(line, "vm"));
 	return audit_sync_append(&a->sync, c, text, stored, opaque);
 }
 
@@ -238,7 +239,7 @@ static void left_out_write(struct audit *a, struct audit_share *s)
 	js_put_uint(line, "left-out", s->left_out);
 	js_put_int(line, "since", s->since_ns);
 	text = json_object_to_json_string_length(line, LINE_FORMAT, &len);
-	line_write(a, CLASS_USERS, text, js_get_int(line, "uid", -1), NULL, NULL);
+	line_write(a, CLASS_USERS, line, text, NULL, NULL);
 	s->spent_bytes += len + 1;
 	s->left_out = 0;
 }
@@ -269,7 +270,7 @@ int audit_add_call(struct audit *a, struct json_object *line, bool promised, voi
 		}
 		share->spent_bytes += len + 1;
 	}
-	r = line_write(a, share ? CLASS_USERS : CLASS_ROOT, text, js_get_int(line, "uid", -1), stored, opaque);
+	r = line_write(a, share ? CLASS_USERS : CLASS_ROOT, cut, text, stored, opaque);
 	return r < 0 ? r : 1;
 }
 

@@ -54,15 +54,17 @@ static void fields_send(struct journal *j, const char *fields, int n)
 	j->lost = 0;
 }
 
-void journal_send(struct journal *j, const char *text, int64_t uid)
+void journal_send(struct journal *j, const char *text, int64_t uid, const char *vm)
 {
+	bool has_vm = vm && *vm;
 	char fields[FIELDS_BYTES], client[48] = "";
 
 	if (j->fd < 0)
 		return;
 	if (uid >= 0)
 		snprintf(client, sizeof(client), "CAIRN_AUDIT_UID=%lld\n", (long long)uid);
-	fields_send(j, fields, snprintf(fields, sizeof(fields), "PRIORITY=5\nSYSLOG_FACILITY=10\nSYSLOG_IDENTIFIER=cairnd-audit\n%sMESSAGE=%s\n", client, text));
+	fields_send(j, fields, snprintf(fields, sizeof(fields), "PRIORITY=5\nSYSLOG_FACILITY=10\nSYSLOG_IDENTIFIER=cairnd-audit\n%s%s%s%sMESSAGE=%s\n", client,
+		has_vm ? "CAIRN_VM=" : "", has_vm ? vm : "", has_vm ? "\n" : "", text));
 }
 
 void journal_send_event(struct journal *j, const char *vm, const char *uuid, const char *event, struct json_object *data)

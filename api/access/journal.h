@@ -24,8 +24,9 @@ struct journal {
  * or too long: send nothing. */
 void journal_open(struct journal *j, const char *what, const char *path);
 void journal_close(struct journal *j);
-/* Send a copy of a line. text: has no newline. uid: of the client; -1: none. Never waits. */
-void journal_send(struct journal *j, const char *text, int64_t uid);
+/* Send a copy of a line. text, vm: have no newline. uid: of the client; -1: none. vm: name of the VM that the line is
+ * about, for the field CAIRN_VM; NULL or empty: none. Never waits. */
+void journal_send(struct journal *j, const char *text, int64_t uid, const char *vm);
 /* Send an event of a VM, with the fields CAIRN_VM, CAIRN_VM_UUID and CAIRN_EVENT. data: printed as JSON and
  * cut at 4 KB, unless nothing is sent. Never waits. */
 void journal_send_event(struct journal *j, const char *vm, const char *uuid, const char *event, struct json_object *data);

@@ -149,7 +149,8 @@ def test_journal_gets_copy_of_each_line(fake, journal):
     for line in audit(fake):
         fields = received(journal, "cairnd-audit")
         assert json.loads(fields.pop("MESSAGE")) == line
-        assert fields == {"PRIORITY": "5", "SYSLOG_FACILITY": "10", "SYSLOG_IDENTIFIER": "cairnd-audit", "CAIRN_AUDIT_UID": str(os.geteuid())}
+        assert fields == {"PRIORITY": "5", "SYSLOG_FACILITY": "10", "SYSLOG_IDENTIFIER": "cairnd-audit", "CAIRN_AUDIT_UID": str(os.geteuid()),
+                          "CAIRN_VM": line["vm"]}
 
 
 def test_journal_that_reads_nothing_delays_nothing(fake, journal):

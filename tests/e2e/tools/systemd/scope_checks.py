@@ -126,12 +126,14 @@ def journal(*match):
 
 
 def check_journal(name):
-    """The journal finds the VM's events and the daemon's lines about the VM by its name."""
+    """The journal finds the VM's events, the daemon's lines and the audit lines about the VM by its name."""
     messages = [f"state: VM '{name}': running (booted)", f"sandbox: VM '{name}': machine cairn-{name}", f"state: VM '{name}' adopted: ",
                 f"state: VM '{name}': crashed "]
     until(lambda: all(any(x["MESSAGE"].startswith(m) for x in journal(f"CAIRN_VM={name}")) for m in messages))
     found = journal(f"CAIRN_VM={name}")
-    assert {(x["_SYSTEMD_UNIT"], x["SYSLOG_IDENTIFIER"]) for x in found} == {("cairnd.service", "cairnd")}, found
+    assert {(x["_SYSTEMD_UNIT"], x["SYSLOG_IDENTIFIER"]) for x in found} == {("cairnd.service", "cairnd"), ("cairnd.service", "cairnd-audit")}, found
+    audited = [json.loads(x["MESSAGE"]) for x in found if x["SYSLOG_IDENTIFIER"] == "cairnd-audit"]
+    assert {x["vm"] for x in audited} == {name} and {"vm-define", "vm-start", "vm-destroy"} <= {x["command"] for x in audited}, audited
     assert {"VM_DEFINED", "VM_STATE_CHANGE", "VM_UNDEFINED"} <= {x.get("CAIRN_EVENT") for x in found}, found
     priorities = {x["MESSAGE"]: x["PRIORITY"] for x in found}
     assert priorities[messages[0]] == "6", priorities

@@ -21,6 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -581,6 +583,44 @@ static void test_share_with_count_stays_its_users(void **state)
 	assert_ptr_equal(audit_share_of(shares, -1, false, 100 * HOUR_NS), &shares[AUDIT_SHARES - 1]);
 }
 
+/* Return the fields of the next entry before MESSAGE. buf: gets the entry. */
+static const char *entry_fields(int journal, char *buf, size_t size)
+{
+	ssize_t n = recv(journal, buf, size - 1, MSG_DONTWAIT);
+	char *message;
+
+	assert_true(n > 0);
+	buf[n] = 0;
+	message = strstr(buf, "MESSAGE=");
+	assert_non_null(message);
+	*message = 0;
+	return buf;
+}
+
+/* A client chooses the name, if there is no such VM. */
+static void test_copies_in_the_journal_have_the_vms_name(void **state)
+{
+	static const char begin[] = "PRIORITY=5\nSYSLOG_FACILITY=10\nSYSLOG_IDENTIFIER=cairnd-audit\nCAIRN_AUDIT_UID=0\n";
+	static const struct {
+		const char *vm, *field;
+	} rows[] = { { "web1", "CAIRN_VM=web1\n" }, { "x\nPRIORITY=0", "CAIRN_VM=x?PRIORITY=0\n" }, { "", "" }, { NULL, "" } };
+	struct fixture *f = *state;
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	int journal = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	char buf[8192], want[256];
+
+	snprintf(at.sun_path, sizeof(at.sun_path), "%s/journal", f->dir);
+	assert_int_equal(bind(journal, (const struct sockaddr *)&at, sizeof(at)), 0);
+	audit_copy_to_journal(f->audit, at.sun_path);
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		free(line_add(f, rows[i].vm, NULL));
+		snprintf(want, sizeof(want), "%s%s", begin, rows[i].field);
+		assert_string_equal(entry_fields(journal, buf, sizeof(buf)), want);
+	}
+	close(journal);
+	unlink(at.sun_path);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -598,6 +638,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_cursor_of_older_cairn_goes_on, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_required_log_refuses_users_without_share, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_file_is_replaced_during_sync, fixture_open, fixture_close),
+		cmocka_unit_test_setup_teardown(test_copies_in_the_journal_have_the_vms_name, fixture_open, fixture_close),
 		cmocka_unit_test(test_share_refills_with_time_and_not_above_its_size),
 		cmocka_unit_test(test_many_users_together_are_limited),
 		cmocka_unit_test(test_share_with_count_stays_its_users),
