@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 #define SCOPE_TIMEOUT_NS (10 * 1000000000ULL)
-#define MACHINE_TIMEOUT_NS (40 * 1000000000ULL) /* cairn-scope makes up to three calls of 10 s */
+#define MACHINE_TIMEOUT_NS (60 * 1000000000ULL) /* of the first answer; cairn-scope makes up to five calls of 10 s */
 #define QUIET_NS (60 * 1000000000ULL)
 #define UNIT_PREFIX "cairn-vm-"
 #define UNIT_SUFFIX ".scope"
@@ -209,6 +209,13 @@ static void machine_got(struct systemd_scope *s, const char *name)
 	log_info("sandbox", "VM '%s': machine %s", s->vm->def->name, s->machine);
 }
 
+/* cairn-scope may try again, and says then what came of it. */
+static void machine_failed(struct systemd_scope *s, const char *why)
+{
+	loop_timer_disarm(s->timer);
+	scope_lacks(s, "%s", why);
+}
+
 static void scope_failed(struct systemd_scope *s, const char *why)
 {
 	scope_lacks(s, "%s", why);
@@ -236,7 +243,7 @@ static void scope_said(void *opaque, unsigned revents)
 	else if (value && !s->ready && !strcmp(text, "machine"))
 		machine_got(s, value);
 	else if (value && !s->ready && !strcmp(text, "note"))
-		scope_lacks(s, "%s", value);
+		machine_failed(s, value);
 	else if (s->ready)
 		scope_failed(s, "systemd-run made none; see the daemon's log, and the journal");
 	else if (s->told && !s->machine[0]) {

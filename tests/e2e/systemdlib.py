@@ -86,10 +86,11 @@ def body_of(sig, values):
 
 class Bus:
     """Serves a socket until close(). `group` holds the slices. `calls`: (member, arguments) of each call to systemd and
-    machined. `hold`: members that get no answer. `fail`: members that get an error."""
+    machined. `hold`: members that get no answer. `hold_once`: machines whose next registration gets none. `fail`: members
+    that get an error."""
 
     def __init__(self, path, group):
-        self.group, self.calls, self.hold, self.fail = group, [], set(), set()
+        self.group, self.calls, self.hold, self.hold_once, self.fail = group, [], set(), set(), set()
         self.machines = {}
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.bind(str(path))
@@ -157,6 +158,9 @@ class Bus:
             return
         self.calls.append((member, args))
         if member in self.hold:
+            return
+        if member == "RegisterMachine" and args[0] in self.hold_once:
+            self.hold_once.remove(args[0])
             return
         if member in self.fail:
             self.refuse(c, serial, f"{member} is not for you")

@@ -8,25 +8,31 @@
  *
  * Standard input is a socket to cairnd, of type SEQPACKET. cairn-scope says "scope FOLDER" or "error WHY", then takes
  * "HOW MACHINE UUID PID" (the uuid in 32 digits), says "machine MACHINE" or "note WHY", takes the next one, and ends
- * when cairnd closes the socket. HOW: "new"; "moved": the process took the VM over; "adopted": an earlier cairn-scope
+ * when cairnd closes the socket. If machined does not answer in time, cairn-scope says "note WHY" and tries once more
+ * after some seconds. HOW: "new"; "moved": the process took the VM over; "adopted": an earlier cairn-scope
  * may have registered it.
  *
  * The scope is delegated. cairn-scope is in its folder "holder", and cairnd makes a folder for the VM beside it. */
 #include "base/cgroup.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
+#include "base/hex.h"
 #include "base/program.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <spawn.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -37,6 +43,11 @@
 #define HOLDER_FOLDER "holder"
 #define REQUEST_MAX 256
 #define ID_BYTES 16
+#define STATUS_MISSING 127
+/* Time for the answer of machined. The first call may start it, and D-Bus: then the second try waits longer. */
+#define CALL_S 10
+#define CALL_AGAIN_S 60
+#define AGAIN_MS 10000
 
 __attribute__((format(printf, 1, 2))) static void say(const char *fmt, ...)
 {
@@ -131,92 +142,152 @@ static int scope_tell(const char *unit)
 
 /* ---- machined ---- */
 
-/* Returns the exit status of a call of machined's Manager; -errno. The last argument is NULL. */
-static int call(char *const *arguments)
+/* A call of machined's Manager. The last argument is NULL. limit_s: time to wait for the answer.
+ * Returns 0; -ETIMEDOUT: nobody answered in time; -EACCES: it was refused; -ENOENT: there is no busctl; -errno. */
+static int call(unsigned limit_s, char *const *arguments)
 {
-	char *argv[48] = { (char *)"busctl", (char *)"--quiet", (char *)"--timeout=10", (char *)"call", (char *)"org.freedesktop.machine1",
+	char limit[32], *argv[48] = { (char *)"busctl", (char *)"--quiet", limit, (char *)"call", (char *)"org.freedesktop.machine1",
 		(char *)"/org/freedesktop/machine1", (char *)"org.freedesktop.machine1.Manager" };
-	extern char **environ;
-	int n = 7, status = 0, r;
-	pid_t child;
+	uint64_t begin_ns = clock_monotonic_ns();
+	pid_t parent = getpid(), child;
+	int n = 7, status = 0;
 
+	snprintf(limit, sizeof(limit), "--timeout=%u", limit_s);
 	while (*arguments)
 		argv[n++] = *arguments++;
-	r = -posix_spawnp(&child, argv[0], NULL, NULL, argv, environ);
-	if (r < 0)
-		return r;
+	child = fork();
+	if (child < 0)
+		return -errno;
+	if (!child) {
+		/* cairnd kills this process when the VM ends; a process that is left would keep the scope. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() == parent)
+			execvp(argv[0], argv);
+		_exit(errno == ENOENT ? STATUS_MISSING : 1);
+	}
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
 		;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+	if (WIFEXITED(status) && !WEXITSTATUS(status))
+		return 0;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == STATUS_MISSING)
+		return -ENOENT;
+	/* busctl has one exit status for all errors. */
+	return clock_monotonic_ns() - begin_ns >= limit_s * CLOCK_NS_PER_S ? -ETIMEDOUT : -EACCES;
 }
 
-static int machine_add(const char *machine, const uint8_t uuid[ID_BYTES], const char *pid)
+struct registration {
+	char how[16], machine[72], pid[16];
+	uint8_t uuid[ID_BYTES];
+	unsigned limit_s; /* of each call */
+};
+
+static int machine_add(const struct registration *reg)
 {
-	char id[ID_BYTES][4], *arguments[32] = { (char *)"RegisterMachine", (char *)"sayssus", (char *)machine, (char *)"16" };
+	char id[ID_BYTES][4], *arguments[32] = { (char *)"RegisterMachine", (char *)"sayssus", (char *)reg->machine, (char *)"16" };
 	int n = 4;
 
 	for (unsigned i = 0; i < ID_BYTES; i++) {
-		snprintf(id[i], sizeof(id[i]), "%u", uuid[i]);
+		snprintf(id[i], sizeof(id[i]), "%u", reg->uuid[i]);
 		arguments[n++] = id[i];
 	}
 	arguments[n++] = (char *)"cairn";
 	arguments[n++] = (char *)"vm";
-	arguments[n++] = (char *)pid;
+	arguments[n++] = (char *)reg->pid;
 	arguments[n++] = (char *)"";
-	return call(arguments);
+	return call(reg->limit_s, arguments);
 }
 
-static int machine_remove(const char *machine)
+static int machine_remove(const struct registration *reg)
 {
-	return call((char *const[]){ (char *)"UnregisterMachine", (char *)"s", (char *)machine, NULL });
+	return call(reg->limit_s, (char *const[]){ (char *)"UnregisterMachine", (char *)"s", (char *)reg->machine, NULL });
 }
 
-static bool machine_is_known(const char *machine)
+static int machine_find(const struct registration *reg)
 {
-	return call((char *const[]){ (char *)"GetMachine", (char *)"s", (char *)machine, NULL }) == 0;
+	return call(reg->limit_s, (char *const[]){ (char *)"GetMachine", (char *)"s", (char *)reg->machine, NULL });
 }
 
-/* The machine of the VM's last run, or of the process before, may still be there. */
-static int machine_register(const char *how, const char *machine, const uint8_t uuid[ID_BYTES], const char *pid)
+/* The machine of the VM's last run, or of the process before, may still be there. Returns as call(); a call without an
+ * answer is the last one. */
+static int machine_register(const struct registration *reg)
 {
-	int r;
+	int r, found;
 
-	if (!strcmp(how, "adopted"))
-		return machine_is_known(machine) ? 0 : machine_add(machine, uuid, pid);
-	if (!strcmp(how, "moved"))
-		machine_remove(machine);
-	r = machine_add(machine, uuid, pid);
-	if (r > 0 && machine_is_known(machine) && !machine_remove(machine))
-		r = machine_add(machine, uuid, pid);
-	return r;
+	if (!strcmp(reg->how, "adopted")) {
+		r = machine_find(reg);
+		return r == -EACCES ? machine_add(reg) : r;
+	}
+	if (!strcmp(reg->how, "moved") && machine_remove(reg) == -ETIMEDOUT)
+		return -ETIMEDOUT;
+	r = machine_add(reg);
+	if (r != -EACCES)
+		return r;
+	found = machine_find(reg);
+	if (found)
+		return found == -ETIMEDOUT ? found : r;
+	r = machine_remove(reg);
+	return r ? r : machine_add(reg);
 }
 
-static void request_take(char *text)
+/* Returns whether to try again. */
+static bool registration_try(const struct registration *reg)
 {
-	char *save, *how = strtok_r(text, " ", &save), *machine = strtok_r(NULL, " ", &save), *id = strtok_r(NULL, " ", &save),
-	     *pid = strtok_r(NULL, " ", &save);
-	uint8_t uuid[ID_BYTES] = { 0 };
-	int r;
+	bool is_last = reg->limit_s != CALL_S;
+	int r = machine_register(reg);
 
-	for (unsigned i = 0; i < ID_BYTES && pid; i++)
-		if (sscanf(id + 2 * (size_t)i, "%2hhx", &uuid[i]) != 1)
-			return;
-	if (!pid)
-		return;
-	r = machine_register(how, machine, uuid, pid);
 	if (!r)
-		say("machine %s", machine);
+		say("machine %s", reg->machine);
+	else if (r == -ETIMEDOUT && !is_last)
+		say("note systemd-machined did not answer within %d s; cairn-scope tries again in %d s", CALL_S, AGAIN_MS / 1000);
+	else if (r == -ETIMEDOUT)
+		say("note systemd-machined did not answer twice, the last time within %d s; see systemctl status systemd-machined", CALL_AGAIN_S);
 	else if (r == -ENOENT)
 		say("note busctl is missing; install systemd");
 	else
 		say("note the registration failed; see the daemon's log, and install systemd-machined (Debian: systemd-container)");
+	return r == -ETIMEDOUT && !is_last;
+}
+
+/* Returns whether the request is complete. */
+static bool request_parse(const char *text, struct registration *ret)
+{
+	char id[2 * ID_BYTES + 1];
+
+	*ret = (struct registration){ .limit_s = CALL_S };
+	if (sscanf(text, "%15s %71s %32s %15s", ret->how, ret->machine, id, ret->pid) != 4)
+		return false;
+	return hex_parse(id, ret->uuid, ID_BYTES);
+}
+
+/* Take requests until cairnd closes the socket. A new request replaces one that waits for its second try. */
+static void requests_take(void)
+{
+	struct registration reg = { 0 };
+	char text[REQUEST_MAX];
+	bool waits = false;
+	ssize_t n;
+
+	for (;;) {
+		int r = poll(&(struct pollfd){ .fd = SOCK, .events = POLLIN }, 1, waits ? AGAIN_MS : -1);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (!r) {
+			reg.limit_s = CALL_AGAIN_S;
+			waits = registration_try(&reg);
+			continue;
+		}
+		n = recv(SOCK, text, sizeof(text) - 1, 0);
+		if (n <= 0)
+			return;
+		text[n] = 0;
+		waits = request_parse(text, &reg) && registration_try(&reg);
+	}
 }
 
 int main(int argc, char **argv)
 {
-	char text[REQUEST_MAX];
 	struct err e;
-	ssize_t n;
 	int r = program_begin(&e);
 
 	if (r < 0)
@@ -231,9 +302,6 @@ int main(int argc, char **argv)
 		r = strcmp(argv[1], "--inside") ? scope_ask(argv[1], argv[2]) : scope_tell(argv[2]);
 	if (r)
 		return 1;
-	while ((n = recv(SOCK, text, sizeof(text) - 1, 0)) > 0) {
-		text[n] = 0;
-		request_take(text);
-	}
+	requests_take();
 	return 0;
 }

@@ -167,6 +167,28 @@ def test_stuck_bus_holds_one_start_and_nothing_else(daemon, bus, guest):
     assert bus.members().count("StartTransientUnit") == 2
 
 
+def test_registration_without_an_answer_is_tried_again(daemon, bus, guest):
+    bus.hold_once.add("cairn-a")
+    start(daemon, guest, systemd_scope=True)
+    until(lambda: "machine" in scope_of(daemon))
+    assert scope_of(daemon).keys() == {"unit", "machine"}
+    assert bus.members().count("RegisterMachine") == 2
+    failed, registered = (daemon.log.read_text().find(t) for t in (
+        "VM 'a': no machine of systemd-machined: systemd-machined did not answer within 10 s; cairn-scope tries again in 10 s",
+        "VM 'a': machine cairn-a"))
+    assert 0 < failed < registered
+
+
+def test_vm_that_ends_before_its_registration_leaves_no_scope(daemon, bus, guest):
+    bus.hold.add("RegisterMachine")
+    pid = start(daemon, guest, systemd_scope=True)
+    scope = group_of(pid).parent
+    until(lambda: "RegisterMachine" in bus.members())
+    daemon.cairn("destroy", "a")
+    until(lambda: is_empty(scope))
+    assert bus.machines == {}
+
+
 def is_refused(d, guest, why):
     """The start fails, names the reason and leaves no process."""
     d.define("a", debug_exit=True, boot={"kernel": guest("interp.elf")}, systemd_scope=True)
