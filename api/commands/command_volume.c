@@ -6,6 +6,8 @@
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/utf8.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -96,6 +98,60 @@ static int capacity_take(const struct call *c, struct volume_work *w, struct err
 	return 0;
 }
 
+/* Take a format; an absent one leaves *f as it is. */
+static int format_take(const struct call *c, const char *key, enum volume_format *f, struct err *e)
+{
+	const char *word = js_get_str(c->args, key);
+
+	if (!word)
+		return 0;
+	*f = !strcmp(word, "raw") ? VOLUME_RAW : VOLUME_QCOW2;
+	if (!strcmp(word, volume_format_name(*f)))
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "%s: must be qcow2 or raw, not \"%.40s\"", key, word);
+}
+
+/* Take the backing file of a new volume: the name of a volume of the pool, or an absolute path. */
+static int backing_take(const struct call *c, struct volume_work *w, struct err *e)
+{
+	const char *backing = js_get_str(c->args, "backing");
+	char folder[PATH_MAX], name[NAME_MAX + 1], *slash;
+	int r = 0;
+
+	if (!backing)
+		return 0;
+	if (w->format == VOLUME_RAW)
+		return err_set(e, -EINVAL, ERR_INVALID, "a raw image has no backing file; give --format qcow2");
+	w->backing_is_volume = *backing != '/';
+	if (w->backing_is_volume)
+		r = name_take(name, backing, e);
+	else if (!utf8_is_clean(backing))
+		r = err_set(e, -EINVAL, ERR_INVALID, "backing: \"%.200s\" has control characters", backing);
+	if (!r && snprintf(w->backing, sizeof(w->backing), "%s%s%s", w->backing_is_volume ? w->folder : "", w->backing_is_volume ? "/" : "", backing) >=
+		(int)sizeof(w->backing))
+		r = err_set_errno(e, -ENAMETOOLONG, "%.200s", backing);
+	if (r < 0)
+		return r;
+	memcpy(folder, w->backing, sizeof(folder));
+	slash = strrchr(folder, '/');
+	*slash = 0;
+	w->backing_format = known_format(c->host, folder, slash + 1);
+	return format_take(c, "backing-format", &w->backing_format, e);
+}
+
+static int preallocation_take(const struct call *c, struct volume_work *w, struct err *e)
+{
+	static const char *const words[] = { "off", "metadata", "falloc", "full" };
+	const char *word = js_get_str(c->args, "preallocation");
+
+	for (size_t i = 0; word && i < ARRAY_SIZE(words); i++)
+		if (!strcmp(word, words[i]))
+			w->preallocation = words[i];
+	if (!word || w->preallocation)
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "preallocation: must be off, metadata, falloc or full, not \"%.40s\"", word);
+}
+
 static void begin(struct call *c, int r, const struct volume_work *w, const struct err *why,
 	void (*done)(struct call *c, const struct volume_work *w, int r, const struct fork_as_result *res, const struct err *e))
 {
@@ -177,16 +233,19 @@ static void change_done(struct call *c, const struct volume_work *w, int r, cons
 
 void command_volume_create(struct call *c)
 {
-	const char *format = js_get_str_or(c->args, "format", "qcow2");
 	struct volume_work w;
 	struct err e;
 	int r = work_take(c, VOLUME_CREATE, &w, &e);
 
+	w.format = VOLUME_QCOW2;
 	if (!r)
 		r = capacity_take(c, &w, &e);
-	w.format = !strcmp(format, "raw") ? VOLUME_RAW : VOLUME_QCOW2;
-	if (!r && strcmp(format, volume_format_name(w.format)) != 0)
-		r = err_set(&e, -EINVAL, ERR_INVALID, "format: must be qcow2 or raw, not \"%.40s\"", format);
+	if (!r)
+		r = format_take(c, "format", &w.format, &e);
+	if (!r)
+		r = backing_take(c, &w, &e);
+	if (!r)
+		r = preallocation_take(c, &w, &e);
 	begin(c, r, &w, &e, change_done);
 }
 

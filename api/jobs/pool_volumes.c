@@ -71,24 +71,30 @@ static void qcow2_look(int fd, const uint8_t header[QCOW2_HEADER_BYTES], struct 
 	l->backing[l->nbacking] = 0;
 }
 
-/* Look at a file. A file that may not be read has no format. Returns 0; -EINVAL: it is no regular file; -errno. */
-static int volume_look(int dir, const char *name, struct look *l, struct err *e)
+static int irregular(const char *name, struct err *e)
+{
+	return err_set(e, -EINVAL, ERR_INVALID, "volume %.300s is no regular file", name);
+}
+
+/* Look at a file. A file that may not be read has no format.
+ * links: follow a symbolic link. Returns 0; -EINVAL: it is no regular file; -errno. */
+static int file_look(int dir, const char *name, bool links, struct look *l, struct err *e)
 {
 	uint8_t header[QCOW2_HEADER_BYTES];
 	int fd;
 
 	memset(l, 0, sizeof(*l));
-	if (fstatat(dir, name, &l->st, AT_SYMLINK_NOFOLLOW) < 0)
-		return err_set_errno(e, -errno, "volume %.255s", name);
+	if (fstatat(dir, name, &l->st, links ? 0 : AT_SYMLINK_NOFOLLOW) < 0)
+		return err_set_errno(e, -errno, "volume %.300s", name);
 	if (!S_ISREG(l->st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "volume %.255s is no regular file", name);
+		return irregular(name, e);
 	/* O_NONBLOCK: the name may be a FIFO's now. */
-	fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	fd = openat(dir, name, O_RDONLY | O_CLOEXEC | (links ? 0 : O_NOFOLLOW) | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0)
 		return 0;
 	if (fstat(fd, &l->st) < 0 || !S_ISREG(l->st.st_mode)) {
 		close(fd);
-		return err_set(e, -EINVAL, ERR_INVALID, "volume %.255s is no regular file", name);
+		return irregular(name, e);
 	}
 	l->format = VOLUME_RAW;
 	l->capacity_bytes = (uint64_t)l->st.st_size;
@@ -97,6 +103,11 @@ static int volume_look(int dir, const char *name, struct look *l, struct err *e)
 		qcow2_look(fd, header, l);
 	close(fd);
 	return 0;
+}
+
+static int volume_look(int dir, const char *name, struct look *l, struct err *e)
+{
+	return file_look(dir, name, false, l, e);
 }
 
 /* ---- names of a folder ---- */
@@ -366,14 +377,45 @@ static void path_put(char path[PATH_MAX], const struct volume_work *w, const cha
 	snprintf(path, PATH_MAX, "%s/%s", w->folder, name);
 }
 
+/* Find the format of the backing file, which must be readable. */
+static int backing_look(const struct volume_work *w, int dir, enum volume_format *ret, struct err *e)
+{
+	static struct look look;
+	int r = file_look(dir, w->backing, !w->backing_is_volume, &look, e);
+
+	if (!r && look.format == VOLUME_NO_FORMAT)
+		r = err_set_errno(e, -EACCES, "%s", w->backing);
+	*ret = w->backing_format == VOLUME_NO_FORMAT ? look.format : w->backing_format;
+	return r;
+}
+
 static int create_run(const struct volume_work *w, int dir, struct err *e)
 {
-	char path[PATH_MAX], size[24];
+	const char *args[16] = { "cairn-img", "create", "-q", "-f", volume_format_name(w->format) };
+	char path[PATH_MAX], size[24], option[40];
+	enum volume_format below = VOLUME_NO_FORMAT;
+	size_t n = 5;
+	int r = w->backing[0] ? backing_look(w, dir, &below, e) : 0;
 
+	if (r < 0)
+		return r;
+	if (w->backing[0]) {
+		args[n++] = "-b";
+		args[n++] = w->backing;
+		args[n++] = "-F";
+		args[n++] = volume_format_name(below);
+	}
+	if (w->preallocation) {
+		snprintf(option, sizeof(option), "preallocation=%s", w->preallocation);
+		args[n++] = "-o";
+		args[n++] = option;
+	}
 	path_put(path, w, w->name);
 	snprintf(size, sizeof(size), "%" PRIu64, w->capacity_bytes);
-	return volume_make(w, dir, w->name,
-		(const char *const[]){ "cairn-img", "create", "-q", "-f", volume_format_name(w->format), "--", path, size, NULL }, e);
+	args[n++] = "--";
+	args[n++] = path;
+	args[n] = size;
+	return volume_make(w, dir, w->name, args, e);
 }
 
 /* Look at the volume, which must be readable. */
@@ -417,7 +459,7 @@ static int resize_run(const struct volume_work *w, int dir, struct err *e)
 	if (r < 0)
 		return r;
 	if (w->capacity_bytes < look.capacity_bytes && !w->shrink)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: %" PRIu64 " bytes is less than the volume has, whose end would be lost; give shrink if that is meant",
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: %" PRIu64 " bytes is less than the volume has, whose end would be lost; give --shrink if that is meant",
 			w->name, w->capacity_bytes);
 	path_put(path, w, w->name);
 	snprintf(size, sizeof(size), "%" PRIu64, w->capacity_bytes);

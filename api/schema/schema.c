@@ -497,7 +497,10 @@ static const struct field query_volumes_returns[] = {
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field volume_create_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME,
 	{ "capacity", FIELD_INT, REQUIRED, "size that a guest sees, bytes" },
-	{ "format", FIELD_STRING, OPTIONAL, "qcow2 or raw [qcow2]" }, END };
+	{ "format", FIELD_STRING, OPTIONAL, "qcow2 or raw [qcow2]" },
+	{ "backing", FIELD_STRING, OPTIONAL, "backing file: the name of a volume of the pool, or an absolute path [none]" },
+	{ "backing-format", FIELD_STRING, OPTIONAL, "qcow2 or raw [as VMs use the backing file, or else as its header says]" },
+	{ "preallocation", FIELD_STRING, OPTIONAL, "off, metadata, falloc or full, as cairn-img has them [off]" }, END };
 static const struct field volume_clone_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME,
 	{ "new-name", FIELD_STRING, REQUIRED, "name of the copy" }, END };
 static const struct field volume_resize_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME,
@@ -806,12 +809,13 @@ static const struct command commands[] = {
 	{ "query-pools", "list pools", query_pools_args, query_pools_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-volumes", "list the volumes of a pool, as your user may see the files", query_volumes_args, query_volumes_returns, ROLE_VIEWER, 0,
 		ANY_STATE },
-	{ "volume-create", "create an empty volume in a pool, as your user", volume_create_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
-	{ "volume-clone", "copy a volume within its pool, as your user; answers when the copy is there", volume_clone_args, NULL, ROLE_ADMIN, COMMAND_MUTATES,
+	{ "volume-create", "create an empty volume or an overlay in a pool, as your user", volume_create_args, NULL, ROLE_OPERATOR, COMMAND_MUTATES,
 		ANY_STATE },
-	{ "volume-resize", "change the size of a volume that no running VM has, as your user", volume_resize_args, NULL, ROLE_ADMIN, COMMAND_MUTATES,
-		ANY_STATE },
-	{ "volume-delete", "delete a volume that no VM and no other volume of the pool uses, as your user", volume_delete_args, NULL, ROLE_ADMIN,
+	{ "volume-clone", "copy a volume within its pool, as your user; answers when the copy is there", volume_clone_args, NULL, ROLE_OPERATOR,
+		COMMAND_MUTATES, ANY_STATE },
+	{ "volume-resize", "change the size of a volume that no running VM has, as your user", volume_resize_args, NULL, ROLE_OPERATOR,
+		COMMAND_MUTATES, ANY_STATE },
+	{ "volume-delete", "delete a volume that no VM and no other volume of the pool uses, as your user", volume_delete_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES, ANY_STATE },
 	{ "query-jobs", "list jobs under way, and results that were not dismissed", query_jobs_args,
 		job_entry, ROLE_VIEWER, COMMAND_FILTERS | COMMAND_RETURNS_LIST, ANY_STATE },

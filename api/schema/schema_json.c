@@ -64,7 +64,8 @@ static bool returns_builtin(const struct command *c)
  * after the commands took 5 KiB of the line. Number 0 is the type without members. */
 struct schema_draft {
 	enum dialect dialect;
-	/* Without descriptions, results of jobs, types of lists and objects inside of others, and what is false. */
+	/* Without descriptions, results of jobs, types of lists and objects inside of others, what is false, and
+	 * `mutates` of commands that start jobs. */
 	bool brief;
 	struct json_object *all;
 	const struct field **types; /* members of each numbered type so far; a member without a name ends each */
@@ -234,7 +235,8 @@ static void put_rules(const struct schema_draft *s, struct json_object *o, const
 	js_put_str(o, "role", role_name(c->role));
 	if (!s->brief || c->flags & COMMAND_JOB)
 		js_put_bool(o, "job", c->flags & COMMAND_JOB);
-	if (!s->brief || c->flags & COMMAND_MUTATES)
+	/* A command that starts a job changes something. */
+	if (!s->brief || (c->flags & (COMMAND_MUTATES | COMMAND_JOB)) == COMMAND_MUTATES)
 		js_put_bool(o, "mutates", c->flags & COMMAND_MUTATES);
 	if (!s->brief && c->flags & COMMAND_TAKES_FD)
 		js_put_bool(o, "takes-fd", true);

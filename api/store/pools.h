@@ -1,6 +1,5 @@
-/* pools: folders for images that have a name, stored in pools.json. The daemon opens no file in them: clients create,
- * look at and remove images there with their own rights, or let a process with these rights do it
- * (api/jobs/pool_volumes.h).
+/* pools: folders for images that have a name, stored in pools.json. The daemon opens no file in them: a process
+ * with the client's rights lists, creates, changes and removes images there (api/jobs/pool_volumes.h).
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_STORE_POOLS_H
 #define CAIRN_API_STORE_POOLS_H

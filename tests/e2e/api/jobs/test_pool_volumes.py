@@ -140,6 +140,11 @@ def test_bad_requests_get_a_sentence_and_lose_nothing(fake, q, pool):
     refused(q, "No such file", "volume-clone", name="nope", new_name="b")
     refused(q, "No such file", "volume-delete", name="nope")
     refused(q, "format: must be qcow2 or raw", "volume-create", name="b", capacity=MIB, format="vmdk")
+    refused(q, "backing-format: must be qcow2 or raw", "volume-create", name="b", capacity=MIB, backing="a", backing_format="vmdk")
+    refused(q, "preallocation: must be off, metadata, falloc or full", "volume-create", name="b", capacity=MIB, preallocation="some")
+    refused(q, "a raw image has no backing file", "volume-create", name="b", capacity=MIB, format="raw", backing="a")
+    refused(q, "volume /nope: No such file", "volume-create", name="b", capacity=MIB, backing="/nope")
+    refused(q, "File name too long", "volume-create", name="b", capacity=MIB, backing="/" + "a" * 5000)
     for capacity in (-1, 2 ** 61):
         refused(q, "capacity: must be 0 to", "volume-create", name="b", capacity=capacity)
     (pool / "folder").mkdir()
@@ -170,8 +175,8 @@ def test_volumes_are_touched_with_the_rights_of_the_client(shared):  # noqa: F81
     assert "requires the role viewer" in ask("query-volumes")
     shared.cairn("grant", "viewer", "--user", "nobody")
     assert ask("query-volumes")["volumes"] == [{"name": "roots", "vms": []}]
-    assert "requires the role admin" in ask("volume-create", name="a", capacity=MIB)
-    shared.cairn("grant", "admin", "--user", "nobody")
+    assert "requires the role operator" in ask("volume-create", name="a", capacity=MIB)
+    shared.cairn("grant", "operator", "--user", "nobody")
     for command, args in (("volume-create", {"name": "a", "capacity": MIB}), ("volume-delete", {"name": "roots"}),
                           ("volume-clone", {"name": "roots", "new-name": "b"}), ("volume-resize", {"name": "roots", "capacity": 2 * MIB})):
         assert "Permission denied (for user 65534, who sent the command)" in ask(command, **args), command
