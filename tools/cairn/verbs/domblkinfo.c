@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
+#include "tools/cairn/img_run.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/pool.h"
@@ -119,12 +120,22 @@ static int device_size(const char *path, uint64_t *ret, struct err *e)
 	return 0;
 }
 
+/* Have cairn-img read the size that a guest sees. -U: another program may have the image open. */
+static int image_size(const char *path, const char *format, uint64_t *ret, struct err *e)
+{
+	const char *const args[] = { "info", "-U", "-f", format, "--output", "json", "--", path, NULL };
+	CLEANUP_JS struct json_object *info = NULL;
+	int r = img_run(args, &info, e);
+
+	*ret = (uint64_t)js_get_int(info, "virtual-size", 0);
+	return r;
+}
+
 /* Add the sizes of a disk's image to `o`. */
 static int sizes_put(struct cli *c, struct json_object *disk, struct json_object *o, struct err *e)
 {
-	const char *path = js_get_str(disk, "path"), *id = js_get_str_or(disk, "id", "");
+	const char *path = js_get_str(disk, "path"), *id = js_get_str_or(disk, "id", ""), *format = js_get_str_or(disk, "format", "raw");
 	uint64_t capacity, physical, allocation;
-	struct volume v;
 	struct stat st;
 	int r = 0;
 
@@ -139,12 +150,10 @@ static int sizes_put(struct cli *c, struct json_object *disk, struct json_object
 		allocation = physical;
 	}
 	capacity = guest_size(c, id);
-	if (!r && !capacity && strcmp(js_get_str_or(disk, "format", "raw"), "raw")) {
-		r = volume_look(path, &v, e);
-		capacity = r < 0 ? 0 : v.capacity_bytes;
-	} else if (!capacity) {
+	if (!r && !capacity && strcmp(format, "raw"))
+		r = image_size(path, format, &capacity, e);
+	else if (!capacity)
 		capacity = physical;
-	}
 	js_put_uint(o, "capacity", capacity);
 	js_put_uint(o, "allocation", allocation);
 	js_put_uint(o, "physical", physical);

@@ -1,16 +1,21 @@
 /* pool-define-as, pool-undefine, pool-list and pool-info. */
 #include "tools/cairn/pool.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 int verb_pool_define_as(struct cli *c)
 {
@@ -53,41 +58,42 @@ int verb_pool_undefine(struct cli *c)
 	return CLI_OK;
 }
 
-/* Sums of a pool's volumes. */
-struct sums {
-	uint64_t volumes, allocation_bytes, capacity_bytes;
-};
-
-static void volume_sum(void *opaque, const char *name, const char *path)
+/* Add the sums of a pool's volumes. Returns 0 or -errno. */
+static int sums_put(struct cli *c, struct json_object *pool, struct err *e)
 {
-	struct sums *s = opaque;
-	struct volume v;
+	CLEANUP_JS struct json_object *all = NULL;
+	uint64_t allocation = 0, capacity = 0;
+	int r = volumes_fetch(c, js_get_str_or(pool, "name", ""), &all, e);
 
-	(void)name;
-	if (volume_look(path, &v, NULL) < 0)
-		return;
-	s->volumes++;
-	s->allocation_bytes += v.allocation_bytes;
-	s->capacity_bytes += MIN(v.capacity_bytes, UINT64_MAX - s->capacity_bytes);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *v = json_object_array_get_idx(all, i);
+
+		allocation += (uint64_t)js_get_int(v, "allocation", 0);
+		capacity += MIN((uint64_t)js_get_int(v, "capacity", 0), UINT64_MAX - capacity);
+	}
+	js_put_uint(pool, "volumes", json_object_array_length(all));
+	js_put_uint(pool, "volume-allocation", allocation);
+	js_put_uint(pool, "volume-capacity", capacity);
+	return 0;
 }
 
-/* Add what the folder shows. A folder that is missing, or that the user may not read, leaves the pool inactive. */
-static void space_put(struct json_object *o)
+/* Add what the folder shows. A folder that is missing, or that the user may not read, leaves the pool inactive.
+ * sums: with those of the volumes. */
+static void space_put(struct cli *c, struct json_object *pool, bool sums)
 {
-	const char *target = js_get_str_or(o, "target", "");
-	struct pool_space space;
-	struct sums sums = { 0 };
-	bool active = !pool_look(target, &space, NULL) && !volumes_each(target, volume_sum, &sums, NULL);
+	CLEANUP_CLOSE int fd = open(js_get_str_or(pool, "target", ""), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct statvfs s;
+	struct err e;
+	bool active = fd >= 0 && !fstatvfs(fd, &s) && (!sums || !sums_put(c, pool, &e));
 
-	js_put_str(o, "state", active ? "active" : "inactive");
+	js_put_str(pool, "state", active ? "active" : "inactive");
 	if (!active)
 		return;
-	js_put_uint(o, "capacity", space.capacity_bytes);
-	js_put_uint(o, "allocation", space.capacity_bytes - MIN(space.available_bytes, space.capacity_bytes));
-	js_put_uint(o, "available", space.available_bytes);
-	js_put_uint(o, "volumes", sums.volumes);
-	js_put_uint(o, "volume-allocation", sums.allocation_bytes);
-	js_put_uint(o, "volume-capacity", sums.capacity_bytes);
+	js_put_uint(pool, "capacity", (uint64_t)s.f_blocks * s.f_frsize);
+	js_put_uint(pool, "allocation", (uint64_t)(s.f_blocks - MIN(s.f_bavail, s.f_blocks)) * s.f_frsize);
+	js_put_uint(pool, "available", (uint64_t)s.f_bavail * s.f_frsize);
 }
 
 static const char *size_cell(struct json_object *o, const char *key, char buf[VOLUME_SIZE_TEXT])
@@ -118,10 +124,10 @@ int verb_pool_list(struct cli *c)
 	CLEANUP_JS struct json_object *all = NULL;
 	struct err e;
 
-	if (cli_fetch_all(c, "query-pools", json_object_new_object(), "pools", "after", &all, NULL, &e) < 0)
+	if (pools_fetch(c, &all, &e) < 0)
 		return cli_fail(&e, "Failed to list pools");
 	for (size_t i = 0; i < json_object_array_length(all); i++)
-		space_put(json_object_array_get_idx(all, i));
+		space_put(c, json_object_array_get_idx(all, i), c->format != CLI_TABLE);
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, all);
 	else if (option_flag(c, "name"))
@@ -153,12 +159,11 @@ static void info_print(struct json_object *o)
 int verb_pool_info(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = NULL;
-	char path[PATH_MAX];
 	struct err e;
 
-	if (pool_find_path(c, c->pos[0], path, &o, &e) < 0)
+	if (pool_find_name(c, c->pos[0], &o, &e) < 0)
 		return cli_fail(&e, "Failed to get pool '%s'", c->pos[0]);
-	space_put(o);
+	space_put(c, o, true);
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, o);
 	else

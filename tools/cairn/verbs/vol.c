@@ -1,50 +1,149 @@
 /* vol-list, vol-info, vol-path, vol-create-as, vol-clone, vol-delete and vol-resize: images in the folders of pools.
- * All is done with the rights of the user. */
-#include "tools/cairn/pool.h"
+ * The daemon does the work, with the rights of the user. */
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
-#include "tools/cairn/img_run.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/pool.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define SIZE_MAX_BYTES (1ULL << 60)
 
-static struct json_object *volume_json(const char *name, const char *path, const struct volume *v)
+/* ---- the volume that the command line names ---- */
+
+/* Find the pool whose folder has the file. */
+static int path_args(struct cli *c, const char *path, struct json_object *args, struct err *e)
+{
+	CLEANUP_JS struct json_object *pools = NULL;
+	const char *name = strrchr(path, '/') + 1, *pool = NULL;
+	char folder[PATH_MAX], real[PATH_MAX];
+	int r = pools_fetch(c, &pools, e);
+
+	if (r < 0)
+		return r;
+	if (snprintf(folder, sizeof(folder), "%.*s", (int)MAX(name - 1 - path, 1), path) >= (int)sizeof(folder))
+		return err_set_errno(e, -ENAMETOOLONG, "%.200s", path);
+	if (!realpath(folder, real))
+		snprintf(real, sizeof(real), "%s", folder);
+	for (size_t i = 0; !pool && i < json_object_array_length(pools); i++) {
+		struct json_object *o = json_object_array_get_idx(pools, i);
+		const char *target = js_get_str_or(o, "target", "");
+
+		if (!strcmp(target, real) || !strcmp(target, folder))
+			pool = js_get_str(o, "name");
+	}
+	if (!pool)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%.300s is in the folder of no pool; for other files, use cairn-img. Next: cairn pool-list", path);
+	js_put_str(args, "pool", pool);
+	js_put_str(args, "name", name);
+	return 0;
+}
+
+/* Make the arguments "pool" and "name" for the volume that the first positional names: by its name in the pool of
+ * --pool, or by its absolute path. The caller owns *ret. */
+static int volume_args(struct cli *c, struct json_object **ret, struct err *e)
+{
+	const char *which = c->pos[0], *pool = option_value(c, "pool");
+	CLEANUP_JS struct json_object *args = json_object_new_object();
+	int r = 0;
+
+	if (which[0] == '/')
+		r = path_args(c, which, args, e);
+	else if (!pool)
+		r = err_set(e, -EINVAL, ERR_INVALID, "volume '%.100s': give its pool by --pool, or its absolute path", which);
+	if (r < 0)
+		return r;
+	if (which[0] != '/') {
+		js_put_str(args, "pool", pool);
+		js_put_str(args, "name", which);
+	}
+	*ret = STEAL_PTR(args);
+	return 0;
+}
+
+/* Find a volume's entry in query-volumes, in the pages from the name's beginning on.
+ * args: see volume_args(). The caller owns *ret. */
+static int entry_find(struct cli *c, struct json_object *args, struct json_object **ret, struct err *e)
+{
+	const char *pool = js_get_str(args, "pool"), *name = js_get_str(args, "name");
+	CLEANUP_JS struct json_object *next = NULL;
+	size_t len = strlen(name);
+
+	while (len && (name[--len] & 0xc0) == 0x80) /* before the last character of UTF-8 */
+		;
+	next = json_object_new_string_len(name, (int)len);
+	while (next && strcmp(json_object_get_string(next), name) < 0) {
+		CLEANUP_JS struct json_object *page = NULL;
+		struct json_object *ask = json_object_new_object(), *list;
+		int r;
+
+		js_put_str(ask, "pool", pool);
+		js_put(ask, "after", STEAL_PTR(next));
+		r = cli_execute(c, "query-volumes", ask, &page, NULL, e);
+		if (r < 0)
+			return r;
+		list = js_get_array(page, "volumes");
+		for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+			struct json_object *o = json_object_array_get_idx(list, i);
+
+			if (!strcmp(js_get_str_or(o, "name", ""), name)) {
+				*ret = json_object_get(o);
+				return 0;
+			}
+		}
+		next = json_object_get(js_get(page, "next"));
+	}
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "pool '%.63s' has no volume '%.255s', that is, no regular file of this name. Next: cairn vol-list %.63s",
+		pool, name, pool);
+}
+
+/* Return what the verbs show of a volume. v: its entry in query-volumes. */
+static struct json_object *volume_json(struct json_object *pool, struct json_object *v)
 {
 	struct json_object *o = json_object_new_object();
+	const char *name = js_get_str_or(v, "name", "-");
+	char path[PATH_MAX];
 
+	snprintf(path, sizeof(path), "%s/%s", js_get_str_or(pool, "target", ""), name);
 	js_put_str(o, "name", name);
 	js_put_str(o, "path", path);
 	js_put_str(o, "type", "file");
-	js_put_str(o, "format", v->format);
-	js_put_uint(o, "capacity", v->capacity_bytes);
-	js_put_uint(o, "allocation", v->allocation_bytes);
-	if (v->backing[0])
-		js_put_str(o, "backing", v->backing);
+	/* Another user's file that may not be read is listed without its sizes. */
+	js_put_str(o, "format", js_get_str_or(v, "format", "-"));
+	js_put_int(o, "capacity", js_get_int(v, "capacity", 0));
+	js_put_int(o, "allocation", js_get_int(v, "allocation", 0));
+	js_put_str(o, "backing", js_get_str(v, "backing"));
+	js_put(o, "vms", json_object_get(js_get(v, "vms")));
 	return o;
+}
+
+static int volume_find(struct cli *c, struct json_object **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *args = NULL, *pool = NULL, *entry = NULL;
+	int r = volume_args(c, &args, e);
+
+	if (!r)
+		r = pool_find_name(c, js_get_str(args, "pool"), &pool, e);
+	if (!r)
+		r = entry_find(c, args, &entry, e);
+	if (!r)
+		*ret = volume_json(pool, entry);
+	return r;
 }
 
 /* ---- vol-list, vol-info, vol-path ---- */
 
-static void volume_add(void *opaque, const char *name, const char *path)
+static const char *size_cell(struct json_object *o, const char *key, char buf[VOLUME_SIZE_TEXT])
 {
-	struct volume v;
-
-	/* Another user's file that may not be read is listed without its sizes. */
-	if (volume_look(path, &v, NULL) < 0)
-		v = (struct volume){ .format = "-" };
-	json_object_array_add(opaque, volume_json(name, path, &v));
+	return volume_size_text((uint64_t)js_get_int(o, key, 0), buf);
 }
 
 static void rows_print(struct json_object *all, bool details)
@@ -58,23 +157,23 @@ static void rows_print(struct json_object *all, bool details)
 		char capacity[VOLUME_SIZE_TEXT], allocation[VOLUME_SIZE_TEXT];
 
 		table_add(&t, (const char *const[]){ js_get_str_or(o, "name", "-"), js_get_str_or(o, "path", "-"), js_get_str_or(o, "type", "-"),
-					  volume_size_text((uint64_t)js_get_int(o, "capacity", 0), capacity),
-					  volume_size_text((uint64_t)js_get_int(o, "allocation", 0), allocation) });
+					  size_cell(o, "capacity", capacity), size_cell(o, "allocation", allocation) });
 	}
 	table_finish(&t, stdout);
 }
 
 int verb_vol_list(struct cli *c)
 {
-	CLEANUP_JS struct json_object *all = json_object_new_array();
-	char folder[PATH_MAX];
+	CLEANUP_JS struct json_object *pool = NULL, *list = NULL, *all = json_object_new_array();
 	struct err e;
-	int r = pool_target(c, c->pos[0], folder, &e);
+	int r = pool_find_name(c, c->pos[0], &pool, &e);
 
 	if (!r)
-		r = volumes_each(folder, volume_add, all, &e);
+		r = volumes_fetch(c, c->pos[0], &list, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to list volumes of pool '%s'", c->pos[0]);
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		json_object_array_add(all, volume_json(pool, json_object_array_get_idx(list, i)));
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, all);
 	else
@@ -82,35 +181,24 @@ int verb_vol_list(struct cli *c)
 	return CLI_OK;
 }
 
-/* Find the volume of the first positional, and look at it. Returns 0 or -errno. */
-static int volume_find(struct cli *c, char path[PATH_MAX], struct volume *ret, struct err *e)
-{
-	int r = volume_path(c, c->pos[0], path, e);
-
-	return r ? r : volume_look(path, ret, e);
-}
-
 int verb_vol_info(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = NULL;
-	char path[PATH_MAX], text[VOLUME_SIZE_TEXT];
-	struct volume v;
+	char text[VOLUME_SIZE_TEXT];
 	struct err e;
-	int r = volume_find(c, path, &v, &e);
 
-	if (r < 0)
+	if (volume_find(c, &o, &e) < 0)
 		return cli_fail(&e, "failed to get vol '%s'", c->pos[0]);
-	o = volume_json(strrchr(path, '/') + 1, path, &v);
 	if (c->format != CLI_TABLE) {
 		output_print(stdout, c->format, o);
 		return CLI_OK;
 	}
 	label_print(stdout, "Name:", "%s", js_get_str_or(o, "name", "-"));
 	label_print(stdout, "Type:", "file");
-	label_print(stdout, "Format:", "%s", v.format);
-	label_print(stdout, "Capacity:", "%s", volume_size_text(v.capacity_bytes, text));
-	label_print(stdout, "Allocation:", "%s", volume_size_text(v.allocation_bytes, text));
-	if (v.backing[0])
+	label_print(stdout, "Format:", "%s", js_get_str_or(o, "format", "-"));
+	label_print(stdout, "Capacity:", "%s", size_cell(o, "capacity", text));
+	label_print(stdout, "Allocation:", "%s", size_cell(o, "allocation", text));
+	if (js_get(o, "backing"))
 		label_print(stdout, "Backing file:", "%s", js_get_str_or(o, "backing", "-"));
 	printf("\n");
 	return CLI_OK;
@@ -118,14 +206,12 @@ int verb_vol_info(struct cli *c)
 
 int verb_vol_path(struct cli *c)
 {
-	char path[PATH_MAX];
-	struct volume v;
+	CLEANUP_JS struct json_object *o = NULL;
 	struct err e;
-	int r = volume_find(c, path, &v, &e);
 
-	if (r < 0)
+	if (volume_find(c, &o, &e) < 0)
 		return cli_fail(&e, "failed to get vol '%s'", c->pos[0]);
-	printf("%s\n", path);
+	printf("%s\n", js_get_str_or(o, "path", "-"));
 	return CLI_OK;
 }
 
@@ -139,102 +225,30 @@ static int size_arg(const char *text, uint64_t *ret, struct err *e)
 	return 0;
 }
 
-/* Reserve the name of a new volume, so that no other file is overwritten. Returns 0 or -errno. */
-static int volume_reserve(const char *path, struct err *e)
-{
-	CLEANUP_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-
-	return fd < 0 ? err_set_errno(e, -errno, "%s", path) : 0;
-}
-
-/* Run cairn-img, which makes the reserved volume. */
-static int volume_make(const char *path, const char *const *args, struct err *e)
-{
-	int r = volume_reserve(path, e);
-
-	if (r < 0)
-		return r;
-	r = img_run(args, NULL, e);
-	if (r < 0)
-		unlink(path);
-	return r;
-}
-
-/* Return the path of a new volume: a name in the pool. */
-static int new_path(struct cli *c, const char *pool, const char *name, char path[PATH_MAX], struct err *e)
-{
-	char folder[PATH_MAX];
-	int r;
-
-	if (!volume_name_is_good(name))
-		return err_set(e, -EINVAL, ERR_INVALID, "\"%.100s\" is no name of a volume; give a file's name without a folder", name);
-	r = pool_target(c, pool, folder, e);
-	if (!r && snprintf(path, PATH_MAX, "%s/%s", folder, name) >= PATH_MAX)
-		r = err_set_errno(e, -ENAMETOOLONG, "%s", name);
-	return r;
-}
-
-/* Find the backing volume: a path, or a name in the same pool. */
-static int backing_find(struct cli *c, const char *folder_of, char path[PATH_MAX], struct volume *ret, struct err *e)
-{
-	const char *which = option_value(c, "backing-vol");
-
-	if (which[0] == '/')
-		snprintf(path, PATH_MAX, "%s", which);
-	else if (!volume_name_is_good(which))
-		return err_set(e, -EINVAL, ERR_INVALID, "\"%.100s\" is no name of a volume; give a file's name without a folder", which);
-	else if (snprintf(path, PATH_MAX, "%.*s/%s", (int)(strrchr(folder_of, '/') - folder_of), folder_of, which) >= PATH_MAX)
-		return err_set_errno(e, -ENAMETOOLONG, "%s", which);
-	return volume_look(path, ret, e);
-}
-
-static int volume_create(struct cli *c, const char *path, uint64_t capacity, struct err *e)
-{
-	const char *format = option_value(c, "format") ? option_value(c, "format") : "qcow2",
-		   *given = option_value(c, "backing-vol-format");
-	const char *args[16] = { "create", "-q", "-f", format };
-	size_t n = 4;
-	char size[24], backing[PATH_MAX];
-	uint64_t allocation = 0;
-	struct volume below;
-	int r = option_value(c, "allocation") ? size_arg(option_value(c, "allocation"), &allocation, e) : 0;
-
-	if (!r && option_value(c, "backing-vol")) {
-		if (!strcmp(format, "raw"))
-			return err_set(e, -EINVAL, ERR_INVALID, "a raw image has no backing file; give --format qcow2");
-		r = backing_find(c, path, backing, &below, e);
-		args[n++] = "-b";
-		args[n++] = backing;
-		args[n++] = "-F";
-		args[n++] = given ? given : below.format;
-	}
-	if (r < 0)
-		return r;
-	if (allocation >= capacity && capacity) {
-		args[n++] = "-o";
-		args[n++] = "preallocation=falloc";
-	} else if (option_flag(c, "prealloc-metadata")) {
-		args[n++] = "-o";
-		args[n++] = "preallocation=metadata";
-	}
-	snprintf(size, sizeof(size), "%" PRIu64, capacity);
-	args[n++] = "--";
-	args[n++] = path;
-	args[n] = size;
-	return volume_make(path, args, e);
-}
-
 int verb_vol_create_as(struct cli *c)
 {
-	char path[PATH_MAX];
-	uint64_t capacity;
+	const char *text = option_value(c, "allocation");
+	uint64_t capacity = 0, allocation = 0;
+	struct json_object *args;
 	struct err e;
 	int r = size_arg(c->pos[2], &capacity, &e);
 
-	if (!r)
-		r = new_path(c, c->pos[0], c->pos[1], path, &e);
-	if (!r)
-		r = volume_create(c, path, capacity, &e);
+	if (!r && text)
+		r = size_arg(text, &allocation, &e);
+	if (!r) {
+		args = json_object_new_object();
+		js_put_str(args, "pool", c->pos[0]);
+		js_put_str(args, "name", c->pos[1]);
+		js_put_uint(args, "capacity", capacity);
+		js_put_str(args, "format", option_value(c, "format"));
+		js_put_str(args, "backing", option_value(c, "backing-vol"));
+		js_put_str(args, "backing-format", option_value(c, "backing-vol-format"));
+		if (capacity && allocation >= capacity)
+			js_put_str(args, "preallocation", "falloc");
+		else if (option_flag(c, "prealloc-metadata"))
+			js_put_str(args, "preallocation", "metadata");
+		r = cli_execute(c, "volume-create", args, NULL, NULL, &e);
+	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to create vol %s", c->pos[1]);
 	say("Vol %s created\n", c->pos[1]);
@@ -243,19 +257,14 @@ int verb_vol_create_as(struct cli *c)
 
 int verb_vol_clone(struct cli *c)
 {
-	char from[PATH_MAX], to[PATH_MAX];
-	struct volume v;
+	struct json_object *args = NULL;
 	struct err e;
-	int r = volume_path(c, c->pos[0], from, &e);
+	int r = volume_args(c, &args, &e);
 
-	if (!r && !volume_name_is_good(c->pos[1]))
-		r = err_set(&e, -EINVAL, ERR_INVALID, "\"%.100s\" is no name of a volume; give a file's name without a folder", c->pos[1]);
-	if (!r)
-		r = volume_look(from, &v, &e);
-	if (!r && snprintf(to, sizeof(to), "%.*s/%s", (int)(strrchr(from, '/') - from), from, c->pos[1]) >= (int)sizeof(to))
-		r = err_set_errno(&e, -ENAMETOOLONG, "%s", c->pos[1]);
-	if (!r)
-		r = volume_make(to, (const char *const[]){ "convert", "-q", "-f", v.format, "-O", v.format, "--", from, to, NULL }, &e);
+	if (!r) {
+		js_put_str(args, "new-name", c->pos[1]);
+		r = cli_execute(c, "volume-clone", args, NULL, NULL, &e);
+	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to clone vol from %s", c->pos[0]);
 	say("Vol %s cloned from %s\n", c->pos[1], c->pos[0]);
@@ -266,54 +275,53 @@ int verb_vol_clone(struct cli *c)
 
 int verb_vol_delete(struct cli *c)
 {
-	char path[PATH_MAX];
-	struct volume v;
+	struct json_object *args = NULL;
 	struct err e;
-	int r = volume_find(c, path, &v, &e);
+	int r = volume_args(c, &args, &e);
 
 	if (!r)
-		r = volume_check_unused(c, path, &e);
-	if (!r && unlink(path) < 0)
-		r = err_set_errno(&e, -errno, "%s", path);
+		r = cli_execute(c, "volume-delete", args, NULL, NULL, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to delete vol %s", c->pos[0]);
 	say("Vol %s deleted\n", c->pos[0]);
 	return CLI_OK;
 }
 
+/* Add the difference to the volume's capacity. */
+static int capacity_change(struct cli *c, struct json_object *args, bool shrink, uint64_t *bytes, struct err *e)
+{
+	CLEANUP_JS struct json_object *entry = NULL;
+	uint64_t now;
+	int r = entry_find(c, args, &entry, e);
+
+	if (!r && !js_get(entry, "capacity"))
+		r = err_set_errno(e, -EACCES, "volume %.255s", js_get_str(args, "name"));
+	if (r < 0)
+		return r;
+	now = (uint64_t)js_get_int(entry, "capacity", 0);
+	*bytes = shrink ? now - MIN(*bytes, now) : MIN(now + *bytes, (uint64_t)INT64_MAX);
+	return 0;
+}
+
 int verb_vol_resize(struct cli *c)
 {
 	bool delta = option_flag(c, "delta"), shrink = option_flag(c, "shrink");
-	const char *text = c->pos[1], *args[10] = { "resize", "-q" };
-	char path[PATH_MAX], size[32];
-	uint64_t bytes, now;
-	struct volume v;
+	CLEANUP_JS struct json_object *args = NULL;
+	const char *text = c->pos[1];
+	uint64_t bytes = 0;
 	struct err e;
-	size_t n = 2;
-	int r = volume_path(c, c->pos[0], path, &e);
+	int r = volume_args(c, &args, &e);
 
 	if (!r)
 		r = size_arg(text, &bytes, &e);
-	if (!r)
-		r = volume_look(path, &v, &e);
-	if (r < 0)
-		return cli_fail(&e, "Failed to change size of volume '%s'", c->pos[0]);
-	now = v.capacity_bytes;
-	if (delta)
-		bytes = shrink ? now - MIN(bytes, now) : now + bytes;
-	if (bytes < now && !shrink) {
-		err_set(&e, -EINVAL, ERR_INVALID, "%.40s is less than the volume has, whose end would be lost; give --shrink if that is meant", text);
-		return cli_fail(&e, "Failed to change size of volume '%s'", c->pos[0]);
+	if (!r && delta)
+		r = capacity_change(c, args, shrink, &bytes, &e);
+	if (!r) {
+		js_put_uint(args, "capacity", bytes);
+		js_put_bool(args, "shrink", shrink);
+		r = cli_execute(c, "volume-resize", STEAL_PTR(args), NULL, NULL, &e);
 	}
-	snprintf(size, sizeof(size), "%" PRIu64, bytes);
-	args[n++] = "-f";
-	args[n++] = v.format;
-	if (bytes < now)
-		args[n++] = "--shrink";
-	args[n++] = "--";
-	args[n++] = path;
-	args[n] = size;
-	if (img_run(args, NULL, &e) < 0)
+	if (r < 0)
 		return cli_fail(&e, "Failed to change size of volume '%s'", c->pos[0]);
 	say("Size of volume '%s' successfully changed %s %s\n", c->pos[0], delta ? "by" : "to", text);
 	return CLI_OK;

@@ -16,10 +16,8 @@ import pytest
 from conftest import BUILD, ROOT, QmpError
 from test_cli import cairn
 
-# Commands without a verb: the protocol's own, those that help is made from, and those for clients that cannot touch
-# files themselves, as the verbs vol-... do.
-WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema", "schema-get", "job-wait", "query-volumes", "volume-create", "volume-clone",
-                "volume-resize", "volume-delete"}
+# Commands without a verb: the protocol's own, those that help is made from, and one for clients that read no events.
+WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema", "schema-get", "job-wait"}
 # Commands that any verb may send: to query VMs and to wait for jobs.
 ON_THE_WAY = {"qmp_capabilities", "vm-list", "vm-info", "query-jobs", "job-cancel", "job-dismiss", "query-qmp-schema"}
 # Arguments with a fixed set of words that are no option of that name with these words: a positional, flags, or not
@@ -187,7 +185,7 @@ class Recorder:
         self.listener.close()
 
 
-# In this order, because some lines enable later ones. `vm1` is off at first.
+# In this order, because some lines enable later ones. `vm1` is off at first. "@" is the folder of the files.
 LINES = """
 complete start x
 complete snapshot-delete vm1 x
@@ -384,15 +382,18 @@ shutdown vm1 --cancel
 destroy vm1
 undefine vm1
 pool-define-as images dir --target pool
-pool-list
+pool-list --format json
 pool-info images
 vol-create-as images v 1M
 vol-list images
 vol-info v --pool images
 vol-path v --pool images
 vol-clone v w --pool images
+vol-clone @/pool/v x
 vol-resize v 2M --pool images
+vol-resize @/pool/v 1M --delta
 vol-delete v --pool images
+vol-delete @/pool/x
 pool-undefine images
 net-define net.json
 net-list --all
@@ -477,7 +478,7 @@ def test_verb_sends_only_commands_named_in_help(no_networks, fake):
     fake.env.pop("VISUAL", None)
     try:
         for line in LINES:
-            verb, *args = line.split()
+            verb, *args = line.replace("@", str(fake.tmp)).split()
             recorder.seen = []
             fake.cairn("-c", recorder.path, verb, *args, ok=None, cwd=fake.tmp)
             asked[verb] = asked.get(verb, set()) | set(recorder.seen)

@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 
 import pytest
 
 from conftest import BUILD, until
+from test_daemon import NOBODY, shared  # noqa: F401
 from test_slow_disk import PRELOAD
 
 MIB = 1 << 20
@@ -106,6 +108,119 @@ def test_volume_in_use_is_not_deleted(fake, pool):
     fake.cairn("vol-delete", "other", "--pool", "images")
 
 
+def test_volume_that_vms_use_has_their_format(fake, pool):
+    """A guest may write a qcow2 header into its raw disk, with any file of the host as its backing file."""
+    fake.cairn("vol-create-as", "images", "secret", "1M", "--format", "raw")
+    fake.cairn("vol-create-as", "images", "disk", "1M", "--backing-vol", "secret")
+    assert info(fake, "disk", "--pool", "images") | {"allocation": 0} == {
+        "name": "disk", "path": f"{pool}/disk", "type": "file", "format": "qcow2", "capacity": MIB, "allocation": 0, "backing": f"{pool}/secret", "vms": []}
+    size = (pool / "disk").stat().st_size
+    fake.define("web1", disks=[{"path": str(pool / "disk"), "format": "raw"}])
+    shown = info(fake, "disk", "--pool", "images")
+    assert shown["format"] == "raw" and shown["capacity"] == size and shown["vms"] == ["web1"] and "backing" not in shown
+    fake.cairn("vol-create-as", "images", "top", "1M", "--backing-vol", "disk")
+    fake.cairn("vol-create-as", "images", "forced", "1M", "--backing-vol", f"{pool}/disk", "--backing-vol-format", "qcow2")
+    assert [img_info(pool / n)["backing-filename-format"] for n in ("top", "forced")] == ["raw", "qcow2"]
+    refused(fake, f"{pool}/disk is an image of VM 'web1'; detach the disk or undefine the VM first", "vol-delete", f"{pool}/disk")
+
+
+def test_space_of_volume_is_reserved(fake, pool):
+    fake.cairn("vol-create-as", "images", "thin", "8M")
+    fake.cairn("vol-create-as", "images", "tables", "8M", "--prealloc-metadata", "--allocation", "1M")
+    fake.cairn("vol-create-as", "images", "full", "8M", "--allocation", "8M")
+    thin, tables, full = (img_info(pool / n)["actual-size"] for n in ("thin", "tables", "full"))
+    assert thin < tables < full and full >= 8 * MIB
+    refused(fake, "is no size such as 20G", "vol-create-as", "images", "b", "8M", "--allocation", "some")
+
+
+def test_path_names_a_volume_of_the_pool_with_its_folder(fake, pool):
+    fake.cairn("vol-create-as", "images", "a", "1M")
+    os.symlink(pool, fake.tmp / "other")
+    assert fake.cairn("vol-path", f"{fake.tmp}/other/a").stdout == f"{pool}/a\n"
+    fake.cairn("vol-resize", f"{fake.tmp}/other/a", "1M", "--delta")
+    fake.cairn("vol-clone", f"{pool}/a", "b")
+    assert info(fake, f"{pool}/b")["capacity"] == 2 * MIB
+    fake.cairn("vol-resize", f"{pool}/b", "512K", "--delta", "--shrink")
+    assert info(fake, f"{pool}/b")["capacity"] == 3 * MIB // 2
+    (fake.tmp / "outside").write_bytes(bytes(MIB))
+    for args in (["vol-info"], ["vol-path"], ["vol-delete"], ["vol-resize", "2M"], ["vol-clone", "c"]):
+        said = fake.cairn(args[0], str(fake.tmp / "outside"), *args[1:], ok=3).stderr
+        assert f"{fake.tmp}/outside is in the folder of no pool; for other files, use cairn-img. Next: cairn pool-list" in said
+    assert (fake.tmp / "outside").stat().st_size == MIB
+    refused(fake, "is no name of a volume", "vol-delete", f"{pool}/")
+
+
+def test_volume_of_a_large_pool_is_found(fake, pool):
+    for i in range(200):
+        (pool / f"é-{i:03}").touch()
+    (pool / "éz").touch()
+    for name in ("é-000", "é-199", "éz"):
+        assert fake.cairn("vol-path", name, "--pool", "images").stdout == f"{pool}/{name}\n"
+    for name in ("é-1990", "é", "z", ""):
+        assert f"pool 'images' has no volume '{name}', that is, no regular file of this name" in fake.cairn("vol-path", name, "--pool", "images", ok=3).stderr
+
+
+def test_symbolic_link_is_no_volume(fake, pool):
+    fake.cairn("vol-create-as", "images", "a", "1M")
+    os.symlink("a", pool / "link")
+    refused(fake, "pool 'images' has no volume 'link'", "vol-info", "link", "--pool", "images")
+    for args in (["vol-clone", "link", "b"], ["vol-delete", "link"], ["vol-resize", "link", "2M"]):
+        refused(fake, "volume link is no regular file", *args, "--pool", "images")
+    refused(fake, f"volume {pool}/link is no regular file", "vol-create-as", "images", "b", "1M", "--backing-vol", "link")
+    assert sorted(p.name for p in pool.iterdir()) == ["a", "link"] and img_info(pool / "a")["virtual-size"] == MIB
+    # A path is the user's own choice.
+    fake.cairn("vol-create-as", "images", "b", "1M", "--backing-vol", f"{pool}/link")
+    assert info(fake, f"{pool}/b")["backing"] == f"{pool}/link"
+
+
+def test_names_with_control_characters_are_refused(fake, pool):
+    fake.cairn("vol-create-as", "images", "a", "1M")
+    for name in ("red\x1b[31m", "line\nbreak", "c1\u009b"):
+        (pool / name).touch()
+        for args in (["vol-create-as", "images", name, "1M"], ["vol-clone", "a", name, "--pool", "images"], ["vol-delete", name, "--pool", "images"],
+                     ["vol-resize", name, "2M", "--pool", "images"], ["vol-create-as", "images", "b", "1M", "--backing-vol", name]):
+            r = fake.cairn(*args, ok=False)
+            assert "is no name of a volume" in r.stderr, r.stderr
+        refused(fake, "control characters", "vol-create-as", "images", "b", "1M", "--backing-vol", f"{pool}/{name}")
+    assert [v["name"] for v in json.loads(fake.cairn("vol-list", "images", "--format", "json").stdout)] == ["a"]
+    assert len(list(pool.iterdir())) == 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act for another user")
+def test_verbs_need_a_role_and_have_the_users_rights(shared):  # noqa: F811
+    folder = shared.tmp / "images"
+    folder.mkdir(mode=0o755)
+    (folder / "roots").write_bytes(bytes(MIB))
+    (folder / "roots").chmod(0o600)
+    shutil.copy(os.path.join(BUILD, "cairn"), shared.tmp)
+    shared.cairn("pool-define-as", "images", "dir", "--target", str(folder))
+
+    def ask(*args, ok=0):
+        r = subprocess.run([shared.tmp / "cairn", *args], env=shared.env, cwd="/", user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, text=True)
+        assert r.returncode == ok, r.stderr
+        return r.stdout or r.stderr
+    os.chmod(shared.socket, 0o666)
+    assert "query-pools requires the role viewer, and you have no role" in ask("vol-list", "images", ok=5)
+    changes = ["volume-create", ("vol-create-as", "images", "a", "1M")], ["volume-clone", ("vol-clone", "roots", "a", "--pool", "images")], \
+        ["volume-resize", ("vol-resize", "roots", "2M", "--pool", "images")], ["volume-delete", ("vol-delete", "roots", "--pool", "images")]
+    shared.cairn("grant", "viewer", "--user", "nobody")
+    assert json.loads(ask("vol-list", "images", "--format", "json")) == [
+        {"name": "roots", "path": f"{folder}/roots", "type": "file", "format": "-", "capacity": 0, "allocation": 0, "vms": []}]
+    for command, args in changes:
+        assert f"{command} requires the role operator, and you have the role viewer" in ask(*args, ok=5)
+    shared.cairn("grant", "operator", "--user", "nobody")
+    for _, args in changes:
+        assert "Permission denied (for user 65534, who sent the command)" in ask(*args, ok=5), args
+    assert "Permission denied" in ask("vol-resize", "roots", "2M", "--pool", "images", "--delta", ok=5)
+    assert os.listdir(folder) == ["roots"] and (folder / "roots").stat().st_size == MIB
+    os.chown(folder, NOBODY, NOBODY)
+    assert ask("vol-create-as", "images", "a", "1M") == "Vol a created\n"
+    assert ask("vol-clone", f"{folder}/a", "b") == "Vol b cloned from " + f"{folder}/a\n"
+    assert ask("vol-delete", "a", "--pool", "images") == "Vol a deleted\n"
+    made = (folder / "b").stat()
+    assert (made.st_uid, made.st_gid) == (NOBODY, NOBODY) and sorted(os.listdir(folder)) == ["b", "roots"]
+
+
 def test_bad_requests_get_a_sentence_and_lose_nothing(fake, pool):
     fake.cairn("vol-create-as", "images", "a", "1M")
     before = (pool / "a").read_bytes()
@@ -126,8 +241,11 @@ def test_bad_requests_get_a_sentence_and_lose_nothing(fake, pool):
     refused(fake, "File exists", "vol-clone", "a", "a", "--pool", "images")
     assert (pool / "a").read_bytes() == before and sorted(p.name for p in pool.iterdir()) == ["a"]
     os.rename(pool, fake.tmp / "moved")
-    refused(fake, f"pool 'images': folder {pool}: No such file or directory", "vol-list", "images")
-    assert " images   inactive   yes" in fake.cairn("pool-list").stdout
+    for args in (["vol-list", "images"], ["vol-info", "a", "--pool", "images"], ["vol-path", "a", "--pool", "images"], ["vol-create-as", "images", "b", "1M"],
+                 ["vol-clone", "a", "b", "--pool", "images"], ["vol-resize", "a", "2M", "--pool", "images"], ["vol-delete", f"{pool}/a"]):
+        refused(fake, f"folder {pool}: No such file or directory", *args)
+    assert " images   inactive   yes" in fake.cairn("pool-list").stdout and "State:          inactive\n" in fake.cairn("pool-info", "images").stdout
+    assert json.loads(fake.cairn("pool-list", "--format", "json").stdout)[0]["state"] == "inactive"
 
 
 def query(d):
