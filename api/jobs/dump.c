@@ -1,6 +1,7 @@
 #include "api/jobs/dump.h"
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
+#include "api/jobs/job_recover.h"
 #include "api/jobs/outfile.h"
 #include "api/store/store.h"
 #include "api/store/store_file.h"

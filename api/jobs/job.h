@@ -148,22 +148,10 @@ int job_deny(struct job *j, const char *why, struct err *e);
 bool job_makes_vms(const struct job *j);
 /* Remove a concluded job from the list, and free it. Returns 0; -EBUSY: the job is not concluded. */
 int job_dismiss(struct job *j, struct err *e);
-/* Add the jobs that an earlier daemon left unfinished to the list, marked as `lost`, and those whose end is missing in
- * the file of jobs_load(); the event log tells them. No generated id will be that of a job in the event log. Call it
- * after jobs_load(). file: NULL: there is none. */
-void jobs_recover(struct vm_host *host, struct json_object *file);
-/* Make the VM's lost job of that type its owner again, under the old id, because its work continues. Without such a
- * job, create a new one. Returns as job_new(). */
-int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e);
-/* Fail the jobs that are still `lost` and not concluded, and emit the event of the end for each `lost` job. Call it
- * when all VMs are adopted. */
-void jobs_settle(struct vm_host *host);
 /* Drop concluded jobs that are too old or too many: of too many, the oldest one of the user who has the most. */
 void jobs_trim(struct vm_host *host);
 /* Free all jobs at the daemon's end. Work that the processes of running VMs do for them continues, except forks and
  * pulls. */
 void jobs_free(struct vm_host *host);
-/* Load the jobs that earlier daemons concluded. file: the content of jobs.json; borrowed; NULL: none. */
-void jobs_load(struct vm_host *host, struct json_object *file);
 
 #endif

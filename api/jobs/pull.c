@@ -5,6 +5,7 @@
 #include "api/definition/definition.h"
 #include "api/jobs/clone_files.h"
 #include "api/jobs/job.h"
+#include "api/jobs/job_recover.h"
 #include "api/jobs/pin_release.h"
 #include "api/jobs/snapshots.h"
 #include "api/store/store.h"

@@ -2,6 +2,7 @@
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/jobs/job_owner.h"
+#include "api/jobs/job_recover.h"
 #include "api/jobs/save.h"
 #include "api/schema/call.h"
 #include "api/vm/observer.h"

@@ -2,6 +2,7 @@
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/jobs/job_owner.h"
+#include "api/jobs/job_recover.h"
 #include "api/jobs/outfile.h"
 #include "api/jobs/restart_process.h"
 #include "api/schema/call.h"

@@ -1,6 +1,7 @@
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/group_steps.h"
 #include "api/jobs/job.h"
+#include "api/jobs/job_recover.h"
 #include "api/jobs/snapshot_devices.h"
 #include "api/jobs/snapshots.h"
 #include "api/store/store.h"

@@ -1,0 +1,268 @@
+#include "api/jobs/job_recover.h"
+#include "api/jobs/job_impl.h"
+#include "api/store/event_log.h"
+#include "api/store/store.h"
+#include "api/vm/vm.h"
+#include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Parse the member "vm-uuid" of a stored job or event. */
+static void uuid_load(struct job *j, struct json_object *o)
+{
+	const char *text = js_get_str(o, VM_UUID_KEY);
+
+	if (text)
+		uuid_parse(text, j->vm_uuid);
+}
+
+/* ---- concluded jobs of an earlier daemon ---- */
+
+static enum err_class class_known(const char *name)
+{
+	unsigned c = 0;
+
+	while (name && c < ERR_CLASS_COUNT && strcmp(err_class_name(c), name))
+		c++;
+	return name && c < ERR_CLASS_COUNT ? (enum err_class)c : ERR_GENERIC;
+}
+
+static void job_load(struct vm_host *host, struct json_object *o)
+{
+	const char *id = js_get_str(o, "id"), *vm = js_get_str(o, "vm"),
+		   *type = job_type_known(js_get_str(o, "type")), *error = js_get_str(o, "error"),
+		   *qmp_id = js_get_str(o, "qmp-id");
+	int64_t started = js_get_int(o, "started", 0), duration = js_get_int(o, "duration", 0);
+	uint64_t now = clock_realtime_ns(), end, age;
+	struct job *j;
+
+	if (!id || !vm || !type || job_id_check(id, job_find(host, id) != NULL, NULL) < 0 || started < 0 || duration < 0)
+		return;
+	end = (uint64_t)started + (uint64_t)duration;
+	age = end < now ? now - end : 0; /* end is in the future if the clock was set back */
+	if (age >= JOBS_KEPT_NS || end >= now + JOBS_KEPT_NS)
+		return;
+	j = calloc(1, sizeof(*j));
+	if (!j)
+		return;
+	j->host = host;
+	j->type = type;
+	j->unit = "bytes";
+	j->status = JOB_CONCLUDED;
+	snprintf(j->id, sizeof(j->id), "%s", id);
+	if (qmp_id && job_id_check(qmp_id, false, NULL) == 0)
+		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
+	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
+	uuid_load(j, o);
+	j->uid = (uid_t)js_get_int(o, "uid", 0);
+	j->done = (uint64_t)js_get_int(o, "current-progress", 0);
+	j->total = (uint64_t)js_get_int(o, "total-progress", 0);
+	j->begun_realtime_ns = (uint64_t)started;
+	/* The monotonic clock starts at the host's boot, which may be later than the job. */
+	j->ended_ns = loop_now_ns() - MIN(age, loop_now_ns());
+	j->begun_ns = j->ended_ns - (uint64_t)duration;
+	j->outpaced = js_get_bool(o, "outpaced", false);
+	j->failed = error != NULL;
+	if (error)
+		err_set(&j->e, 0, class_known(js_get_str(o, "error-class")), "%s", error);
+	j->result = json_object_get(js_get(o, "result"));
+	job_append(host, j);
+}
+
+void jobs_load(struct vm_host *host, struct json_object *file)
+{
+	struct json_object *list = js_get_array(file, "jobs");
+
+	host->next_job = (unsigned)js_get_int(file, "next", 0);
+	for (size_t i = 0; list && i < json_object_array_length(list) && i < JOBS_KEPT_MAX; i++)
+		job_load(host, json_object_array_get_idx(list, i));
+}
+
+/* ---- unfinished jobs of an earlier daemon ---- */
+
+struct recover {
+	struct vm_host *host;
+	struct json_object *file; /* jobs.json; NULL: none. Its jobs may have expired */
+	struct job **at; /* where the list continues after the jobs of jobs.json; the events come newest first */
+	/* By id. Only the last event of each job counts, unless that is the end of an unknown job: then that event is
+	 * here, and the one before shows whether the job has succeeded. */
+	struct json_object *seen;
+};
+
+static uint64_t time_of(struct json_object *ev)
+{
+	struct json_object *time = js_get(ev, "timestamp");
+
+	return (uint64_t)js_get_int(time, "seconds", 0) * 1000000000ULL + (uint64_t)js_get_int(time, "microseconds", 0) * 1000;
+}
+
+/* Add the job of an event. Returns NULL if the event is not complete. */
+static struct job *lost_add(struct recover *r, struct json_object *ev, const char *id, const char *type)
+{
+	struct json_object *data = js_get(ev, "data");
+	const char *vm = js_get_str(data, "vm"), *qmp_id = js_get_str(data, "qmp-id");
+	struct job *j = vm ? calloc(1, sizeof(*j)) : NULL;
+
+	if (!j)
+		return NULL;
+	j->host = r->host;
+	j->lost = true;
+	j->type = type;
+	j->unit = "bytes";
+	j->status = JOB_RUNNING;
+	snprintf(j->id, sizeof(j->id), "%s", id);
+	if (qmp_id && job_id_check(qmp_id, false, NULL) == 0)
+		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
+	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
+	uuid_load(j, data);
+	j->begun_ns = loop_now_ns();
+	j->begun_realtime_ns = time_of(ev);
+	j->next = *r->at;
+	*r->at = j;
+	return j;
+}
+
+/* Add a job whose end the earlier daemon told its clients and did not store. end: the event of that end. before: the
+ * status before it. */
+static void ended_add(struct recover *r, struct json_object *end, const char *id, const char *type, const char *before)
+{
+	uint64_t now = clock_realtime_ns(), at = time_of(end), age = at < now ? now - at : 0;
+	struct job *j = age < JOBS_KEPT_NS && at < now + JOBS_KEPT_NS ? lost_add(r, end, id, type) : NULL;
+
+	if (!j)
+		return;
+	j->lost = false;
+	j->status = JOB_CONCLUDED;
+	j->begun_ns = j->ended_ns = loop_now_ns() - MIN(age, loop_now_ns());
+	j->failed = strcmp(before, job_status_names[JOB_PENDING]) != 0;
+	if (j->failed)
+		err_set(&j->e, -EIO, ERR_GENERIC, "the job failed, and the daemon ended before it had stored the reason");
+}
+
+static void number_note(struct vm_host *host, const char *id)
+{
+	unsigned n;
+	int end = 0;
+
+	if (sscanf(id, "job%9u%n", &n, &end) == 1 && !id[end])
+		host->next_job = MAX(host->next_job, n);
+}
+
+static bool is_stored(struct json_object *file, const char *id)
+{
+	struct json_object *list = js_get_array(file, "jobs");
+	size_t n = list ? json_object_array_length(list) : 0, i = 0;
+
+	for (const char *own; i < n; i++)
+		if ((own = js_get_str(json_object_array_get_idx(list, i), "id")) && !strcmp(own, id))
+			break;
+	return i < n;
+}
+
+/* Whether the event is the first look at a job; if not, complete a job whose end was seen. */
+static bool is_last_event(struct recover *r, const char *id, const char *type, const char *status)
+{
+	struct json_object *end;
+
+	if (!json_object_object_get_ex(r->seen, id, &end))
+		return true;
+	if (type && json_object_is_type(end, json_type_object)) {
+		ended_add(r, end, id, type, status);
+		js_put_bool(r->seen, id, true);
+	}
+	return false;
+}
+
+static bool recover_look(void *opaque, struct json_object *ev)
+{
+	struct recover *r = opaque;
+	struct json_object *data = js_get(ev, "data");
+	struct job *j;
+	const char *id = js_get_str(data, "id"), *status = js_get_str(data, "status"),
+		   *type = job_type_known(js_get_str(data, "type"));
+
+	if (!id || !status || job_id_check(id, false, NULL) < 0 || !is_last_event(r, id, type, status))
+		return true;
+	js_put_bool(r->seen, id, true);
+	number_note(r->host, id);
+	j = job_find(r->host, id);
+	if (!type || !strcmp(status, job_status_names[JOB_NULL]))
+		return true;
+	if (!strcmp(status, job_status_names[JOB_CONCLUDED])) {
+		if (!j && !is_stored(r->file, id) && !store_is_newer(r->host->store, "jobs.json"))
+			js_put(r->seen, id, json_object_get(ev));
+		return true;
+	}
+	if (j)
+		j->lost = true; /* jobs.json has the job's end, but the earlier daemon emitted no event for it */
+	else
+		lost_add(r, ev, id, type);
+	return true;
+}
+
+void jobs_recover(struct vm_host *host, struct json_object *file)
+{
+	CLEANUP_JS struct json_object *seen = json_object_new_object();
+	struct recover r = { host, file, &host->jobs, seen };
+
+	while (*r.at)
+		r.at = &(*r.at)->next;
+	event_log_backwards(host->events, "\"JOB_STATUS_CHANGE\"", recover_look, &r);
+}
+
+int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
+{
+	for (struct job *j = vm->host->jobs; j && !vm->operation.kind; j = j->next) {
+		if (!j->lost || j->status != JOB_RUNNING || !job_is_of(j, vm) || strcmp(j->type, type))
+			continue;
+		j->lost = false;
+		j->vm = vm;
+		memcpy(j->vm_uuid, vm->def->uuid, sizeof(j->vm_uuid));
+		job_own(j, vm, job_type_kind(type));
+		*ret_j = j;
+		return 0;
+	}
+	return job_new(vm, type, NULL, ret_j, e);
+}
+
+void jobs_settle(struct vm_host *host)
+{
+	CLEANUP_JS struct json_object *file = NULL;
+	bool any = false;
+	struct err e;
+
+	for (struct job *j = host->jobs; j; j = j->next) {
+		if (!j->lost)
+			continue;
+		any = true;
+		if (j->status == JOB_CONCLUDED)
+			continue;
+		j->failed = true;
+		j->status = JOB_CONCLUDED;
+		j->ended_ns = loop_now_ns();
+		err_set(&j->e, -EIO, ERR_GENERIC,
+			"the daemon ended while the job was under way, so its result is unknown. Next: cairn %s %s",
+			strstr(j->type, "snapshot") ? "snapshot-list" : "dominfo", j->vm_name);
+	}
+	if (!any)
+		return;
+	/* Store these failures before emitting their events: from the events alone, a later daemon does not know the
+	 * reason. */
+	file = jobs_to_file(host);
+	if (store_put(host->store, NULL, "jobs.json", file, STORE_NOW, NULL, &e) < 0)
+		log_warn("job", "%s", e.msg);
+	for (struct job *j = host->jobs; j; j = j->next)
+		if (j->lost) {
+			j->lost = false;
+			job_status_set(j, JOB_CONCLUDED);
+		}
+}
