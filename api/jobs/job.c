@@ -274,6 +274,7 @@ static void job_free(struct job *j)
 	if (j->output_free)
 		j->output_free(j);
 	json_object_put(j->result);
+	free(j->text);
 	free(j);
 }
 
@@ -286,6 +287,17 @@ void job_append(struct vm_host *host, struct job *j)
 	*at = j;
 }
 
+/* Make the text of a concluded job in jobs.json. The file is written at the end of each job with all jobs that are kept,
+ * so each keeps its text. Without that, 64 jobs took 0.43 of the 1.28 ms of the loop that a fork took. */
+static void text_make(struct job *j)
+{
+	struct json_object *o = job_to_json(j);
+
+	js_put_uint(o, "uid", j->uid);
+	j->text = must_alloc(strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN)));
+	json_object_put(o);
+}
+
 struct json_object *jobs_to_file(struct vm_host *host)
 {
 	struct json_object *file = json_object_new_object(), *list = json_object_new_array();
@@ -295,8 +307,10 @@ struct json_object *jobs_to_file(struct vm_host *host)
 
 		if (j->status != JOB_CONCLUDED)
 			continue;
-		o = job_to_json(j);
-		js_put_uint(o, "uid", j->uid);
+		if (!j->text)
+			text_make(j);
+		o = json_object_new_object();
+		json_object_set_serializer(o, json_object_userdata_to_json_string, j->text, NULL);
 		json_object_array_add(list, o);
 	}
 	js_put_uint(file, "next", host->next_job);
@@ -318,6 +332,7 @@ void jobs_forget_qmp(const struct vm *vm)
 	for (struct job *j = vm->host->jobs; j; j = j->next)
 		if (j->qmp_id[0] && job_is_of(j, vm)) {
 			j->qmp_id[0] = 0;
+			free(STEAL_PTR(j->text));
 			any = true;
 		}
 	if (any)

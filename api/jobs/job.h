@@ -69,6 +69,7 @@ struct job {
 	bool failed;
 	struct err e;
 	struct json_object *result; /* NULL: none */
+	char *text; /* of a concluded job in jobs.json; owned; NULL: not made yet */
 	/* Output of a program in the guest (exec.h), which viewers may not see; NULL: none. Freed with the job. */
 	void *output;
 	void (*output_free)(struct job *j);

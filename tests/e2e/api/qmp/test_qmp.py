@@ -505,6 +505,19 @@ def test_job_ids_are_unique_per_vm(fake):
     assert not [m for m in end_of(a) if m.get("data", {}).get("id") not in (None, id)]
 
 
+def test_jobs_of_an_ended_run_have_no_name_of_qmp_when_the_daemon_starts_anew(fake):
+    """The daemon keeps the text of each job, and the names are forgotten when the run ends."""
+    one, two = Vm(fake, "one"), Vm(fake, "two")
+    for v in (one, two):
+        q = v.qmp()
+        q.run("snapshot-save", job_id="mine", **SAVED)
+        statuses(q, "mine")
+    fake.cairn("destroy", "one")
+    fake.stop()
+    fake.start()
+    assert {j["vm"]: j.get("qmp-id") for j in fake.qmp().run("query-jobs")} == {"one": None, "two": "mine"}
+
+
 def test_query_jobs_answer_stays_below_64_kib(vm):
     """Long errors do not make the answer longer: it has the newest jobs. (The daemon's own socket answers in pages.)"""
     q, tag, ids = vm.qmp(), "\u00e4" * 127, [f"{i:063}" for i in range(64)]
