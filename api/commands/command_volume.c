@@ -48,8 +48,7 @@ static enum volume_format vm_format(const struct vm *vm, const char *folder, con
 	return f == VOLUME_NO_FORMAT ? definition_format(vm->def, folder, name) : f;
 }
 
-/* Return the format in which VMs use the volume. A guest that has a raw image can write a header into it that names any
- * file of the host as its backing file, so the header of an image in use does not count. */
+/* Return the format in which VMs use the volume, by this path: the daemon's loop may not look at files. */
 static enum volume_format known_format(const struct vm_host *host, const char *folder, const char *name)
 {
 	enum volume_format f = VOLUME_NO_FORMAT;
@@ -69,11 +68,11 @@ static int name_take(char dst[NAME_MAX + 1], const char *name, struct err *e)
 	return 0;
 }
 
-/* Take the pool and, except for VOLUME_LIST, the name and the format that VMs use. */
+/* Take the pool and, except for VOLUME_LIST, the name. */
 static int work_take(const struct call *c, enum volume_act act, struct volume_work *w, struct err *e)
 {
 	const char *pool = js_get_str(c->args, "pool");
-	int i = pool_find(&c->host->pools, pool), r;
+	int i = pool_find(&c->host->pools, pool);
 
 	*w = (struct volume_work){ .act = act, .host = c->host };
 	if (i < 0)
@@ -83,9 +82,7 @@ static int work_take(const struct call *c, enum volume_act act, struct volume_wo
 		snprintf(w->name, sizeof(w->name), "%s", js_get_str_or(c->args, "after", ""));
 		return 0;
 	}
-	r = name_take(w->name, js_get_str(c->args, "name"), e);
-	w->format = known_format(c->host, w->folder, w->name);
-	return r;
+	return name_take(w->name, js_get_str(c->args, "name"), e);
 }
 
 static int capacity_take(const struct call *c, struct volume_work *w, struct err *e)
@@ -115,7 +112,7 @@ static int format_take(const struct call *c, const char *key, enum volume_format
 static int backing_take(const struct call *c, struct volume_work *w, struct err *e)
 {
 	const char *backing = js_get_str(c->args, "backing");
-	char folder[PATH_MAX], name[NAME_MAX + 1], *slash;
+	char name[NAME_MAX + 1];
 	int r = 0;
 
 	if (!backing)
@@ -130,13 +127,7 @@ static int backing_take(const struct call *c, struct volume_work *w, struct err 
 	if (!r && snprintf(w->backing, sizeof(w->backing), "%s%s%s", w->backing_is_volume ? w->folder : "", w->backing_is_volume ? "/" : "", backing) >=
 		(int)sizeof(w->backing))
 		r = err_set_errno(e, -ENAMETOOLONG, "%.200s", backing);
-	if (r < 0)
-		return r;
-	memcpy(folder, w->backing, sizeof(folder));
-	slash = strrchr(folder, '/');
-	*slash = 0;
-	w->backing_format = known_format(c->host, folder, slash + 1);
-	return format_take(c, "backing-format", &w->backing_format, e);
+	return r ? r : format_take(c, "backing-format", &w->backing_format, e);
 }
 
 static int preallocation_take(const struct call *c, struct volume_work *w, struct err *e)

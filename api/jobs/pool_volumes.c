@@ -1,6 +1,7 @@
 #include "api/jobs/pool_volumes.h"
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
+#include "api/definition/definition.h"
 #include "api/jobs/volumes.h"
 #include "api/schema/call.h"
 #include "api/store/paths.h"
@@ -27,6 +28,7 @@
 /* Names that are kept at once, of a folder with any number of files. */
 #define NAMES_MAX 64
 #define LIST_TIMEOUT_NS (60 * 1000000000ULL)
+#define USERS_TIMEOUT_S 60
 /* Fields of a qcow2 header (docs/qcow2.md). */
 #define QCOW2_MAGIC 0x514649fbU
 #define QCOW2_HEADER_BYTES 32
@@ -377,25 +379,69 @@ static void path_put(char path[PATH_MAX], const struct volume_work *w, const cha
 	snprintf(path, PATH_MAX, "%s/%s", w->folder, name);
 }
 
-/* Find the format of the backing file, which must be readable. */
-static int backing_look(const struct volume_work *w, int dir, enum volume_format *ret, struct err *e)
+static bool is_same_file(const char *path, const struct stat *file)
 {
-	static struct look look;
-	int r = file_look(dir, w->backing, !w->backing_is_volume, &look, e);
+	struct stat st;
 
-	if (!r && look.format == VOLUME_NO_FORMAT)
-		r = err_set_errno(e, -EACCES, "%s", w->backing);
-	*ret = w->backing_format == VOLUME_NO_FORMAT ? look.format : w->backing_format;
-	return r;
+	return path && !stat(path, &st) && st.st_dev == file->st_dev && st.st_ino == file->st_ino;
+}
+
+static enum volume_format definition_format(const struct definition *def, const struct stat *file)
+{
+	for (uint32_t i = 0; def && i < def->ndisks; i++)
+		for (unsigned k = 0; k < def->disks[i].nlayers; k++) {
+			const struct definition_layer *l = &def->disks[i].layers[k];
+
+			if (is_same_file(l->path, file))
+				return l->format == DEFINITION_FORMAT_QCOW2 ? VOLUME_QCOW2 : VOLUME_RAW;
+			if (is_same_file(l->data_file, file))
+				return VOLUME_RAW;
+		}
+	return VOLUME_NO_FORMAT;
+}
+
+/* Return the format in which VMs use the file, by whatever path; VOLUME_NO_FORMAT: none uses it. A file system that
+ * hangs ends the process. */
+static enum volume_format used_format(const struct vm_host *host, const struct stat *file)
+{
+	enum volume_format f = VOLUME_NO_FORMAT;
+
+	alarm(USERS_TIMEOUT_S);
+	for (size_t i = 0; i < host->nvms && f == VOLUME_NO_FORMAT; i++) {
+		f = definition_format(host->vms[i]->live, file);
+		if (f == VOLUME_NO_FORMAT)
+			f = definition_format(host->vms[i]->def, file);
+	}
+	alarm(0);
+	return f;
+}
+
+/* Look at an image, which must be readable. A guest that has a raw image can write a header into it that names any file
+ * of the host as its backing file, so the header of an image that VMs use does not count. */
+static int image_look(const struct volume_work *w, int dir, const char *name, bool links, struct look *l, struct err *e)
+{
+	int r = file_look(dir, name, links, l, e);
+	enum volume_format used;
+
+	if (!r && l->format == VOLUME_NO_FORMAT)
+		r = err_set_errno(e, -EACCES, "%s%s%s", *name == '/' ? "" : w->folder, *name == '/' ? "" : "/", name);
+	if (r < 0)
+		return r;
+	used = used_format(w->host, &l->st);
+	if (used != VOLUME_NO_FORMAT && used != l->format) {
+		l->format = used;
+		l->capacity_bytes = (uint64_t)l->st.st_size;
+	}
+	return 0;
 }
 
 static int create_run(const struct volume_work *w, int dir, struct err *e)
 {
 	const char *args[16] = { "cairn-img", "create", "-q", "-f", volume_format_name(w->format) };
+	static struct look look;
 	char path[PATH_MAX], size[24], option[40];
-	enum volume_format below = VOLUME_NO_FORMAT;
 	size_t n = 5;
-	int r = w->backing[0] ? backing_look(w, dir, &below, e) : 0;
+	int r = w->backing[0] ? image_look(w, dir, w->backing, !w->backing_is_volume, &look, e) : 0;
 
 	if (r < 0)
 		return r;
@@ -403,7 +449,7 @@ static int create_run(const struct volume_work *w, int dir, struct err *e)
 		args[n++] = "-b";
 		args[n++] = w->backing;
 		args[n++] = "-F";
-		args[n++] = volume_format_name(below);
+		args[n++] = volume_format_name(w->backing_format == VOLUME_NO_FORMAT ? look.format : w->backing_format);
 	}
 	if (w->preallocation) {
 		snprintf(option, sizeof(option), "preallocation=%s", w->preallocation);
@@ -418,26 +464,12 @@ static int create_run(const struct volume_work *w, int dir, struct err *e)
 	return volume_make(w, dir, w->name, args, e);
 }
 
-/* Look at the volume, which must be readable. */
-static int existing_look(const struct volume_work *w, int dir, struct look *l, struct err *e)
-{
-	int r = volume_look(dir, w->name, l, e);
-
-	if (!r && l->format == VOLUME_NO_FORMAT)
-		r = err_set_errno(e, -EACCES, "%s/%s", w->folder, w->name);
-	if (!r && w->format != VOLUME_NO_FORMAT && w->format != l->format) {
-		l->format = w->format;
-		l->capacity_bytes = (uint64_t)l->st.st_size;
-	}
-	return r;
-}
-
 static int clone_run(const struct volume_work *w, int dir, struct err *e)
 {
 	static struct look look;
 	char from[PATH_MAX], to[PATH_MAX];
 	const char *format;
-	int r = existing_look(w, dir, &look, e);
+	int r = image_look(w, dir, w->name, false, &look, e);
 
 	if (r < 0)
 		return r;
@@ -454,7 +486,7 @@ static int resize_run(const struct volume_work *w, int dir, struct err *e)
 	const char *args[10] = { "cairn-img", "resize", "-q", "-f" };
 	char path[PATH_MAX], size[24];
 	size_t n = 4;
-	int r = existing_look(w, dir, &look, e);
+	int r = image_look(w, dir, w->name, false, &look, e);
 
 	if (r < 0)
 		return r;

@@ -29,9 +29,9 @@ struct volume_work {
 	char folder[POOL_TARGET_MAX + 1];
 	char name[NAME_MAX + 1]; /* VOLUME_LIST: list the names after this one; "": all */
 	char copy[NAME_MAX + 1]; /* VOLUME_CLONE: the copy's name */
-	enum volume_format format; /* of the new image; of an existing one: as VMs use it; VOLUME_NO_FORMAT: as its header says */
-	/* VOLUME_CREATE: the absolute path of the backing file; "": none. backing_format: VOLUME_NO_FORMAT: as its
-	 * header says. */
+	enum volume_format format; /* VOLUME_CREATE */
+	/* VOLUME_CREATE: the absolute path of the backing file; "": none. backing_format: VOLUME_NO_FORMAT: as VMs use
+	 * the file, or else as its header says. */
 	char backing[PATH_MAX];
 	enum volume_format backing_format;
 	bool backing_is_volume; /* of this pool, so it is no symbolic link */

@@ -124,6 +124,22 @@ def test_volume_that_vms_use_has_their_format(fake, pool):
     refused(fake, f"{pool}/disk is an image of VM 'web1'; detach the disk or undefine the VM first", "vol-delete", f"{pool}/disk")
 
 
+@pytest.mark.parametrize("make", [os.link, os.symlink])
+def test_volume_that_vms_use_by_another_path_has_their_format(fake, pool, make):
+    fake.cairn("vol-create-as", "images", "secret", "1M", "--format", "raw")
+    fake.cairn("vol-create-as", "images", "disk", "1M", "--backing-vol", "secret")
+    make(pool / "disk", fake.tmp / "other")
+    fake.define("web1", disks=[{"path": str(fake.tmp / "other"), "format": "raw"}])
+    fake.cairn("vol-clone", "disk", "copy", "--pool", "images")
+    assert (pool / "copy").read_bytes() == (pool / "disk").read_bytes()
+    fake.cairn("vol-create-as", "images", "top", "1M", "--backing-vol", "disk")
+    assert img_info(pool / "top")["backing-filename-format"] == "raw"
+    refused(fake, "whose end would be lost; give --shrink", "vol-resize", "disk", "1K", "--pool", "images")
+    fake.cairn("vol-resize", "disk", "2M", "--pool", "images")
+    assert (pool / "disk").stat().st_size == 2 * MIB
+    refused(fake, f"{pool}/disk is an image of VM 'web1'", "vol-delete", "disk", "--pool", "images")
+
+
 def test_space_of_volume_is_reserved(fake, pool):
     fake.cairn("vol-create-as", "images", "thin", "8M")
     fake.cairn("vol-create-as", "images", "tables", "8M", "--prealloc-metadata", "--allocation", "1M")
