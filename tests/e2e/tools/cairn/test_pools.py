@@ -144,8 +144,9 @@ def test_space_of_volume_is_reserved(fake, pool):
     fake.cairn("vol-create-as", "images", "thin", "8M")
     fake.cairn("vol-create-as", "images", "tables", "8M", "--prealloc-metadata", "--allocation", "1M")
     fake.cairn("vol-create-as", "images", "full", "8M", "--allocation", "8M")
-    thin, tables, full = (img_info(pool / n)["actual-size"] for n in ("thin", "tables", "full"))
-    assert thin < tables < full and full >= 8 * MIB
+    maps = [json.loads(subprocess.check_output([os.path.join(BUILD, "cairn-img"), "map", "--output", "json", pool / n])) for n in ("thin", "tables", "full")]
+    assert [sum(x["length"] for x in m if x["present"]) for m in maps] == [0, 8 * MIB, 8 * MIB]
+    assert [(pool / n).stat().st_blocks * 512 >= 8 * MIB for n in ("tables", "full")] == [False, True]
     refused(fake, "is no size such as 20G", "vol-create-as", "images", "b", "8M", "--allocation", "some")
 
 
