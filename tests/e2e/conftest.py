@@ -220,6 +220,21 @@ def open_files(pid):
     return list(open_fds(pid).values())
 
 
+def waits_for_vm(pid):
+    """Return whether a process was made ahead of a VM, and has none yet. Until it names itself, it is called cairn-vm,
+    and when it has got its VM, again. It confines itself in between."""
+    def read(name):
+        return pathlib.Path("/proc", str(pid), name).read_bytes()
+    try:
+        while not (args := read("cmdline")):  # exec() sets the name first
+            if has_ended(pid):
+                return False
+        is_confined = b"\nSeccomp:\t2\n" in read("status")
+        return b"--spare" in args.split(b"\0") and (not is_confined or read("comm") == b"cairn-spare\n")
+    except OSError:  # it is gone
+        return False
+
+
 def inject_call(pid, number, *args):
     """Make a process make a system call. Returns its result (-errno for an error), or None if it killed the process.
     number: or "jump", for a thread to go on at an address; the result means nothing then."""
@@ -516,7 +531,7 @@ class Daemon:
         """Return the pids of the daemon's living children without its helpers, thus VM processes and jobs on images.
         Helpers that open files are called cairnd, too. A process that was made ahead of a VM counts when it has one."""
         helpers = ("cairnd", "cairnd-files", "cairn-groups", "cairn-log", "cairn-spare")
-        return [pid for pid, name in self.all_children().items() if name not in helpers]
+        return [pid for pid, name in self.all_children().items() if name not in helpers and not waits_for_vm(pid)]
 
     def spares(self):
         """Return the pids of the processes that were made ahead and wait for a VM, each in recvmsg() on fd 3."""
@@ -527,9 +542,14 @@ class Daemon:
         return ready
 
     def log_process(self):
-        """Return the pid of this daemon's cairn-log."""
-        pid, = [pid for pid, name in self.all_children().items() if name == "cairn-log"]
-        return pid
+        """Return the pid of this daemon's cairn-log. A new one loads its program while the daemon goes on."""
+        found = []
+
+        def is_there():
+            found[:] = [pid for pid, name in self.all_children().items() if name == "cairn-log"]
+            return len(found) == 1
+        until(is_there)
+        return found[0]
 
     def logs_written(self):
         """Wait until the VMs' logs have all lines so far. A write to its pipe wakes cairn-log, which writes the file
