@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/verbs/exec.h"
+#include "tools/cairn/verbs/run_folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,14 +25,14 @@
 
 /* The kernel boots meanwhile: ask so often whether the agent listens. */
 #define AGAIN_MS 10
-#define RUN_FOLDER_MAX 80 /* XDG_RUNTIME_DIR's length at most: a socket's path has 107 bytes */
 
 /* Three processes: this one has the command's streams, and is the parent of the VM. The watcher outlives both. */
 struct run_guest {
-	char folder[RUN_FOLDER_MAX + 20], socket[RUN_FOLDER_MAX + 27];
-	int watcher;   /* socket to the watcher, which sees there when this process ends */
-	pid_t vm;      /* 0: there is none */
-	int vm_end;    /* pidfd; -1: there is none */
+	struct run_folder folder; /* of the socket that leads to the guest */
+	int lock;    /* on the folder; -1: none */
+	int watcher; /* socket to the watcher, which sees there when this process ends */
+	pid_t vm;    /* 0: there is none */
+	int vm_end;  /* pidfd; -1: there is none */
 };
 
 int run_command_unwanted(struct cli *c)
@@ -46,37 +47,18 @@ int run_command_unwanted(struct cli *c)
 
 /* ---- the watcher ---- */
 
-static void folder_remove(const struct run_guest *g)
-{
-	unlink(g->socket);
-	rmdir(g->folder);
-}
-
-/* Make a folder for the socket that leads to the guest. Returns 0; -errno. */
-static int folder_make(struct run_guest *g)
-{
-	const char *run = getenv("XDG_RUNTIME_DIR");
-	bool fits = run && run[0] == '/' && strlen(run) <= RUN_FOLDER_MAX;
-
-	snprintf(g->folder, sizeof(g->folder), "%s/cairn-run-XXXXXX", fits ? run : "/tmp");
-	if (!mkdtemp(g->folder))
-		return -errno;
-	snprintf(g->socket, sizeof(g->socket), "%s/vsock", g->folder);
-	return 0;
-}
-
 static void std_set(int in, int out)
 {
 	dup2(in, 0);
 	dup2(out, 1);
 }
 
-/* Make the folder and tell its name. When the first process has ended, remove the folder, and kill the VM if it has
- * told its pid. Does not return. */
+/* Make the folder, keep it locked, and tell its name. When the first process has ended, remove the folder, and kill the
+ * VM if it has told its pid. Does not return. */
 static void watch(int first)
 {
-	struct run_guest g = { 0 };
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC), vm = -1, r;
+	struct run_folder folder = { 0 };
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC), vm = -1, lock;
 	pid_t pid;
 
 	setsid();
@@ -84,9 +66,10 @@ static void watch(int first)
 	dup2(null, 2);
 	dup2(first, 3);
 	close_range(4, ~0u, 0);
-	r = folder_make(&g);
-	send(3, &g, sizeof(g), MSG_NOSIGNAL);
-	while (!r && recv(3, &pid, sizeof(pid), 0) == (ssize_t)sizeof(pid)) {
+	lock = run_folder_make(&folder);
+	send(3, &folder, sizeof(folder), MSG_NOSIGNAL);
+	run_folders_sweep();
+	while (lock >= 0 && recv(3, &pid, sizeof(pid), 0) == (ssize_t)sizeof(pid)) {
 		if (vm >= 0)
 			close(vm); /* the first one, which has ended */
 		vm = pidfd_open(pid, 0);
@@ -94,7 +77,7 @@ static void watch(int first)
 	}
 	if (vm >= 0)
 		pidfd_send_signal(vm, SIGKILL, NULL, 0);
-	folder_remove(&g);
+	run_folder_remove(&folder);
 	_exit(0);
 }
 
@@ -112,9 +95,11 @@ int run_guest_new(struct run_guest **ret, struct err *e)
 	close(pair[1]);
 	watcher = pair[0];
 	g = must_alloc(calloc(1, sizeof(*g)));
-	if (pid < 0 || recv(watcher, g, sizeof(*g), 0) != (ssize_t)sizeof(*g) || !g->socket[0]) {
-		int r = err_set(e, -EIO, ERR_HOST, g->folder[0] ? "cannot make a folder %s; set XDG_RUNTIME_DIR to a folder of yours" :
-			"cannot start a process", g->folder);
+	g->lock = pid < 0 || recv(watcher, &g->folder, sizeof(g->folder), 0) != (ssize_t)sizeof(g->folder) || !g->folder.socket[0] ? -1 :
+		run_folder_lock(&g->folder);
+	if (g->lock < 0) {
+		int r = err_set(e, -EIO, ERR_HOST, g->folder.path[0] ? "cannot make a folder %s; set XDG_RUNTIME_DIR to a folder of yours" :
+			"cannot start a process", g->folder.path);
 
 		close(watcher);
 		free(g);
@@ -136,6 +121,7 @@ void run_guest_free(struct run_guest *g)
 	while (recv(g->watcher, &byte, 1, 0) > 0)
 		;
 	close(g->watcher);
+	close(g->lock);
 	if (g->vm_end >= 0)
 		close(g->vm_end);
 	free(g);
@@ -143,7 +129,7 @@ void run_guest_free(struct run_guest *g)
 
 const char *run_guest_socket(const struct run_guest *g)
 {
-	return g->socket;
+	return g->folder.socket;
 }
 
 int run_guest_fork(struct run_guest *g, enum run_streams streams, struct err *e)
@@ -205,7 +191,7 @@ static int agent_ask(struct cli *c, const struct run_guest *g, int wait_ms, stru
 
 	if (link->renews)
 		len += (int)guest_renewal_put(link, first + len);
-	r = guest_link_open(c, g->socket, link, &e);
+	r = guest_link_open(c, g->folder.socket, link, &e);
 	if (r < 0)
 		return r == -ECONNREFUSED ? 0 : r; /* the VM's process ends */
 	if (send(link->sock, first, (size_t)len, MSG_NOSIGNAL) == len)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, until
+from conftest import BUILD, children_of, has_ended, until
 from test_img_budget import PEAK
 
 CAIRN = os.path.join(BUILD, "cairn")
@@ -228,6 +228,25 @@ def test_kill_leaves_nothing(vm, after):
     p.wait()
     time.sleep(0.2)  # the VM's process may be about to begin
     vm.leaves_nothing()
+
+
+def test_next_run_removes_the_folder_of_a_run_whose_processes_were_killed(vm):
+    """While one of them lives, the folder stays: it leads to the guest."""
+    def next_run():
+        subprocess.run(vm.argv(("true",)), stdin=subprocess.DEVNULL, check=True, timeout=50, env=vm.env)
+        return os.listdir(vm.env["XDG_RUNTIME_DIR"])
+    p = vm.spawn("-i", ("sh", "-c", "echo begins; exec cat"), stdin=subprocess.PIPE)
+    assert p.stdout.readline() == "begins\n"
+    folder = os.listdir(vm.env["XDG_RUNTIME_DIR"])
+    assert len(folder) == 1 and next_run() == folder
+    watcher, = set(children_of(p.pid)) - set(vm.pids())
+    os.kill(watcher, signal.SIGKILL)
+    until(lambda: has_ended(watcher))
+    assert next_run() == folder
+    p.kill()
+    p.communicate()
+    until(lambda: has_ended(vm.pids()[0]))
+    assert os.listdir(vm.env["XDG_RUNTIME_DIR"]) == folder and next_run() == []
 
 
 def test_vm_with_a_writable_disk_is_shut_down(vm):
