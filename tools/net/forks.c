@@ -28,6 +28,8 @@
 /* Size of the sets that follow the guest's last frame. They have at most one element, but the kernel counts a deleted
  * one until its next collection, every second. */
 #define CHANGES_MAX 64
+/* Size of the maps that have an element for each fork with peers. */
+#define GROUPED_MAX 65536
 
 /* ---- what is there ---- */
 
@@ -55,6 +57,38 @@ static void fork_take(struct network *n, const struct nft_element *element)
 	n->nforks++;
 }
 
+/* Read the elements of a set that a table of an older cairn-net lacks. */
+static int optional_elements(struct operation *o, const char *table, const char *set, struct nft_element **ret, size_t *ret_n, struct err *e)
+{
+	int r = nft_bridge_elements(o->nft, table, set, ret, ret_n, e);
+
+	return r == -ENOENT ? 0 : r;
+}
+
+/* Find out which forks have peers, and the addresses that are entered for these. */
+static int groups_read(struct operation *o, const char *table, struct err *e)
+{
+	CLEANUP_FREE struct nft_element *taps = NULL, *inner = NULL;
+	struct network *n = &o->req->net;
+	size_t ntaps = 0, ninner = 0;
+	int r = optional_elements(o, table, "grouped", &taps, &ntaps, e);
+
+	if (!r && ntaps)
+		r = optional_elements(o, table, "group_inner", &inner, &ninner, e);
+	for (size_t i = 0; i < n->nforks && !r; i++) {
+		struct fork *f = &n->forks[i];
+
+		for (size_t k = 0; k < ntaps; k++)
+			f->grouped |= taps[k].key_bytes == IFNAMSIZ && !memcmp(taps[k].key, f->tap, IFNAMSIZ);
+		for (size_t k = 0; k < ninner; k++)
+			if (inner[k].data_bytes == 4 && !memcmp(inner[k].key, f->address.bytes, 4)) {
+				f->inner.family = AF_INET;
+				memcpy(f->inner.bytes, inner[k].data, 4);
+			}
+	}
+	return r;
+}
+
 int forks_read(struct operation *o, struct err *e)
 {
 	CLEANUP_FREE struct nft_element *list = NULL;
@@ -74,7 +108,7 @@ int forks_read(struct operation *o, struct err *e)
 	n->forks = must_alloc(realloc(n->forks, (count + PORTS_MAX) * sizeof(*n->forks)));
 	for (size_t i = 0; i < count; i++)
 		fork_take(n, &list[i]);
-	return 0;
+	return count ? groups_read(o, table, e) : 0;
 }
 
 /* Find the live fork with the MAC address, but none of the request. NULL: there is none. */
@@ -306,6 +340,38 @@ static void icmp_print(const struct text *t, const char *field, const struct add
 			difference(sum_of(NULL, from, 1), sum_of(NULL, to, 1)));
 }
 
+/* Print the rules that lead frames of the guest to its peers rather than to their sources. A question of ARP goes to
+ * all ports, and each peer's rules know its guest's address. */
+static void to_peers_print(const struct text *t)
+{
+	const char *tap = t->p->tap;
+
+	rule(t, "ether daddr set ether daddr map @to_%s", tap);
+	rule(t, "arp daddr ether set arp daddr ether map @to_%s", tap);
+	rule(t, "arp daddr ip set ether daddr . arp daddr ip map @group_unique");
+	rule(t, "ip daddr set ether daddr . ip daddr map @group_unique");
+}
+
+/* Print the rules that give frames of peers the addresses that their sources had when the group was cloned. */
+static void from_peers_print(struct text *t)
+{
+	const char *tap = t->p->tap;
+	char unique[ADDRESS_TEXT_MAX], inner[ADDRESS_TEXT_MAX];
+
+	rule(t, "ether saddr @sources_%s drop", tap);
+	rule(t, "ether saddr @clones_%s jump peer_%s", tap, tap);
+	snprintf(t->chain, sizeof(t->chain), "peer_%s", tap);
+	rule(t, "ether saddr set ether saddr map @from_%s", tap);
+	rule(t, "arp saddr ether set arp saddr ether map @from_%s", tap);
+	rule(t, "arp saddr ip set arp saddr ip map @group_inner");
+	rule(t, "ip saddr set ip saddr map @group_inner");
+	/* Announcements; and questions, which the rules behind these hand to a guest that has one of the two. */
+	rule(t, "arp daddr ip != %s arp daddr ip set arp daddr ip map @group_inner", address_print(t->unique, unique));
+	if (t->inner->family)
+		rule(t, "arp daddr ip %s arp daddr ip set %s", address_print(t->inner, inner), unique);
+	snprintf(t->chain, sizeof(t->chain), "out_%s", tap);
+}
+
 /* Print the rules for frames of the guest. */
 static void in_print(struct text *t, const struct subnet *s)
 {
@@ -322,6 +388,8 @@ static void in_print(struct text *t, const struct subnet *s)
 		snprintf(inner + strlen(inner), 8, "/%u", s->prefix);
 	snprintf(t->chain, sizeof(t->chain), "in_%s", tap);
 	rule(t, "ether type { 8021q, 8021ad } drop");
+	if (t->p->fork.npeers)
+		to_peers_print(t);
 	rule(t, "ether saddr %s delete @macs_%s { ether saddr }", own, tap);
 	for (size_t i = 0; i < ARRAY_SIZE(sources); i++)
 		rule(t, "%s %s delete @inner_%s { %s : %s }", sources[i], unique, tap, sources[i], unique);
@@ -334,9 +402,15 @@ static void in_print(struct text *t, const struct subnet *s)
 		rule(t, "arp saddr ip { 0.0.0.0, %s } arp daddr ip %s arp daddr ip set %s", inner, inner, unique);
 	for (size_t i = 0; i < ARRAY_SIZE(sources); i++) {
 		rule(t, "%s %s %s != %s add @inner_%s { %s : %s }", sources[i], inner, sources[i], unique, tap, unique, sources[i]);
+		if (t->p->fork.npeers && !t->inner->family)
+			rule(t, "%s %s %s != %s add @group_inner { %s : %s } add @group_unique { ether saddr . %s : %s }", sources[i], inner, sources[i],
+				unique, unique, sources[i], sources[i], unique);
 		rule(t, "%s %s %s set %s", sources[i], inner, sources[i], unique);
 	}
 	dhcp_print(t, true);
+	/* A peer's packet had the addresses that its own guest knows. */
+	if (t->p->fork.npeers)
+		rule(t, "ether daddr @clones_%s return", tap);
 	icmp_print(t, ICMP_TARGET, t->inner, t->unique);
 }
 
@@ -348,6 +422,8 @@ static void out_print(struct text *t)
 
 	mac_print(t->p->fork.mac, guest);
 	snprintf(t->chain, sizeof(t->chain), "out_%s", tap);
+	if (t->p->fork.npeers)
+		from_peers_print(t);
 	/* The source's: the bridge floods a frame whose port it does not know, and requests of ARP. */
 	rule(t, "ether daddr %s drop", guest);
 	if (t->inner->family && !address_equal(t->inner, t->unique))
@@ -399,6 +475,65 @@ static void parts_print(struct text *t, const struct network *n)
 	fprintf(f, "add element bridge %s forks { \"%s\" . %s . %s }\n", table, tap, mac_print(t->p->mac, mac), address_print(t->unique, address));
 }
 
+/* Print a set or map with an element for each peer. is_from: of the peers' own MAC addresses, else of their
+ * sources'. */
+static void peers_print(const struct text *t, const char *name, bool is_map, bool is_from)
+{
+	char mac[MAC_TEXT_MAX];
+
+	fprintf(t->f, "add %s bridge %s %s_%s { type ether_addr%s; }\nadd element bridge %s %s_%s {", is_map ? "map" : "set", t->table, name, t->p->tap,
+		is_map ? " : ether_addr" : "", t->table, name, t->p->tap);
+	for (size_t i = 0; i < t->p->fork.npeers; i++) {
+		const struct peer *p = &t->p->fork.peers[i];
+
+		/* A peer whose source is a fork has a row for each MAC address that its guest may have. */
+		if (is_from && i && !memcmp(p->own, p[-1].own, MAC_BYTES))
+			continue;
+		fprintf(t->f, "%s %s", i ? "," : "", mac_print(is_from ? p->own : p->mac, mac));
+		if (is_map)
+			fprintf(t->f, " : %s", mac_print(is_from ? p->mac : p->own, mac));
+	}
+	fputs(" }\n", t->f);
+}
+
+/* Print the sets and maps of a fork with peers. */
+static void group_print(const struct text *t)
+{
+	static const char *const names[] = { "sources", "clones", "to", "from" };
+	char own[MAC_TEXT_MAX], unique[ADDRESS_TEXT_MAX], inner[ADDRESS_TEXT_MAX];
+	const char *table = t->table, *tap = t->p->tap;
+	FILE *f = t->f;
+
+	fprintf(f, "add set bridge %s grouped { type ifname; }\nadd element bridge %s grouped { \"%s\" }\n", table, table, tap);
+	fprintf(f, "add map bridge %s group_inner { type ipv4_addr : ipv4_addr; size %d; flags dynamic; }\n", table, GROUPED_MAX);
+	fprintf(f, "add map bridge %s group_unique { type ether_addr . ipv4_addr : ipv4_addr; size %d; flags dynamic; }\n", table, GROUPED_MAX);
+	fprintf(f, "add chain bridge %s peer_%s\n", table, tap);
+	for (size_t i = 0; i < 4; i++)
+		peers_print(t, names[i], i >= 2, i % 2);
+	if (!t->inner->family)
+		return;
+	address_print(t->unique, unique);
+	address_print(t->inner, inner);
+	fprintf(f, "add element bridge %s group_inner { %s : %s }\n", table, unique, inner);
+	fprintf(f, "add element bridge %s group_unique { %s . %s : %s }\n", table, mac_print(t->p->mac, own), inner, unique);
+}
+
+static void group_clear_print(FILE *f, const char *table, const struct fork *k)
+{
+	char mac[MAC_TEXT_MAX], unique[ADDRESS_TEXT_MAX], inner[ADDRESS_TEXT_MAX];
+
+	fprintf(f, "flush chain bridge %s peer_%s\ndelete chain bridge %s peer_%s\n", table, k->tap, table, k->tap);
+	fprintf(f, "delete set bridge %s sources_%s\ndelete set bridge %s clones_%s\n", table, k->tap, table, k->tap);
+	fprintf(f, "delete map bridge %s to_%s\ndelete map bridge %s from_%s\n", table, k->tap, table, k->tap);
+	fprintf(f, "delete element bridge %s grouped { \"%s\" }\n", table, k->tap);
+	if (!k->inner.family)
+		return;
+	address_print(&k->address, unique);
+	address_print(&k->inner, inner);
+	fprintf(f, "delete element bridge %s group_inner { %s }\n", table, unique);
+	fprintf(f, "delete element bridge %s group_unique { %s . %s }\n", table, mac_print(k->mac, mac), inner);
+}
+
 void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner)
 {
 	struct text t = { .f = f, .p = p, .unique = unique, .inner = inner };
@@ -408,6 +543,8 @@ void fork_print(FILE *f, const struct network *n, const struct port *p, const st
 	fprintf(f, "add element bridge %s macs_%s { %s }\n", t.table, p->tap, mac_print(p->mac, mac));
 	if (inner->family)
 		fprintf(f, "add element bridge %s inner_%s { %s : %s }\n", t.table, p->tap, address_print(unique, address), address_print(inner, inside));
+	if (p->fork.npeers)
+		group_print(&t);
 	in_print(&t, &n->ipv4);
 	out_print(&t);
 }
@@ -431,6 +568,8 @@ static void fork_clear_print(FILE *f, const char *table, const struct fork *k)
 	for (size_t i = 0; i < ARRAY_SIZE(chains); i++)
 		fprintf(f, "delete chain bridge %s %s_%s\n", table, chains[i], k->tap);
 	fprintf(f, "delete set bridge %s macs_%s\ndelete map bridge %s inner_%s\n", table, k->tap, table, k->tap);
+	if (k->grouped)
+		group_clear_print(f, table, k);
 }
 
 bool forks_clear_print(FILE *f, const struct network *n)

@@ -10,6 +10,14 @@
  * macs_TAP: has the clone's MAC while the guest uses the source's. The guest's last frame decides.
  * inner_TAP: maps the unique address to the guest's, while the guest uses the source's. Likewise.
  *
+ * A fork with peers, other clones of its group (docs/networks.md, "Clones of a group"), has an element in `grouped`,
+ * and sources_TAP, clones_TAP: the MAC addresses of the peers' sources, and the peers' own.
+ * to_TAP, from_TAP: maps from the former to the latter, and the reverse.
+ * peer_TAP: chain for frames from peers.
+ * group_inner: maps the unique address of each fork with peers to the one that its source has, as long as the fork
+ * lives, whatever its guest uses. group_unique: maps its own MAC address and the source's IPv4 address to the unique
+ * one.
+ *
  * Where a message has addresses within its payload (DHCP renewals, ICMP errors), a constant in bytes that nobody reads
  * keeps the checksum right. IPv6 of a guest that uses the source's MAC is dropped. docs/networks.md, "Forks". */
 #ifndef CAIRN_TOOLS_NET_FORKS_H

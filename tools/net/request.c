@@ -368,9 +368,34 @@ static int filter_read(const struct reading *r, enum port_filter *ret, struct er
 	return word_read(r, "filter", false, words, ARRAY_SIZE(words), "port.filter: no-spoofing, clean-traffic or none", ret, e);
 }
 
+static int peers_read(const struct reading *up, struct port *p, struct err *e)
+{
+	static const char *const keys[] = { "mac", "own", NULL };
+	struct json_object *array = NULL;
+	int error = reading_array(up, "peers", PEERS_MAX, &array, e);
+	size_t n = array ? json_object_array_length(array) : 0;
+
+	if (error < 0 || !n)
+		return error;
+	p->fork.peers = must_alloc(calloc(n, sizeof(*p->fork.peers)));
+	p->fork.npeers = n;
+	for (size_t i = 0; i < n && !error; i++) {
+		struct reading r;
+
+		error = reading_member(up, "peers", array, i, &r, e);
+		if (!error)
+			error = reading_keys(&r, keys, e);
+		if (!error)
+			error = mac_read(&r, "mac", true, p->fork.peers[i].mac, e);
+		if (!error)
+			error = mac_read(&r, "own", true, p->fork.peers[i].own, e);
+	}
+	return error;
+}
+
 static int fork_read(const struct reading *up, struct port *p, struct err *e)
 {
-	static const char *const keys[] = { "mac", "address", "source", NULL };
+	static const char *const keys[] = { "mac", "address", "source", "peers", NULL };
 	const char *text = NULL;
 	struct reading r;
 	int error = reading_object(up, "fork", &r, e);
@@ -384,6 +409,8 @@ static int fork_read(const struct reading *up, struct port *p, struct err *e)
 	if (!error)
 		error = mac_read(&r, "source", false, p->fork.source, e);
 	p->fork.has_source = js_get(r.o, "source");
+	if (!error)
+		error = peers_read(&r, p, e);
 	if (!error)
 		error = reading_text(&r, "address", false, &text, e);
 	if (!error && text && (address_parse(text, AF_INET, &p->fork.address) < 0 || !address_is_unicast(&p->fork.address)))
@@ -575,6 +602,8 @@ void request_done(struct request *r)
 	free(r->net.dns_hosts);
 	free(r->net.egress);
 	free(r->net.forks);
+	for (size_t i = 0; i < r->nports; i++)
+		free(r->ports[i].fork.peers);
 	free(r->ports);
 	json_object_put(r->json);
 }

@@ -22,6 +22,7 @@ struct json_object;
 #define PORT_ADDRESSES_MAX 64
 #define PORTS_MAX 256
 #define DEVS_MAX 16
+#define PEERS_MAX 128
 
 #define ID_MAX 40
 
@@ -71,6 +72,8 @@ struct fork {
 	uint8_t mac[MAC_BYTES]; /* the clone's */
 	struct address address; /* the unique one */
 	bool gone;		/* the port is to be removed */
+	bool grouped;		/* has peers */
+	struct address inner;	/* entered for its peers; family 0: none */
 };
 
 struct network {
@@ -108,6 +111,12 @@ enum port_filter {
 	FILTER_NONE,
 };
 
+/* Another clone of a fork's group. */
+struct peer {
+	uint8_t mac[MAC_BYTES]; /* its source's, which its guest has */
+	uint8_t own[MAC_BYTES]; /* the clone's */
+};
+
 struct port {
 	const char *tap;
 	uint8_t mac[MAC_BYTES];
@@ -118,6 +127,8 @@ struct port {
 		struct address address; /* likewise; family 0: not told */
 		bool has_source;
 		uint8_t source[MAC_BYTES]; /* own MAC address of a source that is a fork itself */
+		struct peer *peers;	   /* owned */
+		size_t npeers;
 	} fork;
 	enum port_filter filter;
 	bool isolated;

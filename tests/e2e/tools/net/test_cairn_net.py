@@ -1456,6 +1456,193 @@ def test_clone_that_takes_its_sources_place_is_no_fork(host):
     assert "_forks" not in host.state()["rules"]
 
 
+# ---- clones of a group that stay on the network ----
+
+def grouped(host, n, names=("one", "two"), give=True, **more):
+    """Return guests and a clone of each; clones.address is that of both guests."""
+    host.do("up", n)
+    sources = [host.guest(1 + i) for i in range(len(names))]
+    for g, name in zip(sources, names):
+        host.do("port-up", n, port=port(g, **more))
+        g.address = g.dhcp(name)[0]
+    clones = [fork_of(host, g, 11 + i) for i, g in enumerate(sources)]
+    for g, source in zip(clones, sources):
+        g.address = source.address
+        g.peers = [{"mac": c.mac, "own": c.own} for c in clones if c is not g]
+    up = host.do("port-up", n, ports=[peer_port(g, **more) for g in clones])["ports"]
+    for g, answer in zip(clones, up):
+        assert answer["inner"] == g.address
+        g.unique = answer["address"]
+        if give:
+            address_give(g, g.address)
+    return sources, clones
+
+
+def peer_port(g, **more):
+    return fork_port(g, fork={"mac": g.mac, "peers": g.peers}, **more)
+
+
+def arp_entry(g, address):
+    return next((i.get("lladdr") for i in g.ip("neigh", "show") if i["dst"] == address), None)
+
+
+@pytest.mark.parametrize("mode, filter_", [*((m, "no-spoofing") for m in MODES), ("nat", "clean-traffic"), ("nat", "none")])
+def test_clones_of_a_group_reach_each_other_in_place_of_their_sources(host, mode, filter_):
+    n = network(mode)
+    before = host.state()
+    (one, two), (a, b) = grouped(host, n, filter=filter_)
+    for client, server, source in (a, b, two), (b, a, one):
+        assert talk(server, client, server.address) == client.address and arp_entry(client, server.address) == source.mac
+        assert client.pings(server.address)
+        # Only the clone has this server: the source of that address does not answer.
+        with source.listen(server.address) as s:
+            assert not client.connect((server.address, s.getsockname()[1]))
+    assert talk(two, one, two.address) == one.address and talk(one, two, one.address) == two.address
+    for g in a, b:
+        assert g.pings("192.168.122.1") and talk(host, g, "192.168.122.1") == g.unique
+        with g.listen(g.address) as s, host.connect((g.unique, s.getsockname()[1])):
+            pass
+    if mode == "nat":
+        assert talk(host.outside, a, "10.9.0.1") == "10.9.0.2"
+    host.do("port-down", n, port={"tap": a.tap})
+    assert not b.pings(a.address, wait=1) and b.pings("192.168.122.1") and one.pings(two.address)
+    host.do("port-down", n, ports=[{"tap": g.tap} for g in (b, one, two)])
+    assert "forks" not in host.state()["rules"]
+    host.do("down", n)
+    assert host.state()["rules"] == before["rules"]
+
+
+def meet(a, b, address):
+    """Two clones reach each other, each at its source's address. address: what a's guest has."""
+    return talk(b, a, b.address) == a.address and talk_at(a, address, b, a.address) == b.address
+
+
+def talk_at(server, address, client, to):
+    """As talk(), with a server that has another address for itself."""
+    with server.listen(address) as s, client.connect((to, s.getsockname()[1])), s.accept()[0] as peer:
+        return peer.getpeername()[0]
+
+
+@pytest.mark.parametrize("starts", [True, False], ids=["started again", "asked anew"])
+def test_clone_of_a_group_with_new_addresses(host, starts):
+    """The other clones find it where they knew it."""
+    n = network()
+    (one, two), (a, b) = grouped(host, n, **STRICT)
+    assert meet(a, b, a.address)
+    a.run("ip", "addr", "flush", "dev", "eth0")
+    if starts:
+        a.run("ip", "link", "set", "eth0", "address", a.own)
+    assert a.dhcp("one", *([] if starts else ["-r", a.address]))[0] == a.unique
+    a.run("ip", "neigh", "flush", "dev", "eth0")
+    b.run("ip", "neigh", "flush", "dev", "eth0")
+    assert meet(a, b, a.unique) and a.pings("192.168.122.1")
+    a.run("ip", "addr", "flush", "dev", "eth0")  # a revert
+    a.run("ip", "link", "set", "eth0", "address", a.mac)
+    address_give(a, a.address)
+    assert meet(a, b, a.address) and talk(two, one, two.address) == one.address
+
+
+def test_clones_of_a_group_with_static_addresses(host):
+    """Their announcements, which follow a clone's first moment, tell the addresses."""
+    n = network(ipv4={"address": "192.168.122.1", "prefix": 24})
+    host.do("up", n)
+    sources = [host.guest(i) for i in (1, 2)]
+    clones = [fork_of(host, g, 10 + i) for i, g in enumerate(sources, 1)]
+    for i, (source, g) in enumerate(zip(sources, clones)):
+        g.address = f"192.168.122.{40 + i}"
+        g.peers = [{"mac": c.mac, "own": c.own} for c in clones if c is not g]
+        address_give(source, g.address)
+        host.do("port-up", n, port=port(source))
+        assert "inner" not in host.do("port-up", n, port=peer_port(g))
+    a, b = clones
+    for g in clones:
+        address_give(g, g.address)
+        g.run("busybox", "arping", "-U", "-c", "1", "-I", "eth0", g.address, check=False)
+    assert meet(a, b, a.address) and a.pings("192.168.122.1")
+    with sources[1].listen(b.address) as s:
+        assert not a.connect((b.address, s.getsockname()[1]))
+    host.do("port-up", n, port=peer_port(a))  # the addresses are learned anew
+    assert a.pings("192.168.122.1") and meet(a, b, a.address)
+    for g in clones:
+        host.run("ip", "link", "del", g.tap)
+    host.do("port-down", n, port={"tap": sources[0].tap})
+    assert "forks" not in host.state()["rules"]
+
+
+def test_clones_of_a_group_hear_nothing_of_the_sources(host):
+    """What these send to all; what the clones send to all arrives as the sources'."""
+    n = network()
+    (one, two), (a, b) = grouped(host, n)
+    assert meet(a, b, a.address)
+    seen, wires = Wire(b), [Wire(g) for g in (one, two, a)]
+    for wire, g in zip(wires, (one, two, a)):
+        wire.send(frame("ff" * 6, g.mac, 0x800, datagram(g.address, "255.255.255.255", 1, 9, b"from " + g.tap.encode())))
+        wire.send(arp(g.mac, g.address, b.address) + b"asks " + g.tap.encode())
+        wire.send(arp(g.mac, g.address, g.address) + b"tells " + g.tap.encode())
+    wires[2].send(frame("ff" * 6, a.mac, 0x800, datagram(a.address, "255.255.255.255", 1, 9, b"done")))
+    frames = [f for f in seen.until_mark(b"done") if re.search(b"(from|asks|tells) ", f)]
+    assert [re.search(rb"\w+ vnet\d+", f).group().decode() for f in frames if b"vnet2" not in f] == ["from vnet11", "asks vnet11", "tells vnet11"]
+    own, address = bytes.fromhex(a.mac.replace(":", "")), socket.inet_aton(a.address)
+    assert {f[6:12] for f in frames if b"vnet11" in f} == {own}
+    assert [f[22:32] + f[38:42] for f in frames if f[12:14] == b"\x08\x06" and b"vnet11" in f] == [
+        own + address + socket.inet_aton(to) for to in (b.address, a.address)]
+
+
+def test_clone_of_a_group_hears_of_errors(host):
+    n = network()
+    sources, (a, b) = grouped(host, n)
+    for client, server in (a, b), (b, a):
+        with client.open(kind=socket.SOCK_DGRAM) as s:
+            s.connect((server.address, 9))
+            s.send(b"x")
+            with pytest.raises(ConnectionRefusedError):
+                s.recv(10)
+
+
+def test_groups_of_clones_do_not_meet(host):
+    """Two groups of the same sources: each clone finds the other one of its group, and a third clone finds none."""
+    n = network()
+    (one, two), first = grouped(host, n)
+    second = [fork_of(host, g, 21 + i) for i, g in enumerate((one, two))]
+    for g, same in zip(second, first):
+        g.address = same.address  # and its peer's source could be a clone itself, which has two MAC addresses
+        g.peers = [{"mac": mac, "own": c.own} for c in second if c is not g for mac in (c.mac, "52:54:00:00:00:ee")]
+    for g in second:
+        host.do("port-up", n, port=peer_port(g))
+        address_give(g, g.address)
+    for a, b in first, second:
+        with b.listen(b.address) as s:
+            port_ = s.getsockname()[1]
+            with a.connect((b.address, port_)):
+                pass
+            for other in {first[0], second[0]} - {a}:
+                assert not other.connect((b.address, port_))
+    alone = fork_of(host, first[0], 31)  # a clone of a clone has the peers of that one
+    alone.peers, alone.address = first[0].peers, first[0].address
+    host.do("port-up", n, port=peer_port(alone))
+    address_give(alone, alone.address)
+    with two.listen(two.address) as s:
+        assert not alone.pings(two.address, wait=1) and alone.pings("192.168.122.1")
+    for g in *first, alone:
+        host.run("ip", "link", "del", g.tap)
+    host.do("port-down", n, port={"tap": one.tap})
+    assert meet(*second, second[0].address)
+
+
+def test_clone_of_a_group_comes_back(host):
+    """It was off, and gets another address of the network."""
+    n = network()
+    (one, two), (a, b) = grouped(host, n)
+    assert meet(a, b, a.address)
+    before = a.unique
+    host.do("port-down", n, port={"tap": a.tap})
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:99", "address": before}]
+    host.do("update", n)
+    assert not b.pings(a.address, wait=1)
+    assert host.do("port-up", n, port=peer_port(a))["address"] != before
+    assert meet(a, b, a.address) and talk(two, one, two.address) == one.address
+
+
 # ---- several ports by one call ----
 
 @contextlib.contextmanager
