@@ -120,7 +120,7 @@ void command_group_clone(struct call *c)
 	bool isolated[GROUP_VMS_MAX];
 	struct group_clone_opts opts = { .pattern = js_get_str(c->args, "name-pattern"), .paused = js_get_bool(c->args, "paused", false),
 		.ephemeral = js_get_bool(c->args, "ephemeral", false), .hint_hostname = js_get_bool(c->args, "hostname", true), .isolated = isolated,
-		.forwards = js_get_array(c->args, "forwards") };
+		.keep_networks = js_get_bool(c->args, "keep-networks", false), .forwards = js_get_array(c->args, "forwards") };
 	CLEANUP_FREE struct rights *rights = NULL;
 	struct job *j = NULL;
 	struct err e;

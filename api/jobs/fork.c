@@ -64,6 +64,7 @@ static void fork_free(struct fork *f)
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
 		free(f->images[i]);
 	free(f->clones);
+	json_object_put(f->peers);
 	if (f->state_fd >= 0)
 		close(f->state_fd);
 	if (f->ready_fd >= 0)
@@ -438,6 +439,8 @@ static void clone_start(struct clone *c)
 	f->begun++;
 	gate_enter(&f->gate, c->vm, &c->gated);
 	network_ports_clone(c->vm, f->source, !f->snapshot[0]);
+	if (f->peers)
+		network_ports_set_peers(c->vm, f->peers);
 	if (c->live)
 		c->vm->live = STEAL_PTR(c->live);
 	vm_start(c->vm, &opts);
@@ -862,10 +865,23 @@ int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, 
 	return 0;
 }
 
-void fork_first_uuid(const struct job *j, uint8_t uuid[16])
+const struct definition *fork_first_definition(const struct job *j)
 {
 	const struct fork *f = j->opaque;
 	const struct clone *c = &f->clones[0];
 
-	memcpy(uuid, c->def ? c->def->uuid : c->vm->def->uuid, 16);
+	return c->def ? c->def : c->vm->def;
+}
+
+void fork_first_uuid(const struct job *j, uint8_t uuid[16])
+{
+	memcpy(uuid, fork_first_definition(j)->uuid, 16);
+}
+
+void fork_set_peers(struct job *j, struct json_object *peers)
+{
+	struct fork *f = j->opaque;
+
+	json_object_put(f->peers);
+	f->peers = peers;
 }

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct definition;
 struct err;
 struct json_object;
 struct job;
@@ -51,5 +52,10 @@ int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, 
 
 /* Get the UUID of the first clone of a fork that is under way. */
 void fork_first_uuid(const struct job *j, uint8_t uuid[16]);
+/* Get the definition of that clone: the fork's or the clone's. */
+const struct definition *fork_first_definition(const struct job *j);
+/* Set the other clones of a group, which the clone's guest finds in networks: see network_ports_set_peers(). Call it
+ * before the fork has been in the loop. peers: taken. */
+void fork_set_peers(struct job *j, struct json_object *peers);
 
 #endif

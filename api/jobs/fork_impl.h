@@ -41,6 +41,7 @@ struct fork {
 	uint8_t spare[16]; /* UUID of the first clone, which a spare has (api/vm/vm_spare.h); all 0: none has */
 	void (*group_stage)(void *opaque, int64_t stage); /* as in struct fork_opts */
 	void *group_opaque;
+	struct json_object *peers; /* owned; from fork_set_peers(); NULL: none */
 	bool paused, hint_hostname, isolated, ephemeral, publishes, going_on;
 	bool asked, answered; /* the source's process has the request; has answered */
 	bool ready; /* the state and the disks are written */

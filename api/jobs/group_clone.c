@@ -297,10 +297,21 @@ static int clone_begin(struct group_member *m, struct vm *vm, const struct group
 	return 0;
 }
 
+/* Let the clones find each other in the networks that their VMs share, and in which they stay. */
+static void peers_set(const struct group_job *g, struct vm *const *vms, struct json_object *networks)
+{
+	const struct definition *clones[GROUP_VMS_MAX];
+
+	for (size_t i = 0; i < g->n; i++)
+		clones[i] = fork_first_definition(g->members[i].job);
+	for (size_t i = 0; i < g->n; i++)
+		fork_set_peers(g->members[i].job, group_network_peers(vms, clones, g->n, i, networks));
+}
+
 int group_clone_begin(struct vm *const *vms, size_t n, const struct group_clone_opts *opts, const char *job_id, const struct call *by,
 	struct job **ret_j, struct err *e)
 {
-	CLEANUP_JS struct json_object *networks = NULL;
+	CLEANUP_JS struct json_object *networks = NULL, *kept = NULL;
 	char id[GROUP_ID_TEXT];
 	struct group_job *g;
 	int r = names_check(vms, n, opts->pattern, e);
@@ -309,6 +320,11 @@ int group_clone_begin(struct vm *const *vms, size_t n, const struct group_clone_
 		r = group_id_make(id, e);
 	if (!r)
 		networks = group_networks_choose(vms, n, id);
+	if (!r && opts->keep_networks) {
+		kept = STEAL_PTR(networks);
+		networks = json_object_new_object();
+		r = group_networks_check_kept(vms, n, kept, e);
+	}
 	if (!r && opts->forwards)
 		r = forwards_check(vms, n, opts->forwards, networks, e);
 	if (!r)
@@ -320,6 +336,8 @@ int group_clone_begin(struct vm *const *vms, size_t n, const struct group_clone_
 	clone_of(g)->networks = STEAL_PTR(networks);
 	for (size_t i = 0; i < n && !r; i++)
 		r = clone_begin(&g->members[i], vms[i], opts, opts->isolated[i], by, &g->e);
+	if (!r && kept)
+		peers_set(g, vms, kept);
 	group_record(g, r);
 	if (r < 0)
 		return 0;

@@ -22,6 +22,7 @@ struct vm_host;
 struct group_clone_opts {
 	const char *pattern; /* of the names: %s is the source's name; NULL: "%s-clone" */
 	bool paused, ephemeral, hint_hostname; /* as in struct fork_opts */
+	bool keep_networks; /* the clones stay on the networks that the VMs share */
 	const bool *isolated; /* for each VM, as in struct fork_opts */
 	unsigned cpu_quota; /* of each clone, as in struct fork_opts, and so are the others */
 	uint64_t memory_max_bytes;

@@ -4,6 +4,7 @@
 #include "api/definition/definition.h"
 #include "api/net/forwards.h"
 #include "api/net/network.h"
+#include "api/net/network_ports.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -14,6 +15,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+
+/* Greatest number of interfaces that the clones of a group have of a network on which they stay: cairn-net takes as
+ * many peers of each. */
+#define GROUP_PEERS_MAX 128
 
 static bool has_interface(const struct definition *d, const char *network)
 {
@@ -43,12 +48,102 @@ struct json_object *group_networks_choose(struct vm *const *vms, size_t n, const
 	return all;
 }
 
-/* ---- forwards ---- */
+/* ---- clones that stay on the networks ---- */
 
 static bool is_replaced(const struct definition_interface *face, struct json_object *networks)
 {
 	return face->type == DEFINITION_NETWORK && js_get(networks, face->source);
 }
+
+static void peer_add(struct json_object *list, const uint8_t mac[DEFINITION_MAC_BYTES], const uint8_t own[DEFINITION_MAC_BYTES])
+{
+	struct json_object *o = json_object_new_object();
+	char text[DEFINITION_MAC_TEXT];
+
+	mac_print(mac, text);
+	js_put_str(o, "mac", text);
+	mac_print(own, text);
+	js_put_str(o, "own", text);
+	json_object_array_add(list, o);
+}
+
+/* Add the interfaces that a VM and its clone have of the network. The guest of a VM that is a clone itself has its
+ * source's MAC address or, if it has started again, its own. */
+static void peers_add(struct json_object *list, const struct vm *vm, const struct definition *clone, const char *network)
+{
+	const struct definition *d = vm_live(vm);
+	uint8_t other[DEFINITION_MAC_BYTES];
+
+	for (uint32_t k = 0; k < d->ninterfaces && k < clone->ninterfaces; k++) {
+		if (clone->interfaces[k].type != DEFINITION_NETWORK || strcmp(clone->interfaces[k].source, network) != 0)
+			continue;
+		if (network_ports_guest_mac(vm, k, other) && memcmp(other, d->interfaces[k].mac, sizeof(other)) != 0)
+			peer_add(list, other, clone->interfaces[k].mac);
+		peer_add(list, d->interfaces[k].mac, clone->interfaces[k].mac);
+	}
+}
+
+struct json_object *group_network_peers(struct vm *const *vms, const struct definition *const *clones, size_t n, size_t at,
+	struct json_object *networks)
+{
+	struct json_object *all = json_object_new_array();
+
+	for (uint32_t i = 0; i < clones[at]->ninterfaces; i++) {
+		const struct definition_interface *face = &clones[at]->interfaces[i];
+		struct json_object *list = is_replaced(face, networks) ? json_object_new_array() : NULL;
+
+		for (size_t k = 0; k < n && list; k++)
+			if (k != at)
+				peers_add(list, vms[k], clones[k], face->source);
+		json_object_array_add(all, list);
+	}
+	return all;
+}
+
+/* Check the rows of all VMs: a clone tells its peers by the MAC addresses that its guest knows. */
+static int peers_check(struct json_object *rows, const char *network, struct err *e)
+{
+	size_t n = json_object_array_length(rows);
+
+	if (n > GROUP_PEERS_MAX)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VMs have more than %d interfaces of network '%s'; give the clones a network of their "
+			"own (--network own)", GROUP_PEERS_MAX, network);
+	for (size_t i = 0; i < n; i++)
+		for (size_t k = 0; k < i; k++) {
+			struct json_object *a = json_object_array_get_idx(rows, i), *b = json_object_array_get_idx(rows, k);
+			const char *mac = js_get_str(a, "mac");
+
+			if (!strcmp(mac, js_get_str(b, "mac")) && strcmp(js_get_str(a, "own"), js_get_str(b, "own")) != 0)
+				return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "network '%s': the guests of two of the VMs have the MAC address %s, as a VM and its "
+					"live clone do, so their clones would be taken for each other; clone them in different groups", network, mac);
+		}
+	return 0;
+}
+
+int group_networks_check_kept(struct vm *const *vms, size_t n, struct json_object *networks, struct err *e)
+{
+	json_object_object_foreach(networks, source, unused)
+	{
+		const struct network *network = network_find_name(vms[0]->host, source);
+		const struct network_definition *d = network ? network->live : NULL;
+		CLEANUP_JS struct json_object *rows = json_object_new_array();
+		int r;
+
+		(void)unused;
+		if (d && (d->mode >= NETWORK_BRIDGE || !d->ipv4.given))
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "network '%s' has mode %s%s, and clones can only stay on a network with IPv4 of "
+				"which Cairn makes the bridge; give the clones a network of their own (--network own)", source, network_mode_name(d->mode),
+				d->ipv4.given ? "" : " and no IPv4");
+		for (size_t i = 0; i < n; i++)
+			peers_add(rows, vms[i], vms[i]->def, source);
+		r = peers_check(rows, source, e);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- forwards ---- */
 
 /* Find the interface for forwards that name none, as forwards_interface_find() does among those whose network stays.
  * Returns its index; -ENOENT. */

@@ -19,6 +19,15 @@ extern const struct vm_observer group_network_observer;
 /* Find the networks that two or more of the VMs have an interface of. id: 16 hexadecimal digits. Returns an object,
  * owned by the caller: from the name of each to the name of a network for the clones. */
 struct json_object *group_networks_choose(struct vm *const *vms, size_t n, const char *id);
+/* Check that the clones can stay on these networks, which have rules for each clone then (docs/networks.md, "Clones
+ * of a group"). networks: from group_networks_choose(). Returns 0; -ENOTSUP. */
+int group_networks_check_kept(struct vm *const *vms, size_t n, struct json_object *networks, struct err *e);
+/* List what cairn-net has to know of the other clones when the clones stay on these networks.
+ * clones: their definitions, in the order of the VMs. at: the clone that this is for.
+ * Returns an array, owned by the caller: for each interface an array of objects with mac (that a VM's guest has) and
+ * own (its clone's), or null. */
+struct json_object *group_network_peers(struct vm *const *vms, const struct definition *const *clones, size_t n, size_t at,
+	struct json_object *networks);
 /* Let each forward name the interface of the VM's clone that it leads to: the one that it names, or one of type user or
  * of another network than these, in which the host reaches no clone. publish_validate() refuses what is left: a VM
  * without an interface that can have forwards.

@@ -26,6 +26,7 @@
 #define STATE_KEY "guest_macs"
 #define ADDRESSES_KEY "guest_addresses"
 #define PORTS_KEY "ports"
+#define PEERS_KEY "group_peers"
 
 /* A tap with rules, or one on a network that ports can lead to. */
 struct port {
@@ -40,6 +41,7 @@ struct network_ports {
 	uint8_t guest_macs[DEFINITION_INTERFACES_MAX][DEFINITION_MAC_BYTES]; /* saved; all zero: the definition's */
 	uint8_t sources[DEFINITION_INTERFACES_MAX][DEFINITION_MAC_BYTES]; /* own ones of a source that is a clone, until the first start */
 	char guest_addresses[DEFINITION_INTERFACES_MAX][INET_ADDRSTRLEN]; /* saved; of a live clone; empty: unknown */
+	struct json_object *peers[DEFINITION_INTERFACES_MAX]; /* owned; saved; as cairn-net gets them; NULL: none */
 	struct port list[DEFINITION_INTERFACES_MAX];
 	unsigned n, done;
 	struct port_call *call; /* installs the rules of list[done]; NULL: none */
@@ -74,6 +76,8 @@ static void ports_free(struct vm *vm)
 {
 	if (vm->ports)
 		port_call_free(vm->ports->call);
+	for (unsigned i = 0; vm->ports && i < DEFINITION_INTERFACES_MAX; i++)
+		json_object_put(vm->ports->peers[i]);
 	free(STEAL_PTR(vm->ports));
 }
 
@@ -150,6 +154,8 @@ static void rules_put(const struct vm *vm, const struct port *p, const struct ne
 			js_put_str(fork, "address", vm->ports->guest_addresses[p->at]);
 		if (memcmp(vm->ports->sources[p->at], no_mac, sizeof(no_mac)))
 			mac_put(fork, "source", vm->ports->sources[p->at]);
+		if (vm->ports->peers[p->at])
+			js_put(fork, "peers", json_object_get(vm->ports->peers[p->at]));
 		js_put(port, "fork", fork);
 	} else if (memcmp(second, no_mac, sizeof(no_mac))) {
 		mac_put(port, "guest_mac", second);
@@ -412,6 +418,9 @@ static void port_on_interface_gone(struct vm *vm, unsigned at)
 	memmove(&p->guest_macs[at], &p->guest_macs[at + 1], (last - at) * sizeof(p->guest_macs[0]));
 	memmove(&p->sources[at], &p->sources[at + 1], (last - at) * sizeof(p->sources[0]));
 	memmove(&p->guest_addresses[at], &p->guest_addresses[at + 1], (last - at) * sizeof(p->guest_addresses[0]));
+	json_object_put(p->peers[at]);
+	memmove(&p->peers[at], &p->peers[at + 1], (last - at) * sizeof(p->peers[0]));
+	p->peers[last] = NULL;
 	memset(&p->guest_macs[last], 0, sizeof(p->guest_macs[0]));
 	memset(&p->sources[last], 0, sizeof(p->sources[0]));
 	memset(&p->guest_addresses[last], 0, sizeof(p->guest_addresses[0]));
@@ -621,6 +630,29 @@ void network_ports_forget(struct vm_host *host)
 
 /* ---- clones ---- */
 
+bool network_ports_guest_mac(const struct vm *vm, unsigned at, uint8_t *mac)
+{
+	if (!network_ports_is_clone(vm, at))
+		return false;
+	memcpy(mac, vm->ports->guest_macs[at], sizeof(no_mac));
+	return true;
+}
+
+static void peers_take(struct vm *clone, unsigned at, struct json_object *list)
+{
+	json_object_put(ports_of(clone)->peers[at]);
+	clone->ports->peers[at] = json_object_get(list);
+}
+
+void network_ports_set_peers(struct vm *clone, struct json_object *peers)
+{
+	size_t n = json_object_array_length(peers);
+
+	for (unsigned i = 0; i < MIN(n, DEFINITION_INTERFACES_MAX); i++)
+		if (json_object_is_type(json_object_array_get_idx(peers, i), json_type_array))
+			peers_take(clone, i, json_object_array_get_idx(peers, i));
+}
+
 void network_ports_clone(struct vm *clone, const struct vm *source, bool present)
 {
 	const struct definition *d = vm_live(source);
@@ -630,6 +662,8 @@ void network_ports_clone(struct vm *clone, const struct vm *source, bool present
 
 		if (source->ports)
 			memcpy(ports_of(clone)->guest_addresses[i], source->ports->guest_addresses[i], INET_ADDRSTRLEN);
+		if (source->ports && source->ports->peers[i])
+			peers_take(clone, i, source->ports->peers[i]);
 		if (present && memcmp(second, no_mac, sizeof(no_mac)))
 			memcpy(ports_of(clone)->sources[i], d->interfaces[i].mac, sizeof(no_mac));
 		memcpy(ports_of(clone)->guest_macs[i], memcmp(second, no_mac, sizeof(no_mac)) ? second : d->interfaces[i].mac, sizeof(no_mac));
@@ -638,8 +672,9 @@ void network_ports_clone(struct vm *clone, const struct vm *source, bool present
 
 static void guest_addresses_put(const struct vm *vm, struct json_object *state)
 {
-	struct json_object *list = NULL, *addresses = NULL;
+	struct json_object *list = NULL, *addresses = NULL, *peers = NULL;
 	char text[DEFINITION_MAC_TEXT];
+	bool any = false;
 	unsigned n = vm->ports ? DEFINITION_INTERFACES_MAX : 0;
 
 	while (n && !memcmp(vm->ports->guest_macs[n - 1], no_mac, sizeof(no_mac)))
@@ -648,7 +683,13 @@ static void guest_addresses_put(const struct vm *vm, struct json_object *state)
 		js_put(state, STATE_KEY, list = json_object_new_array());
 		js_put(state, ADDRESSES_KEY, addresses = json_object_new_array());
 	}
+	for (unsigned i = 0; i < n; i++)
+		any |= vm->ports->peers[i] != NULL;
+	if (any)
+		js_put(state, PEERS_KEY, peers = json_object_new_array());
 	for (unsigned i = 0; i < n; i++) {
+		if (any)
+			json_object_array_add(peers, json_object_get(vm->ports->peers[i]));
 		json_object_array_add(addresses, json_object_new_string(vm->ports->guest_addresses[i]));
 		mac_print(vm->ports->guest_macs[i], text);
 		json_object_array_add(list, json_object_new_string(text));
@@ -679,8 +720,11 @@ static void ports_put(const struct vm *vm, struct json_object *state)
 static void guest_addresses_load(struct vm *vm, struct json_object *state)
 {
 	struct json_object *list = js_get_array(state, STATE_KEY), *addresses = js_get_array(state, ADDRESSES_KEY);
+	struct json_object *peers = js_get_array(state, PEERS_KEY);
 	size_t n = list ? json_object_array_length(list) : 0;
 
+	if (peers)
+		network_ports_set_peers(vm, peers);
 	for (size_t i = 0; i < MIN(n, DEFINITION_INTERFACES_MAX); i++) {
 		const char *text = json_object_get_string(json_object_array_get_idx(list, i));
 

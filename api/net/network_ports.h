@@ -6,6 +6,7 @@
 #define CAIRN_API_NET_NETWORK_PORTS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct config;
 struct definition_forward;
@@ -22,6 +23,13 @@ extern const struct vm_observer network_ports_observer;
  * the clone's (docs/networks.md, "Forks"). Lasts until the clone is undefined, because its saved states and snapshots
  * have them, too. present: the clone continues from the source's present state, not from a snapshot. */
 void network_ports_clone(struct vm *clone, const struct vm *source, bool present);
+/* Get the MAC address that the guest of a live clone has from its source, unless it has started again. Returns false
+ * for other VMs. mac: 6 bytes. */
+bool network_ports_guest_mac(const struct vm *vm, unsigned at, uint8_t *mac);
+/* Let the guest of a live clone find the other clones of its group at the addresses that their sources have
+ * (docs/networks.md, "Clones of a group"). Lasts as the addresses do, and its own clones get the same.
+ * peers: has for each interface an array as group_network_peers() makes it, or null; borrowed. */
+void network_ports_set_peers(struct vm *clone, struct json_object *peers);
 /* Put the addresses of a live clone's interface into o: network-address (in the network, with its prefix) and
  * guest-address. Do nothing for other interfaces. at: the interface's index. */
 void network_ports_show(const struct vm *vm, unsigned at, struct json_object *o);

@@ -251,6 +251,9 @@ cairn group-clone web1 db1 --name-pattern 'try-%s'
 cairn group-clone web1 db1 --ephemeral --cpus 0.5 --memory-max 512M --publish auto:22
     given: for vm in web1 db1; do defined $vm; cairn attach-interface $vm user; cairn start $vm; done
     then: shows "db1-clone: tcp 127.0.0.1:.* leads to port 22"; is web1-clone running
+cairn group-clone web1 db1 --network shared
+    given: running web1; defined db1; cairn start db1
+    then: is web1-clone running; is db1-clone running
 cairn promote try1
     given: running web1; cairn clone --live web1 try1
     then: is web1 running; is web1-old 'shut off'

@@ -75,6 +75,7 @@ static const struct verb_option group_clone_options[] = {
 	{ "cpus", "NUMBER", "give each clone at most the time of so many processors, such as 0.5 [as its VM]" },
 	{ "memory-max", "SIZE", "let the process of each clone take at most SIZE of memory, such as 512M [as its VM]" },
 	{ "isolated", NULL, FROM_SCHEMA("isolated") },
+	{ "network", "WHICH", "in place of each network that VMs share: own (an isolated one for the clones), or shared (the network itself) [own]" },
 	{ "no-hostname", NULL, "do not ask the guest agents to set the host names" }, JOB_OPTIONS, END };
 static const struct verb_option promote_options[] = { { "undo", NULL, "give the replaced VM its name, UUID and ports back" }, END };
 static const struct verb_option template_options[] = {

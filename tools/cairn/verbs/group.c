@@ -227,6 +227,18 @@ static void networks_print(struct json_object *networks)
 	}
 }
 
+static int network_put(struct cli *c, struct json_object *args)
+{
+	const char *which = option_value(c, "network");
+	bool is_shared = which && !strcmp(which, "shared");
+
+	if (which && !is_shared && strcmp(which, "own") != 0)
+		return cli_usage(c, "--network must be own or shared, not \"%s\"", which);
+	if (is_shared)
+		js_put_bool(args, "keep-networks", true);
+	return 0;
+}
+
 int verb_group_clone(struct cli *c)
 {
 	static const char *const flags[] = { "paused", "ephemeral", "isolated" };
@@ -237,6 +249,8 @@ int verb_group_clone(struct cli *c)
 
 	if (!r)
 		r = vms_put(c, args);
+	if (!r)
+		r = network_put(c, args);
 	js_put_str(args, "name-pattern", option_value(c, "name-pattern"));
 	for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
 		if (option_flag(c, flags[i]))

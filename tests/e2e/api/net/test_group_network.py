@@ -235,16 +235,128 @@ def test_daemon_that_ends_leaves_no_network(two, lan, sig, makes):  # noqa: F811
     until(lambda: patient(lambda: only_the_sources_are_left(two, lan)))
 
 
-def test_clones_meet_and_do_not_reach_their_sources(real, lan):  # noqa: F811
-    def run_vm(name, mac):
-        v = guestlib.definition(name, interfaces=[{"type": "network", "source": "lan", "mac": mac}])
-        (real.tmp / f"{name}.json").write_text(json.dumps(v))
-        real.cairn("define", str(real.tmp / f"{name}.json"))
-        return real.begin(name)
+# ---- clones that stay on the network ----
 
-    def answers(c, address):
-        return c.run(f"net ask {int(ipaddress.ip_address(address))} 3")[0] == "answered=1"
-    a, b = run_vm("vm1", "52:54:00:00:00:01"), run_vm("vm2", "52:54:00:00:00:02")
+def fork_requests(d):
+    """What cairn-net was told of live clones: for the own MAC address of each, the peers."""
+    ports = [p for r in d.requests() if r["verb"] == "port-up" for p in r.get("ports", [r.get("port")])]
+    return {p["mac"]: {(i["mac"], i["own"]) for i in p["fork"].get("peers", ())} for p in ports if "fork" in p}
+
+
+def macs(d, name):
+    return [i["mac"] for i in json.loads(d.cairn("dumpjson", name).stdout)["interfaces"]]
+
+
+def test_clones_that_stay_on_the_network_are_each_others_peers(two, lan):  # noqa: F811
+    """Also after an end of the daemon, and of the clone; and those that two VMs do not share have none."""
+    two.define_net("other", ipv4={"address": "10.78.0.1", "prefix": 24})
+    two.cairn("net-start", "other")
+    begin(two, "c", interfaces=[{"type": "network", "source": "other"}, {"type": "network", "source": "lan"}])
+    begin(two, "d", interfaces=[])
+    r = two.cairn("group-clone", "a", "b", "c", "d", "--network", "shared").stdout
+    assert "in place of" not in r and two.states() == {"lan": "active", "other": "active"} and len(bridges(lan)) == 2
+    on_lan = [(macs(two, vm)[at], macs(two, f"{vm}-clone")[at]) for vm, at in (("a", 0), ("b", 0), ("c", 1))]
+    want = {own: set(on_lan) - {(mac, own)} for mac, own in on_lan} | {macs(two, "c-clone")[0]: set()}
+    assert fork_requests(two) == want
+    two.stop(signal.SIGKILL)
+    two.start()
+    two.cairn("destroy", "a-clone")
+    two.cairn("start", "a-clone")
+    assert fork_requests(two) == want and len([r for r in two.requests() if r["verb"] == "port-up"]) > 4
+    # A clone of a clone has the same peers, and a group of clones is one of its own.
+    two.cairn("clone", "--live", "a-clone", "alone")
+    assert fork_requests(two)[macs(two, "alone")[0]] == want[on_lan[0][1]]
+    two.cairn("group-clone", "a-clone", "b-clone", "--network", "shared")
+    own = [macs(two, f"{vm}-clone-clone")[0] for vm in "ab"]
+    for i, peer in (0, 1), (1, 0):
+        assert fork_requests(two)[own[i]] == {(mac, own[peer]) for mac in on_lan[peer]}
+    r = two.cairn("group-clone", "b", "a", "alone", "--network", "shared", "--name-pattern", "%s2", ok=False).stderr
+    assert f"the guests of two of the VMs have the MAC address {on_lan[0][0]}" in r and "different groups" in r
+    two.cairn("group-clone", "a", "--network", "shared", "--name-pattern", "%s2")
+    assert fork_requests(two)[macs(two, "a2")[0]] == set()
+    two.cairn("group-clone", "a", "b", "--network", "own", "--name-pattern", "%s3")
+    assert len(two.states()) == 3
+
+
+def test_promoted_clone_keeps_its_peers(two):
+    two.cairn("group-clone", "a", "b", "--network", "shared")
+    own, want = macs(two, "a-clone")[0], fork_requests(two)
+    two.cairn("promote", "a-clone")
+    assert macs(two, "a")[0] == own
+    two.cairn("destroy", "a")
+    two.cairn("start", "a")
+    two.stop()
+    two.start()
+    two.cairn("destroy", "a")
+    two.cairn("start", "a")
+    asked = [r["port"]["fork"] for r in two.requests() if r["verb"] == "port-up" and r.get("port", {}).get("mac") == own]
+    assert [{(i["mac"], i["own"]) for i in f["peers"]} for f in asked[-2:]] == [want[own]] * 2 and want[own]
+
+
+def test_clones_cannot_stay_on_networks_without_rules(two, lan):  # noqa: F811
+    two.define_net("plain", mode="isolated", ipv4=None)
+    two.define_net("given", mode="bridge", bridge="br0", ipv4=None)
+    for name, says in (("plain", "network 'plain' has mode isolated and no IPv4"), ("given", "network 'given' has mode bridge")):
+        two.cairn("net-start", name)
+        for vm in "ab":
+            begin(two, f"{vm}-{name}", interfaces=[{"type": "network", "source": name}])
+        r = two.cairn("group-clone", f"a-{name}", f"b-{name}", "--network", "shared", ok=False).stderr
+        assert says in r and "--network own" in r and "no domain was cloned" in r
+    assert "--network must be own or shared" in two.cairn("group-clone", "a", "b", "--network", "lan", ok=2).stderr
+    assert not [name for name in listed(two) if "clone" in name] and has_no_job(two)
+
+
+def run_vm(d, name, mac):
+    v = guestlib.definition(name, interfaces=[{"type": "network", "source": "lan", "mac": mac}])
+    (d.tmp / f"{name}.json").write_text(json.dumps(v))
+    d.cairn("define", str(d.tmp / f"{name}.json"))
+    return d.begin(name)
+
+
+def answers(c, address):
+    """Whether somebody answers the guest's question of ARP for the address."""
+    return c.run(f"net ask {int(ipaddress.ip_address(address))} 3")[0] == "answered=1"
+
+
+def test_clones_on_the_network_meet_and_have_a_way_out(real, lan):  # noqa: F811
+    """A clone finds the other clone and not that one's source, and the gateway; after a kill of the daemon, too."""
+    before = real.rules()
+    a, b = run_vm(real, "vm1", "52:54:00:00:00:01"), run_vm(real, "vm2", "52:54:00:00:00:02")
+    address, own = a.run("net dhcp")[0], b.run("net dhcp")[0]
+    a.run("pit 100")
+    a.sock.sendall(b"net serve\n")
+    r = json.loads(real.cairn("group-clone", "vm1", "vm2", "--name-pattern", "%s-b", "--network", "shared", "--format", "json").stdout)
+    assert r["networks"] == [] and [c["addresses"][0]["guest-address"] for c in r["clones"]] == [address, own]
+    unique = [c["addresses"][0]["address"] for c in r["clones"]]
+    rows = real.cairn("domifaddr", "vm1-b", "--source", "lease").stdout
+    assert f"{unique[0]}/24" in rows
+    clone = Console(real, "vm2-b")
+    assert answers(clone, address) and answers(clone, "10.77.0.1") and answers(b, address)
+    real.stop(signal.SIGKILL)
+    real.start()
+    assert answers(clone, address)
+    real.cairn("suspend", "vm1-b")  # its source still answers, but not to the clone
+    assert not answers(clone, address) and answers(b, address)
+    real.cairn("destroy", "vm1-b")
+    assert not answers(clone, address) and answers(clone, "10.77.0.1") and answers(b, address)
+    clone.close()
+    real.cairn("managedsave", "vm2-b")
+    real.cairn("start", "vm2-b")
+    clone = Console(real, "vm2-b")
+    assert not answers(clone, address) and answers(clone, "10.77.0.1")
+    real.cairn("destroy", "vm2-b")
+    until(lambda: "_forks" not in real.rules())
+    for name in "vm1", "vm2":
+        real.cairn("destroy", name)
+    until(lambda: "vnet" not in real.rules())
+    real.cairn("net-destroy", "lan")
+    assert "cairn" in before and "cairn" not in real.rules()
+
+
+# ---- real guests on an isolated network ----
+
+def test_clones_meet_and_do_not_reach_their_sources(real, lan):  # noqa: F811
+    a, b = run_vm(real, "vm1", "52:54:00:00:00:01"), run_vm(real, "vm2", "52:54:00:00:00:02")
     address, own = a.run("net dhcp")[0], b.run("net dhcp")[0]
     a.run("pit 100")
     a.sock.sendall(b"net serve\n")

@@ -309,6 +309,23 @@ def test_clones_of_a_group_publish_ports_on_networks_that_they_do_not_share(real
         real.cairn("net-destroy", f"own{i}")
 
 
+def test_clones_of_a_group_publish_ports_on_the_network_on_which_they_stay(real, lan):  # noqa: F811
+    for i, name in enumerate(("vm1", "vm2"), 1):
+        define(real, name, mac=f"52:54:00:00:00:0{i}")
+        real.serve(name, real.begin(name))
+    r = json.loads(real.cairn("group-clone", "vm1", "vm2", "--network", "shared", "--publish", "udp:auto:7", "--format", "json").stdout)
+    published = [p for c in r["clones"] for p in c["published"]]
+    assert [(p["name"], p["to"]) for p in published] == [("vm1-clone", 7), ("vm2-clone", 7)]
+    for p in published:
+        assert answers(lan, p["port"], str(p).encode())
+    real.cairn("suspend", "vm2-clone")
+    s = socket_to(lan, published[1]["port"])
+    s.send(b"held")
+    with pytest.raises(TimeoutError):
+        s.recv(100)
+    assert answers(lan, published[0]["port"])
+
+
 def test_live_clones_publish_ports(real, lan):  # noqa: F811
     """Each has the source's addresses inside, and a port of its own."""
     define(real)

@@ -352,6 +352,7 @@ qmp-path vm1
 group-snapshot --name g vm1
 group-revert --name g vm1
 group-clone --name-pattern try-%s vm1
+group-clone --network shared vm1
 suspend vm1
 resume vm1
 reset vm1
