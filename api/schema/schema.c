@@ -335,8 +335,7 @@ static const struct field group_clone_args[] = {
 	{ "hostname", FIELD_BOOL, OPTIONAL,
 		"false: do not ask the guest agents to set the host names to the clones' names [true]" },
 	{ "isolated", FIELD_BOOL, OPTIONAL, "copy all writable disks, so that no clone can read the images of its source [false]" },
-	{ "keep-networks", FIELD_BOOL, OPTIONAL,
-		"leave the clones on the networks that the VMs share [give them isolated ones in place of these]" },
+	{ "keep-networks", FIELD_BOOL, OPTIONAL, "leave the clones on the networks that the VMs share [make isolated ones in place of these]" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "leave the clones paused" }, END };
 static const struct field snapshot_list_args[] = { FIELD_VM,
 	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
