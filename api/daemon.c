@@ -546,6 +546,7 @@ void daemon_close(struct daemon *d)
 	h->scheduler = NULL;
 	pool_space_free(h->pool_space);
 	h->pool_space = NULL;
+	vm_spaces_finish(h);
 	transients_free(h->transients);
 	h->transients = NULL;
 	thresholds_free(h->watchman);

@@ -506,6 +506,7 @@ void block_space(int fd, struct block_space *ret)
 		return;
 	ret->allocation_bytes = (uint64_t)st.st_blocks * 512;
 	ret->physical_bytes = (uint64_t)st.st_size;
+	ret->dev = st.st_dev;
 	if (fstatfs(fd, &fs) < 0)
 		return;
 	unit = (uint64_t)(fs.f_frsize ? fs.f_frsize : fs.f_bsize);

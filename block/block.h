@@ -168,6 +168,7 @@ struct block_space {
 	uint64_t allocation_bytes; /* that the image's file takes; of a device, its size */
 	uint64_t physical_bytes;   /* size of the file or device; 0: unknown, and the allocation, too */
 	uint64_t free_bytes, total_bytes; /* of the file system; 0: the image is no file, or the host does not know */
+	uint64_t dev; /* st_dev of the file; 0: the image is no file */
 };
 /* Get the space by a duplicate of the fd in block_layer, so that the disk may be closed meanwhile. Any thread; as slow
  * as the file system. */

@@ -56,6 +56,7 @@ static void space_run(struct work *w)
 			continue;
 		s->spaces.disks[i].free_bytes = space.free_bytes;
 		s->spaces.disks[i].total_bytes = space.total_bytes;
+		s->spaces.devs[i] = space.dev;
 	}
 }
 

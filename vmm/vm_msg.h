@@ -638,6 +638,8 @@ struct vm_spaces {
 		uint64_t capacity_bytes; /* size that the guest sees */
 		uint64_t allocation_bytes, physical_bytes; /* as in struct block_space (block/block.h) */
 	} images[VM_DISKS_MAX];
+	/* Since here, too. In the order of `disks`. */
+	uint64_t devs[VM_DISKS_MAX]; /* st_dev of the image's file; 0: unknown, or a read-only disk */
 };
 
 #define VM_PIN_ID_BYTES 16

@@ -357,8 +357,10 @@ static void sample_all(void *opaque)
 			vm_sample(vm, &now);
 	}
 	host->trends->armed = false;
-	if (any)
+	if (any) {
+		vm_spaces_look(host, now.at_ns);
 		sample_later(host);
+	}
 }
 
 /* ---- a VM's life ---- */

@@ -1,4 +1,5 @@
 #include "api/policy/vm_space.h"
+#include "api/policy/fs_space.h"
 #include "api/policy/space_fill.h"
 #include "api/policy/thresholds.h"
 #include "api/schema/event.h"
@@ -25,6 +26,8 @@
 #define LOW_NS (30 * CLOCK_NS_PER_S)
 /* The same, while the VM has a threshold of disk-space. */
 #define WANTED_NS (60 * CLOCK_NS_PER_S)
+/* Time between two looks of the daemon at file systems. */
+#define AROUND_NS (60 * CLOCK_NS_PER_S)
 #define STORE_NS (3600 * CLOCK_NS_PER_S)
 #define FILE_NAME "space.json"
 #define EVENTS_BURST 10
@@ -42,8 +45,10 @@ struct vm_space {
 	uint64_t live_changes; /* of the VM, when the process was asked last */
 	uint64_t asked_ns; /* CLOCK_MONOTONIC; 0: not in this run */
 	uint64_t writes, bytes; /* of the guest, when the process was asked last */
-	struct space_fill fills[VM_DISKS_MAX]; /* of the disks' file systems */
-	bool low; /* as told */
+	struct space_fill fills[VM_DISKS_MAX]; /* of the disks' file systems, as the process sees them */
+	uint64_t devs[VM_DISKS_MAX]; /* st_dev of the disks' images, likewise; 0: unknown */
+	bool fill_low; /* one of the fills is low */
+	bool low; /* as told: one of these file systems, as the process or the daemon sees them */
 	/* These outlive the run. */
 	struct ratelimit events;
 	struct pool_history *history; /* owned: bytes that the images take, of those that the guest sees; NULL: none yet */
@@ -60,56 +65,128 @@ static struct vm_space *space_of(struct vm *vm)
 
 /* ---- low space ---- */
 
-/* Return the disk whose file system has the smallest part free; NULL: none is known. */
-static const struct vm_space_disk *fullest(const struct vm_space *s)
+/* The file system with the smallest part free. */
+struct fullest {
+	const char *id; /* of a disk on it; borrowed */
+	const struct space_fill *fill; /* NULL: none is known */
+	bool low; /* whether any is */
+};
+
+static void fullest_add(struct fullest *f, const char *id, const struct space_fill *fill)
 {
-	const struct vm_space_disk *ret = NULL;
-
-	for (size_t i = 0; i < s->ndisks; i++) {
-		const struct vm_space_disk *d = &s->disks[i];
-
-		if (s->fills[i].total_bytes && (!ret || (double)d->free_bytes / (double)d->total_bytes < (double)ret->free_bytes / (double)ret->total_bytes))
-			ret = d;
-	}
-	return ret;
+	if (!fill->total_bytes)
+		return;
+	f->low |= fill->low;
+	if (f->fill && (double)fill->free_bytes / (double)fill->total_bytes >= (double)f->fill->free_bytes / (double)f->fill->total_bytes)
+		return;
+	f->id = id;
+	f->fill = fill;
 }
 
-static void low_tell(struct vm *vm, const struct vm_space_disk *d)
+/* Return the number of the file system that holds the image of vm_live()'s disk i; 0: unknown, or the VM only reads it.
+ * A process that lies about its file systems deceives its own users only. */
+static uint64_t disk_dev(const struct vm *vm, uint32_t i)
+{
+	const struct definition *d = vm_live(vm);
+	const struct vm_space *s = vm->space;
+
+	if (!s || d->disks[i].read_only || !d->disks[i].nlayers)
+		return 0;
+	if (s->answered)
+		return i < s->ndisks && !strncmp(s->disks[i].id, d->disks[i].id, sizeof(s->disks[i].id)) ? s->devs[i] : 0;
+	return vm->ndisk_ids == d->ndisks && !s->stale && s->live_changes == vm->live_changes ? vm->disk_ids[i].dev : 0;
+}
+
+static void low_tell(struct vm *vm, const struct fullest *f)
 {
 	struct vm_space *s = vm->space;
-	double seconds = space_fill_seconds_left(&s->fills[d - s->disks]);
+	double seconds = space_fill_seconds_left(f->fill);
 	struct json_object *data;
 	uint64_t left_out;
 
 	if (!ratelimit_take_of(&s->events, EVENTS_BURST, EVENTS_WINDOW_NS, clock_monotonic_ns(), &left_out))
 		return;
 	data = json_object_new_object();
-	js_put_str(data, "device", d->id);
+	js_put_str(data, "device", f->id);
 	js_put_str(data, "state", s->low ? "low" : "enough");
-	js_put_uint(data, "free", d->free_bytes);
-	js_put_uint(data, "total", d->total_bytes);
+	js_put_uint(data, "free", f->fill->free_bytes);
+	js_put_uint(data, "total", f->fill->total_bytes);
 	if (s->low && seconds >= 0 && seconds < 86400)
 		js_put_uint(data, "seconds-left", (uint64_t)seconds);
 	if (left_out)
 		js_put_uint(data, "left-out", left_out);
 	vm_emit(vm, EVENT_DISK_SPACE, data);
 	if (s->low)
-		log_warn("space", "VM '%s': the file system of disk %s has little space: %llu of %llu MiB are free", vm->def->name, d->id,
-			(unsigned long long)(d->free_bytes >> 20), (unsigned long long)(d->total_bytes >> 20));
+		log_warn("space", "VM '%s': the file system of disk %s has little space: %llu of %llu MiB are free", vm->def->name, f->id,
+			(unsigned long long)(f->fill->free_bytes >> 20), (unsigned long long)(f->fill->total_bytes >> 20));
 }
 
 static void low_look(struct vm *vm)
 {
-	const struct vm_space_disk *d = fullest(vm->space);
 	struct vm_space *s = vm->space;
-	bool low = false;
+	struct fullest f = { 0 };
 
 	for (size_t i = 0; i < s->ndisks; i++)
-		low |= s->fills[i].low;
-	if (low == s->low || !d)
+		fullest_add(&f, s->disks[i].id, &s->fills[i]);
+	if (f.low != s->fill_low)
+		vm->host->fs_spaces_due_ns = 0; /* other VMs' images may be there */
+	s->fill_low = f.low;
+	for (uint32_t i = 0; i < vm_live(vm)->ndisks; i++) {
+		uint64_t dev = disk_dev(vm, i);
+		const struct space_fill *fill = dev ? fs_spaces_of(vm->host->fs_spaces, dev) : NULL;
+
+		if (fill)
+			fullest_add(&f, vm_live(vm)->disks[i].id, fill);
+	}
+	if (f.low == s->low || !f.fill)
 		return;
-	s->low = low;
-	low_tell(vm, d);
+	s->low = f.low;
+	low_tell(vm, &f);
+}
+
+/* ---- what others write ---- */
+
+static bool runs(const struct vm *vm)
+{
+	return vm->proc && vm_state_is_active(vm->state);
+}
+
+static void fs_looked(void *opaque, uint64_t dev)
+{
+	struct vm_host *host = opaque;
+
+	for (size_t v = 0; v < host->nvms; v++) {
+		struct vm *vm = host->vms[v];
+		bool has = false;
+
+		for (uint32_t i = 0; runs(vm) && i < vm_live(vm)->ndisks && !has; i++)
+			has = disk_dev(vm, i) == dev;
+		if (has)
+			low_look(vm);
+	}
+}
+
+void vm_spaces_look(struct vm_host *host, uint64_t now_ns)
+{
+	if (now_ns < host->fs_spaces_due_ns)
+		return;
+	host->fs_spaces_due_ns = now_ns + AROUND_NS;
+	if (!host->fs_spaces)
+		host->fs_spaces = fs_spaces_new(host->helpers, fs_looked, host);
+	for (size_t v = 0; v < host->nvms; v++)
+		for (uint32_t i = 0; runs(host->vms[v]) && i < vm_live(host->vms[v])->ndisks; i++) {
+			uint64_t dev = disk_dev(host->vms[v], i);
+
+			if (dev)
+				fs_spaces_want(host->fs_spaces, dev);
+		}
+	fs_spaces_look(host->fs_spaces);
+}
+
+void vm_spaces_finish(struct vm_host *host)
+{
+	fs_spaces_free(host->fs_spaces);
+	host->fs_spaces = NULL;
 }
 
 /* ---- growth ---- */
@@ -198,6 +275,7 @@ static void disks_take(struct vm_space *s, const struct vm_spaces *from)
 		utf8_clean(d->id);
 		d->free_bytes = MIN(d->free_bytes, d->total_bytes);
 		space_fill_add(&s->fills[i], d->free_bytes, d->total_bytes, clock_monotonic_ns());
+		s->devs[i] = from->devs[i];
 	}
 }
 
@@ -240,11 +318,11 @@ static bool is_due(const struct vm *vm, bool writes, uint64_t bytes, uint64_t ns
 	uint64_t next_ns = space_fill_next_ns(&(struct space_fill){ 0 }), next_bytes = UINT64_MAX;
 
 	if (!s->asked_ns)
-		return writes || s->wanted;
+		return writes || s->wanted || s->stale || vm->live_changes != s->live_changes;
 	if (s->wanted && ns >= WANTED_NS)
 		return true;
 	if (!writes && !s->stale && !s->unsettled && vm->live_changes == s->live_changes)
-		return s->low && ns >= LOW_NS;
+		return s->fill_low && ns >= LOW_NS;
 	for (size_t i = 0; i < s->ndisks && writes; i++) {
 		next_ns = MIN(next_ns, space_fill_next_ns(&s->fills[i]));
 		next_bytes = MIN(next_bytes, space_fill_next_bytes(&s->fills[i]));
@@ -313,6 +391,19 @@ void vm_space_fetch(struct vm *vm, void (*done)(void *opaque), void *opaque)
 
 /* ---- a VM's life ---- */
 
+static void space_on_started(struct vm *vm)
+{
+	space_of(vm)->live_changes = vm->live_changes;
+	vm->host->fs_spaces_due_ns = 0;
+}
+
+/* The daemon has not opened the images. */
+static void space_on_adopted(struct vm *vm, const struct vm_info *info)
+{
+	(void)info;
+	space_of(vm)->stale = true;
+}
+
 /* The guest's counters do not show what a job did to the images. */
 static void space_on_changed(struct vm *vm)
 {
@@ -347,5 +438,5 @@ static void space_on_removed(struct vm *vm)
 	vm->space = NULL;
 }
 
-const struct vm_observer vm_space_observer = { .removed = space_on_removed, .process_gone = space_on_process_gone,
+const struct vm_observer vm_space_observer = { .started = space_on_started, .adopted = space_on_adopted, .removed = space_on_removed, .process_gone = space_on_process_gone,
 	.job_concluded = space_on_job_concluded };

@@ -8,6 +8,11 @@
  * second at the most; while space is low, the daemon asks each half minute also without writes, and each minute if the
  * VM has a threshold of disk-space (thresholds.h), which gets each answer.
  *
+ * Others fill file systems, too. So once a minute the daemon itself looks at each file system that holds an image which
+ * a running VM writes (fs_space.h), and DISK_SPACE is told to all these VMs; none is woken. Which file system that is,
+ * is known from the start of the VM, and after a change of its disks, or of the daemon, from the answer of its process,
+ * which is asked once then.
+ *
  * The sizes of two weeks are kept in space.json in the VM's folder, an hour apart, and tell how fast the VM grows.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_VM_SPACE_H
@@ -49,5 +54,9 @@ bool vm_space_growth(const struct vm *vm, struct vm_space_growth *ret);
 void vm_space_load(struct vm_host *host);
 /* A second's sample of a running VM: ask the process, if it is time. now_ns: CLOCK_MONOTONIC. */
 void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns);
+/* A second's sample of all VMs: look at their file systems, if it is time. */
+void vm_spaces_look(struct vm_host *host, uint64_t now_ns);
+/* End these looks. */
+void vm_spaces_finish(struct vm_host *host);
 
 #endif

@@ -30,6 +30,7 @@ struct quota_claim;
 struct scheduler;
 struct server;
 struct store;
+struct fs_spaces;
 struct pool_space;
 struct pressure;
 struct systemd_scope;
@@ -98,6 +99,8 @@ struct vm_host {
 	struct approver *approver;	     /* api/policy/approver.h; NULL until the VMs are loaded */
 	struct host_shutdown *host_shutdown; /* NULL: not under way */
 	struct pool_space *pool_space;	     /* api/policy/pool_space.h; NULL until the VMs are loaded */
+	struct fs_spaces *fs_spaces;	     /* api/policy/vm_space.h; NULL: no VM has run yet */
+	uint64_t fs_spaces_due_ns;	     /* of the next look */
 	struct watchman *watchman;	     /* api/policy/thresholds.h; NULL until the VMs are loaded */
 	struct web_hooks *web_hooks;	     /* api/policy/web_hooks.h; NULL until the VMs are loaded */
 	struct transients *transients;	     /* api/policy/transient.h; NULL until the VMs are loaded */

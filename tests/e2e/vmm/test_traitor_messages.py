@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("kvm", "sandbox")
 VERSION = 2
 REPLY, INFO, SNAPSHOTS, DONE, SPACES, ADDRESSES, EVENT = 16, 17, 19, 20, 28, 30, 32
 # enum vm_msg_type: the answers, and the length of those whose length is fixed
-SPACES_BYTES = 24 * (16 + 40)  # an older process sends the first part
+SPACES_BYTES = 24 * (16 + 40 + 8)  # an older process sends the first part
 LENGTHS = {REPLY: 488, ADDRESSES: 8 + 96 * 64, EVENT: 8 + 16 + 32 + 384 + 8}
 REQUESTS = [*range(16), 18, 21, 22, 23, 24, 25, 26, 27, 29, 31, 33, 34, 35, 36, 37, 38, 65535]
 NOSIGNAL = 0x4000

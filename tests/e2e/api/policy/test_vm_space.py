@@ -1,11 +1,13 @@
 """The space that images of running VMs take, how it grows, and file systems that fill below them."""
 
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 
-from conftest import until
+from conftest import Daemon, until
 from test_disk_errors import MIB, Small
 from test_hooks import Hooks, log_of
 from test_hotplug import image, machine
@@ -18,6 +20,24 @@ def small(tmp_path):
     s = Small(tmp_path / "small", "48m")
     yield s
     s.close()
+
+
+class Beside(Daemon):
+    """A daemon that has the small file system among its mounts."""
+
+    def __init__(self, tmp, small):
+        self.wrapper = ["nsenter", "--target", str(small.process.pid), "--mount"]
+        super().__init__(tmp)
+
+    def command(self):
+        return [*self.wrapper, *super().command()]
+
+
+@pytest.fixture
+def beside(tmp_path, small):
+    d = Beside(tmp_path, small)
+    yield d
+    d.close()
 
 
 def told(d):
@@ -50,6 +70,45 @@ def test_low_space_is_told_before_a_vm_pauses(daemon, guest, small):
     assert told(daemon)[1]["free"] > 40 * MIB
     assert daemon.info("a")["state"] == "running"
     g.close()
+
+
+def test_vm_that_writes_nothing_is_told_what_others_take(beside, guest, small, tmp_path):
+    """Whether a program takes it or another VM. The VM's process is not asked, so it has no thread for an answer."""
+    def begin(name):
+        image(small.path / f"{name}.raw")
+        return machine(beside, guest, name, disks=[{"path": str(tmp_path / "small" / f"{name}.raw"), "format": "raw"}])
+
+    def states():
+        return [e["state"] for e in told(beside) if e["vm"] == "a"]
+
+    def threads():
+        pid = beside.info("a")["pid"]
+        return [Path(f"/proc/{pid}/task/{t}/comm").read_text() for t in os.listdir(f"/proc/{pid}/task")]
+
+    small.fill(keep=2 * MIB)
+    a = begin("a")
+    until(lambda: states() == ["low"])
+    event, = told(beside)
+    assert event["device"] == "vda" and event["free"] <= 2 * MIB < event["total"] // 20
+    small.empty()
+    b = begin("b")  # the daemon looks when a VM starts, and not only each minute
+    until(lambda: states() == ["low", "enough"])
+    b.run("open 0")
+    small.fill(keep=2 * MIB)
+
+    def write():
+        b.run("write 0 8 2")
+        return states() == ["low", "enough", "low"]
+
+    until(write)
+    assert "worker\n" not in threads()
+    # The next daemon has not opened the image, and asks once.
+    beside.stop()
+    beside.start()
+    until(lambda: states() == ["low", "enough", "low", "low"])
+    assert "worker\n" in threads()
+    a.close()
+    b.close()
 
 
 def test_growth_of_a_vm_comes_from_what_is_kept(fake):

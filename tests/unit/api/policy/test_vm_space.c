@@ -1,5 +1,8 @@
-/* When a VM's process is asked for the space of its images, over hours of a fake clock, and what is told then. */
+/* When a VM's process is asked for the space of its images, when the daemon looks at file systems itself, and what is
+ * told then, over hours of a fake clock. */
 #include "api/policy/vm_space.h"
+#include "api/access/fork_as.h"
+#include "api/policy/fs_space.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -8,14 +11,18 @@
 #include "api/wire/json.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/util.h"
 #include "tests/unit/api/policy/one_vm.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 
 #include <cmocka.h>
@@ -23,6 +30,7 @@
 #define DEFINITION "{\"name\":\"vm1\",\"memory\":\"32M\",\"boot\":{\"kernel\":\"/kernel\"}," \
 	"\"disks\":[{\"path\":\"/vda.qcow2\",\"format\":\"qcow2\"}]}"
 #define BEGIN_S 1000000
+#define DEV 42 /* of the file system of vda */
 
 static const struct vm_observer *const observers[] = { &vm_space_observer, NULL };
 
@@ -34,6 +42,10 @@ struct fixture {
 	unsigned requests, lows, enoughs, kept;
 	struct vm_spaces spaces; /* what the VM's process answers */
 	bool is_silent;
+	/* The daemon's own looks. */
+	unsigned looks;
+	uint64_t looked_dev, fs_free_bytes;
+	bool fs_hangs;
 };
 
 static struct fixture *f;
@@ -46,6 +58,8 @@ int __wrap_store_put(struct store *s, const char *vm, const char *file, struct j
 void __wrap_vm_process_request(struct vm_process *p, enum vm_msg_type type, const void *body, size_t len, int fd,
 	uint64_t timeout_ns, void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
+int __wrap_fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret, struct err *e);
+void __wrap_fork_as_free(struct fork_as *x);
 
 int __wrap_clock_gettime(clockid_t id, struct timespec *ts)
 {
@@ -76,6 +90,25 @@ void __wrap_vm_process_request(struct vm_process *p, enum vm_msg_type type, cons
 		done(opaque, 0, &a, NULL);
 }
 
+/* A look at a file system of 100 GiB. */
+int __wrap_fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret, struct err *e)
+{
+	const struct fork_as_result res = { .sizes = { 100 * GIB, f->fs_free_bytes } };
+
+	(void)h, (void)e;
+	f->looks++;
+	f->looked_dev = *(const uint64_t *)s->arg;
+	*ret = f->fs_hangs ? (struct fork_as *)f : NULL;
+	if (!f->fs_hangs)
+		s->done(s->opaque, 0, &res, NULL);
+	return 0;
+}
+
+void __wrap_fork_as_free(struct fork_as *x)
+{
+	assert_true(!x || x == (struct fork_as *)f);
+}
+
 static void told(void *opaque, enum event_id id, const char *vm, const uint8_t *uuid, struct json_object *data)
 {
 	(void)opaque, (void)vm, (void)uuid;
@@ -103,6 +136,7 @@ static int setup(void **state)
 	f->d.sink.emit = told;
 	f->vm = one_vm_open(&f->d, f->dir, DEFINITION, observers);
 	space_is(GIB, 50 * GIB);
+	f->fs_free_bytes = 50 * GIB;
 	fake_s = BEGIN_S;
 	return 0;
 }
@@ -113,6 +147,9 @@ static int teardown(void **state)
 
 	(void)state;
 	fake_s = 0;
+	f->vm->proc = NULL;
+	f->vm->state = VM_SHUT_OFF;
+	vm_spaces_finish(&f->d);
 	r = one_vm_close(&f->d, f->dir);
 	free(f);
 	return r;
@@ -127,6 +164,7 @@ static unsigned seconds(unsigned n, uint64_t bytes)
 		f->sums.wr_reqs += bytes > 0;
 		f->sums.wr_bytes += bytes;
 		vm_space_look(f->vm, &f->sums, clock_monotonic_ns());
+		vm_spaces_look(&f->d, clock_monotonic_ns());
 		fake_s++;
 	}
 	return f->requests - before;
@@ -229,6 +267,138 @@ static void test_growth_is_that_of_the_images(void **state)
 	assert_false(vm_space_growth(f->vm, &g));
 }
 
+/* Start the VM, whose disk the daemon has opened. */
+static void vm_starts(void)
+{
+	f->vm->proc = (struct vm_process *)f;
+	f->vm->state = VM_RUNNING;
+	f->vm->disk_ids[0].dev = DEV;
+	f->vm->ndisk_ids = 1;
+	vm_space_observer.started(f->vm);
+}
+
+static void test_space_that_others_take_is_told_and_the_vm_is_not_asked(void **state)
+{
+	(void)state;
+	vm_starts();
+	assert_int_equal(seconds(3600, 0), 0);
+	assert_int_equal(f->looks, 60);
+	assert_int_equal(f->looked_dev, DEV);
+	f->fs_free_bytes = 4 * GIB - 1;
+	assert_int_equal(seconds(600, 0), 0);
+	assert_int_equal(f->lows, 1);
+	f->fs_free_bytes = 50 * GIB;
+	assert_int_equal(seconds(1200, 0), 0);
+	assert_int_equal(f->enoughs, 1);
+	assert_int_equal(f->lows, 1);
+}
+
+static void test_low_space_is_told_to_a_vm_that_starts(void **state)
+{
+	(void)state;
+	f->fs_free_bytes = GIB;
+	assert_int_equal(seconds(30, 0), 0);
+	assert_int_equal(f->looks, 0); /* there is no VM */
+	vm_starts();
+	assert_int_equal(seconds(1, 0), 0);
+	assert_int_equal(f->lows, 1);
+}
+
+/* A process that sees less than the daemon, because of a quota, say, or that lies. */
+static void test_space_is_low_until_process_and_daemon_see_enough(void **state)
+{
+	(void)state;
+	vm_starts();
+	f->spaces.devs[0] = DEV;
+	space_is(GIB, GIB);
+	seconds(600, 4096);
+	assert_int_equal(f->lows, 1);
+	f->fs_free_bytes = GIB;
+	seconds(120, 0);
+	space_is(GIB, 50 * GIB);
+	seconds(600, 0);
+	assert_int_equal(f->enoughs, 0);
+	f->fs_free_bytes = 50 * GIB;
+	seconds(1200, 0);
+	assert_int_equal(f->enoughs, 1);
+	assert_int_equal(f->lows, 1);
+}
+
+static void test_low_space_that_a_process_reports_brings_the_daemons_look_forward(void **state)
+{
+	(void)state;
+	vm_starts();
+	f->spaces.devs[0] = DEV;
+	seconds(10, 4096);
+	assert_int_equal(f->looks, 1);
+	space_is(GIB, GIB);
+	seconds(10, 4096);
+	assert_int_equal(f->looks, 2);
+}
+
+static void test_adopted_vm_and_changed_disks_are_asked_once_for_their_file_systems(void **state)
+{
+	(void)state;
+	f->vm->proc = (struct vm_process *)f;
+	f->vm->state = VM_RUNNING;
+	vm_space_observer.adopted(f->vm, NULL);
+	f->spaces.devs[0] = DEV + 1;
+	assert_int_equal(seconds(600, 0), 1);
+	assert_int_equal(f->looked_dev, DEV + 1);
+	f->vm->live_changes++;
+	f->spaces.devs[0] = DEV + 2;
+	assert_int_equal(seconds(600, 0), 1);
+	assert_int_equal(f->looked_dev, DEV + 2);
+	/* The disk is no file. */
+	vm_space_observer.job_concluded(&f->d, "vm1");
+	f->spaces.devs[0] = 0;
+	assert_int_equal(seconds(60, 0), 1);
+	f->looks = 0;
+	assert_int_equal(seconds(600, 0), 0);
+	assert_int_equal(f->looks, 0);
+}
+
+static void test_file_system_that_hangs_is_looked_at_once(void **state)
+{
+	(void)state;
+	f->fs_hangs = true;
+	vm_starts();
+	seconds(600, 0);
+	assert_int_equal(f->looks, 1);
+	/* Also by the next VM. */
+	vm_space_observer.process_gone(f->vm);
+	f->vm->proc = NULL;
+	seconds(600, 0);
+	vm_starts();
+	seconds(600, 0);
+	assert_int_equal(f->looks, 1);
+	assert_int_equal(f->lows, 0);
+}
+
+static void test_look_finds_the_mount_point(void **state)
+{
+	struct fork_as_result out = { 0 };
+	struct statvfs want;
+	struct err e;
+	struct stat st;
+	uint64_t dev;
+
+	(void)state;
+	fake_s = 0;
+	assert_int_equal(stat("/proc", &st), 0);
+	dev = st.st_dev;
+	assert_int_equal(fs_space_run(&dev, &out, &e), 0);
+	assert_int_equal(out.sizes[0], 0);
+	assert_int_equal(stat("/", &st), 0);
+	assert_int_equal(statvfs("/", &want), 0);
+	dev = st.st_dev;
+	assert_int_equal(fs_space_run(&dev, &out, &e), 0);
+	assert_int_equal(out.sizes[0], (uint64_t)want.f_blocks * want.f_frsize);
+	assert_in_range(out.sizes[1], 0, out.sizes[0]);
+	dev = UINT32_MAX;
+	assert_int_equal(fs_space_run(&dev, &out, &e), -ENOENT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -239,6 +409,13 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_low_space_is_told_once_and_its_end_without_writes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_ten_events_an_hour_pass, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_growth_is_that_of_the_images, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_space_that_others_take_is_told_and_the_vm_is_not_asked, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_low_space_is_told_to_a_vm_that_starts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_space_is_low_until_process_and_daemon_see_enough, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_low_space_that_a_process_reports_brings_the_daemons_look_forward, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_adopted_vm_and_changed_disks_are_asked_once_for_their_file_systems, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_file_system_that_hangs_is_looked_at_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_look_finds_the_mount_point, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,34 @@
+/* fs_space: how much space file systems have, by looks of the daemon itself: a VM that writes nothing is to be told
+ * that others fill its file system, and its process shall not wake up for that. A file system is known by its device
+ * number (st_dev), and a look asks the mount point that has this number in /proc/self/mountinfo: so no path of a user
+ * is followed, and no file is held, which would keep the file system mounted. Looks run on threads (fork_as.h): a file
+ * system that hangs keeps one thread.
+ * Threading: the daemon's loop. */
+#ifndef CAIRN_API_POLICY_FS_SPACE_H
+#define CAIRN_API_POLICY_FS_SPACE_H
+
+#include <stdint.h>
+
+struct err;
+struct fork_as_result;
+struct fs_spaces;
+struct helpers;
+struct space_fill;
+
+/* helpers: borrowed. looked: called from the loop when a look has succeeded. The caller owns the object. */
+struct fs_spaces *fs_spaces_new(struct helpers *helpers, void (*looked)(void *opaque, uint64_t dev), void *opaque);
+void fs_spaces_free(struct fs_spaces *all); /* NULL allowed */
+/* Name a file system for the next fs_spaces_look(). */
+void fs_spaces_want(struct fs_spaces *all, uint64_t dev);
+/* Look at the file systems that were named since the last call, and forget the others. One that has not answered yet is
+ * not asked again. */
+void fs_spaces_look(struct fs_spaces *all);
+/* Return what is known of a file system; NULL: nothing. Borrowed until the loop's next turn. */
+const struct space_fill *fs_spaces_of(const struct fs_spaces *all, uint64_t dev);
+
+/* Find a file system among the mount points, and get its space in out->sizes: its bytes, and the free ones. 0: its
+ * nodes are no files of it, as in /dev. arg: its uint64_t number. For tests.
+ * Returns 0; -ENOENT: it is not mounted here; -errno. */
+int fs_space_run(const void *arg, struct fork_as_result *out, struct err *e);
+
+#endif
