@@ -42,6 +42,12 @@ static const struct family of_balloon[] = {
 	{ "memory_stats_reported_bytes", "reported", GAUGE, false, "Free memory that the guest has given back." },
 };
 
+/* Members of the last measurement of vm-calc-dirty-rate. */
+static const struct family of_dirty_rate[] = {
+	{ "dirty_rate_bytes_per_second", "bytes-per-second", GAUGE, false, "Memory that the guest changed in a second, when that was measured last." },
+	{ "dirty_rate_start_timestamp_seconds", "start-time", GAUGE, false, "Time of this measurement." },
+};
+
 static const struct family of_disk[] = {
 	{ "block_stats_read_bytes", "rd-bytes", COUNTER, false, "Bytes read." },
 	{ "block_stats_read_requests", "rd-reqs", COUNTER, false, "Read requests." },
@@ -280,6 +286,7 @@ static void vms_print(FILE *f, const struct rows *vms)
 	for (size_t i = 0; i < ARRAY_SIZE(of_vcpu); i++)
 		vcpu_family_print(f, vms, &of_vcpu[i]);
 	families_print(f, vms, of_balloon, ARRAY_SIZE(of_balloon), "balloon", NULL, NULL);
+	families_print(f, vms, of_dirty_rate, ARRAY_SIZE(of_dirty_rate), "dirty-rate", NULL, NULL);
 	families_print(f, vms, of_disk, ARRAY_SIZE(of_disk), NULL, "disks", "id");
 	families_print(f, vms, of_interface, ARRAY_SIZE(of_interface), NULL, "interfaces", "target");
 }

@@ -72,6 +72,9 @@ def test_idle_guest_has_no_dirty_rate(vm, daemon):  # noqa: F811
     out = daemon.cairn("domstats", "src").stdout
     assert out.endswith(f"  dirtyrate.calc_status=2\n  dirtyrate.calc_start_time={start}\n  dirtyrate.calc_period=1\n"
                         "  dirtyrate.megabytes_per_second=0\n  dirtyrate.calc_mode=page-sampling\n\n")
+    metrics = daemon.cairn("metrics").stdout
+    assert 'cairn_domain_dirty_rate_bytes_per_second{domain="src"} 0\n' in metrics
+    assert f'cairn_domain_dirty_rate_start_timestamp_seconds{{domain="src"}} {start}\n' in metrics
     daemon.cairn("suspend", "src")
     assert measure(daemon) == 0
     daemon.cairn("destroy", "src")

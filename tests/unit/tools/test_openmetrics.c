@@ -45,6 +45,18 @@ static void test_numbers_are_exact(void **state)
 	assert_non_null(strstr(text, "cairn_domain_state_since_timestamp_seconds{domain=\"a\"} 1.000000001\n"));
 }
 
+/* While the rate is being measured, there is none. */
+static void test_dirty_rate_is_there_once_measured(void **state)
+{
+	CLEANUP_FREE char *text = printed("[{\"name\":\"a\",\"dirty-rate\":{\"start-time\":17,\"bytes-per-second\":4096}},"
+					  "{\"name\":\"b\",\"dirty-rate\":{\"start-time\":18}},{\"name\":\"c\"}]");
+
+	(void)state;
+	assert_non_null(strstr(text, "\ncairn_domain_dirty_rate_bytes_per_second{domain=\"a\"} 4096\n#"));
+	assert_non_null(strstr(text, "\ncairn_domain_dirty_rate_start_timestamp_seconds{domain=\"a\"} 17\n"
+				     "cairn_domain_dirty_rate_start_timestamp_seconds{domain=\"b\"} 18\n#"));
+}
+
 static void test_daemon_away(void **state)
 {
 	CLEANUP_FREE char *text = printed(NULL);
@@ -59,6 +71,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_texts_are_escaped),
 		cmocka_unit_test(test_numbers_are_exact),
+		cmocka_unit_test(test_dirty_rate_is_there_once_measured),
 		cmocka_unit_test(test_daemon_away),
 	};
 
