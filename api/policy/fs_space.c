@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -176,14 +175,14 @@ void fs_spaces_want(struct fs_spaces *all, uint64_t dev)
 	f->wanted = true;
 }
 
-void fs_spaces_look(struct fs_spaces *all)
+void fs_spaces_look(struct fs_spaces *all, bool again)
 {
 	struct fs **at = &all->first;
 
 	while (*at) {
 		struct fs *f = *at;
 
-		if (f->wanted)
+		if (f->wanted && (again || !f->fill.at_ns))
 			look_begin(f);
 		/* One that hangs stays, so that it keeps no second thread. */
 		if (f->wanted || f->look) {

@@ -129,7 +129,7 @@ static void low_look(struct vm *vm)
 	for (size_t i = 0; i < s->ndisks; i++)
 		fullest_add(&f, s->disks[i].id, &s->fills[i]);
 	if (f.low != s->fill_low)
-		vm->host->fs_spaces_due_ns = 0; /* other VMs' images may be there */
+		vm->host->fs_spaces_due_ns = 0; /* look now: other VMs' images may be there */
 	s->fill_low = f.low;
 	for (uint32_t i = 0; i < vm_live(vm)->ndisks; i++) {
 		uint64_t dev = disk_dev(vm, i);
@@ -166,21 +166,34 @@ static void fs_looked(void *opaque, uint64_t dev)
 	}
 }
 
+/* Name the VM's file systems, and tell what is known of them. */
+static void fs_name(struct vm *vm)
+{
+	for (uint32_t i = 0; i < vm_live(vm)->ndisks; i++) {
+		uint64_t dev = disk_dev(vm, i);
+
+		if (dev)
+			fs_spaces_want(vm->host->fs_spaces, dev);
+	}
+	if (vm->space)
+		low_look(vm);
+}
+
 void vm_spaces_look(struct vm_host *host, uint64_t now_ns)
 {
-	if (now_ns < host->fs_spaces_due_ns)
+	bool due = now_ns >= host->fs_spaces_due_ns;
+
+	if (!due && !host->fs_spaces_more)
 		return;
-	host->fs_spaces_due_ns = now_ns + AROUND_NS;
+	host->fs_spaces_more = false;
+	if (due)
+		host->fs_spaces_due_ns = now_ns + AROUND_NS;
 	if (!host->fs_spaces)
 		host->fs_spaces = fs_spaces_new(host->helpers, fs_looked, host);
 	for (size_t v = 0; v < host->nvms; v++)
-		for (uint32_t i = 0; runs(host->vms[v]) && i < vm_live(host->vms[v])->ndisks; i++) {
-			uint64_t dev = disk_dev(host->vms[v], i);
-
-			if (dev)
-				fs_spaces_want(host->fs_spaces, dev);
-		}
-	fs_spaces_look(host->fs_spaces);
+		if (runs(host->vms[v]))
+			fs_name(host->vms[v]);
+	fs_spaces_look(host->fs_spaces, due);
 }
 
 void vm_spaces_finish(struct vm_host *host)
@@ -275,12 +288,15 @@ static void disks_take(struct vm_space *s, const struct vm_spaces *from)
 		utf8_clean(d->id);
 		d->free_bytes = MIN(d->free_bytes, d->total_bytes);
 		space_fill_add(&s->fills[i], d->free_bytes, d->total_bytes, clock_monotonic_ns());
-		s->devs[i] = from->devs[i];
 	}
 }
 
 static void answer_take(struct vm *vm, const struct vm_spaces *from)
 {
+	if (memcmp(vm->space->devs, from->devs, sizeof(from->devs)) != 0) {
+		memcpy(vm->space->devs, from->devs, sizeof(from->devs));
+		vm->host->fs_spaces_more = true;
+	}
 	disks_take(vm->space, from);
 	history_add(vm);
 	low_look(vm);
@@ -394,7 +410,7 @@ void vm_space_fetch(struct vm *vm, void (*done)(void *opaque), void *opaque)
 static void space_on_started(struct vm *vm)
 {
 	space_of(vm)->live_changes = vm->live_changes;
-	vm->host->fs_spaces_due_ns = 0;
+	vm->host->fs_spaces_more = true;
 }
 
 /* The daemon has not opened the images. */

@@ -9,7 +9,8 @@
  * VM has a threshold of disk-space (thresholds.h), which gets each answer.
  *
  * Others fill file systems, too. So once a minute the daemon itself looks at each file system that holds an image which
- * a running VM writes (fs_space.h), and DISK_SPACE is told to all these VMs; none is woken. Which file system that is,
+ * a running VM writes (fs_space.h), at a new one at once, and at all when a process reports that one has got low, or
+ * enough. DISK_SPACE is told to all VMs of a file system; none is woken. Which file system that is,
  * is known from the start of the VM, and after a change of its disks, or of the daemon, from the answer of its process,
  * which is asked once then.
  *

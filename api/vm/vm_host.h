@@ -100,7 +100,8 @@ struct vm_host {
 	struct host_shutdown *host_shutdown; /* NULL: not under way */
 	struct pool_space *pool_space;	     /* api/policy/pool_space.h; NULL until the VMs are loaded */
 	struct fs_spaces *fs_spaces;	     /* api/policy/vm_space.h; NULL: no VM has run yet */
-	uint64_t fs_spaces_due_ns;	     /* of the next look */
+	uint64_t fs_spaces_due_ns;	     /* of the next look at all of them */
+	bool fs_spaces_more;		     /* VMs may have others since the last look */
 	struct watchman *watchman;	     /* api/policy/thresholds.h; NULL until the VMs are loaded */
 	struct web_hooks *web_hooks;	     /* api/policy/web_hooks.h; NULL until the VMs are loaded */
 	struct transients *transients;	     /* api/policy/transient.h; NULL until the VMs are loaded */

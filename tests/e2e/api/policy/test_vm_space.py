@@ -78,8 +78,8 @@ def test_vm_that_writes_nothing_is_told_what_others_take(beside, guest, small, t
         image(small.path / f"{name}.raw")
         return machine(beside, guest, name, disks=[{"path": str(tmp_path / "small" / f"{name}.raw"), "format": "raw"}])
 
-    def states():
-        return [e["state"] for e in told(beside) if e["vm"] == "a"]
+    def states(name="a"):
+        return [e["state"] for e in told(beside) if e["vm"] == name]
 
     def threads():
         pid = beside.info("a")["pid"]
@@ -90,17 +90,19 @@ def test_vm_that_writes_nothing_is_told_what_others_take(beside, guest, small, t
     until(lambda: states() == ["low"])
     event, = told(beside)
     assert event["device"] == "vda" and event["free"] <= 2 * MIB < event["total"] // 20
-    small.empty()
-    b = begin("b")  # the daemon looks when a VM starts, and not only each minute
-    until(lambda: states() == ["low", "enough"])
+    b = begin("b")
     b.run("open 0")
-    small.fill(keep=2 * MIB)
 
-    def write():
+    def write(want):
         b.run("write 0 8 2")
-        return states() == ["low", "enough", "low"]
+        return states() == want
 
-    until(write)
+    # What b's process sees lets the daemon look at once, and not only each minute.
+    until(lambda: write(["low"]) and "allocation" in beside.info("b")["disks"][0])
+    small.empty()
+    until(lambda: write(["low", "enough"]) and states("b") == ["low", "enough"])
+    small.fill(keep=2 * MIB)
+    until(lambda: write(["low", "enough", "low"]))
     assert "worker\n" not in threads()
     # The next daemon has not opened the image, and asks once.
     beside.stop()

@@ -302,6 +302,13 @@ static void test_low_space_is_told_to_a_vm_that_starts(void **state)
 	vm_starts();
 	assert_int_equal(seconds(1, 0), 0);
 	assert_int_equal(f->lows, 1);
+	assert_int_equal(f->looks, 1);
+	/* The next one gets what is known: more looks would make the rate one of moments. */
+	vm_space_observer.process_gone(f->vm);
+	vm_starts();
+	assert_int_equal(seconds(1, 0), 0);
+	assert_int_equal(f->lows, 2);
+	assert_int_equal(f->looks, 1);
 }
 
 /* A process that sees less than the daemon, because of a quota, say, or that lies. */
