@@ -21,8 +21,8 @@ struct fs_spaces *fs_spaces_new(struct helpers *helpers, void (*looked)(void *op
 void fs_spaces_free(struct fs_spaces *all); /* NULL allowed */
 /* Name a file system for the next fs_spaces_look(). */
 void fs_spaces_want(struct fs_spaces *all, uint64_t dev);
-/* Forget the file systems that were not named since the last call, and look at the others. One that has not answered yet
- * is not asked again.
+/* Forget the file systems that were not named since the last call, and look at the others. One that has not answered
+ * yet is not asked again.
  * again: also at those that are known: not too often, since the rate at which one fills is that between two looks. */
 void fs_spaces_look(struct fs_spaces *all, bool again);
 /* Return what is known of a file system; NULL: nothing. Borrowed until the loop's next turn. */
