@@ -15,6 +15,7 @@ ROUNDS = 9
 QEMU = "/usr/bin/qemu-system-x86_64"
 # A guest without output for this long has failed.
 PATIENCE = 60
+PEER = "peer"  # as a limit
 PAIRS = "pairs "  # how the line begins in which a program in the SVM host gives its result
 
 
@@ -31,23 +32,40 @@ class Bench:
         self.on = ""
         self.uid = pwd.getpwnam(user).pw_uid if user else None
 
-    def compare(self, case, unit, ours, peer, peer_name, goal, rate=False, rounds=ROUNDS):
+    def compare(self, case, unit, ours, peer, peer_name, goal, rate=False, rounds=ROUNDS, limit=None, limit_name=""):
         """Compare two functions that measure once each; peer may be a number to reach. goal: minimum ratio; a ratio
-        above 1 is in Cairn's favour. rate: more is better."""
-        pairs = [(ours(), peer() if callable(peer) else peer) for _ in range(rounds)]
-        self.pairs(case, unit, pairs, peer_name, goal, rate)
+        above 1 is in Cairn's favour. rate: more is better. limit: a number, or a function that measures once what the
+        hardware or the kernel allows for the same work; PEER: the peer measures just that; None: there is none."""
+        values = [(ours(), once(peer), limit if limit is PEER else once(limit)) for _ in range(rounds)]
+        limits = limit if limit in (PEER, None) else [v[2] for v in values]
+        self.pairs(case, unit, [v[:2] for v in values], peer_name, goal, rate, limits, limit_name)
 
-    def pairs(self, case, unit, pairs, peer_name, goal, rate=False):
-        """As compare(), for values that are already measured."""
+    def pairs(self, case, unit, pairs, peer_name, goal, rate=False, limit=None, limit_name=""):
+        """As compare(), for values that are already measured; limit may be a list of them."""
         ours, peer = (statistics.median(p[i] for p in pairs) for i in (0, 1))
-        above, below = (ours, peer) if rate else (peer, ours)
-        # A cost of 0 has no ratio; report 1000.
-        ratio = above / below if below else 1000.0
+        if limit is PEER:
+            limit, limit_name = peer, peer_name
+        elif isinstance(limit, list):
+            limit = statistics.median(limit)
+        ratio = favour(ours, peer, rate)
         if self.user:
             case += f", as {self.user}"
         self.rows.append({"name": self.name, "case": case, "on": self.on, "unit": unit, "rate": rate,
                           "ours": round(ours, 6), "peer": round(peer, 6), "peer_name": peer_name, "ratio": round(ratio, 3),
-                          "goal": round(goal, 3), "holds": ratio >= goal})
+                          "goal": round(goal, 3), "holds": ratio >= goal,
+                          "limit": None if limit is None else round(limit, 6), "limit_name": limit_name,
+                          "of_limit": None if limit is None else round(favour(ours, limit, rate), 3)})
+
+
+def once(value):
+    """Return what a function measures, or the number itself."""
+    return value() if callable(value) else value
+
+
+def favour(ours, other, rate):
+    """Return how many times better ours is than the other; 1000 for a cost of 0, which has no ratio."""
+    above, below = (ours, other) if rate else (other, ours)
+    return above / below if below else 1000.0
 
 
 def need_kvm():

@@ -79,22 +79,27 @@ def change(ref, new):
 
 
 def rows_by_case(rows):
-    """Return {(name, case, unit): ([figures of the other commit], [figures of this build], more is better)}."""
+    """Return {(name, case, unit): ([figures of the other commit], [figures of this build], more is better, [how near
+    this build is to the limit])}."""
     cases = {}
     for side, row in rows:
         key = row["name"], row["case"], row["unit"]
-        cases.setdefault(key, ([], [], row["rate"]))[side].append(row["ours"])
+        case = cases.setdefault(key, ([], [], row["rate"], []))
+        case[side].append(row["ours"])
+        if side and row["of_limit"] is not None:
+            case[3].append(row["of_limit"])
     return cases
 
 
 def table(rows, out=sys.stdout):
     """Print the comparison. rows: (0 for the other commit, 1 for this build; the row). Return the number of rows that
     changed."""
-    lines, changed = [["name", "case", "unit", "before", "after", "change", "result"]], 0
-    for (name, case, unit), (ref, new, rate) in rows_by_case(rows).items():
+    lines, changed = [["name", "case", "unit", "before", "after", "change", "of limit", "result"]], 0
+    for (name, case, unit), (ref, new, rate, near) in rows_by_case(rows).items():
         result = verdict(ref, new, rate)
         changed += result in ("faster", "slower")
-        lines.append([name, case, unit, spread(ref), spread(new), change(ref, new), result])
+        lines.append([name, case, unit, spread(ref), spread(new), change(ref, new),
+                      f"{statistics.median(near):.2f}" if near else "-", result])
     width = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
         print("  ".join(t.ljust(w) for t, w in zip(line, width)).rstrip(), file=out)

@@ -68,10 +68,17 @@ def measure(name, user, build, past):
     return bench.rows
 
 
+def of_limit(row):
+    """Return the cells of a row's limit; a row may have none."""
+    if row["limit"] is None:
+        return ["", "", ""]
+    return [f"{row['limit']:.4g}", row["limit_name"], f"{row['of_limit']:.2f}"]
+
+
 def table(rows):
-    head = ["name", "case", "ours", "peer", "unit", "peer is", "ratio", "goal", "holds", "on"]
+    head = ["name", "case", "ours", "peer", "unit", "peer is", "ratio", "goal", "holds", "limit", "limit is", "of limit", "on"]
     cells = [head] + [[r["name"], r["case"], f"{r['ours']:.4g}", f"{r['peer']:.4g}", r["unit"], r["peer_name"],
-                       f"{r['ratio']:.2f}", f"{r['goal']:.2f}", "yes" if r["holds"] else "NO", r["on"]] for r in rows]
+                       f"{r['ratio']:.2f}", f"{r['goal']:.2f}", "yes" if r["holds"] else "NO", *of_limit(r), r["on"]] for r in rows]
     width = [max(len(c[i]) for c in cells) for i in range(len(head))]
     for c in cells:
         print("  ".join(t.ljust(w) for t, w in zip(c, width)).rstrip())

@@ -29,21 +29,31 @@ def run(bench):
     with open(bench.build + "/../../turns" if "bench-ref" not in bench.build else bench.build + "/../../../../../turns", "a") as f:
         f.write("ref " if "bench-ref" in bench.build else "new ")
     bench.compare("a time", "ms", lambda: float(figures[0]), 10, "a limit", 1, rounds=1)
-    bench.compare("a rate", "1/s", lambda: 1000 / float(figures[0]), 10, "a limit", 1, rate=True, rounds=1)
+    bench.compare("a rate", "1/s", lambda: 1000 / float(figures[0]), 10, "a limit", 1, rate=True, rounds=1,
+                  limit=lambda: 400, limit_name="the disk")
 '''
 MAKEFILE = "helpers guests: all\nall:\n\t@mkdir -p build && cp figures build/figures\n"
 
 
-@pytest.fixture(scope="module")
-def compare():
+def module_load(name):
     sys.path.insert(0, BENCH)
     try:
-        spec = importlib.util.spec_from_file_location("bench_compare", os.path.join(BENCH, "compare.py"))
+        spec = importlib.util.spec_from_file_location(f"bench_{name}", os.path.join(BENCH, f"{name}.py"))
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
     finally:
         sys.path.remove(BENCH)
+
+
+@pytest.fixture(scope="module")
+def compare():
+    return module_load("compare")
+
+
+@pytest.fixture(scope="module")
+def benchlib():
+    return module_load("benchlib")
 
 
 def git(tree, *args):
@@ -83,7 +93,9 @@ def rows(tree):
 
 def test_history_keeps_rows_of_all_runs_with_commit_and_machine(tree):
     name = commit(tree, [5, 6])
-    assert run(tree, "run.py", "--only", "fake").returncode == 0
+    r = run(tree, "run.py", "--only", "fake")
+    assert r.returncode == 0 and re.search(r"a rate +200 .* yes +400 +the disk +0\.50$", r.stdout, re.M), r.stdout
+    assert re.search(r" holds  limit  limit is  of limit  on$", r.stdout, re.M) and re.search(r"a time .* yes$", r.stdout, re.M), r.stdout
     (tree / "Makefile").write_text(MAKEFILE + "# changed\n")
     assert run(tree, "run.py", "--only", "fake").returncode == 0
     kept = rows(tree)
@@ -93,6 +105,8 @@ def test_history_keeps_rows_of_all_runs_with_commit_and_machine(tree):
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", r["time"]) for r in kept)
     last = [json.loads(line) for line in (tree / "build/bench.json").read_text().splitlines()]
     assert [r["ours"] for r in last] == [6, round(1000 / 6, 6)] and "commit" not in last[0]
+    assert [(r["limit"], r["limit_name"], r["of_limit"]) for r in kept] == [
+        (None, "", None), (400, "the disk", 0.5), (None, "", None), (400, "the disk", 0.417)]
 
 
 @pytest.mark.parametrize("figures,time,rate", [
@@ -161,11 +175,26 @@ def test_changes_below_one_percent_are_no_changes(compare):
     assert compare.verdict([0.0] * 7, [1.0] * 7, False) == "slower"
 
 
+@pytest.mark.parametrize("rate,limit,name,kept", [
+    (False, 2, "the kernel", (2, "the kernel", 0.5)), (True, lambda: 8, "the disk", (8, "the disk", 0.5)),
+    (False, "peer", "", (3, "a peer", 0.75)), (False, None, "", (None, "", None)), (False, 0, "nothing", (0, "nothing", 0.0))])
+def test_row_says_how_near_it_is_to_its_limit(benchlib, rate, limit, name, kept):
+    bench = benchlib.Bench("a", "build")
+    bench.compare("b", "s", lambda: 4, lambda: 3, "a peer", 1, rate=rate, rounds=3, limit=limit, limit_name=name)
+    assert [tuple(r[k] for k in ("limit", "limit_name", "of_limit")) for r in bench.rows] == [kept]
+
+
+def test_limit_of_measured_pairs_is_the_median(benchlib):
+    bench = benchlib.Bench("a", "build")
+    bench.pairs("b", "s", [(4, 3)] * 3, "a peer", 1, limit=[1, 90, 3], limit_name="the kernel")
+    assert (bench.rows[0]["limit"], bench.rows[0]["of_limit"]) == (3, 0.75)
+
+
 def test_one_outlier_makes_no_change(compare):
     assert compare.verdict([10, 11, 12, 13, 14, 15, 16], [10.5, 11.5, 12.5, 13.5, 14.5, 15.5, 900], False) == "same"
 
 
 def test_table_tells_rows_of_one_commit(compare):
-    row = {"name": "a", "case": "b", "unit": "ms", "ours": 1.0, "rate": False}
+    row = {"name": "a", "case": "b", "unit": "ms", "ours": 1.0, "rate": False, "of_limit": 0.5}
     out = io.StringIO()
-    assert compare.table([(1, row)] * 7, out) == 0 and "unknown" in out.getvalue()
+    assert compare.table([(1, row)] * 7, out) == 0 and re.search(r" 0\.50 +unknown$", out.getvalue(), re.M)
