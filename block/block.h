@@ -113,7 +113,7 @@ struct block_open {
 	bool buffered;	 /* use the page cache */
 	bool no_flush;	 /* sync no file: changes survive the process, but not the host */
 	bool keep_flags; /* use direct I/O only for fds that have O_DIRECT; false: for all files that allow it */
-	uint64_t cache_bytes; /* limit for cached tables of each qcow2 layer; 0: 4 MiB */
+	uint64_t cache_bytes; /* limit for cached tables of each qcow2 layer; 0: 4 MiB that grow with use */
 	const char *snapshot; /* read-only qcow2 disk: a snapshot's id or name; NULL: the disk itself */
 	const char *name; /* the disk's name in errors: "vda"; borrowed */
 };

@@ -11,6 +11,9 @@
 #define CACHE_AHEAD_SLICES 64u
 /* Memory is allocated for this many slices at a time, and freed when the cache is freed. */
 #define CACHE_SLAB_SLICES 32u
+/* A cache grows by a slab when it has loaded so many slices that it had evicted shortly before: for random reads of
+ * tables of twice its size, after some 200 reads. A walk through the tables of a disk wants none again. */
+#define CACHE_WANTED_MAX 64u
 
 struct cache_slab {
 	struct cache_slab *next;
@@ -61,11 +64,14 @@ void wait_list_wake(struct wait_list *l, int res)
 
 /* ---- hash and list ---- */
 
+static uint64_t hash_of(const struct cache *c, uint64_t offset)
+{
+	return (offset / c->slice_bytes) * 0x9e3779b97f4a7c15ULL;
+}
+
 static struct slice **hash_slot(struct cache *c, uint64_t offset)
 {
-	uint64_t h = (offset / c->slice_bytes) * 0x9e3779b97f4a7c15ULL;
-
-	return &c->hash[h >> (64 - c->hash_bits)];
+	return &c->hash[hash_of(c, offset) >> (64 - c->hash_bits)];
 }
 
 static void lru_unlink(struct slice *s)
@@ -185,6 +191,66 @@ void slice_unpin(struct slice *s)
 		slice_free(s);
 }
 
+/* ---- growing ---- */
+
+static unsigned bits_for(unsigned n)
+{
+	unsigned bits = 6;
+
+	while ((1u << bits) < n && bits < 22)
+		bits++;
+	return bits;
+}
+
+static void evicted_note(struct cache *c, uint64_t offset)
+{
+	if (c->max == c->bound)
+		return;
+	if (!c->evicted) {
+		c->evicted_bits = bits_for(2 * c->max);
+		c->evicted = calloc((size_t)1 << c->evicted_bits, sizeof(*c->evicted));
+	}
+	if (c->evicted)
+		c->evicted[hash_of(c, offset) >> (64 - c->evicted_bits)] = (uint32_t)(offset / c->slice_bytes);
+}
+
+static void hash_resize(struct cache *c)
+{
+	unsigned bits = bits_for(c->max);
+	struct slice **hash = bits > c->hash_bits ? calloc((size_t)1 << bits, sizeof(*hash)) : NULL;
+
+	if (!hash)
+		return;
+	free(c->hash);
+	c->hash = hash;
+	c->hash_bits = bits;
+	for (struct slice *s = c->lru_head; s; s = s->lru_next) {
+		struct slice **slot = hash_slot(c, s->offset);
+
+		s->hash_next = *slot;
+		*slot = s;
+	}
+}
+
+static void cache_grow(struct cache *c)
+{
+	c->max = MIN(c->max + CACHE_SLAB_SLICES, c->bound);
+	c->wanted = 0;
+	hash_resize(c);
+	if (c->max == c->bound || bits_for(2 * c->max) > c->evicted_bits) {
+		free(c->evicted);
+		c->evicted = NULL;
+	}
+}
+
+/* Let the cache grow if the slice, which is to be read, was evicted shortly before. */
+static void evicted_look(struct cache *c, uint64_t offset)
+{
+	if (c->evicted && c->evicted[hash_of(c, offset) >> (64 - c->evicted_bits)] == (uint32_t)(offset / c->slice_bytes) &&
+		++c->wanted == CACHE_WANTED_MAX)
+		cache_grow(c);
+}
+
 /* Make room for a slice: evict the least recently used slice that is clean and not pinned. If there
  * is none among the 64 oldest, the cache exceeds its bound by dirty slices (bounded by commits) and pinned slices
  * (bounded by requests in flight). */
@@ -197,6 +263,7 @@ static void cache_evict(struct cache *c)
 
 		if (!s->dirty && !s->pins && !s->loading) {
 			l2_runs_keep(c->runs, s);
+			evicted_note(c, s->offset);
 			slice_unhash(s);
 			slice_free(s);
 			return;
@@ -290,8 +357,10 @@ static struct slice *slice_awaited(struct cache *c, uint64_t offset)
 
 static struct slice *slice_load(struct cache *c, uint64_t offset)
 {
-	struct slice *s = slice_awaited(c, offset);
+	struct slice *s;
 
+	evicted_look(c, offset);
+	s = slice_awaited(c, offset);
 	if (s)
 		slice_read(s);
 	return s;
@@ -404,13 +473,13 @@ void cache_drop(struct cache *c, uint64_t offset, uint64_t len)
 	}
 }
 
-int cache_init(struct cache *c, struct qcow2 *q, uint32_t slice_bytes, uint64_t bytes_max)
+int cache_init(struct cache *c, struct qcow2 *q, uint32_t slice_bytes, uint64_t bytes_max, uint64_t bytes_bound)
 {
-	uint64_t max = MAX(bytes_max / slice_bytes, CACHE_SLICES_MIN);
+	uint64_t max = MAX(bytes_max / slice_bytes, CACHE_SLICES_MIN), bound = MAX(bytes_bound / slice_bytes, max);
 
-	*c = (struct cache){ .q = q, .slice_bytes = slice_bytes, .max = (unsigned)MIN(max, 1u << 24) };
-	for (c->hash_bits = 6; (1u << c->hash_bits) < c->max && c->hash_bits < 22;)
-		c->hash_bits++;
+	*c = (struct cache){ .q = q, .slice_bytes = slice_bytes, .max = (unsigned)MIN(max, 1u << 24),
+		.bound = (unsigned)MIN(bound, 1u << 24) };
+	c->hash_bits = bits_for(c->max);
 	c->hash = calloc((size_t)1 << c->hash_bits, sizeof(*c->hash));
 	return c->hash ? 0 : -ENOMEM;
 }
@@ -430,6 +499,7 @@ void cache_done(struct cache *c)
 		free(b);
 	}
 	free(c->hash);
+	free(c->evicted);
 	c->hash = NULL;
 	l2_runs_free(c->runs);
 	c->runs = NULL;

@@ -56,6 +56,10 @@ struct cache {
 	struct qcow2 *q;
 	uint32_t slice_bytes;
 	unsigned max, count, ndirty;
+	unsigned bound;	   /* max grows up to this while evicted slices are wanted again */
+	unsigned wanted;   /* such slices since it grew last */
+	uint32_t *evicted; /* numbers of slices that were evicted last, by hash; NULL: not noted */
+	unsigned evicted_bits;
 	unsigned hash_bits;
 	struct slice **hash;
 	struct slice *lru_head, *lru_tail;
@@ -67,7 +71,8 @@ struct cache {
 	struct qcow2_warm *warm; /* slices of another process; only read-only images have them; NULL: none */
 };
 
-int cache_init(struct cache *c, struct qcow2 *q, uint32_t slice_bytes, uint64_t bytes_max);
+/* bytes_bound: the cache grows from bytes_max up to this while it evicts slices that are wanted again soon. */
+int cache_init(struct cache *c, struct qcow2 *q, uint32_t slice_bytes, uint64_t bytes_max, uint64_t bytes_bound);
 void cache_done(struct cache *c);
 /* Get the slice at `offset`.
  * ret_s: valid until the next call that may evict; pin it to keep it.

@@ -21,6 +21,8 @@
 /* Default bound on cached tables: three quarters for L2 (24 GiB of disk at 64 KiB clusters), one
  * quarter for refcounts. */
 #define CACHE_BYTES_DEFAULT (4 * MIB)
+/* For L2 slices, if no size was asked for: enough for 256 GiB that are read at random. */
+#define CACHE_BYTES_BOUND (32 * MIB)
 /* A commit starts at this many bytes of dirty slices, or at a quarter of the cache if that is less. The commit
  * copies them all. */
 #define DIRTY_BYTES_MAX (1 * MIB)
@@ -152,7 +154,8 @@ static void direct_decide(struct qcow2 *q, const struct block_format_open *o)
 static int engine_start(struct qcow2 *q, const struct block_format_open *o)
 {
 	uint64_t bytes = o->cache_bytes ? o->cache_bytes : CACHE_BYTES_DEFAULT;
-	int r = cache_init(&q->l2, q, q->slice_bytes, bytes / 4 * 3);
+	uint64_t l2_bytes = bytes / 4 * 3;
+	int r = cache_init(&q->l2, q, q->slice_bytes, l2_bytes, o->cache_bytes ? l2_bytes : CACHE_BYTES_BOUND);
 
 	q->dirty_max = MAX((unsigned)(MIN(bytes / 4, DIRTY_BYTES_MAX) / q->slice_bytes),
 		DIRTY_SLICES_MIN);
@@ -162,7 +165,7 @@ static int engine_start(struct qcow2 *q, const struct block_format_open *o)
 		qcow2_warm_is_of(o->warm, o->pin->id))
 		q->l2.warm = o->warm;
 	if (!r)
-		r = cache_init(&q->refs, q, q->slice_bytes, bytes / 4);
+		r = cache_init(&q->refs, q, q->slice_bytes, bytes / 4, bytes / 4);
 	return r ? r : commit_init(q);
 }
 
