@@ -247,12 +247,12 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 
 /* ---- rules ---- */
 
-/* Parameters of one fork's rules. inner: the guest's address; family 0: unknown. */
+/* Parameters of one fork's rules. inner: the guest's address; family 0: unknown. service: dnsmasq's; family 0: none. */
 struct text {
 	FILE *f;
 	char table[ID_MAX + 8], chain[24];
 	const struct port *p;
-	const struct address *unique, *inner;
+	const struct address *unique, *inner, *service;
 };
 
 static __attribute__((format(printf, 2, 3))) void rule(const struct text *t, const char *format, ...)
@@ -372,6 +372,26 @@ static void from_peers_print(struct text *t)
 	snprintf(t->chain, sizeof(t->chain), "out_%s", tap);
 }
 
+/* Print the rule that enters the first address that the guest sends from, for its peers. Addresses of others are left
+ * out, so that the guest cannot be the gateway for its peers. A further address finds first_TAP full, so a guest cannot
+ * fill group_unique, which all forks share.
+ * source: field with the address. inner: addresses of the network. */
+static void group_learn_print(const struct text *t, const struct subnet *s, const char *source, const char *inner)
+{
+	const char *tap = t->p->tap;
+	char text[ADDRESS_TEXT_MAX], unique[ADDRESS_TEXT_MAX];
+
+	address_print(t->unique, unique);
+	fprintf(t->f, "add rule bridge %s %s %s %s %s != { %s, %s", t->table, t->chain, source, inner, source, unique, address_print(&s->address, text));
+	if (t->service->family)
+		fprintf(t->f, ", %s", address_print(t->service, text));
+	for (size_t i = 0; i < s->nhosts; i++)
+		if (s->hosts[i].address.family)
+			fprintf(t->f, ", %s", address_print(&s->hosts[i].address, text));
+	fprintf(t->f, " } add @first_%s { %s } add @group_inner { %s : %s } add @group_unique { ether saddr . %s : %s }\n", tap, source, unique, source,
+		source, unique);
+}
+
 /* Print the rules for frames of the guest. */
 static void in_print(struct text *t, const struct subnet *s)
 {
@@ -403,8 +423,7 @@ static void in_print(struct text *t, const struct subnet *s)
 	for (size_t i = 0; i < ARRAY_SIZE(sources); i++) {
 		rule(t, "%s %s %s != %s add @inner_%s { %s : %s }", sources[i], inner, sources[i], unique, tap, unique, sources[i]);
 		if (t->p->fork.npeers && !t->inner->family)
-			rule(t, "%s %s %s != %s add @group_inner { %s : %s } add @group_unique { ether saddr . %s : %s }", sources[i], inner, sources[i],
-				unique, unique, sources[i], sources[i], unique);
+			group_learn_print(t, s, sources[i], inner);
 		rule(t, "%s %s %s set %s", sources[i], inner, sources[i], unique);
 	}
 	dhcp_print(t, true);
@@ -507,6 +526,7 @@ static void group_print(const struct text *t)
 	fprintf(f, "add set bridge %s grouped { type ifname; }\nadd element bridge %s grouped { \"%s\" }\n", table, table, tap);
 	fprintf(f, "add map bridge %s group_inner { type ipv4_addr : ipv4_addr; size %d; flags dynamic; }\n", table, GROUPED_MAX);
 	fprintf(f, "add map bridge %s group_unique { type ether_addr . ipv4_addr : ipv4_addr; size %d; flags dynamic; }\n", table, GROUPED_MAX);
+	fprintf(f, "add set bridge %s first_%s { type ipv4_addr; size 1; flags dynamic; }\n", table, tap);
 	fprintf(f, "add chain bridge %s peer_%s\n", table, tap);
 	for (size_t i = 0; i < 4; i++)
 		peers_print(t, names[i], i >= 2, i % 2);
@@ -523,7 +543,8 @@ static void group_clear_print(FILE *f, const char *table, const struct fork *k)
 	char mac[MAC_TEXT_MAX], unique[ADDRESS_TEXT_MAX], inner[ADDRESS_TEXT_MAX];
 
 	fprintf(f, "flush chain bridge %s peer_%s\ndelete chain bridge %s peer_%s\n", table, k->tap, table, k->tap);
-	fprintf(f, "delete set bridge %s sources_%s\ndelete set bridge %s clones_%s\n", table, k->tap, table, k->tap);
+	fprintf(f, "delete set bridge %s sources_%s\ndelete set bridge %s clones_%s\ndelete set bridge %s first_%s\n", table, k->tap, table, k->tap,
+		table, k->tap);
 	fprintf(f, "delete map bridge %s to_%s\ndelete map bridge %s from_%s\n", table, k->tap, table, k->tap);
 	fprintf(f, "delete element bridge %s grouped { \"%s\" }\n", table, k->tap);
 	if (!k->inner.family)
@@ -534,9 +555,10 @@ static void group_clear_print(FILE *f, const char *table, const struct fork *k)
 	fprintf(f, "delete element bridge %s group_unique { %s . %s }\n", table, mac_print(k->mac, mac), inner);
 }
 
-void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner)
+void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner,
+	const struct address *service)
 {
-	struct text t = { .f = f, .p = p, .unique = unique, .inner = inner };
+	struct text t = { .f = f, .p = p, .unique = unique, .inner = inner, .service = service };
 	char mac[MAC_TEXT_MAX], address[ADDRESS_TEXT_MAX], inside[ADDRESS_TEXT_MAX];
 
 	parts_print(&t, n);

@@ -14,6 +14,7 @@
  * and sources_TAP, clones_TAP: the MAC addresses of the peers' sources, and the peers' own.
  * to_TAP, from_TAP: maps from the former to the latter, and the reverse.
  * peer_TAP: chain for frames from peers.
+ * first_TAP: has the address that the next two maps got from the guest's frames, or none.
  * group_inner: maps the unique address of each fork with peers to the one that its source has, as long as the fork
  * lives, whatever its guest uses. group_unique: maps its own MAC address and the source's IPv4 address to the unique
  * one.
@@ -51,8 +52,10 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 /* Print commands that remove the forks that are marked as gone. Returns whether there are any. */
 bool forks_clear_print(FILE *f, const struct network *n);
 /* Print commands that add the port's fork, behind forks_clear_print(). inner: the guest's address; family 0:
- * unknown, then it is the first address of the network that the guest sends from. */
-void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner);
+ * unknown, then it is the first address of the network that the guest sends from. service: dnsmasq's address; family 0:
+ * none. */
+void fork_print(FILE *f, const struct network *n, const struct port *p, const struct address *unique, const struct address *inner,
+	const struct address *service);
 /* Print commands that reserve the address for the port: it becomes a fork without rules, behind
  * forks_clear_print(). */
 void reservation_print(FILE *f, const struct network *n, const struct port *p, const struct address *a);

@@ -471,7 +471,7 @@ static void forks_print(const struct change *c)
 		if (!p->fork.given)
 			reservation_print(c->text.f, n, p, &p->unique);
 		else
-			fork_print(c->text.f, n, p, &p->unique, &p->fork.address);
+			fork_print(c->text.f, n, p, &p->unique, &p->fork.address, &c->text.service->ipv4);
 	}
 }
 

@@ -1569,6 +1569,50 @@ def test_clones_of_a_group_with_static_addresses(host):
     assert "forks" not in host.state()["rules"]
 
 
+def group_elements(host, name):
+    """Return the elements of a map that the forks of all groups share, each as the list of its addresses."""
+    text = host.run("nft", "list", "map", "bridge", f"cairn_{UUID.replace('-', '')}_forks", name).stdout
+    elements = re.search(r"elements = \{(.*?)\}", text, re.S)
+    return [re.split(r" [.:] ", e.strip()) for e in elements[1].split(",")] if elements else []
+
+
+def static_group(host, n):
+    """Return two guests, and clones of them, with addresses that the network does not know."""
+    host.do("up", n)
+    sources = [host.guest(i) for i in (1, 2)]
+    clones = [fork_of(host, g, 10 + i) for i, g in enumerate(sources, 1)]
+    for i, (source, g) in enumerate(zip(sources, clones)):
+        g.address = source.address = f"192.168.122.{40 + i}"
+        g.peers = [{"mac": c.mac, "own": c.own} for c in clones if c is not g]
+        host.do("port-up", n, port=port(source))
+        up = host.do("port-up", n, port=peer_port(g))
+        assert "inner" not in up
+        g.unique = up["address"]
+    for g in *sources, *clones:
+        address_give(g, g.address)
+    return sources, clones
+
+
+def test_clone_of_a_group_tells_its_peers_no_address_of_others(host):
+    """Neither the gateway's nor dnsmasq's nor a fixed host's, and one address only."""
+    n = network()
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:77", "address": "192.168.122.77"}]
+    _, (a, b) = static_group(host, n)
+    wire, seen = Wire(a), Wire(b)
+    others = [f"192.168.122.{i}" for i in (1, 254, 77)]
+    for address in *others, a.address, *(f"192.168.122.{i}" for i in range(100, 120)):
+        wire.send(arp(a.mac, address, address) + b"claims")
+    wire.send(arp(a.mac, a.address, a.address) + b"done")
+    claims = [f for f in seen.until_mark(b"done") if b"claims" in f]
+    assert len(claims) == 24 and not {socket.inet_ntoa(f[28:32]) for f in claims} & set(others)
+    assert group_elements(host, "group_inner") == [[a.unique, a.address]]
+    assert group_elements(host, "group_unique") == [[a.own, a.address, a.unique]]
+    b.run("busybox", "arping", "-U", "-c", "1", "-I", "eth0", b.address, check=False)
+    assert len(group_elements(host, "group_inner")) == len(group_elements(host, "group_unique")) == 2
+    host.do("port-down", n, port={"tap": a.tap})
+    assert group_elements(host, "group_unique") == [[b.own, b.address, b.unique]]
+
+
 def test_clones_of_a_group_hear_nothing_of_the_sources(host):
     """What these send to all; what the clones send to all arrives as the sources'."""
     n = network()
