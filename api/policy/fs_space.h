@@ -1,5 +1,5 @@
-/* fs_space: how much space file systems have, by looks of the daemon itself: a VM that writes nothing is to be told
- * that others fill its file system, and its process shall not wake up for that. A file system is known by its device
+/* fs_space: how much space file systems have. The daemon itself looks, so that a VM that writes nothing gets an event
+ * when others fill its file system, without a wake-up of its process. A file system is known by its device
  * number (st_dev), and a look asks the mount point that has this number in /proc/self/mountinfo: so no path of a user
  * is followed, and no file is held, which would keep the file system mounted. Looks run on threads (fork_as.h): a file
  * system that hangs keeps one thread.

@@ -9,10 +9,10 @@
  * VM has a threshold of disk-space (thresholds.h), which gets each answer.
  *
  * Others fill file systems, too. So once a minute the daemon itself looks at each file system that holds an image which
- * a running VM writes (fs_space.h), at a new one at once, and at all when a process reports that one has got low, or
- * enough. DISK_SPACE is told to all VMs of a file system; none is woken. Which file system that is,
- * is known from the start of the VM, and after a change of its disks, or of the daemon, from the answer of its process,
- * which is asked once then.
+ * a running VM writes (fs_space.h). It looks at a new file system at once, and at all of them when a process reports
+ * that one has become low or has enough space again. All VMs with an image on a low file system get DISK_SPACE, and no
+ * VM's process is woken for that. The daemon knows a VM's file systems from the VM's start. After a change of the disks
+ * or a restart of the daemon, it asks the VM's process once.
  *
  * The sizes of two weeks are kept in space.json in the VM's folder, an hour apart, and tell how fast the VM grows.
  * Threading: the daemon's loop. */

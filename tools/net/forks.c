@@ -340,8 +340,8 @@ static void icmp_print(const struct text *t, const char *field, const struct add
 			difference(sum_of(NULL, from, 1), sum_of(NULL, to, 1)));
 }
 
-/* Print the rules that lead frames of the guest to its peers rather than to their sources. A question of ARP goes to
- * all ports, and each peer's rules know its guest's address. */
+/* Print the rules that lead frames of the guest to its peers rather than to their sources. The bridge floods
+ * ARP requests to all ports, and each peer's rules know its guest's address. */
 static void to_peers_print(const struct text *t)
 {
 	const char *tap = t->p->tap;
@@ -365,7 +365,8 @@ static void from_peers_print(struct text *t)
 	rule(t, "arp saddr ether set arp saddr ether map @from_%s", tap);
 	rule(t, "arp saddr ip set arp saddr ip map @group_inner");
 	rule(t, "ip saddr set ip saddr map @group_inner");
-	/* Announcements; and questions, which the rules behind these hand to a guest that has one of the two. */
+	/* Targets of ARP announcements; and of ARP requests for this guest, whose unique address the rules below translate if
+	 * the guest uses its source's. */
 	rule(t, "arp daddr ip != %s arp daddr ip set arp daddr ip map @group_inner", address_print(t->unique, unique));
 	if (t->inner->family)
 		rule(t, "arp daddr ip %s arp daddr ip set %s", address_print(t->inner, inner), unique);
