@@ -365,8 +365,8 @@ static void from_peers_print(struct text *t)
 	rule(t, "arp saddr ether set arp saddr ether map @from_%s", tap);
 	rule(t, "arp saddr ip set arp saddr ip map @group_inner");
 	rule(t, "ip saddr set ip saddr map @group_inner");
-	/* Targets of ARP announcements; and of ARP requests for this guest, whose unique address the rules below translate
-	 * if the guest uses its source's. */
+	/* Targets of ARP announcements; and of ARP requests for this guest, whose unique address the rules below
+	 * translate if the guest uses its source's. */
 	rule(t, "arp daddr ip != %s arp daddr ip set arp daddr ip map @group_inner", address_print(t->unique, unique));
 	if (t->inner->family)
 		rule(t, "arp daddr ip %s arp daddr ip set %s", address_print(t->inner, inner), unique);
