@@ -278,6 +278,8 @@ IMG_HELPERS := $(patsubst tests/helpers/img/%.c,$(BUILD)/helpers/%_img,$(sort $(
 DAEMON_HELPERS := $(patsubst tests/helpers/daemon/%.c,$(BUILD)/helpers/%_cairnd,$(sort $(wildcard tests/helpers/daemon/*.c)))
 HELPER_LIBS_vnc_client := -lvncclient
 HELPER_LIBS_container := -ljson-c
+# As cairn-vm, with which it is compared.
+HELPER_LIBS_kvm_limit := $(filter -static-pie,$(VM_LINK))
 helpers: $(HELPERS) $(PRELOADS) $(VM_HELPERS) $(IMG_HELPERS) $(DAEMON_HELPERS)
 .PHONY: helpers
 # Each is a cairn-vm in which a test's functions take the place of these.

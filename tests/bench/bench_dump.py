@@ -8,7 +8,7 @@ import tempfile
 import time
 
 import guestlib
-from benchlib import Program, need_kvm, need_qemu, qemu_microvm
+from benchlib import SEQUENTIAL, Program, kvm_limit, need_kvm, need_qemu, qemu_microvm, sequential_mib_s
 from conftest import Qmp, until
 from snapbench import FILL_AT, running
 
@@ -40,6 +40,12 @@ def qemu_ms(q, path):
     return ms
 
 
+def write_ms(path):
+    """Return the milliseconds in which as much as the filled memory can be written."""
+    rate = sequential_mib_s(path, FILLED_MIB)
+    return rate and FILLED_MIB * 1e3 / rate
+
+
 def run(bench):
     need_kvm()
     need_qemu()
@@ -52,8 +58,10 @@ def run(bench):
             qemu.until(b"\nok")
             until(lambda: os.path.exists(monitor))
             q = Qmp(monitor)
-            pairs = [(ours_ms(vm, core), qemu_ms(q, core)) for _ in range(ROUNDS)]
+            rounds = [(ours_ms(vm, core), qemu_ms(q, core), write_ms(core), kvm_limit(bench, "pause")) for _ in range(ROUNDS)]
             q.close()
     name = "dump-guest-memory"
-    bench.pairs("256 MiB of 512", "ms", [(ours[0], theirs) for ours, theirs in pairs], name, 2.0)
-    bench.pairs("256 MiB of 512, pause", "ms", [(ours[1], theirs) for ours, theirs in pairs], name, 10.0)
+    bench.pairs("256 MiB of 512", "ms", [(ours[0], theirs) for ours, theirs, _, _ in rounds], name, 2.0,
+                limit=[r[2] for r in rounds], limit_name=SEQUENTIAL)
+    bench.pairs("256 MiB of 512, pause", "ms", [(ours[1], theirs) for ours, theirs, _, _ in rounds], name, 10.0,
+                limit=[r[3] for r in rounds], limit_name="a vCPU is kicked, parks, and runs again")

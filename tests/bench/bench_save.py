@@ -5,7 +5,7 @@ import os
 import subprocess
 import time
 
-from benchlib import need_kvm
+from benchlib import SEQUENTIAL, need_kvm, sequential_mib_s
 from snapbench import FILL_AT, running
 
 FILLED_MIB, ROUNDS, GOAL = 256, 5, 0.8
@@ -41,11 +41,12 @@ def dd_s(folder, mib):
 def run(bench):
     need_kvm()
     with running(bench.uid, 512, FILLED_MIB) as vm:
-        pairs = []
+        pairs, limits = [], []
         for _ in range(ROUNDS):
             s, _ = save_s(vm, FILLED_MIB)
             pairs.append((FILLED_MIB / s, FILLED_MIB / dd_s(str(vm.daemon.tmp), FILLED_MIB)))
-        bench.pairs("256 MiB of 512", "MiB/s", pairs, "dd", GOAL, rate=True)
+            limits.append(sequential_mib_s(str(vm.daemon.tmp / "fio"), FILLED_MIB))
+        bench.pairs("256 MiB of 512", "MiB/s", pairs, "dd", GOAL, rate=True, limit=limits, limit_name=SEQUENTIAL)
     with running(bench.uid, 128, LITTLE_MIB) as small, running(bench.uid, 8192, LITTLE_MIB) as large:
         pairs = [(save_s(large, LITTLE_MIB), save_s(small, LITTLE_MIB)) for _ in range(ROUNDS)]
     bench.pairs("8 GiB untouched", "ms", [(a[0] * 1e3, b[0] * 1e3) for a, b in pairs], "128 MiB", GOAL)

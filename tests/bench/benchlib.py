@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import select
+import shutil
 import signal
 import statistics
 import subprocess
@@ -35,25 +36,25 @@ class Bench:
     def compare(self, case, unit, ours, peer, peer_name, goal, rate=False, rounds=ROUNDS, limit=None, limit_name=""):
         """Compare two functions that measure once each; peer may be a number to reach. goal: minimum ratio; a ratio
         above 1 is in Cairn's favour. rate: more is better. limit: a number, or a function that measures once what the
-        hardware or the kernel allows for the same work; PEER: the peer measures just that; None: there is none."""
+        hardware or the kernel allows for the same work, or returns None; PEER: the peer measures just that; None: there is none."""
         values = [(ours(), once(peer), limit if limit is PEER else once(limit)) for _ in range(rounds)]
-        limits = limit if limit in (PEER, None) else [v[2] for v in values]
+        limits = PEER if limit is PEER else [v[2] for v in values]
         self.pairs(case, unit, [v[:2] for v in values], peer_name, goal, rate, limits, limit_name)
 
     def pairs(self, case, unit, pairs, peer_name, goal, rate=False, limit=None, limit_name=""):
-        """As compare(), for values that are already measured; limit may be a list of them."""
+        """As compare(), for values that are already measured; limit may be a list of them, or of None."""
         ours, peer = (statistics.median(p[i] for p in pairs) for i in (0, 1))
         if limit is PEER:
             limit, limit_name = peer, peer_name
         elif isinstance(limit, list):
-            limit = statistics.median(limit)
+            limit = None if None in limit else statistics.median(limit)
         ratio = favour(ours, peer, rate)
         if self.user:
             case += f", as {self.user}"
         self.rows.append({"name": self.name, "case": case, "on": self.on, "unit": unit, "rate": rate,
                           "ours": round(ours, 6), "peer": round(peer, 6), "peer_name": peer_name, "ratio": round(ratio, 3),
                           "goal": round(goal, 3), "holds": ratio >= goal,
-                          "limit": None if limit is None else round(limit, 6), "limit_name": limit_name,
+                          "limit": None if limit is None else round(limit, 6), "limit_name": "" if limit is None else limit_name,
                           "of_limit": None if limit is None else round(favour(ours, limit, rate), 3)})
 
 
@@ -154,6 +155,30 @@ def pairs_in_svmhost(script, seconds, *args, options=()):
         if line.startswith(PAIRS):
             return json.loads(line[len(PAIRS):])
     raise Unfit(f"the SVM host gave no result, status {r.returncode}: {r.stdout[-1500:]}")
+
+
+SEQUENTIAL = "fio, 1 MiB in sequence, synced"  # name of the limit that sequential_mib_s() measures
+
+
+def sequential_mib_s(path, mib):
+    """Return the MiB/s with which fio writes a new file in sequence, with O_DIRECT where the file system has that, and
+    syncs it. Without fio, there is no such limit."""
+    if not shutil.which("fio"):
+        return None
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
+        direct = 1
+    except OSError:
+        direct = 0
+    out = subprocess.check_output(["fio", "--ioengine=io_uring", f"--direct={direct}", "--thread", "--output-format=json", "--name=a",
+                                   f"--filename={path}", "--rw=write", "--bs=1m", "--iodepth=4", f"--size={mib}m", "--end_fsync=1"])
+    os.unlink(path)
+    return mib * 1000 / json.loads(out)["jobs"][0]["job_runtime"]
+
+
+def kvm_limit(bench, *args):
+    """Return the milliseconds that KVM needs for what tests/helpers/kvm_limit.c does."""
+    return int(subprocess.check_output([os.path.join(bench.build, "helpers", "kvm_limit"), *map(str, args)])) / 1e6
 
 
 def print_pairs(pairs):
