@@ -59,10 +59,11 @@ def run(bench):
     need_kvm()
     need_qemu()
     for place, cache in GOALS:
-        cached = "" if cache == "none" else f", {cache}"
+        cached, direct = "" if cache == "none" else f", {cache}", (place, cache) == ("disk", "none")
         for format in ("raw", "qcow2"):
             with contextlib.ExitStack() as stack:
-                box = stack.enter_context(Box(bench, place, 2 * DISK_MIB))
+                box = stack.enter_context(Box(bench, place, 3 * DISK_MIB))
+                image(box, "limit", "raw")
                 guests = [stack.enter_context(Program(argv(box, format, cache))) for argv in (cairn, qemu)]
                 for g in guests:
                     g.until(b"interp")
@@ -71,4 +72,5 @@ def run(bench):
                     for depth, goal in GOALS[place, cache].items():
                         ours, peer = (lambda g=g: iops(g, kind, depth) for g in guests)
                         ours(), peer()
-                        bench.compare(f"{kind}, depth {depth}, {format} on {place}{cached}", "IOPS", ours, peer, "QEMU pc, iothread", goal, rate=True, rounds=5)
+                        bench.compare(f"{kind}, depth {depth}, {format} on {place}{cached}", "IOPS", ours, peer, "QEMU pc, iothread", goal, rate=True, rounds=5,
+                                      limit=lambda: box.limit_iops("limit.raw", kind == "randwrite", DEPTHS[depth], depth, direct), limit_name=box.limit_name(direct))

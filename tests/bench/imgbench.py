@@ -15,6 +15,7 @@ from benchlib import Unfit
 
 ROUNDS = 5
 DEPTH = 32
+CACHED_COUNT = 100000  # requests that the page cache serves: a tenth of a second
 MIB = 1 << 20
 PLACES = {"shm": "/dev/shm", "disk": os.environ.get("CAIRN_BENCH_DISK", "/var/tmp")}
 
@@ -53,6 +54,10 @@ class Box:
             self.run("qemu-io", "-c", f"write -P 165 0 {size}", name)
         return name
 
+    def convert_raw(self, name):
+        """Make the file "raw" of an image, without holes."""
+        self.run("qemu-img", "convert", "-S", "0", "-f", "qcow2", "-O", "raw", name, "raw")
+
     def bench_seconds(self, tool, name, *args):
         """Return the seconds that the tool's `bench` reports; both tools have the same options."""
         return self.bench_cost(tool, name, *args)[0]
@@ -66,11 +71,25 @@ class Box:
         cpu = cpu_of_children() - before
         return float(re.search(r"completed in ([0-9.]+)", out).group(1)), cpu
 
-    def fio_iops(self, name, write, count):
+    def fio_iops(self, name, write, count, *args):
         """Return IOPS of fio's io_uring engine on the raw file, random, with minimal overhead."""
         job = self.fio(name, count, f"--rw=rand{'write' if write else 'read'}", "--bs=4k", "--norandommap",
-                       "--io_size=1T")
+                       "--io_size=1T", *args)
         return job["write" if write else "read"]["iops"]
+
+    def limit_iops(self, name, write, count, depth=DEPTH, direct=None):
+        """Return IOPS of fio on the raw file, random: by io_uring with O_DIRECT, which is the default on disk, and in
+        the page cache by pread() or pwrite(), which takes less time there. Without fio, there is no limit."""
+        if not shutil.which("fio"):
+            return None
+        direct = self.place == "disk" if direct is None else direct
+        if direct:
+            return self.fio_iops(name, write, count, f"--iodepth={depth}", "--direct=1")
+        return self.fio_iops(name, write, CACHED_COUNT, "--iodepth=1", "--direct=0", "--invalidate=0", "--ioengine=psync")
+
+    def limit_name(self, direct=None):
+        direct = self.place == "disk" if direct is None else direct
+        return "fio, io_uring, raw" if direct else "fio, pread() and pwrite(), raw"
 
     def fio(self, name, count, *args):
         return self.fio_jobs(f"--iodepth={DEPTH}", "--name=raw", f"--filename={name}", f"--number_ios={count}", *args)[0]
@@ -98,13 +117,17 @@ def in_place(bench, write, goals):
     for place, (goal, goal_cpu) in goals.items():
         with Box(bench, place, 1024) as box:
             name, count, args = box.create("a", "256M", fill=True), 80000, ["-w"] if write else []
+            box.convert_raw(name)
             # A step of a prime number of clusters covers the whole image, in the same order for both tools.
             args += ["-s", "4k", "-S", str(4096 * 7919), "-c", str(count)]
             for tool in (box.ours, "qemu-img"):
                 box.bench_seconds(tool, name, *args)
-            both = [[box.bench_cost(tool, name, *args) for tool in (box.ours, "qemu-img")] for _ in range(ROUNDS)]
+            both, limits = [], []
+            for _ in range(ROUNDS):
+                both.append([box.bench_cost(tool, name, *args) for tool in (box.ours, "qemu-img")])
+                limits.append(box.limit_iops("raw", write, count))
             bench.pairs(f"4 KiB in place, {place}", "IOPS", [[count / t for t, _ in pair] for pair in both],
-                        "qemu-img bench", goal, rate=True)
+                        "qemu-img bench", goal, rate=True, limit=limits, limit_name=box.limit_name())
             bench.pairs(f"CPU time of each, {place}", "us", [[cpu / count * 1e6 for _, cpu in pair] for pair in both],
                         "qemu-img bench", goal_cpu)
 
@@ -115,7 +138,7 @@ def against_fio(bench, cases):
     for place, write, count, goal in cases:
         with Box(bench, place, 1024) as box:
             name, args = box.create("a", "256M", fill=True), ["-w"] if write else []
-            box.run("qemu-img", "convert", "-S", "0", "-f", "qcow2", "-O", "raw", name, "raw")
+            box.convert_raw(name)
             args += ["--random", "-s", "4k", "-c", str(count)]
 
             def ours():
