@@ -85,21 +85,30 @@ static void children_look(void)
 		session_child(&sessions[i]);
 }
 
-/* Serve until the only session is over, or for ever with a listener. SIGCHLD comes during ppoll() only. */
+/* Serve until the only session is over, or for ever with a listener. SIGCHLD comes during ppoll() only. Only the fds of
+ * sessions with a connection are polled: all 145 took 1,200 instructions of the kernel each time, which is 0.4 ms where
+ * the kernel is emulated. */
 static void serve(int listener, const sigset_t *open)
 {
 	static struct pollfd p[1 + ARRAY_SIZE(sessions) * SESSION_FDS];
+	struct session *served[ARRAY_SIZE(sessions)];
 
 	while (listener >= 0 || !session_is_over(&sessions[0])) {
+		unsigned n = 0;
+
 		p[0] = (struct pollfd){ .fd = listener, .events = POLLIN };
-		for (unsigned i = 0; i < ARRAY_SIZE(sessions); i++)
-			session_watch(&sessions[i], p + 1 + i * SESSION_FDS);
-		if (ppoll(p, ARRAY_SIZE(p), NULL, open) < 0)
-			for (size_t i = 0; i < ARRAY_SIZE(p); i++)
+		for (unsigned i = 0; i < ARRAY_SIZE(sessions); i++) {
+			if (sessions[i].sock < 0)
+				continue;
+			session_watch(&sessions[i], p + 1 + n * SESSION_FDS);
+			served[n++] = &sessions[i];
+		}
+		if (ppoll(p, 1 + n * SESSION_FDS, NULL, open) < 0)
+			for (size_t i = 0; i < 1 + n * SESSION_FDS; i++)
 				p[i].revents = 0;
 		children_look();
-		for (unsigned i = 0; i < ARRAY_SIZE(sessions); i++)
-			session_serve(&sessions[i], p + 1 + i * SESSION_FDS);
+		for (unsigned i = 0; i < n; i++)
+			session_serve(served[i], p + 1 + i * SESSION_FDS);
 		if (p[0].revents)
 			session_accept(listener);
 	}

@@ -26,7 +26,7 @@
  * for). Linux takes the last one of two words, so the user's words stand behind these. */
 #define WORDS_PVM                                                                                                      \
 	"mitigations=off rodata=off clearcpuid=smap,smep,umip,popcnt,cx16,xsave,pcid,invpcid,rdpid,erms,fsrm nofsgsbase reboot=k " \
-	"lpj=4000000 random.trust_cpu=on no_timer_check"
+	"lpj=4000000 random.trust_cpu=on no_timer_check clocksource=kvm-clock"
 
 /* ---- parts ---- */
 

@@ -20,10 +20,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define RENEWAL_MS 10000 /* for the agent to answer */
-#define SEQ 2		 /* of the request; the configuration's is 1 */
+#define SEQ 2		 /* of the requests; the configuration's is 1 */
+/* The guest is idle if its vCPUs have run for less than a tenth of each of some periods in a row. */
+#define IDLE_PERIOD_MS 20
+#define IDLE_PERIODS 3
+#define IDLE_PERIODS_MAX 100
 
 __attribute__((format(printf, 2, 3))) static void note(const struct run_warm *w, const char *fmt, ...)
 {
@@ -173,30 +178,77 @@ static int agent_try(struct guest_link *link, int vm_end, uint64_t deadline_ns)
 	return r < 0 ? r : recv(link->sock, &byte, 1, MSG_DONTWAIT) > 0 ? -EPROTO : 0;
 }
 
+/* Wait for the answer of the VM's process. buf: CHANNEL_BODY_MAX bytes, in which m then is. */
+static int answer_await(int channel, int vm_end, uint64_t deadline_ns, void *buf, struct channel_msg *m)
+{
+	int r;
+
+	do {
+		r = data_await(channel, vm_end, deadline_ns);
+		if (!r && channel_recv(channel, VM_MSG_VERSION, vm_msg_from_vm, VM_MSG_TYPE_COUNT, buf, m) <= 0)
+			r = -EPROTO;
+	} while (!r && m->head.seq != SEQ);
+	return r;
+}
+
+/* Ask for how long the vCPUs have run. */
+static int running_ask(int channel, int vm_end, uint64_t deadline_ns, uint64_t *ret_ns)
+{
+	CLEANUP_FREE void *buf = must_alloc(malloc(CHANNEL_BODY_MAX));
+	const struct vm_info *info;
+	struct channel_msg m;
+	int r = channel_send(channel, VM_MSG_VERSION, VM_MSG_QUERY, SEQ, NULL, 0, NULL, 0);
+
+	if (!r)
+		r = answer_await(channel, vm_end, deadline_ns, buf, &m);
+	if (!r && m.head.type != VM_MSG_INFO)
+		r = -EPROTO;
+	if (r < 0)
+		return r;
+	info = m.body;
+	*ret_ns = 0;
+	for (unsigned i = 0; i < MIN(info->vcpus, VM_VCPUS_MAX); i++)
+		*ret_ns += info->vcpu_ns[i];
+	return 0;
+}
+
+/* Wait until the guest is idle: init may go on for a while after it has started the agent, and each run that begins
+ * from the state would do that work again. In vain after two seconds. */
+static void idle_await(int channel, int vm_end, uint64_t deadline_ns)
+{
+	unsigned idle = 0;
+	uint64_t before, now;
+	int r = running_ask(channel, vm_end, deadline_ns, &before);
+
+	for (unsigned i = 0; i < IDLE_PERIODS_MAX && idle < IDLE_PERIODS && !r; i++) {
+		struct timespec period = { .tv_nsec = IDLE_PERIOD_MS * 1000000L };
+
+		nanosleep(&period, NULL);
+		r = running_ask(channel, vm_end, deadline_ns, &now);
+		idle = !r && now - before < IDLE_PERIOD_MS * 1000000ULL / 10 ? idle + 1 : 0;
+		before = now;
+	}
+}
+
 /* Let the VM process write its state, and wait for that. */
 static int state_write(int channel, int vm_end, int fd, uint64_t deadline_ns, struct err *e)
 {
 	CLEANUP_FREE struct vm_fork *what = must_alloc(calloc(1, sizeof(*what)));
 	CLEANUP_FREE void *buf = must_alloc(malloc(CHANNEL_BODY_MAX));
 	const struct vm_snapshot_done *done;
+	const struct vm_reply *reply;
 	struct channel_msg m;
 	int r = channel_send(channel, VM_MSG_VERSION, VM_MSG_FORK, SEQ, what, sizeof(*what), &fd, 1);
 
-	while (!r) {
-		r = data_await(channel, vm_end, deadline_ns);
-		if (!r && channel_recv(channel, VM_MSG_VERSION, vm_msg_from_vm, VM_MSG_TYPE_COUNT, buf, &m) <= 0)
-			r = -EPROTO;
-		if (r < 0 || m.head.seq != SEQ)
-			continue;
-		if (m.head.type == VM_MSG_REPLY) {
-			const struct vm_reply *reply = m.body;
-
-			return err_set(e, -EIO, ERR_GENERIC, "%.*s", (int)sizeof(reply->msg), reply->msg);
-		}
-		done = m.body;
-		return done->error < 0 ? err_set(e, done->error, ERR_GENERIC, "%.*s", (int)sizeof(done->msg), done->msg) : 0;
-	}
-	return err_set_errno(e, r, "the VM's process does not answer");
+	if (!r)
+		r = answer_await(channel, vm_end, deadline_ns, buf, &m);
+	if (r < 0)
+		return err_set_errno(e, r, "the VM's process does not answer");
+	done = m.body;
+	reply = m.body;
+	if (m.head.type == VM_MSG_REPLY)
+		return err_set(e, -EIO, ERR_GENERIC, "%.*s", (int)sizeof(reply->msg), reply->msg);
+	return done->error < 0 ? err_set(e, done->error, ERR_GENERIC, "%.*s", (int)sizeof(done->msg), done->msg) : 0;
 }
 
 static int state_save(const struct run_warm *w, int channel, int vm_end, uint64_t deadline_ns, struct err *e)
@@ -220,6 +272,8 @@ bool run_warm_save(const struct run_warm *w, int channel, int vm_end, struct gue
 	}
 	r = agent_try(link, vm_end, MIN(deadline_ns, clock_monotonic_ns() + RENEWAL_MS * 1000000ULL));
 	guest_link_close(link);
+	if (!r)
+		idle_await(channel, vm_end, deadline_ns);
 	if (r < 0)
 		err_set_errno(&e, r, "cairn-agent cannot give the guest random numbers and a time of its own");
 	else
