@@ -368,6 +368,22 @@ static int filter_read(const struct reading *r, enum port_filter *ret, struct er
 	return word_read(r, "filter", false, words, ARRAY_SIZE(words), "port.filter: no-spoofing, clean-traffic or none", ret, e);
 }
 
+/* Check that a guest's MAC address leads to one peer, and that the rows of a peer follow one another.
+ * path: of the row, for sentences. */
+static int peer_check(const struct peer *peers, size_t at, const char *path, struct err *e)
+{
+	const struct peer *p = &peers[at];
+	char text[MAC_TEXT_MAX];
+
+	for (size_t i = 0; i < at; i++) {
+		if (!memcmp(peers[i].mac, p->mac, MAC_BYTES))
+			return err_set(e, -EINVAL, ERR_INVALID, "%s.mac: %s is there twice", path, mac_print(p->mac, text));
+		if (!memcmp(peers[i].own, p->own, MAC_BYTES) && memcmp(peers[at - 1].own, p->own, MAC_BYTES) != 0)
+			return err_set(e, -EINVAL, ERR_INVALID, "%s.own: the rows of %s do not follow one another", path, mac_print(p->own, text));
+	}
+	return 0;
+}
+
 static int peers_read(const struct reading *up, struct port *p, struct err *e)
 {
 	static const char *const keys[] = { "mac", "own", NULL };
@@ -389,6 +405,8 @@ static int peers_read(const struct reading *up, struct port *p, struct err *e)
 			error = mac_read(&r, "mac", true, p->fork.peers[i].mac, e);
 		if (!error)
 			error = mac_read(&r, "own", true, p->fork.peers[i].own, e);
+		if (!error)
+			error = peer_check(p->fork.peers, i, r.path, e);
 	}
 	return error;
 }

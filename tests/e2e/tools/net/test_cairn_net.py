@@ -1128,11 +1128,21 @@ def test_second_mac_of_a_guest(host):
     assert not one.pings("192.168.122.1", wait=1)
 
 
+def peers(*pairs):
+    return [{"mac": f"52:54:00:00:00:{mac:02x}", "own": f"52:54:00:00:00:{own:02x}"} for mac, own in pairs]
+
+
 @pytest.mark.parametrize("keys, sentence", [
     ({"mac": "01:00:5e:00:00:01"}, "port.mac"), ({"filter": True}, "port.filter"), ({"filter": "strict"}, "port.filter"), ({"guest_mac": "01:00:5e:00:00:01"}, "port.guest_mac"), ({"tap": "a b"}, "port.tap"), ({"tap": "x" * 16}, "port.tap"), ({"tap": "a@b"}, "port.tap"),
     ({"addresses": ["255.255.255.255"]}, "port.addresses[0]"), ({"addresses": ["fe80::1"]}, "port.addresses[0]"), ({"x": 1}, "port.x"),
-    ({"fork": {"mac": "52:54:00:00:00:02", "source": "no"}}, "fork.source")],
-    ids=json.dumps)
+    ({"fork": {"mac": "52:54:00:00:00:02", "source": "no"}}, "fork.source"),
+    ({"fork": {"mac": "52:54:00:00:00:02", "peers": {}}}, "fork.peers"), ({"fork": {"mac": "52:54:00:00:00:02", "peers": [1]}}, "fork.peers[0]"),
+    ({"fork": {"mac": "52:54:00:00:00:02", "peers": peers((3, 4))[:1] * 129}}, "fork.peers"),
+    ({"fork": {"mac": "52:54:00:00:00:02", "peers": [{"mac": "52:54:00:00:00:03"}]}}, "fork.peers[0].own"),
+    ({"fork": {"mac": "52:54:00:00:00:02", "peers": [{"own": "52:54:00:00:00:03"}]}}, "fork.peers[0].mac"),
+    ({"fork": {"mac": "52:54:00:00:00:02", "peers": peers((3, 4), (3, 5))}}, "fork.peers[1].mac"),
+    ({"fork": {"mac": "52:54:00:00:00:02", "peers": peers((3, 4), (5, 6), (7, 4))}}, "fork.peers[2].own")],
+    ids=lambda v: json.dumps(v)[:100])
 def test_bad_port(tmp_path, keys, sentence):
     request = {"verb": "port-up", "folder": str(tmp_path), "network": network(), "port": {"tap": "vnet0", "mac": "52:54:00:00:00:01"} | keys}
     r = subprocess.run([PROGRAM], input=json.dumps(request), capture_output=True, text=True)
