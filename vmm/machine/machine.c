@@ -405,7 +405,7 @@ static int ram_make(struct machine *m, int *fds, struct memory *taken, struct ho
 
 	if (c->forked && !c->taken_over) {
 		r = memory_init(&m->mem, c->ram_bytes, c->huge_pages, e);
-		m->mem.advised = huge; /* from the next reset on */
+		m->mem.advised = huge; /* from the next reset on, if shmem_enabled allows it */
 		return r < 0 ? r : machine_map_fork(m, e);
 	}
 	if (!c->taken_over) {
