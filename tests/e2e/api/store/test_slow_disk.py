@@ -14,7 +14,6 @@ import pinlib
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
 
 SYNC_MS = 150
-STALL_MS = "3000"  # longer than a busy machine stands still
 PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
 
 
@@ -105,18 +104,19 @@ def test_failed_import_does_not_block_loop(slow):
     slow.define("a", disks=[{"path": str(disk), "format": "raw"}])
     slow.cairn("export", "a", str(slow.tmp / "a.tar"))
     (slow.tmp / "b").mkdir()  # the place of its files
-    slow.stop()
-    slow.env |= {"SLOW_SYNC_MS": STALL_MS, "SLOW_SYNC_OF": "/vms/b"}
-    slow.start()
+    go = hold(slow, "/vms/b")
     q, other, folder = slow.qmp(), slow.qmp(), slow.state / "vms/b"
     with open(slow.tmp / "a.tar", "rb") as f:
         socket.send_fds(q.sock, [json.dumps({"execute": "vm-import", "arguments": {
             "folder": str(slow.tmp), "name": "b"}}).encode()], [f.fileno()])
     q.event("JOB_STATUS_CHANGE", vm="b", status="running")
     until(lambda: not (folder / "definition.json").exists())
-    assert [v["name"] for v in other.run("vm-list")["vms"]] == ["a", "b"] and folder.exists()
-    with pytest.raises(QmpError, match="there is a VM 'b'"):
-        other.run("vm-rename", vm="a", name="b")
+    try:
+        assert [v["name"] for v in other.run("vm-list")["vms"]] == ["a", "b"] and folder.exists()
+        with pytest.raises(QmpError, match="there is a VM 'b'"):
+            other.run("vm-rename", vm="a", name="b")
+    finally:
+        go.touch()
     q.event("JOB_STATUS_CHANGE", vm="b", status="concluded")
     assert not folder.exists() and [v["name"] for v in other.run("vm-list")["vms"]] == ["a"]
     assert "already exists" in q.run("query-jobs")[0]["error"]
@@ -394,14 +394,15 @@ def test_clones_are_stored_before_answer(slow, how):
     slow.qmp().run("vm-define", definition=definition(slow, "a"))
     if how == "vm-fork":
         slow.qmp().run("vm-start", vm="a")
-    slow.stop()
-    slow.env |= {"SLOW_SYNC_MS": STALL_MS, "SLOW_SYNC_OF": "/batches"}
-    slow.start()
+    go = hold(slow, "/batches")
     q = slow.qmp()
     job = q.run(how, vm="a", name="b")["job"]
     q.event("VM_DEFINED", vm="b")
     until(lambda: not list((slow.state / "batches").glob("*")))
-    assert [j["status"] for j in slow.qmp().run("query-jobs") if j["id"] == job] == ["running"]
+    try:
+        assert [j["status"] for j in slow.qmp().run("query-jobs") if j["id"] == job] == ["running"]
+    finally:
+        go.touch()
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     assert q.run("vm-info", vm="b")["state"] == ("running" if how == "vm-fork" else "shutoff")
 
