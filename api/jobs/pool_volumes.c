@@ -304,6 +304,8 @@ static _Noreturn void program_main(const char *program, const char *const *args,
 	/* The user may trace the program from now on, so it keeps no fd of the daemon. */
 	if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(errors, 2) < 0 || close_range(3, ~0U, 0) < 0)
 		_exit(1);
+	/* For a copy, cairn-img makes another file, and renames it to the reserved name. */
+	umask(0077);
 	signal(SIGPIPE, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &none, NULL);

@@ -299,3 +299,12 @@ def test_growth_and_days_left_come_from_the_history(fake, pool):
     # It is stored, and told once.
     fake.stop()
     assert [p["low"] for p in json.loads((fake.state / "pool-space.json").read_text())["pools"]] == [True]
+
+
+def test_copy_is_as_private_as_a_new_volume(fake, pool):
+    """By the daemon's umask, all users could read the copy."""
+    fake.cairn("vol-create-as", "images", "a.qcow2", "1M")
+    for name, mode in ("private", 0o600), ("shared", 0o644):
+        (pool / "a.qcow2").chmod(mode)
+        fake.cairn("vol-clone", "a.qcow2", name, "--pool", "images")
+        assert (pool / name).stat().st_mode & 0o777 == 0o600
