@@ -5,4 +5,4 @@ from imgbench import converting
 
 def run(bench):
     target = ["-f", "raw", "-O", "qcow2", "src.raw"]
-    converting(bench, [("zlib", ["-c", *target]), ("zstd", ["-c", "-o", "compression_type=zstd", *target])], 48, 1.5)
+    converting(bench, [("zlib", ["-c", *target]), ("zstd", ["-c", "-o", "compression_type=zstd", *target])], 48, 1.5, plain=False)

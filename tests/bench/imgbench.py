@@ -9,13 +9,13 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 
-from benchlib import Unfit
+from benchlib import PEER, Unfit
 
 ROUNDS = 5
 DEPTH = 32
-CACHED_COUNT = 100000  # requests that the page cache serves: a tenth of a second
 MIB = 1 << 20
 PLACES = {"shm": "/dev/shm", "disk": os.environ.get("CAIRN_BENCH_DISK", "/var/tmp")}
 
@@ -29,7 +29,7 @@ class Box:
         parent = parent or PLACES[place]
         if shutil.disk_usage(parent).free < 2 * need_mib * MIB:
             raise Unfit(f"{parent} has less than {2 * need_mib} MiB free")
-        self.ours, self.place = os.path.join(bench.build, "cairn-img"), place
+        self.build, self.ours, self.place = bench.build, os.path.join(bench.build, "cairn-img"), place
         self.folder = tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=parent)
 
     def __enter__(self):
@@ -78,18 +78,16 @@ class Box:
         return job["write" if write else "read"]["iops"]
 
     def limit_iops(self, name, write, count, depth=DEPTH, direct=None):
-        """Return IOPS of fio on the raw file, random: by io_uring with O_DIRECT, which is the default on disk, and in
-        the page cache by pread() or pwrite(), which takes less time there. Without fio, there is no limit."""
-        if not shutil.which("fio"):
-            return None
-        direct = self.place == "disk" if direct is None else direct
-        if direct:
-            return self.fio_iops(name, write, count, f"--iodepth={depth}", "--direct=1")
-        return self.fio_iops(name, write, CACHED_COUNT, "--iodepth=1", "--direct=0", "--invalidate=0", "--ioengine=psync")
+        """Return IOPS at random places of the raw file: of fio with O_DIRECT, which is the default on disk; in the page
+        cache, of pread() or pwrite(). Without fio, O_DIRECT has no limit."""
+        if direct if direct is not None else self.place == "disk":
+            return self.fio_iops(name, write, count, f"--iodepth={depth}") if shutil.which("fio") else None
+        helper = os.path.join(self.build, "helpers", "cached_limit")
+        out = subprocess.check_output([helper, self.path(name), "write" if write else "read", str(count)])
+        return count * 1e9 / int(out)
 
     def limit_name(self, direct=None):
-        direct = self.place == "disk" if direct is None else direct
-        return "fio, io_uring, raw" if direct else "fio, pread() and pwrite(), raw"
+        return "fio, io_uring, raw" if (direct if direct is not None else self.place == "disk") else "pread() and pwrite()"
 
     def fio(self, name, count, *args):
         return self.fio_jobs(f"--iodepth={DEPTH}", "--name=raw", f"--filename={name}", f"--number_ios={count}", *args)[0]
@@ -145,8 +143,9 @@ def against_fio(bench, cases):
                 return count / box.bench_seconds(box.ours, name, *args)
             ours(), box.fio_iops("raw", write, count)
             bench.compare(f"4 KiB random {'write' if write else 'read'}, {place}", "IOPS", ours,
-                          lambda: box.fio_iops("raw", write, count), "fio, io_uring, raw", goal, rate=True,
-                          rounds=ROUNDS)
+                          lambda: box.fio_iops("raw", write, count), "fio, io_uring, raw", goal, rate=True, rounds=ROUNDS,
+                          limit=PEER if place == "disk" else lambda: box.limit_iops("raw", write, count),
+                          limit_name=box.limit_name())
 
 
 def mapped_image(box, name, size_gib, data_mib, scattered):
@@ -195,6 +194,16 @@ def copying_seconds(box, count):
     return took
 
 
+def fresh_seconds(box, count):
+    """Return the seconds in which fio writes 4 KiB to each 64 KiB of a new raw file."""
+    if not shutil.which("fio"):
+        return None
+    os.sync()
+    job = box.fio("raw", count, "--rw=write:60k", "--bs=4k", "--fallocate=native", f"--size={count * 64}k")
+    os.unlink(box.path("raw"))
+    return job["job_runtime"] / 1000
+
+
 def allocating(bench, snapshot, cases):
     """Measure 4 KiB writes, one into each cluster; the image is recreated for every round."""
     for place, count, options, peer, goal in cases:
@@ -211,9 +220,10 @@ def allocating(bench, snapshot, cases):
                 t = box.bench_seconds(tool, name, "-w", "-s", "4k", "-S", "64k", "-c", str(count))
                 os.unlink(box.path(name))
                 return t
+            limit = (lambda: fresh_seconds(box, count)) if not snapshot else PEER if peer == COPYING else None
             bench.compare(f"4 KiB a cluster, {place}", "s", lambda: once(box.ours, "ours"),
                           lambda: copying_seconds(box, count) if peer == COPYING else once("qemu-img", "qemu"),
-                          peer, goal, rounds=ROUNDS)
+                          peer, goal, rounds=ROUNDS, limit=limit, limit_name="fio, io_uring, raw")
 
 
 def raw_disk(box, name, data_mib, hole_mib):
@@ -226,7 +236,31 @@ def raw_disk(box, name, data_mib, hole_mib):
     return name
 
 
-def converting(bench, cases, size_mib, goal):
+def copy_seconds(box, name, mib):
+    """Return the seconds in which a thread for each CPU copies its part of the file's first MiB to a new file."""
+    source, target = os.open(box.path(name), os.O_RDONLY), os.open(box.path("copy"), os.O_RDWR | os.O_CREAT)
+    parts = len(os.sched_getaffinity(0))
+
+    def copy(part):
+        piece = memoryview(bytearray(MIB))
+        for at in range(mib * part // parts, mib * (part + 1) // parts):
+            os.preadv(source, [piece], at * MIB)
+            os.pwritev(target, [piece], at * MIB)
+    threads = [threading.Thread(target=copy, args=(part,)) for part in range(parts)]
+    begin = time.perf_counter()
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    took = time.perf_counter() - begin
+    os.close(source)
+    os.close(target)
+    os.unlink(box.path("copy"))
+    return took
+
+
+def converting(bench, cases, size_mib, goal, plain=True):
+    """plain: the target's data are the source's, so the least is to copy them."""
     for case, args in cases:
         with Box(bench, "shm", 4 * size_mib) as box:
             raw_disk(box, "src.raw", size_mib, 8 * size_mib)
@@ -238,4 +272,5 @@ def converting(bench, cases, size_mib, goal):
                 return t
             once(box.ours), once("qemu-img")
             bench.compare(case, "s", lambda: once(box.ours), lambda: once("qemu-img"), "qemu-img convert", goal,
-                          rounds=ROUNDS)
+                          rounds=ROUNDS, limit=(lambda: copy_seconds(box, "src.raw", size_mib)) if plain else None,
+                          limit_name="pread() and pwrite() on all CPUs")
