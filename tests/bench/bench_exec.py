@@ -1,5 +1,5 @@
 """exec: `cairn exec` with cairn-agent in the small Linux, until the first byte of the program's output: in the SVM
-host, and natively beside what the same guest measures for a fork and exec of the same program. The SVM host's floor is
+host, and natively beside what the same guest measures for a fork and exec of the same program. The limit is
 that, and the start of the same program on the host: `cairn` is a program that is started there."""
 
 import os
@@ -15,6 +15,7 @@ import guestlib
 from benchlib import ROUNDS, Unfit, pairs_in_svmhost, print_pairs
 
 GOAL_MS = 8.0
+LIMIT = "the guest's own fork and exec + the program's start on the host"
 BEYOND_MS = 5.0
 INSIDE_SECONDS = 240
 SETTLE_S = 0.05
@@ -57,10 +58,11 @@ def run(bench):
         raise Unfit("no usable /dev/kvm")
     if kind == "pvm":
         inside = pairs_in_svmhost(__file__, INSIDE_SECONDS, kernel)
-        bench.pairs("first byte, SVM host", "ms", [(ours, GOAL_MS) for ours, _, _ in inside], "goal", 1.0)
-        bench.pairs("the floor there", "ms", [(ours, own + start) for ours, own, start in inside],
-                    "the guest's own fork and exec + the program's start on the host", 0.0)
-    bench.pairs("first byte, natively", "ms", [(ours, own + BEYOND_MS) for ours, own, _ in measure(kernel)], "the guest's own fork and exec + 5 ms", 1.0)
+        bench.pairs("first byte, SVM host", "ms", [(ours, GOAL_MS) for ours, _, _ in inside], "goal", 1.0,
+                    limit=[own + start for _, own, start in inside], limit_name=LIMIT)
+    rows = measure(kernel)
+    bench.pairs("first byte, natively", "ms", [(ours, own + BEYOND_MS) for ours, own, _ in rows], "the guest's own fork and exec + 5 ms", 1.0,
+                limit=[own + start for _, own, start in rows], limit_name=LIMIT)
 
 
 if __name__ == "__main__":

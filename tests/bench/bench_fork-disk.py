@@ -23,7 +23,7 @@ import sys
 import freshfs
 import guestlib
 from bench_fork import clones, forget
-from benchlib import need_kvm
+from benchlib import PEER, need_kvm
 from conftest import Console, Daemon
 from imgbench import DEPTH, PLACES, Box, need_fio
 
@@ -107,13 +107,14 @@ def first_reads(src):
     return ours, FIRST * src.bench(src.console, "randread", 1, 1)
 
 
-def reads(src):
-    """Return the reads per second of a clone and of its source."""
-    console = src.clone()
-    pairs = [[READ_COUNT * 1e9 / src.bench(c, "randread", 32, READ_COUNT) for c in (console, src.console)]
-             for _ in range(ROUNDS)]
+def reads(src, box):
+    """Return the reads per second of a clone, of its source, and of fio in the same image."""
+    console, rounds = src.clone(), []
+    for _ in range(ROUNDS):
+        rounds.append([READ_COUNT * 1e9 / src.bench(c, "randread", 32, READ_COUNT) for c in (console, src.console)] +
+                      [box.limit_iops(IMAGE, False, READ_COUNT)])
     src.forget(console)
-    return pairs
+    return rounds
 
 
 @contextlib.contextmanager
@@ -155,11 +156,12 @@ def run(bench):
             bench.pairs(f"written for each of {BATCH}", "KiB", [(written(src), WRITTEN_KIB) for _ in range(ROUNDS)],
                         "target", 1.0)
             bench.pairs("first read", "ns", [first_reads(src) for _ in range(2 * ROUNDS + 1)], "1.1 x the source", 1.0)
-            bench.pairs("reads, depth 32", "IOPS", reads(src), "the source", READS, rate=True)
+            read = reads(src, box)
+            bench.pairs("reads, depth 32", "IOPS", read, "the source", READS, rate=True, limit=[r[2] for r in read], limit_name=box.limit_name())
             took = [writes(src, box) for _ in range(ROUNDS)]
             bench.pairs("the source's writes after it", "s", [(ours, alone) for ours, alone, _ in took],
-                        "fio copies clusters to new space", WRITES)
+                        "fio copies clusters to new space", WRITES, limit=PEER)
             bench.pairs("the same beside a process that polls", "s", [(ours, beside) for ours, _, beside in took],
-                        "fio copies clusters to new space", WRITES)
+                        "fio copies clusters to new space", WRITES, limit=PEER)
         finally:
             src.close()
