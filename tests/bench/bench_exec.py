@@ -1,6 +1,7 @@
 """exec: `cairn exec` with cairn-agent in the small Linux, until the first byte of the program's output: in the SVM
-host, and natively beside what the same guest measures for a fork and exec of the same program. The limit is
-that, and the start of the same program on the host: `cairn` is a program that is started there."""
+host, and natively beside what the same guest measures for a fork and exec of the same program. The limit in
+the SVM host is that, and the start of the same program on the host: `cairn` is a program that is started there. Natively
+that is no limit: where KVM emulates the guest's kernel, the agent's vfork() takes less, for it copies no page tables."""
 
 import os
 import subprocess
@@ -60,9 +61,7 @@ def run(bench):
         inside = pairs_in_svmhost(__file__, INSIDE_SECONDS, kernel)
         bench.pairs("first byte, SVM host", "ms", [(ours, GOAL_MS) for ours, _, _ in inside], "goal", 1.0,
                     limit=[own + start for _, own, start in inside], limit_name=LIMIT)
-    rows = measure(kernel)
-    bench.pairs("first byte, natively", "ms", [(ours, own + BEYOND_MS) for ours, own, _ in rows], "the guest's own fork and exec + 5 ms", 1.0,
-                limit=[own + start for _, own, start in rows], limit_name=LIMIT)
+    bench.pairs("first byte, natively", "ms", [(ours, own + BEYOND_MS) for ours, own, _ in measure(kernel)], "the guest's own fork and exec + 5 ms", 1.0)
 
 
 if __name__ == "__main__":
