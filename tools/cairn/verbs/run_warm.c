@@ -248,6 +248,8 @@ static int state_write(int channel, int vm_end, int fd, uint64_t deadline_ns, st
 	reply = m.body;
 	if (m.head.type == VM_MSG_REPLY)
 		return err_set(e, -EIO, ERR_GENERIC, "%.*s", (int)sizeof(reply->msg), reply->msg);
+	if (m.head.type != VM_MSG_SNAPSHOT_DONE) /* such as a late answer to running_ask() */
+		return err_set_errno(e, -EPROTO, "the VM's process");
 	return done->error < 0 ? err_set(e, done->error, ERR_GENERIC, "%.*s", (int)sizeof(done->msg), done->msg) : 0;
 }
 
