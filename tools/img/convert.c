@@ -22,6 +22,7 @@ struct target {
 	char tmp[PATH_MAX]; /* temporary name; empty: a device, written directly */
 	bool is_device;
 	int old_fd; /* holds the lock on the file that will be replaced */
+	mode_t mode; /* permissions, which the new file takes over from that file */
 	struct img_data data;
 };
 
@@ -51,6 +52,7 @@ static int target_prepare(struct target *t, const struct img_convert *v, struct 
 		if (r < 0)
 			return r;
 		t->is_device = S_ISBLK(st.st_mode);
+		t->mode = st.st_mode & 0777;
 		if (lock_acquire(t->old_fd, LOCK_AS_WRITER, t->path, e) < 0)
 			return -EBUSY;
 	}
@@ -101,7 +103,7 @@ static int target_open(struct target *t, const struct img_convert *v, struct blo
 {
 	const char *path = t->is_device ? t->path : t->tmp;
 	CLEANUP_CLOSE int fd = t->is_device ? steal_fd(&t->old_fd)
-		: open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+		: open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, t->mode);
 	int r;
 
 	if (fd < 0)
@@ -297,7 +299,7 @@ static int pack_new(struct img_convert *v, struct target *t, struct err *e)
 	if (t->is_device)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "cannot write a compressed image to %s, which is "
 			"a device; use a file", v->path);
-	fd = open(t->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	fd = open(t->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, t->mode);
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot create %s", t->tmp);
 	r = img_seal(true, e);
@@ -373,7 +375,7 @@ static int confine(const struct img_convert *v, bool stream, bool in_place, stru
 
 int img_convert_run(struct img_convert *v, struct err *e)
 {
-	struct target t = { .path = v->path, .old_fd = -1, .data.old_fd = -1 };
+	struct target t = { .path = v->path, .old_fd = -1, .mode = 0644, .data.old_fd = -1 };
 	bool stream = !strcmp(v->path, "-"), in_place = v->existing || v->target.protocol;
 	int r = confine(v, stream, in_place, e);
 

@@ -41,6 +41,7 @@ static int old_take(struct img_data *d, struct err *e)
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is neither a file nor a block device", d->path);
 	d->is_device = S_ISBLK(st.st_mode);
+	d->mode = st.st_mode & 0777;
 	return lock_acquire(d->old_fd, LOCK_AS_WRITER, d->path, e);
 }
 
@@ -54,7 +55,7 @@ static int new_open(struct img_data *d, struct err *e)
 		(int)sizeof(d->tmp))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", d->path);
 	else
-		fd = open(d->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+		fd = open(d->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, d->mode);
 	if (fd < 0) {
 		int r = err_set_errno(e, -errno, "cannot create %s", d->path);
 
@@ -79,7 +80,7 @@ int img_data_make(struct img_data *d, const char *image, const struct qcow2_crea
 {
 	int r;
 
-	*d = (struct img_data){ .old_fd = -1 };
+	*d = (struct img_data){ .old_fd = -1, .mode = 0644 };
 	if (!c->data_file)
 		return 0;
 	r = path_make(d, image, c->data_file, e);

@@ -339,6 +339,7 @@ struct img_data {
 	int fd; /* 0: none */
 	char path[PATH_MAX], tmp[PATH_MAX];
 	int old_fd;
+	mode_t mode; /* permissions, which the new file takes over from the old one */
 	bool is_device;
 };
 /* img_sandbox_target() of the data file, if c names one. */

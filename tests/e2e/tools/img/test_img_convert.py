@@ -32,6 +32,16 @@ def same(box, ours, theirs):
     assert below(box, ours) == below(box, theirs)
 
 
+@pytest.mark.parametrize("options", [("raw",), ("qcow2",), ("qcow2", "-c"), ("qcow2", "-o", "data_file=data")], ids=" ".join)
+def test_convert_over_a_private_file_leaves_it_private(box, options):
+    """A new file replaces it, with the same permissions from the beginning."""
+    box.img("create", "-q", "-f", "raw", "source", "1M")
+    for name in "target", "data":
+        (box.path / name).touch(0o600)
+    box.img("convert", "-f", "raw", "-O", *options, "source", "target")
+    assert [(box.path / name).stat().st_mode & 0o777 for name in ("target", "data")] == [0o600] * 2
+
+
 @pytest.fixture
 def chain(box):
     """base (raw, 4 MiB) <- top (qcow2, 8 MiB), and other (raw, 3 MiB)."""
