@@ -16,13 +16,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Parse the member "vm-uuid" of a stored job or event. */
-static void uuid_load(struct job *j, struct json_object *o)
+/* Make a job of an earlier daemon from the members that its stored job and the data of its events have. Returns NULL
+ * if the VM's name is missing. */
+static struct job *former_new(struct vm_host *host, const char *id, const char *type, struct json_object *o)
 {
-	const char *text = js_get_str(o, VM_UUID_KEY);
+	const char *vm = js_get_str(o, "vm"), *qmp_id = js_get_str(o, "qmp-id"), *uuid = js_get_str(o, VM_UUID_KEY);
+	struct job *j = vm ? calloc(1, sizeof(*j)) : NULL;
 
-	if (text)
-		uuid_parse(text, j->vm_uuid);
+	if (!j)
+		return NULL;
+	j->host = host;
+	j->type = type;
+	j->unit = "bytes";
+	snprintf(j->id, sizeof(j->id), "%s", id);
+	if (qmp_id && job_id_check(qmp_id, false, NULL) == 0)
+		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
+	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
+	if (uuid)
+		uuid_parse(uuid, j->vm_uuid);
+	return j;
 }
 
 /* ---- concluded jobs of an earlier daemon ---- */
@@ -38,31 +50,21 @@ static enum err_class class_known(const char *name)
 
 static void job_load(struct vm_host *host, struct json_object *o)
 {
-	const char *id = js_get_str(o, "id"), *vm = js_get_str(o, "vm"),
-		   *type = job_type_known(js_get_str(o, "type")), *error = js_get_str(o, "error"),
-		   *qmp_id = js_get_str(o, "qmp-id");
+	const char *id = js_get_str(o, "id"), *type = job_type_known(js_get_str(o, "type")), *error = js_get_str(o, "error");
 	int64_t started = js_get_int(o, "started", 0), duration = js_get_int(o, "duration", 0);
 	uint64_t now = clock_realtime_ns(), end, age;
 	struct job *j;
 
-	if (!id || !vm || !type || job_id_check(id, job_find(host, id) != NULL, NULL) < 0 || started < 0 || duration < 0)
+	if (!id || !type || job_id_check(id, job_find(host, id) != NULL, NULL) < 0 || started < 0 || duration < 0)
 		return;
 	end = (uint64_t)started + (uint64_t)duration;
 	age = end < now ? now - end : 0; /* end is in the future if the clock was set back */
 	if (age >= JOBS_KEPT_NS || end >= now + JOBS_KEPT_NS)
 		return;
-	j = calloc(1, sizeof(*j));
+	j = former_new(host, id, type, o);
 	if (!j)
 		return;
-	j->host = host;
-	j->type = type;
-	j->unit = "bytes";
 	j->status = JOB_CONCLUDED;
-	snprintf(j->id, sizeof(j->id), "%s", id);
-	if (qmp_id && job_id_check(qmp_id, false, NULL) == 0)
-		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
-	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
-	uuid_load(j, o);
 	j->uid = (uid_t)js_get_int(o, "uid", 0);
 	j->done = (uint64_t)js_get_int(o, "current-progress", 0);
 	j->total = (uint64_t)js_get_int(o, "total-progress", 0);
@@ -108,22 +110,12 @@ static uint64_t time_of(struct json_object *ev)
 /* Add the job of an event. Returns NULL if the event is not complete. */
 static struct job *lost_add(struct recover *r, struct json_object *ev, const char *id, const char *type)
 {
-	struct json_object *data = js_get(ev, "data");
-	const char *vm = js_get_str(data, "vm"), *qmp_id = js_get_str(data, "qmp-id");
-	struct job *j = vm ? calloc(1, sizeof(*j)) : NULL;
+	struct job *j = former_new(r->host, id, type, js_get(ev, "data"));
 
 	if (!j)
 		return NULL;
-	j->host = r->host;
 	j->lost = true;
-	j->type = type;
-	j->unit = "bytes";
 	j->status = JOB_RUNNING;
-	snprintf(j->id, sizeof(j->id), "%s", id);
-	if (qmp_id && job_id_check(qmp_id, false, NULL) == 0)
-		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
-	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
-	uuid_load(j, data);
 	j->begun_ns = loop_now_ns();
 	j->begun_realtime_ns = time_of(ev);
 	j->next = *r->at;
