@@ -116,7 +116,7 @@ static int backing_take(const struct call *c, struct volume_work *w, struct err 
 	int r = 0;
 
 	if (!backing)
-		return 0;
+		return js_get(c->args, "backing-format") ? err_set(e, -EINVAL, ERR_INVALID, "backing-format: there is no backing") : 0;
 	if (w->format == VOLUME_RAW)
 		return err_set(e, -EINVAL, ERR_INVALID, "a raw image has no backing file; give --format qcow2");
 	w->backing_is_volume = *backing != '/';

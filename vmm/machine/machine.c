@@ -419,6 +419,7 @@ static int ram_make(struct machine *m, int *fds, struct memory *taken, struct ho
 		if (!taken || taken->bytes != c->ram_bytes)
 			return err_set(e, -EINVAL, ERR_INVALID, "the process that hands the VM over has sent no memory for it");
 		memory_adopt(&m->mem, taken);
+		m->mem.advised = huge; /* as above */
 		return memory_read_copy(&m->mem, e);
 	}
 	r = memory_take(&m->mem, c->ram_bytes, c->huge_pages, fds[c->taken.ram_fd], e);

@@ -141,6 +141,7 @@ def test_bad_requests_get_a_sentence_and_lose_nothing(fake, q, pool):
     refused(q, "No such file", "volume-delete", name="nope")
     refused(q, "format: must be qcow2 or raw", "volume-create", name="b", capacity=MIB, format="vmdk")
     refused(q, "backing-format: must be qcow2 or raw", "volume-create", name="b", capacity=MIB, backing="a", backing_format="vmdk")
+    refused(q, "backing-format: there is no backing", "volume-create", name="b", capacity=MIB, backing_format="raw")
     refused(q, "preallocation: must be off, metadata, falloc or full", "volume-create", name="b", capacity=MIB, preallocation="some")
     refused(q, "a raw image has no backing file", "volume-create", name="b", capacity=MIB, format="raw", backing="a")
     refused(q, "volume /nope: No such file", "volume-create", name="b", capacity=MIB, backing="/nope")
