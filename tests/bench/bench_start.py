@@ -7,7 +7,7 @@ import tempfile
 import time
 
 import guestlib
-from benchlib import milliseconds_to, need_kvm, need_qemu, qemu_microvm
+from benchlib import limit_program, milliseconds_to, need_kvm, need_qemu, qemu_microvm
 
 DAEMON_TARGET_MS = 6.0
 LIMIT = "a static program runs an empty VM until its first out"
@@ -64,7 +64,8 @@ def daemon_start(client):
 
 
 def empty_start(bench):
-    return milliseconds_to([os.path.join(bench.build, "helpers", "kvm_limit"), "start"], b"A")
+    program = limit_program(bench.build, "kvm_limit")
+    return program and milliseconds_to([program, "start"], b"A")
 
 
 def through_the_daemon(bench, folder, definition):

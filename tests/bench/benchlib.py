@@ -176,9 +176,16 @@ def sequential_mib_s(path, mib):
     return mib * 1000 / json.loads(out)["jobs"][0]["job_runtime"]
 
 
+def limit_program(build, name):
+    """Return the path of a program that measures a limit; None: an older commit's build lacks it."""
+    path = os.path.join(build, "helpers", name)
+    return path if os.path.exists(path) else None
+
+
 def kvm_limit(bench, *args):
     """Return the milliseconds that KVM needs for what tests/helpers/kvm_limit.c does."""
-    return int(subprocess.check_output([os.path.join(bench.build, "helpers", "kvm_limit"), *map(str, args)])) / 1e6
+    program = limit_program(bench.build, "kvm_limit")
+    return program and int(subprocess.check_output([program, *map(str, args)])) / 1e6
 
 
 def print_pairs(pairs):

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 
-from benchlib import PEER, Unfit
+from benchlib import PEER, Unfit, limit_program
 
 ROUNDS = 5
 DEPTH = 32
@@ -82,9 +82,8 @@ class Box:
         cache, of pread() or pwrite(). Without fio, O_DIRECT has no limit."""
         if direct if direct is not None else self.place == "disk":
             return self.fio_iops(name, write, count, f"--iodepth={depth}") if shutil.which("fio") else None
-        helper = os.path.join(self.build, "helpers", "cached_limit")
-        out = subprocess.check_output([helper, self.path(name), "write" if write else "read", str(count)])
-        return count * 1e9 / int(out)
+        program = limit_program(self.build, "cached_limit")
+        return program and count * 1e9 / int(subprocess.check_output([program, self.path(name), "write" if write else "read", str(count)]))
 
     def limit_name(self, direct=None):
         return "fio, io_uring, raw" if (direct if direct is not None else self.place == "disk") else "pread() and pwrite()"
