@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT
+from conftest import BUILD, ROOT
 
 BENCH = os.path.join(ROOT, "tests", "bench")
 FAKE = '''"""fake: figures from a file."""
@@ -182,6 +182,28 @@ def test_row_says_how_near_it_is_to_its_limit(benchlib, rate, limit, name, kept)
     bench = benchlib.Bench("a", "build")
     bench.compare("b", "s", lambda: 4, lambda: 3, "a peer", 1, rate=rate, rounds=3, limit=limit, limit_name=name)
     assert [tuple(r[k] for k in ("limit", "limit_name", "of_limit")) for r in bench.rows] == [kept]
+
+
+def limit_program(name, *args):
+    return subprocess.check_output([os.path.join(BUILD, "helpers", name), *args], text=True, timeout=60)
+
+
+def test_limit_of_kvm_is_measured(kvm):
+    assert limit_program("kvm_limit", "start") == "A"
+    assert int(limit_program("kvm_limit", "pause")) > 0 and int(limit_program("kvm_limit", "revert", "16", "1")) > 0
+
+
+def test_limit_of_the_page_cache_is_measured(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(bytes(1 << 20))
+    assert int(limit_program("cached_limit", file, "read", "100")) > 0 and not any(file.read_bytes())
+    assert int(limit_program("cached_limit", file, "write", "100")) > 0 and any(file.read_bytes())
+
+
+def test_row_has_no_limit_without_the_program_of_the_limit(benchlib, tmp_path):
+    bench = benchlib.Bench("a", str(tmp_path))
+    bench.compare("b", "ms", lambda: 4, 3, "a peer", 1, limit=lambda: benchlib.kvm_limit(bench, "pause"), limit_name="KVM")
+    assert [bench.rows[0][k] for k in ("limit", "limit_name", "of_limit")] == [None, "", None]
 
 
 def test_limit_of_measured_pairs_is_the_median(benchlib):
