@@ -23,6 +23,7 @@
 #define RAM_MIB 32
 #define PAGE_BYTES 4096
 #define CODE_AT 0x1000
+#define TSS_AT 0xfeffd000UL /* as Cairn's: VMX needs it for real mode */
 #define PAUSES 21
 
 /* mov al, 'A'; out 0x10, al; then jump to itself for ever */
@@ -71,7 +72,7 @@ static void vm_make(struct vm *vm, size_t mib)
 	memcpy(vm->ram + CODE_AT, code, sizeof(code));
 	slot.userspace_addr = (uintptr_t)vm->ram;
 	vm->fd = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm->fd < 0 || ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
+	if (vm->fd < 0 || ioctl(vm->fd, KVM_SET_TSS_ADDR, TSS_AT) < 0 || ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
 		fail("KVM");
 	vm->vcpu = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
 	run_bytes = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -102,13 +103,9 @@ static void start(void)
 		fail("stdout");
 }
 
-static struct kvm_run *kicked;
-
-/* A kick before KVM_RUN ends that, too. */
 static void on_kick(int sig)
 {
 	(void)sig;
-	kicked->immediate_exit = 1;
 }
 
 static void *vcpu_main(void *opaque)
@@ -140,7 +137,6 @@ static void pause_print(void)
 	struct vm vm;
 
 	vm_make(&vm, RAM_MIB);
-	kicked = vm.run;
 	vm_byte(&vm);
 	if (sigaction(SIGUSR1, &kick, NULL) < 0 || sem_init(&vm.parked, 0, 0) < 0 || sem_init(&vm.go, 0, 0) < 0 ||
 		sem_init(&vm.resumed, 0, 0) < 0 || pthread_create(&thread, NULL, vcpu_main, &vm))
@@ -148,6 +144,7 @@ static void pause_print(void)
 	for (int i = 0; i < PAUSES; i++) {
 		nanosleep(&between, NULL);
 		begin = now_ns();
+		vm.run->immediate_exit = 1; /* so that a kick before KVM_RUN ends that, too */
 		pthread_kill(thread, SIGUSR1);
 		sem_wait(&vm.parked);
 		sem_post(&vm.go);
