@@ -230,7 +230,7 @@ static pid_t program_start(const struct agent_start *want, struct streams *t)
 	static char *argv[AGENT_WORDS_MAX + 1], *env[AGENT_WORDS_MAX + 1 + ENVIRONMENT_MAX + 1];
 	static struct user user;
 	const struct user *as = want->flags & AGENT_START_USER ? &user : NULL;
-	char **own = environ;
+	char **volatile own = environ; /* the compiler may take vfork() for a longjmp() */
 	volatile int error = 0;
 	volatile enum agent_step step = AGENT_STEP_AGENT;
 	pid_t pid;
