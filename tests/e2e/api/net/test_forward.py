@@ -16,7 +16,7 @@ from conftest import BUILD, Console, Daemon, QmpError, until
 from test_daemon import as_nobody
 from test_net import lan  # noqa: F401
 from test_usernet import (  # noqa: F401 (fixtures)
-    IDLE, answers, awaits, connect, daemon_for_all, define, free_port, host, libexec, listens, log, slirps, start, user)
+    IDLE, answers, awaits, connect, daemon_for_all, define, free_port, host, libexec, listens, log, slirp, slirps, start, user)
 
 pytestmark = pytest.mark.usefixtures("kvm")
 
@@ -193,7 +193,7 @@ def test_wrong_forwards_change_nothing(host):  # noqa: F811
 
 def test_cairn_slirp_that_does_not_change_its_forwards(host):  # noqa: F811
     start(host, "a", user()).close()
-    pid, = slirps(host)
+    pid = slirp(host)
     os.kill(pid, signal.SIGSTOP)
     assert "does not answer; it may be of an earlier release" in host.cairn("forward-add", "a", "auto:22", ok=None).stderr
     assert forwards(host, "a") == []
@@ -215,7 +215,7 @@ def test_vm_is_undefined_while_its_forwards_change(tmp_path, libexec):  # noqa: 
     d = Daemon(tmp_path, env={**libexec, "MALLOC_PERTURB_": "165"})  # no freed memory looks as before
     try:
         start(d, "a", user()).close()
-        pid, = slirps(d)
+        pid = slirp(d)
         os.kill(pid, signal.SIGSTOP)
         with ThreadPoolExecutor() as pool:
             changes = [pool.submit(d.cairn, "forward-add", "a", f"auto:{to}", ok=None) for to in (22, 23)]
@@ -273,7 +273,7 @@ def test_real_cairn_slirp_listens_at_new_port(tmp_path):
         until(lambda: listens(port))
         d.cairn("forward-remove", "a", str(port))
         until(lambda: not listens(port))
-        assert os.path.samefile(f"/proc/{slirps(d)[0]}/exe", os.path.join(BUILD, "cairn-slirp"))
+        assert os.path.samefile(f"/proc/{slirp(d)}/exe", os.path.join(BUILD, "cairn-slirp"))
     finally:
         d.close()
 

@@ -173,7 +173,7 @@ def test_forwards_of_an_attached_interface(user_host, tmp_path):
     g = machine(daemon)
     _, first = attach(daemon, "user")
     two, _ = attach(daemon, "user", "--network", "10.9.0.0/24", "--forward", f"{port}:22")
-    assert len(slirps(daemon)) == 2
+    until(lambda: len(slirps(daemon)) == 2)
     opened(g, 1)
     detach(daemon, g, "user", first)
     until(lambda: len(slirps(daemon)) == 1)

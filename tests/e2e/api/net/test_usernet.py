@@ -105,6 +105,12 @@ def slirps(daemon):
     return [pid for pid, name in daemon.all_children().items() if name == "cairn-slirp"]
 
 
+def slirp(daemon):
+    """Return the daemon's only cairn-slirp. A new one loads its program while the VM starts and runs."""
+    until(lambda: len(slirps(daemon)) == 1)
+    return slirps(daemon)[0]
+
+
 def log(daemon, name):
     return daemon.log_of(name)
 
@@ -245,7 +251,7 @@ def test_forward_reaches_guest_and_survives_restart(host):
         answers(c, s, 3)
     i = figures(host, "a")
     assert (i["link"], i["rx-packets"], i["tx-packets"]) == ("up", 2, 2) and "target" not in i
-    pid, = slirps(host)
+    pid = slirp(host)
     host.cairn("destroy", "a")
     until(lambda: gone(pid))
     assert not listens(tcp)
@@ -274,7 +280,7 @@ def test_end_of_cairn_slirp_sets_link_down_only(host):
     port = free_port()
     c = start(host, "a", user(port))
     q = host.qmp()
-    pid, = slirps(host)
+    pid = slirp(host)
     os.kill(pid, signal.SIGKILL)
     assert q.event("LINK_LOST", vm="a")["data"] == {
         "vm": "a", "vm-uuid": host.info("a")["uuid"], "device": "net0", "detail": "the process of its network has ended"}
@@ -296,7 +302,7 @@ def test_end_of_cairn_slirp_sets_link_down_only(host):
 def test_forwards_survive_kill_of_daemon(host):
     port = free_port()
     c = start(host, "a", user(port))
-    pid, = slirps(host)
+    pid = slirp(host)
     with connect(port) as s:
         answers(c, s, 1)
         host.stop(signal.SIGKILL)
@@ -310,7 +316,7 @@ def test_forwards_survive_kill_of_daemon(host):
     host.cairn("destroy", "a")
     host.cairn("start", "a")
     until(lambda: gone(pid))
-    assert len(slirps(host)) == 1 and listens(port)
+    assert slirp(host) and listens(port)
 
 
 def test_saved_vm_starts_with_changed_forwards(host):
@@ -350,13 +356,13 @@ def test_stuck_cairn_slirp_is_killed(host):
     """A stopped cairn-slirp holds its port after the end of the VM, so the daemon kills it."""
     port = free_port()
     start(host, "a", user(port))
-    pid, = slirps(host)
+    pid = slirp(host)
     os.kill(pid, signal.SIGSTOP)
     host.cairn("destroy", "a")
     host.cairn("start", "a")
     until(lambda: gone(pid))
-    assert listens(port) and len(slirps(host)) == 1
-    pid, = slirps(host)
+    assert listens(port)
+    pid = slirp(host)
     os.kill(pid, signal.SIGSTOP)
     host.cairn("destroy", "a")
     until(lambda: gone(pid))  # also when nobody needs the port
@@ -366,7 +372,7 @@ def test_stuck_cairn_slirp_is_killed(host):
 def test_stuck_cairn_slirp_of_earlier_daemon_is_killed(daemon, ended):
     port = free_port()
     start(daemon, "a", user(port))
-    pid, = slirps(daemon)
+    pid = slirp(daemon)
     vm = daemon.info("a")["pid"]
     if ended == "before":
         os.kill(pid, signal.SIGSTOP)
@@ -459,7 +465,7 @@ def test_clones_have_no_forwards(host, tmp_path):
     assert figures(host, "b")["link"] == "up"
     with connect(port) as s:
         answers(c, s, 1)
-    assert len(slirps(host)) == 2
+    until(lambda: len(slirps(host)) == 2)
     host.cairn("destroy", "a")
     host.cairn("destroy", "b")
     assert f"not cloned: forward tcp 127.0.0.1:{port}" in host.cairn("clone", "a", "c").stdout
@@ -645,7 +651,7 @@ def test_late_connection_waits_for_saved_vm_to_wake(tmp_path, libexec):
     try:
         # Does nothing while the VM ends, as a busy one would.
         d.proc.send_signal(signal.SIGSTOP)
-        pid, = slirps(d)
+        pid = slirp(d)
         (tmp_path / "saved").touch()
         with connect(port) as s:
             with open(f"/proc/{pid}/stat", encoding="ascii") as f:
@@ -770,7 +776,7 @@ def test_linux_serves_and_connects_over_user_network(tmp_path):
             guest_agent=True, idle={"after": "1s", "action": "suspend", "cpu": 100})))
         host.cairn("define", str(path))
         host.cairn("start", "linux")
-        pid, = slirps(host)
+        pid = slirp(host)
         c = Console(host, "linux")
         c.sock.settimeout(180)
         while not c.line().startswith("cairn-guest: ready"):
