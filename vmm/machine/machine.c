@@ -65,9 +65,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Guests with less memory stay in pages of 4 KiB: one that touches little would need a multiple of its memory. */
-#define HUGE_FROM_BYTES (128 * MIB)
-
 /* ---- building the machine ---- */
 
 static int fd_take(uint16_t index, int *fds)
@@ -389,44 +386,24 @@ static int kvm_open(struct machine *m, struct host_files *host, struct err *e)
 	return r;
 }
 
-/* Whether guest memory shall be in transparent huge pages ("Memory in huge pages" in docs/ARCHITECTURE.md). */
-static bool takes_huge_pages(const struct machine *m)
+static int ram_make(struct machine *m, int *fds, struct memory *taken, struct err *e)
 {
 	const struct vm_config *c = &m->cfg;
-
-	return !m->kvm.has_shadows && !c->huge_pages && !c->small_pages && c->ram_bytes >= HUGE_FROM_BYTES;
-}
-
-static int ram_make(struct machine *m, int *fds, struct memory *taken, struct host_files *host, struct err *e)
-{
-	const struct vm_config *c = &m->cfg;
-	bool huge = takes_huge_pages(m);
 	int r;
 
-	if (c->forked && !c->taken_over) {
-		r = memory_init(&m->mem, c->ram_bytes, c->huge_pages, e);
-		m->mem.advised = huge; /* from the next reset on, if shmem_enabled allows it */
-		return r < 0 ? r : machine_map_fork(m, e);
-	}
 	if (!c->taken_over) {
-		r = huge && host->ram_fd >= 0 ? memory_init_file(&m->mem, c->ram_bytes, steal_fd(&host->ram_fd), e) :
-			memory_init(&m->mem, c->ram_bytes, c->huge_pages, e);
-		if (!r && huge)
-			memory_advise_huge(&m->mem);
-		return r;
+		r = memory_init(&m->mem, c->ram_bytes, c->huge_pages, e);
+		return r < 0 || !c->forked ? r : machine_map_fork(m, e);
 	}
 	if (c->taken_memory) {
 		if (!taken || taken->bytes != c->ram_bytes)
 			return err_set(e, -EINVAL, ERR_INVALID, "the process that hands the VM over has sent no memory for it");
 		memory_adopt(&m->mem, taken);
-		m->mem.advised = huge; /* as above */
 		return memory_read_copy(&m->mem, e);
 	}
 	r = memory_take(&m->mem, c->ram_bytes, c->huge_pages, fds[c->taken.ram_fd], e);
 	if (m->mem.fd >= 0)
 		fds[c->taken.ram_fd] = -1;
-	if (!r && huge)
-		memory_advise_huge(&m->mem);
 	return r;
 }
 
@@ -451,7 +428,7 @@ static int machine_build(struct machine *m, int *fds, struct memory *taken, stru
 	if (!r)
 		r = assist_setup(m, e);
 	if (!r)
-		r = ram_make(m, fds, taken, host, e);
+		r = ram_make(m, fds, taken, e);
 	if (!r && m->cfg.firmware)
 		r = machine_load_firmware(m, e);
 	m->assist.rom = m->mem.rom;

@@ -63,10 +63,6 @@ HOSTS = (
      "test_tracking.py": ("test_system_call_follows_the_device[denied]",),
      "test_pressure.py": ("test_pressure_of_the_vms_group_frees_its_memory",),
      "test_balance.py": ("test_shares_move_to_the_vm_that_waits",),
-     "test_transparent_huge_pages.py": (
-         "test_memory_of_128_mib_is_in_huge_pages", "test_memory_of_a_plain_users_vm_is_in_huge_pages",
-         "test_small_guests_and_those_that_ask_for_it_have_small_pages", "test_memory_in_huge_pages_survives_whatever_moves_it",
-         "test_memory_is_in_huge_pages_again_after_a_new_process"),
      "test_bios.py": ("test_fill_of_memory_by_the_firmware",),
      "test_vhost.py": ("test_kernel_moves_the_frames", "test_snapshot_and_revert_have_what_the_kernel_wrote"),
      "test_namespaces.py": ("test_required_sandbox_that_is_complete", "test_required_sandbox_that_lacks_a_part_starts_no_vm")},
