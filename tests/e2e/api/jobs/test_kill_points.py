@@ -132,6 +132,14 @@ def listed(d):
         q.close()
 
 
+def booted(d):
+    """Return a console whose guest has booted: it empties its serial port, and commands in it, before that."""
+    c = Console(d, "vm1")
+    while c.line() != "interp":
+        pass
+    return c
+
+
 def processes(d):
     """Return the pids of all VM processes of this daemon and those before it."""
     found = set()
@@ -228,9 +236,7 @@ def test_handover(real, guest):
     d, seed = real.daemon, 1
     d.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[image(d, size="1M")])
     d.cairn("start", "vm1")
-    c = Console(d, "vm1")
-    while c.line() != "interp":
-        pass
+    c = booted(d)
     for command in ("fill 0x800000 0x10000 1", "open 0", "write 0 8 1"):
         c.run(command)
     c.close()
@@ -536,6 +542,7 @@ def test_pivot_to_a_copy(real, guest, refused):
     d, n = real.daemon, 0
     d.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True, disks=[image(d, size="4M")])
     d.cairn("start", "vm1")
+    booted(d).close()
     first = json.loads(d.cairn("dumpjson", "vm1").stdout)["disks"][0]["path"]
     if refused:
         d.cairn("snapshot-create-as", "vm1", "s1", "--disk-only")
@@ -570,9 +577,7 @@ def test_pivot_to_a_copy(real, guest, refused):
         subprocess.run(["qemu-io", "-r", "-U", "-f", "qcow2", "-c", "read 0 4k", later], check=True, stdout=subprocess.DEVNULL)
         d.cairn("destroy", "vm1")
         d.cairn("start", "vm1")
-        c = Console(d, "vm1")
-        while c.line() != "interp":
-            pass
+        c = booted(d)
         for command in ("open 0", f"verify 0 8 {n}"):
             c.run(command)
         c.close()
