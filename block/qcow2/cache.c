@@ -202,6 +202,11 @@ static unsigned bits_for(unsigned n)
 	return bits;
 }
 
+static uint32_t *evicted_slot(struct cache *c, uint64_t offset)
+{
+	return &c->evicted[hash_of(c, offset) >> (64 - c->evicted_bits)];
+}
+
 static void evicted_note(struct cache *c, uint64_t offset)
 {
 	if (c->max == c->bound)
@@ -211,7 +216,7 @@ static void evicted_note(struct cache *c, uint64_t offset)
 		c->evicted = calloc((size_t)1 << c->evicted_bits, sizeof(*c->evicted));
 	}
 	if (c->evicted)
-		c->evicted[hash_of(c, offset) >> (64 - c->evicted_bits)] = (uint32_t)(offset / c->slice_bytes);
+		*evicted_slot(c, offset) = (uint32_t)(offset / c->slice_bytes);
 }
 
 static void hash_resize(struct cache *c)
@@ -246,8 +251,7 @@ static void cache_grow(struct cache *c)
 /* Let the cache grow if the slice, which is to be read, was evicted shortly before. */
 static void evicted_look(struct cache *c, uint64_t offset)
 {
-	if (c->evicted && c->evicted[hash_of(c, offset) >> (64 - c->evicted_bits)] == (uint32_t)(offset / c->slice_bytes) &&
-		++c->wanted == CACHE_WANTED_MAX)
+	if (c->evicted && *evicted_slot(c, offset) == (uint32_t)(offset / c->slice_bytes) && ++c->wanted == CACHE_WANTED_MAX)
 		cache_grow(c);
 }
 
