@@ -27,13 +27,14 @@ struct err;
 #define CPU_HOTPLUG_MAX 64
 
 struct cpu_hotplug_config {
-	unsigned count;	  /* of vCPUs that may be there */
-	uint64_t present; /* a bit for each that is there; vCPU 0 always is */
-	struct device *pm; /* whose event it raises; borrowed */
+	unsigned count;	  /* the most vCPUs that the guest can have */
+	uint64_t present; /* a bit for each vCPU that the guest has; vCPU 0 always is one */
+	struct device *pm; /* the device that raises CPU_HOTPLUG_GPE; borrowed */
 };
 
 struct cpu_hotplug_listener {
-	/* The guest has released these vCPUs, a bit for each; or has refused to. From the main loop. */
+	/* The guest has released these vCPUs, or has refused to release them. vcpus: a bit for each. Called from the
+	 * main loop. */
 	void (*released)(void *opaque, uint64_t vcpus);
 	void (*refused)(void *opaque, uint64_t vcpus);
 	void *opaque;
@@ -43,15 +44,15 @@ struct cpu_hotplug_listener {
 int cpu_hotplug_new(struct dev_host *h, struct bus *pio, const struct cpu_hotplug_config *c, struct device **ret_dev, struct err *e);
 /* Set the listener. l: copied. */
 void cpu_hotplug_listen(struct device *d, const struct cpu_hotplug_listener *l);
-/* Return the vCPUs that are there, a bit for each. */
+/* Return the vCPUs that the guest has, a bit for each. */
 uint64_t cpu_hotplug_present(const struct device *d);
-/* Tell the guest that a vCPU has come. */
+/* Give the guest a vCPU, and tell it. */
 void cpu_hotplug_add(struct device *d, unsigned vcpu);
-/* Ask the guest to release a vCPU; again, if it was asked before. */
+/* Ask the guest to release a vCPU, also if it was asked before. */
 void cpu_hotplug_ask_release(struct device *d, unsigned vcpu);
-/* Whether the guest has released a vCPU, which is still there. */
+/* Whether the guest has released a vCPU that cpu_hotplug_removed() has not taken away yet. */
 bool cpu_hotplug_is_released(const struct device *d, unsigned vcpu);
-/* The vCPU that the guest has released is gone. */
+/* Take a vCPU away that the guest has released. */
 void cpu_hotplug_removed(struct device *d, unsigned vcpu);
 
 #endif

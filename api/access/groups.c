@@ -23,7 +23,7 @@
 
 #define ANSWER_MAX_BYTES (16 + (GROUPS_MAX + 1) * 11)
 #define WHY_BYTES 80
-#define NAMED_MAX 3 /* a note names so many lost groups */
+#define NAMED_MAX 3 /* a note names at most this many lost groups */
 
 /* The cached groups of one user. */
 struct user {
@@ -33,7 +33,7 @@ struct user {
 	uint64_t asked_ns;
 	bool known; /* the look-up has ended */
 	int r;	    /* its result: 0; -ENOENT: the database does not know the user; another -errno: it failed */
-	char why[WHY_BYTES]; /* of a failure */
+	char why[WHY_BYTES]; /* the reason of a failed look-up */
 	gid_t *list; /* owned; the primary group comes first */
 	size_t n;
 	struct groups_ask *askers; /* owned list; empty once the look-up has ended */

@@ -1,4 +1,4 @@
-/* Answers of which a page has what several VMs have, such as their schedules. */
+/* Answers in pages: rows that several VMs have, such as their schedules. */
 #include "api/commands/command.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"

@@ -45,7 +45,7 @@ bool network_is_direct(const struct network_definition *d)
 	"\"not\":{\"enum\":[\".\",\"..\",\"all\",\"default\",\"lo\"]}}"
 #define LABEL_FORM "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 #define DOMAIN_FORM "{\"type\":\"string\",\"maxLength\":253,\"pattern\":\"^" LABEL_FORM "(\\\\." LABEL_FORM ")*$\"}"
-/* Not what dnsmasq takes for a duration or a command. */
+/* Words that dnsmasq takes for a duration or a command are excluded. */
 #define HOSTNAME_FORM "{\"type\":\"string\",\"pattern\":\"^" LABEL_FORM "$\"," \
 	"\"not\":{\"pattern\":\"^([0-9]+[wdhmsWDHMS]?|ignore|infinite)$\"}}"
 #define ADDRESS4_FORM TEXT_FORM(KEY_IPV4_FORM)
@@ -222,7 +222,7 @@ static int parse_address(struct parse *p, struct json_object *v, void *into)
 	return address_parse(p, v, true, true, into);
 }
 
-/* Names may stand for the one who asks for them. */
+/* Parse an address, also a loopback one: a name may stand for the guest that asks. */
 static int address_any(struct parse *p, struct json_object *v, void *into)
 {
 	const char *s = key_text(p, v, 255);

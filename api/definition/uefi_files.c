@@ -73,7 +73,7 @@ static bool descriptor_take(struct json_object *o, struct uefi_files *ret)
 		file_take(mapping, "executable", ret->code) && file_take(mapping, "nvram-template", ret->vars);
 }
 
-/* By name; of two with one name, that of the first folder comes first. */
+/* Sort by name, and files of the same name by folder. */
 static int descriptor_compare(const void *a, const void *b)
 {
 	const struct descriptor *x = a, *y = b;

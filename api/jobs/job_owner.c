@@ -126,7 +126,7 @@ static void owner_deny(struct vm *vm, enum role role, bool all)
 	job_denial_audit(vm->host, vm->def->name, o->job, o->who->uid, why);
 	if (j && job_deny(j, why, &e) < 0)
 		log_info("job", "%s: %s", why, e.msg);
-	/* The VM's process goes on with what an earlier daemon's job asked for, such as a dump. */
+	/* The VM's process goes on with the work of an earlier daemon's job, such as a dump. */
 	else if (!j && vm->proc)
 		vm_process_request(vm->proc, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS, cancel_done, NULL);
 }
@@ -187,10 +187,10 @@ static void state_load(struct vm *vm, struct json_object *state)
 static void adopted(struct vm *vm, const struct vm_info *info)
 {
 	(void)info;
-	owner_check(vm); /* answered late; otherwise the daemon does not listen yet, and checks all VMs when it does */
+	owner_check(vm); /* a process that answered late; those before are checked when the daemon begins to listen */
 }
 
-/* The process took the work with it. A job that goes on concludes later. */
+/* The work has ended with the process. A job that still runs concludes later. */
 static void process_gone(struct vm *vm)
 {
 	if (!vm->operation.job)

@@ -490,7 +490,7 @@ bool calendar_next(const struct calendar *c, const struct time_zone *z, int64_t 
 			*ret_s = t; /* the local time of this match does not exist */
 			return true;
 		}
-		/* What the clock shows for the second time. */
+		/* The clock was set back: skip the local times that it shows for the second time. */
 		if (s.offset_s < s.before_s && !every_hour)
 			from = MAX(from, s.begin_s + s.before_s);
 		if (!local_next(c, from, &local))

@@ -181,7 +181,7 @@ static int backing_put(struct call *c, struct json_object *disk, struct err *e)
 	return 0;
 }
 
-/* Put the cache mode. QEMU's default of both members is false. A node on a file takes that of its file. */
+/* Put the cache mode. QEMU's default of both members is false. A node on a file takes the mode of its file. */
 static int cache_put(struct call *c, struct json_object *disk, struct err *e)
 {
 	struct json_object *cache = js_get(c->args, "cache"), *file = js_get(c->args, "file");
@@ -209,7 +209,7 @@ static int cache_put(struct call *c, struct json_object *disk, struct err *e)
 	return 0;
 }
 
-/* Put what a disk of a definition says likewise. */
+/* Put the options that a disk of a definition has as well. */
 static int node_options_put(struct call *c, struct json_object *disk, struct err *e)
 {
 	const char *discard = js_get_str(c->args, "discard"), *zeroes = js_get_str(c->args, "detect-zeroes");
@@ -425,7 +425,7 @@ static int bus_check(struct call *c, const char *const *buses, struct err *e)
 	return bus ? err_set(e, -ENOENT, ERR_GENERIC, "Bus '%.40s' not found", bus) : 0;
 }
 
-/* Copy the properties that a definition has likewise; refuse another one. */
+/* Copy the properties p, which a definition has as well; refuse any other property. */
 static int properties_put(struct call *c, const struct property *p, size_t n, struct json_object *o, struct err *e)
 {
 	static const char *const common[] = { "driver", "id", "bus" };
@@ -471,7 +471,7 @@ static struct json_object *device_begin(struct call *c, enum qmp_backend_kind ki
 
 static const char *const pci_buses[] = { "pci.0", "pcie.0", NULL };
 
-/* Attach a disk with the properties `known`, and what else the caller has put into o. o: taken. */
+/* Attach a disk with the properties `known` and the keys that the caller has put into o. o: taken. */
 static int disk_add(struct call *c, const struct property *known, size_t n, const char *const *buses, struct json_object *o,
 	struct qmp_backend *b, struct err *e)
 {
@@ -506,7 +506,7 @@ static int blk_add(struct call *c, struct err *e)
 	return disk_add(c, known, ARRAY_SIZE(known), pci_buses, o, b, e);
 }
 
-/* Read a world wide name as QEMU does. Returns false for what is no number or has more than 64 bits. */
+/* Read a world wide name as QEMU does. Returns false if it is no number or has more than 64 bits. */
 static bool wwn_read(struct json_object *wwn, uint64_t *ret)
 {
 	const char *text = js_plain_string(wwn);
@@ -514,7 +514,8 @@ static bool wwn_read(struct json_object *wwn, uint64_t *ret)
 
 	if (!text) {
 		*ret = json_object_get_uint64(wwn);
-		return json_object_is_type(wwn, json_type_int) && *ret != UINT64_MAX; /* which a larger number becomes */
+		/* json-c turns a larger number into UINT64_MAX. */
+		return json_object_is_type(wwn, json_type_int) && *ret != UINT64_MAX;
 	}
 	errno = 0;
 	*ret = strtoull(text, &end, 0);
@@ -536,7 +537,7 @@ static void wwn_put(struct call *c, struct json_object *o)
 	}
 }
 
-/* A disk or a CD drive at the SCSI controller, which comes with the first one. */
+/* Attach a disk or a CD drive to the SCSI controller. The first one brings the controller. */
 static int scsi_add(struct call *c, struct err *e)
 {
 	static const struct property known[] = { { "drive", NULL }, { "serial", "serial" }, { "wwn", NULL },
@@ -632,5 +633,5 @@ void qmp_set_link(struct call *c)
 
 void qmp_query_memory_devices(struct call *c)
 {
-	call_return(c, json_object_new_array()); /* no memory comes while a VM runs */
+	call_return(c, json_object_new_array()); /* memory cannot be attached to a running VM */
 }

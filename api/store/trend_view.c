@@ -26,7 +26,7 @@ static void filled_add(struct filled *f, uint32_t from, uint32_t to)
 	f->list[f->n++] = (struct span){ from, to };
 }
 
-/* Add what is known of the time from `from` to `to`, which lies in the view. known: part of the time that is. */
+/* Add a row for the time from `from` to `to`, which lies in the view. known: the part of it that the row knows. */
 static void points_add(struct trend_view *v, const struct trend_row *row, uint32_t from, uint32_t to, double known)
 {
 	while (from < to) {
@@ -70,7 +70,7 @@ static void row_add(struct trend_view *v, const struct trend_row *row, double kn
 	}
 }
 
-/* whole: add only the rows of which each second is known. before: add only what lies before this time. */
+/* Add the rows of a range. whole: only the rows of which each second is known. before: nothing from this time on. */
 static void range_add(struct trend_view *v, enum trend_range range, bool whole, uint32_t before, const struct trend_rows *rows,
 	struct filled *f)
 {

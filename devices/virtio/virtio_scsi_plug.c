@@ -147,7 +147,7 @@ static int targets_place(struct virtio_scsi *s, struct state_reader *r, uint16_t
 	if (version < 2)
 		return units_place(s, r, ret, e);
 	n = state_u8(r);
-	if (!n) /* a controller goes with its last target */
+	if (!n) /* a VM without targets has no controller */
 		return targets_malformed(s, e);
 	for (unsigned i = 0; i < n; i++) {
 		unsigned target = state_u8(r);

@@ -55,7 +55,7 @@ struct machine_listener {
 struct disk_io {
 	struct loop *loop; /* NULL: unused */
 	const struct kvm *kvm; /* for the thread's filter */
-	char name[16]; /* of the thread: its first disk */
+	char name[16]; /* the thread's name: the id of its first disk */
 	unsigned ndisks; /* devices that use it: disks, and the SCSI controller */
 	pthread_t thread;
 	bool thread_made;
@@ -65,7 +65,7 @@ struct machine_disk {
 	const char *id; /* "vda" */
 	dev_t image_dev; /* device and inode of its image */
 	ino_t image_ino;
-	uint64_t medium; /* tells this image from others, as of a CD drive */
+	uint64_t medium; /* a number that tells the image of a CD drive from others */
 	struct block *block;
 	uint8_t cache; /* enum vm_cache */
 	/* The file may have a snapshot that the block engine does not know of (disk_call.c). */
@@ -75,11 +75,11 @@ struct machine_disk {
 	bool changed;
 	struct disk_io *io;
 	struct loop *loop; /* that of io */
-	struct device *dev; /* also of other disks, if it is the SCSI controller */
+	struct device *dev; /* the SCSI controller is the device of several disks */
 	bool scsi;
-	unsigned target; /* at the SCSI controller */
-	struct block *copy; /* that the disk is mirrored to; owned; NULL: none (machine_copy.h) */
-	unsigned copy_layer; /* not 0: the copy is this layer of the disk, which owns it: a commit */
+	unsigned target; /* number at the SCSI controller */
+	struct block *copy; /* the copy to which the disk is mirrored; owned; NULL: none (machine_copy.h) */
+	unsigned copy_layer; /* not 0: a commit: the copy is this layer of the disk, and the disk owns it */
 	struct block_mirror *mirror;
 	struct qcow2_warm *warm; /* a clone's: tables of the pin that the disk reads; owned; NULL: none */
 };
@@ -108,11 +108,11 @@ struct machine {
 	struct device *balloon_dev; /* NULL: none; also in devices */
 	struct machine_balloon *balloon; /* NULL: none */
 	struct device *scsi; /* the SCSI controller; NULL: no disk has bus scsi; also in devices */
-	struct disk_io *scsi_io; /* whose loop serves the controller's rings */
+	struct disk_io *scsi_io; /* its loop serves the controller's rings */
 	struct device *keyboard; /* the keyboard controller; also in devices */
 	struct device *screen; /* NULL: none; also in devices */
 	struct device *tablet; /* NULL: none; also in devices */
-	struct display_link *display; /* NULL: none shows the screen */
+	struct display_link *display; /* NULL: no process shows the screen */
 	int vsock_listen_fd, vsock_dial_fd; /* owned; -1: none */
 	struct device *shares[VM_SHARES_MAX]; /* also in devices */
 	int share_fds[VM_SHARES_MAX];	      /* owned; -1: none */

@@ -15,7 +15,7 @@
 /* How long the guest's requests may wait for those in flight before the caller gives up. */
 #define HOLD_NS (10 * 1000000000ULL)
 
-/* On the heap, because a disk's thread that waits for its file system runs the tasks when nobody waits for them. */
+/* On the heap: a disk's thread that waits for its file system runs the tasks late, when the caller has given up. */
 struct hold {
 	struct loop_task hold, release;
 	struct machine_disk *disk;

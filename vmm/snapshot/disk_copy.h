@@ -1,5 +1,5 @@
-/* disk_copy: copies a disk to another image while the guest runs, until both get each change (block/mirror.h). After
- * that, vm_disk_copy_end() chooses one of them.
+/* disk_copy: copies a disk to another image while the guest runs, until each change goes to both (block/mirror.h).
+ * After that, vm_disk_copy_end() goes on with one of them.
  * Threading: main thread, as vm_snapshot.h. No function waits for a file system. */
 #ifndef CAIRN_VMM_SNAPSHOT_DISK_COPY_H
 #define CAIRN_VMM_SNAPSHOT_DISK_COPY_H
