@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/size.h"
+#include "base/suggest.h"
 #include "base/utf8.h"
 #include "base/util.h"
 
@@ -44,17 +45,25 @@ size_t key_push_index(struct parse *p, size_t i)
 	return had;
 }
 
+static const char *key_name_at(const void *opaque, size_t i)
+{
+	const struct keys *keys = opaque;
+
+	return i < keys->n ? keys->list[i].name : NULL;
+}
+
 static int unknown_key(struct parse *p, const char *name, const struct keys *keys)
 {
-	char known[384];
-	size_t n = 0;
+	const char *meant = suggest_word(name, key_name_at, keys);
+	char known[384], hint[80] = "";
+	size_t n = 0, i;
 
-	known[0] = 0;
-	for (size_t i = 0; i < keys->n && n < sizeof(known); i++)
-		n += (size_t)snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "",
-			keys->list[i].name);
-	return key_error(p, "\"%.40s\" is not a key%s; known here: %s", name,
-		p->path[0] ? "" : " of a definition", known);
+	for (i = 0; i < keys->n && n + strlen(keys->list[i].name) + sizeof(", , ...") <= sizeof(known); i++)
+		n += (size_t)snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "", keys->list[i].name);
+	snprintf(known + n, sizeof(known) - n, "%s", i < keys->n ? ", ..." : "");
+	if (meant)
+		snprintf(hint, sizeof(hint), " (did you mean \"%.40s\"?)", meant);
+	return key_error(p, "\"%.40s\" is not a key%s%s; known here: %s", name, p->path[0] ? "" : " of a definition", hint, known);
 }
 
 void key_quote(const char *s, char out[48])

@@ -88,13 +88,6 @@ const char *foreign_word_advice(const char *word);
  * word: the option without its dashes. */
 const char *foreign_option_advice(const char *verb, const char *word);
 
-/* Suggest a correction for a mistyped word (suggest.c).
- * at: returns the candidate number 0, 1, ...; NULL behind the last.
- * Returns buf with "; did you mean <prefix><candidate>?", or "". */
-#define SUGGEST_HINT_BYTES 96
-const char *suggest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
-	const void *opaque, char buf[SUGGEST_HINT_BYTES]);
-
 /* Parse the arguments of a verb (options.c).
  * argv[0]: the verb.
  * Returns 0; CLI_USAGE after an error message; CLI_HELP_ASKED: the user gave --help. */
@@ -129,6 +122,9 @@ int cli_exit_code(enum err_class cls);
 
 /* ---- the daemon (main.c) ---- */
 
+/* Connect to the daemon, and check that -r allows the command: what cli_execute() does first. A verb that makes a file
+ * for the command calls this before. Returns 0; -errno with a sentence. */
+int cli_ready(struct cli *c, const char *command, struct err *e);
 /* Run a command of the daemon, and connect first if necessary. The texts of the result have no control characters but
  * ends of lines and tabs.
  * args: taken. Other parameters and results: client_execute(). */

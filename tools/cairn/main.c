@@ -139,18 +139,25 @@ static void start_delay_tell(void *opaque, struct json_object *ev)
 		js_get_str_or(data, "detail", "-"));
 }
 
-int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
-	struct json_object **ret_v, int *ret_fd, struct err *e)
+int cli_ready(struct cli *c, const char *command, struct err *e)
 {
 	char socket[PATH_MAX];
 	int r = 0;
 
 	if (c->readonly && schema_mutates(command))
-		r = err_set(e, -EPERM, ERR_PERMISSION, "-r allows only what changes nothing; leave it out to run %s", command);
-	if (!r && !c->client)
+		return err_set(e, -EPERM, ERR_PERMISSION, "-r allows only what changes nothing; leave it out to run %s", command);
+	if (!c->client)
 		r = paths_client_socket(c->socket, socket, sizeof(socket), e);
 	if (!r && !c->client)
 		r = client_connect(socket, &c->client, e);
+	return r;
+}
+
+int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
+	struct json_object **ret_v, int *ret_fd, struct err *e)
+{
+	int r = cli_ready(c, command, e);
+
 	if (r < 0) {
 		json_object_put(args);
 		return r;

@@ -1,6 +1,7 @@
 /* Options of a verb: anywhere after the verb, as `--name value` or `--name=value`, like virsh. All other words are
  * positionals. */
 #include "tools/cairn/cli.h"
+#include "base/suggest.h"
 #include "tools/cairn/output.h"
 
 #include <math.h>

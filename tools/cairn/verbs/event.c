@@ -4,6 +4,7 @@
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/loop.h"
+#include "base/suggest.h"
 #include "base/util.h"
 #include "tools/cairn/desktop.h"
 #include "tools/cairn/output.h"

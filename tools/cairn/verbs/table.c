@@ -1,6 +1,7 @@
 /* The table of verbs. Texts that the schema also has are taken from it with FROM_SCHEMA(). */
 #include "tools/cairn/change.h"
 #include "api/policy/schedule.h"
+#include "base/suggest.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/verb_words.h"
@@ -454,7 +455,7 @@ static const struct verb_option net_update_options[] = {
 const struct verb verbs[] = {
 	{ "define", "Definitions", "FILE", "define or redefine a VM from JSON or libvirt's domain XML", define_options,
 		1, 1, false, "file", "vm-define", verb_define },
-	{ "create", "Lifecycle", "FILE", NULL, create_options, 1, 1, false, "file", "vm-create vm-console", verb_create },
+	{ "create", "Definitions", "FILE", NULL, create_options, 1, 1, false, "file", "vm-create vm-console", verb_create },
 	{ "validate", "Definitions", "FILE", "check a definition without the daemon", validate_options, 0, 1,
 		true, "file", NULL, verb_validate },
 	{ "dumpjson", "Definitions", "VM", "print the definition of a VM as JSON", dump_options, 1, 1, true, "vm",

@@ -102,9 +102,9 @@ static void test_deep_nesting_is_refused(void **state)
 static void test_unknown_and_missing_keys_are_refused(void **state)
 {
 	(void)state;
-	refuse_key("\"memroy\":1", "\"memroy\" is not a key of a definition; known here: version, name");
+	refuse_key("\"memroy\":1", "\"memroy\" is not a key of a definition (did you mean \"memory\"?); known here: version, name");
 	refuse_key("\"boot\":{\"kernal\":\"/k\"}",
-		"boot: \"kernal\" is not a key; known here: kernel, firmware");
+		"boot: \"kernal\" is not a key (did you mean \"kernel\"?); known here: kernel, firmware");
 	refuse_disk("\"io\":\"native\"", "disks[0]: \"io\" is not a key");
 	refuse("{\"memory\":1,\"boot\":{\"kernel\":\"/k\"}}", "name: is missing");
 	refuse("{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"}}", "memory: is missing");

@@ -1,7 +1,7 @@
-/* Suggestions for mistyped words. */
-#include "tools/cairn/cli.h"
+#include "base/suggest.h"
 #include "base/util.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -27,16 +27,14 @@ static unsigned words_distance(const char *a, size_t na, const char *b, size_t n
 	return d[na][nb];
 }
 
-const char *suggest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
-	const void *opaque, char buf[SUGGEST_HINT_BYTES])
+const char *suggest_word(const char *word, const char *(*at)(const void *opaque, size_t i), const void *opaque)
 {
 	size_t len = strlen(word);
-	unsigned best = (unsigned)MIN(len / 3 + 1, 3u); /* a greater distance means that the user meant another word */
+	unsigned best = (unsigned)MIN(len / 4 + 1, 3u); /* a greater distance means that the user meant another word */
 	const char *is, *found = NULL;
 
-	buf[0] = 0;
 	if (len < 2 || len > WORD_MAX)
-		return buf;
+		return NULL;
 	for (size_t i = 0; (is = at(opaque, i)); i++) {
 		unsigned n = strlen(is) <= WORD_MAX ? words_distance(word, len, is, strlen(is)) : UINT32_MAX;
 
@@ -45,6 +43,15 @@ const char *suggest_hint(const char *word, const char *prefix, const char *(*at)
 			found = is;
 		}
 	}
+	return found;
+}
+
+const char *suggest_hint(const char *word, const char *prefix, const char *(*at)(const void *opaque, size_t i),
+	const void *opaque, char buf[SUGGEST_HINT_BYTES])
+{
+	const char *found = suggest_word(word, at, opaque);
+
+	buf[0] = 0;
 	if (found)
 		snprintf(buf, SUGGEST_HINT_BYTES, "; did you mean %s%s?", prefix, found);
 	return buf;
