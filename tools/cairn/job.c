@@ -302,9 +302,9 @@ int job_result_print(struct cli *c, struct json_object *result,
 		return CLI_OK;
 	}
 	va_start(ap, fmt);
-	vprintf(fmt, ap);
+	vsay(fmt, ap);
 	va_end(ap);
-	printf("\n");
+	say("\n");
 	if (figures && option_flag(c, "verbose"))
 		figures(result);
 	job_tracking_print(c, result);

@@ -54,13 +54,23 @@ void output_quiet(void)
 	quiet = true;
 }
 
+bool output_is_quiet(void)
+{
+	return quiet;
+}
+
+void vsay(const char *fmt, va_list ap)
+{
+	if (!quiet)
+		vprintf(fmt, ap);
+}
+
 void say(const char *fmt, ...)
 {
 	va_list ap;
 
 	va_start(ap, fmt);
-	if (!quiet)
-		vprintf(fmt, ap);
+	vsay(fmt, ap);
 	va_end(ap);
 }
 

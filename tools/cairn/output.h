@@ -4,12 +4,15 @@
 
 #include "tools/cairn/cli.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 
 /* Leave out the heads of tables, and what say() prints. */
 void output_quiet(void);
+bool output_is_quiet(void);
 /* Print a sentence about what was done. */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void vsay(const char *fmt, va_list ap) __attribute__((format(printf, 1, 0)));
 
 #define TABLE_COLUMNS_MAX 12
 

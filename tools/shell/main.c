@@ -1,7 +1,8 @@
 /* cairn-shell: the interactive shell, with libedit's line editing, history and completion. cairn starts it when it is
  * called without a verb on a terminal, or as `cairn shell`. Each command is a process of its own, so no state of one
  * reaches the next.
- * Arguments: the path of cairn; the daemon's socket, or an empty word for cairn's own choice. */
+ * Arguments: the path of cairn; the daemon's socket, or an empty word for cairn's own choice; up to two options of
+ * cairn that each command gets. */
 #include "tools/shell/complete.h"
 #include "tools/shell/words.h"
 #include "base/home.h"
@@ -22,11 +23,13 @@
 
 #define HISTORY_LINES 1000
 #define USAGE 2
+#define OPTIONS_MAX 2
 
 extern char **environ;
 
 struct shell {
 	const char *cairn, *socket;
+	char **options; /* ends with NULL; borrowed */
 	bool terminal, quit;
 	int status; /* of the last command */
 	char history[PATH_MAX]; /* "": none */
@@ -61,7 +64,7 @@ static int folder_print(void)
  * terminal gets no input, which is the shell's next lines. */
 static int cairn_run(const struct shell *s, const struct words *w)
 {
-	char *argv[WORDS_MAX + 4] = { (char *)s->cairn }, **to = argv + 1;
+	char *argv[WORDS_MAX + OPTIONS_MAX + 4] = { (char *)s->cairn }, **to = argv + 1;
 	void (*old_int)(int) = signal(SIGINT, SIG_IGN), (*old_quit)(int) = signal(SIGQUIT, SIG_IGN);
 	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attr;
@@ -73,6 +76,8 @@ static int cairn_run(const struct shell *s, const struct words *w)
 		*to++ = (char *)"--connect";
 		*to++ = (char *)s->socket;
 	}
+	for (char **option = s->options; *option; option++)
+		*to++ = *option;
 	memcpy(to, w->list, w->n * sizeof(*to));
 	posix_spawn_file_actions_init(&files);
 	if (!s->terminal)
@@ -135,13 +140,19 @@ static void line_run(struct shell *s, const char *line)
 static void history_begin(struct shell *s)
 {
 	const char *cache = getenv("XDG_CACHE_HOME"), *home = home_folder();
-	char folder[PATH_MAX - 16];
+	char folder[PATH_MAX - 16], *name;
 	int n = cache && *cache ? snprintf(folder, sizeof(folder), "%s/cairn", cache) :
 			  home	? snprintf(folder, sizeof(folder), "%s/.cache/cairn", home) : -1;
 
 	using_history();
 	stifle_history(HISTORY_LINES);
-	if (n < 0 || n >= (int)sizeof(folder) || (mkdir(folder, 0700) < 0 && errno != EEXIST))
+	if (n < 0 || n >= (int)sizeof(folder))
+		return;
+	name = strrchr(folder, '/');
+	*name = 0;
+	mkdir(folder, 0700); /* a new user has no ~/.cache */
+	*name = '/';
+	if (mkdir(folder, 0700) < 0 && errno != EEXIST)
 		return;
 	snprintf(s->history, sizeof(s->history), "%s/history", folder);
 	read_history(s->history);
@@ -197,10 +208,11 @@ int main(int argc, char **argv)
 {
 	struct shell s = { .cairn = argc > 1 ? argv[1] : "", .socket = argc > 2 ? argv[2] : "" };
 
-	if (argc != 3) {
+	if (argc < 3 || argc > 3 + OPTIONS_MAX) {
 		fprintf(stderr, "error: cairn-shell is started by cairn: see cairn help shell\n");
 		return USAGE;
 	}
+	s.options = argv + 3;
 	s.terminal = isatty(0) && isatty(1);
 	if (s.terminal)
 		terminal_read(&s);

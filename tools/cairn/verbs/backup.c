@@ -400,7 +400,7 @@ static int backup_print(struct cli *c, const struct backup *b)
 	js_put_str(o, "snapshot", b->pull || b->checkpoint ? b->name : NULL);
 	js_put(o, "disks", list);
 	if (c->format == CLI_TABLE)
-		printf("%s\n", b->pull ? "Backup started" : "Backup complete");
+		say("%s\n", b->pull ? "Backup started" : "Backup complete");
 	for (size_t i = 0; i < b->n; i++) {
 		struct json_object *d = json_object_new_object();
 
@@ -539,6 +539,6 @@ int verb_domjobabort(struct cli *c)
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to abort the job of domain '%s'", c->pos[0]);
-	printf("%s\n", job ? "Job is being cancelled" : "Backup ended");
+	say("%s\n", job ? "Job is being cancelled" : "Backup ended");
 	return CLI_OK;
 }

@@ -129,7 +129,7 @@ static int merge_end(struct cli *c, const struct merge *m, struct err *e)
 		return r;
 	if (option_flag(c, "delete") && !(m->live && option_flag(c, "keep-overlay")))
 		merged_remove(m);
-	printf("%s\n", !m->live ? "Commit complete" : option_flag(c, "pivot") ? "Successfully pivoted" : "Commit complete, overlay image kept");
+	say("%s\n", !m->live ? "Commit complete" : option_flag(c, "pivot") ? "Successfully pivoted" : "Commit complete, overlay image kept");
 	return 0;
 }
 

@@ -141,7 +141,7 @@ static void web_hooks_print(const struct cursor *p)
 
 static void pools_print(const struct cursor *p)
 {
-	fetched_print(p, "query-pools", "pools", "name", "path", false);
+	fetched_print(p, "query-pools", "pools", "name", "target", false);
 }
 
 /* The first name of each image, or its digest. */

@@ -10,6 +10,7 @@
 #include "tools/cairn/definition_file.h"
 #include "tools/cairn/difference.h"
 #include "tools/cairn/net.h"
+#include "tools/cairn/output.h"
 #include "tools/cairn/xml.h"
 
 #include <errno.h>
@@ -339,7 +340,7 @@ static int edit_run(struct edit *d)
 	while (!r) {
 		r = edit_attempt(d, &e);
 		if (r >= 0) {
-			printf("%s '%s' %s configuration %s.\n", d->kind->title, js_get_str(d->was, "name"),
+			say("%s '%s' %s configuration %s.\n", d->kind->title, js_get_str(d->was, "name"),
 				d->xml ? "XML" : "JSON",
 				r || option_flag(d->cli, "print-only") ? "not changed" : "edited");
 			return CLI_OK;

@@ -211,7 +211,7 @@ static void clones_print(struct json_object *clones)
 	for (size_t i = 0; clones && i < json_object_array_length(clones); i++) {
 		struct json_object *o = json_object_array_get_idx(clones, i);
 
-		printf("Domain '%s' cloned as '%s'\n", js_get_str_or(o, "vm", "?"), js_get_str_or(o, "name", "?"));
+		say("Domain '%s' cloned as '%s'\n", js_get_str_or(o, "vm", "?"), js_get_str_or(o, "name", "?"));
 		clone_forwards_print(js_get_array(o, "forwards-left-out"));
 		clone_addresses_print(js_get_array(o, "addresses"));
 		clone_published_print(js_get_array(o, "published"));

@@ -28,9 +28,9 @@ static int permission_act(struct cli *c, const char *command, const char *role, 
 		return cli_fail(&e, "Failed to change the permissions of %s", who);
 	warnings_print(js_get_array(answer, "warnings"));
 	if (role)
-		printf("%s is now %s of %s\n", who, role, vm ? vm : "all domains");
+		say("%s is now %s of %s\n", who, role, vm ? vm : "all domains");
 	else
-		printf("%s no longer has a role of its own for %s\n", who,
+		say("%s no longer has a role of its own for %s\n", who,
 			vm ? vm : "all domains");
 	return CLI_OK;
 }

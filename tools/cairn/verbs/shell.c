@@ -3,6 +3,7 @@
 #include "tools/cairn/cli.h"
 #include "api/store/paths.h"
 #include "base/util.h"
+#include "tools/cairn/output.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -11,15 +12,21 @@
 
 int verb_shell(struct cli *c)
 {
+	const char *options[2] = { NULL, NULL };
 	char program[PATH_MAX], self[PATH_MAX];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	unsigned noptions = 0;
 	struct err e;
 
+	if (output_is_quiet())
+		options[noptions++] = "-q";
+	if (c->readonly)
+		options[noptions] = "-r";
 	if (n < 0)
 		err_set_errno(&e, -errno, "/proc/self/exe");
 	else if (paths_helper("cairn-shell", program, sizeof(program), &e) == 0) {
 		self[n] = 0;
-		execl(program, "cairn-shell", self, c->socket ? c->socket : "", (char *)NULL);
+		execl(program, "cairn-shell", self, c->socket ? c->socket : "", options[0], options[1], (char *)NULL);
 		err_set_errno(&e, -errno, "%s", program);
 	}
 	return cli_fail(&e, "Failed to start the shell");

@@ -41,6 +41,17 @@ def test_lines_of_a_file_run_in_turn(fake, tmp_path):
     assert r.stdout == "vm1\n"
 
 
+def test_options_before_the_verb_hold_for_each_line(fake):
+    path = fake.write("vm1")
+    r = subprocess.run([CAIRN, "-r", "shell"], input=f"define {path}\nlist --all --name", capture_output=True, text=True, timeout=50, env=fake.env)
+    assert r.stdout == "" and "-r allows only what changes nothing" in r.stderr and r.returncode == 0
+    r = subprocess.run([CAIRN, "--quiet", "-r", "shell"], input="list --all", capture_output=True, text=True, timeout=50, env=fake.env)
+    assert (r.returncode, r.stdout, r.stderr) == (0, "", "")
+    fake.define("vm1")
+    r = subprocess.run([CAIRN, "-q", "shell"], input="start vm1; domstate vm1", capture_output=True, text=True, timeout=50, env=fake.env)
+    assert r.stdout == "running\n"
+
+
 class Terminal:
     """`cairn` without a verb on a terminal. typed() and sees() skip what was shown before."""
 
@@ -72,7 +83,6 @@ def test_terminal_has_prompt_completion_and_history(fake, tmp_path):
     fake.define("web-one")
     fake.define("other")
     env = {**fake.env, "XDG_CACHE_HOME": str(tmp_path / "cache"), "TERM": "vt100"}
-    (tmp_path / "cache").mkdir()
     prompt = "cairn # " if os.geteuid() == 0 else "cairn > "
     t = Terminal(env)
     t.sees(prompt)
