@@ -30,7 +30,9 @@ int verb_dump(struct cli *c)
 
 	if (r)
 		return r;
-	r = target_open(&t, option_flag(c, "no-wait"), &e);
+	r = cli_ready(c, "vm-dump", &e);
+	if (!r)
+		r = target_open(&t, option_flag(c, "no-wait"), &e);
 	if (!r) {
 		args = cli_vm_args(c->pos[0]);
 		if (option_flag(c, "crash") || option_flag(c, "reset"))

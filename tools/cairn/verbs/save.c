@@ -32,8 +32,10 @@ int verb_save(struct cli *c)
 {
 	struct target t = { .path = c->pos[1], .fd = -1, .goes_on = true };
 	struct err e;
-	int r = target_open(&t, option_flag(c, "no-wait"), &e);
+	int r = cli_ready(c, "vm-save", &e);
 
+	if (!r)
+		r = target_open(&t, option_flag(c, "no-wait"), &e);
 	if (!r)
 		r = target_close(&t, job_run(c, "vm-save", cli_vm_args(c->pos[0]), t.fd, "Save", NULL, &e), &e);
 	if (r == -EINPROGRESS)

@@ -274,6 +274,7 @@ def test_definitions_that_are_wrong_change_nothing(fake):
             ({"vcpus": 0}, "vcpus: 0 is out of range; give 1 to 64"),
             ({"vcpus": 10000}, "vcpus: 10000 is out of range; give 1 to 64"),
             ({"colour": "red"}, '"colour" is not a key of a definition; known here: version, name'),
+            ({"memroy": "64M"}, '"memroy" is not a key of a definition (did you mean "memory"?); known here: version, name'),
             ({"disks": [{"path": "no.raw", "format": "raw"}]}, "disks[0].path: "),
             ({"disks": [{"path": ".", "format": "raw"}]}, "is a folder; give a file or a block device"),
             ({"disks": [{"path": "kernel", "format": "vmdk"}]},
@@ -438,6 +439,19 @@ def test_missing_daemon_is_reported(tmp_path):
     assert cairn("-c").stderr.startswith("error: -c needs a socket\n")
 
 
+@pytest.mark.parametrize("verb,file", [("save", "file"), ("dump", "file"), ("export", "file.tar"), ("screenshot", "file.png")])
+def test_verb_without_an_answer_leaves_no_file(fake, tmp_path, verb, file):
+    """Without a daemon, and with -r, which holds before the daemon is asked."""
+    fake.define("vm1")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    r = cairn("-c", str(tmp_path / "none.sock"), verb, "vm1", str(folder / file))
+    assert r.returncode == 7 and len(r.stderr.splitlines()) == 2 and "no daemon listens" in r.stderr, r.stderr
+    r = fake.cairn("-r", verb, "vm1", str(folder / file), ok=False)
+    assert len(r.stderr.splitlines()) == 2, r.stderr
+    assert os.listdir(folder) == []
+
+
 def test_peer_that_is_no_daemon_is_reported(tmp_path):
     import socket
     import threading
@@ -461,6 +475,8 @@ def test_peer_that_is_no_daemon_is_reported(tmp_path):
 def test_help_lists_verbs():
     whole = cairn("help").stdout
     assert cairn().stdout == whole == cairn("--help").stdout
+    groups = [line for line in whole.splitlines()[1:-1] if line and not line.startswith(" ")]
+    assert groups[:2] == ["Definitions", "Lifecycle"] and len(set(groups)) == len(groups)
     for i, verb in enumerate(VERBS):
         assert f"\n  {verb} " in whole
         r = cairn("help", verb)
@@ -621,7 +637,7 @@ def test_completion_of_what_exists(fake):
     assert complete("schedule-pause", "web1", "") == {"night"} and complete("threshold-remove", "web1", "") == {"busy"}
     assert complete("schedule", "web1", "") == {"start", "shutdown", "reboot", "suspend", "resume", "save", "snapshot", "export"}
     assert complete("threshold", "web1", "") == {"cpu", "memory", "disk-space", "latency", "io-errors", "net"}
-    assert complete("pool-info", "") == {"images"} and complete("vol-create-as", "images", "") == set()
+    assert fake.cairn("complete", "--", "pool-info", "").stdout == f"images\t{fake.tmp}/pool\n" and complete("vol-create-as", "images", "") == set()
     assert complete("domiftune", "web1", "") == {"net0"} == complete("domif-setlink", "--domain", "web1", "--interface", "")
     assert complete("domif-setlink", "web1", "net0", "") == {"up", "down"}
     assert complete("domblkstat", "web1", "") == complete("domblkinfo", "web1", "") == {"vda"} and complete("attach-disk", "web1", "x.raw", "") == set()
@@ -642,6 +658,8 @@ def test_quiet_leaves_out_heads_and_sentences(fake):
     said = fake.cairn("-q", "web-hook", "a", "--url", "https://127.0.0.1/", "--private").stdout
     assert said.startswith("Its secret") and fake.cairn("-q", "web-hook-remove", "a").stdout == ""
     assert fake.cairn("-q", "shutdown", "web1", "--wait").stdout == ""
+    assert fake.cairn("-q", "grant", "--user", "nobody", "viewer", "web1").stdout == fake.cairn("-q", "revoke", "--user", "nobody", "web1").stdout == ""
+    assert fake.cairn("-q", "clone", "web1", "web3").stdout == ""  # a job
     r = fake.cairn("-q", "undefine", "web2", ok=3)
     assert not r.stdout and "error: " in r.stderr
 
