@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/job.h"
+#include "tools/cairn/output.h"
 #include "tools/cairn/verbs/pivot.h"
 
 #include <errno.h>
@@ -176,12 +177,12 @@ static void copy_remove(struct cli *c, struct copy *x, int fd, int r)
 			x->dest);
 }
 
-static int copy_make(struct cli *c, struct copy *x, struct err *e)
+/* ret_fd: the new file; owned by the caller. */
+static int copy_make(struct cli *c, struct copy *x, int *ret_fd, struct err *e)
 {
 	const char *bandwidth = option_value(c, "bandwidth");
-	CLEANUP_CLOSE int fd = open(x->dest, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int fd = *ret_fd = open(x->dest, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r;
 	struct json_object *args;
-	int r;
 
 	if (fd < 0)
 		return err_set_errno(e, -errno, "%s", x->dest);
@@ -192,6 +193,18 @@ static int copy_make(struct cli *c, struct copy *x, struct err *e)
 		js_put_uint(args, "bandwidth", strtoull(bandwidth, NULL, 10) * MIB);
 	r = job_run(c, "vm-blockcopy", args, fd, "Block Copy", NULL, e);
 	if (r < 0 && r != -EINPROGRESS)
+		copy_remove(c, x, fd, r);
+	return r;
+}
+
+/* Go on with the new copy. If that is refused, for example because the disk has snapshots, end the copy as one that has
+ * failed: the VM would write to both images until somebody does. */
+static int copy_made_pivot(struct cli *c, struct copy *x, int fd, struct err *e)
+{
+	struct err own;
+	int r = pivot_to(c, x->dest, x->format, e);
+
+	if (r == -EREMOTEIO && is_refusal(e) && !pivot_abort(c, &own))
 		copy_remove(c, x, fd, r);
 	return r;
 }
@@ -208,6 +221,7 @@ static int bandwidth_check(const struct cli *c)
 int verb_blockcopy(struct cli *c)
 {
 	bool pivot = option_flag(c, "pivot"), finish = option_flag(c, "finish");
+	CLEANUP_CLOSE int fd = -1;
 	struct copy x = { 0 };
 	struct err e;
 	int r = copy_parse(c, &x);
@@ -220,16 +234,16 @@ int verb_blockcopy(struct cli *c)
 		r = bandwidth_check(c);
 	if (r)
 		return r;
-	r = copy_make(c, &x, &e);
+	r = copy_make(c, &x, &fd, &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;
 	if (!r && pivot)
-		r = pivot_to(c, x.dest, x.format, &e);
+		r = copy_made_pivot(c, &x, fd, &e);
 	else if (!r && finish)
 		r = pivot_abort(c, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to copy disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
-	printf("%s\n", pivot ? "Successfully pivoted" : finish ? "Successfully copied" : "Now in mirroring phase");
+	say("%s\n", pivot ? "Successfully pivoted" : finish ? "Successfully copied" : "Now in mirroring phase");
 	return CLI_OK;
 }
 
@@ -245,6 +259,6 @@ int verb_blockjob(struct cli *c)
 	r = pivot ? pivot_to(c, x.dest, x.format, &e) : pivot_abort(c, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to end the copy of disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
-	printf("%s\n", pivot ? "Successfully pivoted" : "Successfully copied");
+	say("%s\n", pivot ? "Successfully pivoted" : "Successfully copied");
 	return CLI_OK;
 }

@@ -143,6 +143,10 @@ def test_pivot_keeps_snapshots(vm):
     r = vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.qcow2", "--pivot", ok=False)
     assert "the image of disk vda has 1 internal snapshots" in r.stderr
     assert path_of(vm, True) == path_of(vm, False) == ("disk.qcow2", "qcow2")
+    # The copy has ended, as any that fails: nothing but the disk is written, and other work is possible.
+    assert not os.path.exists(vm.tmp / "copy.qcow2") and str(vm.tmp / "copy.qcow2") not in str(open_files(vm.info("vm1")["pid"]))
+    vm.console_of_guest.run("verify 2400 256 2")
+    vm.cairn("snapshot-create-as", "vm1", "s2")
 
 
 def test_cancelled_copy_leaves_the_disk(vm):
