@@ -329,7 +329,7 @@ int verb_snapshot_delete(struct cli *c)
 	if (r < 0)
 		snapshot_external_explain(c, name, "delete", &e);
 	if (r < 0)
-		return cli_fail(&e, "Failed to delete snapshot %s", name ? name : "");
+		return cli_fail(&e, "Failed to delete %s%s", name ? "snapshot " : "the current snapshot", name ? name : "");
 	if (option_flag(c, "dry-run"))
 		return would_delete_print(c, result);
 	return job_result_print(c, result, deleted_print,

@@ -90,14 +90,26 @@ static int spec_parse(const struct cli *c, const char *text, struct spec *s)
 	return r;
 }
 
-/* The overlay lies beside the image; as in libvirt, the snapshot's name replaces the suffix. */
-static int path_default(const char *base, const char *name, char *ret, struct err *e)
+static bool path_is_taken(const struct external *x, const char *path)
 {
-	const char *file = strrchr(base, '/') + 1, *dot = strrchr(file, '.');
-	int n = dot && dot > file ? (int)(dot - base) : (int)strlen(base);
+	for (size_t i = 0; i < x->n; i++)
+		if (!strcmp(x->list[i].path, path))
+			return true;
+	return false;
+}
 
-	if (snprintf(ret, PATH_MAX, "%.*s.%s", n, base, name) >= PATH_MAX)
-		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "the path of the overlay of %.200s is too long", base);
+/* The overlay lies beside the image; as in libvirt, the snapshot's name replaces the suffix. If that is the overlay of
+ * an earlier disk, as with data.raw and data.qcow2, the disk's id stands before it. */
+static int path_default(const struct external *x, const struct overlay *o, const char *name, char *ret, struct err *e)
+{
+	const char *file = strrchr(o->base, '/') + 1, *dot = strrchr(file, '.');
+	int stem = dot && dot > file ? (int)(dot - o->base) : (int)strlen(o->base), n;
+
+	n = snprintf(ret, PATH_MAX, "%.*s.%s", stem, o->base, name);
+	if (n < PATH_MAX && path_is_taken(x, ret))
+		n = snprintf(ret, PATH_MAX, "%.*s-%s.%s", stem, o->base, o->disk, name);
+	if (n >= PATH_MAX)
+		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "the path of the overlay of %.200s is too long", o->base);
 	return 0;
 }
 
@@ -115,14 +127,16 @@ static int path_absolute(const char *path, char *ret, struct err *e)
 static int overlay_add(struct external *x, struct json_object *disk, const char *name, const struct spec *s, struct err *e)
 {
 	struct overlay *o = &x->list[x->n];
+	int r;
 
 	if (s && s->left_out)
 		return 0;
 	snprintf(o->disk, sizeof(o->disk), "%s", js_get_str_or(disk, "id", ""));
 	snprintf(o->base, sizeof(o->base), "%s", js_get_str_or(disk, "path", ""));
 	o->format = js_get_str_or(disk, "format", "raw");
+	r = s && *s->file ? path_absolute(s->file, o->path, e) : path_default(x, o, name, o->path, e);
 	x->n++;
-	return s && *s->file ? path_absolute(s->file, o->path, e) : path_default(o->base, name, o->path, e);
+	return r;
 }
 
 static bool is_left_out(struct json_object *disk)
@@ -176,6 +190,9 @@ static int overlay_make(struct overlay *o, struct err *e)
 		return r;
 	snprintf(size, sizeof(size), "%" PRId64, js_get_int(about, "virtual-size", 0));
 	fd = open(o->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 && errno == EEXIST)
+		return err_set(e, -EEXIST, ERR_EXISTS, "disk %s: %s exists already; choose another name, or give --diskspec %s,file=PATH", o->disk, o->path,
+			o->disk);
 	if (fd < 0)
 		return err_set_errno(e, -errno, "%s", o->path);
 	o->made = true;

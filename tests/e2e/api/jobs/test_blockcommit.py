@@ -170,11 +170,21 @@ def test_external_snapshot_of_a_vm_that_is_off(vm):
     (["s1", "--disk-only", "--diskspec", "vdx"], "does not have"), (["s1", "--disk-only", "--diskspec", "vda,snapshot=internal"], "snapshot=internal"),
     (["s1", "--disk-only", "--external", "--halt"], "exclude"), (["s1", "--reuse-external"], "needs --external"),
     (["s1", "--disk-only", "--diskspec", "vda,snapshot=no"], "no disk is left"),
-    (["qcow2", "--disk-only", "--external"], "File exists")])
+    (["qcow2", "--disk-only", "--external"], "disk0.qcow2 exists already; choose another name, or give --diskspec vda,file=PATH")])
 def test_impossible_external_snapshot_is_refused(vm, args, says):
     g = vm()
     assert says in g.d.cairn("snapshot-create-as", "vm1", *args, ok=False).stderr
     assert both(g.d) == [["disk0.qcow2"]] and not os.path.exists(g.d.tmp / "disk0.s1")
+
+
+def test_images_whose_names_differ_in_the_suffix_get_two_overlays(fake):
+    for fmt in ("raw", "qcow2"):
+        img(fake, "create", "-q", "-f", fmt, f"data.{fmt}", "1M")
+    fake.define("vm1", disks=[{"path": f"data.{fmt}", "format": fmt} for fmt in ("raw", "qcow2")])
+    fake.cairn("snapshot-create-as", "vm1", "s1", "--disk-only", "--external")
+    assert both(fake) == [["data.s1", "data.raw"], ["data-vdb.s1", "data.qcow2"]]
+    for overlay, base in both(fake):
+        assert chain(fake, overlay) == [overlay, base]
 
 
 def test_reused_overlay_has_to_fit(vm):
