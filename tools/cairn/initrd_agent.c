@@ -143,7 +143,8 @@ int initrd_agent_add(struct config *c, const char *root, struct err *e)
 	if (r < 0)
 		return r;
 	if (c->vm.initrd_fd == VM_NO_FD)
-		return err_set(e, -EINVAL, ERR_INVALID, "--agent needs \"boot.initrd\", an initramfs with an /init");
+		return err_set(e, -EINVAL, ERR_INVALID, "a command, or --agent, needs \"boot.initrd\" or --initrd, an initramfs with an /init; --root PATH and "
+			"--image IMAGE bring their own");
 	if (!c->vm.vsock_cid)
 		return err_set(e, -EINVAL, ERR_INVALID, "--agent needs \"vsock\", with the path of a socket for cairn exec");
 	initrd = &c->fds[c->vm.initrd_fd];

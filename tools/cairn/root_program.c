@@ -45,16 +45,18 @@ static int program_start(char *const argv[], int out, int err, int sock, pid_t *
 	return r < 0 ? err_set_errno(e, r, "%s", program) : 0;
 }
 
-/* Take the sentence that the program has printed. */
+/* Take the sentence that the program has printed. Most name the source. */
 static int program_blame(int fd, const char *source, bool is_busy, struct err *e)
 {
 	CLEANUP_FREE char *text = NULL;
+	bool is_named;
 	size_t len;
 
 	lseek(fd, 0, SEEK_SET);
 	if (file_read_fd(fd, PROGRAM, SENTENCE_MAX, &text, &len, e) == 0)
 		text[strcspn(text, "\n")] = 0;
-	return err_set(e, is_busy ? -EBUSY : -EIO, is_busy ? ERR_BUSY : ERR_GENERIC, "%.200s: %s", source,
+	is_named = text && strstr(text, source);
+	return err_set(e, is_busy ? -EBUSY : -EIO, is_busy ? ERR_BUSY : ERR_GENERIC, "%.200s%s%s", is_named ? "" : source, is_named ? "" : ": ",
 		text && *text ? text : PROGRAM " failed without a message");
 }
 

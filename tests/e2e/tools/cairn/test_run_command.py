@@ -281,7 +281,7 @@ def test_bad_definition_and_options(vm):
     assert bad(vm.tmp / "missing.json", "--", "true")[0] == 125
     vm.write(boot={"kernel": "kernel"})
     status, said = bad(vm.tmp / "vm.json", "--", "true")
-    assert status == 125 and '--agent needs "boot.initrd"' in said
+    assert status == 125 and 'a command, or --agent, needs "boot.initrd" or --initrd' in said and "--root PATH" in said
     status, said = bad("--vm-program", "/missing/vm", vm.tmp / "vm.json", "--", "true")
     assert status == 125
 

@@ -97,7 +97,7 @@ def test_bad_use_is_one_sentence(vm):
     for args, sentence in (
             (("--image", "oci:nothing:tag"), "oci:nothing:tag: nothing is no OCI layout"),
             (("--image", image + "x"), "the layout has no image with the tag ix; it has: i"),
-            (("--root", "nothing"), "./nothing does not exist"),
+            (("--root", "nothing"), "error: ./nothing does not exist\n"),
             (("--image", image, "--initrd", vm.tmp / "kernel"), "leave out --initrd and boot.initrd")):
         said = vm.run(*args, ("true",), status=125).stderr
         assert sentence in said and len(said.splitlines()) == 2, said
