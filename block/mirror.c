@@ -312,7 +312,7 @@ bool block_mirror_forwards(struct block_mirror *m, struct block_req *outer, stru
 
 	if (!c) {
 		m->before -= is_all && m->through;
-		/* Also after an error, which may leave a part of the change. */
+		/* Mark the range after an error, too: a part of the change may be on the disk. */
 		if (is_all && r->op != BLOCK_FLUSH)
 			range_mark(m, r->offset, r->len);
 		return false;

@@ -34,7 +34,7 @@ void console_set_lossless(struct console *c);
  * has no posted task of this console. NULL allowed. */
 void console_free(struct console *c);
 
-/* Whose socket it is; the console only keeps this. */
+/* The user of a client's socket; the console only keeps this. */
 struct console_user {
 	uint32_t user;	/* 1 + uid; 0: unknown */
 	uint32_t group; /* 1 + gid; 0: none */

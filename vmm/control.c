@@ -80,7 +80,7 @@ void control_send(struct control *c, enum vm_msg_type type, uint64_t seq, const 
 {
 	if (c->peer_fd < 0)
 		return;
-	/* Whoever reads the page after a message sees what has changed before it. */
+	/* Update the page first: a reader who looks at it after a message sees the changes from before the message. */
 	if (c->vm)
 		machine_page_update(vm_machine(c->vm));
 	peer_sent(c, send_queue_send(&c->waiting, c->peer_fd, type, seq, body, len));

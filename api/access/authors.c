@@ -17,7 +17,7 @@
 
 /* ---- what depends on rights ---- */
 
-/* What a claim permits beyond the least. An edit that adds one of these gains something. */
+/* Permissions of a claim beyond the least ones. An edit that adds one of these gains something. */
 enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4 };
 
 struct claim {

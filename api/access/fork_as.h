@@ -43,7 +43,7 @@ struct fork_as_file {
 	int32_t flags; /* of the open file: O_RDWR … */
 };
 
-/* What run() passes to done(). */
+/* The result that run() passes to done(). */
 struct fork_as_result {
 	int fds[CHANNEL_FDS_MAX]; /* done() owns them; none when run() failed */
 	unsigned nfds;

@@ -20,7 +20,7 @@ struct store_work;
 #define PERMISSIONS_MAX 4096
 #define PERMISSIONS_FILE "permissions.json"
 
-/* Who gave a role, and when. */
+/* The giver of a role, and the time. */
 struct permission_origin {
 	int64_t since_ns; /* realtime; 0: not known, because an older Cairn stored the entry */
 	uid_t by;	  /* (uid_t)-1: not known */

@@ -277,8 +277,8 @@ void command_net_destroy(struct call *c)
 		waiting_fail(w, &e);
 }
 
-/* What an update cannot change: the program gives DHCP, DNS and names to an active network, and leaves its links,
- * addresses and rules as they are. */
+/* Return the keys that an update cannot change: the program gives DHCP, DNS and names to an active network, and leaves
+ * its links, addresses and rules as they are. */
 static struct json_object *fixed_part(const struct network_definition *d)
 {
 	static const char *const subnets[] = { "ipv4", "ipv6" };

@@ -119,7 +119,7 @@ static bool is_for_admins(const char *event)
 	return s && s->admins;
 }
 
-/* What a client wants to see of the event log. */
+/* The part of the event log that a client wants to see. */
 struct event_filter {
 	const struct conn *conn;
 	const char *event; /* its name; NULL: any */

@@ -257,7 +257,7 @@ static void put_group(struct json_object *o, const struct vm *vm, struct json_ob
 		lack_add(lacks, "systemd_scope", systemd_scope_lack(vm));
 }
 
-/* What other hosts have, or other processes of this one. */
+/* List the parts of the sandbox that this VM's process lacks, with the reasons. */
 static void put_lacks(struct json_object *o, const struct vm *vm)
 {
 	const struct vm_sandbox *s = vm->host->sandbox;

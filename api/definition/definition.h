@@ -254,7 +254,7 @@ bool definition_forwards_meet(const struct definition_forward *a, const struct d
 /* Print a forward as "tcp 127.0.0.1:2222" or "tcp [::1]:2222". */
 void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT]);
 
-/* What a VM without cpu_shares has. */
+/* The shares of a VM without cpu_shares. */
 #define DEFINITION_CPU_SHARES 1024
 /* Return the memory that the balloon leaves to the guest at the start, or all. */
 static inline uint64_t definition_first_memory(const struct definition *d)

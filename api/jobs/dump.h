@@ -18,7 +18,7 @@ struct vm_observer;
 
 #define DUMPS_KEPT 2
 
-/* What the job does with the VM after the dump. The VM's process keeps the number for the next daemon. */
+/* The act of the job on the VM after the dump. The VM's process keeps the number for the next daemon. */
 enum dump_then {
 	DUMP_THEN_NOTHING,
 	DUMP_THEN_CRASH,  /* stop the VM at once */

@@ -45,7 +45,7 @@ const char *volume_format_name(enum volume_format f)
 
 /* ---- looking; this and all below up to "calls" runs in the process, without malloc() ---- */
 
-/* What is known of a volume. */
+/* Known facts about a volume. */
 struct look {
 	enum volume_format format;
 	uint64_t capacity_bytes, allocation_bytes;

@@ -32,7 +32,7 @@
 /* Files in a VM's folder that go with its uuid. */
 static const char *const kept_files[] = { "schedule.json", "timetable.json", "thresholds.json", "autostart.json" };
 
-/* What a VM is known by. */
+/* The identity of a VM. */
 struct identity {
 	char name[VM_NAME_MAX + 1];
 	uint8_t uuid[16];

@@ -368,7 +368,7 @@ bool network_is_used_by(const struct network *n, const struct vm *vm)
 	if (!vm->proc && !vm_state_is_active(vm->state) && !vm_is_starting(vm))
 		return false;
 	for (unsigned i = 0; i < d->ninterfaces; i++)
-		/* Also with the link down: that may be a command to a running VM, which keeps its tap. */
+		/* An interface whose link is down counts, too: a running VM keeps its tap then. */
 		if (d->interfaces[i].type == DEFINITION_NETWORK && !strcmp(d->interfaces[i].source, name))
 			return true;
 	return false;

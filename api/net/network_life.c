@@ -195,7 +195,7 @@ static void become_inactive(struct network *n, const char *detail)
 	network_definition_free(live);
 }
 
-/* What a failed start or an interrupted operation left is removed. */
+/* The leftovers of a failed start or an interrupted operation are removed. */
 static void undone(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
 	(void)value;
@@ -293,7 +293,7 @@ static void mended(struct network *n, struct network_operation *op, int r, struc
 	}
 }
 
-/* What was asked of a network that is active. */
+/* Handle the answer of `check` about an active network. */
 static void looked_at(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
 	const struct network_operation up = { .verb = "up", .ended = completed, .done = op->done, .opaque = op->opaque };

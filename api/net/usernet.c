@@ -197,7 +197,7 @@ static void args_make(struct args *a, const struct definition *d, const struct d
 	forward_args_add(a, u, FORWARD_FD);
 }
 
-/* What the starts of a VM's cairn-slirp processes have in common, and the sockets of the interface that is next. */
+/* The common parameters of the starts of a VM's cairn-slirp processes, and the sockets of the next interface. */
 struct plug {
 	const struct definition *def;
 	const char *program, *publish;

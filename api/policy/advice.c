@@ -25,7 +25,7 @@
 #define MEMORY_BYTES (256 * MIB)
 #define MEMORY_STEP (64 * MIB)
 #define VCPUS_PART 0.5
-/* What a VM needs is what it took at most, and a quarter more. */
+/* A VM needs the most that it took, and a quarter more. */
 #define ROOM 1.25
 #define SAVED_DAYS 30
 #define OFF_DAYS 90

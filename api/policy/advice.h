@@ -50,7 +50,7 @@ struct advice_list {
 
 void advice_list_done(struct advice_list *l);
 
-/* What the rules know of a VM. */
+/* Facts about a VM, for the rules. */
 struct advice_vm {
 	const char *name; /* borrowed */
 	bool runs;
@@ -91,7 +91,7 @@ void advice_of_snapshots(const char *vm, const struct advice_snapshot *s, size_t
 /* Apply the rules about the host. pressure: percent of the last five minutes in which threads waited for memory.
  * holder, bytes: the VM whose process holds most memory; NULL: none. */
 void advice_of_host(double pressure, const char *holder, double bytes, struct advice_list *ret);
-/* What the rules know before the start of a VM. Pointers are borrowed. */
+/* Facts for the rules before the start of a VM. Pointers are borrowed. */
 struct advice_start {
 	const char *name;
 	uint64_t ram_bytes, available_bytes; /* available_bytes: of the host; 0: not known */

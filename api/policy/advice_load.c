@@ -1,4 +1,4 @@
-/* What a VM is short of, and what is unusual for it. */
+/* Rules about shortage and unusual load of a VM. */
 #include "api/policy/advice_impl.h"
 #include "base/util.h"
 

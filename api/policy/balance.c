@@ -291,7 +291,7 @@ void balance_memory(struct balance_memory *v, size_t n, const struct balance_hos
 	for (size_t i = 0; i < n; i++)
 		if (v[i].known)
 			v[i].target = MIN(MAX(v[i].target, v[i].min), v[i].max);
-	/* What others give comes some time later, so the host advances half of it only. */
+	/* Other guests give memory some time later, so the host advances half of it only. */
 	if (s->is_short) {
 		wants_fill(v, n, true, gifts_take(v, n, INFINITY) / 2);
 		return;

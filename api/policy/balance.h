@@ -16,8 +16,8 @@
 struct balance_cpu {
 	uint32_t min, first, max; /* first: what the VM has at its start */
 	uint32_t shares;	  /* now; on return, what the VM shall have */
-	/* What its vCPUs did since the call before, in processors: the part of the time that they ran, and waited for a
-	 * processor. A VM that did next to nothing keeps out of the others' way. */
+	/* Load of its vCPUs since the call before, in processors: the part of the time that they ran, and waited for a
+	 * processor. A VM with hardly any load takes no part. */
 	double ran, waited;
 	double limit; /* processors that the VM may have at most; 0: no limit */
 	/* Kept between calls; begins as all zeros. */

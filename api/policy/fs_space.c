@@ -184,7 +184,7 @@ void fs_spaces_look(struct fs_spaces *all, bool again)
 
 		if (f->wanted && (again || !f->fill.at_ns))
 			look_begin(f);
-		/* One that hangs stays, so that it keeps no second thread. */
+		/* A file system whose look hangs stays in the list, so that it keeps no second thread. */
 		if (f->wanted || f->look) {
 			at = &f->next;
 			f->wanted = false;

@@ -10,7 +10,7 @@
 struct pool_space;
 struct vm_host;
 
-/* What is known of a pool's file system. Borrowed until the loop's next turn. */
+/* Known facts about a pool's file system. Borrowed until the loop's next turn. */
 struct pool_state {
 	const struct pool_history *history;
 	bool low;

@@ -703,7 +703,7 @@ int timekeeper_pause(struct vm *vm, const char *name, bool paused, void (*done)(
 	s = step_new(vm, t);
 	s->paused = paused;
 	s->pause = t->pauses + 1;
-	/* What fell into the pause is not made up for. If this is undone, last_s stays: the next resume sets it. */
+	/* Runs within the pause are not made up for. If the resume is undone, last_s stays: the next one sets it. */
 	if (was && !paused)
 		t->last_s = MAX(t->last_s, now_s());
 	pause_set(t, paused);

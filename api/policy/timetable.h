@@ -40,7 +40,7 @@ enum timetable_action {
 	TIMETABLE_ACTION_COUNT,
 };
 
-/* What happens to missed runs; in the order of the schema's words for FIELD_SCHEDULE_MISSED. */
+/* Treatment of missed runs; in the order of the schema's words for FIELD_SCHEDULE_MISSED. */
 enum timetable_missed {
 	TIMETABLE_SKIP, /* nothing */
 	TIMETABLE_ONCE, /* one run for all of them */

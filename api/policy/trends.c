@@ -43,7 +43,7 @@ struct trends {
 	size_t waited_left; /* see WAITED_VMS */
 };
 
-/* What the last sample has read. */
+/* The counters of the last sample. */
 struct sampled {
 	bool valid;
 	pid_t pid;

@@ -15,7 +15,7 @@ void vm_plug_attach(struct call *c);
 /* Ask the guest to release the device `args.device`, and answer the call when the device is gone, or with the reason
  * why it is not. */
 void vm_plug_detach(struct call *c);
-/* Likewise for the device `id`, but answer the call when the guest is asked. */
+/* Ask the guest to release the device `id`, and answer the call when the guest is asked. */
 void vm_plug_ask(struct call *c, const char *id);
 
 /* The process reports that a device is gone, or that the guest refuses to release it. */

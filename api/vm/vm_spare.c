@@ -141,7 +141,7 @@ static void sock_ready(void *opaque, unsigned revents)
 		s->state = SPARE_READY;
 		return;
 	}
-	/* It says nothing more. At the end of its socket, process_ended() follows. */
+	/* The spare sends no further message. At the end of its socket, process_ended() follows. */
 	loop_unwatch(STEAL_PTR(s->sock_watch));
 }
 

@@ -99,8 +99,8 @@ static int tables_load(struct block_diff *d, uint32_t i)
 	return r;
 }
 
-/* What an entry of b shows. LOOK: only block_extent() tells, because the backing file or the bitmap of the entry has a
- * part in it. */
+/* The result of comparing an entry of b. LOOK: only block_extent() can tell, because the content depends on the backing
+ * file or on the bitmap of the entry. */
 enum kind { SAME, DATA, ZERO, LOOK };
 
 /* Compare an entry of the loaded tables. COPIED depends on the table that the entry is in. */

@@ -374,7 +374,7 @@ static int memory_make(struct bochs_display *b)
 	b->memory = p;
 	b->page = (struct display_page *)(b->memory + BOCHS_DISPLAY_BYTES);
 	madvise(p, FILE_BYTES, MADV_DONTDUMP);
-	/* Whoever gets the fd can read. */
+	/* The process that gets the fd can only read. */
 	return fcntl(b->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ? -errno : 0;
 }
 

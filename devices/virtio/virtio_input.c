@@ -260,7 +260,7 @@ static void input_reset(struct virtio_dev *v)
 	config_fill(v);
 }
 
-/* Whoever loads the state has nobody who holds a button, and lets the guest know that. */
+/* Held buttons are not saved: nobody holds one after a load, and the guest then gets the releases of told.buttons. */
 static void input_save(struct virtio_dev *v, struct state_writer *w)
 {
 	const struct virtio_input *t = input_of(v);

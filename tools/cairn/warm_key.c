@@ -130,7 +130,7 @@ static const char *disks_refuse(const struct vm_config *v)
 	return NULL;
 }
 
-/* What a guest does at its boot must not depend on what no key has. */
+/* Return why a run cannot have a warm state: its guest's boot depends on something that no key covers. NULL: it can. */
 static const char *config_refuse(const struct vm_config *v)
 {
 	if (v->firmware || v->kernel_fd == VM_NO_FD)

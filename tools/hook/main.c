@@ -341,7 +341,7 @@ static int hook_run(const struct who *who, int file, const char *path, const cha
 	close(fds[1]);
 	status = hook_watch(pid, fds[0], who->seconds, &o);
 	children_kill();
-	/* What came between the last look and the end. */
+	/* Read output that came between the last look and the end. */
 	if (fcntl(fds[0], F_SETFL, O_NONBLOCK) == 0) {
 		char buf[4096];
 		ssize_t n;

@@ -12,7 +12,7 @@
 #define CHECK_GROUPS_MAX 1024
 #define CHECK_TEXT_BYTES 128
 
-/* What the process finds out. */
+/* The result of the process. */
 struct check_result {
 	uint32_t verdict; /* enum login_verdict */
 	bool known;	  /* there is such a user */

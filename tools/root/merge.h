@@ -14,7 +14,7 @@
 
 struct layer;
 
-/* What the entry of the root folder says. */
+/* Attributes of the root folder, from its entry. */
 struct merge_root {
 	uint32_t mode, uid, gid, mtime;
 	bool maker_used; /* a file may have this process's user or group as owner or group */

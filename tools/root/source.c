@@ -25,7 +25,7 @@
 
 static const char *const skopeo_transports[] = { "docker://", "docker-archive:", "docker-daemon:", "containers-storage:", "dir:", "ostree:" };
 
-/* What to make an image of: layers, or a folder. */
+/* The source of an image: layers, or a folder. */
 struct source {
 	struct merge_input in;
 	const char *folder; /* NULL: layers */

@@ -16,7 +16,7 @@
 
 extern char **environ;
 
-/* What readline's callbacks, which get no context, need. */
+/* Context of readline's callbacks, which get none. */
 static struct {
 	const char *cairn, *socket;
 	char *lines[LINES_MAX]; /* candidates */

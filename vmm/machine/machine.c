@@ -788,7 +788,7 @@ void machine_info(struct machine *m, struct vm_info *i)
 	i->assist_on = m->assist_on;
 	i->vcpus = m->cfg.vcpus;
 	i->vcpus_absent = machine_vcpus_absent(m);
-	/* One that the guest lacks does nothing, either. */
+	/* A vCPU that the guest lacks counts as halted. */
 	i->vcpus_halted = vcpus_halted(&m->vcpus) + (uint32_t)__builtin_popcountll(i->vcpus_absent);
 	i->ram_bytes = m->cfg.ram_bytes;
 	i->assist_syscalls = atomic_load(&m->assist.syscalls);

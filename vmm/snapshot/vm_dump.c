@@ -207,7 +207,7 @@ static void write_run(struct work *w)
 	x->j.r = write_failed(x, r);
 }
 
-/* Whoever learns of the dump may remove an older one. */
+/* Sync before the dump is reported: a client that learns of it may remove an older one. */
 static void sync_run(struct work *w)
 {
 	struct dump_job *x = container_of(w, struct dump_job, j.work);
