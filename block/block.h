@@ -165,7 +165,7 @@ void block_set_listener(struct block *b, struct block_listener *l);
 bool block_is_corrupt(const struct block *b);
 /* The space of an image, and of the file system that holds it. */
 struct block_space {
-	uint64_t allocation_bytes; /* that the image's file takes; of a device, its size */
+	uint64_t allocation_bytes; /* space that the image's file takes; size of a device */
 	uint64_t physical_bytes;   /* size of the file or device; 0: unknown, and the allocation, too */
 	uint64_t free_bytes, total_bytes; /* of the file system; 0: the image is no file, or the host does not know */
 	uint64_t dev; /* st_dev of the file; 0: the image is no file */

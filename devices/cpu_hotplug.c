@@ -39,7 +39,7 @@ struct cpu_hotplug {
 	bool tell_posted;
 	uint8_t selected;
 	uint64_t present;
-	uint64_t came, leaves;	    /* what the guest is to be notified of */
+	uint64_t came, leaves;	    /* vCPUs of whose coming or leaving the guest has to be told */
 	uint64_t asked;		    /* the guest may release these */
 	uint64_t released, refused; /* the listener is still to be told */
 };

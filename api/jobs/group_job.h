@@ -34,9 +34,9 @@ struct group_member {
 struct group_kind {
 	size_t size; /* of the kind's struct, whose first member is a struct group_job */
 	const char *type; /* of the group's job */
-	const char *noun, *unit; /* what is made: "clone", "clones" */
+	const char *noun, *unit; /* name of the job's products: "clone", "clones" */
 	const char *prefix; /* of the file's name, before the group's id */
-	const char *remedy; /* what to do if some could not be removed */
+	const char *remedy; /* advice if some products could not be removed */
 	/* All members have succeeded, and nothing is under way: end with group_keep(), or begin another part. */
 	void (*complete)(struct group_job *g);
 	/* Return what the result has besides spread and total (both in ns), owned by the caller. */

@@ -46,7 +46,7 @@ struct promotion {
 	struct vm *winner, *loser; /* with the owner VM_OP_PROMOTE, so nobody frees them */
 	struct identity taken;	/* the loser's, which the winner gets */
 	struct identity left;	/* the winner's before */
-	struct identity old;	/* that the loser gets */
+	struct identity old;	/* the loser's new one */
 	bool undo;
 	struct json_object *roles; /* owned; for the clone, as before its promotion; NULL: not known */
 	struct definition *definition, *live; /* the winner's new ones; live: NULL: it does not run, or the same; owned */

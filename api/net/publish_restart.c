@@ -32,7 +32,7 @@ struct restart {
 	struct backoff backoff;
 	char problem[ERR_SENTENCE_MAX]; /* empty: the process runs */
 	struct loop_timer *timer;
-	struct publish_wait *waits; /* who waits for the end of the next try */
+	struct publish_wait *waits; /* calls that wait for the end of the next try */
 	struct open_as *opener;
 	struct definition *opening; /* of the last try: its forwards are those to open; owned; NULL: none */
 };

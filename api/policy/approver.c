@@ -398,7 +398,7 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 	char by[32], uuid[DEFINITION_UUID_TEXT];
 	struct json_object *args = NULL;
 
-	(void)note; /* what the user lacks, the refusal says */
+	(void)note; /* the refusal names the user's missing role */
 	if (!r || json_object_deep_copy(r->args, &args, NULL) < 0) {
 		free(run);
 		return;

@@ -14,7 +14,7 @@ enum policy_progress { POLICY_WAITS, POLICY_UNDER_WAY, POLICY_OVER };
 struct policy_entry {
 	uint32_t order;   /* lower orders run first, equal orders in parallel */
 	uint32_t delay_s; /* pause between the end of this entry and the start of the definer's next one */
-	uint32_t definer; /* whose VM it is: a delay holds no VM of another definer */
+	uint32_t definer; /* the VM's definer: a delay holds no VM of another definer */
 	enum policy_progress progress;
 	uint64_t over_ns;
 	bool held; /* private to policy_next(): it waits for a delay of its definer */

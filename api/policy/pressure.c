@@ -40,7 +40,7 @@ struct pressure {
 /* Of a VM that runs with reclaim_on_pressure. */
 struct vm_pressure {
 	struct watched file;  /* of its control group */
-	const char *due;      /* whose pressure asks for a reclaim that has not begun; NULL: none */
+	const char *due;      /* "vm" or "host": the pressure for which a reclaim has not begun; NULL: none */
 	const char *asked;    /* the same of the reclaim under way */
 	uint64_t reclaimed_ns; /* time of the last reclaim; 0: none in this run */
 	bool refused_told;

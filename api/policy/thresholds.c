@@ -111,7 +111,7 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 {
 	struct peer who = rights_peer(now);
 
-	(void)note; /* what the user lacks, the refusal says */
+	(void)note; /* the refusal names the user's missing role */
 	action_run(opaque, &who);
 }
 

@@ -165,7 +165,7 @@ struct step {
 	uint8_t uuid[16];
 	char name[TIMETABLE_NAME_MAX + 1];
 	int64_t begun_s;
-	bool added, removed, paused; /* what a client has asked for */
+	bool added, removed, paused; /* the change that a client has asked for */
 	unsigned pause; /* its number */
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
@@ -340,7 +340,7 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 {
 	struct peer who = rights_peer(now);
 
-	(void)note; /* what the user lacks, the refusal says */
+	(void)note; /* the refusal names the user's missing role */
 	run_as(opaque, &who);
 }
 

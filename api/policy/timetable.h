@@ -72,7 +72,7 @@ struct timetable_entry {
 	/* Not stored. */
 	const struct time_zone *z; /* borrowed; NULL: UTC */
 	int64_t next_s;		/* the next run; 0: none */
-	bool stored_paused;	/* what the last pause or resume that was stored has set */
+	bool stored_paused;	/* `paused` as stored last */
 	unsigned pauses;	/* the number of pauses and resumes */
 	bool adding;		/* it is not on stable storage yet */
 	bool removing;		/* its removal is not on stable storage yet */

@@ -57,7 +57,7 @@ static void controllers_enable(int folder)
 		char text[16];
 
 		snprintf(text, sizeof(text), "+%s", cgroup_controller_name(i));
-		value_write(folder, "cgroup.subtree_control", text); /* what it has not, the caller sees */
+		value_write(folder, "cgroup.subtree_control", text); /* the caller finds missing controllers */
 	}
 }
 

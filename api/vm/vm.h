@@ -114,7 +114,7 @@ enum vm_fact {
 	VM_FACT_OWNS_HASH = 1 << 14, /* no other VM can have the socket of its old name (vm_socket_connect()) */
 	VM_FACT_FOR_REVERT = 1 << 15, /* the VM was started for a revert, and is not reverted yet: a failure restarts nothing */
 	VM_FACT_TRANSIENT = 1 << 16, /* the VM is undefined when it has ended (api/policy/transient.h), */
-	VM_FACT_TRANSIENT_OVER = 1 << 17, /* which it has, or a daemon has found it off */
+	VM_FACT_TRANSIENT_OVER = 1 << 17, /* and it has ended, or a daemon has found it off */
 	VM_FACT_EPHEMERAL = 1 << 18, /* with VM_FACT_TRANSIENT: its images are removed, too */
 	VM_FACT_MEMORY_SET = 1 << 20, /* saved: a user has set the balloon's target in this run (api/policy/balancer.h), */
 	VM_FACT_WEIGHT_SET = 1 << 21, /* saved: or another program the cpu.weight of its control group */

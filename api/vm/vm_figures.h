@@ -36,7 +36,7 @@ bool vm_figures_read(struct vm_process *p, struct vm_figures *ret);
 struct vm_sums {
 	uint64_t rd_reqs, rd_bytes, rd_ns, wr_reqs, wr_bytes, wr_ns, io_errors; /* of all disks */
 	uint64_t rx_bytes, rx_packets, tx_bytes, tx_packets;			/* of all interfaces */
-	uint64_t guest_bytes; /* what the balloon leaves to the guest; 0: there is none */
+	uint64_t guest_bytes; /* memory that the balloon leaves to the guest; 0: there is no balloon */
 	uint64_t used_bytes;  /* memory that programs of the guest cannot have, as its driver tells; 0: not known */
 	uint64_t total_bytes; /* with used_bytes: the memory that the guest sees */
 };

@@ -30,7 +30,7 @@ void warm_state_drop(const struct warm_key *k);
 /* A state in the folder. */
 struct warm_state_info {
 	char name[32];
-	uint64_t bytes; /* that its file takes */
+	uint64_t bytes; /* space that its file takes */
 	int64_t used_s; /* time of its last use, in seconds since 1970 */
 };
 

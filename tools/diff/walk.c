@@ -69,7 +69,7 @@ struct name {
 struct names {
 	struct name *list;
 	size_t n, cap;
-	ext2_ino_t parent; /* that the entry ".." names; 0: there is none */
+	ext2_ino_t parent; /* the folder that the entry ".." names; 0: no entry */
 	bool bad;
 };
 

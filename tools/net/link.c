@@ -245,7 +245,7 @@ struct aliased {
 		char name[IFNAMSIZ];
 	} list[ALIASED_MAX];
 	size_t n;
-	int dev;      /* whose links are counted */
+	int dev;      /* the link below the devices that are counted */
 	unsigned *count; /* NULL: none are counted */
 };
 

@@ -25,7 +25,7 @@ struct request {
 	struct node *node; /* valid until a node is added; NULL for operations that need none */
 	const void *arg;   /* the operation's struct of linux/fuse.h */
 	const char *name[2];
-	const uint8_t *data; /* what follows arg, of operations without names */
+	const uint8_t *data; /* the bytes behind arg, of operations without names */
 	size_t data_bytes;
 };
 

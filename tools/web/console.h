@@ -18,7 +18,7 @@ struct consoles {
 	pthread_mutex_t lock;
 	struct console {
 		int fd; /* -1: the row is free */
-		int session; /* that may write to it */
+		int session; /* the session that may write to it */
 		char id[CONSOLE_ID_BYTES];
 	} rows[CONSOLES_MAX];
 };

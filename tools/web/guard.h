@@ -25,7 +25,7 @@ struct session {
 	char cookie[SECRET_BYTES];
 	char key[SECRET_BYTES];	   /* the header X-Cairn-Key: cookies of 127.0.0.1 go to all of its ports, this does not */
 	uint64_t begin_ns, used_ns;
-	char user[LOGIN_USER_BYTES]; /* who has logged in with a password; empty: by the address */
+	char user[LOGIN_USER_BYTES]; /* the user who has logged in with a password; empty: by the address */
 	int delegate; /* owned; -1: this process connects */
 };
 
@@ -34,7 +34,7 @@ struct guard {
 	unsigned port; /* 0: a Unix socket */
 	const struct tls *tls; /* NULL: http */
 	char cookie_name[COOKIE_NAME_BYTES];
-	char token[SECRET_BYTES]; /* that the next login takes */
+	char token[SECRET_BYTES]; /* the token of the next login */
 	struct session sessions[SESSIONS_MAX];
 	int last_id;
 	struct logins *logins; /* logins with a password */

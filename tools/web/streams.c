@@ -28,7 +28,7 @@ bool stream_wait(int fd, int browser)
 struct events {
 	struct client *daemon;
 	int browser;
-	char *text; /* what the browser has not got yet */
+	char *text; /* output that the browser has not got yet */
 	size_t at, len;
 };
 

@@ -39,7 +39,7 @@ struct revert_job {
 	struct bitmap changed;	 /* blocks that differ between that snapshot and the one to revert to */
 	bool by_log;		 /* the dirty log tracks memory */
 	struct ram_revert ram;	 /* used with by_log */
-	struct machine_absent absent; /* what was attached after the snapshot */
+	struct machine_absent absent; /* devices that were attached after the snapshot */
 	uint64_t started_ns, paused_ns;
 };
 

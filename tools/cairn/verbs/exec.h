@@ -24,7 +24,7 @@ size_t exec_user_words(struct cli *c, const char *words[EXEC_USER_WORDS]);
 /* How a program ended, for a caller that ends its VM and tells its own failures apart from the program's. */
 struct exec_outcome {
 	const char *reason; /* of a status that is not the program's own, such as "timeout"; NULL: it is the program's */
-	int signal;	    /* that ended the program; 0: none */
+	int signal;	    /* the signal that ended the program; 0: none */
 	bool warm;	    /* the guest began from a saved state (run_warm.h) */
 	struct err err;	    /* with a reason */
 };

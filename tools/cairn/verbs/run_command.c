@@ -301,7 +301,7 @@ static int vm_await(const struct run_guest *g, int signals, uint64_t deadline_ns
 			return -ETIMEDOUT;
 		if (poll(p, 2, ms) <= 0 || !p[1].revents || read(signals, &si, sizeof(si)) != (ssize_t)sizeof(si))
 			continue;
-		if (si.ssi_code != SI_KERNEL) /* those of a terminal reach the VM, too */
+		if (si.ssi_code != SI_KERNEL) /* signals of a terminal reach the VM by themselves */
 			kill(g->vm, (int)si.ssi_signo);
 	}
 	return 0;

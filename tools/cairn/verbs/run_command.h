@@ -30,7 +30,7 @@ const char *run_guest_socket(const struct run_guest *g);
 enum run_streams {
 	RUN_STREAMS_NONE,
 	RUN_STREAMS_ERROR, /* the console's output goes to standard error */
-	RUN_STREAMS_OURS,  /* those of this process, with its terminal and the signals of that */
+	RUN_STREAMS_OURS,  /* this process's own streams, with its terminal and the terminal's signals */
 };
 
 /* Fork. Returns 0 in a child that has to become the VM; 1 in this process; -errno with a sentence.
