@@ -93,6 +93,7 @@
 #include <unistd.h>
 
 #define LOOP_ENTRIES 256
+#define FILES_MAX 524288 /* as LimitNOFILE in cairnd.service */
 #define ADOPT_TIMEOUT_NS (10 * 1000000000ULL)
 #define FINISH_TIMEOUT_NS (10 * 1000000000ULL)
 
@@ -372,15 +373,20 @@ static int signals_watch(struct loop *loop, int *ret_fd, struct loop_watch **ret
 	return r < 0 ? err_set_errno(e, r, "signals") : 0;
 }
 
-/* Raise the limit of open files: the clients (up to CONN_MAX) and the VMs need more than the usual 1024. */
+/* Raise the limit of open files: the clients (up to CONN_MAX) and the VMs, six files each, need more than the usual
+ * 1024. Root may exceed the hard limit. */
 static void limits_raise(void)
 {
 	struct rlimit rl;
+	int r = getrlimit(RLIMIT_NOFILE, &rl);
 
-	if (getrlimit(RLIMIT_NOFILE, &rl) < 0 || rl.rlim_cur == rl.rlim_max)
-		return;
-	rl.rlim_cur = rl.rlim_max;
-	if (setrlimit(RLIMIT_NOFILE, &rl) < 0)
+	if (!r && rl.rlim_max < FILES_MAX)
+		r = setrlimit(RLIMIT_NOFILE, &(struct rlimit){ FILES_MAX, FILES_MAX });
+	if (r < 0 || rl.rlim_max >= FILES_MAX) {
+		rl.rlim_cur = rl.rlim_max;
+		r = setrlimit(RLIMIT_NOFILE, &rl);
+	}
+	if (r < 0)
 		log_warn("start", "cannot raise the number of open files");
 }
 

@@ -103,7 +103,8 @@ int err_set_errno(struct err *e, int neg_errno, const char *fmt, ...)
 	sentence_set(e, fmt, ap);
 	va_end(ap);
 	n = strlen(e->msg);
-	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s", strerror(-neg_errno));
+	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s%s", strerror(-neg_errno),
+		neg_errno == -EMFILE ? "; raise this process's limit of open files (ulimit -n, or LimitNOFILE= of its service)" : "");
 	return neg_errno;
 }
 

@@ -28,7 +28,7 @@ static int files_place(const int *fds, unsigned nfds)
 /* Become the program. Returns -errno only if that fails. */
 static int become(const char *program, char *const *argv, const int *fds, unsigned nfds)
 {
-	int r = nfds <= FDS_MAX ? files_place(fds, nfds) : -EMFILE;
+	int r = nfds <= FDS_MAX ? files_place(fds, nfds) : -E2BIG;
 
 	/* The caller's process group may be killed, and not all of its fds are close-on-exec. */
 	if (r < 0 || setsid() < 0 || close_range(ORPHAN_FD + nfds, ~0U, CLOSE_RANGE_CLOEXEC) < 0)

@@ -68,7 +68,7 @@ static int program_run(const struct plan *p, int in, int out, int errors, int sp
 		.nfds = ARCHIVER_FD + p->nfds, .death_signal = p->death_signal };
 
 	if (p->nfds > ARCHIVER_FDS_MAX)
-		return -EMFILE;
+		return -E2BIG;
 	for (size_t i = 0; i < p->nfds; i++)
 		fds[ARCHIVER_FD + i] = p->fds[i];
 	return spawn_program(&program, ret_pid);

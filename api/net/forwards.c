@@ -777,7 +777,7 @@ static int held_add(const struct forwards *f, struct config *c, struct err *e)
 		int fd = fcntl(f->list[i].fd, F_DUPFD_CLOEXEC, 3);
 
 		if (fd < 0 || config_add_fd(c, fd) == VM_NO_FD)
-			return err_set_errno(e, fd < 0 ? -errno : -EMFILE, "forwards");
+			return err_set_errno(e, fd < 0 ? -errno : -E2BIG, "forwards");
 		c->nforwards++;
 	}
 	return 0;

@@ -3,6 +3,7 @@ host has less for each, with what its kernel takes, and the daemon's."""
 
 import json
 import os
+import resource
 import socket
 import time
 
@@ -10,7 +11,8 @@ import guestlib
 from benchlib import Unfit, need_kvm
 from snapbench import daemon_of
 
-FEW, MANY = 4000, 10000
+FEW, MANY = 4000, 10000  # as far as the daemon may open files
+FILES_EACH, FILES_MORE = 6, 300  # of the daemon: for each VM, and besides
 AT_ONCE = 64  # commands in flight
 START_S, LIST_MS, DAEMON_MIB, EACH_MIB = 12.0, 50.0, 60.0, 1.0
 TASKS_EACH = 6
@@ -91,11 +93,15 @@ def crowd(bench, daemon, client, have, count):
 def measure(bench):
     with daemon_of(None) as daemon:
         client = Client(str(daemon.socket))
-        first = crowd(bench, daemon, client, 0, FEW)
-        bench.pairs(f"start of {FEW}", "s", [(first, START_S)], "target", 1.0)
+        files = resource.prlimit(daemon.proc.pid, resource.RLIMIT_NOFILE)[0]
+        few = min(FEW, (files - FILES_MORE) // FILES_EACH // 100 * 100)
+        first = crowd(bench, daemon, client, 0, few)
+        bench.pairs(f"start of {few}", "s", [(first, START_S * few / FEW)], "target", 1.0)
+        if files < MANY * FILES_EACH + FILES_MORE:
+            raise Unfit(f"{MANY} VMs need {MANY * FILES_EACH + FILES_MORE} open files; the limit is {files}")
         if available_mib() < MEMORY_MIB * (MANY - FEW) / MANY / 1.2:
             raise Unfit(f"{MANY} VMs need {MEMORY_MIB} MiB of memory")
-        rest = crowd(bench, daemon, client, FEW, MANY)
+        rest = crowd(bench, daemon, client, few, MANY)
         bench.pairs(f"start of {MANY}", "s", [(first + rest, START_S * MANY / FEW)], "target", 1.0)
         begin = time.perf_counter()
         client.all([("vm-destroy", {"vm": f"vm{i}"}) for i in range(MANY)])

@@ -193,7 +193,7 @@ static int folder_find(struct store *s, const char *name, struct member **ret)
 		return -EINVAL;
 	m = member_add(s, name);
 	if (!m)
-		return -EMFILE;
+		return -E2BIG;
 	m->fd = steal_fd(&fd);
 	m->size = (uint64_t)st.st_size;
 	*ret = m;

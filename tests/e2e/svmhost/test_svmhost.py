@@ -61,6 +61,7 @@ HOSTS = (
                            "test_hidden_feature_stays_hidden_or_is_told"),
      "test_cgroups.py": CGROUPS,
      "test_tracking.py": ("test_system_call_follows_the_device[denied]",),
+     "test_faults.py": ("test_daemon_of_root_exceeds_the_hard_limit_of_open_files",),
      "test_pressure.py": ("test_pressure_of_the_vms_group_frees_its_memory",),
      "test_balance.py": ("test_shares_move_to_the_vm_that_waits",),
      "test_bios.py": ("test_fill_of_memory_by_the_firmware",),

@@ -44,6 +44,23 @@ def test_daemon_without_free_fds_answers_and_recovers(fake):
     assert fake.info("a")["state"] == fake.info("runs")["state"] == "running"
 
 
+def may_exceed_limits():
+    """CAP_SYS_RESOURCE."""
+    held = re.search(r"CapEff:\s+(\w+)", pathlib.Path("/proc/self/status").read_text()).group(1)
+    return bool(int(held, 16) >> 24 & 1)
+
+
+class FewFiles(Daemon):
+    def command(self):
+        return ["prlimit", "--nofile=1024:1024", *super().command()]
+
+
+@pytest.mark.skipif(not may_exceed_limits(), reason="needs CAP_SYS_RESOURCE")
+def test_daemon_of_root_exceeds_the_hard_limit_of_open_files(tmp_path):
+    with contextlib.closing(FewFiles(tmp_path, vm_program=FAKE_VM)) as d:
+        assert resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE) == (524288, 524288)
+
+
 def test_full_state_folder_refuses_changes_and_recovers(tmp_path):
     with tmpfs(tmp_path / "disk", "4M") as disk, contextlib.closing(Daemon(disk, vm_program=FAKE_VM)) as d:
         d.define("runs")
