@@ -19,21 +19,29 @@
 struct target {
 	const char *path;
 	uint64_t size_bytes;
-	char tmp[PATH_MAX]; /* temporary name; empty: a device, written directly */
-	bool is_device;
+	char tmp[PATH_MAX]; /* temporary name; empty: written directly */
+	bool is_device, is_given; /* is_given: --fd has the file. Both are written directly */
 	int old_fd; /* holds the lock on the file that will be replaced */
 	mode_t mode; /* permissions, which the new file takes over from that file */
 	struct img_data data;
 };
+
+static bool is_direct(const struct target *t)
+{
+	return t->is_device || t->is_given;
+}
 
 /* Refuse to copy an image to itself. st: the target. */
 static int target_is_new(const struct img_convert *v, const struct stat *st, struct err *e)
 {
 	struct stat from;
 
-	for (unsigned i = 0; i < v->nsources; i++)
-		if (!stat(v->sources[i].path, &from) && st->st_dev == from.st_dev && st->st_ino == from.st_ino)
+	for (unsigned i = 0; i < v->nsources; i++) {
+		int fd = img_fd_given(v->sources[i].path);
+
+		if (!(fd < 0 ? stat(v->sources[i].path, &from) : fstat(fd, &from)) && st->st_dev == from.st_dev && st->st_ino == from.st_ino)
 			return err_set(e, -EINVAL, ERR_INVALID, "source and target are the same file");
+	}
 	return 0;
 }
 
@@ -42,7 +50,8 @@ static int target_prepare(struct target *t, const struct img_convert *v, struct 
 	struct stat st;
 	int r;
 
-	t->old_fd = open(t->path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	t->is_given = img_fd_given(t->path) >= 0;
+	t->old_fd = img_fd_open(t->path, O_RDWR | O_CLOEXEC | O_NONBLOCK, 0);
 	if (t->old_fd < 0 && errno != ENOENT)
 		return err_set_errno(e, -errno, "cannot write %s", t->path);
 	if (t->old_fd >= 0) {
@@ -56,7 +65,7 @@ static int target_prepare(struct target *t, const struct img_convert *v, struct 
 		if (lock_acquire(t->old_fd, LOCK_AS_WRITER, t->path, e) < 0)
 			return -EBUSY;
 	}
-	if (!t->is_device &&
+	if (!is_direct(t) &&
 		snprintf(t->tmp, sizeof(t->tmp), "%s.part-%d", t->path, (int)getpid()) >= (int)sizeof(t->tmp))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", t->path);
 	return 0;
@@ -79,7 +88,7 @@ static int image_open(struct target *t, struct loop *l, const struct img_create 
 static int overlay_open(struct target *t, struct loop *l, const struct img_create *ic, const struct img_common *x,
 	struct block **ret_b, struct err *e)
 {
-	struct img_open o = { .path = t->is_device ? t->path : t->tmp, .format = "qcow2", .writable = true };
+	struct img_open o = { .path = is_direct(t) ? t->path : t->tmp, .format = "qcow2", .writable = true };
 	char path[2 * PATH_MAX], real[PATH_MAX], *slash;
 
 	img_common_open(x, &o);
@@ -101,8 +110,8 @@ static int overlay_open(struct target *t, struct loop *l, const struct img_creat
 
 static int target_open(struct target *t, const struct img_convert *v, struct block **ret_b, struct err *e)
 {
-	const char *path = t->is_device ? t->path : t->tmp;
-	CLEANUP_CLOSE int fd = t->is_device ? steal_fd(&t->old_fd)
+	const char *path = is_direct(t) ? t->path : t->tmp;
+	CLEANUP_CLOSE int fd = is_direct(t) ? steal_fd(&t->old_fd)
 		: open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, t->mode);
 	int r;
 
@@ -299,7 +308,7 @@ static int pack_new(struct img_convert *v, struct target *t, struct err *e)
 	if (t->is_device)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "cannot write a compressed image to %s, which is "
 			"a device; use a file", v->path);
-	fd = open(t->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, t->mode);
+	fd = t->is_given ? steal_fd(&t->old_fd) : open(t->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, t->mode);
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot create %s", t->tmp);
 	r = img_seal(true, e);
@@ -597,6 +606,8 @@ static int option_take(struct convert_args *a, int c, char *arg)
 	case OPT_SALVAGE:
 		v->how.salvage = true;
 		return 0;
+	case IMG_OPT_FD:
+		return img_fd_option("convert", arg);
 	case 't':
 	case 'T':
 	case 'm':
@@ -638,7 +649,7 @@ int img_convert_main(int argc, char **argv)
 		{ "target-image-opts", no_argument, NULL, OPT_TARGET_OPTS },
 		{ "bitmaps", no_argument, NULL, OPT_BITMAPS },
 		{ "skip-broken-bitmaps", no_argument, NULL, OPT_SKIP_BROKEN_BITMAPS },
-		{ "salvage", no_argument, NULL, OPT_SALVAGE }, { NULL, 0, NULL, 0 } };
+		{ "salvage", no_argument, NULL, OPT_SALVAGE }, { "fd", required_argument, NULL, IMG_OPT_FD }, { NULL, 0, NULL, 0 } };
 	struct convert_args a = { .v = { .ic = IMG_CREATE_DEFAULT, .end_bytes = UINT64_MAX } };
 	struct img_convert *v = &a.v;
 	struct err e;

@@ -178,6 +178,7 @@ int img_create_format(struct img_create *c, const char *verb, const char *name)
 struct create_args {
 	struct img_create c;
 	bool unsafe, quiet;
+	struct img_progress progress;
 	const char *name, *path, *size; /* name: as given; path: without "file:" */
 	int (*trust)(struct img_open *o, char *name, struct err *e); /* see struct img_open */
 };
@@ -293,7 +294,7 @@ static int space_make(struct create_args *a, int fd, const struct img_data *d, s
 	}
 	r = block_open(img_loop(0), &bo, &b, e);
 	if (!r) {
-		r = img_preallocate(b, how, 0, NULL, e);
+		r = img_preallocate(b, how, 0, &a->progress, e);
 		r = img_block_close(b, a->path, r, e);
 	} else {
 		close(layers[0].fd);
@@ -306,9 +307,9 @@ static int space_make(struct create_args *a, int fd, const struct img_data *d, s
 static int file_make(struct create_args *a, struct err *e)
 {
 	struct stat st;
-	bool existed = !stat(a->path, &st);
+	bool existed = img_fd_given(a->path) >= 0 || !stat(a->path, &st);
 	struct img_data data;
-	CLEANUP_CLOSE int fd = open(a->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
+	CLEANUP_CLOSE int fd = img_fd_open(a->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
 	int r;
 
 	if (fd < 0)
@@ -346,46 +347,53 @@ static int confine(const struct create_args *a, struct err *e)
 	return img_confine(1, 64, e);
 }
 
+/* Take one option. Returns 0; an exit status after an error message. */
+static int option_take(struct create_args *a, struct img_options *opts, int c, char *arg)
+{
+	switch (c) {
+	case 'f':
+		return img_create_format(&a->c, "create", arg);
+	case 'o':
+		return img_options_add(opts, "create", arg);
+	case 'b':
+		a->c.qcow2.backing_name = arg;
+		return 0;
+	case 'F':
+		a->c.qcow2.backing_format = arg;
+		return 0;
+	case 'u':
+		a->unsafe = true;
+		return 0;
+	case 'p':
+		a->progress.mode = IMG_PROGRESS_BAR;
+		return 0;
+	case 'q':
+		a->quiet = true;
+		return 0;
+	case IMG_OPT_FD:
+		return img_fd_option("create", arg);
+	case IMG_OPT_TRUST:
+		a->trust = img_backing_name;
+		return 0;
+	case IMG_OPT_OBJECT:
+		return img_object_refuse("create");
+	default:
+		return img_bad_option("create", arg);
+	}
+}
+
 int img_create_main(int argc, char **argv)
 {
 	static const struct option longs[] = { { "object", required_argument, NULL, IMG_OPT_OBJECT },
-		{ "trust-backing", no_argument, NULL, IMG_OPT_TRUST }, { NULL, 0, NULL, 0 } };
-	struct create_args a = { .c = IMG_CREATE_DEFAULT };
+		{ "trust-backing", no_argument, NULL, IMG_OPT_TRUST }, { "fd", required_argument, NULL, IMG_OPT_FD }, { NULL, 0, NULL, 0 } };
+	struct create_args a = { .c = IMG_CREATE_DEFAULT, .progress = { .to = stdout, .shown = -1 } };
 	struct img_options opts = { 0 };
 	struct err e;
 	int o, r;
 
-	while ((o = getopt_long(argc, argv, "f:o:b:F:uq", longs, NULL)) != -1) {
-		switch (o) {
-		case 'f':
-			if (img_create_format(&a.c, "create", optarg))
-				return 1;
-			break;
-		case 'o':
-			if (img_options_add(&opts, "create", optarg))
-				return 1;
-			break;
-		case 'b':
-			a.c.qcow2.backing_name = optarg;
-			break;
-		case 'F':
-			a.c.qcow2.backing_format = optarg;
-			break;
-		case 'u':
-			a.unsafe = true;
-			break;
-		case 'q':
-			a.quiet = true;
-			break;
-		case IMG_OPT_TRUST:
-			a.trust = img_backing_name;
-			break;
-		case IMG_OPT_OBJECT:
-			return img_object_refuse("create");
-		default:
-			return img_bad_option("create", argv[optind - 1]);
-		}
-	}
+	while ((o = getopt_long(argc, argv, "f:o:b:F:upq", longs, NULL)) != -1)
+		if (option_take(&a, &opts, o, o == '?' ? argv[optind - 1] : optarg))
+			return 1;
 	if (img_options_ask_help(&opts)) {
 		img_options_help(a.c.format, false);
 		return 0;
@@ -407,5 +415,6 @@ int img_create_main(int argc, char **argv)
 		formatting_say(&a);
 	if (!r)
 		r = file_make(&a, &e);
+	img_progress_end(&a.progress, !r);
 	return r < 0 ? img_fail(&e) : 0;
 }

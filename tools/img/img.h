@@ -142,7 +142,7 @@ struct img_common {
 	struct img_progress progress;
 };
 /* Values of long options for getopt; from IMG_OPT_OWN on, those that only one verb has. */
-enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OBJECT, IMG_OPT_TRUST, IMG_OPT_OWN };
+enum { IMG_OPT_ALLOW = 256, IMG_OPT_OUTPUT, IMG_OPT_IMAGE_OPTS, IMG_OPT_OBJECT, IMG_OPT_TRUST, IMG_OPT_FD, IMG_OPT_OWN };
 #define IMG_COMMON_LONGS                                                                           \
 	{ "allow", required_argument, NULL, IMG_OPT_ALLOW },                                       \
 		{ "output", required_argument, NULL, IMG_OPT_OUTPUT },                             \
@@ -178,6 +178,8 @@ int img_backing_take(struct img_open *o, const char *image, const char *name, ch
 int img_cache_option(const char *verb, const char *mode);
 /* Choose how to show progress, after all options are parsed. */
 void img_common_progress(struct img_common *x);
+/* Take the value of --fd, FD=PATH, for img_fd_give(). Returns 0; an exit status after an error message. */
+int img_fd_option(const char *verb, const char *arg);
 
 /* ---- the sandbox (sandbox.c) ---- */
 
@@ -203,6 +205,15 @@ int img_seal(bool renames, struct err *e);
 void img_nbd_load(void);
 
 /* ---- opening ---- */
+
+/* Take an open file in place of opening that path, which may lead to another file by now. fd, path: borrowed until the
+ * end. Returns 0; -E2BIG: there are IMG_FDS_MAX already. */
+#define IMG_FDS_MAX 4
+int img_fd_give(int fd, const char *path);
+/* Returns the fd of --fd for the path, borrowed; -1: there is none. */
+int img_fd_given(const char *path);
+/* Open the path as open() does, or duplicate the fd of --fd. Returns an fd; -1 with errno. */
+int img_fd_open(const char *path, int flags, mode_t mode);
 
 /* Get the format from its name; "file" and "host_device" mean raw, as in QEMU's headers. Returns 0; -EINVAL or -ENOTSUP
  * with a sentence. */

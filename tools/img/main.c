@@ -24,17 +24,20 @@
 	"  -U             do not lock the image: read it while a VM uses it\n" ALLOW_HELP            \
 	"  --image-opts   take options instead of the image's name: driver=qcow2,file.filename=NAME\n"
 
+#define FD_HELP                                                                                    \
+	"  --fd FD=PATH   take the open file FD in place of opening PATH\n"
 #define PROGRESS_HELP                                                                              \
 	"  -p             show a progress bar\n"                                                    \
 	"  --format json  print progress and result as lines of JSON\n"
 
 static const struct img_verb verbs[] = {
-	{ "create", "create an empty image", "create [-q] [-f FMT] [-o OPTIONS] [-b FILE -F FMT] FILE [SIZE]",
+	{ "create", "create an empty image", "create [-p] [-q] [-f FMT] [-o OPTIONS] [-b FILE -F FMT] FILE [SIZE]",
 		"  -f FMT         set the format of the image: raw or qcow2 [raw]\n"
 		"  -b FILE        create an overlay on the backing file FILE\n"
 		"  -F FMT         set the format of the backing file; required with -b\n"
 		"  -u             do not open the backing file; requires SIZE\n"
-		TRUST_HELP
+		TRUST_HELP FD_HELP
+		"  -p             show a progress bar of preallocation=full\n"
 		"  -q             print errors only\n"
 		"  -o OPTIONS     set options, as key=value separated by commas: size,\n"
 		"                 compat (1.1 or 0.10) [1.1], cluster_size (512 to 2M) [64k],\n"
@@ -81,11 +84,11 @@ static const struct img_verb verbs[] = {
 		"  --salvage      store zeros for blocks that cannot be read, and print their offsets\n"
 		"  -n             write into the existing TARGET\n"
 		"  --target-image-opts  with -n: take options instead of the name of TARGET\n"
-		"  --target-is-zero  with -n: assume that TARGET reads as zeros\n" PROGRESS_HELP
+		"  --target-is-zero  with -n: assume that TARGET reads as zeros\n" FD_HELP PROGRESS_HELP
 		"Several SOURCEs are copied one behind the other. Zeros are not stored. A new TARGET file\n"
-		"appears when it is complete, and not at all after a failure or Ctrl-C. TARGET '-' writes a raw\n"
-		"image to standard output. The options -C, -m, -W, -t and -T of qemu-img are accepted and have no\n"
-		"effect.\n",
+		"appears when it is complete, and not at all after a failure or Ctrl-C; a device, and a file of\n"
+		"--fd, are written directly. TARGET '-' writes a raw image to standard output. The options -C, -m,\n"
+		"-W, -t and -T of qemu-img are accepted and have no effect.\n",
 		img_convert_main },
 	{ "dd", "copy a range of a disk to another image",
 		"dd [-f FMT] [-O FMT] [-U] [bs=SIZE] [count=N] [skip=N] if=SOURCE of=TARGET", OPEN_HELP
@@ -115,7 +118,7 @@ static const struct img_verb verbs[] = {
 		FORMAT_HELP ALLOW_HELP
 		"  --shrink       allow a smaller size, which discards the data beyond the new end\n"
 		"  --preallocation MODE  allocate the added space: off, metadata, falloc or full [off]\n"
-		PROGRESS_HELP
+		FD_HELP PROGRESS_HELP
 		"+SIZE and -SIZE are relative to the present size. Internal snapshots keep their sizes.\n",
 		img_resize_main },
 	{ "measure", "show the file size that a new image would need",

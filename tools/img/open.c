@@ -112,9 +112,40 @@ static int format_find(const struct img_open *o, int fd, enum block_format *ret,
 	return 0;
 }
 
+/* Files of the options --fd. Global, because one process runs one verb. */
+static struct {
+	const char *path;
+	int fd;
+} given[IMG_FDS_MAX];
+static unsigned ngiven;
+
+int img_fd_give(int fd, const char *path)
+{
+	if (ngiven == ARRAY_SIZE(given))
+		return -E2BIG;
+	given[ngiven].fd = fd;
+	given[ngiven++].path = path;
+	return 0;
+}
+
+int img_fd_given(const char *path)
+{
+	for (unsigned i = 0; i < ngiven; i++)
+		if (!strcmp(given[i].path, path))
+			return given[i].fd;
+	return -1;
+}
+
+int img_fd_open(const char *path, int flags, mode_t mode)
+{
+	int fd = img_fd_given(path);
+
+	return fd < 0 ? open(path, flags, mode) : dup(fd);
+}
+
 static int file_open(const char *path, bool writable, int *ret_fd, struct err *e)
 {
-	CLEANUP_CLOSE int fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
+	CLEANUP_CLOSE int fd = img_fd_open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK, 0);
 	int r = fd < 0 ? -errno : 0;
 	struct stat st;
 

@@ -3,9 +3,12 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -181,6 +184,16 @@ int img_common_option(struct img_common *x, int c, const char *arg)
 	default:
 		return img_bad_option(x->verb, arg);
 	}
+}
+
+int img_fd_option(const char *verb, const char *arg)
+{
+	char *end;
+	long fd = strtol(arg, &end, 10);
+
+	if (*arg < '0' || *arg > '9' || *end != '=' || !end[1] || fd > INT_MAX || fcntl((int)fd, F_GETFD) < 0)
+		return img_usage(verb, "--fd takes the number of an open file and its name, such as 3=disk.qcow2, not '%s'", arg);
+	return img_fd_give((int)fd, end + 1) < 0 ? img_usage(verb, "--fd can be given at most %d times", IMG_FDS_MAX) : 0;
 }
 
 int img_cache_option(const char *verb, const char *mode)

@@ -76,6 +76,7 @@ static const char *size_take(int *argc, char **argv)
 int img_resize_main(int argc, char **argv)
 {
 	static const struct option longs[] = { IMG_COMMON_LONGS,
+		{ "fd", required_argument, NULL, IMG_OPT_FD },
 		{ "shrink", no_argument, NULL, IMG_OPT_OWN },
 		{ "preallocation", required_argument, NULL, IMG_OPT_OWN + 1 }, { NULL, 0, NULL, 0 } };
 	struct resize z = { .common.o.writable = true };
@@ -89,6 +90,8 @@ int img_resize_main(int argc, char **argv)
 			z.shrink = true;
 		else if (c == IMG_OPT_OWN + 1)
 			st = img_prealloc_word(optarg, &z.prealloc, &e) < 0 ? img_fail(&e) : 0;
+		else if (c == IMG_OPT_FD)
+			st = img_fd_option("resize", optarg);
 		else
 			st = img_common_option(&z.common, c, c == '?' ? argv[optind - 1] : optarg);
 	}

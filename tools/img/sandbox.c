@@ -78,6 +78,8 @@ static void path_allow(const char *path, uint64_t file, uint64_t folder)
 
 	if (!sandbox.rules)
 		sandbox.rules = lockdown_rules_new();
+	if (path && img_fd_given(path) >= 0) /* it is open, and its path may lead elsewhere */
+		return;
 	if (fd < 0 || fstat(fd, &st) < 0 || sandbox.rules < 0)
 		return;
 	row.rights = S_ISDIR(st.st_mode) ? folder : file;
@@ -145,7 +147,8 @@ void img_sandbox_backing(const char *image, const char *name, const struct img_o
 void img_sandbox_target(const char *path)
 {
 	char link[PATH_MAX], beside[2 * PATH_MAX];
-	ssize_t n = readlink(path, link, sizeof(link) - 1);
+	bool is_given = img_fd_given(path) >= 0;
+	ssize_t n = is_given ? -1 : readlink(path, link, sizeof(link) - 1);
 
 	if (n > 0) { /* if it leads to no file, that is made */
 		link[n] = 0;
@@ -153,7 +156,8 @@ void img_sandbox_target(const char *path)
 		folder_allow(beside, MAKES);
 	}
 	path_allow(path, READS | WRITES, 0);
-	folder_allow(path, MAKES);
+	if (!is_given)
+		folder_allow(path, MAKES);
 }
 
 static int files_lock(struct err *e)

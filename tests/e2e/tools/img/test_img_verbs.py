@@ -641,3 +641,57 @@ def test_convert_on_full_disk_leaves_nothing(box):
         box.img("create", "-q", "-f", "qcow2", "full/a", "8M")
         assert "No space" in box.fails("convert", "-n", "-f", "raw", "-O", "qcow2", "src", "full/a")
         box.qemu("check", "-q", "-r", "leaks", "full/a")
+
+
+def with_files(box, fds, *args):
+    """Run cairn-img with open files, whose names lead to the file `other` by then."""
+    files = [(os.open(box.path / name, flags), name) for name, flags in fds]
+    for _, name in files:
+        os.rename(box.path / name, box.path / f"real-{name}")
+        os.symlink("other", box.path / name)
+    given = [word for fd, name in files for word in ("--fd", f"{fd}={name}")]
+    r = subprocess.run([IMG, args[0], *given, *args[1:]], cwd=box.path, pass_fds=[fd for fd, _ in files], capture_output=True, text=True,
+                       timeout=TIMEOUT)
+    for fd, _ in files:
+        os.close(fd)
+    assert r.returncode == 0, r.stderr
+    return r.stdout
+
+
+def size_of(box, name):
+    return json.loads(box.img("info", "--output", "json", name).stdout)["virtual-size"]
+
+
+@pytest.mark.parametrize("fmt", ["raw", "qcow2"])
+def test_open_file_takes_the_place_of_its_name(box, fmt):  # noqa: F811
+    other = b"o" * 4096
+    (box.path / "other").write_bytes(other)
+    box.img("create", "-q", "-f", fmt, "disk", "1M")
+    with_files(box, [("disk", os.O_RDWR)], "resize", "-q", "-f", fmt, "disk", "2M")
+    assert size_of(box, "real-disk") == 2 * MIB
+    for args in ((), ("-c",)) if fmt == "qcow2" else ((),):
+        for name in ("from", "to"):
+            (box.path / name).unlink(missing_ok=True)
+        box.img("create", "-q", "-f", fmt, "from", "16M")
+        pattern(box, "from", 1, fmt=fmt)
+        (box.path / "to").write_bytes(b"longer than the new image" * 100000)
+        said = with_files(box, [("from", os.O_RDONLY), ("to", os.O_RDWR)], "convert", "-p", *args, "-f", fmt, "-O", fmt, "from", "to")
+        assert "(100.00/100%)" in said
+        assert sha(box, "real-from", fmt) == sha(box, "real-to", fmt)
+    (box.path / "new").touch()
+    with_files(box, [("new", os.O_RDWR)], "create", "-q", "-f", fmt, "new", "3M")
+    assert size_of(box, "real-new") == 3 * MIB
+    assert (box.path / "other").read_bytes() == other
+
+
+def test_create_shows_a_bar_while_it_writes(box):  # noqa: F811
+    said = box.img("create", "-p", "-f", "raw", "-o", "preallocation=full", "disk", "16M").stdout
+    assert said.startswith("Formatting 'disk', fmt=raw size=16777216 preallocation=full\n") and "(50.00/100%)" in said and "(100.00/100%)" in said
+
+
+@pytest.mark.parametrize("value", ["", "disk", "=disk", "x=disk", "-1=disk", "99=disk", "1=", "1"])
+def test_bad_open_file_is_refused(box, value):  # noqa: F811
+    box.img("create", "-q", "disk", "1M")
+    r = subprocess.run([IMG, "resize", "-f", "raw", "--fd", value, "disk", "2M"], cwd=box.path, capture_output=True, text=True, timeout=TIMEOUT)
+    assert r.returncode == 1 and r.stderr.startswith("cairn-img: --fd takes the number of an open file and its name"), r.stderr
+    assert (box.path / "disk").stat().st_size == MIB
