@@ -191,7 +191,7 @@ $(BUILD)/gen/api.json: $(BUILD)/schema-print
 	$(call say,GEN,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$< >$@.tmp && mv $@.tmp $@
-# And the JSON Schema of a network's definition, the types for TypeScript, and the Python package.
+# And the OpenRPC document, the JSON Schema of a network's definition, the types for TypeScript, and the Python package.
 $(BUILD)/api.schema.json: $(BUILD)/gen/api.json $(wildcard tools/client/*.py tools/client/python/* tools/client/python/*/*)
 	$(call say,GEN,$@)
 	$(Q)tools/client/generate.py $< $(BUILD)
@@ -389,7 +389,7 @@ install: all $(BUILD)/definition.schema.json
 		include/cairn/api include/cairn/base lib/systemd/system lib/sysusers.d lib/tmpfiles.d lib/udev/rules.d) \
 		$(DESTDIR)$(LIBDIR)/nbdkit/plugins $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 755 $(BUILD)/cairn $(BUILD)/cairn-img $(DESTDIR)$(PREFIX)/bin
-	install -m 644 $(addprefix $(BUILD)/,definition.schema.json network-definition.schema.json api.schema.json cairn.d.ts) tools/metrics/examples/* $(DESTDIR)$(PREFIX)/share/cairn
+	install -m 644 $(addprefix $(BUILD)/,definition.schema.json network-definition.schema.json api.schema.json openrpc.json cairn.d.ts) tools/metrics/examples/* $(DESTDIR)$(PREFIX)/share/cairn
 	$(if $(VMLINUX),install -m 644 $(VMLINUX) $(DESTDIR)$(PREFIX)/share/cairn/vmlinux)
 	install -d $(DESTDIR)$(PREFIX)/share/cairn/python/cairn_client
 	install -m 644 $(BUILD)/python/pyproject.toml $(DESTDIR)$(PREFIX)/share/cairn/python

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Make the files for clients from the schema that schema-print prints.
 
-generate.py API_JSON FOLDER     write api.schema.json, network-definition.schema.json, cairn.d.ts and the Python package into
-                                the folder"""
+generate.py API_JSON FOLDER     write api.schema.json, openrpc.json, network-definition.schema.json, cairn.d.ts and the Python
+                                package into the folder"""
 
 import json
 import keyword
@@ -125,6 +125,28 @@ def json_schema(api):
     commands = [{"type": "object", "required": ["execute"] + (["arguments"] if defs[c["name"] + ".arguments"]["required"] else []), "properties": {
         "execute": {"const": c["name"]}, "id": {}, "arguments": {"$ref": f"#/$defs/{c['name']}.arguments"}}} for c in api.commands]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"commands of Cairn {api.version}", "oneOf": commands, "$defs": defs}
+
+
+# ---- OpenRPC ----
+
+def openrpc(api):
+    """Return an OpenRPC document with the schemas of json_schema(). What OpenRPC has no word for begins with "x-"."""
+    schemas = json.loads(json.dumps(json_schema(api)["$defs"]).replace('"#/$defs/', '"#/components/schemas/'))
+    methods = []
+    for c in api.commands:
+        of = schemas[c["name"] + ".arguments"]
+        params = [{"name": m["name"], "description": m["doc"], "required": m["name"] in of["required"],
+                   "schema": {k: v for k, v in of["properties"][m["name"]].items() if k != "description"}} for m in api.arguments(c)]
+        more = {"x-" + k: c[k] for k in ("role", "states", "mutates", "takes-fd", "returns-fd") if k in c}
+        if "result-type" in c:
+            more["x-job-result"] = {"$ref": f"#/components/schemas/{c['name']}.job"}
+        methods.append({"name": c["name"], "summary": sentence(c["doc"]), "paramStructure": "by-name", "params": params,
+                        "result": {"name": "return", "schema": {"$ref": f"#/components/schemas/{c['name']}.result"}}, **more})
+    about = ('The messages are those of QMP, not of JSON-RPC: {"execute": NAME, "arguments": {...}} is answered by {"return": ...} or '
+             '{"error": {"class", "desc"}}, after the command qmp_capabilities. See docs/api.md.')
+    return {"openrpc": "1.3.2", "info": {"title": "Cairn", "version": api.version, "description": about}, "methods": methods,
+            "components": {"schemas": schemas}, "x-error-classes": api.errors,
+            "x-events": [{"name": e["name"], "summary": sentence(e["doc"]), "schema": {"$ref": f"#/components/schemas/event.{e['name']}"}} for e in api.events]}
 
 
 # ---- Python ----
@@ -362,6 +384,7 @@ def main():
     (package / "pyproject.toml").write_text((HERE / "python" / "pyproject.toml.in").read_text().replace("@VERSION@", api.version))
     (package / "cairn_client" / "api.py").write_text(python_module(api))
     (out / "api.schema.json").write_text(json.dumps(json_schema(api), indent=1) + "\n")
+    (out / "openrpc.json").write_text(json.dumps(openrpc(api), indent=1) + "\n")
     (out / "network-definition.schema.json").write_text(json.dumps(api.definitions["network-definition"], indent=1) + "\n")
     (out / "cairn.d.ts").write_text(ts_module(api))
 

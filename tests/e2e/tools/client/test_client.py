@@ -260,6 +260,29 @@ def test_json_schema_is_valid_and_complete():
         assert ref in SCHEMA["$defs"], ref
 
 
+def test_openrpc_document_has_each_command_and_event():
+    doc = json.loads(pathlib.Path(BUILD, "openrpc.json").read_text())
+    assert doc["openrpc"] == "1.3.2" and doc["info"]["title"] == "Cairn" and doc["info"]["version"]
+    schema = schemalib.schemas()[0].by_name
+    assert {m["name"] for m in doc["methods"]} == {n for n, e in schema.items() if e["meta-type"] == "command"}
+    assert {e["name"] for e in doc["x-events"]} == {n for n, e in schema.items() if e["meta-type"] == "event"}
+    assert "PermissionDenied" in doc["x-error-classes"]
+    for m in doc["methods"]:
+        assert m["summary"].endswith(".") and m["paramStructure"] == "by-name" and m["x-role"] == schema[m["name"]]["role"]
+        assert ("x-job-result" in m) == schema[m["name"]]["job"]
+        for p in m["params"]:
+            assert p.keys() == {"name", "description", "required", "schema"}
+    start, = [m for m in doc["methods"] if m["name"] == "vm-start"]
+    assert start["params"][0]["name"] == "vm" and start["params"][0]["required"] and start["params"][0]["schema"] == {"type": "string"}
+    known = doc["components"]["schemas"]
+    for ref in set(re.findall(r'"\$ref": "([^"]*)', json.dumps(doc))):
+        at = known
+        assert ref.startswith("#/components/schemas/"), ref
+        for part in ref.split("/")[3:]:
+            at = at[part]
+    jsonschema.Draft202012Validator.check_schema({"$defs": known})
+
+
 def test_json_schema_accepts_messages_of_the_daemon(fake):
     commands = jsonschema.Draft202012Validator(SCHEMA)
     definition = json.loads(pathlib.Path(fake.write("vm1")).read_text())
