@@ -418,6 +418,14 @@ static void child_timed_out(void *opaque)
 		thread_left(x);
 }
 
+void fork_as_terminate(struct fork_as *x)
+{
+	if (x->reaped)
+		return;
+	kill(-x->pid, SIGTERM);
+	pidfd_send_signal(x->pidfd, SIGTERM, NULL, 0); /* see process_kill() */
+}
+
 void fork_as_kill(struct fork_as *x)
 {
 	if (x)

@@ -110,6 +110,8 @@ bool helpers_are_busy(const struct helpers *h);
 /* Start the process. *ret is valid until done() is called or fork_as_free(); with spec->keep, until fork_as_free().
  * Returns 0; -EBUSY: too many processes of the user have not ended; -errno. On errors, done() is not called. */
 int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_as **ret, struct err *e);
+/* Send SIGTERM to the process and its process group. The process itself has the signal blocked, as the daemon has. */
+void fork_as_terminate(struct fork_as *x);
 /* Kill the process and its process group; done() then reports a failure. NULL allowed. */
 void fork_as_kill(struct fork_as *x);
 /* Describe the held files in out->files. Runs where run() does. Returns 0 or -errno. */

@@ -2,10 +2,13 @@
 #include "api/access/fork_as.h"
 #include "api/commands/command.h"
 #include "api/definition/definition.h"
+#include "api/jobs/job.h"
 #include "api/jobs/pool_volumes.h"
+#include "api/jobs/volume_job.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/loop.h"
 #include "base/utf8.h"
 #include "base/util.h"
 
@@ -14,49 +17,8 @@
 #include <string.h>
 
 #define CAPACITY_MAX (1LL << 60)
-#define VMS_MAX 8
-
-/* ---- VMs that use volumes ---- */
-
-/* Whether the path is that of the volume in the folder. */
-static bool is_volume(const char *path, const char *folder, const char *name)
-{
-	size_t n = strlen(folder);
-
-	return path && !strncmp(path, folder, n) && path[n] == '/' && !strcmp(path + n + 1, name);
-}
-
-/* Return the format in which the definition uses the volume; VOLUME_NO_FORMAT: it does not use it. */
-static enum volume_format definition_format(const struct definition *def, const char *folder, const char *name)
-{
-	for (uint32_t i = 0; def && i < def->ndisks; i++)
-		for (unsigned k = 0; k < def->disks[i].nlayers; k++) {
-			const struct definition_layer *l = &def->disks[i].layers[k];
-
-			if (is_volume(l->path, folder, name))
-				return l->format == DEFINITION_FORMAT_QCOW2 ? VOLUME_QCOW2 : VOLUME_RAW;
-			if (is_volume(l->data_file, folder, name))
-				return VOLUME_RAW;
-		}
-	return VOLUME_NO_FORMAT;
-}
-
-static enum volume_format vm_format(const struct vm *vm, const char *folder, const char *name)
-{
-	enum volume_format f = definition_format(vm->live, folder, name);
-
-	return f == VOLUME_NO_FORMAT ? definition_format(vm->def, folder, name) : f;
-}
-
-/* Return the format in which VMs use the volume, by this path: the daemon's loop may not look at files. */
-static enum volume_format known_format(const struct vm_host *host, const char *folder, const char *name)
-{
-	enum volume_format f = VOLUME_NO_FORMAT;
-
-	for (size_t i = 0; i < host->nvms && f == VOLUME_NO_FORMAT; i++)
-		f = vm_format(host->vms[i], folder, name);
-	return f;
-}
+/* A file of a VM that does not answer keeps a process, so lists do without looks for this time. */
+#define HANG_NS (60 * 1000000000ULL)
 
 /* ---- arguments ---- */
 
@@ -156,24 +118,26 @@ static void begin(struct call *c, int r, const struct volume_work *w, const stru
 
 /* ---- query-volumes ---- */
 
-static struct json_object *entry_json(const struct call *c, const char *folder, const struct volume_entry *v)
+static struct json_object *entry_json(const struct call *c, const struct volume_entry *v)
 {
 	struct json_object *o = json_object_new_object(), *vms = json_object_new_array();
-	enum volume_format format = known_format(c->host, folder, v->name);
 
 	js_put_str(o, "name", v->name);
 	if (v->format != VOLUME_NO_FORMAT) {
-		bool differs = format != VOLUME_NO_FORMAT && format != v->format;
+		bool differs = v->used_format != VOLUME_NO_FORMAT && v->used_format != v->format;
 
-		js_put_str(o, "format", volume_format_name(differs ? format : v->format));
+		js_put_str(o, "format", volume_format_name(differs ? v->used_format : v->format));
 		js_put_uint(o, "capacity", differs ? v->file_bytes : v->capacity_bytes);
 		js_put_uint(o, "allocation", v->allocation_bytes);
 		if (v->backing[0] && !differs)
 			js_put_str(o, "backing", v->backing);
 	}
-	for (size_t i = 0; format != VOLUME_NO_FORMAT && i < c->host->nvms && json_object_array_length(vms) < VMS_MAX; i++)
-		if (vm_format(c->host->vms[i], folder, v->name) != VOLUME_NO_FORMAT)
-			json_object_array_add(vms, json_object_new_string(c->host->vms[i]->def->name));
+	for (unsigned i = 0; i < v->nvms; i++) {
+		const struct vm *vm = vm_find_uuid(c->host, v->vms[i]);
+
+		if (vm)
+			json_object_array_add(vms, json_object_new_string(vm->def->name));
+	}
 	js_put(o, "vms", vms);
 	return o;
 }
@@ -186,6 +150,9 @@ static void list_done(struct call *c, const struct volume_work *w, int r, const 
 	struct volume_entry v = { .name = "" };
 	struct err lost;
 
+	(void)w;
+	if (r == 0 && res->sizes[0])
+		c->host->volume_looks_after_ns = loop_now_ns() + HANG_NS;
 	if (r < 0 || call_check_role(c, ROLE_VIEWER, NULL, &lost) < 0) {
 		call_fail(c, r < 0 ? e : &lost);
 		return;
@@ -193,7 +160,7 @@ static void list_done(struct call *c, const struct volume_work *w, int r, const 
 	o = json_object_new_object();
 	list = json_object_new_array();
 	while (bytes < COMMAND_PAGE_BYTES && volume_entry_take(&data, &left, &v)) {
-		struct json_object *one = entry_json(c, w->folder, &v);
+		struct json_object *one = entry_json(c, &v);
 
 		bytes += strlen(json_object_to_json_string_ext(one, JSON_C_TO_STRING_PLAIN));
 		json_object_array_add(list, one);
@@ -210,6 +177,7 @@ void command_query_volumes(struct call *c)
 	struct err e;
 	int r = work_take(c, VOLUME_LIST, &w, &e);
 
+	w.no_look = loop_now_ns() < c->host->volume_looks_after_ns;
 	begin(c, r, &w, &e, list_done);
 }
 
@@ -220,6 +188,19 @@ static void change_done(struct call *c, const struct volume_work *w, int r, cons
 	(void)w;
 	(void)res;
 	call_done(c, r, e);
+}
+
+static void job_begin(struct call *c, int r, const struct volume_work *w, const struct err *why)
+{
+	struct job *j;
+	struct err e;
+
+	if (r < 0)
+		call_fail(c, why);
+	else if (volume_job_begin(c, w, js_get_str(c->args, "job-id"), &j, &e) < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
 }
 
 void command_volume_create(struct call *c)
@@ -237,7 +218,7 @@ void command_volume_create(struct call *c)
 		r = backing_take(c, &w, &e);
 	if (!r)
 		r = preallocation_take(c, &w, &e);
-	begin(c, r, &w, &e, change_done);
+	job_begin(c, r, &w, &e);
 }
 
 void command_volume_clone(struct call *c)
@@ -248,7 +229,7 @@ void command_volume_clone(struct call *c)
 
 	if (!r)
 		r = name_take(w.copy, js_get_str(c->args, "new-name"), &e);
-	begin(c, r, &w, &e, change_done);
+	job_begin(c, r, &w, &e);
 }
 
 void command_volume_resize(struct call *c)

@@ -38,6 +38,11 @@ bool job_is_of(const struct job *j, const struct vm *vm)
 				!strcmp(j->vm_name, vm->def->name);
 }
 
+static const char *vm_name_of(const struct job *j)
+{
+	return j->vm_name[0] ? j->vm_name : NULL;
+}
+
 /* ---- status, progress and results ---- */
 
 void job_status_set(struct job *j, enum job_status s)
@@ -50,7 +55,7 @@ void job_status_set(struct job *j, enum job_status s)
 		js_put_str(data, "qmp-id", j->qmp_id);
 	js_put_str(data, "status", job_status_names[s]);
 	js_put_str(data, "type", j->type);
-	event_emit(&j->host->sink, EVENT_JOB_STATUS_CHANGE, j->vm_name, job_vm_uuid(j), data);
+	event_emit(&j->host->sink, EVENT_JOB_STATUS_CHANGE, vm_name_of(j), job_vm_uuid(j), data);
 }
 
 const char *job_status_name(const struct job *j)
@@ -85,7 +90,7 @@ void job_progress(struct job *j, uint64_t done, uint64_t total)
 	js_put_uint(data, "done", done);
 	js_put_uint(data, "total", total);
 	put_progress(data, j, now);
-	event_emit(&j->host->sink, EVENT_JOB_PROGRESS, j->vm_name, job_vm_uuid(j), data);
+	event_emit(&j->host->sink, EVENT_JOB_PROGRESS, vm_name_of(j), job_vm_uuid(j), data);
 }
 
 void job_put_rounds(struct json_object *result, unsigned rounds, unsigned throttle, bool stopped)
@@ -128,7 +133,7 @@ struct json_object *job_to_json(const struct job *j)
 	js_put_str(o, "status", job_status_names[j->status]);
 	js_put_uint(o, "current-progress", j->done);
 	js_put_uint(o, "total-progress", j->total);
-	js_put_str(o, "vm", j->vm_name);
+	js_put_str(o, "vm", vm_name_of(j));
 	if (job_vm_uuid(j)) {
 		uuid_print(j->vm_uuid, uuid);
 		js_put_str(o, VM_UUID_KEY, uuid);
@@ -195,6 +200,8 @@ static const struct job_type {
 	{ .type = "exec", .qmp = "exec" }, /* owns no VM, as the next */
 	{ .type = "group-snapshot" },
 	{ .type = "group-clone" },
+	{ .type = "volume-clone" },
+	{ .type = "volume-create" },
 };
 
 /* Find the row of a job type; NULL: unknown, or type is NULL. */
@@ -253,9 +260,10 @@ struct job *job_find_qmp(const struct vm *vm, const char *qmp_id)
 	return j;
 }
 
-static bool is_taken(const struct vm *vm, const char *id)
+/* vm: NULL allowed. */
+static bool is_taken(struct vm_host *host, const struct vm *vm, const char *id)
 {
-	return job_find(vm->host, id) || job_find_qmp(vm, id);
+	return job_find(host, id) || (vm && job_find_qmp(vm, id));
 }
 
 /* ---- freeing jobs, and storing concluded ones ---- */
@@ -420,19 +428,19 @@ int job_id_check(const char *id, bool taken, struct err *e)
 	return 0;
 }
 
-static void id_make(const struct vm *vm, char id[JOB_ID_MAX + 1])
+static void id_make(struct vm_host *host, const struct vm *vm, char id[JOB_ID_MAX + 1])
 {
 	do
-		snprintf(id, JOB_ID_MAX + 1, "job%u", ++vm->host->next_job);
-	while (is_taken(vm, id));
+		snprintf(id, JOB_ID_MAX + 1, "job%u", ++host->next_job);
+	while (is_taken(host, vm, id));
 }
 
-static int name_check(const struct vm *vm, const struct job_name *name, struct err *e)
+static int name_check(struct vm_host *host, const struct vm *vm, const struct job_name *name, struct err *e)
 {
 	int r = 0;
 
 	if (name->id)
-		r = job_id_check(name->id, is_taken(vm, name->id), e);
+		r = job_id_check(name->id, is_taken(host, vm, name->id), e);
 	if (!r && name->qmp_id && name->qmp_id[0])
 		r = job_id_check(name->qmp_id, job_find_qmp(vm, name->qmp_id) != NULL, e);
 	return r;
@@ -443,8 +451,8 @@ static void name_set(struct job *j, const struct vm *vm, const struct job_name *
 	if (name->id)
 		snprintf(j->id, sizeof(j->id), "%s", name->id);
 	else
-		id_make(vm, j->id);
-	if (vm->qmp && qmp_type(j->type))
+		id_make(j->host, vm, j->id);
+	if (vm && vm->qmp && qmp_type(j->type))
 		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", name->qmp_id ? name->qmp_id : j->id);
 }
 
@@ -460,22 +468,24 @@ int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j,
 	return job_new_named(vm, type, &name, ret_j, e);
 }
 
-/* Create a job that is in no list and owns no VM yet. */
-static int job_make(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e)
+/* Create a job that is in no list and owns no VM yet. vm: NULL: a job of no VM. */
+static int job_make(struct vm_host *host, struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	static const struct job_name any = { NULL, NULL };
 	struct job *j;
-	int r = name_check(vm, name ? name : &any, e);
+	int r = name_check(host, vm, name ? name : &any, e);
 
 	if (r < 0)
 		return r;
 	j = calloc(1, sizeof(*j));
 	if (!j)
 		return err_set_errno(e, -ENOMEM, "job");
-	jobs_trim(vm->host);
-	j->host = vm->host;
-	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm->def->name);
-	memcpy(j->vm_uuid, vm->def->uuid, sizeof(j->vm_uuid));
+	jobs_trim(host);
+	j->host = host;
+	if (vm) {
+		snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm->def->name);
+		memcpy(j->vm_uuid, vm->def->uuid, sizeof(j->vm_uuid));
+	}
 	j->type = type;
 	name_set(j, vm, name ? name : &any);
 	j->unit = "bytes";
@@ -498,7 +508,7 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	int r = vm_check_claim(vm, VM_CLAIM_JOB, "try again", e);
 
 	if (!r)
-		r = job_make(vm, type, name, &j, e);
+		r = job_make(vm->host, vm, type, name, &j, e);
 	if (r < 0)
 		return r;
 	job_owner_end(vm); /* of an earlier daemon's job, whose work is over */
@@ -510,17 +520,29 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	return 0;
 }
 
-int job_new_beside(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e)
+static int beside_new(struct vm_host *host, struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e)
 {
 	struct job *j;
-	int r = job_make(vm, type, name, &j, e);
+	int r = job_make(host, vm, type, name, &j, e);
 
 	if (r < 0)
 		return r;
-	job_append(vm->host, j);
+	job_append(host, j);
 	job_begin(j);
 	*ret_j = j;
 	return 0;
+}
+
+int job_new_beside(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e)
+{
+	return beside_new(vm->host, vm, type, name, ret_j, e);
+}
+
+int job_new_of_host(struct vm_host *host, const char *type, const char *id, struct job **ret_j, struct err *e)
+{
+	struct job_name name = { .id = id };
+
+	return beside_new(host, NULL, type, &name, ret_j, e);
 }
 
 static void vm_let_go(struct job *j)
@@ -593,7 +615,10 @@ void job_fail(struct job *j, const struct err *e)
 		j->e.cls = j->denied[0] ? ERR_PERMISSION : ERR_CANCELLED;
 	if (j->denied[0])
 		err_prefix(&j->e, "%s", j->denied);
-	log_warn("job", "VM '%s': %s (%s): %s", j->vm_name, j->id, j->type, j->e.msg);
+	if (vm_name_of(j))
+		log_warn("job", "VM '%s': %s (%s): %s", j->vm_name, j->id, j->type, j->e.msg);
+	else
+		log_warn("job", "%s (%s): %s", j->id, j->type, j->e.msg);
 	if (j->status != JOB_ABORTING)
 		job_status_set(j, JOB_ABORTING);
 	job_end(j);

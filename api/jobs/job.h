@@ -1,5 +1,6 @@
-/* job: long-running work on a VM. A command or a policy of the daemon starts the job; a command returns the job's id.
- * Events report the progress, and the result stays until a client dismisses it, within bounds of number and age.
+/* job: long-running work, mostly on a VM. A command or a policy of the daemon starts the job; a command returns the
+ * job's id. Events report the progress, and the result stays until a client dismisses it, within bounds of number and
+ * age.
  *
  * The status words are those of QMP's jobs. A job that succeeds passes through created, running, waiting, pending and
  * concluded; a job that fails passes through created, running, aborting and concluded. Dismissing makes it null. A job
@@ -47,11 +48,11 @@ struct job_name {
 struct job {
 	struct job *next; /* the daemon's list, oldest first */
 	struct vm_host *host;
-	struct vm *vm; /* NULL once concluded, and while `lost` */
+	struct vm *vm; /* NULL once concluded, while `lost`, and for a job of no VM */
 	char id[JOB_ID_MAX + 1];
 	char qmp_id[JOB_ID_MAX + 1]; /* name on the VM's QMP socket; "": hidden there */
-	char vm_name[VM_NAME_MAX + 1]; /* when the job began; may belong to another VM now */
-	uint8_t vm_uuid[16]; /* all zero: an older daemon stored the job */
+	char vm_name[VM_NAME_MAX + 1]; /* when the job began; may belong to another VM now; "": a job of no VM */
+	uint8_t vm_uuid[16]; /* all zero: an older daemon stored the job, or a job of no VM */
 	uid_t uid; /* of the user who began the job; 0: also the daemon's policies */
 	const char *type; /* "save", "snapshot-create", …; static */
 	const char *unit; /* unit of done and total: "bytes", "snapshots" or "clones"; static */
@@ -99,6 +100,8 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 	struct err *e);
 /* Create a job that does not own its VM: the VM may have other jobs meanwhile, and may end. j->vm is NULL. */
 int job_new_beside(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e);
+/* Create a job that belongs to no VM, as job_new_beside() does. Roles for all VMs decide who may see it. */
+int job_new_of_host(struct vm_host *host, const char *type, const char *id, struct job **ret_j, struct err *e);
 /* Make the job the owner of one more VM, which must have no owner. The caller ends the ownership with
  * vm_operation_end(). */
 void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind);
@@ -118,8 +121,8 @@ void job_put_rounds(struct json_object *result, unsigned rounds, unsigned thrott
  * one; memory-rounds, memory-throttle and memory-stopped, if the memory was copied in rounds.
  * d: NULL, or VM_TRACKING_UNKNOWN: add nothing. */
 void job_put_tracking(struct json_object *result, const struct vm_snapshot_done *d);
-/* Return the UUID of the job's VM, which decides who may see the job; NULL: not known, so only roles for all VMs
- * count. */
+/* Return the UUID of the job's VM, which decides who may see the job; NULL: not known, or a job of no VM, so only roles
+ * for all VMs count. */
 const uint8_t *job_vm_uuid(const struct job *j);
 /* Whether the job is the VM's. If its UUID is not known, the name decides. */
 bool job_is_of(const struct job *j, const struct vm *vm);

@@ -3,6 +3,7 @@
 #include "api/access/rights.h"
 #include "api/jobs/exec.h"
 #include "api/jobs/job.h"
+#include "api/jobs/volume_job.h"
 #include "api/schema/call.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -150,6 +151,7 @@ void job_owners_check(struct vm_host *host)
 	for (size_t i = 0; i < host->nvms; i = owner_check(host->vms[i]) ? 0 : i + 1)
 		;
 	exec_check_roles(host);
+	volume_jobs_check_roles(host);
 }
 
 /* ---- the owner of an earlier daemon's job ---- */

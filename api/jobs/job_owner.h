@@ -23,7 +23,8 @@ void job_owner_end(struct vm *vm);
 /* Cancel the jobs whose owners have lost the role. Call it when permissions have changed, and when the daemon begins to
  * listen. */
 void job_owners_check(struct vm_host *host);
-/* Add a line to the audit log: the daemon cancels the job, because its user lost the role. */
+/* Add a line to the audit log: the daemon cancels the job, because its user lost the role. vm_name: NULL: a job of no
+ * VM. */
 void job_denial_audit(const struct vm_host *host, const char *vm_name, const char *id, uid_t uid, const char *why);
 
 #endif

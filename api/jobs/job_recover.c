@@ -16,12 +16,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool is_of_host(const char *type)
+{
+	return !strncmp(type, "volume-", strlen("volume-"));
+}
+
 /* Make a job of an earlier daemon from the members that its stored job and the data of its events have. Returns NULL
- * if the VM's name is missing. */
+ * if the VM's name is missing of a job that has a VM. */
 static struct job *former_new(struct vm_host *host, const char *id, const char *type, struct json_object *o)
 {
 	const char *vm = js_get_str(o, "vm"), *qmp_id = js_get_str(o, "qmp-id"), *uuid = js_get_str(o, VM_UUID_KEY);
-	struct job *j = vm ? calloc(1, sizeof(*j)) : NULL;
+	struct job *j = vm || is_of_host(type) ? calloc(1, sizeof(*j)) : NULL;
 
 	if (!j)
 		return NULL;
@@ -31,7 +36,7 @@ static struct job *former_new(struct vm_host *host, const char *id, const char *
 	snprintf(j->id, sizeof(j->id), "%s", id);
 	if (qmp_id && job_id_check(qmp_id, false, NULL) == 0)
 		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
-	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm);
+	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm ? vm : "");
 	if (uuid)
 		uuid_parse(uuid, j->vm_uuid);
 	return j;
@@ -241,9 +246,13 @@ void jobs_settle(struct vm_host *host)
 		j->failed = true;
 		j->status = JOB_CONCLUDED;
 		j->ended_ns = loop_now_ns();
-		err_set(&j->e, -EIO, ERR_GENERIC,
-			"the daemon ended while the job was under way, so its result is unknown. Next: cairn %s %s",
-			strstr(j->type, "snapshot") ? "snapshot-list" : "dominfo", j->vm_name);
+		if (is_of_host(j->type))
+			err_set(&j->e, -EIO, ERR_GENERIC, "the daemon ended while the job was under way; a volume that it makes appears when it is complete. "
+				"Next: cairn vol-list POOL");
+		else
+			err_set(&j->e, -EIO, ERR_GENERIC,
+				"the daemon ended while the job was under way, so its result is unknown. Next: cairn %s %s",
+				strstr(j->type, "snapshot") ? "snapshot-list" : "dominfo", j->vm_name);
 	}
 	if (!any)
 		return;

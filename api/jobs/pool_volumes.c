@@ -2,7 +2,7 @@
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
-#include "api/jobs/volumes.h"
+#include "api/jobs/volume_img.h"
 #include "api/schema/call.h"
 #include "api/store/paths.h"
 #include "api/vm/vm.h"
@@ -17,18 +17,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /* Names that are kept at once, of a folder with any number of files. */
 #define NAMES_MAX 64
 #define LIST_TIMEOUT_NS (60 * 1000000000ULL)
-#define USERS_TIMEOUT_S 60
 /* Fields of a qcow2 header (docs/qcow2.md). */
 #define QCOW2_MAGIC 0x514649fbU
 #define QCOW2_HEADER_BYTES 32
@@ -41,6 +39,11 @@ bool volume_name_is_valid(const char *name)
 const char *volume_format_name(enum volume_format f)
 {
 	return f == VOLUME_QCOW2 ? "qcow2" : f == VOLUME_RAW ? "raw" : NULL;
+}
+
+bool volume_work_is_job(const struct volume_work *w)
+{
+	return w->act == VOLUME_CREATE || w->act == VOLUME_CLONE;
 }
 
 /* ---- looking; this and all below up to "calls" runs in the process, without malloc() ---- */
@@ -78,38 +81,41 @@ static int irregular(const char *name, struct err *e)
 	return err_set(e, -EINVAL, ERR_INVALID, "volume %.300s is no regular file", name);
 }
 
-/* Look at a file. A file that may not be read has no format.
- * links: follow a symbolic link. Returns 0; -EINVAL: it is no regular file; -errno. */
-static int file_look(int dir, const char *name, bool links, struct look *l, struct err *e)
+/* Look at a file. A file that may not be opened has no format.
+ * flags: of open(): O_RDONLY or O_RDWR; with O_NOFOLLOW, a symbolic link is no regular file.
+ * ret_fd: gets the open file, which the caller closes; -1: it may not be opened. NULL: close it.
+ * Returns 0; -EINVAL: it is no regular file; -errno. */
+static int file_look(int dir, const char *name, int flags, struct look *l, int *ret_fd, struct err *e)
 {
 	uint8_t header[QCOW2_HEADER_BYTES];
-	int fd;
+	CLEANUP_CLOSE int fd = -1;
 
 	memset(l, 0, sizeof(*l));
-	if (fstatat(dir, name, &l->st, links ? 0 : AT_SYMLINK_NOFOLLOW) < 0)
+	if (ret_fd)
+		*ret_fd = -1;
+	if (fstatat(dir, name, &l->st, flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0) < 0)
 		return err_set_errno(e, -errno, "volume %.300s", name);
 	if (!S_ISREG(l->st.st_mode))
 		return irregular(name, e);
 	/* O_NONBLOCK: the name may be a FIFO's now. */
-	fd = openat(dir, name, O_RDONLY | O_CLOEXEC | (links ? 0 : O_NOFOLLOW) | O_NONBLOCK | O_NOCTTY);
+	fd = openat(dir, name, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0)
 		return 0;
-	if (fstat(fd, &l->st) < 0 || !S_ISREG(l->st.st_mode)) {
-		close(fd);
+	if (fstat(fd, &l->st) < 0 || !S_ISREG(l->st.st_mode))
 		return irregular(name, e);
-	}
 	l->format = VOLUME_RAW;
 	l->capacity_bytes = (uint64_t)l->st.st_size;
 	l->allocation_bytes = (uint64_t)l->st.st_blocks * 512;
 	if (l->st.st_size >= QCOW2_HEADER_BYTES && !pread_full(fd, header, sizeof(header), 0) && load_be32(header) == QCOW2_MAGIC)
 		qcow2_look(fd, header, l);
-	close(fd);
+	if (ret_fd)
+		*ret_fd = steal_fd(&fd);
 	return 0;
 }
 
 static int volume_look(int dir, const char *name, struct look *l, struct err *e)
 {
-	return file_look(dir, name, false, l, e);
+	return file_look(dir, name, O_RDONLY | O_NOFOLLOW, l, NULL, e);
 }
 
 /* ---- names of a folder ---- */
@@ -172,23 +178,30 @@ static int names_get(int dir, const char *after, struct names *s, struct err *e)
 
 /* ---- list ---- */
 
-/* Of an entry in the data: behind it are the name and the backing file's, each with its NUL. */
+/* Of an entry in the data: behind it are the UUIDs of VMs, the name and the backing file's, these with a NUL each. */
 struct entry_head {
 	uint64_t capacity_bytes, allocation_bytes, file_bytes;
-	uint32_t format;
+	uint8_t format, used_format, nvms;
 };
 
-static bool entry_put(char *data, size_t *used, const char *name, const struct look *l)
+static bool entry_put(char *data, size_t *used, const struct volume_users *u, const struct volume_id *id, const struct look *l)
 {
-	struct entry_head head = { l->capacity_bytes, l->allocation_bytes, (uint64_t)l->st.st_size, l->format };
-	size_t name_bytes = strlen(name) + 1, bytes = sizeof(head) + name_bytes + l->nbacking + 1;
+	struct entry_head head = { l->capacity_bytes, l->allocation_bytes, (uint64_t)l->st.st_size, (uint8_t)l->format,
+		(uint8_t)volume_users_format(u, id), 0 };
+	size_t name_bytes = strlen(id->name) + 1, at = 0;
+	uint8_t vms[VOLUME_VMS_MAX][16];
+	char *to = data + *used;
+	const struct vm *vm;
 
-	if (*used + bytes > FORK_AS_DATA_MAX)
+	while (head.nvms < VOLUME_VMS_MAX && (vm = volume_users_next(u, id, true, &at)))
+		memcpy(vms[head.nvms++], vm->def->uuid, sizeof(vms[0]));
+	if (*used + sizeof(head) + head.nvms * sizeof(vms[0]) + name_bytes + l->nbacking + 1 > FORK_AS_DATA_MAX)
 		return false;
-	memcpy(data + *used, &head, sizeof(head));
-	memcpy(data + *used + sizeof(head), name, name_bytes);
-	memcpy(data + *used + sizeof(head) + name_bytes, l->backing, l->nbacking + 1);
-	*used += bytes;
+	to = mempcpy(to, &head, sizeof(head));
+	to = mempcpy(to, vms, head.nvms * sizeof(vms[0]));
+	to = mempcpy(to, id->name, name_bytes);
+	to = mempcpy(to, l->backing, l->nbacking + 1);
+	*used = (size_t)(to - data);
 	return true;
 }
 
@@ -197,18 +210,24 @@ static int list_run(const struct volume_work *w, int dir, struct fork_as_result 
 	static char data[FORK_AS_DATA_MAX];
 	static struct names names;
 	static struct look look;
+	struct volume_users users;
 	char after[NAME_MAX + 1];
-	int r;
+	int r = volume_users_look(w->host, !w->no_look, &users, e);
 
+	if (r < 0)
+		return r;
+	out->sizes[0] = !w->no_look && users.looked < users.n;
 	memcpy(after, w->name, sizeof(after));
 	do { /* once, unless all these files are gone meanwhile */
 		r = names_get(dir, after, &names, e);
 		out->count = names.more;
 		for (unsigned i = 0; !r && i < names.n; i++) {
+			struct volume_id id = { w->folder, after, &look.st };
+
 			memcpy(after, names.list[i], sizeof(after));
 			if (volume_look(dir, after, &look, NULL) < 0)
 				continue;
-			if (!entry_put(data, &out->ndata, after, &look)) {
+			if (!entry_put(data, &out->ndata, &users, &id, &look)) {
 				out->count = 1;
 				break;
 			}
@@ -221,15 +240,24 @@ static int list_run(const struct volume_work *w, int dir, struct fork_as_result 
 bool volume_entry_take(const char **data, size_t *left, struct volume_entry *ret)
 {
 	struct entry_head head;
-	const char *name = *data + sizeof(head), *end = *data + *left, *backing, *last;
+	const char *name, *end = *data + *left, *backing, *last;
+	size_t vms_bytes;
 
-	if (*left < sizeof(head) || !(backing = memchr(name, 0, (size_t)(end - name))))
-		return false;
-	backing++;
-	last = memchr(backing, 0, (size_t)(end - backing));
-	if (!last)
+	if (*left < sizeof(head))
 		return false;
 	memcpy(&head, *data, sizeof(head));
+	vms_bytes = head.nvms * sizeof(ret->vms[0]);
+	if (head.nvms > VOLUME_VMS_MAX || *left - sizeof(head) < vms_bytes)
+		return false;
+	memcpy(ret->vms, *data + sizeof(head), vms_bytes);
+	name = *data + sizeof(head) + vms_bytes;
+	backing = memchr(name, 0, (size_t)(end - name));
+	last = backing ? memchr(backing + 1, 0, (size_t)(end - backing - 1)) : NULL;
+	if (!last)
+		return false;
+	backing++;
+	ret->nvms = head.nvms;
+	ret->used_format = (enum volume_format)head.used_format;
 	ret->format = (enum volume_format)head.format;
 	ret->capacity_bytes = head.capacity_bytes;
 	ret->allocation_bytes = head.allocation_bytes;
@@ -246,11 +274,19 @@ bool volume_entry_take(const char **data, size_t *left, struct volume_entry *ret
 
 static int vms_check(const struct volume_work *w, const struct stat *st, struct err *e)
 {
-	const struct vm *vm = volumes_user(w->host, NULL, st);
+	struct volume_id id = { w->folder, w->name, st };
+	struct volume_users users;
+	const struct vm *vm;
+	size_t at = 0;
+	int r = volume_users_look(w->host, true, &users, e);
 
-	return vm ? err_set(e, -EBUSY, ERR_BUSY, "%.300s/%.255s is an image of VM '%.255s'; detach the disk or undefine the VM first", w->folder, w->name,
-			    vm->def->name) :
-		    0;
+	if (r < 0)
+		return r;
+	vm = volume_users_next(&users, &id, false, &at);
+	if (!vm)
+		return volume_users_check(&users, e);
+	return err_set(e, -EBUSY, ERR_BUSY, "%.300s/%.255s is an image of VM '%.255s'; detach the disk or undefine the VM first", w->folder, w->name,
+		vm->def->name);
 }
 
 /* Check that no other volume of the folder has the file as its backing file. Returns 0; -EBUSY; -errno. */
@@ -294,84 +330,45 @@ static int delete_run(const struct volume_work *w, int dir, struct err *e)
 
 /* ---- work of cairn-img ---- */
 
-static _Noreturn void program_main(const char *program, const char *const *args, int errors)
+/* Tell the daemon, which reads the file of progress, how many bytes the work has. */
+static void total_tell(int progress, uint64_t bytes)
 {
-	static char *const envp[] = { (char *)"PATH=/usr/sbin:/usr/bin:/sbin:/bin", (char *)"LC_ALL=C.UTF-8", NULL };
-	int null = open("/dev/null", O_RDWR);
-	sigset_t none;
-
-	sigemptyset(&none);
-	/* The user may trace the program from now on, so it keeps no fd of the daemon. */
-	if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(errors, 2) < 0 || close_range(3, ~0U, 0) < 0)
-		_exit(1);
-	/* For a copy, cairn-img makes another file, and renames it to the reserved name. */
-	umask(0077);
-	signal(SIGPIPE, SIG_DFL);
-	signal(SIGTERM, SIG_DFL);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	execve(program, (char *const *)(uintptr_t)args, envp);
-	_exit(127);
+	(void)!pwrite(progress, &bytes, sizeof(bytes), VOLUME_PROGRESS_TOTAL_AT);
 }
 
-/* Fail with what the program has said, without its name. */
-static int program_failed(char *said, int status, struct err *e)
+static int file_name(const struct volume_work *w, int dir, const char *name, struct err *e)
 {
-	static const char name[] = "cairn-img: ";
-	const char *text = said;
+	struct stat st;
 
-	said[strcspn(said, "\n")] = 0;
-	utf8_clean(said);
-	if (!strncmp(text, name, sizeof(name) - 1))
-		text += sizeof(name) - 1;
-	if (!*text)
-		return err_set(e, -EIO, ERR_HOST, "cairn-img %s", WIFEXITED(status) && WEXITSTATUS(status) == 127 ? "is not installed" : "has failed");
-	return err_set(e, -EIO, ERR_IO, "%s", text);
+	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		errno = EEXIST;
+	else if (errno == ENOENT)
+		return 0;
+	return err_set_errno(e, -errno, "%s/%s", w->folder, name);
 }
 
-/* Run cairn-img and wait for its end. args: with the program's name; NULL ends them. Returns 0; -EIO; -errno. */
-static int img_run(const struct volume_work *w, const char *const *args, struct err *e)
+/* Let cairn-img fill a new file, which gets its name when it is complete. On a file system that cannot make a file
+ * without a name, it has the name from the beginning. No other file is overwritten.
+ * v: lacks the file. path: of the new file in the command line. */
+static int volume_make(const struct volume_work *w, int dir, const char *name, struct volume_img *v, const char *path, struct err *e)
 {
-	char said[400] = "", rest[256];
-	size_t used = 0;
-	int pair[2], status;
-	ssize_t n;
-	pid_t pid;
+	int r = file_name(w, dir, name, e);
+	CLEANUP_CLOSE int fd = r < 0 ? -1 : openat(dir, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+	bool named = !r && fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL || errno == ENOENT);
+	char own[40];
 
-	if (pipe2(pair, O_CLOEXEC) < 0)
-		return err_set_errno(e, -errno, "cairn-img");
-	pid = fork();
-	if (pid == 0)
-		program_main(w->host->paths->img_program, args, pair[1]);
-	close(pair[1]);
-	while (pid > 0) {
-		n = used < sizeof(said) - 1 ? read(pair[0], said + used, sizeof(said) - 1 - used) : read(pair[0], rest, sizeof(rest));
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			break;
-		if (used < sizeof(said) - 1)
-			used += (size_t)n;
-	}
-	close(pair[0]);
-	if (pid < 0)
-		return err_set_errno(e, -errno, "cairn-img");
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return err_set_errno(e, -errno, "cairn-img");
-	said[used] = 0;
-	return status ? program_failed(said, status, e) : 0;
-}
-
-/* Reserve the name of a new volume, so that no other file is overwritten, and let cairn-img fill it. */
-static int volume_make(const struct volume_work *w, int dir, const char *name, const char *const *args, struct err *e)
-{
-	int fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r;
-
-	if (fd < 0)
-		return err_set_errno(e, -errno, "%s/%s", w->folder, name);
-	close(fd);
-	r = img_run(w, args, e);
+	if (named)
+		fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (!r && fd < 0)
+		r = err_set_errno(e, -errno, "%s/%s", w->folder, name);
 	if (r < 0)
+		return r;
+	volume_img_add_file(v, fd, path);
+	r = volume_img_run(v, e);
+	snprintf(own, sizeof(own), "/proc/self/fd/%d", fd);
+	if (!r && !named && linkat(AT_FDCWD, own, dir, name, AT_SYMLINK_FOLLOW) < 0)
+		r = err_set_errno(e, -errno, "%s/%s", w->folder, name);
+	if (r < 0 && named)
 		unlinkat(dir, name, 0);
 	return r;
 }
@@ -381,114 +378,93 @@ static void path_put(char path[PATH_MAX], const struct volume_work *w, const cha
 	snprintf(path, PATH_MAX, "%s/%s", w->folder, name);
 }
 
-static bool is_same_file(const char *path, const struct stat *file)
+/* Open an image and look at it. A guest that has a raw image can write a header into it that names any file of the host
+ * as its backing file, so the header of an image that VMs use does not count. flags, ret_fd: as of file_look(). */
+static int image_open(const struct volume_work *w, int dir, const char *name, int flags, struct look *l, int *ret_fd, struct err *e)
 {
-	struct stat st;
-
-	return path && !stat(path, &st) && st.st_dev == file->st_dev && st.st_ino == file->st_ino;
-}
-
-static enum volume_format definition_format(const struct definition *def, const struct stat *file)
-{
-	for (uint32_t i = 0; def && i < def->ndisks; i++)
-		for (unsigned k = 0; k < def->disks[i].nlayers; k++) {
-			const struct definition_layer *l = &def->disks[i].layers[k];
-
-			if (is_same_file(l->path, file))
-				return l->format == DEFINITION_FORMAT_QCOW2 ? VOLUME_QCOW2 : VOLUME_RAW;
-			if (is_same_file(l->data_file, file))
-				return VOLUME_RAW;
-		}
-	return VOLUME_NO_FORMAT;
-}
-
-/* Return the format in which VMs use the file, by whatever path; VOLUME_NO_FORMAT: none uses it. A file system that
- * hangs ends the process. */
-static enum volume_format used_format(const struct vm_host *host, const struct stat *file)
-{
-	enum volume_format f = VOLUME_NO_FORMAT;
-
-	alarm(USERS_TIMEOUT_S);
-	for (size_t i = 0; i < host->nvms && f == VOLUME_NO_FORMAT; i++) {
-		f = definition_format(host->vms[i]->live, file);
-		if (f == VOLUME_NO_FORMAT)
-			f = definition_format(host->vms[i]->def, file);
-	}
-	alarm(0);
-	return f;
-}
-
-/* Look at an image, which must be readable. A guest that has a raw image can write a header into it that names any file
- * of the host as its backing file, so the header of an image that VMs use does not count. */
-static int image_look(const struct volume_work *w, int dir, const char *name, bool links, struct look *l, struct err *e)
-{
-	int r = file_look(dir, name, links, l, e);
+	struct volume_id id = { w->folder, name, &l->st };
+	struct volume_users users;
 	enum volume_format used;
+	int r = file_look(dir, name, flags, l, ret_fd, e);
 
-	if (!r && l->format == VOLUME_NO_FORMAT)
+	if (!r && *ret_fd < 0)
 		r = err_set_errno(e, -EACCES, "%s%s%s", *name == '/' ? "" : w->folder, *name == '/' ? "" : "/", name);
+	if (!r)
+		r = volume_users_look(w->host, true, &users, e);
 	if (r < 0)
 		return r;
-	used = used_format(w->host, &l->st);
-	if (used != VOLUME_NO_FORMAT && used != l->format) {
+	used = volume_users_format(&users, &id);
+	if (used == VOLUME_NO_FORMAT)
+		return volume_users_check(&users, e);
+	if (used != l->format) {
 		l->format = used;
 		l->capacity_bytes = (uint64_t)l->st.st_size;
 	}
 	return 0;
 }
 
-static int create_run(const struct volume_work *w, int dir, struct err *e)
+static int create_run(const struct volume_work *w, int dir, int progress, struct err *e)
 {
-	const char *args[16] = { "cairn-img", "create", "-q", "-f", volume_format_name(w->format) };
+	static struct volume_img v;
 	static struct look look;
+	CLEANUP_CLOSE int backing = -1;
 	char path[PATH_MAX], size[24], option[40];
-	size_t n = 5;
-	int r = w->backing[0] ? image_look(w, dir, w->backing, !w->backing_is_volume, &look, e) : 0;
+	int r = w->backing[0] ? image_open(w, dir, w->backing, O_RDONLY | (w->backing_is_volume ? O_NOFOLLOW : 0), &look, &backing, e) : 0;
 
 	if (r < 0)
 		return r;
+	total_tell(progress, w->capacity_bytes);
+	volume_img_begin(&v, w->host->paths->img_program, "create", progress);
+	volume_img_add(&v, "-f");
+	volume_img_add(&v, volume_format_name(w->format));
 	if (w->backing[0]) {
-		args[n++] = "-b";
-		args[n++] = w->backing;
-		args[n++] = "-F";
-		args[n++] = volume_format_name(w->backing_format == VOLUME_NO_FORMAT ? look.format : w->backing_format);
+		volume_img_add(&v, "-b");
+		volume_img_add(&v, w->backing);
+		volume_img_add(&v, "-F");
+		volume_img_add(&v, volume_format_name(w->backing_format == VOLUME_NO_FORMAT ? look.format : w->backing_format));
+		volume_img_add_file(&v, backing, w->backing);
 	}
 	if (w->preallocation) {
 		snprintf(option, sizeof(option), "preallocation=%s", w->preallocation);
-		args[n++] = "-o";
-		args[n++] = option;
+		volume_img_add(&v, "-o");
+		volume_img_add(&v, option);
 	}
 	path_put(path, w, w->name);
 	snprintf(size, sizeof(size), "%" PRIu64, w->capacity_bytes);
-	args[n++] = "--";
-	args[n++] = path;
-	args[n] = size;
-	return volume_make(w, dir, w->name, args, e);
+	volume_img_names(&v, path, size);
+	return volume_make(w, dir, w->name, &v, path, e);
 }
 
-static int clone_run(const struct volume_work *w, int dir, struct err *e)
+static int clone_run(const struct volume_work *w, int dir, int progress, struct err *e)
 {
+	static struct volume_img v;
 	static struct look look;
+	CLEANUP_CLOSE int source = -1;
 	char from[PATH_MAX], to[PATH_MAX];
-	const char *format;
-	int r = image_look(w, dir, w->name, false, &look, e);
+	int r = image_open(w, dir, w->name, O_RDONLY | O_NOFOLLOW, &look, &source, e);
 
 	if (r < 0)
 		return r;
+	total_tell(progress, look.capacity_bytes);
 	path_put(from, w, w->name);
 	path_put(to, w, w->copy);
-	format = volume_format_name(look.format);
-	return volume_make(w, dir, w->copy,
-		(const char *const[]){ "cairn-img", "convert", "-q", "-f", format, "-O", format, "--", from, to, NULL }, e);
+	volume_img_begin(&v, w->host->paths->img_program, "convert", progress);
+	volume_img_add(&v, "-f");
+	volume_img_add(&v, volume_format_name(look.format));
+	volume_img_add(&v, "-O");
+	volume_img_add(&v, volume_format_name(look.format));
+	volume_img_add_file(&v, source, from);
+	volume_img_names(&v, from, to);
+	return volume_make(w, dir, w->copy, &v, to, e);
 }
 
 static int resize_run(const struct volume_work *w, int dir, struct err *e)
 {
+	static struct volume_img v;
 	static struct look look;
-	const char *args[10] = { "cairn-img", "resize", "-q", "-f" };
+	CLEANUP_CLOSE int fd = -1;
 	char path[PATH_MAX], size[24];
-	size_t n = 4;
-	int r = image_look(w, dir, w->name, false, &look, e);
+	int r = image_open(w, dir, w->name, O_RDWR | O_NOFOLLOW, &look, &fd, e);
 
 	if (r < 0)
 		return r;
@@ -497,26 +473,32 @@ static int resize_run(const struct volume_work *w, int dir, struct err *e)
 			w->name, w->capacity_bytes);
 	path_put(path, w, w->name);
 	snprintf(size, sizeof(size), "%" PRIu64, w->capacity_bytes);
-	args[n++] = volume_format_name(look.format);
+	volume_img_begin(&v, w->host->paths->img_program, "resize", -1);
+	volume_img_add(&v, "-f");
+	volume_img_add(&v, volume_format_name(look.format));
 	if (w->capacity_bytes < look.capacity_bytes)
-		args[n++] = "--shrink";
-	args[n++] = "--";
-	args[n++] = path;
-	args[n] = size;
-	return img_run(w, args, e);
+		volume_img_add(&v, "--shrink");
+	volume_img_add_file(&v, fd, path);
+	volume_img_names(&v, path, size);
+	return volume_img_run(&v, e);
 }
 
 int volume_work_run(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct volume_work *w = arg;
-	int dir = folder_open(w->folder, e), r = dir;
+	int dir, r;
 
+	/* A new volume is finished also if the daemon ends meanwhile. The name keeps a daemon that takes over from
+	 * killing the process. */
+	if (volume_work_is_job(w) && (prctl(PR_SET_PDEATHSIG, 0) < 0 || prctl(PR_SET_NAME, "cairnd-files") < 0))
+		return err_set_errno(e, -errno, "prctl");
+	r = dir = folder_open(w->folder, e);
 	if (dir < 0)
 		return r;
 	switch (w->act) {
 	case VOLUME_LIST: r = list_run(w, dir, out, e); break;
-	case VOLUME_CREATE: r = create_run(w, dir, e); break;
-	case VOLUME_CLONE: r = clone_run(w, dir, e); break;
+	case VOLUME_CREATE: r = create_run(w, dir, out->input, e); break;
+	case VOLUME_CLONE: r = clone_run(w, dir, out->input, e); break;
 	case VOLUME_RESIZE: r = resize_run(w, dir, e); break;
 	case VOLUME_DELETE: r = delete_run(w, dir, e); break;
 	}
@@ -549,9 +531,8 @@ static void work_done(void *opaque, int r, const struct fork_as_result *res, con
 int pool_volumes_begin(struct call *c, const struct volume_work *w,
 	void (*done)(struct call *c, const struct volume_work *w, int r, const struct fork_as_result *res, const struct err *e), struct err *e)
 {
-	bool is_short = w->act == VOLUME_LIST || w->act == VOLUME_DELETE;
 	struct fork_as_spec s = { .of_client = true, .run = volume_work_run, .arg = w, .who = "who sent the command", .what = "working on the pool's files",
-		.timeout_ns = is_short ? LIST_TIMEOUT_NS : FORK_AS_NO_TIMEOUT, .done = work_done };
+		.timeout_ns = w->act == VOLUME_RESIZE ? FORK_AS_NO_TIMEOUT : LIST_TIMEOUT_NS, .done = work_done };
 	CLEANUP_FREE struct rights *rights = NULL;
 	struct volume_call *v;
 	int r = rights_of_peer(&c->who, &rights, e);
@@ -580,7 +561,7 @@ void pool_volumes_free(struct vm_host *host)
 		struct volume_call *v = host->volume_calls;
 
 		host->volume_calls = v->next;
-		err_set(&e, -ECANCELED, ERR_CANCELLED, "the daemon ends; a volume that is being made or changed is finished without it");
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "the daemon ends; a change of a volume that is under way is finished without it");
 		call_fail(v->call, &e);
 		free(v);
 	}

@@ -5,6 +5,7 @@
 #ifndef CAIRN_API_JOBS_POOL_VOLUMES_H
 #define CAIRN_API_JOBS_POOL_VOLUMES_H
 
+#include "api/jobs/volume_users.h"
 #include "api/store/pools.h"
 
 #include <limits.h>
@@ -18,11 +19,12 @@ struct fork_as_result;
 struct vm_host;
 
 #define VOLUME_BACKING_MAX 1023 /* bytes of a backing file's name in a qcow2 header */
+#define VOLUME_VMS_MAX 8 /* VMs of a volume that are listed */
+/* The file of progress: at first a text, whose last "(12.30/100%)" counts, and then the bytes in all, 64 bits. */
+#define VOLUME_PROGRESS_BYTES 16384
+#define VOLUME_PROGRESS_TOTAL_AT (VOLUME_PROGRESS_BYTES - 8)
 
 enum volume_act { VOLUME_LIST, VOLUME_CREATE, VOLUME_CLONE, VOLUME_RESIZE, VOLUME_DELETE };
-
-/* VOLUME_NO_FORMAT: the user may not read the file, or its format is not known yet. */
-enum volume_format { VOLUME_NO_FORMAT, VOLUME_RAW, VOLUME_QCOW2 };
 
 struct volume_work {
 	enum volume_act act;
@@ -38,6 +40,7 @@ struct volume_work {
 	const char *preallocation; /* VOLUME_CREATE: cairn-img's word, static; NULL: none */
 	uint64_t capacity_bytes;
 	bool shrink;
+	bool no_look; /* VOLUME_LIST: compare the paths of volumes and of VMs' files as texts */
 	const struct vm_host *host; /* its VMs, which use volumes, and its paths */
 };
 
@@ -47,28 +50,35 @@ struct volume_entry {
 	enum volume_format format;
 	uint64_t capacity_bytes, allocation_bytes, file_bytes;
 	char backing[VOLUME_BACKING_MAX + 1]; /* as in the header; "": none */
+	enum volume_format used_format; /* as VMs use it; VOLUME_NO_FORMAT: none does */
+	unsigned nvms;
+	uint8_t vms[VOLUME_VMS_MAX][16]; /* UUIDs of VMs with a disk on it */
 };
 
 /* Whether this may be the name of a volume: a file's name without a folder, which begins with neither '.' nor '-', in
  * UTF-8 without control characters. */
 bool volume_name_is_valid(const char *name);
 const char *volume_format_name(enum volume_format f);
+/* Whether the work is a job's (volume_job.h): it makes a volume. */
+bool volume_work_is_job(const struct volume_work *w);
 
 /* Do the work, with the rights of the process.
- * arg: a struct volume_work. out: VOLUME_LIST: data has the entries, in the order of their names, and count is 1 if
- * there are more.
+ * arg: a struct volume_work. out: input: for a job, the file of progress. VOLUME_LIST: data has the entries, in the
+ * order of their names, and count is 1 if there are more; sizes[0] is 1 if a file of a VM does not answer.
  * Returns 0; -ENOENT; -EEXIST: the new name is taken; -EINVAL: it is no regular file, or has less than it has now and
- * shrink is false; -EBUSY: a VM or another volume in the folder uses it; -EIO: cairn-img has failed; -errno. */
+ * shrink is false; -EBUSY: a VM or another volume in the folder uses it; -ETIMEDOUT: a file of a VM does not answer;
+ * -EIO: cairn-img has failed; -errno. */
 int volume_work_run(const void *arg, struct fork_as_result *out, struct err *e);
 /* Take the next entry out of the data. Returns false at its end. */
 bool volume_entry_take(const char **data, size_t *left, struct volume_entry *ret);
 
-/* Begin the work for a call, with the rights of the call's client, who has a role for all VMs: errors name them.
+/* Begin work that is no job, for a call, with the rights of the call's client, who has a role for all VMs: errors
+ * name them.
  * w: borrowed for the call. done: called once; answers the call. w: the work. res: see volume_work_run().
  * Returns 0; -errno, and then done() is not called. */
 int pool_volumes_begin(struct call *c, const struct volume_work *w,
 	void (*done)(struct call *c, const struct volume_work *w, int r, const struct fork_as_result *res, const struct err *e), struct err *e);
-/* Answer the calls whose work is under way, at the daemon's end. A cairn-img that runs goes on. */
+/* Answer the calls whose work is under way, at the daemon's end. What makes or changes a volume goes on. */
 void pool_volumes_free(struct vm_host *host);
 
 #endif

@@ -501,9 +501,9 @@ static const struct field volume_create_args[] = { FIELD_VOLUME_POOL, FIELD_VOLU
 	{ "format", FIELD_STRING, OPTIONAL, "qcow2 or raw [qcow2]" },
 	{ "backing", FIELD_STRING, OPTIONAL, "backing file: the name of a volume of the pool, or an absolute path [none]" },
 	{ "backing-format", FIELD_STRING, OPTIONAL, "qcow2 or raw [as VMs use the backing file, or else as its header says]" },
-	{ "preallocation", FIELD_STRING, OPTIONAL, "off, metadata, falloc or full, as cairn-img has them [off]" }, END };
+	{ "preallocation", FIELD_STRING, OPTIONAL, "off, metadata, falloc or full, as cairn-img has them [off]" }, FIELD_JOB_ID, END };
 static const struct field volume_clone_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME,
-	{ "new-name", FIELD_STRING, REQUIRED, "name of the copy" }, END };
+	{ "new-name", FIELD_STRING, REQUIRED, "name of the copy" }, FIELD_JOB_ID, END };
 static const struct field volume_resize_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME,
 	{ "capacity", FIELD_INT, REQUIRED, "its new size, bytes" },
 	{ "shrink", FIELD_BOOL, OPTIONAL, "it may get smaller; what is in its end is lost" }, END };
@@ -810,10 +810,10 @@ static const struct command commands[] = {
 	{ "query-pools", "list pools", query_pools_args, query_pools_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-volumes", "list the volumes of a pool, as your user may see the files", query_volumes_args, query_volumes_returns, ROLE_VIEWER, 0,
 		ANY_STATE },
-	{ "volume-create", "create an empty volume or an overlay in a pool, as your user", volume_create_args, NULL, ROLE_OPERATOR, COMMAND_MUTATES,
-		ANY_STATE },
-	{ "volume-clone", "copy a volume within its pool, as your user; answers when the copy is there", volume_clone_args, NULL, ROLE_OPERATOR,
-		COMMAND_MUTATES, ANY_STATE },
+	{ "volume-create", "create an empty volume or an overlay in a pool, as your user", volume_create_args, job_returns, ROLE_OPERATOR,
+		COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
+	{ "volume-clone", "copy a volume within its pool, as your user", volume_clone_args, job_returns, ROLE_OPERATOR,
+		COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "volume-resize", "change the size of a volume that no running VM has, as your user", volume_resize_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES, ANY_STATE },
 	{ "volume-delete", "delete a volume that no VM and no other volume of the pool uses, as your user", volume_delete_args, NULL, ROLE_OPERATOR,

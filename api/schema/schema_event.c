@@ -141,13 +141,13 @@ static const struct field request_data[] = {
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" },
 	{ "vm", FIELD_STRING, OPTIONAL, "name of the VM, if it is about one" },
 	{ VM_UUID_KEY, FIELD_STRING, OPTIONAL, "UUID of the VM" }, END };
-static const struct field job_status_data[] = { FIELDS_VM_NAME,
+static const struct field job_status_data[] = { FIELDS_JOB_VM,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
 		"created, running, ready, aborting, waiting, pending, concluded, null" },
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, ..." }, END };
-static const struct field job_progress_data[] = { FIELDS_VM_NAME,
+static const struct field job_progress_data[] = { FIELDS_JOB_VM,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "done", FIELD_INT, REQUIRED, "units done" },
 	{ "total", FIELD_INT, REQUIRED, "units in all" },

@@ -9,9 +9,12 @@
 #define END { NULL, FIELD_ANY, false, NULL }
 #define ANY_STATE VM_TRIGGER_COUNT
 
-/* Of events and jobs. */
+/* Of events, and of jobs. */
 #define FIELDS_VM_NAME \
 	{ "vm", FIELD_STRING, REQUIRED, "name of the VM" }, \
+	{ VM_UUID_KEY, FIELD_STRING, OPTIONAL, "UUID of the VM, if known" }
+#define FIELDS_JOB_VM \
+	{ "vm", FIELD_STRING, OPTIONAL, "name of the VM; missing for a job on a volume" }, \
 	{ VM_UUID_KEY, FIELD_STRING, OPTIONAL, "UUID of the VM, if known" }
 /* agent-exec and agent-exec-output, in schema.c */
 #define FIELDS_EXEC                                                                   \

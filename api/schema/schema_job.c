@@ -111,6 +111,8 @@ static const struct job_result results[] = {
 	{ "snapshot-delete", "snapshot-delete", snapshots_deleted },
 	{ "snapshot-diff", "snapshot-diff", snapshot_diff },
 	{ "snapshot-diff-files", "snapshot-diff-files", snapshot_diff_files },
+	{ "volume-create", "volume-create", none },
+	{ "volume-clone", "volume-clone", none },
 };
 
 const struct job_result *schema_job_result(const char *command)

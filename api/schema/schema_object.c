@@ -361,7 +361,7 @@ const struct field job_entry[] = {
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, snapshot-create, ..." },
 	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
-	FIELDS_VM_NAME,
+	FIELDS_JOB_VM,
 	{ "current-progress", FIELD_INT, REQUIRED, "units done" },
 	{ "total-progress", FIELD_INT, REQUIRED, "units in all" },
 	{ "started", FIELD_INT, REQUIRED, "realtime, ns" },

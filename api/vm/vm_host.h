@@ -93,6 +93,7 @@ struct vm_host {
 	struct job *jobs;		     /* oldest first */
 	struct job_wait *job_waits;	     /* calls that wait for a job (api/jobs/job_wait.h) */
 	struct volume_call *volume_calls;    /* work on volumes under way (api/jobs/pool_volumes.h) */
+	uint64_t volume_looks_after_ns;	     /* a file of a VM did not answer: lists of volumes look at none before this time */
 	unsigned next_job;		     /* number in the last generated job id */
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */
 	struct timekeeper *timekeeper;	     /* NULL until the VMs are loaded */

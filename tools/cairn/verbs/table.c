@@ -209,7 +209,8 @@ static const struct verb_option vol_create_options[] = {
 	{ "allocation", "SIZE", "reserve all space, if SIZE is the capacity [none]" },
 	{ "prealloc-metadata", NULL, "make the tables of a qcow2 image complete" },
 	{ "backing-vol", "VOL", "create an overlay on this volume of the pool, or on this path" },
-	{ "backing-vol-format", "qcow2|raw", "set the format of the backing file [detected]" }, END };
+	{ "backing-vol-format", "qcow2|raw", "set the format of the backing file [detected]" }, JOB_OPTIONS, END };
+static const struct verb_option vol_clone_options[] = { POOL, JOB_OPTIONS, END };
 static const struct verb_option vol_resize_options[] = { POOL,
 	{ "delta", NULL, "CAPACITY is a difference" },
 	{ "shrink", NULL, "allow a smaller size; the data beyond it is lost" }, END };
@@ -685,7 +686,7 @@ const struct verb verbs[] = {
 	{ "vol-path", "Storage", "VOL", "print the path of a volume", vol_options, 1, 1, false, NULL, "query-volumes query-pools", verb_vol_path },
 	{ "vol-create-as", "Storage", "POOL NAME CAPACITY", "create a volume", vol_create_options, 3, 3, false, NULL, "volume-create",
 		verb_vol_create_as },
-	{ "vol-clone", "Storage", "VOL NAME", "copy a volume that no running VM uses, in its folder", vol_options, 2, 2, false, NULL,
+	{ "vol-clone", "Storage", "VOL NAME", "copy a volume that no running VM uses, in its folder", vol_clone_options, 2, 2, false, NULL,
 		"volume-clone query-pools", verb_vol_clone },
 	{ "vol-delete", "Storage", "VOL", "delete a volume that no VM and no overlay uses", vol_options, 1, 1, false, NULL,
 		"volume-delete query-pools", verb_vol_delete },

@@ -6,6 +6,7 @@
 #include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/pool.h"
 
@@ -247,8 +248,10 @@ int verb_vol_create_as(struct cli *c)
 			js_put_str(args, "preallocation", "falloc");
 		else if (option_flag(c, "prealloc-metadata"))
 			js_put_str(args, "preallocation", "metadata");
-		r = cli_execute(c, "volume-create", args, NULL, NULL, &e);
+		r = job_run(c, "volume-create", args, -1, "Create", NULL, &e);
 	}
+	if (r == -EINPROGRESS)
+		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to create vol %s", c->pos[1]);
 	say("Vol %s created\n", c->pos[1]);
@@ -263,8 +266,10 @@ int verb_vol_clone(struct cli *c)
 
 	if (!r) {
 		js_put_str(args, "new-name", c->pos[1]);
-		r = cli_execute(c, "volume-clone", args, NULL, NULL, &e);
+		r = job_run(c, "volume-clone", args, -1, "Clone", NULL, &e);
 	}
+	if (r == -EINPROGRESS)
+		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to clone vol from %s", c->pos[0]);
 	say("Vol %s cloned from %s\n", c->pos[1], c->pos[0]);

@@ -2,6 +2,7 @@
 import { execute } from "./daemon.js";
 import { act, bytes, element, message, setText, sizeBytes } from "./element.js";
 import { lineButton, Lines } from "./lines.js";
+import { runJob } from "./vm.js";
 
 const SHOWN = 200; // volumes, and as many more with each press of a button
 
@@ -47,7 +48,7 @@ function volumeLineNew(pool, again, now) {
 		lineButton(() => "Clone", name, async () => {
 			const clone = prompt(`Name of the copy of ${name()}`);
 			if (clone)
-				await run("volume-clone", { "new-name": clone });
+				await runJob("volume-clone", { pool: pool(), name: name(), "new-name": clone }).then(again);
 		}),
 		lineButton(() => "Delete", name, async () => {
 			if (confirm(`Delete ${name()}? What is in it is lost.`))
@@ -90,7 +91,7 @@ function showVolumes(box, pool) {
 	const form = element("form", { className: "bar", onsubmit: (event) => {
 		event.preventDefault();
 		act(event.submitter, async () => {
-			await execute("volume-create", { pool: pool(), name: name.value, capacity: sizeBytes(size.value), format: format.value });
+			await runJob("volume-create", { pool: pool(), name: name.value, capacity: sizeBytes(size.value), format: format.value });
 			name.value = size.value = "";
 			await show();
 		});

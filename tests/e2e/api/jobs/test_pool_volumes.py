@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
+from fuselib import Op, fuse
 from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 
 MIB = 1 << 20
@@ -44,11 +45,56 @@ def volumes(q, pool="images"):
         after = {"after": page["next"]}
 
 
+def ended(q, job):
+    """Wait for the end of a job and forget it; raise its error."""
+    entry = q.run("job-wait", id=job)
+    q.run("job-dismiss", id=job)
+    if "error" in entry:
+        raise QmpError({"class": entry["error-class"], "desc": entry["error"]})
+    return entry
+
+
+def make(q, command, **args):
+    """Let a job make a volume; return the job as it was at its end."""
+    return ended(q, q.run(command, pool=args.pop("pool", "images"), **args)["job"])
+
+
 def refused(q, words, command, **args):
+    run = make if command in ("volume-create", "volume-clone") else q.run
     with pytest.raises(QmpError) as e:
-        q.run(command, pool=args.pop("pool", "images"), **args)
+        run(*([q] if run is make else []), command, pool=args.pop("pool", "images"), **args)
     assert words in e.value.desc, e.value.desc
     return e.value.cls
+
+
+class Held:
+    """A cairn-img that waits before it begins. begun(): how many have come so far; go(): let one go on."""
+
+    def __init__(self, daemon):
+        folder = daemon.tmp / "libexec"
+        folder.mkdir()
+        self.log, self.gate = daemon.tmp / "begun", daemon.tmp / "go"
+        os.mkfifo(self.gate)
+        (folder / "cairn-img").write_text(f"#!/bin/sh\nprintf '    (42.00/100%%)\\r'\necho $$ >>{self.log}\nread x <{self.gate}\n"
+                                          f"exec {os.path.abspath(BUILD)}/cairn-img \"$@\"\n")
+        (folder / "cairn-img").chmod(0o755)
+        self.log.touch()
+        for path in (self.log, self.gate):
+            path.chmod(0o666)
+        daemon.stop()
+        daemon.env["CAIRN_LIBEXEC"] = str(folder)
+        daemon.start()
+
+    def begun(self, n=1):
+        until(lambda: len(self.log.read_text().splitlines()) == n)
+
+    def go(self):
+        self.gate.write_text("x\n")
+
+
+@pytest.fixture
+def held(fake, pool):
+    return Held(fake)
 
 
 def image(path):
@@ -56,8 +102,8 @@ def image(path):
 
 
 def test_volumes_are_created_listed_cloned_resized_and_deleted(q, pool):
-    q.run("volume-create", pool="images", name="a.qcow2", capacity=10 * MIB)
-    q.run("volume-create", pool="images", name="b.raw", capacity=MIB, format="raw")
+    make(q, "volume-create", name="a.qcow2", capacity=10 * MIB)
+    make(q, "volume-create", name="b.raw", capacity=MIB, format="raw")
     assert stat.S_IMODE((pool / "b.raw").stat().st_mode) == 0o600
     (pool / "b.raw").write_bytes(b"data" * (MIB // 4))
     subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "c.qcow2"], cwd=pool, check=True)
@@ -72,7 +118,7 @@ def test_volumes_are_created_listed_cloned_resized_and_deleted(q, pool):
     assert v["a.qcow2"] == {"name": "a.qcow2", "format": "qcow2", "capacity": 10 * MIB, "allocation": v["a.qcow2"]["allocation"], "vms": []}
     assert v["b.raw"]["format"] == "raw" and v["b.raw"]["capacity"] == MIB == v["b.raw"]["allocation"]
     assert v["c.qcow2"]["backing"] == "a.qcow2"
-    q.run("volume-clone", pool="images", name="b.raw", new_name="d.raw")
+    make(q, "volume-clone", name="b.raw", new_name="d.raw")
     assert (pool / "d.raw").read_bytes() == (pool / "b.raw").read_bytes()
     q.run("volume-resize", pool="images", name="a.qcow2", capacity=20 * MIB)
     assert image(pool / "a.qcow2")["virtual-size"] == 20 * MIB
@@ -114,7 +160,7 @@ def test_header_of_an_image_in_use_does_not_count(fake, q, pool):
     fake.define("vm1", disks=[{"path": str(pool / "disk"), "format": "raw"}])
     shown = volumes(q)["disk"]
     assert shown["format"] == "raw" and "backing" not in shown and shown["capacity"] == MIB
-    q.run("volume-clone", pool="images", name="disk", new_name="copy")
+    make(q, "volume-clone", name="disk", new_name="copy")
     assert (pool / "copy").read_bytes() == (pool / "disk").read_bytes()
 
 
@@ -171,7 +217,10 @@ def test_volumes_are_touched_with_the_rights_of_the_client(shared):  # noqa: F81
 
     def ask(command, **args):
         answer, = as_nobody(shared, [command, {"pool": "images", **args}])
-        return answer.get("return", answer.get("error", {}).get("desc"))
+        if "job" not in answer.get("return", {}):
+            return answer.get("return", answer.get("error", {}).get("desc"))
+        end, _ = as_nobody(shared, ["job-wait", {"id": answer["return"]["job"]}], ["job-dismiss", {"id": answer["return"]["job"]}])
+        return end["return"].get("error", {})
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     assert "requires the role viewer" in ask("query-volumes")
     shared.cairn("grant", "viewer", "--user", "nobody")
@@ -192,26 +241,162 @@ def test_volumes_are_touched_with_the_rights_of_the_client(shared):  # noqa: F81
     assert "Permission denied" in ask("query-volumes")
 
 
-def test_work_goes_on_when_the_client_or_the_daemon_ends(fake, pool):
-    """cairn-img waits for a FIFO's other end here: the volume is a symbolic link's target that turns up in time."""
-    slow = fake.tmp / "libexec"
-    slow.mkdir()
-    (slow / "cairn-img").write_text(f"#!/bin/sh\ntouch {fake.tmp}/begun\nread x <{fake.tmp}/go\nexec {os.path.abspath(BUILD)}/cairn-img \"$@\"\n")
-    (slow / "cairn-img").chmod(0o755)
-    os.mkfifo(fake.tmp / "go")
-    fake.stop()
-    fake.env["CAIRN_LIBEXEC"] = str(slow)
-    fake.start()
-    q = fake.qmp()
-    q.send(json.dumps({"execute": "volume-create", "arguments": {"pool": "images", "name": "a", "capacity": MIB}}).encode())
-    until(lambda: (fake.tmp / "begun").exists())
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act for another user")
+def test_job_of_a_user_needs_the_role_and_is_bounded(shared):  # noqa: F811
+    folder = shared.tmp / "images"
+    folder.mkdir()
+    os.chown(folder, NOBODY, NOBODY)
+    os.chmod(shared.tmp, 0o755)
+    held = Held(shared)
+    shared.cairn("pool-define-as", "images", "dir", "--target", str(folder))
+    shared.cairn("grant", "operator", "--user", "nobody")
+    answers = as_nobody(shared, *(["volume-create", {"pool": "images", "name": f"v{i}", "capacity": MIB}] for i in range(9)))
+    jobs = [a["return"]["job"] for a in answers[:8]]
+    assert answers[8]["error"]["class"] == "Busy" and "user 65534 makes 8 volumes already" in answers[8]["error"]["desc"]
+    held.begun(8)
+    shared.cairn("grant", "viewer", "mine", "--user", "65533")
+    seen, cancelled = as_nobody(shared, ["query-jobs", {}], ["job-cancel", {"id": jobs[0]}], user=65533, group=65533)
+    assert seen["return"] == [] and cancelled["error"]["class"] == "PermissionDenied"  # a role for one VM does not suffice
+    shared.cairn("revoke", "--user", "nobody")
+    q = shared.qmp()
+    for job in jobs:
+        with pytest.raises(QmpError, match="user 65534, who began the job, has lost the role operator for all VMs") as e:
+            ended(q, job)
+        assert e.value.cls == "PermissionDenied"
     q.close()
-    assert fake.cairn("pool-list", "--name").stdout == "images\n"  # others do not wait
+    assert os.listdir(folder) == []
+
+
+def job_of(d, id):
+    q = d.qmp()
+    job, = q.run("query-jobs", id=id)
+    q.close()
+    return job
+
+
+def test_job_shows_progress_and_is_cancelled(fake, pool, held):
+    (pool / "a").write_bytes(b"a" * MIB)
+    q = fake.qmp()
+    job = q.run("volume-clone", pool="images", name="a", new_name="b", job_id="copy")["job"]
+    held.begun()
+    until(lambda: job_of(fake, job)["current-progress"] == MIB * 42 // 100)
+    entry = job_of(fake, job)
+    assert job == "copy" and (entry["type"], entry["status"], entry["total-progress"], entry["unit"]) == ("volume-clone", "running", MIB, "bytes")
+    assert "vm" not in entry and "vm-uuid" not in entry
+    told = q.event("JOB_PROGRESS", id=job, done=MIB * 42 // 100)["data"]
+    assert told["total"] == MIB and "vm" not in told
+    row, = [line.split() for line in fake.cairn("jobs").stdout.splitlines() if "copy" in line]
+    assert row == ["copy", "-", "volume-clone", "running", "42", "%", "-"]
+    assert list(volumes(q)) == ["a"] and fake.cairn("pool-list", "--name").stdout == "images\n"  # others do not wait
+    q.run("job-cancel", id=job)
+    with pytest.raises(QmpError, match="the job was cancelled, and made no volume") as e:
+        ended(q, job)
+    assert e.value.cls == "Cancelled" and os.listdir(pool) == ["a"]
+    # What ignores SIGTERM is killed.
+    (fake.tmp / "libexec/cairn-img").write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ >>{held.log}\nread x <{held.gate}\n")
+    job = q.run("volume-clone", pool="images", name="a", new_name="b")["job"]
+    held.begun(2)
+    q.run("job-cancel", id=job)
+    with pytest.raises(QmpError, match="the job was cancelled"):
+        ended(q, job)
+    assert os.listdir(pool) == ["a"]
+
+
+def test_work_goes_on_when_the_client_or_the_daemon_ends(fake, pool, held):
+    q = fake.qmp()
+    job = q.run("volume-create", pool="images", name="a", capacity=MIB)["job"]
+    held.begun()
+    q.close()
     fake.stop(signal.SIGTERM)
-    (fake.tmp / "go").write_text("x\n")
-    until(lambda: (pool / "a").stat().st_size > 0)
+    held.go()
+    until((pool / "a").exists)
+    assert image(pool / "a")["virtual-size"] == MIB
     fake.start()
-    until(lambda: image(pool / "a")["virtual-size"] == MIB)
+    entry = job_of(fake, job)
+    assert entry["status"] == "concluded" and "a volume that it makes appears when it is complete. Next: cairn vol-list POOL" in entry["error"]
+    # It is stored as one of no VM.
+    fake.stop()
+    fake.start()
+    assert job_of(fake, job) | {"duration": 0} == entry | {"duration": 0}
+
+
+def test_job_whose_daemon_is_killed_makes_its_volume(fake, pool, held):
+    (pool / "a").write_bytes(b"a" * MIB)
+    q = fake.qmp()
+    job = q.run("volume-clone", pool="images", name="a", new_name="b")["job"]
+    held.begun()
+    fake.stop(signal.SIGKILL)
+    q.close()
+    fake.start()
+    assert "the daemon ended while the job was under way" in job_of(fake, job)["error"]
+    held.go()
+    until((pool / "b").exists)
+    assert (pool / "b").read_bytes() == (pool / "a").read_bytes() and sorted(os.listdir(pool)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("command, args", [("volume-create", {"name": "b", "capacity": 2 * MIB, "format": "raw"}),
+                                           ("volume-clone", {"name": "a", "new_name": "b"}), ("volume-resize", {"name": "a", "capacity": 2 * MIB})])
+def test_link_in_place_of_a_volume_is_not_followed(fake, pool, held, command, args):
+    """Others may write in the folder: they change what the names lead to while cairn-img begins."""
+    secret = fake.tmp / "secret"
+    secret.write_bytes(b"s" * 4096)
+    (pool / "a").write_bytes(b"a" * MIB)
+    q, other = fake.qmp(), fake.qmp()
+    q.send(json.dumps({"execute": command, "arguments": {"pool": "images", **{k.replace("_", "-"): v for k, v in args.items()}}}).encode())
+    held.begun()
+    os.rename(pool / "a", pool / "was-a")
+    for name in ("a", "b"):
+        os.symlink(secret, pool / name)
+    held.go()
+    if command == "volume-resize":
+        assert q.answer() == {"return": {}}
+        assert (pool / "was-a").read_bytes() == b"a" * MIB + bytes(MIB)
+    else:
+        with pytest.raises(QmpError, match=f"{pool}/b: File exists"):
+            ended(other, q.answer()["return"]["job"])
+        assert (pool / "was-a").read_bytes() == b"a" * MIB
+    assert secret.read_bytes() == b"s" * 4096 and sorted(os.listdir(pool)) == ["a", "b", "was-a"]
+
+
+def test_file_system_without_nameless_files(fake, tmp_path):
+    """There, a new volume has its name from the beginning, and none is left by a failure or a cancel."""
+    with fuse(tmp_path / "far", a=b"a" * 65536) as f:
+        fake.cairn("pool-define-as", "images", "dir", "--target", str(f.folder))
+        q = fake.qmp()
+        make(q, "volume-clone", name="a", new_name="b")
+        with open(f["b"], "rb") as b:
+            assert b.read() == b"a" * 65536
+        refused(q, "File exists", "volume-clone", name="a", new_name="b")
+        held = Held(fake)
+        q = fake.qmp()
+        job = q.run("volume-clone", pool="images", name="a", new_name="c")["job"]
+        held.begun()
+        assert os.path.exists(f["c"])
+        q.run("job-cancel", id=job)
+        with pytest.raises(QmpError, match="the job was cancelled"):
+            ended(q, job)
+        assert not os.path.exists(f["c"])
+
+
+def test_vm_whose_file_does_not_answer_is_named(fake, q, pool, tmp_path):
+    for name in "ab":
+        (pool / name).write_bytes(b"a" * MIB)
+    with fuse(tmp_path / "far", disk=bytes(4096)) as f:
+        fake.define("near", disks=[{"path": str(pool / "a"), "format": "raw"}])
+        fake.define("far", disks=[{"path": f["disk"], "format": "raw"}])
+        fake.define("zoo", disks=[{"path": str(pool / "a"), "format": "raw", "readonly": True}])
+        os.link(pool / "a", tmp_path / "link")
+        fake.define("zulu", disks=[{"path": str(tmp_path / "link"), "format": "raw", "readonly": True}])
+        assert volumes(q)["a"]["vms"] == ["near", "zoo", "zulu"]
+        f.hang(Op.LOOKUP, Op.GETATTR)
+        words = f"{f['disk']} of VM 'far' does not answer, so whether the VM uses the volume is not known; repair or unmount that file system, then try again"
+        assert refused(q, words, "volume-delete", name="b") == "Timeout" and (pool / "b").exists()
+        q.run("volume-resize", pool="images", name="a", capacity=2 * MIB)  # that "near" uses it is known
+        # A list does without, and then compares paths.
+        assert volumes(q)["a"]["vms"] == ["near", "zoo"]
+        hung = len(f.hanging())
+        assert volumes(q)["a"]["vms"] == ["near", "zoo"] and len(f.hanging()) == hung
+        f.release()
 
 
 class Installed(Daemon):
@@ -236,7 +421,7 @@ def test_installed_daemon_finds_cairn_img(tmp_path):
         (tmp_path / "images").mkdir()
         daemon.cairn("pool-define-as", "images", "dir", "--target", str(tmp_path / "images"))
         q = daemon.qmp()
-        q.run("volume-create", pool="images", name="a.qcow2", capacity=MIB)
+        make(q, "volume-create", name="a.qcow2", capacity=MIB)
         assert image(tmp_path / "images/a.qcow2")["virtual-size"] == MIB
         (tmp_path / "bin/cairn-img").unlink()
         refused(q, "cairn-img is not installed", "volume-create", name="b.qcow2", capacity=MIB)

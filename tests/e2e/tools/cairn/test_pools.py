@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 
@@ -12,6 +13,7 @@ import pytest
 
 from conftest import BUILD, until
 from test_daemon import NOBODY, shared  # noqa: F401
+from test_pool_volumes import Held
 from test_slow_disk import PRELOAD
 
 MIB = 1 << 20
@@ -308,3 +310,29 @@ def test_copy_is_as_private_as_a_new_volume(fake, pool):
         (pool / "a.qcow2").chmod(mode)
         fake.cairn("vol-clone", "a.qcow2", name, "--pool", "images")
         assert (pool / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_clone_shows_a_bar_and_ends_with_ctrl_c(fake, pool):
+    (pool / "a").write_bytes(b"a" * MIB)
+    held = Held(fake)
+    job = fake.cairn("vol-clone", "a", "b", "--pool", "images", "--no-wait").stdout.strip()
+    held.begun()
+    assert json.loads(fake.cairn("jobs", "--format", "json").stdout)[0]["id"] == job
+    fake.cairn("job-cancel", job)
+    until(lambda: json.loads(fake.cairn("jobs", "--format", "json").stdout)[0]["status"] == "concluded")
+    screen, terminal = os.openpty()
+    with subprocess.Popen([os.path.join(BUILD, "cairn"), "vol-clone", "a", "b", "--pool", "images"], env=fake.env, stdout=subprocess.PIPE, stderr=terminal,
+                          text=True) as p:
+        os.close(terminal)
+        said = b""
+        while b" 41 %" not in said:
+            said += os.read(screen, 4096)
+        assert said.startswith(b"\rClone: [")
+        p.send_signal(signal.SIGINT)
+        assert p.wait(100) == 1 and p.stdout.read() == ""
+    said = b""
+    while b"made no volume" not in said:
+        said += os.read(screen, 4096)
+    os.close(screen)
+    assert b"Failed to clone vol from a" in said and os.listdir(pool) == ["a"]
+    held.begun(2)

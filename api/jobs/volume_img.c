@@ -1,0 +1,156 @@
+#include "api/jobs/volume_img.h"
+#include "base/err.h"
+#include "base/utf8.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define FILES_AT 3 /* fd of the first file in cairn-img */
+
+void volume_img_begin(struct volume_img *v, const char *program, const char *verb, int progress)
+{
+	v->program = program;
+	v->progress = progress;
+	v->nargs = v->nfiles = 0;
+	volume_img_add(v, "cairn-img");
+	volume_img_add(v, verb);
+	volume_img_add(v, progress < 0 ? "-q" : "-p");
+}
+
+void volume_img_add(struct volume_img *v, const char *arg)
+{
+	assert(v->nargs < VOLUME_IMG_ARGS);
+	v->args[v->nargs++] = arg;
+}
+
+void volume_img_names(struct volume_img *v, const char *first, const char *second)
+{
+	v->names[0] = first;
+	v->names[1] = second;
+}
+
+void volume_img_add_file(struct volume_img *v, int fd, const char *path)
+{
+	assert(v->nfiles < VOLUME_IMG_FILES);
+	snprintf(v->given[v->nfiles], sizeof(v->given[0]), "%u=%s", FILES_AT + v->nfiles, path);
+	volume_img_add(v, "--fd");
+	volume_img_add(v, v->given[v->nfiles]);
+	v->files[v->nfiles++] = fd;
+}
+
+/* ---- the child ---- */
+
+/* Give the fds the numbers from 0 on, and close all others. First move each one out of the way, because its number may
+ * be another one's. */
+static int fds_place(int *fds, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if ((fds[i] = fcntl(fds[i], F_DUPFD, (int)n)) < 0)
+			return -errno;
+	for (unsigned i = 0; i < n; i++)
+		if (dup2(fds[i], (int)i) < 0)
+			return -errno;
+	return close_range(n, ~0U, 0);
+}
+
+static _Noreturn void program_main(const struct volume_img *v, int errors)
+{
+	static char *const envp[] = { (char *)"PATH=/usr/sbin:/usr/bin:/sbin:/bin", (char *)"LC_ALL=C.UTF-8", NULL };
+	int null = open("/dev/null", O_RDWR), fds[FILES_AT + VOLUME_IMG_FILES] = { null, v->progress < 0 ? null : v->progress, errors };
+	sigset_t none;
+
+	memcpy(fds + FILES_AT, v->files, v->nfiles * sizeof(int));
+	sigemptyset(&none);
+	/* The user may trace the program from now on, so it keeps no other fd of the daemon. */
+	if (null < 0 || fds_place(fds, FILES_AT + v->nfiles) < 0)
+		_exit(1);
+	signal(SIGPIPE, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	execve(v->program, (char *const *)(uintptr_t)v->args, envp);
+	_exit(127);
+}
+
+/* ---- the parent ---- */
+
+/* Fail with what the program has said, without its name. */
+static int program_failed(char *said, int status, struct err *e)
+{
+	static const char name[] = "cairn-img: ";
+	const char *text = said;
+
+	said[strcspn(said, "\n")] = 0;
+	utf8_clean(said);
+	if (!strncmp(text, name, sizeof(name) - 1))
+		text += sizeof(name) - 1;
+	if (!*text)
+		return err_set(e, -EIO, ERR_HOST, "cairn-img %s", WIFEXITED(status) && WEXITSTATUS(status) == 127 ? "is not installed" : "has failed");
+	return err_set(e, -EIO, ERR_IO, "%s", text);
+}
+
+/* Read up to the end. said: gets the beginning; size: of it. */
+static void said_read(int fd, char *said, size_t size)
+{
+	char rest[256];
+	size_t used = 0;
+	ssize_t n;
+
+	for (;;) {
+		n = used < size - 1 ? read(fd, said + used, size - 1 - used) : read(fd, rest, sizeof(rest));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		if (used < size - 1)
+			used += (size_t)n;
+	}
+	said[used] = 0;
+}
+
+/* A SIGTERM that is blocked here, because it came before the program began, is meant for the program. */
+static void term_pass(pid_t pid)
+{
+	sigset_t pending;
+
+	sigemptyset(&pending);
+	sigpending(&pending);
+	if (sigismember(&pending, SIGTERM))
+		kill(pid, SIGTERM);
+}
+
+int volume_img_run(struct volume_img *v, struct err *e)
+{
+	char said[400] = "";
+	int pair[2], status;
+	pid_t pid;
+
+	v->args[v->nargs] = "--";
+	v->args[v->nargs + 1] = v->names[0];
+	v->args[v->nargs + 2] = v->names[1];
+	v->args[v->nargs + 3] = NULL;
+	if (pipe2(pair, O_CLOEXEC) < 0)
+		return err_set_errno(e, -errno, "cairn-img");
+	pid = fork();
+	if (pid == 0)
+		program_main(v, pair[1]);
+	close(pair[1]);
+	if (pid > 0) {
+		term_pass(pid);
+		said_read(pair[0], said, sizeof(said));
+	}
+	close(pair[0]);
+	if (pid < 0)
+		return err_set_errno(e, -errno, "cairn-img");
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return err_set_errno(e, -errno, "cairn-img");
+	return status ? program_failed(said, status, e) : 0;
+}
