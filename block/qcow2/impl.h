@@ -362,6 +362,12 @@ struct qcow2 {
 	int (*before_own)(struct qcow2 *q, uint32_t index, struct wait *w);
 	bool snapshot_busy;		     /* an operation that changes the snapshot table runs, or block_pull_finish() */
 	unsigned snapshot_changes;	     /* number of snapshot operations so far that change refcounts */
+	uint64_t l1_changes;		     /* number of changes of the active L1 so far, in memory */
+	struct { /* the last pin that was made of the disk; see qcow2_pin_is_current() */
+		bool known;
+		struct qcow2_pin pin;
+		uint64_t l1_changes; /* at its freeze */
+	} last_pin;
 	struct qcow2_snapshot_info *snapshots; /* NULL: not read yet */
 	size_t nsnapshots;
 	struct snapshot_vmstate *snapshot_vmstates;
@@ -424,6 +430,10 @@ int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYT
  * entry has no mark of a pin. */
 bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bits, const uint8_t *l1,
 	struct qcow2_pin *ret);
+/* Note that the image has the pin, on stable storage. l1_changes: those of q at the freeze of the pin. */
+void qcow2_pin_note(struct qcow2 *q, const struct qcow2_pin *pin, uint64_t l1_changes);
+/* Forget the noted pin if it is that of the entry, which is about to be deleted. */
+void qcow2_pin_forget(struct qcow2 *q, const struct qcow2_snapshot_info *s);
 /* Print the name of an overlay's backing file. Returns 0; -EINVAL if the path is too long. */
 int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char ret[QCOW2_BACKING_NAME_MAX + 1],
 	struct err *e);

@@ -24,6 +24,7 @@ struct l2_make {
 void table_set(struct qcow2 *q, struct table *t, uint32_t i, uint64_t v)
 {
 	t->entries[i] = v;
+	q->l1_changes += t == &q->disk.l1;
 	bitmap_set(&t->dirty, i * 8ULL / q->slice_bytes);
 	t->any_dirty = true;
 	commit_note_dirty(q);

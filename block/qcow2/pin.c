@@ -133,12 +133,55 @@ static uint32_t l1_crc(const uint8_t *l1, uint32_t n)
 	return crc;
 }
 
+static bool l1_are_equal(const uint8_t *a, const uint8_t *b, uint32_t n)
+{
+	uint32_t i = 0;
+
+	while (i < n && !((load_be64(a + i * 8ULL) ^ load_be64(b + i * 8ULL)) & ~QCOW2_COPIED))
+		i++;
+	return i == n;
+}
+
 bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bits, const uint8_t *l1,
 	struct qcow2_pin *ret)
 {
 	*ret = (struct qcow2_pin){ .l1_offset = s->l1_offset, .disk_bytes = s->disk_bytes, .l1_size = s->l1_size,
-		.cluster_bits = cluster_bits, .l1_crc = l1_crc(l1, s->l1_size) };
-	return qcow2_pin_marked(s, ret->id);
+		.cluster_bits = cluster_bits };
+	if (!qcow2_pin_marked(s, ret->id))
+		return false;
+	ret->l1_crc = l1_crc(l1, s->l1_size);
+	return true;
+}
+
+/* ---- the pin that has the disk's present content ---- */
+
+void qcow2_pin_note(struct qcow2 *q, const struct qcow2_pin *pin, uint64_t l1_changes)
+{
+	q->last_pin.known = true;
+	q->last_pin.pin = *pin;
+	q->last_pin.l1_changes = l1_changes;
+}
+
+void qcow2_pin_forget(struct qcow2 *q, const struct qcow2_snapshot_info *s)
+{
+	uint8_t id[BLOCK_PIN_ID_BYTES];
+
+	if (qcow2_pin_marked(s, id) && !memcmp(id, q->last_pin.pin.id, sizeof(id)))
+		q->last_pin.known = false;
+}
+
+/* The freeze of a pin clears COPIED in the whole L1, and as long as the pin exists, each of its tables has a second
+ * reference. So whatever changes what a table says, or writes to a cluster in place, first replaces the table, and with
+ * it the entry of the L1. Growing and shrinking may leave the L1 as it is. */
+bool qcow2_pin_is_current(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_pin *ret)
+{
+	const struct qcow2 *q = qcow2_of(b);
+
+	if (b->info.format != BLOCK_FORMAT_QCOW2 || !q->last_pin.known || memcmp(q->last_pin.pin.id, id, BLOCK_PIN_ID_BYTES) != 0 ||
+		b->changing || q->corrupt || q->l1_changes != q->last_pin.l1_changes || q->h.size_bytes != q->last_pin.pin.disk_bytes)
+		return false;
+	*ret = q->last_pin.pin;
+	return true;
 }
 
 static int entry_take(int fd, const struct qcow2_snapshot_info *s, const char *name, struct qcow2_header *h,
@@ -229,24 +272,81 @@ int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYT
 	return r;
 }
 
+/* Read the L1 that the header names. *ret_l1: owned by the caller. */
+static int l1_read(int fd, const char *name, const struct qcow2_header *h, uint8_t **ret_l1, struct err *e)
+{
+	size_t bytes = ROUND_UP(MAX(h->l1_size * sizeof(uint64_t), (size_t)1), 4096);
+	uint8_t *l1 = io_buffer_new(bytes);
+	int r = l1 ? qcow2_pread(fd, l1, bytes, h->l1_offset) : -ENOMEM;
+
+	*ret_l1 = r < 0 ? NULL : l1;
+	if (r < 0)
+		free(l1);
+	return r < 0 ? err_set_errno(e, r, "%s: cannot read a pin's L1 table", name) : 0;
+}
+
+/* As qcow2_pin_read(), and return the pin's L1 for the caller to free. */
+static int pin_read(int fd, const char *name, const uint8_t *id, struct qcow2_pin *ret, uint8_t **ret_l1, struct err *e)
+{
+	struct qcow2_header h;
+	int r = qcow2_pin_header(fd, name, id, &(struct block_pin_wait){ 0 }, &h, e);
+
+	*ret_l1 = NULL;
+	if (!r)
+		r = l1_read(fd, name, &h, ret_l1, e);
+	if (r < 0)
+		return r;
+	*ret = (struct qcow2_pin){ .l1_offset = h.l1_offset, .disk_bytes = h.size_bytes, .l1_size = h.l1_size,
+		.cluster_bits = h.cluster_bits, .l1_crc = l1_crc(*ret_l1, h.l1_size) };
+	memcpy(ret->id, id, sizeof(ret->id));
+	return 0;
+}
+
 int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_pin *ret,
 	struct err *e)
 {
 	CLEANUP_FREE uint8_t *l1 = NULL;
-	struct qcow2_header h;
-	size_t bytes;
-	int r = qcow2_pin_header(fd, name, id, &(struct block_pin_wait){ 0 }, &h, e);
 
+	return pin_read(fd, name, id, ret, &l1, e);
+}
+
+/* Read the header with the L1 and the size of a snapshot's disk. Returns 0; -ENOENT; -errno. */
+static int snapshot_header(int fd, const char *name, const char *snapshot, struct qcow2_header *ret, struct err *e)
+{
+	struct qcow2_snapshot_info *list;
+	size_t n, i = 0;
+	int r = qcow2_header_read(fd, name, ret, e);
+
+	if (!r)
+		r = qcow2_snapshots_read(fd, ret, &list, &n, e);
 	if (r < 0)
 		return r;
-	bytes = ROUND_UP(MAX(h.l1_size * sizeof(uint64_t), (size_t)1), 4096);
-	l1 = io_buffer_new(bytes);
-	r = l1 ? qcow2_pread(fd, l1, bytes, h.l1_offset) : -ENOMEM;
+	while (i < n && strcmp(list[i].id, snapshot) != 0)
+		i++;
+	r = i < n ? entry_take(fd, &list[i], name, ret, e) :
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: there is no snapshot with the id %s", name, snapshot);
+	qcow2_snapshots_free(list, n);
+	return r;
+}
+
+int qcow2_pin_of_snapshot(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], const char *snapshot,
+	struct qcow2_pin *ret, struct err *e)
+{
+	CLEANUP_FREE uint8_t *ours = NULL, *theirs = NULL;
+	struct qcow2_header h;
+	struct qcow2_pin pin;
+	int r = pin_read(fd, name, id, &pin, &ours, e);
+
+	if (!r)
+		r = snapshot_header(fd, name, snapshot, &h, e);
+	if (!r)
+		r = l1_read(fd, name, &h, &theirs, e);
 	if (r < 0)
-		return err_set_errno(e, r, "%s: cannot read a pin's L1 table", name);
-	*ret = (struct qcow2_pin){ .l1_offset = h.l1_offset, .disk_bytes = h.size_bytes, .l1_size = h.l1_size,
-		.cluster_bits = h.cluster_bits, .l1_crc = l1_crc(l1, h.l1_size) };
-	memcpy(ret->id, id, sizeof(ret->id));
+		return r;
+	/* Behind its disk's entries, a snapshot has those of its VM state. */
+	if (pin.disk_bytes != h.size_bytes || pin.l1_size > h.l1_size || !l1_are_equal(ours, theirs, pin.l1_size))
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the pin has another content than snapshot %s", name, snapshot);
+	*ret = pin;
 	return 0;
 }
 

@@ -40,12 +40,23 @@ void qcow2_pin_mark(struct block_snapshot_info *info, const uint8_t id[BLOCK_PIN
  * Returns 0; -ENOENT: the image has no such pin; -EINVAL: its tables are damaged; -errno. Any thread. */
 int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES],
 	struct qcow2_pin *ret, struct err *e);
+/* As qcow2_pin_read(), if the pin has the content of the disk in the snapshot with the id `snapshot`. Compares their L1
+ * tables: what an L1 of a snapshot names does not change while the snapshot exists. -ENOENT also if the image has no
+ * such snapshot, or if the pin has another content. */
+int qcow2_pin_of_snapshot(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], const char *snapshot,
+	struct qcow2_pin *ret, struct err *e);
 /* Make a pin with the disk's content of the existing snapshot `snapshot`, which may be deleted afterwards. See
  * block_snapshot_copy(). id: as for qcow2_pin_mark(). */
 void block_pin_snapshot(struct block *b, const char *snapshot, const uint8_t id[BLOCK_PIN_ID_BYTES],
 	struct block_snapshot_op *op);
 /* Delete a pin, as block_snapshot_delete() does. -ENOENT: there is no such pin. */
 void block_pin_delete(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], struct block_snapshot_op *op);
+
+/* Return whether the disk b has the content of the pin `id`: this engine has made the pin of the disk, the pin is on
+ * stable storage, and the disk has not changed since. An overlay on the pin then equals one on a new pin. False if a
+ * request that may change the disk is in flight.
+ * ret: the pin; set if true. */
+bool qcow2_pin_is_current(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_pin *ret);
 
 /* ---- the overlay ---- */
 

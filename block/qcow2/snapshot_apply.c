@@ -249,6 +249,7 @@ static int step_switch(struct apply *a)
 	tables_mark(q, &old, META_INACTIVE_L2);
 	tables_mark(q, &a->l1, META_L2);
 	q->disk.l1 = a->l1;
+	q->l1_changes++;
 	a->l1 = old;
 	q->h.size_bytes = a->disk_bytes;
 	q->h.l1_size = q->disk.l1.n;

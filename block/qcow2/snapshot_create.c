@@ -75,6 +75,9 @@ struct block_snapshot {
 	struct recopy recopy;
 	uint64_t target;
 	uint32_t next; /* the next table to count */
+	uint64_t l1_changes; /* of the active L1, when the disk was frozen */
+	bool is_pin; /* of the frozen disk: pin describes it */
+	struct qcow2_pin pin;
 };
 
 struct map *qcow2_snapshot_vmstate_map(struct block_snapshot *s)
@@ -108,15 +111,17 @@ static int open_check(struct qcow2 *q, struct err *e)
 	return 0;
 }
 
-/* Clear COPIED in the first n entries of the active L1, those of the disk. Tables behind them (a VM state that
+/* Clear COPIED in the first entries of the active L1, those of the disk. Tables behind them (a VM state that
  * QEMU left there) are not counted, so they stay unshared. */
-static void frozen_uncopy(struct qcow2 *q, uint32_t n)
+static void frozen_uncopy(struct block_snapshot *s)
 {
+	struct qcow2 *q = s->q;
 	struct table *l1 = &q->disk.l1;
 
-	for (uint32_t i = 0; i < n; i++)
+	for (uint32_t i = 0; i < s->frozen.n; i++)
 		if (l1->entries[i] & QCOW2_COPIED)
 			table_set(q, l1, i, l1->entries[i] & ~QCOW2_COPIED);
+	s->l1_changes = q->l1_changes;
 }
 
 static int count_before_own(struct qcow2 *q, uint32_t index, struct wait *w);
@@ -162,7 +167,7 @@ int qcow2_snapshot_freeze(struct block_snapshot *s, struct err *e)
 		s->frozen.n = 0;
 		return err_set_errno(e, -ENOMEM, "disk %s", q->base.name);
 	}
-	frozen_uncopy(q, s->frozen.n);
+	frozen_uncopy(s);
 	if (s->phase == CREATE_PARKED) {
 		s->phase = CREATE_COUNT;
 		task_resume(&s->task);
@@ -185,7 +190,7 @@ int qcow2_snapshot_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct 
 		return r;
 	}
 	(*ret_s)->frozen = frozen;
-	frozen_uncopy(q, frozen.n);
+	frozen_uncopy(*ret_s);
 	return 0;
 }
 
@@ -414,10 +419,11 @@ static uint64_t l1_bytes(const struct block_snapshot *s)
 
 static void place_tell(struct block_snapshot *s)
 {
-	struct qcow2_pin pin;
+	bool is_pin = qcow2_pin_describe(&s->swap.list[s->swap.n - 1], s->q->cluster_bits, s->l1_buf, &s->pin);
 
-	if (s->op->placed && qcow2_pin_describe(&s->swap.list[s->swap.n - 1], s->q->cluster_bits, s->l1_buf, &pin))
-		s->op->placed(s->op, &pin);
+	s->is_pin = is_pin && !s->is_copy;
+	if (s->op->placed && is_pin)
+		s->op->placed(s->op, &s->pin);
 }
 
 static int step_l1_place(struct block_snapshot *s)
@@ -499,6 +505,8 @@ static int step_table(struct block_snapshot *s)
 		return r;
 	vm_tables_given(s);
 	s->stands = true;
+	if (s->is_pin)
+		qcow2_pin_note(s->q, &s->pin, s->l1_changes);
 	if (s->op->stands)
 		s->op->stands(s->op);
 	/* The flush before the header made everything durable. */

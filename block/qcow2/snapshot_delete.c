@@ -100,6 +100,7 @@ static int delete_entry(struct delete *d, size_t i)
 	d->entries = io_buffer_new(padded);
 	if (!d->entries)
 		return -ENOMEM;
+	qcow2_pin_forget(q, s);
 	snapshot_entry_done(s);
 	memmove(s, s + 1, (d->swap.n - i - 1) * sizeof(*s));
 	d->swap.n--;
