@@ -443,6 +443,8 @@ static int fork_request(struct control *c, struct channel_msg *m, struct err *e)
 	struct vm_fork *what = m->body;
 	int r;
 
+	/* An older daemon sends a shorter struct. */
+	memset((char *)what + m->head.body_bytes, 0, sizeof(*what) - m->head.body_bytes);
 	TERMINATE(what->snapshot);
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
 		TERMINATE(what->pins[i].path);

@@ -26,7 +26,7 @@ enum vm_fork_stage {
 	VM_GROUP_FROZEN,
 };
 
-/* How a fork made a disk. */
-enum vm_disk_made { VM_MADE_UNKNOWN = 0, VM_MADE_OVERLAY, VM_MADE_COPY, VM_MADE_FLAT, VM_MADE_COUNT };
+/* How a fork made a disk. VM_MADE_SHARED: as an overlay on the pin in vm_fork.shared, and has made no pin. */
+enum vm_disk_made { VM_MADE_UNKNOWN = 0, VM_MADE_OVERLAY, VM_MADE_COPY, VM_MADE_FLAT, VM_MADE_SHARED, VM_MADE_COUNT };
 
 #endif

@@ -71,7 +71,9 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_PCI] = ROW_EMPTY,
 	[VM_MSG_DIRTY_RATE] = ROW(struct vm_dirty_rate_ask, 0),
 	[VM_MSG_SPARE] = { .fds_max = 3, .known = true },
-	[VM_MSG_FORK] = ROW(struct vm_fork, CHANNEL_FDS_MAX),
+	/* The receiver zeroes the rest. */
+	[VM_MSG_FORK] = { .body_min = offsetof(struct vm_fork, shared), .body_max = sizeof(struct vm_fork), .fds_max = CHANNEL_FDS_MAX,
+		.known = true },
 	[VM_MSG_PINS_DELETE] = ROW(struct vm_pins, 0),
 	[VM_MSG_MEMORY] = ROW(struct vm_memory, 2),
 	[VM_MSG_HANDOVER] = { .fds_max = 2, .known = true },

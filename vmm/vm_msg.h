@@ -656,7 +656,13 @@ struct vm_fork {
 		uint8_t id[VM_PIN_ID_BYTES]; /* id of the pin to make */
 		char path[VM_PIN_PATH_MAX + 1]; /* path of the image, which the overlays name; empty: copy the disk */
 	} pins[VM_DISKS_MAX];
+	/* For each writable disk: an earlier pin of the image, which the overlays are to read instead if it has the
+	 * same content; all 0: none. Only to processes whose vm_info.pins_readable is VM_SHARES_PINS; others expect a
+	 * shorter message. */
+	uint8_t shared[VM_DISKS_MAX][VM_PIN_ID_BYTES];
 };
+
+#define VM_SHARES_PINS 2
 
 _Static_assert(VM_DISKS_MAX <= 29, "VM_FORK_GROUP and the bits above it are no disk's");
 #define VM_PINS_MAX 256
@@ -833,7 +839,9 @@ struct vm_info {
 	uint8_t screens; /* 1: the process knows VM_MSG_SCREENSHOT; VM_SCREENS_KEYS: also VM_MSG_SEND_KEYS */
 	uint8_t machine; /* the machine version that the guest has; 0: not known */
 	uint8_t shows_figures; /* 1: the process knows VM_MSG_PAGE */
-	uint8_t pins_readable; /* 1: VM_FORK_READY means that the pins can be read; 0: an older process, which has padding here */
+	/* 1: VM_FORK_READY means that the pins can be read; VM_SHARES_PINS: and the process knows vm_fork.shared; 0: an
+	 * older process, which has padding here */
+	uint8_t pins_readable;
 	struct vm_balloon_info balloon;
 	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */
 	struct {

@@ -410,6 +410,7 @@ struct pin_call {
 	struct disk_call c;
 	const char *snapshot;
 	const uint8_t *id;
+	struct qcow2_pin *pin;
 };
 
 static void pin_snapshot_run(struct disk_call *c, struct block *b)
@@ -438,6 +439,20 @@ int disk_pin_delete(struct machine_disk *d, const uint8_t id[BLOCK_PIN_ID_BYTES]
 	struct pin_call x = { .c = { .run = pin_delete_run, .op.done = op_done }, .id = id };
 
 	return change_done(d, disk_call(d, &x.c, e));
+}
+
+static void pin_look_run(struct disk_call *c, struct block *b)
+{
+	struct pin_call *x = container_of(c, struct pin_call, c);
+
+	disk_call_return(c, qcow2_pin_is_current(b, x->id, x->pin), NULL);
+}
+
+bool disk_pin_is_current(struct machine_disk *d, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_pin *ret)
+{
+	struct pin_call x = { .c.run = pin_look_run, .id = id, .pin = ret };
+
+	return disk_call(d, &x.c, NULL) > 0;
 }
 
 static void update_run(struct disk_call *c, struct block *b)

@@ -103,6 +103,8 @@ int disk_snapshot_delete(struct machine_disk *d, const char *id, struct err *e);
 int disk_pin_snapshot(struct machine_disk *d, const char *snapshot, const uint8_t id[BLOCK_PIN_ID_BYTES], struct err *e);
 /* Run block_pin_delete(). Returns -ENOENT if there is no such pin. */
 int disk_pin_delete(struct machine_disk *d, const uint8_t id[BLOCK_PIN_ID_BYTES], struct err *e);
+/* Run qcow2_pin_is_current(). */
+bool disk_pin_is_current(struct machine_disk *d, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_pin *ret);
 int disk_snapshot_update(struct machine_disk *d, const struct block_snapshot_info *info,
 	struct err *e);
 int disk_vmstate_share(struct machine_disk *d, struct block_snapshot *s, const char *id,

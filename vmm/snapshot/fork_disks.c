@@ -1,4 +1,5 @@
 #include "vmm/snapshot/fork_disks.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -77,7 +78,8 @@ int fork_disks_check(struct fork_disks *d, struct machine *m, struct err *e)
 		if (!vmsnap_disk_takes_part(m, i))
 			continue;
 		d->list[d->n] = (struct fork_disk){ .disk = &m->disks[i], .pin = &d->pins[d->n], .flat = d->flatten >> d->n & 1,
-			.is_qcow2 = m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2 };
+			.is_qcow2 = m->cfg.disks[i].format[0] == BLOCK_FORMAT_QCOW2,
+			.earlier = bytes_are_zero(d->earlier[d->n], VM_PIN_ID_BYTES) ? NULL : d->earlier[d->n] };
 		d->n++;
 	}
 	if (d->nfds != d->n * (1 + (uint64_t)d->copies) || (d->n && !d->copies))
@@ -133,6 +135,13 @@ static int isolation_check(const struct fork_disks *d, const struct fork_disk *x
 	return r;
 }
 
+/* Use the pin of an earlier fork if it has the disk's content. Returns whether it has. */
+static bool pin_share(struct fork_disk *x)
+{
+	x->shares = x->way == FORK_DISK_PIN && x->earlier && disk_pin_is_current(x->disk, x->earlier, &x->shared);
+	return x->shares;
+}
+
 static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
 	bool freezes = can_freeze(x);
@@ -154,6 +163,8 @@ static int disk_prepare(struct fork_disks *d, struct fork_disk *x, struct err *e
 	if (x->way == FORK_DISK_SHARE || x->way == FORK_DISK_PIN)
 		x->bytes = 0;
 	d->progress->total += x->bytes * d->copies;
+	if (pin_share(x))
+		return 0;
 	/* Open the snapshot, or flush, now, so that little is left to write in the pause and after it. */
 	return is_frozen(x) ? disk_snapshot_open(x->disk, &x->frozen, e) : disk_flush(x->disk, e);
 }
@@ -188,8 +199,10 @@ static int disk_freeze(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
 	int r;
 
-	if (is_frozen(x))
-		return disk_snapshot_freeze(x->disk, x->frozen, e);
+	if (x->shares && pin_share(x))
+		return 0;
+	if (is_frozen(x)) /* without a snapshot that is open, the guest has written since fork_disks_prepare() */
+		return x->frozen ? disk_snapshot_freeze(x->disk, x->frozen, e) : disk_snapshot_begin(x->disk, &x->frozen, e);
 	r = disk_flush(x->disk, e);
 	if (r < 0)
 		return r;
@@ -246,7 +259,7 @@ static void warm_start(struct fork_disks *d, struct fork_disk *x, const struct m
 	x->warming = machine_disk_warm_at((unsigned)(x->disk - m->disks), &x->warm.at);
 	if (!x->warming)
 		return;
-	x->warm.id = x->pin->id;
+	x->warm.id = x->shares ? x->shared.id : x->pin->id;
 	x->warm.fd = d->state_fd;
 	disk_warm_start(x->disk, &x->warm);
 }
@@ -415,9 +428,9 @@ static int disk_make(struct fork_disks *d, struct fork_disk *x, const struct mac
 	int r;
 
 	if (x->way == FORK_DISK_PIN) {
-		if (disk_commit_place(&x->commit, &pin)) {
+		if (x->shares || disk_commit_place(&x->commit, &pin)) {
 			warm_start(d, x, m);
-			return overlays_write(d, x, &pin, e);
+			return overlays_write(d, x, x->shares ? &x->shared : &pin, e);
 		}
 		*ret_placed = false;
 		return 0;
@@ -481,7 +494,8 @@ int fork_disks_finish(struct fork_disks *d, bool used, int r, struct err *e)
 void fork_disks_tell(const struct fork_disks *d, uint8_t *made)
 {
 	for (unsigned i = 0; i < d->n; i++)
-		made[i] = d->list[i].way == FORK_DISK_PIN ? VM_MADE_OVERLAY : d->list[i].flat ? VM_MADE_FLAT : VM_MADE_COPY;
+		made[i] = d->list[i].shares ? VM_MADE_SHARED : d->list[i].way == FORK_DISK_PIN ? VM_MADE_OVERLAY :
+			d->list[i].flat ? VM_MADE_FLAT : VM_MADE_COPY;
 }
 
 /* ---- clones of an existing snapshot ---- */
@@ -502,11 +516,27 @@ int fork_disks_of_snapshot_prepare(struct fork_disks *d, struct err *e)
 	return r;
 }
 
+/* Use the pin of an earlier fork if it has the snapshot's content. An earlier process may have ended before it made the
+ * pin durable. */
+static bool snapshot_pin_share(struct fork_disk *x)
+{
+	struct block_layer layers[BLOCK_LAYERS_MAX];
+	struct err ignored;
+
+	block_layers(x->disk->block, layers);
+	x->shares = x->earlier && !qcow2_pin_of_snapshot(layers[0].fd, x->disk->id, x->earlier, x->id, &x->shared, &ignored) &&
+		!fdatasync(x->image);
+	return x->shares;
+}
+
 static int snapshot_pin(struct fork_disks *d, struct fork_disk *x, struct err *e)
 {
 	struct qcow2_pin pin;
-	int r = disk_pin_snapshot(x->disk, x->id, x->pin->id, e);
+	int r;
 
+	if (snapshot_pin_share(x))
+		return overlays_write(d, x, &x->shared, e);
+	r = disk_pin_snapshot(x->disk, x->id, x->pin->id, e);
 	if (!r)
 		r = qcow2_pin_read(x->image, x->disk->id, x->pin->id, &pin, e);
 	return r < 0 ? r : overlays_write(d, x, &pin, e);
@@ -529,7 +559,7 @@ static void snapshot_pins_drop(struct fork_disks *d)
 
 	for (unsigned i = 0; i < d->n; i++) {
 		struct fork_disk *x = &d->list[i];
-		int r = x->way == FORK_DISK_PIN ? disk_pin_delete(x->disk, x->pin->id, &e) : 0;
+		int r = x->way == FORK_DISK_PIN && !x->shares ? disk_pin_delete(x->disk, x->pin->id, &e) : 0;
 
 		if (r < 0 && r != -ENOENT)
 			log_warn(x->disk->id, "cannot delete the fork's pin: %s; it is deleted later", e.msg);

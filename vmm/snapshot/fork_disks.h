@@ -2,7 +2,8 @@
  *
  * If the daemon asks for a pin and the image can have one, the disk is pinned: its content is frozen in the pause by a
  * hidden snapshot, a pin (block/qcow2/pin.h), and each clone gets an overlay that reads it. Nothing is
- * copied. The daemon deletes the pin by vm_pins_delete() when no overlay reads it any more.
+ * copied. The daemon deletes the pin by vm_pins_delete() when no overlay reads it any more. If the daemon names the pin
+ * of an earlier fork and the disk has not changed since, the overlays read that pin, and none is made.
  *
  * Otherwise the disk is copied. The first copy is made in one of three ways, the further copies from the first:
  *   share   the file system shares blocks between files: clone the file in the pause, at no cost
@@ -18,6 +19,7 @@
 
 #include "base/channel.h"
 #include "block/block_snapshot.h"
+#include "block/qcow2/pin.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/vm_msg.h"
 
@@ -58,6 +60,9 @@ struct fork_disk {
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1]; /* id of the snapshot to copy or of the pin; empty: none */
 	bool flat; /* copy the content of the backing files, too (disk_flatten.h) */
 	const struct vm_fork_pin *pin; /* the pin that the daemon asks for; its path is empty: copy the disk */
+	const uint8_t *earlier; /* id of the pin that may be used instead; NULL: none */
+	bool shares; /* the overlays read that pin: `shared` */
+	struct qcow2_pin shared;
 };
 
 struct fork_disks {
@@ -65,6 +70,7 @@ struct fork_disks {
 	unsigned nfds, copies;
 	int state_fd; /* the clones' state file, which gets tables of the pinned disks (block/qcow2/warm.h); borrowed */
 	struct vm_fork_pin pins[VM_DISKS_MAX]; /* the pins that the daemon asks for, one for each writable disk */
+	uint8_t earlier[VM_DISKS_MAX][VM_PIN_ID_BYTES]; /* vm_fork.shared */
 	uint32_t flatten; /* as in struct vm_fork */
 	struct fork_disk list[VM_DISKS_MAX];
 	unsigned n;

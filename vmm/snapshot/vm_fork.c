@@ -377,6 +377,7 @@ static struct fork_job *fork_new(struct vm *vm, struct worker *w, const struct v
 	x->disks.copies = f->copies;
 	x->disks.state_fd = x->state_fd;
 	memcpy(x->disks.pins, f->pins, sizeof(x->disks.pins));
+	memcpy(x->disks.earlier, f->shared, sizeof(x->disks.earlier));
 	x->disks.flatten = f->flatten;
 	x->stages = f->flatten & VM_FORK_STAGES;
 	x->group = f->flatten & VM_FORK_GROUP;

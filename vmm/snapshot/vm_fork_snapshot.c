@@ -192,6 +192,7 @@ int vm_fork_snapshot(struct vm *vm, struct worker *w, const struct vm_fork *f, c
 		return -EBUSY;
 	x->disks.copies = f->copies;
 	memcpy(x->disks.pins, f->pins, sizeof(x->disks.pins));
+	memcpy(x->disks.earlier, f->shared, sizeof(x->disks.earlier));
 	x->disks.flatten = f->flatten;
 	x->disks.nfds = nfds - 1;
 	memcpy(x->disks.fds, fds + 1, (nfds - 1) * sizeof(*fds));

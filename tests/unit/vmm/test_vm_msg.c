@@ -433,6 +433,7 @@ static void test_message_tables_have_directions(void **state)
 	(void)state;
 	assert_int_equal(vm_msg_to_vm[VM_MSG_CONFIG].body_min, offsetof(struct vm_config, taken_memory));
 	assert_int_equal(vm_msg_to_vm[VM_MSG_CONFIG].body_max, sizeof(struct vm_config));
+	assert_int_equal(vm_msg_to_vm[VM_MSG_FORK].body_min, offsetof(struct vm_fork, shared));
 	assert_false(vm_msg_to_vm[0].known);
 	assert_false(vm_msg_to_vm[VM_MSG_REPLY].known);
 	assert_false(vm_msg_to_vm[VM_MSG_EVENT].known);
@@ -470,7 +471,7 @@ static void test_vm_msg_layout(void **state)
 		AT(vm_snapshot_done, id, 488), AT(vm_snapshot_done, pause_ns, 512),
 		AT(vm_snapshot_done, total_ns, 520), AT(vm_snapshot_done, ram_bytes_written, 528),
 		AT(vm_snapshot_done, ram_bytes_shared, 536), AT(vm_snapshot_done, left_out, 544),
-		AT(vm_fork, copies, 0), AT(vm_fork, snapshot, 8),
+		AT(vm_fork, copies, 0), AT(vm_fork, snapshot, 8), AT(vm_fork, pins, 264), AT(vm_fork, shared, 23688),
 		AT(vm_dump, stay, 0),
 		AT(vm_watchdog, action, 0),
 		AT(vm_snapshot_name, name, 0),
