@@ -2,6 +2,7 @@
 # Run the tests that take too long for every change: long.sh BUILD. The parts, in this order:
 # - oracle-KIND: LONG_OPS operations of the oracle on each kind of image (10000)
 # - oracle-forks: LONG_OPS operations on each image of a chain of four forks, each time it grows
+# - oracle-pins: LONG_OPS / 10 looks, on each kind of image, whether a pin still has the content of the disk
 # - power-cuts: LONG_CUTS power cuts (100000)
 # - power-cuts-forks: LONG_CHAIN_CUTS power cuts over a chain of four forks whose disks all write (20000)
 # - mirror-cuts: LONG_CUTS / 5 power cuts while a disk is mirrored to another image
@@ -130,6 +131,7 @@ for kind in $(ORACLE_SET=list "$build/unit/block/qcow2/test_oracle"); do
 	unit "oracle-$kind" block/qcow2/test_oracle ORACLE_SET="$kind" ORACLE_OPS="$ops" ORACLE_SEED="$seed"
 done
 unit oracle-forks block/qcow2/test_pin FORKS_OPS="$ops" FORKS_SEED="$seed"
+unit oracle-pins block/qcow2/test_pin_share PIN_LOOKS="$((ops / 10))" PIN_SEED="$seed"
 unit power-cuts block/qcow2/test_powercut_random POWERCUT_CUTS="$cuts" POWERCUT_SEED="$seed"
 unit power-cuts-forks block/qcow2/test_powercut_chain POWERCUT_CUTS="$chain_cuts" POWERCUT_SEED="$seed"
 unit mirror-cuts block/test_mirror MIRROR_CUTS="$((cuts / 1000))" MIRROR_SEED="$seed"

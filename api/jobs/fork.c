@@ -104,9 +104,9 @@ static int disks_settle(struct fork *f, struct err *e)
 		if (f->flat[i] && f->taken.disks_made[w] != VM_MADE_FLAT)
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%s' is run by a process of an older Cairn, which cannot make "
 				"isolated clones of this VM; use cairn restart-process first", f->source->def->name);
-		if (f->pinned[i] && f->taken.disks_made[w] != VM_MADE_OVERLAY && f->ready)
+		if (f->pinned[i] && !fork_is_overlay(f, i, f->taken.disks_made[w]) && f->ready)
 			return err_set(e, -EPROTO, ERR_GENERIC, "the VM's process copied a disk after it let the clones start");
-		if (f->pinned[i] && f->taken.disks_made[w] != VM_MADE_OVERLAY) {
+		if (f->pinned[i] && !fork_is_overlay(f, i, f->taken.disks_made[w])) {
 			fork_set_copied(f, i);
 			changed = true;
 		}
@@ -366,6 +366,8 @@ static void result_put(void *opaque, struct json_object *o)
 	identity_tell_forwards(f->source->def, o);
 	addresses_put(f, o);
 	published_put(f, o);
+	if (f->pins_changed)
+		pins_store(f->host);
 	/* One more clone is likely to follow; a batch keeps the processors busy by itself. */
 	if (f->n == 1 && !f->group_stage)
 		vm_spare_make(f->host, f->clones[0].vm->def);
@@ -601,8 +603,10 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 	struct err why;
 
 	f->answered = true;
-	if (!r && a->snapshot)
+	if (!r && a->snapshot) {
 		f->taken = *a->snapshot;
+		fork_settle_pins(f);
+	}
 	for (unsigned i = 0; i < f->next; i++)
 		vm_start_limit(f->clones[i].vm); /* the pins are there */
 	if (f->durable) {
@@ -697,20 +701,11 @@ static void fork_send(struct fork *f)
 		begin_end(f);
 		return;
 	}
-	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
-		struct vm_fork_pin *p = &body.pins[w];
-
-		body.flatten |= f->flat[i] ? 1u << w : 0;
-		w += f->images[i] != NULL;
-		if (!f->pinned[i])
-			continue;
-		memcpy(p->id, f->pins[i], sizeof(p->id));
-		snprintf(p->path, sizeof(p->path), "%s", f->images[i]);
-	}
+	fork_put_pins(f, &body);
 	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
 	f->asked = true;
 	vm_cgroup_make_room(f->source);
-	snapshots_request_with(f->source, VM_MSG_FORK, &body, sizeof(body), fork_images_take(f->files), &f->state_fd, copies ? 0 : 1,
+	snapshots_request_with(f->source, VM_MSG_FORK, &body, fork_request_bytes(f), fork_images_take(f->files), &f->state_fd, copies ? 0 : 1,
 		VM_PROCESS_NO_TIMEOUT, fork_answered, f);
 	/* Load the first clone's program while the source's process works: a fork of one takes 0.8 ms less. Do not do
 	 * this for more clones: they would compete with the source for the CPUs during its pause. */

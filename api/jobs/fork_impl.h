@@ -35,6 +35,9 @@ struct fork {
 	bool flat[VM_DISKS_MAX];      /* the clones get copies without backing files */
 	const char *why_copied[VM_DISKS_MAX]; /* static text; NULL: the clones get overlays. Unused if read-only */
 	uint8_t pins[VM_DISKS_MAX][VM_PIN_ID_BYTES];
+	bool may_share[VM_DISKS_MAX]; /* the clones' overlays may read the pin `earlier` instead */
+	uint8_t earlier[VM_DISKS_MAX][VM_PIN_ID_BYTES];
+	bool pins_changed; /* the list of pins, since it was stored */
 	struct fork_as *sealing; /* NULL: not begun, or ended */
 	struct fork_images *files;    /* for each writable disk: its image, then one file for each clone */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
@@ -68,6 +71,14 @@ void fork_put_backing(const struct fork *f, struct json_object *o);
 /* Store which overlays read which pins, before the pins are made. A copy of an overlay reads the same pin as the
  * overlay. */
 void fork_note_pins(struct fork *f);
+/* Fill in what the request says about the disks. */
+void fork_put_pins(const struct fork *f, struct vm_fork *body);
+/* Return the length of the request that the source's process expects. */
+size_t fork_request_bytes(const struct fork *f);
+/* Whether the clones have overlays, as the answer says. made: of disk i, enum vm_disk_made. */
+bool fork_is_overlay(const struct fork *f, unsigned i, uint8_t made);
+/* Note which pins the overlays read, as the answer says. The clones may be gone by now. */
+void fork_settle_pins(struct fork *f);
 /* Note that the VM's process has copied disk i, which was to be pinned, because its image can hold no pin. Remove the
  * source's image from the backing files of the clones' disks. The caller stores the list of pins. */
 void fork_set_copied(struct fork *f, unsigned i);

@@ -5,10 +5,13 @@
 #include "api/vm/pins.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
+#include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 
 #include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -101,23 +104,73 @@ static void layer_drop(struct definition_disk *d)
 	d->layers[VM_DISK_LAYERS_MAX - 1] = (struct definition_layer){ 0 };
 }
 
+/* Whether the process that makes the disks can use an earlier pin. Without a process of the VM, it is an offline
+ * process, which is never older than the daemon. */
+static bool can_share(const struct fork *f)
+{
+	return !f->source->proc || vm_process_knows(f->source->proc, VM_KNOWS_PIN_SHARING);
+}
+
 void fork_note_pins(struct fork *f)
 {
 	struct vm_host *host = f->host;
 	bool any = false;
 
-	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++) {
+		f->may_share[i] = f->pinned[i] && can_share(f) && pins_newest(host, f->images[i], f->earlier[i]);
 		for (unsigned k = 0; k < f->n && f->images[i]; k++) {
 			const char *path = f->clones[k].vm->def->disks[i].layers[0].path;
 
-			if (f->pinned[i])
+			if (f->may_share[i])
+				pins_add_either(host, path, f->images[i], f->earlier[i], f->pins[i]);
+			else if (f->pinned[i])
 				pins_add(host, path, f->images[i], f->pins[i]);
 			else if (!f->flat[i])
 				pins_copy(host, f->images[i], path);
 			any = any || pins_has_overlay(host, path);
 		}
+	}
 	if (any)
 		pins_store(host);
+}
+
+void fork_put_pins(const struct fork *f, struct vm_fork *body)
+{
+	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
+		struct vm_fork_pin *p = &body->pins[w];
+
+		body->flatten |= f->flat[i] ? 1u << w : 0;
+		if (f->may_share[i])
+			memcpy(body->shared[w], f->earlier[i], sizeof(body->shared[w]));
+		w += f->images[i] != NULL;
+		if (!f->pinned[i])
+			continue;
+		memcpy(p->id, f->pins[i], sizeof(p->id));
+		snprintf(p->path, sizeof(p->path), "%s", f->images[i]);
+	}
+}
+
+size_t fork_request_bytes(const struct fork *f)
+{
+	return can_share(f) ? sizeof(struct vm_fork) : offsetof(struct vm_fork, shared);
+}
+
+bool fork_is_overlay(const struct fork *f, unsigned i, uint8_t made)
+{
+	return made == VM_MADE_OVERLAY || (made == VM_MADE_SHARED && f->may_share[i]);
+}
+
+void fork_settle_pins(struct fork *f)
+{
+	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
+		bool is_made = f->taken.disks_made[w] == VM_MADE_OVERLAY;
+
+		if (f->may_share[i] && fork_is_overlay(f, i, f->taken.disks_made[w])) {
+			pins_settle(f->host, f->pins[i], is_made);
+			f->pins_changed = f->pins_changed || is_made;
+		}
+		w += f->images[i] != NULL;
+	}
 }
 
 void fork_set_copied(struct fork *f, unsigned i)

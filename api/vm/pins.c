@@ -17,6 +17,11 @@ struct row {
 	char *overlay; /* owned; NULL: none, the pin is due for deletion */
 	char *image;   /* owned */
 	uint8_t id[VM_PIN_ID_BYTES];
+	/* The overlay reads the pin `id` or the pin `other`; the process that makes it has not told which. Then `id`
+	 * is the older pin: an earlier Cairn reads only `id` from the file, and deletes no pin that is not there. */
+	bool either;
+	uint8_t other[VM_PIN_ID_BYTES];
+	uint64_t order; /* the number of the overlay among those that this daemon's forks have made; 0: another one */
 	bool kept; /* the pin is never deleted, because an overlay that the list does not have may read it */
 	const struct vm *asked; /* VM whose process was asked to delete the pin; only compared. NULL: none */
 };
@@ -29,6 +34,7 @@ struct rows {
 struct pins {
 	struct rows used; /* sorted by overlay */
 	struct rows due;  /* pins to delete */
+	uint64_t made; /* number of overlays that forks have made so far */
 	bool incomplete; /* the list was lost or damaged, and overlays may be missing */
 };
 
@@ -83,12 +89,17 @@ static struct row *row_find(const struct rows *l, const char *overlay)
 	return at < l->n && !strcmp(l->list[at].overlay, overlay) ? &l->list[at] : NULL;
 }
 
+static bool row_may_read(const struct row *r, const uint8_t *id)
+{
+	return !memcmp(r->id, id, VM_PIN_ID_BYTES) || (r->either && !memcmp(r->other, id, VM_PIN_ID_BYTES));
+}
+
 /* Return the index of a row with the id; l->n: none. */
 static size_t id_find(const struct rows *l, const uint8_t *id)
 {
 	size_t i = 0;
 
-	while (i < l->n && memcmp(l->list[i].id, id, VM_PIN_ID_BYTES))
+	while (i < l->n && !row_may_read(&l->list[i], id))
 		i++;
 	return i;
 }
@@ -105,6 +116,8 @@ static struct json_object *rows_to_json(const struct rows *l)
 
 		uuid_print(l->list[i].id, id);
 		js_put_str(o, "pin", id);
+		uuid_print(l->list[i].other, id);
+		js_put_str(o, "or", l->list[i].either ? id : NULL);
 		js_put_str(o, "image", l->list[i].image);
 		js_put_str(o, "overlay", l->list[i].overlay);
 		if (l->list[i].kept)
@@ -129,20 +142,31 @@ void pins_store(struct vm_host *host)
 		log_error("pins", "%s is not kept: %s", PINS_FILE, e.msg);
 }
 
+/* Load a row if it is valid. due: see rows_load(). */
+static void row_load(struct json_object *o, bool due, struct rows *l)
+{
+	const char *id = js_get_str(o, "pin"), *either = js_get_str(o, "or"), *image = js_get_str(o, "image"),
+		   *overlay = js_get_str(o, "overlay");
+	uint8_t bytes[VM_PIN_ID_BYTES], other[VM_PIN_ID_BYTES] = { 0 };
+	struct row *r;
+
+	if (!id || uuid_parse(id, bytes) < 0 || (either && uuid_parse(either, other) < 0) || !image || !overlay != due ||
+		(overlay && row_find(l, overlay)))
+		return;
+	r = row_insert(l, due ? l->n : place_of(l, overlay), overlay, image, bytes);
+	r->kept = js_get_bool(o, "kept", false);
+	r->either = either && !due;
+	memcpy(r->other, other, sizeof(other));
+}
+
 /* Load the valid rows of a JSON array. due: the rows are about pins to delete, and have no overlay. Returns whether the
  * array exists and all rows are valid. */
 static bool rows_load(struct json_object *all, bool due, struct rows *l)
 {
 	size_t n = all ? json_object_array_length(all) : 0;
 
-	for (size_t i = 0; i < n; i++) {
-		struct json_object *o = json_object_array_get_idx(all, i);
-		const char *id = js_get_str(o, "pin"), *image = js_get_str(o, "image"), *overlay = js_get_str(o, "overlay");
-		uint8_t bytes[VM_PIN_ID_BYTES];
-
-		if (id && uuid_parse(id, bytes) == 0 && image && !overlay == due && !(overlay && row_find(l, overlay)))
-			row_insert(l, due ? l->n : place_of(l, overlay), overlay, image, bytes)->kept = js_get_bool(o, "kept", false);
-	}
+	for (size_t i = 0; i < n; i++)
+		row_load(json_object_array_get_idx(all, i), due, l);
 	return all && l->n == n;
 }
 
@@ -226,21 +250,54 @@ void pins_add(struct vm_host *host, const char *overlay, const char *image, cons
 	struct rows *l = &host->pins->used;
 
 	pins_forget(host, overlay);
-	row_insert(l, place_of(l, overlay), overlay, image, id);
+	row_insert(l, place_of(l, overlay), overlay, image, id)->order = ++host->pins->made;
 	due_remove(host->pins, id);
+}
+
+bool pins_newest(const struct vm_host *host, const char *image, uint8_t ret_id[VM_PIN_ID_BYTES])
+{
+	const struct rows *l = &host->pins->used;
+	uint64_t order = 0;
+
+	for (size_t i = 0; i < l->n; i++) {
+		const struct row *r = &l->list[i];
+
+		/* An overlay that was loaded or found has order 0: a process may still be asked to delete its pin,
+		 * or the pin is kept. */
+		if (r->order <= order || r->either || strcmp(r->image, image) != 0)
+			continue;
+		order = r->order;
+		memcpy(ret_id, r->id, VM_PIN_ID_BYTES);
+	}
+	return order > 0;
+}
+
+void pins_add_either(struct vm_host *host, const char *overlay, const char *image, const uint8_t earlier[VM_PIN_ID_BYTES],
+	const uint8_t made[VM_PIN_ID_BYTES])
+{
+	struct row *r;
+
+	pins_add(host, overlay, image, earlier);
+	r = row_find(&host->pins->used, overlay);
+	r->either = true;
+	memcpy(r->other, made, sizeof(r->other));
 }
 
 void pins_copy(struct vm_host *host, const char *overlay, const char *copy)
 {
-	const struct row *r = row_find(&host->pins->used, overlay);
-	struct row was;
+	struct row *r = row_find(&host->pins->used, overlay), was;
 
 	if (!r)
 		return;
 	was = *r;
 	was.image = must_alloc(strdup(r->image)); /* the insertion may move the list */
-	pins_add(host, copy, was.image, was.id);
-	row_find(&host->pins->used, copy)->kept = was.kept;
+	if (was.either)
+		pins_add_either(host, copy, was.image, was.id, was.other);
+	else
+		pins_add(host, copy, was.image, was.id);
+	r = row_find(&host->pins->used, copy);
+	r->kept = was.kept;
+	r->order = was.order;
 	free(was.image);
 }
 
@@ -267,26 +324,49 @@ static void kept_tell(const char *image, const uint8_t *id)
 		text);
 }
 
-bool pins_forget(struct vm_host *host, const char *overlay)
+/* A row names the pin no more. kept: the row's. */
+static void id_release(struct pins *p, const char *image, const uint8_t *id, bool kept)
 {
-	struct pins *p = host->pins;
-	struct row *r = p ? row_find(&p->used, overlay) : NULL;
-	uint8_t id[VM_PIN_ID_BYTES];
-	CLEANUP_FREE char *image = NULL;
-	bool kept;
-
-	if (!r)
-		return false;
-	kept = r->kept;
-	memcpy(id, r->id, sizeof(id));
-	image = STEAL_PTR(r->image);
-	row_remove(&p->used, (size_t)(r - p->used.list));
 	if (id_find(&p->used, id) < p->used.n)
-		return true;
+		return;
 	if (kept)
 		kept_tell(image, id);
 	else
 		row_insert(&p->due, p->due.n, NULL, image, id);
+}
+
+void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool is_made)
+{
+	struct rows *l = &host->pins->used;
+
+	for (size_t i = 0; i < l->n; i++) {
+		struct row *r = &l->list[i], was = *r;
+
+		if (!r->either || memcmp(r->other, made, VM_PIN_ID_BYTES) != 0)
+			continue;
+		r->either = false;
+		if (!is_made)
+			continue;
+		memcpy(r->id, made, sizeof(r->id));
+		id_release(host->pins, r->image, was.id, r->kept);
+	}
+}
+
+bool pins_forget(struct vm_host *host, const char *overlay)
+{
+	struct pins *p = host->pins;
+	struct row *r = p ? row_find(&p->used, overlay) : NULL;
+	CLEANUP_FREE char *image = NULL;
+	struct row was;
+
+	if (!r)
+		return false;
+	was = *r;
+	image = STEAL_PTR(r->image);
+	row_remove(&p->used, (size_t)(r - p->used.list));
+	id_release(p, image, was.id, was.kept);
+	if (was.either)
+		id_release(p, image, was.other, was.kept);
 	return true;
 }
 

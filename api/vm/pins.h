@@ -3,10 +3,13 @@
  * image, so it stores the list in PINS_FILE. A row is about files, not about VMs: a VM that is undefined without its
  * images leaves its row, and so its pin, in place.
  *
- * The daemon chooses a pin's id and stores it before the pin is made. It sends a VM's process the ids of the pins to
- * delete, so a pin that the list does not name is never deleted. If the list is lost, it is built again from
- * the overlays that the daemon knows (pin_scan.h). Other overlays may read the same pins, so a pin from before the loss
- * is kept for ever: the loss costs space, but no data.
+ * The daemon chooses a pin's id and stores it before the pin is made. If the process may use an earlier pin instead,
+ * the row has both ids until the process has told which pin the overlay reads; until then, both are in use. A stored
+ * row with both ids keeps one pin longer than needed, at most.
+ *
+ * The daemon sends a VM's process the ids of the pins to delete, so a pin that the list does not name is never deleted.
+ * If the list is lost, it is built again from the overlays that the daemon knows (pin_scan.h). Other overlays may read
+ * the same pins, so a pin from before the loss is kept for ever: the loss costs space, but no data.
  *
  * After a power cut, the stored list may be older than the images, because the daemon does not wait for the disk:
  * - A pin may be in its image although the list lacks it: the fork was under way. The job of a fork succeeds only when
@@ -46,6 +49,16 @@ void pins_store(struct vm_host *host);
 
 /* Note that `overlay` reads `image` at the pin. The paths are copied. A row of the same overlay is replaced. */
 void pins_add(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
+/* As pins_add(), for an overlay that is to read the pin `earlier` or the pin `made`. Call pins_settle() when it is
+ * known which. */
+void pins_add_either(struct vm_host *host, const char *overlay, const char *image, const uint8_t earlier[VM_PIN_ID_BYTES],
+	const uint8_t made[VM_PIN_ID_BYTES]);
+/* Note which pin the overlays read that were added with `made`. is_made: they read that pin; else they read the earlier
+ * one, and `made` does not exist. Does not store the list. */
+void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool is_made);
+/* Get the pin of the image that a further overlay may read: that of the last overlay which pins_add() or
+ * pins_add_either() has added since the list was loaded. Returns false if there is none. */
+bool pins_newest(const struct vm_host *host, const char *image, uint8_t ret_id[VM_PIN_ID_BYTES]);
 /* Note an overlay that the list may lack. If the list is incomplete or does not have the pin, further overlays of the
  * pin may be missing, so it is kept for ever. Returns whether the list did not have the overlay. */
 bool pins_add_found(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);

@@ -207,6 +207,7 @@ def test_pin_goes_with_the_last_clone(vms, daemon, tmp_path):
     vms.start(vms.image("a.qcow2"))
     vms.write("src", 0, 1)
     vms.fork("c", "--count", "2")
+    vms.write("src", 8192, 1)
     vms.fork("d")
     assert len(snapshots(a)) == 2
     vms.end("c-1")

@@ -17,7 +17,7 @@ SEED = int(os.environ.get("CAIRN_FORK_SEED", 1))
 AT, PIECE, PIECES = 16 << 20, 1 << 20, 12
 DISK, SCRATCH = "0 128", "4096 2048"  # sectors of the disk: first and count
 DEPTH = 4
-VMS_MAX = DEPTH + 3
+VMS_MAX = DEPTH + 4
 IMG = os.path.join(BUILD, "cairn-img")
 LEAKS = 3  # exit status of a check
 
@@ -152,12 +152,14 @@ class Family:
             self.revive(name)
 
     def fork(self, name):
-        if len(self.holds) + 2 > VMS_MAX:
-            return
-        new, count = f"c{self.next()}", self.rng.choice((1, 2))
-        self.daemon.cairn("clone", "--live", name, new, "--count", str(count))
-        for i in range(1, count + 1):
-            self.add(f"{new}-{i}", self.holds[name])
+        """Fork a VM once, or twice without a write between: then both read the same pin of its disk."""
+        for _ in range(self.rng.choice((1, 2))):
+            if len(self.holds) + 2 > VMS_MAX:
+                return
+            new, count = f"c{self.next()}", self.rng.choice((1, 2))
+            self.daemon.cairn("clone", "--live", name, new, "--count", str(count))
+            for i in range(1, count + 1):
+                self.add(f"{new}-{i}", self.holds[name])
 
     def snapshot(self, name):
         if len(self.snapshots[name]) < 4:
@@ -183,7 +185,9 @@ class Family:
         self.daemon.cairn("destroy", name)
         # The process may have been killed before.
         assert subprocess.run([IMG, "check", "-q", self.image(name)]).returncode in (0, LEAKS)
-        self.daemon.cairn("undefine", name, "--snapshots-metadata")
+        # The image stays if a clone reads it; else its pin goes when no other overlay reads the pin.
+        if self.daemon.cairn("undefine", name, "--snapshots-metadata", "--remove-all-storage", ok=None).returncode:
+            self.daemon.cairn("undefine", name, "--snapshots-metadata")
         del self.holds[name], self.snapshots[name]
 
     def check(self, name):

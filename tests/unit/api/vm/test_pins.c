@@ -148,6 +148,108 @@ static void test_deleted_pins_are_asked_for_once(void **state)
 	assert_memory_equal(f->ids[0], B, sizeof(B));
 }
 
+static void ids_are_due(struct fixture *f, unsigned n, const uint8_t *first, const uint8_t *second)
+{
+	assert_int_equal(due(f, "/src"), n);
+	if (n > 0)
+		assert_memory_equal(f->ids[0], first, VM_PIN_ID_BYTES);
+	if (n > 1)
+		assert_memory_equal(f->ids[1], second, VM_PIN_ID_BYTES);
+}
+
+/* Whatever the order in which the overlays go, each pin is due once, after its last overlay. */
+static void test_shared_pin_is_due_after_its_last_overlay(void **state)
+{
+	static const char *const orders[][3] = { { "/c1", "/c2", "/c3" }, { "/c2", "/c3", "/c1" }, { "/c3", "/c1", "/c2" },
+		{ "/c3", "/c2", "/c1" } };
+	struct fixture *f = *state;
+	uint8_t id[VM_PIN_ID_BYTES];
+
+	for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]); i++) {
+		pins_add(&f->host, "/c1", "/src", A);
+		assert_true(pins_newest(&f->host, "/src", id));
+		assert_memory_equal(id, A, sizeof(A));
+		assert_false(pins_newest(&f->host, "/c1", id));
+		pins_add_either(&f->host, "/c2", "/src", A, B);
+		pins_add_either(&f->host, "/c3", "/src", A, B);
+		pins_settle(&f->host, B, false);
+		for (unsigned k = 0; k < 3; k++) {
+			ids_are_due(f, 0, NULL, NULL);
+			assert_true(pins_forget(&f->host, orders[i][k]));
+		}
+		ids_are_due(f, 1, A, NULL);
+		assert_int_equal(pins_ask(&f->host, "/src", &f->vm, f->ids, 8), 1);
+		pins_answered(&f->host, &f->vm, true);
+		assert_false(pins_newest(&f->host, "/src", id));
+	}
+}
+
+static void test_new_pin_counts_when_the_earlier_one_was_not_used(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t id[VM_PIN_ID_BYTES];
+
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_add_either(&f->host, "/c2", "/src", A, B);
+	pins_copy(&f->host, "/c2", "/copy");
+	assert_true(pins_newest(&f->host, "/src", id));
+	assert_memory_equal(id, A, sizeof(A)); /* nobody knows yet whether there is another one */
+	pins_forget(&f->host, "/c1");
+	ids_are_due(f, 0, NULL, NULL);
+	pins_settle(&f->host, B, true);
+	ids_are_due(f, 1, A, NULL);
+	assert_true(pins_newest(&f->host, "/src", id));
+	assert_memory_equal(id, B, sizeof(B));
+	pins_forget(&f->host, "/c2");
+	ids_are_due(f, 1, A, NULL);
+	pins_forget(&f->host, "/copy");
+	ids_are_due(f, 2, A, B);
+}
+
+/* A daemon or a source that ends before the answer: both pins stay as long as the overlay, also in the next daemon. */
+static void test_overlay_keeps_both_pins_until_it_is_known_which_it_reads(void **state)
+{
+	struct fixture *f = *state;
+	struct pin_use *list;
+	uint8_t id[VM_PIN_ID_BYTES];
+
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_add_either(&f->host, "/c2", "/src", A, B);
+	pins_store(&f->host);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(pins_of_image(&f->host, "/src", &list), 1); /* two clones, of one pin that is there */
+		assert_int_equal(list[0].overlays, 2);
+		free(list);
+		host_close(f);
+		host_open(f);
+		/* A process of the VM may still be asked to delete a pin that an earlier daemon knew. */
+		assert_false(pins_newest(&f->host, "/src", id));
+	}
+	pins_settle(&f->host, A, true); /* of another fork */
+	pins_forget(&f->host, "/c1");
+	ids_are_due(f, 0, NULL, NULL);
+	pins_forget(&f->host, "/c2");
+	ids_are_due(f, 2, A, B);
+}
+
+/* The older pin is the one that an earlier Cairn reads from the list: it deletes no pin that is not in the list, and
+ * the older one has further overlays. */
+static void test_older_pin_is_the_one_in_the_place_that_earlier_versions_read(void **state)
+{
+	struct fixture *f = *state;
+	char path[160], *text;
+	struct err e;
+	size_t n;
+
+	pins_add_either(&f->host, "/c2", "/src", A, B);
+	pins_store(&f->host);
+	snprintf(path, sizeof(path), "%s/" PINS_FILE, f->dir);
+	assert_int_equal(file_read(path, 4096, &text, &n, &e), 0);
+	assert_non_null(strstr(text, "\"pin\":\"aa010000-"));
+	assert_non_null(strstr(text, "\"or\":\"bb020000-"));
+	free(text);
+}
+
 static void test_number_of_ids_is_limited(void **state)
 {
 	struct fixture *f = *state;
@@ -279,6 +381,10 @@ int main(void)
 		TEST(test_copy_of_overlay_keeps_pin),
 		TEST(test_pin_that_is_noted_again_is_not_due),
 		TEST(test_deleted_pins_are_asked_for_once),
+		TEST(test_shared_pin_is_due_after_its_last_overlay),
+		TEST(test_new_pin_counts_when_the_earlier_one_was_not_used),
+		TEST(test_overlay_keeps_both_pins_until_it_is_known_which_it_reads),
+		TEST(test_older_pin_is_the_one_in_the_place_that_earlier_versions_read),
 		TEST(test_number_of_ids_is_limited),
 		TEST(test_list_survives_restart),
 		TEST(test_damaged_list_lets_no_pin_go),
