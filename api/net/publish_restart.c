@@ -7,6 +7,7 @@
 #include "api/net/network_ports.h"
 #include "api/vm/identity.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/backoff.h"
 #include "base/cleanup.h"
@@ -31,6 +32,7 @@ struct restart {
 	char id[16];   /* of the interface, which may have been detached */
 	struct backoff backoff;
 	char problem[ERR_SENTENCE_MAX]; /* empty: the process runs */
+	bool untold; /* the problem is told before the next try, if the VM runs then */
 	struct loop_timer *timer;
 	struct publish_wait *waits; /* calls that wait for the end of the next try */
 	struct open_as *opener;
@@ -63,7 +65,7 @@ static bool is_needed(const struct restart *r)
 {
 	const struct definition_interface *i = interface_of(r);
 
-	return r->vm->proc && vm_state_is_active(r->vm->state) && i && i->type == DEFINITION_NETWORK && forwards_may_lead_to(i) &&
+	return r->vm->proc && !vm_process_has_ended(r->vm->proc) && vm_state_is_active(r->vm->state) && i && i->type == DEFINITION_NETWORK && forwards_may_lead_to(i) &&
 		i->user.nforwards;
 }
 
@@ -89,17 +91,24 @@ static void waits_end(struct publish_wait *waits, bool ended)
 
 /* ---- starting the process again ---- */
 
+static void problem_tell(struct restart *r, uint64_t wait_ns)
+{
+	r->untold = false;
+	if (!interface_of(r))
+		return;
+	log_error("usernet", "VM '%s': interface %s: its published ports are closed, and are opened again in %.1f s: %s", r->vm->def->name,
+		interface_of(r)->id, (double)wait_ns / 1e9, r->problem);
+	change_emit(r);
+}
+
 static void restart_later(struct restart *r, const char *why)
 {
 	uint64_t now = loop_now_ns(), wait = MAX(backoff_slow(&rule, &r->backoff, now), DELAY_MIN_NS);
 
 	snprintf(r->problem, sizeof(r->problem), "%s", why);
 	loop_timer_arm(r->timer, now + wait);
-	if (interface_of(r)) {
-		log_error("usernet", "VM '%s': interface %s: its published ports are closed, and are opened again in %.1f s: %s",
-			r->vm->def->name, interface_of(r)->id, (double)wait / 1e9, why);
-		change_emit(r);
-	}
+	if (!r->untold)
+		problem_tell(r, wait);
 	waits_end(STEAL_PTR(r->waits), false);
 }
 
@@ -170,9 +179,12 @@ static void restart_try(void *opaque)
 	definition_free(STEAL_PTR(r->opening));
 	if (!is_needed(r)) {
 		r->problem[0] = 0;
+		r->untold = false;
 		waits_end(STEAL_PTR(r->waits), false);
 		return;
 	}
+	if (r->untold)
+		problem_tell(r, 0);
 	if (definition_with(r, &r->opening, &e) < 0)
 		restart_later(r, e.msg);
 	else
@@ -234,6 +246,8 @@ void publish_restart_begin(struct vm *vm, unsigned at, const siginfo_t *si)
 		return;
 	if (!r->timer && loop_timer_new(vm->host->loop, restart_try, r, &r->timer) < 0)
 		abort();
+	/* How a process has ended that an earlier daemon started is not known: perhaps with its VM, which ends now. */
+	r->untold = !si->si_pid;
 	restart_later(r, why);
 }
 

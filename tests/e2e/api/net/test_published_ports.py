@@ -246,6 +246,19 @@ def test_cairn_publish_that_dies_is_started_again(real, lan):  # noqa: F811
     until(lambda: not real.publishers() and not bound(lan, 8007))
 
 
+def test_vm_of_an_earlier_daemon_ends_without_a_word_about_its_ports(real, lan):  # noqa: F811
+    """Their cairn-publish ends with its VM, and the new daemon, whose child it is not, may see that first."""
+    names = [f"vm{i}" for i in range(6)]
+    for i, name in enumerate(names):
+        define(real, name, mac=f"52:54:00:00:01:{i:02x}", forwards=[{"protocol": "udp", "port": 8007 + i, "to": 7}])
+        real.begin(name).close()
+    real.stop(signal.SIGKILL)
+    real.start()
+    real.cairn("destroy", *names)
+    until(lambda: not real.publishers())
+    assert "published ports are closed" not in real.log.read_text()
+
+
 def test_ports_that_cannot_be_opened_again_are_told(real, lan):  # noqa: F811
     """cairn-publish is missing, and then another program has one of the ports: the daemon goes on trying."""
     define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}, {"protocol": "udp", "port": 8008, "to": 7}])
