@@ -20,7 +20,8 @@ static int input_make(const char *name, const char *text, size_t len, struct err
 	return steal_fd(&fd);
 }
 
-int helper_spawn(const char *name, const char *mode, const char *text, size_t len, int out, pid_t *ret_pid, struct err *e)
+int helper_spawn(const char *name, const char *mode, const char *text, size_t len, int out, int err, pid_t *ret_pid,
+	struct err *e)
 {
 	CLEANUP_CLOSE int in = input_make(name, text, len, e);
 	char program[PATH_MAX];
@@ -34,6 +35,8 @@ int helper_spawn(const char *name, const char *mode, const char *text, size_t le
 	posix_spawn_file_actions_init(&files);
 	posix_spawn_file_actions_adddup2(&files, in, 0);
 	posix_spawn_file_actions_adddup2(&files, out, 1);
+	if (err >= 0)
+		posix_spawn_file_actions_adddup2(&files, err, 2);
 	r = -posix_spawn(ret_pid, program, &files, NULL, argv, none);
 	posix_spawn_file_actions_destroy(&files);
 	return r < 0 ? err_set_errno(e, r, "%s", program) : 0;

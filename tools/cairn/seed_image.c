@@ -26,13 +26,19 @@
 /* Run cairn-seed. Returns 0; -EIO: it failed; -errno. */
 static int program_run(const char *mode, const char *text, size_t len, int out, struct err *e)
 {
+	CLEANUP_CLOSE int err = memfd_create("errors", MFD_CLOEXEC);
+	char why[256] = "";
 	int status = 0, r;
 	pid_t pid;
 
-	r = helper_spawn("cairn-seed", mode, text, len, out, &pid, e);
+	r = err < 0 ? err_set_errno(e, -errno, "memfd") : helper_spawn("cairn-seed", mode, text, len, out, err, &pid, e);
 	if (!r)
 		r = helper_wait("cairn-seed", pid, &status, e);
-	return !r && status ? err_set(e, -EIO, ERR_IO, "cairn-seed could not %s the image", mode ? mode : "write") : r;
+	if (r || !status)
+		return r;
+	if (pread(err, why, sizeof(why) - 1, 0) > 0)
+		why[strcspn(why, "\n")] = 0;
+	return err_set(e, -EIO, ERR_IO, "cannot %s the image%s%s", mode ? mode : "write", *why ? ": " : "", why);
 }
 
 static int content_write(struct json_object *files, int out, struct err *e)

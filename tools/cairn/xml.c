@@ -59,7 +59,7 @@ static int helper_run(const char *mode, const char *text, size_t len, struct jso
 		return err_set_errno(e, -errno, "pipe");
 	from = pair[0];
 	to = pair[1];
-	r = helper_spawn("cairn-xml", mode, text, len, to, &pid, e);
+	r = helper_spawn("cairn-xml", mode, text, len, to, -1, &pid, e);
 	if (r < 0)
 		return r;
 	close(steal_fd(&to));

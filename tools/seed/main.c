@@ -54,7 +54,7 @@ static int image_write(struct json_object *files, struct err *e)
 	if (r == ARCHIVE_OK)
 		r = archive_write_close(a);
 	if (r != ARCHIVE_OK)
-		err_set(e, -archive_errno(a), ERR_IO, "%s", archive_error_string(a));
+		err_set(e, -archive_errno(a), ERR_IO, "%s: %s", archive_error_string(a) ?: "libarchive", strerror(archive_errno(a)));
 	archive_write_free(a);
 	return r == ARCHIVE_OK ? 0 : -1;
 }

@@ -152,7 +152,7 @@ def test_dump_after_a_snapshot_and_of_a_clone(daemon, guest, kvm, tmp_path):
 def test_impossible_dumps_are_refused(fake, tmp_path):
     fake.define("vm1")
     core = str(tmp_path / "core")
-    assert "dump works when it is running" in fake.cairn("dump", "vm1", core, ok=4).stderr
+    assert "a dump or screenshot works when it is running" in fake.cairn("dump", "vm1", core, ok=4).stderr
     fake.cairn("start", "vm1")
     assert "exclude each other" in fake.cairn("dump", "vm1", core, "--crash", "--live", ok=2).stderr
     assert "only ELF" in fake.cairn("dump", "vm1", core, "--format", "kdump-zlib", ok=2).stderr

@@ -64,3 +64,12 @@ def test_impossible_vm_leaves_nothing(base, args, says):
 def test_vm_that_does_not_start_stays_defined(base):
     r = new(base, "web4", "--image", "base.qcow2", "--network", "none", ok=False)
     assert "web4" in r.stderr
+
+
+def test_image_that_a_vm_writes_is_refused(daemon, kvm, guest):
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "base.qcow2", "8M"], cwd=daemon.tmp, check=True)
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[{"path": "base.qcow2", "format": "qcow2"}])
+    daemon.cairn("start", "vm1")
+    r = new(daemon, "web5", "--image", "base.qcow2", ok=6)
+    assert "base.qcow2 is open for writing; shut the VM down that uses it" in r.stderr and "raw" not in r.stderr
+    assert not os.path.exists(daemon.tmp / "web5.qcow2")

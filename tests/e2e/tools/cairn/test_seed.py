@@ -4,6 +4,8 @@ Rock Ridge, and their files with json, since they are JSON after the first line.
 import json
 import os
 import pathlib
+import resource
+import signal
 import struct
 import subprocess
 
@@ -15,8 +17,8 @@ SECTOR = 2048
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJmpVr3sFnv1Zp5gE4pXr0b8mVfWZJw0yq4JtJcQ7T1e me@host"
 
 
-def seed(folder, *args, ok=0):
-    r = subprocess.run([os.path.join(BUILD, "cairn"), "seed", *args], cwd=folder, text=True, capture_output=True, timeout=60)
+def seed(folder, *args, ok=0, **how):
+    r = subprocess.run([os.path.join(BUILD, "cairn"), "seed", *args], cwd=folder, text=True, capture_output=True, timeout=60, **how)
     assert ok is None or r.returncode == ok, r.stderr
     return r
 
@@ -91,6 +93,18 @@ def test_seed_takes_files_as_they_are(tmp_path):
     seed(tmp_path, "s.iso", "--user-data", "u", "--hostname", "h", "--force")
     files = image(tmp_path / "s.iso")[1]
     assert files["user-data"] == (tmp_path / "u").read_text() and json.loads(files["meta-data"])["local-hostname"] == "h"
+
+
+def small_files_only():
+    """As on a full disk, without root."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+
+def test_image_that_cannot_be_written_is_one_sentence(tmp_path):
+    r = seed(tmp_path, "s.iso", "--hostname", "web1", ok=1, preexec_fn=small_files_only)
+    assert r.stderr.splitlines() == ["error: Failed to create seed image s.iso", "error: cannot write the image: Write error: File too large"]
+    assert os.listdir(tmp_path) == []
 
 
 def test_wrong_seeds_are_refused(tmp_path, key):
