@@ -17,6 +17,7 @@
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/image_cache.h"
 #include "tools/cairn/initrd_agent.h"
+#include "tools/cairn/output.h"
 #include "tools/cairn/run_definition.h"
 #include "tools/cairn/run_root.h"
 #include "tools/cairn/verbs/exec.h"
@@ -336,6 +337,8 @@ static int vm_run(struct cli *c, const struct run_definition *d, const struct bo
 		return r;
 	if (option_flag(c, "agent"))
 		r = initrd_agent_add(&config, NULL, &ret->err);
+	if (!r && isatty(STDIN_FILENO) && isatty(STDERR_FILENO) && !output_is_quiet())
+		fprintf(stderr, "Ctrl-] presses the VM's power button; pressed again, it stops the VM\n");
 	if (!r)
 		r = process_start(g, RUN_STREAMS_OURS, program, &config, c, NULL, &ret->err);
 	config_done(&config);

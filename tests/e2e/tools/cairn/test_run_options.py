@@ -1,9 +1,11 @@
 """cairn run without a definition file, and with options on top of one: the definition that they give, the kernel that
 is found, the words for the host, and errors that name the option."""
 
+import contextlib
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -282,6 +284,26 @@ def test_terminal_is_restored_after_the_time_limit(kvm, guest, folder):
     assert p.wait(50) == 124 and termios.tcgetattr(slave) == before
     os.close(slave)
     os.close(master)
+
+
+def test_key_that_ends_the_vm_is_shown_and_works(kvm, guest, folder):
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(CAIRN, [CAIRN, "run", "--kernel", guest("interp.elf"), "--memory", "32M"])
+    shown = b""
+    while b"interp" not in shown:
+        shown += os.read(terminal, 1000)
+    assert shown.startswith(b"Ctrl-] presses the VM's power button; pressed again, it stops the VM\r\n")
+    os.write(terminal, b"\x03\necho alive\n")  # Ctrl-C is the guest's
+    while b"\nalive" not in shown:
+        shown += os.read(terminal, 1000)
+    with contextlib.suppress(OSError):  # until the terminal has lost its last process
+        while True:  # a second signal that follows at once counts as the first
+            os.write(terminal, b"\x1d")
+            if select.select([terminal], [], [], 0.3)[0]:
+                os.read(terminal, 1000)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 13
+    os.close(terminal)
 
 
 def test_signals_reach_a_vm_with_a_time_limit(kvm, guest, folder):
