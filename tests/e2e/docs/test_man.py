@@ -263,7 +263,7 @@ cairn promote --undo web1
 cairn clone web1 --live --ephemeral --cpus 0.5 --memory-max 512M --count 50 --name-pattern 'try-%02d'
     given: running web1
     then: test $(cairn list --transient --name | grep -c try-) = 50
-cairn new web1 --image debian.qcow2 --size 20G --user debian --ssh-key id.pub
+cairn new web1 --image debian.qcow2 --size 20G --user debian --ssh-key id.pub --ssh-over-vsock
     given: truncate -s 8M d.raw; printf U\\252 | dd of=d.raw bs=1 seek=510 conv=notrunc 2>/dev/null
     given: qemu-img convert -f raw -O qcow2 d.raw debian.qcow2; echo ssh-ed25519 AAAA > id.pub
     then: is web1 running; [ -e web1-seed.img ]

@@ -539,7 +539,7 @@ const struct verb verbs[] = {
 	{ "schedule-pause", "Lifecycle", "VM NAME", NULL, NULL, 2, 2, false, "vm", "schedule-pause", verb_schedule_act },
 	{ "schedule-resume", "Lifecycle", "VM NAME", "let a paused schedule run again", NULL, 2, 2, false, "vm", "schedule-pause", verb_schedule_act },
 	{ "schedule-remove", "Lifecycle", "VM NAME", NULL, NULL, 2, 2, false, "vm", "schedule-remove", verb_schedule_act },
-	{ "run", "Lifecycle", "[FILE] [COMMAND [ARGUMENT...]]", "run one VM in the foreground, without a daemon; with a command: run it in the guest, exit with its status, and end the VM", run_options, 0, MANY, true, "file",
+	{ "run", "Lifecycle", "[FILE] [-- COMMAND [ARGUMENT...]]", "run one VM in the foreground, without a daemon; with a command: run it in the guest, exit with its status, and end the VM", run_options, 0, MANY, true, "file",
 		NULL, verb_run },
 	{ "dump", "Lifecycle", "VM FILE", "dump memory and registers to an ELF core file", dump_memory_options, 2, 2,
 		false, "vm", "vm-dump", verb_dump },
