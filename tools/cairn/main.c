@@ -139,13 +139,18 @@ static void start_delay_tell(void *opaque, struct json_object *ev)
 		js_get_str_or(data, "detail", "-"));
 }
 
+static int readonly_refuse(const char *what, struct err *e)
+{
+	return err_set(e, -EPERM, ERR_PERMISSION, "-r allows only what changes nothing; leave it out to run %s", what);
+}
+
 int cli_ready(struct cli *c, const char *command, struct err *e)
 {
 	char socket[PATH_MAX];
 	int r = 0;
 
 	if (c->readonly && schema_mutates(command))
-		return err_set(e, -EPERM, ERR_PERMISSION, "-r allows only what changes nothing; leave it out to run %s", command);
+		return readonly_refuse(command, e);
 	if (!c->client)
 		r = paths_client_socket(c->socket, socket, sizeof(socket), e);
 	if (!r && !c->client)
@@ -299,6 +304,8 @@ static bool has_word(int argc, char **argv, const char *word)
 
 static int verb_run_by_name(struct cli *c, int argc, char **argv)
 {
+	static const char changes_without_daemon[] = "image-remove run seed";
+	struct err e;
 	int r;
 
 	c->verb = verb_find(argv[0]);
@@ -314,6 +321,8 @@ static int verb_run_by_name(struct cli *c, int argc, char **argv)
 	}
 	if (r)
 		return r;
+	if (c->readonly && !option_flag(c, "print-only") && words_have(changes_without_daemon, ' ', c->verb->name) && readonly_refuse(c->verb->name, &e))
+		return cli_fail(&e, "Failed to run %s", c->verb->name);
 	ids_resolve(c);
 	return c->verb->run(c);
 }

@@ -670,6 +670,9 @@ def test_readonly_refuses_what_changes_something(fake):
     for verb in ("start", "undefine", "define"):
         r = fake.cairn("-r", verb, "web1" if verb != "define" else path, ok=5)
         assert "-r allows only what changes nothing; leave it out to run vm-" in r.stderr
+    for args in (["run", path], ["seed", str(fake.tmp / "seed.iso")], ["image-remove", "--all"]):  # they need no daemon
+        assert f"leave it out to run {args[0]}" in fake.cairn("-r", *args, ok=5).stderr
+    assert not (fake.tmp / "seed.iso").exists()
     assert "web1" in fake.cairn("-r", "list", "--all").stdout and fake.cairn("--readonly", "domstate", "web1").stdout == "shut off\n"
 
 
