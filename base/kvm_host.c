@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -226,4 +227,11 @@ int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpui
 	if (!r)
 		r = answer_read(g, &features);
 	return r < 0 ? r : signature == SIGNATURE && !(features & HIDDEN_FEATURES);
+}
+
+bool kvm_host_huge_pages_safe(const char *release)
+{
+	unsigned major, minor;
+
+	return sscanf(release, "%u.%u", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 6));
 }

@@ -1,7 +1,9 @@
-/* kvm_host: reads the CPUID leaves that KVM supports, and finds out whether KVM virtualises CPUID. Any thread. */
+/* kvm_host: reads the CPUID leaves that KVM supports, and finds out whether KVM virtualises CPUID, and whether huge
+ * pages are safe. Any thread. */
 #ifndef CAIRN_BASE_KVM_HOST_H
 #define CAIRN_BASE_KVM_HOST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,5 +35,9 @@ struct kvm_cpuid_guest {
 int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported);
 /* Close the guest, which takes up to 3 ms. */
 void kvm_cpuid_guest_close(struct kvm_cpuid_guest *g);
+
+/* Whether a VM's memory may be in transparent huge pages: before Linux 6.6, userfaultfd does not work with shared ones
+ * ("Memory in huge pages" in docs/ARCHITECTURE.md). release: of uname(). */
+bool kvm_host_huge_pages_safe(const char *release);
 
 #endif

@@ -355,6 +355,7 @@ int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_
 
 	tzset(); /* otherwise gmtime_r() would open /etc/localtime at the first log line */
 	spaces_change(o, ret);
+	host_files_make_ram(host);
 	r = lockdown_limits(limits, o->uid ? ARRAY_SIZE(limits) : ARRAY_SIZE(limits) - 1, e);
 	if (!r)
 		r = privileges_drop(o, host, e);

@@ -401,6 +401,8 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 	if (c->screen_rom > 1 || (c->screen_rom && (!c->screen || c->firmware != VM_FIRMWARE_BIOS || c->screen_rom_fd == VM_NO_FD ||
 		!fd_ok(&f, c->screen_rom_fd))))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the screen's ROM is not for this VM, missing or used twice");
+	if (c->small_pages > 1 || (c->small_pages && c->huge_pages))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: memory is in small pages or in huge pages");
 	if (c->balloon > 1 || c->balloon_bytes > c->ram_bytes || (c->balloon && c->huge_pages))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the balloon has a value out of range, or memory in huge pages");
 	if (c->forked && c->restore_fd == VM_NO_FD)

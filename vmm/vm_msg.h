@@ -482,6 +482,7 @@ struct vm_config {
 	uint8_t nshares;
 	struct vm_share shares[VM_SHARES_MAX]; /* virtio-fs devices */
 	uint8_t former[VM_FORMER_MAX][16]; /* UUIDs that the VM had when it wrote states; all 0: none */
+	uint8_t small_pages; /* no transparent huge pages */
 };
 
 #define VM_SHOWS_PCI 2 /* vm_info.plugs_vcpus */

@@ -220,6 +220,8 @@ static const struct key top_rows[] = {
 		.about = "add a virtio-balloon device, by which the guest gives memory back; not with hugepages", .initial = "false" },
 	{ "hugepages", KEY_BOOL, .offset = DEF(huge_pages),
 		.about = "back guest memory with huge pages", .initial = "false" },
+	{ "small_pages", KEY_BOOL, .offset = DEF(small_pages), .initial = "false",
+		.about = "keep guest memory in pages of 4 KiB also where transparent huge pages would make the guest faster; not with hugepages" },
 	{ "reclaim_on_pressure", KEY_BOOL, .offset = DEF(reclaim_on_pressure), .initial = "false",
 		.about = "under memory pressure, free memory that was not written since the last snapshot or revert; not with hugepages" },
 	{ "vcpus", KEY_NUMBER, .offset = DEF(vcpus), .min = 1, .max = VM_VCPUS_MAX,
@@ -384,6 +386,8 @@ static int check_whole(struct parse *p)
 		return key_error(p, "name: is missing; give the VM a name");
 	if (!d->ram_bytes)
 		return key_error(p, "memory: is missing; give a size such as \"512M\"");
+	if (d->small_pages && d->huge_pages)
+		return key_error(p, "small_pages: contradicts hugepages; set one of them to false");
 	if (d->reclaim_on_pressure && d->huge_pages)
 		return key_error(p, "reclaim_on_pressure: memory in huge pages cannot be reclaimed; set either this key or hugepages to false");
 	if (d->balloon && d->huge_pages)

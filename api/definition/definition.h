@@ -174,7 +174,7 @@ struct definition {
 	uint8_t idle_action; /* enum definition_then: suspend or save */
 	bool balloon;
 	uint64_t balloon_bytes; /* memory that the balloon leaves to the guest at the start; 0: all */
-	bool rng, virtio_console, guest_agent, debug_exit, huge_pages, reclaim_on_pressure, systemd_scope, screen, tablet;
+	bool rng, virtio_console, guest_agent, debug_exit, huge_pages, small_pages, reclaim_on_pressure, systemd_scope, screen, tablet;
 	uint64_t memory_max_bytes; /* of the process; 0: the budget of api/vm/vm_cgroup.h */
 	uint32_t cpu_shares; /* 0: none given */
 	uint32_t cpu_quota; /* percent of one CPU, at most DEFINITION_CPU_QUOTA_MAX; 0: no limit */

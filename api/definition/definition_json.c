@@ -307,6 +307,8 @@ struct json_object *definition_to_json(const struct definition *d)
 	if (d->memory_max_bytes)
 		key_put_memory(o, "memory_max", d->memory_max_bytes);
 	js_put_bool(o, "hugepages", d->huge_pages);
+	if (d->small_pages)
+		js_put_bool(o, "small_pages", true);
 	if (d->reclaim_on_pressure)
 		js_put_bool(o, "reclaim_on_pressure", true);
 	put_cpus(o, d);

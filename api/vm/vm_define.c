@@ -165,7 +165,7 @@ static void keys_drop(struct json_object *o, const char *const *keys, size_t n)
 /* Return the definition without the keys that a managed save does not depend on; the caller owns it. */
 static struct json_object *machine_of(const struct definition *def)
 {
-	static const char *const own[] = { "title", "description", "machine", "memory_max", "hugepages", "reclaim_on_pressure", "cpu_shares", "cpu_quota", "balance", "systemd_scope", "on_poweroff", "on_reboot", "on_crash",
+	static const char *const own[] = { "title", "description", "machine", "memory_max", "hugepages", "small_pages", "reclaim_on_pressure", "cpu_shares", "cpu_quota", "balance", "systemd_scope", "on_poweroff", "on_reboot", "on_crash",
 		"restart", "shutdown", "idle", "order", "start_delay", "stop_action" };
 	static const char *const interface[] = { "forwards", "restrict", "host_loopback", "egress", "filter", "isolated", "bandwidth" };
 	struct json_object *o = definition_to_json(def), *interfaces = js_get_array(o, "interfaces"), *disks = js_get_array(o, "disks");

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ import time
 if __name__ == "__main__":  # in the SVM host, without run.py
     sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "e2e"))
 
+import clonelib
 import guestlib
 from benchlib import QEMU, Program, need_qemu, pairs_in_svmhost, print_pairs
 from conftest import Console, Qmp, until
@@ -41,7 +43,7 @@ class Machine:
     def file_find(self):
         folder = f"/proc/{self.pid}/fd"
         for fd in os.listdir(folder):
-            if self.FILE in os.readlink(f"{folder}/{fd}"):
+            if self.FILE.search(os.readlink(f"{folder}/{fd}")):
                 return f"{folder}/{fd}"
         raise RuntimeError("no file of guest memory")
 
@@ -65,7 +67,7 @@ class Machine:
 
 
 class Ours(Machine):
-    FILE = "memfd:cairn-ram"
+    FILE = clonelib.RAM
 
     def __init__(self, stack, kernel, mib):
         daemon = stack.enter_context(daemon_of(None))
@@ -84,7 +86,7 @@ class Ours(Machine):
 
 
 class Peer(Machine):
-    FILE = "memfd:memory-backend-memfd"
+    FILE = re.compile("memfd:memory-backend-memfd")
 
     def __init__(self, stack, kernel, mib):
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cairn-bench-")))

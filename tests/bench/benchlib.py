@@ -146,11 +146,11 @@ class Program:
         self.close()
 
 
-def pairs_in_svmhost(script, seconds, *args, options=()):
+def pairs_in_svmhost(script, seconds, *args, options=(), kernel=""):
     """Measure in the emulated host, where the script runs as a program and ends with print_pairs(). options: of
-    svmhost."""
+    svmhost. kernel: "backports", a later one (tests/svmhost/README.md)."""
     r = subprocess.run([*guestlib.SVMHOST, *options, "--timeout", str(seconds), "--", "/usr/bin/python3", os.path.abspath(script), *args],
-                       stdout=subprocess.PIPE, text=True, errors="replace")
+                       env={**os.environ, "CAIRN_SVMHOST_KERNEL": kernel}, stdout=subprocess.PIPE, text=True, errors="replace")
     for line in r.stdout.splitlines():
         if line.startswith(PAIRS):
             return json.loads(line[len(PAIRS):])

@@ -6,17 +6,25 @@ import re
 import time
 
 
+RAM = re.compile(r"/memfd:cairn-ram|/#\d+ \(deleted\)$")  # the latter is a file of a tmpfs with huge pages
+
+
+def ram_kib(pid):
+    """Return the KiB of the file of the VM's memory."""
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            if RAM.match(os.readlink(f"/proc/{pid}/fd/{fd}")):
+                return os.stat(f"/proc/{pid}/fd/{fd}").st_blocks // 2
+    raise AssertionError("no memory")
+
+
 def own_kib(daemon, name):
     """Return the KiB of guest memory that exist for this VM alone."""
     pid = daemon.info(name)["pid"]
     with open(f"/proc/{pid}/smaps") as f:
         views = f.read().split("memfd:cairn-fork")[1:]
     kib = sum(int(k) for part in views for k in re.findall(r"Anonymous: +(\d+)", part.split("VmFlags")[0]))
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
-            if "memfd:cairn-ram" in os.readlink(f"/proc/{pid}/fd/{fd}"):
-                return kib + os.stat(f"/proc/{pid}/fd/{fd}").st_blocks // 2
-    raise AssertionError("no memory")
+    return kib + ram_kib(pid)
 
 
 def thread_name(task):

@@ -143,6 +143,9 @@ static const char *cpu_virtualization(void)
 	return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 2) ? "svm" : NULL;
 }
 
+#define EPT "/sys/module/kvm_intel/parameters/ept"
+#define NPT "/sys/module/kvm_amd/parameters/npt"
+
 /* Check for nested paging. If the CPU shows neither VMX nor SVM but there is a KVM, this KVM emulates kernel mode. */
 static void paging_probe(struct host_check *c)
 {
@@ -158,7 +161,7 @@ static void paging_probe(struct host_check *c)
 		remedy(c, "switch virtualization on in the firmware or, inside a VM, nested virtualization on the host outside");
 		return;
 	}
-	if (!is_off(vmx ? "/sys/module/kvm_intel/parameters/ept" : "/sys/module/kvm_amd/parameters/npt")) {
+	if (!is_off(vmx ? EPT : NPT)) {
 		found(c, HOST_OK, vmx ? "Intel VMX with nested paging (EPT)" : "AMD SVM with nested paging (NPT)");
 		return;
 	}
@@ -369,6 +372,42 @@ static void huge_pages_probe(struct host_check *c)
 	found(c, total ? HOST_OK : HOST_MISSING, "%ld of %ld pages of 2 MiB are free", unused, total);
 	if (!total)
 		remedy(c, "as root, if a VM shall have them: sysctl vm.nr_hugepages=N, with N half of its memory in MiB");
+}
+
+#define THP "/sys/kernel/mm/transparent_hugepage"
+
+/* Memory files have no huge pages at all then, whatever their mount asks for. */
+static bool huge_pages_are_denied(void)
+{
+	CLEANUP_CLOSE int fd = open(THP "/shmem_enabled", O_RDONLY | O_CLOEXEC);
+	char choices[128];
+	ssize_t n = fd < 0 ? 0 : read(fd, choices, sizeof(choices) - 1);
+
+	choices[MAX(n, 0)] = 0;
+	return strstr(choices, "[deny]");
+}
+
+static void transparent_huge_pages_probe(struct host_check *c)
+{
+	const char *kind = cpu_virtualization();
+	bool nested = kind && !is_off(!strcmp(kind, "vmx") ? EPT : NPT);
+	struct utsname u;
+
+	if (!nested) {
+		found(c, HOST_MISSING, "not used without nested paging");
+		remedy(c, "see the check nested-paging");
+	} else if (uname(&u) < 0 || !kvm_host_huge_pages_safe(u.release)) {
+		found(c, HOST_MISSING, "not used before Linux 6.6, whose predecessors lose memory of VMs in huge pages");
+		remedy(c, "use Linux 6.6 or later");
+	} else if (access(THP, F_OK) < 0) {
+		found(c, HOST_MISSING, "this kernel has none");
+		remedy(c, "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE");
+	} else if (huge_pages_are_denied()) {
+		found(c, HOST_MISSING, "turned off for shared memory (shmem_enabled is deny)");
+		remedy(c, "as root: echo never > " THP "/shmem_enabled");
+	} else {
+		found(c, HOST_OK, "for guests with 128 MiB of memory and more");
+	}
 }
 
 static void tun_probe(struct host_check *c)
@@ -603,6 +642,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "uefi", "VMs with UEFI (\"firmware\": \"uefi\")", false, uefi_probe },
 		{ "network-boot", "VMs that boot from the network (boot_order of an interface)", false, network_boot_probe },
 		{ "huge-pages", "VMs with \"hugepages\": true", false, huge_pages_probe },
+		{ "transparent-huge-pages", "guests that use much memory run faster", false, transparent_huge_pages_probe },
 	};
 
 	_Static_assert(ARRAY_SIZE(probes) <= HOST_CHECKS_MAX, "the caller's array holds all checks");

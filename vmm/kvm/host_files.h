@@ -12,7 +12,10 @@
 struct host_files {
 	int kvm_fd; /* /dev/kvm; a failure's -errno */
 	int vm_fd; /* a VM that was created ahead (kvm_create_ahead()); 0: none */
-	bool nested_paging_off; /* KVM's module was loaded without EPT or NPT */
+	bool nested_paging_on; /* KVM's module has EPT or NPT */
+	bool nested_paging_off; /* it was loaded without them; neither: the module is not known */
+	bool huge_pages_safe; /* kvm_host_huge_pages_safe() */
+	int ram_fd; /* an empty file for a guest's memory in transparent huge pages; -1: none */
 	struct uffd uffd;
 	int self_fd; /* the folder /proc/self, until the pagemap is open; a failure's -errno */
 	int pagemap_fd; /* /proc/self/pagemap; a failure's -errno */
@@ -24,6 +27,10 @@ void host_files_open(struct host_files *h);
 /* Open the pagemap, in a mount namespace without /proc, too. Call it without capabilities: with CAP_SYS_ADMIN, the file
  * would show physical addresses. */
 void host_files_open_pagemap(struct host_files *h);
+/* Make the file ram_fd, on a tmpfs of its own, which is mounted nowhere: most hosts have turned huge pages off for
+ * memfds (shmem_enabled), and a tmpfs has an option of its own. Call it with CAP_SYS_ADMIN in the user namespace of the
+ * process. Nothing is made where KVM shadows the guest's page tables, since huge pages gain little there. */
+void host_files_make_ram(struct host_files *h);
 /* Close the remaining files. A function that takes a file replaces it by -1. */
 void host_files_done(struct host_files *h);
 

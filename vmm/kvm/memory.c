@@ -54,18 +54,36 @@ static int fd_map(struct memory *m, bool huge_pages, struct err *e)
 	return 0;
 }
 
+static int ram_allocate(struct memory *m, struct err *e)
+{
+	if (m->fd < 0 || ftruncate(m->fd, (off_t)m->mapped_bytes) < 0) {
+		int r = -errno;
+
+		return err_set(e, r, ERR_HOST, "cannot allocate %llu MiB of guest memory: %s",
+			(unsigned long long)(m->bytes / MIB), strerror(-r));
+	}
+	return fd_map(m, m->huge_pages, e);
+}
+
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e)
 {
-	int r;
-
 	layout_set(m, bytes, huge_pages);
 	m->fd = memfd_create("cairn-ram", MFD_CLOEXEC | (huge_pages ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
-	if (m->fd < 0 || ftruncate(m->fd, (off_t)m->mapped_bytes) < 0) {
-		r = -errno;
-		return err_set(e, r, ERR_HOST, "cannot allocate %llu MiB of guest memory: %s",
-			(unsigned long long)(bytes / MIB), strerror(-r));
-	}
-	return fd_map(m, huge_pages, e);
+	return ram_allocate(m, e);
+}
+
+int memory_init_file(struct memory *m, uint64_t bytes, int fd, struct err *e)
+{
+	layout_set(m, bytes, false);
+	m->fd = fd;
+	return ram_allocate(m, e);
+}
+
+void memory_advise(struct memory *m, int advice)
+{
+	m->advice = advice;
+	if (advice)
+		madvise(m->host, m->mapped_bytes, advice);
 }
 
 void memory_lay_out_for_uefi(struct memory *m)
@@ -293,6 +311,7 @@ static int view_end(struct memory *m)
 		return r;
 	fd_drop(&m->view.base_fd);
 	fd_drop(&m->view.pagemap_fd);
+	memory_advise(m, m->advice);
 	return 0;
 }
 

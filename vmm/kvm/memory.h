@@ -13,9 +13,10 @@
  *
  * With a BIOS, the legacy hole ends with a copy of the ROM, which the guest can write to.
  *
- * One memfd holds all RAM, low part first. A clone starts with an empty memfd: its RAM is a private
- * (copy-on-write) mapping of its source's RAM at the fork, which all clones of that fork share, until memory_clear().
- * Only during a handover the memfd of a clone has pages (vmm/machine/ram_carry.h).
+ * One memfd, or a file of a tmpfs that has huge pages (host_files.h), holds all RAM, low part first. A clone starts
+ * with an empty memfd: its RAM is a private (copy-on-write) mapping of its source's RAM at the fork, which all clones
+ * of that fork share, until memory_clear(). Only during a handover the memfd of a clone has pages
+ * (vmm/machine/ram_carry.h).
  *
  * Threading: the main thread calls these functions while no vCPU runs, unless a comment says
  * otherwise. */
@@ -60,11 +61,12 @@ struct kvm;
 #define MEM_SMBIOS_BYTES 0xf000ULL
 
 struct memory {
-	int fd; /* memfd */
+	int fd; /* memfd, or a file of a tmpfs */
 	uint8_t *host;
 	uint64_t bytes, low_bytes, high_bytes;
 	uint64_t mapped_bytes; /* bytes, rounded up to a whole huge page */
 	bool huge_pages;
+	int advice; /* MADV_HUGEPAGE, MADV_NOHUGEPAGE; 0: none */
 	uint8_t *rom;	    /* the firmware's ROM, not a part of RAM; NULL: none */
 	uint64_t rom_bytes;
 	uint8_t *flash;	    /* the flash memory below the ROM, as the guest sees it; NULL: none */
@@ -78,6 +80,12 @@ struct memory {
  * huge_pages: allocate from the host's pool of 2 MiB pages.
  * Returns 0; -errno, also when the pool has too few huge pages. */
 int memory_init(struct memory *m, uint64_t bytes, bool huge_pages, struct err *e);
+/* Let an empty file of a tmpfs be guest RAM. fd: taken, also on failure. Returns 0 or -errno. */
+int memory_init_file(struct memory *m, uint64_t bytes, int fd, struct err *e);
+/* Ask the kernel for transparent huge pages, or for none, now and whenever RAM is mapped anew. It gives them where the
+ * file's tmpfs has them: all of a page of 2 MiB is allocated when the guest touches it first. A clone's RAM gets them
+ * from its next reset on. advice: as in struct memory. */
+void memory_advise(struct memory *m, int advice);
 /* Put the RAM above MEM_LOW_MAX_UEFI to 4 GiB and up. Call before memory_attach(). */
 void memory_lay_out_for_uefi(struct memory *m);
 /* Take the guest RAM of a VM that another process hands over, with its content.

@@ -62,8 +62,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* Guests with less memory stay in pages of 4 KiB: one that touches little would need a multiple of its memory. */
+#define HUGE_FROM_BYTES (128 * MIB)
 
 /* ---- building the machine ---- */
 
@@ -386,13 +390,30 @@ static int kvm_open(struct machine *m, struct host_files *host, struct err *e)
 	return r;
 }
 
-static int ram_make(struct machine *m, int *fds, struct memory *taken, struct err *e)
+/* What to ask the kernel for: "Memory in huge pages" in docs/ARCHITECTURE.md. */
+static int ram_advice(const struct machine *m, const struct host_files *host)
 {
 	const struct vm_config *c = &m->cfg;
-	int r;
+
+	if (c->huge_pages)
+		return 0; /* all of them are already */
+	if (c->small_pages || !host->huge_pages_safe)
+		return MADV_NOHUGEPAGE;
+	return m->kvm.has_shadows || c->ram_bytes < HUGE_FROM_BYTES ? 0 : MADV_HUGEPAGE;
+}
+
+static int ram_make(struct machine *m, int *fds, struct memory *taken, struct host_files *host, struct err *e)
+{
+	const struct vm_config *c = &m->cfg;
+	int advice = ram_advice(m, host), r;
 
 	if (!c->taken_over) {
-		r = memory_init(&m->mem, c->ram_bytes, c->huge_pages, e);
+		bool has_file = advice == MADV_HUGEPAGE && !c->forked && host->ram_fd >= 0;
+
+		r = has_file ? memory_init_file(&m->mem, c->ram_bytes, steal_fd(&host->ram_fd), e) :
+			memory_init(&m->mem, c->ram_bytes, c->huge_pages, e);
+		if (!r)
+			memory_advise(&m->mem, advice);
 		return r < 0 || !c->forked ? r : machine_map_fork(m, e);
 	}
 	if (c->taken_memory) {
@@ -404,6 +425,8 @@ static int ram_make(struct machine *m, int *fds, struct memory *taken, struct er
 	r = memory_take(&m->mem, c->ram_bytes, c->huge_pages, fds[c->taken.ram_fd], e);
 	if (m->mem.fd >= 0)
 		fds[c->taken.ram_fd] = -1;
+	if (!r)
+		memory_advise(&m->mem, advice);
 	return r;
 }
 
@@ -428,7 +451,7 @@ static int machine_build(struct machine *m, int *fds, struct memory *taken, stru
 	if (!r)
 		r = assist_setup(m, e);
 	if (!r)
-		r = ram_make(m, fds, taken, e);
+		r = ram_make(m, fds, taken, host, e);
 	if (!r && m->cfg.firmware)
 		r = machine_load_firmware(m, e);
 	m->assist.rom = m->mem.rom;

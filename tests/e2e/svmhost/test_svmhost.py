@@ -64,10 +64,16 @@ HOSTS = (
      "test_faults.py": ("test_daemon_of_root_exceeds_the_hard_limit_of_open_files",),
      "test_pressure.py": ("test_pressure_of_the_vms_group_frees_its_memory",),
      "test_balance.py": ("test_shares_move_to_the_vm_that_waits",),
+     "test_transparent_huge_pages.py": ("test_host_that_collects_huge_pages_does_not_fill_memory_with_zeros",),
      "test_bios.py": ("test_fill_of_memory_by_the_firmware",),
      "test_vhost.py": ("test_kernel_moves_the_frames", "test_snapshot_and_revert_have_what_the_kernel_wrote"),
      "test_namespaces.py": ("test_required_sandbox_that_is_complete", "test_required_sandbox_that_lacks_a_part_starts_no_vm")},
+    {"test_transparent_huge_pages.py": (
+        "test_memory_of_128_mib_is_in_huge_pages", "test_memory_of_a_plain_users_vm_is_in_huge_pages",
+        "test_small_guests_and_those_that_ask_for_it_have_small_pages", "test_memory_in_huge_pages_survives_whatever_moves_it",
+        "test_memory_is_in_huge_pages_again_after_a_new_process", "test_host_that_collects_huge_pages_does_not_fill_memory_with_zeros")},
 )
+KERNELS = ("", "", "backports")  # of each host: CAIRN_SVMHOST_KERNEL
 E2E = os.path.join(guestlib.ROOT, "tests", "e2e")
 SECONDS = 2400  # on an idle machine each host takes 2 minutes; beside a dozen busy processes, more than 20
 
@@ -85,14 +91,15 @@ def path_of(name):
     return path
 
 
-def run_there(files):
-    """Run these tests in one host. Return (results, output): results maps a test's name to [(outcome, text), ...]."""
+def run_there(files, kernel):
+    """Run these tests in one host with this kernel. Return (results, output): results maps a test's name to
+    [(outcome, text), ...]."""
     nodes = [f"{path_of(name)}::{test}" for name, tests in files.items() for test in tests]
     with tempfile.TemporaryDirectory(prefix="cairn-svmhost-") as share:
         run = subprocess.run(
             [*guestlib.SVMHOST, "--timeout", str(SECONDS), "--share", share, "--", "/usr/bin/python3", "-m", "pytest",
              "-v", "--tb=short", "-p", "no:cacheprovider", "--junitxml=/host-share/results.xml", *nodes],
-            env={**os.environ, "CAIRN_IN_SVMHOST": "1", "CAIRN_BUILD": guestlib.BUILD},
+            env={**os.environ, "CAIRN_IN_SVMHOST": "1", "CAIRN_BUILD": guestlib.BUILD, "CAIRN_SVMHOST_KERNEL": kernel},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=SECONDS + 60)
         path = os.path.join(share, "results.xml")
         cases = xml.parse(path).getroot().iter("testcase") if os.path.exists(path) else ()
@@ -113,16 +120,19 @@ def results():
     """Run all hosts once and return the result of run_there() for each, in the order of HOSTS."""
     for variant in ("up", "smp"):
         guestlib.linux_kernel(variant)  # the host would need an hour to build it
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(pool.map(run_there, HOSTS))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run_there, HOSTS, KERNELS))
 
 
 @functools.lru_cache(maxsize=None)
-def fault():
-    """Return the reason why no test can run in the host, or None."""
+def fault(kernel):
+    """Return the reason why no test can run in a host with this kernel, or None."""
     version = subprocess.run([*guestlib.SVMHOST, "--qemu"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     if int(version.split(".")[0]) < 10:
         return f"QEMU {version} loses interrupts of guests in the SVM host, and QEMU 10 could not be fetched"
+    if kernel:
+        r = subprocess.run([*guestlib.SVMHOST, "--prepare"], env={**os.environ, "CAIRN_SVMHOST_KERNEL": kernel}, capture_output=True, text=True)
+        return f"no kernel of {kernel} could be fetched: {r.stderr}" if r.returncode else None
     return None
 
 
@@ -130,8 +140,8 @@ def fault():
     pytest.param(i, f"{name[:-3]}.{test}", id=f"{name[:-3]}.{test}")
     for i, files in enumerate(HOSTS) for name, tests in files.items() for test in tests])
 def test_svmhost(host, name):
-    if fault():
-        pytest.skip(fault())
+    if fault(KERNELS[host]):
+        pytest.skip(fault(KERNELS[host]))
     found, output = results()[host]
     name = name.split("[")[0]
     if name not in found:

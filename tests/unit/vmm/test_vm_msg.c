@@ -73,6 +73,9 @@ static void test_valid_configuration_is_accepted(void **state)
 	ACCEPTED(c.kernel_fd = VM_NO_FD); /* a process for images needs none */
 	REFUSED(c.forked = 1);
 	ACCEPTED(c.forked = 1; c.restore_fd = 3);
+	ACCEPTED(c.small_pages = 1);
+	REFUSED(c.small_pages = 2);
+	REFUSED(c.small_pages = c.huge_pages = 1);
 	ACCEPTED(c.start_paused = c.huge_pages = c.rng = c.virtio_console = c.foreground = 1);
 }
 

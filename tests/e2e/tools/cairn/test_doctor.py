@@ -15,7 +15,8 @@ from test_host import needs_root
 from test_tracking import SYSCTL, folder  # noqa: F401
 
 NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "cpuid", "userfaultfd", "landlock", "user-namespaces",
-         "cgroups", "memory-pressure", "modules", "tun", "macvtap", "vhost-net", "bios", "uefi", "network-boot", "huge-pages"]
+         "cgroups", "memory-pressure", "modules", "tun", "macvtap", "vhost-net", "bios", "uefi", "network-boot", "huge-pages",
+         "transparent-huge-pages"]
 
 
 def in_namespace(script, *flags):
@@ -214,6 +215,18 @@ def test_huge_pages_are_counted(cairn_path, tmp_path, total, unused, status):
     c = checks(cairn_path, before=in_namespace(script))["huge-pages"]
     assert (c["status"], c["found"]) == (status, f"{unused} of {total} pages of 2 MiB are free")
     assert ("vm.nr_hugepages=N" in c.get("remedy", "")) == (status == "missing")
+
+
+@needs_root
+@pytest.mark.parametrize("script, words", [
+    ("mount -t tmpfs none /sys/kernel/mm", "this kernel has none"),
+    ("echo 'always never [deny] force' > {tmp}/s; mount --bind {tmp}/s /sys/kernel/mm/transparent_hugepage/shmem_enabled", "turned off"),
+])
+def test_transparent_huge_pages_that_the_kernel_lacks_are_told(cairn_path, tmp_path, script, words):
+    c = checks(cairn_path, before=in_namespace(script.format(tmp=tmp_path)))["transparent-huge-pages"]
+    if vendor_module() == "kvm_pvm":
+        words = "not used without nested paging"
+    assert c["status"] == "missing" and words in c["found"] and c["remedy"]
 
 
 @needs_root

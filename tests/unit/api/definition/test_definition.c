@@ -635,25 +635,6 @@ static void test_canonical_json_round_trips(void **state)
 	definition_free(d2);
 }
 
-static void test_memory_is_reclaimed_on_pressure_if_its_pages_are_small(void **state)
-{
-	static const char text[] = "{\"name\":\"a\",\"memory\":64,\"boot\":{\"kernel\":\"/k\"},\"reclaim_on_pressure\":true%s}";
-	CLEANUP_JS struct json_object *o = NULL;
-	struct definition *d = NULL;
-	char json[256];
-	struct err e;
-
-	(void)state;
-	snprintf(json, sizeof(json), text, "");
-	assert_int_equal(parse_text(json, &d, &e), 0);
-	o = definition_to_json(d);
-	assert_true(js_get_bool(o, "reclaim_on_pressure", false));
-	definition_free(d);
-	snprintf(json, sizeof(json), text, ",\"hugepages\":true");
-	assert_int_equal(parse_text(json, &d, &e), -EINVAL);
-	assert_non_null(strstr(e.msg, "memory in huge pages cannot be reclaimed"));
-}
-
 static void test_disk_without_kernel_means_bios(void **state)
 {
 	static const char *const texts[] = {
@@ -884,7 +865,6 @@ int main(void)
 		cmocka_unit_test(test_overlapping_forwards_are_refused),
 		cmocka_unit_test(test_cdrom_keys_are_checked),
 		cmocka_unit_test(test_canonical_json_round_trips),
-		cmocka_unit_test(test_memory_is_reclaimed_on_pressure_if_its_pages_are_small),
 		cmocka_unit_test(test_disk_without_kernel_means_bios),
 		cmocka_unit_test(test_boot_order_becomes_places),
 		cmocka_unit_test(test_choice_of_a_start_comes_first),

@@ -1,4 +1,4 @@
-/* The key `balance` of a definition. */
+/* The key `balance` of a definition, and keys that huge pages exclude. */
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -79,11 +79,35 @@ static void test_balance_out_of_bounds_is_refused(void **state)
 	refuse_key("\"balloon\":true,\"balance\":{\"memory\":{\"max\":\"lots\"}}", "balance.memory.max: \"lots\" is not a size");
 }
 
+static void is_only_for_small_pages(const char *key, const char *words)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct definition *d;
+	char keys[128];
+
+	snprintf(keys, sizeof(keys), "\"%s\":true", key);
+	d = accept(keys);
+	o = definition_to_json(d);
+	assert_true(js_get_bool(o, key, false));
+	definition_free(d);
+	snprintf(keys, sizeof(keys), "\"%s\":true,\"hugepages\":true", key);
+	refuse_key(keys, words);
+}
+
+static void test_huge_pages_exclude_other_keys(void **state)
+{
+	(void)state;
+	is_only_for_small_pages("balloon", "memory in huge pages cannot be given back");
+	is_only_for_small_pages("reclaim_on_pressure", "memory in huge pages cannot be reclaimed");
+	is_only_for_small_pages("small_pages", "small_pages: contradicts hugepages");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_balance_has_bounds_around_the_first_values),
 		cmocka_unit_test(test_balance_out_of_bounds_is_refused),
+		cmocka_unit_test(test_huge_pages_exclude_other_keys),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
