@@ -45,7 +45,9 @@ struct batch {
 	struct err e;
 	struct job *job;
 	void (*result_put)(void *opaque, struct json_object *o);
+	void (*end_put)(void *opaque, struct json_object *o); /* NULL: none */
 	void *opaque;
+	struct json_object *result; /* owned; NULL: the VMs are not kept yet, or the job has the result */
 };
 
 struct batch *batch_new(struct vm_host *host)
@@ -66,6 +68,7 @@ void batch_free(struct batch *b)
 	clone_files_free(b->removal);
 	quota_claim_free(b->claim);
 	json_object_put(b->planned);
+	json_object_put(b->result);
 	free(b->vms);
 	free(b->made);
 	free(b->born_after_ns);
@@ -214,6 +217,22 @@ static void file_removal_failed(struct batch *b, const struct err *why)
 	batch_undo(b, batch_conclude);
 }
 
+static const char *planned_name(const struct batch *b, size_t i)
+{
+	return js_get_str(json_object_array_get_idx(b->planned, i), "name");
+}
+
+static void result_begin(struct batch *b)
+{
+	size_t n = json_object_array_length(b->planned);
+
+	b->result = json_object_new_object();
+	js_put_uint(b->result, "count", n);
+	js_put_str(b->result, "first", planned_name(b, 0));
+	js_put_str(b->result, "last", planned_name(b, n - 1));
+	b->result_put(b->opaque, b->result);
+}
+
 static void batch_stored(struct store_work *w)
 {
 	struct batch *b = container_of(w, struct batch, work);
@@ -222,10 +241,12 @@ static void batch_stored(struct store_work *w)
 		file_removal_failed(b, &w->e);
 		return;
 	}
+	result_begin(b);
 	for (unsigned i = 0; i < b->n; i++) {
 		vm_operation_end(b->vms[i]);
 		vm_set(b->vms[i], VM_FACT_INCOMPLETE, false);
 	}
+	b->n = 0; /* from here on, users may remove the VMs */
 	b->done(b);
 }
 
@@ -348,17 +369,9 @@ bool batch_has_failed(const struct batch *b)
 	return b->failed;
 }
 
-static const char *planned_name(const struct batch *b, size_t i)
-{
-	return js_get_str(json_object_array_get_idx(b->planned, i), "name");
-}
-
 /* Conclude the job, unless other work of the job goes on. */
 static void batch_conclude(struct batch *b)
 {
-	struct json_object *o;
-	size_t n = json_object_array_length(b->planned);
-
 	b->over = true;
 	if (b->awaits)
 		return;
@@ -366,12 +379,9 @@ static void batch_conclude(struct batch *b)
 		job_fail(b->job, &b->e);
 		return;
 	}
-	o = json_object_new_object();
-	js_put_uint(o, "count", n);
-	js_put_str(o, "first", planned_name(b, 0));
-	js_put_str(o, "last", planned_name(b, n - 1));
-	b->result_put(b->opaque, o);
-	job_succeed(b->job, o);
+	if (b->end_put)
+		b->end_put(b->opaque, b->result);
+	job_succeed(b->job, STEAL_PTR(b->result));
 }
 
 void batch_await(struct batch *b, bool awaits)
@@ -382,12 +392,14 @@ void batch_await(struct batch *b, bool awaits)
 }
 
 /* If the batch's file cannot be removed, the batch fails, because the next daemon would remove its VMs. */
-void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o), void *opaque)
+void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o),
+	void (*end_put)(void *opaque, struct json_object *o), void *opaque)
 {
 	struct err e;
 
 	b->job = j;
 	b->result_put = result_put;
+	b->end_put = end_put;
 	b->opaque = opaque;
 	if (!b->failed && batch_keep(b, batch_conclude, &e) < 0)
 		batch_fail(b, &e);

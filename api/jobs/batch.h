@@ -45,8 +45,10 @@ bool batch_has_failed(const struct batch *b);
 void batch_await(struct batch *b, bool awaits);
 /* End the job and the batch. After batch_fail(): stop the VMs that run, remove the files of their disks, undefine the
  * VMs, and fail the job. Otherwise keep the VMs, and conclude the job with success once that is on stable storage.
- * result_put: adds members to the job's result, which already has count, first and last. */
-void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o), void *opaque);
+ * result_put: adds members to the job's result, which already has count, first and last. Called as long as nobody else
+ * may remove the VMs. end_put: adds what is known only when the job succeeds; the VMs may be gone. NULL: nothing. */
+void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o),
+	void (*end_put)(void *opaque, struct json_object *o), void *opaque);
 /* Free a batch before batch_begin() or after its end. NULL allowed. */
 void batch_free(struct batch *b);
 

@@ -93,7 +93,7 @@ static void result_put(void *opaque, struct json_object *o)
 
 static void clone_end(struct cloning *f)
 {
-	batch_end(f->batch, f->job, result_put, f);
+	batch_end(f->batch, f->job, result_put, NULL, f);
 }
 
 /* ---- resetting the guests' identity ---- */

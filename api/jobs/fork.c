@@ -356,28 +356,35 @@ static void result_put(void *opaque, struct json_object *o)
 {
 	struct fork *f = opaque;
 
-	js_put_uint(o, "pause", f->taken.pause_ns);
-	group_put_instant(o, &f->taken);
-	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
-	js_put_uint(o, "ram-bytes-written", f->taken.ram_bytes_written);
-	job_put_tracking(o, &f->taken);
 	js_put(o, "disks", disks_to_json(f));
 	js_put(o, "clones", clones_to_json(f));
 	identity_tell_forwards(f->source->def, o);
 	addresses_put(f, o);
 	published_put(f, o);
-	if (f->pins_changed)
-		pins_store(f->host);
 	/* One more clone is likely to follow; a batch keeps the processors busy by itself. */
 	if (f->n == 1 && !f->group_stage)
 		vm_spare_make(f->host, f->clones[0].vm->def);
+}
+
+/* The source's process may answer when the clones are gone already. */
+static void end_put(void *opaque, struct json_object *o)
+{
+	struct fork *f = opaque;
+
+	js_put_uint(o, "pause", f->taken.pause_ns);
+	group_put_instant(o, &f->taken);
+	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
+	js_put_uint(o, "ram-bytes-written", f->taken.ram_bytes_written);
+	job_put_tracking(o, &f->taken);
+	if (f->pins_changed)
+		pins_store(f->host);
 }
 
 static void states_stored(struct store_work *w)
 {
 	struct fork *f = container_of(w, struct fork, stored);
 
-	batch_end(f->batch, f->job, result_put, f);
+	batch_end(f->batch, f->job, result_put, end_put, f);
 }
 
 /* Whether the next daemon needs the clones' state.json from the end of the job on: for the ports of published forwards,
@@ -607,7 +614,7 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 		f->taken = *a->snapshot;
 		fork_settle_pins(f);
 	}
-	for (unsigned i = 0; i < f->next; i++)
+	for (unsigned i = 0; i < f->next && !f->ended; i++)
 		vm_start_limit(f->clones[i].vm); /* the pins are there */
 	if (f->durable) {
 		r = 0; /* a process that has ended since has not failed */

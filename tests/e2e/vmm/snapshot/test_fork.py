@@ -784,6 +784,21 @@ def test_first_clone_starts_before_the_state_is_written(fake, begun):
     assert set(names(fake)) == {"src", *(f"c-{i}" for i in range(1, 7))} and len(processes(fake)) == 6
 
 
+def test_clones_may_go_before_the_source_has_answered(fake, begun):
+    q, job = begun
+    (fake.tmp / "go").touch()
+    assert len({q.event("VM_STATE_CHANGE", state="running")["data"]["vm"] for _ in range(6)}) == 6
+    until(lambda: not list(fake.state.glob("batches/*.json")))  # all is on stable storage
+    uuids = [fake.info(f"c-{i}")["uuid"] for i in range(1, 7)]
+    for name in ("c-6", "c-1"):
+        fake.cairn("destroy", name)
+        fake.cairn("undefine", name)
+    (fake.tmp / "end").touch()
+    result = concluded(q, job)["result"]
+    assert [(c["name"], c["uuid"]) for c in result["clones"]] == [(f"c-{i + 1}", uuid) for i, uuid in enumerate(uuids)]
+    assert result["pause"] == 1500000 and set(names(fake)) == {"src", *(f"c-{i}" for i in range(2, 6))}
+
+
 def test_first_clone_begins_after_the_pause(vm, daemon, tmp_path):
     """A raw disk is copied within the pause, which lasts here until its file system answers."""
     with fuse(tmp_path / "fuse", vda=bytes(64 << 10)) as files:
