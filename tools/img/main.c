@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "base/suggest.h"
 #include "base/utf8.h"
 #include "base/util.h"
 
@@ -276,6 +277,19 @@ int img_bad_option(const char *verb, const char *opt)
 	return img_usage(verb, "unknown option '%s' of %s, or its value is missing", opt, verb);
 }
 
+static const char *verb_name_at(const void *opaque, size_t i)
+{
+	(void)opaque;
+	return i < ARRAY_SIZE(verbs) ? verbs[i].name : NULL;
+}
+
+static int verb_missing(const char *verb)
+{
+	char hint[SUGGEST_HINT_BYTES];
+
+	return img_usage(NULL, "unknown verb '%s'%s", verb, suggest_hint(verb, "", verb_name_at, NULL, hint));
+}
+
 static int help_print(const char *verb)
 {
 	const struct img_verb *v = verb ? img_verb_find(verb) : NULL;
@@ -285,7 +299,7 @@ static int help_print(const char *verb)
 		return 0;
 	}
 	if (verb)
-		return img_usage(NULL, "unknown verb '%s'", verb);
+		return verb_missing(verb);
 	printf("Usage: cairn-img VERB [options]\n\n");
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
 		printf("  %-12s %s\n", verbs[i].name, verbs[i].summary);
@@ -318,7 +332,7 @@ int main(int argc, char **argv)
 		return img_usage(NULL, "%s is not supported: cairn-img has no trace events; give the verb first", verb);
 	v = img_verb_find(verb);
 	if (!v)
-		return img_usage(NULL, "unknown verb '%s'", verb);
+		return verb_missing(verb);
 	if (argc > 2 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h")))
 		return help_print(verb);
 	opterr = 0; /* errors are printed as one sentence */

@@ -65,16 +65,27 @@ static bool has_tag(struct json_object *snapshot, const char *tag)
 }
 
 /* Find the VM's backup. ret: owned by the caller; NULL: there is none. Returns 0 or -errno. */
-static int backup_find(struct cli *c, struct json_object **ret, struct err *e)
+static int backup_find(struct cli *c, const char *vm, struct json_object **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *all = NULL;
-	int r = snapshots_fetch_all(c, c->pos[0], &all, e);
+	int r = snapshots_fetch_all(c, vm, &all, e);
 
 	*ret = NULL;
 	for (size_t i = 0; !r && !*ret && i < json_object_array_length(all); i++)
 		if (has_tag(json_object_array_get_idx(all, i), TAG))
 			*ret = json_object_get(json_object_array_get_idx(all, i));
 	return r;
+}
+
+int backup_refuse(struct cli *c, const char *vm, struct err *e)
+{
+	CLEANUP_JS struct json_object *is = NULL;
+	struct err own;
+
+	if (backup_find(c, vm, &is, &own) < 0 || !is)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "a backup of domain '%s' is under way (snapshot %s); end it with cairn domjobabort %s", vm,
+		js_get_str_or(is, "name", ""), vm);
 }
 
 static int snapshot_make(struct cli *c, const struct backup *b, struct err *e)
@@ -352,13 +363,11 @@ static int options_check(struct cli *c)
 
 static int backup_prepare(struct cli *c, struct backup *b, struct json_object *disks, struct err *e)
 {
-	CLEANUP_JS struct json_object *is = NULL;
 	const char *checkpoint = option_value(c, "checkpoint");
-	int r = backup_find(c, &is, e);
+	int r = backup_refuse(c, c->pos[0], e);
 
-	if (!r && is)
-		return err_set(e, -EBUSY, ERR_BUSY, "a backup of domain '%s' is under way (snapshot %s); end it with cairn domjobabort %s", c->pos[0],
-			js_get_str_or(is, "name", ""), c->pos[0]);
+	if (r < 0)
+		return r;
 	b->pull = option_flag(c, "pull");
 	b->since = option_value(c, "since");
 	b->checkpoint = checkpoint;
@@ -466,7 +475,7 @@ static int work_find(struct cli *c, struct json_object **ret_job, struct json_ob
 		return r;
 	job = job_of(all, js_get_str_or(info, "name", ""));
 	*ret_job = json_object_get(job);
-	return job ? 0 : backup_find(c, ret_backup, e);
+	return job ? 0 : backup_find(c, c->pos[0], ret_backup, e);
 }
 
 static void job_print(struct json_object *job)

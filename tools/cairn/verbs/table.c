@@ -513,7 +513,7 @@ const struct verb verbs[] = {
 		false, "vm", "forward-remove vm-define vm-dump-definition", verb_forward_remove },
 	{ "forward-list", "Definitions", "VM", "list the forwards of a VM", dump_options, 1, 1, true, "vm",
 		"vm-dump-definition vm-info", verb_forward_list },
-	{ "undefine", "Definitions", "{VM...|--all}", NULL, undefine_options, 1, MANY, true, "vm", "vm-undefine",
+	{ "undefine", "Definitions", "{VM...|--all}", NULL, undefine_options, 1, MANY, true, "vm", "vm-undefine snapshot-list",
 		verb_undefine },
 	{ "start", "Lifecycle", "{VM...|--all}", NULL, start_options, 1, MANY, true, "vm", "vm-start vm-console forward-add",
 		verb_start },

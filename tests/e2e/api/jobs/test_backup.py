@@ -63,6 +63,11 @@ def test_pull_serves_the_disk_of_one_instant_until_it_is_aborted(vm):
         g.d.start()
         g.again()
         img(g.d, "compare", "-f", "raw", "-F", "raw", uri, "now.raw")
+        # Without the VM, nobody could end it.
+        g.console.close()
+        g.d.cairn("destroy", "vm1")
+        assert "cairn domjobabort vm1" in g.d.cairn("undefine", "vm1", "--snapshots-metadata", ok=6).stderr
+        g.start()
     finally:
         pid = int((g.d.tmp / "socks/vda.pid").read_text())
         assert g.d.cairn("domjobabort", "vm1").stdout == "Backup ended\n"

@@ -381,7 +381,7 @@ reboot vm1 --cancel
 shutdown vm1
 shutdown vm1 --cancel
 destroy vm1
-undefine vm1
+undefine vm1 --snapshots-metadata
 pool-define-as images dir --target pool
 pool-list --format json
 pool-info images

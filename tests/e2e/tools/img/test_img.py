@@ -497,7 +497,7 @@ def test_help_and_version(box):
         assert verb in overview
         assert f"cairn-img {verb}" in box.img("help", verb).stdout
         assert box.img(verb, "--help").stdout == box.img("help", verb).stdout
-    assert "unknown verb" in box.fails("frobnicate")
+    assert "unknown verb 'frobnicate'" in box.fails("frobnicate") and "unknown verb 'ifno'; did you mean info?" in box.fails("ifno")
     assert "no verb given" in box.fails()
     box.fails("info")
     box.fails("convert", "a")
