@@ -51,7 +51,7 @@ const answer = (label) => [waits(label), (request) => execute(`request-${label.t
 // again, since no event tells of web hooks.
 const tables = (again) => [
 	["Jobs", () => execute("query-jobs"), (job) => job.id, ["VM", "Kind", "Since", "Progress", ""], [
-		text((job) => job.vm), text((job) => job.type), text((job) => when(job.started)), progress,
+		text((job) => job.vm || ""), text((job) => job.type), text((job) => when(job.started)), progress,
 		buttons((job) => job.id, [(job) => isDone(job) ? "Dismiss" : "Cancel", (job) => execute(isDone(job) ? "job-dismiss" : "job-cancel", { id: job.id })])]],
 	["Requests", () => executePages("query-requests", "requests", "after"), (request) => request.id, ["", "Of", "What it does", "Note", "Expires", ""], [
 		text((r) => String(r.id)), text((r) => `uid ${r.user}`), text((r) => r.does), text((r) => r.note || ""), text((r) => when(r.expires)),

@@ -624,6 +624,7 @@ def test_volumes_are_managed_by_clicks(tmp_path, browser):
         fails("whose end would be lost")
         answers("Clone a.qcow2", "b.qcow2")
         shown("b.qcow2", "qcow2 · 1.5 GiB")
+        until(lambda: browser.find_element("id", "message").text == "volume-clone: done")
         answers("Clone a.qcow2", "b.qcow2")
         fails("File exists")
         d.define("vm1", disks=[{"path": str(folder / "a.qcow2"), "format": "qcow2"}])
