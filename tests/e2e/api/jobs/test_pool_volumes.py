@@ -267,6 +267,15 @@ def test_job_of_a_user_needs_the_role_and_is_bounded(shared):  # noqa: F811
     assert os.listdir(folder) == []
 
 
+def has_nameless_files(folder):
+    """Whether the file system makes files without a name, as all but a few do. There, a new volume appears when it is complete."""
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
+    except OSError:
+        return False
+    return True
+
+
 def job_of(d, id):
     q = d.qmp()
     job, = q.run("query-jobs", id=id)
@@ -287,7 +296,7 @@ def test_job_shows_progress_and_is_cancelled(fake, pool, held):
     assert told["total"] == MIB and "vm" not in told
     row, = [line.split() for line in fake.cairn("jobs").stdout.splitlines() if "copy" in line]
     assert row == ["copy", "-", "volume-clone", "running", "42", "%", "-"]
-    assert list(volumes(q)) == ["a"] and fake.cairn("pool-list", "--name").stdout == "images\n"  # others do not wait
+    assert list(volumes(q))[:1] == ["a"] and fake.cairn("pool-list", "--name").stdout == "images\n"  # others do not wait
     q.run("job-cancel", id=job)
     with pytest.raises(QmpError, match="the job was cancelled, and made no volume") as e:
         ended(q, job)
@@ -299,7 +308,7 @@ def test_job_shows_progress_and_is_cancelled(fake, pool, held):
     q.run("job-cancel", id=job)
     with pytest.raises(QmpError, match="the job was cancelled"):
         ended(q, job)
-    assert os.listdir(pool) == ["a"]
+    assert os.listdir(pool) == ["a"] or not has_nameless_files(pool)
 
 
 def test_work_goes_on_when_the_client_or_the_daemon_ends(fake, pool, held):
@@ -309,9 +318,9 @@ def test_work_goes_on_when_the_client_or_the_daemon_ends(fake, pool, held):
     q.close()
     fake.stop(signal.SIGTERM)
     held.go()
-    until((pool / "a").exists)
-    assert image(pool / "a")["virtual-size"] == MIB
+    until(lambda: (pool / "a").exists() and (pool / "a").stat().st_size > 0)
     fake.start()
+    until(lambda: image(pool / "a")["virtual-size"] == MIB)
     entry = job_of(fake, job)
     assert entry["status"] == "concluded" and "a volume that it makes appears when it is complete. Next: cairn vol-list POOL" in entry["error"]
     # It is stored as one of no VM.
@@ -330,8 +339,8 @@ def test_job_whose_daemon_is_killed_makes_its_volume(fake, pool, held):
     fake.start()
     assert "the daemon ended while the job was under way" in job_of(fake, job)["error"]
     held.go()
-    until((pool / "b").exists)
-    assert (pool / "b").read_bytes() == (pool / "a").read_bytes() and sorted(os.listdir(pool)) == ["a", "b"]
+    until(lambda: (pool / "b").exists() and (pool / "b").read_bytes() == (pool / "a").read_bytes())
+    assert sorted(os.listdir(pool)) == ["a", "b"]
 
 
 @pytest.mark.parametrize("command, args", [("volume-create", {"name": "b", "capacity": 2 * MIB, "format": "raw"}),
@@ -344,18 +353,24 @@ def test_link_in_place_of_a_volume_is_not_followed(fake, pool, held, command, ar
     q, other = fake.qmp(), fake.qmp()
     q.send(json.dumps({"execute": command, "arguments": {"pool": "images", **{k.replace("_", "-"): v for k, v in args.items()}}}).encode())
     held.begun()
+    appears = os.path.exists(pool / "b")  # without nameless files
     os.rename(pool / "a", pool / "was-a")
+    if appears:
+        os.rename(pool / "b", pool / "was-b")
     for name in ("a", "b"):
         os.symlink(secret, pool / name)
     held.go()
     if command == "volume-resize":
         assert q.answer() == {"return": {}}
         assert (pool / "was-a").read_bytes() == b"a" * MIB + bytes(MIB)
+    elif appears:
+        ended(other, q.answer()["return"]["job"])
+        assert (pool / "was-b").stat().st_size == (MIB if command == "volume-clone" else 2 * MIB)
     else:
         with pytest.raises(QmpError, match=f"{pool}/b: File exists"):
             ended(other, q.answer()["return"]["job"])
         assert (pool / "was-a").read_bytes() == b"a" * MIB
-    assert secret.read_bytes() == b"s" * 4096 and sorted(os.listdir(pool)) == ["a", "b", "was-a"]
+    assert secret.read_bytes() == b"s" * 4096 and {os.readlink(pool / name) for name in ("a", "b")} == {str(secret)}
 
 
 def test_file_system_without_nameless_files(fake, tmp_path):
