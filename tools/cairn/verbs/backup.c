@@ -80,10 +80,10 @@ static int backup_find(struct cli *c, const char *vm, struct json_object **ret, 
 int backup_refuse(struct cli *c, const char *vm, struct err *e)
 {
 	CLEANUP_JS struct json_object *is = NULL;
-	struct err own;
+	int r = backup_find(c, vm, &is, e);
 
-	if (backup_find(c, vm, &is, &own) < 0 || !is)
-		return 0;
+	if (r < 0 || !is)
+		return r;
 	return err_set(e, -EBUSY, ERR_BUSY, "a backup of domain '%s' is under way (snapshot %s); end it with cairn domjobabort %s", vm,
 		js_get_str_or(is, "name", ""), vm);
 }

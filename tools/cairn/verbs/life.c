@@ -6,6 +6,7 @@
 #include "tools/cairn/multi_vm.h"
 #include "tools/cairn/verbs/jobs.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -139,7 +140,7 @@ int verb_undefine(struct cli *c)
 	for (size_t i = 0; !r && i < f.n && option_flag(c, "snapshots-metadata"); i++) {
 		struct err e;
 
-		if (backup_refuse(c, f.list[i].name, &e) < 0)
+		if (backup_refuse(c, f.list[i].name, &e) == -EBUSY)
 			r = cli_fail(&e, "Failed to undefine domain '%s'", f.list[i].name);
 	}
 	if (!r)
