@@ -268,7 +268,7 @@ def test_job_of_a_user_needs_the_role_and_is_bounded(shared):  # noqa: F811
 
 
 def has_nameless_files(folder):
-    """Whether the file system makes files without a name, as most do: there, a new volume appears when it is complete."""
+    """Whether the file system makes files without a name. There, a new volume appears when it is complete."""
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
     except OSError:
