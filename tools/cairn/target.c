@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@ int target_open(struct target *t, bool in_place, struct err *e)
 	}
 	if (snprintf(t->tmp, sizeof(t->tmp), "%s.XXXXXX", t->path) >= (int)sizeof(t->tmp))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", t->path);
+	signal(SIGHUP, SIG_IGN); /* the daemon's job outlives the terminal, and only this process names its file */
 	t->fd = mkostemp(t->tmp, O_CLOEXEC);
 	return t->fd < 0 ? err_set_errno(e, -errno, "%s", t->path) : 0;
 }

@@ -19,7 +19,7 @@ struct target {
 };
 
 /* Open the file. The caller has set t->path, t->is_new and t->whole.
- * in_place: write to the final name at once.
+ * in_place: write to the final name at once; otherwise, SIGHUP is ignored from now on.
  * Returns 0; -errno with a sentence. */
 int target_open(struct target *t, bool in_place, struct err *e);
 /* After job_run(), close the file. After a success, give it its name, durably. If the job failed, or t->whole is set,

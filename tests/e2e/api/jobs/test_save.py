@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+import guestlib
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, has_ended, open_files, until
 
 
@@ -605,6 +606,18 @@ def test_save_shows_progress_and_ctrl_c_cancels(fake):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     os.close(fd)
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
+
+
+@pytest.mark.parametrize("verb", ["save", "dump"])
+def test_file_gets_its_name_although_the_terminal_is_gone(fake, tmp_path, verb):
+    fake.define("vm1", cmdline="work-takes=1000")
+    fake.cairn("start", "vm1")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    p = subprocess.Popen([os.path.join(BUILD, "cairn"), verb, "vm1", str(folder / "file")], env=fake.env, stdin=subprocess.DEVNULL)
+    until(lambda: os.listdir(folder))
+    p.send_signal(signal.SIGHUP)
+    assert p.wait(50 * guestlib.SLOW) == 0 and os.listdir(folder) == ["file"]
 
 
 def test_save_and_restore_pass_files_over_the_socket(fake, tmp_path):
