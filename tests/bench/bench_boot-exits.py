@@ -78,7 +78,7 @@ def run(bench):
     need_qemu()
     kernel = guestlib.linux_kernel()
     rows, places = measure(kernel) if guestlib.host_kind() in ("vmx", "svm") else \
-        pairs_in_svmhost(__file__, INSIDE_SECONDS, kernel, kernel="backports")
+        pairs_in_svmhost(__file__, INSIDE_SECONDS, kernel)
     for reason, pair in zip(REASONS, rows):
         bench.pairs(reason, "exits", [tuple(pair)], "QEMU microvm", 0.0)
     print("most frequent of ours: " + "; ".join(f"{place} {n}" for place, n in places), file=sys.stderr)

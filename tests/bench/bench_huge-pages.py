@@ -73,7 +73,7 @@ def run(bench):
         where, rounds = "", measure(guestlib.linux_kernel())
     else:
         where = ", SVM host with Linux 6.12"
-        rounds = pairs_in_svmhost(__file__, INSIDE_SECONDS, guestlib.linux_kernel(), kernel="backports")
+        rounds = pairs_in_svmhost(__file__, INSIDE_SECONDS, guestlib.linux_kernel())
     for (case, unit, goal), pairs in zip(CASES, zip(*rounds)):
         bench.pairs(case + where, unit, [tuple(p) for p in pairs], PEER, goal)
 

@@ -146,9 +146,9 @@ class Program:
         self.close()
 
 
-def pairs_in_svmhost(script, seconds, *args, options=(), kernel=""):
+def pairs_in_svmhost(script, seconds, *args, options=(), kernel="backports"):
     """Measure in the emulated host, where the script runs as a program and ends with print_pairs(). options: of
-    svmhost. kernel: "backports", a later one (tests/svmhost/README.md)."""
+    svmhost. kernel: as CAIRN_SVMHOST_KERNEL (tests/svmhost/README.md)."""
     r = subprocess.run([*guestlib.SVMHOST, *options, "--timeout", str(seconds), "--", "/usr/bin/python3", os.path.abspath(script), *args],
                        env={**os.environ, "CAIRN_SVMHOST_KERNEL": kernel}, stdout=subprocess.PIPE, text=True, errors="replace")
     for line in r.stdout.splitlines():
