@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import threading
 
 import pytest
@@ -190,6 +191,17 @@ def test_forwards_of_an_attached_interface(user_host, tmp_path):
         daemon.cairn("forward-remove", "a", str(more), "--live")
         g.close()
     daemon.cairn("destroy", "a")
+
+
+def test_forward_that_cannot_be_had_is_told_with_the_interface_that_stays(user_host):
+    """Only the guest could release it."""
+    daemon, port = user_host, free_port()
+    machine(daemon).close()
+    with socket.create_server(("127.0.0.1", port)):
+        said = daemon.cairn("attach-interface", "a", "user", "--forward", f"{port}:22", ok=False).stderr
+    assert f"127.0.0.1:{port} is used by another program" in said and "The VM has the interface net0 without this forward" in said
+    assert said.endswith(f"cairn detach-interface a user --mac {interfaces(daemon)['net0']}\n")
+    daemon.cairn("forward-add", "a", f"{port}:22", "--live", "--interface", "net0")
 
 
 def asks_for_release(host):
