@@ -12,8 +12,10 @@ import guestlib
 from clonelib import own_kib
 from conftest import BUILD, FAKE_VM, Console, Daemon, until
 from plainlib import qcow2
+from test_cgroups import Grouped
 from test_daemon import NOBODY, as_nobody, shared  # noqa: F401 (fixture)
 from test_host import needs_root
+from test_pressure import PRESSURE, bound
 from trendlib import HOUR, busy, idle, write
 
 MIB, DAY = 1 << 20, 24
@@ -100,6 +102,26 @@ def test_rise_and_slow_disk(half_past):
     assert "disk: 20.0 MiB/s, in this hour of the past weeks 1.0 to 1.0" in d.cairn("advise").stdout
     for a in found.values():
         d.cairn(*a["command"].split()[1:])
+
+
+@needs_root
+def test_memory_pressure_of_the_host_names_the_holder(kvm, guest, tmp_path):
+    if not os.path.exists(PRESSURE):
+        pytest.skip("this kernel has no PSI, so there is no file to bind over")
+    file = tmp_path / "memory"
+
+    def advised(percent):
+        file.write_text(f"some avg10=0.00 avg60=0.00 avg300={percent} total=1\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
+        return [a for a in json.loads(d.cairn("advise", "--format", "json").stdout) if a["rule"] == "host-memory"]
+    file.touch()
+    with contextlib.closing(Grouped(tmp_path, wrapper=bound(f"mount --bind {file} {PRESSURE}"))) as d:
+        d.define("a", boot={"kernel": guest("idle.elf")})
+        d.cairn("start", "a")
+        assert advised("9.90") == []
+        until(lambda: "held" in advised("30.00")[0]["figures"])  # the daemon has sampled the VM
+        a, = advised("30.00")
+        assert (a["kind"], a["host"], a["figures"]["percent"], a["command"]) == ("short", "memory", 30, "cairn reclaim --all")
+        assert "the host's memory: threads waited for memory in 30 % of the last five minutes; VM 'a' holds most of it, " in d.cairn("advise").stdout
 
 
 def test_vms_that_are_off(fake):
