@@ -135,7 +135,7 @@ void command_permission_grant(struct call *c)
 	if (!r && role == ROLE_NONE)
 		r = err_set(&e, -EINVAL, ERR_INVALID, vm ?
 			"role: \"%.40s\" is not a role for one VM; use viewer, operator or owner" :
-			"role: \"%.40s\" is not a role for all VMs; use viewer, operator or admin; owner is for one VM",
+			"role: \"%.40s\" is not a role for all VMs; use viewer, guest, operator or admin; owner is for one VM",
 			word);
 	if (r < 0)
 		call_fail(c, &e);
