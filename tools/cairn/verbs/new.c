@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -206,6 +207,16 @@ static int vm_define(struct cli *c, const struct new_vm *n, struct err *e)
 	return r;
 }
 
+/* A signal ends cairn-img, and then this process removes the files; it waits for the daemon's answer, after which they
+ * are the VM's. */
+static void signals_set(void (*handler)(int))
+{
+	static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
+
+	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+		signal(ends[i], handler);
+}
+
 static int vm_make(struct cli *c, struct new_vm *n, struct err *e)
 {
 	int r = paths_make(c, n, e);
@@ -214,6 +225,7 @@ static int vm_make(struct cli *c, struct new_vm *n, struct err *e)
 		r = name_check(c, n->name, e);
 	if (!r)
 		r = base_look(c, n, e);
+	signals_set(SIG_IGN);
 	if (!r)
 		r = disk_make(n, e);
 	if (!r)
@@ -224,6 +236,7 @@ static int vm_make(struct cli *c, struct new_vm *n, struct err *e)
 		unlink(n->disk);
 	if (r < 0 && n->seed_made)
 		unlink(n->seed);
+	signals_set(SIG_DFL);
 	return r;
 }
 

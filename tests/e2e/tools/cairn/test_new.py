@@ -1,11 +1,12 @@
 """cairn new: a VM from an image in one command. cairn-seed reads what cloud-init would."""
 import json
 import os
+import signal
 import subprocess
 
 import pytest
 
-from conftest import BUILD
+from conftest import BUILD, until
 
 
 @pytest.fixture
@@ -59,6 +60,21 @@ def test_impossible_vm_leaves_nothing(base, args, says):
     before = sorted(os.listdir(base.tmp))
     assert says in new(base, "web3", *args, ok=False).stderr
     assert sorted(os.listdir(base.tmp)) == before and "web3" not in base.cairn("list", "--all", "--name").stdout
+
+
+def test_interrupted_new_leaves_a_whole_vm_or_nothing(base):
+    disk = base.tmp / "web6.qcow2"
+    for _ in range(10):
+        p = subprocess.Popen([os.path.join(BUILD, "cairn"), "new", "web6", "--image", "base.qcow2", "--user", "a", "--no-start"], cwd=base.tmp,
+                             env=base.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until(lambda: disk.exists() or p.poll() is not None)
+        p.send_signal(signal.SIGINT)
+        p.wait()
+        is_defined = "web6" in base.cairn("list", "--all", "--name").stdout.split()
+        assert disk.exists() == (base.tmp / "web6-seed.img").exists() == is_defined
+        if is_defined:
+            base.cairn("undefine", "web6", "--remove-all-storage")
+            (base.tmp / "web6-seed.img").unlink()  # read-only for the VM, so it stays
 
 
 def test_vm_that_does_not_start_stays_defined(base):
