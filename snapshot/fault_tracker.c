@@ -615,14 +615,25 @@ bool fault_tracker_loads(const struct fault_tracker *t)
 	return atomic_load(&t->loading);
 }
 
+/* Whether the file has a page in [from, to). To punch a hole into a huge page, the kernel has to split it. If anybody
+ * uses a page of it at that moment, the kernel cannot, and only writes zeros to the hole. */
+static bool has_pages(const struct fault_tracker *t, uint64_t from, uint64_t to)
+{
+	off_t data = lseek(t->c.ram_fd, (off_t)from, SEEK_DATA);
+
+	return data >= 0 ? (uint64_t)data < to : errno != ENXIO;
+}
+
 static int dirty_drop(struct fault_tracker *t)
 {
 	for (uint64_t b = bitmap_next_set(&t->dirty, 0); b < t->blocks;) {
 		uint64_t end = bitmap_next_clear(&t->dirty, b), at = b * VMSTATE_BLOCK_BYTES;
+		uint64_t to = MIN(end * VMSTATE_BLOCK_BYTES, t->c.ram_bytes);
 
-		if (fallocate(t->c.ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
-			    (off_t)(MIN(end * VMSTATE_BLOCK_BYTES, t->c.ram_bytes) - at)) < 0)
+		if (fallocate(t->c.ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)(to - at)) < 0)
 			return -errno;
+		if (t->c.huge_pages && has_pages(t, at, to))
+			return -EBUSY;
 		b = bitmap_next_set(&t->dirty, end);
 	}
 	return 0;

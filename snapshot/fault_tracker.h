@@ -58,6 +58,7 @@ struct fault_tracker_config {
 	uint8_t *ram;		 /* with a RAM reader: a fresh, untouched mapping */
 	uint64_t ram_bytes;
 	int ram_fd;	     /* the file that ram maps from offset 0; borrowed; not used with a view */
+	bool huge_pages;     /* ram may be in transparent huge pages */
 	const struct ram_view *view; /* ram is this private view; borrowed; NULL: ram is a shared mapping of ram_fd */
 	struct ram_reader *ram_reader; /* borrowed; NULL: missing memory is zeros */
 	/* Limit for the old content that waits for save_next(). Above it, threads for which may_wait() is true (vCPUs)
@@ -117,7 +118,8 @@ int fault_tracker_hold(struct fault_tracker *t, struct err *e);
  * rd: has the content that memory had at the last reset (without a reset: the previous RAM reader's), except in
  * `changed`. Borrowed; replaces the previous RAM reader, which may then be freed.
  * changed: the blocks in which rd has other content; NULL: none.
- * Returns 0 or -errno with a sentence. */
+ * Returns 0 or -errno with a sentence. -EBUSY: a part of a huge page stays, with zeros; clear all memory, and load
+ * it. */
 int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const struct bitmap *changed, struct err *e);
 
 /* Free [off, off + len) of RAM, whole pages that the guest does not use: they read as zeros, in a view as the base
@@ -127,8 +129,8 @@ int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const s
  * but the tracker's; not while a save begins. */
 int fault_tracker_give_back(struct fault_tracker *t, uint64_t off, uint64_t len, int wake_fd);
 /* Free all blocks that were not written since the last reset, except holes; rd supplies them again, but only on access
- * (fault_tracker_load_all() makes it supply the rest). RAM is no view and is armed, and all devices were drained at
- * the last reset.
+ * (fault_tracker_load_all() makes it supply the rest). With huge_pages, only 2 MiB without a written block are freed.
+ * RAM is no view and is armed, and all devices were drained at the last reset.
  * rd: has the content that memory had at the last reset. Borrowed; replaces the previous RAM reader, which may then be
  * freed, also after an error. ret_bytes: how much was freed. On the worker thread.
  * Returns 0 or -errno with a sentence. */

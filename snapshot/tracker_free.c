@@ -12,6 +12,9 @@
 
 /* Number of blocks that a reclaim looks at with the locks held: 4 MiB. */
 #define RECLAIM_BLOCKS 64u
+#define HUGE_BLOCKS (2 * MIB / VMSTATE_BLOCK_BYTES)
+
+_Static_assert(RECLAIM_BLOCKS % HUGE_BLOCKS == 0, "a reclaim sees huge pages as a whole");
 
 static int range_punch(struct fault_tracker *t, uint64_t from, uint64_t to)
 {
@@ -104,6 +107,30 @@ static int clean_drop(struct fault_tracker *t, struct holes *h, uint64_t block, 
 	return r;
 }
 
+/* As clean_drop(), of memory in huge pages: free only whole ones, and those without dirty blocks. To free a part, the
+ * kernel has to split the page. If it cannot, because a device reads a page of it at that moment, the part stays, with
+ * zeros, and its accesses do not fault. */
+static int huge_drop(struct fault_tracker *t, struct holes *h, uint64_t block, uint64_t end, uint64_t *bytes)
+{
+	int r = 0;
+
+	for (; block + HUGE_BLOCKS <= end && !r; block += HUGE_BLOCKS) {
+		uint64_t before = *bytes;
+
+		if (bitmap_next_set(&t->dirty, block) < block + HUGE_BLOCKS)
+			continue;
+		for (uint64_t b = block; b < block + HUGE_BLOCKS; b++) {
+			if (!ram_reader_has(t->ram_reader, b) || hole_at(h, b * VMSTATE_BLOCK_BYTES, block_len(t, b)))
+				continue;
+			ram_reader_drop(t->ram_reader, b);
+			*bytes += block_len(t, b);
+		}
+		if (*bytes > before)
+			r = range_punch(t, block * VMSTATE_BLOCK_BYTES, (block + HUGE_BLOCKS) * VMSTATE_BLOCK_BYTES);
+	}
+	return r;
+}
+
 int fault_tracker_reclaim(struct fault_tracker *t, struct ram_reader *rd, uint64_t *ret_bytes, struct err *e)
 {
 	struct holes h = { .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
@@ -119,7 +146,7 @@ int fault_tracker_reclaim(struct fault_tracker *t, struct ram_reader *rd, uint64
 	for (uint64_t b = 0; b < t->blocks && !r; b += RECLAIM_BLOCKS) {
 		pthread_mutex_lock(&t->feed);
 		pthread_mutex_lock(&t->lock);
-		r = clean_drop(t, &h, b, MIN(b + RECLAIM_BLOCKS, t->blocks), ret_bytes);
+		r = (t->c.huge_pages ? huge_drop : clean_drop)(t, &h, b, MIN(b + RECLAIM_BLOCKS, t->blocks), ret_bytes);
 		pthread_mutex_unlock(&t->lock);
 		pthread_mutex_unlock(&t->feed);
 	}

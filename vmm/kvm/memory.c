@@ -317,7 +317,8 @@ static int view_end(struct memory *m)
 
 static int ram_empty(struct memory *m)
 {
-	return fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m->mapped_bytes) < 0
+	/* The last huge page goes as a whole, too: of a part, zeros may stay. */
+	return fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)ROUND_UP(m->mapped_bytes, 2 * MIB)) < 0
 		? -errno : 0;
 }
 

@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* Limit of the old content that the tracker keeps during a save (fault_tracker_config.aside_max_bytes). */
@@ -70,7 +71,7 @@ static void tracker_thread_begin(void *opaque)
 static int fault_tracker_begin(struct machine *m, struct ram_reader *rd, struct err *e)
 {
 	struct fault_tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
-		.ram_fd = m->mem.fd, .view = memory_view(&m->mem), .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES,
+		.ram_fd = m->mem.fd, .huge_pages = m->mem.advice == MADV_HUGEPAGE, .view = memory_view(&m->mem), .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES,
 		.aside_hard_bytes = ASIDE_HARD_BYTES,
 		.may_wait = thread_may_wait, .begin = tracker_thread_begin, .opaque = m };
 	int r = fault_tracker_new(&c, &m->tracker, e);

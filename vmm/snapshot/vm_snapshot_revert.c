@@ -344,9 +344,12 @@ static int memory_revert_logged(struct revert_job *x)
 
 static int memory_revert(struct revert_job *x)
 {
+	int r;
+
 	if (x->by_log)
 		return memory_revert_logged(x);
-	return x->rewinds && memory_can_rewind(x->j.m) ? memory_rewind(x) : memory_replace(x);
+	r = x->rewinds && memory_can_rewind(x->j.m) ? memory_rewind(x) : -EBUSY;
+	return r == -EBUSY ? memory_replace(x) : r;
 }
 
 static int machine_revert(struct revert_job *x)

@@ -15,13 +15,16 @@
 #include "snapshot/working_set.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define RAM_BYTES (16 * MIB + 8192)
@@ -595,6 +598,113 @@ static void test_rewind_while_loading(void **state)
 	assert_false(s.failed);
 }
 
+/* ---- memory in huge pages ---- */
+
+/* Return a file of a tmpfs with huge pages, as vmm/kvm/host_files.c makes it. Skips the test where there is none. */
+static int huge_file(void)
+{
+	int fs = fsopen("tmpfs", FSOPEN_CLOEXEC), mount = -1, fd = -1;
+
+	if (fs >= 0 && !fsconfig(fs, FSCONFIG_SET_STRING, "huge", "always", 0) && !fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		mount = fsmount(fs, FSMOUNT_CLOEXEC, 0);
+	if (mount >= 0)
+		fd = openat(mount, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (fs >= 0)
+		close(fs);
+	if (mount >= 0)
+		close(mount);
+	if (fd < 0) {
+		print_message("skipped: no tmpfs with huge pages for this user\n");
+		skip();
+	}
+	return fd;
+}
+
+/* Begin with RAM that has the saved content, in huge pages, and is tracked. */
+static void begin_huge(struct fixture *f)
+{
+	struct err e = { 0 };
+	int fd = huge_file();
+
+	begin(f);
+	need_protection(f);
+	fault_tracker_free(f->t);
+	f->t = NULL;
+	ram_reader_free(f->rd);
+	f->rd = NULL;
+	munmap(f->ram, RAM_BYTES);
+	close(f->tc.ram_fd);
+	f->tc.ram_fd = fd;
+	f->tc.huge_pages = true;
+	f->tc.ram_reader = NULL;
+	assert_int_equal(ftruncate(fd, RAM_BYTES), 0);
+	f->ram = f->tc.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_true(f->ram != MAP_FAILED);
+	f->ram[0] = 1;
+	if (resident_bytes(f) < 2 * MIB) {
+		print_message("skipped: this kernel has no huge pages\n");
+		skip();
+	}
+	memcpy(f->ram, f->expect, RAM_BYTES);
+	if (fault_tracker_new(&f->tc, &f->t, &e) < 0 || fault_tracker_start(f->t, &e) < 0 || fault_tracker_arm(f->t, &e) < 0)
+		fail_msg("%s", e.msg);
+	reset_dirty(f);
+	if (ram_reader_new(&f->c, &f->rd, &e) < 0)
+		fail_msg("%s", e.msg);
+}
+
+/* Use a page, as a device does, until the pipe is closed. */
+static void page_hold(struct fixture *f, uint64_t block, int pair[2])
+{
+	struct iovec v = { f->ram + block * VMSTATE_BLOCK_BYTES, 4096 };
+
+	assert_int_equal(pipe2(pair, O_CLOEXEC), 0);
+	assert_int_equal(vmsplice(pair[1], &v, 1, 0), 4096);
+}
+
+static void page_let_go(int pair[2])
+{
+	close(pair[0]);
+	close(pair[1]);
+}
+
+#define HUGE_BLOCKS (2 * MIB / VMSTATE_BLOCK_BYTES)
+
+/* The kernel cannot split a huge page while a device uses a part of it. */
+static void test_reclaim_keeps_the_content_of_huge_pages(void **state)
+{
+	struct fixture *f = *state;
+	struct err e = { 0 };
+	uint64_t bytes;
+	int pair[2];
+
+	begin_huge(f);
+	f->ram[(HUGE_BLOCKS + 4) * VMSTATE_BLOCK_BYTES] ^= 1;
+	f->expect[(HUGE_BLOCKS + 4) * VMSTATE_BLOCK_BYTES] ^= 1;
+	page_hold(f, HUGE_BLOCKS + 9, pair);
+	if (fault_tracker_reclaim(f->t, f->rd, &bytes, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
+	assert_int_equal(bytes, 7 * 2 * MIB); /* not those of the page that was written to, and of the end */
+	page_let_go(pair);
+}
+
+static void test_rewind_tells_that_a_huge_page_cannot_be_split(void **state)
+{
+	struct fixture *f = *state;
+	struct err e = { 0 };
+	int pair[2];
+
+	begin_huge(f);
+	f->ram[(HUGE_BLOCKS + 4) * VMSTATE_BLOCK_BYTES] ^= 1;
+	page_hold(f, HUGE_BLOCKS + 9, pair);
+	assert_int_equal(fault_tracker_rewind(f->t, f->rd, NULL, &e), -EBUSY);
+	page_let_go(pair);
+	if (fault_tracker_rewind(f->t, f->rd, NULL, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -613,6 +723,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_full_save_omits_untouched_zeros, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rewind_reloads_written_blocks_only, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rewind_while_loading, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_reclaim_keeps_the_content_of_huge_pages, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_rewind_tells_that_a_huge_page_cannot_be_split, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
