@@ -462,6 +462,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	permissions_found(h);
 	quotas_load(&h->quotas, h->store);
 	pools_load(&h->pools, h->store);
+	h->pins_wait_ns = pin_release_wait_ns();
 	pins_load(h);
 	rename_resume_pending(h);
 	store_load(h->store, vm_found, h);
@@ -571,6 +572,7 @@ void daemon_close(struct daemon *d)
 	systemd_scopes_forget(h);
 	loop_timer_free(h->consoles_retry);
 	loop_timer_free(h->cgroup_sweep);
+	loop_timer_free(h->pins_timer);
 	pins_free(h->pins);
 	forwards_processes_free(h);
 	network_watch_free(h->network_watch);

@@ -57,6 +57,8 @@ static void peer_lost(struct control *c)
 	if (c->awaits_go)
 		_exit(VM_EXIT_FAILURE);
 	peer_drop(c);
+	if (c->vm)
+		vm_pins_set_idle(c->vm, NULL, NULL); /* overlays may be added to the next daemon's list */
 	if (c->for_daemon)
 		vm_work_cancel(c->vm, NULL);
 	if (c->vm && vm_machine(c->vm)->cfg.images_only)
@@ -501,6 +503,15 @@ static int pins_delete_request(struct control *c, struct channel_msg *m, struct 
 	return LATER;
 }
 
+static int pins_idle_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	const struct vm_pins *pins = m->body;
+
+	if (pins->n > VM_PINS_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "more than %d pins", VM_PINS_MAX);
+	return vm_pins_set_idle(c->vm, pins, e);
+}
+
 static int watchdog_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_watchdog *want = m->body;
@@ -625,6 +636,7 @@ static const struct {
 	[VM_MSG_DISK_RESIZE] = { control_disk_resize, true },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },
+	[VM_MSG_PINS_IDLE] = { pins_idle_request, false },
 	[VM_MSG_HANDOVER] = { handover_request, true },
 	[VM_MSG_GO] = { go_request, false },
 	[VM_MSG_MEMORY] = { config_request, false },

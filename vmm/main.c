@@ -18,6 +18,7 @@
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
 #include "vmm/sandbox.h"
+#include "vmm/snapshot/vm_pins.h"
 #include "vmm/snapshot/vm_snapshot.h"
 #include "vmm/spare.h"
 
@@ -278,6 +279,10 @@ static void process_done(struct process *p)
 	foreground_free(p->foreground);
 	vm_snapshot_give_up(p->vm);
 	worker_free(p->worker);
+	/* After a handover, the phase is another one, and the images belong to another process. Work that was
+	 * interrupted may have frozen a disk. */
+	if (p->vm && vm_phase(p->vm) == VM_PHASE_ENDED && !vm_works(p->vm))
+		vm_pins_delete_idle(vm_machine(p->vm));
 	/* Close the socket last: while it is open, a daemon can tell that the images are still in
 	 * use. */
 	vm_free(p->vm);

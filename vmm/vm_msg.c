@@ -75,6 +75,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_FORK] = { .body_min = offsetof(struct vm_fork, shared), .body_max = sizeof(struct vm_fork), .fds_max = CHANNEL_FDS_MAX,
 		.known = true },
 	[VM_MSG_PINS_DELETE] = ROW(struct vm_pins, 0),
+	[VM_MSG_PINS_IDLE] = ROW(struct vm_pins, 0),
 	[VM_MSG_MEMORY] = ROW(struct vm_memory, 2),
 	[VM_MSG_HANDOVER] = { .fds_max = 2, .known = true },
 	/* A process of an earlier build sends no body. */

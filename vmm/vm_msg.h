@@ -193,6 +193,10 @@ enum vm_msg_type {
 	/* a request: struct vm_dirty_rate_ask: measure how fast the guest changes its memory. The answer comes at once,
 	 * the result in vm_info.dirty_rate. Only to processes whose vm_info has samples_pages. */
 	VM_MSG_DIRTY_RATE = 64,
+	/* a request: struct vm_pins: the pins (of any disk) that no overlay reads, and that wait for a further fork.
+	 * They replace those of the last request. The process deletes them before work that a pin would forbid, and
+	 * when the VM ends; it forgets them when the daemon ends. Only if vm_info.pins_readable is VM_IDLE_PINS. */
+	VM_MSG_PINS_IDLE = 65,
 	VM_MSG_TYPE_COUNT,
 };
 
@@ -658,12 +662,13 @@ struct vm_fork {
 		char path[VM_PIN_PATH_MAX + 1]; /* path of the image, which the overlays name; empty: copy the disk */
 	} pins[VM_DISKS_MAX];
 	/* For each writable disk: an earlier pin of the image, which the overlays are to read instead if it has the
-	 * same content; all 0: none. Only to processes whose vm_info.pins_readable is VM_SHARES_PINS; others expect a
-	 * shorter message. */
+	 * same content; all 0: none. Only to processes whose vm_info.pins_readable is at least VM_SHARES_PINS; others
+	 * expect a shorter message. */
 	uint8_t shared[VM_DISKS_MAX][VM_PIN_ID_BYTES];
 };
 
 #define VM_SHARES_PINS 2
+#define VM_IDLE_PINS 3
 
 _Static_assert(VM_DISKS_MAX <= 29, "VM_FORK_GROUP and the bits above it are no disk's");
 #define VM_PINS_MAX 256
@@ -840,8 +845,8 @@ struct vm_info {
 	uint8_t screens; /* 1: the process knows VM_MSG_SCREENSHOT; VM_SCREENS_KEYS: also VM_MSG_SEND_KEYS */
 	uint8_t machine; /* the machine version that the guest has; 0: not known */
 	uint8_t shows_figures; /* 1: the process knows VM_MSG_PAGE */
-	/* 1: VM_FORK_READY means that the pins can be read; VM_SHARES_PINS: and the process knows vm_fork.shared; 0: an
-	 * older process, which has padding here */
+	/* 1: VM_FORK_READY means that the pins can be read; VM_SHARES_PINS: and the process knows vm_fork.shared;
+	 * VM_IDLE_PINS: and VM_MSG_PINS_IDLE; 0: an older process, which has padding here */
 	uint8_t pins_readable;
 	struct vm_balloon_info balloon;
 	uint8_t trays[VM_DISKS_MAX]; /* of the disks: enum vm_tray */

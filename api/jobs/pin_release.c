@@ -7,9 +7,16 @@
 #include "api/vm/vm_process.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/loop.h"
+
+#include <stdlib.h>
 
 /* Deleting a pin may take long on slow storage. */
 #define DELETE_TIMEOUT_NS VM_PROCESS_NO_TIMEOUT
+/* Long enough for a platform that forks a VM again and again, each time after it has removed the last clone. A longer
+ * wait would keep more clusters that the guest has overwritten. */
+#define WAIT_S 60U
+#define TELL_TIMEOUT_NS VM_PROCESS_NO_TIMEOUT
 
 static void vm_release(struct vm *vm);
 
@@ -27,29 +34,133 @@ static void release_answered(void *opaque, int r, const struct vm_answer *a, con
 		vm_release(vm); /* pins that have become due meanwhile */
 }
 
+static bool has_pins(const struct definition_disk *d)
+{
+	return !d->read_only && d->layers[0].format == DEFINITION_FORMAT_QCOW2;
+}
+
+uint64_t pin_release_wait_ns(void)
+{
+	const char *seconds = getenv("CAIRN_PIN_WAIT");
+
+	return (seconds ? (unsigned)atoi(seconds) : WAIT_S) * 1000000000ULL;
+}
+
+static bool is_reachable(const struct vm *vm)
+{
+	return vm->proc && vm_state_is_active(vm->state) && !vm_compat_is_old(vm);
+}
+
+/* ---- pins that wait for a further fork ---- */
+
+/* Let no pin of the VM wait. Returns whether one did. */
+static bool vm_end_wait(struct vm *vm)
+{
+	const struct definition *def = vm_live(vm);
+	uint8_t id[VM_PIN_ID_BYTES];
+	bool any = false;
+
+	for (uint32_t i = 0; i < def->ndisks; i++) {
+		if (!has_pins(&def->disks[i]) || !pins_idle(vm->host, def->disks[i].layers[0].path, id))
+			continue;
+		pins_idle_end(vm->host, def->disks[i].layers[0].path);
+		any = true;
+	}
+	return any;
+}
+
+static void idle_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	const struct vm *vm = opaque;
+
+	(void)a;
+	if (r < 0)
+		log_debug("pins", "VM '%s': %s", vm->def->name, e->msg);
+}
+
+/* Tell the process which pins wait, so that they are in nobody's way. The process that takes a VM over, or that starts,
+ * cannot share them. */
+static void vm_tell_idle(struct vm *vm)
+{
+	const struct definition *def = vm_live(vm);
+	struct vm_pins pins = { 0 };
+	pid_t pid;
+
+	pid = is_reachable(vm) && vm_process_knows(vm->proc, VM_KNOWS_IDLE_PINS) ? vm_process_pid(vm->proc) : 0;
+	if (!pid || (vm->idle_pins_told && vm->idle_pins_told != pid))
+		vm_end_wait(vm);
+	if (!pid) {
+		vm->idle_pins_told = 0;
+		return;
+	}
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (has_pins(&def->disks[i]) && pins_idle(vm->host, def->disks[i].layers[0].path, pins.ids[pins.n]))
+			pins.n++;
+	if (pins.n || vm->idle_pins_told == pid)
+		vm_process_request(vm->proc, VM_MSG_PINS_IDLE, &pins, sizeof(pins), -1, TELL_TIMEOUT_NS, idle_told, vm);
+	vm->idle_pins_told = pins.n ? pid : 0;
+}
+
+static void tell_idle(struct vm_host *host)
+{
+	bool any = pins_idle_until(host);
+
+	for (size_t i = 0; i < host->nvms && (any || host->pins_told); i++)
+		vm_tell_idle(host->vms[i]);
+	host->pins_told = any;
+}
+
+/* ---- pins to delete ---- */
+
 static void vm_release(struct vm *vm)
 {
 	const struct definition *def = vm_live(vm);
 	struct vm_pins pins = { 0 };
 
-	if (!pins_are_due(vm->host) || !vm->proc || !vm_state_is_active(vm->state) || vm_compat_is_old(vm))
-		return;
+	if (vm->idle_pins_told)
+		vm_tell_idle(vm);
 	/* One request at a time: an answer is for all pins that this process was asked to delete. */
-	if (pins_are_asked(vm->host, vm))
+	if (!is_reachable(vm) || pins_are_asked(vm->host, vm))
 		return;
 	for (uint32_t i = 0; i < def->ndisks; i++)
-		if (!def->disks[i].read_only && def->disks[i].layers[0].format == DEFINITION_FORMAT_QCOW2)
+		if (has_pins(&def->disks[i]))
 			pins.n += pins_ask(vm->host, def->disks[i].layers[0].path, vm, pins.ids + pins.n, VM_PINS_MAX - pins.n);
 	if (pins.n)
 		vm_process_request(vm->proc, VM_MSG_PINS_DELETE, &pins, sizeof(pins), -1, DELETE_TIMEOUT_NS,
 			release_answered, vm);
 }
 
+static void release_all(struct vm_host *host);
+
+static void waited(void *opaque)
+{
+	struct vm_host *host = opaque;
+
+	tell_idle(host);
+	release_all(host);
+}
+
+static void release_all(struct vm_host *host)
+{
+	uint64_t until = pins_idle_until(host);
+	bool due = pins_are_due(host);
+
+	for (size_t i = 0; i < host->nvms && due; i++)
+		vm_release(host->vms[i]);
+	if (until && (host->pins_timer || loop_timer_new(host->loop, waited, host, &host->pins_timer) == 0))
+		loop_timer_arm(host->pins_timer, until);
+}
+
 void pin_release_due(struct vm_host *host)
 {
 	pins_store(host);
-	for (size_t i = 0; i < host->nvms && pins_are_due(host); i++)
-		vm_release(host->vms[i]);
+	release_all(host);
+}
+
+void pin_release_idle(struct vm *vm)
+{
+	if (vm->idle_pins_told && vm_end_wait(vm))
+		vm_release(vm);
 }
 
 /* Ask again after a job, because an earlier request may have failed, for example during a handover. */
@@ -62,4 +173,5 @@ static void job_vm_release(struct vm_host *host, const char *name)
 }
 
 const struct vm_observer pin_release_observer = { .started = vm_release, .phase_known = vm_release,
-	.job_concluded = job_vm_release };
+	.renewed = pin_release_idle, /* no fork can share the pins any more */
+	.job_concluded = job_vm_release, .pins_changed = tell_idle };

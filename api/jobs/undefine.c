@@ -136,8 +136,10 @@ static void overlays_forget(const struct undefine *u)
 	for (unsigned i = 0; i < u->volumes.n; i++) {
 		const struct volume *v = &u->volumes.list[i];
 
-		if (v->kind == VOLUME_FILE || v->kind == VOLUME_MISSING)
-			any = pins_forget(u->host, v->path) || any;
+		if (v->kind != VOLUME_FILE && v->kind != VOLUME_MISSING)
+			continue;
+		any = pins_forget(u->host, v->path) || any;
+		any = pins_forget_image(u->host, v->path) || any;
 	}
 	if (any)
 		pin_release_due(u->host);

@@ -1,4 +1,5 @@
 #include "api/policy/vm_space.h"
+#include "api/jobs/pin_release.h"
 #include "api/policy/fs_space.h"
 #include "api/policy/space_fill.h"
 #include "api/policy/thresholds.h"
@@ -142,6 +143,8 @@ static void low_look(struct vm *vm)
 		return;
 	s->low = f.low;
 	low_tell(vm, &f);
+	if (s->low)
+		pin_release_idle(vm);
 }
 
 /* ---- what others write ---- */

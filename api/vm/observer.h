@@ -106,6 +106,8 @@ struct vm_observer {
 	void (*forwards_held)(struct vm *vm);
 	/* A job of the VM of that name has concluded; the VM may be gone. */
 	void (*job_concluded)(struct vm_host *host, const char *name);
+	/* The list of pins has changed (pins.h), and is about to be stored. */
+	void (*pins_changed)(struct vm_host *host);
 };
 
 #define vm_observers_each(o, host) \

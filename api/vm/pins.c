@@ -1,11 +1,13 @@
 #include "api/vm/pins.h"
 #include "api/definition/definition.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm_host.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/hex.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/pin_name.h"
 #include "base/util.h"
 
@@ -21,7 +23,10 @@ struct row {
 	 * is the older pin: an earlier Cairn reads only `id` from the file, and deletes no pin that is not there. */
 	bool either;
 	uint8_t other[VM_PIN_ID_BYTES];
-	uint64_t order; /* the number of the overlay among those that this daemon's forks have made; 0: another one */
+	/* The number of the overlay among those that this daemon's forks have made; 0: another one. Of a pin that is
+	 * due: that of its last overlay; 0: no further fork may share the pin. */
+	uint64_t order;
+	uint64_t since_ns; /* the pin is due since then */
 	bool kept; /* the pin is never deleted, because an overlay that the list does not have may read it */
 	const struct vm *asked; /* VM whose process was asked to delete the pin; only compared. NULL: none */
 };
@@ -132,6 +137,9 @@ void pins_store(struct vm_host *host)
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct err e;
 
+	vm_observers_each(x, host)
+		if ((*x)->pins_changed)
+			(*x)->pins_changed(host);
 	if (store_is_newer(host->store, PINS_FILE))
 		return;
 	js_put(o, "used", rows_to_json(&host->pins->used));
@@ -254,22 +262,39 @@ void pins_add(struct vm_host *host, const char *overlay, const char *image, cons
 	due_remove(host->pins, id);
 }
 
+/* Return the row of the list that has the greatest order among those of the image; NULL: none has an order. */
+static struct row *row_newest(const struct rows *l, const char *image)
+{
+	struct row *newest = NULL;
+
+	/* An overlay that was loaded or found has order 0: a process may still be asked to delete its pin, or the pin
+	 * is kept. */
+	for (size_t i = 0; i < l->n; i++)
+		if (l->list[i].order > (newest ? newest->order : 0) && !l->list[i].either && !strcmp(l->list[i].image, image))
+			newest = &l->list[i];
+	return newest;
+}
+
+/* Whether the pin, which is due, waits for a further fork. */
+static bool row_waits(const struct vm_host *host, const struct row *r)
+{
+	const struct row *used;
+
+	if (!r->order || loop_now_ns() >= r->since_ns + host->pins_wait_ns || row_newest(&host->pins->due, r->image) != r)
+		return false;
+	used = row_newest(&host->pins->used, r->image);
+	return !used || used->order < r->order;
+}
+
 bool pins_newest(const struct vm_host *host, const char *image, uint8_t ret_id[VM_PIN_ID_BYTES])
 {
-	const struct rows *l = &host->pins->used;
-	uint64_t order = 0;
+	const struct row *r = row_newest(&host->pins->due, image);
 
-	for (size_t i = 0; i < l->n; i++) {
-		const struct row *r = &l->list[i];
-
-		/* An overlay that was loaded or found has order 0: a process may still be asked to delete its pin,
-		 * or the pin is kept. */
-		if (r->order <= order || r->either || strcmp(r->image, image) != 0)
-			continue;
-		order = r->order;
+	if (!r || !row_waits(host, r))
+		r = row_newest(&host->pins->used, image);
+	if (r)
 		memcpy(ret_id, r->id, VM_PIN_ID_BYTES);
-	}
-	return order > 0;
+	return r;
 }
 
 void pins_add_either(struct vm_host *host, const char *overlay, const char *image, const uint8_t earlier[VM_PIN_ID_BYTES],
@@ -324,15 +349,20 @@ static void kept_tell(const char *image, const uint8_t *id)
 		text);
 }
 
-/* A row names the pin no more. kept: the row's. */
-static void id_release(struct pins *p, const char *image, const uint8_t *id, bool kept)
+/* A row names the pin no more. kept: the row's. order: the row's if a further fork may share the pin, else 0. */
+static void id_release(struct pins *p, const char *image, const uint8_t *id, bool kept, uint64_t order)
 {
+	struct row *r;
+
 	if (id_find(&p->used, id) < p->used.n)
 		return;
-	if (kept)
+	if (kept) {
 		kept_tell(image, id);
-	else
-		row_insert(&p->due, p->due.n, NULL, image, id);
+		return;
+	}
+	r = row_insert(&p->due, p->due.n, NULL, image, id);
+	r->order = order;
+	r->since_ns = loop_now_ns();
 }
 
 void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool is_made)
@@ -348,7 +378,7 @@ void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool
 		if (!is_made)
 			continue;
 		memcpy(r->id, made, sizeof(r->id));
-		id_release(host->pins, r->image, was.id, r->kept);
+		id_release(host->pins, r->image, was.id, r->kept, 0);
 	}
 }
 
@@ -364,10 +394,21 @@ bool pins_forget(struct vm_host *host, const char *overlay)
 	was = *r;
 	image = STEAL_PTR(r->image);
 	row_remove(&p->used, (size_t)(r - p->used.list));
-	id_release(p, image, was.id, was.kept);
+	id_release(p, image, was.id, was.kept, was.either ? 0 : was.order);
 	if (was.either)
-		id_release(p, image, was.other, was.kept);
+		id_release(p, image, was.other, was.kept, 0);
 	return true;
+}
+
+bool pins_forget_image(struct vm_host *host, const char *image)
+{
+	struct rows *l = &host->pins->due;
+	size_t n = l->n;
+
+	for (size_t i = l->n; i--;)
+		if (!strcmp(l->list[i].image, image))
+			row_remove(l, i);
+	return l->n < n;
 }
 
 bool pins_has_overlay(const struct vm_host *host, const char *path)
@@ -402,20 +443,6 @@ size_t pins_of_image(const struct vm_host *host, const char *image, struct pin_u
 	return n;
 }
 
-static bool rows_have_image(const struct rows *l, const char *image)
-{
-	size_t i = 0;
-
-	while (i < l->n && strcmp(l->list[i].image, image))
-		i++;
-	return i < l->n;
-}
-
-bool pins_has_image(const struct vm_host *host, const char *path)
-{
-	return rows_have_image(&host->pins->used, path) || rows_have_image(&host->pins->due, path);
-}
-
 /* ---- pins to delete ---- */
 
 bool pins_are_asked(const struct vm_host *host, const struct vm *by)
@@ -430,7 +457,57 @@ bool pins_are_asked(const struct vm_host *host, const struct vm *by)
 
 bool pins_are_due(const struct vm_host *host)
 {
-	return pins_are_asked(host, NULL);
+	const struct rows *l = &host->pins->due;
+	size_t i = 0;
+
+	while (i < l->n && (l->list[i].asked || row_waits(host, &l->list[i])))
+		i++;
+	return i < l->n;
+}
+
+bool pins_idle(const struct vm_host *host, const char *image, uint8_t ret_id[VM_PIN_ID_BYTES])
+{
+	const struct row *r = row_newest(&host->pins->due, image);
+
+	if (!r || !row_waits(host, r))
+		return false;
+	memcpy(ret_id, r->id, VM_PIN_ID_BYTES);
+	return true;
+}
+
+void pins_idle_end(struct vm_host *host, const char *image)
+{
+	struct rows *l = &host->pins->due;
+
+	for (size_t i = 0; i < l->n; i++)
+		if (!strcmp(l->list[i].image, image))
+			l->list[i].order = 0;
+}
+
+uint64_t pins_idle_until(const struct vm_host *host)
+{
+	const struct rows *l = &host->pins->due;
+	uint64_t first = 0;
+
+	for (size_t i = 0; i < l->n; i++) {
+		uint64_t until = l->list[i].since_ns + host->pins_wait_ns;
+
+		if (row_waits(host, &l->list[i]) && (!first || until < first))
+			first = until;
+	}
+	return first;
+}
+
+bool pins_has_image(const struct vm_host *host, const char *path)
+{
+	const struct rows *used = &host->pins->used, *due = &host->pins->due;
+	bool any = false;
+
+	for (size_t i = 0; i < used->n && !any; i++)
+		any = !strcmp(used->list[i].image, path);
+	for (size_t i = 0; i < due->n && !any; i++)
+		any = !strcmp(due->list[i].image, path) && !row_waits(host, &due->list[i]);
+	return any;
 }
 
 unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, uint8_t (*ret_ids)[VM_PIN_ID_BYTES],
@@ -440,9 +517,10 @@ unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, 
 	unsigned n = 0;
 
 	for (size_t i = 0; i < l->n && n < max; i++) {
-		if (l->list[i].asked || strcmp(l->list[i].image, image))
+		if (l->list[i].asked || strcmp(l->list[i].image, image) || row_waits(host, &l->list[i]))
 			continue;
 		l->list[i].asked = by;
+		l->list[i].order = 0;
 		memcpy(ret_ids[n++], l->list[i].id, VM_PIN_ID_BYTES);
 	}
 	return n;

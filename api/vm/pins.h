@@ -19,6 +19,10 @@
  *   storage (block/pull.h), or the store has a plan to remove the overlay, which the next daemon completes. Undefine
  *   waits until its plan is on stable storage; a batch gives its plan to the store before the VMs' definitions.
  *
+ * A pin that is due waits for a further fork if it is the one that the fork may share: the newest of its image. It
+ * waits for pins_wait_ns, unless a newer pin is made or pins_idle_end() is called. The stored list does not say that,
+ * so the next daemon deletes it at once.
+ *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_PINS_H
 #define CAIRN_API_VM_PINS_H
@@ -57,7 +61,7 @@ void pins_add_either(struct vm_host *host, const char *overlay, const char *imag
  * one, and `made` does not exist. Does not store the list. */
 void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool is_made);
 /* Get the pin of the image that a further overlay may read: that of the last overlay which pins_add() or
- * pins_add_either() has added since the list was loaded. Returns false if there is none. */
+ * pins_add_either() has added since the list was loaded; it may wait for that fork. Returns false if there is none. */
 bool pins_newest(const struct vm_host *host, const char *image, uint8_t ret_id[VM_PIN_ID_BYTES]);
 /* Note an overlay that the list may lack. If the list is incomplete or does not have the pin, further overlays of the
  * pin may be missing, so it is kept for ever. Returns whether the list did not have the overlay. */
@@ -67,6 +71,8 @@ void pins_copy(struct vm_host *host, const char *overlay, const char *copy);
 /* Note that the overlay is gone, or reads no pin any more. Its pin is due for deletion if no other overlay reads it and
  * no unknown one may. Returns whether the list has changed. */
 bool pins_forget(struct vm_host *host, const char *overlay);
+/* Note that the image is gone, and with it its pins that are due for deletion. Returns whether the list has changed. */
+bool pins_forget_image(struct vm_host *host, const char *image);
 /* Whether the file reads its backing file at a pin, so that the backing file may be written. */
 bool pins_has_overlay(const struct vm_host *host, const char *path);
 /* The number of overlays that read a pin; 0: the pin is due for deletion. */
@@ -74,17 +80,24 @@ struct pin_use {
 	uint8_t id[VM_PIN_ID_BYTES];
 	unsigned overlays;
 };
-/* List the image's pins that pins_has_image() means. *ret: owned by the caller (free()). Returns their number. */
+/* List the image's pins that overlays read or that are due for deletion. *ret: owned by the caller (free()). Returns
+ * their number. */
 size_t pins_of_image(const struct vm_host *host, const char *image, struct pin_use **ret);
-/* Whether the list has a pin of the image: one that an overlay reads, or one that is due for deletion. */
+/* Whether the list has a pin of the image that an overlay reads, or that is due for deletion and does not wait. */
 bool pins_has_image(const struct vm_host *host, const char *path);
 
-/* Whether the list has a pin that is due for deletion and that no VM's process was asked to delete. */
+/* Get the pin of the image that waits for a further fork. Returns false if there is none. */
+bool pins_idle(const struct vm_host *host, const char *image, uint8_t ret_id[VM_PIN_ID_BYTES]);
+/* Let no pin of the image wait. Those that were due are to be deleted now. */
+void pins_idle_end(struct vm_host *host, const char *image);
+/* The time (loop_now_ns()) when the first pin has waited long enough; 0: none waits. */
+uint64_t pins_idle_until(const struct vm_host *host);
+/* Whether the list has a pin that is due for deletion, does not wait, and that no VM's process was asked to delete. */
 bool pins_are_due(const struct vm_host *host);
 /* Whether `by`'s process was asked to delete pins and has not answered. */
 bool pins_are_asked(const struct vm_host *host, const struct vm *by);
-/* Get up to `max` ids of the image's pins that are due for deletion, and note that `by`'s process is asked to delete
- * them: pins_answered() has to follow. Returns their number. */
+/* Get up to `max` ids of the image's pins that are due for deletion and do not wait, and note that `by`'s process is
+ * asked to delete them: pins_answered() has to follow. Returns their number. */
 unsigned pins_ask(struct vm_host *host, const char *image, const struct vm *by, uint8_t (*ret_ids)[VM_PIN_ID_BYTES],
 	unsigned max);
 /* Handle the answer of `by`'s process to pins_ask(). deleted: remove the rows of these pins and store the list; else

@@ -231,6 +231,7 @@ struct vm {
 	struct job_owner *job_owner; /* of the job that works on the VM; NULL: root, the daemon, or no job */
 	struct network_ports *ports; /* rules for its taps (api/net/network_ports.h); NULL: none yet */
 	struct gated *gated; /* its start as a clone of a fork (api/jobs/start_gate.h); NULL: none is under way */
+	pid_t idle_pins_told; /* the process that was told of idle pins (api/jobs/pin_release.h); 0: none */
 	struct release_wait *release_waits; /* calls that wait for the guest to release a device or vCPUs */
 	struct publish_restarts *publish_restarts; /* api/net/publish_restart.h; NULL: no such process has ended */
 	struct forwards *forwards; /* sockets whose clients wake the VM; NULL: none yet */

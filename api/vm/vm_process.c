@@ -294,6 +294,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 		[VM_KNOWS_DIRTY_RATE] = info->samples_pages,
 		[VM_KNOWS_PINS_READABLE] = info->pins_readable,
 		[VM_KNOWS_PIN_SHARING] = info->pins_readable >= VM_SHARES_PINS,
+		[VM_KNOWS_IDLE_PINS] = info->pins_readable >= VM_IDLE_PINS,
 		[VM_KNOWS_GROUPS] = info->groups,
 		[VM_KNOWS_GROUP_FORKS] = info->groups >= VM_GROUPS_FORK,
 	};

@@ -456,7 +456,7 @@ class Daemon:
         self.state = tmp / "state"
         self.socket = str(tmp / "cairn.sock")
         self.vm_program = vm_program
-        self.env = {**os.environ, "TMPDIR": str(tmp), "CAIRN_SOCKET": self.socket,
+        self.env = {"CAIRN_PIN_WAIT": "0", **os.environ, "TMPDIR": str(tmp), "CAIRN_SOCKET": self.socket,
                     "CAIRN_JOURNAL": "", **(env or {})}
         self.log = tmp / "cairnd.log"
         self.proc = None

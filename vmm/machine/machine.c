@@ -567,6 +567,7 @@ void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
+	free(m->idle_pins);
 	throttle_set(&m->throttle, 0);
 	vcpus_done(&m->vcpus);
 	for (unsigned i = 0; i < m->ndevices && disk_threads_run(m); i++)

@@ -140,6 +140,7 @@ struct machine {
 	uint64_t resumed_ns; /* 0: paused */
 	/* Jobs in progress beside the VM's work that use the list of disks, which must not change meanwhile. */
 	atomic_uint disk_readers;
+	_Atomic(struct vm_pins *) idle_pins; /* owned; see vmm/snapshot/vm_pins.h; NULL: none */
 	bool booted; /* guest memory may have been written to, so a boot has to clear it */
 	struct uffd uffd;    /* fd -1: userfaultfd is not available */
 	struct ram_reader *ram_reader; /* memory is, or was, loaded from a saved state on demand; NULL: neither */

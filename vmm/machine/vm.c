@@ -798,7 +798,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->sets_disks = VM_SETS_DISK_TUNE;
 	i->screens = VM_SCREENS_INPUT;
 	i->shows_figures = i->samples_pages = true;
-	i->pins_readable = VM_SHARES_PINS;
+	i->pins_readable = VM_IDLE_PINS;
 	i->groups = VM_GROUPS_FORK;
 	i->copies_disks = VM_RESIZES_DISKS;
 	i->sets_balloon = i->reclaims = true;

@@ -7,6 +7,7 @@
 #include "block/qcow2/qcow2.h"
 #include "vmm/machine/machine_layers.h"
 #include "vmm/snapshot/disk_copy_impl.h"
+#include "vmm/snapshot/vm_pins.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -276,6 +277,7 @@ static void begin_run(struct work *w)
 {
 	struct commit_job *k = commit_of(w);
 
+	vm_pins_delete_idle(k->p.j.m);
 	k->p.j.r = commit_check(k, &k->p.j.e);
 	if (k->p.j.r < 0 || k->dropped)
 		return;

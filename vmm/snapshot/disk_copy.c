@@ -7,6 +7,7 @@
 #include "vmm/machine/machine_copy.h"
 #include "vmm/machine/machine_hold.h"
 #include "vmm/snapshot/disk_copy.h"
+#include "vmm/snapshot/vm_pins.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -254,8 +255,11 @@ static void hold_run(struct work *w)
 {
 	struct copy_job *p = container_of(w, struct copy_job, j.work);
 	struct err e;
-	int r = machine_copy_hold(p->disk, p->pivot, p->fd, &e);
+	int r;
 
+	if (p->pivot)
+		vm_pins_delete_idle(p->j.m);
+	r = machine_copy_hold(p->disk, p->pivot, p->fd, &e);
 	if (!r && p->check_only)
 		machine_disk_release(p->disk);
 	p->held = !r && !p->check_only;

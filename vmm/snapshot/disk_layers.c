@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "block/block.h"
 #include "vmm/machine/machine_layers.h"
+#include "vmm/snapshot/vm_pins.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -92,6 +93,7 @@ static void begin_run(struct work *w)
 {
 	struct layers_job *p = container_of(w, struct layers_job, j.work);
 
+	vm_pins_delete_idle(p->j.m);
 	for (unsigned i = 0; i < p->n && !p->j.r; i++)
 		p->j.r = disk_prepare(&p->list[i], &p->files[i], &p->j.e);
 	if (!p->j.r && !p->check_only) {

@@ -3,6 +3,7 @@
 #include "base/util.h"
 #include "block/block.h"
 #include "block/pull.h"
+#include "vmm/snapshot/vm_pins.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -138,6 +139,7 @@ static void pull_run(struct work *w)
 {
 	struct pull_job *p = container_of(w, struct pull_job, j.work);
 
+	vm_pins_delete_idle(p->j.m);
 	p->buf = aligned_alloc(4096, CHUNK_BYTES);
 	p->j.r = p->buf ? pull_all(p, &p->j.e) : err_set_errno(&p->j.e, -ENOMEM, "disk %s", p->disk->id);
 	free(p->buf);

@@ -4,6 +4,7 @@
 #include "block/block.h"
 #include "vmm/machine/machine_disk.h"
 #include "vmm/machine/machine_hold.h"
+#include "vmm/snapshot/vm_pins.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
@@ -81,6 +82,7 @@ static void job_run(struct work *w)
 	struct resize_job *p = container_of(w, struct resize_job, j.work);
 	struct resize_call x = { .c.run = resize_run, .p = p };
 
+	vm_pins_delete_idle(p->j.m);
 	p->j.r = machine_disk_gate(p->disk, &p->j.e);
 	if (p->j.r < 0)
 		return;

@@ -1,8 +1,11 @@
 #include "vmm/snapshot/vm_pins.h"
+#include "base/err.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 struct pins_job {
@@ -15,15 +18,23 @@ struct pins_job {
 	struct err e;
 };
 
+static int pins_delete(struct machine *m, const struct vm_pins *pins, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++)
+		for (uint32_t k = 0; k < pins->n && !r && vmsnap_disk_has_parts(m, i); k++) {
+			r = disk_pin_delete(&m->disks[i], pins->ids[k], e);
+			r = r == -ENOENT ? 0 : r;
+		}
+	return r;
+}
+
 static void pins_run(struct work *w)
 {
 	struct pins_job *x = container_of(w, struct pins_job, work);
 
-	for (unsigned i = 0; i < x->m->ndisks && !x->r; i++)
-		for (uint32_t k = 0; k < x->pins.n && !x->r && vmsnap_disk_has_parts(x->m, i); k++) {
-			x->r = disk_pin_delete(&x->m->disks[i], x->pins.ids[k], &x->e);
-			x->r = x->r == -ENOENT ? 0 : x->r;
-		}
+	x->r = pins_delete(x->m, &x->pins, &x->e);
 	x->m->disk_readers--;
 }
 
@@ -47,4 +58,25 @@ int vm_pins_delete(struct vm *vm, struct worker *w, const struct vm_pins *pins,
 	x->m->disk_readers++;
 	worker_submit(w, x->m->host.loop, &x->work);
 	return 0;
+}
+
+int vm_pins_set_idle(struct vm *vm, const struct vm_pins *pins, struct err *e)
+{
+	bool any = pins && pins->n;
+	struct vm_pins *copy = any ? malloc(sizeof(*copy)) : NULL;
+
+	if (copy)
+		*copy = *pins;
+	free(atomic_exchange(&vm_machine(vm)->idle_pins, copy));
+	return any && !copy ? err_set_errno(e, -ENOMEM, "pins") : 0;
+}
+
+void vm_pins_delete_idle(struct machine *m)
+{
+	struct vm_pins *pins = atomic_exchange(&m->idle_pins, NULL);
+	struct err e;
+
+	if (pins && pins_delete(m, pins, &e) < 0)
+		log_warn(NULL, "cannot delete a pin: %s; it is deleted later", e.msg);
+	free(pins);
 }

@@ -3,11 +3,15 @@
  * The deletion is no work in the sense of vm_work_begin(): it runs on the worker's thread before any work that begins
  * later, so that no request of a user is refused because of it.
  *
+ * Idle pins are read by no overlay, either. The daemon keeps them for a while, because a further fork may share them.
+ * They are deleted earlier if they are in the way.
+ *
  * Threading: main thread; done() runs on it, unless the function fails. */
 #ifndef CAIRN_VMM_SNAPSHOT_VM_PINS_H
 #define CAIRN_VMM_SNAPSHOT_VM_PINS_H
 
 struct err;
+struct machine;
 struct vm;
 struct vm_pins;
 struct worker;
@@ -17,5 +21,10 @@ struct worker;
  * pins: at most VM_PINS_MAX. Returns 0; -ENOMEM. */
 int vm_pins_delete(struct vm *vm, struct worker *w, const struct vm_pins *pins,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
+/* Replace the list of idle pins. pins: copied; NULL: none. Returns 0; -ENOMEM, and there are none. */
+int vm_pins_set_idle(struct vm *vm, const struct vm_pins *pins, struct err *e);
+/* Delete the idle pins, because the work that begins allows none, or the VM has ended. A failure is logged. Worker, or
+ * the main thread if there is no worker. */
+void vm_pins_delete_idle(struct machine *m);
 
 #endif

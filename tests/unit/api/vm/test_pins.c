@@ -311,6 +311,76 @@ static void test_damaged_list_lets_no_pin_go(void **state)
 	assert_int_equal(due(f, "/src"), 1);
 }
 
+static bool idle(struct fixture *f, const uint8_t *id)
+{
+	uint8_t is[VM_PIN_ID_BYTES];
+
+	return pins_idle(&f->host, "/src", is) && !memcmp(is, id, sizeof(is));
+}
+
+static void test_newest_pin_waits_for_a_fork(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t id[VM_PIN_ID_BYTES];
+
+	f->host.pins_wait_ns = 1000000000000;
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_add(&f->host, "/c2", "/src", B);
+	pins_forget(&f->host, "/c2");
+	assert_true(idle(f, B) && !pins_are_due(&f->host) && pins_has_image(&f->host, "/src"));
+	assert_true(pins_newest(&f->host, "/src", id) && !memcmp(id, B, sizeof(B)));
+	pins_forget(&f->host, "/c1"); /* A is older */
+	assert_true(idle(f, B) && pins_are_due(&f->host));
+	assert_int_equal(pins_ask(&f->host, "/src", &f->vm, f->ids, 8), 1);
+	assert_memory_equal(f->ids[0], A, sizeof(A));
+	pins_answered(&f->host, &f->vm, true);
+	assert_true(pins_idle_until(&f->host) && !pins_has_image(&f->host, "/src"));
+	/* The next fork shares B. */
+	pins_add_either(&f->host, "/c3", "/src", B, A);
+	assert_false(idle(f, B) || pins_are_due(&f->host) || pins_idle_until(&f->host));
+	pins_settle(&f->host, A, false);
+	pins_forget(&f->host, "/c3");
+	assert_true(idle(f, B));
+	/* Another one makes A, and fails. */
+	pins_add_either(&f->host, "/c4", "/src", B, A);
+	pins_forget(&f->host, "/c4");
+	assert_int_equal(due(f, "/src"), 2);
+	assert_false(idle(f, A) || idle(f, B) || pins_newest(&f->host, "/src", id));
+}
+
+static void test_wait_of_a_pin_ends(void **state)
+{
+	struct fixture *f = *state;
+
+	f->host.pins_wait_ns = 1000000000000;
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_forget(&f->host, "/c1");
+	pins_add(&f->host, "/c2", "/src", B); /* a newer pin */
+	assert_int_equal(due(f, "/src"), 1);
+	pins_forget(&f->host, "/c2");
+	assert_true(idle(f, B));
+	pins_idle_end(&f->host, "/other");
+	assert_true(idle(f, B));
+	pins_idle_end(&f->host, "/src");
+	assert_false(idle(f, B));
+	assert_int_equal(due(f, "/src"), 2);
+}
+
+static void test_waiting_pin_is_due_after_restart(void **state)
+{
+	struct fixture *f = *state;
+
+	f->host.pins_wait_ns = 1000000000000;
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_forget(&f->host, "/c1");
+	assert_true(idle(f, A));
+	pins_store(&f->host);
+	host_close(f);
+	host_open(f);
+	assert_false(idle(f, A));
+	assert_int_equal(due(f, "/src"), 1);
+}
+
 /* The rows that are left may share a pin with a row that is lost. */
 static void test_pins_from_before_a_loss_never_become_due(void **state)
 {
@@ -385,6 +455,9 @@ int main(void)
 		TEST(test_new_pin_counts_when_the_earlier_one_was_not_used),
 		TEST(test_overlay_keeps_both_pins_until_it_is_known_which_it_reads),
 		TEST(test_older_pin_is_the_one_in_the_place_that_earlier_versions_read),
+		TEST(test_newest_pin_waits_for_a_fork),
+		TEST(test_wait_of_a_pin_ends),
+		TEST(test_waiting_pin_is_due_after_restart),
 		TEST(test_number_of_ids_is_limited),
 		TEST(test_list_survives_restart),
 		TEST(test_damaged_list_lets_no_pin_go),
