@@ -66,7 +66,7 @@ struct memory {
 	uint64_t bytes, low_bytes, high_bytes;
 	uint64_t mapped_bytes; /* bytes, rounded up to a whole huge page */
 	bool huge_pages;
-	int advice; /* MADV_HUGEPAGE, MADV_NOHUGEPAGE; 0: none */
+	int advice; /* MADV_HUGEPAGE, MADV_NOHUGEPAGE; 0: memory is in the pool's huge pages */
 	uint8_t *rom;	    /* the firmware's ROM, not a part of RAM; NULL: none */
 	uint64_t rom_bytes;
 	uint8_t *flash;	    /* the flash memory below the ROM, as the guest sees it; NULL: none */

@@ -397,9 +397,7 @@ static int ram_advice(const struct machine *m, const struct host_files *host)
 
 	if (c->huge_pages)
 		return 0; /* all of them are already */
-	if (c->small_pages || !host->huge_pages_safe)
-		return MADV_NOHUGEPAGE;
-	return m->kvm.has_shadows || c->ram_bytes < HUGE_FROM_BYTES ? 0 : MADV_HUGEPAGE;
+	return c->small_pages || !host->huge_pages_safe || m->kvm.has_shadows || c->ram_bytes < HUGE_FROM_BYTES ? MADV_NOHUGEPAGE : MADV_HUGEPAGE;
 }
 
 static int ram_make(struct machine *m, int *fds, struct memory *taken, struct host_files *host, struct err *e)
