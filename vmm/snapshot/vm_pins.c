@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct pins_job {
 	struct work work;
@@ -69,6 +70,20 @@ int vm_pins_set_idle(struct vm *vm, const struct vm_pins *pins, struct err *e)
 		*copy = *pins;
 	free(atomic_exchange(&vm_machine(vm)->idle_pins, copy));
 	return any && !copy ? err_set_errno(e, -ENOMEM, "pins") : 0;
+}
+
+/* Meanwhile the list is empty for the worker. */
+void vm_pins_unset_idle(struct machine *m, const uint8_t id[VM_PIN_ID_BYTES])
+{
+	struct vm_pins *pins = atomic_exchange(&m->idle_pins, NULL);
+
+	for (uint32_t k = 0; pins && k < pins->n;) {
+		if (memcmp(pins->ids[k], id, VM_PIN_ID_BYTES) != 0)
+			k++;
+		else
+			memmove(pins->ids[k], pins->ids[--pins->n], VM_PIN_ID_BYTES);
+	}
+	free(atomic_exchange(&m->idle_pins, pins));
 }
 
 void vm_pins_delete_idle(struct machine *m)

@@ -10,10 +10,13 @@
 #ifndef CAIRN_VMM_SNAPSHOT_VM_PINS_H
 #define CAIRN_VMM_SNAPSHOT_VM_PINS_H
 
+#include "vmm/vm_msg.h"
+
+#include <stdint.h>
+
 struct err;
 struct machine;
 struct vm;
-struct vm_pins;
 struct worker;
 
 /* Delete the pins with these ids from all writable disks. A pin that does not exist counts as deleted. Call only while
@@ -23,6 +26,8 @@ int vm_pins_delete(struct vm *vm, struct worker *w, const struct vm_pins *pins,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
 /* Replace the list of idle pins. pins: copied; NULL: none. Returns 0; -ENOMEM, and there are none. */
 int vm_pins_set_idle(struct vm *vm, const struct vm_pins *pins, struct err *e);
+/* A fork may share this pin, so it is idle no more. */
+void vm_pins_unset_idle(struct machine *m, const uint8_t id[VM_PIN_ID_BYTES]);
 /* Delete the idle pins, because the work that begins allows none, or the VM has ended. A failure is logged. Worker, or
  * the main thread if there is no worker. */
 void vm_pins_delete_idle(struct machine *m);
