@@ -99,6 +99,7 @@ def main():
         return 0
     build = os.path.abspath(a.build)
     os.environ["CAIRN_BUILD"] = build  # guestlib reads it
+    os.environ["CAIRN_PIN_WAIT"] = "60"  # as users have it; the tests' daemons have 0
     for s in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(s, end_orderly)
     past, rows = a.history or os.path.join(build, history.FILE), []
