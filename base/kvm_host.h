@@ -37,7 +37,7 @@ int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpui
 void kvm_cpuid_guest_close(struct kvm_cpuid_guest *g);
 
 /* Whether a VM's memory may be in transparent huge pages: before Linux 6.6, userfaultfd does not work with shared ones
- * ("Memory in huge pages" in docs/ARCHITECTURE.md). release: of uname(). */
+ * ("Memory in huge pages" in docs/snapshots.md). release: of uname(). */
 bool kvm_host_huge_pages_safe(const char *release);
 
 #endif

@@ -1,5 +1,5 @@
 /* promote: gives a live clone the name, the uuid, the ports, the permissions, the schedules and the autostart of the VM
- * that it was made of. That VM is stopped, and stays as NAME-old. docs/ARCHITECTURE.md, "Life of a promotion", has the
+ * that it was made of. That VM is stopped, and stays as NAME-old. docs/snapshots.md, "Life of a promotion", has the
  * order of the steps.
  *
  * PROMOTE_FILE in the clone's folder says what is to become of both VMs. A daemon that finds it does what is left. At

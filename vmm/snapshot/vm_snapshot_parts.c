@@ -1,5 +1,5 @@
 /* Parts of a snapshot on several disks, and recovery after a crash between two disks. The first
- * disk's entry is authoritative: docs/ARCHITECTURE.md, "Life of a snapshot". */
+ * disk's entry is authoritative: docs/snapshots.md, "Life of a snapshot". */
 #include "base/log.h"
 #include "block/block.h"
 #include "vmm/machine/machine_restore.h"
