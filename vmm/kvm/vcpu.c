@@ -6,6 +6,7 @@
 #include "vmm/kvm/assist.h"
 #include "vmm/kvm/end_file.h"
 #include "vmm/kvm/kvm.h"
+#include "vmm/kvm/port_ring.h"
 #include "vmm/kvm/thread_filter.h"
 
 #include <asm/kvm_para.h>
@@ -131,6 +132,8 @@ static void vcpu_run_until_stop(struct vcpu *v)
 	for (;;) {
 		int r = ioctl(v->fd, KVM_RUN, 0) < 0 ? errno : 0;
 
+		if (v->set->cfg.port_ring)
+			port_ring_drain(v->set->cfg.port_ring);
 		if (r == EINTR && vcpu_must_park(v))
 			return;
 		if (r == EINTR || r == EAGAIN) {

@@ -24,6 +24,7 @@ struct err;
 struct kvm;
 struct kvm_lapic_state;
 struct kvm_run;
+struct port_ring;
 struct state_reader;
 struct state_writer;
 struct vcpus;
@@ -88,6 +89,7 @@ struct vcpus_config {
 	uint64_t absent; /* a bit for each vCPU that the guest does not have yet */
 	struct bus *pio, *mmio; /* borrowed */
 	struct assist *assist;	/* borrowed; NULL: none */
+	struct port_ring *port_ring; /* borrowed */
 	/* Reports that a vCPU cannot continue. Runs on that vCPU's thread, once per stop; a stop of
 	 * all vCPUs is already requested. */
 	void (*fault)(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail);

@@ -302,13 +302,17 @@ static int vcpus_setup(struct machine *m, struct err *e)
 	struct vcpus_config v = { .kvm = &m->kvm, .count = c->vcpus, .sockets = c->sockets,
 		.cores = c->cores, .threads = c->threads, .absent = c->vcpus_absent, .pio = m->pio, .mmio = m->mmio,
 		.assist = m->assist_on ? &m->assist : NULL, .fault = m->listener.fault,
-		.opaque = m->listener.opaque };
+		.opaque = m->listener.opaque, .port_ring = &m->port_ring };
+	int r;
 
 	if (!v.sockets) {
 		v.sockets = v.threads = 1;
 		v.cores = c->vcpus;
 	}
-	return vcpus_init(&m->vcpus, &v, e);
+	r = vcpus_init(&m->vcpus, &v, e);
+	if (!r)
+		port_ring_attach(&m->port_ring, m->pio, m->vcpus.vcpu[0].run);
+	return r;
 }
 
 static int files_take(struct machine *m, int *fds, struct err *e)
@@ -438,6 +442,14 @@ static int fork_await(struct machine *m, const int *fds, struct err *e)
 	return r ? r : machine_await_fork(m, m->cfg.state_later ? fds[m->cfg.state_ready_fd] : -1, e);
 }
 
+/* Firmware writes to its debug port while it starts. A guest that goes on is past that. */
+static void debug_port_collect(struct machine *m)
+{
+	port_ring_init(&m->port_ring, &m->kvm, m->host.loop, DEBUGCON_PORT);
+	if (m->cfg.restore_fd == VM_NO_FD && !m->cfg.taken_over)
+		port_ring_collect(&m->port_ring);
+}
+
 static int machine_build(struct machine *m, int *fds, struct memory *taken, struct host_files *host, struct err *e)
 {
 	int r = files_take(m, fds, e);
@@ -464,6 +476,8 @@ static int machine_build(struct machine *m, int *fds, struct memory *taken, stru
 	 * first snapshot. */
 	if (!r && base_is_carried(m))
 		r = dirty_log_start(&m->dirty_log, e);
+	if (!r && m->cfg.firmware)
+		debug_port_collect(m);
 	if (!r)
 		r = kvm_create_irqchip(&m->kvm, e);
 	if (r < 0)
@@ -568,6 +582,7 @@ void machine_free(struct machine *m)
 	free(m->idle_pins);
 	throttle_set(&m->throttle, 0);
 	vcpus_done(&m->vcpus);
+	port_ring_done(&m->port_ring);
 	for (unsigned i = 0; i < m->ndevices && disk_threads_run(m); i++)
 		if (m->devices[i]->ops->pause)
 			m->devices[i]->ops->pause(m->devices[i]);
@@ -684,6 +699,7 @@ int machine_boot(struct machine *m, struct err *e)
 	if (m->cfg.firmware) {
 		if (!is_uefi(m))
 			memory_shadow_rom(&m->mem);
+		port_ring_collect(&m->port_ring);
 		entry = (struct boot_entry){ .mode = BOOT_RESET, .rip = BOOT_RESET_RIP };
 		return vcpus_reset(&m->vcpus, &entry, e);
 	}
@@ -728,6 +744,7 @@ void machine_hold(struct machine *m)
 	m->booted = true;
 	m->run_ns = machine_clock_ns(m);
 	m->resumed_ns = 0;
+	port_ring_pause(&m->port_ring);
 	machine_balloon_settle(m);
 	for (unsigned i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->ops->pause)
@@ -748,6 +765,7 @@ void machine_resume(struct machine *m)
 		if (m->devices[i]->ops->resume)
 			m->devices[i]->ops->resume(m->devices[i]);
 	m->resumed_ns = loop_now_ns();
+	port_ring_resume(&m->port_ring);
 	vcpus_resume(&m->vcpus);
 }
 

@@ -14,6 +14,7 @@
 #include "vmm/kvm/dirty_log.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/memory.h"
+#include "vmm/kvm/port_ring.h"
 #include "vmm/kvm/throttle.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/machine/msi_links.h"
@@ -95,6 +96,7 @@ struct machine {
 	struct dev_host host;
 	struct msi_links msi_links;
 	struct bus *pio, *mmio;
+	struct port_ring port_ring; /* of the firmware's debug port */
 	struct pci_host *pci;
 	struct device *acpi_pm, *vmgenid;
 	struct device *pci_hotplug;

@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 import guestlib
-from conftest import GUESTS, Console
+from conftest import GUESTS, Console, until
 from guestlib import Guest, definition, disk
 from statelib import State
 
@@ -197,6 +197,21 @@ def test_fill_of_memory_by_the_firmware(daemon, kvm, tmp_path):
     console.close()
     if guestlib.host_kind() == "pvm":
         assert daemon.figures("vm1")["assist"]["instructions"] >= 4
+
+
+def test_last_words_of_a_guest_that_halts_are_logged(daemon, kvm, tmp_path):
+    """KVM collects what the firmware writes to its debug port, and a halted guest does not exit any more."""
+    daemon.define("vm1", memory="64M", boot={"firmware": "bios", "loader": os.path.join(GUESTS, "rom.bin")}, assist="on",
+                  disks=[disk(write_disk(tmp_path / "a"))])
+    daemon.cairn("start", "vm1", "--paused")
+    console = attach(daemon, "vm1")
+    daemon.cairn("resume", "vm1")
+    for starts in (1, 2):
+        assert [console.line().strip() for _ in range(3)] == ["memset ok", "step ok", "memset ok"]
+        console.sock.sendall(b"h")
+        until(lambda: daemon.log_of("vm1").count("firmware: the guest halts\n") == starts)
+        daemon.cairn("reset", "vm1")
+    console.close()
 
 
 @pytest.mark.parametrize("boot, version", [({"firmware": "bios"}, 2), ({"kernel": guestlib.bare("interp")}, 1)], ids=["bios", "kernel"])

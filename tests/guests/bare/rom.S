@@ -5,7 +5,8 @@
  *   memset ok     the same again, after the guest's own debug exceptions
  * or "wrong" instead, and then stops at HLT. After the last line it obeys characters from COM1:
  *   f and a byte  fill 64 KiB at 8 MiB with the byte, by memset(); answer "filled"
- *   r             answer with the first of these bytes, and a line's end */
+ *   r             answer with the first of these bytes, and a line's end
+ *   h             write a line to the firmware's debug port, and halt with interrupts off */
 	.code16
 	.globl _start
 	.equ SEGMENT, 0xf0000
@@ -37,6 +38,8 @@ start32:
 1:	call take
 	cmpb $'f', %al
 	je obey_fill
+	cmpb $'h', %al
+	je obey_halt
 	cmpb $'r', %al
 	jne 1b
 	movb BLOCK, %al
@@ -53,6 +56,21 @@ obey_fill:
 	movl $filled, %esi
 obeyed:	call puts
 	jmp 1b
+
+obey_halt:
+	movw $0x402, %dx
+	inb %dx, %al
+	cmpb $0xe9, %al	/* the port exists */
+	jne wrong
+	movl $halts, %esi
+1:	lodsb
+	testb %al, %al
+	jz 2f
+	outb %al, %dx
+	jmp 1b
+2:	cli
+	hlt
+	jmp 2b
 
 /* Wait for a character from COM1. It is in al; dx is the port. */
 take:	movw $0x3fd, %dx	/* the line status register; bit 0: there is one */
@@ -153,6 +171,7 @@ puts:	lodsb
 memset_ok: .asciz "memset ok\r\n"
 step_ok:   .asciz "step ok\r\n"
 wrong_text: .asciz "wrong\r\n"
+halts:	.asciz "the guest halts\n"
 filled:	.asciz "filled\r\n"
 line_end: .asciz "\r\n"
 	.balign 8

@@ -10,6 +10,7 @@
 #include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/memory.h"
+#include "vmm/kvm/port_ring.h"
 #include "vmm/kvm/vcpu.h"
 
 #include <errno.h>
@@ -35,6 +36,7 @@ struct vcpu_fx {
 	struct memory mem;
 	struct bus *pio, *mmio;
 	struct vcpus set;
+	struct port_ring ring;
 	struct boot_entry entry;
 	/* Set by the device at port 0 and at MMIO_GPA, on vCPU threads. */
 	_Atomic uint32_t accesses, wrong;
@@ -111,7 +113,8 @@ static struct vcpu_fx *fx_new(unsigned count, const void *code, size_t n)
 		.cores = count,
 		.threads = 1,
 		.fault = fault,
-		.opaque = f };
+		.opaque = f,
+		.port_ring = &f->ring };
 	struct err e = { 0 };
 	struct host_files host;
 	int r;
@@ -143,6 +146,7 @@ static struct vcpu_fx *fx_new(unsigned count, const void *code, size_t n)
 static void fx_free(struct vcpu_fx *f)
 {
 	vcpus_done(&f->set);
+	port_ring_done(&f->ring);
 	bus_free(f->pio);
 	bus_free(f->mmio);
 	memory_done(&f->mem);
@@ -666,6 +670,89 @@ static void test_load_replaces_a_state_that_was_loaded_before(void **state)
 	state_writer_done(&b);
 }
 
+/* ---- bytes that KVM collects ---- */
+
+#define COLLECTED 100u
+
+/* Create a VM whose guest writes COLLECTED bytes to port 0, which KVM collects, and halts for ever. */
+static struct vcpu_fx *collecting_new(struct loop **ret_loop)
+{
+	/* xor eax,eax; 1: out 0,al; inc eax; cmp al,COLLECTED; jne 1b; cli; 2: hlt; jmp 2b */
+	static const uint8_t code[] = { 0x31, 0xc0, 0xe6, 0x00, 0x40, 0x3c, COLLECTED, 0x75, 0xf9, 0xfa, 0xf4, 0xeb, 0xfd };
+	struct vcpu_fx *f = fx_new(1, code, sizeof(code));
+	struct err e = { 0 };
+
+	must(loop_new(8, ret_loop, &e), &e);
+	port_ring_init(&f->ring, &f->kvm, *ret_loop, 0);
+	if (!f->ring.timer) {
+		fprintf(stderr, "skip: this host's KVM lacks KVM_CAP_COALESCED_PIO\n");
+		fx_free(f);
+		loop_free(*ret_loop);
+		skip();
+	}
+	port_ring_attach(&f->ring, f->pio, f->set.vcpu[0].run);
+	port_ring_collect(&f->ring);
+	assert_true(f->ring.collects);
+	return f;
+}
+
+/* Run the guest, and wait until it has written all bytes. */
+static void collecting_run(struct vcpu_fx *f)
+{
+	uint64_t end = loop_now_ns() + 25000 * MS;
+
+	vcpus_resume(&f->set);
+	while (__atomic_load_n(&f->ring.ring->last, __ATOMIC_ACQUIRE) != COLLECTED && loop_now_ns() < end)
+		usleep(50);
+	assert_int_equal(f->ring.ring->last, COLLECTED);
+}
+
+static void test_stop_delivers_collected_bytes(void **state)
+{
+	struct loop *l;
+	struct vcpu_fx *f = collecting_new(&l);
+
+	(void)state;
+	collecting_run(f);
+	vcpus_stop(&f->set);
+	assert_int_equal(f->accesses, COLLECTED);
+	assert_int_equal(f->wrong, 0);
+	fx_free(f);
+	loop_free(l);
+}
+
+/* The timer delivers what a halted guest has written, and at last lets KVM stop collecting. Then each byte exits. */
+static void test_timer_delivers_collected_bytes(void **state)
+{
+	struct loop *l;
+	struct vcpu_fx *f = collecting_new(&l);
+	uint64_t end = loop_now_ns() + 60000 * MS;
+	struct err e = { 0 };
+	uint64_t exits;
+
+	(void)state;
+	port_ring_resume(&f->ring);
+	collecting_run(f);
+	while (atomic_load(&f->accesses) < COLLECTED && loop_now_ns() < end)
+		loop_run_once(l, 1000 * MS);
+	assert_int_equal(f->accesses, COLLECTED);
+	f->ring.quiet = 45; /* nearly 10 s */
+	while (f->ring.collects && loop_now_ns() < end)
+		loop_run_once(l, 1000 * MS);
+	assert_false(f->ring.collects);
+	vcpus_stop(&f->set);
+	exits = atomic_load(&f->set.vcpu[0].counters[VCPU_EXITS_IO]);
+	atomic_store(&f->accesses, 0);
+	must(vcpus_reset(&f->set, &f->entry, &e), &e);
+	vcpus_resume(&f->set);
+	assert_true(wait_beyond(f, COLLECTED - 1));
+	vcpus_stop(&f->set);
+	assert_int_equal(atomic_load(&f->set.vcpu[0].counters[VCPU_EXITS_IO]) - exits, COLLECTED);
+	assert_int_equal(f->wrong, 0);
+	fx_free(f);
+	loop_free(l);
+}
+
 static void test_done_accepts_empty_set(void **state)
 {
 	struct vcpus s, zeroes;
@@ -697,6 +784,8 @@ int main(void)
 		cmocka_unit_test(test_reset_disables_kvm_writes_to_memory),
 		cmocka_unit_test(test_reset_gives_a_fresh_local_apic),
 		cmocka_unit_test(test_load_replaces_a_state_that_was_loaded_before),
+		cmocka_unit_test(test_stop_delivers_collected_bytes),
+		cmocka_unit_test(test_timer_delivers_collected_bytes),
 		cmocka_unit_test(test_done_accepts_empty_set),
 	};
 
