@@ -407,7 +407,7 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	snprintf(v->cmdline, sizeof(v->cmdline), "%s", d->cmdline ? d->cmdline : "");
 	snprintf(v->cpu, sizeof(v->cpu), "%s", d->cpu ? d->cpu : "");
 	v->huge_pages = d->huge_pages;
-	v->small_pages = d->small_pages;
+	v->small_pages = d->small_pages || d->reclaim_on_pressure; /* more of it can be freed then */
 	v->assist = d->assist;
 	v->on_poweroff = d->on_poweroff;
 	v->on_reboot = d->on_reboot;

@@ -366,7 +366,8 @@ static int volume_make(const struct volume_work *w, int dir, const char *name, s
 	volume_img_add_file(v, fd, path);
 	r = volume_img_run(v, e);
 	snprintf(own, sizeof(own), "/proc/self/fd/%d", fd);
-	if (!r && !named && linkat(AT_FDCWD, own, dir, name, AT_SYMLINK_FOLLOW) < 0)
+	/* A volume whose job has succeeded survives a power cut. */
+	if (!r && (fsync(fd) < 0 || (!named && linkat(AT_FDCWD, own, dir, name, AT_SYMLINK_FOLLOW) < 0) || fsync(dir) < 0))
 		r = err_set_errno(e, -errno, "%s/%s", w->folder, name);
 	if (r < 0 && named)
 		unlinkat(dir, name, 0);

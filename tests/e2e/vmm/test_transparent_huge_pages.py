@@ -68,7 +68,7 @@ def test_memory_of_a_plain_users_vm_is_in_huge_pages(guest):
     run_plain(guest, has_huge_pages, memory="128M")
 
 
-@pytest.mark.parametrize("keys", [{"memory": "127M"}, {"memory": "128M", "small_pages": True}])
+@pytest.mark.parametrize("keys", [{"memory": "127M"}, {"memory": "128M", "small_pages": True}, {"memory": "128M", "reclaim_on_pressure": True}])
 def test_small_guests_and_those_that_ask_for_it_have_small_pages(daemon, guest, keys):
     g = Guest(daemon, guest, **keys)
     g.fill(1)
