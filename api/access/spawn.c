@@ -15,26 +15,25 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Greatest number of fds in a spawn_spec, and smallest number of their duplicates in fds_place(). */
+/* Greatest number of fds in a spawn_spec, and smallest number of their duplicates in spawn_place_fds(). */
 #define FD_ASIDE 512
 
-/* Give the fds their numbers, and close all others. First duplicate each fd to FD_ASIDE or above, because its present
- * number may be the target of another one. */
-static int fds_place(const struct spawn_spec *p)
+/* First duplicate each fd to FD_ASIDE or above, because its present number may be the target of another one. */
+int spawn_place_fds(const int *fds, size_t n)
 {
 	int aside[FD_ASIDE];
 
-	if (p->nfds > FD_ASIDE)
+	if (n > FD_ASIDE)
 		return -EMFILE;
-	for (size_t i = 0; i < p->nfds; i++) {
-		aside[i] = p->fds[i] < 0 ? -1 : fcntl(p->fds[i], F_DUPFD_CLOEXEC, FD_ASIDE);
-		if (p->fds[i] >= 0 && aside[i] < 0)
+	for (size_t i = 0; i < n; i++) {
+		aside[i] = fds[i] < 0 ? -1 : fcntl(fds[i], F_DUPFD_CLOEXEC, FD_ASIDE);
+		if (fds[i] >= 0 && aside[i] < 0)
 			return -errno;
 	}
-	for (size_t i = 0; i < p->nfds; i++)
+	for (size_t i = 0; i < n; i++)
 		if (aside[i] >= 0 && dup2(aside[i], (int)i) < 0)
 			return -errno;
-	return close_range((unsigned)p->nfds, ~0U, 0) < 0 ? -errno : 0;
+	return close_range((unsigned)n, ~0U, 0) < 0 ? -errno : 0;
 }
 
 /* Return "NAME=VALUE"; NULL: there is no such variable. */
@@ -57,7 +56,7 @@ static _Noreturn void process_main(const struct spawn_spec *p, pid_t parent)
 
 	sigemptyset(&none);
 	oom_protection_drop();
-	if (fds_place(p) < 0 || (p->rights && rights_assume_for_exec(p->rights, p->with_groups) < 0) || setpgid(0, 0) < 0)
+	if (spawn_place_fds(p->fds, p->nfds) < 0 || (p->rights && rights_assume_for_exec(p->rights, p->with_groups) < 0) || setpgid(0, 0) < 0)
 		_exit(1);
 	/* The program sets the signal itself (program_begin()), because execve() clears it when the ids differ. */
 	snprintf(death, sizeof(death), PROGRAM_DEATH "=%d:%d", p->death_signal, (int)parent);

@@ -31,6 +31,9 @@ struct spawn_spec {
 /* Start the program in a process group of its own; the caller reaps the process. A failure after fork() shows in the
  * exit status: SPAWN_NO_PROGRAM if execve() failed, else 1. Returns 0; -errno of fork(). */
 int spawn_program(const struct spawn_spec *p, pid_t *ret_pid);
+/* In a new process: give the fds the numbers from 0 on, and close all others. fds: as in struct spawn_spec.
+ * Returns 0 or -errno. */
+int spawn_place_fds(const int *fds, size_t n);
 /* Start the program, and watch its end.
  * ended: called when the process has ended; the caller reaps it by *ret_pidfd, ends the watch and closes the fd.
  * Returns 0; -errno: no process is left, and neither result is set. */

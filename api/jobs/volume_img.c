@@ -1,4 +1,5 @@
 #include "api/jobs/volume_img.h"
+#include "api/access/spawn.h"
 #include "base/err.h"
 #include "base/utf8.h"
 
@@ -48,19 +49,6 @@ void volume_img_add_file(struct volume_img *v, int fd, const char *path)
 
 /* ---- the child ---- */
 
-/* Give the fds the numbers from 0 on, and close all others. First move each one out of the way, because its number may
- * be another one's. */
-static int fds_place(int *fds, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++)
-		if ((fds[i] = fcntl(fds[i], F_DUPFD, (int)n)) < 0)
-			return -errno;
-	for (unsigned i = 0; i < n; i++)
-		if (dup2(fds[i], (int)i) < 0)
-			return -errno;
-	return close_range(n, ~0U, 0);
-}
-
 static _Noreturn void program_main(const struct volume_img *v, int errors)
 {
 	static char *const envp[] = { (char *)"PATH=/usr/sbin:/usr/bin:/sbin:/bin", (char *)"LC_ALL=C.UTF-8", NULL };
@@ -70,7 +58,7 @@ static _Noreturn void program_main(const struct volume_img *v, int errors)
 	memcpy(fds + FILES_AT, v->files, v->nfiles * sizeof(int));
 	sigemptyset(&none);
 	/* The user may trace the program from now on, so it keeps no other fd of the daemon. */
-	if (null < 0 || fds_place(fds, FILES_AT + v->nfiles) < 0)
+	if (null < 0 || spawn_place_fds(fds, FILES_AT + v->nfiles) < 0)
 		_exit(1);
 	signal(SIGPIPE, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
