@@ -377,16 +377,12 @@ static int signals_watch(struct loop *loop, int *ret_fd, struct loop_watch **ret
  * 1024. Root may exceed the hard limit. */
 static void limits_raise(void)
 {
-	struct rlimit rl;
-	int r = getrlimit(RLIMIT_NOFILE, &rl);
+	struct rlimit rl, more = { FILES_MAX, FILES_MAX };
 
-	if (!r && rl.rlim_max < FILES_MAX)
-		r = setrlimit(RLIMIT_NOFILE, &(struct rlimit){ FILES_MAX, FILES_MAX });
-	if (r < 0 || rl.rlim_max >= FILES_MAX) {
-		rl.rlim_cur = rl.rlim_max;
-		r = setrlimit(RLIMIT_NOFILE, &rl);
-	}
-	if (r < 0)
+	if (getrlimit(RLIMIT_NOFILE, &rl) < 0 || (rl.rlim_max < FILES_MAX && !setrlimit(RLIMIT_NOFILE, &more)))
+		return;
+	rl.rlim_cur = rl.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &rl) < 0)
 		log_warn("start", "cannot raise the number of open files");
 }
 
