@@ -508,3 +508,16 @@ int shadow_flush(struct fixture *f, struct block *b)
 	(void)f;
 	return fixture_op(b, BLOCK_FLUSH, 0, 0, 0);
 }
+
+struct block *fixture_begin_source(struct fixture *f, unsigned seed, uint64_t bytes, const char *create)
+{
+	struct block *b;
+
+	fixture_begin(f, seed);
+	f->beside_pins = true;
+	fixture_run(f, "%s && truncate -s %llu shadow", create, (unsigned long long)bytes);
+	fixture_shadow_open(f, "shadow", bytes);
+	b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
+	shadow_run(f, b, 100, 4);
+	return b;
+}

@@ -94,4 +94,8 @@ void shadow_run(struct fixture *f, struct block *b, unsigned ops, unsigned depth
 void shadow_verify(struct fixture *f, struct block *b);
 int shadow_flush(struct fixture *f, struct block *b);
 
+/* Begin a test of pins: the command makes a qcow2 image "img" of that many bytes, and 100 random operations fill it.
+ * Returns the open image. */
+struct block *fixture_begin_source(struct fixture *f, unsigned seed, uint64_t bytes, const char *create);
+
 #endif

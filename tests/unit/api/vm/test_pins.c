@@ -341,7 +341,7 @@ static void test_newest_pin_waits_for_a_fork(void **state)
 	pins_settle(&f->host, A, false);
 	pins_forget(&f->host, "/c3");
 	assert_true(idle(f, B));
-	/* Another one makes A, and fails. */
+	/* The next fork makes pin A, and fails. */
 	pins_add_either(&f->host, "/c4", "/src", B, A);
 	pins_forget(&f->host, "/c4");
 	assert_int_equal(due(f, "/src"), 2);

@@ -143,25 +143,12 @@ static void load(struct fixture *f, struct block *b, uint8_t *content, unsigned 
 	f->shadow = shadow;
 }
 
-static struct block *source_begin(struct fixture *f, unsigned seed, const char *create)
-{
-	struct block *b;
-
-	fixture_begin(f, seed);
-	f->beside_pins = true;
-	fixture_run(f, "%s && truncate -s %llu shadow", create, (unsigned long long)DISK);
-	fixture_shadow_open(f, "shadow", DISK);
-	b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
-	shadow_run(f, b, 100, 4);
-	return b;
-}
-
 #define CREATE "qemu-img create -q -f qcow2 img 4M"
 
 /* A source with a pin and the overlay `fork` on it; the source is closed. */
 static void forked_begin(struct fixture *f, unsigned seed)
 {
-	struct block *b = source_begin(f, seed, CREATE);
+	struct block *b = fixture_begin_source(f, seed, DISK, CREATE);
 
 	pin(f, b, id_a);
 	assert_int_equal(block_close(b), 0);
@@ -172,7 +159,7 @@ static void forked_begin(struct fixture *f, unsigned seed)
 
 static void source_and_fork_write_at_once(struct fixture *f, unsigned seed, const char *create)
 {
-	struct block *b = source_begin(f, seed, create), *fork;
+	struct block *b = fixture_begin_source(f, seed, DISK, create), *fork;
 	struct block_snapshot *s = pin_begin(f, b);
 	uint8_t *frozen = shadow_copy(f);
 
@@ -226,7 +213,7 @@ static void snapshot_is_pinned(struct fixture *f, unsigned seed, const char *cre
 {
 	struct sync_op made = { .op.done = sync_done }, gone = { .op.done = sync_done };
 	struct block_snapshot_info info = { .name = "own" };
-	struct block *b = source_begin(f, seed, create), *fork;
+	struct block *b = fixture_begin_source(f, seed, DISK, create), *fork;
 	uint8_t *frozen = shadow_copy(f);
 
 	block_snapshot_commit(pin_begin(f, b), &info, &made.op);
@@ -284,7 +271,7 @@ static void test_damaged_snapshot_gives_no_pin(void **state)
 	size_t n;
 	int fd;
 
-	b = source_begin(&f, 56, CREATE);
+	b = fixture_begin_source(&f, 56, DISK, CREATE);
 	block_snapshot_commit(pin_begin(&f, b), &info, &made.op);
 	assert_int_equal(sync_wait(&f, &made), 0);
 	fd = fixture_file(&f, "img", O_RDWR);
@@ -316,7 +303,7 @@ static void test_chain_of_forks_keeps_every_content(void **state)
 	struct block *b[DEPTH + 1];
 	struct fixture f;
 
-	b[0] = source_begin(&f, fixture_number("FORKS_SEED", 20), CREATE);
+	b[0] = fixture_begin_source(&f, fixture_number("FORKS_SEED", 20), DISK, CREATE);
 	content[0] = f.shadow;
 	for (unsigned i = 1; i <= DEPTH; i++) {
 		uint8_t id[BLOCK_PIN_ID_BYTES] = { (uint8_t)i };
@@ -349,7 +336,7 @@ static void test_resize_and_revert_of_the_source_leave_the_fork(void **state)
 	struct block *b, *fork;
 	struct fixture f;
 
-	b = source_begin(&f, 21, "qemu-img create -q -f qcow2 img 4M && qemu-img snapshot -c empty img");
+	b = fixture_begin_source(&f, 21, DISK, "qemu-img create -q -f qcow2 img 4M && qemu-img snapshot -c empty img");
 	pin(&f, b, id_a);
 	overlay(&f, "fork", "img", id_a);
 	fork = fork_open(&f);
@@ -376,7 +363,7 @@ static void test_list_tells_a_pin_and_its_id(void **state)
 	struct block *b;
 	size_t n;
 
-	b = source_begin(&f, 22, "qemu-img create -q -f qcow2 img 4M && qemu-img snapshot -c own img");
+	b = fixture_begin_source(&f, 22, DISK, "qemu-img create -q -f qcow2 img 4M && qemu-img snapshot -c own img");
 	pin(&f, b, id_a);
 	pin(&f, b, id_b);
 	assert_int_equal(block_snapshot_list(b, &list, &n, &f.err), 0);
@@ -613,7 +600,7 @@ static void test_pin_is_found_while_the_table_is_replaced(void **state)
 	struct block *b;
 	pthread_t thread;
 
-	b = source_begin(&f, 29, CREATE);
+	b = fixture_begin_source(&f, 29, DISK, CREATE);
 	pin(&f, b, id_a);
 	x.fd = fixture_file(&f, "img", O_RDONLY);
 	assert_int_equal(pthread_create(&thread, NULL, reader_run, &x), 0);
@@ -665,7 +652,7 @@ static unsigned pin_syncs(struct fixture *f, struct block *b, const uint8_t *id)
 static void test_pin_takes_few_syncs(void **state)
 {
 	struct fixture f;
-	struct block *b = source_begin(&f, 31, CREATE);
+	struct block *b = fixture_begin_source(&f, 31, DISK, CREATE);
 
 	/* the mark, the tables, the header, no mark */
 	assert_int_equal(pin_syncs(&f, b, id_a), 4);

@@ -52,19 +52,6 @@ static void content_is(struct fixture *f, struct block *b, uint8_t *content)
 	f->shadow = shadow;
 }
 
-static struct block *source_begin(struct fixture *f, unsigned seed, const char *create)
-{
-	struct block *b;
-
-	fixture_begin(f, seed);
-	f->beside_pins = true;
-	fixture_run(f, "%s && truncate -s %llu shadow", create, (unsigned long long)DISK);
-	fixture_shadow_open(f, "shadow", DISK);
-	b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
-	shadow_run(f, b, 100, 4);
-	return b;
-}
-
 #define LONG_NS (600 * 1000000000ULL)
 
 struct early {
@@ -124,7 +111,7 @@ static void test_open_waits_for_a_pin_that_is_being_made(void **state)
 	struct early x = { .sync.op = { .done = sync_done, .placed = early_placed } };
 	struct block_snapshot_info info = { .sec = 1700000000 };
 	struct fixture f;
-	struct block *b = source_begin(&f, 30, CREATE), *fork;
+	struct block *b = fixture_begin_source(&f, 30, DISK, CREATE), *fork;
 	struct block_snapshot *s = pin_begin(&f, b);
 	uint8_t *frozen = shadow_copy(&f);
 
@@ -160,7 +147,7 @@ static void test_open_stops_waiting_for_a_pin_when_its_peer_ends(void **state)
 	struct early x = { .sync.op = { .done = sync_done, .placed = early_abandon } };
 	struct block_snapshot_info info = { .sec = 1700000000 };
 	struct fixture f;
-	struct block *b = source_begin(&f, 31, CREATE);
+	struct block *b = fixture_begin_source(&f, 31, DISK, CREATE);
 	struct block_snapshot *s = pin_begin(&f, b);
 
 	x.f = &f;
@@ -214,7 +201,7 @@ static void pin_is_readable_early(unsigned seed, const char *create, unsigned op
 	struct early x = { .sync.op = { .done = sync_done, .placed = readable_placed, .readable = readable_read } };
 	struct block_snapshot_info info = { .sec = 1700000000 };
 	struct fixture f;
-	struct block *b = source_begin(&f, seed, create), *fork;
+	struct block *b = fixture_begin_source(&f, seed, DISK, create), *fork;
 	struct block_snapshot *s;
 
 	shadow_run(&f, b, ops, 1); /* tables are dirty in memory */
@@ -250,7 +237,7 @@ static void test_readable_pin_with_another_table_is_refused(void **state)
 	struct early x = { .sync.op = { .done = sync_done, .placed = readable_placed } };
 	struct block_snapshot_info info = { .sec = 1700000000 };
 	struct fixture f;
-	struct block *b = source_begin(&f, 33, CREATE), *fork = NULL;
+	struct block *b = fixture_begin_source(&f, 33, DISK, CREATE), *fork = NULL;
 	struct block_snapshot *s = pin_begin(&f, b);
 	struct qcow2_pin p;
 	int fd;

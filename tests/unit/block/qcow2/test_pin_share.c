@@ -95,19 +95,6 @@ static void overlay_equals_disk(struct fixture *f, struct block *b, const uint8_
 	block_close(fork);
 }
 
-static struct block *source_begin(struct fixture *f, unsigned seed, const char *create)
-{
-	struct block *b;
-
-	fixture_begin(f, seed);
-	f->beside_pins = true;
-	fixture_run(f, "%s && truncate -s %llu shadow", create, (unsigned long long)DISK);
-	fixture_shadow_open(f, "shadow", DISK);
-	b = fixture_open(f, "img", BLOCK_FORMAT_QCOW2, false);
-	shadow_run(f, b, 100, 4);
-	return b;
-}
-
 static void source_end(struct fixture *f, struct block *b)
 {
 	assert_int_equal(block_close(b), 0);
@@ -122,7 +109,7 @@ static void test_pin_stays_current_while_nobody_writes(void **state)
 	uint8_t *read = aligned_alloc(4096, DISK);
 	char own[BLOCK_SNAPSHOT_ID_MAX + 1];
 	struct fixture f;
-	struct block *b = source_begin(&f, 40, CREATE);
+	struct block *b = fixture_begin_source(&f, 40, DISK, CREATE);
 
 	assert_false(is_current(b, id_a));
 	pin(&f, b, id_a);
@@ -144,7 +131,7 @@ static void test_pin_stays_current_while_nobody_writes(void **state)
 static void test_pin_that_was_replaced_or_deleted_is_not_current(void **state)
 {
 	struct fixture f;
-	struct block *b = source_begin(&f, 41, CREATE);
+	struct block *b = fixture_begin_source(&f, 41, DISK, CREATE);
 
 	pin(&f, b, id_a);
 	pin(&f, b, id_b);
@@ -162,7 +149,7 @@ static void test_pin_is_not_current_before_it_is_in_the_image(void **state)
 {
 	struct sync_op o = { .op.done = sync_done };
 	struct fixture f;
-	struct block *b = source_begin(&f, 42, CREATE);
+	struct block *b = fixture_begin_source(&f, 42, DISK, CREATE);
 	struct block_snapshot *s = pin_begin(&f, b);
 
 	assert_false(is_current(b, id_a));
@@ -183,7 +170,7 @@ static void test_pin_is_not_current_before_it_is_in_the_image(void **state)
 static void test_other_process_knows_no_pin(void **state)
 {
 	struct fixture f;
-	struct block *b = source_begin(&f, 43, CREATE);
+	struct block *b = fixture_begin_source(&f, 43, DISK, CREATE);
 
 	pin(&f, b, id_a);
 	assert_int_equal(block_close(b), 0);
@@ -250,7 +237,7 @@ static void test_pin_is_not_current_after_a_change(void **state)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(changes) * ARRAY_SIZE(creates); i++) {
 		struct fixture f;
-		struct block *b = source_begin(&f, 44, creates[i / ARRAY_SIZE(changes)]);
+		struct block *b = fixture_begin_source(&f, 44, DISK, creates[i / ARRAY_SIZE(changes)]);
 
 		change_write(&f, b);
 		pin(&f, b, id_a);
@@ -267,7 +254,7 @@ static void test_pin_is_not_current_after_a_change(void **state)
 static void test_pin_is_not_current_after_writes_during_its_commit(void **state)
 {
 	struct fixture f;
-	struct block *b = source_begin(&f, 45, CREATE);
+	struct block *b = fixture_begin_source(&f, 45, DISK, CREATE);
 	struct block_snapshot *s = pin_begin(&f, b);
 
 	shadow_run(&f, b, 20, 4);
@@ -298,7 +285,7 @@ static void test_pin_is_not_current_while_a_write_is_in_flight(void **state)
 		bool current;
 	} cases[] = { { BLOCK_READ, true }, { BLOCK_WRITE, false } };
 	struct fixture f;
-	struct block *b = source_begin(&f, 46, CREATE);
+	struct block *b = fixture_begin_source(&f, 46, DISK, CREATE);
 
 	pin(&f, b, id_a);
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -321,7 +308,7 @@ static void forks_at_random(unsigned seed, const char *create)
 {
 	unsigned shared = 0, looks = fixture_number("PIN_LOOKS", 30);
 	struct fixture f;
-	struct block *b = source_begin(&f, seed, create);
+	struct block *b = fixture_begin_source(&f, seed, DISK, create);
 	uint8_t id[BLOCK_PIN_ID_BYTES] = { 0 };
 
 	for (unsigned i = 1; i <= looks; i++) {
@@ -384,7 +371,7 @@ static void test_pin_is_found_to_have_the_content_of_a_snapshot(void **state)
 {
 	char first[BLOCK_SNAPSHOT_ID_MAX + 1], later[BLOCK_SNAPSHOT_ID_MAX + 1], larger[BLOCK_SNAPSHOT_ID_MAX + 1];
 	struct fixture f;
-	struct block *b = source_begin(&f, 60, CREATE);
+	struct block *b = fixture_begin_source(&f, 60, DISK, CREATE);
 
 	change_write(&f, b);
 	snapshot(&f, b, "first", first);
@@ -416,7 +403,7 @@ static void test_pin_is_found_to_have_the_disk_of_a_snapshot_with_vm_state(void 
 	uint8_t *memory = aligned_alloc(4096, STATE);
 	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
 	struct fixture f;
-	struct block *b = source_begin(&f, 61, CREATE);
+	struct block *b = fixture_begin_source(&f, 61, DISK, CREATE);
 	struct block_snapshot *s = pin_begin(&f, b);
 
 	random_fill(&f, memory, STATE);
