@@ -19,7 +19,11 @@ if [ ! -x "$program" ]; then
 	echo 0 1 0 >"$base.sum"
 	exit 0
 fi
-timeout -k 5 "$UNIT_SECONDS" env CMOCKA_MESSAGE_OUTPUT=TAP "$program" >"$base.out" 2>"$base.err"
+export CMOCKA_MESSAGE_OUTPUT=TAP
+# shellcheck disable=SC2016 # the inner shell expands these
+timeout --foreground "$UNIT_SECONDS" sh -c '"$1" & pid=$!
+	trap "tests/threads.py --kill $pid >\"$2\"; exit 1" TERM
+	wait $pid' sh "$program" "$base.threads" >"$base.out" 2>"$base.err"
 rc=$?
 ok=$(lines '^ok ')
 skip=$(lines '^not ok .*# SKIP')
@@ -45,6 +49,7 @@ fi
 		# With it, the places of failed checks and the seeds.
 		grep -v -e '^ok ' -e '^1\.\.' -e '# SKIP' "$base.out" | tail -n 40 | sed 's/^/    /'
 		grep -v '^ok ' "$base.err" | tail -n 40 | sed 's/^/    /'
+		[ ! -f "$base.threads" ] || sed 's/^/    /' "$base.threads"
 	fi
 	if [ "$skip" != 0 ]; then
 		grep -h -e '# SKIP' -e '^skip' "$base.out" "$base.err" | sort -u | sed 's/^/    /'

@@ -26,6 +26,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.abspath(os.environ.get("CAIRN_BUILD", os.path.join(ROOT, "build")))
 GUESTS = os.path.join(BUILD, "guests")
 FAKE_VM = os.path.join(BUILD, "helpers", "fake_vm")
+THREADS = os.path.join(ROOT, "tests", "threads.py")
 INJECT_CALL = os.path.join(BUILD, "helpers", "inject_call")
 # Test files import one another by bare name, so each folder with tests is in the path.
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -106,10 +107,28 @@ def tmp_path(request, tmp_path_factory):
     return path
 
 
+def is_late(e):
+    return isinstance(e, (TimeoutError, subprocess.TimeoutExpired)) or "no end within" in str(e)
+
+
+def ours():
+    """Return the pids of this process's children, and of programs from the build folder whose parent has ended."""
+    orphans = [pid for pid in children_of(1) if is_built(pid)]
+    return [*children_of(os.getpid()), *orphans]
+
+
+def is_built(pid):
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/exe").startswith(BUILD + os.sep)
+    return False
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    if call.excinfo and is_late(call.excinfo.value):
+        report.sections.append(("Processes", subprocess.run([THREADS, *map(str, ours())], text=True, capture_output=True).stdout))
     if report.when == "teardown" and FOLDER in item.stash:
         folder = item.stash[FOLDER]
         if item.stash[FAILED] and size(*kept, folder) <= KEPT_MAX:

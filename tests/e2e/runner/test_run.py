@@ -34,7 +34,7 @@ class Tree:
         self.path, self.build, self.env = path, path / "build", {}
         for folder in ("tests/unit/x", "tests/e2e", "build/unit/x", "tmp"):
             (path / folder).mkdir(parents=True)
-        for name in ("run.sh", "unit.sh", "long.sh", "e2e_sum.py", "hostkind.sh", "e2e/conftest.py", "e2e/sharelib.py", "e2e/guestlib.py",
+        for name in ("run.sh", "unit.sh", "long.sh", "threads.py", "e2e_sum.py", "hostkind.sh", "e2e/conftest.py", "e2e/sharelib.py", "e2e/guestlib.py",
                      "e2e/schemalib.py"):
             shutil.copy(os.path.join(ROOT, "tests", name), path / "tests" / name)
 
@@ -87,6 +87,29 @@ def test_unit_program_fails_that_says_less_than_planned(tree, script, says):
     tree.unit("test_b", "echo 1..1; echo ok 1 - a")
     status, passed, failed, _, out = tree.run("unit")
     assert status == 1 and passed >= 1 and failed == 1 and says in out, out
+
+
+def test_late_unit_program_fails_and_the_run_says_what_its_processes_wait_for(tree):
+    tree.unit("test_a", "echo 1..2; echo ok 1 - a; sleep 1000 | cat")
+    tree.env["UNIT_SECONDS"] = "1"
+    status, passed, failed, _, out = tree.run("unit")
+    assert (status, passed, failed) == (1, 1, 1) and "no end within 1 s" in out, out
+    assert re.search(r"process \d+: sleep 1000\n.* system call \d", out) and re.search(r"process \d+: cat\n.*pipe_read", out), out
+
+
+def test_late_end_to_end_test_fails_and_the_run_says_what_its_processes_wait_for(tree):
+    tree.e2e("test_x", """
+        import pytest, subprocess
+        @pytest.fixture
+        def process():
+            with subprocess.Popen(["sleep", "1000"]) as p:
+                yield p
+                p.kill()
+        def test_waits(process):
+            process.wait(0.1)
+        """)
+    status, _, failed, _, out = tree.run("e2e")
+    assert (status, failed) == (1, 1) and re.search(r"process \d+: sleep 1000\n.* system call \d", out), out
 
 
 def test_unit_program_fails_that_is_not_built(tree):
