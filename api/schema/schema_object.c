@@ -354,7 +354,7 @@ static const struct field overlay[] = {
 static const struct field pin[] = {
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "pin", FIELD_STRING, REQUIRED, "id of the pin" },
-	{ "clones", FIELD_INT, REQUIRED, "number of disks of clones that read it; 0: it is about to be deleted" },
+	{ "clones", FIELD_INT, REQUIRED, "number of disks of clones that read it, or may read it; 0: it is about to be deleted" },
 	{ "own-size", FIELD_INT, OPTIONAL, "bytes that only it uses, if the VM's process tells them" }, END };
 const struct field job_entry[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },

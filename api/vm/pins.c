@@ -416,30 +416,36 @@ bool pins_has_overlay(const struct vm_host *host, const char *path)
 	return host->pins && row_find(&host->pins->used, path);
 }
 
-static void use_add(struct pin_use *all, size_t *n, const struct row *r)
+static void use_add(struct pin_use *all, size_t *n, const uint8_t *id, unsigned overlays)
 {
 	size_t i = 0;
 
-	while (i < *n && memcmp(all[i].id, r->id, sizeof(r->id)))
+	while (i < *n && memcmp(all[i].id, id, sizeof(all[i].id)))
 		i++;
 	if (i == *n) {
 		all[i] = (struct pin_use){ .overlays = 0 };
-		memcpy(all[i].id, r->id, sizeof(r->id));
+		memcpy(all[i].id, id, sizeof(all[i].id));
 		(*n)++;
 	}
-	all[i].overlays += r->overlay != NULL;
+	all[i].overlays += overlays;
 }
 
 size_t pins_of_image(const struct vm_host *host, const char *image, struct pin_use **ret)
 {
-	const struct rows *lists[] = { &host->pins->used, &host->pins->due };
+	const struct rows *used = &host->pins->used, *due = &host->pins->due;
 	size_t n = 0;
 
-	*ret = must_alloc(calloc(lists[0]->n + lists[1]->n + 1, sizeof(**ret)));
-	for (size_t l = 0; l < ARRAY_SIZE(lists); l++)
-		for (size_t i = 0; i < lists[l]->n; i++)
-			if (!strcmp(lists[l]->list[i].image, image))
-				use_add(*ret, &n, &lists[l]->list[i]);
+	*ret = must_alloc(calloc(2 * used->n + due->n + 1, sizeof(**ret)));
+	for (size_t i = 0; i < used->n; i++) {
+		if (strcmp(used->list[i].image, image))
+			continue;
+		use_add(*ret, &n, used->list[i].id, 1);
+		if (used->list[i].either)
+			use_add(*ret, &n, used->list[i].other, 1);
+	}
+	for (size_t i = 0; i < due->n; i++)
+		if (!strcmp(due->list[i].image, image))
+			use_add(*ret, &n, due->list[i].id, 0);
 	return n;
 }
 
