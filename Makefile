@@ -253,6 +253,7 @@ $(BUILD)/unit/api/policy/test_timekeeper: UNIT_LDFLAGS = -Wl,--wrap=store_put
 $(BUILD)/unit/api/policy/test_thresholds: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime,--wrap=store_put,--wrap=vm_process_request
 $(BUILD)/unit/api/policy/test_vm_space: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime,--wrap=store_put,--wrap=vm_process_request,--wrap=fork_as_begin,--wrap=fork_as_free
 $(BUILD)/unit/api/jobs/test_fork_files: UNIT_LDFLAGS = -Wl,--wrap=open
+$(BUILD)/unit/api/jobs/test_pin_release: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime,--wrap=vm_process_request,--wrap=vm_process_pid,--wrap=vm_process_knows,--wrap=vm_process_version
 $(BUILD)/unit/api/access/test_groups: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns,--wrap=pidfd_send_signal
 $(BUILD)/unit/api/access/test_open_as: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
 $(BUILD)/unit/api/store/test_store: UNIT_LDFLAGS = -Wl,--wrap=file_close_async,--wrap=usleep

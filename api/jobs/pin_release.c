@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/util.h"
 
 #include <stdlib.h>
 
@@ -17,8 +18,11 @@
  * wait would keep more clusters that the guest has overwritten. */
 #define WAIT_S 60U
 #define TELL_TIMEOUT_NS VM_PROCESS_NO_TIMEOUT
+/* Until a process is told again that could not be reached, for example because its socket was full. */
+#define TELL_AGAIN_NS 1000000000ULL
 
 static void vm_release(struct vm *vm);
+static void timer_arm(struct vm_host *host);
 
 static void release_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
@@ -71,11 +75,21 @@ static bool vm_end_wait(struct vm *vm)
 
 static void idle_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
-	const struct vm *vm = opaque;
+	struct vm *vm = opaque;
 
 	(void)a;
-	if (r < 0)
-		log_debug("pins", "VM '%s': %s", vm->def->name, e->msg);
+	if (r >= 0)
+		return;
+	log_debug("pins", "VM '%s': %s", vm->def->name, e->msg);
+	/* Tell it again: it may have an earlier list, and delete a pin that an overlay reads by now. A process that has
+	 * ended has no list. */
+	if (!vm->proc)
+		return;
+	if (!vm->idle_pins_told)
+		vm->idle_pins_told = vm_process_pid(vm->proc);
+	vm->host->pins_told = true;
+	vm->host->pins_tell_at_ns = loop_now_ns() + TELL_AGAIN_NS;
+	timer_arm(vm->host);
 }
 
 /* Tell the process which pins wait, so that they are in nobody's way. The process that takes a VM over, or that starts,
@@ -130,25 +144,32 @@ static void vm_release(struct vm *vm)
 			release_answered, vm);
 }
 
-static void release_all(struct vm_host *host);
-
-static void waited(void *opaque)
-{
-	struct vm_host *host = opaque;
-
-	tell_idle(host);
-	release_all(host);
-}
-
 static void release_all(struct vm_host *host)
 {
-	uint64_t until = pins_idle_until(host);
 	bool due = pins_are_due(host);
 
 	for (size_t i = 0; i < host->nvms && due; i++)
 		vm_release(host->vms[i]);
-	if (until && (host->pins_timer || loop_timer_new(host->loop, waited, host, &host->pins_timer) == 0))
-		loop_timer_arm(host->pins_timer, until);
+	timer_arm(host);
+}
+
+static void timer_fire(void *opaque)
+{
+	struct vm_host *host = opaque;
+
+	host->pins_tell_at_ns = 0;
+	tell_idle(host);
+	release_all(host);
+}
+
+/* Wake up when a pin has waited long enough, and when a process is to be told again. */
+static void timer_arm(struct vm_host *host)
+{
+	uint64_t until = pins_idle_until(host), again = host->pins_tell_at_ns;
+	uint64_t at = until && again ? MIN(until, again) : MAX(until, again);
+
+	if (at && (host->pins_timer || loop_timer_new(host->loop, timer_fire, host, &host->pins_timer) == 0))
+		loop_timer_arm(host->pins_timer, at);
 }
 
 void pin_release_due(struct vm_host *host)
