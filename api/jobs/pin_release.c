@@ -11,6 +11,7 @@
 #include "base/util.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Deleting a pin may take long on slow storage. */
 #define DELETE_TIMEOUT_NS VM_PROCESS_NO_TIMEOUT
@@ -57,7 +58,28 @@ static bool is_reachable(const struct vm *vm)
 
 /* ---- pins that wait for a further fork ---- */
 
-/* Let no pin of the VM wait. Returns whether one did. */
+/* Return the pid of the VM's process if that can be told of pins that wait; 0: it cannot, or there is none. */
+static pid_t idle_pid(const struct vm *vm)
+{
+	return is_reachable(vm) && vm_process_knows(vm->proc, VM_KNOWS_IDLE_PINS) ? vm_process_pid(vm->proc) : 0;
+}
+
+/* Whether another VM, whose process has the image open, can share the image's pins. */
+static bool other_can_share(const struct vm *vm, const char *image)
+{
+	const struct vm_host *host = vm->host;
+
+	for (size_t v = 0; v < host->nvms; v++) {
+		const struct definition *def = vm_live(host->vms[v]);
+
+		for (uint32_t i = 0; i < def->ndisks && host->vms[v] != vm && idle_pid(host->vms[v]); i++)
+			if (has_pins(&def->disks[i]) && !strcmp(def->disks[i].layers[0].path, image))
+				return true;
+	}
+	return false;
+}
+
+/* Let no pin of the VM wait, unless another VM can share it. Returns whether one did. */
 static bool vm_end_wait(struct vm *vm)
 {
 	const struct definition *def = vm_live(vm);
@@ -65,9 +87,11 @@ static bool vm_end_wait(struct vm *vm)
 	bool any = false;
 
 	for (uint32_t i = 0; i < def->ndisks; i++) {
-		if (!has_pins(&def->disks[i]) || !pins_idle(vm->host, def->disks[i].layers[0].path, id))
+		const char *image = def->disks[i].layers[0].path;
+
+		if (!has_pins(&def->disks[i]) || !pins_idle(vm->host, image, id) || other_can_share(vm, image))
 			continue;
-		pins_idle_end(vm->host, def->disks[i].layers[0].path);
+		pins_idle_end(vm->host, image);
 		any = true;
 	}
 	return any;
@@ -98,9 +122,8 @@ static void vm_tell_idle(struct vm *vm)
 {
 	const struct definition *def = vm_live(vm);
 	struct vm_pins pins = { 0 };
-	pid_t pid;
+	pid_t pid = idle_pid(vm);
 
-	pid = is_reachable(vm) && vm_process_knows(vm->proc, VM_KNOWS_IDLE_PINS) ? vm_process_pid(vm->proc) : 0;
 	if (!pid || (vm->idle_pins_told && vm->idle_pins_told != pid))
 		vm_end_wait(vm);
 	if (!pid) {

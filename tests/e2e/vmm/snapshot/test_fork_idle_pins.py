@@ -62,6 +62,21 @@ def test_forks_share_the_pin_after_the_last_clone(vms, daemon, idle):
     assert not snapshots(idle)
 
 
+def test_pin_waits_although_the_definition_of_another_vm_has_the_image(vms, daemon, tmp_path):
+    image = vms.image("a.qcow2")
+    for name in ("other", "then"):
+        daemon.define(name, memory="32M", disks=[image], boot={"kernel": vms.guest("interp.elf")})
+    vms.start(image)
+    vms.fork("c")
+    pins = pins_in(tmp_path / "a.qcow2")
+    vms.end("c")
+    vms.fork("c")
+    assert pins_in(tmp_path / "a.qcow2") == pins
+    vms.end("c")
+    off(vms, daemon)
+    assert not snapshots(tmp_path / "a.qcow2")
+
+
 def test_newer_pin_ends_the_wait(vms, daemon, idle):
     (old,) = pins_in(idle)
     vms.write("src", 0, 2)

@@ -197,6 +197,37 @@ static void test_nobody_is_told_again_of_a_process_that_has_ended(void **state)
 	assert_int_equal(f->asked, 0);
 }
 
+/* Definitions may share an image. Only one of the VMs can run. */
+static void test_pin_waits_although_another_vm_has_the_image(void **state)
+{
+	struct definition *def;
+	struct vm *other;
+	struct err e;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) { /* a name before that of the VM that runs, and one after it */
+		CLEANUP_JS struct json_object *o = NULL;
+		const char *text = i ? DEFINITION("vm2") : DEFINITION("vm0");
+
+		assert_int_equal(js_parse(text, strlen(text), "vm", &o, &e), 0);
+		assert_int_equal(definition_parse(o, NULL, &def, &e), 0);
+		assert_int_equal(vm_add(&f->host, def, &other), 0);
+	}
+	clone_goes();
+	assert_true(f->idle_told == 1 && told_of(1));
+	answer(0);
+	pins_store(&f->host);
+	assert_true(f->idle_told == 2 && told_of(1));
+	answer(0);
+	assert_int_equal(seconds(WAIT_S - 2, 0), 0);
+	assert_int_equal(f->asked, 0);
+	/* Nobody can share the pin any more when no process runs. */
+	f->vm->proc = NULL;
+	f->vm->state = VM_SHUT_OFF;
+	pins_store(&f->host);
+	assert_int_equal(pins_idle_until(&f->host), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -206,6 +237,7 @@ int main(void)
 		TEST(test_process_that_was_not_reached_is_told_again),
 		TEST(test_process_that_was_not_reached_is_told_again_that_no_pin_waits),
 		TEST(test_nobody_is_told_again_of_a_process_that_has_ended),
+		TEST(test_pin_waits_although_another_vm_has_the_image),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
