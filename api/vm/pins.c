@@ -12,18 +12,15 @@
 #include "base/util.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct row {
-	/* owned; NULL: none, the pin is due for deletion; no absolute path: a guard, see guard_put() */
-	char *overlay;
+	char *overlay; /* owned; NULL: none, the pin is due for deletion */
 	char *image;   /* owned */
 	uint8_t id[VM_PIN_ID_BYTES];
 	/* The overlay reads the pin `id` or the pin `other`; the process that makes it has not told which. Then `id`
-	 * is the older pin: an earlier Cairn reads only `id` from the file, and deletes no pin that is not there.
-	 * Of a guard, `other` is that older pin, and `either` is false. */
+	 * is the older pin: an earlier Cairn reads only `id` from the file, and deletes no pin that is not there. */
 	bool either;
 	uint8_t other[VM_PIN_ID_BYTES];
 	/* The number of the overlay among those that this daemon's forks have made; 0: another one. Of a pin that is
@@ -112,55 +109,6 @@ static size_t id_find(const struct rows *l, const uint8_t *id)
 	return i;
 }
 
-/* ---- guards ---- */
-
-/* A guard keeps the newer pin of rows with two ids while an earlier Cairn has the list, which drops that id from the
- * rows. The guard is stored as an overlay of that pin, whose name has both ids, so nobody removes it. If the rows lack
- * the newer id when the list is loaded again, the guard keeps the pin until no overlay has the older one any more:
- * overlays that the earlier Cairn has noted as copies have only that id, too. */
-#define GUARD_BETWEEN " or "
-
-static bool is_guard(const struct row *r)
-{
-	return r->overlay && r->overlay[0] != '/';
-}
-
-/* Store a guard for a row with two ids. */
-static void guard_put(const struct row *r, struct json_object *all)
-{
-	char id[DEFINITION_UUID_TEXT], name[2 * DEFINITION_UUID_TEXT + sizeof(GUARD_BETWEEN)], older[DEFINITION_UUID_TEXT];
-	struct json_object *o = json_object_new_object();
-
-	uuid_print(r->other, id);
-	uuid_print(r->id, older);
-	snprintf(name, sizeof(name), "%s" GUARD_BETWEEN "%s", older, id);
-	js_put_str(o, "pin", id);
-	js_put_str(o, "image", r->image);
-	js_put_str(o, "overlay", name);
-	if (r->kept)
-		js_put_bool(o, "kept", true);
-	json_object_array_add(all, o);
-}
-
-/* Read the older id from a guard's name. Returns false if that is malformed. */
-static bool guard_parse(const char *name, uint8_t ret_older[VM_PIN_ID_BYTES])
-{
-	char older[DEFINITION_UUID_TEXT];
-
-	snprintf(older, sizeof(older), "%s", name);
-	return strlen(name) > strlen(older) && uuid_parse(older, ret_older) == 0;
-}
-
-/* Whether an earlier row of the list has the same second id, so that one guard serves both. */
-static bool is_guarded(const struct rows *l, size_t row)
-{
-	size_t i = 0;
-
-	while (i < row && !(l->list[i].either && !memcmp(l->list[i].other, l->list[row].other, VM_PIN_ID_BYTES)))
-		i++;
-	return i < row;
-}
-
 /* ---- loading and storing the list ---- */
 
 static struct json_object *rows_to_json(const struct rows *l)
@@ -180,8 +128,6 @@ static struct json_object *rows_to_json(const struct rows *l)
 		if (l->list[i].kept)
 			js_put_bool(o, "kept", true);
 		json_object_array_add(all, o);
-		if (l->list[i].either && !is_guarded(l, i))
-			guard_put(&l->list[i], all);
 	}
 	return all;
 }
@@ -213,7 +159,7 @@ static void row_load(struct json_object *o, bool due, struct rows *l)
 	struct row *r;
 
 	if (!id || uuid_parse(id, bytes) < 0 || (either && uuid_parse(either, other) < 0) || !image || !overlay != due ||
-		(overlay && row_find(l, overlay)) || (overlay && overlay[0] != '/' && !guard_parse(overlay, other)))
+		(overlay && row_find(l, overlay)))
 		return;
 	r = row_insert(l, due ? l->n : place_of(l, overlay), overlay, image, bytes);
 	r->kept = js_get_bool(o, "kept", false);
@@ -230,76 +176,6 @@ static bool rows_load(struct json_object *all, bool due, struct rows *l)
 	for (size_t i = 0; i < n; i++)
 		row_load(json_object_array_get_idx(all, i), due, l);
 	return all && l->n == n;
-}
-
-/* ---- the end of pins ---- */
-
-static void guards_end(struct pins *p, const uint8_t *older);
-
-static void kept_tell(const char *image, const uint8_t *id)
-{
-	char text[2 * VM_PIN_ID_BYTES + 1];
-
-	hex_print(id, VM_PIN_ID_BYTES, text);
-	log_warn("pins", "%s: the pin " PIN_NAME_IN_IMAGE "%s stays, because " PINS_FILE " was lost or damaged once, or somebody copied "
-		"a clone's image, and the disk of an unknown clone may read the pin; if there is none, shut the image's VM down and use qemu-img snapshot -d", image,
-		text);
-}
-
-/* A row names the pin no more. kept: the row's. order: the row's if a further fork may share the pin, else 0. */
-static void id_release(struct pins *p, const char *image, const uint8_t *id, bool kept, uint64_t order)
-{
-	struct row *r;
-
-	if (id_find(&p->used, id) < p->used.n)
-		return;
-	if (kept) {
-		kept_tell(image, id);
-	} else {
-		r = row_insert(&p->due, p->due.n, NULL, image, id);
-		r->order = order;
-		r->since_ns = loop_now_ns();
-	}
-	guards_end(p, id);
-}
-
-static void guard_remove(struct pins *p, size_t at)
-{
-	struct row was = p->used.list[at];
-
-	p->used.list[at].overlay = p->used.list[at].image = NULL;
-	row_remove(&p->used, at);
-	id_release(p, was.image, was.id, was.kept, 0);
-	row_done(&was);
-}
-
-/* No overlay has the older pin any more: remove the guards that have it. */
-static void guards_end(struct pins *p, const uint8_t *older)
-{
-	for (size_t i = p->used.n; i--; i = MIN(i, p->used.n)) /* removing one may remove more */
-		if (is_guard(&p->used.list[i]) && !memcmp(p->used.list[i].other, older, VM_PIN_ID_BYTES))
-			guard_remove(p, i);
-}
-
-/* Whether the list needs the guard: rows have lost the guarded id, and may be overlays of that pin. */
-static bool guard_is_needed(const struct rows *l, const struct row *guard)
-{
-	bool named = false;
-
-	for (size_t i = 0; i < l->n; i++) {
-		if (l->list[i].either && !memcmp(l->list[i].other, guard->id, VM_PIN_ID_BYTES))
-			return false;
-		named = named || row_may_read(&l->list[i], guard->other);
-	}
-	return named;
-}
-
-/* After the list was loaded, remove the guards that are of no use. */
-static void guards_check(struct pins *p)
-{
-	for (size_t i = p->used.n; i--; i = MIN(i, p->used.n))
-		if (is_guard(&p->used.list[i]) && !guard_is_needed(&p->used, &p->used.list[i]))
-			guard_remove(p, i);
 }
 
 /* Of the pins that are due for deletion, drop those that an overlay reads. */
@@ -340,7 +216,6 @@ void pins_load(struct vm_host *host)
 
 	whole = rows_load(js_get_array(o, "due"), true, &p->due) && whole;
 	host->pins = p;
-	guards_check(p);
 	due_check(p);
 	p->incomplete = js_get_bool(o, "incomplete", false);
 	if (whole || store_is_newer(host->store, PINS_FILE))
@@ -462,6 +337,32 @@ bool pins_add_found(struct vm_host *host, const char *overlay, const char *image
 	row_insert(l, place_of(l, overlay), overlay, image, id)->kept = kept || host->pins->incomplete;
 	due_remove(host->pins, id);
 	return true;
+}
+
+static void kept_tell(const char *image, const uint8_t *id)
+{
+	char text[2 * VM_PIN_ID_BYTES + 1];
+
+	hex_print(id, VM_PIN_ID_BYTES, text);
+	log_warn("pins", "%s: the pin " PIN_NAME_IN_IMAGE "%s stays, because " PINS_FILE " was lost or damaged once, or somebody copied "
+		"a clone's image, and the disk of an unknown clone may read the pin; if there is none, shut the image's VM down and use qemu-img snapshot -d", image,
+		text);
+}
+
+/* A row names the pin no more. kept: the row's. order: the row's if a further fork may share the pin, else 0. */
+static void id_release(struct pins *p, const char *image, const uint8_t *id, bool kept, uint64_t order)
+{
+	struct row *r;
+
+	if (id_find(&p->used, id) < p->used.n)
+		return;
+	if (kept) {
+		kept_tell(image, id);
+		return;
+	}
+	r = row_insert(&p->due, p->due.n, NULL, image, id);
+	r->order = order;
+	r->since_ns = loop_now_ns();
 }
 
 void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool is_made)

@@ -5,7 +5,7 @@
  *
  * The daemon chooses a pin's id and stores it before the pin is made. If the process may use an earlier pin instead,
  * the row has both ids until the process has told which pin the overlay reads; until then, both are in use. A stored
- * row with both ids keeps one pin longer than needed, at most, also if a Cairn that knows one id stores the list.
+ * row with both ids keeps one pin longer than needed, at most.
  *
  * The daemon sends a VM's process the ids of the pins to delete, so a pin that the list does not name is never deleted.
  * If the list is lost, it is built again from the overlays that the daemon knows (pin_scan.h). Other overlays may read

@@ -249,31 +249,3 @@ def test_next_daemon_keeps_the_pin_that_a_clone_reads(vms, daemon, tmp_path, cha
     until(lambda: nothing_is_due(daemon))
     until(lambda: not pins_in(a))
     vms.holds("src", 0, 3)
-
-
-def test_pin_of_a_clone_whose_row_an_earlier_version_has_cut_goes_with_the_clones(vms, daemon, tmp_path):
-    """A version that knows one pin of each overlay keeps the earlier one of two, and the guard of the other."""
-    a, path = tmp_path / "a.qcow2", daemon.state / "pins.json"
-    vms.start(vms.image("a.qcow2"))
-    for i, name in enumerate("cd"):
-        vms.write("src", 0, i + 1)
-        vms.fork(name)
-    vms.close()
-    daemon.stop(signal.SIGKILL)
-    stored = json.loads(path.read_text())
-    row = {r["overlay"]: r for r in stored["used"]}[str(vms.path("d"))]
-    earlier = {r["overlay"]: r for r in stored["used"]}[str(vms.path("c"))]["pin"]
-    made = row.pop("or", row["pin"])
-    row["pin"] = earlier
-    stored["used"] = [r for r in stored["used"] if r["overlay"][0] == "/"]
-    stored["used"].append({"pin": made, "image": str(a), "overlay": f"{earlier} or {made}"})
-    path.write_text(json.dumps(stored))
-    daemon.start()
-    vms.end("c")
-    vms.write("src", 0, 3)
-    assert len(pins_in(a)) == 2
-    vms.holds("d", 0, 2)
-    vms.end("d")
-    until(lambda: not pins_in(a))
-    until(lambda: nothing_is_due(daemon))
-    vms.holds("src", 0, 3)

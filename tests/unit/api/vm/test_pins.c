@@ -252,96 +252,6 @@ static void test_older_pin_is_the_one_in_the_place_that_earlier_versions_read(vo
 	free(text);
 }
 
-static void rewrite(struct fixture *f, const char *text)
-{
-	char path[160];
-	struct err e;
-
-	host_close(f);
-	snprintf(path, sizeof(path), "%s/" PINS_FILE, f->dir);
-	assert_int_equal(file_write_atomic(path, text, strlen(text), 0600, &e), 0);
-	host_open(f);
-}
-
-#define ID_A "aa010000-0000-0000-0000-000000000000"
-#define ID_B "bb020000-0000-0000-0000-000000000000"
-#define PIN_A "\"pin\":\"" ID_A "\""
-#define PIN_B "\"pin\":\"" ID_B "\""
-
-/* Take the second ids out of the stored list, as a Cairn does that knows one id for each overlay.
- * copy: it notes an overlay /copy that has the first id; else "". */
-static void downgrade(struct fixture *f, const char *copy)
-{
-	char path[160], text[4096] = "", *was, *at, *end;
-	struct err e;
-	size_t n;
-
-	pins_store(&f->host);
-	snprintf(path, sizeof(path), "%s/" PINS_FILE, f->dir);
-	assert_int_equal(file_read(path, sizeof(text), &was, &n, &e), 0);
-	for (at = was; (end = strstr(at, "\"or\":\"")); at = strchr(end + 6, ',') + 1)
-		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%.*s", (int)(end - at), at);
-	snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s", at);
-	free(was);
-	if (*copy) {
-		at = strstr(text, "\"used\":[") + 8;
-		memmove(at + strlen(copy), at, strlen(at) + 1);
-		memcpy(at, copy, strlen(copy));
-	}
-	host_close(f);
-	assert_int_equal(file_write_atomic(path, text, strlen(text), 0600, &e), 0);
-	host_open(f);
-}
-
-static void test_newer_pin_is_released_after_a_downgrade(void **state)
-{
-	struct fixture *f = *state;
-
-	for (unsigned i = 0; i < 2; i++) {
-		pins_add(&f->host, "/c1", "/src", A);
-		pins_add_either(&f->host, "/c2", "/src", A, B);
-		pins_copy(&f->host, "/c2", "/c3"); /* a clone of the same fork */
-		downgrade(f, "");
-		assert_int_equal(pins_are_incomplete(&f->host), i == 0); /* there was no list at first */
-		pins_set_complete(&f->host, true);
-		assert_true(pins_has_image(&f->host, "/src"));
-		if (i)
-			downgrade(f, ""); /* and another one */
-		pins_forget(&f->host, "/c2");
-		pins_forget(&f->host, "/c3");
-		ids_are_due(f, 0, NULL, NULL); /* nobody knows any more that /c1 does not read B */
-		pins_forget(&f->host, "/c1");
-		ids_are_due(f, 2, A, B);
-		assert_int_equal(pins_ask(&f->host, "/src", &f->vm, f->ids, 8), 2);
-		pins_answered(&f->host, &f->vm, true);
-	}
-}
-
-static void test_newer_pin_is_kept_for_what_an_earlier_version_has_copied(void **state)
-{
-	struct fixture *f = *state;
-
-	pins_add_either(&f->host, "/c2", "/src", A, B);
-	downgrade(f, "{" PIN_A ",\"image\":\"/src\",\"overlay\":\"/copy\"},");
-	pins_forget(&f->host, "/c2");
-	ids_are_due(f, 0, NULL, NULL);
-	pins_forget(&f->host, "/copy");
-	ids_are_due(f, 2, A, B);
-}
-
-static void test_newer_pin_is_due_if_an_earlier_version_has_removed_its_overlays(void **state)
-{
-	struct fixture *f = *state;
-
-	pins_add_either(&f->host, "/c2", "/src", A, B);
-	pins_store(&f->host);
-	rewrite(f, "{\"version\":1,\"due\":[],\"used\":[{" PIN_B ",\"image\":\"/src\",\"overlay\":\"" ID_A " or " ID_B "\"}]}");
-	ids_are_due(f, 1, B, NULL);
-	rewrite(f, "{\"version\":1,\"due\":[],\"used\":[{" PIN_B ",\"image\":\"/src\",\"overlay\":\"c2\"}]}");
-	assert_true(pins_are_incomplete(&f->host)); /* a name that is none */
-	ids_are_due(f, 0, NULL, NULL);
-}
-
 static void test_number_of_ids_is_limited(void **state)
 {
 	struct fixture *f = *state;
@@ -371,6 +281,19 @@ static void test_list_survives_restart(void **state)
 	assert_int_equal(due(f, "/src"), 1);
 	assert_memory_equal(f->ids[0], B, sizeof(B));
 }
+
+static void rewrite(struct fixture *f, const char *text)
+{
+	char path[160];
+	struct err e;
+
+	host_close(f);
+	snprintf(path, sizeof(path), "%s/" PINS_FILE, f->dir);
+	assert_int_equal(file_write_atomic(path, text, strlen(text), 0600, &e), 0);
+	host_open(f);
+}
+
+#define PIN_A "\"pin\":\"aa010000-0000-0000-0000-000000000000\""
 
 static void test_damaged_list_lets_no_pin_go(void **state)
 {
@@ -537,9 +460,6 @@ int main(void)
 		TEST(test_newest_pin_waits_for_a_fork),
 		TEST(test_wait_of_a_pin_ends),
 		TEST(test_waiting_pin_is_due_after_restart),
-		TEST(test_newer_pin_is_released_after_a_downgrade),
-		TEST(test_newer_pin_is_kept_for_what_an_earlier_version_has_copied),
-		TEST(test_newer_pin_is_due_if_an_earlier_version_has_removed_its_overlays),
 		TEST(test_number_of_ids_is_limited),
 		TEST(test_list_survives_restart),
 		TEST(test_damaged_list_lets_no_pin_go),
