@@ -30,6 +30,7 @@
 #include "api/net/network.h"
 #include "api/net/network_default.h"
 #include "api/net/network_life.h"
+#include "api/net/network_blocked.h"
 #include "api/net/network_ports.h"
 #include "api/net/network_watch.h"
 #include "api/net/publish_restart.h"
@@ -161,7 +162,7 @@ static void permissions_changed(void *opaque)
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
 static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &timekeeper_observer, &restart_observer, &transient_observer,
 	&shutdown_observer, &job_observer, &job_wait_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
-	&forwards_observer, &hook_ask_observer, &start_gate_before_observer, &network_ports_observer, &start_gate_observer, &group_network_observer,
+	&forwards_observer, &hook_ask_observer, &start_gate_before_observer, &network_ports_observer, &network_blocked_observer, &start_gate_observer, &group_network_observer,
 	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer, &commit_ready_observer,
 	&flatten_observer, &trends_observer, &vm_space_observer, &thresholds_observer, &pressure_observer, &balancer_observer, &job_owner_observer, &vm_cgroup_observer,
 	&systemd_scope_observer, &approver_observer, &start_observer, &offline_observer, NULL };

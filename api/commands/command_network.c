@@ -3,6 +3,7 @@
 #include "api/commands/command.h"
 #include "api/definition/definition.h"
 #include "api/net/network.h"
+#include "api/net/network_blocked.h"
 #include "api/net/network_life.h"
 #include "api/net/network_ports.h"
 #include "api/net/network_wait.h"
@@ -365,6 +366,8 @@ void command_net_list(struct call *c)
 		}
 		entry = identity_put(network_any(n));
 		entry_fill(entry, n);
+		if (n->blocked)
+			js_put_bool(entry, "blocked", true);
 		json_object_array_add(list, entry);
 	}
 	js_put(o, "networks", list);
@@ -391,7 +394,7 @@ static void denied_add(struct call *c, struct network *n, struct json_object *o)
 	struct err e;
 
 	*w = (struct waiting){ c, o };
-	if (network_denied(n, denied_told, w, &e) < 0)
+	if (network_query(n, "denied", denied_told, w, &e) < 0)
 		denied_told(w, -EBUSY, NULL, &e);
 }
 
@@ -415,18 +418,10 @@ static void forks_put(struct call *c, const struct network *n, struct json_objec
 	addresses_put(c, n, o, "reserved", network_ports_list_reserved);
 }
 
-void command_net_info(struct call *c)
+static void info_tell(struct call *c, struct network *n)
 {
-	struct err e;
-	struct network *n = network_arg(c, &e);
-	struct json_object *o, *vms;
+	struct json_object *o = identity_put(network_any(n)), *vms = json_object_new_array();
 
-	if (!n) {
-		call_fail(c, &e);
-		return;
-	}
-	o = identity_put(network_any(n));
-	vms = json_object_new_array();
 	entry_fill(o, n);
 	js_put_bool(o, "pending", is_pending(n));
 	for (size_t i = 0; i < c->host->nvms && json_object_array_length(vms) < PAGE_NETWORKS; i++)
@@ -434,10 +429,36 @@ void command_net_info(struct call *c)
 			json_object_array_add(vms, json_object_new_string(c->host->vms[i]->def->name));
 	js_put(o, "vms", vms);
 	forks_put(c, n, o);
+	if (n->blocked)
+		js_put(o, "warnings", json_object_get(n->blocked));
 	if (n->live && n->live->egress)
 		denied_add(c, n, o);
 	else
 		call_return(c, o);
+}
+
+static void blocked_told(void *opaque, int r, struct json_object *answer, const struct err *e)
+{
+	struct call *c = opaque;
+	struct err own;
+	struct network *n = network_arg(c, &own); /* it may be gone */
+
+	(void)r, (void)answer, (void)e;
+	if (n)
+		info_tell(c, n);
+	else
+		call_fail(c, &own);
+}
+
+void command_net_info(struct call *c)
+{
+	struct err e;
+	struct network *n = network_arg(c, &e);
+
+	if (!n)
+		call_fail(c, &e);
+	else if (network_blocked_ask(n, blocked_told, c) <= 0)
+		info_tell(c, n);
 }
 
 static void leases_told(void *opaque, int r, struct json_object *answer, const struct err *e)
@@ -473,7 +494,7 @@ void command_net_dhcp_leases(struct call *c)
 	struct waiting *w = waiting_new(c);
 	struct err e;
 	struct network *n = network_arg(c, &e);
-	int r = n ? network_leases(n, leases_told, w, &e) : -ENOENT;
+	int r = n ? network_query(n, "leases", leases_told, w, &e) : -ENOENT;
 
 	if (r < 0)
 		waiting_fail(w, &e);

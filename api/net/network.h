@@ -40,6 +40,7 @@ struct network {
 	struct network_query *queries;	     /* likewise */
 	struct network_programs *programs;   /* api/net/network_programs.h; NULL: none yet */
 	struct network_retry *retry;	     /* api/net/network_retry.h; NULL: nothing has failed yet */
+	struct json_object *blocked; /* owned: an array of sentences (api/net/network_blocked.h); NULL: nothing is known to block it */
 	struct network_waits *waits;	     /* api/net/network_wait.h; NULL: no command has waited yet */
 };
 

@@ -38,7 +38,7 @@ struct network_operation {
 	void *opaque;
 };
 
-static void tell_state(const struct network *n, const char *detail)
+void network_state_tell(const struct network *n, const char *detail)
 {
 	struct json_object *data = json_object_new_object();
 
@@ -70,7 +70,7 @@ static void program_lost(struct network *n, const char *program)
 	if (network_is_busy(n))
 		return;
 	snprintf(text, sizeof(text), "its %s has ended, and is started again", program);
-	tell_state(n, text);
+	network_state_tell(n, text);
 }
 
 static void seen(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e);
@@ -185,7 +185,8 @@ static void become_inactive(struct network *n, const char *detail)
 
 	n->state = NETWORK_INACTIVE;
 	network_retry_end(n);
-	tell_state(n, detail);
+	json_object_put(STEAL_PTR(n->blocked));
+	network_state_tell(n, detail);
 	save_or_warn(n);
 	if (!n->def) {
 		network_remove(n);
@@ -234,7 +235,7 @@ static void started(struct network *n, struct network_operation *op, int r, stru
 	}
 	n->state = NETWORK_ACTIVE;
 	save_or_warn(n);
-	tell_state(n, NULL);
+	network_state_tell(n, NULL);
 	notes_log(n, value);
 	answer(op, 0, value, NULL);
 }
@@ -485,6 +486,7 @@ int network_update(struct network *n, struct network_definition *d, network_done
  * admin. */
 struct network_query {
 	struct network_query *next;
+	const char *verb;
 	struct network *network;
 	struct network_process *process;
 	network_done *done;
@@ -515,7 +517,7 @@ void network_queries_end(struct network *n, const struct err *why)
 	}
 }
 
-static int query_begin(struct network *n, const char *verb, network_done *done, void *opaque, struct err *e)
+int network_query(struct network *n, const char *verb, network_done *done, void *opaque, struct err *e)
 {
 	CLEANUP_JS struct json_object *request = NULL;
 	struct network_query *q;
@@ -531,7 +533,7 @@ static int query_begin(struct network *n, const char *verb, network_done *done, 
 	if (r < 0)
 		return r;
 	q = must_alloc(malloc(sizeof(*q)));
-	*q = (struct network_query){ n->queries, n, NULL, done, opaque };
+	*q = (struct network_query){ n->queries, verb, n, NULL, done, opaque };
 	r = network_process_start(n->host->loop, n->host->paths->net_program, request, TIMEOUT_NS, query_done, q, &q->process, e);
 	if (r < 0)
 		free(q);
@@ -540,14 +542,13 @@ static int query_begin(struct network *n, const char *verb, network_done *done, 
 	return r;
 }
 
-int network_leases(struct network *n, network_done *done, void *opaque, struct err *e)
+bool network_query_runs(const struct network *n, const char *verb)
 {
-	return query_begin(n, "leases", done, opaque, e);
-}
+	const struct network_query *q = n->queries;
 
-int network_denied(struct network *n, network_done *done, void *opaque, struct err *e)
-{
-	return query_begin(n, "denied", done, opaque, e);
+	while (q && strcmp(q->verb, verb) != 0)
+		q = q->next;
+	return q;
 }
 
 /* ---- after a restart of the daemon ---- */

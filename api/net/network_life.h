@@ -26,18 +26,21 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 /* Change an active network. d: taken, also on errors; it becomes the live definition when done() reports success.
  * Returns as network_start(). */
 int network_update(struct network *n, struct network_definition *d, network_done *done, void *opaque, struct err *e);
+/* Emit and log the network's state. detail: why; NULL: it was asked for. */
+void network_state_tell(const struct network *n, const char *detail);
 /* Whether an operation is under way that another one must not overtake. A check that the daemon makes by itself changes
  * nothing, so an operation ends it. */
 bool network_is_busy(const struct network *n);
 /* Look at an active network, and make the parts that are missing. The log has what is done. Returns false if an
  * operation is under way, so that the network has to be looked at later. */
 bool network_look(struct network *n);
-/* Ask for the leases, also during an operation. Returns as network_start(); -EBUSY: too many ask. */
-int network_leases(struct network *n, network_done *done, void *opaque, struct err *e);
-/* Ask how many packets the egress rules of an active network have denied: {"packets": N}. Returns as
- * network_leases(). */
-int network_denied(struct network *n, network_done *done, void *opaque, struct err *e);
-
+/* Ask cairn-net something that changes nothing, also during an operation.
+ * verb: borrowed until the end; "leases"; "denied": how many packets the egress rules of an active network have denied;
+ *       "blocked" (network_blocked.h).
+ * Returns as network_start(); -EBUSY: too many ask. */
+int network_query(struct network *n, const char *verb, network_done *done, void *opaque, struct err *e);
+/* Whether such a question is under way. */
+bool network_query_runs(const struct network *n, const char *verb);
 /* End the questions under way. why: what done() tells; NULL: it is not called. */
 void network_queries_end(struct network *n, const struct err *why);
 

@@ -1,5 +1,6 @@
 #include "api/net/network_watch.h"
 #include "api/net/network.h"
+#include "api/net/network_blocked.h"
 #include "api/net/network_life.h"
 #include "api/vm/vm_host.h"
 #include "base/err.h"
@@ -36,6 +37,7 @@ struct network_watch {
 	} sockets[SOCKETS];
 	struct loop_timer *timer;
 	bool due; /* the timer is armed */
+	bool parts; /* check the networks' parts then, not only whether they are blocked */
 	uint64_t last_ns; /* of the last look; 0: none */
 };
 
@@ -47,6 +49,15 @@ static bool is_default_route(const struct nlmsghdr *m)
 
 	return (m->nlmsg_type == RTM_NEWROUTE || m->nlmsg_type == RTM_DELROUTE) && m->nlmsg_len >= NLMSG_LENGTH(sizeof(*r)) &&
 		!r->rtm_dst_len && r->rtm_type == RTN_UNICAST;
+}
+
+/* A link has got an address, as Docker's bridge does when it starts. */
+static bool is_new_subnet(const struct nlmsghdr *m)
+{
+	const struct rtmsg *r = NLMSG_DATA(m);
+
+	return m->nlmsg_type == RTM_NEWROUTE && m->nlmsg_len >= NLMSG_LENGTH(sizeof(*r)) && r->rtm_protocol == RTPROT_KERNEL &&
+		r->rtm_type == RTN_UNICAST && r->rtm_scope == RT_SCOPE_LINK;
 }
 
 /* The name of the table is the first attribute of tables, chains and rules. */
@@ -80,10 +91,11 @@ static bool is_other_firewall(const struct nlmsghdr *m)
 
 static void look(void *opaque);
 
-static void look_later(struct network_watch *w)
+static void look_later(struct network_watch *w, bool parts)
 {
 	uint64_t now = loop_now_ns(), at = now + DELAY_NS;
 
+	w->parts |= parts;
 	if (w->due)
 		return;
 	if (w->last_ns && w->last_ns + INTERVAL_NS > at)
@@ -95,16 +107,18 @@ static void look_later(struct network_watch *w)
 static void look(void *opaque)
 {
 	struct network_watch *w = opaque;
-	bool again = false;
+	bool again = false, parts = w->parts;
 	struct network *n;
 
-	w->due = false;
+	w->due = w->parts = false;
 	w->last_ns = loop_now_ns();
-	for (size_t i = 0; (n = network_at(w->host, i)); i++)
-		if (!network_look(n))
+	for (size_t i = 0; (n = network_at(w->host, i)); i++) {
+		network_blocked_look(n);
+		if (parts && !network_look(n))
 			again = true;
+	}
 	if (again)
-		look_later(w);
+		look_later(w, true);
 }
 
 static void socket_read(void *opaque, unsigned revents)
@@ -112,7 +126,7 @@ static void socket_read(void *opaque, unsigned revents)
 	struct network_watch *w = *(struct network_watch **)opaque;
 	int which = opaque == &w->sockets[RULES];
 	char text[MESSAGE_BYTES] __attribute__((aligned(NLMSG_ALIGNTO)));
-	bool changed = false;
+	bool changed = false, added = false;
 	ssize_t got = 0;
 
 	(void)revents;
@@ -120,12 +134,15 @@ static void socket_read(void *opaque, unsigned revents)
 		got = recv(w->sockets[which].fd, text, sizeof(text), MSG_DONTWAIT);
 		if (got < 0)
 			break;
-		for (const struct nlmsghdr *m = (const void *)text; got > 0 && NLMSG_OK(m, (size_t)got); m = NLMSG_NEXT(m, got))
+		for (const struct nlmsghdr *m = (const void *)text; got > 0 && NLMSG_OK(m, (size_t)got); m = NLMSG_NEXT(m, got)) {
 			changed = changed || (which == ROUTES ? is_default_route(m) : is_other_firewall(m));
+			added = added || (which == ROUTES && is_new_subnet(m));
+		}
 	}
 	/* The kernel dropped messages. */
-	if (changed || (got < 0 && errno == ENOBUFS))
-		look_later(w);
+	changed = changed || (got < 0 && errno == ENOBUFS);
+	if (changed || added)
+		look_later(w, changed);
 }
 
 /* ---- begin and end ---- */

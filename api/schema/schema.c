@@ -560,7 +560,7 @@ static const struct field net_info_returns[] = {
 	{ "denied-packets", FIELD_INT, OPTIONAL, "packets that the egress rules have denied since they were made" },
 	{ "denied-questions", FIELD_INT, OPTIONAL, "questions of DNS that they have refused, if they have names" },
 	{ "clones", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "running live clones" },
-	{ "reserved", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "running VMs whose address is reserved for their published ports" }, END };
+	{ "reserved", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "running VMs whose address is reserved for their published ports" }, FIELD_WARNINGS, END };
 static const struct field net_dump_args[] = { FIELD_NETWORK,
 	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the active network" }, END };
 static const struct field net_dump_returns[] = {

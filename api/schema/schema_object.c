@@ -462,7 +462,8 @@ static const struct field network_entry[] = {
 	{ "persistent", FIELD_BOOL, REQUIRED, "the daemon keeps the definition when the network stops" },
 	{ "autostart", FIELD_BOOL, REQUIRED, "the daemon starts the network after a boot of the host" },
 	{ "mode", FIELD_STRING, REQUIRED, "nat, route, isolated, open, bridge or macvtap" },
-	{ "bridge", FIELD_STRING, OPTIONAL, "name of the bridge" }, FIELD_DIRECT, END };
+	{ "bridge", FIELD_STRING, OPTIONAL, "name of the bridge" }, FIELD_DIRECT,
+	{ "blocked", FIELD_BOOL, OPTIONAL, "iptables-legacy drops its packets, as net-info has found; net-info has the remedy" }, END };
 static const struct field lease[] = {
 	{ "expires", FIELD_INT, REQUIRED, "realtime, seconds; 0: never" },
 	{ "mac", FIELD_STRING_OR_NULL, REQUIRED, "MAC address; null: not known" },

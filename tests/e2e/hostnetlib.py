@@ -36,6 +36,11 @@ def as_root(make, tmp_path):
     made.close()
 
 
+def legacy_tables_work():
+    """Whether this kernel has iptables-legacy's tables."""
+    return subprocess.run(["unshare", "-n", "iptables-legacy", "-S"], capture_output=True).returncode == 0
+
+
 class Namespace:
     """A network namespace; it ends with the process that holds it."""
 

@@ -467,6 +467,21 @@ static void macvtap_probe(struct host_check *c)
 	remedy(c, "use networks of mode nat, or of an existing bridge; or a kernel with CONFIG_MACVTAP");
 }
 
+/* Its rules for each network are the daemon's to judge. */
+static void forwarding_probe(struct host_check *c)
+{
+	static const char ipv4[] = "/proc/net/ip_tables_names", ipv6[] = "/proc/net/ip6_tables_names";
+
+	if (file_has(ipv4, "filter\n") || file_has(ipv6, "filter\n")) {
+		found(c, HOST_UNSURE, "iptables-legacy has a filter table, as with some Dockers, which may drop their packets");
+		remedy(c, "look at: cairn net-info NETWORK; it warns if that is so, with the commands against it");
+	} else if (!access(ipv4, F_OK) && access(ipv4, R_OK) < 0) {
+		found(c, HOST_OK, "only root sees whether iptables-legacy has rules");
+	} else {
+		found(c, HOST_OK, "iptables-legacy has no rules");
+	}
+}
+
 static void memory_pressure_probe(struct host_check *c)
 {
 	CLEANUP_CLOSE int fd = memory_pressure_open(AT_FDCWD, MEMORY_PRESSURE_HOST);
@@ -637,6 +652,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
 		{ "macvtap", "networks of guests on a link of the host (\"dev\" with mode bridge, private, vepa or passthrough)", false,
 			macvtap_probe },
+		{ "forwarding", "guests of networks reach other hosts", false, forwarding_probe },
 		{ "vhost-net", "interfaces with \"vhost\": true", false, vhost_probe },
 		{ "bios", "VMs that boot from a disk (\"firmware\": \"bios\")", false, bios_probe },
 		{ "uefi", "VMs with UEFI (\"firmware\": \"uefi\")", false, uefi_probe },

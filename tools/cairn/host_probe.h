@@ -8,7 +8,7 @@
 struct cpuid;
 struct err;
 
-enum host_status { HOST_OK, HOST_SLOW, HOST_MISSING };
+enum host_status { HOST_OK, HOST_SLOW, HOST_MISSING, HOST_UNSURE };
 
 struct host_check {
 	const char *name, *purpose;
@@ -18,7 +18,7 @@ struct host_check {
 	char remedy[384]; /* empty: nothing to do */
 };
 
-#define HOST_CHECKS_MAX 20
+#define HOST_CHECKS_MAX 24
 
 /* Run all checks. Returns their number. */
 size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX]);

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "tools/net/legacy.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -229,39 +230,67 @@ static bool file_has(const char *path, const char *what)
 	return file_read(path, 4096, &text, &len, NULL) == 0 && strstr(text, what);
 }
 
-/* Name the commands for rules of iptables-legacy, which nft does not show: the same rules as in other chains. */
-static void legacy_note(const struct network *n, const struct names *uplinks, const char *program, note_fn *note, void *arg)
+/* ---- iptables-legacy ---- */
+
+/* What the filter table of one family does to packets from one link to another. */
+struct legacy_family {
+	bool given; /* the network has packets that this family's table sees */
+	bool ipv6;
+	const struct names *uplinks;
+	const char *program, *bridged;
+};
+
+static size_t command_print(FILE *f, const struct legacy_family *l, const struct legacy_table *t, const char *in, const char *out,
+	bool answers, size_t before)
 {
+	if (t->entries && !legacy_table_drops(t, in, out, answers))
+		return 0;
+	fprintf(f, "%s%s -I FORWARD -i %s -o %s -j ACCEPT", before ? " && " : "", l->program, in, out);
+	return 1;
+}
+
+/* Print the commands that let pass what the table drops. Returns their number. */
+static size_t commands_print(FILE *f, const struct legacy_family *l, const struct legacy_table *t, const struct network *n)
+{
+	size_t count = 0;
+
+	if (file_has(l->bridged, "1"))
+		count += command_print(f, l, t, n->bridge, n->bridge, false, count);
+	for (size_t i = 0; i < l->uplinks->n; i++) {
+		count += command_print(f, l, t, n->bridge, l->uplinks->list[i], false, count);
+		count += command_print(f, l, t, l->uplinks->list[i], n->bridge, true, count);
+	}
+	return count;
+}
+
+static void legacy_note(const struct network *n, const struct legacy_family *l, note_fn *note, void *arg)
+{
+	struct legacy_table t CLEANUP(legacy_table_done) = { 0 };
+	int r = legacy_table_read(l->ipv6, &t);
 	CLEANUP_FREE char *text = NULL;
-	size_t len;
+	size_t len, count;
 	FILE *f = open_memstream(&text, &len);
 
 	if (!f)
 		return;
-	fprintf(f, "%s has a filter table, which nftables does not show; if that drops packets of network '%s', run: "
-		"%s -I FORWARD -i %s -o %s -j ACCEPT", program, n->name, program, n->bridge, n->bridge);
-	for (size_t i = 0; i < uplinks->n; i++)
-		fprintf(f, " && %s -I FORWARD -i %s -o %s -j ACCEPT && %s -I FORWARD -i %s -o %s -j ACCEPT", program, n->bridge,
-			uplinks->list[i], program, uplinks->list[i], n->bridge);
-	if (!fclose(f))
+	fprintf(f, "the firewall of %s, which nftables does not show (as Docker's may be), %s packets of network '%s'; run: ", l->program,
+		r < 0 ? "may drop" : "drops", n->name);
+	count = commands_print(f, l, &t, n);
+	if (!fclose(f) && count)
 		note(arg, text);
 }
 
-static void legacy_notes(const struct network *n, const struct uplinks *up, note_fn *note, void *arg)
+void accept_legacy_notes(const struct network *n, const struct uplinks *up, note_fn *note, void *arg)
 {
-	const struct {
-		bool given;
-		const struct names *uplinks;
-		const char *program, *tables, *bridged;
-	} families[] = {
-		{ n->ipv4.given, &up->ipv4, "iptables-legacy", "/proc/net/ip_tables_names", BRIDGED "iptables" },
-		{ n->ipv6.given, &up->ipv6, "ip6tables-legacy", "/proc/net/ip6_tables_names", BRIDGED "ip6tables" },
+	bool forwarded = network_is_forwarded(n);
+	const struct legacy_family families[] = {
+		{ n->ipv4.given || !forwarded, false, &up->ipv4, "iptables-legacy", BRIDGED "iptables" },
+		{ n->ipv6.given || !forwarded, true, &up->ipv6, "ip6tables-legacy", BRIDGED "ip6tables" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
-		if (file_has(families[i].tables, "filter") &&
-			(network_is_forwarded(n) ? families[i].given : file_has(families[i].bridged, "1")))
-			legacy_note(n, families[i].uplinks, families[i].program, note, arg);
+		if (families[i].given && legacy_table_exists(families[i].ipv6))
+			legacy_note(n, &families[i], note, arg);
 }
 
 int accept_add(struct nft *nft, const struct network *n, const struct uplinks *up, note_fn *note, void *arg, struct err *e)
@@ -276,7 +305,7 @@ int accept_add(struct nft *nft, const struct network *n, const struct uplinks *u
 			chain_note(&chains.list[i], n, &why, note, arg);
 	}
 	if (!r)
-		legacy_notes(n, up, note, arg);
+		accept_legacy_notes(n, up, note, arg);
 	return r;
 }
 

@@ -39,6 +39,7 @@ static const struct verb_row {
 	[VERB_PORT_DOWN] = { network_port_down, true, "notes" },
 	[VERB_PORT_RESERVE] = { network_port_reserve, true, "notes" },
 	[VERB_DENIED] = { network_denied, false, NULL },
+	[VERB_BLOCKED] = { network_blocked, false, "notes" },
 };
 
 /* One operation at a time in a network namespace: they share uplinks and the chains of other firewalls. Each user of

@@ -439,3 +439,19 @@ int network_update(struct operation *o, struct err *e)
 	js_put_bool(o->answer, "restarted", !same);
 	return r;
 }
+
+/* ---- blocked ---- */
+
+int network_blocked(struct operation *o, struct err *e)
+{
+	const struct network *n = &o->req->net;
+	struct uplinks up;
+	int r;
+
+	if (network_is_direct(n) || n->mode == MODE_BRIDGE)
+		return 0;
+	r = uplinks_find(o->links, n, &up, e);
+	if (!r)
+		accept_legacy_notes(n, &up, operation_note, o);
+	return r;
+}

@@ -23,6 +23,7 @@ int network_up(struct operation *o, struct err *e);
 int network_down(struct operation *o, struct err *e);
 int network_update(struct operation *o, struct err *e);
 int network_check(struct operation *o, struct err *e);
+int network_blocked(struct operation *o, struct err *e);
 int network_leases(struct operation *o, struct err *e);
 int network_free(struct operation *o, struct err *e);
 int network_port_up(struct operation *o, struct err *e);

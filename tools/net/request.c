@@ -498,9 +498,10 @@ static int verb_read(const struct reading *r, enum verb *ret, struct err *e)
 {
 	static const char *const words[] = { [VERB_UP] = "up", [VERB_DOWN] = "down", [VERB_UPDATE] = "update",
 		[VERB_LEASES] = "leases", [VERB_CHECK] = "check", [VERB_FREE] = "free", [VERB_PORT_UP] = "port-up",
-		[VERB_PORT_DOWN] = "port-down", [VERB_PORT_RESERVE] = "port-reserve", [VERB_DENIED] = "denied" };
+		[VERB_PORT_DOWN] = "port-down", [VERB_PORT_RESERVE] = "port-reserve", [VERB_DENIED] = "denied",
+		[VERB_BLOCKED] = "blocked" };
 
-	return word_read(r, "verb", true, words, ARRAY_SIZE(words), "verb: up, down, update, leases, check, free, port-up, port-down, port-reserve or denied",
+	return word_read(r, "verb", true, words, ARRAY_SIZE(words), "verb: up, down, update, leases, check, free, port-up, port-down, port-reserve, denied or blocked",
 		ret, e);
 }
 

@@ -149,6 +149,7 @@ enum verb {
 	VERB_PORT_DOWN,
 	VERB_PORT_RESERVE,
 	VERB_DENIED,
+	VERB_BLOCKED,
 };
 
 struct request {

@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-static const char *const status_words[] = { [HOST_OK] = "ok", [HOST_SLOW] = "slow", [HOST_MISSING] = "missing" };
+static const char *const status_words[] = { [HOST_OK] = "ok", [HOST_SLOW] = "slow", [HOST_MISSING] = "missing", [HOST_UNSURE] = "unsure" };
 
 static void checks_print(const struct host_check *all, size_t n)
 {

@@ -218,6 +218,7 @@ int verb_net_info(struct cli *c)
 	clones_print(js_get_array(o, "clones"));
 	reserved_print(js_get_array(o, "reserved"));
 	putchar('\n');
+	warnings_print(js_get_array(o, "warnings"));
 	return CLI_OK;
 }
 

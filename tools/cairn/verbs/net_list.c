@@ -52,6 +52,17 @@ static void rows_print(struct json_object *rows)
 	table_finish(&t, stdout);
 }
 
+static void blocked_print(struct json_object *rows)
+{
+	for (size_t i = 0; i < json_object_array_length(rows); i++) {
+		struct json_object *n = json_object_array_get_idx(rows, i);
+		const char *name = js_get_str_or(n, "name", "");
+
+		if (js_get_bool(n, "blocked", false))
+			fprintf(stderr, "warning: another firewall of the host drops packets of network '%s'; see: cairn net-info %s\n", name, name);
+	}
+}
+
 int verb_net_list(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = NULL, *rows = json_object_new_array();
@@ -66,6 +77,7 @@ int verb_net_list(struct cli *c)
 		output_print(stdout, c->format, rows);
 	else if (!fields_print(c, rows))
 		rows_print(rows);
+	blocked_print(rows);
 	return CLI_OK;
 }
 

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, until
-from hostnetlib import Host, Namespace, as_root, veth
+from hostnetlib import Host, Namespace, as_root, legacy_tables_work, veth
 from test_cairn_net import FIREWALLD, talk
 from test_network import NetDaemon, asks, host, lan  # noqa: F401
 
@@ -81,6 +81,58 @@ def test_network_comes_back_after_a_reload_of_the_firewall(daemon, machine, what
         machine.run("nft", "flush", "ruleset")
     until(lambda: answers(guest, machine.outside, "10.9.0.1"))
     assert talk(machine.outside, guest, "10.9.0.1") == "10.9.0.2"
+
+
+LEGACY = """*filter
+:FORWARD DROP
+:USER -
+-A FORWARD -j USER
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A USER -j RETURN
+COMMIT
+"""
+
+
+def docker_starts(machine):
+    """The way of Docker where iptables is iptables-legacy: rules, then a bridge."""
+    machine.run("iptables-legacy-restore", "-n", input=LEGACY)
+    machine.run("ip", "link", "add", "docker0", "type", "bridge")
+    machine.run("ip", "addr", "add", "172.17.0.1/16", "dev", "docker0")
+    machine.run("ip", "link", "set", "docker0", "up")
+
+
+@pytest.mark.parametrize("how", ["docker", "looks", "start"])
+def test_rules_of_iptables_legacy_that_cut_guests_off_are_told(daemon, machine, how):
+    """With the commands that let the guests pass: when Docker starts, at net-info, and when a VM starts."""
+    if not legacy_tables_work():
+        pytest.skip("this kernel has no tables of iptables-legacy")
+    guest = machine.guest(1)
+    guest.dhcp("one")
+    q = daemon.qmp()
+    assert answers(guest, machine.outside, "10.9.0.1") and "blocked" not in q.run("net-list")["networks"][0]
+    if how == "docker":
+        docker_starts(machine)
+        detail = q.event("NETWORK_STATE_CHANGE", network="lan", state="active")["data"]["detail"]
+    else:
+        machine.run("iptables-legacy-restore", "-n", input=LEGACY)
+        if how == "start":
+            daemon.write("vm1", interfaces=[{"type": "network", "source": "lan"}])
+            daemon.cairn("define", str(daemon.tmp / "vm1.json"))
+            daemon.cairn("start", "vm1")
+            detail = q.event("NETWORK_STATE_CHANGE", network="lan", state="active")["data"]["detail"]
+        else:
+            detail, = q.run("net-info", network="lan")["warnings"]
+    assert "iptables-legacy" in detail and not answers(guest, machine.outside, "10.9.0.1")
+    assert f"warning: {detail}\n" in daemon.cairn("net-info", "lan").stderr
+    assert "see: cairn net-info lan" in daemon.cairn("net-list").stderr and q.run("net-list")["networks"][0]["blocked"]
+    for command in detail.split("run: ")[1].split(" && "):
+        machine.run(*command.split())
+    assert answers(guest, machine.outside, "10.9.0.1")
+    assert "warnings" not in q.run("net-info", network="lan") and not daemon.cairn("net-list").stderr
+    while "no rules of iptables-legacy drop its packets any more" not in \
+            q.event("NETWORK_STATE_CHANGE", network="lan", state="active")["data"]["detail"]:
+        pass
 
 
 def test_changes_that_matter_have_active_networks_checked(host, lan):  # noqa: F811

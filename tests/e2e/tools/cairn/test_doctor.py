@@ -10,12 +10,13 @@ import time
 
 import pytest
 
+from hostnetlib import legacy_tables_work
 from plainlib import DEVICE, NOBODY, as_plain_user
 from test_host import needs_root
 from test_tracking import SYSCTL, folder  # noqa: F401
 
 NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "cpuid", "userfaultfd", "landlock", "user-namespaces",
-         "cgroups", "memory-pressure", "modules", "tun", "macvtap", "vhost-net", "bios", "uefi", "network-boot", "huge-pages",
+         "cgroups", "memory-pressure", "modules", "tun", "macvtap", "forwarding", "vhost-net", "bios", "uefi", "network-boot", "huge-pages",
          "transparent-huge-pages"]
 
 
@@ -43,11 +44,21 @@ def test_usable_host_is_ok(kvm, cairn_path):
     assert all(found[n]["status"] == "ok" and "remedy" not in found[n] for n in NAMES[:3])
     assert found["kvm"]["found"] == "/dev/kvm, API version 12"
     for c in found.values():
-        assert c["status"] in ("ok", "slow", "missing") and c["for"] and c["found"]
+        assert c["status"] in ("ok", "slow", "missing", "unsure") and c["for"] and c["found"]
         assert ("remedy" in c) == (c["status"] != "ok")
     lines = doctor(cairn_path).splitlines()
     assert [line.split()[:2] for line in lines if not line.startswith(" ")] == [[found[n]["status"], n] for n in NAMES]
     assert [line.strip() for line in lines if line.startswith(" ")] == [c["remedy"] for c in found.values() if "remedy" in c]
+
+
+@needs_root
+def test_filter_table_of_iptables_legacy_is_told(kvm, cairn_path):
+    if not legacy_tables_work():
+        pytest.skip("this kernel has no tables of iptables-legacy")
+    found = checks(cairn_path, before=["unshare", "-n", "sh", "-c", 'iptables-legacy -P FORWARD DROP; exec "$@"', "sh"])["forwarding"]
+    assert found["status"] == "unsure" and "iptables-legacy has a filter table" in found["found"]
+    assert "cairn net-info NETWORK" in found["remedy"]
+    assert checks(cairn_path, before=["unshare", "-n"])["forwarding"]["found"] == "iptables-legacy has no rules"
 
 
 @needs_root

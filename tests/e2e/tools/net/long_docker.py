@@ -260,10 +260,11 @@ def test_note_names_commands_for_rules_of_iptables_legacy(machine, first):
     if first == "network":
         assert not reaches(guest, host.outside, OUTSIDE) and host.do("check", n)["missing"] == []
     note, = host.do("up", n)["notes"]
-    assert "iptables-legacy has a filter table" in note
+    assert "the firewall of iptables-legacy" in note and host.do("blocked", n)["notes"] == [note]
     commands = [shlex.split(c) for c in note.split("run: ")[1].split(" && ")]
     for c in commands:
         machine.run(*c)
+    assert host.do("blocked", n)["notes"] == []
     box = machine.container()
     if first == "docker":
         guest = guest_of(host, 1)
