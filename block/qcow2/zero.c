@@ -1,5 +1,6 @@
 /* Discard and write-zeroes. For whole clusters, only their map entries change, except with a raw data file, and for
- * zeros in an image of version 2 with a backing file. Freed clusters lose their reference after the next commit. */
+ * zeros in an image of version 2 before the end of its backing file. Freed clusters lose their reference after the next
+ * commit. */
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 
@@ -84,10 +85,13 @@ static int step_write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 	return write_zeros(req, off, MIN(x.len, ZERO_STEP_BYTES));
 }
 
-/* Returns true if an unallocated cluster does not read as zeros, or will not when a backing file is set. */
+/* Returns true if an unallocated cluster does not read as zeros, or will not when a backing file is set or grows.
+ * Version 2 has no entries for that. */
 static bool zeros_need_entry(const struct qcow2_req *req)
 {
-	return req->q->base.backing || (req->block_req->flags & BLOCK_REQ_MAP_ZEROES);
+	const struct qcow2 *q = req->q;
+
+	return q->h.version >= 3 && (q->base.backing || (req->block_req->flags & BLOCK_REQ_MAP_ZEROES));
 }
 
 /* Returns the entry's new value; if it is unchanged, there is nothing to do. */
@@ -165,7 +169,8 @@ int qcow2_req_step_zero(struct qcow2_req *req)
 	struct qcow2 *q = req->q;
 	uint64_t off = req->block_req->offset + req->pos, end = req->block_req->offset + req->block_req->len;
 	uint64_t cluster = q->cluster_bytes, whole_end = ROUND_DOWN(end, cluster);
-	bool no_flag = q->h.version < 3 && q->base.backing;
+	/* Before this offset, an image of version 2 can hide its backing file by data only. */
+	uint64_t backed = q->h.version < 3 && q->base.backing ? ROUND_UP(q->base.backing->info.size_bytes, cluster) : 0;
 	int r;
 
 	if (q->data.raw) {
@@ -174,8 +179,8 @@ int qcow2_req_step_zero(struct qcow2_req *req)
 	}
 	if (end == q->base.info.size_bytes)
 		whole_end = ROUND_UP(end, cluster); /* the disk ends inside this cluster, so handle the whole cluster */
-	if (no_flag)
-		return step_write_zeros(req, off, end - off);
+	if (off < backed)
+		return step_write_zeros(req, off, MIN(end, backed) - off);
 	if ((off & (cluster - 1)) || off >= whole_end)
 		return step_write_zeros(req, off, MIN(end, ROUND_DOWN(off, cluster) + cluster) - off);
 	return step_clusters(req, off, whole_end);

@@ -34,6 +34,22 @@ static void test_growth_above_backing_file_in_version_2(void **state)
 	fixture_end(&f);
 }
 
+/* Behind the end of the backing file, no clusters are needed for zeros. QEMU leaks those that have an entry behind the
+ * disk's end when it takes their table away. */
+static void test_shrink_above_shorter_backing_file_in_version_2(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	fixture_begin(&f, 1);
+	fixture_run(&f, "qemu-img create -q -f raw base.img 1M && "
+		"qemu-img create -q -f qcow2 -o cluster_size=4k,compat=0.10 -b base.img -F raw img 4M && "
+		"qemu-io -c 'write -P 6 2M 1M' img");
+	resize(&f, 2 * MIB + 512);
+	fixture_run(&f, "qemu-img resize -q --shrink img 1M && qemu-img check -q img");
+	fixture_end(&f);
+}
+
 /* Power cut while the disk shrinks: the range reads as old content or zeros, never as the backing
  * file's content. */
 static void test_power_cut_during_shrink_shows_no_backing_data(void **state)
@@ -107,6 +123,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_growth_above_backing_file_in_version_2),
+		cmocka_unit_test(test_shrink_above_shorter_backing_file_in_version_2),
 		cmocka_unit_test(test_power_cut_during_shrink_shows_no_backing_data),
 		cmocka_unit_test(test_l1_moves_from_a_cluster_that_is_partly_used),
 		cmocka_unit_test(test_growth_while_requests_are_held),
