@@ -1,11 +1,15 @@
 #include "api/vm/child_spawn.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <linux/sched.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -21,8 +25,18 @@
 #define CAN_SPAWN true
 #endif
 
+#define NUMBERS 12 /* more files than a VM's process begins with */
+
+struct child_files {
+	pthread_mutex_t mutex; /* held by the thread that spawns a child with the numbers */
+	int null;
+	int at[NUMBERS]; /* ascending; /dev/null while no child is spawned */
+};
+
 struct child {
 	const struct child_spawn *s;
+	const int *files; /* as s->files, or the kept numbers in their place */
+	int last; /* the table is shared with the caller, and the child needs the files up to this one; -1: it is a copy */
 	int error; /* why the child could not run the program, as -errno; 0: it did */
 };
 
@@ -37,11 +51,13 @@ static int child_run(void *opaque)
 
 	if (!s->program)
 		return 0;
+	if (c->last >= 0 && syscall(SYS_close_range, c->last + 1, ~0U, CLOSE_RANGE_UNSHARE) < 0)
+		goto failed; /* the table is still the caller's */
 	for (int sig = 1; sig < NSIG; sig++)
 		sigaction(sig, &dfl, NULL); /* fails for SIGKILL, SIGSTOP and those of the C library */
 	setsid();
 	for (int i = 0; i < (int)s->nfiles; i++) {
-		int file = s->files[i] >= 0 ? s->files[i] : open("/dev/null", O_RDWR | O_CLOEXEC);
+		int file = s->files[i] >= 0 ? c->files[i] : open("/dev/null", O_RDWR | O_CLOEXEC);
 
 		if (file < 0 || (file == i ? fcntl(i, F_SETFD, 0) : dup2(file, i)) < 0)
 			goto failed;
@@ -88,15 +104,41 @@ static long child_create(struct clone_args *args, struct child *c)
 	return ret;
 }
 
+static void files_take_back(struct child_files *f, unsigned n)
+{
+	while (n--)
+		dup3(f->null, f->at[n], O_CLOEXEC);
+	pthread_mutex_unlock(&f->mutex);
+}
+
+/* Place the files at the kept numbers. Returns false if there are too few, or another thread uses them. */
+static bool files_place(const struct child_spawn *s)
+{
+	struct child_files *f = s->numbers;
+	unsigned n = 0;
+
+	if (!f || s->nfiles > NUMBERS || pthread_mutex_trylock(&f->mutex))
+		return false;
+	while (n < s->nfiles && (s->files[n] < 0 || dup3(s->files[n], f->at[n], O_CLOEXEC) >= 0))
+		n++;
+	if (n == s->nfiles)
+		return true;
+	files_take_back(f, n);
+	return false;
+}
+
 int child_spawn(const struct child_spawn *s, pid_t *ret_pid)
 {
 	_Alignas(16) char stack[CHILD_STACK_BYTES];
-	struct child c = { .s = s };
+	bool placed = files_place(s);
+	struct child c = { .s = s, .files = placed ? s->numbers->at : s->files, .last = placed ? s->numbers->at[NUMBERS - 1] : -1 };
 	struct clone_args args = { .flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD, .stack = (uintptr_t)stack,
 		.stack_size = sizeof(stack) };
 	sigset_t all, was;
 	long pid;
 
+	if (placed)
+		args.flags |= CLONE_FILES;
 	if (s->own_pids)
 		args.flags |= CLONE_NEWPID;
 	if (s->cgroup >= 0) {
@@ -108,6 +150,8 @@ int child_spawn(const struct child_spawn *s, pid_t *ret_pid)
 	pthread_sigmask(SIG_SETMASK, &all, &was);
 	pid = child_create(&args, &c);
 	pthread_sigmask(SIG_SETMASK, &was, NULL);
+	if (placed)
+		files_take_back(s->numbers, s->nfiles);
 	if (pid < 0)
 		return (int)pid;
 	if (c.error) {
@@ -116,6 +160,35 @@ int child_spawn(const struct child_spawn *s, pid_t *ret_pid)
 	}
 	*ret_pid = (pid_t)pid;
 	return 0;
+}
+
+struct child_files *child_files_new(void)
+{
+	struct child_files *f = must_alloc(malloc(sizeof(*f)));
+	unsigned n = 0;
+
+	*f = (struct child_files){ .mutex = PTHREAD_MUTEX_INITIALIZER, .null = open("/dev/null", O_RDWR | O_CLOEXEC) };
+	while (f->null >= 0 && n < NUMBERS && (f->at[n] = fcntl(f->null, F_DUPFD_CLOEXEC, 3)) >= 0)
+		n++;
+	if (n == NUMBERS)
+		return f;
+	while (n)
+		close(f->at[--n]);
+	if (f->null >= 0)
+		close(f->null);
+	free(f);
+	return NULL;
+}
+
+void child_files_free(struct child_files *f)
+{
+	if (!f)
+		return;
+	for (unsigned i = 0; i < NUMBERS; i++)
+		close(f->at[i]);
+	close(f->null);
+	pthread_mutex_destroy(&f->mutex);
+	free(f);
 }
 
 int child_spawn_try(int cgroup, bool own_pids)

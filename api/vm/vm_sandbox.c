@@ -202,7 +202,7 @@ void vm_sandbox_prepare(const struct daemon_paths *p, bool managed, struct vm_sa
 	char text[LACKS_BYTES];
 	int r;
 
-	*ret = (struct vm_sandbox){ .fds = { -1, -1, -1 }, .required = p->require_sandbox };
+	*ret = (struct vm_sandbox){ .fds = { -1, -1, -1 }, .required = p->require_sandbox, .numbers = child_files_new() };
 	cgroup_tree_open(p, managed, &ret->cgroups);
 	r = processes_try(ret, p->uid_first, p->uid_last);
 	for (unsigned i = 0; i < VM_SANDBOX_PID && r < 0; i++)
@@ -232,4 +232,5 @@ void vm_sandbox_done(struct vm_sandbox *s)
 		if (s->fds[i] >= 0)
 			close(s->fds[i]);
 	cgroup_tree_close(&s->cgroups);
+	child_files_free(s->numbers);
 }

@@ -25,9 +25,11 @@ struct vm_sandbox {
 	uid_t uid_first, uid_last; /* the range of the VMs' user ids; 0: processes run as the daemon's user */
 	int uid_error; /* why there is no such range, as -errno; 0: --uid-range none */
 	struct cgroup_tree cgroups; /* of the VMs */
+	struct child_files *numbers; /* with which processes are spawned; NULL: none */
 	bool required; /* VMs do not run without a part of the sandbox */
 };
 
+struct child_files;
 struct daemon_paths;
 struct err;
 

@@ -349,7 +349,7 @@ static int spawn_apart(const struct vm_process_paths *paths, char *const *argv, 
 {
 	int files[CHANNEL_FD + 2 + VM_SANDBOX_SHARED] = { -1, paths->log_fd, paths->log_fd, sock };
 	struct child_spawn s = { .cgroup = -1, .own_pids = parts & APART_PIDS, .program = paths->program, .argv = argv, .files = files,
-		.nfiles = CHANNEL_FD + 1 };
+		.nfiles = CHANNEL_FD + 1, .numbers = paths->sandbox ? paths->sandbox->numbers : NULL };
 	CLEANUP_CLOSE int group = -1;
 	int r;
 

@@ -3,6 +3,7 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -71,12 +72,81 @@ static void test_missing_program_is_an_error(void **state)
 	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no child is left */
 }
 
+/* Run a shell's script with these files and no others. Returns the script's status. */
+static int script_run_with(const char *script, const int *files, unsigned nfiles, struct child_files *numbers)
+{
+	char *const argv[] = { (char *)"sh", (char *)"-c", (char *)script, NULL };
+	const struct child_spawn s = { .cgroup = -1, .program = "sh", .argv = argv, .files = files, .nfiles = nfiles,
+		.numbers = numbers };
+	int status;
+	pid_t pid;
+
+	assert_int_equal(child_spawn(&s, &pid), 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static unsigned files_count(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+static void test_process_gets_its_files_with_kept_numbers(void **state)
+{
+	static const char script[] = "echo word >&4; read a <&3; test \"$a\" = word && test ! -e /proc/$$/fd/5 && test -c /proc/$$/fd/0";
+	struct child_files *numbers;
+	unsigned before;
+	int ends[2];
+
+	(void)state;
+	skip_unless(child_spawn_try(-1, false));
+	numbers = child_files_new();
+	assert_non_null(numbers);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+		assert_int_equal(fcntl(ends[1], F_DUPFD_CLOEXEC, 100), 100); /* above all kept numbers */
+		before = files_count();
+		assert_int_equal(script_run_with(script, (int[]){ -1, 1, 2, ends[0], 100 }, 5, numbers), 0);
+		assert_int_equal(files_count(), before); /* the child's table was its own */
+		/* No kept number holds the pipe. */
+		close(100);
+		close(ends[1]);
+		assert_int_equal(read(ends[0], &before, 1), 0);
+		close(ends[0]);
+	}
+	child_files_free(numbers);
+}
+
+static void test_more_files_than_kept_numbers(void **state)
+{
+	struct child_files *numbers;
+	int files[40] = { -1, 1, 2 };
+
+	(void)state;
+	skip_unless(child_spawn_try(-1, false));
+	numbers = child_files_new();
+	assert_non_null(numbers);
+	for (int i = 3; i < 40; i++)
+		files[i] = fcntl(2, F_DUPFD_CLOEXEC, 40);
+	assert_int_equal(script_run_with("test -e /proc/$$/fd/39 && test ! -e /proc/$$/fd/40", files, 40, numbers), 0);
+	for (int i = 3; i < 40; i++)
+		close(files[i]);
+	child_files_free(numbers);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_process_is_the_first_of_its_pid_namespace),
 		cmocka_unit_test(test_process_shares_the_pid_namespace_otherwise),
 		cmocka_unit_test(test_missing_program_is_an_error),
+		cmocka_unit_test(test_process_gets_its_files_with_kept_numbers),
+		cmocka_unit_test(test_more_files_than_kept_numbers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
