@@ -27,7 +27,7 @@
 /* A pipe that a process still writes into, or whose last lines no cairn-log has. The daemon keeps the reading end for a
  * further cairn-log. */
 struct log_pipe {
-	struct log_pipe *next;
+	struct log_pipe *next, **at; /* at: what points to it */
 	struct vm_logs *all;
 	struct loop_watch *watch;
 	int fd;
@@ -48,6 +48,7 @@ struct vm_logs {
 	struct backoff tries;
 	struct log_pipe *pipes;
 	unsigned nended; /* with a folder; at most ENDED_MAX */
+	unsigned nunsent; /* pipes */
 };
 
 /* ---- the pipes ---- */
@@ -68,11 +69,10 @@ static int folder_open(const struct vm_logs *l, const char *name)
 
 static void pipe_forget(struct log_pipe *p)
 {
-	struct log_pipe **at = &p->all->pipes;
-
-	while (*at != p)
-		at = &(*at)->next;
-	*at = p->next;
+	*p->at = p->next;
+	if (p->next)
+		p->next->at = p->at;
+	p->all->nunsent -= !p->sent;
 	loop_unwatch(p->watch);
 	close(p->fd);
 	if (p->folder >= 0) {
@@ -112,7 +112,7 @@ static void pipes_send_all(struct vm_logs *l)
 	int r = 0;
 
 	loop_unwatch(STEAL_PTR(l->room));
-	for (struct log_pipe *p = l->pipes, *next; p; p = next) {
+	for (struct log_pipe *p = l->pipes, *next; p && l->nunsent; p = next) {
 		next = p->next;
 		if (p->sent)
 			continue;
@@ -122,6 +122,7 @@ static void pipes_send_all(struct vm_logs *l)
 		if (r < 0)
 			log_warn("log", "VM '%s' loses the further lines of its log until its next start: %s", p->name, strerror(-r));
 		p->sent = true;
+		l->nunsent--;
 		if (p->folder >= 0)
 			pipe_forget(p);
 	}
@@ -153,7 +154,11 @@ static int pipe_keep(struct vm_logs *l, const char *name, int fd)
 		return r;
 	}
 	p->next = l->pipes;
+	p->at = &l->pipes;
+	if (p->next)
+		p->next->at = &p->next;
 	l->pipes = p;
+	l->nunsent++;
 	return 0;
 }
 
@@ -206,7 +211,8 @@ static int process_restart(struct vm_logs *l)
 
 	if (r < 0)
 		return r;
-	for (struct log_pipe *p = l->pipes; p; p = p->next)
+	l->nunsent = 0;
+	for (struct log_pipe *p = l->pipes; p; p = p->next, l->nunsent++)
 		p->sent = false;
 	pipes_send_all(l);
 	return 0;
