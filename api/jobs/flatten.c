@@ -54,6 +54,8 @@ static void flatten_concluded(struct job *j, void *opaque)
 
 static void flatten_next(struct vm_host *host)
 {
+	if (!pins_has_any(host))
+		return; /* without a look at each VM, because each start comes here */
 	for (size_t i = 0; i < host->nvms && !any_pull_runs(host); i++) {
 		struct vm *vm = host->vms[i];
 		const struct definition_disk *d = disk_due(vm);

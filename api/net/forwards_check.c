@@ -85,9 +85,12 @@ static int check_against(const struct vm *vm, const struct definition *d, const 
 
 int forwards_check_others(const struct vm *vm, const struct definition *d, struct err *e)
 {
+	const struct definition_forward *ours[CHANNEL_FDS_MAX];
 	const struct vm_host *host = vm->host;
 	int r = 0;
 
+	if (!forwards_of(d, ours))
+		return 0;
 	for (size_t i = 0; i < host->nvms && !r; i++)
 		if (host->vms[i] != vm)
 			r = check_against(vm, d, host->vms[i], e);

@@ -81,39 +81,35 @@ static uint64_t available_read(void)
 	return (uint64_t)file_number_behind(MEMINFO, "MemAvailable:") * KIB;
 }
 
-/* Find the VM whose process holds most memory. */
-static const struct vm *holder_find(const struct vm *vm)
-{
-	const struct vm_host *host = vm->host;
-	const struct vm *holder = NULL;
-
-	for (size_t i = 0; i < host->nvms; i++)
-		if (host->vms[i]->proc && trends_resident(host->vms[i]) > (holder ? trends_resident(holder) : 0))
-			holder = host->vms[i];
-	return holder;
-}
-
 static bool sees(const struct call *c, const struct vm *vm)
 {
 	return vm && c->conn && conn_role_for(c->conn, vm->def->uuid) >= ROLE_VIEWER;
 }
 
-/* Sum up the processors that running VMs keep busy. Returns the VM that keeps most busy; NULL: none. */
-static const struct vm *busy_find(const struct vm_host *host, double *ret_cpus, double *ret_most)
+/* What the VMs with a process use. */
+struct use {
+	double cpus, most; /* processors that all keep busy, and that `busiest` does */
+	const struct vm *busiest; /* NULL: none */
+	const struct vm *holder; /* whose process holds most memory; NULL: none */
+};
+
+static struct use use_find(const struct vm_host *host)
 {
-	const struct vm *busiest = NULL;
+	struct use u = { 0 };
 
-	*ret_cpus = *ret_most = 0;
 	for (size_t i = 0; i < host->nvms; i++) {
-		double cpus = host->vms[i]->proc ? trends_cpus(host->vms[i]) : 0;
+		const struct vm *vm = host->vms[i];
+		double cpus = vm->proc ? trends_cpus(vm) : 0;
 
-		*ret_cpus += cpus;
-		if (cpus <= *ret_most)
-			continue;
-		*ret_most = cpus;
-		busiest = host->vms[i];
+		u.cpus += cpus;
+		if (cpus > u.most) {
+			u.most = cpus;
+			u.busiest = vm;
+		}
+		if (vm->proc && trends_resident(vm) > (u.holder ? trends_resident(u.holder) : 0))
+			u.holder = vm;
 	}
-	return busiest;
+	return u;
 }
 
 /* Find the first disk whose image the VM writes in a pool with little space. Returns the pool; NULL: there is none. */
@@ -183,16 +179,16 @@ void start_room_disk(const struct vm *vm, const struct call *c, const struct dis
 void start_room_look(const struct vm *vm, const struct call *c, bool vcpus, const struct disk_room *low, struct advice_list *ret)
 {
 	const struct definition *def = vm_live(vm);
-	const struct vm *holder = holder_find(vm), *busiest;
+	const struct use u = use_find(vm->host);
 	const struct pool *pool;
 	struct advice_start s = { .name = vm->def->name, .ram_bytes = def->ram_bytes, .available_bytes = available_read(), .vcpus = def->vcpus,
-		.host_cpus = vcpus ? (uint32_t)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1) : UINT32_MAX };
+		.host_cpus = vcpus ? (uint32_t)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1) : UINT32_MAX,
+		.busy_cpus = u.cpus, .busy_most = u.most };
 
-	busiest = busy_find(vm->host, &s.busy_cpus, &s.busy_most);
-	s.busy_name = sees(c, busiest) ? busiest->def->name : NULL;
-	if (sees(c, holder)) {
-		s.holder = holder->def->name;
-		s.held_bytes = trends_resident(holder);
+	s.busy_name = sees(c, u.busiest) ? u.busiest->def->name : NULL;
+	if (sees(c, u.holder)) {
+		s.holder = u.holder->def->name;
+		s.held_bytes = trends_resident(u.holder);
 	}
 	pool = disk_find(vm, &s);
 	if (pool)

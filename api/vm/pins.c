@@ -416,6 +416,11 @@ bool pins_has_overlay(const struct vm_host *host, const char *path)
 	return host->pins && row_find(&host->pins->used, path);
 }
 
+bool pins_has_any(const struct vm_host *host)
+{
+	return host->pins && host->pins->used.n;
+}
+
 static void use_add(struct pin_use *all, size_t *n, const uint8_t *id, unsigned overlays)
 {
 	size_t i = 0;

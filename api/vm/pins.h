@@ -75,6 +75,8 @@ bool pins_forget(struct vm_host *host, const char *overlay);
 bool pins_forget_image(struct vm_host *host, const char *image);
 /* Whether the file reads its backing file at a pin, so that the backing file may be written. */
 bool pins_has_overlay(const struct vm_host *host, const char *path);
+/* Whether there is such a file. */
+bool pins_has_any(const struct vm_host *host);
 /* The number of overlays that read a pin, or may read it (pins_add_either()); 0: the pin is due for deletion. */
 struct pin_use {
 	uint8_t id[VM_PIN_ID_BYTES];

@@ -613,7 +613,7 @@ static int check_room(const struct vm *vm, struct err *e)
 	uint64_t bytes = vm->def->ram_bytes;
 	unsigned n = 0;
 
-	for (size_t i = 0; i < host->nvms; i++) {
+	for (size_t i = 0; i < host->nvms && (l->running || l->memory_bytes); i++) {
 		const struct vm *v = host->vms[i];
 
 		if (v == vm || (!vm_state_is_active(v->state) && !vm_is_starting(v)))
