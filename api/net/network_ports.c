@@ -336,9 +336,11 @@ static int port_add(struct vm *vm, unsigned i, const char *tap, struct err *e)
 
 static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e), struct err *e)
 {
-	struct network_ports *p = ports_of(vm);
+	struct network_ports *p = vm->ports || vm_live(vm)->ninterfaces ? ports_of(vm) : NULL;
 	int r = 0;
 
+	if (!p)
+		return 0;
 	p->n = p->done = 0;
 	p->ready = ready;
 	for (unsigned i = 0; i < vm_live(vm)->ninterfaces && !r; i++)

@@ -354,7 +354,7 @@ void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns)
 	bool wanted = thresholds_want_space(vm), is_new, writes;
 	struct vm_space *s = vm->space;
 
-	if (!s && !sums->wr_reqs && !wanted)
+	if (!s && !sums->wr_reqs && !wanted && !vm->live_changes)
 		return;
 	s = space_of(vm);
 	is_new = wanted && !s->wanted;
@@ -410,8 +410,11 @@ void vm_space_fetch(struct vm *vm, void (*done)(void *opaque), void *opaque)
 
 /* ---- a VM's life ---- */
 
+/* A VM without disks needs no memory for them. */
 static void space_on_started(struct vm *vm)
 {
+	if (!vm->space && !vm_live(vm)->ndisks)
+		return;
 	space_of(vm)->live_changes = vm->live_changes;
 	vm->host->fs_spaces_more = true;
 }
