@@ -1,6 +1,8 @@
 """crowd: thousands of small VMs at once, whose guests halt: the time until all run, a list of them, the memory that the
 host has less for each, with what its kernel takes, and the daemon's."""
 
+import concurrent.futures
+import contextlib
 import json
 import os
 import resource
@@ -13,7 +15,7 @@ from snapbench import daemon_of
 
 FEW, MANY = 4000, 10000  # as far as the daemon may open files
 FILES_EACH, FILES_MORE = 6, 300  # of the daemon: for each VM, and besides
-AT_ONCE = 64  # commands in flight
+CLIENTS, AT_ONCE = 8, 8  # commands in flight of each client, which the daemon performs one after the other
 START_S, LIST_MS, DAEMON_MIB, EACH_MIB = 12.0, 50.0, 60.0, 1.0
 TASKS_EACH = 6
 MEMORY_MIB = 20 << 10  # that 10,000 of them need to be free, with room for the host
@@ -60,6 +62,17 @@ class Client:
             self.sock.sendall(b"".join(json.dumps({"execute": c, "arguments": a}).encode() for c, a in part))
             self.answers(len(part))
 
+    def close(self):
+        self.sock.close()
+
+
+def all_at_once(path, commands):
+    """Let several clients send the commands."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(Client(path))) for _ in range(CLIENTS)]
+        with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(Client.all, clients, (commands[i::CLIENTS] for i in range(CLIENTS))))
+
 
 def rss_mib(pid):
     with open(f"/proc/{pid}/status", encoding="ascii") as f:
@@ -76,12 +89,13 @@ def list_ms(daemon, count):
     return took
 
 
-def crowd(bench, daemon, client, have, count):
+def crowd(bench, daemon, have, count):
     """Let the VMs from number `have` on run, up to `count`. Return the seconds."""
     names = [f"vm{i}" for i in range(have, count)]
-    client.all([("vm-define", {"definition": {"name": n, "memory": "16M", "boot": {"kernel": guestlib.bare("idle")}}}) for n in names])
+    path = str(daemon.socket)
+    all_at_once(path, [("vm-define", {"definition": {"name": n, "memory": "16M", "boot": {"kernel": guestlib.bare("idle")}}}) for n in names])
     begin, before = time.perf_counter(), available_mib()
-    client.all([("vm-start", {"vm": n}) for n in names])
+    all_at_once(path, [("vm-start", {"vm": n}) for n in names])
     took = time.perf_counter() - begin
     time.sleep(2)  # the guests reach their halt
     bench.pairs(f"memory of the host for each of {count}", "MiB", [((before - available_mib()) / len(names), EACH_MIB)], "target", 0.0)
@@ -92,19 +106,18 @@ def crowd(bench, daemon, client, have, count):
 
 def measure(bench):
     with daemon_of(None) as daemon:
-        client = Client(str(daemon.socket))
         files = resource.prlimit(daemon.proc.pid, resource.RLIMIT_NOFILE)[0]
         few = min(FEW, (files - FILES_MORE) // FILES_EACH // 100 * 100)
-        first = crowd(bench, daemon, client, 0, few)
+        first = crowd(bench, daemon, 0, few)
         bench.pairs(f"start of {few}", "s", [(first, START_S * few / FEW)], "target", 1.0)
         if files < MANY * FILES_EACH + FILES_MORE:
             raise Unfit(f"{MANY} VMs need {MANY * FILES_EACH + FILES_MORE} open files; the limit is {files}")
         if available_mib() < MEMORY_MIB * (MANY - FEW) / MANY / 1.2:
             raise Unfit(f"{MANY} VMs need {MEMORY_MIB} MiB of memory")
-        rest = crowd(bench, daemon, client, few, MANY)
+        rest = crowd(bench, daemon, few, MANY)
         bench.pairs(f"start of {MANY}", "s", [(first + rest, START_S * MANY / FEW)], "target", 1.0)
         begin = time.perf_counter()
-        client.all([("vm-destroy", {"vm": f"vm{i}"}) for i in range(MANY)])
+        all_at_once(str(daemon.socket), [("vm-destroy", {"vm": f"vm{i}"}) for i in range(MANY)])
         bench.pairs(f"end of {MANY}", "s", [(time.perf_counter() - begin, START_S * MANY / FEW)], "target", 1.0)
 
 
