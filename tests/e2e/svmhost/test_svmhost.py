@@ -71,7 +71,8 @@ HOSTS = (
     {"test_transparent_huge_pages.py": (
         "test_memory_of_128_mib_is_in_huge_pages", "test_memory_of_a_plain_users_vm_is_in_huge_pages",
         "test_small_guests_and_those_that_ask_for_it_have_small_pages", "test_memory_in_huge_pages_survives_whatever_moves_it",
-        "test_memory_is_in_huge_pages_again_after_a_new_process", "test_host_that_collects_huge_pages_does_not_fill_memory_with_zeros")},
+        "test_memory_is_in_huge_pages_again_after_a_new_process", "test_revert_of_a_huge_page_that_is_in_use_replaces_all_memory",
+        "test_host_that_collects_huge_pages_does_not_fill_memory_with_zeros")},
 )
 KERNELS = ("", "", "backports")  # of each host: CAIRN_SVMHOST_KERNEL
 E2E = os.path.join(guestlib.ROOT, "tests", "e2e")
