@@ -10,6 +10,7 @@
 #include "api/jobs/fork_seal.h"
 #include "api/jobs/group_steps.h"
 #include "api/jobs/job.h"
+#include "api/jobs/pin_release.h"
 #include "api/jobs/snapshots.h"
 #include "api/net/network_ports.h"
 #include "api/net/publish.h"
@@ -712,6 +713,7 @@ static void fork_send(struct fork *f)
 	memcpy(body.snapshot, f->snapshot, sizeof(body.snapshot));
 	f->asked = true;
 	vm_cgroup_make_room(f->source);
+	pin_release_before_fork(f->source);
 	snapshots_request_with(f->source, VM_MSG_FORK, &body, fork_request_bytes(f), fork_images_take(f->files), &f->state_fd, copies ? 0 : 1,
 		VM_PROCESS_NO_TIMEOUT, fork_answered, f);
 	/* Load the first clone's program while the source's process works: a fork of one takes 0.8 ms less. Do not do

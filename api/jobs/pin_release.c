@@ -1,6 +1,8 @@
 #include "api/jobs/pin_release.h"
 #include "api/definition/definition.h"
+#include "api/vm/image_users.h"
 #include "api/vm/observer.h"
+#include "api/vm/offline_process.h"
 #include "api/vm/pins.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
@@ -149,22 +151,39 @@ static void tell_idle(struct vm_host *host)
 
 /* ---- pins to delete ---- */
 
-static void vm_release(struct vm *vm)
+/* Choose the pins to delete. Returns whether there are any. One request at a time: an answer is for all pins that a
+ * process of the VM was asked to delete. */
+static bool pins_choose(struct vm *vm, struct vm_pins *ret)
 {
 	const struct definition *def = vm_live(vm);
+
+	ret->n = 0;
+	if (pins_are_asked(vm->host, vm))
+		return false;
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (has_pins(&def->disks[i]))
+			ret->n += pins_ask(vm->host, def->disks[i].layers[0].path, vm, ret->ids + ret->n, VM_PINS_MAX - ret->n);
+	return ret->n;
+}
+
+static void vm_release(struct vm *vm)
+{
 	struct vm_pins pins = { 0 };
 
 	if (vm->idle_pins_told)
 		vm_tell_idle(vm);
-	/* One request at a time: an answer is for all pins that this process was asked to delete. */
-	if (!is_reachable(vm) || pins_are_asked(vm->host, vm))
-		return;
-	for (uint32_t i = 0; i < def->ndisks; i++)
-		if (has_pins(&def->disks[i]))
-			pins.n += pins_ask(vm->host, def->disks[i].layers[0].path, vm, pins.ids + pins.n, VM_PINS_MAX - pins.n);
-	if (pins.n)
+	if (is_reachable(vm) && pins_choose(vm, &pins))
 		vm_process_request(vm->proc, VM_MSG_PINS_DELETE, &pins, sizeof(pins), -1, DELETE_TIMEOUT_NS,
 			release_answered, vm);
+}
+
+void pin_release_before_fork(struct vm *vm)
+{
+	struct vm_pins pins = { 0 };
+
+	/* Nobody may write to an image that linked clones have open. */
+	if (!vm->proc && !image_is_frozen(vm) && pins_choose(vm, &pins))
+		offline_request(vm, VM_MSG_PINS_DELETE, &pins, sizeof(pins), DELETE_TIMEOUT_NS, release_answered, vm);
 }
 
 static void release_all(struct vm_host *host)

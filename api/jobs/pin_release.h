@@ -1,5 +1,5 @@
 /* pin_release: asks the VM processes to delete the pins (api/vm/pins.h) that no overlay reads any more. A pin in an
- * image of a VM that is off is deleted after the VM's next start.
+ * image of a VM that is off is deleted after the VM's next start, or before the next fork of one of its snapshots.
  *
  * A pin that a further fork may share waits for that fork (pins.h). The VM's process knows it as an idle pin
  * (vmm/snapshot/vm_pins.h), and deletes it if it is in the way.
@@ -18,6 +18,9 @@ struct vm_observer;
  * pins_forget(). */
 void pin_release_due(struct vm_host *host);
 
+/* If the VM is off, let its offline process delete the pins that are due. Call it before a request for a fork, which
+ * may make a pin: otherwise a client that forks a snapshot and removes the clone, again and again, fills the image. */
+void pin_release_before_fork(struct vm *vm);
 /* Delete the VM's pins that wait for a further fork. */
 void pin_release_idle(struct vm *vm);
 /* How long a pin waits for a further fork: 60 s, or CAIRN_PIN_WAIT in seconds, for tests. */
