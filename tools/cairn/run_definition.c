@@ -25,8 +25,8 @@
 /* The words with which Linux runs on a KVM that emulates kernel mode (docs/bring-your-own-kernel.md says what each is
  * for). Linux takes the last one of two words, so the user's words stand behind these. */
 #define WORDS_PVM                                                                                                      \
-	"mitigations=off rodata=off clearcpuid=smap,smep,umip,popcnt,cx16,xsave,pcid,invpcid,rdpid,erms,fsrm nofsgsbase reboot=k " \
-	"lpj=4000000 random.trust_cpu=on no_timer_check clocksource=kvm-clock"
+	"mitigations=off rodata=off clearcpuid=smap,smep,umip,popcnt,cx16,xsaveopt,xsavec,xsaves,pku,mpx,amx_tile,pcid,invpcid,rdpid,erms,fsrm " \
+	"nofsgsbase reboot=k lpj=4000000 random.trust_cpu=on no_timer_check clocksource=kvm-clock"
 
 /* ---- parts ---- */
 

@@ -17,6 +17,9 @@
 #define MSR_KERNEL_GS_BASE 0xc0000102u
 #define PAGE_FAULT_VECTOR 14
 #define GATE_BYTES 16
+#define PROTECTION_VECTOR 13
+#define XSAVE_ALIGN 64
+#define CR4_OSXSAVE (1ULL << 18)
 #define RFLAGS_DF (1ULL << 10)
 #define RFLAGS_RF (1ULL << 16)
 /* Interval at which VM exits re-read the guest's IDT. Long enough to cost nothing measurable, short
@@ -138,6 +141,7 @@ int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err 
 	memset(a, 0, sizeof(*a));
 	a->kvm = k;
 	a->host = h;
+	assist_xlayout_read(&a->xlayout);
 	if (!k->has_msr_filter)
 		return err_set(e, -ENOTSUP, ERR_HOST, "the assist needs KVM_CAP_X86_MSR_FILTER");
 	r = kvm_ioctl(k->vm_fd, KVM_ENABLE_CAP, &cap);
@@ -391,6 +395,82 @@ static bool cmpxchg16b_do(struct assist *a, struct vcpu *v, const struct assist_
 	return true;
 }
 
+/* Raise an exception with an error code at the instruction. */
+static bool fault_inject(struct vcpu *v, uint8_t vector, uint32_t error)
+{
+	struct kvm_vcpu_events ev;
+
+	if (kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &ev) < 0)
+		return false;
+	ev.exception.injected = 1;
+	ev.exception.nr = vector;
+	ev.exception.has_error_code = 1;
+	ev.exception.error_code = error;
+	return kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &ev) == 0;
+}
+
+/* Copy between a buffer and the guest's memory at a linear address, or raise the page fault that the processor would.
+ * writable: the guest may have to write there, also if this only reads.
+ * Returns 0; 1: the guest has a page fault; -ENOTSUP. */
+static int area_copy(struct assist *a, struct vcpu *v, struct kvm_sregs *s, uint64_t linear, uint8_t *buf, size_t len, bool write, bool writable)
+{
+	for (size_t done = 0, n; done < len; done += n) {
+		uint64_t gpa;
+		int code = assist_walk(a->host, s, linear + done, writable, &gpa);
+		uint8_t *p;
+
+		n = MIN(len - done, 4096 - (linear + done) % 4096);
+		if (code < 0)
+			return code;
+		if (code != ASSIST_WALKED) {
+			s->cr2 = linear + done;
+			return kvm_ioctl(v->fd, KVM_SET_SREGS, s) == 0 && fault_inject(v, PAGE_FAULT_VECTOR, (uint32_t)code) ? 1 : -ENOTSUP;
+		}
+		p = dev_ram(a->host, gpa, n);
+		if (!p)
+			return -ENOTSUP;
+		memcpy(write ? p : buf + done, write ? buf + done : p, n);
+		if (write && a->host->ops->ram_dirty)
+			a->host->ops->ram_dirty(a->host, gpa, n);
+	}
+	return 0;
+}
+
+/* Save the registers to the guest's memory, or load them from it. The area is read in both cases: XSAVE leaves all but
+ * its components as it is.
+ * Returns 0; 1: the guest has an exception instead; -ENOTSUP. */
+static int xsave_do(struct assist *a, struct vcpu *v, const struct assist_insn *i, const struct kvm_regs *r, struct kvm_sregs *s)
+{
+	uint64_t linear = assist_operand(i, r, s), xcr0, rfbm;
+	bool saves = i->kind == ASSIST_XSAVE;
+	struct kvm_xsave state, area;
+	struct kvm_xcrs xcrs;
+	size_t n;
+	int code;
+
+	if (!(s->cr4 & CR4_OSXSAVE) || kvm_ioctl(v->fd, KVM_GET_XCRS, &xcrs) < 0 || xcrs.nr_xcrs != 1 ||
+		kvm_ioctl(v->fd, KVM_GET_XSAVE, &state) < 0)
+		return -ENOTSUP;
+	xcr0 = xcrs.xcrs[0].value;
+	rfbm = ((uint64_t)(uint32_t)r->rdx << 32 | (uint32_t)r->rax) & xcr0;
+	n = assist_xbytes(&a->xlayout, rfbm);
+	if (n > sizeof(area) || rfbm >> ASSIST_XPARTS)
+		return -ENOTSUP;
+	if (linear % XSAVE_ALIGN)
+		return fault_inject(v, PROTECTION_VECTOR, 0) ? 1 : -ENOTSUP;
+	code = area_copy(a, v, s, linear, (uint8_t *)&area, n, false, saves);
+	if (code)
+		return code;
+	if (saves) {
+		assist_xsave(&a->xlayout, (uint8_t *)&state, (uint8_t *)&area, rfbm);
+		return area_copy(a, v, s, linear, (uint8_t *)&area, n, true, true);
+	}
+	/* KVM refuses the bits of MXCSR that the processor lacks. */
+	if (assist_xrstor(&a->xlayout, (uint8_t *)&state, (uint8_t *)&area, rfbm, xcr0) < 0 || kvm_ioctl(v->fd, KVM_SET_XSAVE, &state) < 0)
+		return fault_inject(v, PROTECTION_VECTOR, 0) ? 1 : -ENOTSUP;
+	return 0;
+}
+
 bool assist_emulate(struct assist *a, struct vcpu *v)
 {
 	struct assist_insn i;
@@ -398,6 +478,7 @@ bool assist_emulate(struct assist *a, struct vcpu *v)
 	struct kvm_sregs s;
 	uint8_t bytes[15];
 	bool ok = true;
+	int fault = 0;
 
 	if (kvm_ioctl(v->fd, KVM_GET_REGS, &r) < 0 || kvm_ioctl(v->fd, KVM_GET_SREGS, &s) < 0 ||
 		s.cs.dpl != 0)
@@ -405,13 +486,19 @@ bool assist_emulate(struct assist *a, struct vcpu *v)
 	assist_decode(bytes, linear_read(a, v, s.cs.base + r.rip, bytes, sizeof(bytes)), &i);
 	if (i.kind == ASSIST_NONE)
 		return false;
-	if (i.kind != ASSIST_SYSRET && i.kind != ASSIST_CMPXCHG16B)
-		r.rip += i.len;
 	if (i.kind == ASSIST_SWAPGS)
 		ok = swapgs_do(v, &s);
 	else if (i.kind == ASSIST_SYSRET)
 		ok = sysret_do(v, &r, &s);
-	else if (i.kind == ASSIST_CMPXCHG16B && (ok = cmpxchg16b_do(a, v, &i, &r, &s)))
+	else if (i.kind == ASSIST_CMPXCHG16B)
+		ok = cmpxchg16b_do(a, v, &i, &r, &s);
+	else if (i.kind == ASSIST_XSAVE || i.kind == ASSIST_XRSTOR)
+		fault = xsave_do(a, v, &i, &r, &s);
+	if (fault > 0)
+		assist_count(a, &a->instructions);
+	if (fault)
+		return fault > 0;
+	if (i.kind != ASSIST_SYSRET)
 		r.rip += i.len;
 	if (!ok || kvm_ioctl(v->fd, KVM_SET_REGS, &r) < 0)
 		return false;

@@ -27,6 +27,14 @@ struct kvm_sregs;
 struct vcpu;
 
 #define MSR_LSTAR 0xc0000082u
+#define ASSIST_XPARTS 32u /* state components, from x87 (0) on */
+
+/* Where the standard format of XSAVE has its components from 2 on; no bytes: the processor has no such component. */
+struct assist_xlayout {
+	struct {
+		unsigned at, bytes;
+	} part[ASSIST_XPARTS];
+};
 
 struct assist {
 	struct kvm *kvm;	  /* borrowed */
@@ -35,6 +43,7 @@ struct assist {
 	_Atomic uint64_t *_Atomic shown; /* two counters on the page (vmm/vm_page.h); borrowed; NULL: none */
 	const uint8_t *rom; /* of a firmware, below 1 MiB up to its end; borrowed; NULL: none */
 	size_t rom_bytes;
+	struct assist_xlayout xlayout;
 };
 
 /* Make KVM exit to userspace on writes to LSTAR. Call before the first vCPU runs.
@@ -74,12 +83,14 @@ enum assist_kind {
 	ASSIST_SWAPGS,
 	ASSIST_SYSRET,
 	ASSIST_CMPXCHG16B,
+	ASSIST_XSAVE, /* and XRSTOR: with REX.W, in the standard format */
+	ASSIST_XRSTOR,
 };
 
 struct assist_insn {
 	enum assist_kind kind;
 	unsigned len;		/* bytes, prefixes included */
-	/* memory operand of CMPXCHG16B */
+	/* memory operand of CMPXCHG16B, XSAVE and XRSTOR */
 	bool has_base, has_index, rip_relative;
 	unsigned base, index, scale; /* register numbers; scale as a shift */
 	int32_t disp;
@@ -89,12 +100,32 @@ struct assist_insn {
 /* Decode the instruction at the start of bytes (n is at most 15). Sets ret->kind to ASSIST_NONE
  * when the assist does not emulate the instruction. */
 void assist_decode(const uint8_t *bytes, size_t n, struct assist_insn *ret);
-/* Return the linear address of a CMPXCHG16B's memory operand. */
+/* Return the linear address of the memory operand. */
 uint64_t assist_operand(const struct assist_insn *i, const struct kvm_regs *r,
 	const struct kvm_sregs *s);
 /* Compare RDX:RAX with the 16 bytes at mem. When equal, store RCX:RBX there and set ZF; otherwise
  * load them into RDX:RAX and clear ZF. mem is 16-byte aligned. */
 void assist_cmpxchg16b(uint8_t *mem, struct kvm_regs *r);
+
+/* ---- XSAVE and XRSTOR ---- */
+
+/* Read the layout of this machine's processor. */
+void assist_xlayout_read(struct assist_xlayout *l);
+/* Return the size of an area with the components rfbm. */
+size_t assist_xbytes(const struct assist_xlayout *l, uint64_t rfbm);
+/* Do as XSAVE does: write the components rfbm of the registers to area, and leave all else there.
+ * state: the registers, as KVM_GET_XSAVE gives them.
+ * rfbm: components, which XCR0 must have. Both areas have assist_xbytes() bytes. */
+void assist_xsave(const struct assist_xlayout *l, const uint8_t *state, uint8_t *area, uint64_t rfbm);
+/* Do as XRSTOR does: change the components rfbm of the registers in state, for KVM_SET_XSAVE.
+ * Returns 0; -EINVAL: the area's header is wrong (#GP), with state unchanged. */
+int assist_xrstor(const struct assist_xlayout *l, uint8_t *state, const uint8_t *area, uint64_t rfbm, uint64_t xcr0);
+
+#define ASSIST_WALKED 256 /* no error code of a page fault */
+/* Find the guest physical address of a linear one by four-level page tables, as for an access at CPL 0, and set the
+ * entries' accessed and dirty bits.
+ * Returns ASSIST_WALKED; the error code of a page fault; -ENOTSUP: paging is off, or has five levels. */
+int assist_walk(struct dev_host *h, const struct kvm_sregs *s, uint64_t linear, bool write, uint64_t *ret_gpa);
 
 struct assist_msrs {
 	uint64_t star, lstar, fmask, kernel_gs_base;

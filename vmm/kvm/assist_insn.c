@@ -32,14 +32,15 @@ static const struct {
 	{ { 0x48, 0x0f, 0x07 }, 3, ASSIST_SYSRET },
 };
 
-/* Decode ModRM, SIB and displacement of a memory operand. Returns false for a register operand, or if ModRM does not
- * extend the opcode by /1. */
-static bool operand_decode(struct cursor *c, uint8_t rex, struct assist_insn *i)
+/* Decode ModRM, SIB and displacement of a memory operand. Returns false for a register operand. ret_reg: what extends
+ * the opcode. */
+static bool operand_decode(struct cursor *c, uint8_t rex, struct assist_insn *i, unsigned *ret_reg)
 {
 	uint8_t modrm = cursor_u8(c), mod = modrm >> 6, rm = modrm & 7;
 	bool disp32 = mod == 2;
 
-	if (mod == 3 || (modrm >> 3 & 7) != 1)
+	*ret_reg = modrm >> 3 & 7;
+	if (mod == 3)
 		return false;
 	if (rm == 4) {
 		uint8_t sib = cursor_u8(c);
@@ -63,24 +64,37 @@ static bool operand_decode(struct cursor *c, uint8_t rex, struct assist_insn *i)
 	return cursor_ok(c);
 }
 
-/* Encoding: [lock] [segment] REX.W 0F C7 /1 */
-static void cmpxchg16b_decode(const uint8_t *bytes, size_t n, struct assist_insn *ret)
+static enum assist_kind kind_of(uint8_t opcode, unsigned reg)
+{
+	if (opcode == 0xc7)
+		return reg == 1 ? ASSIST_CMPXCHG16B : ASSIST_NONE;
+	return reg == 4 ? ASSIST_XSAVE : reg == 5 ? ASSIST_XRSTOR : ASSIST_NONE;
+}
+
+/* Encoding: [lock] [segment] REX.W 0F C7 /1, or [segment] REX.W 0F AE /4 or /5 */
+static void memory_decode(const uint8_t *bytes, size_t n, struct assist_insn *ret)
 {
 	struct cursor c = cursor_over((void *)bytes, n);
-	struct assist_insn i = { .kind = ASSIST_CMPXCHG16B };
-	uint8_t b = cursor_u8(&c);
+	struct assist_insn i = { 0 };
+	uint8_t b = cursor_u8(&c), opcode;
+	bool lock = false;
+	unsigned reg;
 
 	while (b == 0xf0 || b == 0x64 || b == 0x65) {
+		lock |= b == 0xf0;
 		if (b != 0xf0)
 			i.segment = b;
 		b = cursor_u8(&c);
 	}
-	if ((b & 0xf0) != 0x40 || !(b & REX_W) || cursor_u8(&c) != 0x0f || cursor_u8(&c) != 0xc7)
+	if ((b & 0xf0) != 0x40 || !(b & REX_W) || cursor_u8(&c) != 0x0f)
 		return;
-	if (!operand_decode(&c, b, &i))
+	opcode = cursor_u8(&c);
+	if ((opcode != 0xc7 && (opcode != 0xae || lock)) || !operand_decode(&c, b, &i, &reg))
 		return;
+	i.kind = kind_of(opcode, reg);
 	i.len = (unsigned)c.pos;
-	*ret = i;
+	if (i.kind != ASSIST_NONE)
+		*ret = i;
 }
 
 void assist_decode(const uint8_t *bytes, size_t n, struct assist_insn *ret)
@@ -93,7 +107,7 @@ void assist_decode(const uint8_t *bytes, size_t n, struct assist_insn *ret)
 		ret->len = plain[i].len;
 		return;
 	}
-	cmpxchg16b_decode(bytes, n, ret);
+	memory_decode(bytes, n, ret);
 }
 
 /* Return the register with this number in an instruction's encoding. */

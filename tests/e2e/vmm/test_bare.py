@@ -151,6 +151,20 @@ def test_system_calls(guest):
     assert guest.values("syscall 500")["count"] == 500
 
 
+def test_registers_beyond_sse_are_saved_and_loaded(guest):
+    """On a host whose KVM emulates kernel mode, the assist executes XSAVE and XRSTOR."""
+    try:
+        guest.command("xstate switch")
+    except GuestError as e:
+        if "no AVX" not in str(e):
+            raise
+        pytest.skip("the processor has no AVX")
+    for how, vector in (("save-nowhere", 14), ("load-nowhere", 14), ("unaligned", 13), ("header", 13), ("part", 13)):
+        with pytest.raises(GuestError, match=f"exception {vector}"):
+            guest.command(f"xstate {how}")
+    guest.command("xstate switch")
+
+
 def test_interrupts_of_each_kind(guest):
     guest.command("open 0")
     guest.command("irq msix")

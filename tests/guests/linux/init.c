@@ -151,7 +151,7 @@ static const struct command help_commands[] = {
 
 static const struct command *const tables[] = {
 	help_commands, file_commands, disk_commands, ram_commands, info_commands, power_commands,
-	agent_commands, net_commands,
+	agent_commands, net_commands, vectors_commands,
 };
 
 static int help_run(int argc, char **argv)

@@ -23,6 +23,7 @@ struct command {
 extern const struct command file_commands[];
 extern const struct command disk_commands[];
 extern const struct command ram_commands[];
+extern const struct command vectors_commands[];
 extern const struct command info_commands[];
 extern const struct command power_commands[];
 extern const struct command agent_commands[];

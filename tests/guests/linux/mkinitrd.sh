@@ -22,7 +22,7 @@ mkdir "$tmp/root"
 # shellcheck disable=SC2086 # lists
 ${GUEST_CC:-cc} -std=gnu11 -Os -Wall -Wextra -Wshadow -Werror -static -pthread -s -ffunction-sections -Wl,--gc-sections \
 	${GUEST_CFLAGS:-} -o "$tmp/root/init" \
-	"$here/init.c" "$here/file.c" "$here/disk.c" "$here/ram.c" "$here/info.c" "$here/power.c" "$here/agent.c" "$here/net.c"
+	"$here/init.c" "$here/file.c" "$here/disk.c" "$here/ram.c" "$here/info.c" "$here/power.c" "$here/agent.c" "$here/net.c" "$here/vectors.c"
 (
 	cd "$tmp/root"
 	mkdir dev proc sys mnt tmp

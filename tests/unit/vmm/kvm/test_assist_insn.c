@@ -90,6 +90,23 @@ static void test_plain_instructions(void **state)
 	}
 }
 
+/* ---- xsave, xrstor ---- */
+
+INSN(x_save, "xsave64 (%rsi)");
+INSN(x_save_gs, "xsave64 %gs:0x40(%r12,%rdi,8)");
+INSN(x_load, "xrstor64 0x40(%rdi)");
+INSN(x_load_rip, "xrstor64 0x100(%rip)");
+INSN(x_save32, "xsave (%rsi)");
+INSN(x_load32, "xrstor (%rsi)");
+INSN(x_savec, "xsavec64 (%rsi)");
+INSN(x_saves, "xsaves64 (%rsi)");
+INSN(x_saveopt, "xsaveopt64 (%rsi)");
+INSN(x_loads, "xrstors64 (%rsi)");
+INSN(x_fxsave, "fxsave64 (%rsi)");
+INSN(x_lfence, "lfence");
+INSN(x_register, ".byte 0x48, 0x0f, 0xae, 0xe8"); /* lfence with REX.W */
+INSN(x_lock, ".byte 0xf0, 0x48, 0x0f, 0xae, 0x26");
+
 /* ---- cmpxchg16b ---- */
 
 static const struct kvm_regs regs = { .rax = 0x1000000001ULL,
@@ -256,6 +273,44 @@ static void test_cmpxchg16b_operands(void **state)
 	}
 }
 
+static void test_xsave_and_xrstor(void **state)
+{
+	const struct kvm_regs *r = &regs;
+	const struct {
+		const uint8_t *bytes, *end;
+		enum assist_kind kind;
+		uint64_t at;
+	} rows[] = {
+		{ x_save, x_save_end, ASSIST_XSAVE, r->rsi },
+		{ x_save_gs, x_save_gs_end, ASSIST_XSAVE, sregs.gs.base + r->r12 + 8 * r->rdi + 0x40 },
+		{ x_load, x_load_end, ASSIST_XRSTOR, r->rdi + 0x40 },
+		{ x_load_rip, x_load_rip_end, ASSIST_XRSTOR, r->rip + 8 + 0x100 },
+		{ x_save32, x_save32_end, ASSIST_NONE, 0 }, { x_load32, x_load32_end, ASSIST_NONE, 0 },
+		{ x_savec, x_savec_end, ASSIST_NONE, 0 }, { x_saves, x_saves_end, ASSIST_NONE, 0 },
+		{ x_saveopt, x_saveopt_end, ASSIST_NONE, 0 }, { x_loads, x_loads_end, ASSIST_NONE, 0 },
+		{ x_fxsave, x_fxsave_end, ASSIST_NONE, 0 }, { x_lfence, x_lfence_end, ASSIST_NONE, 0 },
+		{ x_register, x_register_end, ASSIST_NONE, 0 }, { x_lock, x_lock_end, ASSIST_NONE, 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		size_t n = (size_t)(rows[i].end - rows[i].bytes);
+		uint8_t buf[15] = { 0 };
+		struct assist_insn d;
+
+		memcpy(buf, rows[i].bytes, n);
+		assist_decode(buf, sizeof(buf), &d);
+		assert_int_equal(d.kind, rows[i].kind);
+		assert_int_equal(d.len, rows[i].kind ? n : 0);
+		if (rows[i].kind)
+			assert_true(assist_operand(&d, r, &sregs) == rows[i].at);
+		for (size_t cut = 0; cut < n; cut++) {
+			assist_decode(buf, cut, &d);
+			assert_int_equal(d.kind, ASSIST_NONE);
+		}
+	}
+}
+
 /* The same opcode with another /reg, a register operand or without REX.W is another instruction. */
 static void test_similar_encodings_are_not_cmpxchg16b(void **state)
 {
@@ -281,7 +336,7 @@ static void test_decoder_survives_any_bytes(void **state)
 	for (int round = 0; round < 200000; round++) {
 		size_t n = (size_t)rand_r(&seed) % 16;
 		uint8_t *b = malloc(n ? n : 1); /* exactly this size, for the sanitizer */
-		static const uint8_t likely[] = { 0xf0, 0x64, 0x65, 0x48, 0x4f, 0x0f, 0xc7, 0x0c,
+		static const uint8_t likely[] = { 0xf0, 0x64, 0x65, 0x48, 0x4f, 0x0f, 0xc7, 0xae, 0x0c,
 			0x25 };
 		struct assist_insn d;
 
@@ -529,6 +584,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_plain_instructions),
 		cmocka_unit_test(test_cmpxchg16b_operands),
+		cmocka_unit_test(test_xsave_and_xrstor),
 		cmocka_unit_test(test_similar_encodings_are_not_cmpxchg16b),
 		cmocka_unit_test(test_decoder_survives_any_bytes),
 		cmocka_unit_test(test_cmpxchg16b_swaps_when_equal),
