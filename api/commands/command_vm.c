@@ -225,7 +225,7 @@ void command_vm_undefine(struct call *c)
 	struct undefine_opts opts = { .storage = js_get_array(c->args, "storage"),
 		.remove_all_storage = js_get_bool(c->args, "remove-all-storage", false),
 		.managed_save = js_get_bool(c->args, "managed-save", false),
-		.snapshots_metadata = js_get_bool(c->args, "snapshots-metadata", false),
+		.snapshots_metadata = js_get_bool(c->args, "snapshots-metadata", false), .backup = true,
 		.nvram = js_get_bool(c->args, "nvram", false), .keep_nvram = js_get_bool(c->args, "keep-nvram", false),
 		.dry_run = js_get_bool(c->args, "dry-run", false) };
 	struct err e;

@@ -374,15 +374,21 @@ static void end_early(struct cloning *f, const struct err *e)
 }
 
 /* Claim what the copies take, now that the size of the source's images and the number of its snapshots are known. */
-static void clone_claim(void *opaque)
+static void clone_claim(struct cloning *f)
 {
-	struct cloning *f = opaque;
 	struct err e;
 
 	if (batch_claim_change(f->batch, f->image_bytes, f->snapshots ? f->source->counts.snapshots : 0, &e) < 0)
 		end_early(f, &e);
 	else
 		clone_start(f);
+}
+
+static void clone_counted(void *opaque, int r, const struct err *e)
+{
+	(void)r;
+	(void)e;
+	clone_claim(opaque);
 }
 
 static void files_looked_for(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
@@ -394,7 +400,7 @@ static void files_looked_for(void *opaque, int r, const struct fork_as_result *r
 	if (r < 0)
 		end_early(f, e);
 	else if (f->snapshots && quota_limits(f->host, f->targets[0].def, QUOTA_SNAPSHOTS))
-		snapshots_count(f->source, clone_claim, f);
+		snapshots_count(f->source, false, clone_counted, f);
 	else
 		clone_claim(f);
 }

@@ -186,14 +186,14 @@ static void create_begin(struct work *w)
 }
 
 /* Check the quota again: the images may have more snapshots than the daemon knew. */
-static void create_counted(void *opaque)
+static void create_counted(void *opaque, int r, const struct err *why)
 {
 	struct work *w = opaque;
-	struct err e;
-	int r;
+	struct err e = *why;
 
 	w->vm->counts.snapshot_coming = false;
-	r = quota_check_more(w->vm, QUOTA_SNAPSHOTS, 1, &e);
+	if (!r)
+		r = quota_check_more(w->vm, QUOTA_SNAPSHOTS, 1, &e);
 	if (!r && w->job->cancelling)
 		r = err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; there is no snapshot");
 	if (r < 0) {
@@ -224,8 +224,8 @@ int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const str
 	w->job->cancel = create_cancel_early;
 	*ret_j = w->job;
 	vm->counts.snapshot_coming = true;
-	if (quota_limits(vm->host, vm->def, QUOTA_SNAPSHOTS))
-		snapshots_count(vm, create_counted, w);
+	if (snapshot_tags_are_backup(c->tags) || quota_limits(vm->host, vm->def, QUOTA_SNAPSHOTS))
+		snapshots_count(vm, snapshot_tags_are_backup(c->tags), create_counted, w);
 	else
 		create_begin(w);
 	return 0;
@@ -282,11 +282,11 @@ static int victims_take(struct work *w, const struct snapshots *s, const bool *v
 
 		if (!victims[i])
 			continue;
+		if (snapshot_tags_are_backup(s->list[i].tags))
+			return snapshots_check_backup(s, w->vm->def->name, e);
 		if (snapshot_has_tag(&s->list[i], SNAPSHOT_TAG_KEEP))
-			return err_set(e, -EPERM, ERR_WRONG_STATE,
-				"snapshot '%.100s' has the tag \"keep\", which protects it from deletion; remove the "
-				"tag first: cairn snapshot-tag %.60s %.100s --remove keep",
-				s->list[i].name, w->vm->def->name, s->list[i].name);
+			return err_set(e, -EPERM, ERR_WRONG_STATE, "snapshot '%.100s' has the tag \"keep\", which protects it from deletion; remove "
+				"the tag first: cairn snapshot-tag %.60s %.100s --remove keep", s->list[i].name, w->vm->def->name, s->list[i].name);
 		snprintf(v->handle, sizeof(v->handle), "%s", snapshots_handle(s, i));
 		memcpy(v->name, s->list[i].name, sizeof(v->name));
 		v->depth = depth_of(s, i);

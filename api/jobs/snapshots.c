@@ -73,15 +73,25 @@ static bool tag_next(const char **at, const char **ret_tag, size_t *ret_len)
 	return *ret_len > 0;
 }
 
-bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag)
+static bool tags_have(const char *tags, const char *tag)
 {
-	const char *at = i->tags, *t;
+	const char *at = tags, *t;
 	size_t len;
 
 	while (tag_next(&at, &t, &len))
 		if (len == strlen(tag) && !memcmp(t, tag, len))
 			return true;
 	return false;
+}
+
+bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag)
+{
+	return tags_have(i->tags, tag);
+}
+
+bool snapshot_tags_are_backup(const char *tags)
+{
+	return tags_have(tags, SNAPSHOT_TAG_BACKUP) && tags_have(tags, SNAPSHOT_TAG_KEEP);
 }
 
 struct json_object *snapshot_to_json(const struct vm_snapshot_info *i)
@@ -221,30 +231,52 @@ void snapshots_fetch(struct vm *vm,
 	page_want(f);
 }
 
+int snapshots_check_backup(const struct snapshots *s, const char *vm, struct err *e)
+{
+	for (size_t i = 0; i < s->n; i++)
+		if (snapshot_tags_are_backup(s->list[i].tags))
+			return err_set(e, -EBUSY, ERR_BUSY, "a backup of domain '%.120s' is under way (snapshot %.100s); end it with: cairn "
+				"domjobabort %.120s", vm, s->list[i].name, vm);
+	return 0;
+}
+
 struct count {
 	struct vm *vm;
-	void (*done)(void *opaque);
+	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
 };
 
 static void count_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct count *c = opaque;
+	static const struct err none;
 
-	(void)e;
 	if (!r)
 		quota_snapshots_set(c->vm, a->snapshots->total);
-	c->done(c->opaque);
+	c->done(c->opaque, 0, e ? e : &none);
 	free(c);
 }
 
-void snapshots_count(struct vm *vm, void (*done)(void *opaque), void *opaque)
+static void count_fetched(void *opaque, int r, const struct snapshots *s, const struct err *why)
+{
+	struct count *c = opaque;
+	struct err e = { 0 };
+
+	(void)why;
+	c->done(c->opaque, r ? 0 : snapshots_check_backup(s, c->vm->def->name, &e), &e);
+	free(c);
+}
+
+void snapshots_count(struct vm *vm, bool backup, void (*done)(void *opaque, int r, const struct err *e), void *opaque)
 {
 	static const struct vm_snapshot_list first = { 0 };
 	struct count *c = must_alloc(calloc(1, sizeof(*c)));
 
 	*c = (struct count){ vm, done, opaque };
-	snapshots_request(vm, VM_MSG_SNAPSHOT_LIST, &first, sizeof(first), LIST_TIMEOUT_NS, count_done, c);
+	if (backup)
+		snapshots_fetch(vm, count_fetched, c);
+	else
+		snapshots_request(vm, VM_MSG_SNAPSHOT_LIST, &first, sizeof(first), LIST_TIMEOUT_NS, count_done, c);
 }
 
 /* ---- the tree ---- */

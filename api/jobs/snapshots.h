@@ -16,6 +16,8 @@ struct vm;
 /* Maximum number of snapshots that snapshots_fetch() reads; more are an error (-E2BIG). */
 #define SNAPSHOTS_MAX 4096
 #define SNAPSHOT_TAG_KEEP "keep"
+/* With SNAPSHOT_TAG_KEEP: the snapshot of a backup under way (cairn backup-begin), which servers may read. */
+#define SNAPSHOT_TAG_BACKUP "backup"
 #define SNAPSHOT_NO_PARENT ((size_t)-1)
 /* For VM_MSG_SNAPSHOT_SIZE: long enough for a large disk with many changed clusters. */
 #define SNAPSHOT_SIZE_TIMEOUT_NS (600 * 1000000000ULL)
@@ -52,9 +54,11 @@ void snapshots_fetch(struct vm *vm,
 	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e),
 	void *opaque);
 
-/* Bring vm->counts up to date with the images. done: called once, also if the number stays unknown. The caller's job
- * owns the VM. */
-void snapshots_count(struct vm *vm, void (*done)(void *opaque), void *opaque);
+/* Bring vm->counts up to date with the images.
+ * backup: also look for a backup, which takes a reading of all snapshots.
+ * done: called once, also if the number stays unknown. r: 0; -EBUSY: a backup is under way. e: never NULL.
+ * The caller's job owns the VM. */
+void snapshots_count(struct vm *vm, bool backup, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 
 /* Find a snapshot by name, else by id; "": the current snapshot. vm: the VM's name, for the error. Returns 0 and
  * *ret_i; -ENOENT. */
@@ -67,6 +71,11 @@ bool snapshots_descends(const struct snapshots *s, size_t i, size_t above);
 const char *snapshots_handle(const struct snapshots *s, size_t i);
 /* Whether the snapshot has the tag. */
 bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag);
+/* Whether comma-separated tags are those of a backup's snapshot. */
+bool snapshot_tags_are_backup(const char *tags);
+/* Check that no backup of the VM is under way: only its snapshot tells where its servers are. vm: the VM's name.
+ * Returns 0; -EBUSY with a sentence that names the remedy. */
+int snapshots_check_backup(const struct snapshots *s, const char *vm, struct err *e);
 /* Return a snapshot for clients. The caller owns it. */
 struct json_object *snapshot_to_json(const struct vm_snapshot_info *i);
 

@@ -2,6 +2,7 @@
 #include "api/access/fork_as.h"
 #include "api/jobs/import.h"
 #include "api/jobs/pin_release.h"
+#include "api/jobs/snapshots.h"
 #include "api/jobs/volumes.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
@@ -29,7 +30,7 @@ struct undefine {
 	struct call *call; /* the client's call; NULL: an earlier daemon received it */
 	struct vm_host *host;
 	struct vm *vm; /* with the owner VM_OP_UNDEFINE, so only this module frees it */
-	bool dry_run, snapshots_metadata; /* options of struct undefine_opts */
+	bool dry_run, snapshots_metadata, backup; /* options of struct undefine_opts */
 	bool forgets; /* the VM had permissions */
 	bool fails;   /* answer with `why` when the VM is gone */
 	struct volumes volumes;
@@ -267,6 +268,19 @@ static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const
 	give_up(u, &own);
 }
 
+/* A backup is known by its snapshot only, so nobody could end its servers without the VM. */
+static void backups_seen(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct undefine *u = opaque;
+	struct err own;
+
+	(void)e; /* as in snapshots_seen() */
+	if (!r && snapshots_check_backup(s, u->vm->def->name, &own) < 0)
+		give_up(u, &own);
+	else
+		volumes_look(u);
+}
+
 static bool may_have_snapshots(const struct definition *def)
 {
 	for (uint32_t i = 0; i < def->ndisks; i++)
@@ -279,8 +293,10 @@ static void snapshots_look(struct undefine *u)
 {
 	struct vm_snapshot_list body = { 0 };
 
-	if (u->snapshots_metadata || !may_have_snapshots(u->vm->def))
+	if (!may_have_snapshots(u->vm->def) || (u->snapshots_metadata && !u->backup))
 		volumes_look(u);
+	else if (u->snapshots_metadata)
+		snapshots_fetch(u->vm, backups_seen, u);
 	else
 		offline_request(u->vm, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, snapshots_seen, u);
 }
@@ -337,7 +353,7 @@ int undefine_begin(struct vm *vm, const struct undefine_opts *opts, struct call 
 	if (!u)
 		abort(); /* otherwise the client would never get an answer */
 	*u = (struct undefine){ .call = c, .host = vm->host, .vm = vm, .dry_run = opts->dry_run,
-		.snapshots_metadata = opts->snapshots_metadata, .volumes = v };
+		.snapshots_metadata = opts->snapshots_metadata, .backup = opts->backup, .volumes = v };
 	u->fails = opts->then_fail;
 	if (u->fails)
 		u->why = *opts->then_fail;

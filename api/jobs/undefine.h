@@ -17,6 +17,7 @@ struct vm_host;
  * remove_all_storage:  remove all files that volumes.h selects.
  * managed_save:        drop a managed save; otherwise a managed save is an error.
  * snapshots_metadata:  do not look for snapshots in the images; otherwise snapshots there are an error.
+ * backup:              with snapshots_metadata: look for a backup under way, which is an error.
  * nvram:               remove UEFI variables; otherwise they are an error.
  * keep_nvram:          keep them, which is an error for a VM that has some.
  * then_fail:           when the VM is gone, answer with this error; copied. NULL: with the result.
@@ -24,7 +25,7 @@ struct vm_host;
 struct undefine_opts {
 	struct json_object *storage;
 	const struct err *then_fail;
-	bool remove_all_storage, managed_save, snapshots_metadata, nvram, keep_nvram, dry_run;
+	bool remove_all_storage, managed_save, snapshots_metadata, backup, nvram, keep_nvram, dry_run;
 };
 
 /* Undefine a VM that is off. An offline process or another operation is an error (-EBUSY), so the caller first waits

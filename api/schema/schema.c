@@ -117,7 +117,7 @@ static const struct field promote_returns[] = {
 	{ "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "ports that could not be opened" }, END };
 static const struct field undefine_args[] = { FIELD_VM,
 	{ "managed-save", FIELD_BOOL, OPTIONAL, "remove the managed save too" },
-	{ "snapshots-metadata", FIELD_BOOL, OPTIONAL, "undefine the VM although its images have snapshots" },
+	{ "snapshots-metadata", FIELD_BOOL, OPTIONAL, "undefine the VM although its images have snapshots, unless one is of a backup under way" },
 	{ "remove-all-storage", FIELD_BOOL, OPTIONAL, "delete the image files that the VM writes to; refused if another VM uses any of them" },
 	{ "storage", LIST_OF(FIELD_STRING), OPTIONAL, "delete only these images, given by disk id or path" },
 	{ "nvram", FIELD_BOOL, OPTIONAL, "remove the UEFI variables too" },

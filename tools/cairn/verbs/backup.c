@@ -77,17 +77,6 @@ static int backup_find(struct cli *c, const char *vm, struct json_object **ret, 
 	return r;
 }
 
-int backup_refuse(struct cli *c, const char *vm, struct err *e)
-{
-	CLEANUP_JS struct json_object *is = NULL;
-	int r = backup_find(c, vm, &is, e);
-
-	if (r < 0 || !is)
-		return r;
-	return err_set(e, -EBUSY, ERR_BUSY, "a backup of domain '%s' is under way (snapshot %s); end it with cairn domjobabort %s", vm,
-		js_get_str_or(is, "name", ""), vm);
-}
-
 static int snapshot_make(struct cli *c, const struct backup *b, struct err *e)
 {
 	struct json_object *args = cli_vm_args(c->pos[0]), *tags = json_object_new_array();
@@ -364,10 +353,8 @@ static int options_check(struct cli *c)
 static int backup_prepare(struct cli *c, struct backup *b, struct json_object *disks, struct err *e)
 {
 	const char *checkpoint = option_value(c, "checkpoint");
-	int r = backup_refuse(c, c->pos[0], e);
+	int r;
 
-	if (r < 0)
-		return r;
 	b->pull = option_flag(c, "pull");
 	b->since = option_value(c, "since");
 	b->checkpoint = checkpoint;
@@ -375,8 +362,7 @@ static int backup_prepare(struct cli *c, struct backup *b, struct json_object *d
 		snprintf(b->name, sizeof(b->name), "%s", checkpoint);
 	else
 		snprintf(b->name, sizeof(b->name), "backup-%lld", (long long)time(NULL));
-	if (!r)
-		r = disks_choose(c, disks, b, e);
+	r = disks_choose(c, disks, b, e);
 	return r ? r : folder_choose(c, b, e);
 }
 

@@ -1,4 +1,4 @@
-/* jobs: the daemon's jobs (job.c), and backups (backup.c). */
+/* jobs: the daemon's jobs (job.c). */
 #ifndef CAIRN_TOOLS_VERBS_JOBS_H
 #define CAIRN_TOOLS_VERBS_JOBS_H
 
@@ -8,8 +8,5 @@ struct json_object;
 
 /* Fetch all pages of query-jobs as one array, which the caller owns. Returns 0 or -errno. */
 int jobs_fetch(struct cli *c, struct json_object **ret_all, struct err *e);
-/* Refuse if a backup of the VM is under way, which domjobabort has to end.
- * Returns 0; -EBUSY: there is one; -errno: the VM's snapshots cannot be listed. */
-int backup_refuse(struct cli *c, const char *vm, struct err *e);
 
 #endif

@@ -4,7 +4,6 @@
 #include "api/wire/json.h"
 #include "tools/cairn/forward.h"
 #include "tools/cairn/multi_vm.h"
-#include "tools/cairn/verbs/jobs.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -133,18 +132,6 @@ int verb_undefine(struct cli *c)
 {
 	static const struct multi_vm_act a = { .command = "vm-undefine", .fail = "undefine", .done = "has been undefined",
 		.add = undefine_add, .told = undefine_print };
-	struct multi_vm f;
-	int r = multi_vm_pick(c, &f);
 
-	/* A backup is known by its snapshot only, so nobody could end its servers without the VM. */
-	for (size_t i = 0; !r && i < f.n && option_flag(c, "snapshots-metadata"); i++) {
-		struct err e;
-
-		if (backup_refuse(c, f.list[i].name, &e) == -EBUSY)
-			r = cli_fail(&e, "Failed to undefine domain '%s'", f.list[i].name);
-	}
-	if (!r)
-		r = multi_vm_run(c, &f, &a);
-	multi_vm_done(&f);
-	return r;
+	return multi_vm_do(c, &a);
 }

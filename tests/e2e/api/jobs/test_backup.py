@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import until
+from conftest import QmpError, until
 from fuselib import Op, fuse
 from test_blockcommit import check, img, vm  # noqa: F401
 from test_blockcopy import start
@@ -19,6 +19,12 @@ def snapshots(d):
 
 def begin(d, *args):
     return json.loads(d.cairn("backup-begin", "vm1", *args, "--format", "json").stdout)
+
+
+def failure(d, command, **args):
+    """Return the error of a job of vm1."""
+    q = d.qmp()
+    return q.run("job-wait", id=q.run(command, vm="vm1", **args)["job"])["error"]
 
 
 def freeze(g):
@@ -54,8 +60,11 @@ def test_pull_serves_the_disk_of_one_instant_until_it_is_aborted(vm):
     try:
         g.write(2)
         img(g.d, "compare", "-f", "raw", "-F", "raw", uri, "now.raw")
-        assert "under way" in g.d.cairn("backup-begin", "vm1", ok=False).stderr
-        assert "protects it" in g.d.cairn("snapshot-delete", "vm1", r["snapshot"], ok=False).stderr
+        says = f"a backup of domain 'vm1' is under way (snapshot {r['snapshot']}); end it with: cairn domjobabort vm1"
+        assert says in g.d.cairn("backup-begin", "vm1", ok=6).stderr
+        assert says in g.d.cairn("snapshot-delete", "vm1", r["snapshot"], ok=6).stderr
+        assert says in failure(g.d, "snapshot-create", name="two", tags=["backup", "keep"], disks_only=True)
+        assert snapshots(g.d) == [r["snapshot"]]
         info = g.d.cairn("domjobinfo", "vm1").stdout
         assert "Backup" in info and str(g.d.tmp / "socks") in info
         # It outlives the daemon and the VM's process.
@@ -66,7 +75,10 @@ def test_pull_serves_the_disk_of_one_instant_until_it_is_aborted(vm):
         # Without the VM, nobody could end it.
         g.console.close()
         g.d.cairn("destroy", "vm1")
-        assert "cairn domjobabort vm1" in g.d.cairn("undefine", "vm1", "--snapshots-metadata", ok=6).stderr
+        assert says in g.d.cairn("undefine", "vm1", "--snapshots-metadata", ok=6).stderr
+        q = g.d.qmp()
+        with pytest.raises(QmpError, match="domjobabort"):
+            q.run("vm-undefine", vm="vm1", snapshots_metadata=True)
         g.start()
     finally:
         pid = int((g.d.tmp / "socks/vda.pid").read_text())
@@ -150,7 +162,7 @@ def test_impossible_backup_is_refused(vm, args, says):
 
 def test_raw_disk_is_refused(vm):
     g = vm("raw")
-    assert "need a writable qcow2 disk" in g.d.cairn("backup-begin", "vm1", ok=False).stderr
+    assert "disk vda is raw; internal snapshots need qcow2" in g.d.cairn("backup-begin", "vm1", ok=False).stderr
 
 
 def test_domjobabort_cancels_a_job(vm):
