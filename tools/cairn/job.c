@@ -197,11 +197,11 @@ static int result_take(struct job_wait *w, struct json_object **ret_result, stru
 	return err_set(e, -EREMOTEIO, client_error_class(js_get_str(job, "error-class")), "%s", error);
 }
 
-int job_signals_open(int *ret_fd, sigset_t *before)
+int job_signals_open(bool files, int *ret_fd, sigset_t *before)
 {
-	static const int interrupt[] = { SIGINT, 0 };
+	static const int ends[] = { SIGINT, SIGTERM, 0 }, interrupt[] = { SIGINT, 0 };
 
-	*ret_fd = signals_open(interrupt, before);
+	*ret_fd = signals_open(files ? ends : interrupt, before);
 	return MIN(*ret_fd, 0);
 }
 
@@ -229,7 +229,7 @@ int job_run(struct cli *c, const char *command, struct json_object *args, int fd
 		printf("%s\n", w.id ? w.id : "");
 		return -EINPROGRESS;
 	}
-	if (!w.id || job_signals_open(&signals, &before) < 0)
+	if (!w.id || job_signals_open(fd >= 0, &signals, &before) < 0)
 		return err_set(e, -EPROTO, ERR_GENERIC, "the daemon started no job");
 	w.signals = signals;
 	r = wait_end(&w, e);

@@ -1,4 +1,5 @@
-/* job: start a job of the daemon and wait for it, with a progress bar on a terminal; Ctrl-C cancels the job. */
+/* job: start a job of the daemon and wait for it, with a progress bar on a terminal; Ctrl-C cancels the job, and so
+ * does SIGTERM if the job writes to a file of this process. */
 #ifndef CAIRN_TOOLS_JOB_H
 #define CAIRN_TOOLS_JOB_H
 
@@ -18,10 +19,10 @@
 int job_run(struct cli *c, const char *command, struct json_object *args, int fd, const char *what,
 	struct json_object **ret_result, struct err *e);
 
-/* Block SIGINT and open a signalfd for it.
+/* Block SIGINT and open a signalfd for it. files: also for SIGTERM: the job writes a file of this process.
  * ret_fd: the caller closes it. before: previous signal mask.
  * Returns 0 or -errno. */
-int job_signals_open(int *ret_fd, sigset_t *before);
+int job_signals_open(bool files, int *ret_fd, sigset_t *before);
 /* Wait for a job that c's connection has started, without a progress bar.
  * signals: fd that becomes readable when the job must be cancelled; not read, so several threads can share it.
  * ret_result: as in job_run(). Returns 0; -errno with a sentence. */

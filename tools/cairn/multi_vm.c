@@ -420,7 +420,7 @@ int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a
 
 	if (option_flag(c, "dry-run"))
 		return dry_run(c, f, a);
-	if (a->job && job_signals_open(&signals, &before) == 0)
+	if (a->job && job_signals_open(false, &signals, &before) == 0)
 		w.signals = signals;
 	args_make(c, f, a);
 	n = workers_start(&w, threads);

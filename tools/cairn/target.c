@@ -11,9 +11,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static void ends_block(struct target *t)
+{
+	sigset_t ends;
+
+	sigemptyset(&ends);
+	sigaddset(&ends, SIGINT);
+	sigaddset(&ends, SIGTERM);
+	sigprocmask(SIG_BLOCK, &ends, &t->before);
+}
+
 int target_open(struct target *t, bool in_place, struct err *e)
 {
 	struct stat st;
+	int r = 0;
 
 	if (stat(t->path, &st) == 0 && !S_ISREG(st.st_mode))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is not a regular file", t->path);
@@ -28,8 +39,13 @@ int target_open(struct target *t, bool in_place, struct err *e)
 	if (snprintf(t->tmp, sizeof(t->tmp), "%s.XXXXXX", t->path) >= (int)sizeof(t->tmp))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", t->path);
 	signal(SIGHUP, SIG_IGN); /* the daemon's job outlives the terminal, and only this process names its file */
+	ends_block(t);
 	t->fd = mkostemp(t->tmp, O_CLOEXEC);
-	return t->fd < 0 ? err_set_errno(e, -errno, "%s", t->path) : 0;
+	if (t->fd < 0) {
+		r = err_set_errno(e, -errno, "%s", t->path);
+		sigprocmask(SIG_SETMASK, &t->before, NULL);
+	}
+	return r;
 }
 
 static int folder_sync(const char *path)
@@ -77,5 +93,7 @@ int target_close(struct target *t, int r, struct err *e)
 	else if (r != -EINPROGRESS && !t->goes_on)
 		fprintf(stderr, "error: incomplete data is in %s\n", written);
 	close(t->fd);
+	if (t->tmp[0])
+		sigprocmask(SIG_SETMASK, &t->before, NULL);
 	return r;
 }

@@ -4,6 +4,7 @@
 #define CAIRN_TOOLS_TARGET_H
 
 #include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 
 struct err;
@@ -16,10 +17,12 @@ struct target {
 	char tmp[PATH_MAX]; /* temporary name; empty: the file has its final name, because this process does not wait to
 	                     * rename it */
 	int fd;
+	sigset_t before; /* signals that were blocked before target_open() */
 };
 
 /* Open the file. The caller has set t->path, t->is_new and t->whole.
- * in_place: write to the final name at once; otherwise, SIGHUP is ignored from now on.
+ * in_place: write to the final name at once; otherwise, SIGHUP is ignored from now on, and SIGINT and SIGTERM are
+ *           blocked until target_close(), so that they leave no temporary file: job_run() cancels its job then.
  * Returns 0; -errno with a sentence. */
 int target_open(struct target *t, bool in_place, struct err *e);
 /* After job_run(), close the file. After a success, give it its name, durably. If the job failed, or t->whole is set,

@@ -620,6 +620,21 @@ def test_file_gets_its_name_although_the_terminal_is_gone(fake, tmp_path, verb):
     assert p.wait(50 * guestlib.SLOW) == 0 and os.listdir(folder) == ["file"]
 
 
+@pytest.mark.parametrize("verb", ["save", "dump"])
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_file_is_removed_when_a_signal_ends_the_verb(fake, tmp_path, verb, sig):
+    fake.define("vm1", cmdline="work-takes=60000")
+    fake.cairn("start", "vm1")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    p = subprocess.Popen([os.path.join(BUILD, "cairn"), verb, "vm1", str(folder / "file")], env=fake.env, stdin=subprocess.DEVNULL,
+                         stderr=subprocess.PIPE, text=True)
+    until(lambda: os.listdir(folder))
+    p.send_signal(sig)  # also before the job has begun
+    assert "the job was cancelled" in p.communicate(timeout=50 * guestlib.SLOW)[1] and p.returncode == 1
+    assert not os.listdir(folder) and fake.cairn("domstate", "vm1").stdout == "running\n"
+
+
 def test_save_and_restore_pass_files_over_the_socket(fake, tmp_path):
     fake.define("vm1")
     q = fake.qmp()
