@@ -61,6 +61,7 @@ struct cli {
 	} given[CLI_GIVEN_MAX]; /* options with a value, in the order given: an option may be repeated */
 	size_t ngiven;
 	struct json_object *vms; /* list of VMs, to resolve ids to names */
+	const struct field *row_members; /* of the rows that cli_fetch_all() has read last, or of cli_rows_of(); NULL: not known */
 };
 
 struct verb {
@@ -150,6 +151,11 @@ bool cli_roles_changed(struct json_object *ev);
  * Returns 0 or -errno. */
 int cli_fetch_all(struct cli *c, const char *command, struct json_object *args, const char *list, const char *cursor,
 	struct json_object **ret_all, struct json_object **ret_first, struct err *e);
+/* Let cli_rows_print() know that the rows are those of a command's list. list: NULL: the answer is the list. */
+void cli_rows_of(struct cli *c, const char *command, const char *list);
+/* Print rows from cli_fetch_all(), perhaps fewer, in c's format. An empty CSV has the heads of all members that a row
+ * could have. */
+void cli_rows_print(struct cli *c, struct json_object *rows);
 /* Returns a new object {"vm": name}, to which the caller may add arguments. */
 struct json_object *cli_vm_args(const char *name);
 /* Fetch all pages of vm-list as one array (list.c).

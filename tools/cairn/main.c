@@ -1,5 +1,6 @@
 /* cairn: the command line: errors, the connection to the daemon, main(). */
 #include "tools/cairn/cli.h"
+#include "api/schema/schema.h"
 #include "api/schema/vm_state.h"
 #include "api/store/paths.h"
 #include "api/wire/client.h"
@@ -197,11 +198,30 @@ bool cli_roles_changed(struct json_object *ev)
 	return !strcmp(js_get_str_or(ev, "event", ""), "ROLES_CHANGED");
 }
 
+/* Find the members of the objects in a command's list. list: NULL: the answer itself. NULL: not known. */
+static const struct field *row_members_find(const char *command, const char *list)
+{
+	const struct command *row = schema_find(DIALECT_DAEMON, command);
+
+	if (!list)
+		return row ? row->returns : NULL;
+	for (const struct field *f = row ? row->returns : NULL; f && f->name; f++)
+		if (!strcmp(f->name, list))
+			return field_type_members((enum field_type)(f->type & ~(unsigned)FIELD_LIST));
+	return NULL;
+}
+
+void cli_rows_of(struct cli *c, const char *command, const char *list)
+{
+	c->row_members = row_members_find(command, list);
+}
+
 int cli_fetch_all(struct cli *c, const char *command, struct json_object *args, const char *list, const char *cursor,
 	struct json_object **ret_all, struct json_object **ret_first, struct err *e)
 {
 	CLEANUP_JS struct json_object *all = json_object_new_array(), *asked = args;
 
+	cli_rows_of(c, command, list);
 	for (;;) {
 		CLEANUP_JS struct json_object *page = NULL;
 		struct json_object *some;
@@ -220,6 +240,19 @@ int cli_fetch_all(struct cli *c, const char *command, struct json_object *args, 
 	}
 	*ret_all = STEAL_PTR(all);
 	return 0;
+}
+
+void cli_rows_print(struct cli *c, struct json_object *rows)
+{
+	CLEANUP_JS struct json_object *heads = json_object_new_object();
+
+	if (c->format != CLI_CSV || !rows || json_object_array_length(rows)) {
+		output_print(stdout, c->format, rows);
+		return;
+	}
+	for (const struct field *f = c->row_members; f && f->name; f++)
+		js_put_bool(heads, f->name, true);
+	csv_heads(stdout, heads);
 }
 
 struct json_object *cli_vm_args(const char *name)

@@ -64,7 +64,7 @@ int verb_advise(struct cli *c)
 		failed |= js_get(json_object_array_get_idx(all, i), "error") != NULL;
 	}
 	if (c->format != CLI_TABLE)
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 	for (size_t i = 0; c->format == CLI_TABLE && i < json_object_array_length(all); i++)
 		advice_print(json_object_array_get_idx(all, i));
 	if (c->format == CLI_TABLE && !json_object_array_length(all))

@@ -75,7 +75,7 @@ int verb_audit(struct cli *c)
 	if (audit_fetch(c, since, uid, &all, &e) < 0)
 		return cli_fail(&e, "Failed to read the audit log");
 	if (c->format != CLI_TABLE) {
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 		return CLI_OK;
 	}
 	table_init(&t, heads, ARRAY_SIZE(heads));

@@ -66,8 +66,9 @@ int verb_jobs(struct cli *c)
 
 	if (jobs_fetch(c, &all, &e) < 0)
 		return cli_fail(&e, "Failed to list jobs");
+	cli_rows_of(c, "query-jobs", NULL);
 	if (c->format != CLI_TABLE)
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 	else
 		rows_print(all);
 	return CLI_OK;

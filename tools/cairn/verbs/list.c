@@ -232,7 +232,7 @@ int verb_list(struct cli *c)
 		return cli_fail(&e, "Failed to list domains");
 	rows = rows_pick(c, all, option_value(c, "can") ? &can : NULL);
 	if (c->format != CLI_TABLE)
-		output_print(stdout, c->format, rows);
+		cli_rows_print(c, rows);
 	else if (!fields_print(c, rows))
 		rows_print(rows, option_flag(c, "title"));
 	if (option_flag(c, "all") || option_flag(c, "inactive"))

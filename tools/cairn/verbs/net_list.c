@@ -74,7 +74,7 @@ int verb_net_list(struct cli *c)
 		if (is_wanted(c, json_object_array_get_idx(all, i)))
 			json_object_array_add(rows, json_object_get(json_object_array_get_idx(all, i)));
 	if (c->format != CLI_TABLE)
-		output_print(stdout, c->format, rows);
+		cli_rows_print(c, rows);
 	else if (!fields_print(c, rows))
 		rows_print(rows);
 	blocked_print(rows);
@@ -107,7 +107,7 @@ int verb_net_dhcp_leases(struct cli *c)
 	if (cli_fetch_all(c, "net-dhcp-leases", args, "leases", "from", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to get leases info for %s", c->pos[0]);
 	if (c->format != CLI_TABLE) {
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 		return CLI_OK;
 	}
 	table_init(&t, heads, ARRAY_SIZE(heads));

@@ -65,7 +65,7 @@ int verb_permissions(struct cli *c)
 	if (cli_fetch_all(c, "query-permissions", json_object_new_object(), "permissions", "from", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to list permissions");
 	if (c->format != CLI_TABLE) {
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 		return CLI_OK;
 	}
 	table_init(&t, heads, ARRAY_SIZE(heads));
@@ -137,6 +137,6 @@ int verb_permissions_review(struct cli *c)
 		return cli_fail(&e, "Failed to review permissions");
 	if (c->format == CLI_TABLE)
 		return review_print(all, text);
-	output_print(stdout, c->format, all);
+	cli_rows_print(c, all);
 	return CLI_OK;
 }

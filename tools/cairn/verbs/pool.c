@@ -129,7 +129,7 @@ int verb_pool_list(struct cli *c)
 	for (size_t i = 0; i < json_object_array_length(all); i++)
 		space_put(c, json_object_array_get_idx(all, i), c->format != CLI_TABLE);
 	if (c->format != CLI_TABLE)
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 	else if (option_flag(c, "name"))
 		for (size_t i = 0; i < json_object_array_length(all); i++)
 			printf("%s\n", js_get_str_or(json_object_array_get_idx(all, i), "name", ""));

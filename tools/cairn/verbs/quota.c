@@ -129,7 +129,7 @@ static int quotas_show(struct cli *c, struct json_object *args)
 		if (is_wanted(json_object_array_get_idx(all, i), args))
 			json_object_array_add(wanted, json_object_get(json_object_array_get_idx(all, i)));
 	if (c->format != CLI_TABLE) {
-		output_print(stdout, c->format, wanted);
+		cli_rows_print(c, wanted);
 		return CLI_OK;
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(items); i++)

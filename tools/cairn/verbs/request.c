@@ -164,7 +164,7 @@ int verb_requests(struct cli *c)
 	if (wait)
 		r = request_wait(c, id, &all);
 	if (c->format != CLI_TABLE)
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 	else if (id && all && json_object_array_length(all))
 		request_print(c, json_object_array_get_idx(all, 0));
 	else if (all)
@@ -235,7 +235,7 @@ static int rules_list(struct cli *c)
 		return cli_fail(&e, "Failed to list the rules of approval");
 	all = js_get(answer, "rules");
 	if (c->format != CLI_TABLE) {
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 		return CLI_OK;
 	}
 	table_init(&t, heads, ARRAY_SIZE(heads));

@@ -63,8 +63,10 @@ static int schedule_show(struct cli *c)
 	if (r < 0)
 		return vm ? cli_fail(&e, "Failed to get the snapshot schedule of domain '%s'", vm)
 			  : cli_fail(&e, "Failed to list snapshot schedules");
-	if (c->format != CLI_TABLE)
-		output_print(stdout, c->format, vm ? json_object_array_get_idx(all, 0) : all);
+	if (c->format != CLI_TABLE && vm)
+		output_print(stdout, c->format, json_object_array_get_idx(all, 0));
+	else if (c->format != CLI_TABLE)
+		cli_rows_print(c, all);
 	else if (!vm)
 		rows_print(all);
 	else

@@ -190,7 +190,7 @@ static int list_print(struct cli *c, struct json_object *all, struct json_object
 			json_object_array_add(rows, json_object_get(o));
 	}
 	if (c->format != CLI_TABLE)
-		output_print(stdout, c->format, rows);
+		cli_rows_print(c, rows);
 	else if (option_flag(c, "name"))
 		for (size_t i = 0; i < json_object_array_length(rows); i++)
 			printf("%s\n", js_get_str_or(json_object_array_get_idx(rows, i), "name", ""));

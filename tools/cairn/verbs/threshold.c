@@ -47,7 +47,7 @@ int verb_threshold_list(struct cli *c)
 	if (cli_fetch_all(c, "query-thresholds", args, "thresholds", "after", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to list thresholds");
 	if (c->format != CLI_TABLE) {
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 		return CLI_OK;
 	}
 	table_init(&t, heads, ARRAY_SIZE(heads));

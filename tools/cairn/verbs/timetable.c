@@ -57,7 +57,7 @@ int verb_schedule_list(struct cli *c)
 	if (cli_fetch_all(c, "query-schedules", args, "schedules", "after", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to list schedules");
 	if (c->format != CLI_TABLE) {
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 		return CLI_OK;
 	}
 	table_init(&t, heads, ARRAY_SIZE(heads));

@@ -165,7 +165,7 @@ static void rows_print(struct json_object *all, bool details)
 
 int verb_vol_list(struct cli *c)
 {
-	CLEANUP_JS struct json_object *pool = NULL, *list = NULL, *all = json_object_new_array();
+	CLEANUP_JS struct json_object *pool = NULL, *list = NULL, *all = json_object_new_array(), *heads = volume_json(NULL, NULL);
 	struct err e;
 	int r = pool_find_name(c, c->pos[0], &pool, &e);
 
@@ -175,7 +175,9 @@ int verb_vol_list(struct cli *c)
 		return cli_fail(&e, "Failed to list volumes of pool '%s'", c->pos[0]);
 	for (size_t i = 0; i < json_object_array_length(list); i++)
 		json_object_array_add(all, volume_json(pool, json_object_array_get_idx(list, i)));
-	if (c->format != CLI_TABLE)
+	if (c->format == CLI_CSV && !json_object_array_length(all))
+		csv_heads(stdout, heads);
+	else if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, all);
 	else
 		rows_print(all, option_flag(c, "details"));

@@ -100,7 +100,7 @@ int verb_web_hook_list(struct cli *c)
 	if (cli_fetch_all(c, "query-web-hooks", json_object_new_object(), "hooks", "after", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to list web hooks");
 	if (c->format != CLI_TABLE) {
-		output_print(stdout, c->format, all);
+		cli_rows_print(c, all);
 		return CLI_OK;
 	}
 	table_init(&t, heads, ARRAY_SIZE(heads));

@@ -97,6 +97,21 @@ def test_kinds_of_events():
     assert cairn("events", "--list", "--format", "csv").stdout.splitlines()[0] == "event,doc"
 
 
+@pytest.mark.parametrize("words, heads", [
+    (["list", "--all"], "id,name,uuid,"), (["net-list", "--all"], "name,uuid,state,"), (["jobs"], "id,"), (["pool-list", "--all"], "name,target"),
+    (["vol-list", "p"], "name,path,type,format,"), (["snapshot-list", "vm1"], "id,"), (["permissions"], "user,"),
+    (["snapshot-schedule"], "vm,"), (["schedule-list"], "vm,"), (["threshold-list"], "vm,"), (["web-hook-list"], "name,"),
+    (["quota"], "user,"), (["requests"], "id,"), (["advise"], "vm,")])
+def test_csv_of_an_empty_list_has_heads(fake, tmp_path, words, heads):
+    if words[0] == "vol-list":
+        (tmp_path / "pool").mkdir()
+        fake.cairn("pool-define-as", "p", "dir", "--target", str(tmp_path / "pool"))
+    if words[0] == "snapshot-list":
+        fake.define("vm1")
+    out = fake.cairn(*words, "--format", "csv").stdout
+    assert out.startswith(heads) and out.count("\n") == 1
+
+
 def test_events_print_as_csv(fake):
     fake.define("a,b", title="x")
     fake.cairn("start", "a,b")
