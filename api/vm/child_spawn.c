@@ -26,11 +26,17 @@
 #endif
 
 #define NUMBERS 12 /* more files than a VM's process begins with */
+#define SETS 4 /* children that are spawned at once, by threads of their own */
+
+struct numbers {
+	pthread_mutex_t mutex; /* held by the thread that spawns a child with them */
+	int null; /* borrowed */
+	int at[NUMBERS]; /* ascending; /dev/null while no child is spawned */
+};
 
 struct child_files {
-	pthread_mutex_t mutex; /* held by the thread that spawns a child with the numbers */
 	int null;
-	int at[NUMBERS]; /* ascending; /dev/null while no child is spawned */
+	struct numbers sets[SETS];
 };
 
 struct child {
@@ -104,34 +110,41 @@ static long child_create(struct clone_args *args, struct child *c)
 	return ret;
 }
 
-static void files_take_back(struct child_files *f, unsigned n)
+static void files_take_back(struct numbers *f, unsigned n)
 {
 	while (n--)
 		dup3(f->null, f->at[n], O_CLOEXEC);
 	pthread_mutex_unlock(&f->mutex);
 }
 
-/* Place the files at the kept numbers. Returns false if there are too few, or another thread uses them. */
-static bool files_place(const struct child_spawn *s)
+/* Return numbers that no other thread uses; NULL: there are none. */
+static struct numbers *numbers_lock(struct child_files *all)
 {
-	struct child_files *f = s->numbers;
+	for (unsigned i = 0; all && i < SETS; i++)
+		if (!pthread_mutex_trylock(&all->sets[i].mutex))
+			return &all->sets[i];
+	return NULL;
+}
+
+/* Place the files at kept numbers. Returns NULL if there are too few, or other threads use them all. */
+static struct numbers *files_place(const struct child_spawn *s)
+{
+	struct numbers *f = s->nfiles <= NUMBERS ? numbers_lock(s->numbers) : NULL;
 	unsigned n = 0;
 
-	if (!f || s->nfiles > NUMBERS || pthread_mutex_trylock(&f->mutex))
-		return false;
-	while (n < s->nfiles && (s->files[n] < 0 || dup3(s->files[n], f->at[n], O_CLOEXEC) >= 0))
+	while (f && n < s->nfiles && (s->files[n] < 0 || dup3(s->files[n], f->at[n], O_CLOEXEC) >= 0))
 		n++;
-	if (n == s->nfiles)
-		return true;
+	if (!f || n == s->nfiles)
+		return f;
 	files_take_back(f, n);
-	return false;
+	return NULL;
 }
 
 int child_spawn(const struct child_spawn *s, pid_t *ret_pid)
 {
 	_Alignas(16) char stack[CHILD_STACK_BYTES];
-	bool placed = files_place(s);
-	struct child c = { .s = s, .files = placed ? s->numbers->at : s->files, .last = placed ? s->numbers->at[NUMBERS - 1] : -1 };
+	struct numbers *placed = files_place(s);
+	struct child c = { .s = s, .files = placed ? placed->at : s->files, .last = placed ? placed->at[NUMBERS - 1] : -1 };
 	struct clone_args args = { .flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD, .stack = (uintptr_t)stack,
 		.stack_size = sizeof(stack) };
 	sigset_t all, was;
@@ -151,7 +164,7 @@ int child_spawn(const struct child_spawn *s, pid_t *ret_pid)
 	pid = child_create(&args, &c);
 	pthread_sigmask(SIG_SETMASK, &was, NULL);
 	if (placed)
-		files_take_back(s->numbers, s->nfiles);
+		files_take_back(placed, s->nfiles);
 	if (pid < 0)
 		return (int)pid;
 	if (c.error) {
@@ -164,30 +177,31 @@ int child_spawn(const struct child_spawn *s, pid_t *ret_pid)
 
 struct child_files *child_files_new(void)
 {
-	struct child_files *f = must_alloc(malloc(sizeof(*f)));
-	unsigned n = 0;
+	struct child_files *f = must_alloc(calloc(1, sizeof(*f)));
+	bool whole = (f->null = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0;
 
-	*f = (struct child_files){ .mutex = PTHREAD_MUTEX_INITIALIZER, .null = open("/dev/null", O_RDWR | O_CLOEXEC) };
-	while (f->null >= 0 && n < NUMBERS && (f->at[n] = fcntl(f->null, F_DUPFD_CLOEXEC, 3)) >= 0)
-		n++;
-	if (n == NUMBERS)
+	for (unsigned i = 0; i < SETS; i++) {
+		f->sets[i].null = f->null;
+		pthread_mutex_init(&f->sets[i].mutex, NULL);
+		for (unsigned n = 0; n < NUMBERS; n++)
+			whole &= (f->sets[i].at[n] = fcntl(f->null, F_DUPFD_CLOEXEC, 3)) >= 0;
+	}
+	if (whole)
 		return f;
-	while (n)
-		close(f->at[--n]);
-	if (f->null >= 0)
-		close(f->null);
-	free(f);
+	child_files_free(f);
 	return NULL;
 }
 
 void child_files_free(struct child_files *f)
 {
-	if (!f)
-		return;
-	for (unsigned i = 0; i < NUMBERS; i++)
-		close(f->at[i]);
-	close(f->null);
-	pthread_mutex_destroy(&f->mutex);
+	for (unsigned i = 0; f && i < SETS; i++) {
+		pthread_mutex_destroy(&f->sets[i].mutex);
+		for (unsigned n = 0; n < NUMBERS; n++)
+			if (f->sets[i].at[n] >= 0)
+				close(f->sets[i].at[n]);
+	}
+	if (f && f->null >= 0)
+		close(f->null);
 	free(f);
 }
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -109,7 +110,7 @@ static void test_process_gets_its_files_with_kept_numbers(void **state)
 	assert_non_null(numbers);
 	for (int i = 0; i < 3; i++) {
 		assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
-		assert_int_equal(fcntl(ends[1], F_DUPFD_CLOEXEC, 100), 100); /* above all kept numbers */
+		assert_int_equal(fcntl(ends[1], F_DUPFD_CLOEXEC, 100), 100); /* above all kept numbers, of which there are 49 */
 		before = files_count();
 		assert_int_equal(script_run_with(script, (int[]){ -1, 1, 2, ends[0], 100 }, 5, numbers), 0);
 		assert_int_equal(files_count(), before); /* the child's table was its own */
@@ -118,6 +119,44 @@ static void test_process_gets_its_files_with_kept_numbers(void **state)
 		close(ends[1]);
 		assert_int_equal(read(ends[0], &before, 1), 0);
 		close(ends[0]);
+	}
+	child_files_free(numbers);
+}
+
+static void *threads_script_run(void *opaque)
+{
+	int ends[2], status;
+	char c;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return opaque;
+	for (int i = 0; i < 5; i++) {
+		status = script_run_with("echo x >&3", (int[]){ -1, 1, 2, ends[1] }, 4, opaque);
+		assert_int_equal(status, 0);
+		assert_int_equal(read(ends[0], &c, 1), 1);
+		assert_int_equal(read(ends[0], &c, 1), 1);
+	}
+	close(ends[0]);
+	close(ends[1]);
+	return NULL;
+}
+
+/* More threads than kept numbers for them; each gets its own process's word. */
+static void test_threads_spawn_at_once(void **state)
+{
+	struct child_files *numbers;
+	pthread_t threads[8];
+	void *failed;
+
+	(void)state;
+	skip_unless(child_spawn_try(-1, false));
+	numbers = child_files_new();
+	assert_non_null(numbers);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, threads_script_run, numbers), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
+		assert_int_equal(pthread_join(threads[i], &failed), 0);
+		assert_null(failed);
 	}
 	child_files_free(numbers);
 }
@@ -146,6 +185,7 @@ int main(void)
 		cmocka_unit_test(test_process_shares_the_pid_namespace_otherwise),
 		cmocka_unit_test(test_missing_program_is_an_error),
 		cmocka_unit_test(test_process_gets_its_files_with_kept_numbers),
+		cmocka_unit_test(test_threads_spawn_at_once),
 		cmocka_unit_test(test_more_files_than_kept_numbers),
 	};
 
