@@ -1,5 +1,5 @@
 """crowd: thousands of small VMs at once, whose guests halt: the time until all run, a list of them, the memory that the
-host has less for each, with what its kernel takes, and the daemon's."""
+host has less for each, with what its kernel takes, and the daemon's. All files are on a new file system (freshfs)."""
 
 import concurrent.futures
 import contextlib
@@ -9,6 +9,7 @@ import resource
 import socket
 import time
 
+import freshfs
 import guestlib
 from benchlib import Unfit, need_kvm
 from snapbench import daemon_of
@@ -18,6 +19,7 @@ FILES_EACH, FILES_MORE = 6, 300  # of the daemon: for each VM, and besides
 CLIENTS, AT_ONCE = 8, 8  # commands in flight of each client, which the daemon performs one after the other
 START_S, LIST_MS, DAEMON_MIB, EACH_MIB = 12.0, 50.0, 60.0, 1.0
 TASKS_EACH = 6
+FILES_ON_DISK = 12  # at most, of each VM
 MEMORY_MIB = 20 << 10  # that 10,000 of them need to be free, with room for the host
 PID_MAX = "/proc/sys/kernel/pid_max"
 LISTS = 5
@@ -105,7 +107,7 @@ def crowd(bench, daemon, have, count):
 
 
 def measure(bench):
-    with daemon_of(None) as daemon:
+    with freshfs.folder(bench, 1 << 10, inodes=FILES_ON_DISK * MANY) as place, daemon_of(None, place) as daemon:
         files = resource.prlimit(daemon.proc.pid, resource.RLIMIT_NOFILE)[0]
         few = min(FEW, (files - FILES_MORE) // FILES_EACH // 100 * 100)
         first = crowd(bench, daemon, 0, few)

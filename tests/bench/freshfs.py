@@ -35,7 +35,7 @@ def loop_device(image, mib):
     return run("losetup", "--direct-io=on", "--find", "--show", image)
 
 
-def mount_new(folder, mib):
+def mount_new(folder, mib, inodes):
     """Mount an ext4 as mkfs makes it, with a journal. Return the mount; None: this user or host cannot."""
     image, at = folder / "image", folder / "mount"
     at.mkdir()
@@ -44,7 +44,7 @@ def mount_new(folder, mib):
         namespace_own()
         device = loop_device(image, mib)
         # Without lazy initialization, no kernel thread writes tables while the benchmark runs.
-        run("mkfs.ext4", "-q", "-N", "65536", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", device)
+        run("mkfs.ext4", "-q", "-N", str(inodes), "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", device)
         run("mount", device, at)
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -61,16 +61,16 @@ def name_of(folder):
 
 
 @contextlib.contextmanager
-def folder(bench, mib, parent=None):
-    """Yield a folder on a new ext4 of that size below parent (TMPDIR), or, if it cannot be mounted, a folder of parent.
-    The rows that are measured meanwhile name the file system."""
+def folder(bench, mib, parent=None, inodes=1 << 16):
+    """Yield a folder on a new ext4 of that size and for so many files below parent (TMPDIR), or, if it cannot be mounted,
+    a folder of parent. The rows that are measured meanwhile name the file system."""
     with tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=parent) as path:
         path = pathlib.Path(path)
         os.chmod(path, 0o711)
         st = os.statvfs(path)
         if st.f_bavail * st.f_frsize < mib * MIB:
             raise Unfit(f"{path.parent} has less than {mib} MiB free")
-        at = mount_new(path, mib)
+        at = mount_new(path, mib, inodes)
         bench.on = NEW if at else name_of(path)
         try:
             yield at or path
