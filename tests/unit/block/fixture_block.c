@@ -503,6 +503,23 @@ void shadow_verify(struct fixture *f, struct block *b)
 	free(buf);
 }
 
+uint8_t *shadow_copy(const struct fixture *f)
+{
+	uint8_t *c = malloc(f->shadow_bytes);
+
+	memcpy(c, f->shadow, f->shadow_bytes);
+	return c;
+}
+
+void content_is(struct fixture *f, struct block *b, uint8_t *content)
+{
+	uint8_t *shadow = f->shadow;
+
+	f->shadow = content;
+	shadow_verify(f, b);
+	f->shadow = shadow;
+}
+
 int shadow_flush(struct fixture *f, struct block *b)
 {
 	(void)f;

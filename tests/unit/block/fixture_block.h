@@ -92,6 +92,10 @@ void fixture_shadow_open(struct fixture *f, const char *name, uint64_t bytes);
  * (but not clusters), and check each result. */
 void shadow_run(struct fixture *f, struct block *b, unsigned ops, unsigned depth);
 void shadow_verify(struct fixture *f, struct block *b);
+/* Return a copy of the shadow, for the caller to free. */
+uint8_t *shadow_copy(const struct fixture *f);
+/* As shadow_verify(), with a copy that shadow_copy() has made. */
+void content_is(struct fixture *f, struct block *b, uint8_t *content);
 int shadow_flush(struct fixture *f, struct block *b);
 
 /* Begin a test of pins: the command makes a qcow2 image "img" of that many bytes, and 100 random operations fill it.

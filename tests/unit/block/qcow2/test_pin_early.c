@@ -34,24 +34,6 @@ static struct block *fork_open(struct fixture *f)
 	return b;
 }
 
-static uint8_t *shadow_copy(struct fixture *f)
-{
-	uint8_t *c = malloc(f->shadow_bytes);
-
-	memcpy(c, f->shadow, f->shadow_bytes);
-	return c;
-}
-
-/* Compare the disk with the shadow of another one. */
-static void content_is(struct fixture *f, struct block *b, uint8_t *content)
-{
-	uint8_t *shadow = f->shadow;
-
-	f->shadow = content;
-	shadow_verify(f, b);
-	f->shadow = shadow;
-}
-
 #define LONG_NS (600 * 1000000000ULL)
 
 struct early {

@@ -76,14 +76,6 @@ static void delete(struct fixture *f, struct block *b, const char *id)
 
 /* ---- expected content ---- */
 
-static uint8_t *shadow_copy(struct fixture *f)
-{
-	uint8_t *c = malloc(f->shadow_bytes);
-
-	memcpy(c, f->shadow, f->shadow_bytes);
-	return c;
-}
-
 static void shadow_file(struct fixture *f, const char *create, uint64_t bytes)
 {
 	fixture_run(f, "truncate -s %llu shadow && %s", (unsigned long long)bytes, create);
