@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import select
 import stat
 import subprocess
@@ -11,6 +10,7 @@ import threading
 import pytest
 
 from conftest import BUILD, QmpError
+from terminallib import terminal
 
 def inactive(fake, name):
     return json.loads(fake.cairn("dumpjson", "--inactive", name).stdout)
@@ -301,9 +301,7 @@ def test_edit_changes_definition_with_editor(fake):
 
 def typed(fake, *answers):
     """Run `cairn edit vm1` at a terminal and type these answers. Return its exit status and output."""
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.execve(os.path.join(BUILD, "cairn"), ["cairn", "edit", "vm1"], fake.env)
+    pid, fd = terminal(fake, "edit", "vm1")
     said, left = b"", list(answers)
     while True:
         assert select.select([fd], [], [], 30)[0]

@@ -3,9 +3,7 @@
 import contextlib
 import json
 import os
-import pty
 import re
-import select
 import signal
 import socket
 import struct
@@ -16,6 +14,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, has_ended, open_files, until
+from terminallib import read_until, terminal
 
 
 def run_with_fd(q, command, fd, **args):
@@ -565,25 +564,6 @@ def test_save_fails_when_vm_dies(fake, sig):
     assert q.run("query-jobs", id=id)[0]["error"]
     assert fake.info("vm1")["word"] == ("crashed" if sig == signal.SIGKILL else "shutoff")
     assert not kept(fake, "managed.save") and not kept(fake, "managed.save.tmp")
-
-
-def terminal(fake, *args):
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.execve(os.path.join(BUILD, "cairn"), ["cairn", *args], fake.env)
-    return pid, fd
-
-
-def read_until(fd, want, seconds=50):
-    got, end = b"", time.monotonic() + seconds
-    while want not in got:
-        assert select.select([fd], [], [], max(0, end - time.monotonic()))[0], got
-        try:
-            got += os.read(fd, 4096)
-        except OSError:
-            break
-    assert want in got, got
-    return got
 
 
 def test_save_shows_progress_and_ctrl_c_cancels(fake):

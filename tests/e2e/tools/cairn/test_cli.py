@@ -20,6 +20,7 @@ import time
 import pytest
 
 from conftest import BUILD, ROOT, Console
+from terminallib import read_until, terminal
 
 VERBS = ["define", "create", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem",
          "set-lifecycle-action", "attach-disk", "detach-disk", "change-media", "attach-interface", "detach-interface",
@@ -778,7 +779,7 @@ def test_top_redraws_on_terminal(fake):
     for name, words in (("b-idle", None), ("a-busy", "works=1"), ("long" * 20, None)):
         fake.define(name, cmdline=words)
     fake.cairn("start", "b-idle", "a-busy")
-    pid, fd = console(fake, "top", "--every", "0.1", "--sort", "cpu")
+    pid, fd = terminal(fake, "top", "--every", "0.1", "--sort", "cpu")
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     unused = pty.openpty()
     before = termios.tcgetattr(unused[0])  # cairn may have changed its own terminal by now
@@ -820,7 +821,7 @@ def test_top_redraws_on_terminal(fake):
 
 @pytest.mark.parametrize("how", ["signal", "daemon"])
 def test_top_restores_terminal(fake, how):
-    pid, fd = console(fake, "top", "--every", "0.1")
+    pid, fd = terminal(fake, "top", "--every", "0.1")
     read_until(fd, b"\x1b[J")
     if how == "signal":
         os.write(fd, b"\x03")
@@ -836,31 +837,11 @@ def test_top_restores_terminal(fake, how):
 
 # ---- console ----
 
-def console(fake, *args):
-    """A console on a terminal of its own."""
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.execve(os.path.join(BUILD, "cairn"), ["cairn", *args], fake.env)
-    return pid, fd
-
-
-def read_until(fd, want, seconds=50):
-    got, end = b"", time.monotonic() + seconds
-    while want not in got:
-        assert select.select([fd], [], [], max(0, end - time.monotonic()))[0], got
-        try:
-            got += os.read(fd, 4096)
-        except OSError:
-            break
-    assert want in got, got
-    return got
-
-
 def test_console_connects_terminal_to_guest(fake):
     fake.define("vm1")
     fake.cairn("console", "vm1", ok=4)
     fake.cairn("start", "vm1")
-    pid, fd = console(fake, "console", "vm1")
+    pid, fd = terminal(fake, "console", "vm1")
     read_until(fd, b"fake guest")  # output from before the attach
     os.write(fd, b"\x03abc\r")  # Ctrl-C goes to the guest
     assert b"\x03abc\r" in read_until(fd, b"abc\r")
@@ -890,7 +871,7 @@ def test_console_detaches_from_guest_that_does_not_read(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     vm = fake.info("vm1")["pid"]
-    pid, fd = console(fake, "console", "vm1")
+    pid, fd = terminal(fake, "console", "vm1")
     read_until(fd, b"fake guest")
     os.kill(vm, signal.SIGSTOP)
     try:
@@ -922,7 +903,7 @@ def test_console_ends_by_signal_while_guest_does_not_read(fake):
 
 def test_console_ends_with_the_vm(fake):
     fake.define("vm1", cmdline=f"off-after=1 when={fake.tmp}/go")
-    pid, fd = console(fake, "start", "--console", "vm1")
+    pid, fd = terminal(fake, "start", "--console", "vm1")
     out = read_until(fd, b"fake guest")
     (fake.tmp / "go").touch()
     assert b"Domain 'vm1' started" in out and b"Escape character is ^]" in out
@@ -944,7 +925,7 @@ def test_start_console_of_short_lived_guest_works(fake):
 def test_console_of_real_vm(daemon, kvm, guest):
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True)
     daemon.cairn("start", "vm1")
-    pid, fd = console(daemon, "console", "vm1")
+    pid, fd = terminal(daemon, "console", "vm1")
     read_until(fd, b"interp")
     os.write(fd, b"echo hello\r")
     read_until(fd, b"ok")
@@ -952,7 +933,7 @@ def test_console_of_real_vm(daemon, kvm, guest):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     os.close(fd)
     # A late attach sees earlier output.
-    pid, fd = console(daemon, "console", "vm1")
+    pid, fd = terminal(daemon, "console", "vm1")
     assert b"hello" in read_until(fd, b"ok")
     os.write(fd, b"\x1d")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
