@@ -14,6 +14,7 @@ import threading
 import pytest
 
 from conftest import BUILD, FAKE_VM, Console, Daemon, Qmp, QmpError, free_port, until
+from test_fork_pins import pins_in
 from test_handover import console, image
 from test_hotplug import ASKED, RELEASE, Guest, detach_of
 from test_undefine import names
@@ -372,6 +373,57 @@ def clone(kind):
     return row
 
 
+def remove(d, *names):
+    for name in names:
+        d.cairn("destroy", name)
+        d.cairn("undefine", name, "--remove-all-storage")
+
+
+def clones_have_pins(d, clones):
+    """Look at the pins of clones that run, and return how many pins the image has."""
+    pins = pins_in(d.tmp / "disk.qcow2")
+    rows = json.loads((d.state / "pins.json").read_text())["used"]
+    assert sorted(row["overlay"] for row in rows) == sorted(str(d.tmp / f"{name}-vda.qcow2") for name in clones)
+    assert all({row[key].replace("-", "") for key in ("pin", "or") if key in row} & set(pins) for row in rows)
+    assert all(state(d, name) == "running" for name in clones)
+    return len(pins)
+
+
+def clone_of_snapshot(d):
+    """A fork of a snapshot of a VM that is off, and whose image has a pin that is to be deleted before."""
+    def before():
+        d.cairn("clone", "--live", "a", "s", "--snapshotname", "s1")
+        remove(d, "s")
+
+    def look(done):
+        clones = [name for name in listed(d) if name != "a"]
+        assert clones in ([], ["b"]) and (clones or not done)
+        assert clones_have_pins(d, clones) <= 2
+        remove(d, *clones)
+    d.cairn("start", "a")
+    d.cairn("snapshot-create-as", "a", "s1")
+    d.cairn("destroy", "a")
+    return before, ["clone", "--live", "a", "b", "--snapshotname", "s1"], look
+
+
+def clone_with_shared_pin(d):
+    """A fork whose clone may read the pin of the clone before."""
+    def before():
+        d.cairn("clone", "--live", "a", "s")
+
+    def look(done):
+        clones = [name for name in listed(d) if name != "a"]
+        assert clones in (["s"], ["b", "s"]) and (len(clones) == 2 or not done)
+        clones_have_pins(d, clones)
+        remove(d, "s")
+        clones.remove("s")
+        clones_have_pins(d, clones)
+        remove(d, *clones)
+        until(lambda: not pins_in(d.tmp / "disk.qcow2"))
+    d.cairn("start", "a")
+    return before, ["clone", "--live", "a", "b"], look
+
+
 def clone_with_spare(d):
     """A fork of one clone, for which the daemon has made a process ahead."""
     spares = set()
@@ -511,7 +563,8 @@ def revert_devices(d):
 
 
 FURTHER = {"managedsave": managedsave, "start": start_of_saved, "destroy": destroy, "rename": rename, "full": clone("--full"),
-           "linked": clone("--linked"), "live": clone("--live"), "spare": clone_with_spare, "snapshot": snapshot, "revert": revert, "export": export,
+           "linked": clone("--linked"), "live": clone("--live"), "shared": clone_with_shared_pin, "off": clone_of_snapshot,
+           "spare": clone_with_spare, "snapshot": snapshot, "revert": revert, "export": export,
            "attach": attach, "detach": detach, "revert-devices": revert_devices}
 
 
