@@ -62,8 +62,8 @@ def name_of(folder):
 
 @contextlib.contextmanager
 def folder(bench, mib, parent=None, inodes=1 << 16):
-    """Yield a folder on a new ext4 of that size and for so many files below parent (TMPDIR), or, if it cannot be mounted,
-    a folder of parent. The rows that are measured meanwhile name the file system."""
+    """Yield a folder on a new ext4 of that size and for so many files below parent (TMPDIR), or, if it cannot be
+    mounted, a folder of parent. The rows that are measured meanwhile name the file system."""
     with tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=parent) as path:
         path = pathlib.Path(path)
         os.chmod(path, 0o711)
