@@ -2,12 +2,14 @@
 #include "vmm/control_impl.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "vmm/machine/machine.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"
 #include "vmm/snapshot/disk_commit.h"
 #include "vmm/snapshot/disk_copy.h"
 #include "vmm/snapshot/disk_layers.h"
 #include "vmm/snapshot/disk_resize.h"
+#include "vmm/snapshot/vm_pins.h"
 
 #include <errno.h>
 #include <string.h>
@@ -126,11 +128,23 @@ int control_disk_resize(struct control *c, struct channel_msg *m, struct err *e)
 	return vm_disk_resize(c->vm, c->worker, what, control_work_done, c, e);
 }
 
+static bool is_disk(const struct machine *m, const char *id)
+{
+	unsigned i = 0;
+
+	while (i < m->ndisks && strcmp(m->disks[i].id, id) != 0)
+		i++;
+	return i < m->ndisks;
+}
+
 int control_unplug(struct control *c, struct channel_msg *m, struct err *e)
 {
 	struct vm_unplug *what = m->body;
 
 	TERMINATE(what->id);
+	/* An idle pin would stay in the image of the disk, because only this process deletes it. */
+	if (!vm_works(c->vm) && is_disk(vm_machine(c->vm), what->id))
+		vm_pins_begin_delete_idle(c->vm, c->worker);
 	disks_settle(c);
 	return vm_unplug(c->vm, what->id, what->force, e);
 }

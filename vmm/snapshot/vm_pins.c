@@ -86,6 +86,26 @@ void vm_pins_unset_idle(struct machine *m, const uint8_t id[VM_PIN_ID_BYTES])
 	free(atomic_exchange(&m->idle_pins, pins));
 }
 
+static void idle_deleted(void *opaque, int r, const struct err *e)
+{
+	if (r < 0)
+		log_warn(NULL, "cannot delete a pin: %s; it is deleted later", e->msg);
+	vm_plug_settle(opaque); /* what the guest has released meanwhile */
+}
+
+void vm_pins_begin_delete_idle(struct vm *vm, struct worker *w)
+{
+	struct vm_pins *pins = atomic_exchange(&vm_machine(vm)->idle_pins, NULL);
+	struct err e;
+	int r = pins ? worker_start(w, &e) : 0;
+
+	if (pins && !r)
+		r = vm_pins_delete(vm, w, pins, idle_deleted, vm, &e);
+	if (r < 0)
+		idle_deleted(vm, r, &e);
+	free(pins);
+}
+
 void vm_pins_delete_idle(struct machine *m)
 {
 	struct vm_pins *pins = atomic_exchange(&m->idle_pins, NULL);

@@ -28,6 +28,9 @@ int vm_pins_delete(struct vm *vm, struct worker *w, const struct vm_pins *pins,
 int vm_pins_set_idle(struct vm *vm, const struct vm_pins *pins, struct err *e);
 /* A fork may share this pin, so it is idle no more. */
 void vm_pins_unset_idle(struct machine *m, const uint8_t id[VM_PIN_ID_BYTES]);
+/* Begin to delete the idle pins on the worker, which the caller may wait for. Call only while no work is in progress. A
+ * failure is logged. */
+void vm_pins_begin_delete_idle(struct vm *vm, struct worker *w);
 /* Delete the idle pins, because the work that begins allows none, or the VM has ended. A failure is logged. Worker, or
  * the main thread if there is no worker. */
 void vm_pins_delete_idle(struct machine *m);

@@ -12,6 +12,7 @@ from conftest import Daemon, until
 from test_disk_errors import Small
 from test_fork_pins import MIB, Vms, blocks, copy_by_hand, off, pins_in, pins_known, snapshots
 from test_fork_shared_pins import nothing_is_due, rows
+from test_hotplug import detach, machine
 
 
 @pytest.fixture
@@ -208,6 +209,20 @@ def test_copy_that_began_before_the_pin_waits_ends(vms, daemon, tmp_path):
     daemon.cairn("blockjob", "src", "vda", "--pivot", "--dest", str(tmp_path / "copy.qcow2"))
     assert not snapshots(tmp_path / "a.qcow2")
     vms.holds("src", 0, 1)
+
+
+def test_detached_disk_has_no_pin(vms, daemon, guest, tmp_path):
+    """Nobody would delete it there."""
+    g = machine(daemon, guest, memory="32M", disks=[vms.image("a.qcow2"), vms.image("b.qcow2")])
+    vms.fork("c", source="a")
+    vms.end("c")
+    pins = pins_in(tmp_path / "b.qcow2")
+    assert len(due(daemon)) == 2 and pins
+    detach(daemon, g.release)
+    assert not snapshots(tmp_path / "b.qcow2")
+    g.run("open 0")
+    g.run("write 0 128 1")
+    g.close()
 
 
 def test_overlay_that_was_copied_by_hand_keeps_the_pin(vms, daemon, tmp_path):
