@@ -8,6 +8,7 @@
 #include "api/vm/pull_mark.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
+#include "api/vm/vm_disk_free.h"
 #include "api/vm/vm_life.h"
 #include "api/vm/vm_log.h"
 #include "api/vm/vm_socket.h"
@@ -95,11 +96,26 @@ static void wanted_free(struct wanted *w)
 	free(w);
 }
 
+/* Find the VM that uses an image, if the process could say only that some process does: it sees no other VMs.
+ * e: NULL allowed. Returns e, or `named`. */
+static const struct err *user_name(const struct vm *vm, const struct err *e, struct err *named)
+{
+	const struct file_id none = { .dev = UINT64_MAX, .ino = UINT64_MAX };
+	const struct definition *def = vm->def;
+
+	for (uint32_t i = 0; e && e->cls == ERR_BUSY && i < def->ndisks; i++)
+		if (def->disks[i].nlayers && vm_disk_check_free(vm, NULL, &def->disks[i], &none, def->disks[i].id, named) < 0)
+			return named;
+	return e;
+}
+
 static void all_fail(struct offline_process *i, int r, const struct err *e)
 {
 	static const struct vm_answer none;
 	struct wanted *list = i->first;
+	struct err named;
 
+	e = user_name(i->vm, e, &named);
 	i->first = NULL;
 	i->last = &i->first;
 	while (list) {
@@ -158,8 +174,9 @@ static void request_answered(void *opaque, int r, const struct vm_answer *a, con
 {
 	struct wanted *w = opaque;
 	struct offline_process *i = w->offline;
+	struct err named;
 
-	w->done(w->opaque, r, a, e); /* may queue another request */
+	w->done(w->opaque, r, a, r < 0 ? user_name(i->vm, e, &named) : e); /* may queue another request */
 	wanted_free(w);
 	i->asked--;
 	/* If the process has ended, do not ask it to quit: offline_ended() follows. */

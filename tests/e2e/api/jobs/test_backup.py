@@ -160,6 +160,13 @@ def test_impossible_backup_is_refused(vm, args, says):
     assert snapshots(g.d) == []
 
 
+def test_work_on_a_vm_that_is_off_names_the_vm_that_uses_its_disk(vm):
+    g = vm()
+    g.d.define("vm2", boot=json.loads(g.d.cairn("dumpjson", "vm1").stdout)["boot"], disks=[{"path": str(g.d.tmp / "disk0.qcow2"), "format": "qcow2"}])
+    for words in ["snapshot-create-as", "vm2", "s1"], ["backup-begin", "vm2"]:
+        assert "disk0.qcow2 is in use by VM 'vm1'; shut that VM down first" in g.d.cairn(*words, ok=6).stderr
+
+
 def test_raw_disk_is_refused(vm):
     g = vm("raw")
     assert "disk vda is raw; internal snapshots need qcow2" in g.d.cairn("backup-begin", "vm1", ok=False).stderr
