@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define PAGE_NETWORKS 100 /* fit into one answer: an entry has at most 400 bytes */
 #define PAGE_LEASES 60	  /* likewise: at most 1000 bytes */
@@ -27,7 +28,10 @@ static struct network *network_arg(struct call *c, struct err *e)
 	const char *name = js_get_str(c->args, "network");
 	struct network *n = network_find(c->host, name);
 
-	if (!n)
+	if (!n && geteuid() != 0)
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no network '%.63s', and this daemon could not start it: networks need root's daemon; an "
+			"interface of type user needs no network. Next: cairn net-list --all", name);
+	else if (!n)
 		err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no network '%.63s'. Next: cairn net-list --all", name);
 	return n;
 }

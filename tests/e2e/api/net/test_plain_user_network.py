@@ -85,6 +85,8 @@ def test_user_network_needs_no_root(plain):
 def test_network_needs_root_and_says_so(plain):
     (plain.tmp / "lan.json").write_text(json.dumps({"name": "lan", "ipv4": {"address": "10.77.0.1", "prefix": 24}}))
     plain.cairn("net-define", str(plain.tmp / "lan.json"))
+    said = plain.cairn("net-start", "default", ok=3).stderr
+    assert "there is no network 'default', and this daemon could not start it: networks need root's daemon; an interface of type user" in said
     said = plain.cairn("net-start", "lan", ok=5).stderr
     assert "networks need CAP_NET_ADMIN; run cairnd as root; an interface of type user needs no network" in said
 

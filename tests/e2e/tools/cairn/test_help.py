@@ -594,6 +594,13 @@ def test_run_of_an_image_without_its_option_names_the_option():
     assert "there is no file ls; if this is the command, write -- before it" in cairn("run", "--root", "/", "ls").stderr
 
 
+@pytest.mark.parametrize("word, verb", [("hooks", "web-hook"), ("page", "web"), ("backup", "backup-begin"), ("permit", "grant"),
+                                        ("set", "edit"), ("unschedule", "schedule-remove")])
+def test_word_of_a_topic_names_its_verb(word, verb):
+    for words in [word], ["help", word]:
+        assert f"cairn {verb} " in cairn(*words).stderr
+
+
 def test_advice_for_words_of_other_tools_names_verbs_that_exist():
     text = pathlib.Path(ROOT, "tools/cairn/foreign_words.c").read_text()
     verbs = {v["name"] for v in json.loads(cairn("help", "--format", "json").stdout)}
