@@ -71,13 +71,16 @@ static void type(struct serial_test *t, const char *s, size_t n)
 
 static void expect_output(struct serial_test *t, int fd, const char *want)
 {
+	struct pollfd p = { .fd = fd, .events = POLLIN };
 	char buf[4096];
 	size_t n = 0, len = strlen(want);
 
 	while (n < len) {
 		ssize_t r;
 
-		fx_run(&t->f, 5);
+		do
+			fx_run(&t->f, 5);
+		while (!poll(&p, 1, 0));
 		r = read(fd, buf + n, len - n);
 		assert_true(r > 0);
 		n += (size_t)r;
