@@ -36,6 +36,8 @@
 # - soak: LONG_SOAK steps of each of three users of one daemon (3000)
 # - cpu-models: all processor models in guests of the emulated host
 # - sysprep: a clone with another identity by the real virt-sysprep, in an emulated machine
+# - container-images: images of Debian packages with python3, node and gcc, from Debian's docker-registry; making them
+#   needs root
 # - container: the tests of containers with Docker's own profile, which is fetched from Debian 13
 # - upgrade: an upgrade with VMs of an older commit, which is built from git's history
 # - attacks: attacks that work against commit 823e769, which is built from git's history, and fail here
@@ -183,6 +185,7 @@ e2e soak soak/test_soak.py CAIRN_SOAK_STEPS="$soak" CAIRN_SOAK_SEED="$seed" CAIR
 e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --cpu max,-la57 --mem 2048 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e sysprep api/jobs/long_sysprep.py
+e2e container-images tools/root/long_images.py
 e2e container vmm/long_container.py
 e2e upgrade api/vm/long_upgrade.py
 e2e attacks attacks/long_attacks.py

@@ -84,11 +84,11 @@ class Layout:
         (self.path / "index.json").write_text(json.dumps(index))
 
 
-def make(source, cache, *options, user=None, ok=True, **kwargs):
+def make(source, cache, *options, user=None, ok=True, timeout=50, **kwargs):
     """Run cairn-root. Returns its answer, or its sentence, with ok=False."""
     as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
     r = subprocess.run([*as_user, os.path.join(BUILD, "cairn-root"), *options, str(source)], text=True, capture_output=True,
-                       timeout=50, env={**os.environ, "XDG_CACHE_HOME": str(cache), "HOME": str(cache)}, **kwargs)
+                       timeout=timeout, env={**os.environ, "XDG_CACHE_HOME": str(cache), "HOME": str(cache)}, **kwargs)
     if ok:
         assert r.returncode == 0, r.stderr
         return json.loads(r.stdout)
