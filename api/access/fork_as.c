@@ -432,6 +432,11 @@ void fork_as_kill(struct fork_as *x)
 		process_kill(x);
 }
 
+void fork_as_give_up(struct fork_as *x)
+{
+	child_timed_out(x);
+}
+
 void fork_as_free(struct fork_as *x)
 {
 	if (!x)

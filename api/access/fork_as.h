@@ -114,6 +114,9 @@ int fork_as_begin(struct helpers *h, const struct fork_as_spec *s, struct fork_a
 void fork_as_terminate(struct fork_as *x);
 /* Kill the process and its process group; done() then reports a failure. NULL allowed. */
 void fork_as_kill(struct fork_as *x);
+/* Kill the process, and do not wait for its end any more, as after a time-out: call done() with -ETIMEDOUT. Only a
+ * process that a file system keeps survives the kill; it counts against its user's limit until it has ended. */
+void fork_as_give_up(struct fork_as *x);
 /* Describe the held files in out->files. Runs where run() does. Returns 0 or -errno. */
 int fork_as_identify(struct fork_as_result *out, struct err *e);
 /* Kill the process and its process group; done() is not called. NULL allowed. */

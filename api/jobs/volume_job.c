@@ -21,6 +21,7 @@
 
 #define LOOK_NS 250000000ULL /* interval of looks at the progress */
 #define KILL_NS (5 * 1000000000ULL) /* after a cancel, until work that goes on is killed */
+#define GIVE_UP_NS (5 * 1000000000ULL) /* after that, until the job ends without it */
 
 struct volume_job {
 	struct fork_as *process; /* NULL: it has answered */
@@ -91,6 +92,10 @@ static void progress_look(void *opaque)
 		if (j->told_ns >= now) /* else it was too soon after the last event */
 			v->told = done;
 	}
+	if (v->kill_ns && now >= v->kill_ns + GIVE_UP_NS) {
+		fork_as_give_up(v->process); /* calls work_done() */
+		return;
+	}
 	if (v->kill_ns && now >= v->kill_ns)
 		fork_as_kill(v->process);
 	loop_timer_arm(v->timer, now + LOOK_NS);
@@ -107,7 +112,10 @@ static void work_done(void *opaque, int r, const struct fork_as_result *res, con
 	(void)res;
 	v->process = NULL;
 	j->cancel = NULL;
-	if (r < 0 && j->cancelling)
+	if (j->cancelling && r == -ETIMEDOUT)
+		err_set(&own, r, ERR_CANCELLED, "the job was cancelled, but its process has not ended: a file system does not answer; repair or "
+			"unmount it. It may have an incomplete volume then");
+	else if (r < 0 && j->cancelling)
 		err_set(&own, -ECANCELED, ERR_CANCELLED, "the job was cancelled, and made no volume");
 	if (r < 0)
 		job_fail(j, j->cancelling ? &own : e);

@@ -311,6 +311,21 @@ def test_job_shows_progress_and_is_cancelled(fake, pool, held):
     assert os.listdir(pool) == ["a"] or not has_nameless_files(pool)
 
 
+def test_cancelled_job_does_not_wait_for_a_file_system_that_hangs(fake):
+    """Its process survives SIGKILL, and the job does not: it would count against the user's limit for ever."""
+    with fuse(fake.tmp / "fuse") as f:
+        fake.cairn("pool-define-as", "images", "dir", "--target", str(fake.tmp / "fuse"))
+        f.hang(Op.LOOKUP)
+        q = fake.qmp()
+        job = q.run("volume-create", pool="images", name="a", capacity=MIB)["job"]
+        until(lambda: Op.LOOKUP in f.hanging())
+        q.run("job-cancel", id=job)
+        with pytest.raises(QmpError, match="its process has not ended: a file system does not answer; repair or unmount it") as e:
+            ended(q, job)
+        assert e.value.cls == "Cancelled"
+        f.release()
+
+
 def test_work_goes_on_when_the_client_or_the_daemon_ends(fake, pool, held):
     q = fake.qmp()
     job = q.run("volume-create", pool="images", name="a", capacity=MIB)["job"]
