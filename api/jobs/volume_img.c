@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define TERM_SECONDS 3 /* from a SIGTERM until a program that goes on is killed */
 #define FILES_AT 3 /* fd of the first file in cairn-img */
 
 void volume_img_begin(struct volume_img *v, const char *program, const char *verb, int progress)
@@ -84,14 +86,36 @@ static int program_failed(char *said, int status, struct err *e)
 	return err_set(e, -EIO, ERR_IO, "%s", text);
 }
 
-/* Read up to the end. said: gets the beginning; size: of it. */
-static void said_read(int fd, char *said, size_t size)
+static bool term_is_pending(void)
 {
+	sigset_t pending;
+
+	sigemptyset(&pending);
+	sigpending(&pending);
+	return sigismember(&pending, SIGTERM);
+}
+
+/* Wait until the program says something or ends. One that ignores SIGTERM is killed before the daemon kills this
+ * process, too, which could not remove the program's file then. */
+static void said_await(int fd, pid_t pid, unsigned *waited_s)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	while (poll(&p, 1, 1000) == 0)
+		if (term_is_pending() && ++*waited_s == TERM_SECONDS)
+			kill(pid, SIGKILL);
+}
+
+/* Read what the program says up to its end. said: gets the beginning; size: of it. */
+static void said_read(int fd, pid_t pid, char *said, size_t size)
+{
+	unsigned waited_s = 0;
 	char rest[256];
 	size_t used = 0;
 	ssize_t n;
 
 	for (;;) {
+		said_await(fd, pid, &waited_s);
 		n = used < size - 1 ? read(fd, said + used, size - 1 - used) : read(fd, rest, sizeof(rest));
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -106,11 +130,7 @@ static void said_read(int fd, char *said, size_t size)
 /* A SIGTERM that is blocked here, because it came before the program began, is meant for the program. */
 static void term_pass(pid_t pid)
 {
-	sigset_t pending;
-
-	sigemptyset(&pending);
-	sigpending(&pending);
-	if (sigismember(&pending, SIGTERM))
+	if (term_is_pending())
 		kill(pid, SIGTERM);
 }
 
@@ -132,7 +152,7 @@ int volume_img_run(struct volume_img *v, struct err *e)
 	close(pair[1]);
 	if (pid > 0) {
 		term_pass(pid);
-		said_read(pair[0], said, sizeof(said));
+		said_read(pair[0], pid, said, sizeof(said));
 	}
 	close(pair[0]);
 	if (pid < 0)

@@ -326,6 +326,21 @@ def test_cancelled_job_does_not_wait_for_a_file_system_that_hangs(fake):
         f.release()
 
 
+def test_killed_job_leaves_no_file_where_files_need_names(fake, held):
+    """On a file system without O_TMPFILE, as this one of FUSE."""
+    with fuse(fake.tmp / "fuse"):
+        fake.cairn("pool-define-as", "fused", "dir", "--target", str(fake.tmp / "fuse"))
+        (fake.tmp / "libexec/cairn-img").write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ >>{held.log}\nread x <{held.gate}\n")
+        q = fake.qmp()
+        job = q.run("volume-create", pool="fused", name="a", capacity=MIB)["job"]
+        held.begun()
+        assert (fake.tmp / "fuse/a").exists()
+        q.run("job-cancel", id=job)
+        with pytest.raises(QmpError, match="the job was cancelled, and made no volume"):
+            ended(q, job)
+        assert not (fake.tmp / "fuse/a").exists()
+
+
 def test_work_goes_on_when_the_client_or_the_daemon_ends(fake, pool, held):
     q = fake.qmp()
     job = q.run("volume-create", pool="images", name="a", capacity=MIB)["job"]
