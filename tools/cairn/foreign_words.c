@@ -63,7 +63,7 @@ static const struct {
 	{ "images", "cairn image-list lists the images of cairn run --image; cairn-img creates and inspects disk images" },
 	{ "rmi prune image-rm", "cairn image-remove removes images of cairn run --image" },
 	{ "backup", "cairn backup-begin VM copies the disks as of one instant, cairn export VM FILE writes the whole VM" },
-	{ "hook hooks", "programs in the folder hooks of the daemon's state run at events, see cairnd(1); cairn web-hook NAME --url URL sends events to a server" },
+	{ "hook hooks", "programs in the folders hooks/EVENT of the daemon's state run at events, see cairnd(1); cairn web-hook NAME --url URL sends events to a server" },
 	{ "page ui gui dashboard manager", "cairn web shows the VMs in a browser" },
 	{ "thresholds", "cairn threshold-list lists the thresholds" },
 	{ "schedules", "cairn schedule-list lists the schedules" },
