@@ -409,9 +409,9 @@ static bool fault_inject(struct vcpu *v, uint8_t vector, uint32_t error)
 	return kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &ev) == 0;
 }
 
-/* Copy between a buffer and the guest's memory at a linear address, or raise the page fault that the processor would.
+/* Copy between a buffer and the guest's memory at a linear address, or raise the exception that the processor would.
  * writable: the guest may have to write there, also if this only reads.
- * Returns 0; 1: the guest has a page fault; -ENOTSUP. */
+ * Returns 0; 1: the guest has an exception; -ENOTSUP. */
 static int area_copy(struct assist *a, struct vcpu *v, struct kvm_sregs *s, uint64_t linear, uint8_t *buf, size_t len, bool write, bool writable)
 {
 	for (size_t done = 0, n; done < len; done += n) {
@@ -422,6 +422,8 @@ static int area_copy(struct assist *a, struct vcpu *v, struct kvm_sregs *s, uint
 		n = MIN(len - done, 4096 - (linear + done) % 4096);
 		if (code < 0)
 			return code;
+		if (code == ASSIST_NOT_CANONICAL)
+			return fault_inject(v, PROTECTION_VECTOR, 0) ? 1 : -ENOTSUP;
 		if (code != ASSIST_WALKED) {
 			s->cr2 = linear + done;
 			return kvm_ioctl(v->fd, KVM_SET_SREGS, s) == 0 && fault_inject(v, PAGE_FAULT_VECTOR, (uint32_t)code) ? 1 : -ENOTSUP;

@@ -121,10 +121,13 @@ void assist_xsave(const struct assist_xlayout *l, const uint8_t *state, uint8_t 
  * Returns 0; -EINVAL: the area's header is wrong (#GP), with state unchanged. */
 int assist_xrstor(const struct assist_xlayout *l, uint8_t *state, const uint8_t *area, uint64_t rfbm, uint64_t xcr0);
 
-#define ASSIST_WALKED 256 /* no error code of a page fault */
+/* no error codes of a page fault */
+#define ASSIST_WALKED 256
+#define ASSIST_NOT_CANONICAL 257 /* #GP */
 /* Find the guest physical address of a linear one by four-level page tables, as for an access at CPL 0, and set the
  * entries' accessed and dirty bits.
- * Returns ASSIST_WALKED; the error code of a page fault; -ENOTSUP: paging is off, or has five levels. */
+ * Returns ASSIST_WALKED; ASSIST_NOT_CANONICAL; the error code of a page fault; -ENOTSUP: paging is off, or has five
+ * levels. */
 int assist_walk(struct dev_host *h, const struct kvm_sregs *s, uint64_t linear, bool write, uint64_t *ret_gpa);
 
 struct assist_msrs {

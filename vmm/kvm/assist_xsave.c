@@ -108,13 +108,22 @@ int assist_xrstor(const struct assist_xlayout *l, uint8_t *state, const uint8_t 
 
 /* ---- page walk ---- */
 
-static void entry_mark(struct dev_host *h, uint64_t gpa, uint8_t *entry, uint64_t bits)
+/* Set bits of an entry whose value was e. Returns false if another vCPU has changed the entry: it may be no longer
+ * present, and then its bits belong to the guest's kernel. */
+static bool entry_mark(struct dev_host *h, uint64_t gpa, uint8_t *entry, uint64_t e, uint64_t bits)
 {
-	if ((load_le64(entry) & bits) == bits)
-		return;
-	__atomic_fetch_or((uint64_t *)entry, bits, __ATOMIC_SEQ_CST);
+	if ((e & bits) == bits)
+		return true;
+	if (!__atomic_compare_exchange_n((uint64_t *)entry, &e, e | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		return false;
 	if (h->ops->ram_dirty)
 		h->ops->ram_dirty(h, gpa, sizeof(bits));
+	return true;
+}
+
+static bool is_canonical(uint64_t linear)
+{
+	return linear + (1ULL << 47) < 1ULL << 48;
 }
 
 int assist_walk(struct dev_host *h, const struct kvm_sregs *s, uint64_t linear, bool write, uint64_t *ret_gpa)
@@ -123,23 +132,27 @@ int assist_walk(struct dev_host *h, const struct kvm_sregs *s, uint64_t linear, 
 
 	if (!(s->cr0 & CR0_PG) || s->cr4 & CR4_LA57)
 		return -ENOTSUP;
-	for (int level = 3; level >= 0; level--) {
+	if (!is_canonical(linear))
+		return ASSIST_NOT_CANONICAL;
+	for (int level = 3; level >= 0;) {
 		unsigned shift = 12 + 9 * (unsigned)level;
 		uint64_t at = table + (linear >> shift & 511) * sizeof(uint64_t), inside = (1ULL << shift) - 1;
 		uint8_t *entry = dev_ram(h, at, sizeof(uint64_t));
-		uint64_t e = entry ? load_le64(entry) : 0;
+		uint64_t e = entry ? __atomic_load_n((uint64_t *)entry, __ATOMIC_RELAXED) : 0;
 		bool last = !level || (level < 3 && e & PAGE_LARGE);
 
 		if (!(e & PAGE_PRESENT))
 			return write ? PAGE_WRITE : 0;
 		if (write && s->cr0 & CR0_WP && !(e & PAGE_WRITE))
 			return PAGE_PRESENT | PAGE_WRITE;
-		entry_mark(h, at, entry, PAGE_ACCESSED | (last && write ? PAGE_DIRTY : 0));
+		if (!entry_mark(h, at, entry, e, PAGE_ACCESSED | (last && write ? PAGE_DIRTY : 0)))
+			continue;
 		if (last) {
 			*ret_gpa = (e & PAGE_ADDRESS & ~inside) | (linear & inside);
 			return ASSIST_WALKED;
 		}
 		table = e & PAGE_ADDRESS;
+		level--;
 	}
 	return -ENOTSUP;
 }

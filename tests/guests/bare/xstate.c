@@ -6,7 +6,8 @@
 #define PARTS 7u /* x87, SSE, AVX */
 #define BV 64	 /* XSTATE_BV, as a word of the area */
 #define AREA_WORDS 104
-#define NOWHERE (1ULL << 40) /* not mapped */
+#define NOWHERE (1ULL << 40)	    /* not mapped */
+#define NOT_CANONICAL (1ULL << 48) /* no address with this bit alone is canonical */
 
 static uint64_t area[AREA_WORDS] __attribute__((aligned(64)));
 
@@ -82,6 +83,10 @@ static const char *xstate_wrong(const char *how)
 		kcall(kernel_load, NOWHERE);
 	else if (str_equal(how, "unaligned"))
 		kcall(kernel_save, at + 8);
+	else if (str_equal(how, "save-not-canonical"))
+		kcall(kernel_save, at | NOT_CANONICAL);
+	else if (str_equal(how, "load-not-canonical"))
+		kcall(kernel_load, at | NOT_CANONICAL);
 	else if (str_equal(how, "header"))
 		area[BV + 2] = 1;
 	else
@@ -103,6 +108,6 @@ static const char *cmd_xstate(const struct args *a)
 }
 
 const struct command xstate_commands[] = {
-	{"xstate", 1, 1, "switch|save-nowhere|load-nowhere|unaligned|header|part", cmd_xstate},
+	{"xstate", 1, 1, "switch|save-nowhere|load-nowhere|save-not-canonical|load-not-canonical|unaligned|header|part", cmd_xstate},
 	{0},
 };

@@ -6,8 +6,10 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -211,6 +213,56 @@ static void test_walk_returns_the_error_code(void **state)
 	assert_int_equal(assist_walk(&fx.host, &fx.s, LINEAR, true, &gpa), -ENOTSUP);
 }
 
+static void test_walk_takes_canonical_addresses_only(void **state)
+{
+	uint64_t gpa;
+
+	(void)state;
+	fx_begin();
+	/* The tables would have a page for each of these. */
+	for (unsigned bit = 48; bit < 64; bit++)
+		assert_int_equal(assist_walk(&fx.host, &fx.s, LINEAR ^ 1ULL << bit, false, &gpa), ASSIST_NOT_CANONICAL);
+	assert_int_equal(assist_walk(&fx.host, &fx.s, LINEAR & 0xffffffffffff, false, &gpa), ASSIST_NOT_CANONICAL);
+	assert_int_equal(assist_walk(&fx.host, &fx.s, 1ULL << 47, false, &gpa), ASSIST_NOT_CANONICAL);
+	assert_int_equal(assist_walk(&fx.host, &fx.s, (1ULL << 47) - 1, false, &gpa), 0);
+	assert_int_equal(assist_walk(&fx.host, &fx.s, ~0ULL << 47, false, &gpa), 0);
+}
+
+#define SWAPPED 0xabc00ULL /* not present: the kernel's notes where the page went */
+#define FLIPS 1000000u
+
+static void *flip(void *opaque)
+{
+	_Atomic uint64_t *entry = opaque;
+	uintptr_t wrong = 0;
+
+	for (unsigned i = 0; i < FLIPS; i++) {
+		atomic_store(entry, 0xabcdef003ULL);
+		for (unsigned k = 0; k < i % 32; k++)
+			wrong += !(atomic_load(entry) & 1);
+		atomic_store(entry, SWAPPED);
+		for (unsigned k = 0; k < 20; k++)
+			wrong += atomic_load(entry) != SWAPPED;
+	}
+	return (void *)wrong;
+}
+
+/* Another vCPU may take a page away during the walk. */
+static void test_walk_marks_present_entries_only(void **state)
+{
+	pthread_t other;
+	uint64_t gpa;
+	void *wrong = NULL;
+
+	(void)state;
+	fx_begin();
+	assert_int_equal(pthread_create(&other, NULL, flip, entry_of(0)), 0);
+	while (pthread_tryjoin_np(other, &wrong))
+		for (unsigned i = 0; i < 1000; i++)
+			assist_walk(&fx.host, &fx.s, LINEAR, true, &gpa);
+	assert_int_equal((uintptr_t)wrong, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -221,6 +273,8 @@ int main(void)
 		cmocka_unit_test(test_walk_finds_pages_of_each_size),
 		cmocka_unit_test(test_walk_marks_entries),
 		cmocka_unit_test(test_walk_returns_the_error_code),
+		cmocka_unit_test(test_walk_takes_canonical_addresses_only),
+		cmocka_unit_test(test_walk_marks_present_entries_only),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
