@@ -37,11 +37,15 @@
 
 void assist_xlayout_read(struct assist_xlayout *l)
 {
-	unsigned ecx, edx;
+	unsigned parts, ebx, ecx, edx;
 
 	memset(l, 0, sizeof(*l));
+	if (__get_cpuid_max(0, NULL) < LEAF_XSTATE)
+		return;
+	/* Each CPUID takes 20 us where this host is a VM itself, so ask about the components that there are. */
+	__cpuid_count(LEAF_XSTATE, 0, parts, ebx, ecx, edx);
 	for (unsigned i = 2; i < ASSIST_XPARTS; i++)
-		if (__get_cpuid_max(0, NULL) >= LEAF_XSTATE)
+		if (parts >> i & 1)
 			__cpuid_count(LEAF_XSTATE, i, l->part[i].bytes, l->part[i].at, ecx, edx);
 }
 
