@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #define TAG "backup"
+#define KEEP "keep" /* the second tag of a backup */
 #define CHECKPOINT "checkpoint" /* a tag, too: the snapshot stays after the backup */
 #define PLUGIN "nbdkit-cairn-plugin.so"
 #define LAYERS_MAX 16
@@ -64,6 +65,13 @@ static bool has_tag(struct json_object *snapshot, const char *tag)
 	return false;
 }
 
+/* Whether it is the snapshot of a backup, which domjobabort deletes: a user's own snapshot may have the tag backup,
+ * too. If somebody has removed the tag keep, its description still tells where servers are. */
+static bool is_of_backup(struct json_object *snapshot)
+{
+	return has_tag(snapshot, TAG) && (has_tag(snapshot, KEEP) || *js_get_str_or(snapshot, "description", "") == '/');
+}
+
 /* Find the VM's backup. ret: owned by the caller; NULL: there is none. Returns 0 or -errno. */
 static int backup_find(struct cli *c, const char *vm, struct json_object **ret, struct err *e)
 {
@@ -72,7 +80,7 @@ static int backup_find(struct cli *c, const char *vm, struct json_object **ret, 
 
 	*ret = NULL;
 	for (size_t i = 0; !r && !*ret && i < json_object_array_length(all); i++)
-		if (has_tag(json_object_array_get_idx(all, i), TAG))
+		if (is_of_backup(json_object_array_get_idx(all, i)))
 			*ret = json_object_get(json_object_array_get_idx(all, i));
 	return r;
 }
@@ -82,7 +90,7 @@ static int snapshot_make(struct cli *c, const struct backup *b, struct err *e)
 	struct json_object *args = cli_vm_args(c->pos[0]), *tags = json_object_new_array();
 
 	json_object_array_add(tags, json_object_new_string(TAG));
-	json_object_array_add(tags, json_object_new_string("keep"));
+	json_object_array_add(tags, json_object_new_string(KEEP));
 	if (b->checkpoint)
 		json_object_array_add(tags, json_object_new_string(CHECKPOINT));
 	js_put_str(args, "name", b->name);

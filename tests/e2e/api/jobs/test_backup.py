@@ -160,6 +160,18 @@ def test_impossible_backup_is_refused(vm, args, says):
     assert snapshots(g.d) == []
 
 
+def test_domjobabort_deletes_no_snapshot_that_only_has_the_tag_backup(vm):
+    g = vm()
+    g.d.cairn("snapshot-create-as", "vm1", "mine", "--tag", "backup", "--disk-only")
+    assert "None" in g.d.cairn("domjobinfo", "vm1").stdout
+    assert "has no job under way" in g.d.cairn("domjobabort", "vm1", ok=False).stderr
+    r = begin(g.d, "--pull", "--socket", "socks")
+    assert r["snapshot"] in g.d.cairn("domjobinfo", "vm1").stdout
+    g.d.cairn("snapshot-tag", "vm1", r["snapshot"], "keep", "--remove")  # it names the servers' folder all the same
+    g.d.cairn("domjobabort", "vm1")
+    assert snapshots(g.d) == ["mine"] and not os.path.exists(g.d.tmp / "socks")
+
+
 def test_work_on_a_vm_that_is_off_names_the_vm_that_uses_its_disk(vm):
     g = vm()
     g.d.define("vm2", boot=json.loads(g.d.cairn("dumpjson", "vm1").stdout)["boot"], disks=[{"path": str(g.d.tmp / "disk0.qcow2"), "format": "qcow2"}])
