@@ -741,6 +741,9 @@ void console_free(struct console *c)
 	while (c->readers) {
 		struct reader *r = c->readers;
 
+		/* What waits for the end of its line. */
+		if (r->is_socket && !r->wants_out && !socket_flush(r))
+			continue;
 		c->readers = r->next;
 		reader_free(r);
 	}

@@ -30,8 +30,8 @@ struct state_writer;
 int console_new(struct loop *l, const char *name, struct console **ret_c, struct err *e);
 /* Lose no output: it is a program that reads, and not a person. Call before the device writes. */
 void console_set_lossless(struct console *c);
-/* Detach all readers, close the sockets and free the console. Call when the loop no longer runs or
- * has no posted task of this console. NULL allowed. */
+/* Send the sockets as much of the output as they take at once, detach all readers, close the sockets and free the
+ * console. Call when the loop no longer runs or has no posted task of this console. NULL allowed. */
 void console_free(struct console *c);
 
 /* The user of a client's socket; the console only keeps this. */

@@ -457,6 +457,27 @@ static void foreground_uses_pipes(void **state)
 	close(out[1]);
 }
 
+/* The VM may end while bytes wait for the end of their line. */
+static void end_of_a_line_that_never_came_is_sent(void **state)
+{
+	struct serial_test t;
+	char buf[8] = { 0 };
+	int peer;
+
+	(void)state;
+	serial_begin(&t, true);
+	put(&t, 0, '$');
+	expect_output(&t, t.peer, "$");
+	put(&t, 0, ' ');
+	peer = t.peer;
+	t.peer = -1;
+	serial_end(&t);
+	assert_int_equal(read(peer, buf, sizeof(buf)), 1);
+	assert_string_equal(buf, " ");
+	assert_int_equal(read(peer, buf, sizeof(buf)), 0);
+	close(peer);
+}
+
 static void foreground_writes_files_from_their_start(void **state)
 {
 	char path[96], buf[16] = { 0 };
@@ -592,6 +613,7 @@ int main(void)
 		cmocka_unit_test(console_goes_on_elsewhere),
 		cmocka_unit_test(malformed_console_is_refused),
 		cmocka_unit_test(foreground_uses_pipes),
+		cmocka_unit_test(end_of_a_line_that_never_came_is_sent),
 		cmocka_unit_test(foreground_writes_files_from_their_start),
 	};
 
