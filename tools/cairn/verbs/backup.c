@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/unix_socket.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/img_run.h"
@@ -160,6 +161,18 @@ static size_t folders_of(struct json_object *disk, char folders[LAYERS_MAX][PATH
 	return n;
 }
 
+/* Wait for the first byte of the server's greeting: nbdkit has gone on in the background, and writes the number of that
+ * process, without which nobody could end it, before it greets. */
+static int server_await(const char *socket, struct err *e)
+{
+	CLEANUP_CLOSE int fd = unix_connect(socket, 0);
+	char byte;
+
+	if (fd < 0 || read(fd, &byte, 1) != 1)
+		return err_set(e, -EIO, ERR_IO, "nbdkit serves nothing at %s", socket);
+	return 0;
+}
+
 static int server_start(const struct backup *b, struct json_object *disk, const char *plugin, struct err *e)
 {
 	static const char *const prefixes[] = { "file=", "format=", "snapshot=", "since=" };
@@ -187,6 +200,8 @@ static int server_start(const struct backup *b, struct json_object *disk, const 
 		r = program_run("nbdkit", args, NULL, e);
 	if (r == -ENOENT)
 		err_set(e, r, ERR_NOT_FOUND, "nbdkit is not installed; install the package nbdkit (apt install nbdkit)");
+	if (!r)
+		r = server_await(socket, e);
 	while (ntexts)
 		free(texts[--ntexts]);
 	return r;

@@ -160,6 +160,39 @@ def test_impossible_backup_is_refused(vm, args, says):
     assert snapshots(g.d) == []
 
 
+# A server that writes its number only when somebody connects.
+SLOW_NBDKIT = """#!/usr/bin/python3
+import os, socket, sys
+value = lambda option: sys.argv[sys.argv.index(option) + 1]
+s = socket.socket(socket.AF_UNIX)
+s.bind(value("--unix"))
+s.listen()
+if os.fork():
+    os._exit(0)
+for fd in range(3):
+    os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+s.settimeout(20)
+c, _ = s.accept()
+with open(value("--pidfile"), "w") as f:
+    f.write(str(os.getpid()))
+c.sendall(b"NBDMAGIC")
+"""
+
+
+def test_backup_has_begun_when_its_server_can_be_ended(vm):
+    """nbdkit goes into the background before it writes the number that domjobabort reads."""
+    g = vm()
+    bin = g.d.tmp / "bin"
+    bin.mkdir()
+    (bin / "nbdkit").write_text(SLOW_NBDKIT)
+    (bin / "nbdkit").chmod(0o755)
+    g.d.env["PATH"] = f"{bin}:{g.d.env['PATH']}"
+    begin(g.d, "--pull", "--socket", "socks")
+    assert (g.d.tmp / "socks/vda.pid").read_text()
+    g.d.cairn("domjobabort", "vm1")
+    assert snapshots(g.d) == [] and not os.path.exists(g.d.tmp / "socks")
+
+
 def test_domjobabort_deletes_no_snapshot_that_only_has_the_tag_backup(vm):
     g = vm()
     g.d.cairn("snapshot-create-as", "vm1", "mine", "--tag", "backup", "--disk-only")
