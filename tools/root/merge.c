@@ -93,9 +93,10 @@ static int entry_index(struct merge *m, unsigned layer, struct archive_entry *en
 
 /* ---- second pass ---- */
 
+/* Returns -EPIPE, so that the caller tells why sqfstar ended. */
 static int out_fail(struct merge *m, struct err *e)
 {
-	return err_set(e, -EIO, ERR_IO, "cannot pass the files on to sqfstar: %s",
+	return err_set(e, -EPIPE, ERR_IO, "cannot pass the files on to sqfstar: %s",
 		archive_error_string(m->out) ? archive_error_string(m->out) : "unknown error");
 }
 

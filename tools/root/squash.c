@@ -76,11 +76,11 @@ static int work_end(struct work *w, struct err *e)
 	struct err squash_error;
 	int r = report_take(w, &report, e), squash;
 
-	if (r < 0 && r != -EIO)
+	if (r < 0 && r != -EIO && r != -EPIPE)
 		return r;
 	fd_close(&w->tar[0]);
 	squash = child_wait(&w->sqfstar, &squash_error);
-	if (squash < 0 && (!r || squash == -ENOSPC)) {
+	if (squash < 0 && (!r || r == -EPIPE || squash == -ENOSPC)) {
 		*e = squash_error;
 		return squash;
 	}
