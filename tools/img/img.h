@@ -264,6 +264,10 @@ int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_
 /* Get the path of the backing file from the name in the header. If that is the name of a pin (base/pin_name.h), get the
  * path in it. */
 void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_MAX + 1]);
+/* As qcow2_snapshots_read(). With -U, another process may have the image open for writing: it writes a new snapshot
+ * table and frees the old one, whose clusters then get other content. So this reads again while the header names
+ * another table than before, and sets the layer's header to name that table. */
+int img_snapshots_read(struct img_layer *y, struct qcow2_snapshot_info **ret_list, size_t *ret_n, struct err *e);
 /* Refuse a verb such as rebase or commit if the image has pins (docs/qcow2.md): a pin reads the clusters that it lacks
  * from the backing file, so its content would change. Returns 0 if the image has no pins; -EBUSY; -errno. */
 int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);

@@ -18,7 +18,7 @@
 #define FULL_MAX 8192
 
 struct info_layer {
-	const struct img_layer *y;
+	struct img_layer *y;
 	const char *path; /* as given by the user or the image */
 	uint64_t size_bytes, actual_bytes;
 	struct qcow2_snapshot_info *snapshots;
@@ -306,7 +306,7 @@ static int layer_fill(struct info_layer *i, struct err *e)
 	if (!r)
 		r = qcow2_bitmaps_read(i->y->fd, &i->y->header, &i->bitmaps, &i->nbitmaps, e);
 	if (!r && i->y->header.nb_snapshots)
-		r = qcow2_snapshots_read(i->y->fd, &i->y->header, &i->snapshots, &i->nsnapshots, e);
+		r = img_snapshots_read(i->y, &i->snapshots, &i->nsnapshots, e);
 	if (r < 0)
 		err_prefix(e, "%s", i->path);
 	return r;

@@ -15,6 +15,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+/* How often a snapshot table is read that another process replaces each time meanwhile. */
+#define TABLE_TRIES 100u
+
 void img_layers_free(struct img_layer *layers, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
@@ -245,6 +248,24 @@ void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_
 		snprintf(ret, QCOW2_BACKING_NAME_MAX + 1, "%.*s", (int)n, h->backing_name + PIN_NAME_PATH_AT);
 	else
 		snprintf(ret, QCOW2_BACKING_NAME_MAX + 1, "%s", h->backing_name);
+}
+
+int img_snapshots_read(struct img_layer *y, struct qcow2_snapshot_info **ret_list, size_t *ret_n, struct err *e)
+{
+	struct qcow2_header *h = &y->header, after;
+	struct err ignored;
+	int r;
+
+	for (unsigned i = 0;; i++) {
+		r = qcow2_snapshots_read(y->fd, h, ret_list, ret_n, e);
+		if (qcow2_header_read(y->fd, y->path, &after, &ignored) < 0 || i == TABLE_TRIES ||
+			(after.snapshots_offset == h->snapshots_offset && after.nb_snapshots == h->nb_snapshots))
+			return r;
+		if (!r)
+			qcow2_snapshots_free(*ret_list, *ret_n);
+		h->snapshots_offset = after.snapshots_offset;
+		h->nb_snapshots = after.nb_snapshots;
+	}
 }
 
 int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e)

@@ -48,12 +48,12 @@ static void own_line(const struct block_snapshot_info *i, uint64_t bytes)
 		img_printable(i->name, name, sizeof(name)), size);
 }
 
-static int list_print(struct snapshot *s, const struct img_layer *y, struct err *e)
+static int list_print(struct snapshot *s, struct img_layer *y, struct err *e)
 {
 	struct json_object *list = json_object_new_array();
 	struct qcow2_snapshot_info *snapshots = NULL;
 	size_t n = 0;
-	int r = y->format == BLOCK_FORMAT_QCOW2 ? qcow2_snapshots_read(y->fd, &y->header, &snapshots, &n, e) : 0;
+	int r = y->format == BLOCK_FORMAT_QCOW2 ? img_snapshots_read(y, &snapshots, &n, e) : 0;
 
 	if (r < 0) {
 		json_object_put(list);
