@@ -281,7 +281,7 @@ snapshot-delete vm1 s2 --dry-run
 snapshot-delete vm1 s2
 backup-begin vm1
 domjobinfo vm1
-snapshot-create-as vm1 served --disk-only --tag backup
+snapshot-create-as vm1 served --disk-only --tag backup --tag keep
 domjobabort vm1
 clone vm1 full
 clone vm1 live --live
