@@ -36,6 +36,7 @@ import schemalib  # noqa: E402
 import sharelib  # noqa: E402
 
 TEST_SECONDS = 120  # some six times what the longest test without a mark takes on a quiet machine
+THREADS_SECONDS = 60
 KEPT_MAX = 256 << 20  # bytes that folders of failed tests have in all
 
 
@@ -111,6 +112,17 @@ def is_late(e):
     return isinstance(e, (TimeoutError, subprocess.TimeoutExpired)) or "no end within" in str(e)
 
 
+def waited_for():
+    """Return what our processes wait for. The test's time limit does not end this."""
+    late = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        return subprocess.run([THREADS, *map(str, ours())], text=True, capture_output=True, check=False, timeout=THREADS_SECONDS).stdout
+    except subprocess.TimeoutExpired as e:
+        return str(e)
+    finally:
+        signal.signal(signal.SIGALRM, late)
+
+
 def ours():
     """Return the pids of this process's children, and of programs from the build folder whose parent has ended."""
     orphans = [pid for pid in children_of(1) if is_built(pid)]
@@ -128,7 +140,7 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     if call.excinfo and is_late(call.excinfo.value):
-        report.sections.append(("Processes", subprocess.run([THREADS, *map(str, ours())], text=True, capture_output=True).stdout))
+        report.sections.append(("Processes", waited_for()))
     if report.when == "teardown" and FOLDER in item.stash:
         folder = item.stash[FOLDER]
         if item.stash[FAILED] and size(*kept, folder) <= KEPT_MAX:
