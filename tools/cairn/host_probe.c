@@ -467,7 +467,7 @@ static void macvtap_probe(struct host_check *c)
 	remedy(c, "use networks of mode nat, or of an existing bridge; or a kernel with CONFIG_MACVTAP");
 }
 
-/* Its rules for each network are the daemon's to judge. */
+/* Tells only whether such rules exist. Which network's packets they drop, the daemon finds out. */
 static void forwarding_probe(struct host_check *c)
 {
 	static const char ipv4[] = "/proc/net/ip_tables_names", ipv6[] = "/proc/net/ip6_tables_names";

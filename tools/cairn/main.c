@@ -198,7 +198,8 @@ bool cli_roles_changed(struct json_object *ev)
 	return !strcmp(js_get_str_or(ev, "event", ""), "ROLES_CHANGED");
 }
 
-/* Find the members of the objects in a command's list. list: NULL: the answer itself. NULL: not known. */
+/* Find the members of the objects in a list of a command's answer; list NULL: those of the answer itself. Returns NULL
+ * if the schema does not know them. */
 static const struct field *row_members_find(const char *command, const char *list)
 {
 	const struct command *row = schema_find(DIALECT_DAEMON, command);
