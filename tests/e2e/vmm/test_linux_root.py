@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import shutil
 import socket
@@ -13,6 +14,7 @@ import pytest
 import guestlib
 from conftest import BUILD
 from rootlib import Layout, entry, symlink, tar
+from terminallib import read_until
 from test_linux import elsewhere, one_start
 
 boot = pytest.mark.seconds(600)
@@ -20,10 +22,14 @@ pytestmark = pytest.mark.skipif(not guestlib.host_kind() or guestlib.host_kind()
 APPLETS = ("sh", "rm", "mkdir", "cat", "nc")
 
 
+def command(tmp_path, *args):
+    return ([os.path.join(BUILD, "cairn"), "run", "--kernel", os.path.join(guestlib.linux_kernel(), "vmlinux"), "--memory", "128M", "--timeout", "500", *args],
+            {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_DATA_HOME": str(tmp_path / "data")})
+
+
 def run(tmp_path, *args, status=0):
-    r = subprocess.run([os.path.join(BUILD, "cairn"), "run", "--kernel", os.path.join(guestlib.linux_kernel(), "vmlinux"), "--memory", "128M",
-                        "--timeout", "500", *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=560,
-                       env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_DATA_HOME": str(tmp_path / "data")})
+    args, env = command(tmp_path, *args)
+    r = subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=560, env=env)
     assert r.returncode == status, (r.returncode, r.stdout, r.stderr)
     return r.stdout
 
@@ -113,3 +119,25 @@ def test_layer_and_folder_are_continued(tmp_path):
     assert (root / "note").read_text() == "a\n" and (root / "above").read_text() == "b\n"
     assert not (tmp_path / "outside").exists() and not (tmp_path / "above").exists()
     assert (root / "etc" / "hosts").read_text() == "", "the guest's own file was above it"
+
+
+@boot
+@elsewhere
+def test_terminal_of_an_image(tmp_path):
+    layout = Layout(tmp_path / "layout")
+    layout.add(layout.manifest(*rootfs(), config={"Cmd": ["sh"], "Env": ["PATH=/bin", "PS1=$PWD> "]}), "tag")
+    args, env = command(tmp_path, "-t", "--image", f"oci:{layout.path}:tag")
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execve(args[0], args, env)
+    read_until(fd, b"/> ", 500)
+    os.write(fd, b"[ -t 0 ] && cd dev/pts && echo *\n")
+    read_until(fd, b"0 ptmx\r\n/dev/pts> ", 60)
+    os.write(fd, b"exit 9\n")
+    while True:
+        try:
+            os.read(fd, 4096)
+        except OSError:
+            break
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    os.close(fd)
