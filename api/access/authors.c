@@ -180,11 +180,6 @@ bool authors_are_daemon(const struct definition *d)
 	return !d->rights && !d->nauthors;
 }
 
-static uid_t uid_of(const struct rights *r)
-{
-	return r ? r->uid : geteuid();
-}
-
 int authors_of_disks(const struct definition *d, const struct rights **ret, struct err *e)
 {
 	const struct definition_disk *first = NULL;
@@ -200,7 +195,7 @@ int authors_of_disks(const struct definition *d, const struct rights **ret, stru
 		if (first && !rights_are_same(author, *ret))
 			return err_set(e, -EPERM, ERR_PERMISSION,
 				"disks %s and %s: users %u and %u added them, and this needs a single user's rights to both; "
-				"detach one of them first", first->id, disk->id, uid_of(*ret), uid_of(author));
+				"detach one of them first", first->id, disk->id, rights_uid(*ret), rights_uid(author));
 		first = disk;
 		*ret = author;
 	}

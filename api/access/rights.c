@@ -66,6 +66,11 @@ bool rights_are_same(const struct rights *a, const struct rights *b)
 				 !memcmp(a->groups, b->groups, a->ngroups * sizeof(*a->groups)));
 }
 
+uid_t rights_uid(const struct rights *r)
+{
+	return r ? r->uid : geteuid();
+}
+
 /* ---- JSON ---- */
 
 struct json_object *rights_to_json(const struct rights *r)

@@ -39,6 +39,9 @@ int rights_copy(const struct rights *r, struct rights **ret);
 /* Whether all ids are the same. NULL allowed. */
 bool rights_are_same(const struct rights *a, const struct rights *b);
 
+/* Return the user id. r: NULL: the daemon's own. */
+uid_t rights_uid(const struct rights *r);
+
 /* Return {"user", "group", "groups"}, owned by the caller. */
 struct json_object *rights_to_json(const struct rights *r);
 /* Parse that object. *ret: owned. Returns 0; -EINVAL: it is malformed, or the user is root; -ENOMEM. */

@@ -1,4 +1,6 @@
 /* Chooses which disks of clones become overlays on pins, and keeps the definitions and the list of pins to it. */
+#include "api/access/authors.h"
+#include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/fork_impl.h"
 #include "api/vm/image_users.h"
@@ -119,7 +121,8 @@ void fork_note_pins(struct fork *f)
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++) {
 		f->may_share[i] = f->pinned[i] && can_share(f) && pins_newest(host, f->images[i], f->earlier[i]);
 		for (unsigned k = 0; k < f->n && f->images[i]; k++) {
-			const char *path = f->clones[k].vm->def->disks[i].layers[0].path;
+			const struct definition *def = f->clones[k].vm->def;
+			const char *path = def->disks[i].layers[0].path;
 
 			if (f->may_share[i])
 				pins_add_either(host, path, f->images[i], f->earlier[i], f->pins[i]);
@@ -127,6 +130,7 @@ void fork_note_pins(struct fork *f)
 				pins_add(host, path, f->images[i], f->pins[i]);
 			else if (!f->flat[i])
 				pins_copy(host, f->images[i], path);
+			pins_set_owner(host, path, rights_uid(author_of(def, path)));
 			any = any || pins_has_overlay(host, path);
 		}
 	}

@@ -47,6 +47,7 @@ struct overlay {
 struct group {
 	struct group *next;
 	const struct rights *rights; /* a definition's, borrowed until the process has begun */
+	uid_t uid;
 	struct overlay *list;
 	size_t n, cap;
 	struct fork_as *process; /* NULL: not running */
@@ -183,7 +184,7 @@ static struct group *group_of(struct pin_scan *s, const struct rights *rights)
 	if (g)
 		return g;
 	g = must_alloc(calloc(1, sizeof(*g)));
-	*g = (struct group){ .next = s->groups, .scan = s, .rights = rights };
+	*g = (struct group){ .next = s->groups, .scan = s, .rights = rights, .uid = rights_uid(rights) };
 	s->groups = g;
 	return g;
 }
@@ -219,6 +220,7 @@ void pin_scan_take(struct pin_scan *s, struct pin_scan_result *ret)
 
 			if (o->found.kind == FINDING_PIN) {
 				ret->added += pins_add_found(s->host, o->path, o->image, o->found.id);
+				pins_set_owner(s->host, o->path, g->uid);
 			} else if (o->found.kind != FINDING_NONE) {
 				ret->unread++;
 				log_warn("pins", "%s: cannot be read, so it is unknown whether it is the disk of a live clone",

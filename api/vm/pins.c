@@ -2,18 +2,21 @@
 #include "api/definition/definition.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
-#include "api/vm/vm_host.h"
+#include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/hex.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/pin_name.h"
+#include "base/ratelimit.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define OWNER_UNKNOWN ((uid_t)-1)
 
 struct row {
 	char *overlay; /* owned; NULL: none, the pin is due for deletion */
@@ -29,11 +32,14 @@ struct row {
 	uint64_t since_ns; /* the pin is due since then */
 	bool kept; /* the pin is never deleted, because an overlay that the list does not have may read it */
 	const struct vm *asked; /* VM whose process was asked to delete the pin; only compared. NULL: none */
+	uid_t owner; /* the user whose file the overlay is, or was; OWNER_UNKNOWN: an earlier Cairn stored the row */
+	uint64_t added; /* rises with each row of the list; the rows of the file are the first */
 };
 
 struct rows {
 	struct row *list;
 	size_t n, cap;
+	uint64_t added; /* number of rows added so far */
 };
 
 struct pins {
@@ -41,6 +47,7 @@ struct pins {
 	struct rows due;  /* pins to delete */
 	uint64_t made; /* number of overlays that forks have made so far */
 	bool incomplete; /* the list was lost or damaged, and overlays may be missing */
+	struct ratelimit dropped_log;
 };
 
 static void row_done(struct row *r)
@@ -59,7 +66,8 @@ static struct row *row_insert(struct rows *l, size_t at, const char *overlay, co
 	}
 	r = &l->list[at];
 	memmove(r + 1, r, (l->n++ - at) * sizeof(*r));
-	*r = (struct row){ .overlay = overlay ? must_alloc(strdup(overlay)) : NULL, .image = must_alloc(strdup(image)) };
+	*r = (struct row){ .overlay = overlay ? must_alloc(strdup(overlay)) : NULL, .image = must_alloc(strdup(image)),
+		.owner = OWNER_UNKNOWN, .added = ++l->added };
 	memcpy(r->id, id, sizeof(r->id));
 	return r;
 }
@@ -109,6 +117,141 @@ static size_t id_find(const struct rows *l, const uint8_t *id)
 	return i;
 }
 
+/* ---- rows that no VM has ---- */
+
+/* Put the paths of the definition's layers to `to`, borrowed; NULL: only count them. def: NULL: none. */
+static size_t layers_put(const struct definition *def, const char **to)
+{
+	size_t n = 0;
+
+	for (uint32_t i = 0; def && i < def->ndisks; i++)
+		for (unsigned k = 0; k < def->disks[i].nlayers; k++)
+			if (def->disks[i].layers[k].path && to)
+				to[n++] = def->disks[i].layers[k].path;
+			else
+				n += def->disks[i].layers[k].path != NULL;
+	return n;
+}
+
+/* Also the definition that a VM gets back if a change of its disks fails. */
+static size_t paths_put(const struct vm_host *host, const char **to)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < host->nvms; i++) {
+		const struct definition *all[] = { host->vms[i]->def, host->vms[i]->live, host->vms[i]->disk_change.before };
+
+		for (size_t k = 0; k < ARRAY_SIZE(all); k++)
+			n += layers_put(all[k], to ? to + n : NULL);
+	}
+	return n;
+}
+
+static int paths_compare(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Return the sorted paths of all layers of all VMs. The caller frees the list; the paths are borrowed. */
+static const char **paths_of_vms(const struct vm_host *host, size_t *ret_n)
+{
+	const char **list = must_alloc(calloc(paths_put(host, NULL) + 1, sizeof(*list)));
+
+	*ret_n = paths_put(host, list);
+	qsort(list, *ret_n, sizeof(*list), paths_compare);
+	return list;
+}
+
+/* A row that no VM has. */
+struct unused {
+	uid_t owner;
+	uint64_t added;
+	size_t at; /* index of the row */
+};
+
+static int unused_compare(const void *a, const void *b)
+{
+	const struct unused *x = a, *y = b;
+
+	if (x->owner != y->owner)
+		return x->owner < y->owner ? -1 : 1;
+	return x->added < y->added ? -1 : x->added > y->added;
+}
+
+static int excess_compare(const void *a, const void *b)
+{
+	const struct unused *x = a, *y = b;
+
+	return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* Let *ret be the rows that no VM has, for each owner the oldest of those above PINS_UNUSED_MAX, sorted by index.
+ * *ret: owned by the caller. Returns their number. */
+static size_t excess_find(const struct vm_host *host, const struct rows *l, struct unused **ret)
+{
+	size_t npaths, n = 0, excess = 0;
+	const char **paths = paths_of_vms(host, &npaths);
+	struct unused *all = must_alloc(calloc(l->n, sizeof(*all)));
+
+	for (size_t i = 0; i < l->n; i++) {
+		const struct row *r = &l->list[i];
+		const char *path = r->overlay ? r->overlay : r->image;
+
+		if (!bsearch(&path, paths, npaths, sizeof(*paths), paths_compare))
+			all[n++] = (struct unused){ r->owner, r->added, i };
+	}
+	free(paths);
+	qsort(all, n, sizeof(*all), unused_compare);
+	/* A row has an excess one in its place if PINS_UNUSED_MAX newer ones of its owner follow. */
+	for (size_t i = 0; i + PINS_UNUSED_MAX < n; i++)
+		if (all[i + PINS_UNUSED_MAX].owner == all[i].owner)
+			all[excess++] = all[i];
+	qsort(all, excess, sizeof(*all), excess_compare);
+	*ret = all;
+	return excess;
+}
+
+/* Let no row of the pin make it due, and no further fork share it. */
+static void pin_keep(struct pins *p, const uint8_t *id)
+{
+	for (size_t i = 0; i < p->used.n; i++)
+		if (row_may_read(&p->used.list[i], id)) {
+			p->used.list[i].kept = true;
+			p->used.list[i].order = 0;
+		}
+}
+
+static void row_drop(struct pins *p, struct rows *l, size_t at)
+{
+	struct row r = l->list[at];
+	char text[2 * VM_PIN_ID_BYTES + 1];
+
+	hex_print(r.id, sizeof(r.id), text);
+	if (log_ratelimit_pass(&p->dropped_log))
+		log_warn("pins", "%s: user %u has more than %d disks of clones that no VM has, so " PINS_FILE " forgets %s; the pin "
+			PIN_NAME_IN_IMAGE "%s stays", r.image, r.owner, PINS_UNUSED_MAX, r.overlay ? r.overlay : "a pin that is due", text);
+	l->list[at] = (struct row){ 0 };
+	row_remove(l, at);
+	if (r.overlay)
+		pin_keep(p, r.id);
+	if (r.overlay && r.either)
+		pin_keep(p, r.other);
+	row_done(&r);
+}
+
+static void rows_limit(struct vm_host *host, struct rows *l)
+{
+	struct unused *excess;
+	size_t n;
+
+	if (l->n <= PINS_UNUSED_MAX)
+		return;
+	n = excess_find(host, l, &excess);
+	while (n--)
+		row_drop(host->pins, l, excess[n].at);
+	free(excess);
+}
+
 /* ---- loading and storing the list ---- */
 
 static struct json_object *rows_to_json(const struct rows *l)
@@ -127,6 +270,8 @@ static struct json_object *rows_to_json(const struct rows *l)
 		js_put_str(o, "overlay", l->list[i].overlay);
 		if (l->list[i].kept)
 			js_put_bool(o, "kept", true);
+		if (l->list[i].owner != OWNER_UNKNOWN)
+			js_put_uint(o, "owner", l->list[i].owner);
 		json_object_array_add(all, o);
 	}
 	return all;
@@ -137,6 +282,8 @@ void pins_store(struct vm_host *host)
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct err e;
 
+	rows_limit(host, &host->pins->used);
+	rows_limit(host, &host->pins->due);
 	vm_observers_each(x, host)
 		if ((*x)->pins_changed)
 			(*x)->pins_changed(host);
@@ -156,6 +303,7 @@ static void row_load(struct json_object *o, bool due, struct rows *l)
 	const char *id = js_get_str(o, "pin"), *either = js_get_str(o, "or"), *image = js_get_str(o, "image"),
 		   *overlay = js_get_str(o, "overlay");
 	uint8_t bytes[VM_PIN_ID_BYTES], other[VM_PIN_ID_BYTES] = { 0 };
+	int64_t owner = js_get_int(o, "owner", -1);
 	struct row *r;
 
 	if (!id || uuid_parse(id, bytes) < 0 || (either && uuid_parse(either, other) < 0) || !image || !overlay != due ||
@@ -164,6 +312,7 @@ static void row_load(struct json_object *o, bool due, struct rows *l)
 	r = row_insert(l, due ? l->n : place_of(l, overlay), overlay, image, bytes);
 	r->kept = js_get_bool(o, "kept", false);
 	r->either = either && !due;
+	r->owner = owner >= 0 && owner < OWNER_UNKNOWN ? (uid_t)owner : OWNER_UNKNOWN;
 	memcpy(r->other, other, sizeof(other));
 }
 
@@ -308,6 +457,14 @@ void pins_add_either(struct vm_host *host, const char *overlay, const char *imag
 	memcpy(r->other, made, sizeof(r->other));
 }
 
+void pins_set_owner(struct vm_host *host, const char *overlay, uid_t owner)
+{
+	struct row *r = row_find(&host->pins->used, overlay);
+
+	if (r)
+		r->owner = owner;
+}
+
 void pins_copy(struct vm_host *host, const char *overlay, const char *copy)
 {
 	struct row *r = row_find(&host->pins->used, overlay), was;
@@ -323,6 +480,7 @@ void pins_copy(struct vm_host *host, const char *overlay, const char *copy)
 	r = row_find(&host->pins->used, copy);
 	r->kept = was.kept;
 	r->order = was.order;
+	r->owner = was.owner;
 	free(was.image);
 }
 
@@ -344,24 +502,25 @@ static void kept_tell(const char *image, const uint8_t *id)
 	char text[2 * VM_PIN_ID_BYTES + 1];
 
 	hex_print(id, VM_PIN_ID_BYTES, text);
-	log_warn("pins", "%s: the pin " PIN_NAME_IN_IMAGE "%s stays, because " PINS_FILE " was lost or damaged once, or somebody copied "
-		"a clone's image, and the disk of an unknown clone may read the pin; if there is none, shut the image's VM down and use qemu-img snapshot -d", image,
-		text);
+	log_warn("pins", "%s: the pin " PIN_NAME_IN_IMAGE "%s stays, because " PINS_FILE " was lost or damaged once or got too long, or somebody "
+		"copied a clone's image, and the disk of an unknown clone may read the pin; if there is none, shut the image's VM down and use qemu-img "
+		"snapshot -d", image, text);
 }
 
-/* A row names the pin no more. kept: the row's. order: the row's if a further fork may share the pin, else 0. */
-static void id_release(struct pins *p, const char *image, const uint8_t *id, bool kept, uint64_t order)
+/* The row `was` names the pin no more. order: the row's if a further fork may share the pin, else 0. */
+static void id_release(struct pins *p, const struct row *was, const uint8_t *id, uint64_t order)
 {
 	struct row *r;
 
 	if (id_find(&p->used, id) < p->used.n)
 		return;
-	if (kept) {
-		kept_tell(image, id);
+	if (was->kept) {
+		kept_tell(was->image, id);
 		return;
 	}
-	r = row_insert(&p->due, p->due.n, NULL, image, id);
+	r = row_insert(&p->due, p->due.n, NULL, was->image, id);
 	r->order = order;
+	r->owner = was->owner;
 	r->since_ns = loop_now_ns();
 }
 
@@ -378,7 +537,7 @@ void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool
 		if (!is_made)
 			continue;
 		memcpy(r->id, made, sizeof(r->id));
-		id_release(host->pins, r->image, was.id, r->kept, 0);
+		id_release(host->pins, &was, was.id, 0);
 	}
 }
 
@@ -392,11 +551,11 @@ bool pins_forget(struct vm_host *host, const char *overlay)
 	if (!r)
 		return false;
 	was = *r;
-	image = STEAL_PTR(r->image);
+	was.image = image = STEAL_PTR(r->image);
 	row_remove(&p->used, (size_t)(r - p->used.list));
-	id_release(p, image, was.id, was.kept, was.either ? 0 : was.order);
+	id_release(p, &was, was.id, was.either ? 0 : was.order);
 	if (was.either)
-		id_release(p, image, was.other, was.kept, 0);
+		id_release(p, &was, was.other, 0);
 	return true;
 }
 

@@ -23,6 +23,10 @@
  * waits for pins_wait_ns, unless a newer pin is made or pins_idle_end() is called. The stored list does not say that,
  * so the next daemon deletes it at once.
  *
+ * A user who makes clones and undefines them without their images adds rows without end. So pins_store() drops a user's
+ * oldest rows above PINS_UNUSED_MAX that no VM has. Their pins stay for ever, as after a loss of these rows: an overlay
+ * that a VM gets again joins the list again (pin_scan.h) and finds its pin.
+ *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_PINS_H
 #define CAIRN_API_VM_PINS_H
@@ -32,12 +36,16 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct pins;
 struct vm;
 struct vm_host;
 
 #define PINS_FILE "pins.json"
+/* The list has at most so many rows of each user's overlays that no VM has, and as many of the user's pins that are due
+ * in images that no VM has. */
+#define PINS_UNUSED_MAX 1000
 
 /* Load the list into host->pins. A damaged file is put aside. */
 void pins_load(struct vm_host *host);
@@ -47,8 +55,9 @@ bool pins_are_incomplete(const struct vm_host *host);
 /* Set whether the list has all overlays of this daemon's VMs. */
 void pins_set_complete(struct vm_host *host, bool complete);
 void pins_free(struct pins *p);
-/* Store the list, unless a newer Cairn wrote the file. At return the file is in place, even if the daemon is killed
- * then; it is on stable storage before any work that is queued in the store afterwards is done. A failure is logged. */
+/* Drop the rows above PINS_UNUSED_MAX. Then store the list, unless a newer Cairn wrote the file. At return the file is
+ * in place, even if the daemon is killed then; it is on stable storage before any work that is queued in the store
+ * afterwards is done. A failure is logged. */
 void pins_store(struct vm_host *host);
 
 /* Note that `overlay` reads `image` at the pin. The paths are copied. A row of the same overlay is replaced. */
@@ -57,6 +66,8 @@ void pins_add(struct vm_host *host, const char *overlay, const char *image, cons
  * known which. */
 void pins_add_either(struct vm_host *host, const char *overlay, const char *image, const uint8_t earlier[VM_PIN_ID_BYTES],
 	const uint8_t made[VM_PIN_ID_BYTES]);
+/* Note whose file the overlay is, for PINS_UNUSED_MAX. Does nothing if the list does not have the overlay. */
+void pins_set_owner(struct vm_host *host, const char *overlay, uid_t owner);
 /* Note which pin the overlays read that were added with `made`. is_made: they read that pin; else they read the earlier
  * one, and `made` does not exist. Does not store the list. */
 void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool is_made);
@@ -66,7 +77,7 @@ bool pins_newest(const struct vm_host *host, const char *image, uint8_t ret_id[V
 /* Note an overlay that the list may lack. If the list is incomplete or does not have the pin, further overlays of the
  * pin may be missing, so it is kept for ever. Returns whether the list did not have the overlay. */
 bool pins_add_found(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
-/* Note that the file `copy` is a copy of `overlay`; does nothing if that is no overlay on a pin. */
+/* Note that the file `copy` is a copy of `overlay`, of the same owner; does nothing if that is no overlay on a pin. */
 void pins_copy(struct vm_host *host, const char *overlay, const char *copy);
 /* Note that the overlay is gone, or reads no pin any more. Its pin is due for deletion if no other overlay reads it and
  * no unknown one may. Returns whether the list has changed. */

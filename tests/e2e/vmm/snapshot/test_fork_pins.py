@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import uuid
 
 import pytest
 
@@ -261,6 +262,40 @@ def test_clone_that_is_undefined_without_its_image_keeps_the_pin(vms, daemon, tm
     vms.holds("c", 0, 1)
     vms.end("c")
     until(lambda: not snapshots(a))
+
+
+def test_oldest_clone_above_the_limit_without_vm_leaves_the_list_and_keeps_its_content(vms, daemon, tmp_path):
+    a, stored = tmp_path / "a.qcow2", daemon.state / "pins.json"
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    pins = pins_in(a)
+    (tmp_path / "c.json").write_text(daemon.cairn("dumpjson", "c").stdout)
+    off(vms, daemon, "c")
+    daemon.cairn("undefine", "c")
+    vms.leave("src")
+    daemon.stop()
+    # As if the user had made and undefined 1,000 clones later.
+    known = json.loads(stored.read_text())
+    assert [r["owner"] for r in known["used"]] == [os.geteuid()]
+    known["used"] += [{"pin": str(uuid.uuid4()), "image": str(a), "overlay": f"/zz/{i:04}", "owner": os.geteuid()}
+                      for i in range(1000)]
+    stored.write_text(json.dumps(known))
+    daemon.start()
+    vms.write("src", 0, 2)
+    vms.fork("d")
+    overlays = [r["overlay"] for r in json.loads(stored.read_text())["used"]]
+    assert len(overlays) == 1001 and str(vms.path("d")) in overlays and str(vms.path("c")) not in overlays
+    until(lambda: f"pins.json forgets {vms.path('c')}; the pin" in daemon.log.read_text())
+    vms.holds("d", 0, 2)
+    vms.end("d")
+    until(lambda: pins_in(a) == pins)
+    daemon.cairn("define", tmp_path / "c.json")
+    vms.boot("c")
+    vms.holds("c", 0, 1)
+    vms.holds("src", 0, 2)
+    vms.end("c")
+    assert pins_in(a) == pins
 
 
 def test_overlay_behind_a_symbolic_link_keeps_its_pin(vms, daemon, tmp_path):

@@ -444,6 +444,119 @@ static void test_source_of_pinned_overlay_is_writable(void **state)
 	f->host.nvms = 0;
 }
 
+static const char *overlay_name(unsigned i)
+{
+	static char path[16];
+
+	snprintf(path, sizeof(path), "/u%04u", i);
+	return path;
+}
+
+/* Add the rows of so many overlays of a user, each with a pin of its own, that no VM has. */
+static void add_unused(struct fixture *f, unsigned from, unsigned n, uid_t owner)
+{
+	for (unsigned i = from; i < from + n; i++) {
+		uint8_t id[VM_PIN_ID_BYTES] = { 1, (uint8_t)(i >> 8), (uint8_t)i };
+
+		pins_add(&f->host, overlay_name(i), "/src", id);
+		pins_set_owner(&f->host, overlay_name(i), owner);
+	}
+}
+
+static void reopen(struct fixture *f)
+{
+	host_close(f);
+	host_open(f);
+}
+
+/* The overlays of VMs, and those of other users, stay in the list. */
+static void test_oldest_unused_overlays_of_a_user_leave_the_list(void **state)
+{
+	struct definition_disk disk = { .nlayers = 3, .layers = { { .path = (char *)"/top" }, { .path = (char *)"/u0000" },
+		{ .path = (char *)"/src" } } };
+	struct definition def = { .name = "vm", .disks = &disk, .ndisks = 1 };
+	struct fixture *f = *state;
+	struct vm vm = { .host = &f->host, .def = &def }, *vms[] = { &vm };
+
+	f->host.vms = vms;
+	f->host.nvms = 1;
+	pins_add(&f->host, "/other", "/src", B);
+	pins_set_owner(&f->host, "/other", 2);
+	pins_add(&f->host, "/unknown", "/src", B);
+	add_unused(f, 0, PINS_UNUSED_MAX + 1, 1);
+	pins_store(&f->host);
+	assert_true(pins_has_overlay(&f->host, "/u0000") && pins_has_overlay(&f->host, "/u0001"));
+	add_unused(f, PINS_UNUSED_MAX + 1, 2, 1);
+	pins_store(&f->host);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_true(pins_has_overlay(&f->host, "/u0000") && pins_has_overlay(&f->host, "/u0003"));
+		assert_false(pins_has_overlay(&f->host, "/u0001") || pins_has_overlay(&f->host, "/u0002"));
+		assert_true(pins_has_overlay(&f->host, "/other") && pins_has_overlay(&f->host, "/unknown"));
+		reopen(f);
+	}
+	/* The next daemon knows the owners. */
+	add_unused(f, PINS_UNUSED_MAX + 3, 1, 1);
+	pins_store(&f->host);
+	assert_false(pins_has_overlay(&f->host, "/u0003"));
+	assert_true(pins_has_overlay(&f->host, "/other") && pins_has_overlay(&f->host, "/u0004"));
+	/* The VM is undefined. */
+	f->host.nvms = 0;
+	pins_store(&f->host);
+	assert_int_equal(pins_has_overlay(&f->host, "/u0000") + pins_has_overlay(&f->host, "/u0004"), 1);
+}
+
+/* The overlay that has left the list may still be there, and join it again. */
+static void test_pin_of_an_overlay_that_left_the_list_is_never_due(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t id[VM_PIN_ID_BYTES];
+
+	pins_add(&f->host, "/c1", "/img", A);
+	pins_add(&f->host, "/c2", "/img", A);
+	pins_add_either(&f->host, "/c3", "/img", A, B);
+	pins_set_owner(&f->host, "/c1", 1);
+	pins_set_owner(&f->host, "/c3", 1);
+	add_unused(f, 0, PINS_UNUSED_MAX, 1);
+	pins_store(&f->host);
+	assert_false(pins_has_overlay(&f->host, "/c1") || pins_has_overlay(&f->host, "/c3"));
+	assert_true(pins_has_overlay(&f->host, "/c2"));
+	assert_false(pins_newest(&f->host, "/img", id)); /* a further fork makes a pin */
+	reopen(f);
+	pins_forget(&f->host, "/c2");
+	assert_int_equal(due(f, "/img"), 0);
+	assert_true(pins_add_found(&f->host, "/c3", "/img", B));
+	pins_forget(&f->host, "/c3");
+	assert_int_equal(due(f, "/img"), 0);
+	assert_true(pins_forget(&f->host, "/u0999"));
+	assert_int_equal(due(f, "/src"), 1);
+}
+
+/* As with the overlays: the source was undefined without its images. */
+static void test_oldest_due_pins_of_unused_images_leave_the_list(void **state)
+{
+	struct definition_disk disk = { .nlayers = 1, .layers = { { .path = (char *)"/img" } } };
+	struct definition def = { .name = "vm", .disks = &disk, .ndisks = 1 };
+	struct fixture *f = *state;
+	struct vm vm = { .host = &f->host, .def = &def }, *vms[] = { &vm };
+	struct pin_use *list;
+
+	f->host.vms = vms;
+	f->host.nvms = 1;
+	pins_add(&f->host, "/c1", "/img", A);
+	pins_set_owner(&f->host, "/c1", 1);
+	pins_forget(&f->host, "/c1");
+	add_unused(f, 0, PINS_UNUSED_MAX + 5, 1);
+	for (unsigned i = 0; i < PINS_UNUSED_MAX + 5; i++)
+		pins_forget(&f->host, overlay_name(i));
+	pins_store(&f->host);
+	reopen(f);
+	assert_int_equal(pins_of_image(&f->host, "/src", &list), PINS_UNUSED_MAX);
+	assert_int_equal(list[0].id[2], 5);
+	free(list);
+	assert_int_equal(due(f, "/img"), 1);
+	f->host.nvms = 0;
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -466,6 +579,9 @@ int main(void)
 		TEST(test_pins_from_before_a_loss_never_become_due),
 		TEST(test_list_of_newer_cairn_is_not_completed),
 		TEST(test_source_of_pinned_overlay_is_writable),
+		TEST(test_oldest_unused_overlays_of_a_user_leave_the_list),
+		TEST(test_pin_of_an_overlay_that_left_the_list_is_never_due),
+		TEST(test_oldest_due_pins_of_unused_images_leave_the_list),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
