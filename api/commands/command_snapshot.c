@@ -158,6 +158,7 @@ void command_snapshot_create(struct call *c)
 		r = err_set(&e, -EINVAL, ERR_INVALID, "rate: must not be negative; give bytes a second, or 0 for no "
 			"limit");
 	body.rate_bytes_per_s = (uint64_t)rate;
+	snapshot_tags_put_vm(c->vm, body.tags);
 	if (!r)
 		r = snapshot_create(c->vm, &body, &called, &j, &e);
 	job_answer(c, r, j, &e);
@@ -357,7 +358,7 @@ static void list_done(void *opaque, int r, const struct vm_answer *a, const stru
 	o = json_object_new_object();
 	list = json_object_new_array();
 	for (; i < s->n && bytes < COMMAND_PAGE_BYTES; i++) {
-		struct json_object *info = snapshot_to_json(&s->list[i]);
+		struct json_object *info = snapshot_to_json(c->vm, &s->list[i]);
 
 		json_object_array_add(list, info);
 		/* A non-ASCII byte may take six bytes in the answer. */

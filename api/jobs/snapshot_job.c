@@ -224,8 +224,8 @@ int snapshot_create(struct vm *vm, const struct vm_snapshot_create *c, const str
 	w->job->cancel = create_cancel_early;
 	*ret_j = w->job;
 	vm->counts.snapshot_coming = true;
-	if (snapshot_tags_are_backup(c->tags) || quota_limits(vm->host, vm->def, QUOTA_SNAPSHOTS))
-		snapshots_count(vm, snapshot_tags_are_backup(c->tags), create_counted, w);
+	if (snapshot_tags_are_backup(vm, c->tags) || quota_limits(vm->host, vm->def, QUOTA_SNAPSHOTS))
+		snapshots_count(vm, snapshot_tags_are_backup(vm, c->tags), create_counted, w);
 	else
 		create_begin(w);
 	return 0;
@@ -282,8 +282,8 @@ static int victims_take(struct work *w, const struct snapshots *s, const bool *v
 
 		if (!victims[i])
 			continue;
-		if (snapshot_tags_are_backup(s->list[i].tags))
-			return snapshots_check_backup(s, w->vm->def->name, e);
+		if (snapshot_tags_are_backup(w->vm, s->list[i].tags))
+			return snapshots_check_backup(s, w->vm, e);
 		if (snapshot_has_tag(&s->list[i], SNAPSHOT_TAG_KEEP))
 			return err_set(e, -EPERM, ERR_WRONG_STATE, "snapshot '%.100s' has the tag \"keep\", which protects it from deletion; remove "
 				"the tag first: cairn snapshot-tag %.60s %.100s --remove keep", s->list[i].name, w->vm->def->name, s->list[i].name);

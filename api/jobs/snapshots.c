@@ -1,4 +1,5 @@
 #include "api/jobs/snapshots.h"
+#include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/quota_use.h"
@@ -9,6 +10,7 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -89,12 +91,67 @@ bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag)
 	return tags_have(i->tags, tag);
 }
 
-bool snapshot_tags_are_backup(const char *tags)
+static bool is_uuid_of(const struct vm *vm, const uint8_t uuid[16])
 {
-	return tags_have(tags, SNAPSHOT_TAG_BACKUP) && tags_have(tags, SNAPSHOT_TAG_KEEP);
+	bool is = !memcmp(vm->def->uuid, uuid, 16);
+
+	for (size_t i = 0; i < VM_FORMER_MAX && !is; i++)
+		is = !memcmp(vm->former[i], uuid, 16);
+	return is;
 }
 
-struct json_object *snapshot_to_json(const struct vm_snapshot_info *i)
+/* Whether the tag names a VM whose backup the snapshot is of. Sets *ret_is_this: that is this VM. */
+static bool tag_names_vm(const char *tag, size_t len, const struct vm *vm, bool *ret_is_this)
+{
+	const size_t prefix = strlen(SNAPSHOT_TAG_BACKUP_OF);
+	char text[DEFINITION_UUID_TEXT] = "";
+	uint8_t uuid[16];
+
+	if (len < prefix || memcmp(tag, SNAPSHOT_TAG_BACKUP_OF, prefix) != 0)
+		return false;
+	if (len - prefix < sizeof(text))
+		memcpy(text, tag + prefix, len - prefix);
+	*ret_is_this = uuid_parse(text, uuid) == 0 && uuid_is_set(uuid) && is_uuid_of(vm, uuid);
+	return true;
+}
+
+/* Whether the snapshot, if it is a backup's, can be of this VM's backup: a copy of an image has the tags of the
+ * image. */
+static bool tags_may_be_of(const struct vm *vm, const char *tags)
+{
+	bool is_this = true, names = false;
+	const char *at = tags, *t;
+	size_t len;
+
+	while (!names && tag_next(&at, &t, &len))
+		names = tag_names_vm(t, len, vm, &is_this);
+	return is_this;
+}
+
+bool snapshot_tags_are_backup(const struct vm *vm, const char *tags)
+{
+	return tags_have(tags, SNAPSHOT_TAG_BACKUP) && tags_have(tags, SNAPSHOT_TAG_KEEP) && tags_may_be_of(vm, tags);
+}
+
+void snapshot_tags_put_vm(const struct vm *vm, char tags[VM_SNAPSHOT_TAGS_MAX + 1])
+{
+	char uuid[DEFINITION_UUID_TEXT];
+	size_t len = strlen(tags);
+
+	uuid_print(vm->def->uuid, uuid);
+	if (snapshot_tags_are_backup(vm, tags) && !strstr(tags, SNAPSHOT_TAG_BACKUP_OF) && len + 1 + strlen(SNAPSHOT_TAG_BACKUP_OF) + strlen(uuid) <= VM_SNAPSHOT_TAGS_MAX)
+		snprintf(tags + len, VM_SNAPSHOT_TAGS_MAX + 1 - len, "," SNAPSHOT_TAG_BACKUP_OF "%s", uuid);
+}
+
+/* A snapshot without the tag "keep" whose description is a path is a backup's, too: somebody has removed the tag, and
+ * the servers in that folder are still there. */
+static bool is_backup(const struct vm *vm, const struct vm_snapshot_info *i)
+{
+	return tags_have(i->tags, SNAPSHOT_TAG_BACKUP) && (tags_have(i->tags, SNAPSHOT_TAG_KEEP) || i->description[0] == '/') &&
+		tags_may_be_of(vm, i->tags);
+}
+
+struct json_object *snapshot_to_json(const struct vm *vm, const struct vm_snapshot_info *i)
 {
 	struct json_object *o = json_object_new_object(), *tags = json_object_new_array();
 	const char *at = i->tags, *t;
@@ -113,6 +170,8 @@ struct json_object *snapshot_to_json(const struct vm_snapshot_info *i)
 	if (i->disks_missing)
 		js_put_uint(o, "disks-missing", i->disks_missing);
 	js_put_bool(o, "current", i->current);
+	if (vm && is_backup(vm, i))
+		js_put_bool(o, "backup", true);
 	js_put_uint(o, "time", i->realtime_ns);
 	js_put_uint(o, "vm-clock", i->vm_clock_ns);
 	js_put_uint(o, "vm-state-size", i->vm_state_bytes);
@@ -231,12 +290,14 @@ void snapshots_fetch(struct vm *vm,
 	page_want(f);
 }
 
-int snapshots_check_backup(const struct snapshots *s, const char *vm, struct err *e)
+int snapshots_check_backup(const struct snapshots *s, const struct vm *vm, struct err *e)
 {
+	const char *name = vm->def->name;
+
 	for (size_t i = 0; i < s->n; i++)
-		if (snapshot_tags_are_backup(s->list[i].tags))
+		if (snapshot_tags_are_backup(vm, s->list[i].tags))
 			return err_set(e, -EBUSY, ERR_BUSY, "a backup of domain '%.120s' is under way (snapshot %.100s); end it with: cairn "
-				"domjobabort %.120s", vm, s->list[i].name, vm);
+				"domjobabort %.120s", name, s->list[i].name, name);
 	return 0;
 }
 
@@ -263,7 +324,7 @@ static void count_fetched(void *opaque, int r, const struct snapshots *s, const 
 	struct err e = { 0 };
 
 	(void)why;
-	c->done(c->opaque, r ? 0 : snapshots_check_backup(s, c->vm->def->name, &e), &e);
+	c->done(c->opaque, r ? 0 : snapshots_check_backup(s, c->vm, &e), &e);
 	free(c);
 }
 

@@ -18,6 +18,8 @@ struct vm;
 #define SNAPSHOT_TAG_KEEP "keep"
 /* With SNAPSHOT_TAG_KEEP: the snapshot of a backup under way (cairn backup-begin), which servers may read. */
 #define SNAPSHOT_TAG_BACKUP "backup"
+/* With both, and followed by the VM's UUID: whose backup it is. Copies of the image have the tag, too. */
+#define SNAPSHOT_TAG_BACKUP_OF "backup-of:"
 #define SNAPSHOT_NO_PARENT ((size_t)-1)
 /* For VM_MSG_SNAPSHOT_SIZE: long enough for a large disk with many changed clusters. */
 #define SNAPSHOT_SIZE_TIMEOUT_NS (600 * 1000000000ULL)
@@ -71,12 +73,14 @@ bool snapshots_descends(const struct snapshots *s, size_t i, size_t above);
 const char *snapshots_handle(const struct snapshots *s, size_t i);
 /* Whether the snapshot has the tag. */
 bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag);
-/* Whether comma-separated tags are those of a backup's snapshot. */
-bool snapshot_tags_are_backup(const char *tags);
-/* Check that no backup of the VM is under way: only its snapshot tells where its servers are. vm: the VM's name.
- * Returns 0; -EBUSY with a sentence that names the remedy. */
-int snapshots_check_backup(const struct snapshots *s, const char *vm, struct err *e);
-/* Return a snapshot for clients. The caller owns it. */
-struct json_object *snapshot_to_json(const struct vm_snapshot_info *i);
+/* Whether comma-separated tags are those of the snapshot of a backup of the VM. */
+bool snapshot_tags_are_backup(const struct vm *vm, const char *tags);
+/* If the tags are those of a backup's snapshot, add the one that names the VM, unless it does not fit. */
+void snapshot_tags_put_vm(const struct vm *vm, char tags[VM_SNAPSHOT_TAGS_MAX + 1]);
+/* Check that no backup of the VM is under way: only its snapshot tells where its servers are. Returns 0; -EBUSY with a
+ * sentence that names the remedy. */
+int snapshots_check_backup(const struct snapshots *s, const struct vm *vm, struct err *e);
+/* Return a snapshot for clients. vm: NULL: it is gone. The caller owns the result. */
+struct json_object *snapshot_to_json(const struct vm *vm, const struct vm_snapshot_info *i);
 
 #endif

@@ -275,7 +275,7 @@ static void backups_seen(void *opaque, int r, const struct snapshots *s, const s
 	struct err own;
 
 	(void)e; /* as in snapshots_seen() */
-	if (!r && snapshots_check_backup(s, u->vm->def->name, &own) < 0)
+	if (!r && snapshots_check_backup(s, u->vm, &own) < 0)
 		give_up(u, &own);
 	else
 		volumes_look(u);

@@ -317,6 +317,7 @@ static const struct field snapshot_entry[] = {
 	{ "state", FIELD_SNAPSHOT_STATE, REQUIRED, "state of the VM in it" },
 	{ "disks-missing", FIELD_INT, OPTIONAL, "number of disks that lack it" },
 	{ "current", FIELD_BOOL, REQUIRED, "the VM goes on from it" },
+	{ "backup", FIELD_BOOL, OPTIONAL, "it belongs to a backup of this VM under way" },
 	{ "time", FIELD_INT, REQUIRED, "realtime, ns" },
 	{ "vm-clock", FIELD_INT, REQUIRED, "time that the guest had run, ns" },
 	{ "vm-state-size", FIELD_INT, REQUIRED, "memory and devices, bytes" },

@@ -1,7 +1,8 @@
 /* backup-begin, domjobinfo, domjobabort: a backup of a VM's disks from a snapshot of one instant, which the images hold
  * while it lasts: copied to files (push), or served over NBD by nbdkit with Cairn's plugin (pull). All that is known of
- * a backup is in the snapshot: the tag `backup`, and the folder of the sockets as its description. So a backup outlives
- * its client, the daemon and the VM's process, until domjobabort ends it. */
+ * a backup is in the snapshot: the tags `backup` and `keep`, the tag with the VM's UUID that the daemon adds, and the
+ * folder of the sockets as its description. So a backup outlives its client, the daemon and the VM's process, until
+ * domjobabort ends it. */
 #include "tools/cairn/cli.h"
 #include "api/store/paths.h"
 #include "api/wire/json.h"
@@ -66,13 +67,6 @@ static bool has_tag(struct json_object *snapshot, const char *tag)
 	return false;
 }
 
-/* Whether it is the snapshot of a backup, which domjobabort deletes: a user's own snapshot may have the tag backup,
- * too. If somebody has removed the tag keep, its description still tells where servers are. */
-static bool is_of_backup(struct json_object *snapshot)
-{
-	return has_tag(snapshot, TAG) && (has_tag(snapshot, KEEP) || *js_get_str_or(snapshot, "description", "") == '/');
-}
-
 /* Find the VM's backup. ret: owned by the caller; NULL: there is none. Returns 0 or -errno. */
 static int backup_find(struct cli *c, const char *vm, struct json_object **ret, struct err *e)
 {
@@ -81,7 +75,7 @@ static int backup_find(struct cli *c, const char *vm, struct json_object **ret, 
 
 	*ret = NULL;
 	for (size_t i = 0; !r && !*ret && i < json_object_array_length(all); i++)
-		if (is_of_backup(json_object_array_get_idx(all, i)))
+		if (js_get_bool(json_object_array_get_idx(all, i), "backup", false))
 			*ret = json_object_get(json_object_array_get_idx(all, i));
 	return r;
 }

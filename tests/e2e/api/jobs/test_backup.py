@@ -1,5 +1,6 @@
 """cairn backup-begin, domjobinfo and domjobabort: a backup of one instant, while the guest goes on. qemu-img is the
 oracle, and the client of NBD."""
+import contextlib
 import json
 import os
 import signal
@@ -203,6 +204,51 @@ def test_domjobabort_deletes_no_snapshot_that_only_has_the_tag_backup(vm):
     g.d.cairn("snapshot-tag", "vm1", r["snapshot"], "keep", "--remove")  # it names the servers' folder all the same
     g.d.cairn("domjobabort", "vm1")
     assert snapshots(g.d) == ["mine"] and not os.path.exists(g.d.tmp / "socks")
+
+
+@contextlib.contextmanager
+def backup_of(g):
+    """A backup of vm1, whose server runs until the end. Yields its snapshot."""
+    r = begin(g.d, "--pull", "--socket", "socks")
+    pid = int((g.d.tmp / "socks/vda.pid").read_text())
+    try:
+        yield r["snapshot"]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def test_clone_with_the_snapshot_of_a_backup_has_no_backup(vm):
+    g = vm()
+    g.write(1)
+    with backup_of(g) as name:
+        g.console.close()
+        g.d.cairn("destroy", "vm1")
+        g.d.cairn("clone", "vm1", "copy", "--snapshots")
+        assert g.d.cairn("snapshot-list", "copy", "--name").stdout.split() == [name]
+        assert "None" in g.d.cairn("domjobinfo", "copy").stdout
+        assert "has no job under way" in g.d.cairn("domjobabort", "copy", ok=False).stderr
+        img(g.d, "info", f"nbd+unix:///?socket={g.d.tmp}/socks/vda.sock")
+        g.d.cairn("backup-begin", "copy", "--checkpoint", "mine")
+        # The copy is an ordinary snapshot.
+        g.d.cairn("snapshot-tag", "copy", name, "keep", "--remove")
+        assert "None" in g.d.cairn("domjobinfo", "copy").stdout
+        g.d.cairn("snapshot-delete", "copy", name)
+        g.d.cairn("undefine", "copy", "--remove-all-storage", "--snapshots-metadata")
+        assert name in g.d.cairn("domjobinfo", "vm1").stdout
+        assert g.d.cairn("domjobabort", "vm1").stdout == "Backup ended\n"
+    assert snapshots(g.d) == [] and not os.path.exists(g.d.tmp / "socks")
+
+
+def test_replaced_vm_keeps_its_backup(vm):
+    g = vm()
+    g.d.cairn("clone", "--live", "vm1", "copy")
+    with backup_of(g) as name:
+        g.console.close()
+        g.d.cairn("promote", "copy")
+        assert "None" in g.d.cairn("domjobinfo", "vm1").stdout
+        assert name in g.d.cairn("domjobinfo", "vm1-old").stdout
+        assert g.d.cairn("domjobabort", "vm1-old").stdout == "Backup ended\n"
 
 
 def test_work_on_a_vm_that_is_off_names_the_vm_that_uses_its_disk(vm):
