@@ -174,6 +174,7 @@ static void test_saved_state(void **state)
 	b.dev->ops->resume(b.dev);
 	events_check(&b, 5, want, ARRAY_SIZE(want));
 	fx_state_test(&b.f, b.dev, 200);
+	free(s.buf);
 	bench_done(&b);
 }
 
