@@ -10,6 +10,7 @@
 
 struct client;
 struct json_object;
+struct table;
 struct verb;
 
 /* Exit codes that scripts can tell apart. */
@@ -156,6 +157,10 @@ void cli_rows_of(struct cli *c, const char *command, const char *list);
 /* Print rows from cli_fetch_all(), perhaps fewer, in c's format. An empty CSV has the heads of all members that a row
  * could have. */
 void cli_rows_print(struct cli *c, struct json_object *rows);
+/* Show rows from cli_fetch_all() as a table, to which row_add() adds each, or as cli_rows_print() does.
+ * Returns CLI_OK. */
+int cli_rows_show(struct cli *c, struct json_object *rows, const char *const *heads, size_t columns,
+	void (*row_add)(struct table *t, struct json_object *row));
 /* Returns a new object {"vm": name}, to which the caller may add arguments. */
 struct json_object *cli_vm_args(const char *name);
 /* Fetch all pages of vm-list as one array (list.c).

@@ -256,6 +256,22 @@ void cli_rows_print(struct cli *c, struct json_object *rows)
 	csv_heads(stdout, heads);
 }
 
+int cli_rows_show(struct cli *c, struct json_object *rows, const char *const *heads, size_t columns,
+	void (*row_add)(struct table *t, struct json_object *row))
+{
+	struct table t;
+
+	if (c->format != CLI_TABLE) {
+		cli_rows_print(c, rows);
+		return CLI_OK;
+	}
+	table_init(&t, heads, columns);
+	for (size_t i = 0; i < json_object_array_length(rows); i++)
+		row_add(&t, json_object_array_get_idx(rows, i));
+	table_finish(&t, stdout);
+	return CLI_OK;
+}
+
 struct json_object *cli_vm_args(const char *name)
 {
 	struct json_object *o = json_object_new_object();

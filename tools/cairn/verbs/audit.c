@@ -64,7 +64,6 @@ int verb_audit(struct cli *c)
 		"Outcome" };
 	CLEANUP_JS struct json_object *all = NULL;
 	int64_t since, uid;
-	struct table t;
 	struct err e;
 	int r = since_parse(c, &since);
 
@@ -74,13 +73,5 @@ int verb_audit(struct cli *c)
 		return r;
 	if (audit_fetch(c, since, uid, &all, &e) < 0)
 		return cli_fail(&e, "Failed to read the audit log");
-	if (c->format != CLI_TABLE) {
-		cli_rows_print(c, all);
-		return CLI_OK;
-	}
-	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; i < json_object_array_length(all); i++)
-		row_add(&t, json_object_array_get_idx(all, i));
-	table_finish(&t, stdout);
-	return CLI_OK;
+	return cli_rows_show(c, all, heads, ARRAY_SIZE(heads), row_add);
 }

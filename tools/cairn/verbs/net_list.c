@@ -99,20 +99,11 @@ int verb_net_dhcp_leases(struct cli *c)
 	static const char *const heads[] = { "Expiry Time", "MAC address", "Protocol", "IP address", "Hostname", "Client ID or DUID" };
 	struct json_object *args = cli_net_args(c->pos[0]);
 	CLEANUP_JS struct json_object *all = NULL;
-	struct table t;
 	struct err e;
 
 	if (c->npos > 1)
 		js_put_str(args, "mac", c->pos[1]);
 	if (cli_fetch_all(c, "net-dhcp-leases", args, "leases", "from", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to get leases info for %s", c->pos[0]);
-	if (c->format != CLI_TABLE) {
-		cli_rows_print(c, all);
-		return CLI_OK;
-	}
-	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; i < json_object_array_length(all); i++)
-		lease_add(&t, json_object_array_get_idx(all, i));
-	table_finish(&t, stdout);
-	return CLI_OK;
+	return cli_rows_show(c, all, heads, ARRAY_SIZE(heads), lease_add);
 }

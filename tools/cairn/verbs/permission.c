@@ -59,20 +59,11 @@ int verb_permissions(struct cli *c)
 {
 	static const char *const heads[] = { "Kind", "Name", "Role", "Domain" };
 	CLEANUP_JS struct json_object *all = NULL;
-	struct table t;
 	struct err e;
 
 	if (cli_fetch_all(c, "query-permissions", json_object_new_object(), "permissions", "from", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to list permissions");
-	if (c->format != CLI_TABLE) {
-		cli_rows_print(c, all);
-		return CLI_OK;
-	}
-	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; i < json_object_array_length(all); i++)
-		row_add(&t, json_object_array_get_idx(all, i));
-	table_finish(&t, stdout);
-	return CLI_OK;
+	return cli_rows_show(c, all, heads, ARRAY_SIZE(heads), row_add);
 }
 
 /* ---- permissions-review ---- */

@@ -120,7 +120,6 @@ static int quotas_show(struct cli *c, struct json_object *args)
 {
 	const char *heads[3 + ARRAY_SIZE(items)] = { "Kind", "Name", "Quota" };
 	CLEANUP_JS struct json_object *all = NULL, *wanted = json_object_new_array();
-	struct table t;
 	struct err e;
 
 	if (cli_fetch_all(c, "query-quotas", json_object_new_object(), "quotas", "from", &all, NULL, &e) < 0)
@@ -128,17 +127,9 @@ static int quotas_show(struct cli *c, struct json_object *args)
 	for (size_t i = 0; i < json_object_array_length(all); i++)
 		if (is_wanted(json_object_array_get_idx(all, i), args))
 			json_object_array_add(wanted, json_object_get(json_object_array_get_idx(all, i)));
-	if (c->format != CLI_TABLE) {
-		cli_rows_print(c, wanted);
-		return CLI_OK;
-	}
 	for (size_t i = 0; i < ARRAY_SIZE(items); i++)
 		heads[3 + i] = items[i].head;
-	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; i < json_object_array_length(wanted); i++)
-		row_add(&t, json_object_array_get_idx(wanted, i));
-	table_finish(&t, stdout);
-	return CLI_OK;
+	return cli_rows_show(c, wanted, heads, ARRAY_SIZE(heads), row_add);
 }
 
 int verb_quota(struct cli *c)

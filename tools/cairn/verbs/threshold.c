@@ -35,33 +35,27 @@ int verb_threshold(struct cli *c)
 	return CLI_OK;
 }
 
+static void threshold_add(struct table *t, struct json_object *o)
+{
+	char length[DURATION_TEXT];
+
+	duration_print_units(js_get_int(o, "for", 0) / NS, "dhms", length);
+	table_add(t, (const char *const[]){ js_get_str_or(o, "vm", "-"), js_get_str_or(o, "name", "-"), js_get_str_or(o, "measure", "-"),
+		js_get_str_or(o, "above", "-"), js_get_str_or(o, "below", "-"), length, js_get_str_or(o, "then", "-"),
+		js_get_str_or(o, "value", "-"), js_get_bool(o, "raised", false) ? "raised" : "-" });
+}
+
 int verb_threshold_list(struct cli *c)
 {
 	static const char *const heads[] = { "Domain", "Name", "Measure", "Above", "Below", "For", "Then", "Value", "State" };
 	CLEANUP_JS struct json_object *all = NULL;
 	const char *vm = c->npos ? c->pos[0] : NULL;
 	struct json_object *args = vm ? cli_vm_args(vm) : json_object_new_object();
-	struct table t;
 	struct err e;
 
 	if (cli_fetch_all(c, "query-thresholds", args, "thresholds", "after", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to list thresholds");
-	if (c->format != CLI_TABLE) {
-		cli_rows_print(c, all);
-		return CLI_OK;
-	}
-	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; i < json_object_array_length(all); i++) {
-		struct json_object *o = json_object_array_get_idx(all, i);
-		char length[DURATION_TEXT];
-
-		duration_print_units(js_get_int(o, "for", 0) / NS, "dhms", length);
-		table_add(&t, (const char *const[]){ js_get_str_or(o, "vm", "-"), js_get_str_or(o, "name", "-"), js_get_str_or(o, "measure", "-"),
-					  js_get_str_or(o, "above", "-"), js_get_str_or(o, "below", "-"), length, js_get_str_or(o, "then", "-"),
-					  js_get_str_or(o, "value", "-"), js_get_bool(o, "raised", false) ? "raised" : "-" });
-	}
-	table_finish(&t, stdout);
-	return CLI_OK;
+	return cli_rows_show(c, all, heads, ARRAY_SIZE(heads), threshold_add);
 }
 
 int verb_threshold_remove(struct cli *c)

@@ -45,32 +45,26 @@ int verb_schedule(struct cli *c)
 	return CLI_OK;
 }
 
+static void schedule_add(struct table *t, struct json_object *o)
+{
+	char next[TIME_TEXT_BYTES], last[TIME_TEXT_BYTES];
+
+	table_add(t, (const char *const[]){ js_get_str_or(o, "vm", "-"), js_get_str_or(o, "name", "-"), js_get_str_or(o, "action", "-"),
+		js_get_str_or(o, "on", "-"), js_get_bool(o, "paused", false) ? "paused" : time_member(o, "next-run", next),
+		time_member(o, "last-run", last), js_get_str_or(o, "outcome", "-") });
+}
+
 int verb_schedule_list(struct cli *c)
 {
 	static const char *const heads[] = { "Domain", "Name", "Action", "On", "Next", "Last", "Outcome" };
 	CLEANUP_JS struct json_object *all = NULL;
 	const char *vm = c->npos ? c->pos[0] : NULL;
 	struct json_object *args = vm ? cli_vm_args(vm) : json_object_new_object();
-	struct table t;
 	struct err e;
 
 	if (cli_fetch_all(c, "query-schedules", args, "schedules", "after", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to list schedules");
-	if (c->format != CLI_TABLE) {
-		cli_rows_print(c, all);
-		return CLI_OK;
-	}
-	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; i < json_object_array_length(all); i++) {
-		struct json_object *o = json_object_array_get_idx(all, i);
-		char next[TIME_TEXT_BYTES], last[TIME_TEXT_BYTES];
-
-		table_add(&t, (const char *const[]){ js_get_str_or(o, "vm", "-"), js_get_str_or(o, "name", "-"), js_get_str_or(o, "action", "-"),
-					  js_get_str_or(o, "on", "-"), js_get_bool(o, "paused", false) ? "paused" : time_member(o, "next-run", next),
-					  time_member(o, "last-run", last), js_get_str_or(o, "outcome", "-") });
-	}
-	table_finish(&t, stdout);
-	return CLI_OK;
+	return cli_rows_show(c, all, heads, ARRAY_SIZE(heads), schedule_add);
 }
 
 int verb_schedule_history(struct cli *c)

@@ -90,33 +90,27 @@ static void words_join(struct json_object *list, char *buf, size_t size)
 		at += (size_t)snprintf(buf + at, size - at, "%s%s", i ? "," : "", json_object_get_string(json_object_array_get_idx(list, i)));
 }
 
+static void hook_add(struct table *t, struct json_object *o)
+{
+	static const char *const counts[] = { "waiting", "delivered", "failed", "dropped" };
+	char events[128], texts[ARRAY_SIZE(counts)][24];
+
+	words_join(js_get_array(o, "events"), events, sizeof(events));
+	for (size_t k = 0; k < ARRAY_SIZE(counts); k++)
+		snprintf(texts[k], sizeof(texts[k]), "%lld", (long long)js_get_int(o, counts[k], 0));
+	table_add(t, (const char *const[]){ js_get_str_or(o, "name", "-"), js_get_str_or(o, "vm", "-"), js_get_str_or(o, "url", "-"), events,
+		texts[0], texts[1], texts[2], texts[3], js_get_str_or(o, "last", "-") });
+}
+
 int verb_web_hook_list(struct cli *c)
 {
 	static const char *const heads[] = { "Name", "Domain", "URL", "Events", "Waiting", "Delivered", "Failed", "Dropped", "Last" };
 	CLEANUP_JS struct json_object *all = NULL;
-	struct table t;
 	struct err e;
 
 	if (cli_fetch_all(c, "query-web-hooks", json_object_new_object(), "hooks", "after", &all, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to list web hooks");
-	if (c->format != CLI_TABLE) {
-		cli_rows_print(c, all);
-		return CLI_OK;
-	}
-	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; i < json_object_array_length(all); i++) {
-		struct json_object *o = json_object_array_get_idx(all, i);
-		static const char *const counts[] = { "waiting", "delivered", "failed", "dropped" };
-		char events[128], texts[ARRAY_SIZE(counts)][24];
-
-		words_join(js_get_array(o, "events"), events, sizeof(events));
-		for (size_t k = 0; k < ARRAY_SIZE(counts); k++)
-			snprintf(texts[k], sizeof(texts[k]), "%lld", (long long)js_get_int(o, counts[k], 0));
-		table_add(&t, (const char *const[]){ js_get_str_or(o, "name", "-"), js_get_str_or(o, "vm", "-"), js_get_str_or(o, "url", "-"), events,
-					  texts[0], texts[1], texts[2], texts[3], js_get_str_or(o, "last", "-") });
-	}
-	table_finish(&t, stdout);
-	return CLI_OK;
+	return cli_rows_show(c, all, heads, ARRAY_SIZE(heads), hook_add);
 }
 
 int verb_web_hook_remove(struct cli *c)
