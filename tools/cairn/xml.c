@@ -27,6 +27,15 @@ bool xml_is(const char *text, size_t len)
 
 /* ---- running cairn-xml ---- */
 
+/* Print the sentences of all refused elements, so that the user can mend all of them at once. */
+static void refusals_print(struct json_object *list)
+{
+	size_t n = list ? json_object_array_length(list) : 0;
+
+	for (size_t i = 0; i < n; i++)
+		fprintf(stderr, "error: %s\n", json_object_get_string(json_object_array_get_idx(list, i)));
+}
+
 static int answer_parse(const char *text, size_t len, struct json_object **ret_o, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -38,9 +47,12 @@ static int answer_parse(const char *text, size_t len, struct json_object **ret_o
 	error = js_get(o, "error");
 	if (error) {
 		class = js_get_int(error, "class", ERR_INVALID);
-		return err_set(e, -EINVAL,
-			class >= 0 && class < ERR_CLASS_COUNT ? (enum err_class)class : ERR_GENERIC,
+		refusals_print(js_get(o, "refusals"));
+		err_set(e, -EINVAL, class >= 0 && class < ERR_CLASS_COUNT ? (enum err_class)class : ERR_GENERIC,
 			"%s", js_get_str(error, "desc"));
+		if (js_get(o, "refusals"))
+			err_set(e, -EINVAL, e->cls, "%zu elements are refused, see above", json_object_array_length(js_get(o, "refusals")));
+		return -EINVAL;
 	}
 	*ret_o = STEAL_PTR(o);
 	return 0;

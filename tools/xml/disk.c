@@ -183,6 +183,9 @@ static int source_read(struct reading *r, struct _xmlNode *n, struct json_object
 	CLEANUP_FREE char *type = node_attr(n, "type"), *path = NULL;
 	bool block = type && !strcmp(type, "block");
 
+	if (type && !strcmp(type, "volume"))
+		return reading_error(r, n, "type", ERR_UNSUPPORTED,
+			"\"volume\" is not supported; give type='file' and the path, which cairn vol-path VOLUME --pool POOL or virsh vol-path prints");
 	if (type && !block && strcmp(type, "file"))
 		return reading_error(r, n, "type", ERR_UNSUPPORTED,
 			"\"%.40s\" is not supported; give a file (type='file') or a block device of "
@@ -514,7 +517,7 @@ int disks_read(struct reading *r, struct _xmlNode *domain)
 		struct json_object *disk = json_object_new_object();
 
 		json_object_array_add(disks, disk);
-		ret = disk_read(r, &s.list[i], disk, i);
+		ret = reading_go_on(r, disk_read(r, &s.list[i], disk, i));
 	}
 	return ret ? ret : boot_devs_read(r, domain, &s, disks);
 }

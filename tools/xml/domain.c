@@ -707,19 +707,22 @@ static int root_check(struct reading *r, struct _xmlNode *root)
 
 int domain_read(struct reading *r, struct _xmlDoc *doc)
 {
-	static int (*const parts[])(struct reading *, struct _xmlNode *) = { root_check, type_check,
-		elements_check, texts_read, memory_read, memtune_read, cpu_read, cputune_read, os_read, sysinfo_read, clock_read, disks_read,
-		devices_read, shares_read };
+	static int (*const parts[])(struct reading *, struct _xmlNode *) = { elements_check, texts_read, memory_read, memtune_read,
+		cpu_read, cputune_read, os_read, sysinfo_read, clock_read, disks_read, devices_read, shares_read };
 	static const char *const actions[] = { "on_poweroff", "on_reboot", "on_crash" };
 	struct _xmlNode *domain = xmlDocGetRootElement(doc);
-	int ret = 0;
+	int ret = root_check(r, domain);
 
-	for (size_t i = 0; !ret && i < ARRAY_SIZE(parts); i++)
-		ret = parts[i](r, domain);
-	for (size_t i = 0; !ret && i < ARRAY_SIZE(actions); i++)
-		ret = action_read(r, domain, actions[i]);
 	if (!ret)
-		ret = extra_read(r, domain);
+		ret = type_check(r, domain);
+	for (size_t i = 0; !ret && i < ARRAY_SIZE(parts); i++)
+		ret = reading_go_on(r, parts[i](r, domain));
+	for (size_t i = 0; !ret && i < ARRAY_SIZE(actions); i++)
+		ret = reading_go_on(r, action_read(r, domain, actions[i]));
+	if (!ret)
+		ret = reading_go_on(r, extra_read(r, domain));
+	if (!ret)
+		ret = reading_refused(r);
 	if (!ret)
 		reading_finish(r);
 	return ret;

@@ -6,7 +6,8 @@
  *   net-to-json, net-to-xml, net-SECTION-to-json   the same for libvirt's network XML and parts of it
  *   elements   → all known elements and their treatment: path, word, attributes, why; separated by tabs
  *
- * Errors: {"error": {"class": number of enum err_class, "desc": sentence}}, exit status 1. */
+ * Errors: {"error": {"class": number of enum err_class, "desc": sentence}}, exit status 1. If several elements are
+ * refused, desc is the first one's, and "refusals" has the sentences of all. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -40,8 +41,11 @@ static int convert(const char *text, size_t len, struct json_object *out,
 		ret = reading_init(&r, e);
 	if (!ret)
 		ret = read(&r, doc, opaque);
-	if (ret < 0)
+	if (ret < 0) {
+		if (r.nrefusals > 1)
+			js_put(out, "refusals", reading_refusals(&r));
 		return ret;
+	}
 	js_put(out, "definition", STEAL_PTR(r.definition));
 	js_put(out, "warnings", STEAL_PTR(r.warnings));
 	js_put(out, "origins", STEAL_PTR(r.origins));

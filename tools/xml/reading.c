@@ -12,6 +12,13 @@
 
 /* Limit of the warnings, because nobody would read more. */
 #define WARNINGS_MAX 100
+#define REFUSALS_MAX 32
+
+struct refusal {
+	enum err_class cls;
+	long line;
+	char text[ERR_SENTENCE_MAX];
+};
 
 struct warning {
 	const struct element *row; /* NULL: a warning about a single element */
@@ -27,8 +34,9 @@ int reading_init(struct reading *r, struct err *e)
 		.warnings = json_object_new_array(),
 		.origins = json_object_new_object(),
 		.list = calloc(WARNINGS_MAX, sizeof(struct warning)),
+		.refusals = calloc(REFUSALS_MAX, sizeof(struct refusal)),
 		.e = e };
-	if (r->definition && r->warnings && r->origins && r->list)
+	if (r->definition && r->warnings && r->origins && r->list && r->refusals)
 		return 0;
 	reading_done(r);
 	return err_set_errno(e, -ENOMEM, "domain XML");
@@ -41,6 +49,7 @@ void reading_done(struct reading *r)
 		free(r->list[i].text);
 	}
 	free(r->list);
+	free(r->refusals);
 	json_object_put(r->definition);
 	json_object_put(r->warnings);
 	json_object_put(r->origins);
@@ -60,6 +69,27 @@ static char *path_make(struct _xmlNode *n, const char *attr)
 	return out;
 }
 
+static bool is_refused(const struct reading *r, const char *text)
+{
+	for (size_t i = 0; i < r->nrefusals; i++)
+		if (!strcmp(r->refusals[i].text, text))
+			return true;
+	return false;
+}
+
+static void refusal_keep(struct reading *r, long line)
+{
+	struct refusal *x;
+
+	r->may_go_on = r->nrefusals < REFUSALS_MAX;
+	if (!r->may_go_on || is_refused(r, r->e->msg))
+		return;
+	x = &r->refusals[r->nrefusals++];
+	x->cls = r->e->cls;
+	x->line = line;
+	snprintf(x->text, sizeof(x->text), "%s", r->e->msg);
+}
+
 int reading_error(struct reading *r, struct _xmlNode *n, const char *attr, enum err_class cls,
 	const char *fmt, ...)
 {
@@ -70,8 +100,41 @@ int reading_error(struct reading *r, struct _xmlNode *n, const char *attr, enum 
 	va_start(ap, fmt);
 	vsnprintf(why, sizeof(why), fmt, ap);
 	va_end(ap);
-	return err_set(r->e, -EINVAL, cls, "line %ld: %.200s: %s", xmlGetLineNo(n), path ? path : "",
-		why);
+	err_set(r->e, -EINVAL, cls, "line %ld: %.200s: %s", xmlGetLineNo(n), path ? path : "", why);
+	refusal_keep(r, xmlGetLineNo(n));
+	return -EINVAL;
+}
+
+int reading_go_on(struct reading *r, int ret)
+{
+	bool on = ret == -EINVAL && r->may_go_on;
+
+	r->may_go_on = false;
+	return on ? 0 : ret;
+}
+
+static int refusal_compare(const void *a, const void *b)
+{
+	const struct refusal *x = a, *y = b;
+
+	return x->line < y->line ? -1 : x->line > y->line;
+}
+
+int reading_refused(struct reading *r)
+{
+	if (!r->nrefusals)
+		return 0;
+	qsort(r->refusals, r->nrefusals, sizeof(*r->refusals), refusal_compare);
+	return err_set(r->e, -EINVAL, r->refusals[0].cls, "%s", r->refusals[0].text);
+}
+
+struct json_object *reading_refusals(const struct reading *r)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < r->nrefusals; i++)
+		json_object_array_add(list, json_object_new_string(r->refusals[i].text));
+	return list;
 }
 
 static struct warning *warning_add(struct reading *r, struct _xmlNode *n, const char *attr)

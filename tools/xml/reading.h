@@ -23,6 +23,9 @@ struct reading {
 	struct json_object *origins;	/* "disks[0]": "line 12" */
 	struct warning *list;
 	size_t nlist, left_out; /* warnings kept; warnings beyond the limit */
+	struct refusal *refusals; /* errors of reading_error() */
+	size_t nrefusals;
+	bool may_go_on; /* the last error is among the refusals */
 	struct err *e;
 };
 
@@ -32,10 +35,18 @@ void reading_done(struct reading *r);
 /* Sort the warnings by line and store them in r->warnings. */
 void reading_finish(struct reading *r);
 
-/* Set the error "line 3: /domain/memory: <sentence>".
+/* Set the error "line 3: /domain/memory: <sentence>", and keep it as a refusal.
  * attr: name of the attribute; NULL: none. cls: ERR_INVALID, or ERR_UNSUPPORTED for valid XML. Returns -EINVAL. */
 int reading_error(struct reading *r, struct _xmlNode *n, const char *attr, enum err_class cls,
 	const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+/* After an error of reading_error(): read on, so that the user learns of all refused elements at once.
+ * ret: of the function that has read a part of the document. Returns 0 to read on; ret after another error, or after
+ * too many refusals. */
+int reading_go_on(struct reading *r, int ret);
+/* At the end: if elements were refused, set the error of the first line. Returns 0; -EINVAL with a sentence. */
+int reading_refused(struct reading *r);
+/* Returns an array of the sentences of all refusals, by line; the caller frees it. */
+struct json_object *reading_refusals(const struct reading *r);
 /* Add such a sentence as a warning. */
 void reading_warn(struct reading *r, struct _xmlNode *n, const char *attr, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));

@@ -359,6 +359,7 @@ def test_each_warning_is_printed_once():
     ("", "<memory model='dimm'/>", "memory modules"),
     ("", disk() + disk(), '/domain/devices/disk[2]/target/@dev: "vda" is also the target of the disk in line 1'),
     ("", disk(attrs="type='network'"), '@type: "network" is not supported; give a file'),
+    ("", disk(attrs="type='volume'"), '@type: "volume" is not supported; give type=\'file\' and the path, which cairn vol-path'),
     ("", disk(attrs="type='file' device='lun'"), '@device: "lun" is not supported; use disk or cdrom'),
     ("", disk(driver="<driver type='vmdk'/>"), '"vmdk" is not a format Cairn reads'),
     ("", disk(source=""), "/domain/devices/disk: has no source"),
@@ -420,6 +421,27 @@ def test_unsupported_elements_are_refused(more, devices, why):
 ])
 def test_other_xml_is_refused(text, why):
     assert why in error(text)
+
+
+REFUSED = domain("\n<launchSecurity type='sev'/>\n<on_crash>sing</on_crash>", "\n<interface type='direct'><source dev='eth0'/></interface>\n"
+                 + disk("vda", "<transient/>") + "\n" + disk("vdb", attrs="type='network'") + "\n<hostdev mode='subsystem' type='pci'/>\n"
+                 "<interface type='user'><vlan><tag id='42'/></vlan></interface>\n<hostdev mode='subsystem' type='usb'/>")
+REFUSED_AT = ["launchSecurity", "on_crash", "interface[1]/@type", "disk[1]/transient", "disk[2]/@type", "hostdev[1]", "interface[2]/vlan", "hostdev[2]"]
+
+
+def test_all_refused_elements_are_told_at_once():
+    got = read(REFUSED)
+    assert [line.split(": ")[0] for line in got["refusals"]] == [f"line {i}" for i in range(2, 10)]
+    assert all(f"/{at}: " in line for at, line in zip(REFUSED_AT, got["refusals"])), got["refusals"]
+    assert got["error"]["desc"] == got["refusals"][0] and "definition" not in got
+    assert "refusals" not in read(domain("<keywrap/>"))
+
+
+def test_define_prints_all_refused_elements(fake):
+    (fake.tmp / "bad.xml").write_text(REFUSED)
+    lines = fake.cairn("define", str(fake.tmp / "bad.xml"), ok=2).stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines[:8]] == [f"line {i}" for i in range(2, 10)]
+    assert lines[8].startswith("error: Failed to define domain") and lines[9] == "error: 8 elements are refused, see above"
 
 
 def test_entity_bombs_are_refused():
