@@ -1,4 +1,5 @@
 #include "vmm/snapshot/vm_fork.h"
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -16,6 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define PAGE_BYTES 4096u
 
 /* Stages: wait (worker; the guest runs), stop (main thread: pause the VM, save the machine's state), stand (worker:
  * work that needs the pause), freeze (main thread: protect memory, resume the guest), write (worker: memory as of the
@@ -144,17 +147,36 @@ static void stand_run(struct work *w)
 		x->j.r = memory_write_standing(x);
 }
 
+/* Write the pages of a block that are not zero, to a hole of the file. Each page that is written takes memory and a
+ * copy, and in a young guest most blocks have one page with content. */
+static int pages_write(struct fork_job *x, uint64_t off, const uint8_t *data, size_t len)
+{
+	struct vmstate_store *s = &x->file.store;
+	size_t from = 0;
+	int r = 0;
+
+	for (size_t at = 0; at <= len && !r; at += PAGE_BYTES) {
+		if (at < len && !bytes_are_zero(data + at, PAGE_BYTES))
+			continue;
+		if (at > from)
+			r = s->write(s, off + from, data + from, at - from);
+		from = at + PAGE_BYTES;
+	}
+	return r;
+}
+
 static int block_write(struct fork_job *x, uint64_t block, const uint8_t *data)
 {
 	const struct vmstate_layout *l = &x->h.layout;
 	bool was_zero = vmstate_block_is_zero(l, x->crcs, block);
 	size_t len = vmstate_block_len(l, block);
+	uint64_t off = l->ram_offset + block * VMSTATE_BLOCK_BYTES;
 	int r;
 
 	x->crcs[block] = vmstate_block_crc(l, block, data);
 	if (was_zero && vmstate_block_is_zero(l, x->crcs, block))
 		return 0;
-	r = x->file.store.write(&x->file.store, l->ram_offset + block * VMSTATE_BLOCK_BYTES, data, len);
+	r = was_zero ? pages_write(x, off, data, len) : x->file.store.write(&x->file.store, off, data, len);
 	x->j.result.ram_bytes_written += r < 0 ? 0 : len;
 	x->bytes_done += len;
 	return !r && fork_progress_step(&x->progress, x->bytes_done, l->ram_bytes) ? -ECANCELED : r;

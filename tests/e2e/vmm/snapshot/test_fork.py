@@ -93,6 +93,25 @@ def test_clone_continues_with_memory_of_its_source(vm, daemon):
     vm.holds("copy", AT, 2 << 20, 3)
 
 
+def test_clone_has_single_pages_and_the_zeros_between_them(vm, daemon):
+    """A fork writes only the pages of a block that are not zero. The guest changes them between two forks."""
+    vm.start()
+    base, pages = 40 << 20, [0, 2, 3, 15, 16, 33, 47]
+
+    def words(name):
+        return [vm.run(name, f"rd64 {base + 4096 * i + off:#x}")[0] for i in range(49) for off in (0, 4088)]
+
+    for i in pages:
+        vm.run("src", f"wr64 {base + 4096 * i + (4088 if i % 2 else 0):#x} {i + 1}")
+    for name in ("c1", "c2"):
+        before = words("src")
+        assert sum(int(w, 0) != 0 for w in before) == len(pages)
+        vm.clone(name)
+        assert words(name) == before
+        vm.run("src", f"wr64 {base:#x} 0")
+        vm.run("src", f"wr64 {base + 4096:#x} 9")
+
+
 def counter(vm, name):
     return next(int(l.split("counter=")[1]) for l in vm.run(name, "smp show") if "counter=" in l)
 
