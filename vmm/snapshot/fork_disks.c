@@ -484,6 +484,14 @@ int fork_disks_sync(struct fork_disks *d, struct err *e)
 	return r;
 }
 
+bool fork_disks_are_finished(const struct fork_disks *d)
+{
+	for (unsigned i = 0; i < d->n; i++)
+		if (!d->list[i].shares || d->list[i].frozen)
+			return false;
+	return true;
+}
+
 int fork_disks_finish(struct fork_disks *d, bool used, int r, struct err *e)
 {
 	r = pins_wait(d, r, e);

@@ -95,6 +95,8 @@ bool fork_disks_are_as_asked(const struct fork_disks *d);
 /* Flush the copies and overlays to stable storage, and wait until the pins are there, too. The guest may run again.
  * Returns 0 or -errno. */
 int fork_disks_sync(struct fork_disks *d, struct err *e);
+/* Whether fork_disks_finish() has nothing to wait for: all overlays read an earlier pin. */
+bool fork_disks_are_finished(const struct fork_disks *d);
 /* Wait until the commits of the pins have cleared up, and delete the hidden snapshots; after an error, delete the pins,
  * too, unless clones already use them. The guest may run again. Call in every case, also after
  * an error of an earlier function.

@@ -264,7 +264,12 @@ static void durable_tell(struct work *w)
 
 	if (!x->j.r && x->told && x->stages)
 		vm_fork_tell(x->j.vm, VM_FORK_DURABLE);
-	vmsnap_job_stage(&x->j, finish_run, fork_done);
+	if (x->j.r || !fork_disks_are_finished(&x->disks)) {
+		vmsnap_job_stage(&x->j, finish_run, fork_done);
+		return;
+	}
+	finish_run(w);
+	fork_done(w);
 }
 
 static void clones_tell(struct work *w)
@@ -276,7 +281,10 @@ static void clones_tell(struct work *w)
 	x->told = !x->j.r && fork_disks_are_as_asked(&x->disks);
 	if (x->told)
 		vm_fork_tell(x->j.vm, VM_FORK_READY);
-	vmsnap_job_stage(&x->j, sync_run, durable_tell);
+	if (x->j.r || x->disks.n)
+		vmsnap_job_stage(&x->j, sync_run, durable_tell);
+	else
+		durable_tell(w);
 }
 
 /* End the pause. */
