@@ -296,10 +296,14 @@ static struct pending *pending_new(const struct store_writer *w, enum pending_ki
 	return p;
 }
 
-/* Wake the thread after an operation was queued. Called with the mutex held. */
+/* Release the mutex, and wake the thread after an operation was queued. In the other order, the thread would often run
+ * at once, on this CPU, and wait for the mutex. */
 static void change_tell(struct store_writer *w)
 {
-	if (!w->held)
+	bool wakes = !w->held;
+
+	pthread_mutex_unlock(&w->mutex);
+	if (wakes)
 		pthread_cond_broadcast(&w->changed);
 }
 
@@ -320,7 +324,7 @@ static void pending_put(struct store_writer *w, struct pending *p)
 	enum pending_kind kind = p->kind;
 	struct pending **at, **same = NULL;
 
-	LOCK_GUARD(&w->mutex);
+	pthread_mutex_lock(&w->mutex);
 	for (at = &w->first; *at; at = &(*at)->next)
 		if (!p->work && !(*at)->work && (*at)->kind == kind && !strcmp((*at)->path, p->path))
 			same = at;
@@ -331,6 +335,7 @@ static void pending_put(struct store_writer *w, struct pending *p)
 		p->due_ns = (*same)->due_ns;
 		pending_free(*same);
 		*same = p;
+		pthread_mutex_unlock(&w->mutex);
 		return;
 	}
 	*at = p;
@@ -367,8 +372,8 @@ void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, con
 	struct store_work *work)
 {
 	struct pending *p = work_new(w, kind, path, to, NULL, work), **at = &w->first;
-	LOCK_GUARD(&w->mutex);
 
+	pthread_mutex_lock(&w->mutex);
 	for (struct pending **k = &w->first; *k; k = &(*k)->next)
 		if ((*k)->kind != PENDING_WRITE || (*k)->work)
 			at = &(*k)->next;
@@ -394,9 +399,9 @@ void store_writer_hold(struct store_writer *w)
 
 void store_writer_release(struct store_writer *w)
 {
-	LOCK_GUARD(&w->mutex);
+	pthread_mutex_lock(&w->mutex);
 	w->held = false;
-	pthread_cond_broadcast(&w->changed);
+	change_tell(w);
 }
 
 /* Begin delayed writes at once while the caller waits. Called with the mutex held. */

@@ -245,15 +245,15 @@ void vcpus_stop(struct vcpus *s)
 
 void vcpus_resume(struct vcpus *s)
 {
-	LOCK_GUARD(&s->lock);
-
+	pthread_mutex_lock(&s->lock);
 	end_file_guest_runs();
 	atomic_store(&s->stop_requested, false);
 	/* A vcpus_poison() that sets the flag after this check requests its stop after the store
 	 * above, so the stop is not lost. */
 	if (atomic_load(&s->poisoned))
 		atomic_store(&s->stop_requested, true);
-	pthread_cond_broadcast(&s->run_cond);
+	pthread_mutex_unlock(&s->lock);
+	pthread_cond_broadcast(&s->run_cond); /* after the unlock: a woken vCPU would wait for the mutex */
 }
 
 void vcpus_poison(struct vcpus *s)
