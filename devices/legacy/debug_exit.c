@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define REGISTER_BYTES 4u
 
@@ -20,7 +21,7 @@ struct debug_exit {
 	unsigned nranges; /* of ranges[] on the buses */
 	pthread_mutex_t lock; /* of what follows */
 	uint8_t registers[REGISTER_BYTES];
-	uint8_t ram[TESTDEV_RAM_BYTES];
+	uint8_t *ram; /* few guests use it, so its pages are not touched before */
 };
 
 static void debug_exit_write(void *opaque, uint64_t off, unsigned size, uint64_t value)
@@ -106,6 +107,8 @@ static void debug_exit_free(struct device *d)
 	while (x->nranges--)
 		bus_remove(ranges[x->nranges].mmio ? x->mmio : x->pio, ranges[x->nranges].base, x);
 	pthread_mutex_destroy(&x->lock);
+	if (x->ram)
+		munmap(x->ram, TESTDEV_RAM_BYTES);
 	free(x);
 }
 
@@ -118,6 +121,7 @@ static const struct device_ops debug_exit_ops = {
 int debug_exit_new(struct dev_host *h, struct bus *pio, struct bus *mmio, struct device **ret_dev, struct err *e)
 {
 	struct debug_exit *x = calloc(1, sizeof(*x));
+	void *ram;
 	int r = 0;
 
 	if (!x)
@@ -128,6 +132,11 @@ int debug_exit_new(struct dev_host *h, struct bus *pio, struct bus *mmio, struct
 	x->pio = pio;
 	x->mmio = mmio;
 	pthread_mutex_init(&x->lock, NULL);
+	ram = mmap(NULL, TESTDEV_RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (ram == MAP_FAILED)
+		r = -errno;
+	else
+		x->ram = ram;
 	for (unsigned i = 0; i < ARRAY_SIZE(ranges) && !r; i++) {
 		r = bus_add(ranges[i].mmio ? mmio : pio, ranges[i].base, ranges[i].len, &ranges[i].ops, x);
 		x->nranges += !r;
