@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MSR_STAR 0xc0000081u
@@ -141,7 +142,6 @@ int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err 
 	memset(a, 0, sizeof(*a));
 	a->kvm = k;
 	a->host = h;
-	assist_xlayout_read(&a->xlayout);
 	if (!k->has_msr_filter)
 		return err_set(e, -ENOTSUP, ERR_HOST, "the assist needs KVM_CAP_X86_MSR_FILTER");
 	r = kvm_ioctl(k->vm_fd, KVM_ENABLE_CAP, &cap);
@@ -438,24 +438,35 @@ static int area_copy(struct assist *a, struct vcpu *v, struct kvm_sregs *s, uint
 	return 0;
 }
 
+/* Return the layout, which few VMs need, and which takes some eight CPUID; NULL: out of memory. */
+static const struct assist_xlayout *xlayout_get(struct vcpu *v)
+{
+	struct assist_xlayout *l = v->xlayout;
+
+	if (!l && (l = malloc(sizeof(*l))))
+		assist_xlayout_read(l);
+	return v->xlayout = l;
+}
+
 /* Save the registers to the guest's memory, or load them from it. The area is read in both cases: XSAVE leaves all but
  * its components as it is.
  * Returns 0; 1: the guest has an exception instead; -ENOTSUP. */
 static int xsave_do(struct assist *a, struct vcpu *v, const struct assist_insn *i, const struct kvm_regs *r, struct kvm_sregs *s)
 {
 	uint64_t linear = assist_operand(i, r, s), xcr0, rfbm;
+	const struct assist_xlayout *l = xlayout_get(v);
 	bool saves = i->kind == ASSIST_XSAVE;
 	struct kvm_xsave state, area;
 	struct kvm_xcrs xcrs;
 	size_t n;
 	int code;
 
-	if (!(s->cr4 & CR4_OSXSAVE) || kvm_ioctl(v->fd, KVM_GET_XCRS, &xcrs) < 0 || xcrs.nr_xcrs != 1 ||
+	if (!l || !(s->cr4 & CR4_OSXSAVE) || kvm_ioctl(v->fd, KVM_GET_XCRS, &xcrs) < 0 || xcrs.nr_xcrs != 1 ||
 		kvm_ioctl(v->fd, KVM_GET_XSAVE, &state) < 0)
 		return -ENOTSUP;
 	xcr0 = xcrs.xcrs[0].value;
 	rfbm = ((uint64_t)(uint32_t)r->rdx << 32 | (uint32_t)r->rax) & xcr0;
-	n = assist_xbytes(&a->xlayout, rfbm);
+	n = assist_xbytes(l, rfbm);
 	if (n > sizeof(area) || rfbm >> ASSIST_XPARTS)
 		return -ENOTSUP;
 	if (linear % XSAVE_ALIGN)
@@ -464,11 +475,11 @@ static int xsave_do(struct assist *a, struct vcpu *v, const struct assist_insn *
 	if (code)
 		return code;
 	if (saves) {
-		assist_xsave(&a->xlayout, (uint8_t *)&state, (uint8_t *)&area, rfbm);
+		assist_xsave(l, (uint8_t *)&state, (uint8_t *)&area, rfbm);
 		return area_copy(a, v, s, linear, (uint8_t *)&area, n, true, true);
 	}
 	/* KVM refuses the bits of MXCSR that the processor lacks. */
-	if (assist_xrstor(&a->xlayout, (uint8_t *)&state, (uint8_t *)&area, rfbm, xcr0) < 0 || kvm_ioctl(v->fd, KVM_SET_XSAVE, &state) < 0)
+	if (assist_xrstor(l, (uint8_t *)&state, (uint8_t *)&area, rfbm, xcr0) < 0 || kvm_ioctl(v->fd, KVM_SET_XSAVE, &state) < 0)
 		return fault_inject(v, PROTECTION_VECTOR, 0) ? 1 : -ENOTSUP;
 	return 0;
 }

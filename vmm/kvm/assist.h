@@ -43,7 +43,6 @@ struct assist {
 	_Atomic uint64_t *_Atomic shown; /* two counters on the page (vmm/vm_page.h); borrowed; NULL: none */
 	const uint8_t *rom; /* of a firmware, below 1 MiB up to its end; borrowed; NULL: none */
 	size_t rom_bytes;
-	struct assist_xlayout xlayout;
 };
 
 /* Make KVM exit to userspace on writes to LSTAR. Call before the first vCPU runs.

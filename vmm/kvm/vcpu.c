@@ -392,6 +392,7 @@ static void vcpu_done(struct vcpu *v, size_t run_bytes)
 	if (v->fd >= 0)
 		close(v->fd);
 	free(v->fresh_lapic);
+	free(v->xlayout);
 }
 
 void vcpus_done(struct vcpus *s)

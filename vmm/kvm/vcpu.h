@@ -18,6 +18,7 @@
 #include <sys/types.h>
 
 struct assist;
+struct assist_xlayout;
 struct bus;
 struct cpuid;
 struct err;
@@ -80,6 +81,7 @@ struct vcpu {
 	_Atomic uint64_t counters[VCPU_FIGURES]; /* only the vCPU's thread changes them */
 	_Atomic uint64_t *_Atomic shown; /* the counters on the page; borrowed; NULL: none */
 	struct assist_vcpu assist;
+	struct assist_xlayout *xlayout; /* of the assist; owned; NULL: the guest has used no XSAVE yet */
 };
 
 struct vcpus_config {
