@@ -183,11 +183,19 @@ const char *block_corruption(const struct block *b)
 	return block_is_corrupt(b) ? b->error_why : NULL;
 }
 
+static bool file_is_removed(int fd)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && !st.st_nlink;
+}
+
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o)
 {
 	b->ops = ops;
 	b->loop = o->loop;
 	b->fd = -1;
+	b->named = !file_is_removed(o->fd);
 	snprintf(b->name, sizeof(b->name), "%s", o->name ? o->name : "disk");
 	b->deferred_tail = &b->deferred;
 	b->bounce.max_bytes = BOUNCE_BYTES_MAX;
@@ -521,6 +529,14 @@ unsigned block_layers(const struct block *b, struct block_layer *layers)
 	for (; b; b = b->backing)
 		layers[n++] = (struct block_layer){ .fd = b->fd, .format = b->info.format, .data_fd = b->data_fd };
 	return n;
+}
+
+int block_removed_layer(const struct block *b)
+{
+	for (int n = 0; b; b = b->backing, n++)
+		if (b->named && (file_is_removed(b->fd) || (b->data_fd && file_is_removed(b->data_fd))))
+			return n;
+	return -1;
 }
 
 int block_settle_beside_reads(struct block *b)

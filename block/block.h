@@ -143,6 +143,9 @@ int block_settle(struct block *b);
 /* Fill in the layers that are open, the disk first; the fds are borrowed. layers: BLOCK_LAYERS_MAX of them. Returns
  * their number. */
 unsigned block_layers(const struct block *b, struct block_layer *layers);
+/* Find a file that has lost its last name since it was opened: the host frees it when the disk is closed. May wait for
+ * the file system. Returns the number of its layer (0: the disk's own image); -1: none. */
+int block_removed_layer(const struct block *b);
 
 void block_info(const struct block *b, struct block_info *ret_info);
 

@@ -1,11 +1,13 @@
 #include "vmm/machine/disk_call.h"
 #include "base/cleanup.h"
+#include "base/err.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "block/qcow2/pin.h"
 #include "block/qcow2/warm.h"
 #include "vmm/machine/machine.h"
 
+#include <errno.h>
 #include <string.h>
 
 /* ---- running a function on a disk's thread ---- */
@@ -86,6 +88,33 @@ int disk_flush(struct machine_disk *d, struct err *e)
 		.req = { .op = BLOCK_FLUSH, .done = flush_done } };
 
 	return disk_call(d, &x.c, e);
+}
+
+static void names_run(struct disk_call *c, struct block *b)
+{
+	int layer = block_removed_layer(b);
+
+	if (!layer)
+		err_set(&c->e, -ENOENT, ERR_IO,
+			"disk %s: its image was removed while the VM runs, and its content is lost when the VM ends; copy it before: "
+			"cairn blockcopy VM %s --dest FILE --pivot", c->disk->id, c->disk->id);
+	else if (layer > 0)
+		err_set(&c->e, -ENOENT, ERR_IO,
+			"disk %s: a backing file was removed while the VM runs, and its content is lost when the VM ends; copy it "
+			"into the image before: cairn blockpull VM %s", c->disk->id, c->disk->id);
+	disk_call_return(c, layer < 0 ? 0 : -ENOENT, NULL);
+}
+
+int disks_check_names(struct machine *m, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < m->ndisks && !r; i++) {
+		struct disk_call c = { .run = names_run };
+
+		r = m->cfg.disks[i].read_only ? 0 : disk_call(&m->disks[i], &c, e);
+	}
+	return r;
 }
 
 struct begin_call {

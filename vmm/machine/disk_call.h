@@ -14,6 +14,7 @@
 
 #include <pthread.h>
 
+struct machine;
 struct machine_disk;
 
 struct disk_call {
@@ -37,6 +38,10 @@ void disk_call_return(struct disk_call *c, int res, const struct err *e);
 /* Flush: all data that the guest has written is on stable storage afterwards. Returns 0 or
  * -errno. */
 int disk_flush(struct machine_disk *d, struct err *e);
+/* Check that each file of the disks that the guest may write to still has a name. Otherwise the disk is lost when the
+ * VM ends, with its snapshots, and a saved state is of no use. Returns 0; -ENOENT with a sentence that says how to
+ * rescue the disk. */
+int disks_check_names(struct machine *m, struct err *e);
 
 /* ---- the functions of block_snapshot.h, waiting for their result ---- */
 

@@ -74,6 +74,8 @@ static void save_run(struct work *w)
 
 	s->r = ram_wait(s->m, &s->e);
 	if (!s->r)
+		s->r = disks_check_names(s->m, &s->e);
+	if (!s->r)
 		s->r = disks_flush(s->m, &s->e);
 	if (s->r < 0)
 		return;

@@ -288,6 +288,8 @@ static void prepare_run(struct work *w)
 	struct create_job *x = container_of(w, struct create_job, j.work);
 
 	if (!x->j.r)
+		x->j.r = disks_check_names(x->j.m, &x->j.e);
+	if (!x->j.r)
 		x->j.r = vmsnap_recover(x->j.m, x->j.m->cfg.images_only, NULL, NULL, &x->j.e);
 	if (!x->j.r)
 		x->j.r = name_check(x, &x->j.e);

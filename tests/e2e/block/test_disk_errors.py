@@ -34,11 +34,12 @@ def img(*args, **kwargs):
 class Vm:
     """The interpreter under a daemon, with one disk."""
 
-    def __init__(self, daemon, guest, path, fmt="qcow2", errors="stop", more=()):
+    def __init__(self, daemon, guest, path, fmt="qcow2", errors="stop", more=(), backing=()):
         self.daemon = daemon
         self.path = str(path)
+        layers = {"backing": [{"path": str(b), "format": "qcow2"} for b in backing]} if backing else {}
         daemon.define("vm1", boot={"kernel": guest("interp.elf")},
-                      disks=[{"path": str(path), "format": fmt, "errors": errors} for path in (path, *more)])
+                      disks=[{"path": str(path), "format": fmt, "errors": errors, **layers} for path in (path, *more)])
         self.q = daemon.qmp()
         self.start()
 
