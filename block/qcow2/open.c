@@ -117,7 +117,7 @@ static int backing_check(const struct qcow2 *q, const struct block_format_open *
 {
 	if (q->h.has_backing && !o->backing)
 		return err_set(e, -EINVAL, ERR_INVALID,
-			"%s: the image has the backing file '%s'; give that file as the next layer",
+			"%s: the image has the backing file '%s', which the definition lacks; add it to \"backing\" of the disk (cairn edit)",
 			o->name, q->h.backing_name);
 	if (!q->h.has_backing && o->backing)
 		return err_set(e, -EINVAL, ERR_INVALID,

@@ -76,3 +76,10 @@ def test_disk_whose_backing_file_was_removed_is_made_independent(daemon, kvm, gu
     vm.start()
     vm.run("verify 0 8 9")
     vm.off()
+
+
+def test_start_names_the_backing_file_that_the_definition_lacks(daemon, kvm, guest, tmp_path):
+    disk, base = make(tmp_path, True)
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[{"path": str(disk), "format": "qcow2"}])
+    assert f"vda: the image has the backing file '{base}', which the definition lacks; add it to \"backing\" of the disk (cairn edit)" \
+        in daemon.cairn("start", "vm1", ok=2).stderr
