@@ -67,14 +67,35 @@ size_t exec_user_words(struct cli *c, const char *words[EXEC_USER_WORDS])
 	return EXEC_USER_WORDS;
 }
 
+int exec_variables(struct cli *c, const char *vars[CLI_GIVEN_MAX], size_t *ret_n)
+{
+	static char *made[CLI_GIVEN_MAX];
+	const char *given[CLI_GIVEN_MAX], *value;
+	size_t n = option_values(c, "env", given, ARRAY_SIZE(given));
+
+	*ret_n = 0;
+	for (size_t i = 0; i < n; i++) {
+		if (!*given[i] || given[i][0] == '=')
+			return cli_usage(c, "--env takes NAME=VALUE or NAME, not '%s'", given[i]);
+		value = strchr(given[i], '=') ? NULL : getenv(given[i]);
+		if (value && asprintf(&made[i], "%s=%s", given[i], value) < 0)
+			must_alloc(NULL);
+		if (value || strchr(given[i], '='))
+			vars[(*ret_n)++] = value ? made[i] : given[i];
+	}
+	return 0;
+}
+
 /* Put the programs before the command that change user, folder and environment: the agent itself can only replace the
- * whole environment. */
+ * whole environment. Returns NULL after a usage error. */
 static struct json_object *words_of(struct cli *c)
 {
-	struct json_object *words = json_object_new_array();
 	const char *values[CLI_GIVEN_MAX], *as_user[EXEC_USER_WORDS], *folder = option_value(c, "workdir");
-	size_t n = option_values(c, "env", values, ARRAY_SIZE(values)), nuser = exec_user_words(c, as_user);
+	size_t n, nuser = exec_user_words(c, as_user);
+	struct json_object *words = exec_variables(c, values, &n) ? NULL : json_object_new_array();
 
+	if (!words)
+		return NULL;
 	for (size_t i = 0; i < nuser; i++)
 		word_add(words, as_user[i]);
 	if (folder) {
@@ -130,9 +151,13 @@ static int program_start(struct exec *x)
 {
 	CLEANUP_JS struct json_object *words = words_of(x->c), *v = NULL;
 	CLEANUP_FREE char *input = NULL;
-	struct json_object *args = json_object_new_object(), *rest = json_object_new_array();
+	struct json_object *args, *rest;
 	struct err e;
 
+	if (!words)
+		return CLI_USAGE;
+	args = json_object_new_object();
+	rest = json_object_new_array();
 	js_put(args, "path", json_object_get(json_object_array_get_idx(words, 0)));
 	for (size_t i = 1; i < json_object_array_length(words); i++)
 		json_object_array_add(rest, json_object_get(json_object_array_get_idx(words, i)));

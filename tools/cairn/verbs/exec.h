@@ -20,6 +20,10 @@ enum exec_exit {
 /* Get the words that stand before the program so that it runs as the user of --user. Returns their number, 0 without
  * that option. */
 size_t exec_user_words(struct cli *c, const char *words[EXEC_USER_WORDS]);
+/* Collect the variables of --env as NAME=VALUE. As with docker, a NAME alone has the value of cairn's own environment,
+ * and is left out if it has none there. vars: the strings live as long as the program.
+ * Returns 0; a usage error's status. */
+int exec_variables(struct cli *c, const char *vars[CLI_GIVEN_MAX], size_t *ret_n);
 
 /* How a program ended, for a caller that ends its VM and tells its own failures apart from the program's. */
 struct exec_outcome {

@@ -132,9 +132,13 @@ static void root_fill(struct cli *c, const struct run_root *root, struct agent_s
 static int start_fill(struct cli *c, const struct run_root *root, struct agent_start *s)
 {
 	const char *vars[CLI_GIVEN_MAX], *term = getenv("TERM");
-	size_t nvars = option_values(c, "env", vars, ARRAY_SIZE(vars));
 	struct winsize size = { .ws_row = 24, .ws_col = 80 };
 	static char term_var[64];
+	size_t nvars;
+	int r = exec_variables(c, vars, &nvars);
+
+	if (r)
+		return r;
 
 	s->folder = option_value(c, "workdir") ?: "";
 	if (option_flag(c, "interactive") || option_flag(c, "tty"))
@@ -142,11 +146,8 @@ static int start_fill(struct cli *c, const struct run_root *root, struct agent_s
 	s->nargs = root ? 0 : exec_user_words(c, s->words);
 	for (size_t i = 1; i < c->npos; i++)
 		s->words[s->nargs++] = c->pos[i];
-	for (size_t i = 0; i < nvars; i++) {
-		if (!strchr(vars[i], '=') || vars[i][0] == '=')
-			return cli_usage(c, "--env takes NAME=VALUE, not '%s'", vars[i]);
+	for (size_t i = 0; i < nvars; i++)
 		s->words[s->nargs + s->nvars++] = vars[i];
-	}
 	if (root)
 		root_fill(c, root, s);
 	if (!option_flag(c, "tty"))

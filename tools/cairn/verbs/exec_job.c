@@ -48,12 +48,19 @@ int exec_as_job(struct cli *c, uint64_t limit_ns)
 {
 	const char *values[CLI_GIVEN_MAX], *as_user[EXEC_USER_WORDS], *folder = option_value(c, "workdir");
 	struct json_object *args = cli_vm_args(c->pos[0]), *words = json_object_new_array(), *env = json_object_new_array();
+	size_t nvars;
 	struct err e;
-	int r;
+	int r = exec_variables(c, values, &nvars);
 
+	if (r) {
+		json_object_put(args);
+		json_object_put(words);
+		json_object_put(env);
+		return r;
+	}
 	words_add(words, as_user, exec_user_words(c, as_user));
 	words_add(words, (const char *const *)c->pos + 1, c->npos - 1);
-	words_add(env, values, option_values(c, "env", values, ARRAY_SIZE(values)));
+	words_add(env, values, nvars);
 	js_put(args, "arg", words);
 	js_put(args, "env", env);
 	if (folder)

@@ -51,7 +51,17 @@ def test_streams_status_environment_and_folder(vm):
     assert "No such file" in vm.cairn("exec", "web1", "--", "/missing", ok=127).stderr
     assert "Permission denied" in vm.cairn("exec", "web1", "--", "/etc/passwd", ok=126).stderr
     assert "the folder /missing" in vm.cairn("exec", "-w", "/missing", "web1", "--", "true", ok=125).stderr
-    assert "NAME=VALUE" in vm.cairn("exec", "-e", "X", "web1", "--", "true", ok=125).stderr
+    assert "NAME=VALUE or NAME, not '=X'" in vm.cairn("exec", "-e", "=X", "web1", "--", "true", ok=125).stderr
+
+
+def test_name_alone_passes_the_clients_variable(vm, monkeypatch):
+    """As with docker: a variable that the client does not have is left out."""
+    monkeypatch.setitem(vm.env, "TOKEN", "a=b c")
+    env = ["-e", "TOKEN", "-e", "MISSING"]
+    assert vm.cairn("exec", *env, "web1", "--", "sh", "-c", 'echo "$TOKEN ${MISSING-none}"').stdout == "a=b c none\n"
+    job = vm.cairn("exec", *env, "--no-wait", "web1", "--", "sh", "-c", 'echo "$TOKEN ${MISSING-none}"').stdout.strip()
+    vm.qmp().run("job-wait", id=job)
+    assert vm.cairn("exec-output", job).stdout == "a=b c none\n"
 
 
 def test_every_status_and_signal_is_told(vm):
