@@ -570,7 +570,9 @@ def test_misspelled_words_get_suggestions(args, hint):
 
 @pytest.mark.parametrize("word,verb", [
     ("ps", "list"), ("stop", "shutdown"), ("kill", "destroy"), ("rm", "undefine"), ("logs", "log"),
-    ("launch", "new"), ("fork", "clone"), ("migrate", "export"), ("loadvm", "snapshot-revert"), ("users", "permissions")])
+    ("launch", "new"), ("fork", "clone"), ("migrate", "export"), ("loadvm", "snapshot-revert"), ("users", "permissions"),
+    ("schedinfo", "edit"), ("vcpupin", "vcpuinfo"), ("pool-start", "pool-undefine"), ("vol-upload", "vol-path"), ("metadata", "desc"),
+    ("pool-create", "pool-define-as"), ("nwfilter-list", "domif-egress"), ("hostname", "nodeinfo")])
 def test_words_of_other_tools_name_the_verb(word, verb):
     r = cairn(word, "vm1")
     first, second = r.stderr.splitlines()
