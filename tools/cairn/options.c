@@ -52,8 +52,27 @@ static bool names_first(const struct cli *c, const char *name, size_t len)
 	       (len == 4 && !strncmp(name, "file", len) && !strcmp(what, "file"));
 }
 
-/* As in virsh, the option is --domain or --file for the first positional, and for others the word in the verb's line of
- * arguments. */
+/* virsh's names of positionals that have another word here. */
+static const struct {
+	const char *name, *word;
+} virsh_names[] = { { "device", "DISK" }, { "path", "DISK" }, { "cmd", "COMMAND" }, { "keycode", "KEY..." }, { "newname", "NAME" },
+	{ "command", "ACTION" }, { "xml", "ENTRY" } };
+
+static bool is_name_of(const char *name, size_t len, const char *word)
+{
+	size_t n = strcspn(word, " []");
+
+	if (n == len && !strncasecmp(word, name, len))
+		return true;
+	for (size_t i = 0; i < sizeof(virsh_names) / sizeof(virsh_names[0]); i++)
+		if (strlen(virsh_names[i].name) == len && !strncmp(virsh_names[i].name, name, len) && strlen(virsh_names[i].word) == n &&
+			!strncmp(virsh_names[i].word, word, n))
+			return true;
+	return false;
+}
+
+/* As in virsh, the option is --domain or --file for the first positional that is a VM or file, and for others the word
+ * in the verb's line of arguments. */
 int option_positional(const struct cli *c, const char *name, size_t len)
 {
 	const char *word = c->verb->args;
@@ -62,7 +81,7 @@ int option_positional(const struct cli *c, const char *name, size_t len)
 		return 0;
 	for (int i = 0; i < CLI_NAMED_MAX && *word; i++) {
 		word += strspn(word, " [");
-		if (i && strcspn(word, " []") == len && !strncasecmp(word, name, len))
+		if ((i || !c->verb->names) && is_name_of(name, len, word))
 			return i;
 		word += strcspn(word, " ");
 	}
@@ -310,8 +329,10 @@ int option_seconds(const struct cli *c, const char *name, uint64_t fallback_ns, 
 	if (!text)
 		return 0;
 	s = strtod(text, &end);
+	if (end > text && *end && !end[1] && strchr("smhd", *end))
+		s *= *end == 's' ? 1 : *end == 'm' ? 60 : *end == 'h' ? 3600 : 86400, end++;
 	if (end == text || *end || !isfinite(s) || s < 0 || s > 1e9)
-		return cli_usage(c, "--%s must be a number of seconds, not \"%s\"", name, text);
+		return cli_usage(c, "--%s must be a number of seconds, not \"%s\"; with a unit: 90s, 10m, 2h or 1d", name, text);
 	*ret_ns = (uint64_t)(s * 1e9);
 	return 0;
 }

@@ -13,6 +13,7 @@ static const struct verb_option snapshot_create_options[] = {
 	{ "disk-only", NULL, FROM_SCHEMA("disks-only") },
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
+	{ "live", NULL, "no effect: the guest runs while its memory is written" },
 	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },
 	ATOMIC, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option snapshot_create_as_options[] = {
@@ -23,6 +24,7 @@ static const struct verb_option snapshot_create_as_options[] = {
 	{ "external", NULL, "with --disk-only: switch each disk to an overlay, and change its image no more" },
 	{ "diskspec", "SPEC", "the same; SPEC is DISK[,snapshot=external|no][,file=OVERLAY]; repeatable" },
 	{ "reuse-external", NULL, "with --external: use overlays that exist" },
+	{ "live", NULL, "no effect: the guest runs while its memory is written" },
 	{ "no-metadata", NULL, "no effect: an external snapshot has no entry in a list" },
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },

@@ -161,7 +161,7 @@ static const struct verb_option agent_command_options[] = {
 	{ "block", NULL, "wait as long as possible: 120 seconds" },
 	{ "pretty", NULL, "print the answer on several lines" }, END };
 static const struct verb_option exec_options[] = {
-	{ "env", "NAME=VALUE", "set an environment variable of the program; repeatable" },
+	{ "env", "NAME=VALUE", "set an environment variable of the program, or pass NAME on; repeatable" },
 	{ "workdir", "FOLDER", "run the program in this folder of the guest" },
 	{ "user", "USER", "run the program as this user of the guest [the agent's, root]" },
 	{ "timeout", "SECONDS", "kill the program after SECONDS [no limit]" },
@@ -266,7 +266,7 @@ static const struct verb_option run_options[] = {
 	{ "log-level", "error|warning|info|debug|trace", "set the log level [warning]" },
 	{ "vm-program", "PATH", "run PATH as the VM process [cairn-vm]" },
 	{ "agent", NULL, "put cairn-agent into the initramfs, for cairn exec SOCKET, where SOCKET is vsock.path" },
-	{ "env", "NAME=VALUE", "set an environment variable of the command; repeatable; also -e" },
+	{ "env", "NAME=VALUE", "set an environment variable of the command, or pass NAME on; repeatable; also -e" },
 	{ "workdir", "FOLDER", "run the command in this folder of the guest; also -w" },
 	{ "user", "USER", "run the command as this user of the guest [root]; also -u" },
 	{ "interactive", NULL, "pass the standard input on to the command; also -i" },

@@ -168,6 +168,31 @@ def test_verbs_and_options_of_virsh_are_accepted(fake):
     assert json.loads(fake.cairn("dumpjson", "vm2").stdout) == d
 
 
+def test_positionals_have_the_names_of_virshs_options(fake):
+    """Each --NAME of virsh for a positional gives it, in any order; the value is the same as without the name."""
+    fake.define("vm1")
+    for verb, names in (("blkdeviotune", "--device"), ("blkdeviotune", "--path"), ("domblkinfo", "--device"), ("domblkstat", "--device"),
+                        ("blockjob", "--path"), ("blockpull", "--path"), ("blockcopy", "--path"), ("blockcommit", "--path")):
+        more = {"blockjob": ["--abort"], "blockcopy": ["--dest", "/none/file"]}.get(verb, [])
+        want, got = (fake.cairn(verb, *words, *more, ok=None) for words in (["vm1", "vdx"], [names, "vdx", "--domain", "vm1"]))
+        assert (got.returncode, got.stdout, got.stderr) == (want.returncode, want.stdout, want.stderr), verb
+    for verb in "net-info", "net-start", "net-destroy", "net-dumpxml", "net-undefine", "net-uuid", "net-autostart", "net-dhcp-leases":
+        assert "lan" in fake.cairn(verb, "--network", "lan", ok=3).stderr, verb
+    for verb in "pool-info", "pool-undefine", "vol-list":
+        assert "'none'" in fake.cairn(verb, "--pool", "none", ok=3).stderr, verb
+    for verb, args in (("vol-info", []), ("vol-path", []), ("vol-delete", []), ("vol-resize", ["9M"]), ("vol-clone", ["--newname", "c"])):
+        r = fake.cairn(verb, *args, "--vol", "/none/v", ok=None)
+        assert r.returncode not in (0, 2) and "/none" in r.stderr, (verb, r)
+    assert "has no option --device" in fake.cairn("domstate", "vm1", "--device", "vda", ok=2).stderr
+
+
+@pytest.mark.parametrize("text, ok", [("0.1s", 1), ("0.002m", 1), ("0.00002h", 1), ("1w", 2), ("m", 2), ("1mm", 2), ("-1s", 2), ("1e9d", 2)])
+def test_times_have_units(fake, text, ok):
+    fake.define("vm1")
+    got = fake.cairn("wait", "vm1", "--timeout", text, ok=None)
+    assert got.returncode != 0 and ("must be a number of seconds" in got.stderr) == (ok == 2), got
+
+
 def test_output_formats_are_valid(fake):
     fake.define("vm1")
     rows = json.loads(fake.cairn("list", "--all", "--format", "json").stdout)
