@@ -219,6 +219,10 @@ void command_vm_template(struct call *c)
 	struct err e;
 	int r;
 
+	if (offline_check(c->vm, &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
 	/* An offline process that lists the VM's snapshots may still exist: wait until it has ended. */
 	if (!c->vm->operation.job && offline_wait(c->vm, template_retry, c)) {
 		c->vm = NULL;

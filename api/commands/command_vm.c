@@ -230,6 +230,10 @@ void command_vm_undefine(struct call *c)
 		.dry_run = js_get_bool(c->args, "dry-run", false) };
 	struct err e;
 
+	if (offline_check(c->vm, &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
 	/* An offline process that lists the VM's snapshots may still exist: wait until it has ended. */
 	if (!c->vm->operation.job && offline_wait(c->vm, undefine_retry, c)) {
 		c->vm = NULL;

@@ -357,6 +357,10 @@ static void clone_start(void *opaque)
 	struct cloning *f = opaque;
 	struct err e;
 
+	if (offline_check(f->source, &e) < 0) {
+		job_fail(f->job, &e); /* there is nothing to remove */
+		return;
+	}
 	if (offline_wait(f->source, clone_start, f))
 		return;
 	f->working = true;

@@ -154,6 +154,13 @@ static void vm_forget(void *opaque)
 	struct vm_host *host = u->host;
 	struct err e;
 
+	if (offline_check(u->vm, &e) < 0) {
+		if (u->volumes.n)
+			plan_drop(u, &e);
+		else
+			give_up(u, &e);
+		return;
+	}
 	if (offline_wait(u->vm, vm_forget, u)) /* a client's query has started an offline process for the VM */
 		return;
 	overlays_forget(u);
@@ -257,7 +264,14 @@ static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const
 
 	if (r >= 0)
 		quota_snapshots_set(u->vm, a->snapshots->total);
-	(void)e; /* images whose snapshots cannot be listed do not keep the VM from being undefined */
+	(void)e;
+	/* Images whose snapshots cannot be listed do not keep the VM from being undefined. Those that do not answer do:
+	 * the process that reads them cannot end, and the VM stays until it has ended. */
+	if (r == -ETIMEDOUT) {
+		offline_hung_set(u->vm, &own);
+		give_up(u, &own);
+		return;
+	}
 	if (r < 0 || !a->snapshots->total) {
 		volumes_look(u);
 		return;
@@ -275,7 +289,9 @@ static void backups_seen(void *opaque, int r, const struct snapshots *s, const s
 	struct err own;
 
 	(void)e; /* as in snapshots_seen() */
-	if (!r && snapshots_check_backup(s, u->vm, &own) < 0)
+	if (r == -ETIMEDOUT)
+		offline_hung_set(u->vm, &own);
+	if (r == -ETIMEDOUT || (!r && snapshots_check_backup(s, u->vm, &own) < 0))
 		give_up(u, &own);
 	else
 		volumes_look(u);

@@ -29,6 +29,7 @@
 /* Time limit for the end of an offline process that an earlier daemon started. It is longer, because that process may
  * be working on a request. */
 #define OLD_QUIT_TIMEOUT_NS (30 * 1000000000ULL)
+#define NAMED_IMAGES_BYTES 300 /* of the paths in an error */
 
 /* A request, from offline_request_fds() until done() was called. */
 struct wanted {
@@ -61,7 +62,9 @@ struct offline_process {
 	unsigned asked;		 /* number of requests sent and not answered */
 	struct wanted *first, **last;
 	struct waiter *waiters;
-	struct loop_task failed; /* fails the requests from the loop if the process cannot be started */
+	bool stuck;		 /* the process was killed and has not ended: new requests fail */
+	struct loop_task failed; /* fails the requests from the loop if the process cannot be started, or is stuck */
+	bool failing;		 /* `failed` is queued because the process is stuck */
 	struct err e;
 };
 
@@ -265,12 +268,27 @@ static void offline_ended(void *opaque, const struct vm_process_end *end)
 	vm_socket_remove(vm->host->run_dir_fd, name);
 	vm_process_free(i->proc);
 	i->proc = NULL;
-	i->configured = i->ending = false;
+	i->configured = i->ending = i->stuck = false;
 	vm_cgroups_sweep(vm->host);
 	offline_next(i);
 }
 
-static const struct vm_process_ops images_ops = { .event = offline_event, .gone = offline_ended };
+/* SIGKILL has not ended the process, which may take long: answer who waits for it. */
+static void offline_stuck(void *opaque)
+{
+	struct offline_process *i = opaque;
+	struct waiter *waiters;
+	struct err e;
+
+	i->stuck = true;
+	all_fail(i, offline_hung_set(i->vm, &e), &e);
+	waiters = i->waiters;
+	i->waiters = NULL;
+	vm_start_goes_on(i->vm);
+	waiters_run(waiters);
+}
+
+static const struct vm_process_ops images_ops = { .event = offline_event, .gone = offline_ended, .stuck = offline_stuck };
 
 static int process_start(struct offline_process *i, struct config *c, struct err *e)
 {
@@ -308,6 +326,15 @@ static void start_failure_tell(struct loop_task *t)
 
 	all_fail(i, -EREMOTEIO, &i->e);
 	offline_next(i);
+}
+
+static void stuck_tell(struct loop_task *t)
+{
+	struct offline_process *i = container_of(t, struct offline_process, failed);
+	struct err e;
+
+	i->failing = false;
+	all_fail(i, offline_hung_set(i->vm, &e), &e);
 }
 
 static void offline_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -414,18 +441,41 @@ void offline_request_with(struct vm *vm, enum vm_msg_type type, const void *body
 	i->last = &w->next;
 	if (i->configured && !i->ending)
 		wanted_send(i);
+	if (i->stuck && !i->failing) {
+		i->failing = true;
+		i->failed.run = stuck_tell;
+		loop_post(vm->host->loop, &i->failed);
+	}
 }
 
 bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque)
 {
 	struct waiter *w;
 
-	if (!vm->offline)
+	if (!vm->offline || vm->offline->stuck)
 		return false;
 	w = must_alloc(malloc(sizeof(*w)));
 	*w = (struct waiter){ vm->offline->waiters, run, opaque };
 	vm->offline->waiters = w;
 	return true;
+}
+
+int offline_check(const struct vm *vm, struct err *e)
+{
+	return vm->offline && vm->offline->stuck ? offline_hung_set(vm, e) : 0;
+}
+
+int offline_hung_set(const struct vm *vm, struct err *e)
+{
+	const struct definition *def = vm->def;
+	char images[NAMED_IMAGES_BYTES] = "";
+	size_t at = 0;
+
+	for (uint32_t i = 0; i < def->ndisks && at < sizeof(images); i++)
+		if (def->disks[i].nlayers && def->disks[i].layers[0].path)
+			at += (size_t)snprintf(images + at, sizeof(images) - at, "%s%s", at ? ", " : "", def->disks[i].layers[0].path);
+	return err_set(e, -ETIMEDOUT, ERR_TIMEOUT, "the images of VM '%.120s' do not answer (%s); repair or unmount their file system, then "
+		"try again", vm->def->name, images);
 }
 
 /* ---- a process that an earlier daemon left ---- */

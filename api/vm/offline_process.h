@@ -10,6 +10,7 @@
 
 struct offline_process;
 struct client_file;
+struct err;
 struct vm;
 
 /* Send a request to the offline process of a VM that is off, and start the process if there is none.
@@ -33,9 +34,15 @@ void offline_request_with(struct vm *vm, enum vm_msg_type type, const void *body
  * processes that replace it. The VM must have no offline process. */
 void offline_start_copiers(struct vm *vm, unsigned copiers);
 /* Have run() called when the offline process has ended, or could not be started, and holds no image. By then the VM may
- * be gone or have another offline process. run() is not called if the daemon ends first.
- * Returns false if there is no offline process; run is not called then. */
+ * be gone or have another offline process. run() is also called when the process was killed and does not end, because a
+ * file system does not answer: see offline_check(). run() is not called if the daemon ends first.
+ * Returns false if there is no offline process, or one that does not end; run is not called then. */
 bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque);
+/* Check that the VM has no offline process that was killed and does not end. Such a process holds the images, and
+ * requests fail until it has ended. Returns 0; -ETIMEDOUT with the sentence of offline_hung_set(). */
+int offline_check(const struct vm *vm, struct err *e);
+/* Set the error for images that do not answer. It names them. Returns -ETIMEDOUT. */
+int offline_hung_set(const struct vm *vm, struct err *e);
 /* Adopt and end an offline process that an earlier daemon left, if there is one. The process holds the images until it
  * ends, so requests and a start of the VM wait for that. */
 void offline_end_old(struct vm *vm);

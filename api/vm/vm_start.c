@@ -634,8 +634,10 @@ static int check_room(const struct vm *vm, struct err *e)
 
 int vm_start_check(struct vm *vm, struct err *e)
 {
-	int r = image_check_writable(vm, "start", e);
+	int r = offline_check(vm, e);
 
+	if (!r)
+		r = image_check_writable(vm, "start", e);
 	if (!r)
 		r = vm_ask(vm, start_check, e);
 	if (!r)
@@ -670,10 +672,15 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 
 void vm_start_goes_on(struct vm *vm)
 {
+	struct err e;
+
 	if (vm->start.kind != VM_OP_START_WAITS)
 		return;
 	vm->start.kind = VM_OP_NONE;
-	start_now(vm);
+	if (offline_check(vm, &e) < 0)
+		start_fail(vm, &e);
+	else
+		start_now(vm);
 }
 
 /* The first VM whose start waits for an observer in vain; NULL: none. */

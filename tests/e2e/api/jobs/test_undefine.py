@@ -10,6 +10,7 @@ import time
 import pytest
 
 from conftest import until
+from fuselib import Op, fuse
 from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
 from test_rights import files  # noqa: F401
 
@@ -195,3 +196,48 @@ def test_undefine_recorded_by_older_daemon_is_completed(daemon, tmp_path):
     until(lambda: names(daemon) == [])
     assert not b.exists()
     until(lambda: not os.listdir(daemon.state / "vms"))
+
+
+def test_undefine_of_a_vm_whose_image_does_not_answer_ends_in_a_sentence(daemon, tmp_path):
+    """The processes that read the images wait in the kernel, deaf to SIGKILL. The VMs and their images stay."""
+    content = image(tmp_path, "a.qcow2").read_bytes()
+    with fuse(tmp_path / "fuse", vm1=content, vm2=content) as f:
+        for vm in ("vm1", "vm2"):
+            daemon.define(vm, disks=[disk(f[vm])])
+        f.hang(Op.READ)
+        clients = [daemon.qmp() for _ in range(4)]
+
+        def ask(client, command, vm, **args):
+            clients[client].send(json.dumps({"execute": command, "arguments": {"vm": vm, **args}}).encode())
+
+        def refused(answer, vm):
+            says = f"the images of VM '{vm}' do not answer ({f[vm]}); repair or unmount their file system, then try again"
+            assert says in answer
+
+        ask(0, "vm-undefine", "vm1", **{"remove-all-storage": True})
+        ask(1, "vm-undefine", "vm2", **{"remove-all-storage": True, "snapshots-metadata": True})
+        until(lambda: f.hanging().count(Op.READ) >= 2)
+        assert names(daemon) == ["vm1", "vm2"]
+        for i in range(2):
+            refused(clients[i].answer()["error"]["desc"], f"vm{i + 1}")
+        # The processes were killed a moment ago. Who comes now waits for their end, until that takes too long.
+        processes = sorted(daemon.children())
+        assert len(processes) == 2
+        ask(0, "vm-undefine", "vm1", **{"snapshots-metadata": True})
+        ask(1, "vm-undefine", "vm2")
+        ask(2, "vm-start", "vm1")
+        ask(3, "snapshot-list", "vm2")
+        for i in range(4):
+            refused(clients[i].answer()["error"]["desc"], f"vm{i % 2 + 1}")
+        # From now on nobody waits.
+        for words in (["undefine", "vm1"], ["start", "vm1"], ["snapshot-list", "vm1"], ["clone", "vm1", "copy"]):
+            refused(daemon.cairn(*words, ok=False).stderr, "vm1")
+        assert sorted(daemon.children()) == processes and names(daemon) == ["vm1", "vm2"]
+        f.release()
+        until(lambda: not daemon.children())
+        for vm in ("vm1", "vm2"):
+            assert daemon.cairn("snapshot-list", vm, "--name").stdout.strip() == ""
+            daemon.cairn("undefine", vm)
+            with open(f[vm], "rb") as image_now:
+                assert image_now.read() == content
+        assert names(daemon) == []
