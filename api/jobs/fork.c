@@ -115,6 +115,8 @@ static int disks_settle(struct fork *f, struct err *e)
 	}
 	if (changed)
 		pins_store(f->host);
+	if (changed)
+		vm_open_ahead_drop(f->clones[0].vm); /* its layers have changed */
 	for (unsigned k = 0; k < f->n && changed && !r; k++)
 		r = batch_redefine(f->batch, f->clones[k].vm, e);
 	return r;
@@ -718,8 +720,11 @@ static void fork_send(struct fork *f)
 		VM_PROCESS_NO_TIMEOUT, fork_answered, f);
 	/* Load the first clone's program while the source's process works: a fork of one takes 0.8 ms less. Do not do
 	 * this for more clones: they would compete with the source for the CPUs during its pause. */
-	if (!f->group_stage)
-		vm_start_ahead(f->clones[0].vm);
+	if (f->group_stage)
+		return;
+	if (!f->clones[0].live) /* the start opens the ports that it publishes, too */
+		vm_open_ahead(f->clones[0].vm);
+	vm_start_ahead(f->clones[0].vm);
 }
 
 static void files_opened(void *opaque, int r, const struct err *e)

@@ -94,6 +94,9 @@ struct vm_start_op {
 	struct config *config;	 /* owned; set in VM_OP_START_PORTS; else NULL */
 	unsigned prepared;	 /* observers that start_prepare has asked */
 	struct start_process *ahead; /* the process that vm_start_ahead() has spawned and no start uses yet; NULL: none */
+	/* Of vm_open_ahead(), until a start takes them over: what opens the files, and the files; owned. NULL: none */
+	struct open_as *ahead_opener;
+	struct config *ahead_files;
 };
 
 /* Flags that do not depend on the operations under way. Those marked "saved" are part of state.json. */
@@ -357,6 +360,11 @@ int vm_start_check(struct vm *vm, struct err *e);
  * file of the VM but its log. If it cannot be spawned, or ends before the start, the start spawns one. */
 void vm_start_ahead(struct vm *vm);
 extern const struct vm_observer start_observer;
+/* Open the files of a clone that a job is going to start, so that the start need not wait for that; not if the VM has
+ * sockets as well. If they cannot be opened, the start tries again. */
+void vm_open_ahead(struct vm *vm);
+/* Close the files that vm_open_ahead() has opened for a start that did not come, or whose definition has changed. */
+void vm_open_ahead_drop(struct vm *vm);
 /* Kill the process of vm_start_ahead() that no start uses. Returns whether there is one; then the function of
  * vm_when_gone() is called after its end. */
 bool vm_start_ahead_kill(struct vm *vm);

@@ -239,6 +239,7 @@ bool vm_start_ahead_kill(struct vm *vm)
 
 static void start_removed(struct vm *vm)
 {
+	vm_open_ahead_drop(vm);
 	start_process_free(vm->start.ahead);
 }
 

@@ -574,6 +574,63 @@ static bool start_has_to_wait(struct vm *vm)
 	return true;
 }
 
+/* ---- opening the files, also ahead of the start ---- */
+
+static void opened_ahead(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct vm *vm = opaque;
+
+	if (vm->start.kind == VM_OP_START_OPENS) { /* the start has taken the opener over */
+		start_opened(vm, r, c, e);
+		return;
+	}
+	vm->start.ahead_opener = NULL;
+	if (r < 0)
+		return;
+	vm->start.ahead_files = must_alloc(malloc(sizeof(*c)));
+	*vm->start.ahead_files = *c;
+}
+
+void vm_open_ahead(struct vm *vm)
+{
+	const struct definition *d = vm_live(vm);
+	struct open_as *o = NULL;
+
+	/* Sockets and the programs that serve them belong to the start. */
+	if (vm_ask(vm, has_forwards) || d->vsock_path || d->vnc.on || d->nshares)
+		return;
+	open_as_open(vm->host->helpers, d, OPEN_AS_START, opened_ahead, vm, &o);
+	vm->start.ahead_opener = o;
+}
+
+void vm_open_ahead_drop(struct vm *vm)
+{
+	struct config *c = STEAL_PTR(vm->start.ahead_files);
+
+	open_as_free(STEAL_PTR(vm->start.ahead_opener));
+	if (c)
+		config_done(c);
+	free(c);
+}
+
+/* Use the files that were opened ahead. Returns whether there are any; then start_opened() has been called, which may
+ * have freed the VM, or will be. */
+static bool start_takes_files(struct vm *vm)
+{
+	struct config *c = STEAL_PTR(vm->start.ahead_files);
+
+	if (c) {
+		start_opened(vm, 0, c, NULL);
+		free(c);
+		return true;
+	}
+	if (!vm->start.ahead_opener)
+		return false;
+	vm->start.opener = STEAL_PTR(vm->start.ahead_opener);
+	vm->start.kind = VM_OP_START_OPENS;
+	return true;
+}
+
 static void start_now(struct vm *vm)
 {
 	struct open_as *o = NULL;
@@ -584,7 +641,7 @@ static void start_now(struct vm *vm)
 		vm->start.kind = VM_OP_START_WAITS;
 		return;
 	}
-	if (start_has_to_wait(vm))
+	if (start_has_to_wait(vm) || start_takes_files(vm))
 		return;
 	open_as_open(vm->host->helpers, vm_live(vm), vm_ask(vm, has_forwards) ? OPEN_AS_START_HELD : OPEN_AS_START, start_opened, vm, &o);
 	if (!o)
