@@ -127,7 +127,7 @@ static bool msrs_get(struct vcpu *v, struct assist_msrs *ret)
 	return true;
 }
 
-int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err *e)
+int assist_filter_set(int vm_fd)
 {
 	/* One clear bit denies writes to LSTAR; KVM turns each denied write into an exit to
 	 * userspace. */
@@ -137,6 +137,13 @@ int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err 
 	struct kvm_msr_filter filter = { .flags = KVM_MSR_FILTER_DEFAULT_ALLOW,
 		.ranges = { { .flags = KVM_MSR_FILTER_WRITE, .base = MSR_LSTAR, .nmsrs = 1,
 			.bitmap = bitmap } } };
+	int r = kvm_ioctl(vm_fd, KVM_ENABLE_CAP, &cap);
+
+	return r < 0 ? r : kvm_ioctl(vm_fd, KVM_X86_SET_MSR_FILTER, &filter);
+}
+
+int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err *e)
+{
 	int r;
 
 	memset(a, 0, sizeof(*a));
@@ -144,9 +151,7 @@ int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err 
 	a->host = h;
 	if (!k->has_msr_filter)
 		return err_set(e, -ENOTSUP, ERR_HOST, "the assist needs KVM_CAP_X86_MSR_FILTER");
-	r = kvm_ioctl(k->vm_fd, KVM_ENABLE_CAP, &cap);
-	if (!r)
-		r = kvm_ioctl(k->vm_fd, KVM_X86_SET_MSR_FILTER, &filter);
+	r = k->made_filter ? 0 : assist_filter_set(k->vm_fd);
 	return r < 0 ? err_set(e, r, ERR_HOST, "the assist's MSR filter: %s", strerror(-r)) : 0;
 }
 

@@ -69,6 +69,16 @@ void host_files_make_ram(struct host_files *h)
 	h->ram_fd = r < 0 ? -1 : openat(mount, ".", O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
 }
 
+void host_files_drop_vm(struct host_files *h)
+{
+	if (h->vcpu_fd > 0)
+		close(h->vcpu_fd);
+	if (h->vm_fd)
+		close(h->vm_fd);
+	h->vm_fd = h->vcpu_fd = 0;
+	h->vm_has_filter = false;
+}
+
 void host_files_done(struct host_files *h)
 {
 	if (h->ram_fd >= 0)
@@ -77,9 +87,7 @@ void host_files_done(struct host_files *h)
 		close(h->kvm_fd);
 	if (h->pagemap_fd >= 0)
 		close(h->pagemap_fd);
-	if (h->vm_fd)
-		close(h->vm_fd);
+	host_files_drop_vm(h);
 	h->kvm_fd = h->pagemap_fd = h->ram_fd = -1;
-	h->vm_fd = 0;
 	uffd_close(&h->uffd);
 }

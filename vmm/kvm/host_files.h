@@ -8,10 +8,14 @@
 #include "snapshot/uffd_open.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct host_files {
 	int kvm_fd; /* /dev/kvm; a failure's -errno */
 	int vm_fd; /* a VM that was created ahead (kvm_create_ahead()); 0: none */
+	int vcpu_fd; /* its vCPU 0; 0: none */
+	uint8_t host_kind; /* enum vm_host_kind; 0: not known yet */
+	bool vm_has_filter; /* it has the assist's MSR filter */
 	bool nested_paging_on; /* KVM's module has EPT or NPT */
 	bool nested_paging_off; /* it was loaded without them; neither: the module is not known */
 	bool huge_pages_safe; /* kvm_host_huge_pages_safe() */
@@ -31,6 +35,8 @@ void host_files_open_pagemap(struct host_files *h);
  * memfds (shmem_enabled), and a tmpfs has an option of its own. Call it with CAP_SYS_ADMIN in the user namespace of the
  * process. Nothing is made where KVM shadows the guest's page tables, since huge pages gain little there. */
 void host_files_make_ram(struct host_files *h);
+/* Close the VM that was created ahead, if any, so that kvm_init() creates one. */
+void host_files_drop_vm(struct host_files *h);
 /* Close the remaining files. A function that takes a file replaces it by -1. */
 void host_files_done(struct host_files *h);
 

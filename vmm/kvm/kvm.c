@@ -2,6 +2,7 @@
 #include "base/cpuid.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "vmm/kvm/assist.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/kvm/host_files.h"
@@ -102,19 +103,59 @@ static uint8_t host_kind_detect(void)
 	return c & 1u << 2 ? VM_HOST_SVM : VM_HOST_PVM;
 }
 
+static int board_create(int vm_fd, const char **ret_failed)
+{
+	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+	int r = kvm_ioctl(vm_fd, KVM_CREATE_IRQCHIP, 0);
+
+	*ret_failed = r < 0 ? "KVM_CREATE_IRQCHIP" : "KVM_CREATE_PIT2";
+	return r < 0 ? r : kvm_ioctl(vm_fd, KVM_CREATE_PIT2, &pit);
+}
+
+/* Place what KVM needs for itself on VMX. Before the first vCPU. */
+static int own_pages_place(int vm_fd, uint8_t host_kind)
+{
+	uint64_t identity = IDENTITY_MAP_ADDR;
+	int r = host_kind == VM_HOST_VMX ? kvm_ioctl(vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) : 0;
+
+	return r < 0 || host_kind != VM_HOST_VMX ? r : kvm_ioctl(vm_fd, KVM_SET_TSS_ADDR, (void *)TSS_ADDR);
+}
+
+static int fill_ahead(struct host_files *host)
+{
+	const char *failed;
+	int r;
+
+	host->host_kind = host_kind_detect();
+	host->vm_has_filter = host->host_kind == VM_HOST_PVM;
+	r = own_pages_place(host->vm_fd, host->host_kind);
+	if (!r && host->vm_has_filter)
+		r = assist_filter_set(host->vm_fd);
+	if (!r)
+		r = board_create(host->vm_fd, &failed);
+	if (!r)
+		r = host->vcpu_fd = kvm_ioctl(host->vm_fd, KVM_CREATE_VCPU, 0);
+	return MIN(r, 0);
+}
+
 void kvm_create_ahead(struct host_files *host)
 {
 	int r = host->kvm_fd >= 0 ? kvm_ioctl(host->kvm_fd, KVM_CREATE_VM, 0) : 0;
 
 	host->vm_fd = MAX(r, 0);
+	if (host->vm_fd && fill_ahead(host) < 0)
+		host_files_drop_vm(host);
 }
 
 static int vm_create(struct kvm *k, struct host_files *host, struct err *e)
 {
-	uint64_t identity = IDENTITY_MAP_ADDR;
 	int r = host->vm_fd ? host->vm_fd : kvm_ioctl(k->sys_fd, KVM_CREATE_VM, 0);
 
-	host->vm_fd = 0;
+	k->made_board = host->vm_fd;
+	k->made_filter = host->vm_has_filter;
+	k->made_vcpu_fd = host->vcpu_fd;
+	host->vm_fd = host->vcpu_fd = 0;
+	host->vm_has_filter = false;
 	if (r < 0)
 		return err_set(e, r, ERR_HOST, "KVM_CREATE_VM: %s%s", strerror(-r),
 			r == -ENOMEM ? "; is the host out of memory or of a cgroup's limit?" : "");
@@ -123,11 +164,7 @@ static int vm_create(struct kvm *k, struct host_files *host, struct err *e)
 	if (r < (int)sizeof(struct kvm_run))
 		return err_set(e, -ENOTSUP, ERR_HOST, "KVM_GET_VCPU_MMAP_SIZE: %d", r);
 	k->run_bytes = (size_t)r;
-	if (k->host_kind != VM_HOST_VMX)
-		return 0;
-	r = kvm_ioctl(k->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
-	if (!r)
-		r = kvm_ioctl(k->vm_fd, KVM_SET_TSS_ADDR, (void *)TSS_ADDR);
+	r = k->made_board ? 0 : own_pages_place(k->vm_fd, k->host_kind);
 	return r < 0 ? err_set(e, r, ERR_HOST, "KVM_SET_TSS_ADDR: %s", strerror(-r)) : 0;
 }
 
@@ -144,7 +181,7 @@ int kvm_init(struct kvm *k, struct host_files *host, struct fork_host *known, st
 		k->cpu_kind = (uint8_t)known->kind;
 		*known = (struct fork_host){ 0 };
 	}
-	k->host_kind = host_kind_detect();
+	k->host_kind = host->host_kind ? host->host_kind : host_kind_detect();
 	k->has_shadows = k->host_kind == VM_HOST_PVM || host->nested_paging_off;
 	if (host->kvm_fd < 0) {
 		k->sys_fd = -1;
@@ -165,10 +202,13 @@ int kvm_init(struct kvm *k, struct host_files *host, struct fork_host *known, st
 void kvm_done(struct kvm *k)
 {
 	cpu_probe_end(k);
+	if (k->made_vcpu_fd)
+		close(k->made_vcpu_fd);
 	if (k->vm_fd >= 0)
 		close(k->vm_fd);
 	if (k->sys_fd >= 0)
 		close(k->sys_fd);
+	k->made_vcpu_fd = 0;
 	k->vm_fd = k->sys_fd = -1;
 	free(k->supported);
 	free(k->guest);
@@ -204,14 +244,11 @@ int kvm_reset_irqchip(struct kvm *k, struct err *e)
 
 int kvm_create_irqchip(struct kvm *k, struct err *e)
 {
-	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
-	int r = kvm_ioctl(k->vm_fd, KVM_CREATE_IRQCHIP, 0);
+	const char *failed;
+	int r = k->made_board ? 0 : board_create(k->vm_fd, &failed);
 
 	if (r < 0)
-		return err_set(e, r, ERR_HOST, "KVM_CREATE_IRQCHIP: %s", strerror(-r));
-	r = kvm_ioctl(k->vm_fd, KVM_CREATE_PIT2, &pit);
-	if (r < 0)
-		return err_set(e, r, ERR_HOST, "KVM_CREATE_PIT2: %s", strerror(-r));
+		return err_set(e, r, ERR_HOST, "%s: %s", failed, strerror(-r));
 	k->fresh = calloc(1, sizeof(*k->fresh));
 	if (!k->fresh)
 		return err_set_errno(e, -ENOMEM, "interrupt controllers");

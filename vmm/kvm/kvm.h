@@ -25,6 +25,9 @@ struct kvm {
 	bool has_shadows;  /* KVM shadows the guest's page tables (no nested paging) */
 	bool has_stats_fd;
 	bool has_msr_filter;
+	bool made_board; /* the VM was created ahead, with its interrupt controllers and PIT */
+	bool made_filter; /* and with the assist's MSR filter */
+	int made_vcpu_fd; /* and with vCPU 0, which vcpus_init() takes; 0: none, or taken */
 	bool scales_tsc; /* KVM can give a guest a TSC of another frequency */
 	struct cpuid *supported; /* owned: CPUID leaves that KVM supports on this host */
 	struct cpuid *guest;	 /* owned: CPUID leaves of the guest; NULL: the supported ones */
@@ -49,11 +52,13 @@ struct kvm {
  * Returns 0 or -errno; the error (ERR_HOST or ERR_PERMISSION) names the missing capability. */
 int kvm_init(struct kvm *k, struct host_files *host, struct fork_host *known, struct err *e);
 void kvm_done(struct kvm *k);
-/* Create the VM before its configuration is known, for kvm_init(), which tries again if that fails. */
+/* Create the VM, its interrupt controllers, its PIT and its vCPU 0 before its configuration is known, for kvm_init(),
+ * which tries again if that fails. On a host whose KVM emulates kernel mode, the VM has the assist's MSR filter. */
 void kvm_create_ahead(struct host_files *host);
 
-/* Create the in-kernel PICs, IOAPIC, LAPICs and PIT. Call after all memory slots and the MSR filter
- * are set: with an irqchip, each such call waits 7 to 13 ms for an RCU grace period. */
+/* Create the in-kernel PICs, IOAPIC, LAPICs and PIT, unless the VM was created ahead and has them. Call after all
+ * memory slots and the MSR filter are set: right after an irqchip was created, each such call waits up to 20 ms for a
+ * grace period of RCU. */
 int kvm_create_irqchip(struct kvm *k, struct err *e);
 
 /* Reset PICs, IOAPIC and PIT to their state at creation. */

@@ -339,7 +339,8 @@ static int vcpu_make(struct vcpus *s, unsigned i, struct err *e)
 
 	v->set = s;
 	v->index = i;
-	v->fd = kvm_ioctl(k->vm_fd, KVM_CREATE_VCPU, (void *)(unsigned long)i);
+	v->fd = !i && k->made_vcpu_fd ? k->made_vcpu_fd : kvm_ioctl(k->vm_fd, KVM_CREATE_VCPU, (void *)(unsigned long)i);
+	k->made_vcpu_fd = 0;
 	if (v->fd < 0)
 		return err_set(e, v->fd, ERR_HOST, "KVM_CREATE_VCPU %u: %s", i, strerror(-v->fd));
 	if (!i) { /* read it before a vCPU runs: ioctls of a running vCPU wait for its next exit */

@@ -381,6 +381,8 @@ static int kvm_open(struct machine *m, struct host_files *host, struct err *e)
 	struct fork_host known = { 0 };
 	int r;
 
+	if (m->cfg.assist != VM_ASSIST_AUTO && (m->cfg.assist == VM_ASSIST_ON) != host->vm_has_filter)
+		host_files_drop_vm(host); /* it has the filter if the kind of host asks for the assist */
 	/* The host may have changed since the state of `cairn run` was saved, so ask KVM then. */
 	if (m->fork_fd >= 0 && !m->cfg.foreground)
 		fork_host_read(m->fork_fd, &known);

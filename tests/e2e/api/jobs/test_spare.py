@@ -102,6 +102,28 @@ def test_spare_of_a_vm_with_disks_works_as_any_process(daemon, guest, tmp_path):
     clone(daemon, "c3", source="c2")
 
 
+def assisted(daemon, name, on):
+    """Write LSTAR, as a kernel does when it boots, and make system calls where the assist may have to complete them.
+    Return what the guest reads and how many calls the assist has completed."""
+    with contextlib.closing(Console(daemon, name)) as c:
+        c.run("wrmsr 0xc0000082 0x123000")
+        value = c.run("rdmsr 0xc0000082")
+        if on:
+            c.run("syscall 50")
+    return value, daemon.figures(name).get("assist", {}).get("syscalls")
+
+
+@pytest.mark.parametrize("assist", ["auto", "on", "off"])
+def test_spare_has_the_assist_that_its_vm_asks_for(daemon, guest, assist):
+    """The VM of a spare is created, with the assist's MSR filter, before the definition is known."""
+    start(daemon, guest, assist=assist)
+    clone(daemon, "c1")
+    pid = spare(daemon)
+    assert clone(daemon, "c2") == pid
+    ordinary, made = (assisted(daemon, name, assist != "off") for name in ("c1", "c2"))
+    assert ordinary == made and ordinary[0] == ["0x123000"]
+
+
 def namespaces(pid):
     return {n: os.readlink(f"/proc/{pid}/ns/{n}") for n in os.listdir(f"/proc/{pid}/ns") if not n.endswith("_for_children")}
 
