@@ -12,12 +12,21 @@
 #define SEAL_WAIT_NS (30 * CLOCK_NS_PER_S)
 #define PAUSE_NS (10 * 1000000L)
 
+#define WAITED (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
+
+bool fork_seal_finish(int fd)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	return seals >= 0 && (seals & WAITED) == WAITED && fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL) == 0;
+}
+
 static int file_seal(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	uint64_t end = clock_monotonic_ns() + SEAL_WAIT_NS;
 
 	(void)arg;
-	while (fcntl(out->input, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+	while (fcntl(out->input, F_ADD_SEALS, WAITED | F_SEAL_SEAL) < 0) {
 		if (errno != EBUSY)
 			return err_set_errno(e, -errno, "cannot seal the VM's state");
 		if (clock_monotonic_ns() >= end)

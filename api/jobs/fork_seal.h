@@ -5,11 +5,15 @@
 #ifndef CAIRN_API_JOBS_FORK_SEAL_H
 #define CAIRN_API_JOBS_FORK_SEAL_H
 
+#include <stdbool.h>
+
 struct err;
 struct fork_as;
 struct fork_as_result;
 struct helpers;
 
+/* Finish the seals if the source's process has set those that need a wait. Returns whether the file is sealed. */
+bool fork_seal_finish(int fd);
 /* fd: borrowed for the call. done: called once on the loop; never after fork_as_free(*ret). r: 0; -EBUSY: a process or
  * the kernel still uses the file for writing after 30 s; -errno.
  * Returns 0 or -errno; on errors, done() is not called. */

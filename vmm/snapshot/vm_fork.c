@@ -14,6 +14,7 @@
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -206,6 +207,13 @@ static int memory_write_live(struct fork_job *x)
 	return r < 0 ? r : vmstate_write_rest(&x->file.store, &x->h, &src, x->crcs, &x->j.e);
 }
 
+/* Seal the state, which this thread has written: the pages that are on the list of this CPU would make another thread
+ * wait. The daemon looks at the seals, and seals the file if this fails. It adds F_SEAL_SEAL itself. */
+static void state_seal(struct fork_job *x)
+{
+	(void)fcntl(x->state_fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW);
+}
+
 static void write_run(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
@@ -218,6 +226,8 @@ static void write_run(struct work *w)
 		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
 	if (!x->j.r)
 		x->j.r = fork_disks_make(&x->disks, x->j.m, &x->j.e);
+	if (!x->j.r && fork_disks_are_as_asked(&x->disks))
+		state_seal(x);
 }
 
 static void sync_run(struct work *w)
