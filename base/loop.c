@@ -292,9 +292,9 @@ void loop_file_in_memory(struct loop *l, int fd, bool in_memory)
 		*f = l->files[--l->nfiles];
 }
 
-void loop_file_cached(struct loop *l, int fd)
+void loop_file_cached(struct loop *l, int fd, bool reads)
 {
-	file_add(l, (struct loop_file){ .fd = fd });
+	file_add(l, (struct loop_file){ .fd = fd, .reads = reads });
 }
 
 bool loop_fd_in_memory(const struct loop *l, int fd)
@@ -304,10 +304,11 @@ bool loop_fd_in_memory(const struct loop *l, int fd)
 	return f && f->in_memory;
 }
 
-/* A write to the page cache takes a few us. If one takes this long, the host holds back those who write faster than its
- * disks, and the ring writes for a while, so that the loop's other work goes on. */
-#define WRITE_SLOW_NS 2000000ULL
-#define WRITE_SLOW_REST_NS 200000000ULL
+/* A transfer to or from the page cache takes a few us. If one takes this long, the host holds back those who write
+ * faster than its disks, or the cache lacks what is read. The back end then performs transfers for a while, so that the
+ * loop's other work goes on. */
+#define TRANSFER_SLOW_NS 2000000ULL
+#define TRANSFER_SLOW_REST_NS 200000000ULL
 
 bool loop_iov_is_small(const struct iovec *iov, unsigned niov)
 {
@@ -318,38 +319,40 @@ bool loop_iov_is_small(const struct iovec *iov, unsigned niov)
 	return bytes <= LOOP_NOW_BYTES_MAX;
 }
 
-static int read_now(int fd, const struct iovec *iov, unsigned niov, uint64_t offset)
-{
-	ssize_t n = preadv(fd, iov, (int)niov, (off_t)offset);
-
-	return n < 0 ? -errno : (int)n;
-}
-
-static int write_now(struct loop_file *f, const struct iovec *iov, unsigned niov, uint64_t offset)
+static int transfer_now(struct loop_file *f, bool write, const struct iovec *iov, unsigned niov, uint64_t offset)
 {
 	uint64_t begin = f->in_memory ? 0 : clock_monotonic_ns();
-	ssize_t n = pwritev(f->fd, iov, (int)niov, (off_t)offset);
+	ssize_t n = write ? pwritev(f->fd, iov, (int)niov, (off_t)offset) : preadv(f->fd, iov, (int)niov, (off_t)offset);
 	int res = n < 0 ? -errno : (int)n;
 
-	if (begin && clock_monotonic_ns() - begin > WRITE_SLOW_NS)
-		f->slow_until_ns = clock_monotonic_ns() + WRITE_SLOW_REST_NS;
+	if (begin && clock_monotonic_ns() - begin > TRANSFER_SLOW_NS)
+		f->slow_until_ns = clock_monotonic_ns() + TRANSFER_SLOW_REST_NS;
 	return res;
 }
 
-/* Whether the loop's thread performs a write to the file itself. */
-static bool writes_now(const struct loop_file *f, const struct iovec *iov, unsigned niov)
+/* Whether the loop's thread performs a transfer itself. */
+static bool transfers_now(const struct loop_file *f, const struct iovec *iov, unsigned niov)
 {
 	return f && loop_iov_is_small(iov, niov) && (!f->slow_until_ns || clock_monotonic_ns() > f->slow_until_ns);
+}
+
+/* A read that waits for the disk holds up no other operation if it is the only one. */
+static bool may_read_now(const struct loop *l, const struct loop_file *f)
+{
+	return f && (f->in_memory || (f->reads && !l->in_flight));
 }
 
 void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov, unsigned niov,
 	uint64_t offset)
 {
+	struct loop_file *f = file_find(l, fd);
+	bool now = may_read_now(l, f) && transfers_now(f, iov, niov);
+
 	if (l->trace)
 		l->trace->submit(l->trace, op, LOOP_OP_READ, fd, iov, niov, offset, 0, 0);
 	l->in_flight++;
-	if (loop_fd_in_memory(l, fd) && loop_iov_is_small(iov, niov))
-		loop_op_completed(l, op, read_now(fd, iov, niov, offset));
+	if (now)
+		loop_op_completed(l, op, transfer_now(f, false, iov, niov, offset));
 	else
 		l->backend->readv(l, op, fd, iov, niov, offset);
 }
@@ -362,8 +365,8 @@ void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec 
 	if (l->trace)
 		l->trace->submit(l->trace, op, LOOP_OP_WRITE, fd, iov, niov, offset, 0, 0);
 	l->in_flight++;
-	if (writes_now(f, iov, niov))
-		loop_op_completed(l, op, write_now(f, iov, niov, offset));
+	if (transfers_now(f, iov, niov))
+		loop_op_completed(l, op, transfer_now(f, true, iov, niov, offset));
 	else
 		l->backend->writev(l, op, fd, iov, niov, offset);
 }

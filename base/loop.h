@@ -128,9 +128,11 @@ void loop_file_in_memory(struct loop *l, int fd, bool in_memory);
 /* Tell the loop that writes to fd go to the page cache. io_uring passes them to a kernel thread on most file systems,
  * so loop_writev() performs small ones itself; but no more for a while after one that took long. 4 KiB on ext4: 3 us,
  * and by the ring 23 to 36 us at depth 1 and 7 us at depth 32. Reads stay with the ring, which reads what the cache
- * holds while it takes the operation (3 us; preadv2(RWF_NOWAIT): 2.3 us). loop_file_in_memory(l, fd, false) ends
- * this. */
-void loop_file_cached(struct loop *l, int fd);
+ * holds while it takes the operation (3 us; preadv2(RWF_NOWAIT): 2.3 us).
+ * reads: the file system cannot do that (RWF_NOWAIT fails), so io_uring passes reads to a kernel thread, too. Then
+ * loop_readv() performs a small read itself if no other operation is in flight.
+ * loop_file_in_memory(l, fd, false) ends this. */
+void loop_file_cached(struct loop *l, int fd, bool reads);
 void loop_fdatasync(struct loop *l, struct loop_op *op, int fd);
 /* mode: FALLOC_FL_* */
 void loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t offset,

@@ -104,7 +104,8 @@ void loop_op_tell(struct loop *l, struct loop_op *op, int res);
 struct loop_file {
 	int fd;
 	bool in_memory;
-	uint64_t slow_until_ns; /* the host holds writers of this file back */
+	bool reads; /* see loop_file_cached() */
+	uint64_t slow_until_ns; /* transfers took long; until then, the back end performs them */
 };
 /* Whether loop_file_in_memory() said that fd is a file in memory. */
 bool loop_fd_in_memory(const struct loop *l, int fd);

@@ -471,10 +471,11 @@ int block_run(struct block *b, struct block_req *r)
 
 /* ---- closing ---- */
 
-static void file_close(struct loop *l, int fd)
+static void file_done(struct loop *l, int fd, bool close_fd)
 {
 	loop_file_in_memory(l, fd, false);
-	close(fd);
+	if (close_fd)
+		close(fd);
 }
 
 void block_chain_free(struct block *b, bool close_fds, const struct block *keep)
@@ -486,10 +487,10 @@ void block_chain_free(struct block *b, bool close_fds, const struct block *keep)
 			lock_release(b->fd);
 		if (b->data_locked)
 			lock_release(b->data_fd);
-		if (close_fds && b->fd >= 0)
-			file_close(b->loop, b->fd);
-		if (close_fds && b->data_fd)
-			file_close(b->loop, b->data_fd);
+		if (b->fd >= 0)
+			file_done(b->loop, b->fd, close_fds);
+		if (b->data_fd)
+			file_done(b->loop, b->data_fd, close_fds);
 		b->ops->free(b);
 		b = backing;
 	}
@@ -561,11 +562,6 @@ int block_close_but_files(struct block *b)
 {
 	int r = block_settle(b);
 
-	for (struct block *y = b; y; y = y->backing) {
-		loop_file_in_memory(y->loop, y->fd, false);
-		if (y->data_fd)
-			loop_file_in_memory(y->loop, y->data_fd, false);
-	}
 	block_chain_free(b, false, NULL);
 	return r;
 }

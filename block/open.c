@@ -272,21 +272,23 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	return 0;
 }
 
-/* Tell the loop which files its thread may write to itself: those in memory, and those in the page cache of a local
- * file system. The file system of a block device's file, which is a tmpfs, says nothing. */
+/* Tell the loop which files its thread may access itself: those in memory, and those in the page cache of a local file
+ * system. The file system of a block device's file, which is a tmpfs, says nothing. The files of a container are on an
+ * overlayfs, on which no transfer ends without a wait (RWF_NOWAIT), and which mostly refuses direct I/O. */
 static void file_note(struct block *b, int fd)
 {
+	bool buffered = b->buffered || !(fcntl(fd, F_GETFL) & O_DIRECT), local;
 	struct statfs fs;
 	struct stat st;
-	bool local;
 
 	if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
 		return;
-	local = S_ISBLK(st.st_mode) || fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC;
+	local = S_ISBLK(st.st_mode) || fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC ||
+		fs.f_type == BTRFS_SUPER_MAGIC || fs.f_type == OVERLAYFS_SUPER_MAGIC;
 	if (S_ISREG(st.st_mode) && fs.f_type == TMPFS_MAGIC)
 		loop_file_in_memory(b->loop, fd, true);
-	else if (b->buffered && local)
-		loop_file_cached(b->loop, fd);
+	else if (buffered && local)
+		loop_file_cached(b->loop, fd, S_ISREG(st.st_mode) && fs.f_type == OVERLAYFS_SUPER_MAGIC);
 }
 
 /* Returns the number of layers to open. */
@@ -331,10 +333,11 @@ int block_open(struct loop *l, const struct block_open *o, struct block **ret_b,
 	}
 	for (unsigned i = used; i < o->nlayers; i++)
 		layer_close(&o->layers[i]);
-	/* Only the top layer is written to. */
-	file_note(b, b->fd);
-	if (b->data_fd)
-		file_note(b, b->data_fd);
+	for (struct block *y = b; y; y = y->backing) {
+		file_note(y, y->fd);
+		if (y->data_fd)
+			file_note(y, y->data_fd);
+	}
 	*ret_b = b;
 	return 0;
 }

@@ -45,18 +45,31 @@ struct bench {
 	int fd; /* a memfd */
 };
 
-static long write_wait_ns;
-static pthread_t loop_thread; /* of the test that counts writes */
-static atomic_uint writes_here;
+static long transfer_wait_ns;
+static pthread_t loop_thread; /* of the tests that count transfers */
+static atomic_uint transfers_here;
 
+ssize_t preadv(int fd, const struct iovec *iov, int n, off_t offset);
 ssize_t pwritev(int fd, const struct iovec *iov, int n, off_t offset);
+
+static void transfer_count(void)
+{
+	if (transfer_wait_ns)
+		nanosleep(&(struct timespec){ .tv_nsec = transfer_wait_ns }, NULL);
+	atomic_fetch_add(&transfers_here, pthread_equal(pthread_self(), loop_thread));
+}
+
+/* Replaces libc's. */
+ssize_t preadv(int fd, const struct iovec *iov, int n, off_t offset)
+{
+	transfer_count();
+	return syscall(SYS_preadv, fd, iov, n, offset, 0);
+}
 
 /* Replaces libc's. */
 ssize_t pwritev(int fd, const struct iovec *iov, int n, off_t offset)
 {
-	if (write_wait_ns)
-		nanosleep(&(struct timespec){ .tv_nsec = write_wait_ns }, NULL);
-	atomic_fetch_add(&writes_here, pthread_equal(pthread_self(), loop_thread));
+	transfer_count();
 	return syscall(SYS_pwritev, fd, iov, n, offset, 0);
 }
 
@@ -274,20 +287,56 @@ static void test_cached_file_is_written_at_once_unless_writes_are_slow(void **st
 	uint64_t begin = loop_now_ns();
 
 	loop_thread = pthread_self();
-	loop_file_cached(b->loop, b->fd);
-	loop_file_cached(b->loop, b->fd); /* setting it twice is allowed */
+	loop_file_cached(b->loop, b->fd, false);
+	loop_file_cached(b->loop, b->fd, false); /* setting it twice is allowed */
 	/* The first one is slow. */
 	for (int i = 0; i < 2; i++) {
-		atomic_store(&writes_here, 0);
-		write_wait_ns = i ? 0 : 3000000;
+		atomic_store(&transfers_here, 0);
+		transfer_wait_ns = i ? 0 : 3000000;
 		loop_writev(b->loop, &op.op, b->fd, op.iov, 1, 100 * i);
 		if (!i || loop_now_ns() - begin < 150 * MS) /* a long pause of the test would outlast the rest */
-			assert_int_equal(atomic_load(&writes_here), !i);
+			assert_int_equal(atomic_load(&transfers_here), !i);
 		assert_int_equal(waited(b, &op), 12);
 		assert_int_equal(pread(b->fd, back, sizeof(back), 100 * i), 12);
 		assert_string_equal(back, text);
 		op = op_over(text, 12);
 	}
+	loop_file_in_memory(b->loop, b->fd, false);
+}
+
+/* A file in the page cache of a file system without RWF_NOWAIT: a small read takes its data at once, but not while
+ * another one is in flight, nor after one that took long. */
+static void test_cached_file_is_read_at_once_if_the_ring_would_wait(void **state)
+{
+	struct bench *b = *state;
+	char back[3][16] = { 0 };
+	struct op op[3];
+	uint64_t begin = loop_now_ns();
+
+	loop_thread = pthread_self();
+	assert_int_equal(pwrite(b->fd, "hello, cache", 12, 0), 12);
+	loop_file_cached(b->loop, b->fd, true);
+	atomic_store(&transfers_here, 0);
+	for (int i = 0; i < 2; i++) {
+		op[i] = op_over(back[i], 12);
+		loop_readv(b->loop, &op[i].op, b->fd, op[i].iov, 1, 0);
+	}
+	assert_int_equal(atomic_load(&transfers_here), 1);
+	assert_string_equal(back[0], "hello, cache");
+	wait_all(b->loop);
+	assert_string_equal(back[1], "hello, cache");
+	transfer_wait_ns = 3000000;
+	op[2] = op_over(back[2], 12);
+	loop_readv(b->loop, &op[2].op, b->fd, op[2].iov, 1, 0);
+	assert_int_equal(waited(b, &op[2]), 12);
+	transfer_wait_ns = 0;
+	atomic_store(&transfers_here, 0);
+	op[2] = op_over(back[2], 12);
+	loop_readv(b->loop, &op[2].op, b->fd, op[2].iov, 1, 0);
+	if (loop_now_ns() - begin < 150 * MS) /* a long pause of the test would outlast the rest */
+		assert_int_equal(atomic_load(&transfers_here), 0);
+	assert_int_equal(waited(b, &op[2]), 12);
+	assert_string_equal(back[2], "hello, cache");
 	loop_file_in_memory(b->loop, b->fd, false);
 }
 
@@ -771,6 +820,7 @@ int main(void)
 		OPS_TEST(test_memory_file_is_read_at_once),
 		OPS_TEST(test_memory_file_errors_and_large_writes),
 		OPS_TEST(test_cached_file_is_written_at_once_unless_writes_are_slow),
+		OPS_TEST(test_cached_file_is_read_at_once_if_the_ring_would_wait),
 		OPS_TEST(test_more_than_the_ring_holds),
 		OPS_TEST(test_burst_from_a_completion),
 		OPS_TEST(test_stream_of_operations_does_not_starve_timers),
