@@ -619,6 +619,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	if (!r) {
 		log_info("start", "Cairn %s listens on %s; %zu VMs, state in %s", CAIRN_VERSION,
 			p->socket, d.host.nvms, p->state_dir);
+		hooks_check(d.host.hooks);
 		notify_send(notify_fd, "READY=1");
 		loop_run(d.host.loop);
 		notify_send(notify_fd, "STOPPING=1");

@@ -6,6 +6,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -17,6 +18,8 @@
 #include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define MISPLACED_MAX 10 /* lines in the log */
 
 /* A process that runs the hooks of one event. */
 struct hook_process {
@@ -78,6 +81,34 @@ const char *hooks_event_of(struct json_object *event)
 }
 
 /* ---- the processes ---- */
+
+static bool is_event(const char *name)
+{
+	static const char *const all[] = { "started", "stopped", "crashed", "snapshot", "schedule", "threshold", "disk-space",
+		"before-start", "before-shutdown" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		if (!strcmp(name, all[i]))
+			return true;
+	return false;
+}
+
+void hooks_check(const struct hooks *h)
+{
+	DIR *d = opendir(h->folder);
+	unsigned n = 0;
+
+	for (struct dirent *e; d && n < MISPLACED_MAX && (e = readdir(d));) {
+		/* Also a folder can be "executed". */
+		if (e->d_name[0] == '.' || is_event(e->d_name) || faccessat(dirfd(d), e->d_name, X_OK, 0) < 0)
+			continue;
+		log_warn("hook", "%s/%s never runs: a hook is an executable in the folder of its event, such as %s/started/NAME",
+			h->folder, e->d_name, h->folder);
+		n++;
+	}
+	if (d)
+		closedir(d);
+}
 
 bool hooks_exist(const struct hooks *h, const char *name)
 {

@@ -232,6 +232,19 @@ def test_no_hook_runs_without_a_folder(vm):
 
 # ---- hooks that decide ----
 
+def test_daemon_names_what_never_runs(vm):
+    vm.hooks.write("started", "a", "true")
+    vm.hooks.write("start", "a", "true")
+    vm.hooks.write(".", "stray.sh", "true")
+    vm.hooks.write(".", "README", "", mode=0o644)
+    vm.hooks.write(".", ".hidden", "")
+    vm.stop()
+    vm.start()
+    until(lambda: vm.log.read_text().count(" never runs: ") >= 2)
+    named = re.findall(r"hook: (.*) never runs: a hook is an executable in the folder of its event", vm.log.read_text())
+    assert sorted(named) == [f"{vm.hooks.folder}/{n}" for n in ("start", "stray.sh")]
+
+
 def test_start_is_refused_with_the_hooks_reason(vm):
     no = vm.hooks.write("before-start", "a", "cat; echo; echo more; exit 1")
     vm.hooks.write("before-start", "b", "echo b ran")
