@@ -43,6 +43,14 @@ SLOW = 5 if SANITIZED else 10 if "CAIRN_IN_SVMHOST" in os.environ else 1
 PATIENCE = 100.0
 
 
+def has_userfaultfd():
+    """Return whether VMs of this user get userfaultfd, without which no memory is read on demand."""
+    if os.environ.get("CAIRN_USERFAULTFD") == "refuse":
+        return False
+    with open("/proc/sys/vm/unprivileged_userfaultfd", encoding="ascii") as f:
+        return os.geteuid() == 0 or f.read().strip() == "1" or os.access("/dev/userfaultfd", os.R_OK | os.W_OK)
+
+
 def host_kind():
     """Return vmx, svm, pvm, or none without a usable /dev/kvm."""
     return subprocess.run([os.path.join(ROOT, "tests", "hostkind.sh")], capture_output=True,

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+import guestlib
 from clonelib import own_kib
 from conftest import Qmp, QmpError, until
 from test_fork import AT, FILL, MIB, image, vm  # noqa: F401 (vm is a fixture)
@@ -100,7 +101,7 @@ def test_absent_memory_stays_absent(vm, daemon):  # noqa: F811
     q.close()
 
 
-@pytest.mark.skipif(os.environ.get("CAIRN_USERFAULTFD") == "refuse", reason="memory is read on demand only with userfaultfd")
+@pytest.mark.skipif(not guestlib.has_userfaultfd(), reason="memory is read on demand only with userfaultfd")
 def test_memory_in_an_image_is_not_loaded(vm, daemon, tmp_path):  # noqa: F811
     """Nothing loads it but the guest's accesses."""
     vm.start(disks=[image(tmp_path / "a.qcow2")])

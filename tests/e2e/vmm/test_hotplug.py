@@ -418,7 +418,7 @@ def test_revert_brings_back_what_was_detached(daemon, guest, tmp_path):
     assert disks(daemon) == ["vda", "vdb", "vdc"]
 
 
-@pytest.mark.skipif(os.environ.get("CAIRN_USERFAULTFD") == "refuse", reason="memory is read on demand only with userfaultfd")
+@pytest.mark.skipif(not guestlib.has_userfaultfd(), reason="memory is read on demand only with userfaultfd")
 def test_disk_stays_until_memory_is_read_from_it(daemon, guest, tmp_path):
     """The memory that was reclaimed comes back from the VM's only disk, which the guest releases."""
     subprocess.run([os.path.join(guestlib.BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(tmp_path / "b"), "64M"], check=True)

@@ -22,7 +22,7 @@ from statelib import State, crc32c
 
 BLOCK = 65536
 EMULATED = "CAIRN_IN_SVMHOST" in os.environ  # where a guest fills some 10 MiB a second
-lazy = pytest.mark.skipif(os.environ.get("CAIRN_USERFAULTFD") == "refuse", reason="memory is read on demand only with userfaultfd")
+lazy = pytest.mark.skipif(not guestlib.has_userfaultfd(), reason="memory is read on demand only with userfaultfd")
 
 
 @pytest.fixture

@@ -142,9 +142,10 @@ static void test_full_queue_of_the_process_is_told(void **state)
 	assert_int_equal(kill(closer, SIGSTOP), 0);
 	while (!r && n < 1000)
 		r = closer_take(*state, sock = socket_new(&peers[n++]));
-	assert_int_equal(r, -EAGAIN);
+	/* The latter for a user other than root, whose limit of files in sockets comes first. */
+	assert_true(r == -EAGAIN || r == -ETOOMANYREFS);
 	assert_int_equal(kill(closer, SIGCONT), 0);
-	while ((r = closer_take(*state, sock)) == -EAGAIN)
+	while ((r = closer_take(*state, sock)) == -EAGAIN || r == -ETOOMANYREFS)
 		sched_yield();
 	assert_int_equal(r, 0);
 	while (n--)
