@@ -130,6 +130,30 @@ static void limit_set(int what, rlim_t value)
 	setrlimit(what, &(struct rlimit){ value, value });
 }
 
+/* Return the number of all tasks of the host, 0 if it is unknown. */
+static rlim_t host_tasks(void)
+{
+	FILE *f = fopen("/proc/loadavg", "re");
+	unsigned long n = 0;
+
+	if (f && fscanf(f, "%*s %*s %*s %*u/%lu", &n) != 1)
+		n = 0;
+	if (f)
+		fclose(f);
+	return n;
+}
+
+/* Limit the user's processes. Without a user of their own, hooks share the limit with all other processes of the user,
+ * which are not counted anywhere, but are not more than all of the host. */
+static void processes_limit(const struct who *who)
+{
+	rlim_t n = HOOK_PROCESSES + (who->drops ? 0 : host_tasks());
+	struct rlimit now;
+
+	if (getrlimit(RLIMIT_NPROC, &now) == 0)
+		limit_set(RLIMIT_NPROC, MIN(n, now.rlim_cur));
+}
+
 /* Give up what the daemon has and the hook must not have. Returns 0 or -errno. */
 static int rights_drop(const struct who *who)
 {
@@ -137,11 +161,9 @@ static int rights_drop(const struct who *who)
 	limit_set(RLIMIT_NOFILE, HOOK_FILES);
 	limit_set(RLIMIT_FSIZE, HOOK_FILE_BYTES);
 	limit_set(RLIMIT_CPU, who->seconds);
-	if (who->drops) {
-		limit_set(RLIMIT_NPROC, HOOK_PROCESSES);
-		if (setgroups(0, NULL) < 0 || setresgid(who->gid, who->gid, who->gid) < 0 || setresuid(who->uid, who->uid, who->uid) < 0)
-			return -errno;
-	}
+	processes_limit(who);
+	if (who->drops && (setgroups(0, NULL) < 0 || setresgid(who->gid, who->gid, who->gid) < 0 || setresuid(who->uid, who->uid, who->uid) < 0))
+		return -errno;
 	/* A change of ids takes the signal back, so it comes last. */
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 ? -errno : 0;
 }
