@@ -8,15 +8,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static bool is_roots(const char *path)
+static bool belongs_to(const char *path, uid_t uid)
 {
 	struct stat st;
 
-	return stat(path, &st) == 0 && st.st_uid == 0;
+	return stat(path, &st) == 0 && st.st_uid == uid;
 }
 
-/* Return root's folder in /etc/passwd; NULL: none. getpwuid() loads libraries, which a static program cannot. */
-static const char *home_of_root(void)
+/* Return the user's folder in /etc/passwd; NULL: none. getpwuid() loads libraries, which a static program cannot. */
+static const char *home_of(uid_t uid)
 {
 	static char folder[256];
 	FILE *f = fopen("/etc/passwd", "re");
@@ -24,13 +24,13 @@ static const char *home_of_root(void)
 
 	*folder = '\0';
 	while (f && (p = fgetpwent(f)))
-		if (!p->pw_uid && strlen(p->pw_dir) < sizeof(folder)) {
+		if (p->pw_uid == uid && strlen(p->pw_dir) < sizeof(folder)) {
 			strcpy(folder, p->pw_dir);
 			break;
 		}
 	if (f)
 		fclose(f);
-	return *folder == '/' && is_roots(folder) ? folder : NULL;
+	return *folder == '/' && belongs_to(folder, uid) ? folder : NULL;
 }
 
 const char *home_folder(void)
@@ -38,8 +38,8 @@ const char *home_folder(void)
 	const char *home = getenv("HOME");
 
 	if (!home || *home != '/')
-		return NULL;
-	if (geteuid() || access(home, F_OK) < 0 || is_roots(home))
+		return home_of(geteuid());
+	if (geteuid() || access(home, F_OK) < 0 || belongs_to(home, 0))
 		return home;
-	return home_of_root() ?: home;
+	return home_of(0) ?: home;
 }

@@ -283,3 +283,14 @@ def test_root_leaves_nothing_in_the_home_of_another_user(tmp_path):
     os.chown(tmp_path / "chosen", 65534, 65534)
     vm.run("--image", image, ("/bin/true",))
     assert vm.below(tmp_path / "chosen")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_folder_of_the_user_database_stands_in_for_home():
+    """A service of systemd has no HOME. A user who is not in the database has to set a folder."""
+    env = {k: v for k, v in os.environ.items() if k != "HOME" and not k.startswith("XDG_")}
+    list_images = [os.path.join(BUILD, "cairn"), "image-list", "--kept"]
+    r = subprocess.run(list_images, env=env, capture_output=True, text=True)
+    assert r.returncode == 0 and r.stdout.split()[0] == "Layer", r
+    r = subprocess.run(["setpriv", "--reuid", "2147352001", "--clear-groups", *list_images], env=env, capture_output=True, text=True)
+    assert "there is no folder for layers; set XDG_DATA_HOME or HOME" in r.stderr
