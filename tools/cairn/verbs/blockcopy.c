@@ -30,7 +30,7 @@ static int copy_parse(const struct cli *c, struct copy *x)
 {
 	size_t n;
 
-	x->dest = option_value(c, "dest");
+	x->dest = option_value(c, "dest") ?: c->npos > 2 ? c->pos[2] : NULL;
 	if (!x->dest)
 		return cli_usage(c, "give the file of the copy with --dest");
 	x->format = option_value(c, "dest-format");

@@ -138,7 +138,16 @@ int verb_pool_list(struct cli *c)
 	return CLI_OK;
 }
 
-static void info_print(struct json_object *o)
+/* As size_cell(); a number of bytes with --bytes. */
+static const char *info_cell(const struct cli *c, struct json_object *o, const char *key, char buf[VOLUME_SIZE_TEXT])
+{
+	if (!option_flag(c, "bytes") || !js_get(o, key))
+		return size_cell(o, key, buf);
+	snprintf(buf, VOLUME_SIZE_TEXT, "%lld", (long long)js_get_int(o, key, 0));
+	return buf;
+}
+
+static void info_print(const struct cli *c, struct json_object *o)
 {
 	char text[VOLUME_SIZE_TEXT];
 
@@ -147,12 +156,12 @@ static void info_print(struct json_object *o)
 	label_print(stdout, "Persistent:", "yes");
 	label_print(stdout, "Autostart:", "yes");
 	label_print(stdout, "Target:", "%s", js_get_str_or(o, "target", "-"));
-	label_print(stdout, "Capacity:", "%s", size_cell(o, "capacity", text));
-	label_print(stdout, "Allocation:", "%s", size_cell(o, "allocation", text));
-	label_print(stdout, "Available:", "%s", size_cell(o, "available", text));
+	label_print(stdout, "Capacity:", "%s", info_cell(c, o, "capacity", text));
+	label_print(stdout, "Allocation:", "%s", info_cell(c, o, "allocation", text));
+	label_print(stdout, "Available:", "%s", info_cell(c, o, "available", text));
 	growth_print(o);
 	label_print(stdout, "Volumes:", "%lld", (long long)js_get_int(o, "volumes", 0));
-	label_print(stdout, "Of volumes:", "%s", size_cell(o, "volume-allocation", text));
+	label_print(stdout, "Of volumes:", "%s", info_cell(c, o, "volume-allocation", text));
 	printf("\n");
 }
 
@@ -167,6 +176,6 @@ int verb_pool_info(struct cli *c)
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, o);
 	else
-		info_print(o);
+		info_print(c, o);
 	return CLI_OK;
 }

@@ -198,12 +198,15 @@ static const struct verb_option trend_options[] = {
 	{ "format", "table|svg|csv|json|yaml", "draw in the terminal, or print an SVG image or numbers [table]" }, END };
 #define POOL { "pool", "POOL", "name the pool that has the volume; not needed for an absolute path in its folder" }
 static const struct verb_option pool_define_options[] = { { "target", "FOLDER", "name the folder" }, END };
+#define BYTES { "bytes", NULL, "print sizes in bytes" }
+static const struct verb_option pool_info_options[] = { BYTES, END };
 static const struct verb_option pool_list_options[] = {
 	{ "details", NULL, "also show the space of the file system" },
 	{ "name", NULL, "print only names" },
 	{ "all", NULL, "no effect: all pools are listed" }, END };
 static const struct verb_option vol_list_options[] = { { "details", NULL, "also show type, capacity and allocation" }, END };
 static const struct verb_option vol_options[] = { POOL, END };
+static const struct verb_option vol_info_options[] = { POOL, BYTES, END };
 static const struct verb_option vol_create_options[] = {
 	{ "format", "qcow2|raw", "set the format [qcow2]" },
 	{ "allocation", "SIZE", "reserve all space, if SIZE is the capacity [none]" },
@@ -553,7 +556,7 @@ const struct verb verbs[] = {
 	{ "template", "Clones", "VM", NULL, template_options, 1, 1, false, "vm", "vm-template", verb_template },
 	{ "backup-begin", "Clones", "VM", "back up a VM's disks, as of one instant", backup_begin_options, 1, 1, true, "vm",
 		"snapshot-create snapshot-set snapshot-delete vm-dump-definition", verb_backup_begin },
-	{ "blockcopy", "Clones", "VM DISK", "copy a disk of a running VM", blockcopy_options, 2, 2, false, "vm",
+	{ "blockcopy", "Clones", "VM DISK [FILE]", "copy a disk of a running VM", blockcopy_options, 2, 3, false, "vm",
 		"vm-blockcopy vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
 		verb_blockcopy },
 	{ "blockjob", "Clones", "VM DISK", "end the copy of a disk", blockjob_options, 2, 2, false, "vm",
@@ -675,13 +678,13 @@ const struct verb verbs[] = {
 		"query-events event-filter query-version", verb_event },
 	{ "pool-list", "Storage", "", "list pools: folders for images that have a name", pool_list_options, 0, 0, true, NULL, "query-pools query-volumes",
 		verb_pool_list },
-	{ "pool-info", "Storage", "POOL", "show the space of a pool", NULL, 1, 1, true, NULL, "query-pools query-volumes", verb_pool_info },
+	{ "pool-info", "Storage", "POOL", "show the space of a pool", pool_info_options, 1, 1, true, NULL, "query-pools query-volumes", verb_pool_info },
 	{ "pool-define-as", "Storage", "POOL [TYPE]", "give a folder a name; TYPE is dir", pool_define_options, 1, 2, false, NULL, "pool-define",
 		verb_pool_define_as },
 	{ "pool-undefine", "Storage", "POOL", NULL, NULL, 1, 1, false, NULL, "pool-undefine", verb_pool_undefine },
 	{ "vol-list", "Storage", "POOL", "list the volumes of a pool: its images", vol_list_options, 1, 1, true, NULL, "query-volumes query-pools",
 		verb_vol_list },
-	{ "vol-info", "Storage", "VOL", "show format, capacity and allocation of a volume", vol_options, 1, 1, true, NULL,
+	{ "vol-info", "Storage", "VOL", "show format, capacity and allocation of a volume", vol_info_options, 1, 1, true, NULL,
 		"query-volumes query-pools", verb_vol_info },
 	{ "vol-path", "Storage", "VOL", "print the path of a volume", vol_options, 1, 1, false, NULL, "query-volumes query-pools", verb_vol_path },
 	{ "vol-create-as", "Storage", "POOL NAME CAPACITY", "create a volume", vol_create_options, 3, 3, false, NULL, "volume-create",

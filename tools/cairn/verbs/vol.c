@@ -199,8 +199,13 @@ int verb_vol_info(struct cli *c)
 	label_print(stdout, "Name:", "%s", js_get_str_or(o, "name", "-"));
 	label_print(stdout, "Type:", "file");
 	label_print(stdout, "Format:", "%s", js_get_str_or(o, "format", "-"));
-	label_print(stdout, "Capacity:", "%s", size_cell(o, "capacity", text));
-	label_print(stdout, "Allocation:", "%s", size_cell(o, "allocation", text));
+	if (option_flag(c, "bytes")) {
+		label_print(stdout, "Capacity:", "%lld bytes", (long long)js_get_int(o, "capacity", 0));
+		label_print(stdout, "Allocation:", "%lld bytes", (long long)js_get_int(o, "allocation", 0));
+	} else {
+		label_print(stdout, "Capacity:", "%s", size_cell(o, "capacity", text));
+		label_print(stdout, "Allocation:", "%s", size_cell(o, "allocation", text));
+	}
 	if (js_get(o, "backing"))
 		label_print(stdout, "Backing file:", "%s", js_get_str_or(o, "backing", "-"));
 	printf("\n");

@@ -173,9 +173,11 @@ def test_positionals_have_the_names_of_virshs_options(fake):
     fake.define("vm1")
     for verb, names in (("blkdeviotune", "--device"), ("blkdeviotune", "--path"), ("domblkinfo", "--device"), ("domblkstat", "--device"),
                         ("blockjob", "--path"), ("blockpull", "--path"), ("blockcopy", "--path"), ("blockcommit", "--path")):
-        more = {"blockjob": ["--abort"], "blockcopy": ["--dest", "/none/file"]}.get(verb, [])
+        more = {"blockjob": ["--abort"], "blockcopy": ["/none/file"]}.get(verb, [])
         want, got = (fake.cairn(verb, *words, *more, ok=None) for words in (["vm1", "vdx"], [names, "vdx", "--domain", "vm1"]))
         assert (got.returncode, got.stdout, got.stderr) == (want.returncode, want.stdout, want.stderr), verb
+    want, got = (fake.cairn("blockcopy", "vm1", "vdx", *dest, ok=None).stderr for dest in (["--dest", "/none/file"], ["/none/file"]))
+    assert want == got and "give the file" not in got
     for verb in "net-info", "net-start", "net-destroy", "net-dumpxml", "net-undefine", "net-uuid", "net-autostart", "net-dhcp-leases":
         assert "lan" in fake.cairn(verb, "--network", "lan", ok=3).stderr, verb
     for verb in "pool-info", "pool-undefine", "vol-list":

@@ -47,6 +47,8 @@ def test_pools_are_listed_with_their_space_and_outlive_the_daemon(fake, pool):
     shown = json.loads(fake.cairn("pool-info", "images", "--format", "json").stdout)
     s = os.statvfs(pool)
     assert shown["capacity"] == s.f_blocks * s.f_frsize and shown["volume-capacity"] == 10 * MIB
+    assert f"\nCapacity:       {s.f_blocks * s.f_frsize}\n" in fake.cairn("pool-info", "images", "--bytes").stdout
+    assert f"\nCapacity:       {10 * MIB} bytes\n" in fake.cairn("vol-info", "a.qcow2", "--pool", "images", "--bytes").stdout
     assert fake.cairn("pool-undefine", "images").stdout == "Pool images has been undefined\n"
     assert (pool / "a.qcow2").exists() and fake.cairn("pool-list", "--name").stdout == ""
 
