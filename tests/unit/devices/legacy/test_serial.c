@@ -2,6 +2,7 @@
 #include "fixture.h"
 
 #include "base/err.h"
+#include "base/loop.h"
 #include "base/util.h"
 #include "devices/console.h"
 #include "devices/legacy/serial.h"
@@ -478,6 +479,27 @@ static void end_of_a_line_that_never_came_is_sent(void **state)
 	close(peer);
 }
 
+/* While the guest writes on, its bytes wait for 1, 2, 4, 8 and then 16 ms, so the loop sends them rarely. */
+static void waits_grow_while_the_guest_writes_on(void **state)
+{
+	uint64_t begin_ns, past_ns;
+	struct serial_test t;
+	unsigned sent = 0;
+	char buf[4096];
+
+	(void)state;
+	serial_begin(&t, true);
+	begin_ns = loop_now_ns();
+	do {
+		put(&t, 0, 'x');
+		loop_run_once(t.f.host.loop, 1000000);
+		sent += recv(t.peer, buf, sizeof(buf), MSG_DONTWAIT) > 0;
+		past_ns = loop_now_ns() - begin_ns;
+	} while (past_ns < 200000000);
+	assert_in_range(sent, 1, 6 + past_ns / 16000000);
+	serial_end(&t);
+}
+
 static void foreground_writes_files_from_their_start(void **state)
 {
 	char path[96], buf[16] = { 0 };
@@ -614,6 +636,7 @@ int main(void)
 		cmocka_unit_test(malformed_console_is_refused),
 		cmocka_unit_test(foreground_uses_pipes),
 		cmocka_unit_test(end_of_a_line_that_never_came_is_sent),
+		cmocka_unit_test(waits_grow_while_the_guest_writes_on),
 		cmocka_unit_test(foreground_writes_files_from_their_start),
 	};
 
