@@ -228,8 +228,12 @@ def hold(d):
 
 
 def job_of(d, id):
-    until(lambda: [j for j in d.qmp().jobs() if j["id"] == id][0]["status"] == "concluded")
-    return [j for j in d.qmp().jobs() if j["id"] == id][0]
+    q = d.qmp()
+
+    def job():
+        return [j for j in q.jobs() if j["id"] == id][0]
+    until(lambda: job()["status"] == "concluded")
+    return job()
 
 
 @any_kind
