@@ -101,7 +101,8 @@ def test_later_events_do_not_overtake_the_answer(tmp_path):
         ask(q, "vm-start", vm="a")
         until(lambda: log_lines(d)[-1]["command"] == "vm-start")
         ask(other, "vm-destroy", vm="a")
-        until(lambda: d.qmp().run("vm-info", vm="a")["state"] == "shutoff")
+        client = d.qmp()
+        until(lambda: client.run("vm-info", vm="a")["state"] == "shutoff")
         hold.touch()
         assert "return" in q.answer()
         assert "shutoff" not in [e["data"].get("state") for e in q.events]

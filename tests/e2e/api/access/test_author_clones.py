@@ -157,5 +157,6 @@ def test_clone_of_a_killed_daemon_is_removed_with_both_rights(mixed):
     d.stop(signal.SIGKILL)
     d.start()
     # The daemon removes the files first, and then the VM.
-    until(lambda: "c" not in [v["name"] for v in d.qmp().run("vm-list")["vms"]])
+    client = d.qmp()
+    until(lambda: "c" not in [v["name"] for v in client.run("vm-list")["vms"]])
     assert made_files(folders) == {"nobodys": [], "roots": []}

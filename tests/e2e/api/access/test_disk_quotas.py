@@ -70,7 +70,8 @@ def ended(d, answers):
         if "error" in a:
             errors.append(refusal(a))
             continue
-        until(lambda: any(j["id"] == a["return"]["job"] and j["status"] == "concluded" for j in d.qmp().jobs()))
+        client = d.qmp()
+        until(lambda: any(j["id"] == a["return"]["job"] and j["status"] == "concluded" for j in client.jobs()))
         job = next(j for j in d.qmp().jobs() if j["id"] == a["return"]["job"])
         assert job.get("class", "QuotaExceeded") == "QuotaExceeded", job
         errors.append(job.get("error", ""))

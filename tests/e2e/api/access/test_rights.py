@@ -203,7 +203,8 @@ def test_leftovers_of_killed_daemon_are_removed_with_definers_rights(shared, fil
     shared.stop(signal.SIGKILL)
     (shared.tmp / "go").touch()
     shared.start()
-    until(lambda: not [v for v in shared.qmp().run("vm-list")["vms"] if v["name"].startswith("d-")])
+    client = shared.qmp()
+    until(lambda: not [v for v in client.run("vm-list")["vms"] if v["name"].startswith("d-")])
     assert sorted(os.listdir(files)) == there
 
 

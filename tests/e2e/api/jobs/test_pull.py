@@ -212,7 +212,8 @@ def test_next_daemon_begins_the_pull_again(vm):
     assert vm.info("vm1")["pid"] == pid
     job, = vm.qmp().jobs()
     assert (job["id"], job["type"]) == (id, "blockpull")
-    until(lambda: vm.qmp().jobs()[0]["status"] == "concluded")
+    client = vm.qmp()
+    until(lambda: client.jobs()[0]["status"] == "concluded")
     assert "error" not in vm.qmp().jobs()[0]
     stands_alone(vm)
     until(lambda: vm.kept("vm1").keys().isdisjoint({"pulling", "pull_rate"}))

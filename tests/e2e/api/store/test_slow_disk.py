@@ -381,7 +381,8 @@ def test_save_that_waits_for_disk_can_be_cancelled(slow):
     slow.qmp().run("job-cancel", id="j")
     go.touch()
     assert q.answer()["return"] == {"job": "j"}
-    until(lambda: slow.qmp().run("query-jobs")[0]["status"] == "concluded")
+    client = slow.qmp()
+    until(lambda: client.run("query-jobs")[0]["status"] == "concluded")
     job = slow.qmp().run("query-jobs")[0]
     assert job["error-class"] == "Cancelled"
     assert not (slow.state / "vms/a/managed.save.tmp").exists() and slow.info("a")["state"] == "running"

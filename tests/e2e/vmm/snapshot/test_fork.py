@@ -487,7 +487,8 @@ def test_temporary_fork_snapshot_is_hidden_and_removed(vm, daemon, tmp_path):
             daemon.cairn("undefine", *clones, "--remove-all-storage")
 
     def wait_concluded(job):
-        until(lambda: daemon.qmp().run("query-jobs", id=job)[0]["status"] == "concluded")
+        client = daemon.qmp()
+        until(lambda: client.run("query-jobs", id=job)[0]["status"] == "concluded")
 
     def cancel(job):
         assert daemon.cairn("snapshot-list", "src", "--name").stdout.strip() == ""
