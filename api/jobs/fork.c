@@ -548,7 +548,7 @@ static void clones_begin(struct fork *f)
 		return;
 	f->ready = true;
 	f->job->unit = "clones";
-	if (fork_seal_finish(f->state_fd))
+	if (fork_is_sealed(f->state_fd))
 		state_sealed(f, 0, NULL, NULL);
 	else if (fork_seal_begin(f->host->helpers, f->state_fd, state_sealed, f, &f->sealing, &e) < 0)
 		fork_fail(f, &e);

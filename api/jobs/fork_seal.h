@@ -12,8 +12,9 @@ struct fork_as;
 struct fork_as_result;
 struct helpers;
 
-/* Finish the seals if the source's process has set those that need a wait. Returns whether the file is sealed. */
-bool fork_seal_finish(int fd);
+/* Return whether the source's process has sealed the file. Adding F_SEAL_SEAL, which protects nothing more, would wait
+ * for the file's lock, and the process can hold that for as long as a fallocate() takes. */
+bool fork_is_sealed(int fd);
 /* fd: borrowed for the call. done: called once on the loop; never after fork_as_free(*ret). r: 0; -EBUSY: a process or
  * the kernel still uses the file for writing after 30 s; -errno.
  * Returns 0 or -errno; on errors, done() is not called. */

@@ -208,7 +208,7 @@ static int memory_write_live(struct fork_job *x)
 }
 
 /* Seal the state, which this thread has written: the pages that are on the list of this CPU would make another thread
- * wait. The daemon looks at the seals, and seals the file if this fails. It adds F_SEAL_SEAL itself. */
+ * wait. The daemon looks at the seals, and seals the file if this fails. */
 static void state_seal(struct fork_job *x)
 {
 	(void)fcntl(x->state_fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW);
