@@ -32,7 +32,7 @@ enum cli_format { CLI_TABLE, CLI_JSON, CLI_YAML, CLI_CSV };
 #define CLI_POSITIONALS_MAX 256
 #define CLI_OPTIONS_MAX 40
 #define CLI_GIVEN_MAX 64
-#define CLI_NAMED_MAX 3
+#define CLI_NAMED_MAX 4
 
 /* Take the text from the schema: in `value`, the words of the argument `name` of the verb's commands; in `doc`, the
  * description of that argument or of the command `name`. */

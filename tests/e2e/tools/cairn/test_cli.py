@@ -180,6 +180,9 @@ def test_positionals_have_the_names_of_virshs_options(fake):
     assert want == got and "give the file" not in got
     for verb in "net-info", "net-start", "net-destroy", "net-dumpxml", "net-undefine", "net-uuid", "net-autostart", "net-dhcp-leases":
         assert "lan" in fake.cairn(verb, "--network", "lan", ok=3).stderr, verb
+    words = ["net-update", "lan", "add", "ip-dhcp-host", "<host mac='52:54:00:00:00:01' ip='10.0.0.9'/>"]
+    named = [w for pair in zip(("--xml", "--section", "--command", "--network"), reversed(words)) for w in pair]
+    assert fake.cairn(words[0], *named, ok=3).stderr == fake.cairn(*words, ok=3).stderr
     for verb in "pool-info", "pool-undefine", "vol-list":
         assert "'none'" in fake.cairn(verb, "--pool", "none", ok=3).stderr, verb
     for verb, args in (("vol-info", []), ("vol-path", []), ("vol-delete", []), ("vol-resize", ["9M"]), ("vol-clone", ["--newname", "c"])):
