@@ -18,7 +18,11 @@
 
 #define MSRS_MAX 256
 #define MSRS_AT_ONCE 255u /* KVM's limit for a call */
+#define MSR_TSC 0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
+/* KVM before Linux 6.7 takes a TSC within a second of the one that the VM would have now for an attempt to synchronize
+ * vCPUs, and keeps the latter. So the first vCPU is set to one that is minutes away before. */
+#define TSC_FAR (1ULL << 40)
 #define XSAVE_MAX_BYTES (64 * 1024)
 
 struct msr_list {
@@ -146,9 +150,15 @@ static int msrs_write(struct vcpu *v, struct msr_list *all, bool deadline)
 	struct msr_list m = { 0 };
 	int r = 0;
 
-	for (uint32_t i = 0; i < all->head.nmsrs; i++)
-		if ((all->e[i].index == MSR_TSC_DEADLINE) == deadline)
-			m.e[m.head.nmsrs++] = all->e[i];
+	for (uint32_t i = 0; i < all->head.nmsrs; i++) {
+		if ((all->e[i].index == MSR_TSC_DEADLINE) != deadline)
+			continue;
+		if (all->e[i].index == MSR_TSC && v->index == 0 && all->head.nmsrs < MSRS_MAX) {
+			m.e[m.head.nmsrs] = all->e[i];
+			m.e[m.head.nmsrs++].data += TSC_FAR;
+		}
+		m.e[m.head.nmsrs++] = all->e[i];
+	}
 	while (!r && m.head.nmsrs) {
 		uint32_t left = m.head.nmsrs, n;
 
