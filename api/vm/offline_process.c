@@ -63,8 +63,9 @@ struct offline_process {
 	struct wanted *first, **last;
 	struct waiter *waiters;
 	bool stuck;		 /* the process was killed and has not ended: new requests fail */
-	struct loop_task failed; /* fails the requests from the loop if the process cannot be started, or is stuck */
-	bool failing;		 /* `failed` is queued because the process is stuck */
+	struct loop_task failed; /* fails the requests from the loop if the process cannot be started */
+	struct loop_task hung;	 /* fails them from the loop if the process is stuck */
+	bool hung_queued;
 	struct err e;
 };
 
@@ -330,11 +331,12 @@ static void start_failure_tell(struct loop_task *t)
 
 static void stuck_tell(struct loop_task *t)
 {
-	struct offline_process *i = container_of(t, struct offline_process, failed);
+	struct offline_process *i = container_of(t, struct offline_process, hung);
 	struct err e;
 
-	i->failing = false;
-	all_fail(i, offline_hung_set(i->vm, &e), &e);
+	i->hung_queued = false;
+	if (i->stuck) /* it may have ended since then */
+		all_fail(i, offline_hung_set(i->vm, &e), &e);
 }
 
 static void offline_opened(void *opaque, int r, struct config *c, const struct err *e)
@@ -441,10 +443,10 @@ void offline_request_with(struct vm *vm, enum vm_msg_type type, const void *body
 	i->last = &w->next;
 	if (i->configured && !i->ending)
 		wanted_send(i);
-	if (i->stuck && !i->failing) {
-		i->failing = true;
-		i->failed.run = stuck_tell;
-		loop_post(vm->host->loop, &i->failed);
+	if (i->stuck && !i->hung_queued) {
+		i->hung_queued = true;
+		i->hung.run = stuck_tell;
+		loop_post(vm->host->loop, &i->hung);
 	}
 }
 

@@ -410,6 +410,20 @@ static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err
 
 static int prepare_next(struct vm *vm, const struct config *c, struct err *e);
 
+/* An offline process began meanwhile: its end calls vm_start_goes_on(), unless it is stuck. */
+static void offline_await(struct vm *vm)
+{
+	struct err e;
+
+	managed_release(vm, false);
+	if (offline_check(vm, &e) < 0) {
+		vm->start.kind = VM_OP_NONE;
+		start_fail(vm, &e);
+	} else {
+		start_wait(vm);
+	}
+}
+
 /* The host is prepared for the VM as far as an observer does that: ask the next one, or start the process. */
 static void start_prepared(struct vm *vm, int r, const struct err *e)
 {
@@ -423,10 +437,9 @@ static void start_prepared(struct vm *vm, int r, const struct err *e)
 			return;
 	}
 	vm->start.config = NULL;
-	/* If an offline process began meanwhile, its end calls vm_start_goes_on(); after -EAGAIN, the observer does. */
+	/* After -EAGAIN, the observer calls vm_start_goes_on(). */
 	if ((vm->offline || r == -EAGAIN) && !vm->start.opts.called_off) {
-		managed_release(vm, false);
-		start_wait(vm);
+		offline_await(vm);
 	} else {
 		vm->start.kind = VM_OP_NONE;
 		if (!r || vm->start.opts.called_off) {
@@ -501,9 +514,8 @@ static void start_held(struct store_work *work)
 	struct err e = work->e;
 	int r = work->r;
 
-	if (vm->offline && !vm->start.opts.called_off) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
-		managed_release(vm, false);
-		start_wait(vm);
+	if (vm->offline && !vm->start.opts.called_off) {
+		offline_await(vm);
 	} else {
 		vm->start.kind = VM_OP_NONE;
 		if (!r)
@@ -526,10 +538,10 @@ static void start_opened(void *opaque, int r, struct config *c, const struct err
 	struct err own;
 
 	vm->start.opener = NULL;
-	if (vm->offline) { /* an offline process began meanwhile; its end calls vm_start_goes_on() */
+	if (vm->offline) {
 		if (!r)
 			config_done(c);
-		start_wait(vm);
+		offline_await(vm);
 		return;
 	}
 	if (r == -EADDRINUSE && vm_ask(vm, start_retries)) {
