@@ -183,11 +183,12 @@ const char *block_corruption(const struct block *b)
 	return block_is_corrupt(b) ? b->error_why : NULL;
 }
 
+/* The node of a block device may be removed while its content stays. */
 static bool file_is_removed(int fd)
 {
 	struct stat st;
 
-	return !fstat(fd, &st) && !st.st_nlink;
+	return !fstat(fd, &st) && S_ISREG(st.st_mode) && !st.st_nlink;
 }
 
 void block_init(struct block *b, const struct block_ops *ops, const struct block_format_open *o)
