@@ -32,7 +32,9 @@ static int copy_parse(const struct cli *c, struct copy *x)
 
 	x->dest = option_value(c, "dest") ?: c->npos > 2 ? c->pos[2] : NULL;
 	if (!x->dest)
-		return cli_usage(c, "give the file of the copy with --dest");
+		return cli_usage(c, "give the file of the copy, as a word or with --dest");
+	if (option_value(c, "dest") && c->npos > 2)
+		return cli_usage(c, "give the file of the copy once, as a word or with --dest");
 	x->format = option_value(c, "dest-format");
 	n = strlen(x->dest);
 	if (!x->format)

@@ -178,6 +178,7 @@ def test_positionals_have_the_names_of_virshs_options(fake):
         assert (got.returncode, got.stdout, got.stderr) == (want.returncode, want.stdout, want.stderr), verb
     want, got = (fake.cairn("blockcopy", "vm1", "vdx", *dest, ok=None).stderr for dest in (["--dest", "/none/file"], ["/none/file"]))
     assert want == got and "give the file" not in got
+    assert "give the file of the copy once" in fake.cairn("blockcopy", "vm1", "vdx", "/none/file", "--dest", "/none/other", ok=None).stderr
     for verb in "net-info", "net-start", "net-destroy", "net-dumpxml", "net-undefine", "net-uuid", "net-autostart", "net-dhcp-leases":
         assert "lan" in fake.cairn(verb, "--network", "lan", ok=3).stderr, verb
     words = ["net-update", "lan", "add", "ip-dhcp-host", "<host mac='52:54:00:00:00:01' ip='10.0.0.9'/>"]
