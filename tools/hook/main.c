@@ -130,28 +130,27 @@ static void limit_set(int what, rlim_t value)
 	setrlimit(what, &(struct rlimit){ value, value });
 }
 
-/* Return the number of all tasks of the host, 0 if it is unknown. */
+/* Return the number of all tasks of the host, RLIM_INFINITY if it is unknown. */
 static rlim_t host_tasks(void)
 {
 	FILE *f = fopen("/proc/loadavg", "re");
-	unsigned long n = 0;
+	unsigned long n;
+	bool known = f && fscanf(f, "%*s %*s %*s %*u/%lu", &n) == 1;
 
-	if (f && fscanf(f, "%*s %*s %*s %*u/%lu", &n) != 1)
-		n = 0;
 	if (f)
 		fclose(f);
-	return n;
+	return known ? n : RLIM_INFINITY;
 }
 
 /* Limit the user's processes. Without a user of their own, hooks share the limit with all other processes of the user,
  * which are not counted anywhere, but are not more than all of the host. */
 static void processes_limit(const struct who *who)
 {
-	rlim_t n = HOOK_PROCESSES + (who->drops ? 0 : host_tasks());
+	rlim_t others = who->drops ? 0 : host_tasks();
 	struct rlimit now;
 
-	if (getrlimit(RLIMIT_NPROC, &now) == 0)
-		limit_set(RLIMIT_NPROC, MIN(n, now.rlim_cur));
+	if (others != RLIM_INFINITY && getrlimit(RLIMIT_NPROC, &now) == 0)
+		limit_set(RLIMIT_NPROC, MIN(others + HOOK_PROCESSES, now.rlim_cur));
 }
 
 /* Give up what the daemon has and the hook must not have. Returns 0 or -errno. */
