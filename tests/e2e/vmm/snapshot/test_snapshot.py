@@ -911,8 +911,8 @@ def rtc_seconds(vm):
 
 @pytest.mark.parametrize("gap", [3, 0.4])
 def test_clocks_after_revert(vm, gap):
-    """Monotonic clocks continue from their saved values; the time of day includes the gap. KVM must not take a TSC that is
-    less than a second away from the present one for an attempt to synchronize vCPUs."""
+    """Monotonic clocks continue from their saved values; the time of day includes the gap. KVM must not take a TSC that
+    is less than a second away from the present one for an attempt to synchronize vCPUs."""
     vm.start()
     first = clocks(vm)
     time.sleep(0.2)
