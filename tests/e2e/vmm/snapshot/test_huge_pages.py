@@ -6,7 +6,7 @@ import json
 import pytest
 
 from test_dirty_log import MIB, storm_start
-from test_dirty_rate import STORM_AT, STORM_BYTES, measure, measure_storm
+from test_dirty_rate import STORM_AT, STORM_BYTES, idle_await, measure_storm
 from test_dump import storm_of
 from test_host import huge_pages, needs_root  # noqa: F401
 from test_snapshot import vm  # noqa: F401 (vm is a fixture)
@@ -70,7 +70,7 @@ def test_dirty_rate_is_measured(vm):  # noqa: F811
     vm.daemon.cairn("undefine", "vm1")
     vm.define(hugepages=True, memory="64M", vcpus=2)
     vm.start()
-    assert measure(vm.daemon, "vm1") == 0
+    idle_await(vm.daemon, "vm1")
     vm.run(f"storm start 1 {STORM_AT:#x} {STORM_BYTES:#x}")
     measure_storm(vm.daemon, "vm1")
     vm.stop()
