@@ -40,7 +40,7 @@ def measure(daemon, name="src", seconds=1):
 
 
 def idle_await(daemon, name="src"):
-    """Wait until the guest writes nothing. After its answer to a command it may still do, if its vCPU waits for a processor."""
+    """Wait until the guest writes nothing. After an answer it may still, if its vCPU waits for a processor."""
     until(lambda: measure(daemon, name) == 0)
 
 
