@@ -20,8 +20,9 @@
 #define MSRS_AT_ONCE 255u /* KVM's limit for a call */
 #define MSR_TSC 0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
-/* KVM before Linux 6.7 takes a TSC within a second of the one that the VM would have now for an attempt to synchronize
- * vCPUs, and keeps the latter. So the first vCPU is set to one that is minutes away before. */
+/* KVM takes a TSC within a second of the one that the VM would have now for an attempt to synchronize vCPUs, and keeps
+ * the latter (since Linux 6.7, not for the first one that is set). So set the first vCPU to one that is minutes away
+ * before. */
 #define TSC_FAR (1ULL << 40)
 #define XSAVE_MAX_BYTES (64 * 1024)
 
