@@ -113,10 +113,10 @@ static int disks_settle(struct fork *f, struct err *e)
 		}
 		w++;
 	}
-	if (changed)
+	if (changed) {
 		pins_store(f->host);
-	if (changed)
 		vm_open_ahead_drop(f->clones[0].vm); /* its layers have changed */
+	}
 	for (unsigned k = 0; k < f->n && changed && !r; k++)
 		r = batch_redefine(f->batch, f->clones[k].vm, e);
 	return r;

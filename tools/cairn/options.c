@@ -2,6 +2,7 @@
  * positionals. */
 #include "tools/cairn/cli.h"
 #include "base/suggest.h"
+#include "base/util.h"
 #include "tools/cairn/output.h"
 
 #include <math.h>
@@ -64,7 +65,7 @@ static bool is_name_of(const char *name, size_t len, const char *word)
 
 	if (n == len && !strncasecmp(word, name, len))
 		return true;
-	for (size_t i = 0; i < sizeof(virsh_names) / sizeof(virsh_names[0]); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(virsh_names); i++)
 		if (strlen(virsh_names[i].name) == len && !strncmp(virsh_names[i].name, name, len) && strlen(virsh_names[i].word) == n &&
 			!strncmp(virsh_names[i].word, word, n))
 			return true;
@@ -319,6 +320,23 @@ size_t option_values(const struct cli *c, const char *name, const char **values,
 	return n;
 }
 
+/* Return the seconds of a unit; 0: there is no such unit. */
+static unsigned unit_seconds(char unit)
+{
+	switch (unit) {
+	case 's':
+		return 1;
+	case 'm':
+		return 60;
+	case 'h':
+		return 3600;
+	case 'd':
+		return 86400;
+	default:
+		return 0;
+	}
+}
+
 int option_seconds(const struct cli *c, const char *name, uint64_t fallback_ns, uint64_t *ret_ns)
 {
 	const char *text = option_value(c, name);
@@ -329,8 +347,8 @@ int option_seconds(const struct cli *c, const char *name, uint64_t fallback_ns, 
 	if (!text)
 		return 0;
 	s = strtod(text, &end);
-	if (end > text && *end && !end[1] && strchr("smhd", *end))
-		s *= *end == 's' ? 1 : *end == 'm' ? 60 : *end == 'h' ? 3600 : 86400, end++;
+	if (end > text && *end && !end[1] && unit_seconds(*end))
+		s *= unit_seconds(*end++);
 	if (end == text || *end || !isfinite(s) || s < 0 || s > 1e9)
 		return cli_usage(c, "--%s must be a number of seconds, not \"%s\"; with a unit: 90s, 10m, 2h or 1d", name, text);
 	*ret_ns = (uint64_t)(s * 1e9);
