@@ -202,7 +202,7 @@ static size_t excess_find(const struct vm_host *host, const struct rows *l, stru
 	}
 	free(paths);
 	qsort(all, n, sizeof(*all), unused_compare);
-	/* A row has an excess one in its place if PINS_UNUSED_MAX newer ones of its owner follow. */
+	/* A row is in excess if PINS_UNUSED_MAX newer rows of its owner follow. */
 	for (size_t i = 0; i + PINS_UNUSED_MAX < n; i++)
 		if (all[i + PINS_UNUSED_MAX].owner == all[i].owner)
 			all[excess++] = all[i];

@@ -143,7 +143,7 @@ static rlim_t host_tasks(void)
 }
 
 /* Limit the user's processes. Without a user of their own, hooks share the limit with all other processes of the user,
- * which are not counted anywhere, but are not more than all of the host. */
+ * which are not counted anywhere. The number of all tasks of the host is not less. */
 static void processes_limit(const struct who *who)
 {
 	rlim_t others = who->drops ? 0 : host_tasks();
