@@ -149,14 +149,16 @@ static int msr_refused(struct vcpu *v, const struct kvm_msr_entry *e)
 static int msrs_write(struct vcpu *v, struct msr_list *all, bool deadline)
 {
 	struct msr_list m = { 0 };
+	bool moved = v->index != 0 || all->head.nmsrs == MSRS_MAX; /* one more has no room */
 	int r = 0;
 
 	for (uint32_t i = 0; i < all->head.nmsrs; i++) {
 		if ((all->e[i].index == MSR_TSC_DEADLINE) != deadline)
 			continue;
-		if (all->e[i].index == MSR_TSC && v->index == 0 && all->head.nmsrs < MSRS_MAX) {
+		if (all->e[i].index == MSR_TSC && !moved) {
 			m.e[m.head.nmsrs] = all->e[i];
 			m.e[m.head.nmsrs++].data += TSC_FAR;
+			moved = true; /* once only, also if a hostile state has several */
 		}
 		m.e[m.head.nmsrs++] = all->e[i];
 	}

@@ -30,6 +30,8 @@
 #define CODE_GPA 0x1000
 #define MMIO_GPA 0xd0000000ULL
 #define GDT_GPA 0x500
+#define MSR_TSC 0x10u
+#define STATE_MSRS_MAX 256u /* of a vCPU's state */
 
 struct vcpu_fx {
 	struct kvm kvm;
@@ -670,6 +672,60 @@ static void test_load_replaces_a_state_that_was_loaded_before(void **state)
 	state_writer_done(&b);
 }
 
+/* Return where the MSRs are in a vCPU's state: their number, then 12 bytes for each, up to the end. */
+static size_t msrs_find(const struct vcpu_fx *f, const struct state_reader *r)
+{
+	struct {
+		struct kvm_msr_list head;
+		uint32_t index[STATE_MSRS_MAX];
+	} list = { .head.nmsrs = STATE_MSRS_MAX };
+
+	assert_int_equal(kvm_ioctl(f->kvm.sys_fd, KVM_GET_MSR_INDEX_LIST, &list), 0);
+	for (uint32_t n = list.head.nmsrs; n; n--) {
+		size_t at = r->len - 4 - (size_t)n * 12;
+
+		if (load_le32(r->buf + at) == n && load_le32(r->buf + at + 4) == list.index[0])
+			return at;
+	}
+	fail_msg("the state has no MSRs");
+	return 0;
+}
+
+/* A state may come from anybody. */
+static void test_load_of_many_equal_msrs_stays_in_bounds(void **state)
+{
+	static const uint8_t code[] = { 0xf4 }; /* hlt */
+	struct vcpu_fx *f = fx_new(1, code, sizeof(code));
+	struct state_section s;
+	struct state_writer a, b;
+	struct err e = { 0 };
+	size_t pos = 0;
+
+	(void)state;
+	state_writer_init(&a);
+	must(vcpu_save(f->set.vcpu, &a, &e), &e);
+	assert_int_equal(state_section_next(a.buf, a.len, &pos, &s, &e), 1);
+	for (uint32_t n = STATE_MSRS_MAX - 1; n <= STATE_MSRS_MAX; n++) {
+		struct state_section t;
+
+		state_writer_init(&b);
+		state_section_begin(&b, s.name, s.instance, s.version);
+		state_put_bytes(&b, s.content.buf, msrs_find(f, &s.content));
+		state_put_u32(&b, n);
+		for (uint32_t i = 0; i < n; i++) {
+			state_put_u32(&b, MSR_TSC);
+			state_put_u64(&b, 1ULL << 50);
+		}
+		state_section_end(&b);
+		pos = 0;
+		assert_int_equal(state_section_next(b.buf, b.len, &pos, &t, &e), 1);
+		must(vcpu_load(f->set.vcpu, &t.content, t.version, &e), &e);
+		state_writer_done(&b);
+	}
+	state_writer_done(&a);
+	fx_free(f);
+}
+
 /* ---- bytes that KVM collects ---- */
 
 #define COLLECTED 100u
@@ -784,6 +840,7 @@ int main(void)
 		cmocka_unit_test(test_reset_disables_kvm_writes_to_memory),
 		cmocka_unit_test(test_reset_gives_a_fresh_local_apic),
 		cmocka_unit_test(test_load_replaces_a_state_that_was_loaded_before),
+		cmocka_unit_test(test_load_of_many_equal_msrs_stays_in_bounds),
 		cmocka_unit_test(test_stop_delivers_collected_bytes),
 		cmocka_unit_test(test_timer_delivers_collected_bytes),
 		cmocka_unit_test(test_done_accepts_empty_set),
