@@ -532,7 +532,7 @@ static int interface_set_request(struct control *c, struct channel_msg *m, struc
 	TERMINATE(want->id);
 	if (want->link_down > 1)
 		return err_set(e, -EINVAL, ERR_INVALID, "unknown state of a link");
-	return vm_set_interface(c->vm, want, e);
+	return machine_set_interface(vm_machine(c->vm), want, e);
 }
 
 static int disk_set_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -541,7 +541,7 @@ static int disk_set_request(struct control *c, struct channel_msg *m, struct err
 
 	memcpy(&want, m->body, MIN(m->head.body_bytes, sizeof(want)));
 	TERMINATE(want.id);
-	return vm_set_disk(c->vm, &want, e);
+	return machine_set_disk(vm_machine(c->vm), &want, e);
 }
 
 static int reclaim_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -759,24 +759,23 @@ int control_peer_fd(const struct control *c)
 	return c->peer_fd;
 }
 
-static int config_receive(struct control *c, int *pagemap_fd, struct vm_config *cfg, int *fds, unsigned *nfds,
+static int config_receive(struct control *c, int *pagemap_fd, const struct vm_config **ret_cfg, int *fds, unsigned *nfds,
 	struct err *e)
 {
 	struct first_messages first = { .fd = c->peer_fd, .takes_over = c->awaits_go, .buf = c->buf,
 		.pagemap_fd = pagemap_fd };
-	int r = first_messages_receive(&first, cfg, fds, nfds, e);
+	int r = first_messages_receive(&first, ret_cfg, fds, nfds, e);
 
 	c->config_seq = first.seq;
 	c->memory = first.memory;
 	if (r < 0 || !c->awaits_go)
 		return r;
-	c->listen_fd = fds[cfg->taken.listen_fd];
-	fds[cfg->taken.listen_fd] = -1;
+	c->listen_fd = steal_fd(&fds[(*ret_cfg)->taken.listen_fd]);
 	return 0;
 }
 
 int control_new(int listen_fd, int channel_fd, bool takes_over, int *pagemap_fd, struct control **ret_c,
-	struct vm_config *cfg, int *fds, unsigned *nfds, struct err *e)
+	const struct vm_config **ret_cfg, int *fds, unsigned *nfds, struct err *e)
 {
 	struct control *c = malloc(sizeof(*c));
 	int r = 0;
@@ -790,7 +789,7 @@ int control_new(int listen_fd, int channel_fd, bool takes_over, int *pagemap_fd,
 	if (channel_fd < 0)
 		r = c->peer_fd = first_messages_accept(listen_fd, CLIENT_WAIT_MS, e);
 	if (r >= 0)
-		r = config_receive(c, pagemap_fd, cfg, fds, nfds, e);
+		r = config_receive(c, pagemap_fd, ret_cfg, fds, nfds, e);
 	if (r < 0) {
 		control_configured(c, r, e);
 		control_free(c);

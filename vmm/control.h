@@ -19,10 +19,11 @@ struct worker;
  * listen_fd, channel_fd: taken. channel_fd: an already connected socket, or -1.
  * takes_over: the peer is a process that hands its VM over (vmm/snapshot/vm_handover.h).
  * pagemap_fd: see memory_map_cow(); taken with a clone's memory.
+ * ret_cfg: borrowed until control_serve(), after which requests take its place.
  * ret_fds: CHANNEL_FDS_MAX; owned by the caller afterwards.
  * Returns 0; -errno, which is also sent to the peer. */
-int control_new(int listen_fd, int channel_fd, bool takes_over, int *pagemap_fd, struct control **ret_c, struct vm_config *ret_cfg,
-	int *ret_fds, unsigned *ret_nfds, struct err *e);
+int control_new(int listen_fd, int channel_fd, bool takes_over, int *pagemap_fd, struct control **ret_c,
+	const struct vm_config **ret_cfg, int *ret_fds, unsigned *ret_nfds, struct err *e);
 void control_free(struct control *c);
 
 /* Return the memory that came before the configuration (VM_MSG_MEMORY), to be adopted by a machine; NULL: none. */

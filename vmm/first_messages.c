@@ -84,12 +84,12 @@ static int memory_receive(struct first_messages *f, struct channel_msg *m, struc
 
 /* ---- the configuration ---- */
 
-static int config_take(struct first_messages *f, struct channel_msg *m, struct vm_config *cfg, struct err *e)
+static int config_take(struct first_messages *f, struct channel_msg *m, struct err *e)
 {
+	struct vm_config *cfg = m->body;
 	int r;
 
-	memset(cfg, 0, sizeof(*cfg));
-	memcpy(cfg, m->body, m->head.body_bytes);
+	memset((char *)cfg + m->head.body_bytes, 0, sizeof(*cfg) - m->head.body_bytes);
 	r = vm_config_take_held(cfg, m, e);
 	if (!r)
 		r = vm_config_check(cfg, m->nfds, e);
@@ -102,7 +102,7 @@ static int config_take(struct first_messages *f, struct channel_msg *m, struct v
 	return 0;
 }
 
-int first_messages_receive(struct first_messages *f, struct vm_config *cfg, int *fds, unsigned *nfds, struct err *e)
+int first_messages_receive(struct first_messages *f, const struct vm_config **ret_cfg, int *fds, unsigned *nfds, struct err *e)
 {
 	struct channel_msg m;
 	int r;
@@ -116,7 +116,8 @@ int first_messages_receive(struct first_messages *f, struct vm_config *cfg, int 
 		channel_msg_close_fds(&m);
 		return err_set(e, -EPROTO, ERR_WRONG_STATE, "the first message has to be a configuration");
 	}
-	r = config_take(f, &m, cfg, e);
+	r = config_take(f, &m, e);
+	*ret_cfg = m.body;
 	memcpy(fds, m.fds, m.nfds * sizeof(*fds));
 	*nfds = m.nfds;
 	return r;

@@ -22,9 +22,10 @@ struct first_messages {
 };
 
 /* Receive up to the configuration, and check it. f: fd, takes_over, buf and pagemap_fd are set, the rest is zeroed.
+ * ret_cfg: in f->buf.
  * fds: CHANNEL_FDS_MAX; owned by the caller afterwards, also after an error.
  * Returns 0 or -errno. */
-int first_messages_receive(struct first_messages *f, struct vm_config *cfg, int *fds, unsigned *nfds, struct err *e);
+int first_messages_receive(struct first_messages *f, const struct vm_config **ret_cfg, int *fds, unsigned *nfds, struct err *e);
 /* Wait for the peer at a listening socket, at most so many ms. Returns an owned fd; -ETIMEDOUT; -errno. */
 int first_messages_accept(int listen_fd, int ms, struct err *e);
 

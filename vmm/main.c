@@ -41,7 +41,7 @@
 /* Objects that the process creates in this order. process_done() frees them. */
 struct process {
 	struct control *control;
-	struct vm_config cfg;
+	const struct vm_config *cfg; /* borrowed from control, and from the VM once that exists */
 	int fds[CHANNEL_FDS_MAX];
 	unsigned nfds;
 	struct loop *loop;
@@ -126,15 +126,15 @@ static bool options_parse(struct process *p, int argc, char **argv, int fd)
 
 static void log_setup(struct process *p)
 {
-	log_set_owner(p->cfg.name);
-	log_set_level((enum log_level)p->cfg.log_level);
+	log_set_owner(p->cfg->name);
+	log_set_level((enum log_level)p->cfg->log_level);
 	log_set_limit(LOG_LINES_A_MINUTE);
-	if (p->cfg.end_fd != VM_NO_FD)
-		end_file_take(steal_fd(&p->fds[p->cfg.end_fd]));
-	if (p->cfg.log_fd == VM_NO_FD)
+	if (p->cfg->end_fd != VM_NO_FD)
+		end_file_take(steal_fd(&p->fds[p->cfg->end_fd]));
+	if (p->cfg->log_fd == VM_NO_FD)
 		return;
-	p->log_fd = p->fds[p->cfg.log_fd];
-	p->fds[p->cfg.log_fd] = -1;
+	p->log_fd = p->fds[p->cfg->log_fd];
+	p->fds[p->cfg->log_fd] = -1;
 	log_set_fd(p->log_fd);
 }
 
@@ -165,15 +165,17 @@ static int process_build(struct process *p, struct err *e)
 	int r;
 
 	p->host.peer_fd = control_peer_fd(p->control);
-	r = vm_new(&p->cfg, p->fds, p->nfds, control_memory(p->control), &p->host, p->loop, &sink, &p->vm, e);
+	r = vm_new(p->cfg, p->fds, p->nfds, control_memory(p->control), &p->host, p->loop, &sink, &p->vm, e);
 
 	host_files_done(&p->host);
-	if (!r)
+	if (!r) {
+		p->cfg = &vm_machine(p->vm)->cfg; /* control's memory gets requests next */
 		vm_set_landlock(p->vm, p->sandbox.landlock);
+	}
 	if (!r)
 		r = control_serve(p->control, p->loop, p->vm, e);
-	if (!r && p->cfg.foreground)
-		r = foreground_new(p->loop, p->vm, p->cfg.shutdown_deadline_s, p->notify_fd, &p->foreground, e);
+	if (!r && p->cfg->foreground)
+		r = foreground_new(p->loop, p->vm, p->cfg->shutdown_deadline_s, p->notify_fd, &p->foreground, e);
 	return r;
 }
 
@@ -182,9 +184,9 @@ static int process_build(struct process *p, struct err *e)
 static uint64_t file_bytes_limit(const struct process *p)
 {
 	const struct machine *m = vm_machine(p->vm);
-	uint64_t most = p->cfg.ram_bytes;
+	uint64_t most = p->cfg->ram_bytes;
 
-	if (p->cfg.images_only || p->cfg.foreground)
+	if (p->cfg->images_only || p->cfg->foreground)
 		return RLIM_INFINITY;
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		struct block_info b;
@@ -206,8 +208,8 @@ static int process_load(struct process *p, struct err *e)
 
 	k->confined = !r;
 	k->filters_threads = !p->unconfined;
-	if (!r && p->cfg.images_only)
-		r = control_prepare_clones(p->control, p->cfg.clone_copiers, e);
+	if (!r && p->cfg->images_only)
+		r = control_prepare_clones(p->control, p->cfg->clone_copiers, e);
 	cpu_probe_confined(k);
 	if (!r && !p->unconfined) {
 		uint64_t most = file_bytes_limit(p);
@@ -256,15 +258,15 @@ static int process_run(struct process *p, int r, struct err *e)
 		r = process_load(p, e);
 	/* A VM that is handed over has no interrupted snapshot to recover. */
 	if (!r)
-		r = p->cfg.images_read || p->cfg.taken_over ? 0 : vm_snapshot_recover(p->vm, e);
-	if (!r && !p->cfg.start_paused && !p->cfg.images_only)
-		r = vm_cont(p->vm, p->cfg.restore_fd == VM_NO_FD ? VM_REASON_BOOTED : VM_REASON_RESTORED, e);
+		r = p->cfg->images_read || p->cfg->taken_over ? 0 : vm_snapshot_recover(p->vm, e);
+	if (!r && !p->cfg->start_paused && !p->cfg->images_only)
+		r = vm_cont(p->vm, p->cfg->restore_fd == VM_NO_FD ? VM_REASON_BOOTED : VM_REASON_RESTORED, e);
 	control_configured(p->control, r, e);
 	if (r < 0) {
 		log_error(NULL, "%s", e->msg);
 		/* The process that hands the VM over still uses the images: exit without closing the disks, which
 		 * could write to them. */
-		if (p->cfg.taken_over)
+		if (p->cfg->taken_over)
 			_exit(VM_EXIT_FAILURE);
 		return e->cls == ERR_HOST || e->cls == ERR_PERMISSION ? VM_EXIT_HOST : VM_EXIT_CONFIG;
 	}

@@ -86,7 +86,7 @@ struct machine_disk {
 };
 
 struct machine {
-	struct vm_config cfg;
+	struct vm_config cfg; /* as it is now, after changes while the VM runs; a process that takes the VM over gets it */
 	struct machine_listener listener;
 	struct kvm kvm;
 	struct memory mem;

@@ -78,13 +78,13 @@ void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int
 {
 	struct vm_event ev;
 
-	if (vm->m && !vm->cfg.images_only)
+	if (vm->m && !vm->m->cfg.images_only)
 		vm_vcpus_tell(vm);
 	vm->phase = phase;
 	vm->reason = reason;
 	vm->value = value;
 	if (reason == VM_REASON_FROM_SNAPSHOT || phase == VM_PHASE_RUNNING)
-		vm->cfg.for_revert = false;
+		vm->m->cfg.for_revert = false;
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
 	ev = vm_event_new(vm, VM_EVENT_PHASE);
 	ev.value = value;
@@ -117,7 +117,7 @@ int vm_check_keepable(const struct vm *vm, struct err *e)
 /* Refuse while exclusive work is in progress, or in a process that only works on images. */
 static int vm_check_busy(const struct vm *vm, struct err *e)
 {
-	if (vm->cfg.images_only)
+	if (vm->m->cfg.images_only)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE,
 			"this process only works on the VM's images; the VM is off");
 	if (!vm->work || vm->work_live)
@@ -154,7 +154,7 @@ void vm_guest_run(struct vm *vm)
 		agent_set_time(vm->m->agent);
 	}
 	if (vm->hint_hostname)
-		agent_set_hostname(vm->m->agent, vm->cfg.name);
+		agent_set_hostname(vm->m->agent, vm->m->cfg.name);
 	vm->time_passed = vm->hint_hostname = false;
 }
 
@@ -324,7 +324,7 @@ static void reset_later(struct vm *vm, uint64_t now, uint64_t wait_ns)
 	struct vm_event ev = vm_event_new(vm, VM_EVENT_RESET_DELAYED);
 
 	log_warn(NULL, "the guest has asked for %u resets within %u s; delaying this one by %llu s",
-		vm->resets.n, vm->cfg.resets.window_s, (unsigned long long)wait_ns / 1000000000);
+		vm->resets.n, vm->m->cfg.resets.window_s, (unsigned long long)wait_ns / 1000000000);
 	vm->reset_delayed = true;
 	vm->reset_generation = vm->generation;
 	loop_timer_arm(vm->reset_timer, now + wait_ns);
@@ -337,7 +337,7 @@ static void reset_later(struct vm *vm, uint64_t now, uint64_t wait_ns)
  * progress still reads memory, which a reset clears. If the guest itself asked, the vCPUs stay stopped until then. */
 static void guest_restart(struct vm *vm)
 {
-	uint64_t now = loop_now_ns(), wait = backoff_slow(&vm->cfg.resets, &vm->resets, now);
+	uint64_t now = loop_now_ns(), wait = backoff_slow(&vm->m->cfg.resets, &vm->resets, now);
 	struct err e = { 0 };
 
 	if (wait)
@@ -350,10 +350,10 @@ static void guest_restart(struct vm *vm)
 
 static void guest_poweroff(struct vm *vm)
 {
-	bool off = vm->off_asked && vm->cfg.on_poweroff == VM_ACTION_RESTART;
+	bool off = vm->off_asked && vm->m->cfg.on_poweroff == VM_ACTION_RESTART;
 
 	agent_guest_off(vm->m->agent);
-	switch (off ? VM_ACTION_DESTROY : vm->cfg.on_poweroff) {
+	switch (off ? VM_ACTION_DESTROY : vm->m->cfg.on_poweroff) {
 	case VM_ACTION_RESTART:
 		guest_restart(vm);
 		break;
@@ -380,7 +380,7 @@ void vm_work_end(struct vm *vm)
 
 static void guest_reset(struct vm *vm)
 {
-	switch (vm->cfg.on_reboot) {
+	switch (vm->m->cfg.on_reboot) {
 	case VM_ACTION_RESTART:
 		guest_restart(vm);
 		break;
@@ -396,7 +396,7 @@ static void guest_reset(struct vm *vm)
  * restart, since it counts them and backs off. */
 static void guest_crashed(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail)
 {
-	if (vm->cfg.on_crash != VM_ACTION_PRESERVE) {
+	if (vm->m->cfg.on_crash != VM_ACTION_PRESERVE) {
 		vm_end(vm, reason, value, detail);
 		return;
 	}
@@ -419,7 +419,7 @@ static void guest_panicked(struct vm *vm, const struct queued *q)
  * power button and the NMI do nothing if the work excludes them (vm_check_busy()). */
 static void watchdog_bit(struct vm *vm)
 {
-	enum vm_watchdog_action action = (enum vm_watchdog_action)vm->cfg.watchdog_action;
+	enum vm_watchdog_action action = (enum vm_watchdog_action)vm->m->cfg.watchdog_action;
 	struct vm_event ev = vm_event_new(vm, VM_EVENT_WATCHDOG);
 
 	ev.value = action;
@@ -452,26 +452,7 @@ static void watchdog_bit(struct vm *vm)
 
 void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action)
 {
-	vm->cfg.watchdog_action = (uint8_t)action;
-}
-
-int vm_set_interface(struct vm *vm, const struct vm_interface_set *want, struct err *e)
-{
-	int r = machine_set_interface(vm->m, want, e);
-
-	/* A process that takes the VM over gets this configuration. */
-	memcpy(vm->cfg.limits, vm->m->cfg.limits, sizeof(vm->cfg.limits));
-	memcpy(vm->cfg.link_down, vm->m->cfg.link_down, sizeof(vm->cfg.link_down));
-	return r;
-}
-
-int vm_set_disk(struct vm *vm, const struct vm_disk_set *want, struct err *e)
-{
-	int r = machine_set_disk(vm->m, want, e);
-
-	memcpy(vm->cfg.disk_limits, vm->m->cfg.disk_limits, sizeof(vm->cfg.disk_limits)); /* likewise */
-	memcpy(vm->cfg.disk_tune, vm->m->cfg.disk_tune, sizeof(vm->cfg.disk_tune));
-	return r;
+	vm->m->cfg.watchdog_action = (uint8_t)action;
 }
 
 static void disk_error_tell(struct vm *vm, const struct queued *q)
@@ -709,7 +690,6 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 		free(vm);
 		return err_set_errno(e, -ENOMEM, "VM");
 	}
-	vm->cfg = *cfg;
 	vm->loop = l;
 	vm->sink = *sink;
 	vm->phase = VM_PHASE_PAUSED;
@@ -744,15 +724,15 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 
 int vm_load(struct vm *vm, struct err *e)
 {
-	if (vm->cfg.images_only)
+	if (vm->m->cfg.images_only)
 		return 0;
 	if (vm->restore_fd < 0) {
-		int r = vm->cfg.for_revert ? 0 : machine_check_bootable(vm->m, e);
+		int r = vm->m->cfg.for_revert ? 0 : machine_check_bootable(vm->m, e);
 
 		return r < 0 ? r : machine_boot(vm->m, e);
 	}
 	vm->time_passed = true;
-	vm->hint_hostname = vm->cfg.forked && vm->cfg.hint_hostname;
+	vm->hint_hostname = vm->m->cfg.forked && vm->m->cfg.hint_hostname;
 	return machine_restore(vm->m, steal_fd(&vm->restore_fd), e);
 }
 
@@ -804,11 +784,11 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->sets_balloon = i->reclaims = true;
 	i->plugs_vcpus = VM_SHOWS_PCI;
 	i->renewed = vm->renewed;
-	i->for_revert = vm->cfg.for_revert && !vm->work;
+	i->for_revert = vm->m->cfg.for_revert && !vm->work;
 	i->handover_pause_ns = vm->handover_pause_ns;
-	i->handover_rounds = vm->cfg.copy_rounds;
-	i->handover_throttle = vm->cfg.copy_throttle;
-	i->handover_stopped = vm->cfg.copy_stopped;
+	i->handover_rounds = vm->m->cfg.copy_rounds;
+	i->handover_throttle = vm->m->cfg.copy_throttle;
+	i->handover_stopped = vm->m->cfg.copy_stopped;
 	i->landlock = vm->landlock;
 	i->ends_consoles = i->ends_agents = i->agent_commands = i->dumps_then = true;
 	i->checks_saves = 2;

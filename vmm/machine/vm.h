@@ -54,18 +54,12 @@ int vm_reset(struct vm *vm, struct err *e);
 int vm_nmi(struct vm *vm, struct err *e);
 /* Set the watchdog's action, also when the VM has no watchdog. */
 void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action);
-/* Change an interface. Returns 0; -ENOENT; -EPERM: its link cannot be up. */
-int vm_set_interface(struct vm *vm, const struct vm_interface_set *want, struct err *e);
-/* Change the limits of a disk. Returns 0; -ENOENT: the running VM has no such disk. */
-int vm_set_disk(struct vm *vm, const struct vm_disk_set *want, struct err *e);
 /* Attach the disks and interfaces of c while the VM runs or is paused (vm_plug.c).
  * fds: of c; those that are taken become -1. Returns 0; -EBUSY; -errno. */
 int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
 /* Give a CD drive the medium in c, which has this disk alone, as vm_plug(). Returns 0; -EBUSY: the guest keeps the tray
  * locked; -ENOENT; -ENOTSUP: it is no CD drive with bus scsi; -errno. */
 int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err *e);
-/* A disk has another image: note the configuration for a process that takes the VM over. */
-void vm_disk_changed(struct vm *vm);
 /* Ask the guest to release a disk or an interface; force: remove it at once. VM_EVENT_UNPLUGGED reports the removal.
  * Returns 0; -ENOENT; -EBUSY; -ENOTSUP. */
 int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e);

@@ -24,7 +24,6 @@ struct queued {
 };
 
 struct vm {
-	struct vm_config cfg;
 	struct machine *m;
 	struct loop *loop;
 	struct vm_sink sink;

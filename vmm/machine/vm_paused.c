@@ -66,7 +66,7 @@ int vm_handover_pause(struct vm *vm, struct vm_config *cfg, struct err *e)
 		machine_pause(vm->m);
 	}
 	vm_phase_set(vm, VM_PHASE_PAUSED, VM_REASON_HANDOVER, 0, NULL);
-	*cfg = vm->cfg;
+	*cfg = vm->m->cfg;
 	cfg->taken_over = true;
 	cfg->forked = cfg->state_later = cfg->hint_hostname = false;
 	cfg->pins_readable = 0;
@@ -101,7 +101,7 @@ void vm_handover_failed(struct vm *vm)
 
 void vm_handover_done(struct vm *vm)
 {
-	const struct vm_taken *t = &vm->cfg.taken;
+	const struct vm_taken *t = &vm->m->cfg.taken;
 
 	vm_phase_set(vm, (enum vm_phase)t->phase, (enum vm_reason)t->reason, t->value, t->detail);
 	if (t->phase == VM_PHASE_RUNNING) {

@@ -27,7 +27,7 @@ static int readers_check(const struct vm *vm, struct err *e)
 /* Work holds pointers to disks, and a saved state has to fit the machine. */
 static int busy_check(const struct vm *vm, const char *what, struct err *e)
 {
-	if (vm->cfg.images_only)
+	if (vm->m->cfg.images_only)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "this process only works on the VM's images; the VM is off");
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
 		return vm_wrong_phase(vm, what, e);
@@ -38,27 +38,6 @@ static int busy_check(const struct vm *vm, const char *what, struct err *e)
 	return readers_check(vm, e);
 }
 
-/* A process that takes the VM over gets this configuration. */
-static void config_note(struct vm *vm)
-{
-	const struct vm_config *from = &vm->m->cfg;
-
-	vm->cfg.ndisks = from->ndisks;
-	memcpy(vm->cfg.disks, from->disks, sizeof(from->disks));
-	memcpy(vm->cfg.disk_limits, from->disk_limits, sizeof(from->disk_limits));
-	memcpy(vm->cfg.disk_tune, from->disk_tune, sizeof(from->disk_tune));
-	memcpy(vm->cfg.boot_place, from->boot_place, sizeof(from->boot_place));
-	memcpy(vm->cfg.disk_more, from->disk_more, sizeof(from->disk_more));
-	vm->cfg.ninterfaces = from->ninterfaces;
-	memcpy(vm->cfg.interfaces, from->interfaces, sizeof(from->interfaces));
-	memcpy(vm->cfg.limits, from->limits, sizeof(from->limits));
-	memcpy(vm->cfg.link_down, from->link_down, sizeof(from->link_down));
-	memcpy(vm->cfg.queue_pairs, from->queue_pairs, sizeof(from->queue_pairs));
-	memcpy(vm->cfg.pair_fds, from->pair_fds, sizeof(from->pair_fds));
-	memcpy(vm->cfg.vhost, from->vhost, sizeof(from->vhost));
-	memcpy(vm->cfg.vhost_fds, from->vhost_fds, sizeof(from->vhost_fds));
-}
-
 int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)
 {
 	int r = busy_check(vm, "attach a device", e);
@@ -66,7 +45,6 @@ int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)
 	if (r < 0)
 		return r;
 	r = machine_plug(vm->m, c, fds, vm->phase == VM_PHASE_RUNNING, e);
-	config_note(vm);
 	for (unsigned i = 0; i < c->ndisks && !r; i++)
 		log_info(NULL, "disk %s is attached", c->disks[i].id);
 	for (unsigned i = 0; i < c->ninterfaces && !r; i++)
@@ -80,16 +58,9 @@ int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err
 
 	if (!r)
 		r = machine_set_medium(vm->m, c, fds, e);
-	if (!r) {
-		config_note(vm);
+	if (!r)
 		log_info(NULL, "drive %s has another medium", c->disks[0].id);
-	}
 	return r;
-}
-
-void vm_disk_changed(struct vm *vm)
-{
-	config_note(vm);
 }
 
 static void remove_and_tell(struct vm *vm, const char *name)
@@ -102,7 +73,6 @@ static void remove_and_tell(struct vm *vm, const char *name)
 		log_error(NULL, "%s", e.msg);
 		snprintf(ev.detail, sizeof(ev.detail), "%.*s", (int)sizeof(ev.detail) - 1, e.msg);
 	}
-	config_note(vm);
 	log_info(NULL, "%s is detached", ev.device);
 	vm_event_send(vm, &ev);
 }

@@ -12,7 +12,7 @@
 /* A saved state has to fit the machine. */
 static int busy_check(const struct vm *vm, struct err *e)
 {
-	if (vm->cfg.images_only)
+	if (vm->m->cfg.images_only)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "this process only works on the VM's images; the VM is off");
 	if (vm->phase != VM_PHASE_RUNNING && vm->phase != VM_PHASE_PAUSED)
 		return vm_wrong_phase(vm, "change the number of vCPUs", e);

@@ -176,7 +176,6 @@ static void drop_done(struct work *w)
 		return;
 	}
 	machine_layers_go(k->p.j.m, &k->layers, 1);
-	vm_disk_changed(k->p.j.vm);
 	log_info(NULL, "disk %s has %u layers less", k->p.disk->id, k->base - k->top);
 	vmsnap_job_stage(&k->p.j, drop_close_run, commit_end);
 }

@@ -131,7 +131,6 @@ static void begin_done(struct work *w)
 		return;
 	}
 	machine_layers_go(p->j.m, p->list, p->n);
-	vm_disk_changed(p->j.vm);
 	for (unsigned i = 0; i < p->n; i++)
 		log_info(NULL, "disk %s has a new overlay", p->list[i].disk->id);
 	vmsnap_job_stage(&p->j, close_run, job_end);

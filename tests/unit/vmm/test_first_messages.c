@@ -25,7 +25,7 @@
 struct fixture {
 	int peer, base, own, pagemap_fd;
 	struct first_messages f;
-	struct vm_config cfg;
+	const struct vm_config *cfg;
 	int fds[CHANNEL_FDS_MAX];
 	unsigned nfds;
 	struct err e;
