@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -58,7 +59,7 @@ static int head_read(struct boot_image *b, struct err *e)
 
 	if (fstat(b->src->kernel_fd, &st) < 0)
 		return err_set_errno(e, -errno, "kernel");
-	n = pread(b->src->kernel_fd, b->head, sizeof(b->head), 0);
+	n = pread(b->src->kernel_fd, b->head, BOOT_HEADER_BYTES, 0);
 	if (n < 0)
 		return err_set_errno(e, -errno, "kernel");
 	b->head_bytes = (size_t)n;
@@ -247,8 +248,13 @@ int boot_load(struct memory *m, const struct boot_source *s, struct boot_entry *
 	memset(ret, 0, sizeof(*ret));
 	if (m->low_bytes < 2 * MIB)
 		return err_set(e, -E2BIG, ERR_INVALID, "a kernel needs at least 2 MiB of memory");
+	/* The stack and the heap would keep these pages as long as the process lives. */
+	b.head = mmap(NULL, BOOT_HEADER_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (b.head == MAP_FAILED)
+		return err_set_errno(e, -errno, "kernel");
 	r = head_read(&b, e);
 	if (!r)
 		r = kernel_load(&b, e);
+	munmap(b.head, BOOT_HEADER_BYTES);
 	return r < 0 ? r : boot_finish(&b, ret, e);
 }

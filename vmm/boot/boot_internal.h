@@ -25,7 +25,7 @@ enum boot_protocol { BOOT_LINUX_64, BOOT_LINUX_32, BOOT_PVH, BOOT_MULTIBOOT_1, B
 struct boot_image {
 	struct memory *mem;
 	const struct boot_source *src;
-	uint8_t head[BOOT_HEADER_BYTES]; /* the file's first bytes, zero-filled */
+	uint8_t *head; /* the file's first BOOT_HEADER_BYTES, zero-filled */
 	size_t head_bytes;
 	uint64_t file_bytes;
 	uint64_t kernel_end;	 /* first byte after the kernel, bss included */
