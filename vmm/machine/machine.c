@@ -158,7 +158,7 @@ static int disks_new(struct machine *m, int *fds, struct err *e)
 	m->disks_at = m->ndevices;
 	/* A VM without disks needs a loop for those that are attached while it runs. */
 	if (!m->cfg.ndisks && !m->cfg.images_only)
-		r = machine_disk_loop(&m->disk_ios[0], "disks", e);
+		r = machine_disk_loop(&m->disk_ios[0], "disks", DISK_LOOP_ENTRIES_SPARE, e);
 	for (unsigned i = 0; i < m->cfg.ndisks && !r; i++)
 		r = disk_new(m, &m->cfg.disks[i], fds, e);
 	return r;
@@ -440,7 +440,7 @@ static int fork_await(struct machine *m, const int *fds, struct err *e)
 	int r = 0;
 
 	for (unsigned i = 0; i < m->cfg.ndisks && !r; i++)
-		r = machine_disk_loop(&m->disk_ios[i], m->cfg.disks[i].id, e);
+		r = machine_disk_loop(&m->disk_ios[i], m->cfg.disks[i].id, DISK_LOOP_ENTRIES, e);
 	return r ? r : machine_await_fork(m, m->cfg.state_later ? fds[m->cfg.state_ready_fd] : -1, e);
 }
 

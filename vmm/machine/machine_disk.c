@@ -17,7 +17,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define DISK_LOOP_ENTRIES 256
 /* A start right after a kill of the VM's process waits so long for the end of that process's I/O. */
 #define LOCK_WAIT_NS (2 * 1000000000ULL)
 /* A clone starts while its source makes the pin that the clone's disk reads, which takes as long as the source's disk
@@ -49,9 +48,9 @@ void machine_disk_identify(struct machine_disk *d, int fd)
 		machine_disk_identify_by(d, &st);
 }
 
-int machine_disk_loop(struct disk_io *io, const char *name, struct err *e)
+int machine_disk_loop(struct disk_io *io, const char *name, unsigned entries, struct err *e)
 {
-	int r = loop_new(DISK_LOOP_ENTRIES, &io->loop, e);
+	int r = loop_new(entries, &io->loop, e);
 
 	snprintf(io->name, sizeof(io->name), "%s", name);
 	if (!r)
@@ -147,7 +146,7 @@ int machine_disk_open(const struct machine *m, const struct vm_disk *c, const st
 		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i],
 			.data_fd = c->data_fd[i] == VM_NO_FD ? 0 : fds[c->data_fd[i]] };
 	if (!d->io->loop)
-		r = machine_disk_loop(d->io, c->id, e);
+		r = machine_disk_loop(d->io, c->id, DISK_LOOP_ENTRIES, e);
 	if (r < 0)
 		return r;
 	d->loop = d->io->loop;

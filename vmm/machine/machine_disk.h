@@ -16,8 +16,12 @@ struct stat;
 struct vm_disk;
 struct vm_disk_more;
 
-/* Create a disk's loop. name: of its thread, truncated. Returns 0 or -errno. */
-int machine_disk_loop(struct disk_io *io, const char *name, struct err *e);
+#define DISK_LOOP_ENTRIES 256
+/* Of a VM without disks, for those that are attached later. A smaller ring takes 12 KiB instead of 36, and a full one
+ * only more system calls. */
+#define DISK_LOOP_ENTRIES_SPARE 64
+/* Create a disk's loop. name: of its thread, truncated; entries: of loop_new(). Returns 0 or -errno. */
+int machine_disk_loop(struct disk_io *io, const char *name, unsigned entries, struct err *e);
 /* Start or stop the thread of a disk's loop. The machine may run. Call the first with all signals blocked. */
 int machine_disk_io_start(struct machine *m, struct disk_io *io);
 void machine_disk_io_stop(struct disk_io *io);
