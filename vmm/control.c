@@ -484,7 +484,7 @@ static void pins_delete(struct control *c)
 	c->pins.waits = false;
 	c->pins.under_way = true;
 	c->pins.seq = c->pins.next_seq;
-	r = vm_pins_delete(c->vm, c->worker, &c->pins.next, pins_deleted, c, &e);
+	r = vm_pins_delete(c->vm, c->worker, &c->pins_next, pins_deleted, c, &e);
 	if (r < 0)
 		pins_deleted(c, r, &e);
 }
@@ -499,7 +499,7 @@ static int pins_delete_request(struct control *c, struct channel_msg *m, struct 
 	if (pins->n > VM_PINS_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "more than %d pins", VM_PINS_MAX);
 	/* A newer request replaces one that still waits; the replaced one gets no answer. */
-	c->pins.next = *pins;
+	c->pins_next = *pins;
 	c->pins.next_seq = m->head.seq;
 	c->pins.waits = true;
 	pins_delete(c);
@@ -782,7 +782,7 @@ int control_new(int listen_fd, int channel_fd, bool takes_over, int *pagemap_fd,
 
 	if (!c)
 		return err_set_errno(e, -ENOMEM, "control");
-	memset(c, 0, offsetof(struct control, buf));
+	memset(c, 0, offsetof(struct control, pins_next));
 	c->listen_fd = listen_fd;
 	c->peer_fd = channel_fd;
 	c->awaits_go = takes_over;

@@ -91,7 +91,7 @@ static void addresses_done(void *opaque, int r, const struct err *e)
 		if (r < 0)
 			control_reply(c, c->looks.seqs[i], r, e);
 		else
-			control_send(c, VM_MSG_ADDRESS_LIST, c->looks.seqs[i], &c->looks.all, sizeof(c->looks.all));
+			control_send(c, VM_MSG_ADDRESS_LIST, c->looks.seqs[i], &c->addresses, sizeof(c->addresses));
 }
 
 int control_addresses(struct control *c, struct channel_msg *m, struct err *e)
@@ -102,7 +102,7 @@ int control_addresses(struct control *c, struct channel_msg *m, struct err *e)
 		r = err_set(e, -EBUSY, ERR_BUSY, "too many clients wait for the guest agent; try "
 			"again in a moment");
 	if (!r && !c->looks.under_way) {
-		r = agent_addresses(vm_machine(c->vm)->agent, &c->looks.all, addresses_done, c, e);
+		r = agent_addresses(vm_machine(c->vm)->agent, &c->addresses, addresses_done, c, e);
 		c->looks.under_way = r == 0;
 	}
 	if (r < 0)

@@ -42,16 +42,17 @@ struct control {
 	struct { /* requests to delete pins: the one in progress and the next one */
 		bool under_way, waits;
 		uint64_t seq, next_seq;
-		struct vm_pins next;
 	} pins;
 	struct { /* address queries that wait for one common answer */
 		uint64_t seqs[LOOKS_MAX];
 		unsigned n;
 		bool under_way;
-		struct vm_addresses all;
 	} looks;
 	struct key_request *keys; /* the first is in progress (control_screen.c) */
 	struct loop_timer *keys_timer;
+	/* What follows is not zeroed, because most VMs never touch its pages. */
+	struct vm_pins pins_next; /* of the request that waits */
+	struct vm_addresses addresses; /* of the answer to `looks` */
 	_Alignas(16) uint8_t buf[CHANNEL_BODY_MAX];
 };
 

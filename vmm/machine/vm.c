@@ -686,7 +686,7 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 		.opaque = vm };
 	int r;
 
-	if (!vm || !(vm->queue = calloc(QUEUE_MAX, sizeof(*vm->queue)))) {
+	if (!vm || !(vm->queue = malloc(QUEUE_MAX * sizeof(*vm->queue)))) {
 		free(vm);
 		return err_set_errno(e, -ENOMEM, "VM");
 	}
