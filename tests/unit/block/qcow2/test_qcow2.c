@@ -530,10 +530,20 @@ static void test_new_image_takes_three_pages(void **state)
 	close(fd);
 }
 
-/* The open leaves the hole that ends a new image's refcount table alone. Blocks that belong there are found after the
- * next open. A refcount block counts 64 clusters of 512 bytes, and a piece of the table 16 MiB. With a disk of this
- * size, no page of the file holds the table's end and what follows. */
-static void test_end_of_new_refcount_table_is_used(void **state)
+/* Write a file's content over itself, so that it has no hole. */
+static void holes_fill(int fd)
+{
+	uint8_t page[4096];
+	ssize_t n;
+
+	for (off_t at = 0; (n = pread(fd, page, sizeof(page), at)) > 0; at += n)
+		assert_int_equal(pwrite(fd, page, (size_t)n, at), n);
+}
+
+/* The open leaves the hole, or the zeros, that end a new image's refcount table alone. Blocks that belong there are
+ * found after the next open. A refcount block counts 64 clusters of 512 bytes, and a piece of the table 16 MiB. With a
+ * disk of this size, no page of the file holds the table's end and what follows. */
+static void end_of_new_refcount_table_is_used(bool hole)
 {
 	struct qcow2_create c = { .size_bytes = 75 * MIB, .cluster_bits = 9, .refcount_order = 6, .version = 3 };
 	struct fixture f;
@@ -544,6 +554,8 @@ static void test_end_of_new_refcount_table_is_used(void **state)
 	fixture_begin(&f, 4);
 	fd = fixture_file(&f, "img", O_RDWR | O_CREAT);
 	assert_int_equal(qcow2_create(fd, &c, &f.err), 0);
+	if (!hole)
+		holes_fill(fd);
 	close(fd);
 	for (unsigned from = 0; from < 40; from += 20) {
 		b = fixture_open(&f, "img", BLOCK_FORMAT_QCOW2, false);
@@ -565,7 +577,18 @@ static void test_end_of_new_refcount_table_is_used(void **state)
 	assert_int_equal(block_close(b), 0);
 	free(buf);
 	fixture_end(&f);
+}
+
+static void test_hole_of_new_refcount_table_is_used(void **state)
+{
 	(void)state;
+	end_of_new_refcount_table_is_used(true);
+}
+
+static void test_zeros_of_new_refcount_table_are_used(void **state)
+{
+	(void)state;
+	end_of_new_refcount_table_is_used(false);
 }
 
 static void test_read_only_image_is_not_written(void **state)
@@ -591,7 +614,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_new_image_takes_three_pages),
-		cmocka_unit_test(test_end_of_new_refcount_table_is_used),
+		cmocka_unit_test(test_hole_of_new_refcount_table_is_used),
+		cmocka_unit_test(test_zeros_of_new_refcount_table_are_used),
 		cmocka_unit_test(test_read_only_image_is_not_written),
 		cmocka_unit_test(test_full_disk_fails_writes_and_recovers), cmocka_unit_test(test_leak_is_logged),
 		cmocka_unit_test(test_unwritable_tables_at_abort_are_reported),
