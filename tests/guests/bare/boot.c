@@ -64,16 +64,22 @@ void processor_init(unsigned id)
 	lapic_write(LAPIC_SPURIOUS, 0x100 | VECTOR_SPURIOUS);
 }
 
-void kernel_main(uint64_t unused)
+/* At CPL 3, because a PVM host emulates each instruction at CPL 0. */
+static void begin(uint64_t again)
 {
-	(void)unused;
 	for (unsigned v = 0; v < 0x60; v++)
 		gate_set(v);
 	gate_set(VECTOR_SPURIOUS);
+	program(again);
+}
+
+void kernel_main(uint64_t unused)
+{
+	(void)unused;
 	outb(0x21, 0xff); /* mask the 8259s */
 	outb(0xa1, 0xff);
 	processor_init(0);
-	user_enter(program, 0, user_stack + USER_STACK_BYTES - 8);
+	user_enter(begin, 0, user_stack + USER_STACK_BYTES - 8);
 }
 
 uint64_t lapic_read(unsigned reg)

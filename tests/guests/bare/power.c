@@ -9,12 +9,19 @@
 
 volatile uint64_t button_presses;
 
-void button_init(void)
+static uint64_t button_setup(uint64_t unused)
 {
+	(void)unused;
 	if (!(inw(PM1_CONTROL) & SCI_ENABLE))
 		outb(0xb2, 0xf1); /* a PC's firmware enables ACPI by an SMI */
 	outw(PM1_STATUS, BUTTON);
 	outw(PM1_ENABLE, BUTTON);
+	return 0;
+}
+
+void button_init(void)
+{
+	kcall(button_setup, 0);
 	ioapic_route(GSI_SCI, true);
 }
 
