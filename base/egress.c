@@ -205,7 +205,8 @@ void egress_ports_print(const struct egress_rule *r, char text[EGRESS_PORTS_TEXT
 
 /* ---- rules as text ---- */
 
-void egress_rule_print(const struct egress_rule *r, char text[EGRESS_RULE_TEXT])
+/* Print a rule, such as "allow tcp 443 *.example.org". */
+static void egress_rule_print(const struct egress_rule *r, char text[EGRESS_RULE_TEXT])
 {
 	char target[EGRESS_TARGET_TEXT], ports[EGRESS_PORTS_TEXT];
 

@@ -60,9 +60,8 @@ void egress_ports_print(const struct egress_rule *r, char text[EGRESS_PORTS_TEXT
 int egress_protocol_parse(const char *text);
 const char *egress_protocol_name(uint8_t protocol);
 
-/* A rule as one line of words, and all rules as one line: "deny;allow tcp 443 *.example.org;allow any - 10.0.0.0/8". */
-void egress_rule_print(const struct egress_rule *r, char text[EGRESS_RULE_TEXT]);
-/* Returns an owned text; NULL: no memory. */
+/* Print all rules as one line: "deny;allow tcp 443 *.example.org;allow any - 10.0.0.0/8". Returns an owned text; NULL: no
+ * memory. */
 char *egress_print(const struct egress *e);
 /* Parse the text of egress_print(), which is split in place. Returns false if it is something else. */
 bool egress_parse(char *text, struct egress *ret_e);

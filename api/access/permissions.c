@@ -348,7 +348,8 @@ static void origin_put(struct json_object *o, const struct permission_origin *fr
 		js_put_int(o, "by", from->by);
 }
 
-struct json_object *permission_to_json(const struct permission *e)
+/* Return {user or group, role, vm, vm-uuid}, owned by the caller; NULL: the entry gives no role. */
+static struct json_object *permission_to_json(const struct permission *e)
 {
 	return entry_to_json(e, e->role);
 }

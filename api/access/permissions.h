@@ -114,8 +114,6 @@ int64_t permission_unused_ns(const struct permissions *p, const struct permissio
 /* Whether the entry is for the user or one of the user's groups. */
 bool permission_is_about(const struct permission *e, const struct peer *who);
 
-/* Return {user or group, role, vm, vm-uuid}, owned by the caller; NULL: the entry gives no role. */
-struct json_object *permission_to_json(const struct permission *e);
 /* The same with since, by, last-used and unused, as far as known. */
 struct json_object *permission_to_review(const struct permissions *p, const struct permission *e, int64_t now_ns);
 /* Return a list of permission_to_json(), owned by the caller. */

@@ -276,8 +276,6 @@ void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT]);
 /* Parse a UUID, with or without dashes, in upper or lower case. Returns 0; -EINVAL. */
 int uuid_parse(const char *text, uint8_t uuid[16]);
 
-/* Returns the limit of disk_tune_names[i] (api/schema/disk_tune.h); 0: none. */
-uint64_t definition_tune_get(const struct vm_disk_tune *t, size_t i);
 /* Return whether a limit other than iops and bps is set. */
 bool definition_tune_is_more(const struct vm_disk_tune *t);
 /* Put the keys of the limits that are set. */

@@ -8,7 +8,8 @@
 #define OFFSET(key, libvirt, field, kind, about) offsetof(struct vm_disk_tune, field),
 static const size_t offsets[DISK_TUNE_KEYS] = { DISK_TUNE_EACH(OFFSET) };
 
-uint64_t definition_tune_get(const struct vm_disk_tune *t, size_t i)
+/* Returns the limit of disk_tune_names[i] (api/schema/disk_tune.h); 0: none. */
+static uint64_t definition_tune_get(const struct vm_disk_tune *t, size_t i)
 {
 	return *(const uint64_t *)((const char *)t + offsets[i]);
 }

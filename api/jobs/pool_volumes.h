@@ -59,8 +59,6 @@ struct volume_entry {
  * UTF-8 without control characters. */
 bool volume_name_is_valid(const char *name);
 const char *volume_format_name(enum volume_format f);
-/* Whether the work is a job's (volume_job.h): it makes a volume. */
-bool volume_work_is_job(const struct volume_work *w);
 
 /* Do the work, with the rights of the process.
  * arg: a struct volume_work. out: input: for a job, the file of progress. VOLUME_LIST: data has the entries, in the

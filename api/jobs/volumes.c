@@ -215,7 +215,9 @@ static bool definition_has(const struct definition *def, const struct stat *st)
 		is_file(def->nvram_template, st));
 }
 
-const struct vm *volumes_user(const struct vm_host *host, const struct vm *except, const struct stat *st)
+/* Return a VM whose definition, or the one that it runs with, has the file; it compares inodes. except: not this one;
+ * NULL allowed. NULL: there is none. Takes no lock. */
+static const struct vm *volumes_user(const struct vm_host *host, const struct vm *except, const struct stat *st)
 {
 	for (size_t i = 0; i < host->nvms; i++)
 		if (host->vms[i] != except && (definition_has(host->vms[i]->def, st) || definition_has(host->vms[i]->live, st)))

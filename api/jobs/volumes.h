@@ -57,10 +57,6 @@ int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
 /* Store the kinds that volumes_errand() found in the list. */
 void volumes_take(struct volumes *v, const struct fork_as_result *res);
 
-/* Return a VM whose definition, or the one that it runs with, has the file; it compares inodes. except: not this one;
- * NULL allowed. NULL: there is none. Takes no lock. */
-const struct vm *volumes_user(const struct vm_host *host, const struct vm *except, const struct stat *st);
-
 /* Return an array for clients, owned by the caller: id, path, removed; why, if the file stays. */
 struct json_object *volumes_to_json(const struct volumes *v);
 /* Return the paths to delete and the folder, in the form that is stored for the next daemon. The caller owns it. */

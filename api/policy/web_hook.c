@@ -97,7 +97,7 @@ char *web_hook_secret_new(void)
 
 /* ---- the queue ---- */
 
-void web_delivery_free(struct web_delivery *d)
+static void web_delivery_free(struct web_delivery *d)
 {
 	if (!d)
 		return;

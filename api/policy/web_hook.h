@@ -70,7 +70,6 @@ char *web_hook_secret_new(void);
 
 /* NULL allowed. */
 void web_hook_free(struct web_hook *w);
-void web_delivery_free(struct web_delivery *d);
 
 /* Add an event, or refuse it if WEB_HOOK_QUEUE_MAX wait already. type: a word, or "test". event: as sent to clients;
  * borrowed. Returns the delivery; NULL: it is dropped, and counted. */

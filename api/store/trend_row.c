@@ -39,6 +39,15 @@ int trend_series_find(const char *name)
 
 /* ---- lists of rows ---- */
 
+/* Remove the first n rows. */
+static void trend_rows_remove(struct trend_rows *rows, size_t n)
+{
+	n = MIN(n, rows->n);
+	rows->n -= n;
+	if (rows->n)
+		memmove(rows->list, rows->list + n, rows->n * sizeof(*rows->list));
+}
+
 void trend_rows_add(struct trend_rows *rows, const struct trend_row *row, size_t max)
 {
 	if (rows->n >= max) {
@@ -52,14 +61,6 @@ void trend_rows_add(struct trend_rows *rows, const struct trend_row *row, size_t
 		rows->list = must_alloc(realloc(rows->list, rows->cap * sizeof(*rows->list)));
 	}
 	rows->list[rows->n++] = *row;
-}
-
-void trend_rows_remove(struct trend_rows *rows, size_t n)
-{
-	n = MIN(n, rows->n);
-	rows->n -= n;
-	if (rows->n)
-		memmove(rows->list, rows->list + n, rows->n * sizeof(*rows->list));
 }
 
 void trend_rows_done(struct trend_rows *rows)
@@ -76,7 +77,8 @@ static bool values_are_equal(const struct trend_row *a, const struct trend_row *
 	return !memcmp(a->average, b->average, sizeof(a->average)) && !memcmp(a->maximum, b->maximum, sizeof(a->maximum));
 }
 
-bool trend_row_continues(const struct trend_row *a, const struct trend_row *b, uint32_t step_s)
+/* Whether b continues a and has the same values, so that one row can stand for both. */
+static bool trend_row_continues(const struct trend_row *a, const struct trend_row *b, uint32_t step_s)
 {
 	return a->span && a->time == b->time - b->span && a->covered == b->covered && a->span <= UINT32_MAX - b->span &&
 		(step_s > 1 || a->covered == 1) && values_are_equal(a, b);

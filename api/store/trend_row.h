@@ -68,8 +68,6 @@ struct trend_rows {
 
 /* Add a row. At `max` rows, the oldest quarter is dropped. */
 void trend_rows_add(struct trend_rows *rows, const struct trend_row *row, size_t max);
-/* Remove the first n rows. */
-void trend_rows_remove(struct trend_rows *rows, size_t n);
 void trend_rows_done(struct trend_rows *rows);
 
 /* The step of a coarse range that is not over. */
@@ -96,8 +94,6 @@ void trend_record_pause(struct trend_recorder *r);
 void trend_record_end(struct trend_recorder *r);
 void trend_recorder_done(struct trend_recorder *r);
 
-/* Whether b continues a and has the same values, so that one row can stand for both. */
-bool trend_row_continues(const struct trend_row *a, const struct trend_row *b, uint32_t step_s);
 /* Merge into `to` a row of the same step of a coarse range: an earlier daemon wrote the first part of the step. Returns
  * whether they are such rows. */
 bool trend_row_merge(struct trend_row *to, const struct trend_row *row, uint32_t step_s);

@@ -31,7 +31,7 @@
 #define OLD_QUIT_TIMEOUT_NS (30 * 1000000000ULL)
 #define NAMED_IMAGES_BYTES 300 /* of the paths in an error */
 
-/* A request, from offline_request_fds() until done() was called. */
+/* A request, from offline_request_with() until done() was called. */
 struct wanted {
 	struct wanted *next; /* next in the queue, while queued */
 	struct offline_process *offline;
@@ -409,15 +409,7 @@ void offline_request(struct vm *vm, enum vm_msg_type type, const void *body, siz
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque)
 {
-	offline_request_fds(vm, type, body, len, NULL, 0, timeout_ns, done, opaque);
-}
-
-void offline_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
-	const int *fds, unsigned nfds, uint64_t timeout_ns,
-	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
-	void *opaque)
-{
-	offline_request_with(vm, type, body, len, NULL, fds, nfds, timeout_ns, done, opaque);
+	offline_request_with(vm, type, body, len, NULL, NULL, 0, timeout_ns, done, opaque);
 }
 
 void offline_request_with(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, struct client_file *file,

@@ -20,13 +20,8 @@ void offline_request(struct vm *vm, enum vm_msg_type type, const void *body, siz
 	uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
-/* Send a request like offline_request(), with file descriptors. fds: borrowed. */
-void offline_request_fds(struct vm *vm, enum vm_msg_type type, const void *body, size_t len,
-	const int *fds, unsigned nfds, uint64_t timeout_ns,
-	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
-	void *opaque);
-/* The same with files that another process holds, which become the first ones (api/access/client_file.h). file: taken;
- * NULL: none. */
+/* Send a request like offline_request(), with files. fds: borrowed. file: files that another process holds, which
+ * become the first ones (api/access/client_file.h); taken; NULL: none. */
 void offline_request_with(struct vm *vm, enum vm_msg_type type, const void *body, size_t len, struct client_file *file,
 	const int *fds, unsigned nfds, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque);

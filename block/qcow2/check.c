@@ -199,7 +199,8 @@ static void counts_mark(struct checker *k, uint64_t off, uint64_t len)
 		bitmap_set(&k->counts, c);
 }
 
-void checker_refcounts(struct checker *k)
+/* Read the image's refcounts and count the clusters of their table and blocks. */
+static void checker_refcounts(struct checker *k)
 {
 	uint64_t n = (uint64_t)k->h->reftable_clusters * k->cluster_bytes / 8;
 	CLEANUP_FREE uint64_t *t = table_load(k, k->h->reftable_offset, n);

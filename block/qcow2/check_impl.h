@@ -50,8 +50,6 @@ int checker_run(struct checker *k, int fd, const struct qcow2_header *h, struct 
 /* Count the references of header, maps, snapshots and bitmaps, but not those of the refcount table and its
  * blocks. With k->fix, also repair the maps' entries. Returns 0 or -errno. */
 int checker_walk(struct checker *k, struct err *e);
-/* Read the image's refcounts and count the clusters of their table and blocks. */
-void checker_refcounts(struct checker *k);
 
 /* Clear the unknown autoclear bits and those in `drop`: a program that changes an image must clear
  * the bits of features that it does not update. Durable on success; h is updated. Returns 0 or

@@ -422,10 +422,6 @@ int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct
 
 /* ---- pin.c ---- */
 
-/* Read the header of fd, with the L1 and the size of the pin. wait: for a pin that is about to be made.
- * Returns as qcow2_pin_read(); -ECANCELED: the peer has gone that the wait depends on, and the pin is not there. */
-int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], const struct block_pin_wait *wait,
-	struct qcow2_header *ret, struct err *e);
 /* Describe the pin of an entry of the snapshot table. l1: the pin's, big-endian, as in the file. Returns false if the
  * entry has no mark of a pin. */
 bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bits, const uint8_t *l1,
@@ -441,9 +437,9 @@ int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char r
 void qcow2_pin_ext_put(uint8_t p[QCOW2_PIN_EXT_BYTES], const struct qcow2_pin *pin);
 /* Parse the header extension. Returns false if it is damaged or of another version. */
 bool qcow2_pin_ext_get(const uint8_t *p, uint32_t len, struct qcow2_pin *ret);
-/* Read the header of q's file at the pin that the overlay describes. wait, and what is returned: as for
- * qcow2_pin_header(); -EINVAL if the file has another pin of that id. wait NULL: the file has the pin, whether its
- * header names it or not. */
+/* Read the header of q's file at the pin that the overlay describes. wait: for a pin that is about to be made; NULL:
+ * the file has the pin, whether its header names it or not. Returns as qcow2_pin_read(); -ECANCELED: the peer that the
+ * wait depends on has gone, and the pin is not there; -EINVAL if the file has another pin of that id. */
 int qcow2_pin_open(struct qcow2 *q, const struct qcow2_pin *pin, const struct block_pin_wait *wait, struct err *e);
 /* Check the loaded L1 against the overlay's checksum. Returns 0 or -EINVAL. */
 int qcow2_pin_check_l1(const struct qcow2 *q, const struct qcow2_pin *pin, struct err *e);

@@ -253,7 +253,9 @@ static bool look_pause(const struct block_pin_wait *wait, uint64_t waited_ns)
 	return ppoll(&peer, wait->peer_fd > 0, &pause, NULL) > 0;
 }
 
-int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], const struct block_pin_wait *wait,
+/* Read the header of fd, with the L1 and the size of the pin. wait: for a pin that is about to be made.
+ * Returns as qcow2_pin_read(); -ECANCELED: the peer has gone that the wait depends on, and the pin is not there. */
+static int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], const struct block_pin_wait *wait,
 	struct qcow2_header *ret, struct err *e)
 {
 	uint64_t began_ns = clock_monotonic_ns(), waited_ns = 0;

@@ -228,8 +228,7 @@ struct snapshot_vmstate {
 	uint32_t skip; /* bytes in the buffer before the first entry */
 	struct qcow2 *q;
 };
-/* Take a reference to the VM state of snapshot `id`. Returns 0; -EINPROGRESS; -ENOENT; -errno. */
-int snapshot_vmstate_get(struct qcow2 *q, const char *id, struct wait *w, struct snapshot_vmstate **ret);
+/* Give a reference to a VM state back. */
 void snapshot_vmstate_put(struct snapshot_vmstate *v);
 /* Drop the cached VM state. Returns 0; -EBUSY while a request reads it. */
 int snapshot_vmstate_forget(struct qcow2 *q, const char *id);

@@ -248,7 +248,8 @@ static int snapshot_vmstate_load(struct qcow2 *q, const struct qcow2_snapshot_in
 	return -EINPROGRESS;
 }
 
-int snapshot_vmstate_get(struct qcow2 *q, const char *id, struct wait *w, struct snapshot_vmstate **ret)
+/* Take a reference to the VM state of snapshot `id`. Returns 0; -EINPROGRESS; -ENOENT; -errno. */
+static int snapshot_vmstate_get(struct qcow2 *q, const char *id, struct wait *w, struct snapshot_vmstate **ret)
 {
 	const struct qcow2_snapshot_info *s;
 	int r;

@@ -22,8 +22,6 @@ struct device;
 struct err;
 struct pci_host;
 
-#define VSOCK_CID_MIN 3
-#define VSOCK_CID_MAX 0xfffffffeu
 #define VSOCK_CONNS_MAX 256
 #define VSOCK_BUFFER_BYTES (128u * 1024)
 

@@ -147,7 +147,6 @@ uint64_t conns_expire(struct virtio_vsock *s, uint64_t now_ns);
 /* Free everything. The loop does not run. */
 void conns_free(struct virtio_vsock *s);
 void vsock_task_run(struct loop_task *t);
-void vsock_task_post(struct virtio_vsock *s);
 /* Callbacks of the sockets; they take the lock. */
 void vsock_listen_ready(void *opaque, unsigned revents);
 void vsock_dial_ready(void *opaque, unsigned revents);

@@ -39,7 +39,7 @@ struct vsock_conn *conn_find(struct virtio_vsock *s, uint32_t host_port, uint32_
 	return NULL;
 }
 
-void vsock_task_post(struct virtio_vsock *s)
+static void vsock_task_post(struct virtio_vsock *s)
 {
 	if (s->task_posted)
 		return;

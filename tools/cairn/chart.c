@@ -46,6 +46,8 @@ static bool is_of(const char *unit, const char *word)
 	return !strncmp(unit, word, strlen(word));
 }
 
+#define CHART_VALUE 24
+
 static const char *scaled(double v, double base, const char *const *prefixes, size_t n, const char *end, char buf[CHART_VALUE])
 {
 	size_t i = 0;
@@ -58,7 +60,8 @@ static const char *scaled(double v, double base, const char *const *prefixes, si
 	return buf;
 }
 
-const char *chart_value(double v, const char *unit, char buf[CHART_VALUE])
+/* Write a value with its unit, such as "12.5 MiB/s". */
+static const char *chart_value(double v, const char *unit, char buf[CHART_VALUE])
 {
 	static const char *const binary[] = { " B", " KiB", " MiB", " GiB", " TiB" };
 	static const char *const thousands[] = { "", "k", "M", "G" };

@@ -27,8 +27,5 @@ size_t chart_points(unsigned columns, bool utf8);
 void chart_draw(FILE *f, const struct chart *c, unsigned columns, unsigned rows, bool utf8);
 /* Print charts below each other as one SVG image. */
 void chart_svg(FILE *f, const char *title, const struct chart *charts, size_t n);
-/* Write a value with its unit, such as "12.5 MiB/s". */
-#define CHART_VALUE 24
-const char *chart_value(double v, const char *unit, char buf[CHART_VALUE]);
 
 #endif

@@ -56,7 +56,9 @@ static void list_add(struct run_definition *d, const char *list, const char *opt
 	json_object_array_add(array, o);
 }
 
-void run_definition_put(struct run_definition *d, const char *option, const char *object, const char *key, struct json_object *v)
+/* Set a key of an object of the definition, such as "initrd" of "boot".
+ * object: NULL: the definition itself. v: taken. */
+static void run_definition_put(struct run_definition *d, const char *option, const char *object, const char *key, struct json_object *v)
 {
 	struct json_object *o = object ? js_get(d->file.definition, object) : d->file.definition;
 	char name[64];
@@ -119,21 +121,11 @@ static void words_put(struct run_definition *d, const char *words, bool at_end)
 	free(text);
 }
 
-void run_definition_add_words(struct run_definition *d, const char *option, const char *words)
+/* Add words to the kernel's command line, behind those that it has; before " -- " and what follows it. */
+static void run_definition_add_words(struct run_definition *d, const char *option, const char *words)
 {
 	words_put(d, words, true);
 	origin_put(d, "boot.cmdline", option);
-}
-
-int run_definition_command(struct cli *c, const char *const *words, size_t n, struct err *e)
-{
-	if (c->npos > 1)
-		return 0;
-	if (n >= CLI_POSITIONALS_MAX)
-		return err_set(e, -E2BIG, ERR_INVALID, "the command has more than %d words", CLI_POSITIONALS_MAX - 1);
-	for (size_t i = 0; i < n; i++)
-		c->pos[c->npos++] = words[i];
-	return 0;
 }
 
 /* ---- options ---- */

@@ -28,17 +28,10 @@ void run_definition_done(struct run_definition *d);
  * that gave the key. Returns r. */
 int run_definition_blame(const struct run_definition *d, int r, struct err *e);
 
-/* Add a disk behind the others, or before them, as the guest's first one.
- * option: which gave it, such as "--disk x.img". o: JSON of the disk, with an absolute path; taken. */
 /* Add a share. o: taken. */
 void run_definition_add_share(struct run_definition *d, const char *option, struct json_object *o);
+/* Add a disk behind the others, or before them, as the guest's first one.
+ * option: which gave it, such as "--disk x.img". o: JSON of the disk, with an absolute path; taken. */
 void run_definition_add_disk(struct run_definition *d, const char *option, struct json_object *o, bool is_first);
-/* Add words to the kernel's command line, behind those that it has; before " -- " and what follows it. */
-void run_definition_add_words(struct run_definition *d, const char *option, const char *words);
-/* Set a key of an object of the definition, such as "initrd" of "boot".
- * object: NULL: the definition itself. v: taken. */
-void run_definition_put(struct run_definition *d, const char *option, const char *object, const char *key, struct json_object *v);
-/* Set the command, unless the user has given one. words: borrowed for as long as c. Returns 0; -E2BIG. */
-int run_definition_command(struct cli *c, const char *const *words, size_t n, struct err *e);
 
 #endif

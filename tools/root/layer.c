@@ -146,11 +146,6 @@ int layer_read(struct layer_reader *r, void *buf, size_t size, size_t *ret_len, 
 	return 0;
 }
 
-uint64_t layer_position(const struct layer_reader *r)
-{
-	return (uint64_t)archive_read_header_position(r->a);
-}
-
 void layer_close(struct layer_reader *r)
 {
 	if (r)

@@ -34,8 +34,6 @@ int layer_open(const struct layer *l, struct layer_reader **ret, struct err *e);
 int layer_next(struct layer_reader *r, struct archive_entry **ret, struct err *e);
 /* Read content of the entry; a sparse file reads as zeros. *ret_len: 0: its end. Returns 0; -errno with a sentence. */
 int layer_read(struct layer_reader *r, void *buf, size_t size, size_t *ret_len, struct err *e);
-/* Returns the position of the entry in an archive that is not compressed; after the last entry, that of the end. */
-uint64_t layer_position(const struct layer_reader *r);
 void layer_close(struct layer_reader *r);
 
 #endif

@@ -32,7 +32,7 @@ struct nodes {
 	uint32_t *buckets; /* owned: index + 1 of the first node */
 	uint32_t nbuckets; /* power of two */
 	struct handle *handles; /* owned */
-	uint32_t nhandles, handles_max;
+	uint32_t handles_max;
 };
 
 /* root: an O_PATH fd of the folder; taken. max: the most nodes and handles. Returns 0; -ENOMEM; -errno. */

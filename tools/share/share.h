@@ -52,8 +52,6 @@ share_op share_getattr, share_setattr, share_open, share_read, share_write, shar
 /* Append to the reply. p: NULL: zeros. Returns where it is; NULL: there is no room. */
 void *reply_add(struct reply *r, const void *p, size_t bytes);
 void share_attr_fill(struct fuse_attr *a, const struct stat *st);
-/* Open the file of a node. Files that are neither regular nor folders are never opened. Returns an owned fd; -errno. */
-int share_node_open(const struct share *s, const struct node *n, int flags);
 /* Add a handle for the fd, which is taken, and the struct fuse_open_out. Returns 0 or -errno. */
 int share_handle_reply(struct share *s, int fd, bool is_folder, struct reply *r);
 

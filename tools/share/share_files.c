@@ -18,7 +18,8 @@
 #define ENTRIES_BYTES 32768
 #define TIMES (FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW)
 
-int share_node_open(const struct share *s, const struct node *n, int flags)
+/* Open the file of a node. Files that are neither regular nor folders are never opened. Returns an owned fd; -errno. */
+static int share_node_open(const struct share *s, const struct node *n, int flags)
 {
 	char number[16];
 	int fd;

@@ -125,6 +125,13 @@ static void pointer_event(int mask, int x, int y, rfbClientPtr client)
 
 /* ---- clients ---- */
 
+static unsigned server_clients(struct server *s)
+{
+	struct pollfd fds[SERVER_CLIENTS_MAX];
+
+	return server_poll_add(s, fds);
+}
+
 static void client_gone(rfbClientPtr client)
 {
 	struct server *s = server_of(client->screen);
@@ -158,13 +165,6 @@ static rfbBool password_check(rfbClientPtr client, const char *response, int len
 		log_warn("vnc", "%d wrong passwords; all clients are refused for %d s", WRONG_MAX, WRONG_WAIT_MS / 1000);
 	}
 	return FALSE;
-}
-
-unsigned server_clients(struct server *s)
-{
-	struct pollfd fds[SERVER_CLIENTS_MAX];
-
-	return server_poll_add(s, fds);
 }
 
 unsigned server_poll_add(struct server *s, struct pollfd *fds)

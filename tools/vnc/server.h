@@ -17,7 +17,6 @@ struct server;
 int server_new(const char *name, const char *password, const struct link *link, struct server **ret, struct err *e);
 /* Serve a client. fd: a connected stream socket; taken. */
 void server_accept(struct server *s, int fd);
-unsigned server_clients(struct server *s);
 /* Add the clients' sockets for poll(). Returns their number, at most SERVER_CLIENTS_MAX. */
 unsigned server_poll_add(struct server *s, struct pollfd *fds);
 /* Read what clients have sent, and send them what has changed on the screen. Returns for how many milliseconds poll()

@@ -114,7 +114,7 @@ bool ram_make_room(struct machine *m, const struct iovec *iov, unsigned niov, in
 	return fault_tracker_make_room(m->tracker, iov, niov, wake_fd);
 }
 
-bool ram_can_watch(struct machine *m)
+static bool ram_can_watch(struct machine *m)
 {
 	const struct ram_view *view = memory_view(&m->mem);
 

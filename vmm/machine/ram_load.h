@@ -48,21 +48,18 @@ void ram_load_iov(struct machine *m, const struct iovec *iov, unsigned niov, boo
 bool ram_make_room(struct machine *m, const struct iovec *iov, unsigned niov, int wake_fd);
 /* Give pages that the guest does not use back to the host, as dev_host_ops.ram_give_back(). */
 bool ram_give_back(struct machine *m, uint64_t off, uint64_t len, int wake_fd);
-/* Return whether userfaultfd can track writes to RAM, so that it can be saved while the guest runs. Main thread. Logs
- * why a clone's RAM cannot be tracked. */
-bool ram_can_watch(struct machine *m);
 /* How memory is saved or loaded. */
 enum ram_way {
 	RAM_STANDS, /* while the VM is paused */
 	RAM_FAULTS, /* as of one instant, while the VM runs, by userfaultfd's write protection */
 	RAM_LOG,    /* in rounds, while the VM runs, by KVM's dirty log (ram_save.h) */
 };
-/* Return how to save memory: RAM_FAULTS if ram_can_watch(), else RAM_STANDS if userfaultfd cannot track this memory
- * only, else RAM_LOG. Main thread. */
+/* Return how to save memory: RAM_FAULTS if userfaultfd can track writes to RAM, RAM_STANDS if it cannot track this
+ * memory only, else RAM_LOG. Logs why a clone's RAM cannot be tracked. Main thread. */
 enum ram_way ram_way(struct machine *m);
 /* Start write tracking, if it is not active (m->tracker, until machine_forget_memory()), and
  * write-protect most memory now, so that the next pause is short (fault_tracker_preprotect()). Runs on the
- * worker; needs ram_can_watch().
+ * worker; needs RAM_FAULTS.
  * Returns 0 or -errno. */
 int ram_watch(struct machine *m, struct err *e);
 /* Start write tracking in the background, in steps on the main thread, if userfaultfd can. Called once, while the guest
