@@ -51,7 +51,7 @@ static uint16_t code_of_set_1(unsigned set_1)
 
 #define K(name) { #name, KEY_##name }
 static const struct {
-	const char *name;
+	char name[18]; /* no pointer, whose relocation would give each process an own copy of the table */
 	uint16_t code;
 } names[] = {
 	K(ESC), K(1), K(2), K(3), K(4), K(5), K(6), K(7), K(8), K(9), K(0), K(MINUS), K(EQUAL), K(BACKSPACE), K(TAB), K(Q),
@@ -128,7 +128,7 @@ int key_code(const char *codeset, const char *word, uint16_t *ret, struct err *e
 
 /* QEMU's names that differ from the kernel's in small letters. */
 static const struct {
-	const char *name;
+	char name[14];
 	uint16_t code;
 } qemu_names[] = {
 	{ "ret", KEY_ENTER }, { "spc", KEY_SPACE }, { "shift", KEY_LEFTSHIFT }, { "shift_r", KEY_RIGHTSHIFT }, { "alt", KEY_LEFTALT },
