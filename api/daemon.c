@@ -93,7 +93,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOOP_ENTRIES 256
+#define LOOP_ENTRIES 512
 #define FILES_MAX 524288 /* as LimitNOFILE in cairnd.service */
 #define ADOPT_TIMEOUT_NS (10 * 1000000000ULL)
 #define FINISH_TIMEOUT_NS (10 * 1000000000ULL)

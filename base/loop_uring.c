@@ -309,8 +309,7 @@ static int ring_restrict(struct io_uring *ring)
 
 static int ring_new(unsigned entries, struct io_uring *ring)
 {
-	struct io_uring_params p = { .flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | IORING_SETUP_R_DISABLED,
-		.cq_entries = entries * 4 };
+	struct io_uring_params p = { .flags = IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED };
 	int r = io_uring_queue_init_params(entries, ring, &p);
 
 	if (r < 0)

@@ -17,7 +17,7 @@ struct vm_disk;
 struct vm_disk_more;
 
 #define DISK_LOOP_ENTRIES 256
-/* Of a VM without disks, for those that are attached later. A smaller ring takes 12 KiB instead of 36, and a full one
+/* Of a VM without disks, for those that are attached later. A smaller ring takes 8 KiB instead of 28, and a full one
  * only more system calls. */
 #define DISK_LOOP_ENTRIES_SPARE 64
 /* Create a disk's loop. name: of its thread, truncated; entries: of loop_new(). Returns 0 or -errno. */
