@@ -92,7 +92,7 @@ struct block_open {
 	uint64_t lock_wait_ns;
 	/* The fds are duplicates of those of another process, which had the disk open and settled it
 	 * (block_settle()). Take no lock, as that process's locks belong to the fds, and write nothing at open; an
-	 * image that needs a repair is refused. */
+	 * image that needs a repair is refused. The files of the layers had names when that process opened them. */
 	bool as_handed_over;
 	bool lazy_bitmaps; /* load the bits of persistent bitmaps when they are needed, so that too large ones can be removed */
 	/* For writing: allow processes that read a pin of the image (block/qcow2/pin.h), now and

@@ -38,7 +38,7 @@ struct block {
 	unsigned layer; /* 0: the disk; else the n-th below it */
 	int fd;
 	int data_fd; /* 0: none */
-	bool named;  /* the file had a name when it was opened */
+	bool named;  /* the file had a name when it was opened first: before a handover or a restack */
 	bool locked, data_locked;
 	/* Bounce buffers: each has at most bounce_piece bytes. Requests that find no room wait in order. */
 	struct budget bounce;

@@ -1,6 +1,7 @@
 """The image of a running VM is removed, or another file takes its name. The VM's process still has the file, so nothing
 is lost before the VM ends: until then, a save or a snapshot that would be lost is refused, and the disk can be copied."""
 
+import json
 import os
 
 import pytest
@@ -61,6 +62,33 @@ def test_disk_whose_image_was_removed_is_rescued(daemon, kvm, guest, tmp_path, r
     vm.console = Console(daemon, "vm1")
     vm.run("verify 0 8 9")
     vm.off()
+
+
+LOST = "disk vda: its image was removed while the VM runs"
+LOST_BELOW = "disk vda: a backing file was removed while the VM runs"
+
+
+def test_new_process_knows_that_the_image_was_removed(daemon, kvm, guest, tmp_path):
+    disk, base = make(tmp_path, False)
+    vm = start(daemon, guest, disk, base, False)
+    disk.unlink()
+    vm.console.close()
+    assert json.loads(daemon.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    refused(daemon, tmp_path, LOST)
+
+
+def test_disk_with_other_layers_knows_that_its_backing_file_was_removed(daemon, kvm, guest, tmp_path):
+    disk, base = make(tmp_path, True)
+    top = tmp_path / "top.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(disk), "-F", "qcow2", str(top))
+    Vm(daemon, guest, top, backing=[disk, base])
+    aside = tmp_path / "aside"
+    base.rename(aside)  # the name stays usable for the commit, and the file that the VM has is not the one with the name
+    base.write_bytes(aside.read_bytes())
+    aside.unlink()
+    refused(daemon, tmp_path, LOST_BELOW)
+    daemon.cairn("blockcommit", "vm1", "vda", "--base", str(disk), "--pivot")
+    refused(daemon, tmp_path, LOST_BELOW)
 
 
 def test_disk_whose_backing_file_was_removed_is_made_independent(daemon, kvm, guest, tmp_path):
