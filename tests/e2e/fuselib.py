@@ -30,6 +30,7 @@ class Op(enum.IntEnum):
     OPEN = 14
     READ = 15
     WRITE = 16
+    STATFS = 17
     RELEASE = 18
     FSYNC = 20
     FLUSH = 25
@@ -252,6 +253,9 @@ class Server:
             content = self.of_node(node).content
             content[:] = content[:size].ljust(size, b"\0")
         return self.op_getattr(node, body)
+
+    def op_statfs(self, node, body):
+        return struct.pack("<5Q4I24x", 1 << 20, 1 << 19, 1 << 19, 1 << 20, 1 << 19, 4096, 255, 4096, 0)
 
     def op_open(self, node, body):
         return struct.pack("<Q2I", 0, DIRECT_IO, 0)

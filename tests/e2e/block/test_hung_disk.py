@@ -1,16 +1,38 @@
 """A running VM whose disk lies on a file system that does not answer: FUSE here, a hung NFS elsewhere."""
 
+import contextlib
+
 import pytest
 
 from conftest import Console, until
 from fuselib import Op, fuse
+from mountlib import mounted
 from test_disk_errors import Vm
 
 
-@pytest.fixture
-def hung(daemon, kvm, guest, tmp_path):
-    """A VM of which a read hangs, its file system, and the console of another VM."""
-    with fuse(tmp_path / "fuse", disk=bytes(1 << 20)) as f:
+def overlayfs(tmp_path, lower):
+    """Mount an overlayfs over a folder. A file that is only read stays in the lower file system."""
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    options = f"lowerdir={lower},upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    return mounted(tmp_path / "overlay", "-t", "overlay", "-o", options, "none")
+
+
+def go_on_below(vm, guest, folder):
+    """Have the VM go on with its disk on an overlayfs. The disk's thread itself reads the file there."""
+    vm.off()
+    vm.daemon.cairn("undefine", "vm1")
+    vm.daemon.define("vm1", boot={"kernel": guest("interp.elf")},
+                     disks=[{"path": str(folder / "disk"), "format": "raw", "readonly": True, "cache": "writeback"}])
+    vm.start()
+
+
+@pytest.fixture(params=["fuse", "overlayfs"])
+def hung(daemon, kvm, guest, tmp_path, request):
+    """A VM of which a read hangs, its file system, and the console of another VM. The disk is on the file system, or on
+    an overlayfs over it."""
+    with contextlib.ExitStack() as mounts:
+        f = mounts.enter_context(fuse(tmp_path / "fuse", disk=bytes(1 << 20)))
         vm = Vm(daemon, guest, f["disk"], fmt="raw")
         daemon.define("other", boot={"kernel": guest("interp.elf")})
         daemon.cairn("start", "other")
@@ -18,6 +40,8 @@ def hung(daemon, kvm, guest, tmp_path):
         while other.line() != "interp":
             pass
         vm.run("write 0 8 7")
+        if request.param == "overlayfs":
+            go_on_below(vm, guest, mounts.enter_context(overlayfs(tmp_path, f.folder)))
         f.hang(Op.READ)
         vm.begin("verify 0 8 7")
         until(lambda: Op.READ in f.hanging())
