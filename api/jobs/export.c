@@ -286,7 +286,10 @@ static void export_start(void *opaque)
 {
 	struct export *x = opaque;
 
-	open_as_open(x->vm->host->helpers, x->def, OPEN_AS_ALL, files_opened, x, &x->opener);
+	if (offline_check(x->vm, &x->e) < 0)
+		export_fail_later(x);
+	else
+		open_as_open(x->vm->host->helpers, x->def, OPEN_AS_ALL, files_opened, x, &x->opener);
 }
 
 static void export_cancel(struct job *j)
@@ -376,6 +379,8 @@ int export_begin(struct vm *vm, struct client_file **file, const struct export_o
 		r = opts_check(opts, e);
 	if (!r)
 		r = state_check(vm, opts, e);
+	if (!r)
+		r = offline_check(vm, e);
 	if (!r)
 		r = job_new(vm, "export", job_id, ret_j, e);
 	if (r < 0)

@@ -116,7 +116,10 @@ static void diff_start(void *opaque)
 {
 	struct diff *x = opaque;
 
-	open_as_open(x->vm->host->helpers, x->def, OPEN_AS_IMAGES_READ, files_opened, x, &x->opener);
+	if (offline_check(x->vm, &x->e) < 0)
+		diff_fail_later(x);
+	else
+		open_as_open(x->vm->host->helpers, x->def, OPEN_AS_IMAGES_READ, files_opened, x, &x->opener);
 }
 
 static void diff_cancel(struct job *j)
@@ -205,6 +208,8 @@ int snapshot_diff_begin(struct vm *vm, const char *type, struct json_object *arg
 
 	if (!r)
 		r = args_check(vm, args, e);
+	if (!r)
+		r = offline_check(vm, e);
 	if (!r)
 		r = job_new(vm, type, js_get_str(args, "job-id"), ret_j, e);
 	if (r < 0)

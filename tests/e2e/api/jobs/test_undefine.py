@@ -201,8 +201,9 @@ def test_undefine_recorded_by_older_daemon_is_completed(daemon, tmp_path):
 def test_undefine_of_a_vm_whose_image_does_not_answer_ends_in_a_sentence(daemon, tmp_path):
     """The processes that read the images wait in the kernel, deaf to SIGKILL. The VMs and their images stay."""
     content = image(tmp_path, "a.qcow2").read_bytes()
-    with fuse(tmp_path / "fuse", vm1=content, vm2=content) as f:
-        for vm in ("vm1", "vm2"):
+    vms = ["vm1", "vm2", "vm3"]
+    with fuse(tmp_path / "fuse", vm1=content, vm2=content, vm3=content) as f:
+        for vm in vms:
             daemon.define(vm, disks=[disk(f[vm])])
         f.hang(Op.READ)
         clients = [daemon.qmp() for _ in range(4)]
@@ -216,26 +217,33 @@ def test_undefine_of_a_vm_whose_image_does_not_answer_ends_in_a_sentence(daemon,
 
         ask(0, "vm-undefine", "vm1", **{"remove-all-storage": True})
         ask(1, "vm-undefine", "vm2", **{"remove-all-storage": True, "snapshots-metadata": True})
-        until(lambda: f.hanging().count(Op.READ) >= 2)
-        assert names(daemon) == ["vm1", "vm2"]
+        ask(2, "snapshot-list", "vm3")
+        until(lambda: f.hanging().count(Op.READ) >= 3)
+        q = daemon.qmp()
+        job = q.run("snapshot-diff", vm="vm3", **{"from": "s1"})["job"]  # it waits for the list
+        assert names(daemon) == vms
         for i in range(2):
             refused(clients[i].answer()["error"]["desc"], f"vm{i + 1}")
+        assert "did not answer in time" in clients[2].answer()["error"]["desc"]
         # The processes were killed a moment ago. Who comes now waits for their end, until that takes too long.
         processes = sorted(daemon.children())
-        assert len(processes) == 2
+        assert len(processes) == 3
         ask(0, "vm-undefine", "vm1", **{"snapshots-metadata": True})
         ask(1, "vm-undefine", "vm2")
         ask(2, "vm-start", "vm1")
         ask(3, "snapshot-list", "vm2")
         for i in range(4):
             refused(clients[i].answer()["error"]["desc"], f"vm{i % 2 + 1}")
+        q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+        refused(q.run("query-jobs", id=job)[0]["error"], "vm3")
         # From now on nobody waits.
-        for words in (["undefine", "vm1"], ["start", "vm1"], ["snapshot-list", "vm1"], ["clone", "vm1", "copy"]):
+        for words in (["undefine", "vm1"], ["start", "vm1"], ["snapshot-list", "vm1"], ["clone", "vm1", "copy"],
+                      ["export", "vm1", str(tmp_path / "a.tar")], ["snapshot-diff", "vm1", "s1"]):
             refused(daemon.cairn(*words, ok=False).stderr, "vm1")
-        assert sorted(daemon.children()) == processes and names(daemon) == ["vm1", "vm2"]
+        assert sorted(daemon.children()) == processes and names(daemon) == vms
         f.release()
         until(lambda: not daemon.children())
-        for vm in ("vm1", "vm2"):
+        for vm in vms:
             assert daemon.cairn("snapshot-list", vm, "--name").stdout.strip() == ""
             daemon.cairn("undefine", vm)
             with open(f[vm], "rb") as image_now:
