@@ -28,12 +28,20 @@ bool xml_is(const char *text, size_t len)
 /* ---- running cairn-xml ---- */
 
 /* Print the sentences of all refused elements, so that the user can mend all of them at once. */
-static void refusals_print(struct json_object *list)
+static void refusals_print(struct json_object *o, struct err *e)
 {
+	struct json_object *list = js_get_array(o, "refusals");
 	size_t n = list ? json_object_array_length(list) : 0;
+	const char *least = js_get_bool(o, "refused-more", false) ? "at least " : "";
+	int64_t all = js_get_int(o, "refused", 0);
 
+	if (!n)
+		return;
 	for (size_t i = 0; i < n; i++)
 		fprintf(stderr, "error: %s\n", json_object_get_string(json_object_array_get_idx(list, i)));
+	if (all > (int64_t)n)
+		fprintf(stderr, "error: and %s%lld more\n", least, (long long)all - (long long)n);
+	err_set(e, -EINVAL, e->cls, "%s%lld elements are refused, see above", least, (long long)all);
 }
 
 static int answer_parse(const char *text, size_t len, struct json_object **ret_o, struct err *e)
@@ -47,11 +55,9 @@ static int answer_parse(const char *text, size_t len, struct json_object **ret_o
 	error = js_get(o, "error");
 	if (error) {
 		class = js_get_int(error, "class", ERR_INVALID);
-		refusals_print(js_get(o, "refusals"));
 		err_set(e, -EINVAL, class >= 0 && class < ERR_CLASS_COUNT ? (enum err_class)class : ERR_GENERIC,
 			"%s", js_get_str(error, "desc"));
-		if (js_get(o, "refusals"))
-			err_set(e, -EINVAL, e->cls, "%zu elements are refused, see above", json_object_array_length(js_get(o, "refusals")));
+		refusals_print(o, e);
 		return -EINVAL;
 	}
 	*ret_o = STEAL_PTR(o);

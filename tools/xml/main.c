@@ -7,7 +7,7 @@
  *   elements   → all known elements and their treatment: path, word, attributes, why; separated by tabs
  *
  * Errors: {"error": {"class": number of enum err_class, "desc": sentence}}, exit status 1. If several elements are
- * refused, desc is the first one's, and "refusals" has the sentences of all. */
+ * refused, desc is the first one's, "refusals" has the sentences of the first 32, and "refused" the number of all. */
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -43,7 +43,7 @@ static int convert(const char *text, size_t len, struct json_object *out,
 		ret = read(&r, doc, opaque);
 	if (ret < 0) {
 		if (r.nrefusals > 1)
-			js_put(out, "refusals", reading_refusals(&r));
+			reading_put_refusals(&r, out);
 		return ret;
 	}
 	js_put(out, "definition", STEAL_PTR(r.definition));

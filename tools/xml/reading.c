@@ -10,9 +10,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Limit of the warnings, because nobody would read more. */
+/* Limits of the warnings and refusals that are told, because nobody would read more. */
 #define WARNINGS_MAX 100
-#define REFUSALS_MAX 32
+#define REFUSALS_TOLD_MAX 32
+#define REFUSALS_MAX 1000 /* those beyond are not counted */
 
 struct refusal {
 	enum err_class cls;
@@ -79,10 +80,12 @@ static bool is_refused(const struct reading *r, const char *text)
 
 static void refusal_keep(struct reading *r, long line)
 {
+	bool known = is_refused(r, r->e->msg);
 	struct refusal *x;
 
-	r->may_go_on = r->nrefusals < REFUSALS_MAX;
-	if (!r->may_go_on || is_refused(r, r->e->msg))
+	r->may_go_on = known || r->nrefusals < REFUSALS_MAX;
+	r->refused_more = !r->may_go_on;
+	if (known || r->refused_more)
 		return;
 	x = &r->refusals[r->nrefusals++];
 	x->cls = r->e->cls;
@@ -128,13 +131,15 @@ int reading_refused(struct reading *r)
 	return err_set(r->e, -EINVAL, r->refusals[0].cls, "%s", r->refusals[0].text);
 }
 
-struct json_object *reading_refusals(const struct reading *r)
+void reading_put_refusals(const struct reading *r, struct json_object *o)
 {
 	struct json_object *list = json_object_new_array();
 
-	for (size_t i = 0; i < r->nrefusals; i++)
+	for (size_t i = 0; i < r->nrefusals && i < REFUSALS_TOLD_MAX; i++)
 		json_object_array_add(list, json_object_new_string(r->refusals[i].text));
-	return list;
+	js_put(o, "refusals", list);
+	js_put_uint(o, "refused", r->nrefusals);
+	js_put_bool(o, "refused-more", r->refused_more);
 }
 
 static struct warning *warning_add(struct reading *r, struct _xmlNode *n, const char *attr)

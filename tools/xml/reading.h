@@ -26,6 +26,7 @@ struct reading {
 	struct refusal *refusals; /* errors of reading_error() */
 	size_t nrefusals;
 	bool may_go_on; /* the last error is among the refusals */
+	bool refused_more; /* reading ended at the limit of refusals */
 	struct err *e;
 };
 
@@ -45,8 +46,9 @@ int reading_error(struct reading *r, struct _xmlNode *n, const char *attr, enum 
 int reading_go_on(struct reading *r, int ret);
 /* At the end: if elements were refused, set the error of the first line. Returns 0; -EINVAL with a sentence. */
 int reading_refused(struct reading *r);
-/* Returns an array of the sentences of all refusals, by line; the caller frees it. */
-struct json_object *reading_refusals(const struct reading *r);
+/* Put "refusals" into the object, the sentences of the first refusals by line; "refused", the number of all; and
+ * "refused-more", whether reading ended before there could be more. */
+void reading_put_refusals(const struct reading *r, struct json_object *o);
 /* Add such a sentence as a warning. */
 void reading_warn(struct reading *r, struct _xmlNode *n, const char *attr, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));

@@ -444,6 +444,15 @@ def test_define_prints_all_refused_elements(fake):
     assert lines[8].startswith("error: Failed to define domain") and lines[9] == "error: 8 elements are refused, see above"
 
 
+@pytest.mark.parametrize("n, more, total", [(32, [], "32"), (33, ["error: and 1 more"], "33"), (1000, ["error: and 968 more"], "1000"),
+                                            (2000, ["error: and at least 968 more"], "at least 1000")])
+def test_define_counts_refused_elements_beyond_those_it_prints(fake, n, more, total):
+    (fake.tmp / "bad.xml").write_text(domain(devices="\n<hostdev mode='subsystem' type='pci'/>" * n))
+    lines = fake.cairn("define", str(fake.tmp / "bad.xml"), ok=2).stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines[:32]] == [f"line {i}" for i in range(2, 34)]
+    assert lines[32:-2] == more and lines[-1] == f"error: {total} elements are refused, see above"
+
+
 def test_entity_bombs_are_refused():
     """None of them is expanded; time and memory are bounded, whatever the parser does."""
     entities = "".join(f"<!ENTITY l{i} '{f'&l{i - 1};' * 10 if i else 'ha'}'>" for i in range(10))
