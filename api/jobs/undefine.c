@@ -34,6 +34,7 @@ struct undefine {
 	bool forgets; /* the VM had permissions */
 	bool fails;   /* answer with `why` when the VM is gone */
 	struct volumes volumes;
+	unsigned removed; /* images removed so far */
 	struct fork_as *errand;
 	struct err why; /* of `fails`; with images to remove: the error with which plan_dropped() gives up */
 };
@@ -120,11 +121,13 @@ static void plan_drop(struct undefine *u, const struct err *why)
 	struct err e;
 
 	u->why = *why;
+	if (u->removed)
+		err_set(&u->why, -EIO, why->cls, "%.400s; %u of the VM's images were removed, and the VM stays defined", why->msg, u->removed);
 	u->work.loop = u->host->loop;
 	u->work.done = plan_dropped;
 	if (store_remove_file(u->host->store, u->vm->def->name, UNDEFINE_FILE, STORE_WITH_WORK, &u->work, &e) < 0) {
 		log_error("undefine", "%s", e.msg);
-		give_up(u, why);
+		give_up(u, &u->why);
 	}
 }
 
@@ -186,19 +189,13 @@ static void vm_forget(void *opaque)
 static void volumes_removed(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct undefine *u = opaque;
-	struct err why;
 
 	u->errand = NULL;
-	if (!r) {
-		vm_forget(u);
-		return;
-	}
-	if (res->count)
-		err_set(&why, r, e->cls, "%.300s; %u of the VM's images were removed, and the VM stays defined",
-			e->msg, res->count);
+	u->removed = res->count;
+	if (r < 0)
+		plan_drop(u, e);
 	else
-		why = *e;
-	plan_drop(u, &why);
+		vm_forget(u);
 }
 
 static void removal_stored(struct store_work *work)

@@ -249,3 +249,23 @@ def test_undefine_of_a_vm_whose_image_does_not_answer_ends_in_a_sentence(daemon,
             with open(f[vm], "rb") as image_now:
                 assert image_now.read() == content
         assert names(daemon) == []
+
+
+def test_undefine_that_ends_after_its_removals_says_so(daemon, tmp_path):
+    """While the removal goes on, a client lists the snapshots, and the process that reads them for it cannot end."""
+    with fuse(tmp_path / "one", vda=b"x" * 1024) as read, fuse(tmp_path / "two", vdb=b"x" * 1024) as removed:
+        daemon.define("vm1", disks=[disk(read["vda"], "raw"), disk(removed["vdb"], "raw")])
+        q, client = daemon.qmp(), daemon.qmp()
+        removed.hang(Op.UNLINK)
+        q.send(b'{"execute":"vm-undefine","arguments":{"vm":"vm1","storage":["vdb"]}}')
+        until(lambda: Op.UNLINK in removed.hanging())
+        read.hang(Op.READ)
+        client.send(b'{"execute":"snapshot-list","arguments":{"vm":"vm1"}}')
+        assert "did not answer in time" in client.answer()["error"]["desc"]
+        removed.release()
+        assert (f"the images of VM 'vm1' do not answer ({read['vda']}, {removed['vdb']}); repair or unmount their file system, then try "
+                "again; 1 of the VM's images were removed, and the VM stays defined") in q.answer()["error"]["desc"]
+        assert names(daemon) == ["vm1"] and not os.path.exists(removed["vdb"])
+        read.release()
+        until(lambda: not daemon.children())
+        daemon.cairn("undefine", "vm1")
