@@ -364,7 +364,8 @@ bench-compare: all helpers guests
 TIME ?= 600
 soak: all guests
 	$(Q)tests/soak/run.py --build $(BUILD) --time $(TIME) $(if $(SEED),--seed $(SEED)) $(if $(HITS),--hits $(HITS)) $(if $(filter no,$(KILLS)),--hits 0 --no-kills)
-demo: deps
+demo:
+	$(Q)tests/deps.sh demo
 	$(Q)$(MAKE) --no-print-directory all guests
 	$(Q)tests/demo.sh $(BUILD)
 

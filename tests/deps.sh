@@ -1,21 +1,21 @@
 #!/bin/sh
-# Install the missing packages of tests/packages.txt: deps.sh [build|all]. When no package is missing,
-# the script prints nothing and needs neither root nor network.
+# Install the missing packages of tests/packages.txt: deps.sh [build|demo|all], where demo means its list and those
+# above it. When no package is missing, the script prints nothing and needs neither root nor network.
 set -eu
 cd "$(dirname "$0")"
 
 want=${1:-all}
 case $want in
-build | all) ;;
+build | demo | all) ;;
 *)
-	echo "usage: deps.sh [build|all]" >&2
+	echo "usage: deps.sh [build|demo|all]" >&2
 	exit 2
 	;;
 esac
 
 # A package counts as present only when it is configured: "rc" is not enough.
 missing() {
-	names=$(awk -v want="$want" '/^#/ || !NF {next} /^\[/ {on = want == "all" || $0 == "[" want "]"; next} on' packages.txt)
+	names=$(awk -v want="[$want]" '/^#/ || !NF {next} /^\[/ {if (last) exit; last = $0 == want; next} 1' packages.txt)
 	# shellcheck disable=SC2086 # one word a package
 	present=" $(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' $names 2>/dev/null | sed -n 's/^ii //p' | tr '\n' ' ')"
 	for p in $names; do
