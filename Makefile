@@ -311,11 +311,14 @@ $(BUILD)/helpers/%: tests/helpers/%.c $(BUILD)/vmm/vm_msg.o $(call lib,snapshot)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -o $@ $< $(filter %.o %.a,$^) -luring -lseccomp $(HELPER_LIBS_$*)
 
+# A build takes all CPUs, unless the caller chose a number.
+ALL_CPUS = --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+
 deps:
 	$(Q)tests/deps.sh
 
 check: deps
-	$(Q)$(MAKE) --no-print-directory all units helpers guests
+	$(Q)$(MAKE) $(ALL_CPUS) all units helpers guests
 	$(Q)tests/run.sh $(BUILD)
 check-unit: units
 	$(Q)UNIT_SECONDS=$(UNIT_SECONDS) tests/run.sh $(BUILD) unit
@@ -332,21 +335,21 @@ ASAN := BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g -Wno-restrict"
 # gcc warns that it does not follow fences; the figures that they order are read by another process.
 TSAN := BUILD=build-tsan SAN=thread CFLAGS="-O1 -g -Wno-tsan"
 check-asan:
-	$(Q)$(MAKE) --no-print-directory $(ASAN) UNIT_SECONDS=600 check-unit
+	$(Q)$(MAKE) $(ALL_CPUS) $(ASAN) UNIT_SECONDS=600 check-unit
 check-tsan:
-	$(Q)$(MAKE) --no-print-directory $(TSAN) UNIT_SECONDS=600 check-unit
+	$(Q)$(MAKE) $(ALL_CPUS) $(TSAN) UNIT_SECONDS=600 check-unit
 # All but what has another host or a real Linux for minutes; E2E_ARGS replaces it.
 SAN_E2E = E2E_SECONDS=$${E2E_SECONDS:-10000} \
 	E2E_ARGS="$${E2E_ARGS:-tests/e2e $(patsubst %,--ignore-glob=*/test_%.py,linux svmhost)}"
 check-asan-e2e:
-	$(Q)$(SAN_E2E) $(MAKE) --no-print-directory $(ASAN) check-e2e
+	$(Q)$(SAN_E2E) $(MAKE) $(ALL_CPUS) $(ASAN) check-e2e
 check-tsan-e2e:
-	$(Q)$(SAN_E2E) $(MAKE) --no-print-directory $(TSAN) check-e2e
+	$(Q)$(SAN_E2E) $(MAKE) $(ALL_CPUS) $(TSAN) check-e2e
 
 # clang's fuzzer; FUZZ=600 for ten minutes each.
 FUZZ ?= 60
 fuzz: deps
-	$(Q)$(MAKE) --no-print-directory BUILD=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link CFLAGS="-O1 -g" \
+	$(Q)$(MAKE) $(ALL_CPUS) BUILD=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link CFLAGS="-O1 -g" \
 		$(foreach f,$(FOLDERS),build-fuzz/lib$(f).a) build-fuzz/vmm/vm_msg.o
 	$(Q)tests/fuzz/run.sh build-fuzz $(FUZZ)
 
@@ -366,7 +369,7 @@ soak: all guests
 	$(Q)tests/soak/run.py --build $(BUILD) --time $(TIME) $(if $(SEED),--seed $(SEED)) $(if $(HITS),--hits $(HITS)) $(if $(filter no,$(KILLS)),--hits 0 --no-kills)
 demo:
 	$(Q)tests/deps.sh demo
-	$(Q)$(MAKE) --no-print-directory all guests
+	$(Q)$(MAKE) $(ALL_CPUS) all guests
 	$(Q)tests/demo.sh $(BUILD)
 
 $(BUILD)/definition.schema.json: $(BUILD)/cairn
