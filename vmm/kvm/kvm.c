@@ -78,6 +78,7 @@ static int caps_check(struct kvm *k, struct err *e)
 		kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_BINARY_STATS_FD) > 0;
 	k->has_msr_filter =
 		kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_X86_MSR_FILTER) > 0;
+	k->has_nested = kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_NESTED_STATE) > 0;
 	k->scales_tsc = kvm_ioctl(k->sys_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_CONTROL) > 0;
 	return 0;
 }

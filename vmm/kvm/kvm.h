@@ -25,6 +25,7 @@ struct kvm {
 	bool has_shadows;  /* KVM shadows the guest's page tables (no nested paging) */
 	bool has_stats_fd;
 	bool has_msr_filter;
+	bool has_nested; /* KVM can read and set the state of a guest that is a hypervisor itself */
 	bool made_board; /* the VM was created ahead, with its interrupt controllers and PIT */
 	bool made_filter; /* and with the assist's MSR filter */
 	int made_vcpu_fd; /* and with vCPU 0, which vcpus_init() takes; 0: none, or taken */

@@ -8,6 +8,7 @@
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/port_ring.h"
 #include "vmm/kvm/thread_filter.h"
+#include "vmm/kvm/vcpu_nested.h"
 
 #include <asm/kvm_para.h>
 #include <errno.h>
@@ -520,22 +521,13 @@ static int lapic_reset(struct vcpu *v)
 	return r < 0 ? r : kvm_ioctl(v->fd, KVM_SET_LAPIC, v->fresh_lapic);
 }
 
-/* End a wait for an async page fault by an INIT. KVM_GET_MP_STATE makes KVM process the INIT. KVM latches an INIT
- * while the guest runs as a hypervisor itself; clear a latched INIT, or the reset VM would receive it. */
+/* End a wait for an async page fault by an INIT. KVM_GET_MP_STATE makes KVM process the INIT. */
 static int vcpu_interrupt_wait(struct vcpu *v)
 {
-	struct kvm_vcpu_events events;
 	struct kvm_mp_state mp;
-	int r;
 
 	vcpu_signal(v, MSI_DATA_INIT);
-	r = kvm_ioctl(v->fd, KVM_GET_MP_STATE, &mp);
-	if (!r)
-		r = kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events);
-	if (r < 0 || !events.smi.latched_init)
-		return r;
-	events.smi.latched_init = 0;
-	return kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events);
+	return kvm_ioctl(v->fd, KVM_GET_MP_STATE, &mp);
 }
 
 static void vcpus_drain(struct vcpus *s, unsigned from, unsigned to)
@@ -555,6 +547,9 @@ static int vcpus_drain_some(struct vcpus *s, unsigned from, unsigned to, struct 
 	int r = 0;
 
 	vcpus_drain(s, from, to);
+	/* KVM would keep the INIT until a guest that is a hypervisor itself allows it. */
+	for (unsigned i = from; i < to && !r; i++)
+		r = s->vcpu[i].ran ? vcpu_nested_leave(&s->vcpu[i]) : 0;
 	/* Reset all LAPICs before the first INIT: the guest may have changed the APIC ids. */
 	for (unsigned i = from; i < to && !r; i++)
 		r = s->vcpu[i].ran ? lapic_reset(&s->vcpu[i]) : 0;

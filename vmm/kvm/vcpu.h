@@ -173,7 +173,7 @@ void vcpu_fault(struct vcpu *v, enum vm_reason reason, const char *fmt, ...)
 /* Save a vCPU's state as a section "vcpu", and load it (vmm/kvm/vcpu_state.c). The vCPU is parked.
  * vcpu_load() follows vcpus_reset() or replaces it.
  * Return 0 or -errno; vcpu_load() changes nothing when the section is malformed. */
-#define VCPU_STATE_VERSION 1
+#define VCPU_STATE_VERSION 2
 int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e);
 int vcpu_load(struct vcpu *v, struct state_reader *r, uint16_t version, struct err *e);
 

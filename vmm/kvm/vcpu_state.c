@@ -1,14 +1,15 @@
 /* A vCPU's state as a section of the VM state. All vCPUs are parked.
  *
- * Section "vcpu", instance = vCPU number, version VCPU_STATE_VERSION, fields in this order: MP
- * state, registers, special registers, events, debug registers, XCRs, XSAVE area, LAPIC page,
- * MSRs. */
+ * Section "vcpu", instance = vCPU number, fields in this order: MP state, registers, special registers, events, debug
+ * registers, XCRs, XSAVE area, LAPIC page, MSRs. Version 2 also has the state of nested virtualization; a vCPU whose
+ * guest uses none is written as version 1, which older Cairns load. */
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/state.h"
 #include "vmm/kvm/assist.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
+#include "vmm/kvm/vcpu_nested.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -42,6 +43,7 @@ struct vcpu_image {
 	struct kvm_xcrs xcrs;
 	struct kvm_lapic_state lapic;
 	struct msr_list msrs;
+	union nested_state nested;
 	size_t xsave_bytes;
 	union {
 		struct kvm_xsave x;
@@ -121,6 +123,8 @@ static int image_read(struct vcpu *v, struct vcpu_image *s, const char **what)
 		r = kvm_ioctl(v->fd, KVM_GET_LAPIC, &s->lapic);
 	if (!r && (*what = "KVM_GET_MSRS"))
 		r = msrs_read(v, &s->msrs);
+	if (!r && (*what = "KVM_GET_NESTED_STATE"))
+		r = vcpu_nested_read(v, &s->nested);
 	return r;
 }
 
@@ -215,16 +219,21 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 
 	v->loaded = true;
 
-	*what = "KVM_SET_SREGS";
-	r = kvm_ioctl(v->fd, KVM_SET_SREGS, &s->sregs);
-	if (!r && (*what = "KVM_SET_REGS"))
-		r = kvm_ioctl(v->fd, KVM_SET_REGS, &s->regs);
+	*what = "KVM_SET_NESTED_STATE";
+	r = fresh ? 0 : vcpu_nested_leave(v);
+	if (!r && (*what = "KVM_SET_SREGS"))
+		r = kvm_ioctl(v->fd, KVM_SET_SREGS, &s->sregs);
 	if (!r && s->xcrs.nr_xcrs && (*what = "KVM_SET_XCRS")) /* none on a CPU without XSAVE */
 		r = kvm_ioctl(v->fd, KVM_SET_XCRS, &s->xcrs);
 	if (!r && (*what = "KVM_SET_XSAVE"))
 		r = kvm_ioctl(v->fd, KVM_SET_XSAVE, &s->xsave);
 	if (!r && (*what = "KVM_SET_MSRS"))
 		r = msrs_write(v, &s->msrs, false);
+	/* After EFER.SVME and the MSRs of VMX, which cannot change later; before the registers of the guest's guest. */
+	if (!r && s->nested.head.size && (*what = "KVM_SET_NESTED_STATE"))
+		r = kvm_ioctl(v->fd, KVM_SET_NESTED_STATE, &s->nested);
+	if (!r && (*what = "KVM_SET_REGS"))
+		r = kvm_ioctl(v->fd, KVM_SET_REGS, &s->regs);
 	if (!r && (*what = "KVM_SET_LAPIC"))
 		r = kvm_ioctl(v->fd, KVM_SET_LAPIC, &s->lapic);
 	if (!r && !(fresh && mp_is_fresh(v, s)) && (*what = "KVM_SET_MP_STATE"))
@@ -385,7 +394,22 @@ static void code_msrs(struct coder *c, struct msr_list *m)
 	}
 }
 
-static void code_image(struct coder *c, struct vcpu_image *s)
+/* KVM's structure as it is; its size comes before it. */
+static void code_nested(struct coder *c, union nested_state *n)
+{
+	uint32_t bytes = n->head.size;
+
+	code32(c, &bytes);
+	if (bytes < sizeof(n->head) || bytes > sizeof(*n)) {
+		c->r->failed = true;
+		return;
+	}
+	code_bytes(c, n, bytes);
+	if (n->head.size != bytes)
+		c->r->failed = true;
+}
+
+static void code_image(struct coder *c, struct vcpu_image *s, uint16_t version)
 {
 	code32(c, &s->mp.mp_state);
 	code_regs(c, &s->regs);
@@ -396,6 +420,8 @@ static void code_image(struct coder *c, struct vcpu_image *s)
 	code_xsave(c, s);
 	code_bytes(c, s->lapic.regs, sizeof(s->lapic.regs));
 	code_msrs(c, &s->msrs);
+	if (version > 1)
+		code_nested(c, &s->nested);
 }
 
 int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e)
@@ -404,12 +430,14 @@ int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e)
 	struct coder c = { .w = w };
 	const char *what = "";
 	char instance[16];
+	uint16_t version;
 	int r = s ? image_read(v, s, &what) : -ENOMEM;
 
 	if (!r) {
+		version = s->nested.head.size ? VCPU_STATE_VERSION : 1;
 		snprintf(instance, sizeof(instance), "%u", v->index);
-		state_section_begin(w, "vcpu", instance, VCPU_STATE_VERSION);
-		code_image(&c, s);
+		state_section_begin(w, "vcpu", instance, version);
+		code_image(&c, s, version);
 		state_section_end(w);
 	}
 	image_free(s);
@@ -425,8 +453,8 @@ int vcpu_load(struct vcpu *v, struct state_reader *reader, uint16_t version, str
 
 	if (!s)
 		return err_set_errno(e, -ENOMEM, "vCPU %u", v->index);
-	code_image(&c, s);
-	if (version != VCPU_STATE_VERSION || !state_reader_complete(reader))
+	code_image(&c, s, version);
+	if (!version || version > VCPU_STATE_VERSION || !state_reader_complete(reader))
 		r = err_set(e, -EINVAL, ERR_CORRUPT, "VM state: vCPU %u's section is malformed", v->index);
 	if (!r) {
 		r = image_write(v, s, &what);

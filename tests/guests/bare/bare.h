@@ -189,7 +189,8 @@ struct command {
 /* Tables of commands; each ends with a row without a name. */
 extern const struct command io_commands[], disk_commands[], ring_commands[], machine_commands[],
 	crash_commands[], storm_commands[], watchdog_commands[], net_commands[], gap_commands[], vsock_commands[],
-	tcp_commands[], balloon_commands[], tablet_commands[], line_commands[], screen_commands[], keyboard_commands[], xstate_commands[];
+	tcp_commands[], balloon_commands[], tablet_commands[], line_commands[], screen_commands[], keyboard_commands[], xstate_commands[],
+	nested_commands[];
 
 /* ---- machine.c ---- */
 /* Start the local APIC's timer with VECTOR_TIMER and a period of count * 16 bus cycles; 0 stops

@@ -5,7 +5,6 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "devices/bus.h"
-#include "snapshot/state.h"
 #include "vmm/boot/boot.h"
 #include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
@@ -30,8 +29,6 @@
 #define CODE_GPA 0x1000
 #define MMIO_GPA 0xd0000000ULL
 #define GDT_GPA 0x500
-#define MSR_TSC 0x10u
-#define STATE_MSRS_MAX 256u /* of a vCPU's state */
 
 struct vcpu_fx {
 	struct kvm kvm;
@@ -596,136 +593,6 @@ static void test_reset_gives_a_fresh_local_apic(void **state)
 	fx_free(f);
 }
 
-/* ---- loading states ---- */
-
-/* State that a new vCPU has already, so that vcpu_load() need not write it. */
-struct kept_state {
-	struct kvm_mp_state mp;
-	struct kvm_debugregs debug;
-	struct kvm_vcpu_events events;
-};
-
-static void kept_get(struct vcpu *v, struct kept_state *k)
-{
-	memset(k, 0, sizeof(*k));
-	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_MP_STATE, &k->mp), 0);
-	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_DEBUGREGS, &k->debug), 0);
-	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &k->events), 0);
-}
-
-static void kept_change(struct vcpu *v)
-{
-	struct kept_state k;
-
-	kept_get(v, &k);
-	k.mp.mp_state = KVM_MP_STATE_HALTED;
-	k.debug.db[0] = 0x1234;
-	k.debug.dr7 |= 2;
-	k.events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
-	k.events.nmi.masked = 1;
-	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_MP_STATE, &k.mp), 0);
-	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &k.debug), 0);
-	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &k.events), 0);
-}
-
-static void state_load(struct vcpu *v, const struct state_writer *w, const struct kept_state *want)
-{
-	struct state_section s;
-	struct kept_state now;
-	struct err e = { 0 };
-	size_t pos = 0;
-
-	assert_int_equal(state_section_next(w->buf, w->len, &pos, &s, &e), 1);
-	must(vcpu_load(v, &s.content, s.version, &e), &e);
-	kept_get(v, &now);
-	assert_int_equal(now.mp.mp_state, want->mp.mp_state);
-	assert_memory_equal(&now.debug, &want->debug, sizeof(now.debug));
-	assert_memory_equal(&now.events, &want->events, sizeof(now.events));
-}
-
-/* A VM that is paused since its start may be reverted several times. */
-static void test_load_replaces_a_state_that_was_loaded_before(void **state)
-{
-	static const uint8_t code[] = { 0xf4 }; /* hlt */
-	struct vcpu_fx *f = fx_new(1, code, sizeof(code));
-	struct kept_state first, changed;
-	struct state_writer a, b;
-	struct vcpu_fx *other;
-	struct err e = { 0 };
-
-	(void)state;
-	state_writer_init(&a);
-	state_writer_init(&b);
-	kept_get(f->set.vcpu, &first);
-	must(vcpu_save(f->set.vcpu, &a, &e), &e);
-	kept_change(f->set.vcpu);
-	kept_get(f->set.vcpu, &changed);
-	must(vcpu_save(f->set.vcpu, &b, &e), &e);
-	fx_free(f);
-
-	other = fx_new(1, code, sizeof(code));
-	state_load(other->set.vcpu, &a, &first);
-	state_load(other->set.vcpu, &b, &changed);
-	state_load(other->set.vcpu, &a, &first);
-	fx_free(other);
-	state_writer_done(&a);
-	state_writer_done(&b);
-}
-
-/* Return where the MSRs are in a vCPU's state: their number, then 12 bytes for each, up to the end. */
-static size_t msrs_find(const struct vcpu_fx *f, const struct state_reader *r)
-{
-	struct {
-		struct kvm_msr_list head;
-		uint32_t index[STATE_MSRS_MAX];
-	} list = { .head.nmsrs = STATE_MSRS_MAX };
-
-	assert_int_equal(kvm_ioctl(f->kvm.sys_fd, KVM_GET_MSR_INDEX_LIST, &list), 0);
-	for (uint32_t n = list.head.nmsrs; n; n--) {
-		size_t at = r->len - 4 - (size_t)n * 12;
-
-		if (load_le32(r->buf + at) == n && load_le32(r->buf + at + 4) == list.index[0])
-			return at;
-	}
-	fail_msg("the state has no MSRs");
-	return 0;
-}
-
-/* A state may come from anybody. */
-static void test_load_of_many_equal_msrs_stays_in_bounds(void **state)
-{
-	static const uint8_t code[] = { 0xf4 }; /* hlt */
-	struct vcpu_fx *f = fx_new(1, code, sizeof(code));
-	struct state_section s;
-	struct state_writer a, b;
-	struct err e = { 0 };
-	size_t pos = 0;
-
-	(void)state;
-	state_writer_init(&a);
-	must(vcpu_save(f->set.vcpu, &a, &e), &e);
-	assert_int_equal(state_section_next(a.buf, a.len, &pos, &s, &e), 1);
-	for (uint32_t n = STATE_MSRS_MAX - 1; n <= STATE_MSRS_MAX; n++) {
-		struct state_section t;
-
-		state_writer_init(&b);
-		state_section_begin(&b, s.name, s.instance, s.version);
-		state_put_bytes(&b, s.content.buf, msrs_find(f, &s.content));
-		state_put_u32(&b, n);
-		for (uint32_t i = 0; i < n; i++) {
-			state_put_u32(&b, MSR_TSC);
-			state_put_u64(&b, 1ULL << 50);
-		}
-		state_section_end(&b);
-		pos = 0;
-		assert_int_equal(state_section_next(b.buf, b.len, &pos, &t, &e), 1);
-		must(vcpu_load(f->set.vcpu, &t.content, t.version, &e), &e);
-		state_writer_done(&b);
-	}
-	state_writer_done(&a);
-	fx_free(f);
-}
-
 /* ---- bytes that KVM collects ---- */
 
 #define COLLECTED 100u
@@ -839,8 +706,6 @@ int main(void)
 		cmocka_unit_test(test_reset_clears_registers_and_debug_state),
 		cmocka_unit_test(test_reset_disables_kvm_writes_to_memory),
 		cmocka_unit_test(test_reset_gives_a_fresh_local_apic),
-		cmocka_unit_test(test_load_replaces_a_state_that_was_loaded_before),
-		cmocka_unit_test(test_load_of_many_equal_msrs_stays_in_bounds),
 		cmocka_unit_test(test_stop_delivers_collected_bytes),
 		cmocka_unit_test(test_timer_delivers_collected_bytes),
 		cmocka_unit_test(test_done_accepts_empty_set),

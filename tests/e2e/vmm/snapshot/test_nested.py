@@ -1,0 +1,69 @@
+"""A guest that is a hypervisor itself: its own guest lives on in snapshots, saved states, clones and a new process."""
+
+import pytest
+
+import guestlib
+from conftest import Console
+from test_snapshot import vm  # noqa: F401 (a fixture)
+
+pytestmark = pytest.mark.skipif(guestlib.host_kind() not in ("svm", "vmx"), reason="KVM gives guests no virtualization here")
+
+
+def again(vm):
+    """Begin the VM's console again, for a VM with another process."""
+    vm.console.close()
+    vm.attach()
+
+
+def test_revert_leaves_and_enters_the_guests_guest(vm):
+    vm.start()
+    vm.snapshot("plain")
+    vm.run("nest")
+    vm.snapshot("nested")
+    vm.run("unnest")
+    for name in ("nested", "plain", "nested", "nested"):
+        vm.revert(name)
+        if name == "nested":
+            vm.run("unnest")
+        else:
+            with pytest.raises(AssertionError, match="no hypervisor of the guest's was called"):
+                vm.run("unnest")
+            vm.run("nest")
+    vm.stop()
+
+
+def test_reset_ends_the_guests_guest(vm):
+    vm.start()
+    vm.run("nest")
+    vm.daemon.cairn("reset", "vm1")
+    while vm.console.line() != "interp":
+        pass
+    with pytest.raises(AssertionError, match="no hypervisor of the guest's was called"):
+        vm.run("unnest")
+    vm.run("nest")
+    vm.run("unnest")
+    vm.stop()
+
+
+@pytest.mark.parametrize("how", ["managedsave", "restart-process", "clone", "snapshot-create-as"])
+def test_guests_guest_goes_on_in_another_process(vm, how):
+    vm.start()
+    vm.run("nest")
+    if how == "clone":
+        vm.daemon.cairn("clone", "--live", "vm1", "copy")
+        copy = Console(vm.daemon, "copy")
+        copy.run("unnest")
+        copy.close()
+        vm.daemon.cairn("destroy", "copy")
+    elif how == "restart-process":
+        vm.daemon.cairn(how, "vm1")
+    elif how == "managedsave":
+        vm.daemon.cairn(how, "vm1")
+        vm.daemon.cairn("start", "vm1")
+    else:
+        vm.snapshot("s")
+        vm.daemon.cairn("destroy", "vm1")
+        vm.daemon.cairn("snapshot-revert", "vm1", "s", "--running")
+    again(vm)
+    vm.run("unnest")
+    vm.stop()
