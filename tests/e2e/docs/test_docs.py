@@ -99,7 +99,7 @@ def test_readme_commands_work(kvm, guest, daemon):
     """From the first VM to the last line, with a guest that builds and boots faster."""
     page = PAGES[Path("README.md")]
     blocks = re.findall(r"^```\n(.*?)^```$", page[page.index("## The first VM by hand"):], re.M | re.S)
-    assert blocks.pop(0) == "make\nbuild/cairnd &\n"  # done by the fixture
+    assert blocks.pop(0) == "make -j$(nproc)\nbuild/cairnd &\n"  # done by the fixture
     typed = "".join(blocks)
     for said, done in (("kernel=$(tests/guests/linux/build.sh)/vmlinux\n", f"kernel={guest('idle.elf')}\n"),
                        ("make guests\n", ""), ("start vm1 --console\n", "start vm1\n" + UP)):
