@@ -232,24 +232,37 @@ void lockdown_allow_threads(struct call_filter *f)
 	call_filter_rule(f, SYS_clone, SECCOMP_RET_ALLOW, &is_thread, 1);
 }
 
-/* io_uring_setup() stays forbidden: a process that can create a ring could open files through it (see loop_uring.c). A
- * context of io_setup() works only on open files. PR_SET_NAME is allowed because the threads of a loop on epoll set
- * their names. */
-void lockdown_allow_loop(struct call_filter *f, enum loop_kind kind)
+static const int only_uring[] = { SYS_io_uring_enter };
+/* A context of io_setup() works only on open files. */
+static const int only_epoll[] = { SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl, SYS_io_setup,
+	SYS_io_destroy, SYS_io_submit, SYS_io_getevents, SYS_preadv2 };
+
+/* io_uring_setup() stays forbidden: a process that can create a ring could open files through it (see loop_uring.c).
+ * PR_SET_NAME is allowed because the threads of a loop on epoll set their names. */
+void lockdown_allow_loops(struct call_filter *f, unsigned kinds)
 {
 	/* The loop itself reads and writes files in memory (loop_file_in_memory()), and repeats what the kernel gives
 	 * back (op_repeat() in loop_uring.c). */
-	static const int uring[] = { SYS_io_uring_enter, SYS_preadv, SYS_pwritev, SYS_fdatasync, SYS_fallocate };
-	static const int with_epoll[] = { SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl, SYS_ppoll,
-		SYS_eventfd2, SYS_io_setup, SYS_io_destroy, SYS_io_submit, SYS_io_getevents, SYS_preadv, SYS_preadv2,
-		SYS_pwritev, SYS_fallocate };
+	static const int uring[] = { SYS_preadv, SYS_pwritev, SYS_fdatasync, SYS_fallocate };
+	static const int with_epoll[] = { SYS_ppoll, SYS_eventfd2, SYS_preadv, SYS_pwritev, SYS_fallocate };
 
-	if (kind == LOOP_IO_URING) {
+	if (kinds & LOOP_KIND(LOOP_IO_URING)) {
+		call_filter_calls(f, SECCOMP_RET_ALLOW, only_uring, ARRAY_SIZE(only_uring));
 		call_filter_calls(f, SECCOMP_RET_ALLOW, uring, ARRAY_SIZE(uring));
-		return;
 	}
-	call_filter_calls(f, SECCOMP_RET_ALLOW, with_epoll, ARRAY_SIZE(with_epoll));
-	call_filter_value(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_SET_NAME);
+	if (kinds & LOOP_KIND(LOOP_EPOLL)) {
+		call_filter_calls(f, SECCOMP_RET_ALLOW, only_epoll, ARRAY_SIZE(only_epoll));
+		call_filter_calls(f, SECCOMP_RET_ALLOW, with_epoll, ARRAY_SIZE(with_epoll));
+		call_filter_value(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_SET_NAME);
+	}
+}
+
+void lockdown_forbid_other_loops(struct call_filter *f, uint32_t answer, unsigned kinds)
+{
+	if (!(kinds & LOOP_KIND(LOOP_IO_URING)))
+		call_filter_calls(f, answer, only_uring, ARRAY_SIZE(only_uring));
+	if (!(kinds & LOOP_KIND(LOOP_EPOLL)))
+		call_filter_calls(f, answer, only_epoll, ARRAY_SIZE(only_epoll));
 }
 
 int lockdown_calls(struct call_filter *f, uint32_t otherwise, bool all_threads, struct err *e)

@@ -93,9 +93,12 @@ void lockdown_allow_ioctls(struct call_filter *f, const uint32_t *ioctls, size_t
 void lockdown_allow_memory(struct call_filter *f);
 /* Allow new threads, but no new processes. */
 void lockdown_allow_threads(struct call_filter *f);
-/* Allow the system calls that an existing loop needs besides common ones (read(), write(), fdatasync() and others,
- * which the caller allows itself), except those that create threads. */
-void lockdown_allow_loop(struct call_filter *f, enum loop_kind kind);
+/* Allow the system calls that existing loops need besides common ones (read(), write(), fdatasync() and others, which
+ * the caller allows itself), except those that create threads.
+ * kinds: of the loops, as loop_kinds() returns them. */
+void lockdown_allow_loops(struct call_filter *f, unsigned kinds);
+/* Answer the system calls that only loops of other kinds need with a SECCOMP_RET_* value. */
+void lockdown_forbid_other_loops(struct call_filter *f, uint32_t answer, unsigned kinds);
 
 /* Install the filter (call_filter_install()). Call lockdown_drop() before. Returns 0; -errno with a sentence. */
 int lockdown_calls(struct call_filter *f, uint32_t otherwise, bool all_threads, struct err *e);

@@ -585,9 +585,16 @@ void loop_run(struct loop *l)
 
 /* ---- creating a loop ---- */
 
+static atomic_uint kinds_created;
+
 enum loop_kind loop_kind(const struct loop *l)
 {
 	return l->backend->kind;
+}
+
+unsigned loop_kinds(void)
+{
+	return atomic_load(&kinds_created);
 }
 
 void loop_defer_threads(struct loop *l, bool defer)
@@ -597,9 +604,12 @@ void loop_defer_threads(struct loop *l, bool defer)
 }
 
 /* Whether only io_uring fails with this error: a policy forbids it, the kernel is too old, or the limit of locked
- * memory is too low. After other errors, such as EMFILE, epoll would fail, too. */
+ * memory is too low, which a later ring may be the first to exceed. After other errors, such as EMFILE, epoll would
+ * fail, too. */
 static bool refusal_is_of_io_uring(int r)
 {
+	if (loop_kinds())
+		return r == -ENOMEM;
 	return r == -EPERM || r == -EACCES || r == -ENOSYS || r == -EINVAL || r == -EOPNOTSUPP || r == -ENOMEM;
 }
 
@@ -632,7 +642,7 @@ static int uring_new(unsigned entries, struct loop **ret_loop, struct err *e)
 	int r = loop_uring_new(entries, ret_loop);
 
 	return r < 0 ? err_set(e, r, ERR_HOST, "the kernel refuses io_uring (%s)%s", strerror(-r),
-		r == -ENOMEM ? "; raise the limit of locked memory (ulimit -l), or set CAIRN_LOOP=epoll" : "") : 0;
+		r == -ENOMEM ? "; raise the limit of locked memory (ulimit -l)" : "") : 0;
 }
 
 static int epoll_new(unsigned entries, struct loop **ret_loop, struct err *e)
@@ -642,41 +652,37 @@ static int epoll_new(unsigned entries, struct loop **ret_loop, struct err *e)
 	return r < 0 ? err_set(e, r, ERR_HOST, "event loop on epoll: %s", strerror(-r)) : 0;
 }
 
-/* Create the process's first loop, and set *kind, which is the back end of all later loops: a sandbox allows the system
- * calls of one back end. */
-static int first_new(unsigned entries, int *kind, struct loop **ret_loop, struct err *e)
+/* Create a loop on io_uring, or on epoll if io_uring refuses this loop or has refused an earlier one. */
+static int any_new(unsigned entries, struct loop **ret_loop, struct err *e)
 {
-	int r = uring_new(entries, ret_loop, e);
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static bool refused;
+	int r = 0;
 
-	if (r < 0 && !refusal_is_of_io_uring(r))
-		return r;
-	*kind = r < 0 ? LOOP_EPOLL : LOOP_IO_URING;
-	if (!r)
-		return 0;
-	refusal_tell(r);
-	return epoll_new(entries, ret_loop, e);
+	pthread_mutex_lock(&lock);
+	if (!refused) {
+		r = uring_new(entries, ret_loop, e);
+		refused = r < 0 && refusal_is_of_io_uring(r);
+		if (refused)
+			refusal_tell(r);
+	}
+	if (refused)
+		r = epoll_new(entries, ret_loop, e);
+	pthread_mutex_unlock(&lock);
+	return r;
 }
 
 static int backend_new(unsigned entries, struct loop **ret_loop, struct err *e)
 {
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	static int kind = -1; /* -1: the process has created no loop */
 	const char *choice = getenv("CAIRN_LOOP");
-	int r;
 
-	if (choice && !strcmp(choice, "epoll"))
+	if (!choice)
+		return any_new(entries, ret_loop, e);
+	if (!strcmp(choice, "epoll"))
 		return epoll_new(entries, ret_loop, e);
-	if (choice && !strcmp(choice, "io_uring"))
+	if (!strcmp(choice, "io_uring"))
 		return uring_new(entries, ret_loop, e);
-	if (choice)
-		return err_set(e, -EINVAL, ERR_INVALID, "CAIRN_LOOP is '%.40s'; it can be epoll or io_uring", choice);
-	pthread_mutex_lock(&lock);
-	if (kind < 0)
-		r = first_new(entries, &kind, ret_loop, e);
-	else
-		r = kind == LOOP_EPOLL ? epoll_new(entries, ret_loop, e) : uring_new(entries, ret_loop, e);
-	pthread_mutex_unlock(&lock);
-	return r;
+	return err_set(e, -EINVAL, ERR_INVALID, "CAIRN_LOOP is '%.40s'; it can be epoll or io_uring", choice);
 }
 
 int loop_new(unsigned entries, struct loop **ret_loop, struct err *e)
@@ -687,6 +693,7 @@ int loop_new(unsigned entries, struct loop **ret_loop, struct err *e)
 
 	if (r < 0)
 		return r;
+	atomic_fetch_or(&kinds_created, LOOP_KIND(loop_kind(l)));
 	completed_init(l);
 	l->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	r = l->wake_fd < 0 ? -errno : loop_watch(l, l->wake_fd, POLLIN, wake_ready, l, &l->wake_watch);

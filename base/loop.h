@@ -16,15 +16,20 @@ struct err;
 struct loop;
 
 /* Create a loop on io_uring. If io_uring is refused, as in most containers, create one on epoll, in which up to four
- * threads perform the file operations that would block, and log one line. The first loop of a process decides; later
- * ones have the same back end, or fail. The environment variable CAIRN_LOOP, epoll or io_uring, overrides the choice.
- * Any thread.
+ * threads perform the file operations that would block, and log one line. All later loops are on epoll then. Earlier
+ * loops may be on io_uring, because a further ring may exceed the limit of locked memory. The environment variable
+ * CAIRN_LOOP, epoll or io_uring, overrides the choice. Any thread.
  * entries: submission queue size, e.g. 64 for control, 256 for a disk.
  * Returns 0; -errno with a sentence (ERR_HOST if the kernel refuses, ERR_INVALID if CAIRN_LOOP is unknown). */
 int loop_new(unsigned entries, struct loop **ret_loop, struct err *e);
 enum loop_kind { LOOP_IO_URING, LOOP_EPOLL };
-/* Returns the loop's back end. A sandbox must allow its system calls: see lockdown_allow_loop(). */
+/* Returns the loop's back end. */
 enum loop_kind loop_kind(const struct loop *l);
+#define LOOP_KIND(kind) (1u << (kind))
+#define LOOP_KINDS_ALL (LOOP_KIND(LOOP_IO_URING) | LOOP_KIND(LOOP_EPOLL))
+/* Returns the back ends of all loops that the process has created: LOOP_KIND() of each. A sandbox must allow their
+ * system calls: see lockdown_allow_loops(). Any thread. */
+unsigned loop_kinds(void);
 /* With defer true, create no threads until a call with false. Meanwhile, a file operation that needs a thread runs
  * inside the submitting call, and done() still runs later. A thread that exists before lockdown_drop() would keep its
  * capabilities. No effect with io_uring. */

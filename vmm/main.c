@@ -153,7 +153,7 @@ static int process_enter(struct process *p, struct err *e)
 
 	host_files_open(&p->host);
 	if (!r && !p->unconfined)
-		return sandbox_enter(p->loop, &p->host, &p->options, &p->sandbox, e);
+		return sandbox_enter(&p->host, &p->options, &p->sandbox, e);
 	host_files_make_ram(&p->host);
 	host_files_open_pagemap(&p->host);
 	return r;

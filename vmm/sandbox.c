@@ -122,7 +122,7 @@ static void policies_allow(struct call_filter *f)
 	}
 }
 
-static void rules_add(struct call_filter *f, const struct loop *l, const struct sandbox_options *o)
+static void rules_add(struct call_filter *f, const struct sandbox_options *o)
 {
 	static const uint32_t outputs[] = { STDOUT_FILENO, STDERR_FILENO };
 	static const uint32_t names[] = { PR_SET_NAME, PR_GET_NAME /* for violation_say() */ };
@@ -146,7 +146,7 @@ static void rules_add(struct call_filter *f, const struct loop *l, const struct 
 	if (o->spare)
 		call_filter_values(f, SYS_dup2, SECCOMP_RET_ALLOW, 1, outputs, ARRAY_SIZE(outputs));
 	call_filter_calls(f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
-	lockdown_allow_loop(f, loop_kind(l));
+	lockdown_allow_loops(f, LOOP_KINDS_ALL); /* the loops of disks and interfaces are still to come */
 }
 
 /* Forbid what the first filter, which stays in force, allows until now. */
@@ -161,6 +161,7 @@ static void seal_rules_add(struct call_filter *f)
 	call_filter_rule(f, SYS_seccomp, SECCOMP_RET_TRAP, NULL, 0);
 	building_rules_add(f, SECCOMP_RET_TRAP);
 	call_filter_calls(f, SECCOMP_RET_TRAP, for_spares, ARRAY_SIZE(for_spares));
+	lockdown_forbid_other_loops(f, SECCOMP_RET_TRAP, loop_kinds());
 }
 
 /* Open the pagemap before, and without capabilities: after the change, the process's files in /proc belong to root. */
@@ -347,8 +348,7 @@ static int violations_catch(void)
 	return sigaction(SIGSYS, &act, NULL) < 0 ? -errno : faults_catch();
 }
 
-int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
-	struct err *e)
+int sandbox_enter(struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret, struct err *e)
 {
 	static const struct lockdown_limit limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, FILES_MAX },
 		{ RLIMIT_NPROC, THREADS_MAX } };
@@ -375,7 +375,7 @@ int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: signals");
 	call_filter_init(&f);
-	rules_add(&f, l, o);
+	rules_add(&f, o);
 	return lockdown_calls(&f, SECCOMP_RET_TRAP, false, e);
 }
 

@@ -9,7 +9,6 @@
 
 struct err;
 struct host_files;
-struct loop;
 
 /* The sandbox options of the command line. */
 struct sandbox_options {
@@ -31,21 +30,19 @@ struct sandbox_report {
 /* Give up all capabilities, new files, and all system calls that building a VM does not need; any other ends
  * the process with SIGSYS, and the log names it. Call it before the process creates threads and reads anything
  * from outside.
- * l: a loop of this process; all of them have its back end.
  * host: host_files_open() has opened it; gets the pagemap.
  * o: its fds are closed.
  * ret: zero; set on errors, too.
  * Returns 0 or -errno. */
-int sandbox_enter(struct loop *l, struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret,
-	struct err *e);
+int sandbox_enter(struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret, struct err *e);
 
 /* Limit the size of files that the process writes. Writes beyond the limit fail with -EFBIG, because main() ignores
  * SIGXFSZ. Call it before sandbox_seal(). bytes: RLIM_INFINITY: as much as the daemon's own limit allows. Returns 0 or
  * -errno. */
 int sandbox_limit_files(uint64_t bytes, struct err *e);
 
-/* Restrict all threads to the system calls of a running VM. Call after sandbox_enter(), when all files are open, and
- * before a thread installs a filter of its own (vmm/kvm/thread_filter.h). Returns 0 or -errno. */
+/* Restrict all threads to the system calls of a running VM. Call after sandbox_enter(), when all files are open and all
+ * loops exist, and before a thread installs a filter of its own (vmm/kvm/thread_filter.h). Returns 0 or -errno. */
 int sandbox_seal(struct err *e);
 
 #endif

@@ -384,7 +384,7 @@ int archive_export(struct json_object *spec, struct json_object *result, struct 
 	int r = loop_new(LOOP_ENTRIES, &x.loop, e);
 
 	if (!r)
-		r = archive_sandbox(-1, x.loop, e);
+		r = archive_sandbox(-1, e);
 	if (!r)
 		r = archive_begin(&x, spec, e);
 	if (!r)

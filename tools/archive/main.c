@@ -105,7 +105,7 @@ static int folder_enter(const char *folder, int *ret_parent, struct err *e)
 		if (*ret_parent < 0)
 			return err_set_errno(e, -errno, "%s", folder);
 	}
-	return archive_sandbox(*ret_parent, NULL, e);
+	return archive_sandbox(*ret_parent, e);
 }
 
 /* Open the increments, whose paths the specification has, before the sandbox is sealed, with the rights of the user who

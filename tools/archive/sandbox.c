@@ -42,8 +42,8 @@ static const int in_folder[] = {
 	SYS_renameat, SYS_renameat2, SYS_getdents64,
 };
 
-/* folder: files may be created in the folder of an import. l: the loop that reads qcow2 images; NULL: none. */
-static void rules_add(struct call_filter *f, bool folder, const struct loop *l)
+/* folder: files may be created in the folder of an import. */
+static void rules_add(struct call_filter *f, bool folder)
 {
 	lockdown_allow_ioctls(f, ioctls, ARRAY_SIZE(ioctls));
 	lockdown_allow_threads(f);
@@ -52,8 +52,7 @@ static void rules_add(struct call_filter *f, bool folder, const struct loop *l)
 	call_filter_value(f, SYS_prlimit64, SECCOMP_RET_ALLOW, 0, 0);
 	lockdown_allow_memory(f);
 	call_filter_calls(f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
-	if (l)
-		lockdown_allow_loop(f, loop_kind(l));
+	lockdown_allow_loops(f, loop_kinds());
 	if (folder)
 		call_filter_calls(f, SECCOMP_RET_ALLOW, in_folder, ARRAY_SIZE(in_folder));
 	else /* openat() fails instead of ending the process: the C library looks for tables that it can do without */
@@ -69,7 +68,7 @@ static int root_lock_in(int folder)
 	return fchdir(folder) < 0 || (!LOCKDOWN_SANITIZED && chroot(".") < 0) ? -errno : 0;
 }
 
-int archive_sandbox(int folder, const struct loop *l, struct err *e)
+int archive_sandbox(int folder, struct err *e)
 {
 	const struct lockdown_folder files = { folder, IN_FOLDER };
 	struct call_filter f;
@@ -84,6 +83,6 @@ int archive_sandbox(int folder, const struct loop *l, struct err *e)
 	if (r < 0)
 		return err_set_errno(e, r, "sandbox: landlock");
 	call_filter_init(&f);
-	rules_add(&f, folder >= 0, l);
+	rules_add(&f, folder >= 0);
 	return lockdown_calls(&f, SECCOMP_RET_KILL_PROCESS, false, e);
 }

@@ -4,13 +4,12 @@
 #define CAIRN_TOOLS_ARCHIVE_SANDBOX_H
 
 struct err;
-struct loop;
 
 /* Restrict the process.
+ * The process may go on with its loops, of which no operation may have begun, because a loop's threads would not be
+ * restricted.
  * folder: files may still be created and opened here; -1: nowhere.
- * l: the loop that the process uses afterwards; NULL: none. No operation of the loop may have begun, because the loop's
- * threads would not be restricted.
  * Returns 0; -errno with a sentence. */
-int archive_sandbox(int folder, const struct loop *l, struct err *e);
+int archive_sandbox(int folder, struct err *e);
 
 #endif

@@ -78,7 +78,7 @@ bool diff_page_add(struct diff_page *p, struct json_object *o, const char *next)
 
 /* ---- */
 
-/* Restrict the process. l: the loop that reads the images. Returns 0; -errno with a sentence. */
-int diff_sandbox(const struct loop *l, struct err *e);
+/* Restrict the process, which has created its loop. Returns 0; -errno with a sentence. */
+int diff_sandbox(struct err *e);
 
 #endif

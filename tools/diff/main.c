@@ -125,7 +125,7 @@ static int compare(struct comparison *c, struct json_object *spec, struct json_o
 	int r = loop_new(LOOP_ENTRIES, &c->loop, e);
 
 	if (!r)
-		r = diff_sandbox(c->loop, e);
+		r = diff_sandbox(e);
 	if (!r)
 		r = disks_open(c, spec, e);
 	if (r < 0)

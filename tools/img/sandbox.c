@@ -222,7 +222,7 @@ static void rules_add(struct call_filter *f)
 	call_filter_rule(f, SYS_rt_sigaction, SECCOMP_RET_ALLOW, NULL, 0);
 	call_filter_value(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_SET_NO_NEW_PRIVS);
 	call_filter_calls(f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
-	lockdown_allow_loop(f, sandbox.loops[0] ? loop_kind(sandbox.loops[0]) : LOOP_EPOLL);
+	lockdown_allow_loops(f, loop_kinds());
 }
 
 struct loop *img_loop(unsigned i)

@@ -58,7 +58,7 @@ static const struct {
 	{ KIND(THREAD_NET), policy, ARRAY_SIZE(policy) },
 	{ KIND(THREAD_WORKER), hands_over, ARRAY_SIZE(hands_over) },
 	{ KIND(THREAD_WORKER), slice, ARRAY_SIZE(slice) },
-	/* The worker runs the loops of disks whose threads are stopped. The process's filter forbids one of the two. */
+	/* The worker runs the loops of disks whose threads are stopped. The process's filter allows what they need. */
 	{ KIND(THREAD_WORKER), uring_loop, ARRAY_SIZE(uring_loop) },
 	{ KIND(THREAD_WORKER), epoll_loop, ARRAY_SIZE(epoll_loop) },
 };

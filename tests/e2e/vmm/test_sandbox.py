@@ -221,6 +221,18 @@ def test_forbidden_system_call_kills_only_that_vm(sandbox, daemon, guest, call):
     assert daemon.cairn("domstate", "b").stdout.strip() in ("running", "idle")
 
 
+def test_calls_of_a_back_end_that_no_loop_has_are_forbidden(sandbox, daemon, guest):
+    daemon.define("a", debug_exit=True, boot={"kernel": guest("interp.elf")})
+    daemon.cairn("start", "a")
+    pid = daemon.info("a")["pid"]
+    kinds = {k for k in ("io_uring", "eventpoll") if any(k in target for target in open_files(pid))}
+    calls = {"io_uring": [426, -1, 0, 0, 0, 0, 0], "eventpoll": [233, -1, 2, 0, 0]}  # io_uring_enter, epoll_ctl
+    assert len(kinds) == 1
+    assert inject_call(pid, *calls.pop(*kinds)) == -errno.EBADF
+    assert inject_call(pid, *calls.popitem()[1]) is None
+    daemon.wait("a", "crashed")
+
+
 @pytest.fixture
 def threads(daemon, guest, tmp_path):
     """Return the ids of the threads of a VM that has one of each kind, by name. Its snapshot made the tracker."""
