@@ -259,7 +259,15 @@ static void children_kill(void)
 	log_error("hook", "a hook starts processes faster than they can be killed");
 }
 
-/* Read the hook's output until it ends or its time is over. Returns its wait status; -1: it was killed. */
+static volatile sig_atomic_t abandoned;
+
+static void hook_abandon(int sig)
+{
+	(void)sig;
+	abandoned = 1;
+}
+
+/* Read the hook's output until it ends, its time is over, or it is abandoned. Returns its wait status; -1: it runs. */
 static int hook_watch(pid_t pid, int pipe_fd, unsigned seconds, struct output *o)
 {
 	int64_t until = now_ms() + seconds * 1000LL;
@@ -271,7 +279,7 @@ static int hook_watch(pid_t pid, int pipe_fd, unsigned seconds, struct output *o
 		struct pollfd p = { open ? pipe_fd : -1, POLLIN, 0 };
 		int64_t left = until - now_ms();
 
-		if (left <= 0)
+		if (left <= 0 || abandoned)
 			return -1;
 		/* Look for the end each 50 ms: a process that the hook has left may keep the pipe open. */
 		if (poll(&p, 1, (int)MIN(left, 50)) > 0) {
@@ -352,7 +360,9 @@ static int hook_run(const struct who *who, int file, const char *path, const cha
 		return runner > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* The daemon kills cairn-hook to end a hook. Only this process can then find what the hook has started. */
+	signal(SIGTERM, hook_abandon);
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (pipe2(fds, O_CLOEXEC) < 0 || (pid = hook_fork(who)) < 0) {
 		log_error("hook", "%s cannot be started: %s", path, strerror(errno));
 		_exit(1);
@@ -362,6 +372,8 @@ static int hook_run(const struct who *who, int file, const char *path, const cha
 	close(fds[1]);
 	status = hook_watch(pid, fds[0], who->seconds, &o);
 	children_kill();
+	if (abandoned)
+		_exit(1);
 	/* Read output that came between the last look and the end. */
 	if (fcntl(fds[0], F_SETFL, O_NONBLOCK) == 0) {
 		char buf[4096];

@@ -205,22 +205,16 @@ def test_number_of_hooks_at_once_is_bounded(vm):
         define(vm, f"v{i}")
         vm.cairn("start", f"v{i}")
 
-    def processes():
-        return {int(p) for p in alive("cairn-hook\0" + str(vm.state))}
-
     def of_daemon():
         """Each hook has one process more, which waits for it."""
-        return [p for p in processes() if int(re.search(r"PPid:\t(\d+)", pathlib.Path(f"/proc/{p}/status").read_text())[1]) == vm.proc.pid]
+        return [int(p) for p in alive("cairn-hook\0" + str(vm.state)) if int(re.search(r"PPid:\t(\d+)", pathlib.Path(f"/proc/{p}/status").read_text())[1]) == vm.proc.pid]
     until(lambda: len(of_daemon()) >= 4 and len(alive(mark)) >= 4)
     assert len(of_daemon()) == 4
     assert vm.cairn("domstate", "v6").stdout == "running\n"
-    pids = processes()
+    pids = of_daemon()
     vm.stop()
     for p in pids:
-        try:
-            os.kill(p, 9)
-        except ProcessLookupError:
-            pass
+        os.kill(p, 9)
     until(lambda: alive(mark) == [])
 
 
