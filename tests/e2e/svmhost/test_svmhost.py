@@ -100,7 +100,7 @@ def run_there(files, kernel):
     with tempfile.TemporaryDirectory(prefix="cairn-svmhost-") as share:
         run = subprocess.run(
             [*guestlib.SVMHOST, "--timeout", str(SECONDS), "--share", share, "--", "/usr/bin/python3", "-m", "pytest",
-             "-v", "--tb=short", "-p", "no:cacheprovider", "--junitxml=/host-share/results.xml", *nodes],
+             "-v", "--tb=short", "-p", "no:cacheprovider", "--basetemp=/tmp/svmhost-e", "--junitxml=/host-share/results.xml", *nodes],
             env={**os.environ, "CAIRN_IN_SVMHOST": "1", "CAIRN_BUILD": guestlib.BUILD, "CAIRN_SVMHOST_KERNEL": kernel},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=SECONDS + 60)
         path = os.path.join(share, "results.xml")
