@@ -8,6 +8,8 @@
 #ifndef CAIRN_API_POLICY_HOOK_ASK_H
 #define CAIRN_API_POLICY_HOOK_ASK_H
 
+#include "api/policy/hooks.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -20,8 +22,6 @@ struct vm_observer;
 /* Asks before a start, when its files are open and before the host is prepared. */
 extern const struct vm_observer hook_ask_observer;
 
-#define HOOK_START "before-start"
-#define HOOK_SHUTDOWN "before-shutdown"
 #define HOOK_REASON_MAX 400
 #define HOOK_DELAYS_MAX 360
 #define HOOK_DELAY_MAX_S 3600

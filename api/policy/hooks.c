@@ -46,6 +46,12 @@ struct hooks {
 
 /* ---- which events have hooks ---- */
 
+enum hook_name { STARTED, STOPPED, CRASHED, SNAPSHOT, SCHEDULE, THRESHOLD, DISK_SPACE, BEFORE_START, BEFORE_SHUTDOWN };
+
+static const char *const names[] = { [STARTED] = "started", [STOPPED] = "stopped", [CRASHED] = "crashed", [SNAPSHOT] = "snapshot",
+	[SCHEDULE] = "schedule", [THRESHOLD] = "threshold", [DISK_SPACE] = "disk-space", [BEFORE_START] = HOOK_START,
+	[BEFORE_SHUTDOWN] = HOOK_SHUTDOWN };
+
 static bool is_off(const char *state)
 {
 	return !strcmp(state, "shutoff") || !strcmp(state, "saved") || !strcmp(state, "crashed");
@@ -56,10 +62,10 @@ static const char *change_name(struct json_object *data)
 	const char *from = js_get_str_or(data, "from", ""), *state = js_get_str_or(data, "state", "");
 
 	if (!strcmp(state, "crashed"))
-		return strcmp(from, "crashed") != 0 ? "crashed" : NULL;
+		return strcmp(from, "crashed") != 0 ? names[CRASHED] : NULL;
 	if (is_off(from) == is_off(state))
 		return NULL;
-	return is_off(state) ? "stopped" : "started";
+	return names[is_off(state) ? STOPPED : STARTED];
 }
 
 const char *hooks_event_of(struct json_object *event)
@@ -70,25 +76,22 @@ const char *hooks_event_of(struct json_object *event)
 	if (!strcmp(name, "VM_STATE_CHANGE"))
 		return change_name(data);
 	if (!strcmp(name, "SNAPSHOT_CREATED"))
-		return "snapshot";
+		return names[SNAPSHOT];
 	if (!strcmp(name, "SCHEDULE_RUN"))
-		return "schedule";
+		return names[SCHEDULE];
 	if (!strcmp(name, "THRESHOLD"))
-		return "threshold";
+		return names[THRESHOLD];
 	if (!strcmp(name, "POOL_SPACE") || !strcmp(name, "DISK_SPACE"))
-		return strcmp(js_get_str_or(data, "state", ""), "low") ? NULL : "disk-space";
-	return !strcmp(name, "BLOCK_IO_ERROR") && js_get_bool(data, "nospace", false) ? "disk-space" : NULL;
+		return strcmp(js_get_str_or(data, "state", ""), "low") ? NULL : names[DISK_SPACE];
+	return !strcmp(name, "BLOCK_IO_ERROR") && js_get_bool(data, "nospace", false) ? names[DISK_SPACE] : NULL;
 }
 
 /* ---- the processes ---- */
 
 static bool is_event(const char *name)
 {
-	static const char *const all[] = { "started", "stopped", "crashed", "snapshot", "schedule", "threshold", "disk-space",
-		"before-start", "before-shutdown" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
-		if (!strcmp(name, all[i]))
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(name, names[i]))
 			return true;
 	return false;
 }

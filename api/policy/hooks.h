@@ -12,6 +12,9 @@ struct json_object;
 struct loop;
 struct loop_watch;
 
+/* Events that hook_ask.h asks about. */
+#define HOOK_START "before-start"
+#define HOOK_SHUTDOWN "before-shutdown"
 #define HOOKS_RUNNING_MAX 4
 #define HOOKS_WAITING_MAX 256
 
