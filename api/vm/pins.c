@@ -211,32 +211,65 @@ static size_t excess_find(const struct vm_host *host, const struct rows *l, stru
 	return excess;
 }
 
-/* Let no row of the pin make it due, and no further fork share it. */
-static void pin_keep(struct pins *p, const uint8_t *id)
+static int id_compare(const void *a, const void *b)
 {
-	for (size_t i = 0; i < p->used.n; i++)
-		if (row_may_read(&p->used.list[i], id)) {
-			p->used.list[i].kept = true;
-			p->used.list[i].order = 0;
-		}
+	return memcmp(a, b, VM_PIN_ID_BYTES);
 }
 
-static void row_drop(struct pins *p, struct rows *l, size_t at)
+static bool ids_have(uint8_t (*ids)[VM_PIN_ID_BYTES], size_t n, const uint8_t *id)
 {
-	struct row r = l->list[at];
+	return bsearch(id, ids, n, sizeof(*ids), id_compare);
+}
+
+/* Let no row of these pins make them due, and no further fork share them. ids: sorted. */
+static void pins_keep(struct pins *p, uint8_t (*ids)[VM_PIN_ID_BYTES], size_t n)
+{
+	for (size_t i = 0; n && i < p->used.n; i++) {
+		struct row *r = &p->used.list[i];
+
+		if (!ids_have(ids, n, r->id) && (!r->either || !ids_have(ids, n, r->other)))
+			continue;
+		r->kept = true;
+		r->order = 0;
+	}
+}
+
+static void drop_tell(struct pins *p, const struct row *r)
+{
 	char text[2 * VM_PIN_ID_BYTES + 1];
 
-	hex_print(r.id, sizeof(r.id), text);
-	if (log_ratelimit_pass(&p->dropped_log))
-		log_warn("pins", "%s: user %u has more than %d disks of clones that no VM has, so " PINS_FILE " forgets %s; the pin "
-			PIN_NAME_IN_IMAGE "%s stays", r.image, r.owner, PINS_UNUSED_MAX, r.overlay ? r.overlay : "a pin that is due", text);
-	l->list[at] = (struct row){ 0 };
-	row_remove(l, at);
-	if (r.overlay)
-		pin_keep(p, r.id);
-	if (r.overlay && r.either)
-		pin_keep(p, r.other);
-	row_done(&r);
+	if (!log_ratelimit_pass(&p->dropped_log))
+		return;
+	hex_print(r->id, sizeof(r->id), text);
+	log_warn("pins", "%s: user %u has more than %d disks of clones that no VM has, so " PINS_FILE " forgets %s; the pin "
+		PIN_NAME_IN_IMAGE "%s stays", r->image, r->owner, PINS_UNUSED_MAX, r->overlay ? r->overlay : "a pin that is due", text);
+}
+
+/* Remove rows in one pass, since an old list may be long. excess: sorted by index. */
+static void rows_drop(struct pins *p, struct rows *l, const struct unused *excess, size_t n)
+{
+	uint8_t (*ids)[VM_PIN_ID_BYTES] = must_alloc(calloc(2 * n, sizeof(*ids)));
+	size_t nids = 0, left = 0, next = 0;
+
+	for (size_t i = 0; i < l->n; i++) {
+		struct row *r = &l->list[i];
+
+		if (next == n || excess[next].at != i) {
+			l->list[left++] = *r;
+			continue;
+		}
+		next++;
+		drop_tell(p, r);
+		if (r->overlay)
+			memcpy(ids[nids++], r->id, sizeof(*ids));
+		if (r->overlay && r->either)
+			memcpy(ids[nids++], r->other, sizeof(*ids));
+		row_done(r);
+	}
+	l->n = left;
+	qsort(ids, nids, sizeof(*ids), id_compare);
+	pins_keep(p, ids, nids);
+	free(ids);
 }
 
 static void rows_limit(struct vm_host *host, struct rows *l)
@@ -247,8 +280,8 @@ static void rows_limit(struct vm_host *host, struct rows *l)
 	if (l->n <= PINS_UNUSED_MAX)
 		return;
 	n = excess_find(host, l, &excess);
-	while (n--)
-		row_drop(host->pins, l, excess[n].at);
+	if (n)
+		rows_drop(host->pins, l, excess, n);
 	free(excess);
 }
 

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -557,6 +558,37 @@ static void test_oldest_due_pins_of_unused_images_leave_the_list(void **state)
 	f->host.nvms = 0;
 }
 
+static double cpu_seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* As of a version without the limit. With each row removed by itself, this took half a minute. */
+static void test_very_long_list_gets_short_in_a_moment(void **state)
+{
+	struct fixture *f = *state;
+	const unsigned n = 250000;
+	char path[32];
+	double begin;
+
+	for (unsigned i = 0; i < n; i++) {
+		uint8_t id[VM_PIN_ID_BYTES] = { 1, (uint8_t)(i >> 16), (uint8_t)(i >> 8), (uint8_t)i };
+
+		snprintf(path, sizeof(path), "/u%06u", i);
+		pins_add(&f->host, path, "/src", id);
+	}
+	begin = cpu_seconds();
+	pins_store(&f->host);
+	assert_true(cpu_seconds() - begin < 10);
+	snprintf(path, sizeof(path), "/u%06u", n - PINS_UNUSED_MAX - 1);
+	assert_false(pins_has_overlay(&f->host, path));
+	snprintf(path, sizeof(path), "/u%06u", n - PINS_UNUSED_MAX);
+	assert_true(pins_has_overlay(&f->host, path));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -582,6 +614,7 @@ int main(void)
 		TEST(test_oldest_unused_overlays_of_a_user_leave_the_list),
 		TEST(test_pin_of_an_overlay_that_left_the_list_is_never_due),
 		TEST(test_oldest_due_pins_of_unused_images_leave_the_list),
+		TEST(test_very_long_list_gets_short_in_a_moment),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
