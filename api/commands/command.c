@@ -590,7 +590,9 @@ static void command_dispatch(void *opaque, struct conn *conn, struct json_object
 		return;
 	}
 	if (!c->command) {
-		err_set(&e, -ENOENT, ERR_GENERIC, "The command %.100s has not been found", name);
+		err_set(&e, -ENOENT, ERR_GENERIC, "The command %.100s has not been found%s", name,
+			c->dialect == DIALECT_DAEMON && schema_find(DIALECT_QEMU, name) ?
+				"; a VM's own socket has it, and vm-qmp-path tells the path of that socket (cairn qmp-path VM)" : "");
 		call_fail_class(c, "CommandNotFound", e.msg);
 		return;
 	}

@@ -173,6 +173,14 @@ def test_unknown_command(side):
     assert e.value.desc == "The command no-such has not been found"
 
 
+def test_command_of_a_vms_own_socket_names_that_socket(fake):
+    with pytest.raises(QmpError) as e:
+        fake.qmp().run("query-status")
+    assert e.value.cls == "CommandNotFound"
+    assert e.value.desc == ("The command query-status has not been found; a VM's own socket has it, and vm-qmp-path tells the path of "
+                            "that socket (cairn qmp-path VM)")
+
+
 @pytest.mark.parametrize("start, fill", [(b"", b"a"), (b'{"execute":"', b"a"), (b"{", b" ")])
 def test_endless_text_is_refused_with_bounded_memory(side, start, fill):
     other = side.qmp()
