@@ -103,9 +103,13 @@ const char *foreign_word_advice(const char *word)
 	return NULL;
 }
 
-/* words: without their dashes, separated by blanks. */
+#define NO_ASYNC "leave --async out: --no-wait returns at once, and cairn job-cancel ID cancels a job"
+#define ONE_SOURCE "a disk is a file or a block device of this host: cairn attach-disk VM PATH TARGET"
+#define POOL_IS_A_FOLDER "a pool is a folder: cairn pool-define-as POOL dir --target FOLDER"
+
+/* verbs; words: without their dashes. Both are separated by blanks. */
 static const struct {
-	const char *verb, *words, *advice;
+	const char *verbs, *words, *advice;
 } options[] = {
 	{ "run", "d detach", "cairn run stays in the foreground; cairn new NAME --image FILE and cairn define FILE make VMs that the daemon runs" },
 	{ "run", "rm", "leave --rm out: cairn run keeps no VM" },
@@ -117,12 +121,89 @@ static const struct {
 	{ "run", "net", "--network user lets the guest connect out, --publish PORT:TO forwards a port to it" },
 	{ "run", "restart", "cairn run does not restart a VM; the key \"restart\" of a definition has the daemon do so" },
 	{ "list", "a", "--all lists VMs that are off, too" },
+	/* virsh's options that have no meaning here, or another name */
+	{ "attach-disk", "source-protocol source-host-name source-host-transport source-host-socket", ONE_SOURCE },
+	{ "attach-disk", "wwn", "the key wwn of a disk sets it: cairn attach-device VM FILE adds a disk with all its keys" },
+	{ "attach-disk attach-interface", "alias", "the target is the id of the device" },
+	{ "attach-disk", "iothread", "leave it out: Cairn chooses the threads of disks" },
+	{ "attach-disk", "rawio address multifunction", "leave it out: Cairn gives each disk its place on the bus, and guests get no raw access to devices" },
+	{ "attach-interface", "script managed source-mode", "TYPE is network, bridge or user; Cairn runs no script for an interface and passes no device of the host to a guest" },
+	{ "attach-interface", "inbound outbound", "cairn domiftune VM INTERFACE --inbound AVERAGE --outbound AVERAGE sets the limits of an attached interface" },
+	{ "attach-disk attach-interface change-media detach-disk detach-interface", "print-xml",
+		"--print-only shows the change of the definition and does not save it" },
+	{ "domif-setlink", "print-xml", "leave it out: cairn dumpxml VM prints the definition after the change" },
+	{ "change-media", "block", "leave it out: Cairn detects whether SOURCE is a file or a block device" },
+	{ "blkdeviotune", "group-name", "each disk has limits of its own; give them to each disk without a group" },
+	{ "blockcommit blockpull blockcopy", "timeout", "leave --timeout out: cairn job-cancel ID cancels the job, whose id --no-wait prints" },
+	{ "blockcommit blockpull blockcopy blockjob qemu-agent-command", "async", NO_ASYNC },
+	{ "blockcommit blockpull blockcopy blockjob", "bytes", "--bandwidth takes MiB in a second" },
+	{ "blockcommit blockpull", "keep-relative", "leave it out: the image keeps the paths of the definition" },
+	{ "blockpull", "base", "blockpull copies all backing files; cairn blockcommit VM DISK --base FILE merges layers into FILE" },
+	{ "blockcopy", "shallow", "blockcopy copies the whole disk; cairn snapshot-create-as VM NAME --disk-only --external puts an overlay on it" },
+	{ "blockcopy", "reuse-external", "leave it out: blockcopy makes the file of the copy" },
+	{ "blockcopy", "format", "--dest-format FORMAT sets the format of the copy" },
+	{ "blockcopy", "xml print-xml blockdev", "--dest FILE names the file of the copy" },
+	{ "blockcopy", "granularity buf-size transient-job synchronous-writes", "leave it out: Cairn chooses how it copies, and --bandwidth MIB limits the rate" },
+	{ "blockjob", "info raw", "cairn domjobinfo VM and cairn jobs show the progress" },
+	{ "blockjob", "bandwidth", "blockcopy, blockcommit and blockpull take --bandwidth MIB when they begin" },
+	{ "console", "devname", "--serial or --virtio chooses the console" },
+	{ "start create", "autodestroy", "cairn run FILE runs a VM as long as the command runs" },
+	{ "start create", "pass-fds", "a definition names its files by their paths" },
+	{ "create", "reset-nvram", "leave it out: the VM is new, and its UEFI variables are those of the template" },
+	{ "restore snapshot-revert", "reset-nvram", "cairn start VM --reset-nvram resets the UEFI variables of a VM that is off" },
+	{ "desc", "edit", "cairn edit VM opens the definition, with the keys title and description, in an editor" },
+	{ "destroy", "remove-logs", "leave it out: cairn undefine VM removes the log together with the VM" },
+	{ "domfsthaw", "mountpoint", "leave it out: domfsthaw allows writes to all frozen file systems" },
+	{ "domfstrim", "mountpoint", "leave it out: domfstrim trims all file systems; cairn exec VM -- fstrim PATH trims one" },
+	{ "domhostname", "source", "leave it out: the guest agent tells the name; cairn net-dhcp-leases NETWORK shows names of leases" },
+	{ "domjobabort", "postcopy", "leave it out: no job of Cairn copies to another host" },
+	{ "domjobinfo", "completed keep-completed anystats rawstats", "cairn jobs shows the results of finished jobs, cairn jobs --format json all their figures" },
+	{ "dumpxml net-dumpxml", "xpath wrap", "cairn dumpxml VM | xmllint --xpath EXPRESSION - filters the XML; cairn dumpjson prints JSON for jq" },
+	{ "edit", "skip-validate", "leave it out: a definition is checked before it is saved, and edit lets you mend it" },
+	{ "save restore", "xml", "a saved state keeps the definition that the VM ran with; restore needs no XML" },
+	{ "save", "running paused", "cairn restore FILE --running or --paused decides that when the VM is restored" },
+	{ "screenshot", "screen", "leave it out: a VM has one screen" },
+	{ "setvcpus", "hotpluggable", "leave it out: each vCPU above the first can be removed from the running VM" },
+	{ "undefine vol-delete", "delete-storage-volume-snapshots delete-snapshots", "leave it out: the snapshots are in the images, and go with them" },
+	{ "undefine", "wipe-storage", "undefine removes images and does not overwrite them: shred FILE does, before the undefine" },
+	{ "vcpucount", "guest", "cairn guestvcpus VM shows the processors that the guest uses" },
+	{ "domblkinfo", "all", "leave it out: without DISK, domblkinfo shows all disks" },
+	{ "domstats", "perf iothread memory vm", "--state, --cpu-total, --balloon, --vcpu, --interface, --block and --dirtyrate choose figures; without them, all are printed" },
+	{ "domstats", "list-active list-inactive list-persistent list-transient list-running list-paused list-shutoff list-other",
+		"cairn domstats VM... prints the figures of these VMs: cairn domstats $(cairn list --name), and cairn list has the filters" },
+	{ "domstats", "raw enforce nowait", "leave it out: domstats prints plain numbers, and waits for no VM" },
+	{ "list", "with-checkpoint without-checkpoint", "there are no checkpoints: --with-snapshot and --without-snapshot filter by snapshots" },
+	{ "version", "daemon", "leave it out: version prints the daemon's version, too" },
+	{ "net-create", "validate", "leave it out: each definition of a network is checked" },
+	{ "snapshot-create", "xmlfile", "cairn snapshot-create-as VM NAME DESCRIPTION takes name and description without XML" },
+	{ "snapshot-create", "redefine current", "the image itself keeps its snapshots, so none has to be defined again; cairn snapshot-revert VM NAME makes one current" },
+	{ "snapshot-create", "no-metadata reuse-external", "cairn snapshot-create-as VM NAME --disk-only --external takes external snapshots" },
+	{ "snapshot-create snapshot-create-as", "validate print-xml", "leave it out: a snapshot is made without XML; cairn snapshot-info VM NAME shows it" },
+	{ "snapshot-create-as", "memspec", "the image keeps the memory: leave --memspec out, or take --disk-only to leave memory out" },
+	{ "snapshot-current", "snapshotname", "cairn snapshot-revert VM NAME makes a snapshot current" },
+	{ "snapshot-current", "security-info", "leave it out: a snapshot shows no secrets" },
+	{ "snapshot-delete", "metadata", "the image itself keeps the snapshot, so its data go with it; cairn snapshot-rename renames a snapshot that shall stay" },
+	{ "snapshot-list", "disk-only", "--inactive lists the snapshots without memory" },
+	{ "snapshot-list", "no-metadata external", "leave it out: the list has internal snapshots, each with metadata; cairn domblklist VM --details shows overlays" },
+	{ "snapshot-list", "topological", "leave it out, or take --tree: the list is in the order of creation, so parents come before their children" },
+	{ "snapshot-revert", "force", "leave it out: a revert needs no force" },
+	{ "backup-begin", "backupxml checkpointxml reuse-external", "cairn backup-begin VM --to DIR writes the disks to files, --pull serves them over NBD, --disk ID and --since NAME choose what" },
+	{ "pool-define-as", "source-host source-path source-dev source-name source-format source-protocol-ver source-initiator auth-type auth-username "
+		"secret-usage secret-uuid adapter-name adapter-wwnn adapter-wwpn adapter-parent adapter-parent-wwnn adapter-parent-wwpn "
+		"adapter-parent-fabric-wwn print-xml", POOL_IS_A_FOLDER },
+	{ "pool-list", "inactive transient persistent autostart no-autostart type", "leave it out: each pool is a folder, which is always active" },
+	{ "pool-list", "uuid", "pools have no UUID: --name prints their names" },
+	{ "vol-clone", "prealloc-metadata", "cairn vol-create-as POOL NAME CAPACITY --prealloc-metadata makes an image with complete tables" },
+	{ "vol-clone", "reflink", "leave it out: vol-clone copies the data; cp --reflink FILE COPY shares them, with the paths that cairn vol-path prints" },
+	{ "vol-clone vol-create-as", "print-xml", "leave it out: a volume is a file; cairn vol-info VOL shows it" },
+	{ "vol-info", "physical", "--bytes prints exact sizes; the allocation is the space that the file takes" },
+	{ "vol-resize", "allocate", "leave it out: fallocate --length BYTES FILE reserves the space of a raw image" },
 };
 
 const char *foreign_option_advice(const char *verb, const char *word)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
-		if (!strcmp(options[i].verb, verb) && words_have(options[i].words, ' ', word))
+		if (words_have(options[i].verbs, ' ', verb) && words_have(options[i].words, ' ', word))
 			return options[i].advice;
 	return NULL;
 }

@@ -49,7 +49,7 @@ static bool names_first(const struct cli *c, const char *name, size_t len)
 		return false;
 	if (!strcmp(c->verb->name, "clone") && len == 8 && !strncmp(name, "original", len))
 		return true; /* virt-clone's word */
-	return (len == 6 && !strncmp(name, "domain", len) && !strcmp(what, "vm")) ||
+	return (len == 6 && !strncmp(name, "domain", len) && (!strcmp(what, "vm") || !strcmp(what, "vm-name"))) ||
 	       (len == 4 && !strncmp(name, "file", len) && !strcmp(what, "file"));
 }
 
@@ -57,7 +57,7 @@ static bool names_first(const struct cli *c, const char *name, size_t len)
 static const struct {
 	const char *name, *word;
 } virsh_names[] = { { "device", "DISK" }, { "path", "DISK" }, { "cmd", "COMMAND" }, { "keycode", "KEY..." }, { "newname", "NAME" },
-	{ "command", "ACTION" }, { "xml", "ENTRY" } };
+	{ "command", "ACTION" }, { "command", "VERB" }, { "xml", "ENTRY" }, { "network", "UUID" }, { "name", "POOL" } };
 
 static bool is_name_of(const char *name, size_t len, const char *word)
 {

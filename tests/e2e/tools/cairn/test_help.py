@@ -590,6 +590,38 @@ def test_options_of_other_tools_get_advice(args, advice):
     assert r.returncode == 2 and r.stdout == "" and ("has no option -" in first or 'not the URI "qemu:///system"' in first) and advice in second
 
 
+def test_options_of_virsh_are_accepted_or_get_advice():
+    """tests/data/virsh-options has the options of virsh 9.0 for the verbs that Cairn has, too; those with = take a
+    value."""
+    for line in pathlib.Path(ROOT, "tests/data/virsh-options").read_text().splitlines():
+        verb, *options = line.split()
+        for o in options:
+            name, takes, _ = o.partition("=")
+            r = cairn("-c", "/nonexistent", verb, f"--{name}", *["1"] * bool(takes))
+            lines = r.stderr.splitlines()
+            if any("has no option" in x for x in lines):
+                assert len(lines) == 2 and not lines[1].startswith("error: see cairn help"), (verb, o, r.stderr)
+            assert takes or f"--{name} needs a value" not in r.stderr, (verb, o, r.stderr)
+            assert not takes or f"--{name} takes no value" not in r.stderr, (verb, o, r.stderr)
+
+
+def test_advice_for_options_of_other_tools_names_options_that_exist():
+    text = pathlib.Path(ROOT, "tools/cairn/foreign_words.c").read_text()
+    words = {m[1]: m[2] for m in re.finditer(r'#define (\w+) "([^"]+)"', text)}
+    rows = re.findall(r'\{ "([^"]+)",\s+("[^"]+"(?:\s+"[^"]+")*),\s+(?:"([^"]+)"|(\w+)) \}', text)
+    assert len(rows) > 60
+    for verbs, options, advice, word in rows:
+        advice = advice or words[word]
+        options = "".join(re.findall(r'"([^"]+)"', options)).split()
+        for v in verbs.split():
+            own = {o["name"] for o in VERBS[v]["options"]}
+            assert not own & set(options), (v, options)
+        told = set(re.findall(r"\bcairn ([a-z][a-z-]*)", advice))
+        assert told <= set(VERBS), advice
+        known = {o["name"] for v in [*verbs.split(), *told] for o in VERBS[v]["options"]} | {"format"}
+        assert set(re.findall(r"--([a-z][a-z-]*)", advice)) - set(options) - {"xpath", "reflink", "length"} <= known, advice
+
+
 def test_run_of_an_image_without_its_option_names_the_option():
     r = cairn("run", "ubuntu", "bash")
     assert "there is no file ubuntu; to run a command in a container image: cairn run --image ubuntu -- COMMAND" in r.stderr
