@@ -201,12 +201,12 @@ def test_undefine_recorded_by_older_daemon_is_completed(daemon, tmp_path):
 def test_undefine_of_a_vm_whose_image_does_not_answer_ends_in_a_sentence(daemon, tmp_path):
     """The processes that read the images wait in the kernel, deaf to SIGKILL. The VMs and their images stay."""
     content = image(tmp_path, "a.qcow2").read_bytes()
-    vms = ["vm1", "vm2", "vm3"]
-    with fuse(tmp_path / "fuse", vm1=content, vm2=content, vm3=content) as f:
+    vms = ["vm1", "vm2", "vm3", "vm4"]
+    with fuse(tmp_path / "fuse", vm1=content, vm2=content, vm3=content, vm4=content) as f:
         for vm in vms:
             daemon.define(vm, disks=[disk(f[vm])])
         f.hang(Op.READ)
-        clients = [daemon.qmp() for _ in range(4)]
+        clients = [daemon.qmp() for _ in range(7)]
 
         def ask(client, command, vm, **args):
             clients[client].send(json.dumps({"execute": command, "arguments": {"vm": vm, **args}}).encode())
@@ -217,23 +217,27 @@ def test_undefine_of_a_vm_whose_image_does_not_answer_ends_in_a_sentence(daemon,
 
         ask(0, "vm-undefine", "vm1", **{"remove-all-storage": True})
         ask(1, "vm-undefine", "vm2", **{"remove-all-storage": True, "snapshots-metadata": True})
-        ask(2, "snapshot-list", "vm3")
-        until(lambda: f.hanging().count(Op.READ) >= 3)
+        ask(4, "snapshot-list", "vm3")
+        ask(5, "snapshot-list", "vm4")
+        until(lambda: f.hanging().count(Op.READ) >= 4)
         q = daemon.qmp()
         job = q.run("snapshot-diff", vm="vm3", **{"from": "s1"})["job"]  # it waits for the list
+        ask(6, "vm-start", "vm4")  # so does the start
         assert names(daemon) == vms
         for i in range(2):
             refused(clients[i].answer()["error"]["desc"], f"vm{i + 1}")
-        assert "did not answer in time" in clients[2].answer()["error"]["desc"]
         # The processes were killed a moment ago. Who comes now waits for their end, until that takes too long.
         processes = sorted(daemon.children())
-        assert len(processes) == 3
+        assert len(processes) == 4
         ask(0, "vm-undefine", "vm1", **{"snapshots-metadata": True})
         ask(1, "vm-undefine", "vm2")
         ask(2, "vm-start", "vm1")
         ask(3, "snapshot-list", "vm2")
         for i in range(4):
             refused(clients[i].answer()["error"]["desc"], f"vm{i % 2 + 1}")
+        for i in 4, 5:
+            assert "did not answer in time" in clients[i].answer()["error"]["desc"]
+        refused(clients[6].answer()["error"]["desc"], "vm4")
         q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
         refused(q.run("query-jobs", id=job)[0]["error"], "vm3")
         # From now on nobody waits.
