@@ -1,6 +1,6 @@
 /* heartbeat: tells the service manager that the daemon works, as WatchdogSec= of its unit asks for. A beat is a turn of
- * the loop. A stalled disk of the state folder keeps none back: a daemon that is killed then could not end, so no other
- * could start, and the queued writes would be lost. The log names the stall and its end.
+ * the loop. A stalled disk of the state folder delays no beat: a daemon that is killed during a stall could not end, so
+ * no other daemon could start, and the queued writes would be lost. The log names the stall and its end.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_HEARTBEAT_H
 #define CAIRN_API_HEARTBEAT_H

@@ -1,5 +1,5 @@
 /* call_filter: seccomp filters of the sandboxes (lockdown.h) and of single threads. Writing one allocates no memory and
- * takes microseconds: libseccomp took 0.2 to 0.3 ms of each start of a VM. All filters of a thread are in force; the
+ * takes microseconds: libseccomp took 0.2 to 0.3 ms of each start of a VM. All filters of a thread are in effect; the
  * strictest answer of them decides. A call of another processor mode (int 0x80, x32) always kills the process.
  *
  * A filter is a list of rules, and the first rule that fits a call decides. The kernel asks a filter only for system

@@ -1,5 +1,5 @@
-/* egress: rules that say what a guest may reach, by address, DNS name, protocol and port; the first that fits decides
- * (docs/definition.md, "Egress rules"). IPv4 addresses are in their IPv6 form ::ffff:a.b.c.d. */
+/* egress: rules about the destinations that a guest may reach, by address, DNS name, protocol and port; the first rule
+ * that matches decides (docs/definition.md, "Egress rules"). IPv4 addresses are in their IPv6 form ::ffff:a.b.c.d. */
 #ifndef CAIRN_BASE_EGRESS_H
 #define CAIRN_BASE_EGRESS_H
 
@@ -60,8 +60,8 @@ void egress_ports_print(const struct egress_rule *r, char text[EGRESS_PORTS_TEXT
 int egress_protocol_parse(const char *text);
 const char *egress_protocol_name(uint8_t protocol);
 
-/* Print all rules as one line: "deny;allow tcp 443 *.example.org;allow any - 10.0.0.0/8". Returns an owned text; NULL: no
- * memory. */
+/* Print all rules as one line: "deny;allow tcp 443 *.example.org;allow any - 10.0.0.0/8".
+ * Returns an owned text; NULL: no memory. */
 char *egress_print(const struct egress *e);
 /* Parse the text of egress_print(), which is split in place. Returns false if it is something else. */
 bool egress_parse(char *text, struct egress *ret_e);

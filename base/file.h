@@ -50,7 +50,7 @@ int file_identify(int fd, struct file_id *ret);
  * file system does not tell. */
 bool file_is_older(const char *path, uint64_t ns);
 
-/* Lock a file exclusively by flock(). Waits some 10 ms, because a process that looks whether a file is locked has the
+/* Lock a file exclusively by flock(). Waits some 10 ms, because a process that checks whether a file is locked has the
  * lock for a moment.
  * Returns 0; -EBUSY: another process has it; -errno: no lock is possible. */
 int file_lock(int fd);

@@ -1,4 +1,5 @@
-/* hash: FNV-1a of 64 bits, for names of files and buckets. Whoever chooses the data can make two hashes equal. */
+/* hash: FNV-1a of 64 bits, for names of files and buckets. An attacker who chooses the data can make two hashes
+ * equal. */
 #ifndef CAIRN_BASE_HASH_H
 #define CAIRN_BASE_HASH_H
 

@@ -306,7 +306,7 @@ bool loop_fd_in_memory(const struct loop *l, int fd)
 
 /* A transfer to or from the page cache takes a few us. If one takes this long, the host holds back those who write
  * faster than its disks, or the cache lacks what is read. The back end then performs transfers for a while, so that the
- * loop's other work goes on. */
+ * loop's other work continues. */
 #define TRANSFER_SLOW_NS 2000000ULL
 #define TRANSFER_SLOW_REST_NS 200000000ULL
 

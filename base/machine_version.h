@@ -1,5 +1,5 @@
-/* machine_version: which machine versions (docs/vmstate.md) a VM can boot as. A version stands for all that a guest can
- * see of its devices and tables.
+/* machine_version: which machine versions (docs/vmstate.md) a VM can boot as. A version identifies the devices and
+ * tables that a guest sees.
  *
  * firmware: 0: the VM boots a kernel; 1: a BIOS; 2: UEFI. */
 #ifndef CAIRN_BASE_MACHINE_VERSION_H

@@ -1,7 +1,7 @@
 /* short_slice: has the kernel run the calling thread soon after it is woken, also on a busy host. Linux 6.12 and later
  * choose the thread whose share of the processor is due first. A thread with a short slice is due earlier than others,
- * and takes the processor from a thread with a longer one. It gets no larger share, so this needs no privilege. It is
- * for threads that others wait for, while they work for microseconds at a time.
+ * and takes the processor from a thread with a longer one. It gets no larger share, so this needs no privilege. Use it
+ * for a thread that works for microseconds at a time while other threads wait for it.
  *
  * Threading: the thread whose slice it is. Threads that it creates inherit the slice. */
 #ifndef CAIRN_BASE_SHORT_SLICE_H

@@ -1,4 +1,4 @@
-/* above: finds what the upper layers of a disk have, which is what a commit copies to the layer below them.
+/* above: finds the ranges of a disk that its upper layers have; a commit copies them to the layer below.
  * Threading: the disk's thread, as block.h. */
 #ifndef CAIRN_BLOCK_ABOVE_H
 #define CAIRN_BLOCK_ABOVE_H

@@ -81,7 +81,7 @@ struct block_snapshot_op {
 	 * done() may report an error. NULL: not wanted. */
 	void (*readable)(struct block_snapshot_op *op);
 	/* Called by a commit when the file names the snapshot, on stable storage. The commit cannot fail any more, but
-	 * goes on until done(). NULL: not wanted. */
+	 * continues until done(). NULL: not wanted. */
 	void (*stands)(struct block_snapshot_op *op);
 	/* Called by an apply when all but the header is on stable storage: the write of the header needs no space. The
 	 * apply then waits for block_snapshot_apply_decide(). NULL: do not wait. */

@@ -28,8 +28,8 @@ struct block_copy {
 	 * stop: returns true to end with -ECANCELED; called on both threads.
 	 * hold: returns the ns to wait before reading at pos; 0: none; the reader's thread.
 	 * progress: in bytes; the caller's thread.
-	 * unreadable: a block at `off` cannot be read; the copy stores zeros instead and goes on. NULL: the copy fails.
-	 * The reader's thread. */
+	 * unreadable: a block at `off` cannot be read; the copy stores zeros instead and continues. NULL: the copy
+	 * fails. The reader's thread. */
 	bool (*stop)(void *opaque);
 	uint64_t (*hold)(void *opaque, uint64_t pos);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);

@@ -1,11 +1,11 @@
 /* mirror: keeps a second disk equal to a disk while requests continue.
  *
- * First the caller copies what block_mirror_next() names, and each change of the disk makes its part due again. After
- * block_mirror_write_through(), each change goes to both disks instead, so what is due only becomes less: a change and
- * the copying of its part exclude each other, and so do two changes that overlap. When nothing is due any more,
- * block_mirror_seal() ends the copying: from then on a request is complete when both disks have it, so what a flush has
- * made durable is on both, and either may be used alone.
- * Guest memory is read once for both disks, into a bounce buffer of the disk.
+ * First the caller copies the parts that block_mirror_next() names; a part that the guest changes must be copied again.
+ * After block_mirror_write_through(), each change goes to both disks instead, so the number of parts to copy only
+ * decreases: a change and the copying of its part exclude each other, and so do two changes that overlap. When no part
+ * is left, block_mirror_seal() ends the copying: from then on a request is complete when both disks have it, so both
+ * disks have all data that a flush has made durable, and either may be used alone. Guest memory is read once for both
+ * disks, into a bounce buffer of the disk.
  * Threading: the disks' thread, as block.h. */
 #ifndef CAIRN_BLOCK_MIRROR_H
 #define CAIRN_BLOCK_MIRROR_H
@@ -51,7 +51,7 @@ void block_mirror_release(struct block_mirror *m);
 /* End the mirror, which holds all requests back or has none in flight, and free it. NULL: no mirror.
  * Returns the requests that were held back, for block_mirror_submit(). */
 struct block_req *block_mirror_end(struct block_mirror *m);
-/* Submit the requests to the disk that goes on. */
+/* Submit the requests to the disk that continues. */
 void block_mirror_submit(struct block_req *held, struct block *on);
 
 /* ---- for block.c ---- */

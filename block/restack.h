@@ -10,7 +10,7 @@
 struct qcow2_header;
 
 struct block_restack {
-	/* The layers of the new chain. kept: the layer of the old chain that goes on here, whose files are shared;
+	/* The layers of the new chain. kept: the layer of the old chain that continues here, whose files are shared;
 	 * BLOCK_NEW_LAYER: the layer's own files. */
 	struct block_layer layers[BLOCK_LAYERS_MAX];
 	unsigned kept[BLOCK_LAYERS_MAX];
@@ -35,7 +35,7 @@ int block_restack_begin(struct block *b, struct block_restack *o, struct block *
  * with block_close() or block_close_but_files(). */
 struct block *block_restack_end(struct block *b, struct block_restack *o, struct block *next, bool go);
 /* Settle a layer, and write no more to it; its lock becomes a reader's. No request that changes it may be in flight;
- * the disk may go on reading it. Runs the loop. Returns 0; -errno: it may lack changes. */
+ * the disk may continue reading it. Runs the loop. Returns 0; -errno: it may lack changes. */
 int block_stop_writing(struct block *b);
 /* Return layer n of a disk; NULL: there is none. */
 struct block *block_layer(struct block *b, unsigned n);

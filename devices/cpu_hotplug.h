@@ -1,5 +1,5 @@
-/* cpu_hotplug: the registers by which the guest finds out which vCPUs have come and which it is asked to release
- * (vmm/boot/ssdt_cpus.asl). General-purpose event CPU_HOTPLUG_GPE tells the guest to look.
+/* cpu_hotplug: the registers by which the guest finds out which vCPUs were added and which it is asked to release
+ * (vmm/boot/ssdt_cpus.asl). General-purpose event CPU_HOTPLUG_GPE tells the guest to read them.
  *
  *   0  u8, write: the vCPU to which the others refer, by its number, which is also its APIC id
  *   1  u8, read: bit 0: the vCPU is there; 1: it has come; 2: the guest is asked to release it

@@ -103,7 +103,7 @@ static int view_protect(struct fault_tracker *t)
 	return r < 0 ? r : stretch_protect(t, 0, t->c.ram_bytes);
 }
 
-/* Protect present memory from *at on, at most max_bytes of it. *at: set to where to go on. */
+/* Protect present memory from *at on, at most max_bytes of it. *at: set to where to continue. */
 static int present_protect(struct fault_tracker *t, uint64_t *at, uint64_t max_bytes)
 {
 	struct holes h = { .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
@@ -487,7 +487,7 @@ bool tracker_block_make_room(struct fault_tracker *t, uint64_t block, int wake_f
 		range_release(t, block);
 		return true;
 	}
-	return !room_wait(t, wake_fd); /* if nobody can wake the device, it goes on, up to aside_hard_bytes */
+	return !room_wait(t, wake_fd); /* if nobody can wake the device, it continues, up to aside_hard_bytes */
 }
 
 bool fault_tracker_saves(const struct fault_tracker *t)

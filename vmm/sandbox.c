@@ -149,7 +149,7 @@ static void rules_add(struct call_filter *f, const struct sandbox_options *o)
 	lockdown_allow_loops(f, LOOP_KINDS_ALL); /* the loops of disks and interfaces are still to come */
 }
 
-/* Forbid what the first filter, which stays in force, allows until now. */
+/* Forbid what the first filter, which stays in effect, allows until now. */
 static void seal_rules_add(struct call_filter *f)
 {
 	call_filter_values(f, SYS_ioctl, SECCOMP_RET_TRAP, 1, terminal_ioctls, ARRAY_SIZE(terminal_ioctls));
@@ -216,7 +216,7 @@ static bool space_is_wanted(const struct sandbox_options *o, int flag)
 }
 
 /* Leave the host's file systems and network, which takes capabilities. A host may reach a limit of namespaces at any
- * time (user.max_ipc_namespaces); the process goes on without the namespace. */
+ * time (user.max_ipc_namespaces); the process continues without the namespace. */
 static void spaces_change(const struct sandbox_options *o, struct sandbox_report *report)
 {
 	static const struct {

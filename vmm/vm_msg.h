@@ -161,13 +161,14 @@ enum vm_msg_type {
 	 * when both get each change. VM_EVENT_PROGRESS. Only if vm_info has copies_disks, as the next two. */
 	VM_MSG_DISK_COPY = 49,
 	VM_MSG_DISK_COPY_END = 50, /* a request: struct vm_disk_copy, of which the id counts: go on without the copy */
-	/* a request: struct vm_config as VM_MSG_PLUG, with one disk, the copy: go on with it alone */
+	/* a request: struct vm_config as VM_MSG_PLUG, with one disk, the copy: continue with it alone */
 	VM_MSG_DISK_PIVOT = 51,
 	/* a request: struct vm_screenshot + 1 fd, an empty file: write what the guest shows to the file. Only to
 	 * processes whose vm_info has screens. */
 	VM_MSG_SCREENSHOT = 52,
-	/* a request: struct vm_config as VM_MSG_PLUG, with disks of the VM: let each go on with this chain of layers,
-	 * whose content is the same; all at once. Only if vm_info.copies_disks is VM_LAYERS_DISKS, as the next. */
+	/* a request: struct vm_config as VM_MSG_PLUG, with disks of the VM: let each continue with this chain of
+	 * layers, whose content is the same; all at once. Only if vm_info.copies_disks is VM_LAYERS_DISKS, as the next.
+	 * */
 	VM_MSG_DISK_LAYERS = 53,
 	/* a request: struct vm_disk_commit (vm_disk_msg.h): copy upper layers of a disk to a lower one, and then,
 	 * unless they are all that are above it, drop them. VM_EVENT_PROGRESS meanwhile. */
@@ -188,7 +189,7 @@ enum vm_msg_type {
 	VM_MSG_PCI_LIST = 61, /* struct vm_pci */
 	/* a request: struct vm_input: events of keyboard and pointer, in order. Only if screens is VM_SCREENS_INPUT */
 	VM_MSG_INPUT = 62,
-	/* a request: struct vm_snapshot_go: go on with the snapshot of a group. Only if vm_info has groups */
+	/* a request: struct vm_snapshot_go: continue with the snapshot of a group. Only if vm_info has groups */
 	VM_MSG_SNAPSHOT_GO = 63,
 	/* a request: struct vm_dirty_rate_ask: measure how fast the guest changes its memory. The answer comes at once,
 	 * the result in vm_info.dirty_rate. Only to processes whose vm_info has samples_pages. */
@@ -351,7 +352,7 @@ struct vm_disk_more {
 	uint8_t no_discard;    /* the guest cannot discard */
 	uint8_t detect_zeroes; /* enum vm_zeroes */
 	uint8_t force;	       /* only in VM_MSG_MEDIUM_SET: although the guest keeps the tray locked */
-	uint8_t check_only;    /* only in VM_MSG_DISK_PIVOT and _LAYERS: look whether it would be refused */
+	uint8_t check_only;    /* only in VM_MSG_DISK_PIVOT and _LAYERS: check whether it would be refused */
 	uint8_t cache, poll_max_us; /* enum vm_cache; VM_POLL_*. An older process has VM_CACHE_NONE and VM_POLL_DEFAULT */
 };
 
@@ -832,7 +833,7 @@ struct vm_info {
 	uint8_t for_revert; /* 1: the VM was started to be reverted, and is neither reverted nor being reverted */
 	/* 1: a user has reset or reverted the VM after the last request to shut down; 0 from an older process, too */
 	uint8_t renewed;
-	/* the type of the request whose work is in progress and goes on without its daemon: VM_MSG_SNAPSHOT_CREATE,
+	/* the type of the request whose work is in progress and continues without its daemon: VM_MSG_SNAPSHOT_CREATE,
 	 * _DELETE, _REVERT or VM_MSG_DUMP; 0: none such, or an older process */
 	uint8_t work;
 	uint8_t work_then; /* of VM_MSG_DUMP: vm_dump.then, which only the daemon understands */

@@ -3,8 +3,8 @@
  * A snapshot of a group shows several VMs at one instant. The process of each VM prepares its snapshot, sends
  * VM_GROUP_HELD and waits, while the guest runs. VM_STEP_SETTLE lets it prepare what the guest has changed meanwhile,
  * and wait again. At the time in VM_STEP_FREEZE it pauses the VM, takes the state, and sends VM_GROUP_FROZEN. The guest
- * goes on after VM_STEP_RESUME, which the daemon sends when all VMs are frozen: so no VM gets a message that another
- * VM sends after its own instant. If VM_STEP_RESUME does not come in time, the guest goes on and the snapshot fails.
+ * continues after VM_STEP_RESUME, which the daemon sends when all VMs are frozen: so no VM gets a message that another
+ * VM sends after its own instant. If VM_STEP_RESUME does not come in time, the guest continues and the snapshot fails.
  * The forks of a group (VM_FORK_GROUP) go through the same steps. */
 #ifndef CAIRN_VMM_VM_SNAPSHOT_MSG_H
 #define CAIRN_VMM_VM_SNAPSHOT_MSG_H

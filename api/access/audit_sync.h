@@ -2,8 +2,8 @@
  * wait for the next one together.
  *
  * When a line cannot be written or synced, the file has an error until it works again: once a second, a line that
- * counts the lost lines is tried. After a failed sync, the kernel may have dropped what it could not write, so these
- * lines count as lost.
+ * counts the lost lines is tried. After a failed sync, the kernel may have dropped the unwritten data, so these lines
+ * count as lost.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_AUDIT_SYNC_H

@@ -1,6 +1,7 @@
 /* authors: whose rights open each file of a VM (rights.h). The user who first defined a VM stays its definer, and the
- * definer's rights open what has no author of its own. What another user adds later gets that user as its author, so an
- * edit lends nobody's rights to the paths of somebody else. Stored in the definition file as "definer" and "authors".
+ * definer's rights open what has no author of its own. A file that another user adds later gets that user as its
+ * author, so an edit gives no user's rights to the paths of another user. Stored in the definition file as "definer"
+ * and "authors".
  *
  * An author is known by a key: the path of a file, or the text of a forward, a bridge, a network or a user interface,
  * which all depend on rights too, or a setting with its value. Threading: the daemon's loop. */

@@ -296,7 +296,7 @@ int file_job_begin(struct file_threads *all, const struct file_job_spec *s, stru
 	free(j);
 	pthread_mutex_lock(&all->mutex);
 	all->refs--;
-	all->idle++; /* the thread goes on waiting */
+	all->idle++; /* the thread continues waiting */
 	pthread_mutex_unlock(&all->mutex);
 	return err_set_errno(e, r, "a thread for files");
 }

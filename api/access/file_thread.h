@@ -32,13 +32,13 @@ struct file_job_spec {
 
 /* l: borrowed. */
 struct file_threads *file_threads_new(struct loop *l);
-/* Threads that have not ended go on, and touch nothing of the loop, which does not run any more. NULL allowed. */
+/* Threads that have not ended continue, and touch nothing of the loop, which does not run any more. NULL allowed. */
 void file_threads_free(struct file_threads *all);
 
 /* *ret is valid until done() is called or file_job_free(). Returns 0; -EBUSY: too many threads hang; -errno. On errors,
  * done() is not called. */
 int file_job_begin(struct file_threads *all, const struct file_job_spec *s, struct file_job **ret, struct err *e);
-/* Let the thread go on alone; done() is not called. NULL allowed. */
+/* Let the thread continue alone; done() is not called. NULL allowed. */
 void file_job_free(struct file_job *j);
 
 #endif

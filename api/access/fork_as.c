@@ -195,7 +195,7 @@ static int sockets_place(int *socks, int n)
 	return close_range((unsigned)(3 + n), ~0U, 0);
 }
 
-/* From now on, the process goes on when the daemon ends. Its name tells that to a daemon that takes over from a stuck
+/* From now on, the process continues when the daemon ends. Its name tells that to a daemon that takes over from a stuck
  * one and kills the other helper processes (api/store/store_lock.h). */
 static int serving_begin(void)
 {
@@ -509,7 +509,7 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 	if (x->known) { /* the process has not been started yet */
 		snprintf(x->known->note, sizeof(x->known->note), "%s", note);
 		if (rights_copy(now, &x->known->rights) < 0)
-			abort(); /* the process must not go on with the daemon's rights */
+			abort(); /* the process must not continue with the daemon's rights */
 		return;
 	}
 	if (rights_send(x, now, note) < 0)

@@ -1,8 +1,9 @@
 /* fork_as: runs a function in a short-lived process with a user's rights (rights.h). The kernel checks every path with
  * these rights, so a symbolic link gives no access that the user lacks, even if the link changes meanwhile. A file
  * system that hangs, or a large file whose removal takes long, does not block the daemon's loop.
- * A file system that hangs also keeps the process, which is deaf to SIGKILL then. The limits below bound how many such
- * processes a user leaves behind. Processes that still work are bounded by the commands and jobs that wait for them.
+ * A file system that hangs also keeps the process, which is not killable by SIGKILL then. The limits below bound how
+ * many such processes a user leaves behind. Processes that still work are bounded by the commands and jobs that wait
+ * for them.
  * Threading: the daemon's loop, except for run(). */
 #ifndef CAIRN_API_ACCESS_FORK_AS_H
 #define CAIRN_API_ACCESS_FORK_AS_H

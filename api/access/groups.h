@@ -33,7 +33,7 @@ void groups_free(struct groups *g);
  * ret_a:    set if done() was not called yet; valid until done() is called or groups_ask_free(). */
 void groups_ask(struct groups *g, const struct rights *recorded,
 	void (*done)(void *opaque, const struct rights *now, const char *note), void *opaque, struct groups_ask **ret_a);
-/* Ask no more; done() is not called. The look-up goes on for later askers. NULL allowed. */
+/* Ask no more; done() is not called. The look-up continues for later askers. NULL allowed. */
 void groups_ask_free(struct groups_ask *a);
 
 #endif

@@ -377,7 +377,7 @@ struct json_object *permissions_to_json(const struct permissions *p)
 	return list;
 }
 
-/* Add the entry as it is in the file, with the role that is in force once it is stored. */
+/* Add the entry as it is in the file, with the role that is in effect once it is stored. */
 static void entry_store(const struct permission *e, struct json_object *list)
 {
 	struct json_object *o = entry_to_json(e, e->promised);

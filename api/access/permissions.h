@@ -29,8 +29,8 @@ struct permission_origin {
 struct permission {
 	bool is_group;
 	uid_t id;
-	enum role role; /* in force */
-	enum role promised; /* in force once the table is stored; equal to role while promises is 0 */
+	enum role role; /* in effect */
+	enum role promised; /* in effect once the table is stored; equal to role while promises is 0 */
 	unsigned promises; /* roles that are being stored */
 	uint64_t serial;   /* of the entry; a later entry for the same user and VM has another one */
 	struct permission_origin origin, promised_origin; /* of `role` and of `promised` */
@@ -77,7 +77,7 @@ bool permissions_seen_together(const struct permissions *p, const uint8_t a[16],
  * entry.
  * Returns 0; -ENOENT: no entry to remove; -ENOSPC: the table is full; -ENOMEM. */
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
-/* As permissions_set() for a role that is not ROLE_NONE, but what the new role adds to the old one is in force only
+/* As permissions_set() for a role that is not ROLE_NONE, but what the new role adds to the old one is in effect only
  * after permissions_promise_end(). Until then, the entry is stored with the new role.
  * from: a role that the entry has already keeps its origin.
  * ret_serial: the entry's. Returns 0; -ENOSPC; -ENOMEM. */
@@ -120,7 +120,7 @@ struct json_object *permission_to_review(const struct permissions *p, const stru
 struct json_object *permissions_to_json(const struct permissions *p);
 /* Return the entries for one VM as they are in PERMISSIONS_FILE, owned by the caller. */
 struct json_object *permissions_of_vm(const struct permissions *p, const uint8_t uuid[16]);
-/* Return the content of PERMISSIONS_FILE, owned by the caller, with the roles that are in force once it is stored. */
+/* Return the content of PERMISSIONS_FILE, owned by the caller, with the roles that are in effect once it is stored. */
 struct json_object *permissions_to_file(const struct permissions *p);
 /* Load entries; invalid ones are skipped. */
 void permissions_load(struct permissions *p, struct json_object *list);

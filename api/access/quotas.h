@@ -1,6 +1,6 @@
 /* quotas: limits on what the VMs of one user, or of the members of one group, take together. The default quota is for
- * each user without a quota of its own. Stored in quotas.json. What the VMs take, and the checks, are in
- * api/vm/quota_use.h. Root and the daemon's own user have no quota.
+ * each user without a quota of its own. Stored in quotas.json. api/vm/quota_use.h computes what the VMs take, and
+ * checks it. Root and the daemon's own user have no quota.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_QUOTAS_H
 #define CAIRN_API_ACCESS_QUOTAS_H
@@ -67,7 +67,7 @@ const struct quota *quotas_find(const struct quotas *q, enum quota_kind kind, ui
  * definer: NULL: root or the daemon's own user, whom no quota binds. */
 bool quotas_bind(const struct quotas *q, const struct quota *one, const struct rights *definer);
 
-/* Change, add or remove a quota. The change is in force once the table is stored; changes are stored one by one.
+/* Change, add or remove a quota. The change is in effect once the table is stored; changes are stored one by one.
  * change: the limits of items in the mask `given` replace the present ones. given 0: remove the quota.
  * done: called once, at once or from the loop, unless quotas_done() comes first.
  *   r: 0; -ENOENT: there is no quota to remove; -ENOSPC: the table is full; -EIO: the daemon could not read the file;

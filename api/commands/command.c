@@ -528,7 +528,7 @@ static void vm_woken(void *opaque, int r, const struct err *e)
 }
 
 /* Let a call that needs the approval of another user wait for it.
- * Returns 0: the call may go on; 1: the call is taken; -errno. */
+ * Returns 0: the call may continue; 1: the call is taken; -errno. */
 static int check_approval(struct call *c, struct err *e)
 {
 	int r;

@@ -18,7 +18,7 @@
 struct keep {
 	struct store_work work;
 	struct call *call;
-	enum role role; /* ROLE_NONE: a revoke, which is in force */
+	enum role role; /* ROLE_NONE: a revoke, which is in effect */
 	uint64_t serial; /* of the entry with the granted role */
 	bool of_vm;      /* for the VM with this uuid; false: for all VMs */
 	uint8_t uuid[16];

@@ -67,7 +67,7 @@ void command_query_commands(struct call *c)
 	call_return(c, schema_commands_to_json(c->dialect));
 }
 
-/* Take the number of a page; fallback: the client names none. Returns whether the call goes on. */
+/* Take the number of a page; fallback: the client names none. Returns whether the call continues. */
 static bool page_take(struct call *c, int64_t fallback, int64_t *ret)
 {
 	struct err e;

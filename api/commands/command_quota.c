@@ -106,7 +106,7 @@ static bool sees(const struct call *c, const struct quota *q)
 	return q->kind == QUOTA_USER ? q->id == who.uid : peer_is_in_group(&who, q->id);
 }
 
-/* limits: those in force. is_default: they are those of the default. */
+/* limits: those in effect. is_default: they are those of the default. */
 static void entry_add(struct listing *l, const struct quota *q, const uint64_t limits[QUOTA_ITEM_COUNT], bool is_default)
 {
 	uint64_t used[QUOTA_ITEM_COUNT];

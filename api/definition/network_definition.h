@@ -1,5 +1,5 @@
-/* network_definition: what an admin wrote about a network of the host, checked. The keys are those that the program
- * cairn-net takes (docs/networks.md), and the users who may connect VMs.
+/* network_definition: the definition of a network of the host, parsed and checked. Its keys are those of the program
+ * cairn-net (docs/networks.md), and the users who may connect VMs.
  * Threading: any thread. */
 #ifndef CAIRN_API_DEFINITION_NETWORK_DEFINITION_H
 #define CAIRN_API_DEFINITION_NETWORK_DEFINITION_H

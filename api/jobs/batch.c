@@ -369,7 +369,7 @@ bool batch_has_failed(const struct batch *b)
 	return b->failed;
 }
 
-/* Conclude the job, unless other work of the job goes on. */
+/* Conclude the job, unless other work of the job continues. */
 static void batch_conclude(struct batch *b)
 {
 	b->over = true;

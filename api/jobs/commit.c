@@ -89,7 +89,7 @@ static struct definition *definition_without(const struct commit *x, const struc
 	return def;
 }
 
-/* A client that is told of the end finds both definitions changed, also after a kill of the daemon. */
+/* A client that is notified of the end finds both definitions changed, also after a kill of the daemon. */
 static void settled(struct store_work *work)
 {
 	struct commit *x = container_of(work, struct commit, stored);

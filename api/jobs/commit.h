@@ -1,6 +1,6 @@
-/* commit: the job that copies what upper layers of a disk have to a lower one (virsh's blockcommit).
- * If the image itself is among them and the VM runs, both then get each change, and api/vm/vm_copy.h chooses one. Else
- * the upper layers leave the disk and the definition.
+/* commit: the job that copies the data of upper layers of a disk to a lower one (virsh's blockcommit). If the VM runs
+ * and its active image is one of the upper layers, both images then get each change, until api/vm/vm_copy.h chooses
+ * one. Otherwise the job removes the upper layers from the disk and from the definition.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_COMMIT_H
 #define CAIRN_API_JOBS_COMMIT_H

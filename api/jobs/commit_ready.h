@@ -1,7 +1,7 @@
 /* commit_ready: ends the commit of an active layer that a client of the QMP socket began. While its job is ready, the
  * guest's changes go to both images, until the client completes the job by a pivot to the lower one, or cancels it. A
  * ready job does not own its VM. It also ends when another client ends the copy (vm_copy.h), and when the VM's process
- * ends: the disk keeps its layers then. The daemon's end fails the job, and the process goes on with both images.
+ * ends: the disk keeps its layers then. The daemon's end fails the job, and the process continues with both images.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_COMMIT_READY_H
 #define CAIRN_API_JOBS_COMMIT_READY_H

@@ -1,5 +1,5 @@
 /* copy: the job that copies a disk of a running VM to a file of the client, until each change goes to both (virsh's
- * blockcopy, QMP's drive-mirror). After that, api/vm/vm_copy.h goes on with one of them.
+ * blockcopy, QMP's drive-mirror). Then api/vm/vm_copy.h switches to one of the two.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_COPY_H
 #define CAIRN_API_JOBS_COPY_H

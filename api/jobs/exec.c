@@ -235,7 +235,7 @@ static void ended(struct exec_work *w, const struct agent_frame *f)
 
 /* ---- frames ---- */
 
-/* Handle a frame. Returns whether the work goes on. */
+/* Handle a frame. Returns whether the work continues. */
 static bool frame_handle(struct exec_work *w, const struct agent_frame *f)
 {
 	switch (f->type) {
@@ -259,7 +259,7 @@ static bool frame_handle(struct exec_work *w, const struct agent_frame *f)
 	}
 }
 
-/* Handle the frames that have come. Returns whether the work goes on. */
+/* Handle the frames that have come. Returns whether the work continues. */
 static bool frames_take(struct exec_work *w)
 {
 	struct agent_frame f;

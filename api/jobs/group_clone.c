@@ -51,7 +51,7 @@ static void networks_keep(struct group_job *g)
 	}
 }
 
-/* Let a clone go on its way out. */
+/* Let a clone continue its way out. */
 static bool clone_remove(struct group_member *m)
 {
 	static const struct undefine_opts opts = { .remove_all_storage = true, .managed_save = true, .snapshots_metadata = true, .nvram = true };

@@ -77,10 +77,10 @@ void group_record(struct group_job *g, int r);
 
 /* Whether the VM was on when the group began. */
 bool group_member_is_on(const struct group_member *m);
-/* A member's process has reached a stage (enum vm_fork_stage): let all go on if all wait. */
+/* A member's process has reached a stage (enum vm_fork_stage): let all continue if all wait. */
 void group_member_stage(struct group_member *m, int64_t stage);
-/* End a part, which had raised g->busy by one, and let the group go on. r: negative: the group fails with e. vm: the VM
- * that the error concerns; NULL: none. May free the group. */
+/* End a part, which had raised g->busy by one, and let the group continue. r: negative: the group fails with e. vm: the
+ * VM that the error concerns; NULL: none. May free the group. */
 void group_part_done(struct group_job *g, const char *vm, int r, const struct err *e);
 /* End the group with success: without its file it is complete. */
 void group_keep(struct group_job *g);

@@ -564,7 +564,7 @@ static void keep_at_start(struct vm *vm)
 		log_error("import", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-/* Ends an import that an earlier daemon began. First it looks whether all files exist, since that daemon may have
+/* Ends an import that an earlier daemon began. First it checks whether all files exist, since that daemon may have
  * called archiver_keep() before it died. Files that are older than the import are not its own: a folder of that name
  * was there, and the import would have failed. If a file is missing, it removes the import's files and looks again: the
  * old cairn-archive, which may outlive that daemon, may have given the folder its final name meanwhile. It removes

@@ -127,7 +127,7 @@ static void owner_deny(struct vm *vm, enum role role, bool all)
 	job_denial_audit(vm->host, vm->def->name, o->job, o->who->uid, why);
 	if (j && job_deny(j, why, &e) < 0)
 		log_info("job", "%s: %s", why, e.msg);
-	/* The VM's process goes on with the work of an earlier daemon's job, such as a dump. */
+	/* The VM's process continues with the work of an earlier daemon's job, such as a dump. */
 	else if (!j && vm->proc)
 		vm_process_request(vm->proc, VM_MSG_CANCEL, NULL, 0, -1, CANCEL_TIMEOUT_NS, cancel_done, NULL);
 }

@@ -60,7 +60,7 @@ static bool is_reachable(const struct vm *vm)
 
 /* ---- pins that wait for a further fork ---- */
 
-/* Return the pid of the VM's process if that can be told of pins that wait; 0: it cannot, or there is none. */
+/* Return the pid of the VM's process if that can be notified of pins that wait; 0: it cannot, or there is none. */
 static pid_t idle_pid(const struct vm *vm)
 {
 	return is_reachable(vm) && vm_process_knows(vm->proc, VM_KNOWS_IDLE_PINS) ? vm_process_pid(vm->proc) : 0;

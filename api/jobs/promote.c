@@ -100,7 +100,7 @@ static void promotion_halt(struct promotion *p, const struct err *why)
 	promotion_end(p, NULL, &e);
 }
 
-/* Nothing was done yet: give up, so that the next daemon does not go on. */
+/* Nothing was done yet: give up, so that the next daemon does not continue. */
 static void promotion_give_up(struct promotion *p, const struct err *why)
 {
 	struct err e;

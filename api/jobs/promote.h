@@ -2,8 +2,9 @@
  * that it was made of. That VM is stopped, and stays as NAME-old. docs/snapshots.md, "Life of a promotion", has the
  * order of the steps.
  *
- * PROMOTE_FILE in the clone's folder says what is to become of both VMs. A daemon that finds it does what is left. At
- * the end the file becomes PROMOTED_FILE, by which the promotion can be undone. Threading: the daemon's loop. */
+ * PROMOTE_FILE in the clone's folder has the new names and definitions of both VMs. A daemon that finds it does the
+ * remaining steps. At the end the file becomes PROMOTED_FILE, with which the promotion can be undone. Threading: the
+ * daemon's loop. */
 #ifndef CAIRN_API_JOBS_PROMOTE_H
 #define CAIRN_API_JOBS_PROMOTE_H
 

@@ -194,8 +194,8 @@ int save_to_file(struct vm *vm, struct client_file **file, const char *job_id, s
 	return 0;
 }
 
-/* Answer the call, if there is one, with the job's id. If the job goes on, the request to save was sent before, so the
- * save continues even if this daemon dies. */
+/* Answer the call, if there is one, with the job's id. If the job continues, the request to save was sent before, so
+ * the save continues even if this daemon dies. */
 static void begin_answer(const struct save_wait *w)
 {
 	struct json_object *o;

@@ -875,7 +875,7 @@ static void adopted_answered(void *opaque, int r, const struct vm_answer *a, con
 	snapshots_fetch(w->vm, adopted_looked, w); /* this also counts them */
 }
 
-/* Make the job of an earlier daemon, whose work the VM's process goes on with, the owner of the VM again. */
+/* Make the job of an earlier daemon, whose work the VM's process continues with, the owner of the VM again. */
 static void work_adopt(struct vm *vm, const struct vm_info *info)
 {
 	static const char *const types[VM_MSG_TYPE_COUNT] = { [VM_MSG_SNAPSHOT_CREATE] = "snapshot-create",

@@ -13,7 +13,7 @@ struct snapshots;
 struct vm;
 struct vm_observer;
 
-/* Adopts the work of an earlier daemon's job that goes on in the VM's process. */
+/* Adopts the work of an earlier daemon's job that continues in the VM's process. */
 extern const struct vm_observer snapshot_job_observer;
 
 /* Create a snapshot. The job's result: name, id, pause, total (both in ns), ram-bytes-written, ram-bytes-shared;

@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define TERM_SECONDS 3 /* from a SIGTERM until a program that goes on is killed */
+#define TERM_SECONDS 3 /* from a SIGTERM until a program that continues is killed */
 #define FILES_AT 3 /* fd of the first file in cairn-img */
 
 void volume_img_begin(struct volume_img *v, const char *program, const char *verb, int progress)

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define LOOK_NS 250000000ULL /* interval of looks at the progress */
-#define KILL_NS (5 * 1000000000ULL) /* after a cancel, until work that goes on is killed */
+#define KILL_NS (5 * 1000000000ULL) /* after a cancel, until work that continues is killed */
 #define GIVE_UP_NS (5 * 1000000000ULL) /* after that, until the job ends without it */
 
 struct volume_job {
@@ -43,7 +43,7 @@ static struct volume_job *volume_job_of(const struct job *j)
 	return !strcmp(j->type, "volume-clone") || !strcmp(j->type, "volume-create") ? j->opaque : NULL;
 }
 
-/* The work goes on if the daemon ends. */
+/* The work continues if the daemon ends. */
 static void work_free(struct volume_job *v)
 {
 	loop_timer_free(v->timer);

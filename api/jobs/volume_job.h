@@ -1,5 +1,5 @@
 /* volume_job: makes a volume as a job, which belongs to no VM: a role for all VMs is needed to see it. When the job is
- * cancelled, or fails, there is no new volume. The work goes on when the daemon ends.
+ * cancelled, or fails, there is no new volume. The work continues when the daemon ends.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_VOLUME_JOB_H
 #define CAIRN_API_JOBS_VOLUME_JOB_H

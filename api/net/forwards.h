@@ -1,5 +1,5 @@
 /* forwards: manages the cairn-slirp processes of interfaces of type user and the cairn-publish ones of type network
- * (usernet.h), and the host's ports that lead to VMs. What is said of cairn-slirp is true of both.
+ * (usernet.h), and the host's ports that lead to VMs. The comments below say cairn-slirp for both.
  *
  * A client that connects to a forward wakes a VM that sleeps. While the VM is suspended, its cairn-slirp accepts the
  * client and reports it to the daemon over a control socket in the run folder, which a later daemon can connect to,

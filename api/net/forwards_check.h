@@ -1,5 +1,5 @@
-/* forwards_check: the forwards of definitions, and conflicts between those of several VMs. For forwards.c; what others
- * need is in forwards.h. Threading: the daemon's loop. */
+/* forwards_check: the forwards of definitions, and conflicts between those of several VMs. Only forwards.c includes it;
+ * the public functions are in forwards.h. Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_FORWARDS_CHECK_H
 #define CAIRN_API_NET_FORWARDS_CHECK_H
 

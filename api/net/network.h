@@ -1,4 +1,4 @@
-/* network: the networks of this host: what admins defined, which of them are active, and which VMs use them. A network
+/* network: the networks of this host: their definitions, which of them are active, and which VMs use them. A network
  * has a definition for its next start, and while it is active, the one that it runs with; a transient network has only
  * the latter. Stored in networks/net-NAME.json. network_life.h starts and stops networks.
  * Threading: the daemon's loop. */

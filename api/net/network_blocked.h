@@ -1,7 +1,7 @@
-/* network_blocked: whether iptables-legacy drops what an active network forwards, as after a start of Docker beside it.
- * The kernel does not tell when such rules change, so the daemon asks cairn-net at the starts of VMs, at net-info,
- * and when a link of the host gets an address. It does not change these rules: their programs lock them against each
- * other, and may be absent. Threading: the daemon's loop. */
+/* network_blocked: finds out whether iptables-legacy drops the packets that an active network forwards, as after a
+ * start of Docker. The kernel does not report changes of such rules, so the daemon asks cairn-net at the starts of VMs,
+ * at net-info, and when a link of the host gets an address. It does not change these rules: their programs lock them
+ * against each other, and may be absent. Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_NETWORK_BLOCKED_H
 #define CAIRN_API_NET_NETWORK_BLOCKED_H
 

@@ -88,7 +88,7 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 
 	op.process = NULL; /* ends by itself */
 	free(STEAL_PTR(n->operation));
-	if (is_look(&op)) /* before it mends what it has found missing */
+	if (is_look(&op)) /* before it repairs what it has found missing */
 		network_programs_notice(n);
 	else if (!r)
 		network_programs_watch(n, answer, program_lost, network_look);

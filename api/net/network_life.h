@@ -50,7 +50,7 @@ int network_request_make(const struct network *n, const char *verb, const struct
 /* Free the operation under way; done() is not called. */
 void network_operation_free(struct network *n);
 
-/* Compare what an earlier daemon recorded with what is there: mend active networks, remove what a start or stop left,
+/* Compare what an earlier daemon recorded with what is there: repair active networks, remove what a start or stop left,
  * and start the networks with autostart after a boot of the host. Waits for that, up to 20 s, so that VMs find their
  * networks. */
 void networks_take_back(struct vm_host *host);

@@ -1,6 +1,7 @@
-/* network_ports: has cairn-net (tools/net/port.c) install the rules of a VM's taps on networks before the guest runs,
- * and remove them after its end: a guest sends with its own MAC and IP addresses only. The rules are in the kernel, so
- * they survive the daemon and move with the tap to another process of the VM. docs/networks.md, "Ports".
+/* network_ports: lets cairn-net (tools/net/port.c) install the rules of a VM's taps on networks before the guest runs,
+ * and remove them after its end. With these rules, a guest can send only with its own MAC and IP addresses. The rules
+ * are in the kernel, so they survive the daemon and move with the tap to another process of the VM. docs/networks.md,
+ * "Ports".
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_NETWORK_PORTS_H
 #define CAIRN_API_NET_NETWORK_PORTS_H

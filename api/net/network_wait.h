@@ -12,7 +12,7 @@ struct network_waits;
 /* Let a command wait while an operation that it must not overtake is under way, or while other commands wait.
  * c: borrowed. run: the command's handler, which is called once from the loop and looks everything up again: the
  *    network may be gone by then. The client's role is checked before it.
- * Returns whether the command waits. false: it can go on; or too many wait already, and the operation that it begins
+ * Returns whether the command waits. false: it can continue; or too many wait already, and the operation that it begins
  * is refused. */
 bool network_wait(struct network *n, void (*run)(struct call *c), struct call *c);
 /* An operation ends: let the command that waits for it run, later, unless another operation has begun by then. */

@@ -1,7 +1,7 @@
-/* network_watch: mends active networks when the host changes beside them: a default route moves to another link, or
- * another firewall starts or is loaded anew, and what it deletes has rules of Cairn's. It also asks whether
- * iptables-legacy blocks them (network_blocked.h) when a link gets an address. The kernel reports both by
- * netlink. Threading: the daemon's loop. */
+/* network_watch: repairs active networks when the host changes: a default route moves to another link, or another
+ * firewall starts or reloads and deletes tables that have rules of Cairn's. It also asks whether iptables-legacy blocks
+ * them (network_blocked.h) when a link gets an address. The kernel reports both by netlink. Threading: the daemon's
+ * loop. */
 #ifndef CAIRN_API_NET_NETWORK_WATCH_H
 #define CAIRN_API_NET_NETWORK_WATCH_H
 

@@ -257,7 +257,7 @@ struct port_call *port_call_begin(struct vm_host *host, const char *network, boo
 	return c;
 }
 
-/* Its process goes on: the next change of the network's ports removes the rules of a tap that is gone. */
+/* Its process continues: the next change of the network's ports removes the rules of a tap that is gone. */
 void port_call_free(struct port_call *c)
 {
 	struct port_call **at = c ? &c->all->waiting : NULL;

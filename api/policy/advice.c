@@ -31,7 +31,7 @@
 #define OFF_DAYS 90
 #define OVERLAY_DAYS 30
 #define SNAPSHOT_DAYS 30
-/* A growth counts if it is so many times its error, and goes on in the second half of the time at half its rate. */
+/* A growth counts if it is so many times its error, and continues in the second half of the time at half its rate. */
 #define GROWTH_ERRORS 3
 #define GROWTH_LATE_PART 0.5
 #define MEMORY_GROWTH_PART 0.1

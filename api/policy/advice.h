@@ -1,8 +1,8 @@
-/* advice: rules that read a VM's trends and a pool's history, and say what is wasted, short or unusual,
- * and what will run out (pure).
+/* advice: rules that find waste, shortage and unusual load in a VM's trends and a pool's history, and predict what will
+ * run out (pure).
  *
- * Each piece of advice has the figures that it stands on, and the command that mends it. A rule that lacks data says
- * nothing; if asked, it says which data it lacks. The limits are in docs/man/cairn.1, at `advise`.
+ * Each piece of advice has the figures that led to it, and the command that solves the problem. A rule that lacks data
+ * gives no advice; on request, it says which data it lacks. The limits are in docs/man/cairn.1, at `advise`.
  * Threading: none. */
 #ifndef CAIRN_API_POLICY_ADVICE_H
 #define CAIRN_API_POLICY_ADVICE_H
@@ -24,8 +24,8 @@ struct advice {
 	enum advice_kind kind;
 	const char *rule;
 	char *text;	   /* owned: one sentence */
-	char *command;	   /* owned: what a user types to mend it */
-	const char *apply; /* a command of the daemon that mends it, takes only `vm` and does no harm; NULL: none */
+	char *command;	   /* owned: what a user types to repair it */
+	const char *apply; /* a command of the daemon that repairs it, takes only `vm` and does no harm; NULL: none */
 	struct {
 		const char *name;
 		double value;

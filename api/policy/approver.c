@@ -361,7 +361,7 @@ void approver_ask_role(struct call *c, const char *role, const char *vm, const c
 
 /* ---- running ---- */
 
-/* A run that goes on later. */
+/* A run that continues later. */
 struct run {
 	struct vm_host *host;
 	unsigned id;

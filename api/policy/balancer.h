@@ -3,8 +3,8 @@
  * the VMs' figures from the pages that their processes share with the daemon, and /proc. It writes cpu.weight of the
  * VMs' control groups, and sends targets to balloons.
  *
- * A VM that does next to nothing is not woken: its balloon stays as it is. What a user sets by hand wins until the VM's
- * next start: a target of the balloon, which the caller reports, and a cpu.weight, which the timer notices.
+ * The balancer does not wake an idle VM: it leaves its balloon as it is. A user's own setting takes precedence until
+ * the VM's next start: a target of the balloon, which the caller reports, and a cpu.weight, which the timer notices.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_BALANCER_H
 #define CAIRN_API_POLICY_BALANCER_H

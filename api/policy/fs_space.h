@@ -1,8 +1,8 @@
-/* fs_space: how much space file systems have. The daemon itself looks, so that a VM that writes nothing gets an event
- * when others fill its file system, without a wake-up of its process. A file system is known by its device
- * number (st_dev), and a look asks the mount point that has this number in /proc/self/mountinfo: so no path of a user
- * is followed, and no file is held, which would keep the file system mounted. Looks run on threads (fork_as.h): a file
- * system that hangs keeps one thread.
+/* fs_space: measures the space of file systems. The daemon itself does so, so that a VM that writes nothing gets an
+ * event when other programs fill its file system, without a wake-up of its process. A file system is identified by its
+ * device number (st_dev). The daemon asks the mount point that has this number in /proc/self/mountinfo, so it follows
+ * no path of a user, and holds no file, which would keep the file system mounted. It measures on threads (fork_as.h),
+ * so a file system that hangs blocks one thread.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_FS_SPACE_H
 #define CAIRN_API_POLICY_FS_SPACE_H

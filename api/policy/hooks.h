@@ -22,7 +22,7 @@ struct loop_watch;
 struct hooks *hooks_new(struct loop *l, const char *program, const char *folder);
 /* Log the executables and folders in the folder that never run, because no event has their name. */
 void hooks_check(const struct hooks *h);
-/* Processes that run go on; events that wait are dropped. NULL allowed. */
+/* Processes that run continue; events that wait are dropped. NULL allowed. */
 void hooks_free(struct hooks *h);
 /* Return the hook's event for one of the daemon's events: started, stopped, crashed, snapshot, schedule, threshold or
  * disk-space; NULL: there are no hooks for it. event: as sent to clients; borrowed. */

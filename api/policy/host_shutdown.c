@@ -105,7 +105,7 @@ static void step_saved(struct job *j, void *opaque)
 }
 
 /* Save the VM when the job that owns it is over. Nobody can begin another job before host_shutdown_on_job_end(). A save
- * that is under way goes on; any other job is cancelled, if it can be. */
+ * that is under way continues; any other job is cancelled, if it can be. */
 static void step_save_after_job(struct vm *vm)
 {
 	struct err e;

@@ -1,5 +1,5 @@
-/* pool_space: looks at the file systems of pools each ten minutes, keeps two weeks of that in pool-space.json, and
- * emits POOL_SPACE when space gets low and when it is enough again. A thread asks the file system
+/* pool_space: measures the file systems of pools every ten minutes, keeps the figures of two weeks in pool-space.json,
+ * and emits POOL_SPACE when space gets low and when it is enough again. A thread asks the file system
  * (api/access/fork_as.h), since it may hang; one that hangs is not asked again before it answers.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_POOL_SPACE_H

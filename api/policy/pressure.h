@@ -1,9 +1,10 @@
 /* pressure: frees memory of VMs with reclaim_on_pressure when threads wait for memory, as vm-reclaim does, and emits
- * MEMORY_RECLAIMED. The kernel tells of pressure in a VM's control group, which concerns this VM, and of the host,
- * which concerns all (base/memory_pressure.h). The daemon polls for that, so VM processes neither wake up nor open a
- * file.
+ * MEMORY_RECLAIMED. The kernel reports pressure in a VM's control group, which concerns this VM, and of the host, which
+ * concerns all VMs (base/memory_pressure.h). The daemon polls for these reports, so VM processes neither wake up nor
+ * open a file.
  *
- * A VM is reclaimed at most once a minute, because what it still uses comes back from its image at once.
+ * It reclaims a VM's memory at most once a minute, because the guest soon loads the memory that it still uses from the
+ * image again.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_PRESSURE_H
 #define CAIRN_API_POLICY_PRESSURE_H

@@ -1,4 +1,4 @@
-/* space_fill: how fast a file system fills up, when it has little space, and when to look again (pure).
+/* space_fill: computes how fast a file system fills up, whether its space is low, and when to measure again (pure).
  *
  * Space is low below a twentieth of the file system, at most 4 GiB, or if it will be full in five minutes. It is enough
  * again at a quarter more than that, unless it will be full in ten minutes.

@@ -1,8 +1,9 @@
-/* start_room: looks before a VM's start whether the host has what it needs, and says what is short and what holds it.
+/* start_room: checks before a VM's start whether the host has the resources that the VM needs, and names those that are
+ * short and the VMs that hold them.
  *
- * What makes a start fail is an error, and the start would report the same one. Memory, processors and disk space that
- * are short are advice: a guest takes memory and space as it uses them, so such a start works, and may be what the user
- * wants. No file is opened, so locks of images by programs other than Cairn are found at the start only.
+ * A problem that would make the start fail is an error, the same one that the start would report. A shortage of memory,
+ * processors or disk space is only a warning: a guest takes memory and space as it uses them, so such a start works,
+ * and may be intended. No file is opened, so locks of images by programs other than Cairn are found at the start only.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_START_ROOM_H
 #define CAIRN_API_POLICY_START_ROOM_H

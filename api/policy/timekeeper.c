@@ -157,7 +157,7 @@ static void zones_refresh(struct timekeeper *k, int64_t now)
 
 /* ---- storing ---- */
 
-/* A step of a schedule that goes on later, when the VM and the schedule may be gone. */
+/* A step of a schedule that continues later, when the VM and the schedule may be gone. */
 struct step {
 	struct store_work work;
 	struct client_file *file; /* the archive that is being opened */
@@ -314,7 +314,7 @@ static void run_answered(void *opaque, struct json_object *answer)
 	} else if (job) {
 		snprintf(t->job, sizeof(t->job), "%s", job);
 		timekeeper_soon(vm->host->timekeeper); /* it may have concluded already */
-	} else if (js_get_str(js_get(answer, "return"), "delayed")) { /* the plan goes on without the schedule */
+	} else if (js_get_str(js_get(answer, "return"), "delayed")) { /* the plan continues without the schedule */
 		run_end(vm, t, "delayed", js_get_str(js_get(answer, "return"), "delayed"));
 	} else {
 		run_step_end(vm, t, NULL, NULL);

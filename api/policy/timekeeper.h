@@ -1,10 +1,11 @@
-/* timekeeper: does the runs of VMs' schedules (timetable.h) with the rights that their makers have then, as if the
- * maker called the command. It wakes when a run is due, for retries while a VM is busy, when a job has ended, and when
- * the clock is set.
+/* timekeeper: performs the runs of VMs' schedules (timetable.h) with the rights that the schedule's maker has at that
+ * time, as if the maker called the command. It wakes when a run is due, for retries while a VM is busy, when a job has
+ * ended, and when the clock is set.
  *
- * A run is neither lost nor done twice if the daemon is killed. It begins with a note in the VM's TIMETABLE_FILE, on
- * stable storage; the note goes with the outcome. A daemon that finds the note does the run unless its effect is there:
- * the VM's state, its number of starts, or the snapshot, whose name has the time of the run.
+ * A run is neither lost nor done twice if the daemon is killed. Before a run, the daemon writes a note to the VM's
+ * TIMETABLE_FILE on stable storage; the outcome replaces the note. A daemon that finds the note repeats the run, unless
+ * the VM's state, its number of starts, or the snapshot, whose name has the time of the run, shows that the run took
+ * effect.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_TIMEKEEPER_H

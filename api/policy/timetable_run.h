@@ -1,4 +1,4 @@
-/* timetable_run: what a run of a schedule does: commands, their arguments, and how the VM tells that it is done.
+/* timetable_run: the commands of a schedule's run, their arguments, and the checks whether the run took effect.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_TIMETABLE_RUN_H
 #define CAIRN_API_POLICY_TIMETABLE_RUN_H

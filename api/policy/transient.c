@@ -58,7 +58,7 @@ void transient_over(struct vm *vm)
 }
 
 /* The state or its reason has changed; a restart that was given up or cancelled changes the reason. The VM is undefined
- * in the loop's next turn, because the caller goes on with it. */
+ * in the loop's next turn, because the caller continues with it. */
 static void transient_on_state(struct vm *vm)
 {
 	if (vm_has(vm, VM_FACT_TRANSIENT) && has_ended(vm))

@@ -1,4 +1,4 @@
-/* trends: records what the VMs do, for years (api/store/trend_row.h).
+/* trends: records the load of the VMs, for years (api/store/trend_row.h).
  *
  * Once a second, while any VM runs, a timer reads the counters that each VM's process shares with the daemon, and its
  * processor time, which takes one system call; no process wakes up. Each minute's rows of a VM go to its file `trends`

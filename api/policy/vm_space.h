@@ -1,6 +1,7 @@
-/* vm_space: what the images of running VMs take, and how full their file systems are: DISK_SPACE tells when one has
- * little space (space_fill.h), and when it is enough again. A VM's process has the files open, so it says that
- * (VM_MSG_SPACE): a file system that hangs holds up a thread of that process, and the daemon opens no file of a user.
+/* vm_space: the space that the images of running VMs take, and the space of their file systems. The event DISK_SPACE
+ * reports that a file system has little space (space_fill.h), and when it has enough again. A VM's process has the
+ * files open, so the daemon asks it (VM_MSG_SPACE): a file system that hangs blocks a thread of that process, and the
+ * daemon opens no file of a user.
  *
  * The daemon asks when a client wants the figures for the first time in a run, and then within some seconds after the
  * guest has written, a job has ended or the definition has changed. Samples of trends (trends.h) show the writes, so a
@@ -8,13 +9,13 @@
  * second at the most; while space is low, the daemon asks each half minute also without writes, and each minute if the
  * VM has a threshold of disk-space (thresholds.h), which gets each answer.
  *
- * Others fill file systems, too. So once a minute the daemon itself looks at each file system that holds an image which
- * a running VM writes (fs_space.h). It looks at a new file system at once, and at all of them when a process reports
- * that one has become low or has enough space again. All VMs with an image on a low file system get DISK_SPACE, and no
- * VM's process is woken for that. The daemon knows a VM's file systems from the VM's start. After a change of the disks
- * or a restart of the daemon, it asks the VM's process once.
+ * Other programs fill file systems, too. So once a minute the daemon itself measures each file system that holds an
+ * image which a running VM writes (fs_space.h). It measures a new file system at once, and all of them when a process
+ * reports that one has become low or has enough space again. All VMs with an image on a low file system get DISK_SPACE,
+ * and no VM's process is woken for that. The daemon knows a VM's file systems from the VM's start. After a change of
+ * the disks or a restart of the daemon, it asks the VM's process once.
  *
- * The sizes of two weeks are kept in space.json in the VM's folder, an hour apart, and tell how fast the VM grows.
+ * space.json in the VM's folder keeps the sizes of two weeks, an hour apart, which show how fast the VM grows.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_VM_SPACE_H
 #define CAIRN_API_POLICY_VM_SPACE_H
@@ -41,8 +42,8 @@ extern const struct vm_observer vm_space_observer;
 /* Return what is known of a disk; NULL: nothing. id: terminated, or of 16 bytes. Borrowed until the loop's next
  * turn. */
 const struct vm_space_disk *vm_space_of(const struct vm *vm, const char *id);
-/* Ask the process, unless it has answered in this run, or was asked in vain. done: called once, in this call or from
- * the loop, also if the process ends, or does not answer within a second. */
+/* Ask the process, unless it has answered in this run, or was asked without success. done: called once, in this call or
+ * from the loop, also if the process ends, or does not answer within a second. */
 void vm_space_fetch(struct vm *vm, void (*done)(void *opaque), void *opaque);
 /* How fast the images grew that the VM writes, of the last week. */
 struct vm_space_growth {

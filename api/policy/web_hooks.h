@@ -3,8 +3,8 @@
  * be delivered is tried again, and so is one whose delivery was under way when the daemon ended: its id tells receivers
  * that they have it already. Queues are stored, at most a second late.
  *
- * A try needs the rights that the maker has then: the role viewer for the hook's VM, or admin for all VMs and for
- * addresses that are not public.
+ * A try needs these rights of the web hook's maker at that time: the role viewer for the hook's VM, or admin for all
+ * VMs and for addresses that are not public.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_WEB_HOOKS_H
 #define CAIRN_API_POLICY_WEB_HOOKS_H

@@ -1,5 +1,5 @@
-/* qmp_device: what clients of a VM's own socket have added with blockdev-add, netdev_add and object-add, for device_add
- * to name. Only the daemon knows these, so a later daemon has none; the devices stay. */
+/* qmp_device: the nodes and objects that clients of a VM's own socket have added with blockdev-add, netdev_add and
+ * object-add, which device_add names. Only the daemon knows them, so the next daemon has none; the devices stay. */
 #ifndef CAIRN_API_QMP_QMP_DEVICE_H
 #define CAIRN_API_QMP_QMP_DEVICE_H
 

@@ -1,5 +1,5 @@
 /* change_queue: changes of a list that a file of the store has. A change takes effect once the file has it. Changes are
- * stored one by one, each from the list that is in force then, so one that is not stored has no effect on those behind
+ * stored one by one, each from the list that is in effect then, so one that is not stored has no effect on those behind
  * it. Threading: the loop. */
 #ifndef CAIRN_API_STORE_CHANGE_QUEUE_H
 #define CAIRN_API_STORE_CHANGE_QUEUE_H

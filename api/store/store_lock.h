@@ -21,7 +21,7 @@ struct store_takeover {
 /* Lock the folder.
  * t: a daemon that is stuck in a file system may be killed: one that was killed already and does not end; one whose
  *    main thread has been in the same system call on a file for 10 s; with t->replace, any that does not greet clients
- *    within 10 s. If a thread of it stays in the kernel, deaf to SIGKILL, the lock becomes a new file. NULL: none.
+ *    within 10 s. If a thread of it stays in the kernel despite SIGKILL, the lock becomes a new file. NULL: none.
  * *ret_fd: owned; closing it releases the lock. *ret_replaced: a killed daemon that has not ended keeps its sockets.
  * Returns 0; -EBUSY: another daemon has the lock and works, or could still write to the folder; -errno. */
 int store_lock(const char *dir, const struct store_takeover *t, int *ret_fd, bool *ret_replaced, struct err *e);

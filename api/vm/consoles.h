@@ -1,7 +1,7 @@
 /* consoles: the clients of the consoles of running VMs. Console data never passes through the daemon, so the VM's
- * process has the sockets. The daemon tells the process whose sockets they are, and, when roles have changed, who may
- * still use the consoles; the process detaches all other clients. So a new daemon needs to know nothing of the consoles
- * that an earlier one opened. Threading: the daemon's loop. */
+ * process has the sockets. The daemon tells the process which user each socket belongs to, and, when roles have
+ * changed, which users may still use the consoles; the process detaches all other clients. So a new daemon needs no
+ * list of the consoles that an earlier one opened. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_CONSOLES_H
 #define CAIRN_API_VM_CONSOLES_H
 

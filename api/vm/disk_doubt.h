@@ -1,5 +1,5 @@
-/* disk_doubt: the disk of which it is not known whether the VM's process has it (disk_change.h), in memory and in
- * state.json. Threading: the daemon's loop. */
+/* disk_doubt: the disk in doubt: the daemon does not know whether the VM's process has it (disk_change.h), in memory
+ * and in state.json. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_DISK_DOUBT_H
 #define CAIRN_API_VM_DISK_DOUBT_H
 

@@ -4,8 +4,8 @@
  * run at once share the quota.
  *
  * Disk: a VM counts with the images that a clone, a fork or an import made for it, as large as they were then, and with
- * what a pull copies. Images that a user brings, and what guests write later, are for the quotas of the file system,
- * because the definer owns the files.
+ * what a pull copies. Quotas of the file system limit images that a user brings and later writes of guests, because the
+ * definer owns the files.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_QUOTA_USE_H
 #define CAIRN_API_VM_QUOTA_USE_H

@@ -1,5 +1,4 @@
-/* release_wait: calls that wait until a guest has released something by ACPI's hot-plug: a device (vm_plug.h) or vCPUs
- * (vm_vcpus.h).
+/* release_wait: calls that wait until a guest has released a device (vm_plug.h) or vCPUs (vm_vcpus.h) by ACPI hot-plug.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_RELEASE_WAIT_H
 #define CAIRN_API_VM_RELEASE_WAIT_H

@@ -169,7 +169,7 @@ __attribute__((format(printf, 2, 3))) static void scope_lacks(struct systemd_sco
 		s->lack);
 }
 
-/* Let the start go on, which may free s. */
+/* Let the start continue, which may free s. */
 static void start_continue(struct systemd_scope *s)
 {
 	bool required = s->host->sandbox && s->host->sandbox->required && s->tree.fd < 0;

@@ -2,7 +2,7 @@
  * systemd-machined. The VM's control group is in the scope then, with the same limits as in the daemon's tree.
  *
  * D-Bus may hang, so a process asks, cairn-scope (tools/scope), which then keeps the scope until the VM has ended: the
- * start waits for the scope, but at most 10 s, and goes on without one. The registration needs the process id, so it
+ * start waits for the scope, but at most 10 s, and continues without one. The registration needs the process id, so it
  * follows the start. If machined does not answer, cairn-scope tries once more: the first call may start machined. After
  * systemd has not answered, no VM asks it for a minute.
  * Threading: the daemon's loop. */

@@ -1,7 +1,7 @@
 /* touched: the list of memory blocks that a VM touched first after restores (snapshot/working_set.h), in its file
  * "touched". A VM's process gets a copy in memory that cannot grow, so a process that was taken over cannot fill the
- * file system with it. When the process has ended, the daemon keeps what it wrote, at most TOUCHED_BYTES. The list is a
- * hint, and is lost when another daemon has started meanwhile.
+ * file system with it. When the process has ended, the daemon stores the process's copy, at most TOUCHED_BYTES. The
+ * list is a hint, and is lost if another daemon has started meanwhile.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_TOUCHED_H
 #define CAIRN_API_VM_TOUCHED_H

@@ -314,7 +314,7 @@ bool vm_is_pending(const struct vm *vm);
 /* The same, but for what a command can change in the running VM, too: links, limits and egress rules of interfaces, and
  * disks. */
 bool vm_machine_is_pending(const struct vm *vm);
-/* Whether the VM runs with more, fewer or other disks than its next start will have, so that its guest cannot go on
+/* Whether the VM runs with more, fewer or other disks than its next start will have, so that its guest cannot continue
  * there. */
 bool vm_disks_are_pending(const struct vm *vm);
 /* The same, by the ids of the disks only. */

@@ -1,4 +1,5 @@
-/* vm_answer: checks and cleans what a VM's process sends, or writes into its end file. The process is not trusted.
+/* vm_answer: checks and cleans the messages of a VM's process, and the content of its end file. The process is not
+ * trusted.
  *
  * Threading: any thread; no state. */
 #ifndef CAIRN_API_VM_VM_ANSWER_H
@@ -27,7 +28,7 @@ bool vm_answer_take(const struct channel_msg *m, enum vm_msg_type request, struc
 #define VM_END_RUN 4096
 #define VM_END_VERSION 4104
 /* The VM's state before the start (u64, enum vm_end_before). A state.json that is older than the start may say that the
- * run before it goes on. Older daemons did not write it. */
+ * run before it continues. Older daemons did not write it. */
 #define VM_END_BEFORE 4112
 enum vm_end_before { VM_BEFORE_UNKNOWN = 0, VM_BEFORE_SHUT_OFF, VM_BEFORE_CRASHED, VM_BEFORE_SAVED };
 /* Read the event at offset 0 of an end file. Returns false if the VM process wrote none, or in a protocol version that

@@ -8,9 +8,9 @@ struct definition;
 struct err;
 struct json_object;
 
-/* Let the disks in `args.disks` go on with their overlays, and answer the call. The definition of the next start must
- * name the overlays already: if it named the old images, a start after a crash would write to them. With
- * `args.check-only`, only look whether that is possible. */
+/* Let the disks in `args.disks` continue with their overlays, and answer the call. The definition of the next start
+ * must name the overlays already: if it named the old images, a start after a crash would write to them. With
+ * `args.check-only`, only check whether that is possible. */
 void vm_layers_snapshot(struct call *c);
 
 /* Change a disk of a definition's JSON: drop its layers from `top` to base - 1. */

@@ -464,7 +464,7 @@ static int life_lost(void *opaque, struct err *e)
 	return vm_process_connect(vm->proc, &p, life_connected, vm, e);
 }
 
-/* Fail the calls that wait for the end of a process that SIGKILL has not ended. The stop goes on. */
+/* Fail the calls that wait for the end of a process that SIGKILL has not ended. The stop continues. */
 static void stuck_answer(struct vm *vm)
 {
 	struct err e;

@@ -1,7 +1,7 @@
-/* vm_log: the logs of VMs. A process that reads a guest's or an image's bytes holds no file of a log, which it could
- * fill the file system with: it writes into a pipe. The process cairn-log (tools/log) reads the pipes of all VMs, and
- * writes the lines to the files "log" in the VMs' folders. It serves the pipes also when the daemon has ended; the next
- * daemon starts one of its own for the pipes that it makes.
+/* vm_log: the logs of VMs. A process that reads a guest's or an image's bytes writes its log to a pipe, because with an
+ * open log file it could fill the file system. The process cairn-log (tools/log) reads the pipes of all VMs, and writes
+ * the lines to the files "log" in the VMs' folders. It serves the pipes also when the daemon has ended; the next daemon
+ * starts one of its own for the pipes that it makes.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_LOG_H
 #define CAIRN_API_VM_VM_LOG_H

@@ -1,7 +1,7 @@
 /* vm_plug: disks that are attached to a running VM, by disk_change.h, and disks and interfaces that are detached from
  * it. The definition that the VM runs with (vm_live()) is stored without a device after the process has lost it. If a
- * daemon does not learn of that, a later comparison with what the process reports tells (disk_change_compare(),
- * vm_interfaces_compare()).
+ * daemon misses that, it finds out later, when it compares the definition with the devices that the process reports
+ * (disk_change_compare(), vm_interfaces_compare()).
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_PLUG_H
 #define CAIRN_API_VM_VM_PLUG_H

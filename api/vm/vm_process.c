@@ -188,7 +188,7 @@ static bool process_ends(const struct vm_process *p)
 
 static void adopt_again(struct vm_process *p);
 
-/* Connect again to a process that goes on without its connection, as one of an older version does whose guest causes
+/* Connect again to a process that continues without its connection, as one of an older version does whose guest causes
  * many events while the daemon stands still. */
 static void lost_fire(void *opaque)
 {

@@ -39,9 +39,9 @@ struct vm_process_ops {
 	void (*spawned)(void *opaque, int r, const struct err *e);
 	/* The process reports an event. May be NULL. */
 	void (*event)(void *opaque, const struct vm_event *ev);
-	/* The process has ended, and the outstanding requests have no answer. Return whether the VM goes on in another
-	 * process, which the owner has from now on (vm_process_pass_requests()); then this object frees itself, and
-	 * requests that are left fail with -ESRCH. May be NULL. */
+	/* The process has ended, and the outstanding requests have no answer. Return whether the VM continues in
+	 * another process, which the owner has from now on (vm_process_pass_requests()); then this object frees itself,
+	 * and requests that are left fail with -ESRCH. May be NULL. */
 	bool (*moved)(void *opaque, const struct vm_process_end *end);
 	/* The process has ended. This is the last callback; the outstanding requests have failed before. */
 	void (*gone)(void *opaque, const struct vm_process_end *end);

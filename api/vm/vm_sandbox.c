@@ -142,7 +142,7 @@ static void uids_try(struct vm_sandbox *s, int sock, pid_t child, uid_t first, u
 {
 	int r;
 
-	/* Without a signal: if somebody killed the child, the daemon goes on. */
+	/* Without a signal: if somebody killed the child, the daemon continues. */
 	if (send(sock, "", 1, MSG_NOSIGNAL) < 0 || recv(sock, &r, sizeof(r), MSG_WAITALL) != sizeof(r))
 		r = -ECHILD;
 	if (!r && first && kill(child, 0) < 0)

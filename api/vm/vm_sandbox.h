@@ -1,8 +1,8 @@
-/* vm_sandbox: what the daemon prepares for the sandboxes of its VM processes, once for all of them: a mount namespace
- * whose root is an empty, read-only file system, and a network namespace whose only interface is a loopback device that
- * is down. A process enters both, which costs a tenth of making its own, and makes its own IPC and UTS namespaces.
- * Root's daemon creates each process in a pid namespace of its own, too (child_spawn.h). A plain user's daemon and its
- * processes do all but this in a user namespace, in which only that user exists.
+/* vm_sandbox: prepares the parts of the sandbox that all VM processes of the daemon share: a mount namespace whose root
+ * is an empty, read-only file system, and a network namespace whose only interface is a loopback device that is down. A
+ * process enters both, which costs a tenth of making its own, and makes its own IPC and UTS namespaces. Root's daemon
+ * creates each process in a pid namespace of its own, too (child_spawn.h). A plain user's daemon and its processes do
+ * all but this in a user namespace, in which only that user exists.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_SANDBOX_H
 #define CAIRN_API_VM_VM_SANDBOX_H

@@ -1,5 +1,5 @@
 /* vm_spawn: spawns a VM process on a thread of its own. posix_spawn() returns when the new process has called execve(),
- * which takes 0.3 ms on an idle host and over 5 ms on a busy one; the daemon's loop goes on meanwhile.
+ * which takes 0.3 ms on an idle host and over 5 ms on a busy one; the daemon's loop continues meanwhile.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_SPAWN_H

@@ -752,7 +752,7 @@ void vm_start_goes_on(struct vm *vm)
 		start_now(vm);
 }
 
-/* The first VM whose start waits for an observer in vain; NULL: none. */
+/* The first VM whose start waits for an observer without success; NULL: none. */
 static struct vm *start_find_free(const struct vm_host *host)
 {
 	for (size_t i = 0; i < host->nvms; i++) {
@@ -793,7 +793,7 @@ static void start_unqueue(struct vm *vm)
 	*at = vm->start.next;
 }
 
-/* End a start that has no process yet. A helper that is opening the VM's files goes on, and closes them itself. */
+/* End a start that has no process yet. A helper that is opening the VM's files continues, and closes them itself. */
 static void start_stop(struct vm *vm)
 {
 	struct err e;

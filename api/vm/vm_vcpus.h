@@ -1,5 +1,5 @@
-/* vm_vcpus: vCPUs that a running VM gets, and that its guest is asked to release. Nothing of that is stored: the VM's
- * process knows which vCPUs the guest has, and its saved states and snapshots have that, too.
+/* vm_vcpus: adds vCPUs to a running VM, and asks the guest to release vCPUs. The daemon stores none of that: the VM's
+ * process knows which vCPUs the guest has, and so do its saved states and snapshots.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_VCPUS_H
 #define CAIRN_API_VM_VM_VCPUS_H

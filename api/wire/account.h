@@ -1,4 +1,5 @@
-/* account: what the clients of one user consume together, and whose command runs next.
+/* account: counts the resources that all clients of one user consume together, and chooses the user whose command runs
+ * next.
  *
  * Each user with a role has an account. All strangers (users without a role for any VM) share one account, so that they
  * cannot delay a known user by being many. Root and the daemon's own user are masters: no limit applies to them, and

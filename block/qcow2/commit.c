@@ -413,7 +413,7 @@ void commit_note_dirty(struct qcow2 *q)
 
 bool commit_throttle(struct qcow2 *q, struct wait *w)
 {
-	/* Commits go on while a round of frees waits for I/O, and each adds its frees to the next round. */
+	/* Commits continue while a round of frees waits for I/O, and each adds its frees to the next round. */
 	if (q->deferred_free.next.n > COMMIT_FREES_MAX * 2) {
 		wait_list_add(&q->deferred_free.idle, w);
 		return true;

@@ -53,7 +53,7 @@ static void kept_close(const struct block_restack *o, const struct block_layer *
 	}
 }
 
-/* Fill in the files of the new chain: duplicates of those that go on. */
+/* Fill in the files of the new chain: duplicates of those that continue. */
 static int files_take(struct block *b, const struct block_restack *o, struct block_layer *layers, struct err *e)
 {
 	int r = 0;
@@ -108,7 +108,7 @@ static enum lock_mode mode_of(const struct block_restack *o, unsigned i)
 	return !i || i == o->writable ? LOCK_AS_WRITER_BESIDE_PINS : LOCK_AS_READER;
 }
 
-/* Release the locks of old layers whose files do not go on, because the same file may be a new layer. */
+/* Release the locks of old layers whose files do not continue, because the same file may be a new layer. */
 static void old_release(struct block *b, struct block_restack *o)
 {
 	unsigned n = 0;
@@ -165,7 +165,7 @@ static int new_lock(const struct block_restack *o, struct block *next, struct er
 	return r;
 }
 
-/* The new chain has the locks of the layers that go on, or a reader's where only the old one was a writer. */
+/* The new chain has the locks of the layers that continue, or a reader's where only the old one was a writer. */
 static void locks_pass(struct block *b, const struct block_restack *o, struct block *next)
 {
 	unsigned i = 0;

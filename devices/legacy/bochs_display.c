@@ -187,7 +187,7 @@ static void bars_changed(struct pci_function *f)
 	b->shown_at = at && !b->host->ops->show(b->host, at, BOCHS_DISPLAY_BYTES, b->memory) ? at : 0;
 }
 
-/* A guest that goes on from a state without the ROM gets none before its next reset. */
+/* A guest that continues from a state without the ROM gets none before its next reset. */
 static bool config_write(struct pci_function *f, unsigned off, unsigned size, uint32_t v)
 {
 	const struct bochs_display *b = container_of(f, struct bochs_display, fn);

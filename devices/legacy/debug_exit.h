@@ -1,7 +1,7 @@
-/* debug_exit: a device for tests. A byte written to port 0xf4 ends the VM with that exit status. The rest is what
- * QEMU's pc-testdev has, with which kvm-unit-tests test a machine: interrupt lines that the guest sets itself, and
- * registers and memory whose accesses KVM has to emulate.
- * Its registers and its memory are no part of a saved state; they are zeros after a restore. */
+/* debug_exit: a device for tests. A byte written to port 0xf4 ends the VM with that exit status. The other parts are
+ * those of QEMU's pc-testdev, which kvm-unit-tests use: interrupt lines that the guest sets itself, and registers and
+ * memory whose accesses KVM has to emulate. Its registers and its memory are no part of a saved state; they are zeros
+ * after a restore. */
 #ifndef CAIRN_DEVICES_LEGACY_DEBUG_EXIT_H
 #define CAIRN_DEVICES_LEGACY_DEBUG_EXIT_H
 

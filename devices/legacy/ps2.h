@@ -1,6 +1,6 @@
-/* ps2: a PS/2 keyboard and mouse, as they look to their controller (i8042.h): bytes in both directions.
- * Sources: IBM PS/2 Hardware Interface Technical Reference (1990), "Keyboard and Auxiliary Device Controller"; the
- * mouse with a wheel: Microsoft's IntelliMouse.
+/* ps2: a PS/2 keyboard and mouse, as their controller (i8042.h) sees them: bytes in both directions. Sources: IBM PS/2
+ * Hardware Interface Technical Reference (1990), "Keyboard and Auxiliary Device Controller"; the mouse with a wheel:
+ * Microsoft's IntelliMouse.
  * Threading: the caller's lock. */
 #ifndef CAIRN_DEVICES_LEGACY_PS2_H
 #define CAIRN_DEVICES_LEGACY_PS2_H

@@ -1,4 +1,4 @@
-/* rom: saves and loads the firmware's ROM, so that a guest that goes on has the ROM that it began with, even if the
+/* rom: saves and loads the firmware's ROM, so that a guest that continues has the ROM that it began with, even if the
  * ROM's file has changed. KVM maps the ROM read-only (vmm/kvm/memory.h); the device has no registers. */
 #ifndef CAIRN_DEVICES_LEGACY_ROM_H
 #define CAIRN_DEVICES_LEGACY_ROM_H

@@ -179,7 +179,7 @@ bool msix_enabled(struct msix *m);
 void msix_raise(struct pci_function *f, unsigned vector);
 /* Deliver a vector whenever fd, an eventfd, is signalled. KVM does that without a thread of this process, and resets
  * the eventfd, except while MSI-X is off or the vector masked, if KVM refuses, or if the guest changes vectors all the
- * time. So the caller goes on to read fd, and to call msix_raise().
+ * time. So the caller continues to read fd, and to call msix_raise().
  * w: unused; borrowed until msix_unwire(). Any thread. */
 void msix_wire(struct pci_function *f, struct msix_wire *w, unsigned vector, int fd);
 /* Undo msix_wire(); do nothing for an unused w. On return, the interrupts of all signals that KVM has taken are

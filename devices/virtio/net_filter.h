@@ -1,4 +1,4 @@
-/* net_filter: the frames that a driver wants, as it says through the control queue of a network interface (virtio 1.2,
+/* net_filter: filters frames as the driver requests through the control queue of a network interface (virtio 1.2,
  * section 5.1.6.5): its address, promiscuous modes, tables of addresses, VLANs. Each field of a command is checked.
  * Threading: the owner's. */
 #ifndef CAIRN_DEVICES_VIRTIO_NET_FILTER_H

@@ -17,7 +17,7 @@
 #define QUEUE_SIZE 128
 #define RUN_BYTES_MAX (1u << 20) /* bytes of one call, so that the loop's other work gets a turn */
 #define PUMP_PACKETS 32
-/* A driver handles TRANSPORT_RESET at once. If it does not confirm that, the device goes on after this time. */
+/* A driver handles TRANSPORT_RESET at once. If it does not confirm that, the device continues after this time. */
 #define HOLD_NS 1000000000ULL
 #define CLOSE_NS (8 * 1000000000ULL) /* for the answer to a SHUTDOWN of both directions, as Linux waits */
 #define EVENT_TRANSPORT_RESET 0

@@ -91,7 +91,7 @@ struct virtio_vsock {
 	bool task_posted;
 	bool starved;	 /* the receive queue has no buffers: its doorbell is awaited */
 	bool tx_stopped; /* the transmit queue rests until RSTs have left */
-	bool loaded, event_due; /* the driver has to be told of a TRANSPORT_RESET */
+	bool loaded, event_due; /* the driver has to be notified of a TRANSPORT_RESET */
 	uint16_t event_known; /* buffers in the event queue when the driver was notified */
 	uint64_t hold_until_ns; /* no packets for the driver until it has handled that event; 0: none is awaited */
 	uint32_t next_port, next_dial;

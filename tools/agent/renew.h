@@ -1,4 +1,4 @@
-/* renew: make a guest that continues from a state of several guests one of its own (AGENT_FRAME_RENEW). */
+/* renew: give a guest its own identity if it continues from a state that other guests share (AGENT_FRAME_RENEW). */
 #ifndef CAIRN_TOOLS_AGENT_RENEW_H
 #define CAIRN_TOOLS_AGENT_RENEW_H
 

@@ -1,6 +1,6 @@
-/* run_definition: compose the definition of the VM of `cairn run` from a definition file, if there is one, and
- * options. Options that give the VM more, such as a disk, add it with the functions below; then errors about it name
- * the option. */
+/* run_definition: compose the definition of the VM of `cairn run` from a definition file, if there is one, and options.
+ * Options that add a device, such as a disk, use the functions below, so that errors about the device name the
+ * option. */
 #ifndef CAIRN_TOOLS_RUN_DEFINITION_H
 #define CAIRN_TOOLS_RUN_DEFINITION_H
 

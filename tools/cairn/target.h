@@ -13,7 +13,7 @@ struct target {
 	const char *path;
 	bool is_new; /* refuse an existing file */
 	bool whole; /* remove the file if it is incomplete, because nobody could use it */
-	bool goes_on; /* the job goes on without the daemon, so the file may become complete later */
+	bool goes_on; /* the job continues without the daemon, so the file may become complete later */
 	char tmp[PATH_MAX]; /* temporary name; empty: the file has its final name, because this process does not wait to
 	                     * rename it */
 	int fd;

@@ -1,4 +1,4 @@
-/* verb_words: what a verb and its options say of themselves, in part with the words of the daemon's schema. */
+/* verb_words: the help texts of a verb and its options, in part from the daemon's schema. */
 #ifndef CAIRN_TOOLS_VERB_WORDS_H
 #define CAIRN_TOOLS_VERB_WORDS_H
 

@@ -27,7 +27,7 @@ bool xml_is(const char *text, size_t len)
 
 /* ---- running cairn-xml ---- */
 
-/* Print the sentences of all refused elements, so that the user can mend all of them at once. */
+/* Print the sentences of all refused elements, so that the user can fix all of them at once. */
 static void refusals_print(struct json_object *o, struct err *e)
 {
 	struct json_object *list = js_get_array(o, "refusals");

@@ -198,7 +198,7 @@ static int dirty_mend(struct img_layer *y, struct err *e)
 	return r;
 }
 
-/* An image that was not closed is mended first, but not for a change that is refused anyway. */
+/* An image that was not closed is repaired first, but not for a change that is refused anyway. */
 static int dirty_look(const struct amend *a, struct err *e)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];

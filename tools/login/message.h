@@ -1,5 +1,5 @@
-/* message: what cairn-web, which clients reach, and cairn-login, which has root's rights, say to each other
- * (base/channel.h). The number of a message is that of the session. cairn-login trusts nothing that cairn-web says. */
+/* message: the messages between cairn-web, which clients reach, and cairn-login, which has root's rights
+ * (base/channel.h). The number of a message is that of the session. cairn-login trusts no message of cairn-web. */
 #ifndef CAIRN_TOOLS_LOGIN_MESSAGE_H
 #define CAIRN_TOOLS_LOGIN_MESSAGE_H
 

@@ -1,9 +1,9 @@
-/* accept: other firewalls of the host (Docker, ufw, firewalld, an administrator's own). In nftables a packet must
- * pass every table, so an accept in the network's table does not help where another one drops. This module puts rules
- * that accept the network's packets at the head of each forward chain that drops what it does not know, or, with
- * Docker, in DOCKER-USER. They name the uplinks, so a guest reaches no container. Each has the network's UUID in its
- * comment; so they are found again. iptables-legacy keeps such chains outside of nftables; for these, a note names the
- * commands. */
+/* accept: other firewalls of the host (Docker, ufw, firewalld, an administrator's own). In nftables a packet must pass
+ * every table, so an accept in the network's table does not help where another one drops. This module inserts rules
+ * that accept the network's packets at the head of each forward chain that drops packets which match none of its rules,
+ * or, with Docker, in DOCKER-USER. They name the uplinks, so a guest reaches no container. Each has the network's UUID
+ * in its comment; so they are found again. iptables-legacy keeps such chains outside of nftables; for these, a note
+ * names the commands. */
 #ifndef CAIRN_TOOLS_NET_ACCEPT_H
 #define CAIRN_TOOLS_NET_ACCEPT_H
 

@@ -30,7 +30,7 @@
 #define SET_MAX 32
 
 /* Print the name of the set with the open addresses of a rule's name: the same whatever other rules there are. used:
- * that of addresses to which connections may go on. Returns buf. */
+ * that of addresses to which connections may continue. Returns buf. */
 static const char *set_name(const struct egress_rule *r, bool ipv6, bool used, char buf[SET_MAX])
 {
 	snprintf(buf, SET_MAX, "name%d%s_%016" PRIx64, ipv6 ? 6 : 4, used ? "u" : "", egress_rule_name_hash(r));
@@ -153,7 +153,8 @@ static void protocol_print(FILE *f, const struct egress_rule *r)
 	fputs(r->nports ? " } " : "", f);
 }
 
-/* A rule with a name fits the name's open addresses. Connections go on behind an address's time, as long as the guest
+/* A rule with a name fits the name's open addresses. Connections continue behind an address's time, as long as the
+ * guest
  * sends: EGRESS_IDLE_S. */
 static void name_rule_print(FILE *f, const struct egress_rule *r)
 {

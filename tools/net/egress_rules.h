@@ -1,4 +1,4 @@
-/* egress_rules: the rules of nft for what a network's guests may reach (base/egress.h). */
+/* egress_rules: the nft rules about the destinations that a network's guests may reach (base/egress.h). */
 #ifndef CAIRN_TOOLS_NET_EGRESS_RULES_H
 #define CAIRN_TOOLS_NET_EGRESS_RULES_H
 

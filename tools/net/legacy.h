@@ -1,5 +1,5 @@
 /* legacy: the filter tables of iptables-legacy, which nftables does not show, and what they do to forwarded packets.
- * The kernel tells nobody when such a table changes. Threading: any. */
+ * The kernel sends no notice when such a table changes. Threading: any. */
 #ifndef CAIRN_TOOLS_NET_LEGACY_H
 #define CAIRN_TOOLS_NET_LEGACY_H
 

@@ -572,7 +572,7 @@ static int all_isolate(struct operation *o, struct err *e)
 	return r;
 }
 
-/* Enter the clones, whose guests are about to go on. Otherwise the host asks for each by ARP, and the bridge hands
+/* Enter the clones, whose guests are about to continue. Otherwise the host asks for each by ARP, and the bridge hands
  * each question to all guests: 50 clones that are spoken to at once get 2,500 frames. Without an entry, only time is
  * lost. */
 static void clones_introduce(struct operation *o)

@@ -110,7 +110,7 @@ static void published_remove(struct publisher *p, const char *text)
 	control_remove_forward(&p->control, at);
 }
 
-/* Send the port's socket to another process, which goes on with its clients. */
+/* Send the port's socket to another process, which continues with its clients. */
 static bool published_give(struct publisher *p, const struct control_order *order)
 {
 	unsigned at = published_find(p, order->text);
@@ -161,7 +161,7 @@ static bool lead(struct publisher *p, const char *text)
 	return sscanf(text, "%15s %15s", address, tap) == 2 && inet_pton(AF_INET, address, &p->address) == 1 && tap_watch_begin(&p->tap, tap);
 }
 
-/* Returns whether the process goes on. */
+/* Returns whether the process continues. */
 static bool order_obey(struct publisher *p)
 {
 	struct control_order order = control_order(&p->control);
@@ -210,7 +210,7 @@ static int port_of(const void *opaque, unsigned at)
 	return ((const struct publisher *)opaque)->list[at].fd;
 }
 
-/* Returns 1: go on; 0: the VM has ended; -errno. */
+/* Returns 1: continue; 0: the VM has ended; -errno. */
 static int round_run(struct publisher *p)
 {
 	uint64_t now_ns = loop_now_ns(), control_ns = control_run(&p->control, now_ns);

@@ -133,7 +133,7 @@ static int connected(struct relay *l)
 	return -error;
 }
 
-/* Returns whether the connection goes on. */
+/* Returns whether the connection continues. */
 static bool relay_run(struct relay *l, const struct pollfd *fds, void (*came)(void *opaque, bool client, unsigned at), void *opaque)
 {
 	int r = 0;

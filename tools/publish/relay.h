@@ -1,5 +1,5 @@
 /* relay: TCP connections between clients of the host's ports and the guest. Each is two sockets and a buffer in each
- * direction; an end of file and a reset go on to the other side. */
+ * direction; an end of file and a reset continue to the other side. */
 #ifndef CAIRN_TOOLS_PUBLISH_RELAY_H
 #define CAIRN_TOOLS_PUBLISH_RELAY_H
 

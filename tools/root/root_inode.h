@@ -1,4 +1,4 @@
-/* root_inode: sets what the root folder of a squashfs image says about itself. sqfstar ignores the tar archive's entry
+/* root_inode: sets the owner, group and time of a squashfs image's root folder. sqfstar ignores the tar archive's entry
  * of the root, and of its own options for the root it ignores the owner and the time.
  *
  * Threading: one thread. */

@@ -1,4 +1,4 @@
-/* source: makes the image of what the user names.
+/* source: makes the image of the source that the user names.
  *
  * Threading: one thread. */
 #ifndef CAIRN_TOOLS_ROOT_SOURCE_H

@@ -1,4 +1,4 @@
-/* sandbox: what cairn-share may do once its folder is open. */
+/* sandbox: restricts cairn-share once its folder is open. */
 #ifndef CAIRN_TOOLS_SHARE_SANDBOX_H
 #define CAIRN_TOOLS_SHARE_SANDBOX_H
 

@@ -163,7 +163,7 @@ static bool forward_remove(struct network *n, const struct control_order *order)
 	return true;
 }
 
-/* Send the forward's socket to another process, which goes on with its clients. */
+/* Send the forward's socket to another process, which continues with its clients. */
 static bool forward_give(struct network *n, const struct control_order *order)
 {
 	unsigned at = forward_find(n, order->text);

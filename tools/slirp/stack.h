@@ -39,7 +39,7 @@ int stack_listener(const struct stack *s, unsigned at);
 void stack_remove_forward(struct stack *s, unsigned at);
 
 /* End the guest's connections to addresses outside that may be reached no more, and give each of its datagram sockets
- * another port, so that answers from outside end, too. Connections of forwards go on.
+ * another port, so that answers from outside end, too. Connections of forwards continue.
  * may_go_on: returns whether a connection to the address (IPv4 in its IPv6 form) may. */
 void stack_end_connections(struct stack *s, bool (*may_go_on)(void *opaque, const uint8_t to[16], uint16_t port), void *opaque);
 

@@ -1,5 +1,5 @@
-/* aml: writes AML, the bytecode of ACPI tables (ACPI 6.4, chapter 20), into a buffer. For parts of tables that depend
- * on the machine; what does not is ASL source. */
+/* aml: writes AML, the bytecode of ACPI tables (ACPI 6.4, chapter 20), into a buffer. It writes the parts of tables
+ * that depend on the machine; the other parts are ASL source. */
 #ifndef CAIRN_VMM_BOOT_AML_H
 #define CAIRN_VMM_BOOT_AML_H
 

@@ -1,5 +1,5 @@
-/* bios: what SeaBIOS and OVMF read by fw_cfg: memory map, ACPI tables with a script that places them, boot order,
- * serial console, SMBIOS. */
+/* bios: the items that SeaBIOS and OVMF read by fw_cfg: memory map, ACPI tables with a script that places them, boot
+ * order, serial console, SMBIOS. */
 #ifndef CAIRN_VMM_BOOT_BIOS_H
 #define CAIRN_VMM_BOOT_BIOS_H
 

@@ -1,8 +1,7 @@
-/* fork_host: passes what a fork's source knows of the host's processor to its clones, in the
- * fork's state file. The clones run on the same host before its next boot, so the facts still
- * hold. Asking KVM takes 0.4 ms on a host that is a guest itself, because each CPUID leaf is an
- * exit there, and a probe takes 1 ms.
- * The CPUID of the guest itself is in the state (snapshot/cpu_state.h). */
+/* fork_host: passes facts about the host's processor from a fork's source to its clones, in the fork's state file. The
+ * clones run on the same host before its next boot, so the facts still hold. Asking KVM takes 0.4 ms on a host that is
+ * a guest itself, because each CPUID leaf is an exit there, and a probe takes 1 ms. The CPUID of the guest itself is in
+ * the state (snapshot/cpu_state.h). */
 #ifndef CAIRN_VMM_KVM_FORK_HOST_H
 #define CAIRN_VMM_KVM_FORK_HOST_H
 

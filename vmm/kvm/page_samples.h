@@ -1,12 +1,12 @@
 /* page_samples: pages of guest memory that are chosen at random, and which of them change within a time.
  *
  * A page changes if its content does; so, as in QEMU's page sampling, a write of the same content is not noticed. Each
- * page has two looks. Neither allocates a page that memory lacks, nor loads one from a saved state: both read files,
- * and through the mapping only what a clone has for itself. A page that memory lacks is zeros. A page that was given
- * back meanwhile, such as to the balloon, has not changed. A page that was still to be loaded from a saved state at the
- * first look counts as unchanged, because nothing tells whether the guest has written to it.
+ * page is read twice. No read allocates a page that memory lacks, or loads one from a saved state: both read files, and
+ * through the mapping only a clone's own pages. A page that memory lacks is zeros. A page that was returned meanwhile,
+ * such as to the balloon, has not changed. A page that was still to be loaded from a saved state at the first read
+ * counts as unchanged, because it is unknown whether the guest has written to it.
  *
- * Threading: main thread; vCPUs may run. Memory must not be replaced between the looks. */
+ * Threading: main thread; vCPUs may run. Memory must not be replaced between the reads. */
 #ifndef CAIRN_VMM_KVM_PAGE_SAMPLES_H
 #define CAIRN_VMM_KVM_PAGE_SAMPLES_H
 

@@ -18,7 +18,7 @@ enum thread_kind {
 /* Restrict the calling thread, and threads that it creates later, unless the process is unconfined.
  * l: the loop that the thread runs; NULL: none.
  * vcpu_fd: of THREAD_VCPU, which may run only this vCPU.
- * If the kernel has no memory for the filter, log it and go on: the process's filters are in force. */
+ * If the kernel has no memory for the filter, log it and continue: the process's filters are in effect. */
 void thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struct loop *l, int vcpu_fd);
 
 #endif

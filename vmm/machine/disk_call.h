@@ -72,7 +72,7 @@ bool disk_commit_readable(struct disk_commit *x);
  * commit has failed; disk_commit_wait() then returns the error. */
 bool disk_commit_stands(struct disk_commit *x);
 int disk_commit_wait(struct disk_commit *x, char *ret_id, struct err *e);
-/* qcow2_warm_write() on the disk's thread, while the caller goes on; disk_warm_wait() waits for its end and has to be
+/* qcow2_warm_write() on the disk's thread, while the caller continues; disk_warm_wait() waits for its end and has to be
  * called exactly once.
  * x, id, fd: borrowed until disk_warm_wait(). */
 struct disk_warm {

@@ -444,7 +444,7 @@ static int fork_await(struct machine *m, const int *fds, struct err *e)
 	return r ? r : machine_await_fork(m, m->cfg.state_later ? fds[m->cfg.state_ready_fd] : -1, e);
 }
 
-/* Firmware writes to its debug port while it starts. A guest that goes on is past that. */
+/* Firmware writes to its debug port while it starts. A guest that continues is past that. */
 static void debug_port_collect(struct machine *m)
 {
 	port_ring_init(&m->port_ring, &m->kvm, m->host.loop, DEBUGCON_PORT);

@@ -52,7 +52,7 @@ void machine_carry_figures(const struct machine *m, struct vm_info *i)
 			i->disk_faults[n] = from->disk_faults[n];
 }
 
-/* The counters of devices go on from there. */
+/* The counters of devices continue from there. */
 static void devices_carry(struct machine *m)
 {
 	for (unsigned i = 0; i < MIN(m->nnics, m->carried.ninterfaces); i++)

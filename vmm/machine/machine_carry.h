@@ -1,6 +1,6 @@
-/* machine_carry: what a handover (vmm/snapshot/vm_handover.h) gives to the successor besides the guest's state: the
- * machine's figures, what was written to memory since the last snapshot, and the consoles with their clients. A save
- * and a snapshot lack all of this.
+/* machine_carry: data that a handover (vmm/snapshot/vm_handover.h) gives to the successor besides the guest's state:
+ * the machine's figures, the blocks written since the last snapshot, and the consoles with their clients. A save and a
+ * snapshot do not contain these data.
  *
  * The sections follow those of machine_save() in the same file: "figures"; "memory", if memory is tracked since a
  * snapshot; then "console" for each console of the guest, but not for the agent's. A process of an earlier build writes

@@ -1,8 +1,8 @@
 /* machine_copy: a second image that a disk is copied to while the guest uses the disk (block/mirror.h). From the end of
- * the copying on, both images get each change, until the disk goes on with one of them alone.
+ * the copying on, both images get each change, until the disk continues with one of them alone.
  *
- * Threading: the main thread only looks and exchanges pointers. What may wait for a file system runs on the worker's
- * thread, as work of the VM. */
+ * Threading: the main thread only reads and exchanges pointers. Functions that may wait for a file system run on the
+ * worker's thread, as work of the VM. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_COPY_H
 #define CAIRN_VMM_MACHINE_MACHINE_COPY_H
 
@@ -26,10 +26,10 @@ int machine_copy_check(const struct machine *m, struct err *e);
  * format: enum block_format. fd: an empty file; taken. Returns 0; -errno with a sentence. */
 int machine_copy_open(struct machine_disk *d, uint8_t format, int fd, struct err *e);
 /* Worker. Hold back all requests to the disk, and wait for those in flight.
- * pivot: how the copy is described, to go on with it alone; it must get each change, and the disk may have no internal
- * snapshots. fd: the file that must be the copy's; borrowed. NULL: to go on without the copy.
+ * pivot: how the copy is described, to continue with it alone; it must get each change, and the disk may have no
+ * internal snapshots. fd: the file that must be the copy's; borrowed. NULL: to continue without the copy.
  * Returns 0; -ENOTSUP; -ETIMEDOUT: a request takes longer than 10 s; -errno with a sentence. On errors, nothing is
- * held. machine_disk_release() (machine_hold.h) goes on with both. */
+ * held. machine_disk_release() (machine_hold.h) continues with both. */
 int machine_copy_hold(struct machine_disk *d, const struct vm_disk *pivot, int fd, struct err *e);
 /* Main thread, after machine_copy_hold() with the same pivot and fd. Go on with the copy, or without it; submits what
  * was held. Returns the other image, for machine_copy_close(). */

@@ -1,6 +1,6 @@
-/* machine_dirty_rate: measures how fast the guest changes its memory, by samples of its pages
- * (vmm/kvm/page_samples.h), in short steps of the main thread's loop. No vCPU stands still. The result lasts until the
- * next measurement or the end of the process; it is no part of a saved state.
+/* machine_dirty_rate: measures how fast the guest changes its memory, by samples of its pages (vmm/kvm/page_samples.h),
+ * in short steps of the main thread's loop. It stops no vCPU. The result lasts until the next measurement or the end of
+ * the process; it is no part of a saved state.
  *
  * Threading: main thread. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_DIRTY_RATE_H

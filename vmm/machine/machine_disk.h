@@ -40,7 +40,7 @@ int machine_disk_open(const struct machine *m, const struct vm_disk *c, const st
 void machine_disk_close(struct machine_disk *d);
 /* Return poll_max_ns of struct virtio_blk_config. */
 uint32_t machine_disk_poll_max_ns(const struct vm_disk_more *more);
-/* Let the disk go on with another image of the same size, while its loop's thread does not run and no request is in
+/* Let the disk continue with another image of the same size, while its loop's thread does not run and no request is in
  * flight. The caller closes the one before. */
 void machine_disk_set_block(struct machine_disk *d, struct block *block);
 /* Tell the guest the disk's new size. Any thread. */

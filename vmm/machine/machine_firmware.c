@@ -56,7 +56,7 @@ int machine_read_rom(int fd, size_t max, const char *what, const char *package, 
 	return r < 0 ? err_set_errno(e, r, "%s", what) : 0;
 }
 
-/* hardware: the machine version that the firmware is told of. */
+/* hardware: the machine version that the firmware is notified of. */
 static void bios_config_fill(const struct machine *m, uint32_t hardware, struct bios_config *c)
 {
 	*c = (struct bios_config){ .mem = &m->mem,

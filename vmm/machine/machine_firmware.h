@@ -1,5 +1,5 @@
-/* machine_firmware: what a machine tells its firmware by fw_cfg, and whether the firmware finds anything to boot. Main
- * thread. */
+/* machine_firmware: fills fw_cfg for a machine's firmware, and checks whether the firmware finds a bootable device.
+ * Main thread. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_FIRMWARE_H
 #define CAIRN_VMM_MACHINE_MACHINE_FIRMWARE_H
 

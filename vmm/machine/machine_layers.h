@@ -1,7 +1,7 @@
 /* machine_layers: gives a disk another chain of layers with the same content while the guest uses it, such as a new
  * overlay on top (block/restack.h). Several disks change together: all are held before the first one changes.
  *
- * Threading: what may wait for a file system runs on the worker's thread, as work of the VM. */
+ * Threading: functions that may wait for a file system run on the worker's thread, as work of the VM. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_LAYERS_H
 #define CAIRN_VMM_MACHINE_MACHINE_LAYERS_H
 
@@ -33,7 +33,7 @@ int machine_layers_find(struct machine *m, const char *id, struct machine_disk *
 /* Worker. Refuse a disk whose image has internal snapshots or pins. why: why they would be lost. Returns 0; -ENOTSUP
  * with a sentence. */
 int machine_layers_check(struct machine_disk *d, const char *why, struct err *e);
-/* Worker. Hold all disks back, and open the new chains. Returns 0; -errno with a sentence, and then all goes on as
+/* Worker. Hold all disks back, and open the new chains. Returns 0; -errno with a sentence, and then all continues as
  * before, and what was new is closed. */
 int machine_layers_begin(struct machine_layers *list, unsigned n, struct err *e);
 /* Main thread, after machine_layers_begin(): switch to the new chains. */

@@ -1,6 +1,6 @@
-/* machine_scsi: the SCSI controller, at which all disks with bus scsi are. The controller is there as long as it has a
- * disk: the first one to be attached brings it, as a PCI device, and the last one to be detached takes it along. So
- * the disks of a configuration tell whether the machine has a controller.
+/* machine_scsi: the SCSI controller, at which all disks with bus scsi are. The controller exists as long as it has a
+ * disk: the first disk that is attached adds it as a PCI device, and the last one that is detached removes it. So a
+ * configuration's disks determine whether the machine has a controller.
  *
  * Threading: main thread, unless a comment says otherwise. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_SCSI_H

@@ -1,5 +1,5 @@
-/* machine_vcpus: vCPUs that come and go while the VM runs. A machine whose configuration has cpu_hotplug makes all its
- * vCPUs when it is built; those that the guest lacks stay parked.
+/* machine_vcpus: hot-plug of vCPUs. A machine whose configuration has cpu_hotplug creates all its vCPUs when it is
+ * built; vCPUs that are not plugged in stay parked.
  *
  * Threading: main thread. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_VCPUS_H

@@ -20,7 +20,7 @@ struct copy_job {
 	uint64_t round_due; /* bytes that were dirty when the last round ended */
 	uint8_t *buf;
 	/* The end: */
-	const struct vm_disk *pivot; /* `to`, or NULL: go on without the copy */
+	const struct vm_disk *pivot; /* `to`, or NULL: continue without the copy */
 	struct vm_disk pivot_to;
 	int fd, format; /* of the copy */
 	bool check_only, held;

@@ -54,7 +54,7 @@ static bool is_one_file(int a, int b)
 	return !fstat(a, &s) && !fstat(b, &t) && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
 }
 
-/* The present layers go on below the new overlay. */
+/* The present layers continue below the new overlay. */
 static int layers_match(const struct machine_disk *d, const struct files *f, struct err *e)
 {
 	struct block_layer now[BLOCK_LAYERS_MAX];

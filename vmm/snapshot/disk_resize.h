@@ -7,7 +7,8 @@
 
 struct vm_disk_resize;
 
-/* Begin, as work: hold back the disk's requests, grow the image, tell the guest, and go on. A disk never gets smaller.
+/* Begin, as work: hold back the disk's requests, grow the image, tell the guest, and continue. A disk never gets
+ * smaller.
  * Returns 0; -EBUSY; -ENOENT; -errno with a sentence. */
 int vm_disk_resize(struct vm *vm, struct worker *w, const struct vm_disk_resize *what, vm_snapshot_done_fn *done, void *opaque,
 	struct err *e);

@@ -81,14 +81,14 @@ struct vmsnap_hold {
 	uint64_t at_ns;    /* of VM_STEP_FREEZE; 0: not told yet */
 	uint64_t until_ns; /* give up then; 0: never */
 	uint64_t stand_until_ns; /* of VM_STEP_FREEZE, for vmsnap_job_stop_vm() */
-	/* The wait is over. r: 0: go on with the step; -errno: give up, with e. */
+	/* The wait is over. r: 0: continue with the step; -errno: give up, with e. */
 	void (*over)(struct vmsnap_hold *h, enum vm_snapshot_step step, int r, const struct err *e);
 };
 
 /* Sleep until that time of CLOCK_MONOTONIC. */
 void vmsnap_sleep_until(uint64_t ns);
-/* Tell the daemon the stage, and wait until the daemon says how to go on, the work is cancelled, or for VM_GROUP_FROZEN
- * the time is up. The caller has set over. Returns 0; -ENOMEM. */
+/* Tell the daemon the stage, and wait until the daemon says how to continue, the work is cancelled, or for
+ * VM_GROUP_FROZEN the time is up. The caller has set over. Returns 0; -ENOMEM. */
 int vmsnap_hold_begin(struct vmsnap_hold *h, struct vm *vm, enum vm_fork_stage stage, struct err *e);
 
 /* ---- vm_snapshot_parts.c: blocking calls, on the main thread or the worker's ---- */

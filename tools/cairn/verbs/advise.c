@@ -1,4 +1,4 @@
-/* advise: what is wasted, short or unusual and what will run out, with the command that mends it. */
+/* advise: what is wasted, short or unusual and what will run out, with the command that repairs it. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-/* Run the daemon's command that mends it, if that does no harm, and note the outcome in the advice. */
+/* Run the daemon's command that repairs it, if that does no harm, and note the outcome in the advice. */
 static void advice_apply(struct cli *c, struct json_object *o)
 {
 	const char *command = js_get_str(o, "apply"), *vm = js_get_str(o, "vm");

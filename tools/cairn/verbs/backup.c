@@ -155,8 +155,8 @@ static size_t folders_of(struct json_object *disk, char folders[LAYERS_MAX][PATH
 	return n;
 }
 
-/* Wait for the first byte of the server's greeting: nbdkit has gone on in the background, and writes the number of that
- * process, without which nobody could end it, before it greets. */
+/* Wait for the first byte of the server's greeting: nbdkit has continued in the background, and writes the number of
+ * that process, without which nobody could end it, before it greets. */
 static int server_await(const char *socket, struct err *e)
 {
 	CLEANUP_CLOSE int fd = unix_connect(socket, 0);

@@ -165,7 +165,7 @@ static bool copy_is_unused(struct cli *c, struct copy *x)
 }
 
 /* Remove the file of a copy that has failed, if it is the one that this command made, and the VM does not use it.
- * r: the error; if it is no answer of the daemon, the copy may go on. */
+ * r: the error; if it is no answer of the daemon, the copy may continue. */
 static void copy_remove(struct cli *c, struct copy *x, int fd, int r)
 {
 	struct stat made, is;

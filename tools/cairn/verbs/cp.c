@@ -196,7 +196,7 @@ static int block_read(struct copy *k, bool *ret_end, struct err *e)
 		return r;
 	data = base64_decode(js_get_str_or(v, "buf-b64", ""), &len);
 	*ret_end = js_get_bool(v, "eof", false);
-	/* Without data and without an end, this would go on for ever. */
+	/* Without data and without an end, this would continue for ever. */
 	if (!data || len > READ_BYTES || (!len && !*ret_end))
 		return guest_agent_malformed("guest-file-read", e);
 	r = cp_data_write(k->fd, (const uint8_t *)data, len);

@@ -1,4 +1,5 @@
-/* exec: what its ways have in common: over cairn-agent, as a job of the daemon, and over QEMU's guest agent. */
+/* exec: the common part of the three ways to run a program in a guest: by cairn-agent, as a job of the daemon, and by
+ * QEMU's guest agent. */
 #ifndef CAIRN_TOOLS_VERBS_EXEC_H
 #define CAIRN_TOOLS_VERBS_EXEC_H
 

@@ -1,5 +1,5 @@
 /* run_warm: the saved state of a booted guest, from which `cairn run ... -- COMMAND` begins (tools/cairn/warm_state.h).
- * Whatever goes wrong with a state, the guest boots. */
+ * If a state cannot be used, the guest boots. */
 #ifndef CAIRN_TOOLS_VERBS_RUN_WARM_H
 #define CAIRN_TOOLS_VERBS_RUN_WARM_H
 

@@ -1,5 +1,5 @@
-/* snapshot_external: snapshots outside of the images: each disk gets an overlay, and what was its image keeps the
- * content of the moment. */
+/* snapshot_external: snapshots outside of the images: each disk gets an overlay, and its former image keeps the content
+ * of that moment. */
 #ifndef CAIRN_TOOLS_VERBS_SNAPSHOT_EXTERNAL_H
 #define CAIRN_TOOLS_VERBS_SNAPSHOT_EXTERNAL_H
 
