@@ -356,7 +356,7 @@ static int author_load(struct definition *d, struct json_object *o, struct err *
 	if (r < 0)
 		return r;
 	if (!of)
-		return err_set(e, -EINVAL, ERR_CORRUPT, AUTHORS ": makes no sense");
+		return err_set(e, -EINVAL, ERR_CORRUPT, AUTHORS ": is malformed");
 	author_add(d, of, rights);
 	return 0;
 }
@@ -367,7 +367,7 @@ int authors_load(struct definition *d, struct json_object *cut, struct err *e)
 	int r = rights_take(cut, &d->rights, e);
 
 	if (!r && json_object_object_get_ex(cut, AUTHORS, NULL) && !json_object_is_type(list, json_type_array))
-		r = err_set(e, -EINVAL, ERR_CORRUPT, AUTHORS ": makes no sense");
+		r = err_set(e, -EINVAL, ERR_CORRUPT, AUTHORS ": is malformed");
 	for (size_t i = 0; !r && list && i < json_object_array_length(list); i++)
 		r = author_load(d, json_object_array_get_idx(list, i), e);
 	return r;

@@ -176,7 +176,7 @@ static int list_parse(struct user *u, const char *text)
 		unsigned long id = strtoul(text, &end, 10);
 
 		if (*text < '0' || *text > '9' || id >= UINT32_MAX || n == GROUPS_MAX || (*end && *end != ' '))
-			return look_up_failed(u, -EPROTO, "cairn-groups gave an answer that makes no sense");
+			return look_up_failed(u, -EPROTO, "cairn-groups gave a malformed answer");
 		list[n++] = (gid_t)id;
 		text = end;
 		if (!*text)

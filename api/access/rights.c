@@ -121,7 +121,7 @@ int rights_parse(struct json_object *o, struct rights **ret, struct err *e)
 	if (id_check(user, e) < 0 || id_check(group, e) < 0)
 		return -EINVAL;
 	if (!user || !groups || n > RIGHTS_GROUPS_MAX)
-		return err_set(e, -EINVAL, ERR_CORRUPT, RIGHTS_KEY ": makes no sense");
+		return err_set(e, -EINVAL, ERR_CORRUPT, RIGHTS_KEY ": is malformed");
 	r = rights_new((uid_t)user, (gid_t)group, n);
 	if (!r)
 		return err_set_errno(e, -ENOMEM, RIGHTS_KEY);

@@ -115,7 +115,7 @@ void job_waits_free(struct vm_host *host)
 		struct job_wait *w = host->job_waits;
 
 		host->job_waits = w->next;
-		err_set(&e, -ECANCELED, ERR_CANCELLED, "the daemon ends; job %s goes on or is in query-jobs of the next one", w->id);
+		err_set(&e, -ECANCELED, ERR_CANCELLED, "the daemon ends; ask query-jobs of the next daemon about job %s", w->id);
 		call_fail(w->call, &e);
 		loop_timer_free(w->timer);
 		free(w);

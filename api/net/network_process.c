@@ -90,7 +90,7 @@ static int answer_take(struct json_object *o, struct json_object **ret, struct e
 		return 0;
 	}
 	if (!desc)
-		return err_set(e, -EIO, ERR_HOST, PROGRAM " gave an answer that makes no sense; see the daemon's log");
+		return err_set(e, -EIO, ERR_HOST, PROGRAM " gave a malformed answer; see the daemon's log");
 	snprintf(text, sizeof(text), "%s", desc);
 	utf8_clean(text);
 	return err_set(e, errno_of_class(cls), cls, "%s%s", text, cls == ERR_PERMISSION ?

@@ -526,7 +526,7 @@ static void rule_stored(struct store_work *w)
 	struct err e;
 
 	if (w->r < 0) {
-		err_set(&e, w->r, w->e.cls, "the rule is in force, but not on the disk yet, so a daemon that starts now would not know it; set it "
+		err_set(&e, w->r, w->e.cls, "the rule is in effect, but not on the disk yet, so a daemon that starts now would not know it; set it "
 			"again: %.300s", w->e.msg);
 		call_fail(ch->call, &e);
 	} else {

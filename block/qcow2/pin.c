@@ -240,8 +240,8 @@ static int pin_find(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTE
 		if (r2 == r || (!r2 && h.snapshots_offset == after.snapshots_offset && h.nb_snapshots == after.nb_snapshots))
 			failures++;
 	}
-	return *ret_gone ? err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the content that this overlay reads is gone: somebody "
-		"deleted its pin (a hidden snapshot), so the disk cannot be read", name) : r;
+	return *ret_gone ? err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the content that this overlay reads is gone: its pin "
+		"(a hidden snapshot) was deleted, so the disk cannot be read", name) : r;
 }
 
 /* Pause between two looks. Returns whether the peer that the wait depends on has gone. */

@@ -393,7 +393,7 @@ static int pins_refuse(const struct commit *k, const struct img_layer *layers, s
 	for (unsigned i = 0; i < k->depth && !r; i++) {
 		if (layers[i].header.has_pin)
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is an overlay on the content that %s had when the clone "
-				"was made, and nobody may change that; make an independent image with `cairn-img rebase -b \"\" "
+				"was made, which must not change; make an independent image with `cairn-img rebase -b \"\" "
 				"%s`", layers[i].path, layers[i + 1].path, layers[i].path);
 		r = img_pins_refuse(&layers[i], "commit", e);
 	}

@@ -163,7 +163,7 @@ static int server_await(const char *socket, struct err *e)
 	char byte;
 
 	if (fd < 0 || read(fd, &byte, 1) != 1)
-		return err_set(e, -EIO, ERR_IO, "nbdkit serves nothing at %s", socket);
+		return err_set(e, -EIO, ERR_IO, "nbdkit ended, or does not serve at %s", socket);
 	return 0;
 }
 

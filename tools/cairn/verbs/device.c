@@ -153,8 +153,8 @@ static int device_find(struct json_object *definition, const struct device *d, s
 		return found;
 	if (n)
 		return err_set(e, -EINVAL, ERR_INVALID, "the VM has %d interfaces that fit; give the MAC address of one", n);
-	return d->is_disk ? err_set(e, -ENOENT, ERR_NOT_FOUND, "the VM has no disk '%s'", js_get_str(d->o, "id"))
-			  : err_set(e, -ENOENT, ERR_NOT_FOUND, "the VM has no such interface");
+	return d->is_disk ? err_set(e, -ENOENT, ERR_NOT_FOUND, "the VM has no disk '%s'; to list its disks: cairn domblklist", js_get_str(d->o, "id"))
+			  : err_set(e, -ENOENT, ERR_NOT_FOUND, "the VM has no such interface; to list its interfaces: cairn domiflist");
 }
 
 static bool is_in(const char *key, const char *const *list)

@@ -118,7 +118,7 @@ static int signal_take(struct foreground *f, struct err *e)
 	f->wanted++;
 	return f->connected ? 0 :
 		err_set(e, -ECONNREFUSED, ERR_GENERIC,
-			"no daemon answers, so nobody can stop the VM; start the daemon: systemctl start cairnd");
+			"no daemon answers, so the VM cannot be stopped; start the daemon: systemctl start cairnd");
 }
 
 /* The first signal shuts the guest down, a second one destroys the VM. A request whose answer is lost with the daemon

@@ -123,6 +123,6 @@ def test_source_elsewhere_needs_allow(fork):
 def test_fork_without_its_pin_is_refused_by_name(fork):
     fork.qemu("snapshot", "-d", NAME, "src")
     for args in (["convert", "-O", "raw", "fork", "raw"], ["map", "fork"], ["rebase", "-b", "", "fork"]):
-        assert "somebody deleted its pin" in fork.fails(*args)
+        assert "its pin (a hidden snapshot) was deleted" in fork.fails(*args)
     fork.img("info", "fork")
     fork.img("check", "fork")

@@ -987,7 +987,7 @@ def test_overlay_whose_pin_is_gone_is_refused_by_name(vms, daemon, tmp_path):
     vms.end("c")
     until(lambda: not snapshots(tmp_path / "a.qcow2"))
     daemon.define("copy", **definition)
-    assert "somebody deleted its pin (a hidden snapshot), so the disk cannot be read" in \
+    assert "its pin (a hidden snapshot) was deleted, so the disk cannot be read" in \
         daemon.cairn("start", "copy", ok=False).stderr
 
 
@@ -1010,7 +1010,7 @@ def test_source_image_that_is_removed_or_moved_is_named(vms, daemon, tmp_path):
     assert f"{a}: No such file or directory" in daemon.cairn("start", "c", ok=False).stderr
     # Another image of that name is not read.
     vms.image("a.qcow2")
-    assert "somebody deleted its pin" in daemon.cairn("start", "c", ok=False).stderr
+    assert "its pin (a hidden snapshot) was deleted" in daemon.cairn("start", "c", ok=False).stderr
     away.rename(a)
     vms.boot("c")
     vms.holds("c", 0, 1)
@@ -1025,7 +1025,7 @@ def test_pin_that_qemu_img_deletes_is_refused_by_name(vms, daemon, tmp_path):
     off(vms, daemon)
     pin = json.loads((daemon.state / "pins.json").read_text())["used"][0]["pin"].replace("-", "")
     subprocess.run(["qemu-img", "snapshot", "-d", f"cairn-pin-{pin}", a], check=True)
-    assert "somebody deleted its pin" in daemon.cairn("start", "c", ok=False).stderr
+    assert "its pin (a hidden snapshot) was deleted" in daemon.cairn("start", "c", ok=False).stderr
     vms.boot("src")
     vms.holds("src", 0, 1)
 

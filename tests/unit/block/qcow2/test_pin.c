@@ -529,7 +529,7 @@ static void test_fork_is_refused_when_qemu_deleted_the_pin(void **state)
 	fixture_run(&f, "qemu-img snapshot -d cairn-pin-a00102030405060708090a0b0c0d0eff img");
 	assert_int_equal(fork_status(&f), -ENOENT);
 	assert_int_equal(f.err.cls, ERR_NOT_FOUND);
-	assert_non_null(strstr(f.err.msg, "somebody deleted its pin"));
+	assert_non_null(strstr(f.err.msg, "its pin (a hidden snapshot) was deleted"));
 	fixture_end(&f);
 	(void)state;
 }
