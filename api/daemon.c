@@ -422,23 +422,12 @@ static void policies_go(struct vm_host *h)
 	autostart_go(h);
 }
 
-int daemon_open(struct daemon *d, struct err *e)
+/* Open the state folder and what is kept in it beside VMs, and take the daemon's socket. */
+static int state_open(struct daemon *d, struct err *e)
 {
 	struct vm_host *h = &d->host;
 	const struct store_takeover takeover = { h->paths->socket, h->paths->replace };
-	gid_t operators = (gid_t)-1;
-	int fd = h->paths->listening;
-	int r;
-
-	journal_open(&h->journal, "events of VMs", h->paths->journal);
-	d->commands.host = h;
-	d->commands.handlers[DIALECT_DAEMON] = command_handlers;
-	d->commands.handlers[DIALECT_QEMU] = qmp_handlers;
-	h->sink = (struct event_sink){ daemon_emit, h };
-	h->observers = observers;
-	h->permissions.changed = permissions_changed;
-	h->permissions.opaque = h;
-	r = store_open(h->paths->state_dir, &takeover, &h->store, e);
+	int r = store_open(h->paths->state_dir, &takeover, &h->store, e);
 
 	if (!r)
 		r = audit_open(h->loop, h->paths->state_dir, &h->audit, e);
@@ -454,8 +443,15 @@ int daemon_open(struct daemon *d, struct err *e)
 		r = listen_prepare(h->paths->socket, store_took_over(h->store), e);
 	if (!r)
 		r = run_dir_open(h, e);
-	if (r < 0)
-		return r;
+	return r;
+}
+
+/* Load all VMs and networks, adopt those that run, and complete or undo what an earlier daemon left unfinished. The
+ * order of these steps matters. */
+static void state_load(struct daemon *d)
+{
+	struct vm_host *h = &d->host;
+
 	permissions_found(h);
 	quotas_load(&h->quotas, h->store);
 	pools_load(&h->pools, h->store);
@@ -484,10 +480,17 @@ int daemon_open(struct daemon *d, struct err *e)
 	permissions_mend(h);
 	jobs_settle(h);
 	states_correct(h);
-	if (fd < 0)
-		r = listen_open(h->paths->socket, h->paths->system, &fd, &operators, e);
-	else
-		r = listen_adopt(h->paths->socket, h->paths->system, &operators, e);
+}
+
+/* Listen, and serve clients from now on. */
+static int clients_serve(struct daemon *d, struct err *e)
+{
+	struct vm_host *h = &d->host;
+	gid_t operators = (gid_t)-1;
+	int fd = h->paths->listening;
+	int r = fd < 0 ? listen_open(h->paths->socket, h->paths->system, &fd, &operators, e) :
+			 listen_adopt(h->paths->socket, h->paths->system, &operators, e);
+
 	if (!r)
 		r = server_new(h->loop, &command_server_ops, &d->commands, h->paths->socket, fd, operators, h->closer,
 			&h->server, e);
@@ -496,25 +499,41 @@ int daemon_open(struct daemon *d, struct err *e)
 		job_owners_check(h);
 		r = qmp_open_all(h, e);
 	}
+	return r;
+}
+
+int daemon_open(struct daemon *d, struct err *e)
+{
+	struct vm_host *h = &d->host;
+	int r;
+
+	journal_open(&h->journal, "events of VMs", h->paths->journal);
+	d->commands.host = h;
+	d->commands.handlers[DIALECT_DAEMON] = command_handlers;
+	d->commands.handlers[DIALECT_QEMU] = qmp_handlers;
+	h->sink = (struct event_sink){ daemon_emit, h };
+	h->observers = observers;
+	h->permissions.changed = permissions_changed;
+	h->permissions.opaque = h;
+	r = state_open(d, e);
+	if (r < 0)
+		return r;
+	state_load(d);
+	r = clients_serve(d, e);
 	if (!r)
 		r = scheduler_new(h, &h->scheduler, e);
 	if (!r)
 		r = timekeeper_new(h, command_run_as, &d->commands, &h->timekeeper, e);
 	if (!r)
 		r = approver_new(h, command_run_approved, &d->commands, &h->approver, e);
-	if (!r)
-		h->pool_space = pool_space_new(h);
-	if (!r)
-		h->watchman = thresholds_new(h, command_run_as, &d->commands);
-	if (!r)
-		vm_space_load(h);
-	if (!r)
-		h->web_hooks = web_hooks_new(h);
-	if (!r)
-		policies_go(h);
-	if (!r)
-		r = transients_new(h, &h->transients, e);
-	return r;
+	if (r < 0)
+		return r;
+	h->pool_space = pool_space_new(h);
+	h->watchman = thresholds_new(h, command_run_as, &d->commands);
+	vm_space_load(h);
+	h->web_hooks = web_hooks_new(h);
+	policies_go(h);
+	return transients_new(h, &h->transients, e);
 }
 
 /* Answer the clients that wait for writes. The time limit keeps clients that send further commands from delaying the

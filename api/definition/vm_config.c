@@ -393,6 +393,37 @@ int config_choose_boot(const struct definition *d, const struct boot_choice *cho
 
 /* ---- the configuration ---- */
 
+static void config_fill_interfaces(struct vm_config *v, const struct definition *d)
+{
+	v->ninterfaces = d->ninterfaces;
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		snprintf(v->interfaces[i].id, sizeof(v->interfaces[i].id), "%s", d->interfaces[i].id);
+		memcpy(v->interfaces[i].mac, d->interfaces[i].mac, sizeof(v->interfaces[i].mac));
+		v->interfaces[i].tap_fd = VM_NO_FD;
+		v->interfaces[i].user = d->interfaces[i].type == DEFINITION_USER;
+		v->link_down[i] = d->interfaces[i].link;
+		v->queue_pairs[i] = d->interfaces[i].queues;
+		for (unsigned k = 0; k < VM_QUEUE_PAIRS_MAX - 1; k++)
+			v->pair_fds[i][k] = VM_NO_FD;
+		v->limits[i].in = definition_limit_bytes(&d->interfaces[i].bandwidth.in);
+		v->limits[i].out = definition_limit_bytes(&d->interfaces[i].bandwidth.out);
+	}
+}
+
+static void config_fill_disks(struct vm_config *v, const struct definition *d)
+{
+	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++) {
+		const struct definition_disk *k = &d->disks[i];
+
+		v->disk_limits[i] = (struct vm_disk_limits){ k->tune.iops[0].rate, k->tune.bps[0].rate };
+		v->disk_tune[i] = k->tune;
+		v->disk_more[i] = (struct vm_disk_more){ .wwn = k->wwn, .logical_bytes = k->logical_block_bytes,
+			.physical_bytes = k->physical_block_bytes, .bus = k->bus,
+			.cdrom = k->bus == VM_BUS_SCSI && k->device == DEFINITION_CDROM, .no_discard = k->no_discard,
+			.detect_zeroes = k->detect_zeroes, .cache = k->cache, .poll_max_us = k->poll_max_us };
+	}
+}
+
 static void config_fill(struct vm_config *v, const struct definition *d)
 {
 	snprintf(v->name, sizeof(v->name), "%s", d->name);
@@ -426,32 +457,11 @@ static void config_fill(struct vm_config *v, const struct definition *d)
 	v->shutdown_deadline_s = d->shutdown_deadline_s;
 	if (d->clock == DEFINITION_LOCALTIME)
 		v->clock_offset_s = local_offset_s();
-	v->ninterfaces = d->ninterfaces;
-	for (unsigned i = 0; i < d->ninterfaces; i++) {
-		snprintf(v->interfaces[i].id, sizeof(v->interfaces[i].id), "%s", d->interfaces[i].id);
-		memcpy(v->interfaces[i].mac, d->interfaces[i].mac, sizeof(v->interfaces[i].mac));
-		v->interfaces[i].tap_fd = VM_NO_FD;
-		v->interfaces[i].user = d->interfaces[i].type == DEFINITION_USER;
-		v->link_down[i] = d->interfaces[i].link;
-		v->queue_pairs[i] = d->interfaces[i].queues;
-		for (unsigned k = 0; k < VM_QUEUE_PAIRS_MAX - 1; k++)
-			v->pair_fds[i][k] = VM_NO_FD;
-		v->limits[i].in = definition_limit_bytes(&d->interfaces[i].bandwidth.in);
-		v->limits[i].out = definition_limit_bytes(&d->interfaces[i].bandwidth.out);
-	}
+	config_fill_interfaces(v, d);
 	v->firmware = d->firmware;
 	v->boot_menu = d->boot_menu;
 	v->boot_menu_ms = (uint16_t)d->boot_menu_ms;
-	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++) {
-		const struct definition_disk *k = &d->disks[i];
-
-		v->disk_limits[i] = (struct vm_disk_limits){ k->tune.iops[0].rate, k->tune.bps[0].rate };
-		v->disk_tune[i] = k->tune;
-		v->disk_more[i] = (struct vm_disk_more){ .wwn = k->wwn, .logical_bytes = k->logical_block_bytes,
-			.physical_bytes = k->physical_block_bytes, .bus = k->bus,
-			.cdrom = k->bus == VM_BUS_SCSI && k->device == DEFINITION_CDROM, .no_discard = k->no_discard,
-			.detect_zeroes = k->detect_zeroes, .cache = k->cache, .poll_max_us = k->poll_max_us };
-	}
+	config_fill_disks(v, d);
 	v->vsock_cid = d->vsock_cid;
 	v->vsock_listen_fd = v->vsock_dial_fd = VM_NO_FD;
 	v->screen = d->screen;
