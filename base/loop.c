@@ -304,8 +304,8 @@ bool loop_fd_in_memory(const struct loop *l, int fd)
 	return f && f->in_memory;
 }
 
-/* A transfer to or from the page cache takes a few us. If one takes this long, the host holds back those who write
- * faster than its disks, or the cache lacks what is read. The back end then performs transfers for a while, so that the
+/* A transfer to or from the page cache takes a few us. If one takes this long, the host throttles writers that are
+ * faster than its disks, or the cache lacks the data. The back end then performs transfers for a while, so that the
  * loop's other work continues. */
 #define TRANSFER_SLOW_NS 2000000ULL
 #define TRANSFER_SLOW_REST_NS 200000000ULL

@@ -26,8 +26,8 @@ int ram_view_read(const struct ram_view *v, uint64_t off, uint8_t *buf, size_t l
 /* Read the page at off. *ret_own: the clone has its own copy; or the page is not mapped, and not known to be its own.
  * Returns 0 or -errno. */
 int ram_view_read_page(const struct ram_view *v, uint64_t off, uint8_t *buf, bool *ret_own);
-/* Read a block of VMSTATE_BLOCK_BYTES without faults and without allocating pages. What lies behind the end of RAM
- * reads as zeros.
+/* Read a block of VMSTATE_BLOCK_BYTES without faults and without allocating pages. Bytes behind the end of RAM read as
+ * zeros.
  * v: the view; NULL: RAM is a mapping of fd. Returns 0 or -errno. */
 int ram_block_read(const struct ram_view *v, int fd, uint64_t ram_bytes, uint64_t block, uint8_t *buf);
 /* Begin a walk over the holes of the base file. */

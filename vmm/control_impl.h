@@ -50,7 +50,7 @@ struct control {
 	} looks;
 	struct key_request *keys; /* the first is in progress (control_screen.c) */
 	struct loop_timer *keys_timer;
-	/* What follows is not zeroed, because most VMs never touch its pages. */
+	/* The members below are not zeroed, because most VMs never touch their pages. */
 	struct vm_pins pins_next; /* of the request that waits */
 	struct vm_addresses addresses; /* of the answer to `looks` */
 	_Alignas(16) uint8_t buf[CHANNEL_BODY_MAX];

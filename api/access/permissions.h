@@ -131,8 +131,8 @@ void permissions_load_file(struct permissions *p, struct json_object *file);
 enum role permissions_role_from_word(const char *word, bool of_vm);
 
 /* Store the table and call changed(). To be called after each change of the table. w: done once the file is on stable
- * storage; NULL: nobody waits, and a write that fails is repeated until one succeeds. Whoever waits repeats it with
- * permissions_keep(…, NULL). */
+ * storage; the caller then repeats a failed write with permissions_keep(…, NULL). NULL: nobody waits, and a write that
+ * fails is repeated until one succeeds. */
 void permissions_keep(struct permissions *p, struct loop *l, struct store *s, struct store_work *w);
 
 #endif

@@ -166,7 +166,7 @@ void command_snapshot_create(struct call *c)
 
 /* ---- snapshots of a group ---- */
 
-/* Find a VM of the group, of which the client needs the command's role. Who lacks it learns nothing of the VM. */
+/* Find a VM of the group. A client without the command's role for the VM gets the same error as for a missing VM. */
 static int group_find(struct call *c, const char *name, struct vm **ret_vm, struct err *e)
 {
 	struct vm *vm = name ? vm_find(c->host, name) : NULL;

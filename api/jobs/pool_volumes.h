@@ -76,7 +76,7 @@ bool volume_entry_take(const char **data, size_t *left, struct volume_entry *ret
  * Returns 0; -errno, and then done() is not called. */
 int pool_volumes_begin(struct call *c, const struct volume_work *w,
 	void (*done)(struct call *c, const struct volume_work *w, int r, const struct fork_as_result *res, const struct err *e), struct err *e);
-/* Answer the calls whose work is under way, at the daemon's end. What makes or changes a volume continues. */
+/* Answer the calls whose work is under way, at the daemon's end. Work that makes or changes a volume continues. */
 void pool_volumes_free(struct vm_host *host);
 
 #endif

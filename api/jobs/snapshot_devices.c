@@ -111,7 +111,8 @@ static ssize_t device_find(struct json_object *list, const char *id)
 	return -1;
 }
 
-/* Put the devices of `then` first in the list of `now`, in their order. Those that are in both stay as they are now.
+/* Put the devices of `then` first in the list of `now`, in their order. Devices in both lists keep their present
+ * settings.
  * Returns whether `now` lacked one, or had them in another order. */
 static bool devices_merge(struct json_object *now, struct json_object *then, const char *key)
 {

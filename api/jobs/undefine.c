@@ -262,8 +262,8 @@ static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const
 	if (r >= 0)
 		quota_snapshots_set(u->vm, a->snapshots->total);
 	(void)e;
-	/* Images whose snapshots cannot be listed do not keep the VM from being undefined. Those that do not answer do:
-	 * the process that reads them cannot end, and the VM stays until it has ended. */
+	/* A VM can be undefined although the snapshots of its images cannot be listed. If an image does not answer, the
+	 * VM stays until the process that reads the image has ended. */
 	if (r == -ETIMEDOUT) {
 		offline_hung_set(u->vm, &own);
 		give_up(u, &own);

@@ -95,8 +95,8 @@ static bool term_is_pending(void)
 	return sigismember(&pending, SIGTERM);
 }
 
-/* Wait until the program says something or ends. One that ignores SIGTERM is killed before the daemon kills this
- * process, too, which could not remove the program's file then. */
+/* Wait until the program prints something or ends. Kill a program that ignores SIGTERM before the daemon kills this
+ * process, which could then not remove the program's file. */
 static void said_await(int fd, pid_t pid, unsigned *waited_s)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };

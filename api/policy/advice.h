@@ -70,7 +70,7 @@ struct advice_vm {
 	uint32_t cpu_quota; /* in percent of one processor; 0: none */
 	/* Percent of the last five minutes in which threads of its process waited for memory; NAN: not known. */
 	double pressure;
-	/* What its vCPUs did in the last `span_s` seconds: the time that they ran, and waited for a processor.
+	/* The time that its vCPUs ran, and waited for a processor, in the last `span_s` seconds.
 	 * span_s: 0: not known. */
 	struct advice_wait {
 		double span_s, ran_s, waited_s;

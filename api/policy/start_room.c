@@ -86,7 +86,7 @@ static bool sees(const struct call *c, const struct vm *vm)
 	return vm && c->conn && conn_role_for(c->conn, vm->def->uuid) >= ROLE_VIEWER;
 }
 
-/* What the VMs with a process use. */
+/* The resources that VMs with a process use. */
 struct use {
 	double cpus, most; /* processors that all keep busy, and that `busiest` does */
 	const struct vm *busiest; /* NULL: none */

@@ -21,8 +21,8 @@ extern const struct vm_observer trends_observer;
  * NULL: *e is set. */
 void trends_query(struct vm *vm, uint32_t from, uint32_t step_s, size_t npoints,
 	void (*done)(void *opaque, const struct trend_view *v, const struct err *e), void *opaque);
-/* What the VM's vCPUs did in the last minutes: how long they ran, and waited for a processor. Returns false if that is
- * not known: the process is younger than a minute, or shares no page. */
+/* Return how long the VM's vCPUs ran, and waited for a processor, in the last minutes. Returns false if that is
+ * unknown: the process is younger than a minute, or shares no page. */
 struct trends_waited {
 	double span_s, ran_s, waited_s;
 };

@@ -391,8 +391,8 @@ void offline_start_copiers(struct vm *vm, unsigned copiers)
 	offline_of(vm);
 }
 
-/* Duplicate the descriptors for the queued request. One that cannot be duplicated is missing in the request, and the
- * process rejects the request. */
+/* Duplicate the descriptors for the queued request. If one cannot be duplicated, the request lacks it, and the process
+ * rejects the request. */
 static void wanted_take_fds(struct wanted *w, const int *fds, unsigned nfds)
 {
 	w->fds = must_alloc(calloc(nfds + 1, sizeof(*w->fds)));

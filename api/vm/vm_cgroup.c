@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* That of RLIMIT_NPROC (vmm/sandbox.c), which holds only for processes with a user id of their own. */
+/* The limit of RLIMIT_NPROC (vmm/sandbox.c), which applies only to processes with a user id of their own. */
 #define THREADS_MAX 16384
 #define PROGRAM_BYTES (1 * GIB)
 #define DISK_BYTES (512 * MIB)

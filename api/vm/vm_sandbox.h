@@ -52,13 +52,13 @@ const char *vm_sandbox_uid_lack(const struct vm_sandbox *s);
 /* Why VMs lack a control group, or a limit of it. NULL: they do not. */
 const char *vm_sandbox_cgroup_lack(const struct vm_sandbox *s);
 
-/* Prepare the namespaces and the control group, and try the user ids. What is lacking is logged; processes do without
- * it, unless p has require_sandbox.
+/* Prepare the namespaces and the control group, and try the user ids. The log names missing parts; processes start
+ * without them, unless p has require_sandbox.
  * managed: a service manager has started the daemon.
  * ret: the caller passes it to vm_sandbox_done(). */
 void vm_sandbox_prepare(const struct daemon_paths *p, bool managed, struct vm_sandbox *ret);
-/* Returns 0; -EPERM with a sentence that names what is lacking, if the sandbox is required. What only a VM's process
- * can know, it checks itself (--require-sandbox of cairn-vm). */
+/* Returns 0; -EPERM with a sentence that names the missing part, if the sandbox is required. The VM's process checks
+ * the parts that only it can know (--require-sandbox of cairn-vm). */
 int vm_sandbox_check(const struct vm_sandbox *s, struct err *e);
 /* Processes in the namespaces stay there. */
 void vm_sandbox_done(struct vm_sandbox *s);

@@ -33,7 +33,7 @@ static bool uid_is_free(const struct vm_host *host, const struct vm *vm, uid_t u
 	return (vm && uid == vm->uid && has_process(vm)) || !uid_has_processes(uid);
 }
 
-/* Where the search begins: a number from the VM's UUID, so that the VMs of several daemons rarely meet. */
+/* The search begins at a number from the VM's UUID, so that VMs of several daemons rarely choose the same id. */
 static uint64_t uid_start(const uint8_t uuid[16])
 {
 	uint64_t n;

@@ -20,8 +20,8 @@
 #define CHANNEL 3 /* the process's socket */
 #define VERSION 1
 #define CLOSE 1 /* type of the only message */
-/* Its fds. Whoever has a copy of the socket closes it before PIPE_WRITE, so the end of the pipe says that no other copy
- * is left. */
+/* Its fds. A process with a copy of the socket closes it before PIPE_WRITE, so the end of the pipe shows that no other
+ * copy is left. */
 enum { SOCKET, PIPE_READ, PIPE_WRITE, CLOSE_FDS };
 /* Most closes that may hang at a time. Further sockets wait in the daemon. */
 #define HANGING_MAX 64

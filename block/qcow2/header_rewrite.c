@@ -130,7 +130,7 @@ static void extensions_copy(const struct rewrite *w, struct cursor *to, bool pin
 	}
 }
 
-/* Where the parts lie. */
+/* The offsets of the parts. */
 struct places {
 	bool names;	/* with the names of features */
 	uint32_t list;	/* the extensions; 0: behind the fixed part */

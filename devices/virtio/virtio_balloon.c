@@ -27,8 +27,8 @@ enum { INFLATE, DEFLATE, STATS, HINTS, REPORTS, QUEUES };
 #define CONFIG_ACTUAL 4 /* le32: pages that it has; the driver writes it */
 #define STAT_BYTES 10	/* le16 tag, le64 value */
 #define STATS_READ_MAX 32
-/* What a call of queue_run does at most, so that the loop serves others in between: page frame numbers read, ranges and
- * bytes given back. Giving 4 MiB back takes about 1 ms. */
+/* The most that a call of queue_run does, so that the loop serves other work in between: page frame numbers read,
+ * ranges and bytes freed. Freeing 4 MiB takes about 1 ms. */
 #define TURN_PFNS 4096u
 #define TURN_RANGES 256u
 #define TURN_BYTES (8 * MIB)

@@ -24,13 +24,13 @@ struct mount_row {
 	bool needed;
 };
 
-/* Where the parts lie while the root is put together. */
+/* The mount points of the parts while the root is put together. */
 static const struct mount_row parts[] = {
 	{ "dev", "/dev", "devtmpfs", NULL, 0, true },
 	{ DISK, "/lower", "squashfs", NULL, MS_RDONLY, true },
 };
 
-/* What the guest writes: in memory, or on a disk that later runs have, too. */
+/* The guest's writes: in memory, or on a disk that later runs use again. */
 static const struct mount_row uppers[] = {
 	{ "tmpfs", "/upper", "tmpfs", "mode=0700", 0, true },
 	{ KEPT_DISK, "/upper", "ext4", "noinit_itable", 0, true },

@@ -142,8 +142,8 @@ int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *
 void cli_texts_clean(struct json_object *o);
 /* Get the next event, as client_next_event() does, with texts as cli_execute() returns them. */
 int cli_next_event(struct cli *c, uint64_t deadline_ns, struct json_object **ret_ev, struct err *e);
-/* Whether the user's roles have changed. Who waits for an event asks for the present state then: the daemon does not
- * send, and has perhaps not sent for a while, the events of VMs that the user may not see. */
+/* Whether the user's roles have changed. A caller that waits for an event then asks for the present state: the daemon
+ * does not send the events of VMs that the user may not see, and perhaps has not sent them for a while. */
 bool cli_roles_changed(struct json_object *ev);
 /* Run a command that answers in pages, and join its pages.
  * args: taken.

@@ -90,7 +90,7 @@ const char *agent_host_name(const char *vm)
 	return host_label_is_valid(vm) ? vm : "vm";
 }
 
-/* Put the agent in place of init. What follows " -- " are init's arguments. */
+/* Put the agent in place of init. The words behind " -- " are init's arguments. */
 static int cmdline_change(struct config *c, const char *root, struct err *e)
 {
 	char *cmdline = c->vm.cmdline, init[256] = "", text[VM_CMDLINE_MAX + 600] = "";

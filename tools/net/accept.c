@@ -232,7 +232,7 @@ static bool file_has(const char *path, const char *what)
 
 /* ---- iptables-legacy ---- */
 
-/* What the filter table of one family does to packets from one link to another. */
+/* The effect of one family's filter table on packets from one link to another. */
 struct legacy_family {
 	bool given; /* the network has packets that this family's table sees */
 	bool ipv6;

@@ -194,7 +194,8 @@ static int guests_compare(const void *a, const void *b)
 		(one->dev.index > two->dev.index) - (one->dev.index < two->dev.index);
 }
 
-/* Sort the network's links, that with the fewest guests first. Those that are gone are left out, unless all are. */
+/* Sort the network's links, the one with the fewest guests first. Missing links are left out, unless all are
+ * missing. */
 static int candidates_make(struct operation *o, struct candidate list[DEVS_MAX], size_t *ret_n, struct err *e)
 {
 	const struct network *n = &o->req->net;

@@ -13,7 +13,7 @@
 #define DHCP_HOSTS "dhcp-hosts"
 #define DNS_HOSTS "dns-hosts"
 #define LEASES "state/leases"
-/* Where dnsmasq answers cairn-dns, on loopback (tools/dns/resolver.h); jail.c closes it to the guests. */
+/* The port at which dnsmasq answers cairn-dns, on loopback (tools/dns/resolver.h); jail.c closes it to the guests. */
 #define DNSMASQ_PORT 5300
 
 /* Print the configuration. resolv: a file with the host's name servers; NULL: there are none that dnsmasq can reach. */

@@ -572,9 +572,9 @@ static int all_isolate(struct operation *o, struct err *e)
 	return r;
 }
 
-/* Enter the clones, whose guests are about to continue. Otherwise the host asks for each by ARP, and the bridge hands
- * each question to all guests: 50 clones that are spoken to at once get 2,500 frames. Without an entry, only time is
- * lost. */
+/* Enter the clones, whose guests are about to continue, in the bridge's table and the host's. Otherwise the host asks
+ * for each by ARP, and the bridge sends each question to all guests: 50 clones that are contacted at once get 2,500
+ * frames. A missing entry only costs time. */
 static void clones_introduce(struct operation *o)
 {
 	const struct network *n = &o->req->net;

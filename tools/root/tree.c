@@ -38,7 +38,7 @@ struct tree_name {
 	struct tree_name *children, *sibling, *older, *link;
 };
 
-/* Where the content of an entry went. */
+/* The place of an entry's content. */
 struct made {
 	struct tree_name *folder;
 	struct file *file;

@@ -11,7 +11,7 @@
 
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
 
-/* Where a packet of the guest comes from and goes to. */
+/* The source and destination of a guest's packet. */
 struct guest_packet {
 	bool ipv6;
 	uint8_t protocol; /* of the packet; IPPROTO_ICMPV6 with IPv6 */

@@ -213,7 +213,7 @@ static bool filter_make(struct network *n)
 	return false;
 }
 
-/* Take other egress rules, or none. What they deny ends. */
+/* Replace the egress rules, or remove them. Connections that the new rules deny end. */
 static bool rules_change(struct network *n, int fd)
 {
 	static char text[RULES_MAX];

@@ -7,7 +7,7 @@
 
 struct client;
 
-/* Who connects. */
+/* The user who connects. */
 struct links {
 	const char *daemon; /* its socket */
 	int delegate;	    /* -1: this process; borrowed */

@@ -155,8 +155,8 @@ static struct curl_slist *headers_make(const struct delivery *d)
 
 /* ---- the request ---- */
 
-/* Open the socket for an address that the name stands for right now, or refuse that address. What other look-ups of the
- * name said or will say does not matter. */
+/* Open the socket for an address that the name stands for right now, or refuse that address. Earlier and later look-ups
+ * of the name do not matter. */
 static curl_socket_t socket_open(void *opaque, curlsocktype purpose, struct curl_sockaddr *a)
 {
 	struct delivery *d = opaque;

@@ -261,8 +261,8 @@ static void series_print(const struct cursor *p)
 	list_print(p, TREND_SERIES);
 }
 
-/* What the placeholder of an argument or of an option's value stands for. of: the verb, or its first letters, or the
- * option; NULL: any. The first row that fits counts. */
+/* The kind of value that a placeholder of an argument or of an option means. of: the verb, or its first letters, or the
+ * option; NULL: any. The first row that matches counts. */
 static const struct {
 	const char *of, *word;
 	void (*print)(const struct cursor *p);
