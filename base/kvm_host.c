@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define LEAF7_ECX_SHADOW_STACK (1u << 7)
+
 int kvm_ioctl(int fd, unsigned long req, void *arg)
 {
 	int r;
@@ -52,6 +54,13 @@ static void cores_level_add(struct cpuid *c)
 		leaf_add(c, 0xb, 1, CPUID_FLAG_INDEX);
 }
 
+void kvm_cpuid_hide_unsaved(struct cpuid *c)
+{
+	for (struct cpuid_leaf *l = c->leaf; l < c->leaf + c->n; l++)
+		if (l->function == 7 && !l->index)
+			l->reg[CPUID_ECX] &= ~LEAF7_ECX_SHADOW_STACK;
+}
+
 int kvm_cpuid_read(int kvm_fd, struct cpuid **ret)
 {
 	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + CPUID_LEAVES_MAX * sizeof(c->entries[0]));
@@ -77,6 +86,7 @@ int kvm_cpuid_read(int kvm_fd, struct cpuid **ret)
 	if (r < 0)
 		return r;
 	cores_level_add(read);
+	kvm_cpuid_hide_unsaved(read);
 	*ret = read;
 	return r;
 }

@@ -16,7 +16,11 @@ int kvm_ioctl(int fd, unsigned long req, void *arg);
 
 /* Convert leaves to KVM's struct, which the caller frees; NULL: out of memory. */
 struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *c);
-/* Read the leaves that KVM supports, and a sub-leaf 1 of leaf 0xB for the topology.
+/* Hide features with state that a VM's state lacks, so that no guest uses them: shadow stacks (Linux 6.18), whose
+ * pointer only KVM_GET_ONE_REG reads. */
+void kvm_cpuid_hide_unsaved(struct cpuid *c);
+/* Read the leaves that KVM supports, but not what kvm_cpuid_hide_unsaved() hides, and a sub-leaf 1 of leaf 0xB for the
+ * topology.
  * kvm_fd: of /dev/kvm. ret: the caller frees it with free(). Returns 0 or -errno. */
 int kvm_cpuid_read(int kvm_fd, struct cpuid **ret);
 

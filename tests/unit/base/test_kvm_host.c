@@ -1,9 +1,12 @@
 #include "base/kvm_host.h"
+#include "base/cpuid.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -20,9 +23,30 @@ static void test_huge_pages_are_safe_from_linux_6_6_on(void **state)
 		assert_int_equal(kvm_host_huge_pages_safe(rows[i].release), rows[i].safe);
 }
 
+static void test_shadow_stacks_are_hidden(void **state)
+{
+	static const uint32_t at[][2] = { { 1, 0 }, { 7, 0 }, { 7, 1 } };
+	struct cpuid *c = cpuid_new(3);
+
+	(void)state;
+	assert_non_null(c);
+	for (uint32_t i = 0; i < 3; i++) {
+		c->leaf[i] = (struct cpuid_leaf){ .function = at[i][0], .index = at[i][1] };
+		memset(c->leaf[i].reg, 0xff, sizeof(c->leaf[i].reg));
+	}
+	kvm_cpuid_hide_unsaved(c);
+	for (uint32_t i = 0; i < 3; i++)
+		for (unsigned r = 0; r < 4; r++)
+			assert_int_equal(c->leaf[i].reg[r], i == 1 && r == CPUID_ECX ? ~(1u << 7) : ~0u);
+	free(c);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_huge_pages_are_safe_from_linux_6_6_on) };
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_huge_pages_are_safe_from_linux_6_6_on),
+		cmocka_unit_test(test_shadow_stacks_are_hidden),
+	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
