@@ -46,16 +46,17 @@ static struct cpuid_leaf *leaf_add(struct cpuid *c, uint32_t function, uint32_t 
 	return &c->leaf[c->n++];
 }
 
-/* Add sub-leaf 1 of leaf 0xB, the second level of the topology: the cores of a package. Linux 6.2 and newer leave it
- * out, and without it a guest takes each core for a package. */
-static void cores_level_add(struct cpuid *c)
+/* Add sub-leaf 1 of a leaf of topology: the second level, the cores of a package. */
+static void cores_level_add(struct cpuid *c, uint32_t function)
 {
-	if (c->n < CPUID_LEAVES_MAX && cpuid_find(c, 0xb, 0) && !cpuid_find(c, 0xb, 1))
-		leaf_add(c, 0xb, 1, CPUID_FLAG_INDEX);
+	if (c->n < CPUID_LEAVES_MAX && cpuid_find(c, function, 0) && !cpuid_find(c, function, 1))
+		leaf_add(c, function, 1, CPUID_FLAG_INDEX);
 }
 
-void kvm_cpuid_hide_unsaved(struct cpuid *c)
+void kvm_cpuid_adjust(struct cpuid *c)
 {
+	cores_level_add(c, 0xb);
+	cores_level_add(c, 0x1f);
 	for (struct cpuid_leaf *l = c->leaf; l < c->leaf + c->n; l++)
 		if (l->function == 7 && !l->index)
 			l->reg[CPUID_ECX] &= ~LEAF7_ECX_SHADOW_STACK;
@@ -71,7 +72,7 @@ int kvm_cpuid_read(int kvm_fd, struct cpuid **ret)
 		return -ENOMEM;
 	c->nent = CPUID_LEAVES_MAX;
 	r = kvm_ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, c);
-	if (!r && !(read = cpuid_new(c->nent + 1)))
+	if (!r && !(read = cpuid_new(c->nent + 2)))
 		r = -ENOMEM;
 	if (!r)
 		read->n = 0;
@@ -85,8 +86,7 @@ int kvm_cpuid_read(int kvm_fd, struct cpuid **ret)
 	free(c);
 	if (r < 0)
 		return r;
-	cores_level_add(read);
-	kvm_cpuid_hide_unsaved(read);
+	kvm_cpuid_adjust(read);
 	*ret = read;
 	return r;
 }

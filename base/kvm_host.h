@@ -16,11 +16,12 @@ int kvm_ioctl(int fd, unsigned long req, void *arg);
 
 /* Convert leaves to KVM's struct, which the caller frees; NULL: out of memory. */
 struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *c);
-/* Hide features with state that a VM's state lacks, so that no guest uses them: shadow stacks (Linux 6.18), whose
- * pointer only KVM_GET_ONE_REG reads. */
-void kvm_cpuid_hide_unsaved(struct cpuid *c);
-/* Read the leaves that KVM supports, but not what kvm_cpuid_hide_unsaved() hides, and a sub-leaf 1 of leaf 0xB for the
- * topology.
+/* Make leaves that KVM supports those that a guest can have. c: has room for two more.
+ * - Hide shadow stacks (Linux 6.18): only KVM_GET_ONE_REG reads their pointer, so a VM's state lacks it.
+ * - Add the sub-leaves 1 of leaves 0xB and 0x1F, which Linux 6.2 and newer leave out: without them, a guest takes each
+ *   core for a package. */
+void kvm_cpuid_adjust(struct cpuid *c);
+/* Read the leaves that KVM supports, adjusted.
  * kvm_fd: of /dev/kvm. ret: the caller frees it with free(). Returns 0 or -errno. */
 int kvm_cpuid_read(int kvm_fd, struct cpuid **ret);
 
