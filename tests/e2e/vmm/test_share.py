@@ -1,6 +1,7 @@
 """Shared folders: Linux mounts them by virtio-fs; snapshots while one is mounted are refused; cairn-share is confined,
 has the rights of the user who added the folder, and ends with its VM, which outlives it."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -24,11 +25,9 @@ def servers(folder):
     """Return the pids of the cairn-share processes of a folder."""
     pids = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if pathlib.Path(f"/proc/{pid}/comm").read_text() == "cairn-share\n" and os.readlink(f"/proc/{pid}/fd/4") == str(folder):
                 pids.append(int(pid))
-        except OSError:
-            pass
     return pids
 
 

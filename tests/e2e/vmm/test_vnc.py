@@ -73,12 +73,12 @@ def vnc_pids(path):
     inodes = {line.split()[6] for line in open("/proc/net/unix") if line.rstrip().endswith(str(path))}
     pids = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if not shows(pid):
+                continue
             links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-            if shows(pid) and any(f"socket:[{i}]" in links for i in inodes):
+            if any(f"socket:[{i}]" in links for i in inodes):
                 pids.append(int(pid))
-        except OSError:
-            pass
     return pids
 
 

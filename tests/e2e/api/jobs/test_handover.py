@@ -302,6 +302,7 @@ def test_handover_outlives_daemon(held, again):
 def test_successor_ends_with_daemon_and_old_process(held, first):
     """Nobody is left to tell the new process that the VM is its own."""
     id, old, new = hold(held)
+    assert old in holders(held)
     pids = [held.proc.pid, old]
     for pid in pids if first == "daemon" else reversed(pids):
         os.kill(pid, signal.SIGKILL)

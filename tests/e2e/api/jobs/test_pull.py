@@ -289,6 +289,7 @@ def test_edit_that_is_stored_while_a_pull_ends_is_kept(vm):
     vm.start()
     vm.cairn("start", "vm1")
     pid = vm.info("vm1")["pid"]
+    assert str(vm.tmp / "base.raw") in open_files(pid)
     q, other = vm.qmp(), vm.qmp()
     definition = q.run("vm-dump-definition", vm="vm1")["definition"]
     os.kill(pid, signal.SIGSTOP)

@@ -225,7 +225,8 @@ def limit_memory(pid, limit):
     """Only the process's own user and whoever has CAP_SYS_RESOURCE may do that."""
     ids = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
     uid, gid = (int(ids[k].split()[0]) for k in ("Uid", "Gid"))
-    subprocess.run(["prlimit", f"--as={limit}:unlimited", "--pid", str(pid)], user=uid, group=gid, extra_groups=[], check=True)
+    become = {} if os.geteuid() else {"user": uid, "group": gid, "extra_groups": []}
+    subprocess.run(["prlimit", f"--as={limit}:unlimited", "--pid", str(pid)], check=True, **become)
 
 
 def booted(daemon):

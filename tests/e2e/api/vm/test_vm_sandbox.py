@@ -89,7 +89,7 @@ def test_dominfo_prints_sandbox(daemon, guest):
         "CapEff": "none", "CapPrm": "none", "NoNewPrivs": "yes", "Seccomp": f"filter, {filters} filter" + "s" * (filters > 1),
         "Landlock": f"version {landlock()}" if landlock() else "none", "Core limit": "0",
         "Size limit": limit(o["limit-fsize"]), "File limit": limit(o["limit-nofile"]), "Thread limit": limit(o["limit-nproc"]),
-        **{label: " ".join(n for n in SPACES if spaces[n] == word) or "none" if spaces else "not readable"
+        **{label: " ".join(n for n in SPACES if spaces.get(n) == word) or "none" if spaces else "not readable"
            for label, word in (("Own namespaces", "own"), ("Daemon's", "daemon"))},
         "Mounts": str(o["mounts"]), "Interfaces": " ".join(o["interfaces"]) or "none"}
     assert "".join(f"Lacks:          {lack}\n" for lack in o["lacks"] or ["none"]) in text

@@ -172,6 +172,7 @@ def test_inflated_balloon_is_saved_forked_and_handed_over(vm, daemon, tmp_path):
     assert daemon.figures("src")["used-memory"] == 64 * MIB
 
 
+@pytest.mark.skipif(not guestlib.has_userfaultfd(), reason="memory is read on demand only with userfaultfd")
 def test_reclaimed_memory_comes_back_from_the_image(vm, daemon, tmp_path):
     vm.start(disks=[image(tmp_path / "a.qcow2")])
     assert "no snapshot in the VM's image has its memory" in daemon.cairn("reclaim", "src", ok=False).stderr
