@@ -242,6 +242,7 @@ $(BUILD)/unit/snapshot/test_state_fuzz: $(addprefix $(FUZZ_OBJ)state_,run.o seed
 $(BUILD)/unit/devices/test_device_fuzz: $(FUZZ_OBJ)device_run.o
 $(BUILD)/unit/api/test_api_fuzz: UNIT_LDFLAGS = -Wl,--wrap=vm_spawn_begin,--wrap=vm_spawn_fd,--wrap=vm_spawn_end,--wrap=vm_socket_peek_pid,--wrap=loop_run_once
 $(BUILD)/unit/block/qcow2/test_qcow2: UNIT_LDFLAGS = -Wl,--wrap=loop_readv
+$(BUILD)/unit/block/qcow2/test_powercut_snapshot: UNIT_LDFLAGS = -Wl,--wrap=loop_writev
 $(BUILD)/unit/vmm/kvm/test_guest_cpu: UNIT_LDFLAGS = -Wl,--wrap=kvm_cpuid_guest_run,--wrap=kvm_ioctl
 $(BUILD)/unit/devices/virtio/test_blk_limits: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
 $(BUILD)/unit/devices/pci/test_pci: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns

@@ -158,6 +158,8 @@ static int step_mark(struct delete *d)
  * in the file may name either table, free nothing. */
 static int table_failed(struct delete *d, int res)
 {
+	if (table_swap_retry(&d->swap, d->o.task.q, res))
+		return 0;
 	d->res = table_swap_failed(&d->swap, d->o.task.q, res);
 	d->n = 0;
 	d->o.phase = DELETE_L1;

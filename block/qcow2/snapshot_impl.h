@@ -41,6 +41,8 @@ void task_resume(struct task *t);
 int task_write(struct task *t, const void *buf, size_t len, uint64_t off);
 int task_read(struct task *t, void *buf, size_t len, uint64_t off);
 int task_flush(struct task *t);
+/* Give a range of the file back to the file system; a failure is ignored. */
+int task_punch(struct task *t, uint64_t off, uint64_t len);
 
 /* A run of adjacent clusters, allocated piece by piece. */
 struct contig {
@@ -192,9 +194,15 @@ struct table_swap {
 	struct contig place;
 	uint8_t *buf;
 	uint64_t bytes;
+	bool tight;    /* there was no space */
+	size_t spared; /* number of tables whose padding was freed */
+	uint64_t spare_from, spare_to; /* offsets in the file: the padding to free next */
 	struct header_update header;
 	uint8_t old_fields[12];
 };
+/* After an error of a step, or of an operation that t->wait waited for: returns true if the steps shall go on, with
+ * space that they free first. Otherwise call table_swap_failed(). */
+bool table_swap_retry(struct table_swap *s, struct qcow2 *q, int res);
 /* Copy the current list, with room for one more entry. Returns 0 or -ENOMEM. */
 int table_swap_init(struct table_swap *s, struct qcow2 *q);
 void table_swap_done(struct table_swap *s);

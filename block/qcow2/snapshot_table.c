@@ -1,6 +1,8 @@
 /* The snapshot table: held in memory and replaced as a whole. The new table is written beside the
  * old one. One sector of the header then gets the new count and offset. Only then the old table is
- * freed. */
+ * freed. So a deletion on a full file system needs space before it frees any. It takes that of the padding behind the
+ * old table and behind the snapshots' L1s, of up to 60 KiB each, which was written with the table and is read by
+ * nobody. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -162,7 +164,52 @@ void table_swap_adopt(struct table_swap *s, struct qcow2 *q)
 	s->n = 0;
 }
 
-enum swap_phase { SWAP_SERIALIZE, SWAP_PLACE, SWAP_WRITE, SWAP_FLUSH, SWAP_HOLD, SWAP_HEADER, SWAP_OVER };
+enum swap_phase { SWAP_SERIALIZE, SWAP_PLACE, SWAP_WRITE, SWAP_FLUSH, SWAP_HOLD, SWAP_HEADER, SWAP_OVER, SWAP_SPARE };
+
+/* Direct I/O and file systems have blocks of this size. */
+#define BLOCK_BYTES 4096u
+
+/* Let the padding of a table of so many bytes be freed next. Returns false if the table fills its last cluster. */
+static bool spare_set(struct table_swap *s, const struct qcow2 *q, uint64_t table, uint64_t bytes)
+{
+	s->spare_from = table + ROUND_UP(bytes, (uint64_t)BLOCK_BYTES);
+	s->spare_to = table + ROUND_UP(bytes, (uint64_t)q->cluster_bytes);
+	return s->spare_from < s->spare_to;
+}
+
+static bool spare_l1(struct table_swap *s, struct qcow2 *q, const struct qcow2_snapshot_info *of)
+{
+	uint64_t bytes = of->l1_size * 8ULL;
+
+	return bytes && !(of->l1_offset & (q->cluster_bytes - 1)) && qcow2_l1_in_file(q->base.fd, &q->h, of) &&
+		meta_find(&q->meta, (of->l1_offset + bytes - 1) >> q->cluster_bits) == META_INACTIVE_L1 &&
+		spare_set(s, q, of->l1_offset, bytes);
+}
+
+bool table_swap_retry(struct table_swap *s, struct qcow2 *q, int res)
+{
+	bool found = false;
+
+	/* SWAP_FLUSH: the write of the table has failed. */
+	if ((res != -ENOSPC && res != -EDQUOT) || (s->phase != SWAP_PLACE && s->phase != SWAP_FLUSH))
+		return false;
+	while (!found && s->spared <= q->nsnapshots) {
+		size_t i = s->spared++;
+
+		found = i ? spare_l1(s, q, &q->snapshots[i - 1]) :
+			q->nsnapshots && spare_set(s, q, q->h.snapshots_offset, q->snapshots[q->nsnapshots - 1].table_bytes);
+	}
+	s->tight = true;
+	if (found)
+		s->phase = SWAP_SPARE;
+	return found;
+}
+
+/* The bytes of the new table to write. Without its padding, the rest of its cluster needs no space. */
+static uint64_t swap_bytes(const struct table_swap *s)
+{
+	return s->tight ? ROUND_UP(s->list[s->n - 1].table_bytes, (uint64_t)BLOCK_BYTES) : s->bytes;
+}
 
 /* Free the new table's clusters after a failure before the header write. */
 static int swap_fail(struct table_swap *s, struct qcow2 *q, int res)
@@ -206,9 +253,12 @@ int table_swap_write(struct table_swap *s, struct task *t)
 			return swap_place(s, t);
 		s->phase = SWAP_FLUSH;
 		return 0;
+	case SWAP_SPARE:
+		s->phase = s->place.n ? SWAP_WRITE : SWAP_PLACE;
+		return task_punch(t, s->spare_from, s->spare_to - s->spare_from);
 	case SWAP_WRITE:
 		s->phase = SWAP_FLUSH;
-		return task_write(t, s->buf, s->bytes, s->place.first << q->cluster_bits);
+		return task_write(t, s->buf, swap_bytes(s), s->place.first << q->cluster_bits);
 	case SWAP_FLUSH:
 		s->phase = SWAP_HOLD;
 		return task_flush(t);

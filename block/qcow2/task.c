@@ -4,6 +4,7 @@
 #include "block/qcow2/sync.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
 /* Number of steps, each of at most one slice, before other work gets a turn; some 100 us. */
 #define TASK_STEPS 16u
@@ -97,6 +98,13 @@ int task_read(struct task *t, void *buf, size_t len, uint64_t off)
 int task_flush(struct task *t)
 {
 	commit_flush(t->q, &t->wait);
+	return -EINPROGRESS;
+}
+
+int task_punch(struct task *t, uint64_t off, uint64_t len)
+{
+	/* task_turn() ignores the result. */
+	loop_fallocate(t->q->base.loop, &t->nop, t->q->base.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len);
 	return -EINPROGRESS;
 }
 

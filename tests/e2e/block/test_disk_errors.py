@@ -324,6 +324,54 @@ def test_snapshot_on_full_file_system_leaves_nothing(daemon, kvm, guest, small):
     run("qemu-img", "check", "-q", vm.path)
 
 
+@pytest.mark.parametrize("off", [False, True])
+def test_snapshots_are_deleted_on_full_file_system(daemon, kvm, guest, small, off):
+    """That is how a user gets space. The other snapshots stay."""
+    vm = Vm(daemon, guest, image_with(small.path / "img", "qcow2"))
+    names = ["s1", "s2", "s3", "s4"]
+    for i, name in enumerate(names):
+        vm.run(f"write 0 256 {i + 1}")
+        daemon.cairn("snapshot-create-as", "vm1", name, "--disk-only")
+    if off:
+        vm.off()
+    for name in ["s2", "s4", "s1"]:
+        small.fill()
+        daemon.cairn("snapshot-delete", "vm1", name)
+        names.remove(name)
+        assert daemon.cairn("snapshot-list", "vm1", "--name").stdout.split() == names
+        assert os.statvfs(small.path).f_bavail > 0
+    small.empty()
+    if not off:
+        vm.off()
+    run("qemu-img", "check", "-q", vm.path)
+    daemon.cairn("snapshot-revert", "vm1", "s3")
+    vm.start()
+    vm.run("verify 0 256 3")
+
+
+def test_vm_that_lacks_space_goes_on_after_snapshots_are_deleted(daemon, kvm, guest, small):
+    vm = Vm(daemon, guest, image_with(small.path / "img", "qcow2"))
+    for name in "s1", "s2", "s3":
+        vm.run("write 0 2048 1")
+        daemon.cairn("snapshot-create-as", "vm1", name, "--disk-only")
+    small.fill(keep=MIB)
+    done = 1
+    while vm.outcome(f"write {done * 2048} 2048 {done + 1}") == "ok":
+        done += 1
+    vm.error(operation="write", action="stop", nospace=True)
+    vm.paused(": no space left")
+    small.fill()
+    for name in "s2", "s1", "s3":
+        daemon.cairn("snapshot-delete", "vm1", name)
+    vm.resume()
+    assert vm.answer() == "ok"
+    for i in range(done + 1):
+        vm.run(f"verify {i * 2048} 2048 {i + 1}")
+    vm.run("flush")
+    vm.off()
+    run("qemu-img", "check", "-q", vm.path)
+
+
 @pytest.mark.parametrize("full", ["vda", "vda and vdb", "vdb"])
 def test_revert_on_full_file_system_changes_nothing(daemon, kvm, guest, small, tmp_path, full):
     """It fails with a message, and the VM runs on with its memory and its disks."""

@@ -712,13 +712,16 @@ void powercut_pull(const char *create, unsigned seed)
 	scene_cut(&rec, 2);
 }
 
-void powercut_quiet(const char *create, unsigned seed)
+void powercut_quiet(const char *create, unsigned seed, bool *full)
 {
 	struct recorder rec;
 	struct fixture f;
 
 	scene_begin(&rec, &f, create, seed);
-	load_quiet(&rec);
+	if (full)
+		load_full(&rec, full);
+	else
+		load_quiet(&rec);
 	scene_close(&rec);
 	scene_cut(&rec, 2);
 }

@@ -27,8 +27,9 @@ void powercut_pull(const char *create, unsigned seed);
  * delete one. create: a command that makes "img" of 1 MiB. The refcount table has to grow for the runs of clusters. */
 void powercut_long_runs(const char *create, unsigned seed);
 
-/* Without guest writes, a cut leaves no leaks, or a mark, and opening completes the operation. */
-void powercut_quiet(const char *create, unsigned seed);
+/* Without guest writes, a cut leaves no leaks, or a mark, and opening completes the operation.
+ * full: NULL: operations of all kinds; else deletions while *full is set, so that the caller fails writes. */
+void powercut_quiet(const char *create, unsigned seed, bool *full);
 
 /* Make and delete pins. quiet: without guest writes, as powercut_quiet(). of_snapshots: pin snapshots. */
 void powercut_pins(const char *create, unsigned seed, bool quiet, bool of_snapshots);

@@ -522,6 +522,18 @@ void load_quiet(struct recorder *r)
 	load_snapshot_delete(r, 0);
 }
 
+void load_full(struct recorder *r, bool *full)
+{
+	r->quiet = true;
+	for (int i = 0; i < 4; i++)
+		load_snapshot_make(r, i - 1);
+	*full = true;
+	load_snapshot_delete(r, 1);
+	load_snapshot_delete(r, 2);
+	load_snapshot_delete(r, 0);
+	*full = false;
+}
+
 static void random_size(struct recorder *r)
 {
 	uint64_t bytes = (1 + fixture_random(r->f) % (RECORD_DISK_MAX / 512)) * 512;

@@ -26,6 +26,8 @@ void load_pin_id(size_t number, uint8_t ret[BLOCK_PIN_ID_BYTES]);
 void load_bitmaps(struct recorder *r);
 /* Create, abort, rename, delete and apply snapshots without any other activity. */
 void load_quiet(struct recorder *r);
+/* Make snapshots, and delete them while *full is set. */
+void load_full(struct recorder *r, bool *full);
 /* Run `steps` random operations. fixed_size: no resize. */
 void load_random(struct recorder *r, unsigned steps, bool fixed_size, bool no_snapshots);
 /* Fork the last disk until the chain has RECORD_DISKS_MAX images, then run `steps` random operations on any of them.
