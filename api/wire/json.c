@@ -80,28 +80,30 @@ int js_read(const char *path, size_t max, struct json_object **ret_o, struct err
 
 void js_put(struct json_object *o, const char *key, struct json_object *v)
 {
-	json_object_object_add(o, key, v);
+	/* Without memory json-c would leave the member out, and a definition or state would be stored without it. */
+	if (json_object_object_add(o, key, v) < 0)
+		abort();
 }
 
 void js_put_str(struct json_object *o, const char *key, const char *v)
 {
 	if (v)
-		json_object_object_add(o, key, json_object_new_string(v));
+		js_put(o, key, must_alloc(json_object_new_string(v)));
 }
 
 void js_put_int(struct json_object *o, const char *key, int64_t v)
 {
-	json_object_object_add(o, key, json_object_new_int64(v));
+	js_put(o, key, must_alloc(json_object_new_int64(v)));
 }
 
 void js_put_uint(struct json_object *o, const char *key, uint64_t v)
 {
-	json_object_object_add(o, key, json_object_new_uint64(v));
+	js_put(o, key, must_alloc(json_object_new_uint64(v)));
 }
 
 void js_put_bool(struct json_object *o, const char *key, bool v)
 {
-	json_object_object_add(o, key, json_object_new_boolean(v));
+	js_put(o, key, must_alloc(json_object_new_boolean(v)));
 }
 
 struct json_object *js_error(const char *class_name, const char *desc)
