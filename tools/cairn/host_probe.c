@@ -169,6 +169,24 @@ static void paging_probe(struct host_check *c)
 	remedy(c, "load the module with %s=1", parameter);
 }
 
+static void nested_guests_probe(struct host_check *c)
+{
+	const char *kind = cpu_virtualization();
+	const char *module = kind && !strcmp(kind, "vmx") ? "kvm_intel" : "kvm_amd";
+	char parameter[64];
+
+	snprintf(parameter, sizeof(parameter), "/sys/module/%s/parameters/nested", module);
+	if (!kind) {
+		found(c, HOST_MISSING, "the CPU shows neither VMX nor SVM");
+		remedy(c, "see the check nested-paging");
+	} else if (is_off(parameter)) {
+		found(c, HOST_MISSING, "%s nested=0", module);
+		remedy(c, "load the module with %s nested=1", module);
+	} else {
+		found(c, HOST_OK, "KVM offers %s to guests", kind);
+	}
+}
+
 int host_cpu_read(struct host_cpu *ret, struct err *e)
 {
 	CLEANUP_CLOSE int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -642,6 +660,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "io-uring", "disk and network I/O", true, io_uring_probe },
 		{ "seccomp", "confine VM processes", true, seccomp_probe },
 		{ "nested-paging", "run guests at full speed", false, paging_probe },
+		{ "nested-guests", "guests that run VMs themselves", false, nested_guests_probe },
 		{ "cpuid", "processor models (\"cpu\")", false, cpuid_probe },
 		{ "userfaultfd", "snapshots, reverts and live clones without long pauses", false, uffd_probe },
 		{ "landlock", "confine VM processes, and the programs for archives and user networks", false, landlock_probe },

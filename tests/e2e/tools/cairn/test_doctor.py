@@ -15,7 +15,7 @@ from plainlib import DEVICE, NOBODY, as_plain_user
 from test_host import needs_root
 from test_tracking import SYSCTL, folder  # noqa: F401
 
-NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "cpuid", "userfaultfd", "landlock", "user-namespaces",
+NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "nested-guests", "cpuid", "userfaultfd", "landlock", "user-namespaces",
          "cgroups", "memory-pressure", "modules", "tun", "macvtap", "forwarding", "vhost-net", "bios", "uefi", "network-boot", "huge-pages",
          "transparent-huge-pages"]
 
@@ -253,3 +253,21 @@ def test_nested_paging_that_is_off_or_absent_is_told(cairn_path, tmp_path):
     c = checks(cairn_path, before=in_namespace(script))["nested-paging"]
     assert (c["status"], c["found"]) == ("slow", f"nested paging is off ({module} {parameter}=0)")
     assert c["remedy"] == f"load the module with {module} {parameter}=1"
+
+
+@needs_root
+def test_virtualization_for_guests_that_is_off_or_absent_is_told(cairn_path, tmp_path):
+    module = vendor_module()
+    if module == "kvm_pvm":
+        c = checks(cairn_path)["nested-guests"]
+        assert (c["status"], c["found"], c["remedy"]) == ("missing", "the CPU shows neither VMX nor SVM", "see the check nested-paging")
+        return
+    (tmp_path / "on").write_text("1\n")
+    (tmp_path / "off").write_text("0\n")
+    found = {}
+    for value in ("on", "off"):
+        script = f"mount --bind {tmp_path}/{value} /sys/module/{module}/parameters/nested"
+        c = checks(cairn_path, before=in_namespace(script))["nested-guests"]
+        found[value] = (c["status"], c["found"], c.get("remedy"))
+    assert found["on"] == ("ok", f"KVM offers {'vmx' if module == 'kvm_intel' else 'svm'} to guests", None)
+    assert found["off"] == ("missing", f"{module} nested=0", f"load the module with {module} nested=1")
