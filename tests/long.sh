@@ -13,6 +13,8 @@
 #   this host a second start and a handover of Linux, and Linux on a user network
 # - bare-svm, linux-svm, snapshots-svm: all tests of the bare-metal guests, of Linux and of snapshots on the emulated
 #   host; make check runs a part of them there
+# - vmx: snapshots, saved states and clones of bare-metal guests, of guests that are hypervisors and of Linux on an
+#   emulated Intel host (vmxhost); Bochs, which emulates it, is fetched
 # - bios, bios-svm: GRUB with Linux, an ISO and the network under SeaBIOS, on this host and on the emulated one
 # - uefi-svm: OVMF boots a disk on the emulated host; its variables after a revert, a reset and a clone; its keyboard
 # - installer-svm: Debian's installer from an ISO up to its first question, on the emulated host;
@@ -154,6 +156,7 @@ e2e bare-svm vmm/test_bare.py CAIRN_IN_SVMHOST=1 \
 e2e linux-svm "vmm/test_linux.py tests/e2e/vmm/test_linux_devices.py tests/e2e/vmm/test_linux_root.py tests/e2e/vmm/test_linux_warm.py
 	tests/e2e/vmm/test_boot.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
+part vmx tests/vmxhost/vmxhost "$build"
 e2e bios vmm/long_bios.py
 e2e bios-svm vmm/long_bios.py CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
