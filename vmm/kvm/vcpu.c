@@ -547,9 +547,10 @@ static int vcpus_drain_some(struct vcpus *s, unsigned from, unsigned to, struct 
 	int r = 0;
 
 	vcpus_drain(s, from, to);
-	/* KVM would keep the INIT until a guest that is a hypervisor itself allows it. */
+	/* KVM would keep the INIT until a guest that is a hypervisor itself allows it. A vCPU that was loaded and has
+	 * not run yet has such a guest's state, too. */
 	for (unsigned i = from; i < to && !r; i++)
-		r = s->vcpu[i].ran ? vcpu_nested_leave(&s->vcpu[i]) : 0;
+		r = s->vcpu[i].ran || s->vcpu[i].loaded ? vcpu_nested_leave(&s->vcpu[i]) : 0;
 	/* Reset all LAPICs before the first INIT: the guest may have changed the APIC ids. */
 	for (unsigned i = from; i < to && !r; i++)
 		r = s->vcpu[i].ran ? lapic_reset(&s->vcpu[i]) : 0;

@@ -32,10 +32,17 @@ def test_revert_leaves_and_enters_the_guests_guest(vm):
     vm.stop()
 
 
-def test_reset_ends_the_guests_guest(vm):
+@pytest.mark.parametrize("when", ["while it runs", "before it goes on"])
+def test_reset_ends_the_guests_guest(vm, when):
     vm.start()
     vm.run("nest")
+    if when == "before it goes on":
+        vm.daemon.cairn("managedsave", "vm1")
+        vm.daemon.cairn("start", "vm1", "--paused")
+        again(vm)
     vm.daemon.cairn("reset", "vm1")
+    if when == "before it goes on":
+        vm.daemon.cairn("resume", "vm1")
     while vm.console.line() != "interp":
         pass
     with pytest.raises(AssertionError, match="no hypervisor of the guest's was called"):
