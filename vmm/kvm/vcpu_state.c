@@ -21,6 +21,7 @@
 #define MSRS_AT_ONCE 255u /* KVM's limit for a call */
 #define MSR_TSC 0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
+#define MSR_MTRR_DEF_TYPE 0x2ffu
 /* KVM takes a TSC within a second of the one that the VM would have now for an attempt to synchronize vCPUs, and keeps
  * the latter (since Linux 6.7, not for the first one that is set). So set the first vCPU to one that is minutes away
  * before. */
@@ -68,20 +69,36 @@ static void image_free(struct vcpu_image *s)
 
 /* ---- to and from KVM ---- */
 
-/* Read all MSRs that KVM lists, and drop from the list those that KVM lists but cannot read. */
-static int msrs_read(struct vcpu *v, struct msr_list *m)
-{
-	struct {
-		struct kvm_msr_list head;
-		uint32_t index[MSRS_MAX];
-	} list = { .head.nmsrs = MSRS_MAX };
-	int r = kvm_ioctl(v->set->cfg.kvm->sys_fd, KVM_GET_MSR_INDEX_LIST, &list);
+/* MSRs that a guest can set and that KVM does not list. A state has the first one, and those of the others that are not
+ * 0, as in a vCPU that KVM has created. */
+static const struct {
+	uint32_t first, count;
+} unlisted_msrs[] = {
+	{ MSR_MTRR_DEF_TYPE, 1 },
+	{ 0x250, 1 }, { 0x258, 2 }, { 0x268, 8 }, { 0x200, 16 }, /* the fixed and the variable MTRRs */
+	{ 0x1d9, 1 },						 /* DEBUGCTL */
+	{ 0xc0011029, 1 },					 /* AMD's DE_CFG */
+};
 
-	if (r < 0)
-		return r;
-	m->head.nmsrs = list.head.nmsrs;
-	for (uint32_t i = 0; i < list.head.nmsrs; i++)
-		m->e[i] = (struct kvm_msr_entry){ .index = list.index[i] };
+static void list_append(struct msr_list *m, uint32_t index, uint64_t v)
+{
+	if (m->head.nmsrs < MSRS_MAX)
+		m->e[m->head.nmsrs++] = (struct kvm_msr_entry){ .index = index, .data = v };
+}
+
+static bool list_has(const struct msr_list *m, uint32_t index)
+{
+	for (uint32_t i = 0; i < m->head.nmsrs; i++)
+		if (m->e[i].index == index)
+			return true;
+	return false;
+}
+
+/* Read the listed MSRs, and drop from the list those that KVM cannot read. */
+static int list_read(struct vcpu *v, struct msr_list *m)
+{
+	int r;
+
 	for (;;) {
 		r = kvm_ioctl(v->fd, KVM_GET_MSRS, m);
 		if (r < 0 || (uint32_t)r >= m->head.nmsrs)
@@ -89,6 +106,52 @@ static int msrs_read(struct vcpu *v, struct msr_list *m)
 		memmove(&m->e[r], &m->e[r + 1], (m->head.nmsrs - (uint32_t)r - 1) * sizeof(m->e[0]));
 		m->head.nmsrs--;
 	}
+}
+
+static int unlisted_read(struct vcpu *v, struct msr_list *m)
+{
+	m->head.nmsrs = 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(unlisted_msrs); i++)
+		for (uint32_t k = 0; k < unlisted_msrs[i].count; k++)
+			list_append(m, unlisted_msrs[i].first + k, 0);
+	return list_read(v, m);
+}
+
+/* Read all MSRs that a state has. */
+static int msrs_read(struct vcpu *v, struct msr_list *m)
+{
+	struct {
+		struct kvm_msr_list head;
+		uint32_t index[MSRS_MAX];
+	} list = { .head.nmsrs = MSRS_MAX };
+	struct msr_list more = { 0 };
+	int r = kvm_ioctl(v->set->cfg.kvm->sys_fd, KVM_GET_MSR_INDEX_LIST, &list);
+
+	if (r < 0)
+		return r;
+	m->head.nmsrs = 0;
+	for (uint32_t i = 0; i < list.head.nmsrs; i++)
+		list_append(m, list.index[i], 0);
+	r = list_read(v, m);
+	if (!r)
+		r = unlisted_read(v, &more);
+	for (uint32_t i = 0; !r && i < more.head.nmsrs; i++)
+		if ((more.e[i].data || more.e[i].index == MSR_MTRR_DEF_TYPE) && !list_has(m, more.e[i].index))
+			list_append(m, more.e[i].index, more.e[i].data);
+	return r;
+}
+
+/* Add the MSRs that are not 0 in a vCPU which has run, but were when the state was saved. Earlier writers saved none of
+ * them; the vCPU then keeps its own. */
+static int msrs_complete(struct vcpu *v, struct msr_list *m)
+{
+	struct msr_list more = { 0 };
+	int r = list_has(m, MSR_MTRR_DEF_TYPE) ? unlisted_read(v, &more) : 0;
+
+	for (uint32_t i = 0; !r && i < more.head.nmsrs; i++)
+		if (more.e[i].data && !list_has(m, more.e[i].index))
+			list_append(m, more.e[i].index, 0);
+	return r;
 }
 
 static int xsave_read(struct vcpu *v, struct vcpu_image *s)
@@ -227,6 +290,8 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 		r = kvm_ioctl(v->fd, KVM_SET_XCRS, &s->xcrs);
 	if (!r && (*what = "KVM_SET_XSAVE"))
 		r = kvm_ioctl(v->fd, KVM_SET_XSAVE, &s->xsave);
+	if (!r && !fresh && (*what = "KVM_GET_MSRS"))
+		r = msrs_complete(v, &s->msrs);
 	if (!r && (*what = "KVM_SET_MSRS"))
 		r = msrs_write(v, &s->msrs, false);
 	/* After EFER.SVME and the MSRs of VMX, which cannot change later; before the registers of the guest's guest. */

@@ -147,7 +147,7 @@ static size_t msrs_find(const struct vcpu_fx *f, const struct state_reader *r)
 	} list = { .head.nmsrs = STATE_MSRS_MAX };
 
 	assert_int_equal(kvm_ioctl(f->kvm.sys_fd, KVM_GET_MSR_INDEX_LIST, &list), 0);
-	for (uint32_t n = list.head.nmsrs; n; n--) {
+	for (uint32_t n = STATE_MSRS_MAX; n; n--) {
 		size_t at = r->len - 4 - (size_t)n * 12;
 
 		if (load_le32(r->buf + at) == n && load_le32(r->buf + at + 4) == list.index[0])

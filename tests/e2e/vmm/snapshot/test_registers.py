@@ -1,0 +1,81 @@
+"""Registers of the guest's processor that are easily lost: they come back in the same process and in another one."""
+
+import pytest
+
+from conftest import Console
+from test_snapshot import vm  # noqa: F401 (a fixture)
+
+# MSRs that KVM does not name among those to save
+UNLISTED = {
+    0x2ff: 0xc06,  # the MTRRs' default type; then a fixed one, and one of the variable ones
+    0x250: 0x0606060606060606,
+    0x26f: 0x0505050505050505,
+    0x200: 0xc0000000,
+    0x201: 0xffc0000800,
+}
+
+
+def msrs(vm):
+    return {msr: int(vm.run(f"rdmsr {msr:#x}")[0], 16) for msr in UNLISTED}
+
+
+def msrs_set(vm, values):
+    for msr, v in values.items():
+        vm.run(f"wrmsr {msr:#x} {v:#x}")
+
+
+def another_process(vm, how):
+    """Let another process continue the VM. how: a verb, or the name of a snapshot."""
+    if how == "restart-process":
+        vm.daemon.cairn(how, "vm1")
+    elif how == "managedsave":
+        vm.daemon.cairn(how, "vm1")
+        vm.daemon.cairn("start", "vm1")
+    else:
+        vm.daemon.cairn("destroy", "vm1")
+        vm.daemon.cairn("snapshot-revert", "vm1", how, "--running")
+    vm.console.close()
+    vm.attach()
+
+
+def test_revert_brings_msrs_back_that_kvm_does_not_list(vm):
+    vm.start()
+    before = msrs(vm)
+    vm.snapshot("before")
+    msrs_set(vm, UNLISTED)
+    assert msrs(vm) == UNLISTED
+    vm.snapshot("s")
+    msrs_set(vm, dict.fromkeys(UNLISTED, 0))
+    vm.snapshot("zero")
+    vm.revert("before")
+    assert msrs(vm) == before
+    vm.revert("s")
+    assert msrs(vm) == UNLISTED
+    vm.revert("zero")
+    assert msrs(vm) == dict.fromkeys(UNLISTED, 0)
+    another_process(vm, "s")
+    assert msrs(vm) == UNLISTED
+    another_process(vm, "zero")
+    assert msrs(vm) == dict.fromkeys(UNLISTED, 0)
+    vm.stop()
+
+
+@pytest.mark.parametrize("how", ["managedsave", "restart-process"])
+def test_another_process_has_msrs_that_kvm_does_not_list(vm, how):
+    vm.start()
+    msrs_set(vm, UNLISTED)
+    another_process(vm, how)
+    assert msrs(vm) == UNLISTED
+    vm.stop()
+
+
+def test_clone_has_msrs_that_kvm_does_not_list(vm):
+    vm.start()
+    msrs_set(vm, UNLISTED)
+    vm.daemon.cairn("clone", "--live", "vm1", "copy")
+    source, vm.console = vm.console, Console(vm.daemon, "copy")
+    assert msrs(vm) == UNLISTED
+    vm.console.close()
+    vm.daemon.cairn("destroy", "copy")
+    vm.console = source
+    vm.stop()
