@@ -22,6 +22,8 @@
 #define MSR_TSC 0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_MTRR_DEF_TYPE 0x2ffu
+#define MSR_WALL_CLOCK_OLD 0x11u
+#define MSR_WALL_CLOCK 0x4b564d00u
 /* KVM takes a TSC within a second of the one that the VM would have now for an attempt to synchronize vCPUs, and keeps
  * the latter (since Linux 6.7, not for the first one that is set). So set the first vCPU to one that is minutes away
  * before. */
@@ -208,7 +210,14 @@ static int msr_refused(struct vcpu *v, const struct kvm_msr_entry *e)
 	return !e->data || msr_is(v, e) ? 0 : -EINVAL;
 }
 
-/* Write all MSRs except the TSC deadline, or (deadline) only that one. The deadline arms a timer in
+/* KVM answers a write of these MSRs by writing the time of the guest's start to the memory that they point to. The
+ * guest has read it there, and may use the memory for something else since. */
+static bool msr_is_wall_clock(uint32_t index)
+{
+	return index == MSR_WALL_CLOCK || index == MSR_WALL_CLOCK_OLD;
+}
+
+/* Write all MSRs except the TSC deadline and the wall clock, or (deadline) only that one. The deadline arms a timer in
  * the LAPIC, so the LAPIC state has to be loaded before it, or the guest hangs at its next timer.
  * The TSC goes before all state that is relative to it.
  * Write as many MSRs as possible per call: KVM loads the vCPU for each call, which costs more than
@@ -220,7 +229,7 @@ static int msrs_write(struct vcpu *v, struct msr_list *all, bool deadline)
 	int r = 0;
 
 	for (uint32_t i = 0; i < all->head.nmsrs; i++) {
-		if ((all->e[i].index == MSR_TSC_DEADLINE) != deadline)
+		if ((all->e[i].index == MSR_TSC_DEADLINE) != deadline || msr_is_wall_clock(all->e[i].index))
 			continue;
 		if (all->e[i].index == MSR_TSC && !moved) {
 			m.e[m.head.nmsrs] = all->e[i];

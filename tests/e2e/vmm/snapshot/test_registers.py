@@ -5,6 +5,7 @@ import pytest
 from conftest import Console
 from test_snapshot import vm  # noqa: F401 (a fixture)
 
+WALL_CLOCK = 0x4b564d00  # the MSR that has KVM write the time of the guest's start
 # MSRs that KVM does not name among those to save
 UNLISTED = {
     0x2ff: 0xc06,  # the MTRRs' default type; then a fixed one, and one of the variable ones
@@ -78,4 +79,19 @@ def test_clone_has_msrs_that_kvm_does_not_list(vm):
     vm.console.close()
     vm.daemon.cairn("destroy", "copy")
     vm.console = source
+    vm.stop()
+
+
+def test_memory_that_had_the_wall_clock_stays_the_guests(vm):
+    """A load must not make KVM write the time there again: the guest may use the memory for something else."""
+    vm.start()
+    vm.run(f"wrmsr {WALL_CLOCK:#x} 0x2000000")
+    vm.run("fill 0x2000000 4096 7")
+    vm.snapshot("s")
+    vm.revert("s")
+    vm.run("check 0x2000000 4096 7")
+    another_process(vm, "s")
+    vm.run("check 0x2000000 4096 7")
+    another_process(vm, "managedsave")
+    vm.run("check 0x2000000 4096 7")
     vm.stop()
