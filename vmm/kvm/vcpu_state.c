@@ -170,14 +170,16 @@ static int image_read(struct vcpu *v, struct vcpu_image *s, const char **what)
 {
 	int r;
 
+	/* First what changes the rest: the MP state performs an INIT that waits, and the events give CR2 and DR6 the
+	 * value that an exception that waits has for them. */
 	*what = "KVM_GET_MP_STATE";
 	r = kvm_ioctl(v->fd, KVM_GET_MP_STATE, &s->mp);
+	if (!r && (*what = "KVM_GET_VCPU_EVENTS"))
+		r = kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events);
 	if (!r && (*what = "KVM_GET_REGS"))
 		r = kvm_ioctl(v->fd, KVM_GET_REGS, &s->regs);
 	if (!r && (*what = "KVM_GET_SREGS"))
 		r = kvm_ioctl(v->fd, KVM_GET_SREGS, &s->sregs);
-	if (!r && (*what = "KVM_GET_VCPU_EVENTS"))
-		r = kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events);
 	if (!r && (*what = "KVM_GET_DEBUGREGS"))
 		r = kvm_ioctl(v->fd, KVM_GET_DEBUGREGS, &s->debug);
 	if (!r && (*what = "KVM_GET_XCRS"))
