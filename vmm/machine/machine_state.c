@@ -1,6 +1,7 @@
 #include "vmm/machine/machine_state.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/machine_version.h"
 #include "base/util.h"
 #include "devices/device.h"
@@ -31,6 +32,7 @@
 #define PIT_VERSION 1
 #define CLOCK_VERSION 1
 #define FROZEN_VERSION 1
+#define PIT_HZ 1193182
 
 static const char *const irqchip_names[] = {
 	[KVM_IRQCHIP_PIC_MASTER] = "pic0",
@@ -304,6 +306,18 @@ static int irqchip_load(struct machine *m, struct state_section *s, struct err *
 
 /* ---- PIT and kvm-clock ---- */
 
+/* KVM_SET_PIT2 lets each counter begin anew, so a state has what is left of a one-shot count, by which a guest may
+ * measure time. KVM does not say when channel 0 began. */
+static uint32_t pit_count_left(const struct kvm_pit_channel_state *c, uint64_t now_ns)
+{
+	uint64_t begun = (uint64_t)c->count_load_time, ticks;
+
+	if (c->mode || !begun || now_ns < begun)
+		return c->count;
+	ticks = (uint64_t)((unsigned __int128)(now_ns - begun) * PIT_HZ / 1000000000);
+	return ticks < c->count ? c->count - (uint32_t)ticks : 1;
+}
+
 static int pit_put(struct machine *m, struct state_writer *w, struct err *e)
 {
 	struct kvm_pit_state2 p;
@@ -315,7 +329,7 @@ static int pit_put(struct machine *m, struct state_writer *w, struct err *e)
 	for (unsigned i = 0; i < ARRAY_SIZE(p.channels); i++) {
 		const struct kvm_pit_channel_state *c = &p.channels[i];
 
-		state_put_u32(w, c->count);
+		state_put_u32(w, pit_count_left(c, loop_now_ns()));
 		state_put_u16(w, c->latched_count);
 		state_put_bytes(w, &c->count_latched, 10); /* ten u8 fields in a row */
 		state_put_u64(w, (uint64_t)c->count_load_time);

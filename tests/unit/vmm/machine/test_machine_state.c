@@ -388,6 +388,37 @@ static void test_each_kind_of_register_comes_back(void **state)
 	state_writer_done(&w);
 }
 
+static uint32_t pit_count(struct machine *m, uint8_t mode)
+{
+	struct kvm_pit_state2 pit;
+	struct state_writer w;
+	struct err e = { 0 };
+
+	memset(&pit, 0, sizeof(pit));
+	assert_int_equal(kvm_ioctl(m->kvm.vm_fd, KVM_GET_PIT2, &pit), 0);
+	pit.channels[2].mode = mode;
+	pit.channels[2].count = 0xffff;
+	assert_int_equal(kvm_ioctl(m->kvm.vm_fd, KVM_SET_PIT2, &pit), 0);
+	usleep(1000);
+	save(m, &w);
+	assert_int_equal(machine_load(m, w.buf, w.len, &e), 0);
+	state_writer_done(&w);
+	assert_int_equal(kvm_ioctl(m->kvm.vm_fd, KVM_GET_PIT2, &pit), 0);
+	return pit.channels[2].count;
+}
+
+/* A guest may measure its clocks by such a count. */
+static void test_pit_goes_on_with_a_count_that_runs_once(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t left;
+
+	need_kvm();
+	left = pit_count(f->m, 0);
+	assert_true(left && left <= 0xffff - 1193);
+	assert_int_equal(pit_count(f->m, 3), 0xffff);
+}
+
 static void test_damage_is_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -657,6 +688,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_save_after_load_is_identical, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_each_kind_of_register_comes_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_tsc_deadline_survives_load, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_pit_goes_on_with_a_count_that_runs_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_frozen_mark_survives_load, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_state_of_format_1_is_loaded, setup, teardown),
