@@ -34,7 +34,7 @@ ok() { # NAME COMMAND...
 
 # Send a line to a VM's console and wait for a text of the answer.
 say() { # VM LINE TEXT
-	echo "$2" | cairn console "$1" --no-history --until "$3" --timeout 300
+	echo "$2" | cairn console "$1" --no-history --until "$3" --timeout 60
 }
 
 nested() { # VM: the VM is in its guest's guest, and leaves it
@@ -51,7 +51,7 @@ definition() { # NAME MEMBERS
 
 run_once() {
 	definition once '"memory": "64M", "boot": {"kernel": "/cairn/guests/interp.elf", "cmdline": "cpuid 0;poweroff"}'
-	cairn run /tmp/once.json --timeout 300 </dev/null
+	cairn run /tmp/once.json --timeout 60 </dev/null
 }
 
 doctor() {
@@ -88,7 +88,7 @@ ok daemon started
 
 kernel='"boot": {"kernel": "/cairn/guests/interp.elf"}'
 ok define define bare "\"memory\": \"64M\", \"vcpus\": 2, $kernel"
-ok boot cairn console bare --no-input --until interp --timeout 300
+ok boot cairn console bare --no-input --until interp --timeout 60
 ok storm say bare 'storm start 1 0x1000000 0x100000' ok
 ok snapshot cairn snapshot-create-as bare storm
 ok 'storm after a snapshot' say bare 'storm check' ok
@@ -136,7 +136,7 @@ ok 'end of the VMs' cairn destroy --all
 words="$(cat /cairn/guests/cmdline) cairn.port=ttyS0"
 boot="\"boot\": {\"kernel\": \"/cairn/guests/vmlinux\", \"initrd\": \"/cairn/guests/initrd\", \"cmdline\": \"$words\"}"
 ok 'define Linux' define linux "\"memory\": \"128M\", $boot, \"rng\": true"
-ok 'boot of Linux' cairn console linux --no-input --until 'cairn-guest: ready' --timeout 600
+ok 'boot of Linux' cairn console linux --no-input --until 'cairn-guest: ready' --timeout 120
 ok 'Linux answers' say linux uname x86_64
 ok 'snapshot of Linux' cairn snapshot-create-as linux booted
 ok 'Linux after a snapshot' say linux uname x86_64
@@ -152,5 +152,5 @@ ok 'end of Linux' cairn destroy --all
 
 ok 'sector on a disk' cairn-img convert -f raw -O qcow2 /cairn/guests/boot_sector.bin /tmp/bios.qcow2
 ok 'define BIOS' define bios '"memory": "64M", "boot": {"firmware": "bios"}'
-ok 'boot by BIOS' cairn console bios --no-input --until 'boot sector ready' --timeout 600
+ok 'boot by BIOS' cairn console bios --no-input --until 'boot sector ready' --timeout 120
 end
