@@ -146,6 +146,7 @@ def test_watchdog_time_stops_while_vm_is_paused(daemon, begin):
     q = daemon.qmp()
     daemon.cairn("resume", "vm1")
     q.event("WATCHDOG", vm="vm1")
+    q.event("STOP", vm="vm1")
     assert state(daemon) == "paused (watchdog)"
 
 
