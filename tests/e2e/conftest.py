@@ -580,7 +580,7 @@ class Daemon:
         """Return the pids of the processes that were made ahead and wait for a VM, each in recvmsg() on fd 3."""
         ready = []
         for pid in [pid for pid, name in self.all_children().items() if name == "cairn-spare"]:
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/syscall") as f:  # it is gone
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/syscall") as f:  # it is gone
                 ready += [pid] if f.read().split()[:2] == ["47", "0x3"] else []
         return ready
 
