@@ -225,16 +225,23 @@ def image_with(path, fmt, size="16M"):
     return path
 
 
-@pytest.mark.parametrize("fmt", ["qcow2", "raw"])
-def test_full_file_system_pauses_vm_and_loses_nothing(daemon, kvm, guest, small, fmt):
-    vm = Vm(daemon, guest, image_with(small.path / "img", fmt), fmt)
-    vm.run("write 0 2048 1")
+def fill_until_paused(vm, small):
+    """Let the guest, which has written the first MiB, write more until the file system is full and the VM pauses.
+    Return the number of MiB that it has written."""
     small.fill(keep=MIB)
     done = 1
     while vm.outcome(f"write {done * 2048} 2048 {done + 1}") == "ok":
         done += 1
     vm.error(operation="write", action="stop", nospace=True)
     vm.paused(": no space left")
+    return done
+
+
+@pytest.mark.parametrize("fmt", ["qcow2", "raw"])
+def test_full_file_system_pauses_vm_and_loses_nothing(daemon, kvm, guest, small, fmt):
+    vm = Vm(daemon, guest, image_with(small.path / "img", fmt), fmt)
+    vm.run("write 0 2048 1")
+    done = fill_until_paused(vm, small)
     assert vm.faults() == "vda: no space\n" and vm.silent()
     vm.resume()  # it stops again while there is no space
     vm.error(operation="write", action="stop", nospace=True)
@@ -354,12 +361,7 @@ def test_vm_that_lacks_space_goes_on_after_snapshots_are_deleted(daemon, kvm, gu
     for name in "s1", "s2", "s3":
         vm.run("write 0 2048 1")
         daemon.cairn("snapshot-create-as", "vm1", name, "--disk-only")
-    small.fill(keep=MIB)
-    done = 1
-    while vm.outcome(f"write {done * 2048} 2048 {done + 1}") == "ok":
-        done += 1
-    vm.error(operation="write", action="stop", nospace=True)
-    vm.paused(": no space left")
+    done = fill_until_paused(vm, small)
     small.fill()
     for name in "s2", "s1", "s3":
         daemon.cairn("snapshot-delete", "vm1", name)
