@@ -102,17 +102,11 @@ static uint64_t cr4_read(void)
 	return v;
 }
 
-static uint64_t msr_read(uint32_t index)
-{
-	uint32_t low, high;
-
-	__asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(index));
-	return (uint64_t)high << 32 | low;
-}
-
 static void msr_write(uint32_t index, uint64_t v)
 {
-	__asm__ volatile("wrmsr" : : "c"(index), "a"((uint32_t)v), "d"((uint32_t)(v >> 32)));
+	struct kernel_regs r = {.leaf = index, .eax = (uint32_t)v, .edx = (uint32_t)(v >> 32)};
+
+	kernel_wrmsr((uint64_t)&r);
 }
 
 /* ---- AMD ---- */
@@ -162,19 +156,10 @@ static uint64_t kernel_nest_svm(uint64_t unused)
 	control.cr4 = cr4_read();
 	control.dr6 = 0xffff0ff0;
 	control.dr7 = DR7;
-	msr_write(MSR_EFER, msr_read(MSR_EFER) | EFER_SVME);
+	msr_write(MSR_EFER, kernel_rdmsr(MSR_EFER) | EFER_SVME);
 	msr_write(MSR_VM_HSAVE_PA, (uint64_t)host_save);
-	control.efer = msr_read(MSR_EFER);
+	control.efer = kernel_rdmsr(MSR_EFER);
 	svm_guest_enter();
-	return unused;
-}
-
-/* Without a hypervisor in the guest, KVM itself answers this call: with an error. */
-static uint64_t kernel_unnest_svm(uint64_t unused)
-{
-	uint64_t rax = ~0ULL;
-
-	__asm__ volatile("vmmcall" : "+a"(rax) : : "rcx", "memory", "cc");
 	return unused;
 }
 
@@ -188,7 +173,7 @@ static void field_write(uint32_t field, uint64_t v)
 /* Write controls with these bits, and those that the processor wants. */
 static void controls_write(uint32_t field, uint32_t capability_msr, uint32_t bits)
 {
-	field_write(field, (uint32_t)msr_read(capability_msr) | bits);
+	field_write(field, (uint32_t)kernel_rdmsr(capability_msr) | bits);
 }
 
 static uint64_t task_base(const struct table_pointer *t, uint16_t selector)
@@ -264,8 +249,8 @@ static uint64_t kernel_nest_vmx(uint64_t unused)
 	uint64_t cr0 = cr0_read(), cr3 = cr3_read(), cr4 = cr4_read() | CR4_VMXE;
 
 	memset(&control, 0, sizeof(control));
-	*(uint32_t *)on = *(uint32_t *)vmcs = (uint32_t)msr_read(MSR_VMX_BASIC);
-	if (!(msr_read(MSR_FEATURE_CONTROL) & 1))
+	*(uint32_t *)on = *(uint32_t *)vmcs = (uint32_t)kernel_rdmsr(MSR_VMX_BASIC);
+	if (!(kernel_rdmsr(MSR_FEATURE_CONTROL) & 1))
 		msr_write(MSR_FEATURE_CONTROL, 5); /* VMX outside SMX, and no more changes */
 	__asm__ volatile("mov %0, %%cr4" : : "r"(cr4));
 	__asm__ volatile("vmxon %0" : : "m"(on) : "cc", "memory");
@@ -289,11 +274,17 @@ static uint64_t kernel_nest_vmx(uint64_t unused)
 	return unused;
 }
 
-static uint64_t kernel_unnest_vmx(uint64_t unused)
+/* ---- both ---- */
+
+/* Without a hypervisor in the guest, KVM itself answers this call: with an error. */
+static uint64_t kernel_unnest(uint64_t unused)
 {
 	uint64_t rax = ~0ULL;
 
-	__asm__ volatile("vmcall" : "+a"(rax) : : "rcx", "memory", "cc");
+	if (is_vmx)
+		__asm__ volatile("vmcall" : "+a"(rax) : : "rcx", "memory", "cc");
+	else
+		__asm__ volatile("vmmcall" : "+a"(rax) : : "rcx", "memory", "cc");
 	return unused;
 }
 
@@ -320,7 +311,7 @@ static const char *cmd_unnest(const struct args *a)
 {
 	(void)a;
 	exit_code = 0;
-	kcall(is_vmx ? kernel_unnest_vmx : kernel_unnest_svm, 0);
+	kcall(kernel_unnest, 0);
 	return exit_code == (is_vmx ? EXIT_VMCALL : EXIT_VMMCALL) ? NULL : "no hypervisor of the guest's was called";
 }
 
