@@ -27,9 +27,12 @@ int vcpu_nested_read(struct vcpu *v, union nested_state *n)
 {
 	int r;
 
+	n->head.size = 0;
+	if (!v->set->cfg.kvm->has_nested)
+		return 0;
 	n->head.size = sizeof(*n);
-	r = v->set->cfg.kvm->has_nested ? kvm_ioctl(v->fd, KVM_GET_NESTED_STATE, n) : 0;
-	if (!r && (!v->set->cfg.kvm->has_nested || state_is_off(&n->head)))
+	r = kvm_ioctl(v->fd, KVM_GET_NESTED_STATE, n);
+	if (!r && state_is_off(&n->head))
 		n->head.size = 0;
 	return r;
 }
