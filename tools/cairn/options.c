@@ -189,13 +189,15 @@ static const struct {
 	char letter;
 	const char *name;
 } letters[] = { { 'e', "env" }, { 'i', "interactive" }, { 't', "tty" }, { 'u', "user" }, { 'w', "workdir" }, { 'o', "original" }, { 'n', "name" },
-	{ 'f', "file" }, { 'f', "follow" }, { 'm', "mac" } };
+	{ 'f', "file" }, { 'f', "follow" }, { 'm', "mac" }, { 'm', "memory" }, { 'p', "publish" } };
 
 int option_of_letter(const struct cli *c, char letter, int *ret_place)
 {
 	int at = -1;
 
 	*ret_place = -1;
+	if (letter == 'a' && !strcmp(c->verb->name, "list")) /* no other verb: --all may stop or remove VMs */
+		return option_index(c, "all", 3);
 	for (size_t k = 0; k < sizeof(letters) / sizeof(letters[0]) && at < 0 && *ret_place < 0; k++)
 		if (letters[k].letter == letter) {
 			at = option_index(c, letters[k].name, strlen(letters[k].name));

@@ -152,6 +152,8 @@ static int options_check(struct cli *c, const char *image, const char *path)
 		return cli_usage(c, "--root and --image exclude each other");
 	if (option_flag(c, "rw") && (!path || option_value(c, "keep")))
 		return cli_usage(c, path ? "--rw and --keep exclude each other" : "--rw needs --root");
+	if (option_flag(c, "rm") && option_value(c, "keep"))
+		return cli_usage(c, "--rm and --keep exclude each other");
 	if (option_value(c, "keep") && !image && !path)
 		return cli_usage(c, "--keep needs --image or --root");
 	return 0;

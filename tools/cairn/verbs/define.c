@@ -50,12 +50,12 @@ int verb_create(struct cli *c)
 int verb_define(struct cli *c)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
-	bool validate = option_flag(c, "validate");
-	int r = definition_send(c, "vm-define", validate ? "validate-only" : NULL, "define", &answer);
+	bool dry = option_flag(c, "dry-run");
+	int r = definition_send(c, "vm-define", dry ? "validate-only" : NULL, "define", &answer);
 
 	if (r)
 		return r;
-	if (validate)
+	if (dry)
 		printf("%s validates\n", c->pos[0]);
 	else
 		say("Domain '%s' defined from %s\n", js_get_str(answer, "name"), c->pos[0]);

@@ -197,6 +197,8 @@ int verb_domblkinfo(struct cli *c)
 
 	if (option_flag(c, "human") && c->npos < 2)
 		return cli_usage(c, "--human is for one disk; the table has units");
+	if (option_flag(c, "all") && c->npos > 1)
+		return cli_usage(c, "DISK and --all exclude each other");
 	if (change_read_list(c, c->pos[0], "disks", &disks, &e) < 0 ||
 		cli_execute(c, "vm-pins", cli_vm_args(c->pos[0]), &pins, NULL, &e) < 0)
 		return cli_fail(&e, "failed to get the disks of domain '%s'", c->pos[0]);

@@ -44,6 +44,16 @@ static int vcpus_get(struct cli *c, struct vcpus *ret, struct err *e)
 	return 0;
 }
 
+int vcpus_count_online(struct cli *c, struct err *e)
+{
+	struct vcpus now;
+	int r = vcpus_get(c, &now, e), n = 0;
+
+	for (unsigned i = 0; !r && i < VCPUS_MAX; i++)
+		n += now.online[i];
+	return r ? r : n;
+}
+
 /* Take the processors of `which` online or offline; those that are so already stay. The agent takes them in order, and
  * reports how many it has done. */
 static int vcpus_change(struct cli *c, const struct vcpus *now, const bool *which, bool online, struct err *e)

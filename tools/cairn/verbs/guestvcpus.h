@@ -5,6 +5,8 @@
 struct cli;
 struct err;
 
+/* Count the processors that the guest uses. Returns the number; -errno. */
+int vcpus_count_online(struct cli *c, struct err *e);
 /* Let the guest use n of its processors. Returns 0; -EINVAL: it has fewer, or cannot take so many offline; -errno. */
 int vcpus_set_online(struct cli *c, long n, struct err *e);
 

@@ -373,12 +373,12 @@ int verb_version(struct cli *c)
 		js_put_str(shown, "cairnd", js_get_str_or(o, "cairn", "-"));
 	if (c->format != CLI_TABLE) {
 		output_print(stdout, c->format, shown);
-		return CLI_OK;
+		return r < 0 && option_flag(c, "daemon") ? cli_exit_code(e.cls) : CLI_OK;
 	}
 	printf("cairn %s\n", CAIRN_VERSION);
 	if (r == 0)
 		printf("cairnd %s\n", js_get_str_or(o, "cairn", "-"));
 	else
 		printf("cairnd: %s\n", e.msg);
-	return CLI_OK;
+	return r < 0 && option_flag(c, "daemon") ? cli_exit_code(e.cls) : CLI_OK;
 }

@@ -60,6 +60,8 @@ static bool row_wanted(const struct cli *c, struct json_object *vm, const struct
 		return false;
 	if (option_flag(c, "transient") != option_flag(c, "persistent") && option_flag(c, "persistent") != js_get_bool(vm, "persistent", true))
 		return false;
+	if (option_flag(c, "with-checkpoint") && !option_flag(c, "without-checkpoint"))
+		return false;
 	if (option_flag(c, "template") && !js_get_bool(vm, "template", false))
 		return false;
 	if (option_flag(c, "inactive") && active)

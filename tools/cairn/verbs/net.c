@@ -45,12 +45,12 @@ static int file_send(struct cli *c, const char *command, bool validate, struct j
 int verb_net_define(struct cli *c)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
-	bool validate = option_flag(c, "validate");
+	bool dry = option_flag(c, "dry-run");
 	struct err e;
 
-	if (file_send(c, "net-define", validate, &answer, &e) < 0)
+	if (file_send(c, "net-define", dry, &answer, &e) < 0)
 		return cli_fail(&e, "Failed to define network from %s", c->pos[0]);
-	if (validate)
+	if (dry)
 		printf("%s validates\n", c->pos[0]);
 	else
 		say("Network %s defined from %s\n", js_get_str(answer, "name"), c->pos[0]);

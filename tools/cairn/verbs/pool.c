@@ -119,22 +119,40 @@ static void rows_print(const struct cli *c, struct json_object *all)
 	table_finish(&t, stdout);
 }
 
+/* Is this pool listed? Each has the type dir, a definition, and is there after the host's start. */
+static bool row_wanted(const struct cli *c, struct json_object *pool)
+{
+	const char *types = option_value(c, "type");
+	bool inactive = option_flag(c, "inactive") && !option_flag(c, "all");
+
+	if (option_flag(c, "transient") && !option_flag(c, "persistent"))
+		return false;
+	if (option_flag(c, "no-autostart") && !option_flag(c, "autostart"))
+		return false;
+	return (!types || words_have(types, ',', "dir")) && (!inactive || !strcmp(js_get_str_or(pool, "state", ""), "inactive"));
+}
+
 int verb_pool_list(struct cli *c)
 {
-	CLEANUP_JS struct json_object *all = NULL;
+	CLEANUP_JS struct json_object *all = NULL, *rows = json_object_new_array();
 	struct err e;
 
 	if (pools_fetch(c, &all, &e) < 0)
 		return cli_fail(&e, "Failed to list pools");
-	for (size_t i = 0; i < json_object_array_length(all); i++)
-		space_put(c, json_object_array_get_idx(all, i), c->format != CLI_TABLE);
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *pool = json_object_array_get_idx(all, i);
+
+		space_put(c, pool, c->format != CLI_TABLE);
+		if (row_wanted(c, pool))
+			json_object_array_add(rows, json_object_get(pool));
+	}
 	if (c->format != CLI_TABLE)
-		cli_rows_print(c, all);
+		cli_rows_print(c, rows);
 	else if (option_flag(c, "name"))
-		for (size_t i = 0; i < json_object_array_length(all); i++)
-			printf("%s\n", js_get_str_or(json_object_array_get_idx(all, i), "name", ""));
+		for (size_t i = 0; i < json_object_array_length(rows); i++)
+			printf("%s\n", js_get_str_or(json_object_array_get_idx(rows, i), "name", ""));
 	else
-		rows_print(c, all);
+		rows_print(c, rows);
 	return CLI_OK;
 }
 

@@ -22,9 +22,13 @@ int verb_screenshot(struct cli *c)
 {
 	struct target t = { .path = c->pos[1], .whole = true, .fd = -1 };
 	struct json_object *args;
+	const char *screen = option_value(c, "screen");
 	struct err e;
-	int r = target_open(&t, false, &e);
+	int r;
 
+	if (screen && strcmp(screen, "0") != 0)
+		return cli_usage(c, "a VM has one screen, number 0; --screen must be 0, not \"%s\"", screen);
+	r = target_open(&t, false, &e);
 	if (!r) {
 		args = cli_vm_args(c->pos[0]);
 		js_put_str(args, "format", is_png(t.path) ? "png" : "ppm");

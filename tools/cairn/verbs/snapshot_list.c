@@ -125,12 +125,16 @@ static int tree_print(struct json_object *all, struct json_object *from)
 
 /* ---- snapshot-list ---- */
 
-/* Filter by --active (with memory) and --inactive (without memory). */
+/* Filter by --active (with memory), --inactive (without memory), and --disk-only. Several of them add up. */
 static bool state_wanted(const struct cli *c, const char *state)
 {
-	bool active = option_flag(c, "active"), inactive = option_flag(c, "inactive");
+	bool active = option_flag(c, "active"), inactive = option_flag(c, "inactive"), disk_only = option_flag(c, "disk-only");
 
-	return active == inactive || inactive == (!strcmp(state, "shutoff") || !strcmp(state, "disk-snapshot"));
+	if (!active && !inactive && !disk_only)
+		return true;
+	if (!strcmp(state, "disk-snapshot"))
+		return inactive || disk_only;
+	return strcmp(state, "shutoff") ? active : inactive;
 }
 
 static bool row_wanted(struct cli *c, struct json_object *all, struct json_object *o,

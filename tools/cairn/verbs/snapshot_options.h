@@ -7,13 +7,14 @@
 #include "tools/cairn/verbs/option_words.h"
 
 #define SNAPSHOTNAME { "snapshotname", "NAME", "give the name of the snapshot" }
+#define CHECKED { "validate", NULL, "no effect: there is no XML to check" }
 #define CURRENT { "current", NULL, "use the current snapshot" }
 static const struct verb_option snapshot_create_options[] = {
 	{ "tag", "TAG", "add a tag; repeatable; \"keep\" protects the snapshot" },
 	{ "disk-only", NULL, FROM_SCHEMA("disks-only") },
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
-	{ "live", NULL, "no effect: the guest runs while its memory is written" },
+	{ "live", NULL, "no effect: the guest runs while its memory is written" }, CHECKED,
 	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },
 	ATOMIC, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option snapshot_create_as_options[] = {
@@ -27,7 +28,7 @@ static const struct verb_option snapshot_create_as_options[] = {
 	{ "live", NULL, "no effect: the guest runs while its memory is written" },
 	{ "no-metadata", NULL, "no effect: an external snapshot has no entry in a list" },
 	{ "halt", NULL, FROM_SCHEMA("halt") },
-	{ "quiesce", NULL, FROM_SCHEMA("quiesce") },
+	{ "quiesce", NULL, FROM_SCHEMA("quiesce") }, CHECKED,
 	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },
 	ATOMIC, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
 static const struct verb_option group_snapshot_options[] = {
@@ -44,6 +45,8 @@ static const struct verb_option snapshot_list_options[] = {
 	{ "no-leaves", NULL, "list only snapshots with children" },
 	{ "active", NULL, "list only snapshots with memory" },
 	{ "inactive", NULL, "list only snapshots without memory" },
+	{ "disk-only", NULL, "list only snapshots of a running VM without its memory" },
+	{ "topological", NULL, "no effect: parents come before their children" },
 	{ "metadata", NULL, "no effect: every snapshot has metadata" },
 	{ "internal", NULL, "no effect: every snapshot is internal" },
 	{ "name", NULL, "print only names" },
@@ -52,7 +55,8 @@ static const struct verb_option snapshot_list_options[] = {
 	{ "descendants", NULL, "with --from or --current: list all descendants" }, END };
 static const struct verb_option snapshot_one_options[] = { SNAPSHOTNAME, CURRENT, END };
 static const struct verb_option snapshot_current_options[] = {
-	{ "name", NULL, "print only the name" }, END };
+	{ "name", NULL, "print only the name" },
+	{ "security-info", NULL, "no effect: a snapshot shows no secrets" }, END };
 static const struct verb_option snapshot_diff_options[] = {
 	{ "extents", NULL, "list the ranges that differ" },
 	{ "files", NULL, "list the files that differ, of ext2, ext3 and ext4" },
@@ -64,7 +68,8 @@ static const struct verb_option snapshot_revert_options[] = { SNAPSHOTNAME, CURR
 	{ "disks-only", NULL, FROM_SCHEMA("disks-only") },
 	{ "disk", "ID", FROM_SCHEMA("disk") },
 	{ "eager", NULL, FROM_SCHEMA("eager") },
-	{ "verify", NULL, FROM_SCHEMA("verify") }, DRY_RUN, JOB_OPTIONS, END };
+	{ "verify", NULL, FROM_SCHEMA("verify") },
+	{ "force", NULL, "no effect: no revert needs force" }, DRY_RUN, JOB_OPTIONS, END };
 static const struct verb_option snapshot_delete_options[] = { SNAPSHOTNAME, CURRENT,
 	{ "children", NULL, "delete all descendants too" },
 	{ "children-only", NULL, "delete only the descendants" }, DRY_RUN, JOB_OPTIONS, END };

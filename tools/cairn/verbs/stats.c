@@ -321,7 +321,7 @@ static void disks_complete(struct cli *c, struct json_object *info)
 {
 	struct json_object *disks = js_get_array(info, "disks");
 
-	if (disks && !space_is_known(disks))
+	if (disks && !option_flag(c, "nowait") && !space_is_known(disks))
 		space_fetch(c, js_get_str(info, "name"), disks);
 	for (size_t i = 0; disks && !option_flag(c, "backing") && i < json_object_array_length(disks); i++)
 		json_object_object_del(json_object_array_get_idx(disks, i), "backing");
@@ -374,6 +374,35 @@ static int named_add(struct cli *c, struct json_object *all)
 	return code;
 }
 
+/* Whether a filter such as --list-running is given. */
+static bool filter_is_given(const struct cli *c)
+{
+	static const char *const filters[] = { "list-active", "list-inactive", "list-running", "list-paused", "list-shutoff", "list-other" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(filters); i++)
+		if (option_flag(c, filters[i]))
+			return true;
+	return false;
+}
+
+/* Filter by --list-active and --list-inactive, and by the state. Within each of the two, filters add up. */
+static bool vm_wanted(const struct cli *c, struct json_object *info)
+{
+	static const struct {
+		const char *word, *filter;
+	} states[] = { { "running", "list-running" }, { "paused", "list-paused" }, { "shutoff", "list-shutoff" }, { "saved", "list-shutoff" } };
+	const char *word = js_get_str_or(info, "word", ""), *filter = "list-other";
+	bool active = option_flag(c, "list-active"), inactive = option_flag(c, "list-inactive");
+
+	if (active != inactive && active != (js_get_int(info, "id", -1) >= 0))
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(states); i++)
+		if (!strcmp(states[i].word, word))
+			filter = states[i].filter;
+	return option_flag(c, filter) || !(option_flag(c, "list-running") || option_flag(c, "list-paused") || option_flag(c, "list-shutoff") ||
+						 option_flag(c, "list-other"));
+}
+
 static int all_add(struct cli *c, struct json_object *all)
 {
 	CLEANUP_JS struct json_object *vms = NULL;
@@ -382,7 +411,8 @@ static int all_add(struct cli *c, struct json_object *all)
 	if (cli_vm_stats(c, &vms, &e) < 0)
 		return cli_fail(&e, "Failed to list domains");
 	for (size_t i = 0; i < json_object_array_length(vms); i++)
-		json_object_array_add(all, stats_of(c, json_object_array_get_idx(vms, i)));
+		if (vm_wanted(c, json_object_array_get_idx(vms, i)))
+			json_object_array_add(all, stats_of(c, json_object_array_get_idx(vms, i)));
 	return CLI_OK;
 }
 
@@ -394,8 +424,11 @@ int cli_vm_stats(struct cli *c, struct json_object **ret_vms, struct err *e)
 int verb_domstats(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = json_object_new_array();
-	int code = c->npos ? named_add(c, all) : all_add(c, all);
+	int code;
 
+	if (c->npos && filter_is_given(c))
+		return cli_usage(c, "VMs and filters such as --list-running exclude each other");
+	code = c->npos ? named_add(c, all) : all_add(c, all);
 	if (c->format != CLI_TABLE && !code)
 		output_print(stdout, c->format, all);
 	for (size_t i = 0; c->format == CLI_TABLE && i < json_object_array_length(all); i++)

@@ -40,6 +40,7 @@ static const struct verb_option undefine_options[] = {
 	{ "storage", "DISK,...", FROM_SCHEMA("storage") },
 	{ "nvram", NULL, FROM_SCHEMA("nvram") },
 	{ "keep-nvram", NULL, FROM_SCHEMA("keep-nvram") },
+	{ "delete-storage-volume-snapshots", NULL, "no effect: the snapshots are in the images, and go with them" },
 	{ "tpm", NULL, "no effect: VMs have no TPM" },
 	{ "keep-tpm", NULL, "no effect: VMs have no TPM" },
 	{ "checkpoints-metadata", NULL, "no effect: there are no checkpoints" }, MULTI_VM_OPTIONS, END };
@@ -91,7 +92,8 @@ static const struct verb_option dumpxml_options[] = {
 	{ "migratable", NULL, "no effect" },
 	{ "update-cpu", NULL, "no effect; accepted for virsh" }, END };
 static const struct verb_option define_options[] = {
-	{ "validate", NULL, FROM_SCHEMA("validate-only") }, END };
+	{ "dry-run", NULL, FROM_SCHEMA("validate-only") },
+	{ "validate", NULL, "no effect: each definition is checked" }, END };
 static const struct verb_option create_options[] = {
 	{ "paused", NULL, FROM_SCHEMA("paused") },
 	{ "console", NULL, "attach the terminal to the serial console after the start" },
@@ -113,6 +115,8 @@ static const struct verb_option list_options[] = {
 	{ "without-managed-save", NULL, "list only VMs without a managed save" },
 	{ "with-snapshot", NULL, "list only VMs with snapshots" },
 	{ "without-snapshot", NULL, "list only VMs without snapshots" },
+	{ "with-checkpoint", NULL, "list none: there are no checkpoints" },
+	{ "without-checkpoint", NULL, "no effect: there are no checkpoints" },
 	{ "managed-save", NULL, "no effect: the state shows a managed save" },
 	{ "persistent", NULL, "list only VMs with a definition of their own" },
 	{ "transient", NULL, "list only VMs that create made, which are undefined when they end" },
@@ -128,7 +132,8 @@ static const struct verb_option dominfo_options[] = {
 static const struct verb_option domstate_options[] = {
 	{ "reason", NULL, "add the reason" }, END };
 static const struct verb_option domblkinfo_options[] = {
-	{ "human", NULL, "with DISK: print sizes with units" }, END };
+	{ "human", NULL, "with DISK: print sizes with units" },
+	{ "all", NULL, "show all disks [default without DISK]" }, END };
 static const struct verb_option domblkstat_options[] = {
 	{ "human", NULL, "print words instead of the names of counters" }, END };
 static const struct verb_option vcpuinfo_options[] = {
@@ -138,7 +143,8 @@ static const struct verb_option vcpucount_options[] = {
 	{ "active", NULL, "print only the number that the VM has" },
 	{ "config", NULL, "print only the number of the next start" },
 	{ "live", NULL, "print only the number of the running VM" },
-	{ "current", NULL, "print --live of a running VM, or else --config" }, END };
+	{ "current", NULL, "print --live of a running VM, or else --config" },
+	{ "guest", NULL, "print only the number that the guest uses, by the guest agent" }, END };
 static const struct verb_option nodecpustats_options[] = {
 	{ "percent", NULL, "print percentages of the next second" }, END };
 static const struct verb_option domstats_options[] = {
@@ -149,7 +155,20 @@ static const struct verb_option domstats_options[] = {
 	{ "interface", NULL, "print statistics of each network interface" },
 	{ "block", NULL, "print statistics of each disk" },
 	{ "backing", NULL, "with statistics of disks, also list their backing files" },
-	{ "dirtyrate", NULL, "print the last measurement of domdirtyrate-calc" }, END };
+	{ "dirtyrate", NULL, "print the last measurement of domdirtyrate-calc" },
+	{ "list-active", NULL, "print only VMs with a process" },
+	{ "list-inactive", NULL, "print only VMs that are off" },
+	{ "list-running", NULL, "print only running VMs" },
+	{ "list-paused", NULL, "print only paused VMs" },
+	{ "list-shutoff", NULL, "print only VMs that are shut off" },
+	{ "list-other", NULL, "print only VMs in any other state" },
+	{ "nowait", NULL, "do not ask the VMs' processes for the space of images" },
+	{ "enforce", NULL, "no effect: all these figures are known" },
+	{ "raw", NULL, "no effect: the figures are plain numbers" }, END };
+static const struct verb_option screenshot_options[] = {
+	{ "screen", "0", "take the screen of this number; a VM has one, 0" }, END };
+static const struct verb_option version_options[] = {
+	{ "daemon", NULL, "fail if the daemon does not answer" }, END };
 static const struct verb_option domdirtyrate_options[] = {
 	{ "seconds", "SECONDS", FROM_SCHEMA("seconds") },
 	{ "mode", "page-sampling", "compare samples of pages [default]; the only mode" }, END };
@@ -203,9 +222,17 @@ static const struct verb_option pool_info_options[] = { BYTES, END };
 static const struct verb_option pool_list_options[] = {
 	{ "details", NULL, "also show the space of the file system" },
 	{ "name", NULL, "print only names" },
-	{ "all", NULL, "no effect: all pools are listed" }, END };
+	{ "all", NULL, "list all pools [default]" },
+	{ "inactive", NULL, "list only pools whose folder is missing or unreadable" },
+	{ "persistent", NULL, "no effect: every pool has a definition" },
+	{ "transient", NULL, "list none: every pool has a definition" },
+	{ "autostart", NULL, "no effect: every pool is there after the host's start" },
+	{ "no-autostart", NULL, "list none: every pool is there after the host's start" },
+	{ "type", "TYPE,...", "list only pools of these types; every pool has the type dir" }, END };
 static const struct verb_option vol_list_options[] = { { "details", NULL, "also show type, capacity and allocation" }, END };
 static const struct verb_option vol_options[] = { POOL, END };
+static const struct verb_option vol_delete_options[] = { POOL,
+	{ "delete-snapshots", NULL, "no effect: the snapshots are in the image, and go with it" }, END };
 static const struct verb_option vol_info_options[] = { POOL, BYTES, END };
 static const struct verb_option vol_create_options[] = {
 	{ "format", "qcow2|raw", "set the format [qcow2]" },
@@ -256,14 +283,15 @@ static const struct verb_option run_options[] = {
 	{ "append", "WORDS", "add words to the kernel's command line; repeatable" },
 	{ "append-for-host", "auto|none", "auto: add the words that a kernel needs on this host [auto if the kernel is not FILE's]" },
 	{ "name", "NAME", "name the VM [vm]" },
-	{ "memory", "SIZE", "give the VM so much memory [512M]" },
+	{ "memory", "SIZE", "give the VM so much memory; also -m [512M]" },
 	{ "cpus", "NUMBER", "give the VM so many vCPUs [1]" },
 	{ "disk", "PATH[,WORD]", "add a disk; repeatable; ,ro: read-only; ,ephemeral: forget what the guest writes; ,format=qcow2 or ,format=raw [by the name's end]" },
 	{ "image", "IMAGE", "run in this container image: NAME of a registry, oci:FOLDER:TAG, oci-archive:FILE, or a path" }, { "root", "PATH", "run in this folder or tar archive as the root; the guest's changes vanish with it" }, { "pull", NULL, "with --image: ask the registry, even if the image is in the cache" }, { "insecure-registry", NULL, "accept a registry without TLS" }, { "no-entrypoint", NULL, "with --image: run COMMAND itself, without the image's entry point before it" },
 	{ "rw", NULL, "with --root: let the guest write to the folder itself" },
 	{ "keep", "NAME", "with --image or --root: keep what the guest writes as layer NAME, and continue with it in later runs" },
+	{ "rm", NULL, "no effect: cairn run keeps no VM; excludes --keep" },
 	{ "share", "TAG=FOLDER[,rw]", "let the guest mount a folder of the host, read-only or read-write; repeatable" },
-	{ "publish", "[PROTOCOL:][ADDRESS:]PORT:TO", "forward a port of the host to the guest; repeatable" },
+	{ "publish", "[PROTOCOL:][ADDRESS:]PORT:TO", "forward a port of the host to the guest; repeatable; also -p" },
 	{ "network", "user|none", "user: let the guest connect out through the host; none: no network [user with --publish; that of FILE]" },
 	{ "cold", NULL, "boot the guest, and neither begin from a saved state of an earlier run nor leave one" },
 	{ "log-level", "error|warning|info|debug|trace", "set the log level [warning]" },
@@ -319,6 +347,7 @@ static const struct verb_option setvcpus_options[] = {
 	{ "live", NULL, "change the running VM [default, if it runs with max_vcpus]" },
 	{ "config", NULL, "change the next start of the VM [default otherwise]" },
 	{ "current", NULL, "the running VM, or the next start of a VM that is off" },
+	{ "hotpluggable", NULL, "no effect: each vCPU above the first can be removed from the running VM" },
 	{ "print-only", NULL, "show the change of the next start, and do not save it" }, END };
 static const struct verb_option guestvcpus_options[] = {
 	{ "cpulist", "LIST", "change these processors, such as 1-3,5" },
@@ -349,7 +378,8 @@ static const struct verb_option change_media_options[] = {
 	{ "insert", NULL, "insert SOURCE into an empty drive" },
 	{ "update", NULL, "insert SOURCE in place of the present medium, if any [default]" },
 	{ "subdriver", "raw|qcow2", "set the format of SOURCE [raw]" },
-	{ "force", NULL, "change the medium although the guest keeps the tray locked" }, PLUG_OPTIONS, END };
+	{ "force", NULL, "change the medium although the guest keeps the tray locked" },
+	{ "block", NULL, "no effect: block devices are detected" }, PLUG_OPTIONS, END };
 static const struct verb_option attach_interface_options[] = {
 	{ "mac", "MAC", "set the MAC address [random, 52:54:00:...]" },
 	{ "model", "virtio", "no effect: every interface is a virtio interface" },
@@ -435,7 +465,10 @@ static const struct verb_option domblklist_options[] = {
 	{ "details", NULL, "add type, device and cache mode" }, END };
 
 static const struct verb_option net_define_options[] = {
-	{ "validate", NULL, FROM_SCHEMA("validate-only") }, END };
+	{ "dry-run", NULL, FROM_SCHEMA("validate-only") },
+	{ "validate", NULL, "no effect: each definition is checked" }, END };
+static const struct verb_option net_create_options[] = {
+	{ "validate", NULL, "no effect: each definition is checked" }, END };
 static const struct verb_option net_list_options[] = {
 	{ "all", NULL, "list all networks" },
 	{ "inactive", NULL, "list only inactive networks" },
@@ -632,7 +665,7 @@ const struct verb verbs[] = {
 		verb_domblkerror },
 	{ "vcpuinfo", "Monitoring", "VM", "show the vCPUs of a VM: where they run, their time and affinity", vcpuinfo_options, 1, 1, true, "vm",
 		"vm-info", verb_vcpuinfo },
-	{ "vcpucount", "Monitoring", "VM", "show the number of vCPUs", vcpucount_options, 1, 1, true, "vm", "vm-info vm-dump-definition",
+	{ "vcpucount", "Monitoring", "VM", "show the number of vCPUs", vcpucount_options, 1, 1, true, "vm", "vm-info vm-dump-definition vm-agent-query",
 		verb_vcpucount },
 	{ "nodeinfo", "Monitoring", "", "show the processors and the memory of the host", NULL, 0, 0, true, NULL, NULL, verb_nodeinfo },
 	{ "nodecpustats", "Monitoring", "[CPU]", "show what the host's processors, or one of them, spent their time with", nodecpustats_options,
@@ -656,7 +689,7 @@ const struct verb verbs[] = {
 		"vm-info vm-set-memory", verb_dommemstat },
 	{ "send-key", "Monitoring", "VM KEY...", "press keys of the guest's keyboard together, such as KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE",
 		send_key_options, 2, MANY, false, "vm", "vm-send-key", verb_send_key },
-	{ "screenshot", "Monitoring", "VM FILE", "save a picture of the guest's screen, as PNG if FILE ends in .png, or else as PPM", NULL, 2, 2,
+	{ "screenshot", "Monitoring", "VM FILE", "save a picture of the guest's screen, as PNG if FILE ends in .png, or else as PPM", screenshot_options, 2, 2,
 		false, "vm", "vm-screenshot", verb_screenshot },
 	{ "vncdisplay", "Monitoring", "VM", "print where VNC clients find the screen of a running VM", NULL, 1, 1, false, "vm",
 		"vm-dump-definition vm-info", verb_vncdisplay },
@@ -691,7 +724,7 @@ const struct verb verbs[] = {
 		verb_vol_create_as },
 	{ "vol-clone", "Storage", "VOL NAME", "copy a volume that no running VM uses, in its folder", vol_clone_options, 2, 2, false, NULL,
 		"volume-clone query-pools", verb_vol_clone },
-	{ "vol-delete", "Storage", "VOL", "delete a volume that no VM and no overlay uses", vol_options, 1, 1, false, NULL,
+	{ "vol-delete", "Storage", "VOL", "delete a volume that no VM and no overlay uses", vol_delete_options, 1, 1, false, NULL,
 		"volume-delete query-pools", verb_vol_delete },
 	{ "vol-resize", "Storage", "VOL CAPACITY", "change the size of a volume that no running VM uses; for others: blockresize", vol_resize_options,
 		2, 2, false, NULL, "volume-resize query-volumes query-pools", verb_vol_resize },
@@ -705,7 +738,7 @@ const struct verb verbs[] = {
 	{ "net-autostart", "Networks", "NETWORK", NULL, net_autostart_options, 1, 1, false, NULL, "net-autostart", verb_net_autostart },
 	{ "net-define", "Networks", "FILE", "define or redefine a network from JSON or libvirt's network XML", net_define_options, 1, 1,
 		false, "file", "net-define", verb_net_define },
-	{ "net-create", "Networks", "FILE", "start a network from JSON or libvirt's network XML; it is forgotten when it stops", NULL, 1, 1,
+	{ "net-create", "Networks", "FILE", "start a network from JSON or libvirt's network XML; it is forgotten when it stops", net_create_options, 1, 1,
 		false, "file", "net-create", verb_net_create },
 	{ "net-dumpjson", "Networks", "NETWORK", "print the definition of a network as JSON", net_dump_options, 1, 1, true, NULL,
 		"net-dump-definition", verb_net_dumpjson },
@@ -782,7 +815,7 @@ const struct verb verbs[] = {
 		verb_doctor },
 	{ "cpu-models", "Administration", "[ARCH]", "list the processor models that a VM can have, and which of them this host offers",
 		NULL, 0, 1, true, NULL, NULL, verb_cpu_models },
-	{ "version", "Help", "", "print the versions of cairn and of the daemon", NULL, 0, 0, true, NULL, "query-version",
+	{ "version", "Help", "", "print the versions of cairn and of the daemon", version_options, 0, 0, true, NULL, "query-version",
 		verb_version },
 	{ "shell", "Help", "", "read verbs line by line, on a terminal with history and completion", NULL, 0, 0, false, NULL, NULL, verb_shell },
 	{ "complete", "Help", "[WORD...]", "print the words that may stand in place of the last WORD, for the completion of shells", NULL, 0, MANY,

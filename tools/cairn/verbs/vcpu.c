@@ -159,6 +159,20 @@ static int counts_print(struct cli *c, const struct counts *n)
 	return CLI_OK;
 }
 
+static int guest_count_print(struct cli *c)
+{
+	struct err e;
+	int n;
+
+	if (option_flag(c, "config") || option_flag(c, "maximum"))
+		return cli_usage(c, "--guest excludes --config and --maximum");
+	n = vcpus_count_online(c, &e);
+	if (n < 0)
+		return cli_fail(&e, "Failed to get the number of vCPUs of the guest of domain '%s'", c->pos[0]);
+	printf("%d\n", n);
+	return CLI_OK;
+}
+
 int verb_vcpucount(struct cli *c)
 {
 	bool config = option_flag(c, "config"), live = option_flag(c, "live"), current = option_flag(c, "current");
@@ -168,6 +182,8 @@ int verb_vcpucount(struct cli *c)
 
 	if (config + live + current > 1 || (option_flag(c, "maximum") && option_flag(c, "active")))
 		return cli_usage(c, "--config, --live and --current exclude each other, and so do --maximum and --active");
+	if (option_flag(c, "guest"))
+		return guest_count_print(c);
 	r = counts_read(c, &n, &e);
 	if (!r && live && !n.live[0])
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is off. Next: cairn vcpucount %s --config", c->pos[0], c->pos[0]);

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pty
+import re
 import select
 import shlex
 import signal
@@ -350,9 +351,44 @@ def test_define_reads_file_or_standard_input(fake, tmp_path):
     assert d["boot"]["kernel"] == str(sub / "k")
     # define accepts dumpjson's output.
     copy = fake.cairn("dumpjson", "vm1").stdout
-    fake.cairn("define", "--validate", "-", stdin=None, input=copy)
+    fake.cairn("define", "--dry-run", "-", stdin=None, input=copy)
     fake.cairn("define", "-", stdin=None, input=copy)
     assert fake.cairn("dumpjson", "vm1").stdout == copy
+
+
+def test_define_with_validate_defines(fake):
+    r = fake.cairn("define", "--validate", fake.write("vm1"))
+    assert r.stdout == f"Domain 'vm1' defined from {fake.tmp}/vm1.json\n"
+    assert fake.cairn("list", "--all", "--name").stdout == "vm1\n"
+    assert fake.cairn("define", "--dry-run", fake.write("vm2")).stdout == f"{fake.tmp}/vm2.json validates\n"
+    assert fake.cairn("list", "-a", "--name", "--without-checkpoint").stdout == "vm1\n"
+    assert fake.cairn("list", "-a", "--name", "--with-checkpoint").stdout == ""
+
+
+def test_domstats_filters_vms_by_state(fake):
+    def listed(*filters):
+        return re.findall("Domain: '(.*)'", fake.cairn("domstats", "--state", *filters).stdout)
+    for name in "abc":
+        fake.define(name, cmdline="idle")
+    fake.cairn("start", "a", "b")
+    fake.cairn("suspend", "b")
+    assert [listed(f"--list-{x}") for x in ("active", "inactive", "running", "paused", "shutoff", "other")] == [
+        ["a", "b"], ["c"], ["a"], ["b"], ["c"], []]
+    assert listed("--list-running", "--list-shutoff") == ["a", "c"] and listed("--list-active", "--list-paused") == ["b"]
+    assert listed("--raw", "--enforce", "--nowait") == ["a", "b", "c"]
+    assert "exclude each other" in fake.cairn("domstats", "a", "--list-running", ok=2).stderr
+
+
+def test_options_of_virsh_that_change_nothing_are_accepted(fake):
+    (fake.tmp / "d.raw").write_bytes(bytes(4096))
+    fake.define("vm1", max_vcpus=4, disks=[{"path": "d.raw", "format": "raw"}])
+    fake.cairn("setvcpus", "vm1", "2", "--config", "--hotpluggable")
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["vcpus"] == 2
+    assert fake.cairn("domblkinfo", "vm1", "--all").stdout == fake.cairn("domblkinfo", "vm1").stdout
+    assert "exclude each other" in fake.cairn("domblkinfo", "vm1", "vda", "--all", ok=2).stderr
+    assert "a VM has one screen" in fake.cairn("screenshot", "vm1", "x.png", "--screen", "1", ok=2).stderr
+    fake.cairn("undefine", "vm1", "--remove-all-storage", "--delete-storage-volume-snapshots")
+    assert not (fake.tmp / "d.raw").exists()
 
 
 def test_wait_returns_at_requested_state(fake):
@@ -483,6 +519,7 @@ def test_missing_daemon_is_reported(tmp_path):
                         "cairnd & (see cairnd --help)\n")
     r = cairn("-c", str(tmp_path / "none.sock"), "version")
     assert r.returncode == 0 and "no daemon listens" in r.stdout
+    assert cairn("-c", str(tmp_path / "none.sock"), "version", "--daemon").returncode == 7
     assert cairn("-c").stderr.startswith("error: -c needs a socket\n")
 
 

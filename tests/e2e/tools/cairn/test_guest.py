@@ -54,6 +54,8 @@ def test_guest_uses_some_of_its_processors(fake, agent):
     def shows(*lines):
         assert fake.cairn("guestvcpus", "web1").stdout == "".join(f"{k:15s}: {v}\n" for k, v in zip(("vcpus", "online", "offlinable"), lines))
     shows("0-3", "0-2", "1-3")
+    assert fake.cairn("vcpucount", "web1", "--guest").stdout == "3\n"
+    fake.cairn("vcpucount", "web1", "--guest", "--maximum", ok=2)
     assert fake.cairn("setvcpus", "web1", "2", "--guest").stdout == ""
     shows("0-3", "0-1", "1-3")
     fake.cairn("setvcpus", "web1", "4", "--guest")

@@ -234,6 +234,7 @@ domuuid vm1
 domname vm1
 vcpuinfo vm1
 vcpucount vm1
+vcpucount vm1 --guest
 nodeinfo
 nodecpustats
 metrics
@@ -580,9 +581,9 @@ def test_words_of_other_tools_name_the_verb(word, verb):
 
 
 @pytest.mark.parametrize("args,advice", [
-    (["run", "-it", "-d", "nginx"], "cairn new NAME --image FILE"), (["run", "--rm", "alpine"], "leave --rm out"),
-    (["run", "-p", "80:80", "nginx"], "--publish PORT:TO"), (["run", "-v", "/a:/b", "x"], "--share TAG=FOLDER"),
-    (["run", "python:3.12", "python3", "-c", "1"], "cairn run --image IMAGE -- COMMAND"), (["list", "-a"], "--all lists"),
+    (["run", "-it", "-d", "nginx"], "cairn new NAME --image FILE"), (["run", "-P", "nginx"], "--publish PORT:TO"),
+    (["run", "-v", "/a:/b", "x"], "--share TAG=FOLDER"),
+    (["run", "python:3.12", "python3", "-c", "1"], "cairn run --image IMAGE -- COMMAND"), (["shutdown", "-a"], "see cairn help shutdown"),
     (["list", "-z"], "see cairn help list"), (["-c", "qemu:///system", "list"], "see cairn help")])
 def test_options_of_other_tools_get_advice(args, advice):
     r = cairn(*args)

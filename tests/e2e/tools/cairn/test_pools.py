@@ -53,6 +53,20 @@ def test_pools_are_listed_with_their_space_and_outlive_the_daemon(fake, pool):
     assert (pool / "a.qcow2").exists() and fake.cairn("pool-list", "--name").stdout == ""
 
 
+def test_filters_of_virsh_choose_pools(fake, pool):
+    def listed(*filters):
+        return fake.cairn("pool-list", "--name", *filters).stdout.split()
+    gone = fake.tmp / "gone"
+    gone.mkdir()
+    fake.cairn("pool-define-as", "gone", "dir", "--target", str(gone))
+    gone.rmdir()
+    for filters in ([], ["--all"], ["--persistent"], ["--autostart"], ["--type", "fs,dir"], ["--inactive", "--all"], ["--transient", "--persistent"]):
+        assert sorted(listed(*filters)) == ["gone", "images"], filters
+    assert listed("--inactive") == ["gone"]
+    for filters in (["--transient"], ["--no-autostart"], ["--type", "logical"]):
+        assert listed(*filters) == [], filters
+
+
 def test_change_that_is_not_stored_has_no_effect(fake, pool):
     fails = fake.tmp / "fails"
     fake.stop()

@@ -85,6 +85,8 @@ def test_create_of_a_vm_that_is_off(fake):
     assert "State:          disk-snapshot\n" in fake.cairn("snapshot-info", "vm1", "s2").stdout
     assert fake.cairn("snapshot-list", "vm1", "--name", "--inactive").stdout.split() == ["s1", "s2"]
     assert fake.cairn("snapshot-list", "vm1", "--name", "--active").stdout.split() == ["s3"]
+    assert fake.cairn("snapshot-list", "vm1", "--name", "--disk-only").stdout.split() == ["s2"]
+    assert fake.cairn("snapshot-list", "vm1", "--name", "--disk-only", "--active").stdout.split() == ["s2", "s3"]
 
 
 def test_bad_arguments(fake):
@@ -111,6 +113,13 @@ def test_snapshot_of_vm_without_disk_is_refused(fake):
     fake.define("vm1")
     assert "no disk can hold" in fake.cairn("snapshot-create-as", "vm1", "s1", ok=1).stderr
     assert names(fake) == []
+
+
+def test_habits_of_virsh_change_nothing(vm):
+    assert names(vm, "--topological") == names(vm) == ["s1", "s2", "s3", "s4"]
+    vm.cairn("snapshot-create-as", "vm1", "s5", "--validate")
+    assert vm.cairn("snapshot-revert", "vm1", "s2", "--force").stdout == vm.cairn("snapshot-revert", "vm1", "s2").stdout
+    assert vm.cairn("snapshot-current", "vm1", "--name", "--security-info").stdout == "s2\n"
 
 
 # ---- list and info ----
