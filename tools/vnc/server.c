@@ -54,9 +54,11 @@ static struct server *server_of(rfbScreenInfoPtr rfb)
 	return rfb->screenData;
 }
 
-/* libvncserver takes the bytes of its challenges from random(), which it seeds with the time. This function takes the
- * place of the C library's. */
-long random(void)
+/* A function that takes the place of the C library's for libvncserver, too. */
+#define FOR_LIBRARY __attribute__((visibility("default")))
+
+/* libvncserver takes the bytes of its challenges from random(), which it seeds with the time. */
+FOR_LIBRARY long random(void)
 {
 	long v = 0;
 

@@ -3,6 +3,8 @@ confined, and outlives neither its VM nor troubles it. The clients are libvnccli
 Debian's vncsnapshot; the guest is the bare-metal interpreter."""
 
 import contextlib
+import ctypes
+import itertools
 import json
 import os
 import random
@@ -11,6 +13,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -68,17 +71,24 @@ def shows(pid):
         return f.read().strip() == "cairn-vnc"
 
 
+def vnc_processes():
+    """Return the pids of all cairn-vnc."""
+    pids = []
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            pids += [pid] if shows(pid) else []
+    return pids
+
+
 def vnc_pids(path):
     """Return the processes that listen on the socket."""
     inodes = {line.split()[6] for line in open("/proc/net/unix") if line.rstrip().endswith(str(path))}
     pids = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in vnc_processes():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if not shows(pid):
-                continue
             links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
             if any(f"socket:[{i}]" in links for i in inodes):
-                pids.append(int(pid))
+                pids.append(pid)
     return pids
 
 
@@ -188,6 +198,44 @@ def test_tcp_needs_the_password(vm, daemon, tmp_path):
             assert client(server, password=wrong, ok=False).returncode == 4
         return client(server, password="swordfis", ok=None).returncode != 0
     until(has_to_wait)
+
+
+def tcp_begin(vm, daemon, tmp_path):
+    """Show the screen at a port with a password. Returns the port."""
+    (tmp_path / "secret").write_text("swordfis\n")
+    port = free_port()
+    begin(vm, daemon, {"port": port, "password_file": str(tmp_path / "secret")})
+    draw(vm, "src")
+    return port
+
+
+def connected(port, said=b""):
+    """Connect to the server, and send something after its first message."""
+    s = socket.create_connection(("127.0.0.1", port), timeout=50 * guestlib.SLOW)
+    assert received(s, 12) == b"RFB 003.008\n"
+    s.sendall(said)
+    return s
+
+
+def received(s, n):
+    """Return the next n bytes."""
+    data = b""
+    while len(data) < n:
+        more = s.recv(n - len(data))
+        assert more, "the server has closed the connection"
+        data += more
+    return data
+
+
+def test_challenge_is_not_a_function_of_the_time(vm, daemon, tmp_path):
+    """libvncserver seeds the C library's random numbers with the time and the pid."""
+    libc, begun = ctypes.CDLL(None), int(time.time())
+    port = tcp_begin(vm, daemon, tmp_path)
+    with connected(port, b"RFB 003.008\n\2") as s:
+        challenge = received(s, 18)[2:]
+    for seconds, pid in itertools.product(range(begun, int(time.time()) + 1), vnc_processes()):
+        libc.srandom((seconds ^ pid) & 0xffffffff)
+        assert bytes(libc.random() & 255 for _ in range(16)) != challenge
 
 
 def test_another_projects_client(vm, daemon, tmp_path):
