@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/select.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* While the screen is off, clients see it black, in this size. */
@@ -65,6 +67,20 @@ FOR_LIBRARY long random(void)
 	if (getrandom(&v, sizeof(v), 0) != sizeof(v))
 		abort();
 	return v & 0x7fffffff;
+}
+
+/* A new client joins: select() waits for nothing. */
+static bool client_joins;
+
+/* libvncserver waits with select() for a new client's first bytes, for 100 ms, because a browser could speak WebSocket,
+ * and serves nobody meanwhile. */
+FOR_LIBRARY int select(int n, fd_set *restrict reads, fd_set *restrict writes, fd_set *restrict excepts, struct timeval *restrict wait)
+{
+	struct timespec left = { 0 };
+
+	if (wait && !client_joins)
+		left = (struct timespec){ wait->tv_sec, wait->tv_usec * 1000 };
+	return pselect(n, reads, writes, excepts, wait ? &left : NULL, NULL);
 }
 
 /* ---- input ---- */
@@ -145,6 +161,16 @@ static void client_gone(rfbClientPtr client)
 		pointer_event(0, s->rfb->cursorX, s->rfb->cursorY, client);
 }
 
+/* Let the socket of a TCP client without the password yet be readable only when its next message is complete: the
+ * library would wait for the rest of the message, and serve nobody meanwhile. A Unix socket ignores this; only the
+ * VM's owner connects there. */
+static void client_await(rfbClientPtr client)
+{
+	int bytes = client->state == RFB_PROTOCOL_VERSION ? sz_rfbProtocolVersionMsg : client->state == RFB_AUTHENTICATION ? CHALLENGESIZE : 1;
+
+	setsockopt(client->sock, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof(bytes));
+}
+
 static enum rfbNewClientAction client_new(rfbClientPtr client)
 {
 	client->clientGoneHook = client_gone;
@@ -180,6 +206,35 @@ unsigned server_poll_add(struct server *s, struct pollfd *fds)
 			fds[n++] = (struct pollfd){ .fd = client->sock, .events = POLLIN };
 	rfbReleaseClientIterator(i);
 	return n;
+}
+
+/* Return the client that has been connected longest without having begun its session; NULL: none. */
+static rfbClientPtr newcomer_find(struct server *s)
+{
+	rfbClientIteratorPtr i = rfbGetClientIterator(s->rfb);
+	rfbClientPtr client, found = NULL;
+
+	while ((client = rfbClientIteratorNext(i))) /* the newest one comes first */
+		if (client->sock >= 0 && client->state != RFB_NORMAL)
+			found = client;
+	rfbReleaseClientIterator(i);
+	return found;
+}
+
+/* Handle what clients have sent. While a client begins its session, take one message of each client at a time, because
+ * client_await() has to come between two messages. */
+static void clients_serve(struct server *s)
+{
+	rfbClientIteratorPtr i;
+	rfbClientPtr client;
+
+	s->rfb->handleEventsEagerly = !newcomer_find(s);
+	rfbProcessEvents(s->rfb, 0);
+	i = rfbGetClientIterator(s->rfb);
+	while ((client = rfbClientIteratorNext(i)))
+		if (client->sock >= 0 && !s->rfb->handleEventsEagerly)
+			client_await(client);
+	rfbReleaseClientIterator(i);
 }
 
 /* ---- the screen ---- */
@@ -235,11 +290,21 @@ static void screen_look(struct server *s, uint64_t now)
 
 void server_accept(struct server *s, int fd)
 {
+	bool is_full = server_clients(s) == SERVER_CLIENTS_MAX;
+	rfbClientPtr evicted = is_full ? newcomer_find(s) : NULL, client;
+
 	screen_look(s, now_ms()); /* the client learns the present size first */
-	if (server_clients(s) == SERVER_CLIENTS_MAX || now_ms() < s->refuse_until_ms)
+	if ((is_full && !evicted) || now_ms() < s->refuse_until_ms) {
 		close(fd);
-	else
-		rfbNewClient(s->rfb, fd);
+		return;
+	}
+	if (evicted)
+		rfbCloseClient(evicted);
+	client_joins = true;
+	client = rfbNewClient(s->rfb, fd);
+	client_joins = false;
+	if (client)
+		client_await(client);
 }
 
 static bool somebody_waits(struct server *s)
@@ -258,12 +323,12 @@ int server_run(struct server *s)
 {
 	uint64_t now = now_ms();
 
-	rfbProcessEvents(s->rfb, 0);
+	clients_serve(s);
 	if (!somebody_waits(s))
 		return -1;
 	if (now >= s->look_ms) {
 		screen_look(s, now);
-		rfbProcessEvents(s->rfb, 0);
+		clients_serve(s);
 	}
 	return (int)(s->look_ms > now ? s->look_ms - now : 1);
 }
@@ -296,7 +361,6 @@ int server_new(const char *name, const char *password, const struct link *link, 
 	rfb->alwaysShared = TRUE;
 	rfb->deferUpdateTime = 0;
 	rfb->maxClientWait = CLIENT_WAIT_MS;
-	rfb->handleEventsEagerly = TRUE;
 	rfb->kbdAddEvent = key_event;
 	rfb->ptrAddEvent = pointer_event;
 	rfb->newClientHook = client_new;

@@ -46,9 +46,9 @@ def client(server, *what, password=None, encodings=None, ok=True, out="/dev/null
 class Watcher:
     """A client that goes through its actions while the test changes what it sees."""
 
-    def __init__(self, server, *what, out="/dev/null", encodings="zrle raw"):
+    def __init__(self, server, *what, out="/dev/null", encodings="zrle raw", password=""):
         self.proc = subprocess.Popen([CLIENT, server, *what, str(out)], stdout=subprocess.PIPE, text=True,
-                                     env={**os.environ, "VNC_ENCODINGS": encodings})
+                                     env={**os.environ, "VNC_ENCODINGS": encodings, "VNC_PASSWORD": password})
 
     def has(self, what):
         """Wait until the client has done its next action."""
@@ -225,6 +225,36 @@ def received(s, n):
         assert more, "the server has closed the connection"
         data += more
     return data
+
+
+def is_served(port):
+    client(f"127.0.0.1:{port}", "wait:640,480,10,20,ff0000", password="swordfis")
+
+
+def test_silent_clients_do_not_keep_others_out(vm, daemon, tmp_path):
+    """At the limit of 16 clients, the one that waits longest before the password is closed."""
+    port = tcp_begin(vm, daemon, tmp_path)
+    watcher = Watcher(f"127.0.0.1:{port}", "wait:640,480,10,20,ff0000", "wait:640,480,639,479,0000ff", password="swordfis")
+    watcher.has("wait:640,480,10,20,ff0000")
+    many = [connected(port) for _ in range(16)]
+    is_served(port)
+    assert many[0].recv(1) == b""
+    vm.run("src", f"screen rect 639 479 1 1 {0x0000ff}")
+    watcher.end()
+    for s in many:
+        s.close()
+
+
+@pytest.mark.parametrize("half, rest, answer", [
+    (b"R", b"FB 003.008\n", 2),
+    (b"RFB 003.008\n\2" + 12 * b"x", 4 * b"x", 2 + 16 + 4)], ids=["version", "response"])
+def test_half_a_message_before_the_password_holds_nobody(vm, daemon, tmp_path, half, rest, answer):
+    """Otherwise the server would wait two seconds, and close the connection."""
+    port = tcp_begin(vm, daemon, tmp_path)
+    with connected(port, half) as s:
+        is_served(port)
+        s.sendall(rest)
+        assert received(s, answer)[:2] == b"\1\2"
 
 
 def test_challenge_is_not_a_function_of_the_time(vm, daemon, tmp_path):
