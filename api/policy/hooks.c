@@ -1,5 +1,6 @@
 #include "api/policy/hooks.h"
 #include "api/access/spawn.h"
+#include "api/schema/schema.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -33,6 +34,8 @@ struct hook_event {
 	struct hook_event *next;
 	const char *name; /* static */
 	struct json_object *o;
+	/* The VMs take turns: this is the number of the event's turn. Each further event of a VM comes a turn later. */
+	uint64_t turn;
 };
 
 struct hooks {
@@ -40,6 +43,7 @@ struct hooks {
 	const char *program, *folder;
 	struct hook_process running[HOOKS_RUNNING_MAX];
 	struct hook_event *first, **last;
+	uint64_t turn; /* of the event taken last */
 	unsigned nwaiting;
 	unsigned left_out;
 };
@@ -155,24 +159,83 @@ static int process_start(struct hook_process *p, const char *name, struct json_o
 	return hooks_start(p->of, name, o, -1, process_ended, p, &p->pidfd, &p->watch);
 }
 
+/* ---- the queue ---- */
+
+static const char *event_vm(struct json_object *event)
+{
+	return js_get_str_or(js_get(event, "data"), VM_UUID_KEY, "");
+}
+
+static uint64_t turn_of(const struct hooks *h, struct json_object *event)
+{
+	const char *vm = event_vm(event);
+	uint64_t turn = h->turn;
+
+	for (const struct hook_event *ev = h->first; ev; ev = ev->next)
+		if (ev->turn >= turn && !strcmp(event_vm(ev->o), vm))
+			turn = ev->turn + 1;
+	return turn;
+}
+
+/* Take the event at this place out of the queue. */
+static struct hook_event *event_take(struct hooks *h, struct hook_event **at)
+{
+	struct hook_event *ev = *at;
+
+	*at = ev->next;
+	if (!ev->next)
+		h->last = at;
+	h->nwaiting--;
+	return ev;
+}
+
+/* Return the place of the oldest event of the first turn. */
+static struct hook_event **event_next(struct hooks *h)
+{
+	struct hook_event **found = &h->first;
+
+	for (struct hook_event **at = &h->first; *at; at = &(*at)->next)
+		if ((*at)->turn < (*found)->turn)
+			found = at;
+	return found;
+}
+
+static void event_free(struct hook_event *ev)
+{
+	json_object_put(ev->o);
+	free(ev);
+}
+
+/* Leave out the newest event of the VM with the most waiting ones, if its turn comes later than this one. The queue is
+ * full. Returns whether it was left out. */
+static bool room_make(struct hooks *h, uint64_t turn)
+{
+	struct hook_event **found = &h->first;
+
+	for (struct hook_event **at = &h->first; *at; at = &(*at)->next)
+		if ((*at)->turn >= (*found)->turn)
+			found = at;
+	if ((*found)->turn <= turn)
+		return false;
+	event_free(event_take(h, found));
+	return true;
+}
+
 /* Start processes for events that wait. */
 static void hooks_go_on(struct hooks *h)
 {
 	for (size_t i = 0; i < HOOKS_RUNNING_MAX && h->first; i++) {
-		struct hook_event *ev = h->first;
+		struct hook_event *ev;
 		int r;
 
 		if (h->running[i].pidfd >= 0)
 			continue;
-		h->first = ev->next;
-		if (!h->first)
-			h->last = &h->first;
-		h->nwaiting--;
+		ev = event_take(h, event_next(h));
+		h->turn = ev->turn;
 		r = process_start(&h->running[i], ev->name, ev->o);
 		if (r < 0)
 			log_error("hook", "cannot run the hooks of '%s': %s", ev->name, strerror(-r));
-		json_object_put(ev->o);
-		free(ev);
+		event_free(ev);
 	}
 	if (!h->first && h->left_out) {
 		log_warn("hook", "%u events came faster than their hooks ran, and were left out", h->left_out);
@@ -199,15 +262,18 @@ void hooks_tell(struct hooks *h, struct json_object *event)
 {
 	const char *name = h ? hooks_event_of(event) : NULL;
 	struct hook_event *ev;
+	uint64_t turn;
 
 	if (!name || !hooks_exist(h, name))
 		return;
+	turn = turn_of(h, event);
 	if (h->nwaiting == HOOKS_WAITING_MAX) {
 		h->left_out++;
-		return;
+		if (!room_make(h, turn))
+			return;
 	}
 	ev = must_alloc(calloc(1, sizeof(*ev)));
-	*ev = (struct hook_event){ .name = name, .o = json_object_get(event) };
+	*ev = (struct hook_event){ .name = name, .o = json_object_get(event), .turn = turn };
 	*h->last = ev;
 	h->last = &ev->next;
 	h->nwaiting++;
@@ -238,8 +304,7 @@ void hooks_free(struct hooks *h)
 		}
 	while ((ev = h->first)) {
 		h->first = ev->next;
-		json_object_put(ev->o);
-		free(ev);
+		event_free(ev);
 	}
 	free(h);
 }

@@ -1,6 +1,7 @@
 /* hooks: runs the host admin's executables at events of VMs. The daemon starts cairn-hook (tools/hook) with the event,
  * at most HOOKS_RUNNING_MAX at a time, so hooks of different events may run at the same time and in another order. Up
- * to HOOKS_WAITING_MAX further events wait; what comes then is left out, and the log counts it.
+ * to HOOKS_WAITING_MAX further events wait, and the VMs take turns, so that one with many events delays no others by
+ * much. What comes then is left out, of the VM with the most waiting events, and the log counts it.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_HOOKS_H
 #define CAIRN_API_POLICY_HOOKS_H

@@ -142,15 +142,20 @@ static void queue_teardown(struct queue *q)
 	assert_int_equal(system(command), 0);
 }
 
-static void event_tell(struct queue *q, unsigned number)
+static void event_tell_of(struct queue *q, const char *vm, unsigned number)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	char text[80];
 	struct err e;
 
-	snprintf(text, sizeof(text), "{\"event\":\"SNAPSHOT_CREATED\",\"data\":{\"number\":%u}}", number);
+	snprintf(text, sizeof(text), "{\"event\":\"SNAPSHOT_CREATED\",\"data\":{\"vm-uuid\":\"%s\",\"number\":%u}}", vm, number);
 	assert_int_equal(js_parse(text, strlen(text), "event", &o, &e), 0);
 	hooks_tell(q->hooks, o);
+}
+
+static void event_tell(struct queue *q, unsigned number)
+{
+	event_tell_of(q, "a", number);
 }
 
 /* Return the content of a file; "": there is none. */
@@ -165,12 +170,20 @@ static const char *content(const char *path, char *buf, size_t size)
 	return buf;
 }
 
-static bool has_run(const char *ran, unsigned number)
+/* Return where an event is in the file, from 1; 0: it has not run. */
+static size_t place_of(const char *ran, unsigned number)
 {
+	const char *at;
 	char text[40];
 
 	snprintf(text, sizeof(text), "\"number\":%u}", number);
-	return strstr(ran, text) != NULL;
+	at = strstr(ran, text);
+	return at ? (size_t)(at - ran) + 1 : 0;
+}
+
+static bool has_run(const char *ran, unsigned number)
+{
+	return place_of(ran, number);
 }
 
 /* Run the loop until so many hooks have run. */
@@ -209,12 +222,34 @@ static void test_events_beyond_the_queue_are_left_out_and_counted(void **state)
 	queue_teardown(&q);
 }
 
+/* Many events of one VM, and then one of each of two others. */
+static void test_vm_with_many_events_neither_displaces_nor_delays_those_of_others(void **state)
+{
+	static char ran[1 << 16];
+	const unsigned n = HOOKS_RUNNING_MAX + HOOKS_WAITING_MAX;
+	struct queue q = { 0 };
+
+	(void)state;
+	queue_setup(&q);
+	for (unsigned i = 0; i < n; i++)
+		event_tell(&q, i);
+	event_tell_of(&q, "b", n);
+	event_tell_of(&q, "c", n + 1);
+	run_until(&q, n, ran, sizeof(ran));
+	for (unsigned i = 0; i < n; i++)
+		assert_int_equal(has_run(ran, i), i < n - 2);
+	for (unsigned i = n; i < n + 2; i++)
+		assert_in_range(place_of(ran, i), 1, place_of(ran, n - 3) - 1);
+	queue_teardown(&q);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_delays_are_bounded_in_number_and_sum),
 		cmocka_unit_test(test_events_with_hooks),
 		cmocka_unit_test(test_events_beyond_the_queue_are_left_out_and_counted),
+		cmocka_unit_test(test_vm_with_many_events_neither_displaces_nor_delays_those_of_others),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
