@@ -184,6 +184,12 @@ static void delivery_remove(struct web_hook *w, struct web_delivery *d)
 	web_delivery_free(d);
 }
 
+void web_hook_drop(struct web_hook *w, struct web_delivery *d)
+{
+	w->dropped++;
+	delivery_remove(w, d);
+}
+
 void web_hook_tried(struct web_hook *w, struct web_delivery *d, int status, const char *outcome, int64_t now_s)
 {
 	snprintf(w->last, sizeof(w->last), "%s", outcome);

@@ -74,6 +74,8 @@ void web_hook_free(struct web_hook *w);
 /* Add an event, or refuse it if WEB_HOOK_QUEUE_MAX wait already. type: a word, or "test". event: as sent to clients;
  * borrowed. Returns the delivery; NULL: it is dropped, and counted. */
 struct web_delivery *web_hook_add(struct web_hook *w, const char *type, struct json_object *event, int64_t now_s);
+/* Drop an event that waits, and count it. */
+void web_hook_drop(struct web_hook *w, struct web_delivery *d);
 /* Return the delivery that is due first, though perhaps not yet; NULL: there is none, or one is under way. */
 struct web_delivery *web_hook_next(const struct web_hook *w);
 /* End a try. Free the delivery unless it is to be tried again.

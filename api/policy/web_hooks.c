@@ -492,6 +492,60 @@ static void change_apply(struct queued_change *change)
 	h->unsaved = true;
 }
 
+static size_t waiting_of(const struct web_hooks *h, uid_t uid)
+{
+	size_t n = 0;
+
+	for (const struct web_hook *w = h->list; w; w = w->next)
+		n += w->uid == uid ? w->nwaiting : 0;
+	return n;
+}
+
+static bool is_under_way(const struct web_hooks *h, const struct web_delivery *d)
+{
+	for (size_t i = 0; i < WEB_HOOKS_RUNNING_MAX; i++)
+		if (h->tries[i].used && h->tries[i].delivery == d)
+			return true;
+	return false;
+}
+
+/* Return the newest event of the queue that may be dropped; NULL: none. */
+static struct web_delivery *newest_find(const struct web_hooks *h, const struct web_hook *w)
+{
+	struct web_delivery *found = NULL;
+
+	for (struct web_delivery *d = w->first; d; d = d->next)
+		if (!d->done && !is_under_way(h, d))
+			found = d;
+	return found;
+}
+
+/* Drop the newest event in the longest queue of the user with the most waiting events, unless w's user has as many. The
+ * queues are full. Returns whether there is room now. */
+static bool room_make(struct web_hooks *h, const struct web_hook *w)
+{
+	size_t most = waiting_of(h, w->uid);
+	struct web_hook *longest = NULL;
+	struct web_delivery *d;
+	uid_t uid = w->uid;
+
+	for (const struct web_hook *o = h->list; o; o = o->next) {
+		size_t n = o->uid == uid ? 0 : waiting_of(h, o->uid);
+
+		if (n > most) {
+			most = n;
+			uid = o->uid;
+		}
+	}
+	for (struct web_hook *o = h->list; o; o = o->next)
+		if (o->uid == uid && (!longest || o->nwaiting > longest->nwaiting))
+			longest = o;
+	d = uid == w->uid ? NULL : newest_find(h, longest);
+	if (d)
+		web_hook_drop(longest, d);
+	return d;
+}
+
 void web_hooks_tell(struct web_hooks *h, struct json_object *event)
 {
 	const char *name, *text;
@@ -508,7 +562,7 @@ void web_hooks_tell(struct web_hooks *h, struct json_object *event)
 	for (struct web_hook *w = h->list; w && index >= 0; w = w->next) {
 		if (!is_wanted(w, index, has_uuid ? uuid : NULL))
 			continue;
-		if (waiting_all(h) >= WEB_HOOKS_WAITING_MAX)
+		if (w->nwaiting < WEB_HOOK_QUEUE_MAX && waiting_all(h) >= WEB_HOOKS_WAITING_MAX && !room_make(h, w))
 			w->dropped++;
 		else
 			web_hook_add(w, name, event, now_s());

@@ -1,7 +1,8 @@
 /* web_hooks: sends events to URLs that users name. The daemon starts cairn-webhook (tools/webhook) for each try, at
  * most WEB_HOOKS_RUNNING_MAX at a time, WEB_HOOKS_RUNNING_OF_USER of a user and one of a web hook. An event that cannot
  * be delivered is tried again, and so is one whose delivery was under way when the daemon ended: its id tells receivers
- * that they have it already. Queues are stored, at most a second late.
+ * that they have it already. Queues are stored, at most a second late. When they are full, the newest event of the user
+ * with the most waiting ones is dropped.
  *
  * A try needs these rights of the web hook's maker at that time: the role viewer for the hook's VM, or admin for all
  * VMs and for addresses that are not public.

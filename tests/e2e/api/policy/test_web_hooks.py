@@ -544,3 +544,21 @@ def test_user_has_a_rate_and_a_number_of_hooks(users, receiver):
     rows = hooks(users)
     assert all(h["dropped"] == 0 for h in rows)
     assert sum(h["waiting"] for h in rows) > 0 or time.monotonic() - begun > 10
+
+
+def test_user_with_many_events_displaces_none_of_others(users, receiver):
+    """All queues together hold 1024 events: those of one user, whose receiver hangs."""
+    users.cairn("grant", "admin", "--user", "nobody")
+    with contextlib.closing(Receiver()) as hanging:
+        hanging.otherwise = "hang"
+        answers = as_nobody(users, *[["web-hook-set", set_args(hanging, private=True, name=f"h{i}")] for i in range(16)])
+        assert all("return" in a for a in answers)
+        q = users.qmp()
+        while sum(h["waiting"] for h in hooks(users)) < 1024:
+            q.run("vm-start", vm="mine")
+            q.run("vm-destroy", vm="mine")
+        hook(users, receiver, "--vm", "other", name="roots")
+        users.cairn("start", "other")
+        until(lambda: types(receiver) == ["started"])
+        rows = {h["name"]: h for h in hooks(users)}
+        assert rows["roots"]["dropped"] == 0 and sum(h["waiting"] for h in rows.values()) <= 1024
