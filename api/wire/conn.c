@@ -21,6 +21,7 @@
 #define ACCEPTS_PER_ROUND 64
 #define RETRY_NS 1000000000ULL
 #define ANSWER_BYTES 65536 /* no answer is longer */
+#define UNSENT_FDS_MAX 8   /* open files in answers that a client has not read; the daemon's fds are for all users */
 /* Time for which commands run before the sockets are polled again. A client of root waits that long, and for one
  * command more. */
 #define TURNS_NS 500000
@@ -127,7 +128,7 @@ static void conn_drop(struct conn *c)
 /* Whether there is room for an answer. Without room, the client's commands wait until it has read. */
 static bool conn_has_room(const struct conn *c)
 {
-	return unsent_bytes(c) + ANSWER_BYTES <= account_limits(&c->member)->client_out_bytes;
+	return unsent_bytes(c) + ANSWER_BYTES <= account_limits(&c->member)->client_out_bytes && c->out.fds + c->held.fds < UNSENT_FDS_MAX;
 }
 
 static bool conn_may_read(const struct conn *c)

@@ -46,6 +46,7 @@ void out_queue_add(struct out_queue *q, char *data, size_t len, int fd)
 	*q->last = k;
 	q->last = &k->next;
 	q->bytes += len;
+	q->fds += fd >= 0;
 }
 
 void out_queue_append(struct out_queue *q, struct out_queue *from)
@@ -55,6 +56,7 @@ void out_queue_append(struct out_queue *q, struct out_queue *from)
 	*q->last = from->first;
 	q->last = from->last;
 	q->bytes += from->bytes;
+	q->fds += from->fds;
 	out_queue_init(from);
 }
 
@@ -89,8 +91,10 @@ int out_queue_flush(struct out_queue *q, int sock)
 			continue;
 		if (n < 0)
 			return errno == EAGAIN ? 0 : -errno;
-		if (k->fd >= 0)
+		if (k->fd >= 0) {
 			close(k->fd);
+			q->fds--;
+		}
 		k->fd = -1;
 		k->sent += (size_t)n;
 		q->bytes -= (size_t)n;

@@ -9,6 +9,7 @@ struct chunk;
 struct out_queue {
 	struct chunk *first, **last; /* first: NULL: empty */
 	size_t bytes;
+	size_t fds; /* that are not sent yet */
 };
 
 void out_queue_init(struct out_queue *q);

@@ -9,11 +9,13 @@
 #include "tests/unit/tmp.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -22,6 +24,7 @@
 
 #define CLIENTS 40
 #define CALLS 100
+#define FDS 900 /* more than a socket takes, and fewer than a process may open */
 
 /* A command that is not answered yet. */
 struct open_call {
@@ -38,6 +41,7 @@ struct fixture {
 	struct open_call calls[CALLS];
 	unsigned known, commands; /* users below `known` have a role; commands that ran */
 	bool keep; /* keep some calls open */
+	bool files; /* answers come with a file */
 };
 
 static struct accounts *last_accounts;
@@ -50,14 +54,14 @@ struct accounts *__wrap_accounts_new(void (*wake)(void *opaque), void *opaque)
 	return last_accounts = __real_accounts_new(wake, opaque);
 }
 
-static void call_end(struct open_call *c)
+static void call_end(struct open_call *c, bool files)
 {
 	CLEANUP_JS struct json_object *answer = json_object_new_object();
 	struct conn *conn;
 
 	js_put_str(answer, "return", "x");
 	if (c->conn)
-		conn_send(c->conn, answer, -1);
+		conn_send(c->conn, answer, files ? memfd_create("answer", MFD_CLOEXEC) : -1);
 	conn = c->conn;
 	c->conn = NULL;
 	account_call_end(&c->account);
@@ -78,7 +82,7 @@ static void dispatch(void *opaque, struct conn *c, struct json_object *text)
 	conn_set_negotiated(c);
 	conn_call_begin(c, &call->conn, &call->account);
 	if (!keep)
-		call_end(call);
+		call_end(call, f->files);
 }
 
 static struct json_object *greeting(void *opaque)
@@ -230,7 +234,7 @@ static void test_nothing_stays_counted_after_random_clients(void **state)
 
 		client_act(f, &fds[(unsigned)rand() % CLIENTS]);
 		if (rand() % 3 == 0 && call->account.account)
-			call_end(call);
+			call_end(call, false);
 		if (rand() % 500 == 0) {
 			f->known = 1000 + (unsigned)rand() % 6;
 			server_permissions_changed(f->server, NULL);
@@ -245,7 +249,7 @@ static void test_nothing_stays_counted_after_random_clients(void **state)
 			close(fds[i]);
 	for (unsigned i = 0; i < CALLS; i++)
 		if (f->calls[i].account.account)
-			call_end(&f->calls[i]);
+			call_end(&f->calls[i], false);
 	while (!accounts_are_empty(f->accounts))
 		loop_run_once(f->loop, UINT64_MAX);
 }
@@ -267,10 +271,46 @@ static void test_command_runs_although_the_client_has_gone(void **state)
 		loop_run_once(f->loop, UINT64_MAX);
 }
 
+static unsigned open_fds(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < FDS; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+/* The socket has some of the answers; the daemon keeps few open files for the others, and continues when the client
+ * reads. */
+static void test_client_that_takes_no_files_keeps_few_open(void **state)
+{
+	struct fixture *f = *state;
+	int fd = client_new(f, 1000);
+	char commands[2 * FDS];
+	unsigned before;
+
+	f->files = true;
+	for (size_t i = 0; i < sizeof(commands); i++)
+		commands[i] = "{}"[i % 2];
+	assert_int_equal(send(fd, commands, sizeof(commands), MSG_NOSIGNAL), sizeof(commands));
+	before = open_fds() + 1; /* the daemon's end of the connection */
+	for (unsigned i = 0; i < FDS; i++)
+		loop_run_once(f->loop, 0);
+	assert_in_range(open_fds(), before, before + 8);
+	while (f->commands < FDS) {
+		client_read(fd);
+		loop_run_once(f->loop, 0);
+	}
+	close(fd);
+	while (!accounts_are_empty(f->accounts))
+		loop_run_once(f->loop, UINT64_MAX);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_nothing_stays_counted_after_random_clients, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_client_that_takes_no_files_keeps_few_open, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_command_runs_although_the_client_has_gone, setup, teardown),
 	};
 
