@@ -1,7 +1,7 @@
 #!/bin/sh
 # Run one unit program: unit.sh BUILD RESULTS NAME. Prints its result in one write, and writes the counts
-# "PASSED FAILED SKIPPED" to a file in RESULTS. NAME@epoll runs it with the loop on epoll. A program that crashes, or
-# reports fewer tests than planned, has failed.
+# "PASSED FAILED SKIPPED" to a file in RESULTS. NAME@epoll runs it with the loop on epoll. A program that crashes,
+# reports fewer tests than planned, or skips a test without a line "skipped: REASON", has failed.
 set -u
 build=$1 results=$2 name=$3
 base=$results/$(echo "$name" | tr / -)
@@ -28,6 +28,11 @@ rc=$?
 ok=$(lines '^ok ')
 skip=$(lines '^not ok .*# SKIP')
 bad=$(($(lines '^not ok ') - skip))
+# As pytest does, one line for each reason.
+skips=$(awk '/^skipped: / { why = substr($0, 10); next }
+	/^not ok .*# SKIP/ { n[why ? why : "no reason"]++ }
+	/^(not )?ok / { why = "" }
+	END { for (why in n) print "SKIPPED [" n[why] "] " why }' "$base.out")
 plan=$(sed -n 's/^1\.\.\([0-9]*\)$/\1/p' "$base.out" | awk '{ n += $1 } END { print n + 0 }')
 how=
 if [ $rc = 124 ] || [ $rc = 137 ]; then
@@ -38,6 +43,8 @@ elif [ "$((ok + skip + bad))" = 0 ]; then
 	how="ran no test"
 elif [ "$((ok + skip + bad))" != "$plan" ]; then
 	how="$((ok + skip + bad)) results of $plan tests"
+elif printf '%s\n' "$skips" | grep -q '] no reason$'; then
+	how="skipped without a reason"
 fi
 [ -z "$how" ] || bad=$((bad + 1))
 {
@@ -51,9 +58,7 @@ fi
 		grep -v '^ok ' "$base.err" | tail -n 40 | sed 's/^/    /'
 		[ ! -f "$base.threads" ] || sed 's/^/    /' "$base.threads"
 	fi
-	if [ "$skip" != 0 ]; then
-		grep -h -e '# SKIP' -e '^skip' "$base.out" "$base.err" | sort -u | sed 's/^/    /'
-	fi
+	[ -z "$skips" ] || printf '%s\n' "$skips" | sed 's/^/    /'
 } >"$base.told"
 cat "$base.told"
 echo "$ok $bad $skip" >"$base.sum"

@@ -105,10 +105,18 @@ static void test_config_mutations(void **state)
 	assert_in_range(taken, CONFIG_MUTATIONS / 20, CONFIG_MUTATIONS - CONFIG_MUTATIONS / 20);
 }
 
+/* why_not: NULL, or why this process runs no scripts. */
+static void need_scripts(const char *why_not)
+{
+	if (!why_not)
+		return;
+	print_message("skipped: %s\n", why_not);
+	skip();
+}
+
 static void test_script_seeds(void **state)
 {
-	if (*state)
-		skip();
+	need_scripts(*state);
 	for (size_t i = 0; i < ARRAY_SIZE(script_seeds); i++) {
 		bool played = is_root || strcmp(script_seeds[i].name, "stranger");
 
@@ -118,8 +126,7 @@ static void test_script_seeds(void **state)
 
 static void test_script_mutations(void **state)
 {
-	if (*state)
-		skip();
+	need_scripts(*state);
 	for (size_t i = 0; i < ARRAY_SIZE(script_seeds); i++) {
 		size_t n = seed_read("script", script_seeds[i].name);
 
@@ -136,18 +143,17 @@ static void test_script_mutations(void **state)
 /* Runs last, because it confines the process: from here on only a tmpfs can be written. */
 static int shut_in(void **state)
 {
+	static char why_not[128];
 	int r = 0;
 
 #ifdef __SANITIZE_THREAD__
-	fprintf(stderr, "skip: pretended VMs share our memory, and the thread sanitizer takes them for a fork\n");
-	*state = "cannot";
+	*state = "pretended VMs share our memory, and the thread sanitizer takes them for a fork";
 	return 0;
 #endif
 	is_root = !getuid();
 	r = script_setup(NULL);
-	if (r < 0)
-		fprintf(stderr, "skip: cannot make a namespace of mounts: %s\n", strerror(-r));
-	*state = r < 0 ? "cannot" : NULL;
+	snprintf(why_not, sizeof(why_not), "cannot make a namespace of mounts: %s", strerror(-r));
+	*state = r < 0 ? why_not : NULL;
 	return 0;
 }
 

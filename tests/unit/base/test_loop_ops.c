@@ -508,8 +508,10 @@ static int direct_file(void)
 	const char *folder = getenv("TMPDIR");
 	int fd = open(folder ? folder : "/tmp", O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
 
-	if (fd < 0)
+	if (fd < 0) {
+		print_message("skipped: no file without a name, for O_DIRECT, in the temporary folder (%s)\n", strerror(errno));
 		skip();
+	}
 	return fd;
 }
 

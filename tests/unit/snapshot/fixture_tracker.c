@@ -29,8 +29,13 @@ int tracker_setup(void **state)
 void tracker_begin_unarmed(struct tracker_fixture *f)
 {
 	struct err e = { 0 };
+	int r = uffd_open(&f->uffd);
 
-	if (uffd_open(&f->uffd) < 0 || !f->uffd.can_protect) {
+	if (r < 0) {
+		print_message("skipped: no userfaultfd for this user (%s)\n", strerror(-r));
+		skip();
+	}
+	if (!f->uffd.can_protect) {
 		print_message("skipped: no write protection by userfaultfd on this host\n");
 		skip();
 	}

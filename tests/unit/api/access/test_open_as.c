@@ -43,6 +43,14 @@ uint64_t __wrap_loop_now_ns(void)
 	return begin_ns + 3600 * CLOCK_NS_PER_S;
 }
 
+static void need_root(void)
+{
+	if (geteuid() == 0)
+		return;
+	print_message("skipped: needs root, to take on another user's rights\n");
+	skip();
+}
+
 /* ---- stored rights ---- */
 
 static void test_rights_are_stored_and_read(void **state)
@@ -56,7 +64,7 @@ static void test_rights_are_stored_and_read(void **state)
 		assert_int_equal(rights_of_peer(&stranger, &a, &e), -EPERM);
 		assert_int_equal(e.cls, ERR_PERMISSION);
 		json_object_put(o);
-		skip();
+		need_root();
 	}
 	assert_int_equal(rights_of_peer(&stranger, &a, &e), 0);
 	rights_put(o, a);
@@ -295,8 +303,7 @@ static void test_another_users_rights_are_used(void **state)
 	struct files *f = *state;
 	struct outcome o;
 
-	if (geteuid() != 0)
-		skip();
+	need_root();
 	o = open_it(f, f->theirs, &stranger, false);
 	assert_int_equal(o.r, 0);
 	assert_true(o.held);
@@ -334,8 +341,7 @@ static void test_present_groups_are_used(void **state)
 	struct files *f = *state;
 	struct outcome o;
 
-	if (geteuid() != 0)
-		skip();
+	need_root();
 	o = open_with_groups(f, "groups 65533 7");
 	assert_int_equal(o.r, -EACCES);
 	assert_non_null(strstr(o.e.msg, "(for user 65533, who defined the VM and was in group 4242 then, but is not now; "
@@ -349,8 +355,7 @@ static void test_failed_look_up_of_groups_is_named(void **state)
 	struct files *f = *state;
 	struct outcome o;
 
-	if (geteuid() != 0)
-		skip();
+	need_root();
 	o = open_with_groups(f, "error no network");
 	assert_int_equal(o.r, -EACCES);
 	assert_non_null(strstr(o.e.msg, "could not be looked up: no network; try again"));
@@ -391,8 +396,7 @@ static void test_definition_is_checked_with_the_clients_own_groups(void **state)
 {
 	struct files *f = *state;
 
-	if (geteuid() != 0)
-		skip();
+	need_root();
 	groups_are(f, "groups 65533");
 	assert_int_equal(check_it(f, STRANGER), 0);
 	assert_int_equal(check_it(f, 0), -EACCES);
@@ -447,8 +451,11 @@ static void test_relays_count_as_files(void **state)
 	struct files *f = *state;
 	struct outcome o;
 
-	if (geteuid() != 0 || unshare(CLONE_NEWNET) < 0)
+	need_root();
+	if (unshare(CLONE_NEWNET) < 0) {
+		print_message("skipped: no network namespace of its own (%s)\n", strerror(errno));
 		skip();
+	}
 	o = open_forwards(f, CHANNEL_FDS_MAX - 3);
 	assert_int_equal(o.r, 0);
 	assert_int_equal(o.nfds, CHANNEL_FDS_MAX - 3);
@@ -465,8 +472,7 @@ static void test_cancelled_open_leaves_nothing(void **state)
 	struct open_as *o = NULL;
 	struct err e;
 
-	if (geteuid() != 0)
-		skip();
+	need_root();
 	d = definition_of(f, f->theirs);
 	assert_int_equal(rights_of_peer(&stranger, &d->rights, &e), 0);
 	open_as_open(f->helpers, d, false, opened, &out, &o);

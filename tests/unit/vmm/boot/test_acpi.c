@@ -399,7 +399,7 @@ static void test_iasl_accepts_tables(void **state)
 
 	(void)state;
 	if (system("iasl -v >/dev/null 2>&1")) {
-		fprintf(stderr, "skip: iasl (acpica-tools) is not installed\n");
+		print_message("skipped: iasl (acpica-tools) is not installed\n");
 		skip();
 	}
 	snprintf(dir, sizeof(dir), "%s/cairn-acpi-XXXXXX", tmp_folder());

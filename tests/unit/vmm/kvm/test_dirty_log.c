@@ -44,7 +44,7 @@ static struct fixture *fixture_new(void)
 	host_files_done(&host);
 
 	if (r < 0) {
-		fprintf(stderr, "skip: %s\n", f->e.msg);
+		print_message("skipped: %s\n", f->e.msg);
 		free(f);
 		skip();
 	}

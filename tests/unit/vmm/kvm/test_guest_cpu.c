@@ -98,7 +98,7 @@ static struct fixture *fixture_new(void)
 	host_files_done(&host);
 
 	if (r < 0) {
-		fprintf(stderr, "skip: %s\n", f->e.msg);
+		print_message("skipped: %s\n", f->e.msg);
 		free(f);
 		skip();
 	}
@@ -189,8 +189,10 @@ static void test_probe_drops_privileges_of_its_thread(void **state)
 	host_files_open(&host);
 	r = kvm_init(&k, &host, NULL, &e);
 	host_files_done(&host);
-	if (r < 0)
+	if (r < 0) {
+		print_message("skipped: %s\n", e.msg);
 		skip();
+	}
 	probes = 0;
 	cpu_probe_learn(&k);
 	assert_int_equal(probes, 1);
@@ -453,7 +455,7 @@ static void test_recorded_tsc_frequency_is_set_on_each_vcpu(void **state)
 
 	(void)state;
 	if (!f->kvm.scales_tsc && kvm_ioctl(f->set.vcpu[0].fd, KVM_SET_TSC_KHZ, (void *)(uintptr_t)(khz * 2)) < 0) {
-		fprintf(stderr, "skip: this host's KVM sets no TSC frequency\n");
+		print_message("skipped: this host's KVM sets no TSC frequency\n");
 		fixture_free(f);
 		skip();
 	}

@@ -123,7 +123,7 @@ static struct vcpu_fx *fx_new(unsigned count, const void *code, size_t n)
 	host_files_done(&host);
 
 	if (r < 0) {
-		fprintf(stderr, "skip: %s\n", e.msg);
+		print_message("skipped: %s\n", e.msg);
 		free(f);
 		skip();
 	}
@@ -608,7 +608,7 @@ static struct vcpu_fx *collecting_new(struct loop **ret_loop)
 	must(loop_new(8, ret_loop, &e), &e);
 	port_ring_init(&f->ring, &f->kvm, *ret_loop, 0);
 	if (!f->ring.timer) {
-		fprintf(stderr, "skip: this host's KVM lacks KVM_CAP_COALESCED_PIO\n");
+		print_message("skipped: this host's KVM lacks KVM_CAP_COALESCED_PIO\n");
 		fx_free(f);
 		loop_free(*ret_loop);
 		skip();

@@ -46,7 +46,7 @@ static struct vcpu_fx *fx_new(void)
 	r = kvm_init(&f->kvm, &host, NULL, &e);
 	host_files_done(&host);
 	if (r < 0) {
-		fprintf(stderr, "skip: %s\n", e.msg);
+		print_message("skipped: %s\n", e.msg);
 		free(f);
 		skip();
 	}

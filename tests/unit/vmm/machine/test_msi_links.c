@@ -35,7 +35,7 @@ static void begin(struct msi_test *t)
 
 	t->sys = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (t->sys < 0) {
-		fprintf(stderr, "skip: no /dev/kvm\n");
+		print_message("skipped: no /dev/kvm\n");
 		skip();
 	}
 	t->vm = kvm_ioctl(t->sys, KVM_CREATE_VM, 0);
