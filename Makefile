@@ -265,6 +265,7 @@ $(BUILD)/unit/api/vm/test_vm_log: | $(BUILD)/cairn-log
 $(BUILD)/unit/tools/test_openmetrics: $(BUILD)/tools/metrics/openmetrics.o
 $(BUILD)/unit/tools/test_agent_busy: $(addprefix $(BUILD)/tools/agent/,session.o start.o root.o user.o copy.o renew.o network.o)
 $(BUILD)/unit/tools/test_login: $(addprefix $(BUILD)/tools/login/,message.o limits.o)
+$(BUILD)/unit/tools/test_connections: $(BUILD)/tools/web/connections.o
 $(BUILD)/unit/tools/test_vnc_picture: $(addprefix $(BUILD)/tools/vnc/,keymap.o link.o picture.o)
 SHARE_OBJ := $(addprefix $(BUILD)/tools/share/,share.o share_names.o share_files.o nodes.o)
 $(BUILD)/unit/tools/test_share_fuzz: $(addprefix $(FUZZ_OBJ)share_,run.o seed.o) $(SHARE_OBJ)

@@ -5,8 +5,6 @@
 #include <sys/socket.h>
 
 #define REQUEST_SECONDS 10
-/* From this number on, each new connection ends a waiting one. */
-#define CROWDED (CONNECTIONS_MAX - 64)
 
 void connections_init(struct connections *c)
 {
@@ -19,7 +17,7 @@ void connections_init(struct connections *c)
 static void connection_end(struct connection *c)
 {
 	shutdown(c->fd, SHUT_RDWR);
-	c->since_ns = 0;
+	c->ended = true;
 }
 
 int connections_add(struct connections *c, int fd)
@@ -31,13 +29,13 @@ int connections_add(struct connections *c, int fd)
 	for (int i = 0; i < CONNECTIONS_MAX; i++) {
 		struct connection *at = &c->rows[i];
 
-		used += at->fd >= 0;
+		used += at->fd >= 0 && !at->ended;
 		if (at->fd < 0)
 			row = i;
-		else if (at->since_ns && (!oldest || at->since_ns < oldest->since_ns))
+		else if (at->since_ns && !at->ended && (!oldest || at->since_ns < oldest->since_ns))
 			oldest = at;
 	}
-	if (used >= CROWDED && oldest)
+	if (used >= CONNECTIONS_CROWD && oldest)
 		connection_end(oldest);
 	if (row >= 0)
 		c->rows[row] = (struct connection){ .fd = fd, .since_ns = clock_monotonic_ns(), .session = -1 };
@@ -87,7 +85,7 @@ void connections_end(struct connections *c, int session, int except)
 	LOCK_GUARD(&c->lock);
 
 	for (int i = 0; i < CONNECTIONS_MAX; i++)
-		if (c->rows[i].fd >= 0 && i != except && c->rows[i].session == session)
+		if (c->rows[i].fd >= 0 && !c->rows[i].ended && i != except && c->rows[i].session == session)
 			connection_end(&c->rows[i]);
 }
 
@@ -100,7 +98,7 @@ void connections_expire(struct connections *c)
 	for (int i = 0; i < CONNECTIONS_MAX; i++) {
 		struct connection *at = &c->rows[i];
 
-		if (at->fd >= 0 && at->since_ns && now - at->since_ns > REQUEST_SECONDS * CLOCK_NS_PER_S)
+		if (at->fd >= 0 && at->since_ns && !at->ended && now - at->since_ns > REQUEST_SECONDS * CLOCK_NS_PER_S)
 			connection_end(at);
 	}
 }

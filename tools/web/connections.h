@@ -4,9 +4,13 @@
 #define CAIRN_TOOLS_WEB_CONNECTIONS_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
-#define CONNECTIONS_MAX 384
+/* From this number on, each new connection ends a waiting one. */
+#define CONNECTIONS_CROWD 320
+/* With those that have been ended and are still there: on a busy host, their threads take a while to see the end. */
+#define CONNECTIONS_MAX 1024
 
 struct connections {
 	pthread_mutex_t lock;
@@ -14,12 +18,13 @@ struct connections {
 		int fd; /* -1: the row is free */
 		uint64_t since_ns; /* waits for a request since then; 0: answers one */
 		int session; /* of the request that it answers; -1: none */
+		bool ended; /* its thread will see the end */
 	} rows[CONNECTIONS_MAX];
 };
 
 void connections_init(struct connections *c);
-/* Note a new connection. fd: borrowed until connections_remove(). If the table is nearly full, the connection that has
- * waited longest for a request ends. Returns its row; -1: the table is full. */
+/* Note a new connection. fd: borrowed until connections_remove(). In a crowd, the connection that has waited longest
+ * for a request ends. Returns the new one's row; -1: the table is full. */
 int connections_add(struct connections *c, int fd);
 void connections_remove(struct connections *c, int row);
 int connections_count(struct connections *c);
