@@ -24,10 +24,15 @@ def run(*args, status=0):
     return r.stdout + r.stderr
 
 
+def entered(pid):
+    """Return a command that enters the mount namespace of a process, and a plain user's user namespace before it."""
+    return ["nsenter", f"--target={pid}", *(["--user", "--preserve-credentials"] if os.geteuid() else []), "--mount"]
+
+
 def img(*args, **kwargs):
     """Run cairn-img. Its sandbox forbids paths below /proc/PID/root, so enter the mount namespace of such a process."""
-    roots = [m for m in (re.match(r"(/proc/\d+)/root", a) for a in args) if m]
-    enter = ["nsenter", f"--mount={roots[0][1]}/ns/mnt"] if roots else []
+    roots = [m for m in (re.match(r"/proc/(\d+)/root", a) for a in args) if m]
+    enter = entered(roots[0][1]) if roots else []
     return run(*enter, IMG, *(re.sub(r"^/proc/\d+/root", "", a) for a in args), **kwargs)
 
 
@@ -186,12 +191,13 @@ def test_corruption_found_while_paused_is_reported(daemon, kvm, guest, damaged):
 # ---- full file system ----
 
 class Small:
-    """A file system of a few MiB in a mount namespace of its own, with a ballast file."""
+    """A file system of a few MiB in a mount namespace of its own, with a ballast file. A plain user may make the
+    namespace within a user namespace."""
 
     def __init__(self, folder, size):
         folder.mkdir()
         self.process = subprocess.Popen(
-            ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size="$2" tmpfs "$1" && echo mounted && exec sleep 600',
+            ["unshare", "-Urm" if os.geteuid() else "-m", "sh", "-c", 'mount -t tmpfs -o size="$2" tmpfs "$1" && echo mounted && exec sleep 600',
              "sh", str(folder), size],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if self.process.stdout.readline() != "mounted\n":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Daemon, until
-from test_disk_errors import MIB, Small
+from test_disk_errors import MIB, Small, entered
 from test_hooks import Hooks, log_of
 from test_hotplug import image, machine
 
@@ -26,7 +26,7 @@ class Beside(Daemon):
     """A daemon that has the small file system among its mounts."""
 
     def __init__(self, tmp, small):
-        self.wrapper = ["nsenter", "--target", str(small.process.pid), "--mount"]
+        self.wrapper = entered(small.process.pid)
         super().__init__(tmp)
 
     def command(self):
