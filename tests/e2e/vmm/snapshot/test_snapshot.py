@@ -16,7 +16,7 @@ import time
 import pytest
 
 import guestlib
-from conftest import BUILD, ROOT, Console, Qmp, is_vm, open_files, until
+from conftest import BUILD, ROOT, Console, Qmp, is_vm, until
 from mountlib import tmpfs
 from statelib import State, crc32c
 
@@ -68,11 +68,7 @@ def vm(daemon, kvm, guest, tmp_path):
             return daemon.cairn("snapshot-list", "vm1", "--name").stdout.split()
 
         def pid(self):
-            # The lock does not tell its owner's name: ask who has the disk open.
-            for p in filter(str.isdigit, os.listdir("/proc")):
-                if is_vm(p) and str(self.disks[0]) in open_files(p):
-                    return int(p)
-            raise AssertionError("no process has the disk open")
+            return daemon.info("vm1")["pid"]
 
         def stop(self):
             self.console.close()
