@@ -138,9 +138,13 @@ def is_built(pid):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    if call.excinfo and needs_root(call.excinfo.value):
-        call.excinfo = pytest.CallInfo.from_call(lambda: pytest.skip("only root may look into a process that is not dumpable"), call.when).excinfo
+    hidden = hidden_file(call.excinfo.value) if call.excinfo else None
+    if hidden:
+        why = f"only root may read {hidden} of a process that is not dumpable"
+        call.excinfo = pytest.CallInfo.from_call(lambda: pytest.skip(why), call.when).excinfo
     report = (yield).get_result()
+    if hidden:
+        report.longrepr = (item.location[0], item.location[1] + 1, "Skipped: " + why)  # of the test, not of this line
     item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     if call.excinfo and is_late(call.excinfo.value):
         report.sections.append(("Processes", waited_for()))
@@ -152,9 +156,16 @@ def pytest_runtest_makereport(item, call):
             rm_rf(folder)
 
 
-def needs_root(e):
-    """Return whether a test of a plain user has looked into /proc of a process that is not dumpable."""
-    return os.geteuid() != 0 and isinstance(e, PermissionError) and str(e.filename).startswith("/proc/")
+def hidden_file(e):
+    """Return which file of a process's folder in /proc a plain user could not read, because the process is not
+    dumpable: most files in that folder belong to root then. None for any other error."""
+    m = os.geteuid() and isinstance(e, PermissionError) and re.match(r"/proc/(\d+)/(.*)", str(e.filename))
+    if not m:
+        return None
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        if os.stat(f"/proc/{m[1]}/fd").st_uid == os.geteuid():
+            return None
+    return re.sub(r"\d+", "N", m[2])
 
 
 def size(*folders):
@@ -250,7 +261,7 @@ def open_fds(pid):
             with contextlib.suppress(FileNotFoundError):
                 targets[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
     except OSError as e:
-        if needs_root(e):
+        if hidden_file(e):
             raise
     return targets
 
