@@ -82,7 +82,6 @@
 #include "base/loop.h"
 #include "base/notify.h"
 #include "base/signals.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,7 +4,6 @@
 #define CAIRN_BASE_EGRESS_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 #define EGRESS_RULES_MAX 64 /* one bit each in a uint64_t */

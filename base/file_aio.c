@@ -1,9 +1,7 @@
 #include "base/file_aio.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <linux/aio_abi.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>

@@ -1,5 +1,4 @@
 #include "base/file_pool.h"
-#include "base/cleanup.h"
 #include "base/util.h"
 
 #include <errno.h>

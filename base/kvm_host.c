@@ -1,6 +1,5 @@
 #include "base/kvm_host.h"
 #include "base/cpuid.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <linux/kvm.h>

@@ -6,7 +6,6 @@
 #include "base/loop_impl.h"
 #include "base/util.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>

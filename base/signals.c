@@ -1,7 +1,6 @@
 #include "base/signals.h"
 
 #include <errno.h>
-#include <stddef.h>
 #include <sys/signalfd.h>
 
 const int signals_of_end[] = { SIGTERM, SIGINT, SIGHUP, 0 };

@@ -5,8 +5,6 @@
 #ifndef CAIRN_DEVICES_ACPI_PM_H
 #define CAIRN_DEVICES_ACPI_PM_H
 
-#include <stdint.h>
-
 struct bus;
 struct dev_host;
 struct device;

@@ -42,7 +42,6 @@
 #include "snapshot/vmstate.h"
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
 

@@ -1,6 +1,5 @@
 /* The part of the fault tracker that frees memory while the guest runs: pages that the guest gives back, and blocks
  * that a saved state has. */
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "snapshot/fault_tracker_impl.h"
 #include "snapshot/ram_reader.h"

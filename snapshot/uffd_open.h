@@ -4,7 +4,6 @@
 #define CAIRN_SNAPSHOT_UFFD_OPEN_H
 
 #include <stdbool.h>
-#include <stddef.h>
 
 #define UFFD_DEVICE "/dev/userfaultfd"
 #define UFFD_REASON_MAX 160

@@ -1,5 +1,4 @@
 /* The daemon's requests to the guest agent. */
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "vmm/agent/agent.h"

@@ -1,7 +1,6 @@
 /* Messages about disks and interfaces that come and go while the VM runs, and about copies of disks. */
 #include "vmm/control_impl.h"
 #include "base/err.h"
-#include "base/util.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/vm.h"
 #include "vmm/machine/worker.h"

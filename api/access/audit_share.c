@@ -1,6 +1,5 @@
 #include "api/access/audit_share.h"
 #include "base/clock.h"
-#include "base/util.h"
 
 #define REFILL_BYTE_NS (3600 * CLOCK_NS_PER_S / AUDIT_SHARE_REFILL)
 

@@ -7,7 +7,6 @@
 #define CAIRN_API_ACCESS_CLIENT_FILE_H
 
 #include <stdbool.h>
-#include <stddef.h>
 
 struct client_file;
 struct err;

@@ -2,7 +2,6 @@
 #include "api/access/rights.h"
 #include "api/access/spawn.h"
 #include "base/cleanup.h"
-#include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -10,7 +9,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>

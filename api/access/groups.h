@@ -6,8 +6,6 @@
 #ifndef CAIRN_API_ACCESS_GROUPS_H
 #define CAIRN_API_ACCESS_GROUPS_H
 
-#include <stdint.h>
-
 struct groups;
 struct groups_ask;
 struct loop;

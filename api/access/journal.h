@@ -5,7 +5,6 @@
 #ifndef CAIRN_API_ACCESS_JOURNAL_H
 #define CAIRN_API_ACCESS_JOURNAL_H
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <sys/un.h>
 

@@ -3,7 +3,6 @@
 #include "api/jobs/exec.h"
 #include "api/jobs/job.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/base64.h"
 #include "base/cleanup.h"

@@ -5,9 +5,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_host.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
-#include "base/file.h"
 #include "base/utf8.h"
 
 #include <errno.h>

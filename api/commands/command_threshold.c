@@ -4,7 +4,6 @@
 #include "api/policy/thresholds.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
 #include "base/err.h"

@@ -4,7 +4,6 @@
 #include "base/err.h"
 #include "base/util.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 

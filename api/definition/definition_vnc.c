@@ -2,8 +2,6 @@
 #include "api/definition/definition.h"
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
-#include "base/util.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

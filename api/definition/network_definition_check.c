@@ -3,8 +3,6 @@
 #include "api/definition/network_definition.h"
 #include "api/wire/json.h"
 #include "base/egress.h"
-#include "base/err.h"
-#include "base/util.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

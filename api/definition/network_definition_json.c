@@ -6,7 +6,6 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/egress.h"
-#include "base/util.h"
 
 #include <netinet/in.h>
 

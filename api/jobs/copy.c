@@ -9,13 +9,11 @@
 #include "api/vm/vm_process.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-
 
 static void copy_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {

@@ -4,7 +4,6 @@
 #include "api/jobs/job_owner.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/util.h"
 

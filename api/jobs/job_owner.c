@@ -10,7 +10,6 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"

@@ -4,7 +4,6 @@
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"

@@ -18,7 +18,6 @@
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"

@@ -3,8 +3,6 @@
 #ifndef CAIRN_API_JOBS_SNAPSHOT_DIFF_H
 #define CAIRN_API_JOBS_SNAPSHOT_DIFF_H
 
-#include <stdbool.h>
-
 struct err;
 struct job;
 struct json_object;

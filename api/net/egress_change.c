@@ -7,7 +7,6 @@
 #include "api/net/waiting_call.h"
 #include "api/schema/call.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/egress.h"

@@ -12,7 +12,6 @@
 #include "api/schema/call.h"
 #include "api/vm/identity.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"

@@ -3,7 +3,6 @@
 #include "api/net/network_blocked.h"
 #include "api/net/network_life.h"
 #include "api/vm/vm_host.h"
-#include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"

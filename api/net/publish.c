@@ -7,7 +7,6 @@
 #include "api/net/network_ports.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 

@@ -16,7 +16,6 @@
 #include "base/memory_pressure.h"
 #include "base/util.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

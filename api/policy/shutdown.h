@@ -5,7 +5,6 @@
 #ifndef CAIRN_API_POLICY_SHUTDOWN_H
 #define CAIRN_API_POLICY_SHUTDOWN_H
 
-#include "api/definition/definition.h"
 #include "api/policy/hook_ask.h"
 
 #define SHUTDOWN_MESSAGE_MAX 160

@@ -8,7 +8,6 @@
 
 #include "base/ratelimit.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>

@@ -2,7 +2,6 @@
 #include "api/jobs/undefine.h"
 #include "api/policy/restart.h"
 #include "api/vm/observer.h"
-#include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "base/clock.h"
 #include "base/err.h"

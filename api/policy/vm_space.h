@@ -21,7 +21,6 @@
 #define CAIRN_API_POLICY_VM_SPACE_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 struct vm;

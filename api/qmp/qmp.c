@@ -9,7 +9,6 @@
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "api/wire/listen.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"

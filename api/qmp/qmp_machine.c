@@ -10,7 +10,6 @@
 #include "base/cpu_model_table.h"
 #include "base/err.h"
 #include "base/machine_version.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -9,7 +9,6 @@
 #include "api/vm/vm_vcpus.h"
 #include "api/wire/json.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -2,8 +2,6 @@
 #ifndef CAIRN_API_SCHEMA_DISK_TUNE_H
 #define CAIRN_API_SCHEMA_DISK_TUNE_H
 
-#include <stddef.h>
-
 #define DISK_IOPS_MAX 4294967295ULL
 #define DISK_BPS_MIN 4096ULL
 #define DISK_BPS_MAX (1ULL << 40)

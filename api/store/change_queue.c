@@ -1,6 +1,5 @@
 #include "api/store/change_queue.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/util.h"
 
 static void change_begin(struct change_queue *q);

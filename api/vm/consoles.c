@@ -7,7 +7,6 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <stddef.h>

@@ -12,7 +12,6 @@
 #include "base/ratelimit.h"
 #include "base/util.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 

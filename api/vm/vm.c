@@ -8,7 +8,6 @@
 #include "api/vm/disk_doubt.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm_compat.h"
-#include "api/vm/vm_life.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
 #include "base/err.h"

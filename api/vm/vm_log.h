@@ -6,8 +6,6 @@
 #ifndef CAIRN_API_VM_VM_LOG_H
 #define CAIRN_API_VM_VM_LOG_H
 
-#include <stdint.h>
-
 /* A message to cairn-log over its fd VM_LOG_FD (base/channel.h): the name of the VM without a zero byte, and two fds:
  * the reading end of a pipe, and the VM's folder. */
 #define VM_LOG_FD 3

@@ -10,15 +10,12 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "base/loop.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- attach ---- */

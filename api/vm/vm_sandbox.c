@@ -6,7 +6,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/spaces.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>

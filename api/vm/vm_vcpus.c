@@ -8,10 +8,8 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/loop.h"
-#include "base/util.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 /* ---- how many ---- */
 

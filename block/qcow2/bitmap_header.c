@@ -12,7 +12,6 @@
 #include "block/qcow2/bitmap_impl.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define EXT_HEADER_BYTES 8u

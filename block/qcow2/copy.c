@@ -3,7 +3,6 @@
  * refcounts are counted anew. The first pass checks the tables and counts the bytes. The second pass
  * copies, unless the target is a clone of the file already. */
 #include "base/bytes.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"

@@ -7,7 +7,6 @@
  *    3 repair the leaks: lower these refcounts, and free clusters that the entries named */
 #include "base/bytes.h"
 #include "base/err.h"
-#include "base/file.h"
 #include "base/util.h"
 #include "block/qcow2/check_impl.h"
 

@@ -40,8 +40,6 @@
 #ifndef CAIRN_BLOCK_QCOW2_FORMAT_H
 #define CAIRN_BLOCK_QCOW2_FORMAT_H
 
-#include <stdint.h>
-
 #define QCOW2_MAGIC 0x514649fbu
 #define QCOW2_V2_HEADER_BYTES 72u
 #define QCOW2_V3_HEADER_MIN 104u

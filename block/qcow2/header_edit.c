@@ -1,7 +1,6 @@
 /* Changes the header of an image that nobody has open: the version, the names of the backing and data files, the
  * backing format, the pin and the v3 fields. */
 #include "base/bytes.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/pin_name.h"
@@ -10,7 +9,6 @@
 #include "block/qcow2/check_impl.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 

@@ -9,7 +9,6 @@
  * extension in the first sector leads to a place behind these for one step. In a small cluster, the names of features
  * make room, because they are optional; version 2 has no features. All steps are planned before the first write. */
 #include "base/bytes.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"

@@ -5,7 +5,6 @@
 
 #include <endian.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 
 /* Counts clusters with a refcount, up to `enough`. */

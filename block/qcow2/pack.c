@@ -2,7 +2,6 @@
  * they come, then the refcounts, counted from the tables. */
 #include "block/qcow2/pack.h"
 #include "base/bytes.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"

@@ -14,7 +14,6 @@
 #include "block/block_snapshot.h"
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 struct block;

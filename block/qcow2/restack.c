@@ -1,6 +1,5 @@
 #include "block/restack.h"
 #include "base/err.h"
-#include "base/util.h"
 #include "block/block_impl.h"
 #include "block/lock.h"
 #include "block/qcow2/qcow2.h"

@@ -12,7 +12,6 @@
  *    abort    decrement the counted refcounts, set COPIED again
  *    clean    clear the dirty bit when everything is durable */
 #include "base/bytes.h"
-#include "base/cleanup.h"
 #include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
 

@@ -1,7 +1,6 @@
 #include "block/qcow2/warm.h"
 #include "base/bytes.h"
 #include "base/crc32c.h"
-#include "base/util.h"
 #include "block/qcow2/impl.h"
 
 #include <fcntl.h>

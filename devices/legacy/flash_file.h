@@ -16,7 +16,6 @@
 #ifndef CAIRN_DEVICES_LEGACY_FLASH_FILE_H
 #define CAIRN_DEVICES_LEGACY_FLASH_FILE_H
 
-#include <stddef.h>
 #include <stdint.h>
 
 struct err;

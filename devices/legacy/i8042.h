@@ -7,8 +7,6 @@
 #ifndef CAIRN_DEVICES_LEGACY_I8042_H
 #define CAIRN_DEVICES_LEGACY_I8042_H
 
-#include <stdbool.h>
-
 struct bus;
 struct dev_host;
 struct device;

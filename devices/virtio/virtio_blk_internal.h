@@ -8,8 +8,6 @@
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_pci.h"
 
-#include <stdatomic.h>
-
 struct loop_timer;
 struct state_reader;
 struct state_writer;

@@ -3,7 +3,6 @@
 #include "devices/virtio/virtio_blk_internal.h"
 #include "base/cleanup.h"
 #include "base/loop.h"
-#include "base/util.h"
 
 static bool queue_poll(struct virtio_blk *b, unsigned qi)
 {

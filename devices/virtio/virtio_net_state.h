@@ -5,8 +5,6 @@
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_NET_STATE_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_NET_STATE_H
 
-#include <stdint.h>
-
 struct state_reader;
 struct state_writer;
 struct virtio_pci;

@@ -1,6 +1,5 @@
 #include "base/bytes.h"
 #include "base/log.h"
-#include "base/util.h"
 #include "devices/dev_host.h"
 #include "devices/virtio/virtio_net_internal.h"
 

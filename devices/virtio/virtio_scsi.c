@@ -1,6 +1,5 @@
 #include "devices/virtio/virtio_scsi.h"
 #include "base/bytes.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"

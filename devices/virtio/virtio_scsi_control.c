@@ -1,6 +1,5 @@
 /* The controller's control and event rings: task management, asynchronous notifications, events. */
 #include "base/bytes.h"
-#include "base/util.h"
 #include "devices/dev_host.h"
 #include "devices/virtio/virtio_scsi_internal.h"
 

@@ -9,8 +9,6 @@
 #include "devices/virtio/virtio_pci.h"
 #include "devices/virtio/virtio_scsi.h"
 
-#include <stdatomic.h>
-
 struct virtio_scsi;
 struct scsi_lun;
 

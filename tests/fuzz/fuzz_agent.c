@@ -11,7 +11,6 @@
 #include "vmm/vm_msg.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>

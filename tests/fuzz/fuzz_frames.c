@@ -3,7 +3,6 @@
 #include "tests/fuzz/fuzz_api.h"
 
 #include "base/bytes.h"
-#include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "tools/slirp/frames.h"

@@ -12,7 +12,6 @@
 #include "devices/virtio/virtio_scsi.h"
 
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #define SLOT 3

@@ -1,7 +1,6 @@
 /* fuzz_xml: libFuzzer target for untrusted libvirt domain XML: read it and, if it yields a
  * definition, print that and read it again. Seeds: tests/data/xml. */
 #include "tools/xml/domain.h"
-#include "api/wire/json.h"
 #include "base/err.h"
 #include "tools/xml/print.h"
 #include "tools/xml/reading.h"

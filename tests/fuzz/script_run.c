@@ -4,7 +4,6 @@
 #include "api/access/fork_as.h"
 #include "api/daemon.h"
 #include "api/jobs/job.h"
-#include "api/qmp/qmp.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
@@ -23,7 +22,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -34,7 +32,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 

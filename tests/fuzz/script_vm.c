@@ -1,7 +1,6 @@
 #include "tests/fuzz/fuzz_api.h"
 #include "tests/fuzz/script_vm.h"
 
-#include "api/vm/vm_socket.h"
 #include "api/vm/vm_spawn.h"
 #include "base/err.h"
 #include "base/loop.h"

@@ -10,7 +10,6 @@
 #include "snapshot/tree.h"
 #include "snapshot/vmstate.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,7 +1,6 @@
 #include "tools/agent/copy.h"
 #include "base/tree_stream.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <string.h>
 #include <sys/stat.h>

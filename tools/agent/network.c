@@ -1,6 +1,5 @@
 #include "tools/agent/network.h"
 #include "base/agent_frame.h"
-#include "base/util.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

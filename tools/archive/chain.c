@@ -3,7 +3,6 @@
 #include "tools/archive/archive.h"
 #include "api/wire/json.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>

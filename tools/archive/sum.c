@@ -3,7 +3,6 @@
 #include "base/hex.h"
 #include "base/util.h"
 
-#include <stdio.h>
 #include <string.h>
 
 static void block_add(struct sum *s, uint64_t block, const uint8_t *p, size_t len)

@@ -1,5 +1,4 @@
 #include "tools/cairn/chart.h"
-#include "base/cleanup.h"
 #include "base/util.h"
 
 #include <math.h>

@@ -1,6 +1,5 @@
 #include "tools/cairn/clone_seed.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"

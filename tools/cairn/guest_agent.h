@@ -4,7 +4,6 @@
 #define CAIRN_TOOLS_GUEST_AGENT_H
 
 #include <stdbool.h>
-#include <stdint.h>
 
 struct cli;
 struct err;

@@ -1,5 +1,4 @@
 #include "tools/cairn/guest_session.h"
-#include "api/wire/json.h"
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/err.h"

@@ -1,6 +1,5 @@
 #include "tools/cairn/pool.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"

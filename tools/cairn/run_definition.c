@@ -9,7 +9,6 @@
 #include "tools/cairn/forward.h"
 #include "tools/cairn/host_probe.h"
 #include "tools/cairn/run_overlay.h"
-#include "tools/cairn/xml.h"
 
 #include <errno.h>
 #include <limits.h>

@@ -4,7 +4,6 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/user_network.h"
-#include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/kept_layer.h"
 #include "tools/cairn/root_program.h"

@@ -1,7 +1,6 @@
 /* cairn-delegate SOCKET UID: connects to the daemon for a user who has logged in at cairn-web. cairn-login starts it
  * with this user's ids and groups, so the daemon sees the user; with other ids it ends at once. On fd 3, cairn-web asks
  * it for connections (link.h). When it ends, so do all of them. A thread serves each connection. */
-#include "api/wire/json.h"
 #include "base/err.h"
 #include "base/lockdown.h"
 #include "base/program.h"

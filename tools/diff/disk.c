@@ -1,7 +1,6 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/util.h"
 #include "block/block.h"
 #include "block/diff.h"
 #include "tools/archive/helper.h"

@@ -2,7 +2,6 @@
 #include "base/util.h"
 #include "tools/diff/files.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,5 @@
 /* cairn-diff: compare two contents of a VM's disks. cairnd runs it with the rights of the disks' author. See diff.h. */
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/program.h"

@@ -1,4 +1,3 @@
-#include "base/err.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "tools/diff/files.h"

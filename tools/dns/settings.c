@@ -1,5 +1,4 @@
 #include "tools/dns/settings.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 

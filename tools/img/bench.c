@@ -1,7 +1,6 @@
 /* bench: send requests repeatedly and measure the time, like `qemu-img bench`. */
 #include "img.h"
 
-#include "base/cleanup.h"
 #include "base/util.h"
 
 #include <errno.h>

@@ -2,7 +2,6 @@
 #include "img.h"
 
 #include "base/bitmap.h"
-#include "base/util.h"
 #include "block/lock.h"
 #include "block/qcow2/bitmap.h"
 

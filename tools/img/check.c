@@ -1,6 +1,5 @@
 #include "img.h"
 
-#include "base/cleanup.h"
 #include "block/lock.h"
 
 #include <errno.h>

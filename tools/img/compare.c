@@ -1,7 +1,6 @@
 /* compare: compare two images byte by byte, except where both are known to be zeros. */
 #include "img.h"
 
-#include "base/cleanup.h"
 #include "base/util.h"
 
 #include <errno.h>

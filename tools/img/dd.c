@@ -1,8 +1,6 @@
 /* dd: copy a range of a disk to a new image, with the operands of dd(1). */
 #include "convert.h"
 
-#include "base/util.h"
-
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>

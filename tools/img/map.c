@@ -1,7 +1,6 @@
 /* map: show the allocation of an image, layer by layer. */
 #include "img.h"
 
-#include "base/cleanup.h"
 #include "base/util.h"
 
 #include <errno.h>

@@ -5,7 +5,6 @@
 
 #include <libnbd.h>
 #include <stdbool.h>
-#include <stdint.h>
 
 struct block;
 struct err;

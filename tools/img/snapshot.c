@@ -2,7 +2,6 @@
 #include "img.h"
 
 #include "base/cleanup.h"
-#include "base/log.h"
 #include "base/util.h"
 #include "block/block_snapshot.h"
 #include "block/lock.h"

@@ -2,7 +2,6 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>

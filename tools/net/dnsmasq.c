@@ -2,18 +2,15 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
-#include "base/util.h"
 #include "tools/net/daemon_process.h"
 #include "tools/net/dnsmasq_config.h"
 #include "tools/net/jail.h"
 #include "tools/net/subnet.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>

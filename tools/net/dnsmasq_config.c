@@ -3,7 +3,6 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "tools/net/forks.h"
-#include "tools/net/subnet.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

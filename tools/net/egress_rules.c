@@ -1,6 +1,5 @@
 #include "tools/net/egress_rules.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/egress.h"
 #include "base/egress_notice.h"
 #include "base/err.h"

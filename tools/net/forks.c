@@ -1,5 +1,4 @@
 #include "tools/net/forks.h"
-#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/inet_sum.h"

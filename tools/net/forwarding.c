@@ -2,7 +2,6 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/file.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,5 +1,4 @@
 #include "tools/net/subnet.h"
-#include "api/wire/json.h"
 #include "base/err.h"
 #include "base/util.h"
 

@@ -1,7 +1,6 @@
 #include "tools/net/uplink.h"
 #include "base/err.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 

@@ -1,7 +1,6 @@
 #include "tools/publish/datagrams.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>

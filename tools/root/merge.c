@@ -1,5 +1,4 @@
 #include "tools/root/merge.h"
-#include "base/cleanup.h"
 #include "base/file.h"
 #include "base/util.h"
 #include "tools/root/layer.h"

@@ -1,7 +1,5 @@
 #include "tools/root/squash.h"
-#include "base/cleanup.h"
 #include "base/err.h"
-#include "base/util.h"
 #include "tools/root/child.h"
 #include "tools/root/merge.h"
 #include "tools/root/root_inode.h"

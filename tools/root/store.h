@@ -5,9 +5,6 @@
 #ifndef CAIRN_TOOLS_ROOT_STORE_H
 #define CAIRN_TOOLS_ROOT_STORE_H
 
-#include <stdbool.h>
-#include <stdint.h>
-
 struct err;
 struct layer;
 struct store;

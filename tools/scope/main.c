@@ -19,7 +19,6 @@
 #include "base/err.h"
 #include "base/hex.h"
 #include "base/program.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,7 +6,6 @@
 #include "base/log.h"
 #include "base/program.h"
 #include "base/share_link.h"
-#include "base/util.h"
 #include "tools/share/sandbox.h"
 #include "tools/share/share.h"
 

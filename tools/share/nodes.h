@@ -5,7 +5,6 @@
 #define CAIRN_TOOLS_SHARE_NODES_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
 #include <sys/types.h>

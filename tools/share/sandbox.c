@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <linux/landlock.h>
-#include <stddef.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 

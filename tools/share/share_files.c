@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define FUSE_UNKNOWN_INO 0xffffffffu /* as the guest's kernel has it */

@@ -1,6 +1,5 @@
 /* Operations on the names in a folder. */
 #include "base/cleanup.h"
-#include "base/util.h"
 #include "tools/share/share.h"
 
 #include <errno.h>

@@ -1,6 +1,5 @@
 #include "tools/slirp/closing.h"
 #include "base/bytes.h"
-#include "base/util.h"
 
 #include <net/ethernet.h>
 #include <netinet/in.h>

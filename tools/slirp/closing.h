@@ -9,7 +9,6 @@
 
 #include "tools/slirp/guest_packet.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

@@ -3,7 +3,6 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/program.h"
-#include "base/util.h"
 #include "tools/vnc/link.h"
 #include "tools/vnc/sandbox.h"
 #include "tools/vnc/server.h"

@@ -6,7 +6,6 @@
 #include "base/display.h"
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 struct picture {

@@ -2,8 +2,6 @@
 #ifndef CAIRN_TOOLS_VNC_SERVER_H
 #define CAIRN_TOOLS_VNC_SERVER_H
 
-#include <stdbool.h>
-
 struct err;
 struct link;
 struct pollfd;

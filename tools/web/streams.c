@@ -1,7 +1,6 @@
 #include "tools/web/streams.h"
 #include "api/wire/client.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "tools/web/links.h"

@@ -4,7 +4,6 @@
 
 #include <gnutls/x509.h>
 #include <stdbool.h>
-#include <stddef.h>
 
 struct err;
 

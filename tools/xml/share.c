@@ -4,8 +4,6 @@
 #include "base/cleanup.h"
 #include "tools/xml/reading.h"
 
-#include <errno.h>
-
 static int share_read(struct reading *r, struct _xmlNode *n, struct json_object *list)
 {
 	CLEANUP_FREE char *path = node_attr(node_child(n, "source"), "dir"), *tag = node_attr(node_child(n, "target"), "dir");

@@ -3,7 +3,6 @@
 #include "base/err.h"
 #include "base/lockdown.h"
 #include "base/log.h"
-#include "base/util.h"
 #include "snapshot/cpu_state.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/vm_msg.h"

@@ -1,6 +1,5 @@
 #include "vmm/kvm/fork_host.h"
 #include "base/cleanup.h"
-#include "base/cpuid.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/cpu_state.h"

@@ -2,7 +2,6 @@
 #include "base/cpu_model.h"
 #include "base/cpuid.h"
 #include "base/err.h"
-#include "base/util.h"
 #include "snapshot/cpu_state.h"
 #include "vmm/kvm/cpu_probe.h"
 #include "vmm/kvm/kvm.h"

@@ -9,7 +9,6 @@
 #define CAIRN_VMM_KVM_GUEST_CPU_H
 
 #include <stddef.h>
-#include <stdint.h>
 
 struct cpu_state;
 struct err;

@@ -13,7 +13,6 @@
 #include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* A TSS of three pages and a page table, in the hole below 4 GiB. KVM uses them for real mode on VMX

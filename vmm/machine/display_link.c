@@ -8,7 +8,6 @@
 #include "vmm/machine/machine_screen.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>

@@ -40,7 +40,6 @@
 #include "vmm/kvm/fork_host.h"
 #include "vmm/kvm/host_files.h"
 #include "vmm/kvm/guest_cpu.h"
-#include "vmm/kvm/thread_filter.h"
 #include "vmm/machine/display_link.h"
 #include "vmm/machine/machine_balloon.h"
 #include "vmm/machine/machine_dirty_rate.h"

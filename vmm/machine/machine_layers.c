@@ -12,7 +12,6 @@
 #include "vmm/machine/machine_hold.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 

@@ -1,6 +1,5 @@
 #include "vmm/machine/machine_page.h"
 #include "base/err.h"
-#include "base/util.h"
 #include "devices/virtio/virtio_balloon.h"
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_scsi.h"

@@ -17,7 +17,6 @@
 #include "vmm/machine/machine_state.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 
 /* ---- threads of disks ---- */

@@ -8,7 +8,6 @@
 #define CAIRN_VMM_MACHINE_MACHINE_PLUG_H
 
 #include <stdbool.h>
-#include <stdint.h>
 
 struct device;
 struct err;

@@ -7,7 +7,6 @@
 #define CAIRN_VMM_MACHINE_MACHINE_SCSI_H
 
 #include <stdbool.h>
-#include <stdint.h>
 
 struct err;
 struct machine;

@@ -1,7 +1,6 @@
 #include "vmm/machine/machine_vcpus.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "base/util.h"
 #include "devices/cpu_hotplug.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_plug.h"

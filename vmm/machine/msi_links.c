@@ -2,7 +2,6 @@
 #include "base/cleanup.h"
 #include "base/kvm_host.h"
 #include "base/log.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <linux/kvm.h>

@@ -1,7 +1,6 @@
 /* Disks and interfaces that come and go while the VM runs. */
 #include "base/err.h"
 #include "base/log.h"
-#include "base/util.h"
 #include "devices/device.h"
 #include "devices/pci/pci.h"
 #include "devices/pci/pci_hotplug.h"

@@ -4,7 +4,6 @@
 #include "base/util.h"
 #include "vmm/kvm/thread_filter.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>

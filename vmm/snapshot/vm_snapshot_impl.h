@@ -2,7 +2,6 @@
 #ifndef CAIRN_VMM_SNAPSHOT_VM_SNAPSHOT_IMPL_H
 #define CAIRN_VMM_SNAPSHOT_VM_SNAPSHOT_IMPL_H
 
-#include "base/bitmap.h"
 #include "base/err.h"
 #include "snapshot/state.h"
 #include "snapshot/tree.h"

@@ -2,7 +2,6 @@
  * the vendor, the 12 characters of CPUID leaf 0. KVM gives a guest whatever leaves it is told to, so the guest sees the
  * processor; it must not use features that the real host lacks. */
 #include "base/cpuid.h"
-#include "base/kvm_host.h"
 #include "base/util.h"
 
 #include <errno.h>

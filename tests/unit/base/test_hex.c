@@ -1,4 +1,3 @@
-#include "tests/unit/tmp.h"
 
 #include "base/hex.h"
 

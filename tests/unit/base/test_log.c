@@ -1,7 +1,6 @@
 /* log: one call is one line, whatever a guest puts into it; a flood is counted instead of
  * written. */
 #include "base/log.h"
-#include "base/util.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

@@ -1,9 +1,7 @@
 /* loop: watches that any callback changes and removes at any time. */
 #include "base/err.h"
 #include "base/loop.h"
-#include "base/util.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <string.h>
 
-#include "base/util.h"
 #include "tests/fuzz/fuzz_device.h"
 
 #define PROGRAMS 150u /* for each device, the same in each run; fewer where each saves a framebuffer */

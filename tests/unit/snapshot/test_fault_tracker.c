@@ -2,7 +2,6 @@
 #include "fixture_tracker.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>

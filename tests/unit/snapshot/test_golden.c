@@ -7,7 +7,6 @@
 
 #include <cmocka.h>
 
-#include "base/err.h"
 #include "base/util.h"
 #include "snapshot/state.h"
 #include "snapshot/vmstate.h"

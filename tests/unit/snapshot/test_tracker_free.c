@@ -1,11 +1,8 @@
 /* Memory that the guest gives back, while it is tracked and saved. */
 #include "fixture_tracker.h"
 
-#include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 

@@ -8,7 +8,6 @@
 
 #include "base/bytes.h"
 #include "base/crc32c.h"
-#include "base/util.h"
 #include "snapshot/working_set.h"
 
 #include <stdlib.h>

@@ -1,7 +1,8 @@
 /* cairn-agent's network: which words of the kernel's command line are addresses. */
+#include "base/util.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

@@ -2,7 +2,6 @@
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/err.h"
-#include "tools/cairn/output.h"
 
 #include <stdio.h>
 

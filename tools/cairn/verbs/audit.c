@@ -6,7 +6,6 @@
 #include "tools/cairn/user.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 

@@ -8,7 +8,6 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
-#include "base/file.h"
 #include "base/unix_socket.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"

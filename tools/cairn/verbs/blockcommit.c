@@ -1,7 +1,6 @@
 /* blockcommit: merge upper layers of a disk into a lower one, by a job of the daemon. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/job.h"

@@ -6,7 +6,6 @@
 #include "tools/cairn/job.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #define MIB_MAX (1ULL << 24)

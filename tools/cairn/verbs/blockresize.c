@@ -1,6 +1,5 @@
 /* blockresize: grow a disk of a running VM. */
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"

@@ -4,7 +4,6 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/size.h"
-#include "base/util.h"
 #include "tools/cairn/clone_seed.h"
 #include "tools/cairn/forward.h"
 #include "tools/cairn/job.h"

@@ -4,7 +4,6 @@
 #include "api/wire/json.h"
 #include "base/base64.h"
 #include "base/cleanup.h"
-#include "base/file.h"
 #include "base/util.h"
 #include "tools/cairn/guest_agent.h"
 #include "tools/cairn/guest_session.h"

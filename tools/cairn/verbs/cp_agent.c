@@ -1,5 +1,4 @@
 #include "tools/cairn/verbs/cp.h"
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"

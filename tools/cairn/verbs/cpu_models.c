@@ -2,7 +2,6 @@
 #include "api/wire/json.h"
 #include "base/cpu_model.h"
 #include "base/cpu_model_table.h"
-#include "base/cpuid.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"

@@ -2,7 +2,6 @@
 #include "api/definition/definition.h"
 #include "api/schema/disk_tune.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"

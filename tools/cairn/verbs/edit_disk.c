@@ -1,7 +1,6 @@
 /* attach-disk, detach-disk and change-media: change the disks of a definition. domblklist: list them. */
 #include "tools/cairn/backing.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"

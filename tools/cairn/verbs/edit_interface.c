@@ -2,7 +2,6 @@
  * them. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/egress_words.h"

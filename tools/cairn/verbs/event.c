@@ -1,7 +1,6 @@
 /* event: wait for events of the daemon and print them. */
 #include "tools/cairn/cli.h"
 #include "api/schema/schema.h"
-#include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/loop.h"
 #include "base/suggest.h"

@@ -1,7 +1,6 @@
 /* exec with cairn-agent: the streams of the program are those of this process. */
 #include "tools/cairn/verbs/exec.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/signals.h"

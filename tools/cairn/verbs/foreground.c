@@ -1,10 +1,8 @@
 /* start --foreground: start a VM and stay until it ends, for a service manager that has a unit for each VM. */
 #include "api/wire/client.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/notify.h"
 #include "base/signals.h"
-#include "base/util.h"
 #include "tools/cairn/cli.h"
 
 #include <errno.h>

@@ -2,8 +2,6 @@
  * guest, so each number is checked. */
 #include "tools/cairn/verbs/guestvcpus.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
-#include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/guest_agent.h"
 #include "tools/cairn/output.h"

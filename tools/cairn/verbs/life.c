@@ -5,7 +5,6 @@
 #include "tools/cairn/forward.h"
 #include "tools/cairn/multi_vm.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 

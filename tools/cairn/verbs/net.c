@@ -2,7 +2,6 @@
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
-#include "base/util.h"
 #include "tools/cairn/definition_file.h"
 #include "tools/cairn/net.h"
 #include "tools/cairn/output.h"

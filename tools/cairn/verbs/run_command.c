@@ -1,5 +1,4 @@
 #include "tools/cairn/verbs/run_command.h"
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/signals.h"

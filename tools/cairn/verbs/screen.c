@@ -3,7 +3,6 @@
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "tools/cairn/target.h"
 
 #include <errno.h>

@@ -5,7 +5,6 @@
 #include "base/file.h"
 #include "base/host_name.h"
 #include "base/utf8.h"
-#include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/seed_image.h"

@@ -2,12 +2,10 @@
  * editing would slow each start of this one. */
 #include "tools/cairn/cli.h"
 #include "api/store/paths.h"
-#include "base/util.h"
 #include "tools/cairn/output.h"
 
 #include <errno.h>
 #include <limits.h>
-#include <stdio.h>
 #include <unistd.h>
 
 int verb_shell(struct cli *c)

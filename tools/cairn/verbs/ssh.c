@@ -12,7 +12,6 @@
 #include <ifaddrs.h>
 #include <netinet/in.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 

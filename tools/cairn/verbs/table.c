@@ -2,7 +2,6 @@
 #include "tools/cairn/change.h"
 #include "api/policy/schedule.h"
 #include "base/suggest.h"
-#include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/verb_words.h"
 #include "tools/cairn/job.h"

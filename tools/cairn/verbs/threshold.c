@@ -5,7 +5,6 @@
 #include "base/util.h"
 #include "tools/cairn/output.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 

@@ -1,13 +1,11 @@
 /* trend: what a VM did over time, as a chart in the terminal, an SVG image, or numbers. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/duration.h"
 #include "base/util.h"
 #include "tools/cairn/chart.h"
 #include "tools/cairn/output.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

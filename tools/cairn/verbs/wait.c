@@ -1,6 +1,5 @@
 /* wait: wait for a state, a guest agent or an address. */
 #include "tools/cairn/address.h"
-#include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/loop.h"
 #include "base/util.h"

@@ -5,11 +5,9 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 
-#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>

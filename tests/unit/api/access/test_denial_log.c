@@ -4,7 +4,6 @@
 #include "api/access/audit.h"
 #include "api/schema/event.h"
 #include "api/wire/json.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/ratelimit.h"

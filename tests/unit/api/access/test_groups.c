@@ -9,7 +9,6 @@
 #include "tests/unit/lingering.h"
 #include "tests/unit/tmp.h"
 
-#include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>

@@ -2,7 +2,6 @@
  * and a file that was tampered with grants nothing. */
 #include "api/wire/json.h"
 #include "api/access/permissions.h"
-#include "base/err.h"
 
 #include <errno.h>
 #include <setjmp.h>

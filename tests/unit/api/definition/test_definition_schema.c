@@ -2,7 +2,6 @@
 #include "api/definition/definition_key.h"
 #include "api/definition/definition_schema.h"
 #include "api/wire/json.h"
-#include "base/util.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

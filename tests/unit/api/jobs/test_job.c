@@ -1,7 +1,6 @@
 /* job: which completed jobs are kept, and for how long. */
 #include "api/jobs/job.h"
 #include "api/vm/vm_host.h"
-#include "base/err.h"
 #include "base/loop.h"
 
 #include <setjmp.h>

@@ -3,7 +3,6 @@
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
-#include "api/wire/json.h"
 #include "base/err.h"
 #include "tests/unit/api/policy/one_vm.h"
 

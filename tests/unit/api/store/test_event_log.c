@@ -3,10 +3,8 @@
 #include "api/store/event_log.h"
 #include "api/schema/schema.h"
 #include "api/wire/json.h"
-#include "base/err.h"
 #include "tests/unit/tmp.h"
 
-#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,6 +1,5 @@
 /* The state folder: saved data is loaded again, damaged files are quarantined without harm to
  * others, and a second daemon is refused. */
-#include "api/store/file_close.h"
 #include "api/wire/json.h"
 #include "api/store/store.h"
 #include "api/store/store_file.h"

@@ -4,7 +4,6 @@
 #include "api/store/store_file.h"
 #include "api/store/store_unread.h"
 #include "api/store/store_writer.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/loop.h"

@@ -3,7 +3,6 @@
 #include "api/store/trend_view.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "base/util.h"
 #include "tests/unit/tmp.h"
 
 #include <errno.h>

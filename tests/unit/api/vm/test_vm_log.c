@@ -7,7 +7,6 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
-#include "base/util.h"
 #include "tests/unit/tmp.h"
 
 #include <fcntl.h>

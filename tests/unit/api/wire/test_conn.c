@@ -5,7 +5,6 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/loop.h"
-#include "base/util.h"
 #include "tests/unit/tmp.h"
 
 #include <errno.h>

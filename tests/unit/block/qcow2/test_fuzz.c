@@ -2,7 +2,6 @@
  * (tests/fuzz): nothing crashes, hangs or damages an image further. */
 #include "fixture_block.h"
 
-#include "base/util.h"
 #include "tests/fuzz/fuzz_image.h"
 
 /* Mutations per seed, with the same random numbers in each run. */

@@ -2,7 +2,6 @@
 #include "fixture.h"
 
 #include "base/bytes.h"
-#include "base/util.h"
 #include "devices/legacy/bochs_display.h"
 #include "devices/legacy/edid.h"
 #include "snapshot/state.h"

@@ -2,7 +2,6 @@
 #include "fixture.h"
 
 #include "base/bytes.h"
-#include "base/util.h"
 #include "devices/legacy/fw_cfg.h"
 
 #include <errno.h>

@@ -1,7 +1,6 @@
 /* The watchdog: registers, the unlock sequence, stages, which time counts. */
 #include "fixture.h"
 
-#include "base/util.h"
 #include "devices/legacy/i6300esb.h"
 
 #include <stdlib.h>

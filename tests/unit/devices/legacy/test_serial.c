@@ -3,7 +3,6 @@
 
 #include "base/err.h"
 #include "base/loop.h"
-#include "base/util.h"
 #include "devices/console.h"
 #include "devices/legacy/serial.h"
 #include "snapshot/state.h"

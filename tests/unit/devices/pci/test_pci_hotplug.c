@@ -1,7 +1,6 @@
 /* The registers of hot-plug, and slots of a bus on which functions come, go and move. */
 #include "fixture.h"
 
-#include "base/util.h"
 #include "devices/acpi_pm.h"
 #include "devices/pci/pci.h"
 #include "devices/pci/pci_hotplug.h"

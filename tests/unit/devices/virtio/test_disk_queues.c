@@ -14,7 +14,6 @@
 #include "vmm/machine/machine.h"
 #include "tests/unit/tmp.h"
 
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,7 +2,6 @@
 #include "fixture.h"
 
 #include "base/bytes.h"
-#include "base/util.h"
 #include "block/block.h"
 #include "devices/virtio/virtio.h"
 #include "devices/virtio/virtio_blk.h"

@@ -7,7 +7,6 @@
 #include "devices/virtio/virtio.h"
 #include "devices/virtio/virtio_net.h"
 #include "devices/virtio/virtio_net_header.h"
-#include "devices/virtio/virtio_net_state.h"
 #include "snapshot/state.h"
 
 #include <stdlib.h>

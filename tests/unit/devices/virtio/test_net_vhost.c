@@ -11,9 +11,7 @@
 
 #include <errno.h>
 #include <linux/vhost.h>
-#include <poll.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 

@@ -6,7 +6,6 @@
 #include "devices/virtio/virtio.h"
 #include "devices/virtio/virtio_balloon.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

@@ -1,7 +1,6 @@
 #include "fixture.h"
 
 #include "base/bytes.h"
-#include "base/util.h"
 #include "devices/console.h"
 #include "devices/virtio/virtio.h"
 #include "devices/virtio/virtio_console.h"

@@ -4,13 +4,11 @@
 
 #include "base/bytes.h"
 #include "base/share_link.h"
-#include "base/util.h"
 #include "devices/virtio/virtio.h"
 #include "devices/virtio/virtio_fs.h"
 
 #include <errno.h>
 #include <linux/fuse.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>

@@ -1,6 +1,5 @@
 /* bios: read what SeaBIOS reads, by fw_cfg's ports. */
 #include "base/bytes.h"
-#include "base/err.h"
 #include "base/util.h"
 #include "devices/bus.h"
 #include "devices/dev_host.h"

@@ -4,7 +4,6 @@
 #include "base/cpuid.h"
 #include "base/err.h"
 #include "base/kvm_host.h"
-#include "base/util.h"
 #include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
 #include "vmm/kvm/cpu_probe.h"

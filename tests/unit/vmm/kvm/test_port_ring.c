@@ -1,5 +1,4 @@
 /* port_ring: what a ring holds reaches the bus, and entries that KVM does not write reach nothing. */
-#include "base/util.h"
 #include "devices/bus.h"
 #include "vmm/kvm/port_ring.h"
 

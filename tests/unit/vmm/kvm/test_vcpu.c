@@ -5,14 +5,12 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "devices/bus.h"
-#include "vmm/boot/boot.h"
 #include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/memory.h"
 #include "vmm/kvm/port_ring.h"
 #include "vmm/kvm/vcpu.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <setjmp.h>
