@@ -56,8 +56,7 @@ static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, ui
 	return r;
 }
 
-int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opaque, uint64_t done, uint64_t total),
-	void *opaque, struct err *e)
+int qcow2_preallocate(struct block *b, uint64_t from, struct err *e)
 {
 	struct qcow2 *q = qcow2_of(b);
 	uint64_t end = DIV_ROUND_UP(b->info.size_bytes, (uint64_t)q->cluster_bytes);
@@ -68,8 +67,6 @@ int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opa
 
 		r = QCOW2_SYNC(q, run_map(q, c, end, &sync.wait, &n));
 		c += n;
-		if (progress && !(c & 0xfff))
-			progress(opaque, c << q->cluster_bits, b->info.size_bytes);
 	}
 	if (!r)
 		r = qcow2_sync_flush(q);

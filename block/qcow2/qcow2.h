@@ -83,10 +83,8 @@ int qcow2_create_check(const struct qcow2_create *c, struct err *e);
 
 /* Allocate a host cluster for every cluster from byte `from` on that has none. Zeros stay zeros. Unless the image has
  * subclusters, the backing file must have no content where the image has no entry. Runs the loop.
- * progress: in bytes, called occasionally; NULL: not wanted.
  * Returns 0 or -errno with a sentence. */
-int qcow2_preallocate(struct block *b, uint64_t from, void (*progress)(void *opaque, uint64_t done, uint64_t total),
-	void *opaque, struct err *e);
+int qcow2_preallocate(struct block *b, uint64_t from, struct err *e);
 
 /* Unmap all clusters of the disk, so that all of it reads from the backing file. Snapshots keep their
  * clusters. Runs the loop. Returns 0 or -errno with a sentence. */

@@ -262,6 +262,6 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 		r = data_truncate(q, size);
 	/* All readers of a raw data file must find the same content, so map every cluster. */
 	if (!r && size > old && q->data.raw)
-		return qcow2_preallocate(b, old, NULL, NULL, e);
+		return qcow2_preallocate(b, old, e);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot change the size", b->name) : 0;
 }

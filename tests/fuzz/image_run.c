@@ -408,7 +408,7 @@ static void op_large(struct run *r, const uint8_t *op)
 	if (op[0] == IMAGE_EMPTY)
 		(void)qcow2_make_empty(r->b, NULL);
 	else if (info.size_bytes <= 2 * MIB)
-		(void)qcow2_preallocate(r->b, 0, NULL, NULL, NULL);
+		(void)qcow2_preallocate(r->b, 0, NULL);
 }
 
 static void op_run(struct run *r, const uint8_t *op)

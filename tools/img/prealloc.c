@@ -72,7 +72,7 @@ int img_preallocate(struct block *b, enum img_prealloc how, uint64_t from, struc
 		return err_set(e, -EINVAL, ERR_INVALID, "a raw image has no metadata to preallocate; use preallocation "
 			"off, falloc or full");
 	if (info.format == BLOCK_FORMAT_QCOW2)
-		r = qcow2_preallocate(b, from, NULL, NULL, e);
+		r = qcow2_preallocate(b, from, e);
 	if (r < 0)
 		return r;
 	if (how == IMG_PREALLOC_FALLOC)
