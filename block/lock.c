@@ -76,9 +76,9 @@ static void lock_clear(int fd, off_t base, unsigned perms)
 			(void)lock_byte(fd, F_OFD_SETLK, F_UNLCK, base + (off_t)p, &f);
 }
 
-void lock_reduce(int fd, enum lock_mode mode)
+void lock_reduce(int fd)
 {
-	const struct lock_bits *m = &modes[mode];
+	const struct lock_bits *m = &modes[LOCK_AS_READER];
 
 	lock_clear(fd, LOCK_USED, ~m->used);
 	lock_clear(fd, LOCK_UNSHARED, ~m->unshared);

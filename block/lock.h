@@ -26,8 +26,8 @@ enum lock_mode {
  * Returns 0, also if the file system has no OFD locks (this is logged); -EBUSY (ERR_BUSY) if another process holds a
  * conflicting lock. */
 int lock_acquire(int fd, enum lock_mode mode, const char *name, struct err *e);
-/* Keep only those of fd's locks that the mode takes: a writer becomes a reader. */
-void lock_reduce(int fd, enum lock_mode mode);
+/* Keep only those of fd's locks that a reader takes: a writer becomes a reader. */
+void lock_reduce(int fd);
 void lock_release(int fd);
 
 #endif

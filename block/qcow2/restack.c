@@ -22,9 +22,9 @@ int block_stop_writing(struct block *b)
 
 	b->info.read_only = true;
 	if (b->locked)
-		lock_reduce(b->fd, LOCK_AS_READER);
+		lock_reduce(b->fd);
 	if (b->data_locked)
-		lock_reduce(b->data_fd, LOCK_AS_READER);
+		lock_reduce(b->data_fd);
 	return r;
 }
 
@@ -178,9 +178,9 @@ static void locks_pass(struct block *b, const struct block_restack *o, struct bl
 		y->data_locked = old->data_locked;
 		old->locked = old->data_locked = false;
 		if (y->locked && y->info.read_only && !old->info.read_only)
-			lock_reduce(y->fd, LOCK_AS_READER);
+			lock_reduce(y->fd);
 		if (y->data_locked && y->info.read_only && !old->info.read_only)
-			lock_reduce(y->data_fd, LOCK_AS_READER);
+			lock_reduce(y->data_fd);
 	}
 	i = 0;
 	for (struct block *y = b; y; y = y->backing, i++)
