@@ -124,7 +124,7 @@ static void entry_add(struct listing *l, const struct quota *q, const uint64_t l
 		js_put_bool(o, "default", true);
 	js_put(o, "limits", quota_values_to_json(limits));
 	if (q->kind != QUOTA_DEFAULT) {
-		quota_use_sum(l->call->host, q, NULL, used);
+		quota_use_sum(l->call->host, q, used);
 		js_put(o, "used", quota_values_to_json(used));
 	}
 	json_object_array_add(l->list, o);

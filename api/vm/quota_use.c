@@ -73,10 +73,9 @@ static void use_sum(const struct vm_host *host, const struct quota *q, const str
 			new_add_use(&c->what, ret);
 }
 
-void quota_use_sum(const struct vm_host *host, const struct quota *q, const struct vm *except,
-	uint64_t ret[QUOTA_ITEM_COUNT])
+void quota_use_sum(const struct vm_host *host, const struct quota *q, uint64_t ret[QUOTA_ITEM_COUNT])
 {
-	use_sum(host, q, except, NULL, ret);
+	use_sum(host, q, NULL, NULL, ret);
 }
 
 /* ---- checks ---- */

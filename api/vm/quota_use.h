@@ -41,10 +41,8 @@ struct quota_claim {
 /* Return the sum or the product; INT64_MAX if that is more. */
 uint64_t quota_sum(uint64_t a, uint64_t b);
 uint64_t quota_product(uint64_t a, uint64_t b);
-/* Sum up what the VMs of a user or group take, and what is claimed. q: the default takes nothing. except: leave out
- * this VM; NULL: none. */
-void quota_use_sum(const struct vm_host *host, const struct quota *q, const struct vm *except,
-	uint64_t ret[QUOTA_ITEM_COUNT]);
+/* Sum up what the VMs of a user or group take, and what is claimed. q: the default takes nothing. */
+void quota_use_sum(const struct vm_host *host, const struct quota *q, uint64_t ret[QUOTA_ITEM_COUNT]);
 /* Check that the definer of `def` may define such VMs like `def`. Returns 0; -EDQUOT. */
 int quota_check_new(const struct vm_host *host, const struct definition *def, const struct quota_new *what,
 	struct err *e);

@@ -86,7 +86,7 @@ static uint64_t used(const struct fixture *f, enum quota_kind kind, uint32_t id,
 	struct quota q = { .kind = kind, .id = id };
 	uint64_t all[QUOTA_ITEM_COUNT];
 
-	quota_use_sum(&f->host, &q, NULL, all);
+	quota_use_sum(&f->host, &q, all);
 	return all[item];
 }
 
