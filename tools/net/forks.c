@@ -594,7 +594,7 @@ static void fork_clear_print(FILE *f, const char *table, const struct fork *k)
 		group_clear_print(f, table, k);
 }
 
-bool forks_clear_print(FILE *f, const struct network *n)
+void forks_clear_print(FILE *f, const struct network *n)
 {
 	char table[ID_MAX + 8];
 	size_t gone = 0;
@@ -607,5 +607,4 @@ bool forks_clear_print(FILE *f, const struct network *n)
 	for (size_t i = 0; i < n->nforks && gone < n->nforks; i++)
 		if (n->forks[i].gone)
 			fork_clear_print(f, table, &n->forks[i]);
-	return gone > 0;
 }

@@ -49,8 +49,8 @@ int forks_check(const struct network *n, struct err *e);
  * Returns 0; -ENOSPC with a sentence. */
 int fork_choose(const struct network *n, const struct port *p, const struct address *service,
 	const struct address *last, bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e);
-/* Print commands that remove the forks that are marked as gone. Returns whether there are any. */
-bool forks_clear_print(FILE *f, const struct network *n);
+/* Print commands that remove the forks that are marked as gone. */
+void forks_clear_print(FILE *f, const struct network *n);
 /* Print commands that add the port's fork, behind forks_clear_print(). inner: the guest's address; family 0:
  * unknown, then it is the first address of the network that the guest sends from. service: dnsmasq's address; family 0:
  * none. */

@@ -103,12 +103,10 @@ static int link_failed(int error, const char *name, const char *what, struct err
 
 /* ---- finding links ---- */
 
-static int attribute_text(const struct nlattr *a, char *buf, size_t size)
+static void attribute_text(const struct nlattr *a, char *buf, size_t size)
 {
-	if (mnl_attr_validate(a, MNL_TYPE_NUL_STRING) < 0)
-		return -EINVAL;
-	snprintf(buf, size, "%s", mnl_attr_get_str(a));
-	return 0;
+	if (mnl_attr_validate(a, MNL_TYPE_NUL_STRING) >= 0)
+		snprintf(buf, size, "%s", mnl_attr_get_str(a));
 }
 
 static int link_read(const struct nlmsghdr *n, void *arg)

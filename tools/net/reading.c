@@ -112,10 +112,10 @@ bool host_name_is_valid(const char *name)
 	return !strstr(name, "..");
 }
 
-int reading_host_name(const struct reading *r, const char *key, bool needed, const char **ret, struct err *e)
+int reading_host_name(const struct reading *r, const char *key, const char **ret, struct err *e)
 {
 	const char *text = NULL;
-	int error = reading_text(r, key, needed, &text, e);
+	int error = reading_text(r, key, false, &text, e);
 
 	if (error < 0 || !text)
 		return error;

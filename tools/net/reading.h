@@ -27,8 +27,8 @@ int reading_number(const struct reading *r, const char *key, bool needed, uint32
 	struct err *e);
 /* family: AF_UNSPEC for either. */
 int reading_address(const struct reading *r, const char *key, bool needed, int family, struct address *ret, struct err *e);
-/* A name as DNS has it: letters, digits, - _ and . */
-int reading_host_name(const struct reading *r, const char *key, bool needed, const char **ret, struct err *e);
+/* A name as DNS has it: letters, digits, - _ and . If it is absent, *ret stays as it is. */
+int reading_host_name(const struct reading *r, const char *key, const char **ret, struct err *e);
 /* Get an object. ret->o is NULL if it is absent. */
 int reading_object(const struct reading *r, const char *key, struct reading *ret, struct err *e);
 /* Get an array; *ret is NULL if it is absent. max: of its members. */

@@ -340,7 +340,7 @@ static int network_read(const struct reading *r, struct network *n, struct err *
 	if (!error)
 		error = reading_bool(r, "stp", &n->stp, e);
 	if (!error)
-		error = reading_host_name(r, "domain", false, &n->domain, e);
+		error = reading_host_name(r, "domain", &n->domain, e);
 	if (!error)
 		error = reading_bool(r, "domain_local", &n->domain_local, e);
 	if (!error)

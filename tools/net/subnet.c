@@ -105,7 +105,7 @@ static int host_read(const struct reading *r, const struct subnet *s, struct dhc
 	if (!error)
 		error = host_identity_read(r, family, h, e);
 	if (!error)
-		error = reading_host_name(r, "name", false, &h->name, e);
+		error = reading_host_name(r, "name", &h->name, e);
 	if (!error)
 		error = reading_address(r, "address", false, family, &h->address, e);
 	if (error < 0)
