@@ -6,7 +6,6 @@
 struct difference {
 	FILE *f;
 	char path[256];
-	unsigned lines;
 };
 
 static const char *json_compact(struct json_object *o)
@@ -24,12 +23,10 @@ static void compare_at(struct difference *d, const char *before, const char *key
 
 	snprintf(d->path + had, sizeof(d->path) - had, "%s%s%s", had || *before != '.' ? before : "", key,
 		after);
-	if (was && now) {
+	if (was && now)
 		values_compare(d, was, now);
-	} else {
+	else
 		fprintf(d->f, "  %s: %s %s\n", d->path, now ? "added" : "removed", json_compact(now ? now : was));
-		d->lines++;
-	}
 	d->path[had] = 0;
 }
 
@@ -85,10 +82,8 @@ static void by_id_compare(struct difference *d, struct json_object *was, struct 
 	for (size_t i = 0; i < json_object_array_length(now); i++)
 		if (!of_id(was, id_at(now, i)))
 			compare_at(d, "[", id_at(now, i), "]", NULL, json_object_array_get_idx(now, i));
-	if (!same_order(was, now)) {
+	if (!same_order(was, now))
 		fprintf(d->f, "  %s: in another order\n", d->path);
-		d->lines++;
-	}
 }
 
 static void values_compare(struct difference *d, struct json_object *was, struct json_object *now)
@@ -103,14 +98,12 @@ static void values_compare(struct difference *d, struct json_object *was, struct
 	} else {
 		fprintf(d->f, "  %s: %s -> ", d->path, json_compact(was));
 		fprintf(d->f, "%s\n", json_compact(now));
-		d->lines++;
 	}
 }
 
-unsigned difference_print(FILE *f, struct json_object *was, struct json_object *now)
+void difference_print(FILE *f, struct json_object *was, struct json_object *now)
 {
 	struct difference d = { .f = f };
 
 	values_compare(&d, was, now);
-	return d.lines;
 }

@@ -7,7 +7,7 @@
 struct json_object;
 
 /* Print lines such as 'memory: "128M" -> "256M"' and "disks[vdb]: removed {...}". Array elements with an id are
- * compared with the element of the same id. Returns the number of lines. */
-unsigned difference_print(FILE *f, struct json_object *was, struct json_object *now);
+ * compared with the element of the same id. */
+void difference_print(FILE *f, struct json_object *was, struct json_object *now);
 
 #endif

@@ -24,7 +24,7 @@
 
 /* A copy, with what the guest's side says of a fault. */
 struct agent_copy {
-	const char *what;	    /* label of the progress bar; NULL: no bar */
+	bool has_bar;
 	uint64_t begun_ns, drawn_ns;
 	struct tree_reader reader;
 	struct tree_writer writer;
@@ -36,20 +36,20 @@ struct agent_copy {
 
 /* ---- the progress bar ---- */
 
-static void bar_init(struct agent_copy *k, const char *what, bool streams)
+static void bar_init(struct agent_copy *k, bool streams)
 {
 	k->begun_ns = k->drawn_ns = clock_monotonic_ns();
-	k->what = isatty(2) && !streams ? what : NULL;
+	k->has_bar = isatty(2) && !streams;
 }
 
 static void bar_show(struct agent_copy *k, uint64_t done, uint64_t total, bool last)
 {
 	uint64_t now = clock_monotonic_ns();
 
-	if (!k->what || (now - k->drawn_ns < DRAW_NS && !last) || (last && k->drawn_ns == k->begun_ns))
+	if (!k->has_bar || (now - k->drawn_ns < DRAW_NS && !last) || (last && k->drawn_ns == k->begun_ns))
 		return;
 	k->drawn_ns = now;
-	progress_bar_draw(k->what, done, MAX(total, done), (int64_t)((double)done * 1e9 / (double)(now - k->begun_ns + 1)));
+	progress_bar_draw("Copy", done, MAX(total, done), (int64_t)((double)done * 1e9 / (double)(now - k->begun_ns + 1)));
 	if (last)
 		fputc('\n', stderr);
 }
@@ -148,7 +148,7 @@ int cp_agent_send(const struct guest_link *link, const char *from, const char *t
 	k.writer = (struct tree_writer){ .fd = p[1], .progress = written, .opaque = &k };
 	s.in = p[0];
 	s.signals = ends_open(); /* before the thread, which must not get them */
-	bar_init(&k, "Copy", !strcmp(from, "-"));
+	bar_init(&k, !strcmp(from, "-"));
 	r = pthread_create(&thread, NULL, write_run, &k);
 	if (r) {
 		close(p[0]);
@@ -216,7 +216,7 @@ int cp_agent_receive(const struct guest_link *link, const char *there, const cha
 	k.reader.mask = mask;
 	k.reader.nofollow = nofollow;
 	k.reader.write = cp_data_write;
-	bar_init(&k, "Copy", !strcmp(to, "-"));
+	bar_init(&k, !strcmp(to, "-"));
 	s.signals = ends_open();
 	r = session_run(&k, &s, link, e);
 	end = tree_reader_end(&k.reader);
