@@ -60,9 +60,9 @@ static bool can_move(const struct balance_cpu *v, double mean)
 	return is_busy(v) && (v->wait.part > mean ? v->shares < v->max : v->shares > v->min);
 }
 
-/* Find the mean of the parts that VMs wait which can move towards it, and the largest difference between two of them.
- * Returns the number of these VMs. */
-static size_t spread_find(const struct balance_cpu *v, size_t n, double *ret_mean, double *ret_spread)
+/* Find the mean of the parts that VMs wait which can move towards it, and the largest difference between two of
+ * them. */
+static void spread_find(const struct balance_cpu *v, size_t n, double *ret_mean, double *ret_spread)
 {
 	double mean = 0, least, most, sum;
 	size_t busy = 0, movable = 0;
@@ -90,7 +90,6 @@ static size_t spread_find(const struct balance_cpu *v, size_t n, double *ret_mea
 			break;
 		mean = sum / (double)movable;
 	}
-	return movable;
 }
 
 /* Make the sum of the shares that of `first` again: spread the difference over what each VM may still take or give. */

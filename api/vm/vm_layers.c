@@ -80,7 +80,7 @@ static int overlay_check(const struct vm *vm, const struct definition_disk *d, c
 	return 0;
 }
 
-static int overlay_put(struct json_object *disk, const char *path)
+static void overlay_put(struct json_object *disk, const char *path)
 {
 	struct json_object *old = layers_of(disk), *layers = json_object_new_array(), *top = json_object_new_object();
 
@@ -91,7 +91,6 @@ static int overlay_put(struct json_object *disk, const char *path)
 		json_object_array_add(layers, json_object_get(json_object_array_get_idx(old, i)));
 	json_object_put(old);
 	layers_set(disk, layers);
-	return 0;
 }
 
 static int snapshot_plan(const struct call *c, const struct vm *vm, struct json_object *disks, unsigned *ret_at, struct err *e)

@@ -229,14 +229,13 @@ static uint64_t table_start(const struct rebuild *b)
 	return b->start + b->add->clusters;
 }
 
-static bool old_add(struct rebuild *b, uint64_t off, uint64_t n)
+static void old_add(struct rebuild *b, uint64_t off, uint64_t n)
 {
 	uint64_t c = off >> b->k->cluster_bits;
 
 	for (uint64_t i = 0; i < n; i++)
 		if (c + i < b->k->n)
 			bitmap_set(&b->old, c + i);
-	return true;
 }
 
 static int old_mark(struct rebuild *b)

@@ -104,14 +104,13 @@ static void serial_update_irq(struct serial *s)
 	dev_irq_set(s->host, s->gsi, level);
 }
 
-static bool fifo_push(struct serial *s, uint8_t v)
+static void fifo_push(struct serial *s, uint8_t v)
 {
 	if (s->fifo_len >= fifo_size(s)) {
 		s->lsr_errors |= LSR_OVERRUN;
-		return false;
+		return;
 	}
 	s->fifo[(s->fifo_start + s->fifo_len++) % FIFO_BYTES] = v;
-	return true;
 }
 
 /* Take only as much input from the console as fits: flow control without loss. */

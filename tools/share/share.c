@@ -12,18 +12,17 @@
 /* Of what the guest offers. Attributes of a file that changes on the host drop the guest's cached pages. */
 #define FEATURES (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_PARALLEL_DIROPS | FUSE_AUTO_INVAL_DATA | FUSE_MAX_PAGES)
 
-void *reply_add(struct reply *r, const void *p, size_t bytes)
+void reply_add(struct reply *r, const void *p, size_t bytes)
 {
 	uint8_t *to = r->data + r->bytes;
 
 	if (bytes > r->room - r->bytes)
-		return NULL;
+		return;
 	if (p)
 		memcpy(to, p, bytes);
 	else
 		memset(to, 0, bytes);
 	r->bytes += bytes;
-	return to;
 }
 
 void share_attr_fill(struct fuse_attr *a, const struct stat *st)

@@ -49,8 +49,8 @@ share_op share_lookup, share_mknod, share_mkdir, share_symlink, share_link, shar
 share_op share_getattr, share_setattr, share_open, share_read, share_write, share_flush, share_fsync, share_release,
 	share_fallocate, share_lseek, share_statfs, share_opendir, share_readdir, share_fsyncdir;
 
-/* Append to the reply. p: NULL: zeros. Returns where it is; NULL: there is no room. */
-void *reply_add(struct reply *r, const void *p, size_t bytes);
+/* Append to the reply, unless there is no room. p: NULL: zeros. */
+void reply_add(struct reply *r, const void *p, size_t bytes);
 void share_attr_fill(struct fuse_attr *a, const struct stat *st);
 /* Add a handle for the fd, which is taken, and the struct fuse_open_out. Returns 0 or -errno. */
 int share_handle_reply(struct share *s, int fd, bool is_folder, struct reply *r);

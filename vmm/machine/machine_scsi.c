@@ -101,14 +101,11 @@ int machine_scsi_hold(struct machine *m, unsigned i, bool patient, const char *w
 		"commands, so %s; try again when it does", d->id, what);
 }
 
-struct disk_io *machine_scsi_forget(struct machine *m)
+void machine_scsi_forget(struct machine *m)
 {
-	struct disk_io *io = m->scsi_io;
-
-	io->ndisks--;
+	m->scsi_io->ndisks--;
 	m->scsi = NULL;
 	m->scsi_io = NULL;
-	return io;
 }
 
 int machine_scsi_check(const struct machine *m, const struct state_section *s, bool *ret_lacks, struct err *e)
