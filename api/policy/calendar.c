@@ -51,7 +51,6 @@ static const struct field_kind second_kind = { "second", "0 or 30", 0, 59 };
 /* A part of a list as it was written. stop -1: none. step 0: none. */
 struct part {
 	int start, stop, step;
-	bool is_all;
 };
 
 static int field_wrong(const struct field_kind *k, const char *text, size_t len, const char *why, struct err *e)

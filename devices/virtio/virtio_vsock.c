@@ -130,7 +130,8 @@ static bool rsts_send(struct virtio_vsock *s)
 	return true;
 }
 
-void vsock_refuse(struct virtio_vsock *s, const struct vsock_header *h)
+/* Answer a packet that belongs to no connection. */
+static void vsock_refuse(struct virtio_vsock *s, const struct vsock_header *h)
 {
 	if (h->op == VSOCK_OP_RST || s->nrsts == VSOCK_RSTS_MAX)
 		return;

@@ -107,8 +107,6 @@ struct virtio_vsock {
 bool vsock_send_owed(struct vsock_conn *c);
 /* Read data of the host's side into the driver's buffers, a bounded amount. */
 void vsock_pump(struct vsock_conn *c);
-/* Answer a packet that belongs to no connection. */
-void vsock_refuse(struct virtio_vsock *s, const struct vsock_header *h);
 
 /* ---- vsock_conn.c ---- */
 

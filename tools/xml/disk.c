@@ -202,11 +202,10 @@ static int source_read(struct reading *r, struct _xmlNode *n, struct json_object
 	return 0;
 }
 
-static int format_put(struct reading *r, struct _xmlNode *n, struct json_object *into,
-	const char *fallback)
+static int format_put(struct reading *r, struct _xmlNode *n, struct json_object *into)
 {
 	CLEANUP_FREE char *type = node_attr(n, "type");
-	const char *word = type ? type : fallback;
+	const char *word = type ? type : "raw";
 
 	if (!strcmp(word, "aio"))
 		word = "raw"; /* libvirt's old name of raw */
@@ -242,7 +241,7 @@ static int backing_read(struct reading *r, struct _xmlNode *n, struct json_objec
 			ret = reading_error(r, n, NULL, ERR_INVALID,
 				"has no <format type='...'/>; give raw or qcow2, because Cairn does not guess formats");
 		if (!ret)
-			ret = format_put(r, format, layer, "raw");
+			ret = format_put(r, format, layer);
 		if (!ret)
 			ret = data_file_read(r, n, layer);
 	}
@@ -265,7 +264,7 @@ static int image_read(struct reading *r, const struct slot *s, struct json_objec
 		reading_warn(r, s->node, NULL,
 			"has no <driver type='...'/>, so its format is raw, as in libvirt");
 	if (js_get(disk, "path"))
-		ret = format_put(r, driver, disk, "raw");
+		ret = format_put(r, driver, disk);
 	if (!ret)
 		ret = data_file_read(r, s->node, disk);
 	return ret ? ret : backing_read(r, node_child(s->node, "backingStore"), disk, at);
