@@ -229,10 +229,11 @@ static int number_option(struct bench *b, int c, const char *arg)
 	uint64_t *to = c == 'c' ? &b->count : c == 'd' ? &b->depth : c == 's' ? &b->bytes
 		: c == 'S' ? &b->step : c == 'o' ? &b->offset : c == IMG_OPT_OWN ? &b->flush_interval
 		: c == IMG_OPT_OWN + 1 ? &b->pattern : &b->common.o.cache_bytes;
+	bool is_size = to == &b->bytes || to == &b->step || to == &b->offset || to == &b->common.o.cache_bytes;
 	struct err e;
 
 	if (img_parse_size(arg, to, &e) < 0)
-		return img_fail(&e);
+		return is_size ? img_fail(&e) : img_usage("bench", "'%s' is not a number, or is too large", arg);
 	if ((c == 'd' && (!*to || *to > DEPTH_MAX)) || (c == IMG_OPT_OWN + 1 && *to > 255) ||
 		(c == 's' && (!*to || *to > 64 * MIB)))
 		return img_usage("bench", "%s is out of range", arg);

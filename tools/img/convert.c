@@ -116,7 +116,7 @@ static int target_open(struct target *t, const struct img_convert *v, struct blo
 	int r;
 
 	if (fd < 0)
-		return err_set_errno(e, -errno, "cannot create %s", path);
+		return err_set_errno(e, -errno, "cannot create %s", t->path);
 	r = img_data_make(&t->data, t->path, &v->ic.qcow2, e);
 	if (!r)
 		r = img_create_fd(fd, &v->ic, e);
@@ -671,6 +671,8 @@ int img_convert_main(int argc, char **argv)
 	if (st)
 		goto out;
 	v->how.quiet = v->common.quiet;
+	if (!v->how.quiet && !a.format_given && !v->existing)
+		img_create_warn_name(&v->ic, "convert", v->path);
 	if (!strcmp(v->path, "-"))
 		v->common.progress.to = stderr;
 	img_common_progress(&v->common);

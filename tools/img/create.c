@@ -1,6 +1,7 @@
 #include "img.h"
 
 #include "base/cleanup.h"
+#include "base/suggest.h"
 #include "base/util.h"
 #include "block/lock.h"
 
@@ -60,8 +61,10 @@ static int option_words(struct img_create *c, const char *key, const char *v, st
 		c->prealloc_word = v;
 		return img_prealloc_word(v, &c->prealloc, e);
 	} else {
-		return err_set(e, -EINVAL, ERR_INVALID, "unknown option '%s'; see `cairn-img help "
-			"create`", key);
+		char hint[SUGGEST_HINT_BYTES];
+
+		return err_set(e, -EINVAL, ERR_INVALID, "unknown option '%s'%s", key,
+			*suggest_hint(key, "", img_options_key_at, NULL, hint) ? hint : "; see `cairn-img help create`");
 	}
 	return 0;
 }
@@ -170,14 +173,25 @@ int img_create_format(struct img_create *c, const char *verb, const char *name)
 {
 	struct err e;
 
+	if (img_format_is_qemus(name))
+		return img_usage(verb, "unknown format '%s'; use raw or qcow2, and `qemu-img convert -O %s OLD NEW` to make an image of that format", name,
+			name);
 	return img_format_parse(name, &c->format, &e) < 0 ? img_usage(verb, "%s", e.msg) : 0;
+}
+
+void img_create_warn_name(const struct img_create *c, const char *verb, const char *path)
+{
+	size_t n = strlen(path);
+
+	if (c->format == BLOCK_FORMAT_RAW && n > 6 && !strcmp(path + n - 6, ".qcow2"))
+		img_warn("%s gets the format raw in spite of its name; for qcow2, add %s qcow2", path, !strcmp(verb, "create") ? "-f" : "-O");
 }
 
 /* ---- the verb create ---- */
 
 struct create_args {
 	struct img_create c;
-	bool unsafe, quiet;
+	bool unsafe, quiet, format_given;
 	struct img_progress progress;
 	const char *name, *path, *size; /* name: as given; path: without "file:" */
 	int (*trust)(struct img_open *o, char *name, struct err *e); /* see struct img_open */
@@ -352,6 +366,7 @@ static int option_take(struct create_args *a, struct img_options *opts, int c, c
 {
 	switch (c) {
 	case 'f':
+		a->format_given = true;
 		return img_create_format(&a->c, "create", arg);
 	case 'o':
 		return img_options_add(opts, "create", arg);
@@ -404,8 +419,12 @@ int img_create_main(int argc, char **argv)
 	if (!strncmp(a.name, "nbd:", 4) || !strncmp(a.name, "nbd+", 4) || !strncmp(a.name, "json:", 5))
 		return img_usage("create", "%s is no path; a server's disk exists already, and `cairn-img convert -n` writes to it",
 			a.name);
+	if (!*a.name)
+		return img_usage("create", "the name of the image is empty");
 	a.path = img_name_path(a.name);
 	a.size = argv[optind + 1];
+	if (!a.quiet && !a.format_given)
+		img_create_warn_name(&a.c, "create", a.path);
 	r = img_options_apply(&a.c, &opts, &e);
 	if (!r)
 		r = confine(&a, &e);

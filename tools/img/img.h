@@ -217,6 +217,8 @@ int img_fd_open(const char *path, int flags, mode_t mode);
 
 /* Get the format from its name; "file" and "host_device" mean raw, as in QEMU's headers. Returns 0; -EINVAL or -ENOTSUP
  * with a sentence. */
+/* Whether QEMU has this format and Cairn does not. */
+bool img_format_is_qemus(const char *name);
 int img_format_parse(const char *name, enum block_format *ret, struct err *e);
 
 /* Refuse to write to files that the image names if its format was only detected: a guest may have written the header of
@@ -325,6 +327,8 @@ struct img_create {
 		.qcow2 = { .cluster_bits = 16, .refcount_order = 4, .version = 3 } }
 /* Set the format of -f or -O. Returns 0; an exit status after an error message. */
 int img_create_format(struct img_create *c, const char *verb, const char *name);
+/* Warn about a new raw image whose name says qcow2. verb: "create" or "convert". */
+void img_create_warn_name(const struct img_create *c, const char *verb, const char *path);
 /* Take the argument of -l, which is modified: "snapshot.name=X", "snapshot.id=X", both with a comma, or X.
  * Returns 0; an exit status after an error message. */
 int img_snapshot_option(struct img_open *o, const char *verb, char *arg);
@@ -342,6 +346,8 @@ int img_options_add(struct img_options *o, const char *verb, char *arg);
 bool img_options_ask_help(const struct img_options *o);
 /* List the options of the format on standard output, like qemu-img. amend: only those that `amend` changes. */
 void img_options_help(enum block_format format, bool amend);
+/* Return the key of the i-th option of an image, for suggest_hint(); NULL: there are no more. */
+const char *img_options_key_at(const void *opaque, size_t i);
 /* Apply all options to c, see img_create_options(). */
 int img_options_apply(struct img_create *c, const struct img_options *o, struct err *e);
 /* Split options at commas; ",," stands for a comma within a value. The text is modified.

@@ -8,6 +8,7 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <stdarg.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -272,9 +273,58 @@ int img_usage(const char *verb, const char *fmt, ...)
 	return 1;
 }
 
+/* The long options that the help of a verb has. */
+struct long_options {
+	char text[4096]; /* their names, each ended by a zero */
+	const char *names[40];
+	size_t n;
+};
+
+static void long_options_read(struct long_options *l, const char *help)
+{
+	snprintf(l->text, sizeof(l->text), "%s", help);
+	for (char *at = strstr(l->text, "--"); at && l->n < ARRAY_SIZE(l->names); at = strstr(at, "--")) {
+		char *name = at + 2, *end = name + strspn(name, "abcdefghijklmnopqrstuvwxyz-");
+
+		l->names[l->n++] = name;
+		at = end + (*end != 0);
+		*end = 0;
+	}
+}
+
+static const char *long_option_at(const void *opaque, size_t i)
+{
+	const struct long_options *l = opaque;
+
+	return i < l->n ? l->names[i] : NULL;
+}
+
+/* getopt sets optopt for a long option that it knows, and leaves 0 for others. */
+static int bad_long_option(const char *verb, const char *opt)
+{
+	const struct img_verb *v = img_verb_find(verb);
+	struct long_options l = { 0 };
+	char word[64], hint[SUGGEST_HINT_BYTES];
+
+	if (optopt)
+		return img_usage(verb, "%.*s %s", (int)strcspn(opt, "="), opt, strchr(opt, '=') ? "takes no value" : "needs a value");
+	if (v)
+		long_options_read(&l, v->help);
+	snprintf(word, sizeof(word), "%.*s", (int)strcspn(opt + 2, "="), opt + 2);
+	return img_usage(verb, "unknown option '%s' of %s%s", opt, verb, suggest_hint(word, "--", long_option_at, &l, hint));
+}
+
 int img_bad_option(const char *verb, const char *opt)
 {
-	return img_usage(verb, "unknown option '%s' of %s, or its value is missing", opt, verb);
+	const struct img_verb *v = img_verb_find(verb);
+	char known[8];
+
+	if (!strncmp(opt, "--", 2))
+		return bad_long_option(verb, opt);
+	snprintf(known, sizeof(known), "-%c ", optopt);
+	if (v && (strstr(v->help, known) || (strchr("tT", optopt) && strstr("check compare rebase commit amend", verb))))
+		return img_usage(verb, "-%c needs a value", optopt);
+	return img_usage(verb, "unknown option '-%c' of %s", optopt, verb);
 }
 
 static const char *verb_name_at(const void *opaque, size_t i)
@@ -283,10 +333,20 @@ static const char *verb_name_at(const void *opaque, size_t i)
 	return i < ARRAY_SIZE(verbs) ? verbs[i].name : NULL;
 }
 
+/* Words that users type for a verb. */
+static const struct {
+	const char *word, *verb;
+} verb_words[] = { { "repair", "check -r all" }, { "fix", "check -r all" }, { "copy", "convert" }, { "clone", "convert" }, { "cp", "convert" },
+	{ "flatten", "convert" }, { "merge", "commit" }, { "shrink", "resize --shrink" }, { "grow", "resize" }, { "diff", "compare" },
+	{ "cmp", "compare" }, { "new", "create" }, { "ls", "info" }, { "list", "info" }, { "show", "info" } };
+
 static int verb_missing(const char *verb)
 {
 	char hint[SUGGEST_HINT_BYTES];
 
+	for (size_t i = 0; i < ARRAY_SIZE(verb_words); i++)
+		if (!strcmp(verb_words[i].word, verb))
+			return img_usage(NULL, "unknown verb '%s'; the verb for this is %s", verb, verb_words[i].verb);
 	return img_usage(NULL, "unknown verb '%s'%s", verb, suggest_hint(verb, "", verb_name_at, NULL, hint));
 }
 

@@ -42,10 +42,18 @@ void img_layer_given(struct img_layer *y)
 	y->data_fd = 0;
 }
 
+bool img_format_is_qemus(const char *name)
+{
+	static const char *const others[] = { "vmdk", "vdi", "vhdx", "vpc", "qcow", "qed", "parallels", "bochs", "cloop", "dmg" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+		if (!strcmp(name, others[i]))
+			return true;
+	return false;
+}
+
 int img_format_parse(const char *name, enum block_format *ret, struct err *e)
 {
-	/* Formats that QEMU reads and this program does not. */
-	static const char *const others[] = { "vmdk", "vdi", "vhdx", "vpc", "qcow", "qed", "parallels", "bochs", "cloop", "dmg" };
 	int f = block_format_from_name(name);
 
 	/* QEMU's names of the protocols below raw, which an image's header may give as the format. */
@@ -58,10 +66,9 @@ int img_format_parse(const char *name, enum block_format *ret, struct err *e)
 	if (!strcmp(name, "luks"))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the format luks is not supported, because Cairn does not encrypt "
 			"images; `qemu-img convert` makes a qcow2 image of one");
-	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
-		if (!strcmp(name, others[i]))
-			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "unknown format '%s'; use raw or qcow2, and "
-				"`qemu-img convert -f %s -O qcow2 OLD NEW` to make a qcow2 image of one", name, name);
+	if (img_format_is_qemus(name))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "unknown format '%s'; use raw or qcow2, and "
+			"`qemu-img convert -f %s -O qcow2 OLD NEW` to make a qcow2 image of one", name, name);
 	return err_set(e, -EINVAL, ERR_INVALID, "unknown format '%s'; use raw or qcow2", name);
 }
 

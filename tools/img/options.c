@@ -69,6 +69,12 @@ static const struct option_help option_helps[] = {
 	{ "size", "size", "Virtual disk size", OF_RAW | OF_QCOW2 | OF_AMEND },
 };
 
+const char *img_options_key_at(const void *opaque, size_t i)
+{
+	(void)opaque;
+	return i < ARRAY_SIZE(option_helps) ? option_helps[i].key : NULL;
+}
+
 void img_options_help(enum block_format format, bool amend)
 {
 	unsigned of = amend ? OF_AMEND : format == BLOCK_FORMAT_RAW ? OF_RAW : OF_QCOW2;

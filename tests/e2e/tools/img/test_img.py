@@ -119,7 +119,8 @@ def test_sizes_as_qemu(box, size):
 @pytest.mark.parametrize(
     "options,what", [("cluster_size=3k", "power of two"), ("cluster_size=4M", "power of two"),
                      ("refcount_bits=128", "power of two"), ("compat=0.10,lazy_refcounts=on", "compat=1.1"),
-                     ("extended_l2=on,cluster_size=4k", "16k"), ("colour=red", "unknown option"),
+                     ("extended_l2=on,cluster_size=4k", "16k"), ("colour=red", "unknown option 'colour'; see"),
+                     ("clustersize=64k", "unknown option 'clustersize'; did you mean cluster_size?"),
                      ("lazy_refcounts=perhaps", "on or off"), ("nonsense", "key=value"),
                      ("cluster_size=512,size=1T", "larger than 512")])
 def test_create_refuses_bad_options(box, options, what):

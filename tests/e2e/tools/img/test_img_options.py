@@ -52,13 +52,20 @@ def test_encryption_off_is_as_qemu_takes_it(box):
     (("create", "-f", "qcow2", "-o", "encryption=on", "x", "1M"), "does not encrypt"),
     (("create", "-f", "qcow2", "-o", "encrypt.format=luks", "x", "1M"), "does not encrypt"),
     (("create", "-f", "luks", "x", "1M"), "does not encrypt"),
-    (("create", "-f", "vmdk", "x", "1M"), "qemu-img convert"),
+    (("create", "-f", "vmdk", "x", "1M"), "qemu-img convert -O vmdk OLD NEW"),
     (("convert", "-f", "vhdx", "-O", "qcow2", "a", "x"), "qemu-img convert"),
     (("info", "-f", "vpc", "a"), "qemu-img convert"),
-    (("convert", "-O", "vdi", "a", "x"), "qemu-img convert"),
+    (("convert", "-O", "vdi", "a", "x"), "qemu-img convert -O vdi OLD NEW"),
     (("create", "--object", "secret,id=s,data=abc", "-f", "qcow2", "x", "1M"), "--object is not supported"),
     (("info", "--object", "secret,id=s,data=abc", "a"), "--object is not supported"),
     (("create", "--nonsense", "x", "1M"), "unknown option"),
+    (("info", "--outptu", "json", "a"), "unknown option '--outptu' of info; did you mean --output?"),
+    (("info", "-x", "a"), "unknown option '-x' of info\n"), (("create", "-T", "none"), "unknown option '-T' of create\n"),
+    (("info", "a", "--output"), "--output needs a value\n"), (("map", "a", "-s"), "-s needs a value\n"), (("check", "a", "-T"), "-T needs a value\n"),
+    (("resize", "--shrink=1", "a", "1M"), "--shrink takes no value\n"),
+    (("bench", "-c", "many", "a"), "'many' is not a number"), (("bench", "-s", "big", "a"), "invalid size 'big'"),
+    (("create", "", "1M"), "the name of the image is empty"), (("convert", "a", "none/x"), "cannot create none/x: No such file"),
+    (("repair", "a"), "the verb for this is check -r all"),
     (("create", "-f", "qcow2", "-o", "nonsense=1", "x", "1M"), "unknown option"),
     (("create", "-f", "qcow2", "-o", "size", "x"), "not key=value"),
     (("convert", "--nonsense", "a", "x"), "unknown option"),
@@ -67,6 +74,14 @@ def test_unsupported_options_are_refused_before_anything_is_touched(box, args, w
     box.qemu("create", "-q", "-f", "raw", "a", "1M")
     assert what in box.fails(*args)
     assert os.listdir(box.path) == ["a"]
+
+
+def test_raw_image_with_the_name_of_another_format_is_told(box):
+    for args, option in ((["create", "a.qcow2", "1M"], "-f"), (["convert", "a.qcow2", "b.qcow2"], "-O")):
+        told = f"cairn-img: warning: {args[0] == 'create' and 'a' or 'b'}.qcow2 gets the format raw in spite of its name; for qcow2, add {option} qcow2\n"
+        assert box.img(*args).stderr == told
+        assert box.img(args[0], "-q", *args[1:]).stderr == ""
+    assert box.img("create", "-f", "raw", "a.qcow2", "1M").stderr == box.img("convert", "-O", "raw", "a.qcow2", "c.qcow2").stderr == ""
 
 
 def test_option_values_with_commas(box):
