@@ -183,6 +183,29 @@ static int from_find(struct cli *c, struct json_object *all, struct json_object 
 	return snapshot_missing(c->pos[0], name, e);
 }
 
+/* Sort parents before their children, and snapshots of one depth by name. Parents that form a circle end the way up
+ * after as many steps as there are snapshots. */
+static void topology_sort(struct json_object **all)
+{
+	size_t n = json_object_array_length(*all), *parents = must_alloc(calloc(n + 1, sizeof(*parents))),
+	       *depths = must_alloc(calloc(n + 1, sizeof(*depths)));
+	struct json_object *sorted = json_object_new_array();
+
+	for (size_t i = 0; i < n; i++)
+		parents[i] = parent_index(*all, json_object_array_get_idx(*all, i));
+	for (size_t i = 0; i < n; i++)
+		for (size_t at = parents[i]; at != NO_PARENT && depths[i] < n; at = parents[at])
+			depths[i]++;
+	for (size_t depth = 0; depth <= n && json_object_array_length(sorted) < n; depth++)
+		for (size_t i = 0; i < n; i++)
+			if (depths[i] == depth)
+				json_object_array_add(sorted, json_object_get(json_object_array_get_idx(*all, i)));
+	free(parents);
+	free(depths);
+	json_object_put(*all);
+	*all = sorted;
+}
+
 static int list_print(struct cli *c, struct json_object *all, struct json_object *from)
 {
 	CLEANUP_JS struct json_object *rows = json_object_new_array();
@@ -218,6 +241,8 @@ int verb_snapshot_list(struct cli *c)
 		r = from_find(c, all, &from, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to list snapshots of domain '%s'", c->pos[0]);
+	if (option_flag(c, "topological"))
+		topology_sort(&all);
 	return tree && c->format == CLI_TABLE ? tree_print(all, from) : list_print(c, all, from);
 }
 

@@ -46,7 +46,7 @@ static const struct verb_option snapshot_list_options[] = {
 	{ "active", NULL, "list only snapshots with memory" },
 	{ "inactive", NULL, "list only snapshots without memory" },
 	{ "disk-only", NULL, "list only snapshots of a running VM without its memory" },
-	{ "topological", NULL, "no effect: parents come before their children" },
+	{ "topological", NULL, "sort parents before their children [by name]" },
 	{ "metadata", NULL, "no effect: every snapshot has metadata" },
 	{ "internal", NULL, "no effect: every snapshot is internal" },
 	{ "name", NULL, "print only names" },

@@ -116,13 +116,19 @@ def test_snapshot_of_vm_without_disk_is_refused(fake):
 
 
 def test_habits_of_virsh_change_nothing(vm):
-    assert names(vm, "--topological") == names(vm) == ["s1", "s2", "s3", "s4"]
     vm.cairn("snapshot-create-as", "vm1", "s5", "--validate")
     assert vm.cairn("snapshot-revert", "vm1", "s2", "--force").stdout == vm.cairn("snapshot-revert", "vm1", "s2").stdout
     assert vm.cairn("snapshot-current", "vm1", "--name", "--security-info").stdout == "s2\n"
 
 
 # ---- list and info ----
+
+def test_topological_list_has_parents_before_their_children(vm):
+    vm.cairn("snapshot-create-as", "vm1", "a")
+    assert names(vm) == ["a", "s1", "s2", "s3", "s4"]
+    assert names(vm, "--topological") == ["s1", "s2", "s4", "a", "s3"]
+    assert names(vm, "--topological", "--from", "s1", "--descendants") == ["s2", "s4", "a", "s3"]
+
 
 def test_events(vm):
     """Which snapshot had which result, and by which job; also for later clients."""
@@ -517,7 +523,7 @@ def test_tree_with_shared_ids_prints_each_snapshot_once(fake):
         data[place + 24:place + 48] = b"g23".ljust(24, b"\0")
     disk.write_bytes(data)
     shown = re.findall(r"s\d+", fake.cairn("snapshot-list", "vm1", "--tree", "--from", "s1").stdout)
-    assert sorted(shown) == sorted(f"s{n}" for n in range(1, 49))
+    assert sorted(shown) == sorted(names(fake, "--topological")) == sorted(f"s{n}" for n in range(1, 49))
 
 
 # ---- with KVM ----
