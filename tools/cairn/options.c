@@ -169,7 +169,7 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 		c->options[at] = "";
 		return 0;
 	}
-	if (!value)
+	if (!value || (!eq && !strcmp(value, "--")))
 		return cli_usage(c, "--%.*s needs a value", (int)len, name);
 	if (!eq)
 		++*i;
@@ -230,7 +230,7 @@ static int letters_take(struct cli *c, int argc, char **argv, int *i)
 		if (at < 0 && place < 0)
 			return option_missing(c, "-", word + 1, strlen(word + 1));
 		takes = place >= 0 || c->verb->options[at].value;
-		if (takes && (p[1] || *i + 1 == argc))
+		if (takes && (p[1] || *i + 1 == argc || !strcmp(argv[*i + 1], "--")))
 			return cli_usage(c, "-%c needs a value", *p);
 		r = letter_keep(c, at, place, takes ? argv[++*i] : "");
 		if (r)

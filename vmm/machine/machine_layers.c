@@ -49,7 +49,7 @@ int machine_layers_check(struct machine_disk *d, const char *why, struct err *e)
 	if (info.format != BLOCK_FORMAT_QCOW2 || info.data_file)
 		return 0;
 	r = disk_snapshot_list(d, &list, &n, e);
-	return r || !n ? r : err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image of disk %s has %zu internal snapshots, or live clones read it: "
+	return r || !n ? r : err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image of disk %s has internal snapshots (%zu), or live clones read it: "
 		"%s; delete the snapshots first", d->id, n, why);
 }
 

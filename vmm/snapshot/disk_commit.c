@@ -222,8 +222,8 @@ static int header_check(const struct machine_disk *d, int fd, unsigned i, bool e
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s reads a frozen content of layer %u, as live clones do, so nothing can be "
 			"committed to it; make the disk independent with cairn blockpull", d->id, i + 1);
 	if (!r && ends && h->nb_snapshots)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "layer %u of disk %s has %u internal snapshots, which would be lost; delete them "
-			"first", i, d->id, h->nb_snapshots);
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "layer %u of disk %s has internal snapshots (%u), which would be lost; delete "
+			"them first", i, d->id, h->nb_snapshots);
 	return r;
 }
 

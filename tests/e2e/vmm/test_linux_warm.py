@@ -3,6 +3,7 @@ where KVM emulates kernel mode, so there is one whole boot; test_warm_state.c ha
 
 import json
 import os
+import pty
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, free_port
+from terminallib import read_until
 from test_linux import elsewhere
 
 pytestmark = [pytest.mark.skipif(not guestlib.host_kind() or guestlib.host_kind() == "none", reason="needs /dev/kvm"), pytest.mark.seconds(600)]
@@ -83,6 +85,20 @@ class Runner:
 
     def files(self):
         return sorted(os.listdir(self.states)) if self.states.exists() else []
+
+
+def test_first_run_on_a_terminal_says_that_the_guest_boots(tmp_path):
+    vm = Runner(tmp_path)
+    terminal, slave = pty.openpty()
+    p = subprocess.Popen([os.path.join(BUILD, "cairn"), "run", "--kernel", os.path.join(guestlib.linux_kernel(), "vmlinux"), "--root", vm.root, "--",
+                          "/bin/sh"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave, env=vm.env)
+    os.close(slave)
+    try:
+        read_until(terminal, b"note: the guest boots; later runs begin from its saved state")
+    finally:
+        p.kill()
+        p.wait()
+        os.close(terminal)
 
 
 @elsewhere

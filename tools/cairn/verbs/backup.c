@@ -342,12 +342,17 @@ static int folder_choose(struct cli *c, struct backup *b, struct err *e)
 {
 	const char *given = option_value(c, b->pull ? "socket" : "to");
 	char cwd[PATH_MAX];
+	struct stat st;
 	int n;
 
 	if (!given && !b->pull)
 		return 0;
 	if (!getcwd(cwd, sizeof(cwd)))
 		return err_set_errno(e, -errno, "the working directory");
+	if (given && !b->pull && stat(given, &st) < 0)
+		return err_set_errno(e, -errno, "folder %.300s", given);
+	if (given && !b->pull && !S_ISDIR(st.st_mode))
+		return err_set_errno(e, -ENOTDIR, "folder %.300s", given);
 	if (given)
 		n = snprintf(b->folder, PATH_MAX, "%s%s%s", *given == '/' ? "" : cwd, *given == '/' ? "" : "/", given);
 	else

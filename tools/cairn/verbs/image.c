@@ -135,7 +135,7 @@ static struct json_object *image_find(struct json_object *all, const char *name,
 		found = json_object_array_get_idx(all, i);
 	}
 	if (!found)
-		err_set(e, -ENOENT, ERR_NOT_FOUND, "the cache has no image %.200s; see cairn image-list", name);
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "the cache has no image %.200s; see cairn image-list; layers of run --keep need --kept", name);
 	return found;
 }
 

@@ -124,7 +124,8 @@ def test_backup_of_an_overlay_and_of_a_vm_that_is_off(vm):
 
 def test_failed_backup_leaves_nothing(vm):
     g = vm("qcow2", "qcow2")
-    assert "No such file" in g.d.cairn("backup-begin", "vm1", "--to", "none", ok=False).stderr
+    assert "folder none: No such file" in g.d.cairn("backup-begin", "vm1", "--to", "none", ok=3).stderr
+    assert "folder disk0.qcow2: Not a directory" in g.d.cairn("backup-begin", "vm1", "--to", "disk0.qcow2", ok=False).stderr
     assert snapshots(g.d) == []
     r = g.d.cairn("backup-begin", "vm1", "--pull", "--socket", "x" * 200, ok=False)
     assert snapshots(g.d) == [] and "Failed to back up" in r.stderr and not os.path.exists(g.d.tmp / ("x" * 200))

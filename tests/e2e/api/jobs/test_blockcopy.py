@@ -141,7 +141,7 @@ def test_abort_in_mirroring_phase(vm):
 def test_pivot_keeps_snapshots(vm):
     vm.cairn("snapshot-create-as", "vm1", "s1")
     r = vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.qcow2", "--pivot", ok=False)
-    assert "the image of disk vda has 1 internal snapshots" in r.stderr
+    assert "the image of disk vda has internal snapshots (1)" in r.stderr
     assert path_of(vm, True) == path_of(vm, False) == ("disk.qcow2", "qcow2")
     # The copy has ended, as any that fails: nothing but the disk is written, and other work is possible.
     assert not os.path.exists(vm.tmp / "copy.qcow2") and str(vm.tmp / "copy.qcow2") not in str(open_files(vm.info("vm1")["pid"]))

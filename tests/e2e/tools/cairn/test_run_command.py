@@ -297,6 +297,8 @@ def test_bad_definition_and_options(vm):
         status, said = bad(*option, vm.tmp / "vm.json")
         assert status == 2 and "needs a command to run: cairn run FILE -- COMMAND" in said
     assert bad(vm.tmp / "missing.json", "--", "true")[0] == 125
+    for option in ("-e", "--env"):
+        assert f"{option} needs a value" in bad(option, "--", "true")[1]
     vm.write(boot={"kernel": "kernel"})
     status, said = bad(vm.tmp / "vm.json", "--", "true")
     assert status == 125 and 'a command, or --agent, needs "boot.initrd" or --initrd' in said and "--root PATH" in said
