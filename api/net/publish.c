@@ -76,6 +76,9 @@ int publish_validate(struct vm_host *host, struct json_object *forwards, const s
 	size_t n = json_object_array_length(forwards), max = (size_t)DEFINITION_FORWARDS_MAX * source->ninterfaces;
 	int r = 0;
 
+	if (n && !max)
+		return err_set(e, -EINVAL, ERR_INVALID, "forwards: VM '%.255s' has no interface whose ports could be forwarded. Next: cairn "
+			"attach-interface %.255s user", source->name, source->name);
 	if (n > max)
 		return err_set(e, -EINVAL, ERR_INVALID, "forwards: %zu, and VM '%.255s' can have %zu, at most %d for each interface", n,
 			source->name, max, DEFINITION_FORWARDS_MAX);

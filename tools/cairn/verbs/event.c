@@ -213,7 +213,7 @@ static int kind_check(const struct cli *c)
 	for (size_t i = 0; (is = name_at(names, i)); i++)
 		if (!strcmp(is, kind))
 			return 0;
-	return cli_usage(c, "unknown event \"%s\"%s", kind, suggest_hint(kind, "", name_at, names, hint));
+	return cli_usage(c, "unknown event \"%s\"%s", kind, *suggest_hint(kind, "", name_at, names, hint) ? hint : "; cairn event --list lists them");
 }
 
 /* Check that the VM exists, and replace an id by the UUID, because events carry names and UUIDs. The daemon may still

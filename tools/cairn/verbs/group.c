@@ -245,6 +245,7 @@ int verb_group_clone(struct cli *c)
 	CLEANUP_JS struct json_object *result = NULL;
 	struct json_object *args = json_object_new_object();
 	struct err e;
+	size_t n;
 	int r = clone_limits_put(c, args);
 
 	if (!r)
@@ -266,10 +267,11 @@ int verb_group_clone(struct cli *c)
 		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to clone the group, so no domain was cloned");
+	n = json_object_array_length(js_get_array(result, "clones"));
 	if (c->format == CLI_TABLE) {
 		clones_print(js_get_array(result, "clones"));
 		networks_print(js_get_array(result, "networks"));
 	}
-	return job_result_print(c, result, pauses_print, "%zu domains cloned as of one instant, within %.3f ms",
-		json_object_array_length(js_get_array(result, "clones")), (double)js_get_int(result, "spread", 0) / 1e6);
+	return job_result_print(c, result, pauses_print, "%zu domain%s cloned as of one instant, within %.3f ms", n, n == 1 ? "" : "s",
+		(double)js_get_int(result, "spread", 0) / 1e6);
 }

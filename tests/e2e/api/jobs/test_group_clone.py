@@ -33,6 +33,7 @@ def test_each_vm_has_a_clone(trio):  # noqa: F811
     assert [(c["vm"], c["name"], c["uuid"]) for c in result["clones"]] == [(n, f"{n}-clone", trio.info(f"{n}-clone")["uuid"]) for n in "ab"]
     r = trio.cairn("group-clone", "a", "b", "--name-pattern", "%s2", "--verbose").stdout
     assert "a: paused for " in r and " ms in all" in r
+    assert "\n1 domain cloned as of one instant" in trio.cairn("group-clone", "a", "--name-pattern", "one-%s").stdout
 
 
 def test_clones_are_paused_or_ephemeral_if_asked(trio):  # noqa: F811

@@ -147,7 +147,9 @@ def test_a_state_of_another_machine_is_refused(fake, tmp_path, keys, word):
     fake.cairn("save", "vm1", f)
     fake.define("vm1", **keys)
     r = fake.cairn("restore", f, ok=2)
-    assert f"error: {word}: differs from the definition in the saved state" in r.stderr
+    assert f"error: {word}: differs from the definition in the saved state" in r.stderr and r.stderr.endswith("with: cairn edit vm1\n")
+    assert word != "memory" or '(there "32M", now "64M");' in r.stderr
+    assert word != "rng" or "(there false, now true);" in r.stderr
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
     fake.define("vm1", title="another word", on_crash="restart")
     fake.cairn("restore", f)

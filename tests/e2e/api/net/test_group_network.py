@@ -198,7 +198,7 @@ def test_ports_are_refused_where_the_clones_share_their_only_network(two, lan): 
     assert "VM 'a': forwards: interface 'net0' is on network 'lan', which several of the VMs share" in r and "no domain was cloned" in r
     assert only_the_sources_are_left(two, lan)
     begin(two, "c", interfaces=[])
-    assert "VM 'c': forwards: 1, and VM 'c' can have 0" in two.cairn("group-clone", "c", "--publish", "auto:22", ok=False).stderr
+    assert "VM 'c': forwards: VM 'c' has no interface whose ports could be forwarded. Next: cairn attach-interface c user" in two.cairn("group-clone", "c", "--publish", "auto:22", ok=False).stderr
     assert two.states() == {"lan": "active"} and sorted(listed(two)) == ["a", "b", "c"]
 
 

@@ -509,6 +509,7 @@ def test_event_verb_prints_events(fake):
     assert fake.cairn(*since, "vm1").stdout == fake.cairn(*since, uuid).stdout == shutdown
     assert "there is no VM 'vm1'" in fake.cairn("event", "--timeout", "0", "vm1", ok=3).stderr
     assert 'unknown event "SHUTDWON"; did you mean SHUTDOWN?' in fake.cairn("event", "--event", "SHUTDWON", ok=2).stderr
+    assert 'unknown event "BANANA"; cairn event --list lists them' in fake.cairn("event", "--event", "BANANA", ok=2).stderr
 
 
 def test_missing_daemon_is_reported(tmp_path):
