@@ -118,6 +118,10 @@ static const struct {
 	{ "run", "entrypoint", "--no-entrypoint leaves the entry point out: cairn run --image IMAGE --no-entrypoint -- COMMAND" },
 	{ "run", "net", "--network user lets the guest connect out, --publish PORT:TO forwards a port to it" },
 	{ "run", "restart", "cairn run does not restart a VM; the key \"restart\" of a definition has the daemon do so" },
+	{ "log", "n lines since", "--tail N prints the last N lines" },
+	{ "audit", "n last tail", "--since TIME, such as 1h, shows only later calls" },
+	{ "trend", "since", "--last TIME or --from TIME sets the begin" },
+	{ "quota", "max-vms max-memory max-vcpus max-cpus cpus", "--vms, --running, --memory, --vcpus and --disk set limits" },
 	/* virsh's options that have no meaning here, or another name */
 	{ "attach-disk", "source-protocol source-host-name source-host-transport source-host-socket", ONE_SOURCE },
 	{ "attach-disk", "wwn", "the key wwn of a disk sets it: cairn attach-device VM FILE adds a disk with all its keys" },

@@ -404,7 +404,7 @@ static int global_options(struct cli *c, int argc, char **argv)
 			argv[i] = (char *)"help";
 			return i;
 		} else {
-			cli_usage(c, "unknown option %s before the verb", a);
+			cli_usage(c, "unknown option %s before the verb; the options of a verb follow it", a);
 			return -1;
 		}
 	}
