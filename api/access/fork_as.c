@@ -166,6 +166,11 @@ static void child_work(const struct fork_as_spec *s, const struct ids *ids, pid_
 	}
 	if (getppid() != parent)
 		_exit(0);
+	/* A path of the user's could begin with /proc/self/cwd, and lead into a folder that is closed to the user. */
+	if (ids->rights && chdir("/") < 0) {
+		a->r = err_set_errno(&a->e, -errno, "/");
+		return;
+	}
 	a->r = s->run(s->arg, out, &a->e);
 	if (!a->r)
 		a->r = fork_as_identify(out, &a->e);

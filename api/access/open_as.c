@@ -48,7 +48,7 @@ static int files_open(const void *arg, struct fork_as_result *out, struct err *e
 	const struct part *p = arg;
 
 	for (unsigned i = 0; i < p->n; i++) {
-		int fd = config_open_file(&p->files->list[p->at[i]], e);
+		int fd = config_open_file(&p->files->list[p->at[i]], p->rights, e);
 
 		if (fd < 0)
 			return fd;
@@ -99,7 +99,7 @@ static int files_check(const void *arg, struct fork_as_result *out, struct err *
 
 	(void)out;
 	for (unsigned i = 0; i < p->n; i++) {
-		int fd = config_open_file(&p->files->list[p->at[i]], e);
+		int fd = config_open_file(&p->files->list[p->at[i]], p->rights, e);
 
 		if (fd < 0)
 			return fd;
@@ -251,7 +251,7 @@ static int open_as_start(struct open_as *o, struct helpers *h, const struct defi
 		struct part *p;
 
 		if (own && files->list[i].forward) {
-			r = o->fds[i] = config_open_file(&files->list[i], e);
+			r = o->fds[i] = config_open_file(&files->list[i], false, e);
 			if (r < 0)
 				return r;
 			continue;

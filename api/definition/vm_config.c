@@ -12,11 +12,13 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -136,9 +138,17 @@ static int screen_show(const struct definition *d, struct err *e)
 	return listener < 0 ? listener : vnc_start(d, listener, e);
 }
 
+/* Open a path. Links such as /proc/self/fd/2 lead past the rights to the folders of a file. */
+static int path_open(const char *path, int flags, bool foreign)
+{
+	struct open_how how = { .flags = (uint64_t)flags, .resolve = RESOLVE_NO_MAGICLINKS };
+
+	return foreign ? (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how)) : open(path, flags);
+}
+
 /* open() needs O_NONBLOCK, because a FIFO in place of a disk must not block the daemon; afterwards fcntl() clears the
  * flag. */
-int config_open_file(const struct config_file *f, struct err *e)
+int config_open_file(const struct config_file *f, bool foreign, struct err *e)
 {
 	CLEANUP_CLOSE int fd = -1;
 	struct stat st;
@@ -155,7 +165,7 @@ int config_open_file(const struct config_file *f, struct err *e)
 		return screen_show(f->definition, e);
 	if (f->kind == CONFIG_SHARES)
 		return share_start(f->definition, f->key, f->path, f->write, e);
-	fd = open(f->path, (f->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	fd = path_open(f->path, (f->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, foreign);
 
 	if (fd < 0 || fstat(fd, &st) < 0 || fcntl(fd, F_SETFL, 0) < 0)
 		return open_failed(f, e);
@@ -168,7 +178,7 @@ int config_open_file(const struct config_file *f, struct err *e)
 int config_open_files(struct config *c, const struct config_files *files, struct err *e)
 {
 	for (unsigned i = 0; i < files->n; i++) {
-		int fd = config_open_file(&files->list[i], e);
+		int fd = config_open_file(&files->list[i], false, e);
 
 		if (fd < 0) {
 			config_done(c);
@@ -356,7 +366,7 @@ static int rom_open(struct config *c, const char *key, const char *path, uint16_
 	int fd;
 
 	snprintf(f.key, sizeof(f.key), "%s", key);
-	fd = config_open_file(&f, e);
+	fd = config_open_file(&f, false, e);
 	if (fd < 0)
 		return fd;
 	at = config_add_fd(c, fd);

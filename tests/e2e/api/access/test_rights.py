@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 
@@ -73,6 +74,26 @@ def test_define_fails_when_user_may_not_open_a_file(shared, files):  # noqa: F81
     a, b = (define(shared, "v", f / "inner" / n)["error"]["desc"] for n in ("there.raw", "not.raw"))
     assert a.replace("there.raw", "not.raw") == b
     assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other", "v"]
+
+
+def test_links_to_what_the_daemon_has_open_lead_nowhere(shared, files, monkeypatch):  # noqa: F811
+    """The daemon's log and its folder are readable, but in a folder that nobody else may enter."""
+    private = shared.tmp / "private"
+    (private / "here").mkdir(parents=True)
+    private.chmod(0o700)
+    (private / "here/secret").write_bytes(bytes(4096))
+    (private / "here/secret").chmod(0o644)
+    shared.stop()
+    shared.log = private / "log"
+    monkeypatch.chdir(private / "here")
+    shared.start()
+    shared.log.chmod(0o644)
+    assert refused(define(shared, "v", private / "here/secret", readonly=True), "disks[0].path")
+    for path in ("/proc/self/cwd/secret", "/proc/self/cwd/../log", "/proc/self/fd/2", "/dev/stderr", "/proc/thread-self/fd/2",
+                 "/proc/self/root/proc/self/cwd/secret"):
+        for e in (define(shared, "v", path, readonly=True), define(shared, "v", kernel=path)):
+            assert re.search("(disks.0..path|boot.kernel): .*: (Too many levels of symbolic links|No such file or directory)", e["error"]["desc"]), e
+    shared.cairn("define", shared.write("roots", disks=[{"path": "/proc/self/root" + str(private / "here/secret"), "format": "raw"}]))
 
 
 def test_start_checks_the_definers_rights_again(shared, files):  # noqa: F811
