@@ -20,6 +20,9 @@
 /* Rate limit of changed() calls: TELL_MAX in each TELL_NS, because a guest can open and close the port at any rate. */
 #define TELL_MAX 8
 #define TELL_NS 1000000000ULL
+/* Input that is read for the answer to a sync that timed out: on a busy host the agent answers late, and clients wait
+ * until it does. A guest cannot keep the loop busy with more. */
+#define LATE_BYTES_MAX (64 * 1024)
 /* Sent before guest-sync-delimited, to make the agent discard a partial line. The agent's answer begins with the same
  * byte. */
 #define SENTINEL "\xff"
@@ -76,6 +79,7 @@ struct agent {
 	struct errand errands[ERRAND_COUNT], *errand; /* *errand: the one in progress */
 	struct agent_command *commands; /* the first one is in progress in the states COMMAND_ */
 	unsigned ncommands;
+	size_t late_bytes; /* input still read in IDLE for the answer to the last sync, which timed out; 0: none is awaited */
 	uint64_t synced_ns; /* time of the last answer to a command, if nothing has disturbed the port since; 0: something has */
 	char hostname[AGENT_HOSTNAME_MAX + 1]; /* host name still to be set; empty: none */
 	bool owes_thaw;
@@ -94,12 +98,17 @@ struct agent {
 	void *changed_opaque;
 };
 
+static bool input_wanted(const struct agent *a)
+{
+	return a->state == IDLE ? a->late_bytes > 0 : a->state != FROZEN;
+}
+
 static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
 {
 	a->state = s;
 	a->hurried = false;
-	/* Without a command in progress, leave input in the port. */
-	loop_watch_events(a->watch, s == IDLE || s == FROZEN ? 0 : POLLIN);
+	/* Without a command in progress, leave input in the port, except a late answer. */
+	loop_watch_events(a->watch, input_wanted(a) ? POLLIN : 0);
 	if (s == IDLE)
 		loop_timer_disarm(a->timer);
 	else if (ns)
@@ -130,11 +139,10 @@ static void sync_send(struct agent *a)
 {
 	char text[96];
 
-	snprintf(text, sizeof(text),
-		SENTINEL "{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" PRId64
-			 "}}\n",
-		++a->id);
+	snprintf(text, sizeof(text), SENTINEL "{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" PRId64
+		"}}\n", ++a->id);
 	a->synced_ns = 0;
+	a->late_bytes = 0;
 	a->wants_sentinel = true;
 	a->len = 0;
 	line_send(a, text);
@@ -433,11 +441,6 @@ static void thaw_end(struct agent *a, bool thawed)
 	queue_resume(a);
 }
 
-static void freeze_finish(struct agent *a, int r, const struct err *e)
-{
-	a->done(a->opaque, r, e);
-}
-
 /* ---- handling answers ---- */
 
 static void freeze_answered(struct agent *a, const struct agent_answer *x)
@@ -447,19 +450,17 @@ static void freeze_answered(struct agent *a, const struct agent_answer *x)
 
 	if (x->kind == AGENT_RETURN) {
 		state_set(a, FROZEN, a->times.hold_ns);
-		freeze_finish(a, 0, NULL);
+		a->done(a->opaque, 0, NULL);
 		return;
 	}
 	thaw_begin(a);
 	if (x->kind == AGENT_ERROR)
-		r = err_set(&e, -EIO, ERR_GENERIC,
-			"the guest agent cannot freeze its file systems: %s",
+		r = err_set(&e, -EIO, ERR_GENERIC, "the guest agent cannot freeze its file systems: %s",
 			x->desc[0] ? x->desc : "it gave no reason");
 	else
-		r = err_set(&e, -EPROTO, ERR_GENERIC,
-			"the guest agent sent a malformed answer; restart qemu-guest-agent in the "
-			"guest");
-	freeze_finish(a, r, &e);
+		r = err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent sent a malformed answer; restart qemu-guest-agent in "
+			"the guest");
+	a->done(a->opaque, r, &e);
 }
 
 static void sync_done(struct agent *a, const struct agent_answer *x)
@@ -469,6 +470,7 @@ static void sync_done(struct agent *a, const struct agent_answer *x)
 		return;
 	}
 	answers_set(a, true);
+	a->late_bytes = 0;
 	if (a->state == THAW_SYNC) {
 		state_set(a, THAW_ASKED, 0);
 	} else if (a->state == TIME_SYNC) {
@@ -481,7 +483,7 @@ static void sync_done(struct agent *a, const struct agent_answer *x)
 		name_send(a);
 	} else if (a->state == COMMAND_SYNC) {
 		command_send(a);
-	} else if (a->state == PING_SYNC) {
+	} else if (a->state == PING_SYNC || a->state == IDLE) {
 		queue_resume(a);
 	} else {
 		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
@@ -510,26 +512,20 @@ static void line_done(struct agent *a)
 	case TIME_SYNC:
 	case ERRAND_SYNC:
 	case PING_SYNC:
+	case NAME_SYNC:
+	case COMMAND_SYNC:
+	case IDLE: /* late */
 		sync_done(a, &x);
 		break;
 	case ERRAND_ASKED:
 		errand_answered(a, &x);
 		break;
-	case NAME_SYNC:
-	case COMMAND_SYNC:
-		sync_done(a, &x);
-		break;
 	case COMMAND_ASKED: /* see above */
 		break;
 	case NAME_ASKED:
-		if (x.kind != AGENT_RETURN)
-			log_info("agent", "cannot set the guest's host name: %s",
-				x.kind == AGENT_ERROR ? x.desc : "malformed answer");
-		queue_resume(a);
-		break;
 	case TIME_ASKED:
 		if (x.kind != AGENT_RETURN)
-			log_info("agent", "cannot set the guest's clock: %s",
+			log_info("agent", "cannot set the guest's %s: %s", a->state == NAME_ASKED ? "host name" : "clock",
 				x.kind == AGENT_ERROR ? x.desc : "malformed answer");
 		queue_resume(a);
 		break;
@@ -542,7 +538,6 @@ static void line_done(struct agent *a)
 				x.kind == AGENT_ERROR ? x.desc : "malformed answer");
 		thaw_end(a, x.kind == AGENT_RETURN);
 		break;
-	case IDLE:
 	case FROZEN:
 		break;
 	}
@@ -573,8 +568,12 @@ static void port_readable(void *opaque, unsigned revents)
 	(void)revents;
 	if (!n || (n < 0 && errno != EAGAIN && errno != EINTR))
 		loop_watch_events(a->watch, 0); /* the port is closed; the timeouts end what is in progress */
-	for (ssize_t i = 0; i < n && a->state != IDLE && a->state != FROZEN; i++)
-		byte_take(a, buf[i]);
+	for (ssize_t i = 0; i < n && input_wanted(a); i++) {
+		if (a->state == IDLE && !--a->late_bytes)
+			state_set(a, IDLE, 0);
+		else
+			byte_take(a, buf[i]);
+	}
 }
 
 /* ---- handling timeouts ---- */
@@ -587,8 +586,10 @@ static void deadline_passed(void *opaque)
 
 	a->synced_ns = 0;
 	if (a->state == FREEZE_SYNC || a->state == TIME_SYNC || a->state == ERRAND_SYNC || a->state == PING_SYNC ||
-		a->state == COMMAND_SYNC)
+		a->state == COMMAND_SYNC) {
+		a->late_bytes = LATE_BYTES_MAX;
 		answers_set(a, false);
+	}
 	switch (a->state) {
 	case FREEZE_SYNC:
 	case FREEZE_ASKED:
@@ -597,7 +598,7 @@ static void deadline_passed(void *opaque)
 			thaw_begin(a);
 		else
 			queue_resume(a);
-		freeze_finish(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, asked ? "the guest agent did not freeze the file systems within "
+		a->done(a->opaque, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, asked ? "the guest agent did not freeze the file systems within "
 			"%llu s" : "the guest agent did not answer within %llu s; is qemu-guest-agent running in the guest?",
 			(unsigned long long)((asked ? a->times.freeze_ns : a->times.sync_ns) / 1000000000)), &e);
 		break;
@@ -635,9 +636,8 @@ static void deadline_passed(void *opaque)
 		command_timed_out(a);
 		break;
 	case PING_SYNC:
-		queue_resume(a);
-		break;
 	case IDLE:
+		queue_resume(a);
 		break;
 	}
 }
@@ -650,8 +650,12 @@ static void port_run(struct loop_task *t)
 
 	atomic_store(&a->port_posted, false);
 	a->synced_ns = 0;
-	if (!atomic_load(&a->port_open))
+	if (!atomic_load(&a->port_open)) {
 		a->answers = false;
+		a->late_bytes = 0;
+		if (a->state == IDLE)
+			state_set(a, IDLE, 0);
+	}
 	if (atomic_load(&a->ping_due) && a->state == IDLE)
 		ping_begin(a);
 	state_tell(a);
@@ -683,8 +687,7 @@ bool agent_answers(const struct agent *a)
 
 /* ---- requests of the VM ---- */
 
-int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct err *e),
-	void *opaque, struct err *e)
+int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
 {
 	if (a->waits || a->state == FREEZE_SYNC || a->state == FREEZE_ASKED || a->state == FROZEN)
 		return err_set(e, -EBUSY, ERR_BUSY, "the guest agent is still busy with the previous request; try again in a moment");
@@ -757,9 +760,7 @@ static struct errand *errand_new(struct agent *a, unsigned which, void (*done)(v
 	struct errand *x = &a->errands[which];
 
 	if (x->due || x->under_way) {
-		err_set(e, -EBUSY, ERR_BUSY,
-			"the guest agent is still busy with the previous request; try again in a "
-			"moment");
+		err_set(e, -EBUSY, ERR_BUSY, "the guest agent is still busy with the previous request; try again in a moment");
 		return NULL;
 	}
 	*x = (struct errand){.done = done, .opaque = opaque};
@@ -806,8 +807,7 @@ int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int 
 	if (!x)
 		return -EBUSY;
 	x->silent = true;
-	snprintf(x->text, sizeof(x->text),
-		"{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"%s\"}}\n",
+	snprintf(x->text, sizeof(x->text), "{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"%s\"}}\n",
 		reboot ? "reboot" : "powerdown");
 	return errand_ask(a, x);
 }
@@ -857,8 +857,7 @@ void agent_set_hostname(struct agent *a, const char *name)
 		queue_resume(a);
 }
 
-int agent_new(
-	struct loop *l, int fd, const struct agent_times *t, struct agent **ret_a, struct err *e)
+int agent_new(struct loop *l, int fd, const struct agent_times *t, struct agent **ret_a, struct err *e)
 {
 	struct agent *a = calloc(1, sizeof(*a));
 	int r = a ? 0 : -ENOMEM;

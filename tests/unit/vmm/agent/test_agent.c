@@ -787,6 +787,56 @@ static void test_silent_program_is_not_an_agent(void **state)
 	assert_true(p.n == 2 && p.answers);
 }
 
+/* An agent on a busy host answers after the time limit. */
+static void test_late_answer_shows_an_agent(void **state)
+{
+	struct fixture *f = *state;
+	struct port_news p = { 0 };
+	int64_t id;
+
+	agent_watch(f->a, port_changed, &p);
+	agent_port(f->a, true, false);
+	rounds(f, 2 * MS);
+	id = sync_heard(f);
+	limit_ends(f);
+	sync_answer(f, id - 1);
+	assert_true(p.n == 1 && !p.answers);
+	sync_answer(f, id);
+	assert_true(p.n == 2 && p.answers);
+	/* Of a request, too. */
+	agent_set_time(f->a);
+	id = sync_heard(f);
+	limit_ends(f);
+	assert_true(p.n == 3 && !p.answers);
+	sync_answer(f, id);
+	assert_true(p.n == 4 && p.answers);
+	assert_string_equal(heard(f), "");
+}
+
+static void test_late_answer_behind_much_input_is_not_read(void **state)
+{
+	struct fixture *f = *state;
+	struct port_news p = { 0 };
+	char text[1025];
+	int64_t id;
+
+	agent_watch(f->a, port_changed, &p);
+	agent_port(f->a, true, false);
+	rounds(f, 2 * MS);
+	id = sync_heard(f);
+	limit_ends(f);
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = 0;
+	for (unsigned i = 0; i < 64; i++)
+		says(f, text);
+	sync_answer(f, id);
+	assert_true(p.n == 1 && !p.answers);
+	agent_set_time(f->a);
+	rounds(f, 2 * MS);
+	sync_answer(f, sync_heard(f));
+	assert_true(p.n == 2 && p.answers);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -815,6 +865,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_open_port_is_pinged, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_port_changes_are_rate_limited, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_silent_program_is_not_an_agent, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_late_answer_shows_an_agent, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_late_answer_behind_much_input_is_not_read, setup, teardown),
 		cmocka_unit_test(test_answers_are_parsed),
 		cmocka_unit_test(test_any_bytes_are_parsed_safely),
 	};
