@@ -67,20 +67,21 @@ apt-config dump | grep '^Acquire::' >"$work/apt.conf" || :
 root=$work/root
 mmdebstrap --variant=minbase --aptopt="$work/apt.conf" --include=$PACKAGES bookworm "$root" - <"$work/sources" || exit 77
 
-printf 'LABEL=root / ext4 errors=remount-ro 0 1\nLABEL=ESP /boot/efi vfat umask=0077,x-systemd.device-timeout=900 0 1\n' >"$root/etc/fstab"
+printf 'LABEL=root / ext4 errors=remount-ro 0 1\nLABEL=ESP /boot/efi vfat umask=0077,x-systemd.device-timeout=infinity 0 1\n' >"$root/etc/fstab"
 printf 'MODULES=list\nCOMPRESS=zstd\n' >"$root/etc/initramfs-tools/conf.d/image"
 printf 'virtio_pci\nvirtio_blk\next4\n' >>"$root/etc/initramfs-tools/modules"
-# 9600 baud would be GRUB's default. The host may be slow, so no service gives up soon.
+# 9600 baud would be GRUB's default. The host may be busy: at load 14, dbus took 14 minutes to start. So no service and
+# no watchdog of one has a time limit.
 cat >"$root/etc/default/grub" <<'E'
 GRUB_TIMEOUT=1
-GRUB_CMDLINE_LINUX="console=ttyS0 loglevel=5 mitigations=off random.trust_cpu=on systemd.default_timeout_start_sec=900"
+GRUB_CMDLINE_LINUX="console=ttyS0 loglevel=5 mitigations=off random.trust_cpu=on systemd.default_timeout_start_sec=0 systemd.service_watchdogs=no"
 GRUB_TERMINAL=serial
 GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 E
 mkdir "$root/boot/efi"
-# systemd waits 90 s for a device, which is too short while such a host is busy.
+# systemd waits 90 s for a device.
 mkdir "$root/etc/systemd/system/dev-ttyS0.device.d"
-printf '[Unit]\nJobRunningTimeoutSec=900\n' >"$root/etc/systemd/system/dev-ttyS0.device.d/timeout.conf"
+printf '[Unit]\nJobRunningTimeoutSec=infinity\n' >"$root/etc/systemd/system/dev-ttyS0.device.d/timeout.conf"
 chroot "$root" update-initramfs -u
 chroot "$root" systemctl mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service
 chroot "$root" passwd -d root
