@@ -29,7 +29,7 @@ state_of() { systemctl is-active "$1" || :; }
 until_is() { # WANTED COMMAND...
 	wanted=$1
 	shift
-	for _ in $(seq 600); do
+	for _ in $(seq 6000); do
 		[ "$("$@")" != "$wanted" ] || return 0
 		sleep 0.1
 	done
@@ -38,7 +38,7 @@ until_is() { # WANTED COMMAND...
 until_logged() { # PATTERN MATCH...: journald writes an entry a moment after it is sent
 	pattern=$1
 	shift
-	for _ in $(seq 600); do
+	for _ in $(seq 6000); do
 		! journalctl --output=cat "$@" | grep -e "$pattern" || return 0
 		sleep 0.1
 	done

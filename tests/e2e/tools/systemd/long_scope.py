@@ -10,7 +10,7 @@ import pytest
 import guestlib
 from deblib import debs_fetched
 
-SECONDS = 900
+SECONDS = 3600  # the emulated host may get a tenth of a processor
 # $1: the build folder. /run/systemd/system has the daemon's units, and one that runs scope_checks.py and ends systemd.
 # Units do without their default dependencies: the host needs no devices and mounts of this machine. The packages of
 # systemd and machined are of one version, and are unpacked in the host's overlay only.

@@ -12,7 +12,7 @@ import traceback
 BUILD, RESULT = sys.argv[1:]
 os.environ["CAIRN_SOCKET"] = "/run/cairn/cairn.sock"
 SCOPE = "cairn-vms.scope"
-UNTIL_SECONDS = 100
+UNTIL_SECONDS = 600
 
 
 NOBODY = 65534
