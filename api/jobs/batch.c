@@ -23,6 +23,10 @@
 #include <string.h>
 #include <sys/random.h>
 
+/* The key of the planned VMs in the batch's file, and its replacement when they are complete. */
+#define KEY "vms"
+#define KEY_OF_ENDED "end"
+
 struct batch {
 	struct vm_host *host;
 	struct json_object *planned; /* array of {name, uuid}, one for each planned VM */
@@ -116,7 +120,7 @@ static int file_put(struct batch *b, struct err *e)
 	uint8_t own[16]; /* random file name; a planned VM's UUID could be in another batch, too */
 	int r;
 
-	js_put(o, "vms", json_object_get(b->planned));
+	js_put(o, KEY, json_object_get(b->planned));
 	if (getrandom(own, sizeof(own), 0) != (ssize_t)sizeof(own))
 		return err_set_errno(e, -errno, "cannot name a batch");
 	uuid_print(own, text);
@@ -191,11 +195,10 @@ void batch_made(struct batch *b, const struct vm *vm, unsigned files)
 
 /* ---- removing the VMs of a failed batch ---- */
 
-/* Remove the batch's file, if it was written. w: as for store_remove_file(), or NULL; used only if the file was
- * written. */
-static int file_remove(struct batch *b, struct store_work *w, struct err *e)
+/* Remove the batch's file, if it was written. */
+static int file_remove(struct batch *b, struct err *e)
 {
-	int r = b->file[0] ? store_remove_file(b->host->store, NULL, b->file, STORE_SOON, w, e) : 0;
+	int r = b->file[0] ? store_remove_file(b->host->store, NULL, b->file, STORE_SOON, NULL, e) : 0;
 
 	if (!r)
 		b->file[0] = 0;
@@ -205,8 +208,8 @@ static int file_remove(struct batch *b, struct store_work *w, struct err *e)
 static void batch_undo(struct batch *b, void (*done)(struct batch *b));
 static void batch_conclude(struct batch *b);
 
-/* If it is unknown whether a power cut brings the batch's file back, the batch fails, because the next daemon would
- * remove its VMs. While they are removed, the file is there again. */
+/* If it is unknown whether the batch's file names the VMs after a power cut, the batch fails, because the next daemon
+ * would remove them. While they are removed, the file is there again. */
 static void file_removal_failed(struct batch *b, const struct err *why)
 {
 	struct err e;
@@ -252,9 +255,14 @@ static void batch_stored(struct store_work *w)
 
 static int batch_keep(struct batch *b, void (*done)(struct batch *b), struct err *e)
 {
+	int r;
+
 	b->done = done;
 	b->work = (struct store_work){ .loop = b->host->loop, .done = batch_stored };
-	return file_remove(b, &b->work, e);
+	r = store_end_file(b->host->store, b->file, "\"" KEY "\"", "\"" KEY_OF_ENDED "\"", &b->work, e);
+	if (!r)
+		b->file[0] = 0;
+	return r;
 }
 
 static bool vm_forget(struct vm *vm)
@@ -307,7 +315,7 @@ static void files_removed(void *opaque, int r, const struct fork_as_result *res,
 	if (pins)
 		pin_release_due(b->host);
 	/* If a VM could not be undefined, keep the batch's file, so that the next daemon tries again. */
-	if (all && file_remove(b, NULL, &own) < 0)
+	if (all && file_remove(b, &own) < 0)
 		log_error("batch", "%s", own.msg);
 	b->done(b);
 }
@@ -458,7 +466,7 @@ static void newer_found(void *opaque, const char *file_name)
 
 	snprintf(file, sizeof(file), STORE_BATCHES "/%s", file_name);
 	o = store_read_newer(host->store, file, &e);
-	planned = js_get_array(o, "vms");
+	planned = js_get_array(o, KEY);
 	for (size_t i = 0; planned && i < json_object_array_length(planned); i++) {
 		struct vm *vm = planned_vm(host, json_object_array_get_idx(planned, i));
 
@@ -479,15 +487,18 @@ static void file_found(void *opaque, const char *name)
 	struct vm_host *host = opaque;
 	CLEANUP_JS struct json_object *o = NULL;
 	struct batch *b = batch_new(host);
+	struct err e;
 
 	if (snprintf(b->file, sizeof(b->file), STORE_BATCHES "/%s", name) < (int)sizeof(b->file))
 		o = store_load_file(host->store, NULL, b->file);
-	if (!js_get_array(o, "vms")) {
+	if (!js_get_array(o, KEY)) {
+		if (js_get_array(o, KEY_OF_ENDED) && file_remove(b, &e) < 0)
+			log_error("batch", "%s", e.msg);
 		batch_free(b);
 		return;
 	}
 	json_object_put(b->planned);
-	b->planned = json_object_get(js_get_array(o, "vms"));
+	b->planned = json_object_get(js_get_array(o, KEY));
 	room_make(b, json_object_array_length(b->planned));
 	planned_find(b);
 	batch_undo(b, cleared_up);

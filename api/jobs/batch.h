@@ -1,8 +1,9 @@
 /* batch: the VMs that one job creates, all of them or none.
  *
- * A file in the state folder names them before the first one is defined. Removing that file when all are complete is
- * the atomic step. A daemon that finds such a file at its start removes the named VMs and the files of their disks: no
- * client was told that they are complete. Threading: the daemon's loop. */
+ * A file in the state folder names them before the first one is defined. When all are complete, its key "vms" becomes
+ * "end" in place, which is the atomic step, and then the file is removed. A daemon that finds a file with the key "vms"
+ * at its start removes the named VMs and the files of their disks: no client was told that they are complete.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_BATCH_H
 #define CAIRN_API_JOBS_BATCH_H
 

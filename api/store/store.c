@@ -658,10 +658,20 @@ int store_remove_file(struct store *s, const char *vm, const char *file, enum st
 		return err_set_errno(e, r, "%s", path);
 	*strrchr(path, '/') = 0;
 	if (d == STORE_SOON && w)
-		store_writer_work_ahead(&s->writer, PENDING_SYNC, path, NULL, w);
+		store_writer_work_ahead(&s->writer, PENDING_SYNC, path, NULL, NULL, w);
 	else if (d == STORE_SOON)
 		store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
 	return 0;
+}
+
+int store_end_file(struct store *s, const char *file, const char *from, const char *to, struct store_work *w, struct err *e)
+{
+	char path[PATH_MAX];
+	int r = side_path(s, file, path, e);
+
+	if (!r)
+		store_writer_work_ahead(&s->writer, PENDING_END, path, to, must_alloc(strdup(from)), w);
+	return r;
 }
 
 int store_rename_file(struct store *s, const char *name, const char *from, const char *to,

@@ -154,6 +154,12 @@ struct json_object *store_load_file(struct store *s, const char *vm, const char 
  * Returns 0, also if there is no such file; -errno: w stays the caller's. */
 int store_remove_file(struct store *s, const char *vm, const char *file, enum store_durability d,
 	struct store_work *w, struct err *e);
+/* Replace the first text `from` of a file beside the VMs' folder by `to` in place, and then remove the file. w is done
+ * when the replacement and all earlier changes, except STORE_EVENTUALLY ones, are on stable storage; the removal need
+ * not be. This takes one sync without a change of the file system's structure. from: within the first 512 bytes, which
+ * a disk writes at once or not at all. to: as long as from.
+ * Returns 0; -errno: nothing is done, and w stays the caller's. */
+int store_end_file(struct store *s, const char *file, const char *from, const char *to, struct store_work *w, struct err *e);
 /* Rename a file in a VM's folder. d: not STORE_EVENTUALLY. w: as for store_put(). Returns 0 or -errno. */
 int store_rename_file(struct store *s, const char *name, const char *from, const char *to,
 	enum store_durability d, struct store_work *w, struct err *e);

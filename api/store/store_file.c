@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define TMP ".tmp"
+#define SECTOR_BYTES 512
 #define LARGE_SECTORS 2048 /* 1 MiB, in the unit of st_blocks */
 
 int store_folder_sync(const char *path)
@@ -154,6 +155,26 @@ int store_file_remove(const char *path, struct err *e)
 		r = store_folder_sync(up);
 	}
 	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
+}
+
+int store_file_end(const char *path, const char *from, const char *to, struct err *e)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	char sector[SECTOR_BYTES];
+	const char *at = NULL;
+	ssize_t n = fd < 0 ? -1 : pread(fd, sector, sizeof(sector), 0);
+	int r = n < 0 ? -errno : 0;
+
+	if (!r)
+		at = memmem(sector, (size_t)n, from, strlen(from));
+	if (!r && !at)
+		r = -EBADMSG;
+	if (!r && pwrite(fd, to, strlen(to), at - sector) != (ssize_t)strlen(to))
+		r = -EIO;
+	if (!r && fdatasync(fd) < 0)
+		r = -errno;
+	unlink(path);
+	return r < 0 ? err_set_errno(e, r, "%s", path) : 0;
 }
 
 int store_size_check(const char *path, const char *text, struct err *e)

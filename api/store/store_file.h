@@ -50,6 +50,9 @@ int store_file_rename(const char *from, const char *to);
 int store_file_copy(const char *path, const char *to, struct err *e);
 /* Remove a file and sync its folder. Returns 0 also if the file does not exist. */
 int store_file_remove(const char *path, struct err *e);
+/* Replace the first text `from` in the first 512 bytes of a file by `to`, which is as long, in place; sync the file's
+ * data; and remove the file, also after an error. Returns 0; -EBADMSG: the text is not there; -errno. */
+int store_file_end(const char *path, const char *from, const char *to, struct err *e);
 /* Remove the known files in a VM's folder and all memory dumps, then the folder, unless it has other files. */
 int store_folder_clear(const char *path, struct err *e);
 /* Like store_folder_clear(), and sync the folder and the one above. */

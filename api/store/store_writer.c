@@ -75,6 +75,8 @@ static int pending_do(struct store_writer *w, const struct pending *p, struct er
 		return store_file_remove(p->path, e);
 	case PENDING_SYNC:
 		return store_folder_settle(p->path, e);
+	case PENDING_END:
+		return store_file_end(p->path, p->text, p->to, e);
 	case PENDING_NONE:
 		return 0;
 	case PENDING_RUN:
@@ -138,22 +140,22 @@ static bool is_settling(const struct pending *p, enum pending_kind kind)
 	return p->kind == kind && !p->work;
 }
 
-/* Return the last operation of those that are done together with p, which follow it in the queue: new files, then
- * others. A file that is queued before a new one is settled first, because a batch's file has to be on stable storage
- * before the definitions that it names. */
+/* Return the last operation of those that are done together with p, which follow it in the queue: files, then new
+ * files, then files. */
 static struct pending *group_end(struct pending *p)
 {
-	enum pending_kind kind = PENDING_SETTLE_NEW;
+	static const enum pending_kind kinds[] = { PENDING_SETTLE, PENDING_SETTLE_NEW, PENDING_SETTLE };
+	struct pending *last = p;
+	unsigned kind = 0;
 
-	if (!is_settling(p, kind))
-		return p;
-	for (unsigned n = 1; n < GROUP_MAX && p->next; n++, p = p->next) {
-		if (!is_settling(p->next, kind))
-			kind = PENDING_SETTLE;
-		if (!is_settling(p->next, kind))
+	for (unsigned n = 0; n < GROUP_MAX && p; n++, p = p->next) {
+		while (kind < ARRAY_SIZE(kinds) && !is_settling(p, kinds[kind]))
+			kind++;
+		if (kind == ARRAY_SIZE(kinds))
 			break;
+		last = p;
 	}
-	return p;
+	return last;
 }
 
 /* Files, or folders, to sync. Owns the paths. */
@@ -195,6 +197,8 @@ static void group_sync(struct group *g, int (*sync)(const char *path, struct err
 	unsigned n = 0;
 
 	g->sync = sync;
+	if (!g->n)
+		return;
 	while (n < MIN((g->n - 1) / GROUP_FILES_EACH, GROUP_THREADS) && !pthread_create(&threads[n], NULL, group_main, g))
 		n++;
 	group_main(g);
@@ -204,15 +208,22 @@ static void group_sync(struct group *g, int (*sync)(const char *path, struct err
 		free(g->paths[--g->n]);
 }
 
-/* Settle the files of a list: all files, then their folders, then the folders of those that may be new. Each file's
- * content is on the way to the disk before the first sync, so that one commit of the file system's journal and one
- * flush of the disk serve many files. */
+/* Settle the files of a list. Each file's content is on the way to the disk before the first sync, so that one commit
+ * of the file system's journal and one flush of the disk serve many files.
+ * The files before the first new one come first, each with its folder, because a batch's file has to be on stable
+ * storage before the definitions that it names; then all other files, their folders, and the folders of those that may
+ * be new. */
 static void group_settle(const struct pending *list)
 {
 	struct group files = { .n = 0 }, folders = { .n = 0 }, uppers = { .n = 0 };
+	struct err e;
 
-	for (const struct pending *p = list; p; p = p->next) {
+	for (const struct pending *p = list; p; p = p->next)
 		store_file_sync_start(p->path);
+	for (; list && list->kind == PENDING_SETTLE; list = list->next)
+		if (store_file_settle(list->path, &e) < 0)
+			log_error("store", "cannot change %s", e.msg);
+	for (const struct pending *p = list; p; p = p->next) {
 		group_add(&files, p->path, strlen(p->path));
 		group_add(&folders, p->path, (size_t)(strrchr(p->path, '/') - p->path));
 		if (p->kind == PENDING_SETTLE_NEW)
@@ -368,10 +379,10 @@ void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const 
 	pending_put(w, work_new(w, kind, path, to, text, work));
 }
 
-void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, const char *path, const char *to,
+void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
 	struct store_work *work)
 {
-	struct pending *p = work_new(w, kind, path, to, NULL, work), **at = &w->first;
+	struct pending *p = work_new(w, kind, path, to, text, work), **at = &w->first;
 
 	pthread_mutex_lock(&w->mutex);
 	for (struct pending **k = &w->first; *k; k = &(*k)->next)

@@ -24,6 +24,7 @@ enum pending_kind {
 	PENDING_COPY,	/* copy the file, if it exists, to the file `to` */
 	PENDING_REMOVE, /* remove the file, if it exists */
 	PENDING_SYNC,	/* sync a folder, if it still exists */
+	PENDING_END,	/* replace the first `text` of the file by `to`, sync the file, and remove it */
 	PENDING_NONE,	/* do nothing; completes after all earlier operations */
 	PENDING_RUN,	/* call work->run() */
 };
@@ -36,7 +37,7 @@ struct store_writer {
 	pthread_mutex_t mutex;
 	pthread_cond_t changed; /* signalled when an operation is queued or done, and at the end */
 	struct pending *first;
-	const struct pending *writing; /* the operation that runs; several new files that are settled together are a list */
+	const struct pending *writing; /* the operation that runs; several files that are settled together are a list */
 	/* A PENDING_WRITE without completion begins so long after it was queued, unless the thread has other work or
 	 * the loop's thread waits. */
 	uint64_t write_delay_ns;
@@ -66,7 +67,7 @@ void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const 
 	struct store_work *work);
 /* As store_writer_work_to(), but queue the operation before the PENDING_WRITE operations without completion that are at
  * the end of the queue. */
-void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, const char *path, const char *to,
+void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
 	struct store_work *work);
 
 /* Begin no operation until store_writer_release(), unless a function below waits for one: file operations of the loop's

@@ -1,8 +1,9 @@
 /* An LD_PRELOAD library that simulates a slow or failing disk. SLOW_SYNC_MS: milliseconds to add to
  * each fsync. SLOW_SYNC_UNTIL: no fsync ends before this file exists. SLOW_SYNC_FAIL: each fsync fails
  * with this errno; SLOW_SYNC_FAIL_IF: only while this file exists. SLOW_SYNC_OF: only for files whose
- * path contains this text. SLOW_SYNC_COUNT: file that gets a line with the pid for each fsync of such a
- * file; SLOW_SYNC_FIRST: for each fsync on a process's first thread. */
+ * path contains this text. SLOW_SYNC_DATA: all this for fdatasync, too. SLOW_SYNC_COUNT: file that gets
+ * a line with the pid for each fsync of such a file; SLOW_SYNC_FIRST: for each fsync on a process's
+ * first thread. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -36,9 +37,9 @@ static int is_slow(int fd)
 	return strstr(path, of) != NULL;
 }
 
-int fsync(int fd)
+static int sync_slowly(int fd, const char *name)
 {
-	int (*real)(int fd) = dlsym(RTLD_NEXT, "fsync");
+	int (*real)(int fd) = dlsym(RTLD_NEXT, name);
 	const char *ms = getenv("SLOW_SYNC_MS"), *until = getenv("SLOW_SYNC_UNTIL"), *fail = getenv("SLOW_SYNC_FAIL");
 	const char *fails = getenv("SLOW_SYNC_FAIL_IF");
 
@@ -55,4 +56,16 @@ int fsync(int fd)
 		return -1;
 	}
 	return real ? real(fd) : -1;
+}
+
+int fsync(int fd)
+{
+	return sync_slowly(fd, "fsync");
+}
+
+int fdatasync(int fd)
+{
+	int (*real)(int fd) = dlsym(RTLD_NEXT, "fdatasync");
+
+	return getenv("SLOW_SYNC_DATA") ? sync_slowly(fd, "fdatasync") : real(fd);
 }

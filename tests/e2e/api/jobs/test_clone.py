@@ -459,8 +459,7 @@ def test_killed_daemon_leaves_all_clones_or_none(daemon, tmp_path, large, kind):
 
 
 def test_next_daemon_removes_unfinished_clones_only(daemon, tmp_path):
-    """The file that names the batch is removed last, in one step: while it exists all its clones are removed,
-    afterwards none."""
+    """The file that names the batch is ended last, in one step: before, all its clones are removed, afterwards none."""
     daemon.define("src", disks=[disk(image(tmp_path, "src.qcow2"))])
     daemon.cairn("clone", "src", "n", "--count", "5")
     assert unfinished(daemon) == []
@@ -470,6 +469,7 @@ def test_next_daemon_removes_unfinished_clones_only(daemon, tmp_path):
     planned = [{"name": n, "uuid": uuids[n]} for n in ("n-1", "n-2", "n-3", "n-4", "n-9")]
     (daemon.state / "batches/x.json").write_text(json.dumps({"version": 1, "vms": planned}))
     (daemon.state / "batches/y.json.tmp").write_text("{")
+    (daemon.state / "batches/z.json").write_text(json.dumps({"version": 1, "end": [{"name": "n-5", "uuid": uuids["n-5"]}]}))
     # A file that existed before the clone belongs to somebody else.
     os.utime(daemon.state / "vms/n-2/definition.json", (2e9, 2e9))
     daemon.start()

@@ -390,22 +390,26 @@ def test_save_that_waits_for_disk_can_be_cancelled(slow):
 
 @pytest.mark.parametrize("how", ["vm-clone", "vm-fork"])
 def test_clones_are_stored_before_answer(slow, how):
-    """While the batch's file exists, the next daemon would remove the clones."""
+    """Until the batch's file says that they are complete, the next daemon would remove the clones."""
     (slow.tmp / "kernel").write_bytes(b"none\n")
     slow.qmp().run("vm-define", definition=definition(slow, "a"))
     if how == "vm-fork":
         slow.qmp().run("vm-start", vm="a")
+    slow.env["SLOW_SYNC_DATA"] = "1"
     go = hold(slow, "/batches")
     q = slow.qmp()
     job = q.run(how, vm="a", name="b")["job"]
     q.event("VM_DEFINED", vm="b")
-    until(lambda: not list((slow.state / "batches").glob("*")))
+    if how == "vm-fork":
+        slow.wait("b", "running")
     try:
+        assert len(list((slow.state / "batches").glob("*.json"))) == 1
         assert [j["status"] for j in slow.qmp().run("query-jobs") if j["id"] == job] == ["running"]
     finally:
         go.touch()
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
     assert q.run("vm-info", vm="b")["state"] == ("running" if how == "vm-fork" else "shutoff")
+    assert not list((slow.state / "batches").glob("*"))
 
 
 @pytest.mark.parametrize("how", ["vm-clone", "vm-fork"])
@@ -414,7 +418,7 @@ def test_clones_are_removed_if_their_batch_may_come_back(slow, how):
     (slow.tmp / "kernel").write_bytes(b"none\n")
     slow.qmp().run("vm-define", definition=definition(slow, "a"))
     slow.stop()
-    slow.env |= {"SLOW_SYNC_FAIL": str(errno.EIO), "SLOW_SYNC_OF": "/batches"}
+    slow.env |= {"SLOW_SYNC_FAIL": str(errno.EIO), "SLOW_SYNC_OF": "/batches", "SLOW_SYNC_DATA": "1"}
     slow.start()
     q = slow.qmp()
     if how == "vm-fork":

@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "api/store/store.h"
 #include "api/store/store_file.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -385,6 +386,56 @@ static void test_files_beside_vms_are_written_atomically(void **state)
 	json_object_put(o);
 }
 
+/* The text changes in the file itself, so that the file system's structure stays as it is; then the file is removed. */
+static void test_file_is_ended_in_place(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	char path[PATH_MAX], other[PATH_MAX];
+	struct store *s = opened(*state);
+	CLEANUP_FREE char *text = NULL;
+	struct store_work w;
+	struct loop *l;
+	struct err e;
+	size_t len;
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	js_put_str(o, "vms", "\"vms\"");
+	assert_int_equal(store_put(s, NULL, "batches/x.json", o, STORE_SOON, NULL, &e), 0);
+	snprintf(path, sizeof(path), "%s/batches/x.json", (const char *)*state);
+	snprintf(other, sizeof(other), "%s/other", (const char *)*state);
+	assert_int_equal(link(path, other), 0);
+	begin(&w, l);
+	assert_int_equal(store_end_file(s, "batches/x.json", "\"vms\"", "\"end\"", &w, &e), 0);
+	assert_int_equal(finish(s, &w), 0);
+	assert_int_equal(access(path, F_OK), -1);
+	assert_int_equal(file_read(other, 1000, &text, &len, &e), 0);
+	assert_string_equal(text, "{\n  \"end\":\"\\\"vms\\\"\",\n  \"version\":1\n}");
+	begin(&w, l);
+	assert_int_equal(store_end_file(s, "batches/x.json", "\"vms\"", "\"end\"", &w, &e), 0);
+	assert_int_equal(finish(s, &w), -ENOENT);
+	store_close(s);
+	loop_free(l);
+}
+
+static void test_file_without_text_is_not_ended(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct store *s = opened(*state);
+	struct store_work w;
+	struct loop *l;
+	struct err e;
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	js_put_str(o, "other", "x");
+	assert_int_equal(store_put(s, NULL, "batches/x.json", o, STORE_SOON, NULL, &e), 0);
+	begin(&w, l);
+	assert_int_equal(store_end_file(s, "batches/x.json", "\"vms\"", "\"end\"", &w, &e), 0);
+	assert_int_equal(finish(s, &w), -EBADMSG);
+	assert_null(store_load_file(s, NULL, "batches/x.json"));
+	store_close(s);
+	loop_free(l);
+}
+
 static void test_damaged_files_are_quarantined(void **state)
 {
 	static const char *const damages[] = { "", "{", "not json", "[]", "{\"version\":0}", "{}",
@@ -603,6 +654,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_interrupted_undefine_is_completed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_large_file_is_not_saved, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_files_beside_vms_are_written_atomically, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_file_is_ended_in_place, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_file_without_text_is_not_ended, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_clone_exists_with_marker_or_not_at_all, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damaged_files_are_quarantined, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_partial_temporary_file_is_ignored, setup, teardown),

@@ -71,7 +71,7 @@ static void work_done(struct store_work *w)
 static void move_ahead(struct fixture *f, const char *from, const char *to)
 {
 	f->work = (struct store_work){ .loop = f->loop, .done = work_done };
-	store_writer_work_ahead(&f->writer, PENDING_MOVE, from, to, &f->work);
+	store_writer_work_ahead(&f->writer, PENDING_MOVE, from, to, NULL, &f->work);
 }
 
 static void run_all(struct fixture *f)
