@@ -185,6 +185,7 @@ int store_open(const char *dir, const struct store_takeover *t, struct store **r
 	if (!r) {
 		if (vm_path(s, "", "", path, NULL) == 0)
 			store_files_drop(path, DRAFT); /* drafts whose daemon ended before it kept or dropped them */
+		s->writer.ordered_device = store_ordered_device(s->dir);
 		r = store_writer_start(&s->writer, e);
 	}
 	if (r < 0) {
@@ -544,11 +545,11 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 
 	if (!r && unlink(path) < 0 && errno != ENOENT)
 		r = err_set_errno(e, -errno, "%s", path);
-	if (!r)
-		r = vm_path(s, name, "definition.json", path, e);
-	if (!r)
-		store_writer_put(&s->writer, PENDING_SETTLE_NEW, path, NULL);
-	return r;
+	if (r < 0)
+		return r;
+	*strrchr(path, '/') = 0;
+	store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
+	return 0;
 }
 
 static int vm_remove_behind(struct store *s, const char *name, struct store_work *w, struct err *e)

@@ -12,14 +12,45 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define TMP ".tmp"
 #define SECTOR_BYTES 512
 #define LARGE_SECTORS 2048 /* 1 MiB, in the unit of st_blocks */
+
+/* Whether the ext4 on a device has a journal. */
+static bool has_journal(dev_t dev)
+{
+	char path[64], device[PATH_MAX], file[PATH_MAX + 32], task[32];
+	CLEANUP_CLOSE int fd = -1;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", major(dev), minor(dev));
+	n = readlink(path, device, sizeof(device) - 1);
+	if (n <= 0)
+		return false;
+	device[n] = 0;
+	snprintf(file, sizeof(file), "/sys/fs/ext4/%s/journal_task", strrchr(device, '/') ? strrchr(device, '/') + 1 : device);
+	fd = open(file, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, task, sizeof(task));
+	return n > 0 && task[0] >= '0' && task[0] <= '9'; /* the pid of the journal's thread, or <none> */
+}
+
+dev_t store_ordered_device(const char *folder)
+{
+	struct statfs fs;
+	struct stat st;
+
+	if (statfs(folder, &fs) < 0 || stat(folder, &st) < 0)
+		return 0;
+	return fs.f_type == XFS_SUPER_MAGIC || (fs.f_type == EXT4_SUPER_MAGIC && has_journal(st.st_dev)) ? st.st_dev : 0;
+}
 
 int store_folder_sync(const char *path)
 {

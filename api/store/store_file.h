@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct err;
 
@@ -16,6 +17,11 @@ struct err;
 #define STORE_FILE_MAX (4 * 1024 * 1024)
 #define STORE_COPY_MAX (16 * 1024 * 1024)
 
+/* Return the device of a folder's file system if the sync of a file that was made or renamed there also brings to
+ * stable storage its name, and all changes of names before: XFS, and ext4 with a journal. Both write changes of names
+ * in the order in which they were made, and these acts change the file's inode, which the sync writes. After a
+ * removal, the folder needs a sync there, too. Returns 0 if the file system is another one or unknown. */
+dev_t store_ordered_device(const char *folder);
 /* Sync a folder. */
 int store_folder_sync(const char *path);
 /* Sync a folder, if it still exists. */

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* A VM's state is written this much later. An operation that somebody waits for, such as the end of a fork, is often
  * queued within a millisecond of it, and would have to wait for the two syncs of that write. */
@@ -46,6 +47,24 @@ static int upper_settle(const char *path, struct err *e)
 	return up ? store_folder_settle(up, e) : err_set_errno(e, -ENOMEM, "%s", path);
 }
 
+/* Whether a sync of the file brings the names of the file and its folders to stable storage. */
+static bool names_are_ordered(const struct store_writer *w, const char *path)
+{
+	struct stat st;
+
+	return w->ordered_device && stat(path, &st) == 0 && st.st_dev == w->ordered_device;
+}
+
+static int file_settle(const struct store_writer *w, const struct pending *p, struct err *e)
+{
+	int r;
+
+	if (names_are_ordered(w, p->path))
+		return store_file_sync(p->path, e);
+	r = store_file_settle(p->path, e);
+	return !r && p->kind == PENDING_SETTLE_NEW ? upper_settle(p->path, e) : r;
+}
+
 static int pending_do(struct store_writer *w, const struct pending *p, struct err *e)
 {
 	int r = p->text ? store_size_check(p->path, p->text, e) : 0;
@@ -61,8 +80,7 @@ static int pending_do(struct store_writer *w, const struct pending *p, struct er
 		return store_file_put(p->path, p->text, true, e);
 	case PENDING_SETTLE:
 	case PENDING_SETTLE_NEW:
-		r = store_file_settle(p->path, e);
-		return !r && p->kind == PENDING_SETTLE_NEW ? upper_settle(p->path, e) : r;
+		return file_settle(w, p, e);
 	case PENDING_CLEAR:
 		return store_folder_clear_for_good(p->path, e);
 	case PENDING_RENAME:
@@ -213,7 +231,7 @@ static void group_sync(struct group *g, int (*sync)(const char *path, struct err
  * The files before the first new one come first, each with its folder, because a batch's file has to be on stable
  * storage before the definitions that it names; then all other files, their folders, and the folders of those that may
  * be new. */
-static void group_settle(const struct pending *list)
+static void group_settle(const struct store_writer *w, const struct pending *list)
 {
 	struct group files = { .n = 0 }, folders = { .n = 0 }, uppers = { .n = 0 };
 	struct err e;
@@ -221,10 +239,12 @@ static void group_settle(const struct pending *list)
 	for (const struct pending *p = list; p; p = p->next)
 		store_file_sync_start(p->path);
 	for (; list && list->kind == PENDING_SETTLE; list = list->next)
-		if (store_file_settle(list->path, &e) < 0)
+		if (file_settle(w, list, &e) < 0)
 			log_error("store", "cannot change %s", e.msg);
 	for (const struct pending *p = list; p; p = p->next) {
 		group_add(&files, p->path, strlen(p->path));
+		if (names_are_ordered(w, p->path))
+			continue;
 		group_add(&folders, p->path, (size_t)(strrchr(p->path, '/') - p->path));
 		if (p->kind == PENDING_SETTLE_NEW)
 			group_add(&uppers, p->path, upper_len(p->path));
@@ -280,7 +300,7 @@ static void *writer_main(void *opaque)
 		if (p == last)
 			pending_finish(w, p);
 		else
-			group_settle(p);
+			group_settle(w, p);
 		pthread_mutex_lock(&w->mutex);
 		w->leaving -= is_leaving(p->kind);
 		w->writing = NULL;

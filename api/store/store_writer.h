@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct err;
 struct pending;
@@ -16,7 +17,7 @@ struct store_work;
 enum pending_kind {
 	PENDING_WRITE,	/* replace the file atomically with text */
 	PENDING_DRAFT,	/* write text to the file and sync the file, not its folder */
-	PENDING_SETTLE, /* sync the file and its folder */
+	PENDING_SETTLE, /* sync the file, and its folder if that is needed (ordered_device) */
 	PENDING_SETTLE_NEW, /* the same, and that folder's folder, because the file's folder may be new */
 	PENDING_CLEAR,	/* remove a VM's folder */
 	PENDING_RENAME, /* write text as STORE_RENAMED into a VM's folder, then rename the folder to `to` */
@@ -41,6 +42,9 @@ struct store_writer {
 	/* A PENDING_WRITE without completion begins so long after it was queued, unless the thread has other work or
 	 * the loop's thread waits. */
 	uint64_t write_delay_ns;
+	/* From store_ordered_device(); 0: none. Of a file that has its name before it is settled, and lies there, no
+	 * folder is synced. Set it before store_writer_start(). */
+	dev_t ordered_device;
 	bool stop;
 	bool awaited;	  /* the loop's thread waits, so no operation is delayed */
 	bool held;	  /* store_writer_hold() */

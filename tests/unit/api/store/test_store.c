@@ -417,6 +417,13 @@ static void test_file_is_ended_in_place(void **state)
 	loop_free(l);
 }
 
+static void test_order_of_names_is_unknown_without_a_disk(void **state)
+{
+	(void)state;
+	assert_int_equal(store_ordered_device("/proc"), 0);
+	assert_int_equal(store_ordered_device("/no/such/folder"), 0);
+}
+
 static void test_file_without_text_is_not_ended(void **state)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
@@ -655,6 +662,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_too_large_file_is_not_saved, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_files_beside_vms_are_written_atomically, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_file_is_ended_in_place, setup, teardown),
+		cmocka_unit_test(test_order_of_names_is_unknown_without_a_disk),
 		cmocka_unit_test_setup_teardown(test_file_without_text_is_not_ended, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_clone_exists_with_marker_or_not_at_all, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damaged_files_are_quarantined, setup, teardown),

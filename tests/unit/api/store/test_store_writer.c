@@ -498,6 +498,29 @@ static void test_file_behind_new_ones_joins_them_and_one_before_them_is_settled_
 	rmdir(f->c);
 }
 
+/* On a file system that keeps the order of names, a file's sync is enough; one elsewhere still needs its folders. */
+static void test_folders_are_not_synced_where_names_are_ordered(void **state)
+{
+	struct fixture *f = *state;
+	char list[4300];
+	struct stat st;
+
+	for (unsigned elsewhere = 0; elsewhere < 2; elsewhere++) {
+		file_make(f->a, "x");
+		file_make(f->b, "y");
+		file_make(f->c, "list");
+		snprintf(list, sizeof(list), "%s/list", f->c);
+		assert_int_equal(stat(f->a, &st), 0);
+		f->writer.ordered_device = st.st_dev + elsewhere;
+		store_writer_put(&f->writer, PENDING_SETTLE, list, NULL);
+		settle(f, f->a, "x", NULL);
+		settle(f, f->b, "y", NULL);
+		assert_synced(f, elsewhere ? " list c x y a b all" : " list x y");
+		unlink(list);
+		rmdir(f->c);
+	}
+}
+
 /* ---- holding ---- */
 
 /* Otherwise the thread would begin the first operation while the later ones are queued. */
@@ -563,6 +586,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_when_the_last_file_is_gone, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_file_in_an_old_folder_syncs_that_folder_only, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_files_of_other_folders_sync_each_folder, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_folders_are_not_synced_where_names_are_ordered, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_file_behind_new_ones_joins_them_and_one_before_them_is_settled_first, setup,
 			teardown),
 		cmocka_unit_test_setup_teardown(test_held_operations_begin_at_release, setup, teardown),
