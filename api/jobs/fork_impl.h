@@ -60,6 +60,12 @@ struct fork {
 	struct store_work stored;
 };
 
+/* ---- fork_definitions.c ---- */
+
+/* Make the clones' definitions: those of the source with names, UUIDs, MAC addresses and paths of disks of their own.
+ * Returns 0; -errno. */
+int fork_define_clones(struct fork *f, const struct fork_opts *opts, struct err *e);
+
 /* ---- fork_overlays.c: overlays or copies ---- */
 
 /* Choose the disks that become overlays, and draw the pins' ids.
