@@ -1,4 +1,4 @@
-/* Declarations shared by fault_tracker.c and tracker_free.c. */
+/* Declarations shared by fault_tracker.c, tracker_protect.c and tracker_free.c. */
 #ifndef CAIRN_SNAPSHOT_FAULT_TRACKER_IMPL_H
 #define CAIRN_SNAPSHOT_FAULT_TRACKER_IMPL_H
 
@@ -67,6 +67,8 @@ static inline size_t block_len(const struct fault_tracker *t, uint64_t block)
 int tracker_range_protect(struct fault_tracker *t, uint64_t first, uint64_t n, bool on);
 /* Note that a block is written and not protected. The lock is held. */
 void tracker_bare_set(struct fault_tracker *t, uint64_t block);
+/* Protect all blocks that are written and not protected. The lock is held. Returns 0 or -errno. */
+int tracker_bare_protect(struct fault_tracker *t);
 /* Map the kernel's page of zeros wherever [from, to) of a view has no page. Returns 0 or -errno. */
 int tracker_zeros_map(struct fault_tracker *t, uint64_t from, uint64_t to);
 /* Make a block writable. Returns false if there is no room for its old content. Takes the lock. */
