@@ -1,10 +1,10 @@
 /* dirty_log: when KVM's log is on, and what counts as written. Needs /dev/kvm; each test is skipped with a message
  * without it. */
+#include "fixture_kvm.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/vmstate.h"
 #include "vmm/kvm/dirty_log.h"
-#include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/memory.h"
 
@@ -12,7 +12,6 @@
 #include <linux/kvm.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include <cmocka.h>
@@ -27,29 +26,11 @@ struct fixture {
 	struct err e;
 };
 
-static void must(int r, const struct err *e)
-{
-	if (r < 0)
-		fail_msg("%s", e->msg);
-}
-
 static struct fixture *fixture_new(void)
 {
-	struct fixture *f = calloc(1, sizeof(*f));
-	struct host_files host;
-	int r;
+	struct fixture *f = kvm_fx_new(sizeof(*f));
 
-	host_files_open(&host);
-	r = kvm_init(&f->kvm, &host, NULL, &f->e);
-	host_files_done(&host);
-
-	if (r < 0) {
-		print_message("skipped: %s\n", f->e.msg);
-		free(f);
-		skip();
-	}
-	must(memory_init(&f->mem, RAM_BYTES, false, &f->e), &f->e);
-	must(memory_attach(&f->mem, &f->kvm, &f->e), &f->e);
+	kvm_fx_memory(&f->kvm, &f->mem, RAM_BYTES);
 	must(dirty_log_init(&f->log, &f->kvm, &f->mem, &f->e), &f->e);
 	return f;
 }

@@ -1,13 +1,13 @@
 /* guest_cpu: a guest gets exactly the processor that its state recorded, or the load is refused with the names of what
  * this host lacks. Needs /dev/kvm; each test is skipped with a message without it. */
 #include "vmm/kvm/guest_cpu.h"
+#include "fixture_kvm.h"
 #include "base/cpuid.h"
 #include "base/err.h"
 #include "base/kvm_host.h"
 #include "snapshot/cpu_state.h"
 #include "snapshot/state.h"
 #include "vmm/kvm/cpu_probe.h"
-#include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
 
@@ -15,7 +15,6 @@
 #include <linux/kvm.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -65,12 +64,6 @@ int __wrap_kvm_ioctl(int fd, unsigned long req, void *arg)
 	return 0;
 }
 
-static void must(int r, const struct err *e)
-{
-	if (r < 0)
-		fail_msg("%d: %s", r, e->msg);
-}
-
 static void recorded_read(struct fixture *f)
 {
 	struct state_section s;
@@ -87,20 +80,9 @@ static void recorded_read(struct fixture *f)
 
 static struct fixture *fixture_new(void)
 {
-	struct fixture *f = calloc(1, sizeof(*f));
+	struct fixture *f = kvm_fx_new(sizeof(*f));
 	struct vcpus_config c = { .kvm = &f->kvm, .count = VCPUS, .sockets = 1, .cores = VCPUS, .threads = 1 };
-	struct host_files host;
-	int r;
 
-	host_files_open(&host);
-	r = kvm_init(&f->kvm, &host, NULL, &f->e);
-	host_files_done(&host);
-
-	if (r < 0) {
-		print_message("skipped: %s\n", f->e.msg);
-		free(f);
-		skip();
-	}
 	must(kvm_create_irqchip(&f->kvm, &f->e), &f->e);
 	must(vcpus_init(&f->set, &c, &f->e), &f->e);
 	recorded_read(f);
@@ -180,24 +162,15 @@ int __wrap_kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const stru
 /* A probe may begin before the process drops its privileges. */
 static void test_probe_drops_privileges_of_its_thread(void **state)
 {
-	struct host_files host;
-	struct kvm k;
-	struct err e;
-	int r;
+	struct kvm *k = kvm_fx_new(sizeof(*k));
 
-	host_files_open(&host);
-	r = kvm_init(&k, &host, NULL, &e);
-	host_files_done(&host);
-	if (r < 0) {
-		print_message("skipped: %s\n", e.msg);
-		skip();
-	}
 	probes = 0;
-	cpu_probe_learn(&k);
+	cpu_probe_learn(k);
 	assert_int_equal(probes, 1);
 	assert_int_equal(probe_is_confined, 1);
 	assert_int_equal(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), 0);
-	kvm_done(&k);
+	kvm_done(k);
+	free(k);
 	(void)state;
 }
 

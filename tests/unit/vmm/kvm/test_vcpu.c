@@ -1,11 +1,11 @@
 /* vcpu: real vCPUs with a few bytes of guest code: stopping and resuming at any moment loses
  * nothing and repeats nothing. Needs /dev/kvm; each test is skipped with a message without it. */
+#include "fixture_kvm.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "devices/bus.h"
-#include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/memory.h"
 #include "vmm/kvm/port_ring.h"
@@ -94,18 +94,13 @@ static void guest_write(struct vcpu_fx *f, const void *code, size_t n)
 		.gdt_limit = BOOT_TSS + 15 };
 }
 
-static void must(int r, const struct err *e)
-{
-	if (r < 0)
-		fail_msg("%d: %s", r, e->msg);
-}
-
 /* Create a VM with `count` vCPUs, parked before the first instruction of the code. */
 static struct vcpu_fx *fx_new(unsigned count, const void *code, size_t n)
 {
 	static const struct bus_ops ops = { .read = dev_read, .write = dev_write };
-	struct vcpu_fx *f = calloc(1, sizeof(*f));
-	struct vcpus_config c = { .count = count,
+	struct vcpu_fx *f = kvm_fx_new(sizeof(*f));
+	struct vcpus_config c = { .kvm = &f->kvm,
+		.count = count,
 		.sockets = 1,
 		.cores = count,
 		.threads = 1,
@@ -113,26 +108,13 @@ static struct vcpu_fx *fx_new(unsigned count, const void *code, size_t n)
 		.opaque = f,
 		.port_ring = &f->ring };
 	struct err e = { 0 };
-	struct host_files host;
-	int r;
 
-	host_files_open(&host);
-	r = kvm_init(&f->kvm, &host, NULL, &e);
-	host_files_done(&host);
-
-	if (r < 0) {
-		print_message("skipped: %s\n", e.msg);
-		free(f);
-		skip();
-	}
-	must(memory_init(&f->mem, 4 * MIB, false, &e), &e);
-	must(memory_attach(&f->mem, &f->kvm, &e), &e);
+	kvm_fx_memory(&f->kvm, &f->mem, 4 * MIB);
 	must(kvm_create_irqchip(&f->kvm, &e), &e);
 	f->pio = c.pio = bus_new();
 	f->mmio = c.mmio = bus_new();
 	assert_int_equal(bus_add(f->pio, 0, 4, &ops, f), 0);
 	assert_int_equal(bus_add(f->mmio, MMIO_GPA, 4, &ops, f), 0);
-	c.kvm = &f->kvm;
 	must(vcpus_init(&f->set, &c, &e), &e);
 	must(vcpus_start_threads(&f->set, &e), &e);
 	guest_write(f, code, n);

@@ -1,9 +1,9 @@
 /* States of a vCPU that are loaded. A state may come from anybody. */
+#include "fixture_kvm.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/state.h"
-#include "vmm/kvm/host_files.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/memory.h"
 #include "vmm/kvm/vcpu.h"
@@ -12,7 +12,6 @@
 #include <linux/kvm.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,31 +26,14 @@ struct vcpu_fx {
 	struct vcpus set;
 };
 
-static void must(int r, const struct err *e)
-{
-	if (r < 0)
-		fail_msg("%d: %s", r, e->msg);
-}
-
 /* Create a VM with one vCPU, which never runs. */
 static struct vcpu_fx *fx_new(void)
 {
-	struct vcpu_fx *f = calloc(1, sizeof(*f));
+	struct vcpu_fx *f = kvm_fx_new(sizeof(*f));
 	struct vcpus_config c = { .kvm = &f->kvm, .count = 1, .sockets = 1, .cores = 1, .threads = 1 };
 	struct err e = { 0 };
-	struct host_files host;
-	int r;
 
-	host_files_open(&host);
-	r = kvm_init(&f->kvm, &host, NULL, &e);
-	host_files_done(&host);
-	if (r < 0) {
-		print_message("skipped: %s\n", e.msg);
-		free(f);
-		skip();
-	}
-	must(memory_init(&f->mem, 4 * MIB, false, &e), &e);
-	must(memory_attach(&f->mem, &f->kvm, &e), &e);
+	kvm_fx_memory(&f->kvm, &f->mem, 4 * MIB);
 	must(kvm_create_irqchip(&f->kvm, &e), &e);
 	must(vcpus_init(&f->set, &c, &e), &e);
 	return f;
