@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchlib import QEMU, ROUNDS, Unfit, need_qemu
+from benchlib import QEMU, Unfit, need_qemu
 
 QUERY = b'{"execute":"%s"}'
 BATCH = 64  # queries sent at once, as by a pipelining client

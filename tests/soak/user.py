@@ -12,7 +12,7 @@ import time
 
 import guestlib
 from conftest import Qmp, QmpError, until
-from model import BOOTS, INVALID, LAYERS_MAX, LIVE, OFF, PIECES, SNAPSHOTS_MAX, VMS_MAX, Model, Refused
+from model import BOOTS, LAYERS_MAX, LIVE, OFF, PIECES, SNAPSHOTS_MAX, VMS_MAX, Model, Refused
 
 MEMORY_AT, MEMORY_BYTES = 16 << 20, 128 << 10  # of one piece
 SECTORS = 64  # of one piece of the disk

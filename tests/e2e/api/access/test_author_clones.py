@@ -1,7 +1,6 @@
 """Clones of a VM to whose disks several users have added: each copy is made with the rights of its disk's author."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal

@@ -13,7 +13,7 @@ import pytest
 from conftest import Qmp, open_files, until
 from fuselib import Op, fuse
 from otherslib import as_user
-from test_daemon import NOBODY, shared  # noqa: F401
+from test_daemon import shared  # noqa: F401
 
 
 @pytest.fixture

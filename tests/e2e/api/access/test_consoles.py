@@ -11,7 +11,7 @@ import tempfile
 
 import pytest
 
-from conftest import BUILD, Console, Daemon, Qmp, until
+from conftest import BUILD, Console, Daemon, Qmp
 from otherslib import as_user
 from test_compat import grow_old
 from test_daemon import NOBODY, shared  # noqa: F401

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import BUILD, Console, QmpError, until
 from mountlib import tmpfs
-from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
+from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 from test_rights import files  # noqa: F401
 from test_undefine import disk, image, names
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from conftest import QmpError, until
-from grouplib import PHASES, Clones, Snapshots, begin, begin_staying, define, job_of, trio  # noqa: F401
+from grouplib import PHASES, Clones, Snapshots, begin, begin_staying, job_of, trio  # noqa: F401
 from test_kill_points import killer, patient  # noqa: F401
 
 

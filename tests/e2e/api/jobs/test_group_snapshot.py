@@ -2,7 +2,6 @@
 with clones."""
 
 import json
-import os
 import signal
 
 import pytest

@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from conftest import BUILD, FAKE_VM, Console, Daemon, has_ended, until
-from test_handover import begin, goes_on, hold, held, job_of, restart, taking_over, vm  # noqa: F401 (held, vm are fixtures)
+from test_handover import goes_on, hold, held, job_of, restart, taking_over, vm  # noqa: F401 (held, vm are fixtures)
 
 
 # Figures of the present process (docs/man/cairn.1 says so), and those of images, which may shrink.

@@ -7,11 +7,10 @@ import signal
 import subprocess
 import time
 
-import pytest
 
 from conftest import until
 from fuselib import Op, fuse
-from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
+from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 from test_rights import files  # noqa: F401
 
 

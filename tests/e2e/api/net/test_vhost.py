@@ -15,7 +15,7 @@ from guestlib import fields
 from netlib import frame
 from plainlib import qcow2
 from test_interface_limits import seconds_of
-from test_net import MAC, LanDaemon, definition, figures, goes_through, gone_through, lan, opened, start  # noqa: F401
+from test_net import LanDaemon, definition, figures, goes_through, gone_through, lan, opened, start  # noqa: F401
 from test_queue_pairs import PAIRS, all_pairs_used, interface, open_pairs, use
 
 DEVICE = "/dev/vhost-net"

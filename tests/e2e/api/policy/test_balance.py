@@ -3,7 +3,6 @@ memory are files of the test's own, bound over the kernel's in the daemon's moun
 
 import json
 import os
-import pathlib
 
 import pytest
 

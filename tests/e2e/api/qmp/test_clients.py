@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, ROOT, Qmp
+from conftest import BUILD, ROOT
 
 CLIENTS = os.path.join(ROOT, "tests", "clients")
 GO_SOURCES = "/usr/share/gocode"

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from conftest import Qmp, QmpError
-from test_hotplug import Guest, disks, image, machine
+from test_hotplug import disks, image, machine
 from test_qmp import QEMU
 from test_usernet import host as user_host, libexec  # noqa: F401 (fixtures)
 

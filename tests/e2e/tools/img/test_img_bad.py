@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from test_img import box, poke  # noqa: F401
+from test_img import box  # noqa: F401
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
 

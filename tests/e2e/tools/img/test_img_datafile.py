@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from test_img import MIB, box, run  # noqa: F401 (box is a fixture)
+from test_img import MIB, box  # noqa: F401 (box is a fixture)
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
 
