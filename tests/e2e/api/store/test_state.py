@@ -39,10 +39,6 @@ def version(path):
     return json.loads(path.read_text())["version"]
 
 
-def text_files(state):
-    return {p: p.read_text() for p in state.glob("vms/*/*.json*")}
-
-
 @pytest.fixture
 def old(tmp_path):
     begun = []
