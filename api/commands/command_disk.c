@@ -1,9 +1,14 @@
-/* Handlers of vm-set-disk and vm-resize-disk: the limits and the size of a disk of a running VM. */
+/* Handlers of disks: the limits and the size of a disk of a running VM, blockcopy, blockcommit and blockpull. */
 #include "api/access/authors.h"
 #include "api/commands/command.h"
+#include "api/jobs/commit.h"
+#include "api/jobs/copy.h"
+#include "api/jobs/job.h"
+#include "api/jobs/pull.h"
 #include "api/schema/disk_tune.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
+#include "api/vm/vm_copy.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -158,4 +163,70 @@ void command_vm_resize_disk(struct call *c)
 	snprintf(body.id, sizeof(body.id), "%s", vm_live(c->vm)->disks[at].id);
 	body.size_bytes = (uint64_t)size;
 	vm_process_request(c->vm->proc, VM_MSG_DISK_RESIZE, &body, sizeof(body), -1, RESIZE_TIMEOUT_NS, resize_done, c);
+}
+
+/* ---- copies and merges ---- */
+
+static int rate_get(const struct call *c, uint64_t *ret, struct err *e)
+{
+	int64_t rate = js_get_int(c->args, "bandwidth", 0);
+
+	if (rate < 0)
+		return err_set(e, -EINVAL, ERR_INVALID, "bandwidth: must not be negative");
+	*ret = (uint64_t)rate;
+	return 0;
+}
+
+void command_vm_blockcopy(struct call *c)
+{
+	struct disk_copy_opts o = { .disk = js_get_str(c->args, "disk"), .format = js_get_str_or(c->args, "format", "raw"),
+		.job_id = js_get_str(c->args, "job-id") };
+	struct job *j;
+	struct err e;
+	int r = rate_get(c, &o.rate, &e);
+
+	if (!r)
+		r = disk_copy(c->vm, &o, &c->file, &j, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
+}
+
+void command_vm_blockcommit(struct call *c)
+{
+	struct commit_opts o = { .disk = js_get_str(c->args, "disk"), .top = js_get_str(c->args, "top"), .base = js_get_str(c->args, "base"),
+		.shallow = js_get_bool(c->args, "shallow", false), .active = js_get_bool(c->args, "active", false),
+		.name.id = js_get_str(c->args, "job-id") };
+	struct job *j;
+	struct err e;
+	int r = rate_get(c, &o.rate, &e);
+
+	if (!r)
+		r = disk_commit(c->vm, &o, &j, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
+}
+
+void command_vm_blockpull(struct call *c)
+{
+	struct job_name name = { .id = js_get_str(c->args, "job-id") };
+	uint64_t rate = 0;
+	struct job *j;
+	struct err e;
+	int r = rate_get(c, &rate, &e);
+
+	if (!r)
+		r = disk_pull(c->vm, js_get_str(c->args, "disk"), rate, &name, &j, &e);
+	if (r < 0)
+		call_fail(c, &e);
+	else
+		call_return_job(c, j);
+}
+
+void command_vm_blockjob_pivot(struct call *c)
+{
+	vm_copy_pivot(c, NULL);
 }

@@ -1,6 +1,12 @@
 /* The table of handlers: one for each command of the schema. */
 #include "api/commands/command.h"
 #include "api/net/forward_change.h"
+#include "api/net/interface_plug.h"
+#include "api/vm/vm_copy.h"
+#include "api/vm/vm_layers.h"
+#include "api/vm/vm_medium.h"
+#include "api/vm/vm_plug.h"
+#include "api/vm/vm_vcpus.h"
 
 const struct command_handler command_handlers[] = {
 	{ "qmp_capabilities", command_qmp_capabilities },
@@ -24,13 +30,13 @@ const struct command_handler command_handlers[] = {
 	{ "vm-set-interface", command_vm_set_interface },
 	{ "vm-set-disk", command_vm_set_disk },
 	{ "vm-resize-disk", command_vm_resize_disk },
-	{ "vm-attach-disk", command_vm_attach_disk },
-	{ "vm-attach-interface", command_vm_attach_interface },
-	{ "vm-detach-device", command_vm_detach_device },
-	{ "vm-change-medium", command_vm_change_medium },
+	{ "vm-attach-disk", vm_plug_attach },
+	{ "vm-attach-interface", interface_plug },
+	{ "vm-detach-device", vm_plug_detach },
+	{ "vm-change-medium", vm_medium_change },
 	{ "vm-set-memory", command_vm_set_memory },
 	{ "vm-calc-dirty-rate", command_vm_calc_dirty_rate },
-	{ "vm-set-vcpus", command_vm_set_vcpus },
+	{ "vm-set-vcpus", vm_vcpus_set },
 	{ "vm-reclaim", command_vm_reclaim },
 	{ "vm-agent-command", command_vm_agent_command },
 	{ "vm-agent-query", command_vm_agent_query },
@@ -69,9 +75,9 @@ const struct command_handler command_handlers[] = {
 	{ "vm-template", command_vm_template },
 	{ "vm-blockcopy", command_vm_blockcopy },
 	{ "vm-blockjob-pivot", command_vm_blockjob_pivot },
-	{ "vm-blockjob-abort", command_vm_blockjob_abort },
+	{ "vm-blockjob-abort", vm_copy_abort },
 	{ "vm-blockcommit", command_vm_blockcommit },
-	{ "vm-disk-snapshot", command_vm_disk_snapshot },
+	{ "vm-disk-snapshot", vm_layers_snapshot },
 	{ "vm-blockpull", command_vm_blockpull },
 	{ "snapshot-create", command_snapshot_create },
 	{ "group-snapshot", command_group_snapshot },

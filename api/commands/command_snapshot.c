@@ -1,11 +1,8 @@
-/* Handlers of snapshots, blockcopy, blockcommit and blockpull. */
+/* Handlers of snapshots. */
 #include "api/commands/command.h"
-#include "api/jobs/commit.h"
-#include "api/jobs/copy.h"
 #include "api/jobs/group_snapshot.h"
 #include "api/jobs/group_steps.h"
 #include "api/jobs/job.h"
-#include "api/jobs/pull.h"
 #include "api/jobs/snapshot_diff.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/snapshots.h"
@@ -25,6 +22,7 @@
 
 #define LIST_TIMEOUT_NS (30 * 1000000000ULL)
 #define SET_TIMEOUT_NS (30 * 1000000000ULL)
+
 /* Check that the VM is free for an operation that changes its images. */
 static int free_check(const struct vm *vm, const char *what, struct err *e)
 {
@@ -389,46 +387,7 @@ void command_snapshot_list(struct call *c)
 		snapshots_ask(c, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, list_done);
 }
 
-/* ---- copies and backing files ---- */
-
-void command_vm_blockcopy(struct call *c)
-{
-	struct disk_copy_opts o = { .disk = js_get_str(c->args, "disk"), .format = js_get_str_or(c->args, "format", "raw"),
-		.job_id = js_get_str(c->args, "job-id") };
-	int64_t rate = js_get_int(c->args, "bandwidth", 0);
-	struct job *j;
-	struct err e;
-	int r = 0;
-
-	o.rate = (uint64_t)rate;
-	if (rate < 0)
-		r = err_set(&e, -EINVAL, ERR_INVALID, "bandwidth: must not be negative");
-	if (!r)
-		r = disk_copy(c->vm, &o, &c->file, &j, &e);
-	if (r < 0)
-		call_fail(c, &e);
-	else
-		call_return_job(c, j);
-}
-
-void command_vm_blockcommit(struct call *c)
-{
-	struct commit_opts o = { .disk = js_get_str(c->args, "disk"), .top = js_get_str(c->args, "top"), .base = js_get_str(c->args, "base"),
-		.shallow = js_get_bool(c->args, "shallow", false), .active = js_get_bool(c->args, "active", false),
-		.name.id = js_get_str(c->args, "job-id") };
-	int64_t rate = js_get_int(c->args, "bandwidth", 0);
-	struct job *j;
-	struct err e;
-	int r = rate < 0 ? err_set(&e, -EINVAL, ERR_INVALID, "bandwidth: must not be negative") : 0;
-
-	o.rate = (uint64_t)rate;
-	if (!r)
-		r = disk_commit(c->vm, &o, &j, &e);
-	if (r < 0)
-		call_fail(c, &e);
-	else
-		call_return_job(c, j);
-}
+/* ---- differences ---- */
 
 void command_snapshot_diff(struct call *c)
 {
@@ -446,22 +405,4 @@ void command_snapshot_diff_files(struct call *c)
 	int r = snapshot_diff_begin(c->vm, SNAPSHOT_DIFF_FILES, c->args, &j, &e);
 
 	job_answer(c, r, j, &e);
-}
-
-void command_vm_blockpull(struct call *c)
-{
-	struct job_name name = { .id = js_get_str(c->args, "job-id") };
-	int64_t rate = js_get_int(c->args, "bandwidth", 0);
-	struct job *j;
-	struct err e;
-	int r = 0;
-
-	if (rate < 0)
-		r = err_set(&e, -EINVAL, ERR_INVALID, "bandwidth: must not be negative");
-	if (!r)
-		r = disk_pull(c->vm, js_get_str(c->args, "disk"), (uint64_t)rate, &name, &j, &e);
-	if (r < 0)
-		call_fail(c, &e);
-	else
-		call_return_job(c, j);
 }

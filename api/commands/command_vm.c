@@ -1,4 +1,4 @@
-/* Handlers of define, rename and undefine, and of the VM's lifecycle. */
+/* Handlers of define, rename and undefine, of autostart, and of the VM's lifecycle. */
 #include "api/commands/command.h"
 #include "api/access/rights.h"
 #include "api/definition/uefi_files.h"
@@ -7,18 +7,17 @@
 #include "api/jobs/undefine.h"
 #include "api/net/network.h"
 #include "api/policy/advice.h"
+#include "api/policy/autostart.h"
 #include "api/policy/disk_room.h"
 #include "api/policy/restart.h"
 #include "api/policy/start_room.h"
 #include "api/policy/transient.h"
-#include "api/vm/consoles.h"
+#include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
-#include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
-#include "base/agent_frame.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -27,10 +26,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
-#define VSOCK_TIMEOUT_NS (20 * 1000000000ULL) /* the VM's process waits 10 s for the guest */
 
 /* ---- define ---- */
 
@@ -425,105 +422,47 @@ void command_vm_reset(struct call *c)
 	vm_request(c, VM_MSG_RESET, reset_done);
 }
 
-/* ---- console ---- */
+/* ---- autostart ---- */
 
-struct console_wait {
+struct mark {
+	struct store_work work;
 	struct call *call;
-	int fd; /* the client's end of the console's socket pair */
+	uint8_t uuid[16];
+	bool on;
 };
 
-static void console_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void mark_stored(struct store_work *work)
 {
-	struct console_wait *w = opaque;
+	struct mark *m = container_of(work, struct mark, work);
+	struct call *c = m->call;
 
-	(void)a;
-	if (r < 0) {
-		close(w->fd);
-		call_fail(w->call, e);
+	c->vm = vm_find_uuid(c->host, m->uuid); /* the VM may have been undefined meanwhile */
+	if (work->r < 0) {
+		call_fail(c, &work->e);
 	} else {
-		call_return_fd(w->call, NULL, w->fd);
+		if (c->vm)
+			vm_set(c->vm, VM_FACT_AUTOSTART, m->on);
+		call_return(c, NULL);
 	}
-	free(w);
+	free(m);
 }
 
-static uint8_t console_kind(const struct call *c)
+void command_vm_autostart(struct call *c)
 {
-	const char *kind = js_get_str(c->args, "kind");
-
-	return kind && !strcmp(kind, "virtio") ? VM_CONSOLE_VIRTIO : VM_CONSOLE_SERIAL;
-}
-
-/* The client gets a socket to the VM's process, so console data never passes through the daemon. Returns the request's
- * context, and the process's end of the pair in *ret_fd; NULL: the call has failed. */
-static struct console_wait *pair_make(struct call *c, int *ret_fd)
-{
-	struct console_wait *w;
+	struct mark *m = must_alloc(calloc(1, sizeof(*m)));
 	struct err e;
-	int pair[2];
+	int r;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
-		err_set_errno(&e, -errno, "socket");
+	*m = (struct mark){ { .done = mark_stored, .loop = c->host->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
+	memcpy(m->uuid, c->vm->def->uuid, sizeof(m->uuid));
+	r = m->on ? template_check(c->vm, "start", &e) : 0;
+	if (!r && m->on && vm_has(c->vm, VM_FACT_TRANSIENT))
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is transient, so it cannot start with the host; make it persistent with: cairn "
+			"dumpjson %s | cairn define -", c->vm->def->name, c->vm->def->name);
+	if (!r)
+		r = autostart_keep(c->vm, m->on, &m->work, &e);
+	if (r < 0) {
+		free(m);
 		call_fail(c, &e);
-		return NULL;
 	}
-	w = must_alloc(malloc(sizeof(*w)));
-	*w = (struct console_wait){ .call = c, .fd = pair[0] };
-	*ret_fd = pair[1];
-	return w;
-}
-
-void command_vm_console(struct call *c)
-{
-	struct vm_console body = { .kind = console_kind(c), .history = js_get_bool(c->args, "history", true) };
-	int fd;
-	struct console_wait *w = pair_make(c, &fd);
-	size_t len;
-
-	if (!w)
-		return;
-	len = consoles_give(c->vm, &c->who, &body);
-	vm_process_request(c->vm->proc, VM_MSG_CONSOLE, &body, len, fd, REQUEST_TIMEOUT_NS, console_done, w);
-	close(fd);
-}
-
-/* ---- vsock ---- */
-
-int command_vsock_check(const struct call *c, int64_t port, struct err *e)
-{
-	const char *name = c->vm->def->name;
-
-	if (port < 0 || port >= UINT32_MAX)
-		return err_set(e, -EINVAL, ERR_INVALID, "port: a vsock port is a number from 0 to %u", UINT32_MAX - 1);
-	if (!vm_live(c->vm)->vsock_cid)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"VM '%s' has no vsock device; set \"vsock\": true (cairn edit %s), shut the VM down and start it", name, name);
-	return vm_process_knows(c->vm->proc, VM_KNOWS_VSOCK) ? 0 : vm_compat_refuse(name, e);
-}
-
-static void vsock_connect(struct call *c, int64_t port, bool agent)
-{
-	struct vm_vsock body = { .port = (uint32_t)port, .agent = agent };
-	struct console_wait *w = NULL;
-	struct err e;
-	int fd;
-
-	if (command_vsock_check(c, port, &e) < 0)
-		call_fail(c, &e);
-	else
-		w = pair_make(c, &fd);
-	if (!w)
-		return;
-	consoles_give_vsock(c->vm, &c->who, &body);
-	vm_process_request(c->vm->proc, VM_MSG_VSOCK, &body, sizeof(body), fd, VSOCK_TIMEOUT_NS, console_done, w);
-	close(fd);
-}
-
-void command_vsock_connect(struct call *c)
-{
-	vsock_connect(c, js_get_int(c->args, "port", 0), false);
-}
-
-void command_agent_connect(struct call *c)
-{
-	vsock_connect(c, AGENT_PORT, true);
 }

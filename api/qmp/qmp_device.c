@@ -2,6 +2,7 @@
  * networks are opened by device_add, not before. */
 #include "api/qmp/qmp_device.h"
 #include "api/commands/command.h"
+#include "api/net/interface_plug.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_cpu.h"
 #include "api/qmp/qmp_handler.h"
@@ -486,7 +487,7 @@ static int disk_add(struct call *c, const struct property *known, size_t n, cons
 		return r;
 	}
 	args_replace(c, "disk", o);
-	command_vm_attach_disk(c);
+	vm_plug_attach(c);
 	return 0;
 }
 
@@ -572,7 +573,7 @@ static int interface_add(struct call *c, struct err *e)
 	}
 	snprintf(b->device, sizeof(b->device), "%s", js_get_str(o, "id"));
 	args_replace(c, "interface", o);
-	command_vm_attach_interface(c);
+	interface_plug(c);
 	return 0;
 }
 

@@ -1,67 +1,19 @@
-/* Handlers of autostart, shutdown, reboot and the host's shutdown. */
+/* Handlers of shutdown, reboot and the host's shutdown. */
 #include "api/commands/command.h"
-#include "api/policy/autostart.h"
 #include "api/policy/host_shutdown.h"
 #include "api/policy/shutdown.h"
-#include "api/store/store.h"
-#include "api/vm/image_users.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
-#include "base/util.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #define NS 1000000000LL
 #define PLAN_MAX_S (366LL * 24 * 3600)
 #define TIMEOUT_MAX_S (24 * 3600)
-
-struct mark {
-	struct store_work work;
-	struct call *call;
-	uint8_t uuid[16];
-	bool on;
-};
-
-static void mark_stored(struct store_work *work)
-{
-	struct mark *m = container_of(work, struct mark, work);
-	struct call *c = m->call;
-
-	c->vm = vm_find_uuid(c->host, m->uuid); /* the VM may have been undefined meanwhile */
-	if (work->r < 0) {
-		call_fail(c, &work->e);
-	} else {
-		if (c->vm)
-			vm_set(c->vm, VM_FACT_AUTOSTART, m->on);
-		call_return(c, NULL);
-	}
-	free(m);
-}
-
-void command_vm_autostart(struct call *c)
-{
-	struct mark *m = must_alloc(calloc(1, sizeof(*m)));
-	struct err e;
-	int r;
-
-	*m = (struct mark){ { .done = mark_stored, .loop = c->host->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
-	memcpy(m->uuid, c->vm->def->uuid, sizeof(m->uuid));
-	r = m->on ? template_check(c->vm, "start", &e) : 0;
-	if (!r && m->on && vm_has(c->vm, VM_FACT_TRANSIENT))
-		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is transient, so it cannot start with the host; make it persistent with: cairn "
-			"dumpjson %s | cairn define -", c->vm->def->name, c->vm->def->name);
-	if (!r)
-		r = autostart_keep(c->vm, m->on, &m->work, &e);
-	if (r < 0) {
-		free(m);
-		call_fail(c, &e);
-	}
-}
 
 /* ---- shutdown, reboot ---- */
 
