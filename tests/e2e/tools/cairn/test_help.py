@@ -591,6 +591,13 @@ def test_options_of_other_tools_get_advice(args, advice):
     assert r.returncode == 2 and r.stdout == "" and ("has no option -" in first or 'not the URI "qemu:///system"' in first) and advice in second
 
 
+def test_option_of_a_verb_before_the_verb_is_told_its_place():
+    r = cairn("--format", "json", "list")
+    assert r.returncode == 2 and r.stderr.startswith("error: unknown option --format before the verb; the options of a verb follow it\n")
+    r = subprocess.run([os.path.join(BUILD, "cairnd"), "--bogus"], capture_output=True, text=True, check=False, timeout=50)
+    assert r.returncode == 2 and r.stderr.endswith("unrecognized option '--bogus'\nerror: see cairnd --help\n")
+
+
 def test_options_of_virsh_are_accepted_or_get_advice():
     """tests/data/virsh-options has the options of virsh 9.0 for the verbs that Cairn has, too; those with = take a
     value."""
