@@ -18,11 +18,12 @@ static void sums_make(struct made *m)
 {
 	uint8_t *f = m->frame;
 
-	store_be16(f + IP_SUM, 0);
-	store_be16(f + IP_SUM, (uint16_t)~sum_fold(sum_add(0, f + IP, TCP - IP)));
-	store_be16(f + TCP_SUM, 0);
-	store_be16(f + TCP_SUM,
-		(uint16_t)~sum_fold(sum_add(sum_pseudo(f + IP, m->len - TCP), f + TCP, m->len - TCP)));
+	store_be16(f + IP_SUM_AT, 0);
+	store_be16(f + IP_SUM_AT, (uint16_t)~sum_fold(sum_add(0, f + IP_AT, TCP_AT - IP_AT)));
+	store_be16(f + TCP_SUM_AT, 0);
+	store_be16(
+		f + TCP_SUM_AT, (uint16_t)~sum_fold(sum_add(sum_pseudo(f + IP_AT, m->len - TCP_AT),
+					f + TCP_AT, m->len - TCP_AT)));
 }
 
 /* Make a segment of a stream whose bytes depend on their position. */
@@ -32,21 +33,21 @@ static void make(struct made *m, uint32_t seq, size_t data)
 
 	memset(f, 0x52, ETHERNET_BYTES);
 	store_be16(f + FRAME_TYPE_AT, ETHERTYPE_IP);
-	memset(f + IP, 0, HEADERS - IP);
+	memset(f + IP_AT, 0, HEADERS - IP_AT);
 	m->len = HEADERS + data;
-	f[IP] = 0x45;
-	store_be16(f + IP_LENGTH, (uint16_t)(m->len - IP));
-	store_be16(f + IP_ID, (uint16_t)seq);
-	f[IP + 8] = 64;
-	f[IP_PROTOCOL] = IPPROTO_TCP;
-	store_be32(f + IP_FROM, 0x0a000202);
-	store_be32(f + IP_FROM + 4, 0x0a00020f);
-	store_be32(f + TCP, 0x00501234);
-	store_be32(f + TCP_SEQ, seq);
-	store_be32(f + TCP_ACK, 77);
-	f[TCP_OFFSET] = 0x50;
-	f[TCP_FLAGS] = FLAG_ACK;
-	store_be16(f + TCP_WINDOW, 65535);
+	f[IP_AT] = 0x45;
+	store_be16(f + IP_LENGTH_AT, (uint16_t)(m->len - IP_AT));
+	store_be16(f + IP_ID_AT, (uint16_t)seq);
+	f[IP_AT + 8] = 64;
+	f[IP_PROTOCOL_AT] = IPPROTO_TCP;
+	store_be32(f + IP_FROM_AT, 0x0a000202);
+	store_be32(f + IP_FROM_AT + 4, 0x0a00020f);
+	store_be32(f + TCP_AT, 0x00501234);
+	store_be32(f + TCP_SEQ_AT, seq);
+	store_be32(f + TCP_ACK_AT, 77);
+	f[TCP_OFFSET_AT] = 0x50;
+	f[TCP_FLAGS_AT] = FLAG_ACK;
+	store_be16(f + TCP_WINDOW_AT, 65535);
 	for (size_t i = 0; i < data; i++)
 		f[HEADERS + i] = (uint8_t)((seq + i) * 7 + ((seq + i) >> 8));
 	sums_make(m);
@@ -62,7 +63,8 @@ static bool add(struct segments *s, const struct made *m)
 static void cut(const uint8_t *packet, size_t len, unsigned nth, struct made *ret)
 {
 	const uint8_t *frame = packet + NET_HEADER;
-	size_t bytes = load_le16(packet + HEADER_SEGMENT), all = len - NET_HEADER - HEADERS, at, data;
+	size_t bytes = load_le16(packet + HEADER_SEGMENT), all = len - NET_HEADER - HEADERS, at,
+	       data;
 
 	if (!packet[HEADER_SEGMENTS])
 		bytes = all;
@@ -71,10 +73,10 @@ static void cut(const uint8_t *packet, size_t len, unsigned nth, struct made *re
 	memcpy(ret->frame, frame, HEADERS);
 	memcpy(ret->frame + HEADERS, frame + HEADERS + at, data);
 	ret->len = HEADERS + data;
-	store_be16(ret->frame + IP_LENGTH, (uint16_t)(ret->len - IP));
-	store_be32(ret->frame + TCP_SEQ, load_be32(frame + TCP_SEQ) + (uint32_t)at);
+	store_be16(ret->frame + IP_LENGTH_AT, (uint16_t)(ret->len - IP_AT));
+	store_be32(ret->frame + TCP_SEQ_AT, load_be32(frame + TCP_SEQ_AT) + (uint32_t)at);
 	if (at + data < all)
-		ret->frame[TCP_FLAGS] &= (uint8_t)~FLAG_PUSH;
+		ret->frame[TCP_FLAGS_AT] &= (uint8_t)~FLAG_PUSH;
 	sums_make(ret);
 }
 
@@ -83,7 +85,7 @@ static void assert_cut(const uint8_t *packet, size_t len, unsigned nth, const st
 	static struct made got;
 
 	cut(packet, len, nth, &got);
-	memcpy(got.frame + IP_ID, want->frame + IP_ID, 2);
+	memcpy(got.frame + IP_ID_AT, want->frame + IP_ID_AT, 2);
 	sums_make(&got);
 	assert_int_equal(got.len, want->len);
 	assert_memory_equal(got.frame, want->frame, want->len);
@@ -91,7 +93,7 @@ static void assert_cut(const uint8_t *packet, size_t len, unsigned nth, const st
 
 static void what_follows_becomes_one(void **state)
 {
-	static const size_t last[] = { 1, 7, MSS - 1, MSS };
+	static const size_t last[] = {1, 7, MSS - 1, MSS};
 	static struct segments s;
 	static struct made m[5];
 	const uint8_t *p;
@@ -103,7 +105,7 @@ static void what_follows_becomes_one(void **state)
 			/* Sequence numbers that wrap around. */
 			make(&m[i], UINT32_MAX - 2 * MSS + i * MSS, i == 4 ? last[n] : MSS);
 			if (i == 4)
-				m[i].frame[TCP_FLAGS] |= FLAG_PUSH;
+				m[i].frame[TCP_FLAGS_AT] |= FLAG_PUSH;
 			sums_make(&m[i]);
 			assert_true(add(&s, &m[i]));
 		}
@@ -114,8 +116,10 @@ static void what_follows_becomes_one(void **state)
 		assert_int_equal(load_le16(p + HEADER_HEADERS), HEADERS);
 		assert_int_equal(load_le16(p + HEADER_SEGMENT), MSS);
 		assert_int_equal(len, NET_HEADER + HEADERS + 4 * MSS + last[n]);
-		assert_int_equal(load_be16(p + NET_HEADER + IP_LENGTH), len - NET_HEADER - IP);
-		assert_int_equal(sum_fold(sum_add(0, p + NET_HEADER + IP, TCP - IP)), 0xffff);
+		assert_int_equal(
+			load_be16(p + NET_HEADER + IP_LENGTH_AT), len - NET_HEADER - IP_AT);
+		assert_int_equal(
+			sum_fold(sum_add(0, p + NET_HEADER + IP_AT, TCP_AT - IP_AT)), 0xffff);
 		for (unsigned i = 0; i < 5; i++)
 			assert_cut(p, len, i, &m[i]);
 		assert_null(segments_end(&s, &len));
@@ -137,7 +141,7 @@ static void one_is_no_segment(void **state)
 	assert_int_equal(len, NET_HEADER + HEADERS + 100);
 	assert_int_equal(p[HEADER_FLAGS], HEADER_SUM_WANTED);
 	assert_int_equal(p[HEADER_SEGMENTS], 0);
-	assert_int_equal(load_le16(p + HEADER_SUM_START), TCP);
+	assert_int_equal(load_le16(p + HEADER_SUM_START), TCP_AT);
 	assert_int_equal(load_le16(p + HEADER_SUM_OFFSET), 16);
 	assert_cut(p, len, 0, &m);
 }
@@ -146,8 +150,9 @@ static void one_is_no_segment(void **state)
  * frame unchanged. */
 static void what_differs_stays_apart(void **state)
 {
-	static const uint8_t at[] = { 0, 6, IP + 1, IP_FRAGMENT, IP + 8, IP_FROM, IP_FROM + 4, TCP, TCP + 2, TCP_SEQ + 3, TCP_ACK,
-		TCP_WINDOW, TCP_URGENT };
+	static const uint8_t at[] = {0, 6, IP_AT + 1, IP_FRAGMENT_AT, IP_AT + 8, IP_FROM_AT,
+		IP_FROM_AT + 4, TCP_AT, TCP_AT + 2, TCP_SEQ_AT + 3, TCP_ACK_AT, TCP_WINDOW_AT,
+		TCP_URGENT_AT};
 	static struct segments s;
 	static struct made first, next;
 	const uint8_t *p;
@@ -175,7 +180,7 @@ static void nothing_follows_one_that_ends(void **state)
 	(void)state;
 	/* With PUSH. */
 	make(&m, 0, MSS);
-	m.frame[TCP_FLAGS] |= FLAG_PUSH;
+	m.frame[TCP_FLAGS_AT] |= FLAG_PUSH;
 	assert_true(add(&s, &m));
 	make(&m, MSS, MSS);
 	assert_false(add(&s, &m));
@@ -207,15 +212,15 @@ static void as_many_as_a_packet_of_ip_holds(void **state)
 	(void)state;
 	for (make(&m, 0, MSS); add(&s, &m); make(&m, n * MSS, MSS))
 		n++;
-	assert_int_equal(n, (65535 - (HEADERS - IP)) / MSS);
+	assert_int_equal(n, (65535 - (HEADERS - IP_AT)) / MSS);
 	/* The largest remainder. */
-	make(&m, n * MSS, 65535 - (HEADERS - IP) - n * MSS + 1);
+	make(&m, n * MSS, 65535 - (HEADERS - IP_AT) - n * MSS + 1);
 	assert_false(add(&s, &m));
-	make(&m, n * MSS, 65535 - (HEADERS - IP) - n * MSS);
+	make(&m, n * MSS, 65535 - (HEADERS - IP_AT) - n * MSS);
 	assert_true(add(&s, &m));
 	p = segments_end(&s, &len);
 	assert_int_equal(len, PACKET_BYTES_MAX);
-	assert_int_equal(load_be16(p + NET_HEADER + IP_LENGTH), 65535);
+	assert_int_equal(load_be16(p + NET_HEADER + IP_LENGTH_AT), 65535);
 }
 
 static void refused(struct made *m, unsigned at, uint8_t value)
@@ -235,17 +240,17 @@ static void what_is_no_data_of_tcp_is_not_taken(void **state)
 
 	(void)state;
 	refused(&m, FRAME_TYPE_AT, 0x86);
-	refused(&m, IP, 0x65);
-	refused(&m, IP, 0x46); /* options */
-	refused(&m, IP_LENGTH + 1, 139); /* padding */
-	refused(&m, IP_LENGTH + 1, 141);
-	refused(&m, IP_FRAGMENT, 0x20);
-	refused(&m, IP_FRAGMENT + 1, 1);
-	refused(&m, IP_PROTOCOL, IPPROTO_UDP);
-	refused(&m, TCP_OFFSET, 0x60); /* options */
+	refused(&m, IP_AT, 0x65);
+	refused(&m, IP_AT, 0x46);           /* options */
+	refused(&m, IP_LENGTH_AT + 1, 139); /* padding */
+	refused(&m, IP_LENGTH_AT + 1, 141);
+	refused(&m, IP_FRAGMENT_AT, 0x20);
+	refused(&m, IP_FRAGMENT_AT + 1, 1);
+	refused(&m, IP_PROTOCOL_AT, IPPROTO_UDP);
+	refused(&m, TCP_OFFSET_AT, 0x60); /* options */
 	for (unsigned flag = 1; flag < 0x100; flag <<= 1)
 		if (flag != FLAG_PUSH)
-			refused(&m, TCP_FLAGS, (uint8_t)(FLAG_ACK ^ flag));
+			refused(&m, TCP_FLAGS_AT, (uint8_t)(FLAG_ACK ^ flag));
 	make(&m, 0, 0);
 	assert_false(add(&s, &m));
 	for (m.len = 0; m.len <= HEADERS; m.len++)
@@ -260,7 +265,8 @@ static void sums_are_those_of_words(void **state)
 	(void)state;
 	memset(bytes, 0xff, sizeof(bytes)); /* the largest sums */
 	for (unsigned round = 0; round < 200; round++) {
-		size_t from = (size_t)rand() % 9, len = round ? (size_t)rand() % (round < 100 ? 40 : 60000) : 65535;
+		size_t from = (size_t)rand() % 9,
+		       len = round ? (size_t)rand() % (round < 100 ? 40 : 60000) : 65535;
 		size_t part = ((size_t)rand() % (len + 1)) & ~(size_t)1;
 		const uint8_t *p = bytes + from;
 		uint64_t want = 0;
@@ -268,7 +274,8 @@ static void sums_are_those_of_words(void **state)
 		for (size_t i = 0; i < len; i++)
 			want += i & 1 ? p[i] : (uint64_t)p[i] * 256;
 		assert_int_equal(sum_fold(sum_add(0, p, len)), sum_fold(want));
-		assert_int_equal(sum_fold(sum_add(sum_add(0, p, part), p + part, len - part)), sum_fold(want));
+		assert_int_equal(sum_fold(sum_add(sum_add(0, p, part), p + part, len - part)),
+			sum_fold(want));
 		for (size_t i = 0; i < sizeof(bytes); i++)
 			bytes[i] = (uint8_t)rand();
 	}
