@@ -317,7 +317,7 @@ static int piece_read(struct vmstate_store *s, uint64_t off, uint64_t len, void 
 int vmstate_read_sections(struct vmstate_store *s, const struct vmstate_header *h, uint8_t **ret,
 	struct err *e)
 {
-	void *p;
+	void *p = NULL;
 	int r = piece_read(s, SECTIONS_OFFSET, h->sections_bytes, &p, e);
 
 	if (!r)

@@ -479,7 +479,7 @@ int verb_complete(struct cli *c)
 
 	if (c->npos && i == c->npos)
 		files_print(&p);
-	else if (i + 1 == c->npos && c->pos[i][0] == '-')
+	else if (i < c->npos && i + 1 == c->npos && c->pos[i][0] == '-')
 		list_print(&p, "--connect, --quiet, --readonly, --help, --version");
 	else if (i + 1 >= c->npos)
 		verbs_print(&p);
