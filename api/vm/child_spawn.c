@@ -89,18 +89,19 @@ static long child_create(struct clone_args *args, struct child *c)
 	long ret = -ENOSYS;
 
 #if CAN_SPAWN
+	/* The registers are named: any other could be %rsp, which holds c where c is the caller's last variable. */
 	__asm__ volatile("syscall\n\t"
 			 "test %%rax, %%rax\n\t"
 			 "jnz 1f\n\t"
-			 "mov %[c], %%rdi\n\t"
-			 "call *%[run]\n\t"
+			 "mov %%rdx, %%rdi\n\t"
+			 "call *%%rbx\n\t"
 			 "mov %%eax, %%edi\n\t"
 			 "mov %[exit], %%eax\n\t"
 			 "syscall\n\t"
 			 "hlt\n"
 			 "1:"
 			 : "=a"(ret)
-			 : "0"((long)SYS_clone3), "D"(args), "S"(sizeof(*args)), [c] "r"(c), [run] "r"(child_run), [exit] "i"(SYS_exit)
+			 : "0"((long)SYS_clone3), "D"(args), "S"(sizeof(*args)), "d"(c), "b"(child_run), [exit] "i"(SYS_exit)
 			 : "rcx", "r11", "memory", "cc");
 #else
 	(void)args;
