@@ -40,32 +40,80 @@ static void tokener_free_p(struct json_tokener **t)
 		json_tokener_free(*t);
 }
 
+struct reading {
+	struct json_object *o; /* owned */
+	enum json_tokener_error why;
+	size_t end;
+};
+
+/* Read the value at the beginning of the text. flags: of json-c's tokener. */
+static int value_read(struct reading *ret, const char *text, size_t len, int flags)
+{
+	struct json_tokener *t CLEANUP(tokener_free_p) = json_tokener_new_ex(JS_DEPTH_MAX);
+
+	if (!t)
+		return -ENOMEM;
+	json_tokener_set_flags(t, flags | JSON_TOKENER_ALLOW_TRAILING_CHARS);
+	/* Include the NUL: json-c ends a number or a word only at the character after it. */
+	ret->o = json_tokener_parse_ex(t, text, (int)len + 1);
+	ret->why = json_tokener_get_error(t);
+	ret->end = json_tokener_get_parse_end(t);
+	return 0;
+}
+
+static bool is_ascii(const char *text, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char)text[i] >= 0x80)
+			return false;
+	return true;
+}
+
+/* Check the syntax of a text with characters beyond ASCII. JSON_TOKENER_STRICT of json-c 0.18 refuses these, so the
+ * check replaces their bytes. */
+static int syntax_check(struct reading *ret, const char *text, size_t len)
+{
+	CLEANUP_FREE char *ascii = malloc(len + 1);
+	int r;
+
+	if (!ascii)
+		return -ENOMEM;
+	for (size_t i = 0; i < len; i++)
+		ascii[i] = (unsigned char)text[i] < 0x80 ? text[i] : '?';
+	ascii[len] = 0;
+	r = value_read(ret, ascii, len, JSON_TOKENER_STRICT);
+	if (!r)
+		json_object_put(STEAL_PTR(ret->o));
+	return r;
+}
+
 int js_parse(const char *text, size_t len, const char *name, struct json_object **ret_o,
 	struct err *e)
 {
-	struct json_tokener *t CLEANUP(tokener_free_p) = json_tokener_new_ex(JS_DEPTH_MAX);
-	CLEANUP_JS struct json_object *o = NULL;
-	enum json_tokener_error why;
-	size_t end;
+	struct reading it = { 0 };
+	int r;
 
-	if (!t)
-		return err_set_errno(e, -ENOMEM, "%s", name);
 	if (len >= INT_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: too large", name);
-	json_tokener_set_flags(t, JSON_TOKENER_VALIDATE_UTF8 | JSON_TOKENER_ALLOW_TRAILING_CHARS |
-					  JSON_TOKENER_STRICT);
-	/* Include the NUL: json-c ends a number or a word only at the character after it. */
-	o = json_tokener_parse_ex(t, text, (int)len + 1);
-	why = json_tokener_get_error(t);
-	end = json_tokener_get_parse_end(t);
-	if (why == json_tokener_continue || why == json_tokener_error_parse_eof)
+	if (is_ascii(text, len)) {
+		r = value_read(&it, text, len, JSON_TOKENER_STRICT);
+	} else {
+		r = syntax_check(&it, text, len);
+		if (!r && it.why == json_tokener_success)
+			r = value_read(&it, text, len, JSON_TOKENER_VALIDATE_UTF8);
+	}
+	if (r < 0)
+		return err_set_errno(e, r, "%s", name);
+	if (it.why == json_tokener_continue || it.why == json_tokener_error_parse_eof)
 		return parse_failed(text, len, name, "the text ends too early", e);
-	if (why != json_tokener_success)
-		return parse_failed(text, end, name, json_tokener_error_desc(why), e);
-	for (; end < len; end++)
-		if (!strchr(" \t\r\n", text[end]) || !text[end])
-			return parse_failed(text, end, name, "more text after the end of the value", e);
-	*ret_o = STEAL_PTR(o);
+	if (it.why != json_tokener_success)
+		return parse_failed(text, it.end, name, json_tokener_error_desc(it.why), e);
+	for (; it.end < len; it.end++)
+		if (!strchr(" \t\r\n", text[it.end]) || !text[it.end]) {
+			json_object_put(it.o);
+			return parse_failed(text, it.end, name, "more text after the end of the value", e);
+		}
+	*ret_o = it.o;
 	return 0;
 }
 
