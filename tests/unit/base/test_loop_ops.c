@@ -695,11 +695,16 @@ static void ring_map(struct io_uring *ring)
 	struct io_uring_params p = { .flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE, .cq_entries = 8 * 4 };
 	int fd = ring_fd_find(), like;
 
+#ifdef IORING_SETUP_NO_SQARRAY /* liburing 2.5 makes its rings so */
+	p.flags |= IORING_SETUP_NO_SQARRAY;
+#endif
 	assert_true(fd >= 0);
 	like = io_uring_setup(8, &p); /* gives the offsets of the ring's fields */
 	assert_true(like >= 0);
 	close(like);
 	assert_int_equal(io_uring_queue_mmap(fd, &p, ring), 0);
+	ring->flags = p.flags;
+	ring->ring_fd = ring->enter_ring_fd = fd; /* liburing 2.9 leaves it out */
 	ring->sq.sqe_head = ring->sq.sqe_tail = *ring->sq.ktail;
 }
 

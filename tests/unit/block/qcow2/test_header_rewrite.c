@@ -107,7 +107,7 @@ static char *header_text(struct fixture *f, const char *name)
 /* Write what qemu-img says about the image `name` to the file `to`. */
 static void qemu_says(struct fixture *f, const char *name, const char *to)
 {
-	fixture_run(f, "[ %s = seen ] || cp %s seen; qemu-img info -f qcow2 seen 2>&1 | grep -v 'disk size' >%s", name, name, to);
+	fixture_run(f, "[ %s = seen ] || cp %s seen; qemu-img info -f qcow2 seen 2>&1 | grep -Ev 'disk size|file length' >%s", name, name, to);
 }
 
 /* ---- cuts ---- */
