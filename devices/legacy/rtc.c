@@ -533,13 +533,45 @@ static void rtc_resume(struct device *d)
 		rtc_post_rearm(t);
 }
 
+/* Put the fields of `held` in place of the time registers, which have no bytes of their own. Its seconds alone would not
+ * do: a guest that sets the fields one by one may have set a date that does not exist. */
+static void held_put(const struct calendar_date *held, uint8_t cmos[CMOS_BYTES])
+{
+	cmos[REG_SECONDS] = (uint8_t)held->second;
+	cmos[REG_MINUTES] = (uint8_t)held->minute;
+	cmos[REG_HOURS] = (uint8_t)held->hour;
+	cmos[REG_WEEKDAY] = (uint8_t)held->weekday;
+	cmos[REG_DAY] = (uint8_t)held->day;
+	cmos[REG_MONTH] = (uint8_t)held->month;
+	cmos[REG_YEAR] = (uint8_t)(held->year % 100);
+	cmos[REG_CENTURY] = (uint8_t)(held->year / 100);
+}
+
+/* Take the fields, or the seconds alone from a state that has no fields. */
+static void held_take(int64_t seconds, const uint8_t cmos[CMOS_BYTES], struct calendar_date *ret_held)
+{
+	struct calendar_date c = { .second = cmos[REG_SECONDS], .minute = cmos[REG_MINUTES], .hour = cmos[REG_HOURS],
+		.weekday = cmos[REG_WEEKDAY], .day = cmos[REG_DAY], .month = cmos[REG_MONTH],
+		.year = cmos[REG_CENTURY] * 100 + cmos[REG_YEAR] };
+
+	if (calendar_seconds(&c) == seconds)
+		*ret_held = c;
+	else
+		calendar_from_seconds(seconds, ret_held);
+}
+
 /* Save the offset to the host's clock, not the time, so that the clock is right at any later time of a restore. */
 static void rtc_save(struct device *d, struct state_writer *w)
 {
 	struct rtc *t = container_of(d, struct rtc, dev);
+	struct calendar_date none = { 0 };
+	uint8_t cmos[CMOS_BYTES];
+
 	LOCK_GUARD(&t->lock);
+	memcpy(cmos, t->cmos, sizeof(cmos));
+	held_put(cmos[REG_B] & B_SET ? &t->held : &none, cmos);
 	state_put_u8(w, t->index);
-	state_put_bytes(w, t->cmos, sizeof(t->cmos));
+	state_put_bytes(w, cmos, sizeof(cmos));
 	state_put_u64(w, (uint64_t)t->offset_ns);
 	state_put_u64(w, t->cmos[REG_B] & B_SET ? (uint64_t)calendar_seconds(&t->held) : 0);
 	state_put_u64(w, (uint64_t)t->seen_s);
@@ -569,7 +601,7 @@ static int rtc_load(struct device *d, struct state_reader *r, uint16_t version, 
 	n.seen_ns = (int64_t)state_u64(r);
 	if (!state_reader_complete(r) || !rtc_state_is_valid(&n, held))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "rtc: malformed state");
-	calendar_from_seconds(held, &n.held);
+	held_take(held, n.cmos, &n.held);
 	LOCK_GUARD(&t->lock);
 	t->index = n.index;
 	memcpy(t->cmos, n.cmos, sizeof(t->cmos));

@@ -229,6 +229,30 @@ static void rtc_can_be_set(void **state)
 	end(&f, d);
 }
 
+/* Between the day and the month, the guest has set a date that does not exist. */
+static void rtc_keeps_a_date_that_is_half_set(void **state)
+{
+	struct fixture f;
+	struct device *d = begin(&f, rtc_new);
+	struct fx_state s;
+
+	(void)state;
+	cmos_set(&f, 0x0b, 0x82);
+	cmos_set(&f, 8, 0x02);
+	cmos_set(&f, 7, 0x31);
+	d->ops->pause(d);
+	fx_save(d, &s);
+	cmos_set(&f, 7, 0x01);
+	assert_int_equal(fx_load(d, &s), 0);
+	d->ops->resume(d);
+	assert_int_equal(cmos(&f, 8), 0x02);
+	cmos_set(&f, 8, 0x03);
+	assert_int_equal(cmos(&f, 7), 0x31);
+	assert_int_equal(cmos(&f, 8), 0x03);
+	free(s.buf);
+	end(&f, d);
+}
+
 static void rtc_survives_any_value(void **state)
 {
 	struct fixture f;
@@ -459,6 +483,7 @@ int main(void)
 		cmocka_unit_test(i8042_answers_a_probe),
 		cmocka_unit_test(rtc_tells_the_time),
 		cmocka_unit_test(rtc_can_be_set),
+		cmocka_unit_test(rtc_keeps_a_date_that_is_half_set),
 		cmocka_unit_test(rtc_survives_any_value),
 		cmocka_unit_test(rtc_stands_still_at_the_end_of_its_range),
 		cmocka_unit_test(rtc_interrupts_only_when_asked),
