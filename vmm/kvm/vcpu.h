@@ -108,6 +108,8 @@ struct vcpus {
 	atomic_bool stop_requested; /* vCPUs park, and stay parked while this is true */
 	atomic_bool poisoned;	    /* no vCPU may run while this is true */
 	atomic_ullong nap_until_ns; /* time until which the vCPUs do not enter the guest */
+	uint64_t tsc_adjust; /* during a load: IA32_TSC_ADJUST of vCPU 0 */
+	bool tscs_differ;    /* and whether a vCPU so far has another one */
 };
 
 /* Create the vCPUs and set their CPUID, without threads. Returns 0 or -errno.
@@ -173,7 +175,7 @@ void vcpu_fault(struct vcpu *v, enum vm_reason reason, const char *fmt, ...)
 /* Save a vCPU's state as a section "vcpu", and load it (vmm/kvm/vcpu_state.c). The vCPU is parked.
  * vcpu_load() follows vcpus_reset() or replaces it.
  * Return 0 or -errno; vcpu_load() changes nothing when the section is malformed. */
-#define VCPU_STATE_VERSION 2
+#define VCPU_STATE_VERSION 3
 int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e);
 int vcpu_load(struct vcpu *v, struct state_reader *r, uint16_t version, struct err *e);
 

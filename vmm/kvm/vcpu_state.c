@@ -1,8 +1,8 @@
 /* A vCPU's state as a section of the VM state. All vCPUs are parked.
  *
  * Section "vcpu", instance = vCPU number, fields in this order: MP state, registers, special registers, events, debug
- * registers, XCRs, XSAVE area, LAPIC page, MSRs. Version 2 also has the state of nested virtualization; a vCPU whose
- * guest uses none is written as version 1, which older Cairns load. */
+ * registers, XCRs, XSAVE area, LAPIC page, MSRs. Version 2 also has the state of nested virtualization, and version 3
+ * an INIT that waits and the PDPTEs. A vCPU without these is written as an earlier version, which older Cairns load. */
 #include "base/err.h"
 #include "base/util.h"
 #include "snapshot/state.h"
@@ -20,6 +20,7 @@
 #define MSRS_MAX 256
 #define MSRS_AT_ONCE 255u /* KVM's limit for a call */
 #define MSR_TSC 0x10u
+#define MSR_TSC_ADJUST 0x3bu
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_MTRR_DEF_TYPE 0x2ffu
 #define MSR_WALL_CLOCK_OLD 0x11u
@@ -29,6 +30,10 @@
  * before. */
 #define TSC_FAR (1ULL << 40)
 #define XSAVE_MAX_BYTES (64 * 1024)
+#define CR0_PG (1ULL << 31)
+#define CR4_PAE (1ULL << 5)
+#define EFER_LMA (1ULL << 10)
+#define PDPTES 4
 
 struct msr_list {
 	struct kvm_msrs head;
@@ -47,6 +52,8 @@ struct vcpu_image {
 	struct kvm_lapic_state lapic;
 	struct msr_list msrs;
 	union nested_state nested;
+	uint8_t has_pdptes;
+	__u64 pdptes[PDPTES];
 	size_t xsave_bytes;
 	union {
 		struct kvm_xsave x;
@@ -166,6 +173,18 @@ static int xsave_read(struct vcpu *v, struct vcpu_image *s)
 	return kvm_ioctl(v->fd, size > 0 ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, &s->xsave);
 }
 
+/* Read the entries that the processor keeps since the guest has loaded CR3. Memory may have others by now. */
+static void pdptes_read(struct vcpu *v, struct vcpu_image *s)
+{
+	const struct kvm_sregs *r = &s->sregs;
+	struct kvm_sregs2 all = { 0 };
+
+	if (!(r->cr0 & CR0_PG) || !(r->cr4 & CR4_PAE) || (r->efer & EFER_LMA))
+		return;
+	s->has_pdptes = !kvm_ioctl(v->fd, KVM_GET_SREGS2, &all) && (all.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID); /* since Linux 5.14 */
+	memcpy(s->pdptes, all.pdptrs, sizeof(s->pdptes));
+}
+
 static int image_read(struct vcpu *v, struct vcpu_image *s, const char **what)
 {
 	int r;
@@ -180,6 +199,8 @@ static int image_read(struct vcpu *v, struct vcpu_image *s, const char **what)
 		r = kvm_ioctl(v->fd, KVM_GET_REGS, &s->regs);
 	if (!r && (*what = "KVM_GET_SREGS"))
 		r = kvm_ioctl(v->fd, KVM_GET_SREGS, &s->sregs);
+	if (!r)
+		pdptes_read(v, s);
 	if (!r && (*what = "KVM_GET_DEBUGREGS"))
 		r = kvm_ioctl(v->fd, KVM_GET_DEBUGREGS, &s->debug);
 	if (!r && (*what = "KVM_GET_XCRS"))
@@ -286,6 +307,37 @@ static uint64_t msr_value(const struct msr_list *m, uint32_t index)
 	return 0;
 }
 
+/* Without the PDPTEs of the state, KVM reads them from memory. */
+static int sregs_write(struct vcpu *v, const struct vcpu_image *s)
+{
+	struct kvm_sregs2 all = { .flags = KVM_SREGS2_FLAGS_PDPTRS_VALID };
+
+	memcpy(&all, &s->sregs, offsetof(struct kvm_sregs, interrupt_bitmap));
+	memcpy(all.pdptrs, s->pdptes, sizeof(all.pdptrs));
+	if (s->has_pdptes && !kvm_ioctl(v->fd, KVM_SET_SREGS2, &all))
+		return 0;
+	return kvm_ioctl(v->fd, KVM_SET_SREGS, (struct kvm_sregs *)&s->sregs);
+}
+
+/* Set a TSC apart from vCPU 0's as the guest has set it, which IA32_TSC_ADJUST tells: KVM has taken the write of a TSC
+ * for an attempt to synchronize it. A KVM without this attribute (before Linux 5.16) leaves the TSCs equal. */
+static void tsc_set_apart(struct vcpu *v, uint64_t adjust)
+{
+	struct vcpus *s = v->set;
+	uint64_t offset;
+	struct kvm_device_attr a = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset };
+
+	if (!v->index) {
+		s->tsc_adjust = adjust;
+		s->tscs_differ = false;
+	}
+	s->tscs_differ |= adjust != s->tsc_adjust;
+	if (!s->tscs_differ || kvm_ioctl(s->vcpu[0].fd, KVM_GET_DEVICE_ATTR, &a))
+		return;
+	offset += adjust - s->tsc_adjust;
+	kvm_ioctl(v->fd, KVM_SET_DEVICE_ATTR, &a);
+}
+
 static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 {
 	bool fresh = !v->ran && !v->loaded;
@@ -296,7 +348,7 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 	*what = "KVM_SET_NESTED_STATE";
 	r = fresh ? 0 : vcpu_nested_leave(v);
 	if (!r && (*what = "KVM_SET_SREGS"))
-		r = kvm_ioctl(v->fd, KVM_SET_SREGS, &s->sregs);
+		r = sregs_write(v, s);
 	if (!r && s->xcrs.nr_xcrs && (*what = "KVM_SET_XCRS")) /* none on a CPU without XSAVE */
 		r = kvm_ioctl(v->fd, KVM_SET_XCRS, &s->xcrs);
 	if (!r && (*what = "KVM_SET_XSAVE"))
@@ -305,6 +357,8 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 		r = msrs_complete(v, &s->msrs);
 	if (!r && (*what = "KVM_SET_MSRS"))
 		r = msrs_write(v, &s->msrs, false);
+	if (!r)
+		tsc_set_apart(v, msr_value(&s->msrs, MSR_TSC_ADJUST));
 	/* After EFER.SVME and the MSRs of VMX, which cannot change later; before the registers of the guest's guest. */
 	if (!r && s->nested.head.size && (*what = "KVM_SET_NESTED_STATE"))
 		r = kvm_ioctl(v->fd, KVM_SET_NESTED_STATE, &s->nested);
@@ -471,11 +525,13 @@ static void code_msrs(struct coder *c, struct msr_list *m)
 }
 
 /* KVM's structure as it is; its size comes before it. */
-static void code_nested(struct coder *c, union nested_state *n)
+static void code_nested(struct coder *c, union nested_state *n, bool optional)
 {
 	uint32_t bytes = n->head.size;
 
 	code32(c, &bytes);
+	if (optional && !bytes)
+		return;
 	if (bytes < sizeof(n->head) || bytes > sizeof(*n)) {
 		c->r->failed = true;
 		return;
@@ -483,6 +539,13 @@ static void code_nested(struct coder *c, union nested_state *n)
 	code_bytes(c, n, bytes);
 	if (n->head.size != bytes)
 		c->r->failed = true;
+}
+
+static void code_pdptes(struct coder *c, struct vcpu_image *s)
+{
+	code8(c, &s->has_pdptes);
+	for (unsigned i = 0; i < PDPTES && s->has_pdptes; i++)
+		state_code_u64(c, &s->pdptes[i]);
 }
 
 static void code_image(struct coder *c, struct vcpu_image *s, uint16_t version)
@@ -497,7 +560,13 @@ static void code_image(struct coder *c, struct vcpu_image *s, uint16_t version)
 	code_bytes(c, s->lapic.regs, sizeof(s->lapic.regs));
 	code_msrs(c, &s->msrs);
 	if (version > 1)
-		code_nested(c, &s->nested);
+		code_nested(c, &s->nested, version > 2);
+	if (version > 2) {
+		code8(c, &s->events.smi.latched_init);
+		code_pdptes(c, s);
+		if (c->r && (s->events.smi.latched_init | s->has_pdptes) > 1)
+			c->r->failed = true;
+	}
 }
 
 int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e)
@@ -510,7 +579,7 @@ int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e)
 	int r = s ? image_read(v, s, &what) : -ENOMEM;
 
 	if (!r) {
-		version = s->nested.head.size ? VCPU_STATE_VERSION : 1;
+		version = s->has_pdptes || s->events.smi.latched_init ? VCPU_STATE_VERSION : s->nested.head.size ? 2 : 1;
 		snprintf(instance, sizeof(instance), "%u", v->index);
 		state_section_begin(w, "vcpu", instance, version);
 		code_image(&c, s, version);

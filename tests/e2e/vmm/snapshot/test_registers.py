@@ -1,10 +1,15 @@
 """Registers of the guest's processor that are easily lost: they come back in the same process and in another one."""
 
+import os
+import subprocess
+
 import pytest
 
+import guestlib
 from conftest import Console
 from test_snapshot import vm  # noqa: F401 (a fixture)
 
+STATES = os.path.join(guestlib.BUILD, "unit/vmm/kvm/test_vcpu_state")
 WALL_CLOCK = 0x4b564d00  # the MSR that has KVM write the time of the guest's start
 # MSRs that KVM does not name among those to save
 UNLISTED = {
@@ -80,6 +85,12 @@ def test_clone_has_msrs_that_kvm_does_not_list(vm):
     vm.daemon.cairn("destroy", "copy")
     vm.console = source
     vm.stop()
+
+
+@pytest.mark.skipif(not os.path.exists(STATES), reason="make units builds this program")
+def test_states_of_processors_without_a_guest(kvm):
+    """The unit program, which skips most where KVM emulates kernel mode, and which no other test runs elsewhere."""
+    subprocess.run([STATES], check=True)
 
 
 def test_memory_that_had_the_wall_clock_stays_the_guests(vm):

@@ -8,16 +8,19 @@
 #include "vmm/kvm/memory.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/kvm/vcpu_nested.h"
+#include "vmm/vm_msg.h"
 
 #include <linux/kvm.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #define MSR_TSC 0x10u
+#define MSR_TSC_ADJUST 0x3bu
 #define STATE_MSRS_MAX 256u /* of a vCPU's state */
 
 struct vcpu_fx {
@@ -26,17 +29,22 @@ struct vcpu_fx {
 	struct vcpus set;
 };
 
-/* Create a VM with one vCPU, which never runs. */
-static struct vcpu_fx *fx_new(void)
+/* Create a VM with that many vCPUs, which never run. */
+static struct vcpu_fx *fx_new_with(unsigned vcpus)
 {
 	struct vcpu_fx *f = kvm_fx_new(sizeof(*f));
-	struct vcpus_config c = { .kvm = &f->kvm, .count = 1, .sockets = 1, .cores = 1, .threads = 1 };
+	struct vcpus_config c = { .kvm = &f->kvm, .count = vcpus, .sockets = 1, .cores = vcpus, .threads = 1 };
 	struct err e = { 0 };
 
 	kvm_fx_memory(&f->kvm, &f->mem, 4 * MIB);
 	must(kvm_create_irqchip(&f->kvm, &e), &e);
 	must(vcpus_init(&f->set, &c, &e), &e);
 	return f;
+}
+
+static struct vcpu_fx *fx_new(void)
+{
+	return fx_new_with(1);
 }
 
 static void fx_free(struct vcpu_fx *f)
@@ -221,9 +229,168 @@ static void test_wrong_nested_state_is_refused(void **state)
 	fx_free(f);
 }
 
+/* ---- what KVM would replace at a load ---- */
+
+/* Have the vCPU use PAE, with PDPTEs that memory does not have any more. */
+static bool pae_enter(struct vcpu *v, struct kvm_sregs2 *ret)
+{
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_SREGS2, ret), 0);
+	ret->cr0 = 1ULL << 31 | 1ULL << 5 | 1ULL << 4 | 1; /* PG, NE, ET, PE */
+	ret->cr3 = 0x1000;
+	ret->cr4 = 1ULL << 5;
+	ret->efer = 0;
+	ret->flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
+	for (unsigned i = 0; i < 4; i++)
+		ret->pdptrs[i] = 0x2000 * (i + 1) + 1;
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_SREGS2, ret), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_SREGS2, ret), 0);
+	if (!(ret->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID)) {
+		print_message("skipped: this KVM has no 32-bit paging with PAE\n");
+		return false;
+	}
+	return true;
+}
+
+/* Save the vCPU, whose section has that version, and load it in another VM. Ends f, and returns the other VM. */
+static struct vcpu_fx *through_another_vm(struct vcpu_fx *f, uint16_t version)
+{
+	struct state_section s;
+	struct state_writer a;
+	struct err e = { 0 };
+	size_t pos = 0;
+
+	state_writer_init(&a);
+	must(vcpu_save(f->set.vcpu, &a, &e), &e);
+	fx_free(f);
+	f = fx_new();
+	assert_int_equal(state_section_next(a.buf, a.len, &pos, &s, &e), 1);
+	assert_int_equal(s.version, version);
+	must(vcpu_load(f->set.vcpu, &s.content, s.version, &e), &e);
+	state_writer_done(&a);
+	return f;
+}
+
+static void test_pdptes_that_memory_lacks_come_back(void **state)
+{
+	struct vcpu_fx *f = fx_new();
+	struct kvm_sregs2 want, is = { 0 };
+
+	(void)state;
+	if (!pae_enter(f->set.vcpu, &want)) {
+		fx_free(f);
+		skip();
+	}
+	f = through_another_vm(f, 3);
+	assert_int_equal(kvm_ioctl(f->set.vcpu->fd, KVM_GET_SREGS2, &is), 0);
+	assert_memory_equal(is.pdptrs, want.pdptrs, sizeof(is.pdptrs));
+	fx_free(f);
+}
+
+/* Have SVM's global interrupt flag block an INIT. */
+static bool init_latch(struct vcpu *v)
+{
+	struct kvm_nested_state blocked = { .format = KVM_STATE_NESTED_FORMAT_SVM, .size = sizeof(blocked) };
+	struct kvm_vcpu_events events;
+	struct kvm_sregs sregs;
+
+	if (v->set->cfg.kvm->host_kind != VM_HOST_SVM || !v->set->cfg.kvm->has_nested) {
+		print_message("skipped: this KVM gives guests no SVM\n");
+		return false;
+	}
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_SREGS, &sregs), 0);
+	sregs.efer |= 1ULL << 12; /* SVME */
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_SREGS, &sregs), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_NESTED_STATE, &blocked), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &events), 0);
+	events.flags |= KVM_VCPUEVENT_VALID_SMM;
+	events.smi.latched_init = 1;
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events), 0);
+	return true;
+}
+
+static void test_init_that_waits_still_waits(void **state)
+{
+	struct vcpu_fx *f = fx_new();
+	struct kvm_vcpu_events is = { 0 };
+
+	(void)state;
+	if (!init_latch(f->set.vcpu)) {
+		fx_free(f);
+		skip();
+	}
+	f = through_another_vm(f, 3);
+	assert_int_equal(kvm_ioctl(f->set.vcpu->fd, KVM_GET_VCPU_EVENTS, &is), 0);
+	assert_int_equal(is.smi.latched_init, 1);
+	fx_free(f);
+}
+
+static int64_t tsc_offset(struct vcpu *v)
+{
+	int64_t offset = 0;
+	struct kvm_device_attr a = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset };
+
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_DEVICE_ATTR, &a), 0);
+	return offset;
+}
+
+static bool tscs_are_virtual(struct vcpus *set)
+{
+	int64_t offset = 1LL << 40;
+	struct kvm_device_attr a = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset };
+
+	for (unsigned i = 0; i < set->cfg.count; i++)
+		if (kvm_ioctl(set->vcpu[i].fd, KVM_SET_DEVICE_ATTR, &a) || tsc_offset(&set->vcpu[i]) != offset)
+			return false;
+	return true;
+}
+
+static void adjust_set(struct vcpu *v, uint64_t adjust)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[1];
+	} one = { .head.nmsrs = 1, .e[0] = { .index = MSR_TSC_ADJUST, .data = adjust } };
+
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_MSRS, &one), 1);
+}
+
+/* KVM makes TSCs equal that are written with less than a second's difference. */
+static void test_tscs_are_as_far_apart_as_the_guest_set_them(void **state)
+{
+	static const int64_t adjust[3] = { 1000, 50001000, 1000 };
+	struct vcpu_fx *f = fx_new_with(ARRAY_SIZE(adjust));
+	struct state_section s;
+	struct state_writer a;
+	struct err e = { 0 };
+	size_t pos = 0;
+
+	(void)state;
+	if (!tscs_are_virtual(&f->set)) {
+		print_message("skipped: this KVM gives guests the host's TSC\n");
+		fx_free(f);
+		skip();
+	}
+	state_writer_init(&a);
+	for (unsigned i = 0; i < ARRAY_SIZE(adjust); i++) {
+		adjust_set(&f->set.vcpu[i], (uint64_t)adjust[i]);
+		must(vcpu_save(&f->set.vcpu[i], &a, &e), &e);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(adjust); i++) {
+		assert_int_equal(state_section_next(a.buf, a.len, &pos, &s, &e), 1);
+		must(vcpu_load(&f->set.vcpu[i], &s.content, s.version, &e), &e);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(adjust); i++)
+		assert_int_equal(tsc_offset(&f->set.vcpu[i]) - tsc_offset(&f->set.vcpu[0]), adjust[i] - adjust[0]);
+	state_writer_done(&a);
+	fx_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_pdptes_that_memory_lacks_come_back),
+		cmocka_unit_test(test_init_that_waits_still_waits),
+		cmocka_unit_test(test_tscs_are_as_far_apart_as_the_guest_set_them),
 		cmocka_unit_test(test_load_replaces_a_state_that_was_loaded_before),
 		cmocka_unit_test(test_load_of_many_equal_msrs_stays_in_bounds),
 		cmocka_unit_test(test_wrong_nested_state_is_refused),
