@@ -533,8 +533,8 @@ static void rtc_resume(struct device *d)
 		rtc_post_rearm(t);
 }
 
-/* Put the fields of `held` in place of the time registers, which have no bytes of their own. Its seconds alone would not
- * do: a guest that sets the fields one by one may have set a date that does not exist. */
+/* Put the fields of `held` in place of the time registers, which have no bytes of their own. The seconds alone would
+ * lose a date that does not exist, which a guest may have set between two of its fields. */
 static void held_put(const struct calendar_date *held, uint8_t cmos[CMOS_BYTES])
 {
 	cmos[REG_SECONDS] = (uint8_t)held->second;

@@ -105,6 +105,11 @@ ok 'storm beside a clone' say bare 'storm check' ok
 ok 'end of the clone' cairn destroy copy
 ok reset say bare 'reset cf9' interp
 
+ok PAE say bare pae holding
+ok 'PAE save' cairn managedsave bare
+ok 'PAE restore' cairn start bare
+ok 'PDPTE after a restore' say bare x read=1
+
 ok 'plain snapshot' cairn snapshot-create-as bare plain
 ok nest say bare nest ok
 ok 'nested snapshot' cairn snapshot-create-as bare nested

@@ -101,12 +101,15 @@ void ioapic_route(unsigned gsi, bool level);
 void ioapic_route_to(unsigned gsi, bool level, unsigned cpu);
 /* Handler of interrupts that no device has, at CPL 0; NULL: none. */
 extern void (*volatile line_handler)(unsigned gsi);
+/* The same of an NMI. */
+extern void (*volatile nmi_handler)(void);
 /* Map a GPA beyond the first 4 GiB. Returns false when no page tables are left or gpa is not
  * canonical. */
 bool page_map(uint64_t gpa);
 /* Map the first 2 MiB a second time at KERNEL_ALIAS, for CPL 0 only. */
 #define KERNEL_ALIAS 0xffffffff80000000ULL
 void kernel_alias_map(void);
+extern bool lapic_by_msr; /* x2APIC mode */
 uint64_t lapic_read(unsigned reg);
 void lapic_write(unsigned reg, uint32_t v);
 /* Halt until an interrupt, unless a byte is waiting on the serial port or *counter (NULL: none)
@@ -190,7 +193,7 @@ struct command {
 extern const struct command io_commands[], disk_commands[], ring_commands[], machine_commands[],
 	crash_commands[], storm_commands[], watchdog_commands[], net_commands[], gap_commands[], vsock_commands[],
 	tcp_commands[], balloon_commands[], tablet_commands[], line_commands[], screen_commands[], keyboard_commands[], xstate_commands[],
-	nested_commands[];
+	nested_commands[], midway_commands[];
 
 /* ---- machine.c ---- */
 /* Start the local APIC's timer with VECTOR_TIMER and a period of count * 16 bus cycles; 0 stops

@@ -3,6 +3,7 @@
 
 #define LAPIC 0xfee00000ULL
 #define LAPIC_EOI 0xb0
+#define MSR_X2APIC 0x800
 #define LAPIC_SPURIOUS 0xf0
 #define IOAPIC 0xfec00000ULL
 #define USER_STACK_BYTES 16384
@@ -61,7 +62,7 @@ void processor_init(unsigned id)
 	d[1] = t >> 32;
 	__asm__ volatile("lidt %0" : : "m"(p));
 	__asm__ volatile("ltr %0" : : "r"(selector));
-	lapic_write(LAPIC_SPURIOUS, 0x100 | VECTOR_SPURIOUS);
+	mmio_write(LAPIC + LAPIC_SPURIOUS, 4, 0x100 | VECTOR_SPURIOUS);
 }
 
 /* At CPL 3, because a PVM host emulates each instruction at CPL 0. */
@@ -82,14 +83,33 @@ void kernel_main(uint64_t unused)
 	user_enter(begin, 0, user_stack + USER_STACK_BYTES - 8);
 }
 
+bool lapic_by_msr;
+
+static bool at_cpl_0(void)
+{
+	uint16_t cs;
+
+	__asm__("mov %%cs, %0" : "=r"(cs));
+	return !(cs & 3);
+}
+
 uint64_t lapic_read(unsigned reg)
 {
-	return mmio_read(LAPIC + reg, 4);
+	if (!lapic_by_msr)
+		return mmio_read(LAPIC + reg, 4);
+	return at_cpl_0() ? kernel_rdmsr(MSR_X2APIC + reg / 16) : kcall(kernel_rdmsr, MSR_X2APIC + reg / 16);
 }
 
 void lapic_write(unsigned reg, uint32_t v)
 {
-	mmio_write(LAPIC + reg, 4, v);
+	struct kernel_regs r = {.leaf = MSR_X2APIC + reg / 16, .eax = v};
+
+	if (!lapic_by_msr)
+		mmio_write(LAPIC + reg, 4, v);
+	else if (at_cpl_0())
+		kernel_wrmsr((uint64_t)&r);
+	else
+		kcall(kernel_wrmsr, (uint64_t)&r);
 }
 
 static void ioapic_write(unsigned reg, uint32_t v)
@@ -99,6 +119,7 @@ static void ioapic_write(unsigned reg, uint32_t v)
 }
 
 void (*volatile line_handler)(unsigned gsi);
+void (*volatile nmi_handler)(void);
 
 void ioapic_route_to(unsigned gsi, bool level, unsigned cpu)
 {
@@ -272,6 +293,8 @@ void trap(struct trap_frame *f)
 	if (port_access_done(f))
 		return;
 	irq_count[f->vector]++;
+	if (f->vector == VECTOR_NMI && nmi_handler)
+		nmi_handler();
 	if (f->vector == 6 && f->rip == (uint64_t)kcall_gate) {
 		f->rip += 2;
 		f->rax = ((uint64_t(*)(uint64_t))f->rdi)(f->rsi);

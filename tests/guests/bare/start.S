@@ -184,7 +184,7 @@ trap_common:			/* pushes the fields of struct trap_frame, last first */
 /* ---- tables ---- */
 	.data
 	.balign 4096
-	.globl pml4, pdpt
+	.globl pml4, pdpt, pd
 pml4:	.quad pdpt + 7
 	.fill 511, 8, 0
 pdpt:	.quad pd + 7, pd + 0x1007, pd + 0x2007, pd + 0x3007
