@@ -30,6 +30,7 @@
  * before. */
 #define TSC_FAR (1ULL << 40)
 #define XSAVE_MAX_BYTES (64 * 1024)
+#define CR0_PE 1ULL
 #define CR0_PG (1ULL << 31)
 #define CR4_PAE (1ULL << 5)
 #define EFER_LMA (1ULL << 10)
@@ -308,15 +309,18 @@ static uint64_t msr_value(const struct msr_list *m, uint32_t index)
 }
 
 /* Without the PDPTEs of the state, KVM reads them from memory. */
-static int sregs_write(struct vcpu *v, const struct vcpu_image *s)
+static int sregs_write(struct vcpu *v, struct vcpu_image *s)
 {
 	struct kvm_sregs2 all = { .flags = KVM_SREGS2_FLAGS_PDPTRS_VALID };
 
+	/* On SVM, KVM has the privilege level of before an INIT until the vCPU runs. In real mode it is always 0. */
+	if (!(s->sregs.cr0 & CR0_PE))
+		s->sregs.ss.dpl = 0;
 	memcpy(&all, &s->sregs, offsetof(struct kvm_sregs, interrupt_bitmap));
 	memcpy(all.pdptrs, s->pdptes, sizeof(all.pdptrs));
 	if (s->has_pdptes && !kvm_ioctl(v->fd, KVM_SET_SREGS2, &all))
 		return 0;
-	return kvm_ioctl(v->fd, KVM_SET_SREGS, (struct kvm_sregs *)&s->sregs);
+	return kvm_ioctl(v->fd, KVM_SET_SREGS, &s->sregs);
 }
 
 /* Set a TSC apart from vCPU 0's as the guest has set it, which IA32_TSC_ADJUST tells: KVM has taken the write of a TSC

@@ -286,6 +286,23 @@ static void test_pdptes_that_memory_lacks_come_back(void **state)
 	fx_free(f);
 }
 
+/* KVM on SVM saves the level that a processor had before an INIT. */
+static void test_real_mode_has_privilege_level_0(void **state)
+{
+	struct vcpu_fx *f = fx_new();
+	struct kvm_sregs r;
+
+	(void)state;
+	assert_int_equal(kvm_ioctl(f->set.vcpu->fd, KVM_GET_SREGS, &r), 0);
+	assert_int_equal(r.cr0 & 1, 0);
+	r.ss.dpl = 3;
+	assert_int_equal(kvm_ioctl(f->set.vcpu->fd, KVM_SET_SREGS, &r), 0);
+	f = through_another_vm(f, 1);
+	assert_int_equal(kvm_ioctl(f->set.vcpu->fd, KVM_GET_SREGS, &r), 0);
+	assert_int_equal(r.ss.dpl, 0);
+	fx_free(f);
+}
+
 /* Have SVM's global interrupt flag block an INIT. */
 static bool init_latch(struct vcpu *v)
 {
@@ -389,6 +406,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_pdptes_that_memory_lacks_come_back),
+		cmocka_unit_test(test_real_mode_has_privilege_level_0),
 		cmocka_unit_test(test_init_that_waits_still_waits),
 		cmocka_unit_test(test_tscs_are_as_far_apart_as_the_guest_set_them),
 		cmocka_unit_test(test_load_replaces_a_state_that_was_loaded_before),
