@@ -18,12 +18,16 @@
 
 #define FILE_NAME "events.jsonl"
 #define OLD_NAME "events.old.jsonl"
+#define NEW_NAME "events.new.jsonl" /* becomes the old one when it is complete */
 #define LINE_MAX_BYTES (64 * 1024)
 /* Keeps a page below 64 KiB, the longest line that some clients read. */
 #define PAGE_BYTES (40 * 1024)
 #define PAGE_LOOKED_AT 500 /* entries; bounds the time that a filter without matches takes on the loop */
 /* Numbers that are skipped after a boot of the host: more than the events that a power cut can lose. */
 #define POWER_CUT_GAP (1ULL << 20)
+/* A VM may have more events than these only while there is room: no user of a VM shall push out events of others. */
+#define SHARE_MAX (EVENT_LOG_MAX / 4)
+#define DROPPED_AT_ONCE 500 /* because to count events takes some milliseconds */
 
 struct entry {
 	uint64_t seq;
@@ -34,7 +38,10 @@ struct entry {
 struct event_log {
 	int dir_fd, fd;
 	uint64_t last; /* last number assigned */
+	uint64_t dropped; /* highest number of an event that went although older ones stayed; 0: none */
 	unsigned lines; /* number of lines in the current file */
+	unsigned uncounted; /* events since events were counted */
+	bool rewrites; /* events went that the files have */
 	bool failed;	/* the last write failed, and the error was logged */
 	struct entry ring[EVENT_LOG_MAX];
 	unsigned first, n;
@@ -73,10 +80,71 @@ static struct entry entry_make(uint64_t seq, struct json_object *o)
 		{ .event = text_put(&at, event), .vm = text_put(&at, vm), .uuid = text_put(&at, uuid) } };
 }
 
+static struct entry *ring_at(struct event_log *l, unsigned i)
+{
+	return &l->ring[(l->first + i) % EVENT_LOG_MAX];
+}
+
+static int by_text(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Return the UUID of the VM with the most events, owned by the caller; NULL: none has more than SHARE_MAX. */
+static char *busiest_find(struct event_log *l)
+{
+	const char **uuids = must_alloc(calloc(EVENT_LOG_MAX, sizeof(*uuids))), *found = NULL;
+	unsigned most = SHARE_MAX, n = 0;
+	char *copy;
+
+	for (unsigned i = 0; i < l->n; i++)
+		if (ring_at(l, i)->about.uuid)
+			uuids[n++] = ring_at(l, i)->about.uuid;
+	qsort(uuids, n, sizeof(*uuids), by_text);
+	for (unsigned i = 0, first = 0; i < n; i++) {
+		if (strcmp(uuids[i], uuids[first]) != 0)
+			first = i;
+		if (i - first + 1 > most) {
+			most = i - first + 1;
+			found = uuids[i];
+		}
+	}
+	copy = found ? must_alloc(strdup(found)) : NULL;
+	free(uuids);
+	return copy;
+}
+
+/* Drop the oldest events of the VM with the most, if it has more than SHARE_MAX. */
+static void busiest_drop(struct event_log *l)
+{
+	CLEANUP_FREE char *uuid = busiest_find(l);
+	unsigned kept = 0, gone = 0;
+
+	l->uncounted = 0;
+	for (unsigned i = 0; uuid && i < l->n; i++) {
+		const struct entry *entry = ring_at(l, i);
+
+		if (gone < DROPPED_AT_ONCE && entry->about.uuid && !strcmp(entry->about.uuid, uuid)) {
+			l->dropped = entry->seq;
+			free(entry->line);
+			gone++;
+		} else {
+			*ring_at(l, kept++) = *entry;
+		}
+	}
+	if (!uuid)
+		return;
+	l->n = kept;
+	l->rewrites = true;
+}
+
 static void ring_add(struct event_log *l, const struct entry *entry)
 {
-	unsigned at = (l->first + l->n) % EVENT_LOG_MAX;
+	unsigned at;
 
+	if (++l->uncounted >= DROPPED_AT_ONCE && l->n == EVENT_LOG_MAX)
+		busiest_drop(l);
+	at = (l->first + l->n) % EVENT_LOG_MAX;
 	if (l->n == EVENT_LOG_MAX) {
 		free(l->ring[l->first].line);
 		l->first = (l->first + 1) % EVENT_LOG_MAX;
@@ -86,13 +154,8 @@ static void ring_add(struct event_log *l, const struct entry *entry)
 	l->ring[at] = *entry;
 }
 
-static const struct entry *ring_at(const struct event_log *l, unsigned i)
-{
-	return &l->ring[(l->first + i) % EVENT_LOG_MAX];
-}
-
 /* Return the index of the first event numbered above `since`. */
-static unsigned ring_after(const struct event_log *l, uint64_t since)
+static unsigned ring_after(struct event_log *l, uint64_t since)
 {
 	unsigned lo = 0, hi = l->n;
 
@@ -130,18 +193,38 @@ static void line_write(struct event_log *l, const char *text)
 /* Write the host's boot and the last number, so that numbers are skipped although no event follows. */
 static void boot_write(struct event_log *l, const char *id)
 {
-	char line[128];
+	char line[160];
 
-	snprintf(line, sizeof(line), "{\"boot\":\"%.60s\",\"seq\":%" PRIu64 "}", id, l->last);
+	snprintf(line, sizeof(line), "{\"boot\":\"%.60s\",\"seq\":%" PRIu64 ",\"dropped\":%" PRIu64 "}", id, l->last, l->dropped);
 	line_write(l, line);
+}
+
+/* Write the events in memory to a new file. Returns whether it is complete. */
+static bool ring_write(struct event_log *l)
+{
+	int fd = openat(l->dir_fd, NEW_NAME, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "we");
+	bool good = f;
+
+	for (unsigned i = 0; good && i < l->n; i++)
+		good = fputs(ring_at(l, i)->line, f) >= 0 && fputc('\n', f) >= 0;
+	if (f)
+		good = !fclose(f) && good;
+	else if (fd >= 0)
+		close(fd);
+	if (!good)
+		unlinkat(l->dir_fd, NEW_NAME, 0);
+	return good;
 }
 
 static void file_turn(struct event_log *l)
 {
+	const char *name = l->rewrites && ring_write(l) ? NEW_NAME : FILE_NAME;
 	char id[BOOT_ID_TEXT];
 
+	l->rewrites = false;
 	close(l->fd);
-	if (renameat(l->dir_fd, FILE_NAME, l->dir_fd, OLD_NAME) < 0)
+	if (renameat(l->dir_fd, name, l->dir_fd, OLD_NAME) < 0)
 		log_warn("events", "%s: %s", OLD_NAME, strerror(errno));
 	l->lines = 0;
 	if (file_open(l, O_TRUNC) < 0)
@@ -161,8 +244,10 @@ static void line_load(struct event_log *l, const char *line, size_t len, char bo
 	if (js_parse(line, len, FILE_NAME, &o, NULL) < 0)
 		return;
 	id = js_get_str(o, "boot");
-	if (id)
+	if (id) {
 		snprintf(boot, 64, "%s", id);
+		l->dropped = MAX(l->dropped, (uint64_t)js_get_int(o, "dropped", 0));
+	}
 	seq = (uint64_t)js_get_int(o, "seq", 0);
 	if (seq <= l->last || seq > INT64_MAX || !(id || js_get_str(o, "event")))
 		return;
@@ -282,7 +367,7 @@ struct json_object *event_log_page(struct event_log *l, uint64_t since,
 	unsigned i, looked = 0;
 	size_t bytes = 0;
 
-	js_put_bool(page, "lost", is_beyond || (l->n && since + 1 < ring_at(l, 0)->seq));
+	js_put_bool(page, "lost", is_beyond || since < l->dropped || (l->n && since + 1 < ring_at(l, 0)->seq));
 	since = MIN(since, l->last);
 	i = ring_after(l, since);
 	for (; i < l->n && bytes < PAGE_BYTES && looked < PAGE_LOOKED_AT; i++, looked++) {

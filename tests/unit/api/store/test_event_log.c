@@ -3,6 +3,7 @@
 #include "api/store/event_log.h"
 #include "api/schema/schema.h"
 #include "api/wire/json.h"
+#include "base/util.h"
 #include "tests/unit/tmp.h"
 
 #include <setjmp.h>
@@ -170,6 +171,58 @@ static void test_oldest_events_are_dropped(void **state)
 	assert_int_equal(add(f, "last"), EVENT_LOG_MAX + 51);
 }
 
+static void add_of(struct fixture *f, const char *uuid, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		CLEANUP_JS struct json_object *o = json_object_new_object();
+		struct json_object *data = json_object_new_object();
+
+		js_put_str(data, VM_UUID_KEY, uuid);
+		js_put_str(o, "event", "E");
+		js_put(o, "data", data);
+		event_log_add(f->log, o);
+	}
+}
+
+static bool is_lost(struct fixture *f, uint64_t since)
+{
+	CLEANUP_JS struct json_object *page = event_log_page(f->log, since, all, NULL);
+
+	return js_get_bool(page, "lost", false);
+}
+
+/* Also after restarts, whenever they come. */
+static void test_vm_with_many_events_displaces_none_of_others(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t last = 0;
+
+	for (unsigned i = 0; i < 7; i++) {
+		add_of(f, "few", 5);
+		add_of(f, "many", 6000);
+		last += 6005;
+		if (i % 3 == 2)
+			reopen(f);
+		assert_int_equal(count(f, 0, of_uuid, "few"), 5 * (i + 1));
+		assert_in_range(count(f, 0, of_uuid, "many"), EVENT_LOG_MAX / 2, EVENT_LOG_MAX);
+		assert_int_equal(is_lost(f, 0), i > 0);
+		assert_false(is_lost(f, last - 2500));
+	}
+}
+
+/* VMs that share the log evenly keep as many events as fit. */
+static void test_events_of_many_vms_go_in_their_order(void **state)
+{
+	static const char *const uuids[] = { "a", "b", "c", "d", "e" };
+	struct fixture *f = *state;
+
+	for (unsigned i = 0; i < EVENT_LOG_MAX + 5000; i++)
+		add_of(f, uuids[i % ARRAY_SIZE(uuids)], 1);
+	assert_int_equal(count(f, 0, all, NULL), EVENT_LOG_MAX);
+	assert_true(is_lost(f, 4999));
+	assert_false(is_lost(f, 5000));
+}
+
 static void test_filters_get_event_and_vm(void **state)
 {
 	static const char *const vms[] = { "a", "b\xc3\xa4", "" };
@@ -316,6 +369,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_event_numbers_continue_after_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_malformed_lines_are_skipped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_oldest_events_are_dropped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_vm_with_many_events_displaces_none_of_others, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_events_of_many_vms_go_in_their_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_filters_get_event_and_vm, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_page_prints_events_as_they_are_in_the_file, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_page_beyond_the_last_event_is_lost, setup, teardown),
