@@ -107,7 +107,7 @@ else
 	say "A Linux kernel"
 	cmdline=cmdline.svm
 fi
-echo "From Debian's linux-source-6.1, built once into a cache (two to three minutes the first time)."
+echo "From Debian's kernel source, built once into a cache (two to three minutes the first time)."
 kernel=$("$root/tests/guests/linux/build.sh" up)/vmlinux
 ls -l "$kernel" "$build/guests/linux/initrd"
 

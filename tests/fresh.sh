@@ -1,12 +1,14 @@
 #!/bin/sh
-# Prove tests/packages.txt: fresh.sh [COMMAND] makes a minimal Debian 12 in a folder, clones the last commit of
-# this tree into its /root and runs COMMAND there ("make demo && make check"). The folder is removed afterwards.
-# Needs root, mmdebstrap and 10 GB below TMPDIR. FRESH_CACHE=DIR: use a copy of that cache (kernels, QEMU),
-# which saves 8 minutes of fetching and building. Exit status: the command's.
+# Prove tests/packages.txt: fresh.sh [COMMAND] makes a minimal Debian in a folder, clones the last commit of this tree
+# into its /root and runs COMMAND there ("make demo && make check"). The folder is removed afterwards.
+# Needs root, mmdebstrap and 10 GB below TMPDIR. FRESH_SUITE: Debian's release (bookworm, which is 12), or trixie (13).
+# FRESH_CACHE=DIR: use a copy of that cache (kernels, QEMU), which saves 8 minutes of fetching and building. Exit
+# status: the command's.
 set -eu
 cd "$(dirname "$0")/.."
 
 command=${1:-make demo && make check}
+suite=${FRESH_SUITE:-bookworm}
 die() {
 	echo "fresh.sh: $*" >&2
 	exit 1
@@ -19,14 +21,16 @@ work=$(mktemp -d)
 trap 'rm -rf --one-file-system "$work"' EXIT
 root=$work/root
 
-# Fetch Debian 12 from the mirrors of this machine, with this machine's proxies and time limits.
+# Fetch Debian from the mirrors of this machine, with this machine's proxies and time limits.
 # shellcheck disable=SC2016 # apt's own variables
 apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' |
-	awk '$2 ~ /^bookworm(-updates|-security)?$/ && $3 == "main" { print "deb", $1, $2, $3 }' | sort -u >"$work/sources"
-grep -q ' bookworm main$' "$work/sources" || die "apt knows no mirror of Debian 12: run apt-get update"
+	awk -v own="$(. /etc/os-release && echo "$VERSION_CODENAME")" -v suite="$suite" '
+		$3 == "main" && $2 ~ "^" own "(-updates|-security)?$" && sub(own, suite, $2) { print "deb", $1, $2, $3 }' |
+	sort -u >"$work/sources"
+grep -q " $suite main\$" "$work/sources" || die "apt knows no mirror of Debian: run apt-get update"
 apt-config dump | grep '^Acquire::' >"$work/apt.conf" || :
 mmdebstrap --quiet --variant=minbase --include=make,git,ca-certificates --aptopt="$work/apt.conf" \
-	bookworm "$root" - <"$work/sources" || die "mmdebstrap could not make the machine"
+	"$suite" "$root" - <"$work/sources" || die "mmdebstrap could not make the machine"
 
 git clone -q --no-hardlinks . "$root/root/cairn"
 git -C "$root/root/cairn" checkout -q --detach "$commit"

@@ -51,7 +51,7 @@
 # - firewalls: networks beside the real ufw, firewalld and Docker
 # - cloud: a Debian cloud image in the emulated host, from first boot to ssh
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
-# - fresh: a build and check on a fresh machine (fresh.sh)
+# - fresh, fresh-13: a build and check on a fresh machine with Debian 12, and with 13 (fresh.sh)
 # LONG_SEED seeds their random choices (the date). LONG_PARTS names the parts to run (all of them). A part without an
 # end after LONG_SECONDS (30000) has failed, and so has a part without a sum of its tests.
 #
@@ -203,8 +203,9 @@ part epoll-unit UNIT_SECONDS=600 CAIRN_LOOP=epoll tests/run.sh "$build" unit
 part epoll-e2e CAIRN_LOOP=epoll tests/run.sh "$build" e2e
 if [ "$(id -u)" = 0 ]; then
 	part fresh tests/fresh.sh
+	part fresh-13 FRESH_SUITE=trixie tests/fresh.sh
 else
-	echo "  fresh: skipped, needs root"
+	echo "  fresh, fresh-13: skipped, need root"
 fi
 [ "$ran" != 0 ] || echo "No part is called: $LONG_PARTS"
 echo "$passed passed, $failed failed, $skipped skipped"

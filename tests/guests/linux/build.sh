@@ -20,12 +20,15 @@ case $variant in
 up | smp) ;;
 *) die "no variant '$variant': up or smp" ;;
 esac
-source=/usr/src/linux-source-6.1.tar.xz
-[ -f "$source" ] || die "$source is missing: install the package linux-source-6.1"
-version=$(dpkg-query -W -f '${Version}' linux-source-6.1 2>/dev/null) || version=$(stat -c %s "$source")
+release=6.1 # Debian 12's
+[ -f /usr/src/linux-source-6.1.tar.xz ] || [ ! -f /usr/src/linux-source-6.12.tar.xz ] || release=6.12 # Debian 13's
+package=linux-source-$release
+source=/usr/src/$package.tar.xz
+[ -f "$source" ] || die "$source is missing: install the package linux-source-6.1 (Debian 12) or linux-source-6.12 (13)"
+version=$(dpkg-query -W -f '${Version}' "$package" 2>/dev/null) || version=$(stat -c %s "$source")
 
 base=${CAIRN_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/cairn}
-hash=$({ cat "$here/config.fragment" "$here/config.$variant" "$0" && echo "$version"; } | sha256sum | cut -c1-16)
+hash=$({ cat "$here/config.fragment" "$here/config.$variant" "$here/config.$release" "$0" && echo "$version"; } | sha256sum | cut -c1-16)
 dir=$base/linux-$variant-$hash
 if [ -f "$dir/vmlinux" ]; then
 	echo "$dir"
@@ -70,9 +73,9 @@ exec 3>&1 >"$log" 2>&1
 # Unpacks only the Kconfig files of other architectures: this takes a quarter of the time and space.
 mkdir "$work/src" "$work/out" "$work/cache"
 tar -xJf "$source" -C "$work/src" --strip-components=1 \
-	--exclude='linux-source-6.1/Documentation/*/*' --exclude='linux-source-6.1/arch/[!x]*/*.[chS]' \
-	--exclude='*.dts' --exclude='*.dtsi' --exclude='linux-source-6.1/tools/testing' \
-	--exclude='linux-source-6.1/drivers/gpu/drm/amd/include'
+	--exclude="$package/Documentation/*/*" --exclude="$package/arch/[!x]*/*.[chS]" \
+	--exclude='*.dts' --exclude='*.dtsi' --exclude="$package/tools/testing" \
+	--exclude="$package/drivers/gpu/drm/amd/include"
 
 kmake() {
 	# The option for head64.o: gcc would clear the BSS byte by byte there (rep stosb, 1 M times).
@@ -80,7 +83,7 @@ kmake() {
 		KBUILD_BUILD_USER=cairn KBUILD_BUILD_HOST=tests KBUILD_BUILD_VERSION=1 \
 		KBUILD_BUILD_TIMESTAMP='2024-01-01 00:00:00 UTC' "$@"
 }
-cat "$here/config.fragment" "$here/config.$variant" >"$work/fragment"
+cat "$here/config.fragment" "$here/config.$variant" "$here/config.$release" >"$work/fragment"
 kmake KCONFIG_ALLCONFIG="$work/fragment" allnoconfig
 # A line of the fragment that Kconfig dropped is a mistake; the build fails here, not the guest later.
 bad=0
