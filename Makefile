@@ -360,7 +360,7 @@ fuzz: deps
 	$(Q)tests/fuzz/run.sh build-fuzz $(FUZZ)
 
 guests:
-	$(Q)$(MAKE) --no-print-directory -C tests/guests BUILD=$(abspath $(BUILD))/guests
+	$(Q)$(MAKE) --no-print-directory -C tests/guests BUILD=$(if $(filter /%,$(BUILD)),,../../)$(BUILD)/guests # not $(abspath): it may contain spaces
 .PHONY: guests
 
 style:

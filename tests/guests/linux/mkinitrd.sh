@@ -28,7 +28,7 @@ ${GUEST_CC:-cc} -std=gnu11 -Os -Wall -Wextra -Wshadow -Werror -static -pthread -
 	mkdir dev proc sys mnt tmp
 	# The kernel opens /dev/console for init before anything is mounted. mknod needs root,
 	# so the node is written into the archive by hand (newc, one header of 110 bytes).
-	printf '%s\n' . dev init mnt proc sys tmp | cpio --quiet -o -H newc -R 0:0 --reproducible >"$tmp/tree"
+	printf '%s\n' . dev init mnt proc sys tmp | cpio --quiet -o -H newc -R 0:0 --reproducible >../tree
 )
 # ino mode uid gid nlink mtime size devmajor devminor rdevmajor rdevminor namesize check
 node() { # NAME MODE RDEVMAJOR RDEVMINOR; the record is padded to 4 bytes

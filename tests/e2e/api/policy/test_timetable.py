@@ -68,6 +68,8 @@ def outcome(fake, n=1):
 
 def test_add_list_pause_remove(vm):
     vm.env["TZ"] = "UTC"
+    vm.stop()
+    vm.start()
     out = vm.cairn("schedule", "vm1", "start", "--on", "Mon..Fri *-*-* 02:30", "--zone", "Europe/Berlin", "--name", "workdays").stdout
     assert out.startswith("Schedule 'workdays' of domain 'vm1' added; it runs next at 20")
     vm.cairn("schedule", "vm1", "shutdown", "--on", "daily")

@@ -55,7 +55,7 @@ static void program_make(struct fixture *f)
 	snprintf(f->program, sizeof(f->program), "%s/program", f->dir);
 	snprintf(f->go, sizeof(f->go), "%s/go", f->dir);
 	snprintf(f->pid, sizeof(f->pid), "%s/pid", f->dir);
-	snprintf(text, sizeof(text), "#!/bin/sh\necho $$ >%s.new && mv %s.new %s\nuntil [ -e %s ]; do sleep 0.01; done\nexec %s/cairn-log\n", f->pid,
+	snprintf(text, sizeof(text), "#!/bin/sh\necho $$ >%s.new && mv %s.new %s\nuntil [ -e %s ]; do sleep 0.01; done\nexec '%s/cairn-log'\n", f->pid,
 		f->pid, f->pid, f->go, own);
 	file_write(f->program, text, 0700);
 }
