@@ -31,6 +31,7 @@
 #define HEADER_BYTES 36u
 #define FADT_BYTES 276u /* revision 6 */
 #define RSDP_BYTES ACPI_RSDP_BYTES
+#define IASL_VERSION 0x20200925 /* the one of the golden states */
 
 #define FADT_WBINVD (1u << 0)
 #define FADT_PROC_C1 (1u << 2)
@@ -256,6 +257,16 @@ static const uint8_t *dsdt_choose(const struct acpi_area *a)
 	return a->config->slots ? dsdt_7_aml_code : dsdt_aml_code;
 }
 
+/* Complete a table that iasl has begun. A guest sees the same version of iasl with each build of Cairn. */
+static void aml_end(uint8_t *t, size_t bytes)
+{
+	struct acpi_area none = { 0 };
+
+	store_le32(t + 4, (uint32_t)bytes);
+	store_le32(t + 32, IASL_VERSION);
+	checksum_set(&none, t, bytes, 9);
+}
+
 static uint64_t dsdt_build(struct acpi_area *a)
 {
 	uint8_t slots[SLOTS_AML_MAX_BYTES];
@@ -263,7 +274,6 @@ static uint64_t dsdt_build(struct acpi_area *a)
 	size_t bytes = load_le32(aml + 4); /* the table's header */
 	size_t keyboard = keyboard_in_dsdt(a) ? sizeof(ssdt_keyboard_aml_code) - HEADER_BYTES : 0;
 	size_t nslots = a->config->slots ? slots_aml_put(slots, a->config->slots) : 0, all = bytes + keyboard + nslots;
-	struct acpi_area none = { 0 };
 	uint64_t gpa = 0;
 	uint8_t *t = area_take(a, all, 16, &gpa);
 
@@ -272,14 +282,10 @@ static uint64_t dsdt_build(struct acpi_area *a)
 	memcpy(t, aml, bytes);
 	memcpy(t + bytes, ssdt_keyboard_aml_code + HEADER_BYTES, keyboard);
 	memcpy(t + bytes + keyboard, slots, nslots);
-	if (all > bytes) {
-		store_le32(t + 4, (uint32_t)all);
-		checksum_set(&none, t, all, 9);
-	}
+	aml_end(t, all);
 	return gpa;
 }
 
-/* The table has its checksum, and no addresses. */
 static void ssdt_build(struct acpi_area *a)
 {
 	uint64_t gpa;
@@ -288,6 +294,7 @@ static void ssdt_build(struct acpi_area *a)
 	if (!t)
 		return;
 	memcpy(t, ssdt_keyboard_aml_code, sizeof(ssdt_keyboard_aml_code));
+	aml_end(t, sizeof(ssdt_keyboard_aml_code));
 	a->tables[a->ntables++] = gpa;
 }
 
@@ -295,7 +302,6 @@ static void ssdt_cpus_build(struct acpi_area *a)
 {
 	uint8_t cpus[CPUS_AML_MAX_BYTES];
 	size_t own = sizeof(ssdt_cpus_aml_code), n = a->config->cpu_hotplug ? cpus_aml_put(cpus, a->config->vcpus) : 0;
-	struct acpi_area none = { 0 };
 	uint64_t gpa;
 	uint8_t *t = n ? area_take(a, own + n, 16, &gpa) : NULL;
 
@@ -303,8 +309,7 @@ static void ssdt_cpus_build(struct acpi_area *a)
 		return;
 	memcpy(t, ssdt_cpus_aml_code, own);
 	memcpy(t + own, cpus, n);
-	store_le32(t + 4, (uint32_t)(own + n));
-	checksum_set(&none, t, own + n, 9);
+	aml_end(t, own + n);
 	a->tables[a->ntables++] = gpa;
 }
 
