@@ -7,12 +7,13 @@ import os
 import pathlib
 import re
 import socket
+import subprocess
 import threading
 
 import agentlib
 import pytest
 
-from conftest import ROOT, QmpError
+from conftest import BUILD, ROOT, QmpError
 from test_cli import cairn
 
 # Commands without a verb: the protocol's own, those that help is made from, and one for clients that read no events.
