@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -122,6 +123,7 @@ def test_restore_that_fails_keeps_a_vm_that_a_job_uses(tmp_path):
         out, into = os.pipe()  # nobody reads, so the export cannot end
         job = run_with_fd(q, "vm-export", into, vm="vm1", snapshot="s1")["job"]
         os.close(into)
+        assert select.select([out], [], [], 60)[0]  # it has opened the VM's files, of which the next line removes one
         (tmp_path / "kernel").unlink()
         os.kill(slow, signal.SIGKILL)
         assert "kernel" in restore.communicate(timeout=60)[1] and "error" in first.answer()
