@@ -39,7 +39,7 @@ static const int allowed[] = {
 	SYS_read, SYS_write, SYS_close, SYS_poll, SYS_ppoll, SYS_connect, SYS_shutdown, SYS_sendto, SYS_sendmsg, SYS_recvfrom, SYS_recvmsg,
 	SYS_getsockopt, SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_futex, SYS_clock_gettime, SYS_gettimeofday, SYS_exit, SYS_exit_group,
 	SYS_rt_sigreturn, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_restart_syscall, SYS_getrandom, SYS_set_robust_list, SYS_rseq, SYS_sched_yield, SYS_gettid,
-	SYS_newfstatat, SYS_sched_getaffinity,
+	SYS_fstat, SYS_newfstatat, SYS_sched_getaffinity,
 };
 
 static int sandbox(struct err *e)

@@ -44,7 +44,7 @@ static const int allowed[] = {
 	SYS_munmap, SYS_mremap, SYS_madvise, SYS_futex, SYS_clock_gettime, SYS_gettimeofday, SYS_exit, SYS_exit_group,
 	SYS_rt_sigreturn, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_restart_syscall, SYS_getpid, SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_ctl,
 	SYS_epoll_create1, SYS_writev, SYS_getrandom, SYS_eventfd2, SYS_pipe2, SYS_set_robust_list, SYS_rseq, SYS_sched_yield,
-	SYS_clock_nanosleep, SYS_nanosleep, SYS_newfstatat, SYS_gettid, SYS_sched_getaffinity,
+	SYS_clock_nanosleep, SYS_nanosleep, SYS_fstat, SYS_newfstatat, SYS_gettid, SYS_sched_getaffinity,
 };
 
 static int sandbox(struct err *e)
