@@ -241,7 +241,7 @@ static bool msr_is_wall_clock(uint32_t index)
 	return index == MSR_WALL_CLOCK || index == MSR_WALL_CLOCK_OLD;
 }
 
-/* Write all MSRs except the TSC deadline and the wall clock, or (deadline) only that one. The deadline arms a timer in
+/* Write all MSRs except the TSC deadline and the wall clock; deadline: write only the TSC deadline. It arms a timer in
  * the LAPIC, so the LAPIC state has to be loaded before it, or the guest hangs at its next timer.
  * The TSC goes before all state that is relative to it.
  * Write as many MSRs as possible per call: KVM loads the vCPU for each call, which costs more than

@@ -60,7 +60,6 @@ void tracker_reset_dirty(struct tracker_fixture *f)
 		fail_msg("%s", e.msg);
 }
 
-
 /* RAM is a clone's private view of a base file. */
 int tracker_setup_view(void **state)
 {
