@@ -1,5 +1,6 @@
 """Files and targets named in the pages exist, and the README's commands work."""
 
+import functools
 import glob
 import json
 import os
@@ -47,6 +48,20 @@ def test_named_targets_and_verbs_exist(page):
         assert not target or target[1] in targets, c
         verb = re.match(r"(?:build/)?cairn ([a-z-]+)", c)
         assert not verb or verb[1] in verbs, c
+
+
+@functools.cache
+def words_of_sources():
+    """Return the names of files without endings, and the words in them, in the folders of the tree."""
+    files = [p for top in FOLDERS.split("|") if top != "docs" for p in Path(ROOT, top).rglob("*") if p.suffix in (".c", ".h", ".py", ".sh")]
+    return {p.stem for p in files}.union(*(re.findall(r"\w+", p.read_text()) for p in files))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(p.relative_to(ROOT) for p in MANUALS)], ids=str)
+def test_named_tests_functions_and_constants_exist(page):
+    text = Path(ROOT, page).read_text().replace("\\-", "-")
+    named = re.findall(r"\b(?:test|long)_\w+|\b\w+(?=\(\))|\b(?:VM|CAIRN)_[A-Z_]+\b", text)
+    assert not set(named) - words_of_sources() - {"noun_verb"}
 
 
 def test_make_help_has_every_target():
