@@ -21,6 +21,7 @@ import time
 
 import pytest
 
+import certlib
 from conftest import BUILD, QmpError, until
 from otherslib import NOBODY
 from test_daemon import as_nobody, audit, shared  # noqa: F401
@@ -213,16 +214,11 @@ def test_program_gives_up_its_rights(receiver):
 def certificates(tmp_path_factory):
     """Make an authority, and return its file and a function that makes certificates."""
     folder = tmp_path_factory.mktemp("certificates")
-    key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
 
-    def openssl(command):
-        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
-
-    def make(name, days=30, of="127.0.0.1"):
-        openssl(f"req -new {key} -keyout {name}.key -out {name}.csr -subj /CN=x -addext subjectAltName=IP:{of}")
-        openssl(f"x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -copy_extensions copy -days {days} -out {name}.crt")
+    def make(name, of="127.0.0.1", expired=False):
+        certlib.certificate(folder, name, f"IP:{of}", "ca", expired)
         return str(folder / f"{name}.crt"), str(folder / f"{name}.key")
-    openssl(f"req -x509 {key} -keyout ca.key -out ca.crt -subj /CN=ours -days 30")
+    certlib.authority(folder, "ca")
     folder.chmod(0o700)  # cairn-webhook reads the file before it gives up root's rights
     return str(folder / "ca.crt"), make
 
@@ -241,7 +237,7 @@ def test_certificate_of_a_trusted_authority_is_accepted(certificates):
 
 @pytest.mark.parametrize("case, made, says", [
     ("unknown", {}, "unable to get local issuer certificate; to trust its authority, add that to the host's certificates, or"),
-    ("expired", {"days": -1}, "certificate has expired"), ("wrong host", {"of": "127.0.0.2"}, "does not match|no alternative certificate subject name matches"),
+    ("expired", {"expired": True}, "certificate has expired"), ("wrong host", {"of": "127.0.0.2"}, "does not match|no alternative certificate subject name matches"),
     ("no file", {}, "SSL_CERT_FILE: .*absent: No such file"), ("no certificates", {}, "SSL_CERT_FILE: the file has no certificates")], ids=["unknown", "expired", "wrong host", "no file", "no certificates"])
 def test_other_certificates_fail_and_get_no_event(certificates, tmp_path, case, made, says):
     authority, make = certificates

@@ -368,7 +368,7 @@ def test_page_has_tls_beyond_loopback(fake, tmp_path):
 
 
 def test_tls_names_what_is_wrong(fake, tmp_path):
-    web, other, old = (certificate(tmp_path, "DNS:a", name=name, days=days) for name, days in (("web", 3), ("other", 3), ("old", -1)))
+    web, other, old = (certificate(tmp_path, "DNS:a", name=name, expired=name == "old") for name in ("web", "other", "old"))
     (tmp_path / "shared.key").write_bytes((tmp_path / "web.key").read_bytes())
     os.chmod(tmp_path / "shared.key", 0o640)
 

@@ -8,6 +8,7 @@ import re
 import ssl
 import subprocess
 
+import certlib
 import guestlib
 from conftest import BUILD
 
@@ -25,12 +26,9 @@ def start(daemon, *args, passed=None, program=None, wrapper=(), **more):
     return subprocess.Popen(command, env=daemon.env, text=True, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more})
 
 
-def certificate(folder, *names, name="web", days=30):
+def certificate(folder, *names, name="web", expired=False):
     """Make a certificate for these names, and its key. Return the options that name both files."""
-    for command in (["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr",
-                     "-subj", "/CN=x", "-addext", "subjectAltName=" + ",".join(names)],
-                    ["x509", "-req", "-in", f"{name}.csr", "-signkey", f"{name}.key", "-copy_extensions", "copy", "-days", str(days), "-out", f"{name}.crt"]):
-        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+    certlib.certificate(folder, name, ",".join(names), expired=expired)
     os.chmod(folder / f"{name}.key", 0o600)
     return ["--certificate", str(folder / f"{name}.crt"), "--key", str(folder / f"{name}.key")]
 
