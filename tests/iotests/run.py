@@ -8,11 +8,12 @@ SETS           option sets of OPTION_SETS, e.g. "plain extended_l2" [plain]
 TEST_JOBS      tests at a time [2]
 CAIRN_CACHE    the folder for the tests' source [~/.cache/cairn]
 
-A test's sentences about errors, which begin with the tool's name, need not be QEMU's: a test whose output differs only in them
-passes; the summary counts such tests. A result of qemu-img is kept in BUILD/iotests/SET/qemu-img and not asked for again. BUILD/iotests/SET/cairn-img/NAME.diff
-is the difference of a test's output from what it expects. Prints a table of the tests that pass with qemu-img only; those in
-the file `differences` have a reason. The last line is "N passed, N failed, N skipped"; a failed test is one that passes
-with qemu-img, fails with cairn-img, and has no reason. Exit status 1 when a test failed."""
+A test's sentences about errors, which begin with the tool's name, need not be QEMU's: a test whose output differs only in them,
+or in `compressed` in the JSON of map, passes; the summary counts such tests. A result of qemu-img is kept in
+BUILD/iotests/SET/qemu-img and not asked for again. BUILD/iotests/SET/cairn-img/NAME.diff is the difference of a test's output from what it
+expects. Prints a table of the tests that pass with qemu-img only; those in the file `differences` have a reason. The last line
+is "N passed, N failed, N skipped"; a failed test is one that passes with qemu-img, fails with cairn-img, and has no reason.
+Exit status 1 when a test failed."""
 
 import collections
 import concurrent.futures
@@ -33,6 +34,7 @@ OPTION_SETS = {
 STARTS_VM = re.compile(r"_launch_qemu|\$QEMU\b|_qemu_proc|\bVM\(|\$QEMU_PROG|QSD|QemuStorageDaemon")
 USES_TOOL = re.compile(r"QEMU_IMG|qemu_img|_make_test_img|_img_info")
 ERROR = "qemu-img: "
+COMPRESSED = re.compile(r', "compressed": (?:true|false)')  # in the output of map; QEMU before 8.2 does not print it
 MORE_OF_THEIRS = ("Could not open backing image.", "Optional suffix k, M", "and exabytes, ", "Try --skip-broken-bitmaps")  # second lines of sentences
 SECONDS = 600  # for one test; a busy machine takes many times the usual one
 
@@ -66,15 +68,15 @@ def differences():
 
 
 def only_words_differ(text):
-    """Return whether all hunks of a failed test replace sentences about errors by other ones. cairn-img checks options
-    before it says "Formatting"."""
+    """Return whether all hunks of a failed test replace sentences about errors by other ones, or add `compressed`.
+    cairn-img checks options before it says "Formatting"."""
     begin = re.search(r"^--- .*\n\+\+\+ .*\n", text, re.M)
     if not begin or "failed, exit status" in text:
         return False
     for hunk in re.split(r"^(?:[^-+].*|)\n", text[begin.end():] + "\n", flags=re.M):
         theirs = [line[1:] for line in hunk.splitlines() if line[0] == "-"]
         ours = [line[1:] for line in hunk.splitlines() if line[0] == "+"]
-        if not theirs and all(line.startswith("Try `") for line in ours):
+        if not theirs and all(line.startswith("Try `") for line in ours) or theirs == [COMPRESSED.sub("", line) for line in ours]:
             continue
         if not (any(line.startswith(ERROR) for line in theirs) and any(line.startswith(ERROR) for line in ours) and
                 all(line.startswith((ERROR, "Formatting ", *MORE_OF_THEIRS)) for line in theirs) and

@@ -47,9 +47,10 @@ static int map_print(const struct map *m, const struct entry *n, struct err *e)
 static void map_print_json(struct map *m, const struct entry *n)
 {
 	printf("%s{ \"start\": %llu, \"length\": %llu, \"depth\": %u, \"present\": %s, \"zero\": %s, "
-		"\"data\": %s", m->first ? "[" : ",\n", (unsigned long long)n->start,
+		"\"data\": %s, \"compressed\": %s", m->first ? "[" : ",\n", (unsigned long long)n->start,
 		(unsigned long long)n->len, n->x.layer, n->x.present ? "true" : "false",
-		n->x.zero ? "true" : "false", n->x.present && (!n->x.zero || n->x.preallocated) ? "true" : "false");
+		n->x.zero ? "true" : "false", n->x.present && (!n->x.zero || n->x.preallocated) ? "true" : "false",
+		n->x.compressed ? "true" : "false");
 	if (n->x.has_host)
 		printf(", \"offset\": %llu", (unsigned long long)n->x.host);
 	printf("}");

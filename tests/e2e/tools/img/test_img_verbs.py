@@ -178,6 +178,8 @@ def test_map_of_raw_and_compressed_images(box):
     maps(box, "-f", "raw", "src")
     box.qemu("convert", "-c", "-f", "raw", "-O", "qcow2", "src", "c")
     maps(box, "c")
+    extents = json.loads(run(IMG, "map", "--output", "json", "c", cwd=box.path).stdout)
+    assert {(x["data"], x["compressed"], "offset" in x) for x in extents} == {(True, True, False), (True, False, True), (False, False, False)}
     assert "compressed" in box.fails("map", "c")
     assert "before the start" in box.fails("map", "-s", "1G", "c")
 
