@@ -315,16 +315,18 @@ static void disk_submit(struct block *b, struct block_req *r)
 
 /* ---- holes ---- */
 
-/* Note the answer. Its extents need not end at blocks: a block of which only a part is zeros counts as data. */
+/* Note the answer up to an extent without a length. Its extents need not end at blocks: a block of which only a part is
+ * zeros counts as data. */
 static int status_note(void *opaque, const char *context, uint64_t offset, uint32_t *entries, size_t n, int *error)
 {
 	struct nbd_disk *d = opaque;
 	uint64_t block = d->base.info.logical_block_bytes, end = offset, from = d->seen_from;
 
-	if (*error || strcmp(context, d->context) || offset != from)
+	(void)error; /* libnbd 1.18 and later set it if the extents go past the end of the export */
+	if (strcmp(context, d->context) || offset != from)
 		return 0;
 	d->nseen = 0;
-	for (size_t i = 0; i + 1 < n && d->nseen < EXTENTS_MAX && end < d->bytes; i += 2) {
+	for (size_t i = 0; i + 1 < n && entries[i] && d->nseen < EXTENTS_MAX && end < d->bytes; i += 2) {
 		struct extent *x = &d->seen[d->nseen];
 
 		end += MIN((uint64_t)entries[i], d->bytes - end);
@@ -369,9 +371,9 @@ static int status_ask(struct nbd_disk *d, uint64_t off)
 	while (!d->status_over)
 		loop_run_once(d->base.loop, UINT64_MAX);
 	d->asking = false;
-	if (d->status_res)
-		return disk_error(d, d->status_res);
-	return d->nseen ? 0 : -EPROTO;
+	if (d->nseen)
+		return 0;
+	return d->status_res ? disk_error(d, d->status_res) : -EPROTO;
 }
 
 static int disk_extent(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret)
