@@ -56,11 +56,11 @@ static const struct field create_returns[] = {
 	{ "warnings", LIST_OF(FIELD_STRING), REQUIRED, "sentences about keys that are kept and have no effect" }, END };
 
 static const struct field dump_args[] = { FIELD_VM,
-	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the running VM" },
+	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start instead of the running VM's" },
 	END };
 static const struct field dump_returns[] = {
 	{ "definition", FIELD_DEFINITION, REQUIRED, "canonical definition, with every key" },
-	{ "pending", FIELD_BOOL, REQUIRED, "the running definition and that of the next start differ" }, END };
+	{ "pending", FIELD_BOOL, REQUIRED, "the running definition differs from the definition of the next start" }, END };
 
 static const struct field list_args[] = {
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" },
@@ -165,7 +165,7 @@ static const struct field interface_args[] = { FIELD_VM,
 	{ "link", FIELD_STRING, OPTIONAL, "up or down" },
 	{ "inbound", FIELD_INTERFACE_LIMIT, OPTIONAL, "limits of the frames to the guest; {}: none" },
 	{ "outbound", FIELD_INTERFACE_LIMIT, OPTIONAL, "limits of the frames from the guest" },
-	{ "egress", FIELD_EGRESS_DEFINITION, OPTIONAL, "type user: what the guest may reach, as in a definition; alone" },
+	{ "egress", FIELD_EGRESS_DEFINITION, OPTIONAL, "type user: egress rules, as in a definition; alone" },
 	{ "no-egress", FIELD_BOOL, OPTIONAL, "type user: remove the egress rules" }, END };
 static const struct field disk_args[] = { FIELD_VM,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
@@ -174,7 +174,7 @@ static const struct field disk_args[] = { FIELD_VM,
 	{ "limits", MAP_OF(FIELD_INT), OPTIONAL, "other limits, with the keys of a definition, such as iops_rd or bps_max; 0: none" }, END };
 static const struct field resize_args[] = { FIELD_VM,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk or path of its image" },
-	{ "size", FIELD_INT, OPTIONAL, "in bytes, not less than now [that of the block device that is the image]" }, END };
+	{ "size", FIELD_INT, OPTIONAL, "in bytes, not less than now [the size of the image, if it is a block device]" }, END };
 static const struct field set_vcpus_args[] = { FIELD_VM, { "vcpus", FIELD_INT, REQUIRED, "number of vCPUs, at most max_vcpus of the definition" },
 	{ "timeout", FIELD_INT, OPTIONAL, "seconds to wait for the guest to release vCPUs, 1 to 600 [5]" }, END };
 static const struct field memory_args[] = { FIELD_VM, FIELDS_MEMORY, END };
@@ -199,18 +199,17 @@ static const struct field sandbox_returns[] = {
 	{ "no-new-privs", FIELD_BOOL, OPTIONAL, "it cannot gain privileges from programs" },
 	{ "seccomp", FIELD_STRING, OPTIONAL, "mode of seccomp: disabled, strict, filter" },
 	{ "seccomp-filters", FIELD_INT, OPTIONAL, "number of seccomp filters" },
-	{ "landlock", FIELD_INT, OPTIONAL, "version of landlock that it uses; 0: none. The kernel does not report this: the "
-		"process tells it" },
+	{ "landlock", FIELD_INT, OPTIONAL, "version of landlock, as the process reports it; 0: none" },
 	{ "threads", FIELD_INT, OPTIONAL, "number of threads" },
 	{ "limit-core", LIST_OF(FIELD_INT), OPTIONAL, "soft and hard limit of core files, bytes; -1: unlimited" },
 	{ "limit-fsize", LIST_OF(FIELD_INT), OPTIONAL, "the same of other files" },
 	{ "limit-nofile", LIST_OF(FIELD_INT), OPTIONAL, "soft and hard limit of open files; -1: unlimited" },
 	{ "limit-nproc", LIST_OF(FIELD_INT), OPTIONAL, "soft and hard limit of threads of its user id; -1: unlimited" },
-	{ "cgroups", LIST_OF(FIELD_STRING), OPTIONAL, "its control groups, as the kernel writes them: \"0::/path\" is that of version 2" },
+	{ "cgroups", LIST_OF(FIELD_STRING), OPTIONAL, "its control groups, as the kernel writes them; \"0::/path\" is the group of version 2" },
 	{ "cgroup-limits", MAP_OF(FIELD_STRING), OPTIONAL, "limits of its own control group, by the kernel's file" },
 	{ "namespaces", FIELD_NAMESPACES, OPTIONAL, "own, or daemon if it is the daemon's. All VMs that a daemon of root has started share own mnt and net" },
 	{ "mounts", FIELD_INT, OPTIONAL, "number of file systems that it could see; 1: only the empty root of its sandbox" },
-	{ "interfaces", LIST_OF(FIELD_STRING), OPTIONAL, "network interfaces of its namespace; those of the VM are open files instead" },
+	{ "interfaces", LIST_OF(FIELD_STRING), OPTIONAL, "network interfaces of its namespace; the VM's own interfaces are open files" },
 	{ "lacks", LIST_OF(FIELD_STRING), OPTIONAL, "parts of the sandbox that are missing, each with the reason" }, END };
 static const struct field path_returns[] = { { "path", FIELD_STRING, REQUIRED, "absolute path" }, END };
 static const struct field console_args[] = { FIELD_VM,
@@ -265,7 +264,7 @@ static const struct field screenshot_args[] = { FIELD_VM,
 	{ "format", FIELD_PICTURE_FORMAT, OPTIONAL, "format of the picture [ppm]" }, END };
 static const struct field send_key_args[] = { FIELD_VM,
 	{ "keys", LIST_OF(FIELD_STRING_OR_INT), REQUIRED, "keys to press together, at most 16: names such as \"KEY_ENTER\", or numbers" },
-	{ "codeset", FIELD_STRING, OPTIONAL, "what the numbers mean: linux, xt, atset1, qnum or rfb [linux]" },
+	{ "codeset", FIELD_STRING, OPTIONAL, "set of key codes: linux, xt, atset1, qnum or rfb [linux]" },
 	{ "hold-time", FIELD_INT, OPTIONAL, "how long the keys are held, ms, at most 10000 [100]" }, END };
 #define FIELDS_FORWARD                                                                                  \
 	{ "protocol", FIELD_STRING, OPTIONAL, "tcp or udp [tcp]" },                                     \
@@ -281,9 +280,9 @@ static const struct field forward_returns[] = { { "port", FIELD_INT, REQUIRED, "
 #define FIELDS_LIVE_CLONE                                                                                          \
 	{ "ephemeral", FIELD_BOOL, OPTIONAL, "undefine each clone, and remove its images, when it has ended [false]" }, \
 	{ "cpu-quota", FIELD_INT, OPTIONAL,                                                                     \
-		"cpu_quota of the clones: most processor time, in percent of one processor [that of the VM]" },     \
+		"cpu_quota of the clones: most processor time, in percent of one processor [the VM's]" },     \
 	{ "memory-max", FIELD_INT, OPTIONAL,                                                                    \
-		"memory_max of the clones: most memory that the process of each may take, bytes [that of the VM]" }, \
+		"memory_max of the clones: most memory that the process of each may take, bytes [the VM's]" }, \
 	{ "forwards", LIST_OF(FIELD_FORWARD), OPTIONAL, "forwards of each clone's first run" }
 static const struct field fork_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "name of the clone" },
@@ -404,7 +403,7 @@ static const struct field query_events_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only events of VMs that had this name, or of the VM with this UUID" },
 	{ "event", FIELD_STRING, OPTIONAL, "return only events of this name" }, END };
 static const struct field event_filter_args[] = {
-	{ "vm", FIELD_STRING, OPTIONAL, "name or UUID of the VM whose events to send [those of all VMs and of no VM]" },
+	{ "vm", FIELD_STRING, OPTIONAL, "name or UUID of the VM whose events to send [events of all VMs and of no VM]" },
 	{ "events", LIST_OF(FIELD_STRING), OPTIONAL, "names of the events to send [all]" }, END };
 static const struct field query_events_returns[] = {
 	{ "events", LIST_OF(FIELD_EVENT), REQUIRED, "events as sent, each with its number as seq" },
@@ -451,7 +450,7 @@ static const struct field schedule_add_returns[] = { { "name", FIELD_STRING, REQ
 	{ "next-run", FIELD_INT, REQUIRED, "time of the first run: realtime, ns" }, END };
 static const struct field schedule_name_args[] = { FIELD_VM, FIELD_SCHEDULE_NAME, END };
 static const struct field schedule_pause_args[] = { FIELD_VM, FIELD_SCHEDULE_NAME,
-	{ "resume", FIELD_BOOL, OPTIONAL, "let it run again; what fell into the pause is not made up for" }, END };
+	{ "resume", FIELD_BOOL, OPTIONAL, "let it run again; runs that were due during the pause are not made up for" }, END };
 static const struct field query_timetables_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedules of this VM (name or UUID)" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
@@ -506,7 +505,7 @@ static const struct field volume_clone_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUM
 	{ "new-name", FIELD_STRING, REQUIRED, "name of the copy" }, FIELD_JOB_ID, END };
 static const struct field volume_resize_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME,
 	{ "capacity", FIELD_INT, REQUIRED, "its new size, bytes" },
-	{ "shrink", FIELD_BOOL, OPTIONAL, "it may get smaller; what is in its end is lost" }, END };
+	{ "shrink", FIELD_BOOL, OPTIONAL, "allow a smaller size; the data beyond it is lost" }, END };
 static const struct field volume_delete_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME, END };
 static const struct field job_wait_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "timeout", FIELD_INT, OPTIONAL, "time limit, 1 to 86400 seconds [none]" }, END };
@@ -555,14 +554,14 @@ static const struct field net_info_returns[] = {
 	{ "autostart", FIELD_BOOL, REQUIRED, "the daemon starts the network after a boot of the host" },
 	{ "mode", FIELD_STRING, REQUIRED, "nat, route, isolated, open or bridge" },
 	{ "bridge", FIELD_STRING, OPTIONAL, "name of the bridge" }, FIELD_DIRECT,
-	{ "pending", FIELD_BOOL, REQUIRED, "the active definition and that of the next start differ" },
+	{ "pending", FIELD_BOOL, REQUIRED, "the active definition differs from the definition of the next start" },
 	{ "vms", LIST_OF(FIELD_STRING), REQUIRED, "names of the VMs that run with an interface of the network" },
 	{ "denied-packets", FIELD_INT, OPTIONAL, "packets that the egress rules have denied since they were made" },
 	{ "denied-questions", FIELD_INT, OPTIONAL, "questions of DNS that they have refused, if they have names" },
 	{ "clones", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "running live clones" },
 	{ "reserved", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "running VMs whose address is reserved for their published ports" }, FIELD_WARNINGS, END };
 static const struct field net_dump_args[] = { FIELD_NETWORK,
-	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start, not that of the active network" }, END };
+	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start instead of the active network's" }, END };
 static const struct field net_dump_returns[] = {
 	{ "definition", FIELD_NETWORK_DEFINITION, REQUIRED, "canonical definition" } , END };
 static const struct field net_leases_args[] = { FIELD_NETWORK,
@@ -598,8 +597,8 @@ static const struct command commands[] = {
 	{ "vm-create", "define and start a VM that is undefined when it has ended", create_args, create_returns, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "vm-rename", "rename a VM that is off; its state, permissions and snapshots stay", rename_args,
 		NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_RENAME },
-	{ "vm-promote", "give a running live clone the name, UUID, ports, permissions, schedules and autostart of the VM that it was made of, which is "
-		"stopped and stays as NAME-old", promote_args, promote_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-promote", "give a running live clone the name, UUID, ports, permissions, schedules and autostart of its source; "
+		"the source stops and stays as NAME-old", promote_args, promote_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-undefine", "remove a VM; its disk images are kept by default", undefine_args, undefine_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_UNDEFINE },
 	{ "vm-dump-definition", "show the definition of a VM", dump_args, dump_returns, ROLE_VIEWER,
@@ -685,8 +684,8 @@ static const struct command commands[] = {
 	{ "vm-managed-save", "save the VM's state for its next start, and stop the VM", managed_save_args,
 		job_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB,
 		VM_ASK_SAVE },
-	{ "vm-restart-process", "let the VM go on in a new process, for example one of a newer version of Cairn: the old process "
-		"hands it over, or else it is saved and started; if that fails, the VM still runs or is saved", save_args, job_returns, ROLE_OPERATOR,
+	{ "vm-restart-process", "move the VM to a new process, for example of a newer version of Cairn, by a handover or else by a "
+		"save and a start; after a failure, the VM still runs or is saved", save_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_RESTART_PROCESS },
 	{ "vm-managed-save-remove", "remove the managed save of a VM", vm_only, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DROP_SAVED },
@@ -714,15 +713,15 @@ static const struct command commands[] = {
 		template_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_TEMPLATE },
 	{ "vm-blockcopy", "copy a disk of a running VM to an empty file, passed as an fd; at the end, both get each change of the guest",
 		blockcopy_args, job_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE },
-	{ "vm-blockjob-pivot", "after vm-blockcopy, go on with the copy; the definition of the next start must name it already", pivot_args,
+	{ "vm-blockjob-pivot", "after vm-blockcopy, continue with the copy, which the definition of the next start must name already", pivot_args,
 		NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
-	{ "vm-blockjob-abort", "after vm-blockcopy, go on without the copy, which keeps the content of this moment", copy_abort_args, NULL,
+	{ "vm-blockjob-abort", "after vm-blockcopy, continue without the copy, which keeps the content of this moment", copy_abort_args, NULL,
 		ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
-	{ "vm-blockcommit", "copy what the upper layers of a disk have to a lower one, and then drop them from the disk; if the image of a "
-		"running VM is among them, both get each change at the end, as after vm-blockcopy",
+	{ "vm-blockcommit", "copy the data of a disk's upper layers to a lower one, and then drop the upper layers; if the image of a "
+		"running VM is among them, both images get each change at the end, as after vm-blockcopy",
 		blockcommit_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_PULL },
-	{ "vm-disk-snapshot", "let disks of a running VM go on with new overlays, all at one instant; the definition of the next start must "
+	{ "vm-disk-snapshot", "let disks of a running VM continue with new overlays, all at one instant; the definition of the next start must "
 		"name them already", disk_snapshot_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-blockpull", "copy the content of its backing files into a qcow2 disk, and remove the backing files from the "
 		"image and from the definition; the guest may run", blockpull_args, job_returns, ROLE_OPERATOR,
@@ -750,7 +749,7 @@ static const struct command commands[] = {
 	{ "snapshot-diff-files", "list the files of ext2, ext3 and ext4 file systems that differ between two snapshots, page by page; owners only, "
 		"because it reads the content of the disks", snapshot_diff_files_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
-	{ "vm-pins", "list what live clones keep in the VM's images", vm_only, pins_returns, ROLE_VIEWER,
+	{ "vm-pins", "list the content that live clones keep in the VM's images", vm_only, pins_returns, ROLE_VIEWER,
 		COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "snapshot-schedule-set", "create snapshots automatically, and delete old automatic ones",
 		schedule_set_args, schedule_set_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
@@ -764,7 +763,7 @@ static const struct command commands[] = {
 	{ "schedule-pause", "pause a schedule of a VM", schedule_pause_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "query-schedules", "list the schedules of all VMs", query_timetables_args, query_timetables_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "query-schedule-history", "list the last runs of a VM's schedules", query_history_args, query_history_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
-	{ "threshold-set", "tell when a figure of a VM is too high", threshold_set_args, NULL, ROLE_OPERATOR,
+	{ "threshold-set", "send an event when a figure of a VM is too high", threshold_set_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
 	{ "threshold-remove", "remove a threshold of a VM", threshold_remove_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "query-thresholds", "list the thresholds of all VMs", query_thresholds_args, query_thresholds_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
@@ -786,8 +785,8 @@ static const struct command commands[] = {
 		ANY_STATE },
 	{ "query-permissions", "list the roles of all users and groups", query_permissions_args,
 		query_permissions_returns, ROLE_ADMIN, 0, ANY_STATE },
-	{ "query-permissions-review", "show who has which role, since when, from whom, and when the role was last used; an admin sees all, an owner the "
-		"roles for the VM, and a user the user's own", query_review_args, query_review_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
+	{ "query-permissions-review", "show the roles of users and groups, when and by whom each was granted, and its last use; an admin sees "
+		"all, an owner the roles for the VM, and a user the user's own", query_review_args, query_review_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "approval-rule-set", "let acts of users wait for the approval of another user; only for root and the daemon's own user", approval_rule_args, NULL,
 		ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "query-approval-rules", "list the rules of approval", no_fields, approval_rules_returns, ROLE_ADMIN, 0, ANY_STATE },

@@ -21,7 +21,7 @@
 static const struct field restarted[] = {
 	{ "way", FIELD_STRING, REQUIRED, "handover (from the old process to the new one) or save (saved and started)" },
 	FIELD_PAUSE(OPTIONAL),
-	{ "why", FIELD_STRING, OPTIONAL, "with save: what the handover lacked" }, FIELDS_ROUNDS, END };
+	{ "why", FIELD_STRING, OPTIONAL, "with save: reason why a handover was not possible" }, FIELDS_ROUNDS, END };
 static const struct field executed[] = {
 	{ "exit-status", FIELD_INT, REQUIRED, "exit status of the program; 0 if a signal killed it" },
 	{ "signal", FIELD_INT, OPTIONAL, "signal that killed the program" },
@@ -50,7 +50,7 @@ static const struct field forked[] = { FIELDS_BATCH, FIELD_PAUSE(REQUIRED), FIEL
 	{ "published", LIST_OF(FIELD_PUBLISHED_PORT), OPTIONAL, "with forwards: the ports of the clones" }, END };
 static const struct field cloned[] = { FIELDS_BATCH, END };
 static const struct field snapshot_created[] = {
-	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot; missing if the daemon was restarted meanwhile and does not know it" },
+	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot; missing if the daemon was restarted meanwhile" },
 	{ "id", FIELD_STRING, OPTIONAL, "its id" },
 	FIELD_PAUSE(OPTIONAL),
 	{ "total", FIELD_INT, OPTIONAL, "duration of the whole operation, ns" },
@@ -68,7 +68,7 @@ static const struct field group_cloned[] = {
 	{ "clones", LIST_OF(FIELD_GROUP_CLONE), REQUIRED, "the clones, in the order of the VMs" },
 	{ "networks", LIST_OF(FIELD_GROUP_NETWORK), REQUIRED, "isolated networks that were made for the clones" }, END };
 static const struct field reverted[] = {
-	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot; missing, as the others, if the daemon was restarted meanwhile and does not know it" },
+	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot; missing, as the others, if the daemon was restarted meanwhile" },
 	{ "id", FIELD_STRING, OPTIONAL, "its id" },
 	{ "stopped", FIELD_BOOL, OPTIONAL, "the VM ran, and is off now" },
 	{ "state", FIELD_VM_STATE, OPTIONAL, "state of the VM" },
@@ -82,7 +82,7 @@ static const struct field snapshots_deleted[] = {
 	{ "count", FIELD_INT, REQUIRED, "number of deleted snapshots; with dry-run of those that would be" }, END };
 static const struct field snapshot_diff[] = {
 	{ "disks", LIST_OF(FIELD_DISK_DIFF), REQUIRED, "the disks that the VM writes to" },
-	{ "list", LIST_OF(FIELD_EXTENT_DIFF), OPTIONAL, "with extents: what differs" },
+	{ "list", LIST_OF(FIELD_EXTENT_DIFF), OPTIONAL, "with extents: the ranges that differ" },
 	{ "next", FIELD_STRING, OPTIONAL, "`page` of the next page; missing if this is the last" }, END };
 static const struct field snapshot_diff_files[] = {
 	{ "disks", LIST_OF(FIELD_DISK_DIFF), REQUIRED, "the disks that the VM writes to" },

@@ -69,12 +69,12 @@ const struct field info_returns[] = {
 	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" },
 	{ "since", FIELD_INT, REQUIRED, "time of the last state change: realtime, ns" },
-	{ "machine", FIELD_INT, REQUIRED, "machine version: that of the running guest, if its process tells it, or else that of the definition" },
+	{ "machine", FIELD_INT, REQUIRED, "machine version of the running guest, if its process reports it, or else of the definition" },
 	{ "vcpus", FIELD_INT, REQUIRED, "number of vCPUs" },
 	{ "max-vcpus", FIELD_INT, REQUIRED, "the most that the VM can have" },
 	{ "vcpus-absent", LIST_OF(FIELD_INT), OPTIONAL, "numbers of the vCPUs up to max-vcpus that the guest lacks; they are in the other lists" },
 	{ "memory", FIELD_INT, REQUIRED, "bytes" },
-	{ "used-memory", FIELD_INT, REQUIRED, "memory of the guest: what the balloon leaves to it, bytes; 0 when off" },
+	{ "used-memory", FIELD_INT, REQUIRED, "memory that the balloon leaves to the guest, bytes; 0 when off" },
 	FIELD_BALLOON,
 	FIELD_DIRTY,
 	{ "cpu-time", FIELD_INT, OPTIONAL, "CPU time of all vCPU threads, ns" },
@@ -86,8 +86,8 @@ const struct field info_returns[] = {
 	{ "cpu-user", FIELD_INT, OPTIONAL, "part of cpu-time that the host counts as user time, the guest's included, ns; of this process" },
 	{ "cpu-system", FIELD_INT, OPTIONAL, "part of cpu-time in the host's kernel, ns; of this process" },
 	{ "pid", FIELD_INT, OPTIONAL, "pid of the VM's process" },
-	{ "balance", FIELD_BALANCE, OPTIONAL, "with the key balance: what the daemon shifts by load" },
-	{ "systemd-scope", FIELD_SYSTEMD_SCOPE, OPTIONAL, "with systemd_scope: what systemd knows of the VM's process" },
+	{ "balance", FIELD_BALANCE, OPTIONAL, "with the key balance: values that the daemon sets by load" },
+	{ "systemd-scope", FIELD_SYSTEMD_SCOPE, OPTIONAL, "with systemd_scope: the VM's scope and machine" },
 	{ "resident-memory", FIELD_INT, OPTIONAL, "resident memory of the VM's process, bytes; 0: not known" },
 	{ "job", FIELD_STRING, OPTIONAL, "id of the job under way" },
 	{ "shutdown-at", FIELD_INT, OPTIONAL, "time of the scheduled shutdown: realtime, ns" },
@@ -97,7 +97,7 @@ const struct field info_returns[] = {
 	{ "start-at", FIELD_INT, OPTIONAL, "time at which a start that a hook has delayed is tried again: realtime, ns" },
 	{ "waits-for-hook", FIELD_STRING, OPTIONAL, "start, shutdown or reboot, if hooks are being asked about that or have delayed it" },
 	{ "delayed", FIELD_STRING, OPTIONAL, "the hook that has delayed the start, the shutdown or the reboot, and its reason" },
-	{ "starting", FIELD_BOOL, OPTIONAL, "a start is under way or waits for its turn; state and reason are still those of the last end" },
+	{ "starting", FIELD_BOOL, OPTIONAL, "a start is under way or waits for its turn; state and reason are still of the last end" },
 	{ "restart-in", FIELD_INT, OPTIONAL, "time until the daemon restarts the ended VM, ns" },
 	{ "exit-status", FIELD_INT, OPTIONAL, "exit status of the last process" },
 	{ "exit-signal", FIELD_INT, OPTIONAL, "signal that ended the last process" },
@@ -122,7 +122,7 @@ static const struct field balloon_figures[] = {
 	{ "reported", FIELD_INT, REQUIRED, "bytes given back by free page reporting so far" },
 	{ "period", FIELD_INT, REQUIRED, "seconds between statistics of the guest; 0: none" },
 	{ "last-update", FIELD_INT, OPTIONAL, "time of the last statistics: realtime, seconds" },
-	{ "swap-in", FIELD_INT, OPTIONAL, "bytes that the guest read from its swap space; this and the others as far as the guest tells them" },
+	{ "swap-in", FIELD_INT, OPTIONAL, "bytes that the guest read from its swap space; this and the others if the guest reports them" },
 	{ "swap-out", FIELD_INT, OPTIONAL, "bytes that it wrote to its swap space" },
 	{ "major-faults", FIELD_INT, OPTIONAL, "page faults for which it read a disk" },
 	{ "minor-faults", FIELD_INT, OPTIONAL, "other page faults" },
@@ -188,7 +188,7 @@ static const struct field interface_figures[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the interface" },
 	{ "mac", FIELD_STRING, REQUIRED, "its MAC address" },
 	{ "target", FIELD_STRING, OPTIONAL, "name of its tap on the host" },
-	{ "link", FIELD_STRING, REQUIRED, "up or down: what the guest sees" },
+	{ "link", FIELD_STRING, REQUIRED, "up or down, as the guest sees it" },
 	{ "rx-bytes", FIELD_INT, REQUIRED, "bytes that the guest received" },
 	{ "rx-packets", FIELD_INT, REQUIRED, "packets that it received" },
 	{ "rx-errors", FIELD_INT, REQUIRED, "errors in receiving" },
@@ -199,9 +199,9 @@ static const struct field interface_figures[] = {
 	{ "tx-drops", FIELD_INT, REQUIRED, "packets of the guest that were dropped" },
 	{ "set-link", FIELD_STRING, OPTIONAL, "up or down, as vm-set-interface or the definition has set it" },
 	{ "bandwidth", FIELD_INTERFACE_LIMITS, OPTIONAL, "limits in force" },
-	{ "egress", FIELD_EGRESS_FIGURES, OPTIONAL, "with egress rules: what they have denied" },
+	{ "egress", FIELD_EGRESS_FIGURES, OPTIONAL, "with egress rules: numbers of denied packets and names" },
 	{ "network-address", FIELD_STRING, OPTIONAL, "of a live clone: its address in the network, with the prefix" },
-	{ "guest-address", FIELD_STRING, OPTIONAL, "of a live clone: the address that its guest has from its source, if it is known" },
+	{ "guest-address", FIELD_STRING, OPTIONAL, "of a live clone: the address that the guest has from its source, if known" },
 	{ "forwards-problem", FIELD_STRING, OPTIONAL, "why its published ports are closed" }, END };
 static const struct field interface_limits[] = {
 	{ "inbound", FIELD_INTERFACE_LIMIT, OPTIONAL, "of the frames to the guest" },
@@ -227,12 +227,12 @@ static const struct field advice[] = {
 	{ "rule", FIELD_STRING, REQUIRED, "name of the rule" },
 	{ "text", FIELD_STRING, REQUIRED, "the advice" },
 	{ "figures", MAP_OF(FIELD_NUMBER), OPTIONAL, "its figures by name: bytes, days, or rates a second; missing if kind is lacks" },
-	{ "command", FIELD_STRING, OPTIONAL, "what a user types to mend it" },
+	{ "command", FIELD_STRING, OPTIONAL, "command that corrects it" },
 	{ "apply", FIELD_STRING, OPTIONAL, "a command that mends it, takes only `vm`, and does no harm" }, END };
 static const struct field guest_interface[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the interface in the guest" },
 	{ "mac", FIELD_STRING, OPTIONAL, "its MAC address" },
-	{ "own", FIELD_BOOL, REQUIRED, "the MAC address is that of an interface of the VM" },
+	{ "own", FIELD_BOOL, REQUIRED, "the MAC address belongs to an interface of the VM" },
 	{ "addresses", LIST_OF(FIELD_GUEST_ADDRESS), REQUIRED, "its addresses" }, END };
 static const struct field guest_address[] = {
 	{ "type", FIELD_STRING, REQUIRED, "ipv4 or ipv6" },
@@ -247,7 +247,7 @@ static const struct field namespaces[] = { FIELD_NAMESPACE("mnt"), FIELD_NAMESPA
 static const struct field stopped_vm[] = {
 	{ "vm", FIELD_STRING, REQUIRED, "name of the VM" },
 	{ "action", FIELD_STRING, REQUIRED, "leave, shutdown or save" },
-	{ "outcome", FIELD_STRING, OPTIONAL, "what happened; missing with dry-run" }, END };
+	{ "outcome", FIELD_STRING, OPTIONAL, "outcome; missing with dry-run" }, END };
 static const struct field volume[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "path", FIELD_STRING, REQUIRED, "path of the image" },
@@ -291,7 +291,7 @@ static const struct field clone_address[] = { FIELD_NAME,
 	{ "interface", FIELD_STRING, REQUIRED, "id of the interface" },
 	{ "network", FIELD_STRING, REQUIRED, "name of the network" },
 	{ "address", FIELD_STRING, REQUIRED, "address in the network" },
-	{ "guest-address", FIELD_STRING, OPTIONAL, "of a live clone: the address that its guest has from its source, if it is known" }, END };
+	{ "guest-address", FIELD_STRING, OPTIONAL, "of a live clone: the address that the guest has from its source, if known" }, END };
 static const struct field fork_disk[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "made", FIELD_STRING, REQUIRED, "overlay (the clones read the source's image) or copy" },
@@ -316,7 +316,7 @@ static const struct field snapshot_entry[] = {
 	{ "tags", LIST_OF(FIELD_STRING), REQUIRED, "its tags" },
 	{ "state", FIELD_SNAPSHOT_STATE, REQUIRED, "state of the VM in it" },
 	{ "disks-missing", FIELD_INT, OPTIONAL, "number of disks that lack it" },
-	{ "current", FIELD_BOOL, REQUIRED, "the VM goes on from it" },
+	{ "current", FIELD_BOOL, REQUIRED, "current snapshot" },
 	{ "backup", FIELD_BOOL, OPTIONAL, "it belongs to a backup of this VM under way" },
 	{ "time", FIELD_INT, REQUIRED, "realtime, ns" },
 	{ "vm-clock", FIELD_INT, REQUIRED, "time that the guest had run, ns" },
@@ -356,7 +356,7 @@ static const struct field pin[] = {
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "pin", FIELD_STRING, REQUIRED, "id of the pin" },
 	{ "clones", FIELD_INT, REQUIRED, "number of disks of clones that read it, or may read it; 0: it is about to be deleted" },
-	{ "own-size", FIELD_INT, OPTIONAL, "bytes that only it uses, if the VM's process tells them" }, END };
+	{ "own-size", FIELD_INT, OPTIONAL, "bytes that only this snapshot uses, if the VM's process reports them" }, END };
 const struct field job_entry[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
@@ -396,7 +396,7 @@ static const struct field audit_line[] = {
 	{ "outcome", FIELD_STRING, REQUIRED, "ok, or the class of the error; any: of any outcome" },
 	{ "error", FIELD_STRING, OPTIONAL, "the error" },
 	{ "duration", FIELD_INT, OPTIONAL, "ns" },
-	{ "left-out", FIELD_INT, OPTIONAL, "number of omitted lines, which this line stands for" },
+	{ "left-out", FIELD_INT, OPTIONAL, "number of omitted lines that this line replaces" },
 	{ "since", FIELD_INT, OPTIONAL, "time of the first one of these: realtime, ns" }, END };
 
 /* ---- schedules, pools and networks ---- */
@@ -413,7 +413,7 @@ static const struct field schedule[] = { FIELD_OF_VM,
 	{ "action", FIELD_SCHEDULE_ACTION, REQUIRED, "what it does" },
 	{ "on", FIELD_STRING, REQUIRED, "calendar expression" },
 	{ "zone", FIELD_STRING, OPTIONAL, "time zone, unless it is the host's" },
-	{ "missed", FIELD_SCHEDULE_MISSED, REQUIRED, "what happens to missed runs" },
+	{ "missed", FIELD_SCHEDULE_MISSED, REQUIRED, "handling of missed runs" },
 	{ "folder", FIELD_STRING, OPTIONAL, "folder of the archives of export" },
 	{ "uid", FIELD_INT, REQUIRED, "uid of its maker" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "true: it is paused" },
@@ -431,7 +431,7 @@ static const struct field threshold[] = { FIELD_OF_VM,
 	{ "above", FIELD_STRING, REQUIRED, "it is raised above this" },
 	{ "below", FIELD_STRING, REQUIRED, "it is cleared at or below this" },
 	{ "for", FIELD_INT, REQUIRED, "after so long without a break, ns" },
-	{ "then", FIELD_THRESHOLD_ACTION, OPTIONAL, "what is done when it is raised" },
+	{ "then", FIELD_THRESHOLD_ACTION, OPTIONAL, "action when the threshold is raised" },
 	{ "uid", FIELD_INT, REQUIRED, "uid of its maker" },
 	{ "value", FIELD_STRING, OPTIONAL, "the last figure with its unit" },
 	{ "raised", FIELD_BOOL, REQUIRED, "it is raised" },
@@ -520,7 +520,7 @@ static const struct field quota[] = {
 	{ "group", FIELD_INT, OPTIONAL, "gid" },
 	{ "default", FIELD_BOOL, OPTIONAL, "true: the quota of each user without a quota of its own; with user: the user has none" },
 	{ "limits", FIELD_QUOTA_VALUES, REQUIRED, "the limits; a missing one: no limit" },
-	{ "used", FIELD_QUOTA_VALUES, OPTIONAL, "what is used of them; missing for the default" }, END };
+	{ "used", FIELD_QUOTA_VALUES, OPTIONAL, "amounts in use; missing for the default" }, END };
 static const struct field quota_values[] = {
 	{ "vms", FIELD_INT, OPTIONAL, "defined VMs" },
 	{ "running", FIELD_INT, OPTIONAL, "running VMs" },

@@ -70,7 +70,7 @@ static const struct field mice_returns[] = {
 	{ "index", FIELD_INT, REQUIRED, "number, from 1" },
 	{ "name", FIELD_STRING, REQUIRED, "the device" },
 	{ "absolute", FIELD_BOOL, REQUIRED, "true: the tablet" },
-	{ "current", FIELD_BOOL, REQUIRED, "true: the one that input-send-event moves" }, END };
+	{ "current", FIELD_BOOL, REQUIRED, "true: input-send-event moves this one" }, END };
 static const struct field chardev_returns[] = {
 	{ "label", FIELD_STRING, REQUIRED, "compat_monitor0, serial0 or org.qemu.guest_agent.0" },
 	{ "filename", FIELD_STRING, REQUIRED, "the host's end" },
@@ -89,7 +89,7 @@ static const struct field display_returns[] = { { "type", FIELD_STRING, REQUIRED
 static const struct field replay_returns[] = {
 	{ "mode", FIELD_STRING, REQUIRED, "always none" },
 	{ "icount", FIELD_INT, REQUIRED, "always 0" }, END };
-static const struct field rx_filter_args[] = { { "name", FIELD_STRING, OPTIONAL, "id of an interface, which cannot tell" }, END };
+static const struct field rx_filter_args[] = { { "name", FIELD_STRING, OPTIONAL, "id of an interface; always an error" }, END };
 static const struct field option_args[] = { { "option", FIELD_STRING, OPTIONAL, "no effect" }, END };
 static const struct field qom_list_args[] = { { "path", FIELD_STRING, REQUIRED, "/machine, /machine/peripheral or an object in them" }, END };
 static const struct field qom_list_returns[] = {
@@ -188,7 +188,7 @@ static const struct field object_args[] = {
 static const struct field object_del_args[] = { { "id", FIELD_STRING, REQUIRED, "name of the object" }, END };
 static const struct field device_args[] = {
 	{ "driver", FIELD_STRING, REQUIRED, "virtio-blk-pci, scsi-hd, scsi-cd, virtio-net-pci, or the type of query-hotpluggable-cpus" },
-	{ "id", FIELD_STRING, OPTIONAL, "id of the disk or the interface, at most 15 characters [that of the node or netdev]" },
+	{ "id", FIELD_STRING, OPTIONAL, "id of the disk or the interface, at most 15 characters [the id of the node or netdev]" },
 	{ "bus", FIELD_STRING, OPTIONAL, "only pci.0; with scsi-hd and scsi-cd only scsi0.0" },
 	{ "drive", FIELD_STRING, OPTIONAL, "disk: name of a node" },
 	{ "serial", FIELD_STRING, OPTIONAL, "disk: serial number that the guest sees" },
@@ -291,7 +291,7 @@ const struct command qmp_commands[] = {
 	{ "query-display-options", "show the display of the VM's process; it has none", no_fields, display_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-replay", "show whether a record of the execution is made or replayed", no_fields, replay_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-migrate", "show the migration; always empty", no_fields, NULL, ROLE_VIEWER, 0, ANY_STATE },
-	{ "query-rx-filter", "list the filters of interfaces that can tell them; always empty", rx_filter_args, NULL, ROLE_VIEWER, LIST,
+	{ "query-rx-filter", "list the filters of interfaces; always empty", rx_filter_args, NULL, ROLE_VIEWER, LIST,
 		ANY_STATE },
 	{ "query-fdsets", "list sets of passed fds; always empty", no_fields, NULL, ROLE_VIEWER, LIST, ANY_STATE },
 	{ "query-command-line-options", "list the options of QEMU's command line; always empty", option_args, NULL, ROLE_NONE, LIST, ANY_STATE },
@@ -358,7 +358,7 @@ const struct command qmp_commands[] = {
 		ROLE_OPERATOR, MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "block-commit", "merge upper layers of a disk into a lower one", commit_args, NULL, ROLE_ADMIN, MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "block_resize", "grow a disk; the guest sees the new size at once", resize_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
-	{ "blockdev-snapshot-sync", "let a disk go on with an overlay", overlay_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
+	{ "blockdev-snapshot-sync", "let a disk continue with an overlay", overlay_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "agent-exec", "run a program in the guest as a job, with cairn-agent; not a command of QEMU", exec_args, NULL, ROLE_GUEST,
 		MUTATES | COMMAND_JOB, VM_ASK_GUEST },
 	{ "agent-exec-output", "show the output so far of a job of agent-exec that is not dismissed", exec_output_args, exec_returns,
@@ -367,7 +367,7 @@ const struct command qmp_commands[] = {
 	{ "query-jobs", "list the jobs of this run of the VM", no_fields, jobs_returns, ROLE_VIEWER, LIST,
 		ANY_STATE },
 	{ "job-cancel", "cancel a job", job_args, NULL, ROLE_OPERATOR, MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
-	{ "job-complete", "end a ready job of block-commit: the disk goes on with the base", job_args, NULL, ROLE_ADMIN,
+	{ "job-complete", "end a ready job of block-commit: the disk continues with the base", job_args, NULL, ROLE_ADMIN,
 		MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
 	{ "block-job-complete", "do as job-complete", block_job_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
 	{ "block-job-cancel", "cancel a job of block-commit or block-stream", block_job_cancel_args, NULL, ROLE_ADMIN, MUTATES, ANY_STATE },
