@@ -52,7 +52,7 @@ int control_medium_set(struct control *c, struct channel_msg *m, struct err *e)
 	int r = part_check(m, e);
 
 	if (!r && what->ndisks != 1)
-		r = err_set(e, -EINVAL, ERR_INVALID, "a medium is that of one drive");
+		r = err_set(e, -EINVAL, ERR_INVALID, "a medium belongs to one drive");
 	if (r < 0)
 		return r;
 	disks_settle(c);

@@ -286,7 +286,7 @@ static int strangers_room(struct approvals *t, int64_t now_ns, struct err *e)
 		hour += now_ns - r->asked_ns < HOUR_NS;
 	}
 	if (open >= APPROVAL_STRANGERS_OPEN_MAX || hour >= APPROVAL_STRANGERS_HOUR_MAX)
-		return err_set(e, -EDQUOT, ERR_QUOTA, "users without a role made too many requests; try again later, or tell an admin");
+		return err_set(e, -EDQUOT, ERR_QUOTA, "users without a role made too many requests; try again later, or ask an admin");
 	if (all >= APPROVAL_STRANGERS_MAX)
 		drop_oldest(t, -1, true);
 	return 0;

@@ -36,7 +36,7 @@ static struct network *network_arg(struct call *c, struct err *e)
 	return n;
 }
 
-/* Whether the active definition and that of the next start differ. */
+/* Whether the active definition differs from the definition of the next start. */
 static bool is_pending(const struct network *n)
 {
 	CLEANUP_JS struct json_object *live = NULL, *def = NULL;

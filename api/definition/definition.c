@@ -167,7 +167,7 @@ static const struct key vsock_rows[] = {
 	{ "cid", KEY_NUMBER, .offset = DEF(vsock_cid), .min = 3, .max = UINT32_MAX - 1,
 		.about = "the guest's address in its own eyes; VMs may have the same", .initial = "3" },
 	{ "path", KEY_PATH, .offset = DEF(vsock_path),
-		.about = "Unix socket to make, for connections to the guest; those from the guest go to PATH_PORT" },
+		.about = "Unix socket to make, for connections to the guest; connections from the guest go to PATH_PORT" },
 };
 KEYS(vsock_keys, vsock_rows);
 

@@ -13,7 +13,7 @@ static const struct key limit_rows[] = {
 	{ "peak", KEY_NUMBER, .offset = LIMIT(peak), .min = 1, .max = UINT32_MAX,
 		.about = "highest rate in a burst, in KiB a second; at least average" },
 	{ "burst", KEY_NUMBER, .offset = LIMIT(burst), .min = 1, .max = UINT32_MAX,
-		.about = "KiB that may pass faster than average [those of 0.1 s]" },
+		.about = "KiB that may pass faster than average [0.1 s of average]" },
 	{ "packets", KEY_NUMBER, .offset = LIMIT(packets), .min = 1, .max = UINT32_MAX, .about = "frames a second" },
 };
 static const struct keys limit_keys = { limit_rows, ARRAY_SIZE(limit_rows),

@@ -116,7 +116,7 @@ static int parse_rules(struct parse *p, struct json_object *v, void *into)
 
 static const struct key egress_rows[] = {
 	{ "default", KEY_CHOICE, .offset = offsetof(struct egress, allow), .choices = actions,
-		.about = "what happens to packets that no rule fits", .initial = "\"deny\"" },
+		.about = "verdict on packets that match no rule", .initial = "\"deny\"" },
 	{ "rules", KEY_ARRAY, .max = EGRESS_RULES_MAX, .of = &rule_keys, .parse = parse_rules,
 		.about = "the first rule that fits decides" },
 };

@@ -133,7 +133,7 @@ static const struct key interface_rows[] = {
 	{ "bandwidth", KEY_OBJECT, .offset = INTERFACE(bandwidth), .of = &definition_bandwidth_keys,
 		.about = "limits of the traffic" },
 	{ "egress", KEY_OBJECT_OWNED, .offset = INTERFACE(egress), .of = &definition_egress_keys,
-		.parse = definition_parse_egress, .about = "type user: what the guest may reach [everything]" },
+		.parse = definition_parse_egress, .about = "type user: egress rules [the guest reaches everything]" },
 	{ "network", KEY_CUSTOM, .offset = INTERFACE(user.network), .parse = definition_parse_network,
 		.about = "type user: the guest's private network", .initial = "\"" DEFINITION_USER_NETWORK "\"",
 		.form = "{\"type\":\"string\",\"pattern\":\"^" KEY_IPV4_FORM "/([89]|1[0-9]|2[0-7])$\"}" },

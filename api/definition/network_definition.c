@@ -535,7 +535,7 @@ static const struct key network_rows[] = {
 	{ "groups", KEY_LIST, .max = NETWORK_IDS_MAX, .offset = NETWORK(groups), .parse = parse_ids, .about = "groups whose members' VMs may connect, by number [none]",
 		.form = ID_FORM },
 	{ "egress", KEY_OBJECT_OWNED, .offset = NETWORK(egress), .of = &definition_egress_keys, .parse = definition_parse_egress,
-		.about = "what the guests may reach [everything]" },
+		.about = "egress rules [the guests reach everything]" },
 	{ "filter", KEY_CHOICE, .offset = NETWORK(filter), .choices = filters, .about = "whose addresses guests may use [none for mode open, else no-spoofing]" },
 	{ "isolated_ports", KEY_BOOL, .offset = NETWORK(isolated_ports), .about = "keep guests from one another", .initial = "false" },
 };

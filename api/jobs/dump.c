@@ -505,7 +505,7 @@ static void dump_adopt(struct vm *vm, const struct vm_info *info)
 	work_own(w);
 	if (is_by_policy(w))
 		core_find(w);
-	log_info("dump", "VM '%s': its process goes on with the dump of %s", vm->def->name, j->id);
+	log_info("dump", "VM '%s': its process continues the dump of %s", vm->def->name, j->id);
 	vm_process_request(vm->proc, VM_MSG_WORK, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, adopted_answered, w);
 }
 

@@ -113,7 +113,7 @@ static void work_adopt(struct vm *vm, const struct vm_info *info)
 	j->release = snapshot_work_release;
 	j->cancel = info->work == VM_MSG_SNAPSHOT_REVERT ? NULL : snapshots_cancel;
 	vm->counts.snapshot_coming = vm->counts.snapshot_begun = info->work == VM_MSG_SNAPSHOT_CREATE;
-	log_info("snapshot", "VM '%s': its process goes on with the work of %s (%s)", vm->def->name, j->id, type);
+	log_info("snapshot", "VM '%s': its process continues the work of %s (%s)", vm->def->name, j->id, type);
 	vm_process_request(vm->proc, VM_MSG_WORK, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, adopted_answered, w);
 }
 

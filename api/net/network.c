@@ -454,7 +454,7 @@ int network_complete(struct vm_host *host, struct network_definition *d, struct 
 			"give another name", d->name);
 	same = uuid_is_set(d->uuid) ? find_uuid(host, d->uuid) : NULL;
 	if (same && same != old)
-		return err_set(e, -EEXIST, ERR_EXISTS, "uuid: is that of network '%s'; remove it to have one generated",
+		return err_set(e, -EEXIST, ERR_EXISTS, "uuid: network '%s' has this UUID; remove the key to have one generated",
 			network_any(same)->name);
 	if (old)
 		memcpy(d->uuid, network_any(old)->uuid, 16);

@@ -294,7 +294,7 @@ static void shares_apply(struct vm *vm, const struct balance_cpu *now, bool shif
 	}
 	b->weight = weight;
 	change_note(vm, CPU, was, now->shares, !shifts ? "processors are not short any more" : now->shares > was ?
-		"its vCPUs wait longer for a processor than those of other VMs" : "vCPUs of other VMs wait longer for a processor");
+		"its vCPUs wait longer for a processor than other VMs' vCPUs" : "vCPUs of other VMs wait longer for a processor");
 }
 
 static void memory_apply(struct vm *vm, const struct balance_memory *now, bool is_short)

@@ -151,7 +151,7 @@ static void host_ready(void *opaque, unsigned revents)
 	struct vm_host *host = opaque;
 
 	if (!(revents & POLLPRI) || revents & POLLERR) {
-		log_warn("pressure", "the kernel does not tell of memory pressure of the host any more");
+		log_warn("pressure", "the kernel no longer reports memory pressure of the host");
 		watched_end(&host->pressure->file);
 		return;
 	}

@@ -184,7 +184,7 @@ static void followed(void *opaque, int r, const struct vm_answer *a, const struc
 		disk_change_compare(vm, &info);
 		vm_interfaces_compare(vm, &info);
 		vm_report_phase(vm, &info);
-		log_info("state", "VM '%s' goes on in process %d", vm->def->name, (int)vm_process_pid(vm->proc));
+		log_info("state", "VM '%s' continues in process %d", vm->def->name, (int)vm_process_pid(vm->proc));
 	}
 	if (vm_is_stopping(vm))
 		quit_again(vm);

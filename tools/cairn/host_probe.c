@@ -505,12 +505,12 @@ static void memory_pressure_probe(struct host_check *c)
 	CLEANUP_CLOSE int fd = memory_pressure_open(AT_FDCWD, MEMORY_PRESSURE_HOST);
 
 	if (fd >= 0) {
-		found(c, HOST_OK, "the kernel tells this user of it");
+		found(c, HOST_OK, "the kernel reports it to this user");
 		return;
 	}
 	found(c, HOST_MISSING, MEMORY_PRESSURE_HOST ": %s", strerror(-fd));
 	remedy(c, fd == -ENOENT || fd == -EOPNOTSUPP ? "use a kernel with CONFIG_PSI, with psi=1 on its command line"
-		: "run the daemon as root, or use Linux 6.5 or newer, which tells each user");
+		: "run the daemon as root, or use Linux 6.5 or newer, which reports it to each user");
 }
 
 /* ---- user namespaces ---- */

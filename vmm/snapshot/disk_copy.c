@@ -283,7 +283,7 @@ static void hold_done(struct work *w)
 		return;
 	}
 	p->gone = machine_copy_swap(p->j.m, p->disk, p->pivot, p->fd);
-	log_info(NULL, "disk %s goes on with%s its copy", p->disk->id, p->pivot ? "" : "out");
+	log_info(NULL, "disk %s continues with%s its copy", p->disk->id, p->pivot ? "" : "out");
 	vmsnap_job_stage(&p->j, close_run, copy_job_end);
 }
 

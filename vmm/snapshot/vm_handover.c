@@ -72,7 +72,7 @@ static void handover_fail(struct handover *h)
 	loop_timer_disarm(h->timer);
 	loop_unwatch(h->watch);
 	h->watch = NULL;
-	log_warn(NULL, "cannot hand the VM over: %s", h->e.msg);
+	log_warn(NULL, "a handover is not possible: %s", h->e.msg);
 	close(h->pair);
 	h->pair = -1;
 	machine_carry_release(h->m);
@@ -179,7 +179,7 @@ static void go(struct handover *h)
 	struct vm_go clients;
 
 	machine_carry_clients(h->m, &clients, h->fds);
-	log_info(NULL, "the VM goes on in another process");
+	log_info(NULL, "the VM continues in another process");
 	h->r = channel_send(h->pair, VM_MSG_VERSION, VM_MSG_GO, 0, &clients,
 		offsetof(struct vm_go, clients) + clients.n * sizeof(clients.clients[0]), h->fds, clients.n);
 	/* From here on the images, the memory and the sockets are the successor's. */
@@ -342,7 +342,7 @@ static void prepared(struct work *w)
 static int handover_check(struct handover *h, struct err *e)
 {
 	if (h->m->cfg.images_only)
-		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off: there is nothing to hand over");
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM is off, so a handover is not possible");
 	if (h->listen_fd < 0)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM's process has no listening socket");
 	return vm_check_keepable(h->vm, e);

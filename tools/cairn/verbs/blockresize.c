@@ -15,7 +15,7 @@ static int size_put(struct cli *c, struct json_object *args)
 	uint64_t bytes;
 
 	if (!text == !option_flag(c, "capacity"))
-		return cli_usage(c, text ? "SIZE and --capacity exclude each other" : "give SIZE, or --capacity for that of the block device");
+		return cli_usage(c, text ? "SIZE and --capacity exclude each other" : "give SIZE, or --capacity for the size of the block device");
 	if (!text)
 		return 0;
 	if (size_parse(text, KIB, &bytes) == -EINVAL)

@@ -77,7 +77,7 @@ static int ends_open(void)
 static int session_result(const struct agent_copy *k, const struct guest_session *s, int r, struct err *e)
 {
 	if (r == -EINTR || s->signal == SIGINT || s->signal == SIGTERM || s->signal == SIGKILL)
-		return err_set(e, -EINTR, ERR_CANCELLED, "the copy was cancelled; what has been copied stays");
+		return err_set(e, -EINTR, ERR_CANCELLED, "the copy was cancelled; files that were copied stay");
 	if (r < 0)
 		return r;
 	if (s->failed == AGENT_ERROR_BUSY)

@@ -331,7 +331,7 @@ int verb_domblkerror(struct cli *c)
 	disks = r < 0 ? NULL : js_get_array(o, "disks");
 	if (!r && !disks)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
-			"VM '%s' is %s and has no process that knows the errors of its disks. Next: cairn start %s",
+			"VM '%s' is %s, and only a running VM has errors of its disks. Next: cairn start %s",
 			c->pos[0], cli_vm_state(o), c->pos[0]);
 	if (r < 0)
 		return cli_fail(&e, "failed to get disk errors of domain '%s'", c->pos[0]);

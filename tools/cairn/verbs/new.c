@@ -69,7 +69,7 @@ static int base_look(struct cli *c, struct new_vm *n, struct err *e)
 	int r = img_run(args, &info, e);
 
 	if (r < 0 && strstr(e->msg, "open for writing"))
-		return err_set(e, -EBUSY, ERR_BUSY, "%.300s is open for writing; shut the VM down that uses it, or begin with a copy: cairn clone --live VM NAME",
+		return err_set(e, -EBUSY, ERR_BUSY, "%.300s is open for writing; shut down the VM that uses it, or begin with a copy: cairn clone --live VM NAME",
 			n->base);
 	if (r < 0 && !format)
 		err_set(e, r, e->cls, "%.300s; if the image is raw, give --image-format raw", strdupa(e->msg));

@@ -157,7 +157,7 @@ static int process_become(const char *program, const struct config *config, cons
 	if (!r && fcntl(pair[1], F_SETFD, 0) < 0)
 		r = -errno;
 	if (r < 0)
-		return err_set_errno(e, r, "cannot hand over the configuration");
+		return err_set_errno(e, r, "cannot pass on the configuration");
 	snprintf(number, sizeof(number), "%d", pair[1]);
 	argv[2] = number;
 	if (option_flag(c, "require-sandbox"))

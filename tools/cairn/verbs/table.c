@@ -277,7 +277,7 @@ static const struct verb_option event_options[] = {
 	{ "notify", NULL, "also show a message on your desktop, for what matters or, with an event's name, for each" },
 	{ "since", "NUMBER", "first print the events after this number; 0: all kept events" }, END };
 static const struct verb_option run_options[] = {
-	{ "kernel", "PATH", "boot this kernel [that of FILE; without FILE: CAIRN_KERNEL, then share/cairn/vmlinux]" },
+	{ "kernel", "PATH", "boot this kernel [FILE's; without FILE: CAIRN_KERNEL, then share/cairn/vmlinux]" },
 	{ "initrd", "PATH", "give the kernel this initramfs" },
 	{ "append", "WORDS", "add words to the kernel's command line; repeatable" },
 	{ "append-for-host", "auto|none", "auto: add the words that a kernel needs on this host [auto if the kernel is not FILE's]" },
@@ -291,7 +291,7 @@ static const struct verb_option run_options[] = {
 	{ "rm", NULL, "no effect: cairn run keeps no VM; excludes --keep" },
 	{ "share", "TAG=FOLDER[,rw]", "let the guest mount a folder of the host, read-only or read-write; repeatable" },
 	{ "publish", "[PROTOCOL:][ADDRESS:]PORT:TO", "forward a port of the host to the guest; repeatable; also -p" },
-	{ "network", "user|none", "user: let the guest connect out through the host; none: no network [user with --publish; that of FILE]" },
+	{ "network", "user|none", "user: let the guest connect out through the host; none: no network [user with --publish, else FILE's]" },
 	{ "cold", NULL, "boot the guest, and neither begin from a saved state of an earlier run nor leave one" },
 	{ "log-level", "error|warning|info|debug|trace", "set the log level [warning]" },
 	{ "vm-program", "PATH", "run PATH as the VM process [cairn-vm]" },
@@ -329,7 +329,7 @@ static const struct verb_option change_options[] = { CHANGE_OPTIONS, END };
 static const struct verb_option setmem_options[] = {
 	{ "live", NULL, "change the running VM, by its balloon [default with a balloon, if it runs]" },
 	{ "config", NULL, "change the next start of the VM [default]" },
-	{ "current", NULL, "the same as --live or --config, as the VM runs or not" },
+	{ "current", NULL, "as --live if the VM runs, otherwise as --config" },
 	{ "print-only", NULL, "show the change of the definition, and do not save it" }, END };
 static const struct verb_option send_key_options[] = {
 	{ "codeset", "linux|xt|atset1|qnum|rfb", FROM_SCHEMA("codeset") },
@@ -441,10 +441,10 @@ static const struct verb_option seed_options[] = {
 static const struct verb_option new_options[] = {
 	{ "image", "FILE", "begin with this disk image, which stays as it is" },
 	{ "image-format", "FMT", "set its format: raw or qcow2 [qcow2]" },
-	{ "size", "SIZE", "let the disk have SIZE, such as 20G [that of the image]" },
+	{ "size", "SIZE", "set the size of the disk, such as 20G [the image's]" },
 	{ "memory", "SIZE", "give the VM so much memory [1G]" },
 	{ "vcpus", "N", "give the VM so many vCPUs [1]" },
-	{ "network", "NET", "connect it to this network; user: one of its own [user]" },
+	{ "network", "NET", "connect the VM to this network; user: a user network of its own [user]" },
 	{ "firmware", "FW", "boot with bios or uefi [bios]" },
 	{ "folder", "DIR", "make the disk in DIR [the working directory]" },
 	{ "no-start", NULL, "do not start the VM" },
@@ -648,7 +648,7 @@ const struct verb verbs[] = {
 	{ "domname", "Monitoring", "VM", "print the name of a VM", NULL, 1, 1, false, "vm", "vm-info", verb_domname },
 	{ "domblklist", "Monitoring", "VM", "list the disks of a VM", domblklist_options, 1, 1, true, "vm", "vm-dump-definition",
 		verb_domblklist },
-	{ "domblkinfo", "Monitoring", "VM [DISK]", "show the space that a VM's disks take, and what live clones keep in them; with DISK: its sizes",
+	{ "domblkinfo", "Monitoring", "VM [DISK]", "show the space that a VM's disks take, and the part that live clones keep; with DISK: its sizes",
 		domblkinfo_options, 1, 2, true, "vm", "vm-dump-definition vm-pins vm-info", verb_domblkinfo },
 	{ "domblkstat", "Monitoring", "VM [DISK]", "show the requests of one disk of a running VM, or of all together", domblkstat_options, 1, 2,
 		true, "vm", "vm-info vm-dump-definition", verb_domblkstat },
@@ -769,7 +769,7 @@ const struct verb verbs[] = {
 		"agent-exec-output", verb_exec_output },
 	{ "cp", "Guests", "SRC DST", "copy a file or folder into the guest or out of it; one of SRC and DST is VM:PATH", cp_options, 2, 2,
 		false, "file", AGENT " " LOOKS " agent-connect", verb_cp },
-	{ "guestinfo", "Guests", "VM", "show what the guest agent knows of the guest, with virsh's names", guestinfo_options, 1, 1, true, "vm",
+	{ "guestinfo", "Guests", "VM", "show the guest agent's information about the guest, with virsh's names", guestinfo_options, 1, 1, true, "vm",
 		LOOKS, verb_guestinfo },
 	{ "guestvcpus", "Guests", "VM", "show or change which processors the guest uses", guestvcpus_options, 1, 1, true, "vm",
 		"vm-agent-query vm-agent-command", verb_guestvcpus },
@@ -817,7 +817,7 @@ const struct verb verbs[] = {
 	{ "version", "Help", "", "print the versions of cairn and of the daemon", version_options, 0, 0, true, NULL, "query-version",
 		verb_version },
 	{ "shell", "Help", "", "read verbs line by line, on a terminal with history and completion", NULL, 0, 0, false, NULL, NULL, verb_shell },
-	{ "complete", "Help", "[WORD...]", "print the words that may stand in place of the last WORD, for the completion of shells", NULL, 0, MANY,
+	{ "complete", "Help", "[WORD...]", "print the words that can replace the last WORD, for the completion of shells", NULL, 0, MANY,
 		false, NULL, "vm-list snapshot-list vm-dump-definition query-schedules query-thresholds query-pools query-requests net-list query-jobs", verb_complete },
 	{ "help", "Help", "[VERB]", "list all verbs, or show the options of a verb", NULL, 0, 1, true, NULL, NULL, verb_help },
 	{ NULL, NULL, NULL, NULL, NULL, 0, 0, false, NULL, NULL, NULL },
