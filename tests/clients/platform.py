@@ -107,14 +107,14 @@ class Platform:
         return names
 
     async def figures(self, name: str) -> VmFigures:
-        """What the VM's process says of itself. One that stands still says nothing: ask again."""
+        """Return the facts that the VM's process reports. A stopped process reports nothing: ask again."""
         while True:
             vm = await self.client.vm_info(name)
             if vm.cpu_time is not None:
                 return vm
 
     async def refusals(self) -> list[str]:
-        """What goes wrong has a class of its own."""
+        """Each error has a class."""
         seen = []
         try:
             await self.client.vm_info("no-such-vm")

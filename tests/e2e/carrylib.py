@@ -3,7 +3,7 @@
 
 def carry(d, tmp_path, name="a", moves=("restart-process", "kill", "save", "managedsave")):
     """Do each move with VM `name`, and yield its word when the VM runs again: `reset` resets the VM, `restart-process`
-    gives it a new process, `kill` is that of the daemon, `save` and `managedsave` are restored at once."""
+    gives it a new process, `kill` kills the daemon, `save` and `managedsave` are restored at once."""
     for move in moves:
         if move == "kill":
             d.stop(9)

@@ -195,7 +195,7 @@ def sandbox():
 def time_limit(request):
     """Fail a test that exceeds its time limit, and then a wait in its cleanup that takes as long. Needs no plugin.
 
-    Whoever reads the result of a run sees which tests took more than half: on a slower host, these fail first."""
+    The result of a run names the tests that took more than half: on a slower host, these fail first."""
     mark = request.node.get_closest_marker("seconds")
     seconds = (mark.args[0] if mark else TEST_SECONDS) * guestlib.SLOW
 
@@ -288,7 +288,7 @@ def waits_for_vm(pid):
 
 def inject_call(pid, number, *args):
     """Make a process make a system call. Returns its result (-errno for an error), or None if it killed the process.
-    number: or "jump", for a thread to go on at an address; the result means nothing then."""
+    number: or "jump", for a thread to continue at an address; the result means nothing then."""
     r = subprocess.run([INJECT_CALL, str(pid), str(number), *map(str, args)], capture_output=True, text=True, timeout=50)
     if os.geteuid() and "Operation not permitted" in r.stderr:
         pytest.skip("only root may trace a process that is not dumpable")

@@ -27,7 +27,7 @@ class Refused(Exception):
 
 @dataclasses.dataclass
 class Guest:
-    """What a saved state holds."""
+    """The content of a saved state."""
     state: str
     memory: list
 

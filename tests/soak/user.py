@@ -1,4 +1,4 @@
-"""user: one user's random requests. Each result, and the state and data of all VMs, must be those of the model."""
+"""user: one user's random requests. Each result, and the state and data of all VMs, must match the model."""
 
 import collections
 import copy

@@ -130,7 +130,8 @@ def json_schema(api):
 # ---- OpenRPC ----
 
 def openrpc(api):
-    """Return an OpenRPC document with the schemas of json_schema(). What OpenRPC has no word for begins with "x-"."""
+    """Return an OpenRPC document with the schemas of json_schema(). Members that OpenRPC does not define
+    begin with "x-"."""
     schemas = json.loads(json.dumps(json_schema(api)["$defs"]).replace('"#/$defs/', '"#/components/schemas/'))
     methods = []
     for c in api.commands:

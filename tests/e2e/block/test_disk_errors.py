@@ -339,7 +339,7 @@ def test_snapshot_on_full_file_system_leaves_nothing(daemon, kvm, guest, small):
 
 @pytest.mark.parametrize("off", [False, True])
 def test_snapshots_are_deleted_on_full_file_system(daemon, kvm, guest, small, off):
-    """That is how a user gets space. The other snapshots stay."""
+    """In this way a user gets space. The other snapshots stay."""
     vm = Vm(daemon, guest, image_with(small.path / "img", "qcow2"))
     names = ["s1", "s2", "s3", "s4"]
     for i, name in enumerate(names):

@@ -73,7 +73,7 @@ def tune(d, *args, **more):
 
 
 def shown(**limits):
-    """What virsh prints."""
+    """The output of virsh."""
     words = [f"{part}_{kind}_sec{end}" for end in ("", "_max") for kind in ("bytes", "iops") for part in ("total", "read", "write")] + ["size_iops_sec"] + [
         f"{part}_{kind}_sec_max_length" for kind in ("bytes", "iops") for part in ("total", "read", "write")]
     assert limits.keys() <= set(words)

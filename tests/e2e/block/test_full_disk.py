@@ -64,7 +64,7 @@ def small(tmp_path):
 
 @pytest.mark.seconds(120)
 def test_twenty_vms_on_a_full_file_system_lose_nothing(daemon, kvm, guest, small):
-    """Each pauses, with its writes kept, and goes on after room is made."""
+    """Each pauses, keeps its writes, and continues when the file system has space again."""
     guests = [Guest(daemon, guest("interp.elf"), n, small.path) for n in range(VMS)]
     names = [g.name for g in guests]
     q = daemon.qmp()

@@ -19,7 +19,7 @@ def overlayfs(tmp_path, lower):
 
 
 def go_on_below(vm, guest, folder):
-    """Have the VM go on with its disk on an overlayfs. The disk's thread itself reads the file there."""
+    """Let the VM continue with its disk on an overlayfs. The disk's thread itself reads the file there."""
     vm.off()
     vm.daemon.cairn("undefine", "vm1")
     vm.daemon.define("vm1", boot={"kernel": guest("interp.elf")},

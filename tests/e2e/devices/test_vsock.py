@@ -163,7 +163,7 @@ def test_client_that_goes_ends_guests_connection(served):
 
 
 def test_client_that_says_nonsense_is_closed(served):
-    """One that says nothing stays, and harms no other."""
+    """A silent client stays, and harms no other client."""
     g, path = served
     silent = Client(path, port=None)
     for line in (b"CONNECT\n", b"CONNECT x\n", b"connect 52\n", b"CONNECT 4294967295\n", b"CONNECT 52 \n", b"CONNECT -1\n",

@@ -932,7 +932,7 @@ def test_example_works(kvm, guest, tmp_path, page, example):
         pytest.skip("needs root, to act for another user")
     if example.startswith("cairn reclaim") and not guestlib.has_userfaultfd():
         pytest.skip("memory is reclaimed only with userfaultfd")
-    # What the page assumes to exist; and no daemon here may use the host's folders.
+    # VMs and files that the page assumes to exist; and no daemon here may use the host's folders.
     for theirs, ours in (("user alice", "user nobody"), ("/srv/cairn", "srv"),
                          (" nbdkit-cairn-plugin.so", " " + PLUGIN)):
         example = example.replace(theirs, ours)

@@ -92,7 +92,8 @@ def test_iso_with_a_boot_sector_boots_from_the_cdrom_drive(daemon, kvm, tmp_path
 
 @pytest.mark.skipif(not os.path.exists(NETWORK_ROM), reason="no package ipxe-qemu")
 def test_network_boots_before_the_disk(daemon, kvm, tmp_path):
-    """iPXE gets an address of the user network and finds nothing to boot there, so the BIOS goes on with the disk."""
+    """iPXE gets an address of the user network and finds nothing to boot there, so the BIOS continues with
+    the disk."""
     daemon.define("vm1", memory="64M", boot=None, disks=[{"path": write_disk(tmp_path / "a", b"disk a"), "format": "raw"}],
                   interfaces=[{"type": "user", "boot_order": 1}])
     daemon.cairn("start", "vm1")

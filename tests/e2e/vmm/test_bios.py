@@ -216,7 +216,7 @@ def test_last_words_of_a_guest_that_halts_are_logged(daemon, kvm, tmp_path):
 
 @pytest.mark.parametrize("boot, version", [({"firmware": "bios"}, 2), ({"kernel": guestlib.bare("interp")}, 1)], ids=["bios", "kernel"])
 def test_screen_has_a_rom_for_a_bios_only(daemon, kvm, tmp_path, boot, version):
-    """What the guest sees of a screen does not change where a kernel boots. long_bios.py uses the ROM."""
+    """A VM that boots a kernel shows the guest the same screen as before. long_bios.py uses the ROM."""
     daemon.define("vm1", memory="64M", screen=True, disks=[disk(write_disk(tmp_path / "a"))], boot=boot)
     daemon.cairn("start", "vm1", "--paused")
     daemon.cairn("save", "vm1", str(tmp_path / "saved"))

@@ -34,7 +34,7 @@ def run(tmp_path, *args, status=0):
     return r.stdout
 
 
-# What the shell does itself starts no process, which takes half a second where KVM emulates kernel mode.
+# Commands of the shell itself start no process, which takes half a second where KVM emulates kernel mode.
 SCRIPT = r"""
 while read -r k a b c d; do case $k in Uid:|Gid:|Groups:) echo "$k $a $b";; esac; done </proc/self/status
 echo "$A $PWD $HOME $*"

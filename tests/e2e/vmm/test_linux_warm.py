@@ -17,7 +17,7 @@ from terminallib import read_until
 from test_linux import elsewhere
 
 pytestmark = [pytest.mark.skipif(not guestlib.host_kind() or guestlib.host_kind() == "none", reason="needs /dev/kvm"), pytest.mark.seconds(600)]
-# What the shell does itself starts no process.
+# Commands of the shell itself start no process.
 SCRIPT = 'read -r a </proc/sys/kernel/random/uuid; read -r b </data/note; read -r c </proc/sys/kernel/hostname; read -r d </etc/hostname; echo "$a $b $EPOCHSECONDS $1 $c $d"; echo own >/data/note; exit 3'
 
 

@@ -59,7 +59,7 @@ def test_processes_have_an_empty_root_and_no_interfaces(daemon, guest):
 
 
 def test_process_is_alone_in_its_pid_namespace(daemon, guest):
-    """Whoever is in it sees the process as the first one, and can name no other, such as that of another VM."""
+    """A process in it sees the VM's process as the first one, and can name no other, such as that of another VM."""
     a, b = (start(daemon, guest, name) for name in ("a", "b"))
     with open(f"/proc/{a}/status") as f:
         assert next(line.split()[1:] for line in f if line.startswith("NSpid:")) == [str(a), "1"]
@@ -81,7 +81,7 @@ def test_signal_from_outside_ends_the_process(daemon, guest, sig):
 
 
 def test_restarted_process_and_clone_are_caged(daemon, guest, tmp_path):
-    """A process that takes a VM over, and that of a live clone; the guest and its disk go on."""
+    """A process that takes a VM over, and that of a live clone; the guest and its disk continue."""
     pid = start(daemon, guest, "a", disks=[qcow2(tmp_path / "a.qcow2", "16M")])
     console = Console(daemon, "a")
     until(lambda: console.line() == "interp")
@@ -101,7 +101,7 @@ def test_restarted_process_and_clone_are_caged(daemon, guest, tmp_path):
 
 
 def test_next_daemon_makes_its_own(daemon, guest):
-    """VMs go on in the namespaces of a daemon that is gone."""
+    """VMs continue in the namespaces of a daemon that has ended."""
     old = start(daemon, guest, "a")
     daemon.stop()
     daemon.start()
@@ -196,7 +196,7 @@ def test_process_that_reaches_the_limit_of_pid_namespaces_goes_on_and_says_so(gu
 
 
 def beginning(pid):
-    """What the process has got from the daemon: its fds, session, signals and arguments."""
+    """State that the process has got from the daemon: its fds, session, signals and arguments."""
     status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     fds = {}
@@ -214,7 +214,7 @@ def beginning(pid):
 
 
 def test_process_begins_as_one_of_posix_spawn(guest, tmp_path):
-    """That is how the daemon creates a process that is in no control group and no pid namespace."""
+    """The daemon creates a process without a control group and a pid namespace in this way."""
     d = Without(tmp_path, "unshare", "--user", "--map-root-user", options=["--cgroup", "none"])
     try:
         its = beginning(start(d, guest, "a"))

@@ -195,7 +195,7 @@ def test_calls_that_libc_makes_rarely_are_allowed(sandbox):
 
 
 def test_run_at_terminal_and_agent_port_are_confined(sandbox, tmp_path):
-    """What the VM's devices take while they are made."""
+    """The sandbox allows the calls that create these devices."""
     master, slave = pty.openpty()
     definition = guestlib.definition(guest="interp", guest_agent=True, console={"virtio": True}, rng=True)
     (tmp_path / "vm.json").write_text(json.dumps(definition))

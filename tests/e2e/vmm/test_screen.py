@@ -246,7 +246,7 @@ def test_qmp_knows_qemus_keys(vm, daemon, qemu):  # noqa: F811
 
 
 def test_qmp_writes_pictures(vm, daemon, tmp_path):
-    """A picture replaces an earlier one. What is no regular file stays as it is."""
+    """A picture replaces an earlier one. A target that is no regular file stays as it is."""
     ready(vm)
     q = qmp_of(daemon)
     path = tmp_path / "a.ppm"

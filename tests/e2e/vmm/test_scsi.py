@@ -192,7 +192,7 @@ def test_revert_tells_the_guest_of_another_medium(daemon, kvm, tmp_path):
 @needs_bios
 def test_bios_boots_disk_and_cd_of_the_controller(daemon, kvm, tmp_path):
     """vm1 boots its second SCSI disk; vm2 has an empty disk, a SCSI disk without a boot sector and a CD, and boots the
-    CD. A snapshot goes on after a revert."""
+    CD. A snapshot continues after a revert."""
     empty = {"path": write_disk(tmp_path / "e", bootable=False), "format": "raw"}
     daemon.define("vm1", memory="64M", boot=None, disks=[
         {**qcow2(tmp_path / "a", b"disk a"), "bus": "scsi"}, {**qcow2(tmp_path / "b", b"disk b"), "bus": "scsi", "boot_order": 1}])

@@ -1,4 +1,4 @@
-"""A VM's process that its guest has taken over sends the daemon whatever it likes. The daemon drops that VM or takes no
+"""A VM's process that its guest has taken over sends the daemon any message. The daemon drops that VM or takes no
 notice; it answers others meanwhile, and needs no more memory and files afterwards."""
 
 import os

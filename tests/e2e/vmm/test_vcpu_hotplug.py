@@ -101,7 +101,7 @@ def test_vcpus_come_and_go(daemon, guest):
     assert daemon.info("a")["vcpus"] == 1 and daemon.info("a")["vcpus-absent"] == [1, 2, 3]
     stats = json.loads(daemon.cairn("domstats", "a", "--vcpu", "--format", "json").stdout)
     assert "vcpu.0.time" in json.dumps(stats) and "vcpu.1.time" not in json.dumps(stats)
-    # Those that come back start anew.
+    # vCPUs that are plugged in again start anew.
     daemon.cairn("setvcpus", "a", "3", "--live")
     assert g.start(2) == 0b110
     q.close()

@@ -140,7 +140,7 @@ def test_requests_survive_the_daemon(host):
     host.cairn("approve", str(n), "--reason", "go")
     host.cairn("requests", str(n), "--wait")
     assert state(host) == "shutoff"
-    # What ran when the daemon was killed is not run again.
+    # An act that ran when the daemon was killed does not run again.
     host.cairn("start", "mine")
     n = asked(destroy(host))
     host.stop()

@@ -1,4 +1,4 @@
-"""Each file of a VM is opened with the rights of the user who added it, whoever edits the VM later."""
+"""Each file of a VM is opened with the rights of the user who added it, also after another user edits the VM."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Who loses the role for a VM loses the consoles of the VM that are open."""
+"""A user who loses the role for a VM loses its open consoles."""
 
 import contextlib
 import json

@@ -442,7 +442,8 @@ def test_imports_count_with_their_data(host):
 
 
 def test_live_clones_of_a_killed_daemon_count_or_are_gone(host):
-    """What they count with is stored before they are kept, although another write holds the store's thread."""
+    """Their share of the quota is stored before the clones are kept, although another write holds the
+    store's thread."""
     if "asan" in BUILD:
         pytest.skip("slow_sync.so has to come behind a sanitizer")
     go, syncs = host.tmp / "go", host.tmp / "syncs"

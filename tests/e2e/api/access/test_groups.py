@@ -1,5 +1,5 @@
-"""Files of a definition are opened with the groups that their author has when they are opened, not with those of the
-moment of the define. The daemon runs in a mount namespace with a user database of its own."""
+"""Files of a definition are opened with the groups that their author has when they are opened, not with the
+groups at the define. The daemon runs in a mount namespace with a user database of its own."""
 
 import grp
 import json

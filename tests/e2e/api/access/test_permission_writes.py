@@ -1,4 +1,4 @@
-"""What permissions are in force while they cannot be stored, and which VM a stored one is for."""
+"""Permissions that are in force while they cannot be stored, and the VM that a stored permission belongs to."""
 
 import json
 import os

@@ -98,7 +98,7 @@ def test_floods_are_bounded(shared):  # noqa: F811
     shared.cairn("grant", "viewer", "other", "--user", str(NOBODY))
     known = [ask(shared, "operator", f"vm{n}") for n in range(5)]
     assert [("return" in a) for a in known] == [True] * 3 + [False] * 2
-    # Users without a role share their room, and leave that of others.
+    # Users without a role share one limit, and do not use up the limits of others.
     strangers = [ask(shared, "viewer", f"vm{n}", user=5000 + n, group=5000 + n) for n in range(22)]
     assert sum("return" in a for a in strangers) == 20 and strangers[-1]["error"]["class"] == "QuotaExceeded"
     for r in requests(shared):

@@ -99,7 +99,7 @@ def test_user_cannot_take_fds_before_first_instruction(shared):  # noqa: F811
         assert steal(pid) == REFUSED
         os.kill(pid, 9)
         assert "cairn-archive ended early\"" in client.communicate(timeout=50)[0]
-    # What it writes to stderr is bounded, does not block it, and does not reach the daemon's log.
+    # Its output on stderr is bounded, does not block the process, and does not reach the daemon's log.
     with take("try:\n    while True: os.write(2, b'forged\\n' * 100)\nexcept BlockingIOError: pass\n") as client:
         assert "cairn-archive ended early: forged\"" in client.communicate(timeout=50)[0]
     assert "forged" not in shared.log.read_text().replace("cairn-archive ended early: forged", "")
@@ -139,7 +139,7 @@ def test_user_cannot_take_fds_of_cairn_archive(spawnable):
 
 
 def test_user_cannot_take_fds_of_cairn_slirp(spawnable, tmp_path):
-    """What it may add to the log, which is the daemon's, is bounded."""
+    """Its output in the daemon's log is bounded."""
     log = tmp_path / "log"
     log.write_bytes(bytes(5000))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

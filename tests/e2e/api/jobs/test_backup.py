@@ -1,5 +1,5 @@
-"""cairn backup-begin, domjobinfo and domjobabort: a backup of one instant, while the guest goes on. qemu-img is the
-oracle, and the client of NBD."""
+"""cairn backup-begin, domjobinfo and domjobabort: a backup of one instant, while the guest continues. qemu-img is
+the oracle, and the client of NBD."""
 import contextlib
 import json
 import os

@@ -120,7 +120,7 @@ def test_external_snapshot_gives_each_disk_an_overlay(vm, bus):
     g.write(3)
     g.write(4, disk=1)
     g.verify()
-    # What was the image keeps the content of the moment.
+    # The old image keeps the content of the moment.
     img(g.d, "compare", "-U", "-f", "qcow2", "-F", "raw", "disk0.qcow2", "was0.raw")
     img(g.d, "compare", "-U", "-f", "raw", "-F", "raw", "disk1.raw", "was1.raw")
     assert chain(g.d, "disk0.s1") == ["disk0.s1", "disk0.qcow2"]

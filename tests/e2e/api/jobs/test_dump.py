@@ -390,7 +390,8 @@ def test_dump_after_crash_waits_for_end_of_work(fake, tmp_path):
 
 @pytest.mark.parametrize("option, ends", [(None, "running"), ("crash", "shutoff"), ("reset", "running")])
 def test_next_daemon_adopts_dump(fake, tmp_path, option, ends):
-    """The VM's process goes on with it, and the next daemon does what the user wanted afterwards."""
+    """The VM's process continues the dump, and the next daemon performs the action that the user wanted
+    afterwards."""
     go, core = tmp_path / "go", tmp_path / "core"
     fake.define("vm1", cmdline=f"work-until={go}", on_crash="destroy")
     fake.cairn("start", "vm1")

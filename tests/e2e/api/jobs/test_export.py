@@ -372,7 +372,7 @@ def test_export_into_unsuitable_file_is_refused(large):
 
 
 def test_export_to_blocked_pipe_can_be_cancelled(large):
-    """The VM is free again, whatever the client does with its end of the pipe."""
+    """The VM is free again, also if the client keeps its end of the pipe open."""
     q = large.qmp()
     r, w = os.pipe()
     socket.send_fds(q.sock, [b'{"execute":"vm-export","arguments":{"vm":"vm1"}}'], [w])

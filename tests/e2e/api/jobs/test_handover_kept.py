@@ -1,5 +1,5 @@
-"""What a handover (cairn restart-process) keeps besides the guest: the consoles' output and clients, figures, and
-requests that wait."""
+"""State that a handover (cairn restart-process) keeps besides the guest: the consoles' output and clients,
+figures, and requests that wait."""
 
 import contextlib
 import json

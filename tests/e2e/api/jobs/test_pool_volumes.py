@@ -141,7 +141,7 @@ def test_vms_of_a_volume_are_shown_and_keep_it(fake, q, pool):
     assert volumes(q)["a.raw"]["vms"] == [f"vm{i}" for i in range(8)]
     refused(q, "is an image of VM 'vm0'; detach the disk or undefine the VM first", "volume-delete", name="a.raw")
     refused(q, "is an image of VM 'web1'", "volume-delete", name="b.raw")
-    # What a running VM has counts until it ends, whatever the definition of its next start has.
+    # The volumes of a running VM count until it ends, also if the definition of its next start lacks them.
     fake.cairn("start", "web1")
     fake.define("web1", was=None)
     refused(q, "is an image of VM 'web1'", "volume-delete", name="b.raw")
@@ -301,7 +301,7 @@ def test_job_shows_progress_and_is_cancelled(fake, pool, held):
     with pytest.raises(QmpError, match="the job was cancelled, and made no volume") as e:
         ended(q, job)
     assert e.value.cls == "Cancelled" and os.listdir(pool) == ["a"]
-    # What ignores SIGTERM is killed.
+    # A program that ignores SIGTERM is killed.
     (fake.tmp / "libexec/cairn-img").write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ >>{held.log}\nread x <{held.gate}\n")
     job = q.run("volume-clone", pool="images", name="a", new_name="b")["job"]
     held.begun(2)

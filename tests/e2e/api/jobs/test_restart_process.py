@@ -1,4 +1,4 @@
-"""cairn restart-process: a running VM gets a new process, and its guest goes on."""
+"""cairn restart-process: a running VM gets a new process, and its guest continues."""
 
 import json
 import signal

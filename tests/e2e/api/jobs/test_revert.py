@@ -18,7 +18,8 @@ def off(fake, how):
 
 @pytest.mark.parametrize("how", ["killed", "shutdown"])
 def test_vm_is_as_before_a_revert_that_failed(fake, how):
-    """It was started only for the revert. Nothing restarts it, whatever its policies say of the end before."""
+    """It was started only for the revert. Nothing restarts the VM, although its policies ask for it after
+    a crash or a shutdown."""
     (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
     keys = {"disks": [{"path": "d.raw", "format": "raw"}]}
     fake.define("vm1", **keys)

@@ -735,7 +735,7 @@ def test_vm_that_was_saved_paused_is_restored_paused(daemon, filled, tmp_path):
 
 
 def test_client_of_a_killed_daemon_learns_where_the_saved_state_is(daemon, filled, tmp_path):
-    """The VM's process goes on saving, and the state is complete."""
+    """The VM's process continues the save, and the state is complete."""
     pid = daemon.info("vm1")["pid"]
     os.kill(pid, signal.SIGSTOP)
     save = subprocess.Popen([f"{BUILD}/cairn", "save", "vm1", tmp_path / "saved.vm"], env=daemon.env, stderr=subprocess.PIPE,

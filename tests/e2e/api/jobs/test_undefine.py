@@ -225,7 +225,8 @@ def test_undefine_of_a_vm_whose_image_does_not_answer_ends_in_a_sentence(daemon,
         assert names(daemon) == vms
         for i in range(2):
             refused(clients[i].answer()["error"]["desc"], f"vm{i + 1}")
-        # The processes were killed a moment ago. Who comes now waits for their end, until that takes too long.
+        # The processes were killed a moment ago. A client that connects now waits for their end, until
+        # that takes too long.
         processes = sorted(daemon.children())
         assert len(processes) == 4
         ask(0, "vm-undefine", "vm1", **{"snapshots-metadata": True})

@@ -358,7 +358,7 @@ def test_two_users_add_to_an_active_network_at_once(plain):
 
 
 def test_questions_delay_no_operation(plain):
-    """Who may only look cannot keep an admin from acting."""
+    """A viewer cannot keep an admin from acting."""
     plain.define_net()
     plain.tell("up", "json", {"return": {"bridge": "virbr0", "notes": []}})
     plain.tell("down", "json", {"return": {"removed": []}})
@@ -652,7 +652,7 @@ def test_refused_update_changes_nothing(host):
     before = host.cairn("net-dumpjson", "lan").stdout
     d = json.loads(before)
     q = host.qmp()
-    # What the program would not change, though the answer would say so.
+    # A change that the program would not make, although the answer would report it.
     for key, value in (("mode", "isolated"), ("stp", True), ("dev", "eth9"), ("mtu", 1400), ("mac", MAC), ("bridge", "other"),
                        ("ipv4", {**d["ipv4"], "address": "10.77.0.200"}), ("ipv6", {"address": "fd77::1", "prefix": 64})):
         with pytest.raises(QmpError, match=f"network 'lan': another {key} needs net-destroy and net-start"):

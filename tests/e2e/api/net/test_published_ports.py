@@ -260,7 +260,7 @@ def test_vm_of_an_earlier_daemon_ends_without_a_word_about_its_ports(real, lan):
 
 
 def test_ports_that_cannot_be_opened_again_are_told(real, lan):  # noqa: F811
-    """cairn-publish is missing, and then another program has one of the ports: the daemon goes on trying."""
+    """cairn-publish is missing, and then another program has one of the ports: the daemon continues to try."""
     define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}, {"protocol": "udp", "port": 8008, "to": 7}])
     real.serve("vm1", real.begin("vm1"))
     program, away, pid = real.program / "cairn-publish", real.tmp / "away", real.publishers()[0]

@@ -23,7 +23,7 @@ def file_set(path, text):
 
 
 class Host:
-    """What the daemon reads of its host."""
+    """The host's figures that the daemon reads."""
 
     def __init__(self, tmp):
         self.pressure, self.meminfo = tmp / "pressure", tmp / "meminfo"
@@ -94,12 +94,12 @@ def test_memory_is_taken_while_the_host_is_short_and_given_back(tmp_path, host):
         assert "Balloon:        57344 KiB, balanced from 16384 to 65536 KiB; last change: the host is short" in d.cairn("dominfo", "a").stdout
         stats = d.cairn("domstats", "a", "--balloon").stdout
         assert "balloon.target=57344\n" in stats and "balloon.target.min=16384\n" in stats
-        # The next daemon goes on from there.
+        # The next daemon continues from there.
         d.stop()
         host.set(0, 50)
         d.start()
         until(lambda: target(d, "a") == 64)
-        # What a user sets wins.
+        # A user's setting takes precedence.
         d.cairn("setmem", "a", "60M", "--live")
         host.set(20, 3)
         until(lambda: d.info("idle")["balloon"]["period"] == 0)

@@ -125,7 +125,7 @@ def busy_host():
 
 @pytest.mark.usefixtures("kvm")
 def test_running_vms_that_keep_the_processors_busy(busy_host):
-    """Who may not see the busiest VM is not told."""
+    """A user who may not see the busiest VM does not get its name."""
     d, cpus = busy_host, os.sysconf("SC_NPROCESSORS_ONLN")
     d.define("a", boot={"kernel": guestlib.bare("idle")})
     for i in range(cpus):

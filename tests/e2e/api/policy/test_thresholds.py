@@ -129,7 +129,8 @@ def small(tmp_path):
 
 
 def test_vm_pauses_before_its_file_system_is_full(daemon, guest, small):
-    """Nothing fails, and its disk goes on where it was. While the VM writes, the daemon does not wait a minute."""
+    """Nothing fails, and its disk continues with the same image. While the VM writes, the daemon does not
+    wait a minute."""
     g = machine(daemon, guest, disks=[{"path": image(small.path / "a.raw", 16 * MIB), "format": "raw"}])
     g.run("open 0")
     watched(daemon, "disk-space", "--above", "50", "--then", "suspend")

@@ -111,7 +111,7 @@ def test_killed_daemon(fake, ends):
 
 
 def test_restart_comes_before_the_end(fake):
-    """A VM whose policy restarts it lives on; it is gone when the restart is cancelled."""
+    """A VM whose policy restarts it stays defined; it is gone when the restart is cancelled."""
     create(fake, on_crash="restart", restart={"delay": 3600, "max_delay": 3600})
     first = fake.info("vm1")["pid"]
     os.kill(first, signal.SIGKILL)

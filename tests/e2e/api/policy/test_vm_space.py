@@ -97,7 +97,7 @@ def test_vm_that_writes_nothing_is_told_what_others_take(beside, guest, small, t
         b.run("write 0 8 2")
         return states() == want
 
-    # What b's process sees lets the daemon look at once, and not only each minute.
+    # An error in b's process makes the daemon measure at once, and not only each minute.
     until(lambda: write(["low"]) and "allocation" in beside.info("b")["disks"][0])
     small.empty()
     until(lambda: write(["low", "enough"]) and states("b") == ["low", "enough"])

@@ -192,7 +192,7 @@ def test_daemon_without_memory_loses_nothing(fake):
 
 
 def test_vm_process_without_memory_fails_a_command_or_ends_alone(daemon, kvm, guest, tmp_path):
-    """What the guest has flushed is there, and the image has no fault."""
+    """All flushed data of the guest is there, and the image has no fault."""
     if "asan" in BUILD:
         pytest.skip("a sanitizer reserves address space")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "a.qcow2", "64M"], check=True)
@@ -222,7 +222,7 @@ def test_vm_process_without_memory_fails_a_command_or_ends_alone(daemon, kvm, gu
 
 
 def limit_memory(pid, limit):
-    """Only the process's own user and whoever has CAP_SYS_RESOURCE may do that."""
+    """Only the process's own user and a user with CAP_SYS_RESOURCE may do that."""
     ids = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
     uid, gid = (int(ids[k].split()[0]) for k in ("Uid", "Gid"))
     become = {} if os.geteuid() else {"user": uid, "group": gid, "extra_groups": []}

@@ -29,7 +29,7 @@ def fill(daemon, name):
 
 @pytest.fixture
 def stop():
-    """Stop a process, which goes on after the test, also if it has failed."""
+    """Stop a process and continue it after the test, also if the test has failed."""
     pids = []
 
     def now(pid):

@@ -467,7 +467,7 @@ def test_daemon_of_systemd_asks_for_a_scope(tmp_path, guest, group):
         holder = (scope / "holder" / "cgroup.procs").read_text().split()
         assert len(holder) == 1
         d.stop()
-        # The scope lives on with its VM; the next daemon goes on with it.
+        # The scope stays with its VM; the next daemon continues to use it.
         until(lambda: (scope / "holder" / "cgroup.procs").read_text() == "")
         assert group_of(pid).parent == scope
         d.start()

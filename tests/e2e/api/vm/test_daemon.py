@@ -450,7 +450,7 @@ def test_vms_of_older_daemon_are_found_by_old_socket_name(fake, name):
     fake.start()
     assert pid_of(fake, name) == pid
     fake.cairn("destroy", name)
-    # That of a hash stays: another VM may have it.
+    # A socket with a hash in its name stays: another VM may have it.
     assert len(sockets(fake)) == (len(name) > 72)
     fake.cairn("start", name)
     pid = pid_of(fake, name)

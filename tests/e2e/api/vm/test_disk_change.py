@@ -105,7 +105,7 @@ def test_medium_is_the_old_one_if_the_daemon_ended_before_it_sent_the_new_one(da
 
 
 def test_medium_and_drive_stay_if_the_image_does_not_answer_the_guest(daemon, kvm, tmp_path):
-    """The VM's process goes on."""
+    """The VM's process continues."""
     d = Drive(daemon, tmp_path)
     with fuse(tmp_path / "fuse", iso=b"\xef" * (1 << 20)) as f:
         d.change(f["iso"])

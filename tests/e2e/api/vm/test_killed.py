@@ -238,7 +238,8 @@ WORK = {"snapshot-create": ({"name": "two"}, ["one", "two"]), "snapshot-delete":
 
 @pytest.mark.parametrize("old, command", [(old, c) for c in WORK for old in ([False, True] if c == "snapshot-create" else [False])])
 def test_next_daemon_adopts_work_on_snapshots(fake, command, old):
-    """The VM's process goes on with it. A process of an older version does not say so, and the result stays unknown."""
+    """The VM's process continues the work. A process of an older version does not say so, and the result
+    stays unknown."""
     go, disk, (args, names) = fake.tmp / "go", fake.tmp / "d.raw", WORK[command]
     disk.write_bytes(bytes(1 << 20))
     go.touch()

@@ -1,5 +1,5 @@
-"""A VM whose process lost the connection to the daemon goes on and is managed again. The daemon kills only a process
-that does not answer on a new connection."""
+"""A VM whose process lost the connection to the daemon continues, and the daemon manages it again. The daemon
+kills only a process that does not answer on a new connection."""
 
 import ctypes
 import os

@@ -41,7 +41,7 @@ SENTENCES = {
 
 
 class Bench:
-    """A VM in a daemon, and whatever holds the operation in progress."""
+    """A VM in a daemon, and a way to hold the operation in progress."""
 
     def __init__(self, daemon, n, slow):
         self.daemon, self.n, self.slow = daemon, n, slow
@@ -653,7 +653,7 @@ def test_table_has_every_pair():
 
 
 def test_destroyed_start_leaves_the_queue(tmp_path):
-    """The starts behind it go on in their order, and none before there is room."""
+    """The starts behind it continue in their order, and none begins before a place is free."""
     daemon = Held(tmp_path, start_queued)
     try:
         x = Bench(daemon, 0, daemon.slow)

@@ -159,7 +159,7 @@ def test_stuck_bus_holds_one_start_and_nothing_else(daemon, bus, guest):
         assert "destroyed while starting" in p.communicate()[0] and p.returncode == 1
     until(lambda: "systemd-run" not in daemon.all_children().values())
     assert "did not answer within 10 s" not in daemon.log.read_text()
-    # Without destroy, the start goes on after a time. The next one does not wait.
+    # Without destroy, the start continues after a time. The next one does not wait.
     daemon.cairn("start", "b")
     assert "systemd did not answer within 10 s; see systemctl status" in scope_of(daemon, "b")["lack"]
     daemon.cairn("start", "c")

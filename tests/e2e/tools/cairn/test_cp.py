@@ -53,7 +53,7 @@ def test_folder_both_ways(vm, source, tmp_path):  # noqa: F811
     there.mkdir()
     assert vm.cairn("cp", str(source), f"web1:{there}").stderr == ""
     assert tree(there / "source") == tree(source)
-    # A name that does not exist is that of the copy.
+    # If the target does not exist, the copy gets its name.
     vm.cairn("cp", f"web1:{there}/source/", str(back))
     assert tree(back) == tree(source)
     back2 = tmp_path / "back2"
@@ -248,7 +248,7 @@ def test_link_of_an_earlier_copy_is_not_followed(liar, tmp_path):  # noqa: F811
 
 
 def test_ctrl_c_ends_a_copy_at_once(liar, tmp_path):  # noqa: F811
-    """The guest goes on."""
+    """The guest continues."""
     (liar.tmp / "says").write_bytes(STARTED + frame(6, FILE))
     with subprocess.Popen([os.path.join(BUILD, "cairn"), "cp", "web1:/x", str(tmp_path / "x")], env=liar.env, stderr=subprocess.PIPE) as p:
         until(lambda: (tmp_path / "x").exists())

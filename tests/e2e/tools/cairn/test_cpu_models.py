@@ -129,7 +129,7 @@ def processor_of_qemu(name):
     """Return (features, name, signature, vendor) of QEMU's model."""
     theirs = qemu_models()[1]
     their = theirs[name]
-    # What QEMU's empty model has, too, is a setting and no feature.
+    # A word that QEMU's empty model has, too, is a setting and no feature.
     features = {n for n, value in their.items() if value is True and theirs["base"].get(n) is not True}
     family, model, stepping = their["family"], their["model"], their["stepping"]
     signature = max(family - 15, 0) << 20 | model >> 4 << 16 | min(family, 15) << 8 | (model & 15) << 4 | stepping

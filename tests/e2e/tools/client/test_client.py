@@ -99,7 +99,7 @@ def test_client_runs_commands_jobs_and_events(fake, tmp_path):
 
 
 def test_waiting_for_a_job_times_out(fake, tmp_path):
-    """The job goes on, and its end can be awaited again."""
+    """The job continues, and its end can be awaited again."""
     (tmp_path / "disk").write_bytes(bytes(1 << 20))
     fake.define("vm1", cmdline=f"work-until={tmp_path}/go", disks=[{"path": "disk", "format": "qcow2"}])
     with cairn_client.Client(fake.socket) as c:

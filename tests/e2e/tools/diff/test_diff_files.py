@@ -206,7 +206,7 @@ def test_data_and_attributes_that_change_in_place_are_found(tmp_path, monkeypatc
     assert result["filesystems"][0]["needs-recovery"] is True
     assert {x["path"]: x.get("what") for x in found} == {
         "/f7": ["content"], "/f9": ["attributes"], "/f11": ["owner"], "/f13": ["links"], "/f15": ["time"], "/f14x": None}
-    # What was written with the content that it had is no change of a file.
+    # Writing the same content again is no change of a file.
     run("qemu-io", "-c", "write -q -s a.raw 0 16M", "a.qcow2")
     assert diff(**{"to": None})[0]["result"]["list"] == []
 

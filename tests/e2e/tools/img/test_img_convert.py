@@ -147,7 +147,7 @@ def damaged(box):
 
 @pytest.mark.parametrize("options", [("-O", "raw"), ("-O", "qcow2"), ("-O", "qcow2", "-c")])
 def test_salvage(box, options):
-    """What cannot be read becomes zeros and is named; all else is copied."""
+    """Blocks that cannot be read become zeros and are named; all else is copied."""
     damaged(box)
     box.fails("convert", *options, "a", "x")
     assert not (box.path / "x").exists()

@@ -123,7 +123,7 @@ def test_changes_need_the_lock(disk, option):
 @pytest.mark.parametrize("name", ["json:" + json.dumps({"driver": "raw", "file": {"driver": "file", "filename": "r"}}),
                                   "nbd://localhost/", "nbd:unix:r"])
 def test_options_in_a_header_are_refused(disk, name):
-    """The header is written by whoever made the image."""
+    """The author of the image wrote the header."""
     disk.qemu("create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "raw", "top", "8M")
     assert "only local files" in disk.fails("convert", "-O", "raw", "top", "x")
     assert "only local files" in disk.fails("map", "top")

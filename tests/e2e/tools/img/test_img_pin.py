@@ -37,7 +37,7 @@ def fork(box):
     box.qemu("convert", "-f", "qcow2", "-O", "qcow2", "src", "copy")
     box.io("copy", "write -P 5 2M 128k")
     box.frozen = content(box, "copy")
-    # What the source writes afterwards does not concern the fork.
+    # Later writes of the source do not reach the fork.
     box.io("src", "write -P 3 0 16M", "discard 12M 1M")
     box.qemu("check", "-q", "src")
     return box

@@ -25,7 +25,7 @@ CAIRN, QEMU = str(IMG), "qemu-img"
 BITMAPS = 0x23852875  # the header's extension
 IN_USE, AUTO = 1, 2  # flags of a bitmap
 
-# What a tool may refuse, leaving the image as it was. All other errors fail the test.
+# Operations that a tool may refuse, leaving the image as it was. All other errors fail the test.
 REFUSALS = re.compile("|".join((
     "refcounts have . bits?, which is too few for snapshots",
     "Could not create snapshot '.*': -22|Could not apply snapshot '.*': Failed to load snapshot: Invalid",  # the same

@@ -210,8 +210,8 @@ def receives(host, server, client, address):
 
 
 def test_egress_rules_of_a_network(host):
-    """What no rule allows is reset, and counted: addresses outside, the host's own, IPv6. DHCP, names of the guests,
-    the guests themselves and connections from the host pass."""
+    """Connections that no rule allows are reset and counted: addresses outside, the host's own, IPv6. DHCP,
+    names of the guests, the guests themselves and connections from the host pass."""
     for last in (9, 10):
         host.outside.run("ip", "addr", "add", f"10.9.0.{last}/24", "dev", "eth0")
     before = host.state()
@@ -485,7 +485,7 @@ def test_down_after_a_kill_at_any_point_of_up(host):
 
 def test_operations_wait_for_one_another_and_for_no_plain_user(host):
     n = network()
-    # What any user of the host can lock.
+    # Locks that any user of the host can take.
     with open(f"/proc/{host.holder.pid}/ns/net") as everybodys:
         fcntl.flock(everybodys, fcntl.LOCK_EX)
         assert "return" in host.call("up", n, before=("timeout", "30"))
@@ -703,7 +703,7 @@ def test_bad_request(text):
 
 
 def test_leases_of_a_strange_file(tmp_path):
-    """What a dnsmasq that was taken over can write: links, long lines, bytes."""
+    """Lines that a dnsmasq that was taken over can write: links, long lines, bytes."""
     n = network()
     state = tmp_path / "dnsmasq" / "state"
     state.mkdir(parents=True)

@@ -132,7 +132,7 @@ def test_connection_carries_both_ways_and_its_ends(begin):
             server.sendall(b"answer")  # half closed: the other direction goes on
             server.close()
             assert receive_all(early) == b"answer"
-        # A reset goes on as one.
+        # cairn-publish passes a reset on as a reset.
         with client_of(p) as c, guest.accept()[0] as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             server.close()

@@ -215,8 +215,8 @@ def ended(s):
 
 @pytest.mark.parametrize("before", ["deny;allow any - 192.0.2.0/24;allow any - *.example.org", ""])
 def test_other_rules_end_what_they_deny(world, before):
-    """While the guest is silent: TCP connections outside, and answers to its datagrams. What they allow goes on, by a
-    name that both have, too. A forward's connection goes on."""
+    """While the guest is silent: TCP connections outside, and answers to its datagrams. Connections that the
+    rules allow continue, also those by a name that both rules have. A forward's connection continues."""
     args = ["--egress", before] if before else []
     inside = world.listening(world.host, socket.AF_INET, 8022)
     with Guest(("tcp", inside, "-", 22), args=args, before=world.before, control=True) as g:

@@ -484,7 +484,7 @@ def test_dns_queries_go_to_host_resolver(lan, tmp_path):  # noqa: F811
             g.silent()
             return readable(servers[1])
         until(asked)
-        # That is its resolver: other ports of the same address are closed to the guest.
+        # The guest reaches only the resolver: other ports of the same address are closed to it.
         server, sink = lan.inside(lambda: listener("0.0.0.0")), lan.inside(lambda: datagrams("0.0.0.0"))
         port, udp_port = server.getsockname()[1], sink.getsockname()[1]
         for to in ("10.0.2.3", "10.0.2.2", "10.0.2.255", "127.0.0.2"):

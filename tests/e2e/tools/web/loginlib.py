@@ -23,7 +23,7 @@ auth required pam_unix.so
 
 
 class Host:
-    """What the host's users are for cairn-web."""
+    """The host's users, as cairn-web sees them."""
 
     def __init__(self, tmp):
         self.tmp = tmp

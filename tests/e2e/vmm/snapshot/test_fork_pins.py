@@ -1,5 +1,5 @@
-"""Live clones whose disks are overlays on their source's image as of the fork's instant: nothing is copied, and each VM
-has its own content, whatever happens to the others."""
+"""Live clones whose disks are overlays on their source's image as of the fork's instant: nothing is copied, and
+each VM keeps its own content when the others change."""
 
 import contextlib
 import json
@@ -433,7 +433,7 @@ def test_four_generations_keep_their_content(vms, daemon, tmp_path):
         vms.holds(name, 0, at_0)
     for i in range(1, 5):
         vms.holds("g4", 1000 * i, i)
-    # The middle may stop and start, and the youngest goes on.
+    # The middle VM may stop and start, and the youngest continues.
     vms.leave("g2")
     daemon.cairn("destroy", "g2")
     vms.boot("g2")

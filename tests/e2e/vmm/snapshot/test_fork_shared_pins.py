@@ -108,7 +108,8 @@ def test_clone_is_forked_like_its_source(vms, daemon, tmp_path):
 
 @pytest.mark.parametrize("between", ["snapshot", "revert", "resize", "restart-process", "stop", "pause"])
 def test_other_work_between_two_forks(vms, daemon, tmp_path, between):
-    """What leaves the disk as it is leaves the pin to the next fork, unless the process ends that knows it."""
+    """An operation that does not change the disk leaves the pin to the next fork, unless the process that
+    knows the pin ends."""
     vms.start(vms.image("a.qcow2"))
     vms.write("src", 0, 1)
     daemon.cairn("snapshot-create-as", "src", "s1")

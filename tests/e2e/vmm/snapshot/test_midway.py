@@ -1,5 +1,5 @@
 """A guest in the middle of something: a handler of an NMI, a processor that waits for its start, half-written registers
-of devices. It goes on from there after a revert, in another process and in a clone."""
+of devices. It continues from there after a revert, in another process and in a clone."""
 
 import string
 

@@ -1,4 +1,5 @@
-"""A guest that is a hypervisor itself: its own guest lives on in snapshots, saved states, clones and a new process."""
+"""A guest that is a hypervisor itself: its own guest continues in snapshots, saved states, clones and a new
+process."""
 
 import pytest
 

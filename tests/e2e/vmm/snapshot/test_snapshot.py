@@ -525,7 +525,7 @@ def test_failed_snapshot_is_no_base(vm):
 
 
 def test_snapshot_on_full_file_system_names_the_disk(vm, tmp_path):
-    """The snapshot is not listed. With more space the next one succeeds, and the guest goes on."""
+    """The snapshot is not listed. With more space the next one succeeds, and the guest continues."""
     with tmpfs(tmp_path / "small", "16M") as small:
         vm.disks = [small / "vda.qcow2"]
         vm.daemon.cairn("undefine", "vm1")

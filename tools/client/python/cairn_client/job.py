@@ -75,7 +75,7 @@ class Job(Generic[R]):
 
     def wait(self, timeout: float | None = None, dismiss: bool = True) -> R:
         """Wait for the end of the job and return its result, or raise its error. timeout: seconds; then TimeoutError is
-        raised, and the job goes on. dismiss: let the daemon forget the job."""
+        raised, and the job continues. dismiss: let the daemon forget the job."""
         entry = self.client.job_end(self.id, timeout)
         if dismiss:
             self.dismiss()

@@ -1,4 +1,4 @@
-"""What both clients share: messages, objects from JSON and back, errors. No input or output happens here."""
+"""Parts that both clients share: messages, objects from JSON and back, errors. No input or output happens here."""
 
 from __future__ import annotations
 
