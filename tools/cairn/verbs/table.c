@@ -242,7 +242,7 @@ static const struct verb_option vol_create_options[] = {
 static const struct verb_option vol_clone_options[] = { POOL, JOB_OPTIONS, END };
 static const struct verb_option vol_resize_options[] = { POOL,
 	{ "delta", NULL, "CAPACITY is a difference" },
-	{ "shrink", NULL, "allow a smaller size; the data beyond it is lost" }, END };
+	{ "shrink", NULL, FROM_SCHEMA("shrink") }, END };
 static const struct verb_option advise_options[] = {
 	{ "apply", NULL, "do what is harmless: free memory of idle VMs that their images have" },
 	{ "snapshots", NULL, "also look for old snapshots of the VM; its process, or another one if it is off, reads its images for that" },
