@@ -895,13 +895,6 @@ def test_audit_log_is_rotated(fake):
 NOBODY = 65534
 
 
-class CopiedDaemon(Daemon):
-    """Runs from its folder, and finds cairn-img there."""
-
-    def command(self):
-        return [str(self.tmp / "cairnd"), *super().command()[1:]]
-
-
 @pytest.fixture
 def shared():
     """A daemon that other users can reach, outside pytest's folder, which the next pytest of the same user makes
@@ -911,9 +904,9 @@ def shared():
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
         os.chmod(folder, 0o711)
         # The programs that the daemon runs as another user: the build folder may be closed to that one.
-        for program in ("cairn-archive", "cairn-diff", "cairn-img", "cairnd"):
+        for program in ("cairn-archive", "cairn-diff"):
             shutil.copy(os.path.join(BUILD, program), folder)
-        d = CopiedDaemon(pathlib.Path(folder), vm_program=FAKE_VM, env={"CAIRN_LIBEXEC": folder})
+        d = Daemon(pathlib.Path(folder), vm_program=FAKE_VM, env={"CAIRN_LIBEXEC": folder})
         for n in ("mine", "other"):
             d.define(n)
         yield d
