@@ -82,6 +82,7 @@
 #include "base/loop.h"
 #include "base/notify.h"
 #include "base/signals.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -118,7 +119,7 @@ static void daemon_emit(void *opaque, enum event_id id, const char *vm, const ui
 {
 	struct vm_host *h = opaque;
 	CLEANUP_JS struct json_object *o = event_make(id, data ? data : json_object_new_object());
-	char text[DEFINITION_UUID_TEXT];
+	char text[UUID_TEXT];
 
 	data = js_get(o, "data");
 	if (uuid) {
@@ -179,7 +180,7 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 
 	if (!r && strcmp(def->name, name))
 		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its name differs from that of its folder, '%s'", name);
-	else if (!r && (!definition_has_uuid(def) || vm_find_uuid(h, def->uuid)))
+	else if (!r && (!uuid_is_set(def->uuid) || vm_find_uuid(h, def->uuid)))
 		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its uuid is missing or belongs to another VM");
 	if (r < 0) {
 		store_quarantine(h->store, name, e.msg);

@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -164,7 +165,7 @@ int approvals_set_rule(struct approvals *t, const struct approval_rule *rule)
 
 static void uuid_put(struct json_object *o, const uint8_t uuid[16])
 {
-	char text[DEFINITION_UUID_TEXT];
+	char text[UUID_TEXT];
 
 	uuid_print(uuid, text);
 	js_put_str(o, VM_UUID_KEY, text);

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -319,7 +320,7 @@ enum role permissions_role_from_word(const char *word, bool of_vm)
 /* An entry without a uuid gets an empty one, which permissions_find_vms() completes. */
 static void uuid_put(struct json_object *o, const struct permission *e)
 {
-	char text[DEFINITION_UUID_TEXT];
+	char text[UUID_TEXT];
 
 	uuid_print(e->uuid, text);
 	js_put_str(o, VM_UUID_KEY, uuid_is_set(e->uuid) ? text : "");

@@ -26,6 +26,7 @@
 #include "base/err.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -124,7 +125,7 @@ struct event_filter {
 	const struct conn *conn;
 	const char *event; /* its name; NULL: any */
 	const char *vm;	   /* NULL: any */
-	char uuid[DEFINITION_UUID_TEXT]; /* vm as the log prints a UUID; empty: vm is no UUID */
+	char uuid[UUID_TEXT]; /* vm as the log prints a UUID; empty: vm is no UUID */
 };
 
 static struct event_filter filter_of(const struct call *c)
@@ -237,7 +238,7 @@ void command_vm_dump_definition(struct call *c)
 static void put_identity(struct json_writer *w, const struct vm *vm, bool brief)
 {
 	const char *waits = shutdown_hook_waits(vm);
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	jw_int(w, "id", vm->id);
 	jw_str(w, "name", vm->def->name);

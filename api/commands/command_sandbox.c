@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -244,7 +245,7 @@ static void put_group(struct json_object *o, const struct vm *vm, struct json_ob
 	const struct vm_sandbox *s = vm->host->sandbox;
 	const struct cgroup_tree *t = vm_cgroup_tree(vm);
 	const char *why = vm->scope_tree ? vm->scope_tree->lack : s ? vm_sandbox_cgroup_lack(s) : NULL;
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 	bool own;
 
 	uuid_print(vm->def->uuid, uuid);

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -183,7 +184,7 @@ static int restore_find(struct call *c, struct vm **ret_vm, struct definition **
 
 	if (r < 0)
 		return r;
-	if (!definition_has_uuid(def))
+	if (!uuid_is_set(def->uuid))
 		return err_set(e, -EINVAL, ERR_INVALID, "uuid: is missing");
 	*ret_vm = vm_find_uuid(c->host, def->uuid);
 	if (*ret_vm)

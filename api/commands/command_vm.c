@@ -21,6 +21,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -64,7 +65,7 @@ static void define_done(void *opaque, int r, const struct vm_defined *what, cons
 {
 	struct json_object *o;
 	struct call *c = opaque;
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	if (r < 0) {
 		call_fail(c, e);
@@ -138,7 +139,7 @@ static void create_undo(struct create *w, const struct err *why)
 
 static void create_started(void *opaque, int r, const struct err *e)
 {
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 	struct create *w = opaque;
 	struct json_object *o;
 

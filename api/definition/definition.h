@@ -21,7 +21,6 @@ struct rights;
 
 #define DEFINITION_VERSION 1
 #define DEFINITION_FILE_MAX (256 * 1024)
-#define DEFINITION_UUID_TEXT 37 /* size of a UUID as text, with the NUL */
 
 /* Same values as enum block_format, which api/ may not include; a unit test compares the two. */
 enum definition_format { DEFINITION_FORMAT_RAW = 1, DEFINITION_FORMAT_QCOW2 = 2 };
@@ -265,16 +264,8 @@ static inline uint64_t definition_first_memory(const struct definition *d)
 unsigned definition_vcpus_max(const struct definition *d);
 /* Return the vCPUs of these that it lacks at its start, a bit for each. */
 uint64_t definition_vcpus_absent(const struct definition *d);
-bool definition_has_uuid(const struct definition *d);
 /* Find a disk by id or by the path of its image. Returns its index; -ENOENT. */
 int definition_disk_find(const struct definition *d, const char *which);
-/* Whether any bit is set: all zero stands for no UUID. */
-bool uuid_is_set(const uint8_t uuid[16]);
-/* Set a random UUID (RFC 4122, section 4.4). Returns 0 or -errno. */
-int definition_make_uuid(struct definition *d, struct err *e);
-void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT]);
-/* Parse a UUID, with or without dashes, in upper or lower case. Returns 0; -EINVAL. */
-int uuid_parse(const char *text, uint8_t uuid[16]);
 
 /* Return whether a limit other than iops and bps is set. */
 bool definition_tune_is_more(const struct vm_disk_tune *t);

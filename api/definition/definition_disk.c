@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct choice definition_formats[] = { { "raw", DEFINITION_FORMAT_RAW },
+static const struct choice formats[] = { { "raw", DEFINITION_FORMAT_RAW },
 	{ "qcow2", DEFINITION_FORMAT_QCOW2 }, { NULL, 0 } };
 static const struct choice error_policies[] = { { "report", VM_ERRORS_REPORT },
 	{ "stop", VM_ERRORS_STOP }, { "ignore", VM_ERRORS_IGNORE }, { NULL, 0 } };
@@ -124,7 +124,7 @@ static int parse_iops_size(struct parse *p, struct json_object *v, void *into)
 static const struct key layer_rows[] = {
 	{ "path", KEY_PATH, .offset = LAYER(path), .needed = true,
 		.about = "image file or block device" },
-	{ "format", KEY_CHOICE, .offset = LAYER(format), .choices = definition_formats,
+	{ "format", KEY_CHOICE, .offset = LAYER(format), .choices = formats, .noun = "a disk format",
 		.needed = true, .about = "format of the image; Cairn never guesses it" },
 	{ "data_file", KEY_PATH, .offset = LAYER(data_file),
 		.about = "external data file of a qcow2 image, if it has one" },
@@ -185,7 +185,7 @@ static const struct key disk_rows[] = {
 		.about = "virtio: a device of its own; scsi: a target of a virtio-scsi controller", .initial = "\"virtio\"" },
 	{ "path", KEY_PATH, .offset = DISK(layers[0].path),
 		.about = "image file or block device" },
-	{ "format", KEY_CHOICE, .offset = DISK(layers[0].format), .choices = definition_formats,
+	{ "format", KEY_CHOICE, .offset = DISK(layers[0].format), .choices = formats, .noun = "a disk format",
 		.about = "format of the image; Cairn never guesses it" },
 	{ "data_file", KEY_PATH, .offset = DISK(layers[0].data_file),
 		.about = "external data file of a qcow2 image, if it has one" },

@@ -4,14 +4,13 @@
 #include "api/wire/json.h"
 #include "base/cpu_model.h"
 #include "base/err.h"
-#include "base/hex.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 static const char *format_name(uint8_t f)
@@ -290,12 +289,12 @@ struct json_object *definition_to_json(const struct definition *d)
 {
 	struct json_object *o = json_object_new_object(), *disks = json_object_new_array(),
 			   *interfaces = json_object_new_array(), *console = json_object_new_object();
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	js_put_int(o, "version", DEFINITION_VERSION);
 	js_put_str(o, "name", d->name);
 	uuid_print(d->uuid, uuid);
-	if (definition_has_uuid(d))
+	if (uuid_is_set(d->uuid))
 		js_put_str(o, "uuid", uuid);
 	js_put_str(o, "title", d->title);
 	js_put_str(o, "description", d->description);
@@ -346,59 +345,6 @@ struct json_object *definition_to_json(const struct definition *d)
 	put_watchdog(o, d);
 	put_policies(o, d);
 	return o;
-}
-
-/* ---- parsing and printing a UUID ---- */
-
-bool uuid_is_set(const uint8_t uuid[16])
-{
-	static const uint8_t none[16];
-
-	return memcmp(uuid, none, 16) != 0;
-}
-
-bool definition_has_uuid(const struct definition *d)
-{
-	return uuid_is_set(d->uuid);
-}
-
-int definition_make_uuid(struct definition *d, struct err *e)
-{
-	if (getrandom(d->uuid, sizeof(d->uuid), 0) != (ssize_t)sizeof(d->uuid))
-		return err_set_errno(e, -errno, "cannot make a uuid");
-	d->uuid[6] = (uint8_t)((d->uuid[6] & 0x0f) | 0x40);
-	d->uuid[8] = (uint8_t)((d->uuid[8] & 0x3f) | 0x80);
-	return 0;
-}
-
-void uuid_print(const uint8_t uuid[16], char text[DEFINITION_UUID_TEXT])
-{
-	char *p = text;
-
-	for (unsigned i = 0; i < 16; i++)
-		p += sprintf(p, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid[i]);
-}
-
-int uuid_parse(const char *text, uint8_t uuid[16])
-{
-	uint8_t out[16];
-
-	for (unsigned i = 0; i < 16; i++) {
-		int hi, lo;
-
-		if ((i == 4 || i == 6 || i == 8 || i == 10) && *text == '-')
-			text++;
-		hi = hex_value(text[0]);
-		lo = hi < 0 ? -1 : hex_value(text[1]);
-		if (lo < 0)
-			return -EINVAL;
-		out[i] = (uint8_t)(hi << 4 | lo);
-		text += 2;
-	}
-	if (*text)
-		return -EINVAL;
-	memcpy(uuid, out, 16);
-	return 0;
 }
 
 /* ---- checking the files on the host ---- */

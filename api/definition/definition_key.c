@@ -6,6 +6,7 @@
 #include "base/suggest.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -168,7 +169,7 @@ static int parse_choice(struct parse *p, struct json_object *v, const struct key
 	}
 	key_quote(s, given);
 	return key_error(p, "\"%s\" is not %s; use %s", given,
-		k->choices == definition_formats ? "a disk format" : "one of the choices", names);
+		k->noun ? k->noun : "one of the choices", names);
 }
 
 static int parse_number(struct parse *p, struct json_object *v, const struct key *k,

@@ -43,6 +43,7 @@ struct key {
 	size_t offset; /* offset of the field in the object's struct */
 	uint32_t min, max;
 	const struct choice *choices;
+	const char *noun; /* of a choice, for errors, such as "a disk format"; NULL: "one of the choices" */
 	const struct keys *of;
 	int (*parse)(struct parse *p, struct json_object *v, void *into);
 	/* For the JSON Schema (definition_schema.c): a description; the default as JSON text; for KEY_CUSTOM
@@ -95,7 +96,6 @@ extern const struct keys network_definition_keys; /* those of a network */
 extern const struct keys definition_disk_keys, definition_interface_keys;
 int definition_parse_disks(struct parse *p, struct json_object *v, void *into);
 int definition_parse_interfaces(struct parse *p, struct json_object *v, void *into);
-extern const struct choice definition_formats[];
 /* For interfaces of type user: the keys of one forward; the parsers of the keys `network` and `forwards`; whether all
  * keys have their defaults; the printer of the keys. */
 extern const struct keys definition_forward_keys;

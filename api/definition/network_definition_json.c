@@ -6,6 +6,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/egress.h"
+#include "base/uuid.h"
 
 #include <netinet/in.h>
 
@@ -112,7 +113,7 @@ struct json_object *network_definition_for_program(const struct network_definiti
 {
 	struct json_object *o = json_object_new_object();
 	CLEANUP_FREE char *rules = NULL;
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	js_put_str(o, "name", d->name);
 	uuid_print(d->uuid, uuid);

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -32,7 +33,7 @@ struct batch {
 	struct json_object *planned; /* array of {name, uuid}, one for each planned VM */
 	struct quota_claim *claim; /* owned; NULL: not claimed yet, or an earlier daemon began the batch */
 	/* path of the batch's file, relative to the state folder; empty: not written, or removed */
-	char file[sizeof(STORE_BATCHES) + DEFINITION_UUID_TEXT + 8];
+	char file[sizeof(STORE_BATCHES) + UUID_TEXT + 8];
 	/* The n added VMs; made and born_after_ns as in struct clone_files. There is room for all planned VMs. */
 	struct vm **vms;
 	unsigned *made;
@@ -85,7 +86,7 @@ void batch_free(struct batch *b)
 void batch_plan(struct batch *b, const struct definition *def)
 {
 	struct json_object *o = json_object_new_object();
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	uuid_print(def->uuid, uuid);
 	js_put_str(o, "name", def->name);
@@ -116,7 +117,7 @@ static void room_make(struct batch *b, size_t n)
 static int file_put(struct batch *b, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
-	char file[sizeof(b->file)], text[DEFINITION_UUID_TEXT];
+	char file[sizeof(b->file)], text[UUID_TEXT];
 	uint8_t own[16]; /* random file name; a planned VM's UUID could be in another batch, too */
 	int r;
 

@@ -8,6 +8,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -214,8 +215,8 @@ static int uuid_set(const struct vm *source, const struct clone_opts *opts, stru
 	const struct vm *holder;
 
 	if (!opts->uuid)
-		return definition_make_uuid(def, e);
-	if (uuid_parse(opts->uuid, def->uuid) < 0 || !definition_has_uuid(def))
+		return uuid_make(def->uuid, e);
+	if (uuid_parse(opts->uuid, def->uuid) < 0 || !uuid_is_set(def->uuid))
 		return err_set(e, -EINVAL, ERR_INVALID, "uuid: \"%.60s\" is not a UUID", opts->uuid);
 	holder = vm_find_uuid(source->host, def->uuid);
 	return holder ? err_set(e, -EEXIST, ERR_EXISTS,

@@ -24,6 +24,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -200,7 +201,7 @@ static struct json_object *clones_to_json(const struct fork *f)
 
 	for (unsigned i = 0; i < MIN(f->n, CLONES_LISTED); i++) {
 		struct json_object *o = json_object_new_object();
-		char uuid[DEFINITION_UUID_TEXT];
+		char uuid[UUID_TEXT];
 
 		uuid_print(f->clones[i].vm->def->uuid, uuid);
 		js_put_str(o, "name", f->clones[i].vm->def->name);

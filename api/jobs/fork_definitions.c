@@ -10,6 +10,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -82,7 +83,7 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 	if (!r && c == f->clones && vm_spare_promise(f->host, c->def))
 		memcpy(f->spare, c->def->uuid, sizeof(f->spare));
 	else if (!r)
-		r = definition_make_uuid(c->def, e);
+		r = uuid_make(c->def->uuid, e);
 	return r < 0 ? r : identity_complete(f->host, c->def, NULL, e);
 }
 

@@ -12,6 +12,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -80,7 +81,7 @@ static struct json_object *clone_to_json(const struct group_member *m)
 {
 	static const char *const same[] = { "instant", "pause", "addresses", "published", "forwards-left-out" };
 	struct json_object *o = json_object_new_object();
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	uuid_print(m->uuid, uuid);
 	js_put_str(o, "vm", m->name);

@@ -6,6 +6,7 @@
 #include "api/wire/json.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -275,7 +276,7 @@ static int file_put(struct group_job *g, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct json_object *uuids = json_object_new_array();
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	for (size_t i = 0; i < g->n; i++) {
 		uuid_print(g->members[i].uuid, uuid);

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/machine_version.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -430,8 +431,8 @@ static int import_define(struct import *x, struct json_object *result, struct de
 
 		r = identity_make(x, absolute, &d, e);
 	}
-	if (!r && !definition_has_uuid(d))
-		r = definition_make_uuid(d, e);
+	if (!r && !uuid_is_set(d->uuid))
+		r = uuid_make(d->uuid, e);
 	if (!r)
 		r = identity_complete(x->host, d, NULL, e);
 	if (!r && rights_copy(x->rights, &d->rights) < 0)

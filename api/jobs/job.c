@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -124,7 +125,7 @@ void job_put_tracking(struct json_object *result, const struct vm_snapshot_done 
 struct json_object *job_to_json(const struct job *j)
 {
 	struct json_object *o = json_object_new_object();
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	js_put_str(o, "id", j->id);
 	if (j->qmp_id[0])

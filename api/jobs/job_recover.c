@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -164,7 +165,7 @@ static void work_begun(struct promotion *p, int r, const struct err *e)
 
 static void identity_put(struct json_object *o, const char *name, const char *uuid, const struct identity *i)
 {
-	char text[DEFINITION_UUID_TEXT];
+	char text[UUID_TEXT];
 
 	uuid_print(i->uuid, text);
 	js_put_str(o, name, i->name);
@@ -231,7 +232,7 @@ static void forwards_put(struct json_object *o, const struct definition *d, cons
 
 static void identity_set(struct json_object *o, const struct identity *i)
 {
-	char text[DEFINITION_UUID_TEXT];
+	char text[UUID_TEXT];
 
 	uuid_print(i->uuid, text);
 	js_put_str(o, "name", i->name);
@@ -284,7 +285,7 @@ static int definitions_make(struct promotion *p, struct err *e)
 static void over(struct promotion *p)
 {
 	struct json_object *o, *lost = p->ports ? forward_move_lost(p->ports) : NULL;
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	if (p->failed) {
 		json_object_put(lost);
@@ -641,7 +642,7 @@ static int names_check(struct promotion *p, struct err *e)
 	if (vm_find_name(p->host, p->old.name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%.255s' already; undefine or rename it first", p->old.name);
 	if (!p->undo) {
-		r = definition_make_uuid(&d, e);
+		r = uuid_make(d.uuid, e);
 		memcpy(p->old.uuid, d.uuid, sizeof(p->old.uuid));
 	}
 	memcpy(p->taken.name, p->loser->def->name, sizeof(p->taken.name));

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -104,7 +105,7 @@ static bool is_uuid_of(const struct vm *vm, const uint8_t uuid[16])
 static bool tag_names_vm(const char *tag, size_t len, const struct vm *vm, bool *ret_is_this)
 {
 	const size_t prefix = strlen(SNAPSHOT_TAG_BACKUP_OF);
-	char text[DEFINITION_UUID_TEXT] = "";
+	char text[UUID_TEXT] = "";
 	uint8_t uuid[16];
 
 	if (len < prefix || memcmp(tag, SNAPSHOT_TAG_BACKUP_OF, prefix) != 0)
@@ -135,7 +136,7 @@ bool snapshot_tags_are_backup(const struct vm *vm, const char *tags)
 
 void snapshot_tags_put_vm(const struct vm *vm, char tags[VM_SNAPSHOT_TAGS_MAX + 1])
 {
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 	size_t len = strlen(tags);
 
 	uuid_print(vm->def->uuid, uuid);

@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -250,7 +251,7 @@ void networks_load(struct vm_host *host)
 
 static void folder_path(const struct network *n, char path[PATH_MAX])
 {
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	uuid_print(network_any(n)->uuid, uuid);
 	snprintf(path, PATH_MAX, "%s/" NETWORKS_FOLDER "/%s", n->host->paths->state_dir, uuid);
@@ -396,7 +397,7 @@ size_t network_users_print(const struct network *n, char *buf, size_t size)
 
 void network_emit(const struct network *n, unsigned event, struct json_object *data)
 {
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	if (!data)
 		data = json_object_new_object();
@@ -411,7 +412,7 @@ void network_emit(const struct network *n, unsigned event, struct json_object *d
 static int make_uuid(uint8_t uuid[16], struct err *e)
 {
 	struct definition d = { 0 };
-	int r = definition_make_uuid(&d, e);
+	int r = uuid_make(d.uuid, e);
 
 	memcpy(uuid, d.uuid, 16);
 	return r;

@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -395,7 +396,7 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 	struct approver *a = run->host->approver;
 	struct approval_request *r = a ? approvals_find(&a->table, run->id) : NULL;
 	struct peer who = rights_peer(now);
-	char by[32], uuid[DEFINITION_UUID_TEXT];
+	char by[32], uuid[UUID_TEXT];
 	struct json_object *args = NULL;
 
 	(void)note; /* the refusal names the user's missing role */

@@ -10,6 +10,7 @@
 #include "base/loop.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -101,7 +102,7 @@ static void ask_ended(void *opaque, unsigned revents)
 static struct json_object *event_make(const struct vm *vm, const char *event, bool reboot)
 {
 	struct json_object *o = json_object_new_object(), *data = json_object_new_object();
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	uuid_print(vm->def->uuid, uuid);
 	js_put_str(data, "vm", vm->def->name);

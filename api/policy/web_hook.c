@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/hex.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -213,7 +214,7 @@ void web_hook_tried(struct web_hook *w, struct web_delivery *d, int status, cons
 struct json_object *web_hook_to_json(const struct web_hook *w)
 {
 	struct json_object *o = json_object_new_object(), *events = json_object_new_array();
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	js_put_str(o, "name", w->name);
 	if (w->of_vm) {
@@ -274,7 +275,7 @@ struct web_hook *web_hook_from_json(struct json_object *o)
 struct json_object *web_hook_progress_to_json(const struct web_hook *w)
 {
 	struct json_object *o = json_object_new_object(), *queue = json_object_new_array();
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	js_put_str(o, "name", w->name);
 	if (w->of_vm) {

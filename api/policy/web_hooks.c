@@ -20,6 +20,7 @@
 #include "base/token_bucket.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <fcntl.h>

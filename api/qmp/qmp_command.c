@@ -9,6 +9,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -54,7 +55,7 @@ void qmp_query_name(struct call *c)
 void qmp_query_uuid(struct call *c)
 {
 	struct json_object *o = json_object_new_object();
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	uuid_print(c->vm->def->uuid, uuid);
 	js_put_str(o, "UUID", uuid);

@@ -8,6 +8,7 @@
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -47,7 +48,7 @@ static void info_name(struct call *c)
 
 static void info_uuid(struct call *c)
 {
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 
 	uuid_print(c->vm->def->uuid, uuid);
 	text_return(c, "%s\r\n", uuid);

@@ -11,6 +11,7 @@
 #include "base/pin_name.h"
 #include "base/ratelimit.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -289,7 +290,7 @@ static void rows_limit(struct vm_host *host, struct rows *l)
 static struct json_object *rows_to_json(const struct rows *l)
 {
 	struct json_object *all = json_object_new_array();
-	char id[DEFINITION_UUID_TEXT];
+	char id[UUID_TEXT];
 
 	for (size_t i = 0; i < l->n; i++) {
 		struct json_object *o = json_object_new_object();

@@ -14,6 +14,7 @@
 #include "base/loop.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -50,7 +51,7 @@ struct systemd_scope {
 	bool called_off;	 /* the start was */
 	struct cgroup_tree tree; /* fd -1: there is no scope */
 	pid_t told;		 /* the process that cairn-scope was asked to register; 0: none */
-	char unit[DEFINITION_UUID_TEXT + 40], machine[MACHINE_MAX + 1]; /* machine: "": not registered */
+	char unit[UUID_TEXT + 40], machine[MACHINE_MAX + 1]; /* machine: "": not registered */
 	char lack[300];
 };
 
@@ -274,7 +275,7 @@ static void machine_print(const struct vm *vm, char buf[MACHINE_MAX + 1])
 {
 	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
 	const char *name = vm->def->name;
-	char uuid[DEFINITION_UUID_TEXT];
+	char uuid[UUID_TEXT];
 	size_t n = strlen(name);
 
 	uuid_print(vm->def->uuid, uuid);
@@ -289,7 +290,7 @@ static void machine_ask(struct vm *vm, const char *how)
 {
 	struct systemd_scope *s = vm->scope;
 	pid_t pid = vm->proc ? vm_process_pid(vm->proc) : -1;
-	char text[256], uuid[DEFINITION_UUID_TEXT], machine[MACHINE_MAX + 1];
+	char text[256], uuid[UUID_TEXT], machine[MACHINE_MAX + 1];
 
 	if (!s || s->tree.fd < 0 || s->sock < 0 || pid <= 0 || s->told == pid)
 		return;
@@ -306,7 +307,7 @@ static void machine_ask(struct vm *vm, const char *how)
 /* Returns 0: cairn-scope asks systemd; -errno: lack says why. */
 static int scope_ask(struct systemd_scope *s)
 {
-	char about[ABOUT_MAX], uuid[DEFINITION_UUID_TEXT];
+	char about[ABOUT_MAX], uuid[UUID_TEXT];
 	char *const argv[] = { (char *)"cairn-scope", s->unit, about, NULL };
 	int r;
 
@@ -385,7 +386,7 @@ static void scope_on_start_failed(struct vm *vm)
  * cuts the path behind the scope; -ENOENT: it has none. */
 static int scope_find(const struct vm *vm, char path[PATH_MAX], const char **ret_unit)
 {
-	char mount[192], uuid[DEFINITION_UUID_TEXT], *at;
+	char mount[192], uuid[UUID_TEXT], *at;
 	size_t n;
 
 	if (!cgroup_mount(mount, sizeof(mount)))

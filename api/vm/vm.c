@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -330,7 +331,7 @@ void vm_live_replace(struct vm *vm, struct definition *d)
 
 static void uuid_put(struct json_object *o, const char *key, const uint8_t uuid[16])
 {
-	char text[DEFINITION_UUID_TEXT];
+	char text[UUID_TEXT];
 
 	uuid_print(uuid, text);
 	js_put_str(o, key, uuid_is_set(uuid) ? text : NULL);
@@ -357,7 +358,7 @@ void vm_former_add(struct vm *vm, const uint8_t uuid[16])
 static void former_put(const struct vm *vm, struct json_object *o)
 {
 	struct json_object *list = json_object_new_array();
-	char text[DEFINITION_UUID_TEXT];
+	char text[UUID_TEXT];
 
 	for (size_t i = 0; i < VM_FORMER_MAX; i++)
 		if (uuid_is_set(vm->former[i])) {

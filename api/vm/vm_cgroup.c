@@ -10,6 +10,7 @@
 #include "base/loop.h"
 #include "base/memory_pressure.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -78,7 +79,7 @@ static const uint8_t *group_of(const struct vm *vm)
 	return uuid_is_set(vm->group) ? vm->group : vm->def->uuid;
 }
 
-static void place_name(const struct vm *vm, char name[DEFINITION_UUID_TEXT])
+static void place_name(const struct vm *vm, char name[UUID_TEXT])
 {
 	uuid_print(group_of(vm), name);
 }
@@ -96,7 +97,7 @@ const char *vm_cgroup_weight_lack(const struct vm *vm)
 int vm_cgroup_weight(const struct vm *vm, uint32_t *ret)
 {
 	const struct cgroup_tree *t = vm_cgroup_tree(vm);
-	char name[DEFINITION_UUID_TEXT];
+	char name[UUID_TEXT];
 	uint64_t weight;
 	int r;
 
@@ -110,7 +111,7 @@ int vm_cgroup_weight(const struct vm *vm, uint32_t *ret)
 int vm_cgroup_set_weight(const struct vm *vm, uint32_t weight)
 {
 	const struct cgroup_tree *t = vm_cgroup_tree(vm);
-	char name[DEFINITION_UUID_TEXT];
+	char name[UUID_TEXT];
 
 	place_name(vm, name);
 	return t ? cgroup_tree_write(t, name, "cpu.weight", weight) : -ENOENT;
@@ -133,7 +134,7 @@ void vm_cgroup_place(struct vm *vm, bool limits_memory, bool keeps, struct cgrou
 	*ret = (struct cgroup_place){ .keeps = keeps, .tree = vm_cgroup_tree(vm) };
 	if (!ret->tree)
 		return;
-	_Static_assert(sizeof(ret->name) >= DEFINITION_UUID_TEXT, "a uuid fits");
+	_Static_assert(sizeof(ret->name) >= UUID_TEXT, "a uuid fits");
 	place_name(vm, ret->name);
 	if (!keeps)
 		vm->memory_kills = memory_kills(ret->tree, ret->name);
@@ -169,7 +170,7 @@ bool vm_cgroup_may_limit_memory(const struct config *c)
 
 static void memory_set(const struct vm *vm, const struct cgroup_tree *t, uint64_t bytes)
 {
-	char name[DEFINITION_UUID_TEXT];
+	char name[UUID_TEXT];
 	int r;
 
 	place_name(vm, name);
@@ -189,7 +190,7 @@ void vm_cgroup_limit_memory(const struct vm *vm)
 void vm_cgroup_make_room(struct vm *vm)
 {
 	const struct cgroup_tree *t = vm_cgroup_tree(vm);
-	char name[DEFINITION_UUID_TEXT];
+	char name[UUID_TEXT];
 	uint64_t now, limit;
 
 	if (!t || !t->has[CGROUP_MEMORY])
@@ -209,7 +210,7 @@ static void room_take_back(struct vm *vm)
 {
 	const struct cgroup_tree *t = vm_cgroup_tree(vm);
 	const struct definition *d = vm_live(vm);
-	char name[DEFINITION_UUID_TEXT];
+	char name[UUID_TEXT];
 	uint64_t now, limit, wanted;
 
 	if (!vm->cgroup_room || !vm->proc || vm->operation.kind != VM_OP_NONE || !t || !t->has[CGROUP_MEMORY])
@@ -228,7 +229,7 @@ static void room_take_back(struct vm *vm)
 bool vm_cgroup_was_killed(const struct vm *vm)
 {
 	const struct cgroup_tree *t = vm_cgroup_tree(vm);
-	char name[DEFINITION_UUID_TEXT];
+	char name[UUID_TEXT];
 
 	if (!t)
 		return false;
@@ -239,7 +240,7 @@ bool vm_cgroup_was_killed(const struct vm *vm)
 double vm_cgroup_pressure(const struct vm *vm)
 {
 	const struct cgroup_tree *t = vm_cgroup_tree(vm);
-	char name[DEFINITION_UUID_TEXT], text[256];
+	char name[UUID_TEXT], text[256];
 	const char *at = NULL;
 
 	place_name(vm, name);
@@ -252,7 +253,7 @@ double vm_cgroup_pressure(const struct vm *vm)
 int vm_cgroup_open_pressure(const struct vm *vm)
 {
 	const struct cgroup_tree *t = vm_cgroup_tree(vm);
-	char name[DEFINITION_UUID_TEXT], path[DEFINITION_UUID_TEXT + sizeof(MEMORY_PRESSURE_GROUP)];
+	char name[UUID_TEXT], path[UUID_TEXT + sizeof(MEMORY_PRESSURE_GROUP)];
 
 	if (!t)
 		return -ENOENT;

@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/machine_version.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -36,9 +37,9 @@ static int define_check(struct vm_host *host, struct definition *def, enum vm_de
 		return -EBUSY;
 	if (old && template_check(old, "change its definition", e) < 0)
 		return -EPERM;
-	if (!definition_has_uuid(def) && old)
+	if (!uuid_is_set(def->uuid) && old)
 		memcpy(def->uuid, old->def->uuid, sizeof(def->uuid));
-	if (!definition_has_uuid(def) && definition_make_uuid(def, e) < 0)
+	if (!uuid_is_set(def->uuid) && uuid_make(def->uuid, e) < 0)
 		return -EIO;
 	if (old && memcmp(old->def->uuid, def->uuid, sizeof(def->uuid)))
 		return err_set(e, -EEXIST, ERR_EXISTS,

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -266,7 +267,7 @@ void vm_spare_make(struct vm_host *host, const struct definition *def)
 		if (s->owner == owner && s->state < SPARE_PROMISED)
 			return;
 	/* The start waits for the scope, and the process is created there. */
-	if (def->systemd_scope || host->host_shutdown || n >= VM_SPARES_MAX || definition_make_uuid(&drawn, &e) < 0)
+	if (def->systemd_scope || host->host_shutdown || n >= VM_SPARES_MAX || uuid_make(drawn.uuid, &e) < 0)
 		return;
 	s = must_alloc(calloc(1, sizeof(*s)));
 	*s = (struct vm_spare){ .host = host, .next = host->spares, .owner = owner, .pid = -1, .pidfd = -1, .sock = -1 };

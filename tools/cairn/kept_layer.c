@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/hex.h"
 #include "base/util.h"
+#include "base/uuid.h"
 #include "tools/cairn/helper.h"
 
 #include <ctype.h>
@@ -27,8 +28,6 @@
 #define WORK ".cairn-" /* a file that is being made, on a file system without O_TMPFILE */
 #define NAME_LENGTH 60
 #define CAPACITY_BYTES (16 * GIB)
-#define UUID_BYTES 16
-#define UUID_TEXT 37
 #define SAID_MAX 4096
 /* ext4's superblock (Documentation/filesystems/ext4/super.rst). */
 #define SUPER_MAGIC (1024 + 0x38)
@@ -70,14 +69,6 @@ static int layer_path(const char *name, char ret[PATH_MAX], struct err *e)
 }
 
 /* ---- making ---- */
-
-static void uuid_print(const uint8_t id[UUID_BYTES], char ret[UUID_TEXT])
-{
-	char hex[2 * UUID_BYTES + 1];
-
-	hex_print(id, UUID_BYTES, hex);
-	snprintf(ret, UUID_TEXT, "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12, hex + 16, hex + 20);
-}
 
 static int mke2fs_spawn(int image, int out, const uint8_t id[UUID_BYTES], pid_t *ret_pid)
 {

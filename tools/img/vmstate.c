@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/cpuid.h"
 #include "base/util.h"
+#include "base/uuid.h"
 #include "block/block_snapshot.h"
 #include "snapshot/cpu_state.h"
 #include "snapshot/image_state.h"
@@ -29,14 +30,11 @@ static void section_add(struct json_object *o, const char *key, uint64_t v)
 static struct json_object *header_json(const struct vmstate_header *h)
 {
 	struct json_object *o = json_object_new_object();
-	char uuid[40];
+	char uuid[UUID_TEXT];
 
 	section_add(o, "version", h->version);
 
-	snprintf(uuid, sizeof(uuid), "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
-		h->uuid[0], h->uuid[1], h->uuid[2], h->uuid[3], h->uuid[4], h->uuid[5], h->uuid[6],
-		h->uuid[7], h->uuid[8], h->uuid[9], h->uuid[10], h->uuid[11], h->uuid[12], h->uuid[13],
-		h->uuid[14], h->uuid[15]);
+	uuid_print(h->uuid, uuid);
 	json_object_object_add(o, "uuid", json_object_new_string(uuid));
 	section_add(o, "taken-ns", h->realtime_ns);
 	section_add(o, "sections-bytes", h->sections_bytes);

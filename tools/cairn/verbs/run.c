@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "base/uuid.h"
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/image_cache.h"
 #include "tools/cairn/initrd_agent.h"
@@ -136,8 +137,8 @@ static int config_read(const struct run_definition *f, const char *vsock, const 
 		r = uefi_choose(uefi_folders, d, NULL, e);
 	if (!r)
 		r = dumps_refuse(d, e);
-	if (!r && !definition_has_uuid(d))
-		r = definition_make_uuid(d, e);
+	if (!r && !uuid_is_set(d->uuid))
+		r = uuid_make(d->uuid, e);
 	if (!r)
 		r = macs_make(d, f->from_file, e);
 	if (r < 0)
