@@ -12,6 +12,7 @@
 
 #include "base/bitmap.h"
 #include "base/budget.h"
+#include "base/bytes.h"
 #include "block/block_impl.h"
 #include "block/io.h"
 #include "block/qcow2/qcow2.h"
@@ -546,7 +547,19 @@ struct l2_entry {
 	uint64_t e;
 	uint64_t bitmap; /* bitmap of the entry; only with extended L2 */
 };
-struct l2_entry l2_get(const struct qcow2 *q, const struct slice *s, uint64_t off);
+/* Returns where the entry of off is in its slice. */
+static inline uint32_t l2_at(const struct qcow2 *q, uint64_t off)
+{
+	uint64_t i = (off >> q->cluster_bits) & ((1ULL << q->l2_bits) - 1);
+
+	return (uint32_t)(i & (q->slice_entries - 1)) * q->l2_entry_bytes;
+}
+static inline struct l2_entry l2_get(const struct qcow2 *q, const struct slice *s, uint64_t off)
+{
+	const uint8_t *p = s->data + l2_at(q, off);
+
+	return (struct l2_entry){ load_be64(p), q->ext ? load_be64(p + 8) : 0 };
+}
 void l2_put(struct qcow2 *q, struct slice *s, uint64_t off, struct l2_entry v);
 /* Check an entry against the format. Returns 0 or -EIO. */
 int l2_check(const struct qcow2 *q, struct l2_entry v);

@@ -30,21 +30,7 @@ void table_set(struct qcow2 *q, struct table *t, uint32_t i, uint64_t v)
 	commit_note_dirty(q);
 }
 
-/* ---- reading and writing L2 entries ---- */
-
-static uint32_t l2_at(const struct qcow2 *q, uint64_t off)
-{
-	uint64_t i = (off >> q->cluster_bits) & ((1ULL << q->l2_bits) - 1);
-
-	return (uint32_t)(i & (q->slice_entries - 1)) * q->l2_entry_bytes;
-}
-
-struct l2_entry l2_get(const struct qcow2 *q, const struct slice *s, uint64_t off)
-{
-	const uint8_t *p = s->data + l2_at(q, off);
-
-	return (struct l2_entry){ load_be64(p), q->ext ? load_be64(p + 8) : 0 };
-}
+/* ---- changing L2 entries ---- */
 
 void l2_put(struct qcow2 *q, struct slice *s, uint64_t off, struct l2_entry v)
 {
@@ -55,44 +41,6 @@ void l2_put(struct qcow2 *q, struct slice *s, uint64_t off, struct l2_entry v)
 		store_be64(p + 8, v.bitmap);
 	slice_set_dirty(s);
 	commit_note_dirty(q);
-}
-
-int l2_check(const struct qcow2 *q, struct l2_entry v)
-{
-	uint64_t host = v.e & QCOW2_OFFSET_MASK, off, len;
-	uint64_t allocated = v.bitmap & 0xffffffff, zero = v.bitmap >> 32;
-
-	if (v.e & QCOW2_COMPRESSED) {
-		l2_compressed(q, v.e, &off, &len);
-		return q->external || (v.e & QCOW2_COPIED) || v.bitmap || !range_inside(off, len, QCOW2_OFFSET_END)
-			       ? -EIO : 0;
-	}
-	if ((v.e & QCOW2_L2_RESERVED) || (host & (q->cluster_bytes - 1)))
-		return -EIO;
-	if ((v.e & QCOW2_ZERO) && (q->ext || q->h.version < 3))
-		return -EIO;
-	if ((allocated & zero) || (allocated && !l2_has_host(q, v)))
-		return -EIO;
-	return 0;
-}
-
-int l2_check_at(const struct qcow2 *q, struct l2_entry v, uint64_t off)
-{
-	int r = l2_check(q, v);
-
-	if (!r && q->external && l2_has_host(q, v) &&
-		(v.e & QCOW2_OFFSET_MASK) != ROUND_DOWN(off, (uint64_t)q->cluster_bytes))
-		r = -EIO;
-	return r;
-}
-
-void l2_compressed(const struct qcow2 *q, uint64_t e, uint64_t *ret_off, uint64_t *ret_len)
-{
-	uint32_t x = 62 - (q->cluster_bits - 8);
-	uint64_t sectors = (e & ~(QCOW2_COPIED | QCOW2_COMPRESSED)) >> x;
-
-	*ret_off = e & ((1ULL << x) - 1);
-	*ret_len = (sectors + 1) * 512 - (*ret_off & 511);
 }
 
 void l2_release(struct qcow2 *q, struct l2_entry v)
