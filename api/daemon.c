@@ -7,6 +7,7 @@
 #include "api/jobs/batch.h"
 #include "api/jobs/commit_ready.h"
 #include "api/jobs/dump.h"
+#include "api/jobs/exec.h"
 #include "api/jobs/flatten.h"
 #include "api/jobs/group_clone.h"
 #include "api/jobs/group_snapshot.h"
@@ -25,6 +26,7 @@
 #include "api/jobs/snapshot_job.h"
 #include "api/jobs/start_gate.h"
 #include "api/jobs/undefine.h"
+#include "api/jobs/volume_job.h"
 #include "api/net/forwards.h"
 #include "api/net/group_network.h"
 #include "api/net/network.h"
@@ -142,6 +144,14 @@ static void daemon_emit(void *opaque, enum event_id id, const char *vm, const ui
 		qmp_emit(h, id, vm, uuid, o);
 }
 
+/* Cancel the jobs whose users have lost the role that they need. */
+static void jobs_check_roles(struct vm_host *h)
+{
+	job_owners_check(h);
+	exec_check_roles(h);
+	volume_jobs_check_roles(h);
+}
+
 static void permissions_changed(void *opaque)
 {
 	struct vm_host *h = opaque;
@@ -151,7 +161,7 @@ static void permissions_changed(void *opaque)
 		server_permissions_changed(h->server, told);
 	consoles_check_all(h);
 	if (h->server)
-		job_owners_check(h);
+		jobs_check_roles(h);
 }
 
 /* The order of this list determines the order of events, of members in state.json and of lines in the log:
@@ -496,7 +506,7 @@ static int clients_serve(struct daemon *d, struct err *e)
 			&h->server, e);
 	if (!r) {
 		consoles_begin(h);
-		job_owners_check(h);
+		jobs_check_roles(h);
 		r = qmp_open_all(h, e);
 	}
 	return r;
@@ -592,6 +602,7 @@ void daemon_close(struct daemon *d)
 	pins_free(h->pins);
 	forwards_processes_free(h);
 	network_watch_free(h->network_watch);
+	network_ports_forget(h);
 	networks_free(h);
 	job_waits_free(h);
 	pool_volumes_free(h);

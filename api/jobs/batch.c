@@ -9,6 +9,7 @@
 #include "api/vm/pins.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_gone.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"

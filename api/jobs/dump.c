@@ -8,6 +8,7 @@
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
+#include "api/vm/vm_gone.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -466,7 +467,8 @@ static void dump_by_policy(struct vm *vm)
 		policy_begin(vm, crashed ? DUMP_THEN_END : DUMP_THEN_RESUME);
 }
 
-void dump_job_over(struct vm *vm)
+/* Start a dump that waited for the VM's job. */
+static void dump_job_over(struct vm *vm)
 {
 	if (vm_has(vm, VM_FACT_DUMP_DUE))
 		dump_by_policy(vm);
@@ -520,4 +522,4 @@ static void dump_removed(struct vm *vm)
 }
 
 const struct vm_observer dump_observer = { .added = dump_added, .removed = dump_removed, .phase_known = dump_by_policy,
-	.adopted = dump_adopt };
+	.dump_due = dump_job_over, .adopted = dump_adopt };

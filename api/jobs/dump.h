@@ -55,7 +55,5 @@ struct json_object *dump_state_to_json(const struct vm *vm);
 /* Starts dumps by policy when the VM has crashed or its watchdog has fired: at once, or when the VM's job has
  * concluded. Adopts a dump that outlived its daemon. */
 extern const struct vm_observer dump_observer;
-/* Start a dump that waited for the VM's job. */
-void dump_job_over(struct vm *vm);
 
 #endif

@@ -1,5 +1,4 @@
 #include "api/jobs/job.h"
-#include "api/jobs/dump.h"
 #include "api/jobs/job_impl.h"
 #include "api/jobs/job_owner.h"
 #include "api/schema/call.h"
@@ -587,7 +586,7 @@ static void job_conclude(void *opaque)
 		if (left == j)
 			left->concluding = false;
 	if (dump_due)
-		dump_job_over(vm);
+		vm_notify(vm, dump_due);
 }
 
 /* Conclude the job after the VM's offline process has ended, because a client that learns of the job's end may open the

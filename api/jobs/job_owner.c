@@ -1,9 +1,7 @@
 #include "api/jobs/job_owner.h"
 #include "api/access/audit.h"
 #include "api/access/rights.h"
-#include "api/jobs/exec.h"
 #include "api/jobs/job.h"
-#include "api/jobs/volume_job.h"
 #include "api/schema/call.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -149,8 +147,6 @@ void job_owners_check(struct vm_host *host)
 	/* Begin again after each cancelled job, because its end may free VMs. */
 	for (size_t i = 0; i < host->nvms; i = owner_check(host->vms[i]) ? 0 : i + 1)
 		;
-	exec_check_roles(host);
-	volume_jobs_check_roles(host);
 }
 
 /* ---- the owner of an earlier daemon's job ---- */

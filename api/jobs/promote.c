@@ -10,6 +10,7 @@
 #include "api/vm/image_users.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/vm/vm_gone.h"
 #include "api/vm/vm_log.h"
 #include "api/vm/vm_socket.h"
 #include "api/wire/conn.h"

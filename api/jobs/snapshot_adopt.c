@@ -3,6 +3,7 @@
 #include "api/jobs/job_recover.h"
 #include "api/jobs/snapshot_devices.h"
 #include "api/vm/observer.h"
+#include "api/vm/vm_gone.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/log.h"

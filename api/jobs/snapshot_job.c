@@ -2,6 +2,7 @@
 #include "api/jobs/group_steps.h"
 #include "api/jobs/snapshot_devices.h"
 #include "api/vm/quota_use.h"
+#include "api/vm/vm_gone.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 

@@ -2,6 +2,7 @@
 #include "api/jobs/snapshot_job_impl.h"
 #include "api/jobs/snapshot_devices.h"
 #include "api/vm/observer.h"
+#include "api/vm/vm_gone.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

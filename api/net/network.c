@@ -151,7 +151,6 @@ void networks_free(struct vm_host *host)
 {
 	struct networks *all = STEAL_PTR(host->networks);
 
-	network_ports_forget(host);
 	for (size_t i = 0; all && i < all->n; i++)
 		network_free(all->list[i]);
 	if (all)

@@ -97,21 +97,6 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 	vm_starts_go_on(host);
 }
 
-int network_request_make(const struct network *n, const char *verb, const struct network_definition *d, struct json_object **ret, struct err *e)
-{
-	struct json_object *o;
-	char folder[PATH_MAX];
-	int r = network_folder_make(n, folder, e);
-
-	if (r < 0)
-		return r;
-	*ret = o = json_object_new_object();
-	js_put_str(o, "verb", verb);
-	js_put(o, "network", network_definition_for_program(d));
-	js_put_str(o, "folder", folder);
-	return 0;
-}
-
 /* Start the program for a network without an operation. op: copied. d: the definition for the program. */
 static int program_run(struct network *n, const struct network_operation *op, const struct network_definition *d, struct err *e)
 {

@@ -44,9 +44,6 @@ bool network_query_runs(const struct network *n, const char *verb);
 /* End the questions under way. why: what done() tells; NULL: it is not called. */
 void network_queries_end(struct network *n, const struct err *why);
 
-/* Make a request of the program. d: the definition for it. *ret: the caller's. Returns 0; -errno. */
-int network_request_make(const struct network *n, const char *verb, const struct network_definition *d, struct json_object **ret, struct err *e);
-
 /* Free the operation under way; done() is not called. */
 void network_operation_free(struct network *n);
 

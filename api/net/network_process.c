@@ -1,5 +1,6 @@
 #include "api/net/network_process.h"
 #include "api/access/spawn.h"
+#include "api/net/network.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -11,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,6 +158,21 @@ static int process_spawn(struct network_process *p, struct loop *l, const char *
 	struct spawn_spec s = { .path = program, .argv = argv, .fds = fds, .nfds = ARRAY_SIZE(fds), .death_signal = SIGKILL };
 
 	return p->out < 0 ? -errno : spawn_watched(l, &s, process_ended, p, &p->pidfd, &p->watch);
+}
+
+int network_request_make(const struct network *n, const char *verb, const struct network_definition *d, struct json_object **ret, struct err *e)
+{
+	struct json_object *o;
+	char folder[PATH_MAX];
+	int r = network_folder_make(n, folder, e);
+
+	if (r < 0)
+		return r;
+	*ret = o = json_object_new_object();
+	js_put_str(o, "verb", verb);
+	js_put(o, "network", network_definition_for_program(d));
+	js_put_str(o, "folder", folder);
+	return 0;
 }
 
 int network_process_start(struct loop *l, const char *program, struct json_object *request, uint64_t timeout_ns,

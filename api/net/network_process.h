@@ -8,8 +8,12 @@
 struct err;
 struct json_object;
 struct loop;
+struct network;
+struct network_definition;
 struct network_process;
 
+/* Make a request of the program. d: the definition for it. *ret: the caller's. Returns 0; -errno. */
+int network_request_make(const struct network *n, const char *verb, const struct network_definition *d, struct json_object **ret, struct err *e);
 /* Start the program. The process is killed when the daemon ends, and at the time limit.
  * program:  path of cairn-net.
  * request:  borrowed during the call.

@@ -106,6 +106,8 @@ struct vm_observer {
 	void (*forwards_held)(struct vm *vm);
 	/* A job of the VM of that name has concluded; the VM may be gone. */
 	void (*job_concluded)(struct vm_host *host, const char *name);
+	/* The VM's job has concluded, and a dump waits for that (VM_FACT_DUMP_DUE). */
+	void (*dump_due)(struct vm *vm);
 	/* The list of pins has changed (pins.h), and is about to be stored. */
 	void (*pins_changed)(struct vm_host *host);
 };

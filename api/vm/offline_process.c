@@ -9,7 +9,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_disk_free.h"
-#include "api/vm/vm_life.h"
+#include "api/vm/vm_guest_event.h"
 #include "api/vm/vm_log.h"
 #include "api/vm/vm_socket.h"
 #include "api/vm/vm_uid.h"
@@ -223,7 +223,7 @@ static void offline_event(void *opaque, const struct vm_event *ev)
 	struct offline_process *i = opaque;
 
 	if (ev->kind == VM_EVENT_SNAPSHOT_RECOVERED)
-		vm_emit_recovered(i->vm, ev);
+		vm_guest_event(i->vm, ev);
 	if (ev->kind == VM_EVENT_PROGRESS)
 		vm_notify(i->vm, progress, ev);
 }

@@ -383,8 +383,6 @@ void vm_destroy(struct vm *vm, struct call *call);
 void vm_start_call_off(struct vm *vm);
 /* From now on, a start with opts.waits has as much time as any other. Does nothing without a start. */
 void vm_start_limit(struct vm *vm);
-/* Call gone() once when the process has ended. Only the VM's owner operation may wait, so there is one callback. */
-void vm_when_gone(struct vm *vm, void (*gone)(struct vm *vm, void *opaque), void *opaque);
 /* Begin to adopt the process that an earlier daemon started, if it still runs; else settle the state. */
 void vm_take_back(struct vm *vm);
 

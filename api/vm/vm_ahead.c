@@ -1,9 +1,11 @@
 #include "api/vm/vm_ahead.h"
+#include "api/access/open_as.h"
+#include "api/definition/vm_config.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
-#include "api/vm/vm_life.h"
+#include "api/vm/vm_gone.h"
 #include "api/vm/vm_answer.h"
 #include "api/vm/vm_log.h"
 #include "api/vm/vm_process.h"
@@ -235,6 +237,16 @@ bool vm_start_ahead_kill(struct vm *vm)
 	if (vm->start.ahead)
 		vm_process_kill(vm->start.ahead->proc);
 	return vm->start.ahead != NULL;
+}
+
+void vm_open_ahead_drop(struct vm *vm)
+{
+	struct config *c = STEAL_PTR(vm->start.ahead_files);
+
+	open_as_free(STEAL_PTR(vm->start.ahead_opener));
+	if (c)
+		config_done(c);
+	free(c);
 }
 
 static void start_removed(struct vm *vm)

@@ -1,4 +1,4 @@
-/* vm_disk_free: whether other VMs use an image (vm_start.c). */
+/* vm_disk_free: whether other VMs use an image. */
 #ifndef CAIRN_API_VM_VM_DISK_FREE_H
 #define CAIRN_API_VM_VM_DISK_FREE_H
 

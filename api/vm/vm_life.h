@@ -6,7 +6,6 @@
 #include "api/vm/vm_process.h"
 
 struct vm;
-struct vm_event;
 struct vm_info;
 
 extern const struct vm_process_ops vm_life_ops;
@@ -16,11 +15,5 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end);
 /* Handle the phase and the agent's state in a process's answer to VM_MSG_QUERY, as if events had reported them.
  * info: `detail` is terminated and cleaned in place. */
 void vm_report_phase(struct vm *vm, struct vm_info *info);
-/* Call the function of vm_when_gone(), if there is one. It may free the VM. */
-void vm_tell_gone(struct vm *vm);
-/* Answer all calls that wait for the end of the VM's process, or of a start that had none. */
-void vm_answer_gone(struct vm *vm);
-/* Emit EVENT_SNAPSHOT_RECOVERED. ev: of kind VM_EVENT_SNAPSHOT_RECOVERED. */
-void vm_emit_recovered(struct vm *vm, const struct vm_event *ev);
 
 #endif
