@@ -20,8 +20,8 @@ extern const struct vm_observer job_owner_observer;
 void job_owner_set(struct job *j, const struct call *c);
 /* Forget the owner, because the VM's job has concluded. */
 void job_owner_end(struct vm *vm);
-/* Cancel the jobs of VMs whose owners have lost the role. Call it when permissions have changed, and when the daemon begins to
- * listen. */
+/* Cancel the jobs of VMs whose owners have lost the role. Call it when permissions have changed, and when the daemon
+ * begins to listen. */
 void job_owners_check(struct vm_host *host);
 /* Add a line to the audit log: the daemon cancels the job, because its user lost the role. vm_name: NULL: a job of no
  * VM. */

@@ -11,7 +11,7 @@ struct vm_event;
 
 /* Emit the daemon's event for one of the process. A kind without an event is logged. */
 void vm_guest_event(struct vm *vm, const struct vm_event *ev);
-/* Note the state of the guest agent's port, VM_AGENT_*, and emit the events for the change. Other values are ignored. */
+/* Note the state of the guest agent's port, VM_AGENT_*, and emit the events for a change. Ignore other values. */
 void vm_agent_event(struct vm *vm, int64_t now);
 
 #endif

@@ -4,6 +4,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <setjmp.h>
