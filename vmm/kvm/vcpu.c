@@ -10,7 +10,6 @@
 #include "vmm/kvm/thread_filter.h"
 #include "vmm/kvm/vcpu_nested.h"
 
-#include <asm/kvm_para.h>
 #include <errno.h>
 #include <linux/kvm.h>
 #include <signal.h>
@@ -415,6 +414,7 @@ void vcpus_done(struct vcpus *s)
 	for (unsigned i = 0; i < s->cfg.count; i++)
 		vcpu_done(&s->vcpu[i], s->cfg.kvm->run_bytes);
 	free(s->vcpu);
+	free(s->new_msrs);
 	s->vcpu = NULL;
 }
 
@@ -465,16 +465,12 @@ static void sregs_for_entry(struct kvm_sregs *s, const struct boot_entry *b)
 	}
 }
 
-/* Set MSRs as firmware would, and disable those that make KVM write to guest memory for the
- * previous kernel. MSRs that the host does not know are skipped. */
+/* Set MSRs as firmware would. MSRs that the host does not know are skipped. */
 static void msrs_for_start(struct vcpu *v)
 {
 	static const struct kvm_msr_entry msrs[] = {
 		{ .index = MSR_IA32_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING },
-		{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK },
-		{ .index = MSR_KVM_SYSTEM_TIME }, { .index = MSR_KVM_SYSTEM_TIME_NEW },
-		{ .index = MSR_KVM_ASYNC_PF_EN }, { .index = MSR_KVM_STEAL_TIME },
-		{ .index = MSR_KVM_PV_EOI_EN } };
+		{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLED_WRITE_BACK } };
 	struct {
 		struct kvm_msrs head;
 		struct kvm_msr_entry e[ARRAY_SIZE(msrs)];
@@ -567,16 +563,15 @@ int vcpus_drain_async_pf(struct vcpus *s, struct err *e)
 /* Clear all state that a vCPU has kept from before the reset. */
 static int vcpu_clear(struct vcpu *v, struct err *e)
 {
-	struct kvm_vcpu_events before, events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING };
-	struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
-	struct kvm_fpu fpu = { .fcw = 0x37f, .mxcsr = 0x1f80 };
+	struct kvm_vcpu_events before, events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW };
 	struct kvm_mp_state mp = { .mp_state =
 		v->index ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE };
-	int r;
+	int r = vcpu_registers_reset(v);
 
-	kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &debug);
-	kvm_ioctl(v->fd, KVM_SET_FPU, &fpu);
-	r = lapic_reset(v);
+	if (!r) {
+		msrs_for_start(v);
+		r = lapic_reset(v);
+	}
 	/* KVM_GET_VCPU_EVENTS turns a queued NMI into a pending one; KVM_SET_VCPU_EVENTS can clear
 	 * only pending ones. */
 	if (!r)
@@ -591,7 +586,6 @@ static int vcpu_clear(struct vcpu *v, struct err *e)
 /* Give a vCPU its state after a reset; vCPU 0 lacks the registers of its entry. */
 static int vcpu_fresh(struct vcpu *v, struct err *e)
 {
-	msrs_for_start(v);
 	if (v->set->cfg.assist)
 		assist_vcpu_reset(v->set->cfg.assist, v);
 	return vcpu_clear(v, e);

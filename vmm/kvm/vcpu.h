@@ -25,6 +25,7 @@ struct err;
 struct kvm;
 struct kvm_lapic_state;
 struct kvm_run;
+struct msr_list;
 struct port_ring;
 struct state_reader;
 struct state_writer;
@@ -108,6 +109,7 @@ struct vcpus {
 	atomic_bool stop_requested; /* vCPUs park, and stay parked while this is true */
 	atomic_bool poisoned;	    /* no vCPU may run while this is true */
 	atomic_ullong nap_until_ns; /* time until which the vCPUs do not enter the guest */
+	struct msr_list *new_msrs; /* the MSRs of a new vCPU; owned; NULL until vcpu_msrs_note() */
 	uint64_t tsc_adjust; /* during a load: IA32_TSC_ADJUST of vCPU 0 */
 	bool tscs_differ;    /* and whether a vCPU so far has another one */
 };
@@ -178,6 +180,14 @@ void vcpu_fault(struct vcpu *v, enum vm_reason reason, const char *fmt, ...)
 #define VCPU_STATE_VERSION 3
 int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e);
 int vcpu_load(struct vcpu *v, struct state_reader *r, uint16_t version, struct err *e);
+
+/* Note the MSRs that a new vCPU has with its CPUID, which are those of each vCPU of the set. Does nothing if they are
+ * known, or if v has run or been loaded. Returns 0 or -errno. */
+int vcpu_msrs_note(struct vcpu *v);
+/* Give v the values of a new vCPU in all that running or loading has changed and that a reset clears: MSRs, XCR0,
+ * debug registers, and the registers of XSAVE. v is parked. The caller resets the other registers and the LAPIC.
+ * Returns 0 or -errno. */
+int vcpu_registers_reset(struct vcpu *v);
 
 /* Set the CPUID of v for the guest: kvm->guest or kvm->supported, with the set's topology
  * (vmm/kvm/cpuid.c). v has not run yet. Returns 0 or -errno. */

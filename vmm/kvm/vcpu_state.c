@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -23,6 +24,13 @@
 #define MSR_TSC_ADJUST 0x3bu
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_MTRR_DEF_TYPE 0x2ffu
+#define MSR_UCODE_REV 0x8bu
+#define MSR_PLATFORM_INFO 0xceu
+#define MSR_CORE_CAPABILITIES 0xcfu
+#define MSR_ARCH_CAPABILITIES 0x10au
+#define MSR_PERF_CAPABILITIES 0x345u
+#define MSR_VMX_BASIC 0x480u
+#define MSR_VMX_VMFUNC 0x491u
 #define MSR_WALL_CLOCK_OLD 0x11u
 #define MSR_WALL_CLOCK 0x4b564d00u
 /* KVM takes a TSC within a second of the one that the VM would have now for an attempt to synchronize vCPUs, and keeps
@@ -35,6 +43,12 @@
 #define CR4_PAE (1ULL << 5)
 #define EFER_LMA (1ULL << 10)
 #define PDPTES 4
+#define FCW_INIT 0x37fu
+#define MXCSR_INIT 0x1f80u
+#define XSAVE_MXCSR 6 /* words of the area */
+#define XSAVE_HEADER 128
+#define XCR0_X87 1u
+#define XCR0_SSE 2u
 
 struct msr_list {
 	struct kvm_msrs head;
@@ -217,14 +231,23 @@ static int image_read(struct vcpu *v, struct vcpu_image *s, const char **what)
 	return r;
 }
 
-static bool msr_is(struct vcpu *v, const struct kvm_msr_entry *e)
+static bool msr_read(struct vcpu *v, uint32_t index, uint64_t *ret)
 {
 	struct {
 		struct kvm_msrs head;
 		struct kvm_msr_entry e[1];
-	} one = { .head.nmsrs = 1, .e[0].index = e->index };
+	} one = { .head.nmsrs = 1, .e[0].index = index };
+	bool can = kvm_ioctl(v->fd, KVM_GET_MSRS, &one) == 1;
 
-	return kvm_ioctl(v->fd, KVM_GET_MSRS, &one) == 1 && one.e[0].data == e->data;
+	*ret = one.e[0].data;
+	return can;
+}
+
+static bool msr_is(struct vcpu *v, const struct kvm_msr_entry *e)
+{
+	uint64_t now;
+
+	return msr_read(v, e->index, &now) && now == e->data;
 }
 
 /* Accept that this host refuses to write an MSR only if the saved value is 0 or the vCPU's MSR already has the saved
@@ -253,7 +276,7 @@ static int msrs_write(struct vcpu *v, struct msr_list *all, bool deadline)
 	int r = 0;
 
 	for (uint32_t i = 0; i < all->head.nmsrs; i++) {
-		if ((all->e[i].index == MSR_TSC_DEADLINE) != deadline || msr_is_wall_clock(all->e[i].index))
+		if ((all->e[i].index == MSR_TSC_DEADLINE) != deadline || (msr_is_wall_clock(all->e[i].index) && all->e[i].data))
 			continue;
 		if (all->e[i].index == MSR_TSC && !moved) {
 			m.e[m.head.nmsrs] = all->e[i];
@@ -278,6 +301,85 @@ static int msrs_write(struct vcpu *v, struct msr_list *all, bool deadline)
 	}
 	return r;
 }
+
+/* ---- reset ---- */
+
+int vcpu_msrs_note(struct vcpu *v)
+{
+	struct msr_list *m;
+	int r;
+
+	if (v->set->new_msrs || v->ran || v->loaded)
+		return 0;
+	m = calloc(1, sizeof(*m));
+	r = m ? msrs_read(v, m) : -ENOMEM;
+	if (r < 0)
+		free(m);
+	else
+		v->set->new_msrs = m;
+	return r;
+}
+
+/* MSRs that no guest can change: they describe the processor, as CPUID does. */
+static bool msr_is_constant(uint32_t index)
+{
+	return index == MSR_UCODE_REV || index == MSR_PLATFORM_INFO || index == MSR_CORE_CAPABILITIES ||
+	       index == MSR_ARCH_CAPABILITIES || index == MSR_PERF_CAPABILITIES ||
+	       (index >= MSR_VMX_BASIC && index <= MSR_VMX_VMFUNC);
+}
+
+/* Undo what the guest has changed in its TSC. */
+static void tsc_reset(struct vcpu *v)
+{
+	uint64_t offset, adjust;
+	struct kvm_device_attr a = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset };
+
+	if (!msr_read(v, MSR_TSC_ADJUST, &adjust) || !adjust || kvm_ioctl(v->fd, KVM_GET_DEVICE_ATTR, &a))
+		return;
+	offset -= adjust;
+	kvm_ioctl(v->fd, KVM_SET_DEVICE_ATTR, &a);
+}
+
+static int msrs_reset(struct vcpu *v)
+{
+	struct msr_list m = { 0 };
+	int r;
+
+	tsc_reset(v);
+	for (uint32_t i = 0; i < v->set->new_msrs->head.nmsrs; i++) {
+		const struct kvm_msr_entry *e = &v->set->new_msrs->e[i];
+
+		if (e->index != MSR_TSC && !msr_is_constant(e->index))
+			list_append(&m, e->index, e->data);
+	}
+	r = msrs_complete(v, &m);
+	return r ? r : msrs_write(v, &m, false);
+}
+
+int vcpu_registers_reset(struct vcpu *v)
+{
+	static const struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs[0].value = XCR0_X87 };
+	static const struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
+	struct vcpu_image *s;
+	int r;
+
+	if (!v->ran && !v->loaded)
+		return vcpu_msrs_note(v); /* it has these values */
+	s = image_new();
+	if (!s)
+		return -ENOMEM;
+	s->xsave.x.region[0] = FCW_INIT;
+	s->xsave.x.region[XSAVE_MXCSR] = MXCSR_INIT;
+	s->xsave.x.region[XSAVE_HEADER] = XCR0_X87 | XCR0_SSE;
+	r = kvm_ioctl(v->fd, KVM_SET_XSAVE, &s->xsave);
+	image_free(s);
+	kvm_ioctl(v->fd, KVM_SET_XCRS, (void *)&xcrs); /* refused by a processor without XSAVE */
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, (void *)&debug);
+	return r ? r : msrs_reset(v);
+}
+
+/* ---- loading ---- */
 
 /* State of a new vCPU, and of a vCPU after a reset before it runs. Each ioctl of a vCPU takes KVM 4 us on a virtual
  * machine, where it reads MSRs that trap. */
@@ -347,10 +449,11 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 	bool fresh = !v->ran && !v->loaded;
 	int r;
 
+	*what = "KVM_GET_MSRS";
+	r = vcpu_msrs_note(v);
 	v->loaded = true;
-
-	*what = "KVM_SET_NESTED_STATE";
-	r = fresh ? 0 : vcpu_nested_leave(v);
+	if (!r && !fresh && (*what = "KVM_SET_NESTED_STATE"))
+		r = vcpu_nested_leave(v);
 	if (!r && (*what = "KVM_SET_SREGS"))
 		r = sregs_write(v, s);
 	if (!r && s->xcrs.nr_xcrs && (*what = "KVM_SET_XCRS")) /* none on a CPU without XSAVE */

@@ -58,7 +58,7 @@ HOSTS = (
      "test_boot.py": ("test_32_bit_kernel_turns_paging_on", "test_memtest86_starts[x64]", "test_linux_shows_smbios")},
     {"test_snapshot.py": SNAPSHOT,
      "test_nested.py": ("test_revert_leaves_and_enters_the_guests_guest", "test_guests_guest_goes_on_in_a_clone_and_its_source"),
-     "test_registers.py": ("test_states_of_processors_without_a_guest",),
+     "test_registers.py": ("test_states_of_processors_without_a_guest", "test_reset_clears_registers[by the guest]"),
      "test_processor.py": ("test_guest_sees_its_named_model", "test_chosen_processor", "test_missing_feature_is_refused_by_name",
                            "test_hidden_feature_stays_hidden_or_is_told"),
      "test_cgroups.py": CGROUPS,

@@ -93,6 +93,66 @@ def test_states_of_processors_without_a_guest(kvm):
     subprocess.run([STATES], check=True)
 
 
+# MSRs that a guest's kernel sets
+CHANGED = {
+    **UNLISTED,
+    0xc0000081: 0x23001000000000,  # STAR and what belongs to it
+    0xc0000082: 0xffffffff81000000,
+    0xc0000083: 0xffffffff81001000,
+    0xc0000084: 0x47700,
+    0xc0000102: 0xffff888000000000,
+    0x174: 0x10,
+    0x175: 0x2000,
+    0x176: 0xffffffff81002000,
+    0x277: 0x0407050600070106,
+}
+NOT_EVERYWHERE = {0x3b: 1 << 40, 0x48: 1, 0xc0000103: 5}
+
+
+def msr(vm, index):
+    """Return the guest's MSR; None: the guest has none."""
+    try:
+        return int(vm.run(f"rdmsr {index:#x}")[0], 16)
+    except AssertionError:
+        return None
+
+
+def has_avx(vm):
+    return int(vm.run("cpuid 1")[0].split("ecx=")[1].split()[0], 16) & 1 << 28
+
+
+@pytest.mark.parametrize("how", ["by the guest", "by the host", "after a restore"])
+def test_reset_clears_registers(vm, how):
+    vm.start()
+    values = CHANGED | {i: v for i, v in NOT_EVERYWHERE.items() if msr(vm, i) is not None}
+    before = {i: msr(vm, i) for i in values}
+    msrs_set(vm, values)
+    assert {i: msr(vm, i) for i in CHANGED} == CHANGED
+    if has_avx(vm):
+        vm.run("xstate show 9")
+        assert " ymm=0x9,0xa,0xb,0xc " in vm.run("xstate show")[0]
+    if how == "after a restore":
+        vm.daemon.cairn("managedsave", "vm1")
+        vm.daemon.cairn("start", "vm1", "--paused")
+        vm.console.close()
+        vm.attach()
+    if how == "by the guest":
+        vm.console.sock.sendall(b"reset cf9\n")
+    else:
+        vm.daemon.cairn("reset", "vm1")
+    if how == "after a restore":
+        vm.daemon.cairn("resume", "vm1")
+    while vm.console.line() != "interp":
+        pass
+    assert {i: msr(vm, i) for i in values} == before
+    if has_avx(vm):
+        shown = vm.run("xstate show")[0]
+        assert shown.endswith(" ymm=0x0,0x0,0x0,0x0 zmm=0x0 k=0x0"), shown
+        # Where the processor itself answers, it has the host's XCR0.
+        assert shown.startswith("before=0x1 ") or not guestlib.virtualises_cpuid(), shown
+    vm.stop()
+
+
 def test_memory_that_had_the_wall_clock_stays_the_guests(vm):
     """A load must not make KVM write the time there again: the guest may use the memory for something else."""
     vm.start()

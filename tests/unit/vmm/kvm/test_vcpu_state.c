@@ -13,6 +13,7 @@
 #include <linux/kvm.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,12 @@
 
 #define MSR_TSC 0x10u
 #define MSR_TSC_ADJUST 0x3bu
+#define MSR_LSTAR 0xc0000082u
+#define MSR_MTRR_BASE0 0x200u
+#define MSR_PAT 0x277u
 #define STATE_MSRS_MAX 256u /* of a vCPU's state */
+
+static const struct boot_entry reset_entry = { .mode = BOOT_RESET, .rip = BOOT_RESET_RIP };
 
 struct vcpu_fx {
 	struct kvm kvm;
@@ -80,6 +86,8 @@ static void kept_change(struct vcpu *v)
 	k.debug.dr7 |= 2;
 	k.events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
 	k.events.nmi.masked = 1;
+	k.events.flags |= KVM_VCPUEVENT_VALID_SHADOW;
+	k.events.interrupt.shadow = KVM_X86_SHADOW_INT_STI;
 	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_MP_STATE, &k.mp), 0);
 	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &k.debug), 0);
 	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &k.events), 0);
@@ -361,14 +369,25 @@ static bool tscs_are_virtual(struct vcpus *set)
 	return true;
 }
 
-static void adjust_set(struct vcpu *v, uint64_t adjust)
+static void msr_set(struct vcpu *v, uint32_t index, uint64_t value)
 {
 	struct {
 		struct kvm_msrs head;
 		struct kvm_msr_entry e[1];
-	} one = { .head.nmsrs = 1, .e[0] = { .index = MSR_TSC_ADJUST, .data = adjust } };
+	} one = { .head.nmsrs = 1, .e[0] = { .index = index, .data = value } };
 
 	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_MSRS, &one), 1);
+}
+
+static uint64_t msr_get(struct vcpu *v, uint32_t index)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e[1];
+	} one = { .head.nmsrs = 1, .e[0].index = index };
+
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_MSRS, &one), 1);
+	return one.e[0].data;
 }
 
 /* KVM makes TSCs equal that are written with less than a second's difference. */
@@ -389,7 +408,7 @@ static void test_tscs_are_as_far_apart_as_the_guest_set_them(void **state)
 	}
 	state_writer_init(&a);
 	for (unsigned i = 0; i < ARRAY_SIZE(adjust); i++) {
-		adjust_set(&f->set.vcpu[i], (uint64_t)adjust[i]);
+		msr_set(&f->set.vcpu[i], MSR_TSC_ADJUST, (uint64_t)adjust[i]);
 		must(vcpu_save(&f->set.vcpu[i], &a, &e), &e);
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(adjust); i++) {
@@ -398,7 +417,85 @@ static void test_tscs_are_as_far_apart_as_the_guest_set_them(void **state)
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(adjust); i++)
 		assert_int_equal(tsc_offset(&f->set.vcpu[i]) - tsc_offset(&f->set.vcpu[0]), adjust[i] - adjust[0]);
+	must(vcpus_reset(&f->set, &reset_entry, &e), &e);
+	for (unsigned i = 0; i < ARRAY_SIZE(adjust); i++)
+		assert_int_equal(tsc_offset(&f->set.vcpu[i]), tsc_offset(&f->set.vcpu[0]));
 	state_writer_done(&a);
+	fx_free(f);
+}
+
+/* ---- reset ---- */
+
+/* What of a vCPU a reset clears. */
+struct cleared {
+	uint64_t lstar, mtrr, pat, tsc_adjust, xcr0;
+	uint32_t vector[4]; /* XMM3 */
+	struct kvm_debugregs debug;
+	struct kvm_vcpu_events events;
+};
+
+static void cleared_get(struct vcpu *v, struct cleared *c)
+{
+	struct kvm_xcrs x = { 0 };
+	struct kvm_xsave *area = calloc(1, 64 * 1024);
+
+	memset(c, 0, sizeof(*c));
+	c->lstar = msr_get(v, MSR_LSTAR);
+	c->mtrr = msr_get(v, MSR_MTRR_BASE0);
+	c->pat = msr_get(v, MSR_PAT);
+	c->tsc_adjust = msr_get(v, MSR_TSC_ADJUST);
+	if (!kvm_ioctl(v->fd, KVM_GET_XCRS, &x))
+		c->xcr0 = x.xcrs[0].value;
+	assert_non_null(area);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_XSAVE2, area), 0);
+	memcpy(c->vector, &area->region[(160 + 3 * 16) / 4], sizeof(c->vector));
+	free(area);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_DEBUGREGS, &c->debug), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_VCPU_EVENTS, &c->events), 0);
+}
+
+static void cleared_change(struct vcpu *v)
+{
+	struct kvm_xcrs x = { .nr_xcrs = 1, .xcrs[0].value = 3 };
+	struct kvm_vcpu_events events = { .flags = KVM_VCPUEVENT_VALID_SHADOW, .interrupt.shadow = KVM_X86_SHADOW_INT_STI };
+	struct kvm_debugregs debug = { .db[1] = 0x1234, .dr6 = 0xffff0ff1, .dr7 = 0x404 };
+	struct kvm_xsave *area = calloc(1, 64 * 1024);
+
+	assert_non_null(area);
+	area->region[128] = 3; /* XSTATE_BV */
+	area->region[(160 + 3 * 16) / 4] = 0x5678;
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_XSAVE, area), 0);
+	free(area);
+	kvm_ioctl(v->fd, KVM_SET_XCRS, &x);
+	msr_set(v, MSR_LSTAR, 0xffffffff81000000);
+	msr_set(v, MSR_MTRR_BASE0, 0xc0000000);
+	msr_set(v, MSR_PAT, 0x0407050600070106);
+	msr_set(v, MSR_TSC_ADJUST, 1000);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &debug), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &events), 0);
+}
+
+static void test_reset_clears_each_vcpu(void **state)
+{
+	struct vcpu_fx *f = fx_new_with(2);
+	struct cleared before[2], changed, after;
+	struct err e = { 0 };
+
+	(void)state;
+	must(vcpus_reset(&f->set, &reset_entry, &e), &e);
+	for (unsigned i = 0; i < 2; i++) {
+		cleared_get(&f->set.vcpu[i], &before[i]);
+		cleared_change(&f->set.vcpu[i]);
+		cleared_get(&f->set.vcpu[i], &changed);
+		assert_int_not_equal(changed.lstar, before[i].lstar);
+		assert_int_equal(changed.vector[0], 0x5678);
+		atomic_store(&f->set.vcpu[i].ran, true); /* as its thread would */
+	}
+	must(vcpus_reset(&f->set, &reset_entry, &e), &e);
+	for (unsigned i = 0; i < 2; i++) {
+		cleared_get(&f->set.vcpu[i], &after);
+		assert_memory_equal(&after, &before[i], sizeof(after));
+	}
 	fx_free(f);
 }
 
@@ -409,6 +506,7 @@ int main(void)
 		cmocka_unit_test(test_real_mode_has_privilege_level_0),
 		cmocka_unit_test(test_init_that_waits_still_waits),
 		cmocka_unit_test(test_tscs_are_as_far_apart_as_the_guest_set_them),
+		cmocka_unit_test(test_reset_clears_each_vcpu),
 		cmocka_unit_test(test_load_replaces_a_state_that_was_loaded_before),
 		cmocka_unit_test(test_load_of_many_equal_msrs_stays_in_bounds),
 		cmocka_unit_test(test_wrong_nested_state_is_refused),
