@@ -170,7 +170,7 @@ e2e memtest-svm vmm/long_memtest.py CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e snapshots-svm "vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_fork_snapshot.py
 	tests/e2e/vmm/snapshot/test_tracking.py tests/e2e/vmm/snapshot/test_nested.py \
-	tests/e2e/vmm/snapshot/test_registers.py" CAIRN_IN_SVMHOST=1 \
+	tests/e2e/vmm/snapshot/test_registers.py tests/e2e/vmm/snapshot/test_midway.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e net-svm "api/net/test_vhost.py tests/e2e/api/net/long_linux_guests.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --

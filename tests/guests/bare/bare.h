@@ -84,7 +84,9 @@ void ap_main(uint64_t apic_id) __attribute__((noreturn));
 #define GSI_SCI 9
 #define VECTOR_TIMER 0x40
 #define VECTOR_MSI 0x50
+#define VECTOR_DEBUG 1
 #define VECTOR_NMI 2
+#define VECTOR_PING 0x51
 #define VECTOR_SPURIOUS 0xff
 
 /* Number of interrupts by vector. */
@@ -101,8 +103,10 @@ void ioapic_route(unsigned gsi, bool level);
 void ioapic_route_to(unsigned gsi, bool level, unsigned cpu);
 /* Handler of interrupts that no device has, at CPL 0; NULL: none. */
 extern void (*volatile line_handler)(unsigned gsi);
-/* The same of an NMI. */
-extern void (*volatile nmi_handler)(void);
+/* The same of an NMI, and of VECTOR_PING. */
+extern void (*volatile nmi_handler)(void), (*volatile ping_handler)(void);
+/* The same of a debug exception, which is an error without a handler. */
+extern void (*volatile debug_handler)(struct trap_frame *f);
 /* Map a GPA beyond the first 4 GiB. Returns false when no page tables are left or gpa is not
  * canonical. */
 bool page_map(uint64_t gpa);
@@ -148,7 +152,20 @@ bool str_equal(const char *a, const char *b);
 bool number_parse(const char *s, uint64_t *ret);
 uint64_t random_next(uint64_t *state); /* xorshift64; *state not 0 */
 
-/* Return kvm-clock's nanoseconds since the VM's start; 0 without kvm-clock. */
+/* Linux's Documentation/virt/kvm/x86/msr.rst: MSR_KVM_SYSTEM_TIME_NEW. */
+struct kvm_clock {
+	volatile uint32_t version, pad;
+	volatile uint64_t tsc, ns;
+	volatile uint32_t scale;
+	volatile int8_t shift;
+	volatile uint8_t flags, pad2[2];
+} __attribute__((aligned(64)));
+#define KVM_CLOCK_STABLE 1 /* of flags: all processors have the same clock */
+
+/* Return the nanoseconds of this processor's kvm-clock since the VM's start; 0 without kvm-clock. The first call makes
+ * it the processor's. */
+uint64_t kvm_clock_ns(struct kvm_clock *c);
+/* The same of processor 0. */
 uint64_t clock_ns(void);
 
 /* ---- smp.c ---- */
@@ -158,6 +175,10 @@ extern volatile uint64_t ap_online, ap_counter[64];
  * enter: function that each runs at CPL 0; a processor halts when enter returns or is NULL. */
 void ap_start(void (*enter)(uint64_t id));
 void ap_count(uint64_t id);
+
+/* ---- midway.c ---- */
+/* At CPL 0: send an interrupt, with the destination's APIC id in the upper half. */
+uint64_t ipi_send(uint64_t icr);
 
 /* ---- power.c ---- */
 #define PM_BASE 0x600
@@ -193,7 +214,7 @@ struct command {
 extern const struct command io_commands[], disk_commands[], ring_commands[], machine_commands[],
 	crash_commands[], storm_commands[], watchdog_commands[], net_commands[], gap_commands[], vsock_commands[],
 	tcp_commands[], balloon_commands[], tablet_commands[], line_commands[], screen_commands[], keyboard_commands[], xstate_commands[],
-	nested_commands[], midway_commands[];
+	nested_commands[], midway_commands[], step_commands[], ping_commands[];
 
 /* ---- machine.c ---- */
 /* Start the local APIC's timer with VECTOR_TIMER and a period of count * 16 bus cycles; 0 stops

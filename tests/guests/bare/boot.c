@@ -119,7 +119,8 @@ static void ioapic_write(unsigned reg, uint32_t v)
 }
 
 void (*volatile line_handler)(unsigned gsi);
-void (*volatile nmi_handler)(void);
+void (*volatile nmi_handler)(void), (*volatile ping_handler)(void);
+void (*volatile debug_handler)(struct trap_frame *f);
 
 void ioapic_route_to(unsigned gsi, bool level, unsigned cpu)
 {
@@ -295,7 +296,11 @@ void trap(struct trap_frame *f)
 	irq_count[f->vector]++;
 	if (f->vector == VECTOR_NMI && nmi_handler)
 		nmi_handler();
-	if (f->vector == 6 && f->rip == (uint64_t)kcall_gate) {
+	if (f->vector == VECTOR_PING && ping_handler)
+		ping_handler();
+	if (f->vector == VECTOR_DEBUG && debug_handler) {
+		debug_handler(f);
+	} else if (f->vector == 6 && f->rip == (uint64_t)kcall_gate) {
 		f->rip += 2;
 		f->rax = ((uint64_t(*)(uint64_t))f->rdi)(f->rsi);
 	} else if (f->vector < 32 && f->vector != VECTOR_NMI) {

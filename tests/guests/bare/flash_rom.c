@@ -2,6 +2,9 @@
  * COM1, with numbers in hexadecimal:
  *   r ADDRESS        print the byte there
  *   w ADDRESS VALUE  write the byte
+ *   i PORT           read a byte from the port and print it
+ *   o PORT VALUE     write 16 bits to the port
+ *   n NUMBER         print the number
  *   k                reset by the keyboard controller
  * It has no data but constants; its stack is in RAM. */
 #include "port.h"
@@ -25,11 +28,27 @@ static uint32_t number(void)
 	}
 }
 
-static void print_byte(uint8_t v)
+static void print_number(uint32_t v, unsigned digits)
 {
-	port_write(COM1, (uint8_t)"0123456789abcdef"[v >> 4]);
-	port_write(COM1, (uint8_t)"0123456789abcdef"[v & 15]);
+	while (digits--)
+		port_write(COM1, (uint8_t)"0123456789abcdef"[v >> 4 * digits & 15]);
 	com1_print("\r\n");
+}
+
+static void obey(char c)
+{
+	uint32_t at = number();
+
+	if (c == 'r')
+		print_number(*(volatile uint8_t *)(uintptr_t)at, 2);
+	else if (c == 'w')
+		*(volatile uint8_t *)(uintptr_t)at = (uint8_t)number();
+	else if (c == 'i')
+		print_number(port_read((uint16_t)at), 2);
+	else if (c == 'o')
+		port_write16((uint16_t)at, (uint16_t)number());
+	else
+		print_number(at, 8);
 }
 
 void rom_main(void)
@@ -37,17 +56,12 @@ void rom_main(void)
 	com1_print("flash ready\r\n");
 	for (;;) {
 		char c = com1_take();
-		volatile uint8_t *at;
 
 		if (c == 'k')
 			port_write(0x64, 0xfe);
-		if (c != 'r' && c != 'w')
+		if (c != 'r' && c != 'w' && c != 'i' && c != 'o' && c != 'n')
 			continue;
 		com1_take();
-		at = (volatile uint8_t *)(uintptr_t)number();
-		if (c == 'w')
-			*at = (uint8_t)number();
-		else
-			print_byte(*at);
+		obey(c);
 	}
 }

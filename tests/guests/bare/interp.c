@@ -7,7 +7,7 @@
 static const struct command *const tables[] = {
 	io_commands, machine_commands, disk_commands, ring_commands, crash_commands, storm_commands,
 	watchdog_commands, net_commands, gap_commands, vsock_commands, tcp_commands, balloon_commands, tablet_commands, screen_commands, keyboard_commands,
-	line_commands, xstate_commands, nested_commands, midway_commands};
+	line_commands, xstate_commands, nested_commands, midway_commands, step_commands, ping_commands};
 
 static const struct command *command_find(const char *name)
 {

@@ -164,35 +164,32 @@ static const char *cmd_start(const struct args *a)
 
 /* ---- time ---- */
 
-/* Linux's Documentation/virt/kvm/x86/msr.rst: MSR_KVM_SYSTEM_TIME_NEW. */
-static volatile struct {
-	uint32_t version, pad;
-	uint64_t tsc, ns;
-	uint32_t scale;
-	int8_t shift;
-	uint8_t flags, pad2[2];
-} __attribute__((aligned(64))) kvm_clock;
-
-uint64_t clock_ns(void)
+uint64_t kvm_clock_ns(struct kvm_clock *c)
 {
 	uint64_t delta, ns;
 	uint32_t version;
 
-	if (!kvm_clock.scale) {
-		struct kernel_regs r = {
-			.leaf = MSR_KVM_CLOCK, .eax = (uint32_t)(uint64_t)&kvm_clock | 1};
+	if (!c->scale) {
+		struct kernel_regs r = {.leaf = MSR_KVM_CLOCK, .eax = (uint32_t)(uint64_t)c | 1};
 
 		kcall(kernel_wrmsr, (uint64_t)&r);
 	}
 	do {
-		version = kvm_clock.version;
+		version = c->version;
 		__asm__ volatile("" : : : "memory");
-		delta = rdtsc() - kvm_clock.tsc;
-		delta = kvm_clock.shift < 0 ? delta >> -kvm_clock.shift : delta << kvm_clock.shift;
-		ns = kvm_clock.ns + (uint64_t)((unsigned __int128)delta * kvm_clock.scale >> 32);
+		delta = rdtsc() - c->tsc;
+		delta = c->shift < 0 ? delta >> -c->shift : delta << c->shift;
+		ns = c->ns + (uint64_t)((unsigned __int128)delta * c->scale >> 32);
 		__asm__ volatile("" : : : "memory");
-	} while ((version & 1) || version != kvm_clock.version);
-	return kvm_clock.scale ? ns : 0;
+	} while ((version & 1) || version != c->version);
+	return c->scale ? ns : 0;
+}
+
+uint64_t clock_ns(void)
+{
+	static struct kvm_clock clock;
+
+	return kvm_clock_ns(&clock);
 }
 
 static const char *cmd_clock(const struct args *a)

@@ -9,6 +9,14 @@
 #define LAPIC_ICR_HIGH 0x310
 #define ICR_NMI 0x4400 /* to processor 0 */
 #define COM1 0x3f8
+#define MCR 4
+#define MCR_NORMAL 0x0b
+#define MCR_LOOP 0x10
+#define HALF_A_FIFO 8
+#define MSR_TSC_DEADLINE 0x6e0
+#define LAPIC_TIMER 0x320
+#define TIMER_DEADLINE (2u << 17)
+#define RTC_GSI 8
 #define WAIT_CYCLES 30000000000ULL /* some 10 s: timeout of waits */
 
 static void msr_write(uint32_t msr, uint64_t v)
@@ -26,7 +34,7 @@ static char byte_wait(void)
 	return (char)inb(COM1);
 }
 
-static uint64_t kernel_ipi(uint64_t icr)
+uint64_t ipi_send(uint64_t icr)
 {
 	if (lapic_by_msr) {
 		msr_write(MSR_X2APIC_ICR, icr);
@@ -39,7 +47,7 @@ static uint64_t kernel_ipi(uint64_t icr)
 
 static const char *cmd_ipi(const struct args *a)
 {
-	kcall(kernel_ipi, a->v[0] << 32 | a->v[1]);
+	kcall(ipi_send, a->v[0] << 32 | a->v[1]);
 	return NULL;
 }
 
@@ -51,7 +59,7 @@ static void nmi_wait(void)
 	char c;
 
 	nmi_handler = NULL;
-	kernel_ipi(ICR_NMI);
+	ipi_send(ICR_NMI);
 	print("holding\n");
 	c = byte_wait();
 	print("byte=%c inside=%u\n", c, irq_count[VECTOR_NMI]);
@@ -64,10 +72,93 @@ static const char *cmd_nmi(const struct args *a)
 	(void)a;
 	irq_count[VECTOR_NMI] = 0;
 	nmi_handler = nmi_wait;
-	kcall(kernel_ipi, ICR_NMI);
+	kcall(ipi_send, ICR_NMI);
 	while (irq_count[VECTOR_NMI] < 2 && rdtsc() - begin < WAIT_CYCLES)
 		__asm__ volatile("pause");
 	print("after=%u\n", irq_count[VECTOR_NMI]);
+	return NULL;
+}
+
+/* ---- a serial port whose buffer is half full ---- */
+
+static uint64_t kernel_fifo(uint64_t unused)
+{
+	uint64_t nmis = irq_count[VECTOR_NMI];
+	char text[2 * HALF_A_FIFO + 1];
+	unsigned n = 0;
+
+	outb(COM1 + MCR, MCR_NORMAL | MCR_LOOP);
+	for (unsigned i = 0; i < HALF_A_FIFO; i++)
+		outb(COM1, (uint8_t)('a' + i));
+	outb(COM1 + MCR, MCR_NORMAL);
+	print("holding\n");
+	while (irq_count[VECTOR_NMI] == nmis)
+		__asm__ volatile("pause");
+	while (n < sizeof(text) - 1 && serial_ready())
+		text[n++] = (char)inb(COM1);
+	text[n] = 0;
+	print("fifo=%s\n", text);
+	return unused;
+}
+
+/* Send itself bytes, and read them after an NMI. */
+static const char *cmd_fifo(const struct args *a)
+{
+	(void)a;
+	kcall(kernel_fifo, 0);
+	return NULL;
+}
+
+/* ---- timers ---- */
+
+static uint64_t kernel_deadline_set(uint64_t tsc)
+{
+	msr_write(MSR_TSC_DEADLINE, tsc);
+	return 0;
+}
+
+/* Halt until the TSC has the value that raises the timer's interrupt. Without arguments: say whether it came early. */
+static const char *cmd_deadline(const struct args *a)
+{
+	static bool early;
+	uint64_t before = irq_count[VECTOR_TIMER], at;
+
+	if (!a->n) {
+		print("early=%u\n", (uint64_t)early);
+		return NULL;
+	}
+	lapic_write(LAPIC_TIMER, TIMER_DEADLINE | VECTOR_TIMER);
+	at = rdtsc() + a->v[0];
+	kcall(kernel_deadline_set, at);
+	print("holding\n");
+	while (irq_count[VECTOR_TIMER] == before)
+		halt_unless(&irq_count[VECTOR_TIMER], before);
+	early = rdtsc() < at;
+	return NULL;
+}
+
+static uint8_t cmos_read(uint8_t reg)
+{
+	outb(0x70, reg);
+	return inb(0x71);
+}
+
+static void rtc_interrupt(unsigned gsi)
+{
+	if (gsi == RTC_GSI)
+		cmos_read(0xc);
+}
+
+/* Let the real-time clock raise interrupts, 1024 >> (RATE - 6) a second. */
+static const char *cmd_rtc(const struct args *a)
+{
+	line_handler = rtc_interrupt;
+	ioapic_route(RTC_GSI, false);
+	outb(0x70, 0xa);
+	outb(0x71, 0x20 | (uint8_t)a->v[0]);
+	outb(0x70, 0xb);
+	outb(0x71, 0x42);
+	cmos_read(0xc);
 	return NULL;
 }
 
@@ -197,6 +288,9 @@ static const char *cmd_regs(const struct args *a)
 const struct command midway_commands[] = {
 	{"ipi", 0, 2, "PROCESSOR ICR-LOW", cmd_ipi},
 	{"nmi", 0, 0, "", cmd_nmi},
+	{"fifo", 0, 0, "", cmd_fifo},
+	{"deadline", 0, 0, "[CYCLES]", cmd_deadline},
+	{"rtc", 0, 1, "RATE", cmd_rtc},
 	{"pae", 0, 0, "", cmd_pae},
 	{"x2apic", 0, 1, "0|1", cmd_x2apic},
 	{"lapic", 0, 1, "REGISTER [VALUE]", cmd_lapic},

@@ -1,13 +1,17 @@
 """A guest in the middle of something: a handler of an NMI, a processor that waits for its start, half-written registers
 of devices. It continues from there after a revert, in another process and in a clone."""
 
+import os
 import string
 
-from conftest import Console
-from test_registers import another_process
+import guestlib
+from conftest import Console, Qmp
+from test_registers import another_process, has_avx
 from test_snapshot import vm  # noqa: F401 (a fixture)
+from test_uefi import BASE, uefi  # noqa: F401 (a fixture)
 
 X2APIC = {0x320: 0x20040, 0x3e0: 0x1, 0x380: 1000000}  # the timer, periodic
+PARAVIRTUAL = {0x4b564d03: 0x2100001, 0x4b564d04: 0x2101001}  # the MSRs of stolen time and of the end of an interrupt
 UNUSED = 0x10  # the slot of a disk
 letters = iter(string.ascii_letters)
 
@@ -23,6 +27,17 @@ def bar(vm):
 def cmos_set(vm, register, value):
     vm.run(f"outb 0x70 {register}")
     vm.run(f"outb 0x71 {value}")
+
+
+def registers_set(vm):
+    for register, value in PARAVIRTUAL.items():
+        vm.run(f"wrmsr {register} {value}")
+    return has_avx(vm) and vm.run("xstate show 9") and vm.run("xstate show")
+
+
+def registers_check(vm, xstate):
+    assert {r: number(vm, f"rdmsr {r}") for r in PARAVIRTUAL} == PARAVIRTUAL
+    assert not xstate or vm.run("xstate show") == xstate
 
 
 def processors_set(vm):
@@ -134,24 +149,10 @@ def release(vm):
     vm.console.has_history = False
 
 
-def test_guest_goes_on_in_the_middle(vm, tmp_path):
-    vm.disks.append(tmp_path / "vdb.qcow2")
-    vm.define(vcpus=2)
-    vm.start()
-    interrupt = interrupt_set(vm)
-    disk = disk_set(vm)
-    ports_set(vm)
-    want = processors_set(vm)
-    hold(vm)
+def check_everywhere(vm, check):
+    """Take a snapshot and let the guest go on from there, in each way."""
+    vm.name = "vm1"
     vm.snapshot("s")
-
-    def check():
-        release(vm)
-        ports_check(vm)
-        disk_check(vm, *disk)
-        interrupt_check(vm, interrupt)
-        processors_check(vm, want)
-
     check()
     for how in (None, "s", "restart-process", "managedsave"):
         if how != "s":
@@ -163,6 +164,145 @@ def test_guest_goes_on_in_the_middle(vm, tmp_path):
     vm.daemon.cairn("clone", "--live", "vm1", "copy")
     vm.console.close()
     vm.console = Console(vm.daemon, "copy")
+    vm.name = "copy"
     check()
     vm.daemon.cairn("destroy", "copy")
     vm.stop()
+
+
+def test_guest_goes_on_in_the_middle(vm, tmp_path):
+    vm.disks.append(tmp_path / "vdb.qcow2")
+    vm.define(vcpus=2)
+    vm.start()
+    interrupt = interrupt_set(vm)
+    disk = disk_set(vm)
+    ports_set(vm)
+    xstate = registers_set(vm)
+    want = processors_set(vm)
+    hold(vm)
+
+    def check():
+        release(vm)
+        registers_check(vm, xstate)
+        ports_check(vm)
+        disk_check(vm, *disk)
+        interrupt_check(vm, interrupt)
+        processors_check(vm, want)
+
+    check_everywhere(vm, check)
+
+
+def begin(vm, command):
+    """Send a command and wait until the guest is in the middle of it."""
+    vm.console.sock.sendall(f"{command}\n".encode())
+    while vm.console.line() != "holding":
+        pass
+
+
+def end(vm, begins):
+    """Return the line of the command's answer that begins so."""
+    while not (line := vm.console.line()).startswith(begins):
+        pass
+    assert vm.console.line() == "ok"
+    vm.console.has_history = False
+    return line
+
+
+def irq_count(vm, vector):
+    return next((line for line in vm.run("irqs") if line.startswith(f"vector={vector:#x} ")), "count=0").split("count=")[1]
+
+
+def test_guest_that_steps_itself_goes_on(vm):
+    """Each instruction of its loop raises one debug exception. Where KVM emulates kernel mode, the guest does one of
+    four itself, and breakpoints of its user mode have no effect."""
+    emulated = guestlib.host_kind() == "pvm"
+    vm.start()
+    begin(vm, "step")
+
+    def check():
+        byte = next(letters)
+        vm.console.sock.sendall(byte.encode())
+        loops, steps, hits = (int(word.split("=")[1], 0) for word in end(vm, f"byte={byte} ").split()[1:])
+        assert steps == (3 if emulated else 4) * loops + 3
+        assert hits == (0 if emulated else 3)
+
+    check_everywhere(vm, check)
+
+
+def test_timer_of_a_halted_guest_fires_once(vm):
+    vm.start()
+    vm.run("rtc 6")
+    begin(vm, "deadline 6000000000")
+
+    def check():
+        vm.console.has_history = True  # the answer to `deadline` comes first
+        assert irq_count(vm, 0x40) == "1"
+        assert vm.run("deadline") == ["early=0"]
+        before = irq_count(vm, 0x28)
+        while irq_count(vm, 0x28) == before:
+            pass
+
+    check_everywhere(vm, check)
+
+
+def test_half_full_buffer_of_the_serial_port(vm):
+    vm.start()
+    begin(vm, "fifo")
+
+    def check():
+        q = Qmp(vm.daemon.cairn("qmp-path", vm.name).stdout.rstrip("\n"))
+        q.run("inject-nmi")
+        q.close()
+        assert end(vm, "fifo=") == "fifo=abcdefgh"
+
+    check_everywhere(vm, check)
+
+
+def test_processors_that_interrupt_each_other_go_on(vm):
+    vm.define(vcpus=2)
+    vm.start()
+    vm.run("smp count 1")
+    while len(vm.run("smp show")) < 2:
+        pass
+    vm.run("ping start 100")
+
+    def check():
+        twice, backwards, stable = (int(word.split("=")[1]) for word in vm.run("ping wait 100")[0].split())
+        assert not twice
+        assert not backwards or not stable
+
+    check_everywhere(vm, check)
+
+
+def firmware(vm, command):
+    """Have the firmware of tests/guests/bare/flash_rom.c obey."""
+    vm.console.sock.sendall(f"{command}\n".encode())
+
+
+def firmware_read(vm, command):
+    """Return the number that the firmware's command prints."""
+    word = os.urandom(4).hex()
+    firmware(vm, f"n {word}")
+    while vm.console.line() != word:
+        pass
+    firmware(vm, command)
+    return int(vm.console.line(), 16)
+
+
+def test_firmware_that_writes_a_variable_and_reads_a_file_goes_on(vm, uefi):  # noqa: F811
+    """It has given the command to write a byte of the flash memory, and has read half of fw_cfg's signature."""
+    vm.define(memory="16M", boot=uefi)
+    vm.daemon.cairn("start", "vm1")
+    vm.attach()
+    firmware(vm, "o 510 0")
+    assert bytes(firmware_read(vm, "i 511") for _ in range(2)) == b"QE"
+    firmware(vm, f"w {BASE + 5:x} 10")
+    assert firmware_read(vm, f"r {BASE + 5:x}") == 0  # its status
+
+    def check():
+        firmware(vm, f"w {BASE + 5:x} 42")
+        firmware(vm, f"w {BASE + 5:x} ff")
+        assert firmware_read(vm, f"r {BASE + 5:x}") == 0x42
+        assert bytes(firmware_read(vm, "i 511") for _ in range(2)) == b"MU"
+
+    check_everywhere(vm, check)

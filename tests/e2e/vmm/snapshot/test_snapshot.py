@@ -38,11 +38,9 @@ def vm(daemon, kvm, guest, tmp_path):
             for d in self.disks:
                 if not d.exists():
                     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", d, "64M"], check=True)
-            daemon.define("vm1", debug_exit=True,
-                          boot={"kernel": guest("interp.elf")}, **{
-                              "memory": "64M",
-                              "disks": [{"path": str(d), "format": "qcow2"} for d in self.disks],
-                              **keys})
+            daemon.define("vm1", debug_exit=True, **{
+                "boot": {"kernel": guest("interp.elf")}, "memory": "64M",
+                "disks": [{"path": str(d), "format": "qcow2"} for d in self.disks], **keys})
 
         def start(self):
             daemon.cairn("start", "vm1")
