@@ -456,7 +456,7 @@ help:
 	@echo "fuzz         run each fuzzer for FUZZ=60 seconds"
 	@echo "style        check the rules of the house style that a machine can check"
 	@echo "bench        run benchmarks, also of peers; ONLY=NAME for one of them"
-	@echo "bench-compare  run benchmarks of this build and of commit REF by turns and name the rows that changed; ONLY=NAME,NAME, ROUNDS=7"
+	@echo "bench-compare  run benchmarks of this build and of commit REF alternately, and name the rows that changed; ONLY=NAME,NAME, ROUNDS=7"
 	@echo "soak         make random requests of several users and compare with a model; TIME=600 seconds, SEED=N repeats a run, HITS=0.1 kills the daemon during that part of the requests, KILLS=no lets one daemon answer all of them"
 	@echo "kernel       build the kernel of cairn run; VARIANT=smp for one that uses several vCPUs [up]; needs linux-source-6.1 or -6.12"
 	@echo "install      install into PREFIX=/usr/local, below DESTDIR="

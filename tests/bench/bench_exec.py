@@ -36,7 +36,7 @@ def first_byte_ms(*command):
 
 def measure(kernel):
     """Return [(ms of cairn exec, ms of a fork and exec in the guest, ms of the program's start on the host), ...] of a
-    warm guest. What the guest still does after one command would delay the next one."""
+    warm guest. Each measurement waits, because the guest's work after one command delays the next one."""
     with tempfile.TemporaryDirectory(prefix="vs-") as folder:
         d = guestlib.linux_definition(vsock={"path": f"{folder}/s"})
         d["boot"]["kernel"] = os.path.join(kernel, "vmlinux")

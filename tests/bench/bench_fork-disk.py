@@ -1,18 +1,20 @@
 """fork-disk: the disks of a VM and of its clones, which read the VM's image: bytes written for a clone, a clone's first
 read in comparison with the VM's, reads with depth 32, and the VM's writes of 4 KiB to clusters that it shares with a
 clone. Each of these copies a cluster from a random place of the image to space that is new in the file. The peer, fio,
-reads and writes as much in the same way, but no write waits for its read. (Until November 2026 it went through a file of
-its own in sequence and overwrote it, which saved it the work of the file system for new space: 0.145 s instead of 0.164.)
+reads and writes as much in the same way, but no write waits for its read.
 
 After the first round, most of the VM's new clusters are those that the deletion of the last clone's pin has freed. Their
 space went back to the file system, so that each of 967 of 1000 writes has a thread of the kernel allocate it; 59 of 1000
 in the first round, which writes to the end of the file. At load 7 the times of both were alike.
 
 The guest polls its ring, which takes one CPU for all of the time. So there are two peers: fio alone, and fio beside a
-process that keeps a CPU busy. With two CPUs that is most of the difference. Medians of 15 turns, all in one CPU group
-whose weight is the highest, beside others' load of 30: Cairn 0.29 s; without holes, because an engine built for this
-leaves freed clusters their space, 0.27 s; fio alone 0.17 s; a C program that calls io_uring for the same reads and
-writes, each write after its read, 0.21 s alone and 0.27 s beside a thread that spins; fio beside a poller 0.28 s."""
+process that keeps a CPU busy. With two CPUs, the poll is most of the difference. Medians of 15 turns in one CPU group of
+the highest weight, beside a load of 30:
+
+Cairn                                                                  0.29 s
+an engine built for this that leaves freed clusters their space        0.27 s
+fio alone; beside a process that polls                                 0.17; 0.28 s
+a C program with io_uring, each write after its read; beside a spin    0.21; 0.27 s"""
 
 import contextlib
 import os

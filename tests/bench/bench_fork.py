@@ -1,23 +1,22 @@
 """fork: clones of a running VM through the daemon's socket: milliseconds per clone, alone and in a batch, and a
-clone's memory before it writes anything; the same for a VM with a disk that holds 2 GiB, to which its guest writes
-4 KiB before each fork, or nothing, and the KiB that the file
-system holds for a clone's disk. Forks of one without a write between share the pin of the clone before. A clone that is made while the
-source deletes the pin of earlier clones waits for that, so each round begins after it.
+clone's memory before it writes anything. The same for a VM with a disk that holds 2 GiB, with a write of 4 KiB before
+each fork or without, and the KiB that the file system holds for a clone's disk. Forks of one without a write between
+share the pin of the clone before. A clone that is made while the source deletes the pin of earlier clones waits for
+that, so each round begins after the deletion.
 
 The daemon makes a process ahead of the next clone (api/vm/vm_spare.h). The rows of one clone wait until it has; the
 rows "none made ahead" kill it first, as for a fork that follows another one at once.
 
-The limit of one with a disk is that of tests/helpers/fork_floor.c: two files made, a pin's three syncs in order, beside
-them a VM of KVM, made by a process that runs already, and one file removed, on stable storage; without a process made
-ahead, also the start of cairn-vm --version in namespaces of its own.
+tests/helpers/fork_floor.c measures the limit of one with a disk: it makes two files, a pin's three syncs in order, and
+beside them a VM of KVM in a process that runs already, and removes one file, on stable storage. Without a process made
+ahead, it also starts cairn-vm --version in namespaces of its own.
 
 All files are on a new file system (freshfs). Each clone creates seven files, and one more for each disk; a fork two.
 
-A batch is bound by the processors. What cannot be left out was measured with a C program that makes and syncs the same
-files and starts a static program of 0.9 MiB, which builds an empty VM of 128 MiB: each of 100 took 1.2 to 1.3 ms of CPU
-time in the new processes (0.65 ms of it before main()), and in the parent 0.4 ms in a quiet folder, 1.1 to 2.4 ms where
-files were deleted just before, 0.12 ms in /dev/shm. A clone with a disk took 4.1 ms in all processes then, of which 2.6
-ms in its own."""
+A batch is bound by the processors. The least work was measured with a C program that makes and syncs the same files and
+starts a static program of 0.9 MiB, which builds an empty VM of 128 MiB. Each of 100 took 1.2 to 1.3 ms of CPU time in
+the new processes, of which 0.65 ms before main(). The parent took 0.4 ms in a quiet folder, 1.1 to 2.4 ms where files
+were deleted just before, and 0.12 ms in /dev/shm."""
 
 import json
 import os

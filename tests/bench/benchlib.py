@@ -123,7 +123,7 @@ class Program:
         return f"it said {self.output[-300:]!r}, on stderr {log[-1000:]!r}"
 
     def end(self, patience=5):
-        """Learn the status. A program that goes on is killed."""
+        """Wait for the status, and kill a program that does not end."""
         deadline = time.monotonic() + patience
         while self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)

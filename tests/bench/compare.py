@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Compare the benchmarks of this build with those of another commit, by turns.
+"""Compare the benchmarks of this build with those of another commit, alternately.
 
 compare.py --ref REF [--build DIR] [--only NAME[,NAME]] [--rounds N]
 The other commit is built in DIR/bench-ref/COMMIT, a worktree that stays for the next comparison. The benchmarks of this

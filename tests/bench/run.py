@@ -32,7 +32,7 @@ def arguments():
     p.add_argument("--only", metavar="NAME", help="one benchmark: " + ", ".join(names()))
     p.add_argument("--as", dest="user", metavar="USER", help="root, or the plain user who runs VMs (root, then nobody)")
     p.add_argument("--history", metavar="FILE", help="add the rows to this history (BUILD/bench-history.jsonl)")
-    p.add_argument("--list", action="store_true", help="what there is")
+    p.add_argument("--list", action="store_true", help="list the benchmarks")
     a = p.parse_args()
     if a.only and a.only not in names():
         p.error(f"no benchmark '{a.only}': {', '.join(names())}")
