@@ -39,7 +39,7 @@ static int calendar_set(struct call *c, struct timetable_entry *t, struct err *e
 	if (r < 0)
 		return r;
 	if (calendar_is_frequent(&t->calendar))
-		return err_set(e, -EINVAL, ERR_INVALID, "calendar: \"%.60s\" comes more than once a minute, which is the most; give one second, for "
+		return err_set(e, -EINVAL, ERR_INVALID, "calendar: \"%.60s\" comes more than once a minute; give one second, for "
 			"example *:*:00", on);
 	if (zone && t->calendar.zone[0])
 		return err_set(e, -EINVAL, ERR_INVALID, "zone: the calendar already names the zone %s; give one of them", t->calendar.zone);

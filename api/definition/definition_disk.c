@@ -344,7 +344,7 @@ static int check_pair(struct parse *p, unsigned i, unsigned k)
 		return key_error(p, "disks[%u].path: is also the image of disks[%u]; two disks can share an "
 				    "image only if both are readonly", i, k);
 	if (d[i].boot_order && d[i].boot_order == d[k].boot_order)
-		return key_error(p, "disks[%u].boot_order: %u is also that of disks[%u]", i,
+		return key_error(p, "disks[%u].boot_order: %u is also the boot_order of disks[%u]", i,
 			d[i].boot_order, k);
 	return 0;
 }

@@ -207,13 +207,13 @@ int definition_check_interfaces(struct parse *p)
 				return key_error(p, "interfaces[%u].mac: is also the address of interfaces[%u]",
 					i, k);
 			if (n[i].boot_order && n[i].boot_order == n[k].boot_order)
-				return key_error(p, "interfaces[%u].boot_order: %u is also that of interfaces[%u]", i,
+				return key_error(p, "interfaces[%u].boot_order: %u is also the boot_order of interfaces[%u]", i,
 					n[i].boot_order, k);
 		}
 	for (unsigned i = 0; i < p->d->ninterfaces; i++)
 		for (unsigned k = 0; k < p->d->ndisks; k++)
 			if (n[i].boot_order && n[i].boot_order == p->d->disks[k].boot_order)
-				return key_error(p, "interfaces[%u].boot_order: %u is also that of disks[%u]", i, n[i].boot_order, k);
+				return key_error(p, "interfaces[%u].boot_order: %u is also the boot_order of disks[%u]", i, n[i].boot_order, k);
 	return definition_check_forwards(p);
 }
 

@@ -43,7 +43,7 @@ static int check_share(struct parse *p, size_t i)
 		return key_error(p, "tag: is missing; the guest mounts the folder by it: mount -t virtiofs TAG /mnt");
 	for (size_t k = 0; k < i; k++)
 		if (!strcmp(p->d->shares[k].tag, s->tag))
-			return key_error(p, "tag: is that of shares[%zu], too; give each share a tag of its own", k);
+			return key_error(p, "tag: is also the tag of shares[%zu]; give each share a different tag", k);
 	return 0;
 }
 

@@ -124,13 +124,13 @@ static int host_check_unique(const struct subnet_check *c, uint32_t i)
 		const struct network_host *o = &c->s->hosts[k];
 
 		if (h->mac[0] && !strcmp(h->mac, o->mac))
-			return key_error(c->p, "%s.dhcp.hosts[%u].mac: %s is also that of hosts[%u]", c->key, i, h->mac, k);
+			return key_error(c->p, "%s.dhcp.hosts[%u].mac: %s is also the mac of hosts[%u]", c->key, i, h->mac, k);
 		if (h->duid[0] && !strcmp(h->duid, o->duid))
-			return key_error(c->p, "%s.dhcp.hosts[%u].duid: is also that of hosts[%u]", c->key, i, k);
+			return key_error(c->p, "%s.dhcp.hosts[%u].duid: is also the duid of hosts[%u]", c->key, i, k);
 		if (h->name[0] && !strcasecmp(h->name, o->name))
 			return key_error(c->p, "%s.dhcp.hosts[%u].name: %s is also the name of hosts[%u]", c->key, i, h->name, k);
 		if (is_set(&h->address) && !compare(&h->address, &o->address))
-			return key_error(c->p, "%s.dhcp.hosts[%u].address: %s is also that of hosts[%u]", c->key, i,
+			return key_error(c->p, "%s.dhcp.hosts[%u].address: %s is also the address of hosts[%u]", c->key, i,
 				network_address_print(&h->address, text), k);
 	}
 	return 0;

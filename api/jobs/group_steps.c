@@ -42,7 +42,7 @@ static void step_answered(void *opaque, int r, const struct vm_answer *a, const 
 	(void)opaque;
 	(void)a;
 	if (r < 0 && r != -ESRCH)
-		log_info("group", "a VM's process does not go on: %s", e->msg);
+		log_info("group", "a VM's process does not continue: %s", e->msg);
 }
 
 static void step_send(struct group_steps *s, enum vm_snapshot_step step)

@@ -128,7 +128,7 @@ int usernet_order_failed(const char *program, const char *id, int r, struct err 
 		return err_set(e, r, ERR_BUSY, "another change of interface %s is under way; repeat the command", id);
 	case -ETIMEDOUT:
 		return err_set(e, r, ERR_TIMEOUT, "the %s of interface %s does not answer; it may be of an earlier release. The VM's next "
-			"start begins a new one; if this one answers later, the change is made then", program, id);
+			"start begins a new one; if this one answers later, the change takes effect then", program, id);
 	default:
 		return err_set(e, r, ERR_HOST, "the %s of interface %s cannot make the change", program, id);
 	}

@@ -175,7 +175,7 @@ static void host_watch(struct vm_host *host)
 	r = watched_begin(&p->file, host->loop, memory_pressure_open(AT_FDCWD, MEMORY_PRESSURE_HOST), host_ready, host);
 	if (r < 0)
 		log_warn("pressure", "cannot watch the host's memory pressure, so reclaim_on_pressure has less or no effect: %s: %s; "
-			"`cairn doctor` tells how to change that", MEMORY_PRESSURE_HOST, strerror(-r));
+			"`cairn doctor` shows how to change that", MEMORY_PRESSURE_HOST, strerror(-r));
 }
 
 static void vm_begin(struct vm *vm)

@@ -132,7 +132,7 @@ static void zone_refresh(struct timekeeper *k, struct zone *z, int64_t now)
 
 	z->loaded_s = now;
 	if (time_zone_load(z->name, &fresh, &e) < 0) {
-		log_warn("timetable", "%s; schedules go on with what was read before", e.msg);
+		log_warn("timetable", "%s; schedules continue with the zone that was read before", e.msg);
 		return;
 	}
 	z->z = fresh;
@@ -647,7 +647,7 @@ int timekeeper_add(struct vm *vm, struct timetable_entry *t, void (*done)(void *
 	t->last_s = now_s();
 	entry_look_ahead(t);
 	if (!t->next_s)
-		return err_set(e, -EINVAL, ERR_INVALID, "calendar: \"%.60s\" never comes again; give a time to come, for example daily or "
+		return err_set(e, -EINVAL, ERR_INVALID, "calendar: \"%.60s\" never comes again; give a future time, for example daily or "
 			"*-*-01 04:00", t->on);
 	if (!vm->timetable)
 		vm->timetable = must_alloc(calloc(1, sizeof(*vm->timetable)));

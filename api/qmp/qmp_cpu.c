@@ -177,7 +177,7 @@ static int cpu_check(const struct call *c, unsigned vcpu, struct err *e)
 	if (strcmp(driver, own))
 		return err_set(e, -EINVAL, ERR_GENERIC, "Invalid CPU type, expected cpu type: '%s'", own);
 	if (id && strcmp(id, name))
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "id: that of this vCPU is %s, by which events name it", name);
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "id: this vCPU has the id %s, which events use", name);
 	return 0;
 }
 

@@ -279,7 +279,7 @@ bool job_tracking_text(struct json_object *result, const char *done, char *buf, 
 	else
 		snprintf(how, sizeof(how), "The VM was paused for %.1f ms while its memory was %s", pause_ms, done);
 	snprintf(buf, size, "%s, since %s%s%s", how, host ? "userfaultfd is not available (" : "", reason,
-		host ? "); `cairn doctor` tells how to change that" : "");
+		host ? "); `cairn doctor` shows how to change that" : "");
 	return true;
 }
 

@@ -369,7 +369,7 @@ static int tracking_open(struct machine *m, struct host_files *host, struct err 
 			&m->mem, e) : 0;
 	}
 	log_info(NULL, "memory is tracked by KVM's dirty log, since userfaultfd is not available (%s): a snapshot copies "
-		"memory in rounds%s; `cairn doctor` tells how to change that", reason,
+		"memory in rounds%s; `cairn doctor` shows how to change that", reason,
 		m->uffd.fd < 0 ? ", and a restore reads all memory before the VM runs" : "");
 	return dirty_log_init(&m->dirty_log, &m->kvm, &m->mem, e);
 }

@@ -28,7 +28,7 @@ static int machine_check(struct machine *m, struct err *e)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "memory in huge pages cannot be reclaimed; set \"hugepages\": false");
 	if (!m->uffd.can_protect)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "reclaiming memory needs userfaultfd, which the VM's process does not have "
-			"here; `cairn doctor` tells how to change that");
+			"here; `cairn doctor` shows how to change that");
 	if (memory_view(&m->mem))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM is a live clone: what it has not written is its source's memory, "
 			"shared by all clones, and costs nothing; revert it to a snapshot of its own first");

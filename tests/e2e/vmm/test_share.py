@@ -170,7 +170,7 @@ def test_what_is_no_folder_fails_the_start(daemon, kvm, guest, folders, share, s
 
 @pytest.mark.parametrize("shares, said", [
     ([{"path": "/srv"}], "shares[0]: tag: is missing"), ([{"tag": "a"}], "shares[0]: path: is missing"),
-    ([{"path": "/srv", "tag": "x" * 37}], "at most 36"), ([{"path": "/srv", "tag": "a"}] * 2, "is that of shares[0], too"),
+    ([{"path": "/srv", "tag": "x" * 37}], "at most 36"), ([{"path": "/srv", "tag": "a"}] * 2, "is also the tag of shares[0]"),
     ([{"path": "/srv", "tag": "a", "writable": True}], '"writable" is not a key'), ({}, "must be an array"),
     ([{"path": "/srv", "tag": str(i)} for i in range(9)], "at most 8"), ([{"path": "/srv", "tag": "a\nb"}], "control characters")])
 def test_wrong_definitions_are_refused(daemon, guest, tmp_path, shares, said):

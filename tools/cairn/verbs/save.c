@@ -23,7 +23,7 @@ static int save_lost(struct cli *c, const struct target *t, const struct err *e)
 {
 	int status = cli_fail(e, "Failed to save domain '%s' to %s", c->pos[0], t->path);
 
-	fprintf(stderr, "error: the save may go on. If cairn domstate --reason %s says \"shut off (saved)\", the state is in %s.\n"
+	fprintf(stderr, "error: the save may continue. If cairn domstate --reason %s says \"shut off (saved)\", the state is in %s.\n"
 		"error: Next: cairn restore %s\n", c->pos[0], t->tmp, t->tmp);
 	return status;
 }

@@ -225,7 +225,7 @@ static void stopped_print(struct cli *c, struct json_object *result)
 	if (option_flag(c, "disks-only"))
 		say("Domain '%s' was stopped: only the disks are reverted\n", c->pos[0]);
 	else if (strcmp(js_get_str_or(result, "state", ""), "shutoff"))
-		say("Domain '%s' goes on in a new process\n", c->pos[0]);
+		say("Domain '%s' continues in a new process\n", c->pos[0]);
 	else
 		say("Domain '%s' was stopped: the snapshot has no memory\n", c->pos[0]);
 }

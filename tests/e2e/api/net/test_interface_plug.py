@@ -161,7 +161,7 @@ def test_revert_to_before_the_plug_detaches_the_interface(host, lan):
     assert interfaces(host) == {} and lan.taps() == []
     g.close()
     # The snapshot from after the plug has the interface. A new process gets it.
-    assert "goes on in a new process" in host.cairn("snapshot-revert", "a", "with").stdout
+    assert "continues in a new process" in host.cairn("snapshot-revert", "a", "with").stdout
     assert interfaces(host) == {one: mac}
     g = Guest(host, "a")
     goes_through(g, s, 100, 3, mac)

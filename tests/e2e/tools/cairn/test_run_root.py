@@ -115,6 +115,6 @@ def test_writable_folder_is_a_share(vm):
             (("--root", "fs", "--rw", "--keep", "x"), "--rw and --keep exclude each other"),
             (("--root", "fs.tar", "--rw"), "--rw needs a folder, and fs.tar is none"),
             (("--root", "missing", "--rw"), "missing: No such file"),
-            (("--root", "fs", "--rw", "--share", "cairn-root=fs"), "tag: is that of shares[0]")):
+            (("--root", "fs", "--rw", "--share", "cairn-root=fs"), "tag: is also the tag of shares[0]")):
         said = vm.run(*args, ("true",), status=125, cwd=vm.tmp).stderr
         assert sentence in said and len(said.splitlines()) == 2, said

@@ -82,7 +82,7 @@ def test_second_snapshot_has_only_what_was_written(vm):  # noqa: F811
     assert 2 * MIB <= three["ram-bytes-written"] <= 3 * MIB
     out = vm.daemon.cairn("snapshot-create-as", "vm1", "s4").stdout.splitlines()[1]
     assert re.fullmatch(r"The VM ran while its memory was copied in \d rounds?, and was paused for [0-9.]+ ms, since "
-                        rf"userfaultfd is not available \({REASON}\); `cairn doctor` tells how to change that", out)
+                        rf"userfaultfd is not available \({REASON}\); `cairn doctor` shows how to change that", out)
     vm.stop()
     check(vm.disks[0])
 

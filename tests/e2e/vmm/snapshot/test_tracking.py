@@ -15,7 +15,7 @@ from test_host import needs_root
 pytestmark = [pytest.mark.usefixtures("kvm"), needs_root]
 
 SYSCTL = pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd")
-REMEDY = "`cairn doctor` tells how to change that"
+REMEDY = "`cairn doctor` shows how to change that"
 
 
 @pytest.fixture(autouse=True)

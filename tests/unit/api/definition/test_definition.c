@@ -509,11 +509,11 @@ static void test_cdrom_keys_are_checked(void **state)
 	refuse_key("\"disks\":[{\"device\":\"disk\"}]", "path is missing; give the path of the image");
 	refuse_disk("\"boot_order\":0", "boot_order: 0 is out of range");
 	refuse_key("\"disks\":[{" DISK ",\"boot_order\":1},{\"device\":\"cdrom\",\"boot_order\":1}]",
-		"disks[1].boot_order: 1 is also that of disks[0]");
+		"disks[1].boot_order: 1 is also the boot_order of disks[0]");
 	refuse_key("\"disks\":[{" DISK ",\"boot_order\":1}],\"interfaces\":[{\"type\":\"user\",\"boot_order\":1}]",
-		"interfaces[0].boot_order: 1 is also that of disks[0]");
+		"interfaces[0].boot_order: 1 is also the boot_order of disks[0]");
 	refuse_key("\"interfaces\":[{\"type\":\"user\",\"boot_order\":7},{\"type\":\"user\",\"boot_order\":7}]",
-		"interfaces[1].boot_order: 7 is also that of interfaces[0]");
+		"interfaces[1].boot_order: 7 is also the boot_order of interfaces[0]");
 	refuse_key("\"vsock\":3", "vsock: must be true, false or an object in braces, not ");
 	refuse_key("\"vsock\":{\"cid\":2}", "vsock.cid: 2 is out of range; give 3 to 4294967294");
 	refuse_key("\"vsock\":{\"port\":2}", "\"port\" is not a key");
@@ -521,7 +521,7 @@ static void test_cdrom_keys_are_checked(void **state)
 		"vsock: path: is 98 bytes long; the path of a socket has at most 96");
 	refuse_key("\"shares\":[{\"path\":\"/s\"}]", "shares[0]: tag: is missing");
 	refuse_key("\"shares\":[{\"path\":\"/s\",\"tag\":\"\"}]", "shares[0].tag: is empty");
-	refuse_key("\"shares\":[{\"path\":\"/s\",\"tag\":\"t\"},{\"path\":\"/r\",\"tag\":\"t\"}]", "shares[1]: tag: is that of shares[0], too");
+	refuse_key("\"shares\":[{\"path\":\"/s\",\"tag\":\"t\"},{\"path\":\"/r\",\"tag\":\"t\"}]", "shares[1]: tag: is also the tag of shares[0]");
 	refuse_key("\"clock\":\"gmt\"", "clock: \"gmt\" is not one of the choices; use utc or localtime");
 }
 

@@ -168,11 +168,11 @@ static void test_hosts_are_checked(void **state)
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"2h\"}]"), "ipv4.dhcp.hosts[0].name: has a meaning of its own");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"12\"}]"), "ipv4.dhcp.hosts[0].name: has a meaning of its own");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"a\"},{\"mac\":\"52:54:00:00:00:01\",\"name\":\"b\"}]"),
-		"ipv4.dhcp.hosts[1].mac: 52:54:00:00:00:01 is also that of hosts[0]");
+		"ipv4.dhcp.hosts[1].mac: 52:54:00:00:00:01 is also the mac of hosts[0]");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"a\"},{\"mac\":\"52:54:00:00:00:02\",\"name\":\"A\"}]"),
 		"ipv4.dhcp.hosts[1].name: A is also the name of hosts[0]");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"address\":\"10.0.0.2\"},{\"mac\":\"52:54:00:00:00:02\",\"address\":\"10.0.0.2\"}]"),
-		"ipv4.dhcp.hosts[1].address: 10.0.0.2 is also that of hosts[0]");
+		"ipv4.dhcp.hosts[1].address: 10.0.0.2 is also the address of hosts[0]");
 	refuse("\"mode\":\"isolated\",\"dns\":{\"hosts\":[{\"address\":\"10.0.0.1\"}]}", "dns.hosts[0]: address or names are missing");
 	refuse("\"mode\":\"isolated\",\"dns\":{\"forwarders\":[\"dns.example\"]}", "dns.forwarders[0]: \"dns.example\" is not an IP address");
 	refuse("\"mode\":\"isolated\",\"dns\":{\"forwarders\":[\"127.0.0.53\"]}", "dns.forwarders[0]: 127.0.0.53 is not an address for a host");
