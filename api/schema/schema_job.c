@@ -50,7 +50,7 @@ static const struct field forked[] = { FIELDS_BATCH, FIELD_PAUSE(REQUIRED), FIEL
 	{ "published", LIST_OF(FIELD_PUBLISHED_PORT), OPTIONAL, "with forwards: the ports of the clones" }, END };
 static const struct field cloned[] = { FIELDS_BATCH, END };
 static const struct field snapshot_created[] = {
-	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot; missing if the daemon was restarted meanwhile" },
+	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot; missing if a daemon that was restarted does not know it" },
 	{ "id", FIELD_STRING, OPTIONAL, "its id" },
 	FIELD_PAUSE(OPTIONAL),
 	{ "total", FIELD_INT, OPTIONAL, "duration of the whole operation, ns" },
@@ -68,7 +68,7 @@ static const struct field group_cloned[] = {
 	{ "clones", LIST_OF(FIELD_GROUP_CLONE), REQUIRED, "the clones, in the order of the VMs" },
 	{ "networks", LIST_OF(FIELD_GROUP_NETWORK), REQUIRED, "isolated networks that were made for the clones" }, END };
 static const struct field reverted[] = {
-	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot; missing, as the others, if the daemon was restarted meanwhile" },
+	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot; missing, as the others, if a daemon that was restarted does not know it" },
 	{ "id", FIELD_STRING, OPTIONAL, "its id" },
 	{ "stopped", FIELD_BOOL, OPTIONAL, "the VM ran, and is off now" },
 	{ "state", FIELD_VM_STATE, OPTIONAL, "state of the VM" },

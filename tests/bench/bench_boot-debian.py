@@ -50,7 +50,7 @@ def qemus(base):
 
 
 def pairs(base):
-    """Measure here; return [(ours, QEMU's), ...]. They take turns to begin: the first boot reads the base from the disk."""
+    """Measure here; return [(ours, QEMU's), ...]. The two take turns to begin, since the first boot reads the disk."""
     return [(ours(base), qemus(base)) if i % 2 else (qemus(base), ours(base))[::-1] for i in range(ROUNDS)]
 
 
