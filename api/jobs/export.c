@@ -212,9 +212,10 @@ static void export_progress(void *opaque, uint64_t done, uint64_t total)
 static void archiver_over(struct export *x, int r, struct json_object *result, const struct err *e)
 {
 	struct job *j = x->job;
+	struct err named;
 
 	if (r < 0)
-		job_fail(j, e);
+		job_fail(j, offline_name_user(x->vm, e, &named));
 	else
 		job_succeed(j, json_object_get(result));
 }

@@ -43,9 +43,10 @@ static void diff_release(struct job *j)
 static void diff_done(void *opaque, int r, struct json_object *result, const struct err *e)
 {
 	struct diff *x = opaque;
+	struct err named;
 
 	if (r < 0)
-		job_fail(x->job, e);
+		job_fail(x->job, offline_name_user(x->vm, e, &named));
 	else
 		job_succeed(x->job, json_object_get(result));
 }

@@ -100,9 +100,7 @@ static void wanted_free(struct wanted *w)
 	free(w);
 }
 
-/* Find the VM that uses an image, if the process could say only that some process does: it sees no other VMs.
- * e: NULL allowed. Returns e, or `named`. */
-static const struct err *user_name(const struct vm *vm, const struct err *e, struct err *named)
+const struct err *offline_name_user(const struct vm *vm, const struct err *e, struct err *named)
 {
 	const struct file_id none = { .dev = UINT64_MAX, .ino = UINT64_MAX };
 	const struct definition *def = vm->def;
@@ -119,7 +117,7 @@ static void all_fail(struct offline_process *i, int r, const struct err *e)
 	struct wanted *list = i->first;
 	struct err named;
 
-	e = user_name(i->vm, e, &named);
+	e = offline_name_user(i->vm, e, &named);
 	i->first = NULL;
 	i->last = &i->first;
 	while (list) {
@@ -180,7 +178,7 @@ static void request_answered(void *opaque, int r, const struct vm_answer *a, con
 	struct offline_process *i = w->offline;
 	struct err named;
 
-	w->done(w->opaque, r, a, r < 0 ? user_name(i->vm, e, &named) : e); /* may queue another request */
+	w->done(w->opaque, r, a, r < 0 ? offline_name_user(i->vm, e, &named) : e); /* may queue another request */
 	wanted_free(w);
 	i->asked--;
 	/* If the process has ended, do not ask it to quit: offline_ended() follows. */

@@ -36,6 +36,9 @@ bool offline_wait(struct vm *vm, void (*run)(void *opaque), void *opaque);
 /* Check that the VM has no offline process that was killed and does not end. Such a process holds the images, and
  * requests fail until it has ended. Returns 0; -ETIMEDOUT with the sentence of offline_hung_set(). */
 int offline_check(const struct vm *vm, struct err *e);
+/* Find the VM that uses an image of `vm`, if a process, which sees no other VMs, could say only that some process does.
+ * e: the process's error; NULL allowed. named: room for the error with the name. Returns e, or `named`. */
+const struct err *offline_name_user(const struct vm *vm, const struct err *e, struct err *named);
 /* Set the error for images that do not answer. It names them. Returns -ETIMEDOUT. */
 int offline_hung_set(const struct vm *vm, struct err *e);
 /* Adopt and end an offline process that an earlier daemon left, if there is one. The process holds the images until it

@@ -255,7 +255,7 @@ def test_replaced_vm_keeps_its_backup(vm):
 def test_work_on_a_vm_that_is_off_names_the_vm_that_uses_its_disk(vm):
     g = vm()
     g.d.define("vm2", boot=json.loads(g.d.cairn("dumpjson", "vm1").stdout)["boot"], disks=[{"path": str(g.d.tmp / "disk0.qcow2"), "format": "qcow2"}])
-    for words in ["snapshot-create-as", "vm2", "s1"], ["backup-begin", "vm2"]:
+    for words in ["snapshot-create-as", "vm2", "s1"], ["backup-begin", "vm2"], ["export", "vm2", "vm2.tar"], ["snapshot-diff", "vm2", "s1"]:
         assert "disk0.qcow2 is in use by VM 'vm1'; shut that VM down first" in g.d.cairn(*words, ok=6).stderr
 
 
