@@ -30,8 +30,12 @@ def run(*command, **kwargs):
 
 @pytest.mark.seconds(300)
 def test_package_and_its_user_pass_mypy(tmp_path):
-    run("mypy", "--strict", "--cache-dir", str(tmp_path), os.path.join(PACKAGE, "cairn_client"), PLATFORM,
-        env={**os.environ, "MYPYPATH": PACKAGE})
+    user = tmp_path / "user.py"
+    user.write_text("from cairn_client import AsyncClient\nasync def f() -> None:\n"
+                    "    async with AsyncClient() as c:\n        reveal_type(await c.vm_info('web1'))\n")
+    said = run("mypy", "--strict", "--cache-dir", str(tmp_path), os.path.join(PACKAGE, "cairn_client"), PLATFORM, str(user),
+               env={**os.environ, "MYPYPATH": PACKAGE})
+    assert 'Revealed type is "cairn_client.api.VmFigures"' in said
 
 
 @pytest.mark.seconds(120)
@@ -145,6 +149,16 @@ def test_asyncio_client_awaits_many_jobs(fake, tmp_path):
     assert names == ["s1"] * 8 and left == [] and seen.count("SNAPSHOT_CREATED") == 8
 
 
+def test_connecting_names_the_socket(tmp_path):
+    async def connect():
+        async with cairn_client.AsyncClient(str(tmp_path / "none")):
+            pass
+
+    for connection in (lambda: cairn_client.Client(str(tmp_path / "none")), lambda: asyncio.run(connect())):
+        with pytest.raises(FileNotFoundError, match=f"cannot connect to cairnd: No such file or directory: '{tmp_path}/none'"):
+            connection()
+
+
 def test_lost_connections_are_told(fake):
     c = cairn_client.Client(fake.socket)
     fake.stop()
@@ -182,7 +196,8 @@ def test_exec_returns_status_and_streams(guest_agent):
     c = guest_agent
     r = c.exec("web1", ["sh", "-c", SCRIPT], env=["A=b c"], folder="/usr", input_data=b"text\0\377")
     assert r == cairn_client.ExecResult(exit_status=7, signal=None, stdout=b"text\0\377", stderr=b"b c /usr\n", truncated=False)
-    assert c.exec("web1", ["cat"], input_data="dGV4dA==").stdout == b"text"  # a text is base64, as in agent-exec
+    assert c.exec("web1", ["cat"], input_data="gr\u00fc\u00df").stdout == b"gr\xc3\xbc\xc3\x9f"
+    assert c.exec("web1", ["sh", "-c", "echo $A $B"], env={"A": "b=c", "B": "d"}).stdout == b"b=c d\n"
     r = c.exec("web1", ["sh", "-c", "kill -15 $$"])
     assert (r.signal, r.exit_status) == (15, 143)
     # More than one page, and more than the daemon keeps.
@@ -205,6 +220,8 @@ def test_exec_that_fails_raises_and_leaves_no_job(guest_agent):
         c.exec("deaf", ["true"])
     with pytest.raises(cairn_client.CairnError, match="NAME=VALUE"):
         c.exec("web1", ["true"], env=["A"])
+    with pytest.raises(TypeError, match="'echo hi'"):
+        c.exec("web1", "echo hi")
     assert c.query_jobs() == []
 
 

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from .job import AsyncJob, ExecResult, Output, exec_arguments
-from .wire import ConnectionLost, Event, Lines, command, decode, default_socket, error_of, event_of, finished
+from .wire import ConnectionLost, Event, Lines, command, connect_error, decode, default_socket, error_of, event_of, finished
 
 T = TypeVar("T")
+Self = TypeVar("Self", bound="AsyncConnection")
 
 
 class AsyncConnection:
@@ -34,7 +35,12 @@ class AsyncConnection:
         self._sock = socket.socket(socket.AF_UNIX)
         self._sock.setblocking(False)
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(self._sock, self._path or default_socket())
+        path = self._path or default_socket()
+        try:
+            await loop.sock_connect(self._sock, path)
+        except OSError as e:
+            self._sock.close()
+            raise connect_error(e, path) from None
         greeting = loop.create_future()
         self._waiting.append(greeting)
         loop.add_reader(self._sock, self._readable)
@@ -45,7 +51,7 @@ class AsyncConnection:
         if not self._lost:
             self._end(ConnectionLost("the client has closed the connection"))
 
-    async def __aenter__(self: Any) -> Any:
+    async def __aenter__(self: Self) -> Self:
         await self.connect()
         return self
 
@@ -154,13 +160,14 @@ class AsyncConnection:
         finally:
             self._queues.remove(queue)
 
-    async def exec(self, vm: str, arg: Sequence[str], *, env: Sequence[str] | None = None, folder: str | None = None,
-                   input_data: bytes | str | None = None, timeout: int | None = None) -> ExecResult:
+    async def exec(self, vm: str, arg: Sequence[str], *, env: Mapping[str, str] | Sequence[str] | None = None,
+                   folder: str | None = None, input_data: bytes | str | None = None, timeout: int | None = None) -> ExecResult:
         """Run a program in the guest with cairn-agent, wait for its end, and return its output.
 
-        env: NAME=VALUE
-        folder: working folder
-        input_data: standard input; a str is its base64
+        arg: the program and its arguments
+        env: variables, also as a list of NAME=VALUE
+        folder: working folder [/]
+        input_data: standard input [none]; a str is sent as UTF-8
         timeout: seconds; then the program is killed, and the error of the job is raised"""
         arguments = exec_arguments(vm, arg, env, folder, input_data, timeout)
         id = (await self.call("agent-exec", arguments))["job"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .wire import decode, error_of
@@ -28,11 +28,16 @@ class ExecResult:
     truncated: bool
 
 
-def exec_arguments(vm: str, arg: Sequence[str], env: Sequence[str] | None, folder: str | None, input_data: bytes | str | None,
-                   timeout: int | None) -> dict[str, Any]:
+def exec_arguments(vm: str, arg: Sequence[str], env: Mapping[str, str] | Sequence[str] | None, folder: str | None,
+                   input_data: bytes | str | None, timeout: int | None) -> dict[str, Any]:
     """Return the arguments of agent-exec."""
-    data = base64.b64encode(input_data).decode() if isinstance(input_data, bytes) else input_data
-    return {"vm": vm, "arg": list(arg), "env": env and list(env), "folder": folder, "input-data": data, "timeout": timeout}
+    if isinstance(arg, str):  # which is a sequence of str, too
+        raise TypeError(f"arg is a list, such as ['sh', '-c', {arg!r}]")
+    if isinstance(env, Mapping):
+        env = [f"{name}={value}" for name, value in env.items()]
+    data = input_data.encode() if isinstance(input_data, str) else input_data
+    return {"vm": vm, "arg": list(arg), "env": env and list(env), "folder": folder,
+            "input-data": None if data is None else base64.b64encode(data).decode(), "timeout": timeout}
 
 
 class Output:

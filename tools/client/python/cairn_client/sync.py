@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from .job import ExecResult, Job, Output, exec_arguments
-from .wire import ConnectionLost, Event, Lines, command, decode, default_socket, error_of, event_of, finished
+from .wire import ConnectionLost, Event, Lines, command, connect_error, decode, default_socket, error_of, event_of, finished
 
 T = TypeVar("T")
 EVENTS_KEPT = 10000  # of a client that does not read them; the oldest go
@@ -28,7 +28,12 @@ class Connection:
         self._fds: list[int] = []
         self._awaited: set[str] = set()
         self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.connect(path or default_socket())
+        path = path or default_socket()
+        try:
+            self._sock.connect(path)
+        except OSError as e:
+            self._sock.close()
+            raise connect_error(e, path) from None
         self._message(None)
         self.call("qmp_capabilities", {})
 
@@ -117,13 +122,14 @@ class Connection:
                 return
             yield event_of(self._events.popleft(), self._known)
 
-    def exec(self, vm: str, arg: Sequence[str], *, env: Sequence[str] | None = None, folder: str | None = None,
-             input_data: bytes | str | None = None, timeout: int | None = None) -> ExecResult:
+    def exec(self, vm: str, arg: Sequence[str], *, env: Mapping[str, str] | Sequence[str] | None = None,
+             folder: str | None = None, input_data: bytes | str | None = None, timeout: int | None = None) -> ExecResult:
         """Run a program in the guest with cairn-agent, wait for its end, and return its output.
 
-        env: NAME=VALUE
-        folder: working folder
-        input_data: standard input; a str is its base64
+        arg: the program and its arguments
+        env: variables, also as a list of NAME=VALUE
+        folder: working folder [/]
+        input_data: standard input [none]; a str is sent as UTF-8
         timeout: seconds; then the program is killed, and the error of the job is raised"""
         arguments = exec_arguments(vm, arg, env, folder, input_data, timeout)
         id = self.call("agent-exec", arguments)["job"]

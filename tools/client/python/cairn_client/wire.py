@@ -18,6 +18,11 @@ def default_socket() -> str:
     return path or (own if os.path.exists(own) else "/run/cairn/cairn.sock")
 
 
+def connect_error(e: OSError, path: str) -> OSError:
+    """Return e with the path of the socket, and in the class that its errno has."""
+    return OSError(e.errno, f"cannot connect to cairnd: {e.strerror}", path)
+
+
 class CairnError(Exception):
     """The daemon refused a command, or a job failed. Each class of errors has a subclass, see `errors`."""
 
