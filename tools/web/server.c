@@ -377,7 +377,7 @@ static unsigned request_check(struct server *s, struct MHD_Connection *c, const 
 	*ret_why = "only GET and POST\n";
 	if (!post && strcmp(method, MHD_HTTP_METHOD_GET))
 		return MHD_HTTP_METHOD_NOT_ALLOWED;
-	*ret_why = "Another page sent this request.\n";
+	*ret_why = origin ? "Another page sent this request.\n" : "A POST needs the header Origin: the address of this server.\n";
 	if ((post || origin) && !guard_origin_fits(&s->guard, origin, host))
 		return MHD_HTTP_FORBIDDEN;
 	*ret_why = "There is nothing at this path.\n";
