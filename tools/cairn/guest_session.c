@@ -57,6 +57,11 @@ int guest_link_open(struct cli *c, const char *vm, struct guest_link *ret, struc
 	return !r && ret->sock < 0 ? err_set(e, -EPROTO, ERR_GENERIC, "the daemon returned no socket") : r;
 }
 
+const struct err *guest_link_error(const struct err *cairn, const struct err *qga)
+{
+	return cairn && qga->cls == ERR_UNSUPPORTED ? cairn : qga;
+}
+
 void guest_link_close(struct guest_link *link)
 {
 	if (link->sock >= 0)

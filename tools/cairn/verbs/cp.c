@@ -323,20 +323,25 @@ int verb_cp(struct cli *c)
 {
 	struct copy k = { .c = c, .handle = -1, .fd = -1 }, other = { 0 };
 	const char *from = c->pos[0], *to = c->pos[1], *agent = option_value(c, "agent");
-	bool in = guest_path_parse(&k, to);
+	bool in = guest_path_parse(&k, to), asks_cairn = !agent || !strcmp(agent, "cairn");
 	CLEANUP(guest_link_close) struct guest_link link = { .sock = -1 };
-	struct err e;
+	struct err no_agent, e = { 0 };
+	const struct err *why = &e;
 	int r = -ENOTSUP;
 
 	if (in ? guest_path_parse(&other, from) : !guest_path_parse(&k, from))
 		return cli_usage(c, "one of SRC and DST must be VM:PATH, and only one");
 	if (k.there[0] != '/')
 		return cli_usage(c, "the path in the guest must be absolute, such as %s:/tmp/file", k.vm);
-	if (!agent || !strcmp(agent, "cairn"))
-		r = guest_link_open(c, k.vm, &link, &e);
-	if (!r)
+	if (asks_cairn) {
+		r = guest_link_open(c, k.vm, &link, &no_agent);
+		why = r < 0 ? &no_agent : &e;
+	}
+	if (!r) {
 		r = agent_copy(&link, in, k.there, from, to, &e);
-	else if ((!agent || strcmp(agent, "cairn")) && !strchr(k.vm, '/'))
+	} else if (!asks_cairn || (!agent && !strchr(k.vm, '/'))) {
 		r = qga_copy(&k, in, from, to, &e);
-	return r < 0 ? cli_fail(&e, "Failed to copy %s to %s", from, to) : CLI_OK;
+		why = guest_link_error(asks_cairn ? &no_agent : NULL, &e);
+	}
+	return r < 0 ? cli_fail(why, "Failed to copy %s to %s", from, to) : CLI_OK;
 }

@@ -36,6 +36,7 @@ static void interrupted(int sig)
 
 struct exec {
 	struct cli *c;
+	const struct err *no_agent; /* why cairn-agent does not run the program; NULL: it was not asked */
 	int64_t pid; /* in the guest */
 	uint64_t deadline_ns;
 	bool timed_out;
@@ -43,7 +44,7 @@ struct exec {
 
 static int failed(const struct exec *x, const struct err *e)
 {
-	cli_fail(e, "Failed to run a program in domain '%s'", x->c->pos[0]);
+	cli_fail(guest_link_error(x->no_agent, e), "Failed to run a program in domain '%s'", x->c->pos[0]);
 	return EXEC_CAIRN;
 }
 
@@ -312,10 +313,10 @@ static int result_show(struct exec *x, struct json_object *status)
 	return code;
 }
 
-static int exec_by_qga(struct cli *c, uint64_t limit_ns)
+static int exec_by_qga(struct cli *c, const struct err *no_agent, uint64_t limit_ns)
 {
 	CLEANUP_JS struct json_object *status = NULL;
-	struct exec x = { .c = c };
+	struct exec x = { .c = c, .no_agent = no_agent };
 	struct sigaction act = { .sa_handler = interrupted };
 	struct err e;
 	int r;
@@ -348,10 +349,10 @@ int verb_exec(struct cli *c)
 	if ((!agent || !strcmp(agent, "cairn")) && guest_link_open(c, c->pos[0], &link, &e) == 0)
 		return exec_by_agent(c, &link, NULL, limit_ns, NULL);
 	if (!agent && !option_flag(c, "tty") && !strchr(c->pos[0], '/'))
-		return exec_by_qga(c, limit_ns);
+		return exec_by_qga(c, &e, limit_ns);
 	if (!agent || !strcmp(agent, "cairn"))
 		return failed(&(struct exec){ .c = c }, &e);
 	if (option_flag(c, "tty"))
 		return cli_usage(c, "--tty needs cairn-agent in the guest; leave --agent qga out");
-	return exec_by_qga(c, limit_ns);
+	return exec_by_qga(c, NULL, limit_ns);
 }

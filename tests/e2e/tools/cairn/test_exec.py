@@ -239,6 +239,15 @@ def test_agent_is_chosen(vm):
     assert "the guest agent did not answer" in vm.cairn("exec", "--agent", "qga", "web1", "--", "true", ok=125).stderr
 
 
+def test_without_either_agent_the_error_says_what_cairn_agent_needs(daemon, kvm, guest):
+    daemon.define("bare", boot={"kernel": guest("interp.elf")})
+    daemon.cairn("start", "bare")
+    assert '"vsock": true' in daemon.cairn("exec", "bare", "--", "true", ok=125).stderr
+    assert '"vsock": true' in daemon.cairn("cp", "bare:/etc/passwd", "here", ok=False).stderr
+    assert '"guest_agent": true' in daemon.cairn("exec", "--agent", "qga", "bare", "--", "true", ok=125).stderr
+    assert '"guest_agent": true' in daemon.cairn("cp", "--agent", "qga", "bare:/etc/passwd", "here", ok=False).stderr
+
+
 # ---- bad guests ----
 
 def frame(kind, data=b""):
