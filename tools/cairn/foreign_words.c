@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const struct {
-	const char *words; /* separated by blanks */
+	const char *words; /* separated by blanks; one with a dash at its end is for all words that begin so */
 	const char *advice;
 } foreign[] = {
 	{ "ps ls vms domains", "cairn list --all lists the VMs" },
@@ -14,6 +14,7 @@ static const struct {
 	{ "launch install init virt-install", "cairn new NAME --image FILE makes and starts a VM from an image" },
 	{ "up boot on poweron", "cairn start VM starts a VM" },
 	{ "stop halt poweroff down off", "cairn shutdown VM shuts the guest down, cairn destroy VM stops the VM at once" },
+	{ "restart", "cairn reboot VM shuts the guest down and starts the VM again, cairn reset VM resets it at once" },
 	{ "kill", "cairn destroy VM stops the VM at once" },
 	{ "pause freeze", "cairn suspend VM pauses a VM" },
 	{ "unpause cont continue unfreeze", "cairn resume VM resumes a paused VM" },
@@ -43,24 +44,27 @@ static const struct {
 		"leave it out: a pool is a folder, which is always active; cairn pool-undefine POOL forgets it and keeps the files" },
 	{ "pool-dumpxml pool-edit pool-name pool-uuid", "cairn pool-info POOL shows a pool" },
 	{ "vol-upload vol-download", "a volume is a file: copy it to or from the path that cairn vol-path VOL --pool POOL prints" },
+	{ "vol-wipe", "cairn vol-delete VOL --pool POOL deletes a volume; shred(1) overwrites the file that cairn vol-path prints" },
 	{ "vol-dumpxml vol-key vol-name vol-pool", "cairn vol-info VOL and cairn vol-path VOL show a volume" },
 	{ "vol-create vol-create-from", "cairn vol-create-as POOL NAME CAPACITY creates a volume, cairn vol-clone VOL NAME copies one" },
-	{ "nwfilter-list nwfilter-define nwfilter-dumpxml", "cairn edit VM sets the key filter of an interface, cairn domif-egress VM INTERFACE what its guest reaches" },
-	{ "secret-list secret-define secret-set-value", "Cairn opens no encrypted images, so it keeps no secrets; cairn help lists all verbs" },
+	{ "nwfilter-", "cairn edit VM sets the key filter of an interface, cairn domif-egress VM INTERFACE what its guest reaches" },
+	{ "secret-", "Cairn opens no encrypted images, so it keeps no secrets; cairn help lists all verbs" },
 	{ "stats cpu-stats domperf perf", "cairn domstats VM prints the counters, cairn top shows all VMs" },
 	{ "port ports publish", "cairn forward-list VM lists the forwarded ports, cairn forward-add VM adds one" },
+	{ "net-port-list", "cairn net-dhcp-leases NETWORK shows the guests of a network, cairn domiflist VM the interfaces of a VM" },
 	{ "network networks", "cairn net-list lists the networks" },
-	{ "iface-list iface-dumpxml", "cairn net-list lists the networks, cairn domiflist VM the interfaces of a VM" },
+	{ "iface-", "cairn net-list lists the networks, cairn domiflist VM the interfaces of a VM" },
 	{ "volume volumes df", "cairn pool-list lists the pools, cairn vol-list POOL the images in one" },
 	{ "pool-define pool-create pool-create-as", "cairn pool-define-as POOL dir --target FOLDER makes a pool of a folder" },
 	{ "pull", "cairn run --image IMAGE --pull -- COMMAND gets a container image and runs a command in it" },
+	{ "load", "cairn run --image docker-archive:FILE -- COMMAND runs a command in an image of docker save" },
 	{ "container containers", "cairn list --all lists the VMs, cairn run --image IMAGE -- COMMAND runs a command in a VM of its own" },
 	{ "build compose", "build container images with another tool; cairn run --image IMAGE -- COMMAND runs them" },
-	{ "checkpoint-create checkpoint-create-as checkpoint-list", "cairn snapshot-create-as VM NAME takes a snapshot, cairn export --since SNAPSHOT writes "
+	{ "checkpoint-", "cairn snapshot-create-as VM NAME takes a snapshot, cairn export --since SNAPSHOT writes "
 		"what changed after it" },
 	{ "history", "cairn snapshot-list VM --tree shows the snapshots, cairn log VM what happened" },
 	{ "search virsh qemu", "cairn help lists all verbs" },
-	{ "nodedev-list nodedev-dumpxml", "Cairn passes no devices of the host to guests; cairn nodeinfo shows the host" },
+	{ "nodedev-", "Cairn passes no devices of the host to guests; cairn nodeinfo shows the host" },
 	{ "context machine", "cairn -c SOCKET VERB speaks to another daemon; cairn list --all lists the VMs" },
 	{ "snapshot snap checkpoint savevm", "cairn snapshot-create-as VM NAME takes a snapshot" },
 	{ "snapshots", "cairn snapshot-list VM lists the snapshots" },
@@ -73,7 +77,7 @@ static const struct {
 	{ "inject-nmi qemu-monitor-command qmp", "cairn qmp-path VM prints the socket that speaks QMP" },
 	{ "dompmsuspend", "cairn suspend VM pauses a VM, cairn managedsave VM saves and stops it" },
 	{ "balloon memtune", "cairn setmem VM SIZE changes the memory" },
-	{ "migrate", "cairn export VM FILE and cairn import FILE move a VM to another host" },
+	{ "migrate migrate-", "cairn export VM FILE and cairn import FILE move a VM to another host" },
 	{ "capabilities domcapabilities cpu-baseline cpu-compare hypervisor-cpu-baseline", "cairn doctor shows what the host offers, cairn cpu-models the processor models" },
 	{ "sysinfo freecell", "cairn nodeinfo shows the host" },
 	{ "convert check resize rebase map amend measure compare", "cairn-img has the verbs of qemu-img; cairn vol-resize and cairn blockresize resize disks" },
@@ -95,12 +99,25 @@ static const struct {
 	{ "list-users users", "cairn permissions lists who may do what" },
 };
 
-const char *foreign_word_advice(const char *word)
+static const char *advice_find(const char *word)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(foreign); i++)
 		if (words_have(foreign[i].words, ' ', word))
 			return foreign[i].advice;
 	return NULL;
+}
+
+const char *foreign_word_advice(const char *word)
+{
+	const char *advice = advice_find(word);
+	size_t len = strcspn(word, "-");
+	char family[16];
+
+	if (advice || !word[len] || len + 1 >= sizeof(family))
+		return advice;
+	memcpy(family, word, len + 1);
+	family[len + 1] = '\0';
+	return advice_find(family);
 }
 
 #define NO_ASYNC "leave --async out: --no-wait returns at once, and cairn job-cancel ID cancels a job"
