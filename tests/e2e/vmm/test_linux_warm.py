@@ -94,7 +94,7 @@ def test_first_run_on_a_terminal_says_that_the_guest_boots(tmp_path):
                           "/bin/sh"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave, env=vm.env)
     os.close(slave)
     try:
-        read_until(terminal, b"note: the guest boots; later runs begin from its saved state")
+        read_until(terminal, b"note: the guest boots (to see its console: --show-console); later runs begin from its saved state")
     finally:
         p.kill()
         p.wait()

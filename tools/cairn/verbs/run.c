@@ -258,7 +258,7 @@ static int guest_boot(struct guest_run *x, struct guest_link *link, struct err *
 	int r = initrd_agent_add(&x->config, x->root, e);
 
 	if (!r && x->warm.key && !x->warm.verbose && isatty(STDERR_FILENO) && !output_is_quiet()) /* this may take a minute where KVM emulates kernel mode */
-		fprintf(stderr, "note: the guest boots; later runs begin from its saved state\n");
+		fprintf(stderr, "note: the guest boots (to see its console: --show-console); later runs begin from its saved state\n");
 	if (!r)
 		r = process_start(x->guest, x->streams, x->program, &x->config, x->c, &channel, e);
 	if (r < 0)

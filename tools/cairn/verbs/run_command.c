@@ -232,7 +232,8 @@ static int no_agent(struct cli *c, struct run_guest *g, int r, struct exec_outco
 
 	o->reason = r == -ETIMEDOUT ? "timeout" : r == -ESRCH ? "vm-ended" : "failed";
 	if (r == -ETIMEDOUT) {
-		err_set(&o->err, r, ERR_TIMEOUT, "the VM was killed, because its time limit passed before cairn-agent answered in the guest");
+		err_set(&o->err, r, ERR_TIMEOUT, "the VM was killed, because its time limit passed before cairn-agent answered in the guest"
+			"; to see its console: --show-console");
 		fprintf(stderr, "error: %s\n", o->err.msg);
 		return EXEC_TIMEOUT;
 	}
