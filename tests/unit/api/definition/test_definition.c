@@ -105,6 +105,7 @@ static void test_unknown_and_missing_keys_are_refused(void **state)
 	refuse_key("\"memroy\":1", "\"memroy\" is not a key of a definition (did you mean \"memory\"?); known here: version, name");
 	refuse_key("\"boot\":{\"kernal\":\"/k\"}",
 		"boot: \"kernal\" is not a key (did you mean \"kernel\"?); known here: kernel, firmware");
+	refuse_key("\"firmware\":\"bios\"", ", ..."); /* a list that is too long ends behind a whole key */
 	refuse_disk("\"io\":\"native\"", "disks[0]: \"io\" is not a key");
 	refuse("{\"memory\":1,\"boot\":{\"kernel\":\"/k\"}}", "name: is missing");
 	refuse("{\"name\":\"a\",\"boot\":{\"kernel\":\"/k\"}}", "memory: is missing");
