@@ -76,9 +76,11 @@ static bool reason_is_warning(enum vm_reason r)
 void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value,
 	const char *detail)
 {
+	bool images_only = vm->m && vm->m->cfg.images_only;
+	enum log_level level = reason_is_warning(reason) ? LOG_LEVEL_WARN : images_only ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO;
 	struct vm_event ev;
 
-	if (vm->m && !vm->m->cfg.images_only)
+	if (vm->m && !images_only)
 		vm_vcpus_tell(vm);
 	vm->phase = phase;
 	vm->reason = reason;
@@ -89,7 +91,7 @@ void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int
 	ev = vm_event_new(vm, VM_EVENT_PHASE);
 	ev.value = value;
 	memcpy(ev.detail, vm->detail, sizeof(ev.detail));
-	log_write(reason_is_warning(reason) ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, NULL, "%s (%s)%s%s",
+	log_write(level, NULL, "%s (%s)%s%s",
 		phase_name(phase), vm_reason_name(reason), vm->detail[0] ? ": " : "", vm->detail);
 	if (phase == VM_PHASE_ENDED)
 		end_file_write(&ev);
