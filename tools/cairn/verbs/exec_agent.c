@@ -35,7 +35,7 @@ struct kept {
 struct run {
 	struct cli *c;
 	struct exec_outcome *outcome;
-	bool terminal, hides[2];
+	bool terminal, hides[2], reader_gone;
 	struct utf8_stream shown[2];
 	struct kept kept[2];
 	struct termios saved;
@@ -98,6 +98,7 @@ static int output_take(void *opaque, bool is_error, uint8_t *data, size_t len, s
 	r = output_write(is_error ? 2 : 1, data, len);
 	if (r == -EINTR)
 		return err_set(e, r, ERR_CANCELLED, "a signal ended cairn, which waited for the reader of the program's output");
+	x->reader_gone |= r == -EPIPE;
 	return r < 0 ? err_set_errno(e, r, "cannot write the program's output") : 0;
 }
 
@@ -256,9 +257,14 @@ static int result_show(struct run *x, const struct guest_session *s)
 	return code;
 }
 
-/* A session that was ended by a signal ends a VM that exists only for it. */
+/* A session that was ended by a signal ends a VM that exists only for it. If the reader of the output is gone, as
+ * behind head, end as a program that SIGPIPE ends: without a message. */
 static int session_failed(struct run *x, const struct guest_session *s, bool ends_vm, struct err *e)
 {
+	if (x->reader_gone) {
+		*x->outcome = (struct exec_outcome){ .reason = "failed", .err = *e };
+		return EXEC_SIGNAL + SIGPIPE;
+	}
 	if (!ends_vm || !s->ended_by)
 		return cairn_failed(x, EXEC_CAIRN, "failed", e);
 	err_set(e, -EINTR, ERR_CANCELLED, "signal %d ended the VM", s->ended_by);

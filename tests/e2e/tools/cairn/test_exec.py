@@ -225,6 +225,15 @@ def test_signal_ends_it_though_nobody_reads_its_output(vm):
     p.stderr.close()
 
 
+def test_reader_that_closes_its_pipe_ends_the_program_without_an_error(vm):
+    """As `cairn exec web1 -- yes | head` does."""
+    p = spawn(vm, "web1", "--", "yes", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert p.stdout.readline() == b"y\n"
+    p.stdout.close()
+    assert p.wait(50) == 128 + signal.SIGPIPE and p.stderr.read() == b""
+    p.stderr.close()
+
+
 def test_agent_is_chosen(vm):
     """Without cairn-agent, QEMU's agent is asked; and the errors say which one is missing."""
     vm.define("plain")
