@@ -434,7 +434,7 @@ static void own_print(const struct change *c)
 	for (size_t i = 0; i < c->nleases; i++)
 		if (is_ports(p, c->leases[i].mac)) {
 			port_own_print(&c->text, &c->leases[i].address);
-			port_taken_print(&c->text, &c->leases[i].address, c->leases[i].seconds);
+			port_leased_print(&c->text, &c->leases[i].address, c->leases[i].seconds);
 		}
 	for (size_t i = 0; i < c->remembered->n; i++) {
 		const struct remembered *r = &c->remembered->list[i];

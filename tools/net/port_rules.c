@@ -12,6 +12,9 @@
 #define DHCP_IS_ACK "@th,1984,24 0x350105"
 /* Offset of the target in a neighbour advertisement (RFC 4861, section 4.4). */
 #define ND_TARGET "@th,64,128"
+/* The sender's address, of ARP and of IPv4, as bits: nft compares no field that it knows by name with a set of bits. */
+#define ARP_SENDER "ether type arp @nh,112,32"
+#define IP_SOURCE "meta protocol ip @nh,96,32"
 
 #define RAW_TEXT_MAX 35 /* 0x and 16 bytes */
 
@@ -98,7 +101,7 @@ static void sets_print(const struct port_text *t)
 		{ "clients", "typeof " DHCP_CHADDR ";" },
 		{ "known6", "type ipv6_addr;" },
 		{ "targets", "typeof " ND_TARGET ";" },
-		{ "taken", "type ipv4_addr; size 65536; flags dynamic,timeout;" },
+		{ "leased", "typeof " DHCP_YIADDR "; size 65536; flags dynamic,timeout;" },
 		{ "host_macs", "type ether_addr;" },
 		{ "host_clients", "typeof " DHCP_CHADDR ";" },
 		{ "reserved", "type ipv4_addr;" },
@@ -186,9 +189,9 @@ void port_learn_reset(const struct port_text *t)
 		snprintf(timeout, sizeof(timeout), " timeout %us", seconds);
 	fprintf(t->f, "flush chain bridge %s learn\n", t->table);
 	/* Not those of other clients: a guest may have changed its MAC address, or be a bridge itself. */
-	rule(t, "learn", DHCP_CHADDR " @clients update @taken { " DHCP_YIADDR "%s }", timeout);
-	rule(t, "learn", DHCP_CHADDR " @host_clients update @taken { " DHCP_YIADDR "%s }", timeout);
-	rule(t, "learn", DHCP_CHADDR " != @clients " DHCP_CHADDR " != @host_clients delete @taken { " DHCP_YIADDR " }");
+	rule(t, "learn", DHCP_CHADDR " @clients update @leased { " DHCP_YIADDR "%s }", timeout);
+	rule(t, "learn", DHCP_CHADDR " @host_clients update @leased { " DHCP_YIADDR "%s }", timeout);
+	rule(t, "learn", DHCP_CHADDR " != @clients " DHCP_CHADDR " != @host_clients delete @leased { " DHCP_YIADDR " }");
 }
 
 /* Whatever a guest's filter is, it is neither a DHCP server nor a router. A frame with a VLAN tag could hide anything:
@@ -230,8 +233,8 @@ void port_table_print(const struct port_text *t)
 	rule(t, "reserve", "arp saddr ip @reserved drop");
 	rule(t, "reserve", "ether saddr . ip saddr @reserved_by accept");
 	rule(t, "reserve", "ip saddr @reserved drop");
-	rule(t, "others", "arp saddr ip @taken drop");
-	rule(t, "others", "ip saddr @taken drop");
+	rule(t, "others", ARP_SENDER " @leased drop");
+	rule(t, "others", IP_SOURCE " @leased drop");
 	rule(t, "others", "ip6 saddr @known6 drop");
 	rule(t, "others", "ip6 saddr @host6 drop");
 	rule(t, "others", "accept");
@@ -240,14 +243,14 @@ void port_table_print(const struct port_text *t)
 	port_learn_reset(t);
 }
 
-void port_taken_print(const struct port_text *t, const struct address *a, unsigned seconds)
+void port_leased_print(const struct port_text *t, const struct address *a, unsigned seconds)
 {
-	char text[ADDRESS_TEXT_MAX + 32];
+	char text[RAW_TEXT_MAX + 32];
 
-	address_print(a, text);
+	raw_print(a->bytes, 4, text);
 	if (seconds)
 		snprintf(text + strlen(text), 32, " timeout %us", seconds);
-	element(t, "add", "taken", text);
+	element(t, "add", "leased", text);
 }
 
 /* ---- a port ---- */
@@ -255,7 +258,7 @@ void port_taken_print(const struct port_text *t, const struct address *a, unsign
 static void tap_sets_print(const struct port_text *t, const char *tap, const char *command, bool types)
 {
 	static const char *const sets[][2] = {
-		{ "own", "{ type ipv4_addr; size 64; flags dynamic; }" },
+		{ "own", "{ typeof " DHCP_YIADDR "; size 64; flags dynamic; }" },
 		{ "fixed", "{ type ipv4_addr; }" },
 		{ "own6", "{ type ipv6_addr; }" },
 		{ "own_nd", "{ typeof " ND_TARGET "; }" },
@@ -265,28 +268,21 @@ static void tap_sets_print(const struct port_text *t, const char *tap, const cha
 		fprintf(t->f, "%s bridge %s %s_%s %s\n", command, t->table, sets[i][0], tap, types ? sets[i][1] : "");
 }
 
-static void own_add(const struct port_text *t, const char *set, const struct address *a)
-{
-	char text[ADDRESS_TEXT_MAX], name[40];
-
-	snprintf(name, sizeof(name), "%s_%s", set, t->port->tap);
-	element(t, "add", name, address_print(a, text));
-}
-
 /* Its sets, and what the other ports may not use from now on. */
 static void port_sets_print(const struct port_text *t)
 {
 	const struct port *p = t->port;
-	char own6[40], targets[40], text[ADDRESS_TEXT_MAX];
+	char fixed[40], own6[40], targets[40], text[ADDRESS_TEXT_MAX];
 
 	tap_sets_print(t, p->tap, "add set", true);
+	snprintf(fixed, sizeof(fixed), "fixed_%s", p->tap);
 	snprintf(own6, sizeof(own6), "own6_%s", p->tap);
 	snprintf(targets, sizeof(targets), "own_nd_%s", p->tap);
 	for (size_t i = 0; i < p->naddresses; i++)
 		if (p->addresses[i].family == AF_INET6)
 			element6(t, "add", own6, targets, &p->addresses[i]);
 		else
-			own_add(t, "fixed", &p->addresses[i]);
+			element(t, "add", fixed, address_print(&p->addresses[i], text));
 	for (size_t i = 0; i < 2; i++) {
 		const uint8_t *mac = i ? p->guest_mac : p->mac;
 		char mac_text[MAC_TEXT_MAX];
@@ -319,7 +315,10 @@ void port_hosts6_print(const struct port_text *t, const char *tap, const uint8_t
 
 void port_own_print(const struct port_text *t, const struct address *a)
 {
-	own_add(t, "own", a);
+	char set[40], raw[RAW_TEXT_MAX];
+
+	snprintf(set, sizeof(set), "own_%s", t->port->tap);
+	element(t, "add", set, raw_print(a->bytes, 4, raw));
 }
 
 /* Drop what goes to a guest of the network by way of the host. host: its MAC addresses. */
@@ -382,10 +381,10 @@ static void filter_print(const struct port_text *t, const char *chain)
 	rule(t, chain, "jump basic");
 	macs_print(t, chain, strict);
 	rule(t, chain, "jump reserve");
-	for (size_t i = 0; i < 2; i++) {
-		rule(t, chain, "arp saddr ip @%s_%s accept", i ? "own" : "fixed", tap);
-		rule(t, chain, "ip saddr @%s_%s accept", i ? "own" : "fixed", tap);
-	}
+	rule(t, chain, "arp saddr ip @fixed_%s accept", tap);
+	rule(t, chain, "ip saddr @fixed_%s accept", tap);
+	rule(t, chain, ARP_SENDER " @own_%s accept", tap);
+	rule(t, chain, IP_SOURCE " @own_%s accept", tap);
 	rule(t, chain, "meta protocol ip6 meta l4proto ipv6-icmp icmpv6 type nd-neighbor-advert " ND_TARGET " != @own_nd_%s %s", tap,
 		strict ? "drop" : "jump foreign_target");
 	rule(t, chain, "ip6 saddr @own6_%s accept", tap);
@@ -448,7 +447,7 @@ void port_clear(const struct port_text *t, const char *tap)
 	fprintf(t->f, "delete element bridge %s ports_in { \"%s\" }\n", t->table, tap);
 	fprintf(t->f, "flush chain bridge %s in_%s\nflush chain bridge %s ack_%s\n", t->table, tap, t->table, tap);
 	fprintf(t->f, "delete chain bridge %s in_%s\ndelete chain bridge %s ack_%s\n", t->table, tap, t->table, tap);
-	tap_sets_print(t, tap, "add set", true);
+	/* Not by "add set" first: in a table of an earlier version, own_TAP has another type. */
 	tap_sets_print(t, tap, "delete set", false);
 }
 

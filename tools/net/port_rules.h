@@ -3,10 +3,10 @@
  *
  * Shared by all ports: map ports_in (tap: its chain); set port_macs (tap, MAC); sets of what only its owner may
  * use, of the ports (macs, clients, known6, targets) and of the network (host_macs, host_clients, reserved with
- * reserved_by, host6, host_targets); taken (leased addresses); and chains that the ports' chains jump to.
+ * reserved_by, host6, host_targets); leased (addresses by DHCP); and chains that the ports' chains jump to.
  * Of a port: chains in_TAP and ack_TAP, sets own_TAP (by DHCP), fixed_TAP, own6_TAP and own_nd_TAP.
- * Sets of raw bits (clients, targets, own_nd_TAP) repeat others, since nft compares bits of a payload with them
- * only. */
+ * Some sets are of raw bits, since nft compares bits of a payload with such sets only: leased and own_TAP, which
+ * rules fill from DHCP's answers; clients, targets and own_nd_TAP, which repeat others. */
 #ifndef CAIRN_TOOLS_NET_PORT_RULES_H
 #define CAIRN_TOOLS_NET_PORT_RULES_H
 
@@ -28,7 +28,7 @@ struct port_text {
  * acknowledgements: call port_learn_print() for each port. */
 void port_table_print(const struct port_text *t);
 /* Note an address that is leased at present. seconds: 0: forever. */
-void port_taken_print(const struct port_text *t, const struct address *a, unsigned seconds);
+void port_leased_print(const struct port_text *t, const struct address *a, unsigned seconds);
 
 /* Make t->port. It must not be there. */
 void port_print(const struct port_text *t);
@@ -43,7 +43,7 @@ void port_learn_print(const struct port_text *t, const char *tap);
 
 /* Pass DHCP's acknowledgements to no tap's chain: nft removes a chain only if no rule jumps to it. */
 void port_learn_reset(const struct port_text *t);
-/* Remove a port, but for what belongs to its MAC addresses; what is not there does no harm. */
+/* Remove a port, but for what belongs to its MAC addresses. */
 void port_clear(const struct port_text *t, const char *tap);
 /* Remove what belongs to a MAC address of a tap. last: no other tap has it. */
 void port_mac_clear(const struct port_text *t, const char *tap, const uint8_t mac[MAC_BYTES], bool last);
