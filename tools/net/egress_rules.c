@@ -20,6 +20,11 @@
 /* A field of a notice, behind the header of ICMP, as arguments of FIELD. */
 #define FIELD "@th,%d,%d"
 #define FIELD_OF(at, bytes) 8 * (8 + (at)), 8 * (bytes)
+#define ADDRESS_OF(ipv6) FIELD_OF(NOTICE_ADDRESS, (ipv6) ? 16 : 4)
+
+/* The destination's address as bits: nft compares no field that it knows by name with a set of bits. */
+#define IP_DESTINATION "meta nfproto ipv4 @nh,128,32"
+#define IP6_DESTINATION "meta nfproto ipv6 @nh,192,128"
 
 /* Nobody means these by an IPv6 prefix or by default: a translator or a tunnel makes IPv4 addresses of them. */
 #define TRANSLATED "64:ff9b::/32, 2002::/16, 2001::/32"
@@ -28,11 +33,12 @@
 
 #define SET_MAX 32
 
-/* Print the name of the set with the open addresses of a rule's name: the same whatever other rules there are. used:
- * that of addresses to which connections may continue. Returns buf. */
+/* Print the name of the set with the open addresses of a rule's name: the same whatever other rules there are. The set
+ * is of bits, as fields of notices are. used: that of addresses to which connections may continue; it is of addresses,
+ * and it has the name that earlier versions gave it, so that connections outlast an upgrade. Returns buf. */
 static const char *set_name(const struct egress_rule *r, bool ipv6, bool used, char buf[SET_MAX])
 {
-	snprintf(buf, SET_MAX, "name%d%s_%016" PRIx64, ipv6 ? 6 : 4, used ? "u" : "", egress_rule_name_hash(r));
+	snprintf(buf, SET_MAX, "%s%d%s_%016" PRIx64, used ? "name" : "open", ipv6 ? 6 : 4, used ? "u" : "", egress_rule_name_hash(r));
 	return buf;
 }
 
@@ -62,12 +68,13 @@ static bool name_is_new(const struct egress *e, uint32_t at)
 
 static void sets_print(FILE *f, const struct egress *e)
 {
-	char set[SET_MAX];
+	char set[SET_MAX], used[SET_MAX];
 
 	for (uint32_t i = 0; i < e->nrules; i++)
-		for (int k = 0; k < 4 && name_is_new(e, i); k++)
-			fprintf(f, "set %s { type %s; size %d; flags dynamic,timeout; }\n", set_name(&e->rules[i], k & 1, k & 2, set),
-				k & 1 ? "ipv6_addr" : "ipv4_addr", SET_SIZE);
+		for (int v6 = 0; v6 < 2 && name_is_new(e, i); v6++)
+			fprintf(f, "set %s { typeof " FIELD "; size %d; flags dynamic,timeout; }\nset %s { type %s; size %d; flags dynamic,timeout; }\n",
+				set_name(&e->rules[i], v6, false, set), ADDRESS_OF(v6), SET_SIZE, set_name(&e->rules[i], v6, true, used),
+				v6 ? "ipv6_addr" : "ipv4_addr", SET_SIZE);
 }
 
 /* A packet with dnsmasq's address comes from its namespace: egress_bridge_print(). */
@@ -86,8 +93,7 @@ static void notice_rule_print(FILE *f, const struct egress_rule *r, unsigned tim
 
 	fprintf(f, FIELD " 0x%" PRIx64 " " FIELD " 0x%02x%02x ", FIELD_OF(NOTICE_NAME, 8), egress_rule_name_hash(r), FIELD_OF(NOTICE_TIME, 2),
 		time, ipv6 ? 6 : 4);
-	fprintf(f, "update @%s { " FIELD " timeout %us } return\n", set_name(r, ipv6, false, set),
-		FIELD_OF(NOTICE_ADDRESS, ipv6 ? 16 : 4), notice_seconds(time));
+	fprintf(f, "update @%s { " FIELD " timeout %us } return\n", set_name(r, ipv6, false, set), ADDRESS_OF(ipv6), notice_seconds(time));
 }
 
 static void notices_print(FILE *f, const struct network *n, const struct service *s)
@@ -164,7 +170,7 @@ static void name_rule_print(FILE *f, const struct egress_rule *r)
 
 		set_name(r, v6, false, set);
 		set_name(r, v6, true, used);
-		fprintf(f, "%s daddr @%s ", family, set);
+		fprintf(f, "%s @%s ", v6 ? IP6_DESTINATION : IP_DESTINATION, set);
 		protocol_print(f, r);
 		if (!r->allow) {
 			fputs("goto denied\n", f);

@@ -1,5 +1,6 @@
 """Egress rules with DNS names in networks of the host: what a guest cannot reach (docs/networks.md)."""
 
+import ipaddress
 import json
 import os
 import select
@@ -211,11 +212,15 @@ def lan(egress=RULES, **more):
     return network(egress=egress, **{"ipv6": IPV6 | {"nat": True}, "dns": {"forwarders": [FORWARDER]}, **more})
 
 
+FAMILIES = {"open4_": ipaddress.IPv4Address, "open6_": ipaddress.IPv6Address}  # of the addresses, which are numbers
+
+
 def opened(world):
     """Return the addresses in the sets of names."""
     r = json.loads(world.run("nft", "-j", "list", "sets", "table", "inet", TABLE).stdout)
     sets = (i["set"] for i in r["nftables"] if "set" in i)
-    return {e["elem"]["val"]: e["elem"]["timeout"] for s in sets if s["name"].startswith(("name4_", "name6_")) for e in s.get("elem", [])}
+    return {str(FAMILIES[s["name"][:6]](int(str(e["elem"]["val"]), 0))): e["elem"]["timeout"]
+            for s in sets if s["name"][:6] in FAMILIES for e in s.get("elem", [])}
 
 
 def asks_all(g):
