@@ -26,7 +26,7 @@ static const int allowed[] = {
 	SYS_sendmsg, SYS_recvfrom, SYS_recvmsg, SYS_getsockname,
 	SYS_getpeername, SYS_getsockopt, SYS_setsockopt, SYS_dup3,
 	SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_futex,
-	SYS_getrandom, SYS_clock_gettime, SYS_exit_group, SYS_rt_sigreturn,
+	SYS_getrandom, SYS_clock_gettime, SYS_exit_group, SYS_rt_sigreturn, SYS_rt_sigprocmask,
 	SYS_restart_syscall, SYS_sched_yield,
 };
 
