@@ -161,13 +161,14 @@ class Guest(Namespace):
                      "-s", script, *options)
         return r.stdout.strip().splitlines()[-1].split("|")
 
-    def dhcp6(self):
-        """Ask for an IPv6 address, with rapid commit (RFC 8415). Return the answer."""
+    def dhcp6(self, name="guest"):
+        """Ask for an IPv6 address, with rapid commit (RFC 8415), and a name (RFC 4704). Return the answer."""
         def option(code, content):
             return struct.pack(">HH", code, len(content)) + content
         link = self.ip("link", "show", "eth0")[0]["ifindex"]
         duid = b"\0\3\0\1" + bytes.fromhex(self.mac.replace(":", ""))
-        solicit = (b"\1abc" + option(1, duid) + option(3, b"\0\0\0\7" + bytes(8)) + option(8, b"\0\0") + option(14, b""))
+        solicit = (b"\1abc" + option(1, duid) + option(3, b"\0\0\0\7" + bytes(8)) + option(8, b"\0\0") + option(14, b"")
+                   + option(39, b"\1" + bytes([len(name)]) + name.encode()))
         with self.open(socket.AF_INET6, socket.SOCK_DGRAM) as s:
             s.bind(("::", 546))
             while True:

@@ -118,8 +118,6 @@ static void dhcp_ipv4_print(FILE *f, const struct network *n, const struct servi
 		fprintf(f, "dhcp-option=option:mtu,%u\n", n->mtu);
 	/* Filters of ports check MAC addresses: by a client identifier, a guest would get another's lease. */
 	fputs("dhcp-authoritative\ndhcp-no-override\ndhcp-ignore-clid\n", f);
-	/* No guest becomes the proxy of the others by its name (CERT VU#598349). */
-	fputs("dhcp-name-match=set:proxy,wpad\ndhcp-ignore-names=tag:proxy\n", f);
 }
 
 static void dhcp_ipv6_print(FILE *f, const struct network *n, const struct service *s)
@@ -165,6 +163,8 @@ void config_print(FILE *f, const struct network *n, const struct service *s, con
 		if (n->domain_local || network_has_names(n))
 			fprintf(f, "local=/%s/\n", n->domain);
 	}
+	/* No guest becomes the proxy of the others by its name (CERT VU#598349). */
+	fputs("dhcp-name-match=set:proxy,wpad\ndhcp-ignore-names=tag:proxy\n", f);
 	if (n->ipv4.dhcp)
 		dhcp_ipv4_print(f, n, s);
 	if (n->ipv6.given)

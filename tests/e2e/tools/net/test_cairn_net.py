@@ -322,6 +322,16 @@ def test_guests_get_ipv6_by_dhcp(host):
     assert lease["mac"] == guest.mac and lease["iaid"] == 7
 
 
+def test_names_of_guests_by_dhcpv6_alone(host):
+    n = network(ipv6=IPV6 | {"dhcp": {"ranges": [{"start": "fd00:7::100", "end": "fd00:7::1ff"}]}})
+    del n["ipv4"]
+    host.do("up", n)
+    one, proxy = host.guest(1), host.guest(2)
+    one.dhcp6("one")
+    proxy.dhcp6("wpad")  # Windows guests would ask it for the way to all web sites
+    assert host.resolve("fd00:7::1", "one", 28)[0].startswith("fd00:7::1") and not host.resolve("fd00:7::1", "wpad", 28)
+
+
 # ---- other firewalls ----
 
 # As iptables-nft, ufw, firewalld and an administrator leave them: shortened, but with what decides.
