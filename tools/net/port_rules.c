@@ -194,8 +194,11 @@ void port_learn_reset(const struct port_text *t)
 	rule(t, "learn", DHCP_CHADDR " != @clients " DHCP_CHADDR " != @host_clients delete @leased { " DHCP_YIADDR " }");
 }
 
-/* Whatever a guest's filter is, it is neither a DHCP server nor a router. A frame with a VLAN tag could hide anything:
- * Linux takes one with VLAN 0 as if it had none. Not by "nexthdr", which sees the first header of IPv6 only. */
+/* Whatever a guest's filter is, it is neither a DHCP server nor a router, nor does it ask for the members of multicast
+ * groups: from the first query on, the bridge would send a group's frames to known members only. A query that gives
+ * them hours to answer would make it forget them after minutes, and with that cut off their IPv6. A frame with a VLAN
+ * tag could hide anything: Linux takes one with VLAN 0 as if it had none. Not by "nexthdr", which sees the first header
+ * of IPv6 only. */
 static void basic_print(const struct port_text *t)
 {
 	rule(t, "basic", "ether type { 8021q, 8021ad } drop");
@@ -205,7 +208,8 @@ static void basic_print(const struct port_text *t)
 	rule(t, "basic", "meta protocol ip udp dport 68 drop");
 	rule(t, "basic", "meta protocol ip6 udp sport 547 drop");
 	rule(t, "basic", "meta protocol ip6 udp dport 546 drop");
-	rule(t, "basic", "meta protocol ip6 meta l4proto ipv6-icmp icmpv6 type { nd-router-advert, nd-redirect } drop");
+	rule(t, "basic", "meta protocol ip6 meta l4proto ipv6-icmp icmpv6 type { nd-router-advert, nd-redirect, mld-listener-query } drop");
+	rule(t, "basic", "meta protocol ip igmp type membership-query drop");
 }
 
 void port_table_print(const struct port_text *t)

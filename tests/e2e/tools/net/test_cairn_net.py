@@ -836,6 +836,13 @@ def test_spoofed_frames_are_dropped(host, strict):
     def discover(mac):
         return datagram("0.0.0.0", "255.255.255.255", 68, 67, bytes.fromhex("01010600") + bytes(24) + bytes.fromhex(mac.replace(":", ""))
                         + bytes(202) + bytes.fromhex("63825363350101ff") + b"lie")
+    def igmp(source, body):  # with the option "router alert"
+        head = bytes.fromhex("4600") + (24 + len(body)).to_bytes(2, "big") + bytes.fromhex("000000000102") + bytes(2) + socket.inet_aton(source)
+        head += socket.inet_aton("224.0.0.1") + bytes.fromhex("94040000")
+        return head[:10] + checksum(head) + head[12:] + body[:2] + checksum(body + b"\0") + body[4:]
+    mld = bytes.fromhex("82000000ffff0000") + bytes(16) + bytes.fromhex("027d0000") + b"lie!"  # the bridge passes valid ones only
+    pseudo = socket.inet_pton(socket.AF_INET6, local) + socket.inet_pton(socket.AF_INET6, "ff02::1") + bytes.fromhex("000000200000003a")
+    mld = mld[:2] + checksum(pseudo + mld) + mld[4:]
     udp = frame("ff" * 6, bad.mac, 0x800, b"")
     advert = bytes.fromhex("8800000020000000")
     lies = {
@@ -859,6 +866,8 @@ def test_spoofed_frames_are_dropped(host, strict):
         "another's global ipv6 in na": icmp6(advert + socket.inet_pton(socket.AF_INET6, "fd00:7::5054:ff:fe00:2") + b"lie"),
         "gateway's ipv6 in na": icmp6(advert + socket.inet_pton(socket.AF_INET6, "fd00:7::1") + b"lie"),
         "ra": icmp6(bytes.fromhex("8600000000000000") + bytes(8) + b"lie"),
+        "mld query": icmp6(bytes.fromhex("3a00050200000100") + mld, b"\0"),
+        "igmp query": udp + igmp(address, bytes.fromhex("116400000000000002000000") + b"lie"),
         "redirect": icmp6(bytes.fromhex("8900000000000000") + bytes(32) + b"lie"),
         "ra behind options": icmp6(bytes.fromhex("3a00010400000000" "8600000000000000") + bytes(8) + b"lie", b"\x3c"),
         "na behind options": icmp6(bytes.fromhex("3a00010400000000") + advert + socket.inet_pton(socket.AF_INET6, "fd00:7::1")
