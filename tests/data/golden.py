@@ -7,6 +7,7 @@ golden.py unpack FILE.hex STATE
 CAIRN_BUILD=build golden.py make >vmstate-VERSION-KIND.hex     of a fresh guest
 CAIRN_BUILD=build golden.py make devices >vmstate-VERSION-KIND-devices.hex     of a guest with every device
 CAIRN_BUILD=build golden.py make plug >vmstate-VERSION-KIND-plug.hex     of a guest with hot-plug of vCPUs, a screen and a tablet
+CAIRN_BUILD=build golden.py make pae >vmstate-VERSION-KIND-pae.hex     of a guest whose vCPU has page directory pointers
 CAIRN_BUILD=build golden.py make devices bios >…     the same, started by a BIOS of ours; uefi: by a UEFI of ours
 
 KIND is the kind of host (tests/hostkind.sh), which determines a vCPU's registers. A new format version or device
@@ -59,6 +60,10 @@ PLUG = {"vcpus": 1, "max_vcpus": 2, "screen": True, "tablet": True}
 RESET_CODE = bytes.fromhex("baf803b041eef4ebfd")
 
 
+def kernel_name(pae):
+    return "pae_byte.elf" if pae else "first_byte.elf"
+
+
 def boot(folder, firmware, kernel):
     """Return the keys "boot" and "memory" of a VM that runs RESET_CODE as its firmware, or the kernel."""
     if not firmware:
@@ -96,7 +101,7 @@ def edit(path):
     path.write_bytes(state.pack())
 
 
-def make(with_devices, plug, firmware):
+def make(with_devices, plug, pae, firmware):
     """Return the state of a guest that has halted, with almost empty memory."""
     sys.path.insert(0, str(HERE.parent / "e2e"))
     import conftest
@@ -105,8 +110,8 @@ def make(with_devices, plug, firmware):
         daemon = conftest.Daemon(pathlib.Path(tmp))
         try:
             # Use a neutral path, because the state stores it.
-            kernel = pathlib.Path("/tmp/first_byte.elf")
-            kernel.write_bytes((pathlib.Path(conftest.GUESTS) / "first_byte.elf").read_bytes())
+            kernel = pathlib.Path("/tmp") / kernel_name(pae)
+            kernel.write_bytes((pathlib.Path(conftest.GUESTS) / kernel.name).read_bytes())
             daemon.define("golden", uuid=UUID, **boot("/tmp", firmware, kernel),
                           cpu="baseline" if guestlib.virtualises_cpuid() else "host",
                           **(devices("/tmp") if with_devices else {}), **(PLUG if plug else {}))
@@ -129,6 +134,6 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["unpack"]:
         unpack(pathlib.Path(sys.argv[2]).read_text(), sys.argv[3])
     elif sys.argv[1:2] == ["make"]:
-        print(pack(make("devices" in sys.argv[2:], "plug" in sys.argv[2:], next((a for a in sys.argv[2:] if a in ("bios", "uefi")), None))), end="")
+        print(pack(make("devices" in sys.argv[2:], "plug" in sys.argv[2:], "pae" in sys.argv[2:], next((a for a in sys.argv[2:] if a in ("bios", "uefi")), None))), end="")
     else:
         sys.exit(__doc__)

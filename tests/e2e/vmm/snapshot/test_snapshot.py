@@ -1092,7 +1092,7 @@ DATA = os.path.join(ROOT, "tests", "data")
 
 
 @pytest.fixture(params=["1", "1-devices", "2", "2-devices", "2bios-devices", "3", "3-devices", "4-devices", "5-devices",
-                        "6", "6-devices", "7", "7-devices", "7-plug", "8-devices", "9-devices"])
+                        "6", "6-devices", "7", "7-devices", "7-plug", "7-pae", "8-devices", "9-devices"])
 def golden(daemon, kvm, guest, tmp_path, request):
     """A state of an earlier or of this format version, of this kind of host, as a file; and its VM: the smallest, or
     one with each device."""
@@ -1108,7 +1108,7 @@ def golden_state(daemon, guest, tmp_path, kind, version, devices):
         pytest.skip(f"there is no golden state of a host of this kind: {os.path.basename(path)}")
     tool.unpack(open(path).read(), tmp_path / "golden")
     firmware = {"2bios": "bios", "4": "bios", "5": "uefi", "8": "bios", "9": "uefi"}.get(version)
-    daemon.define("golden", uuid=tool.UUID, **tool.boot(tmp_path, firmware, guest("first_byte.elf")),
+    daemon.define("golden", uuid=tool.UUID, **tool.boot(tmp_path, firmware, guest(tool.kernel_name(devices == "-pae"))),
                   machine=int(version) if version in "3456789" else None if firmware else 1,  # format 2 with a BIOS: a guest keeps machine version 2
                   **({"-devices": tool.devices(tmp_path), "-plug": tool.PLUG}.get(devices, {})))
     return tmp_path / "golden"
@@ -1139,8 +1139,8 @@ def hardware(path):
             **{f"{s[0]} {s[1]}": s[2:] for s in state.sections if s[0] not in TIMES}}
 
 
-@pytest.mark.parametrize("golden", ["2", "2-devices", "3", "3-devices", "4-devices", "5-devices", "6", "6-devices", "7", "7-devices", "7-plug", "8-devices",
-                                    "9-devices"], indirect=True)
+@pytest.mark.parametrize("golden", ["2", "2-devices", "3", "3-devices", "4-devices", "5-devices", "6", "6-devices", "7", "7-devices", "7-plug", "7-pae",
+                                    "8-devices", "9-devices"], indirect=True)
 def test_machine_is_that_of_golden_states_of_its_version(daemon, golden, tmp_path):
     """A change of what the guest sees needs a new machine version, with golden states of its own."""
     then = hardware(golden)
@@ -1171,6 +1171,17 @@ def test_a_golden_state_is_restored(daemon, golden):
     daemon.cairn("destroy", "golden")
     daemon.cairn("restore", str(golden), "--eager", "--paused")
     assert daemon.cairn("domstate", "golden").stdout == "paused\n"
+
+
+def test_a_golden_state_with_page_directory_pointers_goes_on(daemon, kvm, guest, tmp_path):
+    state = golden_state(daemon, guest, tmp_path, guestlib.host_kind(), "7", "-pae")
+    assert State(state.read_bytes()).section("vcpu")[2] == 3
+    daemon.cairn("restore", str(state))
+    console = Console(daemon, "golden").sock
+    console.sendall(b"x")
+    while console.recv(1) != b"x":
+        pass
+    daemon.cairn("destroy", "golden")
 
 
 def test_a_damaged_golden_state_is_refused(daemon, golden):
