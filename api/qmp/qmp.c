@@ -2,7 +2,6 @@
 #include "api/qmp/qmp.h"
 #include "api/jobs/job.h"
 #include "api/qmp/qmp_device.h"
-#include "api/qmp/qmp_dump.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_socket.h"
@@ -27,7 +26,6 @@
 struct qmp {
 	struct listener *listener;
 	char path[LISTEN_PATH_MAX + 1];
-	struct qmp_fds fds;
 	struct qmp_backend *backends; /* owned */
 };
 
@@ -59,7 +57,6 @@ static void qmp_close(struct vm *vm)
 		return;
 	unlink(vm->qmp->path);
 	listener_free(vm->qmp->listener);
-	qmp_fds_close(&vm->qmp->fds);
 	qmp_backends_free(vm->qmp->backends);
 	free(vm->qmp);
 	vm->qmp = NULL;
@@ -124,11 +121,6 @@ void qmp_close_all(struct vm_host *host)
 	for (size_t i = 0; i < host->nvms; i++)
 		qmp_close(host->vms[i]);
 	rmdir(host->paths->qmp_dir);
-}
-
-struct qmp_fds *qmp_fds(struct vm *vm)
-{
-	return vm->qmp ? &vm->qmp->fds : NULL;
 }
 
 struct qmp_backend **qmp_backends(const struct vm *vm)

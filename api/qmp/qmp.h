@@ -15,7 +15,6 @@ struct call;
 struct err;
 struct json_object;
 struct qmp_backend;
-struct qmp_fds;
 struct vm;
 struct vm_answer;
 struct vm_host;
@@ -31,8 +30,6 @@ extern const struct vm_observer qmp_observer;
 /* Send a daemon's event to the clients of the VM's socket if QEMU has such an event. Borrows o. */
 void qmp_emit(struct vm_host *host, enum event_id id, const char *vm, const uint8_t uuid[16], struct json_object *o);
 
-/* Return the VM's stored fds; NULL while it has no socket. */
-struct qmp_fds *qmp_fds(struct vm *vm);
 /* Return the VM's list of qmp_device.h; NULL while it has no socket. */
 struct qmp_backend **qmp_backends(const struct vm *vm);
 

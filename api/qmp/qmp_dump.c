@@ -1,13 +1,11 @@
 /* QMP handlers for dump-guest-memory, into a file that the client opened (getfd, fd:NAME) or that the daemon opens with
  * the client's rights (file:PATH), and for screendump into a file of the latter kind. */
-#include "api/qmp/qmp_dump.h"
 #include "api/access/client_file.h"
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/commands/command_screen.h"
 #include "api/jobs/dump.h"
 #include "api/jobs/job_owner.h"
-#include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
@@ -28,48 +26,11 @@
 
 /* ---- fds by name ---- */
 
-void qmp_fds_close(struct qmp_fds *f)
-{
-	for (unsigned i = 0; i < QMP_FDS_MAX; i++)
-		if (f->list[i].name[0])
-			client_file_free(f->list[i].file);
-	memset(f, 0, sizeof(*f));
-}
-
-/* Take a file out of the list. The caller owns it. NULL: there is none of that name. */
-static struct client_file *file_take(struct qmp_fds *f, const char *name)
-{
-	for (unsigned i = 0; f && *name && i < QMP_FDS_MAX; i++) {
-		if (strcmp(f->list[i].name, name))
-			continue;
-		f->list[i].name[0] = 0;
-		return f->list[i].file;
-	}
-	return NULL;
-}
-
-static int file_store(struct qmp_fds *f, const char *name, struct client_file *file, struct err *e)
-{
-	client_file_free(file_take(f, name));
-	if (!*name || strlen(name) >= sizeof(f->list[0].name) || (*name >= '0' && *name <= '9'))
-		return err_set(e, -EINVAL, ERR_INVALID,
-			"fdname: must have 1 to %zu bytes and not begin with a digit", sizeof(f->list[0].name) - 1);
-	for (unsigned i = 0; f && i < QMP_FDS_MAX; i++) {
-		if (f->list[i].name[0])
-			continue;
-		snprintf(f->list[i].name, sizeof(f->list[i].name), "%s", name);
-		f->list[i].file = file;
-		return 0;
-	}
-	return err_set(e, -EMFILE, ERR_BUSY, "getfd has stored %d fds, the maximum; close one with closefd",
-		QMP_FDS_MAX);
-}
-
 void qmp_getfd(struct call *c)
 {
 	struct err e;
 
-	if (file_store(qmp_fds(c->vm), js_get_str(c->args, "fdname"), c->file, &e) < 0) {
+	if (conn_file_store(c->conn, js_get_str(c->args, "fdname"), c->file, &e) < 0) {
 		call_fail(c, &e);
 		return;
 	}
@@ -79,7 +40,7 @@ void qmp_getfd(struct call *c)
 
 void qmp_closefd(struct call *c)
 {
-	struct client_file *file = file_take(qmp_fds(c->vm), js_get_str(c->args, "fdname"));
+	struct client_file *file = conn_file_take(c->conn, js_get_str(c->args, "fdname"));
 	struct err e;
 
 	if (file) {
@@ -241,7 +202,7 @@ static int begin_file(struct request *x, const char *path, struct err *e)
 
 static int begin_fd(struct request *x, const char *name, struct err *e)
 {
-	x->file = file_take(qmp_fds(x->call->vm), name);
+	x->file = conn_file_take(x->call->conn, name);
 	if (!x->file)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "File descriptor named '%.60s' not found", name);
 	x->start(x);

@@ -39,6 +39,7 @@ static void conn_release(struct conn *c)
 	out_queue_done(&c->held);
 	wire_done(&c->wire);
 	c->server->ops->file_free(c->file_in);
+	conn_files_free(c);
 	account_leave(&c->member);
 	free(c->in);
 	free(c->groups);

@@ -120,6 +120,11 @@ void conn_answer(struct conn *c, struct json_object *o, int fd);
 /* Take the file that came with this or an earlier command (api/access/client_file.h). Returns an owned file; NULL: none
  * came, or it was taken already. */
 struct client_file *conn_take_file(struct conn *c);
+/* Store a file by name until the client disconnects; a stored file of that name is freed first, also on errors. Other
+ * clients cannot reach it. file: taken on success. Returns 0; -EINVAL: the name is invalid; -EMFILE; -ENOMEM. */
+int conn_file_store(struct conn *c, const char *name, struct client_file *file, struct err *e);
+/* Take a stored file. Returns an owned file; NULL: there is none of that name. */
+struct client_file *conn_file_take(struct conn *c, const char *name);
 /* Receive what another process has received for the client: n bytes and perhaps the file. has_file: false: no file
  * came. r: -errno, and e is set: the client is disconnected. */
 void conn_received(struct conn *c, int r, const void *bytes, size_t n, bool has_file, const struct err *e);

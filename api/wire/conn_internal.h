@@ -33,6 +33,7 @@ struct conn {
 	bool holds; /* conn_hold(): lines go to `held`, behind the answer */
 	struct out_queue held;
 	struct client_file *file_in; /* received, not taken by a command yet; NULL: none */
+	struct conn_file *files; /* owned array of stored files; NULL: none was stored yet */
 	bool files_wait; /* files are queued in the socket; another process receives them in the client's next turn */
 	struct client_file *receiving; /* the process that works for this connection; NULL: none */
 	struct account_call receiving_call; /* bounds the number of such processes of an account */
@@ -56,6 +57,9 @@ struct conn {
 	bool unclosed; /* dead, but the closer had no room for the socket */
 	struct conn_filter filter;
 };
+
+/* Free the stored files and their array. */
+void conn_files_free(struct conn *c);
 
 struct server {
 	struct loop *loop;

@@ -241,6 +241,27 @@ def test_qmp_dump_guest_memory(daemon, guest, kvm, tmp_path):
     console.close()
 
 
+def test_stored_file_belongs_to_its_client(fake, tmp_path):
+    """Another client of the VM's socket can neither use, close nor replace a file that getfd has stored, and the file
+    is closed when its client disconnects."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    mine, other = own_socket(fake), own_socket(fake)
+    for q, path in ((mine, tmp_path / "mine"), (other, tmp_path / "other")):
+        with open(path, "wb") as f:
+            socket.send_fds(q.sock, [b'{"execute":"getfd","arguments":{"fdname":"x"}}'], [f.fileno()])
+            assert q.answer()["return"] == {}
+    assert other.run("closefd", fdname="x") == {}
+    with pytest.raises(QmpError, match="'x' not found"):
+        other.run("dump-guest-memory", paging=False, protocol="fd:x")
+    assert mine.run("closefd", fdname="x") == {}
+    with open(tmp_path / "mine", "wb") as f:
+        socket.send_fds(mine.sock, [b'{"execute":"getfd","arguments":{"fdname":"x"}}'], [f.fileno()])
+        assert mine.answer()["return"] == {}
+    mine.close()
+    until(lambda: not set(fake.all_children()) - set(fake.children()) - {fake.log_process()})
+
+
 def test_failed_qmp_dump_removes_its_file(fake, tmp_path):
     fake.define("vm1", cmdline="work-fails")
     fake.cairn("start", "vm1")
