@@ -134,6 +134,8 @@ static void claims_make(struct claims *c, const struct definition *d)
 	setting_claim(c, "order", d->order);
 	setting_claim(c, "start_delay", d->start_delay_s);
 	setting_claim(c, "deadline", d->shutdown_deadline_s);
+	setting_claim(c, "memory", (uint32_t)(d->ram_bytes >> 20));
+	setting_claim(c, "vcpus", definition_vcpus_max(d));
 	if (d->cpu_shares)
 		setting_claim(c, "cpu_shares", d->cpu_shares);
 	if (d->balance.shares_max)

@@ -24,7 +24,7 @@ const struct rights *author_of(const struct definition *d, const char *path);
 const struct rights *author_of_forward(const struct definition *d, const struct definition_forward *f);
 /* The same for an interface. */
 const struct rights *author_of_interface(const struct definition *d, const struct definition_interface *n);
-/* The same for the value of a setting whose bounds depend on who chose it (api/policy/bounds.h). */
+/* The same for the value of a setting whose bounds depend on who chose it (api/policy/bounds.h, api/vm/quota_use.h). */
 const struct rights *author_of_setting(const struct definition *d, const char *setting, uint32_t value);
 /* Whether the daemon's own rights open all. */
 bool authors_are_daemon(const struct definition *d);

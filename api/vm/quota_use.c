@@ -1,4 +1,5 @@
 #include "api/vm/quota_use.h"
+#include "api/access/authors.h"
 #include "api/access/rights.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -35,19 +36,39 @@ static bool takes_memory(const struct vm *vm)
 	return vm_state_is_active(vm->state) || vm_is_starting(vm) || vm_has(vm, VM_FACT_CONTINUES);
 }
 
-/* Add what one VM takes. A run counts with the size that it began with, whatever its definition says now. */
-static void vm_add_use(const struct vm *vm, uint64_t sum[QUOTA_ITEM_COUNT])
+/* The user for whom a VM's item counts: the definer, or for memory and vCPUs another user who has chosen their number.
+ * Root's choice stays the definer's. Borrowed from d; NULL: no quota binds it. */
+static const struct rights *item_user(const struct definition *d, enum quota_item i)
 {
-	const struct definition *d = vm_live(vm);
+	const struct rights *author = NULL;
 
-	sum[QUOTA_VMS]++;
-	sum[QUOTA_DISK] = quota_sum(sum[QUOTA_DISK], vm->counts.made_bytes);
-	sum[QUOTA_SNAPSHOTS] = quota_sum(sum[QUOTA_SNAPSHOTS], vm->counts.snapshots + vm->counts.snapshot_coming);
+	if (d->nauthors && i == QUOTA_MEMORY)
+		author = author_of_setting(d, "memory", (uint32_t)(d->ram_bytes >> 20));
+	else if (d->nauthors && i == QUOTA_VCPUS)
+		author = author_of_setting(d, "vcpus", definition_vcpus_max(d));
+	return author ? author : d->rights;
+}
+
+/* Add what one VM takes of what the quota binds. A run counts with the size that it began with, whatever its definition
+ * says now. */
+static void vm_add_use(const struct vm *vm, const struct quota *q, uint64_t sum[QUOTA_ITEM_COUNT])
+{
+	const struct quotas *table = &vm->host->quotas;
+	const struct definition *d = vm_live(vm);
+	bool defined = quotas_bind(table, q, vm->def->rights);
+
+	if (defined) {
+		sum[QUOTA_VMS]++;
+		sum[QUOTA_DISK] = quota_sum(sum[QUOTA_DISK], vm->counts.made_bytes);
+		sum[QUOTA_SNAPSHOTS] = quota_sum(sum[QUOTA_SNAPSHOTS], vm->counts.snapshots + vm->counts.snapshot_coming);
+	}
 	if (!takes_memory(vm))
 		return;
-	sum[QUOTA_RUNNING]++;
-	sum[QUOTA_MEMORY] += vm->run_size.ram_bytes ? vm->run_size.ram_bytes : d->ram_bytes;
-	sum[QUOTA_VCPUS] += vm->run_size.vcpus ? vm->run_size.vcpus : definition_vcpus_max(d);
+	sum[QUOTA_RUNNING] += defined;
+	if (quotas_bind(table, q, item_user(d, QUOTA_MEMORY)))
+		sum[QUOTA_MEMORY] += vm->run_size.ram_bytes ? vm->run_size.ram_bytes : d->ram_bytes;
+	if (quotas_bind(table, q, item_user(d, QUOTA_VCPUS)))
+		sum[QUOTA_VCPUS] += vm->run_size.vcpus ? vm->run_size.vcpus : definition_vcpus_max(d);
 }
 
 /* Add what new VMs take, except their runs. */
@@ -66,8 +87,8 @@ static void use_sum(const struct vm_host *host, const struct quota *q, const str
 	if (q->kind == QUOTA_DEFAULT)
 		return;
 	for (size_t i = 0; i < host->nvms; i++)
-		if (host->vms[i] != except && quotas_bind(&host->quotas, q, host->vms[i]->def->rights))
-			vm_add_use(host->vms[i], ret);
+		if (host->vms[i] != except)
+			vm_add_use(host->vms[i], q, ret);
 	for (const struct quota_claim *c = host->claims; c; c = c->next)
 		if (c != except_claim && quotas_bind(&host->quotas, q, c->definer))
 			new_add_use(&c->what, ret);
@@ -116,21 +137,26 @@ static int too_much(const struct quota *q, bool is_default, unsigned i, uint64_t
 /* The resources that one request claims. */
 struct request {
 	const struct vm_host *host;
-	const struct rights *definer;
+	const struct rights *users[QUOTA_ITEM_COUNT]; /* for whom each item counts; NULL: no quota binds it */
 	const struct vm *except; /* the VM that is to start, whose present use does not count; NULL: none */
 	const struct quota_claim *except_claim; /* the claim that is to change; NULL: none */
 	uint64_t add[QUOTA_ITEM_COUNT];
 };
 
-/* q: the quota of a user or group. is_default: its limits are those of the default. */
-static int check_one(const struct request *want, const struct quota *q, bool is_default, struct err *e)
+/* Check one item against a quota that binds its user. */
+static int check_item(const struct request *want, const struct quota *quota, unsigned i, struct err *e)
 {
 	uint64_t used[QUOTA_ITEM_COUNT];
+	struct quota q = *quota;
+	bool is_default = q.kind == QUOTA_DEFAULT;
 
-	use_sum(want->host, q, want->except, want->except_claim, used);
-	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
-		if (want->add[i] && (used[i] > q->limits[i] || want->add[i] > q->limits[i] - used[i]))
-			return too_much(q, is_default, i, used[i], want->add[i], e);
+	if (is_default) {
+		q.kind = QUOTA_USER;
+		q.id = want->users[i]->uid;
+	}
+	use_sum(want->host, &q, want->except, want->except_claim, used);
+	if (used[i] > q.limits[i] || want->add[i] > q.limits[i] - used[i])
+		return too_much(&q, is_default, i, used[i], want->add[i], e);
 	return 0;
 }
 
@@ -139,21 +165,24 @@ static int check_all(const struct request *want, struct err *e)
 	const struct quotas *table = &want->host->quotas;
 	int r = 0;
 
-	if (want->definer && table->unknown)
-		return err_set(e, -EDQUOT, ERR_QUOTA, "the quotas are not known: %s", table->unknown);
-	for (size_t i = 0; i < table->n && !r; i++) {
-		struct quota q = table->list[i];
-		bool is_default = q.kind == QUOTA_DEFAULT;
-
-		if (!quotas_bind(table, &q, want->definer))
-			continue;
-		if (is_default) {
-			q.kind = QUOTA_USER;
-			q.id = want->definer->uid;
-		}
-		r = check_one(want, &q, is_default, e);
-	}
+	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
+		if (want->users[i] && table->unknown)
+			return err_set(e, -EDQUOT, ERR_QUOTA, "the quotas are not known: %s", table->unknown);
+	for (size_t k = 0; k < table->n; k++)
+		for (unsigned i = 0; i < QUOTA_ITEM_COUNT && !r; i++)
+			if (want->add[i] && table->list[k].limits[i] != QUOTA_NO_LIMIT && quotas_bind(table, &table->list[k], want->users[i]))
+				r = check_item(want, &table->list[k], i, e);
 	return r;
+}
+
+/* Return a request for a VM of that definition, without amounts yet. */
+static struct request request_of(const struct vm_host *host, const struct definition *d)
+{
+	struct request want = { .host = host };
+
+	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
+		want.users[i] = item_user(d, i);
+	return want;
 }
 
 static void runs_add(struct request *want, const struct definition *d, size_t n)
@@ -166,7 +195,7 @@ static void runs_add(struct request *want, const struct definition *d, size_t n)
 int quota_check_new(const struct vm_host *host, const struct definition *def, const struct quota_new *what,
 	struct err *e)
 {
-	struct request want = { .host = host, .definer = def->rights };
+	struct request want = request_of(host, def);
 
 	new_add_use(what, want.add);
 	if (what->runs)
@@ -176,7 +205,7 @@ int quota_check_new(const struct vm_host *host, const struct definition *def, co
 
 int quota_check_more(const struct vm *vm, enum quota_item item, uint64_t more, struct err *e)
 {
-	struct request want = { .host = vm->host, .definer = vm->def->rights };
+	struct request want = request_of(vm->host, vm->def);
 
 	want.add[item] = more;
 	return check_all(&want, e);
@@ -213,10 +242,12 @@ int quota_claim_new(struct vm_host *host, const struct definition *def, const st
 
 int quota_claim_change(struct quota_claim *c, uint64_t image_bytes, uint64_t snapshots, struct err *e)
 {
-	struct request want = { .host = c->host, .definer = c->definer, .except_claim = c };
+	struct request want = { .host = c->host, .except_claim = c };
 	struct quota_new what = { .n = c->what.n, .image_bytes = image_bytes, .snapshots = snapshots };
 	int r;
 
+	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
+		want.users[i] = c->definer; /* no run is claimed */
 	new_add_use(&what, want.add);
 	r = check_all(&want, e);
 	if (!r)
@@ -265,10 +296,11 @@ static bool only_continues(const struct vm *vm)
 
 static int start_check(const struct vm *vm, struct err *e)
 {
-	struct request want = { .host = vm->host, .definer = vm->def->rights, .except = vm };
+	struct request want = request_of(vm->host, vm->def);
 
 	if (only_continues(vm))
 		return 0;
+	want.except = vm;
 	runs_add(&want, vm->def, 1);
 	return check_all(&want, e);
 }

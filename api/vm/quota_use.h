@@ -1,7 +1,8 @@
 /* quota_use: what the VMs of a user or group take, and whether their quotas (api/access/quotas.h) leave room for more.
- * A VM counts for its definer. The numbers come from the registry each time, so work that failed or was cancelled
- * leaves no charge, and each daemon counts the same. A job that makes VMs claims their room first, so that jobs that
- * run at once share the quota.
+ * A VM counts for its definer. If another user than root has changed its memory or vCPUs since, these count for that
+ * user (authors.h). The numbers come from the registry each time, so work that failed or was cancelled leaves no
+ * charge, and each daemon counts the same. A job that makes VMs claims their room first, so that jobs that run at once
+ * share the quota.
  *
  * Disk: a VM counts with the images that a clone, a fork or an import made for it, as large as they were then, and with
  * what a pull copies. Quotas of the file system limit images that a user brings and later writes of guests, because the

@@ -319,6 +319,23 @@ def test_larger_definition_counts_from_the_next_start(host):
     assert "needs 64 MiB more" in host.cairn("start", "a", ok=6).stderr
 
 
+@pytest.mark.parametrize("limit, change, kept", [("--memory", {"memory": "64M"}, "memory"), ("--vcpus", {"vcpus": 3}, "vcpus")])
+def test_owner_of_roots_vm_raises_it_within_his_own_quota(host, limit, change, kept):
+    """Also after a restart of the daemon. What root has chosen counts for nobody."""
+    for name in "ab":
+        host.define(name, memory="32M")
+    host.cairn("quota", "--user", "nobody", limit, {"memory": "100M", "vcpus": "5"}[kept])
+    assert define(host, "a", **change) == define(host, "b", **change) == ""
+    host.cairn("start", "a")
+    assert used(host) == takes(**{kept: {"memory": 64 << 20, "vcpus": 3}[kept]})
+    assert "user 65534 has a quota of" in host.cairn("start", "b", ok=6).stderr
+    host.stop()
+    host.start()
+    assert "user 65534 has a quota of" in host.cairn("start", "b", ok=6).stderr
+    host.define("b", memory="96M", vcpus=4)
+    host.cairn("start", "b")
+
+
 def test_smaller_definition_frees_no_memory_of_the_run(host):
     """Also not with another daemon, which does not know the definition that the run began with."""
     define(host, "a", memory="64M")
