@@ -1,4 +1,5 @@
 #include "base/utf8.h"
+#include "base/util.h"
 
 #include <string.h>
 
@@ -22,13 +23,55 @@ uint32_t utf8_next(const unsigned char *s, size_t left, size_t *len)
 	return c;
 }
 
+struct range {
+	uint32_t first, last;
+};
+
+static bool is_in(uint32_t c, const struct range *list, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (c >= list[i].first && c <= list[i].last)
+			return true;
+	return false;
+}
+
+bool utf8_is_control(uint32_t c)
+{
+	/* UAX #9, table 4, and the separators of lines and paragraphs. */
+	static const struct range controls[] = { { 0, 0x1f }, { 0x7f, 0x9f }, { 0x61c, 0x61c }, { 0x200e, 0x200f }, { 0x2028, 0x202e },
+		{ 0x2066, 0x2069 } };
+
+	return is_in(c, controls, ARRAY_SIZE(controls));
+}
+
 /* Whether the code point at s is valid and no control character. Sets *len to its bytes. */
 static bool is_clean(const unsigned char *s, size_t left, size_t *len)
 {
 	*len = 1;
 	if (*s < 0x80)
 		return *s >= 0x20 && *s != 0x7f;
-	return utf8_next(s, left, len) >= 0xa0 && *len > 1;
+	return !utf8_is_control(utf8_next(s, left, len)) && *len > 1;
+}
+
+bool utf8_is_plain_name(const char *s)
+{
+	/* Unicode's Default_Ignorable_Code_Point and White_Space, without U+0020 and control characters; also U+FFF9 to
+	 * U+FFFB. */
+	static const struct range invisible[] = { { 0xa0, 0xa0 }, { 0xad, 0xad }, { 0x34f, 0x34f }, { 0x115f, 0x1160 }, { 0x1680, 0x1680 },
+		{ 0x17b4, 0x17b5 }, { 0x180b, 0x180f }, { 0x2000, 0x200d }, { 0x202f, 0x202f }, { 0x205f, 0x206f }, { 0x3000, 0x3000 },
+		{ 0x3164, 0x3164 }, { 0xfe00, 0xfe0f }, { 0xfeff, 0xfeff }, { 0xffa0, 0xffa0 }, { 0xfff0, 0xfffb },
+		{ 0x1bca0, 0x1bca3 }, { 0x1d173, 0x1d17a }, { 0xe0000, 0xe0fff } };
+	size_t len = strlen(s);
+	const unsigned char *p = (const unsigned char *)s;
+
+	if (!utf8_is_clean(s) || s[0] == ' ' || (len && s[len - 1] == ' '))
+		return false;
+	for (size_t n; len; p += n, len -= n) {
+		n = 1;
+		if (*p >= 0x80 && is_in(utf8_next(p, len, &n), invisible, ARRAY_SIZE(invisible)))
+			return false;
+	}
+	return true;
 }
 
 bool utf8_is_clean(const char *s)
@@ -47,6 +90,7 @@ static bool stream_begin(struct utf8_stream *s, unsigned char c)
 	s->least = c == 0xc2 || c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80; /* C2: no control characters; else nothing overlong */
 	s->most = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf; /* no surrogates, nothing above U+10FFFF */
 	s->left = c < 0xc2 || c > 0xf4 ? 0 : c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
+	s->code = c & (0x3fu >> s->left);
 	return s->left;
 }
 
@@ -58,7 +102,9 @@ void utf8_stream_clean(struct utf8_stream *s, char *data, size_t n, const char *
 		unsigned char c = (unsigned char)data[i];
 
 		if (s->left && c >= s->least && c <= s->most) {
-			*s = (struct utf8_stream){ (uint8_t)(s->left - 1), 0x80, 0xbf };
+			*s = (struct utf8_stream){ (uint8_t)(s->left - 1), 0x80, 0xbf, s->code << 6 | (c & 0x3f) };
+			if (!s->left && utf8_is_control(s->code))
+				memset(data + from, '?', i + 1 - from);
 			continue;
 		}
 		if (s->left)

@@ -10,9 +10,14 @@
  * used. A malformed sequence gives U+FFFD and a length of 1. */
 uint32_t utf8_next(const unsigned char *s, size_t left, size_t *len);
 
-/* Whether s is valid and has no control character: those below U+0020 and those from U+007F to U+009F. A terminal
- * obeys all of them. */
+/* Whether a code point is a control character: below U+0020, from U+007F to U+009F, one that sets the direction of
+ * text, or a separator of lines or paragraphs (U+2028, U+2029). A terminal obeys all of them. */
+bool utf8_is_control(uint32_t c);
+/* Whether s is valid and has no control character. */
 bool utf8_is_clean(const char *s);
+/* Whether s is clean, has no other invisible characters and no spaces but U+0020 between others. So two names that look
+ * alike differ in visible characters. */
+bool utf8_is_plain_name(const char *s);
 /* Replace each invalid byte and each control character by '?', in place. Texts from a VM's process are
  * untrusted, and they end up in files and on terminals. */
 void utf8_clean(char *s);
@@ -21,6 +26,7 @@ void utf8_clean(char *s);
 struct utf8_stream {
 	uint8_t left;	     /* bytes that the last character lacks */
 	uint8_t least, most; /* of these, the range of the next one */
+	uint32_t code;	     /* the code point, from the bytes so far */
 };
 /* Clean the next n bytes, except control characters in `keep` (of those below U+0080). A character that is not complete
  * at the end of a piece stays as it is: a terminal that expects UTF-8 takes no part of it for a control character. */

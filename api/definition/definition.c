@@ -68,6 +68,8 @@ int definition_check_name(const char *name, struct err *e)
 
 	if (!r && !utf8_is_clean(name))
 		r = err_set(e, -EINVAL, ERR_INVALID, "must not have control characters");
+	if (!r && !utf8_is_plain_name(name))
+		r = err_set(e, -EINVAL, ERR_INVALID, "must not have invisible characters, or begin or end with a space");
 	return r;
 }
 

@@ -29,7 +29,7 @@ static void path_escape(const char *path, char *buf)
 			c = utf8_next(s, strlen((const char *)s), &len);
 		if (*s == '\\')
 			buf += sprintf(buf, "\\\\");
-		else if (*s < 0x20 || *s == 0x7f || (*s >= 0x80 && len == 1) || (c >= 0x80 && c < 0xa0))
+		else if (utf8_is_control(c) || (*s >= 0x80 && len == 1))
 			for (size_t i = 0; i < len; i++)
 				buf += sprintf(buf, "\\x%02x", s[i]);
 		else

@@ -1,24 +1,28 @@
 /* Print JSON as qemu-img does. */
+#include "base/utf8.h"
 #include "img.h"
 
 #include <json-c/json.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 
-/* Print a text of JSON. Escape the control characters that json-c leaves: a terminal obeys DEL and those from U+0080 to
- * U+009F, too, and names in images are whatever somebody has written there. */
+/* Print a text of JSON. Escape the control characters that json-c leaves: names in images are whatever somebody has
+ * written there. */
 static void text_print(const char *s)
 {
-	for (; *s; s++) {
-		const unsigned char *c = (const unsigned char *)s;
+	for (size_t left = strlen(s), n; left; s += n, left -= n) {
+		uint32_t c = (unsigned char)*s;
 
-		if (*s == '\t') /* a tab within a string is escaped */
+		n = 1;
+		if (c >= 0x80)
+			c = utf8_next((const unsigned char *)s, left, &n);
+		if (c == '\t') /* a tab within a string is escaped */
 			fputs("    ", stdout);
-		else if (*c == 0x7f)
-			fputs("\\u007f", stdout);
-		else if (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0)
-			printf("\\u%04x", (unsigned)*(const unsigned char *)++s);
+		else if (c >= 0x7f && utf8_is_control(c))
+			printf("\\u%04x", (unsigned)c);
 		else
-			putchar(*s);
+			fwrite(s, n, 1, stdout);
 	}
 }
 

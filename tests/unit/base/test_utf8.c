@@ -30,12 +30,39 @@ static void test_only_control_characters_and_invalid_bytes_are_unclean(void **st
 			text[0] = (char)(0xc0 | c >> 6);
 			text[1] = (char)(0x80 | (c & 0x3f));
 		}
-		assert_int_equal(utf8_is_clean(text), c >= 0x20 && (c < 0x7f || c >= 0xa0));
+		assert_int_equal(utf8_is_clean(text), c >= 0x20 && (c < 0x7f || c >= 0xa0) && c != 0x61c);
 	}
 	assert_true(utf8_is_clean(""));
 	assert_true(utf8_is_clean("\xe2\x82\xac \xf0\x9f\x98\x80"));
 	assert_false(utf8_is_clean("a\x9b"));
 	assert_false(utf8_is_clean("a\xe2\x82"));
+}
+
+/* A name in which the end is shown from right to left. */
+#define DECEIVES "web\xe2\x80\xae" "1"
+
+static void test_characters_that_set_the_direction_are_controls(void **state)
+{
+	char text[] = DECEIVES "\xe2\x81\xa6 \xd7\xa9\xe2\x80\x8f \xe2\x80\xa8";
+
+	(void)state;
+	assert_false(utf8_is_clean(DECEIVES));
+	utf8_clean(text);
+	assert_string_equal(text, "web???1??? \xd7\xa9??? ???");
+	assert_true(utf8_is_clean("\xe2\x80\x8b\xe2\x80\x90\xe2\x80\xaf")); /* a space without width, a hyphen, a narrow space */
+}
+
+static void test_names_that_look_alike_are_not_plain(void **state)
+{
+	static const char *const plain[] = { "web1", "a b", "\xc3\xa4", "\xd7\xa9", "\xf0\x9f\x98\x80", "" };
+	static const char *const others[] = { DECEIVES, " web1", "web1 ", "web\xe2\x80\x8b" "1", "web\xc2\xad" "1", "a\xc2\xa0" "b", "web1\xef\xb8\x8f",
+		"\xf3\xa0\x80\x81", "\xe3\x85\xa4", "web1\x1b" };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(plain) / sizeof(*plain); i++)
+		assert_true(utf8_is_plain_name(plain[i]));
+	for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
+		assert_false(utf8_is_plain_name(others[i]));
 }
 
 /* Clean a text in two pieces, which end at `at`. */
@@ -57,6 +84,7 @@ static void test_streams_are_sanitized(void **state)
 	static const char text[] = "a\t\n\xc3\xa4 \xf0\x9f\x98\x80 \xe2\x9b\x84|\xc2\x9b \x9b \xe0\x82\x9b \x1b\r\x7f \xed\xa0\x80 \xf4\x90\x80\x80";
 
 	(void)state;
+	stream_check(DECEIVES, "web???1", 0);
 	stream_check(text, "a\t\n\xc3\xa4 \xf0\x9f\x98\x80 \xe2\x9b\x84|?? ? ??? ??? ??? ????", 0);
 }
 
@@ -94,6 +122,7 @@ static void test_pieces_may_end_anywhere(void **state)
 	stream_check("\xe2\x82\xac", "\xe2\x82\xac", 1);
 	stream_check("\xe2\x82\xac", "\xe2\x82\xac", 2);
 	stream_check("\xc2\x9b", "\xc2?", 1);
+	stream_check(DECEIVES, "web\xe2\x80?1", 5);
 }
 
 int main(void)
@@ -101,6 +130,8 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_strings_are_sanitized),
 		cmocka_unit_test(test_only_control_characters_and_invalid_bytes_are_unclean),
+		cmocka_unit_test(test_characters_that_set_the_direction_are_controls),
+		cmocka_unit_test(test_names_that_look_alike_are_not_plain),
 		cmocka_unit_test(test_streams_are_sanitized),
 		cmocka_unit_test(test_pieces_may_end_anywhere),
 	};

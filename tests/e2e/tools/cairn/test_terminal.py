@@ -12,12 +12,13 @@ import pytest
 from conftest import BUILD, QmpError
 
 ESC, C1 = "\x1b]0;owned\x07", "\x9b31m"
-TEXTS = [ESC, C1, "\x7f", "\n"]
+REVERSE = "\u202e"  # the text that follows runs from right to left
+TEXTS = [ESC, C1, "\x7f", "\n", REVERSE, "\u2028"]
 
 
 def controls(text):
     """The characters of a text that a terminal obeys, but for the ends of lines."""
-    return {c for c in text if c != "\n" and (ord(c) < 0x20 or 0x7f <= ord(c) < 0xa0)}
+    return {c for c in text if c != "\n" and (ord(c) < 0x20 or 0x7f <= ord(c) < 0xa0 or c in REVERSE + "\u2028")}
 
 
 def with_text(key, text):
@@ -39,7 +40,13 @@ def test_definition_with_control_characters_is_refused(fake, key):
             q.run("vm-define", definition=with_text(key, text))
     # A terminal shows these as they are, so only the files are missing.
     with pytest.raises(QmpError, match="NotFound: .*kernel"):
-        q.run("vm-define", definition=with_text(key, "\xa0\xe4\u20ac\U0001f600"))
+        q.run("vm-define", definition=with_text(key, "\xe4\u20ac\U0001f600"))
+
+
+def test_name_that_looks_like_another_one_is_refused(fake):
+    for name in ("web1\u200b", "we\xadb1", "web\xa01", "web1 ", " web1", "\ufeffweb1"):
+        with pytest.raises(QmpError, match="name: must not have invisible characters, or begin or end with a space"):
+            fake.qmp().run("vm-define", definition={**with_text("title", ""), "name": name})
 
 
 @pytest.fixture
@@ -50,7 +57,7 @@ def old(fake):
     fake.stop()
     path = fake.state / "vms/a/definition.json"
     o = json.loads(path.read_text())
-    o["title"], o["description"] = "t" + C1, "d\x85" + C1
+    o["title"], o["description"] = "t" + C1 + REVERSE, "d\x85" + C1 + REVERSE
     o["boot"]["kernel"] = str(fake.tmp / "k") + ESC + C1
     o["disks"][0]["path"] += ESC + C1
     path.write_text(json.dumps(o))
@@ -105,7 +112,7 @@ def test_archive_is_shown_without_control_characters(tmp_path):
                                   ["map"], ["check"], ["commit", "-f", "qcow2"]], ids=" ".join)
 def test_names_in_images_are_shown_without_control_characters(tmp_path, args):
     """An image names its snapshots, its backing file and that file's format: whatever its author has written there."""
-    image, name = tmp_path / "a.qcow2", "b" + ESC + C1
+    image, name = tmp_path / "a.qcow2", "b" + ESC + C1 + REVERSE
     base = tmp_path / "base".ljust(len(name.encode()), "_")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", base, "1M"], check=True)
     subprocess.run(["qemu-io", "-c", "write 0 64k", base], check=True, stdout=subprocess.DEVNULL)
