@@ -341,6 +341,7 @@ int main(int argc, char **argv)
 		return fd == -EPIPE ? 0 : VM_EXIT_HOST;
 	if (process_receive(&p, argv[1], fd, &e) < 0) {
 		fprintf(stderr, "cairn-vm: %s\n", e.msg);
+		loop_free(p.loop);
 		return VM_EXIT_CONFIG;
 	}
 	log_setup(&p);

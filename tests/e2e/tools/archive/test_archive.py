@@ -208,7 +208,7 @@ CALLS = {  # number on x86-64, arguments, what it has to end with
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_sandbox_forbids_other_calls_and_files(disks, name):
+def test_sandbox_forbids_other_calls_and_files(sandbox, disks, name):
     """As a user who has other files as well."""
     number, args, want = CALLS[name]
     archivelib.export("x.tar", {"name": "x"}, FILES).end()
