@@ -56,6 +56,7 @@ static const struct {
 	{ DIALECT_DAEMON, "vm-save", DUMP },
 	{ DIALECT_DAEMON, "vm-clone", CLONE },
 	{ DIALECT_DAEMON, "vm-fork", CLONE },
+	{ DIALECT_DAEMON, "group-clone", CLONE },
 	{ DIALECT_QEMU, "quit", DESTROY },
 	{ DIALECT_QEMU, "system_powerdown", SHUTDOWN },
 	{ DIALECT_QEMU, "system_reset", RESET },
@@ -102,6 +103,7 @@ static unsigned acts_of_monitor(const char *line)
 unsigned approval_acts_of(enum dialect d, const char *command, struct json_object *args)
 {
 	unsigned acts = 0;
+	const char *then;
 
 	if (d == DIALECT_QEMU && !strcmp(command, "human-monitor-command"))
 		return acts_of_monitor(js_get_str(args, "command-line"));
@@ -112,6 +114,12 @@ unsigned approval_acts_of(enum dialect d, const char *command, struct json_objec
 		return 0;
 	/* A deadline destroys the VM. */
 	if (!strcmp(command, "vm-shutdown") && (js_get(args, "then") || js_get(args, "timeout")))
+		acts |= DESTROY;
+	then = js_get_str_or(args, "then", "");
+	if (!strcmp(command, "vm-dump"))
+		acts |= !strcmp(then, "crash") ? DESTROY : !strcmp(then, "reset") ? RESET : 0;
+	/* The memory is lost. */
+	if (!strcmp(command, "snapshot-create") && js_get_bool(args, "halt", false) && js_get_bool(args, "disks-only", false))
 		acts |= DESTROY;
 	return acts;
 }

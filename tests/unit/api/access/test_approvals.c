@@ -38,6 +38,12 @@ static void test_commands_are_acts_in_both_dialects(void **state)
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-shutdown", "{}"), shutdown);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-shutdown", "{\"timeout\": 1}"), shutdown | destroy);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-start", "{}"), 0);
+	assert_int_equal(acts_of(DIALECT_DAEMON, "group-clone", "{}"), approval_act_bit("clone"));
+	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-dump", "{}"), approval_act_bit("dump"));
+	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-dump", "{\"then\": \"crash\"}"), approval_act_bit("dump") | destroy);
+	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-dump", "{\"then\": \"reset\"}"), approval_act_bit("dump") | approval_act_bit("reset"));
+	assert_int_equal(acts_of(DIALECT_DAEMON, "snapshot-create", "{\"halt\": true}"), 0);
+	assert_int_equal(acts_of(DIALECT_DAEMON, "snapshot-create", "{\"halt\": true, \"disks-only\": true}"), destroy);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "snapshot-delete", "{\"dry-run\": true}"), 0);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "snapshot-delete", "{\"dry-run\": false}"), approval_act_bit("snapshot-delete"));
 	assert_int_equal(acts_of(DIALECT_QEMU, "snapshot-delete", "{}"), approval_act_bit("snapshot-delete"));
