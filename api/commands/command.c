@@ -354,12 +354,18 @@ static void tell_denial(struct call *c)
 	c->untold = !denial_log_tell(c->context->denials, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
 }
 
+/* call_role_for(). A client's role for all VMs is looked up when permissions change. */
+static enum role role_look_up(const struct call *c, const uint8_t *uuid)
+{
+	return c->conn ? conn_role_for(c->conn, uuid) : server_role(c->host->server, &c->who, uuid);
+}
+
 /* Check the role before the arguments and the VM, so that a client without rights does not learn which VMs exist. */
 static int check_role(struct call *c, struct err *e)
 {
 	const struct vm *vm = vm_concerned(c);
 	const uint8_t *uuid = vm ? vm->def->uuid : job_concerned(c);
-	enum role role = c->conn ? conn_role_for(c->conn, uuid) : server_role(c->host->server, &c->who, uuid), needed = role_needed(c);
+	enum role role = call_role_for(c, uuid), needed = role_needed(c);
 
 	if (vm) {
 		c->concerns = true;
@@ -475,6 +481,7 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	c->context = context;
 	c->reply = call_reply;
 	c->check_role = check_role_again;
+	c->role_for = role_look_up;
 	c->conn = conn;
 	c->dialect = conn ? conn_dialect(conn) : DIALECT_DAEMON;
 	c->vm = vm_of_socket(c);

@@ -14,7 +14,6 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_process.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -349,7 +348,7 @@ static void vms_pick(struct advise *x, const char *after)
 
 	x->uuids = must_alloc(calloc(PAGE_VMS, sizeof(*x->uuids)));
 	for (; i < host->nvms && x->n < PAGE_VMS; i++)
-		if (conn_role_for(x->call->conn, host->vms[i]->def->uuid) >= ROLE_VIEWER)
+		if (call_role_for(x->call, host->vms[i]->def->uuid) >= ROLE_VIEWER)
 			memcpy(x->uuids[x->n++], host->vms[i]->def->uuid, 16);
 	x->more = i < host->nvms;
 }
@@ -358,7 +357,7 @@ static int vm_pick(struct advise *x, const char *name, struct err *e)
 {
 	struct vm *vm = vm_find(x->call->host, name);
 
-	if (!vm || conn_role_for(x->call->conn, vm->def->uuid) < ROLE_VIEWER)
+	if (!vm || call_role_for(x->call, vm->def->uuid) < ROLE_VIEWER)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s'. Next: cairn list --all", name);
 	x->uuids = must_alloc(calloc(1, sizeof(*x->uuids)));
 	memcpy(x->uuids[x->n++], vm->def->uuid, 16);
@@ -384,7 +383,7 @@ void command_advise(struct call *c)
 	if (!name)
 		vms_pick(x, after ? after : "");
 	x->list = json_object_new_array();
-	if (!name && !after && conn_role(c->conn) >= ROLE_VIEWER) {
+	if (!name && !after && call_role_for(c, NULL) >= ROLE_VIEWER) {
 		host_append(x);
 		pools_append(x);
 	}

@@ -7,7 +7,6 @@
 #include "api/jobs/export.h"
 #include "api/jobs/import.h"
 #include "api/jobs/job.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -50,7 +49,6 @@ static int increments_check(struct json_object *list, struct err *e)
 /* Read the arguments of vm-import. *ret_rights: the caller frees it with free(). */
 static int import_opts_take(struct call *c, struct import_opts *opts, struct rights **ret_rights, struct err *e)
 {
-	struct peer who = conn_peer(c->conn);
 
 	opts->folder = js_get_str(c->args, "folder");
 	opts->name = js_get_str(c->args, "name");
@@ -69,7 +67,7 @@ static int import_opts_take(struct call *c, struct import_opts *opts, struct rig
 		return err_set(e, -EINVAL, ERR_INVALID, "max-bytes: must be 1 or more");
 	if (increments_check(opts->increments, e) < 0)
 		return -EINVAL;
-	return rights_of_peer(&who, ret_rights, e);
+	return rights_of_peer(&c->who, ret_rights, e);
 }
 
 void command_vm_import(struct call *c)

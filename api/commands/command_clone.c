@@ -9,7 +9,6 @@
 #include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -28,7 +27,7 @@ static int source_check(struct call *c, struct err *e)
 	const struct vm *vm = c->vm;
 
 	/* A user whose role is limited to this VM may not create others. */
-	if (conn_role(c->conn) < ROLE_ADMIN)
+	if (call_role_for(c, NULL) < ROLE_ADMIN)
 		return err_set(e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs");
 	if (vm_state_is_active(vm->state))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
@@ -50,8 +49,7 @@ static int files_check(const struct call *c, struct err *e)
 {
 	CLEANUP_FREE struct rights *mine = NULL;
 	const struct rights *theirs;
-	struct peer who = conn_peer(c->conn);
-	int r = js_get(c->args, "files") ? rights_of_peer(&who, &mine, e) : 0;
+	int r = js_get(c->args, "files") ? rights_of_peer(&c->who, &mine, e) : 0;
 
 	if (!r && mine)
 		r = authors_of_disks(c->vm->def, &theirs, e);

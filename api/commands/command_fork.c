@@ -8,7 +8,6 @@
 #include "api/jobs/job.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -87,7 +86,7 @@ void command_vm_fork(struct call *c)
 	int r = 0;
 
 	/* The owner of one VM may not create others. */
-	if (conn_role(c->conn) < ROLE_ADMIN)
+	if (call_role_for(c, NULL) < ROLE_ADMIN)
 		r = err_set(&e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs");
 	if (!r)
 		r = opts_take(c, &opts, &e);

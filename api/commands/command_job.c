@@ -3,7 +3,6 @@
 #include "api/jobs/job.h"
 #include "api/jobs/job_wait.h"
 #include "api/vm/vm_host.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -25,7 +24,7 @@ void command_query_jobs(struct call *c)
 	for (j = j ? j->next : after ? NULL : c->host->jobs; j; j = j->next) {
 		struct json_object *o;
 
-		if ((id && strcmp(id, j->id)) || conn_role_for(c->conn, job_vm_uuid(j)) < ROLE_VIEWER)
+		if ((id && strcmp(id, j->id)) || call_role_for(c, job_vm_uuid(j)) < ROLE_VIEWER)
 			continue;
 		o = job_to_json(j);
 		bytes += js_line_bytes(o);

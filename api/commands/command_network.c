@@ -8,7 +8,6 @@
 #include "api/net/network_ports.h"
 #include "api/net/network_wait.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -356,7 +355,7 @@ void command_net_list(struct call *c)
 	const char *after = js_get_str_or(c->args, "after", "");
 	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
 	CLEANUP_FREE struct rights *rights = must_alloc(rights_of_ids(&c->who));
-	bool sees_all = conn_role(c->conn) >= ROLE_VIEWER;
+	bool sees_all = call_role_for(c, NULL) >= ROLE_VIEWER;
 	struct network *n;
 
 	for (size_t i = 0; (n = network_at(c->host, i)); i++) {

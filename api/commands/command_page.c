@@ -1,7 +1,6 @@
 /* Answers in pages: rows that several VMs have, such as their schedules. */
 #include "api/commands/command.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 
@@ -9,7 +8,7 @@
 
 static bool may_see(const struct call *c, const struct vm *vm)
 {
-	return conn_role_for(c->conn, vm->def->uuid) >= ROLE_VIEWER;
+	return call_role_for(c, vm->def->uuid) >= ROLE_VIEWER;
 }
 
 bool command_vm_found(struct call *c, const struct vm **ret)

@@ -180,8 +180,8 @@ void command_query_permissions(struct call *c)
 /* Whether the client may see the entry: an admin sees all, an owner those for the VM, and a user the user's own. */
 static bool review_may_show(const struct call *c, const struct permission *e)
 {
-	return conn_role(c->conn) >= ROLE_ADMIN || permission_is_about(e, &c->who) ||
-		(e->vm && uuid_is_set(e->uuid) && conn_role_for(c->conn, e->uuid) >= ROLE_ADMIN);
+	return call_role_for(c, NULL) >= ROLE_ADMIN || permission_is_about(e, &c->who) ||
+		(e->vm && uuid_is_set(e->uuid) && call_role_for(c, e->uuid) >= ROLE_ADMIN);
 }
 
 /* Append the role of the socket's group, which has no entry. */
@@ -190,7 +190,7 @@ static void review_add_operators(const struct call *c, struct json_object *list)
 	gid_t operators = server_operators(c->host->server);
 	struct json_object *o;
 
-	if (operators == (gid_t)-1 || (conn_role(c->conn) < ROLE_ADMIN && !peer_is_in_group(&c->who, operators)))
+	if (operators == (gid_t)-1 || (call_role_for(c, NULL) < ROLE_ADMIN && !peer_is_in_group(&c->who, operators)))
 		return;
 	o = json_object_new_object();
 	js_put_int(o, "group", operators);

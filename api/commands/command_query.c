@@ -294,7 +294,7 @@ static void unloaded_put(void *opaque, const char *name, const char *sentence)
 	struct json_object *o;
 
 	/* The VM may have been defined again since its definition was found damaged. */
-	if (vm_find(u->call->host, name) || conn_role(u->call->conn) < ROLE_VIEWER || u->bytes > LIST_BYTES / 4)
+	if (vm_find(u->call->host, name) || call_role_for(u->call, NULL) < ROLE_VIEWER || u->bytes > LIST_BYTES / 4)
 		return;
 	o = json_object_new_object();
 	js_put_str(o, "name", name);
@@ -337,7 +337,7 @@ void command_vm_list(struct call *c)
 		bytes = put_unloaded(o, c);
 	jw_array(&vms, NULL);
 	for (; i < host->nvms && limit && bytes < LIST_BYTES; i++) {
-		if (conn_role_for(c->conn, host->vms[i]->def->uuid) < ROLE_VIEWER)
+		if (call_role_for(c, host->vms[i]->def->uuid) < ROLE_VIEWER)
 			continue;
 		jw_object(&vms, NULL);
 		put_identity(&vms, host->vms[i], brief);

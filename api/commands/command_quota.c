@@ -4,7 +4,6 @@
 #include "api/commands/command.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/util.h"
@@ -99,11 +98,10 @@ struct listing {
 /* Whether the client may see what that user or group takes. */
 static bool sees(const struct call *c, const struct quota *q)
 {
-	struct peer who = conn_peer(c->conn);
 
-	if (conn_role(c->conn) >= ROLE_ADMIN || q->kind == QUOTA_DEFAULT)
+	if (call_role_for(c, NULL) >= ROLE_ADMIN || q->kind == QUOTA_DEFAULT)
 		return true;
-	return q->kind == QUOTA_USER ? q->id == who.uid : peer_is_in_group(&who, q->id);
+	return q->kind == QUOTA_USER ? q->id == c->who.uid : peer_is_in_group(&c->who, q->id);
 }
 
 /* limits: those in effect. is_default: they are those of the default. */

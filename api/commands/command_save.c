@@ -10,7 +10,6 @@
 #include "api/store/store.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -179,7 +178,6 @@ static void restore_defined(void *opaque, int r, const struct vm_defined *what, 
 static int restore_find(struct call *c, struct vm **ret_vm, struct definition **ret_def, struct err *e)
 {
 	struct definition *def CLEANUP(definition_free_p) = NULL;
-	struct peer who = conn_peer(c->conn);
 	int r = definition_parse(js_get(c->args, "definition"), NULL, &def, e);
 
 	if (r < 0)
@@ -189,10 +187,10 @@ static int restore_find(struct call *c, struct vm **ret_vm, struct definition **
 	*ret_vm = vm_find_uuid(c->host, def->uuid);
 	if (*ret_vm)
 		return existing_check(*ret_vm, def, e);
-	if (conn_role(c->conn) < ROLE_ADMIN)
+	if (call_role_for(c, NULL) < ROLE_ADMIN)
 		return err_set(e, -EPERM, ERR_PERMISSION,
 			"the VM of the saved state is not defined here, and defining a VM requires the role admin");
-	r = rights_of_peer(&who, &def->rights, e);
+	r = rights_of_peer(&c->who, &def->rights, e);
 	if (!r)
 		r = quota_check_new(c->host, def, &(struct quota_new){ .n = 1, .runs = true }, e);
 	if (!r)

@@ -10,7 +10,6 @@
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 
@@ -172,7 +171,7 @@ static int group_find(struct call *c, const char *name, struct vm **ret_vm, stru
 
 	if (!name)
 		return err_set(e, -EINVAL, ERR_INVALID, "vms: must be a list of names");
-	if ((c->conn ? conn_role_for(c->conn, uuid) : server_role(c->host->server, &c->who, uuid)) < c->command->role)
+	if (call_role_for(c, uuid) < c->command->role)
 		return err_set(e, -EPERM, ERR_PERMISSION, "%s requires the role %s for VM '%.100s'; an admin can change your role with cairn grant",
 			c->command->name, role_name(c->command->role), name);
 	if (!vm)

@@ -5,7 +5,6 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_figures.h"
 #include "api/vm/vm_process.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "api/wire/json_writer.h"
 #include "base/util.h"
@@ -102,7 +101,7 @@ static void page_pick(struct stats_page *p, const char *after)
 	for (; i < host->nvms && p->n < STATS_VMS && bytes < STATS_BYTES; i++) {
 		struct vm *vm = host->vms[i];
 
-		if (conn_role_for(p->call->conn, vm->def->uuid) < ROLE_VIEWER)
+		if (call_role_for(p->call, vm->def->uuid) < ROLE_VIEWER)
 			continue;
 		bytes += row_bytes(vm);
 		p->rows[p->n++] = (struct stats_row){ .page = p, .vm = vm };

@@ -16,7 +16,6 @@
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -52,7 +51,7 @@ static struct json_object *warnings_of(const struct call *c, const struct vm_def
 	struct json_object *list = json_object_new_array();
 
 	/* Other users do not learn which networks exist. */
-	if (c->conn && conn_role(c->conn) >= ROLE_VIEWER)
+	if (call_role_for(c, NULL) >= ROLE_VIEWER)
 		networks_warn(what->def, c->host, list);
 	if (what->outdates)
 		json_object_array_add(list, json_object_new_string(
@@ -87,7 +86,6 @@ static int definition_of(struct call *c, struct definition **ret, struct err *e)
 {
 	struct definition *def CLEANUP(definition_free_p) = NULL;
 	const char *folder = js_get_str(c->args, "folder");
-	struct peer who = conn_peer(c->conn);
 	const struct vm *old;
 	int r = 0;
 
@@ -99,7 +97,7 @@ static int definition_of(struct call *c, struct definition **ret, struct err *e)
 	if (!r)
 		r = uefi_choose(uefi_folders, def, old ? old->def : NULL, e);
 	if (!r)
-		r = rights_of_peer(&who, &def->rights, e);
+		r = rights_of_peer(&c->who, &def->rights, e);
 	if (!r)
 		*ret = STEAL_PTR(def);
 	return r;
@@ -109,7 +107,7 @@ void command_vm_define(struct call *c)
 {
 	struct definition *def;
 	enum vm_define_mode mode = js_get_bool(c->args, "validate-only", false) ? VM_VALIDATE :
-		conn_role(c->conn) < ROLE_ADMIN ? VM_REDEFINE : VM_DEFINE;
+		call_role_for(c, NULL) < ROLE_ADMIN ? VM_REDEFINE : VM_DEFINE;
 	struct err e;
 
 	if (definition_of(c, &def, &e) < 0)

@@ -3,7 +3,6 @@
 #include "api/schema/call.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm_host.h"
-#include "api/wire/conn.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -29,7 +28,7 @@ static void wait_answer(struct job_wait *w, struct vm_host *host)
 	if (!j) {
 		err_set(&e, -ENOENT, ERR_NOT_FOUND, "job %s was dismissed meanwhile", w->id);
 		call_fail(c, &e);
-	} else if (c->conn && conn_role_for(c->conn, job_vm_uuid(j)) < ROLE_VIEWER) {
+	} else if (call_role_for(c, job_vm_uuid(j)) < ROLE_VIEWER) {
 		err_set(&e, -EPERM, ERR_PERMISSION, "you have lost the role for the VM of job %s", w->id);
 		call_fail(c, &e);
 	} else {

@@ -11,7 +11,6 @@
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_interface.h"
 #include "api/vm/vm_process.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -96,7 +95,6 @@ static int plug_plan(struct plug *w, struct vm *vm, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm)), *only = NULL;
 	struct json_object *face = js_get(w->call->args, "interface"), *list = js_get_array(o, "interfaces");
-	struct peer who = conn_peer(w->call->conn);
 	int r;
 
 	if (!list) {
@@ -106,7 +104,7 @@ static int plug_plan(struct plug *w, struct vm *vm, struct err *e)
 	json_object_array_add(list, json_object_get(face));
 	r = definition_parse(o, NULL, &w->next, e);
 	if (!r)
-		r = rights_of_peer(&who, &w->next->rights, e);
+		r = rights_of_peer(&w->call->who, &w->next->rights, e);
 	if (!r)
 		r = identity_complete(w->host, w->next, vm, e);
 	if (r < 0)

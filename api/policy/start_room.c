@@ -10,7 +10,6 @@
 #include "api/store/pools.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_disk_free.h"
-#include "api/wire/conn.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
@@ -83,7 +82,7 @@ static uint64_t available_read(void)
 
 static bool sees(const struct call *c, const struct vm *vm)
 {
-	return vm && c->conn && conn_role_for(c->conn, vm->def->uuid) >= ROLE_VIEWER;
+	return vm && call_role_for(c, vm->def->uuid) >= ROLE_VIEWER;
 }
 
 /* The resources that VMs with a process use. */

@@ -189,8 +189,7 @@ static int begin_file(struct request *x, const char *path, struct err *e)
 {
 	struct client_file_spec s = { .run = file_open, .arg = x, .what = "opening the file", .done = file_opened,
 		.opaque = x };
-	struct peer who = conn_peer(x->call->conn);
-	int r = rights_of_peer(&who, &x->rights, e);
+	int r = rights_of_peer(&x->call->who, &x->rights, e);
 
 	if (r < 0)
 		return r;

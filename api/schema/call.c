@@ -38,6 +38,11 @@ void call_fail(struct call *c, const struct err *e)
 	call_fail_class(c, err_class_name(e->cls), e->msg);
 }
 
+enum role call_role_for(const struct call *c, const uint8_t *uuid)
+{
+	return c->role_for(c, uuid);
+}
+
 int call_check_role(const struct call *c, enum role role, const struct vm *vm, struct err *e)
 {
 	return c ? c->check_role(c, role, vm, e) : 0;

@@ -31,7 +31,9 @@ struct call {
 	void (*reply)(struct call *c, struct json_object *o, int fd);
 	/* See call_check_role(). Set by commands/command.c. */
 	int (*check_role)(const struct call *c, enum role role, const struct vm *vm, struct err *e);
-	struct conn *conn; /* NULL: the client has disconnected */
+	/* See call_role_for(). Set by commands/command.c. */
+	enum role (*role_for)(const struct call *c, const uint8_t *uuid);
+	struct conn *conn; /* NULL: the client has disconnected, or the daemon makes the call as a user */
 	struct account_call account; /* the user's, also after the client has disconnected */
 	enum dialect dialect;
 	const struct command *command;
@@ -63,6 +65,9 @@ struct call {
 	bool concerns;	 /* the command's role was checked for the VM with this uuid; else for all VMs */
 	uint8_t uuid[16];
 };
+
+/* Return the role that the call's user has now, with or without a connection. uuid: a VM's; NULL: for all VMs. */
+enum role call_role_for(const struct call *c, const uint8_t *uuid);
 
 /* Check the client's role again, right before an effect that comes after something that may have taken long: meanwhile
  * the role may have been revoked, or the VM's name given to another VM.

@@ -9,7 +9,6 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_disk_free.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -240,7 +239,6 @@ static int change_plan(struct disk_change *w, const struct vm *vm, struct err *e
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(vm));
 	struct json_object *disks = js_get_array(o, "disks");
 	const char *folder = js_get_str(w->call->args, "folder");
-	struct peer who = conn_peer(w->call->conn);
 	int n, r;
 
 	if (folder && *folder != '/')
@@ -252,7 +250,7 @@ static int change_plan(struct disk_change *w, const struct vm *vm, struct err *e
 	n = w->kind->plan(w->call, vm, disks, w->at, e);
 	r = n < 0 ? n : definition_parse(o, folder, &w->next, e);
 	if (!r)
-		r = rights_of_peer(&who, &w->next->rights, e);
+		r = rights_of_peer(&w->call->who, &w->next->rights, e);
 	if (r < 0)
 		return r;
 	authors_inherit(w->next, vm_live(vm));

@@ -11,7 +11,6 @@
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
 #include "api/vm/quota_use.h"
-#include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -363,7 +362,7 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 
 	*w = (struct define){ .host = host, .def = def, .mode = mode, .by = by, .was = was, .done = done, .opaque = opaque };
 	owners_take(w);
-	r = open_as_check(host->helpers, def, by ? conn_uid(by->conn) : 0, define_checked, w, &e);
+	r = open_as_check(host->helpers, def, by ? by->uid : 0, define_checked, w, &e);
 	if (r < 0)
 		define_finish(w, r, &e);
 }

@@ -332,6 +332,24 @@ def test_job_is_followed_to_its_end(disk):
     assert request(disk, n)["detail"]
 
 
+@pytest.mark.parametrize("command", ["vm-clone", "vm-fork"])
+def test_approved_clone_is_made(host, command):
+    """The daemon makes the call for the asker, who has disconnected."""
+    if command == "vm-clone":
+        host.cairn("destroy", "mine")
+    host.cairn("grant", "admin", "--user", "nobody")
+    host.cairn("approval-rule", "mine", "--acts", "clone")
+    n = asked(as_nobody(host, [command, {"vm": "mine", "name": "copy"}])[0])
+    host.cairn("approve", str(n))
+    host.cairn("requests", str(n), "--wait")
+    assert request(host, n)["state"] == "done" and host.kept("copy")
+    n = asked(as_nobody(host, [command, {"vm": "mine", "name": "copy2"}])[0])
+    host.cairn("revoke", "--user", "nobody")
+    host.cairn("approve", str(n))
+    until(lambda: request(host, n)["state"] == "failed")
+    assert "requires the role admin" in request(host, n)["detail"]
+
+
 def test_approved_undefine_removes_the_vm(host):
     host.cairn("grant", "owner", "mine", "--user", "nobody")
     host.cairn("grant", "owner", "mine", "--user", str(OTHER))
