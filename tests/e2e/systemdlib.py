@@ -7,8 +7,8 @@ import threading
 
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 PATH, INTERFACE, MEMBER, ERROR_NAME, REPLY, DESTINATION, SENDER, SIGNATURE = range(1, 9)
-ALIGN = {"y": 1, "b": 4, "n": 2, "q": 2, "i": 4, "u": 4, "x": 8, "t": 8, "d": 8, "s": 4, "o": 4, "g": 1, "a": 4, "(": 8, "{": 8, "v": 1}
-FIXED = {"y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d"}
+ALIGN = {"y": 1, "b": 4, "n": 2, "q": 2, "i": 4, "u": 4, "x": 8, "t": 8, "d": 8, "h": 4, "s": 4, "o": 4, "g": 1, "a": 4, "(": 8, "{": 8, "v": 1}
+FIXED = {"y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d", "h": "I"}
 
 
 def first_type(s):
@@ -148,13 +148,16 @@ class Bus:
     def answer(self, c, serial, sig="", *values):
         self.send(c, RETURN, {REPLY: ("u", serial), SENDER: ("s", "org.freedesktop.systemd1")}, sig, values)
 
-    def refuse(self, c, serial, why):
-        self.send(c, ERROR, {REPLY: ("u", serial), ERROR_NAME: ("s", "org.test.Error"), SENDER: ("s", "org.freedesktop.systemd1")}, "s", (why,))
+    def refuse(self, c, serial, why, name="org.test.Error"):
+        self.send(c, ERROR, {REPLY: ("u", serial), ERROR_NAME: ("s", name), SENDER: ("s", "org.freedesktop.systemd1")}, "s", (why,))
 
     def call(self, c, serial, keys, args):
         member = keys[MEMBER]
         if keys.get(DESTINATION) == "org.freedesktop.DBus":
             self.answer(c, serial, *(("s", ":1.1") if member == "Hello" else ()))
+            return
+        if member == "StartTransientUnit" and "PIDFDs" in dict(args[2]):  # of systemd 257, which then sends PIDs as earlier ones do
+            self.refuse(c, serial, "Unknown property", "org.freedesktop.DBus.Error.UnknownProperty")
             return
         self.calls.append((member, args))
         if member in self.hold:

@@ -16,9 +16,10 @@ pytestmark = [pytest.mark.usefixtures("kvm", "sandbox"),
               pytest.mark.skipif(os.geteuid() != 0, reason="only root's daemon asks for scopes"),
               pytest.mark.skipif(not shutil.which("systemd-run") or not shutil.which("busctl"), reason="no systemd-run or busctl")]
 
-# A host that systemd runs, as far as the daemon and systemd's clients can see. $1: the socket of its bus.
+# A host that systemd runs, as far as the daemon and systemd's clients can see. $1: the socket of its bus, and of
+# systemd itself, which systemd-run of Debian 13 needs.
 BOOTED = ["unshare", "-m", "sh", "-c", "mkdir -p /run/systemd /run/dbus && mount -t tmpfs none /run/systemd && mkdir /run/systemd/system && "
-          'mount -t tmpfs none /run/dbus && ln -s "$1" /run/dbus/system_bus_socket && shift && exec "$@"', "sh"]
+          'mount -t tmpfs none /run/dbus && ln -s "$1" /run/dbus/system_bus_socket && ln -s "$1" /run/systemd/private && shift && exec "$@"', "sh"]
 NO_SYSTEMD = ["unshare", "-m", "sh", "-c", 'mkdir -p /run/systemd && mount -t tmpfs none /run/systemd && exec "$@"', "sh"]
 
 
