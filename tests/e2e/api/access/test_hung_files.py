@@ -291,6 +291,7 @@ def test_hung_removal_of_images_does_not_block_the_daemon(hostile, uid):
 def test_hung_archive_of_an_import_does_not_block_the_daemon(hostile, uid, op):
     d, f = hostile
     d.cairn("grant", "admin", "--user", "nobody")
+    shutil.copy(os.path.join(BUILD, "cairn"), d.tmp)  # the build folder may be closed to others
     shutil.copy(f["kernel"], d.tmp / "kernel")
     d.define("source", boot={"kernel": str(d.tmp / "kernel")})
     d.cairn("export", "source", str(d.tmp / "a.tar"))
@@ -301,7 +302,7 @@ def test_hung_archive_of_an_import_does_not_block_the_daemon(hostile, uid, op):
     f.hang(op)
 
     def run(say):
-        r = subprocess.run([os.path.join(BUILD, "cairn"), "import", f["archive"], "--name", "copy", "--folder", str(folder)],
+        r = subprocess.run([d.tmp / "cairn", "import", f["archive"], "--name", "copy", "--folder", str(folder)],
                            env=d.env, capture_output=True, text=True)
         say([r.returncode, r.stderr])
     with as_user(run, uid=uid) as lines:
