@@ -267,8 +267,11 @@ def test_process_ends_with_its_stored_file(hostile):
     d, f = hostile
     store_file(d, f).run("closefd", fdname="x")
     until(lambda: not processes(d))
-    store_file(d, f)
+    q = store_file(d, f)
     assert processes(d)
+    q.close()
+    until(lambda: not processes(d))
+    q = store_file(d, f)  # stays connected
     d.cairn("destroy", "mine")
     d.cairn("undefine", "mine")
     until(lambda: not processes(d))
