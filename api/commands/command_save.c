@@ -4,6 +4,7 @@
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
+#include "api/definition/definition_fit.h"
 #include "api/jobs/job.h"
 #include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
@@ -147,7 +148,7 @@ static int existing_check(struct vm *vm, const struct definition *def, struct er
 		r = err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' has a managed save; drop the save first: cairn managedsave-remove %s",
 			vm->def->name, vm->def->name);
-	return r ? r : save_check_fits(def, vm->def, e);
+	return r ? r : definition_check_fits(def, vm->def, e);
 }
 
 static void restore_start(struct restore *w)

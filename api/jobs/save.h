@@ -10,7 +10,6 @@
 
 struct call;
 struct client_file;
-struct definition;
 struct err;
 struct job;
 struct store_work;
@@ -43,9 +42,5 @@ int save_managed_for(struct job *j, struct call *call, struct err *e);
 int save_drop_managed(struct vm *vm, struct store_work *w, struct err *e);
 /* Finish save_drop_managed(): release the VM, and unless r < 0, move it to "shut off". */
 void save_dropped(struct vm *vm, int r);
-
-/* Check whether a state saved with the definition `then` fits the definition `now`. Returns 0; -errno: the error names
- * the difference. */
-int save_check_fits(const struct definition *then, const struct definition *now, struct err *e);
 
 #endif
