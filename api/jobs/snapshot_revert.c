@@ -148,10 +148,6 @@ static void fresh_started(void *opaque, int r, const struct err *e)
 	struct snapshot_work *w = opaque;
 
 	if (r < 0) {
-		if (!w->vm->proc && w->vm->live) {
-			vm_live_forget(w->vm);
-			vm_save(w->vm);
-		}
 		job_fail(w->job, e);
 		return;
 	}
@@ -162,14 +158,9 @@ static void fresh_started(void *opaque, int r, const struct err *e)
 static void fresh_start(struct snapshot_work *w)
 {
 	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .paused = true, .for_revert = true,
-		.done = fresh_started, .opaque = w };
+		.definition = STEAL_PTR(w->definition), .done = fresh_started, .opaque = w };
 
 	vm_start(w->vm, &opts);
-}
-
-static void definition_stored(struct store_work *stored)
-{
-	fresh_start(container_of(stored, struct snapshot_work, stored));
 }
 
 static void off_revert(struct snapshot_work *w)
@@ -178,18 +169,10 @@ static void off_revert(struct snapshot_work *w)
 	w->before.value = w->vm->value;
 	memcpy(w->before.reason, w->vm->reason, sizeof(w->before.reason));
 	memcpy(w->before.detail, w->vm->detail, sizeof(w->before.detail));
-	if (!w->has_memory) {
-		images_revert(w);
-		return;
-	}
-	if (!w->definition) {
+	if (w->has_memory)
 		fresh_start(w);
-		return;
-	}
-	/* A daemon that adopts the process has to know its devices. */
-	vm_live_replace(w->vm, STEAL_PTR(w->definition));
-	w->stored = (struct store_work){ .loop = w->vm->host->loop, .done = definition_stored };
-	store_after(w->vm->host->store, &w->stored);
+	else
+		images_revert(w);
 }
 
 static void revert_stopped(struct vm *vm, void *opaque)

@@ -128,7 +128,7 @@ static struct forwards *forwards_get(struct vm *vm)
 static void sockets_hold(struct vm *vm, const int *fds, unsigned nfds)
 {
 	const struct definition_forward *all[CHANNEL_FDS_MAX];
-	unsigned n = forwards_of(vm->def, all);
+	unsigned n = forwards_of(vm_live(vm), all);
 	struct forwards *f = forwards_get(vm);
 
 	for (f->n = 0; f->n < MIN(n, nfds); f->n++) {
@@ -157,7 +157,7 @@ static bool socket_fits(const struct forwards *f, const struct definition *d)
 
 static bool forwards_are_held(const struct vm *vm)
 {
-	return vm->forwards && vm->forwards->n && socket_fits(vm->forwards, vm->def);
+	return vm->forwards && vm->forwards->n && socket_fits(vm->forwards, vm_live(vm));
 }
 
 /* ---- waking a VM ---- */
@@ -832,7 +832,7 @@ static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 		r = held_add(vm->forwards, c, e);
 	else if (!r && vm->forwards)
 		sockets_close(vm->forwards);
-	if (!r && !forwards_are_held(vm) && saved_when_idle(vm->def) && c->nforwards)
+	if (!r && !forwards_are_held(vm) && saved_when_idle(vm_live(vm)) && c->nforwards)
 		sockets_hold(vm, c->fds + c->nfds - c->nforwards, c->nforwards);
 	processes_forget(vm);
 	if (vm->forwards)

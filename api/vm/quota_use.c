@@ -290,18 +290,18 @@ void quota_snapshots_set(struct vm *vm, uint64_t n)
 /* Whether restart-process continues the VM with no more than it had: a quota that was lowered must not stop it. */
 static bool only_continues(const struct vm *vm)
 {
-	return vm_has(vm, VM_FACT_CONTINUES) && vm->def->ram_bytes <= vm->run_size.ram_bytes &&
-		definition_vcpus_max(vm->def) <= vm->run_size.vcpus;
+	return vm_has(vm, VM_FACT_CONTINUES) && vm_live(vm)->ram_bytes <= vm->run_size.ram_bytes &&
+		definition_vcpus_max(vm_live(vm)) <= vm->run_size.vcpus;
 }
 
 static int start_check(const struct vm *vm, struct err *e)
 {
-	struct request want = request_of(vm->host, vm->def);
+	struct request want = request_of(vm->host, vm_live(vm));
 
 	if (only_continues(vm))
 		return 0;
 	want.except = vm;
-	runs_add(&want, vm->def, 1);
+	runs_add(&want, vm_live(vm), 1);
 	return check_all(&want, e);
 }
 

@@ -339,7 +339,7 @@ static int scope_on_prepare(struct vm *vm, const struct config *c, void (*ready)
 	struct systemd_scope *s;
 
 	(void)c;
-	if (!vm->def->systemd_scope || vm->scope_tree) /* a start that had to wait again has its scope */
+	if (!vm_live(vm)->systemd_scope || vm->scope_tree) /* a start that had to wait again has its scope */
 		return 0;
 	scope_let_go(vm);
 	s = scope_new(vm);

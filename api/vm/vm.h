@@ -71,6 +71,7 @@ struct vm_start_opts {
 	uint32_t pins_readable; /* with forked: as in vm_config */
 	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
 	const char *woken_by; /* in words, what woke the VM, for the state's detail; borrowed. NULL or "": not known */
+	struct definition *definition; /* the VM runs with this one until it is off; taken. NULL: with its own */
 	/* Holds the saved state to resume, in place of state_fd; taken. NULL: none */
 	struct client_file *state_file;
 	int state_fd;	 /* saved state to resume; taken. -1: none; a managed save is used unless force_boot */
@@ -84,6 +85,7 @@ struct vm_start_op {
 	enum vm_operation_kind kind; /* VM_OP_NONE, or a VM_OP_START… */
 	struct vm_start_opts opts;
 	bool from_state;	 /* the VM resumes a saved state */
+	bool sets_live;		 /* the start has set vm->live, and waits until state.json has it */
 	bool holds_save;	 /* the start uses or drops the managed save, and renames it to SAVE_MANAGED_USED */
 	struct open_as *opener;	 /* set in VM_OP_START_OPENS; else NULL */
 	struct err *failed;	 /* the error of a failed start whose process has not ended; else NULL */

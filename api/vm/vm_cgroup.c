@@ -138,7 +138,7 @@ void vm_cgroup_place(struct vm *vm, bool limits_memory, bool keeps, struct cgrou
 	place_name(vm, ret->name);
 	if (!keeps)
 		vm->memory_kills = memory_kills(ret->tree, ret->name);
-	vm_cgroup_limits(vm->def, &ret->limits);
+	vm_cgroup_limits(vm_live(vm), &ret->limits);
 	if (!limits_memory)
 		ret->limits.memory_bytes = 0;
 }

@@ -63,7 +63,8 @@ static int disks_check_free(struct vm *vm, const struct config *c, struct err *e
 
 /* ---- the managed save ---- */
 
-/* A start that waits until the renaming of the managed save is on stable storage. */
+/* A start that waits until the renaming of the managed save, or the definition that the VM is to run with, is on stable
+ * storage. */
 struct start_hold {
 	struct store_work work;
 	struct vm *vm;
@@ -72,16 +73,29 @@ struct start_hold {
 
 static void start_held(struct store_work *work);
 
+static struct start_hold *hold_new(struct vm *vm, const struct config *c)
+{
+	struct start_hold *h = must_alloc(malloc(sizeof(*h)));
+
+	*h = (struct start_hold){ { .done = start_held, .loop = vm->host->loop }, vm, *c };
+	return h;
+}
+
+/* Wait for vm_live_replace(). c: taken. Returns 1: start_held() continues the start. */
+static int live_hold(struct vm *vm, const struct config *c)
+{
+	vm->start.kind = VM_OP_START_HOLDS;
+	store_after(vm->host->store, &hold_new(vm, c)->work);
+	return 1;
+}
+
 /* Rename the managed save to SAVE_MANAGED_USED before the VM resumes from it or boots without it. The guest then
  * changes its disks, so the state must not be used later, even after a crash of the daemon or the host.
  * Returns 1: c was taken, and start_held() continues the start; -errno. */
 static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 {
-	struct start_hold *h = must_alloc(calloc(1, sizeof(*h)));
-	int r;
-
-	*h = (struct start_hold){ { .done = start_held, .loop = vm->host->loop }, vm, *c };
-	r = store_rename_file(vm->host->store, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, STORE_WITH_WORK,
+	struct start_hold *h = hold_new(vm, c);
+	int r = store_rename_file(vm->host->store, vm->def->name, SAVE_MANAGED, SAVE_MANAGED_USED, STORE_WITH_WORK,
 		&h->work, e);
 	if (r < 0) {
 		free(h);
@@ -187,6 +201,8 @@ static void start_fail(struct vm *vm, const struct err *e)
 	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
 	managed_release(vm, false);
 	run_forget(vm);
+	if (vm->start.sets_live)
+		vm_live_forget(vm);
 	/* A VM that sleeps stays asleep, so that a client can wake it later. */
 	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", vm_sleeps(vm) ? "waking failed: " : "", e->msg);
 	if (!vm_sleeps(vm))
@@ -457,6 +473,8 @@ static int start_with(struct vm *vm, struct config *c, struct err *e)
 		r = state_add(vm, c, &hold, e);
 	if (!r && hold)
 		r = managed_hold(vm, c, e);
+	else if (!r && vm->start.sets_live)
+		r = live_hold(vm, c);
 	if (!r)
 		r = start_prepare(vm, c, e);
 	if (r <= 0)
@@ -626,7 +644,7 @@ static int check_room(const struct vm *vm, struct err *e)
 {
 	const struct vm_host *host = vm->host;
 	const struct daemon_limits *l = &host->paths->limits;
-	uint64_t bytes = vm->def->ram_bytes;
+	uint64_t own_bytes = vm_live(vm)->ram_bytes, bytes = own_bytes;
 	unsigned n = 0;
 
 	for (size_t i = 0; i < host->nvms && (l->running || l->memory_bytes); i++) {
@@ -643,7 +661,7 @@ static int check_room(const struct vm *vm, struct err *e)
 	if (l->memory_bytes && bytes > l->memory_bytes)
 		return err_set(e, -EBUSY, ERR_BUSY, "the VM needs %llu MiB; with it, the running VMs would have %llu "
 			"MiB, and cairnd has --max-memory %lluM; shut a VM down first",
-			(unsigned long long)vm->def->ram_bytes >> 20, (unsigned long long)bytes >> 20,
+			(unsigned long long)own_bytes >> 20, (unsigned long long)bytes >> 20,
 			(unsigned long long)l->memory_bytes >> 20);
 	return 0;
 }
@@ -666,10 +684,19 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 	bool waits = vm->offline || vm->operation.kind == VM_OP_SAVE_KEPT;
 	struct err e;
 	int r = opts->by_job ? 0 : vm_check_claim(vm, VM_CLAIM_START, "start it", &e);
+	bool sets_live = !r && opts->definition;
 
+	if (sets_live)
+		vm_live_replace(vm, opts->definition);
+	else
+		definition_free(opts->definition);
 	if (!r)
 		r = vm_start_check(vm, &e);
 	if (r < 0) {
+		if (sets_live) {
+			vm_live_forget(vm);
+			vm_save(vm);
+		}
 		if (opts->state_fd >= 0)
 			close(opts->state_fd);
 		client_file_free(opts->state_file);
@@ -678,6 +705,8 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 		return;
 	}
 	vm->start.opts = *opts;
+	vm->start.opts.definition = NULL;
+	vm->start.sets_live = sets_live;
 	vm_set(vm, VM_FACT_OFF_ASKED, false);
 	vm_notify(vm, start_asked, opts);
 	if (waits)
