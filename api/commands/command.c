@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -296,6 +297,15 @@ static const struct vm *vm_defined(const struct call *c)
 	return name ? vm_find_name(c->host, name) : NULL;
 }
 
+/* Return the VM that vm-restore would start. */
+static const struct vm *vm_restored(const struct call *c)
+{
+	const char *text = js_get_str(js_get(c->args, "definition"), "uuid");
+	uint8_t uuid[16];
+
+	return text && uuid_parse(text, uuid) == 0 ? vm_find_uuid(c->host, uuid) : NULL;
+}
+
 /* Return the VM on whose socket the call came; NULL: on the daemon's. */
 static struct vm *vm_of_socket(const struct call *c)
 {
@@ -311,6 +321,8 @@ static const struct vm *vm_concerned(const struct call *c)
 		return vm_of_socket(c);
 	if (c->command->flags & COMMAND_DEFINES)
 		return vm_defined(c);
+	if (c->command->flags & COMMAND_RESTORES)
+		return vm_restored(c);
 	return name && (c->command->flags & COMMAND_CONCERNS_VM) ? vm_find(c->host, name) : NULL;
 }
 

@@ -90,8 +90,10 @@ void command_vm_managed_save_remove(struct call *c)
 
 struct restore {
 	struct call *call;
-	struct vm *vm;
+	struct vm *vm; /* NULL: is not defined yet */
+	struct definition *def; /* to define the VM with, or to run it with until it is off; owned. NULL: none */
 	bool created; /* this restore defined the VM */
+	struct err differs; /* how the VM's definition differs from def */
 };
 
 static void vm_forget(struct vm *vm)
@@ -126,6 +128,9 @@ static void restore_done(void *opaque, int r, const struct err *e)
 		o = json_object_new_object();
 		js_put_str(o, "name", w->vm->def->name);
 		js_put_int(o, "id", w->vm->id);
+		js_put_bool(o, "created", w->created);
+		if (w->differs.msg[0])
+			js_put_str(o, "differs", w->differs.msg);
 		call_return(w->call, o);
 	}
 	free(w);
@@ -138,7 +143,7 @@ static int state_file_check(const struct client_file *file, struct err *e)
 	return 0;
 }
 
-static int existing_check(struct vm *vm, const struct definition *def, struct err *e)
+static int existing_check(struct vm *vm, struct err *e)
 {
 	int r = vm_check_claim(vm, VM_CLAIM_ALL, "restore it", e);
 
@@ -148,14 +153,14 @@ static int existing_check(struct vm *vm, const struct definition *def, struct er
 		r = err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' has a managed save; drop the save first: cairn managedsave-remove %s",
 			vm->def->name, vm->def->name);
-	return r ? r : definition_check_fits(def, vm->def, e);
+	return r;
 }
 
 static void restore_start(struct restore *w)
 {
 	struct call *c = w->call;
 	struct vm_start_opts opts = { .state_fd = -1, .state_file = STEAL_PTR(c->file),
-		.paused = js_get_bool(c->args, "paused", false),
+		.definition = STEAL_PTR(w->def), .paused = js_get_bool(c->args, "paused", false),
 		.eager = js_get_bool(c->args, "eager", false), .done = restore_done, .opaque = w };
 
 	vm_start(w->vm, &opts);
@@ -165,7 +170,16 @@ static void restore_defined(void *opaque, int r, const struct vm_defined *what, 
 {
 	struct restore *w = opaque;
 
+	struct err own;
+
+	if (!r && what->to_run) {
+		w->def = what->to_run;
+		r = what->vm ? existing_check(what->vm, &own) :
+			       err_set(&own, -ENOENT, ERR_NOT_FOUND, "another user has undefined VM '%s' meanwhile", w->def->name);
+		e = &own;
+	}
 	if (r < 0) {
+		definition_free(w->def);
 		call_fail(w->call, e);
 		free(w);
 		return;
@@ -175,33 +189,54 @@ static void restore_defined(void *opaque, int r, const struct vm_defined *what, 
 	restore_start(w);
 }
 
-/* Find the VM of the saved state, or return its definition (owned) to define first. */
-static int restore_find(struct call *c, struct vm **ret_vm, struct definition **ret_def, struct err *e)
+/* Prepare the definition of a VM that exists, but with another one. */
+static int other_prepare(struct restore *w, struct err *e)
 {
-	struct definition *def CLEANUP(definition_free_p) = NULL;
-	int r = definition_parse(js_get(c->args, "definition"), NULL, &def, e);
+	struct call *c = w->call;
 
-	if (r < 0)
-		return r;
-	if (!uuid_is_set(def->uuid))
-		return err_set(e, -EINVAL, ERR_INVALID, "uuid: is missing");
-	*ret_vm = vm_find_uuid(c->host, def->uuid);
-	if (*ret_vm)
-		return existing_check(*ret_vm, def, e);
+	if (call_role_for(c, w->vm->def->uuid) < ROLE_ADMIN)
+		return err_set(e, -EPERM, ERR_PERMISSION, "%s; to run the VM with the definition in the saved state requires the role owner",
+			w->differs.msg);
+	memcpy(w->def->name, w->vm->def->name, sizeof(w->def->name)); /* the VM may have been renamed */
+	return rights_of_peer(&c->who, &w->def->rights, e);
+}
+
+static int new_prepare(struct restore *w, struct err *e)
+{
+	struct call *c = w->call;
+	int r;
+
 	if (call_role_for(c, NULL) < ROLE_ADMIN)
 		return err_set(e, -EPERM, ERR_PERMISSION,
 			"the VM of the saved state is not defined here, and defining a VM requires the role admin");
-	r = rights_of_peer(&c->who, &def->rights, e);
-	if (!r)
-		r = quota_check_new(c->host, def, &(struct quota_new){ .n = 1, .runs = true }, e);
-	if (!r)
-		*ret_def = STEAL_PTR(def);
-	return r;
+	r = rights_of_peer(&c->who, &w->def->rights, e);
+	return r ? r : quota_check_new(c->host, w->def, &(struct quota_new){ .n = 1, .runs = true }, e);
+}
+
+/* Find the VM of the saved state, and the definition that it needs. */
+static int restore_prepare(struct restore *w, struct err *e)
+{
+	struct call *c = w->call;
+	int r = definition_parse(js_get(c->args, "definition"), NULL, &w->def, e);
+
+	if (r < 0)
+		return r;
+	if (!uuid_is_set(w->def->uuid))
+		return err_set(e, -EINVAL, ERR_INVALID, "uuid: is missing");
+	w->vm = vm_find_uuid(c->host, w->def->uuid);
+	if (!w->vm)
+		return new_prepare(w, e);
+	r = existing_check(w->vm, e);
+	if (r < 0)
+		return r;
+	if (definition_check_fits(w->def, w->vm->def, &w->differs) < 0)
+		return other_prepare(w, e);
+	definition_free(STEAL_PTR(w->def));
+	return 0;
 }
 
 void command_vm_restore(struct call *c)
 {
-	struct definition *def = NULL;
 	struct restore *w = must_alloc(calloc(1, sizeof(*w)));
 	struct err e;
 	int r;
@@ -209,12 +244,14 @@ void command_vm_restore(struct call *c)
 	w->call = c;
 	r = state_file_check(c->file, &e);
 	if (!r)
-		r = restore_find(c, &w->vm, &def, &e);
+		r = restore_prepare(w, &e);
 	if (r < 0) {
+		definition_free(w->def);
 		free(w);
 		call_fail(c, &e);
-	} else if (def) {
-		vm_define(c->host, def, VM_DEFINE, c, NULL, restore_defined, w);
+	} else if (w->def) {
+		vm_define(c->host, STEAL_PTR(w->def), w->vm ? VM_RUN : js_get_bool(c->args, "transient", false) ? VM_CREATE : VM_DEFINE, c,
+			NULL, restore_defined, w);
 	} else {
 		restore_start(w);
 	}

@@ -23,8 +23,7 @@ static int part_differs(const char *key, const struct definition *then, const st
 
 	if (!strpbrk(key, ".[") && value_text(then, key, was) && value_text(now, key, is))
 		snprintf(values, sizeof(values), " (there %s, now %s)", was, is);
-	return err_set(e, -EINVAL, ERR_INVALID, "%s: differs from the definition in the saved state%s; define the VM as it was then, with: "
-		"cairn edit %s", key, values, now->name);
+	return err_set(e, -EINVAL, ERR_INVALID, "%s: differs from the definition in the saved state%s", key, values);
 }
 
 static int disks_fit(const struct definition *then, const struct definition *now, struct err *e)

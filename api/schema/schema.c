@@ -56,8 +56,7 @@ static const struct field create_returns[] = {
 	{ "warnings", LIST_OF(FIELD_STRING), REQUIRED, "sentences about keys that are kept and have no effect" }, END };
 
 static const struct field dump_args[] = { FIELD_VM,
-	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start instead of the running VM's" },
-	END };
+	{ "inactive", FIELD_BOOL, OPTIONAL, "use the definition of the next start instead of the running VM's" }, END };
 static const struct field dump_returns[] = {
 	{ "definition", FIELD_DEFINITION, REQUIRED, "canonical definition, with every key" },
 	{ "pending", FIELD_BOOL, REQUIRED, "the running definition differs from the definition of the next start" }, END };
@@ -221,8 +220,7 @@ static const struct field vsock_args[] = { FIELD_VM,
 
 static const struct field save_args[] = { FIELD_VM, FIELD_JOB_ID, END };
 static const struct field managed_save_args[] = { FIELD_VM, FIELD_JOB_ID,
-	{ "then", FIELD_SAVED_AS, OPTIONAL, "resume the VM or leave it paused at the next start [as now]" },
-	END };
+	{ "then", FIELD_SAVED_AS, OPTIONAL, "resume the VM or leave it paused at the next start [as now]" }, END };
 static const struct field job_returns[] = { { "job", FIELD_STRING, REQUIRED, "id of the job" }, END };
 static const struct field exec_args[] = { FIELD_VM, FIELD_JOB_ID, FIELDS_EXEC, END };
 const struct field exec_returns[] = {
@@ -244,8 +242,7 @@ static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "compress", FIELD_COMPRESS, OPTIONAL, "compression method [zstd]" },
 	{ "level", FIELD_INT, OPTIONAL, "compression level" },
 	{ "snapshot", FIELD_STRING, OPTIONAL, "export the disks as of this snapshot; required unless the VM is off" },
-	{ "since", FIELD_STRING, OPTIONAL, "export only what differs from this earlier snapshot; needs `snapshot`" },
-	END };
+	{ "since", FIELD_STRING, OPTIONAL, "export only what differs from this earlier snapshot; needs `snapshot`" }, END };
 static const struct field import_args[] = { FIELD_JOB_ID,
 	{ "folder", FIELD_STRING, REQUIRED, "absolute path of the folder in which to create the folder of the VM" },
 	{ "name", FIELD_STRING, OPTIONAL, "name of the VM [the name in the archive]" },
@@ -254,10 +251,13 @@ static const struct field import_args[] = { FIELD_JOB_ID,
 static const struct field restore_args[] = {
 	{ "definition", FIELD_DEFINITION, REQUIRED, "definition in the saved state" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },
-	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory before the vCPUs run" }, END };
+	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory before the vCPUs run" },
+	{ "transient", FIELD_BOOL, OPTIONAL, "undefine a VM that this command defines when it has ended, as vm-create does" }, END };
 static const struct field restore_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
-	{ "id", FIELD_INT, REQUIRED, "id of the running VM" }, END };
+	{ "id", FIELD_INT, REQUIRED, "id of the running VM" },
+	{ "created", FIELD_BOOL, REQUIRED, "whether the VM was defined" },
+	{ "differs", FIELD_STRING, OPTIONAL, "how the VM's own definition differs from that of the state, which the VM runs with until it is off" }, END };
 static const struct field dump_memory_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "then", FIELD_DUMP_THEN, OPTIONAL, "stop (crash) or reset the VM after the dump; the VM is paused during the dump" }, END };
 static const struct field screenshot_args[] = { FIELD_VM,
@@ -386,11 +386,9 @@ static const struct field snapshot_diff_args[] = { FIELDS_DIFF,
 	{ "extents", FIELD_BOOL, OPTIONAL, "list what differs, page by page" }, END };
 static const struct field snapshot_diff_files_args[] = { FIELDS_DIFF, END };
 static const struct field snapshot_size_returns[] = {
-	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot uses, and that its deletion frees" },
-	END };
+	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot uses, and that its deletion frees" }, END };
 static const struct field pins_returns[] = {
-	{ "pins", LIST_OF(FIELD_PIN), REQUIRED, "the pins" },
-	END };
+	{ "pins", LIST_OF(FIELD_PIN), REQUIRED, "the pins" }, END };
 static const struct field snapshot_set_args[] = { FIELD_VM, FIELD_SNAPSHOT,
 	{ "new-name", FIELD_STRING, OPTIONAL, "new name of the snapshot" },
 	{ "description", FIELD_STRING, OPTIONAL, "one line" },
@@ -689,8 +687,9 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_RESTART_PROCESS },
 	{ "vm-managed-save-remove", "remove the managed save of a VM", vm_only, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DROP_SAVED },
-	{ "vm-restore", "start a VM from the saved state passed as an fd", restore_args,
-		restore_returns, ROLE_OPERATOR, COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE },
+	{ "vm-restore", "start a VM from the saved state passed as an fd, and define it if it is not defined; a VM with another definition "
+			"runs with that of the state until it is off, which requires the role owner",
+		restore_args, restore_returns, ROLE_OPERATOR, COMMAND_RESTORES | COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE },
 	{ "vm-dump", "dump the guest's memory and registers, as of one instant, as an ELF core to the file passed as an fd "
 		     "(empty, regular, open for writing)", dump_memory_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP },

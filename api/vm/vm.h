@@ -294,6 +294,7 @@ struct vm_defined {
 	struct vm *vm; /* NULL: VM_VALIDATE of a new VM */
 	bool created; /* the VM did not exist before */
 	bool outdates; /* the VM has a managed save, which may not fit the new definition */
+	struct definition *to_run; /* VM_RUN: the checked definition; done() takes it */
 };
 
 /* Return the definition that the process runs with. If the VM was redefined before this daemon began, that definition
@@ -332,9 +333,10 @@ enum vm_define_mode {
 	VM_REDEFINE, /* the VM must exist */
 	VM_CREATE, /* the VM must not exist, and becomes transient */
 	VM_VALIDATE, /* check only; store nothing */
+	VM_RUN, /* check what the VM is to run with until it is off; store nothing but the pins of its disks */
 };
-/* Define a VM, or redefine the VM of that name (vm_define.c). Checks the files with the definition's rights. Unless the
- * mode is VM_VALIDATE, stores the definition and emits VM_DEFINED.
+/* Define a VM, or redefine the VM of that name (vm_define.c). Checks the files with the definition's rights. In the
+ * first three modes, stores the definition and emits VM_DEFINED.
  * def: taken. was: the expected present definition in canonical JSON, taken; NULL: any.
  * by: the client's call, valid until done(); its role is checked again before the VM changes. NULL: the daemon acts.
  * done: called exactly once, at once or from the loop. */

@@ -320,8 +320,12 @@ static void define_go(void *opaque)
 		r = define_check(w->host, w->def, w->mode, &old, &e);
 	if (!r)
 		r = owners_check(w, old, &e);
-	if (r < 0 || w->mode == VM_VALIDATE) {
+	if (!r && w->mode == VM_RUN)
+		pins_complete(w);
+	if (r < 0 || w->mode == VM_VALIDATE || w->mode == VM_RUN) {
 		what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
+		if (!r && w->mode == VM_RUN)
+			what.to_run = STEAL_PTR(w->def);
 		define_end(w, r, &what, &e);
 		return;
 	}
