@@ -187,14 +187,20 @@ static int header_parse(const uint8_t *b, struct vmstate_header *h, struct err *
 	return 0;
 }
 
-int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, struct err *e)
+static int header_read(struct vmstate_store *s, uint8_t b[VMSTATE_HEADER_BYTES], struct vmstate_header *ret, struct err *e)
 {
-	_Alignas(PAGE_BYTES) uint8_t b[VMSTATE_HEADER_BYTES];
-	int r = s->read(s, 0, b, sizeof(b));
+	int r = s->read(s, 0, b, VMSTATE_HEADER_BYTES);
 
 	if (r < 0)
 		return err_set_errno(e, r, "cannot read the saved state's header");
 	return header_parse(b, ret, e);
+}
+
+int vmstate_read_header(struct vmstate_store *s, struct vmstate_header *ret, struct err *e)
+{
+	_Alignas(PAGE_BYTES) uint8_t b[VMSTATE_HEADER_BYTES];
+
+	return header_read(s, b, ret, e);
 }
 
 /* ---- writing a state ---- */
@@ -236,20 +242,19 @@ static int crcs_write(struct vmstate_store *s, const struct vmstate_layout *l, c
 }
 
 /* Write the header after everything else is durable. */
-static int header_write(struct vmstate_store *s, const struct vmstate_header *h)
+static int header_write(struct vmstate_store *s, const uint8_t b[VMSTATE_HEADER_BYTES])
 {
-	_Alignas(PAGE_BYTES) uint8_t b[VMSTATE_HEADER_BYTES];
 	int r = s->sync(s);
 
-	header_encode(h, b);
 	if (!r)
-		r = s->write(s, 0, b, sizeof(b));
+		r = s->write(s, 0, b, VMSTATE_HEADER_BYTES);
 	return r < 0 ? r : s->sync(s);
 }
 
 static int rest_write(struct vmstate_store *s, struct vmstate_header *h,
 	const struct vmstate_source *src, const uint32_t *crcs)
 {
+	_Alignas(PAGE_BYTES) uint8_t b[VMSTATE_HEADER_BYTES];
 	int r;
 
 	h->sections_bytes = src->sections_bytes;
@@ -263,7 +268,30 @@ static int rest_write(struct vmstate_store *s, struct vmstate_header *h,
 		r = piece_write(s, h->layout.definition_offset, src->definition, h->definition_bytes);
 	if (!r)
 		r = crcs_write(s, &h->layout, crcs);
-	return r < 0 ? r : header_write(s, h);
+	header_encode(h, b);
+	return r < 0 ? r : header_write(s, b);
+}
+
+int vmstate_change_definition(struct vmstate_store *s, const char *definition, bool paused, struct err *e)
+{
+	_Alignas(PAGE_BYTES) uint8_t b[VMSTATE_HEADER_BYTES];
+	size_t len = strlen(definition);
+	struct vmstate_header h;
+	int r = header_read(s, b, &h, e);
+
+	if (r < 0)
+		return r;
+	if (len > VMSTATE_DEFINITION_MAX_BYTES)
+		return err_set(e, -E2BIG, ERR_INVALID, "the definition is longer than 1 MiB");
+	r = piece_write(s, h.layout.definition_offset, definition, len);
+	/* Keep the fields of a header that this Cairn does not know. */
+	store_le64(b + 88, len);
+	store_le32(b + 96, crc32c(0, definition, len));
+	store_le32(b + 100, (load_le32(b + 100) & ~1u) | paused);
+	store_le32(b + HEADER_CRC_OFFSET, crc32c(0, b, HEADER_CRC_OFFSET));
+	if (!r)
+		r = header_write(s, b);
+	return r < 0 ? err_set_errno(e, r, "cannot change the saved state") : 0;
 }
 
 static int write_failed(int r, struct err *e)

@@ -136,6 +136,9 @@ int vmstate_read_sections(struct vmstate_store *s, const struct vmstate_header *
  * Returns 0; -EINVAL (ERR_CORRUPT) if its checksum is wrong; -errno. */
 int vmstate_read_definition(struct vmstate_store *s, const struct vmstate_header *h, char **ret,
 	struct err *e);
+/* Replace the definition of a complete state. If this is cut off, the state may have a damaged definition, which can be
+ * replaced again. definition: JSON. paused: as in the header. Returns as vmstate_read_header(); -E2BIG: too long. */
+int vmstate_change_definition(struct vmstate_store *s, const char *definition, bool paused, struct err *e);
 /* Read the checksums of all RAM blocks. The caller frees *ret. Returns 0 or -errno with a sentence. */
 int vmstate_read_crcs(struct vmstate_store *s, const struct vmstate_header *h, uint32_t **ret,
 	struct err *e);

@@ -313,6 +313,8 @@ int verb_send_key(struct cli *c);
 int verb_vncdisplay(struct cli *c);
 int verb_save(struct cli *c);
 int verb_restore(struct cli *c);
+int verb_save_image_define(struct cli *c);
+int verb_save_image_dump(struct cli *c);
 int verb_managedsave(struct cli *c);
 int verb_managedsave_remove(struct cli *c);
 int verb_restart_process(struct cli *c);

@@ -215,6 +215,19 @@ cairn save web1 web1.state
 cairn restore web1.state
     given: running web1; cairn save web1 web1.state
     then: is web1 running
+cairn save-image-dumpjson web1.state
+    given: running web1; cairn save web1 web1.state
+    how: {} | grep '"name": *"web1"'
+cairn save-image-dumpxml web1.state
+    given: running web1; cairn save web1 web1.state
+    how: {} | grep '<name>web1</name>'
+cairn save-image-define web1.state web1.json
+    given: running web1; cairn save web1 web1.state; cairn undefine web1
+    given: cairn save-image-dumpjson web1.state | sed 's/"vcpus"/"title":"moved","vcpus"/' >web1.json
+    then: cairn restore web1.state; cairn dumpjson web1 | grep '"title": *"moved"'
+cairn save-image-edit web1.state
+    given: running web1; cairn save web1 web1.state; cairn undefine web1; export EDITOR="sed -i 's/\"vcpus\"/\"title\":\"moved\",&/'"
+    then: cairn restore web1.state; cairn dumpjson web1 | grep '"title": *"moved"'
 cairn managedsave web1
     given: running web1
     then: cairn list --all --with-managed-save --name | grep -x web1

@@ -1,4 +1,4 @@
-/* edit and net-edit: change a definition in the user's editor. */
+/* edit, net-edit and save-image-edit: change a definition in the user's editor. */
 #include "tools/cairn/change.h"
 #include "api/definition/definition.h"
 #include "api/definition/network_definition.h"
@@ -11,6 +11,7 @@
 #include "tools/cairn/difference.h"
 #include "tools/cairn/net.h"
 #include "tools/cairn/output.h"
+#include "tools/cairn/state_file.h"
 #include "tools/cairn/xml.h"
 
 #include <errno.h>
@@ -24,7 +25,7 @@
 
 struct edit;
 
-/* The differences between VMs and networks. */
+/* The differences between VMs, networks and saved states. */
 struct edited_kind {
 	const char *noun, *title, *rename; /* for sentences */
 	int (*read)(struct edit *d, struct json_object **ret, struct err *e);
@@ -37,7 +38,8 @@ struct edited_kind {
 struct edit {
 	struct cli *cli;
 	const struct edited_kind *kind;
-	const char *name; /* of the VM or the network */
+	const char *name; /* of the VM or the network, or of the file with a saved state */
+	struct state_file state; /* of that file; fd -1: none */
 	bool xml;
 	char *text;			/* text at the start of the editor */
 	struct json_object *was;	/* the daemon's definition when it was last read */
@@ -53,11 +55,12 @@ static void edit_done(struct edit *d)
 	json_object_put(d->now);
 	free(d->text);
 	definition_file_done(&d->file);
+	state_file_done(&d->state);
 	if (d->path[0] && !d->keep)
 		unlink(d->path);
 }
 
-/* ---- VMs and networks ---- */
+/* ---- VMs, networks and saved states ---- */
 
 static int vm_read(struct edit *d, struct json_object **ret, struct err *e)
 {
@@ -136,6 +139,29 @@ static int network_define(struct edit *d, struct err *e)
 static const struct edited_kind network_kind = { "network", "Network",
 	"name: cannot be edited; copy the network with: cairn net-dumpjson %s --inactive", network_read, network_to_xml, network_parse,
 	network_define };
+
+static int state_read(struct edit *d, struct json_object **ret, struct err *e)
+{
+	int r = state_file_open(d->name, false, &d->state, e);
+
+	/* Open the file for writing only when there is something to write. */
+	if (!r)
+		*ret = json_object_get(d->state.definition);
+	return r;
+}
+
+static int state_define(struct edit *d, struct err *e)
+{
+	bool paused = d->state.header.paused;
+	int r;
+
+	state_file_done(&d->state);
+	r = state_file_open(d->name, true, &d->state, e);
+	return r ? r : state_file_set(&d->state, d->now, NULL, paused, e);
+}
+
+static const struct edited_kind state_kind = { "saved state", "Saved state of domain",
+	"name: cannot be edited; after the restore, use cairn domrename %s NEW", state_read, vm_to_xml, vm_parse, state_define };
 
 /* ---- the editor ---- */
 
@@ -366,8 +392,8 @@ static int edit_run(struct edit *d)
 int verb_edit(struct cli *c)
 {
 	const char *format = option_value(c, "format");
-	bool network = !strcmp(c->verb->name, "net-edit");
-	struct edit d = { .cli = c, .kind = network ? &network_kind : &vm_kind, .name = c->pos[0] };
+	bool network = !strcmp(c->verb->name, "net-edit"), state = !strcmp(c->verb->name, "save-image-edit");
+	struct edit d = { .cli = c, .kind = network ? &network_kind : state ? &state_kind : &vm_kind, .name = c->pos[0], .state = { .fd = -1 } };
 	int r;
 
 	d.xml = option_flag(c, "xml") || (format && !strcmp(format, "xml"));

@@ -4,13 +4,12 @@
 #include "tools/cairn/output.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
-#include "snapshot/vmstate.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/multi_vm.h"
+#include "tools/cairn/state_file.h"
 #include "tools/cairn/target.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -50,65 +49,60 @@ int verb_save(struct cli *c)
 
 /* ---- restore ---- */
 
-/* Read the definition in a saved state, and whether the VM was paused. */
-static int state_read(int fd, const char *path, struct json_object **ret_o, bool *ret_paused, struct err *e)
+/* Say which disks of the guest were written after the save. This is only a hint: their content may be that of the save
+ * again, and the file may have been copied since. */
+static void disks_warn(const struct state_file *f)
 {
-	CLEANUP_FREE char *text = NULL;
-	struct vmstate_header h;
-	struct vmstate_file f;
-	int r;
+	struct json_object *disks = js_get_array(f->definition, "disks");
 
-	vmstate_file_init(&f, fd);
-	r = vmstate_read_header(&f.store, &h, e);
-	if (!r)
-		r = vmstate_read_definition(&f.store, &h, &text, e);
-	if (!r && !text)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is a saved state without a definition; it cannot be restored", path);
-	if (!r)
-		r = js_parse(text, strlen(text), path, ret_o, e);
-	else
-		err_prefix(e, "%s", path);
-	*ret_paused = !r && h.paused;
-	return r;
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
+		struct json_object *d = json_object_array_get_idx(disks, i);
+		const char *path = js_get_str(d, "path"), *id = js_get_str(d, "id");
+		struct stat st;
+
+		if (path && id && !js_get_bool(d, "readonly", false) && stat(path, &st) == 0 && st.st_mtim.tv_sec > f->since.tv_sec)
+			fprintf(stderr, "warning: disk %s: %s was written after the save; unless it has its content again, the guest may "
+				"damage its file systems\n", id, path);
+	}
 }
 
-static int state_open(const char *path, int *ret_fd, struct err *e)
+static int restore_ask(struct cli *c, const struct state_file *f, struct json_object **ret_answer, struct err *e)
 {
-	struct stat st;
+	struct json_object *args = json_object_new_object();
 
-	*ret_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (*ret_fd < 0 || fstat(*ret_fd, &st) < 0)
-		return err_set_errno(e, -errno, "%s", path);
-	if (!S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is not a regular file", path);
-	if (st.st_size < VMSTATE_HEADER_BYTES)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is not a saved state of a VM", path);
-	return 0;
+	js_put(args, "definition", json_object_get(f->definition));
+	js_put_bool(args, "paused", option_flag(c, "paused") || (f->header.paused && !option_flag(c, "running")));
+	js_put_bool(args, "eager", option_flag(c, "eager"));
+	if (option_flag(c, "transient"))
+		js_put_bool(args, "transient", true);
+	return cli_execute_with_fd(c, "vm-restore", args, f->fd, ret_answer, NULL, e);
 }
 
 int verb_restore(struct cli *c)
 {
-	struct json_object *definition = NULL, *args;
-	CLEANUP_CLOSE int fd = -1;
-	bool was_paused = false;
+	struct state_file f CLEANUP(state_file_done) = { .fd = -1 };
+	CLEANUP_JS struct json_object *answer = NULL;
+	const char *differs;
 	struct err e;
 	int r;
 
 	if (option_flag(c, "running") && option_flag(c, "paused"))
 		return cli_usage(c, "--running and --paused exclude each other");
-	r = state_open(c->pos[0], &fd, &e);
-	if (!r)
-		r = state_read(fd, c->pos[0], &definition, &was_paused, &e);
+	r = state_file_open(c->pos[0], false, &f, &e);
 	if (!r) {
-		args = json_object_new_object();
-		js_put(args, "definition", definition);
-		js_put_bool(args, "paused", option_flag(c, "paused") || (was_paused && !option_flag(c, "running")));
-		js_put_bool(args, "eager", option_flag(c, "eager"));
-		r = cli_execute_with_fd(c, "vm-restore", args, fd, NULL, NULL, &e);
+		disks_warn(&f);
+		r = restore_ask(c, &f, &answer, &e);
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to restore domain from %s", c->pos[0]);
+	if (c->format != CLI_TABLE) {
+		output_print(stdout, c->format, answer);
+		return CLI_OK;
+	}
 	say("Domain restored from %s\n", c->pos[0]);
+	differs = js_get_str(answer, "differs");
+	if (differs)
+		say("%s; the VM runs with that one until it is off\n", differs);
 	return CLI_OK;
 }
 

@@ -62,7 +62,11 @@ static const struct verb_option schedule_options[] = {
 static const struct verb_option restore_options[] = {
 	{ "running", NULL, "resume the VM [as at the save]" },
 	{ "paused", NULL, "leave the VM paused [as at the save]" },
-	{ "eager", NULL, FROM_SCHEMA("eager") }, BYPASS_CACHE, END };
+	{ "eager", NULL, FROM_SCHEMA("eager") },
+	{ "transient", NULL, FROM_SCHEMA("transient") }, BYPASS_CACHE, END };
+static const struct verb_option save_image_define_options[] = {
+	{ "running", NULL, "let restore resume the VM [unchanged]" },
+	{ "paused", NULL, "let restore leave the VM paused [unchanged]" }, END };
 static const struct verb_option managedsave_options[] = {
 	{ "running", NULL, "resume the VM at its next start [as at the save]" },
 	{ "paused", NULL, "leave the VM paused at its next start [as at the save]" }, BYPASS_CACHE, JOB_OPTIONS, MULTI_VM_OPTIONS, END };
@@ -605,8 +609,16 @@ const struct verb verbs[] = {
 		verb_import },
 	{ "save", "Saved states", "VM FILE", "save the state of a VM to a file, and stop the VM", save_options, 2, 2, false,
 		"vm", "vm-save", verb_save },
-	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1, false, "file",
+	{ "restore", "Saved states", "FILE", "start a VM from a saved state", restore_options, 1, 1, true, "file",
 		"vm-restore", verb_restore },
+	{ "save-image-dumpjson", "Saved states", "FILE", "print the definition in a saved state as JSON", NULL, 1, 1, true, "file", NULL,
+		verb_save_image_dump },
+	{ "save-image-dumpxml", "Saved states", "FILE", "print the definition in a saved state as libvirt's domain XML", NULL, 1, 1, false,
+		"file", NULL, verb_save_image_dump },
+	{ "save-image-define", "Saved states", "FILE DEFINITION", "replace the definition in a saved state", save_image_define_options, 2, 2,
+		false, "file", NULL, verb_save_image_define },
+	{ "save-image-edit", "Saved states", "FILE", "edit the definition in a saved state in $VISUAL or $EDITOR", edit_options, 1, 1, false,
+		"file", NULL, verb_edit },
 	{ "managedsave", "Saved states", "{VM...|--all}", NULL, managedsave_options, 1, MANY, true, "vm",
 		"vm-managed-save", verb_managedsave },
 	{ "managedsave-remove", "Saved states", "{VM...|--all}", NULL, multi_vm_options, 1, MANY, true, "vm",

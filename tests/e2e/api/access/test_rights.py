@@ -148,20 +148,61 @@ def test_restored_vm_has_rights_of_restoring_user(shared, files, tmp_path):  # n
     state = files / "state"
     state.write_bytes(b"x")
     os.chown(state, NOBODY, NOBODY)
-    script = (
-        "import json, socket, sys\n"
-        f"s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r})\n"
-        "f = s.makefile(); f.readline()\n"
-        "s.sendall(b'{\"execute\":\"qmp_capabilities\"}'); f.readline()\n"
-        f"fd = open({str(state)!r}, 'rb')\n"
-        "socket.send_fds(s, [json.dumps({'execute': 'vm-restore', 'arguments': {'definition':"
-        " json.loads(sys.argv[1])}}).encode()], [fd.fileno()])\n"
-        "print(f.readline().strip())\n")
-    r = subprocess.run(["/usr/bin/python3", "-c", script, json.dumps(d)], user=NOBODY, group=NOBODY,
-                       extra_groups=[], capture_output=True, text=True, timeout=50)
-    assert refused(json.loads(r.stdout), "disks[0].path"), r.stderr
+    assert refused(restore(shared, state, d), "disks[0].path")
     with pytest.raises(QmpError, match="NotFound"):
         shared.qmp().run("vm-info", vm="w")
+
+
+RESTORE = (
+    "import json, socket, sys\n"
+    "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+    "f = s.makefile(); f.readline()\n"
+    "s.sendall(b'{\"execute\":\"qmp_capabilities\"}'); f.readline()\n"
+    "fd = open(sys.argv[2], 'rb')\n"
+    "socket.send_fds(s, [json.dumps({'execute': 'vm-restore', 'arguments': {'definition':"
+    " json.loads(sys.argv[3])}}).encode()], [fd.fileno()])\n"
+    "while 'event' in (o := json.loads(f.readline())): pass\n"
+    "print(json.dumps(o))\n")
+
+
+def restore(shared, state, d):  # noqa: F811
+    """Restore a state as nobody."""
+    r = subprocess.run(["/usr/bin/python3", "-c", RESTORE, shared.socket, state, json.dumps(d)], user=NOBODY, group=NOBODY,
+                       extra_groups=[], capture_output=True, text=True, timeout=50)
+    return json.loads(r.stdout)
+
+
+def test_restore_requires_a_role_for_the_vm(shared, files, tmp_path):  # noqa: F811
+    """An operator may restore a VM; only an owner may have it run with another definition, with files of the owner."""
+    shared.cairn("revoke", "--user", "nobody")
+    for name in ("v", "w"):
+        shared.define(name)
+    state = files / "state"
+    shared.cairn("start", "v")
+    shared.cairn("save", "v", str(state))
+    os.chown(state, NOBODY, NOBODY)
+    d = json.loads(shared.cairn("dumpjson", "v").stdout)
+    other = {**d, "memory": "64M"}
+    shared.cairn("grant", "operator", "w", "--user", "nobody")
+    a = restore(shared, state, d)["error"]
+    assert a["class"] == "PermissionDenied" and "requires the role operator" in a["desc"]
+    shared.cairn("grant", "operator", "v", "--user", "nobody")
+    assert restore(shared, state, d)["return"]["name"] == "v"
+    shared.cairn("destroy", "v")
+    a = restore(shared, state, other)["error"]
+    assert a["class"] == "PermissionDenied" and a["desc"].endswith(
+        "to run the VM with the definition in the saved state requires the role owner")
+    a = restore(shared, state, {**d, "uuid": "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"})["error"]
+    assert a["class"] == "PermissionDenied" and "requires the role operator" in a["desc"]
+    shared.cairn("grant", "owner", "v", "--user", "nobody")
+    disks = [{"path": str(files / "roots.raw"), "format": "raw"}]
+    a = restore(shared, state, {**other, "disks": disks})["error"]
+    assert a["class"] == "PermissionDenied" and a["desc"].startswith("disks[0].path: ")
+    assert json.loads(shared.cairn("dumpjson", "v").stdout) == d
+    disks[0]["path"] = str(files / "mine.raw")
+    assert "differs" in restore(shared, state, {**other, "disks": disks})["return"]
+    kept = json.loads((shared.state / "vms/v/state.json").read_text())["live"]
+    assert {a["of"]: a["definer"]["user"] for a in kept["authors"]} == {disks[0]["path"]: NOBODY, "memory 64": NOBODY}
 
 
 def test_clone_has_rights_of_its_source(shared, files):  # noqa: F811

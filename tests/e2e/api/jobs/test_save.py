@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import re
 import select
 import signal
@@ -141,34 +142,192 @@ def test_restore_that_fails_keeps_a_vm_that_a_job_uses(tmp_path):
     ({"watchdog": {}}, "watchdog"),
     ({"disks": [{"path": "d.raw", "format": "raw"}]}, "disks"),
 ])
-def test_a_state_of_another_machine_is_refused(fake, tmp_path, keys, word):
+def test_vm_with_another_definition_runs_with_that_of_the_state(fake, tmp_path, keys, word):
     (tmp_path / "d.raw").write_bytes(bytes(4096))
     fake.define("vm1")
+    before = json.loads(fake.cairn("dumpjson", "vm1").stdout)
     fake.cairn("start", "vm1")
     f = str(tmp_path / "saved.vm")
     fake.cairn("save", "vm1", f)
     fake.define("vm1", **keys)
-    r = fake.cairn("restore", f, ok=2)
-    assert f"error: {word}: differs from the definition in the saved state" in r.stderr and r.stderr.endswith("with: cairn edit vm1\n")
-    assert word != "memory" or '(there "32M", now "64M");' in r.stderr
-    assert word != "rng" or "(there false, now true);" in r.stderr
-    assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
-    fake.define("vm1", title="another word", on_crash="restart")
-    fake.cairn("restore", f)
+    own = json.loads(fake.cairn("dumpjson", "vm1").stdout)
+    r = fake.cairn("restore", f)
+    assert f"\n{word}: differs from the definition in the saved state" in r.stdout
+    assert word != "memory" or '(there "32M", now "64M"); the VM runs with that one until it is off\n' in r.stdout
+    assert word != "rng" or "(there false, now true);" in r.stdout
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout) == before
+    # The next daemon knows, too, what the VM runs with.
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout) == before
+    assert json.loads(fake.cairn("dumpjson", "vm1", "--inactive").stdout) == own
+    fake.cairn("destroy", "vm1")
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout) == own
 
 
-def test_save_has_definition_that_vm_ran_with(fake, tmp_path):
-    """The state has the definition that the VM ran with, not the one that it was redefined with meanwhile."""
-    fake.define("vm1", memory="64M")
+def test_restore_with_the_vms_own_definition_is_preferred(fake, tmp_path):
+    """What the guest does not see is as the VM is defined now."""
+    fake.define("vm1")
     fake.cairn("start", "vm1")
-    fake.define("vm1", memory="128M")
     f = str(tmp_path / "saved.vm")
     fake.cairn("save", "vm1", f)
-    assert "error: memory: differs" in fake.cairn("restore", f, ok=2).stderr
-    fake.cairn("undefine", "vm1")
-    fake.cairn("restore", f)
-    assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["memory"] == "64M"
+    fake.define("vm1", title="another word", on_crash="restart")
+    own = json.loads(fake.cairn("dumpjson", "vm1").stdout)
+    answer = json.loads(fake.cairn("restore", "--format", "json", f).stdout)
+    assert answer == {"name": "vm1", "id": 2, "created": False}
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout) == own
 
+
+def test_vm_has_its_own_definition_after_a_restore_that_failed(fake, tmp_path):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    f = str(tmp_path / "saved.vm")
+    fake.cairn("save", "vm1", f)
+    (tmp_path / "kernel").rename(tmp_path / "other")
+    fake.define("vm1", memory="64M", boot={"kernel": str(tmp_path / "other")})
+    own = json.loads(fake.cairn("dumpjson", "vm1").stdout)
+    (tmp_path / "kernel").unlink()
+    assert "kernel" in fake.cairn("restore", f, ok=3).stderr
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout) == own
+    fake.cairn("start", "vm1")
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout) == own
+
+
+class Bounded(Daemon):
+    def command(self):
+        return super().command() + ["--max-memory", "100M"]
+
+
+def test_restored_memory_counts_for_the_limit(tmp_path):
+    """Not the memory that the VM has been redefined with."""
+    with contextlib.closing(Bounded(tmp_path, vm_program=FAKE_VM)) as d:
+        d.define("big", memory="64M")
+        d.cairn("start", "big")
+        f = str(tmp_path / "saved.vm")
+        d.cairn("save", "big", f)
+        d.define("big", memory="16M")
+        d.define("other", memory="64M")
+        d.cairn("start", "other")
+        assert "128 MiB, and cairnd has --max-memory 100M" in d.cairn("restore", f, ok=6).stderr
+        assert json.loads(d.cairn("dumpjson", "big").stdout)["memory"] == "16M"
+        d.cairn("destroy", "other")
+        d.cairn("restore", f)
+        assert "128 MiB, and cairnd has" in d.cairn("start", "other", ok=6).stderr
+
+
+def test_restored_vm_can_be_transient(fake, tmp_path):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    f = str(tmp_path / "saved.vm")
+    fake.cairn("save", "vm1", f)
+    fake.cairn("undefine", "vm1")
+    answer = json.loads(fake.cairn("restore", "--transient", "--format", "json", f).stdout)
+    assert answer["created"] is True
+    assert "Persistent:     no\n" in fake.cairn("dominfo", "vm1").stdout
+    fake.cairn("destroy", "vm1")
+    until(lambda: fake.cairn("list", "--all", "--name").stdout == "")
+    (tmp_path / "kernel").unlink()
+    fake.cairn("restore", "--transient", f, ok=3)
+    assert fake.cairn("list", "--all", "--name").stdout == ""
+
+
+def test_restore_warns_of_disks_that_changed_after_the_save(fake, tmp_path):
+    for name in ("old", "new", "cd"):
+        (tmp_path / f"{name}.raw").write_bytes(bytes(4096))
+    fake.define("vm1", disks=[{"path": str(tmp_path / f"{name}.raw"), "format": "raw", "readonly": name == "cd"}
+                              for name in ("old", "new", "cd")])
+    fake.cairn("start", "vm1")
+    f = str(tmp_path / "saved.vm")
+    fake.cairn("save", "vm1", f)
+    assert fake.cairn("restore", f).stderr == ""
+    fake.cairn("destroy", "vm1")
+    for name in ("new", "cd"):
+        os.utime(tmp_path / f"{name}.raw", (2**32, 2**32))
+    assert fake.cairn("restore", f).stderr == (
+        f"warning: disk vdb: {tmp_path}/new.raw was written after the save; unless it has its content again, the guest may damage "
+        "its file systems\n")
+
+
+# ---- the definition in a saved state ----
+
+@pytest.fixture
+def saved(fake, tmp_path):
+    """The saved state of a VM with a disk, whose image has moved since."""
+    (tmp_path / "d.raw").write_bytes(bytes(4096))
+    fake.define("vm1", disks=[{"path": str(tmp_path / "d.raw"), "format": "raw"}])
+    fake.cairn("start", "vm1")
+    f = str(tmp_path / "saved.vm")
+    fake.cairn("save", "vm1", f)
+    fake.cairn("undefine", "vm1")
+    (tmp_path / "d.raw").rename(tmp_path / "moved.raw")
+    fake.cairn("restore", f, ok=3)
+    return f
+
+
+def moved(fake, f):
+    fake.cairn("restore", f)
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["disks"][0]["path"].endswith("/moved.raw")
+
+
+@pytest.mark.parametrize("kind", ["json", "xml"])
+def test_definition_in_a_saved_state_can_be_replaced(fake, tmp_path, saved, kind):
+    text = fake.cairn(f"save-image-dump{kind}", saved).stdout
+    new = tmp_path / f"new.{kind}"
+    new.write_text(text.replace("d.raw", "moved.raw"))
+    assert fake.cairn("save-image-define", saved, str(new)).stdout == f"State file {saved} updated.\n"
+    moved(fake, saved)
+
+
+@pytest.mark.parametrize("args", [[], ["--xml"]])
+def test_definition_in_a_saved_state_can_be_edited(fake, saved, args):
+    fake.env["EDITOR"] = "sed -i s/d.raw/moved.raw/"
+    assert 'moved.raw"' in fake.cairn("save-image-edit", *args, "--print-only", saved).stdout
+    fake.cairn("restore", saved, ok=3)
+    kind = "XML" if args else "JSON"
+    assert fake.cairn("save-image-edit", *args, saved).stdout.endswith(f"Saved state of domain 'vm1' {kind} configuration edited.\n")
+    moved(fake, saved)
+
+
+def test_saved_state_keeps_its_machine(fake, tmp_path, saved):
+    before = pathlib.Path(saved).read_bytes()
+    d = json.loads(fake.cairn("save-image-dumpjson", saved).stdout)
+    new = tmp_path / "new.json"
+    for keys, words in (({"memory": "64M"}, "memory: the saved state has 32 MiB"), ({"vcpus": 2}, "vcpus: differs"),
+                        ({"uuid": "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"}, "uuid: the saved state is of another VM"),
+                        ({"disks": []}, "disks: differs"), ({"on_crash": "x"}, "on_crash")):
+        new.write_text(json.dumps({**d, **keys}))
+        assert words in fake.cairn("save-image-define", saved, str(new), ok=2).stderr
+    assert pathlib.Path(saved).read_bytes() == before
+    new.write_text(json.dumps(d))
+    for args in (["save-image-dumpjson", str(new)], ["save-image-define", str(new), str(new)], ["save-image-edit", str(new)]):
+        assert "not a saved state" in fake.cairn(*args, ok=2).stderr
+    fake.cairn("save-image-dumpxml", str(tmp_path / "none"), ok=3)
+
+
+def test_damaged_definition_in_a_saved_state_can_be_replaced(fake, tmp_path, saved):
+    d = fake.cairn("save-image-dumpjson", saved).stdout
+    with open(saved, "r+b") as f:
+        f.seek((12 << 20) + 4096)
+        f.write(b"x")
+    assert "damaged (checksum)" in fake.cairn("save-image-dumpjson", saved, ok=1).stderr
+    new = tmp_path / "new.json"
+    new.write_text(d.replace("d.raw", "moved.raw"))
+    fake.cairn("save-image-define", saved, str(new))
+    moved(fake, saved)
+
+
+def test_saved_state_is_resumed_or_paused_as_it_was_defined(fake, tmp_path, saved):
+    new = tmp_path / "new.json"
+    new.write_text(fake.cairn("save-image-dumpjson", saved).stdout.replace("d.raw", "moved.raw"))
+    for args, want in ([], "running"), (["--paused"], "paused"), ([], "paused"), (["--running"], "running"):
+        fake.cairn("save-image-define", saved, str(new), *args)
+        fake.cairn("restore", saved)
+        assert fake.cairn("domstate", "vm1").stdout == f"{want}\n"
+        fake.cairn("destroy", "vm1")
+    fake.cairn("save-image-define", saved, str(new), "--paused", "--running", ok=2)
+
+
+# ---- files ----
 
 def test_restore_of_other_files_is_refused(fake, tmp_path):
     fake.define("vm1")
