@@ -91,7 +91,7 @@ int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm)
 		return -ENOMEM;
 	vm->host = host;
 	vm->def = def;
-	vm->id = vm->exit.status = vm->start.opts.state_fd = vm->touched_fd = -1;
+	vm->id = vm->exit.status = vm->start.opts.state_fd = vm->working_set_fd = -1;
 	snprintf(vm->reason, sizeof(vm->reason), "defined");
 	memmove(&host->vms[i + 1], &host->vms[i], (host->nvms - i) * sizeof(*host->vms));
 	host->vms[i] = vm;
@@ -242,8 +242,8 @@ static void vm_free(struct vm *vm)
 	open_as_free(vm->start.opener);
 	if (vm->start.opts.state_fd >= 0)
 		close(vm->start.opts.state_fd);
-	if (vm->touched_fd >= 0)
-		close(vm->touched_fd);
+	if (vm->working_set_fd >= 0)
+		close(vm->working_set_fd);
 	client_file_free(vm->start.opts.state_file);
 	free(vm->start.failed);
 	if (vm->start.config)

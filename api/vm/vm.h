@@ -226,7 +226,7 @@ struct vm {
 	struct vm_balance *balance; /* api/policy/balancer.h; NULL: the VM runs without bounds, or is off */
 	struct vm_space *space; /* api/policy/vm_space.h; NULL: nothing is known of its images' space */
 	struct vm_trend *trend; /* api/policy/trends.h; NULL: the VM has not run yet */
-	int touched_fd; /* the process's list of memory blocks (api/vm/touched.h); -1: none */
+	int working_set_fd; /* the process's list of memory blocks (api/vm/working_set_file.h); -1: none */
 	uint64_t memory_kills; /* how often the kernel had killed a process of the VM's group for its memory when the last process was placed there */
 	struct systemd_scope *scope; /* api/vm/systemd_scope.h; NULL: the definition asks for none, or no run needs it */
 	const struct cgroup_tree *scope_tree; /* the folder of this scope; NULL: there is none */

@@ -3,7 +3,7 @@
 #include "api/vm/disk_change.h"
 #include "api/vm/disk_doubt.h"
 #include "api/vm/observer.h"
-#include "api/vm/touched.h"
+#include "api/vm/working_set_file.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_gone.h"
@@ -167,7 +167,7 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm_live_forget(vm);
 	disk_doubt_forget(&vm->disk_change);
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
-	touched_keep(vm);
+	working_set_file_keep(vm);
 	release_waits_gone(vm);
 	vm_notify(vm, process_gone);
 	vm_cgroups_sweep(vm->host);

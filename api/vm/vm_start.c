@@ -11,7 +11,7 @@
 #include "api/vm/offline_process.h"
 #include "api/vm/nvram.h"
 #include "api/vm/pull_mark.h"
-#include "api/vm/touched.h"
+#include "api/vm/working_set_file.h"
 #include "api/vm/vm_ahead.h"
 #include "api/vm/vm_cgroup.h"
 #include "api/vm/vm_disk_free.h"
@@ -273,7 +273,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 static void working_sets_add(struct vm *vm, struct config *c)
 {
 	struct err e = { 0 };
-	int fd = vm->start.opts.forked ? -1 : touched_open(vm, &e);
+	int fd = vm->start.opts.forked ? -1 : working_set_file_open(vm, &e);
 
 	if (fd >= 0)
 		c->vm.working_sets_fd = (uint16_t)config_add_fd(c, fd);

@@ -148,7 +148,7 @@ static void test_damaged_file_is_ignored(void **state)
 	}
 }
 
-/* A VM's process gets such a copy (api/vm/touched.h). */
+/* A VM's process gets such a copy (api/vm/working_set_file.h). */
 static void test_zeros_behind_the_sets_are_ignored(void **state)
 {
 	struct fixture *f = *state;

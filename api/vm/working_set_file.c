@@ -1,4 +1,4 @@
-#include "api/vm/touched.h"
+#include "api/vm/working_set_file.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_host.h"
@@ -14,13 +14,13 @@
 #include <unistd.h>
 
 #define FILE_NAME "touched"
-#define COPY_BYTES (TOUCHED_BYTES + 4)
+#define COPY_BYTES (WORKING_SET_FILE_BYTES + 4)
 
-/* Copy up to TOUCHED_BYTES from the beginning of a file. Returns their number; -errno. */
+/* Copy up to WORKING_SET_FILE_BYTES from the beginning of a file. Returns their number; -errno. */
 static ssize_t file_copy(int from, int to)
 {
-	CLEANUP_FREE char *buf = malloc(TOUCHED_BYTES);
-	ssize_t n = buf ? pread(from, buf, TOUCHED_BYTES, 0) : -1;
+	CLEANUP_FREE char *buf = malloc(WORKING_SET_FILE_BYTES);
+	ssize_t n = buf ? pread(from, buf, WORKING_SET_FILE_BYTES, 0) : -1;
 	int r = n > 0 ? pwrite_full(to, buf, (size_t)n, 0) : 0;
 
 	return n < 0 ? -errno : r < 0 ? r : n;
@@ -37,7 +37,7 @@ static int copy_make(int from)
 	return steal_fd(&fd);
 }
 
-int touched_open(struct vm *vm, struct err *e)
+int working_set_file_open(struct vm *vm, struct err *e)
 {
 	struct err none;
 	CLEANUP_CLOSE int file = store_open_file(vm->host->store, vm->def->name, FILE_NAME, O_RDONLY, &none);
@@ -46,16 +46,16 @@ int touched_open(struct vm *vm, struct err *e)
 
 	if (ours < 0)
 		return err_set_errno(e, copy < 0 ? copy : -errno, "the VM's file \"" FILE_NAME "\"");
-	if (vm->touched_fd >= 0)
-		close(vm->touched_fd);
-	vm->touched_fd = ours;
+	if (vm->working_set_fd >= 0)
+		close(vm->working_set_fd);
+	vm->working_set_fd = ours;
 	return steal_fd(&copy);
 }
 
 /* A process that writes its list truncates the copy to it. */
-void touched_keep(struct vm *vm)
+void working_set_file_keep(struct vm *vm)
 {
-	CLEANUP_CLOSE int copy = steal_fd(&vm->touched_fd);
+	CLEANUP_CLOSE int copy = steal_fd(&vm->working_set_fd);
 	CLEANUP_CLOSE int file = -1;
 	struct stat st;
 	struct err e;
