@@ -1,6 +1,6 @@
 #include "api/definition/share_start.h"
 #include "api/definition/definition.h"
-#include "api/definition/orphan.h"
+#include "api/definition/detached_program.h"
 #include "api/store/paths.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -26,7 +26,7 @@ int share_start(const struct definition *d, const char *key, const char *path, b
 		return err_set_errno(e, -errno, "%s: %s", key, path);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "%s", key);
-	r = orphan_start(program, argv, (const int[]){ pair[1], folder }, 2);
+	r = detached_program_start(program, argv, (const int[]){ pair[1], folder }, 2);
 	close(pair[1]);
 	if (r < 0) {
 		close(pair[0]);

@@ -1,6 +1,6 @@
 #include "api/definition/vnc_start.h"
 #include "api/definition/definition.h"
-#include "api/definition/orphan.h"
+#include "api/definition/detached_program.h"
 #include "api/store/paths.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -49,7 +49,7 @@ int vnc_start(const struct definition *d, int listener, struct err *e)
 		return r < 0 ? r : password;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "vnc");
-	r = orphan_start(program, argv, (const int[]){ pair[1], listener, password }, path ? 3 : 2);
+	r = detached_program_start(program, argv, (const int[]){ pair[1], listener, password }, path ? 3 : 2);
 	close(pair[1]);
 	if (r < 0) {
 		close(pair[0]);

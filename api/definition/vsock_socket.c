@@ -1,5 +1,5 @@
 #include "api/definition/vsock_socket.h"
-#include "api/definition/orphan.h"
+#include "api/definition/detached_program.h"
 #include "api/store/paths.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -78,7 +78,7 @@ int vsock_dial_start(const char *path, const char *key, struct err *e)
 		return r;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "%s", key);
-	r = orphan_start(program, argv, &pair[1], 1);
+	r = detached_program_start(program, argv, &pair[1], 1);
 	close(pair[1]);
 	if (r < 0) {
 		close(pair[0]);

@@ -1,4 +1,4 @@
-#include "api/definition/orphan.h"
+#include "api/definition/detached_program.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@ static int files_place(const int *fds, unsigned nfds)
 			return -errno;
 	}
 	for (unsigned i = 0; i < nfds; i++)
-		if (dup2(copies[i], ORPHAN_FD + (int)i) < 0)
+		if (dup2(copies[i], DETACHED_PROGRAM_FD + (int)i) < 0)
 			return -errno;
 	return 0;
 }
@@ -31,13 +31,13 @@ static int become(const char *program, char *const *argv, const int *fds, unsign
 	int r = nfds <= FDS_MAX ? files_place(fds, nfds) : -E2BIG;
 
 	/* The caller's process group may be killed, and not all of its fds are close-on-exec. */
-	if (r < 0 || setsid() < 0 || close_range(ORPHAN_FD + nfds, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+	if (r < 0 || setsid() < 0 || close_range(DETACHED_PROGRAM_FD + nfds, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
 		return r < 0 ? r : -errno;
 	execv(program, argv);
 	return -errno;
 }
 
-int orphan_start(const char *program, char *const *argv, const int *fds, unsigned nfds)
+int detached_program_start(const char *program, char *const *argv, const int *fds, unsigned nfds)
 {
 	int pipe_fds[2], error = 0;
 	pid_t child;
