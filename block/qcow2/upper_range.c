@@ -1,4 +1,4 @@
-#include "block/above.h"
+#include "block/upper_range.h"
 #include "base/util.h"
 #include "block/qcow2/impl.h"
 
@@ -7,7 +7,7 @@
 
 struct look {
 	struct wait wait;
-	struct block_above *x;
+	struct upper_range *x;
 	uint64_t at;
 };
 
@@ -38,7 +38,7 @@ static int offset_look(struct look *l, uint64_t *ret_len)
 
 static void look_end(struct look *l, int res, uint64_t len)
 {
-	struct block_above *x = l->x;
+	struct upper_range *x = l->x;
 	uint64_t at = l->at;
 
 	free(l);
@@ -62,7 +62,7 @@ static void look_run(struct wait *w, int res)
 		look_end(l, r, 0);
 }
 
-void block_above(struct block_above *x)
+void upper_range_find(struct upper_range *x)
 {
 	struct look *l = calloc(1, sizeof(*l));
 

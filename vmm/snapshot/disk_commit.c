@@ -3,7 +3,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "block/above.h"
+#include "block/upper_range.h"
 #include "block/qcow2/qcow2.h"
 #include "vmm/machine/machine_layers.h"
 #include "vmm/snapshot/disk_copy_impl.h"
@@ -38,13 +38,13 @@ static struct commit_job *commit_of(struct work *w)
 
 struct look_call {
 	struct disk_call c;
-	struct block_above above;
+	struct upper_range range;
 	uint64_t off, len;
 };
 
-static void look_done(struct block_above *a, int res, uint64_t off, uint64_t len)
+static void look_done(struct upper_range *a, int res, uint64_t off, uint64_t len)
 {
-	struct look_call *x = container_of(a, struct look_call, above);
+	struct look_call *x = container_of(a, struct look_call, range);
 
 	x->off = off;
 	x->len = len;
@@ -54,7 +54,7 @@ static void look_done(struct block_above *a, int res, uint64_t off, uint64_t len
 static void look_run(struct disk_call *c, struct block *b)
 {
 	(void)b;
-	block_above(&container_of(c, struct look_call, c)->above);
+	upper_range_find(&container_of(c, struct look_call, c)->range);
 }
 
 /* Copy pieces that are zero as zeros, neighbours together: the lower layer may have other content there. */
@@ -103,7 +103,7 @@ static int part_commit(struct copy_job *p, uint64_t off, uint64_t len, struct er
 
 	p->new_from = MAX(p->new_from, end);
 	while (off < end && !r) {
-		struct look_call x = { .c.run = look_run, .above = { .b = block_layer(p->disk->block, k->top), .depth = k->base - k->top,
+		struct look_call x = { .c.run = look_run, .range = { .b = block_layer(p->disk->block, k->top), .depth = k->base - k->top,
 			.off = off, .len = end - off, .done = look_done } };
 
 		r = disk_call(p->disk, &x.c, e);

@@ -8,7 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/util.h"
-#include "block/above.h"
+#include "block/upper_range.h"
 #include "block/mirror.h"
 #include "block/restack.h"
 
@@ -49,12 +49,12 @@ static void disk_replace(struct recorder *r, struct block_restack *o, struct blo
 /* ---- copying ---- */
 
 struct look {
-	struct block_above above;
+	struct upper_range above;
 	uint64_t off, len;
 	bool over;
 };
 
-static void look_done(struct block_above *a, int res, uint64_t off, uint64_t len)
+static void look_done(struct upper_range *a, int res, uint64_t off, uint64_t len)
 {
 	struct look *x = container_of(a, struct look, above);
 
@@ -74,7 +74,7 @@ static void part_copy(struct recorder *r, unsigned top, unsigned depth, uint64_t
 	for (; off < end; off += n) {
 		struct look x = { .above = { .b = from, .depth = depth, .off = off, .len = MIN(end - off, PIECE), .done = look_done } };
 
-		block_above(&x.above);
+		upper_range_find(&x.above);
 		while (!x.over)
 			loop_run_once(r->f->loop, UINT64_MAX);
 		n = x.len ? x.off + x.len - off : MIN(end - off, PIECE);

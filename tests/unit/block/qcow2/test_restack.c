@@ -3,7 +3,7 @@
 
 #include "base/bytes.h"
 #include "base/util.h"
-#include "block/above.h"
+#include "block/upper_range.h"
 #include "block/restack.h"
 
 #define PIECE (64 * KIB)
@@ -193,13 +193,13 @@ static void test_backing_name_changes(void **state)
 }
 
 struct found {
-	struct block_above x;
+	struct upper_range x;
 	int res;
 	uint64_t off, len;
 	bool over;
 };
 
-static void found(struct block_above *x, int res, uint64_t off, uint64_t len)
+static void found(struct upper_range *x, int res, uint64_t off, uint64_t len)
 {
 	struct found *a = container_of(x, struct found, x);
 
@@ -213,7 +213,7 @@ static struct found look(struct fixture *f, struct block *b, unsigned depth, uin
 {
 	struct found a = { .x = { .b = b, .depth = depth, .off = off, .len = len, .done = found } };
 
-	block_above(&a.x);
+	upper_range_find(&a.x);
 	while (!a.over)
 		loop_run_once(f->loop, UINT64_MAX);
 	assert_int_equal(a.res, 0);
