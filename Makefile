@@ -254,7 +254,7 @@ $(BUILD)/unit/devices/virtio/test_virtio_net: UNIT_LDFLAGS = -Wl,--wrap=loop_now
 $(BUILD)/unit/devices/virtio/test_net_pairs: UNIT_LDFLAGS = -Wl,--wrap=ioctl
 $(BUILD)/unit/devices/virtio/test_net_vhost: UNIT_LDFLAGS = -Wl,--wrap=ioctl
 $(BUILD)/unit/api/policy/test_scheduler: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime,--wrap=vm_process_request,--wrap=snapshots_fetch,--wrap=snapshot_delete_where
-$(BUILD)/unit/api/policy/test_timekeeper: UNIT_LDFLAGS = -Wl,--wrap=store_put
+$(BUILD)/unit/api/policy/test_timetables: UNIT_LDFLAGS = -Wl,--wrap=store_put
 $(BUILD)/unit/api/policy/test_thresholds: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime,--wrap=store_put,--wrap=vm_process_request
 $(BUILD)/unit/api/policy/test_vm_space: UNIT_LDFLAGS = -Wl,--wrap=clock_gettime,--wrap=store_put,--wrap=vm_process_request,--wrap=fork_as_begin,--wrap=fork_as_free
 $(BUILD)/unit/api/jobs/test_fork_files: UNIT_LDFLAGS = -Wl,--wrap=open

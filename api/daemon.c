@@ -49,7 +49,7 @@
 #include "api/policy/scheduler.h"
 #include "api/policy/shutdown.h"
 #include "api/policy/thresholds.h"
-#include "api/policy/timekeeper.h"
+#include "api/policy/timetables.h"
 #include "api/policy/transient.h"
 #include "api/policy/web_hooks.h"
 #include "api/policy/trends.h"
@@ -170,7 +170,7 @@ static void permissions_changed(void *opaque)
  * - save continues an adopted VM's save job before idle looks for that job;
  * - job_owner looks for the jobs that all others have continued, or ended with the VM's process;
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
-static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &timekeeper_observer, &restart_observer, &transient_observer,
+static const struct vm_observer *const observers[] = { &quota_observer, &host_shutdown_observer, &scheduler_observer, &timetables_observer, &restart_observer, &transient_observer,
 	&shutdown_observer, &job_observer, &job_wait_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &hook_ask_observer, &start_gate_before_observer, &network_ports_observer, &network_blocked_observer, &start_gate_observer, &group_network_observer,
 	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer, &commit_ready_observer,
@@ -533,7 +533,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (!r)
 		r = scheduler_new(h, &h->scheduler, e);
 	if (!r)
-		r = timekeeper_new(h, command_run_as, &d->commands, &h->timekeeper, e);
+		r = timetables_new(h, command_run_as, &d->commands, &h->timetables, e);
 	if (!r)
 		r = approver_new(h, command_run_approved, &d->commands, &h->approver, e);
 	if (r < 0)
@@ -586,8 +586,8 @@ void daemon_close(struct daemon *d)
 	h->watchman = NULL;
 	web_hooks_free(h->web_hooks);
 	h->web_hooks = NULL;
-	timekeeper_free(h->timekeeper);
-	h->timekeeper = NULL;
+	timetables_free(h->timetables);
+	h->timetables = NULL;
 	approver_free(h->approver);
 	h->approver = NULL;
 	vm_free_all(h);

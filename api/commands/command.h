@@ -29,14 +29,11 @@ struct command_context {
 /* Callbacks that let a server (api/wire/conn.h) run commands. Their opaque is a struct command_context. */
 extern const struct server_ops command_server_ops;
 
-/* Run a command as a user, without a client, as the daemon's own timekeeper does (timekeeper_run_as() in
- * api/policy/timekeeper.h). context: a struct command_context. */
-void command_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
-	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque);
+/* Run a command as a user, without a client, as the timetables do. context: a struct command_context. */
+call_run_as command_run_as;
 
 /* The same for a command that another user has approved (api/policy/approver.h). */
-void command_run_approved(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
-	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque);
+call_run_as command_run_approved;
 
 /* Return the value of the argument "then" of a call that saves or reverts; SAVE_THEN_AS_IT_WAS if it is absent. */
 enum save_then save_then_asked(const struct call *c);

@@ -2,6 +2,7 @@
 #include "api/commands/command.h"
 #include "api/access/rights.h"
 #include "api/policy/thresholds.h"
+#include "api/policy/timetable.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"

@@ -1,7 +1,7 @@
 /* Handlers of schedules. */
 #include "api/commands/command.h"
 #include "api/access/rights.h"
-#include "api/policy/timekeeper.h"
+#include "api/policy/timetables.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
@@ -119,7 +119,7 @@ void command_timetable_add(struct call *c)
 	a->call = c;
 	snprintf(a->name, sizeof(a->name), "%s", t->name);
 	if (!r)
-		r = timekeeper_add(c->vm, t, schedule_added, a, &e);
+		r = timetables_add(c->vm, t, schedule_added, a, &e);
 	if (!r) {
 		a->next_s = t->next_s;
 		return;
@@ -133,7 +133,7 @@ void command_timetable_remove(struct call *c)
 {
 	struct err e;
 
-	if (timekeeper_remove(c->vm, js_get_str(c->args, "name"), call_done, c, &e) < 0)
+	if (timetables_remove(c->vm, js_get_str(c->args, "name"), call_done, c, &e) < 0)
 		call_fail(c, &e);
 }
 
@@ -141,7 +141,7 @@ void command_timetable_pause(struct call *c)
 {
 	struct err e;
 
-	if (timekeeper_pause(c->vm, js_get_str(c->args, "name"), !js_get_bool(c->args, "resume", false), call_done, c, &e) < 0)
+	if (timetables_pause(c->vm, js_get_str(c->args, "name"), !js_get_bool(c->args, "resume", false), call_done, c, &e) < 0)
 		call_fail(c, &e);
 }
 
@@ -152,7 +152,7 @@ static size_t timetable_append(const struct vm *vm, struct json_object *list)
 	for (size_t k = 0; vm->timetable && k < vm->timetable->n; k++) {
 		if (vm->timetable->entries[k]->adding || vm->timetable->entries[k]->removing)
 			continue;
-		json_object_array_add(list, timekeeper_to_json(vm, vm->timetable->entries[k]));
+		json_object_array_add(list, timetables_to_json(vm, vm->timetable->entries[k]));
 		bytes += 900;
 	}
 	return bytes;

@@ -28,7 +28,7 @@
 
 struct approver {
 	struct vm_host *host;
-	timekeeper_run_as *run_as;
+	call_run_as *run_as;
 	void *context;
 	struct approvals table;
 	struct loop_timer *timer;
@@ -571,7 +571,7 @@ void approver_set_rule(struct call *c, const struct approval_rule *rule)
 
 /* ---- start and end ---- */
 
-int approver_new(struct vm_host *host, timekeeper_run_as *run_as, void *context, struct approver **ret_a, struct err *e)
+int approver_new(struct vm_host *host, call_run_as *run_as, void *context, struct approver **ret_a, struct err *e)
 {
 	struct approver *a = must_alloc(calloc(1, sizeof(*a)));
 

@@ -10,7 +10,7 @@
 #define CAIRN_API_POLICY_APPROVER_H
 
 #include "api/access/approvals.h"
-#include "api/policy/timekeeper.h"
+#include "api/schema/call.h"
 
 struct approver;
 struct call;
@@ -22,7 +22,7 @@ struct vm_observer;
 extern const struct vm_observer approver_observer;
 
 /* Read the rules and requests. run_as: must not ask for approval again. context: borrowed. Returns 0 or -errno. */
-int approver_new(struct vm_host *host, timekeeper_run_as *run_as, void *context, struct approver **ret_a, struct err *e);
+int approver_new(struct vm_host *host, call_run_as *run_as, void *context, struct approver **ret_a, struct err *e);
 /* NULL allowed. */
 void approver_free(struct approver *a);
 

@@ -29,7 +29,7 @@
 
 struct watchman {
 	struct vm_host *host;
-	timekeeper_run_as *run_as;
+	call_run_as *run_as;
 	void *context;
 };
 
@@ -354,7 +354,7 @@ struct json_object *thresholds_show(const struct vm *vm, const struct threshold 
 
 /* ---- start and end ---- */
 
-struct watchman *thresholds_new(struct vm_host *host, timekeeper_run_as *run_as, void *context)
+struct watchman *thresholds_new(struct vm_host *host, call_run_as *run_as, void *context)
 {
 	struct watchman *w = must_alloc(calloc(1, sizeof(*w)));
 

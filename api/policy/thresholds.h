@@ -9,7 +9,7 @@
 #define CAIRN_API_POLICY_THRESHOLDS_H
 
 #include "api/policy/threshold.h"
-#include "api/policy/timekeeper.h"
+#include "api/schema/call.h"
 
 #include <stdbool.h>
 
@@ -22,7 +22,7 @@ struct watchman;
 extern const struct vm_observer thresholds_observer;
 
 /* Read the thresholds of the loaded VMs. context: borrowed. Returns the owned object. */
-struct watchman *thresholds_new(struct vm_host *host, timekeeper_run_as *run_as, void *context);
+struct watchman *thresholds_new(struct vm_host *host, call_run_as *run_as, void *context);
 void thresholds_free(struct watchman *w); /* NULL allowed */
 
 /* Set a threshold, in place of the one with its name, and store that. t: taken on success. done: called once, from the

@@ -1,5 +1,5 @@
 /* timetable: the schedules of a VM, each an action and the calendar of its runs, with the history of runs. Pure
- * functions and JSON; timekeeper.h does the runs.
+ * functions and JSON; timetables.h does the runs.
  *
  * A run is missed if it cannot begin within TIMETABLE_GRACE_S: no daemon ran, the host slept, or the run before it had
  * not ended. A schedule says what happens then.

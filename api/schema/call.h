@@ -69,6 +69,12 @@ struct call {
 /* Return the role that the call's user has now, with or without a connection. uuid: a VM's; NULL: for all VMs. */
 enum role call_role_for(const struct call *c, const uint8_t *uuid);
 
+/* Runs a command of the daemon as a user, with the checks, the audit line and the effects of a client's call.
+ * by: for the audit log. args: taken. file: taken; NULL: none. done: called once, at once or from the loop; answer:
+ * borrowed. */
+typedef void call_run_as(void *context, const struct peer *who, const char *by, const char *command, struct json_object *args,
+	struct client_file *file, void (*done)(void *opaque, struct json_object *answer), void *opaque);
+
 /* Check the client's role again, right before an effect that comes after something that may have taken long: meanwhile
  * the role may have been revoked, or the VM's name given to another VM.
  * c: NULL: the daemon itself acts. role: the one that the effect requires. vm: the VM that will be changed; NULL: the

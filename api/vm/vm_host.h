@@ -34,7 +34,7 @@ struct fs_spaces;
 struct pool_space;
 struct pressure;
 struct systemd_scope;
-struct timekeeper;
+struct timetables;
 struct transients;
 struct trends;
 struct usernet;
@@ -100,7 +100,7 @@ struct vm_host {
 	uint64_t volume_looks_after_ns;	     /* a file of a VM did not answer: lists of volumes look at none before this time */
 	unsigned next_job;		     /* number in the last generated job id */
 	struct scheduler *scheduler;	     /* NULL until the VMs are loaded */
-	struct timekeeper *timekeeper;	     /* NULL until the VMs are loaded */
+	struct timetables *timetables;	     /* NULL until the VMs are loaded */
 	struct approver *approver;	     /* api/policy/approver.h; NULL until the VMs are loaded */
 	struct host_shutdown *host_shutdown; /* NULL: not under way */
 	struct pool_space *pool_space;	     /* api/policy/pool_space.h; NULL until the VMs are loaded */

@@ -35,7 +35,7 @@ static struct timetable_entry entry(const char *on, enum timetable_missed missed
 	return t;
 }
 
-/* Handle what is due, as the timekeeper does. Returns the number of runs. */
+/* Handle what is due, as timetables.c does. Returns the number of runs. */
 static unsigned handle(struct timetable_entry *t, int64_t now, unsigned *missed, int64_t *ret_last)
 {
 	unsigned n = 0;

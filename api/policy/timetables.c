@@ -1,4 +1,4 @@
-#include "api/policy/timekeeper.h"
+#include "api/policy/timetables.h"
 #include "api/access/client_file.h"
 #include "api/access/fork_as.h"
 #include "api/access/groups.h"
@@ -41,9 +41,9 @@ struct zone {
 	int64_t loaded_s;
 };
 
-struct timekeeper {
+struct timetables {
 	struct vm_host *host;
-	timekeeper_run_as *run_as;
+	call_run_as *run_as;
 	void *context;
 	int fd;
 	struct loop_watch *watch;
@@ -55,7 +55,7 @@ static int64_t now_s(void)
 	return (int64_t)clock_realtime_ns() / NS;
 }
 
-static void timer_set(struct timekeeper *k, int64_t at_s)
+static void timer_set(struct timetables *k, int64_t at_s)
 {
 	struct itimerspec when = { .it_value.tv_sec = at_s };
 
@@ -65,14 +65,14 @@ static void timer_set(struct timekeeper *k, int64_t at_s)
 }
 
 /* Let the timer fire soon. k: NULL allowed. */
-static void timekeeper_soon(struct timekeeper *k)
+static void timetables_soon(struct timetables *k)
 {
 	if (k)
 		timer_set(k, 1);
 }
 
 /* Arm the timer for the first run or retry. */
-static void timekeeper_arm(struct timekeeper *k, int64_t now)
+static void timetables_arm(struct timetables *k, int64_t now)
 {
 	int64_t first = 0;
 
@@ -98,7 +98,7 @@ static const char *zone_of(const struct timetable_entry *t)
 }
 
 /* Set the zone of an entry. Returns as time_zone_load(). */
-static int zone_set(struct timekeeper *k, struct timetable_entry *t, struct err *e)
+static int zone_set(struct timetables *k, struct timetable_entry *t, struct err *e)
 {
 	struct zone *z = k->zones;
 	struct time_zone *loaded;
@@ -125,7 +125,7 @@ static void entry_look_ahead(struct timetable_entry *t)
 }
 
 /* Read a zone's file again, and let the entries use that. */
-static void zone_refresh(struct timekeeper *k, struct zone *z, int64_t now)
+static void zone_refresh(struct timetables *k, struct zone *z, int64_t now)
 {
 	struct time_zone *old = z->z, *fresh;
 	struct err e;
@@ -148,7 +148,7 @@ static void zone_refresh(struct timekeeper *k, struct zone *z, int64_t now)
 	time_zone_free(old);
 }
 
-static void zones_refresh(struct timekeeper *k, int64_t now)
+static void zones_refresh(struct timetables *k, int64_t now)
 {
 	for (struct zone *z = k->zones; z; z = z->next)
 		if (now - z->loaded_s > ZONE_FRESH_S || now < z->loaded_s)
@@ -185,7 +185,7 @@ static struct step *step_new(struct vm *vm, const struct timetable_entry *t)
 /* Find the step's schedule. Returns NULL: it is gone, or not in the step's run. */
 static struct timetable_entry *step_entry(const struct step *s, struct vm **ret_vm)
 {
-	struct vm *vm = s->host->timekeeper ? vm_find_uuid(s->host, s->uuid) : NULL;
+	struct vm *vm = s->host->timetables ? vm_find_uuid(s->host, s->uuid) : NULL;
 	int i = vm ? timetable_find(vm->timetable, s->name) : -1;
 
 	*ret_vm = vm;
@@ -244,7 +244,7 @@ static void run_end(struct vm *vm, struct timetable_entry *t, const char *outcom
 	client_file_free(STEAL_PTR(t->file));
 	entry_look_ahead(t);
 	timetable_keep_soon(vm);
-	timekeeper_soon(vm->host->timekeeper);
+	timetables_soon(vm->host->timetables);
 }
 
 /* ---- doing a run ---- */
@@ -268,7 +268,7 @@ static void run_wait(struct vm *vm, struct timetable_entry *t, const char *why)
 		return;
 	}
 	t->working = false;
-	timekeeper_arm(vm->host->timekeeper, now);
+	timetables_arm(vm->host->timetables, now);
 }
 
 static void run_try(struct vm *vm, struct timetable_entry *t);
@@ -313,7 +313,7 @@ static void run_answered(void *opaque, struct json_object *answer)
 		run_step_end(vm, t, class_name, why);
 	} else if (job) {
 		snprintf(t->job, sizeof(t->job), "%s", job);
-		timekeeper_soon(vm->host->timekeeper); /* it may have concluded already */
+		timetables_soon(vm->host->timetables); /* it may have concluded already */
 	} else if (js_get_str(js_get(answer, "return"), "delayed")) { /* the plan continues without the schedule */
 		run_end(vm, t, "delayed", js_get_str(js_get(answer, "return"), "delayed"));
 	} else {
@@ -325,7 +325,7 @@ static void run_as(struct step *s, const struct peer *who)
 {
 	struct vm *vm;
 	struct timetable_entry *t = step_entry(s, &vm);
-	struct timekeeper *k = s->host->timekeeper;
+	struct timetables *k = s->host->timetables;
 	char by[TIMETABLE_NAME_MAX + 1];
 
 	if (!t) {
@@ -547,7 +547,7 @@ static void entry_look(struct vm *vm, struct timetable_entry *t, int64_t now)
 
 static void timer_ready(void *opaque, unsigned revents)
 {
-	struct timekeeper *k = opaque;
+	struct timetables *k = opaque;
 	int64_t now = now_s();
 	uint64_t times;
 
@@ -556,14 +556,14 @@ static void timer_ready(void *opaque, unsigned revents)
 		return;
 	zones_refresh(k, now);
 	/* A run may end at once, and arm the timer again; a run adds and removes no VM before the loop's next turn. */
-	timekeeper_arm(k, now);
+	timetables_arm(k, now);
 	for (size_t i = 0; i < k->host->nvms; i++) {
 		struct vm *vm = k->host->vms[i];
 
 		for (size_t n = 0; vm->timetable && n < vm->timetable->n; n++)
 			entry_look(vm, vm->timetable->entries[n], now);
 	}
-	timekeeper_arm(k, now);
+	timetables_arm(k, now);
 }
 
 /* ---- changes by clients ---- */
@@ -577,7 +577,7 @@ static void pause_set(struct timetable_entry *t, bool paused)
 static void change_stored(struct store_work *w)
 {
 	struct step *s = container_of(w, struct step, work);
-	struct vm *vm = s->host->timekeeper ? vm_find_uuid(s->host, s->uuid) : NULL;
+	struct vm *vm = s->host->timetables ? vm_find_uuid(s->host, s->uuid) : NULL;
 	int i = vm ? timetable_find(vm->timetable, s->name) : -1;
 	struct timetable_entry *t = i < 0 ? NULL : vm->timetable->entries[i];
 
@@ -593,7 +593,7 @@ static void change_stored(struct store_work *w)
 	}
 	if (vm && w->r < 0)
 		timetable_keep_soon(vm); /* a later write may have had the change */
-	timekeeper_soon(s->host->timekeeper);
+	timetables_soon(s->host->timetables);
 	s->done(s->opaque, w->r, &w->e);
 	free(s);
 }
@@ -634,14 +634,14 @@ static int add_check(struct vm *vm, struct timetable_entry *t, struct err *e)
 	return 0;
 }
 
-int timekeeper_add(struct vm *vm, struct timetable_entry *t, void (*done)(void *opaque, int r, const struct err *e), void *opaque,
+int timetables_add(struct vm *vm, struct timetable_entry *t, void (*done)(void *opaque, int r, const struct err *e), void *opaque,
 	struct err *e)
 {
 	int r = add_check(vm, t, e);
 	struct step *s;
 
 	if (!r)
-		r = zone_set(vm->host->timekeeper, t, e);
+		r = zone_set(vm->host->timetables, t, e);
 	if (r < 0)
 		return r;
 	t->last_s = now_s();
@@ -672,7 +672,7 @@ static int entry_find(struct vm *vm, const char *name, struct timetable_entry **
 		vm->def->name);
 }
 
-int timekeeper_remove(struct vm *vm, const char *name, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+int timetables_remove(struct vm *vm, const char *name, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
 {
 	struct timetable_entry *t;
 	struct step *s;
@@ -689,7 +689,7 @@ int timekeeper_remove(struct vm *vm, const char *name, void (*done)(void *opaque
 	return r;
 }
 
-int timekeeper_pause(struct vm *vm, const char *name, bool paused, void (*done)(void *opaque, int r, const struct err *e), void *opaque,
+int timetables_pause(struct vm *vm, const char *name, bool paused, void (*done)(void *opaque, int r, const struct err *e), void *opaque,
 	struct err *e)
 {
 	struct timetable_entry *t;
@@ -715,7 +715,7 @@ int timekeeper_pause(struct vm *vm, const char *name, bool paused, void (*done)(
 	return r;
 }
 
-struct json_object *timekeeper_to_json(const struct vm *vm, const struct timetable_entry *t)
+struct json_object *timetables_to_json(const struct vm *vm, const struct timetable_entry *t)
 {
 	const struct timetable_run *last = timetable_last_run(vm->timetable, t->name);
 	struct json_object *o = json_object_new_object();
@@ -747,7 +747,7 @@ struct json_object *timekeeper_to_json(const struct vm *vm, const struct timetab
 
 /* ---- start and end ---- */
 
-static void timetable_load(struct timekeeper *k, struct vm *vm)
+static void timetable_load(struct timetables *k, struct vm *vm)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(k->host->store, vm->def->name, TIMETABLE_FILE);
 	struct err e;
@@ -771,26 +771,26 @@ static void timetable_load(struct timekeeper *k, struct vm *vm)
 	}
 }
 
-int timekeeper_new(struct vm_host *host, timekeeper_run_as *run_as_user, void *context, struct timekeeper **ret_k, struct err *e)
+int timetables_new(struct vm_host *host, call_run_as *run_as_user, void *context, struct timetables **ret_k, struct err *e)
 {
-	struct timekeeper *k = must_alloc(calloc(1, sizeof(*k)));
+	struct timetables *k = must_alloc(calloc(1, sizeof(*k)));
 	int r;
 
-	*k = (struct timekeeper){ .host = host, .run_as = run_as_user, .context = context };
+	*k = (struct timetables){ .host = host, .run_as = run_as_user, .context = context };
 	k->fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	r = k->fd < 0 ? -errno : loop_watch(host->loop, k->fd, POLLIN, timer_ready, k, &k->watch);
 	if (r < 0) {
-		timekeeper_free(k);
+		timetables_free(k);
 		return err_set_errno(e, r, "schedules");
 	}
 	for (size_t i = 0; i < host->nvms; i++)
 		timetable_load(k, host->vms[i]);
-	timekeeper_soon(k);
+	timetables_soon(k);
 	*ret_k = k;
 	return 0;
 }
 
-void timekeeper_free(struct timekeeper *k)
+void timetables_free(struct timetables *k)
 {
 	struct zone *z;
 
@@ -809,32 +809,32 @@ void timekeeper_free(struct timekeeper *k)
 
 /* ---- hooks of the observer ---- */
 
-static void timekeeper_removed(struct vm *vm)
+static void timetables_removed(struct vm *vm)
 {
 	timetable_free(vm->timetable);
 }
 
-static void timekeeper_on_job_concluded(struct vm_host *host, const char *name)
+static void timetables_on_job_concluded(struct vm_host *host, const char *name)
 {
 	(void)name;
-	timekeeper_soon(host->timekeeper);
+	timetables_soon(host->timetables);
 }
 
-static void timekeeper_on_process(struct vm *vm)
+static void timetables_on_process(struct vm *vm)
 {
-	timekeeper_soon(vm->host->timekeeper);
+	timetables_soon(vm->host->timetables);
 }
 
-static void timekeeper_on_adopted(struct vm *vm, const struct vm_info *info)
+static void timetables_on_adopted(struct vm *vm, const struct vm_info *info)
 {
 	(void)info;
-	timekeeper_soon(vm->host->timekeeper);
+	timetables_soon(vm->host->timetables);
 }
 
-static void timekeeper_on_promoted(struct vm *clone, struct vm *other)
+static void timetables_on_promoted(struct vm *clone, struct vm *other)
 {
 	SWAP(clone->timetable, other->timetable);
 }
 
-const struct vm_observer timekeeper_observer = { .promoted = timekeeper_on_promoted, .removed = timekeeper_removed, .job_concluded = timekeeper_on_job_concluded,
-	.adopted = timekeeper_on_adopted, .process_gone = timekeeper_on_process };
+const struct vm_observer timetables_observer = { .promoted = timetables_on_promoted, .removed = timetables_removed, .job_concluded = timetables_on_job_concluded,
+	.adopted = timetables_on_adopted, .process_gone = timetables_on_process };

@@ -1,5 +1,5 @@
 /* Pauses of schedules that the store cannot keep, which test_timetable.py has no means to arrange. */
-#include "api/policy/timekeeper.h"
+#include "api/policy/timetables.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -19,7 +19,7 @@
 #define DEFINITION "{\"name\":\"vm1\",\"memory\":\"32M\",\"boot\":{\"kernel\":\"/kernel\"}}"
 #define WORKS 4
 
-static const struct vm_observer *const observers[] = { &timekeeper_observer, NULL };
+static const struct vm_observer *const observers[] = { &timetables_observer, NULL };
 
 struct fixture {
 	char dir[ONE_VM_DIR_BYTES];
@@ -85,12 +85,12 @@ static int setup(void **state)
 	(void)state;
 	f = calloc(1, sizeof(*f));
 	f->vm = one_vm_open(&f->d, f->dir, DEFINITION, observers);
-	assert_int_equal(timekeeper_new(&f->d, no_run, NULL, &f->d.timekeeper, &e), 0);
+	assert_int_equal(timetables_new(&f->d, no_run, NULL, &f->d.timetables, &e), 0);
 	f->t = calloc(1, sizeof(*f->t));
 	strcpy(f->t->name, "a");
 	strcpy(f->t->on, "yearly");
 	assert_int_equal(calendar_parse(f->t->on, &f->t->calendar, &e), 0);
-	assert_int_equal(timekeeper_add(f->vm, f->t, answered, NULL, &e), 0);
+	assert_int_equal(timetables_add(f->vm, f->t, answered, NULL, &e), 0);
 	write_end(0);
 	f->next_s = f->t->next_s;
 	assert_true(f->next_s > time(NULL));
@@ -104,7 +104,7 @@ static int teardown(void **state)
 
 	(void)state;
 	assert_int_equal(f->nworks, 0);
-	timekeeper_free(f->d.timekeeper);
+	timetables_free(f->d.timetables);
 	r = one_vm_close(&f->d, f->dir);
 	free(f);
 	return r;
@@ -114,7 +114,7 @@ static void pause_ask(bool paused)
 {
 	struct err e;
 
-	assert_int_equal(timekeeper_pause(f->vm, "a", paused, answered, NULL, &e), 0);
+	assert_int_equal(timetables_pause(f->vm, "a", paused, answered, NULL, &e), 0);
 }
 
 static void expect(bool paused)
@@ -129,7 +129,7 @@ static void refuse(bool paused)
 	struct err e;
 
 	f->refuses = true;
-	assert_int_equal(timekeeper_pause(f->vm, "a", paused, answered, NULL, &e), -ENAMETOOLONG);
+	assert_int_equal(timetables_pause(f->vm, "a", paused, answered, NULL, &e), -ENAMETOOLONG);
 	f->refuses = false;
 	assert_int_equal(f->nanswers, before);
 }
