@@ -43,7 +43,6 @@ static int plan_from_args(struct call *c, struct schedule_plan *p, struct err *e
 struct keep {
 	struct store_work work;
 	struct call *call;
-	uint8_t uuid[16];
 	struct schedule_plan plan;
 	bool removes;
 };
@@ -53,7 +52,7 @@ static void schedule_stored(struct store_work *work)
 	struct keep *k = container_of(work, struct keep, work);
 	struct call *c = k->call;
 
-	c->vm = vm_find_uuid(c->host, k->uuid); /* the VM may have been undefined meanwhile */
+	c->vm = vm_find_uuid(c->host, c->uuid); /* the VM may have been undefined meanwhile */
 	if (work->r < 0) {
 		call_fail(c, &work->e);
 	} else {
@@ -73,7 +72,6 @@ static void schedule_store(struct call *c, const struct schedule_plan *plan)
 	struct err e;
 
 	*k = (struct keep){ { .done = schedule_stored, .loop = c->host->loop }, c, .removes = !plan };
-	memcpy(k->uuid, c->vm->def->uuid, sizeof(k->uuid));
 	if (plan)
 		k->plan = *plan;
 	if (scheduler_keep(c->vm, plan, &k->work, &e) < 0) {

@@ -426,7 +426,6 @@ void command_vm_reset(struct call *c)
 struct mark {
 	struct store_work work;
 	struct call *call;
-	uint8_t uuid[16];
 	bool on;
 };
 
@@ -435,7 +434,7 @@ static void mark_stored(struct store_work *work)
 	struct mark *m = container_of(work, struct mark, work);
 	struct call *c = m->call;
 
-	c->vm = vm_find_uuid(c->host, m->uuid); /* the VM may have been undefined meanwhile */
+	c->vm = vm_find_uuid(c->host, c->uuid); /* the VM may have been undefined meanwhile */
 	if (work->r < 0) {
 		call_fail(c, &work->e);
 	} else {
@@ -453,7 +452,6 @@ void command_vm_autostart(struct call *c)
 	int r;
 
 	*m = (struct mark){ { .done = mark_stored, .loop = c->host->loop }, c, .on = !js_get_bool(c->args, "disable", false) };
-	memcpy(m->uuid, c->vm->def->uuid, sizeof(m->uuid));
 	r = m->on ? template_check(c->vm, "start", &e) : 0;
 	if (!r && m->on && vm_has(c->vm, VM_FACT_TRANSIENT))
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is transient, so it cannot start with the host; make it persistent with: cairn "
