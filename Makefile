@@ -30,8 +30,9 @@ WARN += -Wmaybe-uninitialized -Wno-format-truncation
 endif
 SAN     ?=
 HARDEN  := -fstack-protector-strong
-ifeq ($(SAN),)
-HARDEN  += -D_FORTIFY_SOURCE=2
+# Some compilers define it by themselves, and CFLAGS may, too.
+ifeq (,$(SAN)$(findstring _FORTIFY_SOURCE,$(CFLAGS)))
+HARDEN  += -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 endif
 # Time limits in tests are for plain builds; sanitizers take several times as long.
 SLOW = $(if $(SAN),10,1)
