@@ -344,7 +344,7 @@ int link_delete(struct links *l, int index, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot delete link %d", index) : 1;
 }
 
-int link_set_isolated(struct links *l, int index, bool isolated, struct err *e)
+int link_set_port(struct links *l, int index, bool isolated, bool root_block, struct err *e)
 {
 	struct nlmsghdr *n = link_request(l, RTM_SETLINK, 0, index);
 	struct ifinfomsg *m = mnl_nlmsg_get_payload(n);
@@ -354,9 +354,10 @@ int link_set_isolated(struct links *l, int index, bool isolated, struct err *e)
 	m->ifi_family = PF_BRIDGE;
 	port = mnl_attr_nest_start(n, IFLA_PROTINFO);
 	mnl_attr_put_u8(n, IFLA_BRPORT_ISOLATED, isolated);
+	mnl_attr_put_u8(n, IFLA_BRPORT_PROTECT, root_block);
 	mnl_attr_nest_end(n, port);
 	r = request_confirm(l, n);
-	return r < 0 ? err_set_errno(e, r, "cannot isolate port %d of the bridge", index) : 0;
+	return r < 0 ? err_set_errno(e, r, "cannot set the flags of port %d of the bridge", index) : 0;
 }
 
 /* ---- addresses ---- */

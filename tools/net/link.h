@@ -72,8 +72,9 @@ int link_set_alias(struct links *l, int index, const char *alias, struct err *e)
 int link_set_up(struct links *l, int index, struct err *e);
 /* Delete it. Returns 1; 0: there is no such link; -errno. */
 int link_delete(struct links *l, int index, struct err *e);
-/* Set the flag of a bridge's port that keeps isolated ports from each other. Returns 0; -errno. */
-int link_set_isolated(struct links *l, int index, bool isolated, struct err *e);
+/* Set flags of a bridge's port. isolated: the bridge keeps isolated ports from each other. root_block: the bridge's
+ * spanning tree never has its root behind the port. Returns 0; -errno. */
+int link_set_port(struct links *l, int index, bool isolated, bool root_block, struct err *e);
 
 /* Add an address without duplicate address detection. An address that is there is no error. */
 int link_add_address(struct links *l, int index, const struct address *a, unsigned prefix, struct err *e);

@@ -547,8 +547,8 @@ static int port_change(struct operation *o, const struct service *service, struc
 	return r;
 }
 
-/* The flag belongs to a port of the bridge. */
-static int isolate(struct operation *o, const struct port *p, int bridge, struct err *e)
+/* The flags belong to a port of the bridge. */
+static int flags_set(struct operation *o, const struct port *p, int bridge, struct err *e)
 {
 	struct link tap;
 	int r = link_find(o->links, p->tap, &tap, e);
@@ -558,17 +558,17 @@ static int isolate(struct operation *o, const struct port *p, int bridge, struct
 	if (r < 0)
 		return r;
 	if (tap.master && tap.master == bridge)
-		return link_set_isolated(o->links, tap.index, p->isolated, e);
+		return link_set_port(o->links, tap.index, p->isolated, p->filter != FILTER_NONE, e);
 	return p->isolated ? err_set(e, -EINVAL, ERR_WRONG_STATE, "port.tap: '%s' is no port of bridge '%s' yet", p->tap, o->req->net.bridge) : 0;
 }
 
-static int all_isolate(struct operation *o, struct err *e)
+static int all_flags_set(struct operation *o, struct err *e)
 {
 	struct link bridge;
 	int r = link_find(o->links, o->req->net.bridge, &bridge, e);
 
 	for (size_t i = 0; i < o->req->nports && !r; i++)
-		r = isolate(o, &o->req->ports[i], bridge.index, e);
+		r = flags_set(o, &o->req->ports[i], bridge.index, e);
 	return r;
 }
 
@@ -598,7 +598,7 @@ static void clones_introduce(struct operation *o)
 int network_port_up(struct operation *o, struct err *e)
 {
 	struct service service;
-	int r = network_is_direct(&o->req->net) ? direct_ports_up(o, e) : all_isolate(o, e);
+	int r = network_is_direct(&o->req->net) ? direct_ports_up(o, e) : all_flags_set(o, e);
 
 	if (network_is_direct(&o->req->net)) {
 		answers_put(o);

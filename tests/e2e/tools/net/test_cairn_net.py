@@ -931,6 +931,25 @@ def test_ports_know_fixed_and_earlier_addresses(host):
     assert not three.pings("192.168.122.1", wait=1)
 
 
+def test_guest_is_not_root_of_the_spanning_tree(host):
+    """A guest can claim to be the tree's root. The bridge believes that without a filter only."""
+    n = network(stp=True)
+    host.do("up", n)
+    bad = host.guest(1)
+    host.do("port-up", n, port=port(bad, filter="none"))
+    best = bytes(2) + bytes.fromhex(bad.mac.replace(":", ""))
+    hello = bytes.fromhex("424203") + bytes(5) + best + bytes(4) + best + bytes.fromhex("8001" "0000" "1400" "0200" "0f00")
+    sender = Wire(bad)
+
+    def root_port():
+        sender.send(frame("01:80:c2:00:00:00", bad.mac, len(hello), hello))
+        return host.ip("-d", "link", "show", "virbr0")[0]["linkinfo"]["info_data"]["root_port"]
+    until(root_port)
+    host.do("port-up", n, port=port(bad))
+    until(lambda: root_port() == 0)
+    assert [root_port() for _ in range(10)] == [0] * 10
+
+
 def test_isolated_ports(host):
     """They reach the gateway, names and outside, but not each other: neither directly nor by the host."""
     n = network()
