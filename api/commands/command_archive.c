@@ -49,7 +49,6 @@ static int increments_check(struct json_object *list, struct err *e)
 /* Read the arguments of vm-import. *ret_rights: the caller frees it with free(). */
 static int import_opts_take(struct call *c, struct import_opts *opts, struct rights **ret_rights, struct err *e)
 {
-
 	opts->folder = js_get_str(c->args, "folder");
 	opts->name = js_get_str(c->args, "name");
 	opts->increments = js_get_array(c->args, "increments");

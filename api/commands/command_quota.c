@@ -98,7 +98,6 @@ struct listing {
 /* Whether the client may see what that user or group takes. */
 static bool sees(const struct call *c, const struct quota *q)
 {
-
 	if (call_role_for(c, NULL) >= ROLE_ADMIN || q->kind == QUOTA_DEFAULT)
 		return true;
 	return q->kind == QUOTA_USER ? q->id == c->who.uid : peer_is_in_group(&c->who, q->id);

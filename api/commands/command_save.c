@@ -169,7 +169,6 @@ static void restore_start(struct restore *w)
 static void restore_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)
 {
 	struct restore *w = opaque;
-
 	struct err own;
 
 	if (!r && what->to_run) {
