@@ -23,28 +23,25 @@
 /* Input that is read for the answer to a sync that timed out: on a busy host the agent answers late, and clients wait
  * until it does. A guest cannot keep the loop busy with more. */
 #define LATE_BYTES_MAX (64 * 1024)
-/* Time limits that a sync may miss before another one is sent. */
-#define LATE_LIMITS_MAX 12
 /* Sent before guest-sync-delimited, to make the agent discard a partial line. The agent's answer begins with the same
  * byte. */
 #define SENTINEL "\xff"
 
 enum agent_state {
 	IDLE,
-	/* The sync shows whether an agent answers, and where its answers begin. */
-	FREEZE_SYNC,
-	TIME_SYNC,
-	PING_SYNC, /* the port was opened */
-	ERRAND_SYNC,
-	NAME_SYNC,
-	COMMAND_SYNC,
-	THAW_SYNC, /* the thaw is sent together with the sync; its answer follows the sync's */
+	FREEZE_SYNC, /* the sync shows whether an agent answers, and where its answers begin */
 	FREEZE_ASKED,
 	FROZEN,
+	THAW_SYNC, /* the thaw is sent together with the sync; its answer follows the sync's */
 	THAW_ASKED,
+	TIME_SYNC,
 	TIME_ASKED,
+	PING_SYNC, /* the port was opened: a sync finds out whether an agent answers */
+	ERRAND_SYNC,
 	ERRAND_ASKED,
+	NAME_SYNC,
 	NAME_ASKED,
+	COMMAND_SYNC,
 	COMMAND_ASKED,
 };
 
@@ -83,9 +80,7 @@ struct agent {
 	struct agent_command *commands; /* the first one is in progress in the states COMMAND_ */
 	unsigned ncommands;
 	size_t late_bytes; /* input still read in IDLE for the answer to the last sync, which timed out; 0: none is awaited */
-	unsigned late_limits; /* time limits that the last sync has missed */
-	bool sync_sent; /* the last sync is in the port; false: the guest did not read, or has a new state or has reopened the port */
-	uint64_t synced_ns; /* time of the last answer, if nothing has disturbed the port since; 0: something has */
+	uint64_t synced_ns; /* time of the last answer to a command, if nothing has disturbed the port since; 0: something has */
 	char hostname[AGENT_HOSTNAME_MAX + 1]; /* host name still to be set; empty: none */
 	bool owes_thaw;
 	void (*thaw_failed)(void *opaque);
@@ -132,14 +127,12 @@ static void command_hurry(struct agent *a)
 	loop_timer_arm(a->timer, a->due_ns = due_ns);
 }
 
-/* Send all of text or, when the guest does not read, nothing. Returns whether the text was sent. */
-static bool line_send(struct agent *a, const char *text)
+/* Send all of text or, when the guest does not read, nothing; the timeout then handles the missing
+ * answer. */
+static void line_send(struct agent *a, const char *text)
 {
-	bool sent = send(a->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
-
-	if (!sent)
+	if (send(a->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		log_debug("agent", "the guest does not read from its port: %s", strerror(errno));
-	return sent;
 }
 
 static void sync_send(struct agent *a)
@@ -150,29 +143,9 @@ static void sync_send(struct agent *a)
 		"}}\n", ++a->id);
 	a->synced_ns = 0;
 	a->late_bytes = 0;
-	a->late_limits = 0;
 	a->wants_sentinel = true;
 	a->len = 0;
-	a->sync_sent = line_send(a, text);
-}
-
-/* The program that got the last sync may be gone. */
-static void sync_forget(struct agent *a)
-{
-	a->synced_ns = 0;
-	a->late_bytes = 0;
-	a->sync_sent = false;
-	if (a->state == IDLE)
-		state_set(a, IDLE, 0);
-}
-
-/* Find out whether an agent answers. If the answer to the last sync may still come, wait for that one: an agent that
- * always needs more than the time limit would otherwise answer each sync too late. */
-static void sync_begin(struct agent *a, enum agent_state s)
-{
-	if (!a->late_bytes || a->late_limits == LATE_LIMITS_MAX)
-		sync_send(a);
-	state_set(a, s, a->times.sync_ns);
+	line_send(a, text);
 }
 
 static void thaw_send(struct agent *a)
@@ -192,13 +165,15 @@ static void thaw_begin(struct agent *a)
 static void freeze_begin(struct agent *a)
 {
 	a->waits = false;
-	sync_begin(a, FREEZE_SYNC);
+	state_set(a, FREEZE_SYNC, a->times.sync_ns);
+	sync_send(a);
 }
 
 static void time_begin(struct agent *a)
 {
 	a->time_due = false;
-	sync_begin(a, TIME_SYNC);
+	state_set(a, TIME_SYNC, a->times.sync_ns);
+	sync_send(a);
 }
 
 static void time_send(struct agent *a)
@@ -230,7 +205,14 @@ static void errand_begin(struct agent *a, struct errand *which)
 		errand_end(a, turn_missed(a, &e), &e);
 		return;
 	}
-	sync_begin(a, ERRAND_SYNC);
+	state_set(a, ERRAND_SYNC, a->times.sync_ns);
+	sync_send(a);
+}
+
+static void name_begin(struct agent *a)
+{
+	state_set(a, NAME_SYNC, a->times.sync_ns);
+	sync_send(a);
 }
 
 /* Set the host name, both of the running system and in /etc/hostname. The shell command needs no quotes, because the
@@ -281,7 +263,8 @@ static void answers_set(struct agent *a, bool answers)
 static void ping_begin(struct agent *a)
 {
 	atomic_store(&a->ping_due, false);
-	sync_begin(a, PING_SYNC);
+	state_set(a, PING_SYNC, a->times.sync_ns);
+	sync_send(a);
 }
 
 static void queue_resume(struct agent *a)
@@ -300,7 +283,7 @@ static void queue_resume(struct agent *a)
 	else if (a->commands)
 		command_begin(a);
 	else if (a->hostname[0])
-		sync_begin(a, NAME_SYNC);
+		name_begin(a);
 	else if (atomic_load(&a->ping_due))
 		ping_begin(a);
 }
@@ -385,7 +368,8 @@ static void command_begin(struct agent *a)
 		command_send(a);
 		return;
 	}
-	sync_begin(a, COMMAND_SYNC);
+	state_set(a, COMMAND_SYNC, a->times.sync_ns);
+	sync_send(a);
 }
 
 /* Write what the line buffer has to the client's file. Returns false if the answer is too long or cannot be written. */
@@ -500,7 +484,6 @@ static void sync_done(struct agent *a, const struct agent_answer *x)
 	} else if (a->state == COMMAND_SYNC) {
 		command_send(a);
 	} else if (a->state == PING_SYNC || a->state == IDLE) {
-		a->synced_ns = loop_now_ns();
 		queue_resume(a);
 	} else {
 		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
@@ -524,8 +507,20 @@ static void line_done(struct agent *a)
 	a->len = 0;
 	a->overlong = false;
 	switch (a->state) {
+	case FREEZE_SYNC:
+	case THAW_SYNC:
+	case TIME_SYNC:
+	case ERRAND_SYNC:
+	case PING_SYNC:
+	case NAME_SYNC:
+	case COMMAND_SYNC:
+	case IDLE: /* late */
+		sync_done(a, &x);
+		break;
 	case ERRAND_ASKED:
 		errand_answered(a, &x);
+		break;
+	case COMMAND_ASKED: /* see above */
 		break;
 	case NAME_ASKED:
 	case TIME_ASKED:
@@ -545,8 +540,6 @@ static void line_done(struct agent *a)
 		break;
 	case FROZEN:
 		break;
-	default: /* a sync's answer; in IDLE, a late one */
-		sync_done(a, &x);
 	}
 }
 
@@ -592,9 +585,9 @@ static void deadline_passed(void *opaque)
 	struct err e;
 
 	a->synced_ns = 0;
-	if (a->state >= FREEZE_SYNC && a->state <= COMMAND_SYNC) {
-		a->late_bytes = a->sync_sent ? LATE_BYTES_MAX : 0;
-		a->late_limits++;
+	if (a->state == FREEZE_SYNC || a->state == TIME_SYNC || a->state == ERRAND_SYNC || a->state == PING_SYNC ||
+		a->state == COMMAND_SYNC) {
+		a->late_bytes = LATE_BYTES_MAX;
 		answers_set(a, false);
 	}
 	switch (a->state) {
@@ -642,8 +635,10 @@ static void deadline_passed(void *opaque)
 	case COMMAND_ASKED:
 		command_timed_out(a);
 		break;
-	default: /* of a ping */
+	case PING_SYNC:
+	case IDLE:
 		queue_resume(a);
+		break;
 	}
 }
 
@@ -654,9 +649,13 @@ static void port_run(struct loop_task *t)
 	struct agent *a = container_of(t, struct agent, port_task);
 
 	atomic_store(&a->port_posted, false);
-	sync_forget(a);
-	if (!atomic_load(&a->port_open))
+	a->synced_ns = 0;
+	if (!atomic_load(&a->port_open)) {
 		a->answers = false;
+		a->late_bytes = 0;
+		if (a->state == IDLE)
+			state_set(a, IDLE, 0);
+	}
 	if (atomic_load(&a->ping_due) && a->state == IDLE)
 		ping_begin(a);
 	state_tell(a);
@@ -723,7 +722,7 @@ void agent_restored(struct agent *a, bool frozen)
 	if (!a)
 		return;
 	a->owes_thaw = frozen;
-	sync_forget(a);
+	a->synced_ns = 0;
 }
 
 void agent_carried(struct agent *a)

@@ -6,9 +6,6 @@
  * has a timeout. Every freeze is followed by a thaw: by agent_thaw(), after a freeze that failed or
  * timed out, or after AGENT_HOLD_NS.
  *
- * Before a command, a sync finds out whether an agent answers. If its answer does not come within AGENT_SYNC_NS, the
- * command fails, and the next command waits for the same answer.
- *
  * Commands run one at a time, in this order when several are due: thaw, freeze, clock, agent_tell() or
  * agent_shutdown(), address query, agent_command(), host name, ping.
  *

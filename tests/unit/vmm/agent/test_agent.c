@@ -1,6 +1,205 @@
 /* The guest agent protocol with a correct agent, and with agents that send nothing, garbage, too
  * much, or everything too late. */
-#include "agent/agent_fixture.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "vmm/agent/agent.h"
+#include "vmm/vm_msg.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define MS 1000000ULL
+
+struct fixture {
+	struct loop *loop;
+	struct agent *a;
+	int guest; /* the agent's end of the socket */
+	unsigned answers;
+	int r;
+	struct err e;
+	char said[4096]; /* sent by the host so far */
+	size_t nsaid;
+};
+
+/* The agent's timer for the command in progress: the first that agent_new() makes. */
+static struct loop_timer *limit;
+
+int __real_loop_timer_new(struct loop *l, void (*fire)(void *opaque), void *opaque, struct loop_timer **ret_t);
+int __wrap_loop_timer_new(struct loop *l, void (*fire)(void *opaque), void *opaque, struct loop_timer **ret_t);
+int __wrap_loop_timer_new(struct loop *l, void (*fire)(void *opaque), void *opaque, struct loop_timer **ret_t)
+{
+	int r = __real_loop_timer_new(l, fire, opaque, ret_t);
+
+	if (!r && !limit)
+		limit = *ret_t;
+	return r;
+}
+
+/* Time limits are so long that they end only by limit_ends(), however long the host stands still. */
+static int setup(void **state)
+{
+	static const struct agent_times times = {60000 * MS, 60000 * MS, 60000 * MS, 60000 * MS, 60000 * MS};
+	struct fixture *f = calloc(1, sizeof(*f));
+	int pair[2];
+
+	log_set_fd(open("/dev/null", O_WRONLY));
+	assert_int_equal(loop_new(16, &f->loop, &f->e), 0);
+	assert_int_equal(
+		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	limit = NULL;
+	assert_int_equal(agent_new(f->loop, pair[0], &times, &f->a, &f->e), 0);
+	f->guest = pair[1];
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	agent_free(f->a);
+	loop_free(f->loop);
+	close(f->guest);
+	free(f);
+	return 0;
+}
+
+static void answered(void *opaque, int r, const struct err *e)
+{
+	struct fixture *f = opaque;
+
+	f->answers++;
+	f->r = r;
+	if (r < 0)
+		f->e = *e;
+}
+
+static void freeze(struct fixture *f)
+{
+	f->answers = 0;
+	assert_int_equal(agent_freeze(f->a, answered, f, &f->e), 0);
+	assert_int_equal(f->answers, 0);
+}
+
+static void rounds(struct fixture *f, uint64_t ns)
+{
+	uint64_t until = loop_now_ns() + ns, now;
+
+	while ((now = loop_now_ns()) < until)
+		loop_run_once(f->loop, until - now);
+	loop_run_once(f->loop, 0); /* timers that came due while this process had no CPU */
+}
+
+/* End the time limit of the command in progress. */
+static void limit_ends(struct fixture *f)
+{
+	loop_timer_arm(limit, loop_now_ns());
+	loop_run_once(f->loop, 10 * MS);
+}
+
+/* End time limits until done() is called. */
+static void answer_wait(struct fixture *f)
+{
+	while (!f->answers)
+		limit_ends(f);
+}
+
+/* Return the next line that the host sends; "" when there is none. */
+static const char *heard(struct fixture *f)
+{
+	static char line[512];
+	ssize_t n = recv(f->guest, f->said + f->nsaid, sizeof(f->said) - f->nsaid, MSG_DONTWAIT);
+	char *end;
+
+	f->nsaid += n > 0 ? (size_t)n : 0;
+	end = memchr(f->said, '\n', f->nsaid);
+	if (!end)
+		return "";
+	snprintf(line, sizeof(line), "%.*s", (int)(end - f->said), f->said);
+	f->nsaid -= (size_t)(end + 1 - f->said);
+	memmove(f->said, end + 1, f->nsaid);
+	return line;
+}
+
+static void says(struct fixture *f, const char *text)
+{
+	assert_int_equal(send(f->guest, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+	rounds(f, 2 * MS);
+}
+
+/* Receive a sync. Returns its id. */
+static int64_t sync_heard(struct fixture *f)
+{
+	const char *line = heard(f);
+	int64_t id = -1;
+
+	assert_int_equal(
+		sscanf(line,
+			"\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" SCNd64
+			"}}",
+			&id),
+		1);
+	return id;
+}
+
+static void sync_answer(struct fixture *f, int64_t id)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "\xff{\"return\": %" PRId64 "}\n", id);
+	says(f, text);
+}
+
+struct port_news {
+	unsigned n;
+	bool open, answers;
+};
+
+static void port_changed(void *opaque, bool open, bool answers)
+{
+	struct port_news *p = opaque;
+
+	p->n++;
+	p->open = open;
+	p->answers = answers;
+}
+
+static void freeze_heard(struct fixture *f)
+{
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-freeze\"}");
+}
+
+static int64_t thaw_heard(struct fixture *f)
+{
+	int64_t id = sync_heard(f);
+
+	assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-thaw\"}");
+	return id;
+}
+
+/* Check that the agent accepts the next request. */
+static void is_idle_again(struct fixture *f)
+{
+	freeze(f);
+	freeze_heard(f);
+	says(f, "{\"return\": 1}\n");
+	assert_int_equal(f->answers, 1);
+	assert_int_equal(f->r, 0);
+}
 
 static void test_freeze_and_thaw_work(void **state)
 {
@@ -27,21 +226,19 @@ static void test_freeze_and_thaw_work(void **state)
 static void test_silent_agent_times_out(void **state)
 {
 	struct fixture *f = *state;
-	int64_t id;
 
 	freeze(f);
 	answer_wait(f);
 	assert_int_equal(f->answers, 1);
 	assert_int_equal(f->r, -ETIMEDOUT);
 	assert_non_null(strstr(f->e.msg, "is qemu-guest-agent running"));
-	id = sync_heard(f);
+	(void)sync_heard(f);
 	assert_string_equal(heard(f), ""); /* nothing was frozen, so no thaw follows */
-	/* A late answer, to another process's sync. */
+	/* A late answer, to the previous sync. */
 	freeze(f);
 	sync_answer(f, 1);
 	assert_int_equal(f->answers, 0);
-	sync_answer(f, id);
-	assert_string_equal(heard(f), "{\"execute\":\"guest-fsfreeze-freeze\"}");
+	freeze_heard(f);
 	says(f, "{\"return\": 0}\n");
 	assert_int_equal(f->r, 0);
 }
@@ -120,14 +317,13 @@ static void test_sets_the_host_name(void **state)
 static void test_missing_agent_keeps_host_name(void **state)
 {
 	struct fixture *f = *state;
-	int64_t id;
 
 	agent_set_hostname(f->a, "web1");
-	id = sync_heard(f);
+	(void)sync_heard(f);
 	freeze(f);
 	answer_wait(f); /* two time limits */
 	assert_int_equal(f->r, -ETIMEDOUT);
-	sync_answer(f, id);
+	(void)sync_heard(f);
 	assert_string_equal(heard(f), ""); /* not retried */
 	is_idle_again(f);
 }
@@ -209,7 +405,8 @@ static void test_missing_agent_skips_clock_and_next_request_works(void **state)
 	freeze(f);
 	answer_wait(f); /* two time limits */
 	assert_int_equal(f->r, -ETIMEDOUT);
-	sync_answer(f, sync_heard(f));
+	(void)sync_heard(f);
+	(void)sync_heard(f);
 	is_idle_again(f);
 }
 
@@ -423,7 +620,6 @@ static void test_refused_command_is_reported(void **state)
 static void test_shutdown_succeeds_without_answer(void **state)
 {
 	struct fixture *f = *state;
-	int64_t id;
 
 	assert_int_equal(agent_shutdown(f->a, false, answered, f, &f->e), 0);
 	sync_answer(f, sync_heard(f));
@@ -432,10 +628,9 @@ static void test_shutdown_succeeds_without_answer(void **state)
 	assert_int_equal(f->r, 0);
 	f->answers = 0;
 	assert_int_equal(agent_shutdown(f->a, false, answered, f, &f->e), 0);
-	id = sync_heard(f);
+	sync_heard(f);
 	answer_wait(f);
 	assert_int_equal(f->r, -ETIMEDOUT);
-	sync_answer(f, id);
 	is_idle_again(f);
 }
 
@@ -580,16 +775,65 @@ static void test_silent_program_is_not_an_agent(void **state)
 {
 	struct fixture *f = *state;
 	struct port_news p = { 0 };
+
+	agent_watch(f->a, port_changed, &p);
+	agent_port(f->a, true, false);
+	rounds(f, 2 * MS);
+	sync_heard(f);
+	freeze(f);
+	limit_ends(f);
+	assert_true(p.n == 1 && !p.answers);
+	sync_answer(f, sync_heard(f));
+	assert_true(p.n == 2 && p.answers);
+}
+
+/* An agent on a busy host answers after the time limit. */
+static void test_late_answer_shows_an_agent(void **state)
+{
+	struct fixture *f = *state;
+	struct port_news p = { 0 };
 	int64_t id;
 
 	agent_watch(f->a, port_changed, &p);
 	agent_port(f->a, true, false);
 	rounds(f, 2 * MS);
 	id = sync_heard(f);
-	freeze(f);
 	limit_ends(f);
+	sync_answer(f, id - 1);
 	assert_true(p.n == 1 && !p.answers);
 	sync_answer(f, id);
+	assert_true(p.n == 2 && p.answers);
+	/* Of a request, too. */
+	agent_set_time(f->a);
+	id = sync_heard(f);
+	limit_ends(f);
+	assert_true(p.n == 3 && !p.answers);
+	sync_answer(f, id);
+	assert_true(p.n == 4 && p.answers);
+	assert_string_equal(heard(f), "");
+}
+
+static void test_late_answer_behind_much_input_is_not_read(void **state)
+{
+	struct fixture *f = *state;
+	struct port_news p = { 0 };
+	char text[1025];
+	int64_t id;
+
+	agent_watch(f->a, port_changed, &p);
+	agent_port(f->a, true, false);
+	rounds(f, 2 * MS);
+	id = sync_heard(f);
+	limit_ends(f);
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = 0;
+	for (unsigned i = 0; i < 64; i++)
+		says(f, text);
+	sync_answer(f, id);
+	assert_true(p.n == 1 && !p.answers);
+	agent_set_time(f->a);
+	rounds(f, 2 * MS);
+	sync_answer(f, sync_heard(f));
 	assert_true(p.n == 2 && p.answers);
 }
 
@@ -621,6 +865,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_open_port_is_pinged, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_port_changes_are_rate_limited, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_silent_program_is_not_an_agent, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_late_answer_shows_an_agent, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_late_answer_behind_much_input_is_not_read, setup, teardown),
 		cmocka_unit_test(test_answers_are_parsed),
 		cmocka_unit_test(test_any_bytes_are_parsed_safely),
 	};
