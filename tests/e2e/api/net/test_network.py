@@ -242,7 +242,7 @@ def test_names_and_bridges_are_unique(plain):
     r = plain.cairn("net-define", plain.network("c", bridge=bridge), ok=False)
     assert f"bridge: {bridge} is the bridge of network 'b'; give another name" in r.stderr
     r = plain.cairn("net-define", plain.network("c", uuid=plain.net("a")["uuid"]), ok=False)
-    assert "uuid: is that of network 'a'" in r.stderr
+    assert "uuid: network 'a' has this UUID" in r.stderr
     r = plain.cairn("net-define", plain.network("a", uuid="2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"), ok=False)
     assert "network 'a' exists with another UUID" in r.stderr
     assert plain.cairn("net-define", "--dry-run", plain.network("c")).stdout.endswith("net-c.json validates\n")

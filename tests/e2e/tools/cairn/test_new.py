@@ -87,5 +87,5 @@ def test_image_that_a_vm_writes_is_refused(daemon, kvm, guest):
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[{"path": "base.qcow2", "format": "qcow2"}])
     daemon.cairn("start", "vm1")
     r = new(daemon, "web5", "--image", "base.qcow2", ok=6)
-    assert "base.qcow2 is open for writing; shut the VM down that uses it" in r.stderr and "raw" not in r.stderr
+    assert "base.qcow2 is open for writing; shut down the VM that uses it" in r.stderr and "raw" not in r.stderr
     assert not os.path.exists(daemon.tmp / "web5.qcow2")
