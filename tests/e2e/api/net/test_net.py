@@ -268,8 +268,8 @@ def test_interface_works_after_save_and_revert(host, lan, tmp_path):
 
 
 def test_restored_vm_has_the_interface_of_its_state(host, lan, tmp_path):
-    """Also if it is defined with another MAC address or type: a driver on a bridge does not complete its frames, as a user
-    network needs."""
+    """Also if it is defined with another MAC address or type: a driver on a bridge does not complete its frames, as a
+    user network needs."""
     start(host, "a")
     host.cairn("save", "a", str(tmp_path / "saved"))
     for other in {"type": "bridge", "source": "br0", "mac": "52:54:00:00:00:02"}, {"type": "user", "mac": MAC}:
