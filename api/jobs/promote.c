@@ -637,15 +637,12 @@ static int undo_find(struct promotion *p, struct vm *vm, struct err *e)
 
 static int names_check(struct promotion *p, struct err *e)
 {
-	struct definition d = { 0 };
 	int r = 0;
 
 	if (vm_find_name(p->host, p->old.name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%.255s' already; undefine or rename it first", p->old.name);
-	if (!p->undo) {
-		r = uuid_make(d.uuid, e);
-		memcpy(p->old.uuid, d.uuid, sizeof(p->old.uuid));
-	}
+	if (!p->undo)
+		r = uuid_make(p->old.uuid, e);
 	memcpy(p->taken.name, p->loser->def->name, sizeof(p->taken.name));
 	memcpy(p->taken.uuid, p->loser->def->uuid, sizeof(p->taken.uuid));
 	memcpy(p->left.name, p->winner->def->name, sizeof(p->left.name));

@@ -408,15 +408,6 @@ void network_emit(const struct network *n, unsigned event, struct json_object *d
 
 /* ---- defining networks ---- */
 
-static int make_uuid(uint8_t uuid[16], struct err *e)
-{
-	struct definition d = { 0 };
-	int r = uuid_make(d.uuid, e);
-
-	memcpy(uuid, d.uuid, 16);
-	return r;
-}
-
 /* Return the other network whose bridge has this name; NULL: none. */
 static const struct network *bridge_owner(struct vm_host *host, const char *bridge, const struct network *but)
 {
@@ -459,7 +450,7 @@ int network_complete(struct vm_host *host, struct network_definition *d, struct 
 	if (old)
 		memcpy(d->uuid, network_any(old)->uuid, 16);
 	else if (!uuid_is_set(d->uuid))
-		r = make_uuid(d->uuid, e);
+		r = uuid_make(d->uuid, e);
 	if (network_is_direct(d))
 		return r;
 	if (!r && !d->bridge[0])

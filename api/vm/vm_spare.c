@@ -257,7 +257,7 @@ static void spare_fire(void *opaque)
 
 void vm_spare_make(struct vm_host *host, const struct definition *def)
 {
-	struct definition drawn = { 0 };
+	uint8_t uuid[UUID_BYTES];
 	uid_t owner = owner_of(def);
 	struct vm_spare *s;
 	unsigned n = 0;
@@ -267,11 +267,11 @@ void vm_spare_make(struct vm_host *host, const struct definition *def)
 		if (s->owner == owner && s->state < SPARE_PROMISED)
 			return;
 	/* The start waits for the scope, and the process is created there. */
-	if (def->systemd_scope || host->host_shutdown || n >= VM_SPARES_MAX || uuid_make(drawn.uuid, &e) < 0)
+	if (def->systemd_scope || host->host_shutdown || n >= VM_SPARES_MAX || uuid_make(uuid, &e) < 0)
 		return;
 	s = must_alloc(calloc(1, sizeof(*s)));
 	*s = (struct vm_spare){ .host = host, .next = host->spares, .owner = owner, .pid = -1, .pidfd = -1, .sock = -1 };
-	memcpy(s->uuid, drawn.uuid, sizeof(s->uuid));
+	memcpy(s->uuid, uuid, sizeof(s->uuid));
 	host->spares = s;
 	if (loop_timer_new(host->loop, spare_fire, s, &s->timer) < 0)
 		spare_free(s);
