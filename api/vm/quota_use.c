@@ -143,20 +143,28 @@ struct request {
 	uint64_t add[QUOTA_ITEM_COUNT];
 };
 
-/* Check one item against a quota that binds its user. */
-static int check_item(const struct request *want, const struct quota *quota, unsigned i, struct err *e)
+/* Check the items whose users the quota binds. The use is summed over all VMs once for each user, of whom there is
+ * mostly one. */
+static int check_one(const struct request *want, const struct quota *quota, struct err *e)
 {
+	bool is_default = quota->kind == QUOTA_DEFAULT, summed = false;
 	uint64_t used[QUOTA_ITEM_COUNT];
 	struct quota q = *quota;
-	bool is_default = q.kind == QUOTA_DEFAULT;
 
-	if (is_default) {
-		q.kind = QUOTA_USER;
-		q.id = want->users[i]->uid;
+	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++) {
+		if (!want->add[i] || q.limits[i] == QUOTA_NO_LIMIT || !quotas_bind(&want->host->quotas, quota, want->users[i]))
+			continue;
+		if (is_default && (!summed || q.id != want->users[i]->uid)) {
+			q.kind = QUOTA_USER;
+			q.id = want->users[i]->uid;
+			summed = false;
+		}
+		if (!summed)
+			use_sum(want->host, &q, want->except, want->except_claim, used);
+		summed = true;
+		if (used[i] > q.limits[i] || want->add[i] > q.limits[i] - used[i])
+			return too_much(&q, is_default, i, used[i], want->add[i], e);
 	}
-	use_sum(want->host, &q, want->except, want->except_claim, used);
-	if (used[i] > q.limits[i] || want->add[i] > q.limits[i] - used[i])
-		return too_much(&q, is_default, i, used[i], want->add[i], e);
 	return 0;
 }
 
@@ -168,10 +176,8 @@ static int check_all(const struct request *want, struct err *e)
 	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
 		if (want->users[i] && table->unknown)
 			return err_set(e, -EDQUOT, ERR_QUOTA, "the quotas are not known: %s", table->unknown);
-	for (size_t k = 0; k < table->n; k++)
-		for (unsigned i = 0; i < QUOTA_ITEM_COUNT && !r; i++)
-			if (want->add[i] && table->list[k].limits[i] != QUOTA_NO_LIMIT && quotas_bind(table, &table->list[k], want->users[i]))
-				r = check_item(want, &table->list[k], i, e);
+	for (size_t k = 0; k < table->n && !r; k++)
+		r = check_one(want, &table->list[k], e);
 	return r;
 }
 
