@@ -86,7 +86,7 @@ const struct field info_returns[] = {
 	{ "cpu-user", FIELD_INT, OPTIONAL, "part of cpu-time that the host counts as user time, the guest's included, ns; of this process" },
 	{ "cpu-system", FIELD_INT, OPTIONAL, "part of cpu-time in the host's kernel, ns; of this process" },
 	{ "pid", FIELD_INT, OPTIONAL, "pid of the VM's process" },
-	{ "balance", FIELD_BALANCE, OPTIONAL, "with the key balance: values that the daemon sets by load" },
+	{ "balance", FIELD_BALANCE, OPTIONAL, "values that the daemon sets by load, if the definition has the key balance" },
 	{ "systemd-scope", FIELD_SYSTEMD_SCOPE, OPTIONAL, "with systemd_scope: the VM's scope and machine" },
 	{ "resident-memory", FIELD_INT, OPTIONAL, "resident memory of the VM's process, bytes; 0: not known" },
 	{ "job", FIELD_STRING, OPTIONAL, "id of the job under way" },
