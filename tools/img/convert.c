@@ -57,7 +57,9 @@ static int target_prepare(struct target *t, const struct img_convert *v, struct 
 	if (t->old_fd >= 0) {
 		if (fstat(t->old_fd, &st) < 0)
 			return err_set_errno(e, -errno, "%s", t->path);
-		r = target_is_new(v, &st, e);
+		r = img_kind_check(&st, t->path, e);
+		if (!r)
+			r = target_is_new(v, &st, e);
 		if (r < 0)
 			return r;
 		t->is_device = S_ISBLK(st.st_mode);

@@ -326,8 +326,11 @@ static int file_make(struct create_args *a, struct err *e)
 	CLEANUP_CLOSE int fd = img_fd_open(a->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
 	int r;
 
-	if (fd < 0)
+	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "cannot create %s", a->path);
+	r = img_kind_check(&st, a->path, e);
+	if (r < 0)
+		return r;
 	/* Take the lock before truncating, to protect an image in use. */
 	r = lock_acquire(fd, LOCK_AS_WRITER, a->path, e);
 	if (r < 0)

@@ -32,14 +32,16 @@ static int path_make(struct img_data *d, const char *image, const char *name, st
 static int old_take(struct img_data *d, struct err *e)
 {
 	struct stat st;
+	int r;
 
 	d->old_fd = open(d->path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (d->old_fd < 0)
 		return errno == ENOENT ? 0 : err_set_errno(e, -errno, "cannot write %s", d->path);
 	if (fstat(d->old_fd, &st) < 0)
 		return err_set_errno(e, -errno, "%s", d->path);
-	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is neither a file nor a block device", d->path);
+	r = img_kind_check(&st, d->path, e);
+	if (r < 0)
+		return r;
 	d->is_device = S_ISBLK(st.st_mode);
 	d->mode = st.st_mode & 0777;
 	return lock_acquire(d->old_fd, LOCK_AS_WRITER, d->path, e);

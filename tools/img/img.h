@@ -53,6 +53,7 @@ void img_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* A snapshot as in `qemu-img info`: img_snapshot_heading() and img_snapshot_line() print a table, img_snapshot_json()
  * returns an object, which the caller owns. */
 struct json_object;
+struct stat;
 void img_json_print(struct json_object *o); /* as qemu-img prints JSON */
 void img_snapshot_heading(void);
 /* Copy a name from an image to buf, with '?' for control characters and invalid bytes, which could steer a terminal.
@@ -277,6 +278,8 @@ int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);
 int img_range_bytes(const struct img_open *o, uint64_t disk_bytes, uint64_t *ret, struct err *e);
 /* Print the path that a name in an image has: relative names are relative to the folder of the image. */
 void img_path_beside(const char *image, const char *name, char *ret, size_t cap);
+/* Refuse what is neither a file nor a block device. Returns 0; -EINVAL with a sentence. */
+int img_kind_check(const struct stat *st, const char *path, struct err *e);
 /* Returns the path in a name: what follows "file:", or the name itself. */
 #define img_name_path(name) (strncmp((name), "file:", 5) ? (name) : (name) + 5)
 /* Return whether the name is a URL such as "nbd://..." or "json:{...}" instead of a path; "file:" counts as one. */

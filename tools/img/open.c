@@ -153,6 +153,14 @@ int img_fd_open(const char *path, int flags, mode_t mode)
 	return fd < 0 ? open(path, flags, mode) : dup(fd);
 }
 
+int img_kind_check(const struct stat *st, const char *path, struct err *e)
+{
+	if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "%s is %s; an image is a file or a block device",
+		path, S_ISDIR(st->st_mode) ? "a folder" : "neither a file nor a block device");
+}
+
 static int file_open(const char *path, bool writable, int *ret_fd, struct err *e)
 {
 	CLEANUP_CLOSE int fd = img_fd_open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK, 0);
@@ -162,11 +170,10 @@ static int file_open(const char *path, bool writable, int *ret_fd, struct err *e
 	/* The sandbox refuses to open any folder. */
 	if (fd < 0 ? stat(path, &st) < 0 || !S_ISDIR(st.st_mode) : fstat(fd, &st) < 0)
 		return err_set_errno(e, r ? r : -errno, "cannot open %s", path);
-	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return err_set(e, -EINVAL, ERR_INVALID, "%s is %s; an image is a file or a block device",
-			path, S_ISDIR(st.st_mode) ? "a folder" : "neither a file nor a block device");
-	*ret_fd = steal_fd(&fd);
-	return 0;
+	r = img_kind_check(&st, path, e);
+	if (!r)
+		*ret_fd = steal_fd(&fd);
+	return r;
 }
 
 /* Note the URL of a layer that is no file. img_layers_join() opens it. */

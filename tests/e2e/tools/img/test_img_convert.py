@@ -3,6 +3,7 @@ content, and the same ranges that the target's backing file keeps."""
 import json
 import os
 import shutil
+import stat
 import subprocess
 
 import pytest
@@ -40,6 +41,21 @@ def test_convert_over_a_private_file_leaves_it_private(box, options):
         (box.path / name).touch(0o600)
     box.img("convert", "-f", "raw", "-O", *options, "source", "target")
     assert [(box.path / name).stat().st_mode & 0o777 for name in ("target", "data")] == [0o600] * 2
+
+
+def test_target_that_is_no_file_stays(box):
+    """A new file must not take the place of a pipe or of a device such as /dev/null."""
+    box.img("create", "-q", "-f", "raw", "source", "1M")
+    os.mkfifo(box.path / "pipe")
+    if os.geteuid() == 0:
+        os.mknod(box.path / "null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    for name in (n for n in ("pipe", "null") if (box.path / n).exists()):
+        kind = stat.S_IFMT(os.lstat(box.path / name).st_mode)
+        for args in (("convert", "-f", "raw", "-O", "raw", "source", name), ("dd", "-f", "raw", "-O", "raw", "if=source", f"of={name}"),
+                     ("convert", "-f", "raw", "-O", "qcow2", "-o", f"data_file={name}", "source", "new"), ("create", "-q", name, "1M")):
+            assert f"{name} is neither a file nor a block device" in box.fails(*args)
+        assert stat.S_IFMT(os.lstat(box.path / name).st_mode) == kind
+    assert not (box.path / "new").exists()
 
 
 @pytest.fixture
