@@ -19,6 +19,7 @@
 struct target {
 	const char *path;
 	uint64_t size_bytes;
+	char real[2 * PATH_MAX]; /* the file to which path leads */
 	char tmp[PATH_MAX]; /* temporary name; empty: written directly */
 	bool is_device, is_given; /* is_given: --fd has the file. Both are written directly */
 	int old_fd; /* holds the lock on the file that will be replaced */
@@ -50,6 +51,7 @@ static int target_prepare(struct target *t, const struct img_convert *v, struct 
 	struct stat st;
 	int r;
 
+	img_path_follow(t->path, t->real);
 	t->is_given = img_fd_given(t->path) >= 0;
 	t->old_fd = img_fd_open(t->path, O_RDWR | O_CLOEXEC | O_NONBLOCK, 0);
 	if (t->old_fd < 0 && errno != ENOENT)
@@ -68,7 +70,7 @@ static int target_prepare(struct target *t, const struct img_convert *v, struct 
 			return -EBUSY;
 	}
 	if (!is_direct(t) &&
-		snprintf(t->tmp, sizeof(t->tmp), "%s.part-%d", t->path, (int)getpid()) >= (int)sizeof(t->tmp))
+		snprintf(t->tmp, sizeof(t->tmp), "%s.part-%d", t->real, (int)getpid()) >= (int)sizeof(t->tmp))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", t->path);
 	return 0;
 }
@@ -140,8 +142,8 @@ static int target_finish(struct target *t, struct block *to, int r, struct err *
 	if (!r)
 		r = img_data_size(&t->data, t->size_bytes, e);
 	r = img_data_finish(&t->data, r, e);
-	if (!r && *t->tmp && rename(t->tmp, t->path) < 0)
-		r = err_set_errno(e, -errno, "cannot rename %s to %s", t->tmp, t->path);
+	if (!r && *t->tmp && rename(t->tmp, t->real) < 0)
+		r = err_set_errno(e, -errno, "cannot rename %s to %s", t->tmp, t->real);
 	if (r < 0 && *t->tmp)
 		unlink(t->tmp);
 	if (t->old_fd >= 0)

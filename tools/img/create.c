@@ -322,6 +322,7 @@ static int file_make(struct create_args *a, struct err *e)
 {
 	struct stat st;
 	bool existed = img_fd_given(a->path) >= 0 || !stat(a->path, &st);
+	char real[2 * PATH_MAX];
 	struct img_data data;
 	CLEANUP_CLOSE int fd = img_fd_open(a->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
 	int r;
@@ -346,8 +347,9 @@ static int file_make(struct create_args *a, struct err *e)
 	r = img_data_finish(&data, r, e);
 	if (r < 0) {
 		err_prefix(e, "%s", a->path);
+		img_path_follow(a->path, real);
 		if (!existed)
-			unlink(a->path);
+			unlink(real);
 	}
 	return r;
 }

@@ -14,6 +14,7 @@
 static int path_make(struct img_data *d, const char *image, const char *name, struct err *e)
 {
 	const char *slash = strrchr(image, '/');
+	char real[2 * PATH_MAX];
 	struct stat a, b;
 
 	if (!*name || img_has_protocol(name))
@@ -25,6 +26,9 @@ static int path_make(struct img_data *d, const char *image, const char *name, st
 	if (!strcmp(d->path, image) ||
 		(!stat(d->path, &a) && !stat(image, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino))
 		return err_set(e, -EINVAL, ERR_INVALID, "the image cannot be its own data file");
+	img_path_follow(d->path, real);
+	if (snprintf(d->path, sizeof(d->path), "%s", real) >= (int)sizeof(d->path))
+		return err_set_errno(e, -ENAMETOOLONG, "%s", name);
 	return 0;
 }
 

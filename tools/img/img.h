@@ -278,6 +278,8 @@ int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);
 int img_range_bytes(const struct img_open *o, uint64_t disk_bytes, uint64_t *ret, struct err *e);
 /* Print the path that a name in an image has: relative names are relative to the folder of the image. */
 void img_path_beside(const char *image, const char *name, char *ret, size_t cap);
+/* Print the path of the file to which a name leads by symbolic links, whether there is such a file or not. */
+void img_path_follow(const char *path, char ret[2 * PATH_MAX]);
 /* Refuse what is neither a file nor a block device. Returns 0; -EINVAL with a sentence. */
 int img_kind_check(const struct stat *st, const char *path, struct err *e);
 /* Returns the path in a name: what follows "file:", or the name itself. */

@@ -15,6 +15,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+/* Links that are followed to a file, at most, as in the kernel. */
+#define LINKS_MAX 40u
 /* How often a snapshot table is read that another process replaces each time meanwhile. */
 #define TABLE_TRIES 100u
 
@@ -251,6 +253,19 @@ void img_path_beside(const char *image, const char *name, char *ret, size_t cap)
 	name = img_name_path(name);
 	slash = *name == '/' ? NULL : strrchr(image, '/');
 	snprintf(ret, cap, "%.*s%s", slash ? (int)(slash + 1 - image) : 0, image, name);
+}
+
+void img_path_follow(const char *path, char ret[2 * PATH_MAX])
+{
+	char link[PATH_MAX], from[2 * PATH_MAX];
+	ssize_t n;
+
+	snprintf(ret, 2 * PATH_MAX, "%s", path);
+	for (unsigned i = 0; i < LINKS_MAX && (n = readlink(ret, link, sizeof(link) - 1)) > 0; i++) {
+		link[n] = 0;
+		memcpy(from, ret, sizeof(from));
+		img_path_beside(from, link, ret, 2 * PATH_MAX);
+	}
 }
 
 void img_backing_path(const struct qcow2_header *h, char ret[QCOW2_BACKING_NAME_MAX + 1])

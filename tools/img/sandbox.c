@@ -146,18 +146,13 @@ void img_sandbox_backing(const char *image, const char *name, const struct img_o
 
 void img_sandbox_target(const char *path)
 {
-	char link[PATH_MAX], beside[2 * PATH_MAX];
-	bool is_given = img_fd_given(path) >= 0;
-	ssize_t n = is_given ? -1 : readlink(path, link, sizeof(link) - 1);
+	char real[2 * PATH_MAX];
 
-	if (n > 0) { /* if it leads to no file, that is made */
-		link[n] = 0;
-		img_path_beside(path, link, beside, sizeof(beside));
-		folder_allow(beside, MAKES);
-	}
 	path_allow(path, READS | WRITES, 0);
-	if (!is_given)
-		folder_allow(path, MAKES);
+	if (img_fd_given(path) >= 0)
+		return;
+	img_path_follow(path, real);
+	folder_allow(real, MAKES);
 }
 
 static int files_lock(struct err *e)

@@ -58,6 +58,26 @@ def test_target_that_is_no_file_stays(box):
     assert not (box.path / "new").exists()
 
 
+@pytest.mark.parametrize("old", [True, False], ids=["file", "nothing"])
+@pytest.mark.parametrize("options", [("raw",), ("qcow2",), ("qcow2", "-c"), ("qcow2", "-o", "data_file=link")], ids=" ".join)
+def test_convert_writes_where_links_lead(box, options, old):
+    """The links stay, and the file to which they lead is replaced or made."""
+    box.img("create", "-q", "-f", "raw", "source", "1M")
+    box.io("source", "write -P 5 0 64k", fmt="raw")
+    (box.path / "far").mkdir()
+    (box.path / "far/link").symlink_to("real")
+    (box.path / "link").symlink_to("far/link")
+    if old:
+        (box.path / "far/real").write_bytes(b"old")
+    target = "new" if "data_file=link" in options else "link"
+    box.img("convert", "-f", "raw", "-O", *options, "source", target)
+    assert (box.path / "link").is_symlink() and (box.path / "far/link").is_symlink()
+    assert sorted(os.listdir(box.path / "far")) == ["link", "real"]
+    box.qemu("compare", "-f", "raw", "-F", options[0], "source", target)
+    if target == "new":
+        box.qemu("compare", "-f", "raw", "-F", "raw", "source", "far/real")
+
+
 @pytest.fixture
 def chain(box):
     """base (raw, 4 MiB) <- top (qcow2, 8 MiB), and other (raw, 3 MiB)."""
