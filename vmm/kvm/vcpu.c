@@ -256,6 +256,12 @@ void vcpus_resume(struct vcpus *s)
 	pthread_cond_broadcast(&s->run_cond); /* after the unlock: a woken vCPU would wait for the mutex */
 }
 
+void vcpus_tell_stop(struct vcpus *s)
+{
+	for (unsigned i = 0; i < s->cfg.count; i++)
+		kvm_ioctl(s->vcpu[i].fd, KVM_KVMCLOCK_CTRL, NULL); /* -EINVAL: the guest does not use kvm-clock */
+}
+
 void vcpus_poison(struct vcpus *s)
 {
 	atomic_store(&s->poisoned, true);

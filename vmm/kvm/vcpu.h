@@ -150,6 +150,9 @@ void vcpus_nap(struct vcpus *s, uint64_t until_ns);
 /* Stop all vCPUs and wait until each is parked. */
 void vcpus_stop(struct vcpus *s);
 void vcpus_resume(struct vcpus *s);
+/* Tell the guest by its kvm-clock that it stood still while its clock went on: Linux then does not take the time for a
+ * lockup. vCPUs are parked. */
+void vcpus_tell_stop(struct vcpus *s);
 /* Stop all vCPUs and block every resume, because part of guest memory has the wrong content. Any
  * thread. The main thread lifts the block with vcpus_unpoison() once memory is valid again. */
 void vcpus_poison(struct vcpus *s);

@@ -67,6 +67,8 @@
 
 /* Guests with less memory stay in pages of 4 KiB: one that touches little would need a multiple of its memory. */
 #define HUGE_FROM_BYTES (128 * MIB)
+/* Linux takes no stop below this for a lockup. */
+#define STOP_TOLD_NS 1000000000ULL
 
 /* ---- building the machine ---- */
 
@@ -755,6 +757,7 @@ void machine_hold(struct machine *m)
 void machine_pause(struct machine *m)
 {
 	vcpus_stop(&m->vcpus);
+	m->stopped_ns = loop_now_ns();
 	machine_hold(m);
 }
 
@@ -766,6 +769,8 @@ void machine_resume(struct machine *m)
 		if (m->devices[i]->ops->resume)
 			m->devices[i]->ops->resume(m->devices[i]);
 	m->resumed_ns = loop_now_ns();
+	if (m->stopped_ns && m->resumed_ns - m->stopped_ns >= STOP_TOLD_NS)
+		vcpus_tell_stop(&m->vcpus);
 	port_ring_resume(&m->port_ring);
 	vcpus_resume(&m->vcpus);
 }

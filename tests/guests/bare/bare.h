@@ -161,6 +161,7 @@ struct kvm_clock {
 	volatile uint8_t flags, pad2[2];
 } __attribute__((aligned(64)));
 #define KVM_CLOCK_STABLE 1 /* of flags: all processors have the same clock */
+#define KVM_CLOCK_STOPPED 2 /* the host stopped the VM; the guest clears it */
 
 /* Return the nanoseconds of this processor's kvm-clock since the VM's start; 0 without kvm-clock. The first call makes
  * it the processor's. */

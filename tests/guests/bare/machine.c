@@ -185,17 +185,21 @@ uint64_t kvm_clock_ns(struct kvm_clock *c)
 	return c->scale ? ns : 0;
 }
 
+static struct kvm_clock clock;
+
 uint64_t clock_ns(void)
 {
-	static struct kvm_clock clock;
-
 	return kvm_clock_ns(&clock);
 }
 
+/* Linux clears KVM_CLOCK_STOPPED, too, when it has seen it. */
 static const char *cmd_clock(const struct args *a)
 {
+	uint64_t ns = clock_ns();
+
 	(void)a;
-	print("ns=%u tsc=%u\n", clock_ns(), rdtsc());
+	print("ns=%u tsc=%u stopped=%u\n", ns, rdtsc(), (uint64_t)(clock.flags & KVM_CLOCK_STOPPED ? 1 : 0));
+	clock.flags &= (uint8_t)~KVM_CLOCK_STOPPED;
 	return NULL;
 }
 

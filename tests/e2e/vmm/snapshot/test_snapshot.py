@@ -928,6 +928,21 @@ def test_clocks_after_revert(vm, gap):
     assert (rtc - int(earliest)) % 86400 <= int(latest) - int(earliest)
 
 
+def test_kvm_clock_tells_of_a_long_stop(vm, tmp_path):
+    """Linux then takes the time for no lockup. A saved VM may have stood for long."""
+    vm.start()
+    assert clocks(vm)["stopped"] == 0
+    vm.daemon.cairn("suspend", "vm1")
+    time.sleep(1.1)
+    vm.daemon.cairn("resume", "vm1")
+    assert [clocks(vm)["stopped"] for _ in range(2)] == [1, 0]
+    vm.console.close()
+    vm.daemon.cairn("save", "vm1", str(tmp_path / "saved"))
+    vm.daemon.cairn("restore", str(tmp_path / "saved"))
+    vm.attach()
+    assert clocks(vm)["stopped"] == 1
+
+
 def test_damaged_state_is_refused_and_the_vm_untouched(vm):
     vm.start()
     vm.run("wr64 0x900000 0x55")
