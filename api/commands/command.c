@@ -8,6 +8,7 @@
 #include "api/policy/idle.h"
 #include "api/policy/restart.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
@@ -32,6 +33,12 @@
 
 static void call_free(struct call *c)
 {
+	if (c->newer)
+		c->newer->older = c->older;
+	else
+		c->host->calls = c->older;
+	if (c->older)
+		c->older->newer = c->newer;
 	json_object_put(c->args);
 	json_object_put(c->id);
 	client_file_free(c->file);
@@ -218,8 +225,7 @@ static void call_reply(struct call *c, struct json_object *o, int fd)
 		state_wait(c);
 	/* A client with the answer may open the images, so wait until the offline process has released them. Do not
 	 * wait for a job, because a job holds the images for long. */
-	c->waits += c->on_images && !c->vm->operation.job && offline_wait(c->vm, answer_wait_end, c);
-	c->vm = NULL; /* may be gone when the wait ends */
+	c->waits += c->on_images && c->vm && !c->vm->operation.job && offline_wait(c->vm, answer_wait_end, c);
 	answer_wait_end(c);
 }
 
@@ -490,6 +496,10 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	struct call *c = must_alloc(calloc(1, sizeof(*c)));
 
 	c->host = context->host;
+	c->older = c->host->calls;
+	if (c->older)
+		c->older->newer = c;
+	c->host->calls = c;
 	c->context = context;
 	c->reply = call_reply;
 	c->check_role = check_role_again;
@@ -647,6 +657,16 @@ void command_run_approved(void *context, const struct peer *who, const char *by,
 	c->approved = true;
 	command_begin(c);
 }
+
+/* The handler of a call may wait for something else than the VM, such as the store. */
+static void calls_on_removed(struct vm *vm)
+{
+	for (struct call *c = vm->host->calls; c; c = c->older)
+		if (c->vm == vm)
+			c->vm = NULL;
+}
+
+const struct vm_observer command_observer = { .removed = calls_on_removed };
 
 /* ---- callbacks of the server ---- */
 

@@ -14,6 +14,7 @@ struct job;
 struct job_name;
 struct server_ops;
 struct vm;
+struct vm_observer;
 struct json_writer;
 struct vm_figures;
 struct vm_host;
@@ -34,6 +35,8 @@ call_run_as command_run_as;
 
 /* The same for a command that another user has approved (api/policy/approver.h). */
 call_run_as command_run_approved;
+
+extern const struct vm_observer command_observer;
 
 /* Return the value of the argument "then" of a call that saves or reverts; SAVE_THEN_AS_IT_WAS if it is absent. */
 enum save_then save_then_asked(const struct call *c);

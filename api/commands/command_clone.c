@@ -123,15 +123,13 @@ void command_vm_clone(struct call *c)
 static void template_retry(void *opaque)
 {
 	struct call *c = opaque;
-	const char *name = js_get_str(c->args, "vm");
 	struct err e;
 
-	c->vm = vm_find(c->host, name);
 	if (c->vm) {
 		command_vm_template(c);
 		return;
 	}
-	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", name);
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", js_get_str(c->args, "vm"));
 	call_fail(c, &e);
 }
 
@@ -222,10 +220,8 @@ void command_vm_template(struct call *c)
 		return;
 	}
 	/* An offline process that lists the VM's snapshots may still exist: wait until it has ended. */
-	if (!c->vm->operation.job && offline_wait(c->vm, template_retry, c)) {
-		c->vm = NULL;
+	if (!c->vm->operation.job && offline_wait(c->vm, template_retry, c))
 		return;
-	}
 	r = vm_check_claim(c->vm, VM_CLAIM_ALL, "change it", &e);
 	if (!r && disable)
 		r = template_unset_check(c->vm, &e);

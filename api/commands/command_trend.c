@@ -145,7 +145,6 @@ static void trend_answer(void *opaque, const struct trend_view *v, const struct 
 void command_vm_trend(struct call *c)
 {
 	struct trend_call *t = must_alloc(calloc(1, sizeof(*t)));
-	struct vm *vm = c->vm;
 	struct err e;
 	int r;
 
@@ -158,6 +157,5 @@ void command_vm_trend(struct call *c)
 		free(t);
 		return;
 	}
-	c->vm = NULL; /* may be gone when the file was read */
-	trends_query(vm, t->from, t->step_s, t->npoints, trend_answer, t);
+	trends_query(c->vm, t->from, t->step_s, t->npoints, trend_answer, t);
 }

@@ -204,15 +204,13 @@ void command_vm_rename(struct call *c)
 static void undefine_retry(void *opaque)
 {
 	struct call *c = opaque;
-	const char *name = js_get_str(c->args, "vm");
 	struct err e;
 
-	c->vm = vm_find(c->host, name); /* another client may have undefined the VM */
 	if (c->vm) {
 		command_vm_undefine(c);
 		return;
 	}
-	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", name);
+	err_set(&e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s' any more", js_get_str(c->args, "vm"));
 	call_fail(c, &e);
 }
 
@@ -231,10 +229,8 @@ void command_vm_undefine(struct call *c)
 		return;
 	}
 	/* An offline process that lists the VM's snapshots may still exist: wait until it has ended. */
-	if (!c->vm->operation.job && offline_wait(c->vm, undefine_retry, c)) {
-		c->vm = NULL;
+	if (!c->vm->operation.job && offline_wait(c->vm, undefine_retry, c))
 		return;
-	}
 	if (undefine_begin(c->vm, &opts, c, &e) < 0)
 		call_fail(c, &e);
 }

@@ -202,8 +202,6 @@ static void begin_answer(const struct save_wait *w)
 
 	if (!w->call)
 		return;
-	if (!w->job)
-		w->call->vm = NULL; /* the VM may be undefined by now */
 	o = json_object_new_object();
 	js_put_str(o, "job", w->id);
 	call_return(w->call, o);

@@ -63,7 +63,6 @@ static void undefine_answer(struct undefine *u)
 
 	if (!u->call)
 		return;
-	u->call->vm = NULL;
 	if (u->fails) {
 		call_fail(u->call, &u->why);
 		return;
@@ -177,8 +176,6 @@ static void vm_forget(void *opaque)
 	memcpy(uuid, u->vm->def->uuid, sizeof(uuid));
 	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, uuid, NULL); /* while the VM's viewers are known */
 	vm_remove(u->vm);
-	if (u->call)
-		u->call->vm = NULL;
 	u->forgets = permissions_forget_vm(&host->permissions, uuid);
 	if (u->forgets && host->permissions.changed)
 		host->permissions.changed(host->permissions.opaque);

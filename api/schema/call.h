@@ -25,6 +25,7 @@ struct vm_host;
 
 struct call {
 	struct call *next; /* next call in a list of the module that holds the call */
+	struct call *newer, *older; /* in host->calls */
 	struct vm_host *host;
 	const struct command_context *context;
 	/* Send the answer. o and fd: taken. Set by commands/command.c. */
@@ -47,7 +48,7 @@ struct call {
 	int answer_fd;		     /* goes with the answer; -1: none */
 	unsigned waits;		     /* number of things that the answer waits for */
 	bool promised;		     /* the audit log has promised to record the call (api/access/audit.h) */
-	struct vm *vm; /* set for COMMAND_CONCERNS_VM and on a VM's own socket; NULL once the VM may be gone */
+	struct vm *vm; /* set for COMMAND_CONCERNS_VM and on a VM's own socket; NULL once the VM is gone */
 	/* The file that came with the command (COMMAND_TAKES_FD; api/access/client_file.h); owned; a handler that keeps
 	 * it sets NULL. */
 	struct client_file *file;

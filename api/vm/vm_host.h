@@ -14,6 +14,7 @@ struct approver;
 struct audit;
 struct balancer;
 struct autostart;
+struct call;
 struct closer;
 struct event_log;
 struct helpers;
@@ -94,6 +95,7 @@ struct vm_host {
 	struct port_calls *port_calls;	     /* api/net/port_calls.h; NULL: none yet */
 	struct networks *networks;	     /* api/net/network.h; NULL: none */
 	struct network_watch *network_watch; /* api/net/network_watch.h; NULL: not root's daemon */
+	struct call *calls;		     /* those that are not answered, newest first (api/commands/command.c) */
 	struct job *jobs;		     /* oldest first */
 	struct job_wait *job_waits;	     /* calls that wait for a job (api/jobs/job_wait.h) */
 	struct volume_call *volume_calls;    /* work on volumes under way (api/jobs/pool_volumes.h) */

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Daemon, Qmp
-from test_slow_disk import PRELOAD
+from conftest import BUILD, FAKE_VM, Daemon, Qmp, until
+from test_slow_disk import PRELOAD, hold, slow
 
 SEED = os.environ.get("MEANWHILE_SEED", "1")
 NAMES = ["vm1", "vm2", "vm3", "vm4"]
@@ -94,6 +94,24 @@ def test_export_during_undefine_is_refused(undefining, how, tmp_path):
     assert "is being undefined" in b.answer()["error"]["desc"]
     end()
     assert no_more_vms(daemon)
+
+
+@pytest.mark.parametrize("file, command, args", [
+    ("timetable.json", "schedule-add", {"action": "suspend", "on": "daily"}), ("thresholds.json", "threshold-set", {"measure": "cpu", "above": "90"})])
+def test_call_that_waits_for_the_disk_outlives_its_vm(slow, file, command, args):
+    """The second client undefines the VM, whose memory glibc then overwrites."""
+    slow.define("vm1")
+    slow.env["MALLOC_PERTURB_"] = "165"
+    go = hold(slow, "/" + file)
+    a, b, c = slow.qmp(), slow.qmp(), slow.qmp()
+    ask(a, command, vm="vm1", **args)
+    until(lambda: any(p.name.startswith(file) for p in (slow.state / "vms/vm1").iterdir()))
+    ask(b, "vm-undefine", vm="vm1")
+    until(lambda: c.run("vm-list")["vms"] == [])
+    go.touch()
+    assert "return" in a.answer() and "return" in b.answer()
+    lines = [json.loads(line) for line in (slow.state / "audit.log").read_text().splitlines()]
+    assert [(x["command"], x["vm"]) for x in lines if "command" in x] == [("vm-define", "vm1"), (command, "vm1"), ("vm-undefine", "vm1")]
 
 
 # ---- everything at once ----
