@@ -546,6 +546,15 @@ static bool room_make(struct web_hooks *h, const struct web_hook *w)
 	return d;
 }
 
+/* Whether the event tells that no VM has the UUID any more. It also comes when a VM gets another name; after a
+ * promotion, another VM may have the UUID. */
+static bool is_undefined(const struct web_hooks *h, struct json_object *event, const uint8_t *uuid)
+{
+	if (strcmp(js_get_str_or(event, "event", ""), "VM_UNDEFINED") != 0)
+		return false;
+	return !js_get(js_get(event, "data"), "renamed-to") || !vm_find_uuid(h->host, uuid);
+}
+
 void web_hooks_tell(struct web_hooks *h, struct json_object *event)
 {
 	const char *name, *text;
@@ -568,7 +577,7 @@ void web_hooks_tell(struct web_hooks *h, struct json_object *event)
 			web_hook_add(w, name, event, now_s());
 		any = true;
 	}
-	if (has_uuid && !strcmp(js_get_str_or(event, "event", ""), "VM_UNDEFINED"))
+	if (has_uuid && is_undefined(h, event, uuid))
 		vm_forget(h, uuid);
 	if (!any)
 		return;

@@ -456,6 +456,28 @@ def test_change_that_is_not_stored_has_no_effect(vm, receiver):
         assert [h["name"] for h in hooks(vm)] == ["new"]
 
 
+def test_hook_stays_when_its_vm_gets_another_name(vm, receiver):
+    def of_vms():
+        return [(h["name"], h["vm"]) for h in hooks(vm)]
+
+    hook(vm, receiver, "--vm", "vm1", "--event", "started")
+    vm.cairn("domrename", "vm1", "web")
+    assert of_vms() == [("h", "web")]
+    vm.cairn("start", "web")
+    vm.cairn("clone", "--live", "web", "try")
+    hook(vm, receiver, "--vm", "try", name="of-try")
+    # The hooks belong to the UUID, which the clone takes over; it gives up its own one.
+    vm.cairn("promote", "try")
+    assert of_vms() == [("h", "web")]
+    vm.stop()
+    vm.start()
+    assert of_vms() == [("h", "web")]
+    until(lambda: types(receiver) == ["started"])
+    vm.cairn("destroy", "web")
+    vm.cairn("start", "web")
+    until(lambda: types(receiver) == ["started"] * 2)
+
+
 def test_changes_that_are_under_way_do_not_mix(vm, receiver):
     """Each starts from the list that the one before has left."""
     go = vm.tmp / "go"
