@@ -42,6 +42,7 @@ static const struct {
 	unsigned acts;
 } act_commands[] = {
 	{ DIALECT_DAEMON, "vm-destroy", DESTROY },
+	{ DIALECT_DAEMON, "vm-promote", DESTROY },
 	{ DIALECT_DAEMON, "vm-shutdown", SHUTDOWN },
 	{ DIALECT_DAEMON, "vm-reboot", SHUTDOWN },
 	{ DIALECT_DAEMON, "daemon-stop", DESTROY | SHUTDOWN },

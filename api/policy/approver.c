@@ -168,6 +168,15 @@ static void approver_soon(struct approver *a)
 
 /* ---- asking ---- */
 
+/* Return the UUID of the VM to which a command does its act; NULL: all VMs. vm: that the command names; NULL: none. A
+ * promotion stops the VM whose place the clone takes. */
+static const uint8_t *uuid_acted_on(const char *command, struct json_object *args, const struct vm *vm)
+{
+	if (vm && !strcmp(command, "vm-promote") && !js_get_bool(args, "undo", false) && uuid_is_set(vm->source))
+		return vm->source;
+	return vm ? vm->def->uuid : NULL;
+}
+
 bool approver_binds(const struct call *c)
 {
 	const struct approver *a = c->host->approver;
@@ -176,7 +185,7 @@ bool approver_binds(const struct call *c)
 	if (!a || c->approved || uid_is_root_or_own(c->uid))
 		return false;
 	acts = approval_acts_of(c->dialect, c->command->name, c->args);
-	return acts && (a->table.unknown || approvals_find_rule(&a->table, &c->who, c->vm ? c->vm->def->uuid : NULL, acts));
+	return acts && (a->table.unknown || approvals_find_rule(&a->table, &c->who, uuid_acted_on(c->command->name, c->args, c->vm), acts));
 }
 
 static void ask_stored(struct store_work *w)
@@ -277,7 +286,7 @@ int approver_ask(struct call *c, struct err *e)
 	struct approver *a = c->host->approver;
 	unsigned acts = approval_acts_of(c->dialect, c->command->name, c->args);
 	const uint8_t *uuid = c->vm ? c->vm->def->uuid : NULL;
-	const struct approval_rule *rule = approvals_find_rule(&a->table, &c->who, uuid, acts);
+	const struct approval_rule *rule = approvals_find_rule(&a->table, &c->who, uuid_acted_on(c->command->name, c->args, c->vm), acts);
 	struct approval_request *r;
 	struct json_object *args;
 	int res = check_askable(a, c, e);
@@ -436,7 +445,9 @@ static void request_run(struct approver *a, const struct approval_request *r, co
 
 static enum role role_of(const struct call *c, const struct approval_request *r)
 {
-	return server_role(c->host->server, &c->who, uuid_of(r));
+	const struct vm *vm = r->of_vm ? vm_find_uuid(c->host, r->uuid) : NULL;
+
+	return server_role(c->host->server, &c->who, vm ? uuid_acted_on(r->command, r->args, vm) : uuid_of(r));
 }
 
 bool approver_shows(const struct call *c, const struct approval_request *r)

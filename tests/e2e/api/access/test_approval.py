@@ -364,3 +364,21 @@ def test_approved_undefine_removes_the_vm(host):
     # The rule of the VM goes with the next change of a rule.
     host.cairn("approval-rule", "--acts", "reset")
     assert len(json.loads(host.cairn("approval-rule", "--format", "json").stdout)) == 1
+
+
+def test_promotion_waits_if_a_rule_binds_the_vm_that_it_stops(host):
+    host.cairn("clone", "--live", "mine", "try")
+    for user in ("nobody", str(OTHER)):
+        for vm in ("mine", "try"):
+            host.cairn("grant", "owner", vm, "--user", user)
+    host.cairn("grant", "owner", "try", "--user", "4712")
+    n = asked(as_nobody(host, ["vm-promote", {"vm": "try"}])[0])
+    # Who approves it needs the role for that VM, too.
+    stranger, = as_nobody(host, ["request-approve", {"id": n}], user=4712, group=4712)
+    assert stranger["error"]["class"] == "NotFound" and state(host, "try") == state(host) == "running"
+    yes, = as_nobody(host, ["request-approve", {"id": n}], user=OTHER, group=OTHER)
+    assert yes["return"] == {"state": "running"}
+    host.cairn("requests", str(n), "--wait")
+    assert state(host) == "running" and state(host, "mine-old") == "shutoff"
+    asked(as_nobody(host, ["vm-promote", {"vm": "mine", "undo": True}])[0])
+    assert state(host) == "running"

@@ -35,6 +35,7 @@ static void test_commands_are_acts_in_both_dialects(void **state)
 
 	(void)state;
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-destroy", "{}"), destroy);
+	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-promote", "{}"), destroy);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-shutdown", "{}"), shutdown);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-shutdown", "{\"timeout\": 1}"), shutdown | destroy);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-start", "{}"), 0);
