@@ -633,14 +633,6 @@ void web_hooks_test(struct web_hooks *h, struct web_hook *w, void (*done)(void *
 
 /* ---- start and end ---- */
 
-/* A VM that could not be loaded may have web hooks. */
-static void unread_found(void *opaque, const char *name, const char *sentence)
-{
-	(void)name;
-	(void)sentence;
-	*(bool *)opaque = true;
-}
-
 static void hooks_load(struct web_hooks *h)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(h->host->store, NULL, WEB_HOOKS_FILE);
@@ -648,9 +640,8 @@ static void hooks_load(struct web_hooks *h)
 	struct json_object *list = js_get_array(o, "hooks"), *queues = js_get_array(progress, "queues");
 	struct web_hook *w;
 	unsigned bad = 0, n = 0;
-	bool unread = false;
+	bool unread = store_has_unread(h->host->store); /* such a VM may have web hooks */
 
-	store_each_unread(h->host->store, unread_found, &unread);
 	for (size_t i = list ? json_object_array_length(list) : 0; i-- > 0;) {
 		w = n < WEB_HOOKS_MAX ? web_hook_from_json(json_object_array_get_idx(list, i)) : NULL;
 		bad += !w;

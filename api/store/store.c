@@ -352,6 +352,21 @@ void store_each_unread(struct store *s, void (*found)(void *opaque, const char *
 	store_unread_each(&s->unread, found, opaque);
 }
 
+static void unread_found(void *opaque, const char *name, const char *sentence)
+{
+	(void)name;
+	(void)sentence;
+	*(bool *)opaque = true;
+}
+
+bool store_has_unread(struct store *s)
+{
+	bool any = false;
+
+	store_unread_each(&s->unread, unread_found, &any);
+	return any;
+}
+
 /* Note the VM's other files that a newer Cairn wrote. Do this when the VM is loaded: the daemon reads these files later
  * or, for some, only checks that they exist. */
 static void beside_look(struct store *s, const char *name)

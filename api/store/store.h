@@ -69,6 +69,8 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
  * sentence: the reason and what to do. */
 void store_each_unread(struct store *s, void (*found)(void *opaque, const char *name, const char *sentence),
 	void *opaque);
+/* Whether there is such a VM. */
+bool store_has_unread(struct store *s);
 /* Check that a newer Cairn wrote no file of the VM. Returns 0; -ENOTSUP. */
 int store_check_vm(struct store *s, const char *name, struct err *e);
 /* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. store_put() then does

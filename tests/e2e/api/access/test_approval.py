@@ -382,3 +382,19 @@ def test_promotion_waits_if_a_rule_binds_the_vm_that_it_stops(host):
     assert state(host) == "running" and state(host, "mine-old") == "shutoff"
     asked(as_nobody(host, ["vm-promote", {"vm": "mine", "undo": True}])[0])
     assert state(host) == "running"
+
+
+def test_rule_of_a_vm_that_is_not_loaded_stays(host):
+    path = host.state / "vms/mine/definition.json"
+    definition = path.read_text()
+    host.cairn("destroy", "mine")
+    host.stop()
+    path.write_text("{")
+    host.start()
+    host.cairn("approval-rule", "other", "--acts", "reset")
+    host.stop()
+    path.write_text(definition)
+    path.with_name("definition.json.damaged").unlink()
+    host.start()
+    host.cairn("start", "mine")
+    asked(destroy(host))
