@@ -37,7 +37,6 @@ struct commit {
 	unsigned top, base;
 	bool ready; /* as in struct commit_opts */
 	bool live; /* the VM ran when the job began */
-	bool was_pending; /* the running definition differed from the next start's */
 	struct loop_timer *settle; /* NULL: none */
 	struct store_work stored; /* of the definitions */
 	unsigned settle_tries;
@@ -103,10 +102,7 @@ static void live_settle(struct commit *x)
 	struct vm *vm = x->vm;
 	struct definition *def = x->live && vm->live && vm->proc ? definition_without(x, vm->live) : NULL;
 
-	if (!x->was_pending && vm->live) {
-		vm_live_forget(vm);
-		vm_save(vm);
-	} else if (def) {
+	if (def) {
 		authors_copy(vm->live, def);
 		vm_live_replace(vm, STEAL_PTR(def));
 	}
@@ -139,13 +135,11 @@ static void definition_settle(void *opaque)
 	struct vm *vm = x->vm;
 	struct definition *def = definition_without(x, vm->def);
 
-	x->was_pending = vm->live;
 	if (def && rights_copy(vm->def->rights, &def->rights) == 0) {
 		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_to_json(vm->def), definition_defined, x);
 		return;
 	}
 	definition_free(def);
-	x->was_pending = true;
 	live_settle(x);
 }
 

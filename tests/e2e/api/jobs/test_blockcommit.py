@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from conftest import Console, Qmp, QmpError, open_files, until
+from test_slow_disk import hold, slow
 
 SIZE = 24 << 20
 each_bus = pytest.mark.parametrize("bus", ["virtio", "scsi"])
@@ -580,3 +581,32 @@ def test_completion_that_the_definition_excludes_leaves_the_job_ready(ready):
     q.run("job-complete", id="c")
     assert both(g.d) == [["disk0.qcow2"]]
     g.again()
+
+
+def is_asleep(pid):
+    """Whether no thread of the process runs."""
+    return all(open(f"/proc/{pid}/task/{t}/stat").read().rsplit(")", 1)[1].split()[0] == "S" for t in os.listdir(f"/proc/{pid}/task"))
+
+
+def test_definition_that_comes_at_the_end_is_the_next_starts(slow):
+    """Another client defines the VM when the job's definition is on its way to the disk."""
+    layers = [{"path": str(slow.tmp / name), "format": "qcow2"} for name in ("top", "middle", "base")]
+    for layer, below in zip(reversed(layers), [None, *reversed(layers)]):
+        img(slow, "create", "-q", "-f", "qcow2", *(["-b", below["path"], "-F", "qcow2"] if below else []), layer["path"], str(SIZE))
+    disks = [{**layers[0], "backing": layers[1:]}]
+    slow.define("vm1", disks=disks)
+    go = hold(slow, "/.draft-")
+    slow.cairn("start", "vm1")
+    a, b = slow.qmp(), slow.qmp()
+    a.run("vm-blockcommit", vm="vm1", disk="vda", top=layers[1]["path"], base=layers[2]["path"])
+    until(lambda: any(p.name.startswith(".draft-") for p in (slow.state / "vms").iterdir()))
+    with open(slow.write("vm1", memory="64M", disks=disks)) as f:
+        b.send(json.dumps({"execute": "vm-define", "arguments": {"definition": json.load(f), "folder": str(slow.tmp)}}).encode())
+    until(lambda: all(is_asleep(slow.proc.pid) for _ in range(100)))  # the second draft waits behind the first one
+    go.touch()
+    assert b.answer()["return"]["pending"]
+    a.event("JOB_STATUS_CHANGE", status="concluded")
+    shown = a.run("vm-dump-definition", vm="vm1")
+    disk, = shown["definition"]["disks"]
+    assert slow.info("vm1")["memory"] == 32 << 20 and shown["pending"]
+    assert [os.path.basename(x["path"]) for x in [disk, *disk["backing"]]] == ["top", "base"]
