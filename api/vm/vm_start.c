@@ -459,6 +459,33 @@ static int start_prepare(struct vm *vm, struct config *c, struct err *e)
 	return 1;
 }
 
+/* Check --max-running and --max-memory. */
+static int check_room(const struct vm *vm, struct err *e)
+{
+	const struct vm_host *host = vm->host;
+	const struct daemon_limits *l = &host->paths->limits;
+	uint64_t own_bytes = vm_live(vm)->ram_bytes, bytes = own_bytes;
+	unsigned n = 0;
+
+	for (size_t i = 0; i < host->nvms && (l->running || l->memory_bytes); i++) {
+		const struct vm *v = host->vms[i];
+
+		if (v == vm || (!vm_state_is_active(v->state) && !vm_is_starting(v)))
+			continue;
+		bytes += vm_live(v)->ram_bytes;
+		n++;
+	}
+	if (l->running && n >= l->running)
+		return err_set(e, -EBUSY, ERR_BUSY, "%u VMs run, and cairnd has --max-running %u; shut a VM down "
+			"first", n, l->running);
+	if (l->memory_bytes && bytes > l->memory_bytes)
+		return err_set(e, -EBUSY, ERR_BUSY, "the VM needs %llu MiB; with it, the running VMs would have %llu "
+			"MiB, and cairnd has --max-memory %lluM; shut a VM down first",
+			(unsigned long long)own_bytes >> 20, (unsigned long long)bytes >> 20,
+			(unsigned long long)l->memory_bytes >> 20);
+	return 0;
+}
+
 /* Continue the start after the files were opened. c: taken. Returns 0: the process was spawned; 1: start_held() or
  * start_prepared() continues; -errno. */
 static int start_with(struct vm *vm, struct config *c, struct err *e)
@@ -467,6 +494,9 @@ static int start_with(struct vm *vm, struct config *c, struct err *e)
 	int r = disks_check_free(vm, c, e);
 
 	pull_mark_add(vm, &c->vm);
+	/* The VM may have been redefined while the start waited. */
+	if (!r)
+		r = check_room(vm, e);
 	if (!r)
 		r = vm_ask(vm, start_add, c, e);
 	if (!r)
@@ -637,33 +667,6 @@ static void start_next(struct vm_host *host)
 		vm->start.kind = VM_OP_NONE;
 		start_now(vm);
 	}
-}
-
-/* Check --max-running and --max-memory. */
-static int check_room(const struct vm *vm, struct err *e)
-{
-	const struct vm_host *host = vm->host;
-	const struct daemon_limits *l = &host->paths->limits;
-	uint64_t own_bytes = vm_live(vm)->ram_bytes, bytes = own_bytes;
-	unsigned n = 0;
-
-	for (size_t i = 0; i < host->nvms && (l->running || l->memory_bytes); i++) {
-		const struct vm *v = host->vms[i];
-
-		if (v == vm || (!vm_state_is_active(v->state) && !vm_is_starting(v)))
-			continue;
-		bytes += vm_live(v)->ram_bytes;
-		n++;
-	}
-	if (l->running && n >= l->running)
-		return err_set(e, -EBUSY, ERR_BUSY, "%u VMs run, and cairnd has --max-running %u; shut a VM down "
-			"first", n, l->running);
-	if (l->memory_bytes && bytes > l->memory_bytes)
-		return err_set(e, -EBUSY, ERR_BUSY, "the VM needs %llu MiB; with it, the running VMs would have %llu "
-			"MiB, and cairnd has --max-memory %lluM; shut a VM down first",
-			(unsigned long long)own_bytes >> 20, (unsigned long long)bytes >> 20,
-			(unsigned long long)l->memory_bytes >> 20);
-	return 0;
 }
 
 int vm_start_check(struct vm *vm, struct err *e)

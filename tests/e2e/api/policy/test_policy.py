@@ -336,6 +336,23 @@ def test_clone_beyond_the_limit_is_refused_and_removed(tmp_path):
         d.close()
 
 
+def test_vm_that_grows_while_its_start_waits_is_refused(tmp_path):
+    """The start waits for the process that reads the VM's snapshots."""
+    go, disks = tmp_path / "go", [{"path": "a.raw", "format": "raw"}]
+    (tmp_path / "a.raw").write_bytes(bytes(1 << 20))
+    with contextlib.closing(bounded("--max-memory", "100M")(tmp_path, FAKE_VM)) as d:
+        d.define("vm1", cmdline=f"config-until={go}", disks=disks)
+        a, b = d.qmp(), d.qmp()
+        a.send(json.dumps({"execute": "snapshot-list", "arguments": {"vm": "vm1"}}).encode())
+        until(d.children)
+        b.send(json.dumps({"execute": "vm-start", "arguments": {"vm": "vm1"}}).encode())
+        until(lambda: d.info("vm1").get("starting"))
+        d.define("vm1", memory="200M", disks=disks)
+        go.touch()
+        assert "return" in a.answer()
+        assert "200 MiB, and cairnd has --max-memory 100M" in b.answer()["error"]["desc"]
+
+
 @pytest.mark.parametrize("args", [["--max-running", "x"], ["--max-starting", "0"], ["--max-memory", "5"],
                                   ["--max-memory", "0G"]])
 def test_invalid_limits_are_refused(args, tmp_path):
