@@ -659,6 +659,8 @@ static void scheduler_on_promoted(struct vm *clone, struct vm *other)
 {
 	SWAP(clone->schedule, other->schedule);
 	SWAP(clone->schedule_past, other->schedule_past);
+	if (other->schedule)
+		scheduler_remove(other);
 }
 
 const struct vm_observer scheduler_observer = { .promoted = scheduler_on_promoted, .added = scheduler_added, .removed = scheduler_removed,

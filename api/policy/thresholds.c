@@ -413,6 +413,7 @@ static void thresholds_on_removed(struct vm *vm)
 static void thresholds_on_promoted(struct vm *clone, struct vm *other)
 {
 	SWAP(clone->watch, other->watch);
+	thresholds_on_removed(other);
 }
 
 const struct vm_observer thresholds_observer = { .promoted = thresholds_on_promoted, .removed = thresholds_on_removed, .process_gone = thresholds_on_process_gone };

@@ -834,6 +834,7 @@ static void timetables_on_adopted(struct vm *vm, const struct vm_info *info)
 static void timetables_on_promoted(struct vm *clone, struct vm *other)
 {
 	SWAP(clone->timetable, other->timetable);
+	timetable_free(STEAL_PTR(other->timetable));
 }
 
 const struct vm_observer timetables_observer = { .promoted = timetables_on_promoted, .removed = timetables_removed, .job_concluded = timetables_on_job_concluded,

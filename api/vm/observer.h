@@ -26,7 +26,7 @@ struct vm_observer {
 	/* The VM's definition was replaced. */
 	void (*redefined)(struct vm *vm);
 	/* The clone has got the name and uuid of another VM (api/jobs/promote.h), which has got others: it takes over
-	 * what users have set for the uuid. */
+	 * what users have set for the uuid. What they had set for the clone's former uuid ends. */
 	void (*promoted)(struct vm *clone, struct vm *other);
 
 	/* Write and read the observer's members of state.json. Borrow `state`. */

@@ -97,6 +97,27 @@ def test_clone_takes_all_and_gives_it_back(fake):
     assert "VM 'web-old' was undefined, so the promotion of 'web' cannot be undone" in fake.cairn("promote", "--undo", "web", ok=3).stderr
 
 
+def test_schedules_and_thresholds_of_the_clone_end(fake):
+    fake.define("web")
+    fake.cairn("start", "web")
+    fake.cairn("clone", "--live", "web", "try")
+    q = fake.qmp()
+    q.run("schedule-add", vm="try", action="start", on="daily")
+    q.run("snapshot-schedule-set", vm="try", every="2h")
+    q.run("threshold-set", vm="try", measure="cpu", above="90")
+
+    def settings():
+        q = fake.qmp()
+        return [q.run("query-schedules")["schedules"], q.run("query-snapshot-schedules")["schedules"], q.run("query-thresholds")["thresholds"]]
+
+    assert [s["vm"] for found in settings() for s in found] == ["try"] * 3
+    fake.cairn("promote", "try")
+    assert settings() == [[], [], []]
+    fake.stop()
+    fake.start()
+    assert settings() == [[], [], []]
+
+
 def test_refusals(fake):
     fake.define("web")
     fake.define("other")
