@@ -2,6 +2,7 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/err.h"
+#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -232,9 +233,10 @@ int tree_name_check(const char *name, struct err *e)
 	if (!n || n > BLOCK_SNAPSHOT_NAME_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID,
 			"a snapshot's name has 1 to %d bytes; this one has %zu", BLOCK_SNAPSHOT_NAME_MAX, n);
-	for (size_t i = 0; i < n; i++)
-		if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f || name[i] == '/')
-			return err_set(e, -EINVAL, ERR_INVALID,
-				"a snapshot's name has no '/' and no control characters");
+	if (strchr(name, '/') || !utf8_is_clean(name))
+		return err_set(e, -EINVAL, ERR_INVALID, "a snapshot's name has no '/' and no control characters");
+	if (!utf8_is_plain_name(name))
+		return err_set(e, -EINVAL, ERR_INVALID,
+			"a snapshot's name has no invisible characters, and does not begin or end with a space");
 	return 0;
 }

@@ -98,8 +98,8 @@ uint64_t tree_id(const struct tree_node *n);
 /* Returns true if `tag` is one of the comma-separated tags. */
 bool tree_has_tag(const struct tree_data *d, const char *tag);
 
-/* Check a name: 1 to 255 bytes, no control characters, no '/'. Returns 0 or -EINVAL with a
- * sentence. */
+/* Check the name of a new snapshot: 1 to 255 bytes, plain (base/utf8.h), no '/'. Snapshots of an image may have other
+ * names. Returns 0 or -EINVAL with a sentence. */
 int tree_name_check(const char *name, struct err *e);
 
 #endif

@@ -277,6 +277,9 @@ static void test_names_are_checked(void **state)
 	assert_int_equal(tree_name_check("", &e), -EINVAL);
 	assert_int_equal(tree_name_check("a/b", &e), -EINVAL);
 	assert_int_equal(tree_name_check("a\nb", &e), -EINVAL);
+	assert_int_equal(tree_name_check("a\x9b", &e), -EINVAL);
+	assert_int_equal(tree_name_check("a\xe2\x80\x8b", &e), -EINVAL);
+	assert_int_equal(tree_name_check("a ", &e), -EINVAL);
 	memset(name, 'x', sizeof(name));
 	name[255] = 0;
 	assert_int_equal(tree_name_check(name, &e), 0);

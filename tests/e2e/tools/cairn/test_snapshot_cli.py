@@ -608,6 +608,23 @@ def test_snapshots_of_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     assert "disk vda is raw" in daemon.cairn("snapshot-create-as", "vm1", "s", ok=False).stderr
 
 
+def test_new_name_that_looks_like_another_one_is_refused(daemon, kvm, guest, tmp_path):
+    disk, old = str(tmp_path / "vda.qcow2"), "s1\u200b"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", old, disk], check=True)
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[{"path": disk, "format": "qcow2"}])
+    daemon.cairn("snapshot-create-as", "vm1", "s1")
+    for name in ("s2\u200b", "s\xad2", "s\xa02", "s2 ", " s2", "\ufeffs2", "s2\u202e", "s2\x85"):
+        assert "a snapshot's name " in daemon.cairn("snapshot-create-as", "vm1", name, ok=False).stderr
+        assert "a snapshot's name " in daemon.cairn("snapshot-rename", "vm1", "s1", name, ok=False).stderr
+    # The name that is in the image already works.
+    assert names(daemon) == ["s1", old]
+    daemon.cairn("snapshot-tag", "vm1", old, "x")
+    daemon.cairn("snapshot-revert", "vm1", old)
+    daemon.cairn("snapshot-rename", "vm1", old, "s2")
+    assert names(daemon) == ["s1", "s2"]
+
+
 def test_snapshotname_option_works_for_every_verb(vm):
     vm.cairn("snapshot-tag", "vm1", "--snapshotname", "s1", "x", "y")
     assert vm.cairn("snapshot-tag", "vm1", "--snapshotname", "s1").stdout == "x\ny\n"
