@@ -100,16 +100,18 @@ static bool path_is_taken(const struct external *x, const char *path)
 
 /* The overlay lies beside the image; as in libvirt, the snapshot's name replaces the suffix. If that is the overlay of
  * an earlier disk, as with data.raw and data.qcow2, the disk's id stands before it. */
-static int path_default(const struct external *x, const struct overlay *o, const char *name, char *ret, struct err *e)
+static int path_default(const struct external *x, struct overlay *o, const char *name, struct err *e)
 {
 	const char *file = strrchr(o->base, '/') + 1, *dot = strrchr(file, '.');
 	int stem = dot && dot > file ? (int)(dot - o->base) : (int)strlen(o->base), n;
+	char path[PATH_MAX];
 
-	n = snprintf(ret, PATH_MAX, "%.*s.%s", stem, o->base, name);
-	if (n < PATH_MAX && path_is_taken(x, ret))
-		n = snprintf(ret, PATH_MAX, "%.*s-%s.%s", stem, o->base, o->disk, name);
+	n = snprintf(path, sizeof(path), "%.*s.%s", stem, o->base, name);
+	if (n < PATH_MAX && path_is_taken(x, path))
+		n = snprintf(path, sizeof(path), "%.*s-%s.%s", stem, o->base, o->disk, name);
 	if (n >= PATH_MAX)
 		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "the path of the overlay of %.200s is too long", o->base);
+	memcpy(o->path, path, (size_t)n + 1);
 	return 0;
 }
 
@@ -134,7 +136,7 @@ static int overlay_add(struct external *x, struct json_object *disk, const char 
 	snprintf(o->disk, sizeof(o->disk), "%s", js_get_str_or(disk, "id", ""));
 	snprintf(o->base, sizeof(o->base), "%s", js_get_str_or(disk, "path", ""));
 	o->format = js_get_str_or(disk, "format", "raw");
-	r = s && *s->file ? path_absolute(s->file, o->path, e) : path_default(x, o, name, o->path, e);
+	r = s && *s->file ? path_absolute(s->file, o->path, e) : path_default(x, o, name, e);
 	x->n++;
 	return r;
 }
