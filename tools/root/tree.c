@@ -454,6 +454,8 @@ int tree_add(struct tree *t, unsigned layer, bool whiteouts, enum tree_kind kind
 		return path_blame(r, "the name", path, e);
 	if (!*clean)
 		return root_add(t, kind, path, ret_is_root, e);
+	if (kind == TREE_SYMLINK && (!target || !*target)) /* sqfstar would make an image that nobody can read */
+		return err_set(e, -EINVAL, ERR_CORRUPT, "the symbolic link %.200s has no target", path);
 	if (target && strlen(target) >= PATH_MAX)
 		return path_blame(-ENAMETOOLONG, "the target of", path, e);
 	if (whiteouts && is_whiteout(clean))

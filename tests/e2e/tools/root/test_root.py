@@ -180,6 +180,7 @@ BAD_LAYERS = {
     "link_folder": (tar(entry("d/"), link("b", "d")), "which is no file"),
     "link_cycle": (tar(link("a", "b"), link("b", "a")), "which is no file"),
     "cycle": (tar(symlink("a", "b"), symlink("b", "a"), entry("a/f")), "the name a/f leads through a cycle of symbolic links"),
+    "no_target": (tar(symlink("l", "")), "the symbolic link l has no target"),
     "root_file": (tar(entry(".", kind=tarfile.REGTYPE)), "must be a folder"),
     "long": (tar(entry("n" * 300)), "is too long"),
     "owner": (tar(entry("a", uid=1 << 33)), "the owner of a is no number"),
