@@ -107,13 +107,17 @@ static int header_write(struct merge *m, struct archive_entry *entry, struct err
 /* Remove what squashfs does not hold, or would make the header larger. */
 static void entry_trim(struct archive_entry *entry)
 {
+	uint32_t mtime;
+
 	archive_entry_sparse_clear(entry);
 	archive_entry_acl_clear(entry);
 	archive_entry_set_fflags(entry, 0, 0);
 	archive_entry_unset_atime(entry);
 	archive_entry_unset_ctime(entry);
 	archive_entry_unset_birthtime(entry);
-	archive_entry_set_mtime(entry, in_range(archive_entry_mtime(entry)), 0);
+	mtime = in_range(archive_entry_mtime(entry));
+	/* libarchive writes a time from 2^31 - 1 on into a PAX header, where sqfstar reads only times with a fraction. */
+	archive_entry_set_mtime(entry, mtime, mtime >= INT32_MAX);
 	archive_entry_set_uname(entry, NULL);
 	archive_entry_set_gname(entry, NULL);
 	if (archive_entry_filetype(entry) != AE_IFREG)

@@ -520,6 +520,15 @@ def test_process_that_reads_layers_is_confined(tmp_path):
     assert maker.communicate(timeout=50)[1] == ""
 
 
+@pytest.mark.parametrize("mtime, shown", [((1 << 31) - 1, "2038-01-19 03:14"), (1 << 32, "2106-02-07 06:28")])
+def test_times_after_2038(tmp_path, mtime, shown):
+    source = tmp_path / "root.tar"
+    source.write_bytes(tar(entry("a", mtime=mtime)))
+    image = make(source, tmp_path / "cache")["image"]
+    text = subprocess.run(["unsquashfs", "-lln", image], env={**os.environ, "TZ": "UTC"}, text=True, capture_output=True, check=True, timeout=50).stdout
+    assert f"{shown} squashfs-root/a\n" in text
+
+
 def test_image_that_was_cut_off_is_made_anew(tmp_path):
     source = tmp_path / "root.tar"
     source.write_bytes(tar(entry("a", b"x" * 9000)))
