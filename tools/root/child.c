@@ -8,10 +8,14 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define SAID_BYTES 65536 /* of the end of the output */
+#define SAID_MAX (16 * MIB) /* of all output: sqfstar warns about each extended attribute that it does not know */
+/* sqfstar keeps all extended attributes in memory, which an image may have without end. */
+#define MEMORY_BYTES (4 * GIB)
 
 /* Returns the errno of what failed. */
 static int program_become(char *const argv[], int in, int out, int err)
@@ -21,10 +25,24 @@ static int program_become(char *const argv[], int in, int out, int err)
 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (setrlimit(RLIMIT_DATA, &(struct rlimit){ MEMORY_BYTES, MEMORY_BYTES }) < 0)
+		return errno;
 	if (dup2(in < 0 ? null : in, 0) < 0 || dup2(out < 0 ? err : out, 1) < 0 || dup2(err, 2) < 0)
 		return errno;
 	execvp(argv[0], argv);
 	return errno;
+}
+
+/* Make the file for the output. Writes beyond its size fail. Returns it; -1 with errno. */
+static int said_new(const char *name)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd >= 0 && (ftruncate(fd, SAID_MAX) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW) < 0)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
 }
 
 /* The pipe tells whether exec() worked: it closes then. */
@@ -49,7 +67,7 @@ int child_start(struct child *c, const char *package, char *const argv[], int in
 	pid_t parent = getpid();
 	int p[2], r, error;
 
-	*c = (struct child){ .name = argv[0], .said = memfd_create(argv[0], MFD_CLOEXEC) };
+	*c = (struct child){ .name = argv[0], .said = said_new(argv[0]) };
 	if (c->said < 0 || pipe2(p, O_CLOEXEC) < 0)
 		return err_set_errno(e, -errno, "%s", argv[0]);
 	c->pid = fork();
@@ -85,8 +103,9 @@ static const char *log_unwrap(char *line)
 
 static const char *said_read(struct child *c, char buf[SAID_BYTES + 1])
 {
-	off_t end = lseek(c->said, 0, SEEK_END);
-	ssize_t n = pread(c->said, buf, SAID_BYTES, MAX(0, end - SAID_BYTES));
+	off_t end = lseek(c->said, 0, SEEK_CUR);
+	off_t from = MAX(0, end - SAID_BYTES);
+	ssize_t n = pread(c->said, buf, (size_t)(end - from), from);
 	char *line;
 
 	buf[n > 0 ? n : 0] = 0;

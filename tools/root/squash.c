@@ -1,5 +1,7 @@
 #include "tools/root/squash.h"
 #include "base/err.h"
+#include "base/utf8.h"
+#include "base/util.h"
 #include "tools/root/child.h"
 #include "tools/root/merge.h"
 #include "tools/root/root_inode.h"
@@ -54,6 +56,7 @@ static void work_done(struct work *w)
 	}
 }
 
+/* Read a report. A process that a layer took over may have written it. */
 static int report_take(struct work *w, struct merge_report *report, struct err *e)
 {
 	ssize_t n = read(w->report[0], report, sizeof(*report));
@@ -62,9 +65,11 @@ static int report_take(struct work *w, struct merge_report *report, struct err *
 		return err_set_errno(e, -errno, "the process that reads layers");
 	if (n != sizeof(*report))
 		return err_set(e, -EIO, ERR_GENERIC, "the process that reads layers ended early: an image is malformed, or memory ran out");
+	report->e.msg[sizeof(report->e.msg) - 1] = 0;
+	utf8_clean(report->e.msg);
 	if (report->r < 0 && e)
 		*e = report->e;
-	return report->r;
+	return MIN(report->r, 0);
 }
 
 /* If sqfstar fails, the merging process fails to write to it: sqfstar's own message says why. */

@@ -520,6 +520,16 @@ def test_process_that_reads_layers_is_confined(tmp_path):
     assert maker.communicate(timeout=50)[1] == ""
 
 
+def test_output_and_memory_of_sqfstar_are_limited(tmp_path):
+    """sqfstar warns about each extended attribute that it does not know, and keeps the others in memory."""
+    source = tmp_path / "root.tar"
+    source.write_bytes(tar(entry("a")))
+    script = f'ulimit -d >{tmp_path}/memory; yes | head -c 40M >&2; stat -Lc %s /proc/self/fd/2 >{tmp_path}/output; exit 1'
+    maker = start(source, tmp_path / "cache", PATH=path_with_sqfstar(tmp_path / "bin", script))
+    assert maker.communicate(timeout=50)[1] == "sqfstar: y\n"
+    assert int((tmp_path / "memory").read_text()) == 4 << 20 and int((tmp_path / "output").read_text()) == 16 << 20
+
+
 @pytest.mark.parametrize("mtime, shown", [((1 << 31) - 1, "2038-01-19 03:14"), (1 << 32, "2106-02-07 06:28")])
 def test_times_after_2038(tmp_path, mtime, shown):
     source = tmp_path / "root.tar"
