@@ -181,7 +181,7 @@ $(BUILD)/cairn-agent: $(AGENT_SRCS) $(wildcard tools/agent/*.h) base/agent_frame
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(AGENT_CC) -std=gnu11 -D_GNU_SOURCE -I. -Os -Wall -Wextra -Wshadow -Wmissing-prototypes $(WERROR) -static -s -ffunction-sections \
-		-Wl,--gc-sections -o $@ $(AGENT_SRCS)
+		-fno-asynchronous-unwind-tables -Wl,--gc-sections -o $@ $(AGENT_SRCS)
 $(BUILD)/cairn-root: $(call prog_objs,tools/root) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-larchive -lnettle -ljson-c -luring)
