@@ -9,6 +9,8 @@ from conftest import Console
 
 AT, BYTES = 32 << 20, 256 << 20
 
+pytestmark = pytest.mark.seconds(300)  # the guest reads or writes 2 GiB; beside other tests, at a load of 36, that took 125 s
+
 
 @pytest.fixture
 def vm(daemon, kvm, guest, tmp_path):
