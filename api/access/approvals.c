@@ -43,6 +43,7 @@ static const struct {
 } act_commands[] = {
 	{ DIALECT_DAEMON, "vm-destroy", DESTROY },
 	{ DIALECT_DAEMON, "vm-promote", DESTROY },
+	{ DIALECT_DAEMON, "vm-managed-save-remove", DESTROY },
 	{ DIALECT_DAEMON, "vm-shutdown", SHUTDOWN },
 	{ DIALECT_DAEMON, "vm-reboot", SHUTDOWN },
 	{ DIALECT_DAEMON, "daemon-stop", DESTROY | SHUTDOWN },
@@ -120,7 +121,8 @@ unsigned approval_acts_of(enum dialect d, const char *command, struct json_objec
 	if (!strcmp(command, "vm-dump"))
 		acts |= !strcmp(then, "crash") ? DESTROY : !strcmp(then, "reset") ? RESET : 0;
 	/* The memory is lost. */
-	if (!strcmp(command, "snapshot-create") && js_get_bool(args, "halt", false) && js_get_bool(args, "disks-only", false))
+	if ((!strcmp(command, "snapshot-create") && js_get_bool(args, "halt", false) && js_get_bool(args, "disks-only", false)) ||
+		(!strcmp(command, "vm-start") && js_get_bool(args, "force-boot", false)))
 		acts |= DESTROY;
 	return acts;
 }

@@ -384,6 +384,17 @@ def test_promotion_waits_if_a_rule_binds_the_vm_that_it_stops(host):
     assert state(host) == "running"
 
 
+def test_memory_of_a_saved_vm_is_not_dropped_without_approval(host):
+    host.cairn("managedsave", "mine")
+    asked(as_nobody(host, ["vm-start", {"vm": "mine", "force-boot": True}])[0])
+    n = asked(as_nobody(host, ["vm-managed-save-remove", {"vm": "mine"}])[0])
+    assert state(host) == "saved"
+    host.cairn("approve", str(n))
+    host.cairn("requests", str(n), "--wait")
+    assert state(host) == "shutoff"
+    assert "return" in as_nobody(host, ["vm-start", {"vm": "mine"}])[0]
+
+
 def test_rule_of_a_vm_that_is_not_loaded_stays(host):
     path = host.state / "vms/mine/definition.json"
     definition = path.read_text()

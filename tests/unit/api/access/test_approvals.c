@@ -39,6 +39,7 @@ static void test_commands_are_acts_in_both_dialects(void **state)
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-shutdown", "{}"), shutdown);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-shutdown", "{\"timeout\": 1}"), shutdown | destroy);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-start", "{}"), 0);
+	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-start", "{\"force-boot\": true}"), destroy);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "group-clone", "{}"), approval_act_bit("clone"));
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-dump", "{}"), approval_act_bit("dump"));
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-dump", "{\"then\": \"crash\"}"), approval_act_bit("dump") | destroy);
