@@ -174,14 +174,6 @@ int approvals_set_rule(struct approvals *t, const struct approval_rule *rule)
 	return 0;
 }
 
-static void uuid_put(struct json_object *o, const uint8_t uuid[16])
-{
-	char text[UUID_TEXT];
-
-	uuid_print(uuid, text);
-	js_put_str(o, VM_UUID_KEY, text);
-}
-
 struct json_object *approval_rule_to_json(const struct approval_rule *r)
 {
 	struct json_object *o = json_object_new_object(), *acts = json_object_new_array();
@@ -193,7 +185,7 @@ struct json_object *approval_rule_to_json(const struct approval_rule *r)
 	if (!r->everyone)
 		js_put_int(o, r->is_group ? "group" : "user", r->id);
 	if (r->of_vm)
-		uuid_put(o, r->uuid);
+		js_put_uuid(o, VM_UUID_KEY, r->uuid);
 	js_put_int(o, "expire", r->expire_ns);
 	return o;
 }
@@ -363,7 +355,7 @@ struct json_object *approval_request_to_json(const struct approval_request *r)
 	js_put(o, "arguments", json_object_get(r->args));
 	text_put(o, "vm", r->vm);
 	if (r->of_vm)
-		uuid_put(o, r->uuid);
+		js_put_uuid(o, VM_UUID_KEY, r->uuid);
 	text_put(o, "note", r->note);
 	js_put_int(o, "asked", r->asked_ns);
 	js_put_int(o, "expires", r->expires_ns);

@@ -12,7 +12,6 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -78,11 +77,9 @@ static int definition_arg(struct call *c, struct network_definition **ret, struc
 static struct json_object *identity_put(const struct network_definition *d)
 {
 	struct json_object *o = json_object_new_object();
-	char uuid[UUID_TEXT];
 
-	uuid_print(d->uuid, uuid);
 	js_put_str(o, "name", d->name);
-	js_put_str(o, "uuid", uuid);
+	js_put_uuid(o, "uuid", d->uuid);
 	return o;
 }
 

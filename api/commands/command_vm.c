@@ -20,7 +20,6 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -64,16 +63,14 @@ static void define_done(void *opaque, int r, const struct vm_defined *what, cons
 {
 	struct json_object *o;
 	struct call *c = opaque;
-	char uuid[UUID_TEXT];
 
 	if (r < 0) {
 		call_fail(c, e);
 		return;
 	}
 	o = json_object_new_object();
-	uuid_print(what->def->uuid, uuid);
 	js_put_str(o, "name", what->def->name);
-	js_put_str(o, "uuid", uuid);
+	js_put_uuid(o, "uuid", what->def->uuid);
 	js_put_bool(o, "created", what->created);
 	js_put_bool(o, "pending", what->vm && vm_is_pending(what->vm));
 	c->when_stored = what->vm && what->vm->live;
@@ -137,7 +134,6 @@ static void create_undo(struct create *w, const struct err *why)
 
 static void create_started(void *opaque, int r, const struct err *e)
 {
-	char uuid[UUID_TEXT];
 	struct create *w = opaque;
 	struct json_object *o;
 
@@ -145,9 +141,8 @@ static void create_started(void *opaque, int r, const struct err *e)
 		create_undo(w, e);
 	} else {
 		o = json_object_new_object();
-		uuid_print(w->vm->def->uuid, uuid);
 		js_put_str(o, "name", w->vm->def->name);
-		js_put_str(o, "uuid", uuid);
+		js_put_uuid(o, "uuid", w->vm->def->uuid);
 		js_put_int(o, "id", w->vm->id);
 		js_put(o, "warnings", json_object_get(w->warnings));
 		call_return(w->call, o);

@@ -289,13 +289,11 @@ struct json_object *definition_to_json(const struct definition *d)
 {
 	struct json_object *o = json_object_new_object(), *disks = json_object_new_array(),
 			   *interfaces = json_object_new_array(), *console = json_object_new_object();
-	char uuid[UUID_TEXT];
 
 	js_put_int(o, "version", DEFINITION_VERSION);
 	js_put_str(o, "name", d->name);
-	uuid_print(d->uuid, uuid);
 	if (uuid_is_set(d->uuid))
-		js_put_str(o, "uuid", uuid);
+		js_put_uuid(o, "uuid", d->uuid);
 	js_put_str(o, "title", d->title);
 	js_put_str(o, "description", d->description);
 	key_put_memory(o, "memory", d->ram_bytes);

@@ -113,12 +113,10 @@ struct json_object *network_definition_for_program(const struct network_definiti
 {
 	struct json_object *o = json_object_new_object();
 	CLEANUP_FREE char *rules = NULL;
-	char uuid[UUID_TEXT];
 
 	js_put_str(o, "name", d->name);
-	uuid_print(d->uuid, uuid);
 	if (uuid_is_set(d->uuid))
-		js_put_str(o, "uuid", uuid);
+		js_put_uuid(o, "uuid", d->uuid);
 	js_put_str(o, "mode", network_mode_name(d->mode));
 	put_text(o, "bridge", d->bridge);
 	put_text(o, "mac", d->mac);

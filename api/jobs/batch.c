@@ -87,11 +87,9 @@ void batch_free(struct batch *b)
 void batch_plan(struct batch *b, const struct definition *def)
 {
 	struct json_object *o = json_object_new_object();
-	char uuid[UUID_TEXT];
 
-	uuid_print(def->uuid, uuid);
 	js_put_str(o, "name", def->name);
-	js_put_str(o, "uuid", uuid);
+	js_put_uuid(o, "uuid", def->uuid);
 	json_object_array_add(b->planned, o);
 }
 

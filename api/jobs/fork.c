@@ -201,11 +201,9 @@ static struct json_object *clones_to_json(const struct fork *f)
 
 	for (unsigned i = 0; i < MIN(f->n, CLONES_LISTED); i++) {
 		struct json_object *o = json_object_new_object();
-		char uuid[UUID_TEXT];
 
-		uuid_print(f->clones[i].vm->def->uuid, uuid);
 		js_put_str(o, "name", f->clones[i].vm->def->name);
-		js_put_str(o, "uuid", uuid);
+		js_put_uuid(o, "uuid", f->clones[i].vm->def->uuid);
 		json_object_array_add(all, o);
 	}
 	return all;

@@ -12,7 +12,6 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
-#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -81,12 +80,10 @@ static struct json_object *clone_to_json(const struct group_member *m)
 {
 	static const char *const same[] = { "instant", "pause", "addresses", "published", "forwards-left-out" };
 	struct json_object *o = json_object_new_object();
-	char uuid[UUID_TEXT];
 
-	uuid_print(m->uuid, uuid);
 	js_put_str(o, "vm", m->name);
 	js_put_str(o, "name", clone_name(m));
-	js_put_str(o, "uuid", uuid);
+	js_put_uuid(o, "uuid", m->uuid);
 	for (size_t i = 0; i < ARRAY_SIZE(same); i++)
 		if (js_get(m->result, same[i]))
 			js_put(o, same[i], json_object_get(js_get(m->result, same[i])));

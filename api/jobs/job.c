@@ -124,7 +124,6 @@ void job_put_tracking(struct json_object *result, const struct vm_snapshot_done 
 struct json_object *job_to_json(const struct job *j)
 {
 	struct json_object *o = json_object_new_object();
-	char uuid[UUID_TEXT];
 
 	js_put_str(o, "id", j->id);
 	if (j->qmp_id[0])
@@ -134,10 +133,8 @@ struct json_object *job_to_json(const struct job *j)
 	js_put_uint(o, "current-progress", j->done);
 	js_put_uint(o, "total-progress", j->total);
 	js_put_str(o, "vm", vm_name_of(j));
-	if (job_vm_uuid(j)) {
-		uuid_print(j->vm_uuid, uuid);
-		js_put_str(o, VM_UUID_KEY, uuid);
-	}
+	if (job_vm_uuid(j))
+		js_put_uuid(o, VM_UUID_KEY, j->vm_uuid);
 	js_put_uint(o, "started", j->begun_realtime_ns);
 	if (j->status == JOB_CONCLUDED)
 		js_put_uint(o, "duration", j->ended_ns - j->begun_ns);

@@ -166,11 +166,8 @@ static void work_begun(struct promotion *p, int r, const struct err *e)
 
 static void identity_put(struct json_object *o, const char *name, const char *uuid, const struct identity *i)
 {
-	char text[UUID_TEXT];
-
-	uuid_print(i->uuid, text);
 	js_put_str(o, name, i->name);
-	js_put_str(o, uuid, text);
+	js_put_uuid(o, uuid, i->uuid);
 }
 
 static bool identity_take(struct json_object *o, const char *name, const char *uuid, struct identity *ret)
@@ -231,15 +228,6 @@ static void forwards_put(struct json_object *o, const struct definition *d, cons
 			}
 }
 
-static void identity_set(struct json_object *o, const struct identity *i)
-{
-	char text[UUID_TEXT];
-
-	uuid_print(i->uuid, text);
-	js_put_str(o, "name", i->name);
-	js_put_str(o, "uuid", text);
-}
-
 /* Make the winner's definition: d with the loser's name, uuid and forwards, which keep their authors. */
 static int definition_with(const struct promotion *p, const struct definition *d, const struct definition *from, struct definition **ret,
 	struct err *e)
@@ -247,7 +235,7 @@ static int definition_with(const struct promotion *p, const struct definition *d
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
 	int r;
 
-	identity_set(o, &p->taken);
+	identity_put(o, "name", "uuid", &p->taken);
 	forwards_put(o, d, from);
 	r = definition_parse_stored(o, ret, e);
 	if (!r)
@@ -262,7 +250,7 @@ static int definition_without(const struct promotion *p, struct definition **ret
 	struct json_object *list = js_get_array(o, "interfaces");
 	int r;
 
-	identity_set(o, &p->old);
+	identity_put(o, "name", "uuid", &p->old);
 	for (size_t i = 0; list && i < json_object_array_length(list); i++)
 		json_object_object_del(json_object_array_get_idx(list, i), "forwards");
 	r = definition_parse_stored(o, ret, e);
@@ -286,7 +274,6 @@ static int definitions_make(struct promotion *p, struct err *e)
 static void over(struct promotion *p)
 {
 	struct json_object *o, *lost = p->ports ? forward_move_lost(p->ports) : NULL;
-	char uuid[UUID_TEXT];
 
 	if (p->failed) {
 		json_object_put(lost);
@@ -294,12 +281,8 @@ static void over(struct promotion *p)
 		return;
 	}
 	o = json_object_new_object();
-	js_put_str(o, "name", p->taken.name);
-	uuid_print(p->taken.uuid, uuid);
-	js_put_str(o, "uuid", uuid);
-	js_put_str(o, "old", p->old.name);
-	uuid_print(p->old.uuid, uuid);
-	js_put_str(o, "old-uuid", uuid);
+	identity_put(o, "name", "uuid", &p->taken);
+	identity_put(o, "old", "old-uuid", &p->old);
 	if (p->ports)
 		js_put_uint(o, "gap", forward_move_gap(p->ports));
 	if (lost)

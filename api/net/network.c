@@ -396,13 +396,10 @@ size_t network_users_print(const struct network *n, char *buf, size_t size)
 
 void network_emit(const struct network *n, unsigned event, struct json_object *data)
 {
-	char uuid[UUID_TEXT];
-
 	if (!data)
 		data = json_object_new_object();
-	uuid_print(network_any(n)->uuid, uuid);
 	js_put_str(data, "network", network_any(n)->name);
-	js_put_str(data, "network-uuid", uuid);
+	js_put_uuid(data, "network-uuid", network_any(n)->uuid);
 	event_emit(&n->host->sink, event, NULL, NULL, data);
 }
 

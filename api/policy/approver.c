@@ -15,7 +15,6 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
-#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -405,7 +404,7 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 	struct approver *a = run->host->approver;
 	struct approval_request *r = a ? approvals_find(&a->table, run->id) : NULL;
 	struct peer who = rights_peer(now);
-	char by[32], uuid[UUID_TEXT];
+	char by[32];
 	struct json_object *args = NULL;
 
 	(void)note; /* the refusal names the user's missing role */
@@ -419,10 +418,8 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 		request_end(a, r, APPROVAL_FAILED, "the VM is not there any more");
 		return;
 	}
-	if (r->of_vm) {
-		uuid_print(r->uuid, uuid);
-		js_put_str(args, "vm", uuid);
-	}
+	if (r->of_vm)
+		js_put_uuid(args, "vm", r->uuid);
 	snprintf(by, sizeof(by), "request %u", r->id);
 	a->run_as(a->context, &who, by, r->command, args, NULL, run_answered, run);
 }

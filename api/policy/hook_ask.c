@@ -102,11 +102,9 @@ static void ask_ended(void *opaque, unsigned revents)
 static struct json_object *event_make(const struct vm *vm, const char *event, bool reboot)
 {
 	struct json_object *o = json_object_new_object(), *data = json_object_new_object();
-	char uuid[UUID_TEXT];
 
-	uuid_print(vm->def->uuid, uuid);
 	js_put_str(data, "vm", vm->def->name);
-	js_put_str(data, VM_UUID_KEY, uuid);
+	js_put_uuid(data, VM_UUID_KEY, vm->def->uuid);
 	if (!strcmp(event, HOOK_SHUTDOWN))
 		js_put_bool(data, "reboot", reboot);
 	js_put_str(o, "event", event);

@@ -214,13 +214,10 @@ void web_hook_tried(struct web_hook *w, struct web_delivery *d, int status, cons
 struct json_object *web_hook_to_json(const struct web_hook *w)
 {
 	struct json_object *o = json_object_new_object(), *events = json_object_new_array();
-	char uuid[UUID_TEXT];
 
 	js_put_str(o, "name", w->name);
-	if (w->of_vm) {
-		uuid_print(w->uuid, uuid);
-		js_put_str(o, "vm-uuid", uuid);
-	}
+	if (w->of_vm)
+		js_put_uuid(o, "vm-uuid", w->uuid);
 	js_put_str(o, "url", w->url);
 	js_put_str(o, "secret", w->secret);
 	for (unsigned i = 0; i < WEB_HOOK_EVENTS; i++)
@@ -275,13 +272,10 @@ struct web_hook *web_hook_from_json(struct json_object *o)
 struct json_object *web_hook_progress_to_json(const struct web_hook *w)
 {
 	struct json_object *o = json_object_new_object(), *queue = json_object_new_array();
-	char uuid[UUID_TEXT];
 
 	js_put_str(o, "name", w->name);
-	if (w->of_vm) {
-		uuid_print(w->uuid, uuid);
-		js_put_str(o, "vm-uuid", uuid);
-	}
+	if (w->of_vm)
+		js_put_uuid(o, "vm-uuid", w->uuid);
 	js_put_uint(o, "delivered", w->delivered);
 	js_put_uint(o, "failed", w->failed);
 	js_put_uint(o, "dropped", w->dropped);

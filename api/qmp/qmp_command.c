@@ -9,7 +9,6 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/util.h"
-#include "base/uuid.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -55,10 +54,8 @@ void qmp_query_name(struct call *c)
 void qmp_query_uuid(struct call *c)
 {
 	struct json_object *o = json_object_new_object();
-	char uuid[UUID_TEXT];
 
-	uuid_print(c->vm->def->uuid, uuid);
-	js_put_str(o, "UUID", uuid);
+	js_put_uuid(o, "UUID", c->vm->def->uuid);
 	call_return(c, o);
 }
 

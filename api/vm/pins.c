@@ -290,15 +290,13 @@ static void rows_limit(struct vm_host *host, struct rows *l)
 static struct json_object *rows_to_json(const struct rows *l)
 {
 	struct json_object *all = json_object_new_array();
-	char id[UUID_TEXT];
 
 	for (size_t i = 0; i < l->n; i++) {
 		struct json_object *o = json_object_new_object();
 
-		uuid_print(l->list[i].id, id);
-		js_put_str(o, "pin", id);
-		uuid_print(l->list[i].other, id);
-		js_put_str(o, "or", l->list[i].either ? id : NULL);
+		js_put_uuid(o, "pin", l->list[i].id);
+		if (l->list[i].either)
+			js_put_uuid(o, "or", l->list[i].other);
 		js_put_str(o, "image", l->list[i].image);
 		js_put_str(o, "overlay", l->list[i].overlay);
 		if (l->list[i].kept)

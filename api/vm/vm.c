@@ -329,14 +329,6 @@ void vm_live_replace(struct vm *vm, struct definition *d)
 	vm_save(vm);
 }
 
-static void uuid_put(struct json_object *o, const char *key, const uint8_t uuid[16])
-{
-	char text[UUID_TEXT];
-
-	uuid_print(uuid, text);
-	js_put_str(o, key, uuid_is_set(uuid) ? text : NULL);
-}
-
 static void uuid_load(struct json_object *o, const char *key, uint8_t ret[16])
 {
 	const char *text = js_get_str(o, key);
@@ -400,8 +392,10 @@ void vm_save(struct vm *vm)
 	js_put_uint(o, "since_ns", vm->since_ns);
 	if (vm->uid)
 		js_put_uint(o, "uid", vm->uid);
-	uuid_put(o, "source", vm->source);
-	uuid_put(o, "group", vm->group);
+	if (uuid_is_set(vm->source))
+		js_put_uuid(o, "source", vm->source);
+	if (uuid_is_set(vm->group))
+		js_put_uuid(o, "group", vm->group);
 	former_put(vm, o);
 	js_put_bool(o, "saved_paused", vm_has(vm, VM_FACT_SAVED_PAUSED));
 	vm_notify(vm, state_put, o);

@@ -154,6 +154,14 @@ void js_put_bool(struct json_object *o, const char *key, bool v)
 	js_put(o, key, must_alloc(json_object_new_boolean(v)));
 }
 
+void js_put_uuid(struct json_object *o, const char *key, const uint8_t uuid[UUID_BYTES])
+{
+	char text[UUID_TEXT];
+
+	uuid_print(uuid, text);
+	js_put_str(o, key, text);
+}
+
 struct json_object *js_error(const char *class_name, const char *desc)
 {
 	struct json_object *o = json_object_new_object(), *error = json_object_new_object();

@@ -5,6 +5,8 @@
 #ifndef CAIRN_API_WIRE_JSON_H
 #define CAIRN_API_WIRE_JSON_H
 
+#include "base/uuid.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -30,6 +32,7 @@ void js_put_str(struct json_object *o, const char *key, const char *v);
 void js_put_int(struct json_object *o, const char *key, int64_t v);
 void js_put_uint(struct json_object *o, const char *key, uint64_t v);
 void js_put_bool(struct json_object *o, const char *key, bool v);
+void js_put_uuid(struct json_object *o, const char *key, const uint8_t uuid[UUID_BYTES]);
 
 /* Return {"error": {"class", "desc"}}. The caller owns it. */
 struct json_object *js_error(const char *class_name, const char *desc);

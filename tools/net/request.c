@@ -4,6 +4,7 @@
 #include "base/egress.h"
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "base/uuid.h"
 #include "tools/net/reading.h"
 #include "tools/net/subnet.h"
 
@@ -14,7 +15,6 @@
 #include <string.h>
 
 #define NAME_MAX_BYTES 63
-#define UUID_BYTES 36
 #define FOLDER_MAX_BYTES 1024
 #define MTU_MIN 576
 #define MTU_MIN_IPV6 1280
@@ -142,9 +142,9 @@ static int uuid_read(const struct reading *r, const char **ret, struct err *e)
 
 	if (error < 0)
 		return error;
-	if (strlen(u) != UUID_BYTES)
+	if (strlen(u) != UUID_TEXT - 1)
 		goto bad;
-	for (int i = 0; i < UUID_BYTES; i++)
+	for (int i = 0; i < UUID_TEXT - 1; i++)
 		if (i == 8 || i == 13 || i == 18 || i == 23 ? u[i] != '-' : !strchr("0123456789abcdef", u[i]))
 			goto bad;
 	return 0;
