@@ -126,8 +126,4 @@ int block_settle_beside_reads(struct block *b);
 /* Report an error to the listener; see block.h. `corrupt` also marks the disk permanently corrupt. */
 void block_report_error(struct block *b, int error, bool corrupt, const char *why);
 
-/* Append the extent that begins at `cluster`, which lies behind all earlier ones. Returns 0 or
- * -ENOMEM. */
-int block_vmstate_map_add(struct block_vmstate_map *m, uint64_t cluster, uint64_t host);
-
 #endif

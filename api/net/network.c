@@ -135,6 +135,57 @@ static void registry_drop(struct network *n)
 	network_free(n);
 }
 
+static void folder_path(const struct network *n, char path[PATH_MAX])
+{
+	char uuid[UUID_TEXT];
+
+	uuid_print(network_any(n)->uuid, uuid);
+	snprintf(path, PATH_MAX, "%s/" NETWORKS_FOLDER "/%s", n->host->paths->state_dir, uuid);
+}
+
+int network_folder_make(const struct network *n, char *path, struct err *e)
+{
+	folder_path(n, path);
+	return mkdir_all(path, 0700, e);
+}
+
+/* Remove what is in a folder, and folders in it to a depth. Some of it is dnsmasq's, which a guest may have taken over:
+ * no link is followed. fd: taken. */
+static void folder_clear(int fd, unsigned depth)
+{
+	DIR *dir = fdopendir(fd);
+	struct dirent *de;
+
+	if (!dir)
+		close(fd);
+	while (dir && (de = readdir(dir))) {
+		int inner;
+
+		if (!strcmp(de->d_name, ".") || !strcmp(de->d_name, "..") || unlinkat(dirfd(dir), de->d_name, 0) == 0 || !depth)
+			continue;
+		inner = openat(dirfd(dir), de->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (inner >= 0)
+			folder_clear(inner, depth - 1);
+		unlinkat(dirfd(dir), de->d_name, AT_REMOVEDIR);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+static void folder_remove(const struct network *n)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	folder_path(n, path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	folder_clear(fd, FOLDER_DEPTH);
+	if (rmdir(path) < 0)
+		log_warn("network", "%s: %s", path, strerror(errno));
+}
+
 void network_remove(struct network *n)
 {
 	struct network_waits *waits = STEAL_PTR(n->waits);
@@ -142,7 +193,7 @@ void network_remove(struct network *n)
 
 	err_set(&e, -ENOENT, ERR_NOT_FOUND, "network '%s' was removed meanwhile", network_any(n)->name);
 	network_queries_end(n, &e);
-	network_folder_remove(n);
+	folder_remove(n);
 	registry_drop(n);
 	network_waits_run(waits);
 }
@@ -246,57 +297,6 @@ static void network_found(void *opaque, const char *file)
 void networks_load(struct vm_host *host)
 {
 	store_each_file(host->store, NETWORKS_FOLDER, network_found, host);
-}
-
-static void folder_path(const struct network *n, char path[PATH_MAX])
-{
-	char uuid[UUID_TEXT];
-
-	uuid_print(network_any(n)->uuid, uuid);
-	snprintf(path, PATH_MAX, "%s/" NETWORKS_FOLDER "/%s", n->host->paths->state_dir, uuid);
-}
-
-int network_folder_make(const struct network *n, char *path, struct err *e)
-{
-	folder_path(n, path);
-	return mkdir_all(path, 0700, e);
-}
-
-/* Remove what is in a folder, and folders in it to a depth. Some of it is dnsmasq's, which a guest may have taken over:
- * no link is followed. fd: taken. */
-static void folder_clear(int fd, unsigned depth)
-{
-	DIR *dir = fdopendir(fd);
-	struct dirent *de;
-
-	if (!dir)
-		close(fd);
-	while (dir && (de = readdir(dir))) {
-		int inner;
-
-		if (!strcmp(de->d_name, ".") || !strcmp(de->d_name, "..") || unlinkat(dirfd(dir), de->d_name, 0) == 0 || !depth)
-			continue;
-		inner = openat(dirfd(dir), de->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (inner >= 0)
-			folder_clear(inner, depth - 1);
-		unlinkat(dirfd(dir), de->d_name, AT_REMOVEDIR);
-	}
-	if (dir)
-		closedir(dir);
-}
-
-void network_folder_remove(const struct network *n)
-{
-	char path[PATH_MAX];
-	int fd;
-
-	folder_path(n, path);
-	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return;
-	folder_clear(fd, FOLDER_DEPTH);
-	if (rmdir(path) < 0)
-		log_warn("network", "%s: %s", path, strerror(errno));
 }
 
 /* ---- who may use a network, and who does ---- */

@@ -80,10 +80,8 @@ void network_remove(struct network *n);
 /* Store the network, in place at return, on stable storage soon after; remove the file of a network that has neither a
  * definition nor a state. Returns 0; -errno. */
 int network_save(struct network *n, struct err *e);
-/* Make the folder for the files of cairn-net, or remove it with its files. path: PATH_MAX bytes, gets its path.
- * Returns 0; -errno. */
+/* Make the folder for the files of cairn-net. path: PATH_MAX bytes, gets its path. Returns 0; -errno. */
 int network_folder_make(const struct network *n, char *path, struct err *e);
-void network_folder_remove(const struct network *n);
 
 /* Find the bridge for a VM's interface: that of the active network, if the author of the interface may use it.
  * opaque: struct vm_host. at: index of the interface. *ret_bridge: borrowed. Returns 0; -ENOENT; -EPERM. */

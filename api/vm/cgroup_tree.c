@@ -147,7 +147,6 @@ static pid_t holder_start(char *const *argv, int cgroup, int *ret_sock)
 	CLEANUP_CLOSE int ours = -1;
 	CLEANUP_CLOSE int theirs = -1;
 	posix_spawn_file_actions_t fa;
-	extern char **environ;
 	int pair[2], r;
 	pid_t pid = -1;
 

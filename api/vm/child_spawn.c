@@ -52,7 +52,6 @@ static int child_run(void *opaque)
 	struct child *c = opaque;
 	const struct child_spawn *s = c->s;
 	struct sigaction dfl = { .sa_handler = SIG_DFL };
-	extern char **environ;
 	sigset_t none;
 
 	if (!s->program)

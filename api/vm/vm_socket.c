@@ -314,7 +314,6 @@ static int spawn_plain(const struct vm_process_paths *paths, char *const *argv, 
 {
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
-	extern char **environ;
 	int r;
 
 	if (posix_spawn_file_actions_init(&fa))

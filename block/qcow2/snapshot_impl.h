@@ -236,8 +236,6 @@ struct snapshot_vmstate {
 	uint32_t skip; /* bytes in the buffer before the first entry */
 	struct qcow2 *q;
 };
-/* Give a reference to a VM state back. */
-void snapshot_vmstate_put(struct snapshot_vmstate *v);
 /* Drop the cached VM state. Returns 0; -EBUSY while a request reads it. */
 int snapshot_vmstate_forget(struct qcow2 *q, const char *id);
 void snapshot_vmstates_done(struct qcow2 *q);

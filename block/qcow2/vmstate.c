@@ -24,6 +24,40 @@ struct vm_req {
 	int res;
 };
 
+static void snapshot_vmstate_free(struct snapshot_vmstate *v)
+{
+	struct snapshot_vmstate **p = &v->q->snapshot_vmstates;
+
+	while (*p != v)
+		p = &(*p)->next;
+	*p = v->next;
+	free(v->map.l1.entries);
+	free(v->iov.iov_base);
+	free(v->id);
+	free(v);
+}
+
+static void snapshot_vmstates_trim(struct qcow2 *q)
+{
+	struct snapshot_vmstate *oldest = NULL;
+	unsigned idle = 0;
+
+	for (struct snapshot_vmstate *v = q->snapshot_vmstates; v; v = v->next)
+		if (!v->users && !v->loading) {
+			idle++;
+			oldest = v;
+		}
+	if (idle > IDLE_VMS_MAX)
+		snapshot_vmstate_free(oldest);
+}
+
+/* Give a reference to a VM state back. */
+static void snapshot_vmstate_put(struct snapshot_vmstate *v)
+{
+	v->users--;
+	snapshot_vmstates_trim(v->q);
+}
+
 static void vm_req_done_later(struct vm_req *v, int res)
 {
 	struct block_vmstate_req *r = v->outer;
@@ -145,43 +179,10 @@ int vmstate_start(struct qcow2 *q, struct map *m, struct block_vmstate_req *r, b
 
 /* ---- maps of existing snapshots ---- */
 
-static void snapshot_vmstate_free(struct snapshot_vmstate *v)
-{
-	struct snapshot_vmstate **p = &v->q->snapshot_vmstates;
-
-	while (*p != v)
-		p = &(*p)->next;
-	*p = v->next;
-	free(v->map.l1.entries);
-	free(v->iov.iov_base);
-	free(v->id);
-	free(v);
-}
-
 void snapshot_vmstates_done(struct qcow2 *q)
 {
 	while (q->snapshot_vmstates)
 		snapshot_vmstate_free(q->snapshot_vmstates);
-}
-
-static void snapshot_vmstates_trim(struct qcow2 *q)
-{
-	struct snapshot_vmstate *oldest = NULL;
-	unsigned idle = 0;
-
-	for (struct snapshot_vmstate *v = q->snapshot_vmstates; v; v = v->next)
-		if (!v->users && !v->loading) {
-			idle++;
-			oldest = v;
-		}
-	if (idle > IDLE_VMS_MAX)
-		snapshot_vmstate_free(oldest);
-}
-
-void snapshot_vmstate_put(struct snapshot_vmstate *v)
-{
-	v->users--;
-	snapshot_vmstates_trim(v->q);
 }
 
 int snapshot_vmstate_forget(struct qcow2 *q, const char *id)
@@ -528,6 +529,34 @@ static int map_begin(struct map_task *m)
 	return 0;
 }
 
+/* Returns true if the last extent continues with this cluster. */
+static bool extent_continues(const struct block_vmstate_map *m, uint64_t cluster, uint64_t host)
+{
+	const struct block_vmstate_extent *last;
+
+	if (!m->nextents)
+		return false;
+	last = &m->extents[m->nextents - 1];
+	return last->host ? host == last->host + (cluster - last->cluster) * m->cluster_bytes : !host;
+}
+
+/* Append the extent that begins at `cluster`, which lies behind all earlier ones. Returns 0 or -ENOMEM. */
+static int map_add(struct block_vmstate_map *m, uint64_t cluster, uint64_t host)
+{
+	struct block_vmstate_extent *x = m->extents;
+
+	if (extent_continues(m, cluster, host))
+		return 0;
+	if (!(m->nextents & (m->nextents - 1))) { /* a power of two: the array is full */
+		x = reallocarray(x, m->nextents ? 2 * m->nextents : 1, sizeof(*x));
+		if (!x)
+			return -ENOMEM;
+		m->extents = x;
+	}
+	x[m->nextents++] = (struct block_vmstate_extent){ .cluster = cluster, .host = host };
+	return 0;
+}
+
 static int map_extent(struct map_task *m, const struct extent *x)
 {
 	struct qcow2 *q = m->o.task.q;
@@ -536,7 +565,7 @@ static int map_extent(struct map_task *m, const struct extent *x)
 	if (x->kind == EXTENT_COMPRESSED || x->len < q->cluster_bytes)
 		return err_set(&m->o.err, -ENOTSUP, ERR_UNSUPPORTED, "disk %s: snapshot %s has a VM state of "
 			"compressed or partial clusters", q->base.name, m->id);
-	r = block_vmstate_map_add(&m->map, m->pos, x->kind == EXTENT_DATA ? x->host : 0);
+	r = map_add(&m->map, m->pos, x->kind == EXTENT_DATA ? x->host : 0);
 	if (!r && m->map.nextents * sizeof(*m->map.extents) > q->memory.max_bytes)
 		return err_set(&m->o.err, -EDQUOT, ERR_CORRUPT, "disk %s: the VM state of snapshot %s is in more pieces than "
 			"the file has data for", q->base.name, m->id);
@@ -594,33 +623,6 @@ void qcow2_vmstate_map(struct qcow2 *q, const char *id, struct block_vmstate_map
 }
 
 /* ---- the list of extents ---- */
-
-/* Returns true if the last extent continues with this cluster. */
-static bool extent_continues(const struct block_vmstate_map *m, uint64_t cluster, uint64_t host)
-{
-	const struct block_vmstate_extent *last;
-
-	if (!m->nextents)
-		return false;
-	last = &m->extents[m->nextents - 1];
-	return last->host ? host == last->host + (cluster - last->cluster) * m->cluster_bytes : !host;
-}
-
-int block_vmstate_map_add(struct block_vmstate_map *m, uint64_t cluster, uint64_t host)
-{
-	struct block_vmstate_extent *x = m->extents;
-
-	if (extent_continues(m, cluster, host))
-		return 0;
-	if (!(m->nextents & (m->nextents - 1))) { /* a power of two: the array is full */
-		x = reallocarray(x, m->nextents ? 2 * m->nextents : 1, sizeof(*x));
-		if (!x)
-			return -ENOMEM;
-		m->extents = x;
-	}
-	x[m->nextents++] = (struct block_vmstate_extent){ .cluster = cluster, .host = host };
-	return 0;
-}
 
 uint64_t block_vmstate_map_host(const struct block_vmstate_map *m, uint64_t cluster, uint64_t *ret_n)
 {

@@ -18,7 +18,6 @@
 /* The guest must accept or refuse within this time; else the client gets an error. */
 #define ANSWER_NS (10 * 1000000000ULL)
 /* A driver that does not confirm the end of a connection gets an RST, as from Linux's vhost. */
-#define CLOSE_NS (8 * 1000000000ULL)
 /* The ports of the host's side of connections to the guest, as in Firecracker. */
 #define HOST_PORT_FIRST (1u << 30)
 #define HOST_PORT_MASK (HOST_PORT_FIRST - 1)

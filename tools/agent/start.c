@@ -17,8 +17,6 @@
 
 #define SIGNALS_MAX 64
 
-extern char **environ;
-
 bool session_root_follows;
 
 /* ".." of the root leads to what is mounted above it. */

@@ -23,8 +23,6 @@
 #define SUMMARY_BYTES 160
 #define BODY_BYTES 400
 
-extern char **environ;
-
 struct message {
 	char summary[SUMMARY_BYTES], body[BODY_BYTES];
 	bool critical;

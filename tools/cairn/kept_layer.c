@@ -38,8 +38,6 @@
 	"none,has_journal,ext_attr,dir_index,filetype,extent,flex_bg,sparse_super,large_file,huge_file,uninit_bg,"     \
 	"dir_nlink,extra_isize"
 
-extern char **environ;
-
 static int name_check(const char *name, struct err *e)
 {
 	size_t n = 0;

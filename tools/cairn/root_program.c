@@ -24,8 +24,6 @@
 #define SENTENCE_MAX 4096
 #define EXIT_BUSY 3 /* tools/root/main.c */
 
-extern char **environ;
-
 /* sock: becomes ROOT_PROGRAM_SOCKET; -1: none. */
 static int program_start(char *const argv[], int out, int err, int sock, pid_t *ret_pid, struct err *e)
 {

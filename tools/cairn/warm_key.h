@@ -20,10 +20,6 @@ struct warm_key;
  * Returns the key, which the caller frees; NULL. */
 struct warm_key *warm_key_new(const struct config *c, const char *root, const char *program, const char **ret_why);
 void warm_key_free(struct warm_key *k);
-static inline void warm_key_free_p(struct warm_key **k)
-{
-	warm_key_free(*k);
-}
 
 /* Whether the key with these bytes has the identity of a file. */
 bool warm_key_has_file(const uint8_t *key, size_t len, const struct stat *file);

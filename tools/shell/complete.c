@@ -14,8 +14,6 @@
 
 #define LINES_MAX 4096
 
-extern char **environ;
-
 /* Context of readline's callbacks, which get none. */
 static struct {
 	const char *cairn, *socket;

@@ -25,8 +25,6 @@
 #define USAGE 2
 #define OPTIONS_MAX 2
 
-extern char **environ;
-
 struct shell {
 	const char *cairn, *socket;
 	char **options; /* ends with NULL; borrowed */

@@ -109,7 +109,7 @@ struct vcpus {
 	atomic_bool stop_requested; /* vCPUs park, and stay parked while this is true */
 	atomic_bool poisoned;	    /* no vCPU may run while this is true */
 	atomic_ullong nap_until_ns; /* time until which the vCPUs do not enter the guest */
-	struct msr_list *new_msrs; /* the MSRs of a new vCPU; owned; NULL until vcpu_msrs_note() */
+	struct msr_list *new_msrs; /* the MSRs of a new vCPU; owned; NULL until a vCPU is reset or loaded */
 	uint64_t tsc_adjust; /* during a load: IA32_TSC_ADJUST of vCPU 0 */
 	bool tscs_differ;    /* and whether a vCPU so far has another one */
 };
@@ -184,9 +184,6 @@ void vcpu_fault(struct vcpu *v, enum vm_reason reason, const char *fmt, ...)
 int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e);
 int vcpu_load(struct vcpu *v, struct state_reader *r, uint16_t version, struct err *e);
 
-/* Note the MSRs that a new vCPU has with its CPUID, which are those of each vCPU of the set. Does nothing if they are
- * known, or if v has run or been loaded. Returns 0 or -errno. */
-int vcpu_msrs_note(struct vcpu *v);
 /* Give v the values of a new vCPU in all that running or loading has changed and that a reset clears: MSRs, XCR0,
  * debug registers, and the registers of XSAVE. v is parked. The caller resets the other registers and the LAPIC.
  * Returns 0 or -errno. */

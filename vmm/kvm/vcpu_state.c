@@ -304,7 +304,9 @@ static int msrs_write(struct vcpu *v, struct msr_list *all, bool deadline)
 
 /* ---- reset ---- */
 
-int vcpu_msrs_note(struct vcpu *v)
+/* Note the MSRs that a new vCPU has with its CPUID, which are those of each vCPU of the set. Does nothing if they are
+ * known, or if v has run or been loaded. Returns 0 or -errno. */
+static int msrs_note(struct vcpu *v)
 {
 	struct msr_list *m;
 	int r;
@@ -364,7 +366,7 @@ int vcpu_registers_reset(struct vcpu *v)
 	int r;
 
 	if (!v->ran && !v->loaded)
-		return vcpu_msrs_note(v); /* it has these values */
+		return msrs_note(v); /* it has these values */
 	s = image_new();
 	if (!s)
 		return -ENOMEM;
@@ -450,7 +452,7 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 	int r;
 
 	*what = "KVM_GET_MSRS";
-	r = vcpu_msrs_note(v);
+	r = msrs_note(v);
 	v->loaded = true;
 	if (!r && !fresh && (*what = "KVM_SET_NESTED_STATE"))
 		r = vcpu_nested_leave(v);

@@ -48,8 +48,6 @@ void vm_shutdown_begun(struct vm *vm);
 /* Record that the agent was asked to shut the guest down (true), or that the agent failed to do so
  * (false). */
 void vm_set_off_asked(struct vm *vm, bool asked);
-/* Record that the guest's agent got a request to shut down or to reboot. */
-void vm_shutdown_begun(struct vm *vm);
 int vm_reset(struct vm *vm, struct err *e);
 int vm_nmi(struct vm *vm, struct err *e);
 /* Set the watchdog's action, also when the VM has no watchdog. */

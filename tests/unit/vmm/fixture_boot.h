@@ -12,7 +12,6 @@
 #include <stdint.h>
 
 #define FX_RSDP 0xe0000ULL
-#define FX_PHDRS_MAX 8
 
 struct boot_fx {
 	struct memory mem;

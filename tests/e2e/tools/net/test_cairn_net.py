@@ -1296,12 +1296,6 @@ class Wire4(Wire):
                     return f
 
 
-def udp_sum(f):
-    """Whether the checksum of a frame's UDP is complete and right."""
-    ip, udp = f[14:34], f[34:14 + int.from_bytes(f[16:18], "big")]
-    return checksum((ip[12:20] + b"\0\x11" + udp[4:6] + udp + b"\0")[:12 + len(udp) + len(udp) % 2]) in (b"\0\0", b"\xff\xff")
-
-
 def dhcp(source, to, mac, kind, ciaddr="0.0.0.0", options=b""):
     body = (bytes.fromhex("0101060012345678") + bytes(4) + socket.inet_aton(ciaddr) + bytes(12) + bytes.fromhex(mac.replace(":", ""))
             + bytes(202) + bytes.fromhex("63825363" "3501") + bytes([kind]) + options + b"\xff")

@@ -9,7 +9,6 @@
 
 #define REQUEST_BYTES 51
 #define RESPONSE_BYTES 108
-#define EVENT_BUFFERS 2
 #define CD_BYTES (64u * 2048)
 #define SENSE(key, asc, ascq) ((key) << 16 | (asc) << 8 | (ascq))
 #define OK 0
