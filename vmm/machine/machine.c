@@ -745,6 +745,8 @@ int machine_reset(struct machine *m, struct err *e)
 void machine_hold(struct machine *m)
 {
 	m->booted = true;
+	if (m->resumed_ns)
+		m->stopped_ns = loop_now_ns();
 	m->run_ns = machine_clock_ns(m);
 	m->resumed_ns = 0;
 	port_ring_pause(&m->port_ring);
@@ -757,7 +759,6 @@ void machine_hold(struct machine *m)
 void machine_pause(struct machine *m)
 {
 	vcpus_stop(&m->vcpus);
-	m->stopped_ns = loop_now_ns();
 	machine_hold(m);
 }
 

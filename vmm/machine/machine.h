@@ -140,7 +140,7 @@ struct machine {
 	uint64_t file_bytes_max; /* the process may not write files that are larger; 0: no such limit */
 	uint64_t run_ns;     /* time that the guest ran before resumed_ns */
 	uint64_t resumed_ns; /* 0: paused */
-	uint64_t stopped_ns; /* since when the vCPUs stand, at the latest; 0: they never ran */
+	uint64_t stopped_ns; /* when the vCPUs were last stopped, at the latest; 0: they never were */
 	/* Jobs in progress beside the VM's work that use the list of disks, which must not change meanwhile. */
 	atomic_uint disk_readers;
 	_Atomic(struct vm_pins *) idle_pins; /* owned; see vmm/snapshot/vm_pins.h; NULL: none */
