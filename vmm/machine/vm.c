@@ -106,14 +106,24 @@ int vm_wrong_phase(const struct vm *vm, const char *what, struct err *e)
 		phase_name(vm->phase), vm_reason_name(vm->reason));
 }
 
-/* Refuse while a delayed reset is pending: a state saved now would wait for a reset that never
- * comes. */
-int vm_check_keepable(const struct vm *vm, struct err *e)
+/* Return whether the guest has asked for a reset or for its end and the main thread is still to act. */
+static bool guest_asks(struct vm *vm)
 {
-	if (!vm->reset_delayed)
-		return 0;
-	return err_set(e, -EBUSY, ERR_BUSY,
-		"the guest resets in a loop and its next reset is pending; try again after that reset");
+	bool asks = vm->reset_pending;
+
+	LOCK_GUARD(&vm->lock);
+	for (unsigned i = 0; i < vm->nqueued && !asks; i++)
+		asks = vm->queue[i].stops && vm->queue[i].generation == vm->generation;
+	return asks;
+}
+
+/* Refuse while a reset is pending: a state saved now would wait for a reset that never comes. */
+int vm_check_keepable(struct vm *vm, struct err *e)
+{
+	if (vm->reset_delayed)
+		return err_set(e, -EBUSY, ERR_BUSY,
+			"the guest resets in a loop and its next reset is pending; try again after that reset");
+	return guest_asks(vm) ? err_set(e, -EBUSY, ERR_BUSY, "the guest is about to reset or to end; try again") : 0;
 }
 
 /* Refuse while exclusive work is in progress, or in a process that only works on images. */

@@ -88,9 +88,9 @@ int vm_handover_check(struct vm *vm, struct err *e);
 void vm_handover_failed(struct vm *vm);
 void vm_handover_done(struct vm *vm);
 
-/* Check whether the current state can be saved and continued later. Returns 0; -EBUSY while a
- * delayed reset is pending. */
-int vm_check_keepable(const struct vm *vm, struct err *e);
+/* Check whether a state that is saved now can be continued later. Returns 0; -EBUSY while a reset or the guest's end is
+ * pending, of which a state has no trace. Running vCPUs can cause that at any time. */
+int vm_check_keepable(struct vm *vm, struct err *e);
 /* Begin work: until vm_work_end() or vm_work_set_live(), vm_cont(), vm_reset(), vm_powerdown() and vm_nmi() are
  * refused.
  * what: name of the work for error messages; borrowed until vm_work_end().

@@ -343,6 +343,8 @@ static void vm_stop_for_fork(struct work *w)
 		j->result.instant_ns = j->stopped_ns;
 	x->h.vm_clock_ns = machine_clock_ns(j->m);
 	if (!j->r)
+		j->r = vm_check_keepable(j->vm, &j->e);
+	if (!j->r)
 		j->r = machine_save(j->m, &x->sections, &j->e);
 	/* Without slow work to do, freeze at once instead of waiting for the worker's thread. */
 	if (j->r < 0 || (x->way != RAM_STANDS && !x->disks.n))

@@ -153,6 +153,8 @@ static int save_prepare(struct save *s, const struct vm_save_devices *devices, b
 		vm_saving_begin(s->vm);
 	r = vm_stop(s->vm, VM_REASON_SAVING, e);
 	if (!r)
+		r = vm_check_keepable(s->vm, e);
+	if (!r)
 		r = machine_save(s->m, &s->sections, e);
 	if (r < 0) {
 		vm_work_end(s->vm);

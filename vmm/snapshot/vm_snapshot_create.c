@@ -513,6 +513,8 @@ static void vm_freeze(struct work *w)
 	x->h.vm_clock_ns = machine_clock_ns(j->m);
 	x->h.realtime_ns = clock_realtime_ns();
 	if (x->with_ram)
+		j->r = vm_check_keepable(j->vm, &j->e);
+	if (x->with_ram && !j->r)
 		j->r = ram_freeze(x);
 	for (unsigned i = 0; i < j->m->nnics && x->with_ram && !j->r; i++)
 		nic_mark(&j->m->nics[i], x->h.realtime_ns);

@@ -87,6 +87,25 @@ def test_second_snapshot_has_only_what_was_written(vm):  # noqa: F811
     check(vm.disks[0])
 
 
+def test_no_snapshot_of_a_guest_that_waits_for_its_reset(vm):  # noqa: F811
+    """It has asked for the reset while the first round was written, and would wait for ever after a revert."""
+    vm.start()
+    vm.run("fill 0x1000000 0x2000000 5")
+    q = vm.daemon.qmp()
+    q.run("snapshot-create", vm="vm1", name="s1", rate=16 * MIB, job_id="j")
+    q.event("JOB_STATUS_CHANGE", id="j", status="running")
+    vm.console.sock.sendall(b"reset cf9\n")
+    q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
+    assert "the guest is about to reset or to end; try again" in next(j for j in q.jobs() if j["id"] == "j")["error"]
+    while vm.console.line() != "interp":
+        pass
+    vm.run("open 0")
+    assert vm.names() == []
+    vm.snapshot("s2")
+    vm.revert("s2")
+    vm.run("echo alive")
+
+
 def test_data_read_from_disk_is_in_next_snapshot(vm, guest):  # noqa: F811
     """KVM does not see what the disk's thread writes into the guest's memory."""
     at = symbol(guest, "vblk_data") + 2 * MIB

@@ -573,7 +573,7 @@ def test_guest_reset_waits_for_snapshot(vm, way, suspended):
     vm.run("fill 0x1000000 0x1000000 5")
     q = vm.daemon.qmp()
     q.run("snapshot-create", vm="vm1", name="slow", rate=1000, job_id="j")
-    q.event("JOB_STATUS_CHANGE", id="j", status="running")
+    until(lambda: [j for j in q.jobs() if j["id"] == "j"][0]["current-progress"])  # memory is being written
     pid = vm.pid()
     vm.console.sock.sendall(way.encode() + b"\n")
     vm.console.sock.settimeout(0.3)
