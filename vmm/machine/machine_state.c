@@ -639,7 +639,7 @@ int machine_load(struct machine *m, const uint8_t *buf, size_t len, struct err *
 		r = machine_fit(m, &saved, e);
 	agent_restored(m->agent, false);
 	m->cpu_more[0] = 0;
-	m->stopped_ns = m->cfg.forked ? loop_now_ns() : 1; /* the saved VM may have stood for long */
+	m->stopped_ns = 1; /* the saved VM may have stood for long */
 	while (!r && (r = state_section_next(buf, len, &pos, &s, e)) > 0)
 		r = section_load(m, &s, e);
 	machine_scsi_loaded(m);

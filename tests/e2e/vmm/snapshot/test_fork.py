@@ -241,11 +241,14 @@ def test_clone_can_be_saved_and_restored(vm, daemon, tmp_path):
 
 
 def test_clone_of_paused_source(vm, daemon):
+    """It has stood for as long as its source. Its kvm-clock, which went on, tells the guest."""
     vm.start()
+    assert "stopped=0" in vm.run("src", "clock")[0]
     daemon.cairn("suspend", "src")
     vm.clone("a")
     assert daemon.cairn("domstate", "src").stdout == "paused\n"
     vm.holds("a", AT, FILL, 1)
+    assert "stopped=1" in vm.run("a", "clock")[0]
 
 
 def unread(sock):
