@@ -264,7 +264,7 @@ $(BUILD)/unit/api/access/test_groups: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns,--wr
 $(BUILD)/unit/api/access/test_open_as: UNIT_LDFLAGS = -Wl,--wrap=loop_now_ns
 $(BUILD)/unit/api/store/test_store: UNIT_LDFLAGS = -Wl,--wrap=file_close_async,--wrap=usleep
 $(BUILD)/unit/api/wire/test_conn: UNIT_LDFLAGS = -Wl,--wrap=accounts_new
-$(BUILD)/unit/vmm/agent/test_agent: UNIT_LDFLAGS = -Wl,--wrap=loop_timer_new
+$(BUILD)/unit/vmm/agent/test_agent $(BUILD)/unit/vmm/agent/test_agent_late: UNIT_LDFLAGS = -Wl,--wrap=loop_timer_new
 $(BUILD)/unit/vmm/machine/test_machine_fork: UNIT_LDFLAGS = -Wl,--wrap=memory_attach
 $(BUILD)/unit/api/vm/test_vm_log: | $(BUILD)/cairn-log
 $(BUILD)/unit/tools/test_openmetrics: $(BUILD)/tools/metrics/openmetrics.o

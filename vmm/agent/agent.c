@@ -66,7 +66,9 @@ struct agent {
 	struct loop_timer *timer;
 	struct agent_times times;
 	enum agent_state state;
-	int64_t id; /* id of the sync in progress */
+	/* The last sync, and the oldest one whose answer counts. No command was sent between the two. */
+	int64_t id, first_id;
+	bool unsynced; /* the answer to the last sync has not come; what the guest sends before it answers no command */
 	unsigned tries;
 	char line[AGENT_LINE_MAX];
 	size_t len, answer_len; /* bytes of the current line; length of the last complete line */
@@ -80,7 +82,7 @@ struct agent {
 	struct agent_command *commands; /* the first one is in progress in the states COMMAND_ */
 	unsigned ncommands;
 	size_t late_bytes; /* input still read in IDLE for the answer to the last sync, which timed out; 0: none is awaited */
-	uint64_t synced_ns; /* time of the last answer to a command, if nothing has disturbed the port since; 0: something has */
+	uint64_t synced_ns; /* time of the last answer, if nothing has disturbed the port since; 0: something has */
 	char hostname[AGENT_HOSTNAME_MAX + 1]; /* host name still to be set; empty: none */
 	bool owes_thaw;
 	void (*thaw_failed)(void *opaque);
@@ -128,11 +130,13 @@ static void command_hurry(struct agent *a)
 }
 
 /* Send all of text or, when the guest does not read, nothing; the timeout then handles the missing
- * answer. */
-static void line_send(struct agent *a, const char *text)
+ * answer. Returns whether the text was sent. */
+static bool line_send(struct agent *a, const char *text)
 {
-	if (send(a->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		log_debug("agent", "the guest does not read from its port: %s", strerror(errno));
+	if (send(a->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+		return true;
+	log_debug("agent", "the guest does not read from its port: %s", strerror(errno));
+	return false;
 }
 
 static void sync_send(struct agent *a)
@@ -140,12 +144,20 @@ static void sync_send(struct agent *a)
 	char text[96];
 
 	snprintf(text, sizeof(text), SENTINEL "{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" PRId64
-		"}}\n", ++a->id);
+		"}}\n", a->id + 1);
 	a->synced_ns = 0;
 	a->late_bytes = 0;
-	a->wants_sentinel = true;
+	a->wants_sentinel = a->unsynced = true;
 	a->len = 0;
-	line_send(a, text);
+	if (line_send(a, text))
+		a->id++;
+}
+
+/* Find out whether an agent answers. s: one of the states ..._SYNC. */
+static void sync_begin(struct agent *a, enum agent_state s)
+{
+	state_set(a, s, a->times.sync_ns);
+	sync_send(a);
 }
 
 static void thaw_send(struct agent *a)
@@ -159,21 +171,20 @@ static void thaw_begin(struct agent *a)
 {
 	a->tries = 1;
 	a->thaw_due = false;
+	a->first_id = a->id + 1; /* no thaw follows an earlier sync */
 	thaw_send(a);
 }
 
 static void freeze_begin(struct agent *a)
 {
 	a->waits = false;
-	state_set(a, FREEZE_SYNC, a->times.sync_ns);
-	sync_send(a);
+	sync_begin(a, FREEZE_SYNC);
 }
 
 static void time_begin(struct agent *a)
 {
 	a->time_due = false;
-	state_set(a, TIME_SYNC, a->times.sync_ns);
-	sync_send(a);
+	sync_begin(a, TIME_SYNC);
 }
 
 static void time_send(struct agent *a)
@@ -205,14 +216,7 @@ static void errand_begin(struct agent *a, struct errand *which)
 		errand_end(a, turn_missed(a, &e), &e);
 		return;
 	}
-	state_set(a, ERRAND_SYNC, a->times.sync_ns);
-	sync_send(a);
-}
-
-static void name_begin(struct agent *a)
-{
-	state_set(a, NAME_SYNC, a->times.sync_ns);
-	sync_send(a);
+	sync_begin(a, ERRAND_SYNC);
 }
 
 /* Set the host name, both of the running system and in /etc/hostname. The shell command needs no quotes, because the
@@ -263,8 +267,7 @@ static void answers_set(struct agent *a, bool answers)
 static void ping_begin(struct agent *a)
 {
 	atomic_store(&a->ping_due, false);
-	state_set(a, PING_SYNC, a->times.sync_ns);
-	sync_send(a);
+	sync_begin(a, PING_SYNC);
 }
 
 static void queue_resume(struct agent *a)
@@ -283,7 +286,7 @@ static void queue_resume(struct agent *a)
 	else if (a->commands)
 		command_begin(a);
 	else if (a->hostname[0])
-		name_begin(a);
+		sync_begin(a, NAME_SYNC);
 	else if (atomic_load(&a->ping_due))
 		ping_begin(a);
 }
@@ -368,8 +371,7 @@ static void command_begin(struct agent *a)
 		command_send(a);
 		return;
 	}
-	state_set(a, COMMAND_SYNC, a->times.sync_ns);
-	sync_send(a);
+	sync_begin(a, COMMAND_SYNC);
 }
 
 /* Write what the line buffer has to the client's file. Returns false if the answer is too long or cannot be written. */
@@ -434,6 +436,7 @@ static void thaw_end(struct agent *a, bool thawed)
 
 	if (thawed)
 		a->owes_thaw = false;
+	a->first_id = a->id + 1; /* a thaw's answer follows each earlier one */
 	if (!a->thaw_due) /* if another thaw is due, that thaw's end calls thaw_failed() */
 		a->thaw_failed = NULL;
 	if (!thawed && !a->thaw_failed && failed)
@@ -446,7 +449,6 @@ static void thaw_end(struct agent *a, bool thawed)
 static void freeze_answered(struct agent *a, const struct agent_answer *x)
 {
 	struct err e;
-	int r = 0;
 
 	if (x->kind == AGENT_RETURN) {
 		state_set(a, FROZEN, a->times.hold_ns);
@@ -454,38 +456,43 @@ static void freeze_answered(struct agent *a, const struct agent_answer *x)
 		return;
 	}
 	thaw_begin(a);
-	if (x->kind == AGENT_ERROR)
-		r = err_set(&e, -EIO, ERR_GENERIC, "the guest agent cannot freeze its file systems: %s",
-			x->desc[0] ? x->desc : "it gave no reason");
-	else
-		r = err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent sent a malformed answer; restart qemu-guest-agent in "
-			"the guest");
-	a->done(a->opaque, r, &e);
+	a->done(a->opaque, x->kind == AGENT_ERROR ?
+		err_set(&e, -EIO, ERR_GENERIC, "the guest agent cannot freeze its file systems: %s", x->desc[0] ? x->desc : "it gave no reason") :
+		err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent sent a malformed answer; restart qemu-guest-agent in the guest"), &e);
 }
 
-static void sync_done(struct agent *a, const struct agent_answer *x)
+/* The guest sent a line, and the answer to the last sync is missing. The answer to any sync since the last command
+ * shows that an agent answers: one that is always late would otherwise get no command. A command's answer begins behind
+ * the answer to the last sync, because an agent also answers a sync's sentinel, with an error. */
+static void sync_answered(struct agent *a, const struct agent_answer *x)
 {
-	if (x->kind != AGENT_RETURN || !x->is_number || x->number != a->id) {
-		a->wants_sentinel = true; /* the answer to an earlier sync */
+	bool is_sync = x->kind == AGENT_RETURN && x->is_number;
+
+	a->unsynced = a->wants_sentinel = !is_sync || x->number != a->id;
+	if (!is_sync || x->number < a->first_id || x->number > a->id)
+		return;
+	a->first_id = x->number + 1;
+	answers_set(a, true);
+	if (a->state == PING_SYNC || a->state == IDLE) {
+		a->late_bytes = a->unsynced ? LATE_BYTES_MAX : 0;
+		a->synced_ns = a->unsynced ? 0 : loop_now_ns();
+		queue_resume(a);
 		return;
 	}
-	answers_set(a, true);
-	a->late_bytes = 0;
+	a->first_id = a->id + 1;
 	if (a->state == THAW_SYNC) {
+		a->unsynced = a->wants_sentinel = false; /* a thaw follows each of these syncs */
 		state_set(a, THAW_ASKED, 0);
 	} else if (a->state == TIME_SYNC) {
 		time_send(a);
 	} else if (a->state == ERRAND_SYNC) {
 		line_send(a, a->errand->text);
-		state_set(a, ERRAND_ASKED, a->errand->silent ? MIN(AGENT_SILENCE_NS, a->times.sync_ns) :
-							      a->times.sync_ns);
+		state_set(a, ERRAND_ASKED, a->errand->silent ? AGENT_SILENCE_NS : a->times.sync_ns);
 	} else if (a->state == NAME_SYNC) {
 		name_send(a);
 	} else if (a->state == COMMAND_SYNC) {
 		command_send(a);
-	} else if (a->state == PING_SYNC || a->state == IDLE) {
-		queue_resume(a);
-	} else {
+	} else if (a->state == FREEZE_SYNC) {
 		state_set(a, FREEZE_ASKED, a->times.freeze_ns);
 		a->owes_thaw = true;
 		line_send(a, "{\"execute\":\"guest-fsfreeze-freeze\"}\n");
@@ -496,7 +503,7 @@ static void line_done(struct agent *a)
 {
 	struct agent_answer x = {.kind = AGENT_GARBAGE};
 
-	if (a->state == COMMAND_ASKED) {
+	if (a->state == COMMAND_ASKED && !a->unsynced) {
 		command_answered(a);
 		a->overlong = false;
 		return;
@@ -506,21 +513,13 @@ static void line_done(struct agent *a)
 	a->answer_len = a->len;
 	a->len = 0;
 	a->overlong = false;
+	if (a->unsynced) {
+		sync_answered(a, &x);
+		return;
+	}
 	switch (a->state) {
-	case FREEZE_SYNC:
-	case THAW_SYNC:
-	case TIME_SYNC:
-	case ERRAND_SYNC:
-	case PING_SYNC:
-	case NAME_SYNC:
-	case COMMAND_SYNC:
-	case IDLE: /* late */
-		sync_done(a, &x);
-		break;
 	case ERRAND_ASKED:
 		errand_answered(a, &x);
-		break;
-	case COMMAND_ASKED: /* see above */
 		break;
 	case NAME_ASKED:
 	case TIME_ASKED:
@@ -538,7 +537,7 @@ static void line_done(struct agent *a)
 				x.kind == AGENT_ERROR ? x.desc : "malformed answer");
 		thaw_end(a, x.kind == AGENT_RETURN);
 		break;
-	case FROZEN:
+	default: /* no command is in progress */
 		break;
 	}
 }
@@ -552,7 +551,7 @@ static void byte_take(struct agent *a, char c)
 		return;
 	} else if (c == '\n') {
 		line_done(a);
-	} else if (a->overlong || (a->len == sizeof(a->line) && !(a->state == COMMAND_ASKED && command_keep(a)))) {
+	} else if (a->overlong || (a->len == sizeof(a->line) && !(a->state == COMMAND_ASKED && !a->unsynced && command_keep(a)))) {
 		a->overlong = true;
 	} else {
 		a->line[a->len++] = c;
@@ -586,7 +585,7 @@ static void deadline_passed(void *opaque)
 
 	a->synced_ns = 0;
 	if (a->state == FREEZE_SYNC || a->state == TIME_SYNC || a->state == ERRAND_SYNC || a->state == PING_SYNC ||
-		a->state == COMMAND_SYNC) {
+		a->state == NAME_SYNC || a->state == COMMAND_SYNC) {
 		a->late_bytes = LATE_BYTES_MAX;
 		answers_set(a, false);
 	}
@@ -635,10 +634,8 @@ static void deadline_passed(void *opaque)
 	case COMMAND_ASKED:
 		command_timed_out(a);
 		break;
-	case PING_SYNC:
-	case IDLE:
+	default:
 		queue_resume(a);
-		break;
 	}
 }
 
@@ -653,8 +650,10 @@ static void port_run(struct loop_task *t)
 	if (!atomic_load(&a->port_open)) {
 		a->answers = false;
 		a->late_bytes = 0;
-		if (a->state == IDLE)
+		if (a->state == IDLE) {
+			a->first_id = a->id + 1; /* an unread answer shows no agent any more */
 			state_set(a, IDLE, 0);
+		}
 	}
 	if (atomic_load(&a->ping_due) && a->state == IDLE)
 		ping_begin(a);
@@ -870,6 +869,7 @@ int agent_new(struct loop *l, int fd, const struct agent_times *t, struct agent 
 	/* Start from an id that an earlier process did not use, because answers to that process may still be in the
 	 * port. */
 	a->id = (int64_t)(loop_now_ns() & 0xffffffff);
+	a->first_id = a->id + 1;
 	a->port_task.run = port_run;
 	r = loop_timer_new(l, deadline_passed, a, &a->timer);
 	if (!r)

@@ -6,6 +6,10 @@
  * has a timeout. Every freeze is followed by a thaw: by agent_thaw(), after a freeze that failed or
  * timed out, or after AGENT_HOLD_NS.
  *
+ * Before a command, a sync finds out whether an agent answers. If no answer comes within AGENT_SYNC_NS, the command
+ * fails. The next command sends another sync, and takes the answer to any sync since the last command, so that an agent
+ * that is always late gets the command of a client that repeats it.
+ *
  * Commands run one at a time, in this order when several are due: thaw, freeze, clock, agent_tell() or
  * agent_shutdown(), address query, agent_command(), host name, ping.
  *
