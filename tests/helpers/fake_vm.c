@@ -321,7 +321,7 @@ static void answer_query(struct fake *f, uint64_t seq)
 		.host_kind = VM_HOST_PVM, .agent = f->agent, .agent_commands = !word(f, "old-agent"), .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes,
 		.hands_over = word(f, "hands-over") != NULL, .for_revert = word(f, "for-revert") != NULL, .renewed = word(f, "renewed") != NULL,
 		.ends_consoles = !word(f, "keeps-consoles") && f->version == VM_MSG_VERSION, .sets_interfaces = !word(f, "keeps-interfaces"),
-		.dumps_then = !word(f, "old-dumps") && f->version == VM_MSG_VERSION };
+		.dumps_then = !word(f, "old-dumps") && f->version == VM_MSG_VERSION, .vsock = f->config.vsock_cid != 0 };
 
 	info.vcpus_halted = word(f, "idle") ? info.vcpus : 0;
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)

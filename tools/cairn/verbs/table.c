@@ -269,7 +269,7 @@ static const struct verb_option log_options[] = {
 	{ "tail", "N", "print only the last N lines [all]" }, END };
 static const struct verb_option wait_options[] = {
 	{ "for", "running|paused|shutoff|crashed|agent|ip",
-		"wait for this state [running]; agent: the guest agent answers; ip: the guest has an address" },
+		"wait for this state [running]; agent: cairn-agent or QEMU's guest agent answers; ip: the guest has an address" },
 	{ "timeout", "SECONDS", "give up after SECONDS [no limit]" }, END };
 static const struct verb_option event_options[] = {
 	{ "loop", NULL, "print events until Ctrl-C or the timeout" },

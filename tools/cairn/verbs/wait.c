@@ -1,16 +1,22 @@
 /* wait: wait for a state, a guest agent or an address. */
 #include "tools/cairn/address.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
+#include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/guest_session.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
-/* No event reports a new address, so ask at this interval. */
-#define IP_EVERY_NS 1000000000ULL
+/* No event reports a new address or that cairn-agent listens, so ask at this interval. */
+#define ASK_EVERY_NS 1000000000ULL
+#define HELLO_MS 1000
 
 /* Words of --for, and the states that satisfy each. */
 static const struct {
@@ -21,8 +27,14 @@ static const struct {
 	{ "paused", "paused" },
 	{ "shutoff", "shutoff saved crashed" },
 	{ "crashed", "crashed preserved" },
-	{ "agent", "connected" }, /* state of the agent, not of the VM */
+	{ "agent", "connected" }, /* state of QEMU's guest agent, not of the VM; cairn-agent counts, too */
+	{ "qga", "connected" }, /* QEMU's guest agent only, for --for ip */
 };
+
+static bool is_agent(const char *word)
+{
+	return !strcmp(word, "agent") || !strcmp(word, "qga");
+}
 
 static const char *goal_states(const char *word)
 {
@@ -45,7 +57,7 @@ static bool event_fits(struct json_object *ev, const char *name, const char *goa
 
 	if (!event || !vm || strcmp(vm, name))
 		return false;
-	if (!strcmp(goal, "agent"))
+	if (is_agent(goal))
 		return !strcmp(event, "AGENT") && js_get_bool(data, "connected", false);
 	return !strcmp(event, "VM_STATE_CHANGE") && goal_reached(goal_states(goal), js_get_str(data, "state"));
 }
@@ -65,9 +77,9 @@ static int gone_check(struct json_object *ev, const char *name, struct err *e)
 
 static int wait_is_late(const char *name, const char *goal, struct err *e)
 {
-	if (!strcmp(goal, "agent"))
+	if (is_agent(goal))
 		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
-			"timeout: no guest agent answers; check that the VM runs, and qemu-guest-agent in the guest");
+			"timeout: no guest agent answers; check that the VM runs, and cairn-agent or qemu-guest-agent in the guest");
 	if (strcmp(goal, "shutoff"))
 		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
 			"timeout: the VM is not %s; see cairn domstate --reason %s", goal, name);
@@ -76,36 +88,78 @@ static int wait_is_late(const char *name, const char *goal, struct err *e)
 		goal, name, name);
 }
 
-/* Fail at once if the VM runs without an agent port, because a running VM gets no new port. */
-static int agent_possible(struct json_object *info, const char *name, struct err *e)
+/* Returns whether the first frame of cairn-agent comes. */
+static bool hello_comes(int sock)
+{
+	uint8_t buf[AGENT_HEADER_BYTES + AGENT_HELLO_BYTES];
+	struct agent_order order = { 0 };
+	struct agent_frame f;
+	size_t len = 0;
+
+	while (len < sizeof(buf)) {
+		struct pollfd p = { .fd = sock, .events = POLLIN };
+		ssize_t n = poll(&p, 1, HELLO_MS) > 0 ? recv(sock, buf + len, sizeof(buf) - len, MSG_DONTWAIT) : 0;
+
+		if (n <= 0)
+			return false;
+		len += (size_t)n;
+	}
+	return agent_frame_parse(buf, len, true, &f) > 0 && agent_order_check(&order, &f) == 0;
+}
+
+/* Ask whether cairn-agent answers. Returns 1: yes; 0: not now; -errno with a sentence: the VM has no vsock device, or
+ * the user may not connect. */
+static int cairn_agent_ask(struct cli *c, const char *name, struct err *e)
+{
+	CLEANUP(guest_link_close) struct guest_link link = { .sock = -1 };
+	int r = guest_link_open(c, name, &link, e);
+
+	if (!r)
+		return hello_comes(link.sock);
+	return e->cls == ERR_UNSUPPORTED || e->cls == ERR_PERMISSION ? r : 0;
+}
+
+/* Fail if the VM runs without a port for QEMU's guest agent, because a running VM gets no new port.
+ * asked: what cairn_agent_ask() returned, with its sentence in e; 0: it was not asked. */
+static int qga_possible(struct json_object *info, const char *name, int asked, struct err *e)
 {
 	if (js_get_int(info, "pid", 0) <= 0 || js_get_str(info, "agent"))
 		return 0;
-	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-		"the VM has no port for a guest agent; set \"guest_agent\": true with cairn edit %s, shut the VM down and start it", name);
+	if (asked && e->cls != ERR_UNSUPPORTED)
+		return asked;
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM has no port for QEMU's guest agent%s; set \"guest_agent\": true%s with cairn edit %s, shut "
+		"the VM down and start it", asked ? ", and no vsock device for cairn-agent" : "", asked ? " or \"vsock\": true" : "", name);
 }
 
 /* Returns 1: the user's roles have changed, so look again; 0; -errno. */
 static int wait_round(struct cli *c, const char *name, const char *word, uint64_t deadline_ns, struct err *e)
 {
 	CLEANUP_JS struct json_object *info = NULL;
-	bool agent = !strcmp(word, "agent");
+	uint64_t ask_ns = strcmp(word, "agent") ? UINT64_MAX : 0; /* when to ask for cairn-agent */
 	const char *real;
-	int r = cli_vm_info(c, name, &info, e);
+	int r = cli_vm_info(c, name, &info, e), asked = 0;
 
 	if (r < 0)
 		return r;
 	real = js_get_str(info, "name");
 	/* The connection was made before this answer and receives all events, so no later change is missed. */
-	if (goal_reached(goal_states(word), js_get_str(info, agent ? "agent" : "word")))
+	if (goal_reached(goal_states(word), js_get_str(info, is_agent(word) ? "agent" : "word")))
 		return 0;
-	r = agent ? agent_possible(info, real, e) : 0;
-	if (r < 0)
-		return r;
 	for (;;) {
 		CLEANUP_JS struct json_object *ev = NULL;
 
-		r = cli_next_event(c, deadline_ns, &ev, e);
+		if (loop_now_ns() >= ask_ns) {
+			asked = cairn_agent_ask(c, real, e);
+			ask_ns = asked < 0 ? UINT64_MAX : loop_now_ns() + ASK_EVERY_NS;
+		}
+		if (asked > 0)
+			return 0;
+		r = is_agent(word) && ask_ns == UINT64_MAX ? qga_possible(info, real, asked, e) : 0;
+		if (r < 0)
+			return r;
+		r = cli_next_event(c, MIN(deadline_ns, ask_ns), &ev, e);
+		if (r == -ETIMEDOUT && ask_ns < deadline_ns)
+			continue;
 		if (r == -ETIMEDOUT)
 			return wait_is_late(real, word, e);
 		if (!r)
@@ -153,7 +207,7 @@ static int wait_for_ip(struct cli *c, const char *name, uint64_t deadline_ns, ch
 	for (;;) {
 		CLEANUP_JS struct json_object *interfaces = NULL;
 		uint64_t now;
-		int r = wait_for_state(c, name, "agent", deadline_ns, e);
+		int r = wait_for_state(c, name, "qga", deadline_ns, e);
 
 		if (r < 0)
 			return r;
@@ -167,7 +221,7 @@ static int wait_for_ip(struct cli *c, const char *name, uint64_t deadline_ns, ch
 			return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
 				"timeout: the guest has no address; see cairn domifaddr %s and cairn domiflist %s",
 				name, name);
-		r = pause_until(c, MIN(now + IP_EVERY_NS, deadline_ns), e);
+		r = pause_until(c, MIN(now + ASK_EVERY_NS, deadline_ns), e);
 		if (r < 0)
 			return r;
 	}

@@ -73,6 +73,21 @@ def test_every_status_and_signal_is_told(vm):
         vm.cairn("exec", "web1", "--", "sh", "-c", f"kill -{sig} $$", ok=128 + sig)
 
 
+def test_wait_for_agent_knows_cairn_agent(vm, tmp_path):
+    vm.cairn("wait", "web1", "--for", "agent", "--timeout", "60")
+    program = tmp_path / "agent"
+    vm.define("web2", cmdline=f"cairn-agent={program}", vsock=True)
+    vm.cairn("start", "web2")
+    assert "no guest agent answers" in vm.cairn("wait", "web2", "--for", "agent", "--timeout", "0.1", ok=1).stderr
+    with subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "web2", "--for", "agent"], env=vm.env) as waiter:
+        program.symlink_to(AGENT)
+        assert waiter.wait(60) == 0
+    assert "no port for QEMU's guest agent; set" in vm.cairn("wait", "web2", "--for", "ip", "--timeout", "60", ok=1).stderr
+    vm.define("web3")
+    vm.cairn("start", "web3")
+    assert "no vsock device for cairn-agent" in vm.cairn("wait", "web3", "--for", "agent", "--timeout", "60", ok=1).stderr
+
+
 def test_result_in_json(vm):
     r = vm.cairn("exec", "--format", "json", "web1", "--", "sh", "-c", "printf 'a\\377'; echo e >&2; kill -15 $$", ok=143)
     assert json.loads(r.stdout) == {"status": 143, "signal": 15, "stdout-base64": "Yf8=", "stderr": "e\n", "truncated": False}
