@@ -5,11 +5,15 @@
 #include <stdarg.h>
 #include <string.h>
 
-/* Offsets in bits from the UDP header, with its 8 bytes, in a message of DHCP (RFC 2131, section 2): the client's new
- * address, its MAC address, and the first option, with which dnsmasq says that the message is an ACK. */
+/* Offsets in bits from the UDP header, with its 8 bytes, in a message of DHCP (RFC 2131, section 2): the type and the
+ * length of the client's hardware address, the client's new address, its MAC address, and the first option, with which
+ * dnsmasq says that the message is an ACK. */
+#define DHCP_OF_OTHER_LINKS "@th,72,16 != 0x0106"
 #define DHCP_YIADDR "@th,192,32"
 #define DHCP_CHADDR "@th,288,48"
 #define DHCP_IS_ACK "@th,1984,24 0x350105"
+/* MAC addresses beside its own for which a guest may have leases at a time. */
+#define ASKS_MAX 8
 /* Offset of the target in a neighbour advertisement (RFC 4861, section 4.4). */
 #define ND_TARGET "@th,64,128"
 /* The sender's address, of ARP and of IPv4, as bits: nft compares no field that it knows by name with a set of bits. */
@@ -180,13 +184,24 @@ static void chain_print(const struct port_text *t, const char *chain, const char
 	fprintf(t->f, "add chain bridge %s %s %s\n", t->table, chain, hook);
 }
 
-void port_learn_reset(const struct port_text *t)
+#define TIMEOUT_TEXT_MAX 24
+
+/* The time of a lease, for an element of a set. Returns text. */
+static const char *lease_time_print(const struct port_text *t, char text[TIMEOUT_TEXT_MAX])
 {
 	uint32_t seconds = t->req->net.ipv4.lease_seconds;
-	char timeout[24] = "";
 
+	text[0] = 0;
 	if (seconds && seconds != UINT32_MAX)
-		snprintf(timeout, sizeof(timeout), " timeout %us", seconds);
+		snprintf(text, TIMEOUT_TEXT_MAX, " timeout %us", seconds);
+	return text;
+}
+
+void port_learn_reset(const struct port_text *t)
+{
+	char timeout[TIMEOUT_TEXT_MAX];
+
+	lease_time_print(t, timeout);
 	fprintf(t->f, "flush chain bridge %s learn\n", t->table);
 	/* Not those of other clients: a guest may have changed its MAC address, or be a bridge itself. */
 	rule(t, "learn", DHCP_CHADDR " @clients update @leased { " DHCP_YIADDR "%s }", timeout);
@@ -204,6 +219,8 @@ static void basic_print(const struct port_text *t)
 	rule(t, "basic", "ether type { 8021q, 8021ad } drop");
 	/* The rules for a request's MAC address would not see it in a later fragment. */
 	rule(t, "basic", "meta protocol ip ip frag-off & 0x3fff != 0 udp dport 67 drop");
+	/* dnsmasq tells clients apart by the type and 16 bytes of the hardware address, too; filters check 6 bytes. */
+	rule(t, "basic", "meta protocol ip udp dport 67 " DHCP_OF_OTHER_LINKS " drop");
 	rule(t, "basic", "meta protocol ip udp sport 67 drop");
 	rule(t, "basic", "meta protocol ip udp dport 68 drop");
 	rule(t, "basic", "meta protocol ip6 udp sport 547 drop");
@@ -272,6 +289,11 @@ static void tap_sets_print(const struct port_text *t, const char *tap, const cha
 		fprintf(t->f, "%s bridge %s %s_%s %s\n", command, t->table, sets[i][0], tap, types ? sets[i][1] : "");
 }
 
+static void asks_set_print(const struct port_text *t, const char *tap)
+{
+	fprintf(t->f, "add set bridge %s asks_%s { typeof " DHCP_CHADDR "; size %d; flags dynamic,timeout; }\n", t->table, tap, ASKS_MAX);
+}
+
 /* Its sets, and what the other ports may not use from now on. */
 static void port_sets_print(const struct port_text *t)
 {
@@ -279,6 +301,7 @@ static void port_sets_print(const struct port_text *t)
 	char fixed[40], own6[40], targets[40], text[ADDRESS_TEXT_MAX];
 
 	tap_sets_print(t, p->tap, "add set", true);
+	asks_set_print(t, p->tap);
 	snprintf(fixed, sizeof(fixed), "fixed_%s", p->tap);
 	snprintf(own6, sizeof(own6), "own6_%s", p->tap);
 	snprintf(targets, sizeof(targets), "own_nd_%s", p->tap);
@@ -374,7 +397,22 @@ static void macs_print(const struct port_text *t, const char *chain, bool strict
 	snprintf(macs, sizeof(macs), port_has_guest_mac(p) ? "{ %s, %s }" : "%s", mac_print(p->mac, a), mac_print(p->guest_mac, b));
 	rule(t, chain, "ether saddr != %s %s", macs, strict ? "drop" : "jump foreign_mac");
 	rule(t, chain, "arp saddr ether != %s %s", macs, strict ? "drop" : "jump foreign_arp");
-	rule(t, chain, "meta protocol ip udp dport 67 " DHCP_CHADDR " != %s %s", clients_print(p, clients), strict ? "drop" : "jump foreign_client");
+	clients_print(p, clients);
+	if (strict)
+		rule(t, chain, "meta protocol ip udp dport 67 " DHCP_CHADDR " != %s drop", clients);
+	else
+		rule(t, chain, "meta protocol ip udp dport 67 " DHCP_CHADDR " != %s jump asks_%s", clients, p->tap);
+}
+
+/* Bound the leases for MAC addresses that the guest makes up: a full set takes no element, and the rule does not match.
+ * chain: the port's chain asks_TAP, for DHCP's requests with other MAC addresses than the guest's. */
+static void asks_print(const struct port_text *t, const char *chain)
+{
+	char timeout[TIMEOUT_TEXT_MAX];
+
+	rule(t, chain, "jump foreign_client");
+	rule(t, chain, "update @%s { " DHCP_CHADDR "%s } return", chain, lease_time_print(t, timeout));
+	rule(t, chain, "drop");
 }
 
 static void filter_print(const struct port_text *t, const char *chain)
@@ -421,15 +459,19 @@ void port_learn_print(const struct port_text *t, const char *tap)
 void port_print(const struct port_text *t)
 {
 	const struct port *p = t->port;
-	char in[40], ack[40], text[80];
+	char in[40], ack[40], asks[40], text[80];
 
 	snprintf(in, sizeof(in), "in_%s", p->tap);
 	snprintf(ack, sizeof(ack), "ack_%s", p->tap);
+	snprintf(asks, sizeof(asks), "asks_%s", p->tap);
 	chain_print(t, in, "");
 	chain_print(t, ack, "");
+	chain_print(t, asks, "");
 	port_sets_print(t);
 	if (p->isolated)
 		isolation_print(t, in);
+	if (p->filter == FILTER_NO_SPOOFING)
+		asks_print(t, asks);
 	if (p->filter != FILTER_NONE) {
 		filter_print(t, in);
 		learning_print(t, ack);
@@ -443,14 +485,21 @@ void port_print(const struct port_text *t)
 
 void port_clear(const struct port_text *t, const char *tap)
 {
+	static const char *const chains[] = { "in", "ack", "asks" };
 	char text[80];
 
-	fprintf(t->f, "add chain bridge %s in_%s\nadd chain bridge %s ack_%s\n", t->table, tap, t->table, tap);
+	for (size_t i = 0; i < ARRAY_SIZE(chains); i++)
+		fprintf(t->f, "add chain bridge %s %s_%s\n", t->table, chains[i], tap);
 	snprintf(text, sizeof(text), "\"%s\" : jump in_%s", tap, tap);
 	element(t, "add", "ports_in", text);
 	fprintf(t->f, "delete element bridge %s ports_in { \"%s\" }\n", t->table, tap);
-	fprintf(t->f, "flush chain bridge %s in_%s\nflush chain bridge %s ack_%s\n", t->table, tap, t->table, tap);
-	fprintf(t->f, "delete chain bridge %s in_%s\ndelete chain bridge %s ack_%s\n", t->table, tap, t->table, tap);
+	for (size_t i = 0; i < ARRAY_SIZE(chains); i++)
+		fprintf(t->f, "flush chain bridge %s %s_%s\n", t->table, chains[i], tap);
+	for (size_t i = 0; i < ARRAY_SIZE(chains); i++)
+		fprintf(t->f, "delete chain bridge %s %s_%s\n", t->table, chains[i], tap);
+	/* A port of an earlier version has none. */
+	asks_set_print(t, tap);
+	fprintf(t->f, "delete set bridge %s asks_%s\n", t->table, tap);
 	/* Not by "add set" first: in a table of an earlier version, own_TAP has another type. */
 	tap_sets_print(t, tap, "delete set", false);
 }

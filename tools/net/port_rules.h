@@ -4,9 +4,11 @@
  * Shared by all ports: map ports_in (tap: its chain); set port_macs (tap, MAC); sets of what only its owner may
  * use, of the ports (macs, clients, known6, targets) and of the network (host_macs, host_clients, reserved with
  * reserved_by, host6, host_targets); leased (addresses by DHCP); and chains that the ports' chains jump to.
- * Of a port: chains in_TAP and ack_TAP, sets own_TAP (by DHCP), fixed_TAP, own6_TAP and own_nd_TAP.
+ * Of a port: chains in_TAP, ack_TAP and asks_TAP, sets own_TAP (by DHCP), fixed_TAP, own6_TAP, own_nd_TAP and asks_TAP
+ * (other MAC addresses for which the guest has asked DHCP).
  * Some sets are of raw bits, since nft compares bits of a payload with such sets only: leased and own_TAP, which
- * rules fill from DHCP's answers; clients, targets and own_nd_TAP, which repeat others. */
+ * rules fill from DHCP's answers; asks_TAP, which they fill from requests; clients, targets and own_nd_TAP, which
+ * repeat others. */
 #ifndef CAIRN_TOOLS_NET_PORT_RULES_H
 #define CAIRN_TOOLS_NET_PORT_RULES_H
 
