@@ -164,7 +164,7 @@ void config_print(FILE *f, const struct network *n, const struct service *s, con
 			fprintf(f, "local=/%s/\n", n->domain);
 	}
 	/* No guest becomes the proxy of the others by its name (CERT VU#598349). */
-	fputs("dhcp-name-match=set:proxy,wpad\ndhcp-ignore-names=tag:proxy\n", f);
+	fputs("dhcp-name-match=set:proxy,wpad\ndhcp-ignore-names=tag:proxy\ndhcp-ignore-names=tag:taken\n", f);
 	if (n->ipv4.dhcp)
 		dhcp_ipv4_print(f, n, s);
 	if (n->ipv6.given)
@@ -195,7 +195,7 @@ static void hosts_print(FILE *f, const struct network *n, const struct subnet *s
 		if (a)
 			fprintf(f, v4 ? ",%s" : ",[%s]", address_print(a, text));
 		if (h->name)
-			fprintf(f, ",%s", h->name);
+			fprintf(f, ",%s\n%s,set:taken", h->name, h->name); /* the second line is for clients that claim the name */
 		fputc('\n', f);
 	}
 }

@@ -1,11 +1,11 @@
-"""Hostile DHCP clients at a port of a network: they cannot use up its addresses."""
+"""Hostile DHCP clients at a port of a network: they cannot use up its addresses, nor take the names of fixed hosts."""
 
 import os
 import socket
 
 import pytest
 
-from hostnetlib import Host, as_root, network, until
+from hostnetlib import IPV6, Host, as_root, network, until
 
 STRICT = {"filter": "clean-traffic"}
 ASKS_MAX = 8  # as in tools/net/port_rules.c
@@ -92,3 +92,27 @@ def test_port_counts_anew_when_it_comes_back(host):
         until(lambda i=i: guest.mac in leases(host, n) and len(leases(host, n)) == 1 + ASKS_MAX * (i + 1))
         host.do("port-down", n, port={"tap": guest.tap})
     assert "asks_" not in host.state()["rules"]
+
+
+def test_name_of_a_fixed_host_is_its_own(host):
+    """Also while that host is off, in any case of letters, with the domain, and by DHCPv6."""
+    n = network(ipv6=IPV6 | {"dhcp": {"ranges": [{"start": "fd00:7::100", "end": "fd00:7::1ff"}]}})
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:02", "name": "web1", "address": "192.168.122.77"},
+                                  {"mac": "52:54:00:00:00:03", "name": "db1"}]
+    host.do("up", n)
+    bad, web, db = (host.guest(i) for i in (1, 2, 3))
+
+    def names(kind=1):
+        return [host.resolve("192.168.122.1", name, kind) for name in ("web1", "db1", "bad")]
+    for name in "web1", "WEB1", "db1", "web1.vms":
+        bad.dhcp(name)
+        bad.run("ip", "-4", "addr", "flush", "dev", "eth0")
+    bad.dhcp6("web1")
+    assert not any(names()) and not any(names(28))
+    address = db.dhcp("anything")[0]
+    assert web.dhcp("bad")[0] == "192.168.122.77"
+    assert names() == [["192.168.122.77"], [address], None]
+    for name in "web1", "db1", "bad":
+        own = bad.dhcp(name)[0]
+        bad.run("ip", "-4", "addr", "flush", "dev", "eth0")
+    assert names() == [["192.168.122.77"], [address], [own]]
