@@ -121,12 +121,15 @@ static void known_list(struct change *c)
 	qsort(c->known, c->nknown, sizeof(*c->known), mac_compare);
 }
 
+static bool is_known(const struct change *c, const uint8_t mac[MAC_BYTES])
+{
+	return bsearch(mac, c->known, c->nknown, sizeof(*c->known), mac_compare) != NULL;
+}
+
 /* Remember a lease's address, so that the work does not grow with the leases of strangers. */
 static void lease_remember(struct change *c, const struct lease *l)
 {
-	bool known = bsearch(l->mac, c->known, c->nknown, sizeof(*c->known), mac_compare);
-
-	if (known || (c->remembered->n < REMEMBERED_MAX && c->nstrangers++ < STRANGERS_MAX))
+	if (is_known(c, l->mac) || (c->remembered->n < REMEMBERED_MAX && c->nstrangers++ < STRANGERS_MAX))
 		remembered_add(c->remembered, l->mac, &l->address);
 }
 
@@ -634,9 +637,13 @@ int network_port_reserve(struct operation *o, struct err *e)
 	return port_change(o, &service, e);
 }
 
+/* The set of leased addresses is new if an earlier version made the table, and guests renew their leases later. */
 static void refresh_print(struct change *c)
 {
 	port_table_print(&c->text);
+	for (size_t i = 0; i < c->nleases; i++)
+		if (is_known(c, c->leases[i].mac))
+			port_leased_print(&c->text, &c->leases[i].address, c->leases[i].seconds);
 	for (size_t i = 0; i < c->nmacs; i++) {
 		if (!is_second(c, i))
 			port_learn_print(&c->text, c->macs[i].tap);
@@ -649,6 +656,8 @@ int ports_refresh(struct operation *o, const struct service *service, struct err
 	struct change c = { .o = o };
 	int r = change_begin(&c, service, e);
 
+	if (!r && c.table_exists)
+		r = addresses_collect(&c, e);
 	if (!r && c.table_exists)
 		r = change_run(&c, refresh_print, e);
 	change_done(&c);

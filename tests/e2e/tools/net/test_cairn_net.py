@@ -1030,6 +1030,7 @@ def test_ports_of_an_earlier_version_keep_their_addresses(host):
         add rule {table} in_{one.tap} drop
         """)
     host.do("up", n)
+    assert f"0x{socket.inet_aton(address).hex()}" in host.run("nft", "list", "set", *table.split(), "leased").stdout
     host.do("port-up", n, port=port(two, **STRICT))
     assert one.pings(two.dhcp("two")[0])
     host.do("port-down", n, port={"tap": one.tap})
