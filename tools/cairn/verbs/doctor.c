@@ -1,19 +1,25 @@
 /* doctor: check what this host offers to the VMs of the calling user. Needs no daemon. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/util.h"
 #include "tools/cairn/host_probe.h"
 #include "tools/cairn/output.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static const char *const status_words[] = { [HOST_OK] = "ok", [HOST_SLOW] = "slow", [HOST_MISSING] = "missing", [HOST_UNSURE] = "unsure" };
 
 static void checks_print(const struct host_check *all, size_t n)
 {
+	int width = 0;
+
+	for (size_t i = 0; i < n; i++)
+		width = MAX(width, (int)strlen(all[i].name));
 	for (size_t i = 0; i < n; i++) {
-		printf("%-8s %-15s %s: %s\n", status_words[all[i].status], all[i].name, all[i].purpose, all[i].found);
+		printf("%-8s %-*s %s: %s\n", status_words[all[i].status], width, all[i].name, all[i].purpose, all[i].found);
 		if (all[i].remedy[0])
-			printf("%25s%s\n", "", all[i].remedy);
+			printf("%*s%s\n", 8 + 1 + width + 1, "", all[i].remedy);
 	}
 }
 

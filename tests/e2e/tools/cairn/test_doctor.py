@@ -4,6 +4,7 @@ away."""
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import time
@@ -48,6 +49,7 @@ def test_usable_host_is_ok(kvm, cairn_path):
         assert ("remedy" in c) == (c["status"] != "ok")
     lines = doctor(cairn_path).splitlines()
     assert [line.split()[:2] for line in lines if not line.startswith(" ")] == [[found[n]["status"], n] for n in NAMES]
+    assert len({len(re.match(r"\S+ +\S+ +| +", line).group()) for line in lines}) == 1, "purposes and remedies are one column"
     assert [line.strip() for line in lines if line.startswith(" ")] == [c["remedy"] for c in found.values() if "remedy" in c]
 
 
