@@ -23,32 +23,39 @@ _cairn_add()
 
 _cairn()
 {
-	local cur=${COMP_WORDS[COMP_CWORD]} joined='' last='' line word i
+	local cur=${COMP_WORDS[COMP_CWORD]} rest=$COMP_LINE last='' kept files='' line i
 	local -a words=()
 
 	COMPREPLY=()
+	[[ $cur == *[!:=@]* ]] || cur=''
 	for ((i = 1; i <= COMP_CWORD; i++)); do
-		word=$(_cairn_plain "${COMP_WORDS[i]}")
-		# The shell splits --mode=a into three words.
-		if [[ $last == --* && $word == = ]]; then
-			last+='='
-			((i == COMP_CWORD)) && cur=''
-		elif [[ $last == --*= && ${COMP_WORDS[i - 1]} == = ]]; then
-			last+=$word
+		rest=${rest#*"${COMP_WORDS[i - 1]}"}
+		# The shell splits --mode=a, vm1:/etc and root@vm1 into three words, without blanks between them.
+		if ((i > 1)) && [[ $rest == [![:space:]]* ]]; then
+			last+=$(_cairn_plain "${COMP_WORDS[i]}")
 		else
 			((i == 1)) || words+=("$last")
-			last=$word
+			last=$(_cairn_plain "${COMP_WORDS[i]}")
 		fi
 	done
-	[[ $last == --*=* ]] && joined=${last%%=*}=
+	kept=${last%"$(_cairn_plain "$cur")"} # Tab replaces only what the shell has split off
 	while IFS= read -r line; do
-		if [[ $line == :files ]]; then
-			compopt -o filenames 2>/dev/null # quote names, and add a slash to folders
-			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
-			return
-		fi
 		line=${line%%$'\t'*}
-		_cairn_add "${line#"$joined"}"
+		if [[ $line == :files ]]; then
+			files=1
+		elif [[ $line == "$kept"* ]]; then
+			_cairn_add "${line#"$kept"}"
+		fi
 	done < <(cairn complete -- "${words[@]}" "$last" 2>/dev/null)
+	if [[ $files && ! ${COMPREPLY[*]} ]]; then
+		compopt -o filenames 2>/dev/null # quote names, and add a slash to folders
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+	elif [[ $files ]]; then
+		while IFS= read -r line; do
+			[[ -d $line ]] && line+=/
+			_cairn_add "$line"
+		done < <(compgen -f -- "$cur")
+	fi
+	[[ ${#COMPREPLY[@]} == 1 && $COMPREPLY == *[:/] ]] && compopt -o nospace 2>/dev/null
 }
 complete -F _cairn cairn

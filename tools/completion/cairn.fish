@@ -3,12 +3,14 @@
 function __cairn_complete
 	set -l words (commandline -opc)
 	set -l current (commandline -ct)
-	set -l lines (cairn complete -- $words[2..-1] "$current" 2>/dev/null)
+	set -l option (string match -r -- '^--[^=]*=' "$current")
 
-	if test "$lines[1]" = :files
-		__fish_complete_path "$current"
-	else
-		printf '%s\n' $lines
+	for line in (cairn complete -- $words[2..-1] "$current" 2>/dev/null)
+		if test "$line" = :files
+			__fish_complete_path (string replace -- "$option" '' "$current") | string replace -r -- '^' "$option"
+		else
+			echo $line
+		end
 	end
 end
 

@@ -3,19 +3,25 @@
 
 _cairn()
 {
-	local line
-	local -a lines words_found shown
+	local line files ret=1
+	local -a lines words_found shown suffix
 
 	lines=("${(@f)$(cairn complete -- "${(@Q)words[2,CURRENT]}" 2>/dev/null)}")
 	for line in $lines; do
 		if [[ $line == :files ]]; then
-			_files
-			return
+			files=1
+			continue
 		fi
 		words_found+=("${line%%$'\t'*}")
 		shown+=("${line/$'\t'/  -- }")
 	done
-	compadd -l -d shown -a words_found
+	[[ $words_found[1] == *: ]] && suffix=(-S '') # no space follows "VM:"
+	compadd -l -d shown "$suffix[@]" -a words_found && ret=0
+	if [[ -n $files ]]; then
+		compset -P '--*='
+		_files && ret=0
+	fi
+	return ret
 }
 
 _cairn "$@"

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,11 +60,12 @@ static FILE *cairn_begin(const struct words *before, const char *word, pid_t *re
 	return NULL;
 }
 
-/* Collect the words that may stand at the cursor. Without candidates, readline completes names of files. */
-static void candidates_collect(const struct words *before, const char *word)
+/* Collect the words that may stand at the cursor. Returns true if names of files may stand there, too. */
+static bool candidates_collect(const struct words *before, const char *word)
 {
 	FILE *f;
 	char *line = NULL;
+	bool files = false;
 	size_t size = 0;
 	pid_t pid;
 
@@ -72,15 +74,17 @@ static void candidates_collect(const struct words *before, const char *word)
 	while (f && completion.n < LINES_MAX && getline(&line, &size, f) > 0) {
 		line[strcspn(line, "\t\n")] = 0;
 		if (!strcmp(line, ":files"))
-			continue;
-		completion.lines[completion.n++] = must_alloc(strdup(line));
+			files = true;
+		else
+			completion.lines[completion.n++] = must_alloc(strdup(line));
 	}
 	free(line);
 	if (!f)
-		return;
+		return false;
 	fclose(f);
 	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 		;
+	return files;
 }
 
 static char *candidate_next(const char *word, int state)
@@ -104,15 +108,18 @@ static char **word_complete(const char *word, int start, int end)
 	char *text = must_alloc(strndup(rl_line_buffer, (size_t)start));
 	const char *line = text;
 	struct words before = { 0 };
+	char **matches;
 
 	(void)end;
 	lines_clear();
 	while (!words_take(&line, &before) && *line)
 		words_done(&before);
-	candidates_collect(&before, word);
+	rl_attempted_completion_over = !candidates_collect(&before, word); /* 0: without matches, complete names of files */
 	words_done(&before);
 	free(text);
-	return rl_completion_matches(word, candidate_next);
+	matches = rl_completion_matches(word, candidate_next);
+	rl_completion_append_character = matches && *matches[0] && matches[0][strlen(matches[0]) - 1] == ':' ? 0 : ' '; /* of "VM:" */
+	return matches;
 }
 
 void complete_begin(const char *cairn, const char *socket)

@@ -21,21 +21,23 @@
 #define PLACEHOLDER_ENDS " []{}.|"
 #define USER_ID_MIN 1000 /* ids below are those of services, except root's */
 #define USER_ID_MAX 60000
+#define INTERFACE_TYPES "network, bridge, user"
 
 /* The place of the command line whose words are asked for. */
 struct cursor {
 	struct cli *c; /* the verb, and the positionals before the place */
 	struct json_object *schema;
-	const char *before; /* what each word begins with: "--mode=", or "" */
+	const char *last; /* the word at the place */
+	const char *before, *after; /* what each word begins and ends with: "--mode=" and "", "" and ":" */
 	bool only_positionals;
 };
 
 static void word_print(const struct cursor *p, const char *word, const char *what)
 {
 	if (what)
-		printf("%s%s\t%s\n", p->before, word, what);
+		printf("%s%s%s\t%s\n", p->before, word, p->after, what);
 	else
-		printf("%s%s\n", p->before, word);
+		printf("%s%s%s\n", p->before, word, p->after);
 }
 
 static void words_print(const struct cursor *p, struct json_object *words)
@@ -81,6 +83,28 @@ static void files_print(const struct cursor *p)
 {
 	(void)p;
 	puts(":files");
+}
+
+/* Print the VMs of vms_print() after the "USER@" that is typed. */
+static void logins_print(const struct cursor *p)
+{
+	struct cursor vms = *p;
+	char user[64];
+
+	snprintf(user, sizeof(user), "%.*s", (int)(strchr(p->last, '@') ? strcspn(p->last, "@") + 1 : 0), p->last);
+	if (!*p->before)
+		vms.before = user;
+	vms_print(&vms);
+}
+
+/* Print "VM:" of the VMs of vms_print(), and ":files": a path in a guest, or of the host. */
+static void guest_paths_print(const struct cursor *p)
+{
+	struct cursor vms = *p;
+
+	vms.after = ":";
+	vms_print(&vms);
+	files_print(p);
 }
 
 /* Print what a command lists that answers in pages. of_vm: with the VM as its argument. */
@@ -246,21 +270,6 @@ static void list_print(const struct cursor *p, const char *words)
 	}
 }
 
-static void web_hook_events_print(const struct cursor *p)
-{
-	list_print(p, "started, stopped, crashed, snapshot, schedule, threshold, disk-space");
-}
-
-static void link_states_print(const struct cursor *p)
-{
-	list_print(p, "up, down");
-}
-
-static void series_print(const struct cursor *p)
-{
-	list_print(p, TREND_SERIES);
-}
-
 /* The kind of value that a placeholder of an argument or of an option means. of: the verb, or its first letters, or the
  * option; NULL: any. The first row that matches counts. */
 static const struct {
@@ -282,8 +291,7 @@ static const struct {
 	{ "schedule-", "NAME", schedules_print },
 	{ "threshold-", "NAME", thresholds_print },
 	{ "web-hook-", "NAME", web_hooks_print },
-	{ NULL, "EVENTS", web_hook_events_print },
-	{ "domif-setlink", "STATE", link_states_print },
+	{ "ssh", "USER@", logins_print },
 	{ "workdir", "FOLDER", NULL },
 	{ "network", "PREFIX", NULL },
 	{ NULL, "DISK", disks_print },
@@ -295,8 +303,8 @@ static const struct {
 	{ NULL, "SOURCE", files_print },
 	{ NULL, "INCREMENT", files_print },
 	{ NULL, "VOL", files_print },
-	{ NULL, "SRC", files_print },
-	{ NULL, "DST", files_print },
+	{ NULL, "SRC", guest_paths_print },
+	{ NULL, "DST", guest_paths_print },
 	{ NULL, "POOL", pools_print },
 	{ NULL, "IMAGE", images_print },
 	{ NULL, "NETWORK", networks_print },
@@ -306,25 +314,50 @@ static const struct {
 	{ NULL, "VERB", verbs_print },
 	{ NULL, "EVENT", events_print },
 	{ NULL, "REQUEST", requests_print },
-	{ NULL, "SERIES", series_print },
 	{ NULL, "USER", users_print },
 	{ NULL, "GROUP", groups_print },
 };
 
+/* Placeholders whose values are always the same. of: as in kinds. */
+static const struct {
+	const char *of, *word, *values;
+} fixed[] = {
+	{ NULL, "EVENTS", "started, stopped, crashed, snapshot, schedule, threshold, disk-space" },
+	{ "domif-setlink", "STATE", "up, down" },
+	{ "attach-interface", "TYPE", INTERFACE_TYPES },
+	{ "detach-interface", "TYPE", INTERFACE_TYPES },
+	{ "set-lifecycle-action", "TYPE", "poweroff, reboot, crash" },
+	{ "set-lifecycle-action", "ACTION", "destroy, restart, preserve, coredump-destroy, coredump-restart" },
+	{ "firmware", "FW", "bios, uefi" },
+	{ "net-update", "ACTION", "add, modify, delete" },
+	{ "net-update", "SECTION", "ip-dhcp-host, ip-dhcp-range, dns-host, egress, egress-rule, user, group" },
+	{ NULL, "SERIES", TREND_SERIES },
+};
+
 /* ---- places ---- */
+
+static bool placeholder_is(const char *row_of, const char *row_word, const char *of, const char *word, size_t len)
+{
+	return strlen(row_word) == len && !strncmp(row_word, word, len) && (!row_of || !strncmp(row_of, of, strlen(row_of)));
+}
 
 /* Print the words that a placeholder stands for. of: the verb's or the option's name. */
 static void placeholder_print(const struct cursor *p, const char *of, const char *word, size_t len)
 {
 	char name[32];
 
+	for (size_t i = 0; i < ARRAY_SIZE(fixed); i++) {
+		if (placeholder_is(fixed[i].of, fixed[i].word, of, word, len)) {
+			list_print(p, fixed[i].values);
+			return;
+		}
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (strlen(kinds[i].word) != len || strncmp(kinds[i].word, word, len) ||
-			(kinds[i].of && strncmp(kinds[i].of, of, strlen(kinds[i].of))))
-			continue;
-		if (kinds[i].print)
-			kinds[i].print(p);
-		return;
+		if (placeholder_is(kinds[i].of, kinds[i].word, of, word, len)) {
+			if (kinds[i].print)
+				kinds[i].print(p);
+			return;
+		}
 	}
 	/* The command's argument has the same name in small letters. */
 	snprintf(name, sizeof(name), "%.*s", (int)len, word);
@@ -433,6 +466,7 @@ static void after_verb_print(struct cursor *p, const char *const *words, size_t 
 	const struct verb_option *o = NULL;
 	int place = -1;
 
+	p->last = last;
 	for (size_t i = 1; i + 1 < n; i++) {
 		bool takes;
 
@@ -474,7 +508,7 @@ int verb_complete(struct cli *c)
 {
 	struct cli at = { .socket = c->socket };
 	CLEANUP_JS struct json_object *schema = schema_load();
-	struct cursor p = { .c = &at, .schema = schema, .before = "" };
+	struct cursor p = { .c = &at, .schema = schema, .before = "", .after = "" };
 	size_t i = globals_skip(&at, c->pos, c->npos);
 
 	if (c->npos && i == c->npos)

@@ -602,10 +602,10 @@ def test_number_names_running_vm(fake):
     fake.cairn("domstate", id, ok=3)
 
 
-def completions(fake, *words):
-    """Return Tab's completions of the last word."""
+def completions(fake, *words, line=None):
+    """Return Tab's completions of the last word. line: what was typed [the words with blanks between them]."""
     script = os.path.join(ROOT, "tools", "completion", f"{words[0]}.bash")
-    code = (f"source {script}; COMP_WORDS=({' '.join(shlex.quote(w) for w in words)}); "
+    code = (f"source {script}; COMP_WORDS=({' '.join(shlex.quote(w) for w in words)}); COMP_LINE={shlex.quote(line or ' '.join(words))}; "
             f"COMP_CWORD={len(words) - 1}; _{words[0].replace('-', '_')}; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
     r = subprocess.run(["bash", "-c", code], text=True, capture_output=True, cwd=fake.tmp,
                        env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"]})
@@ -633,15 +633,16 @@ def test_completion_offers_matching_words(fake):
     fake.define("web2")
 
     def complete(line):
-        return set(completions(fake, *line.split(" "))) - {""}
+        """Split the line as the shell does, at blanks and at the characters of COMP_WORDBREAKS."""
+        return set(completions(fake, *(w for part in line.split(" ") for w in re.split("([=:@])", part) if w or not part), line=line)) - {""}
 
     assert complete("cairn st") == {"start"}
     assert complete("cairn start ") == {"web1", "web2"}
     assert complete("cairn start web1 --pau") == {"--paused"}
     # Values of an option, however the shell splits it.
-    for line in ("shutdown web1 --mode a", "shutdown web1 --mode = a"):
+    for line in ("shutdown web1 --mode a", "shutdown web1 --mode=a"):
         assert complete("cairn " + line) == {"acpi", "agent"}
-    assert complete("cairn shutdown web1 --mode =") == {"acpi", "agent"}
+    assert complete("cairn shutdown web1 --mode=") == {"acpi", "agent"}
     assert complete("cairn shutdown web1 --then ") == {"leave", "destroy", "save"}
     assert complete("cairn list --format ") == {"table", "json", "yaml", "csv"}
     assert complete("cairn edit web1 --format ") == {"json", "xml"}
@@ -661,22 +662,27 @@ def test_completion_offers_matching_words(fake):
     assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
     assert complete("cairn detach-disk web1 ") == {"vda"}
     # An option's value is neither a positional nor completed as a VM's name.
-    for line in ("--disk vda", "--disk = vda", "--disks-only --disk vda", "--disks-only --format json --eager"):
+    for line in ("--disk vda", "--disk=vda", "--disks-only --disk vda", "--disks-only --format json --eager"):
         assert complete(f"cairn snapshot-revert {line} ") == {"web1", "web2"}
         assert complete(f"cairn snapshot-revert {line} web1 ") == {"before"}
         assert complete(f"cairn snapshot-revert web1 {line} ") == {"before"}
-    assert complete("cairn snapshot-revert --disk ") == complete("cairn snapshot-revert web1 --disk =") == set()
+    assert complete("cairn snapshot-revert --disk ") == complete("cairn snapshot-revert web1 --disk=") == set()
     assert complete("cairn snapshot-revert --domain web1 ") == {"before"}
     assert complete("cairn snapshot-revert --di") == {"--disk", "--disks-only"}
     assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblkinfo", "domblklist", "domblkstat", "domiflist", "domifstat", "domif-getlink", "domif-egress", "domif-setlink", "domiftune", "domifaddr", "domrename", "domstats", "domdirtyrate-calc", "dommemstat", "domhostname", "domfsinfo",
                                          "domfstrim", "domfsfreeze", "domfsthaw", "domtime", "domjobinfo", "domjobabort"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
+    # Words with characters at which the shell splits.
+    fake.cairn("start", "web2")
+    assert complete("cairn ssh root@w") == complete("cairn ssh w") == {"web2"}
+    assert complete("cairn cp w") == {"web2:", "web1.json", "web2.json"} and complete("cairn cp d") == {"d.raw"} == complete("cairn cp web2:/etc/passwd d")
+    assert complete("cairn run --publish 8080:80 --disk=d") == {"d.raw"}
 
 
 def zsh_offers(fake, *words):
     """Return the words that the completion of zsh would add."""
     typed = " ".join(shlex.quote(w) for w in words)
-    code = (f"compadd() {{ print -rl -- \"$words_found[@]\" }}; _files() {{ print :files }}; words=({typed}); CURRENT={len(words)}; "
+    code = (f"compadd() {{ print -rl -- \"$words_found[@]\" }}; compset() {{ print -r -- $2 }}; _files() {{ print :files }}; words=({typed}); CURRENT={len(words)}; "
             f"source {ROOT}/tools/completion/cairn.zsh")
     return shell_says(fake, "zsh", "-fc", code)
 
@@ -705,7 +711,9 @@ def test_completion_of_other_shells(fake, offers):
     assert offers(fake, "cairn", "shutdown", "web2", "--mode=") == {"--mode=acpi", "--mode=agent"}
     assert "--paused" in offers(fake, "cairn", "start", "--pau")
     (fake.tmp / "vm.json").write_text("{}")
-    assert offers(fake, "cairn", "define", "v") in ({":files"}, {"vm.json"})
+    assert offers(fake, "cairn", "define", "v") in ({":files", "--*="}, {"vm.json"})
+    assert offers(fake, "cairn", "run", "--disk=v") in ({":files", "--*="}, {"--disk=vm.json"})
+    assert offers(fake, "cairn", "cp", "w") in ({":files", "--*=", "web2:"}, {"web1.json", "web2.json", "web2:"})
 
 
 def test_completion_of_what_exists(fake):
@@ -726,6 +734,9 @@ def test_completion_of_what_exists(fake):
     assert fake.cairn("complete", "--", "pool-info", "").stdout == f"images\t{fake.tmp}/pool\n" and complete("vol-create-as", "images", "") == set()
     assert complete("domiftune", "web1", "") == {"net0"} == complete("domif-setlink", "--domain", "web1", "--interface", "")
     assert complete("domif-setlink", "web1", "net0", "") == {"up", "down"}
+    assert complete("attach-interface", "web1", "") == {"network", "bridge", "user"} and complete("new", "--firmware", "") == {"bios", "uefi"}
+    assert complete("set-lifecycle-action", "web1", "") == {"poweroff", "reboot", "crash"} and "restart" in complete("set-lifecycle-action", "web1", "crash", "")
+    assert "add" in complete("net-update", "default", "") and "dns-host" in complete("net-update", "default", "add", "")
     assert complete("domblkstat", "web1", "") == complete("domblkinfo", "web1", "") == {"vda"} and complete("attach-disk", "web1", "x.raw", "") == set()
     assert complete("grant", "") == {"viewer", "guest", "operator", "admin", "owner"} and "web1" in complete("grant", "viewer", "")
     assert {"root", "nobody"} & complete("grant", "viewer", "--user", "") == {"root"} and "root" in complete("quota", "--group", "")
