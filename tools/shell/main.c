@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -174,6 +175,27 @@ static void history_end(const struct shell *s)
 
 /* ---- reading lines ---- */
 
+static sigjmp_buf prompt_again;
+
+static void interrupted(int sig)
+{
+	(void)sig;
+	siglongjmp(prompt_again, 1);
+}
+
+/* Read a line. SIGINT discards what was typed. Returns NULL at the end of the input. The caller frees the line. */
+static char *line_read(const char *prompt)
+{
+	char *line;
+
+	if (sigsetjmp(prompt_again, 1))
+		putchar('\n');
+	signal(SIGINT, interrupted);
+	line = readline(prompt);
+	signal(SIGINT, SIG_DFL);
+	return line;
+}
+
 static void terminal_read(struct shell *s)
 {
 	const char *prompt = geteuid() ? "cairn > " : "cairn # ";
@@ -182,7 +204,7 @@ static void terminal_read(struct shell *s)
 	printf("The command line of Cairn. help lists the verbs, help VERB shows one; Tab completes; quit ends.\n\n");
 	history_begin(s);
 	complete_begin(s->cairn, s->socket);
-	while (!s->quit && (line = readline(prompt))) {
+	while (!s->quit && (line = line_read(prompt))) {
 		history_keep(line);
 		line_run(s, line);
 		free(line);

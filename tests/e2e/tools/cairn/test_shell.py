@@ -111,3 +111,29 @@ def test_interrupt_ends_the_command_and_not_the_shell(fake):
     t.type("\x03", "there is no VM 'nothing'")
     t.type("quit\r")
     assert t.end() == 3
+
+
+def test_interrupt_discards_the_line(fake, tmp_path):
+    prompt = "cairn # " if os.geteuid() == 0 else "cairn > "
+    t = Terminal({**fake.env, "XDG_CACHE_HOME": str(tmp_path), "TERM": "vt100"})
+    t.sees(prompt)
+    t.type("domid other\r", "there is no VM 'other'", prompt)
+    t.type("domid no", "no")
+    t.type("\x03", prompt)
+    t.type("domid thing\r", "there is no VM 'thing'", prompt)
+    t.type("quit\r")
+    assert t.end() == 3
+    assert "other" in (tmp_path / "cairn/history").read_text()
+
+
+def test_tab_completes_files_only_where_files_may_stand(fake, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    fake.define("web1")
+    fake.cairn("start", "web1")
+    t = Terminal({**fake.env, "XDG_CACHE_HOME": str(tmp_path), "TERM": "vt100"})
+    t.type(f"cd {tmp_path}\r")
+    t.type("domid n\t\r", "there is no VM 'n'")
+    t.type("define n\t\r", "notes.txt is empty")
+    t.type("cp we\tx y\r", "such as web1:/tmp/file")
+    t.type("quit\r")
+    assert t.end() == 2
