@@ -29,6 +29,17 @@ export function bytes(n) {
 	return `${n >= 100 || i === 0 ? Math.round(n) : n.toFixed(1)} ${units[i]}`;
 }
 
+// Return a value of a trend with its unit, as `cairn trend` prints it.
+export function quantity(value, unit) {
+	const times = ["ns", "µs", "ms", "s"];
+	let i = 0;
+	if (unit === "bytes" || unit === "bytes/s")
+		return bytes(value) + unit.slice(5);
+	for (; unit === "ns" && value >= 1000 && i < times.length - 1; i++)
+		value /= 1000;
+	return (value >= 100 ? Math.round(value) : Number(value.toPrecision(3))) + ({ percent: " %", "1/s": "/s", ns: ` ${times[i]}` }[unit] ?? ` ${unit}`);
+}
+
 // Parse a size such as 20G or 512 MiB. Throws an error that says what is expected.
 export function sizeBytes(text) {
 	const parts = text.trim().match(/^(\d+(?:\.\d+)?) *([KMGTP]?)(?:i?B)?$/i);

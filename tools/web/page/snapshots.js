@@ -44,7 +44,7 @@ function snapshotLineNew(vm, now) {
 	return { line, show: () => {
 		const { s, depth, cost } = now();
 		setText(title, s.current ? `${s.name} (current)` : s.name);
-		setText(about, `${when(s.time)} · ${s.state} · memory ${bytes(s["vm-state-size"] || 0)}` +
+		setText(about, `${when(s.time)} · ${s.state}` + (s["vm-state-size"] ? ` · saved state ${bytes(s["vm-state-size"])}` : "") +
 			(cost ? ` · deletion frees ${bytes(cost["own-size"])}` : "") + (s.description ? ` · ${s.description}` : ""));
 		line.style.marginLeft = `${Math.min(depth, 12) * 16}px`;
 		buttons.forEach((b) => b.show());

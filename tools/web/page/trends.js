@@ -1,6 +1,6 @@
 // What a VM did over time, as graphs.
 import { execute } from "./daemon.js";
-import { act, bytes, element } from "./element.js";
+import { act, element, quantity } from "./element.js";
 
 const WIDTH = 300, HEIGHT = 60;
 const LIVE_MS = 5000; // time between two drawings of the shortest span; longer spans change less often
@@ -11,12 +11,6 @@ function svg(tag, attributes) {
 	for (const [name, value] of Object.entries(attributes))
 		e.setAttribute(name, value);
 	return e;
-}
-
-function valueText(value, unit) {
-	if (unit === "bytes" || unit === "bytes/s")
-		return bytes(value) + unit.slice(5);
-	return `${value >= 100 ? Math.round(value) : Number(value.toPrecision(3))} ${unit}`;
 }
 
 // Draw the known points as lines with gaps. values: null where nothing is known.
@@ -38,7 +32,7 @@ function figure(series) {
 		return null;
 	const most = Math.max(...known);
 	return element("figure", {}, element("figcaption", {}, element("span", {}, series.name),
-		element("span", { className: "soft" }, `now ${valueText(values.at(-1) ?? known.at(-1), series.unit)}, most ${valueText(most, series.unit)}`)), graph(values, most));
+		element("span", { className: "soft" }, `now ${quantity(values.at(-1) ?? known.at(-1), series.unit)}, most ${quantity(most, series.unit)}`)), graph(values, most));
 }
 
 // Show the trends in `box`, and draw them again as they grow. Returns a function that ends that.

@@ -513,6 +513,15 @@ def test_buttons_of_a_vm(tmp_path, browser):
         click(browser, "Reboot")
         until(lambda: d.info("vm1").get("pid", pid) != pid)
         in_state("running")
+        # A message is seen wherever the page is scrolled to.
+        click(browser, "Schedules")
+        wait(browser, "input[placeholder='Mon..Fri 02:30']").send_keys("never")
+        click(browser, "Add schedule")
+        until(lambda: "calendar" in text(browser, "#message"))
+        assert browser.execute_script("""scrollTo(0, document.body.scrollHeight);
+            const at = document.getElementById("message").getBoundingClientRect();
+            return scrollY > 0 && at.top >= 0 && at.bottom <= innerHeight""")
+        click(browser, "Schedules")
         # All of it on a phone in dark mode.
         for label in ("Console", "Trends", "Schedules", "Definition"):
             click(browser, label)
@@ -715,6 +724,11 @@ window.fetch = (path, options) => {
 };"""
 
 
+QUANTITIES = """const done = arguments[0];
+import("/element.js").then(({ quantity }) => done([[31.9, "percent"], [1536, "bytes/s"], [0.4666, "1/s"], [30016474, "ns"], [411999, "ns"], [7, "ns"]]
+    .map((a) => quantity(...a))))"""
+
+
 def test_trends_follow_the_vm_while_they_are_seen(kvm, guest, tmp_path, browser):
     with contextlib.closing(Daemon(tmp_path)) as d, contextlib.closing(Web(d)) as web:
         d.define("vm1", boot={"kernel": guest("idle.elf")})
@@ -735,6 +749,7 @@ def test_trends_follow_the_vm_while_they_are_seen(kvm, guest, tmp_path, browser)
             before = browser.execute_script("return trends")
             time.sleep(seconds)
             return browser.execute_script("return trends") - before
+        assert browser.execute_async_script(QUANTITIES) == ["31.9 %", "1.5 KiB/s", "0.467/s", "30 ms", "412 µs", "7 ns"]
         browser.execute_script("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
         assert asked_while(8) == 0
         browser.execute_script("delete document.hidden")
