@@ -81,10 +81,12 @@ static void commands_print(struct json_object *schema, const struct verb *v)
 
 static void one_print(struct json_object *schema, const struct verb *v)
 {
+	const char *options = v->options || v->prints ? " [OPTIONS]" : "";
+	bool first = strstr(v->args, "-- ") != NULL; /* what follows a -- is no option */
 	char value[64];
 
-	printf("cairn %s%s%s%s: %s\n", v->name, v->args[0] ? " " : "", v->args,
-		v->options || v->prints ? " [OPTIONS]" : "", verb_summary(schema, v));
+	printf("cairn %s%s%s%s%s: %s\n", v->name, first ? options : "", v->args[0] ? " " : "", v->args, first ? "" : options,
+		verb_summary(schema, v));
 	for (const struct verb_option *o = v->options; o && o->name; o++) {
 		value_of(schema, v, o, value, sizeof(value));
 		option_print(o->name, value, verb_option_doc(schema, v, o));

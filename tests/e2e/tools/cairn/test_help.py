@@ -77,6 +77,11 @@ def test_every_verb_and_option_has_help():
             "help", v["name"]).stdout.replace(" [OPTIONS]", "")
 
 
+def test_help_places_options_before_the_end_of_options():
+    assert cairn("help", "run").stdout.startswith("cairn run [OPTIONS] [FILE] [-- COMMAND [ARGUMENT...]]: ")
+    assert cairn("help", "start").stdout.startswith("cairn start {VM...|--all} [OPTIONS]: ")
+
+
 def test_verb_table_does_not_repeat_schema(schema):
     """The table of verbs does not repeat what the schema says of a command or an argument."""
     commands = [e for e in schema.values() if e["meta-type"] == "command"]
