@@ -375,7 +375,7 @@ static const char *placeholder_at(const char *args, size_t n)
 		word = args;
 		if (!n--)
 			break;
-		args += strcspn(args, PLACEHOLDER_ENDS);
+		args += strcspn(args, " |"); /* "[USER@]VM" is one word */
 	}
 	return word;
 }

@@ -674,7 +674,7 @@ def test_completion_offers_matching_words(fake):
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
     # Words with characters at which the shell splits.
     fake.cairn("start", "web2")
-    assert complete("cairn ssh root@w") == complete("cairn ssh w") == {"web2"}
+    assert complete("cairn ssh root@w") == complete("cairn ssh w") == {"web2"} and complete("cairn ssh web2 ") == set()
     assert complete("cairn cp w") == {"web2:", "web1.json", "web2.json"} and complete("cairn cp d") == {"d.raw"} == complete("cairn cp web2:/etc/passwd d")
     assert complete("cairn run --publish 8080:80 --disk=d") == {"d.raw"}
 
