@@ -116,7 +116,7 @@ static void entry_trim(struct archive_entry *entry)
 	archive_entry_unset_ctime(entry);
 	archive_entry_unset_birthtime(entry);
 	mtime = in_range(archive_entry_mtime(entry));
-	/* libarchive writes a time from 2^31 - 1 on into a PAX header, where sqfstar reads only times with a fraction. */
+	/* libarchive writes a time from 2^31 - 1 on into a PAX header. There, sqfstar needs a fraction. */
 	archive_entry_set_mtime(entry, mtime, mtime >= INT32_MAX);
 	archive_entry_set_uname(entry, NULL);
 	archive_entry_set_gname(entry, NULL);
