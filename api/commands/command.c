@@ -52,8 +52,9 @@ static void call_free(struct call *c)
 static const char *vm_named(const struct call *c)
 {
 	const char *name = c->vm ? c->vm->def->name : js_get_str(c->args, "vm");
+	bool is_network = c->command && !strncmp(c->command->name, "net-", 4);
 
-	return name ? name : js_get_str(js_get(c->args, "definition"), "name");
+	return name || is_network ? name : js_get_str(js_get(c->args, "definition"), "name");
 }
 
 /* Return the arguments for the audit log; the caller owns them. */

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <time.h>
 
+#define SUBJECT_BYTES 320 /* names are at most 255 bytes in the log */
+
 static int since_parse(struct cli *c, int64_t *ret_ns)
 {
 	const char *text = option_value(c, "since");
@@ -38,11 +40,25 @@ static int audit_fetch(struct cli *c, int64_t since, int64_t uid, struct json_ob
 	return cli_fetch_all(c, "query-audit", args, "lines", "from", ret_all, NULL, e);
 }
 
+/* Print what a command was for: a VM, or "network NAME". */
+static void subject_text(struct json_object *line, char text[SUBJECT_BYTES])
+{
+	struct json_object *args = js_get(line, "arguments");
+	const char *vm = js_get_str(line, "vm"), *network = js_get_str(args, "network");
+
+	if (!network && !strncmp(js_get_str_or(line, "command", ""), "net-", 4))
+		network = js_get_str(js_get(args, "definition"), "name");
+	if (!vm && network)
+		snprintf(text, SUBJECT_BYTES, "network %s", network);
+	else
+		snprintf(text, SUBJECT_BYTES, "%s", vm ? vm : "-");
+}
+
 static void row_add(struct table *t, struct json_object *o)
 {
 	int64_t uid = js_get_int(o, "uid", -1);
 	int64_t left_out = js_get_int(o, "left-out", 0);
-	char when[TIME_TEXT_BYTES], pid[24], user[64], took[24], more[40];
+	char when[TIME_TEXT_BYTES], pid[24], user[64], took[24], more[40], subject[SUBJECT_BYTES];
 
 	time_text(js_get_int(o, "time", 0), false, when);
 	user_name(false, uid, user, sizeof(user));
@@ -52,9 +68,10 @@ static void row_add(struct table *t, struct json_object *o)
 		return;
 	}
 	snprintf(pid, sizeof(pid), "%lld", (long long)js_get_int(o, "pid", 0));
+	subject_text(o, subject);
 	snprintf(took, sizeof(took), "%.1f ms", (double)js_get_int(o, "duration", 0) / 1e6);
 	table_add(t, (const char *const[]){ when, user, pid,
-		js_get_str_or(o, "command", "-"), js_get_str_or(o, "vm", "-"), took, js_get_str_or(o, "outcome", "-") });
+		js_get_str_or(o, "command", "-"), subject, took, js_get_str_or(o, "outcome", "-") });
 }
 
 int verb_audit(struct cli *c)

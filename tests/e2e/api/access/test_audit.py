@@ -24,6 +24,16 @@ def test_refused_calls_do_not_wipe_the_log(fake):
     assert sum(p.stat().st_size for p in fake.state.glob("audit.log*")) < 50 * 4096
 
 
+def test_line_of_a_network_names_it_and_no_vm(fake):
+    q = fake.qmp()
+    for command, args in (("net-define", {"definition": {"name": "lan"}}), ("net-start", {"network": "lan"})):
+        with pytest.raises(QmpError):
+            q.run(command, **args)
+    assert [(x["command"], x.get("vm")) for x in audit(fake)] == [("net-define", None), ("net-start", None)]
+    rows = [line.split() for line in fake.cairn("audit").stdout.splitlines() if "net-" in line]
+    assert [row[row.index("network"):][:2] for row in rows] == [["network", "lan"]] * 2
+
+
 def test_user_does_not_push_out_lines_of_others(shared):  # noqa: F811
     """Without a limit, the user's lines would take more than all files of the log. The calls above the limit run, and
     are counted."""
