@@ -32,6 +32,15 @@ class Direct(RealNetDaemon):
         (self.tmp / f"{name}.json").write_text(json.dumps(v))
         self.cairn("define", str(self.tmp / f"{name}.json"))
 
+    def need_nodes(self):
+        # A machine in a folder, such as that of tests/fresh.sh, has a /dev in which the kernel makes no node.
+        if not os.path.exists("/run/udev/control") and " /dev devtmpfs " not in open("/proc/mounts").read():
+            pytest.skip("neither udev nor devtmpfs makes the device of a macvtap link here")
+
+    def begin(self, name):
+        self.need_nodes()
+        return super().begin(name)
+
     def run_vm(self, name, **more):
         self.write_vm(name, **more)
         return self.begin(name)
@@ -160,6 +169,7 @@ def test_kernel_without_macvtap_is_named(host):  # noqa: F811
 
 
 def test_interface_of_a_running_vm(direct, lan):  # noqa: F811
+    direct.need_nodes()
     direct.net()
     outside = lan.socket("far0")
     v = guestlib.definition("a")
