@@ -2,6 +2,7 @@
 no process is orphaned, no event number is used twice, and the daemon agrees with the VMs. CAIRN_KILLS: how
 often; CAIRN_KILLS_SEED."""
 
+import contextlib
 import os
 import random
 import signal
@@ -338,7 +339,8 @@ def test_lost_start_gives_back_a_state_that_was_not_stored(fake, how, before):
     pids = fake.children()
     fake.stop(signal.SIGKILL)
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended with the daemon
+            os.kill(pid, signal.SIGKILL)
     until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
     state.write_bytes(stale)
     go.touch()
