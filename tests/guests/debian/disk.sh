@@ -14,58 +14,19 @@ if [ $# -gt 0 ]; then
 	exec "$@"
 fi
 
-lacks() {
-	echo "disk.sh: $*" >&2
-	exit 77
-}
-
 PACKAGES=systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools,zstd,grub-pc-bin,grub-efi-amd64-bin,grub2-common
 PACKAGES=$PACKAGES,efibootmgr,qemu-guest-agent,fio
 
 here=$(cd "$(dirname "$0")" && pwd)
-tests=${here%/guests/debian}
-base=${CAIRN_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/cairn}
-dir=$base/debian-disk-$(cat "$0" "$here/disk_grub.sh" | sha256sum | cut -c1-16)
-if [ -f "$dir/disk.qcow2" ]; then
-	echo "$dir"
-	exit
-fi
+. "$here/../cached_build.sh"
+tests=$here/../..
+cache_find debian-disk "$here/disk_grub.sh"
 [ "$(id -u)" = 0 ] || lacks "only root can make the disk"
-for program in mmdebstrap mke2fs mkfs.vfat sfdisk qemu-img; do
-	PATH=$PATH:/usr/sbin:/sbin command -v $program >/dev/null || lacks "$program is missing: run make deps"
-done
+need mmdebstrap mke2fs mkfs.vfat sfdisk qemu-img
+cache_begin "a disk with Debian"
 
-mkdir -p "$base"
-exec 9>"$base/debian-disk.lock"
-flock 9
-if [ -f "$dir/disk.qcow2" ]; then # the one who held the lock has built it
-	echo "$dir"
-	exit
-fi
-log=$base/debian-disk.log
-work=$(mktemp -d "$base/tmp.XXXXXX")
-finish() {
-	rc=$?
-	rm -rf --one-file-system "$work"
-	if [ $rc -ne 0 ]; then
-		tail -n 20 "$log" >&2
-		echo "disk.sh: the disk was not built; all of it in $log" >&2
-	fi
-	exit $rc
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-echo "disk.sh: building a disk with Debian (minutes), log in $log" >&2
-exec 3>&1 >"$log" 2>&1
-
-# Debian from the mirrors of this machine, with this machine's proxies and time limits.
-. "$tests/apt.sh"
-apt_sources deb >"$work/sources"
-apt-config dump | grep '^Acquire::' >"$work/apt.conf" || :
-[ -s "$work/sources" ] || { echo "apt knows no mirror of Debian" && exit 77; }
 root=$work/root
-mmdebstrap --variant=minbase --aptopt="$work/apt.conf" --include=$PACKAGES bookworm "$root" - <"$work/sources" || exit 77
+debian_install "$root" --include=$PACKAGES
 
 printf 'LABEL=root / ext4 errors=remount-ro 0 1\nLABEL=ESP /boot/efi vfat umask=0077,x-systemd.device-timeout=infinity 0 1\n' >"$root/etc/fstab"
 printf 'MODULES=list\nCOMPRESS=zstd\n' >"$root/etc/initramfs-tools/conf.d/image"
@@ -102,7 +63,5 @@ mke2fs -q -t ext4 -L root -E nodiscard,lazy_itable_init=0,offset=$((102400 * 512
 mkdir "$work/share"
 mv "$disk" "$work/share/disk"
 "$tests/svmhost/svmhost" --smp 1 --timeout 1500 --share "$work/share" -- "$here/disk_grub.sh" /host-share/disk
-mkdir "$work/cache"
 qemu-img convert -O qcow2 "$work/share/disk" "$work/cache/disk.qcow2"
-mv "$work/cache" "$dir"
-echo "$dir" >&3
+cache_end

@@ -8,49 +8,15 @@
 # built here, and the last line says why.
 set -eu
 
-lacks() {
-	echo "build.sh: $*" >&2
-	exit 77
-}
-
 here=$(cd "$(dirname "$0")" && pwd)
-base=${CAIRN_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/cairn}
-dir=$base/oci-$(sha256sum <"$0" | cut -c1-16)
-if [ -d "$dir" ]; then
-	echo "$dir"
-	exit
-fi
+. "$here/../cached_build.sh"
+cache_find oci
 [ "$(id -u)" = 0 ] || lacks "only root can make the images"
-for program in mmdebstrap dpkg-source; do
-	command -v $program >/dev/null || lacks "$program is missing: run make deps"
-done
-
-mkdir -p "$base"
-exec 9>"$base/oci.lock"
-flock 9
-if [ -d "$dir" ]; then # the one who held the lock has built it
-	echo "$dir"
-	exit
-fi
-log=$base/oci.log
-work=$(mktemp -d "$base/tmp.XXXXXX")
-finish() {
-	rc=$?
-	rm -rf --one-file-system "$work"
-	if [ $rc -ne 0 ]; then
-		tail -n 20 "$log" >&2
-		echo "build.sh: the images were not built; all of it in $log" >&2
-	fi
-	exit $rc
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-echo "build.sh: building container images (minutes), log in $log" >&2
-exec 3>&1 >"$log" 2>&1
+need mmdebstrap dpkg-source
+cache_begin "container images"
 
 . "$here/../../apt.sh"
-mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/debs" "$work/tools" "$work/cache"
+mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/debs" "$work/tools"
 # A mirror may lack the sources of security updates.
 { apt_sources deb && apt_sources deb-src | grep ' bookworm main$'; } >"$work/sources.list"
 apt apt-get -qq update || exit 77
@@ -71,18 +37,11 @@ layer() { # IMAGE BUNDLE OPTION-OF-UMOCI-CONFIG...
 	$umoci config --image "$layout:$image" --config.env PATH=/usr/local/bin:/usr/bin:/bin --config.env LANG=C.UTF-8 "$@"
 }
 
-# Debian 12 from the mirrors of this machine, with this machine's proxies and time limits.
-# shellcheck disable=SC2016 # apt's own variables
-apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' |
-	awk '$2 ~ /^bookworm(-updates|-security)?$/ && $3 == "main" { print "deb", $1, $2, $3 }' | sort -u >"$work/sources"
-apt-config dump | grep '^Acquire::' >"$work/apt.conf" || :
-grep -q ' bookworm main$' "$work/sources" || { echo "apt knows no mirror of Debian 12" && exit 77; }
 $umoci init --layout "$layout"
 $umoci new --image "$layout:base"
 $umoci unpack --image "$layout:base" "$work/base"
-# Without the files above 2: mmdebstrap lets sh redirect its own, for which sh has one digit.
-mmdebstrap --variant=minbase --aptopt="$work/apt.conf" --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-	--dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$work/base/rootfs" - <"$work/sources" 3>&- 9>&- || exit 77
+debian_install "$work/base/rootfs" --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+	--dpkgopt='path-exclude=/usr/share/locale/*'
 layer base "$work/base"
 
 # Add packages to the base as a container's build does: with the root's own apt, which finds the host's resolver.
@@ -116,5 +75,4 @@ chroot "$root" su builder -c 'cd /src/zlib && ./configure && make libz.a libz.so
 layer gcc "$work/gcc" --config.user builder --config.workingdir /src/zlib --config.entrypoint make
 $umoci gc --layout "$layout"
 
-mv "$work/cache" "$dir"
-echo "$dir" >&3
+cache_end
