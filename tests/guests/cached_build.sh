@@ -1,5 +1,6 @@
-# Functions of scripts that build an image in a cache outside the tree; to be sourced. The script sets $here, its folder,
-# calls cache_find, checks what the build needs, calls cache_begin, makes the files in $work/cache and calls cache_end.
+# Functions of scripts that build an image in a cache outside the tree; to be sourced. The script sets $here, its
+# folder, calls cache_find, checks what the build needs, calls cache_begin, makes the files in $work/cache and calls
+# cache_end.
 # shellcheck shell=sh
 
 # End because the image cannot be built here.
@@ -61,7 +62,8 @@ cache_end() {
 }
 
 # Install a minimal Debian 12 in a folder, from the mirrors of this machine, with its proxies and time limits. The
-# latter stay in $work/apt.conf. mmdebstrap gets no file above 2: it lets sh redirect its own, for which sh has one digit.
+# latter stay in $work/apt.conf. mmdebstrap gets no file above 2: it lets sh redirect its own, for which sh has one
+# digit.
 debian_install() { # FOLDER OPTION-OF-MMDEBSTRAP...
 	folder=$1
 	shift

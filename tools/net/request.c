@@ -183,7 +183,7 @@ static int mode_read(const struct reading *r, enum network_mode *ret, struct err
 /* The names that are made from the UUID. The MAC addresses are local ones; their last five bytes are the UUID's. */
 static void names_make(struct network *n, bool mac_given)
 {
-	char hex[UUID_BYTES + 1];
+	char hex[2 * UUID_BYTES + 1];
 	size_t len = 0;
 
 	for (const char *c = n->uuid; *c; c++)
