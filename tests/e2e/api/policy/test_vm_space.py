@@ -128,7 +128,7 @@ def test_growth_of_a_vm_comes_from_what_is_kept(fake):
         out = fake.cairn(verb, "vm1").stdout
         assert "Growth: " in out and "iB a day\n" in out and f"{info['days-left']} days\n" in out
     fake.cairn("domrename", "vm1", "vm2")
-    assert fake.info("vm2")["growth"] == info["growth"]
+    assert fake.info("vm2")["growth"] == pytest.approx(info["growth"], rel=0.001)  # it depends on the time, too
     fake.cairn("clone", "vm2", "--name", "vm3")
     assert "growth" not in fake.info("vm3")
     fake.cairn("undefine", "vm2")
