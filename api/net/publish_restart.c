@@ -65,7 +65,7 @@ static bool is_needed(const struct restart *r)
 {
 	const struct definition_interface *i = interface_of(r);
 
-	return r->vm->proc && !vm_process_has_ended(r->vm->proc) && vm_state_is_active(r->vm->state) && i && i->type == DEFINITION_NETWORK && forwards_may_lead_to(i) &&
+	return r->vm->proc && !vm_process_is_ending(r->vm->proc) && vm_state_is_active(r->vm->state) && i && i->type == DEFINITION_NETWORK && forwards_may_lead_to(i) &&
 		i->user.nforwards;
 }
 

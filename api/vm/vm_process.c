@@ -183,7 +183,7 @@ static void connect_later(struct vm_process *p)
 
 static bool process_ends(const struct vm_process *p)
 {
-	return p->killed || p->end.said || p->pidfd < 0 || vm_process_has_ended(p);
+	return p->pidfd < 0 || vm_process_is_ending(p);
 }
 
 static void adopt_again(struct vm_process *p);
@@ -517,6 +517,11 @@ pid_t vm_process_pid(const struct vm_process *p)
 bool vm_process_has_ended(const struct vm_process *p)
 {
 	return poll(&(struct pollfd){ .fd = p->pidfd, .events = POLLIN }, 1, 0) != 0;
+}
+
+bool vm_process_is_ending(const struct vm_process *p)
+{
+	return p->killed || p->end.said || vm_process_has_ended(p);
 }
 
 unsigned vm_process_version(const struct vm_process *p)

@@ -168,6 +168,8 @@ void vm_process_kill_after(struct vm_process *p, uint64_t ns);
 pid_t vm_process_pid(const struct vm_process *p);
 /* Return whether the process has ended, even if the owner does not know it yet. vm_process_pid() must be known. */
 bool vm_process_has_ended(const struct vm_process *p);
+/* Return whether the process has ended, or is about to end: it has said so, or is killed. */
+bool vm_process_is_ending(const struct vm_process *p);
 /* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
 unsigned vm_process_version(const struct vm_process *p);
 /* Return the vCPUs that the guest lacks, a bit for each, as the process has said last. */
