@@ -454,7 +454,7 @@ def test_clones_of_a_fork_share_a_call(real, lan):  # noqa: F811
         os.close(writer)
     os.mkfifo(gate)
     job = real.cairn("clone", "--live", "vm1", "c", "--count", "20", "--no-wait").stdout.split()[-1]
-    until(lambda: len(lan.taps()) == 21)
+    until(lambda: len(lan.taps()) == 21 and taken())
     assert len(taken()) == 1
     real.qmp().run("job-cancel", id=job)  # also those that wait
     release()
