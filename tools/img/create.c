@@ -347,9 +347,10 @@ static int file_make(struct create_args *a, struct err *e)
 	r = img_data_finish(&data, r, e);
 	if (r < 0) {
 		err_prefix(e, "%s", a->path);
-		img_path_follow(a->path, real);
-		if (!existed)
+		if (!existed) {
+			img_path_follow(a->path, real);
 			unlink(real);
+		}
 	}
 	return r;
 }
