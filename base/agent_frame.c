@@ -22,6 +22,7 @@ static const struct {
 	[AGENT_FRAME_EXIT] = { true, 8, 8 },
 	[AGENT_FRAME_RENEW] = { false, AGENT_RENEW_BYTES, AGENT_RENEW_BYTES + AGENT_NAME_MAX },
 	[AGENT_FRAME_RENEWED] = { true, 4, 4 },
+	[AGENT_FRAME_MOUNT] = { false, 4, AGENT_MOUNT_MAX },
 };
 
 void agent_header_put(uint8_t buf[AGENT_HEADER_BYTES], enum agent_frame_type type, size_t len)
@@ -132,6 +133,24 @@ static const char *word_get(const uint8_t *data, size_t len, size_t *at)
 		return NULL;
 	*at = (size_t)(end - data) + 1;
 	return (const char *)word;
+}
+
+size_t agent_mount_put(const char *tag, const char *folder, uint8_t buf[AGENT_MOUNT_MAX])
+{
+	size_t tag_bytes = strlen(tag) + 1, folder_bytes = strlen(folder) + 1;
+
+	memcpy(buf, tag, tag_bytes);
+	memcpy(buf + tag_bytes, folder, folder_bytes);
+	return tag_bytes + folder_bytes;
+}
+
+int agent_mount_parse(const uint8_t *data, size_t len, const char **ret_tag, const char **ret_folder)
+{
+	size_t at = 0;
+
+	*ret_tag = word_get(data, len, &at);
+	*ret_folder = *ret_tag ? word_get(data, len, &at) : NULL;
+	return *ret_folder && **ret_folder == '/' && at == len ? 0 : -EPROTO;
 }
 
 int agent_start_parse(const uint8_t *data, size_t len, struct agent_start *ret)

@@ -38,6 +38,7 @@ enum agent_frame_type {
 	 * perhaps the guest's host name; before START */
 	AGENT_FRAME_RENEW = 12,
 	AGENT_FRAME_RENEWED = 13, /* guest: errno (4; 0: done) */
+	AGENT_FRAME_MOUNT = 14,	  /* host: mount a virtio-fs share; its tag and the folder, each with a NUL; before START */
 	AGENT_FRAME_TYPE_COUNT,
 };
 
@@ -46,6 +47,9 @@ enum agent_frame_type {
 #define AGENT_RENEW_BYTES (8 + AGENT_RANDOM_BYTES)
 #define AGENT_NAME_MAX 63
 
+/* Longest data of AGENT_FRAME_MOUNT. */
+#define AGENT_MOUNT_MAX 1024
+
 /* The step of a program's start that failed. */
 enum agent_step {
 	AGENT_STEP_AGENT = 1,	 /* something in the agent */
@@ -53,6 +57,7 @@ enum agent_step {
 	AGENT_STEP_FOLDER = 3,	 /* the working folder */
 	AGENT_STEP_PROGRAM = 4,
 	AGENT_STEP_USER = 5,	 /* the user, or becoming the user */
+	AGENT_STEP_MOUNT = 6,	 /* the first MOUNT; 7: the second one, and so on */
 };
 
 /* The errno of FAILED while the agent serves as many connections as it can (EUSERS), and what the user reads then. */
@@ -72,6 +77,11 @@ void agent_header_put(uint8_t buf[AGENT_HEADER_BYTES], enum agent_frame_type typ
  * from_guest: accept only the guest's frames; else only the host's.
  * Returns its bytes, with *ret; 0: it is not complete; -EPROTO. */
 ssize_t agent_frame_parse(const uint8_t *buf, size_t len, bool from_guest, struct agent_frame *ret);
+
+/* Write the data of AGENT_FRAME_MOUNT. tag, folder: at most AGENT_MOUNT_MAX - 2 bytes together. Returns its length. */
+size_t agent_mount_put(const char *tag, const char *folder, uint8_t buf[AGENT_MOUNT_MAX]);
+/* Parse it. The texts are borrowed from the data. Returns 0; -EPROTO. */
+int agent_mount_parse(const uint8_t *data, size_t len, const char **ret_tag, const char **ret_folder);
 
 /* ---- the order of a guest's frames, for the host ---- */
 

@@ -71,6 +71,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	static struct tree_reader tree;
 	static int null = -1;
 	static struct agent_start start;
+	const char *tag, *folder;
 	char path[80];
 
 	if (!len)
@@ -92,5 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	/* The other direction, which cairn-agent reads. */
 	if (agent_start_parse(data, len, &start) == 0)
 		must(start.nargs && start.words[start.nargs + start.nvars - 1] < (const char *)data + len);
+	if (agent_mount_parse(data, len, &tag, &folder) == 0)
+		must(folder + strlen(folder) + 1 == (const char *)data + len);
 	return 0;
 }

@@ -1,4 +1,5 @@
 #include "tools/agent/root.h"
+#include "base/agent_frame.h"
 #include "base/util.h"
 #include "tools/agent/network.h"
 
@@ -126,6 +127,21 @@ int root_enter(const char **ret_what)
 	if (!r)
 		network_begin(getenv("CAIRN_NET"), getenv("CAIRN_NAME"), is_folder);
 	return r;
+}
+
+int root_share_mount(const char *tag, const char *folder)
+{
+	char path[AGENT_MOUNT_MAX];
+
+	strcpy(path, folder);
+	for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
+		*p = 0;
+		mkdir(path, 0755);
+		*p = '/';
+	}
+	if (mkdir(path, 0755) < 0 && errno != EEXIST)
+		return -errno;
+	return mount(tag, path, "virtiofs", 0, NULL) < 0 ? -errno : 0;
 }
 
 /* ---- the first process ---- */

@@ -10,5 +10,7 @@ int root_enter(const char **ret_what);
 /* Fork, and return in the child, which is to be the agent. This process reaps orphans, and ends the VM when the child
  * ends. */
 void root_fork(void);
+/* Mount a virtio-fs share. folder: absolute; it is made if it is missing. Returns 0 or -errno. */
+int root_share_mount(const char *tag, const char *folder);
 
 #endif

@@ -2,6 +2,7 @@
 #include "base/bytes.h"
 #include "base/util.h"
 #include "tools/agent/renew.h"
+#include "tools/agent/root.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -97,7 +98,7 @@ void session_begin(struct session *s, int sock)
 	s->in = s->out[0] = s->out[1] = -1;
 	s->left[0] = s->left[1] = -1;
 	s->rx_len = s->tx_at = s->tx_len = s->in_at = s->in_len = 0;
-	s->taken = 0;
+	s->taken = s->mounts = 0;
 	session_send(s, AGENT_FRAME_HELLO, AGENT_HELLO_TEXT, AGENT_HELLO_BYTES);
 }
 
@@ -348,6 +349,23 @@ static void renewed_tell(struct session *s, int r)
 	session_send(s, AGENT_FRAME_RENEWED, data, sizeof(data));
 }
 
+/* A mount that works has no answer: START follows. Returns false: the host breaks the protocol. */
+static bool mount_take(struct session *s, const struct agent_frame *f)
+{
+	const char *tag, *folder;
+	int r;
+
+	if (agent_mount_parse(f->data, f->len, &tag, &folder) < 0)
+		return false;
+	r = session_root_follow();
+	if (!r)
+		r = root_share_mount(tag, folder);
+	if (r < 0)
+		session_fail(s, -r, (enum agent_step)(AGENT_STEP_MOUNT + s->mounts));
+	s->mounts++;
+	return true;
+}
+
 static bool frame_take(struct session *s, const struct agent_frame *f)
 {
 	static struct agent_start start;
@@ -359,6 +377,8 @@ static bool frame_take(struct session *s, const struct agent_frame *f)
 			renewed_tell(s, renew(f->data, f->len));
 			return true;
 		}
+		if (f->type == AGENT_FRAME_MOUNT)
+			return mount_take(s, f);
 		if (f->type != AGENT_FRAME_START || agent_start_parse(f->data, f->len, &start) < 0)
 			return false;
 		session_start(s, &start);

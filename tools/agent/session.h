@@ -22,6 +22,7 @@ struct session {
 	int64_t left[2];	     /* bytes to read from a stream after the program has exited */
 	size_t rx_len, tx_at, tx_len, in_at, in_len;
 	bool in_ends;
+	unsigned mounts; /* MOUNT frames so far */
 	uint32_t taken; /* bytes of input that the program has taken, which the host does not know */
 	uint8_t rx[AGENT_FRAME_MAX];
 	uint8_t tx[SESSION_OUT_BYTES];

@@ -130,7 +130,7 @@ static const struct {
 } options[] = {
 	{ "run", "d detach", "cairn run stays in the foreground; cairn new NAME --image FILE and cairn define FILE make VMs that the daemon runs" },
 	{ "run", "P", "--publish PORT:TO forwards a port" },
-	{ "run", "v volume mount", "--share TAG=FOLDER[,rw] shares a folder; in the guest: mount -t virtiofs TAG /mnt" },
+	{ "run", "mount", "--volume FOLDER:/PLACE[:ro] mounts a folder of the host in the guest" },
 	{ "run", "c", "write -- before the command: cairn run --image IMAGE -- COMMAND" },
 	{ "run", "entrypoint", "--no-entrypoint leaves the entry point out: cairn run --image IMAGE --no-entrypoint -- COMMAND" },
 	{ "run", "net", "--network user lets the guest connect out, --publish PORT:TO forwards a port to it" },

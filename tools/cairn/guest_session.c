@@ -134,12 +134,14 @@ size_t guest_renewal_put(const struct guest_link *link, uint8_t frame[GUEST_RENE
 }
 
 /* The request follows the line CONNECT at once: to wait for the answer would cost two more wake-ups of the guest. */
-static int start_put(struct stream *t, struct err *e)
+static int start_put(struct stream *t, const struct guest_link *link, struct err *e)
 {
 	ssize_t n;
 
 	if (t->greets)
 		t->tx_len = (size_t)snprintf((char *)t->tx, LINE_BYTES, "CONNECT %d\n", AGENT_PORT);
+	for (size_t i = 0; i < link->nmounts; i++)
+		frame_end(t, AGENT_FRAME_MOUNT, agent_mount_put(link->mounts[i].tag, link->mounts[i].folder, frame_begin(t)));
 	n = agent_start_put(t->s->start, frame_begin(t));
 	if (n < 0)
 		return err_set(e, -E2BIG, ERR_INVALID, "the command and its environment have more than %u bytes or %d words", AGENT_DATA_MAX - 1024,
@@ -373,7 +375,7 @@ int guest_session_run(struct guest_session *s, const struct guest_link *link, st
 	t->order.terminal = s->start->flags & AGENT_START_TERMINAL;
 	t->input_open = s->start->flags & AGENT_START_INPUT;
 	t->wait_until_ns = clock_monotonic_ns() + ANSWER_NS;
-	r = start_put(t, e);
+	r = start_put(t, link, e);
 	if (!r)
 		r = loop_run(t, e);
 	free(t);

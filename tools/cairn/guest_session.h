@@ -31,12 +31,21 @@ struct guest_session {
 	int ended_by;	    /* the signal to this process that has ended the session; 0: none */
 };
 
+/* A share that the agent mounts before it starts the program. */
+struct guest_mount {
+	char tag[24];
+	char *folder;	    /* of the guest; owned */
+	const char *option; /* value of --volume, for errors; borrowed */
+};
+
 /* A connection to the agent. */
 struct guest_link {
 	int sock;    /* owned */
 	bool greets; /* it is to the VM's vsock socket, and the line CONNECT has not been sent */
 	bool renews; /* the guest continues from a state of several guests, so RENEW is sent with the line CONNECT */
 	const char *name; /* then, the guest's host name; borrowed; NULL: that of the state */
+	const struct guest_mount *mounts; /* borrowed */
+	size_t nmounts;
 };
 
 /* Connect to the agent. The agent may turn out to be missing only when a session runs.

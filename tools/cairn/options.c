@@ -189,7 +189,7 @@ static const struct {
 	char letter;
 	const char *name;
 } letters[] = { { 'e', "env" }, { 'i', "interactive" }, { 't', "tty" }, { 'u', "user" }, { 'w', "workdir" }, { 'o', "original" }, { 'n', "name" },
-	{ 'f', "file" }, { 'f', "follow" }, { 'm', "mac" }, { 'm', "memory" }, { 'p', "publish" } };
+	{ 'f', "file" }, { 'f', "follow" }, { 'm', "mac" }, { 'm', "memory" }, { 'p', "publish" }, { 'v', "volume" } };
 
 int option_of_letter(const struct cli *c, char letter, int *ret_place)
 {

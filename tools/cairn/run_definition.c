@@ -240,6 +240,35 @@ static int share_take(struct run_definition *d, const char *option, char *text, 
 	return 0;
 }
 
+/* Take FOLDER:/PLACE, FOLDER:/PLACE:ro or, as docker has it, FOLDER:/PLACE:rw. */
+static int volume_take(struct run_definition *d, const char *option, const char *value, char *text, struct err *e)
+{
+	struct guest_mount mount = { .option = value };
+	char *end = text + strlen(text), *place = NULL;
+	bool ro = end - text > 3 && !strcmp(end - 3, ":ro");
+	struct json_object *o;
+
+	if (ro || (end - text > 3 && !strcmp(end - 3, ":rw")))
+		end[-3] = 0;
+	for (char *p = strstr(text, ":/"); p; p = strstr(p + 1, ":/"))
+		place = p;
+	if (!place || place == text || !place[2])
+		return err_set(e, -EINVAL, ERR_INVALID, "%s must be FOLDER:/PLACE or FOLDER:/PLACE:ro", option);
+	*place++ = 0;
+	if (strlen(place) + sizeof(mount.tag) > AGENT_MOUNT_MAX)
+		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "--volume %.80s...: PLACE must have less than 1,000 bytes", value);
+	snprintf(mount.tag, sizeof(mount.tag), "cairn-volume%zu", d->nvolumes);
+	mount.folder = must_alloc(strdup(place));
+	d->volumes = must_alloc(reallocarray(d->volumes, d->nvolumes + 1, sizeof(*d->volumes)));
+	d->volumes[d->nvolumes++] = mount;
+	o = json_object_new_object();
+	js_put_str(o, "tag", mount.tag);
+	js_put(o, "path", path_absolute(text));
+	js_put_bool(o, "readonly", ro);
+	list_add(d, "shares", option, o);
+	return 0;
+}
+
 /* Find the first user network, or add one. */
 static struct json_object *user_interface(struct run_definition *d, const char *option)
 {
@@ -310,6 +339,8 @@ static int given_take(struct cli *c, struct run_definition *d, const char *name,
 		return disk_take(d, option, copy, e);
 	else if (!strcmp(name, "share"))
 		return share_take(d, option, copy, e);
+	else if (!strcmp(name, "volume"))
+		return volume_take(d, option, value, copy, e);
 	else if (!strcmp(name, "publish"))
 		return publish_take(c, d, option, value);
 	return 0;
@@ -414,6 +445,9 @@ void run_definition_done(struct run_definition *d)
 	for (size_t i = 0; i < d->noverlays; i++)
 		close(d->overlays[i]);
 	free(d->overlays);
+	for (size_t i = 0; i < d->nvolumes; i++)
+		free(d->volumes[i].folder);
+	free(d->volumes);
 	definition_file_done(&d->file);
 }
 

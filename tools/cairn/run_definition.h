@@ -5,6 +5,7 @@
 #define CAIRN_TOOLS_RUN_DEFINITION_H
 
 #include "tools/cairn/definition_file.h"
+#include "tools/cairn/guest_session.h"
 
 #include <stddef.h>
 
@@ -15,6 +16,8 @@ struct run_definition {
 	bool from_file;		     /* the user has named a definition file */
 	int *overlays;		     /* files of ephemeral disks: the definition has them as /proc/self/fd/N */
 	size_t noverlays;
+	struct guest_mount *volumes; /* shares that are mounted for the command */
+	size_t nvolumes;
 };
 
 /* Compose the definition. Moves the positionals: afterwards c->pos[0] is what messages call the VM, the file or its

@@ -568,12 +568,13 @@ def test_command_in_a_guest_of_its_own(tmp_path):
 
 
 @slow_kernel
-def test_command_in_a_guest_without_a_definition(image):
-    """Options are enough, and what the guest writes to the ephemeral disk vanishes."""
+def test_command_in_a_guest_without_a_definition(image, tmp_path):
+    """Options are enough, and what the guest writes to the ephemeral disk vanishes. Init's own root has the volume."""
+    (tmp_path / "sub").mkdir()
     with open(image, "rb") as f:
         before = f.read()
     out, err = cli("run", "--kernel", os.path.join(guestlib.linux_kernel(), "vmlinux"), "--initrd", guestlib.linux_initrd(), "--memory", "128M",
-                   "--disk", image + ",ephemeral", "--share", f"data={os.path.dirname(image)}", "--", "/cairn-agent", "--usage", ok=1)
+                   "--disk", image + ",ephemeral", "-v", f"{tmp_path}:/new/place:ro", "-w", "/new/place/sub", "--", "/cairn-agent", "--usage", ok=1)
     assert not out and "usage: cairn-agent" in err
     with open(image, "rb") as f:
         assert f.read() == before

@@ -46,6 +46,7 @@ echo mine >own; read -r x <own; echo "$x"
 echo t >/tmp/t && echo tmp
 while read -r x y; do echo "$x $y"; done </etc/hosts
 read -r x </etc/resolv.conf; read -r y </etc/hostname; echo "$x $y"
+read -r x </vol/in/note; echo "$x"; echo x 2>/dev/null >/vol/in/note || echo read-only; echo to-host >/vol/out/new
 nc 10.0.2.2 PORT
 echo error >&2
 exit 7
@@ -78,9 +79,14 @@ def test_image_runs_with_its_environment_and_folder(tmp_path):
     (tmp_path / "vm.json").write_text(json.dumps({"name": "web1", "rng": True, "interfaces": [{"type": "user", "host_loopback": True}]}))
     layout.add(layout.manifest(*rootfs(), config={"Entrypoint": ["sh", "-c", script], "Cmd": ["sh", "a", "b"], "Env": ["PATH=/bin", "A=b c"],
                                                   "WorkingDir": "/home/u", "User": "user"}), "tag")
-    out = run(tmp_path, tmp_path / "vm.json", "--append", "console=ttyS0 panic=-1 quiet", "--image", f"oci:{layout.path}:tag", "--keep", "dev", status=7)
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "in" / "note").write_text("from the host\n")
+    (tmp_path / "out").chmod(0o777)  # the guest's user is none of the host's
+    out = run(tmp_path, tmp_path / "vm.json", "-v", f"{tmp_path}/in:/vol/in:ro", "-v", f"{tmp_path}/out:/vol/out", "--append", "console=ttyS0 panic=-1 quiet", "--image", f"oci:{layout.path}:tag", "--keep", "dev", status=7)
     assert out.splitlines() == ["Uid: 1005 1005", "Gid: 1006 1006", "Groups: 77 1006", "b c /home/u /home/u a b", "denied", "special", "removed", "linked", "mine", "tmp",
-                                "127.0.0.1 localhost", "10.0.2.15 web1", "nameserver 10.0.2.3 web1", "from outside"]
+                                "127.0.0.1 localhost", "10.0.2.15 web1", "nameserver 10.0.2.3 web1", "from the host", "read-only", "from outside"]
+    assert (tmp_path / "out" / "new").read_text() == "to-host\n"
     layer = tmp_path / "data/cairn/layers/dev.img"
     assert b"mine" in subprocess.run(["/sbin/debugfs", "-R", "cat /root/home/u/own", layer], capture_output=True, check=True, timeout=60).stdout
 

@@ -209,11 +209,14 @@ static int cairn_failed(struct run *x, int status, const char *reason, const str
 }
 
 /* Print why the program was not started. Returns the exit status. */
-static int failed_show(struct run *x, const struct guest_session *s)
+static int failed_show(struct run *x, const struct guest_session *s, const struct guest_link *link)
 {
 	struct err e;
 
-	if (s->step == AGENT_STEP_TERMINAL)
+	if (s->step >= AGENT_STEP_MOUNT && (size_t)s->step - AGENT_STEP_MOUNT < link->nmounts)
+		err_set(&e, -s->failed, ERR_GENERIC, "--volume %s: the guest cannot mount it: %s%s", link->mounts[s->step - AGENT_STEP_MOUNT].option,
+			strerror(s->failed), s->failed == ENODEV ? "; its kernel needs CONFIG_VIRTIO_FS" : "");
+	else if (s->step == AGENT_STEP_TERMINAL)
 		err_set(&e, -s->failed, ERR_GENERIC, "the guest has no pseudo terminal: %s; mount devpts on /dev/pts there, or run without --tty",
 			strerror(s->failed));
 	else if (s->step == AGENT_STEP_FOLDER)
@@ -296,7 +299,7 @@ int exec_by_agent(struct cli *c, const struct guest_link *link, const struct run
 	if (r < 0)
 		r = session_failed(&x, &s, ret, &e);
 	else
-		r = s.failed ? failed_show(&x, &s) : result_show(&x, &s);
+		r = s.failed ? failed_show(&x, &s, link) : result_show(&x, &s);
 	free(x.kept[0].data);
 	free(x.kept[1].data);
 	return r;

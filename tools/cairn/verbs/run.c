@@ -300,6 +300,8 @@ static int command_run(struct cli *c, const struct run_definition *d, const stru
 	if (r < 0)
 		return r;
 	x.guest = g;
+	link.mounts = d->volumes;
+	link.nmounts = d->nvolumes;
 	if (root) {
 		run_root_words(root, d->file.definition, words);
 		x.root = words;

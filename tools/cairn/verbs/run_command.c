@@ -36,7 +36,7 @@ struct run_guest {
 
 int run_command_unwanted(struct cli *c)
 {
-	static const char *const names[] = { "env", "workdir", "user", "interactive", "tty", "show-console" };
+	static const char *const names[] = { "env", "workdir", "user", "interactive", "tty", "show-console", "volume" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (option_value(c, names[i]))

@@ -294,6 +294,7 @@ static const struct verb_option run_options[] = {
 	{ "keep", "NAME", "with --image or --root: keep what the guest writes as layer NAME, and continue with it in later runs" },
 	{ "rm", NULL, "no effect: cairn run keeps no VM; excludes --keep" },
 	{ "share", "TAG=FOLDER[,rw]", "let the guest mount a folder of the host, read-only or read-write; repeatable" },
+	{ "volume", "FOLDER:/PLACE[:ro]", "mount a folder of the host in the guest for the command, which may write there unless :ro follows; repeatable; also -v" },
 	{ "publish", "[PROTOCOL:][ADDRESS:]PORT:TO", "forward a port of the host to the guest; repeatable; also -p" },
 	{ "network", "user|none", "user: let the guest connect out through the host; none: no network [user with --publish, else FILE's]" },
 	{ "cold", NULL, "boot the guest, and neither begin from a saved state of an earlier run nor leave one" },

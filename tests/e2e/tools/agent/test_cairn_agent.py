@@ -15,6 +15,7 @@ import guestlib
 from conftest import BUILD, until
 
 START, STARTED, FAILED, STDIN, STDOUT, STDERR, TAKEN, SIGNAL, SIZE, EXIT = range(2, 12)
+MOUNT = 14
 WINDOW = 128 * 1024
 TERMINAL, INPUT = 1, 2
 
@@ -96,6 +97,9 @@ BAD = {
     "unknown flag": start("true", flags=32),
     "no user": start("true", flags=16),
     "short": frame(START, bytes(14)),
+    "mount without a folder": frame(MOUNT, b"tag\0x"),
+    "mount on a relative folder": frame(MOUNT, b"tag\0x\0"),
+    "mount with more": frame(MOUNT, b"tag\0/x\0y\0"),
 }
 
 
@@ -103,6 +107,16 @@ BAD = {
 def test_malformed_frame_ends_the_connection(agent, data):
     agent.send(data)
     assert agent.frame() is None
+
+
+def test_start_fails_after_a_mount_that_fails(agent, tmp_path):
+    """The agent runs on the host, which has no share."""
+    agent.send(frame(MOUNT, b"tag\0" + bytes(tmp_path / "a" / "b") + b"\0") + start("touch", str(tmp_path / "ran")))
+    error, step = struct.unpack("<II", agent.until(FAILED)[1])
+    assert error and step == 6 and (tmp_path / "a" / "b").is_dir()
+    agent.send(start("true"))
+    agent.sock.shutdown(socket.SHUT_WR)
+    assert agent.frame() is None and not (tmp_path / "ran").exists()
 
 
 def test_second_start_ends_the_program(agent):

@@ -589,7 +589,7 @@ def test_words_of_other_tools_name_the_verb(word, verb):
 
 @pytest.mark.parametrize("args,advice", [
     (["run", "-it", "-d", "nginx"], "cairn new NAME --image FILE"), (["run", "-P", "nginx"], "--publish PORT:TO"),
-    (["run", "-v", "/a:/b", "x"], "--share TAG=FOLDER"),
+    (["run", "--mount", "type=bind,src=/a,dst=/b", "x"], "--volume FOLDER:/PLACE"),
     (["run", "python:3.12", "python3", "-c", "1"], "cairn run --image IMAGE -- COMMAND"), (["shutdown", "-a"], "see cairn help shutdown"),
     (["list", "-z"], "see cairn help list"), (["log", "vm1", "-n", "5"], "--tail N"),
     (["audit", "--last", "5"], "--since TIME"), (["-c", "qemu:///system", "list"], "see cairn help")])

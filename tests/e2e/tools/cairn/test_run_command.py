@@ -134,6 +134,13 @@ def test_command_that_cannot_run(vm):
     assert "the folder /missing" in vm.run("-w", "/missing", ("true",), status=125).stderr
 
 
+def test_volume_that_the_guest_cannot_mount_is_named(vm):
+    """This guest is the host, which has no such share."""
+    (vm.tmp / "file").touch()
+    said = vm.run("-v", f"{vm.tmp}:{vm.tmp}/file/x", ("echo", "ran"), status=125)
+    assert f"--volume {vm.tmp}:{vm.tmp}/file/x: the guest cannot mount it: Not a directory" in said.stderr and not said.stdout
+
+
 def test_time_limit(vm):
     begin = time.monotonic()
     assert "its time limit passed before cairn-agent answered in the guest; to see its console: --show-console" in vm.run("--timeout", "0.3", ("true",), status=124, env={"BOOTS": "100"}).stderr

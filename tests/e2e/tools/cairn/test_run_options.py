@@ -75,6 +75,14 @@ def test_each_option_reaches_the_definition(folder):
         ("tcp", "127.0.0.1", 8080, 80), ("udp", "127.0.0.2", 53, 5353)]
 
 
+def test_volumes_are_shares(folder):
+    (folder / "a:").mkdir()
+    o = made("--kernel", "k", "-v", "away:/src", "--volume", f"{folder}/a::/b/c:ro", "-v", ".:/d:rw", "--", "true")
+    assert [(s["path"], s["readonly"]) for s in o["shares"]] == [(f"{folder}/away", False), (f"{folder}/a:", True), (f"{folder}/.", False)]
+    r = run("--kernel", "k", "-v", "away:/src")
+    assert r.returncode == 2 and "--volume needs a command to run" in r.stderr
+
+
 def test_options_on_top_of_a_file(folder):
     file = folder / "away" / "vm.json"
     file.write_text(json.dumps({"name": "x", "memory": "32M", "boot": {"kernel": "../k", "cmdline": "a b -- init words"}, "disks": [
@@ -138,6 +146,11 @@ BAD = [
     ("--share", "=away", "--share =away must be TAG=FOLDER"),
     ("--share", "data=away,x", "--share data=away,x must be TAG=FOLDER"),
     ("--share", "data=/missing", "--share data=/missing: shares[0].path: /missing: No such file or directory"),
+    ("--volume", "away", "--volume away must be FOLDER:/PLACE or FOLDER:/PLACE:ro"),
+    ("--volume", "away:src", "--volume away:src must be FOLDER:/PLACE"),
+    ("--volume", ":/src", "--volume :/src must be FOLDER:/PLACE"),
+    ("--volume", "away:/", "--volume away:/ must be FOLDER:/PLACE"),
+    ("--volume", "away:/" + "x" * 1024, "PLACE must have less than 1,000 bytes"),
     ("--publish", "80", '--publish must be like tcp:127.0.0.1:2222:22, [::]:2222:22 or, for short, 2222:22, not "80"'),
     ("--publish", "99999:80", "--publish 99999:80: interfaces[0].forwards[0].port: 99999 is out of range"),
     ("--network", "default", '--network must be user or none, not "default"'),
