@@ -91,13 +91,17 @@ static uint16_t code_of_name(const char *name)
 	return 0;
 }
 
-/* The numbers of QEMU and VNC have a bit for the prefix of set 1. */
+uint16_t key_code_of_rfb(unsigned long number)
+{
+	return number > 0xff ? 0 : code_of_set_1(number & 0x80 ? 0xe000 | (unsigned)(number & 0x7f) : (unsigned)number);
+}
+
 static uint16_t code_of_number(const char *codeset, unsigned long v)
 {
 	if (!strcmp(codeset, "linux"))
 		return v <= INPUT_KEY_MAX ? (uint16_t)v : 0;
 	if (!strcmp(codeset, "qnum") || !strcmp(codeset, "rfb"))
-		return v > 0xff ? 0 : code_of_set_1(v & 0x80 ? 0xe000 | (unsigned)(v & 0x7f) : (unsigned)v);
+		return key_code_of_rfb(v);
 	return v > 0xffff ? 0 : code_of_set_1((unsigned)v);
 }
 

@@ -1,6 +1,7 @@
 /* A VNC client, by libvncclient: types keys, moves the pointer, and saves the screen.
- * vnc_client SERVER [key:KEYSYM | point:X,Y,BUTTONS | wait:WIDTH,HEIGHT,X,Y,RRGGBB]... FILE
- * SERVER: the path of a socket, or HOST:PORT; with the password in VNC_PASSWORD. key: press and release. wait: until
+ * vnc_client SERVER [key:KEYSYM | place:KEYSYM,CODE | point:X,Y,BUTTONS | wait:WIDTH,HEIGHT,X,Y,RRGGBB]... FILE
+ * SERVER: the path of a socket, or HOST:PORT; with the password in VNC_PASSWORD. key: press and release. place: the same with
+ * QEMU's extended key event. wait: until
  * the screen has this size and colour. FILE: a PPM of the screen. Prints each action that is done, in a line. */
 #include <rfb/rfbclient.h>
 
@@ -47,11 +48,16 @@ static void screen_wait(rfbClient *c, const char *text)
 
 static void act(rfbClient *c, const char *what)
 {
+	unsigned keysym, code;
 	int x, y, buttons;
 
 	if (!strncmp(what, "key:", 4)) {
 		SendKeyEvent(c, (uint32_t)strtoul(what + 4, NULL, 0), TRUE);
 		SendKeyEvent(c, (uint32_t)strtoul(what + 4, NULL, 0), FALSE);
+	} else if (sscanf(what, "place:%x,%x", &keysym, &code) == 2) {
+		for (int down = 1; down >= 0; down--)
+			while (!SendExtendedKeyEvent(c, keysym, code, (rfbBool)down)) /* the server's consent has not come */
+				messages_take(c, 100000);
 	} else if (sscanf(what, "point:%d,%d,%d", &x, &y, &buttons) == 3) {
 		SendPointerEvent(c, x, y, buttons);
 	} else if (!strncmp(what, "wait:", 5)) {

@@ -1,6 +1,7 @@
 #include "tools/vnc/server.h"
 #include "base/display.h"
 #include "base/err.h"
+#include "base/key_codes.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -8,6 +9,7 @@
 #include "tools/vnc/link.h"
 #include "tools/vnc/picture.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <linux/input-event-codes.h>
 #include <poll.h>
@@ -120,6 +122,17 @@ static void key_event(rfbBool down, rfbKeySym keysym, rfbClientPtr client)
 	key_send(s, client, key.code, down);
 	if (down && other)
 		shift_set(s, held);
+}
+
+/* The client knows the key's place on the keyboard, so the guest's layout decides which sign that is. */
+static void place_event(struct server *s, rfbClientPtr client, const rfbQemuExtendedKeyEventMsg *m)
+{
+	uint16_t code = key_code_of_rfb(be32toh(m->keycode));
+
+	if (code)
+		key_send(s, client, code, m->down != 0);
+	else
+		key_event(m->down != 0, be32toh(m->keysym), client);
 }
 
 static void pointer_event(int mask, int x, int y, rfbClientPtr client)
@@ -236,6 +249,41 @@ static void clients_serve(struct server *s)
 			client_await(client);
 	rfbReleaseClientIterator(i);
 }
+
+/* ---- QEMU's extended key events (RFB protocol, "QEMU Extended Key Event Message") ---- */
+
+static int places_encodings[] = { (int)rfbEncodingQemuExtendedKeyEvent, 0 };
+
+/* Tell the client that it may send them: by an update with a rectangle that has this encoding and no data. */
+static rfbBool places_enable(rfbClientPtr client, void **data, int encoding)
+{
+	struct {
+		rfbFramebufferUpdateMsg update;
+		rfbFramebufferUpdateRectHeader rectangle;
+	} answer = { { .type = rfbFramebufferUpdate, .nRects = htobe16(1) }, { .encoding = htobe32(rfbEncodingQemuExtendedKeyEvent) } };
+
+	_Static_assert(sizeof(answer) == sz_rfbFramebufferUpdateMsg + sz_rfbFramebufferUpdateRectHeader, "no padding");
+	(void)data;
+	return encoding == places_encodings[0] && rfbWriteExact(client, (const char *)&answer, sizeof(answer)) > 0;
+}
+
+static rfbBool places_take(rfbClientPtr client, void *data, const rfbClientToServerMsg *message)
+{
+	rfbQemuExtendedKeyEventMsg m = { .type = message->type };
+
+	(void)data;
+	if (m.type != rfbQemuEvent)
+		return FALSE;
+	if (rfbReadExact(client, (char *)&m + 1, sz_rfbQemuExtendedKeyEventMsg - 1) <= 0 || m.subtype)
+		rfbCloseClient(client);
+	else
+		place_event(server_of(client->screen), client, &m);
+	return TRUE;
+}
+
+static rfbProtocolExtension places_extension = {
+	.pseudoEncodings = places_encodings, .enablePseudoEncoding = places_enable, .handleMessage = places_take,
+};
 
 /* ---- the screen ---- */
 
@@ -372,6 +420,7 @@ int server_new(const char *name, const char *password, const struct link *link, 
 		rfb->passwordCheck = password_check;
 		rfbEncryptBytes(warm, s->passwords[0]); /* its library reads files the first time */
 	}
+	rfbRegisterProtocolExtension(&places_extension);
 	rfbInitServer(rfb);
 	*ret = s;
 	return 0;

@@ -124,9 +124,19 @@ def test_client_types_and_points(vm, daemon):
     # "a", "A" without Shift, "!" with it, Return; a sign that the keyboard lacks.
     client(path, "key:0x61", "key:0x41", "key:0x21", f"key:{RETURN}", "key:0xe4")
     keys_come(vm, "1e", "9e", "2a", "1e", "aa", "9e", "2a", "2", "aa", "82", "1c", "9c")
+    # AltGr, by which a German keyboard has "@", is no key of the US layout.
+    client(path, "key:0xfe03", "key:0x40")
+    keys_come(vm, "2a", "3", "aa", "83")
     vm.run("src", "keyboard mouse 244")
     client(path, "point:100,100,0", "point:105,98,1", "point:105,98,0")
     keys_come(vm, "m8", "m5", "m2", "m9", "m0", "m0", "m8", "m0", "m0")
+
+
+def test_guest_gets_the_places_of_keys(vm, daemon):
+    """A client with a German keyboard: "z" is where the US layout has "y", and the guest's own layout knows "ä"."""
+    path = begin(vm, daemon)
+    client(path, "place:0x7a,0x15", "place:0xe4,0x28", "place:0xfe03,0xb8", "place:0x61,0x1ff")  # no key has the last place
+    keys_come(vm, "15", "95", "28", "a8", "e0", "38", "e0", "b8", "1e", "9e")
 
 
 def test_tablet_is_where_the_client_points(vm, daemon):

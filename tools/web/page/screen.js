@@ -4,13 +4,27 @@ import { element, message } from "./element.js";
 import { StreamInput } from "./stream_input.js";
 
 const UPDATE_MS = 33;
-const RAW = 0, DESKTOP_SIZE = -223;
+const RAW = 0, DESKTOP_SIZE = -223, KEY_PLACES = -258;
 const SIZE_MAX = 8192;
 const KEYS = {
 	Backspace: 0xff08, Tab: 0xff09, Enter: 0xff0d, Escape: 0xff1b, Home: 0xff50, ArrowLeft: 0xff51, ArrowUp: 0xff52, ArrowRight: 0xff53, ArrowDown: 0xff54,
-	PageUp: 0xff55, PageDown: 0xff56, End: 0xff57, Insert: 0xff63, CapsLock: 0xffe5, Shift: 0xffe1, Control: 0xffe3, Meta: 0xffe7, Alt: 0xffe9, AltGraph: 0xffea,
+	PageUp: 0xff55, PageDown: 0xff56, End: 0xff57, Insert: 0xff63, CapsLock: 0xffe5, Shift: 0xffe1, Control: 0xffe3, Meta: 0xffe7, Alt: 0xffe9, AltGraph: 0xfe03,
 	Delete: 0xffff,
 };
+
+// Places of keys (KeyboardEvent.code) as numbers of QEMU's extended key event, which are scan codes of set 1: those from 1 on, and those
+// with the prefix 0xe0, for which the bit 0x80 stands.
+const PLACES = new Map(`Escape Digit1 Digit2 Digit3 Digit4 Digit5 Digit6 Digit7 Digit8 Digit9 Digit0 Minus Equal Backspace Tab
+	KeyQ KeyW KeyE KeyR KeyT KeyY KeyU KeyI KeyO KeyP BracketLeft BracketRight Enter ControlLeft KeyA KeyS KeyD KeyF KeyG KeyH KeyJ KeyK KeyL
+	Semicolon Quote Backquote ShiftLeft Backslash KeyZ KeyX KeyC KeyV KeyB KeyN KeyM Comma Period Slash ShiftRight NumpadMultiply AltLeft Space
+	CapsLock F1 F2 F3 F4 F5 F6 F7 F8 F9 F10 NumLock ScrollLock Numpad7 Numpad8 Numpad9 NumpadSubtract Numpad4 Numpad5 Numpad6 NumpadAdd
+	Numpad1 Numpad2 Numpad3 Numpad0 NumpadDecimal - - IntlBackslash F11 F12`.split(/\s+/).map((code, i) => [code, i + 1]));
+for (const [code, place] of Object.entries({
+	NumpadEnter: 0x9c, ControlRight: 0x9d, NumpadDivide: 0xb5, PrintScreen: 0xb7, AltRight: 0xb8, Home: 0xc7, ArrowUp: 0xc8, PageUp: 0xc9,
+	ArrowLeft: 0xcb, ArrowRight: 0xcd, End: 0xcf, ArrowDown: 0xd0, PageDown: 0xd1, Insert: 0xd2, Delete: 0xd3, MetaLeft: 0xdb, MetaRight: 0xdc,
+	ContextMenu: 0xdd, IntlRo: 0x73, IntlYen: 0x7d,
+}))
+	PLACES.set(code, place);
 
 function keysym(key) {
 	const f = key.match(/^F([1-9]|1[0-2])$/);
@@ -81,7 +95,7 @@ async function handshake(bytes, input) {
 	const init = await bytes.view(24);
 	await bytes.take(init.getUint32(20));
 	input.send(packet(0, [24, 0], 32, 24, 0, 1, [16, 255], [16, 255], [16, 255], 0, 8, 16, [24, 0])); // bytes red, green, blue, 0
-	input.send(packet(2, 0, [16, 2], [32, RAW], [32, DESKTOP_SIZE]));
+	input.send(packet(2, 0, [16, 3], [32, RAW], [32, DESKTOP_SIZE], [32, KEY_PLACES]));
 	return [init.getUint16(0), init.getUint16(2)];
 }
 
@@ -90,8 +104,8 @@ export function showScreen(box, vm) {
 	const input = new StreamInput(), abort = new AbortController();
 	const canvas = element("canvas", { className: "screen", tabIndex: 0, role: "img", "aria-label": `Screen of ${vm}` });
 	const context = canvas.getContext("2d");
-	const held = new Map(); // keysym by physical key
-	let buttons = 0;
+	const held = new Map(); // keysym by place
+	let buttons = 0, takesPlaces = false;
 
 	function ask(incremental) {
 		input.send(packet(3, incremental, [16, 0], [16, 0], [16, canvas.width], [16, canvas.height]));
@@ -110,23 +124,30 @@ export function showScreen(box, vm) {
 		const encoding = head.getInt32(8);
 		if (encoding === DESKTOP_SIZE) {
 			resize(width, height);
-			return true;
+			return encoding;
+		}
+		if (encoding === KEY_PLACES) {
+			takesPlaces = true;
+			return encoding;
 		}
 		if (encoding !== RAW || width > SIZE_MAX || height > SIZE_MAX)
 			throw new Error("The screen sends what this page does not know.");
 		if (!width || !height)
-			return false;
+			return encoding;
 		const pixels = new Uint8ClampedArray((await bytes.take(4 * width * height)).buffer);
 		for (let i = 3; i < pixels.length; i += 4)
 			pixels[i] = 255;
 		context.putImageData(new ImageData(pixels, width, height), x, y);
-		return false;
+		return encoding;
 	}
 
 	async function update(bytes) {
-		let resized = false;
+		const encodings = [];
 		for (let n = (await bytes.view(3)).getUint16(1); n; n--)
-			resized = await rectangle(bytes) || resized;
+			encodings.push(await rectangle(bytes));
+		if (encodings.length === 1 && encodings[0] === KEY_PLACES) // no answer to a request
+			return;
+		const resized = encodings.includes(DESKTOP_SIZE);
 		setTimeout(() => abort.signal.aborted || ask(resized ? 0 : 1), UPDATE_MS);
 	}
 
@@ -146,14 +167,24 @@ export function showScreen(box, vm) {
 		}
 	}
 
-	function key(down, sym) {
-		input.send(packet(4, down ? 1 : 0, [16, 0], [32, sym]));
+	// The guest's layout says which sign is at a place. Without a place, the server presses the keys of the US layout.
+	function key(down, sym, code) {
+		const place = takesPlaces && PLACES.get(code);
+		if (place)
+			input.send(packet(255, 0, [16, down ? 1 : 0], [32, sym ?? 0], [32, place]));
+		else if (sym !== null)
+			input.send(packet(4, down ? 1 : 0, [16, 0], [32, sym]));
+	}
+
+	function release(code) {
+		if (held.has(code))
+			key(false, held.get(code), code);
+		held.delete(code);
 	}
 
 	function releaseAll() {
-		for (const sym of held.values())
-			key(false, sym);
-		held.clear();
+		for (const code of [...held.keys()])
+			release(code);
 	}
 
 	function point(event) {
@@ -166,18 +197,15 @@ export function showScreen(box, vm) {
 	canvas.addEventListener("keydown", (event) => {
 		const sym = keysym(event.key);
 		// Shift-Tab leaves the screen, so that it is no trap for the keyboard.
-		if (sym === null || event.isComposing || (event.shiftKey && event.key === "Tab"))
+		if ((sym === null && !PLACES.has(event.code)) || event.isComposing || (event.shiftKey && event.key === "Tab"))
 			return;
 		event.preventDefault();
+		if (event.key === "AltGraph") // Windows presses Ctrl before AltGr
+			release("ControlLeft");
 		held.set(event.code, sym);
-		key(true, sym);
+		key(true, sym, event.code);
 	});
-	canvas.addEventListener("keyup", (event) => {
-		if (!held.has(event.code))
-			return;
-		key(false, held.get(event.code));
-		held.delete(event.code);
-	});
+	canvas.addEventListener("keyup", (event) => release(event.code));
 	canvas.addEventListener("blur", releaseAll);
 	canvas.addEventListener("pointermove", point);
 	for (const [name, pressed] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]])

@@ -193,6 +193,19 @@ def test_screen_shows_pixels_and_takes_keys(kvm, guest, tmp_path, browser):
         console.run("keyboard read")
         canvas.send_keys("a")
         keys_come("1e", "9e")
+
+        def press(*keys):
+            """Keys of a browser with a German keyboard, released in the reverse order: each its sign and its place."""
+            for kind, order in (("keyDown", keys), ("keyUp", keys[::-1])):
+                for key, code in order:
+                    browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": kind, "key": key, "code": code, "windowsVirtualKeyCode": 255})
+        press(("z", "KeyY"))
+        press(("ä", "Quote"))
+        press(("Dead", "Equal"))
+        press((">", "IntlBackslash"))
+        keys_come("15", "95", "28", "a8", "d", "8d", "56", "d6")
+        press(("Control", "ControlLeft"), ("AltGraph", "AltRight"), ("@", "KeyQ"))  # Windows has Ctrl before AltGr
+        keys_come("1d", "9d", "e0", "38", "10", "90", "e0", "b8")
         click(browser, "Ctrl-Alt-Delete")
         keys_come("1d", "38", "e0", "53", "e0", "d3", "b8", "9d")
         console.close()
