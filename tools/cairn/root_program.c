@@ -7,14 +7,18 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "tools/cairn/helper.h"
+#include "tools/cairn/output.h"
 #include "tools/root/hand_over.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <spawn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,6 +26,7 @@
 #define PROGRAM "cairn-root"
 #define ANSWER_MAX (8 * MIB)
 #define SENTENCE_MAX 4096
+#define NOTE_MS 1000
 #define EXIT_BUSY 3 /* tools/root/main.c */
 
 /* sock: becomes ROOT_PROGRAM_SOCKET; -1: none. */
@@ -58,6 +63,16 @@ static int program_blame(int fd, const char *source, bool is_busy, struct err *e
 		text && *text ? text : PROGRAM " failed without a message");
 }
 
+/* Say what takes so long, to a user at a terminal. */
+static void making_note(pid_t pid, const char *source)
+{
+	CLEANUP_CLOSE int fd = pidfd_open(pid, 0);
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	if (fd >= 0 && isatty(STDERR_FILENO) && !output_is_quiet() && poll(&p, 1, NOTE_MS) == 0)
+		fprintf(stderr, "note: getting %.200s; later runs use the same image\n", source);
+}
+
 static int program_run(char *const argv[], const char *source, int sock, struct json_object **ret, struct err *e)
 {
 	CLEANUP_CLOSE int out = memfd_create("answer", MFD_CLOEXEC), err = memfd_create("errors", MFD_CLOEXEC);
@@ -69,6 +84,8 @@ static int program_run(char *const argv[], const char *source, int sock, struct 
 	if (out < 0 || err < 0)
 		return err_set_errno(e, -errno, "memfd");
 	r = program_start(argv, out, err, sock, &pid, e);
+	if (!r && sock >= 0)
+		making_note(pid, source);
 	if (!r)
 		r = helper_wait(PROGRAM, pid, &status, e);
 	if (r < 0)

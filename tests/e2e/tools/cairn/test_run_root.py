@@ -3,12 +3,15 @@
 
 import json
 import os
+import pty
+import signal
 import subprocess
 
 import pytest
 
-from conftest import BUILD
+from conftest import BUILD, until
 from rootlib import Layout, entry, tar
+from terminallib import read_until
 from test_run_command import Runner
 
 
@@ -101,6 +104,41 @@ def test_bad_use_is_one_sentence(vm):
             (("--image", image, "--initrd", vm.tmp / "kernel"), "leave out --initrd and boot.initrd")):
         said = vm.run(*args, ("true",), status=125).stderr
         assert sentence in said and len(said.splitlines()) == 2, said
+
+
+@pytest.fixture
+def slow(vm):
+    """A run on a terminal whose image takes until there is a file `go`."""
+    (vm.tmp / "bin").mkdir()
+    (vm.tmp / "bin" / "sqfstar").write_text(f"""#!/bin/sh
+        until [ -e {vm.tmp}/go ]; do sleep 0.1; done
+        PATH=${{PATH#*:}} exec sqfstar "$@"
+        """)
+    (vm.tmp / "bin" / "sqfstar").chmod(0o755)
+    (vm.tmp / "fs" / "etc").mkdir(parents=True)
+    vm.env["PATH"] = f"{vm.tmp}/bin:{vm.env['PATH']}"
+    args = [str(a) for a in vm.argv("--root", vm.tmp / "fs", ("/bin/echo", "ran"))]
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execve(args[0], args, vm.env)
+    read_until(fd, b"note: getting " + bytes(vm.tmp / "fs"), 50)
+    yield vm, pid, fd
+    os.close(fd)
+    vm.leaves_nothing()
+
+
+def test_image_that_takes_long_is_announced(slow):
+    vm, pid, fd = slow
+    (vm.tmp / "go").touch()
+    read_until(fd, b"ran\r\n", 50)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_ctrl_c_ends_a_run_whose_image_is_being_made(slow):
+    vm, pid, fd = slow
+    os.write(fd, b"\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGINT
+    until(lambda: not [name for name in os.listdir(vm.tmp / "cache/cairn/roots") if name != "lock"])
 
 
 def test_writable_folder_is_a_share(vm):
