@@ -42,8 +42,8 @@ static int connect_failed(const char *path, int error, struct err *e)
 			"no daemon listens on %s; start one with: cairnd & (see cairnd --help)", path);
 	if (error == EACCES)
 		return err_set(e, -error, ERR_PERMISSION,
-			"no permission to connect to %s; join the group cairn, or start your own daemon "
-			"with: cairnd &",
+			"no permission to connect to %s; let root give you a role (cairn grant operator --user NAME), or start "
+			"your own daemon with: cairnd &",
 			path);
 	return err_set_errno(e, -error, "cannot connect to %s", path);
 }

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "tools/cairn/backing.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/xml.h"
 
@@ -37,6 +38,9 @@ static int text_read(const char *path, char folder[PATH_MAX], char **ret_text, s
 
 	if (r < 0)
 		return r;
+	if (image_looks_like_qcow2(path))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is a disk image; cairn new NAME --image %s makes a VM that boots from it, and "
+			"cairn run --boot hd --disk %s runs one", path, path, path);
 	if (strcmp(path, "-"))
 		return file_read(path, XML_FILE_MAX, ret_text, ret_len, e);
 	return file_read_fd(0, "standard input", XML_FILE_MAX, ret_text, ret_len, e);

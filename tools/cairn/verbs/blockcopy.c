@@ -186,6 +186,8 @@ static int copy_make(struct cli *c, struct copy *x, int *ret_fd, struct err *e)
 	int fd = *ret_fd = open(x->dest, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r;
 	struct json_object *args;
 
+	if (fd < 0 && errno == EEXIST)
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s exists already; name a file that the copy makes", x->dest);
 	if (fd < 0)
 		return err_set_errno(e, -errno, "%s", x->dest);
 	args = cli_vm_args(c->pos[0]);

@@ -222,6 +222,8 @@ def test_validate_reports_errors_without_a_daemon(tmp_path):
                       ('{"name":"a","memory":"1G","disks":[{"id":"\\"}{","id":"vda"}]}', ': line 1: duplicate key "id"')):
         bad.write_text(text)
         assert cairn("validate", str(bad)).stderr.startswith(f"error: Failed to validate {bad}\nerror: {bad}{why}"), text
+    bad.write_bytes(b"QFI\xfb" + bytes(1 << 21))
+    assert f"{bad} is a disk image; cairn new NAME --image {bad} makes a VM" in cairn("validate", str(bad)).stderr
     bad.write_text('{"name": "a",\n "memory": 1x}')
     r = cairn("validate", str(bad))
     assert r.returncode == 2 and r.stdout == ""

@@ -161,7 +161,7 @@ def test_cancelled_copy_leaves_the_disk(vm):
 
 
 @pytest.mark.parametrize("args,says", [
-    (["vdx", "--dest", "a"], "vdx"), (["vda"], "--dest"), (["vda", "--dest", "disk.qcow2"], "File exists"),
+    (["vdx", "--dest", "a"], "vdx"), (["vda"], "--dest"), (["vda", "--dest", "disk.qcow2"], "disk.qcow2 exists already; name a file that the copy makes"),
     (["vda", "--dest", "a", "--pivot", "--finish"], "exclude"), (["vda", "--dest", "a", "--dest-format", "vmdk"], "raw or qcow2"),
     (["vda", "--dest", "a", "--bandwidth", "x"], "MiB/s")])
 def test_impossible_copy_is_refused(vm, args, says):

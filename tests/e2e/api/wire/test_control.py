@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import resource
+import shutil
 import signal
 import socket
 import struct
@@ -66,6 +67,12 @@ class Crowd:
 
     def __exit__(self, *_):
         self.proc.communicate()
+
+
+def test_user_without_a_role_reads_how_to_get_one(shared):
+    program = shutil.copy(os.path.join(BUILD, "cairn"), os.path.dirname(shared.socket))  # the user may not reach the build
+    r = subprocess.run([program, "-c", shared.socket, "list"], user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, text=True, timeout=50)
+    assert r.returncode == 5 and f"no permission to connect to {shared.socket}; let root give you a role (cairn grant operator --user NAME)" in r.stderr
 
 
 def test_user_limit_leaves_room_for_others(shared):

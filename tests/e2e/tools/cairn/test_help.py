@@ -590,6 +590,8 @@ def test_words_of_other_tools_name_the_verb(word, verb):
 @pytest.mark.parametrize("args,advice", [
     (["run", "-it", "-d", "nginx"], "cairn new NAME --image FILE"), (["run", "-P", "nginx"], "--publish PORT:TO"),
     (["run", "--mount", "type=bind,src=/a,dst=/b", "x"], "--volume FOLDER:/PLACE"),
+    (["run", "--hostname", "x"], "--name NAME"), (["run", "--privileged", "x"], "root of the guest"), (["run", "--gpus", "all"], "no devices of the host"),
+    (["schedule", "web1", "save", "--every", "1h"], "--on CALENDAR"),
     (["run", "python:3.12", "python3", "-c", "1"], "cairn run --image IMAGE -- COMMAND"), (["shutdown", "-a"], "see cairn help shutdown"),
     (["list", "-z"], "see cairn help list"), (["log", "vm1", "-n", "5"], "--tail N"),
     (["audit", "--last", "5"], "--since TIME"), (["-c", "qemu:///system", "list"], "see cairn help")])

@@ -605,7 +605,8 @@ def test_a_raw_disk_is_refused_by_name(vm, tmp_path):
     vm.start()
     r = vm.daemon.cairn("snapshot-create-as", "vm1", "s1", ok=None)
     assert r.returncode != 0
-    assert "disk vdb is raw; internal snapshots need qcow2" in r.stderr
+    assert "disk vdb is raw; internal snapshots need qcow2: shut the VM down and convert it" in r.stderr
+    vm.daemon.cairn("snapshot-create-as", "vm1", "s1", "--disk-only", "--external")  # the other way out
     vm.run("echo alive")
 
 
