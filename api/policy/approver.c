@@ -458,6 +458,16 @@ static bool is_run_by_asker(const struct approval_request *r)
 	return schema_find(DIALECT_DAEMON, r->command)->flags & COMMAND_TAKES_FD;
 }
 
+/* Let the request wait for another answer. */
+static void answer_undo(struct approver *a, struct approval_request *r)
+{
+	r->state = APPROVAL_WAITING;
+	r->by = -1;
+	r->reason[0] = 0;
+	r->ended_ns = 0;
+	approver_soon(a);
+}
+
 static void answer_stored(struct store_work *w)
 {
 	struct change *ch = container_of(w, struct change, work);
@@ -469,10 +479,8 @@ static void answer_stored(struct store_work *w)
 
 	if (w->r < 0) {
 		err_prefix(&e, "the answer could not be stored");
-		if (r && approval_is_open(r)) {
-			r->state = APPROVAL_WAITING;
-			r->by = -1;
-		}
+		if (r && r->state == ch->to)
+			answer_undo(a, r);
 		call_fail(ch->call, &e);
 		free(ch);
 		return;

@@ -182,6 +182,19 @@ def test_deny_and_withdraw(host):
     host.cairn("deny", str(n), "--reason", "x" * 300, ok=2)
 
 
+def test_request_waits_on_if_the_answer_is_not_stored(host):
+    n = asked(destroy(host))
+    block = host.state / "approvals.json.tmp"
+    block.mkdir()
+    for verb in ("deny", "approve"):
+        assert "the answer could not be stored" in host.cairn(verb, str(n), "--reason", "now", ok=False).stderr
+        assert request(host, n)["state"] == "waiting" and not {"by", "reason", "ended"} & request(host, n).keys()
+    assert asked(destroy(host)) == n
+    block.rmdir()
+    host.cairn("deny", str(n))
+    assert request(host, n)["state"] == "denied" and state(host) == "running"
+
+
 def test_flood_of_one_user_leaves_room_for_others(host):
     host.cairn("grant", "operator", "other", "--user", "nobody")
     host.cairn("approval-rule", "--acts", "shutdown")
