@@ -163,17 +163,22 @@ static void note_skipped(struct vm *vm, const char *reason, const char *detail)
 	vm_emit(vm, EVENT_SNAPSHOT_SKIPPED, data);
 }
 
-/* Whether the run that requested the present callback is still under way. The schedule may have been removed. */
-static bool schedule_is_working(const struct vm *vm)
-{
-	return vm->schedule && vm->schedule->working;
-}
-
 static void run_end(struct vm *vm)
 {
+	vm->schedule_runs = false;
 	if (vm->schedule)
 		vm->schedule->working = false;
 	scheduler_soon(vm->host->scheduler);
+}
+
+/* Whether the run that requested the present callback goes on. If its schedule was removed meanwhile, end the run; a
+ * schedule that was set since then begins its own. */
+static bool run_goes_on(struct vm *vm)
+{
+	if (vm->schedule && vm->schedule->working)
+		return true;
+	run_end(vm);
+	return false;
 }
 
 /* ---- the clock ---- */
@@ -260,7 +265,7 @@ static void thin_done(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
-	if (j->failed && schedule_is_working(vm))
+	if (j->failed && vm->schedule && vm->schedule->working)
 		note_skipped(vm, "failed", j->e.msg);
 	if (!j->failed)
 		job_dismiss(j, NULL);
@@ -275,7 +280,7 @@ static void thin_fetched(void *opaque, int r, const struct snapshots *s, const s
 	struct job *j = NULL;
 	struct err why;
 
-	if (!schedule_is_working(vm))
+	if (!run_goes_on(vm))
 		return;
 	if (!r && any_victim(vm, s)) {
 		r = snapshot_delete_where(vm, victims_choose, vm, &j, &why);
@@ -306,7 +311,7 @@ static void snapshot_taken(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
-	if (!schedule_is_working(vm)) {
+	if (!run_goes_on(vm)) {
 		job_dismiss(j, NULL);
 		return;
 	}
@@ -343,7 +348,7 @@ static void room_made(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
-	if (!schedule_is_working(vm))
+	if (!run_goes_on(vm))
 		return;
 	if (j->failed) {
 		note_skipped(vm, "failed", j->e.msg);
@@ -377,7 +382,7 @@ static void list_fetched(void *opaque, int r, const struct snapshots *s, const s
 	struct job *j = NULL;
 	struct err why;
 
-	if (!schedule_is_working(vm))
+	if (!run_goes_on(vm))
 		return;
 	if (!r) {
 		name_choose(s, body.name);
@@ -425,7 +430,7 @@ static void space_done(void *opaque, int r, const struct vm_answer *a, const str
 	struct vm *vm = opaque;
 	char detail[200];
 
-	if (!schedule_is_working(vm))
+	if (!run_goes_on(vm))
 		return;
 	if (r < 0) {
 		snprintf(detail, sizeof(detail), "cannot read the free space: %.150s",
@@ -458,7 +463,7 @@ static void schedule_run(struct vm *vm)
 		note_skipped(vm, "off", detail);
 		return;
 	}
-	s->working = true;
+	s->working = vm->schedule_runs = true;
 	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, SPACE_TIMEOUT_NS, space_done, vm);
 }
 
@@ -466,7 +471,7 @@ static void look_at(struct vm *vm, int64_t now)
 {
 	struct schedule *s = vm->schedule;
 
-	if (!s || s->working)
+	if (!s || vm->schedule_runs)
 		return;
 	switch (schedule_due(&s->plan, vm->schedule_past->last_s, now)) {
 	case SCHEDULE_NOT_YET:
@@ -495,7 +500,7 @@ static void timer_arm(struct scheduler *s, int64_t now)
 		const struct vm *vm = host->vms[i];
 		int64_t at;
 
-		if (!vm->schedule || vm->schedule->working)
+		if (!vm->schedule || vm->schedule_runs)
 			continue;
 		at = vm->schedule->waits ? now + RETRY_S : next_run_s(vm);
 		if (at > 0 && (!first || at < first))

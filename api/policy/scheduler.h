@@ -29,7 +29,7 @@ extern const struct vm_observer scheduler_observer;
 
 struct schedule {
 	struct schedule_plan plan;
-	bool working; /* a run is under way */
+	bool working; /* a run of this schedule is under way */
 	bool waits;   /* a run is due but the VM is busy */
 };
 

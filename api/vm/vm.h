@@ -214,6 +214,7 @@ struct vm {
 	/* Members of the observers (api/vm/observer.h); each observer allocates and frees its own. */
 	struct qmp *qmp; /* the VM's QMP socket; NULL: none */
 	struct schedule *schedule; /* NULL: none */
+	bool schedule_runs; /* a run is under way, of this schedule or of one that was removed */
 	struct schedule_past *schedule_past;
 	struct timetable *timetable; /* NULL: the VM has no schedules and no history of them */
 	struct dump_state *dump; /* the last memory dump */

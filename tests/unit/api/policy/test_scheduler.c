@@ -13,6 +13,7 @@
 #include "base/loop.h"
 #include "tests/unit/api/policy/one_vm.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -147,6 +148,11 @@ static struct vm_snapshot_info infos[2];
 static size_t parents[] = { SNAPSHOT_NO_PARENT, SNAPSHOT_NO_PARENT };
 static const struct snapshots list = { .list = infos, .n = 2, .parent = parents };
 
+/* The answer of the VM's process that waits for answer_space(). */
+static bool space_waits;
+static unsigned space_asked;
+static void (*space_done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
+
 /* What the last run asked for: the snapshots that are to be deleted; NULL: nothing. */
 static void (*chosen_by)(void *opaque, const struct snapshots *s, bool *victims);
 static void *chosen_by_opaque;
@@ -184,7 +190,10 @@ void __wrap_vm_process_request(struct vm_process *p, enum vm_msg_type type, cons
 	(void)fd;
 	(void)timeout_ns;
 	assert_int_equal(type, VM_MSG_SPACE);
-	done(opaque, 0, &a, NULL);
+	space_asked++;
+	space_done = done;
+	if (!space_waits)
+		done(opaque, 0, &a, NULL);
 }
 
 void __wrap_snapshots_fetch(struct vm *vm,
@@ -275,6 +284,36 @@ static void test_nothing_is_deleted_when_clock_is_set_in_job(void **state)
 	run_over(f);
 }
 
+/* The old run's answer neither counts for the new schedule, nor ends its run. */
+static void test_run_of_removed_schedule_ends_before_next_run(void **state)
+{
+	struct fixture *f = *state;
+	void (*first)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
+	struct err e;
+
+	space_waits = true;
+	space_asked = 0;
+	f->vm->state = VM_RUNNING;
+	ring(f);
+	assert_int_equal(space_asked, 1);
+	first = space_done;
+	scheduler_remove(f->vm);
+	scheduler_set(f->vm, &f->plan);
+	ring(f);
+	assert_int_equal(space_asked, 1);
+	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "no answer");
+	first(f->vm, -ETIMEDOUT, NULL, &e);
+	assert_string_equal(f->vm->schedule_past->outcome, "");
+	loop_run_once(f->d.loop, 1000000000);
+	assert_int_equal(space_asked, 2);
+	assert_true(f->vm->schedule->working);
+	space_done(f->vm, -ETIMEDOUT, NULL, &e);
+	assert_string_equal(f->vm->schedule_past->outcome, "failed");
+	assert_false(f->vm->schedule->working);
+	space_waits = false;
+	run_over(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -284,6 +323,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_old_snapshot_is_deleted, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nothing_is_deleted_when_clock_is_set_before_job, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nothing_is_deleted_when_clock_is_set_in_job, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_run_of_removed_schedule_ends_before_next_run, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
