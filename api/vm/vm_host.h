@@ -89,6 +89,7 @@ struct vm_host {
 	struct systemd_scope *scopes; /* first of those with a process (api/vm/systemd_scope.h) */
 	uint64_t scopes_after_ns; /* systemd did not answer: no VM asks it before this time */
 	struct vm *starts_wait; /* first of the starts in VM_OP_START_QUEUED; linked by vm->start.next */
+	bool starts_continue;	/* a call continues queued starts, which may end in it */
 	/* Modules in the folders above vm/ own these members. Of them, vm/ reads only host_shutdown. */
 	struct usernet *usernets;	     /* cairn-slirp processes, until each is reaped (api/net/forwards.c) */
 	struct network_port_end *port_ends;  /* under way (api/net/network_ports.c) */

@@ -662,11 +662,15 @@ static void start_next(struct vm_host *host)
 {
 	struct vm *vm;
 
+	if (host->starts_continue) /* a start failed at once: the loop below, which called start_now(), continues */
+		return;
+	host->starts_continue = true;
 	while ((vm = host->starts_wait) && start_has_room(host)) { /* a start that ended may have been queued itself */
 		host->starts_wait = vm->start.next;
 		vm->start.kind = VM_OP_NONE;
 		start_now(vm);
 	}
+	host->starts_continue = false;
 }
 
 int vm_start_check(struct vm *vm, struct err *e)

@@ -294,6 +294,27 @@ def test_starts_beyond_limit_are_queued(tmp_path):
         assert sorted(d.cairn("list", "--name").stdout.split()) == [f"vm{n}" for n in range(4)], r.stderr
 
 
+def test_many_queued_starts_that_fail_at_once_fail_one_after_another(tmp_path):
+    class SmallStack(bounded("--max-starting", "1")):
+        def command(self):
+            return ["prlimit", "--stack=1048576", *super().command()]
+
+    with contextlib.closing(SmallStack(tmp_path, FAKE_VM)) as d:
+        d.define("first", cmdline=f"config-until={tmp_path}/go")
+        for n in range(60):
+            d.define(f"vm{n}", interfaces=[{"type": "user", "forwards": [{"address": "192.0.2.1", "port": 1024 + n, "to": 22}]}])
+        q = d.qmp()
+        q.send(b'{"execute":"vm-start","arguments":{"vm":"first"}}')
+        until(lambda: d.info("first").get("pid"))
+        starts = [d.qmp() for _ in range(60)]
+        for n, s in enumerate(starts):
+            s.send(json.dumps({"execute": "vm-start", "arguments": {"vm": f"vm{n}"}}).encode())
+        until(lambda: all(d.info(f"vm{n}").get("starting") for n in range(60)))
+        (tmp_path / "go").touch()
+        assert all("this host has no such address" in s.answer()["error"]["desc"] for s in starts)
+        assert "return" in q.answer()
+
+
 def test_queue_never_exceeds_the_limit(tmp_path):
     with contextlib.closing(bounded("--max-starting", "1")(tmp_path, FAKE_VM)) as d:
         d.define("slow", cmdline="silent-at-config")
