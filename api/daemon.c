@@ -48,6 +48,7 @@
 #include "api/policy/restart.h"
 #include "api/policy/scheduler.h"
 #include "api/policy/shutdown.h"
+#include "api/policy/staged_run.h"
 #include "api/policy/thresholds.h"
 #include "api/policy/timetables.h"
 #include "api/policy/transient.h"
@@ -170,7 +171,7 @@ static void permissions_changed(void *opaque)
  * - save continues an adopted VM's save job before idle looks for that job;
  * - job_owner looks for the jobs that all others have continued, or ended with the VM's process;
  * - idle stops counting before forwards decides whether its sockets wake the VM. */
-static const struct vm_observer *const observers[] = { &command_observer, &quota_observer, &host_shutdown_observer, &scheduler_observer, &timetables_observer, &restart_observer, &transient_observer,
+static const struct vm_observer *const observers[] = { &command_observer, &quota_observer, &staged_run_observer, &host_shutdown_observer, &scheduler_observer, &timetables_observer, &restart_observer, &transient_observer,
 	&shutdown_observer, &job_observer, &job_wait_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &hook_ask_observer, &start_gate_before_observer, &network_ports_observer, &network_blocked_observer, &start_gate_observer, &group_network_observer,
 	&qmp_observer, &pin_release_observer, &pull_mark_observer, &pull_observer, &commit_ready_observer,

@@ -134,7 +134,7 @@ static bool is_due(const struct autostart *a, const struct vm *vm)
 /* Add the VM to the run, unless its definer has as many VMs in the run as the admin allows. */
 static void due_add(struct autostart *a, size_t i)
 {
-	const struct vm *vm = a->host->vms[i];
+	struct vm *vm = a->host->vms[i];
 	unsigned most = a->host->paths->limits.user_autostarts, n = 0;
 	struct err e;
 

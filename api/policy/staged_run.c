@@ -1,6 +1,7 @@
 #include "api/policy/staged_run.h"
 #include "api/policy/bounds.h"
 #include "api/policy/policy.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "base/loop.h"
 
@@ -9,13 +10,14 @@
 #include <string.h>
 
 struct staged_run {
+	struct staged_run *next; /* in vm_host.staged_runs */
 	struct vm_host *host;
 	const struct staged_run_ops *ops;
 	void *opaque;
 	unsigned parallel;
 	struct loop_timer *timer;
 	struct policy_entry *entries;
-	char (*names)[VM_NAME_MAX + 1];
+	struct vm **vms; /* of the entries; NULL: undefined meanwhile */
 	size_t n;
 	bool going, again;
 };
@@ -35,41 +37,48 @@ struct staged_run *staged_run_new(struct vm_host *host, unsigned parallel, const
 	s->parallel = parallel;
 	s->ops = ops;
 	s->opaque = opaque;
+	s->next = host->staged_runs;
+	host->staged_runs = s;
 	return s;
 }
 
 void staged_run_free(struct staged_run *s)
 {
+	struct staged_run **at;
+
 	if (!s)
 		return;
+	for (at = &s->host->staged_runs; *at != s;)
+		at = &(*at)->next;
+	*at = s->next;
 	loop_timer_free(s->timer);
 	free(s->entries);
-	free(s->names);
+	free(s->vms);
 	free(s);
 }
 
 /* Insert by order. VMs are added by name, so those of equal order stay sorted by name. */
-void staged_run_add(struct staged_run *s, const struct vm *vm, uint32_t order, uint32_t delay_s)
+void staged_run_add(struct staged_run *s, struct vm *vm, uint32_t order, uint32_t delay_s)
 {
 	size_t i = s->n;
 
 	s->entries = reallocarray(s->entries, s->n + 1, sizeof(*s->entries));
-	s->names = reallocarray(s->names, s->n + 1, sizeof(*s->names));
-	if (!s->entries || !s->names)
+	s->vms = reallocarray(s->vms, s->n + 1, sizeof(*s->vms));
+	if (!s->entries || !s->vms)
 		abort();
 	while (i && s->entries[i - 1].order > order)
 		i--;
 	memmove(&s->entries[i + 1], &s->entries[i], (s->n - i) * sizeof(*s->entries));
-	memmove(&s->names[i + 1], &s->names[i], (s->n - i) * sizeof(*s->names));
+	memmove(&s->vms[i + 1], &s->vms[i], (s->n - i) * sizeof(struct vm *));
 	s->entries[i] = (struct policy_entry){ .order = order, .delay_s = delay_s,
 		.definer = bounds_definer(vm) };
-	memcpy(s->names[i], vm->def->name, sizeof(s->names[i]));
+	s->vms[i] = vm;
 	s->n++;
 }
 
 struct vm *staged_run_vm(const struct staged_run *s, size_t i)
 {
-	return vm_find(s->host, s->names[i]);
+	return s->vms[i];
 }
 
 size_t staged_run_count(const struct staged_run *s)
@@ -116,3 +125,13 @@ void staged_run_over(struct staged_run *s, size_t i)
 	s->entries[i].over_ns = loop_now_ns();
 	staged_run_go(s);
 }
+
+static void staged_run_removed(struct vm *vm)
+{
+	for (struct staged_run *s = vm->host->staged_runs; s; s = s->next)
+		for (size_t i = 0; i < s->n; i++)
+			if (s->vms[i] == vm)
+				s->vms[i] = NULL;
+}
+
+const struct vm_observer staged_run_observer = { .removed = staged_run_removed };

@@ -9,10 +9,13 @@
 struct staged_run;
 struct vm;
 struct vm_host;
+struct vm_observer;
+
+extern const struct vm_observer staged_run_observer;
 
 struct staged_run_ops {
 	/* Begin a VM's step. The callee calls staged_run_over() at once or from the loop. VMs undefined meanwhile are
-	 * skipped. */
+	 * skipped; one that was renamed has its turn. */
 	void (*begin)(void *opaque, struct vm *vm, size_t i);
 	/* Called when all steps have ended, from the loop, staged_run_go() or staged_run_over(); may free the run. */
 	void (*over)(void *opaque);
@@ -23,7 +26,7 @@ struct staged_run *staged_run_new(struct vm_host *host, unsigned parallel, const
 /* Free a run. Nobody may call staged_run_over() for it afterwards. NULL allowed. */
 void staged_run_free(struct staged_run *s);
 /* Add a VM; only before staged_run_go(). */
-void staged_run_add(struct staged_run *s, const struct vm *vm, uint32_t order, uint32_t delay_s);
+void staged_run_add(struct staged_run *s, struct vm *vm, uint32_t order, uint32_t delay_s);
 void staged_run_go(struct staged_run *s);
 void staged_run_over(struct staged_run *s, size_t i);
 /* Return the VM of entry i; NULL: undefined meanwhile. */

@@ -30,6 +30,7 @@ struct pins;
 struct quota_claim;
 struct scheduler;
 struct server;
+struct staged_run;
 struct store;
 struct fs_spaces;
 struct pool_space;
@@ -106,6 +107,7 @@ struct vm_host {
 	struct timetables *timetables;	     /* NULL until the VMs are loaded */
 	struct approver *approver;	     /* api/policy/approver.h; NULL until the VMs are loaded */
 	struct host_shutdown *host_shutdown; /* NULL: not under way */
+	struct staged_run *staged_runs;	     /* first of those under way (api/policy/staged_run.h) */
 	struct pool_space *pool_space;	     /* api/policy/pool_space.h; NULL until the VMs are loaded */
 	struct fs_spaces *fs_spaces;	     /* api/policy/vm_space.h; NULL: no VM has run yet */
 	uint64_t fs_spaces_due_ns;	     /* of the next look at all of them */

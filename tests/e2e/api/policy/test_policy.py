@@ -248,6 +248,25 @@ def test_next_daemon_completes_autostart(fake):
     assert fake.info("a")["state"] == "running" and fake.info("b")["state"] == "shutoff"
 
 
+def test_vm_that_is_renamed_meanwhile_is_autostarted(fake):
+    """Another VM that gets its name is not."""
+    go = fake.tmp / "go"
+    fake.define("a", cmdline=f"config-until={go}")
+    fake.define("b", order=1)
+    fake.define("c", order=1)
+    fake.cairn("autostart", "a", "b", "c")
+    boot_anew(fake)
+    fake.start()
+    until(lambda: fake.info("a").get("starting"))
+    fake.cairn("domrename", "b", "new")
+    fake.define("b")
+    fake.cairn("undefine", "c")
+    fake.define("c")
+    go.touch()
+    until(lambda: json.loads((fake.state / "boot.json").read_text())["over"])
+    assert [fake.info(n)["state"] for n in ("a", "new", "b", "c")] == ["running", "running", "shutoff", "shutoff"]
+
+
 def test_host_reboot_is_not_followed_by_restart(fake):
     fake.define("a", on_crash="restart")
     fake.cairn("start", "a")
