@@ -41,8 +41,6 @@ struct pull {
 	struct loop_timer *again; /* for a pull of an earlier daemon, which the process may still be ending; else NULL */
 	uint64_t charged; /* bytes by which this pull has raised vm->counts.made_bytes */
 	bool resumed; /* an earlier daemon began the pull */
-	bool was_pending; /* the running definition differed from the next start's before the pull changed the latter */
-	struct json_object *settled; /* the definition that the pull stores; owned; NULL: none yet */
 	struct loop_timer *settle; /* NULL: none */
 	unsigned settle_tries;
 };
@@ -51,7 +49,6 @@ static void pull_free(struct pull *p)
 {
 	loop_timer_free(p->again);
 	loop_timer_free(p->settle);
-	json_object_put(p->settled);
 	free(p->image);
 	free(p);
 }
@@ -77,13 +74,6 @@ static bool settle_later(struct pull *p)
 		return false;
 	loop_timer_arm(p->settle, loop_now_ns() + AGAIN_NS);
 	return true;
-}
-
-static bool is_settled(const struct pull *p)
-{
-	CLEANUP_JS struct json_object *is = definition_to_json(p->vm->def);
-
-	return p->settled && json_object_equal(is, p->settled);
 }
 
 /* Make a copy of a definition without the disk's backing files. *ret: the caller's; NULL: it has no backing files for a
@@ -123,10 +113,7 @@ static void live_settle(struct pull *p)
 	struct vm *vm = p->vm;
 	struct err e;
 
-	if (!p->was_pending && vm->live && is_settled(p)) {
-		/* No user has changed vm->def before or since, so it describes the running VM again. */
-		vm_live_forget(vm);
-	} else if (vm->live && vm->proc && !definition_without(p, vm->live, &def, &e) && def) {
+	if (vm->live && vm->proc && !definition_without(p, vm->live, &def, &e) && def) {
 		authors_copy(vm->live, def);
 		vm_live_replace(vm, def);
 	}
@@ -171,9 +158,6 @@ static void definition_settle(void *opaque)
 
 	if (pins_forget(vm->host, p->image))
 		pin_release_due(vm->host);
-	p->was_pending = vm->live;
-	json_object_put(p->settled);
-	p->settled = def ? definition_to_json(def) : NULL;
 	/* The definer makes the change: vm_define() keeps the authors. */
 	if (def && rights_copy(vm->def->rights, &def->rights) < 0) {
 		definition_free(def);
