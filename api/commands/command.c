@@ -67,6 +67,13 @@ static struct json_object *arguments_audited(const struct call *c)
 	return json_object_get(c->args);
 }
 
+static bool is_audited(const struct call *c, struct json_object *error)
+{
+	if (!c->command || !(c->command->flags & COMMAND_MUTATES))
+		return false;
+	return !error || !(c->command->flags & COMMAND_POLLED) || !strcmp(js_get_str_or(error, "class", ""), err_class_name(ERR_PERMISSION));
+}
+
 /* Write an audit line for a mutating call, also for a denied one. A denial above the rate limit of reports
  * (api/access/denial_log.h) is only counted.
  * Returns as audit_add_call(). */
@@ -76,7 +83,7 @@ static int call_audit(struct call *c, struct json_object *answer, void (*stored)
 	struct json_object *error = js_get(answer, "error");
 	const char *vm = vm_named(c);
 
-	if (!c->command || !(c->command->flags & COMMAND_MUTATES))
+	if (!is_audited(c, error))
 		return 0;
 	if (c->untold) {
 		denial_log_unaudited(c->context->denials, c->uid);

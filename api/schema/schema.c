@@ -671,7 +671,7 @@ static const struct command commands[] = {
 	{ "vsock-connect", "connect to a vsock port of the guest; the answer carries a socket as an fd", vsock_args, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_CONSOLE },
 	{ "agent-connect", "connect to cairn-agent in the guest, over vsock; the answer carries a socket as an fd", vm_only, NULL,
-		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_GUEST },
+		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_POLLED | COMMAND_RETURNS_FD, VM_ASK_GUEST },
 	{ "agent-exec", "run a program in the guest as a job, with cairn-agent; cancelling the job kills the program", exec_args, job_returns,
 		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_GUEST },
 	{ "agent-exec-output", "show the output so far of a job of agent-exec that is not dismissed", exec_output_args, exec_returns, ROLE_GUEST,

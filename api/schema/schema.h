@@ -172,6 +172,7 @@ enum command_flags {
 	COMMAND_NEVER_TEMPLATES = 2048, /* the handler refuses templates, whatever the other arguments are */
 	COMMAND_RETURNS_ANY = 4096, /* returns a value of any type */
 	COMMAND_RESTORES = 8192, /* as COMMAND_DEFINES, for the VM that has the uuid of `definition` */
+	COMMAND_POLLED = 16384, /* clients repeat it until it succeeds: of the failures, only denials are audited */
 };
 
 struct command {

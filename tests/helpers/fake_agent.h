@@ -121,6 +121,8 @@ static void fake_cairn_agent(const char *path, const struct channel_msg *m, int 
 
 	if (path)
 		sscanf(path, "%255[^ ]", program);
+	if (access(program, X_OK) < 0)
+		*program = 0;
 	if (*program && !fork()) {
 		signal(SIGCHLD, SIG_DFL);
 		fake_agent_mount_proc();

@@ -82,6 +82,8 @@ def test_wait_for_agent_knows_cairn_agent(vm, tmp_path):
     with subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "web2", "--for", "agent"], env=vm.env) as waiter:
         program.symlink_to(AGENT)
         assert waiter.wait(60) == 0
+    # The audit log has the connection, but not the attempts before.
+    assert {x["outcome"] for x in vm.qmp().run("query-audit", vm="web2")["lines"] if x["command"] == "agent-connect"} == {"ok"}
     assert "no port for QEMU's guest agent; set" in vm.cairn("wait", "web2", "--for", "ip", "--timeout", "60", ok=1).stderr
     vm.define("web3")
     vm.cairn("start", "web3")
