@@ -89,8 +89,9 @@ int machine_await_fork(struct machine *m, int ready_fd, struct err *e)
 	vmstate_file_init(&f, m->fork_fd);
 	r = vmstate_read_header(&f.store, &h, e);
 	if (!r && h.layout.ram_bytes != m->mem.bytes)
-		r = err_set(e, -EINVAL, ERR_INVALID, "the state of the fork's source has %llu MiB of memory; this clone has %llu MiB",
-			(unsigned long long)(h.layout.ram_bytes / MIB), (unsigned long long)(m->mem.bytes / MIB));
+		r = err_set(e, -EINVAL, ERR_INVALID, "the state to clone has %llu MiB of memory, but the VM's definition has %llu MiB; give the definition "
+			"the first size (cairn setmaxmem), and clone the VM again", (unsigned long long)(h.layout.ram_bytes / MIB),
+			(unsigned long long)(m->mem.bytes / MIB));
 	return r;
 }
 

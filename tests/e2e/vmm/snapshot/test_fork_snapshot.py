@@ -1,5 +1,6 @@
 """Clones of a snapshot: they start with its memory and disks, whatever the VM does meanwhile, even if it is off."""
 
+import json
 import os
 import random
 import signal
@@ -124,6 +125,18 @@ def test_impossible_clones_of_snapshot_are_refused(vm, daemon, tmp_path):
     assert "holds disks only, and live clones need memory" in refused(4, "--snapshotname", "disks")
     assert "there is no snapshot 'none'" in refused(3, "--snapshotname", "none")
     assert "clone --live works when it is running or paused" in refused(4)
+
+
+def test_clone_of_snapshot_with_other_memory_says_what_to_do(vm, daemon, tmp_path):
+    vm.start(disks=[image(tmp_path / "a.qcow2")])
+    daemon.cairn("snapshot-create-as", "src", "s1")
+    size = json.loads(daemon.cairn("dumpjson", "src").stdout)["memory"]
+    daemon.cairn("setmaxmem", "src", "96M")
+    r = daemon.cairn("clone", "--live", "src", "c", "--snapshotname", "s1", ok=False)
+    assert "the VM's definition has 96 MiB; give the definition the first size (cairn setmaxmem)" in r.stderr
+    assert names(daemon) == ["src"]
+    daemon.cairn("setmaxmem", "src", size)
+    daemon.cairn("clone", "--live", "src", "c", "--snapshotname", "s1")
 
 
 def test_damaged_memory_is_refused(vm, daemon, tmp_path):
