@@ -80,14 +80,16 @@ static int at_parse(const char *text, int64_t *ret_s)
 	return -EINVAL;
 }
 
-/* Parse --at or --in. *ret_s: seconds since the epoch; 0: neither is given. Returns 0; CLI_USAGE after an error
- * message. */
+/* Parse --at or --in, once, so that all VMs get the time that is printed. *ret_s: seconds since the epoch; 0: neither
+ * is given. Returns 0; CLI_USAGE after an error message. */
 static int when_parse(struct cli *c, int64_t *ret_s)
 {
 	const char *at = option_value(c, "at"), *in = option_value(c, "in");
 	uint32_t s;
 
-	*ret_s = 0;
+	*ret_s = c->when_s;
+	if (*ret_s)
+		return 0;
 	if (at && in)
 		return cli_usage(c, "--at and --in exclude each other");
 	if (at && at_parse(at, ret_s) < 0)
@@ -96,6 +98,7 @@ static int when_parse(struct cli *c, int64_t *ret_s)
 		return cli_usage(c, "--in must be a duration such as 90s, 10m or 2h, not \"%s\"", in);
 	if (in)
 		*ret_s = time(NULL) + s;
+	c->when_s = *ret_s;
 	return 0;
 }
 
