@@ -56,6 +56,17 @@ static int archive_open(const void *arg, struct fork_as_result *out, struct err 
 	return 0;
 }
 
+/* Give the archive its name. On file systems without RENAME_NOREPLACE, such as NFS, an archive of that name is replaced
+ * if it was made since archive_open(). */
+static int name_give(int dir, const struct names *n)
+{
+	if (renameat2(dir, n->part, dir, n->name, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL)
+		return -errno;
+	return renameat(dir, n->part, dir, n->name) < 0 ? -errno : 0;
+}
+
 static int archive_end(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct names *n = arg;
@@ -69,9 +80,10 @@ static int archive_end(const void *arg, struct fork_as_result *out, struct err *
 	if (!n->keep)
 		return unlinkat(dir, n->part, 0) < 0 && errno != ENOENT ? err_set_errno(e, -errno, "%.200s", n->part) : 0;
 	fd = openat(dir, n->part, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || fsync(fd) < 0 || renameat2(dir, n->part, dir, n->name, RENAME_NOREPLACE) < 0 || fsync(dir) < 0)
-		return err_set_errno(e, -errno, "%.200s/%.200s", n->folder, n->name);
-	return 0;
+	r = fd < 0 || fsync(fd) < 0 ? -errno : name_give(dir, n);
+	if (!r && fsync(dir) < 0)
+		r = -errno;
+	return r < 0 ? err_set_errno(e, r, "%.200s/%.200s", n->folder, n->name) : 0;
 }
 
 int export_file_open(struct helpers *h, const struct rights *rights, const char *folder, const char *name,

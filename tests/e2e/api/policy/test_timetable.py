@@ -279,7 +279,9 @@ def exported(d, due):
     return True
 
 
-def test_export_of_vm_that_is_off(archives):
+@pytest.mark.parametrize("preload", ["", os.path.join(BUILD, "helpers/no_replace.so")], ids=["", "nfs"])
+def test_export_of_vm_that_is_off(archives, preload):
+    archives.env["LD_PRELOAD"] = os.path.abspath(preload) if preload else ""
     archives.cairn("schedule", "vm1", "export", "--on", far(), "--missed", "once", "--name", "x", "--to", str(archives.tmp / "to"))
     change(archives, last_s=int(time.time()) - DAY)
     assert outcome(archives) == ("done", None)
