@@ -28,14 +28,15 @@
 /* A change of forward-add or forward-remove that the interface's process has not confirmed yet. */
 struct change {
 	struct waiting_call waiting;
-	unsigned at;		     /* index of the interface */
+	char id[16];		     /* of the interface; "": not found yet */
+	unsigned at;		     /* its index when vm_of() was called last: others may have been detached since */
+	bool publishes;		     /* its process is a cairn-publish */
 	struct definition_forward what;
 	struct json_object *forward; /* forward-add: the forward with its port; NULL: forward-remove */
 	struct rights *rights;	     /* of the user who adds the forward; owned; NULL: the daemon's own */
 	struct open_as *opener;
 	int fd; /* the port's socket; -1: not opened */
 	struct publish_wait wait; /* for the interface's cairn-publish, which is started again */
-	char id[16]; /* of the interface, which may be detached meanwhile */
 };
 
 static void change_answer(struct change *g, int r, const struct err *e)
@@ -105,13 +106,17 @@ static int definition_without(const struct vm *vm, unsigned at, unsigned forward
 
 /* ---- finding the forward ---- */
 
-/* Return the VM if it is still the one that the call names, and still runs. */
-static struct vm *vm_of(const struct change *g, struct err *e)
+/* Return the VM if it is still the one that the call names, still runs, and has the interface. */
+static struct vm *vm_of(struct change *g, struct err *e)
 {
 	struct vm *vm = waiting_call_vm(&g->waiting);
+	int at;
 
-	if (vm && vm->proc && vm_state_is_active(vm->state))
-		return vm;
+	if (vm && vm->proc && vm_state_is_active(vm->state)) {
+		at = g->id[0] ? vm_live_interface(vm, g->id, e) : 0;
+		g->at = (unsigned)MAX(at, 0);
+		return at < 0 ? NULL : vm;
+	}
 	if (vm)
 		err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' does not run; change the forwards of its next start with: cairn "
 			"forward-%s --config", vm->def->name, g->forward ? "add" : "remove");
@@ -162,14 +167,7 @@ static int forward_find(const struct call *c, unsigned *ret_at, struct err *e)
 
 static int order_failed(const struct change *g, int r, struct err *e)
 {
-	const char *id = "?", *program = "cairn-slirp";
-	struct vm *vm = waiting_call_vm(&g->waiting);
-
-	if (vm && g->at < vm_live(vm)->ninterfaces) {
-		id = vm_live(vm)->interfaces[g->at].id;
-		program = vm_live(vm)->interfaces[g->at].type == DEFINITION_NETWORK ? "cairn-publish" : program;
-	}
-	return usernet_order_failed(program, id, r, e);
+	return usernet_order_failed(g->publishes ? "cairn-publish" : "cairn-slirp", g->id, r, e);
 }
 
 static void order_done(void *opaque, int r)
@@ -215,7 +213,7 @@ static void order_begin(struct change *g, struct vm *vm, const char *text)
 	int r = forwards_order(vm, g->at, text, g->fd, order_done, g);
 
 	/* A cairn-publish that has ended has no forwards, and the next forward-add begins another one. */
-	if (r == -ENOENT && !g->forward && vm_live(vm)->interfaces[g->at].type == DEFINITION_NETWORK)
+	if (r == -ENOENT && !g->forward && g->publishes)
 		order_done(g, 0);
 	else if (r < 0)
 		change_end(g, order_failed(g, r, &e), &e);
@@ -285,7 +283,7 @@ static void publish_restarted(struct publish_wait *w, bool ended)
 	struct err e;
 	struct vm *vm = vm_of(g, &e);
 
-	if (vm && !ended && g->at < vm_live(vm)->ninterfaces && !strcmp(vm_live(vm)->interfaces[g->at].id, g->id)) {
+	if (vm && !ended) {
 		publish_lead(g, vm);
 		return;
 	}
@@ -298,7 +296,6 @@ static void publish_restarted(struct publish_wait *w, bool ended)
 static void publish_lead_later(struct change *g, struct vm *vm)
 {
 	g->wait.go_on = publish_restarted;
-	snprintf(g->id, sizeof(g->id), "%s", vm_live(vm)->interfaces[g->at].id);
 	if (!publish_restart_wait(vm, g->at, &g->wait))
 		publish_lead(g, vm);
 }
@@ -322,10 +319,10 @@ static void forward_opened(void *opaque, int r, struct config *c, const struct e
 		change_end(g, r, &own);
 		return;
 	}
-	if (vm_live(vm)->interfaces[g->at].type != DEFINITION_NETWORK)
-		add_begin(g, vm);
-	else
+	if (g->publishes)
 		publish_lead_later(g, vm);
+	else
+		add_begin(g, vm);
 }
 
 /* Check the forward with the VM's others and with those of other VMs. *ret: a definition with this forward alone. */
@@ -347,6 +344,15 @@ static int forward_check(struct change *g, const struct vm *vm, struct definitio
 	if (!r)
 		r = network_ports_check(g->waiting.host, &vm_live(vm)->interfaces[g->at], g->at, network_ports_is_clone(vm, g->at), &g->what, 1, e);
 	return r || any_port ? r : forwards_check_others(vm, *ret, e);
+}
+
+static void interface_set(struct change *g, const struct vm *vm, unsigned at)
+{
+	const struct definition_interface *face = &vm_live(vm)->interfaces[at];
+
+	g->at = at;
+	g->publishes = face->type == DEFINITION_NETWORK;
+	snprintf(g->id, sizeof(g->id), "%s", face->id);
 }
 
 static struct change *change_new(struct call *c)
@@ -381,7 +387,7 @@ void forward_add(struct call *c)
 	r = vm_of(g, &e) ? rights_of_peer(&c->who, &g->rights, &e) : -EPERM;
 	at = r < 0 ? r : interface_find(c->vm, js_get_str(c->args, "interface"), &e);
 	if (at >= 0) {
-		g->at = (unsigned)at;
+		interface_set(g, c->vm, (unsigned)at);
 		r = forward_check(g, c->vm, &alone, &e);
 	}
 	if (r < 0 || at < 0) {
@@ -398,13 +404,15 @@ void forward_remove(struct call *c)
 	struct change *g = change_new(c);
 	struct err e;
 	char text[128];
-	int k = vm_of(g, &e) ? forward_find(c, &g->at, &e) : -EPERM;
+	unsigned at = 0;
+	int k = vm_of(g, &e) ? forward_find(c, &at, &e) : -EPERM;
 
 	if (k < 0) {
 		change_end(g, k, &e);
 		return;
 	}
-	g->what = vm_live(c->vm)->interfaces[g->at].user.forwards[k];
+	interface_set(g, c->vm, at);
+	g->what = vm_live(c->vm)->interfaces[at].user.forwards[k];
 	snprintf(text, sizeof(text), "{\"remove\": %d, \"socket\": \"%s:%s:%u\"}", k, g->what.protocol == DEFINITION_UDP ? "udp" : "tcp",
 		g->what.address, g->what.port);
 	order_begin(g, c->vm, text);

@@ -16,7 +16,7 @@ from test_hotplug import Guest, image
 from test_lost_connection import cut
 from test_net import goes_through, host, lan, opened  # noqa: F401 (fixtures)
 from test_network import NetDaemon
-from test_usernet import answers, connect, free_port, libexec, slirps  # noqa: F401 (libexec is a fixture)
+from test_usernet import answers, connect, free_port, libexec, listens, slirps  # noqa: F401 (libexec is a fixture)
 from test_usernet import host as user_host  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.usefixtures("kvm")
@@ -191,6 +191,29 @@ def test_forwards_of_an_attached_interface(user_host, tmp_path):
         daemon.cairn("forward-remove", "a", str(more), "--live")
         g.close()
     daemon.cairn("destroy", "a")
+
+
+def test_forward_is_added_while_another_interface_is_detached(user_host):
+    """Its interface has another place in the list then."""
+    daemon, port = user_host, free_port()
+    g = machine(daemon)
+    _, first = attach(daemon, "user")
+    until(lambda: len(slirps(daemon)) == 1)
+    before = slirps(daemon)
+    two, _ = attach(daemon, "user", "--network", "10.9.0.0/24")
+    until(lambda: len(slirps(daemon)) == 2)
+    [slow] = set(slirps(daemon)) - set(before)
+    os.kill(slow, signal.SIGSTOP)
+    q = daemon.qmp()
+    q.send(json.dumps({"execute": "forward-add", "arguments": {"vm": "a", "port": port, "to": 22, "interface": two}}).encode())
+    until(lambda: listens(port))
+    detach(daemon, g, "user", first)
+    os.kill(slow, signal.SIGCONT)
+    q.answer()  # an error if the detach took five seconds; the forward is there all the same
+    until(lambda: str(port) in daemon.cairn("forward-list", "a").stdout)
+    daemon.cairn("forward-remove", "a", str(port), "--live")
+    assert str(port) not in daemon.cairn("forward-list", "a").stdout and not listens(port)
+    g.close()
 
 
 def test_forward_that_cannot_be_had_is_told_with_the_interface_that_stays(user_host):
