@@ -376,6 +376,13 @@ static struct json_object *forward_of_args(struct json_object *args)
 	return o;
 }
 
+static int begin_check(struct change *g, struct err *e)
+{
+	const struct vm *vm = vm_of(g, e);
+
+	return vm ? vm_live_check(vm, e) : -EPERM;
+}
+
 void forward_add(struct call *c)
 {
 	struct definition *alone CLEANUP(definition_free_p) = NULL;
@@ -384,7 +391,9 @@ void forward_add(struct call *c)
 	int at, r;
 
 	g->forward = forward_of_args(c->args);
-	r = vm_of(g, &e) ? rights_of_peer(&c->who, &g->rights, &e) : -EPERM;
+	r = begin_check(g, &e);
+	if (!r)
+		r = rights_of_peer(&c->who, &g->rights, &e);
 	at = r < 0 ? r : interface_find(c->vm, js_get_str(c->args, "interface"), &e);
 	if (at >= 0) {
 		interface_set(g, c->vm, (unsigned)at);
@@ -405,8 +414,10 @@ void forward_remove(struct call *c)
 	struct err e;
 	char text[128];
 	unsigned at = 0;
-	int k = vm_of(g, &e) ? forward_find(c, &at, &e) : -EPERM;
+	int k = begin_check(g, &e);
 
+	if (!k)
+		k = forward_find(c, &at, &e);
 	if (k < 0) {
 		change_end(g, k, &e);
 		return;

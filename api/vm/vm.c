@@ -108,6 +108,9 @@ const struct definition *vm_live(const struct vm *vm)
 
 int vm_live_check(const struct vm *vm, struct err *e)
 {
+	/* A promotion has made the definitions that it is about to set. */
+	if (vm->operation.kind == VM_OP_PROMOTE)
+		return vm_check_claim(vm, VM_CLAIM_DEFINE, "try again", e);
 	if (vm->proc && vm_state_is_active(vm->state))
 		return 0;
 	return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s; change its definition instead, with --config", vm->def->name,

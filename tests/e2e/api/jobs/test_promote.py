@@ -138,6 +138,19 @@ def test_refusals(fake):
     assert sorted(names(fake)) == ["other", "try"]
 
 
+def test_devices_do_not_change_during_a_promotion(fake):
+    """It has made the definitions that it sets at its end."""
+    fake.define("web", cmdline="stubborn", interfaces=[{"type": "user"}])
+    fake.cairn("start", "web")
+    fake.cairn("clone", "--live", "web", "try")
+    q = fake.qmp()
+    q.send(b'{"execute": "vm-promote", "arguments": {"vm": "try"}}')
+    until(lambda: "VM 'try' is part of a promotion" in fake.cairn("domif-setlink", "try", "net0", "up", ok=None).stderr)
+    assert "is part of a promotion" in fake.cairn("forward-add", "try", f"{free_port()}:22", "--live", ok=6).stderr
+    assert "return" in q.answer()
+    fake.cairn("domif-setlink", "web", "net0", "down")
+
+
 def test_source_with_a_job_is_refused(fake):
     fake.define("web", cmdline=f"work-until={fake.tmp}/go")
     (fake.tmp / "go").touch()
