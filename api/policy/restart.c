@@ -33,9 +33,9 @@ static void restart_timer_fire(void *opaque)
 	struct vm *vm = opaque;
 	struct vm_start_opts opts = { .state_fd = -1, .again = true, .done = restart_ended, .opaque = vm };
 
-	/* While host_shutdown stops the VMs, start none. Try again in 1 s: a VM with the action `leave` keeps its
-	 * pending restart. */
-	if (vm->host->host_shutdown) {
+	/* While host_shutdown stops the VMs, start none, and none of which a job uses the images. Try again in 1 s: a
+	 * VM with the action `leave` keeps its pending restart. */
+	if (vm->host->host_shutdown || vm->operation.job) {
 		restart_timer_arm(vm, loop_now_ns() + SECOND_NS);
 		return;
 	}
@@ -193,8 +193,10 @@ void restart_apply_policies(struct vm *vm, bool rebooting)
 	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown"),
 	     reset = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "guest reset");
 
-	if (rebooting && (shutdown || reset))
+	if (rebooting && (shutdown || reset) && !vm->operation.job)
 		vm_start(vm, &reboot);
+	else if (rebooting && (shutdown || reset))
+		restart_want(vm);
 	else if (vm->state == VM_CRASHED && (vm->def->on_crash == VM_ACTION_RESTART ||
 						    vm->def->on_crash == VM_ACTION_COREDUMP_RESTART))
 		restart_want(vm);
@@ -204,7 +206,7 @@ void restart_apply_policies(struct vm *vm, bool rebooting)
 
 static void restart_on_run_over(struct vm *vm, bool was_active, bool rebooting)
 {
-	if (was_active && !vm->operation.job && !vm_has(vm, VM_FACT_FOR_REVERT))
+	if (was_active && !vm_has(vm, VM_FACT_FOR_REVERT))
 		restart_apply_policies(vm, rebooting);
 }
 

@@ -47,6 +47,20 @@ def test_restarts_stop_at_the_limit_with_an_event(fake):
     assert q.event("RESTART_SCHEDULED", vm="vm1")["data"]["try"] == 1
 
 
+@pytest.mark.parametrize("end", ["crash", "reboot"])
+def test_vm_that_ends_during_a_job_starts_when_the_job_has_ended(fake, end):
+    fake.define("vm1", cmdline=f"work-until={fake.tmp}/never", on_crash="restart", restart=AT_ONCE)
+    fake.cairn("start", "vm1")
+    q, pid = fake.qmp(), fake.info("vm1")["pid"]
+    job = q.run("vm-fork", vm="vm1", name="c")["job"]
+    if end == "crash":
+        os.kill(pid, signal.SIGKILL)
+    else:
+        fake.cairn("reboot", "vm1")
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    until(lambda: fake.info("vm1")["state"] == "running" and fake.info("vm1")["pid"] != pid)
+
+
 def test_pending_restart_survives_daemon_and_can_be_cancelled(fake):
     fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart={"delay": 3600, "max_delay": 3600})
     q = fake.qmp()
