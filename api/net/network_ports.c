@@ -447,7 +447,7 @@ static void ports_on_start_failed(struct vm *vm)
 
 /* ---- an address for a running VM's forwards ---- */
 
-static struct port *port_find(const struct vm *vm, unsigned at)
+static const struct port *port_find(const struct vm *vm, unsigned at)
 {
 	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++)
 		if (vm->ports->list[i].at == at)
@@ -459,10 +459,13 @@ static void reserved(void *opaque, int r, struct json_object *answer, const stru
 {
 	struct network_port_end *end = opaque;
 	struct vm *vm = vm_find_uuid(end->host, end->uuid);
-	struct port *port = vm && vm->proc ? port_find(vm, end->port.at) : NULL;
 
-	/* Its VM may have started again meanwhile. */
-	if (!r && port && !strcmp(port->tap, end->port.tap)) {
+	/* Its VM may have started again meanwhile, and its interface may have another place. */
+	for (unsigned i = 0; !r && vm && vm->proc && vm->ports && i < vm->ports->n; i++) {
+		struct port *port = &vm->ports->list[i];
+
+		if (strcmp(port->tap, end->port.tap))
+			continue;
 		snprintf(port->address, sizeof(port->address), "%s", js_get_str_or(answer, "address", ""));
 		port_lead(vm, port);
 		vm_save(vm);

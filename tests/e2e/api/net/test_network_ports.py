@@ -536,3 +536,22 @@ def test_isolated_ports_in_libvirts_xml(host):  # noqa: F811
     host.cairn("net-undefine", "lan")
     assert "warning" not in host.cairn("net-define", str(host.tmp / "net.xml")).stderr
     assert json.loads(host.cairn("net-dumpjson", "lan").stdout)["isolated_ports"] is True
+
+
+def test_forward_gets_its_address_while_another_interface_is_detached(host):  # noqa: F811
+    """Its interface has another place in the list then."""
+    host.define_net()
+    host.cairn("net-start", "lan")
+    define(host)
+    host.cairn("start", "vm1")
+    for mac in MAC, OTHER:
+        host.cairn("attach-interface", "vm1", "network", "lan", "--mac", mac, "--live")
+    host.tell("port-reserve", "json", {"return": {"address": "10.77.0.9"}})
+    host.tell("port-reserve", "hold")
+    q = host.qmp()
+    q.send(json.dumps({"execute": "forward-add", "arguments": {"vm": "vm1", "to": 22, "interface": "net1"}}).encode())
+    until(lambda: asked(host, "port-reserve"))
+    host.cairn("detach-interface", "vm1", "network", "--mac", MAC, "--live")
+    host.untell("port-reserve", "hold")
+    assert "return" in q.answer()
+    assert [p.get("address") for p in json.loads((host.state / "vms/vm1/state.json").read_text())["ports"]] == ["10.77.0.9"]
