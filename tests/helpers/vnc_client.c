@@ -1,8 +1,8 @@
 /* A VNC client, by libvncclient: types keys, moves the pointer, and saves the screen.
  * vnc_client SERVER [key:KEYSYM | place:KEYSYM,CODE | point:X,Y,BUTTONS | wait:WIDTH,HEIGHT,X,Y,RRGGBB]... FILE
- * SERVER: the path of a socket, or HOST:PORT; with the password in VNC_PASSWORD. key: press and release. place: the same with
- * QEMU's extended key event. wait: until
- * the screen has this size and colour. FILE: a PPM of the screen. Prints each action that is done, in a line. */
+ * SERVER: the path of a socket, or HOST:PORT; with the password in VNC_PASSWORD. key: press and release. place: the
+ * same with QEMU's extended key event. wait: until the screen has this size and colour. FILE: a PPM of the screen.
+ * Prints each action that is done, in a line. */
 #include <rfb/rfbclient.h>
 
 #include <stdio.h>

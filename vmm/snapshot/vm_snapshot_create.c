@@ -73,13 +73,12 @@ static int disks_check(struct machine *m, struct err *e)
 		if (d->format[0] != BLOCK_FORMAT_QCOW2)
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 				"disk %s is %s; internal snapshots need qcow2: shut the VM down and convert it with "
-				"`cairn-img convert -O qcow2`, or take an external snapshot (--disk-only --external)", d->id,
-				block_format_name(d->format[0]));
+				"`cairn-img convert -O qcow2`, or take an external snapshot (--disk-only --external)",
+				d->id, block_format_name(d->format[0]));
 		if (d->data_fd[0] != VM_NO_FD)
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-				"disk %s has an external data file, which cannot hold snapshots; "
-				"convert it with `cairn-img convert -O qcow2` into an image without "
-				"one", d->id);
+				"disk %s has an external data file, which cannot hold snapshots; convert it with "
+				"`cairn-img convert -O qcow2` into an image without one", d->id);
 	}
 	return vmsnap_first_disk(m, e) ? 0 : -ENOTSUP;
 }
