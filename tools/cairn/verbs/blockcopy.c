@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
+#include "tools/cairn/img_run.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/verbs/pivot.h"
@@ -213,6 +214,29 @@ static int copy_made_pivot(struct cli *c, struct copy *x, int fd, struct err *e)
 	return r;
 }
 
+/* Refuse a pivot of a disk with snapshots before the copy, which may take hours: the VM would refuse it afterwards. The
+ * VM alone decides if the user may not read the image. */
+static int snapshots_check(struct cli *c, struct err *e)
+{
+	CLEANUP_JS struct json_object *running = NULL, *info = NULL;
+	struct json_object *disks, *list;
+	struct err ignored;
+	int at = -1;
+
+	if (change_read_running(c, c->pos[0], &running, &ignored) == 0 && (disks = js_get_array(running, "disks")))
+		at = change_find_disk(disks, c->pos[1], &ignored);
+	if (at >= 0) {
+		const char *path = js_get_str(json_object_array_get_idx(disks, (size_t)at), "path");
+		const char *const args[] = { "info", "-U", "--output", "json", "--", path, NULL };
+
+		img_run(args, &info, &ignored);
+	}
+	list = js_get_array(info, "snapshots");
+	return !list || !json_object_array_length(list) ? 0 :
+		err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image of disk %s has internal snapshots (%zu), or live clones read it: a copy has none of that; "
+			"delete the snapshots first, or leave --pivot out and keep the disk", c->pos[1], json_object_array_length(list));
+}
+
 static int bandwidth_check(const struct cli *c)
 {
 	const char *text = option_value(c, "bandwidth");
@@ -238,7 +262,9 @@ int verb_blockcopy(struct cli *c)
 		r = bandwidth_check(c);
 	if (r)
 		return r;
-	r = copy_make(c, &x, &fd, &e);
+	r = pivot ? snapshots_check(c, &e) : 0;
+	if (!r)
+		r = copy_make(c, &x, &fd, &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;
 	if (!r && pivot)
