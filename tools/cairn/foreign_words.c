@@ -94,6 +94,7 @@ static const struct {
 	{ "thresholds", "cairn threshold-list lists the thresholds" },
 	{ "schedules", "cairn schedule-list lists the schedules" },
 	{ "unschedule", "cairn schedule-remove VM NAME removes a schedule" },
+	{ "approvals pending", "cairn requests lists what waits for approval, cairn approval-rule the rules" },
 	{ "quotas", "cairn quota lists the quotas" },
 	{ "chown useradd adduser permit allow", "cairn grant gives a user a role" },
 	{ "list-users users", "cairn permissions lists who may do what" },
