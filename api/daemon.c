@@ -264,8 +264,8 @@ static void unread_found(void *opaque, const char *name, const char *sentence)
 		vm_socket_close(sock, h->closer);
 }
 
-/* Whether the socket of the VM's old name can only be the VM's, as the stored states tell: a VM that runs and has no
- * socket of today's name has one of the old name. */
+/* Whether the stored states prove that the socket with the VM's old name belongs to the VM: a running VM without a
+ * socket of today's name has one with the old name. */
 static bool old_socket_is_of(const struct vm_host *h, const struct vm *vm)
 {
 	for (size_t i = 0; i < h->nvms && vm_socket_old_name_is_hash(vm->def->name); i++) {
@@ -433,7 +433,7 @@ static void policies_go(struct vm_host *h)
 	autostart_go(h);
 }
 
-/* Open the state folder and what is kept in it beside VMs, and take the daemon's socket. */
+/* Open the state folder, load its files other than those of VMs, and listen on the daemon's socket. */
 static int state_open(struct daemon *d, struct err *e)
 {
 	struct vm_host *h = &d->host;

@@ -15,7 +15,7 @@
 struct heartbeat {
 	struct store *store;
 	struct loop_timer *timer;
-	struct store_work work; /* owed since asked_ns; 0: not owed */
+	struct store_work work; /* an answer is missing since asked_ns; 0: none is missing */
 	uint64_t asked_ns, period_ns;
 	int notify_fd; /* -1: nobody asks for beats */
 	bool stalled;

@@ -1,6 +1,6 @@
-/* approvals: rules that say which acts of which users wait for a second person, and the requests of users. A table
- * without effects; api/policy/approver.h asks, answers and runs. Stored in approvals.json (docs/state.md). No rule
- * binds root and the daemon's own user.
+/* approvals: rules by which an act of a user waits until a second person approves it, and the users' requests. A
+ * table without effects; api/policy/approver.h asks, answers and runs. Stored in approvals.json (docs/state.md). No
+ * rule binds root and the daemon's own user.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_APPROVALS_H
 #define CAIRN_API_ACCESS_APPROVALS_H
@@ -21,15 +21,15 @@ struct store;
 #define APPROVAL_REQUESTS_MAX 1024
 #define APPROVAL_OPEN_MAX 20 /* requests of one user that have not ended */
 #define APPROVAL_USER_MAX 50 /* kept requests of one user; also the most that a user makes in an hour */
-/* Of all users without a role together: requests that have not ended, that are made in an hour, and that are kept. */
+/* For all users without a role together: requests that have not ended, new requests in an hour, kept requests. */
 #define APPROVAL_STRANGERS_OPEN_MAX 20
 #define APPROVAL_STRANGERS_HOUR_MAX 60
 #define APPROVAL_STRANGERS_MAX 128
 #define APPROVAL_GRANTS_MAX 3 /* requests for roles of one user that have not ended */
 #define APPROVAL_GRANT "permission-grant" /* the command of a request for a role; runs with the approver's rights */
 #define APPROVAL_GRANT_EXPIRE_NS (7 * 24 * 3600 * 1000000000LL)
-#define APPROVAL_KEEP_NS (30 * 24 * 3600 * 1000000000LL) /* an ended request is kept so long */
-#define APPROVAL_EXPIRE_NS (24 * 3600 * 1000000000LL)	 /* a request waits so long if the rule does not say */
+#define APPROVAL_KEEP_NS (30 * 24 * 3600 * 1000000000LL) /* how long an ended request is kept */
+#define APPROVAL_EXPIRE_NS (24 * 3600 * 1000000000LL)	 /* how long a request waits if the rule sets no time */
 #define APPROVAL_EXPIRE_MAX_NS (30 * 24 * 3600 * 1000000000LL)
 #define APPROVAL_TEXT_MAX 256  /* bytes of a reason or of an outcome */
 #define APPROVAL_ARGS_MAX 4096 /* bytes of a request's arguments */
@@ -68,7 +68,7 @@ struct approval_request {
 	char vm[APPROVAL_VM_MAX + 1]; /* the name that the VM had; of a request for a role, the name that the asker wrote */
 	enum approval_state state;
 	int64_t asked_ns, expires_ns, ended_ns; /* realtime; ended 0: not ended */
-	int64_t by; /* uid of who answered; -1: nobody */
+	int64_t by; /* uid of the user who answered; -1: nobody */
 	char note[APPROVAL_TEXT_MAX + 1];   /* why the asker wants it */
 	char reason[APPROVAL_TEXT_MAX + 1]; /* of who answered */
 	char detail[APPROVAL_TEXT_MAX + 1]; /* of a failure */
@@ -81,7 +81,8 @@ struct approvals {
 	struct approval_request **requests; /* owned, in the order of their ids */
 	size_t nrequests;
 	unsigned last_id;
-	const char *unknown; /* static: why the rules are not known, and what root can do; NULL: they are known */
+	const char *unknown; /* static: why the rules could not be loaded, and the remedy for root; NULL: they are
+			      * loaded */
 };
 
 void approvals_done(struct approvals *t);

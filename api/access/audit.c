@@ -24,7 +24,7 @@
 #define LINE_BYTES_MAX 4096 /* with the newline */
 #define LINE_FORMAT (JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)
 #define FIELD_BYTES_MAX 255
-#define LEFT_OUT_BYTES 32 /* room for the text that counts what a list or an object lost */
+#define LEFT_OUT_BYTES 32 /* room for the text with the number of omitted members */
 #define DEPTH_MAX 16
 #define READ_BYTES (256u * 1024)
 /* A page ends with the line that reaches this size, where each byte of the log counts as three: in the answer, \uXXXX
@@ -106,7 +106,7 @@ static struct json_object *scalar_cut(struct json_object *v)
 	return json_object_get(v);
 }
 
-/* Take n bytes of those that are left for the line. Returns whether there were as many. */
+/* Reserve n of the remaining bytes of the line. Returns whether enough bytes remained. */
 static bool bytes_take(size_t *left, size_t n)
 {
 	if (*left < n)

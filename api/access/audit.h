@@ -44,7 +44,7 @@ void audit_close(struct audit *a);
 void audit_add(struct audit *a, struct json_object *line);
 /* Append the line of a call, and have stored() called when the line is on stable storage (r: 0), or when that has
  * failed (r: -errno); not from inside this function.
- * promised: audit_check() has allowed the call, so the line is written whatever the user's share is.
+ * promised: audit_check() has allowed the call, so the line is written even if the user's share is used up.
  * Returns 1; 0: the line is only counted; -errno: it is lost. With the latter two, stored() is not called. */
 int audit_add_call(struct audit *a, struct json_object *line, bool promised, void (*stored)(void *opaque, int r),
 	void *opaque);

@@ -121,7 +121,7 @@ static int present_begin(struct audit_file *f, uint64_t base)
 	return r;
 }
 
-/* Whether the open file is the one that readers find. */
+/* Whether the name still leads to the open file. */
 static bool is_in_place(const struct audit_file *f)
 {
 	char name[NAME_BYTES];
@@ -173,7 +173,7 @@ uint64_t audit_file_end(const struct audit_file *f)
 
 /* ---- opening ---- */
 
-/* Return the place at which the newest rotated file ends, the greatest of all; 1 if there is none. */
+/* Return the place behind the newest rotated file, which is the greatest of all; 1 if there is no rotated file. */
 static uint64_t old_end(const struct audit_file *f)
 {
 	uint64_t end = 1, base;

@@ -28,7 +28,7 @@ struct audit_file {
 	bool is_new; /* no sync has begun for the file's name */
 	int sync_fd; /* the fd that is being synced; its end closes it if it is no longer `fd`; -1: none */
 	int error; /* 0; -errno: why the newest line, or the next one, cannot be written */
-	uint64_t lost; /* lines that are not on stable storage because of errors, and that no line there counts */
+	uint64_t lost; /* lines lost by errors, which no line on stable storage counts yet */
 	int64_t lost_since_ns; /* realtime of the first of them */
 	bool told; /* the line that counts them is written; the error ends when that line is on stable storage */
 };
@@ -38,8 +38,8 @@ struct audit_file {
  * -errno. Call audit_file_close() in all cases. */
 int audit_file_open(struct audit_file *f, int dir_fd, const char *name);
 void audit_file_close(struct audit_file *f);
-/* Prepare the file for the next line: open it again if it is gone, and make room if it wants room. Returns 0;
- * -errno. */
+/* Prepare the file for the next line: open it again if it was removed, and allocate its blocks if f->wants_room.
+ * Returns 0; -errno. */
 int audit_file_ready(struct audit_file *f);
 /* Append a line, without its newline. Returns 0; -errno: nothing was written. */
 int audit_file_append(struct audit_file *f, const char *text);

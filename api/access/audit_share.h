@@ -3,8 +3,8 @@
  *
  * Each user's lines are charged to a token bucket. It holds AUDIT_SHARE_BYTES, and AUDIT_SHARE_REFILL bytes flow back
  * each hour. There are AUDIT_SHARES buckets: a user gets one for itself with its first line, and returns it when it is
- * full again. All other users share the last bucket: those who found no free bucket, and those whose first call was
- * denied, so that users without a role cannot take the buckets of users with a role. All buckets together let
+ * full again. All other users share the last bucket: users for whom no bucket was free, and users whose first call
+ * was denied. So users without a role cannot take the buckets of users with a role. All buckets together let
  * AUDIT_SHARES * AUDIT_SHARE_BYTES and then AUDIT_SHARES * AUDIT_SHARE_REFILL bytes an hour pass. */
 #ifndef CAIRN_API_ACCESS_AUDIT_SHARE_H
 #define CAIRN_API_ACCESS_AUDIT_SHARE_H

@@ -178,7 +178,7 @@ const struct rights *author_of_setting(const struct definition *d, const char *s
 
 bool authors_are_daemon(const struct definition *d)
 {
-	/* Only what differs from the definer is in the list. */
+	/* The list has only authors other than the definer. */
 	return !d->rights && !d->nauthors;
 }
 

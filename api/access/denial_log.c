@@ -11,8 +11,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Number of slots. Each slot but the last belongs to one user. The users for whom no other slot is free share the
- * last. */
+/* Number of slots. Each slot but the last belongs to one user. All users for whom no other slot is free share the
+ * last slot. */
 #define USERS 64
 #define OTHERS (USERS - 1)
 

@@ -1,8 +1,8 @@
-/* file_thread: threads that work on the daemon's own files, such as those of root's definitions, in place of the loop:
- * a file system that hangs keeps a thread, not the daemon. A thread holds the files until the process that needs them
- * has taken them (base/relay.h), and closes them. Each thread has a table of open files of its own, so no process that
- * the daemon forks inherits these files, and a thread that a file system keeps holds neither the daemon's lock nor its
- * sockets. Idle threads are kept, so this costs a start a tenth of what a process costs (fork_as.h).
+/* file_thread: threads that work on the daemon's own files, such as those of root's definitions. A file system that
+ * hangs blocks such a thread, not the daemon's loop. A thread holds the files until the process that needs them has
+ * taken them (base/relay.h), and closes them. Each thread has a table of open files of its own. So no process that
+ * the daemon forks inherits these files, and a blocked thread holds neither the daemon's lock nor its sockets. Idle
+ * threads are reused, so a start spends a tenth of the time that a process would take (fork_as.h).
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_FILE_THREAD_H
 #define CAIRN_API_ACCESS_FILE_THREAD_H
@@ -15,7 +15,7 @@ struct file_threads;
 struct fork_as_result;
 struct loop;
 
-/* Most threads at a time. A thread lives longer than the work that it does only if a file system keeps it. */
+/* Most threads at a time. A thread outlasts its work only if a file system blocks it. */
 #define FILE_THREADS_MAX 256
 
 struct file_job_spec {
@@ -32,7 +32,7 @@ struct file_job_spec {
 
 /* l: borrowed. */
 struct file_threads *file_threads_new(struct loop *l);
-/* Threads that have not ended continue, and touch nothing of the loop, which does not run any more. NULL allowed. */
+/* Threads that have not ended continue, and do not access the loop, which has stopped. NULL allowed. */
 void file_threads_free(struct file_threads *all);
 
 /* *ret is valid until done() is called or file_job_free(). Returns 0; -EBUSY: too many threads hang; -errno. On errors,

@@ -79,8 +79,8 @@ struct fork_as_spec {
 	const char *what; /* static text for errors: "opening its files" */
 	uint64_t timeout_ns; /* of run(): then the process is killed, and done() gets -ETIMEDOUT; FORK_AS_NO_TIMEOUT: none */
 	/* A socket, borrowed for the call, with which the process serves the held files after its answer. done() is
-	 * called at the answer then. The process lives on until it has served the files or the other end is closed,
-	 * even if the daemon ends before. 0: none */
+	 * called at the answer then. The process runs until it has served the files or the other end is closed, even
+	 * if the daemon ends before. 0: none */
 	int relay;
 	/* A further fd, borrowed for the call, which run() finds as out->input and closes or holds. 0: none */
 	int input;
@@ -105,7 +105,7 @@ void helpers_free(struct helpers *h);
 struct loop *helpers_loop(const struct helpers *h);
 struct closer *helpers_closer(const struct helpers *h);
 struct groups *helpers_groups(const struct helpers *h);
-/* Whether a process works or is about to end. One that only holds files does neither. */
+/* Whether a process works or is about to end. A process that only holds files does neither. */
 bool helpers_are_busy(const struct helpers *h);
 
 /* Start the process. *ret is valid until done() is called or fork_as_free(); with spec->keep, until fork_as_free().

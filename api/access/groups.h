@@ -26,8 +26,8 @@ void groups_free(struct groups *g);
  * fails: the recorded user and primary group without other groups.
  * recorded: borrowed for the call; not root's.
  * done:     called exactly once, before the call returns or from the loop. now: borrowed for the call of done(). note:
- *           text for an error that these rights cause, behind "user 5, who defined the VM": what the user lacks
- *           compared with `recorded`, and why; "": nothing.
+ *           text for an error that these rights cause, to follow "user 5, who defined the VM": the groups that the user
+ *           lacks compared with `recorded`, and the reason; "": none.
  * ret_a:    set if done() was not called yet; valid until done() is called or groups_ask_free(). */
 void groups_ask(struct groups *g, const struct rights *recorded,
 	void (*done)(void *opaque, const struct rights *now, const char *note), void *opaque, struct groups_ask **ret_a);

@@ -63,7 +63,7 @@ static int files_open(const void *arg, struct fork_as_result *out, struct err *e
 	return 0;
 }
 
-/* The copy of a part for a thread, with the files and paths that the definition lends to the part. */
+/* The copy of a part for a thread, with the files and paths that the part borrows from the definition. */
 static void *part_copy(const void *arg)
 {
 	const struct part *p = arg;

@@ -1,6 +1,6 @@
-/* quotas: limits on what the VMs of one user, or of the members of one group, take together. The default quota is for
- * each user without a quota of its own. Stored in quotas.json. api/vm/quota_use.h computes what the VMs take, and
- * checks it. Root and the daemon's own user have no quota.
+/* quotas: limits on the resources that the VMs of one user, or of the members of one group, use in total. The default
+ * quota is for each user without a quota of its own. Stored in quotas.json. api/vm/quota_use.h computes the use of
+ * the VMs, and checks it against the limits. Root and the daemon's own user have no quota.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_QUOTAS_H
 #define CAIRN_API_ACCESS_QUOTAS_H
@@ -49,7 +49,8 @@ struct quota {
 struct quotas {
 	struct quota *list; /* owned array */
 	size_t n;
-	const char *unknown; /* static: why the limits are not known, and what root can do; NULL: they are known */
+	const char *unknown; /* static: why the limits could not be loaded, and the remedy for root; NULL: they are
+			      * loaded */
 	bool keeps_file; /* the file could not be read, and must not be overwritten */
 	struct change_queue changes;
 };

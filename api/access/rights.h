@@ -1,6 +1,7 @@
-/* rights: the ids with which the files of a VM are opened: those of the VM's definer, the user who first defined it,
- * and of the other authors of its definition (authors.h). Stored in the definition file as "definer". The groups are
- * those of the client's process at that time; groups_ask() (groups.h) has those that the user is in now. */
+/* rights: the ids with which the daemon opens the files of a VM. They are those of the VM's definer, who is the user
+ * who first defined it, and of the other authors of its definition (authors.h). Stored in the definition file as
+ * "definer". The groups are those of the client's process at that time; groups_ask() (groups.h) has those that the
+ * user is in now. */
 #ifndef CAIRN_API_ACCESS_RIGHTS_H
 #define CAIRN_API_ACCESS_RIGHTS_H
 

@@ -25,7 +25,7 @@ struct spawn_spec {
 	const int *fds;
 	size_t nfds;
 	const char *variable; /* of the daemon's environment, which the program gets, too; NULL: none */
-	int death_signal; /* the process gets this signal when the daemon dies; 0: none */
+	int death_signal; /* the process gets this signal when the daemon ends; 0: none */
 };
 
 /* Start the program in a process group of its own; the caller reaps the process. A failure after fork() shows in the

@@ -41,14 +41,15 @@ extern const struct vm_observer command_observer;
 /* Return the value of the argument "then" of a call that saves or reverts; SAVE_THEN_AS_IT_WAS if it is absent. */
 enum save_then save_then_asked(const struct call *c);
 
-/* So many bytes of a list fill a page: with what the last entry adds, the answer stays below 64 KiB. */
+/* A page of a list is complete at this size in bytes: with the last entry, the answer stays below 64 KiB. */
 #define COMMAND_PAGE_BYTES (40 * 1024)
 /* Find the VM that the argument `vm` names; NULL: the call has none. Returns whether the client may see it: otherwise
  * the call has failed. */
 bool command_vm_found(struct call *c, const struct vm **ret);
-/* Answer with a page of a list of what VMs have: of args.vm, or of all VMs after the one args.after that the client may
- * see.
- * member: the list's name. append: appends what the VM has; returns how many bytes that takes in the answer at most. */
+/* Answer with a page of a list whose entries belong to VMs: to args.vm, or to all VMs behind args.after that the
+ * client may view.
+ * member: the list's name. append: appends the VM's entries; returns the number of bytes that they take in the answer
+ * at most. */
 void command_return_page(struct call *c, const char *member, size_t (*append)(const struct vm *vm, struct json_object *list));
 
 /* The name of a command of the schema, and the function that runs the command. */
@@ -75,8 +76,8 @@ void command_vm_undefine(struct call *c);
 void command_vm_dump_definition(struct call *c);
 void command_vm_list(struct call *c);
 void command_vm_info(struct call *c);
-/* Write the members of vm-info's answer. info: the answer of the VM's process; NULL: without the figures that only the
- * process knows. more: what vm_figures_read() knows besides; NULL: nothing. */
+/* Write the members of vm-info's answer. info: the answer of the VM's process; NULL: omit the figures that only the
+ * process has. more: further figures from vm_figures_read(); NULL: none. */
 void command_vm_figures(struct json_writer *w, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more);
 void command_vm_stats(struct call *c);
 void command_vm_space(struct call *c);

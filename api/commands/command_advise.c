@@ -1,6 +1,6 @@
-/* The handler of advise: what the trends of VMs and the history of pools say (api/policy/advice.h). VM after VM, the
- * store's thread reads the file of trends, so the answer takes little memory, and other work of the store is done in
- * between. No process of a VM wakes up. */
+/* The handler of advise: applies the rules of api/policy/advice.h to the trends of VMs and the history of pools. VM
+ * after VM, the store's thread reads the file of trends, so the answer takes little memory, and other work of the
+ * store is done in between. No process of a VM wakes up. */
 #include "api/commands/command.h"
 #include "api/jobs/snapshots.h"
 #include "api/policy/advice.h"
@@ -195,7 +195,7 @@ static void vm_known(const struct advise *x, const struct vm *vm, struct advice_
 	overlays_find(vm, ret);
 }
 
-/* Say what keeps the VM from starting, or what a start would be short of. */
+/* Report the error that would make a start of the VM fail, or the resources that a start would lack. */
 static void start_append(const struct advise *x, struct vm *vm, struct advice_list *l)
 {
 	struct err e;
@@ -291,7 +291,7 @@ static void trends_read(void *opaque, const struct trend_view *v, const struct e
 {
 	struct advise *x = opaque;
 
-	(void)e; /* a file that cannot be read is as good as none; vm-trend says why */
+	(void)e; /* an unreadable file counts as missing; vm-trend reports the reason */
 	vm_judge(x, v);
 	next_vm(x);
 }

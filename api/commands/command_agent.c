@@ -86,7 +86,8 @@ static int command_check(const struct call *c, struct json_object *command, bool
 	if (!name)
 		return err_set(e, -EINVAL, ERR_INVALID, "the guest agent's command needs a member \"execute\", such as "
 			"{\"execute\": \"guest-info\"}");
-	/* The agent sends no answer to it, and the daemon has to know that the guest is meant to be off. */
+	/* The agent sends no answer to this command, and the daemon has to know that the guest was asked to power
+	 * off. */
 	if (!strcmp(name, "guest-shutdown"))
 		return err_set(e, -EINVAL, ERR_INVALID, "guest-shutdown cannot be sent as it is; use cairn shutdown %.60s --mode agent",
 			c->vm->def->name);

@@ -16,8 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Whether the client is root or the author of the source's disks. A clone's process can read its source's images, also
- * what the source writes later, so clones that other users make get copies. */
+/* Whether the client is root or the author of the source's disks. A clone's process can read its source's images,
+ * including data that the source writes later. So clones that other users make get copies. */
 static bool is_owner(const struct call *c, const struct vm *vm)
 {
 	const struct rights *r;

@@ -388,7 +388,7 @@ static void denied_told(void *opaque, int r, struct json_object *answer, const s
 	free(w);
 }
 
-/* Answer with o, and with what the egress rules have denied if cairn-net can tell. */
+/* Answer with o and, if cairn-net reports them, the counters of the egress rules' denials. */
 static void denied_add(struct call *c, struct network *n, struct json_object *o)
 {
 	struct waiting *w = must_alloc(malloc(sizeof(*w)));

@@ -428,7 +428,7 @@ static void put_counters(struct json_writer *w, const struct vm_info *info)
 	jw_object_end(w);
 }
 
-/* Add what the egress rules of the interface have denied. */
+/* Add the counters of the interface's egress denials. */
 static void denied_put(struct json_writer *w, const struct vm *vm, uint32_t at)
 {
 	uint64_t denied[2];
@@ -490,7 +490,7 @@ static void latency_put(struct json_writer *w, const char *key, const uint64_t b
 	jw_array_end(w);
 }
 
-/* Add the disk's image: where it is, and what it takes. */
+/* Add the path of the disk's image, and the space that it takes. */
 static void put_image(struct json_writer *w, const struct vm *vm, const char *id)
 {
 	const struct vm_space_disk *space = vm_space_of(vm, id);

@@ -95,7 +95,7 @@ struct listing {
 	bool more;
 };
 
-/* Whether the client may see what that user or group takes. */
+/* Whether the client may see the use of that user or group. */
 static bool sees(const struct call *c, const struct quota *q)
 {
 	if (call_role_for(c, NULL) >= ROLE_ADMIN || q->kind == QUOTA_DEFAULT)

@@ -1,5 +1,5 @@
-/* Handler of vm-sandbox: what the kernel reports in /proc of the VM's process, and the version of landlock, which only
- * the process itself tells. */
+/* Handler of vm-sandbox: returns the confinement that the kernel reports in /proc of the VM's process, and the
+ * version of landlock, which only the process itself reports. */
 #include "api/commands/command.h"
 #include "api/definition/definition.h"
 #include "api/vm/systemd_scope.h"
@@ -165,7 +165,7 @@ static void put_user_namespace(struct json_object *spaces, pid_t pid)
 		js_put_str(spaces, "user", strcmp(its, ours) ? "own" : "daemon");
 }
 
-/* The links are readable only for who may trace the process. */
+/* Only a process that may trace the VM's process can read the links. */
 static void put_namespaces(struct json_object *o, pid_t pid)
 {
 	static const char *const names[] = { "mnt", "net", "pid", "ipc", "uts", "user" };

@@ -1,4 +1,4 @@
-/* Handlers of vm-screenshot, which writes what a guest shows on its screen into a file, and of vm-send-key. */
+/* Handlers of vm-screenshot, which writes a picture of the guest's screen into a file, and of vm-send-key. */
 #include "api/commands/command_screen.h"
 #include "api/access/client_file.h"
 #include "api/commands/command.h"

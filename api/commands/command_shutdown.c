@@ -112,7 +112,7 @@ static void shutdown_ask(struct call *c, bool reboot)
 		call_fail(c, &e);
 		return;
 	}
-	/* A daemon that is killed after the answer must not forget the plan or the deadline. */
+	/* The plan and the deadline must survive a kill of the daemon after the answer. */
 	c->when_stored = p.at_s || (!reboot && p.then != DEFINITION_LEAVE);
 	if (p.at_s) {
 		shutdown_plan(c->vm, &p);

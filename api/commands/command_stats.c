@@ -1,5 +1,5 @@
-/* The handler of vm-stats: statistics of many VMs, page by page. They come from what the VMs' processes share with the
- * daemon (api/vm/vm_figures.h). Processes that share nothing are asked, all at once. */
+/* The handler of vm-stats: statistics of many VMs, page by page. They come from the pages of memory that the VMs'
+ * processes share with the daemon (api/vm/vm_figures.h). Processes that share nothing are asked, all at once. */
 #include "api/commands/command.h"
 #include "api/definition/definition.h"
 #include "api/vm/vm.h"

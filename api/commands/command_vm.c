@@ -232,7 +232,7 @@ void command_vm_undefine(struct call *c)
 
 /* ---- lifecycle ---- */
 
-/* Put what the VM's start is short of into the answer. */
+/* Put the resources that the VM's start lacks into the answer. */
 static void warnings_put(struct json_object *o, const struct advice_list *l)
 {
 	struct json_object *list = json_object_new_array();
@@ -245,7 +245,7 @@ static void warnings_put(struct json_object *o, const struct advice_list *l)
 		json_object_put(list);
 }
 
-/* A start, and what it is short of. */
+/* A start, and the resources that it lacks. */
 struct start_call {
 	struct call *call;
 	struct advice_list room;
@@ -295,7 +295,7 @@ static void start_done(void *opaque, int r, const struct err *e)
 	start_wait_end(s);
 }
 
-/* Say whether the VM could start, and what would be short. */
+/* Answer whether the VM could start, and which resources the start would lack. */
 static void start_check(void *opaque, const struct disk_room *low)
 {
 	struct call *c = opaque;

@@ -53,7 +53,7 @@ struct archiver {
 
 struct plan {
 	const char *program, *verb;
-	int death_signal; /* sent when the daemon dies */
+	int death_signal; /* sent when the daemon ends */
 	const struct rights *rights;
 	bool with_groups;
 	const int *fds;
@@ -212,7 +212,7 @@ static void output_ready(void *opaque, unsigned revents)
 {
 	struct archiver *a = opaque;
 
-	/* The pipe has no writer any more: stop watching it. process_ended() reads what is left. */
+	/* The pipe has no writer any more: stop watching it. process_ended() reads the remaining data. */
 	if (!output_read(a) && (revents & (POLLHUP | POLLERR)))
 		loop_watch_events(a->watch, 0);
 }

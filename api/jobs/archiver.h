@@ -1,6 +1,7 @@
 /* archiver: a run of cairn-archive (docs/archive.md), which packs a VM's files into an archive or unpacks them, or of
  * cairn-diff (tools/diff/diff.h). They parse images and archives, so each is a process of its own, with a user's
- * rights. When the daemon dies, the process gets SIGTERM if it imports, so that it removes its files, and else SIGKILL.
+ * rights. When the daemon ends, a process that imports gets SIGTERM, so that it removes its files; any other gets
+ * SIGKILL.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_ARCHIVER_H
 #define CAIRN_API_JOBS_ARCHIVER_H

@@ -26,7 +26,7 @@ struct batch *batch_new(struct vm_host *host);
 void batch_plan(struct batch *b, const struct definition *def);
 /* Claim room in the quotas for all VMs of the batch, whose definer is that of `def`. Returns 0; -EDQUOT. */
 int batch_claim(struct batch *b, const struct definition *def, const struct quota_new *what, struct err *e);
-/* Change what each VM gets that is not added yet. Returns 0; -EDQUOT: nothing has changed. */
+/* Change the claim of each VM that is not added yet. Returns 0; -EDQUOT: nothing has changed. */
 int batch_claim_change(struct batch *b, uint64_t image_bytes, uint64_t snapshots, struct err *e);
 /* Write the batch's file. Returns 0: the file is in place, even if the daemon is killed then; -errno. */
 int batch_begin(struct batch *b, struct err *e);
@@ -46,8 +46,9 @@ bool batch_has_failed(const struct batch *b);
 void batch_await(struct batch *b, bool awaits);
 /* End the job and the batch. After batch_fail(): stop the VMs that run, remove the files of their disks, undefine the
  * VMs, and fail the job. Otherwise keep the VMs, and conclude the job with success once that is on stable storage.
- * result_put: adds members to the job's result, which already has count, first and last. Called as long as nobody else
- * may remove the VMs. end_put: adds what is known only when the job succeeds; the VMs may be gone. NULL: nothing. */
+ * result_put: adds members to the job's result, which already has count, first and last. Call it as long as nobody
+ * else may remove the VMs. end_put: adds the members that are known only when the job succeeds; the VMs may be gone.
+ * NULL: nothing. */
 void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o),
 	void (*end_put)(void *opaque, struct json_object *o), void *opaque);
 /* Free a batch before batch_begin() or after its end. NULL allowed. */

@@ -377,7 +377,7 @@ static void end_early(struct cloning *f, const struct err *e)
 	job_fail(f->job, e);
 }
 
-/* Claim what the copies take, now that the size of the source's images and the number of its snapshots are known. */
+/* Claim quota for the copies, now that the size of the source's images and the number of its snapshots are known. */
 static void clone_claim(struct cloning *f)
 {
 	struct err e;

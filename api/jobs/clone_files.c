@@ -83,7 +83,8 @@ static int files_look(const void *arg, struct fork_as_result *out, struct err *e
 	return 0;
 }
 
-/* Take the source's images from those who hold them. The input has a message with the relays. fds: of n files. */
+/* Get the source's images from the processes that hold them. The input has a message with the relays. fds: of n
+ * files. */
 static int sources_take(int input, int *fds, unsigned n)
 {
 	static const struct channel_type types[] = { [RELAYS] = { .fds_max = CHANNEL_FDS_MAX, .known = true } };

@@ -21,7 +21,7 @@ struct rights;
 struct clone_files {
 	struct definition *const *defs; /* the clones' definitions */
 	unsigned n;
-	const struct rights *author; /* set by these functions: whose files a process handles */
+	const struct rights *author; /* set by these functions: the author whose files a process handles */
 	/* Only for clone_files_look(). The VM whose writable disks are copied; NULL: none is copied. layers: a
 	 * copy gets the content of all layers, not only the first one's file. */
 	const struct definition *source;
@@ -35,8 +35,8 @@ struct clone_files {
 
 typedef void clone_files_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e);
 
-/* Return what a copy of the disk's layers from `from` to before `to` counts with (api/vm/quota_use.h): the bytes that
- * their files occupy now. Runs in the forked process. */
+/* Return the bytes for which a copy of the disk's layers from `from` to before `to` counts (api/vm/quota_use.h): the
+ * space that their files occupy now. Runs in the forked process. */
 uint64_t clone_disk_bytes(const struct definition_disk *d, unsigned from, unsigned to);
 /* The processes of one call. */
 struct clone_files_work;

@@ -25,7 +25,7 @@ struct ready {
 	struct call *call; /* completes or leaves the job, which stays ready until the call is answered; NULL: none */
 	bool leaving;
 	bool ended; /* the copy is over, but the call is not */
-	struct definition *before; /* owned: what the next start had before the pivot; NULL: the same */
+	struct definition *before; /* owned: the next start's definition before the pivot; NULL: the same */
 };
 
 /* ---- the end of the job ---- */
@@ -163,7 +163,7 @@ static void defined(void *opaque, int r, const struct vm_defined *what, const st
 	}
 }
 
-/* Until the pivot, both images have what the guest has flushed, so a crash between the steps loses nothing. */
+/* Until the pivot, both images have all data that the guest has flushed, so a crash between the steps loses nothing. */
 static void checked(void *opaque, int r, const struct err *e)
 {
 	struct call *c = opaque;

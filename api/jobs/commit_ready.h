@@ -17,8 +17,8 @@ extern const struct vm_observer commit_ready_observer;
 /* Let the job of a commit be ready.
  * disk: its id. image: the path of the disk's image. base: the path of the layer that got all, with its format. */
 void commit_ready(struct job *j, struct vm *vm, const char *disk, const char *image, const char *base, const char *format);
-/* Go on with the lower image, in the VM and in its definition, and answer the call when the job is over, or with the
- * reason why not: it is ready again then. */
+/* Continue with the lower image, in the VM and in its definition, and answer the call when the job is over. On an
+ * error, answer with the reason; the commit is then ready again. */
 void commit_ready_complete(struct call *c, struct job *j);
 /* Keep the layers, and answer the call. The job succeeds. */
 void commit_ready_leave(struct call *c, struct job *j);

@@ -459,7 +459,7 @@ int exec_begin(struct vm *vm, const struct peer *who, const struct exec_request 
 	return 0;
 }
 
-/* Cancel the first job whose user has lost the role. Returns false if there is none; true: the list may have
+/* Cancel the first job whose user has lost the role. Returns false if there is no such job; true: the list may have
  * changed. */
 static bool denied_job_cancel(struct vm_host *host)
 {

@@ -1,6 +1,6 @@
 /* exec: the job that runs a program in the guest, with cairn-agent (docs/agent.md). The job does not own its VM, so
- * snapshots, other jobs and further jobs of this type may run beside it. When the job is cancelled, or the daemon
- * ends, the connection to the agent ends, and with that the agent kills the program.
+ * snapshots, other jobs and further jobs of this type may run at the same time. When the job is cancelled, or the
+ * daemon ends, the connection to the agent ends, and with that the agent kills the program.
  *
  * The guest is not trusted: the job checks each frame, parses no output, and keeps a limited part of the output.
  * Threading: the daemon's loop. */

@@ -15,7 +15,7 @@ struct export_opts {
 	const char *compress; /* "zstd", "gzip", "none"; NULL: zstd */
 	int64_t level;	      /* 0: the compression's default level */
 	const char *snapshot; /* name or id; NULL: export the current content with all snapshots */
-	const char *since; /* name or id of an earlier snapshot: export only what differs; NULL: everything */
+	const char *since; /* name or id of an earlier snapshot: export only the differences; NULL: everything */
 };
 
 /* Start the job. file: open for writing; taken on success, and then NULL. job_id: NULL: generated.

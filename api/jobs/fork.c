@@ -42,7 +42,7 @@
 /* Clones that the result lists: some clients read lines of at most 64 KiB. */
 #define CLONES_LISTED 100
 
-/* End the spare that was meant for the first clone, if the clone has not taken it. */
+/* End the spare process of the first clone, if the clone does not use it. */
 static void spare_drop(const struct fork *f)
 {
 	if (uuid_is_set(f->spare))
@@ -72,8 +72,8 @@ static void fork_free(struct fork *f)
 
 /* ---- the disks that were made ---- */
 
-/* Let the clones count with what the first one's files take, if that is more than the job has claimed: the source's
- * process has copied a disk that was to be pinned, or a copy is larger than its source. */
+/* Raise the clones' quota use to the space of the first clone's files, if that exceeds the claim. That happens if the
+ * source's process has copied a disk that was to be pinned, or a copy is larger than its source. */
 static int bytes_settle(struct fork *f, struct err *e)
 {
 	uint64_t bytes = 0;
@@ -385,8 +385,8 @@ static void first_begin(struct fork *f)
 		clone_start(&f->clones[f->next++]);
 }
 
-/* End the clones that are starting: a clone's process waits for the state and the pins, and those that failed will
- * never be there. */
+/* End the clones that are starting: their processes wait for the state and the pins, which will not come after a
+ * failure. */
 static void starting_end(struct fork *f)
 {
 	for (unsigned i = 0; i < f->next; i++)
@@ -646,7 +646,7 @@ static void fork_go(struct fork *f)
 	store_release(store);
 }
 
-/* Claim what the clones' images take, now that the size of the source's images is known. */
+/* Claim quota for the clones' images, now that the size of the source's images is known. */
 static int copies_claim(struct fork *f, struct err *e)
 {
 	unsigned ncopied = fork_images_ncopied(f->files);

@@ -1,4 +1,4 @@
-/* fork_impl: what the files of api/jobs/fork.h share. Threading: the daemon's loop. */
+/* fork_impl: internals of api/jobs/fork.h that its source files share. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_FORK_IMPL_H
 #define CAIRN_API_JOBS_FORK_IMPL_H
 
@@ -77,7 +77,7 @@ void fork_put_backing(const struct fork *f, struct json_object *o);
 /* Store which overlays read which pins, before the pins are made. A copy of an overlay reads the same pin as the
  * overlay. */
 void fork_note_pins(struct fork *f);
-/* Fill in what the request says about the disks. */
+/* Fill in the request's members about the disks. */
 void fork_put_pins(const struct fork *f, struct vm_fork *body);
 /* Return the length of the request that the source's process expects. */
 size_t fork_request_bytes(const struct fork *f);

@@ -1,7 +1,7 @@
-/* fork_seal: seals the file of a fork's state, so that neither the source nor a clone can change it, on a thread beside
- * the loop (file_thread.h): the kernel looks at each page of the file, 57 ns a page, and waits for references to pages.
- * A page may have such a reference for a while although no process uses it, e.g. on a list of a CPU's recently used
- * pages, or while the kernel moves or ages it. Threading: the daemon's loop. */
+/* fork_seal: seals the file of a fork's state, so that neither the source nor a clone can change it. A thread does it
+ * (file_thread.h), because the kernel examines each page of the file, which takes 57 ns a page, and waits for
+ * references to pages. A page may have such a reference for some time although no process uses it, e.g. on a list of
+ * a CPU's recently used pages, or while the kernel moves or ages it. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_FORK_SEAL_H
 #define CAIRN_API_JOBS_FORK_SEAL_H
 

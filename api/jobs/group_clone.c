@@ -69,7 +69,7 @@ static bool clone_remove(struct group_member *m)
 	return true;
 }
 
-/* ---- the end of a group whose clones are there ---- */
+/* ---- the end of a group whose clones are complete ---- */
 
 static const char *clone_name(const struct group_member *m)
 {
@@ -161,7 +161,7 @@ static const struct group_kind clone_kind = {
 	.release = clone_release,
 };
 
-/* ---- the networks; the forks wait for them before the guests stand still ---- */
+/* ---- the networks; the forks wait for them before the guests are paused ---- */
 
 static void networks_next(struct group_clone *c);
 

@@ -1,9 +1,9 @@
-/* group_clone: the job that makes live clones of several VMs at one instant, one of each, all of them or none.
+/* group_clone: the job that makes a live clone of each of several VMs at one instant, all of them or none.
  *
- * Each VM has a job fork of its own; the group's job owns no VM and leads the others through the steps of
- * vmm/vm_snapshot_msg.h. The clones are paused until all are there. A file in the state folder names them until then: a
- * daemon that finds it at its start removes those that were made. VMs that share a network get clones that share a
- * network of their own (api/net/group_network.h). Threading: the daemon's loop. */
+ * Each VM has a fork job of its own. The group's job owns no VM, and takes the fork jobs through the steps of
+ * vmm/vm_snapshot_msg.h. The clones stay paused until all are complete. A file in the state folder names them until
+ * then: a daemon that finds it at its start removes those that were made. VMs that share a network get clones that
+ * share a network of their own (api/net/group_network.h). Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_GROUP_CLONE_H
 #define CAIRN_API_JOBS_GROUP_CLONE_H
 

@@ -49,7 +49,7 @@ bool group_member_is_on(const struct group_member *m)
 	return m->group->steps.vms[m - m->group->members].is_on;
 }
 
-/* ---- the end of a group that failed: removing what was made ---- */
+/* ---- the end of a group that failed: remove the clones or snapshots ---- */
 
 /* End the group. all: nothing is left; else the file stays, and the next daemon tries again. */
 static void undone(struct group_job *g, bool all)
@@ -183,7 +183,7 @@ static void member_concluded(struct job *j, void *opaque)
 		group_check(g);
 }
 
-/* ---- the end of a group of which all is there ---- */
+/* ---- the end of a group that is complete ---- */
 
 static struct json_object *result_make(const struct group_job *g)
 {

@@ -1,9 +1,10 @@
-/* group_job: what the jobs group-snapshot and group-clone have in common. Each makes one snapshot or one clone of each
+/* group_job: the common part of the jobs group-snapshot and group-clone. Each makes one snapshot or one clone of each
  * of several VMs at one instant: all of them or none.
  *
- * Each VM has a job of its own, a member; the group's job owns no VM and leads the members through the steps of
- * vmm/vm_snapshot_msg.h. If a member fails, the group cancels the others and removes what was made. A file in the state
- * folder names what is made until all is there: a daemon that finds it at its start removes what was made.
+ * Each VM has a job of its own, called a member. The group's job owns no VM, and takes the members through the steps
+ * of vmm/vm_snapshot_msg.h. If a member fails, the group cancels the others and removes their snapshots or clones.
+ * Until all are complete, a file in the state folder names them; a daemon that finds the file at its start removes
+ * them.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_GROUP_JOB_H
 #define CAIRN_API_JOBS_GROUP_JOB_H
@@ -39,12 +40,12 @@ struct group_kind {
 	const char *remedy; /* advice if some products could not be removed */
 	/* All members have succeeded, and nothing is under way: end with group_keep(), or begin another part. */
 	void (*complete)(struct group_job *g);
-	/* Return what the result has besides spread and total (both in ns), owned by the caller. */
+	/* Return the members of the result other than spread and total (both in ns), owned by the caller. */
 	struct json_object *(*result_make)(const struct group_job *g);
-	/* Begin or continue to remove what has the member's uuid. Returns false if it is gone. */
+	/* Begin or continue to remove the snapshot or clone with the member's uuid. Returns false if it is removed. */
 	bool (*remove)(struct group_member *m);
 	void (*end)(struct group_job *g);     /* called before the group's job ends; NULL: nothing to do */
-	void (*release)(struct group_job *g); /* free what the kind's struct owns; NULL: nothing */
+	void (*release)(struct group_job *g); /* free the members of the kind's struct; NULL: none */
 };
 
 struct group_job {
@@ -85,7 +86,7 @@ void group_part_done(struct group_job *g, const char *vm, int r, const struct er
 /* End the group with success: without its file it is complete. */
 void group_keep(struct group_job *g);
 
-/* Begin to remove what the groups of an earlier daemon have left. */
+/* Begin to remove the snapshots and clones of groups that an earlier daemon did not complete. */
 void group_clear_up(const struct group_kind *kind, struct vm_host *host);
 
 #endif

@@ -40,7 +40,7 @@ static void snapshot_deleted(struct job *j, void *opaque)
 	group_part_done(m->group, NULL, 0, NULL);
 }
 
-/* The snapshot may be there also if its job failed: the VM's process may have died in its last write. */
+/* The snapshot may exist even if its job failed: the VM's process may have ended in its last write. */
 static bool snapshot_remove(struct group_member *m)
 {
 	struct vm *vm = vm_find_uuid(m->group->host, m->uuid);

@@ -1,8 +1,9 @@
 /* group_snapshot: the job that takes snapshots of several VMs at one instant, all of them or none.
  *
- * Each VM has a job snapshot-create of its own; the group's job owns no VM and leads the others through the steps of
- * vmm/vm_snapshot_msg.h. The snapshots have the same name and a tag GROUP_TAG with the group's id. A file in the state
- * folder names the VMs until all snapshots are there: a daemon that finds it at its start deletes those that were made.
+ * Each VM has a snapshot-create job of its own. The group's job owns no VM, and takes these jobs through the steps of
+ * vmm/vm_snapshot_msg.h. The snapshots have the same name and a tag GROUP_TAG with the group's id. Until all
+ * snapshots are complete, a file in the state folder names the VMs; a daemon that finds it at its start deletes the
+ * snapshots.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_GROUP_SNAPSHOT_H
 #define CAIRN_API_JOBS_GROUP_SNAPSHOT_H

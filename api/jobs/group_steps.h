@@ -1,5 +1,5 @@
-/* group_steps: leads the processes of several VMs through the steps of vmm/vm_snapshot_msg.h, so that all stand still
- * at one instant. The jobs of groups use it (group_job.h). Threading: the daemon's loop. */
+/* group_steps: takes the processes of several VMs through the steps of vmm/vm_snapshot_msg.h, so that all VMs are
+ * paused at one instant. The jobs of groups use it (group_job.h). Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_GROUP_STEPS_H
 #define CAIRN_API_JOBS_GROUP_STEPS_H
 

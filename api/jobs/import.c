@@ -251,7 +251,7 @@ static void leftovers_cleared(void *opaque, int r, struct json_object *result, c
 
 static const struct archiver_ops clear_ops = { .done = leftovers_cleared };
 
-/* Fail the import because unpacking failed: first remove what the process has left if it was killed, then the VM. */
+/* Fail the import because unpacking failed: first remove the files that a killed process has left, then the VM. */
 static void not_taken(struct import *x, const struct err *e)
 {
 	struct err own;
@@ -391,7 +391,7 @@ static void loopback_close(struct import *x, struct definition *d)
 	}
 }
 
-/* Return what the archive's files take on the disk, as its manifest says. */
+/* Return the space that the archive's files take on the disk, according to its manifest. */
 static uint64_t files_bytes(struct json_object *files)
 {
 	uint64_t bytes = 0;
@@ -566,10 +566,10 @@ static void keep_at_start(struct vm *vm)
 }
 
 /* Ends an import that an earlier daemon began. First it checks whether all files exist, since that daemon may have
- * called archiver_keep() before it died. Files that are older than the import are not its own: a folder of that name
- * was there, and the import would have failed. If a file is missing, it removes the import's files and looks again: the
- * old cairn-archive, which may outlive that daemon, may have given the folder its final name meanwhile. It removes
- * the files before the VM, because only the VM's definition names them. */
+ * called archiver_keep() before it ended. Files that are older than the import are not its own: a folder of that name
+ * was there, and the import would have failed. If a file is missing, it removes the import's files and looks again:
+ * the old cairn-archive, which may outlive that daemon, may have given the folder its final name meanwhile. It
+ * removes the files before the VM, because only the VM's definition names them. */
 struct clearing {
 	struct vm *vm; /* VM_FACT_INCOMPLETE is set, so nobody else removes the VM */
 	struct archiver *archiver; /* NULL: the start failed, or has to wait for the user's groups */

@@ -1,8 +1,9 @@
 /* import: the job that creates a VM from an archive. cairn-archive (archiver.h) first reads the definition from the
  * archive, then checks and unpacks everything into a folder, which gets its final name as the last step.
  *
- * The VM is defined, and marked as incomplete, before the files are unpacked. If the daemon dies, the next daemon finds
- * the mark: if all files of the VM exist under the folder's final name, the VM stays; else the VM is removed.
+ * The VM is defined, and marked as incomplete, before the files are unpacked. If the daemon ends, the next daemon
+ * finds the mark. If all files of the VM exist under the folder's final name, it keeps the VM; else it removes the
+ * VM.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_IMPORT_H
 #define CAIRN_API_JOBS_IMPORT_H

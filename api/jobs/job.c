@@ -361,7 +361,7 @@ static bool is_droppable(const struct job *j)
 	return j->status == JOB_CONCLUDED && !j->concluding;
 }
 
-/* Return the oldest job of the user who has the most, so that no user pushes out the results of others. NULL: none. */
+/* Return the oldest job of the user with the most jobs, so that no user displaces others' results. NULL: none. */
 static struct job *surplus_find(const struct vm_host *host)
 {
 	struct job *most = NULL;

@@ -65,7 +65,7 @@ struct job {
 	bool outpaced; /* the guest wrote faster than the job copied a disk, so its writes went to both images */
 	bool cancelling;
 	char denied[160]; /* why the daemon cancels the job: its user has lost the role (job_deny()); "": not so */
-	bool concluding; /* its end is being told; jobs_trim() leaves it */
+	bool concluding; /* clients are being notified of its end; jobs_trim() keeps it */
 	bool lost; /* the job of an earlier daemon, whose end no event reported (jobs_recover()) */
 	bool failed;
 	struct err e;
@@ -152,7 +152,7 @@ int job_deny(struct job *j, const char *why, struct err *e);
 bool job_makes_vms(const struct job *j);
 /* Remove a concluded job from the list, and free it. Returns 0; -EBUSY: the job is not concluded. */
 int job_dismiss(struct job *j, struct err *e);
-/* Drop concluded jobs that are too old or too many: of too many, the oldest one of the user who has the most. */
+/* Drop concluded jobs that are too old. If there are too many, drop the oldest job of the user with the most jobs. */
 void jobs_trim(struct vm_host *host);
 /* Free all jobs at the daemon's end. Work that the processes of running VMs do for them continues, except forks and
  * pulls. */

@@ -1,4 +1,4 @@
-/* job_impl: what job.c and job_recover.c share. */
+/* job_impl: internals that job.c and job_recover.c share. */
 #ifndef CAIRN_API_JOBS_JOB_IMPL_H
 #define CAIRN_API_JOBS_JOB_IMPL_H
 

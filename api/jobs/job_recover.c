@@ -128,8 +128,8 @@ static struct job *lost_add(struct recover *r, struct json_object *ev, const cha
 	return j;
 }
 
-/* Add a job whose end the earlier daemon told its clients and did not store. end: the event of that end. before: the
- * status before it. */
+/* Add a job whose end the earlier daemon sent to its clients but did not store. end: the event of that end. before:
+ * the status before it. */
 static void ended_add(struct recover *r, struct json_object *end, const char *id, const char *type, const char *before)
 {
 	uint64_t now = clock_realtime_ns(), at = time_of(end), age = at < now ? now - at : 0;
@@ -165,7 +165,7 @@ static bool is_stored(struct json_object *file, const char *id)
 	return i < n;
 }
 
-/* Whether the event is the first look at a job; if not, complete a job whose end was seen. */
+/* Whether this is the first event found of a job; if not, complete a job whose end was found before. */
 static bool is_last_event(struct recover *r, const char *id, const char *type, const char *status)
 {
 	struct json_object *end;

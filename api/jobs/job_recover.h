@@ -10,9 +10,9 @@ struct vm_host;
 
 /* Load the jobs that earlier daemons concluded. file: the content of jobs.json; borrowed; NULL: none. */
 void jobs_load(struct vm_host *host, struct json_object *file);
-/* Add the jobs that an earlier daemon left unfinished to the list, marked as `lost`, and those whose end is missing in
- * the file of jobs_load(); the event log tells them. No generated id will be that of a job in the event log. Call it
- * after jobs_load(). file: NULL: there is none. */
+/* Add the jobs that an earlier daemon left unfinished to the list, marked as `lost`, and those whose end is missing
+ * in the file of jobs_load(). They are found in the event log. No generated id will be that of a job in the event
+ * log. Call it after jobs_load(). file: NULL: there is none. */
 void jobs_recover(struct vm_host *host, struct json_object *file);
 /* Make the VM's lost job of that type its owner again, under the old id, because its work continues. Without such a
  * job, create a new one. Returns as job_new(). */

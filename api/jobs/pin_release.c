@@ -21,7 +21,7 @@
  * wait would keep more clusters that the guest has overwritten. */
 #define WAIT_S 60U
 #define TELL_TIMEOUT_NS VM_PROCESS_NO_TIMEOUT
-/* Until a process is told again that could not be reached, for example because its socket was full. */
+/* Delay before a process is notified again that could not be reached, for example because its socket was full. */
 #define TELL_AGAIN_NS 1000000000ULL
 
 static void vm_release(struct vm *vm);
@@ -107,8 +107,8 @@ static void idle_told(void *opaque, int r, const struct vm_answer *a, const stru
 	if (r >= 0)
 		return;
 	log_debug("pins", "VM '%s': %s", vm->def->name, e->msg);
-	/* Tell it again: it may have an earlier list, and delete a pin that an overlay reads by now. A process that has
-	 * ended has no list. */
+	/* Notify it again: it may have an earlier list, and delete a pin that an overlay reads by now. A process that
+	 * has ended has no list. */
 	if (!vm->proc)
 		return;
 	if (!vm->idle_pins_told)
@@ -204,7 +204,7 @@ static void timer_fire(void *opaque)
 	release_all(host);
 }
 
-/* Wake up when a pin has waited long enough, and when a process is to be told again. */
+/* Wake up when a pin has waited long enough, and when a process is to be notified again. */
 static void timer_arm(struct vm_host *host)
 {
 	uint64_t until = pins_idle_until(host), again = host->pins_tell_at_ns;

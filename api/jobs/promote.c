@@ -102,7 +102,7 @@ static void promotion_halt(struct promotion *p, const struct err *why)
 	promotion_end(p, NULL, &e);
 }
 
-/* Nothing was done yet: give up, so that the next daemon does not continue. */
+/* Nothing was changed yet: abort, so that the next daemon does not continue. */
 static void promotion_give_up(struct promotion *p, const struct err *why)
 {
 	struct err e;
@@ -578,7 +578,7 @@ static int role_check(const struct promotion *p, const struct vm *other, struct 
 		"cairn grant");
 }
 
-/* Find what `vm` replaces, or with undo what replaces `vm`. */
+/* Find the VM that `vm` replaces, or with undo the VM that replaced `vm`. */
 static int pair_find(struct promotion *p, struct vm *vm, struct err *e)
 {
 	const char *name = vm->def->name;

@@ -65,7 +65,7 @@ static const struct definition_disk *disk_find(const struct definition *def, con
 
 static void definition_settle(void *opaque);
 
-/* Settle the definition again, since it was changed meanwhile or cannot be changed now. */
+/* Update the definition again, since it was changed meanwhile or cannot be changed now. */
 static bool settle_later(struct pull *p)
 {
 	if (p->settle_tries++ == SETTLE_TRIES)
@@ -96,7 +96,7 @@ static int definition_without(const struct pull *p, const struct definition *of,
 	return any ? definition_parse_stored(o, ret, e) : 0;
 }
 
-/* A client that is told of the end finds both definitions without backing files, also after a kill of the daemon. */
+/* When a client learns of the end, both definitions lack the backing files, even if the daemon is killed then. */
 static void settled(struct store_work *work)
 {
 	struct pull *p = container_of(work, struct pull, work);
@@ -105,8 +105,8 @@ static void settled(struct store_work *work)
 	pull_free(p);
 }
 
-/* Remove the backing files from the definition that the VM runs with, which ends the disk's mark. If the daemon dies
- * before that is stored, the next one finds the mark and pulls again, which changes the definitions alone. */
+/* Remove the backing files from the definition that the VM runs with, which ends the disk's mark. If the daemon ends
+ * before that is stored, the next one finds the mark and pulls again, which changes the definitions only. */
 static void live_settle(struct pull *p)
 {
 	struct definition *def = NULL;
@@ -146,8 +146,8 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 		live_settle(p);
 }
 
-/* Remove the backing files from the definition of the next start. If the daemon dies before that is stored, the mark
- * lets the next start ignore them. */
+/* Remove the backing files from the definition of the next start. If the daemon ends before that is stored, the mark
+ * makes the next start ignore them. */
 static void definition_settle(void *opaque)
 {
 	struct pull *p = opaque;

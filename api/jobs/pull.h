@@ -1,7 +1,7 @@
-/* pull: the job that copies into a disk's image what the disk reads from its backing files, and then removes these from
- * the image's header and from the definition (virsh's blockpull, QMP's block-stream). The VM may run or be off. If
- * the daemon ends meanwhile, the process of a running VM ends the pull, and the next daemon begins it again as the
- * same job.
+/* pull: the job that makes a disk independent of its backing files (virsh's blockpull, QMP's block-stream). It copies
+ * the data that the disk reads from them into the disk's image, and then removes them from the image's header and
+ * from the definition. The VM may run or be off. If the daemon ends meanwhile, the process of a running VM ends the
+ * pull, and the next daemon begins it again as the same job.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_PULL_H
 #define CAIRN_API_JOBS_PULL_H

@@ -82,7 +82,7 @@ static void handover_done(void *opaque, int r, const struct vm_info *info, const
 static void cancel_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	(void)a;
-	/* The VM's process knows of no handover before it is asked. */
+	/* The VM's process has begun no handover before the request. */
 	if (r == -EREMOTEIO && !vm_handover_cancel(opaque))
 		log_info("restart-process", "cannot cancel the handover: %s", e->msg);
 }

@@ -1,6 +1,6 @@
 /* restart_process: the job that gives a running VM a new process, for example one of a newer version of Cairn. If the
  * VM's process can, it hands the VM over to the new process (api/vm/vm_handover.h). Otherwise the job saves the VM's
- * state (a managed save) and starts the VM from it; if the daemon dies after the save has begun, the next daemon
+ * state (a managed save) and starts the VM from it; if the daemon ends after the save has begun, the next daemon
  * continues (VM_FACT_CONTINUES). Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_RESTART_PROCESS_H
 #define CAIRN_API_JOBS_RESTART_PROCESS_H

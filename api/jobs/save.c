@@ -195,7 +195,7 @@ int save_to_file(struct vm *vm, struct client_file **file, const char *job_id, s
 }
 
 /* Answer the call, if there is one, with the job's id. If the job continues, the request to save was sent before, so
- * the save continues even if this daemon dies. */
+ * the save continues even if this daemon ends. */
 static void begin_answer(const struct save_wait *w)
 {
 	struct json_object *o;
@@ -244,7 +244,7 @@ static void managed_save(struct job *j, int fd, int definition, const struct vm_
 {
 	struct save_wait *w = wait_new(j, managed_begin);
 
-	/* The save may outlive this daemon, so state.json must say how the VM continues afterwards. */
+	/* The save may continue after this daemon's end, so state.json must record how the VM continues afterwards. */
 	vm_save(j->vm);
 	w->fd = fd;
 	w->definition = definition;

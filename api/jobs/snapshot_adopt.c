@@ -15,7 +15,7 @@
 
 #define QUERY_TIMEOUT_NS (10 * 1000000000ULL)
 
-/* The VM's process has done what the earlier daemon asked for. A delete may have been one of several. */
+/* The VM's process has completed the earlier daemon's request. A delete may have been one of several. */
 static void adopted_succeed(struct snapshot_work *w)
 {
 	struct err e;

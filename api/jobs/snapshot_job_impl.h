@@ -1,4 +1,4 @@
-/* snapshot_job_impl: what the files of api/jobs/snapshot_job.h share. Threading: the daemon's loop. */
+/* snapshot_job_impl: internals of api/jobs/snapshot_job.h that its source files share. Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_SNAPSHOT_JOB_IMPL_H
 #define CAIRN_API_JOBS_SNAPSHOT_JOB_IMPL_H
 
@@ -49,7 +49,7 @@ void snapshot_work_release(struct job *j);
 void snapshot_work_succeed(struct snapshot_work *w);
 /* Emit the event about the job's snapshot. */
 void snapshot_work_tell(const struct snapshot_work *w, enum event_id id, const char *snapshot);
-/* Add what the VM's process says about a new snapshot. */
+/* Add the figures of a new snapshot that the VM's process reports. */
 void snapshot_put_created(struct json_object *result, const struct vm_snapshot_done *d);
 
 /* ---- snapshot_revert.c ---- */

@@ -160,9 +160,9 @@ static void daemon_has_died(int sig)
 	kill(0, SIGKILL);
 }
 
-/* Arrange that the whole process group is killed when the daemon dies: virt-sysprep starts other programs, which a
- * death signal to virt-sysprep alone would not reach. Use SIGUSR2, not SIGTERM, because the process inherits the
- * daemon's signal mask, which blocks SIGTERM. */
+/* Have the whole process group killed when the daemon ends: virt-sysprep starts other programs, which a parent-death
+ * signal to virt-sysprep alone would not reach. Use SIGUSR2, not SIGTERM, because the process inherits the daemon's
+ * signal mask, which blocks SIGTERM. */
 static int group_end_with_daemon(void)
 {
 	if (sigaction(SIGUSR2, &(struct sigaction){ .sa_handler = daemon_has_died }, NULL) < 0)

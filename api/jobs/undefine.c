@@ -36,7 +36,7 @@ struct undefine {
 	struct volumes volumes;
 	unsigned removed; /* images removed so far */
 	struct fork_as *errand;
-	struct err why; /* of `fails`; with images to remove: the error with which plan_dropped() gives up */
+	struct err why; /* of `fails`; with images to remove: the error of plan_dropped() */
 };
 
 /* ---- the end of the undefine ---- */
@@ -113,7 +113,7 @@ static void plan_dropped(struct store_work *work)
 	give_up(u, &u->why);
 }
 
-/* Remove the stored list of images, then give up. Otherwise the next daemon would remove files that have these paths
+/* Remove the stored list of images, then fail. Otherwise the next daemon would remove files that have these paths
  * then. */
 static void plan_drop(struct undefine *u, const struct err *why)
 {

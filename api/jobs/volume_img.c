@@ -71,7 +71,7 @@ static _Noreturn void program_main(const struct volume_img *v, int errors)
 
 /* ---- the parent ---- */
 
-/* Fail with what the program has said, without its name. */
+/* Fail with the program's message, without its name. */
 static int program_failed(char *said, int status, struct err *e)
 {
 	static const char name[] = "cairn-img: ";
@@ -106,7 +106,7 @@ static void said_await(int fd, pid_t pid, unsigned *waited_s)
 			kill(pid, SIGKILL);
 }
 
-/* Read what the program says up to its end. said: gets the beginning; size: of it. */
+/* Read the program's output to its end. said: gets the beginning; size: of said. */
 static void said_read(int fd, pid_t pid, char *said, size_t size)
 {
 	unsigned waited_s = 0;
@@ -127,7 +127,7 @@ static void said_read(int fd, pid_t pid, char *said, size_t size)
 	said[used] = 0;
 }
 
-/* A SIGTERM that is blocked here, because it came before the program began, is meant for the program. */
+/* A SIGTERM that is pending here, because it came before the program began, is for the program. */
 static void term_pass(pid_t pid)
 {
 	if (term_is_pending())

@@ -26,12 +26,12 @@ struct volume_img {
 void volume_img_begin(struct volume_img *v, const char *program, const char *verb, int progress);
 /* Add an option or its value, borrowed. */
 void volume_img_add(struct volume_img *v, const char *arg);
-/* Set what follows the options, borrowed. */
+/* Set the arguments that follow the options, borrowed. */
 void volume_img_names(struct volume_img *v, const char *first, const char *second);
 /* Let cairn-img take the open file, borrowed, wherever the command line says `path`. */
 void volume_img_add_file(struct volume_img *v, int fd, const char *path);
 /* Run cairn-img, and wait for its end. SIGTERM for the process group ends it, also one that came before. Returns 0;
- * -EIO with what it has said; -errno. */
+ * -EIO with the program's message; -errno. */
 int volume_img_run(struct volume_img *v, struct err *e);
 
 #endif

@@ -78,7 +78,7 @@ static _Noreturn void look_main(const struct volume_users *u, _Atomic size_t *at
 	_exit(0);
 }
 
-/* Wait for the end of the process that looks, unless it stands still. Returns whether it has ended. */
+/* Wait for the end of the process that examines the files, unless it is blocked. Returns whether it has ended. */
 static bool look_await(int pidfd, const _Atomic size_t *at)
 {
 	uint64_t end = loop_now_ns() + ALL_NS;

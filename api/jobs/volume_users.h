@@ -1,5 +1,5 @@
-/* volume_users: the files that the definitions of VMs name, with their device and inode. A process of their own looks
- * at them, because one of them may lie on a file system that hangs.
+/* volume_users: the files that the definitions of VMs name, with their device and inode. A separate process examines
+ * them, because one of them may be on a file system that hangs.
  * Threading: runs in a process of fork_as.h, without malloc() and locks. */
 #ifndef CAIRN_API_JOBS_VOLUME_USERS_H
 #define CAIRN_API_JOBS_VOLUME_USERS_H

@@ -107,8 +107,8 @@ static int order_send(struct egress_order *g, struct vm *vm, unsigned at, const 
 
 /* ---- the call ---- */
 
-/* The process has the rights of the interface's author, who may have chosen the rules to limit what those are used
- * for. */
+/* The process has the rights of the interface's author, who may have chosen the rules to limit the use of these
+ * rights. */
 static int author_check(const struct call *c, const struct definition_interface *n, struct err *e)
 {
 	const struct rights *author = author_of_interface(vm_live(c->vm), n);

@@ -31,7 +31,7 @@ struct port {
 	struct definition_forward what;
 	bool moved;
 	unsigned waits; /* mask of the orders without an answer */
-	unsigned late;	/* mask of those whose time has passed */
+	unsigned late;	/* mask of the orders whose time limit has passed */
 	uint64_t begun_ns;
 	char why[160]; /* why it could not be opened; "": it was, or not tried */
 };

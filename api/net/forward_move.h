@@ -16,8 +16,8 @@ int forward_move_check(const struct vm *from, const struct vm *to, struct err *e
 /* Note the forwards of `from`: those that it runs with, or those of its definition. The VMs must stay until
  * forward_move_free(). */
 struct forward_move *forward_move_new(struct vm *from, struct vm *to);
-/* Hand the sockets over. done: called once, at once or from the loop. Sockets that are not handed over, because one of
- * the VMs does not run, or its process cannot, are left to forward_move_open(). */
+/* Hand the sockets over. done: called once, at once or from the loop. If a VM does not run, or its process cannot
+ * hand a socket over, forward_move_open() opens the port instead. */
 void forward_move_begin(struct forward_move *m, void (*done)(void *opaque), void *opaque);
 /* Open the ports that were not handed over, once the definition that `to` runs with has the forwards. Does nothing if
  * `to` does not run. done: as above. */

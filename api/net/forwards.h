@@ -22,7 +22,7 @@ struct vm;
 struct vm_host;
 struct vm_observer;
 
-/* Stands for the port that the kernel is to choose, until the definition is parsed, since the parser refuses 0. */
+/* Placeholder, until the definition is parsed, for a port that the kernel is to choose: the parser refuses 0. */
 #define FORWARD_SOME_PORT 65535
 
 extern const struct vm_observer forwards_observer;
@@ -33,7 +33,7 @@ void forwards_on_state_change(struct vm *vm);
 void forwards_taken_back(struct vm *vm);
 /* Ask the VM's cairn-slirp processes to accept no more clients, because the VM is about to be saved. Once they have
  * answered, new clients wait in the listening sockets, which the daemon holds, too. Such a client cancels the save if
- * that is still possible, or else wakes the VM afterwards.
+ * possible, or else wakes the VM after the save.
  * Returns false if no process has to answer. Otherwise the observers' forwards_held() is called when all processes have
  * answered. As the processes are not trusted, that may never happen. */
 bool forwards_hold(struct vm *vm);
@@ -62,13 +62,13 @@ bool forwards_has_process(const struct vm *vm, unsigned at);
 int forwards_plug(struct vm *vm, const struct definition *only, struct config *c, struct err *e);
 /* Tell the cairn-publish of interface `at`, if there is one, the guest's address and the VM's tap. */
 void forwards_lead(struct vm *vm, unsigned at, const char *address, const char *tap);
-/* Have the cairn-slirp of interface `at` change its forwards (tools/slirp/control.h).
- * text: the message. fd: a socket that goes with it, borrowed; -1: none.
+/* Ask the cairn-slirp of interface `at` to change its forwards (tools/slirp/control.h). text: the message. fd: a
+ * socket that goes with it, borrowed; -1: none.
  * done: called once from the loop unless an error is returned. r: 0; -EREMOTEIO: the process refused; -EPIPE: the
  * process has ended, or the VM has started again with another one. The VM may be gone by then. If the process does not
  * answer in time, done() is first called with -ETIMEDOUT; it may still make the change.
- * Returns 0; -ENOENT: no such process runs; -EBUSY: another change is under way; -ETIMEDOUT: the process owes the
- * answer to an earlier one; -errno. */
+ * Returns 0; -ENOENT: no such process runs; -EBUSY: another change is under way; -ETIMEDOUT: the process has not
+ * answered an earlier one; -errno. */
 int forwards_order(struct vm *vm, unsigned at, const char *text, int fd, void (*done)(void *opaque, int r), void *opaque);
 /* If the daemon holds the socket of this forward, which is no longer one of the VM's, close all sockets that it holds
  * for the VM. It opens those of the definition when the VM sleeps. */

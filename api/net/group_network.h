@@ -22,15 +22,15 @@ struct json_object *group_networks_choose(struct vm *const *vms, size_t n, const
 /* Check that the clones can stay on these networks, which have rules for each clone then (docs/networks.md, "Clones
  * of a group"). networks: from group_networks_choose(). Returns 0; -ENOTSUP. */
 int group_networks_check_kept(struct vm *const *vms, size_t n, struct json_object *networks, struct err *e);
-/* List what cairn-net has to know of the other clones when the clones stay on these networks.
+/* List the members of cairn-net's request about the other clones, for clones that stay on these networks.
  * clones: their definitions, in the order of the VMs. at: the clone that this is for.
  * Returns an array, owned by the caller: for each interface an array of objects with mac (that a VM's guest has) and
  * own (its clone's), or null. */
 struct json_object *group_network_peers(struct vm *const *vms, const struct definition *const *clones, size_t n, size_t at,
 	struct json_object *networks);
-/* Let each forward name the interface of the VM's clone that it leads to: the one that it names, or one of type user or
- * of another network than these, in which the host reaches no clone. publish_validate() refuses what is left: a VM
- * without an interface that can have forwards.
+/* Set the interface of each forward that names none: one of type user, or of a network other than these, because the
+ * host does not reach the clones in these. publish_validate() refuses a VM without an interface that can have
+ * forwards.
  * forwards: as forward-add takes them; borrowed. networks: from group_networks_choose(). *ret: the caller's.
  * Returns 0; -ENOTSUP: the clone has such an interface only on a network of the group. */
 int group_network_place_forwards(const struct vm *vm, struct json_object *forwards, struct json_object *networks, struct json_object **ret,

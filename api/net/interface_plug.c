@@ -119,7 +119,7 @@ static int plug_plan(struct plug *w, struct vm *vm, struct err *e)
 	r = definition_parse_stored(only, &w->only, e);
 	if (r < 0)
 		return r;
-	w->only->interfaces[0].vhost = false; /* VM_MSG_PLUG cannot tell it; the next start makes use of it */
+	w->only->interfaces[0].vhost = false; /* VM_MSG_PLUG has no member for it; it takes effect at the next start */
 	authors_copy(w->next, w->only);
 	snprintf(w->id, sizeof(w->id), "%s", w->only->interfaces[0].id);
 	return interface_check(vm, &w->only->interfaces[0], e);

@@ -149,8 +149,8 @@ int network_folder_make(const struct network *n, char *path, struct err *e)
 	return mkdir_all(path, 0700, e);
 }
 
-/* Remove what is in a folder, and folders in it to a depth. Some of it is dnsmasq's, which a guest may have taken over:
- * no link is followed. fd: taken. */
+/* Remove the content of a folder, including folders in it down to a depth. Some of it is dnsmasq's, which a guest may
+ * have taken over: no link is followed. fd: taken. */
 static void folder_clear(int fd, unsigned depth)
 {
 	DIR *dir = fdopendir(fd);
@@ -299,7 +299,7 @@ void networks_load(struct vm_host *host)
 	store_each_file(host->store, NETWORKS_FOLDER, network_found, host);
 }
 
-/* ---- who may use a network, and who does ---- */
+/* ---- permission to use a network, and its users ---- */
 
 static bool ids_have(const struct network_ids *ids, uint32_t id)
 {
@@ -309,8 +309,9 @@ static bool ids_have(const struct network_ids *ids, uint32_t id)
 	return false;
 }
 
-/* The definition that an active network runs with counts, which net-update changes: so a permission that an admin gives
- * or takes back counts at once, and one of the next start's definition is for the network that it describes. */
+/* For an active network, use the definition that it runs with, which net-update changes. So a permission that an
+ * admin gives or revokes there takes effect at once. A permission in the next start's definition takes effect at the
+ * next start. */
 bool network_permits(const struct network *n, const struct rights *r)
 {
 	const struct network_definition *d = n->live ? n->live : n->def;

@@ -34,13 +34,15 @@ struct network {
 	enum network_state state;
 	bool autostart;
 	bool of_group; /* made for the clones of a group, and removed with the last of them (group_network.h) */
-	bool group_is_complete; /* of_group: all clones are there, so the network goes when no VM has an interface of it */
+	bool group_is_complete; /* of_group: all clones are complete, so the network is removed when no VM has an
+				 * interface of it */
 	bool was_lost; /* active for the last daemon, and gone now */
 	struct network_operation *operation; /* under way (network_life.c); NULL: none */
 	struct network_query *queries;	     /* likewise */
 	struct network_programs *programs;   /* api/net/network_programs.h; NULL: none yet */
 	struct network_retry *retry;	     /* api/net/network_retry.h; NULL: nothing has failed yet */
-	struct json_object *blocked; /* owned: an array of sentences (api/net/network_blocked.h); NULL: nothing is known to block it */
+	struct json_object *blocked; /* owned: an array of sentences (api/net/network_blocked.h); NULL: no obstacle is
+				      * known */
 	struct network_waits *waits;	     /* api/net/network_wait.h; NULL: no command has waited yet */
 };
 
@@ -67,8 +69,8 @@ const char *network_state_word(enum network_state s);
  * d: of a new network, or of the one with that name. Returns 0; -EEXIST; -errno. */
 int network_complete(struct vm_host *host, struct network_definition *d, struct err *e);
 /* Define a network, or redefine the one of that name; stores it and emits NETWORK_DEFINED.
- * d: from network_complete(); taken on success. of_group: as in struct network; counts if no definition is replaced.
- * ret_created: whether that is so. Returns 0; -errno. */
+ * d: from network_complete(); taken on success. of_group: as in struct network; ignored if a definition is replaced.
+ * ret_created: whether none was replaced. Returns 0; -errno. */
 int network_define(struct vm_host *host, struct network_definition *d, bool of_group, struct network **ret_n, bool *ret_created,
 	struct err *e);
 /* Add a network that has no definition for a next start. d: taken. */

@@ -163,7 +163,8 @@ static void answer(const struct network_operation *op, int r, struct json_object
 
 /* ---- becoming inactive ---- */
 
-/* Record that nothing of the network is left. Frees a transient network. detail: why; NULL: it was asked for. */
+/* Record that the network has no part on the host any more. Frees a transient network. detail: why; NULL: on request.
+ */
 static void become_inactive(struct network *n, const char *detail)
 {
 	struct network_definition *live = n->live;
@@ -191,7 +192,7 @@ static void undone(struct network *n, struct network_operation *op, int r, struc
 	answer(op, -EIO, NULL, &op->failed);
 }
 
-/* Run "down" for a network that did not become active. op: who waits, and the error that they get. */
+/* Run "down" for a network that did not become active. op: the waiting callers, and the error for them. */
 static void undo(struct network *n, const struct network_operation *op, const struct err *failed)
 {
 	struct network_operation down = { .verb = "down", .ended = undone, .done = op->done, .opaque = op->opaque, .failed = *failed };
@@ -467,8 +468,8 @@ int network_update(struct network *n, struct network_definition *d, network_done
 	return r;
 }
 
-/* A question, which changes nothing. It goes beside operations and other questions: users who may only look delay no
- * admin. */
+/* A question, which changes nothing. It runs in parallel with operations and other questions, so users who may only
+ * view delay no admin. */
 struct network_query {
 	struct network_query *next;
 	const char *verb;

@@ -26,7 +26,7 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 /* Change an active network. d: taken, also on errors; it becomes the live definition when done() reports success.
  * Returns as network_start(). */
 int network_update(struct network *n, struct network_definition *d, network_done *done, void *opaque, struct err *e);
-/* Emit and log the network's state. detail: why; NULL: it was asked for. */
+/* Emit and log the network's state. detail: why; NULL: on request. */
 void network_state_tell(const struct network *n, const char *detail);
 /* Whether an operation is under way that another one must not overtake. A check that the daemon makes by itself changes
  * nothing, so an operation ends it. */
@@ -34,22 +34,22 @@ bool network_is_busy(const struct network *n);
 /* Look at an active network, and make the parts that are missing. The log has what is done. Returns false if an
  * operation is under way, so that the network has to be looked at later. */
 bool network_look(struct network *n);
-/* Ask cairn-net something that changes nothing, also during an operation.
+/* Send cairn-net a request that changes nothing, also during an operation.
  * verb: borrowed until the end; "leases"; "denied": how many packets the egress rules of an active network have denied;
  *       "blocked" (network_blocked.h).
  * Returns as network_start(); -EBUSY: too many ask. */
 int network_query(struct network *n, const char *verb, network_done *done, void *opaque, struct err *e);
 /* Whether such a question is under way. */
 bool network_query_runs(const struct network *n, const char *verb);
-/* End the questions under way. why: what done() tells; NULL: it is not called. */
+/* End the requests under way. why: the error for done(); NULL: done() is not called. */
 void network_queries_end(struct network *n, const struct err *why);
 
 /* Free the operation under way; done() is not called. */
 void network_operation_free(struct network *n);
 
-/* Compare what an earlier daemon recorded with what is there: repair active networks, remove what a start or stop left,
- * and start the networks with autostart after a boot of the host. Waits for that, up to 20 s, so that VMs find their
- * networks. */
+/* Compare the networks that an earlier daemon recorded with the host: repair active networks, remove the parts that
+ * an interrupted start or stop left, and start the networks with autostart after a boot of the host. Waits for that,
+ * up to 20 s, so that VMs find their networks. */
 void networks_take_back(struct vm_host *host);
 
 #endif

@@ -81,10 +81,10 @@ static void ports_free(struct vm *vm)
 	free(STEAL_PTR(vm->ports));
 }
 
-/* ---- what a guest may do ---- */
+/* ---- the permissions of a guest ---- */
 
-/* In mode open the network has no rules but those that are asked for, and in mode bridge nobody knows the guests'
- * addresses. */
+/* In mode open the network has only rules that its definition requests, and in mode bridge the guests' addresses are
+ * unknown. */
 static enum network_filter filter_of(const struct network_definition *d)
 {
 	if (d->filter)
@@ -568,7 +568,7 @@ void network_ports_tell(struct vm *vm)
 		port_lead(vm, &vm->ports->list[i]);
 }
 
-/* ---- what is shown ---- */
+/* ---- figures for clients ---- */
 
 /* Find the port of an interface that has an address as a live clone; NULL: none. */
 static const struct port *clone_port_find(const struct vm *vm, unsigned at)

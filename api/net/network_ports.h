@@ -27,7 +27,7 @@ void network_ports_clone(struct vm *clone, const struct vm *source, bool present
 /* Get the MAC address that the guest of a live clone has from its source, unless it has started again. Returns false
  * for other VMs. mac: 6 bytes. */
 bool network_ports_guest_mac(const struct vm *vm, unsigned at, uint8_t *mac);
-/* Let the guest of a live clone find the other clones of its group at the addresses that their sources have
+/* Let the guest of a live clone reach the other clones of its group at the addresses of their sources
  * (docs/networks.md, "Clones of a group"). Lasts as the addresses do, and its own clones get the same.
  * peers: has for each interface an array as group_network_peers() makes it, or null; borrowed. */
 void network_ports_set_peers(struct vm *clone, struct json_object *peers);
@@ -49,8 +49,8 @@ int network_ports_check(struct vm_host *host, const struct definition_interface 
 bool network_ports_is_clone(const struct vm *vm, unsigned at);
 /* Whether a VM that starts or runs has rules, or a reserved address, for a tap of that name on the network. */
 bool network_ports_has_tap(const struct vm_host *host, const char *network, const char *tap);
-/* Have the address of a running VM's interface of type network reserved, unless it has one, and tell it to the
- * interface's cairn-publish.
+/* Reserve an address for a running VM's interface of type network, unless it has one, and send it to the interface's
+ * cairn-publish.
  * done: called once, before the call returns or from the loop. The VM may be gone by then. */
 void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 /* Install the rules for interface `at`, which is attached to the running VM; vm_live() has it.

@@ -1,5 +1,6 @@
-/* network_process: runs cairn-net (tools/net), the program that makes bridges, rules and address servers, beside the
- * loop: one process for each request, which is one JSON object, as is the answer. Threading: the daemon's loop. */
+/* network_process: runs cairn-net (tools/net), the program that makes bridges, rules and address servers. Each
+ * request has a process of its own, and the loop continues meanwhile. Request and answer are one JSON object each.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_NETWORK_PROCESS_H
 #define CAIRN_API_NET_NETWORK_PROCESS_H
 
@@ -17,8 +18,8 @@ int network_request_make(const struct network *n, const char *verb, const struct
 /* Start the program. The process is killed when the daemon ends, and at the time limit.
  * program:  path of cairn-net.
  * request:  borrowed during the call.
- * done:     called once, from the loop, and the process is freed after it. answer: borrowed; NULL: a failure, and e is
- *           set: what the program says, or that it gave no answer (-EIO), or -ETIMEDOUT.
+ * done:     called once, from the loop, and the process is freed after it. answer: borrowed; NULL: a failure, and e
+ * is set: the program's error, -EIO (it gave no answer), or -ETIMEDOUT.
  * Returns 0; -errno, and done() is not called. */
 int network_process_start(struct loop *l, const char *program, struct json_object *request, uint64_t timeout_ns,
 	void (*done)(void *opaque, int r, struct json_object *answer, const struct err *e), void *opaque,

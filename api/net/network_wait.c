@@ -23,7 +23,7 @@ struct network_waits {
 	struct waiting *first;
 	unsigned n;
 	struct loop_timer *timer;
-	const struct call *turn; /* the command that has waited and runs now, ahead of the others */
+	const struct call *turn; /* the command that has waited and runs now, before the others */
 };
 
 unsigned network_waits_count(const struct network *n)

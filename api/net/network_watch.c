@@ -69,7 +69,7 @@ static bool is_own_table(const struct nlmsghdr *m)
 		a->nla_len >= NLA_HDRLEN + strlen(OWN_TABLES) && !memcmp(a + 1, OWN_TABLES, strlen(OWN_TABLES));
 }
 
-/* A firewall that starts makes chains; one that is loaded anew deletes what is there, with rules of ours. */
+/* A firewall that starts adds chains; one that reloads deletes all rules, including ours. */
 static bool is_other_firewall(const struct nlmsghdr *m)
 {
 	if (NFNL_SUBSYS_ID(m->nlmsg_type) != NFNL_SUBSYS_NFTABLES)

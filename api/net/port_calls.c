@@ -157,7 +157,7 @@ static int work_start(struct port_work *w, bool up, struct err *e)
 	return r ? r : network_process_start(host->loop, host->paths->net_program, request, TIMEOUT_NS, work_done, w, &w->process, e);
 }
 
-/* Whether the call would remove the rules of another VM's tap, which has the name of the one that is gone. */
+/* Whether the call would remove the rules of another VM's tap, which has the name of a removed tap. */
 static bool is_late(const struct port_call *c)
 {
 	return !c->up && network_ports_has_tap(c->all->host, c->network, js_get_str_or(c->port, "tap", ""));
@@ -191,7 +191,7 @@ static struct port_work *work_new(struct port_calls *all, struct port_call **fir
 			at = &c->next;
 			continue;
 		}
-		/* The order counts: a new tap may have the name of one that is gone. */
+		/* Keep the order: a new tap may have the name of a removed one. */
 		if (c->up != up || c->alone != alone || is_late(c))
 			break;
 		*at = c->next;
@@ -257,7 +257,7 @@ struct port_call *port_call_begin(struct vm_host *host, const char *network, boo
 	return c;
 }
 
-/* Its process continues: the next change of the network's ports removes the rules of a tap that is gone. */
+/* Its process continues: the next change of the network's ports removes the rules of removed taps. */
 void port_call_free(struct port_call *c)
 {
 	struct port_call **at = c ? &c->all->waiting : NULL;

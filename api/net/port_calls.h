@@ -1,8 +1,9 @@
 /* port_calls: lets cairn-net (tools/net/port.c) install and remove the rules of taps. One process at a time works on
- * the ports of a network. The calls that come meanwhile wait, and then one process carries out all of them that install
- * rules, or all that remove some: so the clones of a fork, and VMs that start or end together, share processes, changes
- * of the ruleset and reloads of dnsmasq. If such a process fails, each of its calls is repeated alone, and only those
- * that are wrong themselves fail; if it runs into its time limit, all of them fail. Threading: the daemon's loop. */
+ * the ports of a network. Calls that arrive meanwhile wait. Then one process carries out all of them that install
+ * rules, or all that remove rules: so the clones of a fork, and VMs that start or end together, share processes,
+ * changes of the ruleset and reloads of dnsmasq. If such a process fails, each of its calls is repeated alone, and
+ * only those that are wrong themselves fail; if it runs into its time limit, all of them fail. Threading: the
+ * daemon's loop. */
 #ifndef CAIRN_API_NET_PORT_CALLS_H
 #define CAIRN_API_NET_PORT_CALLS_H
 

@@ -1,7 +1,7 @@
-/* publish: forwards that a live clone gets at its start. They belong to this run only, as those of forward-add:
- * they are in vm->live, the definition that the clone runs with, and not in that of its next start. Their sockets are
- * opened with the clone's other files, and its cairn-slirp begins with them, so they need no request and no sync of
- * their own.
+/* publish: forwards that a live clone gets at its start. They belong to this run only, like those of forward-add:
+ * they are in vm->live, the definition that the clone runs with, and not in its next start's definition. Their
+ * sockets are opened with the clone's other files, and its cairn-slirp begins with them, so they need no request and
+ * no sync of their own.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_PUBLISH_H
 #define CAIRN_API_NET_PUBLISH_H

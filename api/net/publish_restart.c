@@ -32,7 +32,7 @@ struct restart {
 	char id[16];   /* of the interface, which may have been detached */
 	struct backoff backoff;
 	char problem[ERR_SENTENCE_MAX]; /* empty: the process runs */
-	bool untold; /* the problem is told before the next try, if the VM runs then */
+	bool untold; /* the problem is reported before the next try, if the VM runs then */
 	struct loop_timer *timer;
 	struct publish_wait *waits; /* calls that wait for the end of the next try */
 	struct open_as *opener;

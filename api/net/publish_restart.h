@@ -28,7 +28,7 @@ struct publish_wait {
 bool publish_restart_wait(struct vm *vm, unsigned at, struct publish_wait *w);
 /* Put that into the interface's object as forwards-problem. */
 void publish_restart_show(const struct vm *vm, unsigned at, struct json_object *o);
-/* Forget all: the VM has ended or was removed. */
+/* Drop all entries of the VM, which has ended or was removed. */
 void publish_restarts_end(struct vm *vm);
 
 #endif

@@ -35,8 +35,8 @@
 
 #define SOCKET_NAME_MAX (VM_NAME_MAX + 24)
 
-/* Print the name of an interface's control socket. Two dots keep it apart from the sockets of VMs, whose names begin
- * with no dot, and of offline processes, whose names begin with one (offline_process.c). An id has no colon. */
+/* Print the name of an interface's control socket. The name begins with two dots, because sockets of VMs have names
+ * without a dot, and sockets of offline processes names with one (offline_process.c). An id has no colon. */
 static void socket_name(const char *vm, const char *id, char buf[SOCKET_NAME_MAX])
 {
 	snprintf(buf, SOCKET_NAME_MAX, "..%.15s:%s", id, vm);

@@ -31,7 +31,8 @@
 #define OFF_DAYS 90
 #define OVERLAY_DAYS 30
 #define SNAPSHOT_DAYS 30
-/* A growth counts if it is so many times its error, and continues in the second half of the time at half its rate. */
+/* A growth counts if it exceeds its standard error by this factor, and has at least half its rate in the second half
+ * of the time. */
 #define GROWTH_ERRORS 3
 #define GROWTH_LATE_PART 0.5
 #define MEMORY_GROWTH_PART 0.1
@@ -238,7 +239,7 @@ static bool idle_rule(const struct advice_vm *vm, struct advice_list *ret)
 	return true;
 }
 
-/* ---- what a VM has and never used ---- */
+/* ---- unused resources ---- */
 
 static void memory_rule(const struct advice_vm *vm, struct advice_list *ret)
 {
@@ -274,7 +275,7 @@ static void vcpus_rule(const struct advice_vm *vm, struct advice_list *ret)
 	advice_command(a, "cairn setvcpus %s %u --config", vm->name, enough);
 }
 
-/* ---- what runs out ---- */
+/* ---- resources that run out ---- */
 
 /* Whether the values grow by more than chance, and still do so in the second half of the time. */
 static bool grows(const double *x, const double *y, size_t n, const struct line_fit *all)
@@ -285,7 +286,7 @@ static bool grows(const double *x, const double *y, size_t n, const struct line_
 		late.slope >= GROWTH_LATE_PART * all->slope;
 }
 
-/* Add how many days are left, and between which days that lies. */
+/* Add the number of days left, with its lower and upper bound. */
 static void days_left(struct advice *a, const struct line_fit *f, double room, double days)
 {
 	double slow = f->slope - 2 * f->error;

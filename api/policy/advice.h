@@ -1,5 +1,5 @@
-/* advice: rules that find waste, shortage and unusual load in a VM's trends and a pool's history, and predict what will
- * run out (pure).
+/* advice: rules that find waste, shortage and unusual load in a VM's trends and a pool's history, and predict which
+ * resources run out (pure).
  *
  * Each piece of advice has the figures that led to it, and the command that solves the problem. A rule that lacks data
  * gives no advice; on request, it says which data it lacks. The limits are in docs/man/cairn.1, at `advise`.
@@ -24,7 +24,7 @@ struct advice {
 	enum advice_kind kind;
 	const char *rule;
 	char *text;	   /* owned: one sentence */
-	char *command;	   /* owned: what a user types to repair it */
+	char *command;	   /* owned: the command that repairs it */
 	const char *apply; /* a command of the daemon that repairs it, takes only `vm` and does no harm; NULL: none */
 	struct {
 		const char *name;
@@ -113,7 +113,7 @@ struct advice_start {
 
 /* Add that a start would fail, with the error's sentence. */
 void advice_of_refusal(const char *name, const char *sentence, struct advice_list *ret);
-/* Say what a start would be short of, the most pressing first. */
+/* Add advice about the resources that a start would lack, the most urgent first. */
 void advice_of_start(const struct advice_start *s, struct advice_list *ret);
 /* Apply the rules about a pool. h: borrowed. low: whether the daemon holds its space for low. */
 void advice_of_pool(const char *name, const struct pool_history *h, bool low, struct advice_list *ret);

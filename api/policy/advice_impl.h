@@ -1,4 +1,4 @@
-/* advice_impl: what the files of advice share. Threading: none. */
+/* advice_impl: internals that the files of advice share. Threading: none. */
 #ifndef CAIRN_API_POLICY_ADVICE_IMPL_H
 #define CAIRN_API_POLICY_ADVICE_IMPL_H
 
@@ -26,7 +26,7 @@ size_t hours_last(const struct trend_view *v, size_t hours);
 size_t hours_known(const struct trend_view *v, enum trend_series s, size_t from);
 double hours_mean(const struct trend_view *v, enum trend_series s, size_t from);
 
-/* Apply the rules about what is short and what is unusual (advice_load.c). */
+/* Apply the rules about shortage and unusual figures (advice_load.c). */
 void advice_of_load(const struct advice_vm *vm, struct advice_list *ret);
 
 #endif

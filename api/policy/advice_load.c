@@ -23,7 +23,7 @@
 #define LATENCY_NS 2e6
 #define LATENCY_KNOWN 72
 #define LATENCY_REQUESTS 1
-/* An hour against this hour, the one before and the one after it of the last four weeks. */
+/* Unusual figures: compare an hour with the same hour of the last four weeks, the hour before and the hour after. */
 #define WEEKS 4
 #define WEEKS_KNOWN 3
 /* So many seconds of the present hour have to be known; else the hour before is taken. */

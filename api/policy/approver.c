@@ -564,7 +564,7 @@ void approver_set_rule(struct call *c, const struct approval_rule *rule)
 		call_fail(c, &e);
 		return;
 	}
-	/* Rules of VMs that are gone leave room. A VM that is not loaded may have rules. */
+	/* Rules of undefined VMs do not count towards the limit. A VM that is not loaded may have rules. */
 	for (size_t i = store_has_unread(a->host->store) ? 0 : a->table.nrules; i--;) {
 		struct approval_rule old = a->table.rules[i];
 

@@ -123,7 +123,7 @@ static void autostart_done(void *opaque)
 	a->sequence = NULL;
 }
 
-/* Whether the run is to start the VM. If an earlier daemon died during this boot's run, skip the VMs whose state has
+/* Whether the run is to start the VM. If an earlier daemon ended during this boot's run, skip the VMs whose state has
  * changed since the run began. */
 static bool is_due(const struct autostart *a, const struct vm *vm)
 {

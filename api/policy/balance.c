@@ -9,8 +9,9 @@
 #define BUSY_CPUS 0.05
 /* A VM that gets this part of its limit waits because of the limit. */
 #define LIMIT_PART 0.9
-/* Processors are short if all busy VMs together wait so large a part of the time in which they want to run, and are not
- * if they wait for less than the second part. No distribution of shares changes this sum. */
+/* Processors become short when all busy VMs together wait for the first part of the time in which they could run.
+ * They are no longer short when the VMs wait for less than the second part. No distribution of shares changes this
+ * sum. */
 #define SHORT_PART 0.05
 #define ENOUGH_PART 0.01
 /* A shift begins if the parts of two VMs differ by so much, and ends if they differ by less. */
@@ -54,7 +55,7 @@ static double waits_of_all(const struct balance_cpu *v, size_t n)
 	return wanted > 0 ? waited / wanted : 0;
 }
 
-/* Whether the VM can get what it lacks, or give what it has to spare. */
+/* Whether the bounds let the VM's shares change so that its wait moves towards the mean. */
 static bool can_move(const struct balance_cpu *v, double mean)
 {
 	return is_busy(v) && (v->wait.part > mean ? v->shares < v->max : v->shares > v->min);
@@ -171,7 +172,7 @@ void balance_cpu(struct balance_cpu *v, size_t n, struct balance_cpu_state *s)
 #define AVAILABLE_ENOUGH 0.1
 /* A guest with less than this part of its memory available gets more. */
 #define TIGHT_PART 0.1
-/* In one call, a guest gives such a part of what it has to spare, and gets at most such a part of what it has. */
+/* In one call, a guest gives this part of its spare memory, and gets at most this part of its present memory. */
 #define GIVE_PART 0.25
 #define TAKE_PART 0.25
 /* Smaller changes are not worth one. */
@@ -191,7 +192,7 @@ static bool host_is_short(const struct balance_host *h, bool was)
 	return h->pressure >= (was ? PRESSURE_ENOUGH : PRESSURE_SHORT);
 }
 
-/* Return what the guest keeps at least. */
+/* Return the memory that the guest keeps at least. */
 static double comfort_of(const struct balance_memory *v)
 {
 	double used = (double)(v->guest - MIN(v->available, v->guest));
@@ -219,7 +220,7 @@ static double gift_of(const struct balance_memory *v)
 	return spare >= step_of(v) ? MIN(gift, spare) : 0;
 }
 
-/* Return how much the guest wants; 0: nothing. A guest that has not taken what it may have gets no more. */
+/* Return how much the guest wants; 0: nothing. A guest that does not use its present allowance gets no more. */
 static double want_of(const struct balance_memory *v, bool tight)
 {
 	double lack = (tight ? comfort_of(v) : (double)v->first) - (double)v->target, step = step_of(v);
@@ -234,7 +235,7 @@ static uint64_t pages_down(double bytes)
 	return (uint64_t)bytes / PAGE_BYTES * PAGE_BYTES;
 }
 
-/* Take what guests can spare, up to a limit, of each the same part. Returns the sum. */
+/* Take spare memory from the guests, up to a limit, the same part from each. Returns the sum. */
 static double gifts_take(struct balance_memory *v, size_t n, double limit)
 {
 	double all = 0, sum = 0, part;
@@ -262,8 +263,8 @@ static double wants_of_all(const struct balance_memory *v, size_t n, bool tight)
 	return sum;
 }
 
-/* Give guests what they want, each the same part of it if there is too little. tight: only to those that are tight, or
- * else only to the others. */
+/* Give guests the memory that they need; if there is too little, each gets the same part of its need. tight: serve
+ * only guests that are tight; false: only the others. */
 static void wants_fill(struct balance_memory *v, size_t n, bool tight, double budget)
 {
 	double sum = wants_of_all(v, n, tight), part = sum > budget ? budget / sum : 1;
@@ -276,7 +277,7 @@ static void wants_fill(struct balance_memory *v, size_t n, bool tight, double bu
 	}
 }
 
-/* Return half of what the host has left beside what it keeps. */
+/* Return half of the host's available memory above its reserve. */
 static double left_of(const struct balance_host *h, double keep)
 {
 	return MAX(((double)h->available - keep * (double)h->total) / 2, 0);

@@ -15,7 +15,7 @@
 /* The shares of a VM, as its cpu_shares. Together, the VMs always have the sum of `first`. */
 struct balance_cpu {
 	uint32_t min, first, max; /* first: what the VM has at its start */
-	uint32_t shares;	  /* now; on return, what the VM shall have */
+	uint32_t shares;	  /* present value; on return, the value to set */
 	/* Load of its vCPUs since the call before, in processors: the part of the time that they ran, and waited for a
 	 * processor. A VM with hardly any load takes no part. */
 	double ran, waited;
@@ -41,9 +41,9 @@ void balance_cpu(struct balance_cpu *v, size_t n, struct balance_cpu_state *s);
 /* The memory that a VM's balloon leaves to the guest, in bytes. */
 struct balance_memory {
 	uint64_t min, first, max;
-	uint64_t target; /* now; on return, what the balloon shall leave */
-	uint64_t guest;	 /* what it leaves now */
-	uint64_t available; /* of that, what programs can have without swapping */
+	uint64_t target; /* present target; on return, the memory that the balloon is to leave */
+	uint64_t guest;	 /* memory that it leaves now */
+	uint64_t available; /* part of `guest` that programs can get without swapping */
 	bool known; /* guest and available are known; otherwise the VM is left alone */
 };
 
@@ -57,9 +57,10 @@ struct balance_memory_state {
 	bool is_short; /* the host is short of memory */
 };
 
-/* While the host is short of memory, take from guests what they do not use, and give half of that to guests that have
- * next to nothing left. Otherwise give these guests what the host has left, and what others do not use if that is too
- * little, and give guests back what they had at their start. A guest always keeps a third more than it uses. */
+/* While the host is short of memory, take unused memory from guests, and give half of it to guests that have almost
+ * none left. Otherwise give these guests the host's available memory, and if that is too little, memory that other
+ * guests do not use. Then return memory to guests, up to the amount that they had at their start. A guest always
+ * keeps a third more than it uses. */
 void balance_memory(struct balance_memory *v, size_t n, const struct balance_host *h, struct balance_memory_state *s);
 
 #endif

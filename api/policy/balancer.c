@@ -46,7 +46,7 @@ struct change {
 
 /* Of a VM that runs with bounds. */
 struct vm_balance {
-	pid_t pid; /* of the process that the rest is about; 0: nothing is known */
+	pid_t pid; /* of the process to which the other members belong; 0: none */
 	uint64_t at_ns, cpu_ns;
 	unsigned idle; /* number of intervals */
 	bool rests;    /* it is idle, and its guest sends no statistics because of the balancer */
@@ -144,7 +144,7 @@ static void process_begin(struct vm *vm)
 		b->cpu.shares = vm_cgroup_shares_of(b->weight);
 }
 
-/* Whether cpu.weight is what the balancer has left there. */
+/* Whether cpu.weight still has the value that the balancer has written. */
 static bool weight_is_own(struct vm *vm)
 {
 	struct vm_balance *b = vm->balance;

@@ -20,7 +20,7 @@ extern const struct vm_observer balancer_observer;
 void balancer_hold_memory(struct vm *vm);
 /* Return what vm-info says in `balance`; the caller owns it. NULL: the VM is off, or has no bounds. */
 struct json_object *balancer_to_json(const struct vm *vm);
-/* Free what the observer has made for all VMs. Call it after vm_free_all(). */
+/* Free the observer's data of all VMs. Call it after vm_free_all(). */
 void balancer_free(struct vm_host *host);
 
 #endif

@@ -1,6 +1,6 @@
 /* bounds: limits how much a VM may delay the host's start and shutdown. The VMs of definers other than root have bounds
  * that the admin sets by options of the daemon (struct daemon_limits). They apply when a setting is used, so a
- * definition keeps what its definer wrote. Threading: the daemon's loop. */
+ * definition keeps the definer's value. Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_BOUNDS_H
 #define CAIRN_API_POLICY_BOUNDS_H
 

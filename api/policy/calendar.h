@@ -1,11 +1,11 @@
 /* calendar: systemd's calendar expressions (systemd.time(7)), such as "Mon..Fri *-*-* 02:30:00 Europe/Berlin", "daily",
  * "*:0/15" or "2026-*~3": parsing, and the next time that matches. Pure functions.
  *
- * It differs from systemd in these points. There are no fractions of a second. At a change to daylight saving time,
- * what falls into the hour that does not exist comes once, at the change; systemd leaves it out. At the change back, a
- * time that comes twice is taken the first time, and also the second time if the hours are "*", so that "*:0/15" has no
- * gap; systemd takes it the first time only. Days from a month's end may be a list, and count from the true end where
- * the month has fewer days. A step of days never leads into the next month, where systemd 252 leaves out days for it.
+ * It differs from systemd in these points. There are no fractions of a second. At a change to daylight saving time, a
+ * time within the skipped hour runs once, at the change; systemd omits it. At the change back, a time that occurs
+ * twice runs the first time. If the hours are "*", it runs both times, so that "*:0/15" has no gap; systemd runs it
+ * the first time only. Days from a month's end may be a list, and count from the true end where the month has fewer
+ * days. A step of days never leads into the next month, where systemd 252 leaves out days for it.
  * Threading: any thread, no shared state. */
 #ifndef CAIRN_API_POLICY_CALENDAR_H
 #define CAIRN_API_POLICY_CALENDAR_H

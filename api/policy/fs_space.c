@@ -109,7 +109,7 @@ int fs_space_run(const void *arg, struct fork_as_result *out, struct err *e)
 		}
 		have = (size_t)(text + have - line);
 		if (have == sizeof(text) - 1)
-			have = 0; /* no such line is of use; its rest is none, either */
+			have = 0; /* a cut line is of no use, nor is its rest */
 		memmove(text, line, have);
 	}
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the file system %u:%u is not mounted here", major(dev), minor(dev));
@@ -184,7 +184,7 @@ void fs_spaces_look(struct fs_spaces *all, bool again)
 
 		if (f->wanted && (again || !f->fill.at_ns))
 			look_begin(f);
-		/* A file system whose look hangs stays in the list, so that it keeps no second thread. */
+		/* A file system that hangs stays in the list, so that it blocks no second thread. */
 		if (f->wanted || f->look) {
 			at = &f->next;
 			f->wanted = false;

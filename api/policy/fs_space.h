@@ -21,11 +21,11 @@ struct fs_spaces *fs_spaces_new(struct helpers *helpers, void (*looked)(void *op
 void fs_spaces_free(struct fs_spaces *all); /* NULL allowed */
 /* Name a file system for the next fs_spaces_look(). */
 void fs_spaces_want(struct fs_spaces *all, uint64_t dev);
-/* Forget the file systems that were not named since the last call, and look at the others. One that has not answered
- * yet is not asked again.
- * again: also at those that are known: not too often, since the rate at which one fills is that between two looks. */
+/* Drop the file systems that were not named since the last call, and measure those without a figure, unless a
+ * measurement is under way. again: measure all. Do this at longer intervals, because the rate of filling is computed
+ * from two measurements. */
 void fs_spaces_look(struct fs_spaces *all, bool again);
-/* Return what is known of a file system; NULL: nothing. Borrowed until the loop's next turn. */
+/* Return the figures of a file system; NULL: none. Borrowed until the loop's next turn. */
 const struct space_fill *fs_spaces_of(const struct fs_spaces *all, uint64_t dev);
 
 /* Find a file system among the mount points, and get its space in out->sizes: its bytes, and the free ones. 0: its

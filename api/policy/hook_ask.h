@@ -1,6 +1,6 @@
 /* hook_ask: asks the host admin's hooks of before-start and before-shutdown whether that may happen. They say yes, no
- * or later. After a delay they are asked again, HOOK_DELAYS_MAX times and within HOOK_DELAY_MAX_S in all at most; then
- * later means no.
+ * or later. After a delay the daemon asks them again, at most HOOK_DELAYS_MAX times and within HOOK_DELAY_MAX_S in
+ * all. After that, a further delay counts as a refusal.
  *
  * A start that is delayed waits in VM_OP_START_WAITS without its files, and ends with the daemon. A shutdown that is
  * delayed is a plan (shutdown.h), which the next daemon continues.
@@ -47,7 +47,7 @@ int hook_ask(struct vm *vm, const char *event, bool reboot, void (*answered)(str
 bool hook_ask_is_under_way(const struct vm *vm, const char *event);
 /* End the hooks that are being asked. answered() follows with HOOK_CANCELLED. */
 void hook_ask_cancel(const struct vm *vm, const char *event);
-/* Forget all hooks that are being asked, at the daemon's end. */
+/* Drop all requests to hooks, at the daemon's end. */
 void hook_asks_free(struct vm_host *host);
 /* Count a delay. a: changed to HOOK_NO if there were too many. */
 void hook_delays_add(struct hook_delays *d, struct hook_answer *a);

@@ -1,7 +1,7 @@
 /* hooks: runs the host admin's executables at events of VMs. The daemon starts cairn-hook (tools/hook) with the event,
  * at most HOOKS_RUNNING_MAX at a time, so hooks of different events may run at the same time and in another order. Up
  * to HOOKS_WAITING_MAX further events wait, and the VMs take turns, so that one with many events delays no others by
- * much. What comes then is left out, of the VM with the most waiting events, and the log counts it.
+ * much. Beyond that, events of the VM with the most waiting events are dropped, and the log has their number.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_HOOKS_H
 #define CAIRN_API_POLICY_HOOKS_H
@@ -35,7 +35,7 @@ void hooks_tell(struct hooks *h, struct json_object *event);
 int hooks_event_file(struct json_object *o);
 /* Whether an event has a folder of hooks. */
 bool hooks_exist(const struct hooks *h, const char *name);
-/* Start cairn-hook for an event, beside HOOKS_RUNNING_MAX. o: borrowed. out: its standard output; -1: none.
+/* Start cairn-hook for an event, in addition to HOOKS_RUNNING_MAX. o: borrowed. out: its standard output; -1: none.
  * ended: called from the loop when it has ended; then the caller reaps it, closes the pidfd and frees the watch.
  * Returns 0 or -errno. */
 int hooks_start(struct hooks *h, const char *name, struct json_object *o, int out, void (*ended)(void *opaque, unsigned revents),

@@ -20,7 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* With --shutdown-limit 0: the longest wait for a VM, beside its deadline. */
+/* With --shutdown-limit 0: the longest wait for a VM, in addition to its deadline. */
 #define UNLIMITED_WAIT_S 3600
 /* The shortest wait for a VM whose turn comes late. */
 #define LATE_WAIT_S 5
@@ -138,7 +138,7 @@ static uint64_t seconds_past(const struct host_shutdown *s)
 	return (loop_now_ns() - s->begun_ns) / CLOCK_NS_PER_S;
 }
 
-/* Fill the plan of the VM's shutdown. Neither its definer nor all VMs together keep the host from shutting down. */
+/* Fill the plan of the VM's shutdown. Neither the definer nor all VMs together may block the host's shutdown. */
 static void plan_of(const struct host_shutdown *s, const struct vm *vm, struct shutdown_plan *ret_p)
 {
 	uint64_t limit_s = vm->host->paths->limits.shutdown_s, past_s = seconds_past(s);
@@ -180,8 +180,8 @@ static uint64_t job_progress_of(const struct vm *vm)
 	return vm->operation.job ? vm->operation.job->done : 0;
 }
 
-/* Return how long the shutdown waits for a VM beside its deadline, from now. The VMs of definers other than root and
- * the daemon's user have two thirds of the limit, all together, so that time remains for the others. */
+/* Return how long the shutdown waits for a VM from now, in addition to its deadline. The VMs of definers other than
+ * root and the daemon's user have two thirds of the limit, all together, so that time remains for the others. */
 static uint64_t wait_s(const struct host_shutdown *s, const struct vm *vm)
 {
 	uint64_t limit_s = vm->host->paths->limits.shutdown_s, past_s = seconds_past(s);

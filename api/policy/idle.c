@@ -85,7 +85,7 @@ static void vm_suspended(void *opaque, int r, const struct vm_answer *a, const s
 	else
 		vm_move(vm, VM_SAW_PAUSED, VM_ASLEEP, NULL, 0);
 	sleep_begin_timer(vm);
-	if (vm->idle->waking) /* since the process told that it is paused, which comes before this answer */
+	if (vm->idle->waking) /* since the process reported the pause, which it does before this answer */
 		return;
 	vm->asked.reason = NULL;
 	idle_on_state_change(vm);

@@ -14,7 +14,7 @@ struct vm_observer;
 
 extern const struct vm_observer pressure_observer;
 
-/* Free what the observer has made for all VMs. Call it after vm_free_all(). */
+/* Free the observer's data of all VMs. Call it after vm_free_all(). */
 void pressure_free(struct vm_host *host);
 
 #endif

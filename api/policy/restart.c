@@ -159,7 +159,8 @@ void restart_take_up(struct vm *vm)
 	if (vm->restart->take_up && !vm_state_is_active(vm->state))
 		restart_timer_arm(vm, vm->restart->due_ns);
 	else if (vm->restart->take_up)
-		vm->restart->due_ns = 0; /* the VM was started, but the daemon died before state.json said so */
+		vm->restart->due_ns = 0; /* the VM was started, but the daemon ended before it stored that in
+					  * state.json */
 	vm->restart->take_up = false;
 }
 
@@ -173,7 +174,7 @@ static void restart_state_put(const struct vm *vm, struct json_object *state)
 
 /* ---- after the end of a VM's process ---- */
 
-/* Tell the clients that a VM stays off whose guest was to start again. */
+/* Emit the event that a VM stays off although its guest was to start again. */
 static void reboot_ended(void *opaque, int r, const struct err *e)
 {
 	struct vm *vm = opaque;

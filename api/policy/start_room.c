@@ -20,7 +20,7 @@
 
 #define MEMINFO "/proc/meminfo"
 
-/* ---- what makes a start fail ---- */
+/* ---- errors of a start ---- */
 
 /* Compare the paths of images with those of running VMs. */
 static int images_check(const struct vm *vm, struct err *e)
@@ -72,7 +72,7 @@ int start_room_check(struct vm *vm, struct err *e)
 	return r ? r : networks_check(vm, e);
 }
 
-/* ---- what is short ---- */
+/* ---- resources that are short ---- */
 
 /* Return the memory that the host can give without swapping; 0: not known. */
 static uint64_t available_read(void)

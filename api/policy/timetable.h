@@ -2,7 +2,7 @@
  * functions and JSON; timetables.h does the runs.
  *
  * A run is missed if it cannot begin within TIMETABLE_GRACE_S: no daemon ran, the host slept, or the run before it had
- * not ended. A schedule says what happens then.
+ * not ended. A schedule sets what the daemon does about such runs.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_TIMETABLE_H
 #define CAIRN_API_POLICY_TIMETABLE_H

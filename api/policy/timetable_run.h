@@ -14,7 +14,7 @@ struct vm;
 
 /* Print the name of the run's snapshot. */
 void timetable_run_name(const struct timetable_entry *t, char name[TIMETABLE_RUN_NAME_BYTES]);
-/* Whether what the run of an earlier daemon was to do is done, as the VM's state tells. A snapshot's name tells it. */
+/* Whether the VM's state shows that a run of an earlier daemon took effect. For a snapshot, its name shows that. */
 bool timetable_effect_is_there(const struct vm *vm, const struct timetable_entry *t);
 /* Return the command for the run, or for its next stage. */
 const char *timetable_command(const struct vm *vm, const struct timetable_entry *t);

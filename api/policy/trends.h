@@ -31,7 +31,7 @@ bool trends_waited(struct vm *vm, struct trends_waited *ret);
 double trends_cpus(const struct vm *vm);
 /* Return the resident memory of the VM's process, some seconds old; 0: not known. */
 uint64_t trends_resident(const struct vm *vm);
-/* The daemon ends: queue what is not written yet. The caller then waits for the store. */
+/* The daemon ends: queue the rows that are not written yet. The caller then waits for the store. */
 void trends_finish(struct vm_host *host);
 void trends_free(struct vm_host *host);
 

@@ -49,7 +49,7 @@ struct vm_space {
 	struct space_fill fills[VM_DISKS_MAX]; /* of the disks' file systems, as the process sees them */
 	uint64_t devs[VM_DISKS_MAX]; /* st_dev of the disks' images, likewise; 0: unknown */
 	bool fill_low; /* one of the fills is low */
-	bool low; /* as told: one of these file systems, as the process or the daemon sees them */
+	bool low; /* as reported: one of these file systems, as the process or the daemon sees them */
 	/* These outlive the run. */
 	struct ratelimit events;
 	struct pool_history *history; /* owned: bytes that the images take, of those that the guest sees; NULL: none yet */
@@ -85,7 +85,7 @@ static void fullest_add(struct fullest *f, const char *id, const struct space_fi
 }
 
 /* Return the number of the file system that holds the image of vm_live()'s disk i; 0: unknown, or the VM only reads it.
- * A process that lies about its file systems deceives its own users only. */
+ * A compromised process that reports wrong file systems affects its own users only. */
 static uint64_t disk_dev(const struct vm *vm, uint32_t i)
 {
 	const struct definition *d = vm_live(vm);
@@ -147,7 +147,7 @@ static void low_look(struct vm *vm)
 		pin_release_idle(vm);
 }
 
-/* ---- what others write ---- */
+/* ---- writes of other programs ---- */
 
 static bool runs(const struct vm *vm)
 {
@@ -169,7 +169,7 @@ static void fs_looked(void *opaque, uint64_t dev)
 	}
 }
 
-/* Name the VM's file systems, and tell what is known of them. */
+/* Name the VM's file systems, and report their figures. */
 static void fs_name(struct vm *vm)
 {
 	for (uint32_t i = 0; i < vm_live(vm)->ndisks; i++) {
@@ -217,7 +217,7 @@ static void history_keep(struct vm *vm)
 	vm->space->unstored = false;
 }
 
-/* Note what all images that the VM writes take. */
+/* Record the space of all images that the VM writes. */
 static void history_add(struct vm *vm)
 {
 	struct pool_point p = { .time_s = (int64_t)(clock_realtime_ns() / CLOCK_NS_PER_S) };

@@ -38,8 +38,7 @@ struct vm_space_disk {
 
 extern const struct vm_observer vm_space_observer;
 
-/* Return what is known of a disk; NULL: nothing. id: terminated, or of 16 bytes. Borrowed until the loop's next
- * turn. */
+/* Return the figures of a disk; NULL: none. id: terminated, or of 16 bytes. Borrowed until the loop's next turn. */
 const struct vm_space_disk *vm_space_of(const struct vm *vm, const char *id);
 /* Ask the process, unless it has answered in this run, or was asked without success. done: called once, in this call or
  * from the loop, also if the process ends, or does not answer within a second. */
@@ -51,7 +50,7 @@ struct vm_space_growth {
 };
 /* Returns false if that is not known: the guest has not written for six hours yet. */
 bool vm_space_growth(const struct vm *vm, struct vm_space_growth *ret);
-/* Load what earlier daemons have kept of all VMs. */
+/* Load the figures of all VMs that earlier daemons have stored. */
 void vm_space_load(struct vm_host *host);
 /* A second's sample of a running VM: ask the process, if it is time. now_ns: CLOCK_MONOTONIC. */
 void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns);

@@ -39,7 +39,7 @@ const struct web_hook *web_hooks_first(const struct web_hooks *h);
 struct web_hook *web_hooks_find(const struct web_hooks *h, const uint8_t *uuid, const char *name);
 
 /* Add a web hook, or replace the one of this VM and name with its queue. This takes effect when it is on stable
- * storage; until then, and if the write fails, what was there before stays.
+ * storage. Until then, and if the write fails, the earlier web hook stays.
  * w: taken. done: called once, perhaps inside the call. */
 void web_hooks_set(struct web_hooks *h, struct web_hook *w, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 /* Remove a web hook with its queue, as web_hooks_set(). */

@@ -34,7 +34,7 @@ void qmp_emit(struct vm_host *host, enum event_id id, const char *vm, const uint
 struct qmp_backend **qmp_backends(const struct vm *vm);
 
 struct job;
-/* Return what QEMU's events and query-block-jobs say of a block job. */
+/* Return the members of a block job in QEMU's events and query-block-jobs. */
 struct json_object *qmp_block_job_to_json(const struct job *j);
 
 /* Return QEMU's RunState: "running", "paused", "io-error", … */

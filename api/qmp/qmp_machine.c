@@ -80,7 +80,7 @@ void qmp_query_cpu_definitions(struct call *c)
 	call_return(c, list);
 }
 
-/* The threads that object-add named. A disk has a thread of its own, whatever its name. */
+/* The threads that object-add named. Each disk has a thread of its own. */
 void qmp_query_iothreads(struct call *c)
 {
 	struct json_object *list = json_object_new_array();
@@ -186,7 +186,7 @@ void qmp_query_display_options(struct call *c)
 	call_return(c, o);
 }
 
-/* ---- what Cairn lacks ---- */
+/* ---- features that Cairn lacks ---- */
 
 void qmp_query_replay(struct call *c)
 {
@@ -208,7 +208,7 @@ void qmp_query_nothing(struct call *c)
 	call_return(c, json_object_new_array());
 }
 
-/* As of a QEMU whose network cards cannot tell. */
+/* As in a QEMU whose network cards do not report this. */
 void qmp_query_rx_filter(struct call *c)
 {
 	const char *name = js_get_str(c->args, "name");

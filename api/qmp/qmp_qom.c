@@ -192,7 +192,7 @@ void qmp_qom_list(struct call *c)
 
 /* ---- qom-get ---- */
 
-/* QEMU gives the largest number for a value that the guest has not told. */
+/* QEMU gives the largest number for a value that the guest has not reported. */
 static void statistics_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	static const char *const names[VM_BALLOON_STATS] = { "stat-swap-in", "stat-swap-out", "stat-major-faults", "stat-minor-faults",

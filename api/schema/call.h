@@ -46,7 +46,7 @@ struct call {
 	bool on_images;		     /* send the answer after the VM's offline process has ended */
 	struct json_object *answer;  /* waits for that, for that process and for the audit log */
 	int answer_fd;		     /* goes with the answer; -1: none */
-	unsigned waits;		     /* number of things that the answer waits for */
+	unsigned waits;		     /* number of operations that the answer waits for */
 	bool promised;		     /* the audit log has promised to record the call (api/access/audit.h) */
 	struct vm *vm; /* set for COMMAND_CONCERNS_VM and on a VM's own socket; NULL once the VM is gone */
 	/* The file that came with the command (COMMAND_TAKES_FD; api/access/client_file.h); owned; a handler that keeps

@@ -14,7 +14,7 @@
 struct err;
 struct json_object;
 
-/* Member of events, jobs and permissions, beside "vm": a name may belong to another VM later. */
+/* Member of events, jobs and permissions, in addition to "vm": a name may belong to another VM later. */
 #define VM_UUID_KEY "vm-uuid"
 
 /* Defaults of snapshot-schedule-set. */

@@ -1,4 +1,4 @@
-/* schema_internal: what the tables of both sockets share. Only the files schema*.c include it. */
+/* schema_internal: definitions that the tables of both sockets share. Only the files schema*.c include it. */
 #ifndef CAIRN_API_SCHEMA_SCHEMA_INTERNAL_H
 #define CAIRN_API_SCHEMA_SCHEMA_INTERNAL_H
 

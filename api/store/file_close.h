@@ -1,5 +1,5 @@
-/* file_close: closes a large file of the state folder that has lost its name. close() frees the file's blocks, which
- * takes seconds when the file has many extents, so a thread of its own calls it.
+/* file_close: closes a large unlinked file of the state folder. close() frees the file's blocks, which takes seconds
+ * when the file has many extents, so a thread of its own calls it.
  * Threading: any thread. */
 #ifndef CAIRN_API_STORE_FILE_CLOSE_H
 #define CAIRN_API_STORE_FILE_CLOSE_H

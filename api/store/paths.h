@@ -68,7 +68,7 @@ int paths_shared(const char *name, char *buf, size_t size, struct err *e);
  * home_folder().
  * Returns 0; -ENOENT: neither variable is set; -ENAMETOOLONG. */
 int paths_cache(const char *name, char *buf, size_t size, struct err *e);
-/* The same for what is not made again: $XDG_DATA_HOME/cairn/NAME, or ~/.local/share/cairn/NAME. */
+/* The same for data that must not be lost: $XDG_DATA_HOME/cairn/NAME, or ~/.local/share/cairn/NAME. */
 int paths_data(const char *name, char *buf, size_t size, struct err *e);
 
 /* Find the VM program: `option`, CAIRN_VM, or the helper cairn-vm. Returns 0; -errno. */

@@ -252,7 +252,8 @@ static void newer_note(struct store *s, const char *name, const char *path, cons
 }
 
 /* Keep a file that cannot be read now, but may be read later: the daemon does not replace it. The state of a VM is
- * replaced, because its processes tell what matters of it. If the file is a definition, note that its VM is missing. */
+ * replaced, because its processes report all important parts of it. If the file is a definition, note that its VM is
+ * missing. */
 static void file_unreadable(struct store *s, const char *name, const char *path, const char *why)
 {
 	const char *file = strrchr(path, '/');

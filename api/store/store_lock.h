@@ -15,7 +15,7 @@ struct err;
 
 struct store_takeover {
 	const char *socket; /* path of this daemon's control socket */
-	bool replace;	    /* kill a daemon that does not answer, whatever the reason */
+	bool replace;	    /* kill a daemon that does not answer, for any reason */
 };
 
 /* Lock the folder.

@@ -226,11 +226,10 @@ static void group_sync(struct group *g, int (*sync)(const char *path, struct err
 		free(g->paths[--g->n]);
 }
 
-/* Settle the files of a list. Each file's content is on the way to the disk before the first sync, so that one commit
- * of the file system's journal and one flush of the disk serve many files.
- * The files before the first new one come first, each with its folder, because a batch's file has to be on stable
- * storage before the definitions that it names; then all other files, their folders, and the folders of those that may
- * be new. */
+/* Sync the files of a list to stable storage. Each file's content is on the way to the disk before the first sync, so
+ * that one commit of the file system's journal and one flush of the disk serve many files. The files before the first
+ * new one come first, each with its folder, because a batch's file has to be on stable storage before the definitions
+ * that it names; then all other files, their folders, and the folders of those that may be new. */
 static void group_settle(const struct store_writer *w, const struct pending *list)
 {
 	struct group files = { .n = 0 }, folders = { .n = 0 }, uppers = { .n = 0 };

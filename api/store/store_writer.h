@@ -38,12 +38,12 @@ struct store_writer {
 	pthread_mutex_t mutex;
 	pthread_cond_t changed; /* signalled when an operation is queued or done, and at the end */
 	struct pending *first;
-	const struct pending *writing; /* the operation that runs; several files that are settled together are a list */
+	const struct pending *writing; /* the operation that runs; several files that are synced together are a list */
 	/* A PENDING_WRITE without completion begins so long after it was queued, unless the thread has other work or
 	 * the loop's thread waits. */
 	uint64_t write_delay_ns;
-	/* From store_ordered_device(); 0: none. Of a file that has its name before it is settled, and lies there, no
-	 * folder is synced. Set it before store_writer_start(). */
+	/* From store_ordered_device(); 0: none. If a file of this folder has its name before its sync, the folder
+	 * needs no sync. Set it before store_writer_start(). */
 	dev_t ordered_device;
 	bool stop;
 	bool awaited;	  /* the loop's thread waits, so no operation is delayed */

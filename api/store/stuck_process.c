@@ -236,7 +236,7 @@ int process_start_time(pid_t pid, uint64_t *ret_ticks)
 	return r;
 }
 
-/* ---- what a stuck process can still do ---- */
+/* ---- the effects that a stuck process can still have ---- */
 
 struct calls_check {
 	const char *writer;

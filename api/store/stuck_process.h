@@ -1,6 +1,6 @@
-/* stuck_process: looks at the threads of another process, by /proc, to find out whether it is stuck in a file system
- * and what it can still do. A thread that waits in the kernel for a file system which does not answer may be deaf to
- * SIGKILL, and then keeps the process's files and locks.
+/* stuck_process: examines the threads of another process in /proc, to find out whether it is stuck in a file system,
+ * and which changes it can still make. A thread that waits in the kernel for a file system which does not answer may
+ * be deaf to SIGKILL, and then keeps the process's files and locks.
  * Threading: any thread. */
 #ifndef CAIRN_API_STORE_STUCK_PROCESS_H
 #define CAIRN_API_STORE_STUCK_PROCESS_H
@@ -32,8 +32,8 @@ int process_start_time(pid_t pid, uint64_t *ret_ticks);
  * files in the state folder. The name of the store's threads begins with `writer`.
  * Returns 0; -EBUSY: a call may, or nobody can tell; -errno. */
 int process_check_calls(pid_t pid, const char *writer, struct err *e);
-/* Kill what the kernel kills when a daemon ends: its helper processes, with their process groups. They have the
- * daemon's name or one in `names`, which ends with NULL; other children stay. */
+/* Kill the processes that the kernel kills when a daemon ends: its helper processes, with their process groups. They
+ * have the daemon's name or one in `names`, which ends with NULL; other children stay. */
 void process_kill_helpers(pid_t pid, const char *const *names);
 
 #endif

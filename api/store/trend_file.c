@@ -74,7 +74,7 @@ static uint32_t float_bits(float f)
 	return bits;
 }
 
-/* All unknown values become the same NAN, and so does what is no number of a VM. */
+/* All unknown values become the same NAN, and so do numbers that a VM cannot have. */
 static float float_of(uint32_t bits)
 {
 	float f;

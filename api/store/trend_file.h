@@ -29,7 +29,7 @@ int trend_file_append(int fd, const struct trend_rows rows[TREND_RANGES], struct
  * those that newer rows have replaced (trend_row.h). ret: the caller calls trend_rows_done(), also on errors. Returns
  * 0; -errno. */
 int trend_file_read(int fd, enum trend_range range, uint32_t from, uint32_t to, struct trend_rows *ret, struct err *e);
-/* Add a newer row to a list as trend_file_read() does, so that it replaces what it contradicts. */
+/* Add a newer row to a list as trend_file_read() does: it replaces the rows that it contradicts. */
 void trend_rows_paint(struct trend_rows *rows, const struct trend_row *row, uint32_t step_s);
 
 #endif

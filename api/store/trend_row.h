@@ -1,4 +1,4 @@
-/* trend_row: what a VM's trends consist of, and how samples become rows (pure).
+/* trend_row: the rows of a VM's trends, and the conversion of samples to rows (pure).
  *
  * There are three ranges of rows, each with a step: 1 s, 1 min and 1 h. A row has the averages and maxima of all
  * series over the time from `time - span` to `time`. A row of a coarse range covers one step, or several equal ones.

@@ -1,8 +1,8 @@
 /* trend_view: rows of several ranges as points of equal distance (pure).
  *
- * A point's rows are those of the coarsest range whose step is not longer than the point's. Where that range has no
- * row, because its step is not over, or has a row of which only a part is known, finer ranges fill in. Coarser ranges
- * fill in what lies before the oldest row of the finer ones, when those have lost rows for lack of room.
+ * A point is computed from the rows of the coarsest range whose step is not longer than the point. If that range has
+ * no row for a time, because its step is not over, or only part of the row is known, rows of finer ranges are used.
+ * For times before the oldest row of the finer ranges, which keep fewer rows, rows of coarser ranges are used.
  * Threading: none. */
 #ifndef CAIRN_API_STORE_TREND_VIEW_H
 #define CAIRN_API_STORE_TREND_VIEW_H

@@ -78,7 +78,7 @@ static int process_move(const char *folder, pid_t pid)
 	return fd < 0 ? -errno : value_write(fd, "cgroup.procs", text);
 }
 
-/* Note what the groups in a folder can have. */
+/* Record which controllers the groups in a folder can have. */
 static void tree_set(struct cgroup_tree *t, const char *path)
 {
 	char words[32];
@@ -139,7 +139,7 @@ static int holder_wait(int sock)
 	return recv(sock, &byte, 1, 0) == 1 ? 0 : -EPIPE;
 }
 
-/* Run a program that ends when the daemon does, since it reads what nobody writes: `cat`.
+/* Run `cat` on a pipe that nobody writes: it ends when the daemon ends.
  * cgroup: its group; -1: as the program chooses.
  * Returns its pid, and *ret_sock is owned; -errno. */
 static pid_t holder_start(char *const *argv, int cgroup, int *ret_sock)

@@ -46,7 +46,7 @@ struct child {
 	int error; /* why the child could not run the program, as -errno; 0: it did */
 };
 
-/* Runs in the child. The calling thread stands still meanwhile. Returns only on errors. */
+/* Runs in the child. The calling thread is blocked meanwhile. Returns only on errors. */
 static int child_run(void *opaque)
 {
 	struct child *c = opaque;
@@ -117,7 +117,7 @@ static void files_take_back(struct numbers *f, unsigned n)
 	pthread_mutex_unlock(&f->mutex);
 }
 
-/* Return numbers that no other thread uses; NULL: there are none. */
+/* Return fd numbers that no other thread uses; NULL: none are left. */
 static struct numbers *numbers_lock(struct child_files *all)
 {
 	for (unsigned i = 0; all && i < SETS; i++)

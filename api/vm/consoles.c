@@ -125,7 +125,7 @@ static void list_send(struct vm *vm, bool agents)
 	vm_process_request(vm->proc, VM_MSG_CONSOLE_END, &body, len, -1, ANSWER_TIMEOUT_NS, end_done, vm);
 }
 
-/* Tell the VM's process who may use its consoles, if that is due. */
+/* Send the VM's process the users who may use its consoles, if the list has changed. */
 static void end_send(struct vm *vm)
 {
 	if (!vm->consoles.due || vm->consoles.asked || !vm->proc || !vm_process_knows(vm->proc, VM_KNOWS_CONSOLE_END))
@@ -151,8 +151,8 @@ void consoles_check_all(struct vm_host *host)
 	}
 }
 
-/* An earlier daemon may have ended right after it revoked a role. An older process cannot have been told, so wait for
- * the next change. */
+/* An earlier daemon may have ended right after it revoked a role. An older process lacks the message and has no list,
+ * so wait for the next change. */
 static void check_adopted(struct vm *vm)
 {
 	vm->consoles.due = vm->consoles.given && !cannot_end(vm);

@@ -16,7 +16,7 @@ struct vm_host;
 struct vm_info;
 struct vm_vsock;
 
-/* Fill in for whom the console is that the daemon is about to open. Returns the length of the body that the VM's
+/* Fill in the user for whom the daemon is about to open the console. Returns the length of the body that the VM's
  * process expects. */
 size_t consoles_give(struct vm *vm, const struct peer *who, struct vm_console *body);
 /* The same for a connection to a vsock port, which ends together with the consoles: both need the same role.
@@ -25,9 +25,10 @@ void consoles_give_vsock(struct vm *vm, const struct peer *who, struct vm_vsock 
 /* Take note of the consoles of a VM that an earlier daemon started. If the daemon listens, let the VM's process detach
  * the clients that have no role for it any more. */
 void consoles_adopted(struct vm *vm, const struct vm_info *info);
-/* Let the processes of all VMs detach the clients of consoles that have no role for them any more. A process that does
- * not answer is asked again until it does; an older one that lacks the message, when a new process has taken its VM
- * over. Call this function after permissions have changed. Does nothing while the daemon does not listen. */
+/* Let the processes of all VMs detach the clients of consoles that have no role for them any more. The daemon repeats
+ * the message until the process answers. An older process lacks the message; the daemon sends it when a new process
+ * has taken over the VM. Call this function after permissions have changed. Does nothing while the daemon does not
+ * listen. */
 void consoles_check_all(struct vm_host *host);
 /* The same for the adopted VMs, once the daemon listens. */
 void consoles_begin(struct vm_host *host);

@@ -103,8 +103,8 @@ static struct file_id image_note(struct vm *vm, unsigned at, const struct file_i
 	return old;
 }
 
-/* Change a disk of the running definition. disk: taken; NULL: remove the disk. before: has the authors of what the
- * running definition lacks. image: NULL: only with disk NULL. */
+/* Change a disk of the running definition. disk: taken; NULL: remove the disk. before: has the authors of files that
+ * the running definition lacks. image: NULL: only with disk NULL. */
 static void live_change(struct vm *vm, unsigned at, struct json_object *disk, const struct definition *before,
 	const struct file_id *image)
 {

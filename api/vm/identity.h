@@ -12,8 +12,8 @@ struct vm_host;
 /* Give each interface without a MAC address the address that the interface with the same id has in `old`, or else a
  * generated one.
  * old: the VM that is redefined; NULL: none.
- * Returns 0; -EEXIST: another VM has one of the addresses, and the error names that VM if all users who see `def` also
- * see it; -EIO: no random bytes. */
+ * Returns 0; -EEXIST: another VM has one of the addresses, and the error names that VM if all users who may view
+ * `def` may also view it; -EIO: no random bytes. */
 int identity_complete(struct vm_host *host, struct definition *def, const struct vm *old, struct err *e);
 /* Replace each MAC address in `def` that `other` has, too, by a generated one. No VM has either definition yet. Returns
  * 0; -EIO: no random bytes. */

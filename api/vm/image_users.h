@@ -24,8 +24,7 @@ bool image_is_frozen(const struct vm *vm);
  * what: verb phrase for the error, such as "rename it".
  * Returns 0; -EPERM. */
 int template_check(const struct vm *vm, const char *what, struct err *e);
-/* Check that the VM's images may be written; see image_is_frozen().
- * what: verb for the error, such as "start".
+/* Check that the VM's images may be written; see image_is_frozen(). what: a verb for the error, such as "start".
  * Returns 0; -EPERM. */
 int image_check_writable(const struct vm *vm, const char *what, struct err *e);
 

@@ -25,8 +25,8 @@ struct vm_observer {
 	void (*removed)(struct vm *vm);
 	/* The VM's definition was replaced. */
 	void (*redefined)(struct vm *vm);
-	/* The clone has got the name and uuid of another VM (api/jobs/promote.h), which has got others: it takes over
-	 * what users have set for the uuid. What they had set for the clone's former uuid ends. */
+	/* The clone has got the name and uuid of another VM, which has got a new name and uuid (api/jobs/promote.h).
+	 * The users' settings for the uuid now apply to the clone. Their settings for the clone's former uuid end. */
 	void (*promoted)(struct vm *clone, struct vm *other);
 
 	/* Write and read the observer's members of state.json. Borrow `state`. */
@@ -47,7 +47,7 @@ struct vm_observer {
 	/* A port of the VM's forwards is in use. Returns true if the observer will call vm_start_goes_on() to retry. */
 	bool (*start_retries)(struct vm *vm);
 	/* Whether the start has to wait for something on the host. If so, the observer calls vm_starts_go_on() when
-	 * that may be over. */
+	 * the starts may continue. */
 	bool (*start_waits)(struct vm *vm);
 	/* Add to the configuration for the VM process. */
 	int (*start_add)(struct vm *vm, struct config *c, struct err *e);

@@ -272,7 +272,7 @@ static void offline_ended(void *opaque, const struct vm_process_end *end)
 	offline_next(i);
 }
 
-/* SIGKILL has not ended the process, which may take long: answer who waits for it. */
+/* The process has not ended after SIGKILL, which may take long: answer the waiting callers. */
 static void offline_stuck(void *opaque)
 {
 	struct offline_process *i = opaque;

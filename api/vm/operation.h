@@ -1,9 +1,9 @@
 /* operation: the operations under way on a VM, and the requests that they exclude. docs/ARCHITECTURE.md, "Operations".
  *
  * A VM has at most one owner operation, such as a job, an undefine or a rename. The owner may run steps (a stop, work
- * of the offline process, a start) and may own several VMs: a fork owns its source and the clones. Beside the owner, a
- * VM has at most one start, at most one stop, which takes precedence over everything, and any number of readers (the
- * offline process).
+ * of the offline process, a start) and may own several VMs: a fork owns its source and the clones. In addition to the
+ * owner, a VM has at most one start, at most one stop, which takes precedence over all other operations, and any
+ * number of readers (the offline process).
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_OPERATION_H
 #define CAIRN_API_VM_OPERATION_H
@@ -52,11 +52,11 @@ enum vm_claim {
 	VM_CLAIM_ALL,	    /* exclusive: undefine, rename, restore, fork … */
 	VM_CLAIM_START,	    /* start; readers and VM_OP_SAVE_KEPT do not exclude it: a start waits for them */
 	VM_CLAIM_CLONE,	    /* keep the disks unchanged; readers do not exclude it: a clone job waits for them */
-	VM_CLAIM_SNAPSHOTS, /* change or copy the images, beside readers */
+	VM_CLAIM_SNAPSHOTS, /* change or copy the images; readers are allowed */
 	VM_CLAIM_JOB,	    /* become the owner; the command's trigger (vm_state.h) restricts the states */
 	VM_CLAIM_READ,	    /* read the images */
 	VM_CLAIM_DEFINE,    /* change the definition for the next start */
-	VM_CLAIM_CONTROL,   /* suspend, resume, reset or press the power button; allowed beside any job */
+	VM_CLAIM_CONTROL,   /* suspend, resume, reset or press the power button; allowed during any job */
 	VM_CLAIM_COUNT,
 };
 
@@ -73,7 +73,8 @@ struct vm_operation {
 struct vm_stop_op {
 	enum vm_operation_kind kind; /* VM_OP_NONE or VM_OP_STOP */
 	struct call *calls;	     /* answered when the process has ended or is stuck */
-	bool stuck;		     /* the process was killed and has not ended, which the calls before were told */
+	bool stuck;		     /* the process was killed and has not ended; earlier calls were answered with
+				      * that error */
 	/* Set by the owner: called once when the process has ended, also if nobody requested a stop. May be NULL. */
 	void (*when_gone)(struct vm *vm, void *opaque);
 	void *when_gone_opaque;

@@ -22,7 +22,8 @@ struct row {
 	char *overlay; /* owned; NULL: none, the pin is due for deletion */
 	char *image;   /* owned */
 	uint8_t id[VM_PIN_ID_BYTES];
-	/* The overlay reads the pin `id` or the pin `other`; the process that makes it has not told which. Then `id`
+	/* The overlay reads the pin `id` or the pin `other`; the process that makes it has not reported which. Then
+	 * `id`
 	 * is the older pin: an earlier Cairn reads only `id` from the file, and deletes no pin that is not there. */
 	bool either;
 	uint8_t other[VM_PIN_ID_BYTES];
@@ -380,7 +381,8 @@ static void rows_clear(struct rows *l)
 		row_done(&l->list[--l->n]);
 }
 
-/* Mark all pins as never to be deleted, and forget those that are due: overlays of missing rows may read any pin. */
+/* Mark all pins as never to be deleted, and drop the pins that are due for deletion: overlays of missing rows may
+ * read any pin. */
 static void keep_all(struct pins *p)
 {
 	rows_clear(&p->due);

@@ -1,11 +1,11 @@
-/* pins: a list of which overlay of a live clone reads which image at which pin. A pin is a hidden snapshot in the image
- * of a fork's source (block/qcow2/pin.h); the daemon keeps it as long as an overlay reads it. The daemon parses no
- * image, so it stores the list in PINS_FILE. A row is about files, not about VMs: a VM that is undefined without its
- * images leaves its row, and so its pin, in place.
+/* pins: a list of the overlays of live clones, each with the image and the pin that it reads. A pin is a hidden
+ * snapshot in the image of a fork's source (block/qcow2/pin.h); the daemon keeps it as long as an overlay reads it.
+ * The daemon parses no image, so it stores the list in PINS_FILE. A row is about files, not about VMs: a VM that is
+ * undefined without its images leaves its row, and so its pin, in place.
  *
  * The daemon chooses a pin's id and stores it before the pin is made. If the process may use an earlier pin instead,
- * the row has both ids until the process has told which pin the overlay reads; until then, both are in use. A stored
- * row with both ids keeps one pin longer than needed, at most.
+ * the row has both ids until the process has reported which pin the overlay reads; until then, both are in use. A
+ * stored row with both ids keeps one pin longer than needed, at most.
  *
  * The daemon sends a VM's process the ids of the pins to delete, so a pin that the list does not name is never deleted.
  * If the list is lost, it is built again from the overlays that the daemon knows (pin_scan.h). Other overlays may read
@@ -66,7 +66,7 @@ void pins_add(struct vm_host *host, const char *overlay, const char *image, cons
  * known which. */
 void pins_add_either(struct vm_host *host, const char *overlay, const char *image, const uint8_t earlier[VM_PIN_ID_BYTES],
 	const uint8_t made[VM_PIN_ID_BYTES]);
-/* Note whose file the overlay is, for PINS_UNUSED_MAX. Does nothing if the list does not have the overlay. */
+/* Record the owner of the overlay's file, for PINS_UNUSED_MAX. Does nothing if the list does not have the overlay. */
 void pins_set_owner(struct vm_host *host, const char *overlay, uid_t owner);
 /* Note which pin the overlays read that were added with `made`. is_made: they read that pin; else they read the earlier
  * one, and `made` does not exist. Does not store the list. */
@@ -82,7 +82,8 @@ void pins_copy(struct vm_host *host, const char *overlay, const char *copy);
 /* Note that the overlay is gone, or reads no pin any more. Its pin is due for deletion if no other overlay reads it and
  * no unknown one may. Returns whether the list has changed. */
 bool pins_forget(struct vm_host *host, const char *overlay);
-/* Note that the image is gone, and with it its pins that are due for deletion. Returns whether the list has changed. */
+/* Record that the image was removed, and with it its pins that are due for deletion. Returns whether the list has
+ * changed. */
 bool pins_forget_image(struct vm_host *host, const char *image);
 /* Whether the file reads its backing file at a pin, so that the backing file may be written. */
 bool pins_has_overlay(const struct vm_host *host, const char *path);

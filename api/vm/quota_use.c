@@ -14,7 +14,7 @@
 
 #define SIZE_TEXT_BYTES 32
 
-/* ---- what VMs take ---- */
+/* ---- use of the VMs ---- */
 
 uint64_t quota_sum(uint64_t a, uint64_t b)
 {
@@ -49,8 +49,8 @@ static const struct rights *item_user(const struct definition *d, enum quota_ite
 	return author ? author : d->rights;
 }
 
-/* Add what one VM takes of what the quota binds. A run counts with the size that it began with, whatever its definition
- * says now. */
+/* Add one VM's use of the resources that the quota limits. A run counts with the size at its start, even if the
+ * definition has changed since. */
 static void vm_add_use(const struct vm *vm, const struct quota *q, uint64_t sum[QUOTA_ITEM_COUNT])
 {
 	const struct quotas *table = &vm->host->quotas;
@@ -71,7 +71,7 @@ static void vm_add_use(const struct vm *vm, const struct quota *q, uint64_t sum[
 		sum[QUOTA_VCPUS] += vm->run_size.vcpus ? vm->run_size.vcpus : definition_vcpus_max(d);
 }
 
-/* Add what new VMs take, except their runs. */
+/* Add the use of new VMs, except their runs. */
 static void new_add_use(const struct quota_new *what, uint64_t sum[QUOTA_ITEM_COUNT])
 {
 	sum[QUOTA_VMS] = quota_sum(sum[QUOTA_VMS], what->n);

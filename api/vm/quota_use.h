@@ -1,8 +1,8 @@
-/* quota_use: what the VMs of a user or group take, and whether their quotas (api/access/quotas.h) leave room for more.
- * A VM counts for its definer. If another user than root has changed its memory or vCPUs since, these count for that
- * user (authors.h). The numbers come from the registry each time, so work that failed or was cancelled leaves no
- * charge, and each daemon counts the same. A job that makes VMs claims their room first, so that jobs that run at once
- * share the quota.
+/* quota_use: computes the use of the VMs of a user or group, and checks it against their quotas
+ * (api/access/quotas.h). A VM counts for its definer. If another user than root has changed its memory or vCPUs
+ * since, these count for that user (authors.h). The numbers come from the registry each time, so work that failed or
+ * was cancelled leaves no charge, and each daemon counts the same. A job that makes VMs claims their room first, so
+ * that jobs that run at once share the quota.
  *
  * Disk: a VM counts with the images that a clone, a fork or an import made for it, as large as they were then, and with
  * what a pull copies. Quotas of the file system limit images that a user brings and later writes of guests, because the
@@ -42,7 +42,7 @@ struct quota_claim {
 /* Return the sum or the product; INT64_MAX if that is more. */
 uint64_t quota_sum(uint64_t a, uint64_t b);
 uint64_t quota_product(uint64_t a, uint64_t b);
-/* Sum up what the VMs of a user or group take, and what is claimed. q: the default takes nothing. */
+/* Sum up the use of the VMs of a user or group, and the claims. q: the use of the default is 0. */
 void quota_use_sum(const struct vm_host *host, const struct quota *q, uint64_t ret[QUOTA_ITEM_COUNT]);
 /* Check that the definer of `def` may define such VMs like `def`. Returns 0; -EDQUOT. */
 int quota_check_new(const struct vm_host *host, const struct definition *def, const struct quota_new *what,
@@ -55,11 +55,11 @@ bool quota_limits(const struct vm_host *host, const struct definition *def, enum
 /* Check as quota_check_new() does, and claim the room, except that of runs. *ret: owned. Returns 0; -EDQUOT. */
 int quota_claim_new(struct vm_host *host, const struct definition *def, const struct quota_new *what,
 	struct quota_claim **ret, struct err *e);
-/* Change what each VM gets that is not defined yet. Returns 0; -EDQUOT: the claim is unchanged. */
+/* Change the claim for each VM that is not defined yet. Returns 0; -EDQUOT: the claim is unchanged. */
 int quota_claim_change(struct quota_claim *c, uint64_t image_bytes, uint64_t snapshots, struct err *e);
 /* Let a new VM take its share of the claim. */
 void quota_claim_take(struct quota_claim *c, struct vm *vm);
-/* Give up what is left of the claim. NULL allowed. */
+/* Release the rest of the claim. NULL allowed. */
 void quota_claim_free(struct quota_claim *c);
 
 /* Set the number of the VM's snapshots. Does nothing while the VM's process creates one, because the number may include

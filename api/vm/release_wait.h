@@ -21,7 +21,7 @@ struct vm;
 #define RELEASE_MAX_S 600
 
 struct release_kind {
-	enum role role; /* a failure is told to clients that still have it; others get the refusal */
+	enum role role; /* clients that may still view the VM get the failure; others get the refusal */
 	bool stored;    /* answer a success when the VM's changes are stored */
 	/* Whether there is nothing to wait for once the process has answered. */
 	bool (*is_over)(const struct release_wait *w);

@@ -57,7 +57,7 @@ struct systemd_scope {
 
 /* ---- the process ---- */
 
-/* Free what neither a VM nor a process needs any more. */
+/* Free the scope's data when neither a VM nor a process needs it any more. */
 static void scope_free(struct systemd_scope *s)
 {
 	struct systemd_scope **at = &s->host->scopes;
@@ -184,7 +184,7 @@ static void start_continue(struct systemd_scope *s)
 		ready(s->vm, required ? -EPERM : 0, &e);
 }
 
-/* ---- what cairn-scope says: "scope FOLDER", "machine NAME", "error WHY" or "note WHY" ---- */
+/* ---- messages of cairn-scope: "scope FOLDER", "machine NAME", "error WHY" or "note WHY" ---- */
 
 static void scope_got(struct systemd_scope *s, const char *folder)
 {
@@ -210,7 +210,7 @@ static void machine_got(struct systemd_scope *s, const char *name)
 	log_info("sandbox", "VM '%s': machine %s", s->vm->def->name, s->machine);
 }
 
-/* cairn-scope may try again, and says then what came of it. */
+/* cairn-scope may try again, and then reports the result. */
 static void machine_failed(struct systemd_scope *s, const char *why)
 {
 	loop_timer_disarm(s->timer);

@@ -19,11 +19,11 @@ extern const struct vm_observer systemd_scope_observer;
 /* Return why the VM's run lacks a scope or its registration although its definition asks for them; NULL: nothing
  * lacks. */
 const char *systemd_scope_lack(const struct vm *vm);
-/* Return {"unit", "machine", "lack"}, of what there is; the caller owns it. NULL: the definition of the run asks for
- * none. */
+/* Return {"unit", "machine", "lack"} without the members that do not apply; the caller owns it. NULL: the definition
+ * of the run asks for none. */
 struct json_object *systemd_scope_to_json(const struct vm *vm);
 
-/* Free what is left when the daemon ends. VMs keep their scopes. */
+/* Free all data when the daemon ends. VMs keep their scopes. */
 void systemd_scopes_forget(struct vm_host *host);
 
 #endif

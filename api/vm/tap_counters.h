@@ -6,8 +6,8 @@
 struct vm_info;
 struct vm_interface_info;
 
-/* Replace the counters of the interfaces for which the process says so, if their taps exist. info: from a VM's process,
- * whose names are not trusted. */
+/* Replace the counters of the interfaces for which the process requests it, if their taps exist. info: from a VM's
+ * process, whose names are not trusted. */
 void tap_counters_take(struct vm_info *info);
 /* The same for one interface of which the process says so. */
 void tap_counters_take_one(struct vm_interface_info *i);

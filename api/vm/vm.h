@@ -70,7 +70,8 @@ struct vm_start_opts {
 	int state_ready_fd;
 	uint32_t pins_readable; /* with forked: as in vm_config */
 	bool hint_hostname; /* with forked: the guest agent, if there is one, sets the clone's name as the host name */
-	const char *woken_by; /* in words, what woke the VM, for the state's detail; borrowed. NULL or "": not known */
+	const char *woken_by; /* text that names the cause of waking the VM, for the state's detail; borrowed. NULL or
+			       * "": not known */
 	struct definition *definition; /* the VM runs with this one until it is off; taken. NULL: with its own */
 	/* Holds the saved state to resume, in place of state_fd; taken. NULL: none */
 	struct client_file *state_file;
@@ -96,7 +97,8 @@ struct vm_start_op {
 	struct config *config;	 /* owned; set in VM_OP_START_PORTS; else NULL */
 	unsigned prepared;	 /* observers that start_prepare has asked */
 	struct start_process *ahead; /* the process that vm_start_ahead() has spawned and no start uses yet; NULL: none */
-	/* Of vm_open_ahead(), until a start takes them over: what opens the files, and the files; owned. NULL: none */
+	/* Of vm_open_ahead(), until a start uses them: the operation that opens the files, and the files; owned.
+	 * NULL: none */
 	struct open_as *ahead_opener;
 	struct config *ahead_files;
 };
@@ -334,7 +336,7 @@ enum vm_define_mode {
 	VM_REDEFINE, /* the VM must exist */
 	VM_CREATE, /* the VM must not exist, and becomes transient */
 	VM_VALIDATE, /* check only; store nothing */
-	VM_RUN, /* check what the VM is to run with until it is off; store nothing but the pins of its disks */
+	VM_RUN, /* check the definition with which the VM is to run until it is off; store only the pins of its disks */
 };
 /* Define a VM, or redefine the VM of that name (vm_define.c). Checks the files with the definition's rights. In the
  * first three modes, stores the definition and emits VM_DEFINED.
@@ -358,8 +360,8 @@ void vm_load_transient(struct vm *vm);
 /* Check that the VM may start, and begin the start or queue it. opts->done() reports the result. opts: copied;
  * opts->state_fd, opts->state_file: taken, also on errors. */
 void vm_start(struct vm *vm, const struct vm_start_opts *opts);
-/* Check what makes a start fail at once: frozen images, quotas, ports of other VMs, the host's shutdown, and the limits
- * of the daemon. Returns 0; -errno. */
+/* Check for errors that make a start fail at once: frozen images, quotas, ports of other VMs, the host's shutdown,
+ * and the limits of the daemon. Returns 0; -errno. */
 int vm_start_check(struct vm *vm, struct err *e);
 /* Spawn the process of a VM that a job is going to start, so that the process loads its program meanwhile. It gets no
  * file of the VM but its log. If it cannot be spawned, or ends before the start, the start spawns one. */

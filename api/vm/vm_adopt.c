@@ -32,8 +32,8 @@ static bool run_missed(struct vm *vm, int end_fd)
 	return true;
 }
 
-/* If state.json, which is written in the background, is older than the last start and says that the run before it goes
- * on, set the state that the VM had before the last start. */
+/* state.json is written in the background. If it is older than the last start, and has the state of a VM that runs,
+ * set the state that the VM had before the last start. */
 static void earlier_run_ended(struct vm *vm, int end_fd)
 {
 	static const enum vm_state states[] = { [VM_BEFORE_SHUT_OFF] = VM_SHUT_OFF, [VM_BEFORE_CRASHED] = VM_CRASHED,

@@ -1,4 +1,4 @@
-/* vm_ahead: spawns the process of a VM with the files that it gets at once, also ahead of the VM's start.
+/* vm_ahead: spawns the process of a VM with its first files, also before the VM's start.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_AHEAD_H
 #define CAIRN_API_VM_VM_AHEAD_H

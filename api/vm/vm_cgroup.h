@@ -57,8 +57,8 @@ bool vm_cgroup_may_limit_memory(const struct config *c);
 /* Set the limit of a VM that runs, if its process was spawned without one. */
 void vm_cgroup_limit_memory(const struct vm *vm);
 /* Let the VM take so much more memory than it has now, for the job that begins: it writes the VM's memory to a file
- * that may be in memory. After the job, and each time that a process of a VM has ended, the limit falls to what the VM
- * has then and what it may still take for itself. */
+ * that may be in memory. After the job, and each time that a process of a VM has ended, the limit is lowered to the
+ * VM's present use and its remaining budget. */
 void vm_cgroup_make_room(struct vm *vm);
 extern const struct vm_observer vm_cgroup_observer;
 /* Open the file of the group's memory pressure (base/memory_pressure.h). Returns the fd, owned by the caller; -ENOENT:

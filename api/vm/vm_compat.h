@@ -18,8 +18,8 @@ bool vm_compat_is_old(const struct vm *vm);
  * Returns 0; -ENOTSUP with an error that names the VM and the remedy. */
 int vm_compat_check(const struct vm *vm, struct err *e);
 
-/* Check that the VM has a process that a change can be made in (vm_live_check()), and that knows this. In vm.c, so that
- * vm_process.c does not call what calls it.
+/* Check that the VM has a process that a change can be made in (vm_live_check()), and that knows this. In vm.c, so
+ * that vm_process.c does not call its caller.
  * Returns 0; -EPERM or -ENOTSUP with an error. */
 int vm_compat_check_live(const struct vm *vm, enum vm_known what, struct err *e);
 /* Set the error for a request that an older VM process lacks. Returns -ENOTSUP. */

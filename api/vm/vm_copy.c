@@ -28,7 +28,7 @@ static int next_check(const struct vm *vm, const char *id, const char *path, con
 		id, hint);
 }
 
-/* Let the disk begin with its layer `path`, if it has that: the one that a commit has written to. */
+/* Let the disk begin with its layer `path`, the base of a commit, if it has that layer. */
 static void layers_cut(struct json_object *disk, const char *path)
 {
 	struct json_object *backing = js_get_array(disk, "backing"), *left = json_object_new_array();

@@ -1,5 +1,5 @@
-/* vm_copy: chooses between a disk of a running VM and its copy, after api/jobs/copy.h: until then both get each change,
- * so each of them has what the guest has flushed. Threading: the daemon's loop. */
+/* vm_copy: chooses between a disk of a running VM and its copy, after api/jobs/copy.h: until then both get each
+ * change, so each of them has all data that the guest has flushed. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_COPY_H
 #define CAIRN_API_VM_VM_COPY_H
 
@@ -8,8 +8,8 @@ struct err;
 struct vm;
 
 /* Go on with the copy `args.path` of `args.format` as disk `args.disk`. The definition of the next start must name the
- * copy already: if it named the disk, a start after a crash would lack what the copy alone has. With `args.check-only`,
- * only ask the VM's process whether it would refuse that.
+ * copy already: if it named the disk, a start after a crash would lack the changes that only the copy has. With
+ * `args.check-only`, only ask the VM's process whether it would refuse that.
  * answer: as for disk_change_begin(); it also takes over the observers' copy_ended. NULL: answer the call. */
 void vm_copy_pivot(struct call *c, void (*answer)(void *call, int r, const struct err *e));
 /* Go on with the disk `args.disk`, without the copy, and answer the call. The definition of the next start must name

@@ -129,8 +129,8 @@ static int owners_check(const struct define *w, const struct vm *old, struct err
 		w->def->name);
 }
 
-/* Check again what may have changed while files were checked or the draft was written: first the client's role, so that
- * the other errors tell nothing about another user's VM. */
+/* Repeat the checks whose results may have changed while files were checked or the draft was written. Check the
+ * client's role first, so that the other errors reveal nothing about another user's VM. */
 static int may_define(const struct define *w, struct err *e)
 {
 	int r = call_check_role(w->by, ROLE_ADMIN, vm_find_name(w->host, w->def->name), e);

@@ -323,7 +323,7 @@ static bool thread_file(const struct vm_process *p, const char *thread, const ch
 }
 
 /* Find the vCPUs' threads by their names: in a PID namespace of its own, the process does not know their ids here. A
- * process that was taken over may name others, and lie about its own figures only. */
+ * process that a guest has taken over can only report wrong figures of its own. */
 static bool threads_find(struct vm_process *p, unsigned vcpus)
 {
 	struct vm_shown *s = p->shown;

@@ -14,8 +14,8 @@
 struct vm_process;
 
 struct vm_figures {
-	/* As in an answer to VM_MSG_QUERY, and trusted as little. Not filled in: phase to detail, what the
-	 * process knows, and what has no figures. vcpus_halted: see vcpu_sleeps. */
+	/* As in an answer to VM_MSG_QUERY, and trusted as little. Not filled in: phase to detail, members that only
+	 * the process knows, and devices without figures. vcpus_halted: see vcpu_sleeps. */
 	struct vm_info info;
 	uint64_t vcpu_delay_ns[VM_VCPUS_MAX]; /* time that the vCPU's thread waited for a processor; starts at 0 in each process */
 	uint64_t vcpu_user_ns, vcpu_system_ns; /* CPU time of all vCPU threads, within some milliseconds; starts at 0 in each process */
@@ -32,7 +32,7 @@ struct vm_figures {
  * Returns false if the process has written nothing to its page yet, or is of a version that has none: then ask it with
  * VM_MSG_QUERY. */
 bool vm_figures_read(struct vm_process *p, struct vm_figures *ret);
-/* The sums of what trends record (api/policy/trends.h). Untrusted as the figures are. */
+/* The sums that trends record (api/policy/trends.h). Untrusted as the figures are. */
 struct vm_sums {
 	uint64_t rd_reqs, rd_bytes, rd_ns, wr_reqs, wr_bytes, wr_ns, io_errors; /* of all disks */
 	uint64_t rx_bytes, rx_packets, tx_bytes, tx_packets;			/* of all interfaces */

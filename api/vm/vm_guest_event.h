@@ -1,6 +1,6 @@
-/* vm_guest_event: emits the daemon's events for what a guest did and its VM's process has reported. A guest can do most
- * of that at will, so each kind has a rate limit. Changes no state of the VM. Internal to vm/. Threading: the daemon's
- * loop. */
+/* vm_guest_event: emits the daemon's events for acts of a guest that its VM's process has reported. A guest can do
+ * most of that at will, so each kind has a rate limit. Changes no state of the VM. Internal to vm/. Threading: the
+ * daemon's loop. */
 #ifndef CAIRN_API_VM_VM_GUEST_EVENT_H
 #define CAIRN_API_VM_VM_GUEST_EVENT_H
 

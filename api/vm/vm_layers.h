@@ -1,5 +1,5 @@
-/* vm_layers: external snapshots of a running VM's disks: each disk gets an empty overlay, all at one instant, and what
- * was its image becomes the first backing file. By disk_change.h. Threading: the daemon's loop. */
+/* vm_layers: external snapshots of a running VM's disks: each disk gets an empty overlay, all at one instant, and its
+ * previous image becomes the first backing file. By disk_change.h. Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_LAYERS_H
 #define CAIRN_API_VM_VM_LAYERS_H
 

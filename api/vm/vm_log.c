@@ -24,8 +24,8 @@
 
 #define ENDED_MAX 64
 
-/* A pipe that a process still writes into, or whose last lines no cairn-log has. The daemon keeps the reading end for a
- * further cairn-log. */
+/* A pipe that a process still writes to, or whose last lines cairn-log has not received. The daemon keeps the reading
+ * end for a further cairn-log. */
 struct log_pipe {
 	struct log_pipe *next, **at; /* at: what points to it */
 	struct vm_logs *all;
@@ -82,7 +82,7 @@ static void pipe_forget(struct log_pipe *p)
 	free(p);
 }
 
-/* No process writes any more. cairn-log reads what is left. */
+/* No process writes any more. cairn-log reads the remaining data. */
 static void pipe_ended(void *opaque, unsigned revents)
 {
 	struct log_pipe *p = opaque;

@@ -12,13 +12,12 @@ struct vm_event;
 
 /* Attach the disk `args.disk` (a disk of a definition) to the VM that runs, and answer the call. */
 void vm_plug_attach(struct call *c);
-/* Ask the guest to release the device `args.device`, and answer the call when the device is gone, or with the reason
- * why it is not. */
+/* Ask the guest to release the device `args.device`. Answer the call when the device is removed, or with the error. */
 void vm_plug_detach(struct call *c);
 /* Ask the guest to release the device `id`, and answer the call when the guest is asked. */
 void vm_plug_ask(struct call *c, const char *id);
 
-/* The process reports that a device is gone, or that the guest refuses to release it. */
+/* The process reports that a device is removed, or that the guest refuses to release it. */
 void vm_plug_event(struct vm *vm, const struct vm_event *ev);
 
 #endif

@@ -188,8 +188,8 @@ static bool process_ends(const struct vm_process *p)
 
 static void adopt_again(struct vm_process *p);
 
-/* Connect again to a process that continues without its connection, as one of an older version does whose guest causes
- * many events while the daemon stands still. */
+/* Connect again to a process that continues without its connection. A process of an older version may drop it if its
+ * guest causes many events while the daemon is stopped. */
 static void lost_fire(void *opaque)
 {
 	struct vm_process *p = opaque;
@@ -378,7 +378,7 @@ static void end_learn(struct vm_process *p)
 	p->end.signaled = si.si_code != CLD_EXITED;
 	p->end.status = si.si_status;
 	/* The init of a pid namespace exits when a signal ends it (vmm/sandbox.c). A guest's debug exit, which the
-	 * process has told, may have such a status, too. */
+	 * process has reported, may have such a status, too. */
 	if (!p->end.signaled && !p->end.said && si.si_status > VM_EXIT_SIGNAL && si.si_status < VM_EXIT_SIGNAL + NSIG) {
 		p->end.signaled = true;
 		p->end.status -= VM_EXIT_SIGNAL;
@@ -620,7 +620,7 @@ static void child_knows_all(struct vm_process *p)
 		p->knows[i] = true;
 }
 
-/* Begin to spawn the process, and watch what there is. sock: taken. */
+/* Begin to spawn the process, and watch its fds. sock: taken. */
 static int child_begin(struct vm_process *p, const struct vm_process_paths *paths, const char *option, int sock, struct err *e)
 {
 	int r = paths->sandbox ? vm_sandbox_check(paths->sandbox, e) : 0;

@@ -45,9 +45,9 @@ struct vm_process_ops {
 	bool (*moved)(void *opaque, const struct vm_process_end *end);
 	/* The process has ended. This is the last callback; the outstanding requests have failed before. */
 	void (*gone)(void *opaque, const struct vm_process_end *end);
-	/* The connection is lost, and the process lives and has answered before: call vm_process_connect(). Returns its
-	 * result. If the process does not listen, it is killed unless it ends within 5 s; after another error, this is
-	 * called again. May be NULL: then the process is killed unless it ends within 5 s. */
+	/* The connection is lost, but the process runs and has answered before: call vm_process_connect(). Returns
+	 * its result. If the process does not listen, it is killed unless it ends within 5 s; after another error,
+	 * this is called again. May be NULL: then the process is killed unless it ends within 5 s. */
 	int (*lost)(void *opaque, struct err *e);
 	/* The process has not ended 5 s after vm_process_kill(), for example because it waits in the kernel for a disk
 	 * that does not answer. May be NULL. */

@@ -185,7 +185,8 @@ static void request_send(struct vm_request *r, const void *body, size_t len, con
 }
 
 /* Whether an earlier request is still to be sent by the process that holds its file: a cancel, for instance, must not
- * overtake what it cancels. Requests that may be repeated overtake others, because a user can stop that process. */
+ * overtake the request that it cancels. Requests that may be repeated overtake others, because a user can stop that
+ * process. */
 static bool request_must_wait(const struct vm_request *r)
 {
 	const struct vm_request *q = r->process->first;

@@ -177,7 +177,7 @@ static int processes_try(struct vm_sandbox *s, uid_t first, uid_t last)
 	return 0;
 }
 
-/* Print what is lacking, as a list with the reasons. Returns whether there is anything. */
+/* Print the missing parts, as a list with the reasons. Returns whether there is anything. */
 static bool lacks_print(const struct vm_sandbox *s, char *buf, size_t size)
 {
 	const char *why = vm_sandbox_uid_lack(s);

@@ -68,7 +68,7 @@ static void spare_unlink(struct vm_spare *s)
 	*at = s->next;
 }
 
-/* Forget the spare, whose process is reaped or has another owner. */
+/* Remove the spare from the list; its process is reaped or has another owner. */
 static void spare_free(struct vm_spare *s)
 {
 	spare_unlink(s);
@@ -89,7 +89,7 @@ static void spare_kill(struct vm_spare *s)
 		pidfd_send_signal(s->pidfd, SIGKILL, NULL, 0);
 }
 
-/* End a spare that nobody needs. A process that is being spawned is killed when it is there. */
+/* End a spare that nobody needs. A process that is being spawned is killed once it exists. */
 static void spare_end(struct vm_spare *s)
 {
 	if (s->state == SPARE_WANTED) {

@@ -203,7 +203,7 @@ static void start_fail(struct vm *vm, const struct err *e)
 	run_forget(vm);
 	if (vm->start.sets_live)
 		vm_live_forget(vm);
-	/* A VM that sleeps stays asleep, so that a client can wake it later. */
+	/* A VM that the idle policy has saved stays so, so that a client can wake it later. */
 	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", vm_sleeps(vm) ? "waking failed: " : "", e->msg);
 	if (!vm_sleeps(vm))
 		snprintf(vm->reason, sizeof(vm->reason), "failed");
@@ -591,7 +591,7 @@ static bool start_has_to_wait(struct vm *vm)
 	return true;
 }
 
-/* ---- opening the files, also ahead of the start ---- */
+/* ---- opening the files, also before the start ---- */
 
 static void opened_ahead(void *opaque, int r, struct config *c, const struct err *e)
 {
@@ -620,8 +620,8 @@ void vm_open_ahead(struct vm *vm)
 	vm->start.ahead_opener = o;
 }
 
-/* Use the files that were opened ahead. Returns whether there are any; then start_opened() has been called, which may
- * have freed the VM, or will be. */
+/* Use the files that were opened in advance. Returns whether there are any; then start_opened() has been called,
+ * which may have freed the VM, or will be. */
 static bool start_takes_files(struct vm *vm)
 {
 	struct config *c = STEAL_PTR(vm->start.ahead_files);
@@ -642,7 +642,7 @@ static void start_now(struct vm *vm)
 {
 	struct open_as *o = NULL;
 
-	/* The source of a fork's clones runs, so whatever their start needs is there. */
+	/* The source of a fork's clones runs, so the host has all parts that their start needs. */
 	vm->start.for_network = !vm->start.opts.forked && vm_ask(vm, start_waits);
 	if (vm->start.for_network) {
 		vm->start.kind = VM_OP_START_WAITS;

@@ -21,7 +21,8 @@ static bool has_process(const struct vm *vm)
 	return vm->proc || vm->offline || vm->start.ahead;
 }
 
-/* A process becomes its user some time after it was spawned, so look at the VMs, too. A VM that is off lends its id. */
+/* A process becomes its user some time after it was spawned, so look at the VMs, too. Another VM may use the id of a
+ * VM that is off. */
 static bool uid_is_free(const struct vm_host *host, const struct vm *vm, uid_t uid)
 {
 	for (size_t i = 0; i < host->nvms; i++)
@@ -29,7 +30,7 @@ static bool uid_is_free(const struct vm_host *host, const struct vm *vm, uid_t u
 			return false;
 	if (vm_spares_have_uid(host, uid))
 		return false;
-	/* A process that takes the VM over runs beside the one that has it. */
+	/* A process that takes the VM over runs at the same time as the one that has it. */
 	return (vm && uid == vm->uid && has_process(vm)) || !uid_has_processes(uid);
 }
 

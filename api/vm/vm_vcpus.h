@@ -18,11 +18,11 @@ unsigned vm_vcpus_now(const struct vm *vm);
 /* Let the running VM have `args.vcpus` vCPUs, and answer the call when the guest has released those above, or with the
  * reason why it has not. */
 void vm_vcpus_set(struct call *c);
-/* Add a vCPU, or ask the guest to release one, and answer the call when the guest has been told. */
+/* Add a vCPU, or ask the guest to release one, and answer the call when the guest is notified. */
 void vm_vcpus_add(struct call *c, unsigned vcpu);
 void vm_vcpus_ask(struct call *c, unsigned vcpu);
 
-/* The process reports that a vCPU is gone, or that the guest refuses to release it. */
+/* The process reports that a vCPU is removed, or that the guest refuses to release it. */
 void vm_vcpus_event(struct vm *vm, const struct vm_event *ev);
 
 #endif

@@ -11,8 +11,8 @@
 #define DEBT_ROUNDS 40
 
 static const struct account_limits limits_of[ACCOUNT_KINDS] = {
-	/* A stranger's command can only be denied or ask for what everybody may know. The output has room for two
-	 * schemas. */
+	/* A command of a user without a role can only be denied or ask for public information. The output has room
+	 * for two schemas. */
 	[ACCOUNT_STRANGERS] = { .text = { 4 * KIB, 64 }, .may_send_fds = false, .client_out_bytes = 128 * KIB,
 		.out_bytes = 16 * MIB, .in_bytes = 16 * MIB, .calls = 64, .call_bytes = 16 * MIB },
 	[ACCOUNT_USER] = { .text = { WIRE_TEXT_MAX, 16384 }, .may_send_fds = true, .client_out_bytes = MIB,
@@ -150,7 +150,7 @@ static void account_update(struct account *a)
 	a->all->wake(a->all->opaque);
 }
 
-/* Return the account whose turn it is. If none has credit, a new round begins. */
+/* Return the account that runs the next command. If none has credit, a new round begins. */
 static struct account *ring_next(struct ring *r)
 {
 	while (!r->ready.first && r->spent.first) {
@@ -168,7 +168,7 @@ static struct account *ring_next(struct ring *r)
 
 /* ---- accounts and their clients ---- */
 
-/* Free the unused accounts whose debt is so old that they would have paid it by waiting. */
+/* Free the unused accounts whose debt would be paid off by now. */
 static void debts_forget(struct accounts *all, uint64_t now_ns)
 {
 	for (struct account **at = &all->list; *at;) {
@@ -212,7 +212,7 @@ static void account_free_unused(struct account *a)
 	free(a);
 }
 
-/* Take the client out of the queue of those who wait. The caller calls account_update(). */
+/* Remove the client from the queue of waiting clients. The caller calls account_update(). */
 static void member_remove(struct account_member *m)
 {
 	struct account *a = m->account;

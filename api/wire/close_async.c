@@ -36,7 +36,7 @@ struct closer {
 
 /* ---- the process ---- */
 
-/* Close the socket in a process of its own, which is the last one to have it. Without a process, it leaks: that does
+/* Close the socket in a child process, which has the last reference to it. Without a process, it leaks: that does
  * less harm than a closer that hangs. Returns whether there is a process. */
 static bool close_apart(const int *fds)
 {
@@ -167,8 +167,8 @@ int close_async_accept(int listening, int flags)
 	return fd;
 }
 
-/* Whether nothing is left in a socket of which recv() has returned 0. On other sockets than streams, a packet of zero
- * bytes looks like the end, and others may be behind it. With SO_PASSCRED, control data come with each packet. */
+/* Whether a socket is empty of which recv() has returned 0. On other sockets than streams, a packet of zero bytes
+ * looks like the end, and others may be behind it. With SO_PASSCRED, control data come with each packet. */
 static bool is_at_end(int sock)
 {
 	socklen_t len = sizeof(int);
@@ -181,7 +181,7 @@ static bool is_at_end(int sock)
 		close_async_recv(sock, &byte, 1) == 0);
 }
 
-/* Throw away what is queued in the socket. Returns whether no fds are left in it. */
+/* Discard the data in the socket's queue. Returns whether the queue has no fds any more. */
 static bool socket_drain(int sock)
 {
 	char buf[DRAIN_BYTES];

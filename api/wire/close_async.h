@@ -1,7 +1,7 @@
 /* close_async: closes Unix sockets of clients and VM processes. With such a socket the kernel closes the fds that are
- * still queued in it, and that may take as long as a client likes: on a TCP socket as long as the client has set with
- * SO_LINGER, on a file as long as its file system takes. So a socket with queued fds goes to a process of its own: a
- * thread of the daemon that the kernel keeps would also keep the daemon's files and locks, even after SIGKILL.
+ * still queued in it. A client can make this take arbitrarily long: a TCP socket waits as long as the client has set
+ * with SO_LINGER, and a file as long as its file system takes. So a separate process closes a socket with queued fds.
+ * A blocked thread of the daemon would keep the daemon's files and locks open, even after SIGKILL.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_WIRE_CLOSE_ASYNC_H
 #define CAIRN_API_WIRE_CLOSE_ASYNC_H

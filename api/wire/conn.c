@@ -138,7 +138,7 @@ static bool conn_may_read(const struct conn *c)
 		conn_has_room(c);
 }
 
-/* Whether nothing of what was received is left to do. */
+/* Whether all received data is handled. */
 static bool conn_is_done(const struct conn *c)
 {
 	return !c->call && !c->receiving && !c->files_wait && c->in_at == c->in_len;

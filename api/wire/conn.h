@@ -125,7 +125,7 @@ struct client_file *conn_take_file(struct conn *c);
 int conn_file_store(struct conn *c, const char *name, struct client_file *file, struct err *e);
 /* Take a stored file. Returns an owned file; NULL: there is none of that name. */
 struct client_file *conn_file_take(struct conn *c, const char *name);
-/* Receive what another process has received for the client: n bytes and perhaps the file. has_file: false: no file
+/* Take data that another process has received for the client: n bytes and perhaps a file. has_file: false: no file
  * came. r: -errno, and e is set: the client is disconnected. */
 void conn_received(struct conn *c, int r, const void *bytes, size_t n, bool has_file, const struct err *e);
 /* Begin a call that is answered later. The connection handles no other command until conn_call_end(). *back is set to

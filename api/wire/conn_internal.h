@@ -54,7 +54,7 @@ struct conn {
 	bool closing; /* drop the client once all output is sent */
 	bool deaf;    /* dropped because the client left too much unread */
 	bool dead;
-	bool unclosed; /* dead, but the closer had no room for the socket */
+	bool unclosed; /* disconnected, but the closer had no room for the socket */
 	struct conn_filter filter;
 };
 

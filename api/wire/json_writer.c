@@ -30,7 +30,7 @@ static void put_char(struct json_writer *w, char c)
 	put(w, &c, 1);
 }
 
-/* Begin a value: the comma behind the one before, and the key. */
+/* Begin a value: write the comma after the previous value, and the key. */
 static void value_begin(struct json_writer *w, const char *key)
 {
 	if (w->length && !strchr("[{", w->text[w->length - 1]))

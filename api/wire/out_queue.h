@@ -13,7 +13,7 @@ struct out_queue {
 };
 
 void out_queue_init(struct out_queue *q);
-/* Drop what was not sent. */
+/* Drop the unsent data. */
 void out_queue_done(struct out_queue *q);
 /* Append bytes. data: taken; from malloc(). fd: sent with the first byte; taken. -1: none. */
 void out_queue_add(struct out_queue *q, char *data, size_t len, int fd);

@@ -1,5 +1,5 @@
-/* wire: QMP's framing. Turns a stream of bytes into whole JSON texts, whatever the packet boundaries are. It knows
- * no commands.
+/* wire: QMP's framing. Splits a stream of bytes into complete JSON texts, independently of packet boundaries. It
+ * knows no commands.
  *
  * A text begins at a brace or a bracket and ends when all of them are closed. Bytes between texts that are not white
  * space give one error and are skipped up to the next line, brace, bracket or 0xFF. A byte 0xFF resets the parser.
