@@ -1,8 +1,8 @@
 /* agent_frame: the protocol between cairn and cairn-agent, a program in the guest. docs/agent.md describes it.
  *
  * A frame is a type (1 byte), three bytes 0, the length of its data (4 bytes, little-endian), and the data. Neither
- * side trusts the other one: agent_frame_parse() checks type and length, agent_order_check() what may come when.
- * These functions allocate nothing and do no I/O, because cairn-agent uses them, too. */
+ * side trusts the other: agent_frame_parse() checks type and length, agent_order_check() the order of frames. These
+ * functions allocate nothing and do no I/O, because cairn-agent uses them, too. */
 #ifndef CAIRN_BASE_AGENT_FRAME_H
 #define CAIRN_BASE_AGENT_FRAME_H
 
@@ -60,7 +60,7 @@ enum agent_step {
 	AGENT_STEP_MOUNT = 6,	 /* the first MOUNT; 7: the second one, and so on */
 };
 
-/* The errno of FAILED while the agent serves as many connections as it can (EUSERS), and what the user reads then. */
+/* The errno of FAILED while the agent serves as many connections as it can (EUSERS), and the message for the user. */
 #define AGENT_ERROR_BUSY 87
 #define AGENT_BUSY_TEXT \
 	"cairn-agent in the guest is busy: it serves as many programs and copies as it can; try again when one has ended"
@@ -100,8 +100,8 @@ int agent_order_check(struct agent_order *o, const struct agent_frame *f);
 enum agent_start_flags {
 	AGENT_START_TERMINAL = 1,
 	AGENT_START_INPUT = 2,	 /* STDIN frames follow; otherwise the program's input is empty */
-	/* No program: write what comes as standard input (base/tree_stream.h) to the path in the first argument, or, if
-	 * that is a folder, to the name there in the second one. */
+	/* No program: write the standard input (base/tree_stream.h) to the path in the first argument. If that is a
+	 * folder, write to the name of the second argument in it. */
 	AGENT_START_RECEIVE = 4,
 	/* No program: write the file or folder in the first argument to standard output. */
 	AGENT_START_SEND = 8,

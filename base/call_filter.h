@@ -36,9 +36,9 @@ struct call_filter_argument {
 void call_filter_init(struct call_filter *f);
 /* Allow these ioctls, the first ones at the lowest cost; all others raise SIGSYS. */
 void call_filter_ioctls(struct call_filter *f, const struct call_filter_ioctls *groups, size_t n);
-/* Answer these system calls (SYS_*), at least one and at most 120, with a SECCOMP_RET_* value, whatever their arguments
- * are. The filter searches the list in some seven steps: when a filter is installed, the kernel runs it for each system
- * call that there is. */
+/* Answer these system calls (SYS_*), at least one and at most 120, with a SECCOMP_RET_* value, for any arguments. The
+ * filter searches the list in some seven steps: when a filter is installed, the kernel runs it for each system call
+ * that there is. */
 void call_filter_calls(struct call_filter *f, uint32_t answer, const int *calls, size_t n);
 
 /* Answer a system call (SYS_*) whose arguments meet all n conditions with a SECCOMP_RET_* value. */

@@ -313,7 +313,7 @@ static void identity_set(struct cpuid *c, const struct cpu_model *m)
 			memcpy(l->reg, brand + 16 * i, 16);
 }
 
-/* ---- what a host can give ---- */
+/* ---- the models of a host ---- */
 
 int cpu_model_features(const char *text, const struct cpuid *supported, char *features, size_t size)
 {

@@ -18,7 +18,7 @@ int cpu_model_check(const char *text, struct err *e);
 bool cpu_model_is_host(const char *text);
 /* List the features of the processor, as cpuid_list_features(). Returns their number; -EINVAL; -ENOMEM. */
 int cpu_model_features(const char *text, const struct cpuid *supported, char *features, size_t size);
-/* List what the processor needs and the host lacks: features, or another vendor, as cpuid_list_more().
+/* List the features that the processor needs and the host lacks, or the other vendor, as cpuid_list_more().
  * Returns the number of differences, 0 if the host can give a guest the processor; -EINVAL; -ENOMEM. */
 int cpu_model_missing(const char *text, const struct cpuid *supported, char *missing, size_t size);
 /* Find the model with the most features among those that this host can give and whose features the text's processor

@@ -1,7 +1,7 @@
 /* cpu_model_table: the processor models. Features of the models with a vendor are those that QEMU gives the models of
  * the same names under KVM, with these differences:
  * - each model has x2apic and arat, which KVM offers on every host
- * - no model has arch_capabilities, because its MSR holds what the host has */
+ * - no model has arch_capabilities, because its MSR has the host's value */
 #ifndef CAIRN_BASE_CPU_MODEL_TABLE_H
 #define CAIRN_BASE_CPU_MODEL_TABLE_H
 

@@ -1,5 +1,5 @@
-/* display: what the process of a VM shares with a process that shows its screen: the mode, in a page behind
- * the framebuffer, and input for the guest. */
+/* display: the data that a VM's process shares with a process that shows its screen: the mode, in a page behind the
+ * framebuffer, and input for the guest. */
 #ifndef CAIRN_BASE_DISPLAY_H
 #define CAIRN_BASE_DISPLAY_H
 

@@ -33,8 +33,8 @@ struct dns_address {
 
 /* Parse a question for one name in letters, digits, - and _. Returns false if it is anything else. */
 bool dns_question_parse(const uint8_t *message, size_t len, struct dns_question *ret_q);
-/* Write the query for the host's resolver: nothing of the guest's message but the name, in lower case, and the type is
- * in it. Returns its length. */
+/* Write the query for the host's resolver. From the guest's message, it has only the name, in lower case, and the
+ * type. Returns its length. */
 size_t dns_query_make(const struct dns_question *q, uint16_t id, uint8_t out[DNS_QUERY_MAX]);
 /* Is the message an answer to this question with this id? */
 bool dns_answer_fits(const struct dns_question *q, uint16_t id, const uint8_t *message, size_t len);

@@ -125,7 +125,7 @@ static bool is_name(const char *text)
 		return false;
 	if (n && text[n - 1] == '.')
 		n--;
-	/* The last label of a name is not a number, so an address with a mistake is none. */
+	/* The last label of a name is not a number, so a mistyped address is not taken for a name. */
 	for (last = text + n; last > text && last[-1] != '.'; last--)
 		;
 	for (; last < text + n; last++)
@@ -265,7 +265,7 @@ bool egress_parse(char *text, struct egress *ret_e)
 	return true;
 }
 
-/* ---- what fits a rule ---- */
+/* ---- matching rules ---- */
 
 bool egress_rule_fits_port(const struct egress_rule *r, uint8_t protocol, uint16_t port)
 {
@@ -347,7 +347,7 @@ bool egress_address_is_public(const uint8_t address[EGRESS_ADDRESS_BYTES])
 	return egress_prefix_has(&global, address) && !egress_address_is_translated(address);
 }
 
-/* ---- names that may be asked ---- */
+/* ---- names that guests may look up ---- */
 
 uint64_t egress_rule_name_hash(const struct egress_rule *r)
 {

@@ -42,16 +42,16 @@ struct egress_rule {
 };
 
 struct egress {
-	bool allow; /* for what no rule fits */
+	bool allow; /* for destinations that match no rule */
 	uint32_t nrules;
 	struct egress_rule rules[EGRESS_RULES_MAX];
 };
 
 /* Parse "any", an address, a prefix, a DNS name or "*." and one. Sets target, bits, address, below and name.
- * Returns NULL; or what is wrong, as the end of a sentence. */
+ * Returns NULL; or the fault, as the end of a sentence. */
 const char *egress_target_parse(const char *text, struct egress_rule *r);
 void egress_target_print(const struct egress_rule *r, char text[EGRESS_TARGET_TEXT]);
-/* Parse ports such as "80,8000-8100". Returns NULL; or what is wrong. */
+/* Parse ports such as "80,8000-8100". Returns NULL; or the fault. */
 const char *egress_ports_parse(const char *text, struct egress_rule *r);
 /* Prints nothing if the rule has no ports. */
 void egress_ports_print(const struct egress_rule *r, char text[EGRESS_PORTS_TEXT]);

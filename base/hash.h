@@ -8,7 +8,7 @@
 
 #define HASH_BEGIN 0xcbf29ce484222325ULL
 
-/* Go on with a hash. hash: HASH_BEGIN, or what an earlier call has returned. */
+/* Continue a hash. hash: HASH_BEGIN, or the result of an earlier call. */
 static inline uint64_t hash_add(uint64_t hash, const void *data, size_t len)
 {
 	const uint8_t *p = data;

@@ -1,7 +1,7 @@
 #include "base/inet_sum.h"
 #include "base/bytes.h"
 
-/* RFC 791: offsets in a header of what the pseudo-header has. */
+/* RFC 791: offsets in a header of the fields of the pseudo-header. */
 enum { PSEUDO_PROTOCOL = 9, PSEUDO_FROM = 12 };
 
 uint16_t sum_fold(uint64_t sum)

@@ -36,7 +36,7 @@ struct kvm_cpuid_guest {
 
 /* Create and run the guest, which takes about 1 ms.
  * g: the caller calls kvm_cpuid_guest_close() for it, also after a failure. supported: from kvm_cpuid_read().
- * Returns 1 if the guest sees what KVM_SET_CPUID2 has set; 0 if it sees the processor's own values; -errno. */
+ * Returns 1 if the guest sees the values of KVM_SET_CPUID2; 0 if it sees the processor's own values; -errno. */
 int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported);
 /* Close the guest, which takes up to 3 ms. */
 void kvm_cpuid_guest_close(struct kvm_cpuid_guest *g);

@@ -241,8 +241,8 @@ static const int only_epoll[] = { SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwa
  * PR_SET_NAME is allowed because the threads of a loop on epoll set their names. */
 void lockdown_allow_loops(struct call_filter *f, unsigned kinds)
 {
-	/* The loop itself reads and writes files in memory (loop_file_in_memory()), and repeats what the kernel gives
-	 * back (op_repeat() in loop_uring.c). */
+	/* The loop itself reads and writes files in memory (loop_file_in_memory()), and repeats operations that the
+	 * kernel returns unfinished (op_repeat() in loop_uring.c). */
 	static const int uring[] = { SYS_preadv, SYS_pwritev, SYS_fdatasync, SYS_fallocate };
 	static const int with_epoll[] = { SYS_ppoll, SYS_eventfd2, SYS_preadv, SYS_pwritev, SYS_fallocate };
 

@@ -77,8 +77,8 @@ int lockdown_rules_apply(int rules);
 
 /* Forbid with landlock to open any file, and to reach TCP ports, abstract sockets and processes outside. Call
  * lockdown_drop() before.
- * Returns the kernel's version of landlock, which decides what of that it forbids (version 1: files); 0: it has no
- * landlock; -errno. */
+ * Returns the kernel's version of landlock, on which the restricted operations depend (version 1: files); 0: it has
+ * no landlock; -errno. */
 int lockdown_outside(void);
 /* The same, but files beneath a folder stay accessible with these rights (LANDLOCK_ACCESS_FS_*), of which the kernel's
  * version may lack some.

@@ -544,7 +544,7 @@ static uint64_t sleep_limit(const struct loop *l, uint64_t timeout_ns)
 }
 
 /* Poll, and then wait for events in the back end. Callbacks of the polls may arm timers. awaited: the caller may wait
- * for what the polls have reported, so do not wait for more. */
+ * for events that the polls have reported, so do not wait for more. */
 static void turn_with_polls(struct loop *l, uint64_t timeout_ns, bool awaited)
 {
 	uint64_t began_ns, events = l->polled_events;

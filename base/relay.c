@@ -46,7 +46,7 @@ static int message_wait(int sock, char *buf, struct channel_msg *m)
 	return r ? r : -EPIPE;
 }
 
-/* Wait until the socket takes a message. Returns 0; -ECANCELED: the relay's other end gave up; -errno. */
+/* Wait until the socket takes a message. Returns 0; -ECANCELED: the relay's other end has cancelled; -errno. */
 static int room_wait(int to, int relay)
 {
 	struct pollfd p[] = { { .fd = to, .events = POLLOUT }, { .fd = relay, .events = POLLRDHUP } };

@@ -64,7 +64,7 @@ static inline uint64_t token_bucket_wait(struct token_bucket *b, uint64_t now_ns
 	return ns > INT64_MAX ? INT64_MAX : (uint64_t)ns;
 }
 
-/* Take tokens for what passes now. */
+/* Take tokens for the amount that passes now. */
 static inline void token_bucket_take(struct token_bucket *b, uint64_t tokens)
 {
 	if (b->rate)

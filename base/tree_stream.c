@@ -163,7 +163,7 @@ static int folder_put(struct tree_writer *w, int fd, mode_t mode, const char *na
 	return r ? r : record_put(w, RECORD_UP, 0, "", 0);
 }
 
-/* Add the sizes below a folder. Faults are left to the copy. */
+/* Add the sizes below a folder. The copy reports faults. */
 static int entry_count(struct tree_writer *w, int dir, const char *name, unsigned depth)
 {
 	struct stat st;
@@ -238,8 +238,8 @@ static bool name_ok(const char *name, size_t len)
 	return len && len < 256 && strlen(name) == len && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
 }
 
-/* The folder and the name of what the record is about. The user's path may lead through symbolic links; its own last
- * part, too, unless t->nofollow is set. */
+/* The folder and the name of the record's file. The user's path may lead through symbolic links; its own last part,
+ * too, unless t->nofollow is set. */
 static const char *place(const struct tree_reader *t, int *ret_dir, int *ret_nofollow)
 {
 	*ret_dir = t->depth ? t->dirs[t->depth - 1] : AT_FDCWD;

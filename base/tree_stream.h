@@ -1,9 +1,9 @@
 /* tree_stream: a file or folder as a stream, for `cairn cp` with cairn-agent. docs/agent.md describes the records.
  *
- * The reader trusts nothing: each name is a single component, files and folders are opened below the folder above
- * without following symbolic links, so nothing outside the named path is written. It keeps regular files, folders,
- * symbolic links and the nine bits of permissions; a file or folder that exists keeps its own permissions.
- * No allocation but opendir()'s: cairn-agent uses this, too. */
+ * The reader does not trust the stream. Each name is a single component, and the reader opens files and folders below
+ * their parent folder without following symbolic links. So it writes nothing outside the named path. It keeps regular
+ * files, folders, symbolic links and the nine bits of permissions; a file or folder that exists keeps its own
+ * permissions. No allocation but opendir()'s: cairn-agent uses this, too. */
 #ifndef CAIRN_BASE_TREE_STREAM_H
 #define CAIRN_BASE_TREE_STREAM_H
 

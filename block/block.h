@@ -90,9 +90,9 @@ struct block_open {
 	/* Wait so long for a lock that another process holds: the kernel releases the locks of a killed process only
 	 * when its I/O has ended. 0: fail at once. */
 	uint64_t lock_wait_ns;
-	/* The fds are duplicates of those of another process, which had the disk open and settled it
-	 * (block_settle()). Take no lock, as that process's locks belong to the fds, and write nothing at open; an
-	 * image that needs a repair is refused. The files of the layers had names when that process opened them. */
+	/* The fds are duplicates of another process's fds, which had the disk open and has called block_settle().
+	 * Take no lock, as that process's locks belong to the fds, and write nothing at open; an image that needs a
+	 * repair is refused. The files of the layers had names when that process opened them. */
 	bool as_handed_over;
 	bool lazy_bitmaps; /* load the bits of persistent bitmaps when they are needed, so that too large ones can be removed */
 	/* For writing: allow processes that read a pin of the image (block/qcow2/pin.h), now and

@@ -17,8 +17,8 @@ struct block_copy {
 	struct block *from, *to; /* `to` is at least as large as `from` */
 	struct loop *from_loop, *loop; /* the loops of `from` and `to` */
 	bool to_is_zero; /* the target reads as zeros where nothing is written and its backing file has nothing */
-	/* The target's backing file has the content of the source's backing files: copy only what the source's own
-	 * layer has. */
+	/* The target's backing file has the content of the source's backing files: copy only the data of the source's
+	 * own layer. */
 	bool over_backing;
 	bool dense; /* write zeros as data */
 	/* Shortest run of zeros within data that is not written as data; rounded up to 4 KiB, at most 256 KiB;

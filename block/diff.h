@@ -1,6 +1,6 @@
 /* diff: finds where a snapshot differs from an earlier snapshot of the same qcow2 image. Both read the same backing
  * file, and the engine never changes a cluster in place that a snapshot names. So clusters whose L2 entries are equal
- * have the same content, and only L2 tables are read, of which those that both snapshots share are left out.
+ * have the same content. Only L2 tables are read, and only those that the snapshots do not share.
  * Threading: one thread at a time, which also runs the loop of the disks. */
 #ifndef CAIRN_BLOCK_DIFF_H
 #define CAIRN_BLOCK_DIFF_H
@@ -24,8 +24,8 @@ struct block_diff_extent {
 	bool zero; /* if it differs: b reads as zeros */
 	uint64_t len; /* 1 to the requested length */
 };
-/* Compare what begins at off, of at most len bytes inside b. Behind the end of `since`, everything differs. Runs the
- * loop of b, so do not call it from a callback of the loop.
+/* Compare a range that begins at off, at most len bytes, inside b. Behind the end of `since`, everything differs.
+ * Runs the loop of b, so do not call it from a callback of the loop.
  * Returns 0; -EIO: a damaged entry; -errno. */
 int block_diff_extent(struct block_diff *d, uint64_t off, uint64_t len, struct block_diff_extent *ret);
 

@@ -31,7 +31,7 @@ void io_write(struct io *io, struct loop *l, int fd, const struct iovec *iov, un
 	uint64_t offset, uint64_t len);
 
 /* Convert the result of a read from a file that had `bytes` bytes.
- * Returns res; -ENODATA if somebody truncated the file and the requested data is gone. */
+ * Returns res; -ENODATA if another program truncated the file before the requested data. */
 int io_read_result(const struct io *io, int res, uint64_t bytes);
 
 /* Returns true if the error says that the host or its file system does not have the operation. */

@@ -85,7 +85,7 @@ void lock_reduce(int fd)
 	lock_clear(fd, LOCK_OURS, ~m->ours);
 }
 
-/* Returns whether readers of a pin, and no other process, forbid what a writer uses. */
+/* Returns whether only readers of a pin forbid the permissions of a writer. */
 static bool only_pins_forbid(int fd)
 {
 	return lock_conflict(fd, LOCK_UNSHARED, LOCK_WRITER & ~(1u << PERM_RESIZE)) < 0 &&

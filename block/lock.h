@@ -14,9 +14,9 @@ struct err;
 enum lock_mode {
 	LOCK_AS_READER,
 	LOCK_AS_WRITER,
-	/* For writing, beside processes that read a pin (block/qcow2/pin.h). */
+	/* For writing; other processes may read a pin at the same time (block/qcow2/pin.h). */
 	LOCK_AS_WRITER_BESIDE_PINS,
-	/* For reading a pin, also beside a LOCK_AS_WRITER_BESIDE_PINS. */
+	/* For reading a pin; another process may hold LOCK_AS_WRITER_BESIDE_PINS at the same time. */
 	LOCK_AS_PIN_READER,
 };
 /* Lock the image behind fd. No other process may then write or resize the image, except that LOCK_AS_WRITER_BESIDE_PINS

@@ -91,7 +91,7 @@ static bool is_changing(const struct block_mirror *m, uint64_t off, uint64_t len
 	return c;
 }
 
-/* ---- what is due ---- */
+/* ---- the parts that are due ---- */
 
 static void part_poke(struct block_mirror *m)
 {

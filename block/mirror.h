@@ -20,8 +20,8 @@ struct err;
 
 /* Begin: all of the disk is due.
  * b: writable. to: on the same loop, of the same size, nobody else submits requests to it, except that b reads it as a
- * backing file; both borrowed until block_mirror_end(). NULL: nothing is mirrored; only block_mirror_hold() and what
- * ends it are called. Returns 0; -EINVAL, -EBUSY or -ENOMEM with a sentence. */
+ * backing file; both borrowed until block_mirror_end(). NULL: nothing is mirrored; only block_mirror_hold() and the
+ * functions that end it are called. Returns 0; -EINVAL, -EBUSY or -ENOMEM with a sentence. */
 int block_mirror_new(struct block *b, struct block *to, struct block_mirror **ret, struct err *e);
 /* Take the next part that is due, of at most max bytes, to read it from the disk and write it to the other one. The
  * call ends the part before. After block_mirror_write_through(), changes of the part wait until it ends.
@@ -46,7 +46,7 @@ bool block_mirror_is_equal(const struct block_mirror *m);
 /* Hold back each new request until block_mirror_release() or block_mirror_end().
  * done: called once none is in flight, perhaps inside the call. */
 void block_mirror_hold(struct block_mirror *m, void (*done)(void *opaque), void *opaque);
-/* Submit what was held; done() of block_mirror_hold() is not called any more. */
+/* Submit the requests that were held back; done() of block_mirror_hold() is not called any more. */
 void block_mirror_release(struct block_mirror *m);
 /* End the mirror, which holds all requests back or has none in flight, and free it. NULL: no mirror.
  * Returns the requests that were held back, for block_mirror_submit(). */

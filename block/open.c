@@ -37,9 +37,9 @@ static int device_probe(int fd, const char *name, struct block_file *f, struct e
 	return 0;
 }
 
-/* Decide on direct I/O: it is used only if its alignment suits the disk's sectors. It bypasses the host's page
- * cache, so the host keeps no second copy of what the guest caches. *ret_sure: set if the file system says that
- * direct reads work. */
+/* Decide on direct I/O: it is used only if its alignment suits the disk's sectors. It bypasses the host's page cache,
+ * so the host keeps no second copy of data that the guest caches. *ret_sure: set if the file system says that direct
+ * reads work. */
 static void direct_probe(int fd, bool keep_flags, struct block_file *f, bool *ret_sure)
 {
 	int flags = fcntl(fd, F_GETFL);
@@ -187,9 +187,8 @@ static int layer_pin(const struct block_open *o, unsigned i, struct qcow2_pin **
 	return r;
 }
 
-/* Open the layer's format. cached: read tables through the page cache, and only the pages that are asked for: where the
- * host reads 8 MiB ahead, that took longer than the rest of a clone's start, and the source's writes then had to drop
- * these pages. */
+/* Open the layer's format. cached: read tables through the page cache, without readahead. On a host with a readahead
+ * of 8 MiB, it took longer than the rest of a clone's start, and the source's writes then had to drop these pages. */
 static int format_open(const struct block_format_open *fo, enum block_format format, bool cached, struct block **ret_b,
 	struct err *e)
 {

@@ -39,8 +39,8 @@ struct block *block_restack_end(struct block *b, struct block_restack *o, struct
 int block_stop_writing(struct block *b);
 /* Return layer n of a disk; NULL: there is none. */
 struct block *block_layer(struct block *b, unsigned n);
-/* Take the layers from n on out of a disk that nobody uses any more, so that they outlive it: they are a disk of their
- * own then. Returns it. */
+/* Detach the layers from n on from a disk that is about to be closed, so that they stay open: they become a separate
+ * disk. Returns it. */
 struct block *block_cut(struct block *b, unsigned n);
 
 #endif

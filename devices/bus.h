@@ -1,7 +1,7 @@
 /* bus: maps port or memory addresses to devices. A machine has two: PIO and MMIO.
  *
  * Threading: any thread. Lookups run on vCPU threads under a read lock; ranges change at start, at the end, at a reset
- * or load, and when the guest configures a PCI function. A handler runs without the lock; a write handler may add and
+ * or load, and when the guest configures a PCI function. A handler runs without the lock. A write handler may add and
  * remove ranges of its own bus. */
 #ifndef CAIRN_DEVICES_BUS_H
 #define CAIRN_DEVICES_BUS_H

@@ -223,7 +223,7 @@ static void reader_update_watch(struct reader *r)
 		loop_watch_events(r->watch, reader_events(r));
 }
 
-/* Send pending output. Returns false when the reader is gone. */
+/* Send pending output. Returns false when the reader has disconnected. */
 static bool socket_flush(struct reader *r)
 {
 	char buf[SOCKET_CHUNK_BYTES];
@@ -305,7 +305,7 @@ static void stdio_written(struct loop_op *op, int res)
 	stdio_flush(r);
 }
 
-/* Send what the readers have not got. Bytes that come one by one wait for rest_ns from now on. */
+/* Send the readers the output that they have not received. Bytes that come one by one wait for rest_ns from now on. */
 static void output_flush(struct console *c)
 {
 	struct reader *r = c->readers, *next;
@@ -416,7 +416,7 @@ static void input_push(struct console *c, const char *p, size_t n)
 		input_set_paused(c, true);
 }
 
-/* Read a reader's input. Returns false when the reader is gone. */
+/* Read a reader's input. Returns false when the reader has disconnected. */
 static bool reader_input(struct reader *r)
 {
 	char buf[CONSOLE_INPUT_BYTES];
@@ -593,8 +593,8 @@ void console_release(struct console *c)
 	}
 }
 
-/* Return how many bytes the kept output has from `from` on that lie together in the history, and set *at to the first
- * of them. */
+/* Return the number of contiguous bytes in the history from offset `from` of the kept output on, and set *at to the
+ * first of them. */
 static size_t history_part(struct console *c, uint64_t from, char **at)
 {
 	size_t offset = from % CONSOLE_HISTORY_BYTES;
@@ -649,7 +649,7 @@ unsigned console_clients(struct console *c, struct console_client *ret)
 {
 	unsigned n = 0;
 
-	output_flush(c); /* what waits; afterwards, the other process sends to the clients */
+	output_flush(c); /* the queued output; afterwards, the other process sends to the clients */
 	for (struct reader *r = c->readers; r; r = r->next) {
 		if (!r->is_socket)
 			continue;
@@ -747,7 +747,7 @@ void console_free(struct console *c)
 	while (c->readers) {
 		struct reader *r = c->readers;
 
-		/* What waits for the end of its line. */
+		/* Output that waits for the end of its line. */
 		if (r->is_socket && !r->wants_out && !socket_flush(r))
 			continue;
 		c->readers = r->next;

@@ -33,15 +33,15 @@ struct cpu_hotplug {
 	struct device *pm;
 	struct cpu_hotplug_listener listener;
 	struct loop_task tell;
-	uint64_t all; /* the vCPUs that may be there */
+	uint64_t all; /* the vCPUs that the guest can have */
 
 	pthread_mutex_t lock; /* protects all fields below */
 	bool tell_posted;
 	uint8_t selected;
 	uint64_t present;
-	uint64_t came, leaves;	    /* vCPUs of whose coming or leaving the guest has to be told */
+	uint64_t came, leaves;	    /* vCPUs of whose addition or removal the guest has to be notified */
 	uint64_t asked;		    /* the guest may release these */
-	uint64_t released, refused; /* the listener is still to be told */
+	uint64_t released, refused; /* the listener is not notified yet */
 };
 
 static struct cpu_hotplug *hotplug_of(const struct device *d)
@@ -49,7 +49,7 @@ static struct cpu_hotplug *hotplug_of(const struct device *d)
 	return container_of(d, struct cpu_hotplug, dev);
 }
 
-/* Tell the listener what the guest has written. */
+/* Notify the listener of the guest's writes. */
 static void tell_run(struct loop_task *t)
 {
 	struct cpu_hotplug *p = container_of(t, struct cpu_hotplug, tell);
@@ -218,7 +218,7 @@ static void hotplug_save(struct device *d, struct state_writer *w)
 	struct cpu_hotplug *p = hotplug_of(d);
 
 	LOCK_GUARD(&p->lock);
-	/* A vCPU that is released, but still there, is gone for whoever loads the state. */
+	/* A vCPU that is released but still present is absent in a saved state. */
 	state_put_u64(w, p->present & ~p->released);
 	state_put_u64(w, p->came & ~p->released);
 	state_put_u64(w, p->leaves);

@@ -1,4 +1,4 @@
-/* cpu_hotplug: the registers by which the guest finds out which vCPUs were added and which it is asked to release
+/* cpu_hotplug: the registers that show the guest which vCPUs were added and which ones it should release
  * (vmm/boot/ssdt_cpus.asl). General-purpose event CPU_HOTPLUG_GPE tells the guest to read them.
  *
  *   0  u8, write: the vCPU to which the others refer, by its number, which is also its APIC id
@@ -46,7 +46,7 @@ int cpu_hotplug_new(struct dev_host *h, struct bus *pio, const struct cpu_hotplu
 void cpu_hotplug_listen(struct device *d, const struct cpu_hotplug_listener *l);
 /* Return the vCPUs that the guest has, a bit for each. */
 uint64_t cpu_hotplug_present(const struct device *d);
-/* Give the guest a vCPU, and tell it. */
+/* Give the guest a vCPU, and notify it. */
 void cpu_hotplug_add(struct device *d, unsigned vcpu);
 /* Ask the guest to release a vCPU, also if it was asked before. */
 void cpu_hotplug_ask_release(struct device *d, unsigned vcpu);

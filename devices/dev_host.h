@@ -25,7 +25,7 @@ enum dev_event_kind {
 	DEV_EVENT_IO_ERROR,	/* value: errno; `stop` says what the device's error policy demands */
 	DEV_EVENT_NEEDS_RESET,	/* the driver violated the ring protocol; the device has stopped */
 	DEV_EVENT_WATCHDOG,	/* the guest did not reset the watchdog in time */
-	DEV_EVENT_LINK_LOST,	/* an interface's peer is gone; detail says which kind */
+	DEV_EVENT_LINK_LOST,	/* an interface's peer has disconnected; detail has its kind */
 	DEV_EVENT_TRAY,		/* the guest opened (value 1) or closed the tray of a CD drive */
 	DEV_EVENT_BALLOON,	/* value: the memory that the balloon leaves to the guest, bytes */
 };
@@ -71,9 +71,9 @@ struct dev_host_ops {
 	 * copied first, for which there may be no room. Returns false then: keep the request until wake_fd (an eventfd)
 	 * is signalled, and ask again. Never blocks for room. NULL: there is always room. */
 	bool (*ram_make_room)(struct dev_host *h, const struct iovec *iov, unsigned niov, int wake_fd);
-	/* Give whole pages of RAM, which the guest does not use, back to the host. The guest's next access finds zeros,
-	 * or what the same guest had there once. Returns false if there is no room to keep their old content for a
-	 * snapshot, as ram_make_room() does. On the main loop. NULL: RAM cannot be given back. */
+	/* Give whole pages of RAM, which the guest does not use, back to the host. The guest's next access reads
+	 * zeros, or old content of the same guest. Returns false if there is no room to keep their old content for a
+	 * snapshot, as ram_make_room() does. On the main loop. NULL: RAM cannot be returned to the host. */
 	bool (*ram_give_back)(struct dev_host *h, uint64_t gpa, uint64_t len, int wake_fd);
 	/* Let the guest access the memory of a screen at gpa without exits; bytes 0: no more. There is one such range.
 	 * Returns 0 or -errno, also where there is RAM. On a vCPU's thread or the main thread. NULL: not possible. */

@@ -105,7 +105,8 @@ static int unsaved_find(struct fault_tracker *t, uint64_t *ret_block)
 	return 0;
 }
 
-/* Find what to return next. Returns 1; 0: nothing is left; -errno. *ret_taken: set if buf has the block's content. */
+/* Find the next blocks to return. Returns 1; 0: nothing is left; -errno. *ret_taken: set if buf has the block's
+ * content. */
 static int save_find(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf, bool *ret_taken)
 {
 	int r;

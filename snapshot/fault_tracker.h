@@ -14,8 +14,8 @@
  *  dirty         in a pause, with drained devices: returns the dirty bits, and changes nothing.
  *  save          after reset_dirty or hold: returns each wanted block once, with its content at that moment,
  *                while the guest runs. A block that is about to be written is copied aside first.
- *  rewind        in a pause, with drained devices: drops what was written since the last reset; a RAM reader
- *                supplies it again on access. Its time depends on what is dropped.
+ *  rewind        in a pause, with drained devices: drops the pages written since the last reset; a RAM reader
+ *                supplies their old content on access. Its time depends on the number of dropped pages.
  *
  *  give_back     while the guest runs: frees pages whose content the guest does not need any more.
  *  reclaim       while the guest runs: frees the blocks that were not written since the last reset; a RAM reader
@@ -134,7 +134,7 @@ int fault_tracker_give_back(struct fault_tracker *t, uint64_t off, uint64_t len,
  * freed, also after an error. ret_bytes: how much was freed. On the worker thread.
  * Returns 0 or -errno with a sentence. */
 int fault_tracker_reclaim(struct fault_tracker *t, struct ram_reader *rd, uint64_t *ret_bytes, struct err *e);
-/* Read in the background what a RAM reader has not supplied yet. Any thread. */
+/* Read in the background the blocks that a RAM reader has not supplied yet. Any thread. */
 void fault_tracker_load_all(struct fault_tracker *t);
 /* Returns true if the tracker may still read blocks from its RAM reader. Any thread. */
 bool fault_tracker_loads(const struct fault_tracker *t);

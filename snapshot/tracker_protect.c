@@ -1,4 +1,4 @@
-/* Write-protects guest memory, at first and again after each reset of what is dirty. */
+/* Write-protects guest memory, at first and again after each reset of the dirty blocks. */
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"

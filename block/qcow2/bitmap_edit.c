@@ -16,7 +16,7 @@ static struct dirty_bitmap *bitmap_find(struct qcow2 *q, const char *name)
 	return NULL;
 }
 
-/* Find a bitmap whose content is known, and load its bits. */
+/* Find a bitmap that is consistent, and load its bits. */
 static int bitmap_get(struct qcow2 *q, const char *name, struct dirty_bitmap **ret, struct err *e)
 {
 	*ret = bitmap_find(q, name);

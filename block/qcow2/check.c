@@ -40,7 +40,7 @@ static void fault_report(struct checker *k, const char *fmt, ...)
 	k->c->report(k->c->opaque, line);
 }
 
-/* A repair walks the image again, and does not report again what the check has found. */
+/* A repair walks the image again, and does not repeat the check's reports. */
 #define BAD(k, ...) ((k)->c->corruptions++, (k)->fix ? (void)0 : fault_report(k, "ERROR " __VA_ARGS__))
 /* A fault of the snapshot table. `does`: the word that a repair says. */
 #define BAD_SNAPSHOT(k, does, fmt, ...)                                                            \

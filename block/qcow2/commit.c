@@ -36,7 +36,7 @@ bool commit_idle(const struct qcow2 *q)
 	       !q->deferred_free.running;
 }
 
-/* ---- collecting what to write ---- */
+/* ---- collecting the tables to write ---- */
 
 static int slice_order(const void *a, const void *b)
 {

@@ -93,7 +93,7 @@ void qcow2_compressor_free(struct qcow2_compressor *z)
 
 /* Detect noise (data that is compressed or encrypted already) by its even distribution of byte values. In n random
  * bytes, the sum of squares of the counts is n + n * n / 256 on average, with a standard deviation of 362 for 4096
- * bytes. Data with a sum of more than five deviations above the average is not taken for noise. deflate needs 2 ms
+ * bytes. Data with a sum of more than five deviations above the average is not treated as noise. deflate needs 2 ms
  * to find out that data is noise, this test 10 us. */
 #define NOISE_BYTES 4096u
 #define NOISE_SQUARES_MAX (NOISE_BYTES + NOISE_BYTES * NOISE_BYTES / 256 + 5 * 362)

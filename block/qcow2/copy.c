@@ -20,7 +20,7 @@
 struct copier {
 	const struct qcow2_copy *c;
 	struct err *e;
-	struct qcow2_header h; /* the source image's, with the L1 and the size of what is copied */
+	struct qcow2_header h; /* the source image's, with the L1 and the size of the copied snapshot */
 	int from;	       /* the fd to read from */
 	uint64_t file_bytes, cluster_bytes, tables, done, total;
 	uint64_t run_from, run_to; /* the pending range of the file to copy */
@@ -225,8 +225,8 @@ static int header_load(struct copier *k)
 	return r || !k->c->snapshot ? r : snapshot_find(k);
 }
 
-/* Write the L1 and the header: the source image's header without snapshots, with the L1 and the size
- * of what is copied. The refcounts are not valid before refcounts_make(). */
+/* Write the L1 and the header: the source image's header without snapshots, with the L1 and the size of the copied
+ * snapshot. The refcounts are not valid before refcounts_make(). */
 static int header_store(struct copier *k)
 {
 	uint8_t *p = k->l2;

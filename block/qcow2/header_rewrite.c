@@ -4,8 +4,8 @@
  *    1 the bytes behind the first sector that the new header uses; the present header does not use them, or has the
  *      same values there
  *    2 the first sector, which switches to the new header
- * The extensions lie behind the fixed part, and the backing file's name behind them. If the name is in the way of the
- * present one, it lies farther behind for one step. If the extensions are in the way of the present ones, an unused
+ * The extensions lie behind the fixed part, and the backing file's name behind them. If the new name would overlap
+ * the present one, one step stores it farther behind. If the extensions are in the way of the present ones, an unused
  * extension in the first sector leads to a place behind these for one step. In a small cluster, the names of features
  * make room, because they are optional; version 2 has no features. All steps are planned before the first write. */
 #include "base/bytes.h"

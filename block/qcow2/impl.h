@@ -429,7 +429,7 @@ bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bi
 	struct qcow2_pin *ret);
 /* Note that the image has the pin, on stable storage. l1_changes: those of q at the freeze of the pin. */
 void qcow2_pin_note(struct qcow2 *q, const struct qcow2_pin *pin, uint64_t l1_changes);
-/* Forget the noted pin if it is that of the entry, which is about to be deleted. */
+/* Clear the recorded pin if it is that of the entry, which is about to be deleted. */
 void qcow2_pin_forget(struct qcow2 *q, const struct qcow2_snapshot_info *s);
 /* Print the name of an overlay's backing file. Returns 0; -EINVAL if the path is too long. */
 int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char ret[QCOW2_BACKING_NAME_MAX + 1],

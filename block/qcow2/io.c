@@ -240,8 +240,7 @@ static void backing_done(struct block_req *r, int res)
 	part_done(container_of(r, struct part, sub), res);
 }
 
-/* Read [pos, +*len) from the backing layer, or zeros without one. *len shrinks to what one request
- * covers. */
+/* Read [pos, +*len) from the backing layer, or zeros without one. *len is reduced to the length of one request. */
 static int read_backing(struct qcow2_req *req, uint64_t off, uint64_t *len)
 {
 	struct block *backing = req->q->base.backing;

@@ -1,5 +1,5 @@
-/* Knows which clusters hold metadata, so that no data write and no allocation overwrites one,
- * whatever a damaged or hostile image contains. */
+/* Records which clusters hold metadata, so that no data write and no allocation overwrites one, even in a damaged or
+ * hostile image. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"

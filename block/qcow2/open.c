@@ -269,7 +269,7 @@ static int qcow2_extent(struct block *b, uint64_t off, uint64_t len, struct bloc
 	return r;
 }
 
-/* Commit until nothing is left: after a commit, clusters are freed, which changes refcounts again. */
+/* Commit until nothing is dirty: after a commit, clusters are freed, which changes refcounts again. */
 static int qcow2_flush_all(struct block *b)
 {
 	struct qcow2 *q = qcow2_of(b);

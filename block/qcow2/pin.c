@@ -171,8 +171,8 @@ void qcow2_pin_forget(struct qcow2 *q, const struct qcow2_snapshot_info *s)
 }
 
 /* The freeze of a pin clears COPIED in the whole L1, and as long as the pin exists, each of its tables has a second
- * reference. So whatever changes what a table says, or writes to a cluster in place, first replaces the table, and with
- * it the entry of the L1. Growing and shrinking may leave the L1 as it is. */
+ * reference. So each function that changes a table's entry, or writes to a cluster in place, first replaces the
+ * table, and with it the entry of the L1. Growing and shrinking may leave the L1 as it is. */
 bool qcow2_pin_is_current(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_pin *ret)
 {
 	const struct qcow2 *q = qcow2_of(b);

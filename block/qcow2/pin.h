@@ -34,7 +34,7 @@ struct qcow2_pin {
 /* Make `info` the entry of a pin: set its name, extra data and size of VM state; leave its times.
  * id: random; the caller chooses it, and keeps it to delete the pin. */
 void qcow2_pin_mark(struct block_snapshot_info *info, const uint8_t id[BLOCK_PIN_ID_BYTES]);
-/* Read a committed pin from the file, beside the process that has the image open for writing.
+/* Read a committed pin from the file, while another process has the image open for writing.
  * fd: the source image, open for reading. name: for errors.
  * Returns 0; -ENOENT: the image has no such pin; -EINVAL: its tables are damaged; -errno. Any thread. */
 int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES],

@@ -193,7 +193,7 @@ int refcount_run(struct qcow2 *q, uint64_t cluster, uint32_t n, struct wait *w, 
 
 /* ---- creating refcount blocks ---- */
 
-/* Create zeroed slices for a new block at cluster c, whatever the file holds there. */
+/* Create zeroed slices for a new block at cluster c, regardless of the file's content there. */
 static int refblock_blank(struct qcow2 *q, uint64_t c)
 {
 	uint64_t off = c << q->cluster_bits;

@@ -243,7 +243,7 @@ static int step_switch(struct apply *a)
 		.n = (uint32_t)DIV_ROUND_UP(old.n * 8ULL, (uint64_t)q->cluster_bytes) };
 
 	header_release(q);
-	a->o.op->unknown = true; /* if what is left to do fails */
+	a->o.op->unknown = true; /* if the remaining work fails */
 	if (a->with_info)
 		table_swap_adopt(&a->swap, q);
 	tables_mark(q, &old, META_INACTIVE_L2);

@@ -46,7 +46,7 @@ enum create_phase {
 
 struct block_snapshot {
 	struct task task, marking; /* marking: sets the dirty bit */
-	unsigned beside; /* work in flight beside the task: the mark, and the write of the L1 */
+	unsigned beside; /* work in flight in addition to the task: the mark, and the write of the L1 */
 	bool waits_for_beside;
 	int beside_res;
 	struct qcow2 *q;
@@ -217,7 +217,7 @@ static void beside_end(struct block_snapshot *s, int res)
 	task_resume(&s->task);
 }
 
-/* Returns whether work is in flight beside the task; the task then continues at its end. */
+/* Returns whether other work is in flight; the task then continues at its end. */
 static bool beside_wait(struct block_snapshot *s)
 {
 	s->waits_for_beside = s->beside > 0;
@@ -560,8 +560,8 @@ static int step_frees(struct block_snapshot *s)
 	return 0;
 }
 
-/* End the task after a failure that came when the snapshot was committed or aborted already. The dirty bit stays
- * set, so the next open of the image for writing repairs what is left. */
+/* End the task after a failure that came when the snapshot was committed or aborted already. The dirty bit stays set,
+ * so the next open of the image for writing repairs the rest. */
 static int clean_failed(struct block_snapshot *s)
 {
 	if (s->phase == CREATE_CLEAN)

@@ -175,7 +175,7 @@ static int step_table(struct delete *d)
 		return table_failed(d, r);
 	if (r != TASK_DONE)
 		return r;
-	d->o.op->unknown = true; /* if what is left to do fails */
+	d->o.op->unknown = true; /* if the remaining work fails */
 	if (d->update)
 		d->o.phase = DELETE_L1; /* frees the old table */
 	else

@@ -1,4 +1,4 @@
-/* snapshot_impl: the internals of snapshots, beside impl.h.
+/* snapshot_impl: internals of snapshots, in addition to impl.h.
  *
  * A snapshot is created while the guest writes. begin() copies the L1 (`frozen`) and clears COPIED
  * in the active L1, so that no write goes in place afterwards. Each L2 table of the frozen L1 is

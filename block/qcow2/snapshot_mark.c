@@ -58,7 +58,7 @@ static int image_mend(int fd, const char *name, struct qcow2_header *h, struct e
 	int r = qcow2_repair(fd, h, QCOW2_REPAIR_LEAKS, &c, e);
 
 	if (r < 0 || (h->incompatible & QCOW2_INCOMPAT_DIRTY))
-		return r; /* qcow2_header_supported() reports what to do */
+		return r; /* qcow2_header_supported() reports the remedy */
 	log_info(name, "freed %llu clusters that an interrupted snapshot operation had leaked",
 		(unsigned long long)c.leaks_fixed);
 	(void)qcow2_trim(fd, h, &ignored); /* an error only wastes space */

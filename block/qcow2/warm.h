@@ -27,8 +27,8 @@ struct qcow2_warm;
  * byte `at` on: at most QCOW2_WARM_BYTES. After an error, or if the clusters have fewer than 4 KiB, clones find nothing
  * there. The disk's thread; from the freeze on. */
 void qcow2_warm_write(struct block *b, const uint8_t id[BLOCK_PIN_ID_BYTES], int fd, uint64_t at);
-/* Open what qcow2_warm_write() has written. The slices stay in the file until they are used: most clones never use most
- * of them. fd: duplicated. Returns NULL if nothing valid is there. */
+/* Open the file that qcow2_warm_write() has written. The slices stay in the file until they are used: most clones
+ * never use most of them. fd: duplicated. Returns NULL if the file is invalid. */
 struct qcow2_warm *qcow2_warm_open(int fd, uint64_t at);
 /* The number of slices. */
 unsigned qcow2_warm_slices(const struct qcow2_warm *w);

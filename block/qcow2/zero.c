@@ -64,8 +64,8 @@ static int write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 	return 0;
 }
 
-/* Handle a part of a cluster, or a range that no map entry can zero: ignore a discard; else skip what reads as zeros
- * already, and write zeros to the other bytes. */
+/* Handle a part of a cluster, or a range that no map entry can zero: ignore a discard; else skip bytes that already
+ * read as zeros, and write zeros to the others. */
 static int step_write_zeros(struct qcow2_req *req, uint64_t off, uint64_t len)
 {
 	struct extent x;

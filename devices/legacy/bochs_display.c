@@ -86,7 +86,7 @@ bool bochs_display_mode(struct device *d, struct display_mode *ret)
 	return mode_of(b->vbe, ret);
 }
 
-/* Tell who shows the screen of the mode. The lock is held. */
+/* Notify the process that shows the screen of the mode. The lock is held. */
 static void mode_publish(struct bochs_display *b)
 {
 	struct display_page *p = b->page;

@@ -37,7 +37,7 @@ enum {
 #define MAKER 0x89 /* Intel; the device numbers are QEMU's of this size */
 #define DEVICE_ID 0x18
 
-/* The command that waits for its next write, and what reads yield. */
+/* The command that waits for its next write, and the result of reads. */
 struct pflash_mode {
 	uint8_t command; /* CMD_ARRAY: none */
 	uint8_t cycle;	 /* writes of this command so far; 0: it is complete, and reads yield its result */
@@ -104,7 +104,7 @@ static void blocks_write(struct pflash *p)
 	}
 }
 
-/* ---- what the guest reads ---- */
+/* ---- the guest's reads ---- */
 
 static uint8_t id_byte(uint32_t off)
 {
@@ -177,7 +177,7 @@ static void other_fill(struct pflash *p, uint8_t kind)
 		p->other[i] = kind == CMD_ID ? id_byte(i) : cfi_byte(p, i);
 }
 
-/* Show the result of the mode's command. A vCPU that reads meanwhile sees the one or the other. */
+/* Show the result of the mode's command. A vCPU that reads meanwhile gets the old or the new content. */
 static void view_update(struct pflash *p)
 {
 	uint8_t kind = p->mode.command;

@@ -26,7 +26,7 @@ struct ps2_keyboard {
 	bool scanning;		/* report keys */
 	uint8_t command;	/* command that waits for its argument; 0: none */
 	uint8_t last;		/* byte that the controller took last, for a resend */
-	/* Keys by code: those that the guest takes for pressed, and those that are held. */
+	/* Keys by code: the keys that are pressed in the guest's view, and the keys that are held. */
 	uint8_t down[(INPUT_KEY_MAX + 1) / 8], held[(INPUT_KEY_MAX + 1) / 8];
 };
 
@@ -37,7 +37,7 @@ struct ps2_mouse {
 	uint8_t rates[3]; /* the last three, the latest first: a driver finds a wheel by setting 200, 100, 80 */
 	uint8_t resolution, scaling;
 	uint8_t id; /* 0; 3: packets have the wheel */
-	uint8_t buttons, told; /* bit n: enum input_button; told: those of the last packet */
+	uint8_t buttons, told; /* bit n: enum input_button; told: the buttons in the last packet */
 	int32_t dx, dy, wheel; /* since the last packet */
 	int32_t x, y;	       /* of the last INPUT_POINT; -1: none yet */
 };
@@ -65,8 +65,8 @@ void ps2_mouse_settle(struct ps2_mouse *m);
 void ps2_mouse_save(const struct ps2_mouse *m, struct state_writer *w);
 bool ps2_mouse_load(struct ps2_mouse *m, struct state_reader *r);
 
-/* Write what a keyboard sends for a key (scan code set 2). Returns the number of bytes; 0: the keyboard lacks the
- * key. */
+/* Write the bytes that a keyboard sends for a key (scan code set 2). Returns the number of bytes; 0: the keyboard
+ * lacks the key. */
 unsigned ps2_key_bytes(uint16_t code, bool down, uint8_t ret[PS2_KEY_BYTES]);
 /* Translate a byte of set 2 to set 1, as the controller does. */
 uint8_t ps2_translate(uint8_t v);

@@ -1,4 +1,4 @@
-/* ps2_internal: what keyboard and mouse share. Inner header of ps2_keyboard.c and ps2_mouse.c. */
+/* ps2_internal: functions that keyboard and mouse share. Inner header of ps2_keyboard.c and ps2_mouse.c. */
 #ifndef CAIRN_DEVICES_LEGACY_PS2_INTERNAL_H
 #define CAIRN_DEVICES_LEGACY_PS2_INTERNAL_H
 

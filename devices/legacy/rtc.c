@@ -85,7 +85,7 @@ struct rtc {
 };
 
 /* The guest, or a loaded state, may have chosen an offset that leaves the range as the host's time passes. The clock
- * then stands still at the range's end. */
+ * then stops at the range's end. */
 static int64_t rtc_now_ns(const struct rtc *t)
 {
 	int64_t now;

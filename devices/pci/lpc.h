@@ -1,5 +1,5 @@
 /* lpc: the ICH9's bridge in slot 31, by which UEFI firmware for QEMU's q35 finds the serial port and the registers of
- * power management. Its registers have fixed values, or only keep what is written.
+ * power management. Its registers have fixed values, or only store writes.
  *
  * Source: Intel ICH9 data sheet (316972), section 13.1. */
 #ifndef CAIRN_DEVICES_PCI_LPC_H

@@ -63,7 +63,7 @@ static bool link_is_allowed(struct msix *m)
 	return m->nlinks++ < LINKS_PER_S;
 }
 
-/* Link a wire as the table says now. m->lock is held. */
+/* Connect a wire according to the present table. m->lock is held. */
 static void wire_update(struct pci_function *f, struct msix_wire *w)
 {
 	const struct dev_host_ops *ops = f->host->host->ops;
@@ -113,7 +113,7 @@ void msix_unwire(struct pci_function *f, struct msix_wire *w)
 
 /* ---- masks and pending bits ---- */
 
-/* After a change of the table or of the masks: deliver what is pending, and link the wires anew. */
+/* After a change of the table or of the masks: deliver pending vectors, and connect the wires again. */
 static void msix_changed(struct pci_function *f)
 {
 	struct msix *m = &f->msix;

@@ -37,7 +37,7 @@ struct pci_hotplug {
 	pthread_mutex_t lock; /* protects all fields below */
 	bool on, tell_posted;
 	uint32_t up, down;
-	uint32_t released, refused; /* the listener is still to be told */
+	uint32_t released, refused; /* the listener is not notified yet */
 };
 
 static struct pci_hotplug *hotplug_of(const struct device *d)
@@ -45,7 +45,7 @@ static struct pci_hotplug *hotplug_of(const struct device *d)
 	return container_of(d, struct pci_hotplug, dev);
 }
 
-/* Tell the listener what the guest has written. */
+/* Notify the listener of the guest's writes. */
 static void tell_run(struct loop_task *t)
 {
 	struct pci_hotplug *p = container_of(t, struct pci_hotplug, tell);

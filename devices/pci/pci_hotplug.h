@@ -1,5 +1,5 @@
-/* pci_hotplug: the registers by which the DSDT (vmm/boot/dsdt.asl) finds out which PCI slots got a device and which
- * devices the guest is asked to release. General-purpose event PCI_HOTPLUG_GPE tells the guest to read them.
+/* pci_hotplug: the registers that show the DSDT (vmm/boot/dsdt.asl) which PCI slots got a device and which devices
+ * the guest should release. General-purpose event PCI_HOTPLUG_GPE tells the guest to read them.
  *
  *   0  u32, read: slots that got a device since the last read, which clears the bits
  *   4  u32, read: slots whose device the guest is asked to release

@@ -1,7 +1,7 @@
 #include "devices/virtio/disk_throttle.h"
 #include "base/util.h"
 
-#define BURSTS_A_SECOND 10 /* without a burst of their own, the requests of a tenth of a second pass at once */
+#define BURSTS_A_SECOND 10 /* without a configured burst, the requests of a tenth of a second pass at once */
 
 static void bucket_set(struct disk_bucket *b, const struct disk_rate *l, uint64_t now_ns)
 {

@@ -4,7 +4,7 @@
 
 #define WAIT_NS 1000000u
 
-/* Without a burst of its own, a limit has bursts of a tenth of a second; the peak, of a hundredth. */
+/* Without a configured burst, a limit allows bursts of a tenth of a second; the peak, of a hundredth. */
 #define BURSTS 10
 #define PEAK_BURSTS 100
 

@@ -15,7 +15,7 @@ struct net_limit {
 	struct token_bucket average, peak, frames;
 };
 
-/* Change the limits. Those that stay keep their tokens. */
+/* Change the limits. Limits that remain keep their tokens. */
 void net_limit_set(struct net_limit *l, const struct virtio_net_limit *want, uint64_t now_ns);
 /* Returns 0 if a frame may pass now; otherwise for how many ns frames have to wait. If the bucket is deep enough, that
  * is at least 1 ms, so that a wake-up serves many frames. */

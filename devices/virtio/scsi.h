@@ -1,5 +1,5 @@
-/* scsi: the commands of one logical unit, a disk (SBC-3) or a CD drive (MMC-5). It turns a command into an answer, or
- * into a request for the block layer, and knows nothing of rings and threads.
+/* scsi: the commands of one logical unit, a disk (SBC-3) or a CD drive (MMC-5). It converts a command to an answer,
+ * or to a request for the block layer, and uses neither rings nor threads.
  *
  * Everything that comes in is the guest's and may be hostile: each field of a command is checked before use.
  * Threading: the caller holds the controller's lock. */

@@ -270,7 +270,7 @@ static void mode_select(struct scsi_unit *u, const uint8_t *cdb, const struct sc
 		scsi_answer_fail(a, SENSE_BAD_PARAMETER);
 	else
 		u->write_cache = d[at + 2] & CACHING_WCE;
-	if (!u->write_cache && !a->sense) /* the guest counts on what it wrote before, too */
+	if (!u->write_cache && !a->sense) /* earlier writes of the guest must be durable, too */
 		synchronize_cache(a);
 }
 
@@ -404,7 +404,7 @@ static bool is_zero(const struct scsi_out *out, uint32_t bytes)
 	return true;
 }
 
-/* Only zeros can be repeated: what Linux and Windows use the command for. */
+/* Only zeros can be repeated, which is how Linux and Windows use the command. */
 static void write_same(const struct scsi_unit *u, const uint8_t *cdb, const struct scsi_out *out, struct scsi_answer *a)
 {
 	bool no_data = cdb[0] == WRITE_SAME_16 && (cdb[1] & 1), unmap = cdb[1] & 8;

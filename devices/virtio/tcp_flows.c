@@ -61,7 +61,8 @@ struct tcp_flows {
 	uint64_t lost;	     /* latest generation in which an evicted flow had moved */
 	uint64_t segments;
 	bool unknown_die;    /* an unknown flow began before a revert, unless its first segment is a SYN */
-	uint64_t pardoned;   /* latest generation in which a flow that lives has given way: no unknown one of then dies */
+	uint64_t pardoned;   /* latest generation in which the table dropped a flow that was not dead: unknown flows
+			      * of that generation do not become dead */
 	unsigned due[TCP_SIDES], cursor[TCP_SIDES];
 };
 
@@ -180,7 +181,7 @@ static struct flow *flow_add(struct tcp_flows *f, const struct flow_key *k)
 			w = &set[i];
 	if (w->used) {
 		f->lost = MAX(f->lost, w->moved);
-		/* A flow that began after the revert would be taken for one of the time before. */
+		/* A flow that began after the revert would be mistaken for one from before it. */
 		if (!w->dead) {
 			f->unknown_die = false;
 			f->pardoned = f->generation;
@@ -344,8 +345,8 @@ static size_t frame_put(const struct flow *w, enum tcp_side to, uint8_t flags, u
 	return ETHERNET_BYTES + ip_bytes + tcp_bytes;
 }
 
-/* Write the reset for a side whose numbers were seen before. Its sequence number is what the side has acknowledged. If
- * more was sent to the side, a second reset follows with the end of that: the side may have got it. */
+/* Write the reset for a side whose numbers were seen before. Its sequence number is the one that the side has
+ * acknowledged. If more was sent to the side, a second reset follows with the end of that: the side may have got it. */
 static size_t reset_put(struct tcp_flows *f, struct flow *w, enum tcp_side to, uint8_t *out)
 {
 	uint32_t acked = w->known[to] ? w->ack[to] : w->end[!to];

@@ -1,6 +1,6 @@
 /* tcp_flows: the TCP connections of a guest that pass through its interface, so that a revert can reset those that went
- * on after the snapshot. Without a reset, such a connection hangs: the guest has forgotten segments that its peer
- * remembers, and each side takes the other one's segments for old ones.
+ * on after the snapshot. Without a reset, such a connection hangs: the reverted guest lacks segments that its peer
+ * has acknowledged or sent, and each side discards the other side's segments as old ones.
  *
  * A flow *moves* when a segment with data, SYN, FIN or RST passes in either direction. A revert makes each flow *dead*
  * that has moved since the snapshot. A dead flow passes no segments: the sender of each one gets a RST in the name of
@@ -36,7 +36,7 @@ void tcp_flows_free(struct tcp_flows *f);
 /* Note a frame, of which `head` has the first len bytes. own: it is from the guest, or to an address of the guest's.
  * Returns whether it may pass. Otherwise drop it; the answer is due (tcp_flows_next()). */
 bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, bool own, const uint8_t *head, size_t len);
-/* Note that a snapshot was taken. key: names it; not 0. */
+/* Record that a snapshot was taken. key: identifies it; not 0. */
 void tcp_flows_mark(struct tcp_flows *f, uint64_t key);
 /* Make flows dead after a revert: those that have moved since the mark with this key. With `all` or an unknown key, all
  * flows die, and each unknown one as soon as one of its segments comes. */

@@ -69,7 +69,7 @@ static struct virtio_balloon *balloon_of_dev(struct device *d)
 
 /* ---- giving memory back ---- */
 
-/* Returns false if the range has to be given back later; wakes the queue then. */
+/* Returns false if the range has to be returned later; wakes the queue then. */
 static bool range_give(struct turn *t, uint64_t gpa, uint64_t len)
 {
 	struct virtio_dev *v = &t->b->v;
@@ -104,7 +104,7 @@ static unsigned run_length(const uint8_t *pfns, unsigned n, uint32_t *ret_low)
 	return i;
 }
 
-/* Give back what a run of numbers names. A number that is not of RAM is ignored, as in QEMU. */
+/* Return the pages of a run of page numbers to the host. A number that is not of RAM is ignored, as in QEMU. */
 static bool run_give(struct turn *t, uint32_t low, unsigned n)
 {
 	uint64_t gpa = low * PAGE_BYTES;
@@ -216,7 +216,7 @@ static struct virtio_balloon_info info_now(const struct virtio_balloon *b)
 	return i;
 }
 
-/* Call after each change of what virtio_balloon_info() returns. */
+/* Call after each change of a value that virtio_balloon_info() returns. */
 static void figures_update(struct virtio_balloon *b)
 {
 	const struct virtio_balloon_info i = info_now(b);

@@ -6,8 +6,8 @@
  * both queues that may be meant report free pages.
  *
  * A change of the balloon's size is a DEV_EVENT_BALLOON, at most one a second.
- * Pages that the guest gives back read as zeros or as what the same guest had there once, until it writes to them. The
- * device does not offer PAGE_POISON, so a guest that relies on the content of free pages reports none. */
+ * Pages that the guest returns read as zeros or as old content of the same guest, until it writes to them. The device
+ * does not offer PAGE_POISON, so a guest that relies on the content of free pages reports none. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_BALLOON_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_BALLOON_H
 
@@ -66,8 +66,8 @@ void virtio_balloon_set_period(struct device *d, uint32_t seconds);
 bool virtio_balloon_ask(struct device *d);
 /* Any thread. */
 void virtio_balloon_info(struct device *d, struct virtio_balloon_info *ret);
-/* Show the figures in an array of BALLOON_FIGURES (base/figures.h), which lives until the device ends or this is called
- * again. NULL: no longer. Any thread. */
+/* Write the figures to an array of BALLOON_FIGURES (base/figures.h), which must stay valid until the device ends or
+ * this is called again. NULL: no longer. Any thread. */
 void virtio_balloon_show(struct device *d, _Atomic uint64_t *shown);
 
 #endif

@@ -1,13 +1,13 @@
 /* virtio_blk: a disk (virtio 1.2, section 5.2) over struct block.
  *
- * Threading: the disk's loop serves the rings. The struct block lives there, too: the loop submits
- * requests, receives their results and sends interrupts. Call virtio_blk_new() before that loop's
- * thread starts and the device's free() after it has ended. reset() and pause() wait for the loop
- * to complete all requests in flight, so call them from another thread. DEV_EVENT_IO_ERROR is sent
- * from the loop's thread with the device locked, so its receiver must not call back.
+ * Threading: the disk's loop serves the rings. The struct block belongs to that loop, too: it submits requests,
+ * receives their results and sends interrupts. Call virtio_blk_new() before that loop's thread starts and the
+ * device's free() after it has ended. reset() and pause() wait for the loop to complete all requests in flight, so
+ * call them from another thread. DEV_EVENT_IO_ERROR is sent from the loop's thread with the device locked, so its
+ * receiver must not call back.
  *
- * A write error from a corrupt image keeps the request and stops the VM whatever the policy:
- * neither guest nor user may believe that the write was done.
+ * A write error from a corrupt image keeps the request and stops the VM under every policy: neither guest nor user
+ * may take the write for completed.
  *
  * A driver that does not accept VIRTIO_BLK_F_FLUSH, or turns the write cache off, gets writes that
  * complete only on stable storage, at the cost of speed.
@@ -80,8 +80,8 @@ void virtio_blk_resized(struct device *d, uint64_t size_bytes);
 void virtio_blk_stats(struct device *d, struct virtio_blk_stats *ret_s);
 /* Add the counts of the VM's earlier process. Any thread. */
 void virtio_blk_carry(struct device *d, const struct virtio_blk_stats *before);
-/* Show the counters in an array of DISK_FIGURES (base/figures.h), which lives until the device ends or this is called
- * again. NULL: no longer. Any thread. */
+/* Write the counters to an array of DISK_FIGURES (base/figures.h), which must stay valid until the device ends or
+ * this is called again. NULL: no longer. Any thread. */
 void virtio_blk_show(struct device *d, _Atomic uint64_t *shown);
 
 #endif

@@ -34,8 +34,8 @@ enum {
 	C_PORT_NAME = 7,
 };
 
-/* Control messages that the device owes the driver, sent from the lowest bit up as the driver provides buffers. They
- * are bits, because a queue would grow without limit if the driver asked again and again. */
+/* Control messages still to be sent to the driver, from the lowest bit up, as the driver provides buffers. They are
+ * bits, because a queue would grow without limit if the driver asked again and again. */
 enum {
 	OWES_ADD = 1,
 	OWES_CONSOLE = 2,

@@ -83,7 +83,7 @@ static void flight_end(struct virtio_fs *f)
 	f->n--;
 }
 
-/* The other process has ended, or has sent what makes no sense: all requests fail from now on. */
+/* The other process has ended, or has sent an invalid message: all requests fail from now on. */
 static void link_end(struct virtio_fs *f, const char *why)
 {
 	log_warn(f->v.dev.name, "the process that serves the folder %s; the guest's requests fail until the VM's next start", why);
@@ -99,7 +99,7 @@ static void link_end(struct virtio_fs *f, const char *why)
 }
 
 /* Receive an answer, straight into the guest's memory. The answer to a request of before a reset is for nobody.
- * Returns 0; -EAGAIN: none is there; -EPIPE: the process has ended; -EPROTO: the answer makes no sense; -errno. */
+ * Returns 0; -EAGAIN: none is there; -EPIPE: the process has ended; -EPROTO: the answer is invalid; -errno. */
 static int answer_take(struct virtio_fs *f)
 {
 	struct flight *x = f->n ? flight_at(f, 0) : NULL;

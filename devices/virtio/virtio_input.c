@@ -40,8 +40,8 @@ struct pointer {
 struct virtio_input {
 	struct virtio_dev v;
 	struct virtio_pci pci;
-	struct pointer now, told; /* told: as in the events so far */
-	int32_t wheel;		  /* steps that the driver has not been told of */
+	struct pointer now, told; /* told: the values in the events so far */
+	int32_t wheel;		  /* steps that are not sent to the driver yet */
 };
 
 static struct virtio_input *input_of(const struct virtio_dev *v)
@@ -135,7 +135,7 @@ static void change_add(struct change *c, uint16_t type, uint16_t code, uint32_t 
 	c->events[c->n++].value = value;
 }
 
-/* List what the driver has not been told of. */
+/* List the changes that are not sent to the driver yet. */
 static void change_find(const struct virtio_input *t, struct change *c)
 {
 	c->n = 0;
@@ -170,7 +170,7 @@ static bool event_send(struct virtio_dev *v, const struct change *c, unsigned i)
 	return true;
 }
 
-/* Tell the driver what has changed, if it has room for all of that. */
+/* Send the changes to the driver, if its buffers have room for all of them. */
 static void change_send(struct virtio_input *t)
 {
 	struct virtio_dev *v = &t->v;
@@ -190,7 +190,7 @@ static void change_send(struct virtio_input *t)
 	virtio_queue_interrupt(v, QUEUE_EVENTS);
 }
 
-/* Complete what the driver sends: a tablet has no lamps. */
+/* Complete the driver's buffers without using them: a tablet has no lamps. */
 static void status_run(struct virtio_dev *v)
 {
 	struct virtqueue *vq = &v->queues[QUEUE_STATUS].vq;

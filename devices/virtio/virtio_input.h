@@ -1,5 +1,6 @@
-/* virtio_input: a tablet, a pointer with absolute coordinates (virtio 1.2, section 5.8). It tells the driver what has
- * changed since the last event that the driver had room for, so no amount of input takes memory. Runs on h->loop.
+/* virtio_input: a tablet, a pointer with absolute coordinates (virtio 1.2, section 5.8). It sends the driver the
+ * changes since the last event for which the driver had a buffer, so no amount of input takes memory. Runs on
+ * h->loop.
  *
  * Threading: virtio_input_takes(), virtio_input_event() and virtio_input_release() on any thread. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_INPUT_H

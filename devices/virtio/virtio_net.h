@@ -75,7 +75,7 @@ void virtio_net_set_link(struct device *d, bool up);
 /* Let the interface's loop serve its queues, and not vhost-net, or no longer: vhost's writes to memory escape the dirty
  * log, and may wait for a copy of memory. Any thread. */
 void virtio_net_hold_vhost(struct device *d, bool hold);
-/* Note that a snapshot of the paused VM is taken. key: names it; not 0. */
+/* Record that a snapshot of the paused VM is taken. key: identifies it; not 0. */
 void virtio_net_mark(struct device *d, uint64_t key);
 /* Reset the TCP connections that have moved since a snapshot (tcp_flows.h); of a user network, all. Call after the load
  * of the snapshot's state, before the resume. key: that of virtio_net_mark(); an unknown one resets all. */
@@ -84,8 +84,8 @@ void virtio_net_revert(struct device *d, uint64_t key);
 void virtio_net_stats(struct device *d, struct virtio_net_stats *ret_s);
 /* Add the counts of the VM's earlier process. Any thread. */
 void virtio_net_carry(struct device *d, const struct virtio_net_stats *before);
-/* Show the counters in an array of NET_FIGURES (base/figures.h), which lives until the device ends or this is called
- * again. NULL: no longer. Any thread. */
+/* Write the counters to an array of NET_FIGURES (base/figures.h), which must stay valid until the device ends or this
+ * is called again. NULL: no longer. Any thread. */
 void virtio_net_show(struct device *d, _Atomic uint64_t *shown);
 
 #endif

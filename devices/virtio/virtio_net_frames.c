@@ -200,7 +200,7 @@ static void tap_ready(void *opaque, unsigned revents)
 	if (!virtio_is_running(v))
 		p->rx_wanted = p->tx_blocked = false; /* wait for the driver; its start serves all queues */
 	if (!net_queue(p, RX)->enabled)
-		p->rx_wanted = false; /* nor does a driver without the queue take what waits */
+		p->rx_wanted = false; /* nor does a driver without the queue read waiting frames */
 	if (p->tx_blocked && (revents & (POLLOUT | POLLERR | POLLHUP)))
 		tx_run(p);
 	if (p->rx_wanted)

@@ -74,7 +74,7 @@ struct virtio_net {
 	bool link_wanted;
 	bool vhost_held; /* the loop serves all pairs, because memory is being copied */
 	struct net_limit limits[DIRECTIONS];
-	bool loaded; /* a state was loaded and the driver has not been told yet */
+	bool loaded; /* a state was loaded, and the driver is not notified yet */
 	bool announce; /* the driver is to announce its addresses to the network */
 	uint8_t mac[VIRTIO_NET_MAC_BYTES]; /* of the definition */
 	struct net_filter filter;

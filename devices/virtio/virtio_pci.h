@@ -41,7 +41,7 @@ int virtio_pci_init(struct virtio_pci *t, struct virtio_dev *v, struct pci_host 
 void virtio_pci_done(struct virtio_pci *t);
 
 /* device_ops for all virtio devices: d is the `dev` of a virtio_dev that virtio_pci_init() has put
- * on the bus. A device with more to do calls them from ops of its own. */
+ * on the bus. A device with further work calls them from its own ops. */
 void virtio_pci_device_reset(struct device *d);
 void virtio_pci_device_pause(struct device *d);
 void virtio_pci_device_resume(struct device *d);
@@ -50,7 +50,7 @@ void virtio_pci_device_save(struct device *d, struct state_writer *w);
 unsigned virtio_pci_state_queues(const struct state_reader *r);
 /* Move r from the begin of such a state to the device's own part. Sets r->failed if the state is cut short. */
 void virtio_pci_state_skip(struct state_reader *r);
-/* Returns 0; -EINVAL, also when bytes are left over. */
+/* Returns 0; -EINVAL, also if bytes remain. */
 int virtio_pci_device_load(struct device *d, struct state_reader *r, uint16_t version, struct err *e);
 
 #endif

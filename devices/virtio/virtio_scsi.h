@@ -1,11 +1,11 @@
 /* virtio_scsi: a SCSI controller (virtio 1.2, section 5.6) with a target for each disk or CD drive. Each target has one
  * logical unit, 0. Targets come and go while the guest runs, so their numbers need not be in a row.
  *
- * Threading: the controller's loop serves the rings. A request continues to the loop of its disk, where its struct
- * block lives; if both loops are one, nothing waits. Call virtio_scsi_new() before the loops' threads start and the
- * device's free() after they have ended. reset() and pause() wait for the requests in flight, so call them from another
- * thread. DEV_EVENT_IO_ERROR and DEV_EVENT_TRAY are sent with the device locked: from a loop's thread, DEV_EVENT_TRAY
- * also from the caller of virtio_scsi_set_medium().
+ * Threading: the controller's loop serves the rings. A request continues on the loop of its disk, to which the struct
+ * block belongs; if both loops are the same, it continues at once. Call virtio_scsi_new() before the loops' threads
+ * start and the device's free() after they have ended. reset() and pause() wait for the requests in flight, so call
+ * them from another thread. DEV_EVENT_IO_ERROR and DEV_EVENT_TRAY are sent with the device locked: from a loop's
+ * thread, DEV_EVENT_TRAY also from the caller of virtio_scsi_set_medium().
  *
  * Errors of the block layer, limits and write errors of a corrupt image: as virtio_blk.h. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_SCSI_H

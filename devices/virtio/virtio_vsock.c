@@ -74,7 +74,7 @@ static void conn_header(struct vsock_conn *c, enum vsock_op op, struct vsock_hea
 	c->credit.told = c->credit.forwarded;
 }
 
-/* Send the connection's packet of the lowest bit that it owes. Returns 1; 0: the driver has no buffer; -EPROTO. */
+/* Send the connection's pending packet with the lowest bit. Returns 1; 0: the driver has no buffer; -EPROTO. */
 static int owed_send(struct vsock_conn *c)
 {
 	static const enum vsock_op ops[] = { VSOCK_OP_REQUEST, VSOCK_OP_RESPONSE, VSOCK_OP_CREDIT_UPDATE,
@@ -139,7 +139,7 @@ static void vsock_refuse(struct virtio_vsock *s, const struct vsock_header *h)
 		h->type };
 }
 
-/* Send everything that is owed while the driver has buffers. Data follows when the sockets' watches report it. */
+/* Send all pending packets while the driver has buffers. Data follows when the sockets' watches report it. */
 static void rx_run(struct virtio_vsock *s)
 {
 	struct vsock_conn *next;

@@ -4,7 +4,7 @@
  * "CONNECT PORT\n" and reads "OK HOSTPORT\n" when the guest has accepted; the guest's connections to the host (CID 2)
  * are connected by a process outside (vsock_dial.h). docs/vsock.md has the whole of it.
  *
- * A connection holds at most VSOCK_BUFFER_BYTES, of what the host's side does not read. Data for the guest stays in the
+ * A connection buffers at most VSOCK_BUFFER_BYTES that the host's side has not read. Data for the guest stays in the
  * host's socket until the guest has room.
  * Connections do not outlive a saved state: after it is loaded, the guest's driver gets the event TRANSPORT_RESET.
  *

@@ -22,11 +22,11 @@ enum conn_state {
 	CONN_DIALING,  /* the guest waits until its connection is made on the host's side */
 	CONN_ASKING,   /* the host's side waits until the guest accepts */
 	CONN_OPEN,
-	CONN_DRAINING, /* the guest's side is gone, and the host's side has not read all of its data */
+	CONN_DRAINING, /* the guest's side is closed, and the host's side has not read all of its data */
 	CONN_DOOMED,   /* the loop's task frees it */
 };
 
-/* Packets that the device owes the driver. They are bits, so that a connection needs no queue of packets. The lowest
+/* Packets still to be sent to the driver. They are bits, so that a connection needs no queue of packets. The lowest
  * bit is sent first. */
 enum {
 	OWES_REQUEST = 1,
@@ -45,7 +45,7 @@ struct vsock_conn {
 	int fd; /* owned; -1: DIALING */
 	struct loop_watch *watch;
 	unsigned events; /* of the watch */
-	char line[VSOCK_LINE_BYTES + 1]; /* GREETING: what the client has written */
+	char line[VSOCK_LINE_BYTES + 1]; /* GREETING: the client's bytes so far */
 	unsigned line_len;
 	bool says_ok; /* the client waits for the line OK */
 	uint32_t dial_id;
@@ -60,13 +60,13 @@ struct vsock_conn {
 	const char *answer_text;
 
 	uint8_t owes;
-	uint32_t guest_shut, host_shut; /* VSOCK_SHUTDOWN_*: what each side does no more */
+	uint32_t guest_shut, host_shut; /* VSOCK_SHUTDOWN_*: the directions that each side has closed */
 	bool eof;  /* the host's side sends no more */
 	bool hung; /* the host's side is closed */
 	bool credit_asked;
 	uint64_t deadline_ns; /* 0: none */
 	struct vsock_credit credit;
-	uint8_t *buffer; /* VSOCK_BUFFER_BYTES, as a ring: data from the guest; NULL: there was none to keep yet */
+	uint8_t *buffer; /* VSOCK_BUFFER_BYTES, as a ring: data from the guest; NULL: no data was buffered yet */
 	uint32_t start, len;
 };
 
@@ -103,7 +103,7 @@ struct virtio_vsock {
 
 /* ---- virtio_vsock.c ---- */
 
-/* Send what the connection owes. Returns false: it is doomed now, or drains. */
+/* Send the connection's pending packets. Returns false: it is doomed now, or drains. */
 bool vsock_send_owed(struct vsock_conn *c);
 /* Read data of the host's side into the driver's buffers, a bounded amount. */
 void vsock_pump(struct vsock_conn *c);
@@ -129,7 +129,7 @@ void conn_reset_by_guest(struct vsock_conn *c);
 void conn_abort(struct vsock_conn *c);
 /* The host's side sends no more. */
 void conn_eof(struct vsock_conn *c);
-/* An RST was sent: the guest's side is gone. */
+/* An RST was sent: the guest's side is closed. */
 void conn_leave_guest(struct vsock_conn *c);
 /* Have the task free the connection. Any thread. r, cls, text: for done(). */
 void conn_doom(struct vsock_conn *c, int r, enum err_class cls, const char *text);

@@ -164,7 +164,8 @@ void vsock_task_run(struct loop_task *t)
 	pthread_mutex_unlock(&s->v.lock);
 	while (answer_one(s))
 		;
-	/* A connection that was doomed since then may owe an answer: the task is posted again, and frees it. */
+	/* A connection that was marked for closing since then may have an answer to send: the task is posted again,
+	 * and frees it. */
 	pthread_mutex_lock(&s->v.lock);
 	doomed = answer_find(s->doomed) ? NULL : s->doomed;
 	if (doomed)
@@ -256,7 +257,7 @@ void conn_eof(struct vsock_conn *c)
 	c->host_shut = shut;
 }
 
-/* The host's side takes no more: what the guest still sends is dropped. */
+/* The host's side is closed for reading: drop the data that the guest still sends. */
 static void sink_lost(struct vsock_conn *c)
 {
 	vsock_credit_forward(&c->credit, c->len);
@@ -391,7 +392,7 @@ static uint32_t line_parse(const char *line)
 	return *end == '\n' && !end[1] && port < PORT_ANY ? (uint32_t)port : PORT_ANY;
 }
 
-/* Read the line byte by byte: what follows belongs to the guest. */
+/* Read the line byte by byte: the bytes after it are for the guest. */
 static void greet(struct vsock_conn *c)
 {
 	uint32_t port;
@@ -451,7 +452,7 @@ void conn_accepted(struct vsock_conn *c)
 	conn_deadline(c, 0);
 	c->state = CONN_OPEN;
 	conn_answer(c, 0, ERR_GENERIC, "");
-	/* The socket's buffer is empty: either the line fits, or nobody is there. */
+	/* The socket's buffer is empty: either the line fits, or the client has closed its end. */
 	if (c->says_ok && send(c->fd, ok, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) != n)
 		c->hung = true;
 }

@@ -23,7 +23,7 @@ enum vsock_op {
 	VSOCK_OP_CREDIT_REQUEST = 7,
 };
 
-/* Flags of VSOCK_OP_SHUTDOWN: what the sender will do no more. */
+/* Flags of VSOCK_OP_SHUTDOWN: the directions that the sender closes. */
 #define VSOCK_SHUTDOWN_RECEIVE 1u
 #define VSOCK_SHUTDOWN_SEND 2u
 #define VSOCK_SHUTDOWN_BOTH 3u
@@ -52,7 +52,7 @@ struct vsock_credit {
 bool vsock_credit_receive(struct vsock_credit *c, uint32_t bytes, uint32_t alloc);
 /* Count data that left the receive buffer. */
 void vsock_credit_forward(struct vsock_credit *c, uint32_t bytes);
-/* Whether enough of the buffer has become free that the guest should be told. */
+/* Whether so much of the buffer has become free that the guest should get a credit update. */
 bool vsock_credit_is_due(const struct vsock_credit *c, uint32_t alloc);
 /* Return how many bytes the guest has room for. */
 uint32_t vsock_credit_room(const struct vsock_credit *c);
