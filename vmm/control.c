@@ -451,7 +451,7 @@ static int fork_request(struct control *c, struct channel_msg *m, struct err *e)
 	TERMINATE(what->snapshot);
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
 		TERMINATE(what->pins[i].path);
-	/* The daemon has told that before, unless the message got lost because the socket had no room. */
+	/* The daemon has sent this before, unless the message was lost because the socket had no room. */
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
 		vm_pins_unset_idle(vm_machine(c->vm), what->shared[i]);
 	r = m->nfds ? vm_fork(c->vm, c->worker, what, m->fds, m->nfds, create_done, c, e) :

@@ -96,7 +96,7 @@ int control_disk_layers(struct control *c, struct channel_msg *m, struct err *e)
 	return r ? r : vm_disk_layers(c->vm, c->worker, m->body, m->fds, control_work_done, c, e);
 }
 
-/* The body has the part of a configuration, and then what belongs to the commit. */
+/* The body has the part of a configuration, and then the members of the commit. */
 int control_disk_commit(struct control *c, struct channel_msg *m, struct err *e)
 {
 	struct vm_disk_commit what = *(const struct vm_disk_commit *)m->body;

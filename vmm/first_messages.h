@@ -1,5 +1,5 @@
-/* first_messages: receives what a VM process gets before it serves requests: its configuration and, in a process that
- * takes a live clone over, before it the clone's memory (vmm/machine/ram_carry.h).
+/* first_messages: receives the messages before a VM process serves requests: its configuration and, before that, in a
+ * process that takes a live clone over, the clone's memory (vmm/machine/ram_carry.h).
  *
  * Threading: main thread. Blocking. */
 #ifndef CAIRN_VMM_FIRST_MESSAGES_H

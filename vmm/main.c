@@ -36,7 +36,7 @@
 #define SPACES_MAX 16
 /* Size of a saved state, a dump or a clone's image beyond memory and disk content. */
 #define FILE_EXTRA_BYTES (1ULL << 30)
-#define LOG_LINES_A_MINUTE 200 /* some 40 MB a day, whatever a guest does */
+#define LOG_LINES_A_MINUTE 200 /* at most some 40 MB a day */
 
 /* Objects that the process creates in this order. process_done() frees them. */
 struct process {
@@ -146,7 +146,7 @@ static void rest_of_fds_close(struct process *p)
 	p->nfds = 0;
 }
 
-/* Open what the host has, and give up the rest of it before the configuration is read. */
+/* Open the host's files, and give up access to all others before the configuration is read. */
 static int process_enter(struct process *p, struct err *e)
 {
 	int r = loop_new(LOOP_ENTRIES, &p->loop, e);

@@ -108,7 +108,7 @@ static void building_rules_add(struct call_filter *f, uint32_t answer)
 }
 
 /* An interface's thread moves itself between two policies (base/batch_sched.h). A thread that others wait for takes a
- * short slice (base/short_slice.h); what else it may ask for by this call needs a privilege or only slows it down. */
+ * short slice (base/short_slice.h). All other effects of this call need a privilege, or only slow the thread down. */
 static void policies_allow(struct call_filter *f)
 {
 	static const int policies[] = { SCHED_OTHER, SCHED_BATCH };
@@ -150,7 +150,7 @@ static void rules_add(struct call_filter *f, const struct sandbox_options *o)
 	lockdown_allow_loops(f, LOOP_KINDS_ALL); /* the loops of disks and interfaces are still to come */
 }
 
-/* Forbid what the first filter, which stays in effect, allows until now. */
+/* Forbid the further calls that the first filter, which stays in effect, has allowed until now. */
 static void seal_rules_add(struct call_filter *f)
 {
 	call_filter_values(f, SYS_ioctl, SECCOMP_RET_TRAP, 1, terminal_ioctls, ARRAY_SIZE(terminal_ioctls));
@@ -266,10 +266,10 @@ static void thread_name(char name[16])
 	utf8_clean(name); /* a definition names threads of disks and interfaces */
 }
 
-/* Handle SIGSYS, which a filter raises instead of making a forbidden system call: say which it was, in the end
- * file and in the log, and end the process. The kernel has withdrawn the handler (SA_RESETHAND), so the next
- * forbidden call kills the process, whatever its memory contains. Each thread's filter allows prctl(PR_GET_NAME) and
- * write(). The functions called here take no locks. */
+/* Handle SIGSYS, which a filter raises instead of making a forbidden system call: record the call in the end file and
+ * in the log, and end the process. The kernel has withdrawn the handler (SA_RESETHAND), so the next forbidden call
+ * kills the process, even if its memory is corrupted. Each thread's filter allows prctl(PR_GET_NAME) and write(). The
+ * functions called here take no locks. */
 static void violation_say(int sig, siginfo_t *si, void *context)
 {
 	static const char forbidden[] = "made a forbidden system call";
@@ -293,7 +293,7 @@ static void signal_exit(int sig)
 	syscall(SYS_exit_group, VM_EXIT_SIGNAL + sig);
 }
 
-/* Handle a fault of this program, or abort(): say which thread it was and where, and end the process by the signal. The
+/* Handle a fault of this program, or abort(): log the thread and the place, and end the process by the signal. The
  * place is an offset that addr2line(1) understands: addresses would tell where the program lies in memory. A signal
  * that a program has sent, such as abort(), says all by itself. The kernel has withdrawn the handler. */
 static void fault_say(int sig, siginfo_t *si, void *context)

@@ -1,6 +1,6 @@
-/* spare: a process that the daemon has made ahead of a VM (api/vm/vm_spare.h). It has loaded its program, entered the
- * sandbox and created an empty VM of KVM, and waits for the files of the VM that it will run. It has nothing of a VM
- * yet: no configuration, no file, no log.
+/* spare: a process that the daemon has started in advance, before its VM exists (api/vm/vm_spare.h). It has loaded
+ * its program, entered the sandbox and created an empty VM of KVM, and waits for the files of the VM that it will
+ * run. It has no configuration, file or log of a VM yet.
  *
  * Threading: main thread. */
 #ifndef CAIRN_VMM_SPARE_H

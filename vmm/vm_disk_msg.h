@@ -19,7 +19,7 @@ struct vm_disk_commit {
 
 struct vm_disk_resize {
 	char id[16];	     /* of the disk */
-	uint64_t size_bytes; /* 0: what the host's block device has that is the image */
+	uint64_t size_bytes; /* 0: the size of the host's block device that is the image */
 };
 
 struct vm_disk_set {

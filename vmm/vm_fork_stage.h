@@ -1,4 +1,4 @@
-/* vm_fork_stage: what a VM's process tells of a fork, under way and in its answer (vmm/vm_msg.h). */
+/* vm_fork_stage: a VM's process's reports about a fork, under way and in its answer (vmm/vm_msg.h). */
 #ifndef CAIRN_VMM_VM_FORK_STAGE_H
 #define CAIRN_VMM_VM_FORK_STAGE_H
 

@@ -142,7 +142,8 @@ enum vm_msg_type {
 	 * has sets_disks. */
 	VM_MSG_DISK_SET = 43,
 	/* a request: struct vm_config with the disks and interfaces to attach, + their fds; of the rest, only what
-	 * vm_config_check() needs counts. The guest is told. Only to processes whose vm_info has plugs, as the next. */
+	 * vm_config_check() needs counts. The guest is notified. Only to processes whose vm_info has plugs, as the
+	 * next. */
 	VM_MSG_PLUG = 44,
 	/* a request: struct vm_unplug: ask the guest to release a disk or an interface, or remove it at once. The
 	 * answer comes at once, VM_EVENT_UNPLUGGED when the device is gone. */
@@ -163,8 +164,8 @@ enum vm_msg_type {
 	VM_MSG_DISK_COPY_END = 50, /* a request: struct vm_disk_copy, of which the id counts: go on without the copy */
 	/* a request: struct vm_config as VM_MSG_PLUG, with one disk, the copy: continue with it alone */
 	VM_MSG_DISK_PIVOT = 51,
-	/* a request: struct vm_screenshot + 1 fd, an empty file: write what the guest shows to the file. Only to
-	 * processes whose vm_info has screens. */
+	/* a request: struct vm_screenshot + 1 fd, an empty file: write a picture of the guest's screen to the file.
+	 * Only to processes whose vm_info has screens. */
 	VM_MSG_SCREENSHOT = 52,
 	/* a request: struct vm_config as VM_MSG_PLUG, with disks of the VM: let each continue with this chain of
 	 * layers, whose content is the same; all at once. Only if vm_info.copies_disks is VM_LAYERS_DISKS, as the next.

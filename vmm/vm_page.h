@@ -1,8 +1,8 @@
 /* vm_page: the page with a VM's figures that its process shares with the daemon. Reading them wakes no process.
  *
  * The daemon makes a memfd of sizeof(struct vm_page), seals its size, maps it and sends it with VM_MSG_PAGE. The
- * process maps it, too, and writes to it from then on; the daemon only reads, and trusts nothing that it reads. A later
- * page replaces an earlier one. Only what was written takes memory: 4 KiB for a VM with one disk and one interface.
+ * process maps it, too, and writes to it from then on. The daemon only reads it, and does not trust it. A later page
+ * replaces an earlier one. Only what was written takes memory: 4 KiB for a VM with one disk and one interface.
  *
  * The devices and vCPUs repeat their counters here as they count (base/figures.h). The process's main thread writes all
  * other members, and sets `seq` odd meanwhile; a reader that finds it odd or changed reads again. A later release may

@@ -36,7 +36,7 @@ enum agent_state {
 	THAW_ASKED,
 	TIME_SYNC,
 	TIME_ASKED,
-	PING_SYNC, /* the port was opened: a sync finds out whether an agent answers */
+	PING_SYNC, /* the port was opened: a sync checks whether an agent answers */
 	ERRAND_SYNC,
 	ERRAND_ASKED,
 	NAME_SYNC,
@@ -45,7 +45,7 @@ enum agent_state {
 	COMMAND_ASKED,
 };
 
-/* Slots of struct agent's errands. Address queries have a slot of their own, so that they do not block a shutdown. */
+/* Slots of struct agent's errands. Address queries have a separate slot, so that they do not block a shutdown. */
 enum { ERRAND_ORDER, ERRAND_LOOK, ERRAND_COUNT };
 
 /* A command whose caller waits for the result. */
@@ -68,7 +68,8 @@ struct agent {
 	enum agent_state state;
 	/* The last sync, and the oldest one whose answer counts. No command was sent between the two. */
 	int64_t id, first_id;
-	bool unsynced; /* the answer to the last sync has not come; what the guest sends before it answers no command */
+	bool unsynced; /* the answer to the last sync has not come; data that the guest sends before it is no answer
+		        * to a command */
 	unsigned tries;
 	char line[AGENT_LINE_MAX];
 	size_t len, answer_len; /* bytes of the current line; length of the last complete line */
@@ -118,7 +119,7 @@ static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
 }
 
 /* If the VM itself needs the agent, let the client's command in progress take no longer than commands wait for their
- * turns. A user whose role is to talk to the guest may give a command two minutes, which would delay snapshots. */
+ * turns. A user with the role guest may set a time limit of two minutes for a command, which would delay snapshots. */
 static void command_hurry(struct agent *a)
 {
 	uint64_t due_ns = loop_now_ns() + a->times.turn_ns;
@@ -374,7 +375,8 @@ static void command_begin(struct agent *a)
 	sync_begin(a, COMMAND_SYNC);
 }
 
-/* Write what the line buffer has to the client's file. Returns false if the answer is too long or cannot be written. */
+/* Write the content of the line buffer to the client's file. Returns false if the answer is too long or cannot be
+ * written. */
 static bool command_keep(struct agent *a)
 {
 	struct agent_command *x = a->commands;

@@ -111,7 +111,7 @@ static int memory_describe_e820(struct device *d, const struct bios_config *b, s
 {
 	const struct memory *m = b->mem;
 	const struct memory_e820 map[] = {
-		/* SeaBIOS itself takes out what is not RAM below 1 MiB. */
+		/* SeaBIOS itself removes the ranges below 1 MiB that are not RAM. */
 		{ .gpa = 0, .bytes = m->low_bytes, .type = E820_RAM },
 		{ .gpa = MEM_ECAM_BASE, .bytes = b->uefi ? 0 : MEM_ECAM_BYTES, .type = E820_RESERVED },
 		{ .gpa = MEM_HIGH_BASE, .bytes = m->high_bytes, .type = E820_RAM },

@@ -36,7 +36,7 @@ struct bios_config {
 
 /* Fill the device "fw_cfg". Returns 0; -EINVAL: too little memory; -errno. */
 int bios_describe(struct device *fw_cfg, const struct bios_config *c, struct err *e);
-/* Replace what depends on the slots of PCI devices, on the vCPUs that are there and on the machine version.
+/* Replace the tables that depend on the slots of PCI devices, on the present vCPUs and on the machine version.
  * Returns 0 or -errno. */
 int bios_describe_again(struct device *fw_cfg, const struct bios_config *c, struct err *e);
 

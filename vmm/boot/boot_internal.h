@@ -61,7 +61,7 @@ struct boot_multiboot {
 };
 /* Find a header. Returns whether there is one. */
 bool boot_multiboot_find(const struct boot_image *b, struct boot_multiboot *ret);
-/* Refuse a kernel that demands what Cairn does not know. Returns 0 or -EINVAL. */
+/* Refuse a kernel that demands a feature that Cairn does not support. Returns 0 or -EINVAL. */
 int boot_multiboot_check(const struct boot_multiboot *h, struct err *e);
 /* Load a kernel whose header has addresses. */
 int boot_multiboot_load(struct boot_image *b, const struct boot_multiboot *h, struct err *e);

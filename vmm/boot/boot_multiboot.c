@@ -79,7 +79,7 @@ static void tag_read(struct cursor *c, uint16_t type, bool optional, struct boot
 		ret->entry_gpa = cursor_le32(c);
 		break;
 	default:
-		/* The others up to TAG_RELOCATABLE are wishes for a screen, and for a start by UEFI. */
+		/* The other tags up to TAG_RELOCATABLE request a screen, or a start by UEFI. */
 		if (type > TAG_RELOCATABLE && !optional)
 			ret->unknown = type;
 	}

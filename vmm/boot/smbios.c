@@ -176,7 +176,7 @@ static void system_put(struct smbios *s, const struct texts *t, const uint8_t uu
 	field_put(s, SYSTEM_UUID, id, sizeof(id));
 }
 
-/* Put a structure that SeaBIOS takes instead of its own. */
+/* Append a structure that SeaBIOS uses instead of its own. */
 static void table_put(struct smbios *s, const struct shape *shape, const struct texts *t)
 {
 	size_t start = s->c.pos;

@@ -1,4 +1,4 @@
-/* smbios: the tables by which a guest learns what machine it runs on: for a firmware that places them, or in memory.
+/* smbios: the tables that describe the machine to the guest: for a firmware that places them, or in memory.
  * Source: DMTF DSP0134. */
 #ifndef CAIRN_VMM_BOOT_SMBIOS_H
 #define CAIRN_VMM_BOOT_SMBIOS_H

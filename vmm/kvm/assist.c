@@ -176,7 +176,7 @@ static void debug_set(struct vcpu *v)
 static const uint8_t memset_code[] = { 0x85, 0xc9, 0x74, 0x06, 0x49, 0x88, 0x14, 0x08, 0xeb, 0xf6, 0xc3 };
 #define CR0_PE 1u
 #define CR0_PG 0x80000000u
-/* A stop of the vCPUs waits for a step of memset(), whose length the guest chooses. */
+/* Pausing the vCPUs waits for the end of a step of memset(), whose length the guest chooses. */
 #define MEMSET_STEP (1u << 20)
 
 uint64_t assist_find_memset(const uint8_t *rom, size_t bytes)
@@ -199,7 +199,8 @@ void assist_vcpu_reset(struct assist *a, struct vcpu *v)
 		debug_set(v);
 }
 
-/* Carry out at most MEMSET_STEP of a call of memset(), and go to its end when nothing is left. Returns false if the
+/* Carry out at most MEMSET_STEP bytes of a call of memset(), and move the guest to the call's end when all is done.
+ * Returns false if the
  * code is another one, or the memory is no RAM: then the breakpoint goes, and the guest runs the code itself. */
 static bool memset_do(struct assist *a, struct vcpu *v)
 {
@@ -299,7 +300,7 @@ static void insn_step_over(struct assist *a, struct vcpu *v, struct kvm_regs *r)
 	kvm_ioctl(v->fd, KVM_SET_REGS, r);
 }
 
-/* Raise in the guest a debug exception of its own, which the breakpoint on memset() took. There is no breakpoint any
+/* Inject the guest's own debug exception, which the breakpoint on memset() intercepted. There is no breakpoint any
  * more afterwards. */
 static bool debug_give_back(struct vcpu *v)
 {

@@ -66,7 +66,7 @@ void assist_wrmsr(struct assist *a, struct vcpu *v);
 /* Move the breakpoint when the guest has loaded another IDT. Call after every exit; reads the IDT
  * at most once in 20 ms. */
 void assist_recheck(struct assist *a, struct vcpu *v);
-/* Show both counters in an array of two, which lives until this is called again or the vCPUs end. */
+/* Write both counters to an array of two, which must stay valid until this is called again or the vCPUs end. */
 void assist_show(struct assist *a, _Atomic uint64_t *shown);
 /* Write ", instruction bytes 0f ae 15" into buf, for a fault report; empty when the bytes at rip
  * cannot be read or the VM has no assist. */

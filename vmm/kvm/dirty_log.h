@@ -47,11 +47,11 @@ int dirty_log_stop(struct dirty_log *l, struct err *e);
 bool dirty_log_is_on(const struct dirty_log *l);
 /* Return whether the log is available and stays on, so that it counts writes from one snapshot to the next. */
 bool dirty_log_stays(const struct dirty_log *l);
-/* Add what was written since the last call to l->written.
- * more: gets a bit for each of these blocks as well; NULL: not wanted.
+/* Add the blocks written since the last call to l->written. more: gets a bit for each of these blocks as well; NULL
+ * allowed.
  * Returns 0; -errno: all blocks count as written. */
 int dirty_log_collect(struct dirty_log *l, struct bitmap *more, struct err *e);
-/* Forget what was written. */
+/* Clear the record of written blocks. */
 void dirty_log_reset(struct dirty_log *l);
 
 #endif

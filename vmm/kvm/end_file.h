@@ -1,6 +1,6 @@
 /* end_file: the file in which a VM's process leaves the reason of its end for a daemon that does not run now. The
  * daemon has written its first page. The process maps this page, and closes the file before it reads anything from
- * outside: so a process that was taken over cannot make the file grow, as it could with an fd.
+ * outside: so a compromised process cannot make the file grow, as it could with an fd.
  *
  * Global, because a signal handler writes it. Threading: end_file_take() before there are threads; end_file_write()
  * anywhere. */

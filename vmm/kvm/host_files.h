@@ -12,7 +12,7 @@
 
 struct host_files {
 	int kvm_fd; /* /dev/kvm; a failure's -errno */
-	int vm_fd; /* a VM that was created ahead (kvm_create_ahead()); 0: none */
+	int vm_fd; /* a VM that was created in advance (kvm_create_ahead()); 0: none */
 	int vcpu_fd; /* its vCPU 0; 0: none */
 	uint8_t host_kind; /* enum vm_host_kind; 0: not known yet */
 	bool vm_has_filter; /* it has the assist's MSR filter */
@@ -31,11 +31,11 @@ void host_files_open(struct host_files *h);
 /* Open the pagemap, in a mount namespace without /proc, too. Call it without capabilities: with CAP_SYS_ADMIN, the file
  * would show physical addresses. */
 void host_files_open_pagemap(struct host_files *h);
-/* Make the file ram_fd, on a tmpfs of its own, which is mounted nowhere: most hosts have turned huge pages off for
- * memfds (shmem_enabled), and a tmpfs has an option of its own. Call it with CAP_SYS_ADMIN in the user namespace of the
- * process. Nothing is made where KVM shadows the guest's page tables, since huge pages gain little there. */
+/* Make the file ram_fd on a separate tmpfs that is not mounted in any folder. Most hosts have turned huge pages off
+ * for memfds (shmem_enabled), while each tmpfs has its own option. Call it with CAP_SYS_ADMIN in the user namespace
+ * of the process. Nothing is made where KVM shadows the guest's page tables, since huge pages gain little there. */
 void host_files_make_ram(struct host_files *h);
-/* Close the VM that was created ahead, if any, so that kvm_init() creates one. */
+/* Close the VM that was created in advance, if any, so that kvm_init() creates one. */
 void host_files_drop_vm(struct host_files *h);
 /* Close the remaining files. A function that takes a file replaces it by -1. */
 void host_files_done(struct host_files *h);

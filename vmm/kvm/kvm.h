@@ -26,7 +26,7 @@ struct kvm {
 	bool has_stats_fd;
 	bool has_msr_filter;
 	bool has_nested; /* KVM can read and set the state of a guest that is a hypervisor itself */
-	bool made_board; /* the VM was created ahead, with its interrupt controllers and PIT */
+	bool made_board; /* the VM was created in advance, with its interrupt controllers and PIT */
 	bool made_filter; /* and with the assist's MSR filter */
 	int made_vcpu_fd; /* and with vCPU 0, which vcpus_init() takes; 0: none, or taken */
 	bool scales_tsc; /* KVM can give a guest a TSC of another frequency */
@@ -49,7 +49,7 @@ struct kvm {
 };
 
 /* Take /dev/kvm from *host, check all capabilities that Cairn needs, and create the VM.
- * known: what a fork's source knows of this host's processor; its lists are taken; NULL: ask KVM.
+ * known: facts about this host's processor from a fork's source; its lists are taken; NULL: ask KVM.
  * Returns 0 or -errno; the error (ERR_HOST or ERR_PERMISSION) names the missing capability. */
 int kvm_init(struct kvm *k, struct host_files *host, struct fork_host *known, struct err *e);
 void kvm_done(struct kvm *k);
@@ -57,7 +57,7 @@ void kvm_done(struct kvm *k);
  * which tries again if that fails. On a host whose KVM emulates kernel mode, the VM has the assist's MSR filter. */
 void kvm_create_ahead(struct host_files *host);
 
-/* Create the in-kernel PICs, IOAPIC, LAPICs and PIT, unless the VM was created ahead and has them. Call after all
+/* Create the in-kernel PICs, IOAPIC, LAPICs and PIT, unless the VM was created in advance and has them. Call after all
  * memory slots and the MSR filter are set: right after an irqchip was created, each such call waits up to 20 ms for a
  * grace period of RCU. */
 int kvm_create_irqchip(struct kvm *k, struct err *e);

@@ -19,7 +19,7 @@
 #define PAGE_BYTES 4096u
 #define ROM_SMALL_BYTES (128 * 1024)
 #define ROM_LARGE_BYTES (256 * 1024)
-/* Firmware lies between the page tables that KVM has for itself (vmm/kvm/kvm.c) and 4 GiB. */
+/* Firmware is between KVM's own page tables (vmm/kvm/kvm.c) and 4 GiB. */
 #define UEFI_MAX_BYTES (8 * MIB)
 #define SLOT_BRIEF (MEMORY_SLOT_SCREEN + 1)
 

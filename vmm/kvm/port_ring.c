@@ -82,8 +82,8 @@ void port_ring_drain(struct port_ring *p)
 	if (!r || __atomic_load_n(&r->first, __ATOMIC_ACQUIRE) == __atomic_load_n(&r->last, __ATOMIC_ACQUIRE))
 		return;
 	LOCK_GUARD(&p->lock);
-	/* Read `last` once: what vCPUs write from now on is not waited for. Move `first` when the bytes are written, so
-	 * that nobody finds the ring empty before. */
+	/* Read `last` once: do not wait for entries that vCPUs write from now on. Move `first` when the bytes are
+	 * written, so that nobody finds the ring empty before. */
 	end = __atomic_load_n(&r->last, __ATOMIC_ACQUIRE);
 	end = end < RING_ENTRIES ? end : 0;
 	for (at = r->first % RING_ENTRIES; at != end; at = (at + 1) % RING_ENTRIES) {

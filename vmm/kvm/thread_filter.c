@@ -147,7 +147,7 @@ void thread_filter_enter(const struct kvm *k, enum thread_kind kind, const struc
 		return;
 	reports_unblock();
 	call_filter_init(&f);
-	/* The worker may do whatever the main thread does with KVM, memory and images (vmm/sandbox.c). */
+	/* The worker may do everything that the main thread does with KVM, memory and images (vmm/sandbox.c). */
 	if (kind == THREAD_WORKER)
 		call_filter_calls(&f, SECCOMP_RET_ALLOW, all_ioctls, ARRAY_SIZE(all_ioctls));
 	else

@@ -134,9 +134,9 @@ int vcpus_drain_async_pf(struct vcpus *s, struct err *e);
 
 /* Give the guest a vCPU that it lacks, in the state after a reset: it waits for SIPI. Returns 0 or -errno. */
 int vcpu_add(struct vcpus *s, unsigned i, struct err *e);
-/* Take vCPU i, but never 0, from the guest, whatever it runs: wait until its thread is parked, where the thread stays.
- * Its local APIC takes no interrupts any more. Also while all vCPUs are parked. Returns 0; -errno: it is parked, but
- * not reset. */
+/* Take vCPU i, but never 0, from the guest, even while it runs code: wait until its thread is parked. The thread
+ * stays parked. Its local APIC takes no interrupts any more. Also while all vCPUs are parked. Returns 0; -errno: it
+ * is parked, but not reset. */
 int vcpu_remove(struct vcpus *s, unsigned i, struct err *e);
 /* Before vcpu_load() for all, while all are parked: set which vCPUs the guest lacks. */
 void vcpus_set_absent(struct vcpus *s, uint64_t absent);
@@ -161,7 +161,8 @@ void vcpus_nmi(struct vcpus *s);
 /* Park, end and join the threads; close the vCPUs. */
 void vcpus_done(struct vcpus *s);
 
-/* Show the counters of a vCPU in an array of VCPU_FIGURES, which lives until this is called again or the vCPUs end. */
+/* Write the counters of a vCPU to an array of VCPU_FIGURES, which must stay valid until this is called again or the
+ * vCPUs end. */
 void vcpu_show(struct vcpus *s, unsigned i, _Atomic uint64_t *shown);
 /* Return the CPU time that vCPU i's thread has used, in ns. */
 uint64_t vcpu_cpu_ns(const struct vcpus *s, unsigned i);

@@ -1,5 +1,6 @@
-/* vcpu_nested: the part of a vCPU's state that a guest has which is a hypervisor itself: whether the vCPU runs the
- * hypervisor or the hypervisor's guest, and what the processor keeps of the former meanwhile.
+/* vcpu_nested: the part of a vCPU's state for nested virtualization, where the guest is a hypervisor. It holds
+ * whether the vCPU runs the hypervisor or the hypervisor's guest, and in the latter case the hypervisor's state that
+ * the processor keeps.
  *
  * Threading: main thread, while the vCPU is parked. */
 #ifndef CAIRN_VMM_KVM_VCPU_NESTED_H

@@ -204,8 +204,8 @@ static int image_read(struct vcpu *v, struct vcpu_image *s, const char **what)
 {
 	int r;
 
-	/* First what changes the rest: the MP state performs an INIT that waits, and the events give CR2 and DR6 the
-	 * value that an exception that waits has for them. */
+	/* Set first the parts that change others: the MP state performs a pending INIT, and the events set CR2 and
+	 * DR6 to the values of a pending exception. */
 	*what = "KVM_GET_MP_STATE";
 	r = kvm_ioctl(v->fd, KVM_GET_MP_STATE, &s->mp);
 	if (!r && (*what = "KVM_GET_VCPU_EVENTS"))
@@ -304,8 +304,8 @@ static int msrs_write(struct vcpu *v, struct msr_list *all, bool deadline)
 
 /* ---- reset ---- */
 
-/* Note the MSRs that a new vCPU has with its CPUID, which are those of each vCPU of the set. Does nothing if they are
- * known, or if v has run or been loaded. Returns 0 or -errno. */
+/* Note the MSRs that a new vCPU has with its CPUID, which are those of each vCPU of the set. Does nothing if they
+ * were probed before, or if v has run or been loaded. Returns 0 or -errno. */
 static int msrs_note(struct vcpu *v)
 {
 	struct msr_list *m;
@@ -330,7 +330,7 @@ static bool msr_is_constant(uint32_t index)
 	       (index >= MSR_VMX_BASIC && index <= MSR_VMX_VMFUNC);
 }
 
-/* Undo what the guest has changed in its TSC. */
+/* Undo the guest's changes of its TSC. */
 static void tsc_reset(struct vcpu *v)
 {
 	uint64_t offset, adjust;

@@ -30,8 +30,7 @@ struct disk_call {
 	struct block_snapshot_op op; /* passed to the functions of block_snapshot.h that take one; else unused */
 };
 
-/* Run c->run on the disk's thread and wait. Returns the result that disk_call_return() was given,
- * with its error in e. */
+/* Run c->run on the disk's thread and wait. Returns the argument of disk_call_return(), with its error in e. */
 int disk_call(struct machine_disk *d, struct disk_call *c, struct err *e);
 void disk_call_return(struct disk_call *c, int res, const struct err *e);
 

@@ -344,7 +344,7 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 	return 0;
 }
 
-/* Return whether the process that hands the VM over says which memory differs from the last snapshot's. */
+/* Return whether the process that hands the VM over lists the memory that differs from the last snapshot's. */
 static bool base_is_carried(const struct machine *m)
 {
 	return m->cfg.taken_over && m->cfg.taken.has_base && !m->cfg.huge_pages;
@@ -435,7 +435,7 @@ static int ram_make(struct machine *m, int *fds, struct memory *taken, struct ho
 	return r;
 }
 
-/* Before the disks are opened, wait for what the fork's source writes. The disks' rings need none of it. */
+/* Before the disks are opened, wait until the fork's source has written them. The disks' rings need none of it. */
 static int fork_await(struct machine *m, const int *fds, struct err *e)
 {
 	int r = 0;

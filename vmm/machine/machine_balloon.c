@@ -64,7 +64,7 @@ static void target_settle(void *opaque)
 	b->done(b->opaque, b->seq, r, &e);
 }
 
-/* The device's lock is held, so let the timer do the rest. */
+/* The device's lock is held, so the timer's callback does the rest. */
 static void stats_told(void *opaque)
 {
 	struct machine_balloon *b = opaque;

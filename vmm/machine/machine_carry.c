@@ -88,7 +88,7 @@ static void figures_load(struct machine *m, struct state_reader *r)
 		agent_carried(m->agent);
 }
 
-/* ---- memory: the last snapshot, and what was written since ---- */
+/* ---- memory: the last snapshot, and the blocks written since ---- */
 
 static size_t words_bytes(const struct bitmap *b)
 {
@@ -129,7 +129,7 @@ static void memory_load(struct machine *m, struct state_reader *r)
 	}
 	state_bytes(r, base, sizeof(base));
 	if (state_u64(r) != written->nbits || r->len - r->pos != words_bytes(written) || base[sizeof(base) - 1])
-		return; /* bytes are left, so the section is malformed */
+		return; /* bytes remain, so the section is malformed */
 	state_bytes(r, written->words, words_bytes(written));
 	memcpy(m->base_id, base, sizeof(base));
 }

@@ -8,8 +8,8 @@
  *
  * Protecting memory with userfaultfd would lengthen the pause. So the successor does that while the guest runs
  * (ram_watch_early()), and the dirty log (vmm/kvm/dirty_log.h) is on from before the guest runs until the first
- * snapshot. That snapshot writes what the tracker, the dirty log or the section "memory" has. The dirty log also has
- * pages that the guest only reads, until they are protected.
+ * snapshot. That snapshot writes the blocks in the tracker, the dirty log or the section "memory". The dirty log also
+ * has pages that the guest only reads, until they are protected.
  * Threading: main thread; save, load and the clients' functions while the machine is paused. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_CARRY_H
 #define CAIRN_VMM_MACHINE_MACHINE_CARRY_H

@@ -68,7 +68,7 @@ int machine_vsock_connect(struct machine *m, struct channel_msg *msg,
 	return r;
 }
 
-/* ---- who may stay ---- */
+/* ---- detaching clients ---- */
 
 /* id: 1 + a number; 0: none. */
 static bool is_among(uint32_t id, const uint32_t *numbers, uint32_t n)

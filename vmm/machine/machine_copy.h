@@ -31,8 +31,8 @@ int machine_copy_open(struct machine_disk *d, uint8_t format, int fd, struct err
  * Returns 0; -ENOTSUP; -ETIMEDOUT: a request takes longer than 10 s; -errno with a sentence. On errors, nothing is
  * held. machine_disk_release() (machine_hold.h) continues with both. */
 int machine_copy_hold(struct machine_disk *d, const struct vm_disk *pivot, int fd, struct err *e);
-/* Main thread, after machine_copy_hold() with the same pivot and fd. Go on with the copy, or without it; submits what
- * was held. Returns the other image, for machine_copy_close(). */
+/* Main thread, after machine_copy_hold() with the same pivot and fd. Continue with the copy, or without it; submits
+ * the requests that were held back. Returns the other image, for machine_copy_close(). */
 struct block *machine_copy_swap(struct machine *m, struct machine_disk *d, const struct vm_disk *pivot, int fd);
 /* Worker. Close an image that the disk does not use any more. Waits for its file system; the disk does not. Returns
  * 0; -errno: the image may lack changes. */

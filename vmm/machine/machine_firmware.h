@@ -16,8 +16,8 @@ struct machine;
 int machine_read_rom(int fd, size_t max, const char *what, const char *package, uint8_t **ret, size_t *ret_bytes, struct err *e);
 /* Fill m->fw_cfg for the machine version that m boots as. Returns 0; -EINVAL; -errno. */
 int machine_describe_firmware(struct machine *m, struct err *e);
-/* Replace what depends on m->hardware and on the slots of devices, after these have changed. No vCPU runs. Does nothing
- * without a firmware. Returns 0 or -errno. */
+/* Replace the tables that depend on m->hardware and on the slots of devices, after a change of these. No vCPU runs.
+ * Does nothing without a firmware. Returns 0 or -errno. */
 int machine_update_firmware(struct machine *m, struct err *e);
 /* Read or map the firmware, and a UEFI's variables. Returns 0; -ENOTSUP: a UEFI does not run here; -EINVAL; -errno. */
 int machine_load_firmware(struct machine *m, struct err *e);

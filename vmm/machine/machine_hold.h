@@ -8,7 +8,7 @@ struct machine_disk;
 /* Hold back all requests to a disk that has a mirror, and wait for those in flight. Returns 0; -ETIMEDOUT with a
  * sentence: one of them takes longer than 10 s, and nothing is held. */
 int machine_disk_hold(struct machine_disk *d, struct err *e);
-/* Submit what is held. */
+/* Submit the requests that are held back. */
 void machine_disk_release(struct machine_disk *d);
 /* The same for a disk without a mirror. */
 int machine_disk_gate(struct machine_disk *d, struct err *e);

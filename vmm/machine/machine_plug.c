@@ -322,7 +322,7 @@ static void disk_drop(struct machine *m, struct machine_disk *d, bool restart)
 		io_restart(m, io);
 }
 
-/* Open the medium of a drive while the thread of its loop stands still. */
+/* Open the medium of a drive while the thread of its loop is blocked. */
 static int medium_open(struct machine *m, const struct vm_disk *c, const struct machine_disk *d, struct machine_disk *ret, int *fds,
 	struct err *e)
 {

@@ -17,7 +17,7 @@ struct vm_config;
 /* Add a device at index `at` of the list if its constructor succeeded, with its PCI slot.
  * r: the constructor's result; made: the device, set when r is 0. Returns r. */
 int machine_device_insert(struct machine *m, unsigned at, int r, struct device *made);
-/* Add the disks and interfaces of c, behind those of the machine, and tell the guest. c was checked.
+/* Add the disks and interfaces of c, behind those of the machine, and notify the guest. c was checked.
  * fds: those of c; the fds that are taken are replaced by -1. running: the guest runs.
  * Returns 0; -errno, and then the machine is as before. */
 int machine_plug(struct machine *m, const struct vm_config *c, int *fds, bool running, struct err *e);
@@ -38,8 +38,8 @@ bool machine_loads_from(struct machine *m, const char *id);
 /* Return the id of the disk or the interface in a PCI slot; of several disks, the first one; NULL: there is none.
  * Valid until the next change. */
 const char *machine_in_slot(const struct machine *m, unsigned slot);
-/* Remove a disk or an interface, whatever the guest does with it. Returns 0; -ENOENT; -errno: it is removed, but its
- * last data could not be written. */
+/* Remove a disk or an interface, even if the guest uses it. Returns 0; -ENOENT; -errno: it is removed, but its last
+ * data could not be written. */
 int machine_unplug(struct machine *m, const char *id, bool running, struct err *e);
 
 #endif

@@ -27,7 +27,8 @@ void machine_point(struct machine *m, int32_t x, int32_t y);
 void machine_input_release(struct machine *m);
 /* Press or release a key of the guest's keyboard. code: 1 to INPUT_KEY_MAX. */
 void machine_key(struct machine *m, uint16_t code, bool down);
-/* Write what the guest shows to an empty file. format: enum vm_image_format. Any thread, as long as the machine exists.
+/* Write a picture of the guest's screen to an empty file. format: enum vm_image_format. Any thread, as long as the
+ * machine exists.
  * Returns 0; -ENOTSUP: no screen; -EAGAIN: the guest has set no mode; -errno. */
 int machine_screenshot(struct machine *m, unsigned format, int fd, struct err *e);
 

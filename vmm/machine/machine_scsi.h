@@ -20,8 +20,8 @@ int machine_scsi_attach(struct machine *m, unsigned i, bool *ret_made, struct er
 /* Return whether disk i is at the controller, and whether no other disk is. */
 bool machine_scsi_has(const struct machine *m, unsigned i);
 bool machine_scsi_is_last(const struct machine *m, unsigned i);
-/* Let no command of disk i begin, and wait for those in flight, at most 2 s. patient: wait as long as it takes.
- * what: what stays as it is after the error -EBUSY. Returns 0; -EBUSY. */
+/* Let no command of disk i begin, and wait for those in flight, at most 2 s. patient: wait without a limit. what: the
+ * part that stays unchanged after -EBUSY, for the error. Returns 0; -EBUSY. */
 int machine_scsi_hold(struct machine *m, unsigned i, bool patient, const char *what, struct err *e);
 /* Take the controller from the machine's disks: its device is about to be freed. */
 void machine_scsi_forget(struct machine *m);

@@ -306,8 +306,8 @@ static int irqchip_load(struct machine *m, struct state_section *s, struct err *
 
 /* ---- PIT and kvm-clock ---- */
 
-/* KVM_SET_PIT2 lets each counter begin anew, so a state has what is left of a one-shot count, by which a guest may
- * measure time. KVM does not say when channel 0 began. */
+/* KVM_SET_PIT2 restarts each counter, so a state has the rest of a one-shot count, by which a guest may measure time.
+ * KVM does not say when channel 0 began. */
 static uint32_t pit_count_left(const struct kvm_pit_channel_state *c, uint64_t now_ns)
 {
 	uint64_t begun = (uint64_t)c->count_load_time, ticks;

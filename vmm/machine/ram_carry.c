@@ -15,8 +15,8 @@
 /* Largest piece. The process needs as much more memory. */
 #define PIECE_BYTES (32 * MIB)
 
-/* Turn the dirty log on. It then counts all blocks as written. If it was off, the tracker knows what was written since
- * the last snapshot, or there is none. */
+/* Turn the dirty log on. It then counts all blocks as written. If it was off, the tracker has the blocks written
+ * since the last snapshot, or there is no snapshot. */
 static int log_begin(struct ram_carry *c, struct err *e)
 {
 	struct dirty_log *l = &c->m->dirty_log;

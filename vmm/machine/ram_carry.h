@@ -32,12 +32,12 @@ struct ram_carry {
 
 /* Copy the next piece. Begins with the first call.
  * c: zeroed at first.
- * Returns 1; 0, but not for the first call: little is left, so pause the VM; -ECANCELED; -errno. */
+ * Returns 1; 0, but not for the first call: few pages are left, so pause the VM; -ECANCELED; -errno. */
 int ram_carry_next(struct ram_carry *c, struct vm *vm, struct err *e);
-/* Note what is left to copy. The VM is paused, with drained devices. Call it before machine_carry_save(), which also
+/* Find the remaining pages. The VM is paused, with drained devices. Call it before machine_carry_save(), which also
  * reads the dirty log. Returns 0 or -errno. */
 int ram_carry_freeze(struct ram_carry *c, struct err *e);
-/* Copy what is left. Returns 0 or -errno. */
+/* Copy the remaining pages. Returns 0 or -errno. */
 int ram_carry_finish(struct ram_carry *c, struct err *e);
 /* Free the copies: the VM stays in this process. Does nothing if c is zeroed. */
 void ram_carry_done(struct ram_carry *c);

@@ -17,7 +17,7 @@
 #define RUN_BLOCKS 16u
 /* Threads that read and check runs, besides the worker: while one waits for the disk, another computes checksums. */
 #define READERS 3u
-/* Alignment of the buffer, so that it can have huge pages: 4096 page faults are a part of what a revert takes. */
+/* Alignment of the buffer, so that it can have huge pages: 4096 page faults would take a part of a revert's time. */
 #define DATA_ALIGN (2 * MIB)
 
 struct run {

@@ -75,7 +75,7 @@ int ram_save_next(struct ram_save *s, uint64_t *ret_block, uint8_t *buf)
 	return r < 0 ? r : 1;
 }
 
-/* Slow the guest down when it has written more than half of what the round copied. */
+/* Slow the guest down when it has written more than half as much as the round copied. */
 static void guest_slow(struct ram_save *s, uint64_t left)
 {
 	static const unsigned percents[] = { 50, 80, 95 };

@@ -65,7 +65,7 @@ static int chunk_write(int fd, const char type[4], const uint8_t *content, uint3
 	return r ? r : write_full(fd, sum, sizeof(sum));
 }
 
-/* Compress what z->next_in has, and write each full chunk; with Z_FINISH, the last one, too. */
+/* Compress the data at z->next_in, and write each full chunk; with Z_FINISH, the last one, too. */
 static int data_write(int fd, z_stream *z, uint8_t *chunk, int flush)
 {
 	int done, r = 0;

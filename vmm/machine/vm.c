@@ -98,7 +98,7 @@ void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int
 	vm_event_send(vm, &ev);
 }
 
-/* ---- what cannot be done now ---- */
+/* ---- requests that are refused now ---- */
 
 int vm_wrong_phase(const struct vm *vm, const char *what, struct err *e)
 {
@@ -494,8 +494,8 @@ static void disk_error(struct vm *vm, const struct queued *q)
 		error == ENOSPC || error == EDQUOT ? VM_REASON_NO_SPACE : VM_REASON_IO_ERROR, error, detail);
 }
 
-/* Pause the VM because an image is corrupt, whatever the event's generation: the guest cannot continue with that disk.
- * A crashed VM stays crashed. */
+/* Pause the VM because an image is corrupt, even for an event of an older generation: the guest cannot continue with
+ * that disk. A crashed VM stays crashed. */
 static void disk_corrupt(struct vm *vm, const struct queued *q)
 {
 	char detail[VM_DETAIL_MAX];

@@ -96,8 +96,8 @@ int vm_check_keepable(struct vm *vm, struct err *e);
  * what: name of the work for error messages; borrowed until vm_work_end().
  * Returns 0; -EBUSY: ERR_BUSY names the work in progress, ERR_WRONG_STATE the phase. */
 int vm_work_begin(struct vm *vm, const char *what, struct err *e);
-/* Begin work that is also possible on a crashed VM that was kept (on_crash "preserve"). Otherwise
- * as vm_work_begin(). */
+/* Begin work that is also possible on a crashed VM that is preserved (on_crash "preserve"). Otherwise as
+ * vm_work_begin(). */
 int vm_work_begin_crashed(struct vm *vm, const char *what, struct err *e);
 /* The same for work that ends the copy of a disk; all other work is refused while there is a copy (machine_copy.h). */
 int vm_work_begin_on_copy(struct vm *vm, const char *what, struct err *e);
@@ -112,11 +112,11 @@ bool vm_works(const struct vm *vm);
 bool vm_work_cancelled(struct vm *vm);
 int vm_work_cancel(struct vm *vm, struct err *e);
 void vm_work_end(struct vm *vm);
-/* Continue the work beside the running guest: resume, the power button and NMIs are allowed again. A reset is allowed
- * if the work concerns only the disks' images (on_disks); else a user's reset is refused, and the guest's own reset
+/* Continue the work while the guest runs: resume, the power button and NMIs are allowed again. A reset is allowed if
+ * the work concerns only the disks' images (on_disks); else a user's reset is refused, and the guest's own reset
  * waits for the work's end. */
 void vm_work_set_live(struct vm *vm, bool on_disks);
-/* End vm_work_set_live(): from now on the VM has to stand. */
+/* End vm_work_set_live(): from now on the VM has to stay paused. */
 void vm_work_set_alone(struct vm *vm);
 /* vm_revert_begin(): the machine, which is paused, is about to get another state: discard its queued events.
  * vm_reverted(): the machine has the new state: set the phase and, if `on`, run the VM. */

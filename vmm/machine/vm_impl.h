@@ -67,7 +67,7 @@ struct vm {
 	_Atomic uint64_t work_told_ns; /* time of the last progress event */
 	struct loop_task work_task;
 	atomic_bool work_posted;
-	atomic_bool work_outpaced; /* to be told */
+	atomic_bool work_outpaced; /* to be reported */
 	uint32_t released; /* PCI slots whose devices the guest has released; removed when nothing uses them */
 	struct loop_timer *released_timer;
 	uint64_t told_absent; /* of the last VM_EVENT_VCPUS; 0: none was sent */
@@ -77,7 +77,7 @@ struct vm {
 /* Return an event of the VM as it is now; send an event to the sink. */
 struct vm_event vm_event_new(const struct vm *vm, enum vm_event_kind kind);
 void vm_event_send(struct vm *vm, const struct vm_event *ev);
-/* Let the machine tell what the guest does with devices that it is asked to release. */
+/* Report to the daemon how the guest answers requests to release devices. */
 void vm_plug_listen(struct vm *vm);
 /* Call vm_plug_settle(). opaque: the VM. */
 void vm_plug_settle_later(void *opaque);

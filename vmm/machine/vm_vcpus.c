@@ -1,4 +1,4 @@
-/* vCPUs that come and go: when that may be done, and who is told. */
+/* vCPU hot-plug: checks the VM's phase, and reports changes to the daemon. */
 #include "base/err.h"
 #include "base/log.h"
 #include "devices/cpu_hotplug.h"

@@ -94,7 +94,7 @@ static int range_copy(struct copy_job *p, uint64_t off, uint64_t len, struct err
 	return r;
 }
 
-/* Copy what the upper layers have of a part. */
+/* Copy the data that the upper layers have of a part. */
 static int part_commit(struct copy_job *p, uint64_t off, uint64_t len, struct err *e)
 {
 	struct commit_job *k = container_of(p, struct commit_job, p);

@@ -1,5 +1,6 @@
-/* disk_commit: copies what the upper layers of a disk have to a lower one, while the guest runs. If the disk itself is
- * among the upper layers, the lower one is then a copy of the disk (disk_copy.h); else the upper layers leave the disk.
+/* disk_commit: copies the data of a disk's upper layers to a lower one, while the guest runs. If the disk itself is
+ * among the upper layers, the lower one is then a copy of the disk (disk_copy.h); else the upper layers leave the
+ * disk.
  * Threading: main thread, as vm_snapshot.h. No function waits for a file system. */
 #ifndef CAIRN_VMM_SNAPSHOT_DISK_COMMIT_H
 #define CAIRN_VMM_SNAPSHOT_DISK_COMMIT_H

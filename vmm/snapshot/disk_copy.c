@@ -70,7 +70,7 @@ static void next_run(struct disk_call *c, struct block *b)
 	(void)b;
 	x->due = block_mirror_due(m);
 	x->any = x->due;
-	/* The call may return inside, and then x is gone. */
+	/* The call may end the job, and then x is freed. */
 	if (!block_mirror_next(m, block_mirror_writes_through(m) ? COPY_CHUNK_BYTES : MAX(c_job->part_bytes, COPY_CHUNK_BYTES), &x->off, &x->len, part_ready, c)) {
 		x->settled = block_mirror_settled(m);
 		disk_call_return(c, 0, NULL);
@@ -150,8 +150,8 @@ static int write_through(struct copy_job *p, struct err *e)
 	return disk_call(p->disk, &c, e);
 }
 
-/* Copy what is due in rounds, while changes make more due; then, when rounds help no more, while changes go to both
- * images. */
+/* Copy the due parts in rounds, while the guest's changes make more parts due. When further rounds do not help, copy
+ * the rest while changes go to both images. */
 static int parts_copy(struct copy_job *p, struct err *e)
 {
 	uint64_t last = NO_PART, done = 0;
@@ -310,7 +310,7 @@ static void job_begin(struct copy_job *p, vm_snapshot_done_fn *done, void *opaqu
 	p->j.opaque = opaque;
 }
 
-/* Give up a job that has not begun. fd: taken. */
+/* Abort a job that has not begun. fd: taken. */
 static int job_refuse(struct vm *vm, struct copy_job *p, int fd, int r)
 {
 	if (fd >= 0)

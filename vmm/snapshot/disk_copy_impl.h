@@ -31,7 +31,7 @@ struct copy_job {
 int copy_request(struct copy_job *p, enum block_op op, uint64_t off, uint64_t len, struct err *e);
 /* Worker. Wait until `done` bytes may have been copied, or the work was cancelled. */
 void copy_rate_wait(struct copy_job *p, uint64_t done);
-/* Worker. Copy what is due of the disk's mirror until both images get each change. Returns 0; -ECANCELED; -errno. */
+/* Worker. Copy the due parts of the disk's mirror until both images get each change. Returns 0; -ECANCELED; -errno. */
 int copy_until_equal(struct copy_job *p, struct err *e);
 /* Main thread. Go on without the copy, as the last stages of the job. */
 void copy_abort(struct copy_job *p);

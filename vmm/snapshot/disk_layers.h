@@ -1,5 +1,5 @@
-/* disk_layers: gives disks new overlays while the guest runs, all at one instant; what was the image becomes the first
- * backing file. Threading: main thread, as vm_snapshot.h. No function waits for a file system. */
+/* disk_layers: gives disks new overlays while the guest runs, all at one instant. The previous image becomes the
+ * first backing file. Threading: main thread, as vm_snapshot.h. No function waits for a file system. */
 #ifndef CAIRN_VMM_SNAPSHOT_DISK_LAYERS_H
 #define CAIRN_VMM_SNAPSHOT_DISK_LAYERS_H
 

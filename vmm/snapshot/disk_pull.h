@@ -1,5 +1,5 @@
-/* disk_pull: copies what a qcow2 disk reads from its backing files into its image and drops the
- * backing files (block/pull.h), while the guest runs or in a process with `images_only`.
+/* disk_pull: copies the data that a qcow2 disk reads from its backing files into its image, and drops the backing
+ * files (block/pull.h). It does so while the guest runs, or in a process with `images_only`.
  *
  * Threading: main thread; done() runs on it, unless the function fails. */
 #ifndef CAIRN_VMM_SNAPSHOT_DISK_PULL_H

@@ -34,7 +34,7 @@ static int machine_check(struct machine *m, struct err *e)
 			"shared by all clones, and costs nothing; revert it to a snapshot of its own first");
 	if (!m->base_id[0] || !m->tracker || fault_tracker_is_arming(m->tracker))
 		return no_snapshot(e);
-	/* The log has what was written before the tracker saw all writes. */
+	/* The log has the blocks that were written before the tracker saw all writes. */
 	return dirty_log_is_on(&m->dirty_log) ? err_set(e, -EPERM, ERR_WRONG_STATE, "the VM's process has taken the VM over and "
 		"no snapshot was taken since; take one and reclaim then") : 0;
 }

@@ -270,7 +270,7 @@ static int ram_prepare(struct create_job *x)
 		r = ram_watch(m, &x->j.e);
 	else if (!r && x->way == RAM_LOG)
 		r = rounds_begin(x);
-	/* Take most of what the log has now, so that the pause is short. */
+	/* Read most of the log now, so that the pause is short. */
 	if (!r && x->way == RAM_FAULTS && dirty_log_is_on(&m->dirty_log))
 		r = dirty_log_collect(&m->dirty_log, NULL, &x->j.e);
 	cpu_probe_learn(&m->kvm); /* before the pause, because it may take a millisecond */
@@ -402,7 +402,8 @@ static int disks_begin(struct create_job *x)
 	return r;
 }
 
-/* Add what was written before the tracker was armed in a process that took the VM over (machine_carry.h). */
+/* In a process that took the VM over, add the blocks that were written before the tracker was armed
+ * (machine_carry.h). */
 static int logged_add(struct create_job *x)
 {
 	struct dirty_log *l = &x->j.m->dirty_log;

@@ -48,7 +48,7 @@ void vmsnap_info(const struct tree_node *n, bool current, struct vm_snapshot_inf
  * opaque.
  * Returns NULL with an error if vm_work_begin() refuses or memory is short. */
 void *vmsnap_job_new(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
-/* Begin a job that is also possible on a crashed VM that was kept. */
+/* Begin a job that is also possible on a crashed VM that is preserved. */
 void *vmsnap_job_new_crashed(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
 /* Begin a job that ends the copy of a disk. */
 void *vmsnap_job_new_on_copy(size_t bytes, struct vm *vm, struct worker *w, const char *what, struct err *e);
@@ -77,16 +77,16 @@ struct vmsnap_hold {
 	struct vm *vm; /* NULL: nothing waits */
 	struct loop_timer *timer; /* owned */
 	enum vm_fork_stage stage;
-	uint64_t at_ns;    /* of VM_STEP_FREEZE; 0: not told yet */
-	uint64_t until_ns; /* give up then; 0: never */
+	uint64_t at_ns;    /* of VM_STEP_FREEZE; 0: not known yet */
+	uint64_t until_ns; /* abort at this time; 0: never */
 	uint64_t stand_until_ns; /* of VM_STEP_FREEZE, for vmsnap_job_stop_vm() */
-	/* The wait is over. r: 0: continue with the step; -errno: give up, with e. */
+	/* The wait is over. r: 0: continue with the step; -errno: abort, with e. */
 	void (*over)(struct vmsnap_hold *h, enum vm_snapshot_step step, int r, const struct err *e);
 };
 
 /* Sleep until that time of CLOCK_MONOTONIC. */
 void vmsnap_sleep_until(uint64_t ns);
-/* Tell the daemon the stage, and wait until the daemon says how to continue, the work is cancelled, or for
+/* Report the stage to the daemon, and wait until the daemon sends the next step, the work is cancelled, or for
  * VM_GROUP_FROZEN the time is up. The caller has set over. Returns 0; -ENOMEM. */
 int vmsnap_hold_begin(struct vmsnap_hold *h, struct vm *vm, enum vm_fork_stage stage, struct err *e);
 
