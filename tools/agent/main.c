@@ -71,7 +71,7 @@ static void session_accept(int listener)
 	session_begin(&sessions[i], sock);
 	if (i >= SESSIONS_MAX)
 		session_fail(&sessions[i], AGENT_ERROR_BUSY, AGENT_STEP_AGENT);
-	/* The host's START may be there already. */
+	/* The host's START may have arrived already. */
 	session_serve(&sessions[i], (struct pollfd[SESSION_FDS]){ { .fd = sock, .revents = POLLIN }, { .fd = -1 } });
 }
 

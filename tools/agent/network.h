@@ -17,7 +17,7 @@ bool network_parse(const char *text, struct network *ret);
 /* Start the loopback and the first interface, and write /etc/resolv.conf, /etc/hosts and /etc/hostname. A failure is
  * printed. The agent is in the guest's root.
  * text: as for network_parse(); NULL: there is no network. name: the host name; NULL: that of the kernel.
- * binds: the root is a folder of the user, whose own files stay as they are: mount other ones above them. */
+ * binds: the root is a folder of the user; leave its files unchanged, and mount other files over them. */
 void network_begin(const char *text, const char *name, bool binds);
 /* Give the guest another host name, if it is another one. */
 void network_name_set(const char *name, size_t len);

@@ -33,7 +33,7 @@ struct session {
 void session_begin(struct session *s, int sock);
 /* Fill in what to poll for. */
 void session_watch(const struct session *s, struct pollfd p[SESSION_FDS]);
-/* Do what the result of poll() allows. May end the connection. */
+/* Do the work that the result of poll() allows. May end the connection. */
 void session_serve(struct session *s, const struct pollfd p[SESSION_FDS]);
 /* Look whether the program has exited, after SIGCHLD. */
 void session_child(struct session *s);

@@ -154,7 +154,7 @@ static bool user_become(const struct user *u, const struct streams *t, bool term
 	return errno == ENOSYS && !u->uid && !u->gid; /* a kernel without CONFIG_MULTIUSER has root only */
 }
 
-/* In the memory of the agent, which waits (vfork): nothing here changes what the agent has. */
+/* Runs in the memory of the agent, which waits (vfork), and must not change the agent's data. */
 static void __attribute__((noreturn)) program_become(const struct agent_start *want, const struct streams *t,
 	const struct user *user, char *const *argv, char *const *env, volatile int *error, volatile enum agent_step *step)
 {

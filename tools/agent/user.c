@@ -170,7 +170,7 @@ int user_find(const char *text, struct user *ret)
 	ret->gid = (gid_t)gid;
 	if (*group && group_find(group, ret) < 0)
 		return -ENOENT;
-	/* A set-group-id program replaces the group, and must not free the user of what is forbidden to it. */
+	/* A set-group-id program replaces the group, which must not lift a restriction of the user's own group. */
 	ret->groups[ret->ngroups++] = ret->gid;
 	if (!*group)
 		groups_find(ret, name);

@@ -119,8 +119,8 @@ int manifest_parse_sums(const char *text, size_t len, struct manifest *m, struct
 
 #define ARCHIVE_CHAIN_MAX 16 /* as many layers as a disk may have */
 
-/* Join an archive with the increments that follow it: check that each continues the one before, choose the files to
- * unpack and their names, and name them in the definition of the last archive.
+/* Join an archive with its increments: check that each continues the previous one, choose the files to unpack and
+ * their names, and name them in the definition of the last archive.
  * list: n manifests, n >= 1. Returns 0; -EINVAL with a sentence. */
 int chain_join(struct manifest *const *list, unsigned n, struct err *e);
 

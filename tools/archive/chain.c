@@ -33,12 +33,12 @@ static int link_check(struct manifest *const *list, unsigned k, struct err *e)
 	return 0;
 }
 
-/* Let an increment's image stand on the file of the same name in the archive before, which is kept then. */
+/* Set the previous archive's file of the same name as the backing file of an increment's image, and keep that file. */
 static int file_link(struct archive_file *f, struct manifest *before, struct err *e)
 {
 	struct archive_file *base = file_find(before, f->name);
 
-	/* The image of an exported snapshot stands alone. */
+	/* The image of an exported snapshot has no backing file. */
 	if (!base || !base->qcow2 || base->backing[0] || base->data_file[0])
 		return err_set(e, -EINVAL, ERR_CORRUPT, "%s is an increment, but the archive before it has no such image", f->name);
 	base->skipped = false;

@@ -1,5 +1,5 @@
-/* helper: what cairn-archive and cairn-diff share: both are helper programs that the daemon starts with a specification
- * and with disks as open fds. Stdout carries lines of JSON, and the last one is {"result":...} or {"error":...}.
+/* helper: common functions of cairn-archive and cairn-diff, which the daemon starts with a specification and with
+ * disks as open fds. Stdout carries lines of JSON, and the last one is {"result":...} or {"error":...}.
  * Threading: the main thread. */
 #ifndef CAIRN_TOOLS_ARCHIVE_HELPER_H
 #define CAIRN_TOOLS_ARCHIVE_HELPER_H

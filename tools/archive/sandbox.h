@@ -6,8 +6,8 @@
 struct err;
 
 /* Restrict the process.
- * The process may go on with its loops, of which no operation may have begun, because a loop's threads would not be
- * restricted.
+ * The process may continue to use its loops, but none may have begun an operation, because a loop's threads would not
+ * be restricted.
  * folder: files may still be created and opened here; -1: nowhere.
  * Returns 0; -errno with a sentence. */
 int archive_sandbox(int folder, struct err *e);

@@ -18,8 +18,8 @@ static struct tree_node *node_find(const struct tree *t, const char *snapshot)
 	return tree_find(t, snapshot);
 }
 
-/* Print what tells a snapshot from all others: the id of its set, which its parts on all disks have, or what QEMU
- * stores. */
+/* Print text that identifies a snapshot: the id of its set, which its parts on all disks share, or the values that
+ * QEMU stores. */
 static void identity_print(const struct tree_node *n, char ret[SOURCE_IDENTITY])
 {
 	if (!tree_has_set(n)) {

@@ -21,7 +21,7 @@ struct source {
 	uint64_t size_bytes;
 	struct source_extent *extents; /* data extents, in order; owned */
 	size_t nextents;
-	bool is_increment; /* an overlay with what differs since an earlier snapshot */
+	bool is_increment; /* an overlay with the differences from an earlier snapshot */
 	struct block *disk; /* the disk of which this is a snapshot; NULL: none */
 	/* Read all of [off, off + len). Returns 0; -errno with a sentence. */
 	int (*read)(struct source *s, void *buf, uint64_t off, size_t len, struct err *e);

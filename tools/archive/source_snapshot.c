@@ -70,8 +70,8 @@ static int cluster_add(struct clusters *c, uint64_t cluster)
 	return 0;
 }
 
-/* Add the clusters of [off, end). Of an increment, a cluster is a zero cluster if the range has all of it: what the
- * range lacks may have other content. */
+/* Add the clusters of [off, end). In an increment, write a zero cluster only if the range covers the whole cluster:
+ * the rest of it may have other content. */
 static int range_add(struct snapshot_source *s, uint64_t off, uint64_t end, bool zero)
 {
 	int r = 0;

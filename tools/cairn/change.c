@@ -12,7 +12,7 @@
 
 #define TRIES 8
 
-/* Refuse --live, and --current for a running VM: both would change the running VM. */
+/* Refuse --live, and --current for a running VM, because both would change the running VM. */
 static int flags_check(struct cli *c, const char *vm, struct err *e)
 {
 	CLEANUP_JS struct json_object *info = NULL;

@@ -87,7 +87,7 @@ const struct verb *verb_find(const char *name);
 int verb_missing(const char *name);
 /* Returns a sentence that names the verb for another tool's word, such as "ps"; NULL: none (foreign_words.c). */
 const char *foreign_word_advice(const char *word);
-/* Returns a sentence that names what does the same as another tool's option of this verb; NULL: none.
+/* Returns a sentence with Cairn's equivalent of another tool's option for this verb; NULL: none.
  * word: the option without its dashes. */
 const char *foreign_option_advice(const char *verb, const char *word);
 
@@ -125,8 +125,8 @@ int cli_exit_code(enum err_class cls);
 
 /* ---- the daemon (main.c) ---- */
 
-/* Connect to the daemon, and check that -r allows the command: what cli_execute() does first. A verb that makes a file
- * for the command calls this before. Returns 0; -errno with a sentence. */
+/* Connect to the daemon, and check that -r allows the command. These are the first steps of cli_execute(). A verb
+ * that makes a file for the command calls this before. Returns 0; -errno with a sentence. */
 int cli_ready(struct cli *c, const char *command, struct err *e);
 /* Run a command of the daemon, and connect first if necessary. The texts of the result have no control characters but
  * ends of lines and tabs.
@@ -178,8 +178,8 @@ const char *cli_vm_state(struct json_object *vm);
 /* Call vm-info. The caller owns *ret_o. Returns 0 or -errno. */
 int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, struct err *e);
 
-/* Fetch all pages of vm-stats as one array, with what vm-info returns of each VM. The caller owns *ret_vms. Returns 0
- * or -errno. */
+/* Fetch all pages of vm-stats as one array, with each VM's members of vm-info. The caller owns *ret_vms. Returns 0 or
+ * -errno. */
 int cli_vm_stats(struct cli *c, struct json_object **ret_vms, struct err *e);
 
 /* ---- waiting (wait.c) ---- */

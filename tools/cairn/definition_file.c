@@ -105,7 +105,7 @@ static int keys_check(const char *text, size_t len, const char *name, struct err
 	return r;
 }
 
-/* what: what a file has, such as "a definition". xml: the same in libvirt's XML, such as "domain". */
+/* what: the file's content, such as "a definition". xml: the same in libvirt's XML, such as "domain". */
 static int json_read(const char *text, size_t len, const char *name, const char *what, const char *xml, struct json_object **ret_o,
 	struct err *e)
 {

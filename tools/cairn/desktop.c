@@ -30,7 +30,7 @@ struct message {
 
 /* ---- the service ---- */
 
-/* Call a method by busctl. args: its signature and arguments; NULL-terminated. out: gets what busctl has said.
+/* Call a method by busctl. args: its signature and arguments; NULL-terminated. out: gets busctl's output.
  * Returns 0; -EIO: busctl has failed; -errno. */
 static int service_call(const char *method, const char *const *args, char out[OUTPUT_BYTES])
 {

@@ -1,5 +1,6 @@
 /* desktop: shows events as messages of the user's desktop, by the service org.freedesktop.Notifications of the
- * session's bus. busctl speaks to it, because cairn is linked statically. A service that hangs delays each message by
+ * session's bus. cairn runs busctl for this, because cairn is linked statically. A service that hangs delays each
+ * message by
  * 5 s. */
 #ifndef CAIRN_TOOLS_DESKTOP_H
 #define CAIRN_TOOLS_DESKTOP_H

@@ -1,4 +1,4 @@
-/* Verbs and options that users of virsh, docker, multipass and others type, and what does the same here. */
+/* Verbs and options of virsh, docker, multipass and other tools, and Cairn's equivalents. */
 #include "tools/cairn/cli.h"
 #include "base/util.h"
 

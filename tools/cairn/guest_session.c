@@ -22,7 +22,7 @@
 #define INPUT_BYTES 32768u	       /* of a frame of input */
 #define LINE_BYTES 64		       /* of CONNECT and of its answer, at most */
 
-/* Frames for the guest, and what came from it. */
+/* Frames for the guest, and data from it. */
 struct stream {
 	struct guest_session *s;
 	int sock;
@@ -105,7 +105,7 @@ static bool frame_fits(const struct stream *t, size_t len)
 	return sizeof(t->tx) - t->tx_len >= AGENT_HEADER_BYTES + len;
 }
 
-/* Send what the guest takes now. Returns 0; -errno. */
+/* Send as much as the guest accepts now. Returns 0; -errno. */
 static int tx_flush(struct stream *t)
 {
 	ssize_t n = t->tx_at < t->tx_len ? send(t->sock, t->tx + t->tx_at, t->tx_len - t->tx_at, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;

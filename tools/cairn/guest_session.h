@@ -1,5 +1,5 @@
-/* guest_session: run a program in the guest with cairn-agent (docs/agent.md), with its streams. What comes from the
- * guest is not trusted: each frame is checked, and a guest that does not answer in time ends the session. */
+/* guest_session: run a program in the guest with cairn-agent (docs/agent.md), with its streams. The guest is not
+ * trusted: each frame from it is checked, and the session ends if the guest does not answer in time. */
 #ifndef CAIRN_TOOLS_GUEST_SESSION_H
 #define CAIRN_TOOLS_GUEST_SESSION_H
 
@@ -56,7 +56,7 @@ int guest_link_open(struct cli *c, const char *vm, struct guest_link *ret, struc
  * cairn: why cairn-agent does not; NULL: it was not asked. qga: why QEMU's does not. Returns one of the two: that of
  * cairn-agent if the VM has no port for QEMU's. */
 const struct err *guest_link_error(const struct err *cairn, const struct err *qga);
-/* Close the connection, and with that the guest kills what still runs. Does nothing if sock is -1. */
+/* Close the connection. The guest then kills the program, if it still runs. Does nothing if sock is -1. */
 void guest_link_close(struct guest_link *link);
 /* Write the frame RENEW, with the present time, random bytes and link->name. Returns its length. */
 #define GUEST_RENEWAL_MAX (AGENT_HEADER_BYTES + AGENT_RENEW_BYTES + AGENT_NAME_MAX)

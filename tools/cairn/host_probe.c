@@ -394,7 +394,7 @@ static void huge_pages_probe(struct host_check *c)
 
 #define THP "/sys/kernel/mm/transparent_hugepage"
 
-/* Memory files have no huge pages at all then, whatever their mount asks for. */
+/* Memory files have no huge pages then, regardless of their mount's option. */
 static bool huge_pages_are_denied(void)
 {
 	CLEANUP_CLOSE int fd = open(THP "/shmem_enabled", O_RDONLY | O_CLOEXEC);
@@ -485,7 +485,7 @@ static void macvtap_probe(struct host_check *c)
 	remedy(c, "use networks of mode nat, or of an existing bridge; or a kernel with CONFIG_MACVTAP");
 }
 
-/* Tells only whether such rules exist. Which network's packets they drop, the daemon finds out. */
+/* Tells only whether such rules exist. The daemon finds out which network's packets they drop. */
 static void forwarding_probe(struct host_check *c)
 {
 	static const char ipv4[] = "/proc/net/ip_tables_names", ipv6[] = "/proc/net/ip6_tables_names";
@@ -516,7 +516,7 @@ static void memory_pressure_probe(struct host_check *c)
 /* ---- user namespaces ---- */
 
 /* Ask a child to enter a user namespace and use its privileges: AppArmor may allow the former and deny the latter.
- * Returns 0, or the errno of what failed. */
+ * Returns 0, or the errno of the failed step. */
 static int user_namespace_try(void)
 {
 	int status;
@@ -614,7 +614,7 @@ static bool module_is_there(const char *name)
 	return false;
 }
 
-/* Get the module that KVM needs beside `kvm` on this host. */
+/* Get the module that KVM needs in addition to `kvm` on this host. */
 static const char *kvm_vendor_module(void)
 {
 	const char *kind = cpu_virtualization();

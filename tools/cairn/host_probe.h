@@ -1,4 +1,4 @@
-/* host_probe: what this host offers to the VMs of the calling user. */
+/* host_probe: checks which features this host offers to the VMs of the calling user. */
 #ifndef CAIRN_TOOLS_HOST_PROBE_H
 #define CAIRN_TOOLS_HOST_PROBE_H
 

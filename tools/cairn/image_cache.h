@@ -18,8 +18,8 @@ int image_cache_list(struct json_object **ret, struct err *e);
 int image_cache_remove(struct json_object *image, struct err *e);
 /* Remove the states that were last used before a time, in seconds since 1970. Returns their number. */
 unsigned image_cache_remove_states(int64_t before_s);
-/* Remove what was not used for the longest time, until all together takes at most CAIRN_CACHE_MAX [20 GiB, and at most
- * half of the file system]. Images that a run uses stay. */
+/* Remove the entries that were not used for the longest time, until the cache takes at most CAIRN_CACHE_MAX [20 GiB,
+ * and at most half of the file system]. Images that a run uses stay. */
 void image_cache_limit(void);
 
 #endif

@@ -42,7 +42,7 @@ static int program_spawn(const char *program, const char *const *args, int out, 
 	return r;
 }
 
-/* Say what the program has said, on one line. */
+/* Print the program's message on one line. */
 static int program_failed(const char *program, char *text, struct err *e)
 {
 	const char *name = strrchr(program, '/') ? strrchr(program, '/') + 1 : program;

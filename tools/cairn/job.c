@@ -242,7 +242,7 @@ int job_run(struct cli *c, const char *command, struct json_object *args, int fd
 	return r;
 }
 
-/* Say how memory was copied in rounds, and what that cost the guest. */
+/* Print how memory was copied in rounds, and by how much the guest was slowed down. */
 static void rounds_text(struct json_object *result, double pause_ms, char *buf, size_t size)
 {
 	int64_t rounds = js_get_int(result, "memory-rounds", 0), throttle = js_get_int(result, "memory-throttle", 0);

@@ -123,7 +123,7 @@ void cli_texts_clean(struct json_object *o)
 		cli_texts_clean(json_object_array_get_idx(o, i));
 }
 
-/* Say why the VM that a command is about does not start yet. */
+/* Print why the command's VM does not start yet. */
 static void start_delay_tell(void *opaque, struct json_object *ev)
 {
 	const char *vm = js_get_str(opaque, "vm");

@@ -211,8 +211,8 @@ static void target_do(struct cli *c, const struct work *w, struct multi_vm_targe
 	t->took_ns = loop_now_ns() - begin;
 }
 
-/* Work on one target after the other until none is left. Each worker has its own connection, because the daemon answers
- * the calls of one connection in order. */
+/* Handle one target after the other. Each worker has its own connection, because the daemon answers the calls of one
+ * connection in order. */
 static void *worker_main(void *opaque)
 {
 	struct work *w = opaque;
@@ -329,7 +329,7 @@ static void would_print(const struct cli *c, const struct multi_vm_act *a, const
 	printf("Would %s domain '%s' (%s)%s%s\n", a->fail, name, state, lost ? "; lost: " : "", lost ? lost : "");
 }
 
-/* Print what the command would do, which only the daemon can tell. Returns an exit code. */
+/* Print the command's effect, which the daemon computes. Returns an exit code. */
 static int target_ask(struct cli *c, const struct multi_vm_act *a, const struct multi_vm_target *t,
 	struct json_object *info)
 {

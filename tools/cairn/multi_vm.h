@@ -18,8 +18,8 @@ struct multi_vm_act {
 	 * "dry-run".
 	 * NULL: no details. */
 	void (*told)(struct json_object *answer, bool would);
-	/* For a dry run: returns what a VM in the state `word` would lose; NULL: nothing. If this pointer is NULL, no
-	 * VM loses anything. */
+	/* For a dry run: returns the data that a VM in the state `word` would lose; NULL: none. If this pointer is
+	 * NULL, no VM loses anything. */
 	const char *(*lost)(const struct cli *c, const char *word);
 	bool job; /* the command starts a job; wait for it and use its result as the answer */
 	/* An argument that may hold several words, separated by commas. The call is made with one word after the other
@@ -52,8 +52,8 @@ bool multi_vm_is_meant(const struct cli *c, bool first);
  * Returns 0; an exit code after an error message. Call multi_vm_done() in either case. */
 int multi_vm_pick(struct cli *c, struct multi_vm *ret_f);
 void multi_vm_done(struct multi_vm *f);
-/* Run the command for each VM, or show what it would do (--dry-run), and print the outcomes in order. Returns the exit
- * code of the first VM that failed. */
+/* Run the command for each VM, or show its effect (--dry-run), and print the outcomes in order. Returns the exit code
+ * of the first VM that failed. */
 int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a);
 /* Run the command for the VMs that the command line names. Returns an exit code. */
 int multi_vm_do(struct cli *c, const struct multi_vm_act *a);

@@ -7,10 +7,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-/* Leave out the heads of tables, and what say() prints. */
+/* Leave out the heads of tables, and the text of say(). */
 void output_quiet(void);
 bool output_is_quiet(void);
-/* Print a sentence about what was done. */
+/* Print a sentence about a completed action. */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void vsay(const char *fmt, va_list ap) __attribute__((format(printf, 1, 0)));
 

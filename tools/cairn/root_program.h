@@ -6,7 +6,7 @@ struct err;
 struct json_object;
 
 /* Run cairn-root, and wait for it.
- * subject: what an error's sentence begins with. ret: its answer; the caller owns it; NULL: it has none.
+ * subject: the beginning of an error's sentence. ret: its answer; the caller owns it; NULL: it has none.
  * Returns 0; -EBUSY: a run uses the image to remove; -errno with a sentence. */
 int root_program_run(char *const argv[], const char *subject, struct json_object **ret, struct err *e);
 /* As root_program_run(), for argv with --hand-over ROOT_PROGRAM_SOCKET.

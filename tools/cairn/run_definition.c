@@ -21,8 +21,8 @@
 #define MEMORY_DEFAULT "512M"
 #define WORDS_DEFAULT "console=ttyS0 panic=-1"
 
-/* The words with which Linux runs on a KVM that emulates kernel mode (docs/bring-your-own-kernel.md says what each is
- * for). Linux takes the last one of two words, so the user's words stand behind these. */
+/* The words that Linux needs on a KVM that emulates kernel mode (docs/bring-your-own-kernel.md explains each). Linux
+ * uses the last one of two words, so the user's words come after these. */
 #define WORDS_PVM                                                                                                      \
 	"mitigations=off rodata=off clearcpuid=smap,smep,umip,popcnt,cx16,xsaveopt,xsavec,xsaves,pku,mpx,amx_tile,pcid,invpcid,rdpid,erms,fsrm " \
 	"nofsgsbase reboot=k lpj=4000000 random.trust_cpu=on no_timer_check clocksource=kvm-clock"
@@ -120,7 +120,7 @@ static void words_put(struct run_definition *d, const char *words, bool at_end)
 	free(text);
 }
 
-/* Add words to the kernel's command line, behind those that it has; before " -- " and what follows it. */
+/* Add words to the kernel's command line, after the present ones, but before " -- " and the words after it. */
 static void run_definition_add_words(struct run_definition *d, const char *option, const char *words)
 {
 	words_put(d, words, true);

@@ -12,7 +12,7 @@
 struct cli;
 
 struct run_definition {
-	struct definition_file file; /* what is composed; `origins` has the options of its keys */
+	struct definition_file file; /* the definition under composition; `origins` has the options of its keys */
 	bool from_file;		     /* the user has named a definition file */
 	int *overlays;		     /* files of ephemeral disks: the definition has them as /proc/self/fd/N */
 	size_t noverlays;
@@ -20,8 +20,8 @@ struct run_definition {
 	size_t nvolumes;
 };
 
-/* Compose the definition. Moves the positionals: afterwards c->pos[0] is what messages call the VM, the file or its
- * name, and c->pos[1] begins the command, if there is one.
+/* Compose the definition. Moves the positionals: afterwards c->pos[0] is the VM's name for messages, either the file
+ * or its name, and c->pos[1] begins the command, if any.
  * d: zeroed. Returns 0; CLI_USAGE after an error message; -errno with a sentence that names the option. Call
  * run_definition_done() in either case. */
 int run_definition_make(struct cli *c, struct run_definition *d, struct err *e);

@@ -63,7 +63,7 @@ void state_file_done(struct state_file *f)
 		close(f->fd);
 }
 
-/* Without a definition in the file, check what the header has. */
+/* Without a definition in the file, check the values in the header. */
 static int header_fits(const struct vmstate_header *h, const struct definition *now, struct err *e)
 {
 	if (memcmp(h->uuid, now->uuid, sizeof(h->uuid)))

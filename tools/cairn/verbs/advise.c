@@ -1,4 +1,5 @@
-/* advise: what is wasted, short or unusual and what will run out, with the command that repairs it. */
+/* advise: list resources that are wasted, short or unusual, or that will run out, with the command that repairs each.
+ */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -19,7 +20,7 @@ static void advice_apply(struct cli *c, struct json_object *o)
 		js_put_bool(o, "applied", true);
 }
 
-/* Print what the advice is about, such as "web1" or "pool images". */
+/* Print the subject of the advice, such as "web1" or "pool images". */
 static void subject_print(struct json_object *o)
 {
 	const char *pool = js_get_str(o, "pool"), *host = js_get_str(o, "host");

@@ -40,7 +40,7 @@ static int audit_fetch(struct cli *c, int64_t since, int64_t uid, struct json_ob
 	return cli_fetch_all(c, "query-audit", args, "lines", "from", ret_all, NULL, e);
 }
 
-/* Print what a command was for: a VM, or "network NAME". */
+/* Print the object of a command: a VM, or "network NAME". */
 static void subject_text(struct json_object *line, char text[SUBJECT_BYTES])
 {
 	struct json_object *args = js_get(line, "arguments");

@@ -1,6 +1,6 @@
 /* backup-begin, domjobinfo, domjobabort: a backup of a VM's disks from a snapshot of one instant, which the images hold
- * while it lasts: copied to files (push), or served over NBD by nbdkit with Cairn's plugin (pull). All that is known of
- * a backup is in the snapshot: the tags `backup` and `keep`, the tag with the VM's UUID that the daemon adds, and the
+ * while it lasts: copied to files (push), or served over NBD by nbdkit with Cairn's plugin (pull). All data about a
+ * backup is in the snapshot: the tags `backup` and `keep`, the tag with the VM's UUID that the daemon adds, and the
  * folder of the sockets as its description. So a backup outlives its client, the daemon and the VM's process, until
  * domjobabort ends it. */
 #include "tools/cairn/cli.h"
@@ -39,7 +39,7 @@ struct backup {
 	char name[256]; /* of the snapshot */
 	const char *since;
 	bool pull, checkpoint;
-	char folder[PATH_MAX]; /* pull: of the sockets; push: of the files; empty: beside the images */
+	char folder[PATH_MAX]; /* pull: of the sockets; push: of the files; empty: the images' folders */
 	struct json_object *disks[DISKS_MAX]; /* borrowed from the definition */
 	size_t n;
 };

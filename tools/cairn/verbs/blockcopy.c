@@ -113,8 +113,8 @@ static int pivot_ask(struct cli *c, const struct copy *x, const char *id, bool c
 	return cli_execute(c, "vm-blockjob-pivot", args, &answer, NULL, e);
 }
 
-/* Until the last step, both images have what the guest has flushed, so a crash between the steps loses nothing. The
- * first one keeps the definition from naming a copy that the pivot would refuse. */
+/* Until the last step, both images have all data that the guest has flushed, so a crash between the steps loses
+ * nothing. The first one keeps the definition from naming a copy that the pivot would refuse. */
 static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
 {
 	CLEANUP_JS struct json_object *definition = NULL;

@@ -1,4 +1,4 @@
-/* clone: what the verbs about live clones print. */
+/* clone: output of the verbs about live clones. */
 #ifndef CAIRN_TOOLS_VERBS_CLONE_H
 #define CAIRN_TOOLS_VERBS_CLONE_H
 

@@ -1,6 +1,6 @@
 /* complete: print the words that may stand at a place of the command line. The shells' files in tools/completion and
- * the interactive shell ask it. A line is a word, or a word, a tab and what the word is; ":files" stands for names of
- * files. The words are not compared with what the user has typed, because each shell has its own rules for that. */
+ * the interactive shell ask it. A line is a word, or a word, a tab and a description; ":files" stands for names of
+ * files. The words are not compared with the user's input, because each shell has its own rules for that. */
 #include "tools/cairn/cli.h"
 #include "api/wire/client.h"
 #include "api/wire/json.h"
@@ -28,7 +28,7 @@ struct cursor {
 	struct cli *c; /* the verb, and the positionals before the place */
 	struct json_object *schema;
 	const char *last; /* the word at the place */
-	const char *before, *after; /* what each word begins and ends with: "--mode=" and "", "" and ":" */
+	const char *before, *after; /* prefix and suffix of each word: "--mode=" and "", "" and ":" */
 	bool only_positionals;
 };
 
@@ -107,7 +107,7 @@ static void guest_paths_print(const struct cursor *p)
 	files_print(p);
 }
 
-/* Print what a command lists that answers in pages. of_vm: with the VM as its argument. */
+/* Print the entries of a command that answers in pages. of_vm: with the VM as its argument. */
 static void fetched_print(const struct cursor *p, const char *command, const char *list, const char *key, const char *what, bool of_vm)
 {
 	CLEANUP_JS struct json_object *all = NULL;

@@ -22,7 +22,7 @@
 #define DRAW_NS 100000000ULL
 #define COMPLAINT_BYTES 300
 
-/* A copy, with what the guest's side says of a fault. */
+/* A copy, with the guest's message about a fault. */
 struct agent_copy {
 	bool has_bar;
 	uint64_t begun_ns, drawn_ns;

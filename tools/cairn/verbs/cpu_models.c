@@ -16,7 +16,7 @@
 #define SHOWN_BYTES 80u	     /* the column of missing features */
 #define ARCH "x86_64"
 
-/* List what the host lacks for the model. An empty list means that a guest can have the model. */
+/* List the features that the host lacks for the model. An empty list means that a guest can have the model. */
 static void lacks_list(const struct cpu_model *m, const struct host_cpu *host, char *text, size_t size)
 {
 	text[0] = 0;

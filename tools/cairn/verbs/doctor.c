@@ -1,4 +1,4 @@
-/* doctor: check what this host offers to the VMs of the calling user. Needs no daemon. */
+/* doctor: check which features this host offers to the VMs of the calling user. Needs no daemon. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

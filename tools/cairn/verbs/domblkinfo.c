@@ -1,5 +1,5 @@
-/* domblkinfo: the space that a VM's disks take: a live clone's disk has only what it holds beyond its source; pins are
- * what live clones keep in the source's image. Of one disk, it prints virsh's three sizes. */
+/* domblkinfo: print the space that a VM's disks take. A live clone's disk has only the data that differs from its
+ * source; pins are the data that live clones keep in the source's image. Of one disk, it prints virsh's three sizes. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"

@@ -1,4 +1,4 @@
-/* domif-egress: what the guest may reach by an interface of type user. */
+/* domif-egress: show or set the egress rules of an interface of type user. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "tools/cairn/change.h"

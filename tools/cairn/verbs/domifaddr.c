@@ -150,7 +150,7 @@ static void table_show(struct json_object *rows, bool full)
 
 /* ---- addresses by leases ---- */
 
-/* Make an interface of vm-addresses from one of the definition, with what dnsmasq of its network has leased. */
+/* Make an interface of vm-addresses from one of the definition, with the leases of its network's dnsmasq. */
 static int leased_make(struct cli *c, struct json_object *interface, struct json_object **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *leases = NULL;

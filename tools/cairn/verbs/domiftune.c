@@ -127,7 +127,7 @@ static int interface_change(struct cli *c, const struct wish *w, struct json_obj
 	return r;
 }
 
-/* Apply the wish to the running VM. Returns 0; -errno; CLI_USAGE after an error message. */
+/* Apply the change to the running VM. Returns 0; -errno; CLI_USAGE after an error message. */
 static int live_set(struct cli *c, const struct wish *w, struct err *e)
 {
 	CLEANUP_JS struct json_object *interface = NULL, *answer = NULL;

@@ -59,8 +59,8 @@ static int maximum_edit(struct cli *c, struct json_object *definition, void *opa
 	return 0;
 }
 
-/* Choose what setmem changes: --live the balloon, --config the definition; else what place_choose() says, but without a
- * balloon always the definition, as change_make() does it. */
+/* Choose the place that setmem changes: --live the balloon, --config the definition; else the result of
+ * place_choose(). Without a balloon, it is always the definition, as with change_make(). */
 static int memory_place(struct cli *c, struct place *ret, bool *ret_plain, struct err *e)
 {
 	CLEANUP_JS struct json_object *running = NULL;

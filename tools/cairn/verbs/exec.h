@@ -8,7 +8,7 @@
 struct guest_link;
 struct run_root;
 
-/* Exit codes for what is not the program's own status, as docker and timeout(1) have them. */
+/* Exit codes for failures other than the program's own status, as in docker and timeout(1). */
 enum exec_exit {
 	EXEC_TIMEOUT = 124,
 	EXEC_CAIRN = CLI_NO_STATUS,

@@ -114,7 +114,7 @@ static bool has_variable(const struct agent_start *s, const char *var)
 	return false;
 }
 
-/* Add what the image says: variables that the user has not set, user and folder. */
+/* Add the image's settings: variables that the user has not set, user and folder. */
 static void root_fill(struct cli *c, const struct run_root *root, struct agent_start *s)
 {
 	const char *user = option_value(c, "user"), *var;

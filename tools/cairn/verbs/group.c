@@ -137,7 +137,7 @@ static int member_revert(struct cli *c, const struct reverted *g, const char *vm
 	return job_run(c, "snapshot-revert", args, -1, "Revert", &result, e);
 }
 
-/* Say which VMs were reverted before that of index n failed. */
+/* Print which VMs were reverted before the VM with index n failed. */
 static int failed_print(const struct reverted *g, size_t n, const struct err *e)
 {
 	int r = cli_fail(e, "Failed to revert domain '%s' to snapshot %s", g->f.list[n].name, g->snapshot);

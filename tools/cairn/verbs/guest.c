@@ -197,7 +197,7 @@ static const struct {
 	{ "interface", "guest-network-get-interfaces", interfaces_put },
 };
 
-/* Without options, ask for everything, and leave out what this agent or guest does not have. */
+/* Without options, ask for everything, and leave out information that this agent or guest lacks. */
 int verb_guestinfo(struct cli *c)
 {
 	CLEANUP_JS struct json_object *out = json_object_new_object();

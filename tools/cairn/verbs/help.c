@@ -82,7 +82,7 @@ static void commands_print(struct json_object *schema, const struct verb *v)
 static void one_print(struct json_object *schema, const struct verb *v)
 {
 	const char *options = v->options || v->prints ? " [OPTIONS]" : "";
-	bool first = strstr(v->args, "-- ") != NULL; /* what follows a -- is no option */
+	bool first = strstr(v->args, "-- ") != NULL; /* the words after a -- are no options */
 	char value[64];
 
 	printf("cairn %s%s%s%s%s: %s\n", v->name, first ? options : "", v->args[0] ? " " : "", v->args, first ? "" : options,

@@ -1,4 +1,4 @@
-/* dominfo, domid, domuuid, domname, domstate and domblkerror: print what vm-info tells of a VM. qmp-path: print the
+/* dominfo, domid, domuuid, domname, domstate and domblkerror: print a VM's members of vm-info. qmp-path: print the
  * path of its QMP socket. version: print the versions of cairn and of the daemon. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
@@ -31,7 +31,7 @@ static void member_label(struct json_object *o, const char *key, const char *lab
 		label_print(stdout, label, "%s", text);
 }
 
-/* Print what the daemon shifts by load, in `unit`. */
+/* Print a value that the daemon sets by load, in `unit`. */
 static void balanced_print(struct json_object *o, int64_t unit, const char *label, const char *unit_text)
 {
 	const char *lack = js_get_str(o, "lack"), *reason = js_get_str(o, "reason");

@@ -29,7 +29,7 @@ static const char *start_loses(const struct cli *c, const char *word)
 	return option_flag(c, "force-boot") && word && !strcmp(word, "saved") ? "its saved state" : NULL;
 }
 
-/* Print what the host is short of. */
+/* Print the resources that the host lacks. */
 static void start_warns(struct json_object *answer, bool would)
 {
 	struct json_object *list = js_get_array(answer, "warnings");

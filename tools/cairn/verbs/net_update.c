@@ -190,7 +190,7 @@ static int change_apply(struct cli *c, const struct change *x, struct json_objec
 
 	if (is_egress(x->section))
 		return egress_apply(c, x, definition, e);
-	/* With rules, the default is "deny": a first rule would also cut off what no rule names. */
+	/* With rules, the default is "deny": a first rule would also deny all destinations that no rule names. */
 	if (is_rule(x->section) && !js_get(definition, "egress"))
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' has no egress rules; give it a default first: cairn net-update %s add egress "
 			"'{\"default\": \"allow\"}'", c->pos[0], c->pos[0]);

@@ -79,7 +79,8 @@ static int sums_put(struct cli *c, struct json_object *pool, struct err *e)
 	return 0;
 }
 
-/* Add what the folder shows. A folder that is missing, or that the user may not read, leaves the pool inactive.
+/* Add the space of the folder's file system. A folder that is missing, or that the user may not read, leaves the pool
+ * inactive.
  * sums: with those of the volumes. */
 static void space_put(struct cli *c, struct json_object *pool, bool sums)
 {

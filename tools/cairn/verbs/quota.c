@@ -1,4 +1,4 @@
-/* quota: list, set and remove limits on what the VMs of users and groups take. */
+/* quota: list, set and remove limits on the resources of users' and groups' VMs. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/size.h"

@@ -81,7 +81,7 @@ static void user_line(const char *label, struct json_object *o, const char *key)
 		label_print(stdout, label, "%s", name);
 }
 
-/* Print what the command would do, as its dry run says to this user. */
+/* Print the effect of the command according to its dry run as this user. */
 static void dry_run_print(struct cli *c, struct json_object *o)
 {
 	CLEANUP_JS struct json_object *answer = NULL;

@@ -264,7 +264,7 @@ static void signals_restore(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* End the VM and wait for its end: what it wrote is in its files then. */
+/* End the VM and wait for its end, so that its writes are in its files. */
 static void vm_end(struct run_guest *g, bool writes)
 {
 	/* The first signal presses the power button, and at the definition's deadline the VM ends. */

@@ -213,7 +213,7 @@ static int running_ask(int channel, int vm_end, uint64_t deadline_ns, uint64_t *
 }
 
 /* Wait until the guest is idle: init may continue for a while after it has started the agent, and each run that begins
- * from the state would do that work again. In vain after two seconds. */
+ * from the state would do that work again. Without success after two seconds. */
 static void idle_await(int channel, int vm_end, uint64_t deadline_ns)
 {
 	unsigned idle = 0;

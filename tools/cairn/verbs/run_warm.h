@@ -25,9 +25,9 @@ void run_warm_find(struct run_warm *w, struct cli *c, const struct run_definitio
 void run_warm_done(struct run_warm *w);
 /* Let the VM begin from the state. Returns false, after a note, if that is not possible. */
 bool run_warm_use(const struct run_warm *w, struct config *config);
-/* Check the state, beside the VM's start. Returns whether it is whole. */
+/* Check the state while the VM starts. Returns whether it is whole. */
 bool run_warm_check(const struct run_warm *w);
-/* Forget a state that did not work: the guest boots, and leaves another one. */
+/* Drop a state that did not work: the guest boots, and stores another one. */
 void run_warm_forget(struct run_warm *w, const char *why);
 /* Save the state of a guest that has booted.
  * channel: to the VM process. vm_end: pidfd of that. link: to the agent, which has no program; it is closed.

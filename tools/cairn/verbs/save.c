@@ -49,8 +49,8 @@ int verb_save(struct cli *c)
 
 /* ---- restore ---- */
 
-/* Say which disks of the guest were written after the save. This is only a hint: their content may be that of the save
- * again, and the file may have been copied since. */
+/* Print which disks of the guest were written after the save. This is only a hint: their content may be that of the
+ * save again, and the file may have been copied since. */
 static void disks_warn(const struct state_file *f)
 {
 	struct json_object *disks = js_get_array(f->definition, "disks");

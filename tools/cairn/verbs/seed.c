@@ -27,7 +27,7 @@
 #define VSOCK_BEGIN                                                                                                   \
 	"mkdir -p /run/sshd; systemctl -q is-active sshd-vsock.socket || systemctl enable --now cairn-ssh.socket"
 
-/* ---- what the options say ---- */
+/* ---- options ---- */
 
 static bool user_is_valid(const char *s)
 {

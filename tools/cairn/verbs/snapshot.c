@@ -219,7 +219,7 @@ static int would_revert_print(struct cli *c, struct json_object *result)
 	return CLI_OK;
 }
 
-/* Say why the revert has ended the domain's process. */
+/* Print why the revert has ended the VM's process. */
 static void stopped_print(struct cli *c, struct json_object *result)
 {
 	if (option_flag(c, "disks-only"))

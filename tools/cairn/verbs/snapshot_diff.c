@@ -1,4 +1,4 @@
-/* snapshot-diff: the verb that shows what differs between two snapshots. */
+/* snapshot-diff: show the differences between two snapshots. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"

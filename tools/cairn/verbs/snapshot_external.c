@@ -39,7 +39,7 @@ bool snapshot_is_external(const struct cli *c)
 	return option_flag(c, "external") || option_value(c, "diskspec");
 }
 
-/* ---- what is asked for ---- */
+/* ---- options ---- */
 
 /* A --diskspec: DISK[,snapshot=external|no][,driver=qcow2][,file=PATH]. */
 struct spec {

@@ -75,7 +75,7 @@ static bool agent_find(struct cli *c, const char *vm, struct json_object *interf
 	return address_pick(kept, text) && !is_of_this_host(text);
 }
 
-/* Find an address under which this host reaches the guest. The addresses of user networks are none.
+/* Find an address under which this host reaches the guest. Addresses of user networks do not count.
  * Returns 0; -ENOENT. */
 static int address_find(struct cli *c, const char *vm, char text[ADDRESS_TEXT], struct err *e)
 {
@@ -104,7 +104,7 @@ static int address_find(struct cli *c, const char *vm, char text[ADDRESS_TEXT], 
 
 /* ---- ssh ---- */
 
-/* Append a word for the shell that runs the ProxyCommand, in which ssh replaces what follows a %. */
+/* Append a word for the shell that runs the ProxyCommand, in which ssh expands % sequences. */
 static void word_add(char *text, size_t cap, const char *word)
 {
 	size_t n = strlen(text);
@@ -160,8 +160,7 @@ static int ssh_become(struct cli *c, const char *user, const char *host, const c
 	return err_set(e, -errno, ERR_HOST, "cannot run ssh: %s; install OpenSSH's client", strerror(errno));
 }
 
-/* Nobody stands between this host and its guest, and a clone has its source's key or a new one: the key is not
- * checked. */
+/* No other party can answer on vsock, and a clone has its source's key or a new one: the key is not checked. */
 static int ssh_over_vsock(struct cli *c, const char *user, const char *vm, struct err *e)
 {
 	char proxy[PROXY_BYTES];

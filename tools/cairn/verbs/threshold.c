@@ -1,4 +1,4 @@
-/* threshold, threshold-list and threshold-remove: what tells when a figure of a VM is too high. */
+/* threshold, threshold-list and threshold-remove: events that report when a figure of a VM is too high. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/duration.h"

@@ -1,4 +1,4 @@
-/* trend: what a VM did over time, as a chart in the terminal, an SVG image, or numbers. */
+/* trend: draw a VM's figures over time, as a chart in the terminal, an SVG image, or numbers. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/duration.h"

@@ -106,7 +106,7 @@ static int entry_find(struct cli *c, struct json_object *args, struct json_objec
 		pool, name, pool);
 }
 
-/* Return what the verbs show of a volume. v: its entry in query-volumes. */
+/* Return the members that the verbs show of a volume. v: its entry in query-volumes. */
 static struct json_object *volume_json(struct json_object *pool, struct json_object *v)
 {
 	struct json_object *o = json_object_new_object();

@@ -62,7 +62,7 @@ static bool event_fits(struct json_object *ev, const char *name, const char *goa
 	return !strcmp(event, "VM_STATE_CHANGE") && goal_reached(goal_states(goal), js_get_str(data, "state"));
 }
 
-/* Fail if this event says that the VM is gone: no event will have its name any more. */
+/* Fail if this event reports that the VM was removed or renamed: no later event will have its name. */
 static int gone_check(struct json_object *ev, const char *name, struct err *e)
 {
 	struct json_object *data = js_get(ev, "data");
