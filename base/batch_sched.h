@@ -1,8 +1,8 @@
-/* batch_sched: puts a thread under the policy SCHED_BATCH as long as it moves bulk data. A thread that is woken takes
- * the processor at once from a thread that has used more of it, such as the vCPU that rang the doorbell, if no
- * processor is idle. So the vCPU would give one frame at a time, and each frame would cost two switches and an
- * interrupt. Under SCHED_BATCH the thread waits until a processor is idle or the other thread's slice ends, and finds
- * several frames. While little data moves, the policy is SCHED_OTHER, and each frame passes at once.
+/* batch_sched: puts a thread under the policy SCHED_BATCH as long as it moves bulk data. If no processor is idle, a
+ * thread that wakes up preempts at once a thread that has used more processor time, such as the vCPU that rang the
+ * doorbell. So the vCPU would give one frame at a time, and each frame would cost two switches and an interrupt.
+ * Under SCHED_BATCH the thread waits until a processor is idle or the other thread's slice ends, and finds several
+ * frames. While little data moves, the policy is SCHED_OTHER, and each frame passes at once.
  *
  * Threading: the thread whose policy it is. */
 #ifndef CAIRN_BASE_BATCH_SCHED_H

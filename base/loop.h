@@ -127,7 +127,7 @@ void loop_readv(struct loop *l, struct loop_op *op, int fd, const struct iovec *
 void loop_writev(struct loop *l, struct loop_op *op, int fd, const struct iovec *iov,
 	unsigned niov, uint64_t offset);
 /* Tell the loop that fd is a file in memory (tmpfs). io_uring may pass a read or write of such a file to a kernel
- * thread, which costs more than a small transfer, so loop_readv() and loop_writev() perform small transfers
+ * thread, which costs more than a small transfer. So loop_readv() and loop_writev() perform small transfers
  * themselves. Call it again with false before fd is closed. */
 void loop_file_in_memory(struct loop *l, int fd, bool in_memory);
 /* Tell the loop that writes to fd go to the page cache. io_uring passes them to a kernel thread on most file systems,

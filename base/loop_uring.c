@@ -315,8 +315,8 @@ static int ring_new(unsigned entries, struct io_uring *ring)
 	if (r < 0)
 		return r;
 	r = ring_restrict(ring);
-	/* A child's copy of the mapping would keep the ring after the end of its parent, and the ring what it polls:
-	 * the sockets of a killed daemon would stay open, and their clients wait. */
+	/* A child's copy of the mapping would keep the ring after the end of its parent, and the ring would keep the
+	 * fds that it polls. So the sockets of a killed daemon would stay open, and their clients would wait. */
 	if (!r)
 		r = io_uring_ring_dontfork(ring);
 	if (r < 0)

@@ -9,8 +9,8 @@
 
 /* Return the newest version, which a new VM gets. */
 unsigned machine_version_newest(unsigned firmware);
-/* Return the version of a VM whose definition has no key "machine", so that a Cairn from before the key defined it: the
- * oldest that the VM can have booted as. It never changes. */
+/* Return the version of a VM whose definition has no key "machine". A Cairn older than this key defined the VM, so
+ * return the oldest version with which the VM can have booted. It never changes. */
 unsigned machine_version_unnamed(unsigned firmware);
 /* Return whether such a VM can boot as this version. */
 bool machine_version_boots(unsigned firmware, unsigned version);

@@ -1,6 +1,6 @@
-/* relay: hands open files from the process that opened them to the process that needs them, over a SOCK_SEQPACKET pair
- * whose ends a third process gave them. The third process neither receives nor closes the files, so a file system that
- * hangs cannot block it. */
+/* relay: passes open files from the process that opened them to the process that needs them. A third process gave
+ * each one end of a SOCK_SEQPACKET pair. The third process neither receives nor closes the files, so a file system
+ * that hangs cannot block it. */
 #ifndef CAIRN_BASE_RELAY_H
 #define CAIRN_BASE_RELAY_H
 

@@ -1,7 +1,7 @@
 /* token_bucket: limits a flow to a rate, with bursts. A byte or a packet costs a token; the bucket fills with `rate`
- * tokens a second up to `depth`. The flow may pass while the bucket is not empty, and may take more than the bucket
- * has, so that a large packet passes whole; the flow then waits until that debt is paid. So over any time t, at most
- * rate * t + depth + one packet passes, and a flow that always wants more gets the rate. Threading: the owner's. */
+ * tokens a second up to `depth`. The flow may pass while the bucket is not empty. It may take more than the bucket
+ * has, so that a large packet passes whole, and then waits until that debt is paid. So over any time t, at most rate
+ * * t + depth + one packet passes, and a flow that always wants more gets the rate. Threading: the owner's. */
 #ifndef CAIRN_BASE_TOKEN_BUCKET_H
 #define CAIRN_BASE_TOKEN_BUCKET_H
 

@@ -3,9 +3,9 @@
  * QEMU's scheme (block/file-posix.c): a shared lock on byte 100 + n means "I use permission n", one
  * on byte 200 + n means "nobody else may use permission n".
  *
- * An ordinary reader says that nobody else may write or resize. A reader of a pin says only "nobody else may resize",
- * which keeps QEMU's writers away too, because they use both permissions; a writer of Cairn's may ignore it if it keeps
- * all pins. Byte 300 means "I read a pin", byte 301 "I write, and I keep all pins". */
+ * An ordinary reader says that nobody else may write or resize. A reader of a pin only forbids others to resize. This
+ * also keeps QEMU's writers away, because they use both permissions. A writer of Cairn may ignore it if it keeps all
+ * pins. Byte 300 means "I read a pin", byte 301 "I write, and I keep all pins". */
 #ifndef CAIRN_BLOCK_LOCK_H
 #define CAIRN_BLOCK_LOCK_H
 

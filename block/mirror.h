@@ -2,10 +2,10 @@
  *
  * First the caller copies the parts that block_mirror_next() names; a part that the guest changes must be copied again.
  * After block_mirror_write_through(), each change goes to both disks instead, so the number of parts to copy only
- * decreases: a change and the copying of its part exclude each other, and so do two changes that overlap. When no part
- * is left, block_mirror_seal() ends the copying: from then on a request is complete when both disks have it, so both
- * disks have all data that a flush has made durable, and either may be used alone. Guest memory is read once for both
- * disks, into a bounce buffer of the disk.
+ * decreases. A change and the copying of its part exclude each other, and so do two changes that overlap. When no
+ * part is left, block_mirror_seal() ends the copying. From then on a request is complete when both disks have it. So
+ * both disks have all data that a flush has made durable, and either may be used alone. Guest memory is read once for
+ * both disks, into a bounce buffer of the disk.
  * Threading: the disks' thread, as block.h. */
 #ifndef CAIRN_BLOCK_MIRROR_H
 #define CAIRN_BLOCK_MIRROR_H

@@ -210,9 +210,9 @@ static int format_open(const struct block_format_open *fo, enum block_format for
 }
 
 /* Open layer i.
- * below_at_pin: in: the layer below is read at a pin; out: this layer is. The tables of a pin and of an overlay on
- * a pin are read through the page cache, which usually has them: other clones read the pin's, and the source's
- * process has just written the overlay. Eleven direct reads took 2 ms. */
+ * below_at_pin: in: the layer below is read at a pin; out: this layer is. The tables of a pin and of an overlay on a
+ * pin are read through the page cache. It usually has them, because other clones read the pin's tables, and the
+ * source's process has just written the overlay. Eleven direct reads took 2 ms. */
 static int layer_open(struct loop *l, const struct block_open *o, unsigned i, struct block *backing,
 	bool *below_at_pin, struct block **ret_b, struct err *e)
 {

@@ -20,9 +20,9 @@
 
 #define STDIO_CHUNK_BYTES 4096
 #define SOCKET_CHUNK_BYTES 16384
-/* How long the bytes of a serial port, which come one by one, wait for the end of their line. A wake-up of the loop for
- * each took as long as the guest's own work: with it, SeaBIOS, which writes 150, took 266 ms to a boot sector in the
- * emulated host, and 244 without (by turns, quiet). */
+/* How long the bytes of a serial port, which come one by one, wait for the end of their line. Waking the loop for
+ * each took as long as the guest's own work. In the emulated host, SeaBIOS, which writes 150, took 266 ms to a boot
+ * sector with it, and 244 ms without (measured by turns on an idle host). */
 #define REST_NS 1000000ULL
 /* While the guest writes on, each wait is twice as long as the last one, up to this, which is as short as a frame on a
  * screen. SeaBIOS took 256 ms then, and 275 with waits of 1 ms (by turns at load 16, faster in 14 of 15). */

@@ -1,6 +1,6 @@
-/* vmgenid: an id that changes when a VM is reverted, restored or cloned, so that the guest knows
- * that its secrets may exist twice (Microsoft, "Virtual Machine Generation ID", 2012). 16 bytes in
- * guest memory; a general-purpose event reports a change. */
+/* vmgenid: an id that changes when a VM is reverted, restored or cloned. It tells the guest that its secrets may
+ * exist twice (Microsoft, "Virtual Machine Generation ID", 2012). 16 bytes in guest memory; a general-purpose event
+ * reports a change. */
 #ifndef CAIRN_DEVICES_VMGENID_H
 #define CAIRN_DEVICES_VMGENID_H
 

@@ -23,8 +23,8 @@ static int range_punch(struct fault_tracker *t, uint64_t from, uint64_t to)
 		? -errno : 0;
 }
 
-/* Drop the clone's own pages. A protected page would leave a marker, which must not happen in a hole of the base file:
- * so remove the protection first, and have holes get the page of zeros, as in view_protect(). */
+/* Drop the clone's own pages. A protected page would leave a marker, which must not happen in a hole of the base
+ * file. So remove the protection first, and map the page of zeros into holes, as in view_protect(). */
 static int view_give_back(struct fault_tracker *t, uint64_t off, uint64_t end)
 {
 	uint64_t base = t->c.view->base_offset, first = off / VMSTATE_BLOCK_BYTES, last = (end - 1) / VMSTATE_BLOCK_BYTES;

@@ -69,9 +69,9 @@ int tracker_zeros_map(struct fault_tracker *t, uint64_t from, uint64_t to)
 	return 0;
 }
 
-/* Protect all of a view. Protecting a page that is not mapped leaves a marker in the page table, which must not happen
- * in a hole of the base file (ram_view.c), so holes get the page of zeros first. The guest may write to it before it is
- * protected, as to any page. */
+/* Protect all of a view. Protecting a page that is not mapped leaves a marker in the page table. This must not happen
+ * in a hole of the base file (ram_view.c), so map the page of zeros into holes first. The guest may write to it
+ * before it is protected, as to any page. */
 static int view_protect(struct fault_tracker *t)
 {
 	uint64_t base = t->c.view->base_offset;

@@ -38,8 +38,9 @@ static int open_by_device(const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Open a userfaultfd by the system call, without UFFD_USER_MODE_ONLY. Every user may have an fd with that flag, but KVM
- * accesses guest memory in kernel mode, and for these accesses such an fd gives no fault message but an error.
+/* Open a userfaultfd by the system call, without UFFD_USER_MODE_ONLY. Every user may have an fd with that flag. But
+ * KVM accesses guest memory in kernel mode, and with such an fd these accesses fail instead of causing a fault
+ * message.
  * Returns an owned fd or -errno. */
 static int open_by_call(void)
 {

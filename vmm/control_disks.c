@@ -28,8 +28,8 @@ static int part_check(struct channel_msg *m, struct err *e)
 	return r ? r : vm_config_check(what, m->nfds, e);
 }
 
-/* Let jobs end that use the disks. Jobs that may take long are work of the VM, which refuses the request, and so does a
- * job whose file system does not answer: the main thread must not wait for it. */
+/* Let jobs end that use the disks. Long jobs are work of the VM, which refuses the request. So does a job whose file
+ * system does not answer, because the main thread must not wait for it. */
 static void disks_settle(struct control *c)
 {
 	if (!vm_works(c->vm))

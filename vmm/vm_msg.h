@@ -3,11 +3,11 @@
  * Transport: a SOCK_SEQPACKET Unix socket; base/channel.h frames and checks. Bodies are the structs
  * below: same machine, same architecture, fixed layout, no pointers. Strings are NUL-terminated
  * (the receiver forces the last byte).
- * A VM process outlives its daemon's upgrade, so a release changes VM_MSG_VERSION for an incompatible change or a
- * new request (unless vm_info announces it, as with hands_over), and a struct only grows at its end. A message of
- * another version is answered by a VM_MSG_REPLY of the receiver's version, whose header shows that version; then the
- * connection is dropped. cairnd speaks the versions from VM_MSG_VERSION_OLDEST on to the processes that earlier
- * daemons started (api/vm/vm_compat.h); a VM process speaks only its own.
+ * A VM process continues over an upgrade of its daemon. So a release changes VM_MSG_VERSION for an incompatible
+ * change, or for a new request unless vm_info announces it, as with hands_over. A struct only grows at its end. A
+ * message of another version is answered by a VM_MSG_REPLY of the receiver's version, whose header shows that
+ * version; then the connection is dropped. cairnd speaks the versions from VM_MSG_VERSION_OLDEST on to the processes
+ * that earlier daemons started (api/vm/vm_compat.h); a VM process speaks only its own.
  *
  * Sequence: the VM process accepts on the listening socket it was given (or uses the connected
  * one). The first request is VM_MSG_CONFIG, exactly once per process; a process that takes a VM over

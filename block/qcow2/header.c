@@ -234,8 +234,8 @@ void qcow2_put_extension(struct cursor *cur, uint32_t type, const void *data, ui
 	cursor_put_padded(cur, data, len);
 }
 
-/* Check the pin extension against the backing file's name, which decides whether the image is an overlay on a pin: with
- * another name, the extension is a remnant that another program has preserved, and is ignored. */
+/* Check the pin extension against the backing file's name, which decides whether the image is an overlay on a pin. If
+ * the extension has another name, another program has preserved it from an earlier backing file, and it is ignored. */
 static int pin_check(struct qcow2_header *h, struct err *e)
 {
 	uint8_t id[BLOCK_PIN_ID_BYTES];

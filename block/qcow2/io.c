@@ -111,8 +111,8 @@ void qcow2_req_part_done(struct qcow2_req *req, int res)
 
 /* Memory of parts is limited for each disk, because a guest can make a request of many small parts, or many requests
  * that copy whole clusters. A request waits before its next part: for its own parts in flight, or if it has none, here.
- * Such a request holds nothing that others wait for. The engine's own requests never wait here, because parts wait for
- * them; nor do those of a snapshot's VM state, because the guest's memory, and with it the guest, may wait for them. */
+ * Such a request holds nothing that others wait for. The engine's own requests never wait here, because parts wait
+ * for them. Requests for a snapshot's VM state do not wait either, because the guest may wait for memory from them. */
 void parts_give(struct qcow2 *q, uint64_t bytes)
 {
 	struct wait_list l;

@@ -26,8 +26,8 @@
  * meanwhile. */
 #define READ_TRIES 1000u
 #define READ_FAILURES 8u
-/* Pause between two looks for a pin that is about to be made: a sixteenth of the time that has passed, so that those
- * that wait long for a slow disk leave the CPUs to others. The header is in the page cache until it changes. Not every
+/* Pause between two checks for a pin that is about to be made: a sixteenth of the time that has passed. So processes
+ * that wait long for a slow disk use little CPU time. The header is in the page cache until it changes. Not every
  * file system drops it from there after a direct write, so each 16th look drops it. */
 #define LOOK_PAUSE_NS 100000u
 #define LOOK_PAUSE_MAX_NS 20000000u

@@ -1,5 +1,6 @@
-/* i8042: the keyboard controller: reset (0xFE to port 0x64), the self-test that lets a driver's probe end quickly, port
- * 0x92 (fast A20 and reset), and, in a machine with a screen, a keyboard and a mouse (ps2.h) on GSI 1 and 12.
+/* i8042: the keyboard controller. It has reset (0xFE to port 0x64), the self-test that lets a driver's probe end
+ * quickly, and port 0x92 (fast A20 and reset). In a machine with a screen, it also has a keyboard and a mouse (ps2.h)
+ * on GSI 1 and 12.
  *
  * A controller without a keyboard writes version 1 of its state. One with a keyboard that loads this version has no
  * keyboard until the next reset.

@@ -1,7 +1,7 @@
-/* pflash: a flash memory with the variables of a VM's UEFI, by the command set of Intel's and Sharp's chips ("CFI 01"),
- * as far as QEMU's pflash_cfi01 has it, with one chip. In array mode the guest reads the flash memory as RAM, which
- * KVM maps read-only; each write is a command and exits. In the other modes the same address range shows another part
- * of the view's file, so that reads need no exit either.
+/* pflash: a flash memory with the variables of a VM's UEFI. It has one chip with the command set of Intel and Sharp
+ * ("CFI 01"), to the extent of QEMU's pflash_cfi01. In array mode the guest reads the flash memory as RAM, which KVM
+ * maps read-only; each write is a command and exits. In the other modes the same address range shows another part of
+ * the view's file, so that reads need no exit either.
  *
  * A write to a block is on disk when the guest's command for array mode (0xff) returns. The state has the content, so
  * snapshots, clones and saved VMs do, too.

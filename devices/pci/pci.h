@@ -178,7 +178,7 @@ bool msix_enabled(struct msix *m);
 /* Deliver a vector or mark it as pending. Ignored while MSI-X is off, or for a vector out of range. Any thread. */
 void msix_raise(struct pci_function *f, unsigned vector);
 /* Deliver a vector whenever fd, an eventfd, is signalled. KVM does that without a thread of this process, and resets
- * the eventfd, except while MSI-X is off or the vector masked, if KVM refuses, or if the guest changes vectors all the
+ * the eventfd. Exceptions: MSI-X is off, the vector is masked, KVM refuses, or the guest changes vectors all the
  * time. So the caller continues to read fd, and to call msix_raise().
  * w: unused; borrowed until msix_unwire(). Any thread. */
 void msix_wire(struct pci_function *f, struct msix_wire *w, unsigned vector, int fd);

@@ -688,8 +688,8 @@ static const struct device_ops blk_device_ops = {
 	.free = blk_dev_free,
 };
 
-/* With a limit of bytes, the driver zeroes no more at once than a tenth of a second allows: a host that cannot zero in
- * another way writes the zeros, so they count, and other requests wait for the debt. */
+/* With a limit of bytes, one request of the driver zeroes at most the bytes that a tenth of a second allows. A host
+ * that cannot zero in another way writes the zeros, so they count, and other requests wait until that debt is paid. */
 static uint32_t zeroes_sectors_max(uint64_t bps)
 {
 	uint64_t sectors = bps / ZEROES_A_SECOND / PHYSICAL_BYTES * (PHYSICAL_BYTES / BLOCK_SECTOR_BYTES);

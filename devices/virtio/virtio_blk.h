@@ -12,8 +12,8 @@
  * A driver that does not accept VIRTIO_BLK_F_FLUSH, or turns the write cache off, gets writes that
  * complete only on stable storage, at the cost of speed.
  *
- * A request above a limit of all requests waits in its ring, and one above a limit of reads or of writes outside of it,
- * so that those of the other kind pass. */
+ * A request above a limit of all requests waits in its ring. A request above a limit of reads or of writes waits
+ * outside the ring, so that requests of the other kind pass. */
 #ifndef CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_H
 #define CAIRN_DEVICES_VIRTIO_VIRTIO_BLK_H
 

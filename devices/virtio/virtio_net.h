@@ -6,9 +6,9 @@
  * with the same header in each packet may replace the tap; the process at its other end then completes checksums and
  * accepts unsegmented TCP over IPv4. The device sends that process packets of 4 bytes with the flags of
  * TUNSETOFFLOAD: the offloads that the process may leave to the guest in the frames that it sends (none before the
- * first such packet). With vhost-net, a thread of the kernel moves the frames between the rings and the tap, while the
- * link is up, there are no limits, and no snapshot was taken; it neither counts frames nor filters them by the guest's
- * modes and addresses. Without tap or socket the link is down, and frames from the guest are dropped.
+ * first such packet). With vhost-net, a thread of the kernel moves the frames between the rings and the tap. It does
+ * so while the link is up, there are no limits, and no snapshot was taken. It neither counts frames nor filters them
+ * by the guest's modes and addresses. Without tap or socket the link is down, and frames from the guest are dropped.
  *
  * Threading: the interface's loop serves rings and tap. Call virtio_net_new() before that loop's
  * thread starts and the device's free() after it has ended. */

@@ -153,8 +153,8 @@ static int queue_set(const struct net_vhost *x, unsigned direction)
 	return r ? r : call(x, VHOST_SET_VRING_ERR, &error);
 }
 
-/* The kernel needs no doorbell for frames that are in the ring already: it polls the tap, which can take
- * a frame or has one, and else waits for the tap. */
+/* The kernel needs no doorbell for frames that are in the ring already. It handles them at once if the tap can take a
+ * frame or has one; otherwise it waits for the tap. */
 static int backend_set(const struct net_vhost *x, unsigned direction, int fd)
 {
 	struct vhost_vring_file tap = { direction, fd };

@@ -1,8 +1,8 @@
 /* virtio_vsock: stream sockets between guest and host (virtio 1.2, section 5.10), without a kernel module on the host.
  *
- * On the host's side a connection is a Unix socket, in Firecracker's form: a client of the listening socket writes
- * "CONNECT PORT\n" and reads "OK HOSTPORT\n" when the guest has accepted; the guest's connections to the host (CID 2)
- * are connected by a process outside (vsock_dial.h). docs/vsock.md has the whole of it.
+ * On the host's side a connection is a Unix socket, with Firecracker's protocol. A client of the listening socket
+ * writes "CONNECT PORT\n", and reads "OK HOSTPORT\n" when the guest has accepted. For a connection of the guest to
+ * the host (CID 2), another process connects to the host's socket (vsock_dial.h). docs/vsock.md has the whole of it.
  *
  * A connection buffers at most VSOCK_BUFFER_BYTES that the host's side has not read. Data for the guest stays in the
  * host's socket until the guest has room.

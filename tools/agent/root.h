@@ -1,5 +1,5 @@
-/* root: makes the agent the init of a VM whose root is a squashfs image (`cairn run --image`): mounts the image below
- * an overlay in memory, and cares for orphans and the power button. */
+/* root: makes the agent the init of a VM whose root is a squashfs image (`cairn run --image`). It mounts the image
+ * below an overlay in memory, reaps orphans and handles the power button. */
 #ifndef CAIRN_TOOLS_AGENT_ROOT_H
 #define CAIRN_TOOLS_AGENT_ROOT_H
 

@@ -2,9 +2,9 @@
  *
  *   cairn-archive export|import|clear, with a specification as JSON on fd 3 (docs/archive.md) that
  *   names the other fds. Stdout carries lines of JSON: progress, then {"result":{…}} or
- *   {"error":{"class":"…","message":"…"}}. When an import is complete under its temporary name, the
- *   program prints {"ready":{…}} and waits for a line on stdin: "keep" renames the folder; anything else
- *   removes the folder. clear removes the files of a killed import. */
+ *   {"error":{"class":"…","message":"…"}}. When an import is complete under its temporary name, the program prints
+ *   {"ready":{…}} and waits for a line on stdin. "keep" renames the folder; anything else removes it. clear removes
+ *   the files of a killed import. */
 #include "tools/archive/archive.h"
 #include "api/wire/json.h"
 #include "base/channel.h"

@@ -166,9 +166,9 @@ static const struct archive_file *file_find(const struct manifest *m, const char
 	return NULL;
 }
 
-/* Check that the files that an image names are in the archive, in the formats in which the image reads them: the header
- * of a file that the manifest calls raw is not looked at, so no tool may take that file for a qcow2 image, which could
- * name a file of this host. */
+/* Check that the files that an image names are in the archive, in the formats in which the image reads them. The
+ * import does not check the header of a file that the manifest calls raw. So no tool may read that file as a qcow2
+ * image, which could name a file of this host. */
 static int links_check(const struct manifest *m, const struct archive_file *f, struct err *e)
 {
 	const struct archive_file *backing = f->backing[0] ? file_find(m, f->backing) : NULL;

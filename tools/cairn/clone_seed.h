@@ -1,5 +1,5 @@
-/* clone_seed: gives clones seed images of their own (clone --new-seed): the content of the source's seed with a new
- * instance-id, so that cloud-init configures the clone at its next start, and with the clone's host name. */
+/* clone_seed: gives clones seed images of their own (clone --new-seed). Such a seed has the content of the source's
+ * seed, but a new instance-id, so that cloud-init configures the clone at its next start, and the clone's host name. */
 #ifndef CAIRN_TOOLS_CLONE_SEED_H
 #define CAIRN_TOOLS_CLONE_SEED_H
 

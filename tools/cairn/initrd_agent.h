@@ -5,8 +5,8 @@
 struct config;
 struct err;
 
-/* Replace the initrd by a copy in memory with /cairn-agent behind it, and let the kernel start that first; it then
- * becomes the init that the command line named, or /init.
+/* Replace the initrd by a copy in memory with /cairn-agent appended, which the kernel starts first. The agent then
+ * executes the init that the command line named, or /init.
  * root: words for the kernel's command line, if the first disk has the root (run_root_words()): there is no other
  * initrd, and the agent is the init. NULL: there is no such root.
  * Returns 0; -errno with a sentence. */

@@ -1,4 +1,4 @@
-/* job: start a job of the daemon and wait for it, with a progress bar on a terminal; Ctrl-C cancels the job, and so
+/* job: start a job of the daemon and wait for it, with a progress bar on a terminal. Ctrl-C cancels the job, and so
  * does SIGTERM if the job writes to a file of this process. */
 #ifndef CAIRN_TOOLS_JOB_H
 #define CAIRN_TOOLS_JOB_H

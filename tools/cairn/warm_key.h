@@ -1,6 +1,6 @@
 /* warm_key: everything that the saved state of a guest of `cairn run` depends on. Runs with equal keys may begin from
- * the same state. A key has all of struct vm_config but what each run has of its own, the identities of the files that
- * the guest and the VM process are made of, and the host's boot. */
+ * the same state. A key has struct vm_config without the members that differ in each run, the identities of the files
+ * that the guest and the VM process use, and the host's boot id. */
 #ifndef CAIRN_TOOLS_WARM_KEY_H
 #define CAIRN_TOOLS_WARM_KEY_H
 

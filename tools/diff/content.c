@@ -55,7 +55,7 @@ static bool data_is_same(struct file *a, struct file *b, uint64_t pa, uint64_t p
 
 		if (!bytes_read(a->x, pa, skip + off, buf, n) || !bytes_read(b->x, pb, skip + off, buf + CHUNK_BYTES, n)) {
 			b->x->damaged++;
-			break; /* what cannot be read in one of them counts as the same */
+			break; /* data that cannot be read in one of them counts as the same */
 		}
 		same = !memcmp(buf, buf + CHUNK_BYTES, n);
 	}

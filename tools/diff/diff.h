@@ -41,7 +41,7 @@ struct diff_range {
 
 struct diff_disk {
 	char id[16];
-	char reason[320]; /* why nothing of the disk was compared; "": it was */
+	char reason[320]; /* why the disk was not compared; "": it was compared */
 	struct block *disk, *from, *to; /* `to` is `disk` if that is compared */
 	uint64_t size_bytes; /* of the later content */
 	struct diff_range *ranges; /* where they differ, in order, without overlaps; owned */
@@ -58,7 +58,7 @@ void diff_disk_done(struct diff_disk *d);
 
 /* ---- pages of the result (page.c) ---- */
 
-/* A place behind which the next page begins: in a disk, and there what the list says. Places are sorted. */
+/* A place behind which the next page begins: the disk, and the position in its list. Places are sorted. */
 struct diff_place {
 	char disk[16]; /* "": the beginning */
 	const char *rest; /* borrowed */

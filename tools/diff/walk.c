@@ -140,8 +140,8 @@ static bool seen_set(struct ext *x, ext2_ino_t ino)
 	return was;
 }
 
-/* Read a directory, once, and only below the one that it names as its parent: a forged one may lead to itself, or to
- * so many paths that no walk ends. */
+/* Read a directory only once, and only below the directory that it names as its parent. A forged directory may lead
+ * to itself, or to so many paths that no walk ends. */
 static void names_read(struct ext *x, const struct file *dir, struct names *ret)
 {
 	*ret = (struct names){ 0 };

@@ -280,7 +280,7 @@ static void questions_read(struct resolver *r, unsigned listener, uint64_t now_n
 	}
 }
 
-/* End what has waited too long. Returns milliseconds until the next one; -1: none waits. */
+/* End the queries that have waited too long. Returns milliseconds until the next one; -1: none waits. */
 static int queries_expire(struct resolver *r, uint64_t now_ns)
 {
 	uint64_t next = UINT64_MAX;

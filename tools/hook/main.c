@@ -2,17 +2,17 @@
  * (api/policy/hooks.h) with the event as JSON in a file on standard input, and with its own log as standard error.
  *
  * The hooks are the executable files in FOLDER/EVENT, in the order of their names. FOLDER, FOLDER/EVENT and a hook
- * must belong to root or to the daemon's user, and be writable by nobody else; what is not so is refused, with a line
- * in the log. A hook of root's daemon runs as the user cairn-hook, or nobody if there is no such user, without
- * capabilities and groups, in a PID namespace of its own; a hook of another daemon runs as that user. A hook has
- * SECONDS [30], then it is killed with all that it has started, and so is what a hook leaves behind when it ends. Its
- * output goes to the log, HOOK_LINES lines of it.
+ * must belong to root or to the daemon's user, and nobody else may have write permission. Other hooks are refused,
+ * with a line in the log. A hook of root's daemon runs as the user cairn-hook, or nobody if there is no such user,
+ * without capabilities and groups, in a PID namespace of its own; a hook of another daemon runs as that user. After
+ * SECONDS [30], a hook is killed with all processes that it has started. Processes that a hook leaves at its end are
+ * killed, too. Its output goes to the log, HOOK_LINES lines of it.
  *
- * The hooks of an event whose name begins with "before-" decide whether that may happen: the first one that fails, or
- * that is refused, says no. Then cairn-hook runs no further one, writes a line with the reason to standard output, and
- * ends with the status 1. The exit status 75 (EX_TEMPFAIL) of a hook says later. Then the line begins with the seconds
- * to wait, which are those at the beginning of the hook's first line or DELAY_SECONDS, and cairn-hook's status is
- * 75. */
+ * The hooks of an event whose name begins with "before-" decide whether that may happen. If a hook fails, or is
+ * refused, the answer is no: cairn-hook runs no further hook, writes a line with the reason to standard output, and
+ * ends with the status 1. The exit status 75 (EX_TEMPFAIL) of a hook requests a delay. Then the line begins with the
+ * seconds to wait, which are those at the beginning of the hook's first line or DELAY_SECONDS, and cairn-hook's
+ * status is 75. */
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -153,7 +153,7 @@ static void processes_limit(const struct who *who)
 		limit_set(RLIMIT_NPROC, MIN(others + HOOK_PROCESSES, now.rlim_cur));
 }
 
-/* Give up what the daemon has and the hook must not have. Returns 0 or -errno. */
+/* Drop all privileges of the daemon that the hook must not have. Returns 0 or -errno. */
 static int rights_drop(const struct who *who)
 {
 	limit_set(RLIMIT_CORE, 0);
@@ -167,7 +167,7 @@ static int rights_drop(const struct who *who)
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 ? -errno : 0;
 }
 
-/* Become the hook. file: opened by the caller, so that what runs is what was checked. */
+/* Execute the hook. file: opened by the caller, so that the checked file is executed. */
 __attribute__((noreturn)) static void hook_become(const struct who *who, int file, int input, int output, const char *name,
 	const char *event)
 {
@@ -238,7 +238,7 @@ static int64_t now_ms(void)
 }
 
 /* Kill and reap all children. With a PID namespace, its processes end with their first one. Otherwise this process
- * inherits what a hook leaves (PR_SET_CHILD_SUBREAPER). */
+ * becomes the parent of processes that a hook leaves (PR_SET_CHILD_SUBREAPER). */
 static void children_kill(void)
 {
 	for (unsigned i = 0; i < KILLS_MAX; i++) {
@@ -298,7 +298,7 @@ static int hook_watch(pid_t pid, int pipe_fd, unsigned seconds, struct output *o
 	return status;
 }
 
-/* Whether a hook that decides says later. */
+/* Whether a hook that decides requests a delay. */
 static bool is_later(const struct who *who, int status)
 {
 	return who->decide && status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == EX_TEMPFAIL;
@@ -324,7 +324,7 @@ static pid_t hook_fork(const struct who *who)
 	return fork();
 }
 
-/* Say why a hook that decides says no. */
+/* Print the reason of a hook's refusal. */
 static void hook_say_no(const struct output *o, const char *name)
 {
 	printf("hook %s: %s\n", name, o->first[0] ? o->first : "it failed, and the daemon's log says why");
@@ -360,7 +360,8 @@ static int hook_run(const struct who *who, int file, const char *path, const cha
 		return runner > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-	/* The daemon kills cairn-hook to end a hook. Only this process can then find what the hook has started. */
+	/* The daemon kills cairn-hook to end a hook. Only this process can then find the processes that the hook has
+	 * started. */
 	signal(SIGTERM, hook_abandon);
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (pipe2(fds, O_CLOEXEC) < 0 || (pid = hook_fork(who)) < 0) {

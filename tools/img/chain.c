@@ -283,7 +283,7 @@ static int commit_step(struct commit *k, uint64_t off, uint64_t *len)
 		return r;
 	*len = MIN(*len, x.len);
 	if (!x.present || x.layer >= k->depth) {
-		/* A layer that is too short shows zeros, not what the base has there. */
+		/* Behind the end of a short layer, the disk reads as zeros, not as the base's data. */
 		if (off < k->shown_bytes) {
 			*len = MIN(*len, k->shown_bytes - off);
 			return 0;
@@ -384,7 +384,7 @@ static int base_find(struct commit *k, const struct img_layer *layers, unsigned 
 		k->common.o.path);
 }
 
-/* Refuse layers whose content hidden snapshots or other images hold. */
+/* Refuse layers whose content hidden snapshots or other images need. */
 static int pins_refuse(const struct commit *k, const struct img_layer *layers, struct err *e)
 {
 	int r = 0;

@@ -130,7 +130,8 @@ struct img_open {
 	bool ranged;		     /* the disk is a range of a raw file; for reading only */
 	uint64_t offset, size_bytes; /* the range; size_bytes 0: up to the end */
 	bool takes_context; /* the verb accepts the option of `context` */
-	const char *context; /* an NBD server's metadata context, whose flags the extents show; NULL: what the disk has */
+	const char *context; /* an NBD server's metadata context, whose flags the extents show; NULL: the disk's
+			      * allocation */
 	/* Further folders below which backing and data files may be. */
 	const char *allow[IMG_ALLOW_MAX + 1]; /* one more than --allow fills */
 	unsigned nallow;
@@ -184,7 +185,7 @@ int img_fd_option(const char *verb, const char *arg);
 
 /* ---- the sandbox (sandbox.c) ---- */
 
-/* Note what the command line names, before img_confine(). */
+/* Record the files that the command line names, before img_confine(). */
 /* An image, with the folders in which its backing and data files may be. img_common_name() calls this function. */
 void img_sandbox_image(const struct img_open *o);
 /* The backing file that the user names for an image. like: has the option --trust-backing. anywhere: its own backing
@@ -192,7 +193,8 @@ void img_sandbox_image(const struct img_open *o);
 void img_sandbox_backing(const char *image, const char *name, const struct img_open *like, bool anywhere);
 /* A file that the verb makes, with its folder. */
 void img_sandbox_target(const char *path);
-/* Confine the process to that, for good. Call it before the first byte of an image is read, and with one thread.
+/* Confine the process to these files. This cannot be undone. Call it before the first byte of an image is read, and
+ * with one thread.
  * nloops: how many loops the verb needs, at most two, each for that many operations at a time. img_loop() has them; no
  * further ones can be made.
  * Returns 0; -errno with a sentence. */
@@ -280,7 +282,7 @@ int img_range_bytes(const struct img_open *o, uint64_t disk_bytes, uint64_t *ret
 void img_path_beside(const char *image, const char *name, char *ret, size_t cap);
 /* Print the path of the file to which a name leads by symbolic links, whether there is such a file or not. */
 void img_path_follow(const char *path, char ret[2 * PATH_MAX]);
-/* Refuse what is neither a file nor a block device. Returns 0; -EINVAL with a sentence. */
+/* Refuse a path that is neither a file nor a block device. Returns 0; -EINVAL with a sentence. */
 int img_kind_check(const struct stat *st, const char *path, struct err *e);
 /* Returns the path in a name: what follows "file:", or the name itself. */
 #define img_name_path(name) (strncmp((name), "file:", 5) ? (name) : (name) + 5)
@@ -299,7 +301,7 @@ int img_block_close(struct block *b, const char *path, int r, struct err *e);
 int img_block_run(struct loop *l, const struct img_open *o, int (*work)(struct block *b, void *opaque, struct err *e), void *opaque,
 	struct err *e);
 /* Open a qcow2 image without its backing files, to change its header: lock the image, then read and check the header.
- * has_none: what a raw image lacks, for the error.
+ * has_none: the feature that a raw image lacks, for the error.
  * Returns 0; -errno with a sentence. Free with img_layers_free() on success. */
 int img_header_open(const struct img_open *o, const char *has_none, struct img_layer *layers, unsigned *ret_n, struct err *e);
 

@@ -7,8 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Print a text of JSON. Escape the control characters that json-c leaves: names in images are whatever somebody has
- * written there. */
+/* Print a text of JSON. Escape the control characters that json-c leaves: names in images are untrusted. */
 static void text_print(const char *s)
 {
 	for (size_t left = strlen(s), n; left; s += n, left -= n) {

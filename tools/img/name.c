@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Limits for options, which may come from a program that passes on what others wrote. */
+/* Limits for options, which may come from untrusted input of another program. */
 #define OPTIONS_BYTES_MAX (64 * 1024u)
 #define OPTIONS_MAX 64
 #define DEPTH_MAX 4

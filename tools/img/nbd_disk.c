@@ -140,7 +140,7 @@ static void disk_died(struct nbd_disk *d)
 		disk_tell(d);
 }
 
-/* Watch the socket for what libnbd waits for. */
+/* Watch the socket for the events that libnbd waits for. */
 static void socket_watch(struct nbd_disk *d)
 {
 	unsigned dir, events = 0;
@@ -169,7 +169,7 @@ static void commands_finished(struct nbd_disk *d)
 	}
 }
 
-/* Act on what libnbd has done: call this after each of its functions that may send or receive. */
+/* Handle the results of libnbd's work. Call this after each of its functions that may send or receive. */
 static void disk_turn(struct nbd_disk *d)
 {
 	socket_watch(d);
@@ -253,7 +253,7 @@ static int64_t cmd_send(struct nbd_cmd *q)
 	return r->op == BLOCK_READ ? c->aio_pread(h, data, q->now, off, over, 0) : c->aio_pwrite(h, data, q->now, off, over, flags);
 }
 
-/* Is there nothing to send for the rest of the request? */
+/* Does the rest of the request need no command to the server? */
 static bool cmd_is_complete(struct nbd_cmd *q)
 {
 	const struct nbd_disk *d = q->d;
@@ -440,7 +440,7 @@ static void disk_free(struct block *b)
 static const struct block_ops disk_ops = { .submit = disk_submit, .extent = disk_extent, .flush_all = disk_flush_all,
 	.resize = disk_resize, .free = disk_free };
 
-/* Check what the server says of the export. */
+/* Check the server's description of the export. */
 static int export_read(struct nbd_disk *d, bool writable, struct err *e)
 {
 	const struct nbd_calls *c = &d->c;

@@ -195,7 +195,7 @@ static int piece_write(struct pack *k, struct piece *p)
 	return r;
 }
 
-/* Known zeros; data; what the target's backing file has. */
+/* Known zeros; data; content of the target's backing file. */
 enum { STRETCH_ZERO, STRETCH_DATA, STRETCH_BELOW };
 
 /* Describe the stretch from pos on. Returns one of the values above; -errno. */
@@ -219,8 +219,8 @@ static int stretch_next(const struct pack *k, uint64_t *ret_len)
 	return x.zero && !how->dense ? STRETCH_ZERO : STRETCH_DATA;
 }
 
-/* Pass known zeros to the destination without reading them, and leave out what the target's backing file has. Stop at a
- * cluster boundary, where the next piece starts, and set data_end. */
+/* Pass known zeros to the destination without reading them, and leave out content that the target's backing file has.
+ * Stop at a cluster boundary, where the next piece starts, and set data_end. */
 static int holes_skip(struct pack *k)
 {
 	while (k->pos < k->size) {

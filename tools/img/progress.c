@@ -30,7 +30,7 @@ static void on_signal(int sig)
 	errno = error;
 }
 
-/* Says what img_fail() says after img_check_interrupted(); may run in a signal handler. */
+/* Prints the message of img_fail() after img_check_interrupted(); may run in a signal handler. */
 static void on_signal_end(int sig)
 {
 	static const char words[] = ": interrupted\n";

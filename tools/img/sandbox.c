@@ -1,5 +1,5 @@
-/* sandbox: confines cairn-img before it reads a byte of an image. What the command line names decides which files it
- * can open afterwards; an image's names of backing and data files open no others. */
+/* sandbox: confines cairn-img before it reads a byte of an image. Afterwards it can open only files that the command
+ * line allows; an image's names of backing and data files open no others. */
 #include "img.h"
 
 #include "base/cleanup.h"

@@ -2,8 +2,7 @@
  * cairnd runs it and sends it the pipes (api/vm/vm_log.h). It ends when cairnd and all writers have ended.
  *
  * The writers are not trusted: of a VM, a file has at most FILE_BYTES, and one older file ("log.1") stays; a writer
- * gets rid of BURST_BYTES at once, and of RATE_BYTES a second from then on. Control characters become question
- * marks. */
+ * may write BURST_BYTES at once, and RATE_BYTES a second from then on. Control characters become question marks. */
 #include "api/vm/vm_log.h"
 #include "base/channel.h"
 #include "base/clock.h"
@@ -36,10 +35,10 @@
 #define EVENTS 64
 
 struct writer {
-	struct writer *next; /* of those that are held back */
+	struct writer *next; /* of the pipes that are held back */
 	int pipe, folder;
 	uint64_t credit, since_ns; /* bytes that may be read, and when they were counted */
-	uint64_t told_ns; /* when a line said that the writer is held back; 0: never */
+	uint64_t told_ns; /* when a line reported that the writer is held back; 0: never */
 	struct utf8_stream text;
 	char name[VM_LOG_NAME_MAX + 1];
 };

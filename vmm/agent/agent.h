@@ -7,8 +7,8 @@
  * timed out, or after AGENT_HOLD_NS.
  *
  * Before a command, a sync finds out whether an agent answers. If no answer comes within AGENT_SYNC_NS, the command
- * fails. The next command sends another sync, and takes the answer to any sync since the last command, so that an agent
- * that is always late gets the command of a client that repeats it.
+ * fails. The next command sends another sync, and accepts the answer to any sync since the last command. So an agent
+ * that always answers late still gets a command that a client repeats.
  *
  * Commands run one at a time, in this order when several are due: thaw, freeze, clock, agent_tell() or
  * agent_shutdown(), address query, agent_command(), host name, ping.

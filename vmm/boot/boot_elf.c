@@ -133,8 +133,8 @@ static int notes_read(struct boot_image *b, const Elf64_Phdr *p, uint64_t *pvh, 
 	return r < 0 ? err_set_errno(e, r, "kernel") : 0;
 }
 
-/* Return the address where a Multiboot kernel's entry point is loaded: some have a linear address in their header, for
- * paging of their own, and boot loaders look for its segment (GRUB: grub-core/loader/multiboot_elfxx.c). */
+/* Return the address where a Multiboot kernel's entry point is loaded. Some kernels have a linear address in their
+ * header, for their own paging; boot loaders then search its segment (GRUB: grub-core/loader/multiboot_elfxx.c). */
 static uint64_t entry_gpa(const struct boot_image *b, const Elf64_Ehdr *h)
 {
 	for (unsigned i = 0; i < h->e_phnum; i++) {

@@ -1,6 +1,7 @@
-/* slots_aml: the content that a DSDT of machine version 7 and later has for PCI slots whose device a guest can release
- * (devices/pci/pci_hotplug.h): a device for each slot, and the method of the event. It depends on the devices that the
- * guest boots with, so it is no ASL source. It follows the content of dsdt.asl, compiled with SLOTS_APPENDED. */
+/* slots_aml: a part of the DSDT of machine version 7 and later, for PCI slots whose device a guest can release
+ * (devices/pci/pci_hotplug.h). It has a device for each slot, and the method of the event. It depends on the devices
+ * that the guest boots with, so it is no ASL source. It follows the content of dsdt.asl, compiled with
+ * SLOTS_APPENDED. */
 #ifndef CAIRN_VMM_BOOT_SLOTS_AML_H
 #define CAIRN_VMM_BOOT_SLOTS_AML_H
 

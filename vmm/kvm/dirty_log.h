@@ -1,15 +1,15 @@
-/* dirty_log: notes which blocks of RAM are written: for VM processes without userfaultfd; for those that took a VM
- * over, from the handover to the first snapshot (vmm/machine/machine_carry.h); and for those that hand a live clone
- * over, while they copy its memory (vmm/machine/ram_carry.h). KVM's dirty log has the
- * guest's writes. It lacks the writes of this process, and those that the kernel makes for this process (data read from
- * a disk), so devices mark these.
+/* dirty_log: records which blocks of RAM are written. VM processes without userfaultfd use it. So do processes that
+ * took a VM over, from the handover to the first snapshot (vmm/machine/machine_carry.h), and processes that hand a
+ * live clone over, while they copy its memory (vmm/machine/ram_carry.h). KVM's dirty log has the guest's writes. It
+ * lacks the writes of this process, and those that the kernel makes for this process (data read from a disk), so
+ * devices mark these.
  *
  * A device marks a block after its write is visible in RAM. So if a caller collects the log and then copies the
  * collected blocks, each write is in that copy, or a later collection has its block again.
  *
- * Turning the log on takes 7 to 11 ms for each memory slot if KVM waits for an RCU grace period, so callers turn it on
- * while the guest runs, and it stays on. With huge pages it is turned off after each copy, because KVM maps memory in
- * pages of 4 KiB while it is on.
+ * Turning the log on takes 7 to 11 ms for each memory slot if KVM waits for an RCU grace period. So callers turn it
+ * on while the guest runs, and leave it on. With huge pages it is turned off after each copy, because KVM maps memory
+ * in pages of 4 KiB while it is on.
  *
  * Threading: dirty_log_mark() on any thread. All other functions on the main or the worker's thread, one at a time. */
 #ifndef CAIRN_VMM_KVM_DIRTY_LOG_H

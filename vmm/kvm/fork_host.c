@@ -70,9 +70,10 @@ static bool facts_take(struct state_reader *r, struct fork_host *h)
 		(h->own != NULL) == (h->kind == CPU_KIND_PROCESSOR);
 }
 
-/* Copy the facts' pages through a mapping. read() marks a page as accessed, so the kernel may put it on a list of this
- * CPU, which holds a reference to the page until the list is full. The daemon may be sealing the file at this time, and
- * the kernel seals no file that has a page with such a reference. munmap() marks no page of a sequential mapping. */
+/* Copy the facts' pages through a mapping. read() marks a page as accessed, so the kernel may put it on a list of
+ * this CPU. The list holds a reference to the page until the list is full. The daemon may be sealing the file at this
+ * time, and the kernel seals no file that has a page with such a reference. munmap() marks no page of a sequential
+ * mapping. */
 static bool facts_copy(int fd, uint8_t *page)
 {
 	struct stat st;

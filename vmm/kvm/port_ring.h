@@ -1,9 +1,9 @@
 /* port_ring: the bytes that a guest writes to one port while its firmware starts. KVM collects them in a ring
  * (KVM_CAP_COALESCED_PIO), so a byte costs no exit to this process. Reads, and wider writes, exit as ever.
  *
- * The ring is emptied after each exit of a vCPU, so the bytes come before all that the vCPU does later, and by a timer,
- * because a guest that halts has no more exits. When no byte has come for some seconds, KVM stops collecting: each
- * later write exits, and nothing has to look at the ring.
+ * The ring is emptied after each exit of a vCPU, so the bytes come before all later effects of the vCPU. A timer
+ * empties it, too, because a guest that halts has no more exits. When no byte has come for some seconds, KVM stops
+ * collecting: each later write exits, and nothing has to look at the ring.
  *
  * Threading: main thread only, unless a comment says otherwise. */
 #ifndef CAIRN_VMM_KVM_PORT_RING_H

@@ -33,9 +33,9 @@
 #define MSR_VMX_VMFUNC 0x491u
 #define MSR_WALL_CLOCK_OLD 0x11u
 #define MSR_WALL_CLOCK 0x4b564d00u
-/* KVM takes a TSC within a second of the one that the VM would have now for an attempt to synchronize vCPUs, and keeps
- * the latter (since Linux 6.7, not for the first one that is set). So set the first vCPU to one that is minutes away
- * before. */
+/* If the new TSC is within a second of the VM's present TSC, KVM takes this for an attempt to synchronize vCPUs, and
+ * keeps the present TSC (since Linux 6.7, not for the first TSC that is set). So set the first vCPU to one that is
+ * minutes away before. */
 #define TSC_FAR (1ULL << 40)
 #define XSAVE_MAX_BYTES (64 * 1024)
 #define CR0_PE 1ULL
@@ -76,8 +76,8 @@ struct vcpu_image {
 	} xsave;
 };
 
-/* A mapping of its own: most of it is room for an area that few processors need. calloc() would write all of it, which
- * took a clone 18 page faults and 72 KiB. */
+/* Use a separate mapping: most of it is room for an area that few processors need. calloc() would write all of it,
+ * which took a clone 18 page faults and 72 KiB. */
 static struct vcpu_image *image_new(void)
 {
 	void *p = mmap(NULL, sizeof(struct vcpu_image), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -350,8 +350,8 @@ static bool base_is_carried(const struct machine *m)
 	return m->cfg.taken_over && m->cfg.taken.has_base && !m->cfg.huge_pages;
 }
 
-/* Choose how memory is tracked: by userfaultfd, or by KVM's dirty log where userfaultfd is not available or memory is
- * in huge pages, which are larger than the fault tracker's blocks. */
+/* Choose how memory is tracked: by userfaultfd, or by KVM's dirty log if userfaultfd is not available or memory is in
+ * huge pages, because these are larger than the fault tracker's blocks. */
 static int tracking_open(struct machine *m, struct host_files *host, struct err *e)
 {
 	char reason[UFFD_REASON_MAX];

@@ -141,7 +141,8 @@ struct machine {
 	uint64_t run_ns;     /* time that the guest ran before resumed_ns */
 	uint64_t resumed_ns; /* 0: paused */
 	uint64_t stopped_ns; /* when the vCPUs were last stopped, at the latest; 0: they never were */
-	/* Jobs in progress beside the VM's work that use the list of disks, which must not change meanwhile. */
+	/* Jobs in progress, other than the VM's work, that use the list of disks; the list must not change meanwhile.
+	 */
 	atomic_uint disk_readers;
 	_Atomic(struct vm_pins *) idle_pins; /* owned; see vmm/snapshot/vm_pins.h; NULL: none */
 	bool booted; /* guest memory may have been written to, so a boot has to clear it */
@@ -219,8 +220,8 @@ const char *machine_corrupt_disk(const struct machine *m);
 void machine_info(struct machine *m, struct vm_info *i);
 /* Change an interface; m->cfg has the new values afterwards. Returns 0; -ENOENT; -EPERM. */
 int machine_set_interface(struct machine *m, const struct vm_interface_set *want, struct err *e);
-/* Keep vhost-net from the rings of all interfaces, as long as memory is being copied, or the dirty log, which lacks
- * vhost's writes, is on. hold: work begins; false: it has ended. */
+/* Stop vhost-net on all interfaces while memory is being copied, or while the dirty log is on, because the log lacks
+ * vhost's writes. hold: work begins; false: it has ended. */
 void machine_hold_vhost(struct machine *m, bool hold);
 /* Return the limits of disk i of the configuration. */
 struct virtio_blk_limits machine_disk_limits(const struct vm_config *c, unsigned i);

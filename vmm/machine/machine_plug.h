@@ -1,7 +1,7 @@
 /* machine_plug: adds disks and interfaces to a machine that runs or is paused, and removes them.
  *
- * The sandbox forbids new loops, so an attached disk uses the loop of a disk that was detached, or shares the loop of
- * another disk; an attached interface is served by the main thread.
+ * The sandbox forbids new loops. So an attached disk uses the loop of a detached disk, or shares the loop of another
+ * disk, and the main thread serves an attached interface.
  *
  * Threading: main thread, while no work is in progress (vm_works()) and machine.disk_readers is 0. */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_PLUG_H

@@ -1,8 +1,8 @@
 /* ram_carry: brings the memory of a live clone, which is a private view of its base file (vmm/kvm/memory.h), to the
  * successor of a handover (vmm/snapshot/vm_handover.h). The successor maps the base file, too, so the clone still
  * shares memory. The pages that the clone wrote exist only in its process. So they are copied into the clone's own
- * file, memory.fd, from which the successor reads them into its mapping: piece by piece, and again what was written
- * meanwhile (ram_save.h), while the guest runs; the last ones in the pause.
+ * file, memory.fd, from which the successor reads them into its mapping. While the guest runs, this is done piece by
+ * piece, and repeated for pages that were written meanwhile (ram_save.h). The last pages are copied in the pause.
  *
  *     while (ram_carry_next() == 1)
  *             let the successor read memory.fd

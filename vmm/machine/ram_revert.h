@@ -1,7 +1,7 @@
-/* ram_revert: reverts the memory of a VM process without userfaultfd. If the dirty log (vmm/kvm/dirty_log.h) counts
- * writes from a known state, only the blocks that were written since, or that differ between that state and the wanted
- * one, are read and replaced; else all blocks. Unless the caller forgoes the check, each block is read and checked
- * before memory is changed, most of them while the guest runs.
+/* ram_revert: reverts the memory of a VM process without userfaultfd. The dirty log (vmm/kvm/dirty_log.h) may have
+ * the writes since a known state. Then only the blocks that were written since, or that differ between that state and
+ * the wanted one, are read and replaced; else all blocks. Unless the caller forgoes the check, each block is read and
+ * checked before memory is changed, most of them while the guest runs.
  *
  * Threading: ram_revert_look() on the worker's thread, with some more of its own; all others on the main thread. */
 #ifndef CAIRN_VMM_MACHINE_RAM_REVERT_H

@@ -24,8 +24,8 @@
 #include <unistd.h>
 
 /* Bound of the queue from other threads to the main thread. A guest can fill it. Half of the queue is reserved for
- * faults, for events that may stop the VM, and for the watchdog's; when the other half is full, one of each kind is
- * queued, and all other events are dropped. */
+ * faults, for events that may stop the VM, and for the watchdog's. When the other half is full, one event of each
+ * kind is queued, and further ones are dropped. */
 #define QUEUE_MAX 256
 #define QUEUE_KEPT_FOR_STOPS 128
 
@@ -345,8 +345,9 @@ static void reset_later(struct vm *vm, uint64_t now, uint64_t wait_ns)
 	vm_event_send(vm, &ev);
 }
 
-/* Reset for the guest or the watchdog: after a delay if the guest resets in a loop, and at the work's end if work in
- * progress still reads memory, which a reset clears. If the guest itself asked, the vCPUs stay stopped until then. */
+/* Reset for the guest or the watchdog. If the guest resets in a loop, reset after a delay. If work in progress still
+ * reads memory, which a reset clears, reset at the work's end. If the guest itself asked, the vCPUs stay stopped
+ * until then. */
 static void guest_restart(struct vm *vm)
 {
 	uint64_t now = loop_now_ns(), wait = backoff_slow(&vm->m->cfg.resets, &vm->resets, now);

@@ -111,8 +111,8 @@ static bool is_frozen(const struct fork_disk *x)
 	return x->way == FORK_DISK_FREEZE || x->way == FORK_DISK_PIN;
 }
 
-/* Whether the image can hold a hidden snapshot. The engine tells, because reading the header from the file takes as
- * long as the fork's pause: the page cache has no part of a file that is open with O_DIRECT. */
+/* Whether the image can hold a hidden snapshot. Ask the engine, because reading the header from the file takes as
+ * long as the fork's pause: a file that is open with O_DIRECT is not in the page cache. */
 static bool can_freeze(const struct fork_disk *x)
 {
 	struct block_info info;

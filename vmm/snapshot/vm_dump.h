@@ -1,8 +1,8 @@
 /* vm_dump: writes a guest's memory and registers at one instant into a core file (vmm/snapshot/elf_core.h). A running
  * VM is paused for that instant and runs while its memory is written, as for a snapshot: by userfaultfd's write
- * protection, or in rounds by KVM's dirty log (vmm/machine/ram_save.h). The VM stays paused until everything is
- * written if its memory cannot be tracked (a clone's before Linux 5.19), if the guest writes faster than the rounds
- * copy, and with vm_dump.stay. A crashed VM that was preserved can be dumped, too.
+ * protection, or in rounds by KVM's dirty log (vmm/machine/ram_save.h). In three cases, the VM stays paused until
+ * everything is written: its memory cannot be tracked (a clone's before Linux 5.19), the guest writes faster than the
+ * rounds copy, or vm_dump.stay is set. A crashed VM that was preserved can be dumped, too.
  *
  * Zero pages become holes of the file, except in blocks that are written again after a round.
  *

@@ -50,8 +50,8 @@ static int save_step(void *opaque, uint64_t done, uint64_t total)
 	return vm_work_step(s->vm, done, total);
 }
 
-/* Flush the disks before the VM ends: unflushed guest writes are only in the disks' caches, not in
- * the state, and a disk error must show while the VM can still continue. */
+/* Flush the disks before the VM ends, because unflushed guest writes are not in the state. A disk error must be
+ * reported while the VM can still continue. */
 static int disks_flush(struct machine *m, struct err *e)
 {
 	int r = 0;

@@ -6,8 +6,8 @@
  * protected again, and each disk's content is frozen. Then the guest runs on, and the worker writes memory as of the
  * pause. Without userfaultfd, the worker copies memory in rounds while the guest runs (vmm/machine/ram_save.h), and the
  * pause follows the last round.
- * The next snapshot shares all memory that was not dirtied since with this one; after a revert, with the snapshot that
- * was reverted to, whether its memory is loaded yet or not. With huge pages, nothing is shared.
+ * The next snapshot shares all memory that was not dirtied since with this one. After a revert, it shares memory with
+ * the snapshot of the revert, even if that memory is not loaded yet. With huge pages, nothing is shared.
  *
  * Threading: main thread; done() runs on it, unless the function fails. A create, a delete and a revert
  * get -EBUSY while other work of the VM is in progress (vm_work_begin()). Functions return 0 or -errno. */

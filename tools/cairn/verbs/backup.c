@@ -1,5 +1,6 @@
-/* backup-begin, domjobinfo, domjobabort: a backup of a VM's disks from a snapshot of one instant, which the images hold
- * while it lasts: copied to files (push), or served over NBD by nbdkit with Cairn's plugin (pull). All data about a
+/* backup-begin, domjobinfo, domjobabort: a backup of a VM's disks as of one instant. It reads a snapshot, which the
+ * images hold during the backup, and copies the disks to files (push), or lets nbdkit with Cairn's plugin serve them
+ * over NBD (pull). All data about a
  * backup is in the snapshot: the tags `backup` and `keep`, the tag with the VM's UUID that the daemon adds, and the
  * folder of the sockets as its description. So a backup outlives its client, the daemon and the VM's process, until
  * domjobabort ends it. */
@@ -154,8 +155,8 @@ static size_t folders_of(struct json_object *disk, char folders[LAYERS_MAX][PATH
 	return n;
 }
 
-/* Wait for the first byte of the server's greeting: nbdkit has continued in the background, and writes the number of
- * that process, without which nobody could end it, before it greets. */
+/* Wait for the first byte of the server's greeting. Before that, nbdkit continues in the background, and writes the
+ * pid of that process, which is needed to end it. */
 static int server_await(const char *socket, struct err *e)
 {
 	CLEANUP_CLOSE int fd = unix_connect(socket, 0);
