@@ -320,7 +320,7 @@ void command_net_update(struct call *c)
 	w = waiting_new(c);
 	r = n ? definition_arg(c, &d, &e) : -ENOENT;
 	if (!r && strcmp(d->name, network_any(n)->name))
-		r = err_set(&e, -EINVAL, ERR_INVALID, "definition.name: is \"%s\", and the network is '%s'; a network keeps its name",
+		r = err_set(&e, -EINVAL, ERR_INVALID, "definition.name: \"%s\" differs from the network's name '%s', which cannot change",
 			d->name, network_any(n)->name);
 	if (!r && n->live) /* otherwise network_update() says that the network is inactive */
 		r = was_check(c, n->live, d->name, &e);

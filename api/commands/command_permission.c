@@ -49,8 +49,8 @@ static void keep_done(struct store_work *work)
 			p->changed(p->opaque);
 		e = work->e;
 	} else if (r < 0) {
-		err_set(&e, r, work->e.cls, "the permission is revoked, but not on the disk yet, so a daemon that starts now would "
-			"know it again; this daemon keeps trying: %.300s", work->e.msg);
+		err_set(&e, r, work->e.cls, "the permission is revoked, but this is not stored yet, so a restarted daemon would "
+			"grant it again; this daemon retries the write: %.300s", work->e.msg);
 	}
 	if (r < 0)
 		permissions_keep(p, host->loop, host->store, NULL);

@@ -277,7 +277,7 @@ static int rate_check(struct parse *p, const char *name, const struct vm_disk_ra
 		return key_error(p, "%s_max: %llu is not more than %s (%llu); give a higher %s_max, or none", name, (unsigned long long)l->max,
 			name, (unsigned long long)l->rate, name);
 	if (l->max_s && !l->max)
-		return key_error(p, "%s_max_length: there is no %s_max whose length that is; add it, or remove %s_max_length", name, name, name);
+		return key_error(p, "%s_max_length: needs %s_max; add that, or remove %s_max_length", name, name, name);
 	return 0;
 }
 
@@ -294,11 +294,11 @@ static int check_tune(struct parse *p, const struct vm_disk_tune *t)
 	if (r < 0)
 		return r;
 	if (t->iops[0].rate && (t->iops[1].rate || t->iops[2].rate))
-		return key_error(p, "iops: limits reads and writes together, so there are no iops_rd and iops_wr beside it");
+		return key_error(p, "iops: limits reads and writes together, so it cannot be combined with iops_rd and iops_wr");
 	if (t->bps[0].rate && (t->bps[1].rate || t->bps[2].rate))
-		return key_error(p, "bps: limits reads and writes together, so there are no bps_rd and bps_wr beside it");
+		return key_error(p, "bps: limits reads and writes together, so it cannot be combined with bps_rd and bps_wr");
 	if (t->iops_bytes && !t->iops[0].rate && !t->iops[1].rate && !t->iops[2].rate)
-		return key_error(p, "iops_size: counts for iops, iops_rd and iops_wr, of which there is none; add one, or remove iops_size");
+		return key_error(p, "iops_size: needs iops, iops_rd or iops_wr; add one of these, or remove iops_size");
 	return 0;
 }
 

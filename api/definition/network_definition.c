@@ -98,7 +98,7 @@ static int parse_link(struct parse *p, struct json_object *v, void *into)
 			return key_error(p, "may have letters, digits, \".\", \"_\", \"-\", \"+\" and \"@\" only");
 	for (size_t i = 0; i < ARRAY_SIZE(taken); i++)
 		if (!strcmp(s, taken[i]))
-			return key_error(p, "\"%s\" has a meaning of its own for the kernel; give another name", s);
+			return key_error(p, "the kernel reserves the name \"%s\"; give another name", s);
 	snprintf(into, IFNAMSIZ, "%s", s);
 	return 0;
 }
@@ -145,7 +145,7 @@ static int parse_hostname(struct parse *p, struct json_object *v, void *into)
 	if (!s)
 		return -EINVAL;
 	if (is_dnsmasqs_word(s))
-		return key_error(p, "has a meaning of its own for dnsmasq, as a number, \"12h\" and \"ignore\" have; give another name");
+		return key_error(p, "has a special meaning for dnsmasq, like a number, \"12h\" and \"ignore\"; give another name");
 	if (strchr(s, '.'))
 		return key_error(p, "is a name with a dot; give the first part, and the rest as the network's domain");
 	return domain_parse(p, v, 63, into);

@@ -471,7 +471,7 @@ static int resize_run(const struct volume_work *w, int dir, struct err *e)
 	if (r < 0)
 		return r;
 	if (w->capacity_bytes < look.capacity_bytes && !w->shrink)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: %" PRIu64 " bytes is less than the volume has, whose end would be lost; give --shrink if that is meant",
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: %" PRIu64 " bytes is less than the present size, so the data at the end would be lost; give --shrink to allow that",
 			w->name, w->capacity_bytes);
 	path_put(path, w, w->name);
 	snprintf(size, sizeof(size), "%" PRIu64, w->capacity_bytes);

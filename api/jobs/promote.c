@@ -561,8 +561,8 @@ static int claims_check(const struct promotion *p, struct err *e)
 	if (!r)
 		r = vm_check_claim(l, VM_CLAIM_ALL, "replace it", e);
 	if (!r && vm_has(l, VM_FACT_TRANSIENT))
-		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.255s' is transient, so it would be gone; make it persistent with: cairn "
-			"dumpjson %.60s | cairn define -", l->def->name, l->def->name);
+		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.255s' is transient, so its end would undefine it; make it persistent "
+			"with: cairn dumpjson %.60s | cairn define -", l->def->name, l->def->name);
 	if (!r && (w->scope || l->scope))
 		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%.255s' is in a scope of systemd that has its UUID; turn systemd_scope off, and "
 			"start it again", w->scope ? w->def->name : l->def->name);

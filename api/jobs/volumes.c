@@ -90,8 +90,8 @@ static int volume_check_free(const struct vm *vm, const struct volumes *v, const
 
 	if (!x->read_only && !rights_are_same(author_of(vm->def, x->path), volumes_author(vm, v)))
 		return err_set(e, -EPERM, ERR_PERMISSION,
-			"disk %s: another user added %s than the disks before it, and no single user's rights remove all; "
-			"name the disks of one user in storage; nothing was done", x->id, x->path);
+			"disk %s: the user who added %s is not the one who added the disks before it; name the disks of "
+			"one user in storage; nothing was done", x->id, x->path);
 	if (!user)
 		return 0;
 	if (!permissions_seen_together(&vm->host->permissions, vm->def->uuid, user->def->uuid))

@@ -198,7 +198,7 @@ static void reclaim_rule(const struct advice_vm *vm, double resident, struct adv
 
 	if (!vm->may_reclaim || !(resident >= (double)RECLAIM_BYTES && resident >= RECLAIM_PART * (double)vm->ram_bytes))
 		return;
-	a = advice_add(ret, ADVICE_WASTE, "reclaim", "idle, and its process holds %s of memory; what the guest has not written since its last snapshot can be freed",
+	a = advice_add(ret, ADVICE_WASTE, "reclaim", "idle, and its process holds %s of memory; memory that the guest has not written since its last snapshot can be freed",
 		size_text(resident, size));
 	advice_figure(a, "memory", resident);
 	advice_command(a, "cairn reclaim %s", vm->name);

@@ -270,7 +270,7 @@ static int ask_again(struct approver *a, struct call *c, struct approval_request
 static int check_askable(const struct approver *a, const struct call *c, struct err *e)
 {
 	if (a->table.unknown)
-		return err_set(e, -EPERM, ERR_APPROVAL, "the rules of approval are not known: %s", a->table.unknown);
+		return err_set(e, -EPERM, ERR_APPROVAL, "the approval rules could not be loaded: %s", a->table.unknown);
 	if (c->dialect != DIALECT_DAEMON)
 		return err_set(e, -EPERM, ERR_APPROVAL, "%s needs the approval of another user, which this socket cannot wait for; use the "
 			"command of cairn or of the daemon's socket", c->command->name);
@@ -543,8 +543,7 @@ static void rule_stored(struct store_work *w)
 	struct err e;
 
 	if (w->r < 0) {
-		err_set(&e, w->r, w->e.cls, "the rule is in effect, but not on the disk yet, so a daemon that starts now would not know it; set it "
-			"again: %.300s", w->e.msg);
+		err_set(&e, w->r, w->e.cls, "the rule is in effect, but not stored, so a restarted daemon would not have it; set it again: %.300s", w->e.msg);
 		call_fail(ch->call, &e);
 	} else {
 		call_return(ch->call, NULL);
@@ -560,7 +559,7 @@ void approver_set_rule(struct call *c, const struct approval_rule *rule)
 	int r;
 
 	if (a->table.unknown) {
-		err_set(&e, -EPERM, ERR_CORRUPT, "the rules of approval are not known: %s", a->table.unknown);
+		err_set(&e, -EPERM, ERR_CORRUPT, "the approval rules could not be loaded: %s", a->table.unknown);
 		call_fail(c, &e);
 		return;
 	}

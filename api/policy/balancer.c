@@ -308,7 +308,7 @@ static void memory_apply(struct vm *vm, const struct balance_memory *now, bool i
 	balloon_set(vm, &(struct vm_balloon_set){ .set_target = true, .target_bytes = now->target });
 	change_note(vm, MEMORY, was, now->target, now->target < was ? (is_short ? "the host is short of memory, and the guest does not use this part" :
 		"other guests need memory, and this one does not use this part") :
-		is_short ? "the guest has next to nothing left, and others have given memory" : "the host or other guests have memory to spare");
+		is_short ? "the guest has almost no memory left, and other guests have given memory" : "the host or other guests have memory to spare");
 }
 
 static void host_read(struct balance_host *ret)

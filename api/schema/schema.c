@@ -94,7 +94,7 @@ static const struct field trend_returns[] = {
 
 static const struct field advise_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only advice about this VM (name or UUID) [all VMs, pools and the host]" },
-	{ "verbose", FIELD_BOOL, OPTIONAL, "also name the rules that say nothing because they lack data" },
+	{ "verbose", FIELD_BOOL, OPTIONAL, "also name the rules that lack data" },
 	{ "snapshots", FIELD_BOOL, OPTIONAL, "with `vm`: also look for old snapshots; the VM's process, or another one if the VM is off, reads its images for that" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 static const struct field advise_returns[] = {
@@ -106,7 +106,7 @@ static const struct field advise_returns[] = {
 static const struct field rename_args[] = { FIELD_VM,
 	{ "name", FIELD_STRING, REQUIRED, "new name of the VM" }, END };
 static const struct field promote_args[] = { FIELD_VM,
-	{ "undo", FIELD_BOOL, OPTIONAL, "the VM was promoted: let the VM that it replaced take everything back [false]" }, END };
+	{ "undo", FIELD_BOOL, OPTIONAL, "undo the promotion of the VM: give all back to the VM that it replaced [false]" }, END };
 static const struct field promote_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the promoted VM" },
 	{ "uuid", FIELD_STRING, REQUIRED, "its UUID" },
@@ -133,7 +133,7 @@ static const struct field start_args[] = { FIELD_VM,
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "check quotas, limits, ports, images, networks, memory, space of pools and processors, and start nothing" }, END };
 static const struct field start_returns[] = {
 	{ "id", FIELD_INT, OPTIONAL, "id of the running VM, unless dry-run" },
-	{ "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "sentences about what the host is short of, the most pressing first: memory, space of a pool, and with dry-run processors" }, END };
+	{ "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "sentences about resources that the host lacks, the most urgent first: memory, space of a pool, and with dry-run processors" }, END };
 
 #define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, \
 	"press the power button (acpi) or ask the guest agent (agent) [acpi]" }
@@ -242,7 +242,7 @@ static const struct field export_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "compress", FIELD_COMPRESS, OPTIONAL, "compression method [zstd]" },
 	{ "level", FIELD_INT, OPTIONAL, "compression level" },
 	{ "snapshot", FIELD_STRING, OPTIONAL, "export the disks as of this snapshot; required unless the VM is off" },
-	{ "since", FIELD_STRING, OPTIONAL, "export only what differs from this earlier snapshot; needs `snapshot`" }, END };
+	{ "since", FIELD_STRING, OPTIONAL, "export only the differences from this earlier snapshot; needs `snapshot`" }, END };
 static const struct field import_args[] = { FIELD_JOB_ID,
 	{ "folder", FIELD_STRING, REQUIRED, "absolute path of the folder in which to create the folder of the VM" },
 	{ "name", FIELD_STRING, OPTIONAL, "name of the VM [the name in the archive]" },
@@ -383,7 +383,7 @@ static const struct field snapshot_size_args[] = { FIELD_VM, FIELD_SNAPSHOT, END
 	{ "page", FIELD_STRING, OPTIONAL, "the `next` of the page before [the first page]" },                    \
 	{ "limit", FIELD_INT, OPTIONAL, "greatest number of entries in the page [as many as fit into an answer]" }
 static const struct field snapshot_diff_args[] = { FIELDS_DIFF,
-	{ "extents", FIELD_BOOL, OPTIONAL, "list what differs, page by page" }, END };
+	{ "extents", FIELD_BOOL, OPTIONAL, "list the differences, page by page" }, END };
 static const struct field snapshot_diff_files_args[] = { FIELDS_DIFF, END };
 static const struct field snapshot_size_returns[] = {
 	{ "own-size", FIELD_INT, REQUIRED, "bytes that only this snapshot uses, and that its deletion frees" }, END };
@@ -448,7 +448,7 @@ static const struct field schedule_add_returns[] = { { "name", FIELD_STRING, REQ
 	{ "next-run", FIELD_INT, REQUIRED, "time of the first run: realtime, ns" }, END };
 static const struct field schedule_name_args[] = { FIELD_VM, FIELD_SCHEDULE_NAME, END };
 static const struct field schedule_pause_args[] = { FIELD_VM, FIELD_SCHEDULE_NAME,
-	{ "resume", FIELD_BOOL, OPTIONAL, "let it run again; runs that were due during the pause are not made up for" }, END };
+	{ "resume", FIELD_BOOL, OPTIONAL, "let it run again; runs that became due during the pause are omitted" }, END };
 static const struct field query_timetables_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedules of this VM (name or UUID)" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
@@ -464,7 +464,7 @@ static const struct field threshold_set_args[] = { FIELD_VM,
 	{ "above", FIELD_STRING, REQUIRED, "raise it above this, such as 90, 20ms or 100M" },
 	{ "below", FIELD_STRING, OPTIONAL, "clear it at or below this [as above]" },
 	{ "for", FIELD_INT, OPTIONAL, "raise and clear it after so long without a break, ns [a minute]" },
-	{ "then", FIELD_THRESHOLD_ACTION, OPTIONAL, "do this when it is raised, with the rights that you have then, at most once in ten minutes [nothing]" },
+	{ "then", FIELD_THRESHOLD_ACTION, OPTIONAL, "do this when it is raised, with the rights that you have then, at most once in ten minutes [none]" },
 	{ "name", FIELD_STRING, OPTIONAL, "name of the threshold, which replaces one of this name [the measure]" }, END };
 static const struct field threshold_remove_args[] = { FIELD_VM, { "name", FIELD_STRING, REQUIRED, "name of the threshold" }, END };
 static const struct field query_thresholds_args[] = {
@@ -607,9 +607,9 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "vm-stats", "show what vm-info shows of all VMs, page by page; a process that does not answer within a second has no statistics",
 		stats_args, stats_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
-	{ "vm-space", "as vm-info, but ask the VM's process first for the space of its images, if it has not said that in this run", vm_only, info_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
-	{ "vm-trend", "show what a VM did over time: up to two years back", trend_args, trend_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
-	{ "advise", "say what is wasted, short or unusual and what will run out, from the trends of VMs, the space of pools and the memory of the host", advise_args, advise_returns,
+	{ "vm-space", "as vm-info, but ask the VM's process first for the space of its images, if it has not reported that in this run", vm_only, info_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "vm-trend", "show a VM's figures over time, up to two years back", trend_args, trend_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "advise", "list resources that are wasted, short or unusual, or that will run out, from the trends of VMs, the space of pools and the memory of the host", advise_args, advise_returns,
 		ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "vm-addresses", "show the guest's network interfaces and addresses, as the guest agent reports them", vm_only, addresses_returns,
 		ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
@@ -663,7 +663,7 @@ static const struct command commands[] = {
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DESTROY },
 	{ "vm-console", "connect to a console of the guest; the answer carries a socket as an fd", console_args, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_CONSOLE },
-	{ "vm-log", "show what the VM's process logged, page by page", vm_log_args, vm_log_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
+	{ "vm-log", "show the log of the VM's process, page by page", vm_log_args, vm_log_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
 	{ "forward-add", "forward a port of this host to the running guest, until the VM's process ends", forward_add_args,
 		forward_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "forward-remove", "remove a forward of the running VM; open connections continue", forward_remove_args,
@@ -693,7 +693,7 @@ static const struct command commands[] = {
 	{ "vm-dump", "dump the guest's memory and registers, as of one instant, as an ELF core to the file passed as an fd "
 		     "(empty, regular, open for writing)", dump_memory_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP },
-	{ "vm-screenshot", "write what the guest shows on its screen to the file passed as an fd (empty, regular, open for writing)",
+	{ "vm-screenshot", "write a picture of the guest's screen to the file passed as an fd (empty, regular, open for writing)",
 		screenshot_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_TAKES_FD, VM_ASK_DUMP },
 	{ "vm-send-key", "press keys of the guest's keyboard together, and release them", send_key_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_GUEST },
@@ -797,14 +797,14 @@ static const struct command commands[] = {
 		request_answer_args, request_answer_returns, ROLE_VIEWER, COMMAND_FILTERS | COMMAND_MUTATES, ANY_STATE },
 	{ "request-deny", "deny a request, or withdraw your own", request_answer_args, request_answer_returns, ROLE_NONE,
 		COMMAND_FILTERS | COMMAND_MUTATES, ANY_STATE },
-	{ "quota-set", "limit what the VMs of a user or of a group's members take; only for root and the daemon's own user",
+	{ "quota-set", "limit the resources of the VMs of a user or of a group's members; only for root and the daemon's own user",
 		quota_set_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "quota-remove", "remove a quota; only for root and the daemon's own user", quota_remove_args, NULL, ROLE_ADMIN,
 		COMMAND_MUTATES, ANY_STATE },
-	{ "query-quotas", "list quotas, and what is used of them", query_quotas_args, query_quotas_returns, ROLE_VIEWER,
+	{ "query-quotas", "list quotas and their use", query_quotas_args, query_quotas_returns, ROLE_VIEWER,
 		COMMAND_FILTERS, ANY_STATE },
 	{ "pool-define", "give a folder for images a name", pool_define_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
-	{ "pool-undefine", "forget the name of a pool; its folder and its volumes stay", pool_name_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
+	{ "pool-undefine", "remove the definition of a pool; its folder and its volumes stay", pool_name_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "query-pools", "list pools", query_pools_args, query_pools_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "query-volumes", "list the volumes of a pool, as your user may see the files", query_volumes_args, query_volumes_returns, ROLE_VIEWER, 0,
 		ANY_STATE },
@@ -830,7 +830,7 @@ static const struct command commands[] = {
 		COMMAND_MUTATES, ANY_STATE },
 	{ "net-undefine", "remove the definition of a network; an active network stays until it stops", network_only, NULL, ROLE_ADMIN,
 		COMMAND_MUTATES, ANY_STATE },
-	{ "net-start", "start a network: its bridge, its rules, DHCP and DNS; of an active one, what is missing",
+	{ "net-start", "start a network: its bridge, its rules, DHCP and DNS; for an active network, restore missing parts",
 		network_only, net_start_returns, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "net-destroy", "stop a network and remove all that it made; refused while VMs use it", network_only, NULL, ROLE_ADMIN,
 		COMMAND_MUTATES, ANY_STATE },

@@ -31,7 +31,7 @@ const struct field approval_rule_args[] = {
 	{ "expire", FIELD_INT, OPTIONAL, "so long a request waits, ns [a day]" }, END };
 const struct field approval_rules_returns[] = {
 	{ "rules", LIST_OF(FIELD_APPROVAL_RULE), REQUIRED, "the rules" },
-	{ "unknown", FIELD_STRING, OPTIONAL, "why the rules are not known; users other than root can then do none of the acts" }, END };
+	{ "unknown", FIELD_STRING, OPTIONAL, "why the rules could not be loaded; users other than root can then do none of the acts" }, END };
 const struct field query_requests_args[] = {
 	{ "id", FIELD_INT, OPTIONAL, "return only this request, also after its end" },
 	{ "all", FIELD_BOOL, OPTIONAL, "also return requests that have ended, for 30 days [false]" },

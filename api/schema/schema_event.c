@@ -136,7 +136,7 @@ static const struct field request_data[] = {
 	{ "state", FIELD_STRING, REQUIRED, "waiting, approved, running, done, failed, denied, withdrawn or expired" },
 	{ "command", FIELD_STRING, REQUIRED, "the command" },
 	{ "user", FIELD_INT, REQUIRED, "uid of the asker" },
-	{ "by", FIELD_INT, OPTIONAL, "uid of who answered" },
+	{ "by", FIELD_INT, OPTIONAL, "uid of the user who answered" },
 	{ "reason", FIELD_STRING, OPTIONAL, "the reason that this user gave" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" },
 	{ "vm", FIELD_STRING, OPTIONAL, "name of the VM, if it is about one" },

@@ -471,8 +471,8 @@ static const struct field lease[] = {
 	{ "address", FIELD_STRING, REQUIRED, "the address" },
 	{ "prefix", FIELD_INT, REQUIRED, "length of its prefix, bits" },
 	{ "family", FIELD_STRING, REQUIRED, "ipv4 or ipv6" },
-	{ "name", FIELD_STRING_OR_NULL, REQUIRED, "host name that the guest told" },
-	{ "client_id", FIELD_STRING_OR_NULL, REQUIRED, "id that the guest told" },
+	{ "name", FIELD_STRING_OR_NULL, REQUIRED, "host name that the guest sent" },
+	{ "client_id", FIELD_STRING_OR_NULL, REQUIRED, "id that the guest sent" },
 	{ "iaid", FIELD_INT, OPTIONAL, "of ipv6: id of the interface" }, END };
 
 /* ---- access ---- */
@@ -486,7 +486,7 @@ static const struct field lease[] = {
 static const struct field permission[] = { FIELDS_PERMISSION, END };
 static const struct field reviewed_permission[] = { FIELDS_PERMISSION,
 	{ "since", FIELD_INT, OPTIONAL, "when the role was given: realtime, ns; missing: by an older version" },
-	{ "by", FIELD_INT, OPTIONAL, "uid of who gave it" },
+	{ "by", FIELD_INT, OPTIONAL, "uid of the user who gave it" },
 	{ "last-used", FIELD_INT, OPTIONAL, "realtime, ns; missing: never since uses are recorded" },
 	{ "unused", FIELD_INT, OPTIONAL, "time since the last use, ns; at most since the role was given and since uses are recorded" },
 	{ "socket", FIELD_BOOL, OPTIONAL, "true: the role of the socket's group, which needs no entry" }, END };

@@ -175,7 +175,7 @@ static int check_all(const struct request *want, struct err *e)
 
 	for (unsigned i = 0; i < QUOTA_ITEM_COUNT; i++)
 		if (want->users[i] && table->unknown)
-			return err_set(e, -EDQUOT, ERR_QUOTA, "the quotas are not known: %s", table->unknown);
+			return err_set(e, -EDQUOT, ERR_QUOTA, "the quotas could not be loaded: %s", table->unknown);
 	for (size_t k = 0; k < table->n && !r; k++)
 		r = check_one(want, &table->list[k], e);
 	return r;

@@ -34,8 +34,8 @@ static bool vcpus_are_over(const struct release_wait *w)
 
 static void vcpus_are_late(const struct release_wait *w, struct err *e)
 {
-	err_set(e, -ETIMEDOUT, ERR_TIMEOUT, "the guest has not released all vCPUs within %u s, so it still has %u; a guest that does not know "
-		"ACPI's hot-plug of processors never does. If the guest still releases one, the event DEVICE_DELETED reports that", w->seconds,
+	err_set(e, -ETIMEDOUT, ERR_TIMEOUT, "the guest has not released all vCPUs within %u s, so it still has %u; a guest without support for "
+		"ACPI processor hot-plug never does. If the guest still releases one, the event DEVICE_DELETED reports that", w->seconds,
 		vm_vcpus_now(w->vm));
 }
 
@@ -68,7 +68,7 @@ static int count_check(const struct call *c, int64_t n, int64_t seconds, struct 
 	if (n < 1)
 		return err_set(e, -EINVAL, ERR_INVALID, "vcpus: a VM needs at least 1");
 	if (!vm_live(c->vm)->max_vcpus && n != max)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%.100s' runs without max_vcpus, so its vCPUs neither come nor go. Next: cairn "
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%.100s' runs without max_vcpus, so the number of its vCPUs cannot change. Next: cairn "
 			"setvcpus %.100s N --maximum --config, then shut the VM down and start it", name, name);
 	if (n > max)
 		return err_set(e, -EINVAL, ERR_INVALID, "vcpus: VM '%.200s' has room for %u vCPUs (max_vcpus), not for %lld", name, max,

@@ -237,7 +237,7 @@ void chart_draw(FILE *f, const struct chart *c, unsigned columns, unsigned rows,
 	fprintf(f, "%s: average %s, maximum %s, last %s\n", c->title, chart_value(average, c->unit, a), chart_value(maximum, c->unit, m),
 		chart_value(last, c->unit, l));
 	if (isnan(last)) {
-		fprintf(f, "%*snothing is known of this time\n\n", CHART_LABEL + 1, "");
+		fprintf(f, "%*sno figures are known for this time\n\n", CHART_LABEL + 1, "");
 		return;
 	}
 	for (unsigned row = 0; row < rows; row++)

@@ -41,7 +41,7 @@ static const struct {
 	{ "hostname uri", "cairn nodeinfo shows the host, cairn version the daemon" },
 	{ "maxvcpus freepages nodememstats nodecpumap", "cairn nodeinfo shows the host, cairn doctor what it offers" },
 	{ "pool-start pool-build pool-refresh pool-autostart pool-destroy pool-delete",
-		"leave it out: a pool is a folder, which is always active; cairn pool-undefine POOL forgets it and keeps the files" },
+		"leave it out: a pool is a folder, which is always active; cairn pool-undefine POOL removes it and keeps the files" },
 	{ "pool-dumpxml pool-edit pool-name pool-uuid", "cairn pool-info POOL shows a pool" },
 	{ "vol-upload vol-download", "a volume is a file: copy it to or from the path that cairn vol-path VOL --pool POOL prints" },
 	{ "vol-wipe", "cairn vol-delete VOL --pool POOL deletes a volume; shred(1) overwrites the file that cairn vol-path prints" },

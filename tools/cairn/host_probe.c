@@ -120,7 +120,7 @@ static void kvm_probe(struct host_check *c)
 		remedy(c, "use a kernel with KVM's stable API");
 	} else {
 		found(c, HOST_MISSING, "KVM creates no VM: %s", strerror(errno));
-		remedy(c, errno == EBUSY ? "stop the other hypervisor, which holds the CPU's virtualization"
+		remedy(c, errno == EBUSY ? "stop the other hypervisor, which uses the CPU's virtualization"
 			: "see dmesg; is the host, or a cgroup, out of memory?");
 	}
 }

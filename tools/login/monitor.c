@@ -235,7 +235,7 @@ static void message_take(struct monitor *m)
 	}
 	explicit_bzero(buf, sizeof(struct login_ask));
 	if (!fits) {
-		log_error("login", "cairn-web sends nonsense, so it is not itself any more; ending it");
+		log_error("login", "cairn-web sent an invalid message, so it may be compromised; ending it");
 		m->ended = 1;
 	}
 }

@@ -253,7 +253,7 @@ static struct nbdkit_plugin plugin = {
 	.config_complete = plugin_config_complete,
 	.config_help = "file=IMAGE      (required) Serve this image.\n"
 		       "snapshot=NAME   Serve the snapshot with this name or id [the disk]. A VM may use the image.\n"
-		       "since=NAME      Offer only what differs from this earlier snapshot; the rest is a hole.\n"
+		       "since=NAME      Offer only the differences from this earlier snapshot; the rest is a hole.\n"
 		       "format=FMT      Set the format of the image: raw or qcow2 [detected].\n"
 		       "allow=DIR       Accept backing and data files below DIR too.\n"
 		       "share=yes       Do not lock the image: its disk may change.",

@@ -36,7 +36,7 @@ static void *probe_run(void *opaque)
 	if (r >= 0)
 		p->kind = r ? CPU_KIND_VIRTUAL : CPU_KIND_PROCESSOR;
 	else
-		log_warn(NULL, "cannot run CPUID in a guest to see who answers it: %s", strerror(-r));
+		log_warn(NULL, "cannot run CPUID in a guest to test whether KVM virtualises it: %s", strerror(-r));
 	sem_post(&p->known); /* cpu_probe_end() may free p from here on */
 	kvm_cpuid_guest_close(&g);
 	return NULL;

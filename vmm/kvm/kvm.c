@@ -56,7 +56,7 @@ static int dev_kvm_refused(int r, struct err *e)
 		return err_set(e, r, ERR_HOST,
 			"/dev/kvm has no driver behind it: is the module kvm_intel or kvm_amd loaded?");
 	case -EBUSY:
-		return err_set(e, r, ERR_HOST, "another hypervisor holds the CPU's virtualization");
+		return err_set(e, r, ERR_HOST, "another hypervisor uses the CPU's virtualization");
 	default:
 		return err_set_errno(e, r, "cannot open /dev/kvm");
 	}

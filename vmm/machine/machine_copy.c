@@ -166,7 +166,7 @@ static int pivot_check(struct machine_disk *d, const struct vm_disk *pivot, int 
 	if (layers[0].format != pivot->format[0])
 		return err_set(e, -EINVAL, ERR_INVALID, "the copy of disk %s has format %s; give that with --dest-format", d->id,
 			block_format_name(layers[0].format));
-	r = machine_layers_check(d, "the other image has none of that, so keep the disk (--abort)", e);
+	r = machine_layers_check(d, "the copy has none, so continue with the disk (--abort)", e);
 	return r ? r : equal_check(d, e);
 }
 

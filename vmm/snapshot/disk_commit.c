@@ -262,7 +262,7 @@ static int commit_check(struct commit_job *k, struct err *e)
 	for (unsigned i = k->top ? k->top - 1 : 0; i < k->base && !r; i++)
 		r = header_check(k->p.disk, now[i].fd, i, i >= k->top, e);
 	if (!r && !k->top)
-		r = machine_layers_check(k->p.disk, "the lower image has none of that", e);
+		r = machine_layers_check(k->p.disk, "the lower image has none", e);
 	if (!r)
 		r = size_check(k, block_layer(k->p.disk->block, k->base), e);
 	k->layers.o.nlayers = n;

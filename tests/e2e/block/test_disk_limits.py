@@ -187,10 +187,10 @@ def test_attached_disk_has_its_limits(daemon, guest, tmp_path):
 
 
 @pytest.mark.parametrize("keys,text", [
-    ({"iops": 5, "iops_rd": 5}, "there are no iops_rd and iops_wr beside it"), ({"bps": 5000, "bps_wr": 5000}, "there are no bps_rd and bps_wr beside it"),
+    ({"iops": 5, "iops_rd": 5}, "it cannot be combined with iops_rd and iops_wr"), ({"bps": 5000, "bps_wr": 5000}, "it cannot be combined with bps_rd and bps_wr"),
     ({"iops_max": 5}, "a burst needs the limit iops"), ({"iops_rd": 5, "iops_rd_max": 5}, "5 is not more than iops_rd (5)"),
-    ({"bps_wr": 5000, "bps_wr_max_length": 5}, "there is no bps_wr_max"), ({"iops": 5, "iops_max": 9, "iops_max_length": 86401}, "86401 is out of range"),
-    ({"bps": 5000, "iops_size": 4096}, "of which there is none"), ({"iops": 5, "iops_size": 511}, "from 512 bytes to 1T"),
+    ({"bps_wr": 5000, "bps_wr_max_length": 5}, "needs bps_wr_max"), ({"iops": 5, "iops_max": 9, "iops_max_length": 86401}, "86401 is out of range"),
+    ({"bps": 5000, "iops_size": 4096}, "needs iops, iops_rd or iops_wr"), ({"iops": 5, "iops_size": 511}, "from 512 bytes to 1T"),
     ({"iops_rd": "5"}, "must be a whole number")])
 def test_contradictory_limits_are_refused(fake, keys, text):
     (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))

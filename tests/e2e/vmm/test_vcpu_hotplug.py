@@ -176,7 +176,7 @@ def test_bad_requests_change_nothing(daemon, guest):
     refused("VM 'a' has room for 4 vCPUs (max_vcpus), not for 5", "setvcpus", "a", "5", "--live")
     refused("requested vcpus is greater than max allowable vcpus for the persistent domain: 5 > 4", "setvcpus", "a", "5", "--config")
     refused("the maximum of a running VM cannot change", "setvcpus", "a", "8", "--maximum", "--live")
-    refused("VM 'plain' runs without max_vcpus, so its vCPUs neither come nor go", "setvcpus", "plain", "1", "--live")
+    refused("VM 'plain' runs without max_vcpus, so the number of its vCPUs cannot change", "setvcpus", "plain", "1", "--live")
     assert [g.flags(i) for i in range(4)] == [PRESENT, PRESENT, 0, 0]
     # --maximum is for the next start, and lowers the number with it.
     daemon.cairn("setvcpus", "a", "1", "--maximum", "--config")

@@ -20,7 +20,7 @@ static const struct verb_option rule_options[] = {
 	{ "acts", "ACT,...", "let these acts wait: destroy, shutdown, reset, undefine, snapshot-revert, snapshot-delete, export, dump, clone" },
 	{ "user", "USER", "bind this user, by name or uid [all users]" },
 	{ "group", "GROUP", "bind the members of this group, by name or gid [all users]" },
-	{ "expire", "TIME", "let a request wait so long, such as 8h or 2d [1d]" },
+	{ "expire", "TIME", "set how long a request waits, such as 8h or 2d [1d]" },
 	{ "remove", NULL, "remove the rule for this VM and this user or group" }, END };
 static const struct verb_option quota_options[] = {
 	{ "user", "USER", "select a user, by name or uid" },

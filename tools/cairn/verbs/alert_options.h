@@ -7,7 +7,7 @@
 static const struct verb_option threshold_options[] = {
 	{ "above", "VALUE", FROM_SCHEMA("above") },
 	{ "below", "VALUE", FROM_SCHEMA("below") },
-	{ "for", "TIME", "raise and clear it after so long without a break, such as 5m; 0: at once [1m]" },
+	{ "for", "TIME", "raise and clear it after this time without a break, such as 5m; 0: at once [1m]" },
 	{ "then", FROM_SCHEMA("then"), FROM_SCHEMA("then") },
 	{ "name", "NAME", FROM_SCHEMA("name") }, END };
 static const struct verb_option web_hook_options[] = {

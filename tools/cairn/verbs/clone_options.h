@@ -11,7 +11,7 @@ static const struct verb_option blockpull_options[] = {
 static const struct verb_option backup_begin_options[] = {
 	{ "pull", NULL, "serve the disks over NBD until domjobabort [copy them to files]" },
 	{ "socket", "DIR", "with --pull: make the sockets in DIR [VM.backup]" },
-	{ "since", "NAME", "with --pull: offer only what differs from this earlier snapshot" },
+	{ "since", "NAME", "with --pull: offer only the differences from this earlier snapshot" },
 	{ "to", "DIR", "write the files to DIR [beside the images]" },
 	{ "disk", "ID", "back up this disk only; repeatable [all writable disks]" },
 	{ "checkpoint", "NAME", "keep the snapshot with this name, for a later --since" },
@@ -38,7 +38,7 @@ static const struct verb_option blockjob_options[] = { COPY_OPTIONS,
 	{ "abort", NULL, "end the copy; the VM keeps its disk" }, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
-	{ "since", "NAME", "with --snapshotname: export only what differs from this earlier snapshot" },
+	{ "since", "NAME", "with --snapshotname: export only the differences from this earlier snapshot" },
 	{ "compress", FROM_SCHEMA("compress"), "set the compression method [from the name of FILE]" },
 	{ "force", NULL, "replace an existing FILE" },
 	{ "level", "N", "set the compression level: 1 to 19, with gzip 1 to 9" }, JOB_OPTIONS, END };
@@ -64,15 +64,15 @@ static const struct verb_option clone_options[] = {
 	DRY_RUN,
 	{ "paused", NULL, FROM_SCHEMA("paused") }, PUBLISH,
 	{ "ephemeral", NULL, "with --live: undefine each clone, and remove its images, when it has ended" },
-	{ "cpus", "NUMBER", "with --live: give each clone at most the time of so many processors, such as 0.5 [as the VM]" },
+	{ "cpus", "NUMBER", "with --live: limit each clone to this number of processors, such as 0.5 [as the VM]" },
 	{ "memory-max", "SIZE", "with --live: let the process of each clone take at most SIZE of memory, such as 512M [as the VM]" },
-	{ "new-seed", NULL, "give each clone a seed image of its own, so that cloud-init configures it anew" },
+	{ "new-seed", NULL, "give each clone its own seed image, so that cloud-init configures it again" },
 	{ "auto-clone", NULL, "name the clone VM-clone, or VM-clone1 and so on, as virt-clone does" }, JOB_OPTIONS, END };
 static const struct verb_option group_clone_options[] = {
 	{ "name-pattern", "PATTERN", FROM_SCHEMA("name-pattern") },
 	{ "paused", NULL, FROM_SCHEMA("paused") }, PUBLISH,
 	{ "ephemeral", NULL, FROM_SCHEMA("ephemeral") },
-	{ "cpus", "NUMBER", "give each clone at most the time of so many processors, such as 0.5 [as its VM]" },
+	{ "cpus", "NUMBER", "limit each clone to this number of processors, such as 0.5 [as its VM]" },
 	{ "memory-max", "SIZE", "let the process of each clone take at most SIZE of memory, such as 512M [as its VM]" },
 	{ "isolated", NULL, FROM_SCHEMA("isolated") },
 	{ "network", "WHICH", "in place of each network that VMs share: own (an isolated one for the clones), or shared (the network itself) [own]" },

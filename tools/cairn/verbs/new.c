@@ -79,7 +79,7 @@ static int base_look(struct cli *c, struct new_vm *n, struct err *e)
 	has = (uint64_t)js_get_int(info, "virtual-size", 0);
 	n->size_bytes = has;
 	if (size && size_parse(size, 1, &n->size_bytes) < 0)
-		return err_set(e, -EINVAL, ERR_INVALID, "--size: \"%.40s\" is no size such as 20G", size);
+		return err_set(e, -EINVAL, ERR_INVALID, "--size must be a size such as 20G, not \"%.40s\"", size);
 	n->size_bytes = ROUND_UP(n->size_bytes, 512);
 	if (n->size_bytes < has)
 		return err_set(e, -EINVAL, ERR_INVALID, "--size %.40s is less than the image has (%" PRIu64 " bytes), so its end would be cut off", size,

@@ -254,7 +254,7 @@ static int rules_list(struct cli *c)
 	}
 	table_finish(&t, stdout);
 	if (js_get_str(answer, "unknown"))
-		fprintf(stderr, "warning: the rules are not known: %s\n", js_get_str(answer, "unknown"));
+		fprintf(stderr, "warning: the rules could not be loaded: %s\n", js_get_str(answer, "unknown"));
 	return CLI_OK;
 }
 

@@ -255,7 +255,7 @@ int verb_setvcpus(struct cli *c)
 		return cli_usage(c, "\"%s\" is not a number of virtual CPUs", c->pos[1]);
 	if (option_flag(c, "guest") && (option_flag(c, "live") || option_flag(c, "config") || option_flag(c, "current") ||
 		option_flag(c, "maximum") || option_flag(c, "print-only")))
-		return cli_usage(c, "--guest changes only what the guest uses; leave out the other options");
+		return cli_usage(c, "--guest changes only the number of processors that the guest uses; leave out the other options");
 	r = option_flag(c, "guest") ? vcpus_set_online(c, n, &e) : vcpus_set(c, n, &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to change the vcpus of domain '%s'", c->pos[0]);

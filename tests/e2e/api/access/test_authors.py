@@ -83,7 +83,7 @@ def test_file_that_root_adds_is_opened_as_root(shared, files):  # noqa: F811
     shared.cairn("start", "v")
     shared.cairn("destroy", "v")
     # The removal would need the rights of two users.
-    assert "another user added" in shared.cairn("undefine", "v", "--remove-all-storage", ok=5).stderr
+    assert "is not the one who added the disks before it" in shared.cairn("undefine", "v", "--remove-all-storage", ok=5).stderr
     assert (files / "roots.raw").exists() and (files / "mine.raw").exists()
     # Removing the file and adding it again makes it the file of the user who adds it.
     gone = {**d, "disks": d["disks"][:1]}

@@ -49,7 +49,7 @@ def test_revoke_that_is_not_stored_is_in_force_and_repeated(shared):  # noqa: F8
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     block = blocked(shared)
     r = shared.cairn("revoke", "mine", "--user", "nobody", ok=False)
-    assert "the permission is revoked, but not on the disk yet" in r.stderr
+    assert "the permission is revoked, but this is not stored yet" in r.stderr
     assert not may_start(shared, "mine")
     assert len(stored(shared)) == 1
     block.rmdir()

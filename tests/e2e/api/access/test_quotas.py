@@ -124,7 +124,7 @@ def test_quotas_of_newer_cairn_refuse_new_vms_of_users(host):
     host.stop()
     (host.state / "quotas.json").write_text('{"version":99}')
     host.start()
-    assert "the quotas are not known" in define(host, "a")
+    assert "the quotas could not be loaded" in define(host, "a")
     host.define("roots")
     assert "newer Cairn" in host.cairn("quota", "--default", "--vms", "1", ok=False).stderr
 
@@ -142,8 +142,8 @@ def test_damaged_quotas_refuse_new_vms_and_starts_of_users(host, text):
     (host.state / "quotas.json").write_text(text)
     for _ in range(2):  # the second daemon finds only the file that the first one has put aside
         host.start()
-        assert "the quotas are not known: quotas.json was damaged" in define(host, "a")
-        assert "the quotas are not known" in host.cairn("start", "old", ok=6).stderr
+        assert "the quotas could not be loaded: quotas.json was damaged" in define(host, "a")
+        assert "the quotas could not be loaded" in host.cairn("start", "old", ok=6).stderr
         assert not any(q["limits"] for q in quotas(host))
         host.stop()
     host.start()
@@ -163,7 +163,7 @@ def test_unreadable_quotas_refuse_users_and_changes(host):
     (host.state / "quotas.json").rename(kept)
     (host.state / "quotas.json").symlink_to("quotas.json")
     host.start()
-    assert "the quotas are not known: quotas.json cannot be read" in define(host, "a")
+    assert "the quotas could not be loaded: quotas.json cannot be read" in define(host, "a")
     host.define("roots")
     for change in (["--vms", "1"], ["--remove"]):
         assert "quotas.json cannot be read" in host.cairn("quota", "--user", "nobody", *change, ok=False).stderr

@@ -215,7 +215,7 @@ def test_change_of_running_vm_applies_at_next_start(fake):
     fake.cairn("start", "vm1")
     r = fake.cairn("setvcpus", "vm1", "2", "--config")
     assert r.stderr == "note: domain 'vm1' runs; the change applies to its next start\n"
-    refused(fake, "VM 'vm1' runs without max_vcpus, so its vCPUs neither come nor go. Next: cairn setvcpus vm1 N --maximum --config, "
+    refused(fake, "VM 'vm1' runs without max_vcpus, so the number of its vCPUs cannot change. Next: cairn setvcpus vm1 N --maximum --config, "
             "then shut the VM down and start it", "setvcpus", "vm1", "3", "--live")
     refused(fake, "VM 'vm1' runs, and setvcpus cannot change a running VM; with --config the change applies to the next start",
             "setvcpus", "vm1", "3", "--current")

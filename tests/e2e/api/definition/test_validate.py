@@ -23,7 +23,7 @@ PARSER_ALONE = re.compile(
     r"are for a VM with a firmware|has no effect without a menu|has no effect without a balloon|in huge pages cannot be (given back|reclaimed)|"
     r"a balloon cannot give the guest more|is (more|less) than cpu_shares, which is|is (more|less) than the VM starts with|is not an IPv[46] address such as|only a disk with \"bus\": \"scsi\"|"
     r"share a controller|there is nothing to show|is less than logical_block_size|a CD drive has blocks|does not boot as version|"
-    r"is not more than (iops|bps)|of which there is none|a burst needs the limit")
+    r"is not more than (iops|bps)|iops_size: needs|a burst needs the limit")
 
 
 def cairn(*args, **kwargs):

@@ -122,7 +122,7 @@ def test_volumes_are_created_listed_cloned_resized_and_deleted(q, pool):
     assert (pool / "d.raw").read_bytes() == (pool / "b.raw").read_bytes()
     q.run("volume-resize", pool="images", name="a.qcow2", capacity=20 * MIB)
     assert image(pool / "a.qcow2")["virtual-size"] == 20 * MIB
-    refused(q, "whose end would be lost", "volume-resize", name="d.raw", capacity=MIB // 2)
+    refused(q, "so the data at the end would be lost", "volume-resize", name="d.raw", capacity=MIB // 2)
     q.run("volume-resize", pool="images", name="d.raw", capacity=MIB // 2, shrink=True)
     assert (pool / "d.raw").stat().st_size == MIB // 2
     refused(q, "a.qcow2 is the backing file of c.qcow2; delete that first", "volume-delete", name="a.qcow2")

@@ -162,4 +162,4 @@ def test_bad_questions_get_a_sentence(fake, args, sentence):
 
 def test_vm_that_never_ran_has_none(fake):
     fake.define("a")
-    assert "nothing is known of this time" in fake.cairn("trend", "a").stdout
+    assert "no figures are known for this time" in fake.cairn("trend", "a").stdout

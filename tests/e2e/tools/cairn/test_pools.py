@@ -152,7 +152,7 @@ def test_volume_that_vms_use_by_another_path_has_their_format(fake, pool, make):
     assert (pool / "copy").read_bytes() == (pool / "disk").read_bytes()
     fake.cairn("vol-create-as", "images", "top", "1M", "--backing-vol", "disk")
     assert img_info(pool / "top")["backing-filename-format"] == "raw"
-    refused(fake, "whose end would be lost; give --shrink", "vol-resize", "disk", "1K", "--pool", "images")
+    refused(fake, "the data at the end would be lost; give --shrink", "vol-resize", "disk", "1K", "--pool", "images")
     fake.cairn("vol-resize", "disk", "2M", "--pool", "images")
     assert (pool / "disk").stat().st_size == 2 * MIB
     refused(fake, f"{pool}/disk is an image of VM 'web1'", "vol-delete", "disk", "--pool", "images")
@@ -276,7 +276,7 @@ def test_bad_requests_get_a_sentence_and_lose_nothing(fake, pool):
     refused(fake, "is no size such as 20G", "vol-create-as", "images", "b", "much")
     refused(fake, "a raw image has no backing file", "vol-create-as", "images", "b", "1M", "--format", "raw", "--backing-vol", "a")
     refused(fake, "No such file", "vol-create-as", "images", "b", "1M", "--backing-vol", "nope")
-    refused(fake, "give --shrink if that is meant", "vol-resize", "a", "512K", "--pool", "images")
+    refused(fake, "give --shrink to allow that", "vol-resize", "a", "512K", "--pool", "images")
     refused(fake, "give its pool by --pool", "vol-info", "a")
     refused(fake, "File exists", "vol-clone", "a", "a", "--pool", "images")
     assert (pool / "a").read_bytes() == before and sorted(p.name for p in pool.iterdir()) == ["a"]

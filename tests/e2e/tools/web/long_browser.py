@@ -643,7 +643,7 @@ def test_volumes_are_managed_by_clicks(tmp_path, browser):
         answers("Resize a.qcow2", "1.5 GiB")
         shown("a.qcow2", "qcow2 · 1.5 GiB")
         answers("Resize a.qcow2", "1G")
-        fails("whose end would be lost")
+        fails("the data at the end would be lost")
         answers("Clone a.qcow2", "b.qcow2")
         shown("b.qcow2", "qcow2 · 1.5 GiB")
         until(lambda: browser.find_element("id", "message").text == "volume-clone: done")

@@ -101,7 +101,7 @@ static void test_names_are_checked(void **state)
 	refuse("\"bridge\":\"a/b\"", "bridge: may have letters, digits, \".\"");
 	refuse("\"bridge\":\"a\\\"b\"", "bridge: may have letters, digits, \".\"");
 	refuse("\"dev\":\"a*\"", "dev: may have letters, digits, \".\"");
-	refuse("\"bridge\":\"all\"", "bridge: \"all\" has a meaning of its own");
+	refuse("\"bridge\":\"all\"", "bridge: the kernel reserves the name \"all\"");
 	refuse("\"mac\":\"01:00:00:00:00:01\"", "mac: 01:00:00:00:00:01 is a multicast address");
 	refuse("\"mac\":\"52:54:00:00:00\"", "mac: \"52:54:00:00:00\" is not a MAC address");
 	refuse("\"mac\":\"00:00:00:00:00:00\"", "mac: must not be all zeros");
@@ -164,9 +164,9 @@ static void test_hosts_are_checked(void **state)
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"address\":\"10.0.0.1\"}]"), "ipv4.dhcp.hosts[0].address: is the host's own address");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"address\":\"10.1.0.2\"}]"), "ipv4.dhcp.hosts[0].address: 10.1.0.2 is outside");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"a.b\"}]"), "ipv4.dhcp.hosts[0].name: is a name with a dot");
-	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"ignore\"}]"), "ipv4.dhcp.hosts[0].name: has a meaning of its own");
-	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"2h\"}]"), "ipv4.dhcp.hosts[0].name: has a meaning of its own");
-	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"12\"}]"), "ipv4.dhcp.hosts[0].name: has a meaning of its own");
+	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"ignore\"}]"), "ipv4.dhcp.hosts[0].name: has a special meaning");
+	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"2h\"}]"), "ipv4.dhcp.hosts[0].name: has a special meaning");
+	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"12\"}]"), "ipv4.dhcp.hosts[0].name: has a special meaning");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"a\"},{\"mac\":\"52:54:00:00:00:01\",\"name\":\"b\"}]"),
 		"ipv4.dhcp.hosts[1].mac: 52:54:00:00:00:01 is also the mac of hosts[0]");
 	refuse(FOUR("\"hosts\":[{\"mac\":\"52:54:00:00:00:01\",\"name\":\"a\"},{\"mac\":\"52:54:00:00:00:02\",\"name\":\"A\"}]"),
