@@ -29,8 +29,8 @@ struct conversation {
 	bool more;	    /* a module asked for something else */
 };
 
-/* Answer each hidden question by the password. A question whose answer may be seen is for something else, such as a
- * second factor, and fails. */
+/* Answer each hidden question by the password. A prompt with visible input does not ask for the password, but for
+ * example for a second factor, and fails. */
 static int converse(int n, const struct pam_message **m, struct pam_response **ret, void *opaque)
 {
 	struct conversation *c = opaque;

@@ -1,5 +1,5 @@
-/* check: checks a login with PAM, in a process of its own: modules of PAM and of the user database may take long, hang
- * or crash. */
+/* check: checks a login with PAM in a separate process, because modules of PAM and of the user database may take
+ * long, hang or crash. */
 #ifndef CAIRN_TOOLS_LOGIN_CHECK_H
 #define CAIRN_TOOLS_LOGIN_CHECK_H
 

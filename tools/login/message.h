@@ -26,7 +26,7 @@ enum login_verdict {
 	LOGIN_OK,
 	LOGIN_WRONG,	    /* the password, or the user may not log in */
 	LOGIN_OLD_PASSWORD, /* the password is right, and has to be changed */
-	LOGIN_EXPIRED,	    /* the password is right, and the account's time is over */
+	LOGIN_EXPIRED,	    /* the password is right, but the account has expired */
 	LOGIN_LIMITED,	    /* after too many failures */
 	LOGIN_BUSY,	    /* too many logins at once, or too many sessions */
 	LOGIN_FAILED,	    /* PAM gave no answer */
@@ -48,8 +48,8 @@ struct login_answer {
 
 extern const struct channel_type login_messages[LOGIN_ANSWER + 1];
 
-/* Whether a message asks for what it may: texts with an end, a user without control characters, an address that is
- * none or a numeric one. */
+/* Whether a message is a valid request: its texts are terminated, the user has no control characters, and the address
+ * is empty or numeric. */
 bool login_ask_is_valid(const struct login_ask *a);
 
 #endif

@@ -66,7 +66,7 @@ static struct monitor_check *check_find(struct monitor *m, uint64_t session)
 	return NULL;
 }
 
-/* Find a free row whose process is gone, too. */
+/* Find a free row whose process has ended, too. */
 static struct monitor_check *check_room(struct monitor *m)
 {
 	for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++)
@@ -113,7 +113,7 @@ static void check_accept(struct monitor *m, struct monitor_check *c)
 	answer_send(m, c->session, &a, fd);
 }
 
-/* The process has told its result, or has ended without one. Refusals are answered later (checks_run()). */
+/* The process has sent its result, or has ended without one. Refusals are answered later (checks_run()). */
 static void check_finish(struct monitor *m, struct monitor_check *c)
 {
 	bool valid = check_result_is_valid(&c->result, c->got);
@@ -168,7 +168,7 @@ static uint64_t checks_run(struct monitor *m)
 	return next;
 }
 
-/* ---- what cairn-web says ---- */
+/* ---- messages of cairn-web ---- */
 
 /* Returns false for a message that a cairn-web which is itself would not send. */
 static bool ask_take(struct monitor *m, uint64_t session, const struct login_ask *a)

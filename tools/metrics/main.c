@@ -1,5 +1,5 @@
-/* cairn-metrics: serves statistics of all VMs to Prometheus, as a client of the daemon. One request after the other. It
- * needs only the role viewer, and refuses to run as root, whom the daemon lets do everything. */
+/* cairn-metrics: serves statistics of all VMs to Prometheus, as a client of the daemon. One request after the other.
+ * It needs only the role viewer, and refuses to run as root, to whom the daemon permits everything. */
 #include "api/store/paths.h"
 #include "base/err.h"
 #include "base/notify.h"

@@ -155,8 +155,8 @@ static void sample_begin(FILE *f, const char *name, const char *suffix, const st
 	fputs_unlocked("} ", f);
 }
 
-/* Print the number with at least so many digits, and what follows. 1,000 VMs have 60,000 samples, for which fprintf()
- * is slow. */
+/* Print the number with at least so many digits, and the text after it. 1,000 VMs have 60,000 samples, for which
+ * fprintf() is slow. */
 static void number_print(FILE *f, uint64_t n, unsigned digits, char end)
 {
 	char text[24], *p = text + sizeof(text), *least = p - 1 - digits;

@@ -1,6 +1,6 @@
-/* nbdkit-cairn-plugin: serve an image, one of its snapshots, or what differs between two of them, read-only over NBD.
- * nbdkit is the server; this file answers its requests. Each connection has its own loop and disks, used only by the
- * thread that serves the connection. */
+/* nbdkit-cairn-plugin: serve an image, one of its snapshots, or the differences between two of them, read-only over
+ * NBD. nbdkit is the server; this file answers its requests. Each connection has its own loop and disks, used only by
+ * the thread that serves the connection. */
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -155,7 +155,7 @@ static int64_t plugin_get_size(void *handle)
 	return (int64_t)x->size_bytes;
 }
 
-/* Let a client open several connections: none writes, so what one reads does not depend on the others. */
+/* Let a client open several connections: none writes, so their results do not depend on each other. */
 static int plugin_can_multi_conn(void *handle)
 {
 	(void)handle;

@@ -249,7 +249,7 @@ static size_t command_print(FILE *f, const struct legacy_family *l, const struct
 	return 1;
 }
 
-/* Print the commands that let pass what the table drops. Returns their number. */
+/* Print the commands that accept the packets that the table drops. Returns their number. */
 static size_t commands_print(FILE *f, const struct legacy_family *l, const struct legacy_table *t, const struct network *n)
 {
 	size_t count = 0;

@@ -13,8 +13,8 @@
 /* A sentence for the user. */
 typedef void note_fn(void *arg, const char *sentence);
 
-/* Add the rules, in place of those that are there. A chain that cannot be changed gives a note with the command that
- * does it. Returns 0; -errno with a sentence. */
+/* Add the rules, in place of the present ones. A chain that cannot be changed gives a note with the command that does
+ * it. Returns 0; -errno with a sentence. */
 int accept_add(struct nft *nft, const struct network *n, const struct uplinks *up, note_fn *note, void *arg, struct err *e);
 /* Add a note for each family whose filter table of iptables-legacy drops packets of the network, with the commands that
  * let them pass. */

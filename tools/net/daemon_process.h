@@ -32,7 +32,8 @@ pid_t daemon_process_find(const struct daemon_process *p, const struct request *
 pid_t daemon_process_search(const struct daemon_process *p, const struct request *req);
 /* Note its number; 0: it is about to start. Returns 0; -errno with a sentence. */
 int daemon_process_note(const struct daemon_process *p, const struct request *req, pid_t pid, struct err *e);
-/* Stop it, and whatever a killed cairn-net has left. Returns the process id; 0: none ran; -errno with a sentence. */
+/* Stop it, and also a process that a killed cairn-net has left. Returns the process id; 0: none ran; -errno with a
+ * sentence. */
 int daemon_process_stop(const struct daemon_process *p, const struct request *req, struct err *e);
 
 #endif

@@ -1,6 +1,6 @@
 /* direct: networks without a bridge, whose guests are connected to a link of the host by macvtap links. up only checks
  * that the host can do so; port-up makes a macvtap link for a guest, whose queues the daemon opens as /dev/tapN, and
- * port-down deletes it. All of them have an alias with the network's UUID, by which down finds what is left. */
+ * port-down deletes it. All of them have an alias with the network's UUID, by which down finds the remaining ones. */
 #ifndef CAIRN_TOOLS_NET_DIRECT_H
 #define CAIRN_TOOLS_NET_DIRECT_H
 

@@ -165,7 +165,7 @@ static int folder_make(const char *path, mode_t mode, struct err *e)
 	return 0;
 }
 
-/* Give the file with leases, and its folder, to dnsmasq's user. The group stays root's, who reads it. */
+/* Give the file with leases, and its folder, to dnsmasq's user. The group stays root's, so that root can read it. */
 static int leases_make(const struct dnsmasq *d, struct err *e)
 {
 	struct request_path dir, path;
@@ -270,7 +270,7 @@ static int start(struct dnsmasq *d, int netns, struct links *l, int bridge, stru
 	return r ? r : daemon_process_note(&process, d->req, d->pid, e);
 }
 
-/* Delete a veth that is left of an earlier one. */
+/* Delete a veth that an earlier start has left. */
 static int veth_delete(const struct network *n, struct links *l, struct err *e)
 {
 	struct link link;

@@ -35,7 +35,7 @@ int dnsmasq_start(struct dnsmasq *d, struct links *l, int bridge, struct err *e)
 int dnsmasq_restart(struct dnsmasq *d, struct err *e);
 /* Make it read its lists of hosts again. */
 int dnsmasq_reload(const struct dnsmasq *d, struct err *e);
-/* Stop it, and whatever a killed cairn-net has left. Returns the process id; 0: none ran; -errno. */
+/* Stop it, and also a process that a killed cairn-net has left. Returns the process id; 0: none ran; -errno. */
 int dnsmasq_stop(const struct request *req, struct err *e);
 
 #endif

@@ -112,7 +112,8 @@ static void notices_print(FILE *f, const struct network *n, const struct service
 		address_print(v4 ? &n->ipv4.address : &n->ipv6.address, text), v4 ? "icmp" : "icmpv6");
 }
 
-/* dnsmasq asks the host's name servers what cairn-dns lets pass, whatever the rules say of their addresses. */
+/* dnsmasq sends the queries that cairn-dns passes to the host's name servers, even if the rules deny their addresses.
+ */
 static void questions_print(FILE *f, const struct network *n, const struct address *service)
 {
 	if (!service->family)

@@ -30,7 +30,7 @@
 /* Size of the maps that have an element for each fork with peers. */
 #define GROUPED_MAX 65536
 
-/* ---- what is there ---- */
+/* ---- the present forks ---- */
 
 static void table_print(const struct network *n, char table[ID_MAX + 8])
 {
@@ -460,7 +460,7 @@ static void out_print(struct text *t)
 	rule(t, "ip daddr %s jump error_%s", address_print(t->inner, inner), tap);
 }
 
-/* Print the table, with what all forks share. */
+/* Print the table, with the chains and sets that all forks share. */
 static void shared_print(const struct text *t)
 {
 	static const char *const directions[][3] = { { "in", "prerouting", "iifname" }, { "out", "postrouting", "oifname" } };
@@ -477,7 +477,7 @@ static void shared_print(const struct text *t)
 	}
 }
 
-/* Print what a fork consists of, with empty chains. */
+/* Print the parts of a fork, with empty chains. */
 static void parts_print(struct text *t, const struct network *n)
 {
 	char mac[MAC_TEXT_MAX], address[ADDRESS_TEXT_MAX];

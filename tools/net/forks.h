@@ -1,7 +1,8 @@
-/* forks: translation between the addresses that a live clone's guest has and those that the network knows. The guest
- * has its source's MAC and IPv4 address, until its driver starts again. Rules at its tap, in front of all other rules,
- * give its frames the clone's own MAC address and a unique IPv4 address of the network, and the reverse. So bridge,
- * filters, egress rules, NAT, DHCP and the other guests see one more guest. The rules keep no state of connections.
+/* forks: translation between the addresses of a live clone's guest and its unique addresses in the network. The guest
+ * has its source's MAC and IPv4 address, until its driver starts again. Rules at its tap, in front of all other
+ * rules, give its frames the clone's own MAC address and a unique IPv4 address of the network, and the reverse. So
+ * bridge, filters, egress rules, NAT, DHCP and the other guests see one more guest. The rules keep no state of
+ * connections.
  *
  * The table `bridge cairn_UUID_forks` exists while there are forks:
  * forks: each tap with the clone's MAC and its unique address. Afterwards dnsmasq leases the address to that MAC only.

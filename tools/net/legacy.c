@@ -84,7 +84,7 @@ struct link_match {
 
 struct rule {
 	struct link_match in, out;
-	bool is_conditional; /* it also asks for addresses, protocols, or what a match asks for */
+	bool is_conditional; /* it also has conditions on addresses or protocols, or those of a match */
 	bool is_tracking;    /* it asks for the state of the connection */
 	bool is_goto;	     /* a chain that it calls returns to the caller of this one */
 	const struct xt_entry_target *target;

@@ -1,4 +1,4 @@
-/* legacy: the filter tables of iptables-legacy, which nftables does not show, and what they do to forwarded packets.
+/* legacy: the filter tables of iptables-legacy, which nftables does not show, and their verdict on forwarded packets.
  * The kernel sends no notice when such a table changes. Threading: any. */
 #ifndef CAIRN_TOOLS_NET_LEGACY_H
 #define CAIRN_TOOLS_NET_LEGACY_H

@@ -3,7 +3,7 @@
  *
  * Reads one JSON object from standard input, and writes one to standard output: {"return": …}, or {"error": {"class",
  * "desc"}} with exit status 1. It keeps no state of its own: everything that belongs to a network is found by names
- * made from its UUID, so `down` also removes what a killed `up` has left. */
+ * made from its UUID, so `down` also removes the parts that a killed `up` has left. */
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"

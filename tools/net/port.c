@@ -1,5 +1,5 @@
 /* The verbs of ports. port-up and port-down also remove the rules of taps that are gone, because a daemon that was
- * killed has not removed them; and they remember the addresses that dnsmasq's leases and the removed ports name. */
+ * killed has not removed them; and they store the addresses of dnsmasq's leases and of the removed ports. */
 #include "tools/net/port.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -57,7 +57,7 @@ static void change_done(struct change *c)
 	free(c->remembered);
 }
 
-/* ---- what is there ---- */
+/* ---- the present ports ---- */
 
 /* An element of the set port_macs: the tap's name and the MAC address. */
 #define PORT_MAC_KEY_BYTES (IFNAMSIZ + 8)
@@ -126,7 +126,7 @@ static bool is_known(const struct change *c, const uint8_t mac[MAC_BYTES])
 	return bsearch(mac, c->known, c->nknown, sizeof(*c->known), mac_compare) != NULL;
 }
 
-/* Remember a lease's address, so that the work does not grow with the leases of strangers. */
+/* Store a lease's address, so that the work does not grow with the leases of unknown guests. */
 static void lease_remember(struct change *c, const struct lease *l)
 {
 	if (is_known(c, l->mac) || (c->remembered->n < REMEMBERED_MAX && c->nstrangers++ < STRANGERS_MAX))
@@ -155,7 +155,7 @@ static void lease_read(void *arg, const char *line)
 	c->leases[c->nleases++] = l;
 }
 
-/* Remember the addresses that the removed ports have had. */
+/* Store the addresses of the removed ports. */
 static int removed_remember(struct change *c, struct err *e)
 {
 	for (size_t i = 0; i < c->nmacs; i++) {
@@ -235,13 +235,13 @@ static bool is_in_use(void *arg, const struct address *a, int pass)
 	if (c->nleases)
 		lease = bsearch(&key, c->leases, c->nleases, sizeof(key), leases_compare);
 	used = lease && memcmp(lease->mac, own, MAC_BYTES) != 0;
-	/* A guest that is reverted or restored may believe that it has the address. */
+	/* A guest that is reverted or restored may still use the address. */
 	for (size_t i = 0; i < c->remembered->n && !used && !pass; i++)
 		used = address_equal(a, &c->remembered->list[i].address) && memcmp(c->remembered->list[i].mac, own, MAC_BYTES) != 0;
 	return used;
 }
 
-/* Find the address that a MAC address has: by its lease, by its fixed host, or by what is remembered. */
+/* Find the address of a MAC address: by its lease, its fixed host, or the stored addresses. */
 static struct address address_of_mac(const struct change *c, const uint8_t mac[MAC_BYTES])
 {
 	const struct subnet *s = &c->o->req->net.ipv4;
@@ -535,7 +535,7 @@ static int port_change(struct operation *o, const struct service *service, struc
 	int r = change_begin(&c, service, e);
 
 	if (!r && (c.table_exists || o->req->verb != VERB_PORT_DOWN)) {
-		/* First the file: afterwards the rules, which know the addresses, are gone. */
+		/* Write the file first: the rules, which have the addresses, are removed afterwards. */
 		r = addresses_collect(&c, e);
 		if (!r)
 			r = forks_read(o, e);

@@ -6,8 +6,8 @@ struct err;
 struct operation;
 struct service;
 
-/* Bring what the ports share to the network's definition; does nothing if there are no ports. Returns 0; -errno with a
- * sentence. */
+/* Update the shared sets of the ports to the network's definition; does nothing if there are no ports. Returns 0;
+ * -errno with a sentence. */
 int ports_refresh(struct operation *o, const struct service *service, struct err *e);
 
 #endif

@@ -95,7 +95,7 @@ static void mac_addresses(const struct port_text *t, const char *what, const cha
 	element6(t, what, set, targets, &a);
 }
 
-/* ---- what all ports share ---- */
+/* ---- sets and chains of all ports ---- */
 
 static void sets_print(const struct port_text *t)
 {
@@ -209,9 +209,10 @@ void port_learn_reset(const struct port_text *t)
 	rule(t, "learn", DHCP_CHADDR " != @clients " DHCP_CHADDR " != @host_clients delete @leased { " DHCP_YIADDR " }");
 }
 
-/* Whatever a guest's filter is, it is neither a DHCP server nor a router, nor does it ask for the members of multicast
- * groups: from the first query on, the bridge would send a group's frames to known members only. A query that gives
- * them hours to answer would make it forget them after minutes, and with that cut off their IPv6. A frame with a VLAN
+/* With every filter, a guest may be neither a DHCP server nor a router. It may not query the members of multicast
+ * groups either: after the first query, the bridge would send a group's frames to known members only. A query that
+ * gives them hours to answer would make it forget them after minutes, and with that cut off their IPv6. A frame with
+ * a VLAN
  * tag could hide anything: Linux takes one with VLAN 0 as if it had none. Not by "nexthdr", which sees the first header
  * of IPv6 only. */
 static void basic_print(const struct port_text *t)
@@ -294,7 +295,7 @@ static void asks_set_print(const struct port_text *t, const char *tap)
 	fprintf(t->f, "add set bridge %s asks_%s { typeof " DHCP_CHADDR "; size %d; flags dynamic,timeout; }\n", t->table, tap, ASKS_MAX);
 }
 
-/* Its sets, and what the other ports may not use from now on. */
+/* Its sets, and the addresses that the other ports may not use from now on. */
 static void port_sets_print(const struct port_text *t)
 {
 	const struct port *p = t->port;
@@ -348,7 +349,7 @@ void port_own_print(const struct port_text *t, const struct address *a)
 	element(t, "add", set, raw_print(a->bytes, 4, raw));
 }
 
-/* Drop what goes to a guest of the network by way of the host. host: its MAC addresses. */
+/* Drop packets that go to a guest of the network through the host. host: its MAC addresses. */
 static void detour_print(const struct port_text *t, const char *chain, const char *host, const struct subnet *s, const struct address *service,
 	const char *family)
 {

@@ -21,7 +21,7 @@
 struct port_text {
 	FILE *f;
 	const struct request *req;
-	const struct port *port; /* for what is of a port: one of the request's */
+	const struct port *port; /* for sets of one port: a port of the request */
 	const struct service *service;
 	char table[ID_MAX + 8];
 };
@@ -45,9 +45,9 @@ void port_learn_print(const struct port_text *t, const char *tap);
 
 /* Pass DHCP's acknowledgements to no tap's chain: nft removes a chain only if no rule jumps to it. */
 void port_learn_reset(const struct port_text *t);
-/* Remove a port, but for what belongs to its MAC addresses. */
+/* Remove a port, except the elements of its MAC addresses. */
 void port_clear(const struct port_text *t, const char *tap);
-/* Remove what belongs to a MAC address of a tap. last: no other tap has it. */
+/* Remove the elements of a MAC address of a tap. last: no other tap has it. */
 void port_mac_clear(const struct port_text *t, const char *tap, const uint8_t mac[MAC_BYTES], bool last);
 
 #endif

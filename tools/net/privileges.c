@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Each with what needs it. */
+/* Each with the operation that needs it. */
 static const int kept[] = {
 	CAP_NET_ADMIN, /* links, rules, sysctls; also dnsmasq's */
 	CAP_NET_RAW, CAP_NET_BIND_SERVICE, /* dnsmasq's */

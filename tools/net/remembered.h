@@ -1,6 +1,6 @@
-/* remembered: the IPv4 addresses that each MAC address has had by DHCP, in FOLDER/addresses: a guest that is reverted
- * or restored after its lease has ended believes that it has one of them. Lines "MAC ADDRESS", the newest first;
- * at most REMEMBERED_OF_MAC of a MAC address, and REMEMBERED_MAX in total. */
+/* remembered: stores the IPv4 addresses that each MAC address has had by DHCP, in FOLDER/addresses. A guest that is
+ * reverted or restored after its lease has ended still uses one of them. Lines "MAC ADDRESS", the newest first; at
+ * most REMEMBERED_OF_MAC of a MAC address, and REMEMBERED_MAX in total. */
 #ifndef CAIRN_TOOLS_NET_REMEMBERED_H
 #define CAIRN_TOOLS_NET_REMEMBERED_H
 
@@ -22,8 +22,7 @@ struct remembered_list {
 	bool changed;
 };
 
-/* Read the file. Lines that make no sense are left out, and no file is an empty one. Returns 0; -errno with a
- * sentence. */
+/* Read the file. Malformed lines are ignored, and a missing file counts as empty. Returns 0; -errno with a sentence. */
 int remembered_read(const char *folder, struct remembered_list *ret, struct err *e);
 /* Add an address; nothing changes if it is there. */
 void remembered_add(struct remembered_list *l, const uint8_t mac[MAC_BYTES], const struct address *a);

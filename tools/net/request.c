@@ -152,8 +152,8 @@ bad:
 	return err_set(e, -EINVAL, ERR_INVALID, "network.uuid: 32 hexadecimal digits in lower case, as 8-4-4-4-12");
 }
 
-/* Get a member that is one of n words. expected: what an error says. *ret: the word's index; untouched if the member is
- * absent. Returns 0; -EINVAL. */
+/* Get a member that is one of n words. expected: the words, for the error. *ret: the word's index; untouched if the
+ * member is absent. Returns 0; -EINVAL. */
 static int word_read(const struct reading *r, const char *key, bool needed, const char *const *words, size_t n, const char *expected,
 	unsigned *ret, struct err *e)
 {

@@ -1,5 +1,5 @@
-/* request: what the daemon asks for, checked. docs/networks.md has the keys. All strings point into the JSON object,
- * which the request owns. */
+/* request: parses and checks the daemon's request. docs/networks.md has the keys. All strings point into the JSON
+ * object, which the request owns. */
 #ifndef CAIRN_TOOLS_NET_REQUEST_H
 #define CAIRN_TOOLS_NET_REQUEST_H
 
@@ -98,7 +98,7 @@ struct network {
 	size_t ndns_hosts;
 	struct fork *forks; /* owned; read by forks_read() */
 	size_t nforks;
-	/* Names of what belongs to the network, made from the UUID. */
+	/* Names of the network's parts, made from the UUID. */
 	char table[ID_MAX];	  /* nft tables: "cairn_" and the UUID without dashes */
 	char config[2 * ID_MAX];  /* dnsmasq's file, which marks its process: also made from the folder */
 	char veth[IFNAMSIZ];	  /* the host's end of the veth */

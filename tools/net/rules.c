@@ -133,8 +133,8 @@ static void dns_print(FILE *f, const struct network *n, const struct service *s)
 	fputs("}\n", f);
 }
 
-/* dnsmasq sends router advertisements, so the guests take its end of the veth for the router. The bridge hands what
- * they send through it to the host. */
+/* dnsmasq sends router advertisements, so the guests take its end of the veth for the router. The bridge passes the
+ * frames that they send through it to the host. */
 static void bridge_print(FILE *f, const struct network *n, const struct service *s)
 {
 	char mac[MAC_TEXT_MAX], own[MAC_TEXT_MAX], text[ADDRESS_TEXT_MAX];
@@ -151,7 +151,7 @@ static void bridge_print(FILE *f, const struct network *n, const struct service 
 	fputs("}\n}\n", f);
 }
 
-/* ---- what is there ---- */
+/* ---- the present rules ---- */
 
 static int tables_each(struct nft *nft, const struct network *n, void (*found)(void *, const char *family, const char *name),
 	void *arg, struct err *e)
@@ -186,8 +186,8 @@ int rules_are_there(struct nft *nft, const struct network *n, struct err *e)
 
 /* ---- all rules ---- */
 
-/* Print the removal of what is in the table, except the open addresses of names that the rules still have: they must
- * not be lost for a moment, and cairn-dns adds to them at any time. */
+/* Print the removal of the table's content, except the open addresses of names that the rules still have. These must
+ * never be missing, and cairn-dns adds to them at any time. */
 static int table_empty(FILE *f, struct nft *nft, const struct network *n, struct err *e)
 {
 	static const char *const objects[] = { "chain forward", "chain input", "chain notices", "chain prerouting", "chain output",

@@ -119,7 +119,7 @@ static int host_read(const struct reading *r, const struct subnet *s, struct dhc
 	return address_inside(s, &h->address, r->path, "address", e);
 }
 
-/* Whether two hosts share what must be unique. Returns the name of the key, or NULL. */
+/* Whether two hosts have the same value of a key that must be unique. Returns the name of the key, or NULL. */
 static const char *hosts_clash(const struct dhcp_host *a, const struct dhcp_host *b)
 {
 	if (a->address.family && b->address.family && address_equal(&a->address, &b->address))

@@ -1,4 +1,4 @@
-/* uplink: the host's links that lead outside: those of the default routes, or the one that the definition names. */
+/* uplink: the host's links to other networks: those of the default routes, or the one that the definition names. */
 #ifndef CAIRN_TOOLS_NET_UPLINK_H
 #define CAIRN_TOOLS_NET_UPLINK_H
 

@@ -55,8 +55,9 @@ static ssize_t datagram_receive(int fd, struct sender *from)
 	return got;
 }
 
-/* Send the buffer's first `len` bytes to the client, from the address that it knows. A port of all addresses has none
- * of its own, and the kernel might choose another. A datagram that the host cannot send is lost. */
+/* Send the buffer's first `len` bytes to the client, from the address that it knows. A port of all addresses has no
+ * address of its own, and the kernel might choose another one for the answer. A datagram that the host cannot send is
+ * lost. */
 static void datagram_answer(int fd, const struct datagram_client *c, size_t len)
 {
 	bool ipv6 = c->address.sin6_family == AF_INET6;

@@ -1,6 +1,6 @@
 /* datagrams: UDP between clients of the host's ports and the guest. Each client has a socket of its own towards the
- * guest, so that the guest's answers are told apart. Beyond DATAGRAM_CLIENTS_MAX, the least recently used client of
- * the process is forgotten. */
+ * guest, so that the guest's answers can be assigned to the client. Beyond DATAGRAM_CLIENTS_MAX, the least recently
+ * used client of the process is forgotten. */
 #ifndef CAIRN_TOOLS_PUBLISH_DATAGRAMS_H
 #define CAIRN_TOOLS_PUBLISH_DATAGRAMS_H
 
@@ -37,7 +37,7 @@ unsigned datagrams_poll_add(const struct datagrams *d, struct pollfd *fds);
  * any. */
 bool datagrams_poll_done(struct datagrams *d, const struct pollfd *fds, unsigned n, int (*fd_of)(const void *opaque, unsigned at),
 	const void *opaque);
-/* Forget the forward's clients; the forwards behind it moved up. */
+/* Remove the forward's clients; the forwards behind it moved up. */
 void datagrams_remove_forward(struct datagrams *d, unsigned at);
 
 #endif

@@ -45,7 +45,7 @@ struct publisher {
 	struct control control;
 	bool met; /* a daemon has connected */
 	struct tap_watch tap;
-	struct in_addr address; /* the guest's; 0.0.0.0: not told yet */
+	struct in_addr address; /* the guest's; 0.0.0.0: not received yet */
 	struct published list[PUBLISHED_MAX];
 	unsigned n;
 	struct relays relays;

@@ -1,4 +1,4 @@
-/* sandbox: restrict the process that passes on what clients and guests send: it may accept and connect, but not listen,
+/* sandbox: restrict the process that relays data of clients and guests: it may accept and connect, but not listen,
  * and it opens no file. */
 #ifndef CAIRN_TOOLS_PUBLISH_SANDBOX_H
 #define CAIRN_TOOLS_PUBLISH_SANDBOX_H

@@ -1,4 +1,4 @@
-/* tap_watch: reports when a VM's tap is gone: its VM has ended then, even if no daemon runs that could say so. */
+/* tap_watch: reports when a VM's tap is removed. The VM has ended then, even if no daemon runs that could report it. */
 #ifndef CAIRN_TOOLS_PUBLISH_TAP_WATCH_H
 #define CAIRN_TOOLS_PUBLISH_TAP_WATCH_H
 

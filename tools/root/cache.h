@@ -23,7 +23,7 @@ struct json_object;
 struct cache {
 	char path[PATH_MAX - 512];
 	int lock; /* fd */
-	const char *source; /* what the user calls the image, for the description of a new one; borrowed; NULL: nothing */
+	const char *source; /* the user's name of the image, for the description of a new one; borrowed; NULL: none */
 };
 
 #define CACHE_IMAGE "root.squashfs"

@@ -17,7 +17,7 @@
 /* sqfstar keeps all extended attributes in memory, which an image may have without end. */
 #define MEMORY_BYTES (4 * GIB)
 
-/* Returns the errno of what failed. */
+/* Returns the errno of the failed step. */
 static int program_become(char *const argv[], int in, int out, int err)
 {
 	sigset_t none;

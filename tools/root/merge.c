@@ -104,7 +104,7 @@ static int header_write(struct merge *m, struct archive_entry *entry, struct err
 	return archive_write_header(m->out, entry) < ARCHIVE_WARN ? out_fail(m, e) : 0;
 }
 
-/* Remove what squashfs does not hold, or would make the header larger. */
+/* Remove values that squashfs cannot store, or that would make the header larger. */
 static void entry_trim(struct archive_entry *entry)
 {
 	uint32_t mtime;

@@ -1,6 +1,6 @@
 /* merge: merges the layers of an image into one tar archive, in a process of its own with a sandbox, because layers are
- * untrusted. It reads each layer twice: first to find which entries are left in the end, then to copy these. Memory
- * grows with the number of names, not with their content.
+ * untrusted. It reads each layer twice: first to find the entries of the final tree, then to copy these. Memory grows
+ * with the number of names, not with their content.
  *
  * Threading: one thread. */
 #ifndef CAIRN_TOOLS_ROOT_MERGE_H

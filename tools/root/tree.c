@@ -133,7 +133,7 @@ static void name_set(struct tree_name *n, enum name_kind kind, struct file *file
 	n->entry = NO_ENTRY;
 }
 
-/* Take the names that are gone off the folder's list. */
+/* Take the removed names off the folder's list. */
 static void folder_tidy(struct tree_name *folder)
 {
 	struct tree_name **at = &folder->children;
@@ -161,7 +161,7 @@ static void folder_empty(struct tree_name *folder)
 	folder_tidy(folder);
 }
 
-/* Remove what earlier layers have put into a folder. A second call for the same layer finds nothing. */
+/* Remove the content of a folder that earlier layers have added. A second call for the same layer finds nothing. */
 static void folder_purge(struct tree_name *folder, unsigned layer)
 {
 	if (folder->purged == layer + 1)
@@ -390,7 +390,7 @@ static int file_make(struct tree *t, const char *symlink, struct file **ret)
 	return 0;
 }
 
-/* Give the name what the entry describes. */
+/* Set the name to the entry's object. */
 static int name_fill(struct tree *t, struct tree_name *n, enum tree_kind kind, struct file *file, const char *target)
 {
 	int r = 0;

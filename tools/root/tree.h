@@ -1,5 +1,5 @@
 /* tree: the names that the layers of an image leave, as if each layer were unpacked over the ones before it. It holds
- * names only: where the content of a name lies is the number of an entry, counted from 0 over all layers.
+ * names only. The content of a name is given by the number of an entry, counted from 0 over all layers.
  *
  * Names come from untrusted archives. No name leaves the tree: a ".." in a name is an error, the leading "/" of a name
  * does not count, and ".." in the target of a symbolic link ends at the root. A tree is freed with its process.
@@ -32,8 +32,7 @@ int tree_add(struct tree *t, unsigned layer, bool whiteouts, enum tree_kind kind
 
 /* Call it after the last entry, before the functions below. */
 void tree_finish(struct tree *t);
-/* Returns the first name of what an entry has made; NULL: a later entry has replaced or removed that, or it is the
- * root. */
+/* Returns the first name of an entry's object; NULL: a later entry has replaced or removed it, or it is the root. */
 struct tree_name *tree_entry(struct tree *t, uint32_t entry);
 /* Returns the next name (hard link) of the same file; NULL: none. */
 struct tree_name *tree_link(struct tree_name *n);

@@ -111,7 +111,7 @@ static int holder_enter(const char *scope)
 		char text[16];
 
 		snprintf(text, sizeof(text), "+%s", cgroup_controller_name(i));
-		value_write(scope, "cgroup.subtree_control", text); /* cairnd sees what it has not */
+		value_write(scope, "cgroup.subtree_control", text); /* cairnd checks which controllers it lacks */
 	}
 	return r;
 }

@@ -1,7 +1,7 @@
 /* cairn-share: serves a folder of the host to one guest. It is started with the VM, and ends with the VM's process,
  * from which it gets the guest's FUSE requests (base/share_link.h). It runs with the rights of the user who added the
- * folder to the definition, and gives up all but those to the files beneath it (sandbox.h). Neither the guest nor the
- * VM's process is trusted. */
+ * folder to the definition, and drops all rights except those to the files beneath it (sandbox.h). Neither the guest
+ * nor the VM's process is trusted. */
 #include "base/err.h"
 #include "base/log.h"
 #include "base/program.h"

@@ -1,6 +1,6 @@
 /* nodes: the files and folders that the guest knows, and those that it has open. A node is an O_PATH fd, so it stays
- * the same file whatever happens to its name; its number is the guest's node id. Both tables have a limit, since the
- * guest fills them. A number that the guest makes up is found in neither. */
+ * the same file when its name changes or is removed; its number is the guest's node id. Both tables have a limit,
+ * since the guest fills them. A number that the guest makes up is found in neither. */
 #ifndef CAIRN_TOOLS_SHARE_NODES_H
 #define CAIRN_TOOLS_SHARE_NODES_H
 
@@ -36,14 +36,14 @@ struct nodes {
 
 /* root: an O_PATH fd of the folder; taken. max: the most nodes and handles. Returns 0; -ENOMEM; -errno. */
 int nodes_init(struct nodes *t, int root, uint32_t max, uint32_t handles_max);
-/* Forget all nodes but the root, and close all handles. */
+/* Remove all nodes but the root, and close all handles. */
 void nodes_reset(struct nodes *t);
 /* Return the node of an id, valid until the next node is added; NULL: the guest does not know such a node. */
 struct node *node_get(struct nodes *t, uint64_t id);
 /* Find or add the node of a file, and count a reference.
  * fd: O_PATH; taken. *ret_id, *ret_st: set on success. Returns 0; -ENFILE: too many; -errno. */
 int node_add(struct nodes *t, int fd, uint64_t *ret_id, struct stat *ret_st);
-/* The guest gives up references. */
+/* The guest drops references. */
 void node_forget(struct nodes *t, uint64_t id, uint64_t lookups);
 
 /* Add an open file. fd: taken. Returns 0; -ENFILE: too many. */

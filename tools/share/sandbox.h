@@ -15,7 +15,7 @@ struct err;
 /* Raise the limit of open files for these as far as that is allowed. Returns 0, and how many nodes and handles there
  * may be; -errno with a sentence. */
 int share_limit_files(uint32_t *ret_nodes, uint32_t *ret_handles, struct err *e);
-/* Give up all rights but those to the files beneath the folder: to read them, and to change them unless read_only.
+/* Drop all rights except those to the files beneath the folder: to read them, and to change them unless read_only.
  * folder: borrowed. Returns 0; -errno with a sentence. */
 int share_sandbox(int folder, bool read_only, struct err *e);
 

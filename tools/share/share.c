@@ -9,7 +9,8 @@
 
 #define PAGE_BYTES 4096
 #define MINOR_MIN 31 /* virtio-fs came with it */
-/* Of what the guest offers. Attributes of a file that changes on the host drop the guest's cached pages. */
+/* Of the features that the guest offers. Attributes of a file that changes on the host drop the guest's cached pages.
+ */
 #define FEATURES (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_PARALLEL_DIROPS | FUSE_AUTO_INVAL_DATA | FUSE_MAX_PAGES)
 
 void reply_add(struct reply *r, const void *p, size_t bytes)
@@ -166,7 +167,7 @@ static int names_parse(const struct op *op, struct request *q)
 	return left && !(op->flags & WITH_DATA) ? -EINVAL : 0;
 }
 
-/* Check a request up to what depends on the operation alone. Returns 0; -errno. */
+/* Check the parts of a request that do not depend on the operation. Returns 0; -errno. */
 static int request_parse(struct share *s, const struct op *op, const struct fuse_in_header *head, struct request *q)
 {
 	size_t bytes = head->len - sizeof(*head);

@@ -190,7 +190,7 @@ int share_write(struct share *s, const struct request *q, struct reply *r)
 	return 0;
 }
 
-/* The guest closes one of a file's descriptors: tell it of errors that the host's file system reports at a close. */
+/* The guest closes one of a file's descriptors: return errors that the host's file system reports at a close. */
 int share_flush(struct share *s, const struct request *q, struct reply *r)
 {
 	const struct fuse_flush_in *in = q->arg;

@@ -183,7 +183,7 @@ static void interrupted(int sig)
 	siglongjmp(prompt_again, 1);
 }
 
-/* Read a line. SIGINT discards what was typed. Returns NULL at the end of the input. The caller frees the line. */
+/* Read a line. SIGINT discards the typed line. Returns NULL at the end of the input. The caller frees the line. */
 static char *line_read(const char *prompt)
 {
 	char *line;

@@ -1,5 +1,5 @@
 /* control: messages between the daemon and cairn-slirp. cairn-slirp reports use of a forward, so that the daemon can
- * wake the VM; the daemon says whether connections are accepted. Each new daemon connects again, and the last
+ * wake the VM. The daemon sets whether connections are accepted. Each new daemon connects again, and the last
  * connection counts.
  *
  * To the daemon: {"forward": N}, N as in the order on the command line, at most one per forward and
@@ -7,8 +7,8 @@
  * next daemon unless the guest has sent a packet since. {"held": true}: no more connections are accepted, and all
  * earlier ones are reported, if need be before CONTROL_INTERVAL_NS is over.
  *
- * {"denied": [PACKETS, QUESTIONS]}: what the egress rules have denied since the start, after a change, at most once per
- * CONTROL_INTERVAL_NS; each new daemon gets it, too.
+ * {"denied": [PACKETS, QUESTIONS]}: the numbers of packets and DNS questions that the egress rules have denied since
+ * the start, after a change, at most once per CONTROL_INTERVAL_NS; each new daemon gets it, too.
  *
  * From the daemon: {"hold": true} and {"hold": false}; {"add": "tcp:-:22"} with a bound socket, and
  * {"remove": N, "socket": "tcp:127.0.0.1:8022"}; {"egress": true} with a file that has the text of new egress rules, or
@@ -71,7 +71,7 @@ struct control {
 int control_init(struct control *c, int listening);
 void control_done(struct control *c);
 void control_tell(struct control *c, unsigned forward, uint64_t now_ns);
-/* Report what the egress rules have denied, if that has changed. */
+/* Report the counters of the egress rules' denials, if they have changed. */
 void control_denied(struct control *c, uint64_t packets, uint64_t questions, uint64_t now_ns);
 /* Note that the guest has sent a packet: the VM runs, so no report needs to be repeated. */
 void control_awake(struct control *c);

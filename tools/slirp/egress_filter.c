@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* The table of open addresses: the sets are chosen by a hash; a new address replaces the one in its set that ends
- * first. So its size has a bound, and the guest closes only what it has opened itself. */
+ * first. So its size has a bound, and the guest replaces only addresses that it has opened itself. */
 #define SETS 256
 #define WAYS 8
 #define NS_PER_S 1000000000ULL
@@ -173,7 +173,7 @@ static bool rules_allow(struct egress_filter *f, const struct guest_packet *p, u
 		if (!r->allow || !needed || (r->target == EGRESS_PREFIX && r->bits >= needed))
 			return r->allow;
 	}
-	/* Nobody means a translated address by default: the rules for its IPv4 address would not be asked. */
+	/* Deny translated addresses by default: the rules for their IPv4 addresses would not be applied. */
 	return e->allow && (!needed || needed == 8 * EGRESS_ADDRESS_BYTES);
 }
 

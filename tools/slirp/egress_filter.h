@@ -24,7 +24,7 @@ struct egress_counts {
 int egress_filter_new(const struct options *o, struct egress_filter **ret_f, struct err *e);
 void egress_filter_free(struct egress_filter *f);
 
-/* Decide about a frame. *ret_p: what was read of it; only its MAC addresses if it is no whole packet. */
+/* Decide about a frame. *ret_p: the parsed fields; only its MAC addresses if it is no whole packet. */
 enum egress_verdict egress_filter_judge(struct egress_filter *f, const uint8_t *frame, size_t len, uint64_t now_ns,
 	struct guest_packet *ret_p);
 /* May the guest ask for this name? name: lower case, without a dot at its end. */
@@ -37,7 +37,7 @@ void egress_filter_open(struct egress_filter *f, const char *name, const uint8_t
 	uint32_t ttl_s, uint64_t now_ns);
 /* The options have other rules now. Addresses stay open by the names that both have. old: the rules before. */
 void egress_filter_change(struct egress_filter *f, const struct egress *old);
-/* Do the rules allow what an open connection or datagram socket sends there? protocol: IPPROTO_TCP or IPPROTO_UDP. */
+/* Do the rules allow an open connection or datagram socket to send there? protocol: IPPROTO_TCP or IPPROTO_UDP. */
 bool egress_filter_allows(struct egress_filter *f, uint8_t protocol, const uint8_t to[EGRESS_ADDRESS_BYTES], uint16_t port,
 	uint64_t now_ns);
 /* The counters; the caller counts denied questions. */

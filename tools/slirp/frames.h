@@ -31,7 +31,7 @@ short frames_events(const struct frames *f);
 bool frames_at_end(const struct frames *f); /* the VM has closed its end */
 
 /* Read the guest's next frame and compute its checksums. Combined TCP segments are one frame, which may exceed the MTU.
- * Returns the frame, valid until the next call; NULL: none now, or the VM is gone. */
+ * Returns the frame, valid until the next call; NULL: none now, or the VM has ended. */
 const uint8_t *frames_read(struct frames *f, size_t *ret_len);
 
 /* Send a frame to the guest, at the latest by the next frames_push(): following TCP segments may be combined with it.

@@ -156,7 +156,7 @@ static uint8_t *headers_write(const struct guest_packet *p, size_t bytes, uint8_
 	return ip + IPV4_BYTES;
 }
 
-/* Store the checksum of what follows the IP header. 0 would mean that there is none, so it is stored as 0xffff. */
+/* Store the checksum of the data after the IP header. 0 would mean that there is none, so it is stored as 0xffff. */
 static void sum_store(const struct guest_packet *p, uint8_t *at, const uint8_t *begin, size_t bytes)
 {
 	const uint8_t *addresses = begin - (p->ipv6 ? 32 : 8);

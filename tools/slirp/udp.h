@@ -18,7 +18,7 @@ int udp_new(const struct options *o, struct frames *f, struct udp **ret_u, struc
 void udp_free(struct udp *u);
 /* Begin to forward the datagrams of the UDP forward `at` of the options, which is the last one. Returns 0; -ENOMEM. */
 int udp_add_forward(struct udp *u, unsigned at);
-/* Forget the forward `at` of either protocol; those behind it move up. Does not close its fd. */
+/* Remove the forward `at` of either protocol; those behind it move up. Does not close its fd. */
 void udp_remove_forward(struct udp *u, unsigned at);
 
 /* Pass the waiting datagrams of the UDP forward `at` to the guest. */

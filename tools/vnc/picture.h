@@ -1,5 +1,5 @@
-/* picture: a copy of what the guest shows, with 32 bits a pixel, from which the clients' updates are made: the guest
- * changes its own memory at any time. */
+/* picture: a copy of the guest's screen with 32 bits a pixel, from which the clients' updates are made, because the
+ * guest changes its own memory at any time. */
 #ifndef CAIRN_TOOLS_VNC_PICTURE_H
 #define CAIRN_TOOLS_VNC_PICTURE_H
 
@@ -15,7 +15,7 @@ struct picture {
 
 /* Give the picture another size, all black. Returns 0 or -ENOMEM; then the picture is unchanged. */
 int picture_resize(struct picture *p, uint32_t width, uint32_t height);
-/* Copy what has changed.
+/* Copy the changed pixels.
  * memory: the framebuffer, in which the mode lies. mode: of the picture's size.
  * changed: called for each rectangle, with its first and behind its last pixel.
  * Returns whether anything has changed. */

@@ -1,4 +1,4 @@
-/* sandbox: what cairn-vnc may do once its sockets are there. */
+/* sandbox: the system calls and files that cairn-vnc may use once its sockets are open. */
 #ifndef CAIRN_TOOLS_VNC_SANDBOX_H
 #define CAIRN_TOOLS_VNC_SANDBOX_H
 
@@ -7,7 +7,7 @@ struct err;
 /* Open sockets at most, so that select() can serve them. */
 #define VNC_FDS_MAX 64
 
-/* Give up all rights but those to serve open sockets and to accept clients. Returns 0; -errno with a sentence. */
+/* Drop all rights except those to serve open sockets and to accept clients. Returns 0; -errno with a sentence. */
 int vnc_sandbox(struct err *e);
 
 #endif

@@ -108,7 +108,7 @@ static void shift_set(struct server *s, bool down)
 			link_send(s->link, (struct input_event){ .kind = INPUT_KEY, .code = codes[i], .down = down });
 }
 
-/* A client's keysym says which sign is meant, whatever its keyboard is: hold Shift as the US layout wants it. */
+/* A client's keysym names a character, independently of its keyboard: hold Shift as the US layout needs it. */
 static void key_event(rfbBool down, rfbKeySym keysym, rfbClientPtr client)
 {
 	struct server *s = server_of(client->screen);
@@ -234,7 +234,7 @@ static rfbClientPtr newcomer_find(struct server *s)
 	return found;
 }
 
-/* Handle what clients have sent. While a client begins its session, take one message of each client at a time, because
+/* Handle the clients' messages. While a client begins its session, take one message of each client at a time, because
  * client_await() has to come between two messages. */
 static void clients_serve(struct server *s)
 {

@@ -17,8 +17,8 @@ int server_new(const char *name, const char *password, const struct link *link, 
 void server_accept(struct server *s, int fd);
 /* Add the clients' sockets for poll(). Returns their number, at most SERVER_CLIENTS_MAX. */
 unsigned server_poll_add(struct server *s, struct pollfd *fds);
-/* Read what clients have sent, and send them what has changed on the screen. Returns for how many milliseconds poll()
- * may wait then; -1: for ever. */
+/* Read the clients' messages, and send them the changes of the screen. Returns for how many milliseconds poll() may
+ * wait then; -1: for ever. */
 int server_run(struct server *s);
 
 #endif

@@ -28,7 +28,7 @@ void connections_init(struct connections *c);
 int connections_add(struct connections *c, int fd);
 void connections_remove(struct connections *c, int row);
 int connections_count(struct connections *c);
-/* The whole request is there; or its answer is sent, and the wait for the next request begins. row -1: nothing. */
+/* The request is complete; or its answer is sent, and the wait for the next request begins. row -1: nothing. */
 void connections_answer(struct connections *c, int row, int session);
 void connections_wait(struct connections *c, int row);
 /* End all answers of a session, such as events, except that of a row. */

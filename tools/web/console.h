@@ -24,8 +24,8 @@ struct consoles {
 };
 
 void consoles_init(struct consoles *c);
-/* Connect to the serial console or the screen (VNC) of a VM, and make an answer of what the guest's side sends; its
- * first byte is 0. The answer ends when that side or the browser does.
+/* Connect to the serial console or the screen (VNC) of a VM, and create an answer from the data of the guest's side;
+ * its first byte is 0. The answer ends when that side or the browser does.
  * id: the page's name for it, for console_write(); 1 to 32 characters. browser: the connection's fd, borrowed.
  * Returns 0; -errno with a sentence. */
 int console_open(struct consoles *c, const struct links *links, enum link_kind kind, int session, const char *vm, const char *id,

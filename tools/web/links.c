@@ -12,7 +12,7 @@ static int delegate_gone(struct err *e)
 	return err_set(e, -EPIPE, ERR_PERMISSION, "your login has ended; log in again");
 }
 
-/* Read what the delegate says. Returns 0; -errno with its sentence. */
+/* Read the delegate's answer. Returns 0; -errno with its sentence. */
 static int answer_read(int fd, struct err *e)
 {
 	struct link_answer a;

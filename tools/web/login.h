@@ -25,7 +25,7 @@ void logins_init(struct logins *l);
 /* Fork. The new process continues, to serve the page; this one becomes cairn-login, and ends with the other. Call it
  * before there are threads, as root. socket: the daemon's. Returns 0 in the new process; -errno with a sentence. */
 int logins_begin(struct logins *l, const char *socket, bool allow_root, struct err *e);
-/* Give up root's rights for good: become the user cairn-web, or nobody on a host without it. */
+/* Drop root's rights permanently: become the user cairn-web, or nobody on a host without it. */
 int logins_drop_root(struct err *e);
 /* Tell cairn-login that the page is served. */
 void logins_ready(struct logins *l);

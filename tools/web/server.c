@@ -127,7 +127,7 @@ static int row_of(struct MHD_Connection *c)
 	return info ? (int)(intptr_t)info->socket_context - 1 : -1;
 }
 
-/* End what a session has open. */
+/* Close the connections of a session. */
 static void session_over(struct server *s, int session, int except)
 {
 	guard_logout(&s->guard, session);
@@ -255,7 +255,7 @@ static enum MHD_Result login(struct server *s, struct MHD_Connection *c, const s
 	return session_answer(s, c, guard_session_id(&s->guard), "", -1);
 }
 
-/* Tell the page how to log in, and who has. */
+/* Send the page the way to log in, and the user who has logged in. */
 static enum MHD_Result session_tell(struct server *s, struct MHD_Connection *c, const struct request *q)
 {
 	struct json_object *o = json_object_new_object();
@@ -477,7 +477,7 @@ void server_address_print(struct server *s)
 		return;
 	}
 	guard_token(&s->guard, token);
-	/* Browsers do not send what follows #, neither to servers nor to other pages. */
+	/* Browsers do not send the part after #, neither to servers nor to other pages. */
 	printf("%s/#token=%s\n", s->base, token);
 	fflush(stdout);
 }
@@ -502,7 +502,7 @@ int server_start(struct server *s, struct err *e)
 }
 
 /* Stop taking connections: new ones wait in the socket for the next process, if a service manager has it. End when
- * those that came meanwhile are gone. */
+ * the connections that came meanwhile are closed. */
 static void __attribute__((noreturn)) server_end(struct server *s)
 {
 	MHD_quiesce_daemon(s->http);

@@ -8,7 +8,7 @@ struct err;
 struct links;
 struct MHD_Response;
 
-/* Wait until there is something to read from fd. Returns false: the browser is gone. */
+/* Wait until there is something to read from fd. Returns false: the browser has disconnected. */
 bool stream_wait(int fd, int browser);
 /* Make an answer of the daemon's events: one JSON object a line, the first without an event. It ends when the daemon
  * or the browser does.

@@ -1,6 +1,6 @@
 /* cairn-webhook: deliver one event of a web hook. cairnd starts it (api/policy/web_hooks.h) with a file on standard
  * input that has a JSON object: url, secret, id, body, and private (true: any address may be reached). It makes one
- * HTTP request, in a sandbox, without redirects and proxies, writes what came of it as a line to standard output, and
+ * HTTP request, in a sandbox, without redirects and proxies, writes the outcome as a line to standard output, and
  * ends with 0: delivered; 1: refused, so that a repetition is useless; 75 (EX_TEMPFAIL): try again later.
  *
  * The request is a POST of the body with the headers of the specification Standard Webhooks: webhook-id,
@@ -155,8 +155,8 @@ static struct curl_slist *headers_make(const struct delivery *d)
 
 /* ---- the request ---- */
 
-/* Open the socket for an address that the name stands for right now, or refuse that address. Earlier and later look-ups
- * of the name do not matter. */
+/* Open the socket for an address of the name, or refuse that address. Earlier and later look-ups of the name do not
+ * matter. */
 static curl_socket_t socket_open(void *opaque, curlsocktype purpose, struct curl_sockaddr *a)
 {
 	struct delivery *d = opaque;
@@ -223,7 +223,8 @@ static bool is_passing(CURLcode r)
 	return r != CURLE_UNSUPPORTED_PROTOCOL && r != CURLE_URL_MALFORMAT && r != CURLE_OUT_OF_MEMORY && r != CURLE_BAD_FUNCTION_ARGUMENT;
 }
 
-/* Returns what to do about a certificate that nobody trusted has signed. */
+/* Returns the end of an error: the remedy for a certificate that no trusted authority has signed; "" after another
+ * error. */
 static const char *certificate_remedy(CURL *c, CURLcode r)
 {
 	long found = 0;
@@ -255,7 +256,7 @@ static int deliver(struct delivery *d)
 	if (options_set(c, d, headers, why) == 0)
 		r = curl_easy_perform(c);
 	curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
-	if (status >= 200) /* whatever became of the rest of the answer */
+	if (status >= 200) /* even if reading the rest of the answer failed */
 		code = outcome_of_status(status);
 	else if (d->refused[0])
 		code = outcome(1, "%s is no public address; only an admin may name others: cairn web-hook --private", d->refused);

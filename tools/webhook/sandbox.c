@@ -20,7 +20,7 @@
 #define CPU_SECONDS 10
 #define READS (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_EXECUTE)
 
-/* The name service loads libraries, so the filter names what is forbidden. */
+/* The name service loads libraries, so the filter lists the forbidden calls. */
 static const int forbidden[] = {
 	SYS_execve, SYS_execveat, SYS_fork, SYS_vfork, SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev, SYS_pidfd_getfd,
 	SYS_pidfd_open, SYS_pidfd_send_signal, SYS_kcmp, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_unshare, SYS_setns,

@@ -1,4 +1,4 @@
-/* sandbox: what cairn-webhook gives up before it reads anything of a server. */
+/* sandbox: the privileges that cairn-webhook drops before it reads data of a server. */
 #ifndef CAIRN_TOOLS_WEBHOOK_SANDBOX_H
 #define CAIRN_TOOLS_WEBHOOK_SANDBOX_H
 

@@ -471,7 +471,7 @@ static int features_check(struct reading *r, struct _xmlNode *firmware)
 }
 
 /* The variables begin with the template or, without one, with the file that libvirt has for the VM. A loader without
- * either has a template of its own name, with VARS for CODE, as libvirt's configuration has it. */
+ * either has a template with its own name and VARS in place of CODE, as in libvirt's configuration. */
 static int nvram_read(struct reading *r, struct _xmlNode *n, struct json_object *boot)
 {
 	CLEANUP_FREE char *template = n ? node_attr(n, "template") : NULL;

@@ -2,7 +2,7 @@
  *
  *   <cairn:definition xmlns:cairn='urn:cairn:definition:1'>{"debug_exit": true}</cairn:definition>
  *
- * and only add to the elements: they cannot change what a reader of the XML sees. Disks and interfaces are objects with
+ * and only add to the elements: they cannot change values that are in the XML. Disks and interfaces are objects with
  * their ids as keys: {"disks": {"vda": {"data_file": "/x"}}}. */
 #ifndef CAIRN_TOOLS_XML_EXTRA_H
 #define CAIRN_TOOLS_XML_EXTRA_H

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Limits of the warnings and refusals that are told, because nobody would read more. */
+/* Limits of the warnings and refusals that are printed, because nobody would read more. */
 #define WARNINGS_MAX 100
 #define REFUSALS_TOLD_MAX 32
 #define REFUSALS_MAX 1000 /* those beyond are not counted */
