@@ -423,7 +423,7 @@ static void policies_go(struct vm_host *h)
 		restart_process_resume(vm);
 		shutdown_take_up(vm);
 		if (vm->proc && vm_state_is_active(vm->state))
-			forwards_taken_back(vm);
+			forwards_adopted(vm);
 		network_ports_tell(vm);
 		if (vm->proc)
 			publish_restarts_take_up(vm);

@@ -94,7 +94,7 @@ static void fd_leave(struct audit_file *f)
 	f->fd = -1;
 }
 
-void audit_file_turn(struct audit_file *f)
+void audit_file_rotate(struct audit_file *f)
 {
 	char from[NAME_BYTES], to[NAME_BYTES];
 
@@ -113,7 +113,7 @@ static int present_begin(struct audit_file *f, uint64_t base)
 	int r = present_open(f, base);
 
 	if (r == -EINVAL) {
-		audit_file_turn(f);
+		audit_file_rotate(f);
 		r = present_open(f, base);
 	}
 	if (r < 0)
@@ -151,7 +151,7 @@ int audit_file_ready(struct audit_file *f)
 		fd_leave(f);
 	}
 	if (f->fd >= 0 && f->size >= AUDIT_FILE_BYTES && f->sync_fd < 0 && !f->unsynced) /* an earlier daemon filled it */
-		audit_file_turn(f);
+		audit_file_rotate(f);
 	if (f->fd < 0 && (r = present_begin(f, f->base + f->size)) < 0)
 		return r;
 	return room_make(f);

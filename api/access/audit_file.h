@@ -44,7 +44,7 @@ int audit_file_ready(struct audit_file *f);
 /* Append a line, without its newline. Returns 0; -errno: nothing was written. */
 int audit_file_append(struct audit_file *f, const char *text);
 /* Rename the present file to NAME.1, and the older ones likewise. The next line begins a new file. */
-void audit_file_turn(struct audit_file *f);
+void audit_file_rotate(struct audit_file *f);
 /* Return the place behind the last line. */
 uint64_t audit_file_end(const struct audit_file *f);
 /* Read from *place on. If that place is in no file any more, *place becomes the next place that is. Returns the number

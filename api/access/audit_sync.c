@@ -69,7 +69,7 @@ static void part_begin(struct audit_sync *s, struct audit_file *f, struct sync_p
 	f->sync_fd = f->fd;
 	if (f->size < AUDIT_FILE_BYTES)
 		return;
-	audit_file_turn(f);
+	audit_file_rotate(f);
 	p->has_name = true;
 	r = audit_file_ready(f);
 	if (r < 0)

@@ -500,7 +500,7 @@ static void dump_adopt(struct vm *vm, const struct vm_info *info)
 	struct job *j;
 	struct err e;
 
-	if (info->work != VM_MSG_DUMP || job_take_back(vm, "dump", &j, &e) < 0)
+	if (info->work != VM_MSG_DUMP || job_adopt(vm, "dump", &j, &e) < 0)
 		return;
 	w = work_new(vm, info->work_then < DUMP_THEN_COUNT ? info->work_then : DUMP_THEN_NOTHING);
 	w->job = j;

@@ -347,5 +347,5 @@ int group_clone_begin(struct vm *const *vms, size_t n, const struct group_clone_
 void group_clone_clear_up(struct vm_host *host)
 {
 	group_clear_up(&clone_kind, host);
-	group_networks_take_back(host);
+	group_networks_adopt(host);
 }

@@ -216,7 +216,7 @@ void jobs_recover(struct vm_host *host, struct json_object *file)
 	event_log_backwards(host->events, "\"JOB_STATUS_CHANGE\"", recover_look, &r);
 }
 
-int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
+int job_adopt(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
 {
 	for (struct job *j = vm->host->jobs; j && !vm->operation.kind; j = j->next) {
 		if (!j->lost || j->status != JOB_RUNNING || !job_is_of(j, vm) || strcmp(j->type, type))

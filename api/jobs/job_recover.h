@@ -16,7 +16,7 @@ void jobs_load(struct vm_host *host, struct json_object *file);
 void jobs_recover(struct vm_host *host, struct json_object *file);
 /* Make the VM's lost job of that type its owner again, under the old id, because its work continues. Without such a
  * job, create a new one. Returns as job_new(). */
-int job_take_back(struct vm *vm, const char *type, struct job **ret_j, struct err *e);
+int job_adopt(struct vm *vm, const char *type, struct job **ret_j, struct err *e);
 /* Fail the jobs that are still `lost` and not concluded, and emit the event of the end for each `lost` job. Call it
  * when all VMs are adopted. */
 void jobs_settle(struct vm_host *host);

@@ -702,8 +702,8 @@ static void promotion_resume(struct vm *winner)
 	log_info("promote", "VM '%s' was being promoted to '%s' when a daemon ended; continuing", p->left.name, p->taken.name);
 	owners_begin(p);
 	under_way++;
-	forwards_taken_back(p->winner);
-	forwards_taken_back(p->loser);
+	forwards_adopted(p->winner);
+	forwards_adopted(p->loser);
 	ports_move(p);
 }
 

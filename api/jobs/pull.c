@@ -344,7 +344,7 @@ static void pull_resume(struct vm *vm, const struct vm_info *info)
 	struct err e;
 
 	(void)info;
-	if (!d || pull_check(vm, image, &d, &e) < 0 || job_take_back(vm, "blockpull", &j, &e) < 0)
+	if (!d || pull_check(vm, image, &d, &e) < 0 || job_adopt(vm, "blockpull", &j, &e) < 0)
 		return;
 	log_info("pull", "VM '%s': the pull of disk %s begins again as %s, because the daemon ended", vm->def->name, d->id,
 		j->id);

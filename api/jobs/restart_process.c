@@ -173,7 +173,7 @@ static void restart_take_back(struct vm *vm)
 	struct err e;
 
 	/* After a boot of the host, autostart decides which VMs run. */
-	if (!is_due(vm) || vm->host->new_boot || job_take_back(vm, "restart-process", &j, &e) < 0)
+	if (!is_due(vm) || vm->host->new_boot || job_adopt(vm, "restart-process", &j, &e) < 0)
 		restart_process_forget(vm);
 	else
 		vm->operation.kind = VM_OP_JOB;

@@ -336,7 +336,7 @@ static void managed_stored(struct store_work *work)
 	} else {
 		job_succeed(j, NULL);
 	}
-	vm_start_goes_on(vm);
+	vm_start_resume(vm);
 }
 
 static void save_ended(struct vm *vm)
@@ -400,7 +400,7 @@ static void save_taken_back(struct vm *vm, const struct vm_info *info)
 		log_error("save", "VM '%s': %s", vm->def->name, e.msg);
 	if (stale)
 		vm_save(vm); /* vm_save() also syncs the VM's folder */
-	if (saving && job_take_back(vm, !managed ? "save" :
+	if (saving && job_adopt(vm, !managed ? "save" :
 			vm_has(vm, VM_FACT_CONTINUES) ? "restart-process" : "managed-save", &j, &e) == 0) {
 		j->cancel = save_cancel;
 		vm->operation.kind = VM_OP_SAVE_ADOPTED;

@@ -106,7 +106,7 @@ static void work_adopt(struct vm *vm, const struct vm_info *info)
 	struct job *j;
 	struct err e;
 
-	if (!type || job_take_back(vm, type, &j, &e) < 0)
+	if (!type || job_adopt(vm, type, &j, &e) < 0)
 		return;
 	w = must_alloc(calloc(1, sizeof(*w)));
 	*w = (struct snapshot_work){ .job = j, .vm = vm, .result = json_object_new_object(), .adopted = info->work };

@@ -324,7 +324,7 @@ static void forwards_redefined(struct vm *vm)
 
 static void start_goes_on(void *opaque)
 {
-	vm_start_goes_on(opaque);
+	vm_start_resume(opaque);
 }
 
 /* Whether a cairn-slirp of a VM that has ended still runs and is not killed yet: its end may free a port. */
@@ -591,7 +591,7 @@ int forwards_publish(struct vm *vm, unsigned at, const int *fds, unsigned n, str
 	return r;
 }
 
-void forwards_taken_back(struct vm *vm)
+void forwards_adopted(struct vm *vm)
 {
 	const struct definition *d = vm_live(vm);
 	int control;
@@ -747,7 +747,7 @@ static void forwards_ended(struct vm *vm)
 	const struct definition *d = vm_live(vm);
 
 	publish_restarts_end(vm);
-	forwards_taken_back(vm);
+	forwards_adopted(vm);
 	forwards_processes_end(vm);
 	for (unsigned at = 0; at < d->ninterfaces; at++) {
 		if (!usernet_of(vm, at))

@@ -30,7 +30,7 @@ extern const struct vm_observer forwards_observer;
 /* Open, watch or close the sockets after a change of the VM's state. */
 void forwards_on_state_change(struct vm *vm);
 /* Connect to the cairn-slirp processes of an adopted VM, so that their clients wake it. */
-void forwards_taken_back(struct vm *vm);
+void forwards_adopted(struct vm *vm);
 /* Ask the VM's cairn-slirp processes to accept no more clients, because the VM is about to be saved. Once they have
  * answered, new clients wait in the listening sockets, which the daemon holds, too. Such a client cancels the save if
  * possible, or else wakes the VM after the save.

@@ -289,7 +289,7 @@ void group_network_keep(struct vm_host *host, const char *name)
 		log_warn("network", "%s", e.msg);
 }
 
-void group_networks_take_back(struct vm_host *host)
+void group_networks_adopt(struct vm_host *host)
 {
 	for (size_t i = 0; i < networks_count(host); i++)
 		group_network_keep(host, network_any(network_at(host, i))->name);

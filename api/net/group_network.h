@@ -41,6 +41,6 @@ int group_network_make(struct vm *const *vms, size_t n, const char *source, cons
 /* From now on, remove the network as soon as no VM has an interface of it. */
 void group_network_keep(struct vm_host *host, const char *name);
 /* Keep the networks of an earlier daemon. Call it when the running VMs are adopted. */
-void group_networks_take_back(struct vm_host *host);
+void group_networks_adopt(struct vm_host *host);
 
 #endif

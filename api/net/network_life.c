@@ -94,7 +94,7 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 		network_programs_watch(n, answer, program_lost, network_look);
 	network_waits_wake(n);
 	op.ended(n, &op, r, answer, e); /* may free the network */
-	vm_starts_go_on(host);
+	vm_starts_resume(host);
 }
 
 /* Start the program for a network without an operation. op: copied. d: the definition for the program. */

@@ -58,7 +58,7 @@ void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, i
  * called as that of network_ports_lead(). */
 void network_ports_plug(struct vm *vm, unsigned at, struct config *c, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 /* Tell the VM's cairn-publish processes again where to lead clients. For an adopted VM, call it after
- * forwards_taken_back(): a daemon that was killed may not have done so. */
+ * forwards_adopted(): a daemon that was killed may not have done so. */
 void network_ports_tell(struct vm *vm);
 /* Free the daemon's objects for requests under way. */
 void network_ports_forget(struct vm_host *host);

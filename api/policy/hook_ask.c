@@ -207,7 +207,7 @@ static void delay_over(void *opaque)
 	struct vm *vm = opaque;
 
 	vm->start_delay->at_s = 0;
-	vm_start_goes_on(vm);
+	vm_start_resume(vm);
 }
 
 /* Whether the start can begin anew: a state that is handed to it, and a job that runs it, cannot wait. */

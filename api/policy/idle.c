@@ -145,7 +145,7 @@ static void vm_saved(struct job *j, void *opaque)
 	} else {
 		vm->idle->asking = false;
 		vm_set(vm, VM_FACT_FALLS_ASLEEP, false);
-		vm_say_reason(vm, VM_ASLEEP, "");
+		vm_set_reason(vm, VM_ASLEEP, "");
 		idle_on_state_change(vm);
 	}
 	if (!j->failed)

@@ -63,7 +63,7 @@ static void give_up(struct vm *vm)
 		"the VM was restarted %u times within %u s, and now stays off (%.160s). Next: cairn start %.60s",
 		vm->restart->tries.n, vm->def->restart.window_s, why, vm->def->name);
 	log_error("policy", "VM '%s': %s", vm->def->name, detail);
-	vm_say_reason(vm, "restart limit", detail);
+	vm_set_reason(vm, "restart limit", detail);
 }
 
 static void restart_want(struct vm *vm)
@@ -114,7 +114,7 @@ void restart_call_off(struct vm *vm)
 
 	snprintf(reason, sizeof(reason), "%s", vm->reason);
 	restart_forget(vm);
-	vm_say_reason(vm, reason, "the pending restart was cancelled");
+	vm_set_reason(vm, reason, "the pending restart was cancelled");
 }
 
 /* ---- the restart in state.json ---- */
@@ -185,7 +185,7 @@ static void reboot_ended(void *opaque, int r, const struct err *e)
 		return;
 	snprintf(reason, sizeof(reason), "%s", vm->reason);
 	snprintf(detail, sizeof(detail), "%s", vm->detail);
-	vm_say_reason(vm, reason, detail);
+	vm_set_reason(vm, reason, detail);
 }
 
 void restart_apply_policies(struct vm *vm, bool rebooting)

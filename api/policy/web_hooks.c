@@ -77,7 +77,7 @@ struct web_hooks {
 	struct loop_timer *timer;
 	bool unsaved; /* the queues are not stored as they are */
 	uint64_t saved_ns;
-	bool going_on; /* queues_go_on() is running */
+	bool going_on; /* queues_resume() is running */
 };
 
 static int64_t now_s(void)
@@ -131,7 +131,7 @@ static unsigned running_of(const struct web_hooks *h, uid_t uid)
 
 /* ---- one try ---- */
 
-static void queues_go_on(struct web_hooks *h);
+static void queues_resume(struct web_hooks *h);
 
 static void try_close(struct web_try *t)
 {
@@ -162,7 +162,7 @@ static void try_end(struct web_try *t, int status, const char *outcome)
 			log_warn("webhook", "web hook %s: an event was not delivered: %s", w->name, outcome);
 		h->unsaved = true;
 	}
-	queues_go_on(h);
+	queues_resume(h);
 }
 
 static void process_ended(void *opaque, unsigned revents)
@@ -304,7 +304,7 @@ static struct web_hook *hook_due(struct web_hooks *h, uint64_t *ret_wait_ns)
 	return found;
 }
 
-static void queues_go_on(struct web_hooks *h)
+static void queues_resume(struct web_hooks *h)
 {
 	uint64_t wait = UINT64_MAX, now = loop_now_ns();
 	struct web_try *t;
@@ -328,7 +328,7 @@ static void queues_go_on(struct web_hooks *h)
 
 static void timer_fire(void *opaque)
 {
-	queues_go_on(opaque);
+	queues_resume(opaque);
 }
 
 static size_t waiting_all(const struct web_hooks *h)
@@ -437,7 +437,7 @@ static void change_over(void *opaque, int r, const struct err *e)
 		c->done(c->opaque, r, e);
 	else if (r < 0)
 		log_error("webhook", "%s", e->msg);
-	queues_go_on(c->of);
+	queues_resume(c->of);
 }
 
 /* of: the VM and name that are concerned, and `made` unless remove is set; NULL: only store the list. */
@@ -582,7 +582,7 @@ void web_hooks_tell(struct web_hooks *h, struct json_object *event)
 	if (!any)
 		return;
 	h->unsaved = true;
-	queues_go_on(h);
+	queues_resume(h);
 }
 
 const struct web_hook *web_hooks_first(const struct web_hooks *h)
@@ -628,7 +628,7 @@ void web_hooks_test(struct web_hooks *h, struct web_hook *w, void (*done)(void *
 	}
 	d->done = done;
 	d->opaque = opaque;
-	queues_go_on(h);
+	queues_resume(h);
 }
 
 /* ---- start and end ---- */
@@ -678,7 +678,7 @@ struct web_hooks *web_hooks_new(struct vm_host *host)
 	if (loop_timer_new(host->loop, timer_fire, h, &h->timer) < 0)
 		abort();
 	hooks_load(h);
-	queues_go_on(h);
+	queues_resume(h);
 	return h;
 }
 

@@ -33,7 +33,7 @@ struct vm_observer {
 	void (*state_put)(const struct vm *vm, struct json_object *state);
 	void (*state_load)(struct vm *vm, struct json_object *state);
 	/* vm_move() calls state_changed before it saves the new state, state_saved after that, and state_told after it
-	 * emitted the events. vm_say_reason() calls state_saved alone; the state is unchanged then. */
+	 * emitted the events. vm_set_reason() calls state_saved alone; the state is unchanged then. */
 	void (*state_changed)(struct vm *vm, enum vm_trigger t);
 	void (*state_saved)(struct vm *vm);
 	void (*state_told)(struct vm *vm);
@@ -44,16 +44,16 @@ struct vm_observer {
 	void (*start_asked)(struct vm *vm, const struct vm_start_opts *opts);
 	/* Whether the observer already listens on the VM's forwards. */
 	bool (*has_forwards)(const struct vm *vm);
-	/* A port of the VM's forwards is in use. Returns true if the observer will call vm_start_goes_on() to retry. */
+	/* A port of the VM's forwards is in use. Returns true if the observer will call vm_start_resume() to retry. */
 	bool (*start_retries)(struct vm *vm);
-	/* Whether the start has to wait for something on the host. If so, the observer calls vm_starts_go_on() when
+	/* Whether the start has to wait for something on the host. If so, the observer calls vm_starts_resume() when
 	 * the starts may continue. */
 	bool (*start_waits)(struct vm *vm);
 	/* Add to the configuration for the VM process. */
 	int (*start_add)(struct vm *vm, struct config *c, struct err *e);
 	/* Prepare the host for the configured VM. Returns 0; 1: the observer will call ready() from the loop, unless
 	 * the VM is removed before; -errno. With -EAGAIN from ready(), the start waits without its files until the
-	 * observer calls vm_start_goes_on(); then it begins anew. */
+	 * observer calls vm_start_resume(); then it begins anew. */
 	int (*start_prepare)(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e),
 		struct err *e);
 	/* End the wait for ready() soon, since the start was called off. */

@@ -251,7 +251,7 @@ static void offline_next(struct offline_process *i)
 	} else {
 		vm->offline = NULL;
 		offline_free(i);
-		vm_start_goes_on(vm);
+		vm_start_resume(vm);
 	}
 	waiters_run(waiters);
 }
@@ -283,7 +283,7 @@ static void offline_stuck(void *opaque)
 	all_fail(i, offline_hung_set(i->vm, &e), &e);
 	waiters = i->waiters;
 	i->waiters = NULL;
-	vm_start_goes_on(i->vm);
+	vm_start_resume(i->vm);
 	waiters_run(waiters);
 }
 

@@ -77,7 +77,7 @@ static void scope_free(struct systemd_scope *s)
 }
 
 /* cairn-scope ends when its socket is closed, and systemd ends the scope when no process is left in it. */
-static void process_let_go(struct systemd_scope *s)
+static void scope_process_release(struct systemd_scope *s)
 {
 	loop_unwatch(STEAL_PTR(s->said));
 	if (s->sock >= 0)
@@ -88,7 +88,7 @@ static void process_let_go(struct systemd_scope *s)
 
 static void process_kill(struct systemd_scope *s)
 {
-	process_let_go(s);
+	scope_process_release(s);
 	if (s->pidfd >= 0)
 		pidfd_send_signal(s->pidfd, SIGKILL, NULL, 0);
 }
@@ -140,7 +140,7 @@ static struct systemd_scope *scope_new(struct vm *vm)
 }
 
 /* The VM's process has ended, so its group is not read any more. */
-static void scope_let_go(struct vm *vm)
+static void scope_release(struct vm *vm)
 {
 	struct systemd_scope *s = STEAL_PTR(vm->scope);
 
@@ -151,7 +151,7 @@ static void scope_let_go(struct vm *vm)
 	if (s->tree.fd < 0 || (s->told && !s->machine[0]))
 		process_kill(s);
 	else
-		process_let_go(s);
+		scope_process_release(s);
 	s->vm = NULL;
 	s->ready = NULL;
 	if (s->pidfd < 0)
@@ -249,9 +249,9 @@ static void scope_said(void *opaque, unsigned revents)
 		scope_failed(s, "systemd-run made none; see the daemon's log, and the journal");
 	else if (s->told && !s->machine[0]) {
 		scope_lacks(s, "cairn-scope ended; see the daemon's log");
-		process_let_go(s);
+		scope_process_release(s);
 	} else
-		process_let_go(s); /* the scope lives as long as the VM's process */
+		scope_process_release(s); /* the scope lives as long as the VM's process */
 }
 
 static void timed_out(void *opaque)
@@ -341,7 +341,7 @@ static int scope_on_prepare(struct vm *vm, const struct config *c, void (*ready)
 	(void)c;
 	if (!vm_live(vm)->systemd_scope || vm->scope_tree) /* a start that had to wait again has its scope */
 		return 0;
-	scope_let_go(vm);
+	scope_release(vm);
 	s = scope_new(vm);
 	if (!scope_ask(s)) {
 		s->ready = ready;
@@ -351,7 +351,7 @@ static int scope_on_prepare(struct vm *vm, const struct config *c, void (*ready)
 	if (!vm->host->sandbox || !vm->host->sandbox->required)
 		return 0;
 	err_set(e, -EPERM, ERR_HOST, "the VM has no scope of systemd, and cairnd runs with --require-sandbox: %.200s", s->lack);
-	scope_let_go(vm);
+	scope_release(vm);
 	return -EPERM;
 }
 
@@ -379,7 +379,7 @@ static void scope_on_phase_known(struct vm *vm)
 static void scope_on_start_failed(struct vm *vm)
 {
 	if (!vm->proc)
-		scope_let_go(vm);
+		scope_release(vm);
 }
 
 /* Find the scope of an adopted VM's process, which is in a group that has the VM's uuid as its name. Returns 0, and
@@ -433,7 +433,7 @@ static void scope_on_adopted(struct vm *vm, const struct vm_info *info)
 
 const struct vm_observer systemd_scope_observer = { .start_prepare = scope_on_prepare, .start_called_off = scope_on_called_off,
 	.started = scope_on_started, .start_failed = scope_on_start_failed, .phase_known = scope_on_phase_known,
-	.adopted = scope_on_adopted, .run_ended = scope_let_go, .removed = scope_let_go };
+	.adopted = scope_on_adopted, .run_ended = scope_release, .removed = scope_release };
 
 /* ---- for the daemon ---- */
 

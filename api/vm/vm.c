@@ -500,7 +500,7 @@ void vm_emit_change(struct vm *vm, enum vm_state from)
 	vm_emit(vm, EVENT_VM_STATE_CHANGE, data);
 }
 
-void vm_say_reason(struct vm *vm, const char *reason, const char *detail)
+void vm_set_reason(struct vm *vm, const char *reason, const char *detail)
 {
 	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail);

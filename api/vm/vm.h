@@ -280,7 +280,7 @@ void vm_free_all(struct vm_host *host);
 void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
 	int64_t value);
 /* Change the state's reason and detail, but not the state; save both and emit VM_STATE_CHANGE. */
-void vm_say_reason(struct vm *vm, const char *reason, const char *detail);
+void vm_set_reason(struct vm *vm, const char *reason, const char *detail);
 /* Emit an event for this VM. data: taken; NULL: {}. */
 void vm_emit(const struct vm *vm, enum event_id id, struct json_object *data);
 /* Emit VM_STATE_CHANGE. from: the previous state. */
@@ -376,10 +376,10 @@ void vm_open_ahead_drop(struct vm *vm);
  * vm_when_gone() is called after its end. */
 bool vm_start_ahead_kill(struct vm *vm);
 /* Continue a start in VM_OP_START_WAITS; else do nothing. */
-void vm_start_goes_on(struct vm *vm);
+void vm_start_resume(struct vm *vm);
 /* Continue all starts that wait for an observer (start_waits), and that no observer keeps waiting any more. May free
  * VMs. */
-void vm_starts_go_on(struct vm_host *host);
+void vm_starts_resume(struct vm_host *host);
 /* Answer a failed start, because its process has ended or is stuck. Does nothing without a failed start. The answer may
  * free the VM. */
 void vm_start_over(struct vm *vm);

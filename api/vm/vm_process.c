@@ -761,7 +761,7 @@ static void adopt_again(struct vm_process *p)
 		free(STEAL_PTR(p->adopt_wait));
 		if (!p->first) /* all have expired; only an answer tells the pid */
 			vm_process_request(p, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, NULL, NULL);
-		vm_requests_go_on(p);
+		vm_requests_send_waiting(p);
 	}
 	busy_end(p);
 }

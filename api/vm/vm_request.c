@@ -85,7 +85,7 @@ void vm_request_finish(struct vm_process *p, struct vm_request *r, int res,
 	static const struct vm_answer none;
 
 	request_remove(p, r);
-	vm_requests_go_on(p);
+	vm_requests_send_waiting(p);
 	vm_requests_timer(p);
 	if (r->done)
 		r->done(r->opaque, res, a ? a : &none, e);
@@ -156,7 +156,7 @@ static void file_sent(void *opaque, int error)
 	/* The request may have been sent nevertheless. */
 	if (error == -EIO || error == -ETIMEDOUT)
 		request_send(request_add(p, VM_MSG_CANCEL, CANCEL_TIMEOUT_NS, NULL, NULL), NULL, 0, NULL, 0);
-	vm_requests_go_on(p);
+	vm_requests_send_waiting(p);
 }
 
 /* Send the request, or let the process that holds its file send it. */
@@ -227,7 +227,7 @@ static void request_begin(struct vm_request *r, const void *body, size_t len, co
 		request_send(r, body, len, fds, nfds);
 }
 
-void vm_requests_go_on(struct vm_process *p)
+void vm_requests_send_waiting(struct vm_process *p)
 {
 	for (struct vm_request *r = p->adopt_wait ? NULL : p->first; r; r = r->next) {
 		if (r->waits) {

@@ -107,7 +107,7 @@ void vm_request_finish(struct vm_process *p, struct vm_request *r, int res, cons
  * work. */
 void vm_requests_resume(struct vm_process *p);
 /* Send the requests that wait, up to the next one that another process is to send. */
-void vm_requests_go_on(struct vm_process *p);
+void vm_requests_send_waiting(struct vm_process *p);
 /* Free all requests; done() is not called. */
 void vm_requests_free(struct vm_process *p);
 

@@ -151,7 +151,7 @@ static void managed_release(struct vm *vm, bool used)
 
 static void start_next(struct vm_host *host);
 
-/* Let the start wait until vm_start_goes_on(). A queued start can have its place. */
+/* Let the start wait until vm_start_resume(). A queued start can have its place. */
 static void start_wait(struct vm *vm)
 {
 	vm->start.kind = VM_OP_START_WAITS;
@@ -383,7 +383,7 @@ static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err
 
 static int prepare_next(struct vm *vm, const struct config *c, struct err *e);
 
-/* An offline process began meanwhile: its end calls vm_start_goes_on(), unless it is stuck. */
+/* An offline process began meanwhile: its end calls vm_start_resume(), unless it is stuck. */
 static void offline_await(struct vm *vm)
 {
 	struct err e;
@@ -410,7 +410,7 @@ static void start_prepared(struct vm *vm, int r, const struct err *e)
 			return;
 	}
 	vm->start.config = NULL;
-	/* After -EAGAIN, the observer calls vm_start_goes_on(). */
+	/* After -EAGAIN, the observer calls vm_start_resume(). */
 	if ((vm->offline || r == -EAGAIN) && !vm->start.opts.called_off) {
 		offline_await(vm);
 	} else {
@@ -722,7 +722,7 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 		start_now(vm);
 }
 
-void vm_start_goes_on(struct vm *vm)
+void vm_start_resume(struct vm *vm)
 {
 	struct err e;
 
@@ -747,12 +747,12 @@ static struct vm *start_find_free(const struct vm_host *host)
 	return NULL;
 }
 
-void vm_starts_go_on(struct vm_host *host)
+void vm_starts_resume(struct vm_host *host)
 {
 	struct vm *vm;
 
 	while ((vm = start_find_free(host)))
-		vm_start_goes_on(vm);
+		vm_start_resume(vm);
 }
 
 /* ---- stop by force ---- */
@@ -796,7 +796,7 @@ static void start_stop(struct vm *vm)
 		vm->stop.kind = VM_OP_STOP;
 		vm_notify(vm, start_called_off);
 		return;
-	default: /* VM_OP_START_WAITS: vm_start_goes_on() finds no start then */
+	default: /* VM_OP_START_WAITS: vm_start_resume() finds no start then */
 		break;
 	}
 	vm->start.kind = VM_OP_NONE;

@@ -50,7 +50,7 @@ struct flow {
 
 struct mark {
 	uint64_t key, generation;
-	bool unknown_die; /* as then */
+	bool unknown_dead; /* the flows' value at the mark */
 };
 
 struct tcp_flows {
@@ -60,9 +60,8 @@ struct tcp_flows {
 	uint64_t generation; /* changes with each mark and revert */
 	uint64_t lost;	     /* latest generation in which an evicted flow had moved */
 	uint64_t segments;
-	bool unknown_die;    /* an unknown flow began before a revert, unless its first segment is a SYN */
-	uint64_t pardoned;   /* latest generation in which the table dropped a flow that was not dead: unknown flows
-			      * of that generation do not become dead */
+	bool unknown_dead;   /* a flow that the table lacks is dead: it began before a revert; a SYN begins a new one */
+	uint64_t evicted;    /* latest generation in which a flow that was not dead was evicted */
 	unsigned due[TCP_SIDES], cursor[TCP_SIDES];
 };
 
@@ -183,8 +182,8 @@ static struct flow *flow_add(struct tcp_flows *f, const struct flow_key *k)
 		f->lost = MAX(f->lost, w->moved);
 		/* A flow that began after the revert would be mistaken for one from before it. */
 		if (!w->dead) {
-			f->unknown_die = false;
-			f->pardoned = f->generation;
+			f->unknown_dead = false;
+			f->evicted = f->generation;
 		}
 	}
 	due_set(f, w, TCP_GUEST, DUE_NONE);
@@ -229,7 +228,7 @@ static struct flow *flow_begin(struct tcp_flows *f, enum tcp_side from, const st
 	struct flow *w = flow_add(f, &s->key);
 
 	w->born = opens ? f->generation : 0;
-	if (f->unknown_die && !(s->flags & SYN)) {
+	if (f->unknown_dead && !(s->flags & SYN)) {
 		flow_follow(f, w, from, s);
 		due_set(f, w, !from, DUE_POKE);
 		w->dead = true;
@@ -270,7 +269,7 @@ bool tcp_flows_note(struct tcp_flows *f, enum tcp_side from, bool own, const uin
 
 void tcp_flows_mark(struct tcp_flows *f, uint64_t key)
 {
-	f->marks[f->next_mark++ % TCP_FLOWS_MARKS] = (struct mark){ key, ++f->generation, f->unknown_die };
+	f->marks[f->next_mark++ % TCP_FLOWS_MARKS] = (struct mark){ key, ++f->generation, f->unknown_dead };
 }
 
 static const struct mark *mark_find(const struct tcp_flows *f, uint64_t key)
@@ -297,7 +296,7 @@ void tcp_flows_revert(struct tcp_flows *f, uint64_t key, bool all)
 	uint64_t since = m && f->lost < m->generation ? m->generation : 0;
 
 	f->generation++;
-	f->unknown_die = all || !since || (m->unknown_die && m->generation > f->pardoned);
+	f->unknown_dead = all || !since || (m->unknown_dead && m->generation > f->evicted);
 	for (unsigned i = 0; i < FLOWS; i++) {
 		struct flow *w = &f->flows[i];
 

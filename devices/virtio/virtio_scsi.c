@@ -225,7 +225,7 @@ void scsi_run(struct virtio_dev *v, unsigned qi)
 	if (s->held_wait)
 		return;
 	SCSI_EACH_LUN(s, l)
-		scsi_lun_go(l, true);
+		scsi_lun_run(l, true);
 	if (!redo_loaded(s))
 		return;
 	do {

@@ -109,7 +109,7 @@ void scsi_lun_free(struct scsi_lun *l);
 /* Queue a command, and begin it if the caller is on the unit's loop. */
 void scsi_lun_append(struct scsi_lun *l, struct scsi_request *r);
 /* Let the unit's loop begin the commands that wait. here: the caller is on the controller's loop. */
-void scsi_lun_go(struct scsi_lun *l, bool here);
+void scsi_lun_run(struct scsi_lun *l, bool here);
 /* Drop the commands that wait, after a reset of the controller. */
 void scsi_lun_forget(struct scsi_lun *l);
 

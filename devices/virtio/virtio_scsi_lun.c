@@ -283,7 +283,7 @@ static void task_run(struct loop_task *t)
 		pthread_cond_broadcast(&l->s->idle);
 }
 
-void scsi_lun_go(struct scsi_lun *l, bool here)
+void scsi_lun_run(struct scsi_lun *l, bool here)
 {
 	if (!l->waiting || l->held)
 		return;
@@ -300,7 +300,7 @@ void scsi_lun_append(struct scsi_lun *l, struct scsi_request *r)
 	r->next = NULL;
 	*l->waiting_end = r;
 	l->waiting_end = &r->next;
-	scsi_lun_go(l, true);
+	scsi_lun_run(l, true);
 }
 
 void scsi_lun_forget(struct scsi_lun *l)
@@ -407,7 +407,7 @@ void virtio_scsi_set_limits(struct device *d, unsigned target, const struct virt
 	disk_throttle_set(&l->throttle, n, loop_now_ns());
 	l->resting = false;
 	if (virtio_is_running(&l->s->v))
-		scsi_lun_go(l, false);
+		scsi_lun_run(l, false);
 }
 
 void virtio_scsi_stats(struct device *d, unsigned target, struct virtio_blk_stats *s)
@@ -462,7 +462,7 @@ int virtio_scsi_hold(struct device *d, unsigned target, bool patient)
 	if (!l->in_flight && !l->posted)
 		return 0;
 	l->held = false;
-	scsi_lun_go(l, false);
+	scsi_lun_run(l, false);
 	return -EBUSY;
 }
 
@@ -472,7 +472,7 @@ void virtio_scsi_release(struct device *d, unsigned target)
 
 	LOCK_GUARD(&l->s->v.lock);
 	l->held = false;
-	scsi_lun_go(l, false);
+	scsi_lun_run(l, false);
 }
 
 int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *block, uint64_t medium, struct err *e)
@@ -501,7 +501,7 @@ int virtio_scsi_set_medium(struct device *d, unsigned target, struct block *bloc
 		l->unit.attention = SENSE_MEDIUM_CHANGED;
 	}
 	l->held = false;
-	scsi_lun_go(l, false);
+	scsi_lun_run(l, false);
 	return r;
 }
 

@@ -102,7 +102,7 @@ static bool conn_is_with_guest(const struct vsock_conn *c)
 	return c->state == CONN_ASKING || c->state == CONN_DIALING || c->state == CONN_OPEN;
 }
 
-bool vsock_send_owed(struct vsock_conn *c)
+bool vsock_send_pending(struct vsock_conn *c)
 {
 	while (conn_is_with_guest(c) && c->owes && owed_send(c) > 0)
 		;
@@ -237,7 +237,7 @@ static void conn_packet(struct vsock_conn *c, const struct vsock_header *h, stru
 	default: /* also a second REQUEST */
 		conn_abort(c);
 	}
-	if (vsock_send_owed(c))
+	if (vsock_send_pending(c))
 		conn_watch(c);
 }
 
@@ -379,7 +379,7 @@ static void timer_fire(void *opaque)
 	next_ns = conns_expire(s, now_ns);
 	for (c = s->conns; c; c = next) {
 		next = c->next;
-		if (conn_is_with_guest(c) && c->owes && vsock_send_owed(c))
+		if (conn_is_with_guest(c) && c->owes && vsock_send_pending(c))
 			conn_watch(c);
 	}
 	vsock_timer_arm(s, next_ns);

@@ -104,7 +104,7 @@ struct virtio_vsock {
 /* ---- virtio_vsock.c ---- */
 
 /* Send the connection's pending packets. Returns false: it is doomed now, or drains. */
-bool vsock_send_owed(struct vsock_conn *c);
+bool vsock_send_pending(struct vsock_conn *c);
 /* Read data of the host's side into the driver's buffers, a bounded amount. */
 void vsock_pump(struct vsock_conn *c);
 

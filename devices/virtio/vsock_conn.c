@@ -332,7 +332,7 @@ static void conn_ready(void *opaque, unsigned revents)
 	} else if (c->state == CONN_OPEN) {
 		open_ready(c, revents);
 	}
-	if (has_guest_part(c) && c->owes && !vsock_send_owed(c))
+	if (has_guest_part(c) && c->owes && !vsock_send_pending(c))
 		return;
 	conn_watch(c);
 }
@@ -376,7 +376,7 @@ void conn_ask(struct vsock_conn *c, uint32_t port)
 	c->state = CONN_ASKING;
 	c->owes = OWES_REQUEST;
 	conn_deadline(c, ANSWER_NS);
-	if (vsock_send_owed(c))
+	if (vsock_send_pending(c))
 		conn_watch(c);
 }
 
@@ -503,7 +503,7 @@ static void dialed(struct vsock_conn *c, int fd)
 		c->state = CONN_OPEN;
 		c->owes |= OWES_RESPONSE;
 	}
-	if (vsock_send_owed(c))
+	if (vsock_send_pending(c))
 		conn_watch(c);
 }
 

@@ -182,7 +182,7 @@ static int interfaces_read(struct reading *r, struct _xmlNode *devices)
 
 		reading_origin(r, n, "interfaces[%zu]", json_object_array_length(list));
 		json_object_array_add(list, one);
-		ret = reading_go_on(r, interface_read(r, n, one));
+		ret = reading_continue(r, interface_read(r, n, one));
 	}
 	if (!ret && json_object_array_length(list))
 		ret = boot_network_read(r, devices->parent, list);
@@ -448,6 +448,6 @@ int devices_read(struct reading *r, struct _xmlNode *domain)
 	int ret = 0;
 
 	for (size_t i = 0; devices && !ret && i < ARRAY_SIZE(parts); i++)
-		ret = reading_go_on(r, parts[i](r, devices));
+		ret = reading_continue(r, parts[i](r, devices));
 	return ret;
 }

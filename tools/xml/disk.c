@@ -516,7 +516,7 @@ int disks_read(struct reading *r, struct _xmlNode *domain)
 		struct json_object *disk = json_object_new_object();
 
 		json_object_array_add(disks, disk);
-		ret = reading_go_on(r, disk_read(r, &s.list[i], disk, i));
+		ret = reading_continue(r, disk_read(r, &s.list[i], disk, i));
 	}
 	return ret ? ret : boot_devs_read(r, domain, &s, disks);
 }

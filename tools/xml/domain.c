@@ -716,11 +716,11 @@ int domain_read(struct reading *r, struct _xmlDoc *doc)
 	if (!ret)
 		ret = type_check(r, domain);
 	for (size_t i = 0; !ret && i < ARRAY_SIZE(parts); i++)
-		ret = reading_go_on(r, parts[i](r, domain));
+		ret = reading_continue(r, parts[i](r, domain));
 	for (size_t i = 0; !ret && i < ARRAY_SIZE(actions); i++)
-		ret = reading_go_on(r, action_read(r, domain, actions[i]));
+		ret = reading_continue(r, action_read(r, domain, actions[i]));
 	if (!ret)
-		ret = reading_go_on(r, extra_read(r, domain));
+		ret = reading_continue(r, extra_read(r, domain));
 	if (!ret)
 		ret = reading_refused(r);
 	if (!ret)

@@ -436,7 +436,7 @@ static int check_children(struct reading *r, struct _xmlNode *n, const char *pat
 		if (c->type != XML_ELEMENT_NODE)
 			continue;
 		path_join(at, path, "", (const char *)c->name);
-		ret = reading_go_on(r, c->ns ? check_foreign(r, c, path) : check_element(r, c, at));
+		ret = reading_continue(r, c->ns ? check_foreign(r, c, path) : check_element(r, c, at));
 	}
 	return ret;
 }

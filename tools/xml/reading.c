@@ -108,7 +108,7 @@ int reading_error(struct reading *r, struct _xmlNode *n, const char *attr, enum 
 	return -EINVAL;
 }
 
-int reading_go_on(struct reading *r, int ret)
+int reading_continue(struct reading *r, int ret)
 {
 	bool on = ret == -EINVAL && r->may_go_on;
 

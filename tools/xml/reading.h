@@ -43,7 +43,7 @@ int reading_error(struct reading *r, struct _xmlNode *n, const char *attr, enum 
 /* After an error of reading_error(): read on, so that the user learns of all refused elements at once.
  * ret: of the function that has read a part of the document. Returns 0 to read on; ret after another error, or after
  * too many refusals. */
-int reading_go_on(struct reading *r, int ret);
+int reading_continue(struct reading *r, int ret);
 /* At the end: if elements were refused, set the error of the first line. Returns 0; -EINVAL with a sentence. */
 int reading_refused(struct reading *r);
 /* Put "refusals" into the object, the sentences of the first refusals by line; "refused", the number of all; and

@@ -33,7 +33,7 @@ int shares_read(struct reading *r, struct _xmlNode *domain)
 	int ret = 0;
 
 	for (struct _xmlNode *n = node_child(node_child(domain, "devices"), "filesystem"); n && !ret; n = node_next(n))
-		ret = reading_go_on(r, share_read(r, n, list));
+		ret = reading_continue(r, share_read(r, n, list));
 	if (json_object_array_length(list))
 		js_put(r->definition, "shares", list);
 	else

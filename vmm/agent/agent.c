@@ -713,7 +713,7 @@ void agent_thaw(struct agent *a)
 		thaw_begin(a);
 }
 
-bool agent_owes_thaw(const struct agent *a)
+bool agent_needs_thaw(const struct agent *a)
 {
 	return a && a->owes_thaw;
 }
@@ -734,7 +734,7 @@ void agent_carried(struct agent *a)
 
 void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *opaque)
 {
-	if (!agent_owes_thaw(a))
+	if (!agent_needs_thaw(a))
 		return;
 	a->thaw_due = true;
 	a->thaw_failed = failed;

@@ -74,7 +74,7 @@ bool agent_is_frozen(const struct agent *a);
 void agent_thaw(struct agent *a);
 /* Return whether the guest may be frozen: a freeze was sent, or restored from a saved state, and
  * the agent has not confirmed a thaw. NULL allowed. */
-bool agent_owes_thaw(const struct agent *a);
+bool agent_needs_thaw(const struct agent *a);
 /* Report that the guest's state was replaced by a saved one.
  * frozen: the guest's file systems were frozen in that state. NULL agent allowed. */
 void agent_restored(struct agent *a, bool frozen);

@@ -536,7 +536,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	return 0;
 }
 
-void machine_forget_memory(struct machine *m)
+void machine_memory_release(struct machine *m)
 {
 	m->base_id[0] = 0;
 	if (dirty_log_is_on(&m->dirty_log))
@@ -600,7 +600,7 @@ void machine_free(struct machine *m)
 	 * memory from a disk's file by the disk's fd. Free it before KVM's fds close, too: that close waits
 	 * for KVM's workers, and one of them may wait for a page that was not loaded (an async page fault).
 	 * Only the end of the tracker's userfaultfd registration wakes that worker now. */
-	machine_forget_memory(m);
+	machine_memory_release(m);
 	for (unsigned i = 0; i < m->ndisks; i++)
 		machine_disk_close(&m->disks[i]);
 	for (unsigned i = 0; i < ARRAY_SIZE(m->disk_ios); i++)
@@ -733,7 +733,7 @@ int machine_reset(struct machine *m, struct err *e)
 	machine_reset_devices(m);
 	machine_dirty_rate_drop(m);
 	r = vcpus_drain_async_pf(&m->vcpus, e);
-	machine_forget_memory(m);
+	machine_memory_release(m);
 	agent_restored(m->agent, false);
 	if (!r)
 		r = kvm_reset_irqchip(&m->kvm, e);

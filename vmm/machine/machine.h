@@ -203,7 +203,7 @@ int machine_reset(struct machine *m, struct err *e);
 void machine_hold(struct machine *m);
 /* Free the RAM reader and the fault tracker, close the saved state that memory is paged in from, and clear base_id:
  * guest memory is about to be cleared, replaced or freed. */
-void machine_forget_memory(struct machine *m);
+void machine_memory_release(struct machine *m);
 /* Reset every device to power-on state; vCPUs and memory are unchanged. */
 void machine_reset_devices(struct machine *m);
 /* Stop the vCPUs, then drain the devices. Afterwards nothing changes the guest's memory or

@@ -197,7 +197,7 @@ static void disk_describe(struct machine *m, struct machine_layers *x)
 	d->snapshot_unknown = d->changed = false;
 }
 
-void machine_layers_go(struct machine *m, struct machine_layers *list, unsigned n)
+void machine_layers_switch(struct machine *m, struct machine_layers *list, unsigned n)
 {
 	struct block_req *held[VM_DISKS_MAX];
 	struct err e;

@@ -37,11 +37,11 @@ int machine_layers_check(struct machine_disk *d, const char *why, struct err *e)
  * their layers, and the new layers are closed. */
 int machine_layers_begin(struct machine_layers *list, unsigned n, struct err *e);
 /* Main thread, after machine_layers_begin(): switch to the new chains. */
-void machine_layers_go(struct machine *m, struct machine_layers *list, unsigned n);
+void machine_layers_switch(struct machine *m, struct machine_layers *list, unsigned n);
 /* Worker. Write no more to a layer of the disk, of which others may be readers then. Returns 0; -errno: it may lack
  * changes. */
 int machine_layers_read_only(struct machine_disk *d, struct block *layer);
-/* Worker, after machine_layers_go(): close the layers that the disks do not use any more. */
+/* Worker, after machine_layers_switch(): close the layers that the disks do not use any more. */
 void machine_layers_close(struct machine_layers *list, unsigned n);
 
 #endif

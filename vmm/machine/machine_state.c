@@ -430,7 +430,7 @@ static int device_load(struct device *d, struct state_section *s, struct err *e)
 
 /* ---- saving the whole state ---- */
 
-/* Present only if the guest's file systems may be frozen by its agent (agent_owes_thaw()). The restoring side has to
+/* Present only if the guest's file systems may be frozen by its agent (agent_needs_thaw()). The restoring side has to
  * thaw them. */
 #define FROZEN_SECTION "frozen"
 
@@ -463,7 +463,7 @@ int machine_save(struct machine *m, struct state_writer *w, struct err *e)
 	for (unsigned i = 0; i < m->ndevices && !r; i++)
 		if (m->devices[i] != m->pci_hotplug || pci_hotplug_is_on(m->pci_hotplug))
 			device_put(m->devices[i], w);
-	if (agent_owes_thaw(m->agent)) {
+	if (agent_needs_thaw(m->agent)) {
 		state_section_begin(w, FROZEN_SECTION, "", FROZEN_VERSION);
 		state_section_end(w);
 	}

@@ -15,9 +15,9 @@ struct err;
 struct machine;
 
 /* Load memory from s into RAM that is untouched (fresh or cleared). With userfaultfd, m->ram_reader and
- * m->tracker load memory on demand until machine_forget_memory(); without it, all memory is loaded
+ * m->tracker load memory on demand until machine_memory_release(); without it, all memory is loaded
  * on return.
- * s: borrowed until machine_forget_memory().
+ * s: borrowed until machine_memory_release().
  * Returns 0 or -errno. */
 int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e);
 /* Revert memory that is tracked to the saved state in s. Pages that are equal in both states and
@@ -57,7 +57,7 @@ enum ram_way {
 /* Return how to save memory: RAM_FAULTS if userfaultfd can track writes to RAM, RAM_STANDS if it cannot track this
  * memory only, else RAM_LOG. Logs why a clone's RAM cannot be tracked. Main thread. */
 enum ram_way ram_way(struct machine *m);
-/* Start write tracking, if it is not active (m->tracker, until machine_forget_memory()), and
+/* Start write tracking, if it is not active (m->tracker, until machine_memory_release()), and
  * write-protect most memory now, so that the next pause is short (fault_tracker_preprotect()). Runs on the
  * worker; needs RAM_FAULTS.
  * Returns 0 or -errno. */

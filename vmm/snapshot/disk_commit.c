@@ -175,7 +175,7 @@ static void drop_done(struct work *w)
 		commit_end(w);
 		return;
 	}
-	machine_layers_go(k->p.j.m, &k->layers, 1);
+	machine_layers_switch(k->p.j.m, &k->layers, 1);
 	log_info(NULL, "disk %s has %u layers less", k->p.disk->id, k->base - k->top);
 	vmsnap_job_stage(&k->p.j, drop_close_run, commit_end);
 }
@@ -292,7 +292,7 @@ static void begin_done(struct work *w)
 		commit_end(w);
 		return;
 	}
-	machine_layers_go(k->p.j.m, &k->layers, 1);
+	machine_layers_switch(k->p.j.m, &k->layers, 1);
 	vmsnap_job_stage(&k->p.j, copy_run, copy_done);
 }
 

@@ -130,7 +130,7 @@ static void begin_done(struct work *w)
 		job_end(w);
 		return;
 	}
-	machine_layers_go(p->j.m, p->list, p->n);
+	machine_layers_switch(p->j.m, p->list, p->n);
 	for (unsigned i = 0; i < p->n; i++)
 		log_info(NULL, "disk %s has a new overlay", p->list[i].disk->id);
 	vmsnap_job_stage(&p->j, close_run, job_end);

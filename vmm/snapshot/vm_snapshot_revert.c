@@ -328,7 +328,7 @@ static int memory_replace(struct revert_job *x)
 		fault_tracker_stop(m->tracker);
 		memory_clear(&m->mem);
 	}
-	machine_forget_memory(m);
+	machine_memory_release(m);
 	memory_clear(&m->mem);
 	machine_disks_cool(m);
 	m->paged_from = &STEAL_PTR(x->store)->store;
@@ -338,7 +338,7 @@ static int memory_replace(struct revert_job *x)
 static int memory_revert_logged(struct revert_job *x)
 {
 	if (!x->rewinds)
-		machine_forget_memory(x->j.m);
+		machine_memory_release(x->j.m);
 	return ram_revert_apply(&x->ram, &x->j.e);
 }
 

@@ -164,13 +164,13 @@ static void test_restored_frozen_guest_is_thawed(void **state)
 	agent_thaw_restored(f->a, count, &failed); /* nothing is frozen */
 	assert_string_equal(heard(f), "");
 	agent_restored(f->a, true);
-	assert_true(agent_owes_thaw(f->a) && !agent_owes_thaw(NULL));
+	assert_true(agent_needs_thaw(f->a) && !agent_needs_thaw(NULL));
 	agent_thaw_restored(f->a, count, &failed);
 	agent_set_time(f->a);
 	sync_answer(f, thaw_heard(f));
 	says(f, "{\"error\": {}}\n");
 	assert_int_equal(failed, 1);
-	assert_true(agent_owes_thaw(f->a));
+	assert_true(agent_needs_thaw(f->a));
 	(void)time_heard(f);
 	agent_thaw_restored(f->a, count, &failed); /* after the command in progress */
 	assert_string_equal(heard(f), "");
@@ -178,9 +178,9 @@ static void test_restored_frozen_guest_is_thawed(void **state)
 	sync_answer(f, thaw_heard(f));
 	says(f, "{\"return\": 1}\n");
 	assert_int_equal(failed, 1);
-	assert_false(agent_owes_thaw(f->a));
+	assert_false(agent_needs_thaw(f->a));
 	is_idle_again(f);
-	assert_true(agent_owes_thaw(f->a));
+	assert_true(agent_needs_thaw(f->a));
 }
 
 static void test_missing_thaw_of_restored_guest_is_reported(void **state)
@@ -192,9 +192,9 @@ static void test_missing_thaw_of_restored_guest_is_reported(void **state)
 	agent_thaw_restored(f->a, count, &failed);
 	while (!failed)
 		limit_ends(f);
-	assert_true(agent_owes_thaw(f->a));
+	assert_true(agent_needs_thaw(f->a));
 	agent_restored(f->a, false);
-	assert_false(agent_owes_thaw(f->a));
+	assert_false(agent_needs_thaw(f->a));
 }
 
 /* No agent: the request fails, and the next one is accepted. */

@@ -63,7 +63,7 @@ static void test_request_takes_the_answer_to_an_earlier_sync(void **state)
 	assert_int_equal(thaw_heard(f), id + 1);
 	sync_answer(f, id);
 	says(f, "{\"return\": 1}\n");
-	assert_false(agent_owes_thaw(f->a));
+	assert_false(agent_needs_thaw(f->a));
 	/* The answer to the second thaw is no other command's answer. */
 	freeze(f);
 	sync_answer(f, id + 1);
@@ -91,10 +91,10 @@ static void test_answer_to_a_sync_before_the_last_command_is_ignored(void **stat
 	assert_int_equal(thaw_heard(f), id + 2);
 	sync_answer(f, id + 1);
 	says(f, "{\"return\": 1}\n");
-	assert_true(agent_owes_thaw(f->a));
+	assert_true(agent_needs_thaw(f->a));
 	sync_answer(f, id + 2);
 	says(f, "{\"return\": 1}\n");
-	assert_false(agent_owes_thaw(f->a));
+	assert_false(agent_needs_thaw(f->a));
 }
 
 static void command_ignored(struct agent_command *x, int r, const struct err *e)

@@ -462,11 +462,11 @@ static void test_frozen_mark_survives_load(void **state)
 	for (size_t n = thawed.len + 1; n < frozen.len; n++)
 		assert_true(machine_state_check(f->m, frozen.buf, n, &e) < 0);
 	assert_int_equal(machine_load(f->m, thawed.buf, thawed.len, &e), 0);
-	assert_false(agent_owes_thaw(f->m->agent));
+	assert_false(agent_needs_thaw(f->m->agent));
 	assert_int_equal(machine_load(f->m, frozen.buf, frozen.len, &e), 0);
-	assert_true(agent_owes_thaw(f->m->agent));
+	assert_true(agent_needs_thaw(f->m->agent));
 	assert_int_equal(machine_reset(f->m, &e), 0);
-	assert_false(agent_owes_thaw(f->m->agent));
+	assert_false(agent_needs_thaw(f->m->agent));
 	state_writer_done(&frozen);
 	state_writer_done(&thawed);
 }
