@@ -402,8 +402,7 @@ static int disks_begin(struct create_job *x)
 	return r;
 }
 
-/* In a process that took the VM over, add the blocks that were written before the tracker was armed
- * (machine_carry.h). */
+/* After a handover, add the blocks that were written before the tracker was armed (machine_carry.h). */
 static int logged_add(struct create_job *x)
 {
 	struct dirty_log *l = &x->j.m->dirty_log;
