@@ -1,7 +1,6 @@
-/* Creates a snapshot. Stages: prepare (worker: protect memory while the guest runs), quiesce (guest
- * agent, if requested), freeze (main thread: the pause), write (worker: memory as of the pause,
- * then the commit). Without userfaultfd, the stage `prepare` writes memory in rounds (ram_save.h), and the stage
- * `write` writes only the blocks that are left. */
+/* Creates a snapshot. Stages: prepare (worker: protect memory while the guest runs), quiesce (guest agent, if
+ * requested), freeze (main thread: the pause), write (worker: memory as of the pause, then the commit). Without
+ * userfaultfd, `prepare` writes memory in rounds (ram_save.h), and `write` writes only the remaining blocks. */
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
