@@ -92,7 +92,7 @@ static int image_open(struct target *t, struct loop *l, const struct img_create 
 static int overlay_open(struct target *t, struct loop *l, const struct img_create *ic, const struct img_common *x,
 	struct block **ret_b, struct err *e)
 {
-	struct img_open o = { .path = is_direct(t) ? t->path : t->tmp, .format = "qcow2", .writable = true };
+	struct img_open o = { .path = is_direct(t) ? t->path : t->tmp, .named = t->path, .format = "qcow2", .writable = true };
 	char path[2 * PATH_MAX], real[PATH_MAX], *slash;
 
 	img_common_open(x, &o);

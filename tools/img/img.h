@@ -105,6 +105,7 @@ extern const struct img_protocol img_nbd;
 
 struct img_open {
 	const char *path;
+	const char *named; /* the path that the file gets later, from which its backing file is found; NULL: path */
 	const struct img_protocol *protocol; /* path is a URL that this protocol opens; NULL: path is a file */
 	char url[IMG_URL_BYTES]; /* path may point here */
 	const char *format; /* NULL: qcow2 if the file has a qcow2 header, else raw; then only the file itself is written */

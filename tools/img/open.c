@@ -525,7 +525,7 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 	if (img_format_parse(y->header.backing_format, &layers[n + 1].format, NULL) < 0)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has a backing file of the format '%s'; only raw and qcow2 are "
 			"supported", path, y->header.backing_format);
-	r = file_resolve(o, path, backing, "backing", ret_next, e);
+	r = file_resolve(o, !n && o->named ? o->named : path, backing, "backing", ret_next, e);
 	return r ? r : layer_name(layers, n, backing, e);
 }
 

@@ -78,6 +78,20 @@ def test_convert_writes_where_links_lead(box, options, old):
         box.qemu("compare", "-f", "raw", "-F", "raw", "source", "far/real")
 
 
+def test_convert_to_an_overlay_finds_its_base_beside_the_link(box):
+    """As qemu-img does: that is where whoever opens the image by this name finds the base, too."""
+    box.img("create", "-q", "-f", "raw", "base", "1M")
+    box.io("base", "write -P 5 0 64k", fmt="raw")
+    (box.path / "far").mkdir()
+    for name in "ours", "theirs":
+        (box.path / "far" / name).touch()
+        (box.path / name).symlink_to(f"far/{name}")
+    for tool, target in ((box.img, "ours"), (box.qemu, "theirs")):
+        tool("convert", "-f", "raw", "-O", "qcow2", "-B", "base", "-F", "raw", "base", target)
+    assert (box.path / "ours").is_symlink() and sorted(os.listdir(box.path / "far")) == ["ours", "theirs"]
+    same(box, "ours", "theirs")
+
+
 @pytest.fixture
 def chain(box):
     """base (raw, 4 MiB) <- top (qcow2, 8 MiB), and other (raw, 3 MiB)."""
