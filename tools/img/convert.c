@@ -21,15 +21,14 @@ struct target {
 	uint64_t size_bytes;
 	char real[2 * PATH_MAX]; /* the file to which path leads */
 	char tmp[PATH_MAX]; /* temporary name; empty: written directly */
-	bool is_device, is_given; /* is_given: --fd has the file. Both are written directly */
+	bool is_device, in_place; /* both are written directly; in_place: a file of --fd, or see img_replacement_open() */
 	int old_fd; /* holds the lock on the file that will be replaced */
-	mode_t mode; /* permissions, which the new file takes over from that file */
 	struct img_data data;
 };
 
 static bool is_direct(const struct target *t)
 {
-	return t->is_device || t->is_given;
+	return t->is_device || t->in_place;
 }
 
 /* Refuse to copy an image to itself. st: the target. */
@@ -52,7 +51,7 @@ static int target_prepare(struct target *t, const struct img_convert *v, struct 
 	int r;
 
 	img_path_follow(t->path, t->real);
-	t->is_given = img_fd_given(t->path) >= 0;
+	t->in_place = img_fd_given(t->path) >= 0;
 	t->old_fd = img_fd_open(t->path, O_RDWR | O_CLOEXEC | O_NONBLOCK, 0);
 	if (t->old_fd < 0 && errno != ENOENT)
 		return err_set_errno(e, -errno, "cannot write %s", t->path);
@@ -65,7 +64,6 @@ static int target_prepare(struct target *t, const struct img_convert *v, struct 
 		if (r < 0)
 			return r;
 		t->is_device = S_ISBLK(st.st_mode);
-		t->mode = st.st_mode & 0777;
 		if (lock_acquire(t->old_fd, LOCK_AS_WRITER, t->path, e) < 0)
 			return -EBUSY;
 	}
@@ -112,15 +110,29 @@ static int overlay_open(struct target *t, struct loop *l, const struct img_creat
 	return img_block_open(l, &o, ret_b, e);
 }
 
+/* Returns the file to write to, owned; -errno. */
+static int target_file(struct target *t, struct err *e)
+{
+	int fd = is_direct(t) ? 0 : img_replacement_open(t->tmp, t->old_fd);
+
+	if (fd < 0) {
+		*t->tmp = 0;
+		return err_set_errno(e, fd, "cannot create %s", t->path);
+	}
+	if (fd)
+		return fd;
+	*t->tmp = 0;
+	t->in_place = !t->is_device;
+	return steal_fd(&t->old_fd);
+}
+
 static int target_open(struct target *t, const struct img_convert *v, struct block **ret_b, struct err *e)
 {
-	const char *path = is_direct(t) ? t->path : t->tmp;
-	CLEANUP_CLOSE int fd = is_direct(t) ? steal_fd(&t->old_fd)
-		: open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, t->mode);
+	CLEANUP_CLOSE int fd = target_file(t, e);
 	int r;
 
 	if (fd < 0)
-		return err_set_errno(e, -errno, "cannot create %s", t->path);
+		return fd;
 	r = img_data_make(&t->data, t->path, &v->ic.qcow2, e);
 	if (!r)
 		r = img_create_fd(fd, &v->ic, e);
@@ -312,9 +324,9 @@ static int pack_new(struct img_convert *v, struct target *t, struct err *e)
 	if (t->is_device)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "cannot write a compressed image to %s, which is "
 			"a device; use a file", v->path);
-	fd = t->is_given ? steal_fd(&t->old_fd) : open(t->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, t->mode);
+	fd = target_file(t, e);
 	if (fd < 0)
-		return err_set_errno(e, -errno, "cannot create %s", t->tmp);
+		return fd;
 	r = img_seal(true, e);
 	if (!r)
 		r = qcow2_pack_new(fd, &v->ic.qcow2, &n.pack, e);
@@ -388,7 +400,7 @@ static int confine(const struct img_convert *v, bool stream, bool in_place, stru
 
 int img_convert_run(struct img_convert *v, struct err *e)
 {
-	struct target t = { .path = v->path, .old_fd = -1, .mode = 0644, .data.old_fd = -1 };
+	struct target t = { .path = v->path, .old_fd = -1, .data.old_fd = -1 };
 	bool stream = !strcmp(v->path, "-"), in_place = v->existing || v->target.protocol;
 	int r = confine(v, stream, in_place, e);
 

@@ -47,7 +47,6 @@ static int old_take(struct img_data *d, struct err *e)
 	if (r < 0)
 		return r;
 	d->is_device = S_ISBLK(st.st_mode);
-	d->mode = st.st_mode & 0777;
 	return lock_acquire(d->old_fd, LOCK_AS_WRITER, d->path, e);
 }
 
@@ -61,13 +60,13 @@ static int new_open(struct img_data *d, struct err *e)
 		(int)sizeof(d->tmp))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", d->path);
 	else
-		fd = open(d->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, d->mode);
-	if (fd < 0) {
-		int r = err_set_errno(e, -errno, "cannot create %s", d->path);
-
+		fd = img_replacement_open(d->tmp, d->old_fd);
+	if (fd <= 0)
 		*d->tmp = 0;
-		return r;
-	}
+	if (!fd)
+		fd = ftruncate(d->old_fd, 0) < 0 ? -errno : dup(d->old_fd);
+	if (fd < 0)
+		return err_set_errno(e, fd, "cannot create %s", d->path);
 	d->fd = fd;
 	return 0;
 }
@@ -86,7 +85,7 @@ int img_data_make(struct img_data *d, const char *image, const struct qcow2_crea
 {
 	int r;
 
-	*d = (struct img_data){ .old_fd = -1, .mode = 0644 };
+	*d = (struct img_data){ .old_fd = -1 };
 	if (!c->data_file)
 		return 0;
 	r = path_make(d, image, c->data_file, e);
@@ -113,7 +112,7 @@ int img_data_size(struct img_data *d, uint64_t size_bytes, struct err *e)
 
 int img_data_finish(struct img_data *d, int r, struct err *e)
 {
-	if (!r && *d->tmp && d->fd && fdatasync(d->fd) < 0)
+	if (!r && d->fd && fdatasync(d->fd) < 0)
 		r = err_set_errno(e, -errno, "cannot write %s", d->path);
 	if (!r && *d->tmp && rename(d->tmp, d->path) < 0)
 		r = err_set_errno(e, -errno, "cannot rename %s to %s", d->tmp, d->path);

@@ -219,6 +219,11 @@ int img_fd_given(const char *path);
 /* Open the path as open() does, or duplicate the fd of --fd. Returns an fd; -1 with errno. */
 int img_fd_open(const char *path, int flags, mode_t mode);
 
+/* Create the file tmp, which is to replace the file `old` when it is complete. old: -1: there is none.
+ * Returns an fd; 0: write to `old` itself, because its folder takes no new file, or a new one would lack old's further
+ * names, owner, group or permissions; -errno. */
+int img_replacement_open(const char *tmp, int old);
+
 /* Get the format from its name; "file" and "host_device" mean raw, as in QEMU's headers. Returns 0; -EINVAL or -ENOTSUP
  * with a sentence. */
 /* Whether QEMU has this format and Cairn does not. */
@@ -363,12 +368,11 @@ int img_options_apply(struct img_create *c, const struct img_options *o, struct 
  * Returns the next option; NULL at the end. */
 char *img_option_next(char **at);
 /* The data file of a new image. A file is written under a temporary name and renamed at the end, when it replaces an
- * existing file, which is locked meanwhile. A device is written directly. */
+ * existing file, which is locked meanwhile, except as img_replacement_open() says. A device is written directly. */
 struct img_data {
 	int fd; /* 0: none */
 	char path[PATH_MAX], tmp[PATH_MAX];
 	int old_fd;
-	mode_t mode; /* permissions, which the new file takes over from the old one */
 	bool is_device;
 };
 /* img_sandbox_target() of the data file, if c names one. */

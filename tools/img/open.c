@@ -155,6 +155,24 @@ int img_fd_open(const char *path, int flags, mode_t mode)
 	return fd < 0 ? open(path, flags, mode) : dup(fd);
 }
 
+int img_replacement_open(const char *tmp, int old)
+{
+	struct stat had, st;
+	int fd;
+
+	if (old >= 0 && fstat(old, &had) < 0)
+		return -errno;
+	fd = open(tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, old < 0 ? 0644 : had.st_mode & 0777);
+	if (fd < 0)
+		return old >= 0 && errno == EACCES ? 0 : -errno;
+	if (old < 0 || (!fstat(fd, &st) && had.st_nlink == 1 && st.st_uid == had.st_uid && st.st_gid == had.st_gid &&
+		st.st_mode == had.st_mode))
+		return fd;
+	close(fd);
+	unlink(tmp);
+	return 0;
+}
+
 int img_kind_check(const struct stat *st, const char *path, struct err *e)
 {
 	if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))

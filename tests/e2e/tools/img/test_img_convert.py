@@ -78,6 +78,42 @@ def test_convert_writes_where_links_lead(box, options, old):
         box.qemu("compare", "-f", "raw", "-F", "raw", "source", "far/real")
 
 
+@pytest.mark.parametrize("options", [("raw",), ("qcow2",), ("qcow2", "-c"), ("qcow2", "-o", "data_file=old")], ids=" ".join)
+@pytest.mark.parametrize("kept", ["names", "mode", "owner", "folder"])
+def test_convert_writes_in_place_where_a_new_file_would_differ(box, options, kept):
+    """A new file would lack the other names of the old one, or its permissions or owner; or the folder takes none."""
+    if kept == ("folder" if os.geteuid() == 0 else "owner"):
+        pytest.skip("only root gives files away, and root may write to each folder")
+    folder = box.path / "folder"
+    folder.mkdir()
+    old = folder / "old"
+    old.write_bytes(b"old" * MIB)
+    if kept == "names":
+        os.link(old, box.path / "other")
+    elif kept == "mode":
+        old.chmod(0o777)  # a new file lacks the bits of the umask
+    elif kept == "owner":
+        os.chown(old, 65534, 65534)
+    else:
+        folder.chmod(0o555)
+    before = old.stat()
+    box.img("create", "-q", "-f", "raw", "source", "1M")
+    box.io("source", "write -P 5 0 64k", fmt="raw")
+    has_data = "data_file=old" in options
+    target = "new" if has_data else "folder/old"
+    mask = os.umask(0o022)
+    box.img("convert", "-f", "raw", "-O", *(o.replace("=old", "=folder/old") for o in options), "source", target)
+    os.umask(mask)
+    after = old.stat()
+    folder.chmod(0o755)
+    assert [getattr(after, f"st_{n}") for n in ("ino", "mode", "uid", "gid", "nlink")] == \
+        [getattr(before, f"st_{n}") for n in ("ino", "mode", "uid", "gid", "nlink")]
+    assert os.listdir(folder) == ["old"]
+    box.qemu("compare", "-f", "raw", "-F", options[0], "source", target)
+    if has_data:
+        box.qemu("compare", "-f", "raw", "-F", "raw", "source", "folder/old")
+
+
 def test_convert_to_an_overlay_finds_its_base_beside_the_link(box):
     """As qemu-img does: that is where whoever opens the image by this name finds the base, too."""
     box.img("create", "-q", "-f", "raw", "base", "1M")
