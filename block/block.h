@@ -207,6 +207,9 @@ int block_reserve(struct block *b, uint64_t host, uint64_t len);
  * device's content. No request may be in flight. Runs the loop; the change is durable on return.
  * Returns 0 or -errno with a sentence. */
 int block_resize(struct block *b, uint64_t size_bytes, struct err *e);
+/* Like block_resize() to a larger size. Also map the new part of a qcow2 disk, as qcow2_preallocate() does. After an
+ * error, the disk has its old size. */
+int block_grow_mapped(struct block *b, uint64_t size_bytes, struct err *e);
 
 /* Get the present size of the block device that holds a raw disk. Returns 0; -ENOTSUP: the disk
  * is not raw on a block device; -errno. */

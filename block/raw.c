@@ -239,11 +239,12 @@ static int device_resize(struct block *b, uint64_t size, struct err *e)
 	return 0;
 }
 
-static int raw_resize(struct block *b, uint64_t size, struct err *e)
+static int raw_resize(struct block *b, uint64_t size, bool map, struct err *e)
 {
 	struct raw *w = container_of(b, struct raw, base);
 	int r;
 
+	(void)map;
 	if (w->is_device)
 		return device_resize(b, size, e);
 	r = ftruncate(b->fd, (off_t)size) < 0 ? -errno : block_sync(b, b->fd);

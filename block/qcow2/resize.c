@@ -1,6 +1,6 @@
 /* Resizes a disk. If the clusters of the L1 are too small, a larger L1 is written and counted, and then named in the
- * header with the old size. The removed or added part is made to read as zeros, and then one sector of the header gets
- * the new size. Unneeded tables are freed last. */
+ * header with the old size. The removed or added part is made to read as zeros, and an added part is mapped if that is
+ * wanted; then one sector of the header gets the new size. Unneeded tables are freed last. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -202,7 +202,8 @@ static int added_zero(struct qcow2 *q, uint64_t from, uint64_t to)
 	return r ? r : qcow2_sync_flush(q);
 }
 
-static int disk_grow(struct qcow2 *q, uint64_t size)
+/* map: map the added part. All readers of a raw data file must find the same content, so it is always mapped. */
+static int disk_grow(struct qcow2 *q, uint64_t size, bool map)
 {
 	uint32_t want = (uint32_t)qcow2_l1_entries(size, q->cluster_bits, q->ext);
 	uint64_t old = q->base.info.size_bytes;
@@ -217,12 +218,14 @@ static int disk_grow(struct qcow2 *q, uint64_t size)
 	q->base.info.size_bytes = size;
 	if (!q->data.raw)
 		r = added_zero(q, old, size);
+	if (!r && map)
+		r = qcow2_preallocate(&q->base, old, NULL);
 	if (r < 0)
 		q->base.info.size_bytes = old;
 	return r;
 }
 
-int qcow2_resize(struct block *b, uint64_t size, struct err *e)
+int qcow2_resize(struct block *b, uint64_t size, bool map, struct err *e)
 {
 	struct qcow2 *q = qcow2_of(b);
 	uint64_t old = b->info.size_bytes;
@@ -245,7 +248,7 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 	if (!r && size > old)
 		r = data_extend(q, size);
 	if (!r)
-		r = size < old ? cut_zero(q, size) : disk_grow(q, size);
+		r = size < old ? cut_zero(q, size) : disk_grow(q, size, map || q->data.raw);
 	if (r == -EFBIG)
 		return err_set(e, r, ERR_UNSUPPORTED, "%s: a table for that size does not fit beside "
 			"clusters of %u bytes; convert the image into one with larger clusters", b->name,
@@ -260,8 +263,5 @@ int qcow2_resize(struct block *b, uint64_t size, struct err *e)
 		r = cut_tables(q, size, old);
 	if (!r && size < old)
 		r = data_truncate(q, size);
-	/* All readers of a raw data file must find the same content, so map every cluster. */
-	if (!r && size > old && q->data.raw)
-		return qcow2_preallocate(b, old, e);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot change the size", b->name) : 0;
 }

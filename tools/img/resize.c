@@ -34,7 +34,7 @@ static int wanted_parse(const char *s, uint64_t now, uint64_t *ret, struct err *
 static int image_grow(struct resize *z, struct block *b, uint64_t from, uint64_t size, struct err *e)
 {
 	struct err ignored;
-	int r = block_resize(b, size, e);
+	int r = z->prealloc ? block_grow_mapped(b, size, e) : block_resize(b, size, e);
 
 	img_signals_catch();
 	if (r < 0 || !z->prealloc)

@@ -376,8 +376,9 @@ void load_snapshot_apply(struct recorder *r, unsigned index)
 	record_flushed(r);
 }
 
-void load_resize(struct recorder *r, uint64_t bytes)
+static void disk_resize(struct recorder *r, uint64_t bytes, bool map)
 {
+	struct block *b = r->disk->b;
 	struct event *ev;
 
 	if (bytes < r->disk->bytes) { /* content may be zero during the operation */
@@ -386,10 +387,20 @@ void load_resize(struct recorder *r, uint64_t bytes)
 		ev->len = r->disk->bytes - bytes;
 	}
 	record(r, EV_RESIZE)->len = MIN(bytes, RECORD_DISK_MAX);
-	if (block_resize(r->disk->b, bytes, &r->f->err) < 0)
+	if ((map ? block_grow_mapped(b, bytes, &r->f->err) : block_resize(b, bytes, &r->f->err)) < 0)
 		fail_msg("%s", r->f->err.msg);
 	r->disk->bytes = MIN(bytes, RECORD_DISK_MAX);
 	record_flushed(r);
+}
+
+void load_resize(struct recorder *r, uint64_t bytes)
+{
+	disk_resize(r, bytes, false);
+}
+
+void load_grow_mapped(struct recorder *r, uint64_t bytes)
+{
+	disk_resize(r, bytes, true);
 }
 
 void load_snapshots(struct recorder *r)

@@ -12,6 +12,7 @@ void load_snapshot_make(struct recorder *r, int parent);
 void load_snapshot_delete(struct recorder *r, unsigned index);
 void load_snapshot_apply(struct recorder *r, unsigned index);
 void load_resize(struct recorder *r, uint64_t bytes);
+void load_grow_mapped(struct recorder *r, uint64_t bytes);
 /* Run each snapshot operation once, in a fixed order. */
 void load_snapshots(struct recorder *r);
 /* Make and delete pins, with and without snapshots beside them. quiet: without any other activity. */

@@ -1,5 +1,6 @@
 """The other verbs of cairn-img compared with qemu-img: check -r, compare, map, resize, measure, convert's options,
 rebase, commit, amend, bench, trim; and bad input: one sentence, the right exit status, nothing changed."""
+import contextlib
 import json
 import os
 import random
@@ -643,6 +644,22 @@ def test_convert_on_full_disk_leaves_nothing(box):
         box.img("create", "-q", "-f", "qcow2", "full/a", "8M")
         assert "No space" in box.fails("convert", "-n", "-f", "raw", "-O", "qcow2", "src", "full/a")
         box.qemu("check", "-q", "-r", "leaks", "full/a")
+
+
+@pytest.mark.parametrize("mode", ["metadata", "falloc", "full"])
+def test_resize_on_full_disk_keeps_the_size(box, mode):
+    with tmpfs(box.path / "full", "3m"):
+        box.qemu("create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "full/a", "1M")
+        box.io("full/a", "write -P 1 0 600k")
+        with open(box.path / "full/rest", "wb", buffering=0) as rest, contextlib.suppress(OSError):
+            while rest.write(bytes(4096)):
+                pass
+        os.truncate(box.path / "full/rest", (box.path / "full/rest").stat().st_size - 40960)  # room for some of the tables
+        assert "No space" in box.fails("resize", f"--preallocation={mode}", "full/a", "30M")
+        assert size_of(box, "full/a") == MIB
+        (box.path / "full/rest").unlink()
+        box.qemu("check", "-q", "-r", "leaks", "full/a")
+        box.io("full/a", "read -P 1 0 600k", "read -P 0 600k 424k")
 
 
 def with_files(box, fds, *args):
