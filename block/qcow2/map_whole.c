@@ -4,11 +4,25 @@
 #include "base/util.h"
 #include "block/qcow2/sync.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 static bool has_cluster(const struct qcow2 *q, struct l2_entry v)
 {
 	return (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v);
+}
+
+/* Extend the file to the end of the run, before an entry names its clusters. */
+static int file_extend(struct qcow2 *q, const struct cluster_run *run)
+{
+	uint64_t end = (run->first + run->n) << q->cluster_bits;
+
+	if (q->external || q->is_device || end <= q->tail.file_bytes)
+		return 0;
+	if (ftruncate(q->base.fd, (off_t)end) < 0)
+		return -errno;
+	q->tail.file_bytes = end;
+	return 0;
 }
 
 /* Map one run of clusters from guest cluster c on. ret_n: its length. */
@@ -29,6 +43,11 @@ static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, ui
 		return 0;
 	}
 	r = data_alloc(q, c, (uint32_t)left, w, &run);
+	if (!r) {
+		r = file_extend(q, &run);
+		if (r < 0)
+			data_release(q, run.first, run.n);
+	}
 	/* The old content of a reused cluster must not become readable. */
 	if (!r && !run.fresh && !q->ext && !q->data.raw) {
 		flag = QCOW2_ZERO;

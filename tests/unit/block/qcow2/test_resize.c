@@ -63,6 +63,33 @@ static void test_power_cut_during_shrink_shows_no_backing_data(void **state)
 	powercut_resize(&kind, 7);
 }
 
+static void cut_mapped_growth(const char *create, unsigned seed)
+{
+	struct recorder rec;
+	struct fixture f;
+
+	fixture_begin(&f, seed);
+	f.buffered = true; /* keeps the engine from preallocating the file */
+	fixture_run(&f, "%s", create);
+	record_begin(&rec, &f, 1);
+	record_open(&rec);
+	load_grow_mapped(&rec, 1536 * KIB);
+	load_run(&rec, 1);
+	load_grow_mapped(&rec, 3 * MIB);
+	record_close(&rec);
+	record_end(&rec);
+	fixture_run(&f, "qemu-img check -q img");
+	scene_cut(&rec, 2);
+}
+
+/* No entry names a cluster behind the end of the file, which would be corruption. */
+static void test_power_cut_during_mapped_growth(void **state)
+{
+	(void)state;
+	cut_mapped_growth("qemu-img create -q -f qcow2 -o cluster_size=4k img 1M && qemu-io -c 'write -P 6 0 600k' img", 9);
+	cut_mapped_growth("qemu-img create -q -f qcow2 -o cluster_size=64k,extended_l2=on img 1M && qemu-io -c 'write -P 6 0 1M' img", 10);
+}
+
 /* 16 entries of a cluster of 64 are in use, and 128 are wanted. The cluster holds anything behind the 16. */
 static void test_l1_moves_from_a_cluster_that_is_partly_used(void **state)
 {
@@ -125,6 +152,7 @@ int main(void)
 		cmocka_unit_test(test_growth_above_backing_file_in_version_2),
 		cmocka_unit_test(test_shrink_above_shorter_backing_file_in_version_2),
 		cmocka_unit_test(test_power_cut_during_shrink_shows_no_backing_data),
+		cmocka_unit_test(test_power_cut_during_mapped_growth),
 		cmocka_unit_test(test_l1_moves_from_a_cluster_that_is_partly_used),
 		cmocka_unit_test(test_growth_while_requests_are_held),
 	};
