@@ -32,6 +32,7 @@ struct guest_session {
 };
 
 /* A share that the agent mounts before it starts the program. */
+#define GUEST_MOUNT_TAG "cairn-volume" /* the tags begin so */
 struct guest_mount {
 	char tag[24];
 	char *folder;	    /* of the guest; owned */

@@ -257,7 +257,7 @@ static int volume_take(struct run_definition *d, const char *option, const char 
 	*place++ = 0;
 	if (strlen(place) + sizeof(mount.tag) > AGENT_MOUNT_MAX)
 		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "--volume %.80s...: PLACE must have less than 1,000 bytes", value);
-	snprintf(mount.tag, sizeof(mount.tag), "cairn-volume%zu", d->nvolumes);
+	snprintf(mount.tag, sizeof(mount.tag), GUEST_MOUNT_TAG "%zu", d->nvolumes);
 	mount.folder = must_alloc(strdup(place));
 	d->volumes = must_alloc(reallocarray(d->volumes, d->nvolumes + 1, sizeof(*d->volumes)));
 	d->volumes[d->nvolumes++] = mount;

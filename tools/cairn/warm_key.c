@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/util.h"
 #include "block/block.h"
+#include "tools/cairn/guest_session.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -135,8 +136,9 @@ static const char *config_refuse(const struct vm_config *v)
 {
 	if (v->firmware || v->kernel_fd == VM_NO_FD)
 		return "a firmware boots";
-	if (v->nshares)
-		return "a folder is shared";
+	for (unsigned i = 0; i < v->nshares; i++)
+		if (strncmp(v->shares[i].tag, GUEST_MOUNT_TAG, strlen(GUEST_MOUNT_TAG)))
+			return "the guest may mount a shared folder while it boots";
 	for (unsigned i = 0; i < v->ninterfaces; i++)
 		if (!v->interfaces[i].user)
 			return "there is a network of several VMs";
@@ -157,6 +159,8 @@ static void config_put(struct warm_key *k, const struct vm_config *v)
 	own->log_level = 0;
 	for (unsigned i = 0; i < own->ninterfaces; i++)
 		own->interfaces[i].tap_fd = 0; /* its number depends on the ports that are published */
+	for (unsigned i = 0; i < own->nshares; i++)
+		own->shares[i].fd = 0; /* as well */
 	bytes_put(k, own, sizeof(*own));
 	free(own);
 }

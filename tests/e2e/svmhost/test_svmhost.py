@@ -53,7 +53,8 @@ CGROUPS = (
 HOSTS = (
     {"test_bare.py": BARE, "test_linux.py": LINUX, "test_fork.py": ("test_clone_continues_with_memory_of_its_source",),
      "test_linux_devices.py": LINUX_DEVICES, "test_linux_root.py": ("test_image_runs_with_its_environment_and_folder", "test_terminal_of_an_image"),
-     "test_linux_warm.py": ("test_later_runs_begin_from_a_state_and_a_damaged_one_is_not_used",),
+     "test_linux_warm.py": ("test_later_runs_begin_from_a_state_and_a_damaged_one_is_not_used",
+                            "test_guest_that_begins_from_a_state_mounts_the_volumes_of_its_own_run"),
      "test_net.py": ("test_linux_uses_network_with_offloads_and_announces_itself",), "test_share.py": ("test_linux_mounts_shares",),
      "test_boot.py": ("test_32_bit_kernel_turns_paging_on", "test_memtest86_starts[x64]", "test_linux_shows_smbios")},
     {"test_snapshot.py": SNAPSHOT,

@@ -102,6 +102,19 @@ def test_first_run_on_a_terminal_says_that_the_guest_boots(tmp_path):
 
 
 @elsewhere
+def test_guest_that_begins_from_a_state_mounts_the_volumes_of_its_own_run(tmp_path):
+    vm = Runner(tmp_path)
+    vm.script = 'read -r a </vol/note; echo "$a"; echo "$a" 2>/dev/null >/vol/written; exit 3'
+    runs = []
+    for name, words in (("a", ""), ("b", ""), ("c", ":ro")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "note").write_text(f"of {name}\n")
+        runs.append(vm.status(vm.start("-v", f"{tmp_path}/{name}:/vol{words}"))[:2])
+    assert runs == [(False, "of a\n"), (True, "of b\n"), (True, "of c\n")]
+    assert [sorted(os.listdir(tmp_path / name)) for name in "abc"] == [["note", "written"], ["note", "written"], ["note"]]
+
+
+@elsewhere
 def test_later_runs_begin_from_a_state_and_a_damaged_one_is_not_used(tmp_path):
     vm = Runner(tmp_path)
 

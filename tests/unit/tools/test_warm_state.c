@@ -90,12 +90,14 @@ static void test_name_uuid_and_ports_are_each_runs_own(void **state)
 	struct fixture *f = *state;
 	struct warm_key *a, *b;
 
-	f->config.vm.ninterfaces = f->config.vm.interfaces[0].user = 1;
+	f->config.vm.ninterfaces = f->config.vm.interfaces[0].user = f->config.vm.nshares = 1;
+	strcpy(f->config.vm.shares[0].tag, "cairn-volume0");
 	a = key_of(f);
 	strcpy(f->config.vm.name, "other");
 	memset(f->config.vm.uuid, 7, 16);
 	f->config.vm.log_level = 3;
 	f->config.vm.interfaces[0].tap_fd++; /* the published ports */
+	f->config.vm.shares[0].fd++;
 	b = key_of(f);
 	assert_true(is_same(a, b));
 	warm_key_free(a);
@@ -137,6 +139,7 @@ static void test_guest_with_what_no_state_has_boots(void **state)
 	assert_non_null(why);                                                                                          \
 	back
 	REFUSED(f->config.vm.nshares = 1, f->config.vm.nshares = 0);
+	REFUSED((f->config.vm.nshares = 2, strcpy(f->config.vm.shares[0].tag, "cairn-volume0")), f->config.vm.nshares = 0);
 	REFUSED(f->config.vm.ninterfaces = 1, f->config.vm.ninterfaces = 0);
 	REFUSED(f->config.vm.firmware = 1, f->config.vm.firmware = 0);
 	REFUSED(f->config.vm.huge_pages = 1, f->config.vm.huge_pages = 0);
