@@ -457,8 +457,8 @@ static int state_open(struct daemon *d, struct err *e)
 	return r;
 }
 
-/* Load all VMs and networks, adopt those that run, and complete or undo what an earlier daemon left unfinished. The
- * order of these steps matters. */
+/* Load all VMs and networks, adopt those that run, and complete or undo operations that an earlier daemon left
+ * unfinished. The order of these steps matters. */
 static void state_load(struct daemon *d)
 {
 	struct vm_host *h = &d->host;

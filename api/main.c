@@ -251,7 +251,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 		case 'h':
 			fputs(usage, stdout);
 			return 0;
-		default: /* getopt_long() has printed what is wrong */
+		default: /* getopt_long() has printed the error */
 			fputs("error: see cairnd --help\n", stderr);
 			return EXIT_USAGE;
 		}

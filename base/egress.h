@@ -20,7 +20,7 @@
 /* Of addresses that a name has opened. */
 #define EGRESS_TTL_MIN_S 300   /* an address is open at least for this time after the answer */
 #define EGRESS_TTL_MAX_S 86400
-#define EGRESS_IDLE_S 300      /* after its end, an address that is in use stays open for what is connected */
+#define EGRESS_IDLE_S 300      /* after its end, an address that is in use stays open for existing connections */
 
 /* The bytes before an IPv4 address in its IPv6 form. */
 extern const uint8_t egress_ipv4_form[EGRESS_IPV4_AT];

@@ -66,7 +66,7 @@ struct tree_reader {
 void tree_reader_init(struct tree_reader *t, const char *path, int single);
 /* Take data. Returns 0; -errno with t->fault; -EPROTO: it is malformed. No further call after an error. */
 int tree_reader_take(struct tree_reader *t, const uint8_t *data, size_t len);
-/* Close what is open. Returns 0; -EPROTO: the stream is incomplete. */
+/* Close the open files. Returns 0; -EPROTO: the stream is incomplete. */
 int tree_reader_end(struct tree_reader *t);
 
 #endif

@@ -113,7 +113,7 @@ void block_req_end(struct block_req *r, int res);
 /* Complete a request in the loop's next round. */
 void block_complete_later(struct block_req *r, int res);
 /* Every sync of an open disk's files is a block_fdatasync() that passes its result through block_synced(), or a
- * block_sync(); with no_flush, both do nothing. If a sync fails, the kernel drops what it could not write from its page
+ * block_sync(); with no_flush, both do nothing. If a sync fails, the kernel drops the unwritten data from its page
  * cache, and the next sync of the file succeeds. So without direct I/O all later syncs of the disk fail with the same
  * error. Return 0 or -errno. */
 int block_synced(struct block *b, int fd, int res);

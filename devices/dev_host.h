@@ -22,7 +22,7 @@ enum dev_event_kind {
 	DEV_EVENT_RESET,	/* the guest asked for a reset */
 	DEV_EVENT_PANICKED,	/* pvpanic; value: its bits */
 	DEV_EVENT_DEBUG_EXIT,	/* the debug exit device; value: the byte written */
-	DEV_EVENT_IO_ERROR,	/* value: errno; `stop` says what the device's error policy demands */
+	DEV_EVENT_IO_ERROR,	/* value: errno; `stop`: the device's error policy demands a stop */
 	DEV_EVENT_NEEDS_RESET,	/* the driver violated the ring protocol; the device has stopped */
 	DEV_EVENT_WATCHDOG,	/* the guest did not reset the watchdog in time */
 	DEV_EVENT_LINK_LOST,	/* an interface's peer has disconnected; detail has its kind */

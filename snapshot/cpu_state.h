@@ -24,8 +24,8 @@ struct state_writer;
 
 enum cpu_kind {
 	CPU_KIND_UNKNOWN = 0,
-	CPU_KIND_VIRTUAL = 1,	/* the guest's CPUID answers what KVM_SET_CPUID2 has set */
-	CPU_KIND_PROCESSOR = 2, /* the processor itself answers a guest's user mode, whatever KVM_SET_CPUID2 has set */
+	CPU_KIND_VIRTUAL = 1,	/* the guest's CPUID returns the values of KVM_SET_CPUID2 */
+	CPU_KIND_PROCESSOR = 2, /* the processor itself answers a guest's user mode, and ignores KVM_SET_CPUID2 */
 };
 
 struct cpu_state {

@@ -140,7 +140,7 @@ void fault_tracker_load_all(struct fault_tracker *t);
 bool fault_tracker_loads(const struct fault_tracker *t);
 
 /* Start a save right after fault_tracker_reset_dirty() or fault_tracker_hold(), in the same pause. Also protects
- * again what late answers to faults have made writable.
+ * again pages that late answers to faults have made writable.
  * wanted: the blocks to save; copied. */
 void fault_tracker_save_begin(struct fault_tracker *t, const struct bitmap *wanted);
 /* Get the next block. Blocks whose old content was copied aside come first. Untouched blocks, which are zeros, are

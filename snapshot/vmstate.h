@@ -109,8 +109,8 @@ struct vmstate_source {
 	int ram_fd; /* the file that ram maps from offset 0; its holes are skipped. -1: none */
 	/* ram is this private view, and ram_fd is unused. NULL: ram is no private view */
 	const struct ram_view *view;
-	/* Without a view: ram is a shared mapping of ram_fd that is not needed after success: unmap what has been
-	 * written. A later access maps it again. */
+	/* Without a view: ram is a shared mapping of ram_fd that is not needed after success: unmap the written
+	 * parts. A later access maps it again. */
 	bool unmap;
 };
 

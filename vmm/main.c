@@ -301,8 +301,8 @@ static int process_receive(struct process *p, const char *how, int fd, struct er
 		&p->nfds, e);
 }
 
-/* Wait for a VM. A process without a part of the sandbox is of no use as a spare: the VM's own process will say what it
- * lacks. r: of process_enter(). Returns as spare_wait(). */
+/* Wait for a VM. A process without a part of the sandbox is of no use as a spare: the VM's own process reports the
+ * missing part. r: of process_enter(). Returns as spare_wait(). */
 static int process_spare(struct process *p, int r, int fd, struct err *e)
 {
 	return r < 0 || p->sandbox.lacks[0] ? -ENOTSUP : spare_wait(fd, &p->host, e);

@@ -81,8 +81,8 @@ static const unsigned ioctls[] = { KVM_RUN, KVM_SIGNAL_MSI, KVM_IRQ_LINE, UFFDIO
 	VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL,
 	VHOST_SET_VRING_ERR, FICLONE, FICLONERANGE, TCGETS, TCGETS2, TCSETS, TCSETS2, TCSETSW, TCSETSW2 };
 
-/* Allowed until the VM is built: loops (a ring could open files, which landlock forbids), files in memory, and what
- * `cairn run` needs of its signals. */
+/* Allowed until the VM is built: loops (a ring could open files, which landlock forbids), files in memory, and the
+ * signal calls that `cairn run` needs. */
 static const int for_building[] = { SYS_io_uring_setup, SYS_io_uring_register, SYS_epoll_create1,
 	SYS_memfd_create, SYS_signalfd4, SYS_capset };
 /* The same for a process that was made ahead. */

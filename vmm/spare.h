@@ -12,8 +12,8 @@ struct host_files;
 /* Name of the process while it waits, for ps and top. */
 #define SPARE_NAME "cairn-spare"
 
-/* Prepare what every VM needs, send VM_MSG_REPLY, and wait for VM_MSG_SPARE. Then take the VM's log as stdout and
- * stderr, map its end file, and answer by VM_MSG_REPLY.
+/* Prepare the objects that every VM needs, send VM_MSG_REPLY, and wait for VM_MSG_SPARE. Then take the VM's log as
+ * stdout and stderr, map its end file, and answer by VM_MSG_REPLY.
  * sock: the socket to the daemon; taken.
  * host: of process_enter().
  * Returns the VM's listening socket, owned; -EPIPE: the daemon has ended or needs no process; -errno. */

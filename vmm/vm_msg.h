@@ -74,10 +74,10 @@ enum vm_msg_type {
 	VM_MSG_SNAPSHOT_SIZE = 21,
 	/* struct vm_fork: capture the state from which clones start: that of the running VM, which
 	 * continues, or of one of its snapshots; then the VM may be off (`images_only`). Answered by
-	 * VM_MSG_SNAPSHOT_DONE when everything is on stable storage. If the disks became what the request asks for,
+	 * VM_MSG_SNAPSHOT_DONE when everything is on stable storage. If the disks were made as requested,
 	 * VM_EVENT_FORK_READY may come before. fds: an empty memfd for a state as of VM_MSG_SAVE; then for each
-	 * writable disk, in order, its image for reading and `copies` empty files, which become overlays
-	 * on a pin of the image, or copies. */
+	 * writable disk, in order, its image for reading and `copies` empty files, which become overlays on a pin of
+	 * the image, or copies. */
 	VM_MSG_FORK = 22,
 	/* struct vm_dump + 1 fd, an empty file: write memory as an ELF core. Answered by
 	 * VM_MSG_SNAPSHOT_DONE; VM_EVENT_PROGRESS meanwhile. */
@@ -92,8 +92,8 @@ enum vm_msg_type {
 	 * if it has one. VM_EVENT_PROGRESS meanwhile, with the key in device. Several at a time,
 	 * answered as they complete; images_only. */
 	VM_MSG_CLONE_DISK = 26,
-	/* struct vm_disk_pull: copy what a disk reads from its backing files into its image, and drop the backing
-	 * files. VM_EVENT_PROGRESS meanwhile. Since version 2. */
+	/* struct vm_disk_pull: copy the data that a disk reads from its backing files into its image, and drop the
+	 * backing files. VM_EVENT_PROGRESS meanwhile. Since version 2. */
 	VM_MSG_DISK_PULL = 31,
 	/* answers */
 	VM_MSG_REPLY = 16, /* struct vm_reply */
@@ -141,9 +141,9 @@ enum vm_msg_type {
 	/* a request: struct vm_disk_set: change the limits of a disk while the VM runs. Only to processes whose vm_info
 	 * has sets_disks. */
 	VM_MSG_DISK_SET = 43,
-	/* a request: struct vm_config with the disks and interfaces to attach, + their fds; of the rest, only what
-	 * vm_config_check() needs counts. The guest is notified. Only to processes whose vm_info has plugs, as the
-	 * next. */
+	/* a request: struct vm_config with the disks and interfaces to attach, + their fds; of the rest, only the
+	 * members that vm_config_check() needs count. The guest is notified. Only to processes whose vm_info has
+	 * plugs, as the next. */
 	VM_MSG_PLUG = 44,
 	/* a request: struct vm_unplug: ask the guest to release a disk or an interface, or remove it at once. The
 	 * answer comes at once, VM_EVENT_UNPLUGGED when the device is gone. */
@@ -152,8 +152,8 @@ enum vm_msg_type {
 	 * to processes whose vm_info has sets_balloon. */
 	VM_MSG_BALLOON_SET = 46,
 	/* a request: no body: free the memory that the guest has not written since the last snapshot or revert; its
-	 * accesses bring it back from the image. Answered by VM_MSG_SNAPSHOT_DONE, whose ram_bytes_shared is what was
-	 * freed. Only to processes whose vm_info has reclaims. */
+	 * accesses bring it back from the image. Answered by VM_MSG_SNAPSHOT_DONE, whose ram_bytes_shared is the
+	 * number of freed bytes. Only to processes whose vm_info has reclaims. */
 	VM_MSG_RECLAIM = 47,
 	/* a request: struct vm_config as VM_MSG_PLUG, with one disk: a CD drive of the VM, which gets this medium. Only
 	 * to processes whose vm_info has sets_medium. */
@@ -255,7 +255,7 @@ enum vm_event_kind {
 	VM_EVENT_LINK_LOST,	 /* device: an interface whose peer is gone; detail */
 	VM_EVENT_FORK_READY,	 /* value: enum vm_fork_stage, of the fork or the snapshot of a group under way */
 	VM_EVENT_TRAY,		 /* device: a CD drive; value: 1: the guest opened its tray, 0: closed it */
-	/* device: a disk or an interface that the VM has no more; detail: what got lost, or "". Or a vCPU: value:
+	/* device: a disk or an interface that the VM has no more; detail: the lost data, or "". Or a vCPU: value:
 	 * 1 + its number */
 	VM_EVENT_UNPLUGGED,
 	VM_EVENT_UNPLUG_REFUSED, /* device, value likewise: the guest was asked to release it, and refuses */
@@ -416,7 +416,7 @@ struct vm_config {
 		/* The VM before it was paused for the handover. */
 		uint8_t phase, reason;
 		uint8_t off_asked; /* a user asked for a shutdown */
-		uint8_t has_base;  /* restore_fd also says which memory differs from the last snapshot's */
+		uint8_t has_base;  /* restore_fd also lists the memory that differs from the last snapshot's */
 		int64_t value;
 		char detail[VM_DETAIL_MAX];
 		uint64_t vm_clock_ns, started_realtime_ns;

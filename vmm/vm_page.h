@@ -2,7 +2,7 @@
  *
  * The daemon makes a memfd of sizeof(struct vm_page), seals its size, maps it and sends it with VM_MSG_PAGE. The
  * process maps it, too, and writes to it from then on. The daemon only reads it, and does not trust it. A later page
- * replaces an earlier one. Only what was written takes memory: 4 KiB for a VM with one disk and one interface.
+ * replaces an earlier one. Only written pages take memory: 4 KiB for a VM with one disk and one interface.
  *
  * The devices and vCPUs repeat their counters here as they count (base/figures.h). The process's main thread writes all
  * other members, and sets `seq` odd meanwhile; a reader that finds it odd or changed reads again. A later release may

@@ -1,11 +1,11 @@
 /* vm_snapshot_msg: parts of the messages about snapshots (vmm/vm_msg.h).
  *
  * A snapshot of a group shows several VMs at one instant. The process of each VM prepares its snapshot, sends
- * VM_GROUP_HELD and waits, while the guest runs. VM_STEP_SETTLE lets it prepare what the guest has changed meanwhile,
- * and wait again. At the time in VM_STEP_FREEZE it pauses the VM, takes the state, and sends VM_GROUP_FROZEN. The guest
- * continues after VM_STEP_RESUME, which the daemon sends when all VMs are frozen: so no VM gets a message that another
- * VM sends after its own instant. If VM_STEP_RESUME does not come in time, the guest continues and the snapshot fails.
- * The forks of a group (VM_FORK_GROUP) go through the same steps. */
+ * VM_GROUP_HELD and waits, while the guest runs. VM_STEP_SETTLE lets it prepare the memory that the guest has changed
+ * meanwhile, and wait again. At the time in VM_STEP_FREEZE it pauses the VM, takes the state, and sends
+ * VM_GROUP_FROZEN. The guest continues after VM_STEP_RESUME, which the daemon sends when all VMs are frozen: so no VM
+ * gets a message that another VM sends after its own instant. If VM_STEP_RESUME does not come in time, the guest
+ * continues and the snapshot fails. The forks of a group (VM_FORK_GROUP) go through the same steps. */
 #ifndef CAIRN_VMM_VM_SNAPSHOT_MSG_H
 #define CAIRN_VMM_VM_SNAPSHOT_MSG_H
 

@@ -15,7 +15,7 @@
 
 #define AUTHORS "authors"
 
-/* ---- what depends on rights ---- */
+/* ---- keys that depend on rights ---- */
 
 /* Permissions of a claim beyond the least ones. An edit that adds one of these gains something. */
 enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4 };

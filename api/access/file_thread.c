@@ -319,7 +319,7 @@ void file_threads_free(struct file_threads *all)
 		return;
 	pthread_mutex_lock(&all->mutex);
 	all->loop = NULL;
-	while (all->sharing) /* a thread that begins would keep what gets the number of rx */
+	while (all->sharing) /* a thread that begins would keep the file that reuses the number of rx */
 		pthread_cond_wait(&all->apart, &all->mutex);
 	pthread_mutex_unlock(&all->mutex);
 	for (struct file_job *j; (j = all->posted);) { /* the loop runs no more tasks, and no thread posts any */

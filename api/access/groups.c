@@ -140,7 +140,7 @@ void groups_ask_free(struct groups_ask *a)
 static void user_answer(struct user *u)
 {
 	u->known = true;
-	u->answers = true; /* done() may ask about other users, which frees what is not in use */
+	u->answers = true; /* done() may ask about other users, which frees unused entries */
 	if (u->r < 0 && u->r != -ENOENT)
 		log_warn("groups", "user %u: the groups could not be looked up: %s; files are opened without them", u->uid, u->why);
 	while (u->askers) {

@@ -77,7 +77,7 @@ bool permissions_seen_together(const struct permissions *p, const uint8_t a[16],
  * entry.
  * Returns 0; -ENOENT: no entry to remove; -ENOSPC: the table is full; -ENOMEM. */
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
-/* As permissions_set() for a role that is not ROLE_NONE, but what the new role adds to the old one is in effect only
+/* As permissions_set() for a role that is not ROLE_NONE, but the additional rights of the new role take effect only
  * after permissions_promise_end(). Until then, the entry is stored with the new role.
  * from: a role that the entry has already keeps its origin.
  * ret_serial: the entry's. Returns 0; -ENOSPC; -ENOMEM. */

@@ -180,7 +180,7 @@ static bool reclaim_works(const struct vm *vm)
 	return vm->counts.snapshots && vm_transition_find(vm->state, VM_ASK_RECLAIM) && vm_process_knows(vm->proc, VM_KNOWS_RECLAIM);
 }
 
-/* Fill in what the daemon knows without the trends. */
+/* Fill in the members that need no trends. */
 static void vm_known(const struct advise *x, const struct vm *vm, struct advice_vm *ret)
 {
 	const struct definition *def = vm_live(vm);

@@ -17,7 +17,7 @@ static void pools_changed(void *opaque, int r, const struct err *e)
 	call_done(c, r, e);
 }
 
-/* Add what is known of the pool's file system. */
+/* Add the figures of the pool's file system. */
 static void space_put(struct json_object *o, const struct pool_state *s)
 {
 	const struct pool_point *p = &s->history->points[s->history->n - 1];

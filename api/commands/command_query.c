@@ -555,7 +555,7 @@ static void put_vcpus(struct json_writer *w, const struct vm *vm, const struct v
 		put_more_of_vcpus(w, vm, more);
 }
 
-/* Add what the daemon knows of the interface. */
+/* Add the daemon's members of the interface. */
 static void put_more_of_interface(struct json_writer *w, const struct vm *vm, uint32_t i)
 {
 	struct json_object *o = json_object_new_object();

@@ -119,7 +119,7 @@ static void put_limits(struct json_object *o, pid_t pid)
 	put_numbers(o, "limit-nproc", value_of(text, "\nMax processes "));
 }
 
-/* Put what take() returns for each line of a file of the process. take: NULL leaves the line out. */
+/* Put the result of take() for each line of a file of the process. take: returns NULL to omit the line. */
 static void put_lines(struct json_object *o, const char *key, pid_t pid, const char *file, char *(*take)(char *line))
 {
 	CLEANUP_FREE char *text = proc_read(pid, file, PROC_BYTES);
@@ -311,7 +311,7 @@ static int sandbox_read(const struct vm *vm, const struct vm_info *info, struct 
 	return 0;
 }
 
-/* If the VM's process does not answer, return what the kernel reports. */
+/* If the VM's process does not answer, return the kernel's values only. */
 static void sandbox_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct call *c = opaque;

@@ -1,4 +1,4 @@
-/* Parses and prints the rules that say what a guest may reach: the key `egress`. */
+/* Parses and prints the egress rules of an interface: the key `egress`. */
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/egress.h"

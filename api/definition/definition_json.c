@@ -33,7 +33,7 @@ static void put_layer(struct json_object *o, const struct definition_layer *l)
 	js_put_str(o, "data_file", l->data_file);
 }
 
-/* Put what the guest sees of a disk's blocks, and how they are cached; keys with their default are left out. */
+/* Put the keys of a disk's block sizes and cache; keys with their default are left out. */
 static void put_blocks(struct json_object *o, const struct definition_disk *d)
 {
 	static const char *const zeroes[] = { "off", "on", "unmap" }, *const caches[] = { "none", "writeback", "unsafe" };

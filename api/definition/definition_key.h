@@ -136,8 +136,8 @@ int definition_prepare_idle(struct parse *p, struct json_object *v, void *into);
 void definition_policy_default(struct definition *d);
 void definition_put_policies(struct json_object *o, const struct definition *d);
 
-/* These functions check what depends on several keys, such as values that must be unique. Call them after all keys are
- * parsed. Return 0; -EINVAL. */
+/* These functions check conditions on several keys, such as unique values. Call them after all keys are parsed.
+ * Return 0; -EINVAL. */
 int definition_check_disks(struct parse *p);
 int definition_check_interfaces(struct parse *p);
 int definition_check_forwards(struct parse *p);

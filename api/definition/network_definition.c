@@ -1,5 +1,5 @@
-/* Parses the keys of a network's definition. network_definition_check.c checks what depends on several keys, and
- * network_definition_json.c prints them. */
+/* Parses the keys of a network's definition. network_definition_check.c checks conditions on several keys, and
+ * network_definition_json.c prints the keys. */
 #include "api/definition/network_definition.h"
 #include "api/definition/definition_key.h"
 #include "api/definition/network_definition_check.h"
@@ -37,8 +37,8 @@ bool network_is_direct(const struct network_definition *d)
 	return d->mode > NETWORK_BRIDGE || (d->mode == NETWORK_BRIDGE && (d->dev[0] || d->devs.n));
 }
 
-/* ---- forms: what the parsers below accept, for the JSON Schema. The schema takes some addresses and names that they
- * refuse, such as 127.0.0.1 ---- */
+/* ---- forms: the values that the parsers below accept, for the JSON Schema. The schema takes some addresses and
+ * names that they refuse, such as 127.0.0.1 ---- */
 
 #define TEXT_FORM(pattern) "{\"type\":\"string\",\"pattern\":\"^" pattern "$\"}"
 #define LINK_FORM "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9._+@-]{1,15}$\"," \

@@ -90,7 +90,7 @@ static int path_beside(const struct definition_disk *d, const char *old, const c
 		dot = strrchr(rest, '.');
 		if (!dot)
 			dot = rest + strlen(rest);
-		/* A linked clone's disk is a qcow2 overlay, whatever the format of its backing file. */
+		/* A linked clone's disk is a qcow2 overlay, also on a raw backing file. */
 		n = d->layers[0].format == DEFINITION_FORMAT_QCOW2 || strcmp(ext, "qcow2") ?
 			snprintf(ret, PATH_MAX, "%.*s/%s%s", (int)(slash - image), image, new, rest) :
 			snprintf(ret, PATH_MAX, "%.*s/%s%.*s.qcow2", (int)(slash - image), image, new,

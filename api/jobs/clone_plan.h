@@ -31,7 +31,7 @@ struct clone_plan {
 
 /* Make a plan. Returns 0; -EEXIST: a name, path, MAC or uuid is in use; -EINVAL; -ENOTSUP; -errno. */
 int clone_plan_make(const struct vm *source, const struct clone_opts *opts, struct clone_plan *ret_p, struct err *e);
-/* Free what the plan owns, and clear *p. */
+/* Free the plan's members, and clear *p. */
 void clone_plan_done(struct clone_plan *p);
 /* Return the plan for --dry-run: an array of name, disks (id, path, from). The caller owns it. */
 struct json_object *clone_plan_to_json(const struct clone_plan *p, const struct vm *source);

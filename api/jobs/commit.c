@@ -197,7 +197,7 @@ static void cancel_early(struct job *j)
 	(void)j;
 }
 
-/* ---- what to commit ---- */
+/* ---- the layers to commit ---- */
 
 static int layer_find(const struct definition_disk *d, const char *path, struct err *e)
 {

@@ -178,7 +178,7 @@ static void checked(void *opaque, int r, const struct err *e)
 	def = x->before ? definition_below(x, c->vm->def) : NULL;
 	if (def)
 		vm_define(c->host, def, VM_REDEFINE, NULL, definition_to_json(c->vm->def), defined, x);
-	else /* the pivot checks what the definition has */
+	else /* the pivot checks the layers in the definition */
 		pivot_ask(x, false, pivoted);
 }
 

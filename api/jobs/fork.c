@@ -271,7 +271,7 @@ static void states_stored(struct store_work *w)
 }
 
 /* Whether the next daemon needs the clones' state.json from the end of the job on: for the ports of published forwards,
- * which the answer names, and for what the clones count with in a quota. */
+ * which the answer names, and for the clones' use of quotas. */
 static bool states_matter(const struct fork *f)
 {
 	return !batch_has_failed(f->batch) && (f->publishes || quota_limits(f->host, f->clones[0].vm->def, QUOTA_DISK));

@@ -36,7 +36,7 @@ struct fork_files {
  * out->bytes: bytes that a clone's copies of disks add to a quota.
  * Returns 0; -EEXIST: a clone's file exists; -ENOTSUP: an image is no regular file; -errno. */
 int fork_files_check(const void *files, struct fork_as_result *out, struct err *e);
-/* Open the images for reading and create the clones' files. out holds the input, or what its relay has, and these
+/* Open the images for reading and create the clones' files. out holds the input, or the files of its relay, and these
  * files, in the order of their places. On failure, the created files are removed.
  * files: struct fork_files. Returns 0 or -errno. */
 int fork_files_open(const void *files, struct fork_as_result *out, struct err *e);

@@ -11,7 +11,8 @@ struct vm_observer;
 
 extern const struct vm_observer job_wait_observer;
 
-/* Answer the call when the job `id` has concluded, or after the time limit, with what job_to_json() returns then.
+/* Answer the call when the job `id` has concluded, or after the time limit, with the result of job_to_json() at that
+ * time.
  * timeout_ns: 0: no limit.
  * Returns 0: the call is answered later; -ENOENT, -ENOMEM: it is left to the caller. */
 int job_wait_begin(struct call *c, const char *id, uint64_t timeout_ns, struct err *e);

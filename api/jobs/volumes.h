@@ -45,7 +45,7 @@ struct volumes {
  * users who see `vm` also see it. */
 int volumes_of(const struct vm *vm, struct json_object *wanted, const char *folder, struct volumes *ret_v,
 	struct err *e);
-/* Free what the list owns, and empty it. */
+/* Free the list's members, and empty it. */
 void volumes_done(struct volumes *v);
 
 /* Check each volume in a forked process with the definer's rights. remove: if all checks pass, delete the volumes that

@@ -24,7 +24,7 @@ struct vm_host;
 
 #define NETWORKS_FOLDER "networks"
 
-/* starting and stopping are stored, so that the next daemon undoes what a killed one left. */
+/* starting and stopping are stored, so that the next daemon undoes the incomplete work of a killed one. */
 enum network_state { NETWORK_INACTIVE, NETWORK_STARTING, NETWORK_ACTIVE, NETWORK_STOPPING };
 
 struct network {

@@ -88,7 +88,7 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 
 	op.process = NULL; /* ends by itself */
 	free(STEAL_PTR(n->operation));
-	if (is_look(&op)) /* before it repairs what it has found missing */
+	if (is_look(&op)) /* before it restores missing parts */
 		network_programs_notice(n);
 	else if (!r)
 		network_programs_watch(n, answer, program_lost, network_look);
@@ -347,7 +347,7 @@ int network_start(struct network *n, bool transient, network_done *done, void *o
 		r = live_make(n, transient, e);
 	if (r < 0)
 		return r;
-	/* Stored before anything is made: if the daemon is killed, the next one removes what is there. */
+	/* Stored before anything is made: if the daemon is killed, the next one removes the parts. */
 	n->state = NETWORK_STARTING;
 	n->was_lost = false;
 	r = network_save(n, e);

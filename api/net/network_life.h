@@ -31,7 +31,7 @@ void network_state_tell(const struct network *n, const char *detail);
 /* Whether an operation is under way that another one must not overtake. A check that the daemon makes by itself changes
  * nothing, so an operation ends it. */
 bool network_is_busy(const struct network *n);
-/* Look at an active network, and make the parts that are missing. The log has what is done. Returns false if an
+/* Look at an active network, and make the parts that are missing. The log has the actions taken. Returns false if an
  * operation is under way, so that the network has to be looked at later. */
 bool network_look(struct network *n);
 /* Send cairn-net a request that changes nothing, also during an operation.

@@ -93,7 +93,7 @@ static void spread_find(const struct balance_cpu *v, size_t n, double *ret_mean,
 	}
 }
 
-/* Make the sum of the shares that of `first` again: spread the difference over what each VM may still take or give. */
+/* Restore the sum of the shares to that of `first`: spread the difference over the VMs, within their bounds. */
 static void sum_restore(struct balance_cpu *v, size_t n)
 {
 	int64_t lack = 0, room = 0, left;

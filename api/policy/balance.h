@@ -14,7 +14,7 @@
 
 /* The shares of a VM, as its cpu_shares. Together, the VMs always have the sum of `first`. */
 struct balance_cpu {
-	uint32_t min, first, max; /* first: what the VM has at its start */
+	uint32_t min, first, max; /* first: the VM's shares at its start */
 	uint32_t shares;	  /* present value; on return, the value to set */
 	/* Load of its vCPUs since the call before, in processors: the part of the time that they ran, and waited for a
 	 * processor. A VM with hardly any load takes no part. */

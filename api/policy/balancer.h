@@ -18,7 +18,7 @@ extern const struct vm_observer balancer_observer;
 
 /* A user has set the target of the VM's balloon. */
 void balancer_hold_memory(struct vm *vm);
-/* Return what vm-info says in `balance`; the caller owns it. NULL: the VM is off, or has no bounds. */
+/* Return the member `balance` of vm-info; the caller owns it. NULL: the VM is off, or has no bounds. */
 struct json_object *balancer_to_json(const struct vm *vm);
 /* Free the observer's data of all VMs. Call it after vm_free_all(). */
 void balancer_free(struct vm_host *host);

@@ -111,7 +111,7 @@ static void look_done(void *opaque, int r, const struct fork_as_result *res, con
 	struct pool_point p = { .time_s = (int64_t)(clock_realtime_ns() / CLOCK_NS_PER_S) };
 	bool low;
 
-	(void)e; /* pool-info says what is wrong with the folder */
+	(void)e; /* pool-info reports the fault of the folder */
 	w->look = NULL;
 	if (r < 0 || !res->sizes[0])
 		return;

@@ -117,7 +117,8 @@ struct timetable_due {
 	int64_t missed_s; /* the last run that is missed and not made up for; 0: none */
 };
 
-/* Find what is due at now_s. The caller sets last_s to the results as it handles them, and asks again after the run. */
+/* Find the runs that are due at now_s. The caller sets last_s to the results as it handles them, and asks again after
+ * the run. */
 struct timetable_due timetable_due(const struct timetable_entry *t, int64_t now_s);
 /* Return the time of the first run after the handled ones; 0: none. */
 int64_t timetable_next(const struct timetable_entry *t);

@@ -426,7 +426,7 @@ static void space_on_adopted(struct vm *vm, const struct vm_info *info)
 	space_of(vm)->stale = true;
 }
 
-/* The guest's counters do not show what a job did to the images. */
+/* The guest's counters do not include a job's changes of the images. */
 static void space_on_changed(struct vm *vm)
 {
 	if (vm->space)

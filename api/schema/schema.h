@@ -169,7 +169,7 @@ enum command_flags {
 	COMMAND_RETURNS_LIST = 256, /* returns an array; `returns` describes its elements; NULL: of any type */
 	COMMAND_RETURNS_STRING = 512,
 	COMMAND_DEFINES = 1024, /* `definition` names a VM: if the VM exists, the client needs the role for it */
-	COMMAND_NEVER_TEMPLATES = 2048, /* the handler refuses templates, whatever the other arguments are */
+	COMMAND_NEVER_TEMPLATES = 2048, /* the handler refuses templates, with any other arguments */
 	COMMAND_RETURNS_ANY = 4096, /* returns a value of any type */
 	COMMAND_RESTORES = 8192, /* as COMMAND_DEFINES, for the VM that has the uuid of `definition` */
 	COMMAND_POLLED = 16384, /* clients repeat it until it succeeds: of the failures, only denials are audited */

@@ -44,7 +44,7 @@ bool line_fit(const double *x, const double *y, size_t n, struct line_fit *ret)
 		if (isnan(y[i]))
 			continue;
 		f.n++;
-		/* Means of what came so far, so that no digits are lost in sums. */
+		/* Means of the values so far, so that no digits are lost in sums. */
 		f.mean_x += (x[i] - f.mean_x) / (double)f.n;
 		f.mean_y += (y[i] - f.mean_y) / (double)f.n;
 	}

@@ -69,7 +69,7 @@ struct vm_operation {
 	uint8_t copiers;	     /* clone jobs: number of disks that the offline process copies concurrently */
 };
 
-/* The stop under way, and what follows the end of the VM's process. */
+/* The stop under way, and the actions after the end of the VM's process. */
 struct vm_stop_op {
 	enum vm_operation_kind kind; /* VM_OP_NONE or VM_OP_STOP */
 	struct call *calls;	     /* answered when the process has ended or is stuck */

@@ -4,9 +4,9 @@
  * was cancelled leaves no charge, and each daemon counts the same. A job that makes VMs claims their room first, so
  * that jobs that run at once share the quota.
  *
- * Disk: a VM counts with the images that a clone, a fork or an import made for it, as large as they were then, and with
- * what a pull copies. Quotas of the file system limit images that a user brings and later writes of guests, because the
- * definer owns the files.
+ * Disk: a VM counts with the images that a clone, a fork or an import made for it, with their size at that time, and
+ * with the data that a pull copies. Quotas of the file system limit images that a user brings and later writes of
+ * guests, because the definer owns the files.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_QUOTA_USE_H
 #define CAIRN_API_VM_QUOTA_USE_H

@@ -158,7 +158,8 @@ static void keys_drop(struct json_object *list, const char *const *keys, size_t 
 			json_object_object_del(json_object_array_get_idx(list, i), keys[k]);
 }
 
-/* Return the definition, without what a command can change in the running VM if not `whole`; the caller owns it. */
+/* Return the definition; the caller owns it. whole: false: without the keys that a command can change in the running
+ * VM. */
 static struct json_object *definition_look(const struct definition *d, bool whole)
 {
 	static const char *const interface[] = { "link", "bandwidth", "egress" };

@@ -317,8 +317,8 @@ void vm_live_replace(struct vm *vm, struct definition *d);
 bool vm_sleeps(const struct vm *vm);
 /* Whether the VM runs and its next start will use a different definition. */
 bool vm_is_pending(const struct vm *vm);
-/* The same, but for what a command can change in the running VM, too: links, limits and egress rules of interfaces, and
- * disks. */
+/* The same, except for keys that a command can change in the running VM: links, limits and egress rules of
+ * interfaces, and disks. */
 bool vm_machine_is_pending(const struct vm *vm);
 /* Whether the VM runs with more, fewer or other disks than its next start will have, so that its guest cannot continue
  * there. */
@@ -347,7 +347,7 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 	struct json_object *was, void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),
 	void *opaque);
 
-/* Store that the VM is transient, on stable storage before what is stored later. ephemeral: its images go with it.
+/* Store that the VM is transient, on stable storage before all later writes. ephemeral: its images go with it.
  * Returns 0; -errno. */
 int vm_make_transient(struct vm *vm, bool ephemeral, struct err *e);
 /* Store that the VM is not transient. Returns 0; -errno. */

@@ -24,8 +24,8 @@ int vm_compat_check(const struct vm *vm, struct err *e);
 int vm_compat_check_live(const struct vm *vm, enum vm_known what, struct err *e);
 /* Set the error for a request that an older VM process lacks. Returns -ENOTSUP. */
 int vm_compat_refuse(const char *vm_name, struct err *e);
-/* Shorten a request's body to what a process of that version accepts. len: in: the body's length; out: the length to
- * send.
+/* Shorten a request's body to the length that a process of that version accepts. len: in: the body's length; out: the
+ * length to send.
  * Returns false if that version lacks the request. */
 bool vm_compat_fit(unsigned version, enum vm_msg_type type, size_t *len);
 

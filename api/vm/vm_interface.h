@@ -7,7 +7,7 @@ struct vm;
 struct vm_info;
 
 /* Remove an interface that the VM's process does not have from the definition that the VM runs with, and let the
- * observers free what the host has for it. Does nothing if that has no such interface. */
+ * observers free its parts on the host. Does nothing if that has no such interface. */
 void vm_interface_remove(struct vm *vm, const char *id);
 /* A process reports its interfaces on a new connection, or after a handover: remove those that it does not have. */
 void vm_interfaces_compare(struct vm *vm, const struct vm_info *info);

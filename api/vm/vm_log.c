@@ -27,7 +27,7 @@
 /* A pipe that a process still writes to, or whose last lines cairn-log has not received. The daemon keeps the reading
  * end for a further cairn-log. */
 struct log_pipe {
-	struct log_pipe *next, **at; /* at: what points to it */
+	struct log_pipe *next, **at; /* at: the pointer to it */
 	struct vm_logs *all;
 	struct loop_watch *watch;
 	int fd;

@@ -34,7 +34,7 @@
 #define ADOPT_INTERVAL_NS (SECOND_NS / 100)
 #define MESSAGES_PER_ROUND 32
 /* A guest changes its VM's phase a few times by itself, and so does each request. Each change is stored, logged and
- * told to clients, so a process that a guest has taken over must not report them without end. */
+ * sent to clients, so a process that a guest has taken over must not report them without limit. */
 #define PHASES_MAX 64
 #define PHASES_PER_REQUEST 4
 

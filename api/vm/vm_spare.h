@@ -2,10 +2,10 @@
  * spawned, has loaded its program and is confined (vmm/spare.h). After a fork of one clone, the daemon makes one for
  * the clone's definer.
  *
- * A spare has what its VM will have: the definer, the UUID and thereby the control group, the user id. So no process
- * moves between groups or users, and each serves at most one VM. A spare ends when it was not needed for a minute, when
- * the program on disk changes, and with the daemon. A clone that finds no spare, or one that does not answer, gets a
- * process in the ordinary way.
+ * A spare has the definer, the UUID (and thereby the control group) and the user id of its future VM. So no process
+ * moves between groups or users, and each serves at most one VM. A spare ends when it was not needed for a minute,
+ * when the program on disk changes, and with the daemon. A clone that finds no spare, or one that does not answer,
+ * gets a process in the ordinary way.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_VM_VM_SPARE_H
 #define CAIRN_API_VM_VM_SPARE_H

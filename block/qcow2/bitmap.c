@@ -96,7 +96,7 @@ bool bitmap_records(const struct dirty_bitmap *b)
 }
 
 /* Check that the limit allows all bits of a disk of so many bytes: of the bitmaps that record, of those that are
- * loaded, and of `more` (NULL: none). The next open loads no others, so it does not refuse what was stored. */
+ * loaded, and of `more` (NULL: none). The next open loads no others, so it does not refuse the stored ones. */
 static int bits_check(const struct qcow2 *q, uint64_t disk_bytes, const struct dirty_bitmap *more, struct err *e)
 {
 	uint64_t memory = more ? qcow2_bitmap_bits(disk_bytes, more->info.granularity_bits) / 8 : 0;

@@ -585,8 +585,7 @@ static void counts_compare(struct checker *k)
 		if (bitmap_test(&k->suspects, c) && k->used[c] > 1)
 			BAD(k, "cluster %llu is marked COPIED but used %u times", (unsigned long long)c,
 				k->used[c]);
-		/* This is a corruption whatever the refcount is, because a change of either use
-		 * overwrites the other. */
+		/* This is a corruption with any refcount, because a change of either use overwrites the other. */
 		if (k->used[c] > 1 && bitmap_test(&k->counts, c))
 			BAD(k, "cluster %llu holds refcounts and something else", (unsigned long long)c);
 		if (k->used[c] > 1 && bitmap_test(&k->bitmaps, c)) {

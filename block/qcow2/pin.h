@@ -39,9 +39,9 @@ void qcow2_pin_mark(struct block_snapshot_info *info, const uint8_t id[BLOCK_PIN
  * Returns 0; -ENOENT: the image has no such pin; -EINVAL: its tables are damaged; -errno. Any thread. */
 int qcow2_pin_read(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES],
 	struct qcow2_pin *ret, struct err *e);
-/* As qcow2_pin_read(), if the pin has the content of the disk in the snapshot with the id `snapshot`. Compares their L1
- * tables: what an L1 of a snapshot names does not change while the snapshot exists. -ENOENT also if the image has no
- * such snapshot, or if the pin has another content. */
+/* As qcow2_pin_read(), if the pin has the content of the disk in the snapshot with the id `snapshot`. Compares their
+ * L1 tables: the clusters that a snapshot's L1 names do not change while the snapshot exists. -ENOENT also if the
+ * image has no such snapshot, or if the pin has another content. */
 int qcow2_pin_of_snapshot(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], const char *snapshot,
 	struct qcow2_pin *ret, struct err *e);
 /* Make a pin with the disk's content of the existing snapshot `snapshot`, which may be deleted afterwards. See

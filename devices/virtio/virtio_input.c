@@ -284,7 +284,7 @@ static int input_load(struct virtio_dev *v, struct state_reader *r, struct err *
 	if (MAX(MAX(t->now.x, t->now.y), MAX(t->told.x, t->told.y)) >= VIRTIO_INPUT_AXIS || t->told.buttons >> INPUT_BUTTONS)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "%s: malformed state", v->dev.name);
 	t->wheel = 0;
-	config_fill(v); /* the rest of the configuration follows from what the driver has selected */
+	config_fill(v); /* the rest of the configuration depends on the driver's selection */
 	return 0;
 }
 

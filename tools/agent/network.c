@@ -35,7 +35,7 @@ static void failure_print(const char *what)
 
 /* ---- parsing ---- */
 
-/* Parse an address up to the separator, or to the end with 0. Returns what follows; NULL: it is malformed. */
+/* Parse an address up to the separator, or to the end with 0. Returns the rest; NULL: it is malformed. */
 static const char *address_parse(const char *text, char end, struct in_addr *ret, char ret_text[INET_ADDRSTRLEN])
 {
 	const char *at = text ? strchr(text, end) : NULL;

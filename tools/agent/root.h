@@ -4,7 +4,7 @@
 #define CAIRN_TOOLS_AGENT_ROOT_H
 
 /* Mount the image on the first disk, and change the root folder. For the first process of an initramfs.
- * ret_what: on an error, what failed.
+ * ret_what: on an error, the failed step.
  * Returns 0 or -errno. */
 int root_enter(const char **ret_what);
 /* Fork, and return in the child, which is to be the agent. This process reaps orphans, and ends the VM when the child

@@ -31,7 +31,7 @@ struct session {
 
 /* Begin a session on a connected socket, which it takes. */
 void session_begin(struct session *s, int sock);
-/* Fill in what to poll for. */
+/* Fill in the events to poll for. */
 void session_watch(const struct session *s, struct pollfd p[SESSION_FDS]);
 /* Do the work that the result of poll() allows. May end the connection. */
 void session_serve(struct session *s, const struct pollfd p[SESSION_FDS]);

@@ -19,7 +19,7 @@
 
 bool session_root_follows;
 
-/* ".." of the root leads to what is mounted above it. */
+/* ".." of the root leads to the root that is mounted above it. */
 int session_root_follow(void)
 {
 	return session_root_follows && (chroot("/..") < 0 || chdir("/") < 0) ? -errno : 0;

@@ -15,7 +15,7 @@ const char *volume_size_text(uint64_t bytes, char buf[VOLUME_SIZE_TEXT]);
 
 /* Fetch all pools. *ret: an array; owned by the caller. Returns 0 or -errno. */
 int pools_fetch(struct cli *c, struct json_object **ret, struct err *e);
-/* Find a pool. *ret: what query-pools says of it; owned by the caller. Returns 0; -ENOENT; -errno. */
+/* Find a pool. *ret: its entry in query-pools; owned by the caller. Returns 0; -ENOENT; -errno. */
 int pool_find_name(struct cli *c, const char *name, struct json_object **ret, struct err *e);
 /* Fetch all volumes of a pool. *ret: an array; owned by the caller. Returns 0 or -errno. */
 int volumes_fetch(struct cli *c, const char *pool, struct json_object **ret, struct err *e);

@@ -37,7 +37,7 @@ static void name_of(const struct warm_key *k, char ret[NAME_BYTES])
 	snprintf(ret, NAME_BYTES, "%s" SUFFIX, warm_key_name(k));
 }
 
-/* Only this user may have written what a VM begins from. */
+/* Nobody but this user may have written a state from which a VM begins. */
 static bool is_own(const struct stat *st)
 {
 	return st->st_uid == geteuid() && !(st->st_mode & (S_IWGRP | S_IWOTH));

@@ -1,5 +1,5 @@
-/* schema-print: prints what the build makes files for clients from (generate.py): the schemas of both sockets, the JSON
- * Schemas of definitions, and the classes of errors. Not installed. */
+/* schema-print: prints the input from which the build makes files for clients (generate.py): the schemas of both
+ * sockets, the JSON Schemas of definitions, and the classes of errors. Not installed. */
 #include "api/definition/definition_schema.h"
 #include "api/schema/schema.h"
 #include "api/wire/json.h"

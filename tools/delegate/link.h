@@ -14,7 +14,7 @@ enum link_kind { LINK_DAEMON = 1, LINK_CONSOLE, LINK_SCREEN };
  * Returns 0 and an fd that the caller owns; -errno with a sentence. */
 int link_connect(const char *daemon, enum link_kind kind, const char *vm, int *ret_fd, struct err *e);
 
-/* ---- what cairn-web asks a delegate (base/channel.h) ---- */
+/* ---- requests of cairn-web to a delegate (base/channel.h) ---- */
 
 #define LINK_VERSION 1
 #define LINKS_MAX 16 /* of one delegate at once */

@@ -10,12 +10,12 @@
 
 struct flow {
 	int from, to;
-	size_t at, len; /* of what `to` has not got yet */
+	size_t at, len; /* of the bytes that `to` has not received yet */
 	bool ended;	/* `from` has */
 	char buf[FLOW_BYTES];
 };
 
-/* Receive, or send what is there. Returns false when nothing can come any more, or nobody takes it. */
+/* Receive, or send the received bytes. Returns false when nothing can come any more, or nobody takes it. */
 static bool flow_run(struct flow *f)
 {
 	ssize_t n;

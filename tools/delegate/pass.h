@@ -2,7 +2,7 @@
 #ifndef CAIRN_TOOLS_DELEGATE_PASS_H
 #define CAIRN_TOOLS_DELEGATE_PASS_H
 
-/* Pass bytes in both directions until one side has ended, and the other has got what came before. */
+/* Pass bytes in both directions until one side has ended, and the other has received the bytes before. */
 void bytes_pass(int a, int b);
 
 #endif

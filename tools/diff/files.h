@@ -77,7 +77,8 @@ struct file {
 enum file_change {
 	FILE_TYPE = 1, FILE_CONTENT = 2, FILE_MODE = 4, FILE_OWNER = 8, FILE_TIME = 16, FILE_LINKS = 32, FILE_ATTRIBUTES = 64,
 };
-/* Returns what differs of a file; of a directory, neither time nor links nor content. d: where the disk differs. */
+/* Returns the attributes that differ between two files. For directories, time, links and content do not count. d:
+ * where the disk differs. */
 unsigned file_compare(const struct diff_disk *d, struct file *a, struct file *b);
 static inline uint64_t file_bytes(const struct file *f)
 {
@@ -94,7 +95,7 @@ struct walk {
 	uint64_t deadline_ns; /* the page ends then */
 	bool began; /* it has compared a name */
 };
-/* Add what differs to the page. from: the escaped path at which to begin; "": the root.
+/* Add the differences to the page. from: the escaped path at which to begin; "": the root.
  * Returns false if the page has ended. */
 bool files_walk(struct walk *w, const char *from);
 

@@ -233,7 +233,7 @@ static void names_pass(struct walk *w, const struct name *na, const struct name 
 		seen_set(w->b, nb->ino);
 }
 
-/* Compare what has one name. from: where to begin below it; NULL: with the name itself. */
+/* Compare the two files of one name. from: where to begin below it; NULL: with the name itself. */
 static bool name_walk(struct walk *w, char *path, size_t len, const struct name *na, const struct name *nb, const char *from)
 {
 	struct file a = { .x = w->a, .ino = na ? na->ino : 0, .parent = na ? na->dir : 0 },

@@ -19,8 +19,8 @@
 #define ICMP_HEADER 8
 #define ICMP_FILTER_OPTION 1 /* ICMP_FILTER of linux/icmp.h */
 #define IP_HEADER 20
-/* The table of open addresses remembers the latest end of each, since a notice sets the time anew. What it forgets is
- * open for the time of its last answer. */
+/* The table of open addresses remembers the latest end of each, since a notice sets the time anew. An evicted address
+ * stays open for the time of its last answer. */
 #define SETS 1024
 #define WAYS 8
 

@@ -1,4 +1,4 @@
-/* settings: what cairn-net tells cairn-dns, as lines of text on standard input:
+/* settings: cairn-net's configuration for cairn-dns, as lines of text on standard input:
  *
  *   user 61184
  *   egress deny;allow tcp 443 *.example.org

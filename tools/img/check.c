@@ -95,7 +95,7 @@ static void repaired_say(const struct qcow2_check *c)
 		(unsigned long long)c->leaks_fixed, (unsigned long long)c->corruptions_fixed);
 }
 
-/* Check an image even if it is marked corrupt or dirty; refuse only what cannot be read. */
+/* Check an image even if it is marked corrupt or dirty; refuse only an image that cannot be read. */
 static int check_run(const struct check_args *a, struct img_layer *y, struct qcow2_check *c,
 	struct err *e)
 {

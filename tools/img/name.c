@@ -241,7 +241,7 @@ static bool name_is(const char *const *names, size_t n, const char *name)
 	return false;
 }
 
-/* Options about speed, and names: they do not change what a disk contains. */
+/* Options about speed, and names: they do not change a disk's content. */
 static bool option_is_ignored(const char *key)
 {
 	static const char *const names[] = { "node-name", "aio", "discard", "cache.direct", "cache.no-flush", "cache.writeback",

@@ -29,7 +29,7 @@ static const struct family of_vm[] = {
 	{ "outdated", "outdated", GAUGE, false, "1: an older version of Cairn started the VM's process." },
 };
 
-/* Members of a VM's balloon, with what the guest reports. */
+/* Members of a VM's balloon, with the guest's statistics. */
 static const struct family of_balloon[] = {
 	{ "memory_stats_swap_in_bytes", "swap-in", COUNTER, false, "What the guest has swapped in." },
 	{ "memory_stats_swap_out_bytes", "swap-out", COUNTER, false, "What the guest has swapped out." },

@@ -156,7 +156,8 @@ static int chains_find(struct nft *nft, struct chains *ret, struct err *e)
 /* ---- rules ---- */
 
 /* Print the rules that the chain needs, if f is not NULL. One is for packets from guest to guest: where br_netfilter is
- * on, the chains of both families see them, whatever addresses the network has. Returns the number of rules. */
+ * on, the chains of both families see them, also those of a family in which the network has no addresses. Returns the
+ * number of rules. */
 static size_t rules_print(FILE *f, const struct chain *c, const struct network *n, const struct uplinks *up)
 {
 	bool v4 = strcmp(c->family, "ip6") != 0, v6 = strcmp(c->family, "ip") != 0;

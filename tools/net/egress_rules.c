@@ -33,7 +33,7 @@
 
 #define SET_MAX 32
 
-/* Print the name of the set with the open addresses of a rule's name: the same whatever other rules there are. The set
+/* Print the name of the set with the open addresses of a rule's name: the same with any other rules. The set
  * is of bits, as fields of notices are. used: that of addresses to which connections may continue; it is of addresses,
  * and it has the name that earlier versions gave it, so that connections outlast an upgrade. Returns buf. */
 static const char *set_name(const struct egress_rule *r, bool ipv6, bool used, char buf[SET_MAX])

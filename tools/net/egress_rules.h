@@ -14,7 +14,7 @@ struct service;
 #define EGRESS_COUNTER "denied" /* of packets, in the network's table */
 #define EGRESS_QUESTIONS "refused" /* counter of DNS questions */
 
-/* Print the chains `egress`, for packets to others, and `input`, for those to the host, and what they need, if the
+/* Print the chains `egress`, for packets to others, and `input`, for those to the host, with their sets, if the
  * network has rules. A packet that may pass returns from `egress`. */
 void egress_rules_print(FILE *f, const struct network *n, const struct service *s);
 /* Whether it is the name of a set with open addresses of a name that the network's rules have. */

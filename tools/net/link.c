@@ -67,7 +67,7 @@ static struct nlmsghdr *link_request(struct links *l, uint16_t type, uint16_t fl
 	return n;
 }
 
-/* Send the request, and give each message of its answer to the callback. Returns what the callbacks returned last
+/* Send the request, and give each message of its answer to the callback. Returns the last result of the callbacks
  * (MNL_CB_STOP is 0); -errno. */
 static int request_run(struct links *l, struct nlmsghdr *n, mnl_cb_t each, void *arg)
 {

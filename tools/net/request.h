@@ -124,7 +124,7 @@ struct port {
 	struct {
 		bool given;
 		uint8_t mac[MAC_BYTES]; /* the source's, which the guest has */
-		struct address address; /* likewise; family 0: not told */
+		struct address address; /* likewise; family 0: not given */
 		bool has_source;
 		uint8_t source[MAC_BYTES]; /* own MAC address of a source that is a fork itself */
 		struct peer *peers;	   /* owned */

@@ -154,8 +154,8 @@ static void code_send(struct dns_proxy *d, const struct guest_packet *to, const 
 	answer_send(d, to, d->answer, len);
 }
 
-/* Does the host itself have this address? The kernel sends what goes there by its loopback link, or from that address;
- * connecting a datagram socket sends nothing. */
+/* Does the host itself have this address? The kernel sends packets for that address through its loopback link, or
+ * from that address; connecting a datagram socket sends nothing. */
 static bool address_is_hosts(const uint8_t address[EGRESS_ADDRESS_BYTES])
 {
 	union host_address to = { 0 }, from = { 0 };

@@ -331,7 +331,7 @@ static int log_limit(int fd, struct err *e)
 	return lockdown_limits(&limit, 1, e);
 }
 
-/* Discard what libraries print to stderr: a guest could cause any number of lines. */
+/* Discard output of libraries to stderr: a guest could cause any number of lines. */
 static int stderr_keep(struct err *e)
 {
 	int own = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), null = open("/dev/null", O_RDWR | O_CLOEXEC);

@@ -58,7 +58,8 @@ void guard_token(struct guard *g, char token[SECRET_BYTES])
 	memcpy(token, g->token, SECRET_BYTES);
 }
 
-/* Does the certificate have the name of "NAME:PORT"? Returns what follows the name; NULL: it does not. */
+/* Does the certificate have the name of "NAME:PORT"? Returns the text after the name; NULL: it does not begin with
+ * the name. */
 static const char *certified(const struct guard *g, const char *host)
 {
 	bool six = host[0] == '[';

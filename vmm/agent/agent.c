@@ -568,7 +568,7 @@ static void port_readable(void *opaque, unsigned revents)
 
 	(void)revents;
 	if (!n || (n < 0 && errno != EAGAIN && errno != EINTR))
-		loop_watch_events(a->watch, 0); /* the port is closed; the timeouts end what is in progress */
+		loop_watch_events(a->watch, 0); /* the port is closed; the timeouts end the commands in progress */
 	for (ssize_t i = 0; i < n && input_wanted(a); i++) {
 		if (a->state == IDLE && !--a->late_bytes)
 			state_set(a, IDLE, 0);

@@ -29,7 +29,7 @@ struct boot_source {
  * not clear bss.
  * Returns 0; -EINVAL for a file that is no kernel for this machine (truncated, another
  * architecture); -E2BIG when kernel or initrd do not fit into memory; -errno of a read. With -EINVAL and -E2BIG,
- * the error says what is wrong with the file, or how much memory is needed. */
+ * the error has the fault of the file, or the amount of memory that is needed. */
 int boot_load(struct memory *m, const struct boot_source *s, struct boot_entry *ret, struct err *e);
 
 #endif

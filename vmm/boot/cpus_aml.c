@@ -27,8 +27,8 @@ static void put_name(struct aml *a, unsigned i)
 	aml_put(a, name, 4);
 }
 
-/* Write a method of the vCPU. head: its name and flags, and what comes before the vCPU's number; tail: what comes
- * behind it. */
+/* Write a method of the vCPU. head: its name and flags, and the bytes before the vCPU's number; tail: the bytes after
+ * it. */
 static void put_method(struct aml *a, const char *head, size_t nhead, unsigned i, const char *tail)
 {
 	size_t method;

@@ -32,8 +32,8 @@ static const struct {
 	{ { 0x48, 0x0f, 0x07 }, 3, ASSIST_SYSRET },
 };
 
-/* Decode ModRM, SIB and displacement of a memory operand. Returns false for a register operand. ret_reg: what extends
- * the opcode. */
+/* Decode ModRM, SIB and displacement of a memory operand. Returns false for a register operand. ret_reg: the
+ * extension of the opcode. */
 static bool operand_decode(struct cursor *c, uint8_t rex, struct assist_insn *i, unsigned *ret_reg)
 {
 	uint8_t modrm = cursor_u8(c), mod = modrm >> 6, rm = modrm & 7;

@@ -1,6 +1,6 @@
 /* cpu_probe: finds out whether this host's KVM virtualises CPUID, by running the instruction in a
  * guest. A KVM that emulates kernel mode (docs/ARCHITECTURE.md) does not: user mode runs on the
- * processor itself, which executes CPUID and ignores what KVM_SET_CPUID2 has set.
+ * processor itself, which executes CPUID and ignores the values of KVM_SET_CPUID2.
  *
  * The guest is a VM of its own, with one vCPU and no devices, because KVM does not change the CPUID
  * of a vCPU that has run. The probe takes about 1 ms, and its teardown up to 3 ms more, on a thread. */

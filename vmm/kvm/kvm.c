@@ -112,7 +112,7 @@ static int board_create(int vm_fd, const char **ret_failed)
 	return r < 0 ? r : kvm_ioctl(vm_fd, KVM_CREATE_PIT2, &pit);
 }
 
-/* Place what KVM needs for itself on VMX. Before the first vCPU. */
+/* Place the memory that KVM needs for itself on VMX. Before the first vCPU. */
 static int own_pages_place(int vm_fd, uint8_t host_kind)
 {
 	uint64_t identity = IDENTITY_MAP_ADDR;

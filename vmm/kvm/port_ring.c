@@ -30,7 +30,7 @@ static void timer_fire(void *opaque)
 	}
 	p->collects = false;
 	zone_ioctl(p, KVM_UNREGISTER_COALESCED_MMIO);
-	port_ring_drain(p); /* of what came since */
+	port_ring_drain(p); /* of the data that came since */
 }
 
 void port_ring_init(struct port_ring *p, const struct kvm *k, struct loop *l, uint16_t port)

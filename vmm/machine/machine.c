@@ -397,7 +397,7 @@ static int kvm_open(struct machine *m, struct host_files *host, struct err *e)
 	return r;
 }
 
-/* What to ask the kernel for: "Memory in huge pages" in docs/snapshots.md. */
+/* Return the kind of memory to request from the kernel: "Memory in huge pages" in docs/snapshots.md. */
 static int ram_advice(const struct machine *m, const struct host_files *host)
 {
 	const struct vm_config *c = &m->cfg;

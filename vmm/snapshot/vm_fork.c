@@ -261,7 +261,8 @@ static void fork_done(struct work *w)
 	fork_free(x);
 }
 
-/* Resume the VM. Its memory is in the state's file by now, or the tracker keeps what the guest overwrites. */
+/* Resume the VM. Its memory is in the state's file by now, or the tracker keeps the old content of overwritten pages.
+ */
 static void vm_go_on(struct fork_job *x)
 {
 	vmsnap_job_resume_vm(&x->j);

@@ -3,7 +3,7 @@
  * copied (vmm/machine/ram_carry.h).
  *
  * The daemon starts the successor (`cairn-vm --take-over FD`) with one end of a socket pair and sends the other end to
- * the VM's process. The order of events, and what each process does to the images:
+ * the VM's process. The order of events, with each process's operations on the images:
  *
  *   VM's process (the old one)                        successor
  *   1 loads the rest of a saved memory, sends    -->  maps a clone's memory and reads its own pages;

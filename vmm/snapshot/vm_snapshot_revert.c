@@ -300,7 +300,7 @@ static int memory_rewind(struct revert_job *x)
 	struct vmstate_store *old = m->paged_from;
 	int r = 0;
 
-	/* In a process that took the VM over, the tracker lacks what was written before it was armed. */
+	/* In a process that took the VM over, the tracker lacks the blocks that were written before it was armed. */
 	if (dirty_log_is_on(&m->dirty_log)) {
 		r = dirty_log_collect(&m->dirty_log, NULL, &x->j.e);
 		bitmap_or(&x->changed, &m->dirty_log.written);

@@ -97,8 +97,7 @@ const char *cli_vm_member(struct json_object *vm, const char *key)
 	return !v || (!strcmp(key, "id") && json_object_get_int64(v) < 0) ? "-" : json_object_get_string(v);
 }
 
-/* Print single columns in virsh's order, whatever the order of the options. Returns false if no such option was
- * given. */
+/* Print single columns in virsh's order, not in that of the options. Returns false if no such option was given. */
 static bool fields_print(const struct cli *c, struct json_object *rows)
 {
 	static const char *const keys[] = { "uuid", "id", "name" };

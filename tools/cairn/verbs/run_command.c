@@ -52,8 +52,8 @@ static void std_set(int in, int out)
 	dup2(out, 1);
 }
 
-/* Make the folder, keep it locked, and tell its name. When the first process has ended, remove the folder, and kill the
- * VM if it has told its pid. Does not return. */
+/* Make the folder, keep it locked, and tell its name. When the first process has ended, remove the folder, and kill
+ * the VM if it has sent its pid. Does not return. */
 static void watch(int first)
 {
 	struct run_folder folder = { 0 };

@@ -1,4 +1,4 @@
-/* run_status: --status-fd of `cairn run`: a line of JSON says whether an exit status is the command's or Cairn's
+/* run_status: --status-fd of `cairn run`: a line of JSON that distinguishes the command's exit status from Cairn's
  * own. */
 #ifndef CAIRN_TOOLS_VERBS_RUN_STATUS_H
 #define CAIRN_TOOLS_VERBS_RUN_STATUS_H

@@ -109,7 +109,7 @@ int verb_vcpuinfo(struct cli *c)
 
 /* ---- vcpucount ---- */
 
-/* [0]: the most that the VM can have; [1]: what it has, or has at its start. */
+/* [0]: the most vCPUs that the VM can have; [1]: their present number, or that at its start. */
 struct counts {
 	int64_t config[2], live[2]; /* live: 0 if the VM is off */
 };
