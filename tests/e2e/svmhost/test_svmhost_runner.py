@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 
@@ -46,3 +47,16 @@ def test_host_without_a_sign_of_life_is_ended_and_its_processors_are_told():
     for words in ("no sign of life for 6 seconds", "VM status: running", "RIP=", "APIC state for CPU 0",
                   "NMI received", "NMI backtrace for cpu 0", "event_handler:  tick_handle_periodic"):
         assert words in done.stdout
+
+
+def test_folder_that_the_user_may_not_list_is_named():
+    with tempfile.TemporaryDirectory() as folder:
+        below = os.path.join(folder, "below")
+        os.mkdir(below)
+        os.chmod(below, 0o755)
+        os.chmod(folder, 0o300 if os.geteuid() else 0o711)
+        user = {} if os.geteuid() else {"user": 65534, "group": 65534, "extra_groups": []}
+        done = subprocess.run([*guestlib.SVMHOST, "--", "true"], cwd=below, **user, capture_output=True, text=True)
+        os.chmod(folder, 0o700)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert re.fullmatch(rf"svmhost: the emulated host cannot enter {below}: .* may not list {folder}; chmod it, or work elsewhere\n", done.stderr)
