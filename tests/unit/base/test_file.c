@@ -135,6 +135,7 @@ static void test_an_endless_file_is_refused(void **state)
 
 static void test_atomic_write_replaces_and_leaves_nothing(void **state)
 {
+	mode_t mask = umask(022);
 	struct err e;
 	struct stat st;
 
@@ -144,6 +145,7 @@ static void test_atomic_write_replaces_and_leaves_nothing(void **state)
 	assert_int_equal(stat(path_in(*state, "f"), &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0640);
 	assert_int_equal(access(path_in(*state, "f.tmp"), F_OK), -1);
+	umask(mask);
 }
 
 /* A temporary file left by a crashed write must not affect the next write. */
