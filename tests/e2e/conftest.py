@@ -30,6 +30,7 @@ THREADS = os.path.join(ROOT, "tests", "threads.py")
 INJECT_CALL = os.path.join(BUILD, "helpers", "inject_call")
 # Test files import one another by bare name, so each folder with tests is in the path.
 HERE = os.path.dirname(os.path.abspath(__file__))
+os.umask(0o022)  # some tests look at the modes of new files
 os.environ["PATH"] += ":/usr/sbin:/sbin"  # mke2fs and others, which a plain user may run, too
 sys.path[1:1] = [folder for folder, _, files in os.walk(HERE) if any(f.endswith(".py") for f in files)]
 
