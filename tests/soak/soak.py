@@ -63,29 +63,28 @@ def serve(user, link):
 class Process:
     """A user's process."""
 
-    def __init__(self, run, account):
-        self.name, (ours, theirs) = account, socket.socketpair()
-        entry = pwd.getpwnam(account)
-        folder = run.folder / account
+    def __init__(self, run, name, uid, gid):
+        self.name, (ours, theirs) = name, socket.socketpair()
+        folder = run.folder / name
         folder.mkdir(mode=0o755)
         for program in PROGRAMS:
             shutil.copy(os.path.join(BUILD, program), folder)
         shutil.copy(guestlib.bare("interp"), folder)
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
+        os.chown(folder, uid, gid)
         self.pid = os.fork()
         if self.pid == 0:
             ours.close()
-            self.become(entry, theirs, run, folder)
+            self.become(uid, gid, theirs, run, folder)
         theirs.close()
         self.link = Link(ours)
 
-    def become(self, entry, sock, run, folder):
+    def become(self, uid, gid, sock, run, folder):
         try:
             signal.alarm(0)
-            if entry.pw_uid != os.geteuid():
+            if uid != os.geteuid():
                 os.setgroups([])
-                os.setgid(entry.pw_gid)
-                os.setuid(entry.pw_uid)
+                os.setgid(gid)
+                os.setuid(uid)
             link = Link(sock)
 
             def ask(what):
@@ -163,7 +162,7 @@ class Run:
     the requests during which the daemon is killed."""
 
     def __init__(self, seed, hits=0, kills=True):
-        accounts = [pwd.getpwuid(os.geteuid()).pw_name] + ([] if os.geteuid() else ["nobody", "daemon"])
+        others = [] if os.geteuid() else [pwd.getpwnam(name) for name in ("nobody", "daemon")]
         self.seed, self.stack, self.done, self.refused = seed, contextlib.ExitStack(), 0, 0
         self.folder = pathlib.Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="cairn-soak-")))
         os.chmod(self.folder, 0o711)
@@ -176,11 +175,12 @@ class Run:
         self.daemon = Daemon(self.folder, env={"CAIRN_LIBEXEC": str(libexec)})
         self.stack.callback(self.daemon.close)
         self.hits.restart = self.restart
-        for account in accounts[1:]:
-            self.daemon.cairn("grant", "--user", account, "admin")
+        for other in others:
+            self.daemon.cairn("grant", "--user", other.pw_name, "admin")
         self.users = []
-        for account in accounts:
-            self.users.append(Process(self, account))
+        # The caller may have no account, as in a container.
+        for account in [("caller", os.geteuid(), os.getegid())] + [(o.pw_name, o.pw_uid, o.pw_gid) for o in others]:
+            self.users.append(Process(self, *account))
             self.stack.callback(self.users[-1].end)
         self.first = Figures(self.daemon)
 
