@@ -53,7 +53,7 @@ def test_new_vm_with_cloud_init(base):
 
 @pytest.mark.parametrize("args,says", [
     ([], "--image FILE"), (["--image", "none"], "No such file"), (["--image", "base.raw"], "--image-format raw"),
-    (["--image", "base.qcow2", "--size", "1M"], "less than the image has"), (["--image", "base.qcow2", "--size", "x"], "no size"),
+    (["--image", "base.qcow2", "--size", "1M"], "less than the image has"), (["--image", "base.qcow2", "--size", "x"], "--size must be a size such as 20G"),
     (["--image", "base.qcow2", "--vcpus", "0"], "--vcpus"), (["--image", "base.qcow2", "--user-data", "a", "--user", "b"], "exclude"),
     (["--image", "base.qcow2", "--user-data", "none"], "none"), (["--image", "base.qcow2", "--memory", "7X"], "memory")])
 def test_impossible_vm_leaves_nothing(base, args, says):
