@@ -31,17 +31,21 @@ unsigned network_waits_count(const struct network *n)
 	return n->waits ? n->waits->n : 0;
 }
 
-static void waiting_run(struct waiting *x)
+/* turn: NULL, or set to the command before it runs. */
+static void waiting_run(struct waiting *x, const struct call **turn)
 {
 	struct call *c = x->call;
 	void (*run)(struct call *c) = x->run;
 	struct err e;
 
 	free(x);
-	if (call_check_role(c, c->command->role, NULL, &e) < 0)
+	if (call_check_role(c, c->command->role, NULL, &e) < 0) {
 		call_fail(c, &e);
-	else
-		run(c);
+		return;
+	}
+	if (turn)
+		*turn = c;
+	run(c);
 }
 
 static struct waiting *first_take(struct network_waits *w)
@@ -62,8 +66,7 @@ static void turn_come(void *opaque)
 		return;
 	if (w->n > 1)
 		loop_timer_arm(w->timer, loop_now_ns());
-	w->turn = w->first->call;
-	waiting_run(first_take(w));
+	waiting_run(first_take(w), &w->turn);
 }
 
 bool network_wait(struct network *n, void (*run)(struct call *c), struct call *c)
@@ -100,7 +103,7 @@ void network_waits_wake(struct network *n)
 void network_waits_run(struct network_waits *w)
 {
 	while (w && w->first)
-		waiting_run(first_take(w));
+		waiting_run(first_take(w), NULL);
 	network_waits_free(w);
 }
 
