@@ -30,28 +30,13 @@
 
 /* ---- define ---- */
 
-static void networks_warn(const struct definition *d, struct vm_host *host, struct json_object *list)
-{
-	char text[256];
-
-	for (unsigned i = 0; i < d->ninterfaces; i++) {
-		const struct definition_interface *n = &d->interfaces[i];
-
-		if (n->type != DEFINITION_NETWORK || n->link || network_find_name(host, n->source))
-			continue;
-		snprintf(text, sizeof(text), "interface %s: there is no network '%s', so the VM cannot start; define it with: cairn "
-			"net-define", n->id, n->source);
-		json_object_array_add(list, json_object_new_string(text));
-	}
-}
-
 static struct json_object *warnings_of(const struct call *c, const struct vm_defined *what)
 {
 	struct json_object *list = json_object_new_array();
 
 	/* Other users do not learn which networks exist. */
 	if (call_role_for(c, NULL) >= ROLE_VIEWER)
-		networks_warn(what->def, c->host, list);
+		network_warn_missing(c->host, what->def, list);
 	if (what->outdates)
 		json_object_array_add(list, json_object_new_string(
 			"the VM has a managed save. The next start resumes from it only if the guest would see no "

@@ -8,6 +8,7 @@
 #include "api/definition/definition.h"
 #include "api/jobs/archiver.h"
 #include "api/jobs/job.h"
+#include "api/net/network.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
@@ -425,6 +426,7 @@ static int import_define(struct import *x, struct json_object *result, struct de
 		d->machine = (uint16_t)machine_version_unnamed(d->firmware);
 	x->warnings = json_object_new_array();
 	loopback_close(x, d);
+	network_warn_missing(x->host, d, x->warnings);
 	r = paths_check(d, files, own, e);
 	if (!r) {
 		CLEANUP_JS struct json_object *absolute = definition_to_json(d);

@@ -324,6 +324,21 @@ bool network_permits(const struct network *n, const struct rights *r)
 	return false;
 }
 
+void network_warn_missing(struct vm_host *host, const struct definition *d, struct json_object *list)
+{
+	char text[256];
+
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		const struct definition_interface *n = &d->interfaces[i];
+
+		if (n->type != DEFINITION_NETWORK || n->link || network_find_name(host, n->source))
+			continue;
+		snprintf(text, sizeof(text), "interface %s: there is no network '%s', so the VM cannot start; define it with: cairn "
+			"net-define", n->id, n->source);
+		json_object_array_add(list, json_object_new_string(text));
+	}
+}
+
 int network_bridge_for(void *opaque, const struct definition *d, unsigned at, const char **ret_bridge, struct err *e)
 {
 	const char *name = d->interfaces[at].source;

@@ -54,6 +54,8 @@ void networks_free(struct vm_host *host);
 /* Find a network by name, else by UUID. NULL: none. */
 struct network *network_find(struct vm_host *host, const char *name_or_uuid);
 struct network *network_find_name(struct vm_host *host, const char *name);
+/* Append a sentence to the array for each network that the definition names and the host lacks. */
+void network_warn_missing(struct vm_host *host, const struct definition *d, struct json_object *list);
 size_t networks_count(const struct vm_host *host);
 /* Return the i-th network by name; NULL: no more. */
 struct network *network_at(struct vm_host *host, size_t i);

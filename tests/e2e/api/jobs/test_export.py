@@ -147,6 +147,13 @@ def test_undefine_removes_all_imported_files(daemon, chain, tmp_path):
     assert os.path.exists("kernel") and os.path.exists("base.raw") and not os.path.exists("a.qcow2")
 
 
+def test_import_warns_of_a_network_that_the_host_lacks(daemon, tmp_path):
+    daemon.define("vm1", interfaces=[{"type": "user"}, {"type": "network", "source": "lan"}])
+    daemon.cairn("export", "vm1", str(tmp_path / "x.tar"))
+    r = daemon.cairn("import", str(tmp_path / "x.tar"), "--name", "vm2", "--folder", str(tmp_path))
+    assert r.stderr.count("warning: ") == 1 and "interface net1: there is no network 'lan', so the VM cannot start; define it with" in r.stderr
+
+
 def test_import_drops_access_to_host_loopback(daemon, tmp_path):
     daemon.define("vm1", interfaces=[{"type": "user", "restrict": True},
                                      {"type": "user", "host_loopback": True, "forwards": [{"port": 2222, "to": 22}]}])
