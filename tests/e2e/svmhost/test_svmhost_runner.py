@@ -54,9 +54,11 @@ def test_folder_that_the_user_may_not_list_is_named():
         below = os.path.join(folder, "below")
         os.mkdir(below)
         os.chmod(below, 0o755)
+        script = shutil.copy(guestlib.SVMHOST[0], below)  # another user may not enter this tree
+        os.chmod(script, 0o755)
         os.chmod(folder, 0o300 if os.geteuid() else 0o711)
         user = {} if os.geteuid() else {"user": 65534, "group": 65534, "extra_groups": []}
-        done = subprocess.run([*guestlib.SVMHOST, "--", "true"], cwd=below, **user, capture_output=True, text=True)
+        done = subprocess.run([script, "--", "true"], cwd=below, **user, capture_output=True, text=True)
         os.chmod(folder, 0o700)
     assert (done.returncode, done.stdout) == (125, "")
     assert re.fullmatch(rf"svmhost: the emulated host cannot enter {below}: .* may not list {folder}; chmod it, or work elsewhere\n", done.stderr)
