@@ -904,7 +904,7 @@ def shared():
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
         os.chmod(folder, 0o711)
         # The programs that the daemon runs as another user: the build folder may be closed to that one.
-        for program in ("cairn-archive", "cairn-diff"):
+        for program in ("cairn-archive", "cairn-diff", "cairn-img"):
             shutil.copy(os.path.join(BUILD, program), folder)
         d = Daemon(pathlib.Path(folder), vm_program=FAKE_VM, env={"CAIRN_LIBEXEC": folder})
         for n in ("mine", "other"):
