@@ -430,7 +430,7 @@ cairn net-update default add user alice --live --config
     given: network default; cairn net-start default
     then: cairn net-dumpjson default | tr -d ' \n' | grep '"users":\[[0-9]'
 cairn net-edit default
-    given: network default; export EDITOR="sed -i s/192.168.[0-9]*/192.168.99/"
+    given: network default; export EDITOR="sed -i s/192[.]168[.][0-9]*/192.168.99/"
     then: cairn net-dumpjson default --inactive | grep 192.168.99.1
 cairn net-dhcp-leases default
     given: network default; cairn net-start default
