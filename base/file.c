@@ -196,6 +196,15 @@ static int folder_make(const char *path, mode_t mode, struct err *e)
 	return err_set_errno(e, -errno, "cannot create the folder %s", path);
 }
 
+int file_rename_new(int dir, const char *from, const char *to)
+{
+	if (renameat2(dir, from, dir, to, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL)
+		return -errno;
+	return renameat(dir, from, dir, to) < 0 ? -errno : 0;
+}
+
 int mkdir_all(const char *path, mode_t mode, struct err *e)
 {
 	char dir[PATH_MAX];

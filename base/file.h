@@ -43,6 +43,10 @@ double file_number_behind(const char *path, const char *word);
  * Returns 0 or -errno with a sentence. */
 int file_write_atomic(const char *path, const void *buf, size_t len, mode_t mode, struct err *e);
 
+/* Rename a file or folder within the folder `dir`, unless the new name is in use. On file systems without
+ * RENAME_NOREPLACE, such as NFS, a file or an empty folder of that name is replaced. Returns 0; -EEXIST; -errno. */
+int file_rename_new(int dir, const char *from, const char *to);
+
 /* Returns 0 or -errno. */
 int file_identify(int fd, struct file_id *ret);
 

@@ -3,6 +3,7 @@
 #include "api/access/fork_as.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -56,17 +57,6 @@ static int archive_open(const void *arg, struct fork_as_result *out, struct err 
 	return 0;
 }
 
-/* Give the archive its name. On file systems without RENAME_NOREPLACE, such as NFS, an archive of that name is replaced
- * if it was made since archive_open(). */
-static int name_give(int dir, const struct names *n)
-{
-	if (renameat2(dir, n->part, dir, n->name, RENAME_NOREPLACE) == 0)
-		return 0;
-	if (errno != EINVAL)
-		return -errno;
-	return renameat(dir, n->part, dir, n->name) < 0 ? -errno : 0;
-}
-
 static int archive_end(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct names *n = arg;
@@ -80,7 +70,7 @@ static int archive_end(const void *arg, struct fork_as_result *out, struct err *
 	if (!n->keep)
 		return unlinkat(dir, n->part, 0) < 0 && errno != ENOENT ? err_set_errno(e, -errno, "%.200s", n->part) : 0;
 	fd = openat(dir, n->part, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	r = fd < 0 || fsync(fd) < 0 ? -errno : name_give(dir, n);
+	r = fd < 0 || fsync(fd) < 0 ? -errno : file_rename_new(dir, n->part, n->name);
 	if (!r && fsync(dir) < 0)
 		r = -errno;
 	return r < 0 ? err_set_errno(e, r, "%.200s/%.200s", n->folder, n->name) : 0;

@@ -1,5 +1,6 @@
 #include "tools/archive/stage.h"
 #include "base/err.h"
+#include "base/file.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -163,20 +164,9 @@ int stage_create(struct stage *s, const char *name, struct err *e)
 	return fd < 0 ? err_set_errno(e, -errno, "cannot create %s", name) : fd;
 }
 
-/* Give the folder its name. On file systems without RENAME_NOREPLACE, such as NFS, an empty folder of that name is
- * replaced; a folder with files is an error there, too. */
-static int name_give(const struct stage *s)
-{
-	if (renameat2(s->parent, s->tmp, s->parent, s->name, RENAME_NOREPLACE) == 0)
-		return 0;
-	if (errno != EINVAL)
-		return -errno;
-	return renameat(s->parent, s->tmp, s->parent, s->name) < 0 ? -errno : 0;
-}
-
 int stage_keep(struct stage *s, struct err *e)
 {
-	int r = fsync(s->fd) < 0 ? -errno : name_give(s);
+	int r = fsync(s->fd) < 0 ? -errno : file_rename_new(s->parent, s->tmp, s->name);
 
 	if (r < 0)
 		return err_set_errno(e, r, "the folder %s", s->name);

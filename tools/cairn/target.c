@@ -1,6 +1,7 @@
 #include "tools/cairn/target.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -60,14 +61,11 @@ static int folder_sync(const char *path)
 	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
-/* Rename the temporary file. With is_new, do not replace a file that another program has created in the meantime,
- * except on file systems without RENAME_NOREPLACE. */
+/* Rename the temporary file. With is_new, do not replace a file that another program has created in the meantime. */
 static int name_give(const struct target *t)
 {
-	if (t->is_new && renameat2(AT_FDCWD, t->tmp, AT_FDCWD, t->path, RENAME_NOREPLACE) == 0)
-		return 0;
-	if (t->is_new && errno != EINVAL)
-		return -errno;
+	if (t->is_new)
+		return file_rename_new(AT_FDCWD, t->tmp, t->path);
 	return rename(t->tmp, t->path) < 0 ? -errno : 0;
 }
 

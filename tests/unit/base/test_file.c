@@ -148,6 +148,23 @@ static void test_atomic_write_replaces_and_leaves_nothing(void **state)
 	umask(mask);
 }
 
+static void test_rename_replaces_nothing(void **state)
+{
+	struct err e;
+	char from[PATH_MAX], to[PATH_MAX];
+
+	snprintf(from, sizeof(from), "%s", path_in(*state, "from"));
+	snprintf(to, sizeof(to), "%s", path_in(*state, "to"));
+	assert_int_equal(file_write_atomic(from, "new", 3, 0600, &e), 0);
+	assert_int_equal(file_write_atomic(to, "old", 3, 0600, &e), 0);
+	assert_int_equal(file_rename_new(AT_FDCWD, from, to), -EEXIST);
+	content_check(to, "old");
+	assert_int_equal(unlink(to), 0);
+	assert_int_equal(file_rename_new(AT_FDCWD, from, to), 0);
+	content_check(to, "new");
+	assert_int_equal(file_rename_new(AT_FDCWD, from, to), -ENOENT);
+}
+
 /* A temporary file left by a crashed write must not affect the next write. */
 static void test_stale_temporary_file_is_replaced(void **state)
 {
@@ -354,6 +371,7 @@ int main(void)
 		FILE_TEST(test_number_behind_a_word),
 		FILE_TEST(test_empty_file),
 		FILE_TEST(test_an_endless_file_is_refused),
+		FILE_TEST(test_rename_replaces_nothing),
 		FILE_TEST(test_atomic_write_replaces_and_leaves_nothing),
 		FILE_TEST(test_stale_temporary_file_is_replaced),
 		FILE_TEST(test_temporary_link_is_not_followed),
