@@ -1,5 +1,5 @@
-/* approver: holds back acts of users that a rule names (api/access/approvals.h) until another user approves them who
- * has the role for the same act. An approved act runs once, with the rights that its asker has then, as if the asker
+/* approver: holds back an act of a user if a rule names it (api/access/approvals.h), until another user with the role
+ * for the same act approves it. An approved act runs once, with the rights that its asker has then, as if the asker
  * called the command. A command that takes an open file cannot wait: the asker repeats it after the approval.
  *
  * An act that was approved runs after that is on stable storage, and an act that was running when the daemon ended is

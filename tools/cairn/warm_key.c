@@ -160,7 +160,7 @@ static void config_put(struct warm_key *k, const struct vm_config *v)
 	for (unsigned i = 0; i < own->ninterfaces; i++)
 		own->interfaces[i].tap_fd = 0; /* its number depends on the ports that are published */
 	for (unsigned i = 0; i < own->nshares; i++)
-		own->shares[i].fd = 0; /* as well */
+		own->shares[i].fd = 0; /* its number, too */
 	bytes_put(k, own, sizeof(*own));
 	free(own);
 }
