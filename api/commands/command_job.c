@@ -15,13 +15,20 @@
 void command_query_jobs(struct call *c)
 {
 	const char *id = js_get_str(c->args, "id"), *after = js_get_str(c->args, "after");
-	struct json_object *list = json_object_new_array();
+	struct json_object *list;
 	size_t bytes = 0;
 	struct job *j;
+	struct err e;
 
 	jobs_trim(c->host);
 	j = after ? job_find(c->host, after) : NULL;
-	for (j = j ? j->next : after ? NULL : c->host->jobs; j; j = j->next) {
+	if (after && !j) {
+		err_set(&e, -ENOENT, ERR_NOT_FOUND, "after: there is no job '%.63s' any more; list the jobs from the first page on", after);
+		call_fail(c, &e);
+		return;
+	}
+	list = json_object_new_array();
+	for (j = j ? j->next : c->host->jobs; j; j = j->next) {
 		struct json_object *o;
 
 		if ((id && strcmp(id, j->id)) || call_role_for(c, job_vm_uuid(j)) < ROLE_VIEWER)

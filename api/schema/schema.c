@@ -395,7 +395,7 @@ static const struct field snapshot_set_args[] = { FIELD_VM, FIELD_SNAPSHOT,
 	{ "tags", LIST_OF(FIELD_STRING), OPTIONAL, "new tags, in place of the present ones" }, END };
 static const struct field query_jobs_args[] = {
 	{ "id", FIELD_STRING, OPTIONAL, "return only this job" },
-	{ "after", FIELD_STRING, OPTIONAL, "start the page after this id" }, END };
+	{ "after", FIELD_STRING, OPTIONAL, "start the page after this id; NotFound if that job was dismissed meanwhile" }, END };
 static const struct field query_events_args[] = {
 	{ "since", FIELD_INT, OPTIONAL, "number of the last event seen [0]" },
 	{ "vm", FIELD_STRING, OPTIONAL, "return only events of VMs that had this name, or of the VM with this UUID" },

@@ -22,7 +22,11 @@ int jobs_fetch(struct cli *c, struct json_object **ret_all, struct err *e)
 		r = cli_execute(c, "query-jobs", args, &page, NULL, e);
 		if (r < 0) {
 			json_object_put(all);
-			return r;
+			if (!after[0] || e->cls != ERR_NOT_FOUND)
+				return r;
+			all = json_object_new_array(); /* the last job of the page was dismissed meanwhile */
+			after[0] = 0;
+			continue;
 		}
 		n = json_object_is_type(page, json_type_array) ? json_object_array_length(page) : 0;
 		for (size_t i = 0; i < n; i++) {

@@ -162,6 +162,23 @@ def test_dismissed_job_results_do_not_return(fake):
     assert q.run("vm-managed-save", vm="vm1")["job"] not in ids
 
 
+def test_page_after_a_dismissed_job_is_an_error(fake):
+    """A client that pages would take an empty page for the end of the list."""
+    fake.define("vm1", cmdline="work-fails")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    ids = []
+    for _ in range(3):
+        ids.append(q.run("vm-managed-save", vm="vm1")["job"])
+        q.event("JOB_STATUS_CHANGE", id=ids[-1], status="concluded")
+    assert [j["id"] for j in q.run("query-jobs", after=ids[0])] == ids[1:]
+    assert q.run("query-jobs", after=ids[2]) == []
+    q.run("job-dismiss", id=ids[0])
+    with pytest.raises(QmpError) as e:
+        q.run("query-jobs", after=ids[0])
+    assert e.value.cls == "NotFound" and f"there is no job '{ids[0]}' any more" in e.value.desc
+
+
 class Stranger:
     """A connected client of another user."""
 

@@ -415,7 +415,7 @@ class Script:
     """A daemon for one client that answers each command from a table and then sends the events in it."""
 
     def __init__(self, tmp, answers):
-        """answers: for each command, its answer and a list of events."""
+        """answers: for each command, its answer and a list of events, or an iterator of them."""
         self.path, self.answers = str(tmp / "s"), answers
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(self.path)
@@ -427,7 +427,8 @@ class Script:
             self.say(client, {"QMP": {"version": {}}})
             for line in client:
                 command = json.loads(line)
-                answer, events = self.answers.get(command["execute"], ({"return": {}}, []))
+                answer = self.answers.get(command["execute"], ({"return": {}}, []))
+                answer, events = answer if isinstance(answer, tuple) else next(answer)
                 self.say(client, {**answer, "id": command["id"]})
                 for event, data in events:
                     self.say(client, {"event": event, "data": data})
@@ -456,6 +457,14 @@ def test_result_of_job_that_cannot_be_dismissed_is_told(tmp_path, error, code):
     r = cairn("-c", s.path, "snapshot-create-as", "vm1", "s1")
     assert r.returncode == code and "no job" not in r.stderr
     assert "no space" in r.stderr if error else "s1" in r.stdout
+
+
+def test_jobs_are_listed_anew_if_the_last_of_a_page_was_dismissed(tmp_path):
+    gone = {"error": {"class": "NotFound", "desc": "after: there is no job 'job2' any more"}}
+    pages = [{"return": [{"id": "job1"}, {"id": "job2"}]}, gone, {"return": [{"id": "job1"}, {"id": "job3"}]}, {"return": []}]
+    s = Script(tmp_path, {"query-jobs": iter([(page, []) for page in pages])})
+    r = cairn("-c", s.path, "jobs", "--format", "json")
+    assert r.returncode == 0 and [j["id"] for j in json.loads(r.stdout)] == ["job1", "job3"]
 
 
 def test_start_paused_does_not_run(fake):
