@@ -151,17 +151,17 @@ static int taken_check(struct vm_host *host, struct definition *def, struct err 
 	return identity_complete(host, def, NULL, e);
 }
 
-static int definition_keep(struct vm_host *host, const struct definition *def, struct err *e)
+static int definition_keep(struct vm_host *host, const struct definition *def, bool is_new, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(def);
 
 	authors_put(o, def);
-	return store_save_definition_soon(host->store, def->name, o, NULL, e);
+	return store_save_definition_soon(host->store, def->name, o, is_new, NULL, e);
 }
 
 int batch_redefine(struct batch *b, const struct vm *vm, struct err *e)
 {
-	return definition_keep(b->host, vm->def, e);
+	return definition_keep(b->host, vm->def, false, e);
 }
 
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e)
@@ -170,7 +170,7 @@ int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm 
 	int r = taken_check(host, def, e);
 
 	if (!r)
-		r = definition_keep(host, def, e);
+		r = definition_keep(host, def, true, e);
 	if (r < 0)
 		return r;
 	r = vm_add(host, def, ret_vm);

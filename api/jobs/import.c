@@ -454,7 +454,7 @@ static int vm_keep(struct import *x, struct definition *d, struct err *e)
 	int r;
 
 	authors_put(o, d);
-	r = store_save_definition_soon(x->host->store, d->name, o, IMPORT_MARKER, e);
+	r = store_save_definition_soon(x->host->store, d->name, o, true, IMPORT_MARKER, e);
 	if (!r) {
 		r = vm_add(x->host, d, &x->vm);
 		if (r < 0) {

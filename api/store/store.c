@@ -468,15 +468,25 @@ void store_write_draft(struct store *s, struct store_work *w, struct json_object
 	store_writer_work(&s->writer, PENDING_DRAFT, path, text_of("definition.json", definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
 }
 
-int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e)
+/* Wait until the VMs that were removed or renamed have left their folders: a pending removal must not remove a new VM.
+ * is_new: refuse the folder of a VM whose rename has failed, and which takes its old name back soon. */
+static int folder_wait(struct store *s, const char *name, bool is_new, struct err *e)
+{
+	int r = store_check_vm(s, name, e);
+
+	store_writer_settle_leaving(&s->writer);
+	if (!r && is_new && store_has_file(s, name, "definition.json"))
+		r = err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' still, which could not be renamed; choose another name", name);
+	return r;
+}
+
+int store_keep_draft(struct store *s, const struct store_work *w, const char *name, bool is_new, struct err *e)
 {
 	char draft[PATH_MAX], path[PATH_MAX];
 	int r = draft_path(s, w, draft, e);
 
-	/* A pending removal of a VM with this name must not remove the new one. */
-	store_writer_settle_leaving(&s->writer);
 	if (!r)
-		r = store_check_vm(s, name, e);
+		r = folder_wait(s, name, is_new, e);
 	if (!r)
 		r = vm_path(s, name, "", path, e);
 	if (!r)
@@ -532,7 +542,7 @@ static int definition_put(struct store *s, const char *name, const char *text, c
 	return r ? r : store_file_switch(definition, text, e);
 }
 
-int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
+int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition, bool is_new,
 	const char *marker, struct err *e)
 {
 	CLEANUP_FREE char *text = text_of("definition.json", definition, JSON_C_TO_STRING_NOSLASHESCAPE);
@@ -540,11 +550,9 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 	int r = store_size_check(name, text, e);
 
 	if (!r)
-		r = store_check_vm(s, name, e);
+		r = folder_wait(s, name, is_new, e);
 	if (r < 0)
 		return r;
-	/* A pending removal of a VM with this name must not remove the new one. */
-	store_writer_settle_leaving(&s->writer);
 	r = definition_put(s, name, text, marker, path, e);
 	if (r < 0) {
 		store_remove(s, name, NULL, NULL);

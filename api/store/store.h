@@ -93,20 +93,22 @@ void store_set_aside(struct store *s, const char *file, const char *why);
 
 /* A new definition is first written as a draft, which is on stable storage when w is done. The caller then keeps it, so
  * that it becomes definition.json, or drops it; both take effect at return. A power cut may lose a kept definition
- * until store_sync_file() is done. */
+ * until store_sync_file() is done.
+ * is_new: there is no VM of that name, but one that could not be renamed may still have its folder: then -EEXIST. */
 void store_write_draft(struct store *s, struct store_work *w, struct json_object *definition);
-int store_keep_draft(struct store *s, const struct store_work *w, const char *name, struct err *e);
+int store_keep_draft(struct store *s, const struct store_work *w, const char *name, bool is_new, struct err *e);
 void store_drop_draft(struct store *s, const struct store_work *w);
 /* Sync a file of a VM, its folder and that folder's folder. A file that is gone is no failure. */
 void store_sync_file(struct store *s, struct store_work *w, const char *name, const char *file);
 /* Whether the done() of some work is still to be called. If so, the caller runs the loop and asks again. NULL
  * allowed. */
 bool store_owes(const struct store *s);
-/* Write the definition of a new VM. At return, the definition survives the daemon's end; it is on stable storage soon
+/* Write the definition of a VM. At return, the definition survives the daemon's end; it is on stable storage soon
  * after.
+ * is_new: as for store_keep_draft().
  * marker: also create an empty file of this name in the VM's folder, before the definition. NULL: none.
  * Returns 0; -errno. */
-int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition,
+int store_save_definition_soon(struct store *s, const char *name, struct json_object *definition, bool is_new,
 	const char *marker, struct err *e);
 /* Remove the marker, with the durability of store_save_definition_soon(). Returns 0; -errno. */
 int store_remove_marker(struct store *s, const char *name, const char *marker, struct err *e);

@@ -256,7 +256,7 @@ static int define_keep(struct define *w, struct err *e)
 	if (!r && vm && vm_has(vm, VM_FACT_TRANSIENT) && !w->was)
 		r = vm_make_persistent(vm, e);
 	if (!r)
-		r = store_keep_draft(host->store, &w->work, w->def->name, e);
+		r = store_keep_draft(host->store, &w->work, w->def->name, !vm, e);
 	if (r < 0)
 		return r;
 	w->created = !vm;

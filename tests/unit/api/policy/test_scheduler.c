@@ -44,7 +44,7 @@ static int setup(void **state)
 
 	f->vm = one_vm_open(&f->d, f->dir, DEFINITION, observers);
 	kept = definition_to_json(f->vm->def);
-	assert_int_equal(store_save_definition_soon(f->d.store, "vm1", kept, "marker", &e), 0);
+	assert_int_equal(store_save_definition_soon(f->d.store, "vm1", kept, true, "marker", &e), 0);
 	assert_int_equal(scheduler_new(&f->d, &f->d.scheduler, &e), 0);
 	assert_int_equal(schedule_set_every(&f->plan, "1h", &e), 0);
 	assert_int_equal(schedule_set_keep(&f->plan, "1d:all", &e), 0);

@@ -116,7 +116,7 @@ static void define(struct store *s, const char *name)
 	assert_int_equal(loop_new(8, &l, &e), 0);
 	draft(s, &w, l, name);
 	assert_int_equal(finish(s, &w), 0);
-	assert_int_equal(store_keep_draft(s, &w, name, &e), 0);
+	assert_int_equal(store_keep_draft(s, &w, name, true, &e), 0);
 	begin(&w, l);
 	store_sync_file(s, &w, name, "definition.json");
 	assert_int_equal(finish(s, &w), 0);
@@ -182,8 +182,8 @@ static void test_uncommitted_definition_is_dropped(void **state)
 	for (unsigned i = 0; i < 3; i++)
 		assert_int_equal(finish(s, &w[i]), 0);
 	store_drop_draft(s, &w[1]);
-	assert_int_equal(store_keep_draft(s, &w[1], "b", &e), -ENOENT);
-	assert_int_equal(store_keep_draft(s, &w[0], "a", &e), 0);
+	assert_int_equal(store_keep_draft(s, &w[1], "b", true, &e), -ENOENT);
+	assert_int_equal(store_keep_draft(s, &w[0], "a", true, &e), 0);
 	store_load(s, note, &seen);
 	assert_string_equal(seen.names, "a ");
 	assert_true(there(*state, ".draft-3"));
@@ -216,7 +216,7 @@ static void test_queued_writes_do_not_reach_new_vm(void **state)
 	assert_false(there(*state, "vm1/definition.json"));
 	while (new.done)
 		loop_run_once(l, UINT64_MAX);
-	assert_int_equal(store_keep_draft(s, &new, "vm1", &e), 0);
+	assert_int_equal(store_keep_draft(s, &new, "vm1", true, &e), 0);
 	assert_int_equal(finish(s, &old), 0);
 	store_settle(s);
 	assert_true(there(*state, "vm1/definition.json"));
@@ -251,12 +251,41 @@ static void test_vm_with_old_name_does_not_get_renamed_folder(void **state)
 		store_put(s, NULL, i % 2 ? "a.json" : "b.json", o, STORE_EVENTUALLY, NULL, NULL);
 	begin(&old, l);
 	assert_int_equal(store_rename(s, &old, "vm1", "vm2", o, &e), 0);
-	assert_int_equal(store_keep_draft(s, &new, "vm1", &e), 0);
+	assert_int_equal(store_keep_draft(s, &new, "vm1", true, &e), 0);
 	assert_int_equal(finish(s, &old), 0);
 	assert_true(there(*state, "vm1/definition.json"));
 	assert_false(there(*state, "vm1/managed.save"));
 	assert_true(there(*state, "vm2/definition.json"));
 	assert_true(there(*state, "vm2/managed.save"));
+	store_close(s);
+	loop_free(l);
+}
+
+/* A VM that could not be renamed keeps its folder, though its old name was free meanwhile. */
+static void test_new_vm_does_not_get_folder_of_failed_rename(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct store *s = opened(*state);
+	struct store_work old, new;
+	char path[128];
+	struct loop *l;
+	struct err e;
+
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	define(s, "vm1");
+	snprintf(path, sizeof(path), "%s/vms/vm2", (char *)*state);
+	assert_int_equal(mkdir(path, 0700), 0);
+	put(*state, "vm2/file", "in the way");
+	draft(s, &new, l, "vm1");
+	while (new.done)
+		loop_run_once(l, UINT64_MAX);
+	begin(&old, l);
+	assert_int_equal(store_rename(s, &old, "vm1", "vm2", o, &e), 0);
+	assert_int_equal(store_keep_draft(s, &new, "vm1", true, &e), -EEXIST);
+	assert_int_equal(store_save_definition_soon(s, "vm1", o, true, "fork.pending", &e), -EEXIST);
+	assert_true(finish(s, &old) < 0);
+	assert_true(there(*state, "vm1/definition.json"));
+	assert_false(there(*state, "vm1/fork.pending"));
 	store_close(s);
 	loop_free(l);
 }
@@ -309,7 +338,7 @@ static void test_too_large_file_is_not_saved(void **state)
 	begin(&w, l);
 	store_put(s, NULL, "x.json", o, STORE_WITH_WORK, &w, NULL);
 	assert_int_equal(finish(s, &w), -EFBIG);
-	assert_int_equal(store_save_definition_soon(s, "vm1", o, "fork.pending", &e), -EFBIG);
+	assert_int_equal(store_save_definition_soon(s, "vm1", o, true, "fork.pending", &e), -EFBIG);
 	assert_null(store_load_file(s, NULL, "x.json"));
 	assert_false(there(*state, "vm1"));
 	store_close(s);
@@ -327,7 +356,7 @@ static void test_clone_exists_with_marker_or_not_at_all(void **state)
 	js_put_str(o, "name", "c1");
 	js_put_int(o, "version", 1);
 	for (int i = 0; i < 2; i++) {
-		assert_int_equal(store_save_definition_soon(s, "c1", o, "fork.pending", &e), 0);
+		assert_int_equal(store_save_definition_soon(s, "c1", o, i == 0, "fork.pending", &e), 0);
 		assert_true(store_has_file(s, "c1", "definition.json"));
 		assert_true(store_has_file(s, "c1", "fork.pending"));
 	}
@@ -337,11 +366,11 @@ static void test_clone_exists_with_marker_or_not_at_all(void **state)
 	assert_int_equal(seen.count, 1);
 	assert_int_equal(store_remove_marker(s, "c1", "fork.pending", &e), 0);
 	assert_false(store_has_file(s, "c1", "fork.pending"));
-	assert_int_equal(store_save_definition_soon(s, "c2", o, "fork.pending", &e), 0);
+	assert_int_equal(store_save_definition_soon(s, "c2", o, true, "fork.pending", &e), 0);
 	assert_int_equal(store_remove(s, "c2", NULL, &e), 0);
 	assert_false(store_has_file(s, "c2", "fork.pending"));
 	/* A folder that cannot be created leaves nothing behind. */
-	assert_true(store_save_definition_soon(s, "c3/x", o, "no/such/folder", &e) < 0);
+	assert_true(store_save_definition_soon(s, "c3/x", o, true, "no/such/folder", &e) < 0);
 	assert_false(store_has_file(s, "c3/x", "definition.json"));
 	store_close(s);
 	json_object_put(o);
@@ -657,6 +686,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_saved_state_loads_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_uncommitted_definition_is_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_queued_writes_do_not_reach_new_vm, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_new_vm_does_not_get_folder_of_failed_rename, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_vm_with_old_name_does_not_get_renamed_folder, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_interrupted_undefine_is_completed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_large_file_is_not_saved, setup, teardown),
