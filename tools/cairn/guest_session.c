@@ -57,9 +57,13 @@ int guest_link_open(struct cli *c, const char *vm, struct guest_link *ret, struc
 	return !r && ret->sock < 0 ? err_set(e, -EPROTO, ERR_GENERIC, "the daemon returned no socket") : r;
 }
 
-const struct err *guest_link_error(const struct err *cairn, const struct err *qga)
+const struct err *guest_link_error(const struct err *cairn, struct err *qga)
 {
-	return cairn && qga->cls == ERR_UNSUPPORTED ? cairn : qga;
+	if (cairn && qga->cls == ERR_UNSUPPORTED)
+		return cairn;
+	if (cairn && cairn->cls != ERR_UNSUPPORTED && qga->cls == ERR_TIMEOUT)
+		err_prefix(qga, "cairn-agent: %s; QEMU's agent", cairn->msg);
+	return qga;
 }
 
 void guest_link_close(struct guest_link *link)

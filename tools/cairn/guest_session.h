@@ -55,8 +55,9 @@ struct guest_link {
 int guest_link_open(struct cli *c, const char *vm, struct guest_link *ret, struct err *e);
 /* Choose the error of a verb for which neither agent answers.
  * cairn: why cairn-agent does not; NULL: it was not asked. qga: why QEMU's does not. Returns one of the two: that of
- * cairn-agent if the VM has no port for QEMU's. */
-const struct err *guest_link_error(const struct err *cairn, const struct err *qga);
+ * cairn-agent if the VM has no port for QEMU's. If the VM has what both need, the text of cairn is put before that of
+ * qga. */
+const struct err *guest_link_error(const struct err *cairn, struct err *qga);
 /* Close the connection. The guest then kills the program, if it still runs. Does nothing if sock is -1. */
 void guest_link_close(struct guest_link *link);
 /* Write the frame RENEW, with the present time, random bytes and link->name. Returns its length. */

@@ -42,7 +42,7 @@ struct exec {
 	bool timed_out;
 };
 
-static int failed(const struct exec *x, const struct err *e)
+static int failed(const struct exec *x, struct err *e)
 {
 	cli_fail(guest_link_error(x->no_agent, e), "Failed to run a program in domain '%s'", x->c->pos[0]);
 	return EXEC_CAIRN;
@@ -138,7 +138,7 @@ static char *input_read(struct err *e)
 }
 
 /* The agent's error for a program that cannot be started; its text is the one of GLib. */
-static int start_failed(const struct exec *x, const struct err *e)
+static int start_failed(const struct exec *x, struct err *e)
 {
 	int code = failed(x, e);
 

@@ -261,6 +261,9 @@ def test_agent_is_chosen(vm):
     assert '"vsock": true' in vm.cairn("exec", "--agent", "cairn", "plain", "--", "true", ok=125).stderr
     assert '"vsock": true' in vm.cairn("exec", "-t", "plain", "--", "true", ok=125).stderr
     assert "nothing in the guest listens on vsock port 522" in vm.cairn("exec", "--agent", "cairn", "vsock", "--", "true", ok=125).stderr
+    neither = "cairn-agent: nothing in the guest listens on vsock port 522; QEMU's agent: the guest agent did not answer"
+    assert neither in vm.cairn("exec", "vsock", "--", "true", ok=125).stderr
+    assert neither in vm.cairn("cp", "vsock:/etc/passwd", "here", ok=False).stderr
     assert "--tty needs cairn-agent" in vm.cairn("exec", "-t", "--agent", "qga", "web1", "--", "true", ok=2).stderr
     assert "the guest agent did not answer" in vm.cairn("exec", "--agent", "qga", "web1", "--", "true", ok=125).stderr
 
