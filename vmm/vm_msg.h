@@ -716,7 +716,8 @@ struct vm_disk_copy {
 	char disk[16];		   /* id */
 	uint64_t rate_bytes_per_s; /* limit for copying; 0: none */
 	uint8_t format;		   /* enum block_format, of the copy */
-	uint8_t reserved[7];
+	uint8_t then_pivot;	   /* 1: refuse the copy if a pivot would be refused now; older processes ignore it */
+	uint8_t reserved[6];
 };
 
 struct vm_snapshot_name {

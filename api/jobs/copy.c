@@ -42,7 +42,7 @@ static int copy_check(const struct vm *vm, const struct disk_copy_opts *o, const
 	at = vm_live_disk(vm, o->disk, e);
 	if (at < 0)
 		return at;
-	*body = (struct vm_disk_copy){ .rate_bytes_per_s = o->rate,
+	*body = (struct vm_disk_copy){ .rate_bytes_per_s = o->rate, .then_pivot = o->pivot,
 		.format = !strcmp(o->format, "raw") ? DEFINITION_FORMAT_RAW : DEFINITION_FORMAT_QCOW2 };
 	snprintf(body->disk, sizeof(body->disk), "%s", vm_live(vm)->disks[at].id);
 	return 0;

@@ -4,6 +4,7 @@
 #ifndef CAIRN_API_JOBS_COPY_H
 #define CAIRN_API_JOBS_COPY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct client_file;
@@ -15,6 +16,7 @@ struct disk_copy_opts {
 	const char *disk; /* id, or path of its image */
 	const char *format; /* "raw" or "qcow2" */
 	uint64_t rate; /* in bytes/s; 0: no limit */
+	bool pivot; /* refuse the copy if the VM could not continue with it */
 	const char *job_id; /* NULL: generated */
 };
 

@@ -360,7 +360,8 @@ static const struct field blockpull_args[] = { FIELD_VM, FIELD_JOB_ID,
 static const struct field blockcopy_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" },
 	{ "format", FIELD_IMAGE_FORMAT, OPTIONAL, "format of the copy [raw]" },
-	{ "bandwidth", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
+	{ "bandwidth", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" },
+	{ "pivot", FIELD_BOOL, OPTIONAL, "refuse the copy if vm-blockjob-pivot would be refused, because the disk has snapshots [false]" }, END };
 static const struct field pivot_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "path", FIELD_STRING, REQUIRED, "absolute path of the copy" }, { "format", FIELD_IMAGE_FORMAT, REQUIRED, "format of the copy" },
 	{ "check-only", FIELD_BOOL, OPTIONAL, "look whether the pivot would be refused; the definition need not name the copy [false]" }, END };

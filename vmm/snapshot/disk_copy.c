@@ -6,6 +6,7 @@
 #include "block/mirror.h"
 #include "vmm/machine/machine_copy.h"
 #include "vmm/machine/machine_hold.h"
+#include "vmm/machine/machine_layers.h"
 #include "vmm/snapshot/disk_copy.h"
 #include "vmm/snapshot/vm_pins.h"
 
@@ -211,10 +212,24 @@ int copy_until_equal(struct copy_job *p, struct err *e)
 	return r;
 }
 
+/* Refuse the copy before it is made, because it may take hours, if the pivot after it would be refused. */
+static int pivot_foresee(struct copy_job *p, struct err *e)
+{
+	int r;
+
+	vm_pins_delete_idle(p->j.m);
+	r = machine_layers_check(p->disk, "a copy has none of them", e);
+	if (r < 0)
+		close(p->fd);
+	return r;
+}
+
 static int copy_all(struct copy_job *p, struct err *e)
 {
-	int r = machine_copy_open(p->disk, (uint8_t)p->format, p->fd, e);
+	int r = p->then_pivot ? pivot_foresee(p, e) : 0;
 
+	if (!r)
+		r = machine_copy_open(p->disk, (uint8_t)p->format, p->fd, e);
 	return r ? r : copy_until_equal(p, e);
 }
 
@@ -339,6 +354,7 @@ int vm_disk_copy(struct vm *vm, struct worker *w, const struct vm_disk_copy *wha
 	p->size_bytes = info.size_bytes;
 	p->rate_bytes_per_s = what->rate_bytes_per_s;
 	p->format = what->format;
+	p->then_pivot = what->then_pivot;
 	p->fd = fd;
 	job_begin(p, done, opaque);
 	vmsnap_job_stage(&p->j, copy_run, copy_done);

@@ -23,7 +23,7 @@ struct copy_job {
 	const struct vm_disk *pivot; /* `to`, or NULL: continue without the copy */
 	struct vm_disk pivot_to;
 	int fd, format; /* of the copy */
-	bool check_only, held;
+	bool then_pivot, check_only, held;
 	struct block *gone; /* to be closed */
 };
 

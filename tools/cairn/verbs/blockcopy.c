@@ -2,10 +2,8 @@
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
-#include "base/pin_name.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
-#include "tools/cairn/img_run.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/verbs/pivot.h"
@@ -197,6 +195,8 @@ static int copy_make(struct cli *c, struct copy *x, int *ret_fd, struct err *e)
 	js_put_str(args, "format", x->format);
 	if (bandwidth)
 		js_put_uint(args, "bandwidth", strtoull(bandwidth, NULL, 10) * MIB);
+	if (option_flag(c, "pivot"))
+		js_put_bool(args, "pivot", true);
 	r = job_run(c, "vm-blockcopy", args, fd, "Block Copy", NULL, e);
 	if (r < 0 && r != -EINPROGRESS)
 		copy_remove(c, x, fd, r);
@@ -213,41 +213,6 @@ static int copy_made_pivot(struct cli *c, struct copy *x, int fd, struct err *e)
 	if (r == -EREMOTEIO && is_refusal(e) && !pivot_abort(c, &own))
 		copy_remove(c, x, fd, r);
 	return r;
-}
-
-/* Count the snapshots in the output of cairn-img info. Without pins: one that waits for a further fork keeps no pivot
- * from the disk, and only the VM knows which ones live clones read. */
-static size_t snapshots_count(struct json_object *info)
-{
-	struct json_object *list = js_get_array(info, "snapshots");
-	size_t n = 0;
-
-	for (size_t i = 0; list && i < json_object_array_length(list); i++)
-		n += strncmp(js_get_str_or(json_object_array_get_idx(list, i), "name", ""), PIN_NAME_IN_IMAGE, strlen(PIN_NAME_IN_IMAGE)) != 0;
-	return n;
-}
-
-/* Refuse a pivot of a disk with snapshots before the copy, which may take hours: the VM would refuse it afterwards. The
- * VM alone decides if the user may not read the image. */
-static int snapshots_check(struct cli *c, struct err *e)
-{
-	CLEANUP_JS struct json_object *running = NULL, *info = NULL;
-	struct json_object *disks;
-	struct err ignored;
-	int at = -1;
-	size_t n;
-
-	if (change_read_running(c, c->pos[0], &running, &ignored) == 0 && (disks = js_get_array(running, "disks")))
-		at = change_find_disk(disks, c->pos[1], &ignored);
-	if (at >= 0) {
-		const char *path = js_get_str(json_object_array_get_idx(disks, (size_t)at), "path");
-		const char *const args[] = { "info", "-U", "--output", "json", "--", path, NULL };
-
-		img_run(args, &info, &ignored);
-	}
-	n = snapshots_count(info);
-	return !n ? 0 : err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image of disk %s has internal snapshots (%zu), and a copy has none of them; "
-		"delete the snapshots first, or leave --pivot out and keep the disk", c->pos[1], n);
 }
 
 static int bandwidth_check(const struct cli *c)
@@ -275,9 +240,7 @@ int verb_blockcopy(struct cli *c)
 		r = bandwidth_check(c);
 	if (r)
 		return r;
-	r = pivot ? snapshots_check(c, &e) : 0;
-	if (!r)
-		r = copy_make(c, &x, &fd, &e);
+	r = copy_make(c, &x, &fd, &e);
 	if (r == -EINPROGRESS)
 		return CLI_OK;
 	if (!r && pivot)
