@@ -2,6 +2,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "tools/xml/reading.h"
+#include "tools/xml/writer.h"
 
 #include <errno.h>
 #include <libxml/tree.h>
@@ -141,4 +142,16 @@ struct json_object *extra_make(struct json_object *want, struct json_object *got
 		js_put(out, key, more);
 	}
 	return out;
+}
+
+void extra_print(struct writer *w, struct json_object *extra)
+{
+	if (!extra)
+		return;
+	writer_open(w, "metadata", NULL);
+	writer_text(w, "cairn:definition",
+		json_object_to_json_string_ext(extra,
+			JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE),
+		"xmlns:cairn", XML_NAMESPACE, NULL);
+	writer_close(w, "metadata");
 }

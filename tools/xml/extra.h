@@ -10,6 +10,7 @@
 struct _xmlNode;
 struct json_object;
 struct reading;
+struct writer;
 
 /* Add the keys to the definition in r. Returns 0; -EINVAL with a sentence. */
 int extra_read(struct reading *r, struct _xmlNode *domain);
@@ -17,5 +18,7 @@ int extra_read(struct reading *r, struct _xmlNode *domain);
 /* Returns the keys of `want` that `got` lacks, or has with another value; both are in canonical form. The caller owns
  * the result; NULL: none. */
 struct json_object *extra_make(struct json_object *want, struct json_object *got);
+/* Print <metadata> with the keys. extra: NULL: print nothing. */
+void extra_print(struct writer *w, struct json_object *extra);
 
 #endif

@@ -9,12 +9,10 @@
 #include "base/util.h"
 #include "tools/xml/domain.h"
 #include "tools/xml/extra.h"
-#include "tools/xml/reading.h"
+#include "tools/xml/round_trip.h"
 #include "tools/xml/writer.h"
 
 #include <ctype.h>
-#include <errno.h>
-#include <libxml/tree.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -56,22 +54,12 @@ static const char *number_text(struct json_object *o, const char *key, char buf[
 	return buf;
 }
 
-static void print_metadata(struct writer *w, struct json_object *extra)
+static void print_memory(struct writer *w, struct json_object *o)
 {
-	if (!extra)
-		return;
-	writer_open(w, "metadata", NULL);
-	writer_text(w, "cairn:definition",
-		json_object_to_json_string_ext(extra,
-			JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE),
-		"xmlns:cairn", XML_NAMESPACE, NULL);
-	writer_close(w, "metadata");
-}
-
-static void print_memory(struct writer *w, struct json_object *o, uint64_t bytes)
-{
+	uint64_t bytes = 0;
 	char kib[24];
 
+	size_parse(js_get_str_or(o, "memory", ""), MIB, &bytes);
 	snprintf(kib, sizeof(kib), "%llu", (unsigned long long)(bytes / 1024));
 	writer_text(w, "memory", kib, "unit", "KiB", NULL);
 	if (js_get_str(o, "current_memory") && !size_parse(js_get_str(o, "current_memory"), MIB, &bytes))
@@ -577,8 +565,7 @@ static void print_vcpus(struct writer *w, struct json_object *o)
 		writer_text(w, "vcpu", now, "placement", "static", NULL);
 }
 
-static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char *id,
-	struct json_object *extra)
+static char *domain_write(struct json_object *o, const char *id, struct json_object *extra)
 {
 	struct writer w;
 
@@ -589,8 +576,8 @@ static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char 
 	print_text(&w, o, "uuid");
 	print_text(&w, o, "title");
 	print_text(&w, o, "description");
-	print_metadata(&w, extra);
-	print_memory(&w, o, ram_bytes);
+	extra_print(&w, extra);
+	print_memory(&w, o);
 	print_memtune(&w, o);
 	print_vcpus(&w, o);
 	print_cputune(&w, o);
@@ -603,91 +590,19 @@ static char *domain_write(struct json_object *o, uint64_t ram_bytes, const char 
 	return writer_finish(&w);
 }
 
-/* Convert to canonical form. The caller owns *ret_o. */
-static int text_canonical(struct json_object *o, struct json_object **ret_o, uint64_t *ret_ram_bytes,
-	struct err *e)
+static int text_canonical(struct json_object *o, struct json_object **ret_o, struct err *e)
 {
 	struct definition *d CLEANUP(definition_free_p) = NULL;
 	int r = definition_parse(o, NULL, &d, e);
 
-	if (r < 0)
-		return r;
-	*ret_ram_bytes = d->ram_bytes;
-	*ret_o = definition_to_json(d);
-	return 0;
-}
-
-static void doc_free_p(xmlDocPtr *doc)
-{
-	xmlFreeDoc(*doc);
-}
-
-static int text_read_again(const char *xml, struct json_object **ret_o, struct err *e)
-{
-	xmlDocPtr doc CLEANUP(doc_free_p) = NULL;
-	struct reading reading CLEANUP(reading_done) = { 0 };
-	uint64_t ram_bytes;
-	int r = domain_parse(xml, strlen(xml), &doc, e);
-
 	if (!r)
-		r = reading_init(&reading, e);
-	if (!r)
-		r = domain_read(&reading, doc);
-	return r < 0 ? r : text_canonical(reading.definition, ret_o, &ram_bytes, e);
-}
-
-/* Print the XML and read it again. *ret_got: canonical form; the caller owns it. */
-static int print_attempt(struct json_object *want, uint64_t ram_bytes, const char *id,
-	struct json_object *extra, char **ret_xml, struct json_object **ret_got, struct err *e)
-{
-	CLEANUP_FREE char *xml = domain_write(want, ram_bytes, id, extra);
-	int r;
-
-	if (!xml)
-		return err_set_errno(e, -ENOMEM, "domain XML");
-	r = text_read_again(xml, ret_got, e);
-	if (r < 0) {
-		err_prefix(e, "the definition cannot be expressed in XML");
-		return r;
-	}
-	*ret_xml = STEAL_PTR(xml);
-	return 0;
-}
-
-static int not_the_same(struct json_object *want, struct json_object *got, struct err *e)
-{
-	json_object_object_foreach(want, key, v)
-	{
-		if (!json_object_equal(v, js_get(got, key)))
-			return err_set(e, -EINVAL, ERR_UNSUPPORTED,
-				"the definition cannot be expressed in XML: %.40s; use cairn dumpjson",
-				key);
-	}
-	return err_set(e, -EINVAL, ERR_UNSUPPORTED,
-		"the definition cannot be expressed in XML; use cairn dumpjson");
+		*ret_o = definition_to_json(d);
+	return r;
 }
 
 int domain_print(struct json_object *definition, const char *id, char **ret_xml, struct err *e)
 {
-	CLEANUP_JS struct json_object *want = NULL, *got = NULL, *extra = NULL, *again = NULL;
-	CLEANUP_FREE char *first = NULL, *second = NULL;
-	uint64_t ram_bytes;
-	int r = text_canonical(definition, &want, &ram_bytes, e);
+	static const struct round_trip kind = { domain_write, domain_read, text_canonical };
 
-	if (!r)
-		r = print_attempt(want, ram_bytes, id, NULL, &first, &got, e);
-	if (r < 0)
-		return r;
-	extra = extra_make(want, got);
-	if (!extra && json_object_equal(want, got)) {
-		*ret_xml = STEAL_PTR(first);
-		return 0;
-	}
-	r = print_attempt(want, ram_bytes, id, extra, &second, &again, e);
-	if (r < 0)
-		return r;
-	if (!json_object_equal(want, again))
-		return not_the_same(want, again, e);
-	*ret_xml = STEAL_PTR(second);
-	return 0;
+	return round_trip_print(&kind, definition, id, ret_xml, e);
 }

@@ -1,5 +1,4 @@
-/* print: convert a definition to libvirt's domain XML. The result is read again before it is returned, and must give
- * the same definition. */
+/* print: convert a definition to libvirt's domain XML (round_trip.h). */
 #ifndef CAIRN_TOOLS_XML_PRINT_H
 #define CAIRN_TOOLS_XML_PRINT_H
 
