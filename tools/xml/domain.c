@@ -705,9 +705,14 @@ static int root_check(struct reading *r, struct _xmlNode *root)
 	return 0;
 }
 
+static int domain_check(struct reading *r, struct _xmlNode *domain)
+{
+	return elements_check(r, domain, elements);
+}
+
 int domain_read(struct reading *r, struct _xmlDoc *doc)
 {
-	static int (*const parts[])(struct reading *, struct _xmlNode *) = { elements_check, texts_read, memory_read, memtune_read,
+	static int (*const parts[])(struct reading *, struct _xmlNode *) = { domain_check, texts_read, memory_read, memtune_read,
 		cpu_read, cputune_read, os_read, sysinfo_read, clock_read, disks_read, devices_read, shares_read };
 	static const char *const actions[] = { "on_poweroff", "on_reboot", "on_crash" };
 	struct _xmlNode *domain = xmlDocGetRootElement(doc);

@@ -338,9 +338,9 @@ static bool path_fits(const char *row, const char *path)
 	return !*path;
 }
 
-static const struct element *element_find(const char *path)
+static const struct element *element_find(const struct element *table, const char *path)
 {
-	for (const struct element *e = elements; e->path; e++)
+	for (const struct element *e = table; e->path; e++)
 		if (path_fits(e->path, path))
 			return e;
 	return NULL;
@@ -393,7 +393,7 @@ static void check_attribute(struct reading *r, struct _xmlNode *n, const char *p
 	if (!a->ns && list_has(element->attrs, name))
 		return;
 	path_join(at, path, "@", name);
-	row = a->ns ? NULL : element_find(at);
+	row = a->ns ? NULL : element_find(r->table, at);
 	if (!row)
 		reading_warn(r, n, name, "%s", unknown);
 	else if (row->action != ELEMENT_SILENT)
@@ -443,7 +443,7 @@ static int check_children(struct reading *r, struct _xmlNode *n, const char *pat
 
 static int check_element(struct reading *r, struct _xmlNode *n, const char *path)
 {
-	const struct element *row = element_find(path);
+	const struct element *row = element_find(r->table, path);
 
 	if (!row) {
 		reading_warn(r, n, NULL, "%s", unknown);
@@ -463,7 +463,8 @@ static int check_element(struct reading *r, struct _xmlNode *n, const char *path
 	return check_children(r, n, path);
 }
 
-int elements_check(struct reading *r, struct _xmlNode *domain)
+int elements_check(struct reading *r, struct _xmlNode *root, const struct element *table)
 {
-	return check_element(r, domain, "");
+	r->table = table;
+	return check_element(r, root, "");
 }

@@ -1,5 +1,5 @@
 /* elements: the table of all known elements and attributes of libvirt's domain XML and their treatment.
- * elements_check() applies it to a document, and docs/libvirt-xml.md has its rows. */
+ * elements_check() applies such a table to a document, and docs/libvirt-xml.md has the rows of this one. */
 #ifndef CAIRN_TOOLS_XML_ELEMENTS_H
 #define CAIRN_TOOLS_XML_ELEMENTS_H
 
@@ -16,7 +16,7 @@ enum element_action {
 };
 
 struct element {
-	const char *path; /* path below /domain; "*": any element; "@name" at the end: an attribute */
+	const char *path; /* path below the root; "*": any element; "@name" at the end: an attribute */
 	enum element_action action;
 	const char *attrs; /* attributes that are read, too; separated by spaces */
 	const char *why;   /* key of the definition, or why the element has no effect; NULL: none */
@@ -25,8 +25,9 @@ struct element {
 /* The last element has a NULL path. */
 extern const struct element elements[];
 
-/* Check the whole document below <domain>, with warnings for ignored and unknown elements. Returns 0; -EINVAL for the
- * first element that is refused, QEMU's, or duplicate. */
-int elements_check(struct reading *r, struct _xmlNode *domain);
+/* Check a whole document, with warnings for ignored and unknown elements. Elements that are refused, QEMU's, or
+ * duplicate are errors, after which reading goes on (reading_refused()).
+ * table: the rows of documents with this root. Returns 0; -EINVAL: reading cannot go on. */
+int elements_check(struct reading *r, struct _xmlNode *root, const struct element *table);
 
 #endif

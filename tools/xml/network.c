@@ -1,8 +1,12 @@
 #include "tools/xml/network.h"
+#include "api/definition/network_definition.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "tools/xml/elements.h"
+#include "tools/xml/extra.h"
 #include "tools/xml/reading.h"
+#include "tools/xml/round_trip.h"
 #include "tools/xml/writer.h"
 
 #include <arpa/inet.h>
@@ -12,6 +16,32 @@
 #include <string.h>
 
 /* ---- reading ---- */
+
+/* Which keys they set is in docs/networks.md. */
+static const struct element network_elements[] = {
+	{ "", ELEMENT_READ, "connections", NULL },
+	{ "name", ELEMENT_READ, "", NULL },
+	{ "uuid", ELEMENT_READ, "", NULL },
+	{ "metadata", ELEMENT_READ, "", NULL },
+	{ "forward", ELEMENT_READ, "mode dev", NULL },
+	{ "forward/nat", ELEMENT_READ, "ipv6", NULL },
+	{ "forward/nat/port", ELEMENT_READ, "start end", NULL },
+	{ "forward/interface", ELEMENT_REPEATED, "dev connections", NULL },
+	{ "bridge", ELEMENT_READ, "name stp delay", NULL },
+	{ "mac", ELEMENT_READ, "address", NULL },
+	{ "mtu", ELEMENT_READ, "size", NULL },
+	{ "domain", ELEMENT_READ, "name localOnly", NULL },
+	{ "port", ELEMENT_READ, "isolated", NULL },
+	{ "dns", ELEMENT_READ, "enable", NULL },
+	{ "dns/forwarder", ELEMENT_REPEATED, "addr domain", NULL },
+	{ "dns/host", ELEMENT_REPEATED, "ip", NULL },
+	{ "dns/host/hostname", ELEMENT_REPEATED, "", NULL },
+	{ "ip", ELEMENT_REPEATED, "family address netmask prefix", NULL },
+	{ "ip/dhcp", ELEMENT_READ, "", NULL },
+	{ "ip/dhcp/range", ELEMENT_REPEATED, "start end", NULL },
+	{ "ip/dhcp/host", ELEMENT_REPEATED, "mac id name ip", NULL },
+	{ NULL, ELEMENT_NONE, NULL, NULL },
+};
 
 static void put_attr(struct json_object *o, const char *key, struct _xmlNode *n, const char *attr)
 {
@@ -27,19 +57,6 @@ static struct json_object *member(struct json_object *o, const char *key, bool a
 	if (!v)
 		js_put(o, key, v = array ? json_object_new_array() : json_object_new_object());
 	return v;
-}
-
-/* Warn about each child element that is not in the list of names, which ends with NULL. */
-static void others_warn(struct reading *r, struct _xmlNode *parent, const char *const *names)
-{
-	for (struct _xmlNode *n = parent->children; n; n = n->next) {
-		const char *const *name = names;
-
-		while (n->type == XML_ELEMENT_NODE && *name && strcmp((const char *)n->name, *name))
-			name++;
-		if (n->type == XML_ELEMENT_NODE && !*name)
-			reading_warn(r, n, NULL, "has no effect");
-	}
 }
 
 static struct json_object *range_make(struct _xmlNode *n)
@@ -76,25 +93,20 @@ static struct json_object *dns_host_make(struct _xmlNode *n)
 	return o;
 }
 
-static int dhcp_read(struct reading *r, struct _xmlNode *n, struct json_object *into, const char *key)
+static void dhcp_read(struct reading *r, struct _xmlNode *n, struct json_object *into, const char *key)
 {
-	static const char *const known[] = { "range", "host", NULL }, *const none[] = { NULL };
 	struct json_object *dhcp = member(into, "dhcp", false);
 	unsigned i = 0;
 
-	others_warn(r, n, known);
 	for (struct _xmlNode *c = node_child(n, "range"); c; c = node_next(c)) {
 		reading_origin(r, c, "%s.dhcp.ranges[%u]", key, i++);
 		json_object_array_add(member(dhcp, "ranges", true), range_make(c));
-		others_warn(r, c, none);
 	}
 	i = 0;
 	for (struct _xmlNode *c = node_child(n, "host"); c; c = node_next(c)) {
 		reading_origin(r, c, "%s.dhcp.hosts[%u]", key, i++);
 		json_object_array_add(member(dhcp, "hosts", true), host_make(c));
-		others_warn(r, c, none);
 	}
-	return 0;
 }
 
 /* The length of a netmask's prefix, 24 for 255.255.255.0. */
@@ -115,7 +127,6 @@ static int mask_read(struct reading *r, struct _xmlNode *n, uint64_t *ret)
 
 static int ip_read(struct reading *r, struct _xmlNode *n)
 {
-	static const char *const known[] = { "dhcp", NULL };
 	const char *key = node_attr_is(n, "family", "ipv6") ? "ipv6" : "ipv4";
 	struct json_object *o;
 	struct _xmlNode *dhcp = node_child(n, "dhcp");
@@ -130,17 +141,16 @@ static int ip_read(struct reading *r, struct _xmlNode *n)
 	put_attr(o, "address", n, "address");
 	if (prefix)
 		js_put_uint(o, "prefix", prefix);
-	others_warn(r, n, known);
-	return dhcp ? dhcp_read(r, dhcp, o, key) : 0;
+	if (dhcp)
+		dhcp_read(r, dhcp, o, key);
+	return 0;
 }
 
 /* The ports that cairn-net takes, too, need no warning. */
 static void nat_warn(struct reading *r, struct _xmlNode *nat)
 {
-	static const char *const known[] = { "port", NULL };
 	struct _xmlNode *port = node_child(nat, "port");
 
-	others_warn(r, nat, known);
 	if (port && (!node_attr_is(port, "start", "1024") || !node_attr_is(port, "end", "65535")))
 		reading_warn(r, port, NULL, "has no effect");
 }
@@ -172,7 +182,6 @@ static int forward_read(struct reading *r, struct _xmlNode *n)
 {
 	CLEANUP_FREE char *mode = n ? node_attr(n, "mode") : NULL;
 	static const char *const modes[] = { "nat", "route", "open", "bridge", "private", "vepa", "passthrough" };
-	static const char *const known[] = { "nat", "interface", NULL };
 	size_t i = 0;
 
 	js_put_str(r->definition, "mode", !n ? "isolated" : mode ? mode : "nat");
@@ -188,19 +197,16 @@ static int forward_read(struct reading *r, struct _xmlNode *n)
 		forward_link_read(r, node_child(n, "interface"), i > 2);
 	if (node_child(n, "nat"))
 		nat_warn(r, node_child(n, "nat"));
-	others_warn(r, n, known);
 	return 0;
 }
 
 static void dns_read(struct reading *r, struct _xmlNode *n)
 {
-	static const char *const known[] = { "host", "forwarder", NULL };
 	struct json_object *dns = member(r->definition, "dns", false);
 	unsigned i = 0;
 
 	if (node_attr_is(n, "enable", "no"))
 		js_put_bool(dns, "enable", false);
-	others_warn(r, n, known);
 	for (struct _xmlNode *c = node_child(n, "host"); c; c = node_next(c)) {
 		reading_origin(r, c, "dns.hosts[%u]", i++);
 		json_object_array_add(member(dns, "hosts", true), dns_host_make(c));
@@ -228,21 +234,23 @@ static int bridge_read(struct reading *r, struct _xmlNode *n)
 
 int network_read(struct reading *r, struct _xmlDoc *doc)
 {
-	static const char *const known[] = { "name", "uuid", "bridge", "mac", "mtu", "forward", "domain", "ip", "dns", "port", NULL };
+	static const char *const texts[] = { "name", "uuid" };
 	struct _xmlNode *root = xmlDocGetRootElement(doc), *n;
 	uint64_t mtu = 0;
 	int ret;
 
 	if (!root || strcmp((const char *)root->name, "network"))
 		return reading_error(r, root, NULL, ERR_INVALID, "is not libvirt's network XML, which begins with <network>");
-	for (size_t i = 0; i < 2; i++) {
-		CLEANUP_FREE char *text = (n = node_child(root, known[i])) ? node_text(n) : NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+		CLEANUP_FREE char *text = (n = node_child(root, texts[i])) ? node_text(n) : NULL;
 
-		js_put_str(r->definition, known[i], text);
+		js_put_str(r->definition, texts[i], text);
 		if (n)
-			reading_origin(r, n, "%s", known[i]);
+			reading_origin(r, n, "%s", texts[i]);
 	}
-	ret = forward_read(r, node_child(root, "forward"));
+	ret = elements_check(r, root, network_elements);
+	if (!ret)
+		ret = forward_read(r, node_child(root, "forward"));
 	if (!ret)
 		ret = bridge_read(r, node_child(root, "bridge"));
 	if ((n = node_child(root, "mac")))
@@ -266,7 +274,10 @@ int network_read(struct reading *r, struct _xmlDoc *doc)
 		js_put_bool(js_get(r->definition, "ipv6"), "nat", true);
 	if ((n = node_child(root, "dns")))
 		dns_read(r, n);
-	others_warn(r, root, known);
+	if (!ret)
+		ret = extra_read(r, root);
+	if (!ret)
+		ret = reading_refused(r);
 	reading_finish(r);
 	return ret;
 }
@@ -370,18 +381,20 @@ static void forward_print(struct writer *w, struct json_object *o)
 	writer_close(w, "forward");
 }
 
-int network_print(struct json_object *o, char **ret_xml, struct err *e)
+static char *network_write(struct json_object *o, const char *id, struct json_object *extra)
 {
 	struct writer w;
 	char mtu[16];
 
+	(void)id;
 	if (writer_init(&w) < 0)
-		return err_set_errno(e, -ENOMEM, "network XML");
+		return NULL;
 	snprintf(mtu, sizeof(mtu), "%d", (int)js_get_int(o, "mtu", 0));
 	writer_open(&w, "network", NULL);
 	writer_text(&w, "name", js_get_str_or(o, "name", ""), NULL);
 	if (js_get_str(o, "uuid"))
 		writer_text(&w, "uuid", js_get_str(o, "uuid"), NULL);
+	extra_print(&w, extra);
 	forward_print(&w, o);
 	if (js_get_str(o, "bridge"))
 		writer_leaf(&w, "bridge", "name", js_get_str(o, "bridge"), "stp", js_get_bool(o, "stp", false) ? "on" : NULL, NULL);
@@ -397,6 +410,24 @@ int network_print(struct json_object *o, char **ret_xml, struct err *e)
 	ip_print(&w, js_get(o, "ipv4"), NULL);
 	ip_print(&w, js_get(o, "ipv6"), "ipv6");
 	writer_close(&w, "network");
-	*ret_xml = writer_finish(&w);
-	return *ret_xml ? 0 : err_set_errno(e, -ENOMEM, "network XML");
+	return writer_finish(&w);
+}
+
+static int network_canonical(struct json_object *o, struct json_object **ret_o, struct err *e)
+{
+	struct network_definition *d;
+	int r = network_definition_parse(o, &d, e);
+
+	if (r < 0)
+		return r;
+	*ret_o = network_definition_to_json(d);
+	network_definition_free(d);
+	return 0;
+}
+
+int network_print(struct json_object *o, char **ret_xml, struct err *e)
+{
+	static const struct round_trip kind = { network_write, network_read, network_canonical };
+
+	return round_trip_print(&kind, o, NULL, ret_xml, e);
 }

@@ -12,7 +12,8 @@ int network_read(struct reading *r, struct _xmlDoc *doc);
 /* Convert one element, <host> or <range>, into r->definition. section: ip-dhcp-host, ip-dhcp-range or dns-host. Returns
  * as network_read(). */
 int network_entry_read(struct reading *r, struct _xmlDoc *doc, const char *section);
-/* Print a network. *ret_xml: the caller frees it. Returns 0; -ENOMEM. */
+/* Convert a network's definition to XML (round_trip.h). *ret_xml: the caller frees it. Returns 0; -EINVAL with a
+ * sentence; -ENOMEM. */
 int network_print(struct json_object *o, char **ret_xml, struct err *e);
 
 #endif

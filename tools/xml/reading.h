@@ -27,6 +27,7 @@ struct reading {
 	size_t nrefusals;
 	bool may_go_on; /* the last error is among the refusals */
 	bool refused_more; /* reading ended at the limit of refusals */
+	const struct element *table; /* of elements_check() */
 	struct err *e;
 };
 

@@ -104,14 +104,9 @@ static int network_to_xml(struct edit *d, struct err *e)
 
 static int network_parse(struct edit *d, struct json_object **ret, struct err *e)
 {
-	static const char *const not_in_xml[] = { "users", "groups", "filter", "egress" };
 	struct network_definition *def;
-	int r;
+	int r = network_definition_parse(d->file.definition, &def, e);
 
-	for (size_t i = 0; d->xml && i < ARRAY_SIZE(not_in_xml); i++)
-		if (js_get(d->was, not_in_xml[i]) && !js_get(d->file.definition, not_in_xml[i]))
-			js_put(d->file.definition, not_in_xml[i], json_object_get(js_get(d->was, not_in_xml[i])));
-	r = network_definition_parse(d->file.definition, &def, e);
 	if (r < 0)
 		return r;
 	*ret = network_definition_to_json(def);

@@ -767,6 +767,18 @@ def test_libvirts_xml_becomes_the_same_network(plain):
     assert dhcp["ranges"] == [] and dhcp["hosts"][1] == {"mac": "52:54:00:00:00:06", "address": "10.77.0.6"}
 
 
+def test_xml_has_keys_that_libvirt_lacks(plain):
+    """Without them, a network that is defined again from its XML would let guests reach everything."""
+    plain.define_net(egress={"default": "deny", "rules": [{"allow": "192.0.2.0/24"}]}, filter="clean-traffic", users=[1000], groups=[100],
+                     ipv4={"address": "10.77.0.1", "prefix": 24,
+                           "dhcp": {"ranges": [{"start": "10.77.0.2", "end": "10.77.0.99"}], "lease_seconds": 600}})
+    d = plain.cairn("net-dumpjson", "lan").stdout
+    xml = plain.cairn("net-dumpxml", "lan").stdout
+    plain.cairn("net-undefine", "lan")
+    assert plain.cairn("net-define", "-", stdin=None, input=xml).stderr == ""
+    assert plain.cairn("net-dumpjson", "lan").stdout == d, xml
+
+
 def test_xml_loses_no_limit_silently(plain):
     """The only link that leads outside, which libvirt also writes as an element; what is lost gets a warning."""
     path = plain.tmp / "lan.xml"
@@ -781,11 +793,22 @@ def test_xml_loses_no_limit_silently(plain):
     assert r.stderr.count("warning") == 4
 
 
+def test_unknown_attributes_of_xml_are_named(plain):
+    path = plain.tmp / "lan.xml"
+    path.write_text(LIBVIRT.replace("<dns>", "<dns forwardPlainNames='yes'>").replace("delay='0'", "delay='0' zone='dmz'")
+                    .replace("<tftp root='/x'/>", "").replace(" ip='10.77.0.5'/>", " ip='10.77.0.5' extra='1'/>"))
+    r = plain.cairn("net-define", str(path))
+    for what in ("/network/dns/@forwardPlainNames", "/network/bridge/@zone", "/dhcp/host/@extra"):
+        assert f"{what}: has no effect" in r.stderr, r.stderr
+    assert r.stderr.count("warning") == 3
+
+
 @pytest.mark.parametrize("old,new,why", [
     ("mode='nat'", "mode='hostdev'", "line 4: /network/forward/@mode: \"hostdev\" is not supported"),
     ("netmask='255.255.255.0'", "netmask='255.0.255.0'", '"255.0.255.0" is not a netmask'),
     ("end='10.77.0.99'", "end='10.78.0.99'", "line 12: ipv4.dhcp.ranges[0].end: 10.78.0.99 is outside"),
     ("<network connections='1'>", "<domain>", "not well-formed"),
+    ("<mtu size='9000'/>", "<mtu size='9000'/><mtu size='1500'/>", "/network/mtu[2]: is there twice"),
 ])
 def test_bad_xml_is_refused_with_its_line(plain, old, new, why):
     path = plain.tmp / "lan.xml"
@@ -840,7 +863,7 @@ def test_net_edit_changes_the_definition(plain):
     assert "10.77.0.88" in shown and stored(plain) == was
     assert "Network 'lan' JSON configuration edited." in edit(plain, "s/10.77.0.99/10.77.0.88/").stdout
     assert stored(plain)["ipv4"]["dhcp"]["ranges"] == [{"start": "10.77.0.2", "end": "10.77.0.88"}]
-    # libvirt's XML has no users and filters: they stay.
+    # libvirt's XML has no users and filters: they are in its metadata.
     assert "Network 'lan' XML configuration edited." in edit(plain, "s/10.77.0.88/10.77.0.99/", "--xml").stdout
     assert stored(plain) == was
 
