@@ -280,7 +280,7 @@ void command_net_destroy(struct call *c)
 }
 
 /* Return the keys that an update cannot change: the program gives DHCP, DNS and names to an active network, and leaves
- * its links, addresses and rules as they are. */
+ * its links, addresses and rules as they are. The taps of running VMs keep their rules, too. */
 static struct json_object *fixed_part(const struct network_definition *d)
 {
 	static const char *const subnets[] = { "ipv4", "ipv6" };
@@ -295,7 +295,8 @@ static struct json_object *fixed_part(const struct network_definition *d)
 
 static int fixed_check(const struct network *n, const struct network_definition *d, struct err *e)
 {
-	static const char *const keys[] = { "mode", "bridge", "mac", "mtu", "stp", "dev", "devs", "ipv4", "ipv6", "dns.enable" };
+	static const char *const keys[] = { "mode", "bridge", "mac", "mtu", "stp", "dev", "devs", "ipv4", "ipv6", "dns.enable", "filter",
+		"isolated_ports" };
 	CLEANUP_JS struct json_object *is = NULL, *next = NULL;
 
 	is = fixed_part(n->live);

@@ -654,6 +654,7 @@ def test_refused_update_changes_nothing(host):
     q = host.qmp()
     # A change that the program would not make, although the answer would report it.
     for key, value in (("mode", "isolated"), ("stp", True), ("dev", "eth9"), ("mtu", 1400), ("mac", MAC), ("bridge", "other"),
+                       ("filter", "clean-traffic"), ("isolated_ports", True),
                        ("ipv4", {**d["ipv4"], "address": "10.77.0.200"}), ("ipv6", {"address": "fd77::1", "prefix": 64})):
         with pytest.raises(QmpError, match=f"network 'lan': another {key} needs net-destroy and net-start"):
             q.run("net-update", network="lan", definition={**d, key: value})
