@@ -12,6 +12,15 @@
 
 /* ---- interfaces ---- */
 
+static void user_only_warn(struct reading *r, struct _xmlNode *interface)
+{
+	static const char *const names[] = { "ip", "portForward" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		for (struct _xmlNode *n = node_child(interface, names[i]); n; n = node_next(n))
+			reading_warn(r, n, NULL, "has no effect: only an interface of type user has one");
+}
+
 static int interface_source(struct reading *r, struct _xmlNode *n, struct json_object *into)
 {
 	CLEANUP_FREE char *type = node_attr(n, "type"), *source = NULL;
@@ -25,6 +34,7 @@ static int interface_source(struct reading *r, struct _xmlNode *n, struct json_o
 	js_put_str(into, "type", type);
 	if (!strcmp(type, "user"))
 		return usernet_read(r, n, into);
+	user_only_warn(r, n);
 	source = node_attr(node_child(n, "source"), type);
 	if (!source || !*source)
 		return reading_error(r, n, NULL, ERR_INVALID, "has no <source %s='...'/>", type);
