@@ -448,7 +448,7 @@ int loop_poll(struct loop *l, const struct loop_poller *p)
 	if (l->poller)
 		return -EBUSY;
 	l->poller = p;
-	l->busy.max_ns = p->max_ns;
+	l->busy[0].max_ns = l->busy[1].max_ns = p->max_ns;
 	return 0;
 }
 
@@ -464,9 +464,16 @@ void loop_woke(struct loop *l)
 		l->woke_ns = clock_monotonic_ns();
 }
 
-bool loop_polls(const struct loop *l)
+/* An operation takes the disk's time, and the next request the guest's. So what polls with an operation in flight find
+ * tells nothing about polls without one. */
+static struct busy_poll *busy_of(struct loop *l)
 {
-	return l->poller && l->busy.window_ns;
+	return &l->busy[l->in_flight != 0];
+}
+
+bool loop_polls(struct loop *l)
+{
+	return l->poller && busy_of(l)->window_ns;
 }
 
 /* Look for work once, and report the operations that it completes. */
@@ -502,14 +509,16 @@ static bool yield_is_contended(uint64_t *now_ns)
 	return *now_ns - before_ns > BUSY_POLL_CONTENDED_NS;
 }
 
-/* Poll until nothing has come for the window. Returns whether the loop has to turn without a sleep. */
+/* Poll until nothing has come for the window, or until the first operation starts or the last one ends. Returns whether
+ * the loop has to turn without a sleep. */
 static bool busy_poll_run(struct loop *l)
 {
+	struct busy_poll *busy = busy_of(l);
 	uint64_t began_ns = clock_monotonic_ns(), now_ns = began_ns, last_ns = began_ns;
 	bool some = false, found = false, contended = false;
 
 	while (!atomic_load(&l->stop) && now_ns - began_ns < POLL_TURN_NS &&
-		(contended || now_ns - last_ns < l->busy.window_ns)) {
+		busy_of(l) == busy && (contended || now_ns - last_ns < busy->window_ns)) {
 		some = poll_once(l);
 		now_ns = clock_monotonic_ns();
 		if (some) {
@@ -524,8 +533,8 @@ static bool busy_poll_run(struct loop *l)
 			contended = yield_is_contended(&now_ns);
 		}
 	}
-	busy_poll_ended(&l->busy, found, contended);
-	return atomic_load(&l->stop) || some;
+	busy_poll_ended(busy, found, contended);
+	return atomic_load(&l->stop) || (some && loop_polls(l));
 }
 
 /* ---- turns ---- */
@@ -548,7 +557,8 @@ static uint64_t sleep_limit(const struct loop *l, uint64_t timeout_ns)
 static void turn_with_polls(struct loop *l, uint64_t timeout_ns, bool awaited)
 {
 	uint64_t began_ns, events = l->polled_events;
-	bool again = l->busy.window_ns && busy_poll_run(l);
+	bool again = loop_polls(l) && busy_poll_run(l);
+	struct busy_poll *busy = busy_of(l);
 
 	if (again || (awaited && l->polled_events != events) || l->poller->sleeps(l->poller->opaque))
 		timeout_ns = 0;
@@ -556,7 +566,7 @@ static void turn_with_polls(struct loop *l, uint64_t timeout_ns, bool awaited)
 	l->woke_ns = began_ns = clock_monotonic_ns();
 	l->backend->turn(l, timeout_ns);
 	if (timeout_ns)
-		busy_poll_slept(&l->busy, l->woke_ns - began_ns);
+		busy_poll_slept(busy, l->woke_ns - began_ns);
 }
 
 static void loop_turn(struct loop *l, uint64_t timeout_ns, bool awaited)

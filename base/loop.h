@@ -102,7 +102,7 @@ int loop_poll(struct loop *l, const struct loop_poller *p);
 void loop_poll_end(struct loop *l, const struct loop_poller *p);
 /* Returns whether the loop will poll before its next sleep, so that the poller's notifications can stay disabled until
  * sleeps(). */
-bool loop_polls(const struct loop *l);
+bool loop_polls(struct loop *l);
 
 /* ---- asynchronous operations ---- */
 enum loop_op_kind { LOOP_OP_READ, LOOP_OP_WRITE, LOOP_OP_SYNC, LOOP_OP_FALLOCATE, LOOP_OP_NOP };

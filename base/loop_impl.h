@@ -84,7 +84,7 @@ struct loop {
 	unsigned nfiles;
 	struct loop_trace *trace;
 	const struct loop_poller *poller;
-	struct busy_poll busy;
+	struct busy_poll busy[2]; /* without an operation in flight, and with one */
 	uint64_t woke_ns; /* end of the back end's last wait, if there is a poller */
 	uint64_t polled_events; /* how often polls reported an operation or an event of the back end */
 };

@@ -82,6 +82,14 @@ bool virtio_doorbell_enable(struct virtio_dev *v, unsigned q, bool polled)
 	return !v->queues[q].quiet && virtqueue_notify_enable(&v->queues[q].vq);
 }
 
+void virtio_doorbell_disable(struct virtio_dev *v, unsigned q)
+{
+	if (v->queues[q].quiet || !loop_polls(v->loop))
+		return;
+	virtqueue_notify_cancel(&v->queues[q].vq);
+	v->queues[q].quiet = true;
+}
+
 bool virtio_doorbell_wake(struct virtio_dev *v, unsigned q)
 {
 	if (!v->queues[q].quiet)

@@ -135,6 +135,9 @@ void virtio_kick_all(struct virtio_dev *v);
 /* Enable the doorbell of a queue that was just emptied, unless the loop is about to poll. polled: the loop polls for
  * this device. The device is locked. Returns whether requests came meanwhile. */
 bool virtio_doorbell_enable(struct virtio_dev *v, unsigned q, bool polled);
+/* The driver may be about to add a request: disable the doorbell if the loop, which polls for this queue, will poll
+ * before it sleeps. The device is locked. */
+void virtio_doorbell_disable(struct virtio_dev *v, unsigned q);
 /* The loop is about to sleep: enable a doorbell that polls left disabled, and kick the queue if requests came
  * meanwhile. The device is locked. Returns whether any came. */
 bool virtio_doorbell_wake(struct virtio_dev *v, unsigned q);

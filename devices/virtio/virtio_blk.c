@@ -164,6 +164,8 @@ static void request_done(struct block_req *req, int res)
 	} else if (res >= 0 || !request_error(r, res, &status)) {
 		if (res >= 0)
 			disk_counters_add(&b->stats, r->req.op, r->req.len, loop_now_ns() - r->start_ns);
+		if (b->polled && virtio_blk_takes(b))
+			virtio_doorbell_disable(v, q);
 		request_finish(r, status);
 		virtio_queue_interrupt(v, q);
 	}

@@ -73,6 +73,8 @@ void virtio_blk_run(struct virtio_dev *v, unsigned qi);
 /* virtio_blk_poll.c */
 /* Let the loop poll the rings, if it polls for no other device. */
 void virtio_blk_poll_begin(struct virtio_blk *b, uint32_t max_ns);
+/* Returns whether the device takes requests from the rings. */
+bool virtio_blk_takes(const struct virtio_blk *b);
 
 /* virtio_blk_state.c */
 /* Save held and waiting requests by their descriptor index. All other requests that the guest waits for are still in

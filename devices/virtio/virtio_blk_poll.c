@@ -4,13 +4,18 @@
 #include "base/cleanup.h"
 #include "base/loop.h"
 
+bool virtio_blk_takes(const struct virtio_blk *b)
+{
+	return !b->starved && !b->no_room && !b->resting && !b->held_wait;
+}
+
 static bool queue_poll(struct virtio_blk *b, unsigned qi)
 {
 	struct virtqueue *vq = &b->v.queues[qi].vq;
 	uint16_t waiting = virtqueue_waiting(vq);
 
 	/* Nothing is to be found in a ring from which the device takes nothing. */
-	if (!waiting || b->starved || b->no_room || b->resting || b->held_wait)
+	if (!waiting || !virtio_blk_takes(b))
 		return false;
 	virtio_blk_run(&b->v, qi);
 	return true;

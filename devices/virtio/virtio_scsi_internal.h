@@ -116,6 +116,8 @@ void scsi_lun_forget(struct scsi_lun *l);
 /* virtio_scsi_poll.c */
 /* Let the controller's loop poll the rings of commands, if it polls for no other device. */
 void scsi_poll_begin(struct virtio_scsi *s, uint32_t max_ns);
+/* Returns whether the controller takes commands from the rings. */
+bool scsi_takes(const struct virtio_scsi *s);
 
 /* virtio_scsi_control.c */
 void scsi_control_run(struct virtio_scsi *s);

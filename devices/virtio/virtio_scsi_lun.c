@@ -110,6 +110,8 @@ static void request_done(struct block_req *req, int res)
 		request_failed(r, res);
 	} else {
 		disk_counters_add(&l->stats, r->req.op, r->req.len, loop_now_ns() - r->start_ns);
+		if (s->polled && l->loop == v->loop && scsi_takes(s))
+			virtio_doorbell_disable(v, r->queue);
 		request_finish(r, SENSE_NONE, r->transferred);
 	}
 	if (!l->in_flight) {

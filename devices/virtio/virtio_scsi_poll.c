@@ -4,12 +4,17 @@
 #include "base/loop.h"
 #include "devices/virtio/virtio_scsi_internal.h"
 
+bool scsi_takes(const struct virtio_scsi *s)
+{
+	return !s->starved && !s->held_wait;
+}
+
 static bool ring_poll(struct virtio_scsi *s, unsigned qi)
 {
 	struct virtqueue *vq = &s->v.queues[qi].vq;
 	uint16_t waiting = virtqueue_waiting(vq);
 
-	if (!waiting || s->starved || s->held_wait)
+	if (!waiting || !scsi_takes(s))
 		return false;
 	scsi_run(&s->v, qi);
 	/* A command stays in the ring while there is no room to save the memory that it will write. */

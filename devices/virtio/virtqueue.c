@@ -305,6 +305,18 @@ void virtqueue_notify_disable(struct virtqueue *q)
 	mark_dirty(q, q->used, 2);
 }
 
+void virtqueue_notify_cancel(struct virtqueue *q)
+{
+	size_t event = RING_ENTRIES + 8 * (size_t)q->size;
+
+	if (!q->enabled || !q->event_idx) {
+		virtqueue_notify_disable(q);
+		return;
+	}
+	used_store(q, event, (uint16_t)(q->last_avail - 1)); /* has passed */
+	mark_dirty(q, q->used + event, 2);
+}
+
 bool virtqueue_notify_enable_beyond(struct virtqueue *q, uint16_t known)
 {
 	size_t event = RING_ENTRIES + 8 * (size_t)q->size;

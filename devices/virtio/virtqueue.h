@@ -76,6 +76,8 @@ void virtqueue_publish(struct virtqueue *q, uint16_t n);
 /* Return whether the requests completed since the last call need an interrupt. */
 bool virtqueue_should_interrupt(struct virtqueue *q);
 void virtqueue_notify_disable(struct virtqueue *q);
+/* Disable doorbells that virtqueue_notify_enable() has enabled, though the next request has not come. */
+void virtqueue_notify_cancel(struct virtqueue *q);
 /* Enable doorbells. Returns true when requests arrived meanwhile: the caller has to look again, as
  * no doorbell will ring for them. */
 bool virtqueue_notify_enable(struct virtqueue *q);

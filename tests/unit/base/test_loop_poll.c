@@ -289,17 +289,59 @@ static void test_turn_ends_when_a_poll_has_reported_a_read(void **state)
 	close(fd);
 }
 
+/* A read of a pipe that nobody writes to until pipe_end(). */
+struct waiting {
+	struct polled_op reading;
+	int fds[2];
+};
+
+static void pipe_begin(struct polled *p, struct waiting *w)
+{
+	*w = (struct waiting){ .reading = { .op.done = reading_done, .p = p } };
+	w->reading.iov = (struct iovec){ w->reading.buf, sizeof(w->reading.buf) };
+	assert_int_equal(pipe(w->fds), 0);
+	loop_readv(p->l, &w->reading.op, w->fds[0], &w->reading.iov, 1, UINT64_MAX);
+	polls_begin(p);
+}
+
+static void pipe_end(struct polled *p, struct waiting *w)
+{
+	assert_int_equal(write(w->fds[1], "abcd", 4), 4);
+	while (!w->reading.res)
+		loop_run_once(p->l, UINT64_MAX);
+	close(w->fds[0]);
+	close(w->fds[1]);
+}
+
 static void test_read_of_a_poll_is_submitted_and_ends_before_the_sleep(void **state)
 {
 	struct polled *p = *state;
+	struct waiting w;
 	int fds[2];
 
 	assert_int_equal(pipe(fds), 0);
+	pipe_begin(p, &w);
 	read_during_polls(p, fds[0], fds[1], UINT64_MAX);
 	if (loop_kind(p->l) == LOOP_IO_URING)
 		assert_int_equal(reading.sleeps_at_end, 0);
+	pipe_end(p, &w);
 	close(fds[0]);
 	close(fds[1]);
+}
+
+/* Otherwise a disk whose reads take longer than a poll would wait for a doorbell after each of them. */
+static void test_polls_during_an_operation_do_not_end_those_without_one(void **state)
+{
+	struct polled *p = *state;
+	struct waiting w;
+
+	polls_begin(p);
+	pipe_begin(p, &w);
+	for (unsigned i = 0; i < 100; i++)
+		loop_run_once(p->l, MS);
+	assert_false(loop_polls(p->l));
+	pipe_end(p, &w);
+	assert_true(loop_polls(p->l));
 }
 
 static void test_second_poller_is_refused(void **state)
@@ -330,6 +372,7 @@ int main(void)
 		POLL_TEST(test_read_of_memory_ends_with_the_poll_that_began_it),
 		POLL_TEST(test_turn_ends_when_a_poll_has_reported_a_read),
 		POLL_TEST(test_read_of_a_poll_is_submitted_and_ends_before_the_sleep),
+		POLL_TEST(test_polls_during_an_operation_do_not_end_those_without_one),
 		POLL_TEST(test_second_poller_is_refused),
 	};
 
