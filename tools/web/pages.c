@@ -17,6 +17,7 @@ PAGE_DATA(page_lines, "lines.js")
 PAGE_DATA(page_list, "list.js")
 PAGE_DATA(page_vm, "vm.js")
 PAGE_DATA(page_disks, "disks.js")
+PAGE_DATA(page_events, "events.js")
 PAGE_DATA(page_snapshots, "snapshots.js")
 PAGE_DATA(page_definition, "definition.js")
 PAGE_DATA(page_console, "console.js")
@@ -41,6 +42,7 @@ static const struct page pages[] = {
 	{ "/list.js", JS, page_list },
 	{ "/vm.js", JS, page_vm },
 	{ "/disks.js", JS, page_disks },
+	{ "/events.js", JS, page_events },
 	{ "/snapshots.js", JS, page_snapshots },
 	{ "/definition.js", JS, page_definition },
 	{ "/console.js", JS, page_console },

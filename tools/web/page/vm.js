@@ -4,6 +4,7 @@ import { act, bytes, element, message, setText, stateName, when } from "./elemen
 import { showConsole } from "./console.js";
 import { showDefinition } from "./definition.js";
 import { showDisks } from "./disks.js";
+import { showEvents } from "./events.js";
 import { showScreen } from "./screen.js";
 import { showSchedules } from "./schedules.js";
 import { showSnapshots } from "./snapshots.js";
@@ -67,11 +68,6 @@ function facts(info, cpu) {
 	return all;
 }
 
-function eventText(e) {
-	const words = Object.entries(e.data).filter(([k]) => k !== "vm" && k !== "vm-uuid").map(([k, v]) => `${k} ${typeof v === "object" ? JSON.stringify(v) : v}`);
-	return `${new Date(e.timestamp.seconds * 1000).toLocaleString()}  ${e.event}  ${words.join(", ")}`;
-}
-
 function section(title, content) {
 	const box = element("div");
 	const whole = element("details", { ontoggle: () => {
@@ -104,13 +100,11 @@ export function showVm(main, vm) {
 	const diskBox = element("div"), disks = showDisks(diskBox, vm);
 	const snapshotBox = element("div");
 	const refreshSnapshots = showSnapshots(snapshotBox, vm);
-	const eventList = element("pre", { className: "events", tabIndex: 0, "aria-label": "Events" });
-	const events = [];
-	const live = [liveSection("Console", showConsole, vm), liveSection("Screen", showScreen, vm), liveSection("Trends", showTrends, vm)];
+	const live = [["Console", showConsole], ["Screen", showScreen], ["Trends", showTrends], ["Events", showEvents]]
+		.map(([title, show]) => liveSection(title, show, vm));
 	main.replaceChildren(element("h2", {}, vm, " ", state), element("div", { className: "bar" }, ...actions.map((a) => a.button)), table,
 		element("h3", {}, "Disks"), diskBox, element("h3", {}, "Snapshots"), snapshotBox, ...live.map((one) => one.whole),
 		section("Schedules", (box) => showSchedules(box, vm)),
-		section("Events", (box) => box.replaceChildren(eventList)),
 		section("Definition", (box) => showDefinition(box, vm)));
 
 	async function refresh() {
@@ -137,15 +131,7 @@ export function showVm(main, vm) {
 			disks.load().catch(failed);
 		if (!event || (event.data?.vm === vm && /^SNAPSHOT_/.test(event.event)))
 			refreshSnapshots();
-		if (event?.data?.vm === vm) {
-			events.push(eventText(event));
-			eventList.textContent = events.slice(-200).reverse().join("\n");
-		}
 	});
-	execute("query-events", { vm, since: 0 }).then((page) => {
-		events.unshift(...page.events.map(eventText));
-		eventList.textContent = events.slice(-200).reverse().join("\n");
-	}).catch(() => {});
 	const timer = setInterval(() => document.hidden || refresh().catch(() => {}), FIGURES_MS);
 	refresh().catch(failed);
 	disks.load().catch(failed);

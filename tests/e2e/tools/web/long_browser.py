@@ -495,6 +495,38 @@ def test_vm_is_managed_by_keys(tmp_path, browser):
         until(lambda: not browser.find_elements("css selector", "details[open]"))
 
 
+def test_newest_events_are_shown(tmp_path, browser):
+    """Of a VM whose events fill several pages, also those that come later, and those of a time without a connection."""
+    def kept():
+        q, page, names = d.qmp(), {"next": 0, "more": True}, []
+        while page["more"]:
+            page = q.run("query-events", vm="vm1", since=page["next"])
+            names += [e["event"] for e in page["events"]]
+        return names[:-201:-1]
+
+    def are_shown():
+        return [line.split("  ")[1] for line in text(browser, "pre.events").splitlines()] == kept()
+    with fake_daemon(tmp_path) as (d, web):
+        d.define("vm1", cmdline="works=1")
+        q = d.qmp()
+        q.run("vm-start", vm="vm1")
+        for _ in range(60):
+            q.run("vm-suspend", vm="vm1")
+            q.run("vm-resume", vm="vm1")
+        assert q.run("query-events", vm="vm1")["more"] and len(kept()) == 200
+        browser.get(web.address)
+        until(lambda: "1 running" in text(browser))
+        follow(browser, "vm1")
+        click(browser, "Events")
+        until(are_shown)
+        q.run("vm-reset", vm="vm1")
+        until(are_shown)
+        d.stop()
+        d.start()
+        d.cairn("suspend", "vm1")
+        until(are_shown)
+
+
 def test_buttons_of_a_vm(tmp_path, browser):
     with fake_daemon(tmp_path) as (d, web):
         d.define("vm1", cmdline="works=1")
