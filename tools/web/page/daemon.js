@@ -44,12 +44,18 @@ export async function execute(name, args = {}) {
 	return result(await (await request("POST", "/api", JSON.stringify({ execute: name, arguments: args }))).json());
 }
 
-// Run one command for each of the arguments, at most 64. A failure gives null.
+const EACH_MAX = 64; // commands in one request
+
+// Run one command for each of the arguments. A failure gives null.
 export async function executeEach(name, listOfArgs) {
-	const body = JSON.stringify(listOfArgs.map((args) => ({ execute: name, arguments: args })));
-	const answers = await (await request("POST", "/api", body)).json();
-	result(answers); // the daemon does not answer
-	return answers.map((a) => a.return || null);
+	const all = [];
+	for (let i = 0; i < listOfArgs.length; i += EACH_MAX) {
+		const body = JSON.stringify(listOfArgs.slice(i, i + EACH_MAX).map((args) => ({ execute: name, arguments: args })));
+		const answers = await (await request("POST", "/api", body)).json();
+		result(answers); // the daemon does not answer
+		all.push(...answers.map((a) => a.return || null));
+	}
+	return all;
 }
 
 // Fetch all pages of a list.

@@ -25,7 +25,7 @@ function confirmed(text) {
 	return confirm(text) ? Promise.resolve() : Promise.reject(new Error("Nothing was changed."));
 }
 
-// An entry of the list: { s: the snapshot, depth, cost }.
+// An entry of the list: { s: the snapshot, depth, size: the bytes that its deletion frees, if they are known }.
 function snapshotLineNew(vm, now) {
 	const name = () => now().s.name;
 	const title = element("span", { className: "name" }), about = element("span", { className: "soft" });
@@ -42,10 +42,10 @@ function snapshotLineNew(vm, now) {
 	];
 	const line = element("li", {}, title, about, element("span", { className: "bar" }, ...buttons.map(({ button }) => button)));
 	return { line, show: () => {
-		const { s, depth, cost } = now();
+		const { s, depth, size } = now();
 		setText(title, s.current ? `${s.name} (current)` : s.name);
 		setText(about, `${when(s.time)} · ${s.state}` + (s["vm-state-size"] ? ` · saved state ${bytes(s["vm-state-size"])}` : "") +
-			(cost ? ` · deletion frees ${bytes(cost["own-size"])}` : "") + (s.description ? ` · ${s.description}` : ""));
+			(size === undefined ? "" : ` · deletion frees ${bytes(size)}`) + (s.description ? ` · ${s.description}` : ""));
 		line.style.marginLeft = `${Math.min(depth, 12) * 16}px`;
 		buttons.forEach((b) => b.show());
 	} };
@@ -55,7 +55,8 @@ function snapshotLineNew(vm, now) {
 export function showSnapshots(box, vm) {
 	const name = element("input", { placeholder: "Name of a new snapshot", "aria-label": "Name of a new snapshot" });
 	const lines = new Lines(element("ul", { className: "tree", "aria-label": "Snapshots" }), (now) => snapshotLineNew(vm, now));
-	let newest = 0; // number of the newest request
+	let sizes = new Map(); // by id
+	let loading = null, isStale = false;
 	const form = element("form", { className: "bar", onsubmit: (event) => {
 		event.preventDefault();
 		act(event.submitter, async () => {
@@ -64,15 +65,32 @@ export function showSnapshots(box, vm) {
 		});
 	} }, name, element("button", {}, "Create snapshot"));
 	box.replaceChildren(form, lines.list, lines.note);
-	async function show(mine) {
-		const order = treeOrder(await executePages("snapshot-list", "snapshots", "from", { vm }));
-		const costs = await executeEach("snapshot-size", order.slice(0, 64).map(([s]) => ({ vm, name: s.name })));
-		if (mine === newest)
-			lines.show(order.map(([s, depth], i) => [s.id, { s, depth, cost: costs[i] }]));
+	function show(order) {
+		lines.show(order.map(([s, depth]) => [s.id, { s, depth, size: sizes.get(s.id) }]));
 	}
-	// Show why there are none here: that a VM's disks can have no snapshots is no failure.
+
+	// To measure the sizes of many snapshots takes a while.
+	async function load() {
+		const order = treeOrder(await executePages("snapshot-list", "snapshots", "from", { vm }));
+		show(order);
+		if (isStale)
+			return;
+		const answers = await executeEach("snapshot-size", order.map(([s]) => ({ vm, name: s.name })));
+		sizes = new Map(order.map(([s], i) => [s.id, answers[i]?.["own-size"]]));
+		show(order);
+	}
+
+	// Events that come while the list is loaded make one more load. Show why there are no snapshots here: that a VM's disks
+	// can have none is no failure.
+	async function loadWhileStale() {
+		while (isStale) {
+			isStale = false;
+			await load().catch((error) => lines.show([], error.message));
+		}
+		loading = null;
+	}
 	return () => {
-		const mine = ++newest;
-		return show(mine).catch((error) => mine === newest && lines.show([], error.message));
+		isStale = true;
+		loading ??= loadWhileStale();
 	};
 }

@@ -502,6 +502,7 @@ def test_newest_events_are_shown(tmp_path, browser):
         while page["more"]:
             page = q.run("query-events", vm="vm1", since=page["next"])
             names += [e["event"] for e in page["events"]]
+        q.close()
         return names[:-201:-1]
 
     def are_shown():
@@ -525,6 +526,43 @@ def test_newest_events_are_shown(tmp_path, browser):
         d.start()
         d.cairn("suspend", "vm1")
         until(are_shown)
+
+
+# Counts the requests for the first page of the list of snapshots, and holds them back until letGo().
+HOLD_LISTS = """const send = window.fetch;
+let asked = 0, held = new Promise((resolve) => { window.letGo = resolve; });
+window.listsAsked = () => asked;
+window.fetch = async (path, options) => {
+    const request = path === "/api" && JSON.parse(options.body);
+    if (request.execute === "snapshot-list" && request.arguments.from === undefined) {
+        asked++;
+        await held;
+    }
+    return send(path, options);
+};"""
+
+
+def test_many_snapshots_are_shown_with_their_sizes(tmp_path, browser):
+    """Events that come while the list is loaded cause one more load, since the size of each snapshot has to be measured."""
+    names = [f"s{i:03}" for i in range(70)]
+    with fake_daemon(tmp_path) as (d, web):
+        image(tmp_path / "vm.qcow2")
+        d.define("vm1", disks=[{"path": "vm.qcow2", "format": "qcow2"}])
+        d.cairn("start", "vm1")
+        for name in names[:-3]:
+            d.cairn("snapshot-create-as", "vm1", name)
+        browser.get(web.address)
+        until(lambda: "1 running" in text(browser))
+        browser.execute_script(HOLD_LISTS)
+        follow(browser, "vm1")
+        click(browser, "Events")
+        until(lambda: browser.execute_script("return listsAsked()") == 1)
+        for name in names[-3:]:
+            d.cairn("snapshot-create-as", "vm1", name)
+        until(lambda: f"SNAPSHOT_CREATED  snapshot {names[-1]}" in text(browser, "pre.events"))
+        browser.execute_script("letGo()")
+        until(lambda: text(browser, "ul[aria-label=Snapshots]").count("deletion frees") == len(names))
+        assert browser.execute_script("return listsAsked()") == 2
 
 
 def test_buttons_of_a_vm(tmp_path, browser):
