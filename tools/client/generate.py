@@ -121,7 +121,7 @@ def json_schema(api):
     for e in api.events:
         data = json_object(api, api.entries[e["arg-type"]]["members"], False)
         defs["event." + e["name"]] = {"type": "object", "description": sentence(e["doc"]), "required": ["event", "timestamp"], "properties": {
-            "event": {"const": e["name"]}, "timestamp": {"$ref": "#/$defs/timestamp"}, "data": data}}
+            "event": {"const": e["name"]}, "timestamp": {"$ref": "#/$defs/timestamp"}, "seq": {"type": "integer"}, "data": data}}
     commands = [{"type": "object", "required": ["execute"] + (["arguments"] if defs[c["name"] + ".arguments"]["required"] else []), "properties": {
         "execute": {"const": c["name"]}, "id": {}, "arguments": {"$ref": f"#/$defs/{c['name']}.arguments"}}} for c in api.commands]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"commands of Cairn {api.version}", "oneOf": commands, "$defs": defs}

@@ -102,6 +102,30 @@ def test_client_runs_commands_jobs_and_events(fake, tmp_path):
         assert (event.vm, event.reason) == ("vm1", "host-qmp-quit") and event.timestamp > 1e9
 
 
+def test_events_have_the_numbers_that_query_events_takes(fake):
+    """So a client that has lost its connection learns which events it has missed."""
+    fake.define("vm1")
+    with cairn_client.Client(fake.socket) as c:
+        c.vm_start("vm1")
+        last = list(c.events(timeout=0))[-1].seq
+    with cairn_client.Client(fake.socket) as c:
+        c.vm_suspend("vm1")
+        page = c.query_events(since=last)
+        assert [e.seq for e in c.events(timeout=0)] == [e.seq for e in page.events] and page.events[0].event == "STOP" and not page.lost
+
+
+def test_asyncio_client_gets_the_events_from_the_call_on(fake):
+    fake.define("vm1")
+
+    async def first():
+        async with cairn_client.AsyncClient(fake.socket) as c:
+            events = c.events()
+            await c.vm_start("vm1")
+            return (await asyncio.wait_for(anext(events), 50)).vm
+
+    assert asyncio.run(first()) == "vm1"
+
+
 def test_waiting_for_a_job_times_out(fake, tmp_path):
     """The job continues, and its end can be awaited again."""
     (tmp_path / "disk").write_bytes(bytes(1 << 20))

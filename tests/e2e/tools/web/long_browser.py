@@ -496,7 +496,7 @@ def test_vm_is_managed_by_keys(tmp_path, browser):
 
 
 def test_newest_events_are_shown(tmp_path, browser):
-    """Of a VM whose events fill several pages, also those that come later, and those of a time without a connection."""
+    """Of a VM whose events fill several pages; also later ones, and those of a time without a connection."""
     def kept():
         q, page, names = d.qmp(), {"next": 0, "more": True}, []
         while page["more"]:
@@ -543,7 +543,7 @@ window.fetch = async (path, options) => {
 
 
 def test_many_snapshots_are_shown_with_their_sizes(tmp_path, browser):
-    """Events that come while the list is loaded cause one more load, since the size of each snapshot has to be measured."""
+    """Events that come while the list is loaded cause one more load."""
     names = [f"s{i:03}" for i in range(70)]
     with fake_daemon(tmp_path) as (d, web):
         image(tmp_path / "vm.qcow2")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import socket
+import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -25,7 +26,7 @@ class AsyncConnection:
         self._path = path
         self._lines = Lines()
         self._waiting: collections.deque[asyncio.Future[Any]] = collections.deque()
-        self._queues: list[asyncio.Queue[dict[str, Any] | None]] = []
+        self._queues: weakref.WeakSet[asyncio.Queue[dict[str, Any] | None]] = weakref.WeakSet()  # of iterations
         self._ends: dict[str, list[asyncio.Future[None]]] = {}
         self._fds: list[int] = []
         self._sending = asyncio.Lock()
@@ -150,15 +151,15 @@ class AsyncConnection:
                 return entry
             await end
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield events from now on, until the connection ends."""
+    def events(self) -> AsyncIterator[Event]:
+        """Yield events from this call on, until the connection ends."""
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._queues.append(queue)
-        try:
-            while (m := await queue.get()) is not None:
-                yield event_of(m, self._known)
-        finally:
-            self._queues.remove(queue)
+        self._queues.add(queue)
+        return self._events_of(queue)
+
+    async def _events_of(self, queue: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[Event]:
+        while (m := await queue.get()) is not None:
+            yield event_of(m, self._known)
 
     async def exec(self, vm: str, arg: Sequence[str], *, env: Mapping[str, str] | Sequence[str] | None = None,
                    folder: str | None = None, input_data: bytes | str | None = None, timeout: int | None = None) -> ExecResult:

@@ -112,10 +112,12 @@ class Lines:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Event(Object):
-    """An event. `timestamp`: seconds of the real time."""
+    """An event. `timestamp`: seconds of the real time. `seq`: its number, for `since` of query_events(); None: the
+    daemon does not store the event."""
 
     name: ClassVar[str] = ""
     timestamp: float
+    seq: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,8 +133,8 @@ def event_of(m: Mapping[str, Any], known: Mapping[str, type[Event]]) -> Event:
     data = m.get("data", {})
     of = known.get(m["event"])
     if of is None:
-        return UnknownEvent(timestamp=at, event=m["event"], data=data)
-    return of(timestamp=at, **{attribute: _read(how, data[key]) for key, attribute, how in of._fields if key in data})
+        return UnknownEvent(timestamp=at, seq=m.get("seq"), event=m["event"], data=data)
+    return of(timestamp=at, seq=m.get("seq"), **{attribute: _read(how, data[key]) for key, attribute, how in of._fields if key in data})
 
 
 def finished(m: Mapping[str, Any]) -> str | None:
