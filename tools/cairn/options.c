@@ -218,22 +218,33 @@ static int letter_keep(struct cli *c, int at, int place, const char *value)
 	return c->verb->options[at].value ? option_keep(c, at, value) : 0;
 }
 
-/* Parse a word such as "-i", or "-ie" with the last one's value in the next word; move *i over the value. */
+/* Return the value of the letter at *p: the rest of the word, or the next word. NULL: there is none. */
+static const char *letter_value(int argc, char **argv, int *i, const char *p)
+{
+	if (p[1])
+		return p + 1;
+	return *i + 1 < argc && strcmp(argv[*i + 1], "--") ? argv[++*i] : NULL;
+}
+
+/* Parse a word such as "-i", or "-ie" with the value of the last letter; move *i over the value. */
 static int letters_take(struct cli *c, int argc, char **argv, int *i)
 {
 	const char *word = argv[*i];
 
 	for (const char *p = word + 1; *p; p++) {
 		int place, at = option_of_letter(c, *p, &place), r;
+		const char *value = "";
 		bool takes;
 
 		if (at < 0 && place < 0)
 			return option_missing(c, "-", word + 1, strlen(word + 1));
 		takes = place >= 0 || c->verb->options[at].value;
-		if (takes && (p[1] || *i + 1 == argc || !strcmp(argv[*i + 1], "--")))
+		if (takes)
+			value = letter_value(argc, argv, i, p);
+		if (!value)
 			return cli_usage(c, "-%c needs a value", *p);
-		r = letter_keep(c, at, place, takes ? argv[++*i] : "");
-		if (r)
+		r = letter_keep(c, at, place, value);
+		if (r || takes)
 			return r;
 	}
 	return 0;

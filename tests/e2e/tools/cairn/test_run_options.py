@@ -75,6 +75,13 @@ def test_each_option_reaches_the_definition(folder):
         ("tcp", "127.0.0.1", 8080, 80), ("udp", "127.0.0.2", 53, 5353)]
 
 
+def test_letter_may_have_its_value_in_the_same_word(folder):
+    o = made("--kernel", "k", "-m64", "-p8080:80", "-vaway:/src", "-itu0", "--", "true")
+    assert o["memory"] == "64M" and o["interfaces"][0]["forwards"][0]["port"] == 8080 and o["shares"][0]["path"] == f"{folder}/away"
+    r = run("--kernel", "k", "-it", "-m", "--", "true")
+    assert r.returncode == 125 and r.stderr.startswith("error: -m needs a value\n")
+
+
 def test_volumes_are_shares(folder):
     (folder / "a:").mkdir()
     o = made("--kernel", "k", "-v", "away:/src", "--volume", f"{folder}/a::/b/c:ro", "-v", ".:/d:rw", "--", "true")
