@@ -82,7 +82,7 @@ static int program_failed(char *said, int status, struct err *e)
 	if (!strncmp(text, name, sizeof(name) - 1))
 		text += sizeof(name) - 1;
 	if (!*text)
-		return err_set(e, -EIO, ERR_HOST, "cairn-img %s", WIFEXITED(status) && WEXITSTATUS(status) == 127 ? "is not installed" : "has failed");
+		return err_set(e, -EIO, ERR_HOST, "cairn-img %s", WIFEXITED(status) && WEXITSTATUS(status) == 127 ? "is not installed; on Debian, install the package cairn-img" : "has failed");
 	return err_set(e, -EIO, ERR_IO, "%s", text);
 }
 

@@ -133,8 +133,8 @@ int paths_helper(const char *name, char *buf, size_t size, struct err *e)
 	if (program_in(self, "", name, buf, size) ||
 		program_in(self, "../libexec/cairn/", name, buf, size))
 		return 0;
-	return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s is neither in %.150s nor in %.150s../libexec/cairn",
-		name, self, self);
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s is neither in %.150s nor in %.150s../libexec/cairn; install it, on Debian with the package %s",
+		name, self, self, !strcmp(name, "cairn-img") || !strcmp(name, "cairn-web") ? name : "cairn");
 }
 
 /* cairn-img is a program of users: it is beside the daemon in a build, and in ../bin where both are installed. */

@@ -71,7 +71,7 @@ static int base_look(struct cli *c, struct new_vm *n, struct err *e)
 	if (r < 0 && strstr(e->msg, "open for writing"))
 		return err_set(e, -EBUSY, ERR_BUSY, "%.300s is open for writing; shut down the VM that uses it, or begin with a copy: cairn clone --live VM NAME",
 			n->base);
-	if (r < 0 && !format)
+	if (r < 0 && !format && e->cls != ERR_NOT_FOUND) /* of cairn-img itself */
 		err_set(e, r, e->cls, "%.300s; if the image is raw, give --image-format raw", strdupa(e->msg));
 	if (r < 0)
 		return r;

@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import struct
@@ -532,6 +533,13 @@ def test_missing_daemon_is_reported(tmp_path):
     assert r.returncode == 0 and "no daemon listens" in r.stdout
     assert cairn("-c", str(tmp_path / "none.sock"), "version", "--daemon").returncode == 7
     assert cairn("-c").stderr.startswith("error: -c needs a socket\n")
+
+
+@pytest.mark.parametrize("args, package", [(["new", "vm1", "--image", "/dev/null"], "cairn-img"), (["web"], "cairn-web")])
+def test_missing_program_is_named_with_its_package(fake, tmp_path, args, package):
+    lone = shutil.copy(os.path.join(BUILD, "cairn"), tmp_path / "cairn")
+    r = subprocess.run([lone, *args], env=fake.env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50)
+    assert r.returncode == 3 and r.stderr.endswith(f"/libexec/cairn; install it, on Debian with the package {package}\n")
 
 
 @pytest.mark.parametrize("verb,file", [("save", "file"), ("dump", "file"), ("export", "file.tar"), ("screenshot", "file.png")])
