@@ -87,6 +87,13 @@ static int base_look(struct cli *c, struct new_vm *n, struct err *e)
 	return 0;
 }
 
+/* undefine --remove-all-storage leaves a seed, which is read-only for its VM. */
+static int file_is_new(const char *path, struct err *e)
+{
+	return access(path, F_OK) < 0 ? 0 :
+		err_set(e, -EEXIST, ERR_EXISTS, "%s exists; remove it, or choose another name or another --folder", path);
+}
+
 static int disk_make(struct new_vm *n, struct err *e)
 {
 	char size[24];
@@ -225,6 +232,10 @@ static int vm_make(struct cli *c, struct new_vm *n, struct err *e)
 	if (!r)
 		r = name_check(c, n->name, e);
 	if (!r)
+		r = file_is_new(n->disk, e);
+	if (!r && n->has_seed)
+		r = file_is_new(n->seed, e);
+	if (!r)
 		r = base_look(c, n, e);
 	signals_set(SIG_IGN);
 	if (!r)
@@ -272,6 +283,7 @@ int verb_new(struct cli *c)
 		return CLI_OK;
 	if (cli_execute(c, "vm-start", cli_vm_args(n->name), &answer, NULL, &e) < 0)
 		return cli_fail(&e, "Domain '%s' is defined, but does not start", n->name);
+	warnings_print(js_get_array(answer, "warnings"));
 	say("Domain '%s' started\n", n->name);
 	return CLI_OK;
 }

@@ -77,6 +77,24 @@ def test_interrupted_new_leaves_a_whole_vm_or_nothing(base):
             (base.tmp / "web6-seed.img").unlink()  # read-only for the VM, so it stays
 
 
+def test_files_of_an_earlier_vm_of_that_name_are_named(base):
+    """Its seed stays after undefine --remove-all-storage, since it is read-only for the VM."""
+    args = ("web7", "--image", "base.qcow2", "--cloud-init", "--no-start")
+    new(base, *args)
+    for options, file in ((["--remove-all-storage"], "web7-seed.img"), ([], "web7.qcow2")):
+        base.cairn("undefine", "web7", *options)
+        assert f"{base.tmp}/{file} exists; remove it, or choose another name or another --folder\n" in new(base, *args, ok=4).stderr
+        (base.tmp / "web7-seed.img").unlink()
+        if options:
+            new(base, *args)
+
+
+def test_start_of_a_new_vm_warns_as_start_does(base):
+    memory = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 20}M"
+    r = new(base, "web8", "--image", "base.qcow2", "--memory", memory)
+    assert r.stderr.startswith("warning: ") and "memory" in r.stderr and r.stdout.endswith("Domain 'web8' started\n")
+
+
 def test_vm_that_does_not_start_stays_defined(base):
     r = new(base, "web4", "--image", "base.qcow2", "--network", "none", ok=False)
     assert "web4" in r.stderr
