@@ -1,7 +1,7 @@
 // The serial console of a guest in a <pre>: a line of the terminal is a <div>, with a <span> for each style.
 import { request } from "./daemon.js";
-import { element, message } from "./element.js";
-import { StreamInput } from "./stream_input.js";
+import { element } from "./element.js";
+import { openStreams, StreamInput } from "./stream_input.js";
 import { Terminal } from "./terminal.js";
 
 const DRAW_MS = 50;
@@ -100,7 +100,6 @@ function keyText(event, keypadMode) {
 // Show the console in `box`. Returns a function that ends it.
 export function showConsole(box, vm) {
 	const input = new StreamInput();
-	const abort = new AbortController();
 	const terminal = new Terminal(80, 24, (text) => input.send(text));
 	const out = element("pre", { className: "console", tabIndex: 0, role: "log", "aria-label": `Console of ${vm}` });
 	const line = element("input", { "aria-label": "Line for the guest", placeholder: "Line for the guest", autocomplete: "off",
@@ -120,8 +119,8 @@ export function showConsole(box, vm) {
 		wait = Math.max(DRAW_MS, 4 * (performance.now() - begin)); // a flood of output leaves time for the rest of the page
 	}
 
-	async function read() {
-		const answer = await request("GET", `/console?vm=${encodeURIComponent(vm)}&id=${input.id}`, undefined, abort.signal);
+	async function read(signal) {
+		const answer = await request("GET", `/console?vm=${encodeURIComponent(vm)}&id=${input.id}`, undefined, signal);
 		const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
 		for (;;) {
 			const { done, value } = await reader.read();
@@ -147,9 +146,5 @@ export function showConsole(box, vm) {
 	});
 	out.addEventListener("paste", (event) => input.send(event.clipboardData.getData("text").replaceAll("\n", "\r")));
 	box.replaceChildren(out, form, element("p", { className: "soft" }, "Keys go to the guest while the console has the focus. Shift-Tab leaves it."));
-	read().catch((error) => {
-		if (!abort.signal.aborted)
-			message(error.message, true);
-	});
-	return () => abort.abort();
+	return openStreams(vm, input, read);
 }

@@ -79,6 +79,16 @@ export function listen(listener) {
 	return () => listeners.delete(listener);
 }
 
+export const OFF = ["shutoff", "saved", "crashed"];
+
+// Call listener() when the VM has started: its console and its screen are new. Returns a function that ends that.
+export function listenForStarts(vm, listener) {
+	return listen((event) => {
+		if (event?.event === "VM_STATE_CHANGE" && event.data.vm === vm && OFF.includes(event.data.from) && !OFF.includes(event.data.state))
+			listener();
+	});
+}
+
 async function readEvents(signal) {
 	const answer = await request("GET", "/events", undefined, signal);
 	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();

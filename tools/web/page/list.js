@@ -1,11 +1,10 @@
 // The list of all VMs. Only the rows that are in sight are elements, so that 1,000 VMs cost no more than twenty.
-import { execute, executeEach, executePages, listen } from "./daemon.js";
+import { execute, executeEach, executePages, listen, OFF } from "./daemon.js";
 import { act, bytes, element, message, setText, stateName } from "./element.js";
 
 const ROW = 44; // height of a row in style.css
 const FIGURES_MS = 2000;
 const LOAD_MS = 1000; // time between two requests for all VMs
-const OFF = ["shutoff", "saved", "crashed"];
 
 function rowNew() {
 	const row = {

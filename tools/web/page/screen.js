@@ -1,7 +1,7 @@
 // The screen of a guest: a client of RFB 3.8 (RFC 6143), the protocol of VNC, with raw pixels.
 import { request } from "./daemon.js";
-import { element, message } from "./element.js";
-import { StreamInput } from "./stream_input.js";
+import { element } from "./element.js";
+import { openStreams, StreamInput } from "./stream_input.js";
 
 const UPDATE_MS = 33;
 const RAW = 0, DESKTOP_SIZE = -223, KEY_PLACES = -258;
@@ -101,7 +101,7 @@ async function handshake(bytes, input) {
 
 // Show the screen in `box`. Returns a function that ends it.
 export function showScreen(box, vm) {
-	const input = new StreamInput(), abort = new AbortController();
+	const input = new StreamInput();
 	const canvas = element("canvas", { className: "screen", tabIndex: 0, role: "img", "aria-label": `Screen of ${vm}` });
 	const context = canvas.getContext("2d");
 	const held = new Map(); // keysym by place
@@ -141,25 +141,25 @@ export function showScreen(box, vm) {
 		return encoding;
 	}
 
-	async function update(bytes) {
+	async function update(bytes, signal) {
 		const encodings = [];
 		for (let n = (await bytes.view(3)).getUint16(1); n; n--)
 			encodings.push(await rectangle(bytes));
 		if (encodings.length === 1 && encodings[0] === KEY_PLACES) // no answer to a request
 			return;
 		const resized = encodings.includes(DESKTOP_SIZE);
-		setTimeout(() => abort.signal.aborted || ask(resized ? 0 : 1), UPDATE_MS);
+		setTimeout(() => signal.aborted || ask(resized ? 0 : 1), UPDATE_MS);
 	}
 
-	async function read() {
-		const answer = await request("GET", `/screen?vm=${encodeURIComponent(vm)}&id=${input.id}`, undefined, abort.signal);
+	async function read(signal) {
+		const answer = await request("GET", `/screen?vm=${encodeURIComponent(vm)}&id=${input.id}`, undefined, signal);
 		const bytes = new Bytes(answer.body.getReader());
 		resize(...await handshake(bytes, input));
 		ask(0);
 		for (;;) {
 			const kind = (await bytes.take(1))[0];
 			if (kind === 0)
-				await update(bytes);
+				await update(bytes, signal);
 			else if (kind === 3) // text of the guest's clipboard
 				await bytes.take((await bytes.view(7)).getUint32(3));
 			else if (kind !== 2) // a bell
@@ -231,9 +231,5 @@ export function showScreen(box, vm) {
 	} }, "Ctrl-Alt-Delete");
 	box.replaceChildren(canvas, element("div", { className: "bar" }, combination),
 		element("p", { className: "soft" }, "Keys go to the guest while the screen has the focus. Shift-Tab leaves it."));
-	read().catch((error) => {
-		if (!abort.signal.aborted)
-			message(error.message, true);
-	});
-	return () => abort.abort();
+	return openStreams(vm, input, read);
 }

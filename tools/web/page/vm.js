@@ -1,5 +1,5 @@
 // One VM: its state, buttons, disks, snapshots, console, screen, schedules, events and definition.
-import { execute, listen } from "./daemon.js";
+import { execute, listen, OFF } from "./daemon.js";
 import { act, bytes, element, message, setText, stateName, when } from "./element.js";
 import { showConsole } from "./console.js";
 import { showDefinition } from "./definition.js";
@@ -11,7 +11,6 @@ import { showSnapshots } from "./snapshots.js";
 import { showTrends } from "./trends.js";
 
 const FIGURES_MS = 2000;
-const OFF = ["shutoff", "saved", "crashed"];
 const ON = ["running", "paused", "in-shutdown", "preserved"];
 // Label, command, states in which it is possible, question before it.
 const ACTIONS = [

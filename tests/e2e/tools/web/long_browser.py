@@ -209,6 +209,14 @@ def test_screen_shows_pixels_and_takes_keys(kvm, guest, tmp_path, browser):
         click(browser, "Ctrl-Alt-Delete")
         keys_come("1d", "38", "e0", "53", "e0", "d3", "b8", "9d")
         console.close()
+        # The next start of the VM has a new screen.
+        d.cairn("destroy", "vm1")
+        d.cairn("start", "vm1")
+        console = Console(d, "vm1")
+        for command in ("screen open", "screen mode 640 480 32", f"screen rect 10 20 30 40 {0x00ff00}"):
+            console.run(command)
+        until(lambda: pixel(10, 20) == [0, 255, 0, 255])
+        console.close()
 
 
 def scripts_a_second(browser):
@@ -493,6 +501,27 @@ def test_vm_is_managed_by_keys(tmp_path, browser):
         press(browser, SHIFT, TAB)
         press(browser, ENTER)  # closes it
         until(lambda: not browser.find_elements("css selector", "details[open]"))
+
+
+def test_console_continues_with_the_next_start(tmp_path, browser):
+    with fake_daemon(tmp_path) as (d, web):
+        d.define("vm1")
+        browser.get(web.address)
+        until(lambda: "1 VMs" in text(browser))
+        follow(browser, "vm1")
+        click(browser, "Console")
+        until(lambda: browser.find_element("id", "message").get_attribute("class") == "error")
+        click(browser, "Start")
+
+        def greetings():
+            return text(browser, "pre.console").count("fake guest")
+        until(lambda: greetings() == 1)
+        d.cairn("destroy", "vm1")
+        until(lambda: "The console has ended" in text(browser, "pre.console"))
+        d.cairn("start", "vm1")
+        until(lambda: greetings() == 2)
+        browser.find_element("css selector", "pre.console").send_keys("w")
+        until(lambda: text(browser, "pre.console").rstrip().endswith("w"))
 
 
 def test_newest_events_are_shown(tmp_path, browser):
