@@ -609,7 +609,7 @@ static int undo_find(struct promotion *p, struct vm *vm, struct err *e)
 	p->loser = vm;
 	p->undo = true;
 	p->roles = json_object_get(js_get_array(o, "roles"));
-	if (!o || !identity_take(o, "old", "old-uuid", &old) || !identity_take(o, "clone", "clone-uuid", &p->old))
+	if (!o || js_get_bool(o, "undo", false) || !identity_take(o, "old", "old-uuid", &old) || !identity_take(o, "clone", "clone-uuid", &p->old))
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.255s' was not promoted, so there is nothing to undo", vm->def->name);
 	p->winner = vm_find_uuid(vm->host, old.uuid);
 	if (!p->winner)

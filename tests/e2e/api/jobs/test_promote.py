@@ -89,6 +89,7 @@ def test_clone_takes_all_and_gives_it_back(fake):
     assert fake.info("web")["uuid"] == uuid and fake.info("web")["word"] == "running" and fake.info("try")["word"] == "shutoff"
     assert fake.info("try")["uuid"] == was and sorted(names(fake)) == ["try", "web"] and ports(fake, "try") == []
     assert "suspend" in fake.cairn("schedule-list", "web").stdout and fake.info("web")["autostart"] is True
+    assert "VM 'web' was not promoted, so there is nothing to undo" in fake.cairn("promote", "--undo", "web", ok=4).stderr
     # The clone can be promoted again.
     fake.cairn("start", "try")
     fake.cairn("promote", "try")
