@@ -387,32 +387,51 @@ static struct json_object *tags_change(struct cli *c, struct json_object *had, b
 	return list;
 }
 
+/* Check that the snapshot has the tags to remove: a tag such as keep protects it. */
+static int tags_check(struct cli *c, const char *name, struct json_object *had, struct err *e)
+{
+	for (size_t i = behind_name(c); i < c->npos; i++) {
+		size_t k = 0, n = had ? json_object_array_length(had) : 0;
+
+		while (k < n && strcmp(json_object_get_string(json_object_array_get_idx(had, k)), c->pos[i]))
+			k++;
+		if (k == n)
+			return err_set(e, -ENOENT, ERR_NOT_FOUND, "snapshot '%.100s' has no tag '%.60s'. Next: cairn snapshot-tag %.100s %.100s", name,
+				c->pos[i], c->pos[0], name);
+	}
+	return 0;
+}
+
 int verb_snapshot_tag(struct cli *c)
 {
 	CLEANUP_JS struct json_object *all = NULL;
 	struct json_object *o = NULL, *had, *args;
 	const char *name = snapshot_name_arg(c);
-	bool print = c->npos == behind_name(c);
+	bool remove = option_flag(c, "remove"), print = c->npos == behind_name(c);
 	struct err e;
 	int r;
 
 	if (!name)
 		return cli_usage(c, "snapshot-tag needs VM NAME");
+	if (remove && print)
+		return cli_usage(c, "--remove needs the tags to remove");
 	r = snapshots_fetch_all(c, c->pos[0], &all, &e);
 	if (!r && !(o = snapshot_find(all, name)))
 		r = snapshot_missing(c->pos[0], name, &e);
-	if (r < 0)
-		return cli_fail(&e, "Failed to tag snapshot %s", name);
 	had = js_get_array(o, "tags");
+	if (!r && remove)
+		r = tags_check(c, name, had, &e);
+	if (r < 0)
+		return cli_fail(&e, "Failed to %s snapshot %s", remove ? "untag" : "tag", name);
 	for (size_t i = 0; print && had && i < json_object_array_length(had); i++)
 		printf("%s\n", json_object_get_string(json_object_array_get_idx(had, i)));
 	if (print)
 		return CLI_OK;
 	args = cli_vm_args(c->pos[0]);
 	js_put_str(args, "name", name);
-	js_put(args, "tags", tags_change(c, had, option_flag(c, "remove")));
+	js_put(args, "tags", tags_change(c, had, remove));
 	if (cli_execute(c, "snapshot-set", args, NULL, NULL, &e) < 0)
-		return cli_fail(&e, "Failed to tag snapshot %s", name);
-	say("Domain snapshot %s tagged\n", name);
+		return cli_fail(&e, "Failed to %s snapshot %s", remove ? "untag" : "tag", name);
+	say("Domain snapshot %s %s\n", name, remove ? "untagged" : "tagged");
 	return CLI_OK;
 }

@@ -241,7 +241,10 @@ def test_rename_and_tag(vm):
     assert vm.cairn("snapshot-tag", "vm1", "s4").stdout == "a\nb\nc\n"
     assert vm.cairn("snapshot-tag", "vm1", "s4", "keep", "a").stdout == "Domain snapshot s4 tagged\n"
     assert vm.cairn("snapshot-tag", "vm1", "s4").stdout == "b\nc\nkeep\na\n"
-    vm.cairn("snapshot-tag", "vm1", "s4", "a", "b", "c", "--remove")
+    r = vm.cairn("snapshot-tag", "vm1", "s4", "a", "kep", "--remove", ok=3)
+    assert "snapshot 's4' has no tag 'kep'. Next: cairn snapshot-tag vm1 s4" in r.stderr
+    assert "--remove needs the tags to remove" in vm.cairn("snapshot-tag", "vm1", "s4", "--remove", ok=2).stderr
+    assert vm.cairn("snapshot-tag", "vm1", "s4", "a", "b", "c", "--remove").stdout == "Domain snapshot s4 untagged\n"
     assert vm.cairn("snapshot-tag", "vm1", "s4").stdout == "keep\n"
     vm.cairn("snapshot-tag", "vm1", "s4", "a b", ok=2)
     assert "Description:    the fourth\n" in vm.cairn("snapshot-info", "vm1", "s4").stdout
