@@ -138,9 +138,14 @@ int vm_copy_end(struct vm *vm, const char *disk, void (*done)(void *opaque, int 
 
 void vm_copy_abort(struct call *c)
 {
+	const struct vm *vm = c->vm;
 	struct err e;
-	int r = vm_copy_end(c->vm, js_get_str(c->args, "disk"), call_done, c, &e);
+	int r;
 
+	if (vm->proc && vm_state_is_active(vm->state))
+		r = vm_copy_end(c->vm, js_get_str(c->args, "disk"), call_done, c, &e);
+	else
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' is %s, so no disk of it has a copy under way", vm->def->name, vm_state_name(vm->state));
 	if (r < 0)
 		call_fail(c, &e);
 }
