@@ -162,10 +162,11 @@ static int state_look(struct revert_job *x)
 		r = vmstate_read_header(s, &x->h, e);
 	}
 	if (!r && !machine_has_uuid(m, x->h.uuid))
-		r = err_set(e, -EINVAL, ERR_INVALID, "the snapshot's state belongs to another VM");
+		r = err_set(e, -EINVAL, ERR_INVALID, "the snapshot's state belongs to another VM; revert with --disks-only");
 	if (!r && x->h.layout.ram_bytes != m->mem.bytes)
 		r = err_set(e, -EINVAL, ERR_INVALID,
-			"the snapshot was taken with %llu MiB of memory; this VM has %llu MiB",
+			"the snapshot was taken with %llu MiB of memory; this VM has %llu MiB; change that while the VM is off, with cairn setmaxmem, "
+			"or revert with --disks-only",
 			(unsigned long long)(x->h.layout.ram_bytes / MIB),
 			(unsigned long long)(m->mem.bytes / MIB));
 	if (!r && x->h.layout.total_bytes > x->store->map.n * x->store->map.cluster_bytes)
