@@ -133,12 +133,12 @@ static void daemon_emit(void *opaque, enum event_id id, const char *vm, const ui
 	js_put_str(data, "vm", vm);
 	if (uuid)
 		js_put_str(data, VM_UUID_KEY, text);
-	hooks_tell(h->hooks, o);
-	web_hooks_tell(h->web_hooks, o);
+	hooks_notify(h->hooks, o);
+	web_hooks_notify(h->web_hooks, o);
 	if (h->events && !schema_event(DIALECT_DAEMON, id)->passing)
 		event_log_add(h->events, o);
 	if (h->server && schema_event(DIALECT_DAEMON, id)->admins)
-		server_tell_admins(h->server, o, uuid, id);
+		server_notify_admins(h->server, o, uuid, id);
 	else if (h->server)
 		server_broadcast(h->server, o, uuid, id);
 	if (uuid)
@@ -234,12 +234,12 @@ static const uint8_t *uuid_of_vm(void *opaque, const char *name)
 
 /* Remove the permissions for VMs that do not exist: an earlier daemon may have ended after it removed a VM and before
  * it removed the VM's permissions. */
-static void permissions_mend(struct vm_host *h)
+static void permissions_remove_orphans(struct vm_host *h)
 {
 	bool found = permissions_find_vms(&h->permissions, uuid_of_vm, h);
 
 	if (permissions_prune(&h->permissions, vm_is_there, h) || found)
-		permissions_keep(&h->permissions, h->loop, h->store, NULL);
+		permissions_store(&h->permissions, h->loop, h->store, NULL);
 }
 
 static void jobs_found(struct vm_host *h)
@@ -424,7 +424,7 @@ static void policies_go(struct vm_host *h)
 		shutdown_take_up(vm);
 		if (vm->proc && vm_state_is_active(vm->state))
 			forwards_adopted(vm);
-		network_ports_tell(vm);
+		network_ports_lead_all(vm);
 		if (vm->proc)
 			publish_restarts_take_up(vm);
 		idle_on_state_change(vm);
@@ -488,8 +488,8 @@ static void state_load(struct daemon *d)
 	promote_resume_pending(h);
 	group_snapshot_clear_up(h);
 	group_clone_clear_up(h);
-	permissions_mend(h);
-	jobs_settle(h);
+	permissions_remove_orphans(h);
+	jobs_recover_end(h);
 	states_correct(h);
 }
 
@@ -567,7 +567,7 @@ void daemon_close(struct daemon *d)
 		permissions_finish(&h->permissions, h->store);
 	answers_finish(d);
 	if (h->store)
-		store_settle(h->store); /* jobs own the store_work of their writes, and are freed below */
+		store_drain(h->store); /* jobs own the store_work of their writes, and are freed below */
 	if (h->server && h->paths->listening < 0)
 		unlink(h->paths->socket);
 	qmp_close_all(h);
@@ -596,14 +596,14 @@ void daemon_close(struct daemon *d)
 	pressure_free(h);
 	balancer_free(h);
 	vm_spares_free(h);
-	systemd_scopes_forget(h);
+	systemd_scopes_free(h);
 	loop_timer_free(h->consoles_retry);
 	loop_timer_free(h->cgroup_sweep);
 	loop_timer_free(h->pins_timer);
 	pins_free(h->pins);
 	forwards_processes_free(h);
 	network_watch_free(h->network_watch);
-	network_ports_forget(h);
+	network_ports_free(h);
 	networks_free(h);
 	job_waits_free(h);
 	pool_volumes_free(h);

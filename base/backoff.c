@@ -11,7 +11,7 @@ static uint64_t wait_ns(const struct backoff_rule *r, uint32_t n)
 	return MIN(s, (uint64_t)r->max_delay_s) * SECOND_NS;
 }
 
-static void window_look(const struct backoff_rule *r, struct backoff *b, uint64_t now_ns)
+static void window_update(const struct backoff_rule *r, struct backoff *b, uint64_t now_ns)
 {
 	if (b->n && now_ns - b->window_ns <= r->window_s * SECOND_NS)
 		return;
@@ -22,7 +22,7 @@ static void window_look(const struct backoff_rule *r, struct backoff *b, uint64_
 bool backoff_again(const struct backoff_rule *r, struct backoff *b, uint64_t now_ns,
 	uint64_t *ret_wait_ns)
 {
-	window_look(r, b, now_ns);
+	window_update(r, b, now_ns);
 	if (r->tries && b->n >= r->tries)
 		return false;
 	if (!r->tries)
@@ -36,7 +36,7 @@ uint64_t backoff_slow(const struct backoff_rule *r, struct backoff *b, uint64_t 
 {
 	uint32_t before;
 
-	window_look(r, b, now_ns);
+	window_update(r, b, now_ns);
 	before = b->n;
 	b->n += b->n < UINT32_MAX;
 	if (!r->tries || before < r->tries)

@@ -2,7 +2,7 @@
 
 #include <sched.h>
 
-bool batch_sched_learn(struct batch_sched *b, uint64_t now_ns, uint64_t bytes)
+bool batch_sched_record(struct batch_sched *b, uint64_t now_ns, uint64_t bytes)
 {
 	uint64_t period_ns = now_ns - b->since_ns;
 	double rate;
@@ -21,6 +21,6 @@ void batch_sched_update(struct batch_sched *b, uint64_t now_ns, uint64_t bytes)
 	static const struct sched_param none = { .sched_priority = 0 };
 	bool was = b->on;
 
-	if (batch_sched_learn(b, now_ns, bytes) != was && sched_getscheduler(0) == (was ? SCHED_BATCH : SCHED_OTHER))
+	if (batch_sched_record(b, now_ns, bytes) != was && sched_getscheduler(0) == (was ? SCHED_BATCH : SCHED_OTHER))
 		sched_setscheduler(0, was ? SCHED_OTHER : SCHED_BATCH, &none);
 }

@@ -25,7 +25,7 @@ struct batch_sched {
 };
 
 /* Learn the total of bytes that have been moved until now_ns. Returns whether they are bulk data. */
-bool batch_sched_learn(struct batch_sched *b, uint64_t now_ns, uint64_t bytes);
+bool batch_sched_record(struct batch_sched *b, uint64_t now_ns, uint64_t bytes);
 /* The same, and give the calling thread the policy that fits. A thread with another policy than these two keeps it: an
  * administrator has chosen it. */
 void batch_sched_update(struct batch_sched *b, uint64_t now_ns, uint64_t bytes);

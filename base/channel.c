@@ -109,7 +109,7 @@ int channel_recv(int sock, uint16_t version, const struct channel_type *types, s
 }
 
 /* Returns 1: fds come with the next message; 0: none; -errno. */
-static int fds_look(int sock)
+static int fds_peek(int sock)
 {
 	union {
 		struct cmsghdr align;
@@ -136,7 +136,7 @@ static int fds_look(int sock)
 int channel_recv_no_fds(int sock, uint16_t version, const struct channel_type *types, size_t ntypes, void *buf,
 	struct channel_msg *m)
 {
-	int r = fds_look(sock);
+	int r = fds_peek(sock);
 
 	return r < 0 ? r : r > 0 ? -EPERM : channel_recv(sock, version, types, ntypes, buf, m);
 }

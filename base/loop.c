@@ -407,7 +407,7 @@ unsigned loop_ops_in_flight(const struct loop *l)
 
 /* ---- running the loop ---- */
 
-void loop_op_tell(struct loop *l, struct loop_op *op, int res)
+void loop_op_deliver(struct loop *l, struct loop_op *op, int res)
 {
 	l->in_flight--;
 	if (l->trace)
@@ -424,17 +424,17 @@ static void completed_init(struct loop *l)
 /* Operations that complete during this call are reported in the next round, after the back end had
  * its turn. A done() may run the loop to wait for another operation; that nested round continues this
  * list. */
-static void completed_tell(struct loop *l)
+static void completed_deliver(struct loop *l)
 {
-	struct loop_op **at = &l->telling, *op;
+	struct loop_op **at = &l->delivering, *op;
 
 	while (*at)
 		at = &(*at)->next;
 	*at = l->over;
 	completed_init(l);
-	while ((op = l->telling)) {
-		l->telling = op->next;
-		loop_op_tell(l, op, op->res);
+	while ((op = l->delivering)) {
+		l->delivering = op->next;
+		loop_op_deliver(l, op, op->res);
 	}
 }
 
@@ -486,7 +486,7 @@ static bool poll_once(struct loop *l)
 		some = true;
 	}
 	if (l->over) {
-		completed_tell(l);
+		completed_deliver(l);
 		l->polled_events++;
 		some = true;
 	}
@@ -542,7 +542,7 @@ static bool busy_poll_run(struct loop *l)
 /* Return how long the loop may sleep, at most timeout_ns. */
 static uint64_t sleep_limit(const struct loop *l, uint64_t timeout_ns)
 {
-	if (l->over || l->telling)
+	if (l->over || l->delivering)
 		return 0;
 	if (timeout_ns && l->heap_len) {
 		uint64_t now = loop_now_ns(), d = l->heap[0]->deadline_ns;
@@ -576,7 +576,7 @@ static void loop_turn(struct loop *l, uint64_t timeout_ns, bool awaited)
 		turn_with_polls(l, timeout_ns, awaited);
 	else
 		l->backend->turn(l, timeout_ns);
-	completed_tell(l);
+	completed_deliver(l);
 	timers_run(l);
 }
 
@@ -630,7 +630,7 @@ static bool sysctl_disables_io_uring(void)
 	return fd >= 0 && read(fd, &c, 1) == 1 && c != '0';
 }
 
-static void refusal_tell(int r)
+static void refusal_log(int r)
 {
 	const char *remedy;
 
@@ -673,7 +673,7 @@ static int any_new(unsigned entries, struct loop **ret_loop, struct err *e)
 		r = uring_new(entries, ret_loop, e);
 		refused = r < 0 && refusal_is_of_io_uring(r);
 		if (refused)
-			refusal_tell(r);
+			refusal_log(r);
 	}
 	if (refused)
 		r = epoll_new(entries, ret_loop, e);

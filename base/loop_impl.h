@@ -39,7 +39,8 @@ struct loop_watch {
 };
 
 /* A back end's functions. The loop's thread calls them. Each read, write, sync and fallocate() ends in one call of
- * loop_op_completed() or loop_op_tell(). loop_op_tell() must not be called before the back end's function returns. */
+ * loop_op_completed() or loop_op_deliver(). loop_op_deliver() must not be called before the back end's function
+ * returns. */
 struct loop_backend {
 	enum loop_kind kind;
 	void (*free)(struct loop *l);
@@ -77,9 +78,9 @@ struct loop {
 	int wake_fd;
 	struct loop_watch *wake_watch;
 	unsigned in_flight;
-	/* completed operations that completed_tell() has still to report */
+	/* completed operations that completed_deliver() has still to report */
 	struct loop_op *over, **over_tail;
-	struct loop_op *telling; /* operations that are being reported in this round */
+	struct loop_op *delivering; /* operations that are being reported in this round */
 	struct loop_file *files; /* of loop_file_in_memory() and loop_file_cached() */
 	unsigned nfiles;
 	struct loop_trace *trace;
@@ -100,7 +101,7 @@ void loop_watch_free(struct loop_watch *w);
 /* Put op on the list of completed operations. */
 void loop_op_completed(struct loop *l, struct loop_op *op, int res);
 /* Call op's done() now. Not allowed inside the submitting call. */
-void loop_op_tell(struct loop *l, struct loop_op *op, int res);
+void loop_op_deliver(struct loop *l, struct loop_op *op, int res);
 struct loop_file {
 	int fd;
 	bool in_memory;

@@ -215,7 +215,7 @@ static void completion_handle(struct loop *l, uint64_t data, int res)
 
 	switch (data & KIND_MASK) {
 	case KIND_OP:
-		loop_op_tell(l, p, res == -ECANCELED ? op_repeat(p) : res);
+		loop_op_deliver(l, p, res == -ECANCELED ? op_repeat(p) : res);
 		break;
 	case KIND_WATCH:
 		watch_completed(p, res);

@@ -67,7 +67,7 @@ void block_req_end(struct block_req *r, int res)
 	b->changing -= r->op != BLOCK_READ && r->done != bounce_done;
 	r->done(r, res);
 	if (b->mirror)
-		block_mirror_poke(b->mirror);
+		block_mirror_request_ended(b->mirror);
 }
 
 static struct block_req *req_outer(struct block_req *r);
@@ -120,7 +120,7 @@ void block_complete(struct block_req *r, int res)
 	req_done(r, res);
 }
 
-static void error_tell(struct loop_op *op, int res)
+static void error_report(struct loop_op *op, int res)
 {
 	struct block *b = container_of(op, struct block, error_op);
 
@@ -205,7 +205,7 @@ void block_init(struct block *b, const struct block_ops *ops, const struct block
 	b->buffered = o->buffered;
 	b->no_flush = o->no_flush;
 	b->defer_op.done = deferred_run;
-	b->error_op.done = error_tell;
+	b->error_op.done = error_report;
 }
 
 /* A request whose memory is not aligned for O_DIRECT goes through a bounce buffer, one piece after the other. Each
@@ -551,7 +551,7 @@ int block_removed_layer(const struct block *b)
 	return -1;
 }
 
-int block_settle_beside_reads(struct block *b)
+int block_flush_all_beside_reads(struct block *b)
 {
 	int r = 0;
 
@@ -563,15 +563,15 @@ int block_settle_beside_reads(struct block *b)
 	return r;
 }
 
-int block_settle(struct block *b)
+int block_flush_all(struct block *b)
 {
 	assert(!b->in_flight);
-	return block_settle_beside_reads(b);
+	return block_flush_all_beside_reads(b);
 }
 
 int block_close_but_files(struct block *b)
 {
-	int r = block_settle(b);
+	int r = block_flush_all(b);
 
 	block_chain_free(b, false, NULL);
 	return r;
@@ -583,7 +583,7 @@ int block_close(struct block *b)
 
 	if (!b)
 		return 0;
-	r = block_settle(b);
+	r = block_flush_all(b);
 	block_chain_free(b, true, NULL);
 	return r;
 }

@@ -90,7 +90,7 @@ struct block_open {
 	/* Wait so long for a lock that another process holds: the kernel releases the locks of a killed process only
 	 * when its I/O has ended. 0: fail at once. */
 	uint64_t lock_wait_ns;
-	/* The fds are duplicates of another process's fds, which had the disk open and has called block_settle().
+	/* The fds are duplicates of another process's fds, which had the disk open and has called block_flush_all().
 	 * Take no lock, as that process's locks belong to the fds, and write nothing at open; an image that needs a
 	 * repair is refused. The files of the layers had names when that process opened them. */
 	bool as_handed_over;
@@ -139,7 +139,7 @@ int block_close_but_files(struct block *b);
 /* Write everything that the engine holds, to stable storage, and leave the image as block_close() would, but keep the
  * disk open. Nothing is written afterwards before the next request. No request may be in flight, and no other thread
  * may run the disk's loop. Returns 0 or -errno. */
-int block_settle(struct block *b);
+int block_flush_all(struct block *b);
 /* Fill in the layers that are open, the disk first; the fds are borrowed. layers: BLOCK_LAYERS_MAX of them. Returns
  * their number. */
 unsigned block_layers(const struct block *b, struct block_layer *layers);
@@ -157,7 +157,7 @@ unsigned block_in_flight(const struct block *b);
 /* Gets errors in addition to the results of requests, in two cases. First, the image is corrupt: from then on every
  * change fails with -EIO, and this is reported once. Second, the engine could not write its tables while no request
  * waited for them: it retries each second, and reports the next failure only after a success. The loop calls
- * on_error(), so it runs inside a function of this module only if that one runs the loop, as block_settle() does.
+ * on_error(), so it runs inside a function of this module only if that one runs the loop, as block_flush_all() does.
  * error: -errno. */
 struct block_listener {
 	void (*on_error)(struct block_listener *l, int error, const char *why);

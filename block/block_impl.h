@@ -89,7 +89,7 @@ struct block_format_open {
 	uint64_t cache_bytes;  /* 0: the format's default */
 	bool lazy_bitmaps; /* see struct block_open */
 	bool buffered, no_flush; /* see struct block_open */
-	bool no_mend; /* do not repair a qcow2 image that was not closed, but refuse it */
+	bool no_repair; /* do not repair a qcow2 image that was not closed, but refuse it */
 };
 int raw_open(const struct block_format_open *o, struct block **ret_b, struct err *e);
 int qcow2_resize(struct block *b, uint64_t size_bytes, bool map, struct err *e);
@@ -121,8 +121,8 @@ int block_sync(struct block *b, int fd);
 /* As loop_fdatasync(); with no_flush, complete op without a sync. */
 void block_fdatasync(struct block *b, struct loop_op *op, int fd);
 
-/* As block_settle(), beside reads in flight. */
-int block_settle_beside_reads(struct block *b);
+/* As block_flush_all(), beside reads in flight. */
+int block_flush_all_beside_reads(struct block *b);
 /* Report an error to the listener; see block.h. `corrupt` also marks the disk permanently corrupt. */
 void block_report_error(struct block *b, int error, bool corrupt, const char *why);
 

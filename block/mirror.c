@@ -93,7 +93,7 @@ static bool is_changing(const struct block_mirror *m, uint64_t off, uint64_t len
 
 /* ---- the parts that are due ---- */
 
-static void part_poke(struct block_mirror *m)
+static void part_check(struct block_mirror *m)
 {
 	void (*ready)(void *opaque) = m->ready;
 
@@ -139,7 +139,7 @@ bool block_mirror_next(struct block_mirror *m, uint64_t max, uint64_t *ret_off, 
 	}
 	m->ready = ready;
 	m->ready_opaque = opaque;
-	part_poke(m);
+	part_check(m);
 	return true;
 }
 
@@ -161,25 +161,25 @@ bool block_mirror_writes_through(const struct block_mirror *m)
 	return m->through;
 }
 
-bool block_mirror_settled(const struct block_mirror *m)
+bool block_mirror_is_complete(const struct block_mirror *m)
 {
 	return m->through && !m->ndue && !m->part_len && !m->before;
 }
 
 bool block_mirror_seal(struct block_mirror *m)
 {
-	m->sealed = m->sealed || (block_mirror_settled(m) && !m->broken);
+	m->sealed = m->sealed || (block_mirror_is_complete(m) && !m->broken);
 	return m->sealed;
 }
 
 bool block_mirror_is_equal(const struct block_mirror *m)
 {
-	return m->sealed && block_mirror_settled(m) && !m->broken && !block_is_corrupt(m->to);
+	return m->sealed && block_mirror_is_complete(m) && !m->broken && !block_is_corrupt(m->to);
 }
 
 /* ---- holding requests back ---- */
 
-void block_mirror_poke(struct block_mirror *m)
+void block_mirror_request_ended(struct block_mirror *m)
 {
 	void (*held)(void *opaque) = m->held;
 
@@ -194,7 +194,7 @@ void block_mirror_hold(struct block_mirror *m, void (*done)(void *opaque), void 
 	m->holds = true;
 	m->held = done;
 	m->opaque = opaque;
-	block_mirror_poke(m);
+	block_mirror_request_ended(m);
 }
 
 void block_mirror_submit(struct block_req *r, struct block *on)
@@ -283,7 +283,7 @@ static void change_end(struct change *c)
 		c->outer = NULL;
 	else
 		free(c);
-	part_poke(m);
+	part_check(m);
 	if (!m->holds)
 		waiting_submit(m);
 }

@@ -37,8 +37,8 @@ void block_mirror_write_through(struct block_mirror *m);
 bool block_mirror_writes_through(const struct block_mirror *m);
 /* Returns whether each change is on both disks, or goes to both. If not, a part is due, or changes are in flight that
  * began before block_mirror_write_through(). */
-bool block_mirror_settled(const struct block_mirror *m);
-/* End the copying of a settled mirror whose other disk was flushed since then. From now on, an error of the other
+bool block_mirror_is_complete(const struct block_mirror *m);
+/* End the copying of a complete mirror whose other disk was flushed since then. From now on, an error of the other
  * disk is one of the request. Returns false if the other disk may lack a change. */
 bool block_mirror_seal(struct block_mirror *m);
 /* Returns whether the mirror is sealed and both disks have had each change since, without an error of either. */
@@ -62,6 +62,6 @@ bool block_mirror_takes(struct block_mirror *m, struct block_req *r);
  * outer: the request itself. Returns whether the mirror completes r, by block_req_end(). */
 bool block_mirror_forwards(struct block_mirror *m, struct block_req *outer, struct block_req *r, int res);
 /* A request has ended. */
-void block_mirror_poke(struct block_mirror *m);
+void block_mirror_request_ended(struct block_mirror *m);
 
 #endif

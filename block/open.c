@@ -225,7 +225,7 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	struct block_format_open fo = { .loop = l, .fd = layer->fd, .data_fd = layer->data_fd,
 		.read_only = read_only, .name = name, .backing = backing, .file = &file,
 		.data_file = &data_file, .snapshot = i ? NULL : o->snapshot,
-		.cache_bytes = o->cache_bytes, .no_mend = o->as_handed_over, .lazy_bitmaps = o->lazy_bitmaps,
+		.cache_bytes = o->cache_bytes, .no_repair = o->as_handed_over, .lazy_bitmaps = o->lazy_bitmaps,
 		.buffered = o->buffered, .no_flush = o->no_flush };
 	int r = layer_pin(o, i, &pin, e);
 

@@ -25,7 +25,7 @@ struct block_restack {
 
 #define BLOCK_NEW_LAYER BLOCK_LAYERS_MAX
 
-/* Settle the disk, and open the new chain. No request may be in flight or come before block_restack_end(). Runs the
+/* Flush the disk, and open the new chain. No request may be in flight or come before block_restack_end(). Runs the
  * loop.
  * o: the files of its new layers are taken on success only. Valid until block_restack_end().
  * ret: untouched on errors.
@@ -34,7 +34,7 @@ int block_restack_begin(struct block *b, struct block_restack *o, struct block *
 /* Switch to the new chain (go), or keep the old one. Cannot fail. Returns the chain that ends, which the caller closes
  * with block_close() or block_close_but_files(). */
 struct block *block_restack_end(struct block *b, struct block_restack *o, struct block *next, bool go);
-/* Settle a layer, and write no more to it; its lock becomes a reader's. No request that changes it may be in flight;
+/* Flush a layer, and write no more to it; its lock becomes a reader's. No request that changes it may be in flight;
  * the disk may continue reading it. Runs the loop. Returns 0; -errno: it may lack changes. */
 int block_stop_writing(struct block *b);
 /* Return layer n of a disk; NULL: there is none. */

@@ -122,7 +122,7 @@ bool console_has_room(struct console *c, size_t len)
 }
 
 /* Tell the device that readers have taken output, if it waits for that. */
-static void room_tell(struct console *c)
+static void room_notify(struct console *c)
 {
 	void (*ready)(void *opaque);
 	void *opaque;
@@ -207,7 +207,7 @@ static void reader_detach(struct reader *r)
 	c->has_readers = c->nreaders;
 	pthread_mutex_unlock(&c->lock);
 	reader_free(r);
-	room_tell(c);
+	room_notify(c);
 }
 
 static unsigned reader_events(const struct reader *r)
@@ -257,7 +257,7 @@ static bool socket_flush(struct reader *r)
 	r->wants_out = n; /* the socket is full, or the loop's next round sends the rest */
 	reader_update_watch(r);
 	if (moved)
-		room_tell(r->console);
+		room_notify(r->console);
 	return true;
 }
 

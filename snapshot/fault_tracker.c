@@ -55,7 +55,7 @@ void tracker_wake(int fd)
 		log_error("tracker", "eventfd: %s", strerror(errno));
 }
 
-static void room_tell(struct fault_tracker *t)
+static void room_notify(struct fault_tracker *t)
 {
 	struct room_waiter *w;
 
@@ -83,7 +83,7 @@ static int aside_take(struct fault_tracker *t, uint64_t *ret_block, uint8_t *buf
 	*ret_block = a->block;
 	memcpy(buf, a->data, VMSTATE_BLOCK_BYTES);
 	free(a);
-	room_tell(t);
+	room_notify(t);
 	return 1;
 }
 
@@ -160,7 +160,7 @@ static void save_drop(struct fault_tracker *t)
 	}
 	t->aside_tail = &t->aside;
 	t->aside_bytes = 0;
-	room_tell(t);
+	room_notify(t);
 }
 
 void fault_tracker_save_end(struct fault_tracker *t)
@@ -173,7 +173,7 @@ void fault_tracker_save_end(struct fault_tracker *t)
 
 /* ---- write faults; the lock is held ---- */
 
-/* While a device waits, vCPUs leave room to it: room_tell() wakes it at half the limit. */
+/* While a device waits, vCPUs leave room to it: room_notify() wakes it at half the limit. */
 static bool vcpu_has_room(const struct fault_tracker *t)
 {
 	return t->aside_bytes < (t->room_waiters ? t->c.aside_max_bytes / 2 : t->c.aside_max_bytes);

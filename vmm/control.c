@@ -46,7 +46,7 @@ static void peer_drop(struct control *c)
 	c->peer_fd = -1;
 	send_queue_clear(&c->waiting);
 	c->looks.n = 0;
-	control_keys_forget(c);
+	control_keys_abandon(c);
 }
 
 /* Handle the loss of the peer. Nobody else uses a process for images, and the next daemon may want
@@ -337,7 +337,7 @@ static void snapshot_sized(void *opaque, int r, const struct vm_snapshot_info *i
 	struct size_request s = *(struct size_request *)opaque;
 	struct vm_snapshots *page = r < 0 ? NULL : calloc(1, sizeof(*page));
 
-	vm_plug_settle(s.control->vm);
+	vm_plug_remove_released(s.control->vm);
 	free(opaque);
 	if (page) {
 		page->total = page->n = 1;
@@ -468,7 +468,7 @@ static void pins_deleted(void *opaque, int r, const struct err *e)
 	struct control *c = opaque;
 
 	c->pins.under_way = false;
-	vm_plug_settle(c->vm);
+	vm_plug_remove_released(c->vm);
 	control_reply(c, c->pins.seq, r, e);
 	pins_delete(c);
 }
@@ -806,7 +806,7 @@ static int listen_begin(struct control *c)
 }
 
 /* Give back the memory of the configuration, of which the machine has a copy. Most requests are shorter. */
-static void config_forget(struct control *c)
+static void config_release(struct control *c)
 {
 	uintptr_t from = ROUND_UP((uintptr_t)c->buf, 4096), end = ROUND_DOWN((uintptr_t)c->buf + sizeof(struct vm_config), 4096);
 
@@ -817,7 +817,7 @@ int control_serve(struct control *c, struct loop *l, struct vm *vm, struct err *
 {
 	int r = 0;
 
-	config_forget(c);
+	config_release(c);
 	c->loop = l;
 	c->vm = vm;
 	if (c->listen_fd >= 0 && !c->awaits_go)

@@ -45,7 +45,7 @@ static int errand_begin(struct control *c, const struct vm_agent *want, struct e
 	int r;
 
 	if (want->errand == VM_AGENT_TELL)
-		machine_consoles_tell(vm_machine(c->vm), want->text);
+		machine_consoles_print(vm_machine(c->vm), want->text);
 	r = agent_check(c, e);
 	if (r < 0)
 		return r;

@@ -30,7 +30,7 @@ static int part_check(struct channel_msg *m, struct err *e)
 
 /* Let jobs end that use the disks. Long jobs are work of the VM, which refuses the request. So does a job whose file
  * system does not answer, because the main thread must not wait for it. */
-static void disks_settle(struct control *c)
+static void disks_drain(struct control *c)
 {
 	if (!vm_works(c->vm))
 		worker_drain(c->worker, DISKS_WAIT_NS);
@@ -42,7 +42,7 @@ int control_plug(struct control *c, struct channel_msg *m, struct err *e)
 
 	if (r < 0)
 		return r;
-	disks_settle(c);
+	disks_drain(c);
 	return vm_plug(c->vm, m->body, m->fds, e); /* fds that it takes become -1 */
 }
 
@@ -55,7 +55,7 @@ int control_medium_set(struct control *c, struct channel_msg *m, struct err *e)
 		r = err_set(e, -EINVAL, ERR_INVALID, "a medium belongs to one drive");
 	if (r < 0)
 		return r;
-	disks_settle(c);
+	disks_drain(c);
 	return vm_set_medium(c->vm, what, m->fds, e); /* fds that it takes become -1 */
 }
 
@@ -144,6 +144,6 @@ int control_unplug(struct control *c, struct channel_msg *m, struct err *e)
 	/* An idle pin would stay in the image of the disk, because only this process deletes it. */
 	if (!vm_works(c->vm) && is_disk(vm_machine(c->vm), what->id))
 		vm_pins_begin_delete_idle(c->vm, c->worker);
-	disks_settle(c);
+	disks_drain(c);
 	return vm_unplug(c->vm, what->id, what->force, e);
 }

@@ -101,7 +101,7 @@ int control_send_keys(struct control *c, struct channel_msg *m, struct err *e);
 /* Handler of VM_MSG_INPUT. Returns 0 or -errno. */
 int control_input(struct control *c, struct channel_msg *m, struct err *e);
 /* Do not answer the requests in progress: the peer has gone. */
-void control_keys_forget(struct control *c);
+void control_keys_abandon(struct control *c);
 void control_keys_free(struct control *c);
 
 #endif

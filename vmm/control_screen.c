@@ -166,7 +166,7 @@ int control_input(struct control *c, struct channel_msg *m, struct err *e)
 	return 0;
 }
 
-void control_keys_forget(struct control *c)
+void control_keys_abandon(struct control *c)
 {
 	for (struct key_request *q = c->keys; q; q = q->next)
 		q->forgotten = true;

@@ -126,7 +126,7 @@ static void policies_allow(struct call_filter *f)
 static void rules_add(struct call_filter *f, const struct sandbox_options *o)
 {
 	static const uint32_t outputs[] = { STDOUT_FILENO, STDERR_FILENO };
-	static const uint32_t names[] = { PR_SET_NAME, PR_GET_NAME /* for violation_say() */ };
+	static const uint32_t names[] = { PR_SET_NAME, PR_GET_NAME /* for violation_report() */ };
 
 	call_filter_ioctls(f, &(struct call_filter_ioctls){ -1, ioctls, ARRAY_SIZE(ioctls) }, 1);
 	/* Some threads are created later (a snapshot's tracker), and set their names. */
@@ -249,7 +249,7 @@ static void spaces_change(const struct sandbox_options *o, struct sandbox_report
 #define DETAIL_BYTES sizeof(((struct vm_event *)NULL)->detail)
 
 /* Say in the log why the process ends, and in the end file, too, unless the signal alone says as much. */
-static void end_say(const char *detail, bool in_file)
+static void end_report(const char *detail, bool in_file)
 {
 	struct vm_event ev = { .kind = VM_EVENT_PHASE, .phase = VM_PHASE_ENDED, .reason = VM_REASON_KILLED };
 
@@ -270,7 +270,7 @@ static void thread_name(char name[16])
  * in the log, and end the process. The kernel has withdrawn the handler (SA_RESETHAND), so the next forbidden call
  * kills the process, even if its memory is corrupted. Each thread's filter allows prctl(PR_GET_NAME) and write(). The
  * functions called here take no locks. */
-static void violation_say(int sig, siginfo_t *si, void *context)
+static void violation_report(int sig, siginfo_t *si, void *context)
 {
 	static const char forbidden[] = "made a forbidden system call";
 	const ucontext_t *at = context;
@@ -283,7 +283,7 @@ static void violation_say(int sig, siginfo_t *si, void *context)
 			si->si_syscall, (unsigned)at->uc_mcontext.gregs[REG_RSI]);
 	else
 		snprintf(detail, sizeof(detail), "its thread '%s' %s: %d", thread, forbidden, si->si_syscall);
-	end_say(detail, true);
+	end_report(detail, true);
 	for (;;)
 		syscall(SYS_tkill, 0, 0);
 }
@@ -296,7 +296,7 @@ static void signal_exit(int sig)
 /* Handle a fault of this program, or abort(): log the thread and the place, and end the process by the signal. The
  * place is an offset that addr2line(1) understands: addresses would tell where the program lies in memory. A signal
  * that a program has sent, such as abort(), says all by itself. The kernel has withdrawn the handler. */
-static void fault_say(int sig, siginfo_t *si, void *context)
+static void fault_report(int sig, siginfo_t *si, void *context)
 {
 	extern const char __executable_start[], etext[];
 	const ucontext_t *at = context;
@@ -310,7 +310,7 @@ static void fault_say(int sig, siginfo_t *si, void *context)
 	else if (of_code)
 		snprintf(place, sizeof(place), " outside of cairn-vm's code");
 	snprintf(detail, sizeof(detail), "its thread '%s' was killed by signal %d (%s)%s", thread, sig, sigdescr_np(sig), place);
-	end_say(detail, of_code);
+	end_report(detail, of_code);
 	if (getpid() == 1) /* the kernel ignores a signal that the init of a pid namespace sends to itself */
 		signal_exit(sig);
 	syscall(SYS_tgkill, getpid(), gettid(), sig);
@@ -331,7 +331,7 @@ static int ends_catch(void)
 static int faults_catch(void)
 {
 	static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
-	struct sigaction act = { .sa_sigaction = fault_say,
+	struct sigaction act = { .sa_sigaction = fault_report,
 		.sa_flags = SA_SIGINFO | SA_NODEFER | (int)SA_RESETHAND };
 
 	for (size_t i = 0; i < ARRAY_SIZE(faults); i++)
@@ -342,7 +342,7 @@ static int faults_catch(void)
 
 static int violations_catch(void)
 {
-	struct sigaction act = { .sa_sigaction = violation_say, .sa_flags = SA_SIGINFO | (int)SA_RESETHAND };
+	struct sigaction act = { .sa_sigaction = violation_report, .sa_flags = SA_SIGINFO | (int)SA_RESETHAND };
 
 	if (LOCKDOWN_SANITIZED)
 		return 0;

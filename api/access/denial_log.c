@@ -68,7 +68,7 @@ static void audit_left_out(struct denial_log *r, const struct user *u)
 	audit_add(r->audit, line);
 }
 
-static void left_out_tell(struct denial_log *r, struct user *u)
+static void left_out_report(struct denial_log *r, struct user *u)
 {
 	struct json_object *data = json_object_new_object();
 
@@ -94,7 +94,7 @@ static void window_timer_fire(void *opaque)
 		if (!u->limit.left_out)
 			continue;
 		if (window_is_over(u, now))
-			left_out_tell(r, u);
+			left_out_report(r, u);
 		else
 			next = MIN(next, u->limit.since_ns + RATELIMIT_WINDOW_NS);
 	}
@@ -125,7 +125,7 @@ void denial_log_close(struct denial_log *r)
 		return;
 	for (unsigned i = 0; i < USERS; i++)
 		if (r->users[i].limit.left_out)
-			left_out_tell(r, &r->users[i]);
+			left_out_report(r, &r->users[i]);
 	loop_timer_free(r->timer);
 	free(r);
 }
@@ -140,14 +140,14 @@ static void left_out_note(struct denial_log *r, struct user *u)
 	r->armed = true;
 }
 
-bool denial_log_tell(struct denial_log *r, enum event_id id, uid_t uid, pid_t pid, struct json_object *data)
+bool denial_log_report(struct denial_log *r, enum event_id id, uid_t uid, pid_t pid, struct json_object *data)
 {
 	struct user *u = user_of(r, uid);
 	uint64_t earlier;
 
 	/* The window has ended but the timer has not fired yet. */
 	if (u->limit.left_out && window_is_over(u, loop_now_ns()))
-		left_out_tell(r, u);
+		left_out_report(r, u);
 	if (!ratelimit_take(&u->limit, loop_now_ns(), &earlier)) {
 		json_object_put(data);
 		left_out_note(r, u);

@@ -25,8 +25,8 @@ void denial_log_close(struct denial_log *r);
 
 /* Emit PERMISSION_DENIED or CLIENT_DROPPED for a user, within the rate limit. data: taken; uid and pid are added.
  * Returns whether the event was emitted. */
-bool denial_log_tell(struct denial_log *r, enum event_id id, uid_t uid, pid_t pid, struct json_object *data);
-/* Count a denial that gets no audit line, after denial_log_tell() returned false for it. */
+bool denial_log_report(struct denial_log *r, enum event_id id, uid_t uid, pid_t pid, struct json_object *data);
+/* Count a denial that gets no audit line, after denial_log_report() returned false for it. */
 void denial_log_unaudited(struct denial_log *r, uid_t uid);
 
 #endif

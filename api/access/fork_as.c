@@ -258,7 +258,7 @@ static void child_release(struct fork_as *x)
 	free(x);
 }
 
-static void result_tell(struct fork_as *x, int r, const struct fork_as_result *res, const struct err *e)
+static void result_deliver(struct fork_as *x, int r, const struct fork_as_result *res, const struct err *e)
 {
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e) = x->done;
 
@@ -283,7 +283,7 @@ static int answer_take(struct fork_as *x, char *buf, struct channel_msg *m, stru
 	return a->r;
 }
 
-static void answer_tell(struct fork_as *x)
+static void answer_deliver(struct fork_as *x)
 {
 	CLEANUP_FREE char *buf = malloc(CHANNEL_BODY_MAX);
 	struct fork_as_result res = { 0 };
@@ -304,7 +304,7 @@ static void answer_tell(struct fork_as *x)
 	memcpy(res.files, a.files, sizeof(res.files));
 	res.data = a.data;
 	res.ndata = m.head.body_bytes - offsetof(struct answer, data);
-	result_tell(x, r, &res, &a.e);
+	result_deliver(x, r, &res, &a.e);
 }
 
 /* The process has nothing left to do. */
@@ -323,7 +323,7 @@ static void child_answered(void *opaque, unsigned revents)
 	if (x->done) {
 		loop_timer_disarm(x->timer);
 		x->state = MAX(x->state, SERVING);
-		answer_tell(x);
+		answer_deliver(x);
 		return;
 	}
 	loop_unwatch(x->answered);
@@ -342,7 +342,7 @@ static void child_exited(void *opaque, unsigned revents)
 	x->reaped = true;
 	x->state = MAX(x->state, SERVING); /* with a relay, it may have sent files */
 	if (x->done)
-		answer_tell(x);
+		answer_deliver(x);
 	x->ended = true;
 	if (!x->keep) {
 		child_release(x);
@@ -372,7 +372,7 @@ static void thread_answered(void *opaque, int r, const struct fork_as_result *re
 	x->job = NULL;
 	loop_timer_disarm(x->timer);
 	x->state = SERVING;
-	result_tell(x, r, res, e);
+	result_deliver(x, r, res, e);
 	thread_left(x);
 }
 
@@ -418,7 +418,7 @@ static void child_timed_out(void *opaque)
 	x->state = OVERDUE;
 	process_kill(x);
 	err_set(&e, -ETIMEDOUT, ERR_TIMEOUT, "%s: timed out; a file system does not answer: repair or unmount it, then try again", x->what);
-	result_tell(x, -ETIMEDOUT, &none, &e);
+	result_deliver(x, -ETIMEDOUT, &none, &e);
 	if (thread)
 		thread_left(x);
 }

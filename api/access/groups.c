@@ -206,7 +206,7 @@ static int answer_parse(struct user *u, int status)
 	return list_parse(u, strncmp(text, "groups ", 7) ? "" : text + 7);
 }
 
-static void process_forget(struct user *u)
+static void process_close(struct user *u)
 {
 	loop_unwatch(STEAL_PTR(u->watch));
 	loop_timer_free(STEAL_PTR(u->timer));
@@ -225,7 +225,7 @@ static void process_ended(void *opaque, unsigned revents)
 	waitid(P_PIDFD, (id_t)u->pidfd, &si, WEXITED | WNOHANG);
 	if (!u->known)
 		u->r = answer_parse(u, si.si_status);
-	process_forget(u);
+	process_close(u);
 	if (!u->known)
 		user_answer(u);
 }
@@ -272,7 +272,7 @@ static void user_free(struct user *u)
 {
 	if (u->pidfd >= 0)
 		pidfd_send_signal(u->pidfd, SIGKILL, NULL, 0);
-	process_forget(u);
+	process_close(u);
 	while (u->askers)
 		groups_ask_free(u->askers);
 	free(u->list);
@@ -311,7 +311,7 @@ static struct user *user_get(struct groups *g, uid_t uid)
 	g->users = u;
 	r = look_up_start(u);
 	if (r < 0) {
-		process_forget(u);
+		process_close(u);
 		u->r = look_up_failed(u, r, strerror(-r));
 		user_answer(u);
 	}

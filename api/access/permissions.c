@@ -229,7 +229,7 @@ void permissions_promise_end(struct permissions *p, uint64_t serial, enum role r
 		remove_at(p, (size_t)(e - p->list));
 }
 
-bool permissions_forget_vm(struct permissions *p, const uint8_t uuid[16])
+bool permissions_remove_vm(struct permissions *p, const uint8_t uuid[16])
 {
 	size_t had = p->n;
 
@@ -274,8 +274,8 @@ void permissions_promote(struct permissions *p, const uint8_t uuid[16], const ch
 	const struct permission_vm copy = { old_name, old };
 	size_t n;
 
-	permissions_forget_vm(p, left);
-	permissions_forget_vm(p, old);
+	permissions_remove_vm(p, left);
+	permissions_remove_vm(p, old);
 	n = p->n;
 	for (size_t i = 0; i < n; i++) {
 		struct permission *e = &p->list[i];
@@ -527,7 +527,7 @@ static struct permissions_writer *writer_of(struct permissions *p, struct loop *
 	return w;
 }
 
-void permissions_keep(struct permissions *p, struct loop *l, struct store *s, struct store_work *w)
+void permissions_store(struct permissions *p, struct loop *l, struct store *s, struct store_work *w)
 {
 	struct permissions_writer *own;
 

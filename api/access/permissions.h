@@ -53,7 +53,7 @@ struct permissions {
 	bool uses_unsaved;     /* a use, or uses_since_ns, is not stored yet */
 	struct permission *list; /* owned array */
 	size_t n;
-	/* Called by permissions_keep(). NULL: not wanted. */
+	/* Called by permissions_store(). NULL: not wanted. */
 	void (*changed)(void *opaque);
 	void *opaque;
 	struct permissions_writer *writer; /* owned; stores the table when nobody waits; NULL: not used yet */
@@ -87,7 +87,7 @@ int permissions_promise(struct permissions *p, bool is_group, uid_t id, const st
  * again. Does nothing if the entry was removed meanwhile. */
 void permissions_promise_end(struct permissions *p, uint64_t serial, enum role role, bool stored);
 /* Remove all entries for a VM that was undefined. Returns whether there were any. */
-bool permissions_forget_vm(struct permissions *p, const uint8_t uuid[16]);
+bool permissions_remove_vm(struct permissions *p, const uint8_t uuid[16]);
 /* Remove the entries of all VMs for which there() is false. Returns whether there were any. */
 bool permissions_prune(struct permissions *p, bool (*there)(void *opaque, const struct permission *e), void *opaque);
 /* Set the uuids of entries that an older Cairn stored with the name only. find: returns the uuid of the VM of that
@@ -131,8 +131,8 @@ void permissions_load_file(struct permissions *p, struct json_object *file);
 enum role permissions_role_from_word(const char *word, bool of_vm);
 
 /* Store the table and call changed(). To be called after each change of the table. w: done once the file is on stable
- * storage; the caller then repeats a failed write with permissions_keep(…, NULL). NULL: nobody waits, and a write that
+ * storage; the caller then repeats a failed write with permissions_store(…, NULL). NULL: nobody waits, and a write that
  * fails is repeated until one succeeds. */
-void permissions_keep(struct permissions *p, struct loop *l, struct store *s, struct store_work *w);
+void permissions_store(struct permissions *p, struct loop *l, struct store *s, struct store_work *w);
 
 #endif

@@ -366,7 +366,7 @@ static enum role role_needed(const struct call *c)
 	return j && !strcmp(j->type, "exec") ? MIN(c->command->role, ROLE_GUEST) : c->command->role;
 }
 
-static void tell_denial(struct call *c)
+static void denial_emit(struct call *c)
 {
 	struct json_object *data = json_object_new_object();
 	const char *vm = vm_named(c);
@@ -377,7 +377,7 @@ static void tell_denial(struct call *c)
 		snprintf(name, sizeof(name), "%s", vm); /* truncated: the client may send a longer text */
 		js_put_str(data, "vm", name);
 	}
-	c->untold = !denial_log_tell(c->context->denials, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
+	c->untold = !denial_log_report(c->context->denials, EVENT_PERMISSION_DENIED, c->uid, c->pid, data);
 }
 
 /* call_role_for(). A client's role for all VMs is looked up when permissions change. */
@@ -404,7 +404,7 @@ static int check_role(struct call *c, struct err *e)
 				c->command->flags & COMMAND_FILTERS);
 		return 0;
 	}
-	tell_denial(c);
+	denial_emit(c);
 	return err_set(e, -EPERM, ERR_PERMISSION,
 		"%s requires the role %s, and you have %s%s; an admin can change your role with cairn grant",
 		c->command->name,
@@ -714,7 +714,7 @@ static void client_dropped(void *opaque, const struct conn *conn, size_t unread_
 	struct json_object *data = json_object_new_object();
 
 	js_put_uint(data, "unread", unread_bytes);
-	denial_log_tell(context->denials, EVENT_CLIENT_DROPPED, conn_uid(conn), conn_pid(conn), data);
+	denial_log_report(context->denials, EVENT_CLIENT_DROPPED, conn_uid(conn), conn_pid(conn), data);
 }
 
 static void file_received(void *opaque, int r, const struct fork_as_result *res, const struct err *e)

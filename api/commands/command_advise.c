@@ -204,11 +204,11 @@ static void start_append(const struct advise *x, struct vm *vm, struct advice_li
 		return;
 	if (start_room_check(vm, &e) < 0)
 		advice_of_refusal(vm->def->name, e.msg, l);
-	start_room_look(vm, x->call, true, x->low, l);
+	start_room_advise(vm, x->call, true, x->low, l);
 }
 
 /* Apply the rules to the VM in turn, unless it is gone. */
-static void vm_judge(struct advise *x, const struct trend_view *v)
+static void vm_advise(struct advise *x, const struct trend_view *v)
 {
 	struct vm *vm = vm_find_uuid(x->call->host, x->uuids[x->at++]);
 	struct advice_list l = { .tell_lacks = x->verbose };
@@ -235,7 +235,7 @@ static bool is_kept(const struct vm_snapshot_info *i)
 	return i->current || snapshot_has_tag(i, SNAPSHOT_TAG_KEEP);
 }
 
-static void snapshots_judge(struct advise *x, const char *vm, const struct snapshots *s)
+static void snapshots_advise(struct advise *x, const char *vm, const struct snapshots *s)
 {
 	struct advice_snapshot *some = must_alloc(calloc(s->n + 1, sizeof(*some)));
 	struct advice_list l = { 0 };
@@ -263,7 +263,7 @@ static void snapshots_read(void *opaque, int r, const struct snapshots *s, const
 		return;
 	}
 	if (vm) {
-		snapshots_judge(x, vm->def->name, s);
+		snapshots_advise(x, vm->def->name, s);
 		x->call->vm = vm; /* the answer waits for the end of its offline process */
 		x->call->on_images = true;
 	}
@@ -292,16 +292,16 @@ static void trends_read(void *opaque, const struct trend_view *v, const struct e
 	struct advise *x = opaque;
 
 	(void)e; /* an unreadable file counts as missing; vm-trend reports the reason */
-	vm_judge(x, v);
+	vm_advise(x, v);
 	next_vm(x);
 }
 
-static void disks_looked(void *opaque, const struct disk_room *low)
+static void disk_room_found(void *opaque, const struct disk_room *low)
 {
 	struct advise *x = opaque;
 
 	x->low = low;
-	vm_judge(x, NULL);
+	vm_advise(x, NULL);
 	x->low = NULL;
 	next_vm(x);
 }
@@ -314,9 +314,9 @@ static void vm_begin(struct advise *x)
 	if (vm && vm->proc && vm_state_is_active(vm->state))
 		trends_query(vm, end - ADVICE_HOURS * ADVICE_STEP_S, ADVICE_STEP_S, ADVICE_HOURS, trends_read, x);
 	else if (vm && x->alone)
-		disk_room_look(vm, disks_looked, x);
+		disk_room_find(vm, disk_room_found, x);
 	else
-		disks_looked(x, NULL);
+		disk_room_found(x, NULL);
 }
 
 /* Continue with the next VM, or answer. Called from the end of each VM, which may come before vm_begin() returns. */

@@ -159,7 +159,7 @@ static void template_stored(struct store_work *work)
 }
 
 /* Store or remove the mark "template". No other operation on the VM starts until that is done. */
-static void template_keep(struct call *c, bool on)
+static void template_store(struct call *c, bool on)
 {
 	struct store *s = c->host->store;
 	struct template_mark *m = must_alloc(calloc(1, sizeof(*m)));
@@ -196,7 +196,7 @@ static void offline_opened(void *opaque, int r, const struct vm_answer *a, const
 	if (r < 0)
 		template_done(c, r, e);
 	else
-		template_keep(c, true);
+		template_store(c, true);
 }
 
 static bool has_snapshots_disk(const struct definition *def)
@@ -231,7 +231,7 @@ void command_vm_template(struct call *c)
 	}
 	vm_operation_begin(c->vm, &(struct vm_operation){ .kind = VM_OP_TEMPLATE });
 	if (disable || image_is_frozen(c->vm) || !has_snapshots_disk(c->vm->def)) {
-		template_keep(c, !disable);
+		template_store(c, !disable);
 		return;
 	}
 	offline_request(c->vm, VM_MSG_SNAPSHOT_LIST, &all, sizeof(all), LIST_TIMEOUT_NS, offline_opened, c);

@@ -376,7 +376,7 @@ void command_net_list(struct call *c)
 	call_return(c, o);
 }
 
-static void denied_told(void *opaque, int r, struct json_object *answer, const struct err *e)
+static void denied_answered(void *opaque, int r, struct json_object *answer, const struct err *e)
 {
 	struct waiting *w = opaque;
 
@@ -396,8 +396,8 @@ static void denied_add(struct call *c, struct network *n, struct json_object *o)
 	struct err e;
 
 	*w = (struct waiting){ c, o };
-	if (network_query(n, "denied", denied_told, w, &e) < 0)
-		denied_told(w, -EBUSY, NULL, &e);
+	if (network_query(n, "denied", denied_answered, w, &e) < 0)
+		denied_answered(w, -EBUSY, NULL, &e);
 }
 
 static void addresses_put(struct call *c, const struct network *n, struct json_object *o, const char *key,
@@ -420,7 +420,7 @@ static void forks_put(struct call *c, const struct network *n, struct json_objec
 	addresses_put(c, n, o, "reserved", network_ports_list_reserved);
 }
 
-static void info_tell(struct call *c, struct network *n)
+static void info_return(struct call *c, struct network *n)
 {
 	struct json_object *o = identity_put(network_any(n)), *vms = json_object_new_array();
 
@@ -439,7 +439,7 @@ static void info_tell(struct call *c, struct network *n)
 		call_return(c, o);
 }
 
-static void blocked_told(void *opaque, int r, struct json_object *answer, const struct err *e)
+static void blocked_answered(void *opaque, int r, struct json_object *answer, const struct err *e)
 {
 	struct call *c = opaque;
 	struct err own;
@@ -447,7 +447,7 @@ static void blocked_told(void *opaque, int r, struct json_object *answer, const 
 
 	(void)r, (void)answer, (void)e;
 	if (n)
-		info_tell(c, n);
+		info_return(c, n);
 	else
 		call_fail(c, &own);
 }
@@ -459,11 +459,11 @@ void command_net_info(struct call *c)
 
 	if (!n)
 		call_fail(c, &e);
-	else if (network_blocked_ask(n, blocked_told, c) <= 0)
-		info_tell(c, n);
+	else if (network_blocked_ask(n, blocked_answered, c) <= 0)
+		info_return(c, n);
 }
 
-static void leases_told(void *opaque, int r, struct json_object *answer, const struct err *e)
+static void leases_answered(void *opaque, int r, struct json_object *answer, const struct err *e)
 {
 	struct waiting *w = opaque;
 	struct json_object *all = js_get_array(answer, "leases"), *page = json_object_new_array();
@@ -496,7 +496,7 @@ void command_net_dhcp_leases(struct call *c)
 	struct waiting *w = waiting_new(c);
 	struct err e;
 	struct network *n = network_arg(c, &e);
-	int r = n ? network_query(n, "leases", leases_told, w, &e) : -ENOENT;
+	int r = n ? network_query(n, "leases", leases_answered, w, &e) : -ENOENT;
 
 	if (r < 0)
 		waiting_fail(w, &e);

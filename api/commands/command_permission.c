@@ -35,7 +35,7 @@ static void keep_return(const struct keep *k)
 	call_return(k->call, o);
 }
 
-static void keep_done(struct store_work *work)
+static void store_done(struct store_work *work)
 {
 	struct keep *k = container_of(work, struct keep, work);
 	struct vm_host *host = k->call->host;
@@ -53,7 +53,7 @@ static void keep_done(struct store_work *work)
 			"grant it again; this daemon retries the write: %.300s", work->e.msg);
 	}
 	if (r < 0)
-		permissions_keep(p, host->loop, host->store, NULL);
+		permissions_store(p, host->loop, host->store, NULL);
 	if (r < 0)
 		call_fail(k->call, &e);
 	else
@@ -61,14 +61,14 @@ static void keep_done(struct store_work *work)
 	free(k);
 }
 
-static void table_keep(struct call *c, const struct keep *what)
+static void table_store(struct call *c, const struct keep *what)
 {
 	struct keep *k = must_alloc(calloc(1, sizeof(*k)));
 
 	*k = *what;
-	k->work = (struct store_work){ .done = keep_done, .loop = c->host->loop };
+	k->work = (struct store_work){ .done = store_done, .loop = c->host->loop };
 	k->call = c;
-	permissions_keep(&c->host->permissions, c->host->loop, c->host->store, &k->work);
+	permissions_store(&c->host->permissions, c->host->loop, c->host->store, &k->work);
 }
 
 static int arg_subject(struct call *c, bool *ret_group, uid_t *ret_id, struct err *e)
@@ -120,7 +120,7 @@ static void permission_set(struct call *c, enum role role, const struct permissi
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		table_keep(c, &k);
+		table_store(c, &k);
 }
 
 void command_permission_grant(struct call *c)

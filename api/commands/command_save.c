@@ -96,7 +96,7 @@ struct restore {
 	struct err differs; /* how the VM's definition differs from def */
 };
 
-static void vm_forget(struct vm *vm)
+static void vm_undefine(struct vm *vm)
 {
 	struct vm_host *host = vm->host;
 	char name[VM_NAME_MAX + 1];
@@ -122,7 +122,7 @@ static void restore_done(void *opaque, int r, const struct err *e)
 		 * job that another client has begun, or its process is stuck: then the VM stays until a user undefines
 		 * it. */
 		if (w->created && !w->vm->proc && vm_check_claim(w->vm, VM_CLAIM_ALL, "undefine it", &ignored) == 0)
-			vm_forget(w->vm);
+			vm_undefine(w->vm);
 		call_fail(w->call, e);
 	} else {
 		o = json_object_new_object();

@@ -74,7 +74,7 @@ static void schedule_store(struct call *c, const struct schedule_plan *plan)
 	*k = (struct keep){ { .done = schedule_stored, .loop = c->host->loop }, c, .removes = !plan };
 	if (plan)
 		k->plan = *plan;
-	if (scheduler_keep(c->vm, plan, &k->work, &e) < 0) {
+	if (scheduler_store_plan(c->vm, plan, &k->work, &e) < 0) {
 		free(k);
 		call_fail(c, &e);
 	}
@@ -87,7 +87,7 @@ struct would {
 	struct schedule_plan plan;
 };
 
-static void would_tell(void *opaque, int r, const struct snapshots *s, const struct err *e)
+static void would_return(void *opaque, int r, const struct snapshots *s, const struct err *e)
 {
 	struct would *w = opaque;
 	struct call *c = w->call;
@@ -115,7 +115,7 @@ static void would_tell(void *opaque, int r, const struct snapshots *s, const str
 	free(w);
 }
 
-static void would_look(struct call *c, const struct schedule_plan *plan)
+static void would_fetch(struct call *c, const struct schedule_plan *plan)
 {
 	struct would *w;
 	struct err e;
@@ -127,7 +127,7 @@ static void would_look(struct call *c, const struct schedule_plan *plan)
 	w = must_alloc(malloc(sizeof(*w)));
 	*w = (struct would){c, *plan};
 	c->on_images = true;
-	snapshots_fetch(c->vm, would_tell, w);
+	snapshots_fetch(c->vm, would_return, w);
 }
 
 void command_schedule_set(struct call *c)
@@ -141,7 +141,7 @@ void command_schedule_set(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else if (js_get_bool(c->args, "dry-run", false))
-		would_look(c, &plan);
+		would_fetch(c, &plan);
 	else
 		schedule_store(c, &plan);
 }

@@ -157,7 +157,7 @@ void command_daemon_stop(struct call *c)
 
 	if (js_get_bool(c->args, "dry-run", false)) {
 		o = json_object_new_object();
-		js_put(o, "vms", host_shutdown_look(c->host, action));
+		js_put(o, "vms", host_shutdown_plan(c->host, action));
 		call_return(c, o);
 		return;
 	}

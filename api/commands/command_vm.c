@@ -258,7 +258,7 @@ static void start_wait_end(struct start_call *s)
 	free(s);
 }
 
-static void start_looked(void *opaque, const struct disk_room *low)
+static void start_room_found(void *opaque, const struct disk_room *low)
 {
 	struct start_call *s = opaque;
 	struct vm *vm = low ? vm_find_uuid(s->call->host, s->call->uuid) : NULL;
@@ -297,7 +297,7 @@ static void start_check(void *opaque, const struct disk_room *low)
 		call_fail(c, &e);
 		return;
 	}
-	start_room_look(vm, c, true, low, &l);
+	start_room_advise(vm, c, true, low, &l);
 	o = json_object_new_object();
 	warnings_put(o, &l);
 	advice_list_done(&l);
@@ -316,13 +316,13 @@ void command_vm_start(struct call *c)
 	struct start_call *s;
 
 	if (js_get_bool(c->args, "dry-run", false)) {
-		disk_room_look(c->vm, start_check, c);
+		disk_room_find(c->vm, start_check, c);
 		return;
 	}
 	opts.opaque = s = must_alloc(calloc(1, sizeof(*s)));
 	*s = (struct start_call){ .call = c, .waits = 2 };
-	start_room_look(c->vm, c, false, NULL, &s->room);
-	disk_room_look(c->vm, start_looked, s);
+	start_room_advise(c->vm, c, false, NULL, &s->room);
+	disk_room_find(c->vm, start_room_found, s);
 	vm_start(c->vm, &opts);
 }
 
@@ -433,7 +433,7 @@ void command_vm_autostart(struct call *c)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is transient, so it cannot start with the host; make it persistent with: cairn "
 			"dumpjson %s | cairn define -", c->vm->def->name, c->vm->def->name);
 	if (!r)
-		r = autostart_keep(c->vm, m->on, &m->work, &e);
+		r = autostart_store(c->vm, m->on, &m->work, &e);
 	if (r < 0) {
 		free(m);
 		call_fail(c, &e);

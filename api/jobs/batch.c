@@ -151,7 +151,7 @@ static int taken_check(struct vm_host *host, struct definition *def, struct err 
 	return identity_complete(host, def, NULL, e);
 }
 
-static int definition_keep(struct vm_host *host, const struct definition *def, bool is_new, struct err *e)
+static int definition_store(struct vm_host *host, const struct definition *def, bool is_new, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(def);
 
@@ -161,7 +161,7 @@ static int definition_keep(struct vm_host *host, const struct definition *def, b
 
 int batch_redefine(struct batch *b, const struct vm *vm, struct err *e)
 {
-	return definition_keep(b->host, vm->def, false, e);
+	return definition_store(b->host, vm->def, false, e);
 }
 
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e)
@@ -170,7 +170,7 @@ int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm 
 	int r = taken_check(host, def, e);
 
 	if (!r)
-		r = definition_keep(host, def, true, e);
+		r = definition_store(host, def, true, e);
 	if (r < 0)
 		return r;
 	r = vm_add(host, def, ret_vm);
@@ -265,7 +265,7 @@ static int batch_keep(struct batch *b, void (*done)(struct batch *b), struct err
 	return r;
 }
 
-static bool vm_forget(struct vm *vm)
+static bool vm_undefine(struct vm *vm)
 {
 	struct vm_host *host = vm->host;
 	char name[VM_NAME_MAX + 1];
@@ -281,18 +281,18 @@ static bool vm_forget(struct vm *vm)
 	}
 	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, uuid, NULL);
 	vm_remove(vm);
-	if (permissions_forget_vm(&host->permissions, uuid))
-		permissions_keep(&host->permissions, host->loop, host->store, NULL);
+	if (permissions_remove_vm(&host->permissions, uuid))
+		permissions_store(&host->permissions, host->loop, host->store, NULL);
 	return true;
 }
 
-static bool overlays_forget(const struct vm *vm)
+static bool overlays_remove(const struct vm *vm)
 {
 	bool any = false;
 
 	for (uint32_t i = 0; i < vm->def->ndisks; i++)
 		if (!vm->def->disks[i].read_only)
-			any = pins_forget(vm->host, vm->def->disks[i].layers[0].path) || any;
+			any = pins_remove(vm->host, vm->def->disks[i].layers[0].path) || any;
 	return any;
 }
 
@@ -308,8 +308,8 @@ static void files_removed(void *opaque, int r, const struct fork_as_result *res,
 	if (r < 0)
 		log_error("batch", "%s", e->msg);
 	for (unsigned i = 0; i < b->n; i++) {
-		pins = overlays_forget(b->vms[i]) || pins;
-		all = vm_forget(b->vms[i]) && all;
+		pins = overlays_remove(b->vms[i]) || pins;
+		all = vm_undefine(b->vms[i]) && all;
 	}
 	b->n = 0;
 	if (pins)

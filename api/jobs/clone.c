@@ -61,7 +61,7 @@ struct cloning {
 	struct clone_files_work *look;
 	bool working, going_on;
 	uint64_t begun_ns;
-	struct definition **defs; /* the array is owned, the definitions are borrowed; for clone_files_look() */
+	struct definition **defs; /* the array is owned, the definitions are borrowed; for clone_files_check() */
 	struct loop_task task;
 };
 
@@ -88,7 +88,7 @@ static void result_put(void *opaque, struct json_object *o)
 	struct cloning *f = opaque;
 
 	js_put_uint(o, "total", loop_now_ns() - f->begun_ns);
-	identity_tell_forwards(f->def, o);
+	identity_put_forwards(f->def, o);
 }
 
 static void clone_end(struct cloning *f)
@@ -172,7 +172,7 @@ static void copies_done(struct loop_task *task)
 static void copies_resume(struct cloning *f);
 static void disk_next(struct target *t);
 
-static void progress_tell(struct cloning *f)
+static void progress_report(struct cloning *f)
 {
 	uint64_t done = f->copied, total = f->copied, known = f->made * (uint64_t)f->copies;
 
@@ -199,7 +199,7 @@ static void clone_progress(struct job *j, const struct vm_event *ev)
 		return;
 	f->targets[key].done = (uint64_t)ev->value;
 	f->targets[key].total = (uint64_t)ev->total;
-	progress_tell(f);
+	progress_report(f);
 }
 
 static void target_done(struct target *t, int r, const struct err *e)
@@ -212,7 +212,7 @@ static void target_done(struct target *t, int r, const struct err *e)
 	else
 		f->made++;
 	t->nth = 0;
-	progress_tell(f);
+	progress_report(f);
 	copies_resume(f);
 }
 
@@ -395,7 +395,7 @@ static void clone_counted(void *opaque, int r, const struct err *e)
 	clone_claim(opaque);
 }
 
-static void files_looked_for(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void files_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct cloning *f = opaque;
 
@@ -418,7 +418,7 @@ static void cloning_start(struct loop_task *task)
 
 	for (unsigned i = 0; i < f->n; i++)
 		f->defs[i] = f->targets[i].def;
-	clone_files_look(f->host->helpers, &files, files_looked_for, f, &f->look);
+	clone_files_check(f->host->helpers, &files, files_checked, f, &f->look);
 }
 
 static void copies_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)

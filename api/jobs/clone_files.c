@@ -60,7 +60,7 @@ static bool disk_is_ours(const struct clone_files *f, const struct definition *d
 	return !d->read_only && rights_are_same(author_of(def, d->layers[0].path), f->author);
 }
 
-static int files_look(const void *arg, struct fork_as_result *out, struct err *e)
+static int files_check(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct clone_files *f = arg;
 	struct stat st;
@@ -287,10 +287,10 @@ static void work_begin(struct helpers *h, struct fork_as_spec *s, const struct c
 		work_end(w);
 }
 
-void clone_files_look(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
+void clone_files_check(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct clone_files_work **ret)
 {
-	struct fork_as_spec s = { .run = files_look, .what = "making files for clones", .timeout_ns = TIMEOUT_NS };
+	struct fork_as_spec s = { .run = files_check, .what = "making files for clones", .timeout_ns = TIMEOUT_NS };
 
 	work_begin(h, &s, f, done, opaque, ret);
 }

@@ -22,7 +22,7 @@ struct clone_files {
 	struct definition *const *defs; /* the clones' definitions */
 	unsigned n;
 	const struct rights *author; /* set by these functions: the author whose files a process handles */
-	/* Only for clone_files_look(). The VM whose writable disks are copied; NULL: none is copied. layers: a
+	/* Only for clone_files_check(). The VM whose writable disks are copied; NULL: none is copied. layers: a
 	 * copy gets the content of all layers, not only the first one's file. */
 	const struct definition *source;
 	bool layers;
@@ -43,7 +43,7 @@ struct clone_files_work;
 
 /* Check that none of the files exists. res->bytes: bytes that the images of one clone add to a quota
  * (api/vm/quota_use.h). done() may be called at once. *ret: until then, for clone_files_free(). */
-void clone_files_look(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
+void clone_files_check(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct clone_files_work **ret);
 /* Kill the processes; done() is not called. NULL allowed. */
 void clone_files_free(struct clone_files_work *w);
@@ -66,7 +66,7 @@ int clone_copy_open(struct helpers *h, const struct rights *rights, const struct
 	clone_files_done *done, void *opaque, struct client_file **ret, struct err *e);
 
 /* Remove the files that `made` and `born_after_ns` select. A file that is missing is no error. done, ret: as for
- * clone_files_look(). */
+ * clone_files_check(). */
 void clone_files_remove(struct helpers *h, const struct clone_files *f, clone_files_done *done, void *opaque,
 	struct clone_files_work **ret);
 

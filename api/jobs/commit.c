@@ -24,7 +24,7 @@
 #include <string.h>
 
 #define AGAIN_NS 100000000ULL
-#define SETTLE_TRIES 100
+#define UPDATE_TRIES 100
 
 struct commit {
 	struct job *job;
@@ -37,14 +37,14 @@ struct commit {
 	unsigned top, base;
 	bool ready; /* as in struct commit_opts */
 	bool live; /* the VM ran when the job began */
-	struct loop_timer *settle; /* NULL: none */
+	struct loop_timer *retry_timer; /* NULL: none */
 	struct store_work stored; /* of the definitions */
-	unsigned settle_tries;
+	unsigned update_tries;
 };
 
 static void commit_free(struct commit *x)
 {
-	loop_timer_free(x->settle);
+	loop_timer_free(x->retry_timer);
 	open_as_free(x->opener);
 	definition_free(x->only);
 	free(x);
@@ -58,15 +58,15 @@ static void commit_fail(struct commit *x, const struct err *e)
 
 /* ---- the definition ---- */
 
-static void definition_settle(void *opaque);
+static void definition_update(void *opaque);
 
-static bool settle_later(struct commit *x)
+static bool update_later(struct commit *x)
 {
-	if (x->settle_tries++ == SETTLE_TRIES)
+	if (x->update_tries++ == UPDATE_TRIES)
 		return false;
-	if (!x->settle && loop_timer_new(x->vm->host->loop, definition_settle, x, &x->settle) < 0)
+	if (!x->retry_timer && loop_timer_new(x->vm->host->loop, definition_update, x, &x->retry_timer) < 0)
 		return false;
-	loop_timer_arm(x->settle, loop_now_ns() + AGAIN_NS);
+	loop_timer_arm(x->retry_timer, loop_now_ns() + AGAIN_NS);
 	return true;
 }
 
@@ -89,7 +89,7 @@ static struct definition *definition_without(const struct commit *x, const struc
 }
 
 /* A client that is notified of the end finds both definitions changed, also after a kill of the daemon. */
-static void settled(struct store_work *work)
+static void live_stored(struct store_work *work)
 {
 	struct commit *x = container_of(work, struct commit, stored);
 
@@ -97,7 +97,7 @@ static void settled(struct store_work *work)
 	commit_free(x);
 }
 
-static void live_settle(struct commit *x)
+static void live_update(struct commit *x)
 {
 	struct vm *vm = x->vm;
 	struct definition *def = x->live && vm->live && vm->proc ? definition_without(x, vm->live) : NULL;
@@ -107,7 +107,7 @@ static void live_settle(struct commit *x)
 		vm_live_replace(vm, STEAL_PTR(def));
 	}
 	definition_free(def);
-	x->stored = (struct store_work){ .done = settled, .loop = vm->host->loop };
+	x->stored = (struct store_work){ .done = live_stored, .loop = vm->host->loop };
 	store_after(vm->host->store, &x->stored);
 }
 
@@ -117,7 +117,7 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 	struct err why;
 
 	(void)what;
-	if (r == -EBUSY && settle_later(x))
+	if (r == -EBUSY && update_later(x))
 		return;
 	if (r < 0) {
 		err_set(&why, r, e->cls, "all is in %.300s, but the definition still names the layers above it: %.300s",
@@ -125,11 +125,11 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 		commit_fail(x, &why);
 		return;
 	}
-	live_settle(x);
+	live_update(x);
 }
 
 /* Drop the layers from the definition. If the daemon dies before, the disk reads the same with them. */
-static void definition_settle(void *opaque)
+static void definition_update(void *opaque)
 {
 	struct commit *x = opaque;
 	struct vm *vm = x->vm;
@@ -140,7 +140,7 @@ static void definition_settle(void *opaque)
 		return;
 	}
 	definition_free(def);
-	live_settle(x);
+	live_update(x);
 }
 
 /* ---- the job ---- */
@@ -160,7 +160,7 @@ static void commit_done(void *opaque, int r, const struct vm_answer *a, const st
 			job_succeed(x->job, NULL);
 		commit_free(x);
 	} else {
-		definition_settle(x);
+		definition_update(x);
 	}
 }
 

@@ -74,7 +74,7 @@ static void fork_free(struct fork *f)
 
 /* Raise the clones' quota use to the space of the first clone's files, if that exceeds the claim. That happens if the
  * source's process has copied a disk that was to be pinned, or a copy is larger than its source. */
-static int bytes_settle(struct fork *f, struct err *e)
+static int bytes_adjust(struct fork *f, struct err *e)
 {
 	uint64_t bytes = 0;
 	int r;
@@ -91,7 +91,7 @@ static int bytes_settle(struct fork *f, struct err *e)
 	return r;
 }
 
-static int disks_settle(struct fork *f, struct err *e)
+static int disks_adjust(struct fork *f, struct err *e)
 {
 	bool changed = false;
 	int r = 0;
@@ -241,7 +241,7 @@ static void result_put(void *opaque, struct json_object *o)
 
 	js_put(o, "disks", disks_to_json(f));
 	js_put(o, "clones", clones_to_json(f));
-	identity_tell_forwards(f->source->def, o);
+	identity_put_forwards(f->source->def, o);
 	addresses_put(f, o);
 	published_put(f, o);
 	/* One more clone is likely to follow; a batch keeps the processors busy by itself. */
@@ -444,7 +444,7 @@ static void files_measured(void *opaque, int r, const struct err *e)
 	f->measured = true;
 	memcpy(f->made_bytes, fork_images_sizes(f->files), sizeof(f->made_bytes));
 	if (!r) {
-		r = bytes_settle(f, &why);
+		r = bytes_adjust(f, &why);
 		e = &why;
 	}
 	if (r < 0)
@@ -497,14 +497,14 @@ static void fork_answered(void *opaque, int r, const struct vm_answer *a, const 
 	f->answered = true;
 	if (!r && a->snapshot) {
 		f->taken = *a->snapshot;
-		fork_settle_pins(f);
+		fork_resolve_pins(f);
 	}
 	for (unsigned i = 0; i < f->next && !f->ended; i++)
 		vm_start_limit(f->clones[i].vm); /* the pins are there */
 	if (f->durable) {
 		r = 0; /* a process that has ended since has not failed */
 	} else if (!r) {
-		r = disks_settle(f, &why);
+		r = disks_adjust(f, &why);
 		e = &why;
 	}
 	f->durable = f->durable || !r;

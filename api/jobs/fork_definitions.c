@@ -80,7 +80,7 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 	r = definition_parse(o, NULL, &c->def, e);
 	if (!r)
 		authors_clone(f->source->def, c->def); /* the author of a disk of the source makes its copy */
-	if (!r && c == f->clones && vm_spare_promise(f->host, c->def))
+	if (!r && c == f->clones && vm_spare_reserve(f->host, c->def))
 		memcpy(f->spare, c->def->uuid, sizeof(f->spare));
 	else if (!r)
 		r = uuid_make(c->def->uuid, e);

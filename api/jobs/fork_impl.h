@@ -84,7 +84,7 @@ size_t fork_request_bytes(const struct fork *f);
 /* Whether the clones have overlays, as the answer says. made: of disk i, enum vm_disk_made. */
 bool fork_is_overlay(const struct fork *f, unsigned i, uint8_t made);
 /* Note which pins the overlays read, as the answer says. The clones may be gone by now. */
-void fork_settle_pins(struct fork *f);
+void fork_resolve_pins(struct fork *f);
 /* Note that the VM's process has copied disk i, which was to be pinned, because its image can hold no pin. Remove the
  * source's image from the backing files of the clones' disks. The caller stores the list of pins. */
 void fork_set_copied(struct fork *f, unsigned i);

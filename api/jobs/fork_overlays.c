@@ -164,13 +164,13 @@ bool fork_is_overlay(const struct fork *f, unsigned i, uint8_t made)
 	return made == VM_MADE_OVERLAY || (made == VM_MADE_SHARED && f->may_share[i]);
 }
 
-void fork_settle_pins(struct fork *f)
+void fork_resolve_pins(struct fork *f)
 {
 	for (unsigned i = 0, w = 0; i < VM_DISKS_MAX; i++) {
 		bool is_made = f->taken.disks_made[w] == VM_MADE_OVERLAY;
 
 		if (f->may_share[i] && fork_is_overlay(f, i, f->taken.disks_made[w])) {
-			pins_settle(f->host, f->pins[i], is_made);
+			pins_resolve(f->host, f->pins[i], is_made);
 			f->pins_changed = f->pins_changed || is_made;
 		}
 		w += f->images[i] != NULL;
@@ -185,7 +185,7 @@ void fork_set_copied(struct fork *f, unsigned i)
 		struct definition_disk *d = &f->clones[k].vm->def->disks[i];
 
 		layer_drop(d);
-		pins_forget(f->host, d->layers[0].path);
+		pins_remove(f->host, d->layers[0].path);
 		pins_copy(f->host, f->images[i], d->layers[0].path);
 	}
 }

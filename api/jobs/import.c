@@ -92,12 +92,12 @@ static void vm_drop(struct vm *vm)
 	memcpy(uuid, vm->def->uuid, sizeof(uuid));
 	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, uuid, NULL);
 	vm_remove(vm);
-	if (permissions_forget_vm(&host->permissions, uuid))
-		permissions_keep(&host->permissions, host->loop, host->store, NULL);
+	if (permissions_remove_vm(&host->permissions, uuid))
+		permissions_store(&host->permissions, host->loop, host->store, NULL);
 }
 
 /* Undefine a VM that has no job: its job could not be created, or an earlier daemon began the import. */
-static void vm_forget(struct vm *vm)
+static void vm_undefine(struct vm *vm)
 {
 	struct err e;
 
@@ -220,7 +220,7 @@ static void import_ready(void *opaque, struct json_object *o)
 	struct import *x = opaque;
 	CLEANUP_FREE char *text = definition_text(o);
 
-	/* The archive may have changed since archive_looked(): compare its definition. */
+	/* The archive may have changed since archive_inspected(): compare its definition. */
 	if (text && !strcmp(text, x->seen) && !x->job->cancelling)
 		archiver_keep(x->archiver);
 	else
@@ -448,7 +448,7 @@ static int import_define(struct import *x, struct json_object *result, struct de
 }
 
 /* Define the VM, with IMPORT_MARKER in its state folder. d: taken. */
-static int vm_keep(struct import *x, struct definition *d, struct err *e)
+static int vm_define_new(struct import *x, struct definition *d, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
 	int r;
@@ -477,7 +477,7 @@ static int job_begin(struct import *x, struct err *e)
 	int r = job_new(x->vm, "import", x->job_id, &x->job, e);
 
 	if (r < 0) {
-		vm_forget(x->vm);
+		vm_undefine(x->vm);
 		return r;
 	}
 	vm_set(x->vm, VM_FACT_INCOMPLETE, true);
@@ -505,7 +505,7 @@ static void import_start(struct import *x)
 		import_fail(x);
 }
 
-static void archive_looked(void *opaque, int r, struct json_object *result, const struct err *e)
+static void archive_inspected(void *opaque, int r, struct json_object *result, const struct err *e)
 {
 	struct import *x = opaque;
 	struct definition *d = NULL;
@@ -520,7 +520,7 @@ static void archive_looked(void *opaque, int r, struct json_object *result, cons
 	if (!r)
 		r = x->seen ? import_define(x, result, &d, &own) : err_set_errno(&own, -ENOMEM, "import");
 	if (!r)
-		r = vm_keep(x, d, &own);
+		r = vm_define_new(x, d, &own);
 	if (!r)
 		r = job_begin(x, &own);
 	if (r < 0) {
@@ -532,7 +532,7 @@ static void archive_looked(void *opaque, int r, struct json_object *result, cons
 	import_start(x);
 }
 
-static const struct archiver_ops look_ops = { .done = archive_looked };
+static const struct archiver_ops look_ops = { .done = archive_inspected };
 
 int import_begin(struct vm_host *host, const struct import_opts *opts, struct client_file *file, struct rights *rights, struct call *c,
 	struct err *e)
@@ -581,7 +581,7 @@ struct clearing {
 	char parent[PATH_MAX], name[VM_NAME_MAX + 1]; /* of the folder */
 };
 
-static void found_look(struct clearing *x);
+static void found_check(struct clearing *x);
 
 static void found_cleared(void *opaque, int r, struct json_object *result, const struct err *e)
 {
@@ -593,7 +593,7 @@ static void found_cleared(void *opaque, int r, struct json_object *result, const
 	archiver_free(x->archiver);
 	x->archiver = NULL;
 	x->cleared = true;
-	found_look(x);
+	found_check(x);
 }
 
 static const struct archiver_ops found_ops = { .done = found_cleared };
@@ -626,7 +626,7 @@ static bool is_unknown(int r)
 	return r == -ETIMEDOUT || r == -EBUSY || r == -EAGAIN || r == -ENOMEM || r == -EMFILE || r == -ENFILE;
 }
 
-static void found_looked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void found_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct clearing *x = opaque;
 	struct vm *vm = x->vm;
@@ -645,7 +645,7 @@ static void found_looked(void *opaque, int r, const struct fork_as_result *res, 
 			"or unmount that file system, then restart cairnd", vm->def->name, e->msg);
 	} else {
 		log_warn("import", "VM '%s': its import was interrupted, so the VM is removed; import it again", vm->def->name);
-		vm_forget(vm);
+		vm_undefine(vm);
 	}
 }
 
@@ -671,16 +671,16 @@ static void found_dated(void *opaque, int r, const struct fork_as_result *res, c
 	struct err own;
 
 	if (!r) {
-		r = open_as_check(x->vm->host->helpers, x->vm->def, 0, found_looked, x, &own);
+		r = open_as_check(x->vm->host->helpers, x->vm->def, 0, found_checked, x, &own);
 		if (!r)
-			return; /* found_looked() continues */
+			return; /* found_checked() continues */
 		e = &own;
 	}
-	found_looked(x, r, res, e);
+	found_checked(x, r, res, e);
 }
 
 /* Look for the files in a helper process, because their file system may hang. */
-static void found_look(struct clearing *x)
+static void found_check(struct clearing *x)
 {
 	struct vm *vm = x->vm;
 	const char *file = any_file(vm->def);
@@ -693,7 +693,7 @@ static void found_look(struct clearing *x)
 	snprintf(f.path, sizeof(f.path), "%s", file ? file : "");
 	r = fork_as_begin(vm->host->helpers, &s, &x->look, &e);
 	if (r < 0)
-		found_looked(x, r, NULL, &e);
+		found_checked(x, r, NULL, &e);
 }
 
 static void import_end(struct vm *vm)
@@ -707,7 +707,7 @@ static void import_end(struct vm *vm)
 	if (name)
 		snprintf(x->parent, sizeof(x->parent), "%.*s", (int)MAX(name - folder, 1), folder);
 	snprintf(x->name, sizeof(x->name), "%s", name ? name + 1 : "");
-	found_look(x);
+	found_check(x);
 }
 
 void import_clear_up(struct vm_host *host)

@@ -323,14 +323,14 @@ struct json_object *jobs_to_file(struct vm_host *host)
 	return file;
 }
 
-static void jobs_keep(struct vm_host *host)
+static void jobs_store(struct vm_host *host)
 {
 	CLEANUP_JS struct json_object *file = jobs_to_file(host);
 
 	store_put(host->store, NULL, "jobs.json", file, STORE_EVENTUALLY, NULL, NULL);
 }
 
-void jobs_forget_qmp(const struct vm *vm)
+void jobs_dismiss_qmp(const struct vm *vm)
 {
 	bool any = false;
 
@@ -341,7 +341,7 @@ void jobs_forget_qmp(const struct vm *vm)
 			any = true;
 		}
 	if (any)
-		jobs_keep(vm->host);
+		jobs_store(vm->host);
 }
 
 static void job_remove(struct job *j)
@@ -573,7 +573,7 @@ static void job_conclude(void *opaque)
 	/* The callbacks may begin other jobs, which drop concluded ones. */
 	j->concluding = true;
 	job_status_set(j, JOB_CONCLUDED);
-	jobs_keep(host);
+	jobs_store(host);
 	vm_observers_each(o, host)
 		if ((*o)->job_concluded)
 			(*o)->job_concluded(host, j->vm_name);
@@ -653,7 +653,7 @@ int job_dismiss(struct job *j, struct err *e)
 			"Job '%s' in state '%s' cannot accept command verb 'dismiss'", j->id,
 			job_status_names[j->status]);
 	job_remove(j);
-	jobs_keep(host);
+	jobs_store(host);
 	return 0;
 }
 

@@ -137,7 +137,7 @@ bool job_qmp_is_block(const struct job *j);
 struct job *job_find_qmp(const struct vm *vm, const char *qmp_id);
 /* Hide all jobs of the VM so far from clients of its QMP socket. Call it when a run of the VM begins and when the run
  * has ended. */
-void jobs_forget_qmp(const struct vm *vm);
+void jobs_dismiss_qmp(const struct vm *vm);
 
 /* Answer a call with {"job": its id}. The call's user owns the job (job_owner.h). */
 void call_return_job(struct call *c, struct job *j);

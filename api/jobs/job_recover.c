@@ -179,7 +179,7 @@ static bool is_last_event(struct recover *r, const char *id, const char *type, c
 	return false;
 }
 
-static bool recover_look(void *opaque, struct json_object *ev)
+static bool recover_event(void *opaque, struct json_object *ev)
 {
 	struct recover *r = opaque;
 	struct json_object *data = js_get(ev, "data");
@@ -213,7 +213,7 @@ void jobs_recover(struct vm_host *host, struct json_object *file)
 
 	while (*r.at)
 		r.at = &(*r.at)->next;
-	event_log_backwards(host->events, "\"JOB_STATUS_CHANGE\"", recover_look, &r);
+	event_log_backwards(host->events, "\"JOB_STATUS_CHANGE\"", recover_event, &r);
 }
 
 int job_adopt(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
@@ -231,7 +231,7 @@ int job_adopt(struct vm *vm, const char *type, struct job **ret_j, struct err *e
 	return job_new(vm, type, NULL, ret_j, e);
 }
 
-void jobs_settle(struct vm_host *host)
+void jobs_recover_end(struct vm_host *host)
 {
 	CLEANUP_JS struct json_object *file = NULL;
 	bool any = false;

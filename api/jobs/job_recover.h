@@ -19,6 +19,6 @@ void jobs_recover(struct vm_host *host, struct json_object *file);
 int job_adopt(struct vm *vm, const char *type, struct job **ret_j, struct err *e);
 /* Fail the jobs that are still `lost` and not concluded, and emit the event of the end for each `lost` job. Call it
  * when all VMs are adopted. */
-void jobs_settle(struct vm_host *host);
+void jobs_recover_end(struct vm_host *host);
 
 #endif

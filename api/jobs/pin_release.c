@@ -20,9 +20,9 @@
 /* Long enough for a platform that forks a VM again and again, each time after it has removed the last clone. A longer
  * wait would keep more clusters that the guest has overwritten. */
 #define WAIT_S 60U
-#define TELL_TIMEOUT_NS VM_PROCESS_NO_TIMEOUT
+#define NOTIFY_TIMEOUT_NS VM_PROCESS_NO_TIMEOUT
 /* Delay before a process is notified again that could not be reached, for example because its socket was full. */
-#define TELL_AGAIN_NS 1000000000ULL
+#define NOTIFY_AGAIN_NS 1000000000ULL
 
 static void vm_release(struct vm *vm);
 static void timer_arm(struct vm_host *host);
@@ -99,7 +99,7 @@ static bool vm_end_wait(struct vm *vm)
 	return any;
 }
 
-static void idle_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void idle_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 
@@ -111,10 +111,10 @@ static void idle_told(void *opaque, int r, const struct vm_answer *a, const stru
 	 * has ended has no list. */
 	if (!vm->proc)
 		return;
-	if (!vm->idle_pins_told)
-		vm->idle_pins_told = vm_process_pid(vm->proc);
+	if (!vm->idle_pins_notified)
+		vm->idle_pins_notified = vm_process_pid(vm->proc);
 	vm->host->pins_told = true;
-	vm->host->pins_tell_at_ns = loop_now_ns() + TELL_AGAIN_NS;
+	vm->host->pins_notify_at_ns = loop_now_ns() + NOTIFY_AGAIN_NS;
 	timer_arm(vm->host);
 }
 
@@ -126,18 +126,18 @@ static void vm_tell_idle(struct vm *vm)
 	struct vm_pins pins = { 0 };
 	pid_t pid = idle_pid(vm);
 
-	if (!pid || (vm->idle_pins_told && vm->idle_pins_told != pid))
+	if (!pid || (vm->idle_pins_notified && vm->idle_pins_notified != pid))
 		vm_end_wait(vm);
 	if (!pid) {
-		vm->idle_pins_told = 0;
+		vm->idle_pins_notified = 0;
 		return;
 	}
 	for (uint32_t i = 0; i < def->ndisks; i++)
 		if (has_pins(&def->disks[i]) && pins_idle(vm->host, def->disks[i].layers[0].path, pins.ids[pins.n]))
 			pins.n++;
-	if (pins.n || vm->idle_pins_told == pid)
-		vm_process_request(vm->proc, VM_MSG_PINS_IDLE, &pins, sizeof(pins), -1, TELL_TIMEOUT_NS, idle_told, vm);
-	vm->idle_pins_told = pins.n ? pid : 0;
+	if (pins.n || vm->idle_pins_notified == pid)
+		vm_process_request(vm->proc, VM_MSG_PINS_IDLE, &pins, sizeof(pins), -1, NOTIFY_TIMEOUT_NS, idle_answered, vm);
+	vm->idle_pins_notified = pins.n ? pid : 0;
 }
 
 static void tell_idle(struct vm_host *host)
@@ -170,7 +170,7 @@ static void vm_release(struct vm *vm)
 {
 	struct vm_pins pins = { 0 };
 
-	if (vm->idle_pins_told)
+	if (vm->idle_pins_notified)
 		vm_tell_idle(vm);
 	if (is_reachable(vm) && pins_choose(vm, &pins))
 		vm_process_request(vm->proc, VM_MSG_PINS_DELETE, &pins, sizeof(pins), -1, DELETE_TIMEOUT_NS,
@@ -199,7 +199,7 @@ static void timer_fire(void *opaque)
 {
 	struct vm_host *host = opaque;
 
-	host->pins_tell_at_ns = 0;
+	host->pins_notify_at_ns = 0;
 	tell_idle(host);
 	release_all(host);
 }
@@ -207,7 +207,7 @@ static void timer_fire(void *opaque)
 /* Wake up when a pin has waited long enough, and when a process is to be notified again. */
 static void timer_arm(struct vm_host *host)
 {
-	uint64_t until = pins_idle_until(host), again = host->pins_tell_at_ns;
+	uint64_t until = pins_idle_until(host), again = host->pins_notify_at_ns;
 	uint64_t at = until && again ? MIN(until, again) : MAX(until, again);
 
 	if (at && (host->pins_timer || loop_timer_new(host->loop, timer_fire, host, &host->pins_timer) == 0))
@@ -222,7 +222,7 @@ void pin_release_due(struct vm_host *host)
 
 void pin_release_idle(struct vm *vm)
 {
-	if (vm->idle_pins_told && vm_end_wait(vm))
+	if (vm->idle_pins_notified && vm_end_wait(vm))
 		vm_release(vm);
 }
 

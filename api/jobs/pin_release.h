@@ -15,7 +15,7 @@ struct vm_host;
 struct vm_observer;
 
 /* Store the list of pins, and ask the processes of running VMs to delete the pins that are due. Call it after
- * pins_forget(). */
+ * pins_remove(). */
 void pin_release_due(struct vm_host *host);
 
 /* If the VM is off, let its offline process delete the pins that are due. Call it before a request for a fork, which

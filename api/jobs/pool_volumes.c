@@ -65,7 +65,7 @@ static int folder_open(const char *path, struct err *e)
 	return fd < 0 ? err_set_errno(e, -errno, "folder %.300s", path) : fd;
 }
 
-static void qcow2_look(int fd, const uint8_t header[QCOW2_HEADER_BYTES], struct look *l)
+static void qcow2_probe(int fd, const uint8_t header[QCOW2_HEADER_BYTES], struct look *l)
 {
 	uint64_t offset = load_be64(header + 8);
 	uint32_t size = load_be32(header + 16);
@@ -86,7 +86,7 @@ static int irregular(const char *name, struct err *e)
  * flags: of open(): O_RDONLY or O_RDWR; with O_NOFOLLOW, a symbolic link is no regular file.
  * ret_fd: gets the open file, which the caller closes; -1: it may not be opened. NULL: close it.
  * Returns 0; -EINVAL: it is no regular file; -errno. */
-static int file_look(int dir, const char *name, int flags, struct look *l, int *ret_fd, struct err *e)
+static int file_probe(int dir, const char *name, int flags, struct look *l, int *ret_fd, struct err *e)
 {
 	uint8_t header[QCOW2_HEADER_BYTES];
 	CLEANUP_CLOSE int fd = -1;
@@ -108,15 +108,15 @@ static int file_look(int dir, const char *name, int flags, struct look *l, int *
 	l->capacity_bytes = (uint64_t)l->st.st_size;
 	l->allocation_bytes = (uint64_t)l->st.st_blocks * 512;
 	if (l->st.st_size >= QCOW2_HEADER_BYTES && !pread_full(fd, header, sizeof(header), 0) && load_be32(header) == QCOW2_MAGIC)
-		qcow2_look(fd, header, l);
+		qcow2_probe(fd, header, l);
 	if (ret_fd)
 		*ret_fd = steal_fd(&fd);
 	return 0;
 }
 
-static int volume_look(int dir, const char *name, struct look *l, struct err *e)
+static int volume_probe(int dir, const char *name, struct look *l, struct err *e)
 {
-	return file_look(dir, name, O_RDONLY | O_NOFOLLOW, l, NULL, e);
+	return file_probe(dir, name, O_RDONLY | O_NOFOLLOW, l, NULL, e);
 }
 
 /* ---- names of a folder ---- */
@@ -213,7 +213,7 @@ static int list_run(const struct volume_work *w, int dir, struct fork_as_result 
 	static struct look look;
 	struct volume_users users;
 	char after[NAME_MAX + 1];
-	int r = volume_users_look(w->host, !w->no_look, &users, e);
+	int r = volume_users_find(w->host, !w->no_look, &users, e);
 
 	if (r < 0)
 		return r;
@@ -226,7 +226,7 @@ static int list_run(const struct volume_work *w, int dir, struct fork_as_result 
 			struct volume_id id = { w->folder, after, &look.st };
 
 			memcpy(after, names.list[i], sizeof(after));
-			if (volume_look(dir, after, &look, NULL) < 0)
+			if (volume_probe(dir, after, &look, NULL) < 0)
 				continue;
 			if (!entry_put(data, &out->ndata, &users, &id, &look)) {
 				out->count = 1;
@@ -279,7 +279,7 @@ static int vms_check(const struct volume_work *w, const struct stat *st, struct 
 	struct volume_users users;
 	const struct vm *vm;
 	size_t at = 0;
-	int r = volume_users_look(w->host, true, &users, e);
+	int r = volume_users_find(w->host, true, &users, e);
 
 	if (r < 0)
 		return r;
@@ -303,7 +303,7 @@ static int overlays_check(const struct volume_work *w, int dir, const struct sta
 		for (unsigned i = 0; !r && i < names.n; i++) {
 			struct stat st;
 
-			if (volume_look(dir, names.list[i], &look, NULL) < 0 || !look.nbacking || fstatat(dir, look.backing, &st, 0) < 0)
+			if (volume_probe(dir, names.list[i], &look, NULL) < 0 || !look.nbacking || fstatat(dir, look.backing, &st, 0) < 0)
 				continue;
 			if (st.st_dev == file->st_dev && st.st_ino == file->st_ino)
 				return err_set(e, -EBUSY, ERR_BUSY, "%s/%s is the backing file of %s; delete that first", w->folder, w->name,
@@ -318,7 +318,7 @@ static int overlays_check(const struct volume_work *w, int dir, const struct sta
 static int delete_run(const struct volume_work *w, int dir, struct err *e)
 {
 	static struct look look;
-	int r = volume_look(dir, w->name, &look, e);
+	int r = volume_probe(dir, w->name, &look, e);
 
 	if (!r)
 		r = vms_check(w, &look.st, e);
@@ -332,7 +332,7 @@ static int delete_run(const struct volume_work *w, int dir, struct err *e)
 /* ---- work of cairn-img ---- */
 
 /* Tell the daemon, which reads the file of progress, how many bytes the work has. */
-static void total_tell(int progress, uint64_t bytes)
+static void total_write(int progress, uint64_t bytes)
 {
 	(void)!pwrite(progress, &bytes, sizeof(bytes), VOLUME_PROGRESS_TOTAL_AT);
 }
@@ -381,18 +381,18 @@ static void path_put(char path[PATH_MAX], const struct volume_work *w, const cha
 }
 
 /* Open an image and look at it. A guest that has a raw image can write a header into it that names any file of the host
- * as its backing file, so the header of an image that VMs use does not count. flags, ret_fd: as of file_look(). */
+ * as its backing file, so the header of an image that VMs use does not count. flags, ret_fd: as of file_probe(). */
 static int image_open(const struct volume_work *w, int dir, const char *name, int flags, struct look *l, int *ret_fd, struct err *e)
 {
 	struct volume_id id = { w->folder, name, &l->st };
 	struct volume_users users;
 	enum volume_format used;
-	int r = file_look(dir, name, flags, l, ret_fd, e);
+	int r = file_probe(dir, name, flags, l, ret_fd, e);
 
 	if (!r && *ret_fd < 0)
 		r = err_set_errno(e, -EACCES, "%s%s%s", *name == '/' ? "" : w->folder, *name == '/' ? "" : "/", name);
 	if (!r)
-		r = volume_users_look(w->host, true, &users, e);
+		r = volume_users_find(w->host, true, &users, e);
 	if (r < 0)
 		return r;
 	used = volume_users_format(&users, &id);
@@ -415,7 +415,7 @@ static int create_run(const struct volume_work *w, int dir, int progress, struct
 
 	if (r < 0)
 		return r;
-	total_tell(progress, w->capacity_bytes);
+	total_write(progress, w->capacity_bytes);
 	volume_img_begin(&v, w->host->paths->img_program, "create", progress);
 	volume_img_add(&v, "-f");
 	volume_img_add(&v, volume_format_name(w->format));
@@ -447,7 +447,7 @@ static int clone_run(const struct volume_work *w, int dir, int progress, struct 
 
 	if (r < 0)
 		return r;
-	total_tell(progress, look.capacity_bytes);
+	total_write(progress, look.capacity_bytes);
 	path_put(from, w, w->name);
 	path_put(to, w, w->copy);
 	volume_img_begin(&v, w->host->paths->img_program, "convert", progress);

@@ -312,7 +312,7 @@ static void identities_stored(struct promotion *p)
 	}
 	vm_socket_remove(dir, p->left.name);
 	for (unsigned i = 0; i < p->nids; i++)
-		usernet_forget(dir, p->left.name, p->ids[i]);
+		usernet_remove_socket(dir, p->left.name, p->ids[i]);
 	vm_save(p->winner);
 	vm_save(p->loser);
 	if (p->ports)
@@ -343,7 +343,7 @@ static void definition_set(struct vm *vm, struct definition *d)
 /* In memory. identities_change() queues the writes in the same turn of the loop, before any other of these VMs. */
 static void loser_switch(struct promotion *p, struct definition *d)
 {
-	vm_live_forget(p->loser);
+	vm_live_drop(p->loser);
 	vm_log_rename(p->host->logs, p->taken.name, p->old.name);
 	vm_rename(p->loser, p->old.name);
 	definition_set(p->loser, d);
@@ -365,7 +365,7 @@ static void winner_switch(struct promotion *p)
 	definition_free(w->live);
 	w->live = w->proc ? STEAL_PTR(p->live) : NULL;
 	if (w->live && !vm_is_pending(w))
-		vm_live_forget(w);
+		vm_live_drop(w);
 	memset(w->source, 0, sizeof(w->source));
 }
 
@@ -447,7 +447,7 @@ static void identities_change(struct promotion *p)
 		folder_move(p, p->left.name, p->winner);
 	}
 	permissions_promote(roles, p->taken.uuid, p->taken.name, p->left.uuid, p->old.uuid, p->old.name, p->undo ? p->roles : NULL);
-	permissions_keep(roles, p->host->loop, p->host->store, work_next(p));
+	permissions_store(roles, p->host->loop, p->host->store, work_next(p));
 	p->busy++;
 	if (winner)
 		vm_notify(p->winner, promoted, p->loser);

@@ -30,7 +30,7 @@
 
 #define MEASURE_TIMEOUT_NS (10 * 1000000000ULL)
 #define AGAIN_NS 100000000ULL
-#define SETTLE_TRIES 100 /* 10 seconds; then the next start ignores the backing files that the definition still names */
+#define UPDATE_TRIES 100 /* 10 seconds; then the next start ignores the backing files that the definition still names */
 
 struct pull {
 	struct store_work work; /* done when the mark is on stable storage, and later the definitions */
@@ -41,14 +41,14 @@ struct pull {
 	struct loop_timer *again; /* for a pull of an earlier daemon, which the process may still be ending; else NULL */
 	uint64_t charged; /* bytes by which this pull has raised vm->counts.made_bytes */
 	bool resumed; /* an earlier daemon began the pull */
-	struct loop_timer *settle; /* NULL: none */
-	unsigned settle_tries;
+	struct loop_timer *retry_timer; /* NULL: none */
+	unsigned update_tries;
 };
 
 static void pull_free(struct pull *p)
 {
 	loop_timer_free(p->again);
-	loop_timer_free(p->settle);
+	loop_timer_free(p->retry_timer);
 	free(p->image);
 	free(p);
 }
@@ -63,16 +63,16 @@ static const struct definition_disk *disk_find(const struct definition *def, con
 
 /* ---- the definition ---- */
 
-static void definition_settle(void *opaque);
+static void definition_update(void *opaque);
 
 /* Update the definition again, since it was changed meanwhile or cannot be changed now. */
-static bool settle_later(struct pull *p)
+static bool update_later(struct pull *p)
 {
-	if (p->settle_tries++ == SETTLE_TRIES)
+	if (p->update_tries++ == UPDATE_TRIES)
 		return false;
-	if (!p->settle && loop_timer_new(p->vm->host->loop, definition_settle, p, &p->settle) < 0)
+	if (!p->retry_timer && loop_timer_new(p->vm->host->loop, definition_update, p, &p->retry_timer) < 0)
 		return false;
-	loop_timer_arm(p->settle, loop_now_ns() + AGAIN_NS);
+	loop_timer_arm(p->retry_timer, loop_now_ns() + AGAIN_NS);
 	return true;
 }
 
@@ -97,7 +97,7 @@ static int definition_without(const struct pull *p, const struct definition *of,
 }
 
 /* When a client learns of the end, both definitions lack the backing files, even if the daemon is killed then. */
-static void settled(struct store_work *work)
+static void live_stored(struct store_work *work)
 {
 	struct pull *p = container_of(work, struct pull, work);
 
@@ -107,7 +107,7 @@ static void settled(struct store_work *work)
 
 /* Remove the backing files from the definition that the VM runs with, which ends the disk's mark. If the daemon ends
  * before that is stored, the next one finds the mark and pulls again, which changes the definitions only. */
-static void live_settle(struct pull *p)
+static void live_update(struct pull *p)
 {
 	struct definition *def = NULL;
 	struct vm *vm = p->vm;
@@ -119,7 +119,7 @@ static void live_settle(struct pull *p)
 	}
 	pull_unmark(vm, p->image);
 	vm_save(vm);
-	p->work = (struct store_work){ .done = settled, .loop = vm->host->loop };
+	p->work = (struct store_work){ .done = live_stored, .loop = vm->host->loop };
 	store_after(vm->host->store, &p->work);
 }
 
@@ -138,17 +138,17 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 	struct pull *p = opaque;
 
 	(void)what;
-	if (r == -EBUSY && settle_later(p))
+	if (r == -EBUSY && update_later(p))
 		return;
 	if (r < 0)
 		definition_fail(p, r, e);
 	else
-		live_settle(p);
+		live_update(p);
 }
 
 /* Remove the backing files from the definition of the next start. If the daemon ends before that is stored, the mark
  * makes the next start ignore them. */
-static void definition_settle(void *opaque)
+static void definition_update(void *opaque)
 {
 	struct pull *p = opaque;
 	struct vm *vm = p->vm;
@@ -156,7 +156,7 @@ static void definition_settle(void *opaque)
 	struct err e;
 	int r = definition_without(p, vm->def, &def, &e);
 
-	if (pins_forget(vm->host, p->image))
+	if (pins_remove(vm->host, p->image))
 		pin_release_due(vm->host);
 	/* The definer makes the change: vm_define() keeps the authors. */
 	if (def && rights_copy(vm->def->rights, &def->rights) < 0) {
@@ -168,7 +168,7 @@ static void definition_settle(void *opaque)
 	else if (def)
 		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_to_json(vm->def), definition_defined, p);
 	else
-		live_settle(p);
+		live_update(p);
 }
 
 /* ---- the job ---- */
@@ -203,7 +203,7 @@ static void pull_done(void *opaque, int r, const struct vm_answer *a, const stru
 
 	(void)a;
 	if (!r) {
-		definition_settle(p);
+		definition_update(p);
 		return;
 	}
 	if (p->again && r == -EREMOTEIO && e->cls == ERR_BUSY) {

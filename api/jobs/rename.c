@@ -42,7 +42,7 @@ static void take_name(struct vm *vm, const char *name)
 }
 
 /* Emit events for clients that track VMs by name: one VM disappears, another appears. */
-static void rename_tell(struct rename *w)
+static void rename_emit(struct rename *w)
 {
 	struct json_object *from = json_object_new_object(), *to = json_object_new_object();
 	const char *name = w->vm->def->name;
@@ -58,7 +58,7 @@ static void in_force(struct store_work *work)
 	struct rename *w = container_of(work, struct rename, work);
 
 	if (!work->r)
-		rename_tell(w);
+		rename_emit(w);
 	rename_end(w, work->r, &work->e);
 }
 
@@ -80,13 +80,13 @@ static void folder_renamed(struct store_work *work)
 
 	if (work->r < 0) {
 		take_name(w->vm, w->old);
-		permissions_keep(&w->vm->host->permissions, w->vm->host->loop, w->vm->host->store, NULL);
+		permissions_store(&w->vm->host->permissions, w->vm->host->loop, w->vm->host->store, NULL);
 		vm_save(w->vm); /* writes to state.json during the rename went to the new folder, which does not exist */
 		rename_end(w, work->r, &work->e);
 		return;
 	}
 	work->done = permissions_stored;
-	permissions_keep(&w->vm->host->permissions, w->vm->host->loop, w->vm->host->store, work);
+	permissions_store(&w->vm->host->permissions, w->vm->host->loop, w->vm->host->store, work);
 }
 
 static int rename_check(struct vm *vm, const char *name, struct err *e)
@@ -153,7 +153,7 @@ static void rename_find(void *opaque, const char *folder)
 
 	if (store_check_vm(host->store, folder, NULL) < 0)
 		return; /* written by a newer Cairn */
-	store_settle(host->store); /* an upgrade of the files loaded above may still be writing into the folder */
+	store_drain(host->store); /* an upgrade of the files loaded above may still be writing into the folder */
 	if (old && name && !strcmp(name, folder))
 		r = rename_step(host, old, name, &e);
 	else

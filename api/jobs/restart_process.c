@@ -117,7 +117,7 @@ int restart_process(struct vm *vm, const char *job_id, struct call *call, struct
 
 /* ---- by a save and a start ---- */
 
-void restart_process_forget(struct vm *vm)
+void restart_process_clear(struct vm *vm)
 {
 	if (!vm_has(vm, VM_FACT_CONTINUES))
 		return;
@@ -132,7 +132,7 @@ static void restart_done(void *opaque, int r, const struct err *e)
 	uint64_t stopped_ns = vm->operation.stopped_ns;
 	struct err err;
 
-	restart_process_forget(vm);
+	restart_process_clear(vm);
 	if (r < 0) {
 		err_set(&err, r, e->cls, "%.280s; the VM is saved; start it with: cairn start %.60s", e->msg, vm->def->name);
 		job_fail(vm->operation.job, &err);
@@ -149,7 +149,7 @@ void restart_process_saved(struct vm *vm)
 	struct vm_start_opts opts = { .state_fd = -1, .by_job = true, .done = restart_done, .opaque = vm };
 
 	if (vm_is_starting(vm)) { /* a client's start waits for the save */
-		restart_process_forget(vm);
+		restart_process_clear(vm);
 		job_succeed(vm->operation.job, NULL);
 		return;
 	}
@@ -174,7 +174,7 @@ static void restart_take_back(struct vm *vm)
 
 	/* After a boot of the host, autostart decides which VMs run. */
 	if (!is_due(vm) || vm->host->new_boot || job_adopt(vm, "restart-process", &j, &e) < 0)
-		restart_process_forget(vm);
+		restart_process_clear(vm);
 	else
 		vm->operation.kind = VM_OP_JOB;
 }
@@ -191,7 +191,7 @@ static void restart_adopted(struct vm *vm, const struct vm_info *info)
 	(void)info;
 	/* If no save is under way, the save has failed, or the VM already runs in its new process: the job is over. */
 	if (vm->operation.kind != VM_OP_SAVE_ADOPTED)
-		restart_process_forget(vm);
+		restart_process_clear(vm);
 }
 
 static void restart_run_over(struct vm *vm, bool was_active, bool rebooting)

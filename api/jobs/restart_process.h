@@ -20,7 +20,7 @@ int restart_process(struct vm *vm, const char *job_id, struct call *call, struct
  * end the job instead. */
 void restart_process_saved(struct vm *vm);
 /* Clear VM_FACT_CONTINUES, and save that: no start has to follow any more. Does nothing if the fact is not set. */
-void restart_process_forget(struct vm *vm);
+void restart_process_clear(struct vm *vm);
 /* Start the VM if an earlier daemon's job has saved it and not started it yet. Call it when all VMs are loaded. */
 void restart_process_resume(struct vm *vm);
 

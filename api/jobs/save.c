@@ -88,7 +88,7 @@ static void tmp_remove(struct vm *vm)
 static void save_finish(struct vm *vm, const struct err *e)
 {
 	tmp_remove(vm);
-	restart_process_forget(vm);
+	restart_process_clear(vm);
 	job_fail(vm->operation.job, e);
 }
 
@@ -329,7 +329,7 @@ static void managed_stored(struct store_work *work)
 	vm->operation.kind = VM_OP_JOB; /* until the job has concluded */
 	vm_notify(vm, save_over, r < 0 ? e.msg : "saved");
 	if (r < 0) {
-		restart_process_forget(vm);
+		restart_process_clear(vm);
 		job_fail(j, &e);
 	} else if (vm_has(vm, VM_FACT_CONTINUES)) {
 		restart_process_saved(vm);

@@ -31,14 +31,14 @@ static void adopted_succeed(struct snapshot_work *w)
 		return;
 	}
 	if (w->name[0]) {
-		snapshot_work_tell(w, EVENT_SNAPSHOT_CREATED, w->name);
+		snapshot_work_emit(w, EVENT_SNAPSHOT_CREATED, w->name);
 		js_put_str(w->result, "name", w->name);
 	}
 	snapshot_work_succeed(w);
 }
 
 /* Learn the snapshot's name, which only the earlier daemon knew. Without it, the job tells the id alone. */
-static void adopted_looked(void *opaque, int r, const struct snapshots *s, const struct err *e)
+static void adopted_listed(void *opaque, int r, const struct snapshots *s, const struct err *e)
 {
 	struct snapshot_work *w = opaque;
 
@@ -88,12 +88,12 @@ static void adopted_answered(void *opaque, int r, const struct vm_answer *a, con
 		memcpy(w->id, a->snapshot->id, sizeof(w->id));
 	if (a->snapshot && w->adopted == VM_MSG_SNAPSHOT_CREATE) {
 		snapshot_put_created(w->result, a->snapshot);
-		w->devices = snapshot_devices_look(w->vm);
+		w->devices = snapshot_devices_json(w->vm);
 		snapshot_devices_note(w->vm, w->id, w->devices);
 	}
 	if (w->adopted == VM_MSG_SNAPSHOT_REVERT)
 		snapshot_revert_note(w, a->snapshot);
-	snapshots_fetch(w->vm, adopted_looked, w); /* this also counts them */
+	snapshots_fetch(w->vm, adopted_listed, w); /* this also counts them */
 }
 
 /* Make the job of an earlier daemon, whose work the VM's process continues with, the owner of the VM again. */

@@ -109,7 +109,7 @@ static void delete_done(void *opaque, int r, const struct vm_answer *a, const st
 	}
 	if (w->vm->counts.snapshots)
 		quota_snapshots_set(w->vm, w->vm->counts.snapshots - 1);
-	snapshot_work_tell(w, EVENT_SNAPSHOT_DELETED, w->victims[w->at].name);
+	snapshot_work_emit(w, EVENT_SNAPSHOT_DELETED, w->victims[w->at].name);
 	if (w->at < NAMES_TOLD_MAX)
 		json_object_array_add(deleted, json_object_new_string(w->victims[w->at].name));
 	w->at++;
@@ -139,7 +139,7 @@ static void delete_next(struct snapshot_work *w)
 		delete_done, w);
 }
 
-static void delete_tell(struct snapshot_work *w)
+static void delete_report(struct snapshot_work *w)
 {
 	struct json_object *deleted = js_get_array(w->result, "deleted");
 
@@ -164,7 +164,7 @@ static void delete_chosen(void *opaque, int r, const struct snapshots *s, const 
 	}
 	js_put(w->result, "deleted", json_object_new_array());
 	if (w->look_only) {
-		delete_tell(w);
+		delete_report(w);
 		return;
 	}
 	w->job->unit = w->nvictims == 1 ? "bytes" : "snapshots";

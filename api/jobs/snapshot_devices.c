@@ -20,7 +20,7 @@
 
 /* ---- the file ---- */
 
-struct json_object *snapshot_devices_look(const struct vm *vm)
+struct json_object *snapshot_devices_json(const struct vm *vm)
 {
 	struct json_object *o = definition_to_json(vm_live(vm));
 

@@ -11,7 +11,7 @@ struct json_object;
 struct vm;
 
 /* Return the definition that the VM runs with as the file has it. The caller owns the object. */
-struct json_object *snapshot_devices_look(const struct vm *vm);
+struct json_object *snapshot_devices_json(const struct vm *vm);
 /* Record the definition that the VM ran with at a new snapshot. definition: borrowed. A failure is logged. */
 void snapshot_devices_note(const struct vm *vm, const char *id, struct json_object *definition);
 /* Make the definition that a new process needs for the revert to a snapshot: that of vm_live(), with the devices that

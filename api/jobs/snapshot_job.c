@@ -45,7 +45,7 @@ void snapshot_work_succeed(struct snapshot_work *w)
 	job_succeed(w->job, json_object_get(w->result));
 }
 
-void snapshot_work_tell(const struct snapshot_work *w, enum event_id id, const char *snapshot)
+void snapshot_work_emit(const struct snapshot_work *w, enum event_id id, const char *snapshot)
 {
 	struct json_object *data = json_object_new_object();
 
@@ -110,7 +110,7 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 		job_fail(w->job, e);
 		return;
 	}
-	snapshot_work_tell(w, EVENT_SNAPSHOT_CREATED, w->create.name);
+	snapshot_work_emit(w, EVENT_SNAPSHOT_CREATED, w->create.name);
 	js_put_str(w->result, "name", w->create.name);
 	if (a->snapshot) {
 		snapshot_put_created(w->result, a->snapshot);
@@ -128,7 +128,7 @@ static void create_begin(struct snapshot_work *w)
 	w->vm->counts.snapshot_begun = true;
 	w->job->cancel = snapshots_cancel;
 	if (vm_state_is_active(w->vm->state) && !w->create.disks_only)
-		w->devices = snapshot_devices_look(w->vm);
+		w->devices = snapshot_devices_json(w->vm);
 	snapshots_request(w->vm, VM_MSG_SNAPSHOT_CREATE, &w->create, sizeof(w->create), VM_PROCESS_NO_TIMEOUT,
 		create_done, w);
 }

@@ -18,7 +18,7 @@ struct snapshot_work {
 	char name[VM_SNAPSHOT_NAME_MAX + 1];
 	char id[VM_SNAPSHOT_ID_MAX + 1];
 	struct json_object *result;
-	struct json_object *devices; /* only for a job that creates: snapshot_devices_look() */
+	struct json_object *devices; /* only for a job that creates: snapshot_devices_json() */
 	/* only for a job that deletes */
 	enum snapshot_victims mode;
 	void (*choose)(void *opaque, const struct snapshots *s, bool *victims); /* NULL: name and mode choose */
@@ -48,7 +48,7 @@ int snapshot_work_begin(struct vm *vm, const char *type, const struct job_name *
 void snapshot_work_release(struct job *j);
 void snapshot_work_succeed(struct snapshot_work *w);
 /* Emit the event about the job's snapshot. */
-void snapshot_work_tell(const struct snapshot_work *w, enum event_id id, const char *snapshot);
+void snapshot_work_emit(const struct snapshot_work *w, enum event_id id, const char *snapshot);
 /* Add the figures of a new snapshot that the VM's process reports. */
 void snapshot_put_created(struct json_object *result, const struct vm_snapshot_done *d);
 

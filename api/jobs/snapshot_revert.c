@@ -16,7 +16,7 @@ void snapshot_revert_succeed(struct snapshot_work *w)
 {
 	struct vm *vm = w->vm;
 
-	snapshot_work_tell(w, EVENT_SNAPSHOT_REVERTED, w->name);
+	snapshot_work_emit(w, EVENT_SNAPSHOT_REVERTED, w->name);
 	js_put_str(w->result, "name", w->name);
 	js_put_str(w->result, "id", w->id);
 	js_put_bool(w->result, "stopped", w->stopped);
@@ -214,7 +214,7 @@ static int revert_choose(struct snapshot_work *w, const struct snapshots *s, str
 	return 0;
 }
 
-static void revert_looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void revert_checked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct snapshot_work *w = opaque;
 
@@ -235,12 +235,12 @@ static void stop_and_revert(struct snapshot_work *w)
 	struct vm_snapshot_revert look = w->body;
 
 	if (w->vm->state == VM_PRESERVED || vm_is_stopping(w->vm)) {
-		revert_looked(w, 0, NULL, NULL);
+		revert_checked(w, 0, NULL, NULL);
 		return;
 	}
 	look.look_only = look.disks_only = 1;
 	vm_process_request(w->vm->proc, VM_MSG_SNAPSHOT_REVERT, &look, sizeof(look), -1,
-		VM_PROCESS_NO_TIMEOUT, revert_looked, w);
+		VM_PROCESS_NO_TIMEOUT, revert_checked, w);
 }
 
 /* The files of w->definition can be opened, so a new process will have them. */
@@ -251,7 +251,7 @@ static void devices_checked(void *opaque, int r, const struct err *e)
 	if (r < 0)
 		job_fail(w->job, e);
 	else if (w->vm->proc && vm_state_is_active(w->vm->state))
-		revert_looked(w, 0, NULL, NULL);
+		revert_checked(w, 0, NULL, NULL);
 	else
 		revert_stopped(w->vm, w);
 }

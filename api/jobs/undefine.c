@@ -31,7 +31,7 @@ struct undefine {
 	struct vm_host *host;
 	struct vm *vm; /* with the owner VM_OP_UNDEFINE, so only this module frees it */
 	bool dry_run, snapshots_metadata, backup; /* options of struct undefine_opts */
-	bool forgets; /* the VM had permissions */
+	bool has_permissions; /* the VM had permissions */
 	bool fails;   /* answer with `why` when the VM is gone */
 	struct volumes volumes;
 	unsigned removed; /* images removed so far */
@@ -75,29 +75,29 @@ static void undefine_answer(struct undefine *u)
 
 /* The VM is gone, so a failure to store the permissions is no failure of the undefine: they name a UUID that no VM has
  * any more, and the daemon stores them again. */
-static void permissions_forgotten(struct store_work *work)
+static void permissions_removed(struct store_work *work)
 {
 	struct undefine *u = container_of(work, struct undefine, work);
 
 	if (work->r < 0)
-		permissions_keep(&u->host->permissions, u->host->loop, u->host->store, NULL);
+		permissions_store(&u->host->permissions, u->host->loop, u->host->store, NULL);
 	undefine_answer(u);
 	undefine_free(u);
 }
 
-static void vm_forgotten(struct store_work *work)
+static void vm_undefined(struct store_work *work)
 {
 	struct undefine *u = container_of(work, struct undefine, work);
 	struct permissions *p = &u->host->permissions;
 
 	if (work->r < 0 && u->call) {
-		if (u->forgets)
-			permissions_keep(p, u->host->loop, u->host->store, NULL);
+		if (u->has_permissions)
+			permissions_store(p, u->host->loop, u->host->store, NULL);
 		call_fail(u->call, &work->e);
 		undefine_free(u);
-	} else if (u->forgets) {
-		u->work.done = permissions_forgotten;
-		permissions_keep(p, u->host->loop, u->host->store, &u->work);
+	} else if (u->has_permissions) {
+		u->work.done = permissions_removed;
+		permissions_store(p, u->host->loop, u->host->store, &u->work);
 	} else {
 		undefine_answer(u);
 		undefine_free(u);
@@ -132,7 +132,7 @@ static void plan_drop(struct undefine *u, const struct err *why)
 
 /* Release the pins that the removed images read. A pin that another image reads stays, and so does that of an image
  * that is not removed, such as one behind a symbolic link. */
-static void overlays_forget(const struct undefine *u)
+static void overlays_remove(const struct undefine *u)
 {
 	bool any = false;
 
@@ -141,14 +141,14 @@ static void overlays_forget(const struct undefine *u)
 
 		if (v->kind != VOLUME_FILE && v->kind != VOLUME_MISSING)
 			continue;
-		any = pins_forget(u->host, v->path) || any;
-		any = pins_forget_image(u->host, v->path) || any;
+		any = pins_remove(u->host, v->path) || any;
+		any = pins_remove_image(u->host, v->path) || any;
 	}
 	if (any)
 		pin_release_due(u->host);
 }
 
-static void vm_forget(void *opaque)
+static void vm_undefine(void *opaque)
 {
 	char name[VM_NAME_MAX + 1];
 	uint8_t uuid[16];
@@ -163,11 +163,11 @@ static void vm_forget(void *opaque)
 			give_up(u, &e);
 		return;
 	}
-	if (offline_wait(u->vm, vm_forget, u)) /* a client's query has started an offline process for the VM */
+	if (offline_wait(u->vm, vm_undefine, u)) /* a client's query has started an offline process for the VM */
 		return;
-	overlays_forget(u);
+	overlays_remove(u);
 	u->work.loop = host->loop;
-	u->work.done = vm_forgotten;
+	u->work.done = vm_undefined;
 	if (store_remove(host->store, u->vm->def->name, &u->work, &e) < 0) {
 		plan_drop(u, &e);
 		return;
@@ -176,8 +176,8 @@ static void vm_forget(void *opaque)
 	memcpy(uuid, u->vm->def->uuid, sizeof(uuid));
 	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, uuid, NULL); /* while the VM's viewers are known */
 	vm_remove(u->vm);
-	u->forgets = permissions_forget_vm(&host->permissions, uuid);
-	if (u->forgets && host->permissions.changed)
+	u->has_permissions = permissions_remove_vm(&host->permissions, uuid);
+	if (u->has_permissions && host->permissions.changed)
 		host->permissions.changed(host->permissions.opaque);
 }
 
@@ -192,7 +192,7 @@ static void volumes_removed(void *opaque, int r, const struct fork_as_result *re
 	if (r < 0)
 		plan_drop(u, e);
 	else
-		vm_forget(u);
+		vm_undefine(u);
 }
 
 static void removal_stored(struct store_work *work)
@@ -237,12 +237,12 @@ static void volumes_seen(void *opaque, int r, const struct fork_as_result *res, 
 		give_up(u, e);
 }
 
-static void volumes_look(struct undefine *u)
+static void volumes_check(struct undefine *u)
 {
 	struct err e;
 
 	if (!u->volumes.n && !u->dry_run) {
-		vm_forget(u);
+		vm_undefine(u);
 		return;
 	}
 	if (volumes_errand(&u->volumes, u->vm, false, volumes_seen, u, &u->errand, &e) < 0)
@@ -267,7 +267,7 @@ static void snapshots_seen(void *opaque, int r, const struct vm_answer *a, const
 		return;
 	}
 	if (r < 0 || !a->snapshots->total) {
-		volumes_look(u);
+		volumes_check(u);
 		return;
 	}
 	err_set(&own, -EPERM, ERR_WRONG_STATE,
@@ -288,7 +288,7 @@ static void backups_seen(void *opaque, int r, const struct snapshots *s, const s
 	if (r == -ETIMEDOUT || (!r && snapshots_check_backup(s, u->vm, &own) < 0))
 		give_up(u, &own);
 	else
-		volumes_look(u);
+		volumes_check(u);
 }
 
 static bool may_have_snapshots(const struct definition *def)
@@ -299,12 +299,12 @@ static bool may_have_snapshots(const struct definition *def)
 	return false;
 }
 
-static void snapshots_look(struct undefine *u)
+static void snapshots_check(struct undefine *u)
 {
 	struct vm_snapshot_list body = { 0 };
 
 	if (!may_have_snapshots(u->vm->def) || (u->snapshots_metadata && !u->backup))
-		volumes_look(u);
+		volumes_check(u);
 	else if (u->snapshots_metadata)
 		snapshots_fetch(u->vm, backups_seen, u);
 	else
@@ -368,7 +368,7 @@ int undefine_begin(struct vm *vm, const struct undefine_opts *opts, struct call 
 	if (u->fails)
 		u->why = *opts->then_fail;
 	vm_operation_begin(vm, &undefining);
-	snapshots_look(u);
+	snapshots_check(u);
 	return 0;
 }
 

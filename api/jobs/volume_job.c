@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define LOOK_NS 250000000ULL /* interval of looks at the progress */
+#define POLL_NS 250000000ULL /* interval of reads of the progress */
 #define KILL_NS (5 * 1000000000ULL) /* after a cancel, until work that continues is killed */
 #define GIVE_UP_NS (5 * 1000000000ULL) /* after that, until the job ends without it */
 
@@ -79,7 +79,7 @@ static unsigned progress_read(int fd, uint64_t *ret_total)
 	return MIN(100 * whole + parts, 10000U);
 }
 
-static void progress_look(void *opaque)
+static void progress_poll(void *opaque)
 {
 	struct job *j = opaque;
 	struct volume_job *v = j->opaque;
@@ -98,7 +98,7 @@ static void progress_look(void *opaque)
 	}
 	if (v->kill_ns && now >= v->kill_ns)
 		fork_as_kill(v->process);
-	loop_timer_arm(v->timer, now + LOOK_NS);
+	loop_timer_arm(v->timer, now + POLL_NS);
 }
 
 /* ---- the end ---- */
@@ -202,7 +202,7 @@ int volume_job_begin(const struct call *c, const struct volume_work *w, const ch
 	j->release = work_release;
 	j->cancel = cancelled;
 	*ret_j = j;
-	r = loop_timer_new(c->host->loop, progress_look, j, &v->timer);
+	r = loop_timer_new(c->host->loop, progress_poll, j, &v->timer);
 	if (r < 0)
 		err_set_errno(e, r, "the job's timer");
 	if (!r)
@@ -211,7 +211,7 @@ int volume_job_begin(const struct call *c, const struct volume_work *w, const ch
 		j->cancel = NULL;
 		job_fail(j, e);
 	} else {
-		loop_timer_arm(v->timer, loop_now_ns() + LOOK_NS);
+		loop_timer_arm(v->timer, loop_now_ns() + POLL_NS);
 	}
 	return 0;
 }

@@ -60,7 +60,7 @@ static void all_put(struct volume_users *u, const struct vm_host *host)
 
 /* ---- looking ---- */
 
-static _Noreturn void look_main(const struct volume_users *u, _Atomic size_t *at)
+static _Noreturn void find_main(const struct volume_users *u, _Atomic size_t *at)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (size_t i = 0; i < u->n; i++) {
@@ -79,7 +79,7 @@ static _Noreturn void look_main(const struct volume_users *u, _Atomic size_t *at
 }
 
 /* Wait for the end of the process that examines the files, unless it is blocked. Returns whether it has ended. */
-static bool look_await(int pidfd, const _Atomic size_t *at)
+static bool find_await(int pidfd, const _Atomic size_t *at)
 {
 	uint64_t end = loop_now_ns() + ALL_NS;
 	size_t before = SIZE_MAX, now;
@@ -98,18 +98,18 @@ static bool look_await(int pidfd, const _Atomic size_t *at)
 }
 
 /* at: the file that is looked at; shared with the process. */
-static int look_run(struct volume_users *u, _Atomic size_t *at, struct err *e)
+static int find_run(struct volume_users *u, _Atomic size_t *at, struct err *e)
 {
 	pid_t pid = fork();
 	int pidfd;
 	bool ended;
 
 	if (pid == 0)
-		look_main(u, at);
+		find_main(u, at);
 	pidfd = pid < 0 ? -1 : pidfd_open(pid, 0);
 	if (pidfd < 0)
 		return err_set_errno(e, -errno, "looking at the files of VMs");
-	ended = look_await(pidfd, at);
+	ended = find_await(pidfd, at);
 	close(pidfd);
 	if (!ended)
 		kill(pid, SIGKILL);
@@ -118,7 +118,7 @@ static int look_run(struct volume_users *u, _Atomic size_t *at, struct err *e)
 	return 0;
 }
 
-int volume_users_look(const struct vm_host *host, bool look, struct volume_users *ret, struct err *e)
+int volume_users_find(const struct vm_host *host, bool look, struct volume_users *ret, struct err *e)
 {
 	struct volume_users u = { .list = NULL };
 	_Atomic size_t *at;
@@ -131,7 +131,7 @@ int volume_users_look(const struct vm_host *host, bool look, struct volume_users
 	u.list = (struct volume_user *)(void *)at + 1;
 	all_put(&u, host);
 	if (look && u.n)
-		r = look_run(&u, at, e);
+		r = find_run(&u, at, e);
 	*ret = u;
 	return r;
 }

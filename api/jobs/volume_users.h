@@ -40,7 +40,7 @@ struct volume_id {
 /* Look at the files of all VMs, with the rights of this process. It takes at most some 20 s, and 6 s for a file
  * system that does not answer, which then keeps a process. The memory stays until the process ends. look: false: list
  * the files only. Returns 0 or -errno. */
-int volume_users_look(const struct vm_host *host, bool look, struct volume_users *ret, struct err *e);
+int volume_users_find(const struct vm_host *host, bool look, struct volume_users *ret, struct err *e);
 /* Check that all files were looked at. Returns 0; -ETIMEDOUT: the error names the first one that was not. */
 int volume_users_check(const struct volume_users *u, struct err *e);
 /* Return the format in which VMs use the volume; VOLUME_NO_FORMAT: none has it as a disk. */

@@ -251,7 +251,7 @@ static enum volume_kind kind_of(mode_t mode)
 		S_ISLNK(mode)			      ? VOLUME_LINK : VOLUME_OTHER;
 }
 
-static int volume_look(const struct removal *w, unsigned i, uint8_t *ret_kind, struct err *e)
+static int volume_probe(const struct removal *w, unsigned i, uint8_t *ret_kind, struct err *e)
 {
 	const struct volume *x = &w->v->list[i];
 	struct stat st;
@@ -277,7 +277,7 @@ static int volumes_remove(const void *arg, struct fork_as_result *out, struct er
 	int r = 0;
 
 	for (unsigned i = 0; i < w->v->n && !r; i++)
-		r = volume_look(w, i, &out->notes[i], e);
+		r = volume_probe(w, i, &out->notes[i], e);
 	for (unsigned i = 0; w->remove && i < w->v->n && !r; i++) {
 		if (out->notes[i] != VOLUME_FILE)
 			continue;

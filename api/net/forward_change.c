@@ -243,7 +243,7 @@ static void add_led(void *opaque, int r, const struct err *e)
 
 /* ---- forward-add ---- */
 
-static int port_learn(struct change *g, struct err *e)
+static int port_read(struct change *g, struct err *e)
 {
 	struct sockaddr_in6 address; /* an IPv4 one has its port at the same place */
 	socklen_t size = sizeof(address);
@@ -314,7 +314,7 @@ static void forward_opened(void *opaque, int r, struct config *c, const struct e
 	g->fd = c->fds[0];
 	c->nfds = 0;
 	vm = vm_of(g, &own);
-	r = vm ? port_learn(g, &own) : -ENOENT;
+	r = vm ? port_read(g, &own) : -ENOENT;
 	if (r < 0) {
 		change_end(g, r, &own);
 		return;

@@ -206,7 +206,7 @@ static void vm_wake(struct vm *vm, const struct definition_forward *what)
 	vm_notify(vm, client_waits, text, vm_woken, vm);
 }
 
-static void client_knocked(void *opaque, unsigned revents)
+static void client_connects(void *opaque, unsigned revents)
 {
 	struct held *h = opaque;
 	struct forwards *f = h->of;
@@ -223,7 +223,7 @@ static void watch_all(struct forwards *f)
 	for (unsigned i = 0; i < f->n; i++) {
 		struct held *h = &f->list[i];
 
-		if (!h->watch && loop_watch(l, h->fd, POLLIN, client_knocked, h, &h->watch) < 0)
+		if (!h->watch && loop_watch(l, h->fd, POLLIN, client_connects, h, &h->watch) < 0)
 			log_warn("idle", "VM '%s': cannot watch port %u, so its clients do not wake the VM: %s",
 				f->vm->def->name, h->what.port, strerror(ENOMEM));
 	}
@@ -288,7 +288,7 @@ static void listen_asleep(struct vm *vm)
 }
 
 /* Reset the back-off, because the VM runs. */
-static void wakes_forget(struct forwards *f)
+static void wakes_reset(struct forwards *f)
 {
 	f->wakes.n = 0;
 	f->waits = false;
@@ -305,7 +305,7 @@ void forwards_on_state_change(struct vm *vm)
 		if (vm->forwards)
 			watches_end(vm->forwards);
 		if (vm->forwards && vm_state_is_active(vm->state))
-			wakes_forget(vm->forwards);
+			wakes_reset(vm->forwards);
 	} else if (forwards_sleeps_saved(vm)) {
 		listen_asleep(vm);
 	} else if (vm->forwards) {
@@ -322,7 +322,7 @@ static void forwards_redefined(struct vm *vm)
 
 /* ---- starting a VM with forwards ---- */
 
-static void start_goes_on(void *opaque)
+static void start_resume(void *opaque)
 {
 	vm_start_resume(opaque);
 }
@@ -360,7 +360,7 @@ static bool forwards_start_waits(struct vm *vm)
 		f->tries = 0;
 		return false;
 	}
-	if (!f->start_timer && loop_timer_new(vm->host->loop, start_goes_on, vm, &f->start_timer) < 0)
+	if (!f->start_timer && loop_timer_new(vm->host->loop, start_resume, vm, &f->start_timer) < 0)
 		abort();
 	loop_timer_arm(f->start_timer, loop_now_ns() + TRY_NS);
 	return true;
@@ -434,7 +434,7 @@ static void slirp_ended(void *opaque, unsigned revents)
 	if (u->vm && u->vm->forwards && vm_state_is_active(u->vm->state) && !vm_has(u->vm, VM_FACT_FALLS_ASLEEP))
 		sockets_close(u->vm->forwards);
 	if (u->vm)
-		usernet_forget(u->host->run_dir_fd, u->vm->def->name, u->id);
+		usernet_remove_socket(u->host->run_dir_fd, u->vm->def->name, u->id);
 	at = interface_index(u);
 	usernet_free(u);
 	if (vm)
@@ -672,7 +672,7 @@ void forwards_unhold(struct vm *vm, const struct definition_forward *what)
 
 /* ---- clients of a VM that is saved; the observer's hooks ---- */
 
-static bool control_say(const struct usernet *u, const char *text)
+static bool control_write(const struct usernet *u, const char *text)
 {
 	return u->watch && send(u->control, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
 }
@@ -683,7 +683,7 @@ bool forwards_hold(struct vm *vm)
 		return false;
 	for (struct usernet *u = vm->host->usernets; u; u = u->next)
 		if (u->vm == vm)
-			u->asked = control_say(u, "{\"hold\": true}");
+			u->asked = control_write(u, "{\"hold\": true}");
 	return !hold_answered(vm);
 }
 
@@ -693,7 +693,7 @@ void forwards_release(struct vm *vm)
 		if (u->vm != vm)
 			continue;
 		u->asked = false;
-		control_say(u, "{\"hold\": false}");
+		control_write(u, "{\"hold\": false}");
 	}
 }
 
@@ -734,7 +734,7 @@ static void forwards_interface_gone(struct vm *vm, unsigned at)
 
 	if (!u)
 		return;
-	usernet_forget(vm->host->run_dir_fd, vm->def->name, u->id);
+	usernet_remove_socket(vm->host->run_dir_fd, vm->def->name, u->id);
 	u->vm = NULL;
 	process_end(u);
 }
@@ -751,13 +751,13 @@ static void forwards_ended(struct vm *vm)
 	forwards_processes_end(vm);
 	for (unsigned at = 0; at < d->ninterfaces; at++) {
 		if (!usernet_of(vm, at))
-			usernet_forget(vm->host->run_dir_fd, vm->def->name, d->interfaces[at].id);
-		usernet_forget_old(vm->host->run_dir_fd, vm->def->name, at);
+			usernet_remove_socket(vm->host->run_dir_fd, vm->def->name, d->interfaces[at].id);
+		usernet_remove_old_socket(vm->host->run_dir_fd, vm->def->name, at);
 	}
 }
 
 /* Give the processes of the VM's last run END_NS to end, and detach them from the VM. */
-static void processes_forget(const struct vm *vm)
+static void processes_detach(const struct vm *vm)
 {
 	forwards_processes_end(vm);
 	for (struct usernet *u = vm->host->usernets; u; u = u->next)
@@ -834,18 +834,18 @@ static int forwards_start(struct vm *vm, struct config *c, struct err *e)
 		sockets_close(vm->forwards);
 	if (!r && !forwards_are_held(vm) && saved_when_idle(vm_live(vm)) && c->nforwards)
 		sockets_hold(vm, c->fds + c->nfds - c->nforwards, c->nforwards);
-	processes_forget(vm);
+	processes_detach(vm);
 	if (vm->forwards)
 		vm->forwards->tries = 0;
 	if (!r)
-		r = publish_learn(vm, c, e);
+		r = publish_record_ports(vm, c, e);
 	return r ? r : processes_start(vm, vm_live(vm), c, e);
 }
 
 static void forwards_free(struct vm *vm)
 {
 	publish_restarts_end(vm);
-	processes_forget(vm);
+	processes_detach(vm);
 	if (!vm->forwards)
 		return;
 	sockets_close(vm->forwards);

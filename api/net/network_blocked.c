@@ -47,9 +47,9 @@ static void notes_take(struct network *n, struct json_object *notes)
 	if (count)
 		n->blocked = json_object_get(notes);
 	for (size_t i = 0; i < count; i++)
-		network_state_tell(n, json_object_get_string(json_object_array_get_idx(notes, i)));
+		network_state_emit(n, json_object_get_string(json_object_array_get_idx(notes, i)));
 	if (!count)
-		network_state_tell(n, "no rules of iptables-legacy drop its packets any more");
+		network_state_emit(n, "no rules of iptables-legacy drop its packets any more");
 }
 
 static void told(void *opaque, int r, struct json_object *answer, const struct err *e)
@@ -83,13 +83,13 @@ int network_blocked_ask(struct network *n, network_done *done, void *opaque)
 	return r < 0 ? r : 1;
 }
 
-void network_blocked_look(struct network *n)
+void network_blocked_update(struct network *n)
 {
 	if (!network_query_runs(n, VERB))
 		network_blocked_ask(n, NULL, NULL);
 }
 
-static void looked_at_start(struct vm *vm)
+static void update_at_start(struct vm *vm)
 {
 	const struct definition *d = vm_live(vm);
 
@@ -97,8 +97,8 @@ static void looked_at_start(struct vm *vm)
 		struct network *n = d->interfaces[i].type == DEFINITION_NETWORK ? network_find_name(vm->host, d->interfaces[i].source) : NULL;
 
 		if (n)
-			network_blocked_look(n);
+			network_blocked_update(n);
 	}
 }
 
-const struct vm_observer network_blocked_observer = { .started = looked_at_start };
+const struct vm_observer network_blocked_observer = { .started = update_at_start };

@@ -16,7 +16,7 @@ struct vm_observer;
  * but it may be older. */
 int network_blocked_ask(struct network *n, network_done *done, void *opaque);
 /* The same without an answer, unless somebody is asking already. */
-void network_blocked_look(struct network *n);
+void network_blocked_update(struct network *n);
 /* Looks at the networks of each VM that has started. */
 extern const struct vm_observer network_blocked_observer;
 

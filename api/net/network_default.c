@@ -24,7 +24,7 @@ struct asked {
 	char address[INET_ADDRSTRLEN];
 };
 
-static void address_told(void *opaque, int r, struct json_object *answer, const struct err *e)
+static void address_answered(void *opaque, int r, struct json_object *answer, const struct err *e)
 {
 	struct asked *a = opaque;
 	const char *address = js_get_str(answer, "address");
@@ -44,7 +44,7 @@ static void address_ask(struct vm_host *host, struct asked *a)
 	struct err e;
 
 	js_put_str(request, "verb", "free");
-	if (network_process_start(host->loop, host->paths->net_program, request, TIMEOUT_NS, address_told, a, &p, &e) < 0) {
+	if (network_process_start(host->loop, host->paths->net_program, request, TIMEOUT_NS, address_answered, a, &p, &e) < 0) {
 		log_warn("network", "%s", e.msg);
 		return;
 	}

@@ -33,12 +33,12 @@ struct network_operation {
 	void (*ended)(struct network *n, struct network_operation *op, int r, struct json_object *answer, const struct err *e);
 	struct network_definition *next; /* owned: of an update */
 	struct err failed;		 /* of the start that is being undone */
-	bool ended_look;		 /* the operation has ended a check of the daemon's own; repeat the check */
+	bool ended_check;		 /* the operation has ended a check of the daemon's own; repeat the check */
 	network_done *done;		 /* NULL: nobody waits */
 	void *opaque;
 };
 
-void network_state_tell(const struct network *n, const char *detail)
+void network_state_emit(const struct network *n, const char *detail)
 {
 	struct json_object *data = json_object_new_object();
 
@@ -70,14 +70,14 @@ static void program_lost(struct network *n, const char *program)
 	if (network_is_busy(n))
 		return;
 	snprintf(text, sizeof(text), "its %s has ended, and is started again", program);
-	network_state_tell(n, text);
+	network_state_emit(n, text);
 }
 
-static void seen(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e);
+static void check_ended(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e);
 
-static bool is_look(const struct network_operation *op)
+static bool is_check(const struct network_operation *op)
 {
-	return op && op->ended == seen;
+	return op && op->ended == check_ended;
 }
 
 static void program_done(void *opaque, int r, struct json_object *answer, const struct err *e)
@@ -88,10 +88,10 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 
 	op.process = NULL; /* ends by itself */
 	free(STEAL_PTR(n->operation));
-	if (is_look(&op)) /* before it restores missing parts */
+	if (is_check(&op)) /* before it restores missing parts */
 		network_programs_notice(n);
 	else if (!r)
-		network_programs_watch(n, answer, program_lost, network_look);
+		network_programs_watch(n, answer, program_lost, network_check_parts);
 	network_waits_wake(n);
 	op.ended(n, &op, r, answer, e); /* may free the network */
 	vm_starts_resume(host);
@@ -117,13 +117,13 @@ static int program_run(struct network *n, const struct network_operation *op, co
 
 bool network_is_busy(const struct network *n)
 {
-	return n->operation && !is_look(n->operation);
+	return n->operation && !is_check(n->operation);
 }
 
 /* End a check that the daemon makes by itself. Returns whether there was one. */
-static bool look_end(struct network *n)
+static bool check_end(struct network *n)
 {
-	bool looks = is_look(n->operation);
+	bool looks = is_check(n->operation);
 
 	if (looks)
 		network_operation_free(n);
@@ -172,7 +172,7 @@ static void become_inactive(struct network *n, const char *detail)
 	n->state = NETWORK_INACTIVE;
 	network_retry_end(n);
 	json_object_put(STEAL_PTR(n->blocked));
-	network_state_tell(n, detail);
+	network_state_emit(n, detail);
 	save_or_warn(n);
 	if (!n->def) {
 		network_remove(n);
@@ -221,7 +221,7 @@ static void started(struct network *n, struct network_operation *op, int r, stru
 	}
 	n->state = NETWORK_ACTIVE;
 	save_or_warn(n);
-	network_state_tell(n, NULL);
+	network_state_emit(n, NULL);
 	notes_log(n, value);
 	answer(op, 0, value, NULL);
 }
@@ -257,31 +257,31 @@ static void completed(struct network *n, struct network_operation *op, int r, st
 }
 
 /* The log has the first failure only. */
-static void mend_failed(struct network *n, const char *what, const struct err *e)
+static void repair_failed(struct network *n, const char *what, const struct err *e)
 {
-	if (network_retry_later(n, network_look))
+	if (network_retry_later(n, network_check_parts))
 		log_error("network", "network '%s' %s, which is tried again, at least once a minute: %s", network_any(n)->name, what, e->msg);
 }
 
-static void mend_succeeded(struct network *n)
+static void repair_succeeded(struct network *n)
 {
 	if (network_retry_end(n))
 		log_info("network", "network '%s' is complete again", network_any(n)->name);
 }
 
-static void mended(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+static void repaired(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
 	(void)op;
 	if (r < 0) {
-		mend_failed(n, "is incomplete and cannot be mended", e);
+		repair_failed(n, "is incomplete and cannot be repaired", e);
 	} else {
-		mend_succeeded(n);
+		repair_succeeded(n);
 		notes_log(n, value);
 	}
 }
 
 /* Handle the answer of `check` about an active network. */
-static void looked_at(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+static void repair_checked(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
 	const struct network_operation up = { .verb = "up", .ended = completed, .done = op->done, .opaque = op->opaque };
 	struct err own;
@@ -298,41 +298,41 @@ static void looked_at(struct network *n, struct network_operation *op, int r, st
 
 /* Make the parts of an active network that are missing: as when the host has got a default route since, or another
  * firewall was loaded anew. */
-static int network_mend(struct network *n, network_done *done, void *opaque, struct err *e)
+static int network_repair(struct network *n, network_done *done, void *opaque, struct err *e)
 {
-	const struct network_operation check = { .verb = "check", .ended = looked_at, .done = done, .opaque = opaque };
+	const struct network_operation check = { .verb = "check", .ended = repair_checked, .done = done, .opaque = opaque };
 
-	look_end(n);
+	check_end(n);
 	return program_run(n, &check, n->live, e);
 }
 
-static void seen(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+static void check_ended(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
-	const struct network_operation up = { .verb = "up", .ended = mended };
+	const struct network_operation up = { .verb = "up", .ended = repaired };
 	struct err own;
 
 	(void)op;
 	if (r < 0) {
-		mend_failed(n, "cannot be checked", e);
+		repair_failed(n, "cannot be checked", e);
 	} else if (js_get_bool(value, "complete", true)) {
-		mend_succeeded(n);
+		repair_succeeded(n);
 	} else if (js_get_bool(value, "active", false) && !network_retry_waits(n)) {
 		log_info("network", "network '%s': parts are missing, and are made again: %s",
 			network_any(n)->name, json_object_to_json_string(js_get(value, "missing")));
 		if (program_run(n, &up, n->live, &own) < 0)
-			mended(n, NULL, -EIO, NULL, &own);
+			repaired(n, NULL, -EIO, NULL, &own);
 	}
 }
 
-bool network_look(struct network *n)
+bool network_check_parts(struct network *n)
 {
-	const struct network_operation check = { .verb = "check", .ended = seen };
+	const struct network_operation check = { .verb = "check", .ended = check_ended };
 	struct err e;
 
 	if (n->operation)
 		return false;
 	if (n->state == NETWORK_ACTIVE && program_run(n, &check, n->live, &e) < 0)
-		mend_failed(n, "cannot be checked", &e);
+		repair_failed(n, "cannot be checked", &e);
 	return true;
 }
 
@@ -342,7 +342,7 @@ int network_start(struct network *n, bool transient, network_done *done, void *o
 	int r = check_free(n, e);
 
 	if (!r && n->state == NETWORK_ACTIVE)
-		return network_mend(n, done, opaque, e);
+		return network_repair(n, done, opaque, e);
 	if (!r)
 		r = live_make(n, transient, e);
 	if (r < 0)
@@ -365,7 +365,7 @@ static void stop_give_up(struct network *n)
 {
 	n->state = NETWORK_ACTIVE;
 	save_or_warn(n);
-	network_look(n);
+	network_check_parts(n);
 }
 
 static void stopped(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
@@ -395,7 +395,7 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 		r = err_set(e, -EBUSY, ERR_BUSY, "network '%s' is in use by the running VMs %s; shut them down first", name, users);
 	if (r < 0)
 		return r;
-	look_end(n);
+	check_end(n);
 	n->state = NETWORK_STOPPING;
 	r = network_save(n, e);
 	if (!r)
@@ -418,15 +418,15 @@ static void updated(struct network *n, struct network_operation *op, int r, stru
 		notes_log(n, value);
 		network_emit(n, EVENT_NETWORK_DEFINED, NULL);
 	}
-	if (op->ended_look)
-		network_look(n);
+	if (op->ended_check)
+		network_check_parts(n);
 	answer(op, r, value, e);
 }
 
 /* Change the egress rules, after DHCP and DNS: "up" replaces all rules in one transaction. */
 static void rules_update(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
-	const struct network_operation up = { .verb = "up", .ended = updated, .next = op->next, .ended_look = op->ended_look, .done = op->done,
+	const struct network_operation up = { .verb = "up", .ended = updated, .next = op->next, .ended_check = op->ended_check, .done = op->done,
 		.opaque = op->opaque };
 	struct err own;
 
@@ -459,10 +459,10 @@ int network_update(struct network *n, struct network_definition *d, network_done
 		network_definition_free(d);
 		return r;
 	}
-	update.ended_look = look_end(n);
+	update.ended_check = check_end(n);
 	r = program_run(n, &update, d, e);
-	if (r < 0 && update.ended_look)
-		network_look(n);
+	if (r < 0 && update.ended_check)
+		network_check_parts(n);
 	if (r < 0)
 		network_definition_free(d);
 	return r;
@@ -541,19 +541,19 @@ bool network_query_runs(const struct network *n, const char *verb)
 
 static void checked(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
-	const struct network_operation up = { .verb = "up", .ended = mended };
+	const struct network_operation up = { .verb = "up", .ended = repaired };
 	struct err own;
 
 	(void)op;
 	if (r < 0) {
-		mend_failed(n, "cannot be checked, and counts as active", e);
+		repair_failed(n, "cannot be checked, and counts as active", e);
 	} else if (!js_get_bool(value, "active", false)) {
 		n->was_lost = n->def;
 		become_inactive(n, "it was gone when the daemon started");
 	} else if (!js_get_bool(value, "complete", true)) {
 		log_warn("network", "network '%s': parts are missing and are made again", network_any(n)->name);
 		if (program_run(n, &up, n->live, &own) < 0)
-			mended(n, NULL, -EIO, NULL, &own);
+			repaired(n, NULL, -EIO, NULL, &own);
 	}
 }
 

@@ -27,13 +27,13 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
  * Returns as network_start(). */
 int network_update(struct network *n, struct network_definition *d, network_done *done, void *opaque, struct err *e);
 /* Emit and log the network's state. detail: why; NULL: on request. */
-void network_state_tell(const struct network *n, const char *detail);
+void network_state_emit(const struct network *n, const char *detail);
 /* Whether an operation is under way that another one must not overtake. A check that the daemon makes by itself changes
  * nothing, so an operation ends it. */
 bool network_is_busy(const struct network *n);
 /* Look at an active network, and make the parts that are missing. The log has the actions taken. Returns false if an
  * operation is under way, so that the network has to be looked at later. */
-bool network_look(struct network *n);
+bool network_check_parts(struct network *n);
 /* Send cairn-net a request that changes nothing, also during an operation.
  * verb: borrowed until the end; "leases"; "denied": how many packets the egress rules of an active network have denied;
  *       "blocked" (network_blocked.h).

@@ -562,7 +562,7 @@ void network_ports_plug(struct vm *vm, unsigned at, struct config *c, void (*don
 	end->call = port_call_begin(vm->host, port->network, true, keys, plugged, end);
 }
 
-void network_ports_tell(struct vm *vm)
+void network_ports_lead_all(struct vm *vm)
 {
 	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++)
 		port_lead(vm, &vm->ports->list[i]);
@@ -623,7 +623,7 @@ void network_ports_list_reserved(const struct vm *vm, const char *network, struc
 	ports_list(vm, network, false, list);
 }
 
-void network_ports_forget(struct vm_host *host)
+void network_ports_free(struct vm_host *host)
 {
 	while (host->port_ends) {
 		network_process_free(host->port_ends->process);

@@ -59,8 +59,8 @@ void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, i
 void network_ports_plug(struct vm *vm, unsigned at, struct config *c, void (*done)(void *opaque, int r, const struct err *e), void *opaque);
 /* Tell the VM's cairn-publish processes again where to lead clients. For an adopted VM, call it after
  * forwards_adopted(): a daemon that was killed may not have done so. */
-void network_ports_tell(struct vm *vm);
+void network_ports_lead_all(struct vm *vm);
 /* Free the daemon's objects for requests under way. */
-void network_ports_forget(struct vm_host *host);
+void network_ports_free(struct vm_host *host);
 
 #endif

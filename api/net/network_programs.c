@@ -33,10 +33,10 @@ struct network_programs {
 	struct backoff backoff;
 	struct loop_timer *timer;
 	void (*ended)(struct network *n, const char *program);
-	bool (*look)(struct network *n);
+	bool (*check)(struct network *n);
 };
 
-static void program_forget(struct program *p)
+static void program_close(struct program *p)
 {
 	loop_unwatch(p->watch);
 	p->watch = NULL;
@@ -46,19 +46,19 @@ static void program_forget(struct program *p)
 	p->pid = 0;
 }
 
-static void look_later(struct network_programs *p)
+static void check_later(struct network_programs *p)
 {
 	uint64_t now = loop_now_ns();
 
 	loop_timer_arm(p->timer, now + backoff_slow(&again, &p->backoff, now));
 }
 
-static void look(void *opaque)
+static void timer_fire(void *opaque)
 {
 	struct network_programs *p = opaque;
 
-	if (p->network->state == NETWORK_ACTIVE && !p->look(p->network))
-		look_later(p);
+	if (p->network->state == NETWORK_ACTIVE && !p->check(p->network))
+		check_later(p);
 }
 
 static void program_ended(void *opaque, unsigned revents)
@@ -67,10 +67,10 @@ static void program_ended(void *opaque, unsigned revents)
 	struct network *n = p->owner->network;
 
 	(void)revents;
-	program_forget(p);
+	program_close(p);
 	if (n->state != NETWORK_ACTIVE)
 		return;
-	look_later(p->owner);
+	check_later(p->owner);
 	p->owner->ended(n, kinds[p - p->owner->list].name);
 }
 
@@ -81,32 +81,32 @@ static struct network_programs *programs_new(struct network *n)
 	p->network = n;
 	for (int i = 0; i < PROGRAMS; i++)
 		p->list[i] = (struct program){ .owner = p, .pidfd = -1 };
-	if (loop_timer_new(n->host->loop, look, p, &p->timer) < 0)
+	if (loop_timer_new(n->host->loop, timer_fire, p, &p->timer) < 0)
 		abort();
 	return p;
 }
 
 void network_programs_watch(struct network *n, struct json_object *answer, void (*ended)(struct network *n, const char *program),
-	bool (*look_at)(struct network *n))
+	bool (*check)(struct network *n))
 {
 	if (!js_get(answer, kinds[DNSMASQ].key))
 		return;
 	if (!n->programs)
 		n->programs = programs_new(n);
 	n->programs->ended = ended;
-	n->programs->look = look_at;
+	n->programs->check = check;
 	for (int i = 0; i < PROGRAMS; i++) {
 		struct program *p = &n->programs->list[i];
 		int64_t pid = js_get_int(answer, kinds[i].key, 0);
 
 		if (pid == p->pid)
 			continue;
-		program_forget(p);
+		program_close(p);
 		p->pidfd = pid > 0 ? pidfd_open((pid_t)pid, 0) : -1;
 		if (p->pidfd >= 0 && loop_watch(n->host->loop, p->pidfd, POLLIN, program_ended, p, &p->watch) == 0)
 			p->pid = pid;
 		else
-			program_forget(p);
+			program_close(p);
 	}
 }
 
@@ -126,7 +126,7 @@ void network_programs_free(struct network_programs *p)
 	if (!p)
 		return;
 	for (int i = 0; i < PROGRAMS; i++)
-		program_forget(&p->list[i]);
+		program_close(&p->list[i]);
 	loop_timer_free(p->timer);
 	free(p);
 }

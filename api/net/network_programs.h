@@ -12,9 +12,9 @@ struct network_programs;
 /* Watch the processes that an answer of cairn-net names, in place of the earlier ones. The answers of verbs without
  * processes change nothing. answer: borrowed.
  * ended: called from the loop when one has ended while the network is active, with its name.
- * look:  called from the loop to have the network checked. Returns false: ask again later. */
+ * check:  called from the loop to have the network checked. Returns false: ask again later. */
 void network_programs_watch(struct network *n, struct json_object *answer, void (*ended)(struct network *n, const char *program),
-	bool (*look)(struct network *n));
+	bool (*check)(struct network *n));
 /* Report programs that have ended although the loop has not called ended() yet. */
 void network_programs_notice(struct network *n);
 /* NULL allowed. */

@@ -14,7 +14,7 @@ struct network_retry {
 	unsigned delay_s; /* of the last retry; 0: nothing has failed */
 	bool waits;	  /* the timer is armed */
 	struct loop_timer *timer;
-	bool (*look)(struct network *n);
+	bool (*check)(struct network *n);
 };
 
 static void retry_arm(struct network_retry *r)
@@ -28,11 +28,11 @@ static void retry_due(void *opaque)
 	struct network_retry *r = opaque;
 
 	r->waits = false;
-	if (r->network->state == NETWORK_ACTIVE && !r->look(r->network))
+	if (r->network->state == NETWORK_ACTIVE && !r->check(r->network))
 		retry_arm(r);
 }
 
-bool network_retry_later(struct network *n, bool (*look)(struct network *n))
+bool network_retry_later(struct network *n, bool (*check)(struct network *n))
 {
 	struct network_retry *r = n->retry;
 	bool first;
@@ -44,7 +44,7 @@ bool network_retry_later(struct network *n, bool (*look)(struct network *n))
 			abort();
 	}
 	first = !r->delay_s;
-	r->look = look;
+	r->check = check;
 	r->delay_s = first ? 1 : MIN(2 * r->delay_s, DELAY_MAX_S);
 	retry_arm(r);
 	return first;

@@ -9,9 +9,9 @@ struct network;
 struct network_retry;
 
 /* Have the network checked again after the next delay.
- * look: called from the loop to have the network checked. Returns false: ask again later.
+ * check: called from the loop to have the network checked. Returns false: ask again later.
  * Returns whether this is the first failure since the network was complete. */
-bool network_retry_later(struct network *n, bool (*look)(struct network *n));
+bool network_retry_later(struct network *n, bool (*check)(struct network *n));
 /* Return whether a retry is scheduled; other callers then do not try now. */
 bool network_retry_waits(const struct network *n);
 /* Retry no more, and begin with the shortest delay next time. Returns whether a check or repair had failed. */

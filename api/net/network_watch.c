@@ -37,7 +37,7 @@ struct network_watch {
 	struct loop_timer *timer;
 	bool due; /* the timer is armed */
 	bool parts; /* check the networks' parts then, not only whether they are blocked */
-	uint64_t last_ns; /* of the last look; 0: none */
+	uint64_t last_ns; /* of the last check; 0: none */
 };
 
 /* ---- messages ---- */
@@ -88,9 +88,9 @@ static bool is_other_firewall(const struct nlmsghdr *m)
 
 /* ---- looking at the networks ---- */
 
-static void look(void *opaque);
+static void networks_check(void *opaque);
 
-static void look_later(struct network_watch *w, bool parts)
+static void check_later(struct network_watch *w, bool parts)
 {
 	uint64_t now = loop_now_ns(), at = now + DELAY_NS;
 
@@ -103,7 +103,7 @@ static void look_later(struct network_watch *w, bool parts)
 	loop_timer_arm(w->timer, at);
 }
 
-static void look(void *opaque)
+static void networks_check(void *opaque)
 {
 	struct network_watch *w = opaque;
 	bool again = false, parts = w->parts;
@@ -112,12 +112,12 @@ static void look(void *opaque)
 	w->due = w->parts = false;
 	w->last_ns = loop_now_ns();
 	for (size_t i = 0; (n = network_at(w->host, i)); i++) {
-		network_blocked_look(n);
-		if (parts && !network_look(n))
+		network_blocked_update(n);
+		if (parts && !network_check_parts(n))
 			again = true;
 	}
 	if (again)
-		look_later(w, true);
+		check_later(w, true);
 }
 
 static void socket_read(void *opaque, unsigned revents)
@@ -141,7 +141,7 @@ static void socket_read(void *opaque, unsigned revents)
 	/* The kernel dropped messages. */
 	changed = changed || (got < 0 && errno == ENOBUFS);
 	if (changed || added)
-		look_later(w, changed);
+		check_later(w, changed);
 }
 
 /* ---- begin and end ---- */
@@ -168,7 +168,7 @@ void network_watch_begin(struct vm_host *host)
 		return;
 	host->network_watch = w = must_alloc(calloc(1, sizeof(*w)));
 	w->host = host;
-	if (loop_timer_new(host->loop, look, w, &w->timer) < 0)
+	if (loop_timer_new(host->loop, networks_check, w, &w->timer) < 0)
 		abort();
 	for (int i = 0; i < SOCKETS; i++)
 		w->sockets[i].fd = -1;

@@ -187,7 +187,7 @@ static int port_of(int fd, uint16_t *ret, struct err *e)
 	return 0;
 }
 
-int publish_learn(struct vm *vm, const struct config *c, struct err *e)
+int publish_record_ports(struct vm *vm, const struct config *c, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	const int *fds = c->fds + c->nfds - c->nforwards;

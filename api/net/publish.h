@@ -27,7 +27,7 @@ int publish_define(struct json_object *forwards, const struct rights *rights, co
 	struct err *e);
 /* Note the ports that the kernel has chosen, in the definition that the VM starts with. c: its last files are the
  * sockets of the forwards. Returns 0; -errno. */
-int publish_learn(struct vm *vm, const struct config *c, struct err *e);
+int publish_record_ports(struct vm *vm, const struct config *c, struct err *e);
 /* Add an object for each such forward to the list: name (of the VM), protocol, address, port, to, guest. */
 void publish_list(const struct vm *vm, struct json_object *list);
 

@@ -91,7 +91,7 @@ static void waits_end(struct publish_wait *waits, bool ended)
 
 /* ---- starting the process again ---- */
 
-static void problem_tell(struct restart *r, uint64_t wait_ns)
+static void problem_report(struct restart *r, uint64_t wait_ns)
 {
 	r->untold = false;
 	if (!interface_of(r))
@@ -108,7 +108,7 @@ static void restart_later(struct restart *r, const char *why)
 	snprintf(r->problem, sizeof(r->problem), "%s", why);
 	loop_timer_arm(r->timer, now + wait);
 	if (!r->untold)
-		problem_tell(r, wait);
+		problem_report(r, wait);
 	waits_end(STEAL_PTR(r->waits), false);
 }
 
@@ -126,7 +126,7 @@ static bool ports_fit(const struct restart *r, const struct definition_user *ope
 static void restart_done(struct restart *r)
 {
 	r->problem[0] = 0;
-	network_ports_tell(r->vm);
+	network_ports_lead_all(r->vm);
 	log_info("usernet", "VM '%s': interface %s: its published ports are open again", r->vm->def->name, interface_of(r)->id);
 	change_emit(r);
 	waits_end(STEAL_PTR(r->waits), false);
@@ -184,7 +184,7 @@ static void restart_try(void *opaque)
 		return;
 	}
 	if (r->untold)
-		problem_tell(r, 0);
+		problem_report(r, 0);
 	if (definition_with(r, &r->opening, &e) < 0)
 		restart_later(r, e.msg);
 	else

@@ -91,7 +91,7 @@ int usernet_pidfd(int control)
 	return fd < 0 || poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 0) ? -1 : steal_fd(&fd);
 }
 
-void usernet_forget(int run_dir, const char *vm, const char *id)
+void usernet_remove_socket(int run_dir, const char *vm, const char *id)
 {
 	char name[SOCKET_NAME_MAX];
 
@@ -99,7 +99,7 @@ void usernet_forget(int run_dir, const char *vm, const char *id)
 	vm_socket_remove(run_dir, name);
 }
 
-void usernet_forget_old(int run_dir, const char *vm, unsigned at)
+void usernet_remove_old_socket(int run_dir, const char *vm, unsigned at)
 {
 	char name[SOCKET_NAME_MAX];
 

@@ -45,10 +45,10 @@ int usernet_publish(const struct definition *d, unsigned at, const char *publish
 int usernet_connect(int run_dir, const char *vm, const char *id, unsigned at, int *ret_fd);
 /* Return an owned pidfd of the process at the other end of a usernet_connect() fd; -1: unknown. */
 int usernet_pidfd(int control);
-/* Remove the control socket of a cairn-slirp that has ended, if there is one; usernet_forget_old: the one that an
- * earlier release named by the index. */
-void usernet_forget(int run_dir, const char *vm, const char *id);
-void usernet_forget_old(int run_dir, const char *vm, unsigned at);
+/* Remove the control socket of a cairn-slirp that has ended, if there is one.
+ * usernet_remove_old_socket: the one that an earlier release named by the index. */
+void usernet_remove_socket(int run_dir, const char *vm, const char *id);
+void usernet_remove_old_socket(int run_dir, const char *vm, unsigned at);
 /* Give the control socket of an interface of VM `from`, if it has one, the name of that of VM `to`, too. Any thread. */
 void usernet_link(int run_dir, const char *from, const char *to, const char *id);
 /* Set the error of an order that such a process did not carry out (forwards_order()). program: cairn-slirp or

@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #define NS 1000000000LL
-#define LOOK_MAX_NS (3600 * NS) /* the clock may be set, so look at least so often */
+#define CHECK_MAX_NS (3600 * NS) /* the clock may be set, so look at least so often */
 
 struct approver {
 	struct vm_host *host;
@@ -60,7 +60,7 @@ const struct approvals *approver_table(const struct approver *a)
 
 /* ---- telling and storing ---- */
 
-static void request_tell(struct vm_host *host, const struct approval_request *r)
+static void request_emit(struct vm_host *host, const struct approval_request *r)
 {
 	const struct vm *vm = r->of_vm ? vm_find_uuid(host, r->uuid) : NULL;
 	struct json_object *data = json_object_new_object();
@@ -79,7 +79,7 @@ static void request_tell(struct vm_host *host, const struct approval_request *r)
 }
 
 /* w: NULL: nobody waits. */
-static void table_keep(struct approver *a, struct store_work *w)
+static void table_store(struct approver *a, struct store_work *w)
 {
 	CLEANUP_JS struct json_object *o = approvals_to_json(&a->table);
 
@@ -98,8 +98,8 @@ static struct change *change_new(struct approver *a, struct call *c, unsigned id
 static void request_end(struct approver *a, struct approval_request *r, enum approval_state s, const char *detail)
 {
 	approval_end(r, s, detail, now_ns());
-	table_keep(a, NULL);
-	request_tell(a->host, r);
+	table_store(a, NULL);
+	request_emit(a->host, r);
 }
 
 /* ---- expiry, and jobs that have ended ---- */
@@ -132,7 +132,7 @@ static bool request_expires(struct approver *a, struct approval_request *r)
 	return true;
 }
 
-static void job_look(struct approver *a, struct approval_request *r)
+static void job_check(struct approver *a, struct approval_request *r)
 {
 	struct job *j = job_find(a->host, r->job);
 
@@ -143,7 +143,7 @@ static void job_look(struct approver *a, struct approval_request *r)
 	}
 }
 
-static void approver_look(void *opaque)
+static void approver_check(void *opaque)
 {
 	struct approver *a = opaque;
 	int64_t now = now_ns(), wait = INT64_MAX;
@@ -152,9 +152,9 @@ static void approver_look(void *opaque)
 		struct approval_request *r = a->table.requests[i];
 
 		if (r->state == APPROVAL_RUNNING && r->job[0])
-			job_look(a, r);
+			job_check(a, r);
 		else if (!request_expires(a, r) && approval_is_open(r) && r->state != APPROVAL_RUNNING)
-			wait = MIN(wait, MIN(r->expires_ns - now, LOOK_MAX_NS));
+			wait = MIN(wait, MIN(r->expires_ns - now, CHECK_MAX_NS));
 	}
 	if (wait != INT64_MAX)
 		loop_timer_arm(a->timer, loop_now_ns() + (uint64_t)MAX(wait, NS / 100));
@@ -203,7 +203,7 @@ static void ask_stored(struct store_work *w)
 			ch->call->command->name, r && r->vm[0] ? " of VM '" : "", r ? r->vm : "", r && r->vm[0] ? "'" : "", ch->id, ch->id);
 	}
 	if (w->r == 0 && r) {
-		request_tell(ch->host, r);
+		request_emit(ch->host, r);
 		approver_soon(a);
 	}
 	call_fail(ch->call, &e);
@@ -252,7 +252,7 @@ static int request_add(struct approver *a, struct call *c, struct approval_reque
 		return res;
 	}
 	ch = change_new(a, c, r->id, stored);
-	table_keep(a, &ch->work);
+	table_store(a, &ch->work);
 	return 1;
 }
 
@@ -322,7 +322,7 @@ static void role_ask_stored(struct store_work *w)
 		call_fail(ch->call, &w->e);
 	} else {
 		if (r)
-			request_tell(ch->host, r);
+			request_emit(ch->host, r);
 		if (r)
 			approver_soon(a);
 		o = json_object_new_object();
@@ -391,7 +391,7 @@ static void run_answered(void *opaque, struct json_object *answer)
 		request_end(a, r, APPROVAL_FAILED, js_get_str_or(error, "desc", ""));
 	} else if (job) {
 		snprintf(r->job, sizeof(r->job), "%s", job);
-		table_keep(a, NULL);
+		table_store(a, NULL);
 		approver_soon(a); /* it may have concluded already */
 	} else {
 		request_end(a, r, APPROVAL_DONE, NULL);
@@ -486,7 +486,7 @@ static void answer_stored(struct store_work *w)
 		return;
 	}
 	if (r)
-		request_tell(ch->host, r);
+		request_emit(ch->host, r);
 	o = json_object_new_object();
 	js_put_str(o, "state", approval_state_word(ch->to));
 	call_return(ch->call, o);
@@ -532,7 +532,7 @@ void approver_answer(struct call *c, int64_t id, bool approves, const char *reas
 		r->state = is_run_by_asker(r) ? APPROVAL_APPROVED : APPROVAL_RUNNING;
 	ch = change_new(a, c, r->id, answer_stored);
 	ch->to = r->state;
-	table_keep(a, &ch->work);
+	table_store(a, &ch->work);
 }
 
 /* ---- rules ---- */
@@ -581,7 +581,7 @@ void approver_set_rule(struct call *c, const struct approval_rule *rule)
 		return;
 	}
 	ch = change_new(a, c, 0, rule_stored);
-	table_keep(a, &ch->work);
+	table_store(a, &ch->work);
 }
 
 /* ---- start and end ---- */
@@ -591,7 +591,7 @@ int approver_new(struct vm_host *host, call_run_as *run_as, void *context, struc
 	struct approver *a = must_alloc(calloc(1, sizeof(*a)));
 
 	*a = (struct approver){ .host = host, .run_as = run_as, .context = context };
-	if (loop_timer_new(host->loop, approver_look, a, &a->timer) < 0) {
+	if (loop_timer_new(host->loop, approver_check, a, &a->timer) < 0) {
 		approver_free(a);
 		return err_set_errno(e, -ENOMEM, "approvals");
 	}

@@ -31,7 +31,7 @@ struct autostart {
 
 /* ---- the mark "autostart" ---- */
 
-int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e)
+int autostart_store(struct vm *vm, bool on, struct store_work *w, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	struct store *s = vm->host->store;
@@ -45,7 +45,7 @@ int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e)
 
 /* ---- finding out whether the host has booted ---- */
 
-static void boot_keep(struct autostart *a)
+static void boot_store(struct autostart *a)
 {
 	struct json_object *o = json_object_new_object();
 	struct err e;
@@ -79,7 +79,7 @@ void autostart_load(struct vm_host *host)
 
 /* ---- the staged run ---- */
 
-static void autostart_tell(const struct vm *vm, const struct err *e)
+static void autostart_emit(const struct vm *vm, const struct err *e)
 {
 	struct json_object *data = json_object_new_object();
 
@@ -97,7 +97,7 @@ static void vm_started(void *opaque, int r, const struct err *e)
 
 	if (r < 0)
 		log_error("autostart", "VM '%s' could not be started: %s", vm->def->name, e->msg);
-	autostart_tell(vm, r < 0 ? e : NULL);
+	autostart_emit(vm, r < 0 ? e : NULL);
 	staged_run_over(a->sequence, step->i);
 }
 
@@ -118,7 +118,7 @@ static void autostart_done(void *opaque)
 	struct autostart *a = opaque;
 
 	a->over = true;
-	boot_keep(a);
+	boot_store(a);
 	staged_run_free(a->sequence);
 	a->sequence = NULL;
 }
@@ -147,7 +147,7 @@ static void due_add(struct autostart *a, size_t i)
 	err_set(&e, -EPERM, ERR_PERMISSION, "its definer already has %u VMs that start with the host (cairnd --max-user-autostart)",
 		most);
 	log_warn("autostart", "VM '%s' is not started: %s", vm->def->name, e.msg);
-	autostart_tell(vm, &e);
+	autostart_emit(vm, &e);
 }
 
 void autostart_go(struct vm_host *host)
@@ -157,7 +157,7 @@ void autostart_go(struct vm_host *host)
 
 	if (a->over)
 		return;
-	boot_keep(a);
+	boot_store(a);
 	a->sequence = staged_run_new(host, host->paths->limits.starting, &ops, a);
 	for (size_t i = 0; i < host->nvms; i++)
 		if (is_due(a, host->vms[i]))

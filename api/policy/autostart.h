@@ -21,7 +21,7 @@ struct vm_host;
 
 /* Store or remove a VM's mark. When w is done, the caller sets or clears VM_FACT_AUTOSTART. Returns 0; -errno, and then
  * the caller keeps w. */
-int autostart_keep(struct vm *vm, bool on, struct store_work *w, struct err *e);
+int autostart_store(struct vm *vm, bool on, struct store_work *w, struct err *e);
 
 /* Read the VMs' marks and the boot id. Call it after the VMs are loaded and before they are adopted. */
 void autostart_load(struct vm_host *host);

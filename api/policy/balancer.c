@@ -31,7 +31,7 @@
 #define PERIOD_S 10
 #define STATS_S 60
 /* Of each VM and resource, BALANCE_CHANGE comes at most once in this time. */
-#define TELL_NS (60 * NS)
+#define EMIT_NS (60 * NS)
 #define MEMINFO "/proc/meminfo"
 #define STAT_AVAILABLE 6 /* as in enum balloon_stat (devices/virtio/virtio_balloon.h) */
 
@@ -81,14 +81,14 @@ static void change_note(struct vm *vm, enum resource which, uint64_t was, uint64
 	c->reason = reason;
 }
 
-static void change_tell(struct vm *vm, enum resource which)
+static void change_emit(struct vm *vm, enum resource which)
 {
 	struct change *c = &vm->balance->changes[which];
 	uint64_t now_ns = clock_monotonic_ns(), unit = which == CPU ? 1 : MIB;
 	const char *name = which == CPU ? "cpu_shares" : "memory";
 	struct json_object *data;
 
-	if (!c->reason || c->told == c->now || (c->told_ns && now_ns - c->told_ns < TELL_NS))
+	if (!c->reason || c->told == c->now || (c->told_ns && now_ns - c->told_ns < EMIT_NS))
 		return;
 	log_info("balance", "VM '%s': %s changed from %llu to %llu%s: %s", vm->def->name, name, (unsigned long long)(c->told / unit),
 		(unsigned long long)(c->now / unit), which == CPU ? "" : " MiB", c->reason);
@@ -162,7 +162,7 @@ static bool weight_is_own(struct vm *vm)
 }
 
 /* Look at the processor time of the process. Returns whether more is to be read: whether the VM is not idle. */
-static bool activity_look(struct vm *vm, uint64_t now_ns)
+static bool activity_sample(struct vm *vm, uint64_t now_ns)
 {
 	struct vm_balance *b = vm->balance;
 	uint64_t cpu_ns;
@@ -258,7 +258,7 @@ static void vm_gather(struct vm *vm, struct round *r)
 
 	if (b->pid != vm_process_pid(vm->proc))
 		process_begin(vm);
-	busy = activity_look(vm, now_ns);
+	busy = activity_sample(vm, now_ns);
 	b->rests &= !busy;
 	b->cpu.ran = b->cpu.waited = 0;
 	if (!b->rests && vm_figures_read(vm->proc, &f)) {
@@ -335,13 +335,13 @@ static void round_decide(struct vm_host *host, struct round *r)
 		memory_apply(r->memory_vms[i], &r->memory[i], all->memory.is_short);
 }
 
-static void look_later(struct vm_host *host)
+static void balance_later(struct vm_host *host)
 {
 	loop_timer_arm(host->balancer->timer, ROUND_UP(loop_now_ns() + 1, INTERVAL_NS));
 	host->balancer->armed = true;
 }
 
-static void look(void *opaque)
+static void balance_round(void *opaque)
 {
 	struct vm_host *host = opaque;
 	struct round r = { .cpu_vms = must_alloc(calloc(2 * host->nvms + 1, sizeof(*r.cpu_vms))),
@@ -357,13 +357,13 @@ static void look(void *opaque)
 	round_decide(host, &r);
 	for (size_t i = 0; i < host->nvms; i++)
 		for (enum resource k = CPU; host->vms[i]->balance && k < RESOURCES; k++)
-			change_tell(host->vms[i], k);
+			change_emit(host->vms[i], k);
 	free(r.cpu_vms);
 	free(r.cpu);
 	free(r.memory);
 	host->balancer->armed = false;
 	if (any)
-		look_later(host);
+		balance_later(host);
 }
 
 /* ---- a VM's life ---- */
@@ -375,11 +375,11 @@ static void vm_begin(struct vm *vm)
 	vm->balance = must_alloc(calloc(1, sizeof(*vm->balance)));
 	if (!host->balancer) {
 		host->balancer = must_alloc(calloc(1, sizeof(*host->balancer)));
-		if (loop_timer_new(host->loop, look, host, &host->balancer->timer) < 0)
+		if (loop_timer_new(host->loop, balance_round, host, &host->balancer->timer) < 0)
 			abort();
 	}
 	if (!host->balancer->armed)
-		look_later(host);
+		balance_later(host);
 }
 
 static void vm_end(struct vm *vm)
@@ -388,7 +388,7 @@ static void vm_end(struct vm *vm)
 	vm->balance = NULL;
 }
 
-static void vm_look(struct vm *vm)
+static void vm_check(struct vm *vm)
 {
 	const struct definition_balance *b = &vm_live(vm)->balance;
 
@@ -425,7 +425,7 @@ static void balancer_on_state_load(struct vm *vm, struct json_object *state)
 }
 
 const struct vm_observer balancer_observer = { .state_put = balancer_on_state_put, .state_load = balancer_on_state_load,
-	.state_saved = vm_look, .phase_known = vm_look, .process_gone = vm_end, .start_asked = balancer_on_start_asked, .removed = vm_end };
+	.state_saved = vm_check, .phase_known = vm_check, .process_gone = vm_end, .start_asked = balancer_on_start_asked, .removed = vm_end };
 
 void balancer_free(struct vm_host *host)
 {

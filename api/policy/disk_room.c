@@ -55,7 +55,7 @@ static bool image_is_short(const char *path, struct pool_point *ret)
 }
 
 /* out->count: 1 + index of the first disk that is short; 0: none. */
-static int look_run(const void *arg, struct fork_as_result *out, struct err *e)
+static int room_run(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct images *m = arg;
 	struct pool_point space = { 0 };
@@ -101,7 +101,7 @@ static const char *folder_of(char *path)
 	return path;
 }
 
-static void look_end(struct look *l)
+static void room_end(struct look *l)
 {
 	struct disk_room low = { .space = l->space };
 
@@ -115,7 +115,7 @@ static void look_end(struct look *l)
 	free(l);
 }
 
-static void look_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void room_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct look *l = opaque;
 
@@ -125,7 +125,7 @@ static void look_done(void *opaque, int r, const struct fork_as_result *res, con
 		l->space = (struct pool_point){ .used_bytes = res->sizes[0], .total_bytes = res->sizes[1] };
 	}
 	if (!--l->running)
-		look_end(l);
+		room_end(l);
 }
 
 /* Ask about the disks of the same author as the first one, and remove them from the list. */
@@ -133,8 +133,8 @@ static void author_ask(struct look *l, struct helpers *h, const struct definitio
 {
 	const struct rights *rights = author_of(d, left->paths[first]);
 	struct images ours = { 0 };
-	struct fork_as_spec spec = { .rights = rights, .run = look_run, .arg = &ours, .what = "looking at its disks", .timeout_ns = TIMEOUT_NS,
-		.copy = images_copy, .drop = images_drop, .done = look_done, .opaque = l };
+	struct fork_as_spec spec = { .rights = rights, .run = room_run, .arg = &ours, .what = "looking at its disks", .timeout_ns = TIMEOUT_NS,
+		.copy = images_copy, .drop = images_drop, .done = room_done, .opaque = l };
 	struct fork_as *x;
 	struct err e;
 
@@ -152,7 +152,7 @@ static bool is_in_pool(const struct pools *p, const char *path)
 	return false;
 }
 
-void disk_room_look(const struct vm *vm, void (*done)(void *opaque, const struct disk_room *low), void *opaque)
+void disk_room_find(const struct vm *vm, void (*done)(void *opaque, const struct disk_room *low), void *opaque)
 {
 	const struct definition *d = vm_live(vm);
 	struct look *l = must_alloc(calloc(1, sizeof(*l)));
@@ -171,5 +171,5 @@ void disk_room_look(const struct vm *vm, void (*done)(void *opaque, const struct
 		if (left.paths[i])
 			author_ask(l, vm->host->helpers, d, i, &left);
 	if (!--l->running)
-		look_end(l);
+		room_end(l);
 }

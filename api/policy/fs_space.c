@@ -58,7 +58,7 @@ static void unescape(char *s)
 
 /* Get the space if the line of mountinfo is of the file system, and its mount point still leads to it. Returns whether
  * that is so. */
-static bool line_look(char *line, uint64_t dev, uint64_t sizes[2])
+static bool line_parse(char *line, uint64_t dev, uint64_t sizes[2])
 {
 	unsigned major_number, minor_number;
 	char *path, *end, *type;
@@ -104,7 +104,7 @@ int fs_space_run(const void *arg, struct fork_as_result *out, struct err *e)
 		text[have] = 0;
 		for (; (end = strchr(line, '\n')); line = end + 1) {
 			*end = 0;
-			if (line_look(line, dev, out->sizes))
+			if (line_parse(line, dev, out->sizes))
 				return 0;
 		}
 		have = (size_t)(text + have - line);
@@ -135,7 +135,7 @@ static struct fs *fs_find(const struct fs_spaces *all, uint64_t dev)
 	return f;
 }
 
-static void look_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void measure_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct fs *f = opaque;
 
@@ -148,10 +148,10 @@ static void look_done(void *opaque, int r, const struct fork_as_result *res, con
 	f->all->looked(f->all->opaque, f->dev);
 }
 
-static void look_begin(struct fs *f)
+static void measure_begin(struct fs *f)
 {
 	struct fork_as_spec spec = { .run = fs_space_run, .arg = &f->dev, .what = "looking at a file system", .timeout_ns = FORK_AS_NO_TIMEOUT,
-		.copy = dev_copy, .drop = free, .done = look_done, .opaque = f };
+		.copy = dev_copy, .drop = free, .done = measure_done, .opaque = f };
 	struct err e;
 
 	if (f->look || f->all->looks >= LOOKS_MAX)
@@ -175,7 +175,7 @@ void fs_spaces_want(struct fs_spaces *all, uint64_t dev)
 	f->wanted = true;
 }
 
-void fs_spaces_look(struct fs_spaces *all, bool again)
+void fs_spaces_measure(struct fs_spaces *all, bool again)
 {
 	struct fs **at = &all->first;
 
@@ -183,7 +183,7 @@ void fs_spaces_look(struct fs_spaces *all, bool again)
 		struct fs *f = *at;
 
 		if (f->wanted && (again || !f->fill.at_ns))
-			look_begin(f);
+			measure_begin(f);
 		/* A file system that hangs stays in the list, so that it blocks no second thread. */
 		if (f->wanted || f->look) {
 			at = &f->next;

@@ -19,12 +19,12 @@ struct space_fill;
 /* helpers: borrowed. looked: called from the loop when a look has succeeded. The caller owns the object. */
 struct fs_spaces *fs_spaces_new(struct helpers *helpers, void (*looked)(void *opaque, uint64_t dev), void *opaque);
 void fs_spaces_free(struct fs_spaces *all); /* NULL allowed */
-/* Name a file system for the next fs_spaces_look(). */
+/* Name a file system for the next fs_spaces_measure(). */
 void fs_spaces_want(struct fs_spaces *all, uint64_t dev);
 /* Drop the file systems that were not named since the last call, and measure those without a figure, unless a
  * measurement is under way. again: measure all. Do this at longer intervals, because the rate of filling is computed
  * from two measurements. */
-void fs_spaces_look(struct fs_spaces *all, bool again);
+void fs_spaces_measure(struct fs_spaces *all, bool again);
 /* Return the figures of a file system; NULL: none. Borrowed until the loop's next turn. */
 const struct space_fill *fs_spaces_of(const struct fs_spaces *all, uint64_t dev);
 

@@ -221,7 +221,7 @@ static bool room_make(struct hooks *h, uint64_t turn)
 }
 
 /* Start processes for events that wait. */
-static void hooks_go_on(struct hooks *h)
+static void hooks_run_waiting(struct hooks *h)
 {
 	for (size_t i = 0; i < HOOKS_RUNNING_MAX && h->first; i++) {
 		struct hook_event *ev;
@@ -254,10 +254,10 @@ static void process_ended(void *opaque, unsigned revents)
 		log_error("hook", "%s cannot be run", p->of->program);
 	loop_unwatch(STEAL_PTR(p->watch));
 	close(steal_fd(&p->pidfd));
-	hooks_go_on(p->of);
+	hooks_run_waiting(p->of);
 }
 
-void hooks_tell(struct hooks *h, struct json_object *event)
+void hooks_notify(struct hooks *h, struct json_object *event)
 {
 	const char *name = h ? hooks_event_of(event) : NULL;
 	struct hook_event *ev;
@@ -276,7 +276,7 @@ void hooks_tell(struct hooks *h, struct json_object *event)
 	*h->last = ev;
 	h->last = &ev->next;
 	h->nwaiting++;
-	hooks_go_on(h);
+	hooks_run_waiting(h);
 }
 
 struct hooks *hooks_new(struct loop *l, const char *program, const char *folder)

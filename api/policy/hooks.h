@@ -29,7 +29,7 @@ void hooks_free(struct hooks *h);
  * disk-space; NULL: there are no hooks for it. event: as sent to clients; borrowed. */
 const char *hooks_event_of(struct json_object *event);
 /* Run the hooks of an event. Does nothing without a folder for them. event: borrowed. h: NULL allowed. */
-void hooks_tell(struct hooks *h, struct json_object *event);
+void hooks_notify(struct hooks *h, struct json_object *event);
 
 /* Return an owned fd of a file that has the object as a line of JSON, and that nobody can change. Returns -errno. */
 int hooks_event_file(struct json_object *o);

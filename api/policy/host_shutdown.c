@@ -350,7 +350,7 @@ static void shutdown_do_nothing(void *opaque)
 	(void)opaque;
 }
 
-struct json_object *host_shutdown_look(struct vm_host *host, int action)
+struct json_object *host_shutdown_plan(struct vm_host *host, int action)
 {
 	static const struct staged_run_ops ops = { would_stop, shutdown_do_nothing };
 	struct host_shutdown s = { .host = host, .action = action, .outcomes = json_object_new_array(),

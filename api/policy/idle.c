@@ -40,7 +40,7 @@ static struct policy_sample sample_of(const struct vm_info *i)
 
 static void idle_timer_fire(void *opaque);
 
-static void look_later(struct vm *vm)
+static void sample_later(struct vm *vm)
 {
 	struct policy_idle_rule rule = rule_of(vm);
 
@@ -115,7 +115,7 @@ static void suspend_begin(struct store_work *w)
 	vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, vm_suspended, vm);
 }
 
-static void suspend_keep(struct vm *vm)
+static void suspend_store(struct vm *vm)
 {
 	struct fall *f = must_alloc(calloc(1, sizeof(*f)));
 
@@ -168,7 +168,7 @@ static void sleep_begin(struct vm *vm)
 	vm->idle->holding = vm->idle->disturbed = false;
 	vm->idle->by[0] = 0;
 	if (vm_live(vm)->idle_action != DEFINITION_SAVE) {
-		suspend_keep(vm);
+		suspend_store(vm);
 	} else if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
 		log_info("idle", "VM '%s': cannot save the idle VM: %s", vm->def->name, e.msg);
 		not_saved(vm);
@@ -212,7 +212,7 @@ static void stay_awake(struct vm *vm)
 	if (vm->idle->holding)
 		forwards_release(vm);
 	vm->idle->holding = false;
-	look_later(vm);
+	sample_later(vm);
 }
 
 /* Suspend the idle VM now; before a save, ask the VM's networks to hold new connections, so that no client reaches a
@@ -224,7 +224,7 @@ static void sleep_schedule(struct vm *vm)
 		return;
 	}
 	vm->idle->holding = true;
-	look_later(vm);
+	sample_later(vm);
 }
 
 static void idle_on_forwards_held(struct vm *vm)
@@ -238,7 +238,7 @@ static void idle_on_forwards_held(struct vm *vm)
 		sleep_begin(vm);
 }
 
-static void agent_looked(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void agent_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 	struct policy_idle_rule rule = rule_of(vm);
@@ -254,7 +254,7 @@ static void agent_looked(void *opaque, int r, const struct vm_answer *a, const s
 		return;
 	}
 	s = sample_of(a->info);
-	if (policy_idle_look(&rule, &vm->idle->look, &s))
+	if (policy_idle_sample(&rule, &vm->idle->look, &s))
 		sleep_schedule(vm);
 	else
 		stay_awake(vm);
@@ -267,7 +267,7 @@ static void idle_timer_fire(void *opaque)
 	if (vm->state != VM_RUNNING || !vm->proc || vm->idle->asking)
 		return;
 	vm->idle->asking = true;
-	vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, agent_looked, vm);
+	vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, agent_answered, vm);
 }
 
 void idle_on_state_change(struct vm *vm)
@@ -278,7 +278,7 @@ void idle_on_state_change(struct vm *vm)
 		forwards_release(vm);
 	}
 	if (vm->state == VM_RUNNING && rule_of(vm).after_s)
-		look_later(vm);
+		sample_later(vm);
 	else if (vm->idle->timer)
 		loop_timer_disarm(vm->idle->timer);
 }

@@ -90,7 +90,7 @@ static bool did_nothing(const struct policy_idle_rule *r, const struct policy_sa
 		b->cpu_ns >= a->cpu_ns && b->cpu_ns - a->cpu_ns <= allowed;
 }
 
-bool policy_idle_look(const struct policy_idle_rule *r, struct policy_idle *i,
+bool policy_idle_sample(const struct policy_idle_rule *r, struct policy_idle *i,
 	const struct policy_sample *s)
 {
 	bool fresh = i->begun && s->now_ns - i->last.now_ns <= 3 * policy_idle_period_ns(r);

@@ -58,7 +58,7 @@ struct policy_idle {
 
 /* Record a sample. Returns whether the VM has been idle for as long as the rule says. Counting restarts after a gap
  * between samples of more than three intervals, such as a pause of the VM. */
-bool policy_idle_look(const struct policy_idle_rule *r, struct policy_idle *i,
+bool policy_idle_sample(const struct policy_idle_rule *r, struct policy_idle *i,
 	const struct policy_sample *s);
 /* Return the interval between samples: a tenth of after_s, at least 1 s, at most 1 min. */
 uint64_t policy_idle_period_ns(const struct policy_idle_rule *r);

@@ -19,7 +19,7 @@
 #include <sys/statvfs.h>
 
 #define FILE_NAME "pool-space.json"
-#define LOOK_NS (600 * CLOCK_NS_PER_S)
+#define MEASURE_NS (600 * CLOCK_NS_PER_S)
 #define STORE_NS (3600 * CLOCK_NS_PER_S)
 
 struct watched {
@@ -47,7 +47,7 @@ static struct watched *watched_find(const struct pool_space *s, const char *pool
 	return w;
 }
 
-static void space_keep(struct pool_space *s)
+static void space_store(struct pool_space *s)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct json_object *list = json_object_new_array();
@@ -66,7 +66,7 @@ static void space_keep(struct pool_space *s)
 	s->store_ns = clock_monotonic_ns() + STORE_NS;
 }
 
-static void change_tell(const struct watched *w)
+static void change_emit(const struct watched *w)
 {
 	const struct pool_point *p = &w->history.points[w->history.n - 1];
 	struct json_object *data = json_object_new_object();
@@ -89,7 +89,7 @@ static void change_tell(const struct watched *w)
 /* ---- looking ---- */
 
 /* On a thread. arg: the path. */
-static int look_run(const void *arg, struct fork_as_result *out, struct err *e)
+static int measure_run(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	struct statvfs s;
 
@@ -100,12 +100,12 @@ static int look_run(const void *arg, struct fork_as_result *out, struct err *e)
 	return 0;
 }
 
-static void *look_copy(const void *arg)
+static void *measure_copy(const void *arg)
 {
 	return strdup(arg);
 }
 
-static void look_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+static void measure_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct watched *w = opaque;
 	struct pool_point p = { .time_s = (int64_t)(clock_realtime_ns() / CLOCK_NS_PER_S) };
@@ -121,17 +121,17 @@ static void look_done(void *opaque, int r, const struct fork_as_result *res, con
 	low = pool_history_is_low(&w->history, w->low);
 	if (low != w->low) {
 		w->low = low;
-		change_tell(w);
-		space_keep(w->all);
+		change_emit(w);
+		space_store(w->all);
 	} else if (clock_monotonic_ns() >= w->all->store_ns) {
-		space_keep(w->all);
+		space_store(w->all);
 	}
 }
 
-static void look_begin(struct watched *w)
+static void measure_begin(struct watched *w)
 {
-	struct fork_as_spec spec = { .run = look_run, .arg = w->pool.target, .what = "looking at a pool", .timeout_ns = FORK_AS_NO_TIMEOUT,
-		.copy = look_copy, .drop = free, .done = look_done, .opaque = w };
+	struct fork_as_spec spec = { .run = measure_run, .arg = w->pool.target, .what = "looking at a pool", .timeout_ns = FORK_AS_NO_TIMEOUT,
+		.copy = measure_copy, .drop = free, .done = measure_done, .opaque = w };
 	struct err e;
 
 	if (!w->look && fork_as_begin(w->all->host->helpers, &spec, &w->look, &e) < 0)
@@ -183,9 +183,9 @@ static void timer_fire(void *opaque)
 
 	watched_compare(s);
 	for (struct watched *w = s->first; w; w = w->next)
-		look_begin(w);
+		measure_begin(w);
 	if (s->first)
-		loop_timer_arm(s->timer, loop_now_ns() + LOOK_NS);
+		loop_timer_arm(s->timer, loop_now_ns() + MEASURE_NS);
 }
 
 void pool_space_soon(struct pool_space *s)

@@ -73,7 +73,7 @@ static int watched_begin(struct watched *w, struct loop *l, int fd, void (*ready
 
 static void reclaims_begin(struct vm_host *host);
 
-static void freed_tell(const struct vm *vm, uint64_t bytes)
+static void freed_emit(const struct vm *vm, uint64_t bytes)
 {
 	struct json_object *data = json_object_new_object();
 
@@ -94,7 +94,7 @@ static void reclaim_done(void *opaque, int r, const struct vm_answer *a, const s
 		return;
 	host->pressure->asked--;
 	if (!r && a->snapshot && a->snapshot->ram_bytes_shared)
-		freed_tell(vm, a->snapshot->ram_bytes_shared);
+		freed_emit(vm, a->snapshot->ram_bytes_shared);
 	/* After a minute, other work may have ended, or a snapshot may exist. */
 	if (r < 0 && r != -ESRCH && !p->refused_told)
 		log_info("pressure", "VM '%s': there is memory pressure, but its memory is not reclaimed: %s", vm->def->name, e->msg);
@@ -203,7 +203,7 @@ static void vm_end(struct vm *vm)
 		watched_end(&host->file);
 }
 
-static void vm_look(struct vm *vm)
+static void vm_check(struct vm *vm)
 {
 	bool wants = vm->proc && vm_live(vm)->reclaim_on_pressure && vm_transition_find(vm->state, VM_ASK_RECLAIM) &&
 		vm_process_knows(vm->proc, VM_KNOWS_RECLAIM);
@@ -212,7 +212,7 @@ static void vm_look(struct vm *vm)
 		vm_begin(vm);
 }
 
-const struct vm_observer pressure_observer = { .state_saved = vm_look, .phase_known = vm_look,
+const struct vm_observer pressure_observer = { .state_saved = vm_check, .phase_known = vm_check,
 	.process_gone = vm_end, .removed = vm_end };
 
 void pressure_free(struct vm_host *host)

@@ -16,12 +16,12 @@
 #define SECOND_NS 1000000000ULL
 
 static void restart_want(struct vm *vm);
-static void restart_forget(struct vm *vm);
+static void restart_reset(struct vm *vm);
 
 static void restart_ended(void *opaque, int r, const struct err *e)
 {
 	if (r < 0 && e->cls == ERR_CANCELLED)
-		restart_forget(opaque); /* the VM was destroyed */
+		restart_reset(opaque); /* the VM was destroyed */
 	else if (r < 0)
 		restart_want(opaque); /* a failed start counts as a try; schedule the next one */
 }
@@ -100,7 +100,7 @@ uint64_t restart_in_ns(const struct vm *vm)
 	return vm->restart->due_ns > now ? vm->restart->due_ns - now : 0;
 }
 
-static void restart_forget(struct vm *vm)
+static void restart_reset(struct vm *vm)
 {
 	if (vm->restart->timer)
 		loop_timer_disarm(vm->restart->timer);
@@ -113,7 +113,7 @@ void restart_call_off(struct vm *vm)
 	char reason[sizeof(vm->reason)];
 
 	snprintf(reason, sizeof(reason), "%s", vm->reason);
-	restart_forget(vm);
+	restart_reset(vm);
 	vm_set_reason(vm, reason, "the pending restart was cancelled");
 }
 
@@ -215,7 +215,7 @@ static void restart_on_start(struct vm *vm, const struct vm_start_opts *opts)
 {
 	vm_set(vm, VM_FACT_FOR_REVERT, opts->for_revert);
 	if (!opts->again)
-		restart_forget(vm);
+		restart_reset(vm);
 }
 
 static void restart_added(struct vm *vm)

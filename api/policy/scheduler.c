@@ -173,7 +173,7 @@ static void run_end(struct vm *vm)
 
 /* Whether the run that requested the present callback goes on. If its schedule was removed meanwhile, end the run; a
  * schedule that was set since then begins its own. */
-static bool run_goes_on(struct vm *vm)
+static bool run_is_valid(struct vm *vm)
 {
 	if (vm->schedule && vm->schedule->working)
 		return true;
@@ -280,7 +280,7 @@ static void thin_fetched(void *opaque, int r, const struct snapshots *s, const s
 	struct job *j = NULL;
 	struct err why;
 
-	if (!run_goes_on(vm))
+	if (!run_is_valid(vm))
 		return;
 	if (!r && any_victim(vm, s)) {
 		r = snapshot_delete_where(vm, victims_choose, vm, &j, &why);
@@ -311,7 +311,7 @@ static void snapshot_taken(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
-	if (!run_goes_on(vm)) {
+	if (!run_is_valid(vm)) {
 		job_dismiss(j, NULL);
 		return;
 	}
@@ -348,7 +348,7 @@ static void room_made(struct job *j, void *opaque)
 {
 	struct vm *vm = opaque;
 
-	if (!run_goes_on(vm))
+	if (!run_is_valid(vm))
 		return;
 	if (j->failed) {
 		note_skipped(vm, "failed", j->e.msg);
@@ -382,7 +382,7 @@ static void list_fetched(void *opaque, int r, const struct snapshots *s, const s
 	struct job *j = NULL;
 	struct err why;
 
-	if (!run_goes_on(vm))
+	if (!run_is_valid(vm))
 		return;
 	if (!r) {
 		name_choose(s, body.name);
@@ -430,7 +430,7 @@ static void space_done(void *opaque, int r, const struct vm_answer *a, const str
 	struct vm *vm = opaque;
 	char detail[200];
 
-	if (!run_goes_on(vm))
+	if (!run_is_valid(vm))
 		return;
 	if (r < 0) {
 		snprintf(detail, sizeof(detail), "cannot read the free space: %.150s",
@@ -467,7 +467,7 @@ static void schedule_run(struct vm *vm)
 	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, SPACE_TIMEOUT_NS, space_done, vm);
 }
 
-static void look_at(struct vm *vm, int64_t now)
+static void vm_check(struct vm *vm, int64_t now)
 {
 	struct schedule *s = vm->schedule;
 
@@ -520,13 +520,13 @@ static void timer_ready(void *opaque, unsigned revents)
 		return;
 	clock_is_steady(s);
 	for (size_t i = 0; i < s->host->nvms; i++)
-		look_at(s->host->vms[i], now);
+		vm_check(s->host->vms[i], now);
 	timer_arm(s, now);
 }
 
 /* ---- changes of a schedule ---- */
 
-int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e)
+int scheduler_store_plan(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	struct store *s = vm->host->store;

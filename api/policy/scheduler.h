@@ -49,7 +49,7 @@ void scheduler_free(struct scheduler *s);
 /* Store a plan, or remove the stored plan (NULL). When w is done, the caller calls scheduler_set() or
  * scheduler_remove().
  * Returns 0; -ENOENT: no plan to remove; -errno. On errors the caller keeps w. */
-int scheduler_keep(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e);
+int scheduler_store_plan(struct vm *vm, const struct schedule_plan *plan, struct store_work *w, struct err *e);
 void scheduler_set(struct vm *vm, const struct schedule_plan *plan);
 /* Compute for each snapshot whether the plan would delete it now. victims: one bool per snapshot, all false before.
  * with_next: compute this for the time after the next snapshot, when the present newest and current snapshots are

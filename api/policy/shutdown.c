@@ -22,7 +22,7 @@
 /* The guest agent begins within AGENT_TURN_NS, and has AGENT_SYNC_NS to answer and AGENT_SILENCE_NS to refuse. */
 #define REQUEST_TIMEOUT_NS (12 * 1000000000ULL)
 /* The wall clock may be set, so check a planned time at this interval. */
-#define LOOK_S 60
+#define CHECK_S 60
 /* A planned shutdown waits in such steps while hooks are being asked about another request. */
 #define ASKED_AGAIN_NS CLOCK_NS_PER_S
 
@@ -39,7 +39,7 @@ void shutdown_plan_default(const struct vm *vm, struct shutdown_plan *p)
 	*p = (struct shutdown_plan){ .then = vm->def->shutdown_then, .deadline_s = vm->def->shutdown_deadline_s };
 }
 
-static void shutdown_tell(struct vm *vm, const char *what, const char *detail)
+static void shutdown_emit(struct vm *vm, const char *what, const char *detail)
 {
 	const struct shutdown_plan *p = &vm->shutdown->plan;
 	struct json_object *data = json_object_new_object();
@@ -54,7 +54,7 @@ static void shutdown_tell(struct vm *vm, const char *what, const char *detail)
 	vm_emit(vm, EVENT_SHUTDOWN_PLAN, data);
 }
 
-static void shutdown_forget(struct vm *vm)
+static void shutdown_reset(struct vm *vm)
 {
 	vm->shutdown->stage = SHUTDOWN_NONE;
 	if (vm->shutdown->timer)
@@ -65,13 +65,13 @@ static void timer_fire(void *opaque);
 
 /* Return when to look at the plan next: at its time or the next warning, but soon enough to notice a clock that was
  * set. */
-static uint64_t planned_look_ns(const struct shutdown *s)
+static uint64_t planned_check_ns(const struct shutdown *s)
 {
 	int64_t now = (int64_t)clock_realtime_ns(), at = s->plan.at_s;
 
 	if (s->warn_s && s->warn_s < at)
 		at = s->warn_s;
-	at = MAX(MIN(at - now / NS, LOOK_S), 0);
+	at = MAX(MIN(at - now / NS, CHECK_S), 0);
 	return loop_now_ns() + (uint64_t)MAX(at * NS - now % NS, 0);
 }
 
@@ -81,7 +81,7 @@ static void timer_arm(struct vm *vm)
 
 	if (!s->timer && loop_timer_new(vm->host->loop, timer_fire, vm, &s->timer) < 0)
 		abort();
-	loop_timer_arm(s->timer, s->stage == SHUTDOWN_BEGUN ? s->due_ns : planned_look_ns(s));
+	loop_timer_arm(s->timer, s->stage == SHUTDOWN_BEGUN ? s->due_ns : planned_check_ns(s));
 }
 
 /* ---- warning the guest ---- */
@@ -118,7 +118,7 @@ static void save_done(struct job *j, void *opaque)
 	struct vm *vm = opaque;
 
 	if (j->failed)
-		shutdown_tell(vm, "failed", j->e.msg);
+		shutdown_emit(vm, "failed", j->e.msg);
 	host_shutdown_vm_over(vm, j->failed ? j->e.msg : "saved");
 }
 
@@ -128,7 +128,7 @@ static void overdue_save(struct vm *vm)
 	struct err e;
 
 	if (save_managed(vm, SAVE_THEN_RUNNING, NULL, NULL, &j, &e) < 0) {
-		shutdown_tell(vm, "failed", e.msg);
+		shutdown_emit(vm, "failed", e.msg);
 		host_shutdown_vm_over(vm, e.msg);
 		return;
 	}
@@ -142,8 +142,8 @@ static void shutdown_overdue(struct vm *vm)
 
 	log_warn("shutdown", "VM '%s' has not shut down within %u s: %s", vm->def->name,
 		vm->shutdown->plan.deadline_s, thens[then]);
-	shutdown_tell(vm, "overdue", NULL);
-	shutdown_forget(vm);
+	shutdown_emit(vm, "overdue", NULL);
+	shutdown_reset(vm);
 	vm_save(vm);
 	if (then == DEFINITION_DESTROY)
 		vm_destroy(vm, NULL);
@@ -174,7 +174,7 @@ static void guest_asked(void *opaque, int r, const struct vm_answer *a, const st
 	if (r < 0) {
 		vm_set(b.vm, VM_FACT_REBOOTS | VM_FACT_OFF_ASKED, false);
 		if (s->stage == SHUTDOWN_BEGUN && s->plan.then == DEFINITION_LEAVE) {
-			shutdown_forget(b.vm);
+			shutdown_reset(b.vm);
 			host_shutdown_vm_over(b.vm, e->msg);
 		}
 	} else if (!s->plan.reboot || !s->plan.agent) {
@@ -183,7 +183,7 @@ static void guest_asked(void *opaque, int r, const struct vm_answer *a, const st
 	if (b.done)
 		b.done(b.opaque, r, e);
 	else if (r < 0)
-		shutdown_tell(b.vm, "failed", e->msg);
+		shutdown_emit(b.vm, "failed", e->msg);
 }
 
 void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
@@ -195,7 +195,7 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	hook_ask_cancel(vm, HOOK_SHUTDOWN);
 	*b = (struct begun){ vm, done, opaque, !p->agent };
 	vm->event_limits.powerdowns_asked += b->presses;
-	shutdown_forget(vm);
+	shutdown_reset(vm);
 	vm->shutdown->plan = *p;
 	vm_set(vm, VM_FACT_REBOOTS, p->reboot); /* before pressing the button: the guest may power off at once */
 	vm_set(vm, VM_FACT_OFF_ASKED, !p->reboot);
@@ -229,8 +229,8 @@ static bool can_shut_down(const struct vm *vm)
 static void request_end(struct vm *vm, const struct request *q, int r, const struct err *e)
 {
 	if (q->planned && r < 0 && vm) {
-		shutdown_tell(vm, "failed", e->msg);
-		shutdown_forget(vm);
+		shutdown_emit(vm, "failed", e->msg);
+		shutdown_reset(vm);
 		vm_save(vm);
 	}
 	if (q->done)
@@ -250,7 +250,7 @@ static void shutdown_delay(struct vm *vm, const struct request *q, const struct 
 	log_info("shutdown", "VM '%s': its %s is delayed by %u s: %s", vm->def->name, q->plan.reboot ? "reboot" : "shutdown", a->delay_s,
 		a->reason);
 	vm_save(vm);
-	shutdown_tell(vm, "delayed", a->reason);
+	shutdown_emit(vm, "delayed", a->reason);
 }
 
 /* Look whether the VM can be shut down after the hooks were asked. */
@@ -336,7 +336,7 @@ static void planned_begin(struct vm *vm)
 		request_ask(vm, &q);
 		return;
 	}
-	shutdown_forget(vm);
+	shutdown_reset(vm);
 	vm_save(vm);
 }
 
@@ -373,7 +373,7 @@ void shutdown_plan(struct vm *vm, const struct shutdown_plan *p)
 	timer_arm(vm);
 	guest_warn(vm);
 	vm_save(vm);
-	shutdown_tell(vm, "planned", NULL);
+	shutdown_emit(vm, "planned", NULL);
 }
 
 int shutdown_cancel(struct vm *vm, struct err *e)
@@ -384,8 +384,8 @@ int shutdown_cancel(struct vm *vm, struct err *e)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"VM '%.200s' has no shutdown planned, and no deadline runs", vm->def->name);
 	hook_ask_cancel(vm, HOOK_SHUTDOWN);
-	shutdown_tell(vm, "cancelled", NULL);
-	shutdown_forget(vm);
+	shutdown_emit(vm, "cancelled", NULL);
+	shutdown_reset(vm);
 	vm_save(vm);
 	return 0;
 }
@@ -482,7 +482,7 @@ void shutdown_take_up(struct vm *vm)
 	if (s->stage == SHUTDOWN_NONE)
 		return;
 	if (!vm_state_is_active(vm->state) && !vm_has(vm, VM_FACT_CONTINUES)) {
-		shutdown_forget(vm);
+		shutdown_reset(vm);
 		return;
 	}
 	s->warn_s = s->plan.delay_reason[0] ? 0 : policy_next_warning(s->plan.at_s, now_s());
@@ -503,7 +503,7 @@ static void shutdown_state_put(const struct vm *vm, struct json_object *state)
 static void deadline_drop(struct vm *vm)
 {
 	if (vm->shutdown->stage == SHUTDOWN_BEGUN && !host_shutdown_waits_for(vm))
-		shutdown_forget(vm);
+		shutdown_reset(vm);
 }
 
 /* Drop the plan and the deadline when the VM is not active. A reset drops the deadline. */
@@ -514,7 +514,7 @@ static void shutdown_on_state_change(struct vm *vm, enum vm_trigger t)
 		return;
 	if (!vm_state_is_active(vm->state)) {
 		hook_ask_cancel(vm, HOOK_SHUTDOWN);
-		shutdown_forget(vm);
+		shutdown_reset(vm);
 	} else if (t == VM_ASK_RESET) {
 		deadline_drop(vm);
 	}
@@ -528,7 +528,7 @@ static void shutdown_on_renewed(struct vm *vm)
 
 static void shutdown_on_start_failed(struct vm *vm)
 {
-	shutdown_forget(vm);
+	shutdown_reset(vm);
 }
 
 static void shutdown_added(struct vm *vm)

@@ -175,7 +175,7 @@ void start_room_disk(const struct vm *vm, const struct call *c, const struct dis
 	advice_of_start(&s, ret);
 }
 
-void start_room_look(const struct vm *vm, const struct call *c, bool vcpus, const struct disk_room *low, struct advice_list *ret)
+void start_room_advise(const struct vm *vm, const struct call *c, bool vcpus, const struct disk_room *low, struct advice_list *ret)
 {
 	const struct definition *def = vm_live(vm);
 	const struct use u = use_find(vm->host);

@@ -21,7 +21,7 @@ int start_room_check(struct vm *vm, struct err *e);
 /* Add the resources that are short. c: other VMs are named if this call's client may view them. low: a disk outside
  * of pools that is short (disk_room.h), which is not added if one in a pool is; NULL: none. vcpus: also compare the
  * vCPUs with the host's processors. */
-void start_room_look(const struct vm *vm, const struct call *c, bool vcpus, const struct disk_room *low, struct advice_list *ret);
+void start_room_advise(const struct vm *vm, const struct call *c, bool vcpus, const struct disk_room *low, struct advice_list *ret);
 /* Add only the disk outside of pools. */
 void start_room_disk(const struct vm *vm, const struct call *c, const struct disk_room *low, struct advice_list *ret);
 

@@ -115,7 +115,7 @@ const char *threshold_text(enum threshold_measure m, double v, char buf[THRESHOL
 
 /* ---- the decision ---- */
 
-enum threshold_change threshold_look(struct threshold *t, double value, double seconds, int64_t now_s)
+enum threshold_change threshold_update(struct threshold *t, double value, double seconds, int64_t now_s)
 {
 	bool other;
 

@@ -72,7 +72,7 @@ const char *threshold_text(enum threshold_measure m, double value, char buf[THRE
 
 enum threshold_change { THRESHOLD_SAME, THRESHOLD_RAISED, THRESHOLD_CLEARED };
 /* Take the average of the figure over the last `seconds`. value: NAN: unknown. now_s: since 1970. */
-enum threshold_change threshold_look(struct threshold *t, double value, double seconds, int64_t now_s);
+enum threshold_change threshold_update(struct threshold *t, double value, double seconds, int64_t now_s);
 
 void threshold_free(struct threshold *t); /* NULL allowed */
 void thresholds_done(struct thresholds *all); /* frees `all`, too; NULL allowed */

@@ -44,7 +44,7 @@ static int64_t now_s(void)
 	return (int64_t)(clock_realtime_ns() / NS);
 }
 
-static void thresholds_keep(struct vm *vm)
+static void thresholds_store(struct vm *vm)
 {
 	CLEANUP_JS struct json_object *o = thresholds_to_json(vm->watch->all);
 
@@ -140,13 +140,13 @@ static void action_begin(struct vm *vm, struct threshold *t)
 
 /* ---- figures ---- */
 
-static void change_tell(struct vm *vm, struct threshold *t, bool off)
+static void change_emit(struct vm *vm, struct threshold *t, bool off)
 {
 	struct json_object *data;
 	char text[THRESHOLD_TEXT];
 	uint64_t left_out;
 
-	thresholds_keep(vm);
+	thresholds_store(vm);
 	if (!ratelimit_take_of(&t->events, EVENTS_BURST, EVENTS_WINDOW_NS, clock_monotonic_ns(), &left_out))
 		return;
 	data = json_object_new_object();
@@ -163,11 +163,11 @@ static void change_tell(struct vm *vm, struct threshold *t, bool off)
 
 static void threshold_apply(struct vm *vm, struct threshold *t, double value, double seconds)
 {
-	enum threshold_change change = threshold_look(t, value, seconds, now_s());
+	enum threshold_change change = threshold_update(t, value, seconds, now_s());
 
 	if (change == THRESHOLD_SAME)
 		return;
-	change_tell(vm, t, false);
+	change_emit(vm, t, false);
 	if (change == THRESHOLD_RAISED)
 		action_begin(vm, t);
 }
@@ -213,7 +213,7 @@ void thresholds_take_space(struct vm *vm, const struct vm_spaces *s)
 			threshold_apply(vm, w->all->list[i], taken, seconds);
 }
 
-void thresholds_look(struct vm *vm, const struct threshold_figures *f)
+void thresholds_update(struct vm *vm, const struct threshold_figures *f)
 {
 	struct vm_watch *w = vm->watch;
 
@@ -266,7 +266,7 @@ static void change_stored(struct store_work *work)
 
 	if (vm && work->r < 0 && (!c->before || vm->watch->all->n < THRESHOLDS_MAX || threshold_find(vm->watch->all, c->name) >= 0)) {
 		threshold_free(list_put(vm, c->name, STEAL_PTR(c->before)));
-		thresholds_keep(vm); /* a later write may have had the change */
+		thresholds_store(vm); /* a later write may have had the change */
 	}
 	c->done(c->opaque, work->r, &work->e);
 	threshold_free(c->before);
@@ -282,7 +282,7 @@ static void threshold_end(struct vm *vm, const char *name)
 	if (i < 0 || !all->list[i]->raised_s)
 		return;
 	all->list[i]->raised_s = 0;
-	change_tell(vm, all->list[i], false);
+	change_emit(vm, all->list[i], false);
 }
 
 /* Make a change, and store it. t: taken on success. */
@@ -398,7 +398,7 @@ static void thresholds_on_process_gone(struct vm *vm)
 		if (!t->raised_s)
 			continue;
 		t->raised_s = 0;
-		change_tell(vm, t, true);
+		change_emit(vm, t, true);
 	}
 }
 

@@ -42,7 +42,7 @@ struct threshold_figures {
 	double seconds;
 };
 /* Compare the figures of a running VM. disk-space is not looked at. */
-void thresholds_look(struct vm *vm, const struct threshold_figures *f);
+void thresholds_update(struct vm *vm, const struct threshold_figures *f);
 /* Whether the VM has a threshold of disk-space, so that its process has to report the space also if the guest writes
  * nothing. */
 bool thresholds_want_space(const struct vm *vm);

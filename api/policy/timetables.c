@@ -119,7 +119,7 @@ static int zone_set(struct timetables *k, struct timetable_entry *t, struct err 
 	return 0;
 }
 
-static void entry_look_ahead(struct timetable_entry *t)
+static void entry_check_ahead(struct timetable_entry *t)
 {
 	t->next_s = t->paused ? 0 : timetable_next(t);
 }
@@ -142,7 +142,7 @@ static void zone_refresh(struct timetables *k, struct zone *z, int64_t now)
 		for (size_t n = 0; t && n < t->n; n++)
 			if (!strcmp(zone_of(t->entries[n]), z->name)) {
 				t->entries[n]->z = fresh;
-				entry_look_ahead(t->entries[n]);
+				entry_check_ahead(t->entries[n]);
 			}
 	}
 	time_zone_free(old);
@@ -194,7 +194,7 @@ static struct timetable_entry *step_entry(const struct step *s, struct vm **ret_
 
 /* Write the VM's timetable. s: done with its function; NULL: nobody waits. Returns 0; -errno: the step stays the
  * caller's. */
-static int timetable_keep(struct vm *vm, struct step *s, void (*done)(struct store_work *w), struct err *e)
+static int timetable_store(struct vm *vm, struct step *s, void (*done)(struct store_work *w), struct err *e)
 {
 	CLEANUP_JS struct json_object *o = timetable_to_json(vm->timetable);
 
@@ -206,11 +206,11 @@ static int timetable_keep(struct vm *vm, struct step *s, void (*done)(struct sto
 }
 
 /* Write it without waiting. The log has a failure. */
-static void timetable_keep_soon(struct vm *vm)
+static void timetable_store_soon(struct vm *vm)
 {
 	struct err e;
 
-	if (timetable_keep(vm, NULL, NULL, &e) < 0)
+	if (timetable_store(vm, NULL, NULL, &e) < 0)
 		log_error("timetable", "VM '%s': %s", vm->def->name, e.msg);
 }
 
@@ -242,8 +242,8 @@ static void run_end(struct vm *vm, struct timetable_entry *t, const char *outcom
 	t->job[0] = t->why[0] = 0;
 	t->stage = TIMETABLE_TAKE_SNAPSHOT;
 	client_file_free(STEAL_PTR(t->file));
-	entry_look_ahead(t);
-	timetable_keep_soon(vm);
+	entry_check_ahead(t);
+	timetable_store_soon(vm);
 	timetables_soon(vm->host->timetables);
 }
 
@@ -482,14 +482,14 @@ static void run_begin(struct vm *vm, struct timetable_entry *t, int64_t due_s)
 	t->begun_on = vm_state_is_active(vm->state);
 	t->working = true;
 	s = step_new(vm, t);
-	if (timetable_keep(vm, s, begin_stored, &e) < 0) {
+	if (timetable_store(vm, s, begin_stored, &e) < 0) {
 		free(s);
 		run_end(vm, t, "failed", e.msg);
 	}
 }
 
 /* Look whether the run's job has ended. */
-static void job_look(struct vm *vm, struct timetable_entry *t)
+static void job_check(struct vm *vm, struct timetable_entry *t)
 {
 	struct job *j = job_find(vm->host, t->job);
 	const char *class_name;
@@ -511,12 +511,12 @@ static void job_look(struct vm *vm, struct timetable_entry *t)
 	}
 }
 
-static void entry_look(struct vm *vm, struct timetable_entry *t, int64_t now)
+static void entry_check(struct vm *vm, struct timetable_entry *t, int64_t now)
 {
 	struct timetable_due due;
 
 	if (t->job[0]) {
-		job_look(vm, t);
+		job_check(vm, t);
 		return;
 	}
 	if (t->working || t->adding || t->removing)
@@ -528,7 +528,7 @@ static void entry_look(struct vm *vm, struct timetable_entry *t, int64_t now)
 	if (t->last_s - now > BACK_MAX_S) {
 		log_warn("timetable", "VM '%s': the clock was set back; schedule %s begins anew", vm->def->name, t->name);
 		t->last_s = now;
-		entry_look_ahead(t);
+		entry_check_ahead(t);
 	}
 	if (t->paused || !t->next_s || t->next_s > now)
 		return;
@@ -536,11 +536,11 @@ static void entry_look(struct vm *vm, struct timetable_entry *t, int64_t now)
 	if (due.missed_s) {
 		t->last_s = MAX(t->last_s, due.missed_s);
 		outcome_note(vm, t, due.missed_s, "missed", "the daemon did not run, the host slept, or the run before had not ended");
-		timetable_keep_soon(vm);
+		timetable_store_soon(vm);
 	}
 	if (due.run_s)
 		run_begin(vm, t, due.run_s);
-	entry_look_ahead(t);
+	entry_check_ahead(t);
 }
 
 /* ---- the timer ---- */
@@ -561,7 +561,7 @@ static void timer_ready(void *opaque, unsigned revents)
 		struct vm *vm = k->host->vms[i];
 
 		for (size_t n = 0; vm->timetable && n < vm->timetable->n; n++)
-			entry_look(vm, vm->timetable->entries[n], now);
+			entry_check(vm, vm->timetable->entries[n], now);
 	}
 	timetables_arm(k, now);
 }
@@ -571,7 +571,7 @@ static void timer_ready(void *opaque, unsigned revents)
 static void pause_set(struct timetable_entry *t, bool paused)
 {
 	t->paused = paused;
-	entry_look_ahead(t);
+	entry_check_ahead(t);
 }
 
 static void change_stored(struct store_work *w)
@@ -592,20 +592,20 @@ static void change_stored(struct store_work *w)
 			pause_set(t, t->stored_paused);
 	}
 	if (vm && w->r < 0)
-		timetable_keep_soon(vm); /* a later write may have had the change */
+		timetable_store_soon(vm); /* a later write may have had the change */
 	timetables_soon(s->host->timetables);
 	s->done(s->opaque, w->r, &w->e);
 	free(s);
 }
 
 /* Write a client's change. done: called when it is stored. Returns 0; -errno: the step is freed. */
-static int change_keep(struct vm *vm, struct step *s, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+static int change_store(struct vm *vm, struct step *s, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
 {
 	int r;
 
 	s->done = done;
 	s->opaque = opaque;
-	r = timetable_keep(vm, s, change_stored, e);
+	r = timetable_store(vm, s, change_stored, e);
 	if (r < 0)
 		free(s);
 	return r;
@@ -645,7 +645,7 @@ int timetables_add(struct vm *vm, struct timetable_entry *t, void (*done)(void *
 	if (r < 0)
 		return r;
 	t->last_s = now_s();
-	entry_look_ahead(t);
+	entry_check_ahead(t);
 	if (!t->next_s)
 		return err_set(e, -EINVAL, ERR_INVALID, "calendar: \"%.60s\" never comes again; give a future time, for example daily or "
 			"*-*-01 04:00", t->on);
@@ -655,7 +655,7 @@ int timetables_add(struct vm *vm, struct timetable_entry *t, void (*done)(void *
 	vm->timetable->entries[vm->timetable->n++] = t;
 	s = step_new(vm, t);
 	s->added = true;
-	r = change_keep(vm, s, done, opaque, e);
+	r = change_store(vm, s, done, opaque, e);
 	if (r < 0)
 		vm->timetable->n--;
 	return r;
@@ -683,7 +683,7 @@ int timetables_remove(struct vm *vm, const char *name, void (*done)(void *opaque
 	s = step_new(vm, t);
 	s->removed = true;
 	t->removing = true;
-	r = change_keep(vm, s, done, opaque, e);
+	r = change_store(vm, s, done, opaque, e);
 	if (r < 0)
 		t->removing = false;
 	return r;
@@ -707,7 +707,7 @@ int timetables_pause(struct vm *vm, const char *name, bool paused, void (*done)(
 	if (was && !paused)
 		t->last_s = MAX(t->last_s, now_s());
 	pause_set(t, paused);
-	r = change_keep(vm, s, done, opaque, e);
+	r = change_store(vm, s, done, opaque, e);
 	if (r < 0)
 		pause_set(t, was);
 	else
@@ -767,7 +767,7 @@ static void timetable_load(struct timetables *k, struct vm *vm)
 			t->paused = true;
 		}
 		t->stored_paused = t->paused;
-		entry_look_ahead(t);
+		entry_check_ahead(t);
 	}
 }
 

@@ -236,7 +236,7 @@ static void waited_read(struct vm *vm, struct waited *ret)
 	}
 }
 
-static void waited_look(struct vm *vm, const struct sampled *now)
+static void waited_sample(struct vm *vm, const struct sampled *now)
 {
 	struct vm_trend *v = vm->trend;
 
@@ -298,7 +298,7 @@ static void sample_compare(struct vm *vm, const struct sampled *now, const float
 	f.values[THRESHOLD_LATENCY] = latency(b->rd_ns + b->wr_ns, a->rd_ns + a->wr_ns, b->rd_reqs + b->wr_reqs, a->rd_reqs + a->wr_reqs);
 	f.values[THRESHOLD_IO_ERRORS] = (double)values[TREND_IO_ERRORS];
 	f.values[THRESHOLD_NET] = (double)values[TREND_RX_BYTES] + (double)values[TREND_TX_BYTES];
-	thresholds_look(vm, &f);
+	thresholds_update(vm, &f);
 }
 
 static void vm_sample(struct vm *vm, struct sampled *now)
@@ -315,8 +315,8 @@ static void vm_sample(struct vm *vm, struct sampled *now)
 	now->pid = vm_process_pid(vm->proc);
 	now->valid = true;
 	resident_read(vm, now);
-	waited_look(vm, now);
-	vm_space_look(vm, &now->sums, now->at_ns);
+	waited_sample(vm, now);
+	vm_space_update(vm, &now->sums, now->at_ns);
 	if (v->last.valid) {
 		seconds = (double)(now->at_ns - v->last.at_ns) / CLOCK_NS_PER_S;
 		span = seconds > 0 ? span_of(&v->last, now, seconds) : 0;
@@ -358,7 +358,7 @@ static void sample_all(void *opaque)
 	}
 	host->trends->armed = false;
 	if (any) {
-		vm_spaces_look(host, now.at_ns);
+		vm_spaces_update(host, now.at_ns);
 		sample_later(host);
 	}
 }

@@ -39,9 +39,9 @@ struct vm_space {
 	size_t ndisks;
 	bool answered; /* in this run */
 	bool silent; /* has not answered vm_space_fetch() */
-	bool asking; /* vm_space_look() waits for an answer */
+	bool asking; /* vm_space_update() waits for an answer */
 	bool stale;  /* ask again, whether the guest writes or not: a job has changed the images */
-	bool unsettled; /* ask again, since the image's tables are written later than the guest's data */
+	bool ask_again; /* ask again, since the image's tables are written later than the guest's data */
 	bool wanted; /* the VM had a threshold of disk-space at the last sample */
 	uint64_t live_changes; /* of the VM, when the process was asked last */
 	uint64_t asked_ns; /* CLOCK_MONOTONIC; 0: not in this run */
@@ -98,7 +98,7 @@ static uint64_t disk_dev(const struct vm *vm, uint32_t i)
 	return vm->ndisk_ids == d->ndisks && !s->stale && s->live_changes == vm->live_changes ? vm->disk_ids[i].dev : 0;
 }
 
-static void low_tell(struct vm *vm, const struct fullest *f)
+static void low_emit(struct vm *vm, const struct fullest *f)
 {
 	struct vm_space *s = vm->space;
 	double seconds = space_fill_seconds_left(f->fill);
@@ -122,7 +122,7 @@ static void low_tell(struct vm *vm, const struct fullest *f)
 			(unsigned long long)(f->fill->free_bytes >> 20), (unsigned long long)(f->fill->total_bytes >> 20));
 }
 
-static void low_look(struct vm *vm)
+static void low_check(struct vm *vm)
 {
 	struct vm_space *s = vm->space;
 	struct fullest f = { 0 };
@@ -142,7 +142,7 @@ static void low_look(struct vm *vm)
 	if (f.low == s->low || !f.fill)
 		return;
 	s->low = f.low;
-	low_tell(vm, &f);
+	low_emit(vm, &f);
 	if (s->low)
 		pin_release_idle(vm);
 }
@@ -154,7 +154,7 @@ static bool runs(const struct vm *vm)
 	return vm->proc && vm_state_is_active(vm->state);
 }
 
-static void fs_looked(void *opaque, uint64_t dev)
+static void fs_measured(void *opaque, uint64_t dev)
 {
 	struct vm_host *host = opaque;
 
@@ -165,7 +165,7 @@ static void fs_looked(void *opaque, uint64_t dev)
 		for (uint32_t i = 0; runs(vm) && i < vm_live(vm)->ndisks && !has; i++)
 			has = disk_dev(vm, i) == dev;
 		if (has)
-			low_look(vm);
+			low_check(vm);
 	}
 }
 
@@ -179,10 +179,10 @@ static void fs_name(struct vm *vm)
 			fs_spaces_want(vm->host->fs_spaces, dev);
 	}
 	if (vm->space)
-		low_look(vm);
+		low_check(vm);
 }
 
-void vm_spaces_look(struct vm_host *host, uint64_t now_ns)
+void vm_spaces_update(struct vm_host *host, uint64_t now_ns)
 {
 	bool due = now_ns >= host->fs_spaces_due_ns;
 
@@ -192,11 +192,11 @@ void vm_spaces_look(struct vm_host *host, uint64_t now_ns)
 	if (due)
 		host->fs_spaces_due_ns = now_ns + AROUND_NS;
 	if (!host->fs_spaces)
-		host->fs_spaces = fs_spaces_new(host->helpers, fs_looked, host);
+		host->fs_spaces = fs_spaces_new(host->helpers, fs_measured, host);
 	for (size_t v = 0; v < host->nvms; v++)
 		if (runs(host->vms[v]))
 			fs_name(host->vms[v]);
-	fs_spaces_look(host->fs_spaces, due);
+	fs_spaces_measure(host->fs_spaces, due);
 }
 
 void vm_spaces_finish(struct vm_host *host)
@@ -207,7 +207,7 @@ void vm_spaces_finish(struct vm_host *host)
 
 /* ---- growth ---- */
 
-static void history_keep(struct vm *vm)
+static void history_store(struct vm *vm)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 
@@ -236,7 +236,7 @@ static void history_add(struct vm *vm)
 	pool_history_add(s->history, &p);
 	s->unstored = true;
 	if (clock_monotonic_ns() >= s->store_ns)
-		history_keep(vm);
+		history_store(vm);
 }
 
 bool vm_space_growth(const struct vm *vm, struct vm_space_growth *ret)
@@ -302,7 +302,7 @@ static void answer_take(struct vm *vm, const struct vm_spaces *from)
 	}
 	disks_take(vm->space, from);
 	history_add(vm);
-	low_look(vm);
+	low_check(vm);
 	thresholds_take_space(vm, from);
 }
 
@@ -318,7 +318,7 @@ const struct vm_space_disk *vm_space_of(const struct vm *vm, const char *id)
 
 /* ---- questions ---- */
 
-static void look_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void space_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct vm *vm = opaque;
 
@@ -340,7 +340,7 @@ static bool is_due(const struct vm *vm, bool writes, uint64_t bytes, uint64_t ns
 		return writes || s->wanted || s->stale || vm->live_changes != s->live_changes;
 	if (s->wanted && ns >= WANTED_NS)
 		return true;
-	if (!writes && !s->stale && !s->unsettled && vm->live_changes == s->live_changes)
+	if (!writes && !s->stale && !s->ask_again && vm->live_changes == s->live_changes)
 		return s->fill_low && ns >= LOW_NS;
 	for (size_t i = 0; i < s->ndisks && writes; i++) {
 		next_ns = MIN(next_ns, space_fill_next_ns(&s->fills[i]));
@@ -349,7 +349,7 @@ static bool is_due(const struct vm *vm, bool writes, uint64_t bytes, uint64_t ns
 	return ns >= next_ns || bytes >= next_bytes;
 }
 
-void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns)
+void vm_space_update(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns)
 {
 	bool wanted = thresholds_want_space(vm), is_new, writes;
 	struct vm_space *s = vm->space;
@@ -366,12 +366,12 @@ void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns)
 		return;
 	s->asking = true;
 	s->stale = false;
-	s->unsettled = writes;
+	s->ask_again = writes;
 	s->asked_ns = now_ns;
 	s->writes = sums->wr_reqs;
 	s->bytes = sums->wr_bytes;
 	s->live_changes = vm->live_changes;
-	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, ASK_TIMEOUT_NS, look_done, vm);
+	vm_process_request(vm->proc, VM_MSG_SPACE, NULL, 0, -1, ASK_TIMEOUT_NS, space_answered, vm);
 }
 
 struct fetch {
@@ -448,7 +448,7 @@ static void space_on_process_gone(struct vm *vm)
 	if (!s)
 		return;
 	if (s->unstored)
-		history_keep(vm);
+		history_store(vm);
 	*s = (struct vm_space){ .events = s->events, .history = s->history, .store_ns = s->store_ns };
 }
 

@@ -53,9 +53,9 @@ bool vm_space_growth(const struct vm *vm, struct vm_space_growth *ret);
 /* Load the figures of all VMs that earlier daemons have stored. */
 void vm_space_load(struct vm_host *host);
 /* A second's sample of a running VM: ask the process, if it is time. now_ns: CLOCK_MONOTONIC. */
-void vm_space_look(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns);
+void vm_space_update(struct vm *vm, const struct vm_sums *sums, uint64_t now_ns);
 /* A second's sample of all VMs: look at their file systems, if it is time. */
-void vm_spaces_look(struct vm_host *host, uint64_t now_ns);
+void vm_spaces_update(struct vm_host *host, uint64_t now_ns);
 /* End these looks. */
 void vm_spaces_finish(struct vm_host *host);
 

@@ -34,7 +34,7 @@
 #include <unistd.h>
 
 #define NS CLOCK_NS_PER_S
-#define LOOK_S 60 /* the wall clock may be set, so look at the queues at least so often */
+#define CHECK_S 60 /* the wall clock may be set, so look at the queues at least so often */
 #define PROCESS_NS (30 * CLOCK_NS_PER_S) /* the longest time of a try; cairn-webhook needs half of it at most */
 
 /* A try that is under way. */
@@ -292,7 +292,7 @@ static struct web_hook *hook_due(struct web_hooks *h, uint64_t *ret_wait_ns)
 			continue;
 		/* An event that is due later than any retry would be: the clock was set back. */
 		if (d->due_s > now && d->due_s - now <= WEB_HOOK_RETRY_MAX_S && !d->done) {
-			*ret_wait_ns = MIN(*ret_wait_ns, (uint64_t)MIN(d->due_s - now, LOOK_S) * NS);
+			*ret_wait_ns = MIN(*ret_wait_ns, (uint64_t)MIN(d->due_s - now, CHECK_S) * NS);
 			continue;
 		}
 		wait = token_bucket_wait(&user_of(h, w->uid)->bucket, loop_now_ns());
@@ -457,7 +457,7 @@ static void change_add(struct web_hooks *h, struct web_hook *of, bool remove, vo
 	change_queue_add(&h->changes, &c->change, h->host->loop, h->host->store);
 }
 
-static void vm_forget(struct web_hooks *h, const uint8_t *uuid)
+static void vm_hooks_remove(struct web_hooks *h, const uint8_t *uuid)
 {
 	struct web_hook *w = h->list, *next;
 	bool any = false;
@@ -488,7 +488,7 @@ static void change_apply(struct queued_change *change)
 	if (made)
 		hook_link(h, made);
 	if (made && made->of_vm && !vm_find_uuid(h->host, made->uuid)) /* it was undefined meanwhile */
-		vm_forget(h, c->uuid);
+		vm_hooks_remove(h, c->uuid);
 	h->unsaved = true;
 }
 
@@ -555,7 +555,7 @@ static bool is_undefined(const struct web_hooks *h, struct json_object *event, c
 	return !js_get(js_get(event, "data"), "renamed-to") || !vm_find_uuid(h->host, uuid);
 }
 
-void web_hooks_tell(struct web_hooks *h, struct json_object *event)
+void web_hooks_notify(struct web_hooks *h, struct json_object *event)
 {
 	const char *name, *text;
 	bool has_uuid, any = false;
@@ -578,7 +578,7 @@ void web_hooks_tell(struct web_hooks *h, struct json_object *event)
 		any = true;
 	}
 	if (has_uuid && is_undefined(h, event, uuid))
-		vm_forget(h, uuid);
+		vm_hooks_remove(h, uuid);
 	if (!any)
 		return;
 	h->unsaved = true;

@@ -31,7 +31,7 @@ struct web_hooks *web_hooks_new(struct vm_host *host);
 void web_hooks_free(struct web_hooks *h);
 
 /* Put an event into the queues of the web hooks that want it. event: as sent to clients; borrowed. h: NULL allowed. */
-void web_hooks_tell(struct web_hooks *h, struct json_object *event);
+void web_hooks_notify(struct web_hooks *h, struct json_object *event);
 
 /* Return the first web hook of the list. */
 const struct web_hook *web_hooks_first(const struct web_hooks *h);

@@ -76,7 +76,7 @@ static void qmp_on_state_change(struct vm *vm)
 
 	if (!vm->host->server || active == (vm->qmp != NULL))
 		return;
-	jobs_forget_qmp(vm);
+	jobs_dismiss_qmp(vm);
 	if (active)
 		open_or_log(vm);
 	else
@@ -222,7 +222,7 @@ static void qmp_on_promoted(struct vm *clone, struct vm *other)
 	(void)other;
 	if (!clone->qmp)
 		return;
-	jobs_forget_qmp(clone);
+	jobs_dismiss_qmp(clone);
 	qmp_close(clone);
 	open_or_log(clone);
 }

@@ -219,7 +219,7 @@ void qmp_balloon(struct call *c)
 	vm_process_request(c->vm->proc, VM_MSG_BALLOON_SET, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS, balloon_set, c);
 }
 
-static void balloon_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void balloon_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct json_object *o;
 
@@ -235,7 +235,7 @@ static void balloon_told(void *opaque, int r, const struct vm_answer *a, const s
 void qmp_query_balloon(struct call *c)
 {
 	if (has_balloon(c))
-		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, balloon_told, c);
+		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, balloon_answered, c);
 }
 
 #define DIRTY_RATE_MODE "page-sampling"
@@ -253,7 +253,7 @@ void qmp_calc_dirty_rate(struct call *c)
 	}
 }
 
-static void dirty_rate_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void dirty_rate_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	static const char *const words[] = { "unstarted", "measuring", "measured" };
 	const struct vm_dirty_rate *d;
@@ -282,7 +282,7 @@ void qmp_query_dirty_rate(struct call *c)
 	if (vm_compat_check_live(c->vm, VM_KNOWS_DIRTY_RATE, &e) < 0)
 		call_fail(c, &e);
 	else
-		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, dirty_rate_told, c);
+		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, REQUEST_TIMEOUT_NS, dirty_rate_answered, c);
 }
 
 void qmp_human(struct call *c)

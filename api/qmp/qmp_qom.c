@@ -193,7 +193,7 @@ void qmp_qom_list(struct call *c)
 /* ---- qom-get ---- */
 
 /* QEMU gives the largest number for a value that the guest has not reported. */
-static void statistics_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void statistics_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	static const char *const names[VM_BALLOON_STATS] = { "stat-swap-in", "stat-swap-out", "stat-major-faults", "stat-minor-faults",
 		"stat-free-memory", "stat-total-memory", "stat-available-memory", "stat-disk-caches", "stat-htlb-pgalloc", "stat-htlb-pgfail" };
@@ -212,7 +212,7 @@ static void statistics_told(void *opaque, int r, const struct vm_answer *a, cons
 	call_return(opaque, o);
 }
 
-static void interval_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+static void interval_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	if (r < 0)
 		call_done(opaque, r, e);
@@ -247,9 +247,9 @@ void qmp_qom_get(struct call *c)
 	} else if (!strcmp(name, "mac") && o.kind == QOM_INTERFACE) {
 		call_return(c, mac_to_json(o.face));
 	} else if (!strcmp(name, "guest-stats") && o.kind == QOM_BALLOON) {
-		qmp_ask(c, statistics_told);
+		qmp_ask(c, statistics_answered);
 	} else if (!strcmp(name, "guest-stats-polling-interval") && o.kind == QOM_BALLOON) {
-		qmp_ask(c, interval_told);
+		qmp_ask(c, interval_answered);
 	} else {
 		err_set(&e, -ENOENT, ERR_GENERIC, "Property '%.64s.%.40s' not found", o.type, name);
 		call_fail(c, &e);

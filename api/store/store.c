@@ -80,7 +80,7 @@ static int file_write(struct store *s, const char *path, struct json_object *o, 
 	CLEANUP_FREE char *text = text_of(path, o, 0);
 	int r = store_size_check(path, text, e);
 
-	store_writer_settle_path(&s->writer, path);
+	store_writer_drain_path(&s->writer, path);
 	if (!r)
 		r = store_unread_check(&s->unread, NULL, path, e);
 	return r < 0 ? r : file_write_atomic(path, text, strlen(text), 0600, e);
@@ -95,7 +95,7 @@ static int file_switch(struct store *s, const char *path, struct json_object *o,
 	if (!r)
 		r = store_file_switch(path, text, e);
 	if (!r)
-		store_writer_put(&s->writer, PENDING_SETTLE, path, NULL);
+		store_writer_put(&s->writer, PENDING_SYNC_FILE, path, NULL);
 	return r;
 }
 
@@ -145,9 +145,9 @@ void store_release(struct store *s)
 	store_writer_release(&s->writer);
 }
 
-void store_settle(struct store *s)
+void store_drain(struct store *s)
 {
-	store_writer_settle(&s->writer);
+	store_writer_drain(&s->writer);
 }
 
 /* ---- open and close ---- */
@@ -164,7 +164,7 @@ static int folders_make(struct store *s, struct err *e)
 		if (!r)
 			r = mkdir_all(path, 0700, e);
 	}
-	return r < 0 ? r : store_folder_settle(s->dir, e);
+	return r < 0 ? r : store_folder_sync_err(s->dir, e);
 }
 
 int store_open(const char *dir, const struct store_takeover *t, struct store **ret_s, struct err *e)
@@ -231,7 +231,7 @@ void store_quarantine(struct store *s, const char *name, const char *why)
 
 	if (vm_path(s, name, "definition.json", path, NULL) < 0)
 		return;
-	store_writer_settle_path(&s->writer, path);
+	store_writer_drain_path(&s->writer, path);
 	file_damaged(s, name, path, why);
 }
 
@@ -241,7 +241,7 @@ void store_set_aside(struct store *s, const char *file, const char *why)
 
 	if (side_path(s, file, path, NULL) < 0)
 		return;
-	store_writer_settle_path(&s->writer, path);
+	store_writer_drain_path(&s->writer, path);
 	store_put_aside(path, why);
 }
 
@@ -370,7 +370,7 @@ bool store_has_unread(struct store *s)
 
 /* Note the VM's other files that a newer Cairn wrote. Do this when the VM is loaded: the daemon reads these files later
  * or, for some, only checks that they exist. */
-static void beside_look(struct store *s, const char *name)
+static void versions_check(struct store *s, const char *name)
 {
 	const char *file;
 
@@ -431,7 +431,7 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
 			continue;
 		}
 		state = store_load_file(s, de->d_name, "state.json");
-		beside_look(s, de->d_name);
+		versions_check(s, de->d_name);
 		if (store_check_vm(s, de->d_name, NULL) == 0)
 			found(opaque, de->d_name, definition, state);
 	}
@@ -474,7 +474,7 @@ static int folder_wait(struct store *s, const char *name, bool is_new, struct er
 {
 	int r = store_check_vm(s, name, e);
 
-	store_writer_settle_leaving(&s->writer);
+	store_writer_drain_leaving(&s->writer);
 	if (!r && is_new && store_has_file(s, name, "definition.json"))
 		r = err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' still, which could not be renamed; choose another name", name);
 	return r;
@@ -511,7 +511,7 @@ void store_sync_file(struct store *s, struct store_work *w, const char *name, co
 	char path[PATH_MAX];
 
 	vm_path(s, name, file, path, NULL);
-	store_writer_work(&s->writer, PENDING_SETTLE_NEW, path, NULL, w);
+	store_writer_work(&s->writer, PENDING_SYNC_NEW_FILE, path, NULL, w);
 }
 
 void store_copy_file(struct store *s, struct store_work *w, const char *from, const char *to, const char *file)
@@ -558,7 +558,7 @@ int store_save_definition_soon(struct store *s, const char *name, struct json_ob
 		store_remove(s, name, NULL, NULL);
 		return r;
 	}
-	store_writer_put(&s->writer, PENDING_SETTLE_NEW, path, NULL);
+	store_writer_put(&s->writer, PENDING_SYNC_NEW_FILE, path, NULL);
 	return 0;
 }
 
@@ -572,7 +572,7 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 	if (r < 0)
 		return r;
 	*strrchr(path, '/') = 0;
-	store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
+	store_writer_put(&s->writer, PENDING_SYNC_FOLDER, path, NULL);
 	return 0;
 }
 
@@ -599,7 +599,7 @@ int store_remove(struct store *s, const char *name, struct store_work *w, struct
 
 	if (w)
 		return vm_remove_behind(s, name, w, e);
-	store_settle(s);
+	store_drain(s);
 	return r < 0 ? r : store_folder_clear(path, e);
 }
 
@@ -683,9 +683,9 @@ int store_remove_file(struct store *s, const char *vm, const char *file, enum st
 		return err_set_errno(e, r, "%s", path);
 	*strrchr(path, '/') = 0;
 	if (d == STORE_SOON && w)
-		store_writer_work_ahead(&s->writer, PENDING_SYNC, path, NULL, NULL, w);
+		store_writer_work_ahead(&s->writer, PENDING_SYNC_FOLDER, path, NULL, NULL, w);
 	else if (d == STORE_SOON)
-		store_writer_put(&s->writer, PENDING_SYNC, path, NULL);
+		store_writer_put(&s->writer, PENDING_SYNC_FOLDER, path, NULL);
 	return 0;
 }
 
@@ -720,7 +720,7 @@ int store_rename_file(struct store *s, const char *name, const char *from, const
 		return err_set_errno(e, r, "%s", new);
 	if (d == STORE_NOW)
 		return vm_folder_sync(s, name, e);
-	store_writer_put(&s->writer, PENDING_SYNC, folder, NULL);
+	store_writer_put(&s->writer, PENDING_SYNC_FOLDER, folder, NULL);
 	return 0;
 }
 

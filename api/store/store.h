@@ -118,7 +118,7 @@ int store_remove_marker(struct store *s, const char *name, const char *marker, s
 void store_hold(struct store *s);
 void store_release(struct store *s);
 /* Wait until the thread has done all queued work. */
-void store_settle(struct store *s);
+void store_drain(struct store *s);
 #define STORE_BATCHES "batches" /* a folder beside the VMs' folder */
 #define STORE_GROUPS "groups"	/* another one: api/jobs/group_job.h */
 /* Rename a VM's folder to `to`. When w is done, the folder has its new name and `definition` as STORE_RENAMED, on

@@ -60,7 +60,7 @@ int store_folder_sync(const char *path)
 	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
-int store_folder_settle(const char *path, struct err *e)
+int store_folder_sync_err(const char *path, struct err *e)
 {
 	int r = store_folder_sync(path);
 
@@ -75,12 +75,12 @@ int store_file_sync(const char *path, struct err *e)
 	return r < 0 && r != -ENOENT ? err_set_errno(e, r, "%s", path) : 0;
 }
 
-int store_file_settle(const char *path, struct err *e)
+int store_file_sync_named(const char *path, struct err *e)
 {
 	CLEANUP_FREE char *up = strndup(path, (size_t)(strrchr(path, '/') - path));
 	int r = up ? store_file_sync(path, e) : err_set_errno(e, -ENOMEM, "%s", path);
 
-	return r < 0 ? r : store_folder_settle(up, e);
+	return r < 0 ? r : store_folder_sync_err(up, e);
 }
 
 void store_file_sync_start(const char *path)

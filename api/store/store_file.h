@@ -25,13 +25,13 @@ dev_t store_ordered_device(const char *folder);
 /* Sync a folder. */
 int store_folder_sync(const char *path);
 /* Sync a folder, if it still exists. */
-int store_folder_settle(const char *path, struct err *e);
+int store_folder_sync_err(const char *path, struct err *e);
 /* Begin to write a file's content to the disk, if the file still exists; do not wait. */
 void store_file_sync_start(const char *path);
 /* Sync a file, if it still exists. */
 int store_file_sync(const char *path, struct err *e);
 /* Sync a file, then its folder, if they still exist. */
-int store_file_settle(const char *path, struct err *e);
+int store_file_sync_named(const char *path, struct err *e);
 /* Write a file, not atomically: for files that nobody reads yet. sync: sync the file, not its folder. */
 int store_file_put(const char *path, const char *text, bool sync, struct err *e);
 /* Replace a file atomically, without a sync. Creates missing folders. */

@@ -137,14 +137,14 @@ static bool answers_until(const char *path, uint64_t until_ns)
 static bool hangs_in_file_system(const struct owner *o)
 {
 	uint64_t until = clock_monotonic_ns() + STUCK_NS;
-	struct process_look first, now;
+	struct process_probe first, now;
 
-	if (process_look(o->pid, &first) < 0 || !first.main_in_file_system || process_is_frozen(o->pid))
+	if (process_probe(o->pid, &first) < 0 || !first.main_in_file_system || process_is_frozen(o->pid))
 		return false;
 	log_warn("start", "another cairnd (pid %d) waits for a file system; taking over if that lasts", (int)o->pid);
 	while (clock_monotonic_ns() < until) {
 		usleep(TRY_US);
-		if (process_look(o->pid, &now) < 0 || !now.main_in_file_system || now.main_switches != first.main_switches)
+		if (process_probe(o->pid, &now) < 0 || !now.main_in_file_system || now.main_switches != first.main_switches)
 			return false;
 	}
 	return !process_is_frozen(o->pid);
@@ -153,9 +153,9 @@ static bool hangs_in_file_system(const struct owner *o)
 /* Its threads may still be on their way to the end, or to where they are stuck. */
 static bool was_killed(const struct owner *o)
 {
-	struct process_look l;
+	struct process_probe l;
 
-	return process_look(o->pid, &l) == 0 && l.killed;
+	return process_probe(o->pid, &l) == 0 && l.killed;
 }
 
 /* Decide whether the owner may be killed. Returns 0; -EBUSY. */
@@ -180,13 +180,13 @@ static int owner_check(const struct owner *o, const struct store_takeover *t, co
 static int owner_await(int fd, const struct owner *o)
 {
 	uint64_t now = clock_monotonic_ns(), until = now + END_NS, since = now;
-	struct process_look last = { 0 }, l;
+	struct process_probe last = { 0 }, l;
 
 	for (; now < until; usleep(TRY_US)) {
 		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
 			return 1;
 		now = clock_monotonic_ns();
-		if (process_look(o->pid, &l) < 0 || l.free || !l.stuck || l.switches != last.switches)
+		if (process_probe(o->pid, &l) < 0 || l.free || !l.stuck || l.switches != last.switches)
 			since = now;
 		else if (now - since >= SETTLE_NS)
 			return 0;

@@ -18,7 +18,7 @@
 /* A VM's state is written this much later. An operation that somebody waits for, such as the end of a fork, is often
  * queued within a millisecond of it, and would have to wait for the two syncs of that write. */
 #define WRITE_DELAY_NS 2000000u
-/* Files that are settled at a time, threads besides the store's, and how many more files are worth a thread. */
+/* Files that are synced at a time, threads besides the store's, and how many more files are worth a thread. */
 #define GROUP_MAX 128u
 #define GROUP_THREADS 7u
 #define GROUP_FILES_EACH 4u
@@ -40,11 +40,11 @@ static size_t upper_len(const char *path)
 }
 
 /* Sync the folder of the file's folder, if it still exists. */
-static int upper_settle(const char *path, struct err *e)
+static int upper_sync(const char *path, struct err *e)
 {
 	CLEANUP_FREE char *up = strndup(path, upper_len(path));
 
-	return up ? store_folder_settle(up, e) : err_set_errno(e, -ENOMEM, "%s", path);
+	return up ? store_folder_sync_err(up, e) : err_set_errno(e, -ENOMEM, "%s", path);
 }
 
 /* Whether a sync of the file brings the names of the file and its folders to stable storage. */
@@ -55,14 +55,14 @@ static bool names_are_ordered(const struct store_writer *w, const char *path)
 	return w->ordered_device && stat(path, &st) == 0 && st.st_dev == w->ordered_device;
 }
 
-static int file_settle(const struct store_writer *w, const struct pending *p, struct err *e)
+static int file_sync(const struct store_writer *w, const struct pending *p, struct err *e)
 {
 	int r;
 
 	if (names_are_ordered(w, p->path))
 		return store_file_sync(p->path, e);
-	r = store_file_settle(p->path, e);
-	return !r && p->kind == PENDING_SETTLE_NEW ? upper_settle(p->path, e) : r;
+	r = store_file_sync_named(p->path, e);
+	return !r && p->kind == PENDING_SYNC_NEW_FILE ? upper_sync(p->path, e) : r;
 }
 
 static int pending_do(struct store_writer *w, const struct pending *p, struct err *e)
@@ -78,9 +78,9 @@ static int pending_do(struct store_writer *w, const struct pending *p, struct er
 		return file_write_atomic(p->path, p->text, strlen(p->text), 0600, e);
 	case PENDING_DRAFT:
 		return store_file_put(p->path, p->text, true, e);
-	case PENDING_SETTLE:
-	case PENDING_SETTLE_NEW:
-		return file_settle(w, p, e);
+	case PENDING_SYNC_FILE:
+	case PENDING_SYNC_NEW_FILE:
+		return file_sync(w, p, e);
 	case PENDING_CLEAR:
 		return store_folder_clear_for_good(p->path, e);
 	case PENDING_RENAME:
@@ -91,8 +91,8 @@ static int pending_do(struct store_writer *w, const struct pending *p, struct er
 		return store_file_copy(p->path, p->to, e);
 	case PENDING_REMOVE:
 		return store_file_remove(p->path, e);
-	case PENDING_SYNC:
-		return store_folder_settle(p->path, e);
+	case PENDING_SYNC_FOLDER:
+		return store_folder_sync_err(p->path, e);
 	case PENDING_END:
 		return store_file_end(p->path, p->text, p->to, e);
 	case PENDING_NONE:
@@ -151,9 +151,9 @@ static bool is_leaving(enum pending_kind kind)
 	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
 }
 
-/* ---- settling files together ---- */
+/* ---- syncing files together ---- */
 
-static bool is_settling(const struct pending *p, enum pending_kind kind)
+static bool is_sync(const struct pending *p, enum pending_kind kind)
 {
 	return p->kind == kind && !p->work;
 }
@@ -162,12 +162,12 @@ static bool is_settling(const struct pending *p, enum pending_kind kind)
  * files, then files. */
 static struct pending *group_end(struct pending *p)
 {
-	static const enum pending_kind kinds[] = { PENDING_SETTLE, PENDING_SETTLE_NEW, PENDING_SETTLE };
+	static const enum pending_kind kinds[] = { PENDING_SYNC_FILE, PENDING_SYNC_NEW_FILE, PENDING_SYNC_FILE };
 	struct pending *last = p;
 	unsigned kind = 0;
 
 	for (unsigned n = 0; n < GROUP_MAX && p; n++, p = p->next) {
-		while (kind < ARRAY_SIZE(kinds) && !is_settling(p, kinds[kind]))
+		while (kind < ARRAY_SIZE(kinds) && !is_sync(p, kinds[kind]))
 			kind++;
 		if (kind == ARRAY_SIZE(kinds))
 			break;
@@ -230,27 +230,27 @@ static void group_sync(struct group *g, int (*sync)(const char *path, struct err
  * that one commit of the file system's journal and one flush of the disk serve many files. The files before the first
  * new one come first, each with its folder, because a batch's file has to be on stable storage before the definitions
  * that it names; then all other files, their folders, and the folders of those that may be new. */
-static void group_settle(const struct store_writer *w, const struct pending *list)
+static void list_sync(const struct store_writer *w, const struct pending *list)
 {
 	struct group files = { .n = 0 }, folders = { .n = 0 }, uppers = { .n = 0 };
 	struct err e;
 
 	for (const struct pending *p = list; p; p = p->next)
 		store_file_sync_start(p->path);
-	for (; list && list->kind == PENDING_SETTLE; list = list->next)
-		if (file_settle(w, list, &e) < 0)
+	for (; list && list->kind == PENDING_SYNC_FILE; list = list->next)
+		if (file_sync(w, list, &e) < 0)
 			log_error("store", "cannot change %s", e.msg);
 	for (const struct pending *p = list; p; p = p->next) {
 		group_add(&files, p->path, strlen(p->path));
 		if (names_are_ordered(w, p->path))
 			continue;
 		group_add(&folders, p->path, (size_t)(strrchr(p->path, '/') - p->path));
-		if (p->kind == PENDING_SETTLE_NEW)
+		if (p->kind == PENDING_SYNC_NEW_FILE)
 			group_add(&uppers, p->path, upper_len(p->path));
 	}
 	group_sync(&files, store_file_sync);
-	group_sync(&folders, store_folder_settle);
-	group_sync(&uppers, store_folder_settle);
+	group_sync(&folders, store_folder_sync_err);
+	group_sync(&uppers, store_folder_sync_err);
 }
 
 /* ---- the thread ---- */
@@ -299,7 +299,7 @@ static void *writer_main(void *opaque)
 		if (p == last)
 			pending_finish(w, p);
 		else
-			group_settle(w, p);
+			list_sync(w, p);
 		pthread_mutex_lock(&w->mutex);
 		w->leaving -= is_leaving(p->kind);
 		w->writing = NULL;
@@ -328,7 +328,7 @@ static struct pending *pending_new(const struct store_writer *w, enum pending_ki
 
 /* Release the mutex, and wake the thread after an operation was queued. In the other order, the thread would often run
  * at once, on this CPU, and wait for the mutex. */
-static void change_tell(struct store_writer *w)
+static void change_signal(struct store_writer *w)
 {
 	bool wakes = !w->held;
 
@@ -370,7 +370,7 @@ static void pending_put(struct store_writer *w, struct pending *p)
 	}
 	*at = p;
 	w->leaving += is_leaving(kind);
-	change_tell(w);
+	change_signal(w);
 }
 
 void store_writer_put(struct store_writer *w, enum pending_kind kind, const char *path, char *text)
@@ -410,7 +410,7 @@ void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, con
 	p->next = *at;
 	*at = p;
 	w->leaving += is_leaving(kind);
-	change_tell(w);
+	change_signal(w);
 }
 
 void store_writer_work(struct store_writer *w, enum pending_kind kind, const char *path, char *text,
@@ -431,7 +431,7 @@ void store_writer_release(struct store_writer *w)
 {
 	pthread_mutex_lock(&w->mutex);
 	w->held = false;
-	change_tell(w);
+	change_signal(w);
 }
 
 /* Begin delayed writes at once while the caller waits. Called with the mutex held. */
@@ -441,7 +441,7 @@ static void delays_end(struct store_writer *w, bool end)
 	pthread_cond_broadcast(&w->changed);
 }
 
-void store_writer_settle(struct store_writer *w)
+void store_writer_drain(struct store_writer *w)
 {
 	LOCK_GUARD(&w->mutex);
 	delays_end(w, true);
@@ -463,7 +463,7 @@ static bool is_queued(const struct store_writer *w, const char *path)
 	return has_path(w->first, path) || has_path(w->writing, path);
 }
 
-void store_writer_settle_path(struct store_writer *w, const char *path)
+void store_writer_drain_path(struct store_writer *w, const char *path)
 {
 	LOCK_GUARD(&w->mutex);
 	delays_end(w, true);
@@ -472,7 +472,7 @@ void store_writer_settle_path(struct store_writer *w, const char *path)
 	delays_end(w, false);
 }
 
-void store_writer_settle_leaving(struct store_writer *w)
+void store_writer_drain_leaving(struct store_writer *w)
 {
 	LOCK_GUARD(&w->mutex);
 	if (!w->leaving)

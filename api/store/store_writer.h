@@ -17,14 +17,14 @@ struct store_work;
 enum pending_kind {
 	PENDING_WRITE,	/* replace the file atomically with text */
 	PENDING_DRAFT,	/* write text to the file and sync the file, not its folder */
-	PENDING_SETTLE, /* sync the file, and its folder if that is needed (ordered_device) */
-	PENDING_SETTLE_NEW, /* the same, and that folder's folder, because the file's folder may be new */
+	PENDING_SYNC_FILE, /* sync the file, and its folder if that is needed (ordered_device) */
+	PENDING_SYNC_NEW_FILE, /* the same, and that folder's folder, because the file's folder may be new */
 	PENDING_CLEAR,	/* remove a VM's folder */
 	PENDING_RENAME, /* write text as STORE_RENAMED into a VM's folder, then rename the folder to `to` */
 	PENDING_MOVE,	/* rename a file or folder to `to`, in the same folder */
 	PENDING_COPY,	/* copy the file, if it exists, to the file `to` */
 	PENDING_REMOVE, /* remove the file, if it exists */
-	PENDING_SYNC,	/* sync a folder, if it still exists */
+	PENDING_SYNC_FOLDER,	/* sync a folder, if it still exists */
 	PENDING_END,	/* replace the first `text` of the file by `to`, sync the file, and remove it */
 	PENDING_NONE,	/* do nothing; completes after all earlier operations */
 	PENDING_RUN,	/* call work->run() */
@@ -80,9 +80,9 @@ void store_writer_hold(struct store_writer *w);
 void store_writer_release(struct store_writer *w);
 /* Wait until all operations are done; with _path, those on the path; with _leaving, each PENDING_CLEAR and
  * PENDING_RENAME, after which the names of removed and renamed VMs are free. */
-void store_writer_settle(struct store_writer *w);
-void store_writer_settle_path(struct store_writer *w, const char *path);
-void store_writer_settle_leaving(struct store_writer *w);
+void store_writer_drain(struct store_writer *w);
+void store_writer_drain_path(struct store_writer *w, const char *path);
+void store_writer_drain_leaving(struct store_writer *w);
 /* Drop the queued operations without completion whose path begins with `folder`. */
 void store_writer_drop(struct store_writer *w, const char *folder);
 

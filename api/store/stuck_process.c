@@ -107,7 +107,7 @@ static int call_read(const char *folder, struct thread_call *c)
 }
 
 /* Whether the call opens, describes, reads or closes files, and changes none. */
-static bool call_only_looks(const struct thread_call *c)
+static bool call_only_reads(const struct thread_call *c)
 {
 	static const int calls[] = { SYS_close, SYS_close_range, SYS_read, SYS_readv, SYS_pread64, SYS_preadv, SYS_lseek, SYS_stat,
 		SYS_fstat, SYS_lstat, SYS_newfstatat, SYS_statx, SYS_access, SYS_faccessat, SYS_faccessat2, SYS_readlink,
@@ -155,15 +155,15 @@ static int threads_each(pid_t pid, int (*look)(void *opaque, const char *folder,
 	return r;
 }
 
-struct threads_look {
-	struct process_look look;
+struct threads_probe {
+	struct process_probe look;
 	unsigned alive; /* threads that are neither killed nor exiting */
 };
 
-static int thread_look(void *opaque, const char *folder, const struct thread *t, bool is_main)
+static int thread_probe(void *opaque, const char *folder, const struct thread *t, bool is_main)
 {
-	struct threads_look *all = opaque;
-	struct process_look *l = &all->look;
+	struct threads_probe *all = opaque;
+	struct process_probe *l = &all->look;
 	struct thread_call c;
 
 	if (t->state == 'D' && (t->killed || t->flags & PF_EXITING))
@@ -177,14 +177,14 @@ static int thread_look(void *opaque, const char *folder, const struct thread *t,
 		return 0;
 	l->main_switches = t->switches;
 	/* A wait for a file system may be interruptible: FUSE becomes deaf to signals only when a fatal one comes. */
-	l->main_in_file_system = t->state == 'D' || (t->state == 'S' && call_read(folder, &c) == 0 && call_only_looks(&c));
+	l->main_in_file_system = t->state == 'D' || (t->state == 'S' && call_read(folder, &c) == 0 && call_only_reads(&c));
 	return 0;
 }
 
-int process_look(pid_t pid, struct process_look *ret)
+int process_probe(pid_t pid, struct process_probe *ret)
 {
-	struct threads_look all = { .alive = 0 };
-	int r = threads_each(pid, thread_look, &all);
+	struct threads_probe all = { .alive = 0 };
+	int r = threads_each(pid, thread_probe, &all);
 
 	*ret = all.look;
 	ret->killed |= !r && !all.alive;
@@ -260,7 +260,7 @@ static int thread_check(void *opaque, const char *folder, const struct thread *t
 		return 0; /* the thread has ended */
 	if (r < 0)
 		return err_set(k->e, -EBUSY, ERR_BUSY, "it is unknown in which system call its thread '%s' waits: %s", t->comm, strerror(-r));
-	return call_only_looks(&c) ? 0 : err_set(k->e, -EBUSY, ERR_BUSY,
+	return call_only_reads(&c) ? 0 : err_set(k->e, -EBUSY, ERR_BUSY,
 		"its thread '%s' waits in system call %ld, which may still change a file", t->comm, c.number);
 }
 

@@ -11,7 +11,7 @@
 
 struct err;
 
-struct process_look {
+struct process_probe {
 	unsigned free;	   /* threads that may still run the program's code */
 	unsigned stuck;	   /* threads that SIGKILL waits for, or that are exiting, and that sleep without interruption */
 	bool killed;	   /* SIGKILL waits for a thread, or each one is exiting: all will end, unless they are stuck */
@@ -21,7 +21,7 @@ struct process_look {
 };
 
 /* Returns 0; -ESRCH: the process has ended; -errno. */
-int process_look(pid_t pid, struct process_look *ret);
+int process_probe(pid_t pid, struct process_probe *ret);
 /* Returns true if the freezer of control groups version 1 has stopped the process: its threads sleep without
  * interruption, as those that wait for a disk. */
 bool process_is_frozen(pid_t pid);

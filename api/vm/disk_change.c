@@ -158,8 +158,8 @@ static int definition_copy(const struct definition *d, struct definition **ret, 
 }
 
 /* has: the process has the disk. Then state.json may keep the doubt until the VM's next change: a daemon that finds it
- * there settles it likewise. */
-static void doubt_settle(struct vm *vm, bool has)
+ * there resolves it likewise. */
+static void doubt_resolve(struct vm *vm, bool has)
 {
 	struct vm_disk_change c = vm->disk_change;
 
@@ -203,7 +203,7 @@ void disk_change_compare(struct vm *vm, const struct vm_info *info)
 	if (!info->plugs)
 		return;
 	if (c->before && !c->answer_follows)
-		doubt_settle(vm, process_has(info, c));
+		doubt_resolve(vm, process_has(info, c));
 	for (unsigned i = vm_live(vm)->ndisks; i-- > 0;) {
 		char id[sizeof(c->disks[0].id)];
 
@@ -322,7 +322,7 @@ static void change_done(void *opaque, int r, const struct vm_answer *a, const st
 		return;
 	}
 	if (vm)
-		doubt_settle(vm, !r);
+		doubt_resolve(vm, !r);
 	w->call->when_stored = !r;
 	call_answer(w, r, e);
 	change_free(w);
@@ -353,7 +353,7 @@ static void change_send(struct store_work *work)
 	if (!vm) {
 		vm = run_find(w);
 		if (vm)
-			doubt_settle(vm, false);
+			doubt_resolve(vm, false);
 		change_fail(w, &e);
 		return;
 	}

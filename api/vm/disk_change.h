@@ -31,8 +31,8 @@ struct disk_change_kind {
 void disk_change_begin(struct call *c, const struct disk_change_kind *kind, void (*answer)(void *call, int r, const struct err *e));
 /* Remove a disk from the definition that the VM runs with. Does nothing if that has no such disk. */
 void disk_change_remove(struct vm *vm, const char *id);
-/* A process that was connected to reports its disks: settle the disk in doubt, unless an answer about it is to come,
- * and remove the disks that the process does not have. */
+/* A process that was connected to reports its disks: resolve the doubt about a disk, unless an answer about the
+ * disk is to come, and remove the disks that the process does not have. */
 void disk_change_compare(struct vm *vm, const struct vm_info *info);
 
 #endif

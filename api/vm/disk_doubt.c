@@ -9,7 +9,7 @@
 
 #define STATE_KEY "disk_change"
 
-void disk_doubt_forget(struct vm_disk_change *c)
+void disk_doubt_clear(struct vm_disk_change *c)
 {
 	definition_free(c->before);
 	*c = (struct vm_disk_change){ 0 };

@@ -8,7 +8,7 @@ struct vm;
 struct vm_disk_change;
 
 /* No disk is in doubt, as the process has ended. */
-void disk_doubt_forget(struct vm_disk_change *c);
+void disk_doubt_clear(struct vm_disk_change *c);
 /* Put the disk into the content of state.json. */
 void disk_doubt_put(const struct vm_disk_change *c, struct json_object *state);
 /* Get the VM's disk from the content of state.json. */

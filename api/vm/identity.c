@@ -80,7 +80,7 @@ void identity_drop_forwards(struct json_object *o)
 	json_object_object_del(o, "vnc");
 }
 
-void identity_tell_forwards(const struct definition *source, struct json_object *result)
+void identity_put_forwards(const struct definition *source, struct json_object *result)
 {
 	struct json_object *list = json_object_new_array();
 	char text[DEFINITION_FORWARD_TEXT];

@@ -23,6 +23,6 @@ int identity_differ(struct vm_host *host, struct definition *def, const struct d
  * to one VM, so clones get none. */
 void identity_drop_forwards(struct json_object *o);
 /* Add the forwards that the clones of `source` do not get to the job's result, as "forwards-left-out". */
-void identity_tell_forwards(const struct definition *source, struct json_object *result);
+void identity_put_forwards(const struct definition *source, struct json_object *result);
 
 #endif

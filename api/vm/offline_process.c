@@ -166,7 +166,7 @@ static void process_quit(struct offline_process *i, uint64_t timeout_ns)
 	vm_process_kill_after(i->proc, timeout_ns);
 }
 
-static void process_settle(struct offline_process *i)
+static void process_quit_if_unused(struct offline_process *i)
 {
 	if (!i->asked && !i->first && !i->ending)
 		process_quit(i, QUIT_TIMEOUT_NS);
@@ -183,7 +183,7 @@ static void request_answered(void *opaque, int r, const struct vm_answer *a, con
 	i->asked--;
 	/* If the process has ended, do not ask it to quit: offline_ended() follows. */
 	if (r != -ESRCH && r != -EPIPE)
-		process_settle(i);
+		process_quit_if_unused(i);
 }
 
 static void wanted_send(struct offline_process *i)
@@ -213,7 +213,7 @@ static void config_answered(void *opaque, int r, const struct vm_answer *a, cons
 	}
 	i->configured = true;
 	wanted_send(i);
-	process_settle(i);
+	process_quit_if_unused(i);
 }
 
 static void offline_event(void *opaque, const struct vm_event *ev)
@@ -319,7 +319,7 @@ static int process_start(struct offline_process *i, struct config *c, struct err
 	return r;
 }
 
-static void start_failure_tell(struct loop_task *t)
+static void start_failure_report(struct loop_task *t)
 {
 	struct offline_process *i = container_of(t, struct offline_process, failed);
 
@@ -327,7 +327,7 @@ static void start_failure_tell(struct loop_task *t)
 	offline_next(i);
 }
 
-static void stuck_tell(struct loop_task *t)
+static void stuck_report(struct loop_task *t)
 {
 	struct offline_process *i = container_of(t, struct offline_process, hung);
 	struct err e;
@@ -349,7 +349,7 @@ static void offline_opened(void *opaque, int r, struct config *c, const struct e
 		config_done(c);
 	}
 	if (r < 0) {
-		i->failed.run = start_failure_tell;
+		i->failed.run = start_failure_report;
 		loop_post(i->vm->host->loop, &i->failed);
 	}
 }
@@ -435,7 +435,7 @@ void offline_request_with(struct vm *vm, enum vm_msg_type type, const void *body
 		wanted_send(i);
 	if (i->stuck && !i->hung_queued) {
 		i->hung_queued = true;
-		i->hung.run = stuck_tell;
+		i->hung.run = stuck_report;
 		loop_post(vm->host->loop, &i->hung);
 	}
 }

@@ -37,7 +37,7 @@ static const struct {
 	[VM_OP_SAVE_ADOPTED] = { EACH & ~(READ | DEFINE | CONTROL), NULL },
 	[VM_OP_SAVE_KEPT] = { EACH & ~(READ | DEFINE | CONTROL | BIT(VM_CLAIM_START)), NULL },
 	[VM_OP_MAKE] = { EACH & ~CONTROL, NULL },
-	[VM_OP_FORGET] = { EACH & ~CONTROL, " was never completed and is being removed" },
+	[VM_OP_REMOVE] = { EACH & ~CONTROL, " was never completed and is being removed" },
 	[VM_OP_UNDEFINE] = { EACH & ~(READ | CONTROL), " is being undefined" },
 	[VM_OP_TEMPLATE] = { EACH & ~(READ | CONTROL), " is being changed" },
 	[VM_OP_RENAME] = { EACH & ~CONTROL, " is being renamed" },
@@ -55,7 +55,7 @@ static bool is_under_way(const struct vm *vm, enum vm_operation_kind kind)
 		return false;
 	case VM_OP_END:
 		return vm->proc && !vm_state_is_active(vm->state);
-	case VM_OP_FORGET:
+	case VM_OP_REMOVE:
 		return vm_has(vm, VM_FACT_INCOMPLETE) && !vm->operation.kind;
 	case VM_OP_READ:
 		return vm->offline;

@@ -37,7 +37,7 @@ enum vm_operation_kind {
 	VM_OP_SAVE_ADOPTED, /* a save job that an earlier daemon began, so no reply will come */
 	VM_OP_SAVE_KEPT,    /* the VM is saved; its saved state is being renamed to SAVE_MANAGED */
 	VM_OP_MAKE,	    /* the job that creates this VM: fork, clone or import */
-	VM_OP_FORGET,	    /* derived: the VM is incomplete, and no job creates it */
+	VM_OP_REMOVE,	    /* derived: the VM is incomplete, and no job creates it */
 	VM_OP_UNDEFINE,
 	VM_OP_TEMPLATE,
 	VM_OP_RENAME,

@@ -103,7 +103,7 @@ static int backing_name_read(int fd, char name[NAME_MAX_BYTES + 1])
 	return part_read(fd, name, n, (off_t)at);
 }
 
-static void overlay_look(const char *path, struct finding *f)
+static void overlay_probe(const char *path, struct finding *f)
 {
 	CLEANUP_CLOSE int fd = image_open(path);
 	char name[NAME_MAX_BYTES + 1];
@@ -117,7 +117,7 @@ static void overlay_look(const char *path, struct finding *f)
 		f->kind = FINDING_UNREAD;
 }
 
-static int overlays_look(const void *arg, struct fork_as_result *out, struct err *e)
+static int overlays_probe(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct group *g = arg;
 	CLEANUP_CLOSE int fd = memfd_create("cairn-pins", MFD_CLOEXEC);
@@ -126,7 +126,7 @@ static int overlays_look(const void *arg, struct fork_as_result *out, struct err
 	for (size_t i = 0; i < g->n && !r; i++) {
 		struct finding f;
 
-		overlay_look(g->list[i].path, &f);
+		overlay_probe(g->list[i].path, &f);
 		r = write_full(fd, &f, sizeof(f));
 	}
 	if (r < 0)
@@ -165,7 +165,7 @@ static void group_read(void *opaque, int r, const struct fork_as_result *res, co
 
 static void group_begin(struct group *g)
 {
-	struct fork_as_spec s = { .rights = g->rights, .run = overlays_look, .arg = g, .what = "reading disks of clones",
+	struct fork_as_spec s = { .rights = g->rights, .run = overlays_probe, .arg = g, .what = "reading disks of clones",
 		.timeout_ns = PIN_SCAN_TIMEOUT_NS, .done = group_read, .opaque = g };
 	struct fork_as_result none = { 0 };
 	struct err e;

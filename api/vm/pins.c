@@ -235,7 +235,7 @@ static void pins_keep(struct pins *p, uint8_t (*ids)[VM_PIN_ID_BYTES], size_t n)
 	}
 }
 
-static void drop_tell(struct pins *p, const struct row *r)
+static void drop_log(struct pins *p, const struct row *r)
 {
 	char text[2 * VM_PIN_ID_BYTES + 1];
 
@@ -260,7 +260,7 @@ static void rows_drop(struct pins *p, struct rows *l, const struct unused *exces
 			continue;
 		}
 		next++;
-		drop_tell(p, r);
+		drop_log(p, r);
 		if (r->overlay)
 			memcpy(ids[nids++], r->id, sizeof(*ids));
 		if (r->overlay && r->either)
@@ -439,7 +439,7 @@ void pins_add(struct vm_host *host, const char *overlay, const char *image, cons
 {
 	struct rows *l = &host->pins->used;
 
-	pins_forget(host, overlay);
+	pins_remove(host, overlay);
 	row_insert(l, place_of(l, overlay), overlay, image, id)->order = ++host->pins->made;
 	due_remove(host->pins, id);
 }
@@ -530,7 +530,7 @@ bool pins_add_found(struct vm_host *host, const char *overlay, const char *image
 	return true;
 }
 
-static void kept_tell(const char *image, const uint8_t *id)
+static void kept_log(const char *image, const uint8_t *id)
 {
 	char text[2 * VM_PIN_ID_BYTES + 1];
 
@@ -548,7 +548,7 @@ static void id_release(struct pins *p, const struct row *was, const uint8_t *id,
 	if (id_find(&p->used, id) < p->used.n)
 		return;
 	if (was->kept) {
-		kept_tell(was->image, id);
+		kept_log(was->image, id);
 		return;
 	}
 	r = row_insert(&p->due, p->due.n, NULL, was->image, id);
@@ -557,7 +557,7 @@ static void id_release(struct pins *p, const struct row *was, const uint8_t *id,
 	r->since_ns = loop_now_ns();
 }
 
-void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool is_made)
+void pins_resolve(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool is_made)
 {
 	struct rows *l = &host->pins->used;
 
@@ -574,7 +574,7 @@ void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool
 	}
 }
 
-bool pins_forget(struct vm_host *host, const char *overlay)
+bool pins_remove(struct vm_host *host, const char *overlay)
 {
 	struct pins *p = host->pins;
 	struct row *r = p ? row_find(&p->used, overlay) : NULL;
@@ -592,7 +592,7 @@ bool pins_forget(struct vm_host *host, const char *overlay)
 	return true;
 }
 
-bool pins_forget_image(struct vm_host *host, const char *image)
+bool pins_remove_image(struct vm_host *host, const char *image)
 {
 	struct rows *l = &host->pins->due;
 	size_t n = l->n;

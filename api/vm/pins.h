@@ -62,7 +62,7 @@ void pins_store(struct vm_host *host);
 
 /* Note that `overlay` reads `image` at the pin. The paths are copied. A row of the same overlay is replaced. */
 void pins_add(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
-/* As pins_add(), for an overlay that is to read the pin `earlier` or the pin `made`. Call pins_settle() when it is
+/* As pins_add(), for an overlay that is to read the pin `earlier` or the pin `made`. Call pins_resolve() when it is
  * known which. */
 void pins_add_either(struct vm_host *host, const char *overlay, const char *image, const uint8_t earlier[VM_PIN_ID_BYTES],
 	const uint8_t made[VM_PIN_ID_BYTES]);
@@ -70,7 +70,7 @@ void pins_add_either(struct vm_host *host, const char *overlay, const char *imag
 void pins_set_owner(struct vm_host *host, const char *overlay, uid_t owner);
 /* Note which pin the overlays read that were added with `made`. is_made: they read that pin; else they read the earlier
  * one, and `made` does not exist. Does not store the list. */
-void pins_settle(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool is_made);
+void pins_resolve(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], bool is_made);
 /* Get the pin of the image that a further overlay may read: that of the last overlay which pins_add() or
  * pins_add_either() has added since the list was loaded; it may wait for that fork. Returns false if there is none. */
 bool pins_newest(const struct vm_host *host, const char *image, uint8_t ret_id[VM_PIN_ID_BYTES]);
@@ -81,10 +81,10 @@ bool pins_add_found(struct vm_host *host, const char *overlay, const char *image
 void pins_copy(struct vm_host *host, const char *overlay, const char *copy);
 /* Note that the overlay is gone, or reads no pin any more. Its pin is due for deletion if no other overlay reads it and
  * no unknown one may. Returns whether the list has changed. */
-bool pins_forget(struct vm_host *host, const char *overlay);
+bool pins_remove(struct vm_host *host, const char *overlay);
 /* Record that the image was removed, and with it its pins that are due for deletion. Returns whether the list has
  * changed. */
-bool pins_forget_image(struct vm_host *host, const char *image);
+bool pins_remove_image(struct vm_host *host, const char *image);
 /* Whether the file reads its backing file at a pin, so that the backing file may be written. */
 bool pins_has_overlay(const struct vm_host *host, const char *path);
 /* Whether there is such a file. */

@@ -1,4 +1,4 @@
-/* pull_mark: the disks whose pull (api/jobs/pull.h) has begun and is not settled. The image of such a disk may have
+/* pull_mark: the disks whose pull (api/jobs/pull.h) has begun and has not ended. The image of such a disk may have
  * lost its backing files although the definition still names them, such as after a kill of the daemon. Without a mark,
  * the VM process refuses an image that lacks the backing files of its definition. The marks are saved in state.json.
  * Threading: the daemon's loop. */

@@ -107,7 +107,7 @@ static void process_ended(void *opaque, unsigned revents)
 		scope_free(s);
 }
 
-static void scope_said(void *opaque, unsigned revents);
+static void scope_answered(void *opaque, unsigned revents);
 
 /* Start cairn-scope. Returns 0; -errno. */
 static int process_start(struct systemd_scope *s, char *const *argv)
@@ -123,7 +123,7 @@ static int process_start(struct systemd_scope *s, char *const *argv)
 	theirs = pair[1];
 	r = spawn_watched(s->host->loop, &(struct spawn_spec){ .path = program, .argv = argv, .fds = (const int[]){ theirs, null, -1 },
 		.nfds = 3, .death_signal = SIGKILL }, process_ended, s, &s->pidfd, &s->ended);
-	return r ? r : loop_watch(s->host->loop, s->sock, POLLIN, scope_said, s, &s->said);
+	return r ? r : loop_watch(s->host->loop, s->sock, POLLIN, scope_answered, s, &s->said);
 }
 
 /* ---- the VM's side ---- */
@@ -224,7 +224,7 @@ static void scope_failed(struct systemd_scope *s, const char *why)
 	start_continue(s);
 }
 
-static void scope_said(void *opaque, unsigned revents)
+static void scope_answered(void *opaque, unsigned revents)
 {
 	struct systemd_scope *s = opaque;
 	char text[MESSAGE_MAX], *value;
@@ -456,7 +456,7 @@ struct json_object *systemd_scope_to_json(const struct vm *vm)
 	return o;
 }
 
-void systemd_scopes_forget(struct vm_host *host)
+void systemd_scopes_free(struct vm_host *host)
 {
 	while (host->scopes)
 		scope_free(host->scopes);

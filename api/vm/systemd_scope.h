@@ -24,6 +24,6 @@ const char *systemd_scope_lack(const struct vm *vm);
 struct json_object *systemd_scope_to_json(const struct vm *vm);
 
 /* Free all data when the daemon ends. VMs keep their scopes. */
-void systemd_scopes_forget(struct vm_host *host);
+void systemd_scopes_free(struct vm_host *host);
 
 #endif

@@ -160,7 +160,7 @@ static void keys_drop(struct json_object *list, const char *const *keys, size_t 
 
 /* Return the definition; the caller owns it. whole: false: without the keys that a command can change in the running
  * VM. */
-static struct json_object *definition_look(const struct definition *d, bool whole)
+static struct json_object *definition_comparable(const struct definition *d, bool whole)
 {
 	static const char *const interface[] = { "link", "bandwidth", "egress" };
 	struct json_object *o = definition_to_json(d);
@@ -173,7 +173,7 @@ static struct json_object *definition_look(const struct definition *d, bool whol
 }
 
 /* Return the disks, without their limits and the media of drives, which can change while the guest runs. */
-static struct json_object *disks_look(const struct definition *d)
+static struct json_object *disks_comparable(const struct definition *d)
 {
 	static const char *const medium[] = { "path", "format" };
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
@@ -188,7 +188,7 @@ static struct json_object *disks_look(const struct definition *d)
 
 bool vm_disks_are_pending(const struct vm *vm)
 {
-	CLEANUP_JS struct json_object *live = disks_look(vm_live(vm)), *next = disks_look(vm->def);
+	CLEANUP_JS struct json_object *live = disks_comparable(vm_live(vm)), *next = disks_comparable(vm->def);
 
 	return !json_object_equal(live, next);
 }
@@ -225,8 +225,8 @@ static bool live_differs(const struct vm *vm, bool whole)
 
 	if (!vm->live)
 		return false;
-	live = definition_look(vm->live, whole);
-	next = definition_look(vm->def, whole);
+	live = definition_comparable(vm->live, whole);
+	next = definition_comparable(vm->def, whole);
 	return !json_object_equal(live, next);
 }
 
@@ -255,7 +255,7 @@ static void vm_free(struct vm *vm)
 	free(vm->start.config);
 	vm_process_free(vm->proc);
 	loop_timer_free(vm->agent.timer);
-	disk_doubt_forget(&vm->disk_change);
+	disk_doubt_clear(&vm->disk_change);
 	definition_free(vm->live);
 	definition_free(vm->def);
 	free(vm);
@@ -317,7 +317,7 @@ static void live_load(struct vm *vm, struct json_object *o)
 		log_warn("state", "VM '%s': the definition that it runs with is damaged in state.json: %s", vm->def->name, e.msg);
 }
 
-void vm_live_forget(struct vm *vm)
+void vm_live_drop(struct vm *vm)
 {
 	definition_free(vm->live);
 	vm->live = NULL;
@@ -326,10 +326,10 @@ void vm_live_forget(struct vm *vm)
 
 void vm_live_replace(struct vm *vm, struct definition *d)
 {
-	vm_live_forget(vm);
+	vm_live_drop(vm);
 	vm->live = d;
 	if (!vm_is_pending(vm)) /* the next start has the same definition */
-		vm_live_forget(vm);
+		vm_live_drop(vm);
 	vm_save(vm);
 }
 

@@ -239,7 +239,7 @@ struct vm {
 	struct job_owner *job_owner; /* of the job that works on the VM; NULL: root, the daemon, or no job */
 	struct network_ports *ports; /* rules for its taps (api/net/network_ports.h); NULL: none yet */
 	struct gated *gated; /* its start as a clone of a fork (api/jobs/start_gate.h); NULL: none is under way */
-	pid_t idle_pins_told; /* the process that was told of idle pins (api/jobs/pin_release.h); 0: none */
+	pid_t idle_pins_notified; /* the process that was told of idle pins (api/jobs/pin_release.h); 0: none */
 	struct release_wait *release_waits; /* calls that wait for the guest to release a device or vCPUs */
 	struct publish_restarts *publish_restarts; /* api/net/publish_restart.h; NULL: no such process has ended */
 	struct forwards *forwards; /* sockets whose clients wake the VM; NULL: none yet */
@@ -310,7 +310,7 @@ int vm_live_disk(const struct vm *vm, const char *which, struct err *e);
 /* Find an interface of the process by id or MAC address. Returns its index; -ENOENT with an error. */
 int vm_live_interface(const struct vm *vm, const char *which, struct err *e);
 /* Note that the VM's process has ended, or that its definition is the next start's. */
-void vm_live_forget(struct vm *vm);
+void vm_live_drop(struct vm *vm);
 /* Note that the VM's process has changed to this definition, and store it. d: taken. */
 void vm_live_replace(struct vm *vm, struct definition *d);
 /* Whether the VM is suspended or saved because it was idle. */
@@ -390,7 +390,8 @@ void vm_destroy(struct vm *vm, struct call *call);
 void vm_start_call_off(struct vm *vm);
 /* From now on, a start with opts.waits has as much time as any other. Does nothing without a start. */
 void vm_start_limit(struct vm *vm);
-/* Begin to adopt the process that an earlier daemon started, if it still runs; else settle the state. */
+/* Begin to adopt the process that an earlier daemon started, if it still runs; else set the state of a VM whose process
+ * has ended. */
 void vm_take_back(struct vm *vm);
 
 #endif

@@ -217,8 +217,8 @@ void vm_take_back(struct vm *vm)
 	}
 	if (r != -ENOENT)
 		log_warn("state", "VM '%s': %s", vm->def->name, e.msg);
-	vm_live_forget(vm);
-	disk_doubt_forget(&vm->disk_change);
+	vm_live_drop(vm);
+	disk_doubt_clear(&vm->disk_change);
 	if (r == -ENOENT && start_was_lost(vm, end_fd))
 		lost_start_failed(vm);
 	else

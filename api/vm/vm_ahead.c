@@ -224,7 +224,7 @@ struct start_process *start_process_ahead(struct vm *vm, const struct vm_process
 		log_info("spare", "VM '%s' gets a new process, because the one made ahead (pid %d) does not answer", vm->def->name,
 			(int)vm_process_pid(s->proc));
 		vm_process_kill(s->proc);
-		vm_process_disown(STEAL_PTR(s->proc));
+		vm_process_detach(STEAL_PTR(s->proc));
 		start_process_free(s);
 		return NULL;
 	}

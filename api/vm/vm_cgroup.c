@@ -350,7 +350,7 @@ static void cgroup_on_adopted(struct vm *vm, const struct vm_info *info)
 	vm->cgroup_room = true;
 }
 
-static void group_forget(struct vm *vm)
+static void group_clear(struct vm *vm)
 {
 	if (!uuid_is_set(vm->group))
 		return;
@@ -362,8 +362,8 @@ static void cgroup_on_run_over(struct vm *vm, bool was_active, bool rebooting)
 {
 	(void)was_active;
 	(void)rebooting;
-	group_forget(vm);
+	group_clear(vm);
 }
 
 const struct vm_observer vm_cgroup_observer = { .job_concluded = cgroup_on_job_concluded, .adopted = cgroup_on_adopted,
-	.run_over = cgroup_on_run_over, .found_off = group_forget };
+	.run_over = cgroup_on_run_over, .found_off = group_clear };

@@ -240,7 +240,7 @@ void vm_load_transient(struct vm *vm)
 }
 
 /* Replace or create the VM's definition, in memory and in the state folder. */
-static int define_keep(struct define *w, struct err *e)
+static int define_store(struct define *w, struct err *e)
 {
 	struct vm_host *host = w->host;
 	struct vm *vm = NULL;
@@ -281,7 +281,7 @@ static void define_drafted(struct store_work *work)
 	int r = work->r;
 
 	if (!r)
-		r = define_keep(w, &e);
+		r = define_store(w, &e);
 	if (r < 0) {
 		store_drop_draft(w->host->store, work);
 		define_end(w, r, NULL, &e);

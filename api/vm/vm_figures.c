@@ -437,7 +437,7 @@ bool vm_figures_read(struct vm_process *p, struct vm_figures *ret)
 {
 	if (!page_ready(p) || !page_read(p->shown->page, ret) || !threads_read(p, ret))
 		return false;
-	vm_shown_settle(p->shown, &ret->info);
+	vm_shown_raise(p->shown, &ret->info);
 	tap_counters_take(&ret->info);
 	return true;
 }

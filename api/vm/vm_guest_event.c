@@ -141,7 +141,7 @@ static void emit_agent(struct vm *vm, uint8_t was, uint8_t now)
 
 /* Emit the events for a change of the agent's port. Above the rate limit, a timer emits them later, so that the last
  * event reports the port's true state. */
-static void agent_tell(void *opaque)
+static void agent_report(void *opaque)
 {
 	struct vm *vm = opaque;
 	uint8_t was = vm->agent.told;
@@ -154,7 +154,7 @@ static void agent_tell(void *opaque)
 		emit_agent(vm, was, vm->agent.now);
 		return;
 	}
-	if (!vm->agent.timer && loop_timer_new(vm->host->loop, agent_tell, vm, &vm->agent.timer) < 0)
+	if (!vm->agent.timer && loop_timer_new(vm->host->loop, agent_report, vm, &vm->agent.timer) < 0)
 		abort();
 	loop_timer_arm(vm->agent.timer, vm->event_limits.agent.since_ns + RATELIMIT_WINDOW_NS);
 }
@@ -164,7 +164,7 @@ void vm_agent_event(struct vm *vm, int64_t now)
 	if (now < VM_AGENT_CLOSED || now > VM_AGENT_ANSWERS)
 		return;
 	vm->agent.now = (uint8_t)now;
-	agent_tell(vm);
+	agent_report(vm);
 }
 
 static void emit_recovered(struct vm *vm, const struct vm_event *ev)

@@ -43,7 +43,7 @@ static void handover_end(struct vm *vm, int r, const struct vm_info *info, const
 		/* The successor ends by itself when the VM's process closes the socket pair. Kill it nevertheless: the
 		 * VM's process may not have received the request. */
 		vm_process_kill(h.successor);
-		vm_process_disown(h.successor);
+		vm_process_detach(h.successor);
 	}
 	h.ops->done(h.opaque, r, info, e);
 }

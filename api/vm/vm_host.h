@@ -80,7 +80,7 @@ struct vm_host {
 	struct pins *pins;	/* api/vm/pins.h; NULL until they are loaded */
 	uint64_t pins_wait_ns;	/* how long a pin that is due waits for a further fork */
 	bool pins_told; /* a VM's process may have been notified of pins that wait */
-	uint64_t pins_tell_at_ns; /* when the processes are notified again (api/jobs/pin_release.h); 0: never */
+	uint64_t pins_notify_at_ns; /* when the processes are notified again (api/jobs/pin_release.h); 0: never */
 	struct loop_timer *pins_timer; /* api/jobs/pin_release.h; NULL: not used yet */
 	struct loop_timer *consoles_retry; /* api/vm/consoles.h; NULL: not used yet */
 	struct pressure *pressure; /* api/policy/pressure.h; NULL: not used yet */

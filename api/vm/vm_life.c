@@ -164,8 +164,8 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 
 	vm_process_free(vm->proc);
 	vm->proc = NULL;
-	vm_live_forget(vm);
-	disk_doubt_forget(&vm->disk_change);
+	vm_live_drop(vm);
+	disk_doubt_clear(&vm->disk_change);
 	vm_socket_remove(vm->host->run_dir_fd, vm->def->name);
 	working_set_file_keep(vm);
 	release_waits_gone(vm);

@@ -67,7 +67,7 @@ static int folder_open(const struct vm_logs *l, const char *name)
 	return store_open_file(l->host->store, name, "", O_PATH | O_DIRECTORY, &e);
 }
 
-static void pipe_forget(struct log_pipe *p)
+static void pipe_free(struct log_pipe *p)
 {
 	*p->at = p->next;
 	if (p->next)
@@ -89,7 +89,7 @@ static void pipe_ended(void *opaque, unsigned revents)
 
 	(void)revents;
 	if (p->sent || p->all->nended == ENDED_MAX || (p->folder = folder_open(p->all, p->name)) < 0) {
-		pipe_forget(p);
+		pipe_free(p);
 		return;
 	}
 	p->all->nended++;
@@ -124,7 +124,7 @@ static void pipes_send_all(struct vm_logs *l)
 		p->sent = true;
 		l->nunsent--;
 		if (p->folder >= 0)
-			pipe_forget(p);
+			pipe_free(p);
 	}
 	if (r == -EAGAIN && loop_watch(l->host->loop, l->sock, POLLOUT, pipes_send, l, &l->room) < 0)
 		log_warn("log", "VMs lose lines of their logs until the next start of a VM");
@@ -164,7 +164,7 @@ static int pipe_keep(struct vm_logs *l, const char *name, int fd)
 
 /* ---- the process ---- */
 
-static void process_forget(struct vm_logs *l)
+static void process_close(struct vm_logs *l)
 {
 	if (l->sock < 0)
 		return;
@@ -200,7 +200,7 @@ static int process_start(struct vm_logs *l)
 	l->pidfd = pidfd_open(l->pid, 0);
 	r = l->pidfd < 0 ? -errno : loop_watch(l->host->loop, l->pidfd, POLLIN, process_ended, l, &l->watch);
 	if (r < 0)
-		process_forget(l);
+		process_close(l);
 	return r;
 }
 
@@ -236,7 +236,7 @@ static void process_ended(void *opaque, unsigned revents)
 
 	(void)revents;
 	log_warn("log", "cairn-log has ended; starting it again%s", wait ? " soon, or with the next VM" : "");
-	process_forget(l);
+	process_close(l);
 	if (wait)
 		loop_timer_arm(l->timer, now + wait);
 	else
@@ -276,8 +276,8 @@ void vm_logs_free(struct vm_logs *l)
 	if (!l)
 		return;
 	while (l->pipes)
-		pipe_forget(l->pipes);
-	process_forget(l);
+		pipe_free(l->pipes);
+	process_close(l);
 	loop_timer_free(l->timer);
 	free(l);
 }

@@ -335,7 +335,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 		if (m.head.type == VM_MSG_INFO) {
 			info_note(p, m.body);
 			tap_counters_take(m.body);
-			vm_shown_settle(p->shown, m.body);
+			vm_shown_raise(p->shown, m.body);
 		}
 		if (m.head.type == VM_MSG_EVENT ? !event_take(p, m.body) : !reply_take(p, &m)) {
 			channel_lost(p, true);
@@ -346,7 +346,7 @@ static bool messages_take(struct vm_process *p, unsigned most)
 }
 
 static void process_end(struct vm_process *p);
-static void spawn_settle(struct vm_process *p);
+static void spawn_await(struct vm_process *p);
 
 static void sock_ready(void *opaque, unsigned revents)
 {
@@ -354,7 +354,7 @@ static void sock_ready(void *opaque, unsigned revents)
 
 	(void)revents;
 	p->busy++;
-	spawn_settle(p); /* its first message may be handled before spawn_ready() */
+	spawn_await(p); /* its first message may be handled before spawn_ready() */
 	if (!p->spawn_error)
 		messages_take(p, MESSAGES_PER_ROUND);
 	/* Without a watch on the pid, the end of the channel is the only sign of the process's end. */
@@ -365,7 +365,7 @@ static void sock_ready(void *opaque, unsigned revents)
 
 /* ---- the end of the process ---- */
 
-static void end_learn(struct vm_process *p)
+static void end_read(struct vm_process *p)
 {
 	siginfo_t si = { 0 };
 
@@ -397,7 +397,7 @@ static void process_end(struct vm_process *p)
 			break;
 	if (p->freed)
 		return;
-	end_learn(p);
+	end_read(p);
 	/* A process ends by itself once another has the VM. After a signal, a connection that nobody has answered may
 	 * lead to its own listening socket, which the kernel closes late if a ring of io_uring still has it. */
 	p->end.replaced = p->replaced || (p->unproven && !p->end.signaled);
@@ -449,7 +449,7 @@ static int child_found(struct vm_process *p, struct err *e)
 }
 
 /* Wait until the process is spawned, if it is not. Sets spawn_error if there is no process. */
-static void spawn_settle(struct vm_process *p)
+static void spawn_await(struct vm_process *p)
 {
 	struct err e;
 	int r;
@@ -473,7 +473,7 @@ static void spawn_ready(void *opaque, unsigned revents)
 
 	(void)revents;
 	p->busy++;
-	spawn_settle(p);
+	spawn_await(p);
 	if (p->ops->spawned)
 		p->ops->spawned(p->opaque, p->spawn_error ? -ECHILD : 0, p->spawn_error);
 	if (p->spawn_error && !p->freed)
@@ -574,7 +574,7 @@ void vm_process_free(struct vm_process *p)
 {
 	if (!p || p->freed)
 		return;
-	spawn_settle(p);
+	spawn_await(p);
 	loop_unwatch(p->pid_watch);
 	loop_timer_free(p->timer);
 	loop_timer_free(p->kill_timer);
@@ -597,7 +597,7 @@ static void process_free_p(struct vm_process **p)
 /* End the child and reap it, after an error. */
 static void child_kill(struct vm_process *p)
 {
-	spawn_settle(p);
+	spawn_await(p);
 	if (p->spawn_error)
 		return;
 	kill(p->pid, SIGKILL);
@@ -862,7 +862,7 @@ static void disowned_gone(void *opaque, const struct vm_process_end *end)
 	vm_process_free(opaque);
 }
 
-void vm_process_disown(struct vm_process *p)
+void vm_process_detach(struct vm_process *p)
 {
 	static const struct vm_process_ops ops = { .gone = disowned_gone };
 

@@ -211,7 +211,7 @@ enum vm_known {
 bool vm_process_knows(const struct vm_process *p, enum vm_known what);
 /* Let the object free itself when the process has ended and is reaped. Events are dropped. The caller has killed the
  * process, or knows that it ends by itself. */
-void vm_process_disown(struct vm_process *p);
+void vm_process_detach(struct vm_process *p);
 /* Free the object; the process keeps running. Outstanding requests get no callback. NULL allowed. */
 void vm_process_free(struct vm_process *p);
 

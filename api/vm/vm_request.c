@@ -25,7 +25,7 @@ void vm_shown_free(struct vm_shown *s)
 	free(s);
 }
 
-void vm_shown_settle(struct vm_shown *s, struct vm_info *info)
+void vm_shown_raise(struct vm_shown *s, struct vm_info *info)
 {
 	for (uint32_t i = 0; s && i < MIN(info->vcpus, VM_VCPUS_MAX); i++)
 		info->vcpu_ns[i] = s->told_ns[i] = MAX(s->told_ns[i], info->vcpu_ns[i]);

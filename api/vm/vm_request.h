@@ -97,7 +97,7 @@ struct vm_process {
 void vm_shown_free(struct vm_shown *s);
 /* Keep the vCPUs' CPU times from going back: /proc's time of a running thread is some milliseconds old, and the
  * process's answer is exact. s: NULL: do nothing. */
-void vm_shown_settle(struct vm_shown *s, struct vm_info *info);
+void vm_shown_raise(struct vm_shown *s, struct vm_info *info);
 /* Arm the timer for the earliest deadline. */
 void vm_requests_timer(struct vm_process *p);
 /* Report the answer, and free the request. a: NULL: none. e: set if res < 0. */

@@ -36,7 +36,7 @@ enum spare_state {
 	SPARE_SPAWNED,	/* by a thread, which may not have ended */
 	SPARE_STARTS,	/* loads its program and confines itself */
 	SPARE_READY,
-	SPARE_PROMISED, /* and a clone that is being made has its UUID */
+	SPARE_RESERVED, /* and a clone that is being made has its UUID */
 	SPARE_ENDS,	/* killed, and not reaped yet */
 };
 
@@ -264,7 +264,7 @@ void vm_spare_make(struct vm_host *host, const struct definition *def)
 	struct err e;
 
 	for (s = host->spares; s; s = s->next, n++)
-		if (s->owner == owner && s->state < SPARE_PROMISED)
+		if (s->owner == owner && s->state < SPARE_RESERVED)
 			return;
 	/* The start waits for the scope, and the process is created there. */
 	if (def->systemd_scope || host->host_shutdown || n >= VM_SPARES_MAX || uuid_make(uuid, &e) < 0)
@@ -301,7 +301,7 @@ static bool program_is_same(const struct vm_spare *s)
 		now.st_ctim.tv_nsec == was->st_ctim.tv_nsec;
 }
 
-bool vm_spare_promise(struct vm_host *host, struct definition *def)
+bool vm_spare_reserve(struct vm_host *host, struct definition *def)
 {
 	struct vm_spare *s = host->spares;
 
@@ -313,7 +313,7 @@ bool vm_spare_promise(struct vm_host *host, struct definition *def)
 		spare_end(s);
 		return false;
 	}
-	s->state = SPARE_PROMISED;
+	s->state = SPARE_RESERVED;
 	loop_timer_disarm(s->timer);
 	memcpy(def->uuid, s->uuid, sizeof(def->uuid));
 	return true;
@@ -323,7 +323,7 @@ bool vm_spare_take(struct vm *vm, struct vm_spare_process *ret)
 {
 	struct vm_spare *s = spare_find(vm->host, vm->def->uuid);
 
-	if (!s || s->state != SPARE_PROMISED || s->owner != owner_of(vm->def))
+	if (!s || s->state != SPARE_RESERVED || s->owner != owner_of(vm->def))
 		return false;
 	*ret = (struct vm_spare_process){ s->pid, s->pidfd, s->sock, s->uid };
 	s->pidfd = s->sock = -1;

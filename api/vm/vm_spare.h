@@ -34,7 +34,7 @@ struct vm_spare_process {
 void vm_spare_make(struct vm_host *host, const struct definition *def);
 /* Give a clone's new definition the UUID of its definer's spare. Returns whether there is one. The caller then calls
  * vm_spare_drop() when the clone has its process, or will not get one. */
-bool vm_spare_promise(struct vm_host *host, struct definition *def);
+bool vm_spare_reserve(struct vm_host *host, struct definition *def);
 /* Take the process of the spare with the VM's UUID. Returns false if there is none, it has ended or is not ready, or
  * the program on disk is another one by now. */
 bool vm_spare_take(struct vm *vm, struct vm_spare_process *ret);

@@ -109,7 +109,7 @@ static int managed_hold(struct vm *vm, const struct config *c, struct err *e)
 /* Find out whether the start uses a managed save.
  * *ret_hold: the start resumes or drops the managed save. *ret_fd: set if the start resumes it; owned.
  * Returns 0; -ENOENT: the VM is saved, the file is gone, and the start is not to drop it; -errno. */
-static int managed_look(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *e)
+static int managed_find(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *e)
 {
 	struct store *s = vm->host->store;
 
@@ -186,7 +186,7 @@ static void start_answer(struct vm *vm, int r, const struct err *e)
 
 /* Empty the file "end" after a failed start, so that the next daemon does not count this run as started, even if
  * state.json is not written. */
-static void run_forget(struct vm *vm)
+static void end_file_clear(struct vm *vm)
 {
 	CLEANUP_CLOSE int fd = -1;
 	struct err e;
@@ -200,9 +200,9 @@ static void start_fail(struct vm *vm, const struct err *e)
 {
 	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
 	managed_release(vm, false);
-	run_forget(vm);
+	end_file_clear(vm);
 	if (vm->start.sets_live)
-		vm_live_forget(vm);
+		vm_live_drop(vm);
 	/* A VM that the idle policy has saved stays so, so that a client can wake it later. */
 	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", vm_sleeps(vm) ? "waking failed: " : "", e->msg);
 	if (!vm_sleeps(vm))
@@ -219,7 +219,7 @@ static void start_undo(struct vm *vm, int r, const struct err *e)
 {
 	vm->start.failed = must_alloc(malloc(sizeof(*e)));
 	*vm->start.failed = *e;
-	run_forget(vm); /* not only in start_fail(), because this daemon may be killed while the process ends */
+	end_file_clear(vm); /* not only in start_fail(), because this daemon may be killed while the process ends */
 	/* A process that has rejected its configuration ends by itself. */
 	if (r == -EREMOTEIO)
 		vm_process_kill_after(vm->proc, QUIT_TIMEOUT_NS);
@@ -360,7 +360,7 @@ static int process_start(struct vm *vm, struct config *c, struct err *e)
 
 /* Add the saved state that the VM resumes, if any, to the configuration. state_fd can be used once, but only clones of
  * a fork have one, and their starts never begin anew: hooks cannot delay them, and VM_OP_MAKE excludes an offline
- * process. *ret_hold: as for managed_look(). */
+ * process. *ret_hold: as for managed_find(). */
 static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err *e)
 {
 	const struct client_file *held = vm->start.opts.state_file;
@@ -370,7 +370,7 @@ static int state_add(struct vm *vm, struct config *c, bool *ret_hold, struct err
 
 	*ret_hold = false;
 	if (fd < 0 && !r)
-		r = managed_look(vm, ret_hold, &fd, e);
+		r = managed_find(vm, ret_hold, &fd, e);
 	vm->start.from_state = !r && fd >= 0;
 	if (fd < 0 || r < 0)
 		return r;
@@ -701,7 +701,7 @@ void vm_start(struct vm *vm, const struct vm_start_opts *opts)
 		r = vm_start_check(vm, &e);
 	if (r < 0) {
 		if (sets_live) {
-			vm_live_forget(vm);
+			vm_live_drop(vm);
 			vm_save(vm);
 		}
 		if (opts->state_fd >= 0)

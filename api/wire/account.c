@@ -169,7 +169,7 @@ static struct account *ring_next(struct ring *r)
 /* ---- accounts and their clients ---- */
 
 /* Free the unused accounts whose debt would be paid off by now. */
-static void debts_forget(struct accounts *all, uint64_t now_ns)
+static void paid_free(struct accounts *all, uint64_t now_ns)
 {
 	for (struct account **at = &all->list; *at;) {
 		struct account *a = *at;
@@ -187,7 +187,7 @@ static struct account *account_find(struct accounts *all, enum account_kind kind
 {
 	struct account *a;
 
-	debts_forget(all, now_ns);
+	paid_free(all, now_ns);
 	for (a = all->list; a; a = a->next)
 		if (a->kind == kind && a->uid == uid)
 			return a;

@@ -123,7 +123,7 @@ static int closer_start(struct closer *c)
 	return 0;
 }
 
-static void closer_forget(struct closer *c)
+static void closer_close(struct closer *c)
 {
 	if (c->sock < 0)
 		return;
@@ -145,7 +145,7 @@ struct closer *closer_new(void)
 void closer_free(struct closer *c)
 {
 	if (c)
-		closer_forget(c);
+		closer_close(c);
 	free(c);
 }
 
@@ -204,7 +204,7 @@ static int fds_send(struct closer *c, const int *fds)
 	int r = c->sock < 0 ? -EPIPE : channel_send(c->sock, VERSION, CLOSE, 0, NULL, 0, fds, CLOSE_FDS);
 
 	if (r == -EPIPE || r == -ECONNRESET) { /* there is no process, or somebody killed it */
-		closer_forget(c);
+		closer_close(c);
 		r = closer_start(c);
 		if (!r)
 			r = channel_send(c->sock, VERSION, CLOSE, 0, NULL, 0, fds, CLOSE_FDS);

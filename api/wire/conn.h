@@ -89,7 +89,7 @@ void server_broadcast(struct server *s, struct json_object *o, const uint8_t *uu
 /* Send a line to all negotiated clients of a VM's socket with at least the role viewer for the VM. o: borrowed. */
 void listener_broadcast(struct listener *l, struct json_object *o);
 /* Send an event to those that are admins for all VMs and want it. Arguments as of server_broadcast(). */
-void server_tell_admins(struct server *s, struct json_object *o, const uint8_t *uuid, unsigned event);
+void server_notify_admins(struct server *s, struct json_object *o, const uint8_t *uuid, unsigned event);
 /* Look up the roles of all clients again, set the modes of the sockets, and send a line to the negotiated clients of
  * the daemon's socket whose roles have changed. Call this function after permissions have changed. o: borrowed. */
 void server_permissions_changed(struct server *s, struct json_object *o);

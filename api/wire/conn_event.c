@@ -33,7 +33,7 @@ void listener_broadcast(struct listener *l, struct json_object *o)
 	}
 }
 
-void server_tell_admins(struct server *s, struct json_object *o, const uint8_t *uuid, unsigned event)
+void server_notify_admins(struct server *s, struct json_object *o, const uint8_t *uuid, unsigned event)
 {
 	for (struct conn *c = s->conns, *next; c; c = next) {
 		next = c->next;

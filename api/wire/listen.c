@@ -49,7 +49,7 @@ static int folder_make(const char *path, struct err *e)
 /* Whether a live daemon serves the socket: it sends its greeting, or keeps the connection open for 3 s without one. For
  * a moment, the io_uring of a killed daemon keeps the daemon's socket open: such a socket accepts connections, sends
  * nothing, and resets them. */
-static bool somebody_greets(int fd)
+static bool is_served(int fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
 	char byte;
@@ -67,7 +67,7 @@ int listen_prepare(const char *path, bool replace, struct err *e)
 		r = folder_make(path, e);
 	if (r < 0 || replace)
 		return r;
-	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0 ? somebody_greets(fd) :
+	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0 ? is_served(fd) :
 								    errno == EAGAIN)
 		return err_set(e, -EADDRINUSE, ERR_BUSY,
 			"another daemon listens on %s; stop it, or use --socket", path);

@@ -159,7 +159,7 @@ void slice_set_dirty(struct slice *s)
 
 	if (s->dirty)
 		return;
-	l2_runs_forget(c->runs, s->offset);
+	l2_runs_drop(c->runs, s->offset);
 	s->dirty = true;
 	s->dirty_prev = NULL;
 	s->dirty_next = c->dirty_head;
@@ -249,7 +249,7 @@ static void cache_grow(struct cache *c)
 }
 
 /* Let the cache grow if the slice, which is to be read, was evicted shortly before. */
-static void evicted_look(struct cache *c, uint64_t offset)
+static void evicted_check(struct cache *c, uint64_t offset)
 {
 	if (c->evicted && *evicted_slot(c, offset) == (uint32_t)(offset / c->slice_bytes) && ++c->wanted == CACHE_WANTED_MAX)
 		cache_grow(c);
@@ -363,7 +363,7 @@ static struct slice *slice_load(struct cache *c, uint64_t offset)
 {
 	struct slice *s;
 
-	evicted_look(c, offset);
+	evicted_check(c, offset);
 	s = slice_awaited(c, offset);
 	if (s)
 		slice_read(s);
@@ -466,7 +466,7 @@ void cache_drop(struct cache *c, uint64_t offset, uint64_t len)
 	for (uint64_t o = offset; o < offset + len; o += c->slice_bytes) {
 		struct slice *s = cache_find(c, o);
 
-		l2_runs_forget(c->runs, o);
+		l2_runs_drop(c->runs, o);
 		if (!s)
 			continue;
 		slice_set_clean(s);

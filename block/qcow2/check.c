@@ -345,7 +345,7 @@ static void entry_clear(struct checker *k, uint64_t *e, uint64_t *bitmap, uint64
 }
 
 /* Clear stray flags and bits of the bitmap, and keep the entry's cluster. */
-static void entry_mend(struct checker *k, uint64_t *e, uint64_t *bitmap)
+static void entry_repair(struct checker *k, uint64_t *e, uint64_t *bitmap)
 {
 	bool ext = k->h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
 	uint64_t v = *e, b = bitmap ? *bitmap : 0;
@@ -379,7 +379,7 @@ static void check_l2(struct checker *k, const struct checker_l2 *l2)
 		bool ok;
 
 		if (fix)
-			entry_mend(k, &t[i], second);
+			entry_repair(k, &t[i], second);
 		bitmap = second ? *second : 0;
 		if (!t[i] && !bitmap)
 			continue;

@@ -218,7 +218,7 @@ static bool header_write(struct qcow2 *q)
 }
 
 /* Tell the flush that wants to know it that all tables are in the file. */
-static void written_tell(struct commit *c)
+static void written_report(struct commit *c)
 {
 	const struct wait *w = c->flushes.head;
 
@@ -254,7 +254,7 @@ static bool step_start(struct qcow2 *q)
 		return !one_group && group_write(q, c->end_reftable, c->nwrites);
 	case COMMIT_SYNC_MAPS:
 		if (c->watched)
-			written_tell(c);
+			written_report(c);
 		return (c->flushes.head || c->frees.n) && group_sync(q, c->flushes.head);
 	case COMMIT_IDLE:
 		break;

@@ -147,7 +147,7 @@ static int run_compare(struct block_diff *d, uint64_t off, uint64_t end, enum ki
 	return 0;
 }
 
-static int extent_look(struct block_diff *d, uint64_t off, uint64_t len, struct block_diff_extent *ret)
+static int extent_get(struct block_diff *d, uint64_t off, uint64_t len, struct block_diff_extent *ret)
 {
 	struct block_extent x;
 	int r = block_extent(d->b, off, len, &x);
@@ -168,7 +168,7 @@ int block_diff_extent(struct block_diff *d, uint64_t off, uint64_t len, struct b
 	for (at = to; at < end && !run_compare(d, at, end, &next, &to) && next == kind; at = to)
 		;
 	if (kind == LOOK)
-		return extent_look(d, off, at - off, ret);
+		return extent_get(d, off, at - off, ret);
 	*ret = (struct block_diff_extent){ .same = kind == SAME, .zero = kind == ZERO, .len = at - off };
 	return 0;
 }

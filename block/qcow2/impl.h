@@ -104,7 +104,7 @@ void slice_unpin(struct slice *s);
 struct l2_runs *l2_runs_new(struct qcow2 *q, size_t bytes_max);
 void l2_runs_free(struct l2_runs *t);
 void l2_runs_keep(struct l2_runs *t, const struct slice *s);
-void l2_runs_forget(struct l2_runs *t, uint64_t offset);
+void l2_runs_drop(struct l2_runs *t, uint64_t offset);
 /* Look up entry i of the slice at `offset`.
  * ret_n: number of entries from i on, including i, that name adjacent clusters, or that all equal
  * entry i and name none.
@@ -419,7 +419,7 @@ int qcow2_memory_exceeded(const struct qcow2 *q, struct err *e);
 /* Repair an image with the dirty bit before it is opened for writing, if it only has leaks; h is updated. An image
  * with other errors, or with too many clusters for the memory that its data justifies, keeps the bit. Synchronous.
  * Returns 0 or -errno with a sentence. */
-int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct err *e);
+int qcow2_repair_leaks(const struct block_format_open *o, struct qcow2_header *h, struct err *e);
 
 /* ---- pin.c ---- */
 
@@ -430,7 +430,7 @@ bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bi
 /* Note that the image has the pin, on stable storage. l1_changes: those of q at the freeze of the pin. */
 void qcow2_pin_note(struct qcow2 *q, const struct qcow2_pin *pin, uint64_t l1_changes);
 /* Clear the recorded pin if it is that of the entry, which is about to be deleted. */
-void qcow2_pin_forget(struct qcow2 *q, const struct qcow2_snapshot_info *s);
+void qcow2_pin_invalidate(struct qcow2 *q, const struct qcow2_snapshot_info *s);
 /* Print the name of an overlay's backing file. Returns 0; -EINVAL if the path is too long. */
 int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char ret[QCOW2_BACKING_NAME_MAX + 1],
 	struct err *e);
@@ -479,7 +479,7 @@ static inline uint64_t deferred_free_target(const struct qcow2 *q)
 	return q->deferred_free.rounds + (q->deferred_free.running ? q->deferred_free.next.n ? 2 : 1 : 0);
 }
 /* Continue freeing if all I/O of the awaited epoch has ended. */
-void deferred_free_poke(struct qcow2 *q);
+void deferred_free_resume(struct qcow2 *q);
 
 static inline unsigned epoch_enter(struct qcow2 *q)
 {
@@ -490,7 +490,7 @@ static inline unsigned epoch_enter(struct qcow2 *q)
 static inline void epoch_leave(struct qcow2 *q, unsigned parity)
 {
 	if (!--q->epoch_io[parity] && q->deferred_free.running)
-		deferred_free_poke(q);
+		deferred_free_resume(q);
 }
 
 /* ---- tail.c ---- */

@@ -119,7 +119,7 @@ void l2_runs_keep(struct l2_runs *t, const struct slice *s)
 		kept_add(t, s->offset, runs, n);
 }
 
-void l2_runs_forget(struct l2_runs *t, uint64_t offset)
+void l2_runs_drop(struct l2_runs *t, uint64_t offset)
 {
 	struct l2_kept **slot = t && t->oldest ? kept_slot(t, offset) : NULL;
 

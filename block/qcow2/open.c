@@ -359,7 +359,7 @@ static int supported_check(struct qcow2 *q, const struct block_format_open *o, s
 	int r = qcow2_header_supported(&q->h, false, e);
 
 	if (!r) {
-		r = qcow2_mend(o, &q->h, e);
+		r = qcow2_repair_leaks(o, &q->h, e);
 		if (r < 0)
 			return r;
 		r = qcow2_header_supported(&q->h, !o->read_only, e);

@@ -162,7 +162,7 @@ void qcow2_pin_note(struct qcow2 *q, const struct qcow2_pin *pin, uint64_t l1_ch
 	q->last_pin.l1_changes = l1_changes;
 }
 
-void qcow2_pin_forget(struct qcow2 *q, const struct qcow2_snapshot_info *s)
+void qcow2_pin_invalidate(struct qcow2 *q, const struct qcow2_snapshot_info *s)
 {
 	uint8_t id[BLOCK_PIN_ID_BYTES];
 
@@ -197,7 +197,7 @@ static int entry_take(int fd, const struct qcow2_snapshot_info *s, const char *n
 
 /* Read the header and look for the pin once. Sets h to the image's header, or to one with the pin's
  * size and L1. *ret_gone: the table was readable and does not have the pin. */
-static int pin_look(int fd, const char *name, const uint8_t *id, struct qcow2_header *h, bool *ret_gone,
+static int pin_find_once(int fd, const char *name, const uint8_t *id, struct qcow2_header *h, bool *ret_gone,
 	struct err *e)
 {
 	struct qcow2_snapshot_info *list;
@@ -231,7 +231,7 @@ static int pin_find(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTE
 	int r = 0, r2;
 
 	for (unsigned i = 0; i < READ_TRIES && failures < READ_FAILURES; i++) {
-		r = pin_look(fd, name, id, &h, ret_gone, e);
+		r = pin_find_once(fd, name, id, &h, ret_gone, e);
 		if (!r) {
 			*ret = h;
 			return 0;

@@ -533,7 +533,7 @@ static void deferred_free_end(struct qcow2 *q)
 }
 
 /* Note [cluster, end) as free, and drop its metadata marks and cached slices. */
-static void deferred_free_forget(struct qcow2 *q, uint64_t cluster, uint64_t end)
+static void freed_drop(struct qcow2 *q, uint64_t cluster, uint64_t end)
 {
 	q->free_from = MIN(q->free_from, cluster);
 	while ((cluster = meta_next(&q->meta, cluster, end)) < end) {
@@ -553,7 +553,7 @@ static void deferred_free_drop(struct qcow2 *q, uint64_t cluster, uint32_t n, st
 
 		ref_fill(q, s->data, i, same, v - 1);
 		if (v == 1)
-			deferred_free_forget(q, cluster, cluster + same);
+			freed_drop(q, cluster, cluster + same);
 		cluster += same;
 		i += same;
 		n -= same;
@@ -702,7 +702,7 @@ static void deferred_free_wait(struct wait *w, int res)
 	deferred_free_run(q);
 }
 
-void deferred_free_poke(struct qcow2 *q)
+void deferred_free_resume(struct qcow2 *q)
 {
 	struct deferred_free *f = &q->deferred_free;
 
@@ -735,5 +735,5 @@ void deferred_free_start(struct qcow2 *q, struct free_list *l)
 	 * that. */
 	f->epoch = q->epoch & 1;
 	q->epoch++;
-	deferred_free_poke(q);
+	deferred_free_resume(q);
 }

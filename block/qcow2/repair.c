@@ -527,7 +527,7 @@ struct repair_report {
 };
 
 /* Report a wrong refcount that is going to be repaired. Other faults are counted. */
-static void repair_say(void *opaque, const char *line)
+static void repair_line(void *opaque, const char *line)
 {
 	static const char leaked[] = "Leaked cluster ", error[] = "ERROR cluster ";
 	const struct repair_report *r = opaque;
@@ -553,7 +553,7 @@ int qcow2_repair(int fd, struct qcow2_header *h, enum qcow2_repair how, struct q
 	struct err *e)
 {
 	struct repair_report report = { c, how };
-	struct qcow2_check before = { .report = c->report ? repair_say : NULL,
+	struct qcow2_check before = { .report = c->report ? repair_line : NULL,
 		.progress = c->progress ? repair_progress : NULL, .opaque = &report };
 	int r = qcow2_autoclear_drop(fd, h, 0);
 

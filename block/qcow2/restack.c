@@ -18,7 +18,7 @@ struct block *block_layer(struct block *b, unsigned n)
 
 int block_stop_writing(struct block *b)
 {
-	int r = block_settle_beside_reads(b);
+	int r = block_flush_all_beside_reads(b);
 
 	b->info.read_only = true;
 	if (b->locked)
@@ -189,13 +189,13 @@ static void locks_pass(struct block *b, const struct block_restack *o, struct bl
 
 /* ---- the change ---- */
 
-/* Settle all layers that are open for writing. */
-static int chain_settle(struct block *b)
+/* Flush all layers that are open for writing. */
+static int chain_flush_all(struct block *b)
 {
 	int r = 0;
 
 	for (struct block *y = b; y && !r; y = y->backing)
-		r = block_settle(y);
+		r = block_flush_all(y);
 	return r;
 }
 
@@ -205,7 +205,7 @@ int block_restack_begin(struct block *b, struct block_restack *o, struct block *
 	struct block_open open = { .layers = layers, .nlayers = o->nlayers, .writable = o->writable, .as_handed_over = true,
 		.beside_pins = true, .buffered = b->buffered, .no_flush = b->no_flush, .name = b->name };
 	struct block *next;
-	int r = chain_settle(b);
+	int r = chain_flush_all(b);
 
 	if (r < 0)
 		return err_set_errno(e, r, "disk %s: cannot flush", b->name);
@@ -233,7 +233,7 @@ int block_restack_begin(struct block *b, struct block_restack *o, struct block *
 }
 
 /* The chain that ends shares files with the other one, which writes to them: its close must not cut their ends. */
-static void chain_disown(struct block *b)
+static void chain_set_read_only(struct block *b)
 {
 	for (; b; b = b->backing)
 		b->info.read_only = true;
@@ -247,6 +247,6 @@ struct block *block_restack_end(struct block *b, struct block_restack *o, struct
 		new_unlock(o, next);
 		old_lock(b, o);
 	}
-	chain_disown(go ? b : next);
+	chain_set_read_only(go ? b : next);
 	return go ? b : next;
 }

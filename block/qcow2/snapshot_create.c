@@ -416,7 +416,7 @@ static uint64_t l1_bytes(const struct block_snapshot *s)
 	return ROUND_UP(s->entry.l1_size * 8ULL, s->q->cluster_bytes);
 }
 
-static void place_tell(struct block_snapshot *s)
+static void place_report(struct block_snapshot *s)
 {
 	bool is_pin = qcow2_pin_describe(&s->swap.list[s->swap.n - 1], s->q->cluster_bits, s->l1_buf, &s->pin);
 
@@ -441,7 +441,7 @@ static int step_l1_place(struct block_snapshot *s)
 	s->entry.l1_offset = s->l1_place.first << q->cluster_bits;
 	s->swap.list[s->swap.n++] = s->entry;
 	s->entry = (struct qcow2_snapshot_info){ .l1_size = s->entry.l1_size };
-	place_tell(s);
+	place_report(s);
 	s->phase = CREATE_L1_WRITE;
 	return 0;
 }
@@ -682,7 +682,7 @@ static void create_end(struct task *t, int res)
 	op->done(op, res, &e);
 }
 
-static void create_tell(struct block_snapshot *s, struct block_snapshot_op *op, bool commit)
+static void create_continue(struct block_snapshot *s, struct block_snapshot_op *op, bool commit)
 {
 	s->op = op;
 	s->commit = commit;
@@ -694,7 +694,7 @@ void qcow2_snapshot_commit(struct block_snapshot *s, const struct block_snapshot
 	struct block_snapshot_op *op)
 {
 	s->info = *info;
-	create_tell(s, op, true);
+	create_continue(s, op, true);
 }
 
 void qcow2_snapshot_copy(struct qcow2 *q, const char *id, const struct block_snapshot_info *info,
@@ -725,7 +725,7 @@ void qcow2_snapshot_copy(struct qcow2 *q, const char *id, const struct block_sna
 
 void qcow2_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op)
 {
-	create_tell(s, op, false);
+	create_continue(s, op, false);
 }
 
 void qcow2_snapshot_refuse(struct block_snapshot *s, struct block_snapshot_op *op, int res,
@@ -734,7 +734,7 @@ void qcow2_snapshot_refuse(struct block_snapshot *s, struct block_snapshot_op *o
 	s->res = res;
 	s->err = *e;
 	s->refused = true;
-	create_tell(s, op, false);
+	create_continue(s, op, false);
 }
 
 static void close_done(struct block_snapshot_op *op, int res, const struct err *e)
@@ -750,7 +750,7 @@ void qcow2_snapshot_close(struct qcow2 *q)
 
 	if (!q->creating)
 		return;
-	create_tell(q->creating, &op, false);
+	create_continue(q->creating, &op, false);
 	while (!op.engine)
 		loop_run_once(q->base.loop, UINT64_MAX);
 }

@@ -88,7 +88,7 @@ static int delete_entry(struct delete *d, size_t i)
 	if (!qcow2_l1_in_file(q->base.fd, &q->h, s))
 		return err_set(&d->o.err, -EINVAL, ERR_CORRUPT, "disk %s: the entry of snapshot %s is damaged",
 			q->base.name, s->id);
-	if (snapshot_vmstate_forget(q, s->id) < 0)
+	if (snapshot_vmstate_drop(q, s->id) < 0)
 		return err_set(&d->o.err, -EBUSY, ERR_BUSY, "disk %s: the VM state of snapshot %s is being read",
 			q->base.name, s->id);
 	d->n = s->l1_size;
@@ -100,7 +100,7 @@ static int delete_entry(struct delete *d, size_t i)
 	d->entries = io_buffer_new(padded);
 	if (!d->entries)
 		return -ENOMEM;
-	qcow2_pin_forget(q, s);
+	qcow2_pin_invalidate(q, s);
 	snapshot_entry_done(s);
 	memmove(s, s + 1, (d->swap.n - i - 1) * sizeof(*s));
 	d->swap.n--;

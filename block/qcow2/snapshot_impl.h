@@ -237,7 +237,7 @@ struct snapshot_vmstate {
 	struct qcow2 *q;
 };
 /* Drop the cached VM state. Returns 0; -EBUSY while a request reads it. */
-int snapshot_vmstate_forget(struct qcow2 *q, const char *id);
+int snapshot_vmstate_drop(struct qcow2 *q, const char *id);
 void snapshot_vmstates_done(struct qcow2 *q);
 
 /* ---- operations ---- */

@@ -41,17 +41,17 @@ void snapshot_mark_failed(struct snapshot_mark *m, struct qcow2 *q)
 /* ---- on open: repair a marked image ---- */
 
 /* Memory that a repair needs for each cluster of the file: three counts and three bits. */
-#define MEND_CLUSTER_BYTES 13
-#define MEND_MEMORY_MAX (768 * MIB)
+#define REPAIR_CLUSTER_BYTES 13
+#define REPAIR_MEMORY_MAX (768 * MIB)
 
 /* Preallocated metadata takes 10 bytes of the file for each cluster, so an image with whole metadata needs less than
  * twice its space, even if the disk is empty. */
-static uint64_t mend_memory_max(int fd, const struct qcow2_header *h)
+static uint64_t repair_memory_max(int fd, const struct qcow2_header *h)
 {
-	return MIN(qcow2_memory_max(fd, h) + 2 * qcow2_allocated_bytes(fd), MEND_MEMORY_MAX);
+	return MIN(qcow2_memory_max(fd, h) + 2 * qcow2_allocated_bytes(fd), REPAIR_MEMORY_MAX);
 }
 
-static int image_mend(int fd, const char *name, struct qcow2_header *h, struct err *e)
+static int leaks_repair(int fd, const char *name, struct qcow2_header *h, struct err *e)
 {
 	struct qcow2_check c = { 0 };
 	struct err ignored;
@@ -65,18 +65,18 @@ static int image_mend(int fd, const char *name, struct qcow2_header *h, struct e
 	return 0;
 }
 
-int qcow2_mend(const struct block_format_open *o, struct qcow2_header *h, struct err *e)
+int qcow2_repair_leaks(const struct block_format_open *o, struct qcow2_header *h, struct err *e)
 {
 	int flags = fcntl(o->fd, F_GETFL), r;
 
-	if (o->read_only || o->no_mend || !(h->incompatible & QCOW2_INCOMPAT_DIRTY) ||
+	if (o->read_only || o->no_repair || !(h->incompatible & QCOW2_INCOMPAT_DIRTY) ||
 		(h->incompatible & QCOW2_INCOMPAT_CORRUPT) ||
-		(o->file->size_bytes >> h->cluster_bits) * MEND_CLUSTER_BYTES > mend_memory_max(o->fd, h))
+		(o->file->size_bytes >> h->cluster_bits) * REPAIR_CLUSTER_BYTES > repair_memory_max(o->fd, h))
 		return 0;
 	/* The repair reads and writes pieces that direct I/O does not accept. */
 	if (flags < 0 || ((flags & O_DIRECT) && fcntl(o->fd, F_SETFL, flags & ~O_DIRECT) < 0))
 		return err_set_errno(e, -errno, "%s", o->name);
-	r = image_mend(o->fd, o->name, h, e);
+	r = leaks_repair(o->fd, o->name, h, e);
 	if (r < 0)
 		err_prefix(e, "%s", o->name);
 	if ((flags & O_DIRECT) && fcntl(o->fd, F_SETFL, flags) < 0 && !r)

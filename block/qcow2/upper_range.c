@@ -13,7 +13,7 @@ struct look {
 
 /* Look at one offset in all upper layers. ret_len: how far the answer holds. Returns 1 if one of them has it; 0;
  * -EINPROGRESS; -errno. */
-static int offset_look(struct look *l, uint64_t *ret_len)
+static int offset_find(struct look *l, uint64_t *ret_len)
 {
 	struct block *y = l->x->b;
 	uint64_t end = l->x->off + l->x->len;
@@ -36,7 +36,7 @@ static int offset_look(struct look *l, uint64_t *ret_len)
 	return 0;
 }
 
-static void look_end(struct look *l, int res, uint64_t len)
+static void find_end(struct look *l, int res, uint64_t len)
 {
 	struct upper_range *x = l->x;
 	uint64_t at = l->at;
@@ -45,21 +45,21 @@ static void look_end(struct look *l, int res, uint64_t len)
 	x->done(x, res, at, len);
 }
 
-static void look_run(struct wait *w, int res)
+static void find_run(struct wait *w, int res)
 {
 	struct look *l = container_of(w, struct look, wait);
 	uint64_t end = l->x->off + l->x->len, len = 0;
 	int r = res;
 
 	while (!r && l->at < end) {
-		r = offset_look(l, &len);
+		r = offset_find(l, &len);
 		if (!r)
 			l->at += len;
 	}
 	if (r == 1)
-		look_end(l, 0, len);
+		find_end(l, 0, len);
 	else if (r != -EINPROGRESS)
-		look_end(l, r, 0);
+		find_end(l, r, 0);
 }
 
 void upper_range_find(struct upper_range *x)
@@ -70,6 +70,6 @@ void upper_range_find(struct upper_range *x)
 		x->done(x, -ENOMEM, x->off, 0);
 		return;
 	}
-	*l = (struct look){ .wait.run = look_run, .x = x, .at = x->off };
-	look_run(&l->wait, 0);
+	*l = (struct look){ .wait.run = find_run, .x = x, .at = x->off };
+	find_run(&l->wait, 0);
 }

@@ -185,7 +185,7 @@ void snapshot_vmstates_done(struct qcow2 *q)
 		snapshot_vmstate_free(q->snapshot_vmstates);
 }
 
-int snapshot_vmstate_forget(struct qcow2 *q, const char *id)
+int snapshot_vmstate_drop(struct qcow2 *q, const char *id)
 {
 	for (struct snapshot_vmstate *v = q->snapshot_vmstates; v; v = v->next)
 		if (!strcmp(v->id, id)) {

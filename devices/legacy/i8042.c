@@ -126,8 +126,8 @@ static void bytes_move(struct i8042 *k)
 	lines_update(k);
 	if (!k->has_keyboard || k->byte_waits)
 		return;
-	ps2_keyboard_settle(&k->keyboard);
-	ps2_mouse_settle(&k->mouse);
+	ps2_keyboard_send_releases(&k->keyboard);
+	ps2_mouse_send_movement(&k->mouse);
 	if (!(k->ctr & CTR_KEYBOARD_OFF))
 		v = keyboard_take(k);
 	k->byte_from_mouse = v < 0;

@@ -51,7 +51,7 @@ void ps2_keyboard_write(struct ps2_keyboard *k, uint8_t v);
 /* Press or release a key. A key that is pressed again repeats. */
 void ps2_keyboard_key(struct ps2_keyboard *k, uint16_t code, bool down);
 /* Tell the guest of keys that were released while the queue had no room, or after a load. */
-void ps2_keyboard_settle(struct ps2_keyboard *k);
+void ps2_keyboard_send_releases(struct ps2_keyboard *k);
 void ps2_keyboard_save(const struct ps2_keyboard *k, struct state_writer *w);
 /* Returns false if the state is malformed. Nobody holds a key then. */
 bool ps2_keyboard_load(struct ps2_keyboard *k, struct state_reader *r);
@@ -61,7 +61,7 @@ void ps2_mouse_write(struct ps2_mouse *m, uint8_t v);
 /* Take an INPUT_BUTTON, INPUT_POINT or INPUT_WHEEL. */
 void ps2_mouse_input(struct ps2_mouse *m, const struct input_event *ev);
 /* Report movements for which the queue had no room. */
-void ps2_mouse_settle(struct ps2_mouse *m);
+void ps2_mouse_send_movement(struct ps2_mouse *m);
 void ps2_mouse_save(const struct ps2_mouse *m, struct state_writer *w);
 bool ps2_mouse_load(struct ps2_mouse *m, struct state_reader *r);
 

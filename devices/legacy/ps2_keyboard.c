@@ -86,10 +86,10 @@ void ps2_keyboard_key(struct ps2_keyboard *k, uint16_t code, bool down)
 	bit_set(k->held, code, down);
 	if (down)
 		key_send(k, code, true);
-	ps2_keyboard_settle(k);
+	ps2_keyboard_send_releases(k);
 }
 
-void ps2_keyboard_settle(struct ps2_keyboard *k)
+void ps2_keyboard_send_releases(struct ps2_keyboard *k)
 {
 	for (unsigned code = 0; code <= INPUT_KEY_MAX; code++)
 		if (bit(k->down, code) && !bit(k->held, code))

@@ -40,7 +40,7 @@ static bool packet_send(struct ps2_mouse *m)
 	return true;
 }
 
-void ps2_mouse_settle(struct ps2_mouse *m)
+void ps2_mouse_send_movement(struct ps2_mouse *m)
 {
 	if (!m->reporting || m->remote || m->wraps)
 		return;
@@ -151,7 +151,7 @@ void ps2_mouse_input(struct ps2_mouse *m, const struct input_event *ev)
 		m->x = ev->x;
 		m->y = ev->y;
 	}
-	ps2_mouse_settle(m);
+	ps2_mouse_send_movement(m);
 }
 
 void ps2_mouse_save(const struct ps2_mouse *m, struct state_writer *w)

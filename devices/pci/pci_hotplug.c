@@ -145,7 +145,7 @@ bool pci_hotplug_is_on(const struct device *d)
 }
 
 /* Set the slot's bit in `up` or `down`, and raise the event. */
-static void slot_tell(struct pci_hotplug *p, uint32_t *slots, unsigned slot)
+static void slot_raise(struct pci_hotplug *p, uint32_t *slots, unsigned slot)
 {
 	pthread_mutex_lock(&p->lock);
 	*slots |= 1u << slot & SLOTS_MASK;
@@ -155,15 +155,15 @@ static void slot_tell(struct pci_hotplug *p, uint32_t *slots, unsigned slot)
 
 void pci_hotplug_plugged(struct device *d, unsigned slot)
 {
-	slot_tell(hotplug_of(d), &hotplug_of(d)->up, slot);
+	slot_raise(hotplug_of(d), &hotplug_of(d)->up, slot);
 }
 
 void pci_hotplug_ask_release(struct device *d, unsigned slot)
 {
-	slot_tell(hotplug_of(d), &hotplug_of(d)->down, slot);
+	slot_raise(hotplug_of(d), &hotplug_of(d)->down, slot);
 }
 
-void pci_hotplug_forget(struct device *d, unsigned slot)
+void pci_hotplug_reset_slot(struct device *d, unsigned slot)
 {
 	struct pci_hotplug *p = hotplug_of(d);
 	uint32_t rest = ~(1u << slot);

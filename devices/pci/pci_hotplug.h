@@ -50,6 +50,6 @@ void pci_hotplug_plugged(struct device *d, unsigned slot);
 /* Ask the guest to release the device in a slot; again, if it was asked before. */
 void pci_hotplug_ask_release(struct device *d, unsigned slot);
 /* Reset an empty slot's state: events for the guest and the guest's requests. */
-void pci_hotplug_forget(struct device *d, unsigned slot);
+void pci_hotplug_reset_slot(struct device *d, unsigned slot);
 
 #endif

@@ -312,7 +312,7 @@ static void poll_fire(void *opaque)
 
 /* ---- the size of the balloon ---- */
 
-static void change_tell(struct virtio_balloon *b)
+static void change_report(struct virtio_balloon *b)
 {
 	struct dev_event ev = { .kind = DEV_EVENT_BALLOON, .device = b->v.dev.name };
 	uint64_t now = loop_now_ns();
@@ -336,7 +336,7 @@ static void tell_fire(void *opaque)
 
 	LOCK_GUARD(&b->v.lock);
 	b->telling = false;
-	change_tell(b);
+	change_report(b);
 }
 
 /* ---- virtio ---- */
@@ -358,7 +358,7 @@ static void balloon_run(struct virtio_dev *v, unsigned qi)
 	bool waits = false;
 	int got = 0;
 
-	change_tell(b);
+	change_report(b);
 	if (qi == STATS && has_stats(b)) {
 		stats_run(b);
 		figures_update(b);

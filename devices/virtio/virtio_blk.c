@@ -552,7 +552,7 @@ static void blk_update_write_through(struct virtio_blk *b)
 		b->write_through = !(v->features & F_FLUSH);
 }
 
-static void list_forget(struct blk_request **list)
+static void list_drop(struct blk_request **list)
 {
 	while (*list) {
 		struct blk_request *r = *list;
@@ -562,13 +562,13 @@ static void list_forget(struct blk_request **list)
 	}
 }
 
-static void blk_forget(struct virtio_dev *v)
+static void blk_drop(struct virtio_dev *v)
 {
 	struct virtio_blk *b = container_of(v, struct virtio_blk, v);
 
-	list_forget(&b->held);
+	list_drop(&b->held);
 	for (unsigned i = 0; i < DISK_LIMITS; i++)
-		list_forget(&b->waiting[i]);
+		list_drop(&b->waiting[i]);
 	b->nloaded = 0;
 	b->no_room = false;
 	b->held_wait = false;
@@ -605,7 +605,7 @@ static const struct virtio_ops blk_virtio_ops = {
 	.class_code = 0x018000, /* mass storage, other */
 	.queue_run = virtio_blk_run,
 	.quiesce = blk_quiesce,
-	.reset = blk_forget,
+	.reset = blk_drop,
 	.features_set = blk_features_set,
 	.config_written = blk_config_written,
 	.save = virtio_blk_save,
@@ -665,9 +665,9 @@ static void blk_dev_free(struct device *d)
 	loop_poll_end(b->v.loop, &b->poller);
 	virtio_pci_done(&b->pci);
 	virtio_done(&b->v);
-	list_forget(&b->held);
+	list_drop(&b->held);
 	for (unsigned i = 0; i < DISK_LIMITS; i++)
-		list_forget(&b->waiting[i]);
+		list_drop(&b->waiting[i]);
 	for (struct blk_request *r = b->free, *next; r; r = next) {
 		next = r->next;
 		free(r);

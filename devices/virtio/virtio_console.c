@@ -330,7 +330,7 @@ static void port_input_ready(void *opaque)
 
 /* ---- device ---- */
 
-static void console_forget(struct virtio_dev *v)
+static void console_drop(struct virtio_dev *v)
 {
 	struct virtio_console *c = container_of(v, struct virtio_console, v);
 
@@ -372,7 +372,7 @@ static const struct virtio_ops console_virtio_ops = {
 	.class_code = 0x078000, /* communication, other */
 	.cpu_percent = 25,
 	.queue_run = console_run,
-	.reset = console_forget,
+	.reset = console_drop,
 	.save = ports_save,
 	.load = ports_load,
 };

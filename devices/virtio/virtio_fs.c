@@ -256,7 +256,7 @@ static void fs_run(struct virtio_dev *v, unsigned q)
 /* ---- device ---- */
 
 /* The other process ends its session at the next FUSE_INIT, which each driver sends first. */
-static void fs_forget(struct virtio_dev *v)
+static void fs_drop(struct virtio_dev *v)
 {
 	struct virtio_fs *f = fs_of(v);
 
@@ -269,7 +269,7 @@ static int fs_load(struct virtio_dev *v, struct state_reader *r, struct err *e)
 {
 	(void)r;
 	(void)e;
-	fs_forget(v);
+	fs_drop(v);
 	return 0;
 }
 
@@ -278,7 +278,7 @@ static const struct virtio_ops fs_virtio_ops = {
 	.class_code = 0x018000, /* mass storage, other */
 	.cpu_percent = 50,
 	.queue_run = fs_run,
-	.reset = fs_forget,
+	.reset = fs_drop,
 	.load = fs_load,
 };
 

@@ -93,7 +93,7 @@ static bool pairs_set(struct virtio_net *n, uint8_t cmd, const struct virtqueue_
 	return false;
 }
 
-static bool command_obey(struct virtio_net *n, const struct virtqueue_elem *el)
+static bool command_execute(struct virtio_net *n, const struct virtqueue_elem *el)
 {
 	uint64_t bytes = el->out_bytes - CTRL_HEADER_BYTES;
 	uint8_t header[CTRL_HEADER_BYTES];
@@ -141,7 +141,7 @@ static int ctrl_next(struct virtio_net *n, struct virtqueue *vq)
 		virtqueue_unpop(vq);
 		return -ETIME;
 	}
-	answer = command_obey(n, &n->elem) ? CTRL_OK : CTRL_ERROR;
+	answer = command_execute(n, &n->elem) ? CTRL_OK : CTRL_ERROR;
 	iov_write(n->elem.iov + n->elem.nout, n->elem.nin, 0, &answer, 1);
 	virtqueue_push(vq, &n->elem, 1);
 	return 1;
@@ -192,7 +192,7 @@ static void net_quiesce(struct virtio_dev *v)
 	net_vhost_stop_all(net_of(v));
 }
 
-static void net_forget(struct virtio_dev *v)
+static void net_drop(struct virtio_dev *v)
 {
 	struct virtio_net *n = net_of(v);
 
@@ -250,7 +250,7 @@ static const struct virtio_ops net_virtio_ops = {
 	.features_newer = F_CTRL,
 	.queue_run = net_run,
 	.quiesce = net_quiesce,
-	.reset = net_forget,
+	.reset = net_drop,
 	.save = net_save,
 	.load = net_load,
 };
@@ -262,7 +262,7 @@ static const struct virtio_ops net_idle_ops = {
 	.cpu_percent = 25,
 	.features_newer = F_CTRL,
 	.queue_run = net_run,
-	.reset = net_forget,
+	.reset = net_drop,
 	.save = net_save,
 	.load = net_load,
 };

@@ -50,7 +50,7 @@ void net_tap_lost(struct virtio_net *n, int error)
 /* ---- offloads ---- */
 
 /* Set the offloads. Returns false when a socket is full; the caller tries again later. */
-static bool offload_tell(struct virtio_net *n, unsigned want)
+static bool offload_set(struct virtio_net *n, unsigned want)
 {
 	int fd = n->pairs[0].tap_fd;
 	uint8_t flags[4];
@@ -67,7 +67,7 @@ void net_offload_update(struct virtio_net *n)
 {
 	unsigned want = net_header_offloads(n->v.features);
 
-	if (want != n->offload && offload_tell(n, want))
+	if (want != n->offload && offload_set(n, want))
 		n->offload = want;
 }
 

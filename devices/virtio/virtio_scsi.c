@@ -248,13 +248,13 @@ static void scsi_quiesce(struct virtio_dev *v)
 }
 
 /* The driver's reset of the controller: trays and the write cache stay as they are. */
-static void scsi_forget(struct virtio_dev *v)
+static void scsi_drop(struct virtio_dev *v)
 {
 	struct virtio_scsi *s = container_of(v, struct virtio_scsi, v);
 
 	SCSI_EACH_LUN(s, l)
 	{
-		scsi_lun_forget(l);
+		scsi_lun_drop(l);
 		l->unit.locked = false;
 		l->unit.write_cache = !l->unit.cdrom;
 		l->unit.attention = SENSE_RESET;
@@ -386,7 +386,7 @@ static const struct virtio_ops scsi_virtio_ops = {
 	.class_code = 0x010000, /* SCSI controller */
 	.queue_run = scsi_run,
 	.quiesce = scsi_quiesce,
-	.reset = scsi_forget,
+	.reset = scsi_drop,
 	.save = scsi_save,
 	.load = scsi_load,
 };
@@ -436,7 +436,7 @@ static int scsi_dev_check(struct device *d, const struct state_reader *r, uint16
 	unsigned queues, ours = scsi_of(d)->v.nqueues;
 	struct state_reader rest;
 	uint32_t lacks;
-	int ret = virtio_scsi_state_look(d, r, version, &lacks, &rest, e);
+	int ret = virtio_scsi_state_compare(d, r, version, &lacks, &rest, e);
 
 	if (ret < 0)
 		return ret;

@@ -93,7 +93,7 @@ int virtio_scsi_find(struct device *d, const char *id);
  * ret_lacks: gets a bit for each target of d that the state lacks; version 1 cannot lack one.
  * ret_rest: what follows the targets; NULL allowed.
  * Returns 0; -EINVAL: it is malformed (ERR_CORRUPT), or has a disk that d lacks (ERR_INVALID). Any thread. */
-int virtio_scsi_state_look(struct device *d, const struct state_reader *content, uint16_t version, uint32_t *ret_lacks,
+int virtio_scsi_state_compare(struct device *d, const struct state_reader *content, uint16_t version, uint32_t *ret_lacks,
 	struct state_reader *ret_rest, struct err *e);
 /* As virtio_blk_set_block(), for a target that is no CD drive: its loop's thread does not run. */
 void virtio_scsi_set_block(struct device *d, unsigned target, struct block *block);

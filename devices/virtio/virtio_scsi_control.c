@@ -81,7 +81,7 @@ void scsi_tmfs_finish(struct scsi_lun *l)
 	}
 }
 
-void scsi_tmfs_forget(struct scsi_lun *l)
+void scsi_tmfs_drop(struct scsi_lun *l)
 {
 	while (l->tmfs) {
 		struct scsi_tmf *t = l->tmfs;

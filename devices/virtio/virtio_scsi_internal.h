@@ -111,7 +111,7 @@ void scsi_lun_append(struct scsi_lun *l, struct scsi_request *r);
 /* Let the unit's loop begin the commands that wait. here: the caller is on the controller's loop. */
 void scsi_lun_run(struct scsi_lun *l, bool here);
 /* Drop the commands that wait, after a reset of the controller. */
-void scsi_lun_forget(struct scsi_lun *l);
+void scsi_lun_drop(struct scsi_lun *l);
 
 /* virtio_scsi_poll.c */
 /* Let the controller's loop poll the rings of commands, if it polls for no other device. */
@@ -123,7 +123,7 @@ bool scsi_takes(const struct virtio_scsi *s);
 void scsi_control_run(struct virtio_scsi *s);
 /* Finish the functions that waited for the unit. */
 void scsi_tmfs_finish(struct scsi_lun *l);
-void scsi_tmfs_forget(struct scsi_lun *l);
+void scsi_tmfs_drop(struct scsi_lun *l);
 /* Send an event of a target, if the driver has negotiated `feature`. If there is no buffer for it, or the device is
  * paused, the driver learns later that it has missed events. */
 void scsi_event_send(struct virtio_scsi *s, unsigned target, uint64_t feature, uint32_t event, uint32_t reason);

@@ -305,7 +305,7 @@ void scsi_lun_append(struct scsi_lun *l, struct scsi_request *r)
 	scsi_lun_run(l, true);
 }
 
-void scsi_lun_forget(struct scsi_lun *l)
+void scsi_lun_drop(struct scsi_lun *l)
 {
 	while (l->waiting) {
 		struct scsi_request *r = l->waiting;
@@ -314,7 +314,7 @@ void scsi_lun_forget(struct scsi_lun *l)
 		scsi_request_put(r);
 	}
 	l->waiting_end = &l->waiting;
-	scsi_tmfs_forget(l);
+	scsi_tmfs_drop(l);
 	l->resting = false;
 }
 
@@ -391,7 +391,7 @@ void scsi_lun_free(struct scsi_lun *l)
 		return;
 	if (l->rest)
 		block_set_listener(l->block, NULL);
-	scsi_tmfs_forget(l);
+	scsi_tmfs_drop(l);
 	loop_timer_free(l->rest);
 	free(l);
 }

@@ -181,7 +181,7 @@ static uint32_t targets_lacking(const struct virtio_scsi *s, struct scsi_lun *co
 	return lacks;
 }
 
-int virtio_scsi_state_look(struct device *d, const struct state_reader *content, uint16_t version, uint32_t *ret_lacks,
+int virtio_scsi_state_compare(struct device *d, const struct state_reader *content, uint16_t version, uint32_t *ret_lacks,
 	struct state_reader *ret_rest, struct err *e)
 {
 	struct scsi_lun *has[VIRTIO_SCSI_TARGETS_MAX];

@@ -152,7 +152,7 @@ static void rx_run(struct virtio_vsock *s)
 		next = c->next;
 		while (!s->starved && conn_is_with_guest(c) && c->owes && owed_send(c) > 0)
 			;
-		if (c->state != CONN_DOOMED)
+		if (c->state != CONN_CLOSED)
 			conn_watch(c);
 	}
 	virtio_queue_interrupt(&s->v, RX);
@@ -397,11 +397,11 @@ static void vsock_run(struct virtio_dev *v, unsigned q)
 		event_run(vsock_of(v));
 }
 
-static void vsock_forget(struct virtio_dev *v)
+static void vsock_drop(struct virtio_dev *v)
 {
 	struct virtio_vsock *s = vsock_of(v);
 
-	conn_doom_all(s);
+	conn_free_all_later(s);
 	s->nrsts = 0;
 	s->starved = s->tx_stopped = s->loaded = s->event_due = false;
 	s->hold_until_ns = 0;
@@ -420,7 +420,7 @@ static const struct virtio_ops vsock_virtio_ops = {
 	.class_code = 0x078000, /* communication, other */
 	.cpu_percent = 50,
 	.queue_run = vsock_run,
-	.reset = vsock_forget,
+	.reset = vsock_drop,
 	.load = vsock_load,
 };
 
@@ -553,7 +553,7 @@ void virtio_vsock_end(struct device *d, bool (*stays)(const void *opaque, struct
 		if (conn_is_with_guest(c) && !(c->owes & OWES_REQUEST))
 			vsock_refuse(s, &(struct vsock_header){ .dst_cid = VSOCK_CID_HOST, .src_port = c->guest_port,
 				.dst_port = c->host_port, .type = VSOCK_TYPE_STREAM, .op = VSOCK_OP_RW });
-		conn_doom(c, -EPERM, ERR_PERMISSION, "the role was revoked");
+		conn_free_later(c, -EPERM, ERR_PERMISSION, "the role was revoked");
 	}
 	rsts_send(s);
 	virtio_queue_interrupt(&s->v, RX);

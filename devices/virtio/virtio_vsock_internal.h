@@ -23,7 +23,7 @@ enum conn_state {
 	CONN_ASKING,   /* the host's side waits until the guest accepts */
 	CONN_OPEN,
 	CONN_DRAINING, /* the guest's side is closed, and the host's side has not read all of its data */
-	CONN_DOOMED,   /* the loop's task frees it */
+	CONN_CLOSED,   /* the loop's task frees it */
 };
 
 /* Packets still to be sent to the driver. They are bits, so that a connection needs no queue of packets. The lowest
@@ -86,7 +86,7 @@ struct virtio_vsock {
 	struct loop_task task;
 
 	/* protected by v.lock: */
-	struct vsock_conn *conns, *doomed; /* conns: the newest first */
+	struct vsock_conn *conns, *to_free; /* conns: the newest first; to_free: those in state CONN_CLOSED */
 	unsigned nconns;
 	bool task_posted;
 	bool starved;	 /* the receive queue has no buffers: its doorbell is awaited */
@@ -103,7 +103,7 @@ struct virtio_vsock {
 
 /* ---- virtio_vsock.c ---- */
 
-/* Send the connection's pending packets. Returns false: it is doomed now, or drains. */
+/* Send the connection's pending packets. Returns false: the connection is closed now, or drains. */
 bool vsock_send_pending(struct vsock_conn *c);
 /* Read data of the host's side into the driver's buffers, a bounded amount. */
 void vsock_pump(struct vsock_conn *c);
@@ -132,9 +132,9 @@ void conn_eof(struct vsock_conn *c);
 /* An RST was sent: the guest's side is closed. */
 void conn_leave_guest(struct vsock_conn *c);
 /* Have the task free the connection. Any thread. r, cls, text: for done(). */
-void conn_doom(struct vsock_conn *c, int r, enum err_class cls, const char *text);
-/* Doom the connections that the guest has part in. Any thread. */
-void conn_doom_all(struct virtio_vsock *s);
+void conn_free_later(struct vsock_conn *c, int r, enum err_class cls, const char *text);
+/* Have the task free the connections that the guest has part in. Any thread. */
+void conn_free_all_later(struct virtio_vsock *s);
 /* Set which events the connection waits for. */
 void conn_watch(struct vsock_conn *c);
 bool conn_wants_input(const struct vsock_conn *c);

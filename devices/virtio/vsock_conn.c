@@ -57,11 +57,11 @@ static void conn_answer(struct vsock_conn *c, int r, enum err_class cls, const c
 	vsock_task_post(c->s);
 }
 
-void conn_doom(struct vsock_conn *c, int r, enum err_class cls, const char *text)
+void conn_free_later(struct vsock_conn *c, int r, enum err_class cls, const char *text)
 {
 	struct virtio_vsock *s = c->s;
 
-	if (c->state == CONN_DOOMED)
+	if (c->state == CONN_CLOSED)
 		return;
 	for (struct vsock_conn **p = &s->conns; *p; p = &(*p)->next) {
 		if (*p == c) {
@@ -70,26 +70,26 @@ void conn_doom(struct vsock_conn *c, int r, enum err_class cls, const char *text
 		}
 	}
 	s->nconns--;
-	c->state = CONN_DOOMED;
+	c->state = CONN_CLOSED;
 	conn_answer(c, r, cls, text);
-	c->next = s->doomed;
-	s->doomed = c;
+	c->next = s->to_free;
+	s->to_free = c;
 	vsock_task_post(s);
 }
 
 static void conn_end(struct vsock_conn *c)
 {
-	conn_doom(c, -ECONNRESET, ERR_GENERIC, "the connection was closed");
+	conn_free_later(c, -ECONNRESET, ERR_GENERIC, "the connection was closed");
 }
 
-void conn_doom_all(struct virtio_vsock *s)
+void conn_free_all_later(struct virtio_vsock *s)
 {
 	struct vsock_conn *next;
 
 	for (struct vsock_conn *c = s->conns; c; c = next) {
 		next = c->next;
 		if (has_guest_part(c))
-			conn_doom(c, -ECONNRESET, ERR_GENERIC, "the guest's vsock device was reset meanwhile; try again");
+			conn_free_later(c, -ECONNRESET, ERR_GENERIC, "the guest's vsock device was reset meanwhile; try again");
 	}
 }
 
@@ -113,8 +113,8 @@ static void list_free(struct vsock_conn *c)
 void conns_free(struct virtio_vsock *s)
 {
 	list_free(s->conns);
-	list_free(s->doomed);
-	s->conns = s->doomed = NULL;
+	list_free(s->to_free);
+	s->conns = s->to_free = NULL;
 }
 
 static struct vsock_conn *answer_find(struct vsock_conn *c)
@@ -135,7 +135,7 @@ static bool answer_one(struct virtio_vsock *s)
 
 	pthread_mutex_lock(&s->v.lock);
 	c = answer_find(s->conns);
-	c = c ? c : answer_find(s->doomed);
+	c = c ? c : answer_find(s->to_free);
 	if (!c) {
 		pthread_mutex_unlock(&s->v.lock);
 		return false;
@@ -157,7 +157,7 @@ static bool answer_one(struct virtio_vsock *s)
 void vsock_task_run(struct loop_task *t)
 {
 	struct virtio_vsock *s = container_of(t, struct virtio_vsock, task);
-	struct vsock_conn *doomed;
+	struct vsock_conn *to_free;
 
 	pthread_mutex_lock(&s->v.lock);
 	s->task_posted = false;
@@ -167,11 +167,11 @@ void vsock_task_run(struct loop_task *t)
 	/* A connection that was marked for closing since then may have an answer to send: the task is posted again,
 	 * and frees it. */
 	pthread_mutex_lock(&s->v.lock);
-	doomed = answer_find(s->doomed) ? NULL : s->doomed;
-	if (doomed)
-		s->doomed = NULL;
+	to_free = answer_find(s->to_free) ? NULL : s->to_free;
+	if (to_free)
+		s->to_free = NULL;
 	pthread_mutex_unlock(&s->v.lock);
-	list_free(doomed);
+	list_free(to_free);
 }
 
 /* ---- deadlines ---- */
@@ -233,7 +233,7 @@ static unsigned events_wanted(const struct vsock_conn *c)
 		return POLLIN;
 	if (c->state == CONN_OPEN && conn_wants_input(c) && !c->s->starved)
 		events |= POLLIN;
-	return events || c->hung || c->state == CONN_DOOMED ? events : POLLPRI;
+	return events || c->hung || c->state == CONN_CLOSED ? events : POLLPRI;
 }
 
 void conn_watch(struct vsock_conn *c)
@@ -645,7 +645,7 @@ void conn_leave_guest(struct vsock_conn *c)
 void conn_reset_by_guest(struct vsock_conn *c)
 {
 	if (c->state == CONN_ASKING)
-		conn_doom(c, -ECONNREFUSED, ERR_NOT_FOUND, NULL);
+		conn_free_later(c, -ECONNREFUSED, ERR_NOT_FOUND, NULL);
 	else
 		conn_leave_guest(c);
 }

@@ -92,7 +92,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		if (header & 1) {
 			opened += answer_take(f, &q, data + 2, n);
 		} else {
-			enum egress_verdict verdict = egress_filter_judge(f, data + 2, n, 2, &p);
+			enum egress_verdict verdict = egress_filter_verdict(f, data + 2, n, 2, &p);
 
 			if (verdict == EGRESS_PASS)
 				must(frame_is_allowed(f, data + 2, n, opened));

@@ -75,7 +75,7 @@ static void session_accept(int listener)
 	session_serve(&sessions[i], (struct pollfd[SESSION_FDS]){ { .fd = sock, .revents = POLLIN }, { .fd = -1 } });
 }
 
-static void children_look(void)
+static void children_reap(void)
 {
 	if (!child_ended)
 		return;
@@ -105,7 +105,7 @@ static void serve(int listener, const sigset_t *open)
 		if (ppoll(p, 1 + n * SESSION_FDS, NULL, open) < 0)
 			for (size_t i = 0; i < 1 + n * SESSION_FDS; i++)
 				p[i].revents = 0;
-		children_look();
+		children_reap();
 		for (unsigned i = 0; i < n; i++)
 			session_serve(served[i], p + 1 + i * SESSION_FDS);
 		if (p[0].revents)

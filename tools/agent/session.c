@@ -266,7 +266,7 @@ void session_child(struct session *s)
 	exit_note(s);
 }
 
-static void exit_tell(struct session *s)
+static void exit_send(struct session *s)
 {
 	uint8_t data[8];
 
@@ -318,7 +318,7 @@ static bool input_add(struct session *s, const struct agent_frame *f)
 	return true;
 }
 
-static void taken_tell(struct session *s)
+static void taken_send(struct session *s)
 {
 	uint8_t data[4];
 
@@ -341,7 +341,7 @@ static void signal_send(struct session *s, int sig)
 		kill(-s->pid, sig);
 }
 
-static void renewed_tell(struct session *s, int r)
+static void renewed_send(struct session *s, int r)
 {
 	uint8_t data[4];
 
@@ -374,7 +374,7 @@ static bool frame_take(struct session *s, const struct agent_frame *f)
 		return true; /* the host did not know yet */
 	if (!s->pid) {
 		if (f->type == AGENT_FRAME_RENEW) {
-			renewed_tell(s, renew(f->data, f->len));
+			renewed_send(s, renew(f->data, f->len));
 			return true;
 		}
 		if (f->type == AGENT_FRAME_MOUNT)
@@ -462,7 +462,7 @@ void session_serve(struct session *s, const struct pollfd p[SESSION_FDS])
 		if (s->out[i] >= 0 && p[2 + i].fd == s->out[i] && p[2 + i].revents)
 			output_read(s, i);
 	terminal_drain(s);
-	taken_tell(s);
-	exit_tell(s);
+	taken_send(s);
+	exit_send(s);
 	tx_flush(s);
 }

@@ -45,7 +45,7 @@ int helper_layers_take(struct json_object *list, struct block_layer *layers, uns
 	return 0;
 }
 
-void helper_say(const char *what, struct json_object *o)
+void helper_print(const char *what, struct json_object *o)
 {
 	CLEANUP_JS struct json_object *line = json_object_new_object();
 
@@ -60,6 +60,6 @@ int helper_fail(const struct err *e)
 
 	js_put_str(o, "class", err_class_name(e->cls));
 	js_put_str(o, "message", e->msg);
-	helper_say("error", o);
+	helper_print("error", o);
 	return 1;
 }

@@ -20,7 +20,7 @@ int helper_held_take(struct json_object *spec, int first, struct err *e);
  * layers: room for BLOCK_LAYERS_MAX. Returns 0; -EINVAL with a sentence. */
 int helper_layers_take(struct json_object *list, struct block_layer *layers, unsigned *ret_n, struct err *e);
 /* Print a line {what: o}. o: taken. */
-void helper_say(const char *what, struct json_object *o);
+void helper_print(const char *what, struct json_object *o);
 /* Print a line with the error. Returns 1, the exit status. */
 int helper_fail(const struct err *e);
 

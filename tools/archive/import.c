@@ -293,7 +293,7 @@ static int sums_check(struct importer *x, struct err *e)
 
 /* Rewrite the names of backing and data files to those beside the image. A name outside of the archive is refused: it
  * would lead to a file of this host. */
-static int names_mend(struct importer *x, unsigned i, struct err *e)
+static int names_rewrite(struct importer *x, unsigned i, struct err *e)
 {
 	const struct archive_file *f = &x->manifest.files[i];
 	struct qcow2_header h;
@@ -324,7 +324,7 @@ static int files_finish(struct importer *x, struct err *e)
 	for (unsigned i = 0; i < x->manifest.nfiles && !r; i++) {
 		if (x->manifest.files[i].skipped)
 			continue;
-		r = names_mend(x, i, e);
+		r = names_rewrite(x, i, e);
 		if (!r && fsync(x->fds[i]) < 0)
 			r = err_set_errno(e, -errno, "%s", x->manifest.files[i].name);
 	}

@@ -65,7 +65,7 @@ static int export_main(struct json_object *spec)
 		json_object_put(result);
 		return helper_fail(&e);
 	}
-	helper_say("result", result);
+	helper_print("result", result);
 	return 0;
 }
 
@@ -85,15 +85,15 @@ static int import_into(struct json_object *spec, struct stage *stage, struct err
 		if (r < 0)
 			json_object_put(ready);
 		else
-			helper_say("result", ready);
+			helper_print("result", ready);
 		return r;
 	}
-	helper_say("ready", ready);
+	helper_print("ready", ready);
 	if (!told_to_keep())
 		return err_set(e, -ECANCELED, ERR_CANCELLED, "cancelled");
 	r = stage_keep(stage, e);
 	if (!r)
-		helper_say("result", json_object_new_object());
+		helper_print("result", json_object_new_object());
 	return r;
 }
 
@@ -140,7 +140,7 @@ static int clear_main(struct json_object *spec)
 		r = stage_clear(parent, name ? name : "", &e);
 	if (r < 0)
 		return helper_fail(&e);
-	helper_say("result", json_object_new_object());
+	helper_print("result", json_object_new_object());
 	return 0;
 }
 

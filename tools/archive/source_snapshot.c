@@ -87,7 +87,7 @@ static int range_add(struct snapshot_source *s, uint64_t off, uint64_t end, bool
 	return r;
 }
 
-static int extent_look(struct snapshot_source *s, uint64_t off, struct block_diff_extent *ret)
+static int extent_get(struct snapshot_source *s, uint64_t off, struct block_diff_extent *ret)
 {
 	uint64_t len = s->disk_bytes - off;
 	struct block_extent x;
@@ -105,7 +105,7 @@ static int data_find(struct snapshot_source *s)
 	struct block_diff_extent x;
 
 	for (uint64_t off = 0; off < s->disk_bytes; off += x.len) {
-		int r = extent_look(s, off, &x);
+		int r = extent_get(s, off, &x);
 
 		if (!r && !x.same)
 			r = range_add(s, off, off + x.len, x.zero);

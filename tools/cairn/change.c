@@ -65,7 +65,7 @@ int change_read_list(struct cli *c, const char *vm, const char *key, struct json
 	return r;
 }
 
-int change_tell(int r, const struct err *e, const char *what, const char *done)
+int change_print(int r, const struct err *e, const char *what, const char *done)
 {
 	if (r < 0)
 		return cli_fail(e, "Failed to %s", what);

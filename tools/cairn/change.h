@@ -62,7 +62,7 @@ int change_read_running(struct cli *c, const char *vm, struct json_object **ret_
 int change_read_list(struct cli *c, const char *vm, const char *key, struct json_object **ret_list, struct err *e);
 /* Print the outcome of change_make(): "Failed to <what>", or "<done> successfully" if the definition was changed.
  * Returns the exit code. */
-int change_tell(int r, const struct err *e, const char *what, const char *done);
+int change_print(int r, const struct err *e, const char *what, const char *done);
 /* Have the daemon save `now` if the definition is still `was`. Returns 0; -errno, with class ERR_BUSY if it is not. */
 int change_define(struct cli *c, struct json_object *was, struct json_object *now, struct err *e);
 

@@ -206,10 +206,10 @@ void definition_file_done(struct definition_file *f)
 	json_object_put(f->origins);
 }
 
-int definition_file_blame(const struct definition_file *f, int r, struct err *e)
+int definition_file_locate(const struct definition_file *f, int r, struct err *e)
 {
 	if (r < 0)
-		xml_blame(f->origins, e);
+		xml_locate(f->origins, e);
 	return r;
 }
 

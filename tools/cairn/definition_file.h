@@ -26,7 +26,7 @@ int device_file_read(const char *path, struct definition_file *f, struct err *e)
 void definition_file_done(struct definition_file *f);
 /* Prefix an error about a key with the place in the XML file.
  * e: an error of definition_parse(). Returns r. */
-int definition_file_blame(const struct definition_file *f, int r, struct err *e);
+int definition_file_locate(const struct definition_file *f, int r, struct err *e);
 
 /* Print the warnings on stderr. list: an array of sentences, or NULL. */
 void warnings_print(struct json_object *list);

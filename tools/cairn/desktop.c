@@ -211,7 +211,7 @@ static void message_show(struct desktop *d, const struct message *m)
 	d->failed = r < 0;
 }
 
-void desktop_tell(struct desktop *d, struct json_object *ev, bool all)
+void desktop_notify(struct desktop *d, struct json_object *ev, bool all)
 {
 	const char *name = js_get_str_or(ev, "event", "-");
 	struct json_object *data = js_get(ev, "data");

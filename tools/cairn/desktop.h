@@ -25,6 +25,6 @@ int desktop_open(struct desktop *d, struct err *e);
 /* Show a message about an event, unless there were too many: RATELIMIT_BURST in RATELIMIT_WINDOW_NS. A warning on
  * standard error says if it cannot be shown, once until one can.
  * all: also show events that have no text of their own, by name and members. */
-void desktop_tell(struct desktop *d, struct json_object *ev, bool all);
+void desktop_notify(struct desktop *d, struct json_object *ev, bool all);
 
 #endif

@@ -124,7 +124,7 @@ void cli_texts_clean(struct json_object *o)
 }
 
 /* Print why the command's VM does not start yet. */
-static void start_delay_tell(void *opaque, struct json_object *ev)
+static void start_delay_print(void *opaque, struct json_object *ev)
 {
 	const char *vm = js_get_str(opaque, "vm");
 	struct json_object *data = js_get(ev, "data");
@@ -169,7 +169,7 @@ int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *
 		return r;
 	}
 	json_object_get(args);
-	client_on_event(c->client, args ? start_delay_tell : NULL, args);
+	client_on_event(c->client, args ? start_delay_print : NULL, args);
 	r = client_execute_with_fd(c->client, command, args, fd, ret_v, ret_fd, e);
 	client_on_event(c->client, NULL, NULL);
 	json_object_put(args);
@@ -253,7 +253,7 @@ void cli_rows_print(struct cli *c, struct json_object *rows)
 	}
 	for (const struct field *f = c->row_members; f && f->name; f++)
 		js_put_bool(heads, f->name, true);
-	csv_heads(stdout, heads);
+	csv_header(stdout, heads);
 }
 
 int cli_rows_show(struct cli *c, struct json_object *rows, const char *const *heads, size_t columns,

@@ -347,7 +347,7 @@ static int target_ask(struct cli *c, const struct multi_vm_act *a, const struct 
 	return CLI_OK;
 }
 
-static int target_say(struct cli *c, const struct multi_vm_act *a, const struct multi_vm_target *t,
+static int target_print(struct cli *c, const struct multi_vm_act *a, const struct multi_vm_target *t,
 	const char *states)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -377,7 +377,7 @@ static int dry_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act 
 	if (legal_vms_ask(c, a->command, &legal, &e) < 0)
 		return cli_fail(&e, "Failed to read the schema");
 	for (size_t i = 0; i < f->n; i++) {
-		int code = target_say(c, a, &f->list[i], legal.states);
+		int code = target_print(c, a, &f->list[i], legal.states);
 
 		worst = worst ? worst : code;
 	}

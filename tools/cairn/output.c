@@ -228,7 +228,7 @@ static struct json_object *csv_columns(struct json_object *rows)
 	return columns;
 }
 
-void csv_heads(FILE *f, struct json_object *columns)
+void csv_header(FILE *f, struct json_object *columns)
 {
 	bool first = true;
 
@@ -260,7 +260,7 @@ static void csv_print(FILE *f, struct json_object *rows)
 {
 	CLEANUP_JS struct json_object *columns = csv_columns(rows);
 
-	csv_heads(f, columns);
+	csv_header(f, columns);
 	for (size_t i = 0; i < json_object_array_length(rows); i++)
 		csv_row(f, columns, json_object_array_get_idx(rows, i));
 }

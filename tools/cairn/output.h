@@ -51,7 +51,7 @@ int output_format_parse(const char *name);
 void output_print(FILE *f, enum cli_format format, struct json_object *o);
 /* Print CSV row by row.
  * columns: an object whose keys are the columns, in order. */
-void csv_heads(FILE *f, struct json_object *columns);
+void csv_header(FILE *f, struct json_object *columns);
 void csv_row(FILE *f, struct json_object *columns, struct json_object *row);
 
 #endif

@@ -49,7 +49,7 @@ static int program_start(char *const argv[], int out, int err, int sock, pid_t *
 }
 
 /* Take the sentence that the program has printed. Most name the source. */
-static int program_blame(int fd, const char *source, bool is_busy, struct err *e)
+static int program_error(int fd, const char *source, bool is_busy, struct err *e)
 {
 	CLEANUP_FREE char *text = NULL;
 	bool is_named;
@@ -91,7 +91,7 @@ static int program_run(char *const argv[], const char *source, int sock, struct 
 	if (r < 0)
 		return r;
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
-		return program_blame(err, source, WIFEXITED(status) && WEXITSTATUS(status) == EXIT_BUSY, e);
+		return program_error(err, source, WIFEXITED(status) && WEXITSTATUS(status) == EXIT_BUSY, e);
 	if (!ret)
 		return 0;
 	lseek(out, 0, SEEK_SET);

@@ -451,7 +451,7 @@ void run_definition_done(struct run_definition *d)
 	definition_file_done(&d->file);
 }
 
-int run_definition_blame(const struct run_definition *d, int r, struct err *e)
+int run_definition_locate(const struct run_definition *d, int r, struct err *e)
 {
-	return definition_file_blame(&d->file, r, e);
+	return definition_file_locate(&d->file, r, e);
 }

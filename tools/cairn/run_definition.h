@@ -29,7 +29,7 @@ void run_definition_done(struct run_definition *d);
 
 /* Prefix an error of definition_parse(), or about a file of the definition, with the option or the place in the XML
  * that gave the key. Returns r. */
-int run_definition_blame(const struct run_definition *d, int r, struct err *e);
+int run_definition_locate(const struct run_definition *d, int r, struct err *e);
 
 /* Add a share. o: taken. */
 void run_definition_add_share(struct run_definition *d, const char *option, struct json_object *o);

@@ -86,7 +86,7 @@ bool warm_key_has_file(const uint8_t *key, size_t len, const struct stat *file)
 	return memmem(key, len, identity, sizeof(identity)) != NULL;
 }
 
-static bool file_is_settled(const struct stat *st, uint64_t now_ns)
+static bool file_is_older_than_tick(const struct stat *st, uint64_t now_ns)
 {
 	uint64_t changed_ns = (uint64_t)st->st_ctim.tv_sec * 1000000000ULL + (uint64_t)st->st_ctim.tv_nsec;
 
@@ -94,12 +94,12 @@ static bool file_is_settled(const struct stat *st, uint64_t now_ns)
 }
 
 /* Wait until a change of a file would show in its times. Mostly, a file that has just been made is this run's image. */
-static void files_settle(const struct warm_key *k)
+static void files_await_tick(const struct warm_key *k)
 {
 	uint64_t now = clock_realtime_ns();
 
 	for (size_t i = 0; i < k->nfiles; i++)
-		if (!file_is_settled(&k->files[i].st, now)) {
+		if (!file_is_older_than_tick(&k->files[i].st, now)) {
 			nanosleep(&(struct timespec){ .tv_nsec = TICK_NS }, NULL);
 			return;
 		}
@@ -111,7 +111,7 @@ bool warm_key_holds(const struct warm_key *k)
 	struct stat st;
 
 	for (size_t i = 0; i < k->nfiles; i++) {
-		if (!file_stat(&k->files[i], &st) || !file_is_settled(&st, k->made_ns))
+		if (!file_stat(&k->files[i], &st) || !file_is_older_than_tick(&st, k->made_ns))
 			return false;
 		file_identity(&k->files[i].st, was);
 		file_identity(&st, is);
@@ -207,7 +207,7 @@ struct warm_key *warm_key_new(const struct config *c, const char *root, const ch
 	config_put(k, &c->vm);
 	if (boot_put(k) && files_put(k, c, program) && k->len <= WARM_KEY_MAX) {
 		name_make(k);
-		files_settle(k);
+		files_await_tick(k);
 		k->made_ns = clock_realtime_ns();
 		return k;
 	}

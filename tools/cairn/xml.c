@@ -173,7 +173,7 @@ static bool is_about(const char *sentence, const char *key)
 	return !strncmp(sentence, key, len) && strchr(".:[", sentence[len]) && sentence[len];
 }
 
-void xml_blame(struct json_object *origins, struct err *e)
+void xml_locate(struct json_object *origins, struct err *e)
 {
 	const char *best = NULL, *where = NULL;
 

@@ -34,6 +34,6 @@ int xml_from_network(struct json_object *definition, char **ret_xml, struct err 
 int xml_network_entry(const char *section, const char *text, size_t len, struct json_object **ret_entry, struct err *e);
 
 /* Prefix an error about a key such as "disks[0].path" with its line in the XML. */
-void xml_blame(struct json_object *origins, struct err *e);
+void xml_locate(struct json_object *origins, struct err *e);
 
 #endif

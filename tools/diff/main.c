@@ -159,6 +159,6 @@ int main(int argc, char **argv)
 	comparison_done(&c);
 	if (r < 0)
 		return helper_fail(&e);
-	helper_say("result", json_object_get(result));
+	helper_print("result", json_object_get(result));
 	return 0;
 }

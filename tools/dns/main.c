@@ -59,7 +59,7 @@ static int settings_read(struct settings *ret, struct err *e)
 }
 
 /* Tell cairn-net, which waits for the end of both streams. null: takes their place. */
-static int ready_tell(int null)
+static int ready_report(int null)
 {
 	bool told = write(STDOUT_FILENO, READY, strlen(READY)) == (ssize_t)strlen(READY);
 
@@ -87,7 +87,7 @@ int main(void)
 	if (r < 0)
 		fprintf(stderr, "%s\n", e.msg);
 	else
-		r = ready_tell(null);
+		r = ready_report(null);
 	while (!r)
 		r = resolver_run(resolver);
 	resolver_free(resolver);

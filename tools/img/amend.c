@@ -184,7 +184,7 @@ static int snapshots_fit(const struct img_layer *y, struct plan *p, struct err *
 }
 
 /* Rebuild the refcounts of an image with lazy refcounts that was not closed. It is read anew under the lock. */
-static int dirty_mend(struct img_layer *y, struct err *e)
+static int dirty_repair(struct img_layer *y, struct err *e)
 {
 	struct qcow2_check c = { 0 };
 	int r = lock_acquire(y->fd, LOCK_AS_WRITER, y->path, e);
@@ -199,7 +199,7 @@ static int dirty_mend(struct img_layer *y, struct err *e)
 }
 
 /* An image that was not closed is repaired first, but not for a change that is refused anyway. */
-static int dirty_look(const struct amend *a, struct err *e)
+static int dirty_check(const struct amend *a, struct err *e)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];
 	struct img_open o = a->common.o;
@@ -215,7 +215,7 @@ static int dirty_look(const struct amend *a, struct err *e)
 		!(layers[0].header.incompatible & QCOW2_INCOMPAT_CORRUPT)) {
 		r = plan_make(a, &layers[0].header, &p, e);
 		if (!r)
-			r = dirty_mend(&layers[0], e);
+			r = dirty_repair(&layers[0], e);
 	}
 	img_layers_free(layers, n);
 	return r;
@@ -245,7 +245,7 @@ static int image_amend(struct amend *a, struct err *e)
 	const struct qcow2_header *h = &layers[0].header;
 	struct plan p;
 	unsigned n;
-	int r = dirty_look(a, e);
+	int r = dirty_check(a, e);
 
 	if (!r)
 		r = plan_open(a, layers, &n, &p, e);

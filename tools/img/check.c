@@ -88,7 +88,7 @@ static void check_progress(void *opaque, uint64_t done, uint64_t total)
 	img_progress_set(&a->common.progress, done, total);
 }
 
-static void repaired_say(const struct qcow2_check *c)
+static void repaired_print(const struct qcow2_check *c)
 {
 	printf("The following inconsistencies were found and repaired:\n\n    %llu leaked clusters\n"
 		"    %llu corruptions\n\nDouble checking the fixed image now...\n",
@@ -140,7 +140,7 @@ static int check_layer(struct check_args *a, struct img_layer *y)
 	if (a->common.json || a->common.quiet)
 		return check_verdict(&c);
 	if (c.leaks_fixed || c.corruptions_fixed)
-		repaired_say(&c);
+		repaired_print(&c);
 	check_print(&c);
 	return check_verdict(&c);
 }

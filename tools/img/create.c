@@ -198,7 +198,7 @@ struct create_args {
 };
 
 /* Open the backing file, which gives the default size. The user gave its name, so every folder is allowed. */
-static int backing_look(struct create_args *a, struct err *e)
+static int backing_probe(struct create_args *a, struct err *e)
 {
 	struct qcow2_create *q = &a->c.qcow2;
 	struct img_open o = { .format = q->backing_format, .no_lock = true, .trust = a->trust };
@@ -240,7 +240,7 @@ static int args_check(struct create_args *a, struct err *e)
 	if (!r && q->backing_format)
 		r = img_format_parse(q->backing_format, &backing_format, e);
 	if (!r && q->backing_name && !a->unsafe)
-		r = backing_look(a, e);
+		r = backing_probe(a, e);
 	if (!r && !a->c.has_size)
 		r = err_set(e, -EINVAL, ERR_INVALID, "no size given; add SIZE");
 	if (!r && a->c.format == BLOCK_FORMAT_QCOW2)
@@ -256,7 +256,7 @@ static int args_check(struct create_args *a, struct err *e)
 	return r;
 }
 
-static void formatting_say(const struct create_args *a)
+static void formatting_print(const struct create_args *a)
 {
 	const struct qcow2_create *q = &a->c.qcow2;
 
@@ -437,7 +437,7 @@ int img_create_main(int argc, char **argv)
 	if (!r)
 		r = args_check(&a, &e);
 	if (!r && !a.quiet)
-		formatting_say(&a);
+		formatting_print(&a);
 	if (!r)
 		r = file_make(&a, &e);
 	img_progress_end(&a.progress, !r);

@@ -124,7 +124,7 @@ static void cmd_finished(struct nbd_cmd *q)
 /* ---- the connection ---- */
 
 /* Tell why requests fail. A connection that ends while nobody uses it is no error. */
-static void disk_tell(struct nbd_disk *d)
+static void disk_report(struct nbd_disk *d)
 {
 	if (!d->told && !d->stopped)
 		img_connection_ended(d->url, *d->why ? d->why : "the server closed it");
@@ -137,7 +137,7 @@ static void disk_died(struct nbd_disk *d)
 	loop_unwatch(d->watch);
 	d->watch = NULL;
 	if (d->base.in_flight || d->asking)
-		disk_tell(d);
+		disk_report(d);
 }
 
 /* Watch the socket for the events that libnbd waits for. */
@@ -308,7 +308,7 @@ static void disk_submit(struct block *b, struct block_req *r)
 	if (r->op != BLOCK_READ && r->op != BLOCK_FLUSH)
 		d->nseen = 0;
 	if (d->dead)
-		disk_tell(d);
+		disk_report(d);
 	cmd_next(q);
 	disk_turn(d);
 }
@@ -358,7 +358,7 @@ static int status_ask(struct nbd_disk *d, uint64_t off)
 	nbd_completion_callback over = { .callback = status_over, .user_data = d };
 
 	if (d->dead) {
-		disk_tell(d);
+		disk_report(d);
 		return disk_error(d, -ENOTCONN);
 	}
 	d->seen_from = off;

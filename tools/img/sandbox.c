@@ -169,7 +169,7 @@ static int files_lock(struct err *e)
 /* ---- system calls ---- */
 
 /* May run in a signal handler. */
-static void forbidden_say(int sig, siginfo_t *info, void *context)
+static void forbidden_print(int sig, siginfo_t *info, void *context)
 {
 	static const char words[] = ": a forbidden system call; the image is an attack, or cairn-img has a bug: number ";
 	const char *name = program_invocation_short_name;
@@ -228,7 +228,7 @@ struct loop *img_loop(unsigned i)
 int img_confine(unsigned nloops, unsigned entries, struct err *e)
 {
 	const struct lockdown_limit limits[] = { { RLIMIT_CORE, 0 }, { RLIMIT_NOFILE, FILES_MAX } };
-	struct sigaction report = { .sa_sigaction = forbidden_say, .sa_flags = SA_SIGINFO | SA_RESETHAND | SA_NODEFER };
+	struct sigaction report = { .sa_sigaction = forbidden_print, .sa_flags = SA_SIGINFO | SA_RESETHAND | SA_NODEFER };
 	struct call_filter f;
 	int r = 0;
 

@@ -73,7 +73,7 @@ static void lines_append(const struct writer *w, const char *text, size_t n)
 	close(fd);
 }
 
-static void hold_back_tell(struct writer *w, uint64_t now)
+static void hold_back_log(struct writer *w, uint64_t now)
 {
 	char line[VM_LOG_NAME_MAX + 160];
 	time_t s = time(NULL);
@@ -113,7 +113,7 @@ static bool writer_read(struct writer *w, uint64_t now)
 	utf8_stream_clean(&w->text, chunk, (size_t)n, "\n\t"); /* a terminal must obey nothing in a log */
 	lines_append(w, chunk, (size_t)n);
 	if (!w->credit)
-		hold_back_tell(w, now);
+		hold_back_log(w, now);
 	return true;
 }
 
@@ -171,7 +171,7 @@ static void writer_hold_back(struct writer *w)
 }
 
 /* Poll those again that have credit. */
-static void held_back_look(uint64_t now)
+static void held_back_poll(uint64_t now)
 {
 	struct writer **at = &held_back, *w;
 
@@ -205,7 +205,7 @@ static bool round_run(void)
 
 	if (n < 0)
 		return errno == EINTR;
-	held_back_look(now);
+	held_back_poll(now);
 	for (int i = 0; i < n; i++)
 		if (events[i].data.ptr)
 			writer_serve(events[i].data.ptr, now);

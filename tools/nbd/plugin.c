@@ -201,7 +201,7 @@ static int plugin_pread(void *handle, void *buf, uint32_t count, uint64_t offset
 }
 
 /* Look up the extent at `at`. With since=, a hole that does not read as zeros is the same in both. */
-static int extent_look(struct export *x, uint64_t at, uint64_t len, uint64_t *ret_len, uint32_t *ret_type)
+static int extent_get(struct export *x, uint64_t at, uint64_t len, uint64_t *ret_len, uint32_t *ret_type)
 {
 	struct block_diff_extent found = { 0 };
 	struct block_extent whole;
@@ -230,7 +230,7 @@ static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_
 	while (at < end) {
 		uint64_t len;
 		uint32_t type;
-		int r = extent_look(x, at, end - at, &len, &type);
+		int r = extent_get(x, at, end - at, &len, &type);
 
 		if (r < 0)
 			return request_failed(r, "read the extents", at);

@@ -400,7 +400,7 @@ static int neighbour_put(struct links *l, int index, const uint8_t mac[MAC_BYTES
 	return request_confirm(l, n);
 }
 
-int link_introduce(struct links *l, int bridge, int port, const uint8_t mac[MAC_BYTES], const struct address *a, struct err *e)
+int link_add_neighbour(struct links *l, int bridge, int port, const uint8_t mac[MAC_BYTES], const struct address *a, struct err *e)
 {
 	int r = neighbour_put(l, port, mac, NULL);
 

@@ -82,7 +82,7 @@ int link_add_address(struct links *l, int index, const struct address *a, unsign
 int link_has_address(struct links *l, int index, const struct address *a, unsigned prefix, struct err *e);
 /* Enter a guest's MAC address as if the bridge had learnt it at its port, and as if the host had asked by ARP for the
  * guest's address: the first packet then needs no broadcast. Both entries age; the host asks again after 5 s of use. */
-int link_introduce(struct links *l, int bridge, int port, const uint8_t mac[MAC_BYTES], const struct address *a, struct err *e);
+int link_add_neighbour(struct links *l, int bridge, int port, const uint8_t mac[MAC_BYTES], const struct address *a, struct err *e);
 /* Add a default route by a gateway. */
 int link_add_default_route(struct links *l, int index, const struct address *gateway, struct err *e);
 

@@ -578,7 +578,7 @@ static int all_flags_set(struct operation *o, struct err *e)
 /* Enter the clones, whose guests are about to continue, in the bridge's table and the host's. Otherwise the host asks
  * for each by ARP, and the bridge sends each question to all guests: 50 clones that are contacted at once get 2,500
  * frames. A missing entry only costs time. */
-static void clones_introduce(struct operation *o)
+static void clones_add_neighbours(struct operation *o)
 {
 	const struct network *n = &o->req->net;
 	struct link bridge, tap;
@@ -592,7 +592,7 @@ static void clones_introduce(struct operation *o)
 			continue;
 		r = link_find(o->links, p->tap, &tap, &e);
 		if (!r && bridge.index && tap.master == bridge.index)
-			r = link_introduce(o->links, bridge.index, tap.index, p->mac, &p->unique, &e);
+			r = link_add_neighbour(o->links, bridge.index, tap.index, p->mac, &p->unique, &e);
 	}
 	if (r < 0)
 		operation_note(o, e.msg);
@@ -610,7 +610,7 @@ int network_port_up(struct operation *o, struct err *e)
 	dnsmasq_addresses(o->req, &service);
 	r = r ? r : port_change(o, &service, e);
 	if (!r)
-		clones_introduce(o);
+		clones_add_neighbours(o);
 	return r;
 }
 

@@ -138,7 +138,7 @@ static void clients_take(struct publisher *p, unsigned at, uint64_t now_ns)
 {
 	struct sockaddr_in guest = guest_of(p, at);
 
-	control_tell(&p->control, at, now_ns);
+	control_report(&p->control, at, now_ns);
 	if (p->list[at].udp) {
 		datagrams_receive(&p->datagrams, p->list[at].fd, at, &guest, now_ns);
 		return;
@@ -162,7 +162,7 @@ static bool lead(struct publisher *p, const char *text)
 }
 
 /* Returns whether the process continues. */
-static bool order_obey(struct publisher *p)
+static bool order_execute(struct publisher *p)
 {
 	struct control_order order = control_order(&p->control);
 	bool done = true;
@@ -200,7 +200,7 @@ static void data_came(void *opaque, bool client, unsigned at)
 	struct publisher *p = opaque;
 
 	if (client)
-		control_tell(&p->control, at, loop_now_ns());
+		control_report(&p->control, at, loop_now_ns());
 	else
 		control_awake(&p->control);
 }
@@ -242,7 +242,7 @@ static int round_run(struct publisher *p)
 			clients_take(p, i, now_ns);
 	/* Last, because {"held": true} must follow the reports of all accepted connections. */
 	control_poll_done(&p->control, p->fds + 1, ncontrol, now_ns);
-	if (!order_obey(p))
+	if (!order_execute(p))
 		return 0;
 	p->met |= p->control.fd >= 0;
 	return p->tap.name[0] || p->control.fd >= 0 || !p->met;

@@ -361,7 +361,7 @@ int cache_list(struct cache *c, struct json_object **ret, struct err *e)
 	return 0;
 }
 
-static void reference_forget(void *gone, const char *key, const char *name, const char *path)
+static void reference_remove(void *gone, const char *key, const char *name, const char *path)
 {
 	(void)name;
 	if (!strcmp(gone, key))
@@ -386,7 +386,7 @@ int cache_remove(struct cache *c, const char *key, struct err *e)
 	if (rename(folder, work) < 0)
 		return err_set_errno(e, -errno, "%s", folder);
 	snprintf(own, sizeof(own), "%s", key);
-	names_each(c, reference_forget, own);
+	names_each(c, reference_remove, own);
 	tree_remove(work);
 	return 0;
 }

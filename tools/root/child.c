@@ -116,7 +116,7 @@ static const char *said_read(struct child *c, char buf[SAID_BYTES + 1])
 	return log_unwrap(line);
 }
 
-static int child_blame(struct child *c, int status, struct err *e)
+static int child_error(struct child *c, int status, struct err *e)
 {
 	char buf[SAID_BYTES + 1];
 	const char *line = said_read(c, buf);
@@ -135,7 +135,7 @@ int child_wait(struct child *c, struct err *e)
 	if (waitpid(c->pid, &status, 0) < 0)
 		return err_set_errno(e, -errno, "%s", c->name);
 	c->pid = 0;
-	return WIFEXITED(status) && !WEXITSTATUS(status) ? 0 : child_blame(c, status, e);
+	return WIFEXITED(status) && !WEXITSTATUS(status) ? 0 : child_error(c, status, e);
 }
 
 void child_done(struct child *c)

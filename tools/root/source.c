@@ -45,7 +45,7 @@ static struct json_object *description_new(const struct source *s, const char *k
 	return o;
 }
 
-static void cache_blame(const struct cache *c, int r, struct err *e)
+static void cache_error(const struct cache *c, int r, struct err *e)
 {
 	if (r == -ENOSPC)
 		err_set(e, r, ERR_NO_SPACE, "the cache %.300s is full; remove images with cairn image-remove, or set XDG_CACHE_HOME to a folder with more space",
@@ -66,7 +66,7 @@ static int image_make(struct cache *c, const char *key, const struct source *s, 
 	r = s->folder ? squash_folder(s->folder, path, e) : squash_layers(&s->in, path, e);
 	if (!r)
 		r = cache_finish(c, key, *ret, e);
-	cache_blame(c, r, e);
+	cache_error(c, r, e);
 	if (r < 0) {
 		cache_abort(c, key);
 		json_object_put(*ret);
@@ -235,7 +235,7 @@ static int fetch_make(struct cache *c, const char *reference, const struct sourc
 	if (r < 0)
 		return r;
 	r = skopeo_run(reference, work, o->insecure, e);
-	cache_blame(c, r, e);
+	cache_error(c, r, e);
 	if (!r)
 		r = fetched_make(c, name, work, o, ret, e);
 	cache_abort(c, name);

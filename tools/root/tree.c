@@ -208,7 +208,7 @@ static int path_clean(const char *path, char ret[PATH_MAX])
 	return 0;
 }
 
-static int path_blame(int r, const char *what, const char *path, struct err *e)
+static int path_error(int r, const char *what, const char *path, struct err *e)
 {
 	if (r == -ENOMEM)
 		return no_memory(e);
@@ -352,7 +352,7 @@ static int whiteout_add(struct tree *t, unsigned layer, const char *path, struct
 
 	if (!r)
 		r = whiteout_take(t, layer, folder, name);
-	return r < 0 && r != -ENOENT ? path_blame(r, "the whiteout", path, e) : 0;
+	return r < 0 && r != -ENOENT ? path_error(r, "the whiteout", path, e) : 0;
 }
 
 /* Find the file that a hard link is to share. */
@@ -363,7 +363,7 @@ static int link_find(struct tree *t, const char *path, const char *target, struc
 	int r = path_clean(target, clean);
 
 	if (r < 0)
-		return path_blame(r, "the target of a hard link,", target, e);
+		return path_error(r, "the target of a hard link,", target, e);
 	r = *clean ? path_follow(t, clean, false, &folder, name) : -ENOENT;
 	if (!r)
 		n = name_find(t, folder, name);
@@ -451,13 +451,13 @@ int tree_add(struct tree *t, unsigned layer, bool whiteouts, enum tree_kind kind
 		return r;
 	r = path_clean(path, clean);
 	if (r < 0)
-		return path_blame(r, "the name", path, e);
+		return path_error(r, "the name", path, e);
 	if (!*clean)
 		return root_add(t, kind, path, ret_is_root, e);
 	if (kind == TREE_SYMLINK && (!target || !*target)) /* sqfstar would make an image that nobody can read */
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the symbolic link %.200s has no target", path);
 	if (target && strlen(target) >= PATH_MAX)
-		return path_blame(-ENAMETOOLONG, "the target of", path, e);
+		return path_error(-ENAMETOOLONG, "the target of", path, e);
 	if (whiteouts && is_whiteout(clean))
 		return whiteout_add(t, layer, clean, e);
 	if (kind == TREE_HARD_LINK)
@@ -471,7 +471,7 @@ int tree_add(struct tree *t, unsigned layer, bool whiteouts, enum tree_kind kind
 	if (!r)
 		r = n ? name_fill(t, n, kind, file, target) : -ENOMEM;
 	if (r < 0)
-		return path_blame(r, "the name", path, e);
+		return path_error(r, "the name", path, e);
 	n->layer = layer;
 	return 0;
 }

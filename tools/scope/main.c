@@ -116,7 +116,7 @@ static int holder_enter(const char *scope)
 	return r;
 }
 
-static int scope_tell(const char *unit)
+static int scope_print(const char *unit)
 {
 	char mount[192], path[PATH_MAX];
 	const char *last;
@@ -298,7 +298,7 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "--again"))
 		r = holder_enter(argv[2]);
 	else
-		r = strcmp(argv[1], "--inside") ? scope_ask(argv[1], argv[2]) : scope_tell(argv[2]);
+		r = strcmp(argv[1], "--inside") ? scope_ask(argv[1], argv[2]) : scope_print(argv[2]);
 	if (r)
 		return 1;
 	requests_take();

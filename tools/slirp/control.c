@@ -50,7 +50,7 @@ static void take_drop(struct control *c)
 	c->take.fd = -1;
 }
 
-static void daemon_forget(struct control *c)
+static void daemon_drop(struct control *c)
 {
 	if (c->fd >= 0)
 		close(c->fd);
@@ -61,7 +61,7 @@ static void daemon_forget(struct control *c)
 
 void control_done(struct control *c)
 {
-	daemon_forget(c);
+	daemon_drop(c);
 	take_drop(c);
 }
 
@@ -72,7 +72,7 @@ static bool message_send(struct control *c, const char *text)
 	if (send(c->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
 		return true;
 	if (errno != EAGAIN && errno != EINTR)
-		daemon_forget(c);
+		daemon_drop(c);
 	return false;
 }
 
@@ -96,7 +96,7 @@ void control_awake(struct control *c)
 		c->forwards[i].told = false;
 }
 
-void control_tell(struct control *c, unsigned forward, uint64_t now_ns)
+void control_report(struct control *c, unsigned forward, uint64_t now_ns)
 {
 	c->forwards[forward].pending = c->listening >= 0;
 	control_run(c, now_ns);
@@ -259,14 +259,14 @@ static bool order_note(struct control *c, const char *text, int fd)
 	return true;
 }
 
-static void daemon_hear(struct control *c)
+static void daemon_receive(struct control *c)
 {
 	char text[MESSAGE_MAX];
 	int fd;
 	ssize_t got = message_receive(c->fd, text, &fd);
 
 	if (got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR)) {
-		daemon_forget(c);
+		daemon_drop(c);
 	} else if (got > 0 && !order_note(c, text, fd)) {
 		c->holds = c->owes = !strcmp(text, HOLD);
 		if (fd >= 0)
@@ -354,7 +354,7 @@ static void daemon_take(struct control *c)
 
 	if (fd < 0)
 		return;
-	daemon_forget(c);
+	daemon_drop(c);
 	c->fd = fd;
 	c->denied_pending = c->denied[0] || c->denied[1];
 	for (unsigned i = 0; i < ARRAY_SIZE(c->forwards); i++)
@@ -369,7 +369,7 @@ void control_poll_done(struct control *c, const struct pollfd *fds, unsigned n, 
 		if (fds[i].fd == c->listening)
 			daemon_take(c);
 		else if (fds[i].fd == c->fd)
-			daemon_hear(c);
+			daemon_receive(c);
 		else if (fds[i].fd == c->take.fd)
 			take_end(c);
 	}

@@ -70,7 +70,7 @@ struct control {
  * Returns 0 or -errno. */
 int control_init(struct control *c, int listening);
 void control_done(struct control *c);
-void control_tell(struct control *c, unsigned forward, uint64_t now_ns);
+void control_report(struct control *c, unsigned forward, uint64_t now_ns);
 /* Report the counters of the egress rules' denials, if they have changed. */
 void control_denied(struct control *c, uint64_t packets, uint64_t questions, uint64_t now_ns);
 /* Note that the guest has sent a packet: the VM runs, so no report needs to be repeated. */

@@ -258,7 +258,7 @@ static bool is_multicast(const uint8_t *address)
 	return egress_prefix_has(&multicast4, address) || egress_prefix_has(&multicast6, address);
 }
 
-static enum egress_verdict packet_judge(struct egress_filter *f, const struct guest_packet *p, uint64_t now_ns)
+static enum egress_verdict packet_verdict(struct egress_filter *f, const struct guest_packet *p, uint64_t now_ns)
 {
 	if (is_for_network(f, p))
 		return EGRESS_PASS;
@@ -279,14 +279,14 @@ static enum egress_verdict packet_judge(struct egress_filter *f, const struct gu
 	return is_multicast(p->to) ? EGRESS_DROP : EGRESS_DENY;
 }
 
-enum egress_verdict egress_filter_judge(struct egress_filter *f, const uint8_t *frame, size_t len, uint64_t now_ns,
+enum egress_verdict egress_filter_verdict(struct egress_filter *f, const uint8_t *frame, size_t len, uint64_t now_ns,
 	struct guest_packet *ret_p)
 {
 	enum egress_verdict verdict = EGRESS_DENY;
 	bool whole = guest_packet_parse(frame, len, ret_p);
 
 	if (whole)
-		verdict = packet_judge(f, ret_p, now_ns);
+		verdict = packet_verdict(f, ret_p, now_ns);
 	else if (len >= ETHERNET_BYTES && load_be16(frame + FRAME_TYPE_AT) == ETHERTYPE_ARP)
 		return EGRESS_PASS;
 	else if (len < ETHERNET_BYTES || ((frame[0] & 1) && frame[0] != 0xff))

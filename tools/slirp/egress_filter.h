@@ -25,7 +25,7 @@ int egress_filter_new(const struct options *o, struct egress_filter **ret_f, str
 void egress_filter_free(struct egress_filter *f);
 
 /* Decide about a frame. *ret_p: the parsed fields; only its MAC addresses if it is no whole packet. */
-enum egress_verdict egress_filter_judge(struct egress_filter *f, const uint8_t *frame, size_t len, uint64_t now_ns,
+enum egress_verdict egress_filter_verdict(struct egress_filter *f, const uint8_t *frame, size_t len, uint64_t now_ns,
 	struct guest_packet *ret_p);
 /* May the guest ask for this name? name: lower case, without a dot at its end. */
 bool egress_filter_takes_name(const struct egress_filter *f, const char *name);

@@ -60,7 +60,7 @@ static bool frame_passes(struct network *n, const uint8_t *frame, size_t len, ui
 
 	if (!n->filter)
 		return true;
-	switch (egress_filter_judge(n->filter, frame, len, now_ns, &p)) {
+	switch (egress_filter_verdict(n->filter, frame, len, now_ns, &p)) {
 	case EGRESS_PASS:
 		return true;
 	case EGRESS_QUESTION:
@@ -105,7 +105,7 @@ static void datagrams_read(struct network *n, const struct pollfd *fds, uint64_t
 	for (unsigned i = 0; i < n->options.nforwards; i++) {
 		if (!n->options.forwards[i].udp || !(fds++)->revents)
 			continue;
-		control_tell(&n->control, i, now_ns);
+		control_report(&n->control, i, now_ns);
 		udp_receive(n->udp, i, now_ns);
 	}
 }
@@ -175,7 +175,7 @@ static bool forward_give(struct network *n, const struct control_order *order)
 	return fd >= 0 && control_give(order->fd, fd) && forward_remove(n, order);
 }
 
-static bool connection_may_go_on(void *opaque, const uint8_t to[16], uint16_t port)
+static bool connection_is_allowed(void *opaque, const uint8_t to[16], uint16_t port)
 {
 	struct network *n = opaque;
 
@@ -230,11 +230,11 @@ static bool rules_change(struct network *n, int fd)
 		return true;
 	}
 	egress_filter_change(n->filter, &old);
-	stack_end_connections(n->stack, connection_may_go_on, n);
+	stack_end_connections(n->stack, connection_is_allowed, n);
 	return true;
 }
 
-static void order_obey(struct network *n)
+static void order_execute(struct network *n)
 {
 	struct control_order order = control_order(&n->control);
 
@@ -293,7 +293,7 @@ static int round_run(struct network *n)
 	/* Last, because {"held": true} must follow the reports of all accepted connections. */
 	if (r > 0)
 		control_poll_done(&n->control, set->fds + 1, ncontrol, now_ns);
-	order_obey(n);
+	order_execute(n);
 	return 0;
 }
 

@@ -468,7 +468,7 @@ void stack_poll_done(struct stack *s, struct poll_set *set, int polled, uint64_t
 		if (!(set->fds[i].revents & POLLIN) || !forward)
 			continue;
 		s->active_ns = now_ns;
-		control_tell(s->control, forward - 1, now_ns);
+		control_report(s->control, forward - 1, now_ns);
 	}
 	/* libslirp looks at all its sockets unless it hears of an error. */
 	slirp_pollfds_poll(s->slirp, polled <= 0, poll_get, &p);

@@ -26,8 +26,8 @@
 #define OFF_WIDTH 640
 #define OFF_HEIGHT 480
 /* Between two looks at the screen: after a change, and after a second without one. */
-#define LOOK_BUSY_MS 33
-#define LOOK_IDLE_MS 100
+#define UPDATE_BUSY_MS 33
+#define UPDATE_IDLE_MS 100
 #define BUSY_MS 1000
 /* A client that stops amid a message holds up the others for so long. */
 #define CLIENT_WAIT_MS 2000
@@ -41,7 +41,7 @@ struct server {
 	const struct link *link;
 	struct picture picture;
 	char *passwords[2];
-	uint64_t look_ms, changed_ms; /* times of the next look, and of the last change */
+	uint64_t update_ms, changed_ms; /* times of the next update, and of the last change */
 	unsigned wrong;		      /* passwords in a row */
 	uint64_t refuse_until_ms;
 	rfbClientPtr holders[KEYS]; /* the client that holds the key down; NULL: none */
@@ -319,7 +319,7 @@ static void rectangle_changed(void *opaque, uint32_t x1, uint32_t y1, uint32_t x
 	rfbMarkRectAsModified(s->rfb, (int)x1, (int)y1, (int)x2, (int)y2);
 }
 
-static void screen_look(struct server *s, uint64_t now)
+static void screen_update(struct server *s, uint64_t now)
 {
 	static const uint8_t black[OFF_WIDTH * 4];
 	struct display_mode mode;
@@ -333,7 +333,7 @@ static void screen_look(struct server *s, uint64_t now)
 		return;
 	if (picture_update(&s->picture, memory, &mode, rectangle_changed, s))
 		s->changed_ms = now;
-	s->look_ms = now + (now - s->changed_ms < BUSY_MS ? LOOK_BUSY_MS : LOOK_IDLE_MS);
+	s->update_ms = now + (now - s->changed_ms < BUSY_MS ? UPDATE_BUSY_MS : UPDATE_IDLE_MS);
 }
 
 void server_accept(struct server *s, int fd)
@@ -341,7 +341,7 @@ void server_accept(struct server *s, int fd)
 	bool is_full = server_clients(s) == SERVER_CLIENTS_MAX;
 	rfbClientPtr evicted = is_full ? newcomer_find(s) : NULL, client;
 
-	screen_look(s, now_ms()); /* the client learns the present size first */
+	screen_update(s, now_ms()); /* the client learns the present size first */
 	if ((is_full && !evicted) || now_ms() < s->refuse_until_ms) {
 		close(fd);
 		return;
@@ -374,11 +374,11 @@ int server_run(struct server *s)
 	clients_serve(s);
 	if (!somebody_waits(s))
 		return -1;
-	if (now >= s->look_ms) {
-		screen_look(s, now);
+	if (now >= s->update_ms) {
+		screen_update(s, now);
 		clients_serve(s);
 	}
-	return (int)(s->look_ms > now ? s->look_ms - now : 1);
+	return (int)(s->update_ms > now ? s->update_ms - now : 1);
 }
 
 /* ---- creation ---- */

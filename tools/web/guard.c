@@ -221,7 +221,7 @@ int guard_session_find(struct guard *g, const char *cookies, const char *key)
 	return found;
 }
 
-int guard_session_look(struct guard *g, int session, char *user, int *ret_delegate)
+int guard_session_get(struct guard *g, int session, char *user, int *ret_delegate)
 {
 	LOCK_GUARD(&g->lock);
 	const struct session *s = session > 0 ? session_of(g, session) : NULL;

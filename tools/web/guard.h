@@ -64,7 +64,7 @@ int guard_session_begin(struct guard *g, int id, const char *user, int delegate,
 int guard_session_find(struct guard *g, const char *cookies, const char *key);
 /* Copy the name of the user who has logged in (LOGIN_USER_BYTES), and get a duplicate of the delegate's socket, or
  * -1, which the caller closes. user, ret_delegate: NULL allowed. Returns 0; -ENOENT: the session has ended. */
-int guard_session_look(struct guard *g, int session, char *user, int *ret_delegate);
+int guard_session_get(struct guard *g, int session, char *user, int *ret_delegate);
 /* End the session. */
 void guard_logout(struct guard *g, int session);
 /* End a session whose time is over, or whose delegate has ended. Returns its id; 0: there is none. */

@@ -256,13 +256,13 @@ static enum MHD_Result login(struct server *s, struct MHD_Connection *c, const s
 }
 
 /* Send the page the way to log in, and the user who has logged in. */
-static enum MHD_Result session_tell(struct server *s, struct MHD_Connection *c, const struct request *q)
+static enum MHD_Result session_info_send(struct server *s, struct MHD_Connection *c, const struct request *q)
 {
 	struct json_object *o = json_object_new_object();
 	char user[LOGIN_USER_BYTES];
 
 	js_put_str(o, "login", s->logins.channel >= 0 ? "password" : "address");
-	if (guard_session_look(&s->guard, q->session, user, NULL) == 0 && user[0])
+	if (guard_session_get(&s->guard, q->session, user, NULL) == 0 && user[0])
 		js_put_str(o, "user", user);
 	return response_send(c, MHD_HTTP_OK, "application/json", json_response(o));
 }
@@ -343,7 +343,7 @@ static const struct route {
 	enum MHD_Result (*answer)(struct server *s, struct MHD_Connection *c, const struct request *q);
 } routes[] = {
 	{ "POST", "/login", LOGIN_BYTES, true, login },
-	{ "GET", "/session", 0, true, session_tell },
+	{ "GET", "/session", 0, true, session_info_send },
 	{ "POST", "/logout", 0, false, logout },
 	{ "POST", "/api", BODY_BYTES, false, api },
 	{ "GET", "/events", 0, false, events },
@@ -433,7 +433,7 @@ static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, co
 	/* A command may take minutes, and so may the next event. */
 	MHD_set_connection_option(c, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
 	/* The session may have ended meanwhile; from now on, its end ends this connection. */
-	if (route && !route->open && guard_session_look(&s->guard, q->session, NULL, &q->links.delegate) < 0)
+	if (route && !route->open && guard_session_get(&s->guard, q->session, NULL, &q->links.delegate) < 0)
 		return refuse(c, MHD_HTTP_UNAUTHORIZED, "This session has ended; log in again.\n");
 	if (route)
 		return route->answer(s, c, q);

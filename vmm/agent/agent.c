@@ -17,9 +17,9 @@
 #include <unistd.h>
 
 #define THAW_TRIES 3
-/* Rate limit of changed() calls: TELL_MAX in each TELL_NS, because a guest can open and close the port at any rate. */
-#define TELL_MAX 8
-#define TELL_NS 1000000000ULL
+/* Rate limit of changed(): REPORT_MAX calls in REPORT_NS, because a guest can open and close the port at any rate. */
+#define REPORT_MAX 8
+#define REPORT_NS 1000000000ULL
 /* Input that is read for the answer to a sync that timed out: on a busy host the agent answers late, and clients wait
  * until it does. A guest cannot keep the loop busy with more. */
 #define LATE_BYTES_MAX (64 * 1024)
@@ -120,7 +120,7 @@ static void state_set(struct agent *a, enum agent_state s, uint64_t ns)
 
 /* If the VM itself needs the agent, let the client's command in progress take no longer than commands wait for their
  * turns. A user with the role guest may set a time limit of two minutes for a command, which would delay snapshots. */
-static void command_hurry(struct agent *a)
+static void command_limit(struct agent *a)
 {
 	uint64_t due_ns = loop_now_ns() + a->times.turn_ns;
 
@@ -237,7 +237,7 @@ static void name_send(struct agent *a)
 
 static void command_begin(struct agent *a);
 
-static void state_tell(void *opaque)
+static void state_report(void *opaque)
 {
 	struct agent *a = opaque;
 	bool open = atomic_load(&a->port_open);
@@ -245,12 +245,12 @@ static void state_tell(void *opaque)
 
 	if (!a->changed || (open == a->told_open && a->answers == a->told_answers))
 		return;
-	if (now - a->tell_window_ns >= TELL_NS) {
+	if (now - a->tell_window_ns >= REPORT_NS) {
 		a->tell_window_ns = now;
 		a->told = 0;
 	}
-	if (a->told == TELL_MAX) {
-		loop_timer_arm(a->tell_timer, a->tell_window_ns + TELL_NS);
+	if (a->told == REPORT_MAX) {
+		loop_timer_arm(a->tell_timer, a->tell_window_ns + REPORT_NS);
 		return;
 	}
 	a->told++;
@@ -262,7 +262,7 @@ static void state_tell(void *opaque)
 static void answers_set(struct agent *a, bool answers)
 {
 	a->answers = answers;
-	state_tell(a);
+	state_report(a);
 }
 
 static void ping_begin(struct agent *a)
@@ -350,7 +350,7 @@ static void command_send(struct agent *a)
 	a->synced_ns = 0;
 	if (n == (ssize_t)x->len) {
 		state_set(a, COMMAND_ASKED, x->timeout_ns);
-		command_hurry(a); /* a freeze may have come while the agent answered the sync */
+		command_limit(a); /* a freeze may have come while the agent answered the sync */
 	} else {
 		command_end(a, err_set(&e, -EBUSY, ERR_BUSY, "the guest agent does not read its port; try again in a moment, or "
 			"restart qemu-guest-agent in the guest"), &e);
@@ -659,7 +659,7 @@ static void port_run(struct loop_task *t)
 	}
 	if (atomic_load(&a->ping_due) && a->state == IDLE)
 		ping_begin(a);
-	state_tell(a);
+	state_report(a);
 }
 
 void agent_port(struct agent *a, bool open, bool loaded)
@@ -698,7 +698,7 @@ int agent_freeze(struct agent *a, void (*done)(void *opaque, int r, const struct
 	if (!a->waits)
 		freeze_begin(a);
 	else
-		command_hurry(a);
+		command_limit(a);
 	return 0;
 }
 
@@ -742,7 +742,7 @@ void agent_thaw_restored(struct agent *a, void (*failed)(void *opaque), void *op
 	if (a->state == IDLE)
 		queue_resume(a);
 	else
-		command_hurry(a);
+		command_limit(a);
 }
 
 void agent_set_time(struct agent *a)
@@ -875,7 +875,7 @@ int agent_new(struct loop *l, int fd, const struct agent_times *t, struct agent 
 	a->port_task.run = port_run;
 	r = loop_timer_new(l, deadline_passed, a, &a->timer);
 	if (!r)
-		r = loop_timer_new(l, state_tell, a, &a->tell_timer);
+		r = loop_timer_new(l, state_report, a, &a->tell_timer);
 	if (!r)
 		r = loop_watch(l, fd, 0, port_readable, a, &a->watch);
 	if (r < 0) {

@@ -102,7 +102,7 @@ void cpu_probe_end(struct kvm *k)
 	k->probe = NULL;
 }
 
-uint32_t cpu_probe_learn(struct kvm *k)
+uint32_t cpu_probe_result(struct kvm *k)
 {
 	cpu_probe_begin(k);
 	cpu_probe_end(k);

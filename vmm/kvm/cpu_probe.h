@@ -18,7 +18,7 @@ void cpu_probe_begin(struct kvm *k);
 void cpu_probe_confined(struct kvm *k);
 /* Wait for the result, or probe now, and keep it in k: cpu_kind and, with CPU_KIND_PROCESSOR, own and
  * xcr0. Any thread, but one at a time. Call it before a pause, which would otherwise get longer. Returns the kind. */
-uint32_t cpu_probe_learn(struct kvm *k);
+uint32_t cpu_probe_result(struct kvm *k);
 /* If a probe is in progress, wait for its result, store the result in k->cpu_kind and free the probe. Its thread may
  * still tear its guest down afterwards. */
 void cpu_probe_end(struct kvm *k);

@@ -34,7 +34,7 @@ static int facts_write(struct vmstate_store *s, struct kvm *k)
 		return r;
 	state_writer_init(&w);
 	state_section_begin(&w, HOST_SECTION, "", HOST_VERSION);
-	state_put_u32(&w, cpu_probe_learn(k));
+	state_put_u32(&w, cpu_probe_result(k));
 	state_put_u64(&w, k->xcr0);
 	cpuid_put(&w, k->supported);
 	cpuid_put(&w, k->own);

@@ -75,7 +75,7 @@ int guest_cpu_choose(struct kvm *k, const char *text, struct err *e)
 
 	if (r < 0 || cpu_model_is_host(text))
 		return r;
-	if (cpu_probe_learn(k) == CPU_KIND_PROCESSOR)
+	if (cpu_probe_result(k) == CPU_KIND_PROCESSOR)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"this host's KVM does not virtualise CPUID, so a guest sees the host's processor and not \"%.100s\"; set "
 			"\"cpu\": \"host\"", text);
@@ -87,7 +87,7 @@ int guest_cpu_choose(struct kvm *k, const char *text, struct err *e)
 int guest_cpu_save(struct vcpus *s, struct state_writer *w, struct err *e)
 {
 	struct kvm *k = s->cfg.kvm;
-	struct cpu_state c = { .kind = cpu_probe_learn(k), .sockets = s->cfg.sockets, .cores = s->cfg.cores,
+	struct cpu_state c = { .kind = cpu_probe_result(k), .sockets = s->cfg.sockets, .cores = s->cfg.cores,
 		.threads = s->cfg.threads };
 
 	c.guest = k->guest ? k->guest : k->supported;
@@ -194,7 +194,7 @@ int guest_cpu_check(struct vcpus *s, const struct cpu_state *c, struct err *e)
 
 	if (c->sockets * c->cores * c->threads != s->cfg.count)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "VM state: its topology contradicts its number of vCPUs");
-	cpu_probe_learn(k);
+	cpu_probe_result(k);
 	if (k->cpu_kind == CPU_KIND_PROCESSOR && !k->own)
 		return err_set_errno(e, -ENOMEM, "VM state");
 	r = kind_check(k, c, e);

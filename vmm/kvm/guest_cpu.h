@@ -23,7 +23,7 @@ struct vcpus;
  * Returns 0; -ENOTSUP (ERR_UNSUPPORTED) when this host's KVM does not virtualise CPUID or lacks a feature;
  * -EINVAL; -ENOMEM. */
 int guest_cpu_choose(struct kvm *k, const char *text, struct err *e);
-/* Write the section. Takes 1 ms more if cpu_probe_learn() was not called before. */
+/* Write the section. Takes 1 ms more if cpu_probe_result() was not called before. */
 int guest_cpu_save(struct vcpus *s, struct state_writer *w, struct err *e);
 /* Check whether this host can give the guest the recorded processor, without changing anything. Any
  * thread.

@@ -17,7 +17,7 @@ static int file_open(const char *path, int flags)
 }
 
 /* Find out whether KVM's module has nested paging. Only one of the two modules is loaded, if any. */
-static void nested_paging_look(struct host_files *h)
+static void nested_paging_read(struct host_files *h)
 {
 	static const char *const paths[] = { "/sys/module/kvm_intel/parameters/ept", "/sys/module/kvm_amd/parameters/npt" };
 	char c = 0;
@@ -38,7 +38,7 @@ void host_files_open(struct host_files *h)
 
 	*h = (struct host_files){ .kvm_fd = file_open("/dev/kvm", O_RDWR),
 		.self_fd = file_open("/proc/self", O_PATH | O_DIRECTORY), .pagemap_fd = -1, .ram_fd = -1 };
-	nested_paging_look(h);
+	nested_paging_read(h);
 	h->huge_pages_safe = !uname(&name) && kvm_host_huge_pages_safe(name.release);
 	uffd_open(&h->uffd);
 }

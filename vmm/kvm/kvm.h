@@ -32,7 +32,7 @@ struct kvm {
 	bool scales_tsc; /* KVM can give a guest a TSC of another frequency */
 	struct cpuid *supported; /* owned: CPUID leaves that KVM supports on this host */
 	struct cpuid *guest;	 /* owned: CPUID leaves of the guest; NULL: the supported ones */
-	uint8_t cpu_kind;	 /* enum cpu_kind; unknown before cpu_probe_learn(), which sets own and xcr0, too */
+	uint8_t cpu_kind;	 /* enum cpu_kind; unknown before cpu_probe_result(), which sets own and xcr0, too */
 	struct cpuid *own;	 /* owned: the processor's own answers; only with CPU_KIND_PROCESSOR */
 	uint64_t xcr0;		 /* XCR0 of the host; only with CPU_KIND_PROCESSOR */
 	bool confined;		 /* the main thread has dropped its last privileges (vmm/sandbox.h), or is to keep them */

@@ -70,7 +70,7 @@ uint64_t page_samples_page(const struct page_samples *s, uint32_t i)
 }
 
 /* Read the page without allocating or loading it. Huge pages always count as present. */
-static int page_look(const struct page_samples *s, uint32_t i, uint32_t *ret_crc, bool *ret_present)
+static int page_read(const struct page_samples *s, uint32_t i, uint32_t *ret_crc, bool *ret_present)
 {
 	const struct ram_view *view = memory_view(s->mem);
 	uint64_t off = (uint64_t)s->list[i].page * PAGE_BYTES;
@@ -90,7 +90,7 @@ static int page_look(const struct page_samples *s, uint32_t i, uint32_t *ret_crc
 int page_samples_note(struct page_samples *s, uint32_t i, bool loads)
 {
 	struct page_sample *p = &s->list[i];
-	int r = page_look(s, i, &p->crc, &p->present);
+	int r = page_read(s, i, &p->crc, &p->present);
 
 	p->unloaded = loads && !p->present && !memory_view(s->mem);
 	return r;
@@ -101,7 +101,7 @@ int page_samples_changed(struct page_samples *s, uint32_t i)
 	const struct page_sample *p = &s->list[i];
 	uint32_t crc;
 	bool present;
-	int r = p->unloaded ? 0 : page_look(s, i, &crc, &present);
+	int r = p->unloaded ? 0 : page_read(s, i, &crc, &present);
 
 	if (r < 0 || p->unloaded || crc == p->crc)
 		return r;

@@ -470,7 +470,7 @@ int disk_pin_delete(struct machine_disk *d, const uint8_t id[BLOCK_PIN_ID_BYTES]
 	return change_done(d, disk_call(d, &x.c, e));
 }
 
-static void pin_look_run(struct disk_call *c, struct block *b)
+static void pin_find_run(struct disk_call *c, struct block *b)
 {
 	struct pin_call *x = container_of(c, struct pin_call, c);
 
@@ -479,7 +479,7 @@ static void pin_look_run(struct disk_call *c, struct block *b)
 
 bool disk_pin_is_current(struct machine_disk *d, const uint8_t id[BLOCK_PIN_ID_BYTES], struct qcow2_pin *ret)
 {
-	struct pin_call x = { .c.run = pin_look_run, .id = id, .pin = ret };
+	struct pin_call x = { .c.run = pin_find_run, .id = id, .pin = ret };
 
 	return disk_call(d, &x.c, NULL) > 0;
 }

@@ -643,13 +643,13 @@ static int disk_threads_start(struct machine *m, struct err *e)
 	return r < 0 ? err_set_errno(e, r, "cannot start a disk's thread") : 0;
 }
 
-int machine_settle_disks(struct machine *m, struct err *e)
+int machine_flush_disks(struct machine *m, struct err *e)
 {
 	int r = 0;
 
 	disk_threads_stop(m);
 	for (unsigned i = 0; i < m->ndisks && !r; i++) {
-		r = block_settle(m->disks[i].block);
+		r = block_flush_all(m->disks[i].block);
 		if (r < 0)
 			err_set_errno(e, r, "%s", m->disks[i].id);
 	}
@@ -693,7 +693,7 @@ int machine_boot(struct machine *m, struct err *e)
 
 	if (m->booted)
 		memory_clear(&m->mem);
-	machine_disks_cool(m);
+	machine_disks_close_warm(m);
 	m->booted = true;
 	vmgenid_renew(m->vmgenid, false);
 	r = machine_hardware_boot(m, e);
@@ -750,7 +750,7 @@ void machine_hold(struct machine *m)
 	m->run_ns = machine_clock_ns(m);
 	m->resumed_ns = 0;
 	port_ring_pause(&m->port_ring);
-	machine_balloon_settle(m);
+	machine_balloon_decide(m);
 	for (unsigned i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->ops->pause)
 			m->devices[i]->ops->pause(m->devices[i]);

@@ -188,7 +188,7 @@ int machine_start_threads(struct machine *m, struct err *e);
 /* Stop the disks' threads, and write everything that the block engine holds: from then on nothing changes the images,
  * until machine_wake_disks() creates the threads again. Nobody may call disk_call() meanwhile. The machine is paused.
  * Any thread. Return 0 or -errno. */
-int machine_settle_disks(struct machine *m, struct err *e);
+int machine_flush_disks(struct machine *m, struct err *e);
 int machine_wake_disks(struct machine *m, struct err *e);
 /* Clear memory if it may have been written to, load ACPI tables and kernel, and set the registers for a fresh start.
  * vCPUs are parked. Returns 0 or -errno. */

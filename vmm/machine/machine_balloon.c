@@ -46,7 +46,7 @@ static int target_check(const struct virtio_balloon_info *i, uint64_t bytes, str
 }
 
 /* Set the target that waits, if the guest's statistics allow it. */
-static void target_settle(void *opaque)
+static void target_decide(void *opaque)
 {
 	struct machine_balloon *b = opaque;
 	struct virtio_balloon_info i;
@@ -65,7 +65,7 @@ static void target_settle(void *opaque)
 }
 
 /* The device's lock is held, so the timer's callback does the rest. */
-static void stats_told(void *opaque)
+static void stats_received(void *opaque)
 {
 	struct machine_balloon *b = opaque;
 
@@ -77,14 +77,14 @@ int machine_balloon_new(struct machine *m, struct device **ret, struct err *e)
 {
 	struct machine_balloon *b;
 	struct virtio_balloon_config c = { .name = "balloon0", .slot = -1, .ram_bytes = m->cfg.ram_bytes,
-		.target_bytes = m->cfg.balloon_bytes ? m->cfg.balloon_bytes : m->cfg.ram_bytes, .told = stats_told };
+		.target_bytes = m->cfg.balloon_bytes ? m->cfg.balloon_bytes : m->cfg.ram_bytes, .told = stats_received };
 	int r;
 
 	*ret = NULL;
 	if (!m->cfg.balloon)
 		return 0;
 	b = m->balloon = calloc(1, sizeof(*b));
-	if (!b || loop_timer_new(m->host.loop, target_settle, b, &b->timer) < 0)
+	if (!b || loop_timer_new(m->host.loop, target_decide, b, &b->timer) < 0)
 		return err_set_errno(e, -ENOMEM, "balloon");
 	b->m = m;
 	c.opaque = b;
@@ -93,10 +93,10 @@ int machine_balloon_new(struct machine *m, struct device **ret, struct err *e)
 	return r;
 }
 
-void machine_balloon_settle(struct machine *m)
+void machine_balloon_decide(struct machine *m)
 {
 	if (m->balloon)
-		target_settle(m->balloon);
+		target_decide(m->balloon);
 }
 
 void machine_balloon_free(struct machine *m)
@@ -147,7 +147,7 @@ int machine_balloon_set(struct machine *m, const struct vm_balloon_set *want, ui
 	if (b->target_bytes < i.guest_bytes && m->resumed_ns && virtio_balloon_ask(m->balloon_dev))
 		loop_timer_arm(b->timer, loop_now_ns() + ANSWER_NS);
 	else
-		target_settle(b);
+		target_decide(b);
 	return 0;
 }
 

@@ -20,7 +20,7 @@ void machine_balloon_free(struct machine *m);
 int machine_balloon_set(struct machine *m, const struct vm_balloon_set *want, uint64_t seq,
 	void (*done)(void *opaque, uint64_t seq, int r, const struct err *e), void *opaque, struct err *e);
 /* The guest pauses, and its state may be saved: decide on the target that waits by the statistics that there are. */
-void machine_balloon_settle(struct machine *m);
+void machine_balloon_decide(struct machine *m);
 /* Fill in the figures. */
 void machine_balloon_info(struct machine *m, struct vm_info *i);
 

@@ -106,7 +106,7 @@ int machine_consoles_end(struct machine *m, const struct vm_console_end *list, s
 	return 0;
 }
 
-void machine_consoles_tell(const struct machine *m, const char *text)
+void machine_consoles_print(const struct machine *m, const char *text)
 {
 	char line[sizeof(((struct vm_agent *)NULL)->text) + 8];
 	int n = snprintf(line, sizeof(line), "\r\n[%s]\r\n", text);

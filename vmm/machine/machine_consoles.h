@@ -23,6 +23,6 @@ int machine_vsock_connect(struct machine *m, struct channel_msg *msg,
  * 0; -EINVAL: it is malformed. */
 int machine_consoles_end(struct machine *m, const struct vm_console_end *stay, size_t len, struct err *e);
 /* Write a line to all consoles, in brackets because it does not come from the guest. */
-void machine_consoles_tell(const struct machine *m, const char *text);
+void machine_consoles_print(const struct machine *m, const char *text);
 
 #endif

@@ -41,7 +41,7 @@ static void result_set(struct machine_dirty_rate *d, const struct vm_dirty_rate 
 	machine_page_update(d->m);
 }
 
-static int sample_look(struct machine_dirty_rate *d)
+static int sample_take(struct machine_dirty_rate *d)
 {
 	const struct fault_tracker *t = d->m->tracker;
 	int r = d->second ? page_samples_changed(d->samples, d->at) :
@@ -63,7 +63,7 @@ static void measured(struct machine_dirty_rate *d)
 	result_set(d, &result);
 }
 
-static void look_ended(struct machine_dirty_rate *d)
+static void round_ended(struct machine_dirty_rate *d)
 {
 	d->end_ns[d->second] = loop_now_ns();
 	d->at = 0;
@@ -75,7 +75,7 @@ static void look_ended(struct machine_dirty_rate *d)
 	loop_timer_arm(d->timer, d->begin_ns[0] + d->result.ask.seconds * 1000000000ULL);
 }
 
-static void look_step(void *opaque)
+static void round_step(void *opaque)
 {
 	struct machine_dirty_rate *d = opaque;
 	uint64_t end = loop_now_ns() + STEP_NS;
@@ -83,7 +83,7 @@ static void look_step(void *opaque)
 	if (!d->at)
 		d->begin_ns[d->second] = loop_now_ns();
 	while (d->at < d->n) {
-		int r = sample_look(d);
+		int r = sample_take(d);
 
 		if (r < 0) {
 			log_warn(NULL, "cannot measure the dirty rate: memory cannot be read: %s", strerror(-r));
@@ -97,14 +97,14 @@ static void look_step(void *opaque)
 			return;
 		}
 	}
-	look_ended(d);
+	round_ended(d);
 }
 
 static int dirty_rate_new(struct machine *m, struct err *e)
 {
 	struct machine_dirty_rate *d = calloc(1, sizeof(*d));
 
-	if (!d || loop_timer_new(m->host.loop, look_step, d, &d->timer) < 0) {
+	if (!d || loop_timer_new(m->host.loop, round_step, d, &d->timer) < 0) {
 		free(d);
 		return err_set_errno(e, -ENOMEM, "dirty rate");
 	}

@@ -115,7 +115,7 @@ static void warm_take(const struct machine *m, struct machine_disk *d)
 		log_debug("disk", "%s: %u parts of tables from the memory of the fork's source", d->id, qcow2_warm_slices(d->warm));
 }
 
-void machine_disks_cool(struct machine *m)
+void machine_disks_close_warm(struct machine *m)
 {
 	for (unsigned i = 0; i < m->ndisks; i++)
 		qcow2_warm_close(m->disks[i].warm);
@@ -166,7 +166,7 @@ void machine_disk_close(struct machine_disk *d)
 	int r;
 
 	(void)block_mirror_end(d->mirror); /* the disk holds no request back */
-	r = d->copy_layer ? block_settle(d->copy) : block_close(d->copy);
+	r = d->copy_layer ? block_flush_all(d->copy) : block_close(d->copy);
 	if (r < 0)
 		log_error(d->id, "closing the copy: %s", strerror(-r));
 	r = block_close(d->block);

@@ -52,6 +52,6 @@ struct machine_disk *machine_snapshot_disk(struct machine *m);
 bool machine_disk_warm_at(unsigned i, uint64_t *ret);
 /* Close the fork's state file, from which a clone's disks read tables: it holds the source's RAM, which the clone does
  * not read any more. The disks' threads may run. */
-void machine_disks_cool(struct machine *m);
+void machine_disks_close_warm(struct machine *m);
 
 #endif

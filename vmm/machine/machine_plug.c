@@ -459,7 +459,7 @@ static void device_end(struct machine *m, struct device *d)
 {
 	int at = device_find(m, d);
 
-	pci_hotplug_forget(m->pci_hotplug, m->slots[at]);
+	pci_hotplug_reset_slot(m->pci_hotplug, m->slots[at]);
 	d->ops->free(d);
 	device_remove(m, (unsigned)at);
 }
@@ -490,7 +490,7 @@ static struct disk_io *scsi_end(struct machine *m, unsigned i, bool running)
 	if (running)
 		controller->ops->pause(controller);
 	machine_disk_io_stop(d->io);
-	machine_scsi_forget(m);
+	machine_scsi_detached(m);
 	disk_device_end(m, io, controller, false);
 	return io;
 }
@@ -510,7 +510,7 @@ static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *
 		disk_device_end(m, d->io, d->dev, running);
 	else
 		ios[1] = scsi_end(m, i, running);
-	r = block_settle(d->block);
+	r = block_flush_all(d->block);
 	if (r < 0)
 		err_set_errno(e, r, "%s: the last data could not be written", d->id);
 	machine_disk_close(d);

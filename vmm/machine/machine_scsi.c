@@ -101,7 +101,7 @@ int machine_scsi_hold(struct machine *m, unsigned i, bool patient, const char *w
 		"commands, so %s; try again when it does", d->id, what);
 }
 
-void machine_scsi_forget(struct machine *m)
+void machine_scsi_detached(struct machine *m)
 {
 	m->scsi_io->ndisks--;
 	m->scsi = NULL;
@@ -111,7 +111,7 @@ void machine_scsi_forget(struct machine *m)
 int machine_scsi_check(const struct machine *m, const struct state_section *s, bool *ret_lacks, struct err *e)
 {
 	uint32_t lacks = 0;
-	int r = virtio_scsi_state_look(m->scsi, &s->content, s->version, &lacks, NULL, e);
+	int r = virtio_scsi_state_compare(m->scsi, &s->content, s->version, &lacks, NULL, e);
 
 	for (unsigned i = 0; i < m->ndisks && !r; i++)
 		if (machine_scsi_has(m, i) && (lacks >> m->disks[i].target & 1))

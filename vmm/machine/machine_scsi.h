@@ -24,7 +24,7 @@ bool machine_scsi_is_last(const struct machine *m, unsigned i);
  * part that stays unchanged after -EBUSY, for the error. Returns 0; -EBUSY. */
 int machine_scsi_hold(struct machine *m, unsigned i, bool patient, const char *what, struct err *e);
 /* Take the controller from the machine's disks: its device is about to be freed. */
-void machine_scsi_forget(struct machine *m);
+void machine_scsi_detached(struct machine *m);
 /* Compare the section of the controller with its disks. Set ret_lacks[i] if the state lacks disk i. Any thread.
  * Returns 0; -EINVAL. */
 int machine_scsi_check(const struct machine *m, const struct state_section *s, bool *ret_lacks, struct err *e);

@@ -171,7 +171,7 @@ static int written_add(struct ram_revert *v, struct err *e)
 	return r;
 }
 
-int ram_revert_look(struct ram_revert *v, struct machine *m, struct vmstate_store *store,
+int ram_revert_prepare(struct ram_revert *v, struct machine *m, struct vmstate_store *store,
 	const struct vmstate_header *h, const struct bitmap *changed, bool check, struct err *e)
 {
 	int r;
@@ -195,7 +195,7 @@ int ram_revert_look(struct ram_revert *v, struct machine *m, struct vmstate_stor
 	return r < 0 || !check ? r : blocks_check(v, READERS, e);
 }
 
-int ram_revert_settle(struct ram_revert *v, struct err *e)
+int ram_revert_update(struct ram_revert *v, struct err *e)
 {
 	int r;
 
@@ -223,7 +223,7 @@ int ram_revert_apply(struct ram_revert *v, struct err *e)
 
 	if (v->all) {
 		memory_clear(&v->m->mem);
-		machine_disks_cool(v->m);
+		machine_disks_close_warm(v->m);
 	}
 	kept_put(v);
 	for (uint64_t b = bitmap_next_set(&v->wanted, 0); b < l->blocks && !r; b = bitmap_next_set(&v->wanted, b + 1)) {

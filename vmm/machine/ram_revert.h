@@ -3,7 +3,7 @@
  * the wanted one, are read and replaced; else all blocks. Unless the caller forgoes the check, each block is read and
  * checked before memory is changed, most of them while the guest runs.
  *
- * Threading: ram_revert_look() on the worker's thread, with some more of its own; all others on the main thread. */
+ * Threading: ram_revert_prepare() on the worker's thread, with some more of its own; all others on the main thread. */
 #ifndef CAIRN_VMM_MACHINE_RAM_REVERT_H
 #define CAIRN_VMM_MACHINE_RAM_REVERT_H
 
@@ -32,11 +32,11 @@ struct ram_revert {
  * state, so replace all blocks.
  * check: false: check no block now, because nothing would be lost if a block turned out to be damaged later.
  * v: zeroed; ended by ram_revert_done(), also after an error. Returns 0; -EIO with a sentence; -errno. */
-int ram_revert_look(struct ram_revert *v, struct machine *m, struct vmstate_store *store,
+int ram_revert_prepare(struct ram_revert *v, struct machine *m, struct vmstate_store *store,
 	const struct vmstate_header *h, const struct bitmap *changed, bool check, struct err *e);
-/* Read and check the blocks that the guest has written since ram_revert_look(). The VM is paused, with drained
- * devices. Returns as ram_revert_look(). */
-int ram_revert_settle(struct ram_revert *v, struct err *e);
+/* Read and check the blocks that the guest has written since ram_revert_prepare(). The VM is paused, with drained
+ * devices. Returns as ram_revert_prepare(). */
+int ram_revert_update(struct ram_revert *v, struct err *e);
 /* Replace the blocks. If these are all blocks, clear all of memory first. The log then counts from this state. Returns
  * 0; -errno: memory is inconsistent. */
 int ram_revert_apply(struct ram_revert *v, struct err *e);

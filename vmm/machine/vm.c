@@ -81,7 +81,7 @@ void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int
 	struct vm_event ev;
 
 	if (vm->m && !images_only)
-		vm_vcpus_tell(vm);
+		vm_vcpus_report(vm);
 	vm->phase = phase;
 	vm->reason = reason;
 	vm->value = value;
@@ -387,8 +387,8 @@ void vm_work_end(struct vm *vm)
 	if (vm->reset_pending && (vm->phase == VM_PHASE_RUNNING || vm->phase == VM_PHASE_PAUSED))
 		reset_in_place(vm, true, &e);
 	vm->reset_pending = false;
-	vm_plug_settle(vm);
-	vm_vcpus_settle(vm);
+	vm_plug_remove_released(vm);
+	vm_vcpus_remove_released(vm);
 }
 
 static void guest_reset(struct vm *vm)
@@ -468,7 +468,7 @@ void vm_set_watchdog(struct vm *vm, enum vm_watchdog_action action)
 	vm->m->cfg.watchdog_action = (uint8_t)action;
 }
 
-static void disk_error_tell(struct vm *vm, const struct queued *q)
+static void disk_error_send(struct vm *vm, const struct queued *q)
 {
 	struct vm_event ev = vm_event_new(vm, VM_EVENT_IO_ERROR);
 
@@ -485,7 +485,7 @@ static void disk_error(struct vm *vm, const struct queued *q)
 	int error = (int)q->ev.value;
 	char detail[VM_DETAIL_MAX];
 
-	disk_error_tell(vm, q);
+	disk_error_send(vm, q);
 	if (!q->ev.stop || vm->phase != VM_PHASE_RUNNING)
 		return;
 	machine_pause(vm->m);
@@ -501,7 +501,7 @@ static void disk_corrupt(struct vm *vm, const struct queued *q)
 {
 	char detail[VM_DETAIL_MAX];
 
-	disk_error_tell(vm, q);
+	disk_error_send(vm, q);
 	if (vm->phase == VM_PHASE_RUNNING)
 		machine_pause(vm->m);
 	if (vm->phase == VM_PHASE_CRASHED ||
@@ -512,7 +512,7 @@ static void disk_corrupt(struct vm *vm, const struct queued *q)
 }
 
 /* Forward a device's event. */
-static void device_tell(struct vm *vm, enum vm_event_kind kind, const struct queued *q)
+static void device_event_send(struct vm *vm, enum vm_event_kind kind, const struct queued *q)
 {
 	struct vm_event ev = vm_event_new(vm, kind);
 
@@ -530,7 +530,7 @@ static void agent_changed(void *opaque, bool open, bool answers)
 	vm_event_send(opaque, &ev);
 }
 
-void vm_fork_tell(struct vm *vm, enum vm_fork_stage stage)
+void vm_fork_event_send(struct vm *vm, enum vm_fork_stage stage)
 {
 	struct vm_event ev = vm_event_new(vm, VM_EVENT_FORK_READY);
 
@@ -593,14 +593,14 @@ static void queued_handle(struct vm *vm, const struct queued *q)
 		disk_error(vm, q);
 		break;
 	case DEV_EVENT_NEEDS_RESET:
-		device_tell(vm, VM_EVENT_NEEDS_RESET, q);
+		device_event_send(vm, VM_EVENT_NEEDS_RESET, q);
 		break;
 	case DEV_EVENT_LINK_LOST:
-		device_tell(vm, VM_EVENT_LINK_LOST, q);
+		device_event_send(vm, VM_EVENT_LINK_LOST, q);
 		break;
 	case DEV_EVENT_TRAY:
 	case DEV_EVENT_BALLOON:
-		device_tell(vm, q->ev.kind == DEV_EVENT_TRAY ? VM_EVENT_TRAY : VM_EVENT_BALLOON, q);
+		device_event_send(vm, q->ev.kind == DEV_EVENT_TRAY ? VM_EVENT_TRAY : VM_EVENT_BALLOON, q);
 		break;
 	case DEV_EVENT_WATCHDOG:
 		watchdog_bit(vm);
@@ -718,7 +718,7 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 	}
 	r = loop_timer_new(l, reset_fire, vm, &vm->reset_timer);
 	if (!r)
-		r = loop_timer_new(l, vm_plug_settle_later, vm, &vm->released_timer);
+		r = loop_timer_new(l, vm_plug_remove_released_later, vm, &vm->released_timer);
 	if (r < 0)
 		err_set_errno(e, r, "VM");
 	else

@@ -64,7 +64,7 @@ int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e);
 /* Remove the disks and interfaces that a snapshot lacks, to which the VM is being reverted. The VM is paused. */
 void vm_unplug_absent(struct vm *vm, const struct machine_absent *absent);
 /* Remove the devices that the guest released while work was in progress. */
-void vm_plug_settle(struct vm *vm);
+void vm_plug_remove_released(struct vm *vm);
 /* End the VM: phase ENDED, loop_stop(). */
 void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail);
 
@@ -127,14 +127,14 @@ void vm_reverted(struct vm *vm, bool on);
 void vm_processor_note(const struct vm *vm, char *note, size_t size);
 
 /* Send VM_EVENT_FORK_READY. */
-void vm_fork_tell(struct vm *vm, enum vm_fork_stage stage);
+void vm_fork_event_send(struct vm *vm, enum vm_fork_stage stage);
 /* Send VM_EVENT_SNAPSHOT_RECOVERED. */
 void vm_recovered(struct vm *vm, enum vm_recovery what, const char *disk, const char *snapshot);
 
 /* Change which vCPUs the guest has (vm_vcpus.c). Returns 0; -EBUSY; -errno of machine_vcpus.h. */
 int vm_vcpus(struct vm *vm, const struct vm_vcpus *want, struct err *e);
 /* Remove the vCPUs that the guest released while work was in progress. */
-void vm_vcpus_settle(struct vm *vm);
+void vm_vcpus_remove_released(struct vm *vm);
 
 enum vm_phase vm_phase(const struct vm *vm);
 /* Tell vm_info() the version of landlock that confines the process; 0: none. */

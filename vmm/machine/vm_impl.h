@@ -79,10 +79,10 @@ struct vm_event vm_event_new(const struct vm *vm, enum vm_event_kind kind);
 void vm_event_send(struct vm *vm, const struct vm_event *ev);
 /* Report to the daemon how the guest answers requests to release devices. */
 void vm_plug_listen(struct vm *vm);
-/* Call vm_plug_settle(). opaque: the VM. */
-void vm_plug_settle_later(void *opaque);
+/* Call vm_plug_remove_released(). opaque: the VM. */
+void vm_plug_remove_released_later(void *opaque);
 /* The same for vCPUs. Send VM_EVENT_VCPUS if the guest has others than before. */
-void vm_vcpus_tell(struct vm *vm);
+void vm_vcpus_report(struct vm *vm);
 void vm_vcpus_listen(struct vm *vm);
 /* Set the phase and send the event. detail: NULL: none. */
 void vm_phase_set(struct vm *vm, enum vm_phase phase, enum vm_reason reason, int64_t value, const char *detail);

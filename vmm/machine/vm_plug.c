@@ -62,7 +62,7 @@ int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err
 	return r;
 }
 
-static void remove_and_tell(struct vm *vm, const char *name)
+static void remove_and_report(struct vm *vm, const char *name)
 {
 	struct vm_event ev = vm_event_new(vm, VM_EVENT_UNPLUGGED);
 	struct err e = { 0 };
@@ -90,7 +90,7 @@ int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e)
 	if (!r && !machine_has(vm->m, id))
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "the running VM has no device '%s'", id);
 	if (!r)
-		remove_and_tell(vm, id);
+		remove_and_report(vm, id);
 	return r;
 }
 
@@ -107,7 +107,7 @@ void vm_unplug_absent(struct vm *vm, const struct machine_absent *absent)
 		if (absent->interfaces[i])
 			snprintf(names[n++], sizeof(names[0]), "%s", m->cfg.interfaces[i].id);
 	while (n--)
-		remove_and_tell(vm, names[n]);
+		remove_and_report(vm, names[n]);
 }
 
 static bool slot_is_loaded_from(struct vm *vm, unsigned slot)
@@ -118,7 +118,7 @@ static bool slot_is_loaded_from(struct vm *vm, unsigned slot)
 	return false;
 }
 
-void vm_plug_settle(struct vm *vm)
+void vm_plug_remove_released(struct vm *vm)
 {
 	uint32_t left = 0;
 	struct err e;
@@ -132,16 +132,16 @@ void vm_plug_settle(struct vm *vm)
 			continue;
 		}
 		for (; id; id = machine_in_slot(vm->m, slot)) /* all disks of a SCSI controller */
-			remove_and_tell(vm, id);
+			remove_and_report(vm, id);
 	}
 	vm->released |= left;
 	if (left)
 		loop_timer_arm(vm->released_timer, loop_now_ns() + LOADS_NS);
 }
 
-void vm_plug_settle_later(void *opaque)
+void vm_plug_remove_released_later(void *opaque)
 {
-	vm_plug_settle(opaque);
+	vm_plug_remove_released(opaque);
 }
 
 static void guest_released(void *opaque, uint32_t slots)
@@ -149,7 +149,7 @@ static void guest_released(void *opaque, uint32_t slots)
 	struct vm *vm = opaque;
 
 	vm->released |= slots;
-	vm_plug_settle(vm);
+	vm_plug_remove_released(vm);
 }
 
 static void guest_refused(void *opaque, uint32_t slots)

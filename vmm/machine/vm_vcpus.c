@@ -21,7 +21,7 @@ static int busy_check(const struct vm *vm, struct err *e)
 	return 0;
 }
 
-void vm_vcpus_tell(struct vm *vm)
+void vm_vcpus_report(struct vm *vm)
 {
 	uint64_t absent = machine_vcpus_absent(vm->m);
 	struct vm_event ev = vm_event_new(vm, VM_EVENT_VCPUS);
@@ -48,13 +48,13 @@ int vm_vcpus(struct vm *vm, const struct vm_vcpus *want, struct err *e)
 		r = machine_vcpu_ask_release(vm->m, want->n, e);
 	else
 		r = err_set(e, -EINVAL, ERR_INVALID, "unknown change of vCPUs");
-	vm_vcpus_tell(vm);
+	vm_vcpus_report(vm);
 	for (uint64_t came = before & ~machine_vcpus_absent(vm->m); came; came &= came - 1)
 		log_info(NULL, "vCPU %d is added", __builtin_ctzll(came));
 	return r;
 }
 
-static void vcpu_tell(struct vm *vm, enum vm_event_kind kind, unsigned vcpu)
+static void vcpu_event_send(struct vm *vm, enum vm_event_kind kind, unsigned vcpu)
 {
 	struct vm_event ev = vm_event_new(vm, kind);
 
@@ -63,7 +63,7 @@ static void vcpu_tell(struct vm *vm, enum vm_event_kind kind, unsigned vcpu)
 	vm_event_send(vm, &ev);
 }
 
-void vm_vcpus_settle(struct vm *vm)
+void vm_vcpus_remove_released(struct vm *vm)
 {
 	struct err e;
 
@@ -77,8 +77,8 @@ void vm_vcpus_settle(struct vm *vm)
 			continue;
 		machine_vcpu_remove(vm->m, vcpu);
 		log_info(NULL, "vCPU %u is removed", vcpu);
-		vm_vcpus_tell(vm);
-		vcpu_tell(vm, VM_EVENT_UNPLUGGED, vcpu);
+		vm_vcpus_report(vm);
+		vcpu_event_send(vm, VM_EVENT_UNPLUGGED, vcpu);
 	}
 }
 
@@ -87,14 +87,14 @@ static void guest_released(void *opaque, uint64_t vcpus)
 	struct vm *vm = opaque;
 
 	vm->released_vcpus |= vcpus;
-	vm_vcpus_settle(vm);
+	vm_vcpus_remove_released(vm);
 }
 
 static void guest_refused(void *opaque, uint64_t vcpus)
 {
 	for (; vcpus; vcpus &= vcpus - 1) {
 		log_warn(NULL, "the guest does not release vCPU %d", __builtin_ctzll(vcpus));
-		vcpu_tell(opaque, VM_EVENT_UNPLUG_REFUSED, (unsigned)__builtin_ctzll(vcpus));
+		vcpu_event_send(opaque, VM_EVENT_UNPLUG_REFUSED, (unsigned)__builtin_ctzll(vcpus));
 	}
 }
 

@@ -18,7 +18,7 @@
 #define LOOP_ENTRIES 64
 #define COPIERS_MAX 8
 #define AT_ONCE_MAX 16
-#define TELL_EVERY_NS 200000000ULL
+#define REPORT_EVERY_NS 200000000ULL
 
 /* A copier has its loops from the start, one for reading and one for writing: no io_uring can be
  * created once the sandbox is sealed. */
@@ -48,7 +48,7 @@ struct copying {
 	uint64_t seq;
 	struct copier *copier; /* NULL: not needed */
 	pthread_t thread;
-	struct loop_task over, telling;
+	struct loop_task over, reporting;
 	atomic_bool told; /* the last progress task has run */
 	atomic_ullong done, total;
 	uint64_t told_ns; /* written by the thread only */
@@ -72,10 +72,10 @@ static void copying_progress(void *opaque, uint64_t done, uint64_t total)
 
 	atomic_store(&k->done, done);
 	atomic_store(&k->total, total);
-	if (now - k->told_ns < TELL_EVERY_NS || !atomic_exchange(&k->told, false))
+	if (now - k->told_ns < REPORT_EVERY_NS || !atomic_exchange(&k->told, false))
 		return;
 	k->told_ns = now;
-	loop_post(k->all->home, &k->telling);
+	loop_post(k->all->home, &k->reporting);
 }
 
 static int copying_step(void *opaque, uint64_t done, uint64_t total)
@@ -267,9 +267,9 @@ static void copying_done(struct loop_task *t)
 	copying_free(k);
 }
 
-static void copying_tell(struct loop_task *t)
+static void copying_report(struct loop_task *t)
 {
-	struct copying *k = container_of(t, struct copying, telling);
+	struct copying *k = container_of(t, struct copying, reporting);
 
 	k->all->ops->progress(k->all->opaque, k->what.key, atomic_load(&k->done), atomic_load(&k->total));
 	atomic_store(&k->told, true);
@@ -304,7 +304,7 @@ static struct copying *copying_new(struct clone_disks *c, const struct vm_clone_
 	k->what.backing_name[sizeof(k->what.backing_name) - 1] = 0;
 	k->seq = seq;
 	k->over.run = copying_done;
-	k->telling.run = copying_tell;
+	k->reporting.run = copying_report;
 	atomic_store(&k->told, true);
 	k->fd = fds[at++];
 	for (unsigned i = 0; i < VM_DISK_LAYERS_MAX; i++) {

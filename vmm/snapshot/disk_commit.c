@@ -36,25 +36,25 @@ static struct commit_job *commit_of(struct work *w)
 
 /* ---- copying ---- */
 
-struct look_call {
+struct find_call {
 	struct disk_call c;
 	struct upper_range range;
 	uint64_t off, len;
 };
 
-static void look_done(struct upper_range *a, int res, uint64_t off, uint64_t len)
+static void find_done(struct upper_range *a, int res, uint64_t off, uint64_t len)
 {
-	struct look_call *x = container_of(a, struct look_call, range);
+	struct find_call *x = container_of(a, struct find_call, range);
 
 	x->off = off;
 	x->len = len;
 	disk_call_return(&x->c, res, NULL);
 }
 
-static void look_run(struct disk_call *c, struct block *b)
+static void find_run(struct disk_call *c, struct block *b)
 {
 	(void)b;
-	upper_range_find(&container_of(c, struct look_call, c)->range);
+	upper_range_find(&container_of(c, struct find_call, c)->range);
 }
 
 /* Copy pieces that are zero as zeros, neighbours together: the lower layer may have other content there. */
@@ -103,8 +103,8 @@ static int part_commit(struct copy_job *p, uint64_t off, uint64_t len, struct er
 
 	p->new_from = MAX(p->new_from, end);
 	while (off < end && !r) {
-		struct look_call x = { .c.run = look_run, .range = { .b = block_layer(p->disk->block, k->top), .depth = k->base - k->top,
-			.off = off, .len = end - off, .done = look_done } };
+		struct find_call x = { .c.run = find_run, .range = { .b = block_layer(p->disk->block, k->top), .depth = k->base - k->top,
+			.off = off, .len = end - off, .done = find_done } };
 
 		r = disk_call(p->disk, &x.c, e);
 		if (!r && x.len)

@@ -29,7 +29,7 @@ struct copy_call {
 	struct block_req req;
 	struct iovec iov;
 	uint64_t off, len, due;
-	bool on_copy, any, settled, sealed;
+	bool on_copy, any, complete, sealed;
 };
 
 static void request_done(struct block_req *r, int res)
@@ -73,7 +73,7 @@ static void next_run(struct disk_call *c, struct block *b)
 	x->any = x->due;
 	/* The call may end the job, and then x is freed. */
 	if (!block_mirror_next(m, block_mirror_writes_through(m) ? COPY_CHUNK_BYTES : MAX(c_job->part_bytes, COPY_CHUNK_BYTES), &x->off, &x->len, part_ready, c)) {
-		x->settled = block_mirror_settled(m);
+		x->complete = block_mirror_is_complete(m);
 		disk_call_return(c, 0, NULL);
 	}
 }
@@ -90,7 +90,7 @@ static void seal_run(struct disk_call *c, struct block *b)
 	struct copy_call *x = container_of(c, struct copy_call, c);
 
 	(void)b;
-	x->settled = block_mirror_settled(c->disk->mirror);
+	x->complete = block_mirror_is_complete(c->disk->mirror);
 	x->sealed = block_mirror_seal(c->disk->mirror);
 	disk_call_return(c, 0, NULL);
 }
@@ -169,7 +169,7 @@ static int parts_copy(struct copy_job *p, struct err *e)
 		/* Check before the end, too: the last part may have waited long for its bandwidth. */
 		if (vm_work_step(p->j.vm, p->size_bytes - MIN(x.due, p->size_bytes), p->size_bytes))
 			return err_set(e, -ECANCELED, ERR_CANCELLED, "the job was cancelled; disk %s has no copy", p->disk->id);
-		if (!x.any && x.settled)
+		if (!x.any && x.complete)
 			return 0;
 		if (x.any) {
 			r = p->part ? p->part(p, x.off, x.len, e) : part_copy(p, x.off, x.len, e);
@@ -204,7 +204,7 @@ int copy_until_equal(struct copy_job *p, struct err *e)
 			r = copy_request(p, BLOCK_FLUSH, 0, 0, e);
 		if (!r)
 			r = disk_call(p->disk, &seal.c, e);
-		if (!r && !seal.sealed && seal.settled)
+		if (!r && !seal.sealed && seal.complete)
 			r = err_set(e, -EIO, ERR_IO, "a flush of the copy of disk %s failed", p->disk->id);
 	} while (!r && !seal.sealed);
 	if (r < 0)

@@ -499,7 +499,7 @@ int fork_disks_finish(struct fork_disks *d, bool used, int r, struct err *e)
 	return r;
 }
 
-void fork_disks_tell(const struct fork_disks *d, uint8_t *made)
+void fork_disks_describe(const struct fork_disks *d, uint8_t *made)
 {
 	for (unsigned i = 0; i < d->n; i++)
 		made[i] = d->list[i].shares ? VM_MADE_SHARED : d->list[i].way == FORK_DISK_PIN ? VM_MADE_OVERLAY :

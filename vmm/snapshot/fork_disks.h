@@ -103,7 +103,7 @@ bool fork_disks_are_finished(const struct fork_disks *d);
  * used: the clones may run. r: the result so far. Returns r, or -errno. */
 int fork_disks_finish(struct fork_disks *d, bool used, int r, struct err *e);
 /* Fill in how each disk was made. made: enum vm_disk_made, VM_DISKS_MAX of them. */
-void fork_disks_tell(const struct fork_disks *d, uint8_t *made);
+void fork_disks_describe(const struct fork_disks *d, uint8_t *made);
 /* Make the disks from existing snapshots, whose ids are in list[]: pin the snapshots, or copy them. Call these two
  * functions instead of fork_disks_prepare(), _freeze(), _commit(), _make() and _finish(). The guest may run. Each
  * returns 0 or -errno. */

@@ -119,7 +119,7 @@ static void wait_run(struct work *w)
 		j->r = ram_watch(j->m, &j->e);
 	else if (!j->r && x->way == RAM_LOG)
 		j->r = rounds_begin(x);
-	cpu_probe_learn(&j->m->kvm); /* before the pause, because it may take a millisecond */
+	cpu_probe_result(&j->m->kvm); /* before the pause, because it may take a millisecond */
 	if (!j->r)
 		j->r = fork_host_write(&x->file, &j->m->kvm, x->h.layout.total_bytes, &j->e);
 }
@@ -243,7 +243,7 @@ static void finish_run(struct work *w)
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
 	x->j.r = fork_disks_finish(&x->disks, x->told, x->j.r, &x->j.e);
-	fork_disks_tell(&x->disks, x->j.result.disks_made);
+	fork_disks_describe(&x->disks, x->j.result.disks_made);
 }
 
 static void fork_done(struct work *w)
@@ -263,18 +263,18 @@ static void fork_done(struct work *w)
 
 /* Resume the VM. Its memory is in the state's file by now, or the tracker keeps the old content of overwritten pages.
  */
-static void vm_go_on(struct fork_job *x)
+static void guest_resume(struct fork_job *x)
 {
 	vmsnap_job_resume_vm(&x->j);
 	vm_work_set_live(x->j.vm, false);
 }
 
-static void durable_tell(struct work *w)
+static void durable_report(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
 	if (!x->j.r && x->told && x->stages)
-		vm_fork_tell(x->j.vm, VM_FORK_DURABLE);
+		vm_fork_event_send(x->j.vm, VM_FORK_DURABLE);
 	if (x->j.r || !fork_disks_are_finished(&x->disks)) {
 		vmsnap_job_stage(&x->j, finish_run, fork_done);
 		return;
@@ -283,34 +283,34 @@ static void durable_tell(struct work *w)
 	fork_done(w);
 }
 
-static void clones_tell(struct work *w)
+static void clones_report(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
-	vm_go_on(x);
+	guest_resume(x);
 	/* Otherwise the daemon has to change the clones' definitions before they start. */
 	x->told = !x->j.r && fork_disks_are_as_asked(&x->disks);
 	if (x->told)
-		vm_fork_tell(x->j.vm, VM_FORK_READY);
+		vm_fork_event_send(x->j.vm, VM_FORK_READY);
 	if (x->j.r || x->disks.n)
-		vmsnap_job_stage(&x->j, sync_run, durable_tell);
+		vmsnap_job_stage(&x->j, sync_run, durable_report);
 	else
-		durable_tell(w);
+		durable_report(w);
 }
 
 /* End the pause. */
 static void freeze_end(struct fork_job *x)
 {
 	if (x->j.r < 0 || !x->save.stands)
-		vm_go_on(x);
+		guest_resume(x);
 	/* Not earlier: the first clone's process would compete for the CPUs with the pause. */
 	if (!x->j.r && x->stages && fork_disks_are_as_asked(&x->disks))
-		vm_fork_tell(x->j.vm, VM_FORK_BEGUN);
+		vm_fork_event_send(x->j.vm, VM_FORK_BEGUN);
 	if (x->j.r < 0 && !x->disks.n && !x->held) {
 		fork_done(&x->j.work);
 		return;
 	}
-	vmsnap_job_stage(&x->j, write_run, clones_tell);
+	vmsnap_job_stage(&x->j, write_run, clones_report);
 }
 
 static void vm_freeze(struct work *w)

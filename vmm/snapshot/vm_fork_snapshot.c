@@ -167,7 +167,7 @@ static void fork_run(struct work *w)
 		x->j.r = state_move(x);
 	if (!x->j.r)
 		x->j.r = fork_disks_of_snapshot(&x->disks, &x->j.e);
-	fork_disks_tell(&x->disks, x->j.result.disks_made);
+	fork_disks_describe(&x->disks, x->j.result.disks_made);
 }
 
 static void fork_done(struct work *w)

@@ -250,11 +250,11 @@ static void prepare_run(struct work *w)
 		h->r = disk_flush(&h->m->disks[i], &h->e);
 }
 
-static void settle_run(struct work *w)
+static void flush_run(struct work *w)
 {
 	struct handover *h = container_of(w, struct handover, work);
 
-	h->r = machine_settle_disks(h->m, &h->e);
+	h->r = machine_flush_disks(h->m, &h->e);
 	if (!h->r && h->carry.m)
 		h->r = ram_carry_finish(&h->carry, &h->e);
 	if (h->r < 0)
@@ -285,7 +285,7 @@ static int successor_configure(struct handover *h)
 	return r < 0 ? r : successor_ask(h, VM_MSG_CONFIG, &h->cfg, sizeof(h->cfg));
 }
 
-static void settled(struct work *w)
+static void flushed(struct work *w)
 {
 	struct handover *h = container_of(w, struct handover, work);
 
@@ -334,8 +334,8 @@ static void prepared(struct work *w)
 		handover_fail(h);
 		return;
 	}
-	h->work.run = settle_run;
-	h->work.done = settled;
+	h->work.run = flush_run;
+	h->work.done = flushed;
 	worker_submit(h->worker, h->loop, &h->work);
 }
 

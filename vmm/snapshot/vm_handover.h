@@ -12,7 +12,7 @@
  *     guest runs
  *   2 pauses the VM, saves the machine's state
  *     and what machine_carry.h has
- *   3 stops the disks' threads, settles the
+ *   3 stops the disks' threads, flushes the
  *     images, copies what is left of a clone's
  *     memory: from here on it writes nothing
  *   4 sends VM_MSG_CONFIG with the fds: images,  -->  builds the machine on the fds, opens the

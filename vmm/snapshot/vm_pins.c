@@ -90,7 +90,7 @@ static void idle_deleted(void *opaque, int r, const struct err *e)
 {
 	if (r < 0)
 		log_warn(NULL, "cannot delete a pin: %s; it is deleted later", e->msg);
-	vm_plug_settle(opaque); /* devices that the guest has released meanwhile */
+	vm_plug_remove_released(opaque); /* devices that the guest has released meanwhile */
 }
 
 void vm_pins_begin_delete_idle(struct vm *vm, struct worker *w)

@@ -229,7 +229,7 @@ static int parts_count(struct machine *m, const struct machine_disk *first, stru
 	return r;
 }
 
-static void missing_tell(const struct machine *m, const struct page *p, struct vm_snapshots *ret)
+static void missing_count(const struct machine *m, const struct page *p, struct vm_snapshots *ret)
 {
 	unsigned now = 0;
 
@@ -263,7 +263,7 @@ int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, str
 	}
 	r = parts_count(vm_machine(vm), d, &page, ret->n, e);
 	if (!r)
-		missing_tell(vm_machine(vm), &page, ret);
+		missing_count(vm_machine(vm), &page, ret);
 	tree_done(&t);
 	return r;
 }
@@ -298,7 +298,7 @@ static int set_on_disks(struct machine *m, struct machine_disk *first, const str
 	struct tree_node *n, struct err *e)
 {
 	int r = strcmp(old->info.name, n->info.name) ?
-		vmsnap_parts(m, first, old, vmsnap_part_settle, n, e) : 0;
+		vmsnap_parts(m, first, old, vmsnap_part_complete, n, e) : 0;
 
 	return r < 0 ? r : disk_snapshot_update(first, &n->info, e);
 }

@@ -272,7 +272,7 @@ static int ram_prepare(struct create_job *x)
 	/* Read most of the log now, so that the pause is short. */
 	if (!r && x->way == RAM_FAULTS && dirty_log_is_on(&m->dirty_log))
 		r = dirty_log_collect(&m->dirty_log, NULL, &x->j.e);
-	cpu_probe_learn(&m->kvm); /* before the pause, because it may take a millisecond */
+	cpu_probe_result(&m->kvm); /* before the pause, because it may take a millisecond */
 	return r;
 }
 
@@ -322,7 +322,7 @@ static void prepare_again(struct work *w)
 }
 
 /* Prepare again, or skip that if no memory is tracked. */
-static void settle(struct create_job *x)
+static void protect_again(struct create_job *x)
 {
 	if (x->with_ram && x->way != RAM_STANDS)
 		vmsnap_job_stage(&x->j, prepare_again, vm_hold);
@@ -340,7 +340,7 @@ static void quiesce_done(void *opaque, int r, const struct err *e)
 	if (r < 0)
 		vm_freeze(&x->j.work);
 	else
-		settle(x);
+		protect_again(x);
 }
 
 static void guest_quiesce(struct work *w)
@@ -361,7 +361,7 @@ static void hold_over(struct vmsnap_hold *h, enum vm_snapshot_step step, int r, 
 	struct create_job *x = container_of(h, struct create_job, hold);
 
 	if (step == VM_STEP_SETTLE) {
-		settle(x);
+		protect_again(x);
 		return;
 	}
 	x->j.r = r;
@@ -794,7 +794,7 @@ static int disks_commit(struct create_job *x)
 		return r;
 	}
 	n.info = info;
-	if (vmsnap_parts(x->j.m, x->first, &n, vmsnap_part_settle, &n, &e) < 0)
+	if (vmsnap_parts(x->j.m, x->first, &n, vmsnap_part_complete, &n, &e) < 0)
 		log_warn(NULL, "snapshot '%s' is complete, but could not be marked as such: %s", x->c.name, e.msg);
 	return 0;
 }
@@ -856,7 +856,7 @@ static void write_done(struct work *w)
 	free(x);
 }
 
-static void left_out_tell(struct create_job *x)
+static void left_out_list(struct create_job *x)
 {
 	char *p = x->j.result.left_out;
 	size_t cap = sizeof(x->j.result.left_out), at = 0;
@@ -892,7 +892,7 @@ int vm_snapshot_create(struct vm *vm, struct worker *w, const struct vm_snapshot
 		x->way = ram_way(m);
 		vmsnap_job_tell_tracking(&x->j, x->way);
 	}
-	left_out_tell(x);
+	left_out_list(x);
 	vm_work_set_live(vm, false); /* the guest runs while memory is write-protected or copied in rounds */
 	vmsnap_job_stage(&x->j, prepare_run, guest_quiesce);
 	return 0;

@@ -60,7 +60,7 @@ int vmsnap_hold_begin(struct vmsnap_hold *h, struct vm *vm, enum vm_fork_stage s
 	h->until_ns = stage == VM_GROUP_FROZEN ? loop_now_ns() + FROZEN_NS : 0;
 	m->held = h;
 	loop_timer_arm(h->timer, loop_now_ns() + LOOK_NS);
-	vm_fork_tell(vm, stage);
+	vm_fork_event_send(vm, stage);
 	return 0;
 }
 

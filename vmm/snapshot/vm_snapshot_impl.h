@@ -105,7 +105,7 @@ int vmsnap_parts(struct machine *m, const struct machine_disk *first, const stru
 int vmsnap_ids(struct machine *m, const struct machine_disk *first, const struct tree_node *of, const char *disk, const bool *absent,
 	char ret[][BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e);
 /* Rename a part to the name of n and mark it as complete. */
-int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const struct tree_node *n,
+int vmsnap_part_complete(struct machine_disk *d, struct tree_node *part, const struct tree_node *n,
 	struct err *e);
 /* Delete snapshot n of the first disk's tree t from all disks. As soon as n is marked, the snapshot
  * is hidden from users; after a later failure, the next vmsnap_recover() completes the deletion. */

@@ -96,7 +96,7 @@ static int part_apply(struct machine_disk *d, struct tree_node *part, const stru
 	return disk_snapshot_apply(d, part->info.id, e);
 }
 
-int vmsnap_part_settle(struct machine_disk *d, struct tree_node *part, const struct tree_node *n,
+int vmsnap_part_complete(struct machine_disk *d, struct tree_node *part, const struct tree_node *n,
 	struct err *e)
 {
 	struct block_snapshot_info *info = &part->info;
@@ -305,7 +305,7 @@ static int part_recover(struct recovery *x, struct machine_disk *d, const struct
 	if (whole && whole->data.set.mark != TREE_MAKING) {
 		if (!making && !strcmp(part->info.name, whole->info.name))
 			return 0;
-		r = vmsnap_part_settle(d, part, whole, e);
+		r = vmsnap_part_complete(d, part, whole, e);
 		if (!r && making)
 			part_recovered(x, VM_RECOVERY_MADE, d, whole);
 	} else if (making && !machine_has_uuid(x->m, part->data.set.vm)) {

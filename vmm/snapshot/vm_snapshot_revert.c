@@ -1,4 +1,4 @@
-/* Reverts to a snapshot. Stages: look_run() on the worker's thread reads and checks the snapshot; revert_run() on the
+/* Reverts to a snapshot. Stages: check_run() on the worker's thread reads and checks the snapshot; revert_run() on the
  * main thread pauses the VM and reverts disks, devices, memory and vCPUs. With userfaultfd, memory is loaded on
  * demand. */
 #include "base/cleanup.h"
@@ -128,7 +128,7 @@ static bool memory_can_rewind(struct machine *m)
 }
 
 /* Check whether memory is tracked since a snapshot that still exists. */
-static int base_look(struct revert_job *x)
+static int base_find(struct revert_job *x)
 {
 	x->rewinds = tree_find_id(&x->tree, strtoull(x->j.m->base_id, NULL, 10));
 	return x->rewinds ? base_compare(x) : 0;
@@ -150,7 +150,7 @@ static int verify_ram(struct revert_job *x)
 	return r;
 }
 
-static int state_look(struct revert_job *x)
+static int state_check(struct revert_job *x)
 {
 	struct machine *m = x->j.m;
 	struct vmstate_store *s = NULL;
@@ -178,15 +178,15 @@ static int state_look(struct revert_job *x)
 	if (!r && x->v.verify)
 		r = verify_ram(x);
 	if (!r)
-		r = base_look(x);
+		r = base_find(x);
 	/* If the guest has never run, skip the check: a damaged state then costs only the start. */
 	if (!r && x->by_log && !x->v.look_only)
-		r = ram_revert_look(&x->ram, m, s, &x->h, x->rewinds ? &x->changed : NULL,
+		r = ram_revert_prepare(&x->ram, m, s, &x->h, x->rewinds ? &x->changed : NULL,
 			x->rewinds || machine_clock_ns(m) > 0, e);
 	return r < 0 ? (err_prefix(e, "snapshot '%s'", x->node->info.name), r) : 0;
 }
 
-static void look_run(struct work *w)
+static void check_run(struct work *w)
 {
 	struct revert_job *x = container_of(w, struct revert_job, j.work);
 	struct vmsnap_job *j = &x->j;
@@ -204,7 +204,7 @@ static void look_run(struct work *w)
 	/* The revert detaches the disks that were attached after the snapshot; only the state tells which they are. If
 	 * the state cannot be used, look for a part of the snapshot on every disk: its lack is the better error. */
 	if (x->with_ram)
-		j->r = state_look(x);
+		j->r = state_check(x);
 	e = j->e;
 	if (vmsnap_ids(j->m, x->first, x->node, x->v.disk, j->r ? NULL : x->absent.disks, x->id, &j->e) < 0)
 		j->r = -ENOENT;
@@ -331,7 +331,7 @@ static int memory_replace(struct revert_job *x)
 	}
 	machine_memory_release(m);
 	memory_clear(&m->mem);
-	machine_disks_cool(m);
+	machine_disks_close_warm(m);
 	m->paged_from = &STEAL_PTR(x->store)->store;
 	return ram_load(m, m->paged_from, &x->h, &x->j.e);
 }
@@ -410,7 +410,7 @@ static int revert_run(struct revert_job *x)
 	x->paused_ns = loop_now_ns();
 	if (was_running)
 		machine_pause(j->m);
-	r = x->with_ram && x->by_log ? ram_revert_settle(&x->ram, &j->e) : 0;
+	r = x->with_ram && x->by_log ? ram_revert_update(&x->ram, &j->e) : 0;
 	stands = r < 0;
 	if (stands) {
 		err_prefix(&j->e, "snapshot '%s'", x->node->info.name);
@@ -439,7 +439,7 @@ static int revert_run(struct revert_job *x)
 	return 0;
 }
 
-static void look_done(struct work *w)
+static void check_done(struct work *w)
 {
 	struct revert_job *x = container_of(w, struct revert_job, j.work);
 	struct vmsnap_job *j = &x->j;
@@ -472,6 +472,6 @@ int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot
 	x->v.name[VM_SNAPSHOT_NAME_MAX] = x->v.disk[sizeof(x->v.disk) - 1] = 0;
 	x->first = first;
 	x->by_log = x->j.m->uffd.fd < 0 && x->j.m->dirty_log.blocks;
-	vmsnap_job_stage(&x->j, look_run, look_done);
+	vmsnap_job_stage(&x->j, check_run, check_done);
 	return 0;
 }

@@ -89,7 +89,7 @@ static bool part_find(struct size_job *j, const struct block_snapshot_info *list
 	return part;
 }
 
-static void disk_look(struct loop_task *t)
+static void disk_measure(struct loop_task *t)
 {
 	struct size_job *j = container_of(t, struct size_job, task);
 	CLEANUP_FREE struct block_snapshot_info *list = NULL;
@@ -115,7 +115,7 @@ static void disk_next(struct size_job *j)
 		return;
 	}
 	j->first = &j->m->disks[j->disk] == vmsnap_first_disk(j->m, &e);
-	j->task.run = disk_look;
+	j->task.run = disk_measure;
 	loop_post(j->m->disks[j->disk].loop, &j->task);
 }
 

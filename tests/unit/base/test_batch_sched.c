@@ -19,12 +19,12 @@ static void test_fast_data_is_bulk_until_it_is_slow(void **state)
 	uint64_t now_ns = 1000 * MS, bytes = 12345;
 
 	(void)state;
-	assert_false(batch_sched_learn(&b, now_ns, bytes));
-	assert_false(batch_sched_learn(&b, now_ns += 20 * MS, bytes += 19 * BEGIN_BYTES_MS));
-	assert_true(batch_sched_learn(&b, now_ns += 20 * MS, bytes += 21 * BEGIN_BYTES_MS));
-	assert_true(batch_sched_learn(&b, now_ns += 20 * MS, bytes += 21 * END_BYTES_MS));
-	assert_false(batch_sched_learn(&b, now_ns += 20 * MS, bytes += 19 * END_BYTES_MS));
-	assert_false(batch_sched_learn(&b, now_ns += 20 * MS, bytes += 21 * END_BYTES_MS));
+	assert_false(batch_sched_record(&b, now_ns, bytes));
+	assert_false(batch_sched_record(&b, now_ns += 20 * MS, bytes += 19 * BEGIN_BYTES_MS));
+	assert_true(batch_sched_record(&b, now_ns += 20 * MS, bytes += 21 * BEGIN_BYTES_MS));
+	assert_true(batch_sched_record(&b, now_ns += 20 * MS, bytes += 21 * END_BYTES_MS));
+	assert_false(batch_sched_record(&b, now_ns += 20 * MS, bytes += 19 * END_BYTES_MS));
+	assert_false(batch_sched_record(&b, now_ns += 20 * MS, bytes += 21 * END_BYTES_MS));
 }
 
 static void test_short_period_decides_nothing(void **state)
@@ -32,11 +32,11 @@ static void test_short_period_decides_nothing(void **state)
 	struct batch_sched b = { 0 };
 
 	(void)state;
-	batch_sched_learn(&b, 1000 * MS, 0);
-	assert_false(batch_sched_learn(&b, 1001 * MS, 1 << 30));
-	assert_true(batch_sched_learn(&b, 1010 * MS, 1 << 30));
-	assert_true(batch_sched_learn(&b, 1011 * MS, 1 << 30));
-	assert_false(batch_sched_learn(&b, 1020 * MS, 1 << 30));
+	batch_sched_record(&b, 1000 * MS, 0);
+	assert_false(batch_sched_record(&b, 1001 * MS, 1 << 30));
+	assert_true(batch_sched_record(&b, 1010 * MS, 1 << 30));
+	assert_true(batch_sched_record(&b, 1011 * MS, 1 << 30));
+	assert_false(batch_sched_record(&b, 1020 * MS, 1 << 30));
 }
 
 /* Move bulk data, and then none. before: the thread's policy. during, after: the policies found. */

@@ -70,9 +70,9 @@ static void copy_next(struct copier *c)
 
 /* Run until all is copied. A write that was in flight when the mirror began to write through may be due once more
  * when it ends, after the copier has stopped. */
-static void copy_settle(struct fixture *f, struct copier *c)
+static void copy_complete(struct fixture *f, struct copier *c)
 {
-	while (!c->both || !block_mirror_settled(c->m)) {
+	while (!c->both || !block_mirror_is_complete(c->m)) {
 		if (c->both) {
 			c->both = false;
 			copy_next(c);
@@ -114,10 +114,10 @@ static void run(bool raw_from, bool raw_to, bool pivot, unsigned seed)
 	assert_int_equal(block_mirror_due(c.m), ROUND_UP(SIZE, 64 * KIB));
 	copy_next(&c);
 	shadow_run(&f, c.from, 600, 8);
-	copy_settle(&f, &c);
+	copy_complete(&f, &c);
 	shadow_run(&f, c.from, 20, 8);
 	assert_int_equal(c.res, 0);
-	assert_true(block_mirror_settled(c.m));
+	assert_true(block_mirror_is_complete(c.m));
 	assert_int_equal(fixture_op(c.to, BLOCK_FLUSH, 0, 0, 0), 0);
 	assert_true(block_mirror_seal(c.m));
 	/* Now each request is complete on both. */
@@ -382,7 +382,7 @@ static void copy_beside_writer(bool raw, bool small)
 		slot_submit(&slots[i]);
 	}
 	copy_next(&c);
-	copy_settle(&f, &c);
+	copy_complete(&f, &c);
 	for (unsigned i = 0; i < 300; i++)
 		loop_run_once(f.loop, UINT64_MAX);
 	w.stop = true;
@@ -430,7 +430,7 @@ static void test_copy_whose_flush_failed_is_not_equal(void **state)
 	dup2(ends[0], layer.fd);
 	assert_int_equal(fixture_op(from, BLOCK_FLUSH, 0, 0, 0), 0); /* the guest does not learn of it */
 	dup2(kept, layer.fd);
-	assert_true(block_mirror_settled(m));
+	assert_true(block_mirror_is_complete(m));
 	assert_false(block_mirror_seal(m));
 	assert_null(block_mirror_end(m));
 	close(kept);

@@ -65,7 +65,7 @@ static void check_disk(struct fixture *f, const char *name, enum block_format fm
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 4096, buf, sizeof(buf)), 0);
 	assert_int_equal(flush(b), later);
 	assert_int_equal(fixture_rw(b, BLOCK_READ, 0, buf, sizeof(buf)), 0);
-	assert_int_equal(block_settle(b), later);
+	assert_int_equal(block_flush_all(b), later);
 	assert_int_equal(block_close(b), later);
 	log_silence(false);
 	b = fixture_open(f, name, fmt, false); /* a new beginning */
@@ -127,7 +127,7 @@ static unsigned syncs_of_changes(struct fixture *f, const char *name, enum block
 		assert_int_equal(sync_wait(f, &o), 0);
 	}
 	assert_int_equal(fixture_rw(b, BLOCK_WRITE, 16384, buf, sizeof(buf)), 0);
-	assert_int_equal(block_settle(b), 0);
+	assert_int_equal(block_flush_all(b), 0);
 	assert_int_equal(block_resize(b, 2 * MIB, &f->err), 0);
 	assert_int_equal(block_close(b), 0);
 	return atomic_load(&syncs);

@@ -85,7 +85,7 @@ static enum egress_verdict judge(struct egress_filter *f, const struct packet *p
 {
 	struct guest_packet read;
 
-	return egress_filter_judge(f, p->bytes, p->len, now_ns, &read);
+	return egress_filter_verdict(f, p->bytes, p->len, now_ns, &read);
 }
 
 static const struct {

@@ -104,7 +104,7 @@ int verb_export(struct cli *c)
 
 /* ---- import --dry-run, without the daemon ---- */
 
-static _Noreturn void look_main(const char *program, int spec, int input, int out)
+static _Noreturn void inspect_main(const char *program, int spec, int input, int out)
 {
 	/* Move both fds to high numbers first, because dup2() to 3 or 4 could close the other fd. */
 	spec = fcntl(spec, F_DUPFD_CLOEXEC, 100);
@@ -115,7 +115,7 @@ static _Noreturn void look_main(const char *program, int spec, int input, int ou
 	_exit(127);
 }
 
-static int look_run(const char *program, int spec, int input, char **ret_text, size_t *ret_len,
+static int inspect_run(const char *program, int spec, int input, char **ret_text, size_t *ret_len,
 	struct err *e)
 {
 	int out[2], status, r;
@@ -125,7 +125,7 @@ static int look_run(const char *program, int spec, int input, char **ret_text, s
 		return err_set_errno(e, -errno, "cairn-archive");
 	pid = fork();
 	if (pid == 0)
-		look_main(program, spec, input, out[1]);
+		inspect_main(program, spec, input, out[1]);
 	close(out[1]);
 	r = pid < 0 ? err_set_errno(e, -errno, "cairn-archive")
 		    : file_read_fd(out[0], "cairn-archive", SIZE_MAX / 2, ret_text, ret_len, e);
@@ -189,7 +189,7 @@ static int increments_put(const struct cli *c, struct json_object *to, struct er
 	return 0;
 }
 
-static int look_spec(const struct cli *c, struct json_object *spec, struct err *e)
+static int inspect_spec(const struct cli *c, struct json_object *spec, struct err *e)
 {
 	uint64_t bound;
 	int r = bound_parse(c, &bound, e);
@@ -199,7 +199,7 @@ static int look_spec(const struct cli *c, struct json_object *spec, struct err *
 	return r < 0 ? r : increments_put(c, spec, e);
 }
 
-static int archive_look(const struct cli *c, int input, struct json_object **ret_o, struct err *e)
+static int archive_inspect(const struct cli *c, int input, struct json_object **ret_o, struct err *e)
 {
 	CLEANUP_CLOSE int fd = memfd_create("spec", MFD_CLOEXEC);
 	CLEANUP_JS struct json_object *spec = json_object_new_object();
@@ -210,13 +210,13 @@ static int archive_look(const struct cli *c, int input, struct json_object **ret
 	int r = paths_helper("cairn-archive", program, sizeof(program), e);
 
 	if (!r)
-		r = look_spec(c, spec, e);
+		r = inspect_spec(c, spec, e);
 	if (r < 0)
 		return r;
 	words = json_object_to_json_string_ext(spec, JSON_C_TO_STRING_PLAIN);
 	if (fd < 0 || write_full(fd, words, strlen(words)) < 0 || lseek(fd, 0, SEEK_SET) < 0)
 		return err_set_errno(e, -errno, "cairn-archive");
-	r = look_run(program, fd, input, &text, &len, e);
+	r = inspect_run(program, fd, input, &text, &len, e);
 	return r < 0 ? r : verdict_take(text, ret_o, e);
 }
 
@@ -318,7 +318,7 @@ int verb_import(struct cli *c)
 	if (fd < 0)
 		r = err_set_errno(&e, -errno, "%s", c->pos[0]);
 	else if (option_flag(c, "dry-run"))
-		r = archive_look(c, fd, &result, &e);
+		r = archive_inspect(c, fd, &result, &e);
 	else
 		r = import_run(c, fd, &result, &e);
 	if (!r && option_flag(c, "dry-run"))

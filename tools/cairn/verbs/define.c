@@ -25,7 +25,7 @@ static int definition_send(struct cli *c, const char *command, const char *flag,
 		js_put_str(args, "folder", f.folder);
 		if (flag)
 			js_put_bool(args, flag, true);
-		r = definition_file_blame(&f, cli_execute(c, command, args, ret, NULL, &e), &e);
+		r = definition_file_locate(&f, cli_execute(c, command, args, ret, NULL, &e), &e);
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to %s domain from %s", verb, c->pos[0]);
@@ -84,7 +84,7 @@ static int file_validate(const char *path, struct json_object **ret_warnings, st
 	int r = definition_file_read(path, &f, e);
 
 	if (!r)
-		r = definition_file_blame(&f, definition_parse(f.definition, f.folder, &d, e), e);
+		r = definition_file_locate(&f, definition_parse(f.definition, f.folder, &d, e), e);
 	if (r < 0)
 		return r;
 	*ret_warnings = json_object_get(f.warnings);

@@ -47,7 +47,7 @@ static int device_check(struct device *d, struct err *e)
 	int r = definition_parse(d->file.definition, d->file.folder, &parsed, e);
 
 	if (r < 0)
-		return definition_file_blame(&d->file, r, e);
+		return definition_file_locate(&d->file, r, e);
 	all = definition_to_json(parsed);
 	definition_free(parsed);
 	d->o = json_object_get(only_of(all, d->list));
@@ -97,7 +97,7 @@ static int device_verb(struct cli *c, int (*act)(struct cli *c, struct device *d
 		r = act(c, &d, &e);
 	device_done(&d);
 	snprintf(words, sizeof(words), "%s device from %.200s", what, c->pos[1]);
-	return r == CLI_USAGE ? r : change_tell(r, &e, words, done);
+	return r == CLI_USAGE ? r : change_print(r, &e, words, done);
 }
 
 /* ---- attach-device and detach-device ---- */

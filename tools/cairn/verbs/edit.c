@@ -265,7 +265,7 @@ static int text_canonical(struct edit *d, struct err *e)
 	int r = d->kind->parse(d, &now, e);
 
 	if (r < 0)
-		return definition_file_blame(&d->file, r, e);
+		return definition_file_locate(&d->file, r, e);
 	json_object_put(d->now);
 	d->now = now;
 	if (!js_get(d->now, "uuid"))

@@ -132,7 +132,7 @@ int verb_attach_disk(struct cli *c)
 	struct err e;
 	int r = disk ? plug_disk_attach(c, disk, &e) : CLI_USAGE;
 
-	return r == CLI_USAGE ? r : change_tell(r, &e, "attach disk", "Disk attached");
+	return r == CLI_USAGE ? r : change_print(r, &e, "attach disk", "Disk attached");
 }
 
 /* ---- detach-disk ---- */
@@ -177,7 +177,7 @@ int verb_detach_disk(struct cli *c)
 	struct err e;
 	int r = plug_disk_detach(c, c->pos[1], &e);
 
-	return r == CLI_USAGE ? r : change_tell(r, &e, "detach disk", "Disk detached");
+	return r == CLI_USAGE ? r : change_print(r, &e, "detach disk", "Disk detached");
 }
 
 /* ---- change-media ---- */

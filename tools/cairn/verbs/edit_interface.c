@@ -193,7 +193,7 @@ int verb_attach_interface(struct cli *c)
 	if (r)
 		return r;
 	r = plug_interface_attach(c, o, option_value(c, "target"), &e);
-	return r == CLI_USAGE ? r : change_tell(r, &e, "attach interface", "Interface attached");
+	return r == CLI_USAGE ? r : change_print(r, &e, "attach interface", "Interface attached");
 }
 
 /* ---- detach-interface ---- */
@@ -278,7 +278,7 @@ int verb_detach_interface(struct cli *c)
 	struct err e;
 	int r = plug_interface_detach(c, c->pos[1], option_value(c, "mac"), &e);
 
-	return r == CLI_USAGE ? r : change_tell(r, &e, "detach interface", "Interface detached");
+	return r == CLI_USAGE ? r : change_print(r, &e, "detach interface", "Interface detached");
 }
 
 /* ---- domiflist ---- */

@@ -54,7 +54,7 @@ static void csv_begin(const struct cli *c)
 	CLEANUP_JS struct json_object *columns = c->format == CLI_CSV ? csv_of(NULL) : NULL;
 
 	if (columns)
-		csv_heads(stdout, columns);
+		csv_header(stdout, columns);
 	fflush(stdout);
 }
 
@@ -319,7 +319,7 @@ int verb_event(struct cli *c)
 			continue;
 		event_print(c, ev);
 		if (notify)
-			desktop_tell(&desktop, ev, kind_asked(c));
+			desktop_notify(&desktop, ev, kind_asked(c));
 		n++;
 		if (!loop)
 			return CLI_OK;

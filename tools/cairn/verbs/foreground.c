@@ -74,7 +74,7 @@ static int end_status(struct foreground *f, struct json_object *info)
 }
 
 /* Look at the VM. Returns 1: the VM is off, and *ret_status is set; 0; -errno. */
-static int vm_look(struct foreground *f, int *ret_status, struct err *e)
+static int vm_check(struct foreground *f, int *ret_status, struct err *e)
 {
 	CLEANUP_JS struct json_object *info = NULL;
 	int r = cli_vm_info(f->c, f->name, &info, e);
@@ -187,7 +187,7 @@ static int something_wait(struct foreground *f, struct err *e)
 static int follow(struct foreground *f, int *ret_status, struct err *e)
 {
 	for (;;) {
-		int r = vm_look(f, ret_status, e);
+		int r = vm_check(f, ret_status, e);
 
 		if (!r && f->asked < f->wanted)
 			r = end_ask(f, e);

@@ -132,7 +132,7 @@ int verb_forward_remove(struct cli *c)
 	}
 	if (!r && p.config)
 		r = change_make_config(c, c->pos[0], remove_edit, o, &e);
-	return r > 0 ? r : change_tell(r, &e, "remove forward", "Forward removed");
+	return r > 0 ? r : change_print(r, &e, "remove forward", "Forward removed");
 }
 
 /* ---- forward-list ---- */

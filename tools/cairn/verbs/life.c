@@ -64,7 +64,7 @@ int verb_start(struct cli *c)
 	return console && !r ? console_attach(c, c->pos[0], &(struct console_opts){ .kind = "serial", .deadline_ns = UINT64_MAX }) : r;
 }
 
-static void freed_tell(struct json_object *answer, bool would)
+static void freed_print(struct json_object *answer, bool would)
 {
 	if (!would)
 		printf("freed %lld KiB\n", (long long)js_get_int(answer, "freed", 0) / 1024);
@@ -78,7 +78,7 @@ int verb_act(struct cli *c)
 		{ .command = "vm-suspend", .fail = "suspend", .done = "suspended" },
 		{ .command = "vm-resume", .fail = "resume", .done = "resumed" },
 		{ .command = "vm-destroy", .fail = "destroy", .done = "destroyed" },
-		{ .command = "vm-reclaim", .fail = "reclaim the memory of", .done = "reclaimed", .told = freed_tell },
+		{ .command = "vm-reclaim", .fail = "reclaim the memory of", .done = "reclaimed", .told = freed_print },
 	};
 	size_t i = 0;
 

@@ -154,7 +154,7 @@ static bool is_brief(const struct cli *c)
 }
 
 /* Print on stderr which VMs the daemon could not load, because the table has only loaded VMs. */
-static void unloaded_tell(struct json_object *unloaded)
+static void unloaded_print(struct json_object *unloaded)
 {
 	for (size_t i = 0; unloaded && i < json_object_array_length(unloaded); i++) {
 		struct json_object *vm = json_object_array_get_idx(unloaded, i);
@@ -237,6 +237,6 @@ int verb_list(struct cli *c)
 	else if (!fields_print(c, rows))
 		rows_print(rows, option_flag(c, "title"));
 	if (option_flag(c, "all") || option_flag(c, "inactive"))
-		unloaded_tell(unloaded);
+		unloaded_print(unloaded);
 	return CLI_OK;
 }

@@ -33,7 +33,7 @@ static int file_send(struct cli *c, const char *command, bool validate, struct j
 	js_put(args, "definition", json_object_get(f.definition));
 	if (validate)
 		js_put_bool(args, "validate-only", true);
-	r = definition_file_blame(&f, cli_execute(c, command, args, ret_answer, NULL, e), e);
+	r = definition_file_locate(&f, cli_execute(c, command, args, ret_answer, NULL, e), e);
 	if (r < 0)
 		return r;
 	warnings_print(f.warnings);

@@ -60,7 +60,7 @@ static int paths_make(struct cli *c, struct new_vm *n, struct err *e)
 }
 
 /* A raw image may begin with any header, so its format is stated. */
-static int base_look(struct cli *c, struct new_vm *n, struct err *e)
+static int base_check(struct cli *c, struct new_vm *n, struct err *e)
 {
 	const char *format = option_value(c, "image-format"), *size = option_value(c, "size");
 	const char *const args[] = { "info", "--output", "json", "-f", format ? format : "qcow2", "--", n->base, NULL };
@@ -236,7 +236,7 @@ static int vm_make(struct cli *c, struct new_vm *n, struct err *e)
 	if (!r && n->has_seed)
 		r = file_is_new(n->seed, e);
 	if (!r)
-		r = base_look(c, n, e);
+		r = base_check(c, n, e);
 	signals_set(SIG_IGN);
 	if (!r)
 		r = disk_make(n, e);

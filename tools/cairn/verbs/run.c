@@ -194,7 +194,7 @@ static int process_start(struct run_guest *g, enum run_streams streams, const ch
 /* Check the definition and open its files. Returns 0; -errno with a sentence. */
 static int config_make(struct cli *c, const struct run_definition *d, const char *vsock, const struct boot_choice *boot, struct config *ret, struct err *e)
 {
-	int r = run_definition_blame(d, config_read(d, vsock, boot, ret, e), e);
+	int r = run_definition_locate(d, config_read(d, vsock, boot, ret, e), e);
 
 	if (r < 0)
 		return r;
@@ -247,7 +247,7 @@ static int guest_resume(struct guest_run *x, struct guest_link *link, struct err
 		return 1; /* the caller finds out */
 	link->renews = false;
 	run_guest_stop(x->guest);
-	run_warm_forget(&x->warm, "the state to begin from did not work");
+	run_warm_drop(&x->warm, "the state to begin from did not work");
 	return 0;
 }
 
@@ -361,7 +361,7 @@ static int definition_show(const struct run_definition *d, struct err *e)
 		return err_set(e, -ENOTSUP, ERR_INVALID, "a definition cannot have an ephemeral disk; leave --print-only or the word ephemeral out");
 	r = definition_parse(d->file.definition, d->file.folder, &parsed, e);
 	if (r < 0)
-		return run_definition_blame(d, r, e);
+		return run_definition_locate(d, r, e);
 	warnings_print(d->file.warnings);
 	o = definition_to_json(parsed);
 	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));

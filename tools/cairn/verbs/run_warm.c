@@ -100,7 +100,7 @@ bool run_warm_check(const struct run_warm *w)
 	return r == 0;
 }
 
-void run_warm_forget(struct run_warm *w, const char *why)
+void run_warm_drop(struct run_warm *w, const char *why)
 {
 	note(w, "the guest boots, because %s", why);
 	warm_state_drop(w->key);

@@ -28,7 +28,7 @@ bool run_warm_use(const struct run_warm *w, struct config *config);
 /* Check the state while the VM starts. Returns whether it is whole. */
 bool run_warm_check(const struct run_warm *w);
 /* Drop a state that did not work: the guest boots, and stores another one. */
-void run_warm_forget(struct run_warm *w, const char *why);
+void run_warm_drop(struct run_warm *w, const char *why);
 /* Save the state of a guest that has booted.
  * channel: to the VM process. vm_end: pidfd of that. link: to the agent, which has no program; it is closed.
  * Returns whether there is a state, so that this guest has to be renewed like the others. */

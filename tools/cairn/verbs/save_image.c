@@ -42,7 +42,7 @@ int verb_save_image_define(struct cli *c)
 	if (!r)
 		r = definition_file_read(c->pos[1], &d, &e);
 	if (!r)
-		r = definition_file_blame(&d, state_file_set(&f, d.definition, d.folder,
+		r = definition_file_locate(&d, state_file_set(&f, d.definition, d.folder,
 			option_flag(c, "paused") || (f.header.paused && !option_flag(c, "running")), &e), &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to update %s", c->pos[0]);

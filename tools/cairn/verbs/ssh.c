@@ -187,7 +187,7 @@ static int ssh_by_network(struct cli *c, const char *user, const char *vm, const
 }
 
 /* Look whether the guest listens: ssh would hide the reason behind a line of its own. */
-static int vsock_look(struct cli *c, const char *vm, struct err *e)
+static int vsock_probe(struct cli *c, const char *vm, struct err *e)
 {
 	struct json_object *args = cli_vm_args(vm);
 	CLEANUP_CLOSE int sock = -1;
@@ -202,7 +202,7 @@ int verb_ssh(struct cli *c)
 	CLEANUP_FREE char *user = at ? must_alloc(strndup(c->pos[0], (size_t)(at - c->pos[0]))) : NULL;
 	char address[ADDRESS_TEXT];
 	struct err e, other;
-	int r = vsock_look(c, vm, &e);
+	int r = vsock_probe(c, vm, &e);
 
 	if (!r)
 		ssh_over_vsock(c, user, vm, &e);

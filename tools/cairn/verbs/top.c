@@ -57,7 +57,7 @@ static const struct {
 
 /* ---- taking samples ---- */
 
-static void look_done(struct look *l)
+static void round_done(struct look *l)
 {
 	for (size_t i = 0; i < l->n; i++)
 		free(l->list[i].name);
@@ -117,7 +117,7 @@ static void rates_find(struct sample *s, const struct sample *was)
 	s->rates[CPU] = s->rates[CPU] * 100 / (double)NS;
 }
 
-static int look_at(struct cli *c, const char *name, bool named, struct look *l, struct err *e)
+static int vm_sample(struct cli *c, const char *name, bool named, struct look *l, struct err *e)
 {
 	CLEANUP_JS struct json_object *info = NULL;
 	int r = cli_vm_info(c, name, &info, e);
@@ -128,18 +128,18 @@ static int look_at(struct cli *c, const char *name, bool named, struct look *l, 
 }
 
 /* Take samples of the named VMs, or of all VMs with an id, which have a process. */
-static int look_round(struct cli *c, struct look *l, struct err *e)
+static int vms_sample(struct cli *c, struct look *l, struct err *e)
 {
 	CLEANUP_JS struct json_object *vms = NULL;
 	int r = c->npos ? 0 : cli_vm_list(c, true, &vms, NULL, e);
 
 	for (size_t i = 0; !r && i < c->npos; i++)
-		r = look_at(c, c->pos[i], true, l, e);
+		r = vm_sample(c, c->pos[i], true, l, e);
 	for (size_t i = 0; !r && vms && i < json_object_array_length(vms); i++) {
 		struct json_object *vm = json_object_array_get_idx(vms, i);
 
 		if (js_get_int(vm, "id", -1) >= 0)
-			r = look_at(c, js_get_str(vm, "name"), false, l, e);
+			r = vm_sample(c, js_get_str(vm, "name"), false, l, e);
 	}
 	return r;
 }
@@ -171,14 +171,14 @@ static int sample_compare(const void *pa, const void *pb, void *sort)
 	return by_name ? by_name : strcmp(a->name, b->name);
 }
 
-static int top_look(struct top *t, struct err *e)
+static int top_sample(struct top *t, struct err *e)
 {
 	int r;
 
-	look_done(&t->before);
+	round_done(&t->before);
 	t->before = t->now;
 	t->now = (struct look){ 0 };
-	r = look_round(t->c, &t->now, e);
+	r = vms_sample(t->c, &t->now, e);
 	for (size_t i = 0; i < t->now.n; i++)
 		rates_find(&t->now.list[i], sample_find(&t->before, &t->now.list[i]));
 	return r;
@@ -263,11 +263,11 @@ static void json_show(const struct top *t)
 static int top_once(struct top *t, struct err *e)
 {
 	struct timespec wait = { (time_t)(t->every_ns / NS), (long)(t->every_ns % NS) };
-	int r = top_look(t, e);
+	int r = top_sample(t, e);
 
 	if (!r) {
 		nanosleep(&wait, NULL);
-		r = top_look(t, e);
+		r = top_sample(t, e);
 	}
 	if (r < 0)
 		return r;
@@ -350,7 +350,7 @@ static int top_live(struct top *t, struct err *e)
 	uint64_t wait_ns = MIN(FIRST_NS, t->every_ns);
 	struct screen s;
 	bool over = false;
-	int r = top_look(t, e);
+	int r = top_sample(t, e);
 
 	if (r < 0)
 		return r;
@@ -361,7 +361,7 @@ static int top_live(struct top *t, struct err *e)
 		top_draw(t);
 		r = wait_and_draw(t, &s, loop_now_ns() + wait_ns, &over, e);
 		if (!r && !over)
-			r = top_look(t, e);
+			r = top_sample(t, e);
 		wait_ns = t->every_ns;
 	}
 	screen_end(&s);
@@ -382,7 +382,7 @@ int verb_top(struct cli *c)
 	if (!t.sort)
 		t.sort = "cpu";
 	r = again ? top_live(&t, &e) : top_once(&t, &e);
-	look_done(&t.before);
-	look_done(&t.now);
+	round_done(&t.before);
+	round_done(&t.now);
 	return r < 0 ? cli_fail(&e, "Failed to read the usage of domains") : CLI_OK;
 }

@@ -176,7 +176,7 @@ int verb_vol_list(struct cli *c)
 	for (size_t i = 0; i < json_object_array_length(list); i++)
 		json_object_array_add(all, volume_json(pool, json_object_array_get_idx(list, i)));
 	if (c->format == CLI_CSV && !json_object_array_length(all))
-		csv_heads(stdout, heads);
+		csv_header(stdout, heads);
 	else if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, all);
 	else

@@ -77,7 +77,7 @@ static void test_denials_are_counted_per_user(void **state)
 		for (uid_t i = 0; i < USERS; i++) {
 			uid_t uid = i ? 64 * i : (uid_t)-1;
 
-			if (denial_log_tell(denials, EVENT_PERMISSION_DENIED, uid, 1, json_object_new_object()))
+			if (denial_log_report(denials, EVENT_PERMISSION_DENIED, uid, 1, json_object_new_object()))
 				told++;
 			else
 				denial_log_unaudited(denials, uid);

@@ -222,8 +222,8 @@ static void test_entries_are_replaced_and_removed(void **state)
 	assert_int_equal(permissions_set(&p, false, 1001, &web, ROLE_NONE), -ENOENT);
 	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_NONE), 0);
 	assert_int_equal(permissions_role(&p, &alice, NULL), ROLE_NONE);
-	assert_false(permissions_forget_vm(&p, DB));
-	assert_true(permissions_forget_vm(&p, WEB));
+	assert_false(permissions_remove_vm(&p, DB));
+	assert_true(permissions_remove_vm(&p, WEB));
 	assert_int_equal(p.n, 0);
 	permissions_done(&p);
 }

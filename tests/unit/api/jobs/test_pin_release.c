@@ -113,7 +113,7 @@ static int teardown(void **state)
 static void clone_goes(void)
 {
 	pins_add(&f->host, "/c1", IMAGE, A);
-	pins_forget(&f->host, "/c1");
+	pins_remove(&f->host, "/c1");
 	pin_release_due(&f->host);
 }
 

@@ -150,7 +150,7 @@ static void event_tell_of(struct queue *q, const char *vm, unsigned number)
 
 	snprintf(text, sizeof(text), "{\"event\":\"SNAPSHOT_CREATED\",\"data\":{\"vm-uuid\":\"%s\",\"number\":%u}}", vm, number);
 	assert_int_equal(js_parse(text, strlen(text), "event", &o, &e), 0);
-	hooks_tell(q->hooks, o);
+	hooks_notify(q->hooks, o);
 }
 
 static void event_tell(struct queue *q, unsigned number)

@@ -150,7 +150,7 @@ static unsigned look(struct policy_idle *i, struct policy_sample *s, unsigned ti
 		s->now_ns += 6 * S;
 		s->cpu_ns += cpu_ns;
 		s->requests += requests;
-		idle += policy_idle_look(&rule, i, s);
+		idle += policy_idle_sample(&rule, i, s);
 	}
 	return idle;
 }

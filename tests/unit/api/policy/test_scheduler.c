@@ -126,12 +126,12 @@ static void test_schedule_removed_while_run_waits(void **state)
 
 	assert_int_equal(job_new(f->vm, "save", NULL, &j, &e), 0);
 	ring(f);
-	assert_int_equal(scheduler_keep(f->vm, NULL, &w, &e), 0);
+	assert_int_equal(scheduler_store_plan(f->vm, NULL, &w, &e), 0);
 	while (w.done)
 		loop_run_once(f->d.loop, 1000000000);
 	assert_int_equal(w.r, 0);
 	scheduler_remove(f->vm);
-	assert_int_equal(scheduler_keep(f->vm, NULL, &w, &e), -2);
+	assert_int_equal(scheduler_store_plan(f->vm, NULL, &w, &e), -2);
 	job_succeed(j, NULL);
 	loop_run_once(f->d.loop, 1000000000);
 	assert_null(f->vm->schedule);

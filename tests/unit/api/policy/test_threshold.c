@@ -73,7 +73,7 @@ static enum threshold_change look(struct threshold *t, double value, unsigned n,
 	enum threshold_change last = THRESHOLD_SAME;
 
 	for (unsigned i = 1; i <= n; i++) {
-		enum threshold_change c = threshold_look(t, value, 1, NOW_S);
+		enum threshold_change c = threshold_update(t, value, 1, NOW_S);
 
 		if (c != THRESHOLD_SAME && at)
 			*at = i;
@@ -126,10 +126,10 @@ static void test_time_of_zero_acts_at_once_and_long_samples_count_whole(void **s
 	assert_int_equal(limits(THRESHOLD_IO_ERRORS, "0", NULL, &t, &e), 0);
 	t.for_s = 0;
 	assert_int_equal(look(&t, 0, 3, NULL), THRESHOLD_SAME);
-	assert_int_equal(threshold_look(&t, 0.1, 1, NOW_S), THRESHOLD_RAISED);
-	assert_int_equal(threshold_look(&t, 0, 1, NOW_S), THRESHOLD_CLEARED);
+	assert_int_equal(threshold_update(&t, 0.1, 1, NOW_S), THRESHOLD_RAISED);
+	assert_int_equal(threshold_update(&t, 0, 1, NOW_S), THRESHOLD_CLEARED);
 	t.for_s = 60;
-	assert_int_equal(threshold_look(&t, 1, 60, NOW_S), THRESHOLD_RAISED);
+	assert_int_equal(threshold_update(&t, 1, 60, NOW_S), THRESHOLD_RAISED);
 }
 
 static void test_stored_form_is_read_back_and_damage_is_left_out(void **state)

@@ -157,8 +157,8 @@ static void second(enum threshold_measure m, double value)
 	for (unsigned i = 0; i < THRESHOLD_MEASURES; i++)
 		figures.values[i] = NAN;
 	figures.values[m] = value;
-	vm_space_look(f->vm, &f->sums, clock_monotonic_ns());
-	thresholds_look(f->vm, &figures);
+	vm_space_update(f->vm, &f->sums, clock_monotonic_ns());
+	thresholds_update(f->vm, &figures);
 	fake_s++;
 }
 

@@ -163,8 +163,8 @@ static unsigned seconds(unsigned n, uint64_t bytes)
 	for (unsigned i = 0; i < n; i++) {
 		f->sums.wr_reqs += bytes > 0;
 		f->sums.wr_bytes += bytes;
-		vm_space_look(f->vm, &f->sums, clock_monotonic_ns());
-		vm_spaces_look(&f->d, clock_monotonic_ns());
+		vm_space_update(f->vm, &f->sums, clock_monotonic_ns());
+		vm_spaces_update(&f->d, clock_monotonic_ns());
 		fake_s++;
 	}
 	return f->requests - before;

@@ -218,7 +218,7 @@ static void test_queued_writes_do_not_reach_new_vm(void **state)
 		loop_run_once(l, UINT64_MAX);
 	assert_int_equal(store_keep_draft(s, &new, "vm1", true, &e), 0);
 	assert_int_equal(finish(s, &old), 0);
-	store_settle(s);
+	store_drain(s);
 	assert_true(there(*state, "vm1/definition.json"));
 	assert_false(there(*state, "vm1/state.json"));
 	assert_false(there(*state, "vm1/managed.save"));

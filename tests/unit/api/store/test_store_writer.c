@@ -253,10 +253,10 @@ static void test_operation_overtakes_a_write_that_the_running_thread_has_seen(vo
 	assert_int_equal(f->work.r, 0);
 	assert_content(f->c, "moved");
 	assert_int_equal(access(f->a, F_OK), -1);
-	store_writer_settle(&f->writer);
+	store_writer_drain(&f->writer);
 	assert_content(f->a, "newer");
 	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("next"));
-	store_writer_settle_path(&f->writer, f->a);
+	store_writer_drain_path(&f->writer, f->a);
 	assert_content(f->a, "next");
 	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("last"));
 	store_writer_done(&f->writer);
@@ -287,16 +287,16 @@ static void file_make(const char *folder, const char *name)
 	assert_int_equal(store_file_put(path, "text", false, &e), 0);
 }
 
-/* Queue the settling of a file of file_make(). */
-static void settle(struct fixture *f, const char *folder, const char *name, struct store_work *work)
+/* Queue the sync of a file of file_make(). */
+static void sync_queue(struct fixture *f, const char *folder, const char *name, struct store_work *work)
 {
 	char path[4300];
 
 	snprintf(path, sizeof(path), "%s/%s", folder, name);
 	if (work)
-		store_writer_work(&f->writer, PENDING_SETTLE_NEW, path, NULL, work);
+		store_writer_work(&f->writer, PENDING_SYNC_NEW_FILE, path, NULL, work);
 	else
-		store_writer_put(&f->writer, PENDING_SETTLE_NEW, path, NULL);
+		store_writer_put(&f->writer, PENDING_SYNC_NEW_FILE, path, NULL);
 }
 
 static void folders_remove(const struct fixture *f)
@@ -332,23 +332,23 @@ static void assert_synced(struct fixture *f, const char *want)
 	folders_remove(f);
 }
 
-static void test_files_settled_in_a_row_sync_their_common_folder_once(void **state)
+static void test_files_synced_in_a_row_sync_their_common_folder_once(void **state)
 {
 	struct fixture *f = *state;
 
 	file_make(f->a, "x");
 	file_make(f->b, "y");
 	file_make(f->c, "z");
-	settle(f, f->a, "x", NULL);
-	settle(f, f->b, "y", NULL);
-	settle(f, f->c, "z", NULL);
+	sync_queue(f, f->a, "x", NULL);
+	sync_queue(f, f->b, "y", NULL);
+	sync_queue(f, f->c, "z", NULL);
 	assert_synced(f, " x y z a b c all");
 }
 
 #define MANY 50
 
 /* A fork's definitions: each file before its folder, and the common folder once, after all of them. */
-static void test_many_files_in_a_row_are_settled_together(void **state)
+static void test_many_files_in_a_row_are_synced_together(void **state)
 {
 	struct fixture *f = *state;
 	char folder[4300], path[4400], want[16];
@@ -357,9 +357,9 @@ static void test_many_files_in_a_row_are_settled_together(void **state)
 		snprintf(folder, sizeof(folder), "%s/v%02u", f->dir, i);
 		snprintf(path, sizeof(path), "f%02u", i);
 		file_make(folder, path);
-		settle(f, folder, path, NULL);
+		sync_queue(f, folder, path, NULL);
 	}
-	store_writer_put(&f->writer, PENDING_SYNC, f->dir, NULL);
+	store_writer_put(&f->writer, PENDING_SYNC_FOLDER, f->dir, NULL);
 	synced[0] = 0;
 	most_syncing = 0;
 	meets = true;
@@ -383,10 +383,10 @@ static void test_many_files_in_a_row_are_settled_together(void **state)
 	}
 	assert_int_equal(strlen(synced), MANY * 8 + 2 * strlen(strrchr(f->dir, '/')));
 	snprintf(path, sizeof(path), " %s", strrchr(f->dir, '/') + 1);
-	assert_string_equal(strstr(synced, path) + strlen(path), path); /* for the group, then for PENDING_SYNC */
+	assert_string_equal(strstr(synced, path) + strlen(path), path); /* for the group, then for PENDING_SYNC_FOLDER */
 }
 
-/* The store waits for a file that is settled with others. */
+/* The store waits for a file that is synced with others. */
 static void test_file_of_a_group_is_awaited(void **state)
 {
 	struct fixture *f = *state;
@@ -397,9 +397,9 @@ static void test_file_of_a_group_is_awaited(void **state)
 	file_make(f->a, "x");
 	file_make(f->b, "y");
 	file_make(f->c, "z");
-	settle(f, f->a, "x", NULL);
-	settle(f, f->b, "y", NULL);
-	settle(f, f->c, "z", NULL);
+	sync_queue(f, f->a, "x", NULL);
+	sync_queue(f, f->b, "y", NULL);
+	sync_queue(f, f->c, "z", NULL);
 	synced[0] = 0;
 	most_syncing = 0;
 	awaits = &f->writer;
@@ -409,7 +409,7 @@ static void test_file_of_a_group_is_awaited(void **state)
 		pthread_cond_wait(&met, &mutex);
 	pthread_mutex_unlock(&mutex);
 	snprintf(path, sizeof(path), "%s/z", f->c);
-	store_writer_settle_path(&f->writer, path);
+	store_writer_drain_path(&f->writer, path);
 	pthread_mutex_lock(&mutex);
 	done = strstr(synced, " z a b c");
 	pthread_mutex_unlock(&mutex);
@@ -425,9 +425,9 @@ static void test_common_folder_is_synced_before_another_operation(void **state)
 
 	file_make(f->a, "x");
 	file_make(f->b, "y");
-	settle(f, f->a, "x", NULL);
-	store_writer_put(&f->writer, PENDING_SYNC, f->b, NULL);
-	settle(f, f->b, "y", NULL);
+	sync_queue(f, f->a, "x", NULL);
+	store_writer_put(&f->writer, PENDING_SYNC_FOLDER, f->b, NULL);
+	sync_queue(f, f->b, "y", NULL);
 	assert_synced(f, " x a all b y b all");
 }
 
@@ -438,8 +438,8 @@ static void test_common_folder_is_synced_before_completion(void **state)
 
 	file_make(f->a, "x");
 	file_make(f->b, "y");
-	settle(f, f->a, "x", &first);
-	settle(f, f->b, "y", NULL);
+	sync_queue(f, f->a, "x", &first);
+	sync_queue(f, f->b, "y", NULL);
 	assert_synced(f, " x a all y b all");
 	assert_int_equal(first.r, 0);
 }
@@ -450,8 +450,8 @@ static void test_common_folder_is_synced_when_the_last_file_is_gone(void **state
 	struct fixture *f = *state;
 
 	file_make(f->a, "x");
-	settle(f, f->a, "x", NULL);
-	settle(f, f->b, "y", NULL);
+	sync_queue(f, f->a, "x", NULL);
+	sync_queue(f, f->b, "y", NULL);
 	assert_synced(f, " x a all");
 }
 
@@ -462,7 +462,7 @@ static void test_file_in_an_old_folder_syncs_that_folder_only(void **state)
 
 	file_make(f->a, "x");
 	snprintf(path, sizeof(path), "%s/x", f->a);
-	store_writer_put(&f->writer, PENDING_SETTLE, path, NULL);
+	store_writer_put(&f->writer, PENDING_SYNC_FILE, path, NULL);
 	assert_synced(f, " x a");
 }
 
@@ -471,13 +471,13 @@ static void test_files_of_other_folders_sync_each_folder(void **state)
 	struct fixture *f = *state;
 
 	file_make(f->a, "x");
-	settle(f, f->a, "x", NULL);
-	settle(f, f->dir, "a", NULL);
+	sync_queue(f, f->a, "x", NULL);
+	sync_queue(f, f->dir, "a", NULL);
 	assert_synced(f, " x a a all all top");
 }
 
 /* A fork's definitions, then its list of pins; the batch's file is on stable storage before them. */
-static void test_file_behind_new_ones_joins_them_and_one_before_them_is_settled_first(void **state)
+static void test_file_behind_new_ones_joins_them_and_one_before_them_is_synced_first(void **state)
 {
 	struct fixture *f = *state;
 	char batch[4300], list[4300];
@@ -487,10 +487,10 @@ static void test_file_behind_new_ones_joins_them_and_one_before_them_is_settled_
 	file_make(f->c, "list");
 	snprintf(batch, sizeof(batch), "%s/batch", f->a);
 	snprintf(list, sizeof(list), "%s/list", f->c);
-	store_writer_put(&f->writer, PENDING_SETTLE, batch, NULL);
-	settle(f, f->b, "y", NULL);
-	store_writer_put(&f->writer, PENDING_SETTLE, list, NULL);
-	settle(f, f->b, "y2", NULL);
+	store_writer_put(&f->writer, PENDING_SYNC_FILE, batch, NULL);
+	sync_queue(f, f->b, "y", NULL);
+	store_writer_put(&f->writer, PENDING_SYNC_FILE, list, NULL);
+	sync_queue(f, f->b, "y2", NULL);
 	assert_synced(f, " batch a y list b c all b all");
 	unlink(batch);
 	unlink(list);
@@ -512,9 +512,9 @@ static void test_folders_are_not_synced_where_names_are_ordered(void **state)
 		snprintf(list, sizeof(list), "%s/list", f->c);
 		assert_int_equal(stat(f->a, &st), 0);
 		f->writer.ordered_device = st.st_dev + elsewhere;
-		store_writer_put(&f->writer, PENDING_SETTLE, list, NULL);
-		settle(f, f->a, "x", NULL);
-		settle(f, f->b, "y", NULL);
+		store_writer_put(&f->writer, PENDING_SYNC_FILE, list, NULL);
+		sync_queue(f, f->a, "x", NULL);
+		sync_queue(f, f->b, "y", NULL);
 		assert_synced(f, elsewhere ? " list c x y a b all" : " list x y");
 		unlink(list);
 		rmdir(f->c);
@@ -533,16 +533,16 @@ static void test_held_operations_begin_at_release(void **state)
 	assert_int_equal(store_writer_start(&f->writer, &e), 0);
 	for (unsigned i = 0; i < 1000; i++) {
 		store_writer_hold(&f->writer);
-		store_writer_put(&f->writer, PENDING_SYNC, f->dir, NULL);
+		store_writer_put(&f->writer, PENDING_SYNC_FOLDER, f->dir, NULL);
 		sched_yield();
 		store_writer_drop(&f->writer, f->dir); /* all that has not begun */
 		store_writer_release(&f->writer);
 	}
 	assert_string_equal(synced, "");
 	store_writer_hold(&f->writer);
-	store_writer_put(&f->writer, PENDING_SYNC, f->dir, NULL);
+	store_writer_put(&f->writer, PENDING_SYNC_FOLDER, f->dir, NULL);
 	store_writer_release(&f->writer);
-	store_writer_settle(&f->writer);
+	store_writer_drain(&f->writer);
 	assert_non_null(strstr(synced, strrchr(f->dir, '/') + 1));
 	store_writer_done(&f->writer);
 }
@@ -555,13 +555,13 @@ static void test_held_operations_begin_when_the_loop_waits(void **state)
 	assert_int_equal(store_writer_start(&f->writer, &e), 0);
 	store_writer_hold(&f->writer);
 	store_writer_put(&f->writer, PENDING_WRITE, f->a, strdup("one"));
-	store_writer_settle_path(&f->writer, f->a);
+	store_writer_drain_path(&f->writer, f->a);
 	assert_content(f->a, "one");
 	store_writer_put(&f->writer, PENDING_WRITE, f->b, strdup("two"));
-	store_writer_settle(&f->writer);
+	store_writer_drain(&f->writer);
 	assert_content(f->b, "two");
 	store_writer_put(&f->writer, PENDING_CLEAR, f->c, NULL);
-	store_writer_settle_leaving(&f->writer);
+	store_writer_drain_leaving(&f->writer);
 	store_writer_put(&f->writer, PENDING_WRITE, f->c, strdup("three"));
 	store_writer_done(&f->writer);
 	assert_content(f->c, "three");
@@ -578,8 +578,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_operation_overtakes_a_write_that_the_running_thread_has_seen, setup,
 			teardown),
 		cmocka_unit_test_setup_teardown(test_write_begins_by_itself, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_files_settled_in_a_row_sync_their_common_folder_once, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_many_files_in_a_row_are_settled_together, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_files_synced_in_a_row_sync_their_common_folder_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_many_files_in_a_row_are_synced_together, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_file_of_a_group_is_awaited, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_another_operation, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_common_folder_is_synced_before_completion, setup, teardown),
@@ -587,7 +587,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_file_in_an_old_folder_syncs_that_folder_only, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_files_of_other_folders_sync_each_folder, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_folders_are_not_synced_where_names_are_ordered, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_file_behind_new_ones_joins_them_and_one_before_them_is_settled_first, setup,
+		cmocka_unit_test_setup_teardown(test_file_behind_new_ones_joins_them_and_one_before_them_is_synced_first, setup,
 			teardown),
 		cmocka_unit_test_setup_teardown(test_held_operations_begin_at_release, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_held_operations_begin_when_the_loop_waits, setup, teardown),

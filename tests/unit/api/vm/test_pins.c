@@ -91,10 +91,10 @@ static void test_pin_is_due_when_last_overlay_is_forgotten(void **state)
 	pins_add(&f->host, "/d1", "/src", B);
 	assert_true(pins_has_overlay(&f->host, "/c1"));
 	assert_false(pins_has_overlay(&f->host, "/src"));
-	assert_true(pins_forget(&f->host, "/c1"));
-	assert_false(pins_forget(&f->host, "/c1"));
+	assert_true(pins_remove(&f->host, "/c1"));
+	assert_false(pins_remove(&f->host, "/c1"));
 	assert_int_equal(due(f, "/src"), 0);
-	assert_true(pins_forget(&f->host, "/c2"));
+	assert_true(pins_remove(&f->host, "/c2"));
 	assert_int_equal(due(f, "/other"), 0);
 	assert_int_equal(due(f, "/src"), 1);
 	assert_memory_equal(f->ids[0], A, sizeof(A));
@@ -109,9 +109,9 @@ static void test_copy_of_overlay_keeps_pin(void **state)
 	pins_copy(&f->host, "/src", "/none");
 	assert_false(pins_has_overlay(&f->host, "/none"));
 	pins_copy(&f->host, "/c1", "/copy");
-	pins_forget(&f->host, "/c1");
+	pins_remove(&f->host, "/c1");
 	assert_int_equal(due(f, "/src"), 0);
-	pins_forget(&f->host, "/copy");
+	pins_remove(&f->host, "/copy");
 	assert_int_equal(due(f, "/src"), 1);
 }
 
@@ -135,11 +135,11 @@ static void test_deleted_pins_are_asked_for_once(void **state)
 	pins_add(&f->host, "/c1", "/src", A);
 	pins_add(&f->host, "/c2", "/src", B);
 	assert_false(pins_are_due(&f->host));
-	pins_forget(&f->host, "/c1");
+	pins_remove(&f->host, "/c1");
 	assert_true(pins_are_due(&f->host));
 	assert_int_equal(pins_ask(&f->host, "/src", &f->vm, f->ids, 8), 1);
 	assert_false(pins_are_due(&f->host));
-	pins_forget(&f->host, "/c2");
+	pins_remove(&f->host, "/c2");
 	assert_int_equal(pins_ask(&f->host, "/src", &other, f->ids, 8), 1);
 	assert_memory_equal(f->ids[0], B, sizeof(B));
 	pins_answered(&f->host, &f->vm, true);
@@ -173,10 +173,10 @@ static void test_shared_pin_is_due_after_its_last_overlay(void **state)
 		assert_false(pins_newest(&f->host, "/c1", id));
 		pins_add_either(&f->host, "/c2", "/src", A, B);
 		pins_add_either(&f->host, "/c3", "/src", A, B);
-		pins_settle(&f->host, B, false);
+		pins_resolve(&f->host, B, false);
 		for (unsigned k = 0; k < 3; k++) {
 			ids_are_due(f, 0, NULL, NULL);
-			assert_true(pins_forget(&f->host, orders[i][k]));
+			assert_true(pins_remove(&f->host, orders[i][k]));
 		}
 		ids_are_due(f, 1, A, NULL);
 		assert_int_equal(pins_ask(&f->host, "/src", &f->vm, f->ids, 8), 1);
@@ -195,15 +195,15 @@ static void test_new_pin_counts_when_the_earlier_one_was_not_used(void **state)
 	pins_copy(&f->host, "/c2", "/copy");
 	assert_true(pins_newest(&f->host, "/src", id));
 	assert_memory_equal(id, A, sizeof(A)); /* nobody knows yet whether there is another one */
-	pins_forget(&f->host, "/c1");
+	pins_remove(&f->host, "/c1");
 	ids_are_due(f, 0, NULL, NULL);
-	pins_settle(&f->host, B, true);
+	pins_resolve(&f->host, B, true);
 	ids_are_due(f, 1, A, NULL);
 	assert_true(pins_newest(&f->host, "/src", id));
 	assert_memory_equal(id, B, sizeof(B));
-	pins_forget(&f->host, "/c2");
+	pins_remove(&f->host, "/c2");
 	ids_are_due(f, 1, A, NULL);
-	pins_forget(&f->host, "/copy");
+	pins_remove(&f->host, "/copy");
 	ids_are_due(f, 2, A, B);
 }
 
@@ -228,10 +228,10 @@ static void test_overlay_keeps_both_pins_until_it_is_known_which_it_reads(void *
 		/* A process of the VM may still be asked to delete a pin that an earlier daemon knew. */
 		assert_false(pins_newest(&f->host, "/src", id));
 	}
-	pins_settle(&f->host, A, true); /* of another fork */
-	pins_forget(&f->host, "/c1");
+	pins_resolve(&f->host, A, true); /* of another fork */
+	pins_remove(&f->host, "/c1");
 	ids_are_due(f, 0, NULL, NULL);
-	pins_forget(&f->host, "/c2");
+	pins_remove(&f->host, "/c2");
 	ids_are_due(f, 2, A, B);
 }
 
@@ -263,7 +263,7 @@ static void test_number_of_ids_is_limited(void **state)
 
 		snprintf(path, sizeof(path), "/c%u", i);
 		pins_add(&f->host, path, "/src", id);
-		pins_forget(&f->host, path);
+		pins_remove(&f->host, path);
 	}
 	assert_int_equal(due(f, "/src"), 8);
 }
@@ -274,7 +274,7 @@ static void test_list_survives_restart(void **state)
 
 	pins_add(&f->host, "/c1", "/src", A);
 	pins_add(&f->host, "/gone", "/src", B);
-	pins_forget(&f->host, "/gone");
+	pins_remove(&f->host, "/gone");
 	pins_store(&f->host);
 	host_close(f);
 	host_open(f);
@@ -329,10 +329,10 @@ static void test_newest_pin_waits_for_a_fork(void **state)
 	f->host.pins_wait_ns = 1000000000000;
 	pins_add(&f->host, "/c1", "/src", A);
 	pins_add(&f->host, "/c2", "/src", B);
-	pins_forget(&f->host, "/c2");
+	pins_remove(&f->host, "/c2");
 	assert_true(idle(f, B) && !pins_are_due(&f->host) && pins_has_image(&f->host, "/src"));
 	assert_true(pins_newest(&f->host, "/src", id) && !memcmp(id, B, sizeof(B)));
-	pins_forget(&f->host, "/c1"); /* A is older */
+	pins_remove(&f->host, "/c1"); /* A is older */
 	assert_true(idle(f, B) && pins_are_due(&f->host));
 	assert_int_equal(pins_ask(&f->host, "/src", &f->vm, f->ids, 8), 1);
 	assert_memory_equal(f->ids[0], A, sizeof(A));
@@ -341,12 +341,12 @@ static void test_newest_pin_waits_for_a_fork(void **state)
 	/* The next fork shares B. */
 	pins_add_either(&f->host, "/c3", "/src", B, A);
 	assert_false(idle(f, B) || pins_are_due(&f->host) || pins_idle_until(&f->host));
-	pins_settle(&f->host, A, false);
-	pins_forget(&f->host, "/c3");
+	pins_resolve(&f->host, A, false);
+	pins_remove(&f->host, "/c3");
 	assert_true(idle(f, B));
 	/* The next fork makes pin A, and fails. */
 	pins_add_either(&f->host, "/c4", "/src", B, A);
-	pins_forget(&f->host, "/c4");
+	pins_remove(&f->host, "/c4");
 	assert_int_equal(due(f, "/src"), 2);
 	assert_false(idle(f, A) || idle(f, B) || pins_newest(&f->host, "/src", id));
 }
@@ -357,10 +357,10 @@ static void test_wait_of_a_pin_ends(void **state)
 
 	f->host.pins_wait_ns = 1000000000000;
 	pins_add(&f->host, "/c1", "/src", A);
-	pins_forget(&f->host, "/c1");
+	pins_remove(&f->host, "/c1");
 	pins_add(&f->host, "/c2", "/src", B); /* a newer pin */
 	assert_int_equal(due(f, "/src"), 1);
-	pins_forget(&f->host, "/c2");
+	pins_remove(&f->host, "/c2");
 	assert_true(idle(f, B));
 	pins_idle_end(&f->host, "/other");
 	assert_true(idle(f, B));
@@ -375,7 +375,7 @@ static void test_waiting_pin_is_due_after_restart(void **state)
 
 	f->host.pins_wait_ns = 1000000000000;
 	pins_add(&f->host, "/c1", "/src", A);
-	pins_forget(&f->host, "/c1");
+	pins_remove(&f->host, "/c1");
 	assert_true(idle(f, A));
 	pins_store(&f->host);
 	host_close(f);
@@ -404,10 +404,10 @@ static void test_pins_from_before_a_loss_never_become_due(void **state)
 	host_close(f);
 	host_open(f);
 	assert_false(pins_are_incomplete(&f->host));
-	assert_true(pins_forget(&f->host, "/c1") && pins_forget(&f->host, "/copy") && pins_forget(&f->host, "/c2"));
+	assert_true(pins_remove(&f->host, "/c1") && pins_remove(&f->host, "/copy") && pins_remove(&f->host, "/c2"));
 	assert_int_equal(due(f, "/src"), 0);
 	assert_int_equal(due(f, "/other"), 0);
-	assert_true(pins_forget(&f->host, "/new"));
+	assert_true(pins_remove(&f->host, "/new"));
 	assert_int_equal(due(f, "/src"), 1);
 	assert_int_equal(f->ids[0][0], 0xcc);
 }
@@ -523,12 +523,12 @@ static void test_pin_of_an_overlay_that_left_the_list_is_never_due(void **state)
 	assert_true(pins_has_overlay(&f->host, "/c2"));
 	assert_false(pins_newest(&f->host, "/img", id)); /* a further fork makes a pin */
 	reopen(f);
-	pins_forget(&f->host, "/c2");
+	pins_remove(&f->host, "/c2");
 	assert_int_equal(due(f, "/img"), 0);
 	assert_true(pins_add_found(&f->host, "/c3", "/img", B));
-	pins_forget(&f->host, "/c3");
+	pins_remove(&f->host, "/c3");
 	assert_int_equal(due(f, "/img"), 0);
-	assert_true(pins_forget(&f->host, "/u0999"));
+	assert_true(pins_remove(&f->host, "/u0999"));
 	assert_int_equal(due(f, "/src"), 1);
 }
 
@@ -545,10 +545,10 @@ static void test_oldest_due_pins_of_unused_images_leave_the_list(void **state)
 	f->host.nvms = 1;
 	pins_add(&f->host, "/c1", "/img", A);
 	pins_set_owner(&f->host, "/c1", 1);
-	pins_forget(&f->host, "/c1");
+	pins_remove(&f->host, "/c1");
 	add_unused(f, 0, PINS_UNUSED_MAX + 5, 1);
 	for (unsigned i = 0; i < PINS_UNUSED_MAX + 5; i++)
-		pins_forget(&f->host, overlay_name(i));
+		pins_remove(&f->host, overlay_name(i));
 	pins_store(&f->host);
 	reopen(f);
 	assert_int_equal(pins_of_image(&f->host, "/src", &list), PINS_UNUSED_MAX);

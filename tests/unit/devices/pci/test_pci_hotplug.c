@@ -79,7 +79,7 @@ static void test_guest_is_told_once_of_a_device(void **state)
 	assert_int_equal(in(&m, 0), 1u << 5 | 1u << 31);
 	assert_int_equal(in(&m, 0), 0);
 	pci_hotplug_plugged(m.d, 6);
-	pci_hotplug_forget(m.d, 6);
+	pci_hotplug_reset_slot(m.d, 6);
 	assert_int_equal(in(&m, 0), 0);
 	end(&m);
 }

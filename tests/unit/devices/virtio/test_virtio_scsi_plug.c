@@ -260,18 +260,18 @@ static void state_has_the_targets(void **state)
 	assert_int_equal(plug(&t, &other), 3);
 	t.dev->ops->pause(t.dev);
 	content = (struct state_reader){ .buf = saved.buf, .len = saved.len };
-	assert_int_equal(virtio_scsi_state_look(t.dev, &content, 2, &lacks, NULL, &e), 0);
+	assert_int_equal(virtio_scsi_state_compare(t.dev, &content, 2, &lacks, NULL, &e), 0);
 	assert_int_equal(lacks, 1 << 3);
 	assert_int_equal(fx_load(t.dev, &saved), -EINVAL);
 	unplug(&t, 3);
 	assert_int_equal(fx_load(t.dev, &saved), 0);
 	/* One disk less. */
 	unplug(&t, 2);
-	assert_int_equal(virtio_scsi_state_look(t.dev, &content, 2, &lacks, NULL, &e), -EINVAL);
+	assert_int_equal(virtio_scsi_state_compare(t.dev, &content, 2, &lacks, NULL, &e), -EINVAL);
 	assert_non_null(strstr(e.msg, "the state has the disk sdc, which this VM lacks"));
 	assert_int_equal(fx_load(t.dev, &saved), -EINVAL);
 	saved.buf[0] = 0; /* a controller without disks cannot have been saved */
-	assert_int_equal(virtio_scsi_state_look(t.dev, &content, 2, &lacks, NULL, &e), -EINVAL);
+	assert_int_equal(virtio_scsi_state_compare(t.dev, &content, 2, &lacks, NULL, &e), -EINVAL);
 	assert_non_null(strstr(e.msg, "malformed"));
 	free(saved.buf);
 	close(b.fd);
@@ -298,7 +298,7 @@ static void state_of_version_1_is_loaded(void **state)
 	fx_save(t.dev, &saved);
 	content = (struct state_reader){ .buf = saved.buf + 1 + 2 * 17, .len = saved.len - 1 - 2 * 17 };
 	t.dev->ops->reset(t.dev);
-	assert_int_equal(virtio_scsi_state_look(t.dev, &content, 1, &lacks, NULL, &e), 0);
+	assert_int_equal(virtio_scsi_state_compare(t.dev, &content, 1, &lacks, NULL, &e), 0);
 	assert_int_equal(t.dev->ops->check(t.dev, &content, 1, &e), 0);
 	assert_int_equal(t.dev->ops->load(t.dev, &content, 1, &e), 0);
 	assert_true(virtio_scsi_is_locked(t.dev, 1, false));

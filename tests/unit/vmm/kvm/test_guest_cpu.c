@@ -166,7 +166,7 @@ static void test_probe_drops_privileges_of_its_thread(void **state)
 	struct kvm *k = kvm_fx_new(sizeof(*k));
 
 	probes = 0;
-	cpu_probe_learn(k);
+	cpu_probe_result(k);
 	assert_int_equal(probes, 1);
 	assert_int_equal(probe_is_confined, 1);
 	assert_int_equal(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), was_confined);
