@@ -70,6 +70,24 @@ export async function executePages(name, member, key, args = {}) {
 	}
 }
 
+// Fetch all jobs. An empty page ends their list; if the last job of a page was dismissed meanwhile, the list begins anew.
+export async function executeJobs() {
+	const all = [];
+	for (;;) {
+		let page;
+		try {
+			page = await execute("query-jobs", all.length ? { after: all.at(-1).id } : {});
+		} catch (error) {
+			if (error.class !== "NotFound")
+				throw error;
+			return executeJobs();
+		}
+		if (!page.length)
+			return all;
+		all.push(...page);
+	}
+}
+
 const listeners = new Set();
 
 // Call listener(event) for each event, and listener(null) when events may have been missed. Returns a function that

@@ -1,5 +1,5 @@
 // What belongs to no single VM: jobs with their progress, requests for approval, networks, pools and web hooks.
-import { execute, executePages, listen } from "./daemon.js";
+import { execute, executeJobs, executePages, listen } from "./daemon.js";
 import { element, setText, when } from "./element.js";
 import { lineButton, Lines } from "./lines.js";
 import { poolLineNew } from "./volumes.js";
@@ -50,7 +50,7 @@ const answer = (label) => [waits(label), (request) => execute(`request-${label.t
 // Title; a function that loads the entries; the key of an entry; titles of the columns; their cells. again: shows the host
 // again, since no event tells of web hooks.
 const tables = (again) => [
-	["Jobs", () => execute("query-jobs"), (job) => job.id, ["VM", "Kind", "Since", "Progress", ""], [
+	["Jobs", executeJobs, (job) => job.id, ["VM", "Kind", "Since", "Progress", ""], [
 		text((job) => job.vm || ""), text((job) => job.type), text((job) => when(job.started)), progress,
 		buttons((job) => job.id, [(job) => isDone(job) ? "Dismiss" : "Cancel", (job) => execute(isDone(job) ? "job-dismiss" : "job-cancel", { id: job.id })])]],
 	["Requests", () => executePages("query-requests", "requests", "after"), (request) => request.id, ["", "Of", "What it does", "Note", "Expires", ""], [
