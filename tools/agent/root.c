@@ -43,8 +43,10 @@ static const struct mount_row folders[] = {
 	{ "dev", "dev", "devtmpfs", NULL, MS_NOSUID, false },
 	{ "devpts", "dev/pts", "devpts", "mode=0620,ptmxmode=0666", MS_NOSUID | MS_NOEXEC, false },
 	{ "tmpfs", "dev/shm", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV, false },
-	{ "tmpfs", "tmp", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV, false },
 };
+
+/* Beside a folder of the host, which gets no temporary files. An image's /tmp is a part of its root. */
+static const struct mount_row folder_tmp = { "tmpfs", "tmp", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV, false };
 
 static const char *const links[][2] = { { "/proc/self/fd", "dev/fd" }, { "/proc/self/fd/0", "dev/stdin" },
 	{ "/proc/self/fd/1", "dev/stdout" }, { "/proc/self/fd/2", "dev/stderr" } };
@@ -119,6 +121,10 @@ int root_enter(const char **ret_what)
 	if (r < 0)
 		return r;
 	rows_mount(folders, ARRAY_SIZE(folders), ret_what);
+	if (is_folder)
+		rows_mount(&folder_tmp, 1, ret_what);
+	else if (mkdir("tmp", 0700) == 0)
+		chmod("tmp", 01777);
 	for (size_t i = 0; i < ARRAY_SIZE(links); i++)
 		if (symlink(links[i][0], links[i][1]) < 0)
 			continue; /* it is there */

@@ -43,7 +43,7 @@ echo x 2>/dev/null >/etc/passwd || echo denied
 read -r x </etc/removed || echo removed
 read -r x </data/linked; echo "$x"
 echo mine >own; read -r x <own; echo "$x"
-echo t >/tmp/t && echo tmp
+read -r x </tmp/image && echo t >/tmp/t && echo "$x"
 while read -r x y; do echo "$x $y"; done </etc/hosts
 read -r x </etc/resolv.conf; read -r y </etc/hostname; echo "$x $y"
 read -r x </vol/in/note; echo "$x"; echo x 2>/dev/null >/vol/in/note || echo read-only; echo to-host >/vol/out/new
@@ -59,7 +59,7 @@ def rootfs():
     first = tar(entry("bin/"), entry("bin/busybox", busybox, mode=0o755), *[symlink("bin/" + a, "busybox") for a in APPLETS],
                 entry("bin/su", b"x", mode=0o4755), entry("etc/"), entry("etc/removed", b"1\n"), symlink("etc/resolv.conf", "/run/resolved"), entry("data/"), entry("data/linked", b"linked\n"),
                 entry("etc/passwd", b"root:x:0:0::/root:/bin/sh\nuser:x:1005:1006::/home/u:/bin/sh\n"), entry("etc/group", b"more:x:77:a,user\n"),
-                entry("home/"), entry("home/u/", uid=1005, gid=1006, mode=0o700))
+                entry("tmp/", mode=0o1777), entry("tmp/image", b"tmp\n"), entry("home/"), entry("home/u/", uid=1005, gid=1006, mode=0o700))
     return first, tar(entry("etc/.wh.removed"))
 
 
@@ -101,7 +101,7 @@ def test_root_of_a_folder_is_written_in_memory_only(tmp_path):
     shutil.copy(shutil.which("busybox"), root / "bin" / "busybox")
     for applet in APPLETS:
         (root / "bin" / applet).symlink_to("busybox")
-    script = "rm -r /old && mkdir /old && echo new >/old/other && [ ! -e /old/file ] && read x </old/other && echo $x >/bin/su && read x </bin/su; echo $x $$"
+    script = "rm -r /old && mkdir /old && echo new >/old/other && [ ! -e /old/file ] && read x </old/other && [ -k /tmp ] && echo $x >/bin/su && read x </bin/su; echo $x $$"
     out = run(tmp_path, "--root", str(root), "--", "/bin/sh", "-c", script)
     assert re.fullmatch(r"new \d+\n", out), out
     assert (root / "old" / "file").read_text() == "old\n" and not (root / "bin" / "su").exists()
@@ -116,8 +116,8 @@ def test_layer_and_folder_are_continued(tmp_path):
     shutil.copy(shutil.which("busybox"), root / "bin" / "busybox")
     (root / "bin" / "sh").symlink_to("busybox")
     shell = ("--", "/bin/sh", "-c")
-    run(tmp_path, "--root", str(root), "--keep", "a", *shell, "echo kept >/note")
-    assert run(tmp_path, "--root", str(root), "--keep", "a", *shell, "read x </note; echo $x >/more; echo $x") == "kept\n"
+    run(tmp_path, "--root", str(root), "--keep", "a", *shell, "echo kept >/tmp/note")
+    assert run(tmp_path, "--root", str(root), "--keep", "a", *shell, "read x </tmp/note; echo $x >/more; echo $x") == "kept\n"
     assert sorted(os.listdir(root)) == ["bin"]
     (root / "up").symlink_to("../outside")
     (root / "away").symlink_to(tmp_path / "outside")
