@@ -33,7 +33,8 @@ static const struct element network_elements[] = {
 	{ "domain", ELEMENT_READ, "name localOnly", NULL },
 	{ "port", ELEMENT_READ, "isolated", NULL },
 	{ "dns", ELEMENT_READ, "enable", NULL },
-	{ "dns/forwarder", ELEMENT_REPEATED, "addr domain", NULL },
+	{ "dns/forwarder", ELEMENT_REPEATED, "addr", NULL },
+	{ "dns/forwarder/@domain", ELEMENT_NONE, "", "the server is asked for all names" },
 	{ "dns/host", ELEMENT_REPEATED, "ip", NULL },
 	{ "dns/host/hostname", ELEMENT_REPEATED, "", NULL },
 	{ "ip", ELEMENT_REPEATED, "family address netmask prefix", NULL },
@@ -216,8 +217,8 @@ static void dns_read(struct reading *r, struct _xmlNode *n)
 
 		if (address)
 			json_object_array_add(member(dns, "forwarders", true), json_object_new_string(address));
-		if (!address || xmlHasProp(c, (const xmlChar *)"domain"))
-			reading_warn(r, c, NULL, "has no effect for single domains");
+		else
+			reading_warn(r, c, NULL, "has no effect: it has no addr='...'");
 	}
 }
 

@@ -796,12 +796,14 @@ def test_xml_loses_no_limit_silently(plain):
 
 def test_unknown_attributes_of_xml_are_named(plain):
     path = plain.tmp / "lan.xml"
-    path.write_text(LIBVIRT.replace("<dns>", "<dns forwardPlainNames='yes'>").replace("delay='0'", "delay='0' zone='dmz'")
-                    .replace("<tftp root='/x'/>", "").replace(" ip='10.77.0.5'/>", " ip='10.77.0.5' extra='1'/>"))
+    path.write_text(LIBVIRT.replace("<dns>", "<dns forwardPlainNames='yes'>").replace("<forwarder", "<forwarder domain='corp'")
+                    .replace("delay='0'", "delay='0' zone='dmz'").replace("<tftp root='/x'/>", "")
+                    .replace(" ip='10.77.0.5'/>", " ip='10.77.0.5' extra='1'/>"))
     r = plain.cairn("net-define", str(path))
     for what in ("/network/dns/@forwardPlainNames", "/network/bridge/@zone", "/dhcp/host/@extra"):
         assert f"{what}: has no effect" in r.stderr, r.stderr
-    assert r.stderr.count("warning") == 3
+    assert "/network/dns/forwarder/@domain: has no effect: the server is asked for all names" in r.stderr
+    assert r.stderr.count("warning") == 4
 
 
 @pytest.mark.parametrize("old,new,why", [
