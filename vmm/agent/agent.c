@@ -785,18 +785,11 @@ int agent_tell(struct agent *a, const char *line, void (*done)(void *opaque, int
 {
 	struct errand *x = errand_new(a, ERRAND_ORDER, done, opaque, e);
 	char quoted[2 * AGENT_WORDS_MAX + 1];
-	size_t n = 0;
 
 	if (!x)
 		return -EBUSY;
-	for (size_t i = 0; line[i] && i < AGENT_WORDS_MAX; i++) {
-		if (line[i] == '"' || line[i] == '\\')
-			quoted[n++] = '\\';
-		quoted[n++] = (unsigned char)line[i] < ' ' || line[i] == 0x7f ? '?' : line[i];
-	}
-	quoted[n] = 0;
-	snprintf(x->text, sizeof(x->text),
-		"{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"wall\",\"arg\":[\"%s\"]}}\n", quoted);
+	agent_quote(line, quoted);
+	snprintf(x->text, sizeof(x->text), "{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"wall\",\"arg\":[\"%s\"]}}\n", quoted);
 	return errand_ask(a, x);
 }
 

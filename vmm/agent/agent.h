@@ -89,10 +89,6 @@ void agent_set_time(struct agent *a);
 /* Set the guest's host name, after the clock. Best effort, as agent_set_time().
  * name: a VM's name, converted by agent_hostname(). */
 void agent_set_hostname(struct agent *a, const char *name);
-/* Convert a VM's name to a host name of 1 to 63 letters, digits and inner hyphens: runs of other
- * characters become '-'. Writes "" when nothing remains. */
-#define AGENT_HOSTNAME_MAX 63
-void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1]);
 
 /* Show a line to the guest's logged-in users (wall), after the command in progress.
  * line: one line of at most AGENT_WORDS_MAX bytes.
@@ -142,6 +138,15 @@ int agent_command(struct agent *a, struct agent_command *x, struct err *e);
 /* Report that the guest is off: completes an agent_shutdown() that still waits for a refusal. NULL
  * allowed. */
 void agent_guest_off(struct agent *a);
+
+/* ---- agent_text.c: conversions of text for commands ---- */
+
+/* Convert a VM's name to a host name of 1 to 63 letters, digits and inner hyphens: runs of other
+ * characters become '-'. Writes "" when nothing remains. */
+#define AGENT_HOSTNAME_MAX 63
+void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1]);
+/* Escape the first AGENT_WORDS_MAX bytes of a line for a string of JSON. Control characters become '?'. */
+void agent_quote(const char *line, char ret[2 * AGENT_WORDS_MAX + 1]);
 
 /* ---- agent_answer.c: parsers without side effects ---- */
 

@@ -16,3 +16,15 @@ void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1])
 		n--;
 	ret[n] = 0;
 }
+
+void agent_quote(const char *line, char ret[2 * AGENT_WORDS_MAX + 1])
+{
+	size_t n = 0;
+
+	for (size_t i = 0; line[i] && i < AGENT_WORDS_MAX; i++) {
+		if (line[i] == '"' || line[i] == '\\')
+			ret[n++] = '\\';
+		ret[n++] = (unsigned char)line[i] < ' ' || line[i] == 0x7f ? '?' : line[i];
+	}
+	ret[n] = 0;
+}
