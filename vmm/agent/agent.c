@@ -144,8 +144,7 @@ static void sync_send(struct agent *a)
 {
 	char text[96];
 
-	snprintf(text, sizeof(text), SENTINEL "{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" PRId64
-		"}}\n", a->id + 1);
+	snprintf(text, sizeof(text), SENTINEL "{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%" PRId64 "}}\n", a->id + 1);
 	a->synced_ns = 0;
 	a->late_bytes = 0;
 	a->wants_sentinel = a->unsynced = true;
@@ -720,10 +719,18 @@ bool agent_needs_thaw(const struct agent *a)
 
 void agent_restored(struct agent *a, bool frozen)
 {
+	struct err e;
+
 	if (!a)
 		return;
 	a->owes_thaw = frozen;
 	a->synced_ns = 0;
+	err_set(&e, -ECANCELED, ERR_CANCELLED, "the guest was reset, or its state was replaced, before the guest agent answered; "
+		"it may have carried the command out; try again");
+	if (a->state == COMMAND_ASKED)
+		command_end(a, -ECANCELED, &e);
+	else if (a->state == ERRAND_ASKED && !a->errand->silent)
+		errand_end(a, -ECANCELED, &e);
 }
 
 void agent_carried(struct agent *a)

@@ -75,7 +75,8 @@ void agent_thaw(struct agent *a);
 /* Return whether the guest may be frozen: a freeze was sent, or restored from a saved state, and
  * the agent has not confirmed a thaw. NULL allowed. */
 bool agent_needs_thaw(const struct agent *a);
-/* Report that the guest's state was replaced by a saved one.
+/* Report that the guest was reset, or that its state was replaced by a saved one. A command that was sent fails with
+ * -ECANCELED: the agent of that state was not asked it, and may answer an earlier one.
  * frozen: the guest's file systems were frozen in that state. NULL agent allowed. */
 void agent_restored(struct agent *a, bool frozen);
 /* Report that the agent answered another process, which handed the VM over. NULL agent allowed. */
@@ -124,7 +125,8 @@ struct agent_command {
 	int fd; /* the answer is written here, without its newline; a memfd, so that writing does not block */
 	uint64_t bytes_max; /* of the answer */
 	/* Called once, from the loop, after the command has left the queue. r is 0; -ETIMEDOUT; -EBUSY: other
-	 * commands took too long; -EIO with the agent's reason; -EPROTO for a malformed or too long answer. */
+	 * commands took too long; -EIO with the agent's reason; -EPROTO for a malformed or too long answer;
+	 * -ECANCELED: see agent_restored(). */
 	void (*done)(struct agent_command *x, int r, const struct err *e);
 	struct agent_command *next;
 	uint64_t begin_before_ns;

@@ -346,6 +346,38 @@ static void froze(void *opaque, int r, const struct err *e)
 	*(int *)opaque = r;
 }
 
+/* A revert brings back an agent that was at work on an earlier command, and answers that one. */
+static void test_answer_of_a_restored_agent_is_of_no_later_command(void **state)
+{
+	struct fixture *f = *state;
+	struct vm_addresses all;
+	struct asked k, next;
+	int looked = 1;
+	struct err e;
+
+	assert_int_equal(ask(f, &k, "{\"n\":1}\n", LONG_NS, 1 << 20), 0);
+	assert_int_equal(ask(f, &next, "{\"n\":2}\n", LONG_NS, 1 << 20), 0);
+	sync_answered(f);
+	assert_string_equal(heard(f), "{\"n\":1}");
+	agent_restored(f->a, false);
+	line_says(f, "{\"return\": \"earlier\"}\n");
+	ends(f, &k);
+	assert_int_equal(k.r, -ECANCELED);
+	sync_answered(f);
+	assert_string_equal(heard(f), "{\"n\":2}");
+	line_says(f, "{\"return\": 2}\n");
+	ends(f, &next);
+	answer_is(&next, "{\"return\": 2}", 13);
+	assert_int_equal(agent_addresses(f->a, &all, froze, &looked, &e), 0);
+	sync_answered(f);
+	assert_string_equal(heard(f), "{\"execute\":\"guest-network-get-interfaces\"}");
+	agent_restored(f->a, false);
+	line_says(f, "{\"return\": []}\n");
+	assert_int_equal(looked, -ECANCELED);
+	asked_end(&k);
+	asked_end(&next);
+}
+
 /* A command that waits for frozen file systems longer than its turn is not sent any more: its client may have given
  * up. */
 static void test_command_that_waited_too_long_is_not_sent(void **state)
@@ -465,6 +497,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_late_answer_is_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_commands_take_turns_and_are_limited, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_command_after_an_answer_needs_no_sync, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_answer_of_a_restored_agent_is_of_no_later_command, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_command_that_waited_too_long_is_not_sent, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_freeze_does_not_wait_for_a_slow_command, setup_brisk, teardown),
 		cmocka_unit_test_setup_teardown(test_freeze_does_not_wait_for_a_slow_command_that_was_not_sent_yet, setup_brisk, teardown),
