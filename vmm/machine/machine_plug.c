@@ -400,6 +400,12 @@ bool machine_loads_from(struct machine *m, const char *id)
 	return !s.complete;
 }
 
+int machine_check_loaded(struct machine *m, const char *id, struct err *e)
+{
+	return !machine_loads_from(m, id) ? 0 : err_set(e, -EBUSY, ERR_BUSY, "the guest's memory is still being read from the image of %s, "
+		"since its snapshot was reverted to or memory was reclaimed; try again in a moment", id);
+}
+
 bool machine_goes_at_once(const struct machine *m, const char *id)
 {
 	int i = disk_find(m, id);

@@ -35,6 +35,8 @@ bool machine_has(const struct machine *m, const char *id);
 /* Whether guest memory is still to be read from the disk's image, as after a revert, so that the disk must stay. Then
  * let all of it be read now. */
 bool machine_loads_from(struct machine *m, const char *id);
+/* Returns 0; -EBUSY with a sentence: memory is still to be read from the image, as machine_loads_from() says. */
+int machine_check_loaded(struct machine *m, const char *id, struct err *e);
 /* Return the id of the disk or the interface in a PCI slot; of several disks, the first one; NULL: there is none.
  * Valid until the next change. */
 const char *machine_in_slot(const struct machine *m, unsigned slot);

@@ -80,9 +80,8 @@ int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e)
 {
 	int r = busy_check(vm, "detach a device", e);
 
-	if (!r && machine_loads_from(vm->m, id))
-		r = err_set(e, -EBUSY, ERR_BUSY, "the guest's memory is still being read from the image of %s, since its snapshot was "
-			"reverted to or memory was reclaimed; try again in a moment", id);
+	if (!r)
+		r = machine_check_loaded(vm->m, id, e);
 	if (!r && !force && !machine_goes_at_once(vm->m, id))
 		return machine_ask_release(vm->m, id, e);
 	if (!r && !force)

@@ -6,6 +6,7 @@
 #include "block/upper_range.h"
 #include "block/qcow2/qcow2.h"
 #include "vmm/machine/machine_layers.h"
+#include "vmm/machine/machine_plug.h"
 #include "vmm/snapshot/disk_copy_impl.h"
 #include "vmm/snapshot/vm_pins.h"
 
@@ -310,6 +311,8 @@ int vm_disk_commit(struct vm *vm, struct worker *w, const struct vm_disk_commit 
 		r = err_set(e, -EINVAL, ERR_INVALID, "a commit lacks a disk");
 	if (!r)
 		r = machine_layers_find(m, c->disks[0].id, &d, e);
+	if (!r) /* the files of all layers are opened anew */
+		r = machine_check_loaded(m, d->id, e);
 	if (r < 0) {
 		if (k)
 			vm_work_end(vm);

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+import guestlib
 from conftest import Console, Qmp, QmpError, open_files, until
 from test_slow_disk import hold, slow
 
@@ -424,6 +425,22 @@ def test_snapshots_of_a_layer_that_would_end_are_kept(vm):
     assert "has internal snapshots (1)" in r.stderr
     g.write(1)
     g.again()
+
+
+@pytest.mark.skipif(not guestlib.has_userfaultfd(), reason="memory is read on demand only with userfaultfd")
+def test_commit_waits_for_memory_that_the_image_has(vm):
+    """A commit opens the files of all layers anew, also that of the image from which memory is read on access."""
+    g = vm()
+    three(g)
+    g.console.run("fill 0x1000000 0x1000000 5")
+    g.d.cairn("snapshot-create-as", "vm1", "internal")
+    g.d.cairn("reclaim", "vm1")
+    r = g.d.cairn("blockcommit", "vm1", "vda", "--top", "disk0.s1", ok=False)
+    assert "memory is still being read from the image of vda" in r.stderr
+    until(lambda: g.d.cairn("blockcommit", "vm1", "vda", "--top", "disk0.s1", ok=None).returncode == 0)
+    g.console.run("check 0x1000000 0x1000000 5")
+    g.verify()
+    assert g.d.info("vm1")["state"] == "running"
 
 
 def test_qmp_gives_an_overlay_and_commits(vm):
