@@ -180,6 +180,7 @@ static void disk_describe(struct machine *m, struct machine_disk *d, const struc
 	memcpy(c->data_fd, pivot->data_fd, sizeof(c->data_fd));
 	c->may_stand_alone = 0;
 	machine_disk_identify(d, fd);
+	m->base_id[0] = 0; /* another image's snapshots may have the same ids */
 	d->snapshot_unknown = d->changed = false;
 	qcow2_warm_free(STEAL_PTR(d->warm));
 }

@@ -192,8 +192,10 @@ static void disk_describe(struct machine *m, struct machine_layers *x)
 		c->data_fd[i] = layers[i].data_fd ? 0 : VM_NO_FD;
 	}
 	c->may_stand_alone = 0;
-	if (x->o.kept[0] == BLOCK_NEW_LAYER)
+	if (x->o.kept[0] == BLOCK_NEW_LAYER) {
 		machine_disk_identify_by(d, &x->st);
+		m->base_id[0] = 0; /* another image's snapshots may have the same ids */
+	}
 	d->snapshot_unknown = d->changed = false;
 }
 

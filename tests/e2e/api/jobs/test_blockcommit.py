@@ -443,6 +443,23 @@ def test_commit_waits_for_memory_that_the_image_has(vm):
     assert g.d.info("vm1")["state"] == "running"
 
 
+def test_revert_to_a_snapshot_of_the_base(vm):
+    """The overlay had a snapshot with the same id, but other memory."""
+    g = vm()
+    g.console.run("fill 0x1000000 0x100000 1")
+    g.d.cairn("snapshot-create-as", "vm1", "old")
+    g.console.close()
+    g.d.cairn("destroy", "vm1")
+    g.snapshot("s1")
+    g.start()
+    g.console.run("fill 0x1000000 0x100000 2")
+    g.d.cairn("snapshot-create-as", "vm1", "gone")
+    g.d.cairn("snapshot-delete", "vm1", "gone")
+    g.d.cairn("blockcommit", "vm1", "vda", "--pivot")
+    g.d.cairn("snapshot-revert", "vm1", "old")
+    g.console.run("check 0x1000000 0x100000 1")
+
+
 def test_qmp_gives_an_overlay_and_commits(vm):
     g = vm()
     g.write(1)
