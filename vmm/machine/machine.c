@@ -526,6 +526,8 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	msi_links_init(&m->msi_links);
 	m->host.loop = l;
 	m->throttle.vcpus = &m->vcpus;
+	pthread_mutex_init(&m->held_disks.lock, NULL);
+	pthread_cond_init(&m->held_disks.cond, NULL);
 	r = machine_build(m, fds, taken, host, e);
 	m->fork_fd = -1;
 	if (r < 0) {
@@ -758,8 +760,10 @@ void machine_hold(struct machine *m)
 
 void machine_pause(struct machine *m)
 {
+	machine_held_lock(m); /* the guest's reset of a disk waits for the disk's requests, and a vCPU for the reset */
 	vcpus_stop(&m->vcpus);
 	machine_hold(m);
+	machine_held_unlock(m);
 }
 
 void machine_resume(struct machine *m)

@@ -17,6 +17,7 @@
 #include "vmm/kvm/port_ring.h"
 #include "vmm/kvm/throttle.h"
 #include "vmm/kvm/vcpu.h"
+#include "vmm/machine/machine_hold.h"
 #include "vmm/machine/msi_links.h"
 #include "vmm/machine/nic.h"
 #include "vmm/vm_msg.h"
@@ -126,6 +127,7 @@ struct machine {
 	struct disk_io disk_ios[VM_DISKS_MAX];
 	struct machine_disk disks[VM_DISKS_MAX];
 	unsigned ndisks;
+	struct machine_held held_disks;
 	struct nic nics[VM_INTERFACES_MAX];
 	unsigned nnics;
 	int kernel_fd, initrd_fd;

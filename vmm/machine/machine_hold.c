@@ -106,3 +106,46 @@ void machine_disk_gate_end(struct machine_disk *d)
 
 	disk_call(d, &end, NULL);
 }
+
+/* ---- disks that are held until the main thread gives them other images ---- */
+
+void machine_held_begin(struct machine *m)
+{
+	LOCK_GUARD(&m->held_disks.lock);
+	m->held_disks.begun = true;
+}
+
+void machine_held_end(struct machine *m, machine_release_fn *release, void *what, unsigned n)
+{
+	struct machine_held *h = &m->held_disks;
+
+	LOCK_GUARD(&h->lock);
+	h->begun = false;
+	h->release = release;
+	h->what = what;
+	h->n = n;
+	pthread_cond_signal(&h->cond);
+}
+
+void machine_held_lock(struct machine *m)
+{
+	struct machine_held *h = &m->held_disks;
+
+	pthread_mutex_lock(&h->lock);
+	while (h->begun)
+		pthread_cond_wait(&h->cond, &h->lock);
+	if (h->release)
+		h->release(m, h->what, h->n);
+	h->release = NULL;
+}
+
+void machine_held_unlock(struct machine *m)
+{
+	pthread_mutex_unlock(&m->held_disks.lock);
+}
+
+void machine_held_release(struct machine *m)
+{
+	machine_held_lock(m);
+	machine_held_unlock(m);
+}

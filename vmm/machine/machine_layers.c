@@ -156,7 +156,7 @@ static int layers_begin(struct machine_layers *x, struct err *e)
 	return r;
 }
 
-int machine_layers_begin(struct machine_layers *list, unsigned n, struct err *e)
+static int list_begin(struct machine_layers *list, unsigned n, struct err *e)
 {
 	unsigned i = 0;
 	int r = 0;
@@ -199,9 +199,10 @@ static void disk_describe(struct machine *m, struct machine_layers *x)
 	d->snapshot_unknown = d->changed = false;
 }
 
-void machine_layers_switch(struct machine *m, struct machine_layers *list, unsigned n)
+static void list_switch(struct machine *m, void *what, unsigned n)
 {
 	struct block_req *held[VM_DISKS_MAX];
+	struct machine_layers *list = what;
 	struct err e;
 
 	for (unsigned i = 0; i < n; i++) {
@@ -222,6 +223,16 @@ void machine_layers_switch(struct machine *m, struct machine_layers *list, unsig
 	for (unsigned i = 0; i < n; i++)
 		if (machine_disk_io_begin(m, list[i].disk->io, &e) < 0)
 			log_error(list[i].disk->id, "%s", e.msg);
+}
+
+int machine_layers_begin(struct machine *m, struct machine_layers *list, unsigned n, struct err *e)
+{
+	int r;
+
+	machine_held_begin(m);
+	r = list_begin(list, n, e);
+	machine_held_end(m, r < 0 ? NULL : list_switch, list, n);
+	return r;
 }
 
 struct read_only_call {

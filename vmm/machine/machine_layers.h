@@ -33,15 +33,14 @@ int machine_layers_find(struct machine *m, const char *id, struct machine_disk *
 /* Worker. Refuse a disk whose image has internal snapshots or pins. why: why they would be lost. Returns 0; -ENOTSUP
  * with a sentence. */
 int machine_layers_check(struct machine_disk *d, const char *why, struct err *e);
-/* Worker. Hold all disks back, and open the new chains. Returns 0; -errno with a sentence: the disks continue with
- * their layers, and the new layers are closed. */
-int machine_layers_begin(struct machine_layers *list, unsigned n, struct err *e);
-/* Main thread, after machine_layers_begin(): switch to the new chains. */
-void machine_layers_switch(struct machine *m, struct machine_layers *list, unsigned n);
+/* Worker. Hold all disks back, and open the new chains. machine_held_release() (machine_hold.h) then switches to them.
+ * list: borrowed until then. Returns 0; -errno with a sentence: the disks continue with their layers, and the new
+ * layers are closed. */
+int machine_layers_begin(struct machine *m, struct machine_layers *list, unsigned n, struct err *e);
 /* Worker. Write no more to a layer of the disk, of which others may be readers then. Returns 0; -errno: it may lack
  * changes. */
 int machine_layers_read_only(struct machine_disk *d, struct block *layer);
-/* Worker, after machine_layers_switch(): close the layers that the disks do not use any more. */
+/* Worker, after the switch: close the layers that the disks do not use any more. */
 void machine_layers_close(struct machine_layers *list, unsigned n);
 
 #endif

@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "block/upper_range.h"
 #include "block/qcow2/qcow2.h"
+#include "vmm/machine/machine_hold.h"
 #include "vmm/machine/machine_layers.h"
 #include "vmm/machine/machine_plug.h"
 #include "vmm/snapshot/disk_copy_impl.h"
@@ -176,7 +177,7 @@ static void drop_done(struct work *w)
 		commit_end(w);
 		return;
 	}
-	machine_layers_switch(k->p.j.m, &k->layers, 1);
+	machine_held_release(k->p.j.m);
 	log_info(NULL, "disk %s has %u layers less", k->p.disk->id, k->base - k->top);
 	vmsnap_job_stage(&k->p.j, drop_close_run, commit_end);
 }
@@ -193,7 +194,7 @@ static void drop_run(struct work *w)
 		.above_fd = k->above_fd >= 0 ? k->above_fd : now[0].fd } };
 	for (unsigned i = 0; i < n - gone; i++)
 		k->layers.o.kept[i] = i < k->top ? i : i + gone;
-	k->p.j.r = machine_layers_begin(&k->layers, 1, &k->p.j.e);
+	k->p.j.r = machine_layers_begin(k->p.j.m, &k->layers, 1, &k->p.j.e);
 	if (k->p.j.r < 0)
 		(void)machine_layers_read_only(k->p.disk, k->p.to);
 }
@@ -282,7 +283,7 @@ static void begin_run(struct work *w)
 	if (k->p.j.r < 0 || k->dropped)
 		return;
 	k->base_fd = -1; /* machine_layers_begin() takes it */
-	k->p.j.r = machine_layers_begin(&k->layers, 1, &k->p.j.e);
+	k->p.j.r = machine_layers_begin(k->p.j.m, &k->layers, 1, &k->p.j.e);
 }
 
 static void begin_done(struct work *w)
@@ -293,7 +294,7 @@ static void begin_done(struct work *w)
 		commit_end(w);
 		return;
 	}
-	machine_layers_switch(k->p.j.m, &k->layers, 1);
+	machine_held_release(k->p.j.m);
 	vmsnap_job_stage(&k->p.j, copy_run, copy_done);
 }
 

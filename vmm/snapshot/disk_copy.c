@@ -266,6 +266,14 @@ static void close_run(struct work *w)
 		close(p->fd);
 }
 
+static void image_swap(struct machine *m, void *what, unsigned n)
+{
+	struct copy_job *p = what;
+
+	(void)n;
+	p->gone = machine_copy_swap(m, p->disk, p->pivot, p->fd);
+}
+
 static void hold_run(struct work *w)
 {
 	struct copy_job *p = container_of(w, struct copy_job, j.work);
@@ -274,10 +282,12 @@ static void hold_run(struct work *w)
 
 	if (p->pivot)
 		vm_pins_delete_idle(p->j.m);
+	machine_held_begin(p->j.m);
 	r = machine_copy_hold(p->disk, p->pivot, p->fd, &e);
 	if (!r && p->check_only)
 		machine_disk_release(p->disk);
 	p->held = !r && !p->check_only;
+	machine_held_end(p->j.m, p->held ? image_swap : NULL, p, 1);
 	if (!p->held && p->fd >= 0)
 		close(p->fd);
 	if (r < 0 && p->j.r < 0) /* a copy that failed */
@@ -297,7 +307,7 @@ static void hold_done(struct work *w)
 		copy_job_end(w);
 		return;
 	}
-	p->gone = machine_copy_swap(p->j.m, p->disk, p->pivot, p->fd);
+	machine_held_release(p->j.m);
 	log_info(NULL, "disk %s continues with%s its copy", p->disk->id, p->pivot ? "" : "out");
 	vmsnap_job_stage(&p->j, close_run, copy_job_end);
 }

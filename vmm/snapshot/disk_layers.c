@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "block/block.h"
+#include "vmm/machine/machine_hold.h"
 #include "vmm/machine/machine_layers.h"
 #include "vmm/snapshot/vm_pins.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
@@ -99,7 +100,7 @@ static void begin_run(struct work *w)
 	if (!p->j.r && !p->check_only) {
 		for (unsigned i = 0; i < p->n; i++)
 			p->files[i].fd[0] = p->files[i].data_fd[0] = -1; /* machine_layers_begin() takes them */
-		p->j.r = machine_layers_begin(p->list, p->n, &p->j.e);
+		p->j.r = machine_layers_begin(p->j.m, p->list, p->n, &p->j.e);
 	}
 	for (unsigned i = 0; i < p->n; i++)
 		files_close(&p->files[i]);
@@ -130,7 +131,7 @@ static void begin_done(struct work *w)
 		job_end(w);
 		return;
 	}
-	machine_layers_switch(p->j.m, p->list, p->n);
+	machine_held_release(p->j.m);
 	for (unsigned i = 0; i < p->n; i++)
 		log_info(NULL, "disk %s has a new overlay", p->list[i].disk->id);
 	vmsnap_job_stage(&p->j, close_run, job_end);

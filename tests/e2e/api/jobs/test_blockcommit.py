@@ -1,6 +1,8 @@
 """cairn blockcommit and external snapshots: layers of a disk come and go while the VM runs. qemu-img is the oracle."""
+import contextlib
 import json
 import os
+import pathlib
 import signal
 import subprocess
 
@@ -8,9 +10,12 @@ import pytest
 
 import guestlib
 from conftest import Console, Qmp, QmpError, open_files, until
+from fuselib import Op, fuse
+from test_blockcopy import start
 from test_slow_disk import hold, slow
 
 SIZE = 24 << 20
+FUTEX = 202  # the system call
 each_bus = pytest.mark.parametrize("bus", ["virtio", "scsi"])
 
 
@@ -231,6 +236,48 @@ def test_disks_that_share_a_loop_change_together(vm):
     assert g.console.line() == "ok"
     del g.written[1]
     g.verify()
+
+
+@contextlib.contextmanager
+def loop_device(path):
+    r = subprocess.run(["losetup", "-f", "--show", path], capture_output=True, text=True)
+    if r.returncode:
+        pytest.skip(f"needs a loop device: {r.stderr.strip()}")
+    try:
+        yield r.stdout.strip()
+    finally:
+        subprocess.run(["losetup", "-d", r.stdout.strip()], check=True)
+
+
+def test_pause_beside_a_disk_that_gets_an_overlay(daemon, kvm, guest):
+    """The disk waits for a request in flight, and holds back those that come meanwhile. The pause waits for all."""
+    with fuse(daemon.tmp / "fuse", base=bytes(4 << 20)) as f, loop_device(f["base"]) as base:
+        img(daemon, "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", "disk0.qcow2")
+        daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[{
+            "path": str(daemon.tmp / "disk0.qcow2"), "format": "qcow2", "backing": [{"path": base, "format": "raw"}], "iops": 100}])
+        daemon.cairn("start", "vm1")
+        c = Console(daemon, "vm1")
+        assert c.line() == "interp"
+        c.run("open 0")
+        for sector in range(128, 8192, 256):  # all clusters but the first, to which a write reads the base
+            c.run(f"write {sector} {min(256, 8192 - sector)} 1")
+        f.hang(Op.READ)
+        c.sock.sendall(b"bench randwrite 8 600 4096 8192\n")
+        until(f.hanging)
+        with start(daemon, "snapshot-create-as", "vm1", "s1", "--disk-only", "--external") as job:
+            until(lambda: daemon.figures("vm1")["disks"][0].get("in-flight") == 8)
+            with start(daemon, "suspend", "vm1") as suspend:
+                waits = pathlib.Path(f"/proc/{daemon.info('vm1')['pid']}/syscall")
+                until(lambda: waits.read_text().split()[0] == str(FUTEX))
+                f.release()
+                assert suspend.wait() == 0
+            assert job.wait() == 0
+        assert daemon.info("vm1")["state"] == "paused" and both(daemon) == [["disk0.s1", "disk0.qcow2", os.path.basename(base)]]
+        daemon.cairn("resume", "vm1")
+        daemon.cairn("blkdeviotune", "vm1", "vda", "--total-iops-sec", "0", "--live")
+        assert c.line().startswith("requests=600 errors=0 ") and c.line() == "ok"
+        c.close()
+        daemon.cairn("destroy", "vm1")
 
 
 # ---- blockcommit ----
