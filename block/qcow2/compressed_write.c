@@ -12,7 +12,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 struct qcow2_streams {
 	struct qcow2 *q;
@@ -137,10 +136,5 @@ int qcow2_streams_free(struct qcow2_streams *s)
 	int r = qcow2_sync_flush(q);
 
 	free(s);
-	/* Readers read whole sectors, so extend the file to the end of its last cluster. */
-	tail_check(q);
-	if (r || q->is_device || q->tail.file_bytes >= q->fresh_from << q->cluster_bits)
-		return r;
-	q->tail.file_bytes = q->fresh_from << q->cluster_bits;
-	return ftruncate(q->base.fd, (off_t)q->tail.file_bytes) < 0 ? -errno : 0;
+	return r ? r : tail_extend(q, q->fresh_from); /* readers read whole sectors */
 }

@@ -498,6 +498,9 @@ static inline void epoch_leave(struct qcow2 *q, unsigned parity)
 /* Mark the image corrupt if another program truncated the file: the missing part may hold data, or
  * tables in use. */
 void tail_check(struct qcow2 *q);
+/* Extend the file to the end of cluster `end` - 1, unless it is as long. Synchronous. Returns 0; -EIO: the image is
+ * corrupt; -errno. */
+int tail_extend(struct qcow2 *q, uint64_t end);
 /* Extend the file beyond fresh_from, if little of the file is left there. Call it after fresh_from has grown. */
 void tail_grow(struct qcow2 *q);
 /* Cuts free clusters off the end of the file while requests continue. */

@@ -5,24 +5,10 @@
 #include "block/qcow2/sync.h"
 
 #include <errno.h>
-#include <unistd.h>
 
 static bool has_cluster(const struct qcow2 *q, struct l2_entry v)
 {
 	return (v.e & QCOW2_COMPRESSED) || l2_has_host(q, v);
-}
-
-/* Extend the file to the end of the run, before an entry names its clusters. */
-static int file_extend(struct qcow2 *q, const struct cluster_run *run)
-{
-	uint64_t end = (run->first + run->n) << q->cluster_bits;
-
-	if (q->external || q->is_device || end <= q->tail.file_bytes)
-		return 0;
-	if (ftruncate(q->base.fd, (off_t)end) < 0)
-		return -errno;
-	q->tail.file_bytes = end;
-	return 0;
 }
 
 /* Map one run of clusters from guest cluster c on. ret_n: its length. */
@@ -43,8 +29,8 @@ static int run_map(struct qcow2 *q, uint64_t c, uint64_t end, struct wait *w, ui
 		return 0;
 	}
 	r = data_alloc(q, c, (uint32_t)left, w, &run);
-	if (!r) {
-		r = file_extend(q, &run);
+	if (!r && !q->external) {
+		r = tail_extend(q, run.first + run.n); /* before an entry names the clusters */
 		if (r < 0)
 			data_release(q, run.first, run.n);
 	}
@@ -89,11 +75,8 @@ int qcow2_preallocate(struct block *b, uint64_t from, struct err *e)
 	}
 	if (!r)
 		r = qcow2_sync_flush(q);
-	/* Extend the file to its last cluster's end, so that its length shows that it is complete. */
-	if (!r && !q->is_device) {
-		q->tail.file_bytes = q->fresh_from << q->cluster_bits;
-		r = ftruncate(b->fd, (off_t)q->tail.file_bytes) < 0 ? -errno : 0;
-	}
+	if (!r)
+		r = tail_extend(q, q->fresh_from); /* so that the file's length shows that it is complete */
 	if (!r)
 		r = data_extend(q, b->info.size_bytes);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot allocate", b->name) : 0;

@@ -24,6 +24,23 @@ void tail_check(struct qcow2 *q)
 	q->tail.file_bytes = (uint64_t)st.st_size;
 }
 
+int tail_extend(struct qcow2 *q, uint64_t end)
+{
+	uint64_t bytes = end << q->cluster_bits;
+
+	if (q->is_device || bytes <= q->tail.file_bytes)
+		return 0;
+	tail_check(q); /* writes may have extended the file */
+	if (q->corrupt)
+		return -EIO;
+	if (bytes <= q->tail.file_bytes)
+		return 0;
+	if (ftruncate(q->base.fd, (off_t)bytes) < 0)
+		return -errno;
+	q->tail.file_bytes = bytes;
+	return 0;
+}
+
 static void tail_grown(struct loop_op *op, int res)
 {
 	struct qcow2 *q = container_of(op, struct qcow2, tail.op);
