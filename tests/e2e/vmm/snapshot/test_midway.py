@@ -3,9 +3,12 @@ of devices. It continues from there after a revert, in another process and in a 
 
 import os
 import string
+import subprocess
+
+import pytest
 
 import guestlib
-from conftest import Console, Qmp
+from conftest import Console, Qmp, until
 from test_registers import another_process, has_avx
 from test_snapshot import vm  # noqa: F401 (a fixture)
 from test_uefi import BASE, uefi  # noqa: F401 (a fixture)
@@ -270,6 +273,44 @@ def test_processors_that_interrupt_each_other_go_on(vm):
         twice, backwards, stable = (int(word.split("=")[1]) for word in vm.run("ping wait 100")[0].split())
         assert not twice
         assert not backwards or not stable
+
+    check_everywhere(vm, check)
+
+
+@pytest.mark.parametrize("disk,opens,work", [
+    ({}, "open 1", "randwrite"), ({"bus": "scsi"}, "sopen 0 512", "randwrite"),
+    ({"bus": "scsi", "device": "cdrom", "format": "raw"}, "sopen 0 2048", "randread")])
+def test_requests_to_a_disk_are_answered_once(vm, tmp_path, disk, opens, work):
+    """By the limit of its disk, most of them wait or are in flight."""
+    name, limit = "sdb" if "bus" in disk else "vdb", 4
+    with open(tmp_path / "more", "wb") as f:
+        f.truncate(4 << 20)
+    if "format" not in disk:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "more", "4M"], check=True)
+    vm.define(disks=[{"path": str(vm.disks[0]), "format": "qcow2"},
+                     {"id": name, "path": str(tmp_path / "more"), "format": "qcow2", "iops": limit, **disk}])
+    vm.start()
+    vm.run(opens)
+    vm.console.sock.sendall(f"bench {work} 32 600 4096 2048 1\n".encode())
+    until(lambda: sum(vm.daemon.figures("vm1")["disks"][1][key] for key in ("rd-reqs", "wr-reqs")) > 2)
+
+    def limit_set(iops):
+        vm.daemon.cairn("blkdeviotune", vm.name, name, "--total-iops-sec", str(iops), "--live")
+
+    def check():
+        limit_set(0)
+        word, lines = os.urandom(4).hex(), [""]
+        vm.console.sock.sendall(f"echo {word}\n".encode())
+        while not lines[-1].endswith(word):
+            lines.append(vm.console.line())
+        results = [line for line in lines if line.startswith("requests=")]
+        assert results and all(line.startswith("requests=600 errors=0 ") for line in results), lines
+        assert vm.console.line() == "ok"
+        vm.console.has_history = False
+        if work == "randwrite":
+            vm.run("write 8 1 7")
+            vm.run("verify 8 1 7")
+        limit_set(limit)
 
     check_everywhere(vm, check)
 
