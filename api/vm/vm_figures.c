@@ -135,8 +135,9 @@ static void balloon_read(const struct vm_page *from, struct vm_balloon_info *to)
 		to->stats[i] = figure_get(n, BALLOON_STAT + i);
 }
 
-static void members_read(struct vm_page *from, struct vm_figures *ret)
+static void members_read(struct vm_page *from, void *figures)
 {
+	struct vm_figures *ret = figures;
 	struct vm_info *to = &ret->info;
 
 	memset(ret, 0, sizeof(*ret));
@@ -169,7 +170,9 @@ static void members_read(struct vm_page *from, struct vm_figures *ret)
 		interface_read(from, i, to);
 }
 
-static bool page_read(struct vm_page *page, struct vm_figures *ret)
+/* Call read() until the process has not changed the page meanwhile (vmm/vm_page.h). Returns false if the page has
+ * another version, or changes too often. */
+static bool page_read(struct vm_page *page, void (*read)(struct vm_page *page, void *ret), void *ret)
 {
 	for (unsigned i = 0; i < READS_MAX; i++) {
 		uint64_t seq = atomic_load_explicit(&page->seq, memory_order_acquire);
@@ -178,7 +181,7 @@ static bool page_read(struct vm_page *page, struct vm_figures *ret)
 			return false;
 		if (seq & 1)
 			continue;
-		members_read(page, ret);
+		read(page, ret);
 		atomic_thread_fence(memory_order_acquire);
 		if (atomic_load_explicit(&page->seq, memory_order_relaxed) == seq)
 			return true;
@@ -234,9 +237,10 @@ static void balloon_sum(const struct vm_page *from, struct vm_sums *to)
 	}
 }
 
-static void sums_read(struct vm_page *page, struct vm_sums *ret)
+static void sums_read(struct vm_page *page, void *sums)
 {
 	unsigned ndisks = MIN(READ(page->ndisks), VM_DISKS_MAX), ninterfaces = MIN(READ(page->ninterfaces), VM_INTERFACES_MAX);
+	struct vm_sums *ret = sums;
 
 	*ret = (struct vm_sums){ 0 };
 	for (unsigned i = 0; i < ndisks; i++)
@@ -258,21 +262,7 @@ static bool page_ready(struct vm_process *p)
 
 bool vm_figures_sums(struct vm_process *p, struct vm_sums *ret)
 {
-	struct vm_page *page = page_ready(p) ? p->shown->page : NULL;
-
-	for (unsigned i = 0; page && i < READS_MAX; i++) {
-		uint64_t seq = atomic_load_explicit(&page->seq, memory_order_acquire);
-
-		if (!seq || READ(page->version) != VM_PAGE_VERSION)
-			return false;
-		if (seq & 1)
-			continue;
-		sums_read(page, ret);
-		atomic_thread_fence(memory_order_acquire);
-		if (atomic_load_explicit(&page->seq, memory_order_relaxed) == seq)
-			return true;
-	}
-	return false;
+	return page_ready(p) && page_read(p->shown->page, sums_read, ret);
 }
 
 bool vm_figures_cpu(const struct vm_process *p, uint64_t *ret_ns)
@@ -435,7 +425,7 @@ static bool threads_read(struct vm_process *p, struct vm_figures *ret)
 
 bool vm_figures_read(struct vm_process *p, struct vm_figures *ret)
 {
-	if (!page_ready(p) || !page_read(p->shown->page, ret) || !threads_read(p, ret))
+	if (!page_ready(p) || !page_read(p->shown->page, members_read, ret) || !threads_read(p, ret))
 		return false;
 	vm_shown_raise(p->shown, &ret->info);
 	tap_counters_take(&ret->info);
