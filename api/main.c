@@ -152,6 +152,55 @@ static int option_cgroup(const char *text)
 	return -1;
 }
 
+/* Options whose value is a number from `min` to 100000. */
+static const struct number_option {
+	int letter; /* as in options_parse() */
+	unsigned min;
+	size_t at; /* of the unsigned in struct options */
+	const char *name;
+} number_options[] = {
+	{ 'S', 1, offsetof(struct options, limits.starting), "--max-starting" },
+	{ 'R', 0, offsetof(struct options, limits.running), "--max-running" },
+	{ 'L', 0, offsetof(struct options, limits.shutdown_s), "--shutdown-limit" },
+	{ 'D', 0, offsetof(struct options, limits.user_delay_s), "--max-user-delay" },
+	{ 'T', 1, offsetof(struct options, limits.user_deadline_s), "--max-user-deadline" },
+	{ 'O', 0, offsetof(struct options, limits.user_order), "--min-user-order" },
+	{ 'A', 0, offsetof(struct options, limits.user_autostarts), "--max-user-autostart" },
+};
+
+/* Set an option that has a value. Returns 0; -1, and the error is printed. */
+static int option_set(struct options *o, int letter, const char *value)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(number_options); i++)
+		if (number_options[i].letter == letter)
+			return option_number(number_options[i].name, value, number_options[i].min,
+				(void *)((char *)o + number_options[i].at));
+	switch (letter) {
+	case 'd':
+		o->state_dir = value;
+		return 0;
+	case 's':
+		o->socket = value;
+		return 0;
+	case 'p':
+		o->vm_program = value;
+		return 0;
+	case 'l':
+		o->log_level = level_parse(value);
+		return o->log_level < 0 ? -1 : 0;
+	case 'M':
+		return option_memory(value, &o->limits.memory_bytes);
+	case 'U':
+		return option_uids(value, o);
+	case 'G':
+		o->cgroup = value;
+		return option_cgroup(value);
+	default:
+		o->bridges_for_all = value; /* 'B' */
+		return 0;
+	}
+}
+
 /* Parse the command line. Returns -1 to continue, or an exit status. */
 static int options_parse(int argc, char **argv, struct options *o)
 {
@@ -176,61 +225,6 @@ static int options_parse(int argc, char **argv, struct options *o)
 
 	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
 		switch (c) {
-		case 'd':
-			o->state_dir = optarg;
-			break;
-		case 's':
-			o->socket = optarg;
-			break;
-		case 'p':
-			o->vm_program = optarg;
-			break;
-		case 'l':
-			o->log_level = level_parse(optarg);
-			if (o->log_level < 0)
-				return EXIT_USAGE;
-			break;
-		case 'S':
-			if (option_number("--max-starting", optarg, 1, &o->limits.starting) < 0)
-				return EXIT_USAGE;
-			break;
-		case 'R':
-			if (option_number("--max-running", optarg, 0, &o->limits.running) < 0)
-				return EXIT_USAGE;
-			break;
-		case 'M':
-			if (option_memory(optarg, &o->limits.memory_bytes) < 0)
-				return EXIT_USAGE;
-			break;
-		case 'L':
-			if (option_number("--shutdown-limit", optarg, 0, &o->limits.shutdown_s) < 0)
-				return EXIT_USAGE;
-			break;
-		case 'D':
-			if (option_number("--max-user-delay", optarg, 0, &o->limits.user_delay_s) < 0)
-				return EXIT_USAGE;
-			break;
-		case 'T':
-			if (option_number("--max-user-deadline", optarg, 1, &o->limits.user_deadline_s) < 0)
-				return EXIT_USAGE;
-			break;
-		case 'O':
-			if (option_number("--min-user-order", optarg, 0, &o->limits.user_order) < 0)
-				return EXIT_USAGE;
-			break;
-		case 'A':
-			if (option_number("--max-user-autostart", optarg, 0, &o->limits.user_autostarts) < 0)
-				return EXIT_USAGE;
-			break;
-		case 'U':
-			if (option_uids(optarg, o) < 0)
-				return EXIT_USAGE;
-			break;
-		case 'G':
-			if (option_cgroup(optarg) < 0)
-				return EXIT_USAGE;
-			o->cgroup = optarg;
-			break;
 		case 'Q':
 			o->require_sandbox = true;
 			break;
@@ -240,9 +234,6 @@ static int options_parse(int argc, char **argv, struct options *o)
 		case 'r':
 			o->replace = true;
 			break;
-		case 'B':
-			o->bridges_for_all = optarg;
-			break;
 		case 'f':
 			break;
 		case 'v':
@@ -251,9 +242,12 @@ static int options_parse(int argc, char **argv, struct options *o)
 		case 'h':
 			fputs(usage, stdout);
 			return 0;
-		default: /* getopt_long() has printed the error */
+		case '?': /* getopt_long() has printed the error */
 			fputs("error: see cairnd --help\n", stderr);
 			return EXIT_USAGE;
+		default:
+			if (option_set(o, c, optarg) < 0)
+				return EXIT_USAGE;
 		}
 	}
 	if (optind == argc)
