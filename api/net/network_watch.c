@@ -176,7 +176,7 @@ void network_watch_begin(struct vm_host *host)
 		int r = socket_open(w, i);
 
 		if (r < 0 && r != -EPERM)
-			log_warn("network", "the daemon does not see changes of the host's %s, so cairn net-start of an active network mends it: %s",
+			log_warn("network", "the daemon does not see changes of the host's %s, so cairn net-start of an active network repairs it: %s",
 				i == ROUTES ? "routes" : "rules of nftables", strerror(-r));
 	}
 }

@@ -228,7 +228,7 @@ static const struct field advice[] = {
 	{ "text", FIELD_STRING, REQUIRED, "the advice" },
 	{ "figures", MAP_OF(FIELD_NUMBER), OPTIONAL, "its figures by name: bytes, days, or rates a second; missing if kind is lacks" },
 	{ "command", FIELD_STRING, OPTIONAL, "command that corrects it" },
-	{ "apply", FIELD_STRING, OPTIONAL, "a command that mends it, takes only `vm`, and does no harm" }, END };
+	{ "apply", FIELD_STRING, OPTIONAL, "a command that corrects it, takes only `vm`, and does no harm" }, END };
 static const struct field guest_interface[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the interface in the guest" },
 	{ "mac", FIELD_STRING, OPTIONAL, "its MAC address" },
