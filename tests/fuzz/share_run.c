@@ -85,7 +85,7 @@ unsigned share_run(const uint8_t *data, size_t len)
 		data += 4 + n;
 		len -= 4 + n;
 	}
-	/* Whatever the guest asked for: nothing but the folder is there, and it is a folder. */
+	/* The shared folder is still there, and still a folder. */
 	must(!fstat(root, &st) && S_ISDIR(st.st_mode));
 	nodes_reset(&s.nodes);
 	close(root);

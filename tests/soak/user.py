@@ -249,7 +249,7 @@ class User:
         got, text = self.cairn(*args)
         self.refused += status != 0
         if self.was_hit():
-            # What was told is done. Otherwise the request is done, or not done, but never half.
+            # A request that was answered with success is done. Any other is done or not done, but never half.
             self.last.append(f"  exit status {got} {text.strip()[:200]}")
             models = [after] if not got or status else [after, self.model]
             for part in parts if len(models) > 1 else ():

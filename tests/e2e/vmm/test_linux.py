@@ -24,8 +24,8 @@ pytestmark = [
     pytest.mark.skipif(KIND == "none", reason="no usable /dev/kvm"),
     pytest.mark.seconds(1500),  # the first test that needs a kernel builds it
 ]
-# What make check leaves to test_revert_brings_deleted_files_back and to the emulated host; the parts storm-linux and
-# linux-svm of make check-long run it.
+# make check skips these tests where KVM emulates kernel mode: test_revert_brings_deleted_files_back and the emulated
+# host stand for them. The parts storm-linux and linux-svm of make check-long run them.
 one_start = pytest.mark.skipif(KIND == "pvm" and "CAIRN_LINUX_ROUNDS" not in os.environ,
                                reason="one start is enough where a kernel runs in an emulator; make check-long runs this one")
 elsewhere = pytest.mark.skipif(KIND == "pvm" and "CAIRN_LINUX_ROUNDS" not in os.environ,

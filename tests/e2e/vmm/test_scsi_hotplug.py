@@ -302,7 +302,7 @@ def test_qmp_adds_and_deletes_targets(daemon, guest, tmp_path):
 
 
 def test_target_goes_while_requests_are_under_way(daemon, guest, tmp_path):
-    """Those that its limit holds back are answered, and so is each later one; also in a VM that is paused."""
+    """The device answers requests that the disk's limit holds back, and each later request, also in a paused VM."""
     a, b = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
     g = machine(daemon, guest, disks=[scsi(a)])
     for paused in (False, True):

@@ -19,7 +19,7 @@ cache_begin "a Debian image"
 root=$work/root
 debian_install "$root" --include=$PACKAGES
 
-# What the vendor of an image decides; the rest is cloud-init's, from the seed.
+# Settings that the vendor of an image chooses; cloud-init takes the rest from the seed.
 echo 'LABEL=root / ext4 errors=remount-ro 0 1' >"$root/etc/fstab"
 printf 'MODULES=list\nCOMPRESS=zstd\n' >"$root/etc/initramfs-tools/conf.d/image"
 printf 'virtio_pci\nvirtio_blk\next4\n' >>"$root/etc/initramfs-tools/modules"

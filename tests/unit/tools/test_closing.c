@@ -1,5 +1,5 @@
-/* Which connections of cairn-slirp get a reset in the guest's name: those whose last frames say that both sides have
- * closed and have all data. */
+/* cairn-slirp resets a connection in the guest's name if the last frames say that both sides have closed and have all
+ * data. */
 #include "tools/slirp/closing.c" /* a program's files: in no library */
 #include "tools/slirp/guest_packet.c"
 

@@ -1,4 +1,4 @@
-/* Which of cairn-web's connections end in a crowd. */
+/* Tests which connections cairn-web ends when there are too many. */
 #include "tools/web/connections.h"
 
 #include <errno.h>

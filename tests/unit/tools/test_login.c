@@ -146,7 +146,7 @@ static void test_ask_is_checked(void **state)
 	assert_false(login_ask_is_valid(&a));
 }
 
-/* Whatever comes is rejected, or is a message of the right length whose texts end. */
+/* Each message is rejected, or has the right length and texts that end with a zero byte. */
 static void test_malformed_messages_are_rejected(void **state)
 {
 	static _Alignas(16) char buf[CHANNEL_BODY_MAX];

@@ -386,7 +386,7 @@ def test_promotion_waits_if_a_rule_binds_the_vm_that_it_stops(host):
             host.cairn("grant", "owner", vm, "--user", user)
     host.cairn("grant", "owner", "try", "--user", "4712")
     n = asked(as_nobody(host, ["vm-promote", {"vm": "try"}])[0])
-    # Who approves it needs the role for that VM, too.
+    # The approver needs the role for that VM, too.
     stranger, = as_nobody(host, ["request-approve", {"id": n}], user=4712, group=4712)
     assert stranger["error"]["class"] == "NotFound" and state(host, "try") == state(host) == "running"
     yes, = as_nobody(host, ["request-approve", {"id": n}], user=OTHER, group=OTHER)

@@ -217,7 +217,7 @@ START = ["vm-start", {"vm": "mine"}]
     (START, "die-at-config", True),
     (["snapshot-list", {"vm": "mine"}], "", False)], ids=["start", "refused start", "died start", "offline process"])
 def test_files_go_past_the_daemon_to_the_process_that_needs_them(hostile, command, cmdline, refused, uid):
-    """Whatever becomes of the files, the daemon closes none of them."""
+    """The daemon closes none of the files, whether the command succeeds or fails."""
     d, f = hostile
     disk = {"path": f["disk"], "format": "raw"}
     boot = {"kernel": f["kernel"], "cmdline": cmdline}

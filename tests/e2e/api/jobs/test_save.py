@@ -166,7 +166,7 @@ def test_vm_with_another_definition_runs_with_that_of_the_state(fake, tmp_path, 
 
 
 def test_restore_with_the_vms_own_definition_is_preferred(fake, tmp_path):
-    """What the guest does not see is as the VM is defined now."""
+    """A restore takes the keys that the guest does not see from the VM's present definition."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
     f = str(tmp_path / "saved.vm")

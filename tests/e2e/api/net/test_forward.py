@@ -231,7 +231,7 @@ def test_vm_is_undefined_while_its_forwards_change(tmp_path, libexec):  # noqa: 
 
 
 def test_vm_that_sleeps_has_forwards_of_its_definition(tmp_path, libexec):  # noqa: F811
-    """What was added to the running VM ends with its process; what was removed is back."""
+    """A forward that was added to the running VM ends with the process; a removed one is back."""
     port = free_port()
     d = Daemon(tmp_path, env=libexec)
     try:

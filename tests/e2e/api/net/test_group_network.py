@@ -238,7 +238,7 @@ def test_daemon_that_ends_leaves_no_network(two, lan, sig, makes):  # noqa: F811
 # ---- clones that stay on the network ----
 
 def fork_requests(d):
-    """What cairn-net was told of live clones: for the own MAC address of each, the peers."""
+    """Return the peers of each live clone, by its own MAC address, from the requests to cairn-net."""
     ports = [p for r in d.requests() if r["verb"] == "port-up" for p in r.get("ports", [r.get("port")])]
     return {p["mac"]: {(i["mac"], i["own"]) for i in p["fork"].get("peers", ())} for p in ports if "fork" in p}
 

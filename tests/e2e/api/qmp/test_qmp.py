@@ -718,7 +718,7 @@ def test_commands_and_events_are_qemus(vm, qemu):
         assert theirs["meta-type"] == e["meta-type"]
         mine, them = ({m["name"]: "default" in m for m in s.by_name[t["arg-type"]]["members"]}
                       for s, t in ((ours, e), (qemu, theirs)))
-        # Those of one driver or type only. The properties of devices are not in the introspection.
+        # Add the members of single drivers or types. The introspection lacks the properties of devices.
         for variant in qemu.by_name[theirs["arg-type"]].get("variants", ()):
             them.update((m["name"], True) for m in qemu.by_name[variant["type"]]["members"])
         if e["name"] == "device_add":

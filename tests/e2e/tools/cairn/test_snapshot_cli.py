@@ -131,7 +131,7 @@ def test_topological_list_has_parents_before_their_children(vm):
 
 
 def test_events(vm):
-    """Which snapshot had which result, and by which job; also for later clients."""
+    """The events name the snapshot, the result and the job, also for later clients."""
     vm.cairn("snapshot-delete", "vm1", "s2", "--children")
     vm.cairn("snapshot-create-as", "vm1", "s4", ok=4)
     told = [(e["event"], e["data"]) for e in vm.qmp().run("query-events", vm="vm1")["events"]

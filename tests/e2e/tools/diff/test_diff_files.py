@@ -128,7 +128,7 @@ def tree(top):
 
 
 def expected(a, b):
-    """What both trees say: {path: (change, words)}. mke2fs stores times in seconds."""
+    """Return the differences of two trees: {path: (change, words)}. mke2fs stores times in seconds."""
     a, b, changes = tree(a), tree(b), {}
     for path in a.keys() | b.keys():
         if path not in a or path not in b:

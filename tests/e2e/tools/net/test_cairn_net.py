@@ -1686,7 +1686,7 @@ def test_clone_of_a_group_tells_its_peers_no_address_of_others(host):
 
 
 def test_clones_of_a_group_hear_nothing_of_the_sources(host):
-    """What these send to all; what the clones send to all arrives as the sources'."""
+    """No clone gets a broadcast of the sources. The clones' own broadcasts arrive with the sources' addresses."""
     n = network()
     (one, two), (a, b) = grouped(host, n)
     assert meet(a, b, a.address)

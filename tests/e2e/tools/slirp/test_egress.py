@@ -36,7 +36,7 @@ class World:
         os.chmod(tmp_path, 0o755)
         self.before = [*self.host.enter, "unshare", "-m", "sh", "-c", f'mount --bind {etc} /etc && exec "$@"', "sh"]
         self.resolver = Resolver(self.bound(self.host, "127.0.0.1", 53), names(SLIRP))
-        # What leaves the host, and what reaches the host itself.
+        # wire: packets that leave the host. own: sockets that get packets to the host itself.
         self.wire = self.host.socket("up0", 3)
         self.own = [self.listening(self.host, socket.AF_INET6, port) for port in (80, 443)]
         self.own += [self.bound(self.host, "0.0.0.0", port, socket.SOCK_DGRAM) for port in (80, 443)]

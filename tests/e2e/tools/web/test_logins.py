@@ -297,7 +297,7 @@ def test_login_form_bears_large_and_slow_requests(host, web):
             return False
         except OSError:
             return True
-    # Those whose body is there at last get an answer to a wrong password; the others are ended.
+    # A connection whose body has arrived gets the answer for a wrong password; cairn-web ends the others.
     end = time.monotonic() + 40
     while not all([is_ended(s) or s.close() or True for s in slow]) and time.monotonic() < end:
         time.sleep(1)

@@ -109,7 +109,7 @@ def test_random_output_equals_tmux(tmp_path, tmux):
 
 
 def test_answers_and_drawn_lines(tmp_path):
-    """What the guest asks for, and the line-drawing characters of Debian's installer."""
+    """The terminal answers the guest's queries, and draws the lines of Debian's installer."""
     asks = "\x1b[3;5H\x1b[6n\x1b[5n\x1b[c" + "\x1b[6n" * 100
     boxes, insert, modes, wide, answers, title = shown(
         tmp_path, "\x1b(0lqk\x1b(B|\x0e\x1b)0x\x0fx", "abc\x1b[1;2H\x1b[4hX\x1b[4lY", "\x1b[1;7;38;5;9mA\x1b[0mB\x1b[48;2;1;2;300mC",

@@ -787,7 +787,7 @@ def test_killed_daemon_knows_the_pins_afterwards(vms, daemon, tmp_path):
 
 
 def test_daemon_killed_during_forks_leaves_no_pin(vms, daemon, tmp_path):
-    """Whatever step it has reached: each fork is complete or gone, and no pin stays without a clone."""
+    """A kill at any step leaves each fork complete or gone, and no pin without a clone."""
     a = tmp_path / "a.qcow2"
     vms.start(vms.image("a.qcow2"))
     vms.write("src", 0, 1)

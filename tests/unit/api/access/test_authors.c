@@ -71,7 +71,7 @@ static void test_editor_is_author_of_what_the_edit_adds(void **state)
 	assert_int_equal(uid_of(author_of(d, "/b")), BOB);
 	assert_int_equal(uid_of(author_of(d, "/r")), 0);
 	assert_false(authors_are_daemon(d));
-	/* Whoever makes a file writable is its author; the others stay. */
+	/* A user who makes a file writable becomes its author; the other files keep theirs. */
 	edit(&d, "\"disks\":[" DISK("/a", "") "," DISK("/b", "") "," DISK("/r", "") "]", ANN);
 	assert_int_equal(uid_of(author_of(d, "/b")), ANN);
 	assert_int_equal(uid_of(author_of(d, "/r")), 0);

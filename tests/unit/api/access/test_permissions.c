@@ -85,7 +85,7 @@ static const struct permission *entry(const struct permissions *p, uid_t id)
 	return NULL;
 }
 
-/* Who gave a role, and when, changes with the role only, and a grant that is not stored leaves no trace. */
+/* The origin of a role (user and time) changes with the role only. A grant that is not stored leaves no trace. */
 static void test_origin_is_that_of_the_role_in_force(void **state)
 {
 	struct permissions p = { 0 };

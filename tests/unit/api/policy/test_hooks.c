@@ -1,4 +1,4 @@
-/* Which of the daemon's events have hooks, how many events wait for them, and how long they may delay. */
+/* Tests which events have hooks, how many events wait for hooks, and how long hooks may delay a start. */
 #include "api/policy/hook_ask.h"
 #include "api/policy/hooks.h"
 #include "api/wire/json.h"

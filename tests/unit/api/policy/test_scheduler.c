@@ -153,7 +153,7 @@ static bool space_waits;
 static unsigned space_asked;
 static void (*space_done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
 
-/* What the last run asked for: the snapshots that are to be deleted; NULL: nothing. */
+/* Chooses the snapshots that the last run wants to delete; NULL: the run has not asked. */
 static void (*chosen_by)(void *opaque, const struct snapshots *s, bool *victims);
 static void *chosen_by_opaque;
 

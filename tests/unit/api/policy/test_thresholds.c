@@ -37,7 +37,7 @@ struct fixture {
 	int64_t left_out; /* what the last event says */
 	char command[32]; /* the last action */
 	struct vm_sums sums; /* of the guest */
-	/* What the VM's process answers. */
+	/* The answer of the VM's process. */
 	struct vm_spaces spaces;
 	bool is_silent;
 };

@@ -296,7 +296,7 @@ static void test_page_looks_at_a_limited_number_of_events(void **state)
 	assert_int_equal(count(f, 0, none, &looked), 0);
 }
 
-/* What a power cut may leave of the log. Each file's boot is another one then, or unknown. */
+/* Write the log's files as a power cut may leave them. Each file then has another boot, or none. */
 static void files_write(struct fixture *f, const char *old, const char *new)
 {
 	const char *const names[] = { "events.old.jsonl", "events.jsonl" }, *const texts[] = { old, new };

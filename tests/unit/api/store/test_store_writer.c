@@ -182,7 +182,7 @@ static void test_urgent_operation_overtakes_no_awaited_write(void **state)
 
 #define MEET_S 60
 
-/* What the store's threads have synced, in order: the last parts of the paths, each after a space. */
+/* The paths that the store's threads have synced, in order: the last part of each, after a space. */
 static char synced[4096];
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t met = PTHREAD_COND_INITIALIZER;

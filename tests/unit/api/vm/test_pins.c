@@ -158,7 +158,7 @@ static void ids_are_due(struct fixture *f, unsigned n, const uint8_t *first, con
 		assert_memory_equal(f->ids[1], second, VM_PIN_ID_BYTES);
 }
 
-/* Whatever the order in which the overlays go, each pin is due once, after its last overlay. */
+/* Each pin is due once, after its last overlay was removed, in any order of the removals. */
 static void test_shared_pin_is_due_after_its_last_overlay(void **state)
 {
 	static const char *const orders[][3] = { { "/c1", "/c2", "/c3" }, { "/c2", "/c3", "/c1" }, { "/c3", "/c1", "/c2" },

@@ -328,7 +328,7 @@ static void wires_are_linked_while_their_vectors_are_not_masked(void **state)
 	assert_int_equal(fx_linked(&f, FD), 0x4042);
 	fx_write(&f, bar + 16, 4, 0xfee02000);
 	assert_int_equal(f.links[0].addr, 0xfee02000);
-	/* What comes while the vector is masked is pending, and sent once the mask is gone. */
+	/* The device keeps interrupts of a masked vector pending, and sends them when the guest clears the mask. */
 	fx_write(&f, bar + 28, 4, 1);
 	assert_int_equal(fx_linked(&f, FD), -1);
 	assert_int_equal(fx_linked(&f, FD + 1), -1);

@@ -78,7 +78,7 @@ static void requests_above_iops_wait(void **state)
 
 	(void)state;
 	limited_begin(&t, &c);
-	/* Those of a tenth of a second, and nothing more while the clock stands. */
+	/* The disk writes the requests of a tenth of a second, and no more while the clock stands. */
 	assert_int_equal(written(&t), 4);
 	drv_kick(&t.d.q[0]);
 	fx_run(&t.f, 20);

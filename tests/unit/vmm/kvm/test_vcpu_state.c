@@ -426,7 +426,7 @@ static void test_tscs_are_as_far_apart_as_the_guest_set_them(void **state)
 
 /* ---- reset ---- */
 
-/* What of a vCPU a reset clears. */
+/* The parts of a vCPU's state that a reset clears. */
 struct cleared {
 	uint64_t lstar, mtrr, pat, tsc_adjust, xcr0;
 	uint32_t vector[4]; /* XMM3 */
