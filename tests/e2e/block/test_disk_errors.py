@@ -308,7 +308,7 @@ def test_unwritable_tables_pause_vm(daemon, kvm, guest, small):
 
 
 def test_snapshot_on_full_file_system_leaves_nothing(daemon, kvm, guest, small):
-    """It fails with a message and leaves nothing behind; the VM runs on."""
+    """The snapshot fails with a message and leaves nothing behind. The VM continues."""
     vm = Vm(daemon, guest, image_with(small.path / "img", "qcow2"))
     vm.run("write 0 2048 1")
     vm.run("flush")
@@ -382,7 +382,7 @@ def test_vm_that_lacks_space_goes_on_after_snapshots_are_deleted(daemon, kvm, gu
 
 @pytest.mark.parametrize("full", ["vda", "vda and vdb", "vdb"])
 def test_revert_on_full_file_system_changes_nothing(daemon, kvm, guest, small, tmp_path, full):
-    """It fails with a message, and the VM runs on with its memory and its disks."""
+    """The revert fails with a message, and the VM continues with its memory and its disks."""
     more = [image_with(small.path / "img1", "qcow2")] if "vdb" in full else []
     vm = Vm(daemon, guest, image_with((small.path if "vda" in full else tmp_path) / "img", "qcow2"), more=more)
     vm.run("write 0 2048 1")

@@ -416,7 +416,7 @@ def test_revert_resets_connections_and_keeps_the_socket(kvm, daemon, guest, fold
 
 
 def test_guest_of_the_daemon_connects_to_the_host(kvm, daemon, guest, folder):
-    """Also after a revert, and under the next daemon."""
+    """The guest connects after a revert and under the next daemon, too."""
     vm = Vm(daemon, guest, path=str(folder / "s"))
     listener = Listener(folder / "s", 9)
     daemon.cairn("snapshot-create-as", "vm1", "s1")

@@ -25,7 +25,7 @@ pytestmark = [
 @pytest.mark.skipif(grublib.missing() is not None or not shutil.which("grub-mkrescue") or not shutil.which("xorriso"),
                     reason="no grub-mkrescue, no xorriso, or no GRUB for BIOS")
 def test_installer_asks_its_first_question(daemon, kvm, tmp_path):
-    """It starts the CD drive's GRUB, kernel and initrd. The disk is empty."""
+    """The VM boots GRUB, the kernel and the initrd of the CD drive. The disk is empty."""
     tree = tmp_path / "tree"
     (tree / "boot" / "grub").mkdir(parents=True)
     for name in ("linux", "initrd.gz"):

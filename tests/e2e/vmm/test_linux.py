@@ -346,7 +346,7 @@ def test_clone_corrects_its_clock(daemon, image, tmp_path):
 
 @slow_kernel
 def test_shutdown_by_agent_is_not_restarted(daemon):
-    """Also where on_poweroff is "restart"."""
+    """The VM stays off even if on_poweroff is "restart"."""
     console = begin(daemon, guest_agent=True, on_poweroff="restart")
     q = daemon.qmp()
     console.run("agent work")

@@ -237,7 +237,7 @@ def test_process_that_reaches_a_limit_goes_on_and_says_so(guest, tmp_path):
 
 @pytest.mark.parametrize("wrapper, options, what", LACKING.values(), ids=LACKING)
 def test_required_sandbox_that_lacks_a_part_starts_no_vm(request, guest, tmp_path, wrapper, options, what):
-    """Nor a process on the images of a VM that is off. The sentence names the part."""
+    """No process works on the images of a VM that is off, either. The error names the part."""
     if "(" not in what and not has_cgroups():
         pytest.skip("the daemon starts no process, because of the missing control group; the SVM host has one")
     d = Without(tmp_path, *wrapper, options=["--require-sandbox", *options])

@@ -314,7 +314,7 @@ def test_run_that_crashes_says_where(sandbox):
 
 
 def test_run_that_aborts_says_so(sandbox):
-    """Also if the signal comes from outside."""
+    """A run says so, too, if another process sends the signal."""
     with guestlib.interp() as g:
         os.kill(g.vm_pid(), signal.SIGABRT)
         assert g.wait() == -signal.SIGABRT

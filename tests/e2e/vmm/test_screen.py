@@ -112,7 +112,7 @@ def test_largest_mode(vm, daemon, tmp_path):
 
 
 def test_guest_moves_the_framebuffer(vm, daemon, tmp_path):
-    """Also over its own RAM, where KVM cannot show it, and back."""
+    """The guest moves it over its own RAM, where KVM cannot map it, and back."""
     ready(vm)
     first = guestlib.fields(vm.run("src", "screen show")[-1])
     draw(vm, "src")

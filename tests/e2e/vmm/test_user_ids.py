@@ -117,7 +117,7 @@ def test_user_id_outlives_daemon_and_process(daemon, guest, tmp_path, sig):
 
 
 def test_no_image_is_read_as_root(daemon, guest, tmp_path):
-    """Neither by a VM's process nor by one that works on the images of a VM that is off."""
+    """Neither a VM's process nor a process that works on the images of a VM that is off runs as root."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "image"), "1M"], check=True)
     with fuse(tmp_path / "fuse", image=(tmp_path / "image").read_bytes()) as f:
         define(daemon, guest, "a", disks=[{"path": f["image"], "format": "qcow2"}])
@@ -137,7 +137,7 @@ def test_image_on_fuse_without_allow_other_is_refused_with_the_reason(daemon, gu
 
 
 def test_ids_are_never_shared(ranged, guest):
-    """Neither with another VM nor with any process of the host. A start that finds no free id says so."""
+    """No other VM and no process of the host has a VM's id. A start that finds no free id says so."""
     sleeper = subprocess.Popen(["sleep", "1000"], user=MINE + 1)
     try:
         d = ranged(f"{MINE}-{MINE + 2}")

@@ -77,7 +77,7 @@ def test_user_does_not_push_out_lines_of_others(shared):  # noqa: F811
 
 
 def test_lines_of_root_and_users_are_shown_by_time(shared):  # noqa: F811
-    """They are in different files."""
+    """Root's lines and users' lines are in different files."""
     shared.cairn("grant", "operator", "--user", "nobody")
     for _ in range(3):
         shared.cairn("start", "mine")
@@ -164,7 +164,7 @@ def test_journal_gets_copy_of_each_line(fake, journal):
 
 
 def test_journal_that_reads_nothing_delays_nothing(fake, journal):
-    """Also one that ends and begins anew. The files have all lines."""
+    """A journal that ends and begins anew delays nothing, either. The files have all lines."""
     calls = 2000
     q = fake.qmp()
     for _ in range(calls):

@@ -133,7 +133,7 @@ def test_console_ends_when_a_stopped_process_goes_on(shared):  # noqa: F811
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_consoles_of_an_older_process_are_told(shared, version):  # noqa: F811
-    """They stay open: the process does not know the message."""
+    """The consoles stay open, because the process does not know the message."""
     d = shared
     d.define("mine", cmdline="version-1" if version == 1 else "keeps-consoles")
     d.cairn("start", "mine", "other")

@@ -346,7 +346,7 @@ def test_pulled_data_counts(maker):
 
 
 def test_clones_count_with_the_snapshots_that_they_get(maker):
-    """Also those that the daemon learns of only now."""
+    """Snapshots that the daemon finds only now count, too."""
     path = maker.disks / "a.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"], check=True)
     for name in ("one", "two"):

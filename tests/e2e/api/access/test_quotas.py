@@ -321,7 +321,7 @@ def test_larger_definition_counts_from_the_next_start(host):
 
 @pytest.mark.parametrize("limit, change, kept", [("--memory", {"memory": "64M"}, "memory"), ("--vcpus", {"vcpus": 3}, "vcpus")])
 def test_owner_of_roots_vm_raises_it_within_his_own_quota(host, limit, change, kept):
-    """Also after a restart of the daemon. What root has chosen counts for nobody."""
+    """The quota holds after a restart of the daemon, too. Values that root has chosen count for nobody."""
     for name in "ab":
         host.define(name, memory="32M")
     host.cairn("quota", "--user", "nobody", limit, {"memory": "100M", "vcpus": "5"}[kept])
@@ -337,7 +337,7 @@ def test_owner_of_roots_vm_raises_it_within_his_own_quota(host, limit, change, k
 
 
 def test_smaller_definition_frees_no_memory_of_the_run(host):
-    """Also not with another daemon, which does not know the definition that the run began with."""
+    """Nor does it with another daemon, which lacks the definition that the run began with."""
     define(host, "a", memory="64M")
     define(host, "b")
     host.cairn("quota", "--user", "nobody", "--memory", "64M")

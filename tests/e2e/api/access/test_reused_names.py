@@ -96,7 +96,7 @@ def test_renamed_vm_keeps_its_events_and_jobs(shared):  # noqa: F811
 
 
 def test_events_and_jobs_of_an_older_daemon_need_a_role_for_all_vms(shared):  # noqa: F811
-    """They lack the UUID, and the VM of that name may be another one since."""
+    """Such events and jobs lack the UUID, and another VM may have the name now."""
     managed_save(shared, "mine")
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     shared.stop()

@@ -134,7 +134,7 @@ def test_guest_gets_the_version_when_it_boots(daemon, kvm, guest, tmp_path):
 
 
 def test_guest_from_before_the_key_boots_as_version_1(daemon, kvm, guest, tmp_path):
-    """It keeps that version, which has no hot-plug, over each kind of start, until its owner changes it."""
+    """The VM keeps that version, which has no hot-plug, over each kind of start, until its owner changes it."""
     boot = {"kernel": guest("interp.elf")}
     daemon.define("vm1", boot=boot)
     key_removed(daemon)

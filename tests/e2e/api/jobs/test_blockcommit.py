@@ -377,7 +377,7 @@ def test_commit_of_a_vm_that_is_off(vm, args):
 
 @pytest.mark.parametrize("bus,limit", [("virtio", []), ("virtio", ["--bandwidth", "10"]), ("scsi", ["--bandwidth", "10"])])
 def test_commit_beside_a_guest_that_writes(vm, limit, bus):
-    """Also with a bandwidth below what the guest writes: its writes then go to both images."""
+    """If the bandwidth is below the guest's rate of writes, the writes go to both images."""
     g = vm(bus=bus)
     three(g)
     g.console.sock.sendall(b"bench randwrite 8 1000000000 4096 20000\n")

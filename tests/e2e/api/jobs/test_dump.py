@@ -453,7 +453,7 @@ def test_next_daemon_adopts_dump_of_a_guest(daemon, guest, kvm, tmp_path):
 
 
 def test_next_daemon_adopts_dump_by_policy(fake, tmp_path):
-    """It is not repeated, and does not end the process before it is complete."""
+    """The daemon does not repeat the dump, and ends the process only when the dump is complete."""
     go = tmp_path / "go"
     fake.define("vm1", cmdline=f"crash-after=1 work-until={go}", on_crash="coredump-destroy")
     fake.cairn("start", "vm1")

@@ -140,7 +140,7 @@ def test_refusals(fake):
 
 
 def test_devices_do_not_change_during_a_promotion(fake):
-    """It has made the definitions that it sets at its end."""
+    """The promotion has already made the definitions that it sets at its end."""
     fake.define("web", cmdline="stubborn", interfaces=[{"type": "user"}])
     fake.cairn("start", "web")
     fake.cairn("clone", "--live", "web", "try")

@@ -203,7 +203,7 @@ def pull_under_way(vm, bandwidth):
 
 
 def test_next_daemon_begins_the_pull_again(vm):
-    """It is the same job, with the same rate."""
+    """The new job has the id and the rate of the old one."""
     pid = vm.info("vm1")["pid"]
     id = pull_under_way(vm, "2")
     vm.stop(signal.SIGKILL)

@@ -199,7 +199,7 @@ class Bounded(Daemon):
 
 
 def test_restored_memory_counts_for_the_limit(tmp_path):
-    """Not the memory that the VM has been redefined with."""
+    """The memory of the new definition does not count."""
     with contextlib.closing(Bounded(tmp_path, vm_program=FAKE_VM)) as d:
         d.define("big", memory="64M")
         d.cairn("start", "big")
@@ -585,7 +585,7 @@ def test_job_without_known_end_is_reported_as_failed(fake):
 
 @pytest.mark.parametrize("ran", [True, False])
 def test_possibly_used_managed_save_is_not_used_again(fake, ran):
-    """It is used again if the guest of the lost start did not run."""
+    """The daemon uses the save again if the guest of the lost start did not run."""
     fake.define("vm1")
     fake.cairn("start", "vm1")
     fake.cairn("managedsave", "vm1")

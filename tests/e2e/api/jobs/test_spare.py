@@ -80,7 +80,7 @@ def test_next_clone_is_the_process_made_ahead(first):
 
 
 def test_spare_of_a_vm_with_disks_works_as_any_process(daemon, guest, tmp_path):
-    """It snapshots, reverts, hands its VM over and is forked."""
+    """The process takes a snapshot, reverts, hands its VM over and is forked."""
     start(daemon, guest, disks=[qcow2(tmp_path / "a.qcow2", "16M")])
     with contextlib.closing(Console(daemon, "src")) as c:
         for command in ("open 0", "write 0 4096 1", "flush"):
@@ -160,7 +160,7 @@ def test_spare_shares_no_addresses(first):
 
 
 def test_spare_has_nothing_of_another_vm(first):
-    """It has no file of a VM, no disk and no memory of a guest, as long as it waits."""
+    """While the spare waits, it has no file, disk or memory of a VM."""
     links = sorted(os.readlink(f"/proc/{spare(first)}/fd/{fd}") for fd in os.listdir(f"/proc/{spare(first)}/fd"))
     known = re.compile(r"/dev/null|/dev/kvm|/dev/userfaultfd|socket:.*|anon_inode:.*|/proc/[0-9]+/pagemap|/dev/zero")
     assert [link for link in links if not known.fullmatch(link)] == []

@@ -381,7 +381,7 @@ def test_port_that_is_refused_fails_alone(host):  # noqa: F811
 
 
 def test_vm_that_is_stopped_while_its_call_waits(host):  # noqa: F811
-    """It holds up nobody, and is not asked for when it is gone."""
+    """The stopped VM delays no other VM, and the daemon makes no further call for it."""
     clients, macs = starts_held(host, 3)
     host.qmp().send(json.dumps({"execute": "vm-destroy", "arguments": {"vm": "vm1"}}).encode())
     host.untell("port-up", "hold")

@@ -122,7 +122,7 @@ def gone(pid):
 # ---- a network ----
 
 def test_denials_are_counted_and_shown(daemon, tmp_path):
-    """Also by the next daemon; an interface without rules has no such figures."""
+    """The next daemon counts them, too. An interface without rules has no such figures."""
     c = start(daemon, "a", user(egress={}), user(mac="52:54:00:00:00:02", network="10.0.3.0/24"))
     opened(c)
     assert "egress" not in figures(daemon, "a", 1)
@@ -170,7 +170,7 @@ def test_live_clones_answer_on_their_own_published_ports(daemon):
 
 
 def test_egress_rules_reach_cairn_slirp(host):
-    """They are in the definition's JSON and XML, too; forwards still reach the guest."""
+    """The definition's JSON and XML have the rules, too. Forwards still reach the guest."""
     rules = {"default": "deny", "rules": [{"allow": "*.example.org", "protocol": "tcp", "ports": "443,8000-8100"},
                                           {"deny": "10.0.0.0/8"}, {"allow": "2001:db8::/32"}]}
     port = free_port()

@@ -140,7 +140,7 @@ def test_limits_and_a_link_that_is_down_are_the_process_s(host, lan):  # noqa: F
 
 @needs_vhost
 def test_frames_that_the_process_held_back_go_when_vhost_begins(host, lan):  # noqa: F811
-    """They are in the ring, and the process has taken their doorbells: the guest rings no more."""
+    """The frames are in the ring, and the process has taken their doorbells, so the guest rings no more."""
     c = start(host, "a", vhost())
     opened(c)
     s = lan.socket()

@@ -248,7 +248,7 @@ def test_autostart_starts_vms_after_boot(fake):
 
 
 def test_next_daemon_completes_autostart(fake):
-    """It does not start VMs that the killed daemon had handled, or that a user has stopped since."""
+    """The next daemon does not start VMs that the killed daemon had handled, or that a user has stopped since."""
     for vm in ("a", "b"):
         fake.define(vm)
         fake.cairn("autostart", vm)

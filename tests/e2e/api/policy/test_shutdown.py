@@ -338,7 +338,7 @@ def test_daemon_stop_restarts_a_crashed_vm_that_it_leaves(fake):
 
 
 def test_daemon_stop_stops_or_refuses_starts_under_way(fake):
-    """Also those whose process begins when the stop has ended."""
+    """That includes starts whose process begins after the stop has ended."""
     fake.define("vm1", stop_action="shutdown")
     start, stop = fake.qmp(), fake.qmp()
     for _ in range(20):

@@ -166,7 +166,7 @@ def test_daemon_that_may_still_write_is_not_replaced(stuck, thread, what, op, wh
 
 
 def test_healthy_daemon_is_never_replaced(stuck):
-    """Nor one of which only another thread is stuck."""
+    """A daemon whose main thread works, and of which another thread is stuck, is not replaced, either."""
     d, f = stuck
     begin = time.monotonic()
     for hangs in (False, True):

@@ -125,7 +125,7 @@ def test_process_is_in_group_of_its_vm(daemon, guest, group):
 
 
 def test_process_begins_as_without_a_group(daemon, guest):
-    """It has the same fds, session, signals and arguments."""
+    """The process has the same fds, session, signals and arguments."""
     its = beginning(start(daemon, guest))
     daemon.cairn("destroy", "a")
     daemon.stop()

@@ -41,7 +41,7 @@ def asks_for_release(daemon, guest, tmp_path, **keys):
 
 
 def test_disk_that_was_released_without_a_daemon_is_gone(daemon, guest, kvm, tmp_path):
-    """It was the VM's only disk."""
+    """The disk was the VM's only one."""
     g = asks_for_release(daemon, guest, tmp_path)
     daemon.stop(signal.SIGKILL)
     g.release()

@@ -303,7 +303,7 @@ def sizes(stats, n=0):
 
 
 def test_domstats_shows_what_images_take(daemon, guest, tmp_path):
-    """Also the first time, without the guest's help; later figures follow the guest's writes."""
+    """The first figures need no writes by the guest; later ones follow the guest's writes."""
     paths = [tmp_path / "a.qcow2", tmp_path / "b.raw"]
     disks = [overlay(tmp_path), {"path": image(paths[1]), "format": "raw", "readonly": True},
              {"id": "sda", "bus": "scsi", "device": "cdrom"}]

@@ -118,7 +118,7 @@ def test_increment_has_only_clusters_that_differ(tmp_path, monkeypatch):
 
 
 def test_disk_without_the_earlier_snapshot_is_whole(chain):
-    """It was attached later. The snapshot must be on one disk at least."""
+    """The disk was attached later. At least one disk must have the snapshot."""
     run("qemu-img", "snapshot", "-d", "s2", "b.qcow2")
     last, status = export("i.tar", "s3", "s2")
     assert status == 0, last

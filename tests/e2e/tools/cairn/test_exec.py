@@ -114,7 +114,7 @@ def test_output_comes_before_the_end(vm):
 
 
 def test_timeout_kills_children(vm):
-    """Also those in process groups of their own."""
+    """Children in process groups of their own end, too."""
     for limit in ("0.5", "5", "30"):  # a busy host starts the shell late
         r = vm.cairn("exec", "--timeout", limit, "web1", "--", "bash", "-c", "set -m; sleep 1000 & echo $!; sleep 1000 & echo $!; wait", ok=124)
         assert "time limit" in r.stderr

@@ -152,7 +152,7 @@ def test_guests_of_a_routed_network(host):
 
 
 def test_guests_of_an_isolated_network(host):
-    """They reach one another, the host and the names, and nobody else."""
+    """The guests reach one another, the host and the name server, and nothing else."""
     host.sysctl("ipv4.ip_forward", 1)
     host.do("up", network("isolated"))
     host.outside.run("ip", "route", "add", "192.168.122.0/24", "via", "10.9.0.2")
@@ -258,7 +258,7 @@ def test_egress_rules_end_open_connections(host):
 
 @pytest.mark.parametrize("kind", ["ipv4", "ipv6", "gateway"])
 def test_guest_makes_no_answers_of_what_it_sends(host, kind):
-    """It sends itself a datagram in the name of a host outside, or of the gateway, and "answers" to it."""
+    """The guest sends itself a datagram with the address of a host outside, or of the gateway, and "answers" to it."""
     host.do("up", network("route", ipv6=IPV6, egress="deny"))
     one = host.guest(1)
     address = one.dhcp("one")[0]
@@ -624,7 +624,7 @@ def test_failed_start_of_dnsmasq_undoes_all(host):
 
 
 def test_dnsmasq_gets_no_file_of_the_host(host):
-    """Such as a socket of the host's network namespace, in which its capabilities would count."""
+    """With a socket of the host's network namespace, dnsmasq's capabilities would count there."""
     e = up_with(host, "#!/usr/bin/python3\nimport os, sys\nfor n in range(3, 1000):\n    try:\n        print(os.readlink(f'/proc/self/fd/{n}'), "
                       "file=sys.stderr)\n    except OSError:\n        pass\nprint('all', file=sys.stderr)\nsys.exit(2)\n")
     assert e["desc"] == "dnsmasq does not start: all ", e
@@ -951,7 +951,7 @@ def test_guest_is_not_root_of_the_spanning_tree(host):
 
 
 def test_isolated_ports(host):
-    """They reach the gateway, names and outside, but not each other: neither directly nor by the host."""
+    """Isolated ports reach the gateway, the name server and other networks, but not each other."""
     n = network()
     host.do("up", n)
     one, two, three = (host.guest(i) for i in (1, 2, 3))
@@ -1011,7 +1011,7 @@ def test_rules_of_taps_that_are_gone_are_removed(host):
 
 
 def test_ports_of_an_earlier_version_keep_their_addresses(host):
-    """They are in a set of another type, to which nftables 1.1 adds no bits of a packet."""
+    """The addresses are in a set of another type, to which nftables 1.1 adds no bits of a packet."""
     n = network()
     host.do("up", n)
     one, two = host.guest(1), host.guest(2)
@@ -1666,7 +1666,7 @@ def static_group(host, n):
 
 
 def test_clone_of_a_group_tells_its_peers_no_address_of_others(host):
-    """Neither the gateway's nor dnsmasq's nor a fixed host's, and one address only."""
+    """A clone can announce one address only, and not that of the gateway, of dnsmasq or of a fixed host."""
     n = network()
     n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:77", "address": "192.168.122.77"}]
     _, (a, b) = static_group(host, n)
@@ -1746,7 +1746,7 @@ def test_groups_of_clones_do_not_meet(host):
 
 
 def test_clone_of_a_group_comes_back(host):
-    """It was off, and gets another address of the network."""
+    """The clone was off, and gets another address of the network."""
     n = network()
     (one, two), (a, b) = grouped(host, n)
     assert meet(a, b, a.address)

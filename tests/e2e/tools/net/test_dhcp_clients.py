@@ -95,7 +95,7 @@ def test_port_counts_anew_when_it_comes_back(host):
 
 
 def test_name_of_a_fixed_host_is_its_own(host):
-    """Also while that host is off, in any case of letters, with the domain, and by DHCPv6."""
+    """No other client gets the name: while that host is off, in other case, with the domain, or by DHCPv6."""
     n = network(ipv6=IPV6 | {"dhcp": {"ranges": [{"start": "fd00:7::100", "end": "fd00:7::1ff"}]}})
     n["ipv4"]["dhcp"]["hosts"] = [{"mac": "52:54:00:00:00:02", "name": "web1", "address": "192.168.122.77"},
                                   {"mac": "52:54:00:00:00:03", "name": "db1"}]

@@ -342,7 +342,7 @@ def test_first_rule_with_a_name_decides(world):
 
 
 def test_name_server_is_confined_and_comes_back(world):
-    """It has no capability, and dnsmasq's namespace. After its end, `check` says it, and `up` starts it."""
+    """The name server has dnsmasq's namespace, and no capability. `check` reports its end, and `up` starts it again."""
     n = lan()
     up = world.do("up", n)
     pid, = world.names()

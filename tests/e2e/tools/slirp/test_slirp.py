@@ -455,7 +455,7 @@ DNS_PORT = 53
 
 
 def test_dns_queries_go_to_host_resolver(lan, tmp_path):  # noqa: F811
-    """Also after resolv.conf is replaced, as network managers do."""
+    """Queries go to the new resolver after a network manager has replaced resolv.conf."""
     etc = tmp_path / "etc"
     etc.mkdir()
     servers = []

@@ -826,7 +826,7 @@ def test_bad_input_changes_nothing(fake):
 
 
 def test_validate_and_run_accept_xml(kvm, tmp_path):
-    """Neither needs a daemon."""
+    """Neither verb needs a daemon."""
     file, _ = place(tmp_path, CORPUS[0], guestlib.bare("first_byte"))
     cairn = os.path.join(BUILD, "cairn")
     r = subprocess.run([cairn, "validate", file], capture_output=True, text=True)

@@ -88,7 +88,7 @@ def test_second_snapshot_has_only_what_was_written(vm):  # noqa: F811
 
 
 def test_no_snapshot_of_a_guest_that_waits_for_its_reset(vm):  # noqa: F811
-    """It has asked for the reset while the first round was written, and would wait for ever after a revert."""
+    """The guest requested the reset during the first round, and would wait for ever after a revert."""
     vm.start()
     vm.run("fill 0x1000000 0x2000000 5")
     q = vm.daemon.qmp()

@@ -241,7 +241,7 @@ def test_clone_can_be_saved_and_restored(vm, daemon, tmp_path):
 
 
 def test_clone_of_paused_source(vm, daemon):
-    """It has stood for as long as its source. Its kvm-clock, which went on, tells the guest."""
+    """The clone was paused for as long as its source. Its kvm-clock, which continued, shows that to the guest."""
     vm.start()
     assert "stopped=0" in vm.run("src", "clock")[0]
     daemon.cairn("suspend", "src")
@@ -474,7 +474,7 @@ def test_the_source_writes_while_its_disk_is_copied(vm, daemon, tmp_path):
 
 
 def test_temporary_fork_snapshot_is_hidden_and_removed(vm, daemon, tmp_path):
-    """Nor does one stay behind, whoever is killed, or when the fork is cancelled."""
+    """No such snapshot stays after the daemon or a process was killed, or the fork was cancelled."""
     paths = [tmp_path / "a.qcow2", tmp_path / "b.qcow2"]
     vm.start(disks=[full(p, 128) for p in paths])
 

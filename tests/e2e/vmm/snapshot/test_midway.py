@@ -331,7 +331,7 @@ def firmware_read(vm, command):
 
 
 def test_firmware_that_writes_a_variable_and_reads_a_file_goes_on(vm, uefi):  # noqa: F811
-    """It has given the command to write a byte of the flash memory, and has read half of fw_cfg's signature."""
+    """The firmware has sent the command to write a byte of flash memory, and has read half of fw_cfg's signature."""
     vm.define(memory="16M", boot=uefi)
     vm.daemon.cairn("start", "vm1")
     vm.attach()
