@@ -80,8 +80,9 @@ struct block_snapshot_op {
 	 * can be read (block_open.pin_readable). It is not on stable storage, the header does not name it yet, and
 	 * done() may report an error. NULL: not wanted. */
 	void (*readable)(struct block_snapshot_op *op);
-	/* Called by a commit when the file names the snapshot, on stable storage. The commit cannot fail any more, but
-	 * continues until done(). NULL: not wanted. */
+	/* Called by a commit when the file names the snapshot, on stable storage, and by an apply when the file has the
+	 * snapshot's content as the disk's. The operation cannot fail any more, but continues until done(). NULL: not
+	 * wanted. */
 	void (*stands)(struct block_snapshot_op *op);
 	/* Called by an apply when all but the header is on stable storage: the write of the header needs no space. The
 	 * apply then waits for block_snapshot_apply_decide(). NULL: do not wait. */
@@ -106,7 +107,7 @@ void block_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op
 int block_snapshot_list(struct block *b, struct block_snapshot_info **ret_list, size_t *ret_n,
 	struct err *e);
 /* Set the disk's content and size to the snapshot's. No request may be in flight or come before
- * done(). A crash leaves the old or the new content. */
+ * stands() or done(). A crash leaves the old or the new content. */
 void block_snapshot_apply(struct block *b, const char *id, struct block_snapshot_op *op);
 /* Like block_snapshot_apply(), and set the snapshot's extra data in the same write.
  * info: its id selects the snapshot, and its extra data are the new ones. Its name is checked, but not used. */

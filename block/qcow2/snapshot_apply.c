@@ -1,7 +1,8 @@
 /* Applies a snapshot. The refcounts of its tables are incremented, and a new active L1 is written
  * beside the old one. One sector of the header then gets the new L1 and its size, so a crash leaves
  * the old or the new content. A snapshot table with new extra data may be part of the same write.
- * Finally the old L1 is released. The image is marked dirty all the while. */
+ * Finally the old L1 is released while guest requests continue. The image is marked dirty all the
+ * while. */
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -262,6 +263,8 @@ static int step_switch(struct apply *a)
 	contig_release(q, &place);
 	a->release = (struct release){ .entries = a->l1.entries, .n = a->l1.n };
 	a->o.phase = APPLY_RELEASE;
+	if (a->o.op->stands)
+		a->o.op->stands(a->o.op);
 	return 0;
 }
 

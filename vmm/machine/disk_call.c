@@ -5,6 +5,7 @@
 #include "block/block.h"
 #include "block/qcow2/pin.h"
 #include "block/qcow2/warm.h"
+#include "vmm/machine/disk_apply.h"
 #include "vmm/machine/machine.h"
 
 #include <errno.h>
@@ -21,6 +22,7 @@ static void call_run(struct loop_task *t)
 
 static void call_start(struct machine_disk *d, struct disk_call *c)
 {
+	disk_apply_wait(d);
 	c->disk = d;
 	c->task.run = call_run;
 	c->returned = false;
@@ -188,10 +190,9 @@ static int change_done(struct machine_disk *d, int r)
 	return r;
 }
 
-/* Like change_done(), and note whether the file may have changed. */
-static int change_note(struct machine_disk *d, const struct disk_call *c, int r)
+int disk_change_note(struct machine_disk *d, const struct block_snapshot_op *op, int r)
 {
-	d->changed |= !r || c->op.unknown;
+	d->changed |= !r || op->unknown;
 	return change_done(d, r);
 }
 
@@ -355,7 +356,7 @@ int disk_snapshot_apply(struct machine_disk *d, const char *id, struct err *e)
 {
 	struct end_call x = { .c = { .run = apply_run, .op.done = op_done }, .id = id };
 
-	return change_note(d, &x.c, disk_call(d, &x.c, e));
+	return disk_change_note(d, &x.c.op, disk_call(d, &x.c, e));
 }
 
 static void apply_with_run(struct disk_call *c, struct block *b)
@@ -368,59 +369,7 @@ int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot
 {
 	struct end_call x = { .c = { .run = apply_with_run, .op.done = op_done }, .info = info };
 
-	return change_note(d, &x.c, disk_call(d, &x.c, e));
-}
-
-static void apply_begin_run(struct disk_call *c, struct block *b)
-{
-	struct disk_apply *x = container_of(c, struct disk_apply, c);
-
-	if (x->info)
-		block_snapshot_apply_with(b, x->info, &c->op);
-	else
-		block_snapshot_apply(b, x->id, &c->op);
-}
-
-static void op_ready(struct block_snapshot_op *op)
-{
-	struct disk_call *c = container_of(op, struct disk_call, op);
-	LOCK_GUARD(&c->lock);
-
-	container_of(c, struct disk_apply, c)->ready = true;
-	pthread_cond_signal(&c->cond);
-}
-
-int disk_apply_begin(struct machine_disk *d, const char *id, const struct block_snapshot_info *info,
-	struct disk_apply *x, struct err *e)
-{
-	*x = (struct disk_apply){ .c = { .run = apply_begin_run, .op = { .done = op_done, .ready = op_ready } },
-		.info = info, .id = id };
-	call_start(d, &x->c);
-	pthread_mutex_lock(&x->c.lock);
-	while (!x->ready && !x->c.returned)
-		pthread_cond_wait(&x->c.cond, &x->c.lock);
-	pthread_mutex_unlock(&x->c.lock);
-	return x->ready ? 0 : change_note(d, &x->c, call_wait(&x->c, e));
-}
-
-static void apply_end_run(struct disk_call *c, struct block *b)
-{
-	(void)b;
-	block_snapshot_apply_decide(&c->op, container_of(c, struct disk_apply, c)->go);
-}
-
-int disk_apply_end(struct disk_apply *x, bool go, struct err *e)
-{
-	struct machine_disk *d = x->c.disk;
-	int r;
-
-	x->go = go;
-	x->c.run = apply_end_run;
-	loop_post(d->loop, &x->c.task);
-	r = call_wait(&x->c, go ? e : NULL);
-	if (go)
-		return change_note(d, &x->c, r);
-	return r == -ECANCELED ? 0 : r;
+	return disk_change_note(d, &x.c.op, disk_call(d, &x.c, e));
 }
 
 static void delete_run(struct disk_call *c, struct block *b)
@@ -494,7 +443,7 @@ int disk_snapshot_update(struct machine_disk *d, const struct block_snapshot_inf
 {
 	struct end_call x = { .c = { .run = update_run, .op.done = op_done }, .info = info };
 
-	return change_note(d, &x.c, disk_call(d, &x.c, e));
+	return disk_change_note(d, &x.c.op, disk_call(d, &x.c, e));
 }
 
 static void map_run(struct disk_call *c, struct block *b)

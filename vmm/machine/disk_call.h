@@ -85,23 +85,11 @@ void disk_warm_wait(struct disk_warm *x);
 int disk_snapshot_abort(struct machine_disk *d, struct block_snapshot *s, struct err *e);
 int disk_snapshot_list(struct machine_disk *d, struct block_snapshot_info **ret_list, size_t *ret_n,
 	struct err *e);
+/* Note the result of a change of the snapshot table in d. Returns r. */
+int disk_change_note(struct machine_disk *d, const struct block_snapshot_op *op, int r);
 int disk_snapshot_apply(struct machine_disk *d, const char *id, struct err *e);
 int disk_snapshot_apply_with(struct machine_disk *d, const struct block_snapshot_info *info,
 	struct err *e);
-/* An apply in two calls. disk_apply_begin() returns when only the write of the header, which needs no space, is left.
- * After a success, disk_apply_end() has to be called exactly once: with go, it completes the apply, else it undoes the
- * first call. Both return 0 or -errno.
- * id, info: as for disk_snapshot_apply() and, if info is not NULL, disk_snapshot_apply_with(). x, id, info: borrowed
- * until disk_apply_end(). */
-struct disk_apply {
-	struct disk_call c;
-	const struct block_snapshot_info *info;
-	const char *id;
-	bool ready, go;
-};
-int disk_apply_begin(struct machine_disk *d, const char *id, const struct block_snapshot_info *info,
-	struct disk_apply *x, struct err *e);
-int disk_apply_end(struct disk_apply *x, bool go, struct err *e);
 int disk_snapshot_delete(struct machine_disk *d, const char *id, struct err *e);
 /* Run block_pin_snapshot(). */
 int disk_pin_snapshot(struct machine_disk *d, const char *snapshot, const uint8_t id[BLOCK_PIN_ID_BYTES], struct err *e);

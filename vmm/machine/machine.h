@@ -75,6 +75,7 @@ struct machine_disk {
 	/* A snapshot was applied or an entry updated, or that failed and the file may have the change; cleared by the
 	 * caller that wants to know. */
 	bool changed;
+	struct disk_apply *apply; /* owned */
 	struct disk_io *io;
 	struct loop *loop; /* that of io */
 	struct device *dev; /* the SCSI controller is the device of several disks */

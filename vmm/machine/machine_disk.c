@@ -9,8 +9,10 @@
 #include "devices/virtio/virtio_scsi.h"
 #include "vmm/kvm/fork_host.h"
 #include "vmm/kvm/thread_filter.h"
+#include "vmm/machine/disk_apply.h"
 #include "vmm/machine/machine.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -131,8 +133,10 @@ int machine_disk_open(const struct machine *m, const struct vm_disk *c, const st
 		.as_handed_over = m->cfg.taken_over,
 		.pin_wait = { m->cfg.forked ? PIN_WAIT_NS : 0, m->peer_fd },
 		.pin_readable = m->cfg.pins_readable >> m->ndisks & 1 };
-	int r = 0;
+	int r;
 
+	d->apply = disk_apply_new();
+	r = d->apply ? 0 : err_set_errno(e, -ENOMEM, "disk %s", c->id);
 	/* Work on the images of a VM that is off always uses direct I/O and syncs the files. */
 	d->cache = m->cfg.images_only ? VM_CACHE_NONE : more->cache;
 	o.buffered = d->cache != VM_CACHE_NONE;
@@ -144,7 +148,7 @@ int machine_disk_open(const struct machine *m, const struct vm_disk *c, const st
 	for (unsigned i = 0; i < c->nlayers; i++)
 		layers[i] = (struct block_layer){ .fd = fds[c->fd[i]], .format = c->format[i],
 			.data_fd = c->data_fd[i] == VM_NO_FD ? 0 : fds[c->data_fd[i]] };
-	if (!d->io->loop)
+	if (!r && !d->io->loop)
 		r = machine_disk_loop(d->io, c->id, DISK_LOOP_ENTRIES, e);
 	if (r < 0)
 		return r;
@@ -175,6 +179,7 @@ void machine_disk_close(struct machine_disk *d)
 	if (d->loop)
 		d->io->ndisks--;
 	qcow2_warm_free(d->warm);
+	disk_apply_free(d->apply);
 }
 
 uint32_t machine_disk_poll_max_ns(const struct vm_disk_more *more)

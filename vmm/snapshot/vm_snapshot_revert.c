@@ -7,6 +7,7 @@
 #include "base/util.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
+#include "vmm/machine/disk_apply.h"
 #include "vmm/machine/machine_dirty_rate.h"
 #include "vmm/machine/machine_disk.h"
 #include "vmm/machine/machine_restore.h"
@@ -28,8 +29,8 @@ struct revert_job {
 	struct tree tree;
 	struct tree_node *node;
 	char id[VM_DISKS_MAX][BLOCK_SNAPSHOT_ID_MAX + 1]; /* id of the snapshot on each disk */
-	struct disk_apply apply[VM_DISKS_MAX]; /* of the disks whose content changes next, the first disk's last */
-	unsigned napply;
+	struct machine_disk *prepared[VM_DISKS_MAX]; /* the disks whose content changes next; the first disk is the last */
+	unsigned nprepared;
 	bool with_ram;
 	struct vmstate_header h;
 	uint8_t *sections;
@@ -237,9 +238,10 @@ static bool disks_stand(const struct machine *m)
 static int disk_prepare(struct revert_job *x, struct machine_disk *d, const char *id,
 	const struct block_snapshot_info *info)
 {
-	int r = disk_apply_begin(d, id, info, &x->apply[x->napply], &x->j.e);
+	int r = disk_apply_begin(d, id, info, &x->j.e);
 
-	x->napply += !r;
+	if (!r)
+		x->prepared[x->nprepared++] = d;
 	return r;
 }
 
@@ -257,12 +259,12 @@ static int other_disks_prepare(struct revert_job *x)
 /* Change the content of all prepared disks; r < 0, or after an error: undo the preparation of those that are left. */
 static int disks_switch(struct revert_job *x, int r)
 {
-	for (unsigned k = 0; k < x->napply; k++)
+	for (unsigned k = 0; k < x->nprepared; k++)
 		if (r < 0)
-			(void)disk_apply_end(&x->apply[k], false, NULL);
+			(void)disk_apply_end(x->prepared[k], false, NULL);
 		else
-			r = disk_apply_end(&x->apply[k], true, &x->j.e);
-	x->napply = 0;
+			r = disk_apply_end(x->prepared[k], true, &x->j.e);
+	x->nprepared = 0;
 	return r;
 }
 
@@ -279,7 +281,7 @@ static int disks_apply(struct revert_job *x)
 	if (x->v.disk[0])
 		return disk_apply(x);
 	r = other_disks_prepare(x);
-	if (!r && x->napply && x->node->ours) {
+	if (!r && x->nprepared && x->node->ours) {
 		r = vmsnap_revert_mark(x->first, &x->tree, x->node, &x->j.e);
 		marked = !r;
 		if (marked)

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/pin_name.h"
 #include "base/util.h"
+#include "vmm/machine/disk_apply.h"
 #include "vmm/snapshot/vm_snapshot.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
@@ -116,6 +117,7 @@ static void disk_next(struct size_job *j)
 	}
 	j->first = &j->m->disks[j->disk] == vmsnap_first_disk(j->m, &e);
 	j->task.run = disk_measure;
+	disk_apply_wait(&j->m->disks[j->disk]);
 	loop_post(j->m->disks[j->disk].loop, &j->task);
 }
 

@@ -122,8 +122,13 @@ static struct snapshot *snapshot_new(struct oracle *o)
 
 struct op_wait {
 	struct block_snapshot_op op;
-	bool over;
+	bool stands, over;
 };
+
+static void op_stands(struct block_snapshot_op *op)
+{
+	container_of(op, struct op_wait, op)->stands = true;
+}
 
 static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
 {
@@ -262,7 +267,7 @@ static void op_delete(struct oracle *o)
 
 static void op_apply(struct oracle *o)
 {
-	struct op_wait w = {.op.done = op_done};
+	struct op_wait w = {.op = {.done = op_done, .stands = op_stands}};
 	struct block_info info;
 	struct snapshot *s = snapshot_any(o);
 
@@ -270,12 +275,14 @@ static void op_apply(struct oracle *o)
 		return;
 	say(o, "apply %s\n", s->name);
 	block_snapshot_apply(o->u.b, s->id, &w.op);
-	op_wait(o, &w, false);
+	while (!w.stands)
+		loop_run_once(o->f.loop, UINT64_MAX);
 	o->u.bytes = s->disk_bytes;
 	o->vm_behind = false;
 	memcpy(o->u.shadow, s->disk, s->disk_bytes);
 	block_info(o->u.b, &info);
 	assert_int_equal(info.size_bytes, o->u.bytes);
+	op_wait(o, &w, true);
 	burst_verify(&o->u);
 }
 

@@ -119,11 +119,11 @@ void load_run(struct recorder *r, unsigned batches)
 struct snapshot_wait {
 	struct block_snapshot_op op;
 	bool over;
+	bool stands; /* a commit or an apply */
 	/* of a commit */
 	struct recorder *r;
 	unsigned disk, id;
 	int overlay; /* fd of an image of the chain whose base is the pin; 0: none yet */
-	bool stands;
 };
 
 static void snapshot_done(struct block_snapshot_op *op, int res, const struct err *e)
@@ -363,17 +363,27 @@ void load_snapshot_delete(struct recorder *r, unsigned index)
 	record(r, EV_SNAPSHOT_GONE)->of = id;
 }
 
+static void apply_stands(struct block_snapshot_op *op)
+{
+	container_of(op, struct snapshot_wait, op)->stands = true;
+}
+
+/* The guests write again while the old content's clusters are freed. */
 void load_snapshot_apply(struct recorder *r, unsigned index)
 {
-	struct snapshot_wait w = { .op.done = snapshot_done };
+	struct snapshot_wait w = { .op = { .done = snapshot_done, .stands = apply_stands } };
 	char name[16];
 
 	snprintf(name, sizeof(name), "%u", r->disk->snapshots[index].id);
 	record(r, EV_SNAPSHOT_APPLY)->of = r->disk->snapshots[index].id;
 	block_snapshot_apply(r->disk->b, name, &w.op);
-	snapshot_wait(r->f, &w);
+	while (!w.stands)
+		loop_run_once(r->f->loop, UINT64_MAX);
+	assert_false(w.over);
 	r->disk->bytes = r->disk->snapshots[index].disk_bytes;
 	record_flushed(r);
+	load_run(r, 2);
+	snapshot_wait(r->f, &w);
 }
 
 static void disk_resize(struct recorder *r, uint64_t bytes, bool map)
