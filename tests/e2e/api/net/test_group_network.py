@@ -248,7 +248,7 @@ def macs(d, name):
 
 
 def test_clones_that_stay_on_the_network_are_each_others_peers(two, lan):  # noqa: F811
-    """So they are after an end of the daemon and of the clone. On a network that the VMs do not share, they have no peers."""
+    """So they are after an end of the daemon and of the clone. A network that the VMs do not share has no peers."""
     two.define_net("other", ipv4={"address": "10.78.0.1", "prefix": 24})
     two.cairn("net-start", "other")
     begin(two, "c", interfaces=[{"type": "network", "source": "other"}, {"type": "network", "source": "lan"}])

@@ -130,7 +130,7 @@ static void check_rows(enum dialect d)
 		assert_ptr_equal(schema_find(d, c->name), c);
 		if (c->flags & COMMAND_CONCERNS_VM)
 			assert_string_equal(c->args[0].name, "vm");
-		/* A user without a role may request one and withdraw the request. The approver's role depends on the request. */
+		/* A user without a role may request one, and withdraw that. The request decides which role approves. */
 		if (c->flags & COMMAND_MUTATES && strncmp(c->name, "request-", 8) != 0)
 			assert_true(c->role >= ROLE_GUEST);
 		/* A VM's own socket has no argument that names a VM. */
