@@ -352,6 +352,29 @@ static int shares_check(struct vm_config *c, struct files *f, struct err *e)
 	return c->nshares <= VM_SHARES_MAX ? 0 : err_set(e, -EINVAL, ERR_INVALID, "configuration: more than %d shares", VM_SHARES_MAX);
 }
 
+static int screen_check(const struct vm_config *c, struct files *f, struct err *e)
+{
+	if (c->screen > 1 || c->display > 1 || (c->display && (!c->screen || c->taken_over || c->display_fd == VM_NO_FD || !fd_ok(f, c->display_fd))))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the screen has a value out of range, or its file is missing or used twice");
+	if (c->tablet > 1 || (c->tablet && !c->screen))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a tablet needs a screen");
+	if (c->screen_rom > 1 || (c->screen_rom && (!c->screen || c->firmware != VM_FIRMWARE_BIOS || c->screen_rom_fd == VM_NO_FD ||
+		!fd_ok(f, c->screen_rom_fd))))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the screen's ROM is not for this VM, missing or used twice");
+	return 0;
+}
+
+static int clone_check(const struct vm_config *c, struct files *f, struct err *e)
+{
+	if (c->forked && c->restore_fd == VM_NO_FD)
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state file");
+	if (c->state_later && (c->state_later > 1 || !c->forked || c->state_ready_fd == VM_NO_FD || !fd_ok(f, c->state_ready_fd)))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: only a clone can wait for its state, and needs a file for that");
+	if (c->pins_readable && (!c->forked || c->ndisks > VM_DISKS_MAX || c->pins_readable >> c->ndisks))
+		return err_set(e, -EINVAL, ERR_INVALID, "configuration: only a clone can read pins that are being made, with the disks that it has");
+	return 0;
+}
+
 int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 {
 	struct files f = { .n = nfds };
@@ -395,24 +418,13 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the texts of SMBIOS tables are malformed");
 	if (c->machine && !machine_version_boots(c->firmware, c->machine))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a VM of this kind cannot boot as machine version %u", c->machine);
-	if (c->screen > 1 || c->display > 1 || (c->display && (!c->screen || c->taken_over || c->display_fd == VM_NO_FD || !fd_ok(&f, c->display_fd))))
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the screen has a value out of range, or its file is missing or used twice");
-	if (c->tablet > 1 || (c->tablet && !c->screen))
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a tablet needs a screen");
-	if (c->screen_rom > 1 || (c->screen_rom && (!c->screen || c->firmware != VM_FIRMWARE_BIOS || c->screen_rom_fd == VM_NO_FD ||
-		!fd_ok(&f, c->screen_rom_fd))))
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the screen's ROM is not for this VM, missing or used twice");
+	if (screen_check(c, &f, e) < 0)
+		return -EINVAL;
 	if (c->small_pages > 1 || (c->small_pages && c->huge_pages))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: memory is in small pages or in huge pages");
 	if (c->balloon > 1 || c->balloon_bytes > c->ram_bytes || (c->balloon && c->huge_pages))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the balloon has a value out of range, or memory in huge pages");
-	if (c->forked && c->restore_fd == VM_NO_FD)
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: a clone needs a state file");
-	if (c->state_later && (c->state_later > 1 || !c->forked || c->state_ready_fd == VM_NO_FD || !fd_ok(&f, c->state_ready_fd)))
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: only a clone can wait for its state, and needs a file for that");
-	if (c->pins_readable && (!c->forked || c->ndisks > VM_DISKS_MAX || c->pins_readable >> c->ndisks))
-		return err_set(e, -EINVAL, ERR_INVALID, "configuration: only a clone can read pins that are being made, with the disks that it has");
-	if (taken_check(c, &f, e) < 0 || disks_check(c, &f, e) < 0 || shares_check(c, &f, e) < 0)
+	if (clone_check(c, &f, e) < 0 || taken_check(c, &f, e) < 0 || disks_check(c, &f, e) < 0 || shares_check(c, &f, e) < 0)
 		return -EINVAL;
 	return interfaces_check(c, &f, e);
 }
