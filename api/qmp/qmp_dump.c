@@ -67,6 +67,7 @@ struct request {
 	struct rights *rights;
 	struct client_file *file; /* to dump into; NULL: the dump has it, or there is none yet */
 	struct fork_as *errand; /* removes the file; NULL: none */
+	struct err failure; /* the answer after that */
 };
 
 static void request_free(struct request *x)
@@ -98,29 +99,34 @@ static void file_removed(void *opaque, int r, const struct fork_as_result *res, 
 	(void)res;
 	(void)e;
 	x->errand = NULL;
+	request_fail(x, &x->failure);
 	request_free(x);
 }
 
-/* Free the request; after a failure, remove the file that was created. */
-static void request_done(struct request *x, bool failed)
+/* Answer with the error, and free the request. If the file was created, remove it first. */
+static void request_abort(struct request *x, const struct err *e)
 {
 	struct fork_as_spec s = { .rights = x->rights, .of_client = true, .run = file_remove, .arg = x->path,
 		.what = "removing the file", .timeout_ns = REMOVE_TIMEOUT_NS, .done = file_removed, .opaque = x };
 
-	if (!failed || !x->made || fork_as_begin(x->host->helpers, &s, &x->errand, NULL) < 0)
-		request_free(x);
+	x->failure = *e;
+	if (x->made && fork_as_begin(x->host->helpers, &s, &x->errand, NULL) == 0)
+		return;
+	request_fail(x, e);
+	request_free(x);
 }
 
 static void dump_over(void *opaque, int r, const struct err *e)
 {
 	struct request *x = opaque;
 
-	if (r < 0)
-		request_fail(x, e);
-	else if (x->call)
+	if (r < 0) {
+		request_abort(x, e);
+		return;
+	}
+	if (x->call)
 		call_return(x->call, NULL);
-	x->call = NULL;
-	request_done(x, r < 0);
+	request_free(x);
 }
 
 static void dump_start(struct request *x)
@@ -135,8 +141,7 @@ static void dump_start(struct request *x)
 	if (!r)
 		r = dump_begin(vm, &q, &j, &e);
 	if (r < 0) {
-		request_fail(x, &e);
-		request_done(x, true);
+		request_abort(x, &e);
 		return;
 	}
 	job_owner_set(j, x->call);
@@ -178,8 +183,7 @@ static void file_opened(void *opaque, int r, const struct fork_as_result *res, c
 
 	x->made = res->count;
 	if (r < 0) {
-		request_fail(x, e);
-		request_done(x, true);
+		request_abort(x, e);
 		return;
 	}
 	x->start(x);
