@@ -101,7 +101,7 @@ static void test_unit_larger_than_bucket_waits_for_its_debt(void **state)
 	assert_int_equal(token_bucket_wait(&b, 1001 * S / 100), 0);
 }
 
-/* Neither a change gives a burst, nor is a change back and forth a way around the limit. */
+/* A change gives no burst, and a change back and forth does not evade the limit. */
 static void test_change_gives_no_burst(void **state)
 {
 	struct token_bucket b = { 0 };

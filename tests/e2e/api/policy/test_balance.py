@@ -107,7 +107,7 @@ def test_memory_is_taken_while_the_host_is_short_and_given_back(tmp_path, host):
         d.stop()
         d.start()
         assert "without effect: a user has set it; it stays until the VM's next start" in d.cairn("dominfo", "a").stdout
-        # Neither the idle guest nor the one without bounds was asked for anything.
+        # The daemon asked neither the idle guest nor the guest without bounds for memory.
         assert target(d, "idle") == target(d, "plain") == 64
         assert "balance" not in d.info("plain") and d.info("plain")["balloon"]["period"] == 0
         for c in (a, plain, idle):

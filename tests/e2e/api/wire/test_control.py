@@ -158,7 +158,7 @@ def test_dismissed_job_results_do_not_return(fake):
     fake.start()
     q = fake.qmp()
     assert [j["id"] for j in q.jobs()] == ids[1:]
-    # Nor does another job get its id.
+    # No other job gets the id of that job.
     assert q.run("vm-managed-save", vm="vm1")["job"] not in ids
 
 

@@ -269,7 +269,7 @@ def test_client_that_does_not_read_is_dropped_or_waits(side):
         pass
     assert sent < 10**5
     assert other.run("query-version")
-    # Neither way may the daemon buffer much.
+    # The daemon may buffer little in both directions.
     rss = int(open(f"/proc/{side.proc.pid}/statm").read().split()[1]) * 4096
     assert rss < 40 * 2**20 or "asan" in os.environ.get("CAIRN_BUILD", "")
 

@@ -322,7 +322,7 @@ static void test_guest_that_is_unknown_is_left_alone(void **state)
 	memory_rounds(&h, 50);
 	assert_int_equal(h.v[0].target, 2048 * MIB);
 	assert_true(h.v[1].target < 1900 * MIB);
-	/* Also with a target outside of its bounds. */
+	/* The same with a target outside of its bounds. */
 	h.v[0].target = 100 * MIB;
 	balance_memory(h.v, 1, &(struct balance_host){ .total = h.total, .available = h.total }, &h.state);
 	assert_int_equal(h.v[0].target, 100 * MIB);

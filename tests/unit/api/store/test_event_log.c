@@ -191,7 +191,7 @@ static bool is_lost(struct fixture *f, uint64_t since)
 	return js_get_bool(page, "lost", false);
 }
 
-/* Also after restarts, whenever they come. */
+/* The events of one VM displace none of another VM, also after restarts at any time. */
 static void test_vm_with_many_events_displaces_none_of_others(void **state)
 {
 	struct fixture *f = *state;

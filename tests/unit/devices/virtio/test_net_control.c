@@ -282,7 +282,7 @@ static void invalid_commands_are_refused(void **state)
 	assert_true(arrives(&t, other, -1)); /* nothing has changed */
 	assert_int_equal(drv_status(&t.d), 15);
 	net_end(&t);
-	/* Nor does the device obey commands that were not negotiated. */
+	/* The device refuses commands of features that were not negotiated. */
 	net_begin(&t, ALL & ~(NET_F_CTRL_RX | NET_F_CTRL_VLAN | NET_F_CTRL_MAC_ADDR | NET_F_GUEST_ANNOUNCE));
 	assert_int_equal(mode_set(&t, NET_RX_PROMISC, 0), REFUSED);
 	assert_int_equal(command(&t, NET_CLASS_MAC, NET_MAC_TABLE_SET, (uint8_t[8]){ 0 }, 8), REFUSED);
