@@ -341,13 +341,18 @@ static int page_put(struct fault_tracker *t, uint64_t block, const uint8_t *data
 	return copy_in(t, block, data, protected);
 }
 
+static bool owner_writes(const struct fault_tracker *t, uint64_t block)
+{
+	return t->c.written_at && block == t->c.written_at / VMSTATE_BLOCK_BYTES;
+}
+
 /* Put n blocks from the RAM reader in place. write: a write asked for the first one. t->feed is held. */
 static void block_bring(struct fault_tracker *t, uint64_t block, uint64_t n, const uint8_t *data, bool write)
 {
 	struct err e = { 0 };
 
 	for (uint64_t i = 0; i < n; i++) {
-		int r = page_put(t, block + i, data + i * VMSTATE_BLOCK_BYTES, write && !i);
+		int r = page_put(t, block + i, data + i * VMSTATE_BLOCK_BYTES, (write && !i) || owner_writes(t, block + i));
 
 		if (r < 0) {
 			err_set_errno(&e, r, "cannot put a block of saved memory in place");

@@ -60,6 +60,9 @@ struct fault_tracker_config {
 	bool huge_pages;     /* ram may be in transparent huge pages */
 	const struct ram_view *view; /* ram is this private view; borrowed; NULL: ram is a shared mapping of ram_fd */
 	struct ram_reader *ram_reader; /* borrowed; NULL: missing memory is zeros */
+	/* Offset in ram that the owner always writes to once the RAM reader supplies memory. The block there is put in
+	 * place as written, so that the write does not fault. 0: none. */
+	uint64_t written_at;
 	/* Limit for the old content that waits for save_next(). Above it, threads for which may_wait() is true (vCPUs)
 	 * wait. Other threads do not wait: the caller of save_next() may wait for a disk's thread, and the main thread
 	 * serves both. A disk's thread makes room for a request with fault_tracker_make_room() instead. The other

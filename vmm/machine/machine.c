@@ -87,12 +87,16 @@ static bool is_uefi(const struct machine *m)
 	return m->cfg.firmware == VM_FIRMWARE_UEFI;
 }
 
+uint64_t machine_vmgenid_gpa(const struct machine *m)
+{
+	return m->cfg.firmware ? VMGENID_BIOS_GPA : VMGENID_GPA;
+}
+
 static int board_devices_new(struct machine *m, struct err *e)
 {
 	struct serial_config serial = { .name = "serial0", .console = m->consoles[VM_CONSOLE_SERIAL] };
 	struct pci_host_config pci = { .ecam_base = is_uefi(m) ? 0 : MEM_ECAM_BASE, .mmio32_base = MEM_PCI_BASE,
 		.mmio32_bytes = MEM_PCI_BYTES, .firmware = m->cfg.firmware, .q35 = is_uefi(m) };
-	uint64_t vmgenid_gpa = m->cfg.firmware ? VMGENID_BIOS_GPA : VMGENID_GPA;
 	struct dev_host *h = &m->host;
 	struct device *d = NULL;
 	int r = device_keep(m, serial_new(h, m->pio, &serial, &d, e), &d);
@@ -106,7 +110,7 @@ static int board_devices_new(struct machine *m, struct err *e)
 	if (!r)
 		r = device_keep(m, acpi_pm_new(h, m->pio, &m->acpi_pm, e), &m->acpi_pm);
 	if (!r)
-		r = device_keep(m, vmgenid_new(h, m->acpi_pm, vmgenid_gpa, &m->vmgenid, e), &m->vmgenid);
+		r = device_keep(m, vmgenid_new(h, m->acpi_pm, machine_vmgenid_gpa(m), &m->vmgenid, e), &m->vmgenid);
 	if (!r)
 		r = device_keep(m, pvpanic_new(h, m->pio, &d, e), &d);
 	if (!r && m->cfg.debug_exit)

@@ -36,6 +36,7 @@ struct fixture {
 	struct ram_reader_config c;
 	struct ram_reader *rd;
 	struct fault_tracker_config tc;
+	uint64_t written_at; /* of tc */
 	struct fault_tracker *t;
 	struct uffd uffd;
 	uint8_t *ram, *expect;
@@ -117,7 +118,7 @@ static void begin(struct fixture *f)
 		skip();
 	}
 	f->tc = (struct fault_tracker_config){ .uffd = &f->uffd, .ram_bytes = RAM_BYTES,
-		.ram_fd = memfd_create("ram", MFD_CLOEXEC), .aside_max_bytes = 64 * MIB };
+		.ram_fd = memfd_create("ram", MFD_CLOEXEC), .aside_max_bytes = 64 * MIB, .written_at = f->written_at };
 	assert_int_equal(ftruncate(f->tc.ram_fd, RAM_BYTES), 0);
 	f->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->tc.ram_fd, 0);
 	assert_true(f->ram != MAP_FAILED);
@@ -403,6 +404,28 @@ static void test_only_written_blocks_are_dirty(void **state)
 	assert_int_equal(bitmap_count(&f->dirty), 3);
 	assert_true(bitmap_test(&f->dirty, 100) && bitmap_test(&f->dirty, 104) &&
 		bitmap_test(&f->dirty, BLOCKS - 1));
+}
+
+static void test_block_that_the_owner_writes_to_is_not_protected(void **state)
+{
+	struct fixture *f = *state;
+	struct fault_tracker_stats s;
+
+	f->written_at = 105 * VMSTATE_BLOCK_BYTES + 4096;
+	begin(f);
+	need_protection(f);
+	assert_true(ram_reader_wait(f->rd));
+	fault_tracker_stats(f->t, &s);
+	assert_int_equal(s.faults, 0);
+	f->ram[f->written_at] = 1;
+	fault_tracker_stats(f->t, &s);
+	assert_int_equal(s.faults, 0);
+	f->ram[106 * VMSTATE_BLOCK_BYTES] = 1;
+	fault_tracker_stats(f->t, &s);
+	assert_int_equal(s.faults, 1);
+	reset_dirty(f);
+	assert_int_equal(bitmap_count(&f->dirty), 2);
+	assert_true(bitmap_test(&f->dirty, 105) && bitmap_test(&f->dirty, 106));
 }
 
 static void *scribbler(void *opaque)
@@ -719,6 +742,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_stop_leaves_zeros_and_no_waiters, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_zero_blocks_are_created_on_access, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_only_written_blocks_are_dirty, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_block_that_the_owner_writes_to_is_not_protected, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_incremental_save_while_loading, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_save_omits_untouched_zeros, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rewind_reloads_written_blocks_only, setup, teardown),
