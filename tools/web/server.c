@@ -90,8 +90,19 @@ static enum MHD_Result response_send(struct MHD_Connection *c, unsigned status, 
 	MHD_add_response_header(r, "Content-Security-Policy", CONTENT_POLICY);
 	if (status == MHD_HTTP_METHOD_NOT_ALLOWED)
 		MHD_add_response_header(r, "Allow", "GET, POST");
+	/* The time before the answer does not count. */
+	MHD_set_connection_option(c, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)CLIENT_SECONDS);
 	done = MHD_queue_response(c, status, r);
 	MHD_destroy_response(r);
+	return done;
+}
+
+/* Send an answer without end. The wait for its next part has no limit. */
+static enum MHD_Result stream_send(struct MHD_Connection *c, const char *type, struct MHD_Response *r)
+{
+	enum MHD_Result done = response_send(c, MHD_HTTP_OK, type, r);
+
+	MHD_set_connection_option(c, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
 	return done;
 }
 
@@ -294,7 +305,7 @@ static enum MHD_Result events(struct server *s, struct MHD_Connection *c, const 
 	(void)s;
 	if (stream_events(&q->links, browser_fd(c), &r, &e) < 0)
 		return refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, e.msg);
-	return response_send(c, MHD_HTTP_OK, "application/x-ndjson", r);
+	return stream_send(c, "application/x-ndjson", r);
 }
 
 static const char *argument(struct MHD_Connection *c, const char *name)
@@ -314,7 +325,7 @@ static enum MHD_Result stream_answer(struct server *s, struct MHD_Connection *c,
 		return refuse(c, MHD_HTTP_BAD_REQUEST, "id has 1 to 32 characters\n");
 	if (console_open(&s->consoles, &q->links, kind, q->session, argument(c, "vm"), id, browser_fd(c), &r, &e) < 0)
 		return refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, e.msg);
-	return response_send(c, MHD_HTTP_OK, "application/octet-stream", r);
+	return stream_send(c, "application/octet-stream", r);
 }
 
 static enum MHD_Result console_output(struct server *s, struct MHD_Connection *c, const struct request *q)
@@ -429,8 +440,11 @@ static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, co
 	if (*part_bytes)
 		return body_add(q, part, part_bytes);
 	route = route_find(method, url);
-	connections_answer(&s->connections, row_of(c), route && !route->open ? q->session : -1);
-	/* A command may take minutes, and so may the next event. */
+	if (route)
+		connections_answer(&s->connections, row_of(c), route->open ? -1 : q->session);
+	else /* a page has the time of a request, too */
+		connections_wait(&s->connections, row_of(c));
+	/* A command may take minutes. */
 	MHD_set_connection_option(c, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
 	/* The session may have ended meanwhile; from now on, its end ends this connection. */
 	if (route && !route->open && guard_session_get(&s->guard, q->session, NULL, &q->links.delegate) < 0)

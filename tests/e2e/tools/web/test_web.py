@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import select
 import struct
 import shutil
 import socket
@@ -253,6 +254,32 @@ def test_unix_socket_is_the_users_own(fake, tmp_path):
         assert "return" in w.login().run("query-version")
         assert w.ask("GET", "/", Host="localhost:8080")[0].status == 200  # of ssh -L
         assert w.ask("GET", "/", Host="localhost:x")[0].status == 421
+
+
+@pytest.mark.seconds(120)
+@pytest.mark.parametrize("what", ["page", "api"])
+def test_connection_ends_when_its_browser_takes_no_answers(fake, tmp_path, what):
+    path = tmp_path / "web.sock"
+    with contextlib.closing(Web(fake, "--unix", str(path))) as w:
+        w.connect = lambda: unix_connection(path)
+        w.login()
+        if what == "page":  # 40 times, without a session
+            request = 40 * b"GET /terminal.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        else:
+            body = json.dumps(20 * [{"execute": "query-qmp-schema"}])
+            head = "".join(f"{k}: {v}\r\n" for k, v in {**w.headers, "Host": "localhost", "Origin": w.base, "Content-Length": len(body)}.items())
+            request = f"POST /api HTTP/1.1\r\n{head}\r\n{body}".encode()
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(str(path))
+            s.sendall(request)
+            ended = select.poll()
+            ended.register(s, select.POLLRDHUP)
+            assert ended.poll(SECONDS * 1000)
+            got = 0
+            with contextlib.suppress(ConnectionResetError):
+                while part := s.recv(65536):
+                    got += len(part)
+        assert 50_000 < got < 400_000, "the answers were shorter than the socket's buffer"
 
 
 def test_passed_socket_keeps_clients_for_the_next_server(fake):
