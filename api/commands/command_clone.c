@@ -28,7 +28,7 @@ static int source_check(struct call *c, struct err *e)
 
 	/* A user whose role is limited to this VM may not create others. */
 	if (call_role_for(c, NULL) < ROLE_ADMIN)
-		return err_set(e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs");
+		return err_set(e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs; an admin can change your role with cairn grant");
 	if (vm_state_is_active(vm->state))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.255s' is %s, and its disks would change during the copy. Next: cairn clone --live "

@@ -87,7 +87,7 @@ void command_vm_fork(struct call *c)
 
 	/* The owner of one VM may not create others. */
 	if (call_role_for(c, NULL) < ROLE_ADMIN)
-		r = err_set(&e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs");
+		r = err_set(&e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs; an admin can change your role with cairn grant");
 	if (!r)
 		r = opts_take(c, &opts, &e);
 	if (!r && opts.forwards)

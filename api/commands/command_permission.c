@@ -135,7 +135,7 @@ void command_permission_grant(struct call *c)
 	role = permissions_role_from_word(word, vm != NULL);
 	if (!r && role == ROLE_NONE)
 		r = err_set(&e, -EINVAL, ERR_INVALID, vm ?
-			"role: \"%.40s\" is not a role for one VM; use viewer, operator or owner" :
+			"role: \"%.40s\" is not a role for one VM; use viewer, guest, operator or owner" :
 			"role: \"%.40s\" is not a role for all VMs; use viewer, guest, operator or admin; owner is for one VM",
 			word);
 	if (r < 0)

@@ -194,7 +194,8 @@ static int other_prepare(struct restore *w, struct err *e)
 	struct call *c = w->call;
 
 	if (call_role_for(c, w->vm->def->uuid) < ROLE_ADMIN)
-		return err_set(e, -EPERM, ERR_PERMISSION, "%s; to run the VM with the definition in the saved state requires the role owner",
+		return err_set(e, -EPERM, ERR_PERMISSION, "%s; to run the VM with the definition in the saved state requires the role owner; "
+			"an admin can change your role with cairn grant",
 			w->differs.msg);
 	memcpy(w->def->name, w->vm->def->name, sizeof(w->def->name)); /* the VM may have been renamed */
 	return rights_of_peer(&c->who, &w->def->rights, e);
@@ -207,7 +208,8 @@ static int new_prepare(struct restore *w, struct err *e)
 
 	if (call_role_for(c, NULL) < ROLE_ADMIN)
 		return err_set(e, -EPERM, ERR_PERMISSION,
-			"the VM of the saved state is not defined here, and defining a VM requires the role admin");
+			"the VM of the saved state is not defined here, and defining a VM requires the role admin; "
+			"an admin can change your role with cairn grant");
 	r = rights_of_peer(&c->who, &w->def->rights, e);
 	return r ? r : quota_check_new(c->host, w->def, &(struct quota_new){ .n = 1, .runs = true }, e);
 }

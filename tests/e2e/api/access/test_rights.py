@@ -191,7 +191,7 @@ def test_restore_requires_a_role_for_the_vm(shared, files, tmp_path):  # noqa: F
     shared.cairn("destroy", "v")
     a = restore(shared, state, other)["error"]
     assert a["class"] == "PermissionDenied" and a["desc"].endswith(
-        "to run the VM with the definition in the saved state requires the role owner")
+        "to run the VM with the definition in the saved state requires the role owner; an admin can change your role with cairn grant")
     a = restore(shared, state, {**d, "uuid": "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"})["error"]
     assert a["class"] == "PermissionDenied" and "requires the role operator" in a["desc"]
     shared.cairn("grant", "owner", "v", "--user", "nobody")

@@ -4,7 +4,9 @@ import json
 import os
 import signal
 
-from conftest import until
+import pytest
+
+from conftest import QmpError, until
 from test_approval import request, requests
 from test_daemon import NOBODY, as_nobody, audit, shared  # noqa: F401
 
@@ -116,3 +118,11 @@ def test_floods_are_bounded(shared):  # noqa: F811
     assert made == 60 and a["error"]["class"] == "QuotaExceeded"
     assert "return" in ask(shared, "operator", "vm10")
     assert os.stat(shared.state / "approvals.json").st_size < 100000
+
+
+def test_role_of_the_other_scope_is_answered_with_the_right_ones(shared):  # noqa: F811
+    os.chmod(shared.socket, 0o666)
+    for role, vm, right in (("admin", {"vm": "mine"}, "viewer, guest, operator or owner"), ("owner", {}, "viewer, guest, operator or admin")):
+        with pytest.raises(QmpError, match=right):
+            shared.qmp().run("permission-grant", user=NOBODY, role=role, **vm)
+        assert right in as_nobody(shared, ["request-permission", {"role": role, **vm}])[0]["error"]["desc"]
