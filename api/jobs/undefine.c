@@ -189,6 +189,7 @@ static void volumes_removed(void *opaque, int r, const struct fork_as_result *re
 
 	u->errand = NULL;
 	u->removed = res->count;
+	u->volumes.folder_errno = (int)res->bytes;
 	if (r < 0)
 		plan_drop(u, e);
 	else

@@ -287,8 +287,8 @@ static int volumes_remove(const void *arg, struct fork_as_result *out, struct er
 			out->count++;
 	}
 	/* rmdir() fails if the folder is not empty; then the folder stays. */
-	if (w->remove && !r && w->v->folder)
-		rmdir(w->v->folder);
+	if (w->remove && !r && w->v->folder && rmdir(w->v->folder) < 0 && errno != ENOENT)
+		out->bytes = (uint64_t)errno;
 	return r;
 }
 
@@ -327,6 +327,17 @@ static const char *why_it_stays(const struct volume *x)
 	}
 }
 
+static struct json_object *folder_to_json(const struct volumes *v)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "id", "folder");
+	js_put_str(o, "path", v->folder);
+	js_put_bool(o, "removed", false);
+	js_put_str(o, "why", v->folder_errno == ENOTEMPTY ? "it has other files than the removed ones" : strerror(v->folder_errno));
+	return o;
+}
+
 struct json_object *volumes_to_json(const struct volumes *v)
 {
 	struct json_object *all = json_object_new_array();
@@ -342,6 +353,8 @@ struct json_object *volumes_to_json(const struct volumes *v)
 			js_put_str(o, "why", why_it_stays(&v->list[i]));
 		json_object_array_add(all, o);
 	}
+	if (v->folder_errno)
+		json_object_array_add(all, folder_to_json(v));
 	return all;
 }
 

@@ -36,6 +36,7 @@ struct volumes {
 	struct volume list[VOLUMES_MAX];
 	unsigned n;
 	char *folder; /* owned; the import's folder to remove; NULL: none */
+	int folder_errno; /* why the folder could not be removed; 0: it is removed, or there is none */
 };
 
 /* List a VM's volumes.
@@ -49,15 +50,16 @@ int volumes_of(const struct vm *vm, struct json_object *wanted, const char *fold
 void volumes_done(struct volumes *v);
 
 /* Check each volume in a forked process with the definer's rights. remove: if all checks pass, delete the volumes that
- * are regular files and not read_only, then the folder if it is empty. done() gets the kinds as notes and the number of
- * deleted files as count. The check alone has a time limit of 10 s. Returns 0 or -errno. */
+ * are regular files and not read_only, then the folder if it is empty. done() gets the kinds as notes, the number of
+ * deleted files as count, and folder_errno as bytes. The check alone has a time limit of 10 s. Returns 0 or -errno. */
 int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret, struct err *e);
 /* Store the kinds that volumes_errand() found in the list. */
 void volumes_take(struct volumes *v, const struct fork_as_result *res);
 
-/* Return an array for clients, owned by the caller: id, path, removed; why, if the file stays. */
+/* Return an array for clients, owned by the caller: id, path, removed; why, if the file stays. A folder that
+ * stays is in the array, too. */
 struct json_object *volumes_to_json(const struct volumes *v);
 /* Return the paths to delete and the folder, in the form that is stored for the next daemon. The caller owns it. */
 struct json_object *volumes_keep(const struct volumes *v);

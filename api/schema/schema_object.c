@@ -249,8 +249,8 @@ static const struct field stopped_vm[] = {
 	{ "action", FIELD_STRING, REQUIRED, "leave, shutdown or save" },
 	{ "outcome", FIELD_STRING, OPTIONAL, "outcome; missing with dry-run" }, END };
 static const struct field volume[] = {
-	{ "id", FIELD_STRING, REQUIRED, "id of the disk" },
-	{ "path", FIELD_STRING, REQUIRED, "path of the image" },
+	{ "id", FIELD_STRING, REQUIRED, "id of the disk; folder: the folder of an import, if it stays" },
+	{ "path", FIELD_STRING, REQUIRED, "path of the image or folder" },
 	{ "removed", FIELD_BOOL, REQUIRED, "the file was deleted, or with dry-run would be" },
 	{ "why", FIELD_STRING, OPTIONAL, "why the file stays" }, END };
 

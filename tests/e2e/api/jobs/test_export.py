@@ -147,6 +147,21 @@ def test_undefine_removes_all_imported_files(daemon, chain, tmp_path):
     assert os.path.exists("kernel") and os.path.exists("base.raw") and not os.path.exists("a.qcow2")
 
 
+def test_undefine_reports_folder_that_keeps_former_layers(daemon, kvm, tmp_path, monkeypatch):
+    """blockpull of the imported disk removes its backing file from the definition, not from the folder."""
+    monkeypatch.chdir(tmp_path)
+    with open("base.raw", "wb") as f:
+        f.write(os.urandom(MIB))
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "a.qcow2")
+    daemon.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2", "backing": [{"path": "base.raw", "format": "raw"}]}])
+    daemon.cairn("export", "vm1", "x.tar")
+    daemon.cairn("import", "x.tar", "--name", "vm2")
+    daemon.cairn("blockpull", "vm2", "vda")
+    r = daemon.cairn("undefine", "vm2", "--remove-all-storage")
+    assert f"Volume 'folder'({tmp_path}/vm2) stays: it has other files than the removed ones.\n" in r.stdout
+    assert os.listdir("vm2") == ["vda-1.raw"]
+
+
 def test_import_warns_of_a_network_that_the_host_lacks(daemon, tmp_path):
     daemon.define("vm1", interfaces=[{"type": "user"}, {"type": "network", "source": "lan"}])
     daemon.cairn("export", "vm1", str(tmp_path / "x.tar"))
