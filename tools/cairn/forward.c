@@ -28,12 +28,25 @@ static char *part_take(char **rest)
 	return part;
 }
 
+static void forward_refuse(struct cli *c, const char *option, const char *text, const char *auto_to, bool any)
+{
+	const char *slash = strrchr(text, '/');
+
+	if (auto_to)
+		cli_usage(c, "%s %s: auto is for a running VM of the daemon (cairn forward-add); name a port, as in 8080:%s", option, text, auto_to);
+	else if (slash && (!strcmp(slash + 1, "tcp") || !strcmp(slash + 1, "udp")))
+		cli_usage(c, "%s %s: the protocol comes first: %s:%.*s", option, text, slash + 1, (int)(slash - text), text);
+	else
+		cli_usage(c, "%s must be like tcp:127.0.0.1:2222:22, [::]:2222:22 or, for short, 2222:22%s, not \"%s\"", option,
+			any ? " or auto:22" : "", text);
+}
+
 struct json_object *forward_parse(struct cli *c, const char *option, const char *text, bool any)
 {
 	struct json_object *o = json_object_new_object();
 	char copy[128], *rest = copy, *parts[4] = { NULL };
 	size_t n = 0, at = 0;
-	bool good;
+	bool good, is_auto;
 
 	snprintf(copy, sizeof(copy), "%s", text);
 	while (rest && n < ARRAY_SIZE(parts))
@@ -42,13 +55,13 @@ struct json_object *forward_parse(struct cli *c, const char *option, const char 
 		js_put_str(o, "protocol", parts[at++]);
 	if (n - at == 3)
 		js_put_str(o, "address", parts[at++]);
-	good = !rest && n - at == 2 && strlen(text) < sizeof(copy) &&
-		((any && !strcmp(parts[at], "auto")) || port_put(o, "port", parts[at])) && port_put(o, "to", parts[at + 1]);
+	is_auto = n - at == 2 && !strcmp(parts[at], "auto");
+	good = !rest && n - at == 2 && strlen(text) < sizeof(copy) && ((any && is_auto) || port_put(o, "port", parts[at])) &&
+		port_put(o, "to", parts[at + 1]);
 	if (good)
 		return o;
 	json_object_put(o);
-	cli_usage(c, "%s must be like tcp:127.0.0.1:2222:22, [::]:2222:22 or, for short, 2222:22%s, not \"%s\"", option,
-		any ? " or auto:22" : "", text);
+	forward_refuse(c, option, text, is_auto && !any ? parts[at + 1] : NULL, any);
 	return NULL;
 }
 

@@ -159,6 +159,8 @@ BAD = [
     ("--volume", "away:/", "--volume away:/ must be FOLDER:/PLACE"),
     ("--volume", "away:/" + "x" * 1024, "PLACE must have less than 1,000 bytes"),
     ("--publish", "80", '--publish must be like tcp:127.0.0.1:2222:22, [::]:2222:22 or, for short, 2222:22, not "80"'),
+    ("--publish", "auto:80", "--publish auto:80: auto is for a running VM of the daemon (cairn forward-add); name a port, as in 8080:80"),
+    ("--publish", "80:80/tcp", "--publish 80:80/tcp: the protocol comes first: tcp:80:80"),
     ("--publish", "99999:80", "--publish 99999:80: interfaces[0].forwards[0].port: 99999 is out of range"),
     ("--network", "default", '--network must be user or none, not "default"'),
     ("--append-for-host", "always", '--append-for-host must be auto or none, not "always"'),
