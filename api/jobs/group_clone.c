@@ -265,7 +265,7 @@ static int forwards_check(struct vm *const *vms, size_t n, struct json_object *f
 		if (!r)
 			r = publish_validate(vms[i]->host, placed, vms[i]->def, false, e);
 		if (r < 0)
-			err_prefix(e, "VM '%.100s'", vms[i]->def->name);
+			group_error_name(e, vms[i]->def->name);
 	}
 	return r;
 }
@@ -287,7 +287,7 @@ static int clone_begin(struct group_member *m, struct vm *vm, const struct group
 	if (!r)
 		r = fork_begin(vm, &fork, NULL, &j, e);
 	if (r < 0) {
-		err_prefix(e, "VM '%.100s'", m->name);
+		group_error_name(e, m->name);
 		return r;
 	}
 	fork_first_uuid(j, uuid);

@@ -114,6 +114,15 @@ static void group_check(struct group_job *g)
 		g->kind->complete(g);
 }
 
+void group_error_name(struct err *e, const char *vm)
+{
+	char name[VM_NAME_MAX + 8];
+
+	snprintf(name, sizeof(name), "VM '%s'", vm);
+	if (strncmp(e->msg, name, strlen(name)) != 0)
+		err_prefix(e, "VM '%.100s'", vm);
+}
+
 /* Fail the group, unless it has failed already. May free the group. */
 static void group_fail(struct group_job *g, const char *vm, const struct err *e)
 {
@@ -122,7 +131,7 @@ static void group_fail(struct group_job *g, const char *vm, const struct err *e)
 	g->failed = true;
 	g->e = *e;
 	if (vm)
-		err_prefix(&g->e, "VM '%.100s'", vm);
+		group_error_name(&g->e, vm);
 	g->busy++; /* a job may conclude at once */
 	for (size_t i = 0; i < g->n; i++)
 		if (g->members[i].job && !g->members[i].job->cancelling)

@@ -86,6 +86,9 @@ void group_part_done(struct group_job *g, const char *vm, int r, const struct er
 /* End the group with success: without its file it is complete. */
 void group_keep(struct group_job *g);
 
+/* Put the VM's name before the error, unless the error begins with it. */
+void group_error_name(struct err *e, const char *vm);
+
 /* Begin to remove the snapshots and clones of groups that an earlier daemon did not complete. */
 void group_clear_up(const struct group_kind *kind, struct vm_host *host);
 

@@ -115,7 +115,7 @@ static int member_begin(struct group_member *m, struct vm *vm, const struct vm_s
 	snprintf(body.tags, sizeof(body.tags), GROUP_TAG "%s", m->group->id);
 	r = snapshot_create(vm, &body, NULL, &j, e);
 	if (r < 0) {
-		err_prefix(e, "VM '%.100s'", m->name);
+		group_error_name(e, m->name);
 		return r;
 	}
 	group_member_begun(m, j, vm->def->uuid, by);

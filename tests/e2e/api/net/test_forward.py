@@ -103,6 +103,8 @@ def test_clones_of_a_group_publish_ports(host):  # noqa: F811
     assert [(p["name"], p["port"], p["to"]) for p in result["clones"][0]["published"]] == [("a-clone", one, 22)] and listens(one)
     r = host.cairn("group-clone", "a", "b", "--publish", f"{one}:22", "--name-pattern", "%s3", ok=False).stderr
     assert f"several clones cannot share port {one}" in r and "--publish auto:22" in r
+    with pytest.raises(QmpError, match="^[A-Za-z]+: VM 'a' has no interface 'net9'"):
+        host.qmp().run("group-clone", vms=["a", "b"], name_pattern="%s4", forwards=[{"to": 22, "interface": "net9"}])
     assert "is forwarded to VM 'a-clone'" in host.cairn("group-clone", "b", "--publish", f"{one}:22", ok=False).stderr
     assert sorted(host.cairn("list", "--all", "--name").stdout.split()) == ["a", "a-clone", "a2", "b", "b2"]
 
