@@ -574,7 +574,7 @@ const struct verb verbs[] = {
 		verb_autostart },
 	{ "schedule", "Lifecycle", "VM ACTION", NULL, schedule_options, 2, 2, true, "vm", "schedule-add", verb_schedule },
 	{ "schedule-list", "Lifecycle", "[VM]", "list schedules, with the next run and the last outcome of each", NULL, 0, 1, true, "vm",
-		"query-schedules", verb_schedule_list },
+		"query-schedules query-snapshot-schedules", verb_schedule_list },
 	{ "schedule-history", "Lifecycle", "VM", NULL, NULL, 1, 1, true, "vm", "query-schedule-history", verb_schedule_history },
 	{ "schedule-pause", "Lifecycle", "VM NAME", NULL, NULL, 2, 2, false, "vm", "schedule-pause", verb_schedule_act },
 	{ "schedule-resume", "Lifecycle", "VM NAME", "resume a paused schedule", NULL, 2, 2, false, "vm", "schedule-pause", verb_schedule_act },

@@ -96,6 +96,16 @@ def test_add_list_pause_remove(vm):
         "error: VM 'vm1' has no schedule 'shutdown'. Next: cairn schedule-list vm1\n")
 
 
+def test_list_mentions_snapshot_schedules(vm):
+    assert vm.cairn("schedule-list").stderr == ""
+    vm.cairn("snapshot-schedule", "vm1", "--every", "1d")
+    assert vm.cairn("schedule-list").stderr == "Not listed: snapshot schedules; see cairn snapshot-schedule\n"
+    assert vm.cairn("schedule-list", "vm1").stderr == "Not listed: snapshot schedules; see cairn snapshot-schedule vm1\n"
+    assert vm.cairn("schedule-list", "--format", "json").stderr == ""
+    define(vm, "vm2")
+    assert vm.cairn("schedule-list", "vm2").stderr == ""
+
+
 @pytest.mark.parametrize("args, says", [
     (["--on", "soon"], '"soon" is no list of weekdays; give for example'),
     (["--on", "25:00"], 'hour "25" is out of range 0 to 23; give for example'),
