@@ -299,6 +299,9 @@ static int snapshot_open(struct snapshot_source *s, struct loop *l, const struct
 	struct block_info info;
 	int r = block_open(l, &o, &s->b, e);
 
+	if (r == -ENOENT && e->cls == ERR_NOT_FOUND)
+		return err_set(e, r, ERR_NOT_FOUND, "%s has no snapshot '%.255s', which an export needs on each disk that the VM writes to; choose "
+			"another snapshot (cairn snapshot-list), or take a new one (cairn snapshot-create-as)", s->name, since->snapshot);
 	if (r < 0)
 		return r;
 	s->source.disk = s->b;
