@@ -12,6 +12,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/host_name.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "base/uuid.h"
@@ -380,6 +381,16 @@ static int options_check(struct cli *c, struct boot_choice *ret_boot)
 	return 0;
 }
 
+/* Warn if the agent, which sets the guest's host name, cannot use the name of --name. */
+static void host_name_warn(const struct cli *c)
+{
+	const char *name = option_value(c, "name");
+
+	if (name && (c->npos > 1 || option_flag(c, "agent")) && !host_label_is_valid(name))
+		fprintf(stderr, "warning: --name %s is no host name, which has only letters, digits and hyphens; the guest's host name is %s\n", name,
+			agent_host_name(name));
+}
+
 /* Returns an exit status; -errno, and the sentence is in *ret. */
 static int run(struct cli *c, struct exec_outcome *ret)
 {
@@ -399,6 +410,8 @@ static int run(struct cli *c, struct exec_outcome *ret)
 		ret->reason = "usage";
 	if (!r && option_flag(c, "print-only"))
 		return definition_show(&d, &ret->err);
+	if (!r)
+		host_name_warn(c);
 	if (!r)
 		r = paths_vm_program(option_value(c, "vm-program"), program, sizeof(program), &ret->err);
 	if (r)

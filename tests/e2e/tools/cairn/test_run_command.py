@@ -103,6 +103,12 @@ def test_status_is_the_commands(vm, code):
     vm.run(("sh", "-c", f"exit {code}"), status=code)
 
 
+def test_name_that_is_no_host_name_is_reported(vm):
+    assert vm.run("--name", "web1", ("true",)).stderr == ""
+    assert vm.run("--name", "a b", ("true",)).stderr == (
+        "warning: --name a b is no host name, which has only letters, digits and hyphens; the guest's host name is vm\n")
+
+
 @pytest.mark.parametrize("sig", [1, 2, 6, 9, 11, 15])
 def test_signal_is_128_and_its_number(vm, sig):
     vm.run(("sh", "-c", f"kill -{sig} $$"), status=128 + sig)
