@@ -51,6 +51,18 @@ def test_purge_keeps_defined_vms(purge, tmp_path):
     assert purge() == ""
 
 
+def test_removal_names_processes_of_the_package_only(tmp_path):
+    """The script's ls prints where the links of four processes lead."""
+    programs = ["/usr/libexec/cairn/cairn-vm", "/usr/libexec/cairn/cairn-vm (deleted)", "/usr/local/libexec/cairn/cairn-vm", "/usr/libexec/cairn/cairn-vnc"]
+    lines = [f"lrwxrwxrwx 1 root root 0 Nov 20 11:55 /proc/{pid}/exe -> {program}" for pid, program in enumerate(programs, 101)]
+    for name, text in (("ls", "\n".join(["#!/bin/sh", "cat <<.", *lines, "."])), ("deb-systemd-invoke", "#!/bin/sh")):
+        (tmp_path / name).write_text(text + "\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    r = subprocess.run(["sh", DEBIAN / "cairn.prerm", "remove"], env=env, capture_output=True, text=True, check=True)
+    assert r.stdout.endswith("Their processes: 101 102 \n")
+
+
 def test_scripts_are_shell():
     for name in ("cairn.postinst", "cairn.prerm", "cairn.postrm"):
         subprocess.run(["sh", "-n", DEBIAN / name], check=True)
