@@ -415,11 +415,17 @@ class Qmp:
         return m["return"]
 
     def jobs(self):
-        """Return all jobs; query-jobs answers in pages."""
+        """Return all jobs. query-jobs answers in pages; if the last job of a page was dismissed meanwhile, the list
+        begins again."""
         jobs, page = [], self.run("query-jobs")
         while page:
             jobs += page
-            page = self.run("query-jobs", after=jobs[-1]["id"])
+            try:
+                page = self.run("query-jobs", after=jobs[-1]["id"])
+            except QmpError as e:
+                if "list the jobs from the first page on" not in str(e):
+                    raise
+                jobs, page = [], self.run("query-jobs")
         return jobs
 
     def event(self, name, **data):
