@@ -392,6 +392,7 @@ static int check_role(struct call *c, struct err *e)
 	const struct vm *vm = vm_concerned(c);
 	const uint8_t *uuid = vm ? vm->def->uuid : job_concerned(c);
 	enum role role = call_role_for(c, uuid), needed = role_needed(c);
+	bool for_all = !vm_of_socket(c) && !(c->command->flags & (COMMAND_CONCERNS_VM | COMMAND_CONCERNS_JOB | COMMAND_DEFINES | COMMAND_RESTORES));
 
 	if (vm) {
 		c->concerns = true;
@@ -406,9 +407,8 @@ static int check_role(struct call *c, struct err *e)
 	}
 	denial_emit(c);
 	return err_set(e, -EPERM, ERR_PERMISSION,
-		"%s requires the role %s, and you have %s%s; an admin can change your role with cairn grant",
-		c->command->name,
-		role_name(needed), role ? "the role " : "no role", role ? role_name(role) : "");
+		"%s requires the role %s, and you have %s%s%s; an admin can change your role with cairn grant",
+		c->command->name, role_name(needed), role ? "the role " : "no role", role ? role_name(role) : "", for_all ? " for all VMs" : "");
 }
 
 /* call_check_role(): a role for all VMs covers any VM; one for a VM covers only the VM that it was checked for. */
