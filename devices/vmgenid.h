@@ -18,7 +18,12 @@ struct err;
 #define VMGENID_BYTES 16
 #define VMGENID_GPE 5 /* \_GPE._E05 */
 
-/* Create the device "vmgenid". acpi_pm: borrowed. gpa: VMGENID_GPA or VMGENID_BIOS_GPA.
+static inline uint64_t vmgenid_gpa(bool firmware)
+{
+	return firmware ? VMGENID_BIOS_GPA : VMGENID_GPA;
+}
+
+/* Create the device "vmgenid". acpi_pm: borrowed. gpa: of vmgenid_gpa().
  * Free it through its ops. Returns 0 or -errno. */
 int vmgenid_new(struct dev_host *h, struct device *acpi_pm, uint64_t gpa, struct device **ret_dev, struct err *e);
 /* Write a new id. Main thread; RAM is in place and the VM is paused.

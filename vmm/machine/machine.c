@@ -87,11 +87,6 @@ static bool is_uefi(const struct machine *m)
 	return m->cfg.firmware == VM_FIRMWARE_UEFI;
 }
 
-uint64_t machine_vmgenid_gpa(const struct machine *m)
-{
-	return m->cfg.firmware ? VMGENID_BIOS_GPA : VMGENID_GPA;
-}
-
 static int board_devices_new(struct machine *m, struct err *e)
 {
 	struct serial_config serial = { .name = "serial0", .console = m->consoles[VM_CONSOLE_SERIAL] };
@@ -110,7 +105,7 @@ static int board_devices_new(struct machine *m, struct err *e)
 	if (!r)
 		r = device_keep(m, acpi_pm_new(h, m->pio, &m->acpi_pm, e), &m->acpi_pm);
 	if (!r)
-		r = device_keep(m, vmgenid_new(h, m->acpi_pm, machine_vmgenid_gpa(m), &m->vmgenid, e), &m->vmgenid);
+		r = device_keep(m, vmgenid_new(h, m->acpi_pm, vmgenid_gpa(m->cfg.firmware), &m->vmgenid, e), &m->vmgenid);
 	if (!r)
 		r = device_keep(m, pvpanic_new(h, m->pio, &d, e), &d);
 	if (!r && m->cfg.debug_exit)

@@ -216,8 +216,6 @@ void machine_resume(struct machine *m);
 /* Return the time that the guest has run since its start, without pauses, as QEMU's vm_clock. It
  * continues over a save and a restore, and a revert with memory sets it back. */
 uint64_t machine_clock_ns(const struct machine *m);
-/* The guest-physical address of the VM generation id. */
-uint64_t machine_vmgenid_gpa(const struct machine *m);
 
 /* Return the id of a disk whose image is corrupt; NULL: none. */
 const char *machine_corrupt_disk(const struct machine *m);

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "devices/vmgenid.h"
 #include "snapshot/fault_tracker.h"
 #include "snapshot/ram_reader.h"
 #include "snapshot/working_set.h"
@@ -72,7 +73,7 @@ static int fault_tracker_begin(struct machine *m, struct ram_reader *rd, struct 
 {
 	struct fault_tracker_config c = { .uffd = &m->uffd, .ram = m->mem.host, .ram_bytes = m->mem.bytes,
 		.ram_fd = m->mem.fd, .huge_pages = m->mem.advice == MADV_HUGEPAGE, .view = memory_view(&m->mem), .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES,
-		.aside_hard_bytes = ASIDE_HARD_BYTES, .written_at = machine_vmgenid_gpa(m),
+		.aside_hard_bytes = ASIDE_HARD_BYTES, .written_at = vmgenid_gpa(m->cfg.firmware),
 		.may_wait = thread_may_wait, .begin = tracker_thread_begin, .opaque = m };
 	int r = fault_tracker_new(&c, &m->tracker, e);
 
