@@ -10,6 +10,7 @@
 #include "block/qcow2/qcow2.h"
 #include "devices/virtio/virtio.h"
 #include "devices/virtio/virtio_blk.h"
+#include "vmm/machine/disk_apply.h"
 #include "vmm/machine/disk_call.h"
 #include "vmm/machine/machine.h"
 #include "tests/unit/tmp.h"
@@ -313,6 +314,8 @@ static void test_begin(struct queues_test *t, uint32_t cluster_bits, bool extend
 	assert_int_equal(qcow2_create(t->image, &create, NULL), 0);
 	layer.fd = dup(t->image);
 	t->disk.id = "vda";
+	t->disk.apply = disk_apply_new();
+	assert_non_null(t->disk.apply);
 	assert_int_equal(loop_new(128, &t->disk.loop, NULL), 0);
 	assert_int_equal(block_open(t->disk.loop, &o, &t->disk.block, NULL), 0);
 	c.block = t->disk.block;
@@ -382,6 +385,7 @@ static void test_end(struct queues_test *t)
 	pthread_join(t->thread, NULL);
 	t->disk.dev->ops->free(t->disk.dev);
 	assert_int_equal(block_close(t->disk.block), 0);
+	disk_apply_free(t->disk.apply);
 	assert_int_equal(qcow2_header_read(t->image, "vda", &h, NULL), 0);
 	assert_int_equal(qcow2_check(t->image, &h, &check, NULL), 0);
 	assert_int_equal(check.corruptions + check.errors + check.leaks, 0);
