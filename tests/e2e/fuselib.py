@@ -70,6 +70,10 @@ class Fuse:
         """Answer everything, from now on and what hangs."""
         self.ask("release")
 
+    def fail(self):
+        """Answer what hangs with EIO, and everything from now on as usual."""
+        self.ask("fail")
+
     def hanging(self):
         """Return the operations of the requests that hang."""
         return self.ask("hanging")
@@ -163,6 +167,11 @@ class Server:
         while self.waiting:
             self.answer(self.waiting.pop(0))
 
+    def do_fail(self):
+        self.hung.clear()
+        while self.waiting:
+            self.reply(self.header(self.waiting.pop(0))[1], errno.EIO)
+
     def do_hanging(self):
         return [self.header(m)[0] for m in self.waiting]
 
@@ -209,6 +218,9 @@ class Server:
             body = self.body(op, node, m[40:])
         except OSError as e:
             error = e.errno
+        self.reply(unique, error, body)
+
+    def reply(self, unique, error, body=b""):
         with contextlib.suppress(FileNotFoundError):  # the request was interrupted
             os.write(self.device, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)
 

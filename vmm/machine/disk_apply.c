@@ -25,6 +25,7 @@ struct disk_apply {
 	pthread_cond_t changed;
 	/* protected by lock: */
 	enum apply_stage stage;
+	bool stands; /* it has come so far, also if it has ended since */
 	int res; /* of an apply that has ended, with its error */
 	struct err e;
 };
@@ -65,7 +66,12 @@ static void op_ready(struct block_snapshot_op *op)
 
 static void op_stands(struct block_snapshot_op *op)
 {
-	stage_set(container_of(op, struct disk_apply, op), APPLY_STANDS);
+	struct disk_apply *a = container_of(op, struct disk_apply, op);
+
+	LOCK_GUARD(&a->lock);
+	a->stage = APPLY_STANDS;
+	a->stands = true;
+	pthread_cond_broadcast(&a->changed);
 }
 
 static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
@@ -78,7 +84,7 @@ static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
 		a->e = *e;
 	else if (res < 0)
 		err_set_errno(&a->e, res, "applying a snapshot");
-	if (res < 0 && a->stage == APPLY_STANDS)
+	if (res < 0 && a->stands)
 		log_warn("disk", "%s; the VM's next start frees the space of the content before the revert", a->e.msg);
 	a->stage = APPLY_ENDED;
 	pthread_cond_broadcast(&a->changed);
@@ -134,6 +140,7 @@ int disk_apply_begin(struct machine_disk *d, const char *id, const struct block_
 	a->block = d->block;
 	a->id = id;
 	a->info = info;
+	a->stands = false;
 	stage_set(a, APPLY_BEGUN);
 	return stage_leave(d, APPLY_BEGUN) == APPLY_READY ? 0 : result(d, e);
 }
@@ -145,7 +152,8 @@ int disk_apply_end(struct machine_disk *d, bool go, struct err *e)
 
 	a->task.run = end_run;
 	a->go = go;
-	if (stage_leave(d, APPLY_READY) == APPLY_STANDS)
+	stage_leave(d, APPLY_READY);
+	if (a->stands)
 		return disk_change_note(d, &a->op, 0);
 	if (!go && a->res == -ECANCELED)
 		return 0;

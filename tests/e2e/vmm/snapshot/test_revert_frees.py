@@ -69,6 +69,18 @@ def test_next_operation_waits_and_succeeds(reverted, command):
     check(vm)
 
 
+def test_failed_sync_is_an_error_of_the_disk(reverted):
+    """The revert has succeeded, so the VM does not end; it pauses as after any error of a disk."""
+    vm, f = reverted
+    f.fail()
+    vm.daemon.wait("vm1", "paused")
+    assert "next start frees the space" in vm.daemon.log_of("vm1")
+    vm.off()
+    vm.start()
+    vm.run("verify 0 8 7")
+    check(vm)
+
+
 def test_killed_process_leaves_the_snapshots_content(reverted):
     vm, f = reverted
     os.kill(vm.daemon.children()[0], signal.SIGKILL)
