@@ -4,9 +4,11 @@ when it mounts the copy, has all of it. The disk is a loop device with an ext4."
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
+import tempfile
 
 import pytest
 
@@ -52,15 +54,18 @@ def has_stopped(pid):
 
 @contextlib.contextmanager
 def cut(daemon, image, tmp_path):
-    """Yield a folder with what a power cut at this moment leaves of the state folder."""
-    os.kill(daemon.proc.pid, signal.SIGSTOP)
-    try:
-        until(lambda: has_stopped(daemon.proc.pid))
-        run("cp", "--sparse=always", image, tmp_path / "copy")
-    finally:
-        os.kill(daemon.proc.pid, signal.SIGCONT)
-    with mounted(tmp_path / "copy", tmp_path / "left", "rw") as left:
-        yield left / "state"
+    """Yield a folder with what a power cut at this moment leaves of the state folder. Each copy has a name of its own:
+    another process's mount namespace may keep an earlier one mounted, and the kernel would show that one."""
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        copy = pathlib.Path(folder, "copy")
+        os.kill(daemon.proc.pid, signal.SIGSTOP)
+        try:
+            until(lambda: has_stopped(daemon.proc.pid))
+            run("cp", "--sparse=always", image, copy)
+        finally:
+            os.kill(daemon.proc.pid, signal.SIGCONT)
+        with mounted(copy, pathlib.Path(folder, "left"), "rw") as left:
+            yield left / "state"
 
 
 def vms_of(state):
