@@ -81,8 +81,8 @@ struct block_snapshot_op {
 	 * done() may report an error. NULL: not wanted. */
 	void (*readable)(struct block_snapshot_op *op);
 	/* Called by a commit when the file names the snapshot, on stable storage, and by an apply when the file has the
-	 * snapshot's content as the disk's. The operation cannot fail any more, but continues until done(). NULL: not
-	 * wanted. */
+	 * snapshot's content as the disk's. The operation has succeeded, but continues until done(), where an apply may
+	 * report that the old content's clusters are not free. NULL: not wanted. */
 	void (*stands)(struct block_snapshot_op *op);
 	/* Called by an apply when all but the header is on stable storage: the write of the header needs no space. The
 	 * apply then waits for block_snapshot_apply_decide(). NULL: do not wait. */

@@ -54,6 +54,7 @@ static void stage_set(struct disk_apply *a, enum apply_stage stage)
 {
 	LOCK_GUARD(&a->lock);
 	a->stage = stage;
+	a->stands = stage == APPLY_STANDS;
 	pthread_cond_broadcast(&a->changed);
 }
 
@@ -66,12 +67,7 @@ static void op_ready(struct block_snapshot_op *op)
 
 static void op_stands(struct block_snapshot_op *op)
 {
-	struct disk_apply *a = container_of(op, struct disk_apply, op);
-
-	LOCK_GUARD(&a->lock);
-	a->stage = APPLY_STANDS;
-	a->stands = true;
-	pthread_cond_broadcast(&a->changed);
+	stage_set(container_of(op, struct disk_apply, op), APPLY_STANDS);
 }
 
 static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
@@ -140,7 +136,6 @@ int disk_apply_begin(struct machine_disk *d, const char *id, const struct block_
 	a->block = d->block;
 	a->id = id;
 	a->info = info;
-	a->stands = false;
 	stage_set(a, APPLY_BEGUN);
 	return stage_leave(d, APPLY_BEGUN) == APPLY_READY ? 0 : result(d, e);
 }
