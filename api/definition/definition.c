@@ -236,7 +236,7 @@ static const struct key top_rows[] = {
 		.about = "processor that the guest sees: a model, then features to add or remove, as in baseline,+aes,-rdrand",
 		.initial = "\"host\"",
 		.form = "{\"type\":\"string\",\"maxLength\":511,"
-			"\"pattern\":\"^(host|baseline|x86-64-v2|x86-64-v3)(,[-+][A-Za-z0-9_.-]+)*$\"}" },
+			"\"pattern\":\"^[A-Za-z0-9_-]+(,[-+][A-Za-z0-9_.-]+)*$\"}" },
 	{ "cpu_shares", KEY_NUMBER, .offset = DEF(cpu_shares), .min = 2, .max = 262144,
 		.about = "processor time, against other VMs that want it at the same time; a VM without this key has 1024" },
 	{ "cpu_quota", KEY_NUMBER, .offset = DEF(cpu_quota), .min = 1, .max = DEFINITION_CPU_QUOTA_MAX,
@@ -246,8 +246,8 @@ static const struct key top_rows[] = {
 	{ "systemd_scope", KEY_BOOL, .offset = DEF(systemd_scope), .initial = "false",
 		.about = "a scope of systemd of its own, and a machine of systemd-machined" },
 	{ "machine", KEY_NUMBER16, .offset = DEF(machine), .min = 1, .max = UINT8_MAX,
-		.about = "machine version that the VM boots as: 1, 3 or 6 if it boots a kernel, 4 with a BIOS, 5 with UEFI "
-			"[the existing VM's, or the newest]" },
+		.about = "machine version that the VM boots as: 1, 3, 6 or 7 if it boots a kernel, 4 or 8 with a BIOS, "
+			"5 or 9 with UEFI [the existing VM's, or the newest]" },
 	{ "boot", KEY_OBJECT, .of = &boot_keys,
 		.about = "kernel, initrd and command line that the VM boots, or a firmware; without it, a BIOS boots from a disk" },
 	{ "sysinfo", KEY_OBJECT, .of = &definition_sysinfo_keys,

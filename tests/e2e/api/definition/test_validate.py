@@ -23,7 +23,7 @@ PARSER_ALONE = re.compile(
     r"are for a VM with a firmware|has no effect without a menu|has no effect without a balloon|in huge pages cannot be (given back|reclaimed)|"
     r"a balloon cannot give the guest more|is (more|less) than cpu_shares, which is|is (more|less) than the VM starts with|is not an IPv[46] address such as|only a disk with \"bus\": \"scsi\"|"
     r"share a controller|there is nothing to show|is less than logical_block_size|a CD drive has blocks|does not boot as version|"
-    r"is not more than (iops|bps)|iops_size: needs|a burst needs the limit")
+    r"is not more than (iops|bps)|iops_size: needs|a burst needs the limit|is not a processor model")
 
 
 def cairn(*args, **kwargs):
@@ -91,6 +91,16 @@ def test_every_key_is_in_the_example(schema):
 
     shown = {p[-1] for whole in examples()[1:3] for p in places(whole)}
     assert set(names(schema.schema)) - shown == {"data_file", "shutdown_deadline", "nvram_template"}
+
+
+def test_every_processor_model_is_valid(schema):
+    models = json.loads(cairn("cpu-models", "--format", "json").stdout)
+    names = [name for m in models for name in (m["model"], *m["versions"])]
+    assert len(names) > 40
+    for name in names:
+        d = {"name": "vm", "memory": 128, "cpu": name + ",-popcnt", "boot": {"kernel": "/k"}}
+        schema.validate(d)
+        assert verdict(d) is None
 
 
 @pytest.mark.seconds(240)  # a process per try, and sanitizers make its start slow
