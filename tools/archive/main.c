@@ -10,6 +10,7 @@
 #include "base/channel.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/lockdown.h"
 #include "base/loop.h"
 #include "base/program.h"
 #include "base/relay.h"
@@ -29,6 +30,9 @@
 #define ARCHIVE_FD 4
 #define HELD_FD 5 /* the first relay, and then the first of the held files */
 #define PROGRESS_STEP_NS 200000000ULL
+/* Most memory of an import. libarchive keeps the map of a sparse entry in memory, some 40 bytes for each run of data,
+ * and a map of zeros compresses to a thousandth. 2 GiB suffice for 40 million runs. */
+#define IMPORT_MEMORY_BYTES (2 * GIB)
 
 static volatile sig_atomic_t terminated;
 
@@ -147,11 +151,14 @@ static int clear_main(struct json_object *spec)
 static int import_main(struct json_object *spec)
 {
 	const char *folder = js_get_str(spec, "folder"), *name = js_get_str(spec, "name");
+	const struct lockdown_limit memory = { RLIMIT_DATA, IMPORT_MEMORY_BYTES };
 	CLEANUP_CLOSE int parent = -1;
 	struct stage *stage = NULL;
 	struct err e;
-	int r = increments_open(spec, &e);
+	int r = lockdown_limits(&memory, LOCKDOWN_SANITIZED ? 0 : 1, &e);
 
+	if (!r)
+		r = increments_open(spec, &e);
 	if (!r)
 		r = folder_enter(folder, &parent, &e);
 	if (!r && folder)
