@@ -213,9 +213,12 @@ static int table_empty(FILE *f, struct nft *nft, const struct network *n, struct
 		fprintf(f, "add %s inet %s %s\ndelete %s inet %s %s\n", kind, n->table, name, kind, n->table, name);
 	}
 	for (size_t i = 0; !r && i < json_object_array_length(list); i++) {
-		const char *name = js_get_str_or(js_get(json_object_array_get_idx(list, i), "set"), "name", "");
+		struct json_object *set = js_get(json_object_array_get_idx(list, i), "set");
+		const char *name = js_get_str_or(set, "name", "");
 
-		if (*name && nft_name_is_plain(name) && !egress_has_set(n, name))
+		/* nft 1.0.6 lists the sets of all tables. */
+		if (!strcmp(js_get_str_or(set, "family", ""), "inet") && !strcmp(js_get_str_or(set, "table", ""), n->table) &&
+			nft_name_is_plain(name) && !egress_has_set(n, name))
 			fprintf(f, "delete set inet %s %s\n", n->table, name);
 	}
 	return r < 0 ? r : 0;

@@ -529,6 +529,21 @@ def test_up_mends_what_is_missing(host):
     assert guest.resolve("192.168.122.254", "one") == [address]  # the lease is still known
 
 
+def test_up_mends_one_of_several_networks(host):
+    """Beside it are another network's table, and that of another firewall with sets."""
+    two = {"name": "two", "uuid": UUID.replace("3f", "4f"), "bridge": "virbr1", "ipv4": {"address": "192.168.123.1", "prefix": 24}}
+    networks = [network(), network(**two)]
+    host.run("nft", "add table inet other; add set inet other blocked { type ipv4_addr; }")
+    for n in networks:
+        host.do("up", n)
+    for n in networks:
+        host.run("ip", "addr", "flush", "dev", n["bridge"])
+        assert host.do("check", n)["missing"] == ["address"]
+        host.do("up", n)
+        assert host.do("check", n)["complete"]
+    assert "set blocked" in host.run("nft", "list", "table", "inet", "other").stdout
+
+
 def test_update_of_hosts_keeps_dnsmasq(host):
     n = network()
     pid = host.do("up", n)["pid"]
