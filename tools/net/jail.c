@@ -219,6 +219,13 @@ static ssize_t read_timed(int fd, void *buf, size_t size)
 	return got < 0 ? -errno : got;
 }
 
+/* If the bridge is deleted, the host must not follow dnsmasq's router advertisements by the veth: its route would then
+ * overlap the network. */
+static int veth_silence(const struct network *n, struct err *e)
+{
+	return link_sysctl_read("ipv6", n->veth, "disable_ipv6") == 0 ? link_sysctl_write("ipv6", n->veth, "disable_ipv6", 1, e) : 0;
+}
+
 /* Wait until the child runs dnsmasq. */
 static int child_follow(const struct jail *j, struct pipes *p, pid_t pid, struct err *e)
 {
@@ -231,6 +238,8 @@ static int child_follow(const struct jail *j, struct pipes *p, pid_t pid, struct
 		got = read_timed(p->ready[0], &why, sizeof(why));
 		if (got == 1) {
 			r = link_make_veth(j->links, j->net->veth, j->bridge, j->net->mtu, SERVICE_LINK, j->net->veth_mac, pid, e);
+			if (!r)
+				r = veth_silence(j->net, e);
 			if (r < 0)
 				return r;
 			byte = 0;

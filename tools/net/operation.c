@@ -109,11 +109,12 @@ static void uplink_note(struct operation *o, const struct uplinks *up)
 	operation_note(o, text);
 }
 
-static bool veth_is_there(struct operation *o)
+/* A bridge that was deleted leaves the veth without a master. */
+static bool veth_is_there(struct operation *o, int bridge)
 {
 	struct link link;
 
-	return link_find(o->links, o->req->net.veth, &link, NULL) == 0 && link.index;
+	return link_find(o->links, o->req->net.veth, &link, NULL) == 0 && link.index && link.master == bridge;
 }
 
 static int dnsmasq_up(struct operation *o, struct dnsmasq *d, int bridge, struct err *e)
@@ -126,7 +127,7 @@ static int dnsmasq_up(struct operation *o, struct dnsmasq *d, int bridge, struct
 	r = dnsmasq_write(d, &same, operation_note, o, e);
 	if (r < 0)
 		return r;
-	if (!d->pid || !veth_is_there(o))
+	if (!d->pid || !veth_is_there(o, bridge))
 		r = dnsmasq_start(d, o->links, bridge, e);
 	else if (!same)
 		r = dnsmasq_restart(d, e); /* rules with names move its DNS */
@@ -196,6 +197,17 @@ static void ignore(void *arg, const char *sentence)
 	(void)sentence;
 }
 
+/* Tell the daemon whether the taps of running VMs have their rules, and are ports of this bridge. */
+static int ports_answer(struct operation *o, bool bridge_is_there, struct err *e)
+{
+	bool there;
+	int r = ports_are_there(o, &there, e);
+
+	if (!r)
+		js_put_bool(o->answer, "ports", there && bridge_is_there);
+	return r;
+}
+
 int network_up(struct operation *o, struct err *e)
 {
 	struct uplinks up;
@@ -220,7 +232,9 @@ int network_up(struct operation *o, struct err *e)
 	if (r < 0)
 		return r;
 	uplink_note(o, &up);
-	r = parts_make(o, &d, &bridge, &up, e);
+	r = ports_answer(o, found, e);
+	if (!r)
+		r = parts_make(o, &d, &bridge, &up, e);
 	if (r < 0 && !found)
 		everything_remove(o, ignore, NULL);
 	up_answer(o, &d, !found);
@@ -328,12 +342,15 @@ static int parts_check(struct operation *o, const struct link *bridge, struct er
 	if (accepted < 0)
 		return accepted;
 	missing(o, address, "address");
-	missing(o, !network_has_dnsmasq(n) || veth_is_there(o), "link");
+	missing(o, !network_has_dnsmasq(n) || veth_is_there(o, bridge->index), "link");
 	missing(o, !network_has_dnsmasq(n) || d.pid, "dnsmasq");
 	missing(o, !d.pid || names_are_up(&d), "names");
 	missing(o, rules, "rules");
 	missing(o, forwarding_is_complete(n, &up), "forwarding");
 	missing(o, accepted, "accept");
+	r = ports_answer(o, true, e);
+	if (r < 0)
+		return r;
 	if (d.pid)
 		js_put_int(o->answer, "pid", d.pid);
 	if (d.pid && names_pid(&d))

@@ -181,13 +181,18 @@ static int removed_remember(struct change *c, struct err *e)
 	return 0;
 }
 
+static void table_name_print(const struct network *n, char *buf, size_t size)
+{
+	snprintf(buf, size, "%s_ports", n->table);
+}
+
 static int change_begin(struct change *c, const struct service *service, struct err *e)
 {
 	const struct request *req = c->o->req;
 	int r;
 
 	c->text = (struct port_text){ .req = req, .service = service };
-	snprintf(c->text.table, sizeof(c->text.table), "%s_ports", req->net.table);
+	table_name_print(&req->net, c->text.table, sizeof(c->text.table));
 	r = nft_has_bridge_table(c->o->nft, c->text.table, &c->table_exists, e);
 	return r < 0 || !c->table_exists ? r : macs_list(c, e);
 }
@@ -649,6 +654,14 @@ static void refresh_print(struct change *c)
 			port_learn_print(&c->text, c->macs[i].tap);
 		port_hosts6_print(&c->text, c->macs[i].tap, c->macs[i].mac);
 	}
+}
+
+int ports_are_there(struct operation *o, bool *ret, struct err *e)
+{
+	struct port_text t;
+
+	table_name_print(&o->req->net, t.table, sizeof(t.table));
+	return nft_has_bridge_table(o->nft, t.table, ret, e);
 }
 
 int ports_refresh(struct operation *o, const struct service *service, struct err *e)

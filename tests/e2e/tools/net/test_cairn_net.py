@@ -54,7 +54,7 @@ def test_host_is_the_same_after_up_and_down(host, mode):
     assert up["made"] and up["bridge"] == "virbr0" and up["service"] == ["192.168.122.254", "fd00:7::53"] and up["notes"] == []
     during = host.state()
     assert during["dnsmasq"] == [up["pid"]] and during["rules"] != before["rules"]
-    assert host.do("check", n) == {"active": True, "complete": True, "missing": [], "pid": up["pid"]}
+    assert host.do("check", n) == {"active": True, "complete": True, "missing": [], "ports": False, "pid": up["pid"]}
     removed = host.do("down", n)["removed"]
     assert f"dnsmasq {up['pid']}" in removed and "virbr0" in removed
     assert host.state() == before
@@ -542,6 +542,18 @@ def test_up_mends_one_of_several_networks(host):
         host.do("up", n)
         assert host.do("check", n)["complete"]
     assert "set blocked" in host.run("nft", "list", "table", "inet", "other").stdout
+
+
+def test_bridge_that_somebody_deletes_is_made_again(host):
+    """Although the host would hear dnsmasq's router advertisements by the veth then."""
+    n = network(ipv6=IPV6)
+    host.do("up", n)
+    link = "cn-" + UUID.replace("-", "")[:12]
+    host.run("ip", "link", "del", "virbr0")
+    assert not host.ip("-6", "addr", "show", "dev", link) and host.do("check", n)["missing"] == ["bridge"]
+    assert host.do("up", n)["made"] and host.do("check", n)["complete"]
+    guest = host.guest(1)
+    until(guest.addresses)
 
 
 def test_update_of_hosts_keeps_dnsmasq(host):
