@@ -411,6 +411,8 @@ static int run_dir_open(struct vm_host *h, struct err *e)
 /* Apply the policies to the loaded VMs: restarts, planned shutdowns, idleness, forwards, autostart. */
 static void policies_go(struct vm_host *h)
 {
+	struct network *n;
+
 	for (size_t i = 0; i < h->nvms; i++) {
 		struct vm *vm = h->vms[i];
 
@@ -430,6 +432,9 @@ static void policies_go(struct vm_host *h)
 		idle_on_state_change(vm);
 		forwards_on_state_change(vm);
 	}
+	for (size_t i = 0; (n = network_at(h, i)); i++)
+		if (n->state == NETWORK_ACTIVE && n->ports_lost)
+			network_ports_restore(n);
 	autostart_go(h);
 }
 

@@ -37,6 +37,7 @@ struct network {
 	bool group_is_complete; /* of_group: all clones are complete, so the network is removed when no VM has an
 				 * interface of it */
 	bool was_lost; /* active for the last daemon, and gone now */
+	bool ports_lost; /* the last look found no rules of ports, or no bridge */
 	struct network_operation *operation; /* under way (network_life.c); NULL: none */
 	struct network_query *queries;	     /* likewise */
 	struct network_programs *programs;   /* api/net/network_programs.h; NULL: none yet */

@@ -1,5 +1,6 @@
 #include "api/net/network_life.h"
 #include "api/net/network.h"
+#include "api/net/network_ports.h"
 #include "api/net/network_process.h"
 #include "api/net/network_programs.h"
 #include "api/net/network_retry.h"
@@ -93,6 +94,9 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 	else if (!r)
 		network_programs_watch(n, answer, program_lost, network_check_parts);
 	network_waits_wake(n);
+	n->ports_lost = !r && !js_get_bool(answer, "ports", true);
+	if (n->ports_lost && js_get_bool(answer, "complete", true)) /* else after the repair */
+		network_ports_restore(n);
 	op.ended(n, &op, r, answer, e); /* may free the network */
 	vm_starts_resume(host);
 }
@@ -316,7 +320,7 @@ static void check_ended(struct network *n, struct network_operation *op, int r, 
 		repair_failed(n, "cannot be checked", e);
 	} else if (js_get_bool(value, "complete", true)) {
 		repair_succeeded(n);
-	} else if (js_get_bool(value, "active", false) && !network_retry_waits(n)) {
+	} else if (!network_retry_waits(n)) {
 		log_info("network", "network '%s': parts are missing, and are made again: %s",
 			network_any(n)->name, json_object_to_json_string(js_get(value, "missing")));
 		if (program_run(n, &up, n->live, &own) < 0)

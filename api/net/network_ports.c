@@ -28,7 +28,7 @@
 #define PORTS_KEY "ports"
 #define PEERS_KEY "group_peers"
 
-/* A tap with rules, or one on a network that ports can lead to. */
+/* A tap with rules, or one on a network of which cairn-net makes the bridge. */
 struct port {
 	unsigned at; /* index of the interface */
 	char network[NETWORK_NAME_MAX + 1], tap[IFNAMSIZ];
@@ -321,7 +321,7 @@ static int port_add(struct vm *vm, unsigned i, const char *tap, struct err *e)
 	if (r < 0)
 		return r;
 	*port = (struct port){ .at = i, .plain = !needs_rules(vm, i, n->live), .direct = network_is_direct(n->live) };
-	if (port->plain && n->live->mode != NETWORK_NAT && !port->direct)
+	if (port->plain && n->live->mode >= NETWORK_BRIDGE && !port->direct)
 		return 0;
 	if (n->live->mode >= NETWORK_BRIDGE && !port->plain)
 		return err_set(e, -EINVAL, ERR_WRONG_STATE, "interfaces[%u]: filter and isolated need a network of which Cairn makes "
@@ -566,6 +566,52 @@ void network_ports_lead_all(struct vm *vm)
 {
 	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++)
 		port_lead(vm, &vm->ports->list[i]);
+}
+
+/* ---- rules that another program has removed ---- */
+
+static void restored(void *opaque, int r, const struct err *e)
+{
+	const struct network_port_end *end = opaque;
+
+	if (!r)
+		log_info("network", "network '%s': the rules of tap %s are installed again", end->port.network, end->port.tap);
+	else if (if_nametoindex(end->port.tap)) /* its VM still runs */
+		log_error("network", "network '%s': the rules of tap %s cannot be installed again, so restart its VM: %s", end->port.network,
+			end->port.tap, e->msg);
+}
+
+static void port_restore(struct vm *vm, const struct port *port, const struct network *n)
+{
+	struct network_port_end *end;
+	struct json_object *keys;
+	struct err e;
+
+	if (tap_attach(port->tap, n->live->bridge, &e) < 0) {
+		log_error("network", "VM '%s': tap %s cannot be attached to bridge '%s' again, so restart the VM: %s", vm->def->name, port->tap,
+			n->live->bridge, e.msg);
+		return;
+	}
+	if (port->plain)
+		return;
+	end = must_alloc(calloc(1, sizeof(*end)));
+	*end = (struct network_port_end){ .next = vm->host->port_ends, .host = vm->host, .port = *port, .done = restored, .opaque = end };
+	memcpy(end->uuid, vm->def->uuid, sizeof(end->uuid));
+	vm->host->port_ends = end;
+	keys = port_make(port);
+	rules_put(vm, port, n->live, keys);
+	end->call = port_call_begin(vm->host, port->network, true, keys, reserved, end);
+}
+
+void network_ports_restore(const struct network *n)
+{
+	for (size_t i = 0; i < n->host->nvms && !network_is_direct(n->live); i++) {
+		struct vm *vm = n->host->vms[i];
+
+		for (unsigned k = 0; vm->proc && vm->ports && !vm->ports->call && k < vm->ports->n; k++)
+			if (!strcmp(vm->ports->list[k].network, n->live->name) && vm->ports->list[k].at < vm_live(vm)->ninterfaces)
+				port_restore(vm, &vm->ports->list[k], n);
+	}
 }
 
 /* ---- figures for clients ---- */

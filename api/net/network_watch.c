@@ -8,10 +8,13 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <linux/if_addr.h>
+#include <linux/netconf.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <net/if.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +22,7 @@
 #include <unistd.h>
 
 #define OWN_TABLES "cairn_"
+#define OWN_VETH "cn-"
 #define MESSAGE_BYTES 16384
 #define MESSAGES_PER_ROUND 64
 /* A reload takes a moment; and hosts with many containers change their rules all the time. */
@@ -57,6 +61,75 @@ static bool is_new_subnet(const struct nlmsghdr *m)
 
 	return m->nlmsg_type == RTM_NEWROUTE && m->nlmsg_len >= NLMSG_LENGTH(sizeof(*r)) && r->rtm_protocol == RTPROT_KERNEL &&
 		r->rtm_type == RTN_UNICAST && r->rtm_scope == RT_SCOPE_LINK;
+}
+
+static const struct nlattr *attribute_find(const struct nlmsghdr *m, size_t header, unsigned type)
+{
+	size_t at = NLMSG_LENGTH(NLMSG_ALIGN(header));
+
+	while (at + NLA_HDRLEN <= m->nlmsg_len) {
+		const struct nlattr *a = (const void *)((const char *)m + at);
+
+		if (a->nla_len < NLA_HDRLEN || at + a->nla_len > m->nlmsg_len)
+			break;
+		if ((a->nla_type & NLA_TYPE_MASK) == type)
+			return a;
+		at += NLA_ALIGN(a->nla_len);
+	}
+	return NULL;
+}
+
+/* Whether a link that has been deleted or set down is the bridge of an active network, or a veth of dnsmasq. */
+static bool is_lost_link(struct vm_host *host, const struct nlmsghdr *m)
+{
+	const struct ifinfomsg *i = NLMSG_DATA(m);
+	const struct nlattr *a = attribute_find(m, sizeof(*i), IFLA_IFNAME);
+	const struct network *n;
+	char name[IFNAMSIZ] = "";
+
+	if (m->nlmsg_len < NLMSG_LENGTH(sizeof(*i)) || (m->nlmsg_type != RTM_DELLINK && (m->nlmsg_type != RTM_NEWLINK || i->ifi_flags & IFF_UP)) || !a)
+		return false;
+	memcpy(name, a + 1, MIN(sizeof(name) - 1, a->nla_len - (size_t)NLA_HDRLEN));
+	if (!strncmp(name, OWN_VETH, strlen(OWN_VETH)))
+		return true;
+	for (size_t k = 0; (n = network_at(host, k)); k++)
+		if (n->state == NETWORK_ACTIVE && !strcmp(n->live->bridge, name))
+			return true;
+	return false;
+}
+
+static bool is_own_bridge(struct vm_host *host, unsigned index)
+{
+	const struct network *n;
+
+	for (size_t k = 0; (n = network_at(host, k)); k++)
+		if (n->state == NETWORK_ACTIVE && if_nametoindex(n->live->bridge) == index)
+			return true;
+	return false;
+}
+
+static bool is_lost_address(struct vm_host *host, const struct nlmsghdr *m)
+{
+	const struct ifaddrmsg *a = NLMSG_DATA(m);
+
+	return m->nlmsg_type == RTM_DELADDR && m->nlmsg_len >= NLMSG_LENGTH(sizeof(*a)) && is_own_bridge(host, a->ifa_index);
+}
+
+/* Somebody has switched forwarding off, of a link or of all. The message about a new link has more settings. */
+static bool is_forwarding_off(const struct nlmsghdr *m)
+{
+	const size_t header = sizeof(struct netconfmsg);
+	const struct nlattr *a = m->nlmsg_type == RTM_NEWNETCONF ? attribute_find(m, header, NETCONFA_FORWARDING) : NULL;
+	int value = 1;
+
+	if (a && a->nla_len >= NLA_HDRLEN + sizeof(value) && !attribute_find(m, header, NETCONFA_PROXY_NEIGH))
+		memcpy(&value, a + 1, sizeof(value));
+	return !value;
+}
+
+static bool is_lost_part(struct vm_host *host, const struct nlmsghdr *m)
+{
+	return is_default_route(m) || is_lost_link(host, m) || is_lost_address(host, m) || is_forwarding_off(m);
 }
 
 /* The name of the table is the first attribute of tables, chains and rules. */
@@ -134,7 +207,7 @@ static void socket_read(void *opaque, unsigned revents)
 		if (got < 0)
 			break;
 		for (const struct nlmsghdr *m = (const void *)text; got > 0 && NLMSG_OK(m, (size_t)got); m = NLMSG_NEXT(m, got)) {
-			changed = changed || (which == ROUTES ? is_default_route(m) : is_other_firewall(m));
+			changed = changed || (which == ROUTES ? is_lost_part(w->host, m) : is_other_firewall(m));
 			added = added || (which == ROUTES && is_new_subnet(m));
 		}
 	}
@@ -149,13 +222,19 @@ static void socket_read(void *opaque, unsigned revents)
 static int socket_open(struct network_watch *w, int which)
 {
 	static const int protocols[] = { [ROUTES] = NETLINK_ROUTE, [RULES] = NETLINK_NETFILTER };
-	struct sockaddr_nl a = { .nl_family = AF_NETLINK, .nl_groups = which == ROUTES ? RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE : 0 };
+	static const unsigned groups[][8] = {
+		[ROUTES] = { RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE, RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_NETCONF,
+			RTNLGRP_IPV6_NETCONF },
+		[RULES] = { NFNLGRP_NFTABLES },
+	};
+	struct sockaddr_nl a = { .nl_family = AF_NETLINK };
 	int fd = w->sockets[which].fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocols[which]);
-	int group = NFNLGRP_NFTABLES;
 
-	if (fd < 0 || bind(fd, (void *)&a, sizeof(a)) < 0 ||
-		(which == RULES && setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof(group)) < 0))
+	if (fd < 0 || bind(fd, (void *)&a, sizeof(a)) < 0)
 		return -errno;
+	for (const unsigned *group = groups[which]; *group; group++)
+		if (setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group, sizeof(*group)) < 0)
+			return -errno;
 	w->sockets[which].owner = w;
 	return loop_watch(w->host->loop, fd, POLLIN, socket_read, &w->sockets[which], &w->sockets[which].watch);
 }

@@ -157,6 +157,17 @@ static int tap_plug_in(const struct tap *t, struct err *e)
 	return ioctl(t->sock, SIOCSIFFLAGS, &r) < 0 ? tap_failed(t, "cannot bring the tap device up", e) : 0;
 }
 
+int tap_attach(const char *name, const char *bridge, struct err *e)
+{
+	CLEANUP_CLOSE int sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct tap t = { .bridge = bridge, .sock = sock };
+	int r;
+
+	snprintf(t.name, sizeof(t.name), "%s", name);
+	r = tap_plug_in(&t, e);
+	return r == -EBUSY ? 0 : r;
+}
+
 static bool bridge_is_listed(const char *list, const char *name)
 {
 	size_t n = strlen(name);

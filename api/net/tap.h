@@ -28,6 +28,8 @@ int taps_add(struct config *c, const struct definition *d, const struct tap_rule
 
 /* Choose a name that no other tap has had. at: index of the interface, for the sentence. Returns 0; -errno. */
 int tap_name_make(unsigned at, char name[IFNAMSIZ], struct err *e);
+/* Attach an existing tap to a bridge that was made anew, unless it is a port of a bridge. Returns 0; -errno. */
+int tap_attach(const char *name, const char *bridge, struct err *e);
 /* Open the queues of a macvtap link, and add them to c, whose interface gets its name and MTU. vhost: as in struct
  * definition_interface. Returns 0; -errno. */
 int tap_add_direct(struct config *c, unsigned at, unsigned queues, bool vhost, const char *name, struct err *e);

@@ -28,6 +28,7 @@ class RealDaemon(RealNetDaemon):
         super().__init__(tmp, lan)
         self.define_net(filter="clean-traffic")
         self.cairn("net-start", "lan")
+        self.net_uuid = self.net()["uuid"]
 
     def rules(self):
         return subprocess.run([*self.lan.enter, "nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
@@ -267,6 +268,30 @@ def test_live_clones_answer_at_addresses_of_their_own(real, lan):  # noqa: F811
     real.cairn("destroy", "vm1")
     real.cairn("net-destroy", "lan")
     assert "_forks" not in before + rules and "cairn" not in real.rules()
+
+
+@pytest.mark.parametrize("daemon_runs", [True, False])
+@pytest.mark.parametrize("command", ["nft flush ruleset", "nft delete table bridge {table}_ports", "ip link del virbr0"])
+def test_running_vms_get_their_rules_and_bridge_back(real, lan, command, daemon_runs):  # noqa: F811
+    """After another program has removed these: a VM, and a live clone, which needs its rules to be reached."""
+    c = real.run_vm("vm1")
+    address = c.run("net dhcp")[0]
+    c.run("pit 100")
+    c.sock.sendall(b"net serve\n")
+    c.close()
+    unique = json.loads(real.cairn("clone", "--live", "vm1", "c", "--format", "json").stdout)["addresses"][0]["address"]
+    taps = [real.tap(name) for name in ("vm1", "c")]
+    if not daemon_runs:
+        real.stop(signal.SIGKILL)
+    table = "cairn_" + real.net_uuid.replace("-", "")
+    subprocess.run([*lan.enter, *command.format(table=table).split()], check=True)
+    assert not all(f"in_{tap}" in real.rules() for tap in taps) or "virbr0" in command
+    if not daemon_runs:
+        real.start()
+        real.cairn("net-start", "lan", ok=None)  # without its bridge, it is inactive
+    until(lambda: all(f"in_{tap}" in real.rules() for tap in taps) and
+          all(i.get("master") == "virbr0" for i in lan.ip("link", "show") if i["ifname"] in taps))
+    assert ask_by_udp(lan, address, b"source") and ask_by_udp(lan, unique, b"clone")
 
 
 def test_live_clone_of_a_clone_whose_driver_has_started_again(real, lan):  # noqa: F811

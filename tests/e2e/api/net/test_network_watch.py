@@ -83,6 +83,19 @@ def test_network_comes_back_after_a_reload_of_the_firewall(daemon, machine, what
     assert talk(machine.outside, guest, "10.9.0.1") == "10.9.0.2"
 
 
+@pytest.mark.parametrize("command", ["ip link set virbr0 down", "ip addr flush dev virbr0", "ip link del {veth}",
+                                     "sysctl -q net.ipv4.conf.virbr0.forwarding=0", "sysctl -q net.ipv4.conf.eth0.forwarding=0"])
+def test_part_that_somebody_removes_comes_back(daemon, machine, command):
+    guest = machine.guest(1)
+    guest.dhcp("one")
+    assert answers(guest, machine.outside, "10.9.0.1")
+    veth_name = "cn-" + daemon.net()["uuid"].replace("-", "")[:12]
+    machine.run(*command.format(veth=veth_name).split())
+    until(lambda: "parts are missing, and are made again" in daemon.log.read_text())
+    until(lambda: answers(guest, machine.outside, "10.9.0.1") and veth_name in [i["ifname"] for i in machine.ip("link", "show")])
+    assert guest.dhcp("one")
+
+
 LEGACY = """*filter
 :FORWARD DROP
 :USER -
