@@ -158,6 +158,9 @@ void cli_rows_of(struct cli *c, const char *command, const char *list);
 /* Print rows from cli_fetch_all(), perhaps fewer, in c's format. An empty CSV has the heads of all members that a row
  * could have. */
 void cli_rows_print(struct cli *c, struct json_object *rows);
+/* Print rows as cli_rows_print() does if the format is not a table; otherwise only the columns that the options --uuid,
+ * --id and --name select, in this order of virsh. Returns false if nothing was printed: no such option is given. */
+bool cli_columns_print(struct cli *c, struct json_object *rows);
 /* Show rows from cli_fetch_all() as a table, to which row_add() adds each, or as cli_rows_print() does.
  * Returns CLI_OK. */
 int cli_rows_show(struct cli *c, struct json_object *rows, const char *const *heads, size_t columns,

@@ -1,4 +1,5 @@
-/* list: choose VMs of vm-list, sort and print them. cli_vm_list() and cli_vm_member() also serve other verbs. */
+/* list: choose VMs of vm-list, sort and print them. Other verbs use cli_vm_list(), cli_vm_member() and
+ * cli_columns_print(), too. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/util.h"
@@ -97,12 +98,15 @@ const char *cli_vm_member(struct json_object *vm, const char *key)
 	return !v || (!strcmp(key, "id") && json_object_get_int64(v) < 0) ? "-" : json_object_get_string(v);
 }
 
-/* Print single columns in virsh's order, not in that of the options. Returns false if no such option was given. */
-static bool fields_print(const struct cli *c, struct json_object *rows)
+bool cli_columns_print(struct cli *c, struct json_object *rows)
 {
 	static const char *const keys[] = { "uuid", "id", "name" };
-	bool any = false;
+	bool any = c->format != CLI_TABLE;
 
+	if (any) {
+		cli_rows_print(c, rows);
+		return true;
+	}
 	for (size_t k = 0; k < ARRAY_SIZE(keys); k++)
 		any = any || option_flag(c, keys[k]);
 	for (size_t i = 0; any && i < json_object_array_length(rows); i++) {
@@ -232,9 +236,7 @@ int verb_list(struct cli *c)
 	if (cli_vm_list(c, is_brief(c) && !can.never_templates, &all, &unloaded, &e) < 0)
 		return cli_fail(&e, "Failed to list domains");
 	rows = rows_pick(c, all, option_value(c, "can") ? &can : NULL);
-	if (c->format != CLI_TABLE)
-		cli_rows_print(c, rows);
-	else if (!fields_print(c, rows))
+	if (!cli_columns_print(c, rows))
 		rows_print(rows, option_flag(c, "title"));
 	if (option_flag(c, "all") || option_flag(c, "inactive"))
 		unloaded_print(unloaded);

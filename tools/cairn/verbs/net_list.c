@@ -23,20 +23,6 @@ static bool is_wanted(const struct cli *c, struct json_object *n)
 	return option_flag(c, "autostart") == option_flag(c, "no-autostart") || option_flag(c, "autostart") == autostart;
 }
 
-/* Print single columns in virsh's order. Returns false if no such option was given. */
-static bool fields_print(const struct cli *c, struct json_object *rows)
-{
-	bool uuid = option_flag(c, "uuid"), name = option_flag(c, "name");
-
-	for (size_t i = 0; (uuid || name) && i < json_object_array_length(rows); i++) {
-		struct json_object *n = json_object_array_get_idx(rows, i);
-
-		printf("%s%s%s\n", uuid ? js_get_str_or(n, "uuid", "") : "", uuid && name ? " " : "",
-			name ? js_get_str_or(n, "name", "") : "");
-	}
-	return uuid || name;
-}
-
 static void rows_print(struct json_object *rows)
 {
 	static const char *const heads[] = { "Name", "State", "Autostart", "Persistent" };
@@ -73,9 +59,7 @@ int verb_net_list(struct cli *c)
 	for (size_t i = 0; i < json_object_array_length(all); i++)
 		if (is_wanted(c, json_object_array_get_idx(all, i)))
 			json_object_array_add(rows, json_object_get(json_object_array_get_idx(all, i)));
-	if (c->format != CLI_TABLE)
-		cli_rows_print(c, rows);
-	else if (!fields_print(c, rows))
+	if (!cli_columns_print(c, rows))
 		rows_print(rows);
 	blocked_print(rows);
 	return CLI_OK;

@@ -147,12 +147,7 @@ int verb_pool_list(struct cli *c)
 		if (row_wanted(c, pool))
 			json_object_array_add(rows, json_object_get(pool));
 	}
-	if (c->format != CLI_TABLE)
-		cli_rows_print(c, rows);
-	else if (option_flag(c, "name"))
-		for (size_t i = 0; i < json_object_array_length(rows); i++)
-			printf("%s\n", js_get_str_or(json_object_array_get_idx(rows, i), "name", ""));
-	else
+	if (!cli_columns_print(c, rows))
 		rows_print(c, rows);
 	return CLI_OK;
 }

@@ -216,12 +216,7 @@ static int list_print(struct cli *c, struct json_object *all, struct json_object
 		if (row_wanted(c, all, o, from))
 			json_object_array_add(rows, json_object_get(o));
 	}
-	if (c->format != CLI_TABLE)
-		cli_rows_print(c, rows);
-	else if (option_flag(c, "name"))
-		for (size_t i = 0; i < json_object_array_length(rows); i++)
-			printf("%s\n", js_get_str_or(json_object_array_get_idx(rows, i), "name", ""));
-	else
+	if (!cli_columns_print(c, rows))
 		rows_print(all, rows, option_flag(c, "parent"));
 	return CLI_OK;
 }
